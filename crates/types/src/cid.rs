@@ -1,0 +1,284 @@
+//! Block names: CIDv1 over BLAKE3-256, and the codecs that we use.
+//!
+//! The text form is the multibase `b` (base32, lower case) of the CID's bytes,
+//! as everywhere in IPFS. A name with another hash, another length or a codec
+//! that we do not know is refused at the door: an identity-hash CID, say,
+//! would let a peer inline data where a name is expected.
+
+use std::fmt;
+use std::str::FromStr;
+
+use multihash::Multihash;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// Multihash code of BLAKE3 (multicodec table, `blake3` = 0x1e).
+const BLAKE3_256: u64 = 0x1e;
+
+/// A BLAKE3-256 digest: the part of a block's name that its bytes decide.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Hash([u8; 32]);
+
+impl Hash {
+    /// The length of a digest, in bytes.
+    pub const LEN: usize = 32;
+
+    /// Hashes `bytes`.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(*blake3::hash(bytes).as_bytes())
+    }
+
+    /// Wraps a digest that was computed or read elsewhere.
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The digest's bytes.
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// The first eight bytes as a big-endian number: sorts as the hash does.
+    pub fn prefix(&self) -> u64 {
+        let mut first = [0; 8];
+        first.copy_from_slice(&self.0[..8]);
+        u64::from_be_bytes(first)
+    }
+}
+
+impl fmt::Display for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for byte in self.0 {
+            write!(f, "{byte:02x}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Hash({self})")
+    }
+}
+
+/// How the bytes of a block are to be understood (multicodec table).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Codec {
+    /// Bytes without structure: a chunk of a file. Multicodec 0x55.
+    Raw = 0,
+    /// A node with links: file nodes, datasets. Multicodec 0x71.
+    DagCbor = 1,
+}
+
+impl Codec {
+    /// The number in the multicodec table.
+    pub const fn multicodec(self) -> u64 {
+        match self {
+            Self::Raw => 0x55,
+            Self::DagCbor => 0x71,
+        }
+    }
+
+    /// The codec of a multicodec number, if it is one that we use.
+    pub const fn from_multicodec(code: u64) -> Option<Self> {
+        match code {
+            0x55 => Some(Self::Raw),
+            0x71 => Some(Self::DagCbor),
+            _ => None,
+        }
+    }
+
+    /// The one-byte form in packs and on the wire.
+    pub const fn tag(self) -> u8 {
+        self as u8
+    }
+
+    /// The codec of a one-byte form.
+    pub const fn from_tag(tag: u8) -> Option<Self> {
+        match tag {
+            0 => Some(Self::Raw),
+            1 => Some(Self::DagCbor),
+            _ => None,
+        }
+    }
+}
+
+/// The name of a block: its codec and the BLAKE3-256 of its bytes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Cid {
+    codec: Codec,
+    hash: Hash,
+}
+
+/// Why a text or a byte string is not a name of ours.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CidError {
+    /// It is not a CID at all.
+    #[error("not a CID")]
+    Malformed,
+    /// A CID, but not version 1.
+    #[error("CID version {0} is not supported, only version 1")]
+    Version(u64),
+    /// A CID with a codec that we do not use.
+    #[error("CID codec 0x{0:x} is not supported, only raw (0x55) and dag-cbor (0x71)")]
+    Codec(u64),
+    /// A CID with another hash function, or another length of digest.
+    #[error("CID hash 0x{code:x} of {len} bytes is not supported, only BLAKE3-256 (0x1e, 32)")]
+    Hash {
+        /// The multihash code.
+        code: u64,
+        /// The digest's length, in bytes.
+        len: u8,
+    },
+}
+
+impl Cid {
+    /// The length of the binary form: version, codec, hash code, hash length,
+    /// digest.
+    pub const BINARY_LEN: usize = 4 + Hash::LEN;
+
+    /// The name of `hash` read as `codec`.
+    pub const fn new(codec: Codec, hash: Hash) -> Self {
+        Self { codec, hash }
+    }
+
+    /// The name of `bytes` read as `codec`.
+    pub fn of(codec: Codec, bytes: &[u8]) -> Self {
+        Self::new(codec, Hash::of(bytes))
+    }
+
+    /// How the block's bytes are to be understood.
+    pub const fn codec(&self) -> Codec {
+        self.codec
+    }
+
+    /// The digest of the block's bytes.
+    pub const fn hash(&self) -> &Hash {
+        &self.hash
+    }
+
+    /// The binary form, as DAG-CBOR links carry it.
+    #[expect(clippy::cast_possible_truncation, reason = "both codes are below 0x80")]
+    pub fn to_bytes(self) -> [u8; Self::BINARY_LEN] {
+        let mut bytes = [0; Self::BINARY_LEN];
+        bytes[0] = 1;
+        bytes[1] = self.codec.multicodec() as u8;
+        bytes[2] = BLAKE3_256 as u8;
+        bytes[3] = Hash::LEN as u8;
+        bytes[4..].copy_from_slice(self.hash.as_bytes());
+        bytes
+    }
+
+    /// Reads the binary form.
+    ///
+    /// # Errors
+    ///
+    /// [`CidError`] where it is not a CID, or one that we do not support.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, CidError> {
+        let cid = cid::Cid::try_from(bytes).map_err(|_| CidError::Malformed)?;
+        if cid.encoded_len() != bytes.len() {
+            return Err(CidError::Malformed);
+        }
+        Self::from_generic(&cid)
+    }
+
+    fn from_generic(cid: &cid::Cid) -> Result<Self, CidError> {
+        if cid.version() != cid::Version::V1 {
+            return Err(CidError::Version(cid.version().into()));
+        }
+        let codec =
+            Codec::from_multicodec(cid.codec()).ok_or_else(|| CidError::Codec(cid.codec()))?;
+        let unsupported = CidError::Hash { code: cid.hash().code(), len: cid.hash().size() };
+        if cid.hash().code() != BLAKE3_256 {
+            return Err(unsupported);
+        }
+        let digest = cid.hash().digest().try_into().map_err(|_| unsupported)?;
+        Ok(Self::new(codec, Hash(digest)))
+    }
+
+    pub(crate) fn to_generic(self) -> cid::Cid {
+        let hash = Multihash::wrap(BLAKE3_256, self.hash.as_bytes())
+            .expect("32 bytes fit in a 64-byte multihash");
+        cid::Cid::new_v1(self.codec.multicodec(), hash)
+    }
+}
+
+impl fmt::Display for Cid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.to_generic(), f)
+    }
+}
+
+impl fmt::Debug for Cid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Cid({self})")
+    }
+}
+
+impl FromStr for Cid {
+    type Err = CidError;
+
+    fn from_str(text: &str) -> Result<Self, CidError> {
+        // A base32 CIDv1 of ours has 59 characters; the bound keeps a long
+        // text from a request from being decoded at all.
+        if text.len() > 128 {
+            return Err(CidError::Malformed);
+        }
+        let cid = cid::Cid::try_from(text).map_err(|_| CidError::Malformed)?;
+        Self::from_generic(&cid)
+    }
+}
+
+impl Serialize for Cid {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Cid {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_and_binary_forms_are_golden() {
+        let raw = Cid::of(Codec::Raw, b"hello world");
+        assert_eq!(raw.to_string(), "bafkr4igxjga67jykbseaxdmmdgc5a5o3zp3htom2l6mrjznk7fvyggu6eq");
+        // The digest is what `b3sum` prints for "hello world".
+        assert_eq!(
+            raw.hash().to_string(),
+            "d74981efa70a0c880b8d8c1985d075dbcbf679b99a5f9914e5aaf96b831a9e24"
+        );
+        let node = Cid::of(Codec::DagCbor, b"\xa0");
+        assert!(node.to_string().starts_with("bafyr4i"), "{node}");
+        for cid in [raw, node] {
+            assert_eq!(cid.to_string().parse(), Ok(cid));
+            assert_eq!(Cid::from_bytes(&cid.to_bytes()), Ok(cid));
+        }
+    }
+
+    #[test]
+    fn foreign_names_are_refused_with_the_reason() {
+        let v0 = "QmYwAPJzv5CZsnA625s3Xf2nemtYgPpHdWEz79ojWnPbdG";
+        assert_eq!(v0.parse::<Cid>(), Err(CidError::Version(0)));
+        let sha256 = "bafkreifzjut3te7nhyekklss27nh3k72ysco7y32koao5eei66wof36n5e";
+        assert_eq!(sha256.parse::<Cid>(), Err(CidError::Hash { code: 0x12, len: 32 }));
+        let dag_pb = "bafybeigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi";
+        assert_eq!(dag_pb.parse::<Cid>(), Err(CidError::Codec(0x70)));
+        // An identity "hash" carries its data inline.
+        let identity = cid::Cid::new_v1(0x55, Multihash::wrap(0, b"inline").unwrap());
+        assert_eq!(identity.to_string().parse::<Cid>(), Err(CidError::Hash { code: 0, len: 6 }));
+        for junk in ["", "b", "z", "../../etc/passwd", &"b".repeat(100_000)] {
+            assert_eq!(junk.parse::<Cid>(), Err(CidError::Malformed));
+        }
+        let mut trailing = Cid::of(Codec::Raw, b"x").to_bytes().to_vec();
+        trailing.push(0);
+        assert_eq!(Cid::from_bytes(&trailing), Err(CidError::Malformed));
+    }
+}

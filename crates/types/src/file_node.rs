@@ -1,0 +1,372 @@
+//! The tree of chunks of one file.
+//!
+//! A file of one chunk *is* its chunk: its CID is the raw block's. A longer
+//! file is a tree of nodes, each the DAG-CBOR map
+//! `{"size": u64, "chunks": [[link, length], …]}`, where a raw link is a chunk
+//! and a DAG-CBOR link is a further node, and `length` counts the bytes of
+//! content below the link.
+//!
+//! Where a node ends is decided by the hash of the child at its end, as the
+//! chunker decides by content: bytes inserted at the front of a terabyte
+//! change the nodes that hold the changed chunks and the path to the root,
+//! where nodes of a fixed number of children would all change. [`MIN_FANOUT`]
+//! makes every level at least that much smaller than the one below it, for
+//! content too where every chunk would end a node (zeros, say).
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Block, BlockError, Cid, CidError, Codec, MAX_BLOCK_LEN};
+
+/// A node that is not the last of its level has at least this many children.
+pub const MIN_FANOUT: usize = 256;
+
+/// No node has more children than this.
+pub const MAX_FANOUT: usize = 4096;
+
+/// A child ends its node where these bits of its hash are zero: one in 1,024.
+const CUT_MASK: u64 = 0x3ff;
+
+/// Deeper trees are refused: eight levels of [`MIN_FANOUT`] children hold more
+/// chunks than a `u64` counts.
+pub const MAX_TREE_DEPTH: usize = 8;
+
+/// One child of a node: a chunk or a further node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodeChild {
+    /// Its name; [`Codec::Raw`] for a chunk, [`Codec::DagCbor`] for a node.
+    pub cid: Cid,
+    /// The bytes of file content below it.
+    pub len: u64,
+}
+
+/// One node of the tree of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileNode {
+    size: u64,
+    children: Vec<NodeChild>,
+}
+
+/// Why bytes are not a node.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NodeError {
+    /// Not DAG-CBOR, or not of the node's shape.
+    #[error("not a valid node: {0}")]
+    Malformed(String),
+    /// A link that is not a name of ours.
+    #[error("a node's link is unusable: {0}")]
+    Link(#[from] CidError),
+    /// Of the right shape, but against a rule of the format.
+    #[error("a node breaks the format: {0}")]
+    Rule(&'static str),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wire {
+    size: u64,
+    chunks: Vec<(cid::Cid, u64)>,
+}
+
+impl FileNode {
+    /// Makes a node over `children`.
+    fn new(children: Vec<NodeChild>) -> Self {
+        Self { size: children.iter().map(|child| child.len).sum(), children }
+    }
+
+    /// Reads a node and checks it: between one and [`MAX_FANOUT`] children,
+    /// none empty, no chunk over [`MAX_BLOCK_LEN`], and a size that is their
+    /// sum.
+    ///
+    /// # Errors
+    ///
+    /// [`NodeError`], naming the rule that is broken.
+    pub fn decode(bytes: &[u8]) -> Result<Self, NodeError> {
+        let wire: Wire = serde_ipld_dagcbor::from_slice(bytes)
+            .map_err(|error| NodeError::Malformed(error.to_string()))?;
+        if wire.chunks.is_empty() {
+            return Err(NodeError::Rule("no children"));
+        }
+        if wire.chunks.len() > MAX_FANOUT {
+            return Err(NodeError::Rule("too many children"));
+        }
+        let mut sum = 0_u64;
+        let mut children = Vec::with_capacity(wire.chunks.len());
+        for (cid, len) in wire.chunks {
+            let cid = Cid::from_bytes(&cid.to_bytes())?;
+            if len == 0 {
+                return Err(NodeError::Rule("an empty child"));
+            }
+            if cid.codec() == Codec::Raw && len > MAX_BLOCK_LEN as u64 {
+                return Err(NodeError::Rule("a chunk over the limit of a block"));
+            }
+            sum = sum.checked_add(len).ok_or(NodeError::Rule("a size beyond 64 bits"))?;
+            children.push(NodeChild { cid, len });
+        }
+        if sum != wire.size {
+            return Err(NodeError::Rule("the size is not the sum of the children"));
+        }
+        Ok(Self { size: sum, children })
+    }
+
+    /// The node as a block.
+    fn encode(&self) -> Result<Block, BlockError> {
+        let wire = Wire {
+            size: self.size,
+            chunks: self.children.iter().map(|c| (c.cid.to_generic(), c.len)).collect(),
+        };
+        let bytes = serde_ipld_dagcbor::to_vec(&wire)
+            .expect("a node of integers and links has a CBOR form");
+        Block::new(Codec::DagCbor, bytes)
+    }
+
+    /// The bytes of content below this node.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The children, in the order of the file.
+    pub fn children(&self) -> &[NodeChild] {
+        &self.children
+    }
+}
+
+/// Builds the tree of one file from its chunks, in order, in memory that does
+/// not grow with the file.
+#[derive(Debug, Default)]
+pub struct FileNodeBuilder {
+    /// The children not yet in a node: chunks in the first level, nodes over
+    /// the level before in each further one.
+    levels: Vec<Vec<NodeChild>>,
+    size: u64,
+}
+
+impl FileNodeBuilder {
+    /// An empty file so far.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The bytes of content so far.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The names that no emitted node refers to yet: whoever keeps the blocks
+    /// of an unfinished file alive has to hold exactly these.
+    pub fn pending(&self) -> impl Iterator<Item = Cid> {
+        self.levels.iter().flatten().map(|child| child.cid)
+    }
+
+    /// Adds the next chunk. Nodes that are complete go to `emit`.
+    ///
+    /// # Errors
+    ///
+    /// What `emit` returns; the builder is of no use after that.
+    pub fn push<E>(
+        &mut self,
+        chunk: NodeChild,
+        mut emit: impl FnMut(Block) -> Result<(), E>,
+    ) -> Result<(), E> {
+        debug_assert!(chunk.len > 0 && chunk.cid.codec() == Codec::Raw);
+        self.size += chunk.len;
+        let mut child = chunk;
+        for level in 0.. {
+            if level == self.levels.len() {
+                self.levels.push(Vec::new());
+            }
+            let siblings = &mut self.levels[level];
+            siblings.push(child);
+            if !ends_node(siblings) {
+                break;
+            }
+            child = emit_node(std::mem::take(siblings), &mut emit)?;
+        }
+        Ok(())
+    }
+
+    /// Ends the file and returns the name of its root: the chunk itself where
+    /// there was one, and `None` where there was none.
+    ///
+    /// # Errors
+    ///
+    /// What `emit` returns.
+    pub fn finish<E>(
+        mut self,
+        mut emit: impl FnMut(Block) -> Result<(), E>,
+    ) -> Result<Option<Cid>, E> {
+        let mut level = 0;
+        while level < self.levels.len() {
+            let children = std::mem::take(&mut self.levels[level]);
+            let is_top = self.levels[level + 1..].iter().all(Vec::is_empty);
+            if is_top && children.len() == 1 {
+                return Ok(Some(children[0].cid));
+            }
+            if !children.is_empty() {
+                let parent = emit_node(children, &mut emit)?;
+                if level + 1 == self.levels.len() {
+                    self.levels.push(Vec::new());
+                }
+                self.levels[level + 1].push(parent);
+            }
+            level += 1;
+        }
+        Ok(None)
+    }
+}
+
+/// Whether the last of `siblings` is the last child of its node.
+fn ends_node(siblings: &[NodeChild]) -> bool {
+    let Some(last) = siblings.last() else { return false };
+    siblings.len() >= MAX_FANOUT
+        || (siblings.len() >= MIN_FANOUT && last.cid.hash().prefix() & CUT_MASK == 0)
+}
+
+fn emit_node<E>(
+    children: Vec<NodeChild>,
+    emit: &mut impl FnMut(Block) -> Result<(), E>,
+) -> Result<NodeChild, E> {
+    let node = FileNode::new(children);
+    let block = node.encode().expect("4,096 children take less than 4 MiB");
+    let child = NodeChild { cid: block.cid(), len: node.size };
+    emit(block)?;
+    Ok(child)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::convert::Infallible;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn chunk(seed: u64) -> NodeChild {
+        NodeChild { cid: Cid::of(Codec::Raw, &seed.to_le_bytes()), len: seed % 1000 + 1 }
+    }
+
+    fn build(chunks: impl IntoIterator<Item = NodeChild>) -> (Option<Cid>, HashMap<Cid, Block>) {
+        let mut nodes = HashMap::new();
+        let mut emit = |block: Block| {
+            nodes.insert(block.cid(), block);
+            Ok::<_, Infallible>(())
+        };
+        let mut builder = FileNodeBuilder::new();
+        for chunk in chunks {
+            builder.push(chunk, &mut emit).unwrap();
+        }
+        let root = builder.finish(&mut emit).unwrap();
+        (root, nodes)
+    }
+
+    fn flatten(root: Cid, nodes: &HashMap<Cid, Block>, depth: usize, out: &mut Vec<NodeChild>) {
+        assert!(depth <= MAX_TREE_DEPTH);
+        let node = FileNode::decode(nodes[&root].data()).unwrap();
+        for child in node.children() {
+            match child.cid.codec() {
+                Codec::Raw => out.push(*child),
+                Codec::DagCbor => flatten(child.cid, nodes, depth + 1, out),
+            }
+        }
+    }
+
+    #[test]
+    fn small_files_need_no_node() {
+        assert_eq!(build([]).0, None);
+        let (root, nodes) = build([chunk(7)]);
+        assert_eq!(root, Some(chunk(7).cid));
+        assert!(nodes.is_empty());
+    }
+
+    #[test]
+    fn the_form_of_a_node_is_golden() {
+        let (root, nodes) = build([chunk(1), chunk(2)]);
+        assert_eq!(
+            root.unwrap().to_string(),
+            "bafyr4iaft3nt7bt2ws3azs4ibr4sg3z6nfhct5nuw5s3atwmfzmtu7pgp4"
+        );
+        let bytes = nodes[&root.unwrap()].data();
+        // {"size": 5, "chunks": [[42(h'00 01 55 1e 20 …'), 2], …]}
+        assert_eq!(&bytes[..7], b"\xa2\x64size\x05");
+        assert_eq!(&bytes[7..14], b"\x66chunks");
+        assert_eq!(&bytes[14..24], b"\x82\x82\xd8\x2a\x58\x25\x00\x01\x55\x1e");
+    }
+
+    #[test]
+    fn a_huge_file_becomes_a_tree_that_reads_back() {
+        let chunks: Vec<_> = (0..200_000).map(chunk).collect();
+        let (root, nodes) = build(chunks.iter().copied());
+        let mut read = Vec::new();
+        flatten(root.unwrap(), &nodes, 1, &mut read);
+        assert_eq!(read, chunks);
+        assert!(nodes.len() > 100, "several levels: {}", nodes.len());
+    }
+
+    #[test]
+    fn one_inserted_chunk_changes_few_nodes() {
+        let before: Vec<_> = (0..200_000).map(chunk).collect();
+        let mut after = before.clone();
+        after.insert(1, chunk(999_999_999));
+        let (_, before) = build(before);
+        let (_, after) = build(after);
+        let new = after.keys().filter(|cid| !before.contains_key(cid)).count();
+        assert!(new <= 4, "{new} of {} nodes changed", after.len());
+    }
+
+    #[test]
+    fn content_that_would_end_a_node_at_every_chunk_still_converges() {
+        let cutting = (0..).map(chunk).find(|c| c.cid.hash().prefix() & CUT_MASK == 0).unwrap();
+        let (root, nodes) = build(std::iter::repeat_n(cutting, 100_000));
+        assert!(root.is_some());
+        // Equal runs of chunks are equal nodes: a few blocks stand for all.
+        assert!(nodes.len() < 10, "{}", nodes.len());
+    }
+
+    #[test]
+    fn hostile_nodes_are_refused() {
+        let encode = |size: u64, chunks: &[(cid::Cid, u64)]| {
+            serde_ipld_dagcbor::to_vec(&Wire { size, chunks: chunks.to_vec() }).unwrap()
+        };
+        let raw = chunk(1).cid.to_generic();
+        let cases: Vec<(Vec<u8>, &str)> = vec![
+            (encode(0, &[]), "no children"),
+            (encode(0, &[(raw, 0)]), "an empty child"),
+            (encode(7, &[(raw, 5)]), "not the sum"),
+            (encode(1, &[(raw, u64::MAX), (raw, 2)]), "over the limit"),
+            (encode(5_000_000, &[(raw, 5_000_000)]), "over the limit of a block"),
+            (encode(4097, &vec![(raw, 1); 4097]), "too many children"),
+        ];
+        for (bytes, reason) in cases {
+            let error = FileNode::decode(&bytes).unwrap_err().to_string();
+            assert!(error.contains(reason), "{error} does not say {reason}");
+        }
+        let node = chunk(1).cid.to_generic();
+        let wrap = cid::Cid::new_v1(0x71, *node.hash());
+        let overflow = encode(1, &[(wrap, u64::MAX), (wrap, 2)]);
+        assert!(FileNode::decode(&overflow).unwrap_err().to_string().contains("64 bits"));
+        let sha256: cid::Cid =
+            "bafkreifzjut3te7nhyekklss27nh3k72ysco7y32koao5eei66wof36n5e".parse().unwrap();
+        assert!(matches!(FileNode::decode(&encode(1, &[(sha256, 1)])), Err(NodeError::Link(_))));
+        // An array that declares 2^60 elements must not be believed.
+        let bomb = b"\xa2\x64size\x01\x66chunks\x9b\x10\x00\x00\x00\x00\x00\x00\x00";
+        assert!(matches!(FileNode::decode(bomb), Err(NodeError::Malformed(_))));
+    }
+
+    proptest! {
+        #[test]
+        fn decoding_garbage_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            let _ = FileNode::decode(&bytes);
+        }
+
+        #[test]
+        fn damage_is_found_or_harmless(at in 0..160_usize, bit in 0..8_u32) {
+            let (root, nodes) = build([chunk(1), chunk(2), chunk(3)]);
+            let mut bytes = nodes[&root.unwrap()].data().to_vec();
+            let at = at % bytes.len();
+            bytes[at] ^= 1 << bit;
+            if let Ok(node) = FileNode::decode(&bytes) {
+                prop_assert_eq!(node.size(), node.children().iter().map(|c| c.len).sum::<u64>());
+            }
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! The typed names of the domain, and the formats of the nodes that tie
+//! blocks together.
+//!
+//! Everything here is pure: no file, no socket, no clock, no async runtime.
+//! What is parsed here may come from a hostile peer, so every decoder is
+//! total and bounded: it returns an error, never panics, and never allocates
+//! more than a small multiple of its input.
+//!
+//! * [`Hash`], [`Cid`], [`Codec`]: the name of a block.
+//! * [`Block`]: bytes together with the name that they were checked against.
+//! * [`FileNode`], [`FileNodeBuilder`]: the tree of chunks of one file.
+//! * [`Dataset`]: content with a file name and a MIME type.
+//! * [`links`]: what a block refers to, which is what keeps it alive.
+
+mod block;
+mod cid;
+mod dataset;
+mod file_node;
+mod links;
+
+pub use block::{Block, BlockError};
+pub use cid::{Cid, CidError, Codec, Hash};
+pub use dataset::{Dataset, MAX_FILENAME_LEN, MAX_MIMETYPE_LEN};
+pub use file_node::{
+    FileNode, FileNodeBuilder, MAX_FANOUT, MAX_TREE_DEPTH, MIN_FANOUT, NodeChild, NodeError,
+};
+pub use links::links;
+
+/// The longest block, in bytes: a limit of the store, of the wire and of
+/// every decoder. The chunker cuts at 1 MiB; metadata blocks may be longer.
+pub const MAX_BLOCK_LEN: usize = 4 << 20;

@@ -1,0 +1,55 @@
+//! What a block refers to.
+
+use ipld_core::codec::Links;
+use serde_ipld_dagcbor::codec::DagCborCodec;
+
+use crate::{Cid, Codec, NodeError};
+
+/// The names that a block refers to, and that live as long as it does.
+///
+/// # Errors
+///
+/// [`NodeError`] where the bytes are not of their codec, or hold a link that
+/// is not a name of ours.
+pub fn links(codec: Codec, bytes: &[u8]) -> Result<Vec<Cid>, NodeError> {
+    match codec {
+        Codec::Raw => Ok(Vec::new()),
+        Codec::DagCbor => DagCborCodec::links(bytes)
+            .map_err(|error| NodeError::Malformed(error.to_string()))?
+            .map(|cid| Cid::from_bytes(&cid.to_bytes()).map_err(NodeError::from))
+            .collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::Dataset;
+
+    #[test]
+    fn a_dataset_refers_to_its_tree_and_a_chunk_to_nothing() {
+        let tree = Cid::of(Codec::Raw, b"content");
+        let dataset = Dataset { tree, size: 7, filename: None, mimetype: None };
+        let block = dataset.encode().unwrap();
+        assert_eq!(links(Codec::DagCbor, block.data()).unwrap(), [tree]);
+        assert_eq!(links(Codec::Raw, block.data()).unwrap(), []);
+    }
+
+    #[test]
+    fn deep_nesting_is_an_error_not_an_overflow_of_the_stack() {
+        let deep = vec![0x81; 4 << 20];
+        assert!(links(Codec::DagCbor, &deep).is_err());
+        // Nested tags, the other way to recurse.
+        let tags = [0xd8, 0x2a].repeat(2 << 20);
+        assert!(links(Codec::DagCbor, &tags).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            let _ = links(Codec::DagCbor, &bytes);
+        }
+    }
+}
