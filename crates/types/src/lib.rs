@@ -8,6 +8,7 @@
 //!
 //! * [`Hash`], [`Cid`], [`Codec`]: the name of a block.
 //! * [`Block`]: bytes together with the name that they were checked against.
+//! * [`EncodedBlock`]: a block as it is stored and sent.
 //! * [`FileNode`], [`FileNodeBuilder`]: the tree of chunks of one file.
 //! * [`Dataset`]: content with a file name and a MIME type.
 //! * [`links`]: what a block refers to, which is what keeps it alive.
@@ -15,12 +16,14 @@
 mod block;
 mod cid;
 mod dataset;
+mod encoded;
 mod file_node;
 mod links;
 
 pub use block::{Block, BlockError};
 pub use cid::{Cid, CidError, Codec, Hash};
 pub use dataset::{Dataset, MAX_FILENAME_LEN, MAX_MIMETYPE_LEN};
+pub use encoded::{EncodedBlock, EncodedError, Encoding};
 pub use file_node::{
     FileNode, FileNodeBuilder, MAX_FANOUT, MAX_TREE_DEPTH, MIN_FANOUT, NodeChild, NodeError,
 };
