@@ -9,7 +9,7 @@ use std::io;
 
 use bytes::Bytes;
 
-use crate::{Block, BlockError, Cid, Hash, MAX_BLOCK_LEN};
+use crate::{Block, BlockError, Cid, Codec, Hash, MAX_BLOCK_LEN};
 
 /// How a payload holds the bytes of its block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,6 +166,12 @@ impl EncodedBlock {
         }
     }
 
+    /// The same bytes under their name as `codec`.
+    #[must_use]
+    pub fn read_as(self, codec: Codec) -> Self {
+        Self { cid: Cid::new(codec, *self.cid.hash()), ..self }
+    }
+
     /// The block's name.
     pub fn cid(&self) -> Cid {
         self.cid
@@ -191,7 +197,6 @@ impl EncodedBlock {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Codec;
 
     fn text() -> Block {
         Block::new(Codec::Raw, "all work and no play ".repeat(1000).into_bytes()).unwrap()

@@ -1,0 +1,445 @@
+//! The index: hash → where, of any size, in little memory.
+//!
+//! New entries go to a head in memory; a full head becomes a sorted run on
+//! disk, and runs of like size are merged, so that there are few of them and
+//! every entry is written a few times in its life. (A B-tree fed with random
+//! hashes writes 60 to 250 times the data: `docs/decisions/0001`.)
+//!
+//! The index is a cache. What it says is checked where it is used, what it
+//! lacks can be derived again, and a damaged run is an error upon which its
+//! owner rebuilds it. Which runs belong to it is the owner's to remember: a
+//! run that its catalog does not name is removed at the next start.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::{Mutex, RwLock};
+use types::Hash;
+
+use crate::disk::Disk;
+use crate::error::{IoContext, StoreError};
+use crate::run::{self, Merge, Run, Value};
+
+/// A head of this many entries is written out; some 10 MB of memory.
+pub(crate) const HEAD_ENTRIES: usize = 64 * 1024;
+
+/// A run is merged with the one before it unless that is this many times as
+/// large.
+const MERGE_RATIO: u64 = 4;
+
+/// Of one hash, only the newest so many values are kept by a merge.
+const VALUES_MAX: usize = 8;
+
+type Head = HashMap<Hash, Vec<Value>>;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct HashIndex {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    state: RwLock<State>,
+    /// Held while runs are written: there is one writer at a time.
+    writing: Mutex<Writing>,
+}
+
+/// What the one writer of runs keeps.
+#[derive(Debug)]
+struct Writing {
+    next_id: u64,
+    /// The runs written since the last change of the index: those that do not
+    /// end up in it are removed.
+    written: Vec<Arc<Run>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    head: Head,
+    head_entries: usize,
+    /// A head that is being written out: still searched, no longer changed.
+    frozen: Option<Arc<Head>>,
+    /// Oldest first.
+    runs: Vec<Arc<Run>>,
+}
+
+impl HashIndex {
+    /// Opens the index with these runs, oldest first.
+    pub(crate) fn open(
+        disk: Arc<dyn Disk>,
+        dir: PathBuf,
+        run_ids: &[u64],
+    ) -> Result<Self, StoreError> {
+        let runs = run_ids
+            .iter()
+            .map(|id| Run::open(&*disk, &dir, *id).map(Arc::new))
+            .collect::<Result<Vec<_>, _>>()?;
+        let index = Self {
+            state: RwLock::new(State { runs, ..State::default() }),
+            writing: Mutex::new(Writing { next_id: 1, written: Vec::new() }),
+            disk,
+            dir,
+        };
+        index.remove_strays(run_ids)?;
+        Ok(index)
+    }
+
+    /// Removes the runs that nothing names, and keeps their ids from use.
+    fn remove_strays(&self, run_ids: &[u64]) -> Result<(), StoreError> {
+        let mut writing = self.writing.lock();
+        for name in self.disk.list(&self.dir).context("list", &self.dir)? {
+            let Some(id) = name.to_str().and_then(run::parse_name) else { continue };
+            writing.next_id = writing.next_id.max(id + 1);
+            if !run_ids.contains(&id) {
+                let path = self.dir.join(name);
+                self.disk.remove(&path).context("remove", &path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds entries. `then` runs before anyone can see them without it.
+    pub(crate) fn insert(
+        &self,
+        entries: impl IntoIterator<Item = (Hash, Value)>,
+        then: impl FnOnce(),
+    ) {
+        let mut state = self.state.write();
+        for (hash, value) in entries {
+            state.head.entry(hash).or_default().insert(0, value);
+            state.head_entries += 1;
+        }
+        then();
+    }
+
+    /// Puts the values of `hash` into `found`, newest first.
+    pub(crate) fn get(&self, hash: &Hash, found: &mut Vec<Value>) -> Result<(), StoreError> {
+        found.clear();
+        let runs = {
+            let state = self.state.read();
+            let heads = [Some(&state.head), state.frozen.as_deref()];
+            for head in heads.into_iter().flatten() {
+                found.extend(head.get(hash).into_iter().flatten());
+            }
+            if state.runs.is_empty() {
+                return Ok(());
+            }
+            state.runs.clone()
+        };
+        for run in runs.iter().rev() {
+            run.get(hash, found)?;
+        }
+        Ok(())
+    }
+
+    /// The number of entries, of which some may be for the same hash.
+    pub(crate) fn len(&self) -> u64 {
+        let state = self.state.read();
+        let frozen = state.frozen.as_ref().map_or(0, |head| head.values().map(Vec::len).sum());
+        let runs: u64 = state.runs.iter().map(|run| run.len()).sum();
+        (state.head_entries + frozen) as u64 + runs
+    }
+
+    /// Whether the head is full.
+    pub(crate) fn is_flush_due(&self) -> bool {
+        self.state.read().head_entries >= HEAD_ENTRIES
+    }
+
+    /// Writes the head out and merges what is to be merged.
+    ///
+    /// `freeze` is called at the moment at which the head is cut off, `commit`
+    /// with its result and the runs from then on, oldest first: it makes them
+    /// the index, durably. Where anything fails, the index is as it was.
+    pub(crate) fn flush<T>(
+        &self,
+        freeze: impl FnOnce() -> T,
+        commit: impl FnOnce(T, &[u64]) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let mut writing = self.writing.lock();
+        let (mut runs, frozen, extra) = {
+            let mut state = self.state.write();
+            let extra = freeze();
+            let head = std::mem::take(&mut state.head);
+            state.head_entries = 0;
+            let frozen = Arc::new(head);
+            state.frozen = Some(frozen.clone());
+            (state.runs.clone(), frozen, extra)
+        };
+        let result = self.write_out(&mut writing, &frozen, &mut runs, |_| true).and_then(|()| {
+            self.disk.sync_dir(&self.dir).context("sync", &self.dir)?;
+            commit(extra, &runs.iter().map(|run| run.id).collect::<Vec<_>>())
+        });
+        self.settle(&mut writing, result, runs)
+    }
+
+    /// Writes everything anew as one run, without the values that `keep` does
+    /// not want. See [`HashIndex::flush`] for `freeze` and `commit`.
+    pub(crate) fn retain<T>(
+        &self,
+        keep: impl Fn(&Value) -> bool,
+        freeze: impl FnOnce() -> T,
+        commit: impl FnOnce(T, &[u64]) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let mut writing = self.writing.lock();
+        let (old, frozen, extra) = {
+            let mut state = self.state.write();
+            let extra = freeze();
+            let head = std::mem::take(&mut state.head);
+            state.head_entries = 0;
+            let frozen = Arc::new(head);
+            state.frozen = Some(frozen.clone());
+            (state.runs.clone(), frozen, extra)
+        };
+        let mut runs = Vec::new();
+        let result = self.write_out(&mut writing, &frozen, &mut runs, &keep).and_then(|()| {
+            let newest_first: Vec<_> = runs.iter().chain(old.iter().rev()).cloned().collect();
+            let merged = self.merge(&mut writing, &newest_first, &keep)?;
+            // The head's own run was a step on the way.
+            for run in std::mem::replace(&mut runs, vec![merged]) {
+                let _ = self.disk.remove(run.path());
+            }
+            self.disk.sync_dir(&self.dir).context("sync", &self.dir)?;
+            commit(extra, &runs.iter().map(|run| run.id).collect::<Vec<_>>())
+        });
+        self.settle(&mut writing, result, runs)
+    }
+
+    /// Makes `runs` the index, or puts the frozen head back.
+    fn settle(
+        &self,
+        writing: &mut Writing,
+        result: Result<(), StoreError>,
+        runs: Vec<Arc<Run>>,
+    ) -> Result<(), StoreError> {
+        let mut state = self.state.write();
+        let frozen = state.frozen.take();
+        let mut obsolete = std::mem::take(&mut writing.written);
+        if result.is_ok() {
+            obsolete.extend(std::mem::replace(&mut state.runs, runs));
+        } else {
+            for (hash, values) in frozen.iter().flat_map(|head| head.iter()) {
+                state.head_entries += values.len();
+                state.head.entry(*hash).or_default().extend(values);
+            }
+        }
+        obsolete.retain(|run| !state.runs.iter().any(|kept| kept.id == run.id));
+        for run in obsolete {
+            // Best effort: what stays is removed at the next start.
+            let _ = self.disk.remove(run.path());
+        }
+        result
+    }
+
+    fn write_out(
+        &self,
+        writing: &mut Writing,
+        head: &Head,
+        runs: &mut Vec<Arc<Run>>,
+        keep: impl Fn(&Value) -> bool,
+    ) -> Result<(), StoreError> {
+        if head.is_empty() {
+            return Ok(());
+        }
+        let mut sorted: Vec<_> = head.iter().collect();
+        sorted.sort_unstable_by_key(|(hash, _)| **hash);
+        let entries = sorted
+            .into_iter()
+            .flat_map(|(hash, values)| values.iter().map(|value| (*hash, *value)))
+            .filter(|(_, value)| keep(value))
+            .map(Ok);
+        runs.push(self.write_run(writing, entries)?);
+        while let [.., older, newer] = runs.as_slice() {
+            if older.len() > newer.len() * MERGE_RATIO {
+                break;
+            }
+            let merged = self.merge(writing, &[newer.clone(), older.clone()], &keep)?;
+            runs.truncate(runs.len() - 2);
+            runs.push(merged);
+        }
+        Ok(())
+    }
+
+    /// Merges runs, given newest first.
+    fn merge(
+        &self,
+        writing: &mut Writing,
+        runs: &[Arc<Run>],
+        keep: impl Fn(&Value) -> bool,
+    ) -> Result<Arc<Run>, StoreError> {
+        let mut last: Option<Hash> = None;
+        let mut seen: Vec<Value> = Vec::new();
+        let entries = Merge::new(runs.iter().map(|run| run.iter())).filter(|entry| {
+            let Ok((hash, value)) = entry else { return true };
+            if last != Some(*hash) {
+                last = Some(*hash);
+                seen.clear();
+            }
+            let wanted = keep(value) && seen.len() < VALUES_MAX && !seen.contains(value);
+            if wanted {
+                seen.push(*value);
+            }
+            wanted
+        });
+        self.write_run(writing, entries)
+    }
+
+    fn write_run(
+        &self,
+        writing: &mut Writing,
+        entries: impl Iterator<Item = Result<(Hash, Value), StoreError>>,
+    ) -> Result<Arc<Run>, StoreError> {
+        let id = writing.next_id;
+        writing.next_id += 1;
+        let run = Arc::new(run::write(&*self.disk, &self.dir, id, entries)?);
+        writing.written.push(run.clone());
+        Ok(run)
+    }
+
+    /// Forgets everything in memory; the runs go when the next catalog does
+    /// not name them.
+    pub(crate) fn clear(&self) {
+        let _writing = self.writing.lock();
+        *self.state.write() = State::default();
+    }
+
+    /// Where the runs are.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run::VALUE_LEN;
+    use crate::sim::{Fault, SimDisk};
+
+    fn value(number: u32) -> Value {
+        let mut value = [0; VALUE_LEN];
+        value[..4].copy_from_slice(&number.to_le_bytes());
+        value
+    }
+
+    fn hash(number: u32) -> Hash {
+        Hash::of(&number.to_le_bytes())
+    }
+
+    fn number(value: &Value) -> u32 {
+        u32::from_le_bytes([value[0], value[1], value[2], value[3]])
+    }
+
+    fn open(disk: &SimDisk, runs: &[u64]) -> HashIndex {
+        disk.create_dir(Path::new("/i")).unwrap();
+        HashIndex::open(Arc::new(disk.clone()), "/i".into(), runs).unwrap()
+    }
+
+    fn get(index: &HashIndex, key: u32) -> Vec<u32> {
+        let mut found = Vec::new();
+        index.get(&hash(key), &mut found).unwrap();
+        found.iter().map(number).collect()
+    }
+
+    fn flush(index: &HashIndex) -> Vec<u64> {
+        let mut ids = Vec::new();
+        index
+            .flush(
+                || (),
+                |(), runs| {
+                    ids = runs.to_vec();
+                    Ok(())
+                },
+            )
+            .unwrap();
+        ids
+    }
+
+    #[test]
+    fn entries_survive_flushes_merges_and_a_restart() {
+        let disk = SimDisk::new();
+        let index = open(&disk, &[]);
+        let mut runs = Vec::new();
+        for batch in 0..20_u32 {
+            let numbers = batch * 500..(batch + 1) * 500;
+            index.insert(numbers.map(|n| (hash(n), value(n))), || ());
+            runs = flush(&index);
+            assert_eq!(disk.files().len(), runs.len(), "one file a run");
+        }
+        assert!(runs.len() <= 4, "{} runs for 20 flushes", runs.len());
+        // Every key once more, elsewhere: the newest value comes first.
+        index.insert([(hash(7), value(70_007))], || ());
+        assert_eq!(get(&index, 7), [70_007, 7]);
+        runs = flush(&index);
+        drop(index);
+        let index = open(&disk, &runs);
+        assert_eq!(index.len(), 10_001);
+        assert_eq!(get(&index, 7), [70_007, 7]);
+        for n in (8..10_000).step_by(13) {
+            assert_eq!(get(&index, n), [n]);
+        }
+        assert_eq!(get(&index, 10_001), [] as [u32; 0]);
+    }
+
+    #[test]
+    fn retain_drops_what_is_not_wanted() {
+        let disk = SimDisk::new();
+        let index = open(&disk, &[]);
+        for batch in 0..3_u32 {
+            index.insert((0..1000).map(|n| (hash(n), value(n + batch * 1000))), || ());
+            flush(&index);
+        }
+        index.insert([(hash(5000), value(5000))], || ());
+        let keep = |value: &Value| number(value) >= 1000;
+        index
+            .retain(
+                keep,
+                || (),
+                |(), runs| {
+                    assert_eq!(runs.len(), 1);
+                    Ok(())
+                },
+            )
+            .unwrap();
+        assert_eq!(get(&index, 5), [2005, 1005]);
+        assert_eq!(get(&index, 5000), [5000]);
+        assert_eq!((index.len(), disk.files().len()), (2001, 1));
+    }
+
+    #[test]
+    fn a_hash_with_many_values_keeps_the_newest() {
+        let index = open(&SimDisk::new(), &[]);
+        for n in 0..100 {
+            index.insert([(hash(1), value(n))], || ());
+            flush(&index);
+        }
+        assert_eq!(get(&index, 1)[..VALUES_MAX], [99, 98, 97, 96, 95, 94, 93, 92]);
+        assert!(index.len() < 40, "{}", index.len());
+    }
+
+    #[test]
+    fn a_flush_that_fails_at_any_step_loses_nothing() {
+        for at in 0.. {
+            let disk = SimDisk::new();
+            let index = open(&disk, &[]);
+            index.insert((0..100).map(|n| (hash(n), value(n))), || ());
+            let first = flush(&index);
+            index.insert((100..200).map(|n| (hash(n), value(n))), || ());
+            let before = disk.operations();
+            disk.set_fault(before + at, Fault::Fail(std::io::ErrorKind::StorageFull));
+            let result = index.flush(|| (), |(), _| Ok(()));
+            let done = disk.operations() <= before + at;
+            disk.clear_fault();
+            for n in 0..200 {
+                assert_eq!(get(&index, n), [n], "failed at {at}");
+            }
+            if result.is_err() {
+                // The catalog still names the first run.
+                let reopened = open(&disk.crash(crate::sim::Power::Kept), &first);
+                assert_eq!(get(&reopened, 50), [50]);
+                flush(&index);
+            }
+            assert_eq!(get(&index, 150), [150]);
+            if done {
+                break;
+            }
+        }
+    }
+}

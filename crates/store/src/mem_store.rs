@@ -1,0 +1,173 @@
+//! The store in memory: what a store does, in the fewest words. The tests
+//! compare the pack store with it.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use parking_lot::Mutex;
+use types::{Cid, EncodedBlock, Hash, links};
+
+use crate::block_store::{
+    BlockStore, Epoch, GcOptions, GcReport, Problem, Usage, VerifyDepth, VerifyReport,
+};
+use crate::error::{Limit, StoreError};
+use crate::pins::{Pin, Pins};
+use crate::root_log::{Root, check_name};
+
+/// A store that forgets everything when it is dropped.
+#[derive(Debug, Default)]
+pub struct MemStore {
+    state: Mutex<State>,
+    pins: Pins,
+    max_bytes: Option<u64>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    blocks: HashMap<Hash, EncodedBlock>,
+    roots: BTreeMap<String, Root>,
+}
+
+impl State {
+    fn used(&self) -> u64 {
+        self.blocks.values().map(|block| block.payload().len() as u64).sum()
+    }
+
+    /// Everything that `from` leads to and that is there; what is not there
+    /// goes to `missing`.
+    fn reach(&self, from: Cid, reached: &mut HashSet<Cid>, missing: &mut Vec<Cid>) {
+        let mut stack = vec![from];
+        while let Some(cid) = stack.pop() {
+            if !reached.insert(cid) {
+                continue;
+            }
+            let Some(block) = self.blocks.get(cid.hash()) else {
+                missing.push(cid);
+                continue;
+            };
+            match block.decode().map(|bytes| links(cid.codec(), &bytes)) {
+                Ok(Ok(links)) => stack.extend(links),
+                _ => missing.push(cid),
+            }
+        }
+    }
+}
+
+impl MemStore {
+    /// An empty store.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// An empty store that holds at most so many bytes of payload.
+    pub fn with_limit(max_bytes: u64) -> Self {
+        Self { max_bytes: Some(max_bytes), ..Self::default() }
+    }
+}
+
+impl BlockStore for MemStore {
+    fn epoch(&self) -> Epoch {
+        Epoch(0)
+    }
+
+    fn put(&self, blocks: &[EncodedBlock]) -> Result<(), StoreError> {
+        let mut state = self.state.lock();
+        for block in blocks {
+            let needed = block.payload().len() as u64;
+            if self.max_bytes.is_some_and(|max| state.used() + needed > max) {
+                return Err(StoreError::Full { limit: Limit::Quota, needed });
+            }
+            state.blocks.entry(*block.cid().hash()).or_insert_with(|| block.clone());
+        }
+        Ok(())
+    }
+
+    fn commit(&self, _: Epoch) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn get_encoded(&self, cid: &Cid) -> Result<Option<EncodedBlock>, StoreError> {
+        Ok(self.state.lock().blocks.get(cid.hash()).cloned())
+    }
+
+    fn has(&self, cid: &Cid) -> Result<bool, StoreError> {
+        Ok(self.state.lock().blocks.contains_key(cid.hash()))
+    }
+
+    fn set_root(&self, name: &str, root: Root, _: Epoch) -> Result<(), StoreError> {
+        check_name(name)?;
+        self.state.lock().roots.insert(name.to_owned(), root);
+        Ok(())
+    }
+
+    fn remove_root(&self, name: &str) -> Result<bool, StoreError> {
+        Ok(self.state.lock().roots.remove(name).is_some())
+    }
+
+    fn root(&self, name: &str) -> Option<Root> {
+        self.state.lock().roots.get(name).copied()
+    }
+
+    fn roots(&self, prefix: &str) -> Vec<(String, Root)> {
+        let state = self.state.lock();
+        let roots = state.roots.iter().filter(|(name, _)| name.starts_with(prefix));
+        roots.map(|(name, root)| (name.clone(), *root)).collect()
+    }
+
+    fn pin(&self) -> Pin {
+        self.pins.add()
+    }
+
+    fn gc(&self, _: GcOptions) -> Result<GcReport, StoreError> {
+        let mut state = self.state.lock();
+        let mut reached = HashSet::new();
+        let pinned = self.pins.snapshot();
+        for cid in state.roots.values().map(|root| root.cid).chain(pinned) {
+            state.reach(cid, &mut reached, &mut Vec::new());
+        }
+        let alive: HashSet<_> = reached.iter().map(|cid| *cid.hash()).collect();
+        let before = (state.blocks.len() as u64, state.used());
+        state.blocks.retain(|hash, _| alive.contains(hash));
+        let live_blocks = state.blocks.len() as u64;
+        Ok(GcReport {
+            live_blocks,
+            deleted_blocks: before.0 - live_blocks,
+            freed_bytes: before.1 - state.used(),
+            ..GcReport::default()
+        })
+    }
+
+    fn verify(&self, _: VerifyDepth) -> Result<VerifyReport, StoreError> {
+        let state = self.state.lock();
+        let mut report = VerifyReport::default();
+        let mut all = HashSet::new();
+        let mut problems: BTreeMap<Cid, Vec<String>> = BTreeMap::new();
+        for (name, root) in &state.roots {
+            let (mut reached, mut missing) = (HashSet::new(), Vec::new());
+            state.reach(root.cid, &mut reached, &mut missing);
+            report.roots += 1;
+            if !root.partial {
+                for cid in missing {
+                    problems.entry(cid).or_default().push(name.clone());
+                }
+            }
+            all.extend(reached.iter().map(|cid| *cid.hash()));
+        }
+        report.blocks = all.iter().filter(|hash| state.blocks.contains_key(hash)).count() as u64;
+        report.problems = problems
+            .into_iter()
+            .map(|(cid, roots)| Problem { cid, reason: "it is missing".into(), roots })
+            .collect();
+        Ok(report)
+    }
+
+    fn usage(&self) -> Result<Usage, StoreError> {
+        let state = self.state.lock();
+        let used_bytes = state.used();
+        Ok(Usage {
+            blocks: state.blocks.len() as u64,
+            used_bytes,
+            max_bytes: self.max_bytes,
+            available_bytes: self.max_bytes.unwrap_or(u64::MAX).saturating_sub(used_bytes),
+        })
+    }
+}

@@ -1,0 +1,507 @@
+//! The form of a pack file: many blocks, appended, with a footer at the end.
+//!
+//! `docs/formats/pack.md` has the bytes. A pack is written once, front to
+//! back: header, records, and the footer when it is full. Each record says
+//! everything about itself, so that a pack without a footer (its writer died)
+//! or with a damaged one is read by walking the records; where one of them is
+//! damaged the walk goes on at the next that is whole. The footer only saves
+//! that walk: it is written after the records were synced, so that one that is
+//! there after a power cut can be believed.
+
+use std::io;
+use std::ops::Range;
+
+use bytes::Bytes;
+use types::{Cid, Codec, EncodedBlock, Encoding, Hash, MAX_BLOCK_LEN};
+
+use crate::disk::DiskFile;
+
+/// What a pack holds. Metadata is kept apart so that walking the trees of
+/// files never reads their data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum PackKind {
+    /// Chunks of files.
+    Data = 0,
+    /// Nodes with links.
+    Meta = 1,
+}
+
+impl PackKind {
+    /// Both kinds, in the order in which they are made durable: a node never
+    /// before the data that it names.
+    pub(crate) const ALL: [Self; 2] = [Self::Data, Self::Meta];
+
+    /// Where blocks of `codec` go.
+    pub(crate) fn of(codec: Codec) -> Self {
+        match codec {
+            Codec::Raw => Self::Data,
+            Codec::DagCbor => Self::Meta,
+        }
+    }
+
+    fn from_tag(tag: u8) -> Option<Self> {
+        match tag {
+            0 => Some(Self::Data),
+            1 => Some(Self::Meta),
+            _ => None,
+        }
+    }
+}
+
+const PACK_MAGIC: [u8; 8] = *b"ARCHPACK";
+const FOOTER_MAGIC: [u8; 8] = *b"ARCHFOOT";
+const RECORD_MAGIC: [u8; 4] = *b"BLK1";
+const VERSION: u8 = 1;
+/// Names are the BLAKE3 of the plain bytes; a keyed hash gets another number.
+const HASH_MODE_PLAIN: u8 = 0;
+
+/// The length of a pack's header, in bytes.
+pub(crate) const HEADER_LEN: u64 = 64;
+/// The length of a record without its payload, in bytes.
+pub(crate) const RECORD_HEADER_LEN: usize = 56;
+const ENTRY_LEN: usize = 48;
+const TRAILER_LEN: usize = 48;
+
+/// What distinguishes a pack from every other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PackHeader {
+    pub(crate) kind: PackKind,
+    pub(crate) number: u32,
+    pub(crate) uuid: [u8; 16],
+}
+
+/// Where a block is in its pack, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) hash: Hash,
+    /// Where the record begins.
+    pub(crate) offset: u32,
+    /// The length of the payload.
+    pub(crate) stored_len: u32,
+    /// The length of the block.
+    pub(crate) len: u32,
+    pub(crate) codec: Codec,
+    pub(crate) encoding: Encoding,
+}
+
+impl Entry {
+    /// The bytes that the record takes in the pack.
+    pub(crate) fn record_len(&self) -> u64 {
+        RECORD_HEADER_LEN as u64 + u64::from(self.stored_len)
+    }
+
+    /// Where the record ends.
+    pub(crate) fn end(&self) -> u64 {
+        u64::from(self.offset) + self.record_len()
+    }
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    let mut four = [0; 4];
+    four.copy_from_slice(&bytes[at..at + 4]);
+    u32::from_le_bytes(four)
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    let mut eight = [0; 8];
+    eight.copy_from_slice(&bytes[at..at + 8]);
+    u64::from_le_bytes(eight)
+}
+
+fn hash_at(bytes: &[u8], at: usize) -> Hash {
+    let mut digest = [0; 32];
+    digest.copy_from_slice(&bytes[at..at + 32]);
+    Hash::from_bytes(digest)
+}
+
+/// Why a pack's header cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum HeaderError {
+    #[error("its header is damaged")]
+    Damaged,
+    #[error("it was written by a newer version of this program; use that")]
+    Version,
+}
+
+impl PackHeader {
+    #[expect(clippy::cast_possible_truncation, reason = "constants below 64 KiB")]
+    pub(crate) fn encode(&self) -> [u8; HEADER_LEN as usize] {
+        let mut bytes = [0; HEADER_LEN as usize];
+        bytes[..8].copy_from_slice(&PACK_MAGIC);
+        bytes[8] = VERSION;
+        bytes[9] = self.kind as u8;
+        bytes[10] = HASH_MODE_PLAIN;
+        bytes[12..16].copy_from_slice(&self.number.to_le_bytes());
+        bytes[16..32].copy_from_slice(&self.uuid);
+        let sum = crc32c::crc32c(&bytes[..60]);
+        bytes[60..].copy_from_slice(&sum.to_le_bytes());
+        bytes
+    }
+
+    /// Reads a header.
+    pub(crate) fn decode(bytes: &[u8; HEADER_LEN as usize]) -> Result<Self, HeaderError> {
+        if bytes[..8] != PACK_MAGIC || u32_at(bytes, 60) != crc32c::crc32c(&bytes[..60]) {
+            return Err(HeaderError::Damaged);
+        }
+        if bytes[8] != VERSION || bytes[10] != HASH_MODE_PLAIN {
+            return Err(HeaderError::Version);
+        }
+        let mut uuid = [0; 16];
+        uuid.copy_from_slice(&bytes[16..32]);
+        let kind = PackKind::from_tag(bytes[9]).ok_or(HeaderError::Version)?;
+        Ok(Self { kind, number: u32_at(bytes, 12), uuid })
+    }
+}
+
+/// The header of the record of `block`.
+#[expect(clippy::cast_possible_truncation, reason = "a payload is at most 4 MiB")]
+pub(crate) fn record_header(block: &EncodedBlock) -> [u8; RECORD_HEADER_LEN] {
+    let mut bytes = [0; RECORD_HEADER_LEN];
+    bytes[..4].copy_from_slice(&RECORD_MAGIC);
+    bytes[4] = block.cid().codec().tag();
+    bytes[5] = block.encoding().tag();
+    bytes[8..12].copy_from_slice(&block.len().to_le_bytes());
+    bytes[12..16].copy_from_slice(&(block.payload().len() as u32).to_le_bytes());
+    bytes[16..48].copy_from_slice(block.cid().hash().as_bytes());
+    bytes[48..52].copy_from_slice(&crc32c::crc32c(block.payload()).to_le_bytes());
+    let sum = crc32c::crc32c(&bytes[..52]);
+    bytes[52..].copy_from_slice(&sum.to_le_bytes());
+    bytes
+}
+
+/// What a record's header says, and the checksum of its payload.
+fn decode_record_header(bytes: &[u8], offset: u32) -> Option<(Entry, u32)> {
+    if bytes.len() < RECORD_HEADER_LEN
+        || bytes[..4] != RECORD_MAGIC
+        || u32_at(bytes, 52) != crc32c::crc32c(&bytes[..52])
+    {
+        return None;
+    }
+    let entry = Entry {
+        hash: hash_at(bytes, 16),
+        offset,
+        stored_len: u32_at(bytes, 12),
+        len: u32_at(bytes, 8),
+        codec: Codec::from_tag(bytes[4])?,
+        encoding: Encoding::from_tag(bytes[5])?,
+    };
+    let limit = MAX_BLOCK_LEN as u32;
+    (entry.stored_len <= limit && entry.len <= limit).then_some((entry, u32_at(bytes, 48)))
+}
+
+/// Why a record cannot be used.
+#[derive(Debug)]
+pub(crate) enum ReadError {
+    /// The file system's word.
+    Io(io::Error),
+    /// The bytes are not what they were.
+    Damaged(String),
+}
+
+impl From<io::Error> for ReadError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// Reads one record and checks it whole: its header, its checksum, and that
+/// the payload unpacks to the bytes that the hash names.
+pub(crate) fn read_record(file: &dyn DiskFile, entry: &Entry) -> Result<EncodedBlock, ReadError> {
+    let len = RECORD_HEADER_LEN + entry.stored_len as usize;
+    let mut record = vec![0; len];
+    if file.read_at(&mut record, entry.offset.into())? < len {
+        return Err(ReadError::Damaged("the pack ends in it".into()));
+    }
+    check_record(record.into(), entry)
+}
+
+/// Checks the bytes of one record; see [`read_record`].
+pub(crate) fn check_record(record: Bytes, entry: &Entry) -> Result<EncodedBlock, ReadError> {
+    let damaged = |reason: &str| Err(ReadError::Damaged(reason.into()));
+    let Some((found, sum)) = decode_record_header(&record, entry.offset) else {
+        return damaged("its header is damaged");
+    };
+    if found != *entry {
+        return damaged("another block is in its place");
+    }
+    let payload = record.slice(RECORD_HEADER_LEN..);
+    if crc32c::crc32c(&payload) != sum {
+        return damaged("its checksum does not match");
+    }
+    EncodedBlock::verify(Cid::new(entry.codec, entry.hash), entry.encoding, entry.len, payload)
+        .map_err(|error| ReadError::Damaged(error.to_string()))
+}
+
+/// The footer over `entries`, which begins at `offset`.
+#[expect(clippy::cast_possible_truncation, reason = "a pack has fewer than 2^32 records")]
+pub(crate) fn encode_footer(header: &PackHeader, entries: &[Entry], offset: u64) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(entries.len() * ENTRY_LEN + TRAILER_LEN);
+    for entry in entries {
+        bytes.extend_from_slice(entry.hash.as_bytes());
+        bytes.extend_from_slice(&entry.offset.to_le_bytes());
+        bytes.extend_from_slice(&entry.stored_len.to_le_bytes());
+        bytes.extend_from_slice(&entry.len.to_le_bytes());
+        bytes.extend_from_slice(&[entry.codec.tag(), entry.encoding.tag(), 0, 0]);
+    }
+    let entries_sum = crc32c::crc32c(&bytes);
+    let start = bytes.len();
+    bytes.extend_from_slice(&FOOTER_MAGIC);
+    bytes.extend_from_slice(&header.uuid);
+    bytes.extend_from_slice(&offset.to_le_bytes());
+    bytes.extend_from_slice(&(entries.len() as u32).to_le_bytes());
+    bytes.extend_from_slice(&entries_sum.to_le_bytes());
+    bytes.extend_from_slice(&[0; 4]);
+    let sum = crc32c::crc32c(&bytes[start..]);
+    bytes.extend_from_slice(&sum.to_le_bytes());
+    bytes
+}
+
+/// What the trailer of a sealed pack says.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Trailer {
+    /// Where the footer begins.
+    offset: u64,
+    /// The number of records.
+    pub(crate) records: u32,
+    sum: u32,
+}
+
+/// The length of the footer over so many records, in bytes.
+pub(crate) fn footer_len(records: u32) -> u64 {
+    u64::from(records) * ENTRY_LEN as u64 + TRAILER_LEN as u64
+}
+
+/// The trailer of a pack; `None` where the pack was not sealed, or its
+/// trailer is damaged.
+pub(crate) fn read_trailer(
+    file: &dyn DiskFile,
+    header: &PackHeader,
+) -> io::Result<Option<Trailer>> {
+    let len = file.len()?;
+    let Some(trailer_at) = len.checked_sub(TRAILER_LEN as u64) else { return Ok(None) };
+    let mut bytes = [0; TRAILER_LEN];
+    file.read_at(&mut bytes, trailer_at)?;
+    let trailer = Trailer {
+        offset: u64_at(&bytes, 24),
+        records: u32_at(&bytes, 32),
+        sum: u32_at(&bytes, 36),
+    };
+    let intact = bytes[..8] == FOOTER_MAGIC
+        && u32_at(&bytes, 44) == crc32c::crc32c(&bytes[..44])
+        && bytes[8..24] == header.uuid
+        && trailer.offset >= HEADER_LEN
+        && trailer.offset.checked_add(footer_len(trailer.records)) == Some(len);
+    Ok(intact.then_some(trailer))
+}
+
+/// The entries of a sealed pack, in the order of its records; `None` where
+/// there is no footer, or a damaged one.
+pub(crate) fn read_footer(
+    file: &dyn DiskFile,
+    header: &PackHeader,
+) -> io::Result<Option<Vec<Entry>>> {
+    let Some(trailer) = read_trailer(file, header)? else { return Ok(None) };
+    let mut bytes = vec![0; trailer.records as usize * ENTRY_LEN];
+    let read = file.read_at(&mut bytes, trailer.offset)?;
+    if read < bytes.len() || crc32c::crc32c(&bytes) != trailer.sum {
+        return Ok(None);
+    }
+    let entry = |bytes: &[u8]| {
+        let entry = Entry {
+            hash: hash_at(bytes, 0),
+            offset: u32_at(bytes, 32),
+            stored_len: u32_at(bytes, 36),
+            len: u32_at(bytes, 40),
+            codec: Codec::from_tag(bytes[44])?,
+            encoding: Encoding::from_tag(bytes[45])?,
+        };
+        (entry.end() <= trailer.offset).then_some(entry)
+    };
+    Ok(bytes.chunks_exact(ENTRY_LEN).map(entry).collect())
+}
+
+/// What walking the records of a pack found.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Walk {
+    /// The records that are whole, in order.
+    pub(crate) entries: Vec<Entry>,
+    /// Where the last of them ends.
+    pub(crate) end: u64,
+    /// Bytes between records that are whole: something was damaged there.
+    pub(crate) gaps: Vec<Range<u64>>,
+}
+
+/// Walks the records of a pack without trusting anything in it.
+pub(crate) fn walk(file: &dyn DiskFile) -> io::Result<Walk> {
+    let len = file.len()?;
+    let mut window = Window { file, start: 0, bytes: Vec::new() };
+    let mut walk = Walk { end: HEADER_LEN, ..Walk::default() };
+    let mut at = HEADER_LEN;
+    while at < len {
+        // A pack is far below 4 GiB; bytes beyond are not ours.
+        let Ok(offset) = u32::try_from(at) else { break };
+        let Some(entry) = whole_record(&mut window, offset)? else {
+            at = next_magic(&mut window, at + 1, len)?;
+            continue;
+        };
+        if at > walk.end {
+            walk.gaps.push(walk.end..at);
+        }
+        at = entry.end();
+        walk.end = at;
+        walk.entries.push(entry);
+    }
+    Ok(walk)
+}
+
+fn whole_record(window: &mut Window<'_>, offset: u32) -> io::Result<Option<Entry>> {
+    let head = window.get(offset.into(), RECORD_HEADER_LEN)?;
+    let Some((entry, sum)) = decode_record_header(head, offset) else { return Ok(None) };
+    let stored_len = entry.stored_len as usize;
+    let payload = window.get(u64::from(offset) + RECORD_HEADER_LEN as u64, stored_len)?;
+    Ok((payload.len() == stored_len && crc32c::crc32c(payload) == sum).then_some(entry))
+}
+
+/// Where the next record may begin: at its magic, or the end of the file.
+fn next_magic(window: &mut Window<'_>, from: u64, len: u64) -> io::Result<u64> {
+    let mut at = from;
+    while at < len {
+        let bytes = window.get(at, Window::LEN)?;
+        if let Some(found) = bytes.windows(4).position(|four| four == RECORD_MAGIC) {
+            return Ok(at + found as u64);
+        }
+        // The magic may straddle the window's end.
+        at += (bytes.len() as u64).saturating_sub(3).max(1);
+    }
+    Ok(len)
+}
+
+/// A stretch of a file in memory.
+struct Window<'a> {
+    file: &'a dyn DiskFile,
+    start: u64,
+    bytes: Vec<u8>,
+}
+
+impl Window<'_> {
+    const LEN: usize = 1 << 20;
+
+    /// The `len` bytes from `at` on, fewer at the end of the file.
+    fn get(&mut self, at: u64, len: usize) -> io::Result<&[u8]> {
+        let end = at + len as u64;
+        if at < self.start || end > self.start + self.bytes.len() as u64 {
+            self.bytes.resize(len.max(Self::LEN), 0);
+            let read = self.file.read_at(&mut self.bytes, at)?;
+            self.bytes.truncate(read);
+            self.start = at;
+        }
+        let from = usize::try_from(at - self.start).unwrap_or(usize::MAX).min(self.bytes.len());
+        Ok(&self.bytes[from..(from + len).min(self.bytes.len())])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use types::Block;
+
+    use super::*;
+    use crate::disk::Disk;
+    use crate::sim::SimDisk;
+
+    const PACK: PackHeader = PackHeader { kind: PackKind::Data, number: 7, uuid: [9; 16] };
+
+    fn blocks() -> Vec<EncodedBlock> {
+        let block = |bytes: Vec<u8>| Block::new(Codec::Raw, bytes).unwrap();
+        vec![
+            EncodedBlock::plain(block(b"first".to_vec())),
+            EncodedBlock::compress(block(vec![b'x'; 10_000]), 1),
+            EncodedBlock::plain(block(Vec::new())),
+            EncodedBlock::plain(block(b"last".to_vec())),
+        ]
+    }
+
+    fn pack(sealed: bool) -> (SimDisk, Box<dyn DiskFile>, Vec<Entry>) {
+        let disk = SimDisk::new();
+        disk.create_dir(Path::new("/")).unwrap();
+        let file = disk.create(Path::new("/pack")).unwrap();
+        file.write_at(&[&PACK.encode()], 0).unwrap();
+        let mut entries = Vec::new();
+        let mut at = HEADER_LEN;
+        for block in blocks() {
+            file.write_at(&[&record_header(&block), block.payload()], at).unwrap();
+            let entry = Entry {
+                hash: *block.cid().hash(),
+                offset: u32::try_from(at).unwrap(),
+                stored_len: u32::try_from(block.payload().len()).unwrap(),
+                len: block.len(),
+                codec: Codec::Raw,
+                encoding: block.encoding(),
+            };
+            at = entry.end();
+            entries.push(entry);
+        }
+        if sealed {
+            file.write_at(&[&encode_footer(&PACK, &entries, at)], at).unwrap();
+        }
+        (disk, file, entries)
+    }
+
+    #[test]
+    fn footer_and_walk_agree_and_records_read_back() {
+        let (_, file, entries) = pack(true);
+        let mut header = [0; 64];
+        file.read_at(&mut header, 0).unwrap();
+        assert_eq!(PackHeader::decode(&header), Ok(PACK));
+        assert_eq!(read_footer(&*file, &PACK).unwrap(), Some(entries.clone()));
+        let walk = walk(&*file).unwrap();
+        assert_eq!(walk.entries, entries);
+        assert_eq!((walk.end, walk.gaps), (entries[3].end(), vec![]));
+        for (entry, block) in entries.iter().zip(blocks()) {
+            assert_eq!(read_record(&*file, entry).unwrap(), block);
+        }
+    }
+
+    #[test]
+    fn a_footer_of_another_pack_or_a_torn_one_is_none() {
+        let (disk, file, _) = pack(true);
+        let other = PackHeader { uuid: [8; 16], ..PACK };
+        assert_eq!(read_footer(&*file, &other).unwrap(), None);
+        let len = file.len().unwrap();
+        for cut in [1, 20, 47, 48, 49, 100, 48 + 48 * 4, len - 64, len] {
+            let (disk, file, _) = pack(true);
+            disk.damage(Path::new("/pack"), |bytes| bytes.truncate((len - cut) as usize));
+            assert_eq!(read_footer(&*file, &PACK).unwrap(), None, "cut {cut}");
+        }
+        drop(disk);
+    }
+
+    #[test]
+    fn every_flipped_bit_is_found_and_costs_one_record() {
+        let (_, file, entries) = pack(false);
+        let len = usize::try_from(file.len().unwrap()).unwrap();
+        for at in HEADER_LEN as usize..len {
+            let (disk, file, _) = pack(false);
+            disk.damage(Path::new("/pack"), |bytes| bytes[at] ^= 1 << (at % 8));
+            let walk = walk(&*file).unwrap();
+            let hit = entries.iter().position(|e| at < e.end() as usize).unwrap();
+            let mut rest = entries.clone();
+            rest.remove(hit);
+            assert_eq!(walk.entries, rest, "flip at {at}");
+            assert_eq!(walk.gaps.is_empty(), hit == entries.len() - 1);
+            assert!(matches!(read_record(&*file, &entries[hit]), Err(ReadError::Damaged(_))));
+        }
+    }
+
+    #[test]
+    fn a_walk_stops_at_a_tail_of_zeros_or_noise() {
+        for tail in [vec![0; 3_000_000], b"BLK1".repeat(100_000)] {
+            let (disk, file, entries) = pack(false);
+            disk.damage(Path::new("/pack"), |bytes| bytes.extend_from_slice(&tail));
+            let walk = walk(&*file).unwrap();
+            assert_eq!((walk.entries, walk.end), (entries.clone(), entries[3].end()));
+        }
+    }
+}

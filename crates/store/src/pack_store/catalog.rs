@@ -1,0 +1,129 @@
+//! The catalog: which runs are the index, and which packs it covers.
+//!
+//! It is replaced whole, and a catalog that is missing or damaged only means
+//! that the index is made anew. It also remembers which packs there were, so
+//! that one that vanished is noticed, and which number is next, so that no
+//! number ever means two packs.
+
+use std::path::Path;
+
+use crate::atomic_file;
+use crate::disk::Disk;
+use crate::error::StoreError;
+
+const MAGIC: [u8; 8] = *b"ARCHCATA";
+const VERSION: u32 = 1;
+const FILE: &str = "catalog";
+/// Some two million packs.
+const MAX_LEN: u64 = 64 << 20;
+const PACK_LEN: usize = 24;
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Catalog {
+    pub(super) next_pack: u32,
+    /// Oldest first.
+    pub(super) runs: Vec<u64>,
+    pub(super) packs: Vec<CatalogPack>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct CatalogPack {
+    pub(super) number: u32,
+    pub(super) uuid: [u8; 16],
+    /// How many of its records, from the first, the runs cover.
+    pub(super) indexed: u32,
+}
+
+impl Catalog {
+    pub(super) fn write(&self, disk: &dyn Disk, dir: &Path) -> Result<(), StoreError> {
+        let mut bytes = Vec::with_capacity(64 + self.runs.len() * 8 + self.packs.len() * PACK_LEN);
+        bytes.extend_from_slice(&MAGIC);
+        bytes.extend_from_slice(&VERSION.to_le_bytes());
+        bytes.extend_from_slice(&self.next_pack.to_le_bytes());
+        bytes.extend_from_slice(&(self.runs.len() as u64).to_le_bytes());
+        bytes.extend_from_slice(&(self.packs.len() as u64).to_le_bytes());
+        for run in &self.runs {
+            bytes.extend_from_slice(&run.to_le_bytes());
+        }
+        for pack in &self.packs {
+            bytes.extend_from_slice(&pack.number.to_le_bytes());
+            bytes.extend_from_slice(&pack.uuid);
+            bytes.extend_from_slice(&pack.indexed.to_le_bytes());
+        }
+        bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
+        atomic_file::write(disk, &dir.join(FILE), &bytes)
+    }
+
+    /// The catalog, where there is one and it is whole.
+    pub(super) fn read(disk: &dyn Disk, dir: &Path) -> Option<Self> {
+        let bytes = atomic_file::read(disk, &dir.join(FILE), MAX_LEN).ok()?;
+        Self::decode(&bytes)
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (content, sum) = bytes.split_last_chunk::<4>()?;
+        if crc32c::crc32c(content) != u32::from_le_bytes(*sum) {
+            return None;
+        }
+        let (magic, rest) = content.split_first_chunk::<8>()?;
+        let (version, rest) = rest.split_first_chunk::<4>()?;
+        if *magic != MAGIC || u32::from_le_bytes(*version) != VERSION {
+            return None;
+        }
+        let (next_pack, rest) = rest.split_first_chunk::<4>()?;
+        let (run_count, rest) = rest.split_first_chunk::<8>()?;
+        let (pack_count, rest) = rest.split_first_chunk::<8>()?;
+        let runs_len = usize::try_from(u64::from_le_bytes(*run_count)).ok()?.checked_mul(8)?;
+        let packs_len =
+            usize::try_from(u64::from_le_bytes(*pack_count)).ok()?.checked_mul(PACK_LEN)?;
+        if runs_len.checked_add(packs_len)? != rest.len() {
+            return None;
+        }
+        let (runs, packs) = rest.split_at(runs_len);
+        let runs = runs.as_chunks::<8>().0.iter().map(|run| u64::from_le_bytes(*run)).collect();
+        let pack = |bytes: &[u8; PACK_LEN]| {
+            let (number, rest) = bytes.split_first_chunk::<4>()?;
+            let (uuid, rest) = rest.split_first_chunk::<16>()?;
+            let indexed = rest.first_chunk::<4>()?;
+            Some(CatalogPack {
+                number: u32::from_le_bytes(*number),
+                uuid: *uuid,
+                indexed: u32::from_le_bytes(*indexed),
+            })
+        };
+        let packs = packs.as_chunks::<PACK_LEN>().0.iter().map(pack).collect::<Option<_>>()?;
+        Some(Self { next_pack: u32::from_le_bytes(*next_pack), runs, packs })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::SimDisk;
+
+    #[test]
+    fn it_reads_back_and_any_damage_makes_it_none() {
+        let disk = SimDisk::new();
+        let dir = Path::new("/i");
+        disk.create_dir(dir).unwrap();
+        assert_eq!(Catalog::read(&disk, dir), None);
+        let catalog = Catalog {
+            next_pack: 9,
+            runs: vec![4, 7],
+            packs: vec![CatalogPack { number: 8, uuid: [5; 16], indexed: 77 }],
+        };
+        catalog.write(&disk, dir).unwrap();
+        assert_eq!(Catalog::read(&disk, dir), Some(catalog));
+        let path = dir.join(FILE);
+        let len = atomic_file::read(&disk, &path, MAX_LEN).unwrap().len();
+        for at in 0..len {
+            disk.damage(&path, |bytes| bytes[at] ^= 1);
+            assert_eq!(Catalog::read(&disk, dir), None);
+            disk.damage(&path, |bytes| bytes[at] ^= 1);
+        }
+        for cut in 0..len {
+            disk.damage(&path, |bytes| bytes.truncate(len - cut - 1));
+            assert_eq!(Catalog::read(&disk, dir), None);
+        }
+    }
+}

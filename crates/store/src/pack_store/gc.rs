@@ -1,0 +1,349 @@
+//! The collector: deletes what no root and no pin leads to.
+//!
+//! It begins by making itself known ([`Collection`]): from then on, every
+//! block that anyone finds in the store is marked as alive as it is found.
+//! Then it reads roots and pins and marks what they lead to. A block that was
+//! found before that is pinned or reachable; one that is found later marks
+//! itself; one that is put later is in a newer record, which is never
+//! collected. Last, pack by pack, it decides: from that moment what is dead in
+//! the pack cannot be found any more, and what is alive is moved to another
+//! pack, which is durable before the old one goes.
+//!
+//! Where two copies of a block are there, one of them is dead. It goes only
+//! after the other was read and was good.
+
+use std::sync::Arc;
+
+use super::Inner;
+use super::mark::{Marks, PackMarks};
+use super::packs::Pack;
+use super::read::Place;
+use super::write::Writer;
+use crate::block_store::{GcOptions, GcReport};
+use crate::error::{IoContext, StoreError};
+use crate::pack::{Entry, PackKind};
+
+/// Below this share of the length of a full pack, a sealed pack is small.
+const SMALL_PACK_SHARE: u64 = 8;
+/// So many small packs of a kind are made one.
+const SMALL_PACKS_MAX: usize = 8;
+/// The index is written anew when this share of it, in percent, is of packs
+/// that are gone.
+const STALE_INDEX_PERCENT: u64 = 20;
+/// Blocks that are moved with one write.
+const MOVED_AT_ONCE: usize = 64;
+
+/// A collection that is under way.
+#[derive(Debug)]
+pub(super) struct Collection {
+    marks: Marks,
+}
+
+impl Collection {
+    /// Keeps a record that was found; `false`: too late, it is as good as gone.
+    pub(super) fn keep(&self, place: &Place) -> bool {
+        let Some(marks) = self.marks.packs.get(&place.pack.number()) else { return true };
+        let is_decided = marks.is_decided.read();
+        if *is_decided {
+            return marks.is_live(place.record);
+        }
+        marks.set_live(place.record);
+        true
+    }
+}
+
+/// A pack and what is alive in it.
+struct Candidate<'a> {
+    marks: &'a PackMarks,
+    live_bytes: u64,
+    dead_bytes: u64,
+}
+
+impl Inner {
+    pub(super) fn gc(&self, options: GcOptions) -> Result<GcReport, StoreError> {
+        let _one_at_a_time = self.collecting.lock();
+        if self.roots.lock().is_incomplete() && !options.despite_damage {
+            return Err(StoreError::NotCollected(
+                "records of roots are lost, so it is not known what is needed".into(),
+            ));
+        }
+        let collection = Arc::new(Collection { marks: Marks::new(self.packs.all()) });
+        *self.collection.write() = Some(collection.clone());
+        let result = self.collect(&collection.marks, options);
+        *self.collection.write() = None;
+        let mut report = result?;
+        report.live_blocks = self.live_blocks(&collection.marks);
+        self.drop_stale_entries()?;
+        Ok(report)
+    }
+
+    fn collect(&self, marks: &Marks, options: GcOptions) -> Result<GcReport, StoreError> {
+        let (complete, partial): (Vec<_>, Vec<_>) =
+            self.roots.lock().iter().map(|(_, root)| *root).partition(|root| !root.partial);
+        let lacks = self.mark(marks, complete.iter().map(|root| root.cid))?;
+        if let Some(lack) = lacks.first()
+            && !options.despite_damage
+        {
+            return Err(StoreError::NotCollected(format!(
+                "block {} is needed and cannot be read ({}), so it is not known what else is; \
+                 verify, and repair first",
+                lack.cid, lack.reason
+            )));
+        }
+        // Of work that goes on, some is always missing.
+        self.mark(marks, partial.iter().map(|root| root.cid))?;
+        self.mark(marks, self.pins.snapshot())?;
+
+        let mut report = GcReport::default();
+        let mut candidates = self.candidates(marks)?;
+        // What is wholly dead first: that needs no room.
+        candidates.sort_by_key(|candidate| candidate.live_bytes);
+        let small = self.small_packs(&candidates);
+        let mut writers: [Writer; 2] = Default::default();
+        let mut moved: Vec<&PackMarks> = Vec::new();
+        let mut outcome = Ok(());
+        for candidate in &candidates {
+            let number = candidate.marks.pack.number();
+            let content = candidate.live_bytes + candidate.dead_bytes;
+            let live_percent = candidate.live_bytes * 100 / content.max(1);
+            let is_wanted = candidate.live_bytes == 0
+                || (candidate.dead_bytes > 0 && live_percent < u64::from(options.min_live_percent))
+                || small.contains(&number);
+            if !is_wanted {
+                report.left_bytes += candidate.dead_bytes;
+                continue;
+            }
+            match self.empty_pack(candidate, marks, &mut writers, &mut report) {
+                Ok(true) => moved.push(candidate.marks),
+                Ok(false) => {}
+                Err(error) => {
+                    outcome = Err(error);
+                    break;
+                }
+            }
+            // The old packs go as soon as the new one is full: little room is
+            // needed at any time.
+            let pending: u64 = moved.iter().map(|marks| marks.pack.state.lock().file_len).sum();
+            if pending >= self.pack_len {
+                outcome = self.remove_moved(&mut writers, &mut moved, &mut report);
+                if outcome.is_err() {
+                    break;
+                }
+            }
+        }
+        let end = self.remove_moved(&mut writers, &mut moved, &mut report);
+        for pack in writers.iter().filter_map(|writer| writer.pack.as_ref()) {
+            self.close(pack);
+        }
+        outcome.and(end)?;
+        Ok(report)
+    }
+
+    /// Every pack with what is alive in it. An open pack that has dead
+    /// records is closed, so that it can go too.
+    fn candidates<'a>(&self, marks: &'a Marks) -> Result<Vec<Candidate<'a>>, StoreError> {
+        let mut candidates = Vec::new();
+        for marks in marks.packs.values() {
+            let entries = self.packs.entries(&marks.pack)?;
+            let live_bytes = live(marks, &entries).map(|(_, entry)| entry.record_len()).sum();
+            let dead_bytes = marks.pack.content_len().saturating_sub(live_bytes);
+            if !marks.pack.is_sealed() {
+                if dead_bytes == 0 {
+                    continue;
+                }
+                self.close(&marks.pack);
+            }
+            candidates.push(Candidate { marks, live_bytes, dead_bytes });
+        }
+        Ok(candidates)
+    }
+
+    /// Lets nobody append to a pack any more.
+    fn close(&self, pack: &Arc<Pack>) {
+        let mut writer = self.writers[pack.header.kind as usize].lock();
+        if writer.pack.as_ref().is_some_and(|open| Arc::ptr_eq(open, pack)) {
+            writer.pack = None;
+        }
+        drop(writer);
+        if let Err(error) = self.seal(pack) {
+            tracing::debug!(%error, "a closed pack has no footer yet");
+        }
+    }
+
+    /// The packs that are small, of the kinds that have many of them.
+    fn small_packs(&self, candidates: &[Candidate<'_>]) -> Vec<u32> {
+        let mut all = Vec::new();
+        for kind in PackKind::ALL {
+            let small = candidates.iter().filter(|candidate| {
+                candidate.marks.pack.header.kind == kind
+                    && candidate.live_bytes + candidate.dead_bytes
+                        < self.pack_len / SMALL_PACK_SHARE
+            });
+            let small: Vec<_> = small.map(|candidate| candidate.marks.pack.number()).collect();
+            if small.len() >= SMALL_PACKS_MAX {
+                all.extend(small);
+            }
+        }
+        all
+    }
+
+    /// Decides over a pack and moves what is alive in it. `Ok(false)`: it has
+    /// to stay.
+    fn empty_pack(
+        &self,
+        candidate: &Candidate<'_>,
+        all: &Marks,
+        writers: &mut [Writer; 2],
+        report: &mut GcReport,
+    ) -> Result<bool, StoreError> {
+        let marks = candidate.marks;
+        *marks.is_decided.write() = true;
+        let result = self.move_live(marks, all, writers, report);
+        if !matches!(result, Ok(true)) {
+            // It stays, and so does everything in it.
+            *marks.is_decided.write() = false;
+        }
+        match result {
+            Err(StoreError::Full { .. }) => {
+                // No room to move: packs that are wholly dead still can go.
+                report.left_bytes += candidate.dead_bytes;
+                Ok(false)
+            }
+            result => result,
+        }
+    }
+
+    fn move_live(
+        &self,
+        marks: &PackMarks,
+        all: &Marks,
+        writers: &mut [Writer; 2],
+        report: &mut GcReport,
+    ) -> Result<bool, StoreError> {
+        let pack = &marks.pack;
+        let kind = pack.header.kind;
+        let entries = self.packs.entries(pack)?;
+        for (record, entry) in dead(marks, &entries) {
+            if !self.may_drop(pack, record, &entry, all)? {
+                marks.set_live(record);
+            }
+        }
+        let mut batch = Vec::new();
+        let mut moving = live(marks, &entries).peekable();
+        while let Some((record, entry)) = moving.next() {
+            let place = Place { pack: pack.clone(), record, entry };
+            match self.read(&place) {
+                Ok(Some(block)) => batch.push(block),
+                Ok(None) => return Ok(false),
+                Err(error @ StoreError::Damaged { .. }) => {
+                    report.damaged.push(error.to_string());
+                    return Ok(false);
+                }
+                Err(error) => return Err(error),
+            }
+            if batch.len() == MOVED_AT_ONCE || moving.peek().is_none() {
+                let blocks: Vec<_> = batch.iter().collect();
+                self.append(&mut writers[kind as usize], kind, &blocks)?;
+                report.rewritten_bytes +=
+                    batch.iter().map(|b| b.payload().len() as u64).sum::<u64>();
+                batch.clear();
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether a dead record may go: not if it is the good copy of a block
+    /// whose other copy, which is alive, is damaged.
+    fn may_drop(
+        &self,
+        pack: &Arc<Pack>,
+        record: u32,
+        entry: &Entry,
+        all: &Marks,
+    ) -> Result<bool, StoreError> {
+        let places = self.places(&entry.hash)?;
+        let others = places
+            .usable
+            .iter()
+            .filter(|place| !(Arc::ptr_eq(&place.pack, pack) && place.record == record));
+        let mut is_needed = false;
+        for other in others {
+            let is_live =
+                all.packs.get(&other.pack.number()).is_none_or(|marks| marks.is_live(other.record));
+            if !is_live {
+                continue;
+            }
+            if self.read(other).is_ok_and(|block| block.is_some()) {
+                return Ok(true);
+            }
+            is_needed = true;
+        }
+        Ok(!is_needed)
+    }
+
+    /// Makes what was moved durable, and removes the packs that it was in.
+    fn remove_moved(
+        &self,
+        writers: &mut [Writer; 2],
+        moved: &mut Vec<&PackMarks>,
+        report: &mut GcReport,
+    ) -> Result<(), StoreError> {
+        if moved.is_empty() {
+            return Ok(());
+        }
+        for writer in writers {
+            if let Some(pack) = writer.pack.take() {
+                self.sync_pack(&pack)?;
+                self.seal(&pack)?;
+            }
+        }
+        self.sync_dirty()?;
+        for marks in &*moved {
+            self.packs.forget(marks.pack.number());
+        }
+        // The catalog first: a pack that it names and that is gone is damage.
+        self.flush_index()?;
+        for marks in moved.drain(..) {
+            let pack = &marks.pack;
+            let file_len = pack.state.lock().file_len;
+            self.disk.remove(&pack.path).context("remove", &pack.path)?;
+            let live = (0..marks.records).filter(|record| marks.is_live(*record)).count() as u64;
+            report.deleted_blocks += u64::from(marks.records) - live;
+            report.freed_bytes += file_len;
+        }
+        self.quarantine.retain(|(pack, _)| self.packs.get(pack).is_some());
+        self.disk.sync_dir(self.packs.dir()).context("sync", self.packs.dir())
+    }
+
+    fn live_blocks(&self, marks: &Marks) -> u64 {
+        let live = |marks: &PackMarks| (0..marks.records).filter(|r| marks.is_live(*r)).count();
+        marks.packs.values().map(live).sum::<usize>() as u64
+    }
+
+    /// Writes the index anew where much of it is of packs that are gone.
+    fn drop_stale_entries(&self) -> Result<(), StoreError> {
+        let records: u64 = self.packs.all().iter().map(|pack| u64::from(pack.records())).sum();
+        let stale = self.index.len().saturating_sub(records);
+        if stale * 100 <= self.index.len() * STALE_INDEX_PERCENT {
+            return Ok(());
+        }
+        let result = self.index.retain(
+            |value| self.packs.get(super::read::pack_of(value)).is_some(),
+            || self.catalog_of_packs(),
+            |catalog, runs| self.write_catalog(catalog, runs),
+        );
+        match result {
+            // The index is as it was, only longer than it need be.
+            Err(StoreError::Full { .. }) => Ok(()),
+            result => result,
+        }
+    }
+}
+
+fn live<'a>(marks: &'a PackMarks, entries: &'a [Entry]) -> impl Iterator<Item = (u32, Entry)> + 'a {
+    (0..).zip(entries.iter().copied()).filter(|(record, _)| marks.is_live(*record))
+}
+
+fn dead<'a>(marks: &'a PackMarks, entries: &'a [Entry]) -> impl Iterator<Item = (u32, Entry)> + 'a {
+    (0..).zip(entries.iter().copied()).filter(|(record, _)| !marks.is_live(*record))
+}

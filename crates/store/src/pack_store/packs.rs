@@ -1,0 +1,254 @@
+//! The packs that there are: their state in memory, and their open files.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+use lru::LruCache;
+use parking_lot::{Mutex, RwLock};
+
+use super::catalog::CatalogPack;
+use crate::disk::{Disk, DiskFile};
+use crate::error::{IoContext, StoreError};
+use crate::pack::{Entry, PackHeader, PackKind, footer_len, read_footer, walk};
+
+/// Files of sealed packs that are kept open.
+const OPEN_FILES: NonZeroUsize = NonZeroUsize::new(128).expect("not zero");
+
+/// One pack.
+#[derive(Debug)]
+pub(super) struct Pack {
+    pub(super) header: PackHeader,
+    pub(super) path: PathBuf,
+    pub(super) state: Mutex<PackState>,
+    /// Records from this number on are not to be used: a sync failed, and they
+    /// may not be what they were.
+    pub(super) usable_records: AtomicU32,
+    /// How many of the records are in the index.
+    pub(super) indexed: AtomicU32,
+    /// Its name is durable.
+    pub(super) is_named: AtomicBool,
+    /// Serialises syncs: the system reports a failure to one of them alone.
+    pub(super) syncing: Mutex<()>,
+}
+
+#[derive(Debug)]
+pub(super) struct PackState {
+    /// Where the last record ends.
+    pub(super) end: u64,
+    pub(super) records: u32,
+    /// How many of the records are durable.
+    pub(super) synced_records: u32,
+    /// Up to here the file has been asked to be written.
+    pub(super) written_out: u64,
+    pub(super) failed: bool,
+    /// What the footer will hold; `None`: it is written.
+    pub(super) entries: Option<Vec<Entry>>,
+    /// The length of the file.
+    pub(super) file_len: u64,
+}
+
+/// The name of a pack's file.
+pub(super) fn file_name(kind: PackKind, number: u32) -> String {
+    let kind = match kind {
+        PackKind::Data => 'd',
+        PackKind::Meta => 'm',
+    };
+    format!("{kind}-{number:08x}.pack")
+}
+
+/// The kind and number in a pack's name.
+pub(super) fn parse_name(name: &str) -> Option<(PackKind, u32)> {
+    let (kind, number) = name.strip_suffix(".pack")?.split_once('-')?;
+    let kind = match kind {
+        "d" => PackKind::Data,
+        "m" => PackKind::Meta,
+        _ => return None,
+    };
+    let number = u32::from_str_radix(number, 16).ok()?;
+    // The one spelling of it: no signs, no capitals.
+    (file_name(kind, number) == name).then_some((kind, number))
+}
+
+impl Pack {
+    pub(super) fn number(&self) -> u32 {
+        self.header.number
+    }
+
+    pub(super) fn is_sealed(&self) -> bool {
+        self.state.lock().entries.is_none()
+    }
+
+    pub(super) fn records(&self) -> u32 {
+        self.state.lock().records
+    }
+
+    /// The bytes of the file that are neither header nor footer.
+    pub(super) fn content_len(&self) -> u64 {
+        let state = self.state.lock();
+        let footer = if state.entries.is_none() { footer_len(state.records) } else { 0 };
+        state.file_len.saturating_sub(crate::pack::HEADER_LEN + footer)
+    }
+
+    pub(super) fn catalog_entry(&self) -> CatalogPack {
+        CatalogPack {
+            number: self.header.number,
+            uuid: self.header.uuid,
+            indexed: self.indexed.load(Ordering::SeqCst),
+        }
+    }
+}
+
+/// All packs.
+#[derive(Debug)]
+pub(super) struct Packs {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    by_number: RwLock<BTreeMap<u32, Arc<Pack>>>,
+    next: AtomicU32,
+    files: Mutex<LruCache<u32, Arc<dyn DiskFile>>>,
+    /// The bytes of all packs.
+    used: AtomicU64,
+}
+
+impl Packs {
+    pub(super) fn new(disk: Arc<dyn Disk>, dir: PathBuf) -> Self {
+        Self {
+            disk,
+            dir,
+            by_number: RwLock::default(),
+            next: AtomicU32::new(1),
+            files: Mutex::new(LruCache::new(OPEN_FILES)),
+            used: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub(super) fn next_number(&self) -> u32 {
+        self.next.load(Ordering::SeqCst)
+    }
+
+    /// Numbers below `number` are never used again.
+    pub(super) fn reserve_numbers(&self, number: u32) {
+        self.next.fetch_max(number, Ordering::SeqCst);
+    }
+
+    pub(super) fn get(&self, number: u32) -> Option<Arc<Pack>> {
+        self.by_number.read().get(&number).cloned()
+    }
+
+    pub(super) fn all(&self) -> Vec<Arc<Pack>> {
+        self.by_number.read().values().cloned().collect()
+    }
+
+    pub(super) fn insert(&self, pack: Arc<Pack>) {
+        self.reserve_numbers(pack.number() + 1);
+        self.used.fetch_add(pack.state.lock().file_len, Ordering::SeqCst);
+        self.by_number.write().insert(pack.number(), pack);
+    }
+
+    /// Takes a pack out of use. Its file is the caller's.
+    pub(super) fn forget(&self, number: u32) {
+        if let Some(pack) = self.by_number.write().remove(&number) {
+            self.used.fetch_sub(pack.state.lock().file_len, Ordering::SeqCst);
+        }
+        self.files.lock().pop(&number);
+    }
+
+    /// The records of all packs.
+    pub(super) fn records(&self) -> u64 {
+        self.by_number.read().values().map(|pack| u64::from(pack.records())).sum()
+    }
+
+    /// The bytes of all packs.
+    pub(super) fn used_bytes(&self) -> u64 {
+        self.used.load(Ordering::SeqCst)
+    }
+
+    /// Notes that the file of a pack, which is in the list, has grown.
+    pub(super) fn set_file_len(&self, state: &mut PackState, len: u64) {
+        self.used.fetch_add(len.saturating_sub(state.file_len), Ordering::SeqCst);
+        state.file_len = state.file_len.max(len);
+    }
+
+    /// Makes a new, empty pack. It is usable at once; its name is not durable.
+    pub(super) fn create(&self, kind: PackKind) -> Result<Arc<Pack>, StoreError> {
+        let number = self.next.fetch_add(1, Ordering::SeqCst);
+        let path = self.dir.join(file_name(kind, number));
+        let header = PackHeader { kind, number, uuid: rand::random() };
+        let file = self.disk.create(&path).context("create", &path)?;
+        let written = file.write_at(&[&header.encode()], 0).context("write", &path);
+        if let Err(error) = written {
+            // Empty, and nothing refers to it.
+            let _ = self.disk.remove(&path);
+            return Err(error);
+        }
+        let pack = Arc::new(Pack {
+            header,
+            path,
+            state: Mutex::new(PackState {
+                end: crate::pack::HEADER_LEN,
+                records: 0,
+                synced_records: 0,
+                written_out: 0,
+                failed: false,
+                entries: Some(Vec::new()),
+                file_len: crate::pack::HEADER_LEN,
+            }),
+            usable_records: AtomicU32::new(u32::MAX),
+            indexed: AtomicU32::new(0),
+            is_named: AtomicBool::new(false),
+            syncing: Mutex::new(()),
+        });
+        self.files.lock().put(number, file.into());
+        self.insert(pack.clone());
+        Ok(pack)
+    }
+
+    /// The open file of a pack.
+    pub(super) fn file(&self, pack: &Pack) -> Result<Arc<dyn DiskFile>, StoreError> {
+        if let Some(file) = self.files.lock().get(&pack.number()) {
+            return Ok(file.clone());
+        }
+        let file: Arc<dyn DiskFile> =
+            self.disk.open(&pack.path).context("open", &pack.path)?.into();
+        self.files.lock().put(pack.number(), file.clone());
+        Ok(file)
+    }
+
+    /// The entries of a pack, in the order of its records; a damaged footer is
+    /// made up for by walking the pack.
+    pub(super) fn entries(&self, pack: &Pack) -> Result<Vec<Entry>, StoreError> {
+        {
+            let state = pack.state.lock();
+            if let Some(entries) = &state.entries {
+                return Ok(entries.clone());
+            }
+        }
+        let file = self.file(pack)?;
+        match read_footer(&*file, &pack.header).context("read", &pack.path)? {
+            Some(entries) => Ok(entries),
+            None => Ok(walk(&*file).context("read", &pack.path)?.entries),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_read_back_and_others_are_ignored() {
+        for (kind, number) in [(PackKind::Data, 1), (PackKind::Meta, u32::MAX)] {
+            assert_eq!(parse_name(&file_name(kind, number)), Some((kind, number)));
+        }
+        for name in ["d-1.pack", "x-00000001.pack", "d-00000001.pack.new", "d-+0000001.pack", ""] {
+            assert_eq!(parse_name(name), None, "{name}");
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! The records that were found damaged: they count as absent until a good
+//! copy has been put, and they are remembered over a restart.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+
+use crate::atomic_file;
+use crate::disk::Disk;
+
+const MAX_LEN: u64 = 16 << 20;
+
+/// A record: its pack, and its number in it.
+pub(super) type Place = (u32, u32);
+
+#[derive(Debug)]
+pub(super) struct Quarantine {
+    disk: Arc<dyn Disk>,
+    path: PathBuf,
+    places: RwLock<BTreeSet<Place>>,
+}
+
+impl Quarantine {
+    /// Reads the list. Losing it costs a read that fails once more.
+    pub(super) fn open(disk: Arc<dyn Disk>, path: PathBuf) -> Self {
+        let bytes = atomic_file::read(&*disk, &path, MAX_LEN).unwrap_or_default();
+        let text = String::from_utf8(bytes).unwrap_or_default();
+        let place = |line: &str| {
+            let (pack, record) = line.split_once(' ')?;
+            Some((pack.parse().ok()?, record.parse().ok()?))
+        };
+        let places = text.lines().filter_map(place).collect();
+        Self { disk, path, places: RwLock::new(places) }
+    }
+
+    pub(super) fn contains(&self, place: Place) -> bool {
+        let places = self.places.read();
+        !places.is_empty() && places.contains(&place)
+    }
+
+    pub(super) fn add(&self, place: Place) {
+        if self.places.write().insert(place) {
+            self.save();
+        }
+    }
+
+    /// Drops the places for which `keep` is false: their packs are gone.
+    pub(super) fn retain(&self, keep: impl Fn(Place) -> bool) {
+        let mut places = self.places.write();
+        let before = places.len();
+        places.retain(|place| keep(*place));
+        let changed = places.len() != before;
+        drop(places);
+        if changed {
+            self.save();
+        }
+    }
+
+    fn save(&self) {
+        let mut text = String::new();
+        for (pack, record) in &*self.places.read() {
+            text.push_str(&format!("{pack} {record}\n"));
+        }
+        if let Err(error) = atomic_file::write(&*self.disk, &self.path, text.as_bytes()) {
+            // It holds in memory; after a restart the next read finds it again.
+            tracing::warn!(%error, "could not save the list of damaged blocks");
+        }
+    }
+}

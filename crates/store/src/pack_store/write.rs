@@ -1,0 +1,338 @@
+//! Appending, syncing and sealing.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use parking_lot::MutexGuard;
+use types::EncodedBlock;
+
+use super::packs::Pack;
+use super::read::encode_place;
+use super::{Inner, Upkeep};
+use crate::block_store::{Epoch, Usage};
+use crate::error::{IoContext, Limit, StoreError};
+use crate::pack::{Entry, HEADER_LEN, PackKind, RECORD_HEADER_LEN, encode_footer, record_header};
+
+/// A pack has at most this many records, however small they are: its entries
+/// are in memory until it is sealed.
+const RECORDS_MAX: u32 = 64 * 1024;
+
+/// Records in one write: the kernel takes 1,024 parts, and a record is two.
+const RECORDS_AT_ONCE: usize = 512;
+
+/// A growing pack is written out each time it has grown by this much, so that
+/// the disk works while blocks still come in.
+const WRITE_OUT_LEN: u64 = 16 << 20;
+
+/// Who appends to the packs of one kind: one at a time.
+#[derive(Debug, Default)]
+pub(super) struct Writer {
+    pub(super) pack: Option<Arc<Pack>>,
+}
+
+fn record_len(block: &EncodedBlock) -> u64 {
+    (RECORD_HEADER_LEN + block.payload().len()) as u64
+}
+
+impl Inner {
+    pub(super) fn put(&self, blocks: &[EncodedBlock]) -> Result<(), StoreError> {
+        for kind in PackKind::ALL {
+            let mut of_kind =
+                blocks.iter().filter(|b| PackKind::of(b.cid().codec()) == kind).peekable();
+            if of_kind.peek().is_none() {
+                continue;
+            }
+            // Looked for under the lock: two callers with the same block must
+            // not both find it absent.
+            let mut writer = self.writers[kind as usize].lock();
+            let mut seen = HashSet::new();
+            let mut new = Vec::new();
+            for block in of_kind {
+                let hash = *block.cid().hash();
+                if seen.insert(hash) && self.locate(&hash)?.is_none() {
+                    new.push(block);
+                }
+            }
+            let needed = new.iter().map(|block| record_len(block)).sum();
+            if needed > 0 {
+                self.check_room(needed)?;
+                self.append(&mut writer, kind, &new)?;
+            }
+        }
+        if self.index.is_flush_due() {
+            self.request(Upkeep::FlushIndex);
+        }
+        Ok(())
+    }
+
+    /// Refuses what would pass a limit.
+    fn check_room(&self, needed: u64) -> Result<(), StoreError> {
+        let max = self.max_storage.load(Ordering::Relaxed);
+        if self.packs.used_bytes().saturating_add(needed) > max {
+            return Err(StoreError::Full { limit: Limit::Quota, needed });
+        }
+        let reserve = self.disk_reserve.load(Ordering::Relaxed);
+        if reserve > 0 {
+            let free = self.disk.free_space(&self.dir).context("measure", &self.dir)?;
+            if free < needed.saturating_add(reserve) {
+                return Err(StoreError::Full { limit: Limit::Reserve, needed });
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn usage(&self) -> Result<Usage, StoreError> {
+        let free = self.disk.free_space(&self.dir).context("measure", &self.dir)?;
+        let max = self.max_storage.load(Ordering::Relaxed);
+        let used_bytes = self.packs.used_bytes();
+        let until_reserve = free.saturating_sub(self.disk_reserve.load(Ordering::Relaxed));
+        Ok(Usage {
+            blocks: self.packs.records(),
+            used_bytes,
+            max_bytes: (max != u64::MAX).then_some(max),
+            available_bytes: until_reserve.min(max.saturating_sub(used_bytes)),
+        })
+    }
+
+    /// Appends blocks to the open pack, and to further ones as they fill.
+    pub(super) fn append(
+        &self,
+        writer: &mut Writer,
+        kind: PackKind,
+        blocks: &[&EncodedBlock],
+    ) -> Result<(), StoreError> {
+        let mut rest = blocks;
+        while !rest.is_empty() {
+            let pack = match &writer.pack {
+                Some(pack) => pack.clone(),
+                None => writer.pack.insert(self.packs.create(kind)?).clone(),
+            };
+            let (end, records) = {
+                let state = pack.state.lock();
+                if state.failed {
+                    drop(state);
+                    writer.pack = None;
+                    continue;
+                }
+                (state.end, state.records)
+            };
+            let count = self.how_many_fit(end, records, rest);
+            match self.append_to(&pack, &rest[..count]) {
+                Ok(true) => rest = &rest[count..],
+                // The pack's sync failed meanwhile: the same into another.
+                Ok(false) => writer.pack = None,
+                Err(error) => {
+                    // A full disk may have room again; anything else is not
+                    // to be trusted with more.
+                    if !matches!(error, StoreError::Full { .. }) {
+                        writer.pack = None;
+                    }
+                    return Err(error);
+                }
+            }
+            let (is_full, write_out) = {
+                let mut state = pack.state.lock();
+                let write_out = state.end - state.written_out >= WRITE_OUT_LEN;
+                if write_out {
+                    state.written_out = state.end;
+                }
+                (state.end >= self.pack_len || state.records >= RECORDS_MAX, write_out)
+            };
+            if is_full {
+                writer.pack = None;
+                self.request(Upkeep::Seal(pack));
+            } else if write_out {
+                self.request(Upkeep::WriteOut(pack));
+            }
+        }
+        Ok(())
+    }
+
+    /// How many of `blocks`, at least one, go into a pack that ends at `end`.
+    fn how_many_fit(&self, end: u64, records: u32, blocks: &[&EncodedBlock]) -> usize {
+        let most = RECORDS_AT_ONCE.min((RECORDS_MAX - records.min(RECORDS_MAX - 1)) as usize);
+        let mut at = end;
+        let mut count = 0;
+        for block in blocks.iter().take(most) {
+            at += record_len(block);
+            count += 1;
+            if at >= self.pack_len {
+                break;
+            }
+        }
+        count.max(1)
+    }
+
+    /// Writes records behind the last one. `Ok(false)`: the pack has failed,
+    /// and they are not to be used.
+    #[expect(clippy::cast_possible_truncation, reason = "packs are far below 4 GiB")]
+    fn append_to(&self, pack: &Arc<Pack>, blocks: &[&EncodedBlock]) -> Result<bool, StoreError> {
+        let _not_rebuilding = self.indexing.read();
+        let start = pack.state.lock().end;
+        let headers: Vec<_> = blocks.iter().map(|block| record_header(block)).collect();
+        let mut parts: Vec<&[u8]> = Vec::with_capacity(blocks.len() * 2);
+        let mut entries = Vec::with_capacity(blocks.len());
+        let mut end = start;
+        for (block, header) in blocks.iter().zip(&headers) {
+            parts.extend([&header[..], block.payload()]);
+            let entry = Entry {
+                hash: *block.cid().hash(),
+                offset: end as u32,
+                stored_len: block.payload().len() as u32,
+                len: block.len(),
+                codec: block.cid().codec(),
+                encoding: block.encoding(),
+            };
+            end = entry.end();
+            entries.push(entry);
+        }
+        let file = self.packs.file(pack)?;
+        file.write_at(&parts, start).context("write", &pack.path)?;
+        let (first, records) = {
+            let mut state = pack.state.lock();
+            let first = state.records;
+            let Some(all) = &mut state.entries else {
+                unreachable!("a pack is sealed only when nobody appends to it any more")
+            };
+            all.extend_from_slice(&entries);
+            if state.failed {
+                return Ok(false);
+            }
+            state.end = end;
+            state.records += entries.len() as u32;
+            self.packs.set_file_len(&mut state, end);
+            (first, state.records)
+        };
+        {
+            let mut dirty = self.dirty.lock();
+            if !dirty.iter().any(|other| Arc::ptr_eq(other, pack)) {
+                dirty.push(pack.clone());
+            }
+        }
+        let places = entries
+            .iter()
+            .zip(first..)
+            .map(|(entry, record)| (entry.hash, encode_place(pack.number(), record, entry)));
+        self.index.insert(places, || pack.indexed.store(records, Ordering::SeqCst));
+        self.appended.fetch_add(1, Ordering::SeqCst);
+        Ok(true)
+    }
+
+    /// Makes durable what was appended before; see
+    /// [`crate::BlockStore::commit`]. Whoever comes first syncs for all that
+    /// have come by then; the others wait.
+    pub(super) fn commit(&self, epoch: Epoch) -> Result<(), StoreError> {
+        let ticket = self.appended.load(Ordering::SeqCst);
+        let mut commits = self.commits.lock();
+        while commits.done < ticket {
+            if commits.running {
+                self.commit_done.wait(&mut commits);
+                continue;
+            }
+            commits.running = true;
+            let target = self.appended.load(Ordering::SeqCst);
+            let result = MutexGuard::unlocked(&mut commits, || self.sync_dirty());
+            commits.running = false;
+            if result.is_ok() {
+                commits.done = commits.done.max(target);
+            }
+            self.commit_done.notify_all();
+            result?;
+        }
+        drop(commits);
+        if Epoch(self.failures.load(Ordering::SeqCst)) == epoch {
+            Ok(())
+        } else {
+            Err(StoreError::LostWrites)
+        }
+    }
+
+    /// Syncs every pack that needs it, data before nodes.
+    pub(super) fn sync_dirty(&self) -> Result<(), StoreError> {
+        let mut dirty = std::mem::take(&mut *self.dirty.lock());
+        dirty.sort_by_key(|pack| pack.header.kind);
+        let mut result = Ok(());
+        for pack in dirty {
+            if result.is_ok() {
+                result = self.sync_pack(&pack);
+            } else {
+                self.dirty.lock().push(pack);
+            }
+        }
+        result
+    }
+
+    /// Makes what a pack holds durable, and its name.
+    pub(super) fn sync_pack(&self, pack: &Pack) -> Result<(), StoreError> {
+        let _one_at_a_time = pack.syncing.lock();
+        let records = {
+            let state = pack.state.lock();
+            if state.failed {
+                return Err(StoreError::LostWrites);
+            }
+            if state.synced_records == state.records {
+                return Ok(());
+            }
+            state.records
+        };
+        let file = self.packs.file(pack)?;
+        self.sync_file(pack, &*file)?;
+        pack.state.lock().synced_records = records;
+        Ok(())
+    }
+
+    fn sync_file(&self, pack: &Pack, file: &dyn crate::disk::DiskFile) -> Result<(), StoreError> {
+        let mut result = file.sync().context("sync", &pack.path);
+        if result.is_ok() && !pack.is_named.load(Ordering::SeqCst) {
+            result = self.disk.sync_dir(self.packs.dir()).context("sync", self.packs.dir());
+        }
+        match &result {
+            Ok(()) => pack.is_named.store(true, Ordering::SeqCst),
+            Err(_) => self.fail(pack),
+        }
+        result
+    }
+
+    /// Takes a pack whose sync failed out of use, but for what was durable.
+    fn fail(&self, pack: &Pack) {
+        {
+            let mut state = pack.state.lock();
+            state.failed = true;
+            pack.usable_records.store(state.synced_records, Ordering::SeqCst);
+        }
+        // After the pack: whoever takes the new epoch sees the pack failed.
+        self.failures.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Gives a pack to which nobody appends any more its footer.
+    pub(super) fn seal(&self, pack: &Pack) -> Result<(), StoreError> {
+        let _one_at_a_time = pack.syncing.lock();
+        let (footer, at, records) = {
+            let state = pack.state.lock();
+            let Some(entries) = &state.entries else { return Ok(()) };
+            if state.failed {
+                return Ok(());
+            }
+            // Behind whatever is in the file: a torn end stays as it is.
+            let at = state.file_len.max(HEADER_LEN);
+            (encode_footer(&pack.header, entries, at), at, state.records)
+        };
+        let file = self.packs.file(pack)?;
+        // First the records, then the footer that vouches for them: a footer
+        // that is there after a power cut can be believed.
+        self.sync_file(pack, &*file)?;
+        pack.state.lock().synced_records = records;
+        let len = at + footer.len() as u64;
+        file.write_at(&[&footer], at).context("write", &pack.path)?;
+        if file.len().context("read", &pack.path)? > len {
+            // A write that failed had reached further.
+            file.truncate(len).context("cut", &pack.path)?;
+        }
+        self.sync_file(pack, &*file)?;
+        let mut state = pack.state.lock();
+        state.entries = None;
+        self.packs.set_file_len(&mut state, len);
+        Ok(())
+    }
+}

@@ -1,0 +1,85 @@
+//! Pins: what keeps blocks alive that no root leads to yet.
+//!
+//! They live in memory. Work that was under way when a process died is
+//! garbage, unless it set a partial root.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use types::Cid;
+
+#[derive(Debug, Default)]
+struct Table {
+    next: u64,
+    pins: HashMap<u64, Vec<Cid>>,
+}
+
+/// All pins of a store.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Pins(Arc<Mutex<Table>>);
+
+/// A pin; see [`crate::BlockStore::pin`].
+#[derive(Debug)]
+pub struct Pin {
+    id: u64,
+    pins: Pins,
+}
+
+impl Pins {
+    pub(crate) fn add(&self) -> Pin {
+        let mut table = self.0.lock();
+        let id = table.next;
+        table.next += 1;
+        table.pins.insert(id, Vec::new());
+        Pin { id, pins: self.clone() }
+    }
+
+    /// Everything that is pinned now.
+    pub(crate) fn snapshot(&self) -> Vec<Cid> {
+        self.0.lock().pins.values().flatten().copied().collect()
+    }
+}
+
+impl Pin {
+    /// Keeps these alive too.
+    pub fn add(&self, cids: impl IntoIterator<Item = Cid>) {
+        let mut table = self.pins.0.lock();
+        table.pins.entry(self.id).or_default().extend(cids);
+    }
+
+    /// Keeps these alive, and what was pinned before no longer by itself: for
+    /// when a node has been put that leads to it.
+    pub fn replace(&self, cids: impl IntoIterator<Item = Cid>) {
+        let cids = cids.into_iter().collect();
+        self.pins.0.lock().pins.insert(self.id, cids);
+    }
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        self.pins.0.lock().pins.remove(&self.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use types::Codec;
+
+    use super::*;
+
+    #[test]
+    fn a_pin_holds_until_it_is_dropped() {
+        let pins = Pins::default();
+        let [a, b] = [b"a", b"b"].map(|bytes| Cid::of(Codec::Raw, bytes));
+        let first = pins.add();
+        first.add([a]);
+        let second = pins.add();
+        second.add([a]);
+        second.replace([b]);
+        drop(first);
+        assert_eq!(pins.snapshot(), [b]);
+        drop(second);
+        assert_eq!(pins.snapshot(), []);
+    }
+}

@@ -1,0 +1,95 @@
+//! What the tests of the store share.
+
+#![allow(dead_code, reason = "not every test uses all of it")]
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::path::Path;
+use std::sync::Arc;
+
+use store::sim::SimDisk;
+use store::{Batch, BlockStore, OpenReport, PackStore, Root, StoreError, StoreOptions};
+use types::{Block, Cid, Codec, EncodedBlock, FileNodeBuilder, NodeChild};
+
+pub const DIR: &str = "/store";
+
+/// Small packs, no thread, no reserve: everything happens in the caller.
+pub fn options() -> StoreOptions {
+    StoreOptions { max_storage: None, disk_reserve: 0, pack_len: 3000, background: false }
+}
+
+pub fn try_open(disk: &SimDisk) -> Result<(Arc<PackStore>, OpenReport), StoreError> {
+    let (store, report) = PackStore::open_on(Arc::new(disk.clone()), Path::new(DIR), &options())?;
+    Ok((Arc::new(store), report))
+}
+
+pub fn open(disk: &SimDisk) -> (Arc<PackStore>, OpenReport) {
+    try_open(disk).unwrap()
+}
+
+/// A file of several chunks: its blocks, the root last.
+#[derive(Clone, Debug)]
+pub struct Tree {
+    pub root: Cid,
+    pub blocks: Vec<EncodedBlock>,
+}
+
+/// Bytes that depend on the seed and do not compress.
+pub fn noise(seed: u64, len: usize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(len + 32);
+    let mut counter = 0_u64;
+    while bytes.len() < len {
+        let mut input = seed.to_le_bytes().to_vec();
+        input.extend_from_slice(&counter.to_le_bytes());
+        bytes.extend_from_slice(types::Hash::of(&input).as_bytes());
+        counter += 1;
+    }
+    bytes.truncate(len);
+    bytes
+}
+
+pub fn chunk(seed: u64, len: usize) -> EncodedBlock {
+    EncodedBlock::plain(Block::new(Codec::Raw, noise(seed, len)).unwrap())
+}
+
+/// The file whose chunks are those of the seeds.
+pub fn tree(seeds: &[u64]) -> Tree {
+    let mut blocks: Vec<_> =
+        seeds.iter().map(|seed| chunk(*seed, 200 + (*seed as usize * 97) % 900)).collect();
+    let mut builder = FileNodeBuilder::new();
+    let mut nodes = Vec::new();
+    let mut emit = |block: Block| {
+        nodes.push(EncodedBlock::compress(block, 1));
+        Ok::<_, Infallible>(())
+    };
+    for block in &blocks {
+        let child = NodeChild { cid: block.cid(), len: u64::from(block.len()) };
+        builder.push(child, &mut emit).unwrap();
+    }
+    let root = builder.finish(&mut emit).unwrap().unwrap();
+    blocks.append(&mut nodes);
+    Tree { root, blocks }
+}
+
+/// Stores a tree and names it.
+pub fn store_tree(store: &Arc<PackStore>, name: &str, tree: &Tree) -> Result<(), StoreError> {
+    let batch = Batch::new(store.clone());
+    for pair in tree.blocks.chunks(2) {
+        batch.put(pair)?;
+    }
+    batch.commit_root(name, Root { cid: tree.root, partial: false })
+}
+
+/// Asserts that every block of a tree reads back as it was put.
+pub fn assert_whole(store: &PackStore, tree: &Tree, context: &str) {
+    for block in &tree.blocks {
+        let found = store.get(&block.cid());
+        match found {
+            Ok(Some(bytes)) => assert_eq!(bytes, block.decode().unwrap(), "{context}"),
+            other => panic!("{context}: block {} is {other:?}", block.cid()),
+        }
+    }
+}
+
+/// What was acknowledged, by name of root.
+pub type Acknowledged = BTreeMap<String, Tree>;

@@ -1,0 +1,196 @@
+//! Crash points: the same life of a store, cut off or failed at every single
+//! operation on the disk, with every way in which a power cut can leave what
+//! was not synced. Whatever was reported as durable must be there and intact.
+
+mod common;
+
+use std::io::ErrorKind;
+use std::sync::Arc;
+
+use common::{Acknowledged, Tree, assert_whole, open, store_tree, tree, try_open};
+use store::sim::{Fault, Power, SimDisk};
+use store::{BlockStore, GcOptions, PackStore, StoreError, VerifyDepth};
+
+const POWERS: [Power; 6] = [
+    Power::Kept,
+    Power::Dropped,
+    Power::Torn,
+    Power::Reordered(1),
+    Power::Reordered(2),
+    Power::Reordered(3),
+];
+
+const FAULTS: [Fault; 4] = [
+    Fault::Die,
+    Fault::Fail(ErrorKind::Other),
+    Fault::Fail(ErrorKind::StorageFull),
+    Fault::FailForever(ErrorKind::Other),
+];
+
+/// What a life of a store has been told.
+#[derive(Default)]
+struct Life {
+    acknowledged: Acknowledged,
+    /// Every tree that was tried, by name.
+    tried: Vec<(String, Tree)>,
+}
+
+impl Life {
+    fn put(&mut self, store: &Arc<PackStore>, name: &str, seeds: &[u64]) {
+        let tree = tree(seeds);
+        self.tried.push((name.to_owned(), tree.clone()));
+        if store_tree(store, name, &tree).is_ok() {
+            self.acknowledged.insert(name.to_owned(), tree);
+        }
+    }
+
+    fn remove(&mut self, store: &PackStore, name: &str) {
+        // Whether or not it succeeds, it may be gone.
+        self.acknowledged.remove(name);
+        let _ = store.remove_root(name);
+    }
+
+    /// Puts, commits, seals, collects, rebuilds, restarts.
+    fn live(&mut self, disk: &SimDisk) -> Result<(), StoreError> {
+        let (store, _) = try_open(disk)?;
+        self.put(&store, "a", &[1, 2, 3, 4, 5]);
+        self.put(&store, "b", &[4, 5, 6, 7]);
+        self.remove(&store, "a");
+        let _ = store.gc(GcOptions::EVERYTHING);
+        self.put(&store, "c", &[1, 8, 9]);
+        let _ = store.rebuild_index();
+        self.put(&store, "d", &[10]);
+        self.remove(&store, "c");
+        let _ = store.gc(GcOptions::default());
+        // What is alive in this process must be right too, fault or not.
+        for (name, tree) in &self.acknowledged {
+            if !disk.is_dead() {
+                assert_whole(&store, tree, &format!("{name}, before the restart"));
+            }
+        }
+        drop(store);
+        let (store, _) = try_open(disk)?;
+        self.put(&store, "e", &[2, 11, 12]);
+        Ok(())
+    }
+}
+
+/// Everything that was acknowledged is there; every root that is there is
+/// whole; and the store goes on working.
+fn check(disk: &SimDisk, life: &Life, context: &str) {
+    let (store, report) = open(disk);
+    assert!(!report.roots_incomplete, "{context}");
+    for (name, tree) in &life.acknowledged {
+        assert_eq!(store.root(name).map(|root| root.cid), Some(tree.root), "{context}: {name}");
+    }
+    for (name, root) in store.roots("") {
+        let known = life.tried.iter().find(|(n, tree)| *n == name && tree.root == root.cid);
+        let (_, tree) = known.unwrap_or_else(|| panic!("{context}: {name} came from nowhere"));
+        assert_whole(&store, tree, &format!("{context}: {name}"));
+    }
+    let found = store.verify(VerifyDepth::Full).unwrap();
+    assert!(found.is_ok(), "{context}: {found:?}");
+    store_tree(&store, "after", &tree(&[20, 21, 1])).unwrap();
+    store.gc(GcOptions::EVERYTHING).unwrap();
+    for (name, tree) in &life.acknowledged {
+        assert_whole(&store, tree, &format!("{context}: {name}, after a collection"));
+    }
+    assert_whole(&store, &tree(&[20, 21, 1]), context);
+}
+
+fn enumerate(fault: Fault) {
+    let mut points = 0;
+    loop {
+        let disk = SimDisk::new();
+        disk.set_fault(points, fault);
+        let mut life = Life::default();
+        let result = life.live(&disk);
+        let happened = disk.operations() > points;
+        disk.clear_fault();
+        for power in POWERS {
+            let context = format!("{fault:?} at operation {points}, then {power:?}");
+            let image = disk.crash(power);
+            check(&image, &life, &context);
+            if power == Power::Kept {
+                // The process died, then the machine.
+                check(&disk.crash(Power::Kept).crash(Power::Dropped), &life, &context);
+            }
+        }
+        if !happened {
+            result.unwrap();
+            assert_eq!(life.acknowledged.len(), 3, "the whole life was lived");
+            break;
+        }
+        points += 1;
+    }
+    println!("{fault:?}: {points} points");
+    assert!(points > 100, "only {points} operations: the life has become too short");
+}
+
+#[test]
+fn death_at_every_operation() {
+    enumerate(FAULTS[0]);
+}
+
+#[test]
+fn an_io_error_at_every_operation() {
+    enumerate(FAULTS[1]);
+}
+
+#[test]
+fn a_full_disk_at_every_operation() {
+    enumerate(FAULTS[2]);
+}
+
+#[test]
+fn a_disk_that_fails_for_good_at_every_operation() {
+    enumerate(FAULTS[3]);
+}
+
+/// A power cut while a store is opened again after a power cut.
+#[test]
+fn death_at_every_operation_of_a_recovery() {
+    let disk = SimDisk::new();
+    let mut life = Life::default();
+    let (store, _) = open(&disk);
+    life.put(&store, "a", &[1, 2, 3, 4, 5]);
+    life.put(&store, "b", &[4, 5, 6, 7]);
+    let first = [Power::Kept, Power::Torn, Power::Reordered(5), Power::Reordered(6)];
+    for first in first {
+        for at in 0.. {
+            let image = disk.crash(first);
+            image.set_fault(at, Fault::Die);
+            let died = try_open(&image).is_err();
+            for second in POWERS {
+                check(
+                    &image.crash(second),
+                    &life,
+                    &format!("{first:?}, death at {at} of the recovery, {second:?}"),
+                );
+            }
+            if !died && image.operations() <= at {
+                break;
+            }
+        }
+    }
+}
+
+/// A sync that fails once: nothing that it was to write is believed.
+#[test]
+fn what_a_failed_sync_was_to_write_is_absent_and_can_be_put_again() {
+    let disk = SimDisk::new();
+    let (store, _) = open(&disk);
+    store_tree(&store, "a", &tree(&[1, 2])).unwrap();
+    let new = tree(&[30]);
+    let epoch = store.epoch();
+    store.put(&new.blocks).unwrap();
+    disk.set_fault(disk.operations(), Fault::Fail(ErrorKind::Other));
+    assert!(store.commit(epoch).is_err());
+    // Also for those who come later with the same epoch.
+    assert!(matches!(store.commit(epoch), Err(StoreError::LostWrites)));
+    assert!(!store.has(&new.root).unwrap());
+    assert_whole(&store, &tree(&[1, 2]), "what was durable before");
+    store_tree(&store, "new", &new).unwrap();
+    let (store, _) = open(&disk.crash(Power::Dropped));
+    assert_whole(&store, &new, "put again");
+}
