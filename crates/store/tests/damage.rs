@@ -262,6 +262,8 @@ fn the_good_copy_of_a_block_survives_the_collector() {
     let epoch = store.epoch();
     store.put(std::slice::from_ref(chunk)).unwrap();
     store.commit(epoch).unwrap();
+    // Its pack is filled and sealed: damage in it is found only by a read.
+    store_tree(&store, "filler", &tree(&[40, 41, 42, 43, 44, 45])).unwrap();
     drop(store);
     // The flip is undone and the list of damage lost: now there are two good
     // copies; then one of them, whichever the store prefers, is damaged.
