@@ -2,16 +2,21 @@
 //! and right when it is wanted.
 //!
 //! Role: the only code that writes blocks. [`BlockStore`] is what a store does;
-//! [`MemStore`] does it in memory, [`PackStore`] on disk, and [`FaultyStore`]
-//! wraps either and fails on demand.
+//! [`MemStore`] does it in memory, [`PackStore`] on disk, and `FaultyStore`
+//! (feature `testing`) wraps either and fails on demand.
 //!
-//! The flow of a write: bytes → [`chunk`](Chunker) → block → pack → index, then
+//! The flow of a write: bytes → chunk ([`Chunker`]) → block → pack → index, then
 //! one sync for many, then the root that names it.
 
 mod atomic_file;
 mod block_store;
+mod chunker;
 mod disk;
 mod error;
+#[cfg(any(test, feature = "testing"))]
+mod faulty_store;
+mod file_reader;
+mod file_writer;
 mod hash_index;
 mod mem_store;
 mod pack;
@@ -25,8 +30,13 @@ pub mod sim;
 pub use block_store::{
     Batch, BlockStore, Epoch, GcOptions, GcReport, Problem, Usage, VerifyDepth, VerifyReport,
 };
+pub use chunker::{CHUNK_LEN_AVG, CHUNK_LEN_MAX, CHUNK_LEN_MIN, Chunker, cut_point};
 pub use disk::{Disk, DiskFile, RealDisk};
 pub use error::{Limit, Retry, StoreError};
+#[cfg(any(test, feature = "testing"))]
+pub use faulty_store::{Call, FaultyStore, MakeError};
+pub use file_reader::{Content, FileReader, content_of, is_complete, resolve};
+pub use file_writer::{FileWriter, WrittenFile};
 pub use mem_store::MemStore;
 pub use pack_store::{OpenReport, PackStore, StoreOptions};
 pub use pins::Pin;

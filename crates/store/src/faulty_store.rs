@@ -1,0 +1,167 @@
+//! A store that fails on demand, for the tests of what stands on a store.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use types::{Cid, EncodedBlock};
+
+use crate::block_store::{
+    BlockStore, Epoch, GcOptions, GcReport, Usage, VerifyDepth, VerifyReport,
+};
+use crate::error::StoreError;
+use crate::pins::Pin;
+use crate::root_log::Root;
+
+/// The calls that can fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Call {
+    /// [`BlockStore::put`]
+    Put,
+    /// [`BlockStore::commit`]
+    Commit,
+    /// [`BlockStore::get_encoded`] and [`BlockStore::get`]
+    Get,
+    /// [`BlockStore::has`]
+    Has,
+    /// [`BlockStore::set_root`]
+    SetRoot,
+    /// [`BlockStore::remove_root`]
+    RemoveRoot,
+}
+
+/// Makes the error of a call that is to fail.
+pub type MakeError = fn() -> StoreError;
+
+/// Wraps a store; the nth call of a kind from now on fails.
+#[derive(Debug)]
+pub struct FaultyStore {
+    inner: Arc<dyn BlockStore>,
+    fault: Mutex<Option<(Call, u64, MakeError)>>,
+    calls: AtomicU64,
+}
+
+impl FaultyStore {
+    /// A store that does not fail yet.
+    pub fn new(inner: Arc<dyn BlockStore>) -> Self {
+        Self { inner, fault: Mutex::new(None), calls: AtomicU64::new(0) }
+    }
+
+    /// The `nth` call (from 0) of this kind from now on fails, once.
+    pub fn fail(&self, call: Call, nth: u64, error: MakeError) {
+        *self.fault.lock() = Some((call, nth, error));
+    }
+
+    /// All calls so far.
+    pub fn calls(&self) -> u64 {
+        self.calls.load(Ordering::Relaxed)
+    }
+
+    fn check(&self, call: Call) -> Result<(), StoreError> {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        let mut fault = self.fault.lock();
+        if let Some((of, left, error)) = &mut *fault
+            && *of == call
+        {
+            if *left == 0 {
+                let error = error();
+                *fault = None;
+                return Err(error);
+            }
+            *left -= 1;
+        }
+        Ok(())
+    }
+}
+
+impl BlockStore for FaultyStore {
+    fn epoch(&self) -> Epoch {
+        self.inner.epoch()
+    }
+
+    fn put(&self, blocks: &[EncodedBlock]) -> Result<(), StoreError> {
+        self.check(Call::Put)?;
+        self.inner.put(blocks)
+    }
+
+    fn commit(&self, epoch: Epoch) -> Result<(), StoreError> {
+        self.check(Call::Commit)?;
+        self.inner.commit(epoch)
+    }
+
+    fn get_encoded(&self, cid: &Cid) -> Result<Option<EncodedBlock>, StoreError> {
+        self.check(Call::Get)?;
+        self.inner.get_encoded(cid)
+    }
+
+    fn has(&self, cid: &Cid) -> Result<bool, StoreError> {
+        self.check(Call::Has)?;
+        self.inner.has(cid)
+    }
+
+    fn set_root(&self, name: &str, root: Root, epoch: Epoch) -> Result<(), StoreError> {
+        self.check(Call::SetRoot)?;
+        self.inner.set_root(name, root, epoch)
+    }
+
+    fn remove_root(&self, name: &str) -> Result<bool, StoreError> {
+        self.check(Call::RemoveRoot)?;
+        self.inner.remove_root(name)
+    }
+
+    fn root(&self, name: &str) -> Option<Root> {
+        self.inner.root(name)
+    }
+
+    fn roots(&self, prefix: &str) -> Vec<(String, Root)> {
+        self.inner.roots(prefix)
+    }
+
+    fn pin(&self) -> Pin {
+        self.inner.pin()
+    }
+
+    fn gc(&self, options: GcOptions) -> Result<GcReport, StoreError> {
+        self.inner.gc(options)
+    }
+
+    fn verify(&self, depth: VerifyDepth) -> Result<VerifyReport, StoreError> {
+        self.inner.verify(depth)
+    }
+
+    fn usage(&self) -> Result<Usage, StoreError> {
+        self.inner.usage()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::file_writer::FileWriter;
+    use crate::mem_store::MemStore;
+
+    #[test]
+    fn a_file_whose_writing_fails_leaves_no_name_and_is_collected() {
+        for nth in 0.. {
+            let inner = Arc::new(MemStore::new());
+            let store = Arc::new(FaultyStore::new(inner.clone()));
+            store.fail(Call::Put, nth, || StoreError::Injected("put"));
+            let mut writer = FileWriter::new(store.clone());
+            let result = (0..8)
+                .try_for_each(|n| writer.write(&[n; 700_000]))
+                .and_then(|()| writer.finish())
+                .and_then(|file| {
+                    let root = Root { cid: file.cid, partial: false };
+                    file.batch.commit_root("file", root)
+                });
+            if result.is_ok() {
+                assert!(nth > 3, "the fault never happened");
+                assert!(inner.verify(VerifyDepth::Full).unwrap().is_ok());
+                break;
+            }
+            assert_eq!(inner.roots(""), []);
+            inner.gc(GcOptions::EVERYTHING).unwrap();
+            assert_eq!(inner.usage().unwrap().blocks, 0);
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! Putting a file into a store: chunks, nodes, and one name for all of it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use types::{Block, Cid, Codec, EncodedBlock, FileNodeBuilder, NodeChild};
+
+use crate::block_store::{Batch, BlockStore};
+use crate::chunker::Chunker;
+use crate::error::StoreError;
+
+/// Blocks are put when so many bytes of them have come together.
+const PUT_LEN: usize = 1 << 20;
+/// Nodes are mostly digests; a low level takes what there is to take.
+const NODE_LEVEL: i32 = 1;
+
+/// Writes one file, front to back, in memory that does not grow with it. What
+/// it has put is pinned until the writer, or the batch that it becomes, is
+/// dropped.
+#[derive(Debug)]
+pub struct FileWriter {
+    batch: Batch,
+    chunker: Option<Chunker>,
+    tree: TreeWriter,
+}
+
+/// What a file became.
+#[derive(Debug)]
+pub struct WrittenFile {
+    /// Its name: the root of its tree, or its one chunk.
+    pub cid: Cid,
+    /// Its length, in bytes.
+    pub size: u64,
+    /// Keeps it alive until it has a root; to be committed.
+    pub batch: Batch,
+}
+
+#[derive(Debug, Default)]
+struct TreeWriter {
+    nodes: FileNodeBuilder,
+    waiting: Vec<EncodedBlock>,
+    waiting_len: usize,
+}
+
+impl FileWriter {
+    /// An empty file so far.
+    pub fn new(store: Arc<dyn BlockStore>) -> Self {
+        Self {
+            batch: Batch::new(store),
+            chunker: Some(Chunker::new()),
+            tree: TreeWriter::default(),
+        }
+    }
+
+    /// Appends bytes.
+    ///
+    /// # Errors
+    ///
+    /// As [`BlockStore::put`]; the file cannot be gone on with then.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+        let Self { batch, chunker, tree } = self;
+        let Some(chunker) = chunker else { unreachable!("it is taken only by `finish`") };
+        chunker.push(bytes, |chunk| tree.add(batch, chunk))
+    }
+
+    /// Ends the file. It is in the store, but not durable yet.
+    ///
+    /// # Errors
+    ///
+    /// As [`BlockStore::put`].
+    pub fn finish(mut self) -> Result<WrittenFile, StoreError> {
+        let Self { batch, chunker, tree } = &mut self;
+        if let Some(chunker) = chunker.take() {
+            chunker.finish(|chunk| tree.add(batch, chunk))?;
+        }
+        let size = tree.nodes.size();
+        let mut last_nodes = Vec::new();
+        let root = std::mem::take(&mut tree.nodes).finish(|node| {
+            last_nodes.push(EncodedBlock::compress(node, NODE_LEVEL));
+            Ok::<_, StoreError>(())
+        })?;
+        tree.waiting.append(&mut last_nodes);
+        let cid = match root {
+            Some(cid) => cid,
+            None => {
+                // An empty file is the empty chunk.
+                let empty = Block::new(Codec::Raw, Bytes::new())?;
+                let cid = empty.cid();
+                tree.waiting.push(EncodedBlock::plain(empty));
+                cid
+            }
+        };
+        tree.put(batch)?;
+        batch.pin().replace([cid]);
+        Ok(WrittenFile { cid, size, batch: self.batch })
+    }
+}
+
+impl TreeWriter {
+    fn add(&mut self, batch: &Batch, chunk: Bytes) -> Result<(), StoreError> {
+        let len = chunk.len();
+        let block = Block::new(Codec::Raw, chunk)?;
+        let child = NodeChild { cid: block.cid(), len: len as u64 };
+        self.waiting.push(EncodedBlock::plain(block));
+        self.waiting_len += len;
+        let mut emitted = Vec::new();
+        self.nodes.push(child, |node| {
+            emitted.push(EncodedBlock::compress(node, NODE_LEVEL));
+            Ok::<_, StoreError>(())
+        })?;
+        let has_node = !emitted.is_empty();
+        self.waiting.append(&mut emitted);
+        if has_node || self.waiting_len >= PUT_LEN {
+            self.put(batch)?;
+        }
+        if has_node {
+            // The nodes that were put hold what is below them.
+            batch.pin().replace(self.nodes.pending());
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, batch: &Batch) -> Result<(), StoreError> {
+        let blocks = std::mem::take(&mut self.waiting);
+        self.waiting_len = 0;
+        batch.put(&blocks)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::file_reader::FileReader;
+    use crate::mem_store::MemStore;
+    use crate::{GcOptions, Root};
+
+    fn bytes(len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        blake3::Hasher::new().finalize_xof().fill(&mut bytes);
+        bytes
+    }
+
+    fn write(store: &Arc<MemStore>, bytes: &[u8]) -> WrittenFile {
+        let mut writer = FileWriter::new(store.clone());
+        for piece in bytes.chunks(100_000) {
+            writer.write(piece).unwrap();
+        }
+        writer.finish().unwrap()
+    }
+
+    #[test]
+    fn files_of_every_size_read_back() {
+        let store = Arc::new(MemStore::new());
+        for len in [0, 1, 65_536, 65_537, 1 << 20, 5_000_000, 30_000_000] {
+            let content = bytes(len);
+            let file = write(&store, &content);
+            assert_eq!(file.size, len as u64);
+            let mut reader = FileReader::open(store.clone(), file.cid).unwrap().unwrap();
+            assert_eq!(reader.size(), len as u64);
+            let mut read = Vec::new();
+            while let Some(piece) = reader.read().unwrap() {
+                read.extend_from_slice(&piece);
+            }
+            assert!(read == content, "{len} bytes");
+        }
+    }
+
+    #[test]
+    fn a_file_of_one_chunk_is_its_chunk() {
+        let store = Arc::new(MemStore::new());
+        assert_eq!(write(&store, b"small").cid, Cid::of(Codec::Raw, b"small"));
+        assert_eq!(write(&store, b"").cid, Cid::of(Codec::Raw, b""));
+    }
+
+    #[test]
+    fn a_collection_in_the_middle_takes_nothing_from_a_file_under_way() {
+        let store = Arc::new(MemStore::new());
+        let content = bytes(20_000_000);
+        // Once before, unnamed: every block of it is garbage, and is found
+        // again when the file is written a second time.
+        drop(write(&store, &content));
+        let mut writer = FileWriter::new(store.clone());
+        for piece in content.chunks(1_000_000) {
+            writer.write(piece).unwrap();
+            store.gc(GcOptions::EVERYTHING).unwrap();
+        }
+        let file = writer.finish().unwrap();
+        store.gc(GcOptions::EVERYTHING).unwrap();
+        let cid = file.cid;
+        file.batch.commit_root("file", Root { cid, partial: false }).unwrap();
+        assert!(store.verify(crate::VerifyDepth::Full).unwrap().is_ok());
+        store.remove_root("file").unwrap();
+        store.gc(GcOptions::EVERYTHING).unwrap();
+        assert_eq!(store.usage().unwrap().blocks, 0);
+    }
+}
