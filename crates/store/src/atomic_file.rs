@@ -14,7 +14,7 @@ use crate::error::{IoContext, StoreError};
 /// # Errors
 ///
 /// [`StoreError::Io`] or [`StoreError::Full`]; the file is as it was then.
-pub fn write(disk: &dyn Disk, path: &Path, content: &[u8]) -> Result<(), StoreError> {
+pub(crate) fn write(disk: &dyn Disk, path: &Path, content: &[u8]) -> Result<(), StoreError> {
     let dir = path.parent().unwrap_or(Path::new("."));
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".new");
@@ -46,7 +46,7 @@ pub fn write(disk: &dyn Disk, path: &Path, content: &[u8]) -> Result<(), StoreEr
 /// # Errors
 ///
 /// [`StoreError::Io`]; [`StoreError::Unusable`] where the file is longer.
-pub fn read(disk: &dyn Disk, path: &Path, limit: u64) -> Result<Vec<u8>, StoreError> {
+pub(crate) fn read(disk: &dyn Disk, path: &Path, limit: u64) -> Result<Vec<u8>, StoreError> {
     let file = disk.open(path).context("open", path)?;
     let len = file.len().context("read", path)?;
     if len > limit {

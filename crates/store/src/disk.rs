@@ -64,12 +64,21 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// The file system's; what was not durable then may never be.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
 
-    /// The bytes that may still be written below `dir`.
+    /// The room below `dir`.
     ///
     /// # Errors
     ///
     /// The file system's.
-    fn free_space(&self, dir: &Path) -> io::Result<u64>;
+    fn space(&self, dir: &Path) -> io::Result<Space>;
+}
+
+/// The room on a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// The bytes that may still be written.
+    pub free: u64,
+    /// All bytes that the file system holds, used or not.
+    pub total: u64,
 }
 
 /// An open file. Reads and writes name their place, so that several threads
@@ -123,6 +132,13 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
     /// The file system's.
     fn truncate(&self, len: u64) -> io::Result<()>;
 
+    /// Takes room on the disk for `len` bytes, which read as zeros.
+    ///
+    /// # Errors
+    ///
+    /// The file system's; `StorageFull` among them.
+    fn allocate(&self, len: u64) -> io::Result<()>;
+
     /// Takes the lock that keeps a second process out; it is held until the
     /// file is dropped, and dies with the process.
     ///
@@ -172,9 +188,12 @@ impl Disk for RealDisk {
         File::open(dir)?.sync_all()
     }
 
-    fn free_space(&self, dir: &Path) -> io::Result<u64> {
+    fn space(&self, dir: &Path) -> io::Result<Space> {
         let stat = rustix::fs::statvfs(dir)?;
-        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+        Ok(Space {
+            free: stat.f_bavail.saturating_mul(stat.f_frsize),
+            total: stat.f_blocks.saturating_mul(stat.f_frsize),
+        })
     }
 }
 
@@ -223,6 +242,23 @@ impl DiskFile for RealFile {
 
     fn truncate(&self, len: u64) -> io::Result<()> {
         self.0.set_len(len)
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        use rustix::fs::{FallocateFlags, fallocate};
+        match fallocate(&self.0, FallocateFlags::empty(), 0, len) {
+            Err(rustix::io::Errno::OPNOTSUPP) => {
+                let zeros = vec![0; 1 << 20];
+                let mut at = 0;
+                while at < len {
+                    let part = usize::try_from(len - at).unwrap_or(usize::MAX).min(zeros.len());
+                    self.write_at(&[&zeros[..part]], at)?;
+                    at += part as u64;
+                }
+                Ok(())
+            }
+            result => Ok(result?),
+        }
     }
 
     fn lock(&self) -> io::Result<()> {

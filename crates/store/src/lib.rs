@@ -18,6 +18,7 @@ mod faulty_store;
 mod file_reader;
 mod file_writer;
 mod hash_index;
+mod in_place;
 mod mem_store;
 mod pack;
 mod pack_store;
@@ -31,12 +32,15 @@ pub use block_store::{
     Batch, BlockStore, Epoch, GcOptions, GcReport, Problem, Usage, VerifyDepth, VerifyReport,
 };
 pub use chunker::{CHUNK_LEN_AVG, CHUNK_LEN_MAX, CHUNK_LEN_MIN, Chunker, cut_point};
-pub use disk::{Disk, DiskFile, RealDisk};
+pub use disk::{Disk, DiskFile, RealDisk, Space};
 pub use error::{Limit, Retry, StoreError};
 #[cfg(any(test, feature = "testing"))]
 pub use faulty_store::{Call, FaultyStore, MakeError};
 pub use file_reader::{Content, FileReader, content_of, is_complete, resolve};
 pub use file_writer::{FileWriter, WrittenFile};
+pub use in_place::{
+    FileId, FileTable, InPlaceAnswer, InPlaceChunk, InPlaceStore, Stamp, open_regular,
+};
 pub use mem_store::MemStore;
 pub use pack_store::{OpenReport, PackStore, StoreOptions};
 pub use pins::Pin;

@@ -20,7 +20,7 @@ use crate::disk::DiskFile;
 /// files never reads their data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
-pub enum PackKind {
+pub(crate) enum PackKind {
     /// Chunks of files.
     Data = 0,
     /// Nodes with links.
@@ -50,6 +50,8 @@ impl PackKind {
 }
 
 const PACK_MAGIC: [u8; 8] = *b"ARCHPACK";
+/// In place of [`PACK_MAGIC`]: nothing in the pack is needed any more.
+pub(crate) const RETIRED_MAGIC: [u8; 8] = *b"ARCHGONE";
 const FOOTER_MAGIC: [u8; 8] = *b"ARCHFOOT";
 const RECORD_MAGIC: [u8; 4] = *b"BLK1";
 const VERSION: u8 = 1;
@@ -57,7 +59,8 @@ const VERSION: u8 = 1;
 const HASH_MODE_PLAIN: u8 = 0;
 
 /// The length of a pack's header, in bytes.
-pub(crate) const HEADER_LEN: u64 = 64;
+pub(crate) const HEADER_LEN: u64 = HEADER_BYTES as u64;
+pub(crate) const HEADER_BYTES: usize = 64;
 /// The length of a record without its payload, in bytes.
 pub(crate) const RECORD_HEADER_LEN: usize = 56;
 const ENTRY_LEN: usize = 48;
@@ -120,14 +123,15 @@ fn hash_at(bytes: &[u8], at: usize) -> Hash {
 pub(crate) enum HeaderError {
     #[error("its header is damaged")]
     Damaged,
+    #[error("it was emptied by the collector")]
+    Retired,
     #[error("it was written by a newer version of this program; use that")]
     Version,
 }
 
 impl PackHeader {
-    #[expect(clippy::cast_possible_truncation, reason = "constants below 64 KiB")]
-    pub(crate) fn encode(&self) -> [u8; HEADER_LEN as usize] {
-        let mut bytes = [0; HEADER_LEN as usize];
+    pub(crate) fn encode(&self) -> [u8; HEADER_BYTES] {
+        let mut bytes = [0; HEADER_BYTES];
         bytes[..8].copy_from_slice(&PACK_MAGIC);
         bytes[8] = VERSION;
         bytes[9] = self.kind as u8;
@@ -140,7 +144,10 @@ impl PackHeader {
     }
 
     /// Reads a header.
-    pub(crate) fn decode(bytes: &[u8; HEADER_LEN as usize]) -> Result<Self, HeaderError> {
+    pub(crate) fn decode(bytes: &[u8; HEADER_BYTES]) -> Result<Self, HeaderError> {
+        if bytes[..8] == RETIRED_MAGIC {
+            return Err(HeaderError::Retired);
+        }
         if bytes[..8] != PACK_MAGIC || u32_at(bytes, 60) != crc32c::crc32c(&bytes[..60]) {
             return Err(HeaderError::Damaged);
         }
@@ -186,8 +193,8 @@ fn decode_record_header(bytes: &[u8], offset: u32) -> Option<(Entry, u32)> {
         codec: Codec::from_tag(bytes[4])?,
         encoding: Encoding::from_tag(bytes[5])?,
     };
-    let limit = MAX_BLOCK_LEN as u32;
-    (entry.stored_len <= limit && entry.len <= limit).then_some((entry, u32_at(bytes, 48)))
+    let longest = entry.stored_len.max(entry.len) as usize;
+    (longest <= MAX_BLOCK_LEN).then_some((entry, u32_at(bytes, 48)))
 }
 
 /// Why a record cannot be used.
@@ -213,11 +220,7 @@ pub(crate) fn read_record(file: &dyn DiskFile, entry: &Entry) -> Result<EncodedB
     if file.read_at(&mut record, entry.offset.into())? < len {
         return Err(ReadError::Damaged("the pack ends in it".into()));
     }
-    check_record(record.into(), entry)
-}
-
-/// Checks the bytes of one record; see [`read_record`].
-pub(crate) fn check_record(record: Bytes, entry: &Entry) -> Result<EncodedBlock, ReadError> {
+    let record = Bytes::from(record);
     let damaged = |reason: &str| Err(ReadError::Damaged(reason.into()));
     let Some((found, sum)) = decode_record_header(&record, entry.offset) else {
         return damaged("its header is damaged");

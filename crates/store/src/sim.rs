@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt as _, SeedableRng};
 
-use crate::disk::{Disk, DiskFile};
+use crate::disk::{Disk, DiskFile, Space};
 
 /// What happens at the operation with a given number (from 0).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -416,10 +416,11 @@ impl Disk for SimDisk {
         state.die_unless(survives)
     }
 
-    fn free_space(&self, _: &Path) -> io::Result<u64> {
+    fn space(&self, _: &Path) -> io::Result<Space> {
         let state = self.state.lock();
         state.alive()?;
-        Ok(state.capacity.map_or(u64::MAX, |capacity| capacity.saturating_sub(state.used())))
+        let total = state.capacity.unwrap_or(u64::MAX);
+        Ok(Space { free: total.saturating_sub(state.used()), total })
     }
 }
 
@@ -519,6 +520,10 @@ impl DiskFile for SimFile {
         self.change(Change::Truncate(position(len)?))
     }
 
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        self.write_at(&[&vec![0; position(len)?]], 0)
+    }
+
     fn lock(&self) -> io::Result<()> {
         let mut state = self.disk.state.lock();
         state.alive()?;
@@ -610,7 +615,7 @@ mod tests {
     fn a_full_disk_refuses_growth_alone() {
         let (disk, file) = disk_with(b"12345");
         disk.set_capacity(Some(8));
-        assert_eq!(disk.free_space(Path::new("/d")).unwrap(), 3);
+        assert_eq!(disk.space(Path::new("/d")).unwrap().free, 3);
         let error = file.write_at(&[b"123456789"], 0).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::StorageFull);
         file.write_at(&[b"abc"], 0).unwrap();

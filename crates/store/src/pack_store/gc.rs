@@ -21,7 +21,7 @@ use super::read::Place;
 use super::write::Writer;
 use crate::block_store::{GcOptions, GcReport};
 use crate::error::{IoContext, StoreError};
-use crate::pack::{Entry, PackKind};
+use crate::pack::{Entry, HEADER_LEN, PackKind, RETIRED_MAGIC};
 
 /// Below this share of the length of a full pack, a sealed pack is small.
 const SMALL_PACK_SHARE: u64 = 8;
@@ -71,6 +71,7 @@ impl Inner {
         *self.collection.write() = Some(collection.clone());
         let result = self.collect(&collection.marks, options);
         *self.collection.write() = None;
+        self.ballast.give_back(&*self.disk);
         let mut report = result?;
         report.live_blocks = self.live_blocks(&collection.marks);
         self.drop_stale_entries()?;
@@ -113,9 +114,20 @@ impl Inner {
                 report.left_bytes += candidate.dead_bytes;
                 continue;
             }
-            match self.empty_pack(candidate, marks, &mut writers, &mut report) {
+            let mut emptied = self.empty_pack(candidate, marks, &mut writers, &mut report);
+            if matches!(emptied, Err(StoreError::Full { .. })) {
+                // Room from what was emptied before, and from the ballast.
+                outcome = self.remove_moved(&mut writers, &mut moved, &mut report);
+                if outcome.is_err() {
+                    break;
+                }
+                self.ballast.take(&*self.disk);
+                emptied = self.empty_pack(candidate, marks, &mut writers, &mut report);
+            }
+            match emptied {
                 Ok(true) => moved.push(candidate.marks),
                 Ok(false) => {}
+                Err(StoreError::Full { .. }) => report.left_bytes += candidate.dead_bytes,
                 Err(error) => {
                     outcome = Err(error);
                     break;
@@ -203,14 +215,7 @@ impl Inner {
             // It stays, and so does everything in it.
             *marks.is_decided.write() = false;
         }
-        match result {
-            Err(StoreError::Full { .. }) => {
-                // No room to move: packs that are wholly dead still can go.
-                report.left_bytes += candidate.dead_bytes;
-                Ok(false)
-            }
-            result => result,
-        }
+        result
     }
 
     fn move_live(
@@ -299,20 +304,36 @@ impl Inner {
         }
         self.sync_dirty()?;
         for marks in &*moved {
-            self.packs.forget(marks.pack.number());
-        }
-        // The catalog first: a pack that it names and that is gone is damage.
-        self.flush_index()?;
-        for marks in moved.drain(..) {
             let pack = &marks.pack;
-            let file_len = pack.state.lock().file_len;
-            self.disk.remove(&pack.path).context("remove", &pack.path)?;
+            self.packs.forget(pack.number());
             let live = (0..marks.records).filter(|record| marks.is_live(*record)).count() as u64;
             report.deleted_blocks += u64::from(marks.records) - live;
-            report.freed_bytes += file_len;
+            report.freed_bytes += pack.state.lock().file_len;
+            self.retire(pack)?;
+        }
+        let gone: Vec<_> = moved.drain(..).map(|marks| marks.pack.path.clone()).collect();
+        // The catalog before the names: a pack that it names and that is not
+        // there would be reported as lost.
+        match self.flush_index() {
+            Ok(()) => {}
+            // The names stay, and go when the store is opened again.
+            Err(StoreError::Full { .. }) => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        for path in gone {
+            self.disk.remove(&path).context("remove", &path)?;
         }
         self.quarantine.retain(|(pack, _)| self.packs.get(pack).is_some());
         self.disk.sync_dir(self.packs.dir()).context("sync", self.packs.dir())
+    }
+
+    /// Empties a pack's file, in place: that needs no room.
+    fn retire(&self, pack: &Pack) -> Result<(), StoreError> {
+        let file = self.disk.open(&pack.path).context("open", &pack.path)?;
+        file.write_at(&[&RETIRED_MAGIC], 0).context("write", &pack.path)?;
+        file.sync().context("sync", &pack.path)?;
+        file.truncate(HEADER_LEN).context("cut", &pack.path)?;
+        file.sync().context("sync", &pack.path)
     }
 
     fn live_blocks(&self, marks: &Marks) -> u64 {

@@ -19,6 +19,7 @@
 //! What is absent: no lock is held while a disk is synced, but for the roots';
 //! no block is ever looked for by anything but its hash.
 
+mod ballast;
 mod catalog;
 mod gc;
 mod mark;
@@ -37,6 +38,7 @@ use std::thread::JoinHandle;
 use parking_lot::{Condvar, Mutex, RwLock};
 use types::{Cid, EncodedBlock};
 
+use self::ballast::Ballast;
 use self::catalog::Catalog;
 use self::gc::Collection;
 use self::packs::{Pack, Packs};
@@ -60,7 +62,7 @@ pub struct StoreOptions {
     pub max_storage: Option<u64>,
     /// What stays free on the disk, in bytes. The collector may use it.
     pub disk_reserve: u64,
-    /// A pack is full at this length, in bytes.
+    /// A pack is full at this length, in bytes; on a small disk at less.
     pub pack_len: u64,
     /// Seal packs, merge the index and write early on a thread of its own.
     /// Without it, everything happens in the caller, in a fixed order.
@@ -92,6 +94,7 @@ struct Inner {
     roots: Mutex<RootLog>,
     pins: Pins,
     quarantine: Quarantine,
+    ballast: Ballast,
     writers: [Mutex<Writer>; 2],
     /// Numbers the appends; see `commit`.
     appended: AtomicU64,

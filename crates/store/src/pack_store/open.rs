@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::{Condvar, Mutex, RwLock};
 
+use super::ballast::Ballast;
 use super::catalog::{Catalog, CatalogPack};
 use super::packs::{Pack, PackState, Packs, parse_name};
 use super::quarantine::Quarantine;
@@ -18,10 +19,16 @@ use crate::disk::{Disk, DiskFile};
 use crate::error::{IoContext, StoreError};
 use crate::hash_index::HashIndex;
 use crate::pack::{
-    Entry, HEADER_LEN, HeaderError, PackHeader, PackKind, read_footer, read_trailer, walk,
+    Entry, HEADER_BYTES, HEADER_LEN, HeaderError, PackHeader, PackKind, read_footer, read_trailer,
+    walk,
 };
 use crate::pins::Pins;
 use crate::root_log::{self, Health, RootLog};
+
+/// A disk holds at least so many full packs: the collector works by the pack.
+const PACKS_ON_DISK: u64 = 32;
+/// … but on a tiny one packs are not made shorter than this.
+const PACK_LEN_SMALL: u64 = 1 << 20;
 
 const FORMAT: &str = "archivist store 1\n";
 
@@ -122,11 +129,15 @@ impl Inner {
             Ok(index) => (index, true),
             Err(_) => (HashIndex::open(disk.clone(), layout.index(), &[])?, false),
         };
+        let space = disk.space(dir).context("measure", dir)?;
+        let most = space.total.min(options.max_storage.unwrap_or(u64::MAX));
+        let pack_len = options.pack_len.min((most / PACKS_ON_DISK).max(PACK_LEN_SMALL));
         let inner = Self {
+            ballast: Ballast::new(&*disk, layout.dir.join("ballast"), pack_len),
             quarantine: Quarantine::open(disk.clone(), layout.quarantine()),
             disk,
             dir: layout.dir,
-            pack_len: options.pack_len,
+            pack_len,
             max_storage: AtomicU64::new(options.max_storage.unwrap_or(u64::MAX)),
             disk_reserve: AtomicU64::new(options.disk_reserve),
             packs,
@@ -291,7 +302,7 @@ fn open_pack(
 ) -> Result<Option<Pack>, StoreError> {
     let file = disk.open(path).context("open", path)?;
     let len = file.len().context("read", path)?;
-    let mut head = [0; HEADER_LEN as usize];
+    let mut head = [0; HEADER_BYTES];
     file.read_at(&mut head, 0).context("read", path)?;
     let header = match PackHeader::decode(&head) {
         Ok(header) if header.kind == kind && header.number == number => Some(header),
@@ -303,6 +314,11 @@ fn open_pack(
             });
         }
         Err(HeaderError::Damaged) => None,
+        Err(HeaderError::Retired) => {
+            // The collector emptied it, and was stopped.
+            disk.remove(path).context("remove", path)?;
+            return Ok(None);
+        }
     };
     if let Some(header) = header
         && let Some(trailer) = read_trailer(&*file, &header).context("read", path)?

@@ -151,12 +151,17 @@ impl Inner {
             }
             Err(error) => return Err(error),
         };
-        match read_record(&*file, &place.entry) {
-            Ok(block) => Ok(Some(block)),
-            Err(ReadError::Damaged(reason)) => Err(self.quarantine(place, reason)),
+        let reason = match read_record(&*file, &place.entry) {
+            Ok(block) => return Ok(Some(block)),
+            Err(ReadError::Damaged(reason)) => reason,
             // A sector that cannot be read is damage of the blocks in it.
-            Err(ReadError::Io(error)) => Err(self.quarantine(place, error.to_string())),
+            Err(ReadError::Io(error)) => error.to_string(),
+        };
+        if self.packs.get(place.pack.number()).is_none() {
+            // The collector has emptied it meanwhile.
+            return Ok(None);
         }
+        Err(self.quarantine(place, reason))
     }
 
     pub(super) fn quarantine(&self, place: &Place, reason: String) -> StoreError {

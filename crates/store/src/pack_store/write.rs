@@ -73,17 +73,21 @@ impl Inner {
             return Err(StoreError::Full { limit: Limit::Quota, needed });
         }
         let reserve = self.disk_reserve.load(Ordering::Relaxed);
-        if reserve > 0 {
-            let free = self.disk.free_space(&self.dir).context("measure", &self.dir)?;
+        let for_collector = self.ballast.room_for_collector();
+        if reserve > 0 || for_collector > 0 {
+            let free = self.disk.space(&self.dir).context("measure", &self.dir)?.free;
             if free < needed.saturating_add(reserve) {
                 return Err(StoreError::Full { limit: Limit::Reserve, needed });
+            }
+            if free < needed.saturating_add(for_collector) {
+                return Err(StoreError::Full { limit: Limit::Disk, needed });
             }
         }
         Ok(())
     }
 
     pub(super) fn usage(&self) -> Result<Usage, StoreError> {
-        let free = self.disk.free_space(&self.dir).context("measure", &self.dir)?;
+        let free = self.disk.space(&self.dir).context("measure", &self.dir)?.free;
         let max = self.max_storage.load(Ordering::Relaxed);
         let used_bytes = self.packs.used_bytes();
         let until_reserve = free.saturating_sub(self.disk_reserve.load(Ordering::Relaxed));
@@ -333,6 +337,8 @@ impl Inner {
         let mut state = pack.state.lock();
         state.entries = None;
         self.packs.set_file_len(&mut state, len);
+        drop(state);
+        self.ballast.make(&*self.disk);
         Ok(())
     }
 }

@@ -1,0 +1,482 @@
+//! Blocks that stay where they are: ranges of the user's own files.
+//!
+//! A machine that is backed up need not hold its data twice. The index here
+//! says in which file, and where in it, a block was when the file was hashed.
+//! A block is given out only if the file still has the stamp that it had then,
+//! before and after the read, and if the bytes still hash to the name; in any
+//! other case the answer is [`InPlaceAnswer::Changed`], which tells the owner
+//! to look at the file again, and tells a peer that nobody is to blame.
+//!
+//! An id stands for one version of one file: a file that is hashed again gets
+//! a new id, so what the index says of the old one is void. A file that is
+//! renamed keeps its id, and nothing here changes.
+//!
+//! What is absent: which files there are, and where, is the [`FileTable`]'s.
+//! Nothing here writes to a user's file or follows a link.
+
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use types::{Block, BlockError, Cid, Codec, EncodedBlock, Hash};
+
+use crate::atomic_file;
+use crate::disk::Disk;
+use crate::error::{IoContext, StoreError};
+use crate::hash_index::HashIndex;
+use crate::run::{VALUE_LEN, Value};
+
+/// One version of one file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FileId(pub u64);
+
+/// What says that a file is as it was: another write, or another file under
+/// the same name, changes at least one of these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    /// The device.
+    pub device: u64,
+    /// The inode on the device.
+    pub inode: u64,
+    /// The length, in bytes.
+    pub size: u64,
+    /// The time of the last write, in seconds and nanoseconds.
+    pub mtime: (i64, i64),
+    /// The time of the last change of the inode, in seconds and nanoseconds.
+    pub ctime: (i64, i64),
+}
+
+impl Stamp {
+    /// The stamp of a file, from its metadata.
+    pub fn of(metadata: &std::fs::Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.size(),
+            mtime: (metadata.mtime(), metadata.mtime_nsec()),
+            ctime: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+}
+
+/// Opens a regular file for reading. Never follows a link in the last part of
+/// the path, never waits for the writer of a pipe, never wakes a device.
+///
+/// # Errors
+///
+/// The file system's; `InvalidInput` where it is not a regular file.
+pub fn open_regular(path: &Path) -> io::Result<File> {
+    use rustix::fs::{Mode, OFlags};
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"))
+    }
+}
+
+/// Where the files are: their owner's business.
+pub trait FileTable: Send + Sync + fmt::Debug {
+    /// Opens a file, as [`open_regular`] does, and tells the stamp that it had
+    /// when it was hashed. `None`: this version of it is no more.
+    ///
+    /// # Errors
+    ///
+    /// The file system's.
+    fn open(&self, id: FileId) -> io::Result<Option<(File, Stamp)>>;
+}
+
+/// A part of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InPlaceChunk {
+    /// The hash of the bytes.
+    pub hash: Hash,
+    /// Where they begin in the file.
+    pub offset: u64,
+    /// How many they are; at most [`types::MAX_BLOCK_LEN`].
+    pub len: u32,
+}
+
+/// What asking for a block gives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum InPlaceAnswer {
+    /// The block, checked.
+    Block(EncodedBlock),
+    /// It was in these files, which are not as they were.
+    Changed(Vec<FileId>),
+    /// It is in no file that is known.
+    Missing,
+}
+
+/// The index of blocks in place.
+#[derive(Debug)]
+pub struct InPlaceStore {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    index: HashIndex,
+    table: Arc<dyn FileTable>,
+    /// One change of the catalog at a time.
+    catalog: Mutex<()>,
+}
+
+const CATALOG: &str = "in-place";
+const CATALOG_HEAD: &str = "archivist in-place 1";
+const CATALOG_LEN_MAX: u64 = 1 << 20;
+
+fn encode(id: FileId, chunk: &InPlaceChunk) -> Value {
+    let mut value = [0; VALUE_LEN];
+    value[..8].copy_from_slice(&id.0.to_le_bytes());
+    value[8..14].copy_from_slice(&chunk.offset.to_le_bytes()[..6]);
+    value[14..].copy_from_slice(&chunk.len.to_le_bytes());
+    value
+}
+
+fn decode(hash: Hash, value: &Value) -> (FileId, InPlaceChunk) {
+    let mut id = [0; 8];
+    id.copy_from_slice(&value[..8]);
+    let mut offset = [0; 8];
+    offset[..6].copy_from_slice(&value[8..14]);
+    let len = [value[14], value[15], value[16], value[17]];
+    let chunk =
+        InPlaceChunk { hash, offset: u64::from_le_bytes(offset), len: u32::from_le_bytes(len) };
+    (FileId(u64::from_le_bytes(id)), chunk)
+}
+
+impl InPlaceStore {
+    /// Opens the index in `dir`, or makes one. The answer tells whether what
+    /// was there is lost, so that all files have to be hashed again.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Io`].
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        table: Arc<dyn FileTable>,
+    ) -> Result<(Self, bool), StoreError> {
+        disk.create_dir(dir).context("create", dir)?;
+        let path = dir.join(CATALOG);
+        let found = atomic_file::read(&*disk, &path, CATALOG_LEN_MAX);
+        let is_new = matches!(
+            &found,
+            Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound
+        );
+        let runs = found.ok().and_then(|bytes| decode_catalog(&bytes));
+        let opened =
+            runs.and_then(|runs| HashIndex::open(disk.clone(), dir.to_owned(), &runs).ok());
+        let is_lost = opened.is_none() && !is_new;
+        let index = match opened {
+            Some(index) => index,
+            None => HashIndex::open(disk.clone(), dir.to_owned(), &[])?,
+        };
+        let catalog = Mutex::new(());
+        Ok((Self { disk, dir: dir.to_owned(), index, table, catalog }, is_lost))
+    }
+
+    /// Notes the chunks of a file. They can be asked for at once, and are
+    /// durable after [`InPlaceStore::commit`].
+    ///
+    /// # Errors
+    ///
+    /// Those of writing the index out when it has grown.
+    pub fn add(&self, id: FileId, chunks: &[InPlaceChunk]) -> Result<(), StoreError> {
+        // The empty block is in every file, and needs none.
+        let chunks = chunks.iter().filter(|chunk| chunk.len > 0);
+        self.index.insert(chunks.map(|chunk| (chunk.hash, encode(id, chunk))), || ());
+        if self.index.is_flush_due() { self.commit() } else { Ok(()) }
+    }
+
+    /// Makes everything that was added durable.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Io`], [`StoreError::Full`]; it can be tried again.
+    pub fn commit(&self) -> Result<(), StoreError> {
+        let _one_at_a_time = self.catalog.lock();
+        self.index.flush(|| (), |(), runs| self.write_catalog(runs))
+    }
+
+    /// Forgets what is known of files that `keep` does not want.
+    ///
+    /// # Errors
+    ///
+    /// As [`InPlaceStore::commit`].
+    pub fn retain(&self, keep: impl Fn(FileId) -> bool) -> Result<(), StoreError> {
+        let _one_at_a_time = self.catalog.lock();
+        let keep = |value: &Value| keep(decode(Hash::of(b""), value).0);
+        self.index.retain(keep, || (), |(), runs| self.write_catalog(runs))
+    }
+
+    /// The number of places that are known, those of files that are no more
+    /// included.
+    pub fn places(&self) -> u64 {
+        self.index.len()
+    }
+
+    fn write_catalog(&self, runs: &[u64]) -> Result<(), StoreError> {
+        let runs: Vec<_> = runs.iter().map(u64::to_string).collect();
+        let content = format!("{CATALOG_HEAD}\n{}\n", runs.join(" "));
+        let sum = crc32c::crc32c(content.as_bytes());
+        let content = format!("{content}{sum:08x}\n");
+        atomic_file::write(&*self.disk, &self.dir.join(CATALOG), content.as_bytes())
+    }
+
+    /// Whether the block was in a file that is still of the same version. It
+    /// does not look at the file.
+    ///
+    /// # Errors
+    ///
+    /// Those of the index.
+    pub fn is_known(&self, hash: &Hash) -> Result<bool, StoreError> {
+        let mut values = Vec::new();
+        self.index.get(hash, &mut values)?;
+        Ok(!values.is_empty())
+    }
+
+    /// The block, from the first file that still has it.
+    ///
+    /// # Errors
+    ///
+    /// Those of the index. What a file does is in the answer.
+    pub fn get(&self, hash: &Hash) -> Result<InPlaceAnswer, StoreError> {
+        let cid = Cid::new(Codec::Raw, *hash);
+        if *hash == Hash::of(b"") {
+            return Ok(InPlaceAnswer::Block(EncodedBlock::plain(Block::new(Codec::Raw, "")?)));
+        }
+        let mut values = Vec::new();
+        self.index.get(hash, &mut values)?;
+        let mut changed = Vec::new();
+        for value in &values {
+            let (id, chunk) = decode(*hash, value);
+            match self.read(id, &chunk) {
+                Ok(Some(bytes)) => match Block::verify(cid, bytes) {
+                    Ok(block) => return Ok(InPlaceAnswer::Block(EncodedBlock::plain(block))),
+                    Err(BlockError::Mismatch { .. } | BlockError::TooLong(_)) => {
+                        // Other bytes under the same stamp: a write that the
+                        // clock was too coarse to show, or a disk that rots.
+                        changed.push(id);
+                    }
+                },
+                Ok(None) => {}
+                Err(_) => changed.push(id),
+            }
+        }
+        if changed.is_empty() {
+            return Ok(InPlaceAnswer::Missing);
+        }
+        changed.sort_unstable();
+        changed.dedup();
+        Ok(InPlaceAnswer::Changed(changed))
+    }
+
+    /// The bytes, if the file is as it was before and after the read. `None`:
+    /// this version of the file is no more.
+    fn read(&self, id: FileId, chunk: &InPlaceChunk) -> io::Result<Option<Vec<u8>>> {
+        let Some((file, stamp)) = self.table.open(id)? else { return Ok(None) };
+        let is_as_it_was = || Ok::<_, io::Error>(Stamp::of(&file.metadata()?) == stamp);
+        let changed = || io::Error::other("the file has changed");
+        if !is_as_it_was()? {
+            return Err(changed());
+        }
+        let mut bytes = vec![0; chunk.len as usize];
+        file.read_exact_at(&mut bytes, chunk.offset)?;
+        if !is_as_it_was()? {
+            return Err(changed());
+        }
+        Ok(Some(bytes))
+    }
+}
+
+fn decode_catalog(bytes: &[u8]) -> Option<Vec<u64>> {
+    let text = std::str::from_utf8(bytes).ok()?;
+    let (content, sum) = text.strip_suffix('\n')?.rsplit_once('\n')?;
+    let content = format!("{content}\n");
+    if u32::from_str_radix(sum, 16).ok()? != crc32c::crc32c(content.as_bytes()) {
+        return None;
+    }
+    let mut lines = content.lines();
+    if lines.next()? != CATALOG_HEAD {
+        return None;
+    }
+    lines.next()?.split_whitespace().map(|run| run.parse().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::fs;
+
+    use super::*;
+    use crate::disk::RealDisk;
+
+    #[derive(Debug, Default)]
+    struct Table(Mutex<BTreeMap<FileId, (PathBuf, Stamp)>>);
+
+    impl FileTable for Table {
+        fn open(&self, id: FileId) -> io::Result<Option<(File, Stamp)>> {
+            let found = self.0.lock().get(&id).cloned();
+            found.map(|(path, stamp)| Ok((open_regular(&path)?, stamp))).transpose()
+        }
+    }
+
+    struct Setup {
+        dir: tempfile::TempDir,
+        table: Arc<Table>,
+        store: InPlaceStore,
+    }
+
+    const HALF: usize = 5000;
+
+    impl Setup {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let table = Arc::new(Table::default());
+            let store = Self::open(dir.path(), &table).0;
+            Self { dir, table, store }
+        }
+
+        fn open(dir: &Path, table: &Arc<Table>) -> (InPlaceStore, bool) {
+            InPlaceStore::open(Arc::new(RealDisk), &dir.join("index"), table.clone()).unwrap()
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.dir.path().join(name)
+        }
+
+        /// Writes a file and takes it in, in two chunks.
+        fn add(&self, id: u64, name: &str, content: &[u8]) {
+            fs::write(self.path(name), content).unwrap();
+            let stamp = Stamp::of(&fs::metadata(self.path(name)).unwrap());
+            self.table.0.lock().insert(FileId(id), (self.path(name), stamp));
+            let chunks: Vec<_> = content
+                .chunks(HALF)
+                .scan(0, |offset, bytes| {
+                    let len = u32::try_from(bytes.len()).unwrap();
+                    let chunk = InPlaceChunk { hash: Hash::of(bytes), offset: *offset, len };
+                    *offset += u64::from(len);
+                    Some(chunk)
+                })
+                .collect();
+            self.store.add(FileId(id), &chunks).unwrap();
+        }
+
+        fn get(&self, bytes: &[u8]) -> InPlaceAnswer {
+            self.store.get(&Hash::of(bytes)).unwrap()
+        }
+    }
+
+    fn content(seed: u8) -> Vec<u8> {
+        (0..2 * HALF).map(|n| (n % 251) as u8 ^ seed).collect()
+    }
+
+    fn is_block(answer: &InPlaceAnswer, bytes: &[u8]) -> bool {
+        matches!(answer, InPlaceAnswer::Block(block) if block.payload() == bytes)
+    }
+
+    #[test]
+    fn blocks_are_ranges_of_files() {
+        let setup = Setup::new();
+        setup.add(1, "a", &content(1));
+        assert!(is_block(&setup.get(&content(1)[..HALF]), &content(1)[..HALF]));
+        assert!(is_block(&setup.get(&content(1)[HALF..]), &content(1)[HALF..]));
+        assert_eq!(setup.get(b"never seen"), InPlaceAnswer::Missing);
+        assert!(is_block(&setup.get(b""), b""));
+    }
+
+    #[test]
+    fn every_way_to_change_a_file_is_answered_by_changed() {
+        type Change = fn(&Path);
+        let changes: [(&str, Change); 6] = [
+            ("rewritten", |path| fs::write(path, content(9)).unwrap()),
+            ("truncated", |path| {
+                File::options().write(true).open(path).unwrap().set_len(10).unwrap();
+            }),
+            ("replaced", |path| {
+                let other = path.with_extension("new");
+                fs::write(&other, content(1)).unwrap();
+                fs::rename(other, path).unwrap();
+            }),
+            ("removed", |path| fs::remove_file(path).unwrap()),
+            ("made a link to an equal file", |path| {
+                let other = path.with_extension("old");
+                fs::rename(path, &other).unwrap();
+                std::os::unix::fs::symlink(other, path).unwrap();
+            }),
+            ("made a pipe", |path| {
+                fs::remove_file(path).unwrap();
+                rustix::fs::mknodat(
+                    rustix::fs::CWD,
+                    path,
+                    rustix::fs::FileType::Fifo,
+                    rustix::fs::Mode::RUSR,
+                    0,
+                )
+                .unwrap();
+            }),
+        ];
+        for (how, change) in changes {
+            let setup = Setup::new();
+            setup.add(1, "a", &content(1));
+            change(&setup.path("a"));
+            let answer = setup.get(&content(1)[..HALF]);
+            assert_eq!(answer, InPlaceAnswer::Changed(vec![FileId(1)]), "{how}");
+        }
+    }
+
+    #[test]
+    fn a_write_that_keeps_the_stamp_is_found_by_the_hash() {
+        let setup = Setup::new();
+        setup.add(1, "a", &content(1));
+        fs::write(setup.path("a"), content(2)).unwrap();
+        let stamp = Stamp::of(&fs::metadata(setup.path("a")).unwrap());
+        setup.table.0.lock().insert(FileId(1), (setup.path("a"), stamp));
+        assert_eq!(setup.get(&content(1)[..HALF]), InPlaceAnswer::Changed(vec![FileId(1)]));
+    }
+
+    #[test]
+    fn another_file_with_the_same_block_stands_in() {
+        let setup = Setup::new();
+        for id in 0..20 {
+            setup.add(id, &format!("copy-{id}"), &content(1));
+        }
+        for id in 0..19 {
+            fs::write(setup.path(&format!("copy-{id}")), b"gone").unwrap();
+        }
+        assert!(is_block(&setup.get(&content(1)[..HALF]), &content(1)[..HALF]));
+        fs::write(setup.path("copy-19"), b"gone").unwrap();
+        assert!(matches!(setup.get(&content(1)[..HALF]), InPlaceAnswer::Changed(_)));
+    }
+
+    #[test]
+    fn a_rename_changes_nothing_and_a_version_that_is_no_more_is_missing() {
+        let setup = Setup::new();
+        setup.add(1, "a", &content(1));
+        fs::rename(setup.path("a"), setup.path("b")).unwrap();
+        let stamp = Stamp::of(&fs::metadata(setup.path("b")).unwrap());
+        setup.table.0.lock().insert(FileId(1), (setup.path("b"), stamp));
+        assert!(is_block(&setup.get(&content(1)[..HALF]), &content(1)[..HALF]));
+        setup.table.0.lock().remove(&FileId(1));
+        assert_eq!(setup.get(&content(1)[..HALF]), InPlaceAnswer::Missing);
+    }
+
+    #[test]
+    fn what_was_committed_survives_a_restart_and_damage_is_told() {
+        let setup = Setup::new();
+        setup.add(1, "a", &content(1));
+        setup.store.commit().unwrap();
+        setup.add(2, "b", &content(2));
+        let (store, is_lost) = Setup::open(setup.dir.path(), &setup.table);
+        assert!(!is_lost);
+        assert!(is_block(&store.get(&Hash::of(&content(1)[..HALF])).unwrap(), &content(1)[..HALF]));
+        assert_eq!(store.get(&Hash::of(&content(2)[..HALF])).unwrap(), InPlaceAnswer::Missing);
+        store.retain(|id| id != FileId(1)).unwrap();
+        assert_eq!(store.places(), 0);
+        fs::write(setup.path("index/in-place"), b"damaged").unwrap();
+        assert!(Setup::open(setup.dir.path(), &setup.table).1);
+    }
+}
