@@ -1,0 +1,75 @@
+//! Puts a file, or the files of a directory, into a new store and says how
+//! long it took and what it cost: `ingest SOURCE STORE`.
+//!
+//! Used by `cargo xtask bench`; the store is synced when it ends.
+
+#![allow(clippy::print_stdout, reason = "a program")]
+
+use std::error::Error;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use store::{BlockStore, FileWriter, PackStore, Root, StoreOptions};
+
+fn files(dir: &Path, found: &mut Vec<PathBuf>) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            files(&entry.path(), found)?;
+        } else {
+            found.push(entry.path());
+        }
+    }
+    Ok(())
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    let [source, store] = arguments.as_slice() else {
+        return Err("usage: ingest SOURCE STORE".into());
+    };
+    let source = Path::new(source);
+    let mut sources = Vec::new();
+    if source.is_dir() {
+        files(source, &mut sources)?;
+    } else {
+        sources.push(source.to_owned());
+    }
+    let started = Instant::now();
+    let options = StoreOptions { disk_reserve: 0, ..StoreOptions::default() };
+    let store = Arc::new(PackStore::open(Path::new(store), &options)?.0);
+    let epoch = store.epoch();
+    let mut buffer = vec![0; 1 << 20];
+    let mut bytes = 0;
+    let mut last = None;
+    // What was written before the last root is held by these.
+    let mut batches = Vec::new();
+    for path in &sources {
+        let mut file = File::open(path)?;
+        let mut writer = FileWriter::new(store.clone());
+        loop {
+            let read = file.read(&mut buffer)?;
+            if read == 0 {
+                break;
+            }
+            writer.write(&buffer[..read])?;
+            bytes += read as u64;
+        }
+        let written = writer.finish()?;
+        last = Some(written.cid);
+        batches.push(written.batch);
+    }
+    if let Some(cid) = last {
+        store.set_root("last", Root { cid, partial: false }, epoch)?;
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    println!(
+        "{{\"seconds\": {seconds:.4}, \"files\": {}, \"bytes\": {bytes}, \"stored\": {}}}",
+        sources.len(),
+        store.usage()?.used_bytes
+    );
+    Ok(())
+}
