@@ -23,7 +23,7 @@ use crate::disk::DiskFile;
 pub(crate) enum PackKind {
     /// Chunks of files.
     Data = 0,
-    /// Nodes with links.
+    /// Blocks with links: nodes, manifests.
     Meta = 1,
 }
 
@@ -36,7 +36,7 @@ impl PackKind {
     pub(crate) fn of(codec: Codec) -> Self {
         match codec {
             Codec::Raw => Self::Data,
-            Codec::DagCbor => Self::Meta,
+            Codec::DagCbor | Codec::Json => Self::Meta,
         }
     }
 

@@ -68,6 +68,8 @@ pub enum Codec {
     Raw = 0,
     /// A node with links: file nodes, datasets. Multicodec 0x71.
     DagCbor = 1,
+    /// The header or a segment of a manifest. Multicodec 0x0200.
+    Json = 2,
 }
 
 impl Codec {
@@ -76,6 +78,7 @@ impl Codec {
         match self {
             Self::Raw => 0x55,
             Self::DagCbor => 0x71,
+            Self::Json => 0x0200,
         }
     }
 
@@ -84,6 +87,7 @@ impl Codec {
         match code {
             0x55 => Some(Self::Raw),
             0x71 => Some(Self::DagCbor),
+            0x0200 => Some(Self::Json),
             _ => None,
         }
     }
@@ -98,6 +102,7 @@ impl Codec {
         match tag {
             0 => Some(Self::Raw),
             1 => Some(Self::DagCbor),
+            2 => Some(Self::Json),
             _ => None,
         }
     }
@@ -120,7 +125,9 @@ pub enum CidError {
     #[error("CID version {0} is not supported, only version 1")]
     Version(u64),
     /// A CID with a codec that we do not use.
-    #[error("CID codec 0x{0:x} is not supported, only raw (0x55) and dag-cbor (0x71)")]
+    #[error(
+        "CID codec 0x{0:x} is not supported, only raw (0x55), dag-cbor (0x71) and json (0x200)"
+    )]
     Codec(u64),
     /// A CID with another hash function, or another length of digest.
     #[error("CID hash 0x{code:x} of {len} bytes is not supported, only BLAKE3-256 (0x1e, 32)")]
@@ -133,10 +140,6 @@ pub enum CidError {
 }
 
 impl Cid {
-    /// The length of the binary form: version, codec, hash code, hash length,
-    /// digest.
-    pub const BINARY_LEN: usize = 4 + Hash::LEN;
-
     /// The name of `hash` read as `codec`.
     pub const fn new(codec: Codec, hash: Hash) -> Self {
         Self { codec, hash }
@@ -158,15 +161,8 @@ impl Cid {
     }
 
     /// The binary form, as DAG-CBOR links carry it.
-    #[expect(clippy::cast_possible_truncation, reason = "both codes are below 0x80")]
-    pub fn to_bytes(self) -> [u8; Self::BINARY_LEN] {
-        let mut bytes = [0; Self::BINARY_LEN];
-        bytes[0] = 1;
-        bytes[1] = self.codec.multicodec() as u8;
-        bytes[2] = BLAKE3_256 as u8;
-        bytes[3] = Hash::LEN as u8;
-        bytes[4..].copy_from_slice(self.hash.as_bytes());
-        bytes
+    pub fn to_bytes(self) -> Vec<u8> {
+        self.to_generic().to_bytes()
     }
 
     /// Reads the binary form.
@@ -257,7 +253,9 @@ mod tests {
         );
         let node = Cid::of(Codec::DagCbor, b"\xa0");
         assert!(node.to_string().starts_with("bafyr4i"), "{node}");
-        for cid in [raw, node] {
+        let json = Cid::of(Codec::Json, b"{}");
+        assert!(json.to_string().starts_with("bagaa"), "{json}");
+        for cid in [raw, node, json] {
             assert_eq!(cid.to_string().parse(), Ok(cid));
             assert_eq!(Cid::from_bytes(&cid.to_bytes()), Ok(cid));
         }
@@ -277,7 +275,7 @@ mod tests {
         for junk in ["", "b", "z", "../../etc/passwd", &"b".repeat(100_000)] {
             assert_eq!(junk.parse::<Cid>(), Err(CidError::Malformed));
         }
-        let mut trailing = Cid::of(Codec::Raw, b"x").to_bytes().to_vec();
+        let mut trailing = Cid::of(Codec::Raw, b"x").to_bytes();
         trailing.push(0);
         assert_eq!(Cid::from_bytes(&trailing), Err(CidError::Malformed));
     }

@@ -96,6 +96,9 @@ impl FileNode {
             if len == 0 {
                 return Err(NodeError::Rule("an empty child"));
             }
+            if cid.codec() == Codec::Json {
+                return Err(NodeError::Rule("a manifest in a file"));
+            }
             if cid.codec() == Codec::Raw && len > MAX_BLOCK_LEN as u64 {
                 return Err(NodeError::Rule("a chunk over the limit of a block"));
             }
@@ -265,7 +268,7 @@ mod tests {
         for child in node.children() {
             match child.cid.codec() {
                 Codec::Raw => out.push(*child),
-                Codec::DagCbor => flatten(child.cid, nodes, depth + 1, out),
+                _ => flatten(child.cid, nodes, depth + 1, out),
             }
         }
     }

@@ -11,6 +11,8 @@
 //! * [`EncodedBlock`]: a block as it is stored and sent.
 //! * [`FileNode`], [`FileNodeBuilder`]: the tree of chunks of one file.
 //! * [`Dataset`]: content with a file name and a MIME type.
+//! * [`ManifestHeader`], [`Segment`], [`Entry`]: the state of a folder.
+//! * [`FolderId`], [`SequenceNumber`], [`RelPath`]: names with rules.
 //! * [`links`]: what a block refers to, which is what keeps it alive.
 
 mod block;
@@ -18,7 +20,10 @@ mod cid;
 mod dataset;
 mod encoded;
 mod file_node;
+mod ids;
 mod links;
+mod manifest;
+mod rel_path;
 
 pub use block::{Block, BlockError};
 pub use cid::{Cid, CidError, Codec, Hash};
@@ -27,7 +32,13 @@ pub use encoded::{EncodedBlock, EncodedError, Encoding};
 pub use file_node::{
     FileNode, FileNodeBuilder, MAX_FANOUT, MAX_TREE_DEPTH, MIN_FANOUT, NodeChild, NodeError,
 };
+pub use ids::{FolderId, FolderIdError, SequenceNumber};
 pub use links::links;
+pub use manifest::{
+    Entry, EntryKind, ManifestError, ManifestHeader, ManifestStats, Metadata, Segment, SegmentRef,
+    SegmentWriter, TreeCheck, Xattrs, decode_segment,
+};
+pub use rel_path::{MAX_NAME_LEN, MAX_PATH_LEN, PathError, RelPath};
 
 /// The longest block, in bytes: a limit of the store, of the wire and of
 /// every decoder. The chunker cuts at 1 MiB; metadata blocks may be longer.

@@ -3,6 +3,7 @@
 use ipld_core::codec::Links;
 use serde_ipld_dagcbor::codec::DagCborCodec;
 
+use crate::manifest::manifest_links;
 use crate::{Cid, Codec, NodeError};
 
 /// The names that a block refers to, and that live as long as it does.
@@ -18,6 +19,9 @@ pub fn links(codec: Codec, bytes: &[u8]) -> Result<Vec<Cid>, NodeError> {
             .map_err(|error| NodeError::Malformed(error.to_string()))?
             .map(|cid| Cid::from_bytes(&cid.to_bytes()).map_err(NodeError::from))
             .collect(),
+        Codec::Json => {
+            manifest_links(bytes).map_err(|error| NodeError::Malformed(error.to_string()))
+        }
     }
 }
 

@@ -1,0 +1,421 @@
+//! One entry of a manifest: a file, a directory, a link, or another thing.
+
+use std::collections::BTreeMap;
+
+use data_encoding::{BASE64, HEXLOWER};
+use serde::{Deserialize, Serialize};
+
+use super::ManifestError;
+use crate::{Cid, Codec, Hash, MAX_BLOCK_LEN, RelPath};
+
+/// Extended attributes, POSIX ACLs among them, by name.
+pub type Xattrs = BTreeMap<Vec<u8>, Vec<u8>>;
+
+/// The longest target of a symbolic link, in bytes: what Linux takes.
+const TARGET_LEN_MAX: usize = 4096;
+/// All extended attributes of an entry together, in bytes.
+const XATTRS_LEN_MAX: usize = 512 * 1024;
+
+/// What an entry is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EntryKind {
+    /// A regular file.
+    File {
+        /// Its content.
+        cid: Cid,
+        /// Its length, in bytes.
+        size: u64,
+        /// The BLAKE3 of its bytes: what `b3sum` prints.
+        blake3: Hash,
+        /// It has holes: zeros that take no room.
+        is_sparse: bool,
+    },
+    /// A directory.
+    Dir,
+    /// A symbolic link, and where it points, followed by nobody.
+    Symlink {
+        /// The target, as it stands in the link.
+        target: Vec<u8>,
+    },
+    /// A named pipe.
+    Fifo,
+    /// A socket: recorded, never made again.
+    Socket,
+    /// A character device.
+    CharDevice {
+        /// Its major and minor number.
+        device: (u32, u32),
+    },
+    /// A block device.
+    BlockDevice {
+        /// Its major and minor number.
+        device: (u32, u32),
+    },
+}
+
+/// What an entry has besides its content.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Metadata {
+    /// Permissions with setuid, setgid and sticky: the low twelve bits.
+    pub mode: u32,
+    /// The time of the last write, in nanoseconds since 1970.
+    pub mtime_ns: i128,
+    /// The owner's number.
+    pub uid: u32,
+    /// The group's number.
+    pub gid: u32,
+    /// The owner's name, where it has one.
+    pub user: Option<String>,
+    /// The group's name, where it has one.
+    pub group: Option<String>,
+    /// Extended attributes.
+    pub xattrs: Xattrs,
+    /// The same for every name of one file, where it has several.
+    pub hard_link: Option<u64>,
+}
+
+/// One line of a segment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Where it is, below the root.
+    pub path: RelPath,
+    /// What it is.
+    pub kind: EntryKind,
+    /// What else is known of it.
+    pub metadata: Metadata,
+    /// Why it is not as it is on disk: it could not be read, and this is its
+    /// last good state.
+    pub error: Option<String>,
+}
+
+/// The JSON form; the fields in the order of their names, which makes it
+/// canonical.
+#[derive(Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Wire {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    blake3: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cid: Option<Cid>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    device: Option<(u32, u32)>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    gid: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    group: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hard_link: Option<u64>,
+    mode: u32,
+    mtime_ns: i128,
+    path: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path_base64: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    size_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    sparse: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    target: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    target_base64: Option<String>,
+    #[serde(rename = "type")]
+    kind: String,
+    uid: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    xattrs: Vec<XattrWire>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct XattrWire {
+    name: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    name_base64: Option<String>,
+    value: String,
+}
+
+/// Bytes as text, and in full beside it where the text is not all of it.
+pub(super) fn to_text(bytes: &[u8]) -> (String, Option<String>) {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => (text.to_owned(), None),
+        Err(_) => (String::from_utf8_lossy(bytes).into_owned(), Some(BASE64.encode(bytes))),
+    }
+}
+
+/// The bytes of [`to_text`]. The text beside base64 is for people, and has to
+/// be what the bytes look like.
+pub(super) fn from_text(text: String, base64: Option<&str>) -> Result<Vec<u8>, ManifestError> {
+    let Some(base64) = base64 else { return Ok(text.into_bytes()) };
+    let bytes =
+        BASE64.decode(base64.as_bytes()).map_err(|_| ManifestError::Rule("base64 that is none"))?;
+    if std::str::from_utf8(&bytes).is_ok() || String::from_utf8_lossy(&bytes) != text {
+        return Err(ManifestError::Rule("a text that is not that of its bytes"));
+    }
+    Ok(bytes)
+}
+
+fn decode_hash(hex: &str) -> Result<Hash, ManifestError> {
+    HEXLOWER
+        .decode(hex.as_bytes())
+        .ok()
+        .and_then(|bytes| <[u8; 32]>::try_from(bytes).ok())
+        .map(Hash::from_bytes)
+        .ok_or(ManifestError::Rule("a BLAKE3 that is none"))
+}
+
+fn rule(holds: bool, otherwise: &'static str) -> Result<(), ManifestError> {
+    if holds { Ok(()) } else { Err(ManifestError::Rule(otherwise)) }
+}
+
+impl EntryKind {
+    /// The word for it in a manifest.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::File { .. } => "file",
+            Self::Dir => "dir",
+            Self::Symlink { .. } => "symlink",
+            Self::Fifo => "fifo",
+            Self::Socket => "socket",
+            Self::CharDevice { .. } => "char_device",
+            Self::BlockDevice { .. } => "block_device",
+        }
+    }
+}
+
+impl Entry {
+    /// The entry as one line of JSON, without the line's end.
+    pub fn to_json(&self) -> String {
+        let metadata = &self.metadata;
+        let (path, path_base64) = to_text(self.path.as_bytes());
+        let xattrs = metadata.xattrs.iter().map(|(name, value)| {
+            let (name, name_base64) = to_text(name);
+            XattrWire { name, name_base64, value: BASE64.encode(value) }
+        });
+        let mut wire = Wire {
+            error: self.error.clone(),
+            gid: metadata.gid,
+            group: metadata.group.clone(),
+            hard_link: metadata.hard_link,
+            kind: self.kind.name().to_owned(),
+            mode: metadata.mode,
+            mtime_ns: metadata.mtime_ns,
+            path,
+            path_base64,
+            uid: metadata.uid,
+            user: metadata.user.clone(),
+            xattrs: xattrs.collect(),
+            ..Wire::default()
+        };
+        match &self.kind {
+            EntryKind::File { cid, size, blake3, is_sparse } => {
+                wire.cid = Some(*cid);
+                wire.size_bytes = Some(*size);
+                wire.sparse = *is_sparse;
+                // A file of one chunk is named by its hash already.
+                wire.blake3 = (cid.codec() != Codec::Raw).then(|| blake3.to_string());
+            }
+            EntryKind::Symlink { target } => {
+                let (target, target_base64) = to_text(target);
+                wire.target = Some(target);
+                wire.target_base64 = target_base64;
+            }
+            EntryKind::CharDevice { device } | EntryKind::BlockDevice { device } => {
+                wire.device = Some(*device);
+            }
+            EntryKind::Dir | EntryKind::Fifo | EntryKind::Socket => {}
+        }
+        serde_json::to_string(&wire).expect("texts and numbers have a JSON form")
+    }
+
+    /// Reads one line and checks it by itself; what it has to do with the
+    /// lines around it is checked by [`super::TreeCheck`].
+    ///
+    /// # Errors
+    ///
+    /// [`ManifestError`].
+    pub fn from_json(line: &[u8]) -> Result<Self, ManifestError> {
+        let wire: Wire = serde_json::from_slice(line)
+            .map_err(|error| ManifestError::Malformed(error.to_string()))?;
+        let path = RelPath::new(from_text(wire.path, wire.path_base64.as_deref())?)?;
+        rule(wire.mode <= 0o7777, "a mode of more than twelve bits")?;
+        rule(
+            (i128::from(i64::MIN)..=i128::from(u64::MAX)).contains(&wire.mtime_ns),
+            "a time beyond what file systems have",
+        )?;
+        let mut xattrs = Xattrs::new();
+        let mut xattrs_len = 0;
+        for xattr in wire.xattrs {
+            let name = from_text(xattr.name, xattr.name_base64.as_deref())?;
+            let value = BASE64
+                .decode(xattr.value.as_bytes())
+                .map_err(|_| ManifestError::Rule("base64 that is none"))?;
+            xattrs_len += name.len() + value.len();
+            rule(!name.is_empty() && !name.contains(&0), "an attribute without a name")?;
+            rule(xattrs.insert(name, value).is_none(), "the same attribute twice")?;
+        }
+        rule(xattrs_len <= XATTRS_LEN_MAX, "attributes of more than 512 KiB")?;
+        let kind = match (wire.kind.as_str(), wire.cid, wire.size_bytes, wire.target, wire.device) {
+            ("file", Some(cid), Some(size), None, None) => {
+                let blake3 = match (cid.codec(), wire.blake3) {
+                    (Codec::Raw, None) => *cid.hash(),
+                    (Codec::DagCbor, Some(hex)) => decode_hash(&hex)?,
+                    _ => return Err(ManifestError::Rule("a file whose hashes do not fit")),
+                };
+                rule(
+                    cid.codec() != Codec::Raw || size <= MAX_BLOCK_LEN as u64,
+                    "a chunk over the limit of a block",
+                )?;
+                rule(i64::try_from(size).is_ok(), "a file longer than files can be")?;
+                EntryKind::File { cid, size, blake3, is_sparse: wire.sparse }
+            }
+            ("dir", None, None, None, None) => EntryKind::Dir,
+            ("symlink", None, None, Some(target), None) => {
+                let target = from_text(target, wire.target_base64.as_deref())?;
+                let is_usable =
+                    !target.is_empty() && target.len() <= TARGET_LEN_MAX && !target.contains(&0);
+                rule(is_usable, "a link to nowhere")?;
+                EntryKind::Symlink { target }
+            }
+            ("fifo", None, None, None, None) => EntryKind::Fifo,
+            ("socket", None, None, None, None) => EntryKind::Socket,
+            ("char_device", None, None, None, Some(device)) => EntryKind::CharDevice { device },
+            ("block_device", None, None, None, Some(device)) => EntryKind::BlockDevice { device },
+            _ => return Err(ManifestError::Rule("an entry that is no kind of thing")),
+        };
+        let metadata = Metadata {
+            mode: wire.mode,
+            mtime_ns: wire.mtime_ns,
+            uid: wire.uid,
+            gid: wire.gid,
+            user: wire.user,
+            group: wire.group,
+            xattrs,
+            hard_link: wire.hard_link,
+        };
+        Ok(Self { path, kind, metadata, error: wire.error })
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    pub(crate) fn file(path: &str, content: &[u8]) -> Entry {
+        Entry {
+            path: RelPath::new(path).unwrap(),
+            kind: EntryKind::File {
+                cid: Cid::of(Codec::Raw, content),
+                size: content.len() as u64,
+                blake3: Hash::of(content),
+                is_sparse: false,
+            },
+            metadata: Metadata {
+                mode: 0o644,
+                mtime_ns: 1_700_000_000_123_456_789,
+                ..Default::default()
+            },
+            error: None,
+        }
+    }
+
+    pub(crate) fn dir(path: &str) -> Entry {
+        Entry { kind: EntryKind::Dir, ..file(path, b"") }
+    }
+
+    #[test]
+    fn the_form_of_a_line_is_golden() {
+        assert_eq!(
+            file("notes/a.txt", b"hello world").to_json(),
+            r#"{"cid":"bafkr4igxjga67jykbseaxdmmdgc5a5o3zp3htom2l6mrjznk7fvyggu6eq","gid":0,"mode":420,"mtime_ns":1700000000123456789,"path":"notes/a.txt","size_bytes":11,"type":"file","uid":0}"#
+        );
+    }
+
+    fn kinds() -> Vec<EntryKind> {
+        vec![
+            file("x", b"chunk").kind,
+            EntryKind::File {
+                cid: Cid::of(Codec::DagCbor, b"node"),
+                size: 5_000_000_000,
+                blake3: Hash::of(b"whole"),
+                is_sparse: true,
+            },
+            EntryKind::Dir,
+            EntryKind::Symlink { target: b"../away/\xff\xfe".to_vec() },
+            EntryKind::Symlink { target: vec![0xff, b'/', b'.'] },
+            EntryKind::Fifo,
+            EntryKind::Socket,
+            EntryKind::CharDevice { device: (1, 3) },
+            EntryKind::BlockDevice { device: (8, u32::MAX) },
+        ]
+    }
+
+    #[test]
+    fn everything_reads_back() {
+        for kind in kinds() {
+            for path in [&b"plain"[..], b"new\nline/-rf \"q\"", b"\xff\xfe", "é".as_bytes()] {
+                let entry = Entry {
+                    path: RelPath::new(path).unwrap(),
+                    kind: kind.clone(),
+                    metadata: Metadata {
+                        mode: 0o7777,
+                        mtime_ns: i128::from(u64::MAX),
+                        uid: u32::MAX,
+                        gid: 5,
+                        user: Some("me".into()),
+                        group: Some("us".into()),
+                        xattrs: [(b"user.x".to_vec(), vec![0, 255]), (vec![b'u', 0xff], vec![])]
+                            .into(),
+                        hard_link: Some(u64::MAX),
+                    },
+                    error: Some("Permission denied".into()),
+                };
+                let line = entry.to_json();
+                assert!(!line.contains('\n'));
+                assert_eq!(Entry::from_json(line.as_bytes()).unwrap(), entry);
+                let old = Entry {
+                    metadata: Metadata { mtime_ns: i128::from(i64::MIN), ..Metadata::default() },
+                    ..entry
+                };
+                assert_eq!(Entry::from_json(old.to_json().as_bytes()).unwrap(), old);
+            }
+        }
+    }
+
+    #[test]
+    fn hostile_lines_are_refused() {
+        let good = file("a", b"x").to_json();
+        let cases = [
+            (r#""path":"a""#, r#""path":"../a""#),
+            (r#""path":"a""#, r#""path":"/a""#),
+            (r#""path":"a""#, r#""path":"a","path_base64":"Yg==""#),
+            (r#""path":"a""#, r#""path":"a","path_base64":"Li4vYQ==""#),
+            (r#""mode":420"#, r#""mode":8192"#),
+            (r#""type":"file""#, r#""type":"dir""#),
+            (r#""type":"file""#, r#""type":"nonsense""#),
+            (r#""size_bytes":1"#, r#""size_bytes":99999999"#),
+            (r#""size_bytes":1"#, r#""size_bytes":-1"#),
+            (r#""mtime_ns":1700000000123456789"#, r#""mtime_ns":18446744073709551616"#),
+            (r#""uid":0"#, r#""uid":0,"evil":1"#),
+            (r#""uid":0"#, r#""uid":0,"blake3":"00""#),
+            (r#""uid":0"#, r#""uid":0,"target":"/etc""#),
+        ];
+        for (from, to) in cases {
+            let bad = good.replace(from, to);
+            assert_ne!(bad, good, "{from}");
+            assert!(Entry::from_json(bad.as_bytes()).is_err(), "{bad}");
+        }
+        assert!(Entry::from_json("[".repeat(100_000).as_bytes()).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_never_panics(line in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Entry::from_json(&line);
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! Segments: the sorted entries of a folder, cut where the paths say so.
+
+use std::ops::ControlFlow;
+
+use super::{Entry, EntryKind, ManifestError};
+use crate::{Block, Cid, Codec, Hash, RelPath};
+
+/// A segment ends before an entry whose path hashes to zeros in these bits:
+/// one in 1,024.
+const CUT_MASK: u64 = 0x3ff;
+/// A segment is cut where it has grown to this many bytes, whatever the
+/// paths: a block has a limit. The next such path puts the cuts right again.
+const SEGMENT_LEN_MAX: usize = 1 << 20;
+
+/// A segment that is complete.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// The path of its first entry.
+    pub first_path: RelPath,
+    /// Its lines.
+    pub block: Block,
+    /// How many they are.
+    pub entries: u64,
+}
+
+/// Cuts entries, given in order, into segments.
+#[derive(Debug, Default)]
+pub struct SegmentWriter {
+    first_path: Option<RelPath>,
+    lines: Vec<u8>,
+    entries: u64,
+}
+
+/// Whether a segment begins with this path.
+fn begins_segment(path: &RelPath) -> bool {
+    Hash::of(path.as_bytes()).prefix() & CUT_MASK == 0
+}
+
+impl SegmentWriter {
+    /// Before the first entry.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds the next entry; returns the segment that ends before it.
+    pub fn push(&mut self, entry: &Entry) -> Option<Segment> {
+        self.push_line(&entry.path, entry.to_json().as_bytes())
+    }
+
+    /// Adds the next entry as the line that it is.
+    pub fn push_line(&mut self, path: &RelPath, line: &[u8]) -> Option<Segment> {
+        let is_full = self.lines.len() + line.len() > SEGMENT_LEN_MAX;
+        let ended =
+            if self.entries > 0 && (is_full || begins_segment(path)) { self.take() } else { None };
+        if self.first_path.is_none() {
+            self.first_path = Some(path.clone());
+        }
+        self.lines.extend_from_slice(line);
+        self.lines.push(b'\n');
+        self.entries += 1;
+        ended
+    }
+
+    /// The last segment; `None` where there was no entry since the one before.
+    pub fn finish(mut self) -> Option<Segment> {
+        self.take()
+    }
+
+    fn take(&mut self) -> Option<Segment> {
+        let first_path = self.first_path.take()?;
+        let entries = std::mem::take(&mut self.entries);
+        let lines = std::mem::take(&mut self.lines);
+        let block = Block::new(Codec::Json, lines)
+            .expect("a line is at most some 700 KiB, and a segment 1 MiB more than that");
+        Some(Segment { first_path, block, entries })
+    }
+}
+
+/// Reads the entries of a segment, one after the other, until `each` breaks.
+///
+/// # Errors
+///
+/// [`ManifestError`] at the first line that is none.
+pub fn decode_segment<B>(
+    bytes: &[u8],
+    mut each: impl FnMut(Entry) -> ControlFlow<B>,
+) -> Result<Option<B>, ManifestError> {
+    let Some(lines) = bytes.strip_suffix(b"\n") else {
+        return Err(ManifestError::Rule("a segment that does not end with a line"));
+    };
+    for line in lines.split(|byte| *byte == b'\n') {
+        if let ControlFlow::Break(value) = each(Entry::from_json(line)?) {
+            return Ok(Some(value));
+        }
+    }
+    Ok(None)
+}
+
+/// Checks, entry by entry, that they are a tree: sorted, none twice, each in a
+/// directory that came before it.
+#[derive(Debug)]
+pub struct TreeCheck {
+    last: Option<RelPath>,
+    /// The directories from the root down to where the last entry is.
+    open: Vec<RelPath>,
+}
+
+impl Default for TreeCheck {
+    fn default() -> Self {
+        Self { last: None, open: vec![RelPath::root()] }
+    }
+}
+
+impl TreeCheck {
+    /// Before the first entry.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Checks the next entry.
+    ///
+    /// # Errors
+    ///
+    /// [`ManifestError::Order`], [`ManifestError::Orphan`].
+    pub fn next(&mut self, entry: &Entry) -> Result<(), ManifestError> {
+        let Some(parent) = entry.path.parent() else {
+            return Err(ManifestError::Rule("the root as an entry"));
+        };
+        if self.last.as_ref().is_some_and(|last| *last >= entry.path) {
+            return Err(ManifestError::Order(entry.path.clone()));
+        }
+        while self.open.last().is_some_and(|dir| !entry.path.is_within(dir)) {
+            self.open.pop();
+        }
+        if self.open.last() != Some(&parent) {
+            return Err(ManifestError::Orphan(entry.path.clone()));
+        }
+        if entry.kind == EntryKind::Dir {
+            self.open.push(entry.path.clone());
+        }
+        self.last = Some(entry.path.clone());
+        Ok(())
+    }
+}
+
+/// The names in the blocks of a manifest: of its segments in a header, of its
+/// files in a segment. What the header says of the manifest before it is no
+/// link: a manifest does not keep its past alive.
+pub(crate) fn manifest_links(bytes: &[u8]) -> Result<Vec<Cid>, ManifestError> {
+    if let Ok(header) = super::ManifestHeader::decode(bytes) {
+        return Ok(header.segments.iter().map(|segment| segment.cid).collect());
+    }
+    let mut cids = Vec::new();
+    decode_segment(bytes, |entry| {
+        if let EntryKind::File { cid, .. } = entry.kind {
+            cids.push(cid);
+        }
+        ControlFlow::<()>::Continue(())
+    })?;
+    Ok(cids)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::super::entry::tests::{dir, file};
+    use super::*;
+
+    fn cut(entries: &[Entry]) -> Vec<Segment> {
+        let mut writer = SegmentWriter::new();
+        let mut segments: Vec<_> = entries.iter().filter_map(|entry| writer.push(entry)).collect();
+        segments.extend(writer.finish());
+        segments
+    }
+
+    fn tree(files: u32) -> Vec<Entry> {
+        let mut entries = Vec::new();
+        for number in 0..files {
+            if number % 100 == 0 {
+                entries.push(dir(&format!("d{:04}", number / 100)));
+            }
+            let path = format!("d{:04}/{number:06}.txt", number / 100);
+            entries.push(file(&path, &number.to_le_bytes()));
+        }
+        entries
+    }
+
+    #[test]
+    fn segments_are_of_a_size_and_read_back() {
+        let entries = tree(20_000);
+        let segments = cut(&entries);
+        assert!((10..40).contains(&segments.len()), "{}", segments.len());
+        let mut read = Vec::new();
+        let mut check = TreeCheck::new();
+        for segment in &segments {
+            assert_eq!(segment.first_path, entries[read.len()].path);
+            let before = read.len();
+            decode_segment(segment.block.data(), |entry| {
+                check.next(&entry).unwrap();
+                read.push(entry);
+                ControlFlow::<()>::Continue(())
+            })
+            .unwrap();
+            assert_eq!((read.len() - before) as u64, segment.entries);
+        }
+        assert_eq!(read, entries);
+    }
+
+    #[test]
+    fn one_changed_added_or_removed_file_changes_few_segments() {
+        let entries = tree(20_000);
+        let names = |segments: Vec<Segment>| -> HashSet<Cid> {
+            segments.iter().map(|segment| segment.block.cid()).collect()
+        };
+        let before = names(cut(&entries));
+        let mut changed = entries.clone();
+        changed[7777] = file(&changed[7777].path.to_string(), b"new content");
+        assert_eq!(names(cut(&changed)).difference(&before).count(), 1);
+        let mut added = entries.clone();
+        added.insert(7778, file(&format!("{}x", added[7777].path), b"added"));
+        assert!(names(cut(&added)).difference(&before).count() <= 2);
+        let mut removed = entries.clone();
+        removed.remove(9999);
+        assert!(names(cut(&removed)).difference(&before).count() <= 2);
+    }
+
+    #[test]
+    fn entries_that_are_no_tree_are_refused() {
+        let check = |entries: &[Entry]| -> Result<(), ManifestError> {
+            let mut check = TreeCheck::new();
+            entries.iter().try_for_each(|entry| check.next(entry))
+        };
+        assert!(check(&[dir("a"), file("a/b", b""), file("a-b", b""), dir("c")]).is_ok());
+        for (bad, what) in [
+            (vec![file("b", b""), file("a", b"")], "order"),
+            (vec![file("a", b""), dir("a")], "twice"),
+            (vec![file("a", b""), file("a/b", b"")], "in a file"),
+            (vec![file("a/b", b"")], "in nothing"),
+            (vec![dir("a"), dir("b"), file("a/x", b"")], "back"),
+            (vec![dir("a"), file("a/b/c", b"")], "missing between"),
+        ] {
+            assert!(check(&bad).is_err(), "{what}");
+        }
+    }
+
+    #[test]
+    fn links_are_the_files_of_a_segment() {
+        let entries = [dir("a"), file("a/b", b"1"), file("c", b"2")];
+        let segment = &cut(&entries)[0];
+        let links = manifest_links(segment.block.data()).unwrap();
+        assert_eq!(links, [Cid::of(Codec::Raw, b"1"), Cid::of(Codec::Raw, b"2")]);
+        assert!(manifest_links(b"neither").is_err());
+    }
+}
