@@ -6,6 +6,7 @@
 //!
 //! * [`Root`], [`Walk`]: what is there, in the order of paths.
 //! * [`Root::open_file`], [`data_ranges`], [`Root::xattrs`]: what is in it.
+//! * [`Target`], [`FileSink`]: making it again.
 //!
 //! **Invariants.** No link is followed below a root or a target, in no part of
 //! a path, whatever others do to the tree meanwhile (`beneath.rs`). Nothing is
@@ -22,6 +23,7 @@ mod names;
 mod owners;
 mod root;
 mod stat;
+mod target;
 mod walk;
 mod xattrs;
 
@@ -32,5 +34,9 @@ pub use found::{Found, FoundKind, Kind};
 pub use owners::Owners;
 pub use root::{OpenFile, Root};
 pub use stat::{Identity, Stamp};
+pub use target::{
+    Attribute, FileContent, FileSink, How, Made, MakeFile, NotSet, OwnerPolicy, SameFile, Target,
+    TargetOptions, is_temp_name,
+};
 pub use walk::{Visit, Walk, WalkItem, WalkOptions};
 pub use xattrs::{XATTRS_LEN_MAX, XattrsRead};
