@@ -7,6 +7,7 @@
 //! * [`Root`], [`Walk`]: what is there, in the order of paths.
 //! * [`Root::open_file`], [`data_ranges`], [`Root::xattrs`]: what is in it.
 //! * [`Target`], [`FileSink`]: making it again.
+//! * [`compare`]: whether two trees are the same.
 //!
 //! **Invariants.** No link is followed below a root or a target, in no part of
 //! a path, whatever others do to the tree meanwhile (`beneath.rs`). Nothing is
@@ -16,6 +17,7 @@
 //! What is absent: the network, the store, any decision.
 
 mod beneath;
+mod compare;
 mod content;
 mod error;
 mod found;
@@ -28,6 +30,7 @@ mod walk;
 mod xattrs;
 
 pub use beneath::Resolution;
+pub use compare::{CompareOptions, Difference, Unlike, compare};
 pub use content::{DataRanges, data_ranges};
 pub use error::{ReadError, Retry, RootError, TargetError};
 pub use found::{Found, FoundKind, Kind};
