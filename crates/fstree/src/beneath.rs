@@ -100,12 +100,16 @@ impl Resolution {
             // One name, and `O_NOFOLLOW` is among the flags.
             return retry(|| rustix::fs::openat(dir, path, flags, Mode::empty()));
         }
-        retry(|| rustix::fs::openat2(dir, path, flags, Mode::empty(), RESOLVE))
+        // `EXDEV`: a directory on the way was moved out of the tree just now.
+        retry(|| match rustix::fs::openat2(dir, path, flags, Mode::empty(), RESOLVE) {
+            Err(Errno::XDEV) => Err(Errno::AGAIN),
+            result => result,
+        })
     }
 }
 
-/// Repeats a call that a signal, or a rename that the kernel could not see
-/// past, has stopped.
+/// Repeats a call that a signal, or a rename elsewhere, has stopped. (What a
+/// lease of another process stops with the same error is not opened here.)
 fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
     for _ in 1..TRIES_MAX {
         match call() {

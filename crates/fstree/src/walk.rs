@@ -113,9 +113,10 @@ impl Root {
         let held = self.resolution().open_dir(self.fd(), start.as_bytes()).map_err(list)?;
         let fd = open_list(held.as_fd(), c".").map_err(list)?;
         let stat = stat_fd(fd.as_fd()).map_err(list)?;
+        let open_dirs_max = options.open_dirs_max.max(1);
         let mut walk = Walk {
             root: self,
-            options,
+            options: WalkOptions { open_dirs_max, ..options },
             decide,
             path: start.clone(),
             frames: Vec::new(),
@@ -167,7 +168,7 @@ impl<F: FnMut(&RelPath, Kind) -> Visit> Walk<'_, F> {
 
     /// Gives up the descriptors that are furthest from where the walk is.
     fn close_some(&mut self) {
-        let keep_from = self.frames.len().saturating_sub(self.options.open_dirs_max.max(1));
+        let keep_from = self.frames.len().saturating_sub(self.options.open_dirs_max);
         for frame in &mut self.frames[self.first_open.min(keep_from)..keep_from] {
             frame.fd = None;
         }
@@ -202,10 +203,8 @@ impl<F: FnMut(&RelPath, Kind) -> Visit> Walk<'_, F> {
 
     /// Enters a directory that was an item.
     fn enter(&mut self, path: RelPath, stat: &Stat) -> Result<(), ReadError> {
-        // The item before this was in the last frame, which is open since then.
-        let Some(parent) = self.frames.last().and_then(|frame| frame.fd.as_ref()) else {
-            return Err(ReadError::Changed(path));
-        };
+        let parent = self.frames.last().and_then(|frame| frame.fd.as_ref());
+        let parent = parent.expect("the item before this was in the last frame");
         let name = path.name().unwrap_or(b".");
         let opened = open_list(parent.as_fd(), name).and_then(|fd| Ok((stat_fd(fd.as_fd())?, fd)));
         let (now, fd) = match opened {
@@ -236,7 +235,7 @@ impl<F: FnMut(&RelPath, Kind) -> Visit> Walk<'_, F> {
         }
         let Some(frame) = self.frames.last() else { return Ok(None) };
         let Some((name, mut kind)) = frame.names.get(number) else { return Ok(None) };
-        let Some(dir) = frame.fd.as_ref() else { return Ok(None) };
+        let dir = frame.fd.as_ref().expect("it was open, or has been opened again");
         let path = self.path.join(name.to_bytes()).map_err(|source| ReadError::Name {
             parent: self.path.clone(),
             name: crate::error::os_name(name.to_bytes()),

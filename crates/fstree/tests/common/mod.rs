@@ -9,6 +9,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use fstree::{
     FileContent, Found, FoundKind, Identity, MakeFile, Owners, ReadError, Resolution, Root, Target,
@@ -275,6 +276,27 @@ pub(crate) fn set_mode(path: &Path, mode: u32) {
 pub(crate) fn mode(path: &Path) -> u32 {
     use std::os::unix::fs::MetadataExt;
     std::fs::symlink_metadata(path).unwrap().mode() & 0o7777
+}
+
+/// Calls `race` over and over in a thread while `work` runs.
+pub(crate) fn while_racing<T>(race: impl Fn() + Send + Sync, work: impl FnOnce() -> T) -> T {
+    struct SetOnDrop<'a>(&'a AtomicBool);
+    impl Drop for SetOnDrop<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    let is_done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // A panic of the work ends the race, too.
+        let _end = SetOnDrop(&is_done);
+        scope.spawn(|| {
+            while !is_done.load(Ordering::Relaxed) {
+                race();
+            }
+        });
+        work()
+    })
 }
 
 /// Names in a directory, sorted.
