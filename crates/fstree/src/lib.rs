@@ -16,6 +16,7 @@
 //!
 //! What is absent: the network, the store, any decision.
 
+mod ahead;
 mod beneath;
 mod compare;
 mod content;

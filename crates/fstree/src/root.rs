@@ -291,12 +291,17 @@ pub(crate) fn no_atime<T>(
     }
 }
 
+/// How a directory is opened so that its names can be read.
+pub(crate) const LIST: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::NONBLOCK)
+    .union(OFlags::CLOEXEC);
+
 /// Opens a directory so that its names can be read.
 pub(crate) fn open_list(
     dir: BorrowedFd<'_>,
     name: impl rustix::path::Arg + Copy,
 ) -> Result<OwnedFd, Errno> {
-    let flags =
-        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    no_atime(flags, |flags| rustix::fs::openat(dir, name, flags, Mode::empty()))
+    no_atime(LIST, |flags| rustix::fs::openat(dir, name, flags, Mode::empty()))
 }

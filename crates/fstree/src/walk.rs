@@ -10,10 +10,13 @@
 //! descriptor had to be given up is opened again by its path, and has to be the
 //! one that it was.
 
+use std::collections::VecDeque;
+
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use types::RelPath;
 
+use crate::ahead::{Ahead, Listing};
 use crate::beneath::is_absent;
 use crate::error::ReadError;
 use crate::found::{Found, FoundKind, Kind};
@@ -40,11 +43,16 @@ pub struct WalkOptions {
     pub one_file_system: bool,
     /// The number of directories that are held open at once, at least 1.
     pub open_dirs_max: usize,
+    /// The number of threads that look at files, this one included. More than
+    /// one list directories before the walk gets there, which pays where the
+    /// disk is waited for. `decide` is asked about those directories earlier,
+    /// but not before the directory that they are in was the item.
+    pub threads: usize,
 }
 
 impl Default for WalkOptions {
     fn default() -> Self {
-        Self { one_file_system: false, open_dirs_max: 16 }
+        Self { one_file_system: false, open_dirs_max: 16, threads: 1 }
     }
 }
 
@@ -72,6 +80,9 @@ pub struct Walk<'a, F> {
     buffer: Buffer,
     /// The directory that was the last item and is entered next.
     enter: Option<(RelPath, Stat)>,
+    ahead: Option<Ahead>,
+    /// The directory that is listed ahead and being looked at.
+    promised: Option<RelPath>,
 }
 
 /// A directory that the walk is in.
@@ -82,6 +93,12 @@ struct Frame {
     next: usize,
     /// How much of the walk's path leads to it.
     path_len: usize,
+    /// What was seen at the names, where somebody has looked already.
+    looked: Vec<Option<Result<Looked, Errno>>>,
+    /// Up to which name the directories are listed ahead.
+    ahead: usize,
+    /// What was decided of those, by the number of the name.
+    decided: VecDeque<(usize, Visit)>,
 }
 
 impl Frame {
@@ -123,8 +140,14 @@ impl Root {
             first_open: 0,
             buffer: Buffer::new(),
             enter: None,
+            ahead: None,
+            promised: None,
         };
         walk.push(start.clone(), fd, stat)?;
+        if options.threads > 1 {
+            walk.ahead = Ahead::new(self.fd(), self.resolution(), options.threads - 1);
+            walk.list_ahead();
+        }
         Ok(walk)
     }
 
@@ -148,18 +171,56 @@ impl<F: FnMut(&RelPath, Kind) -> Visit> Walk<'_, F> {
             ListError::Io(errno) => ReadError::new("list", &path, errno),
             ListError::TooMany => ReadError::TooMany { path: path.clone(), limit: NAMES_MAX },
         })?;
-        if names.len() == 0 {
-            return Ok(());
-        }
-        let path_len = path.as_bytes().len();
-        self.frames.push(Frame { fd: Some(fd), stat, names, next: 0, path_len });
-        self.path = path;
-        self.close_some();
+        self.push_names(path, Some(fd), Listing { stat, names, looked: Vec::new() });
         Ok(())
     }
 
+    fn push_names(&mut self, path: RelPath, fd: Option<OwnedFd>, listing: Listing) {
+        let Listing { stat, names, looked } = listing;
+        if names.len() == 0 {
+            return;
+        }
+        let path_len = path.as_bytes().len();
+        let (next, ahead, decided) = (0, 0, VecDeque::new());
+        self.frames.push(Frame { fd, stat, names, next, path_len, looked, ahead, decided });
+        self.path = path;
+        self.close_some();
+        self.list_ahead();
+    }
+
+    /// Has the next directories of the last frame listed.
+    fn list_ahead(&mut self) {
+        let (Some(ahead), Some(frame)) = (&self.ahead, self.frames.last_mut()) else { return };
+        if frame.ahead == frame.names.len() {
+            return;
+        }
+        let mut room = ahead.room();
+        let mut paths = Vec::new();
+        frame.ahead = frame.ahead.max(frame.next);
+        while room > 0 {
+            let number = frame.ahead;
+            let Some((name, kind)) = frame.names.get(number) else { break };
+            frame.ahead += 1;
+            if kind != Some(Kind::Dir) {
+                continue;
+            }
+            let Ok(path) = self.path.join(name.to_bytes()) else { continue };
+            let decided = (self.decide)(&path, Kind::Dir);
+            frame.decided.push_back((number, decided));
+            if decided == Visit::Descend {
+                paths.push(path);
+                room -= 1;
+            }
+        }
+        ahead.add(paths);
+    }
+
     fn pop(&mut self) {
-        self.frames.pop();
+        if let (Some(frame), Some(ahead)) = (self.frames.pop(), &self.ahead) {
+            if !frame.decided.is_empty() {
+                ahead.forget(&self.path);
+            }
+        }
         self.first_open = self.first_open.min(self.frames.len());
         if !self.frames.is_empty() {
             self.path = self.path.parent().unwrap_or_else(RelPath::root);
@@ -178,33 +239,46 @@ impl<F: FnMut(&RelPath, Kind) -> Visit> Walk<'_, F> {
     /// Opens the last frame's directory again, and some of those above it,
     /// which will be wanted soon.
     fn reopen(&mut self) -> Result<(), ReadError> {
-        let from = self.frames.len().saturating_sub(self.options.open_dirs_max.div_ceil(2));
-        let mut from_len = 0;
+        let open = self.frames.iter().rposition(|frame| frame.fd.is_some());
+        let half = self.options.open_dirs_max.div_ceil(2);
+        let from = open.map_or(self.frames.len().saturating_sub(half), |open| open + 1);
+        let mut from_len = open.map_or(0, |open| self.frames[open].path_len);
         for number in from..self.frames.len() {
             let frame = &self.frames[number];
             let relative = &self.path.as_bytes()[from_len..frame.path_len];
             let relative = relative.strip_prefix(b"/").unwrap_or(relative);
-            let above = (number > from).then(|| self.frames[number - 1].fd.as_ref()).flatten();
+            let above = number.checked_sub(1).and_then(|above| self.frames[above].fd.as_ref());
             let base = above.map_or(self.root.fd(), AsFd::as_fd);
             let open = || {
                 let fd = self.root.resolution().open_dir(base, relative)?;
                 Ok::<_, Errno>((stat_fd(fd.as_fd())?, fd))
             };
-            let (stat, fd) = open().map_err(|errno| ReadError::new("open", &self.path, errno))?;
+            let (stat, fd) = open().map_err(|errno| match errno {
+                errno if is_absent(errno) => ReadError::Changed(self.path.clone()),
+                errno => ReadError::new("open", &self.path, errno),
+            })?;
             if stat.identity() != frame.identity() {
                 return Err(ReadError::Changed(self.path.clone()));
             }
             from_len = frame.path_len;
             self.frames[number].fd = Some(fd);
         }
-        self.first_open = from;
+        self.first_open = self.first_open.min(from);
         Ok(())
     }
 
     /// Enters a directory that was an item.
     fn enter(&mut self, path: RelPath, stat: &Stat) -> Result<(), ReadError> {
+        let taken = self.ahead.as_ref().and_then(|ahead| ahead.take(&path, &mut self.buffer));
+        if let Some(listing) = taken {
+            if listing.stat.identity() == stat.identity() {
+                self.push_names(path, None, listing);
+                return Ok(());
+            }
+        }
+        self.open_last()?;
         let parent = self.frames.last().and_then(|frame| frame.fd.as_ref());
-        let parent = parent.expect("the item before this was in the last frame");
+        let parent = parent.expect("it was open, or has been opened again");
         let name = path.name().unwrap_or(b".");
         let opened = open_list(parent.as_fd(), name).and_then(|fd| Ok((stat_fd(fd.as_fd())?, fd)));
         let (now, fd) = match opened {
@@ -221,35 +295,50 @@ impl<F: FnMut(&RelPath, Kind) -> Visit> Walk<'_, F> {
         self.push(path, fd, now)
     }
 
+    /// Sees to it that the last frame has its descriptor.
+    fn open_last(&mut self) -> Result<(), ReadError> {
+        if self.frames.last().is_none_or(|frame| frame.fd.is_some()) {
+            return Ok(());
+        }
+        self.reopen().inspect_err(|_| {
+            // The rest of the directory cannot be reached any more.
+            if let Some(frame) = self.frames.last_mut() {
+                frame.next = frame.names.len();
+            }
+        })
+    }
+
     /// Looks at one name of the last frame; `None` where it is not there, or
     /// not wanted.
     fn visit(&mut self, number: usize) -> Result<Option<Found>, ReadError> {
-        if self.frames.last().is_some_and(|frame| frame.fd.is_none()) {
-            if let Err(error) = self.reopen() {
-                // The rest of the directory cannot be reached any more.
-                if let Some(frame) = self.frames.last_mut() {
-                    frame.next = frame.names.len();
-                }
-                return Err(error);
-            }
+        let Some(frame) = self.frames.last_mut() else { return Ok(None) };
+        let mut looked = frame.looked.get_mut(number).and_then(Option::take);
+        let decided = frame.decided.front().is_some_and(|(decided, _)| *decided == number);
+        let decided = if decided { frame.decided.pop_front() } else { None };
+        if looked.is_none() {
+            self.open_last()?;
         }
         let Some(frame) = self.frames.last() else { return Ok(None) };
         let Some((name, mut kind)) = frame.names.get(number) else { return Ok(None) };
-        let dir = frame.fd.as_ref().expect("it was open, or has been opened again");
         let path = self.path.join(name.to_bytes()).map_err(|source| ReadError::Name {
             parent: self.path.clone(),
             name: crate::error::os_name(name.to_bytes()),
             source,
         })?;
+        if let Some((_, Visit::Descend)) = decided {
+            self.promised = Some(path.clone());
+        }
         let mut visit = None;
         if let Some(kind) = kind {
-            let decided = (self.decide)(&path, kind);
+            let decided =
+                decided.map_or_else(|| (self.decide)(&path, kind), |(_, decided)| decided);
             if decided == Visit::Skip {
                 return Ok(None);
             }
             visit = Some(decided);
         }
-        let (stat, target) = match look(dir.as_fd(), name, kind) {
+        let dir = || frame.fd.as_ref().expect("it was open, or has been opened again").as_fd();
+        let (stat, target) = match looked.take().unwrap_or_else(|| look(dir(), name, kind)) {
             Ok(Looked::At(stat, target)) => (stat, target),
             Ok(Looked::Changing) => return Err(ReadError::Changed(path)),
             Err(Errno::NOENT) => return Ok(None),
@@ -294,7 +383,16 @@ impl<F: FnMut(&RelPath, Kind) -> Visit> Iterator for Walk<'_, F> {
                 continue;
             }
             frame.next += 1;
-            match self.visit(number) {
+            if frame.ahead <= number {
+                self.list_ahead();
+            }
+            let visited = self.visit(number);
+            if let (Some(path), Some(ahead)) = (self.promised.take(), &self.ahead) {
+                if self.enter.is_none() {
+                    ahead.forget(&path);
+                }
+            }
+            match visited {
                 Ok(Some(found)) => return Some(WalkItem::Entry(found)),
                 Ok(None) => {}
                 Err(error) => return Some(WalkItem::Error(error)),
