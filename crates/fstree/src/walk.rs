@@ -216,10 +216,10 @@ impl<F: FnMut(&RelPath, Kind) -> Visit> Walk<'_, F> {
     }
 
     fn pop(&mut self) {
-        if let (Some(frame), Some(ahead)) = (self.frames.pop(), &self.ahead) {
-            if !frame.decided.is_empty() {
-                ahead.forget(&self.path);
-            }
+        if let (Some(frame), Some(ahead)) = (self.frames.pop(), &self.ahead)
+            && !frame.decided.is_empty()
+        {
+            ahead.forget(&self.path);
         }
         self.first_open = self.first_open.min(self.frames.len());
         if !self.frames.is_empty() {
@@ -270,11 +270,11 @@ impl<F: FnMut(&RelPath, Kind) -> Visit> Walk<'_, F> {
     /// Enters a directory that was an item.
     fn enter(&mut self, path: RelPath, stat: &Stat) -> Result<(), ReadError> {
         let taken = self.ahead.as_ref().and_then(|ahead| ahead.take(&path, &mut self.buffer));
-        if let Some(listing) = taken {
-            if listing.stat.identity() == stat.identity() {
-                self.push_names(path, None, listing);
-                return Ok(());
-            }
+        if let Some(listing) = taken
+            && listing.stat.identity() == stat.identity()
+        {
+            self.push_names(path, None, listing);
+            return Ok(());
         }
         self.open_last()?;
         let parent = self.frames.last().and_then(|frame| frame.fd.as_ref());
@@ -371,10 +371,10 @@ impl<F: FnMut(&RelPath, Kind) -> Visit> Iterator for Walk<'_, F> {
 
     fn next(&mut self) -> Option<WalkItem> {
         loop {
-            if let Some((path, stat)) = self.enter.take() {
-                if let Err(error) = self.enter(path, &stat) {
-                    return Some(WalkItem::Error(error));
-                }
+            if let Some((path, stat)) = self.enter.take()
+                && let Err(error) = self.enter(path, &stat)
+            {
+                return Some(WalkItem::Error(error));
             }
             let frame = self.frames.last_mut()?;
             let number = frame.next;
@@ -387,10 +387,10 @@ impl<F: FnMut(&RelPath, Kind) -> Visit> Iterator for Walk<'_, F> {
                 self.list_ahead();
             }
             let visited = self.visit(number);
-            if let (Some(path), Some(ahead)) = (self.promised.take(), &self.ahead) {
-                if self.enter.is_none() {
-                    ahead.forget(&path);
-                }
+            if let (Some(path), Some(ahead)) = (self.promised.take(), &self.ahead)
+                && self.enter.is_none()
+            {
+                ahead.forget(&path);
             }
             match visited {
                 Ok(Some(found)) => return Some(WalkItem::Entry(found)),

@@ -1,6 +1,8 @@
 //! The walk: its order, its limits, what it does not do, and what it does
 //! while others change the tree.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod common;
 
 use std::collections::BTreeSet;

@@ -230,13 +230,13 @@ impl Inner {
             Err(Errno::NOENT) => return Ok(None),
             Err(errno) => return Err(TargetError::new(CREATE, path, errno)),
         };
-        if self.is_folding(dir) {
-            if let Some(existing) = stored_name(dir, name, &stat) {
-                return Err(TargetError::Collision {
-                    path: path.clone(),
-                    existing: os_name(&existing),
-                });
-            }
+        if self.is_folding(dir)
+            && let Some(existing) = stored_name(dir, name, &stat)
+        {
+            return Err(TargetError::Collision {
+                path: path.clone(),
+                existing: os_name(&existing),
+            });
         }
         Ok(Some(Existing { stat }))
     }
@@ -246,10 +246,10 @@ impl Inner {
     fn is_folding(&self, dir: BorrowedFd<'_>) -> bool {
         let Ok(stat) = stat_fd(dir) else { return false };
         let mut folding = self.folding.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((identity, is_folding)) = *folding {
-            if identity == stat.identity() {
-                return is_folding;
-            }
+        if let Some((identity, is_folding)) = *folding
+            && identity == stat.identity()
+        {
+            return is_folding;
         }
         let try_out = || {
             let dir = dir.try_clone_to_owned().ok()?;

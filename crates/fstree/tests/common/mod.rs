@@ -1,5 +1,6 @@
 //! Trees to read, a copy made by reading and making, and ways to run a test as
 //! somebody else or with a file system of its own.
+
 #![allow(dead_code, reason = "each test program uses some of it")]
 
 pub(crate) mod awkward;
@@ -216,7 +217,9 @@ pub(crate) fn both_ways() -> [TargetOptions; 2] {
 
 /// Root gives files away, others cannot.
 pub(crate) fn owners_to_set() -> fstree::OwnerPolicy {
-    if is_root() { fstree::OwnerPolicy::Numbers } else { fstree::OwnerPolicy::Leave }
+    let policy = fstree::OwnerPolicy::for_this_process();
+    assert_eq!(matches!(policy, fstree::OwnerPolicy::Numbers), is_root());
+    policy
 }
 
 const AGAIN: &str = "ARCHIVIST_TEST_AGAIN";
