@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "each test program uses some of it")]
 
 pub(crate) mod awkward;
+pub(crate) mod poor;
 
 use std::collections::BTreeMap;
 use std::fs::File;
