@@ -20,8 +20,8 @@ use crate::names::{Buffer, ListError, Names};
 use crate::root::{LIST, Looked, look, no_atime};
 use crate::stat::{Stat, stat_fd};
 
-/// How many directories are listed ahead or about to be.
-const DIRS_MAX: usize = 64;
+/// No further directory is begun while this many names are held.
+const HELD_MAX: usize = 50_000;
 /// In a directory of more names than this only the names are read ahead: the
 /// walk looks at what they are.
 const LOOKED_MAX: usize = 4096;
@@ -55,7 +55,26 @@ struct State {
     todo: BTreeSet<RelPath>,
     doing: HashSet<RelPath>,
     done: HashMap<RelPath, Option<Listing>>,
+    /// The names in those that are done.
+    held: usize,
     is_over: bool,
+}
+
+impl State {
+    fn next(&mut self) -> Option<RelPath> {
+        if self.held < HELD_MAX { self.todo.pop_first() } else { None }
+    }
+
+    fn keep(&mut self, path: RelPath, listing: Option<Listing>) {
+        self.held += listing.as_ref().map_or(0, |listing| listing.names.len());
+        self.done.insert(path, listing);
+    }
+
+    fn give(&mut self, path: &RelPath) -> Option<Listing> {
+        let listing = self.done.remove(path).flatten()?;
+        self.held -= listing.names.len();
+        Some(listing)
+    }
 }
 
 impl Shared {
@@ -67,7 +86,7 @@ impl Shared {
         let mut buffer = Buffer::new();
         let mut state = self.lock();
         while !state.is_over {
-            let Some(path) = state.todo.pop_first() else {
+            let Some(path) = state.next() else {
                 state = self.todo.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
             };
@@ -88,19 +107,22 @@ impl Shared {
         state = self.lock();
         // It may have been forgotten meanwhile.
         if state.doing.remove(&path) {
-            state.done.insert(path, listing.ok());
+            state.keep(path, listing.ok());
         }
         state
     }
 }
 
 impl Ahead {
-    /// `None` where the system gives no more threads or descriptors.
+    /// `None` without threads, or where the system gives no more of them.
     pub(crate) fn new(
         root: BorrowedFd<'_>,
         resolution: Resolution,
         threads: usize,
     ) -> Option<Self> {
+        if threads == 0 {
+            return None;
+        }
         let shared = Arc::new(Shared {
             root: root.try_clone_to_owned().ok()?,
             resolution,
@@ -115,12 +137,6 @@ impl Ahead {
         };
         let threads: Vec<_> = (0..threads).map_while(spawn).collect();
         (!threads.is_empty()).then_some(Self { shared, threads })
-    }
-
-    /// How many more directories it takes.
-    pub(crate) fn room(&self) -> usize {
-        let state = self.shared.lock();
-        DIRS_MAX.saturating_sub(state.todo.len() + state.doing.len() + state.done.len())
     }
 
     pub(crate) fn add(&self, paths: Vec<RelPath>) {
@@ -139,13 +155,17 @@ impl Ahead {
             return None;
         }
         while state.doing.contains(path) {
-            state = match state.todo.pop_first() {
+            state = match state.next() {
                 // Instead of waiting.
                 Some(next) => shared.do_one(state, next, buffer),
                 None => shared.done.wait(state).unwrap_or_else(PoisonError::into_inner),
             };
         }
-        state.done.remove(path).flatten()
+        let listing = state.give(path);
+        if !state.todo.is_empty() {
+            shared.todo.notify_one();
+        }
+        listing
     }
 
     /// Forgets a directory that the walk does not enter, or is through with,
@@ -154,7 +174,10 @@ impl Ahead {
         let mut state = self.shared.lock();
         state.todo.retain(|path| !path.is_within(dir));
         state.doing.retain(|path| !path.is_within(dir));
-        state.done.retain(|path, _| !path.is_within(dir));
+        let done: Vec<_> = state.done.keys().filter(|path| path.is_within(dir)).cloned().collect();
+        for path in done {
+            state.give(&path);
+        }
     }
 }
 

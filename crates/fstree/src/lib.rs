@@ -22,6 +22,7 @@ mod compare;
 mod content;
 mod error;
 mod found;
+mod frames;
 mod names;
 mod owners;
 mod root;

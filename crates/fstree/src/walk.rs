@@ -10,8 +10,6 @@
 //! descriptor had to be given up is opened again by its path, and has to be the
 //! one that it was.
 
-use std::collections::VecDeque;
-
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use types::RelPath;
@@ -20,9 +18,10 @@ use crate::ahead::{Ahead, Listing};
 use crate::beneath::is_absent;
 use crate::error::ReadError;
 use crate::found::{Found, FoundKind, Kind};
+use crate::frames::{Frames, OPEN};
 use crate::names::{Buffer, ListError, NAMES_MAX, Names};
 use crate::root::{Looked, Root, look, open_list};
-use crate::stat::{Identity, Stat, stat_fd};
+use crate::stat::{Stat, stat_fd};
 
 /// What to do about a name, decided before anything but its kind is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,49 +61,21 @@ pub enum WalkItem {
     /// Something that is there.
     Entry(Found),
     /// Something that could not be looked at, or a directory that could not be
-    /// listed: what is in it is unknown then, and none of it is an item.
+    /// listed, or not to the end. Nothing in it will be an item after this, and
+    /// what of it was none is not gone, but unknown.
     Error(ReadError),
 }
 
 /// A walk; the items are those of the iterator.
 pub struct Walk<'a, F> {
     root: &'a Root,
-    options: WalkOptions,
+    one_file_system: bool,
     decide: F,
-    /// The directory where the walk is.
-    path: RelPath,
-    /// From the start down to it.
-    frames: Vec<Frame>,
-    /// The first frame that has its descriptor.
-    first_open: usize,
+    frames: Frames,
     buffer: Buffer,
     /// The directory that was the last item and is entered next.
     enter: Option<(RelPath, Stat)>,
     ahead: Option<Ahead>,
-    /// The directory that is listed ahead and being looked at.
-    promised: Option<RelPath>,
-}
-
-/// A directory that the walk is in.
-struct Frame {
-    fd: Option<OwnedFd>,
-    stat: Stat,
-    names: Names,
-    next: usize,
-    /// How much of the walk's path leads to it.
-    path_len: usize,
-    /// What was seen at the names, where somebody has looked already.
-    looked: Vec<Option<Result<Looked, Errno>>>,
-    /// Up to which name the directories are listed ahead.
-    ahead: usize,
-    /// What was decided of those, by the number of the name.
-    decided: VecDeque<(usize, Visit)>,
-}
-
-impl Frame {
-    fn identity(&self) -> Identity {
-        self.stat.identity()
-    }
 }
 
 impl Root {
@@ -130,24 +101,17 @@ impl Root {
         let held = self.resolution().open_dir(self.fd(), start.as_bytes()).map_err(list)?;
         let fd = open_list(held.as_fd(), c".").map_err(list)?;
         let stat = stat_fd(fd.as_fd()).map_err(list)?;
-        let open_dirs_max = options.open_dirs_max.max(1);
+        let more_threads = options.threads.saturating_sub(1);
         let mut walk = Walk {
             root: self,
-            options: WalkOptions { open_dirs_max, ..options },
+            one_file_system: options.one_file_system,
             decide,
-            path: start.clone(),
-            frames: Vec::new(),
-            first_open: 0,
+            frames: Frames::new(start.clone(), options.open_dirs_max),
             buffer: Buffer::new(),
             enter: None,
-            ahead: None,
-            promised: None,
+            ahead: Ahead::new(self.fd(), self.resolution(), more_threads),
         };
         walk.push(start.clone(), fd, stat)?;
-        if options.threads > 1 {
-            walk.ahead = Ahead::new(self.fd(), self.resolution(), options.threads - 1);
-            walk.list_ahead();
-        }
         Ok(walk)
     }
 
@@ -171,114 +135,40 @@ impl<F: FnMut(&RelPath, Kind) -> Visit> Walk<'_, F> {
             ListError::Io(errno) => ReadError::new("list", &path, errno),
             ListError::TooMany => ReadError::TooMany { path: path.clone(), limit: NAMES_MAX },
         })?;
-        self.push_names(path, Some(fd), Listing { stat, names, looked: Vec::new() });
-        Ok(())
-    }
-
-    fn push_names(&mut self, path: RelPath, fd: Option<OwnedFd>, listing: Listing) {
-        let Listing { stat, names, looked } = listing;
-        if names.len() == 0 {
-            return;
-        }
-        let path_len = path.as_bytes().len();
-        let (next, ahead, decided) = (0, 0, VecDeque::new());
-        self.frames.push(Frame { fd, stat, names, next, path_len, looked, ahead, decided });
-        self.path = path;
-        self.close_some();
+        self.frames.push(path, Some(fd), Listing { stat, names, looked: Vec::new() });
         self.list_ahead();
+        Ok(())
     }
 
     /// Has the next directories of the last frame listed.
     fn list_ahead(&mut self) {
-        let (Some(ahead), Some(frame)) = (&self.ahead, self.frames.last_mut()) else { return };
-        if frame.ahead == frame.names.len() {
-            return;
-        }
-        let mut room = ahead.room();
-        let mut paths = Vec::new();
-        frame.ahead = frame.ahead.max(frame.next);
-        while room > 0 {
-            let number = frame.ahead;
-            let Some((name, kind)) = frame.names.get(number) else { break };
-            frame.ahead += 1;
-            if kind != Some(Kind::Dir) {
-                continue;
-            }
-            let Ok(path) = self.path.join(name.to_bytes()) else { continue };
-            let decided = (self.decide)(&path, Kind::Dir);
-            frame.decided.push_back((number, decided));
-            if decided == Visit::Descend {
-                paths.push(path);
-                room -= 1;
-            }
-        }
+        let Some(ahead) = &self.ahead else { return };
+        let decide = &mut self.decide;
+        let paths = self.frames.promise(|path| decide(path, Kind::Dir));
         ahead.add(paths);
     }
 
     fn pop(&mut self) {
-        if let (Some(frame), Some(ahead)) = (self.frames.pop(), &self.ahead)
-            && !frame.decided.is_empty()
-        {
-            ahead.forget(&self.path);
+        let is_promised = self.frames.last().is_some_and(|frame| !frame.decided.is_empty());
+        if let (true, Some(ahead)) = (is_promised, &self.ahead) {
+            ahead.forget(self.frames.path());
         }
-        self.first_open = self.first_open.min(self.frames.len());
-        if !self.frames.is_empty() {
-            self.path = self.path.parent().unwrap_or_else(RelPath::root);
-        }
-    }
-
-    /// Gives up the descriptors that are furthest from where the walk is.
-    fn close_some(&mut self) {
-        let keep_from = self.frames.len().saturating_sub(self.options.open_dirs_max);
-        for frame in &mut self.frames[self.first_open.min(keep_from)..keep_from] {
-            frame.fd = None;
-        }
-        self.first_open = self.first_open.max(keep_from);
-    }
-
-    /// Opens the last frame's directory again, and some of those above it,
-    /// which will be wanted soon.
-    fn reopen(&mut self) -> Result<(), ReadError> {
-        let open = self.frames.iter().rposition(|frame| frame.fd.is_some());
-        let half = self.options.open_dirs_max.div_ceil(2);
-        let from = open.map_or(self.frames.len().saturating_sub(half), |open| open + 1);
-        let mut from_len = open.map_or(0, |open| self.frames[open].path_len);
-        for number in from..self.frames.len() {
-            let frame = &self.frames[number];
-            let relative = &self.path.as_bytes()[from_len..frame.path_len];
-            let relative = relative.strip_prefix(b"/").unwrap_or(relative);
-            let above = number.checked_sub(1).and_then(|above| self.frames[above].fd.as_ref());
-            let base = above.map_or(self.root.fd(), AsFd::as_fd);
-            let open = || {
-                let fd = self.root.resolution().open_dir(base, relative)?;
-                Ok::<_, Errno>((stat_fd(fd.as_fd())?, fd))
-            };
-            let (stat, fd) = open().map_err(|errno| match errno {
-                errno if is_absent(errno) => ReadError::Changed(self.path.clone()),
-                errno => ReadError::new("open", &self.path, errno),
-            })?;
-            if stat.identity() != frame.identity() {
-                return Err(ReadError::Changed(self.path.clone()));
-            }
-            from_len = frame.path_len;
-            self.frames[number].fd = Some(fd);
-        }
-        self.first_open = self.first_open.min(from);
-        Ok(())
+        self.frames.pop();
     }
 
     /// Enters a directory that was an item.
     fn enter(&mut self, path: RelPath, stat: &Stat) -> Result<(), ReadError> {
+        self.list_ahead();
         let taken = self.ahead.as_ref().and_then(|ahead| ahead.take(&path, &mut self.buffer));
         if let Some(listing) = taken
             && listing.stat.identity() == stat.identity()
         {
-            self.push_names(path, None, listing);
+            self.frames.push(path, None, listing);
+            self.list_ahead();
             return Ok(());
         }
-        self.open_last()?;
-        let parent = self.frames.last().and_then(|frame| frame.fd.as_ref());
-        let parent = parent.expect("it was open, or has been opened again");
+        self.frames.open_last(self.root)?;
+        let parent = self.frames.last().and_then(|frame| frame.fd.as_ref()).expect(OPEN);
         let name = path.name().unwrap_or(b".");
         let opened = open_list(parent.as_fd(), name).and_then(|fd| Ok((stat_fd(fd.as_fd())?, fd)));
         let (now, fd) = match opened {
@@ -295,50 +185,32 @@ impl<F: FnMut(&RelPath, Kind) -> Visit> Walk<'_, F> {
         self.push(path, fd, now)
     }
 
-    /// Sees to it that the last frame has its descriptor.
-    fn open_last(&mut self) -> Result<(), ReadError> {
-        if self.frames.last().is_none_or(|frame| frame.fd.is_some()) {
-            return Ok(());
-        }
-        self.reopen().inspect_err(|_| {
-            // The rest of the directory cannot be reached any more.
-            if let Some(frame) = self.frames.last_mut() {
-                frame.next = frame.names.len();
-            }
-        })
-    }
-
     /// Looks at one name of the last frame; `None` where it is not there, or
     /// not wanted.
     fn visit(&mut self, number: usize) -> Result<Option<Found>, ReadError> {
         let Some(frame) = self.frames.last_mut() else { return Ok(None) };
-        let mut looked = frame.looked.get_mut(number).and_then(Option::take);
-        let decided = frame.decided.front().is_some_and(|(decided, _)| *decided == number);
-        let decided = if decided { frame.decided.pop_front() } else { None };
+        let decided = frame.take_decided(number);
+        let looked = frame.looked.get_mut(number).and_then(Option::take);
         if looked.is_none() {
-            self.open_last()?;
+            self.frames.open_last(self.root)?;
         }
         let Some(frame) = self.frames.last() else { return Ok(None) };
-        let Some((name, mut kind)) = frame.names.get(number) else { return Ok(None) };
-        let path = self.path.join(name.to_bytes()).map_err(|source| ReadError::Name {
-            parent: self.path.clone(),
+        let Some((name, said)) = frame.names.get(number) else { return Ok(None) };
+        let path = self.frames.path().join(name.to_bytes()).map_err(|source| ReadError::Name {
+            parent: self.frames.path().clone(),
             name: crate::error::os_name(name.to_bytes()),
             source,
         })?;
-        if let Some((_, Visit::Descend)) = decided {
-            self.promised = Some(path.clone());
+        let mut visit = decided;
+        if let (Some(kind), None) = (said, visit) {
+            visit = Some((self.decide)(&path, kind));
         }
-        let mut visit = None;
-        if let Some(kind) = kind {
-            let decided =
-                decided.map_or_else(|| (self.decide)(&path, kind), |(_, decided)| decided);
-            if decided == Visit::Skip {
-                return Ok(None);
-            }
-            visit = Some(decided);
+        if visit == Some(Visit::Skip) {
+            return Ok(None);
         }
-        let dir = || frame.fd.as_ref().expect("it was open, or has been opened again").as_fd();
-        let (stat, target) = match looked.take().unwrap_or_else(|| look(dir(), name, kind)) {
+        let looked =
+            looked.unwrap_or_else(|| look(frame.fd.as_ref().expect(OPEN).as_fd(), name, said));
+        let (stat, target) = match looked {
             Ok(Looked::At(stat, target)) => (stat, target),
             Ok(Looked::Changing) => return Err(ReadError::Changed(path)),
             Err(Errno::NOENT) => return Ok(None),
@@ -346,23 +218,33 @@ impl<F: FnMut(&RelPath, Kind) -> Visit> Walk<'_, F> {
         };
         let is_mount_point = frame.stat.is_mount_boundary(&stat);
         let found = self.root.found(path, &stat, target, is_mount_point)?;
-        // The directory did not say what it is, or it is something else now.
-        if kind != Some(found.kind()) {
-            kind = Some(found.kind());
-            visit = None;
-        }
-        let visit = visit
-            .unwrap_or_else(|| (self.decide)(&found.path, kind.unwrap_or_else(|| found.kind())));
+        let visit = match visit {
+            Some(visit) if said == Some(found.kind()) => visit,
+            // The directory did not say what it is, or it is another thing now.
+            _ => (self.decide)(&found.path, found.kind()),
+        };
         if visit == Visit::Skip {
             return Ok(None);
         }
-        if let FoundKind::Dir { is_mount_point } = found.kind {
-            let stays_out = is_mount_point && self.options.one_file_system;
-            if visit == Visit::Descend && !stays_out {
-                self.enter = Some((found.path.clone(), stat));
-            }
+        if let FoundKind::Dir { is_mount_point } = found.kind
+            && visit == Visit::Descend
+            && !(is_mount_point && self.one_file_system)
+        {
+            self.enter = Some((found.path.clone(), stat));
         }
         Ok(Some(found))
+    }
+
+    /// As [`Walk::visit`]; a directory that is listed ahead and not entered
+    /// after all is forgotten.
+    fn visit_next(&mut self, number: usize) -> Result<Option<Found>, ReadError> {
+        let promised = self.frames.last().and_then(|frame| frame.promised(number));
+        let promised = promised.and_then(|name| self.frames.path().join(name.to_bytes()).ok());
+        let visited = self.visit(number);
+        if let (Some(path), Some(ahead), None) = (promised, &self.ahead, &self.enter) {
+            ahead.forget(&path);
+        }
+        visited
     }
 }
 
@@ -383,16 +265,7 @@ impl<F: FnMut(&RelPath, Kind) -> Visit> Iterator for Walk<'_, F> {
                 continue;
             }
             frame.next += 1;
-            if frame.ahead <= number {
-                self.list_ahead();
-            }
-            let visited = self.visit(number);
-            if let (Some(path), Some(ahead)) = (self.promised.take(), &self.ahead)
-                && self.enter.is_none()
-            {
-                ahead.forget(&path);
-            }
-            match visited {
+            match self.visit_next(number) {
                 Ok(Some(found)) => return Some(WalkItem::Entry(found)),
                 Ok(None) => {}
                 Err(error) => return Some(WalkItem::Error(error)),
@@ -403,6 +276,6 @@ impl<F: FnMut(&RelPath, Kind) -> Visit> Iterator for Walk<'_, F> {
 
 impl<F> std::fmt::Debug for Walk<'_, F> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Walk").field("path", &self.path).field("depth", &self.frames.len()).finish()
+        f.debug_struct("Walk").field("at", self.frames.path()).finish_non_exhaustive()
     }
 }
