@@ -169,6 +169,17 @@ impl Target {
         Ok(stat_fd(self.0.fd.as_fd())?.identity())
     }
 
+    /// Makes the names in the target itself durable, as
+    /// [`Target::finish_dir`] does for those of a directory where it is asked
+    /// to.
+    ///
+    /// # Errors
+    ///
+    /// The file system's.
+    pub fn sync(&self) -> io::Result<()> {
+        Ok(rustix::fs::fsync(open_list(self.0.fd.as_fd(), c".")?)?)
+    }
+
     /// How many unfinished things of a killed run have been removed.
     pub fn leftovers_removed(&self) -> u64 {
         self.0.removed.load(Ordering::Relaxed)
