@@ -102,9 +102,7 @@ impl Target {
                     return Ok(MakeFile::Same(SameFile { target, path, fd, stat }));
                 }
             }
-            if !inner.options.overwrite {
-                return Err(existing.in_the_way(path));
-            }
+            inner.may_replace(&existing, dir.as_fd(), name, path)?;
         }
         let made = inner.make_temp(dir, |dir, temp| {
             let flags =

@@ -276,6 +276,28 @@ impl Inner {
         Ok(Some(Existing { stat }))
     }
 
+    /// Whether what is there may be replaced. An empty directory is removed
+    /// now, so that one that is not is found before any content is written.
+    fn may_replace(
+        &self,
+        existing: &Existing,
+        dir: BorrowedFd<'_>,
+        name: &[u8],
+        path: &RelPath,
+    ) -> Result<(), TargetError> {
+        if !self.options.overwrite {
+            return Err(existing.in_the_way(path));
+        }
+        if existing.kind() != Some(Kind::Dir) {
+            return Ok(());
+        }
+        match rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR) {
+            Err(Errno::NOTEMPTY | Errno::EXIST) => Err(existing.in_the_way(path)),
+            Err(Errno::NOENT) => Ok(()),
+            removed => removed.map_err(|errno| TargetError::new("replace", path, errno)),
+        }
+    }
+
     /// Whether a directory takes names for the same that differ in case. It is
     /// tried out; a directory in which that cannot be done does not.
     fn is_folding(&self, dir: BorrowedFd<'_>) -> bool {
