@@ -157,7 +157,7 @@ pub struct GcReport {
     pub freed_bytes: u64,
     /// Bytes that had to be written for it.
     pub rewritten_bytes: u64,
-    /// Dead bytes that stay for now, in packs that are mostly alive.
+    /// Dead bytes that stay, in packs that are mostly alive.
     pub left_bytes: u64,
     /// Blocks that are damaged; their packs were left alone.
     pub damaged: Vec<String>,

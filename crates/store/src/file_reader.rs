@@ -39,7 +39,10 @@ pub fn resolve(store: &dyn BlockStore, cid: Cid) -> Result<Option<Content>, Stor
 /// [`StoreError::Node`].
 pub fn content_of(cid: Cid, bytes: &Bytes) -> Result<Content, StoreError> {
     match cid.codec() {
-        Codec::Raw => Ok(Content { tree: cid, size: bytes.len() as u64, dataset: None }),
+        // A chunk, or a part of a manifest: the block is the content.
+        Codec::Raw | Codec::Json => {
+            Ok(Content { tree: cid, size: bytes.len() as u64, dataset: None })
+        }
         Codec::DagCbor => match Dataset::decode(bytes) {
             Ok(dataset) => {
                 Ok(Content { tree: dataset.tree, size: dataset.size, dataset: Some(dataset) })
@@ -119,7 +122,7 @@ impl FileReader {
             let wrong =
                 |reason| StoreError::Node { cid: child.cid, source: NodeError::Rule(reason) };
             let bytes = self.store.get(&child.cid)?.ok_or(StoreError::Missing(child.cid))?;
-            if child.cid.codec() == Codec::Raw {
+            if child.cid.codec() != Codec::DagCbor {
                 if bytes.len() as u64 != child.len {
                     return Err(wrong("a chunk is not as long as its node says"));
                 }

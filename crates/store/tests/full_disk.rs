@@ -23,7 +23,8 @@ fn in_tmpfs(test: &str) -> Option<std::path::PathBuf> {
     }
     let dir = tempfile::tempdir().unwrap();
     let mount = format!(
-        "mount -t tmpfs -o size=24m tmpfs '{0}' && {DIR_VARIABLE}='{0}' exec '{1}' --exact {test} --nocapture",
+        "mount -t tmpfs -o size=24m tmpfs '{0}' && \
+         {DIR_VARIABLE}='{0}' exec '{1}' --exact {test} --nocapture",
         dir.path().display(),
         std::env::current_exe().unwrap().display(),
     );
