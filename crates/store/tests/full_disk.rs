@@ -1,6 +1,8 @@
 //! A disk that really is full: a small tmpfs. The store says so, keeps what it
 //! has, and can be emptied and used again.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod common;
 
 use std::path::Path;
