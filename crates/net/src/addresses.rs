@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use libp2p::multiaddr::Protocol;
 use libp2p::{Multiaddr, PeerId};
 
-use crate::error::NetError;
+use crate::error::{NetError, WrongPeer};
 use crate::limits::{MAX_ADDRESSES_PER_PEER, MAX_KNOWN_PEERS};
 
 /// The addresses that were configured, discovered or told. The peer that was
@@ -53,7 +53,7 @@ pub(crate) fn without_peer(
             address.pop();
             Ok(address)
         }
-        Some(Protocol::P2p(found)) => Err(NetError::WrongPeer { expected, found, address }),
+        Some(Protocol::P2p(found)) => Err(WrongPeer::error(expected, found, address)),
         _ => Ok(address),
     }
 }
@@ -108,7 +108,7 @@ mod tests {
         assert_eq!(without_peer(full.clone(), peer).unwrap(), plain);
         assert!(matches!(
             without_peer(full.clone(), other),
-            Err(NetError::WrongPeer { expected, found, .. }) if expected == other && found == peer
+            Err(NetError::WrongPeer(wrong)) if wrong.expected == other && wrong.found == peer
         ));
         assert_eq!(split_peer(full), Some((peer, plain.clone())));
         assert_eq!(split_peer(plain), None);

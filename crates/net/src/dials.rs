@@ -8,7 +8,7 @@ use libp2p::{Multiaddr, PeerId};
 use tokio::sync::oneshot;
 
 use crate::addresses::rounds;
-use crate::error::NetError;
+use crate::error::{NetError, WrongPeer};
 use crate::limits::MAX_WAITING_DIALS;
 use crate::streams::Open;
 
@@ -93,11 +93,7 @@ impl Dials {
         self.waiting -= dial.waiters.len();
         for waiter in dial.waiters {
             waiter.fail(match &dial.wrong {
-                Some((found, address)) => NetError::WrongPeer {
-                    expected: peer,
-                    found: *found,
-                    address: address.clone(),
-                },
+                Some((found, address)) => WrongPeer::error(peer, *found, address.clone()),
                 None => NetError::Unreachable { peer, reason: dial.errors.join("; ") },
             });
         }

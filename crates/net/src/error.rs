@@ -43,6 +43,24 @@ pub enum IdentityError {
     },
 }
 
+/// Another peer than the one that was asked for.
+#[derive(Debug, thiserror::Error)]
+#[error("{address} is peer {found}, not {expected}")]
+pub struct WrongPeer {
+    /// Who was asked for.
+    pub expected: PeerId,
+    /// Who answered, or is named by the address.
+    pub found: PeerId,
+    /// Where.
+    pub address: Multiaddr,
+}
+
+impl WrongPeer {
+    pub(crate) fn error(expected: PeerId, found: PeerId, address: Multiaddr) -> NetError {
+        NetError::WrongPeer(Box::new(Self { expected, found, address }))
+    }
+}
+
 /// Why the node cannot start, or cannot do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum NetError {
@@ -85,15 +103,8 @@ pub enum NetError {
     #[error("no address of peer {0} is known")]
     NoAddress(PeerId),
     /// Another peer answered at the address.
-    #[error("{address} is peer {found}, not {expected}")]
-    WrongPeer {
-        /// Who was asked for.
-        expected: PeerId,
-        /// Who answered.
-        found: PeerId,
-        /// Where.
-        address: Multiaddr,
-    },
+    #[error(transparent)]
+    WrongPeer(Box<WrongPeer>),
     /// The peer is this node itself.
     #[error("{0} is this node itself")]
     SelfDial(Multiaddr),
@@ -144,7 +155,7 @@ impl NetError {
             | Self::Setup { .. }
             | Self::Stopped
             | Self::Panicked(_)
-            | Self::WrongPeer { .. }
+            | Self::WrongPeer(_)
             | Self::SelfDial(_)
             | Self::UnsupportedProtocol { .. } => Retry::Permanent,
             Self::ListenTimeout(_)

@@ -39,7 +39,7 @@ pub use blocks::{
     Outcome, PROTOCOL as BLOCK_PROTOCOL, Refusal, Violation, Want,
 };
 pub use config::NetConfig;
-pub use error::{IdentityError, NetError, Retry};
+pub use error::{IdentityError, NetError, Retry, WrongPeer};
 pub use event_loop::{NetEvent, PeerInfo};
 pub use libp2p::identity::Keypair;
 pub use libp2p::{Multiaddr, PeerId, StreamProtocol};

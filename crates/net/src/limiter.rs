@@ -60,7 +60,6 @@ impl Limiter {
     }
 
     /// How many bytes to send or read at once.
-    #[expect(clippy::cast_possible_truncation, reason = "cut to MAX_PIECE")]
     pub(crate) fn piece(&self) -> usize {
         match self.rate() {
             0 => usize::MAX,

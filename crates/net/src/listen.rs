@@ -65,6 +65,24 @@ impl Kind {
     }
 }
 
+/// What the system said, out of the layers of transports around it.
+fn system_error(error: io::Error) -> io::Error {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+    while let Some(error) = cause {
+        let io = error.downcast_ref::<io::Error>();
+        if let Some(code) = io.and_then(io::Error::raw_os_error) {
+            return io::Error::from_raw_os_error(code);
+        }
+        // An error made by `io::Error::other` hides its content from
+        // `source`, which gives what is below that.
+        cause = match io.and_then(io::Error::get_ref) {
+            Some(inner) => Some(inner),
+            None => error.source(),
+        };
+    }
+    error
+}
+
 /// Whether the machine lacks the address family: then the unspecified
 /// address of that family is passed over.
 fn is_missing_family(error: &io::Error) -> bool {
@@ -85,7 +103,7 @@ pub(crate) async fn listen(node: &mut EventLoop, config: &NetConfig) -> Result<(
             |source| NetError::Listen { transport: kind.name(), address, source };
         let opening = kind.probe(address).and_then(|()| {
             node.swarm.listen_on(kind.multiaddr(address)).map_err(|error| match error {
-                libp2p::TransportError::Other(error) => error,
+                libp2p::TransportError::Other(error) => system_error(error),
                 other => io::Error::other(other),
             })
         });

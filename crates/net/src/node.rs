@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use tokio::runtime;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::access::Access;
 use crate::addresses::without_peer;
@@ -438,8 +439,15 @@ impl Handle {
         BlockClient::new(self.clone())
     }
 
-    pub(crate) fn runtime(&self) -> &runtime::Handle {
-        &self.0.runtime
+    /// Runs a task on the network's own thread, where the bytes of its
+    /// streams are: reading them from elsewhere costs a wake-up across threads
+    /// for each piece. The task must never block, nor hash or pack much.
+    /// Dropping what is returned ends it, and so does the end of the node.
+    pub fn spawn<T: Send + 'static>(
+        &self,
+        task: impl Future<Output = T> + Send + 'static,
+    ) -> AbortOnDropHandle<T> {
+        AbortOnDropHandle::new(self.0.runtime.spawn(task))
     }
 
     pub(crate) fn meter(&self) -> &Meter {

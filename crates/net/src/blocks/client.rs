@@ -1,7 +1,6 @@
 //! Fetching blocks from other nodes.
 
 use libp2p::PeerId;
-use tokio_util::task::AbortOnDropHandle;
 
 use super::fetch::{FetchStats, Fetched, Session, Want};
 use super::{BlockError, FetchError, PROTOCOL};
@@ -27,8 +26,7 @@ impl BlockClient {
     pub async fn open(&self, peer: PeerId) -> Result<BlockSession, BlockError> {
         let stream = self.node.open(peer, PROTOCOL).await?;
         let metrics = self.node.meter().metrics.clone();
-        let greeting = self.node.runtime().spawn(Session::open(stream, metrics));
-        let session = joined(AbortOnDropHandle::new(greeting).await)??;
+        let session = joined(self.node.spawn(Session::open(stream, metrics)).await)??;
         Ok(BlockSession { peer, session: Some(session), node: self.node.clone() })
     }
 }
@@ -79,11 +77,11 @@ impl BlockSession {
         let wants = wants.into_iter();
         // On the network's own thread, where the stream's bytes are: a
         // wake-up across threads for each frame would cost more than all else.
-        let fetching = self.node.runtime().spawn(async move {
+        let fetching = self.node.spawn(async move {
             let result = session.fetch(wants, sink).await;
             (session, result)
         });
-        let (session, result) = joined(AbortOnDropHandle::new(fetching).await)?;
+        let (session, result) = joined(fetching.await)?;
         let stats = result?;
         self.session = Some(session);
         Ok(stats)

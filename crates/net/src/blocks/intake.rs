@@ -38,12 +38,6 @@ impl Intake {
         self.buffer.is_empty() || self.filled < self.buffer.len()
     }
 
-    /// How many bytes of the buffer are in use.
-    #[cfg(test)]
-    pub(super) fn capacity(&self) -> usize {
-        self.buffer.len()
-    }
-
     /// Reads what is there.
     pub(super) fn poll_read<S: AsyncRead + Unpin>(
         &mut self,

@@ -17,11 +17,12 @@ use libp2p::PeerId;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep};
+use tokio_util::sync::PollSemaphore;
 use types::Cid;
 
 use super::frame::{self, Frame, MAX_WANTS_PER_FRAME, Refusal, Side, Violation};
 use super::intake::Intake;
-use super::watchdog::{HELLO_TIMEOUT, PROGRESS_WINDOW, Watchdog};
+use super::watchdog::{HELLO_TIMEOUT, Watchdog};
 use super::{Answer, BlockProvider};
 use crate::metrics::Metrics;
 
@@ -183,6 +184,7 @@ struct Serving<'a, S> {
     source: Source,
     ended: bool,
     wants: VecDeque<Cid>,
+    readers: PollSemaphore,
     work: Option<JoinHandle<Batch>>,
     /// The batch after the one that is sent.
     ready: Vec<Answer>,
@@ -203,6 +205,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Serving<'a, S> {
             stream,
             intake,
             peer,
+            readers: PollSemaphore::new(Arc::clone(&source.readers)),
             source,
             ended: false,
             wants: VecDeque::new(),
@@ -322,11 +325,15 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Serving<'a, S> {
         if self.wants.is_empty() || !self.ready.is_empty() {
             return Ok(false);
         }
+        let Poll::Ready(Some(permit)) = self.readers.poll_acquire(cx) else {
+            return Ok(false);
+        };
         let len = self.wants.len().min(MAX_BATCH);
         let asked: Vec<Cid> = self.wants.drain(..len).collect();
         let (peer, source) = (self.peer, self.source.clone());
         self.work = Some(tokio::task::spawn_blocking(move || {
             let answers = source.provider.read(&peer, &asked, BATCH_BYTES);
+            drop(permit);
             (asked, answers)
         }));
         Ok(true)
@@ -424,8 +431,11 @@ fn check(asked: &[Cid], answers: &[Answer]) -> Result<(), ServeError> {
     if answers.len() > asked.len() {
         return Err(ServeError::Provider("it answered more than was asked"));
     }
-    let is_other = |(cid, answer): (&Cid, &Answer)| matches!(answer, Answer::Block(block) if block.cid() != *cid);
-    if asked.iter().zip(answers).any(is_other) {
+    let is_other = |cid: &Cid, answer: &Answer| match answer {
+        Answer::Block(block) => block.cid() != *cid,
+        Answer::Missing | Answer::Changed => false,
+    };
+    if asked.iter().zip(answers).any(|(cid, answer)| is_other(cid, answer)) {
         return Err(ServeError::Provider("it answered with another block"));
     }
     Ok(())

@@ -14,7 +14,7 @@ mod behaviour;
 mod handler;
 mod stream;
 
-pub(crate) use behaviour::{Behaviour, ConnectionInfo};
+pub(crate) use behaviour::Behaviour;
 pub use stream::NetStream;
 pub(crate) use handler::Open;
 pub(crate) use stream::Meter;

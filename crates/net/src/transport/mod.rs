@@ -16,7 +16,6 @@ use libp2p::core::Transport as _;
 use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::core::transport::Boxed;
 use libp2p::core::upgrade::Version;
-use libp2p::dns::{ResolverConfig, ResolverOpts};
 use libp2p::identity::Keypair;
 use libp2p::{PeerId, dns, quic, tcp};
 
@@ -26,6 +25,16 @@ use crate::limits::{HANDSHAKE_TIMEOUT, MAX_STREAMS_PER_CONNECTION};
 /// The node's transport: TCP and QUIC, with names resolved for both.
 pub(crate) fn build(keypair: &Keypair) -> Result<Boxed<(PeerId, StreamMuxerBox)>, NetError> {
     let security = security::Config::new(keypair)?;
+    match dns::tokio::Transport::system(tcp_and_quic(keypair, security.clone())) {
+        Ok(with_names) => Ok(with_names.boxed()),
+        Err(error) => {
+            tracing::warn!(%error, "no name resolver: addresses with names cannot be used");
+            Ok(tcp_and_quic(keypair, security))
+        }
+    }
+}
+
+fn tcp_and_quic(keypair: &Keypair, security: security::Config) -> Boxed<(PeerId, StreamMuxerBox)> {
     let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
         .map(|stream, _| buffered::ReadAhead::new(stream))
         .upgrade(Version::V1Lazy)
@@ -35,15 +44,9 @@ pub(crate) fn build(keypair: &Keypair) -> Result<Boxed<(PeerId, StreamMuxerBox)>
         .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
     let mut config = quic::Config::new(keypair);
     config.handshake_timeout = HANDSHAKE_TIMEOUT;
-    #[expect(clippy::cast_possible_truncation, reason = "the limit is far below 2^32")]
-    {
-        config.max_concurrent_stream_limit = MAX_STREAMS_PER_CONNECTION as u32;
-    }
+    config.max_concurrent_stream_limit =
+        u32::try_from(MAX_STREAMS_PER_CONNECTION).expect("a small number");
     let quic = quic::tokio::Transport::new(config)
         .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
-    let both = tcp.or_transport(quic).map(|either, _| either.into_inner()).boxed();
-    // Without a resolver of the system's, names in the hosts file still work.
-    Ok(dns::tokio::Transport::system(both).map(|dns| dns.boxed()).map_err(|error| {
-        NetError::Setup { what: "name resolver", source: error.into() }
-    })?)
+    tcp.or_transport(quic).map(|either, _| either.into_inner()).boxed()
 }
