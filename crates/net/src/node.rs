@@ -161,6 +161,18 @@ fn panic_text(panic: &(dyn Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "?".to_owned())
 }
 
+/// Makes the allocator keep what is freed for the next frame.
+///
+/// glibc gives the top of the heap back to the system when 128 KiB of it are
+/// free, which happens after nearly every frame of 64 KiB; the page faults
+/// that follow cost a third of all time (measured: docs/decisions/0002). Both
+/// its thresholds follow the largest mapped piece that was ever freed, so
+/// freeing one of 8 MiB raises them to 8 and 16 MiB for good. Nothing is
+/// touched, so no memory is used; another allocator does not care.
+fn keep_freed_memory() {
+    drop(std::hint::black_box(Vec::<u8>::with_capacity(8 << 20)));
+}
+
 /// The whole life of the network thread.
 fn run_thread(
     config: NetConfig,
@@ -170,6 +182,7 @@ fn run_thread(
     stop: CancellationToken,
     started: oneshot::Sender<Started>,
 ) -> Exit {
+    keep_freed_memory();
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
         .thread_name("archivist-net-blocking")

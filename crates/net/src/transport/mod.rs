@@ -6,7 +6,7 @@
 //! wire: the order of the ciphers, the length of Yamux frames and how bytes
 //! are buffered (docs/decisions/0002).
 
-mod buffered;
+mod coalesce;
 mod muxer;
 mod security;
 mod tls;
@@ -36,7 +36,6 @@ pub(crate) fn build(keypair: &Keypair) -> Result<Boxed<(PeerId, StreamMuxerBox)>
 
 fn tcp_and_quic(keypair: &Keypair, security: security::Config) -> Boxed<(PeerId, StreamMuxerBox)> {
     let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
-        .map(|stream, _| buffered::ReadAhead::new(stream))
         .upgrade(Version::V1Lazy)
         .authenticate(security)
         .multiplex(muxer::Config::default())

@@ -15,7 +15,7 @@ use libp2p::core::muxing::{StreamMuxer, StreamMuxerEvent};
 use libp2p::core::upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade, UpgradeInfo};
 use yamux::{Connection, ConnectionError, Mode};
 
-use super::buffered::Coalesce;
+use super::coalesce::Coalesce;
 use crate::limits::{MAX_STREAMS_PER_CONNECTION, RECEIVE_WINDOW};
 
 /// The length of a data frame's body: with its 12-byte header four whole TLS
