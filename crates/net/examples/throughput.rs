@@ -17,7 +17,13 @@
 //! A table goes to stderr and JSON to stdout: GB/s (10⁹ bytes, the median
 //! and the extremes), CPU seconds per GB of both ends, and the peak RSS.
 
-#![allow(clippy::print_stdout, clippy::print_stderr, clippy::unwrap_used, missing_docs)]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    missing_docs
+)]
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read};
@@ -315,8 +321,8 @@ async fn measure(mode: &str, bytes: u64, repeats: usize) -> serde_json::Value {
 
 enum Puller {
     Stock(libp2p::Stream),
-    Raw(net::Handle, Option<net::NetStream>, Net),
-    Blocks(net::BlockSession, Vec<Want>, Net),
+    Raw(net::Handle, Option<net::NetStream>, #[expect(dead_code, reason = "keeps the node")] Net),
+    Blocks(net::BlockSession, Vec<Want>, #[expect(dead_code, reason = "keeps the node")] Net),
 }
 
 impl Puller {

@@ -385,7 +385,8 @@ where
     /// Reads and takes answers while there is room.
     fn poll_answers(&mut self, cx: &mut Context<'_>) -> bool {
         let mut moved = self.take_answers();
-        while self.end.is_none() && self.has_room() {
+        // Nothing is read that was not asked for: it is the next fetch's.
+        while self.end.is_none() && !self.in_flight.is_empty() && self.has_room() {
             let session = &mut *self.session;
             match session.intake.poll_read(&mut session.stream, cx) {
                 Poll::Pending => break,

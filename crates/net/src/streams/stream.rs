@@ -186,9 +186,17 @@ mod tests {
                     near.write_all(&vec![7; len]).await.unwrap();
                     near.close().await.unwrap();
                 };
-                let mut received = Vec::new();
-                let (_, read) = tokio::join!(send, far.read_to_end(&mut received));
-                assert_eq!(read.unwrap(), len);
+                let receive = async {
+                    let (mut buffer, mut received) = (vec![0; 64 << 10], 0);
+                    loop {
+                        match far.read(&mut buffer).await.unwrap() {
+                            0 => return received,
+                            read => received += read,
+                        }
+                    }
+                };
+                let ((), received) = tokio::join!(send, receive);
+                assert_eq!(received, len);
             }
         });
         futures::future::join_all(pairs).await;

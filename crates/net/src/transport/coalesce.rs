@@ -133,7 +133,7 @@ mod tests {
             _: &mut Context<'_>,
             slices: &[IoSlice<'_>],
         ) -> Poll<io::Result<usize>> {
-            let all = slices.concat();
+            let all: Vec<u8> = slices.iter().flat_map(|slice| slice.to_vec()).collect();
             let len = all.len().min(self.step);
             self.calls += 1;
             self.taken.extend_from_slice(&all[..len]);
