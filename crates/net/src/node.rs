@@ -1,0 +1,469 @@
+//! Starting and stopping the node, and the handle through which it is used.
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::future::Future;
+use std::io;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use libp2p::core::PeerRecord;
+use libp2p::identity::Keypair;
+use libp2p::{Multiaddr, PeerId, StreamProtocol, Swarm};
+use parking_lot::Mutex;
+use tokio::runtime;
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::access::Access;
+use crate::addresses::without_peer;
+use crate::behaviour::Behaviour;
+use crate::blocks::{self, BlockClient, BlockProvider, Server};
+use crate::config::NetConfig;
+use crate::error::NetError;
+use crate::event_loop::{Command, EventLoop, NetEvent, PeerInfo};
+use crate::limits::{
+    COMMAND_QUEUE, EVENT_QUEUE, IDLE_CONNECTION_TIMEOUT, MAX_BLOCKING_THREADS,
+    MAX_NEGOTIATING_STREAMS, OPEN_TIMEOUT,
+};
+use crate::metrics::MetricsSnapshot;
+use crate::streams::{self, Meter, NetStream, Open};
+use crate::{listen, transport};
+
+/// The node: owns the network thread.
+///
+/// Dropping it stops the thread without waiting; [`Net::shutdown`] waits.
+pub struct Net {
+    handle: Handle,
+    accepts: Mutex<HashMap<StreamProtocol, mpsc::Receiver<NetStream>>>,
+    stop: CancellationToken,
+    exit: watch::Receiver<Option<Exit>>,
+}
+
+/// How the network thread ended.
+#[derive(Clone, Debug)]
+enum Exit {
+    Stopped,
+    Panicked(String),
+}
+
+/// A cheap, cloneable way to use the node from anywhere.
+#[derive(Clone)]
+pub struct Handle(Arc<Shared>);
+
+struct Shared {
+    keypair: Keypair,
+    peer: PeerId,
+    announce: Vec<Multiaddr>,
+    commands: mpsc::Sender<Command>,
+    events: broadcast::Sender<NetEvent>,
+    listening: Arc<watch::Sender<Vec<Multiaddr>>>,
+    meter: Meter,
+    runtime: runtime::Handle,
+}
+
+/// What the thread sends back once it listens.
+type Started = Result<(Handle, HashMap<StreamProtocol, mpsc::Receiver<NetStream>>), NetError>;
+
+impl Net {
+    /// Starts the node; returns when it listens.
+    ///
+    /// # Errors
+    ///
+    /// [`NetError::Listen`] names a port that is taken, with its address.
+    pub async fn start(
+        config: NetConfig,
+        keypair: Keypair,
+        provider: Arc<dyn BlockProvider>,
+        access: Access,
+    ) -> Result<Self, NetError> {
+        let stop = CancellationToken::new();
+        // A caller that gives up takes the half-started thread with it.
+        let guard = stop.clone().drop_guard();
+        let (started, starting) = oneshot::channel();
+        let (exited, exit) = watch::channel(None);
+        let token = stop.clone();
+        std::thread::Builder::new()
+            .name("archivist-net".into())
+            .spawn(move || {
+                let run = || run_thread(config, keypair, provider, access, token, started);
+                let exit = match std::panic::catch_unwind(AssertUnwindSafe(run)) {
+                    Ok(exit) => exit,
+                    Err(panic) => Exit::Panicked(panic_text(&*panic)),
+                };
+                if let Exit::Panicked(text) = &exit {
+                    tracing::error!(%text, "the network thread panicked");
+                }
+                exited.send_replace(Some(exit));
+            })
+            .map_err(|error| NetError::Setup { what: "network thread", source: error.into() })?;
+        let (handle, accepts) = match starting.await {
+            Ok(started) => started?,
+            Err(_) => return Err(wait(&mut exit.clone()).await.err().unwrap_or(NetError::Stopped)),
+        };
+        guard.disarm();
+        Ok(Self { handle, accepts: Mutex::new(accepts), stop, exit })
+    }
+
+    /// The handle to use the node with.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Takes the queue of inbound streams of one of
+    /// [`NetConfig::protocols`]; the first caller gets it.
+    pub fn accept(&self, protocol: &StreamProtocol) -> Option<mpsc::Receiver<NetStream>> {
+        self.accepts.lock().remove(protocol)
+    }
+
+    /// Waits until the network thread has ended by itself or was stopped.
+    ///
+    /// # Errors
+    ///
+    /// [`NetError::Panicked`] where it panicked: the owner must not go on as
+    /// if it had a network.
+    pub async fn stopped(&self) -> Result<(), NetError> {
+        wait(&mut self.exit.clone()).await
+    }
+
+    /// Closes the connections and stops the thread.
+    ///
+    /// # Errors
+    ///
+    /// [`NetError::StopTimeout`] where it takes longer than `deadline`, and
+    /// [`NetError::Panicked`].
+    pub async fn shutdown(self, deadline: Duration) -> Result<(), NetError> {
+        self.stop.cancel();
+        let stopped = tokio::time::timeout(deadline, self.stopped()).await;
+        stopped.unwrap_or(Err(NetError::StopTimeout(deadline)))
+    }
+}
+
+impl Drop for Net {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+async fn wait(exit: &mut watch::Receiver<Option<Exit>>) -> Result<(), NetError> {
+    match exit.wait_for(Option::is_some).await.as_deref() {
+        Ok(Some(Exit::Panicked(text))) => Err(NetError::Panicked(text.clone())),
+        _ => Ok(()),
+    }
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "?".to_owned())
+}
+
+/// Makes the allocator keep what is freed for the next frame.
+///
+/// glibc gives the top of the heap back to the system when 128 KiB of it are
+/// free, which happens after nearly every frame of 64 KiB; the page faults
+/// that follow cost a third of all time (measured: docs/decisions/0002). Both
+/// its thresholds follow the largest mapped piece that was ever freed, so
+/// freeing one of 8 MiB raises them to 8 and 16 MiB for good. Nothing is
+/// touched, so no memory is used; another allocator does not care.
+fn keep_freed_memory() {
+    drop(std::hint::black_box(Vec::<u8>::with_capacity(8 << 20)));
+}
+
+/// The whole life of the network thread.
+fn run_thread(
+    config: NetConfig,
+    keypair: Keypair,
+    provider: Arc<dyn BlockProvider>,
+    access: Access,
+    stop: CancellationToken,
+    started: oneshot::Sender<Started>,
+) -> Exit {
+    keep_freed_memory();
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .thread_name("archivist-net-blocking")
+        .max_blocking_threads(MAX_BLOCKING_THREADS)
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            let error = NetError::Setup { what: "network thread", source: error.into() };
+            let _ = started.send(Err(error));
+            return Exit::Stopped;
+        }
+    };
+    // A task that panics leaves the swarm in an unknown state, so it ends
+    // the thread as a panic of the thread itself would.
+    let (panicked, mut panics) = mpsc::channel(1);
+    let exit = runtime.block_on(async {
+        let (event_loop, tasks) =
+            match set_up(config, keypair, provider, access, stop, panicked).await {
+                Ok((ready, event_loop, tasks)) => {
+                    let _ = started.send(Ok(ready));
+                    (event_loop, tasks)
+                }
+                Err(error) => {
+                    let _ = started.send(Err(error));
+                    return Exit::Stopped;
+                }
+            };
+        tokio::select! {
+            () = event_loop.run() => Exit::Stopped,
+            // Ends only by a panic, which the other branch reports.
+            () = tasks => std::future::pending().await,
+            Some(text) = panics.recv() => Exit::Panicked(text),
+        }
+    });
+    // Work on blocking threads finishes by itself; nobody waits for it here.
+    runtime.shutdown_background();
+    exit
+}
+
+type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Runs a task so that a panic in it is told.
+fn guarded(task: Task, panicked: mpsc::Sender<String>) -> Task {
+    Box::pin(async move {
+        if let Err(panic) = AssertUnwindSafe(task).catch_unwind().await {
+            // Full means that another panic has been told already.
+            let _ = panicked.try_send(panic_text(&*panic));
+        }
+    })
+}
+
+async fn set_up(
+    config: NetConfig,
+    keypair: Keypair,
+    provider: Arc<dyn BlockProvider>,
+    access: Access,
+    stop: CancellationToken,
+    panicked: mpsc::Sender<String>,
+) -> Result<((Handle, HashMap<StreamProtocol, mpsc::Receiver<NetStream>>), EventLoop, Task), NetError>
+{
+    let meter = Meter::default();
+    meter.upload.set(config.upload_limit);
+    meter.download.set(config.download_limit);
+    let protocols = config.protocols.iter().cloned().chain([blocks::PROTOCOL]);
+    let (streams, mut accepts) =
+        streams::Behaviour::new(protocols, meter.clone(), access.clone());
+    let peer = keypair.public().to_peer_id();
+    let transport = transport::build(&keypair)?;
+    let behaviour = Behaviour::new(&config, &keypair, streams)?;
+    let executor = {
+        let panicked = panicked.clone();
+        move |task: Task| drop(tokio::spawn(guarded(task, panicked.clone())))
+    };
+    let swarm_config = libp2p::swarm::Config::with_executor(executor)
+        .with_idle_connection_timeout(IDLE_CONNECTION_TIMEOUT)
+        .with_max_negotiating_inbound_streams(MAX_NEGOTIATING_STREAMS);
+    let swarm = Swarm::new(transport, behaviour, peer, swarm_config);
+
+    let (commands, command_queue) = mpsc::channel(COMMAND_QUEUE);
+    let (events, _) = broadcast::channel(EVENT_QUEUE);
+    let listening = Arc::new(watch::Sender::new(Vec::new()));
+    let metrics = Arc::clone(&meter.metrics);
+    let mut event_loop = EventLoop::new(
+        swarm,
+        command_queue,
+        events.clone(),
+        Arc::clone(&listening),
+        access.clone(),
+        metrics,
+        stop,
+    );
+    listen::listen(&mut event_loop, &config).await?;
+    event_loop.bootstrap(&config.bootstrap);
+
+    let mut server = Server::new(provider, access, Arc::clone(&meter.metrics), events.clone());
+    let inbound = accepts.remove(&blocks::PROTOCOL).expect("the protocol was registered above");
+    let serve = guarded(Box::pin(async move { server.run(inbound).await }), panicked);
+    let handle = Handle(Arc::new(Shared {
+        keypair,
+        peer,
+        announce: config.announce,
+        commands,
+        events,
+        listening,
+        meter,
+        runtime: runtime::Handle::current(),
+    }));
+    Ok(((handle, accepts), event_loop, serve))
+}
+
+impl Handle {
+    /// Who this node is.
+    pub fn peer_id(&self) -> PeerId {
+        self.0.peer
+    }
+
+    /// The addresses that the node listens on now, ports resolved.
+    pub fn listen_addrs(&self) -> Vec<Multiaddr> {
+        self.0.listening.borrow().clone()
+    }
+
+    /// The addresses that the node was told to announce besides.
+    pub fn announce_addrs(&self) -> &[Multiaddr] {
+        &self.0.announce
+    }
+
+    /// The node's addresses, signed by its key: a libp2p signed envelope with
+    /// a peer record, in its protobuf encoding.
+    pub fn signed_peer_record(&self) -> Vec<u8> {
+        let mut addresses = self.0.announce.clone();
+        addresses.extend(self.listen_addrs());
+        PeerRecord::new_interop(&self.0.keypair, addresses)
+            .expect("a key of the node's type can sign")
+            .to_signed_envelope()
+            .into_protobuf_encoding()
+    }
+
+    /// What happens from now on. A listener that falls far behind misses
+    /// the oldest events, and is told how many.
+    pub fn events(&self) -> broadcast::Receiver<NetEvent> {
+        self.0.events.subscribe()
+    }
+
+    /// The counters.
+    pub fn metrics(&self) -> MetricsSnapshot {
+        self.0.meter.metrics.snapshot()
+    }
+
+    /// Changes how many bytes per second may be sent; 0 is no limit.
+    pub fn set_upload_limit(&self, rate: u64) {
+        self.0.meter.upload.set(rate);
+    }
+
+    /// Changes how many bytes per second may be received; 0 is no limit.
+    pub fn set_download_limit(&self, rate: u64) {
+        self.0.meter.download.set(rate);
+    }
+
+    async fn send(&self, command: Command) -> Result<(), NetError> {
+        self.0.commands.send(command).await.map_err(|_| NetError::Stopped)
+    }
+
+    /// Connects to `peer` at `addresses` or at those that are known already.
+    ///
+    /// # Errors
+    ///
+    /// [`NetError::WrongPeer`] where another peer is there, and others.
+    pub async fn connect(
+        &self,
+        peer: PeerId,
+        addresses: impl IntoIterator<Item = Multiaddr>,
+        timeout: Duration,
+    ) -> Result<(), NetError> {
+        let addresses = addresses
+            .into_iter()
+            .map(|address| without_peer(address, peer))
+            .collect::<Result<Vec<_>, _>>()?;
+        if peer == self.0.peer {
+            let address = addresses.into_iter().next().unwrap_or_else(Multiaddr::empty);
+            return Err(NetError::SelfDial(address));
+        }
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Connect { peer, addresses, reply }).await?;
+        match tokio::time::timeout(timeout, answer).await {
+            Ok(answer) => answer.map_err(|_| NetError::Stopped)?,
+            Err(_) => Err(NetError::Timeout { peer, after: timeout }),
+        }
+    }
+
+    /// Closes all connections with `peer`.
+    ///
+    /// # Errors
+    ///
+    /// [`NetError::Stopped`].
+    pub async fn disconnect(&self, peer: PeerId) -> Result<(), NetError> {
+        self.send(Command::Disconnect { peer }).await
+    }
+
+    /// The peers that are connected, oldest first.
+    ///
+    /// # Errors
+    ///
+    /// [`NetError::Stopped`].
+    pub async fn peers(&self) -> Result<Vec<PeerInfo>, NetError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Peers { reply }).await?;
+        answer.await.map_err(|_| NetError::Stopped)
+    }
+
+    /// The addresses of `peer` that are known here, without asking anybody.
+    ///
+    /// # Errors
+    ///
+    /// [`NetError::Stopped`].
+    pub async fn known_addresses(&self, peer: PeerId) -> Result<Vec<Multiaddr>, NetError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Known { peer, reply }).await?;
+        answer.await.map_err(|_| NetError::Stopped)
+    }
+
+    /// Asks the DHT for the addresses of `peer`; adds what is known here.
+    ///
+    /// # Errors
+    ///
+    /// [`NetError::NoAddress`] where nobody knows one.
+    pub async fn find_peer(
+        &self,
+        peer: PeerId,
+        timeout: Duration,
+    ) -> Result<Vec<Multiaddr>, NetError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Find { peer, reply }).await?;
+        match tokio::time::timeout(timeout, answer).await {
+            Ok(Ok(found)) if found.is_empty() => Err(NetError::NoAddress(peer)),
+            Ok(Ok(found)) => Ok(found),
+            Ok(Err(_)) => Err(NetError::TooMany("searches for peers")),
+            Err(_) => Err(NetError::Timeout { peer, after: timeout }),
+        }
+    }
+
+    /// Opens a stream to `peer`, over TCP where there is the choice, and
+    /// connects first where that is needed and an address is known.
+    ///
+    /// # Errors
+    ///
+    /// [`NetError::UnsupportedProtocol`] where the peer does not speak
+    /// `protocol`, and others.
+    pub async fn open(
+        &self,
+        peer: PeerId,
+        protocol: StreamProtocol,
+    ) -> Result<NetStream, NetError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Open { peer, open: Open { protocol, reply } }).await?;
+        match tokio::time::timeout(OPEN_TIMEOUT, answer).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => {
+                Err(NetError::Stream { peer, source: io::ErrorKind::ConnectionReset.into() })
+            }
+            Err(_) => Err(NetError::Timeout { peer, after: OPEN_TIMEOUT }),
+        }
+    }
+
+    /// The way to fetch blocks from other nodes.
+    pub fn blocks(&self) -> BlockClient {
+        BlockClient::new(self.clone())
+    }
+
+    /// Runs a task on the network's own thread, where the bytes of its
+    /// streams are: reading them from elsewhere costs a wake-up across threads
+    /// for each piece. The task must never block, nor hash or pack much.
+    /// Dropping what is returned ends it, and so does the end of the node.
+    pub fn spawn<T: Send + 'static>(
+        &self,
+        task: impl Future<Output = T> + Send + 'static,
+    ) -> AbortOnDropHandle<T> {
+        AbortOnDropHandle::new(self.0.runtime.spawn(task))
+    }
+
+    pub(crate) fn meter(&self) -> &Meter {
+        &self.0.meter
+    }
+}
