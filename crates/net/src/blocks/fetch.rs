@@ -428,11 +428,9 @@ where
             return Ok(None);
         };
         let kind = match answer {
-            Frame::Block { encoding, len, payload } => ItemKind::Block {
-                encoding,
-                len,
-                payload: range.end - payload.len()..range.end,
-            },
+            Frame::Block { encoding, len, payload } => {
+                ItemKind::Block { encoding, len, payload: range.end - payload.len()..range.end }
+            }
             Frame::Missing => ItemKind::Missing,
             Frame::Changed => ItemKind::Changed,
             Frame::Error(refusal) => return Err(BlockError::Refused(refusal)),

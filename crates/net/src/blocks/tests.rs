@@ -300,8 +300,7 @@ async fn a_hundred_thousand_wants_cancelled_at_once() {
 /// What an honest server says in a short session, and the client's wants.
 async fn short_session() -> (Vec<u8>, Vec<u8>, Vec<Cid>, Vec<EncodedBlock>) {
     let text = Block::new(Codec::Raw, "to be or not to be ".repeat(20)).unwrap();
-    let blocks =
-        vec![block(1, 40), EncodedBlock::compress(text, 1), block(2, 0), block(3, 130)];
+    let blocks = vec![block(1, 40), EncodedBlock::compress(text, 1), block(2, 0), block(3, 130)];
     assert_eq!(blocks[1].encoding(), Encoding::Zstd);
     let changed = Cid::of(Codec::Raw, b"edited");
     let mut shelf = Shelf::holding(&blocks);

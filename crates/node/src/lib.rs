@@ -1,0 +1,19 @@
+//! One running instance, wired together: the store, the network, and the REST
+//! API in front of them.
+//!
+//! * [`rest`]: the node's REST API.
+//! * [`Downloads`], [`Collector`], [`StoreProvider`]: what it works with.
+//! * [`http`]: serving HTTP with limits.
+
+mod collector;
+mod downloads;
+pub mod http;
+mod log_level;
+mod provider;
+pub mod rest;
+pub mod roots;
+
+pub use collector::Collector;
+pub use downloads::Downloads;
+pub use log_level::{LogLevel, filter};
+pub use provider::StoreProvider;
