@@ -222,19 +222,13 @@ impl Puller {
             let lost: HashSet<Cid> =
                 report.missing.iter().chain(&report.changed).copied().collect();
             // Now that they are here, they are followed.
-            tasks.extend(
-                nodes.into_iter().rev().filter(|cid| !lost.contains(cid)).map(Task::from),
-            );
+            tasks.extend(nodes.into_iter().rev().filter(|cid| !lost.contains(cid)).map(Task::from));
         }
     }
 
     /// Gets wants from the peers, one after the other, until all are here or
     /// all peers were asked.
-    async fn fetch(
-        &mut self,
-        wants: Vec<Want>,
-        report: &mut PullReport,
-    ) -> Result<(), PullError> {
+    async fn fetch(&mut self, wants: Vec<Want>, report: &mut PullReport) -> Result<(), PullError> {
         if self.peers.is_empty() {
             return Err(PullError::NoPeers);
         }

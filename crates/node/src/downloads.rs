@@ -227,7 +227,9 @@ impl Downloads {
         let report = puller.tree(cid).await.map_err(|error| error.to_string())?;
         if let Some(missing) = report.missing.first().or(report.changed.first()) {
             let count = report.missing.len() + report.changed.len();
-            return Err(format!("no connected peer has {count} of its blocks, {missing} among them"));
+            return Err(format!(
+                "no connected peer has {count} of its blocks, {missing} among them"
+            ));
         }
         let whole = Root { cid, partial: false };
         self.with_store(move |store| {

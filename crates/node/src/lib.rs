@@ -1,10 +1,12 @@
 //! One running instance, wired together: the store, the network, and the REST
 //! API in front of them.
 //!
+//! * [`App`]: starting and ending an instance.
 //! * [`rest`]: the node's REST API.
 //! * [`Downloads`], [`Collector`], [`StoreProvider`]: what it works with.
 //! * [`http`]: serving HTTP with limits.
 
+mod app;
 mod collector;
 mod downloads;
 pub mod http;
@@ -12,8 +14,12 @@ mod log_level;
 mod provider;
 pub mod rest;
 pub mod roots;
+mod tasks;
+mod token;
 
+pub use app::{App, AppOptions, StartError};
 pub use collector::Collector;
 pub use downloads::Downloads;
 pub use log_level::{LogLevel, filter};
 pub use provider::StoreProvider;
+pub use tasks::Tasks;

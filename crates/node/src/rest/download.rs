@@ -138,8 +138,7 @@ impl Answer {
         let dataset = content.dataset.as_ref();
         let mimetype = dataset.and_then(|dataset| dataset.mimetype.as_deref());
         let mimetype = mimetype.and_then(|text| HeaderValue::from_str(text).ok());
-        let mimetype =
-            mimetype.unwrap_or(HeaderValue::from_static("application/octet-stream"));
+        let mimetype = mimetype.unwrap_or(HeaderValue::from_static("application/octet-stream"));
         headers.insert(header::CONTENT_TYPE, mimetype);
         // Whatever was uploaded, a browser must not run it on this origin.
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
@@ -176,9 +175,9 @@ pub(crate) fn chunk_stream(
 
 /// Whether one of the tags of `If-None-Match` is ours.
 fn matches(tags: &str, etag: &str) -> bool {
-    tags.split(',').map(str::trim).any(|tag| {
-        tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag
-    })
+    tags.split(',')
+        .map(str::trim)
+        .any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag)
 }
 
 #[derive(Debug, PartialEq, Eq)]

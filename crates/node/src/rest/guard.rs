@@ -17,7 +17,11 @@ use subtle::ConstantTimeEq as _;
 use super::{ApiError, NodeState};
 
 /// Lets a request through, or says why not.
-pub(crate) async fn guard(State(state): State<NodeState>, request: Request, next: Next) -> Response {
+pub(crate) async fn guard(
+    State(state): State<NodeState>,
+    request: Request,
+    next: Next,
+) -> Response {
     if let Err(error) = check_origin(request.headers()) {
         return error.into_response();
     }
@@ -95,9 +99,15 @@ mod tests {
 
     #[test]
     fn loopback_by_any_name_is_served() {
-        for host in ["localhost", "localhost:8080", "LOCALHOST:1", "127.0.0.1:8080", "127.3.2.1",
-            "[::1]:8080", "[::1]"]
-        {
+        for host in [
+            "localhost",
+            "localhost:8080",
+            "LOCALHOST:1",
+            "127.0.0.1:8080",
+            "127.3.2.1",
+            "[::1]:8080",
+            "[::1]",
+        ] {
             assert!(check_origin(&headers(&[("host", host)])).is_ok(), "{host}");
             let origin = format!("http://{host}");
             assert!(check_origin(&headers(&[("host", host), ("origin", &origin)])).is_ok());
@@ -106,16 +116,28 @@ mod tests {
 
     #[test]
     fn foreign_hosts_and_origins_are_not() {
-        for host in ["evil.example", "evil.example:8080", "localhost.evil.example", "10.0.0.1",
-            "", "localhost:x", "[::2]:8080", "127.0.0.1.evil.example", "user@localhost"]
-        {
+        for host in [
+            "evil.example",
+            "evil.example:8080",
+            "localhost.evil.example",
+            "10.0.0.1",
+            "",
+            "localhost:x",
+            "[::2]:8080",
+            "127.0.0.1.evil.example",
+            "user@localhost",
+        ] {
             assert!(check_origin(&headers(&[("host", host)])).is_err(), "{host}");
         }
         assert!(check_origin(&headers(&[])).is_err());
         assert!(check_origin(&headers(&[("host", "localhost"), ("host", "evil")])).is_err());
-        for origin in ["null", "http://evil.example", "https://localhost:8080", "http://localhost",
-            "http://localhost:8081"]
-        {
+        for origin in [
+            "null",
+            "http://evil.example",
+            "https://localhost:8080",
+            "http://localhost",
+            "http://localhost:8081",
+        ] {
             let pairs = [("host", "localhost:8080"), ("origin", origin)];
             assert!(check_origin(&headers(&pairs)).is_err(), "{origin}");
         }

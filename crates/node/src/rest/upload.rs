@@ -33,9 +33,9 @@ pub(crate) async fn upload(
     let store = state.store.clone();
     let writing = tokio::task::spawn_blocking(move || write(&store, receiver, filename, mimetype));
     let sent = send(body, pieces).await;
-    let written = writing.await.map_err(|error| {
-        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
-    })?;
+    let written = writing
+        .await
+        .map_err(|error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
     // A body that broke off says more than the writer, which only saw its end.
     sent?;
     Ok(written?.to_string())
@@ -139,7 +139,8 @@ fn mimetype(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
         return Err(invalid());
     }
     let mime: mime::Mime = text.parse().map_err(|_| invalid())?;
-    if mime.type_() == mime::STAR || mime.subtype() == mime::STAR {
+    let is_one = |name: mime::Name<'_>| name != mime::STAR && !name.as_str().is_empty();
+    if !is_one(mime.type_()) || !is_one(mime.subtype()) {
         return Err(invalid());
     }
     Ok(Some(text.to_owned()))

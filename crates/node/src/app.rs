@@ -1,0 +1,241 @@
+//! Starting an instance in the order of dependence, and ending it in reverse.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use net::{Access, IdentityError, Multiaddr, Net, NetConfig, NetError, PeerId, Purposes};
+use store::{OpenReport, PackStore, StoreError, StoreOptions};
+
+use crate::collector::Collector;
+use crate::downloads::Downloads;
+use crate::http::{self, ListenError};
+use crate::log_level::LogLevel;
+use crate::provider::StoreProvider;
+use crate::rest::{self, NodeState};
+use crate::tasks::Tasks;
+use crate::token;
+
+/// Tasks may take this long to end; with the network's, less than five
+/// seconds.
+const TASKS_END: Duration = Duration::from_millis(2500);
+/// The network may take this long to say goodbye.
+const NET_END: Duration = Duration::from_millis(1500);
+
+/// What an instance needs to know.
+#[derive(Clone, Debug)]
+pub struct AppOptions {
+    /// Where everything is kept.
+    pub data_dir: PathBuf,
+    /// Where the API listens: loopback. Port 0 takes any free one.
+    pub api: SocketAddr,
+    /// Whether the node's API asks for the token too.
+    pub require_token: bool,
+    /// The network.
+    pub net: NetConfig,
+    /// The store.
+    pub store: StoreOptions,
+    /// Peers that may fetch blocks.
+    pub allowed_peers: Vec<PeerId>,
+    /// Changes what is logged.
+    pub log_level: LogLevel,
+}
+
+/// Why an instance could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data directory.
+    #[error("cannot use {}", path.display())]
+    Data {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The API would be open to other machines.
+    #[error("the API listens on loopback alone, not on {0}")]
+    NotLoopback(SocketAddr),
+    /// The store.
+    #[error("cannot open the store")]
+    Store(#[from] StoreError),
+    /// The key.
+    #[error("cannot use the identity")]
+    Identity(#[from] IdentityError),
+    /// The network.
+    #[error("cannot start the network")]
+    Net(#[from] NetError),
+    /// A port.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+}
+
+/// A running instance.
+pub struct App {
+    tasks: Tasks,
+    net: Net,
+    state: NodeState,
+    access: Access,
+    api: SocketAddr,
+}
+
+/// Where things are in a data directory.
+pub(crate) struct DataDir<'a>(pub(crate) &'a Path);
+
+impl DataDir<'_> {
+    pub(crate) fn store(&self) -> PathBuf {
+        self.0.join("store")
+    }
+    pub(crate) fn key(&self) -> PathBuf {
+        self.0.join("identity.key")
+    }
+    pub(crate) fn token(&self) -> PathBuf {
+        self.0.join("api-token")
+    }
+}
+
+impl App {
+    /// Starts an instance; returns when all of it listens.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`]; nothing runs on then.
+    pub async fn start(options: AppOptions) -> Result<Self, StartError> {
+        if !options.api.ip().is_loopback() {
+            return Err(StartError::NotLoopback(options.api));
+        }
+        let dir = DataDir(&options.data_dir);
+        make_data_dir(&options.data_dir)?;
+        let api = http::bind(options.api, "the REST API, [node] api_port").await?;
+        let api_addr = api.local_addr().map_err(|source| ListenError {
+            address: options.api,
+            what: "the REST API",
+            source,
+        })?;
+        // The store's lock comes first: a second daemon on the same data ends
+        // here, before it has touched anything.
+        let (store_dir, store_options) = (dir.store(), options.store.clone());
+        let opened =
+            tokio::task::spawn_blocking(move || PackStore::open(&store_dir, &store_options));
+        let (store, report) = match opened.await {
+            Ok(opened) => opened?,
+            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+        };
+        log_report(&report);
+        let store = Arc::new(store);
+        let keypair = net::identity::load_or_create(&dir.key())?;
+        let token_path = dir.token();
+        let token = token::load_or_create(&token_path)
+            .map_err(|source| StartError::Data { path: token_path, source })?;
+
+        let access = Access::new();
+        access.replace(options.allowed_peers.iter().map(|peer| (*peer, Purposes::BLOCKS)));
+        let provider = Arc::new(StoreProvider::new(store.clone()));
+        let net = Net::start(options.net, keypair, provider, access.clone()).await?;
+
+        let tasks = Tasks::new();
+        let collector = Collector::new();
+        tasks.spawn("collector", collector.clone().run(store.clone(), tasks.stop_token()));
+        let downloads =
+            Downloads::new(store.clone(), net.handle(), tasks.tracker(), tasks.stop_token());
+        let state = NodeState {
+            store,
+            net: net.handle(),
+            downloads,
+            collector,
+            log_level: options.log_level,
+            repo: options.data_dir.to_string_lossy().into(),
+            token: token.into(),
+            require_token: options.require_token,
+        };
+        let serving = http::serve(api, rest::router(state.clone()), tasks.stop_token());
+        tasks.spawn("rest-api", serving);
+        Ok(Self { tasks, net, state, access, api: api_addr })
+    }
+
+    /// Where the API listens.
+    pub fn api_addr(&self) -> SocketAddr {
+        self.api
+    }
+
+    /// Who this instance is.
+    pub fn peer_id(&self) -> PeerId {
+        self.state.net.peer_id()
+    }
+
+    /// Where the network listens.
+    pub fn listen_addrs(&self) -> Vec<Multiaddr> {
+        self.state.net.listen_addrs()
+    }
+
+    /// Which peers may do what; changes count at once.
+    pub fn access(&self) -> &Access {
+        &self.access
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Arc<PackStore> {
+        &self.state.store
+    }
+
+    /// Waits until the instance stops by itself: a part of it has died.
+    pub async fn failed(&self) {
+        let stop = self.tasks.stop_token();
+        tokio::select! {
+            () = stop.cancelled() => {}
+            ended = self.net.stopped() => {
+                let reason = ended.err().map_or("no reason".to_owned(), |error| error.to_string());
+                self.tasks.fail(format!("the network has ended: {reason}"));
+            }
+        }
+    }
+
+    /// Ends the instance, within five seconds.
+    ///
+    /// # Errors
+    ///
+    /// Why it had stopped by itself, where it had.
+    pub async fn shutdown(self) -> Result<(), String> {
+        if !self.tasks.end(TASKS_END).await {
+            tracing::warn!("some tasks did not end in time");
+        }
+        if let Err(error) = self.net.shutdown(NET_END).await {
+            tracing::warn!(%error, "the network did not end in time");
+        }
+        let failure = self.tasks.failure();
+        // The index is written out as the store goes, unless something still
+        // holds it: then the next start does what is left.
+        let state = self.state;
+        let _ = tokio::task::spawn_blocking(move || drop(state)).await;
+        failure.map_or(Ok(()), Err)
+    }
+}
+
+/// Makes the data directory, for its owner alone.
+pub(crate) fn make_data_dir(path: &Path) -> Result<(), StartError> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|source| StartError::Data { path: path.to_owned(), source })
+}
+
+fn log_report(report: &OpenReport) {
+    for damage in &report.damage {
+        tracing::error!(damage, "the store is damaged; what is gone counts as absent");
+    }
+    for pack in &report.lost_packs {
+        tracing::error!(pack = %pack.display(), "a file of the store is gone");
+    }
+    if report.index_rebuilt {
+        tracing::info!("the store's index was made anew");
+    }
+    if report.roots_healed {
+        tracing::warn!("one of the two records of what is kept was damaged, and has been healed");
+    }
+    if report.roots_incomplete {
+        tracing::error!("records of what is kept are lost: nothing will be freed until repaired");
+    }
+}
