@@ -16,12 +16,25 @@
 //! or a host exists.
 
 mod addresses;
+mod check;
+mod config;
+mod conflicts;
+mod error;
 mod folder_id;
+mod load;
+mod schema;
 mod size;
 mod values;
 
 pub use addresses::{ManifestUrl, Network, host_of, peer_id_of};
+pub use config::{
+    BackupServerConfig, Config, DEFAULT_LISTEN_PORT, FolderConfig, Keep, ManifestServerConfig,
+    NodeConfig, SourcePeer, SyncConfig,
+};
+pub use error::{ConfigError, Conflict, Fault, Place, Problem};
 pub use folder_id::{FolderId, FolderIdError};
+pub use load::LoadedConfig;
+pub use schema::{Apply, KeyInfo, Unit, keys};
 pub use size::{ByteSize, Rate, SizeError};
 pub use values::{
     FolderPath, LogLevel, MAX_NAME_CHARS, MAX_PATTERN_LEN, Name, Pattern, ValueError,
