@@ -19,6 +19,9 @@ mod addresses;
 mod check;
 mod config;
 mod conflicts;
+mod default_text;
+mod diff;
+mod docs;
 mod error;
 mod folder_id;
 mod load;
@@ -31,6 +34,8 @@ pub use config::{
     BackupServerConfig, Config, DEFAULT_LISTEN_PORT, FolderConfig, Keep, ManifestServerConfig,
     NodeConfig, SourcePeer, SyncConfig,
 };
+pub use diff::{Change, diff};
+pub use docs::reference;
 pub use error::{ConfigError, Conflict, Fault, Place, Problem};
 pub use folder_id::{FolderId, FolderIdError};
 pub use load::LoadedConfig;
