@@ -25,6 +25,7 @@ mod docs;
 mod error;
 mod folder_id;
 mod load;
+mod paths;
 mod schema;
 mod size;
 mod values;
@@ -39,6 +40,7 @@ pub use docs::reference;
 pub use error::{ConfigError, Conflict, Fault, Place, Problem};
 pub use folder_id::{FolderId, FolderIdError};
 pub use load::LoadedConfig;
+pub use paths::Paths;
 pub use schema::{Apply, KeyInfo, Unit, keys};
 pub use size::{ByteSize, Rate, SizeError};
 pub use values::{
