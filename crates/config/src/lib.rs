@@ -22,12 +22,16 @@ mod conflicts;
 mod default_text;
 mod diff;
 mod docs;
+mod draft;
 mod error;
+mod file;
 mod folder_id;
 mod load;
 mod paths;
 mod schema;
 mod size;
+mod splice;
+mod tree;
 mod values;
 
 pub use addresses::{ManifestUrl, Network, host_of, peer_id_of};
@@ -37,7 +41,9 @@ pub use config::{
 };
 pub use diff::{Change, diff};
 pub use docs::reference;
+pub use draft::{Draft, FolderUpdate, SourceUpdate};
 pub use error::{ConfigError, Conflict, Fault, Place, Problem};
+pub use file::{ConfigFile, Edited, Setting};
 pub use folder_id::{FolderId, FolderIdError};
 pub use load::LoadedConfig;
 pub use paths::Paths;
