@@ -47,7 +47,6 @@ const PIECE: usize = 256 << 10;
 const SET: usize = 32 << 20;
 
 fn main() {
-
     let mut modes = Vec::new();
     let (mut mib, mut repeats, mut serve) = (1024_u64, 3, None);
     let mut args = std::env::args().skip(1);

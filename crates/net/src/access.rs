@@ -75,11 +75,8 @@ impl Access {
     /// Gives a peer exactly these purposes.
     pub fn set(&self, peer: PeerId, purposes: Purposes) {
         self.0.send_if_modified(|list| {
-            let before = if purposes.is_none() {
-                list.remove(&peer)
-            } else {
-                list.insert(peer, purposes)
-            };
+            let before =
+                if purposes.is_none() { list.remove(&peer) } else { list.insert(peer, purposes) };
             before.unwrap_or_default() != purposes
         });
     }

@@ -13,8 +13,8 @@ use libp2p::{StreamProtocol, identify, kad, mdns, ping};
 use crate::config::NetConfig;
 use crate::error::NetError;
 use crate::limits::{
-    MAX_ESTABLISHED_INCOMING, MAX_ESTABLISHED_OUTGOING, MAX_ESTABLISHED_PER_PEER,
-    MAX_KNOWN_PEERS, MAX_PENDING_INCOMING, MAX_PENDING_OUTGOING,
+    MAX_ESTABLISHED_INCOMING, MAX_ESTABLISHED_OUTGOING, MAX_ESTABLISHED_PER_PEER, MAX_KNOWN_PEERS,
+    MAX_PENDING_INCOMING, MAX_PENDING_OUTGOING,
 };
 use crate::streams;
 

@@ -101,11 +101,7 @@ impl Dials {
     }
 
     /// Notes that an attempt failed; gives what to try next.
-    pub(crate) fn failed(
-        &mut self,
-        attempt: ConnectionId,
-        error: &DialError,
-    ) -> Option<DialOpts> {
+    pub(crate) fn failed(&mut self, attempt: ConnectionId, error: &DialError) -> Option<DialOpts> {
         let peer = self.attempts.remove(&attempt)?;
         if let Some(dial) = self.peers.get_mut(&peer) {
             match error {

@@ -93,12 +93,29 @@ pub struct PeerInfo {
 
 /// What the owner of the node can ask of the event loop.
 pub(crate) enum Command {
-    Connect { peer: PeerId, addresses: Vec<Multiaddr>, reply: oneshot::Sender<Result<(), NetError>> },
-    Disconnect { peer: PeerId },
-    Open { peer: PeerId, open: Open },
-    Peers { reply: oneshot::Sender<Vec<PeerInfo>> },
-    Known { peer: PeerId, reply: oneshot::Sender<Vec<Multiaddr>> },
-    Find { peer: PeerId, reply: oneshot::Sender<Vec<Multiaddr>> },
+    Connect {
+        peer: PeerId,
+        addresses: Vec<Multiaddr>,
+        reply: oneshot::Sender<Result<(), NetError>>,
+    },
+    Disconnect {
+        peer: PeerId,
+    },
+    Open {
+        peer: PeerId,
+        open: Open,
+    },
+    Peers {
+        reply: oneshot::Sender<Vec<PeerInfo>>,
+    },
+    Known {
+        peer: PeerId,
+        reply: oneshot::Sender<Vec<Multiaddr>>,
+    },
+    Find {
+        peer: PeerId,
+        reply: oneshot::Sender<Vec<Multiaddr>>,
+    },
     #[cfg(test)]
     Panic,
 }

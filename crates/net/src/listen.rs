@@ -99,8 +99,7 @@ pub(crate) async fn listen(node: &mut EventLoop, config: &NetConfig) -> Result<(
     let mut waiting: Vec<(ListenerId, Kind, SocketAddr)> = Vec::new();
     let mut opened = 0;
     for (kind, address) in tcp.chain(quic) {
-        let failed =
-            |source| NetError::Listen { transport: kind.name(), address, source };
+        let failed = |source| NetError::Listen { transport: kind.name(), address, source };
         let opening = kind.probe(address).and_then(|()| {
             node.swarm.listen_on(kind.multiaddr(address)).map_err(|error| match error {
                 libp2p::TransportError::Other(error) => system_error(error),

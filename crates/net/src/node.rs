@@ -248,8 +248,7 @@ async fn set_up(
     meter.upload.set(config.upload_limit);
     meter.download.set(config.download_limit);
     let protocols = config.protocols.iter().cloned().chain([blocks::PROTOCOL]);
-    let (streams, mut accepts) =
-        streams::Behaviour::new(protocols, meter.clone(), access.clone());
+    let (streams, mut accepts) = streams::Behaviour::new(protocols, meter.clone(), access.clone());
     let peer = keypair.public().to_peer_id();
     let transport = transport::build(&keypair)?;
     let behaviour = Behaviour::new(&config, &keypair, streams)?;

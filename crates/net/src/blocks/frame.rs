@@ -88,9 +88,6 @@ pub enum Violation {
     /// it carries.
     #[error("a block that declares {0} bytes")]
     BlockLength(u32),
-    /// The stream ended within a frame.
-    #[error("the end of the stream within a frame")]
-    Truncated,
     /// The server chose what was not offered.
     #[error("a version or hash mode that was not offered")]
     Greeting,
@@ -210,7 +207,7 @@ pub(crate) fn frame_len(side: Side, bytes: &[u8]) -> Result<Option<usize>, Viola
 /// Reads one whole frame, as [`frame_len`] measured it.
 pub(crate) fn parse(side: Side, frame: &[u8]) -> Result<Frame<'_>, Violation> {
     let Some((prefix, body)) = frame.split_first_chunk::<PREFIX>() else {
-        return Err(Violation::Truncated);
+        return Err(Violation::EmptyFrame);
     };
     let kind = prefix[4];
     check_len(side, kind, body.len())?;

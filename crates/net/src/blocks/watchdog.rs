@@ -29,11 +29,7 @@ pub(crate) struct Watchdog {
 
 impl Watchdog {
     pub(crate) fn new() -> Self {
-        Self {
-            sleep: Box::pin(tokio::time::sleep(PROGRESS_WINDOW)),
-            waiting: false,
-            bytes: 0,
-        }
+        Self { sleep: Box::pin(tokio::time::sleep(PROGRESS_WINDOW)), waiting: false, bytes: 0 }
     }
 
     /// Says whether the other side has the word. A window begins when it

@@ -151,11 +151,8 @@ impl NetworkBehaviour for Behaviour {
                     ConnectedPoint::Dialer { address, .. } => (address, true),
                     ConnectedPoint::Listener { send_back_addr, .. } => (send_back_addr, false),
                 };
-                let info = ConnectionInfo {
-                    address: address.clone(),
-                    outbound,
-                    since: SystemTime::now(),
-                };
+                let info =
+                    ConnectionInfo { address: address.clone(), outbound, since: SystemTime::now() };
                 let connections = self.connections.entry(established.peer_id).or_default();
                 connections.push((established.connection_id, info));
             }

@@ -15,6 +15,6 @@ mod handler;
 mod stream;
 
 pub(crate) use behaviour::Behaviour;
-pub use stream::NetStream;
 pub(crate) use handler::Open;
 pub(crate) use stream::Meter;
+pub use stream::NetStream;

@@ -137,10 +137,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> StreamMuxer for Muxer<C> {
         self.connection.poll_close(cx).map_err(to_io)
     }
 
-    fn poll(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<StreamMuxerEvent>> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<StreamMuxerEvent>> {
         let stream = ready!(self.poll_stream(cx))?;
         if self.inbound.len() < MAX_WAITING_INBOUND {
             self.inbound.push_back(stream);

@@ -35,7 +35,8 @@ pub(super) struct Config {
 fn provider() -> CryptoProvider {
     let aes = [cipher_suite::TLS13_AES_128_GCM_SHA256, cipher_suite::TLS13_AES_256_GCM_SHA384];
     let chacha = [cipher_suite::TLS13_CHACHA20_POLY1305_SHA256];
-    let suites = if has_aes() { [&aes[..], &chacha].concat() } else { [&chacha[..], &aes].concat() };
+    let suites =
+        if has_aes() { [&aes[..], &chacha].concat() } else { [&chacha[..], &aes].concat() };
     CryptoProvider { cipher_suites: suites, ..ring::default_provider() }
 }
 
@@ -46,7 +47,8 @@ fn has_aes() -> bool {
 
 #[cfg(target_arch = "aarch64")]
 fn has_aes() -> bool {
-    std::arch::is_aarch64_feature_detected!("aes") && std::arch::is_aarch64_feature_detected!("pmull")
+    std::arch::is_aarch64_feature_detected!("aes")
+        && std::arch::is_aarch64_feature_detected!("pmull")
 }
 
 #[cfg(not(any(target_arch = "x86", target_arch = "x86_64", target_arch = "aarch64")))]
@@ -157,8 +159,7 @@ mod tests {
     #[tokio::test]
     async fn both_sides_learn_who_the_other_is() {
         let (a, b) = (Keypair::generate_secp256k1(), Keypair::generate_ed25519());
-        let (client, server) =
-            handshake(Config::new(&a).unwrap(), Config::new(&b).unwrap()).await;
+        let (client, server) = handshake(Config::new(&a).unwrap(), Config::new(&b).unwrap()).await;
         let (peer, suite) = client.unwrap();
         assert_eq!(peer, b.public().to_peer_id());
         assert_eq!(server.unwrap(), a.public().to_peer_id());
