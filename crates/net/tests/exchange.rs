@@ -1,5 +1,7 @@
 //! Two nodes on loopback: blocks, refusals, interruptions, limits.
 
+#![allow(clippy::unwrap_used, reason = "in a test it is an assertion")]
+
 mod common;
 
 use std::sync::Arc;

@@ -1,5 +1,7 @@
 //! Our node as js-libp2p sees it: see js/interop.mjs.
 
+#![allow(clippy::unwrap_used, reason = "in a test it is an assertion")]
+
 mod common;
 
 use std::path::{Path, PathBuf};

@@ -1,5 +1,7 @@
 //! Nodes on loopback: starting, stopping, connecting, streams, discovery.
 
+#![allow(clippy::unwrap_used, reason = "in a test it is an assertion")]
+
 mod common;
 
 use std::collections::HashSet;

@@ -1,5 +1,6 @@
 //! What the integration tests share.
 #![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "in a test it is an assertion")]
 
 use std::collections::HashMap;
 use std::sync::Arc;
