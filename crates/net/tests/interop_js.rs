@@ -68,7 +68,7 @@ async fn check(security: &'static str, encryption: &str) {
     }
     assert!(said["pingMs"].is_number(), "{said}");
     // One error frame, "not allowed", and nothing of the block.
-    assert_eq!(said["answer"], "00000002ff01");
+    assert_eq!(said["answer"], "02000000ff01");
     assert_eq!(metrics.refused, 1);
     assert_eq!((metrics.blocks_sent, metrics.blocks_not_sent), (0, 0));
 }

@@ -127,11 +127,11 @@ async fn meet(stack: Stack, key: Keypair, net: &Net) -> Peer {
     Peer { control, ours, run }
 }
 
-const HELLO: [u8; 12] = [0, 0, 0, 8, 0x01, 0, 1, 0, 0, 0x40, 0, 0];
+const HELLO: [u8; 12] = [8, 0, 0, 0, 0x01, 1, 0, 0, 0, 0, 0x40, 0];
 
 fn want(cids: &[Cid]) -> Vec<u8> {
     let len = u32::try_from(1 + 33 * cids.len()).unwrap();
-    let mut frame = len.to_be_bytes().to_vec();
+    let mut frame = len.to_le_bytes().to_vec();
     frame.push(0x02);
     for cid in cids {
         frame.push(if cid.codec() == Codec::Raw { 0 } else { 1 });
@@ -143,7 +143,7 @@ fn want(cids: &[Cid]) -> Vec<u8> {
 async fn read_frame(stream: &mut libp2p::Stream) -> std::io::Result<(u8, Vec<u8>)> {
     let mut len = [0; 4];
     stream.read_exact(&mut len).await?;
-    let mut frame = vec![0; u32::from_be_bytes(len) as usize];
+    let mut frame = vec![0; u32::from_le_bytes(len) as usize];
     stream.read_exact(&mut frame).await?;
     Ok((frame[0], frame.split_off(1)))
 }
@@ -163,12 +163,12 @@ async fn fetch(peer: &mut Peer, blocks: &[EncodedBlock]) {
     let take = async {
         let (kind, ack) = read.frame().await;
         assert_eq!((kind, ack.len()), (0x81, 11));
-        assert_eq!(ack[..7], [0, 1, 0, 0, 0x40, 0, 0]);
+        assert_eq!(ack[..7], [1, 0, 0, 0, 0, 0x40, 0]);
         for block in blocks {
             let (kind, body) = read.frame().await;
             assert_eq!(kind, 0x82);
             assert_eq!(Encoding::from_tag(body[0]), Some(block.encoding()));
-            assert_eq!(body[1..5], block.len().to_be_bytes());
+            assert_eq!(body[1..5], block.len().to_le_bytes());
             assert_eq!(&body[5..], &block.payload()[..]);
             assert_eq!(Hash::of(&body[5..]), *block.cid().hash());
         }
@@ -184,7 +184,7 @@ impl Reader {
     async fn frame(&mut self) -> (u8, Vec<u8>) {
         let mut len = [0; 4];
         self.0.read_exact(&mut len).await.unwrap();
-        let mut frame = vec![0; u32::from_be_bytes(len) as usize];
+        let mut frame = vec![0; u32::from_le_bytes(len) as usize];
         self.0.read_exact(&mut frame).await.unwrap();
         (frame[0], frame.split_off(1))
     }

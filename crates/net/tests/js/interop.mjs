@@ -67,8 +67,8 @@ async function askForABlock (connection) {
       received.push(Buffer.from(chunk.subarray()))
     }
   })()
-  const hello = Buffer.from([0, 0, 0, 8, 0x01, 0, 1, 0, 0, 0x40, 0, 0])
-  const want = Buffer.concat([Buffer.from([0, 0, 0, 34, 0x02, 0]), Buffer.alloc(32, 7)])
+  const hello = Buffer.from([8, 0, 0, 0, 0x01, 1, 0, 0, 0, 0, 0x40, 0])
+  const want = Buffer.concat([Buffer.from([34, 0, 0, 0, 0x02, 0]), Buffer.alloc(32, 7)])
   try {
     stream.send(hello)
     stream.send(want)
