@@ -125,7 +125,6 @@ impl NetworkBehaviour for Behaviour {
             let access = &self.access;
             self.strangers.retain(|_, peer| access.get(peer).is_none());
             if self.strangers.len() >= MAX_STRANGERS {
-                self.meter.metrics.connections_denied.add(1);
                 return Err(ConnectionDenied::new(TooManyStrangers));
             }
             self.strangers.insert(connection, peer);
