@@ -42,8 +42,10 @@ pub(crate) const INBOUND_QUEUE: usize = 64;
 /// asks its source every 30 s by default, so their connection stays.
 pub(crate) const IDLE_CONNECTION_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// Connections in their handshake.
-pub(crate) const MAX_PENDING_INCOMING: u32 = 64;
+/// Connections in their handshake. A socket that says nothing holds its place
+/// for [`HANDSHAKE_TIMEOUT`], so there is room for many; with all the others
+/// below they stay under the usual limit of 1024 open files.
+pub(crate) const MAX_PENDING_INCOMING: u32 = 512;
 /// Dials at once.
 pub(crate) const MAX_PENDING_OUTGOING: u32 = 64;
 /// Connections that others opened.

@@ -466,3 +466,67 @@ impl Handle {
         &self.0.meter
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use types::Cid;
+
+    use super::*;
+    use crate::blocks::Answer;
+
+    struct Nothing;
+
+    impl BlockProvider for Nothing {
+        fn read(&self, _: &PeerId, wanted: &[Cid], _: usize) -> Vec<Answer> {
+            vec![Answer::Missing; wanted.len()]
+        }
+    }
+
+    async fn node() -> Net {
+        let tcp = vec!["127.0.0.1:0".parse().unwrap()];
+        let config = NetConfig { tcp, ..NetConfig::default() };
+        let key = Keypair::generate_secp256k1();
+        Net::start(config, key, Arc::new(Nothing), Access::new()).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_panic_of_the_thread_reaches_its_owner() {
+        let net = node().await;
+        let handle = net.handle();
+        handle.send(Command::Panic).await.unwrap();
+        let error = net.stopped().await.unwrap_err();
+        assert!(matches!(&error, NetError::Panicked(text) if text == "asked to"), "{error}");
+        assert!(matches!(handle.peers().await, Err(NetError::Stopped)));
+        let error = net.shutdown(Duration::from_secs(5)).await.unwrap_err();
+        assert!(matches!(error, NetError::Panicked(_)), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_panic_of_a_task_is_told() {
+        let (panicked, mut panics) = mpsc::channel(1);
+        let tasks = ["one", "two"].map(|text| {
+            guarded(Box::pin(async move { std::panic::panic_any(text) }), panicked.clone())
+        });
+        futures::future::join_all(tasks).await;
+        assert_eq!(panics.recv().await.as_deref(), Some("one"));
+        guarded(Box::pin(async {}), panicked).await;
+        assert_eq!(panics.recv().await, None);
+    }
+
+    #[tokio::test]
+    async fn a_node_that_is_dropped_stops() {
+        let net = node().await;
+        let (handle, mut exit) = (net.handle(), net.exit.clone());
+        drop(net);
+        wait(&mut exit).await.unwrap();
+        assert!(matches!(handle.peers().await, Err(NetError::Stopped)));
+    }
+
+    #[tokio::test]
+    async fn tasks_end_with_the_node() {
+        let net = node().await;
+        let task = net.handle().spawn(std::future::pending::<()>());
+        net.shutdown(Duration::from_secs(5)).await.unwrap();
+        assert!(task.await.unwrap_err().is_cancelled());
+    }
+}

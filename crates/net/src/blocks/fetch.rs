@@ -156,9 +156,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             }
             let (intake, stream) = (&mut self.intake, &mut self.stream);
             match std::future::poll_fn(|cx| intake.poll_read(stream, cx)).await {
-                Ok(0) if self.intake.is_partial() => {
-                    return Err(BlockError::Violation(Violation::Truncated));
-                }
                 Ok(0) => {
                     sent.map_err(BlockError::Io)?;
                     return Err(BlockError::Closed { outstanding: 0 });
@@ -390,7 +387,10 @@ where
             let session = &mut *self.session;
             match session.intake.poll_read(&mut session.stream, cx) {
                 Poll::Pending => break,
-                Poll::Ready(Ok(0)) => self.end = Some(self.closed()),
+                // Within a frame or not: the peer may have died anywhere.
+                Poll::Ready(Ok(0)) => {
+                    self.end = Some(BlockError::Closed { outstanding: self.in_flight.len() });
+                }
                 Poll::Ready(Ok(read)) => {
                     self.watchdog.progress(read);
                     self.take_answers();
@@ -400,13 +400,6 @@ where
             moved = true;
         }
         moved
-    }
-
-    fn closed(&self) -> BlockError {
-        if self.session.intake.is_partial() {
-            return BlockError::Violation(Violation::Truncated);
-        }
-        BlockError::Closed { outstanding: self.in_flight.len() }
     }
 
     /// Takes the answers that are whole; a bad one ends the fetch.

@@ -1,6 +1,6 @@
 //! The frames of the protocol: see docs/formats/wire.md.
 //!
-//! A frame is a length (u32, big-endian, of what follows), a kind (u8) and a
+//! A frame is a length (u32, little-endian, of what follows), a kind (u8) and a
 //! body. Parsing is total: it allocates nothing, and every length is checked
 //! against the largest that its kind may have before anything waits for it.
 
@@ -88,9 +88,6 @@ pub enum Violation {
     /// it carries.
     #[error("a block that declares {0} bytes")]
     BlockLength(u32),
-    /// The stream ended within a frame.
-    #[error("the end of the stream within a frame")]
-    Truncated,
     /// The server chose what was not offered.
     #[error("a version or hash mode that was not offered")]
     Greeting,
@@ -196,7 +193,7 @@ pub(crate) fn frame_len(side: Side, bytes: &[u8]) -> Result<Option<usize>, Viola
     let Some((len, rest)) = bytes.split_first_chunk::<4>() else {
         return Ok(None);
     };
-    let len = u32::from_be_bytes(*len) as usize;
+    let len = u32::from_le_bytes(*len) as usize;
     if len == 0 {
         return Err(Violation::EmptyFrame);
     }
@@ -210,25 +207,25 @@ pub(crate) fn frame_len(side: Side, bytes: &[u8]) -> Result<Option<usize>, Viola
 /// Reads one whole frame, as [`frame_len`] measured it.
 pub(crate) fn parse(side: Side, frame: &[u8]) -> Result<Frame<'_>, Violation> {
     let Some((prefix, body)) = frame.split_first_chunk::<PREFIX>() else {
-        return Err(Violation::Truncated);
+        return Err(Violation::EmptyFrame);
     };
     let kind = prefix[4];
     check_len(side, kind, body.len())?;
     Ok(match kind {
         kind::HELLO => Frame::Hello {
-            version: u16::from_be_bytes(part(body, 0)),
+            version: u16::from_le_bytes(part(body, 0)),
             hash_mode: body[2],
-            max_block_len: u32::from_be_bytes(part(body, 3)),
+            max_block_len: u32::from_le_bytes(part(body, 3)),
         },
         kind::WANT => Frame::Want(body),
         kind::ACK => Frame::Ack {
-            version: u16::from_be_bytes(part(body, 0)),
+            version: u16::from_le_bytes(part(body, 0)),
             hash_mode: body[2],
-            max_block_len: u32::from_be_bytes(part(body, 3)),
-            max_wants: u32::from_be_bytes(part(body, 7)),
+            max_block_len: u32::from_le_bytes(part(body, 3)),
+            max_wants: u32::from_le_bytes(part(body, 7)),
         },
         kind::BLOCK => {
-            let len = u32::from_be_bytes(part(body, 1));
+            let len = u32::from_le_bytes(part(body, 1));
             let payload = &body[BLOCK_HEAD..];
             let encoding = Encoding::from_tag(body[0])
                 .ok_or(Violation::UnknownTag { what: "encoding", value: body[0] })?;
@@ -262,28 +259,28 @@ pub(crate) fn wants(body: &[u8]) -> impl ExactSizeIterator<Item = Result<Cid, Vi
 
 fn put_prefix(out: &mut Vec<u8>, kind: u8, body: usize) {
     let len = u32::try_from(body + 1).expect("a frame is far below 4 GiB");
-    out.extend_from_slice(&len.to_be_bytes());
+    out.extend_from_slice(&len.to_le_bytes());
     out.push(kind);
 }
 
 pub(crate) fn put_hello(out: &mut Vec<u8>) {
     put_prefix(out, kind::HELLO, HELLO_LEN);
-    out.extend_from_slice(&VERSION.to_be_bytes());
+    out.extend_from_slice(&VERSION.to_le_bytes());
     out.push(HASH_MODE_PLAIN);
     put_max_block_len(out);
 }
 
 pub(crate) fn put_ack(out: &mut Vec<u8>, max_wants: u32) {
     put_prefix(out, kind::ACK, ACK_LEN);
-    out.extend_from_slice(&VERSION.to_be_bytes());
+    out.extend_from_slice(&VERSION.to_le_bytes());
     out.push(HASH_MODE_PLAIN);
     put_max_block_len(out);
-    out.extend_from_slice(&max_wants.to_be_bytes());
+    out.extend_from_slice(&max_wants.to_le_bytes());
 }
 
 fn put_max_block_len(out: &mut Vec<u8>) {
     let max = u32::try_from(MAX_BLOCK_LEN).expect("4 MiB");
-    out.extend_from_slice(&max.to_be_bytes());
+    out.extend_from_slice(&max.to_le_bytes());
 }
 
 /// Writes one want frame; `cids` is 1 to [`MAX_WANTS_PER_FRAME`] long.
@@ -299,7 +296,7 @@ pub(crate) fn put_wants(out: &mut Vec<u8>, cids: &[Cid]) {
 pub(crate) fn put_block_head(out: &mut Vec<u8>, encoding: Encoding, len: u32, payload: usize) {
     put_prefix(out, kind::BLOCK, BLOCK_HEAD + payload);
     out.push(encoding.tag());
-    out.extend_from_slice(&len.to_be_bytes());
+    out.extend_from_slice(&len.to_le_bytes());
 }
 
 pub(crate) fn put_missing(out: &mut Vec<u8>) {
@@ -334,22 +331,22 @@ mod tests {
 
     #[test]
     fn the_bytes_are_those_of_the_document() {
-        assert_eq!(built(put_hello), [0, 0, 0, 8, 1, 0, 1, 0, 0, 0x40, 0, 0]);
+        assert_eq!(built(put_hello), [8, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0x40, 0]);
         assert_eq!(
             built(|out| put_ack(out, 16_384)),
-            [0, 0, 0, 12, 0x81, 0, 1, 0, 0, 0x40, 0, 0, 0, 0, 0x40, 0]
+            [12, 0, 0, 0, 0x81, 1, 0, 0, 0, 0, 0x40, 0, 0, 0x40, 0, 0]
         );
         let cid = Cid::of(Codec::DagCbor, b"");
         let wants = built(|out| put_wants(out, &[cid]));
-        assert_eq!(wants[..6], [0, 0, 0, 34, 2, 1]);
+        assert_eq!(wants[..6], [34, 0, 0, 0, 2, 1]);
         assert_eq!(wants[6..], *cid.hash().as_bytes());
         assert_eq!(
             built(|out| put_block_head(out, Encoding::Zstd, 258, 3)),
-            [0, 0, 0, 9, 0x82, 1, 0, 0, 1, 2]
+            [9, 0, 0, 0, 0x82, 1, 2, 1, 0, 0]
         );
-        assert_eq!(built(put_missing), [0, 0, 0, 1, 0x83]);
-        assert_eq!(built(put_changed), [0, 0, 0, 1, 0x84]);
-        assert_eq!(built(|out| put_error(out, Refusal::NotAllowed)), [0, 0, 0, 2, 0xff, 1]);
+        assert_eq!(built(put_missing), [1, 0, 0, 0, 0x83]);
+        assert_eq!(built(put_changed), [1, 0, 0, 0, 0x84]);
+        assert_eq!(built(|out| put_error(out, Refusal::NotAllowed)), [2, 0, 0, 0, 0xff, 1]);
     }
 
     #[test]
@@ -379,7 +376,7 @@ mod tests {
 
     #[test]
     fn a_length_is_refused_before_its_bytes_come() {
-        let prefix = |len: u32, kind: u8| [&len.to_be_bytes()[..], &[kind]].concat();
+        let prefix = |len: u32, kind: u8| [&len.to_le_bytes()[..], &[kind]].concat();
         let max_block = u32::try_from(1 + BLOCK_HEAD + MAX_BLOCK_LEN).unwrap();
         let max_want = u32::try_from(1 + WANT_LEN * MAX_WANTS_PER_FRAME).unwrap();
         assert!(frame_len(Side::Client, &prefix(max_block, kind::BLOCK)).is_ok());
@@ -420,7 +417,7 @@ mod tests {
             let _ = frame_len(side, &bytes);
             let _ = parse(side, &bytes);
             let len = u32::try_from(bytes.len() + 1).unwrap();
-            let framed = [&len.to_be_bytes()[..], &[kind], &bytes].concat();
+            let framed = [&len.to_le_bytes()[..], &[kind], &bytes].concat();
             if let Ok(Some(len)) = frame_len(side, &framed) {
                 prop_assert_eq!(len, framed.len());
                 if let Ok(Frame::Want(body)) = parse(side, &framed) {

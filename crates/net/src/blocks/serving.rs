@@ -161,7 +161,7 @@ async fn greet<S: AsyncRead + AsyncWrite + Unpin>(
         }
         let read = std::future::poll_fn(|cx| intake.poll_read(stream, cx)).await?;
         if read == 0 && intake.is_partial() {
-            return Err(Violation::Truncated.into());
+            return Err(cut_off());
         }
         if read == 0 {
             return Ok(false);
@@ -172,6 +172,11 @@ async fn greet<S: AsyncRead + AsyncWrite + Unpin>(
     stream.write_all(&ack).await?;
     stream.flush().await?;
     Ok(true)
+}
+
+/// The client died within a frame.
+fn cut_off() -> ServeError {
+    std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into()
 }
 
 type Batch = (Vec<Cid>, Vec<Answer>);
@@ -242,7 +247,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Serving<'a, S> {
             moved |= self.poll_write(cx)?;
             if self.ended && self.is_idle() {
                 return Poll::Ready(match self.intake.is_partial() {
-                    true => Err(Violation::Truncated.into()),
+                    true => Err(cut_off()),
                     false => Ok(()),
                 });
             }

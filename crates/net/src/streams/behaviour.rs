@@ -125,7 +125,6 @@ impl NetworkBehaviour for Behaviour {
             let access = &self.access;
             self.strangers.retain(|_, peer| access.get(peer).is_none());
             if self.strangers.len() >= MAX_STRANGERS {
-                self.meter.metrics.connections_denied.add(1);
                 return Err(ConnectionDenied::new(TooManyStrangers));
             }
             self.strangers.insert(connection, peer);
@@ -187,5 +186,107 @@ impl NetworkBehaviour for Behaviour {
             Some(event) => Poll::Ready(event),
             None => Poll::Pending,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use libp2p::swarm::ConnectionId;
+    use libp2p::swarm::behaviour::ConnectionEstablished;
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::access::Purposes;
+
+    const TEST: StreamProtocol = StreamProtocol::new("/test/1.0.0");
+
+    fn established(behaviour: &mut Behaviour, peer: PeerId, id: usize, address: &str) {
+        let endpoint = ConnectedPoint::Dialer {
+            address: address.parse().unwrap(),
+            role_override: Endpoint::Dialer,
+            port_use: PortUse::New,
+        };
+        behaviour.on_swarm_event(FromSwarm::ConnectionEstablished(ConnectionEstablished {
+            peer_id: peer,
+            connection_id: ConnectionId::new_unchecked(id),
+            endpoint: &endpoint,
+            failed_addresses: &[],
+            other_established: 0,
+        }));
+    }
+
+    fn closed(behaviour: &mut Behaviour, peer: PeerId, id: usize) {
+        let endpoint = ConnectedPoint::Listener {
+            local_addr: Multiaddr::empty(),
+            send_back_addr: Multiaddr::empty(),
+        };
+        behaviour.on_swarm_event(FromSwarm::ConnectionClosed(ConnectionClosed {
+            peer_id: peer,
+            connection_id: ConnectionId::new_unchecked(id),
+            endpoint: &endpoint,
+            cause: None,
+            remaining_established: 0,
+        }));
+    }
+
+    /// On which connection the next stream is opened.
+    fn chosen(behaviour: &mut Behaviour, peer: PeerId) -> Option<ConnectionId> {
+        let (reply, _) = oneshot::channel();
+        behaviour.open(peer, Open { protocol: TEST, reply }).ok()?;
+        match behaviour.events.pop_front() {
+            Some(ToSwarm::NotifyHandler { handler: NotifyHandler::One(id), .. }) => Some(id),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn tcp_is_chosen_before_quic_and_the_oldest_before_others() {
+        let (mut behaviour, _) = Behaviour::new([TEST], Meter::default(), Access::new());
+        let peer = PeerId::random();
+        let id = ConnectionId::new_unchecked;
+        assert_eq!(chosen(&mut behaviour, peer), None);
+        established(&mut behaviour, peer, 1, "/ip4/192.0.2.1/udp/1/quic-v1");
+        assert_eq!(chosen(&mut behaviour, peer), Some(id(1)));
+        established(&mut behaviour, peer, 2, "/ip4/192.0.2.1/tcp/1");
+        established(&mut behaviour, peer, 3, "/ip4/192.0.2.1/tcp/1");
+        assert_eq!(chosen(&mut behaviour, peer), Some(id(2)));
+        closed(&mut behaviour, peer, 2);
+        assert_eq!(chosen(&mut behaviour, peer), Some(id(3)));
+        closed(&mut behaviour, peer, 3);
+        closed(&mut behaviour, peer, 1);
+        assert_eq!(chosen(&mut behaviour, peer), None);
+        assert!(behaviour.connections().is_empty());
+    }
+
+    #[test]
+    fn strangers_leave_room_for_the_peers_on_the_list() {
+        let access = Access::new();
+        let (mut behaviour, _) = Behaviour::new([TEST], Meter::default(), access.clone());
+        let nowhere = Multiaddr::empty();
+        let mut enter = |id: usize, peer| {
+            let id = ConnectionId::new_unchecked(id);
+            behaviour.handle_established_inbound_connection(id, peer, &nowhere, &nowhere).map(drop)
+        };
+        let strangers: Vec<PeerId> = (0..MAX_STRANGERS).map(|_| PeerId::random()).collect();
+        for (id, stranger) in strangers.iter().enumerate() {
+            enter(id, *stranger).unwrap();
+        }
+        let (late, friend) = (PeerId::random(), PeerId::random());
+        assert!(enter(1000, late).is_err());
+        access.set(friend, Purposes::BLOCKS);
+        enter(1001, friend).unwrap();
+        // One who is put on the list is a stranger no more.
+        access.set(strangers[0], Purposes::RESTORE);
+        enter(1002, late).unwrap();
+        assert!(enter(1003, PeerId::random()).is_err());
+        closed(&mut behaviour, strangers[1], 1);
+        let id = ConnectionId::new_unchecked(1004);
+        let entered = behaviour.handle_established_inbound_connection(
+            id,
+            PeerId::random(),
+            &nowhere,
+            &nowhere,
+        );
+        assert!(entered.is_ok());
     }
 }

@@ -10,6 +10,7 @@ mod coalesce;
 mod muxer;
 mod security;
 mod tls;
+mod tls_stream;
 mod verifier;
 
 use libp2p::core::Transport as _;

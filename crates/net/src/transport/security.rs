@@ -4,12 +4,12 @@ use std::io;
 
 use futures::future::{BoxFuture, Either};
 use futures::{AsyncRead, AsyncWrite, FutureExt as _};
-use futures_rustls::TlsStream;
 use libp2p::core::upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade, UpgradeInfo};
 use libp2p::identity::Keypair;
 use libp2p::{PeerId, noise};
 
 use super::tls;
+use super::tls_stream::TlsStream;
 use crate::error::NetError;
 
 const TLS: &str = "/tls/1.0.0";

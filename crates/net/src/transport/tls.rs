@@ -10,7 +10,6 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use futures::{AsyncRead, AsyncWrite};
-use futures_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use libp2p::PeerId;
 use libp2p::identity::Keypair;
 use libp2p_tls::certificate;
@@ -20,6 +19,7 @@ use rustls::pki_types::ServerName;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{CipherSuite, ClientConfig, CommonState, ServerConfig};
 
+use super::tls_stream::TlsStream;
 use super::verifier::{self, Verifier};
 use crate::error::NetError;
 
@@ -96,8 +96,8 @@ impl Config {
     where
         C: AsyncRead + AsyncWrite + Unpin,
     {
-        let stream: TlsStream<C> = TlsAcceptor::from(self.server).accept(socket).await?.into();
-        Ok((peer_of(stream.get_ref().1)?, stream))
+        let stream = TlsStream::accept(self.server, socket).await?;
+        Ok((peer_of(stream.state())?, stream))
     }
 
     pub(super) async fn connect<C>(self, socket: C) -> io::Result<(PeerId, TlsStream<C>)>
@@ -106,9 +106,8 @@ impl Config {
     {
         // The specification forbids a server name; an address is never sent.
         let name = ServerName::from(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-        let stream: TlsStream<C> =
-            TlsConnector::from(self.client).connect(name, socket).await?.into();
-        Ok((peer_of(stream.get_ref().1)?, stream))
+        let stream = TlsStream::connect(self.client, name, socket).await?;
+        Ok((peer_of(stream.state())?, stream))
     }
 }
 
@@ -150,7 +149,7 @@ mod tests {
             let mut answer = [0; 4];
             stream.read_exact(&mut answer).await?;
             assert_eq!(&answer, b"pong");
-            let suite = stream.get_ref().1.negotiated_cipher_suite().unwrap().suite();
+            let suite = stream.state().negotiated_cipher_suite().unwrap().suite();
             Ok((peer, suite))
         };
         tokio::join!(client, server)
