@@ -81,16 +81,16 @@ pub struct App {
 }
 
 /// Where things are in a data directory.
-pub(crate) struct DataDir<'a>(pub(crate) &'a Path);
+struct DataDir<'a>(&'a Path);
 
 impl DataDir<'_> {
-    pub(crate) fn store(&self) -> PathBuf {
+    fn store(&self) -> PathBuf {
         self.0.join("store")
     }
-    pub(crate) fn key(&self) -> PathBuf {
+    fn key(&self) -> PathBuf {
         self.0.join("identity.key")
     }
-    pub(crate) fn token(&self) -> PathBuf {
+    fn token(&self) -> PathBuf {
         self.0.join("api-token")
     }
 }
@@ -212,8 +212,23 @@ impl App {
     }
 }
 
+/// The peer id of the instance with its data in `dir`; its key is made where
+/// there is none.
+///
+/// # Errors
+///
+/// [`StartError::Identity`].
+pub fn load_identity(dir: &Path) -> Result<PeerId, StartError> {
+    let keypair = net::identity::load_or_create(&DataDir(dir).key())?;
+    Ok(keypair.public().to_peer_id())
+}
+
 /// Makes the data directory, for its owner alone.
-pub(crate) fn make_data_dir(path: &Path) -> Result<(), StartError> {
+///
+/// # Errors
+///
+/// [`StartError::Data`].
+pub fn make_data_dir(path: &Path) -> Result<(), StartError> {
     use std::os::unix::fs::DirBuilderExt as _;
     std::fs::DirBuilder::new()
         .recursive(true)

@@ -11,13 +11,14 @@ mod collector;
 mod downloads;
 pub mod http;
 mod log_level;
+mod options;
 mod provider;
 pub mod rest;
 pub mod roots;
 mod tasks;
 mod token;
 
-pub use app::{App, AppOptions, StartError};
+pub use app::{App, AppOptions, StartError, load_identity, make_data_dir};
 pub use collector::Collector;
 pub use downloads::Downloads;
 pub use log_level::{LogLevel, filter};
