@@ -796,3 +796,68 @@ proptest! {
         prop_assert!(Path::new(fixture.file.path()).is_file());
     }
 }
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// A file that somebody wrote as nobody would: the change is made, or
+    /// refused, and the file is valid afterwards or untouched.
+    #[test]
+    fn a_change_of_a_strange_file_is_made_or_refused(
+        start in 0..STARTS.len(),
+        changes in proptest::collection::vec((any::<prop::sample::Index>(), 0..STRANGE.len()), 1..8),
+        op in op(),
+    ) {
+        let mut text = STARTS[start].to_owned();
+        for (at, strange) in changes {
+            let places: Vec<usize> = text.char_indices().map(|(at, _)| at).chain([text.len()]).collect();
+            let mut changed = text.clone();
+            changed.insert_str(places[at.index(places.len())], STRANGE[strange]);
+            // Only what is still valid is of interest here.
+            if parse(&changed).is_ok() {
+                text = changed;
+            }
+        }
+        let fixture = Fixture::new(&text);
+        let result = fixture.file.edit(|draft| match &op {
+            Op::Set(key, value) => draft.set(key, value),
+            Op::Reset(key) => draft.reset(key),
+            Op::AddItem(ip) => draft.add_item("manifest_server.whitelisted_ips", ip),
+            Op::RemoveItem(_) => draft.remove_item("manifest_server.whitelisted_ips", "10.0.0.1"),
+            Op::AddFolder(_) => draft.add_folder(&folder("new", "/new")),
+            Op::RemoveFolder(_) => draft.remove_folder(&"z".parse().unwrap()),
+            Op::PauseFolder(_) => {
+                let update = FolderUpdate { paused: Some(true), ..FolderUpdate::default() };
+                draft.update_folder(&"z".parse().unwrap(), &update)
+            }
+            Op::AddSource(number) => draft.add_source(&source("new", *number)),
+            Op::RemoveSource(_) => draft.remove_source("new"),
+        });
+        match result {
+            Ok(edited) => prop_assert_eq!(edited.config, parse(&fixture.text()).unwrap()),
+            Err(error) => {
+                prop_assert_eq!(fixture.text(), text.as_str());
+                prop_assert!(!matches!(error, ConfigError::NoPlace { .. }), "{error}: {op:?}\n{text}");
+            }
+        }
+    }
+}
+
+const STRANGE: [&str; 16] = [
+    " ",
+    "\t",
+    "\n",
+    "\r\n",
+    "# ä, = [ ] { } \" '\n",
+    "#\n",
+    ",",
+    "  # x = 1\r\n",
+    "\n\n\n",
+    "# api_port = 1\n",
+    "\n[node]\n",
+    "\n[sync]\n",
+    "'",
+    "\"",
+    "\n[backup_server]\n",
+    "_",
+];
