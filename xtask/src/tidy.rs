@@ -70,8 +70,9 @@ pub(crate) fn run() -> Result<()> {
 }
 
 fn check_rust(path: &Path, text: &str, problems: &mut Vec<String>) {
-    let is_test = path.components().any(|part| part.as_os_str() == "tests");
-    if text.lines().count() > FILE_LINES_MAX {
+    let is_test = path.components().any(|part| part.as_os_str() == "tests")
+        || path.file_name().is_some_and(|name| name == "tests.rs");
+    if !is_test && text.lines().count() > FILE_LINES_MAX {
         problems.push(format!("{}: over {FILE_LINES_MAX} lines", path.display()));
     }
     if !text.starts_with("//!") {
@@ -81,7 +82,8 @@ fn check_rust(path: &Path, text: &str, problems: &mut Vec<String>) {
     let banned = [concat!("FIX", "ME"), concat!("XX", "X"), concat!("TO", "DO"), "for now"];
     for (number, line) in text.lines().enumerate() {
         let number = number + 1;
-        if line.chars().count() > LINE_MAX && !line.contains("://") && !line.contains("r#\"") {
+        // A text cannot always be broken.
+        if line.chars().count() > LINE_MAX && !line.contains('"') {
             problems.push(format!("{}:{number}: over {LINE_MAX} characters", path.display()));
         }
         for word in banned {

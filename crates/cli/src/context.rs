@@ -27,7 +27,7 @@ impl Context {
     pub(crate) fn config(&self) -> Result<Config> {
         match Config::load(self.paths.config_file()) {
             Ok(loaded) => Ok(loaded.config),
-            Err(ConfigError::Missing { .. }) => Ok(Config::default()),
+            Err(ConfigError::Missing(_)) => Ok(Config::default()),
             Err(error) => Err(error.into()),
         }
     }

@@ -20,11 +20,11 @@ use multiaddr::{Multiaddr, Protocol};
 use serde::{Deserialize, Serialize};
 
 use crate::addresses::{ManifestUrl, Network, host_of, optional_address, peer_id_of};
-use crate::folder_id::FolderId;
 use crate::schema::Apply::{Live, NeedsRestart};
 use crate::schema::{KeySpec, Kind, Unit};
 use crate::size::{ByteSize, Rate};
 use crate::values::{FolderPath, LogLevel, Name, Pattern};
+use types::FolderId;
 
 /// A table whose keys all have defaults.
 macro_rules! section {

@@ -15,11 +15,11 @@ use crate::addresses::ManifestUrl;
 use crate::check::parse;
 use crate::config::{Config, FolderConfig, SourcePeer};
 use crate::error::{ConfigError, Fault, Place, Problem};
-use crate::folder_id::FolderId;
 use crate::schema::{KeySpec, Kind, find, suggest_path};
 use crate::splice::{Source, Step};
 use crate::tree::{insert, list, position, pruned, read_value, remove, text, to_toml};
 use crate::values::{FolderPath, Name, Pattern};
+use types::FolderId;
 
 /// What of a folder is to change; `None` leaves it as it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]

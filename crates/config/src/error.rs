@@ -8,8 +8,8 @@ use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use crate::folder_id::FolderId;
 use crate::values::ValueError;
+use types::FolderId;
 
 /// How many problems a message shows; the rest is counted.
 const SHOWN_MAX: usize = 20;

@@ -25,8 +25,8 @@ use crate::check;
 use crate::config::{Config, FolderConfig, SourcePeer};
 use crate::draft::{Draft, FolderUpdate, SourceUpdate, no_such_key};
 use crate::error::{ConfigError, Problem};
-use crate::folder_id::FolderId;
 use crate::load::{LoadedConfig, decode, read};
+use types::FolderId;
 
 /// How long a change waits for another process's change.
 const LOCK_WAIT_MAX: Duration = Duration::from_secs(10);

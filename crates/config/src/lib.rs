@@ -25,7 +25,6 @@ mod docs;
 mod draft;
 mod error;
 mod file;
-mod folder_id;
 mod load;
 mod paths;
 mod schema;
@@ -44,11 +43,11 @@ pub use docs::reference;
 pub use draft::{Draft, FolderUpdate, SourceUpdate};
 pub use error::{ConfigError, Conflict, Fault, Place, Problem};
 pub use file::{ConfigFile, Edited, Setting};
-pub use folder_id::{FolderId, FolderIdError};
 pub use load::LoadedConfig;
 pub use paths::Paths;
 pub use schema::{Apply, KeyInfo, Unit, keys};
 pub use size::{ByteSize, Rate, SizeError};
+pub use types::{FolderId, FolderIdError};
 pub use values::{
     FolderPath, LogLevel, MAX_NAME_CHARS, MAX_PATTERN_LEN, Name, Pattern, ValueError,
 };

@@ -12,8 +12,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::folder_id::FolderIdError;
 use crate::size::SizeError;
+use types::FolderIdError;
 
 /// The longest name of a folder or a source, in characters.
 pub const MAX_NAME_CHARS: usize = 100;

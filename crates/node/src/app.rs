@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use net::{Access, IdentityError, Multiaddr, Net, NetConfig, NetError, PeerId, Purposes};
+use serde::{Deserialize, Serialize};
 use store::{OpenReport, PackStore, StoreError, StoreOptions};
 
 use crate::collector::Collector;
@@ -78,6 +79,7 @@ pub struct App {
     state: NodeState,
     access: Access,
     api: SocketAddr,
+    data_dir: PathBuf,
 }
 
 /// Where things are in a data directory.
@@ -92,6 +94,37 @@ impl DataDir<'_> {
     }
     fn token(&self) -> PathBuf {
         self.0.join("api-token")
+    }
+    fn running(&self) -> PathBuf {
+        self.0.join("running.json")
+    }
+}
+
+/// How to reach the instance that runs on a data directory; what the file
+/// `running.json` in it holds while it runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Running {
+    /// Where its API listens.
+    pub api: SocketAddr,
+    /// Its process.
+    pub pid: u32,
+}
+
+impl Running {
+    /// Finds the instance that runs on the data in `dir`. One that was killed
+    /// may have left its file behind: whether it answers is seen by asking it.
+    pub fn find(dir: &Path) -> Option<Self> {
+        let text = std::fs::read(DataDir(dir).running()).ok()?;
+        serde_json::from_slice(&text).ok()
+    }
+
+    fn write(&self, dir: &Path) -> Result<(), StartError> {
+        let path = DataDir(dir).running();
+        let new = path.with_extension("json.new");
+        let text = serde_json::to_vec(self).unwrap_or_default();
+        std::fs::write(&new, text)
+            .and_then(|()| std::fs::rename(&new, &path))
+            .map_err(|source| StartError::Data { path, source })
     }
 }
 
@@ -151,7 +184,9 @@ impl App {
         };
         let serving = http::serve(api, rest::router(state.clone()), tasks.stop_token());
         tasks.spawn("rest-api", serving);
-        Ok(Self { tasks, net, state, access, api: api_addr })
+        let running = Running { api: api_addr, pid: std::process::id() };
+        running.write(&options.data_dir)?;
+        Ok(Self { tasks, net, state, access, api: api_addr, data_dir: options.data_dir })
     }
 
     /// Where the API listens.
@@ -204,6 +239,7 @@ impl App {
             tracing::warn!(%error, "the network did not end in time");
         }
         let failure = self.tasks.failure();
+        let _ = std::fs::remove_file(DataDir(&self.data_dir).running());
         // The index is written out as the store goes, unless something still
         // holds it: then the next start does what is left.
         let state = self.state;

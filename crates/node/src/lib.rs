@@ -18,7 +18,7 @@ pub mod roots;
 mod tasks;
 mod token;
 
-pub use app::{App, AppOptions, StartError, load_identity, make_data_dir};
+pub use app::{App, AppOptions, Running, StartError, load_identity, make_data_dir};
 pub use collector::Collector;
 pub use downloads::Downloads;
 pub use log_level::{LogLevel, filter};

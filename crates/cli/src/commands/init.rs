@@ -26,7 +26,10 @@ impl Init {
         let peer_id = node::load_identity(data)?;
         let config = context.paths.config_file();
         if self.json {
-            println!("{}", json!({ "peer_id": peer_id.to_string(), "config": config, "data": data }));
+            println!(
+                "{}",
+                json!({ "peer_id": peer_id.to_string(), "config": config, "data": data })
+            );
         } else {
             println!("peer_id: {peer_id}");
             println!("config:  {}", config.display());
