@@ -18,10 +18,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use net::{BlockError, BlockSession, FetchError, Fetched, Handle, Outcome, PeerId, Want};
+use net::{BlockError, FetchError, Fetched, Outcome, PeerId, Want};
 use store::{BlockStore, StoreError};
 use tokio::sync::watch;
 use types::{Cid, Codec, Dataset, FileNode};
+
+use crate::pool::SessionPool;
 
 /// Blocks that are asked for in one go, at most.
 const BATCH_WANTS: usize = 4096;
@@ -167,9 +169,8 @@ impl From<Cid> for Task {
 /// Pulls from a list of peers, in the order of the list.
 pub struct Puller {
     store: Arc<dyn BlockStore>,
-    net: Handle,
+    pool: SessionPool,
     peers: Vec<PeerId>,
-    sessions: HashMap<PeerId, BlockSession>,
     progress: Arc<Progress>,
 }
 
@@ -177,11 +178,11 @@ impl Puller {
     /// Nothing is asked yet.
     pub fn new(
         store: Arc<dyn BlockStore>,
-        net: Handle,
+        pool: SessionPool,
         peers: Vec<PeerId>,
         progress: Arc<Progress>,
     ) -> Self {
-        Self { store, net, peers, sessions: HashMap::new(), progress }
+        Self { store, pool, peers, progress }
     }
 
     /// Brings one block, without what it refers to. `None`: nobody has it.
@@ -279,7 +280,7 @@ impl Puller {
             match result {
                 Ok(()) => return Ok(lacking),
                 Err(failure) => {
-                    self.sessions.remove(&peer);
+                    self.pool.forget(peer);
                     tries += 1;
                     let is_worth_it = match &failure {
                         Failure::Peer(error) => error.retry() == net::Retry::Temporary,
@@ -302,11 +303,7 @@ impl Puller {
         lacking: &mut Vec<Want>,
         changed: &mut HashSet<Cid>,
     ) -> Result<(), Failure> {
-        let session = match self.sessions.remove(&peer) {
-            Some(session) if session.is_open() => session,
-            _ => self.net.blocks().open(peer).await.map_err(Failure::Peer)?,
-        };
-        let session = self.sessions.entry(peer).insert_entry(session).into_mut();
+        let mut session = self.pool.session(peer).await.map_err(Failure::Peer)?;
         let (store, progress) = (self.store.clone(), self.progress.clone());
         let answers = Arc::new(std::sync::Mutex::new(Answers::default()));
         let sink = {

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use backup::{Progress, PullError, Puller};
+use backup::{Progress, PullError, Puller, SessionPool};
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use net::{Handle, PeerId};
@@ -75,6 +75,7 @@ pub enum DownloadError {
 pub struct Downloads {
     store: Arc<PackStore>,
     net: Handle,
+    pool: SessionPool,
     jobs: Arc<Mutex<HashMap<Cid, Arc<Job>>>>,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -94,7 +95,8 @@ impl Downloads {
         tasks: TaskTracker,
         stop: CancellationToken,
     ) -> Self {
-        Self { store, net, jobs: Arc::default(), tasks, stop }
+        let pool = SessionPool::new(net.clone());
+        Self { store, net, pool, jobs: Arc::default(), tasks, stop }
     }
 
     /// The fetch of this name, where there is or was one.
@@ -162,7 +164,7 @@ impl Downloads {
     }
 
     fn puller(&self, peers: Vec<PeerId>, progress: Arc<Progress>) -> Puller {
-        Puller::new(self.store.clone(), self.net.clone(), peers, progress)
+        Puller::new(self.store.clone(), self.pool.clone(), peers, progress)
     }
 
     /// Begins to fetch all of what `content` names, unless that goes on
