@@ -66,6 +66,26 @@ pub fn split_peer(mut address: Multiaddr) -> Option<(PeerId, Multiaddr)> {
     }
 }
 
+/// Whether the public network can reach the address, as far as can be told
+/// from the address alone.
+pub(crate) fn is_public(address: &Multiaddr) -> bool {
+    match address.iter().next() {
+        Some(Protocol::Ip4(ip)) => {
+            let [a, b, ..] = ip.octets();
+            // 100.64.0.0/10 is that of providers' address translation.
+            let is_shared = a == 100 && (64..128).contains(&b);
+            let is_special = ip.is_unspecified() || ip.is_loopback() || ip.is_link_local();
+            !(is_shared || is_special || ip.is_private() || ip.is_documentation() || a >= 224)
+        }
+        // 2000::/3 is all that is given out, but for examples.
+        Some(Protocol::Ip6(ip)) => {
+            let [a, b, ..] = ip.segments();
+            a & 0xe000 == 0x2000 && (a, b) != (0x2001, 0xdb8)
+        }
+        _ => false,
+    }
+}
+
 /// The rounds in which addresses are dialled: all that lead over TCP at
 /// once, and the others only when these have failed, since the first
 /// connection that comes about is the one that is used.
@@ -112,6 +132,31 @@ mod tests {
         ));
         assert_eq!(split_peer(full), Some((peer, plain.clone())));
         assert_eq!(split_peer(plain), None);
+    }
+
+    #[test]
+    fn only_what_the_public_network_can_reach_is_public() {
+        for public in ["/ip4/1.1.1.1/tcp/1", "/ip4/100.63.0.1/tcp/1", "/ip6/2a00::1/tcp/1"] {
+            assert!(is_public(&address(public)), "{public}");
+        }
+        for own in [
+            "/ip4/0.0.0.0/tcp/1",
+            "/ip4/127.0.0.1/tcp/1",
+            "/ip4/10.1.2.3/tcp/1",
+            "/ip4/172.16.0.1/tcp/1",
+            "/ip4/192.168.1.1/tcp/1",
+            "/ip4/192.0.2.1/tcp/1",
+            "/ip4/169.254.1.1/tcp/1",
+            "/ip4/100.64.0.1/tcp/1",
+            "/ip4/224.0.0.251/udp/1/quic-v1",
+            "/ip6/::1/tcp/1",
+            "/ip6/fe80::1/tcp/1",
+            "/ip6/fd00::1/tcp/1",
+            "/ip6/2001:db8::1/tcp/1",
+            "/dns4/localhost/tcp/1",
+        ] {
+            assert!(!is_public(&address(own)), "{own}");
+        }
     }
 
     #[test]

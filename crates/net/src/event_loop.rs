@@ -17,7 +17,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::access::{Access, Purposes};
-use crate::addresses::{AddressBook, split_peer};
+use crate::addresses::{AddressBook, is_public, split_peer};
 use crate::behaviour::{Behaviour, BehaviourEvent, KADEMLIA};
 use crate::dials::{Dials, Waiter};
 use crate::error::NetError;
@@ -364,6 +364,10 @@ impl EventLoop {
             }
             SwarmEvent::NewListenAddr { address, .. } => {
                 tracing::info!(%address, "listening");
+                if is_public(&address) {
+                    // Which makes Kademlia answer questions.
+                    self.swarm.add_external_address(address.clone());
+                }
                 self.listening.send_modify(|all| all.push(address.clone()));
                 self.tell(NetEvent::Listening { address });
             }
@@ -382,6 +386,9 @@ impl EventLoop {
     fn not_listening(&mut self, gone: &[Multiaddr]) {
         self.listening.send_modify(|all| all.retain(|address| !gone.contains(address)));
         for address in gone {
+            if is_public(address) {
+                self.swarm.remove_external_address(address);
+            }
             self.tell(NetEvent::NotListening { address: address.clone() });
         }
     }

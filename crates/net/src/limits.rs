@@ -15,10 +15,13 @@ pub(crate) const MAX_STREAMS_PER_CONNECTION: usize = 128;
 /// ones. That is the bandwidth-delay product of 2.5 Gbit/s at 100 ms.
 pub(crate) const RECEIVE_WINDOW: usize = MAX_STREAMS_PER_CONNECTION * (256 << 10) + (32 << 20);
 
-/// Streams that may negotiate at once on a connection, for each direction.
-/// The opener keeps to it by itself, so that the other side, which resets
-/// what is above, never has to.
+/// Streams that we negotiate at once on a connection; the others wait here, so
+/// that the other side does not have to reset any.
 pub(crate) const MAX_NEGOTIATING_STREAMS: usize = 32;
+
+/// Streams that a peer may negotiate at once on a connection: twice what our
+/// own kind does, for identify, ping and Kademlia. Those above are reset.
+pub(crate) const MAX_NEGOTIATING_INBOUND: usize = 64;
 
 /// Streams that we keep open at once on a connection; with as many of the
 /// peer's and those of Kademlia, identify and ping there is room left below

@@ -4,7 +4,7 @@ use libp2p::PeerId;
 
 use super::fetch::{FetchStats, Fetched, Session, Want};
 use super::{BlockError, FetchError, PROTOCOL};
-use crate::node::Handle;
+use crate::handle::Handle;
 use crate::streams::NetStream;
 
 /// Opens sessions with peers.
