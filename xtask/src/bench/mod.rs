@@ -174,10 +174,9 @@ fn sync() -> Result<()> {
 
 fn remove(path: &Path) -> Result<()> {
     let metadata = path.symlink_metadata()?;
-    if metadata.is_dir() {
-        std::fs::remove_dir_all(path)?
-    } else {
-        std::fs::remove_file(path)?
-    }
-    Ok(())
+    let removed = match metadata.is_dir() {
+        true => std::fs::remove_dir_all(path),
+        false => std::fs::remove_file(path),
+    };
+    removed.with_context(|| format!("cannot remove {}", path.display()))
 }
