@@ -63,7 +63,8 @@ fn some_tree(dir: &Path) {
     fs::create_dir_all(dir.join("a/b/c")).unwrap();
     fs::create_dir_all(dir.join("empty")).unwrap();
     for n in 0..300 {
-        fs::write(dir.join(format!("a/{n:03}.txt")), noise(n, usize::try_from(n * 37).unwrap())).unwrap();
+        fs::write(dir.join(format!("a/{n:03}.txt")), noise(n, usize::try_from(n * 37).unwrap()))
+            .unwrap();
     }
     fs::write(dir.join("a/b/large"), noise(1000, 12_000_000)).unwrap();
     fs::write(dir.join("a/b/c/deep"), b"deep").unwrap();
