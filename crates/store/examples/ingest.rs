@@ -1,7 +1,9 @@
 //! Puts a file, or the files of a directory, into a new store and says how
-//! long it took and what it cost: `ingest SOURCE STORE`.
+//! long it took: `ingest SOURCE STORE`.
 //!
-//! Used by `cargo xtask bench`; the store is synced when it ends.
+//! Used by `cargo xtask bench`. The files of a directory stand one behind the
+//! other below one root, `last`, so that all can be pulled by it. The store is
+//! synced when the time is taken.
 
 #![allow(clippy::print_stdout, reason = "a program")]
 
@@ -12,7 +14,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use store::{BlockStore, FileWriter, PackStore, Root, StoreOptions};
+use store::{Batch, BlockStore, FileWriter, PackStore, Root, StoreError, StoreOptions};
+use types::{EncodedBlock, FileNodeBuilder, NodeChild};
 
 fn files(dir: &Path, found: &mut Vec<PathBuf>) -> std::io::Result<()> {
     for entry in std::fs::read_dir(dir)? {
@@ -41,12 +44,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     let started = Instant::now();
     let options = StoreOptions { disk_reserve: 0, ..StoreOptions::default() };
     let store = Arc::new(PackStore::open(Path::new(store), &options)?.0);
-    let epoch = store.epoch();
     let mut buffer = vec![0; 1 << 20];
     let mut bytes = 0;
-    let mut last = None;
-    // What was written before the last root is held by these.
-    let mut batches = Vec::new();
+    let batch = Batch::new(store.clone());
+    let mut tree = FileNodeBuilder::new();
+    let mut nodes = Vec::new();
+    let mut emit = |node| {
+        nodes.push(EncodedBlock::plain(node));
+        Ok::<_, StoreError>(())
+    };
     for path in &sources {
         let mut file = File::open(path)?;
         let mut writer = FileWriter::new(store.clone());
@@ -56,15 +62,17 @@ fn main() -> Result<(), Box<dyn Error>> {
                 break;
             }
             writer.write(&buffer[..read])?;
-            bytes += read as u64;
         }
         let written = writer.finish()?;
-        last = Some(written.cid);
-        batches.push(written.batch);
+        bytes += written.size;
+        batch.pin().add([written.cid]);
+        if written.size > 0 {
+            tree.push(NodeChild { cid: written.cid, len: written.size }, &mut emit)?;
+        }
     }
-    if let Some(cid) = last {
-        store.set_root("last", Root { cid, partial: false }, epoch)?;
-    }
+    let root = tree.finish(&mut emit)?.ok_or("there is nothing to put")?;
+    batch.put(&nodes)?;
+    batch.commit_root("last", Root { cid: root, partial: false })?;
     let seconds = started.elapsed().as_secs_f64();
     println!(
         "{{\"seconds\": {seconds:.4}, \"files\": {}, \"bytes\": {bytes}, \"stored\": {}}}",

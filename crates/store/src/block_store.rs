@@ -15,7 +15,12 @@ use crate::root_log::Root;
 
 /// A moment in the life of a store; see [`BlockStore::epoch`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Epoch(pub(crate) u64);
+pub struct Epoch {
+    /// How many syncs had failed.
+    pub(crate) failures: u64,
+    /// What is put from then on goes to this pack or to later ones.
+    pub(crate) first_pack: u32,
+}
 
 /// A store of blocks: write-once, named by content, verified on every read.
 ///
@@ -133,17 +138,24 @@ pub struct GcOptions {
     /// Collect even where a block that tells what is alive is missing or
     /// damaged: what only it refers to is lost.
     pub despite_damage: bool,
+    /// Look only where something was put since then.
+    pub since: Option<Epoch>,
 }
 
 impl Default for GcOptions {
     fn default() -> Self {
-        Self { min_live_percent: 70, despite_damage: false }
+        Self { min_live_percent: 70, despite_damage: false, since: None }
     }
 }
 
 impl GcOptions {
     /// Leaves nothing dead behind.
-    pub const EVERYTHING: Self = Self { min_live_percent: 100, despite_damage: false };
+    pub const EVERYTHING: Self = Self { min_live_percent: 100, despite_damage: false, since: None };
+
+    /// Leaves nothing behind of work that was given up.
+    pub fn undo(since: Epoch) -> Self {
+        Self { since: Some(since), ..Self::EVERYTHING }
+    }
 }
 
 /// What a collection did.
@@ -157,7 +169,7 @@ pub struct GcReport {
     pub freed_bytes: u64,
     /// Bytes that had to be written for it.
     pub rewritten_bytes: u64,
-    /// Dead bytes that stay for now, in packs that are mostly alive.
+    /// Dead bytes that stay, in packs that are mostly alive.
     pub left_bytes: u64,
     /// Blocks that are damaged; their packs were left alone.
     pub damaged: Vec<String>,
@@ -241,6 +253,11 @@ impl Batch {
     pub fn put(&self, blocks: &[EncodedBlock]) -> Result<(), StoreError> {
         self.pin.add(blocks.iter().map(EncodedBlock::cid));
         self.store.put(blocks)
+    }
+
+    /// When it began.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
     }
 
     /// What keeps the blocks of this batch alive.

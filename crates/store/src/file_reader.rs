@@ -39,7 +39,10 @@ pub fn resolve(store: &dyn BlockStore, cid: Cid) -> Result<Option<Content>, Stor
 /// [`StoreError::Node`].
 pub fn content_of(cid: Cid, bytes: &Bytes) -> Result<Content, StoreError> {
     match cid.codec() {
-        Codec::Raw => Ok(Content { tree: cid, size: bytes.len() as u64, dataset: None }),
+        // A chunk, or a part of a manifest: the block is the content.
+        Codec::Raw | Codec::Json => {
+            Ok(Content { tree: cid, size: bytes.len() as u64, dataset: None })
+        }
         Codec::DagCbor => match Dataset::decode(bytes) {
             Ok(dataset) => {
                 Ok(Content { tree: dataset.tree, size: dataset.size, dataset: Some(dataset) })
@@ -102,11 +105,11 @@ impl FileReader {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Missing`] where a block is not here,
-    /// [`StoreError::Damaged`], [`StoreError::Node`].
+    /// [`StoreError::Missing`] where a block is not here: the same call can be
+    /// made again when it is. [`StoreError::Damaged`], [`StoreError::Node`].
     pub fn read(&mut self) -> Result<Option<Bytes>, StoreError> {
         while self.left > 0 {
-            let Some(child) = self.stack.pop() else {
+            let Some(&child) = self.stack.last() else {
                 return Err(StoreError::Node {
                     cid: Cid::of(Codec::Raw, b""),
                     source: NodeError::Rule("the tree is shorter than it says"),
@@ -114,12 +117,15 @@ impl FileReader {
             };
             if self.skip >= child.len {
                 self.skip -= child.len;
+                self.stack.pop();
                 continue;
             }
             let wrong =
                 |reason| StoreError::Node { cid: child.cid, source: NodeError::Rule(reason) };
+            // Where it is not here yet, the reader keeps its place.
             let bytes = self.store.get(&child.cid)?.ok_or(StoreError::Missing(child.cid))?;
-            if child.cid.codec() == Codec::Raw {
+            self.stack.pop();
+            if child.cid.codec() != Codec::DagCbor {
                 if bytes.len() as u64 != child.len {
                     return Err(wrong("a chunk is not as long as its node says"));
                 }
@@ -212,7 +218,16 @@ mod tests {
         holes.put(&[node]).unwrap();
         assert!(!is_complete(&*holes, cid).unwrap());
         let mut reader = FileReader::open(holes, cid).unwrap().unwrap();
-        assert!(matches!(reader.read(), Err(StoreError::Missing(_))));
+        for cid in types::links(cid.codec(), &store.get(&cid).unwrap().unwrap()).unwrap() {
+            // Missing twice, then there: it is read once.
+            for _ in 0..2 {
+                assert!(matches!(reader.read(), Err(StoreError::Missing(_))));
+            }
+            let chunk = store.get_encoded(&cid).unwrap().unwrap();
+            reader.store.put(std::slice::from_ref(&chunk)).unwrap();
+            assert_eq!(reader.read().unwrap().as_ref(), Some(chunk.payload()));
+        }
+        assert_eq!(reader.read().unwrap(), None);
     }
 
     #[test]

@@ -66,7 +66,7 @@ impl MemStore {
 
 impl BlockStore for MemStore {
     fn epoch(&self) -> Epoch {
-        Epoch(0)
+        Epoch { failures: 0, first_pack: 0 }
     }
 
     fn put(&self, blocks: &[EncodedBlock]) -> Result<(), StoreError> {

@@ -6,7 +6,6 @@
 //! binary search in the directory and one read of a page. The bytes are in
 //! `docs/formats/index.md`.
 
-use std::cmp::Ordering;
 use std::path::{Path, PathBuf};
 
 use types::Hash;
@@ -230,15 +229,11 @@ where
     fn next(&mut self) -> Option<I::Item> {
         let mut least: Option<(Hash, usize)> = None;
         for (number, source) in self.sources.iter_mut().enumerate() {
-            match source.peek() {
-                None => {}
-                // An error comes first, so that nobody merges past it.
-                Some(Err(_)) => return source.next(),
-                Some(Ok((hash, _))) => {
-                    if least.is_none_or(|(found, _)| hash.cmp(&found) == Ordering::Less) {
-                        least = Some((*hash, number));
-                    }
-                }
+            let Some(entry) = source.peek() else { continue };
+            // An error comes first, so that nobody merges past it.
+            let Ok((hash, _)) = entry else { return source.next() };
+            if least.is_none_or(|(found, _)| *hash < found) {
+                least = Some((*hash, number));
             }
         }
         self.sources[least?.1].next()

@@ -1,5 +1,7 @@
 //! Writers, readers, removers and the collector at once, on a real disk.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod common;
 
 use std::sync::Arc;

@@ -2,6 +2,8 @@
 //! operation on the disk, with every way in which a power cut can leave what
 //! was not synced. Whatever was reported as durable must be there and intact.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod common;
 
 use std::io::ErrorKind;

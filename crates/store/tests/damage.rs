@@ -2,6 +2,8 @@
 //! root log, everything else. What is not in the damaged place is there; what
 //! is, is named, and can be put again.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod common;
 
 use std::path::PathBuf;

@@ -1,6 +1,8 @@
 //! A disk that really is full: a small tmpfs. The store says so, keeps what it
 //! has, and can be emptied and used again.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod common;
 
 use std::path::Path;
@@ -23,7 +25,8 @@ fn in_tmpfs(test: &str) -> Option<std::path::PathBuf> {
     }
     let dir = tempfile::tempdir().unwrap();
     let mount = format!(
-        "mount -t tmpfs -o size=24m tmpfs '{0}' && {DIR_VARIABLE}='{0}' exec '{1}' --exact {test} --nocapture",
+        "mount -t tmpfs -o size=24m tmpfs '{0}' && \
+         {DIR_VARIABLE}='{0}' exec '{1}' --exact {test} --nocapture",
         dir.path().display(),
         std::env::current_exe().unwrap().display(),
     );

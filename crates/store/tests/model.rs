@@ -1,6 +1,8 @@
 //! A model test: any sequence of puts, roots, pins, collections, restarts and
 //! power cuts leaves the pack store as the store in memory is.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod common;
 
 use std::collections::BTreeMap;
@@ -81,7 +83,7 @@ impl Both {
         Self { disk, store, model, held: Vec::new(), known: BTreeMap::new() }
     }
 
-    fn put(&mut self, tree: &Tree, name: Option<String>) {
+    fn put(&mut self, tree: &Tree, name: Option<&str>) {
         for block in &tree.blocks {
             self.known.insert(block.cid(), block.clone());
         }
@@ -89,7 +91,7 @@ impl Both {
         for store in &stores {
             let batch = Batch::new(store.clone());
             batch.put(&tree.blocks).unwrap();
-            if let Some(name) = &name {
+            if let Some(name) = name {
                 batch.commit_root(name, Root { cid: tree.root, partial: false }).unwrap();
             }
         }
@@ -107,7 +109,7 @@ impl Both {
 
     fn take(&mut self, step: &Step) {
         match step {
-            Step::Name { name, seeds } => self.put(&tree(seeds), Some(format!("root/{name}"))),
+            Step::Name { name, seeds } => self.put(&tree(seeds), Some(&format!("root/{name}"))),
             Step::RemoveRoot { name } => {
                 let name = format!("root/{name}");
                 let removed = self.store.remove_root(&name).unwrap();

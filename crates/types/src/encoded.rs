@@ -76,7 +76,8 @@ pub enum EncodedError {
 thread_local! {
     // A context is some 100 KiB to several MiB of tables: one for each thread
     // instead of one for each block.
-    static UNPACK: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
+    static UNPACK: RefCell<Option<zstd::bulk::Decompressor<'static>>> =
+        const { RefCell::new(None) };
 }
 
 /// Unpacks one zstd frame of at most `len` bytes.

@@ -170,7 +170,7 @@ impl FileNodeBuilder {
         chunk: NodeChild,
         mut emit: impl FnMut(Block) -> Result<(), E>,
     ) -> Result<(), E> {
-        debug_assert!(chunk.len > 0 && chunk.cid.codec() == Codec::Raw);
+        debug_assert!(chunk.len > 0 && chunk.cid.codec() != Codec::Json);
         self.size += chunk.len;
         let mut child = chunk;
         for level in 0.. {

@@ -11,7 +11,8 @@
 //! * [`EncodedBlock`]: a block as it is stored and sent.
 //! * [`FileNode`], [`FileNodeBuilder`]: the tree of chunks of one file.
 //! * [`Dataset`]: content with a file name and a MIME type.
-//! * [`ManifestHeader`], [`Segment`], [`Entry`]: the state of a folder.
+//! * [`ManifestHeader`], [`Segment`], [`Entry`]: the state of a folder;
+//!   [`Published`]: that it can be had.
 //! * [`FolderId`], [`SequenceNumber`], [`RelPath`]: names with rules.
 //! * [`links`]: what a block refers to, which is what keeps it alive.
 
@@ -23,6 +24,7 @@ mod file_node;
 mod ids;
 mod links;
 mod manifest;
+mod published;
 mod rel_path;
 
 pub use block::{Block, BlockError};
@@ -38,6 +40,7 @@ pub use manifest::{
     Entry, EntryKind, ManifestError, ManifestHeader, ManifestStats, Metadata, Segment, SegmentRef,
     SegmentWriter, TreeCheck, Xattrs, decode_segment,
 };
+pub use published::Published;
 pub use rel_path::{MAX_NAME_LEN, MAX_PATH_LEN, PathError, RelPath};
 
 /// The longest block, in bytes: a limit of the store, of the wire and of

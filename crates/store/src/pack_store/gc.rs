@@ -96,7 +96,8 @@ impl Inner {
         self.mark(marks, self.pins.snapshot())?;
 
         let mut report = GcReport::default();
-        let mut candidates = self.candidates(marks)?;
+        let first_pack = options.since.map_or(0, |since| since.first_pack);
+        let mut candidates = self.candidates(marks, first_pack)?;
         // What is wholly dead first: that needs no room.
         candidates.sort_by_key(|candidate| candidate.live_bytes);
         let small = self.small_packs(&candidates);
@@ -153,9 +154,13 @@ impl Inner {
 
     /// Every pack with what is alive in it. An open pack that has dead
     /// records is closed, so that it can go too.
-    fn candidates<'a>(&self, marks: &'a Marks) -> Result<Vec<Candidate<'a>>, StoreError> {
+    fn candidates<'a>(
+        &self,
+        marks: &'a Marks,
+        first_pack: u32,
+    ) -> Result<Vec<Candidate<'a>>, StoreError> {
         let mut candidates = Vec::new();
-        for marks in marks.packs.values() {
+        for marks in marks.packs.values().filter(|marks| marks.pack.number() >= first_pack) {
             let entries = self.packs.entries(&marks.pack)?;
             let live_bytes = live(marks, &entries).map(|(_, entry)| entry.record_len()).sum();
             let dead_bytes = marks.pack.content_len().saturating_sub(live_bytes);

@@ -287,7 +287,7 @@ impl Inner {
 
 impl BlockStore for PackStore {
     fn epoch(&self) -> Epoch {
-        Epoch(self.inner.failures.load(Ordering::SeqCst))
+        self.inner.epoch()
     }
 
     fn put(&self, blocks: &[EncodedBlock]) -> Result<(), StoreError> {

@@ -66,6 +66,17 @@ impl Inner {
         Ok(())
     }
 
+    pub(super) fn epoch(&self) -> Epoch {
+        let open = self
+            .writers
+            .iter()
+            .filter_map(|writer| writer.lock().pack.as_ref().map(|pack| pack.number()));
+        Epoch {
+            failures: self.failures.load(Ordering::SeqCst),
+            first_pack: open.min().unwrap_or_else(|| self.packs.next_number()),
+        }
+    }
+
     /// Refuses what would pass a limit.
     fn check_room(&self, needed: u64) -> Result<(), StoreError> {
         let max = self.max_storage.load(Ordering::Relaxed);
@@ -245,7 +256,7 @@ impl Inner {
             result?;
         }
         drop(commits);
-        if Epoch(self.failures.load(Ordering::SeqCst)) == epoch {
+        if self.failures.load(Ordering::SeqCst) == epoch.failures {
             Ok(())
         } else {
             Err(StoreError::LostWrites)

@@ -1,0 +1,472 @@
+//! Pulling: everything that a name leads to, from peers into the store.
+//!
+//! Role: the one way in which blocks come from elsewhere. It looks at what is
+//! wanted and at what is there, and asks for the difference; so it can be
+//! stopped and begun again at any time, and goes on where it was, block by
+//! block.
+//!
+//! Invariants: a block is put only after it was verified (the network crate
+//! hands on no other); nothing is taken for complete here, that is for who
+//! sets the root; memory is bounded by the fan-out of nodes times their depth
+//! and one batch.
+//!
+//! Order: front to back, as a file is read, so that what is being pulled can
+//! be read along.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use net::{BlockError, FetchError, Fetched, Outcome, PeerId, Want};
+use store::{BlockStore, StoreError};
+use tokio::sync::watch;
+use types::{Cid, Codec, Dataset, FileNode};
+
+use crate::pool::SessionPool;
+
+/// Blocks that are asked for in one go, at most.
+const BATCH_WANTS: usize = 4096;
+/// … and so many bytes of them, as far as their lengths are known.
+const BATCH_LEN: u64 = 64 << 20;
+/// … and so many nodes: each is followed by what is below it, and front to
+/// back is the order that is wanted.
+const BATCH_NODES: usize = 256;
+/// How often a peer whose stream broke is asked again for the same batch.
+const TRIES: usize = 3;
+/// Names of blocks that could not be had are listed up to this number.
+const LISTED_MAX: usize = 1000;
+
+/// How far a pull is; can be watched from elsewhere.
+#[derive(Debug)]
+pub struct Progress {
+    bytes: AtomicU64,
+    blocks: AtomicU64,
+    fetched_bytes: AtomicU64,
+    changed: watch::Sender<u64>,
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self {
+            bytes: AtomicU64::new(0),
+            blocks: AtomicU64::new(0),
+            fetched_bytes: AtomicU64::new(0),
+            changed: watch::Sender::new(0),
+        }
+    }
+}
+
+impl Progress {
+    /// Bytes of chunks that are here, fetched or found.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Blocks that were fetched.
+    pub fn blocks(&self) -> u64 {
+        self.blocks.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that came over the network, as they came.
+    pub fn fetched_bytes(&self) -> u64 {
+        self.fetched_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Tells when there is more.
+    pub fn watch(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    fn found(&self, bytes: u64) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn tell(&self) {
+        self.changed.send_modify(|version| *version += 1);
+    }
+}
+
+/// What a pull brought.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PullReport {
+    /// Blocks that no peer has; the first thousand of them.
+    pub missing: Vec<Cid>,
+    /// Blocks of files that have changed since they were named.
+    pub changed: Vec<Cid>,
+    /// Whether there are more of these than are listed.
+    pub is_cut_short: bool,
+}
+
+impl PullReport {
+    /// Whether everything is here.
+    pub fn is_complete(&self) -> bool {
+        self.missing.is_empty() && self.changed.is_empty() && !self.is_cut_short
+    }
+
+    fn note(&mut self, cid: Cid, is_changed: bool) {
+        let list = if is_changed { &mut self.changed } else { &mut self.missing };
+        if list.len() < LISTED_MAX {
+            list.push(cid);
+        } else {
+            self.is_cut_short = true;
+        }
+    }
+}
+
+/// Why a pull ended before its end. What it had brought is in the store.
+#[derive(Debug, thiserror::Error)]
+pub enum PullError {
+    /// The store cannot take it, or cannot be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Nobody to ask.
+    #[error("no peer is connected that could have it")]
+    NoPeers,
+    /// Nobody answered.
+    #[error("no peer could be asked: {}", Reasons(.0))]
+    Unreachable(Vec<(PeerId, BlockError)>),
+    /// A block that was named as a node is none.
+    #[error("block {cid} is not the node that it is named as")]
+    Node {
+        /// The block.
+        cid: Cid,
+        /// What is wrong with it.
+        #[source]
+        source: types::NodeError,
+    },
+    /// The work panicked; the panic was logged.
+    #[error("the work on a batch panicked")]
+    Panicked,
+}
+
+struct Reasons<'a>(&'a [(PeerId, BlockError)]);
+
+impl fmt::Display for Reasons<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, (peer, error)) in self.0.iter().enumerate() {
+            let separator = if number == 0 { "" } else { "; " };
+            write!(f, "{separator}{peer}: {error}")?;
+        }
+        Ok(())
+    }
+}
+
+/// A name that is to be followed.
+#[derive(Clone, Copy, Debug)]
+struct Task {
+    cid: Cid,
+    /// The length of the block, where it is known.
+    len: Option<u32>,
+}
+
+impl From<Cid> for Task {
+    fn from(cid: Cid) -> Self {
+        Self { cid, len: None }
+    }
+}
+
+/// Pulls from a list of peers, in the order of the list.
+pub struct Puller {
+    store: Arc<dyn BlockStore>,
+    pool: SessionPool,
+    peers: Vec<PeerId>,
+    progress: Arc<Progress>,
+}
+
+impl Puller {
+    /// Nothing is asked yet.
+    pub fn new(
+        store: Arc<dyn BlockStore>,
+        pool: SessionPool,
+        peers: Vec<PeerId>,
+        progress: Arc<Progress>,
+    ) -> Self {
+        Self { store, pool, peers, progress }
+    }
+
+    /// Brings one block, without what it refers to. `None`: nobody has it.
+    ///
+    /// # Errors
+    ///
+    /// [`PullError`].
+    pub async fn block(&mut self, cid: Cid) -> Result<bool, PullError> {
+        let store = self.store.clone();
+        if blocking(move || Ok(store.has(&cid)?)).await? {
+            return Ok(true);
+        }
+        let mut report = PullReport::default();
+        self.fetch(vec![cid.into()], &mut report).await?;
+        Ok(report.is_complete())
+    }
+
+    /// Brings everything that `root` leads to. Whoever calls it keeps `root`
+    /// alive with a partial root or a pin.
+    ///
+    /// # Errors
+    ///
+    /// [`PullError`]; what came before is in the store, not yet committed.
+    pub async fn tree(&mut self, root: Cid) -> Result<PullReport, PullError> {
+        let mut report = PullReport::default();
+        // The next last.
+        let mut tasks: Vec<Task> = vec![root.into()];
+        loop {
+            let (store, progress) = (self.store.clone(), self.progress.clone());
+            let gathered = blocking(move || gather(&*store, &progress, tasks)).await?;
+            tasks = gathered.tasks;
+            if gathered.wants.is_empty() {
+                return Ok(report);
+            }
+            let nodes: Vec<Cid> =
+                gathered.wants.iter().map(|w| w.cid).filter(|c| c.codec() != Codec::Raw).collect();
+            self.fetch(gathered.wants, &mut report).await?;
+            let lost: HashSet<Cid> =
+                report.missing.iter().chain(&report.changed).copied().collect();
+            // Now that they are here, they are followed.
+            tasks.extend(nodes.into_iter().rev().filter(|cid| !lost.contains(cid)).map(Task::from));
+        }
+    }
+
+    /// Gets wants from the peers, one after the other, until all are here or
+    /// all peers were asked.
+    async fn fetch(&mut self, wants: Vec<Want>, report: &mut PullReport) -> Result<(), PullError> {
+        if self.peers.is_empty() {
+            return Err(PullError::NoPeers);
+        }
+        let mut left = wants;
+        let mut changed = HashSet::new();
+        let mut failures = Vec::new();
+        let mut has_answered = false;
+        for peer in self.peers.clone() {
+            match self.fetch_from(peer, left, &mut changed).await {
+                Ok(still) => {
+                    has_answered = true;
+                    left = still;
+                }
+                Err((_, Failure::Store(error))) => return Err(error.into()),
+                Err((still, Failure::Peer(error))) => {
+                    tracing::debug!(%peer, %error, "a peer could not be asked");
+                    failures.push((peer, error));
+                    left = still;
+                }
+            }
+            if left.is_empty() {
+                self.progress.tell();
+                return Ok(());
+            }
+        }
+        if !has_answered {
+            return Err(PullError::Unreachable(failures));
+        }
+        for want in left {
+            report.note(want.cid, changed.contains(&want.cid));
+        }
+        self.progress.tell();
+        Ok(())
+    }
+
+    /// Gets wants from one peer; returns those that it does not have.
+    async fn fetch_from(
+        &mut self,
+        peer: PeerId,
+        wants: Vec<Want>,
+        changed: &mut HashSet<Cid>,
+    ) -> Result<Vec<Want>, (Vec<Want>, Failure)> {
+        let mut left: VecDeque<Want> = wants.into();
+        let mut lacking = Vec::new();
+        let mut tries = 0;
+        loop {
+            let result = self.exchange(peer, &mut left, &mut lacking, changed).await;
+            match result {
+                Ok(()) => return Ok(lacking),
+                Err(failure) => {
+                    self.pool.forget(peer);
+                    tries += 1;
+                    let is_worth_it = match &failure {
+                        Failure::Peer(error) => error.retry() == net::Retry::Temporary,
+                        Failure::Store(_) => false,
+                    };
+                    if tries == TRIES || !is_worth_it {
+                        lacking.extend(left);
+                        return Err((lacking, failure));
+                    }
+                }
+            }
+        }
+    }
+
+    /// One attempt; what was answered is taken off `left`.
+    async fn exchange(
+        &mut self,
+        peer: PeerId,
+        left: &mut VecDeque<Want>,
+        lacking: &mut Vec<Want>,
+        changed: &mut HashSet<Cid>,
+    ) -> Result<(), Failure> {
+        let mut session = self.pool.session(peer).await.map_err(Failure::Peer)?;
+        let (store, progress) = (self.store.clone(), self.progress.clone());
+        let answers = Arc::new(std::sync::Mutex::new(Answers::default()));
+        let sink = {
+            let answers = answers.clone();
+            move |batch: Vec<Fetched>| take(&*store, &progress, &answers, batch)
+        };
+        let wants: Vec<Want> = left.iter().copied().collect();
+        let result = session.fetch(wants, sink).await;
+        let answers = std::mem::take(&mut *answers.lock().unwrap_or_else(|e| e.into_inner()));
+        // In the order of the wants, so what was answered is a prefix.
+        for want in left.drain(..answers.count.min(left.len())) {
+            match answers.lacking.get(&want.cid) {
+                Some(is_changed) => {
+                    if *is_changed {
+                        changed.insert(want.cid);
+                    }
+                    lacking.push(want);
+                }
+                None => {
+                    changed.remove(&want.cid);
+                }
+            }
+        }
+        match result {
+            Ok(_) => Ok(()),
+            Err(FetchError::Sink(error)) => Err(Failure::Store(error)),
+            Err(FetchError::Block(error)) => Err(Failure::Peer(error)),
+        }
+    }
+}
+
+/// Why one peer did not give what was wanted.
+enum Failure {
+    Peer(BlockError),
+    Store(StoreError),
+}
+
+/// What has been answered so far.
+#[derive(Default)]
+struct Answers {
+    count: usize,
+    /// What the peer does not have, and whether it had it once.
+    lacking: HashMap<Cid, bool>,
+}
+
+/// Takes a batch of answers: blocks go to the store. On a blocking thread.
+fn take(
+    store: &dyn BlockStore,
+    progress: &Progress,
+    answers: &std::sync::Mutex<Answers>,
+    batch: Vec<Fetched>,
+) -> Result<(), StoreError> {
+    let mut blocks = Vec::with_capacity(batch.len());
+    let mut lacking = Vec::new();
+    let count = batch.len();
+    for fetched in batch {
+        match fetched.outcome {
+            Outcome::Block(block) => blocks.push(block),
+            Outcome::Missing => lacking.push((fetched.cid, false)),
+            Outcome::Changed => lacking.push((fetched.cid, true)),
+        }
+    }
+    store.put(&blocks)?;
+    for block in &blocks {
+        if block.cid().codec() == Codec::Raw {
+            progress.found(u64::from(block.len()));
+        }
+        progress.fetched_bytes.fetch_add(block.payload().len() as u64, Ordering::Relaxed);
+    }
+    progress.blocks.fetch_add(blocks.len() as u64, Ordering::Relaxed);
+    progress.tell();
+    let mut answers = answers.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    answers.count += count;
+    answers.lacking.extend(lacking);
+    Ok(())
+}
+
+struct Gathered {
+    /// What is to be followed later.
+    tasks: Vec<Task>,
+    wants: Vec<Want>,
+}
+
+/// Follows names that are here, until there is a batch that is not.
+fn gather(
+    store: &dyn BlockStore,
+    progress: &Progress,
+    mut tasks: Vec<Task>,
+) -> Result<Gathered, PullError> {
+    let mut wants = Vec::new();
+    let mut wanted = HashSet::new();
+    let mut nodes = 0;
+    let mut len = 0;
+    while let Some(task) = tasks.pop() {
+        let Task { cid, .. } = task;
+        let is_here = match cid.codec() {
+            Codec::Raw => {
+                let is_here = store.has(&cid)?;
+                if is_here {
+                    progress.found(u64::from(task.len.unwrap_or(0)));
+                }
+                is_here
+            }
+            Codec::DagCbor | Codec::Json => match read(store, &cid)? {
+                Some(bytes) => {
+                    tasks.extend(below(cid, &bytes)?.into_iter().rev());
+                    true
+                }
+                None => {
+                    nodes += 1;
+                    false
+                }
+            },
+        };
+        if is_here || !wanted.insert(cid) {
+            continue;
+        }
+        wants.push(Want { cid, len: task.len });
+        len += u64::from(task.len.unwrap_or(0));
+        if wants.len() == BATCH_WANTS || nodes == BATCH_NODES || len >= BATCH_LEN {
+            break;
+        }
+    }
+    Ok(Gathered { tasks, wants })
+}
+
+/// The bytes of a block; one that is damaged is as good as missing.
+fn read(store: &dyn BlockStore, cid: &Cid) -> Result<Option<Vec<u8>>, PullError> {
+    match store.get(cid) {
+        Ok(bytes) => Ok(bytes.map(Vec::from)),
+        Err(StoreError::Damaged { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What a node refers to, with the lengths of chunks where it tells them.
+fn below(cid: Cid, bytes: &[u8]) -> Result<Vec<Task>, PullError> {
+    if cid.codec() == Codec::DagCbor {
+        if let Ok(node) = FileNode::decode(bytes) {
+            let task = |child: &types::NodeChild| Task {
+                cid: child.cid,
+                len: match child.cid.codec() {
+                    Codec::Raw => u32::try_from(child.len).ok(),
+                    _ => None,
+                },
+            };
+            return Ok(node.children().iter().map(task).collect());
+        }
+        if let Ok(dataset) = Dataset::decode(bytes) {
+            let len = match dataset.tree.codec() {
+                Codec::Raw => u32::try_from(dataset.size).ok(),
+                _ => None,
+            };
+            return Ok(vec![Task { cid: dataset.tree, len }]);
+        }
+    }
+    let links =
+        types::links(cid.codec(), bytes).map_err(|source| PullError::Node { cid, source })?;
+    Ok(links.into_iter().map(Task::from).collect())
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, PullError> + Send + 'static,
+) -> Result<T, PullError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| PullError::Panicked)?
+}

@@ -1,0 +1,98 @@
+//! `archivist daemon`
+
+use anyhow::{Context as _, Result, bail};
+use node::{App, AppOptions, LogLevel, Settings};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+use crate::context::Context;
+
+/// Run this instance in the foreground, until SIGINT or SIGTERM.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Daemon {}
+
+impl Daemon {
+    #[expect(clippy::unused_self, reason = "every command has this form")]
+    pub(crate) fn run(&self, context: &Context) -> Result<()> {
+        let config = context.config()?;
+        let log_level = start_logging(config.node.log_level.as_str())?;
+        raise_open_files();
+        let options = AppOptions {
+            settings: Settings::new(context.config_file(), config),
+            data_dir: context.paths.data_dir().to_owned(),
+            log_level,
+        };
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .thread_name("archivist")
+            .build()
+            .context("cannot start the runtime")?;
+        let result = runtime.block_on(run(options));
+        // What still blocks, blocks on the disk; it is as safe to end it here
+        // as anywhere.
+        runtime.shutdown_background();
+        result
+    }
+}
+
+async fn run(options: AppOptions) -> Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for signals")?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for signals")?;
+    let app = tokio::select! {
+        started = App::start(options) => started?,
+        _ = interrupt.recv() => return Ok(()),
+        _ = terminate.recv() => return Ok(()),
+    };
+    tracing::info!(
+        peer_id = %app.peer_id(),
+        api = %app.api_addr(),
+        version = env!("CARGO_PKG_VERSION"),
+        "archivist is running"
+    );
+    for address in app.listen_addrs() {
+        tracing::info!(%address, "listening");
+    }
+    tokio::select! {
+        () = app.failed() => {}
+        _ = interrupt.recv() => tracing::info!("stopping: SIGINT"),
+        _ = terminate.recv() => tracing::info!("stopping: SIGTERM"),
+    }
+    match app.shutdown().await {
+        Ok(()) => {
+            tracing::info!("stopped");
+            Ok(())
+        }
+        Err(reason) => bail!("{reason}"),
+    }
+}
+
+/// Logs to standard error; a terminal gets colours.
+fn start_logging(level: &str) -> Result<LogLevel> {
+    let filter = node::filter(level).with_context(|| format!("{level:?} is no log level"))?;
+    let (filter, handle) = tracing_subscriber::reload::Layer::new(filter);
+    let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    tracing_subscriber::registry()
+        .with(filter)
+        .with(
+            tracing_subscriber::fmt::layer()
+                .with_writer(std::io::stderr)
+                .with_ansi(is_terminal)
+                .with_target(false),
+        )
+        .try_init()
+        .context("cannot start logging")?;
+    // A panic is a log line too, with its place.
+    std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
+    Ok(LogLevel::of(handle))
+}
+
+/// As many open files as the system lets us have: packs, peers, watched files.
+fn raise_open_files() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::debug!(%error, "the limit of open files stays as it is");
+    }
+}

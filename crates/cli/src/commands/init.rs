@@ -1,0 +1,40 @@
+//! `archivist init`
+
+use anyhow::Result;
+use serde_json::json;
+
+use crate::context::Context;
+
+/// Write a commented configuration and an identity where there are none.
+///
+/// Changes nothing where there are, and prints where everything is either way.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Init {
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Init {
+    pub(crate) fn run(&self, context: &Context) -> Result<()> {
+        // A file that is there and is not valid is an error, before anything
+        // is made.
+        context.config()?;
+        context.config_file().create()?;
+        let data = context.paths.data_dir();
+        node::make_data_dir(data)?;
+        let peer_id = node::load_identity(data)?;
+        let config = context.paths.config_file();
+        if self.json {
+            println!(
+                "{}",
+                json!({ "peer_id": peer_id.to_string(), "config": config, "data": data })
+            );
+        } else {
+            println!("peer_id: {peer_id}");
+            println!("config:  {}", config.display());
+            println!("data:    {}", data.display());
+        }
+        Ok(())
+    }
+}

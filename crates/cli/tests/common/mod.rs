@@ -1,0 +1,200 @@
+//! Real processes for tests: each with a home of its own, on free ports.
+
+#![allow(dead_code, unreachable_pub, reason = "not every test uses all of it")]
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
+
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde_json::Value;
+
+/// The directory of an instance; it outlives the processes that run on it.
+pub struct Home {
+    dir: tempfile::TempDir,
+}
+
+/// A running daemon.
+pub struct Daemon {
+    child: Child,
+    log: Arc<Mutex<Vec<String>>>,
+    api: String,
+    http: reqwest::blocking::Client,
+}
+
+/// The program with a home.
+pub fn archivist(home: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_archivist"));
+    command.arg("--home").arg(home).env_remove("ARCHIVIST_HOME").stdin(Stdio::null());
+    command
+}
+
+impl Home {
+    /// A home on free ports of loopback; `more` is added to its sections.
+    pub fn new(more: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Self { dir };
+        home.configure(more);
+        home
+    }
+
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn config(&self) -> PathBuf {
+        self.path().join("config.toml")
+    }
+
+    /// Writes the configuration anew. `more` begins with keys of `[node]`.
+    pub fn configure(&self, more: &str) {
+        let text = format!(
+            "[node]\nlisten_port = 0\ndiscovery_port = 0\napi_port = 0\nbind = [\"127.0.0.1\"]\n\
+             mdns = false\ndisk_reserve = \"0\"\n{more}"
+        );
+        std::fs::write(self.config(), text).unwrap();
+    }
+
+    /// `archivist init --json`
+    pub fn init(&self) -> Value {
+        let output = archivist(self.path()).args(["init", "--json"]).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    pub fn peer_id(&self) -> String {
+        self.init()["peer_id"].as_str().unwrap().to_owned()
+    }
+
+    /// Starts a daemon and waits until it runs.
+    pub fn start(&self) -> Daemon {
+        let running = self.path().join("data/running.json");
+        let _ = std::fs::remove_file(&running);
+        let mut child = archivist(self.path())
+            .arg("daemon")
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let lines = BufReader::new(child.stderr.take().unwrap());
+        let kept = log.clone();
+        std::thread::spawn(move || {
+            for line in lines.lines().map_while(Result::ok) {
+                kept.lock().unwrap().push(line);
+            }
+        });
+        for _ in 0..3000 {
+            if let Ok(text) = std::fs::read(&running)
+                && let Ok(found) = serde_json::from_slice::<Value>(&text)
+            {
+                let api = found["api"].as_str().unwrap().to_owned();
+                let http = reqwest::blocking::Client::builder()
+                    .no_proxy()
+                    .timeout(Duration::from_secs(300))
+                    .build()
+                    .unwrap();
+                return Daemon { child, log, api, http };
+            }
+            if let Some(status) = child.try_wait().unwrap() {
+                panic!("the daemon ended: {status}\n{}", log.lock().unwrap().join("\n"));
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("the daemon did not start\n{}", log.lock().unwrap().join("\n"));
+    }
+}
+
+impl Daemon {
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}/api/archivist/v1{path}", self.api)
+    }
+
+    pub fn http(&self) -> &reqwest::blocking::Client {
+        &self.http
+    }
+
+    pub fn get(&self, path: &str) -> reqwest::blocking::Response {
+        self.http.get(self.url(path)).send().unwrap()
+    }
+
+    pub fn json(&self, path: &str) -> Value {
+        let answer = self.get(path);
+        assert_eq!(answer.status(), 200, "{path}\n{}", self.log());
+        answer.json().unwrap()
+    }
+
+    pub fn post(&self, path: &str) -> reqwest::blocking::Response {
+        self.http.post(self.url(path)).send().unwrap()
+    }
+
+    pub fn upload(&self, body: impl Into<reqwest::blocking::Body>) -> String {
+        let answer = self.http.post(self.url("/data")).body(body).send().unwrap();
+        assert_eq!(answer.status(), 200, "{}", self.log());
+        answer.text().unwrap()
+    }
+
+    /// The addresses of the network.
+    pub fn addresses(&self) -> Vec<String> {
+        let info = self.json("/debug/info");
+        let addresses = info["addrs"].as_array().unwrap().clone();
+        addresses.iter().map(|address| address.as_str().unwrap().to_owned()).collect()
+    }
+
+    pub fn connect(&self, peer: &str, addresses: &[String]) {
+        let query: Vec<String> = addresses.iter().map(|a| format!("addrs={a}")).collect();
+        let answer = self.get(&format!("/connect/{peer}?{}", query.join("&")));
+        let status = answer.status();
+        assert_eq!(status, 200, "{}\n{}", answer.text().unwrap(), self.log());
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().join("\n")
+    }
+
+    /// `kill -9`
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// SIGTERM; returns the exit code, and how long the end took.
+    pub fn terminate(mut self) -> (Option<i32>, Duration) {
+        let started = std::time::Instant::now();
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        let status = self.child.wait().unwrap();
+        (status.code(), started.elapsed())
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- a daemon's log:\n{}", self.log());
+        }
+    }
+}
+
+/// Asks again until it holds; a bounded number of times.
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    for _ in 0..6000 {
+        if holds() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    panic!("it never came about that {what}");
+}
+
+/// Bytes that anyone can make again.
+pub fn noise(seed: u64, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
+    bytes
+}

@@ -1,0 +1,107 @@
+//! `archivist init` and `archivist daemon`, as a user meets them.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::time::Duration;
+
+use common::{Home, archivist};
+
+#[test]
+fn init_makes_what_is_missing_and_changes_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = || archivist(dir.path()).args(["init", "--json"]).output().unwrap();
+    let first = run();
+    assert!(first.status.success());
+    let told: serde_json::Value = serde_json::from_slice(&first.stdout).unwrap();
+    assert!(told["peer_id"].as_str().unwrap().starts_with("16Uiu2HA"));
+    let config = dir.path().join("config.toml");
+    assert_eq!(told["config"], config.to_str().unwrap());
+    assert_eq!(told["data"], dir.path().join("data").to_str().unwrap());
+    let key = dir.path().join("data/identity.key");
+    assert_eq!(std::fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
+    std::fs::write(&config, "# mine\n[node]\nmdns = false\n").unwrap();
+    let second = run();
+    assert_eq!(second.stdout, first.stdout);
+    assert_eq!(std::fs::read_to_string(&config).unwrap(), "# mine\n[node]\nmdns = false\n");
+}
+
+#[test]
+fn an_invalid_configuration_stops_everything_and_stays_as_it_is() {
+    let home = Home::new("");
+    let text = "[node]\nlisten_prt = 8070\n";
+    std::fs::write(home.config(), text).unwrap();
+    for command in ["init", "daemon"] {
+        let output = archivist(home.path()).arg(command).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{command}");
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(error.contains("config.toml") && error.contains("listen_prt"), "{error}");
+        assert!(error.contains("listen_port"), "it says what was meant: {error}");
+    }
+    assert_eq!(std::fs::read_to_string(home.config()).unwrap(), text);
+}
+
+#[test]
+fn wrong_usage_is_two() {
+    let dir = tempfile::tempdir().unwrap();
+    for arguments in [&["nonsense"][..], &["init", "--nonsense"], &[]] {
+        let output = archivist(dir.path()).args(arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_daemon_ends_within_five_seconds_and_starts_again_as_the_same() {
+    let home = Home::new("");
+    let peer = home.peer_id();
+    let daemon = home.start();
+    assert_eq!(daemon.json("/peerid")["id"], *peer);
+    let cid = daemon.upload("kept over a restart");
+    let (code, took) = daemon.terminate();
+    assert_eq!(code, Some(0));
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    assert!(!home.path().join("data/running.json").exists());
+    let daemon = home.start();
+    assert_eq!(daemon.json("/peerid")["id"], *peer);
+    assert_eq!(daemon.get(&format!("/data/{cid}")).text().unwrap(), "kept over a restart");
+}
+
+#[test]
+fn what_was_acknowledged_survives_kill_9() {
+    let home = Home::new("");
+    for round in 0..5 {
+        let daemon = home.start();
+        let cids: Vec<String> = (0..20).map(|n| daemon.upload(format!("{round} {n}"))).collect();
+        daemon.kill();
+        let daemon = home.start();
+        for (n, cid) in cids.iter().enumerate() {
+            let content = daemon.get(&format!("/data/{cid}")).text().unwrap();
+            assert_eq!(content, format!("{round} {n}"));
+        }
+        assert_eq!(daemon.json("/data")["content"].as_array().unwrap().len(), 20 * (round + 1));
+    }
+}
+
+#[test]
+fn a_second_daemon_on_the_same_data_and_a_taken_port_are_plain_errors() {
+    let home = Home::new("");
+    let _daemon = home.start();
+    let second = archivist(home.path()).arg("daemon").output().unwrap();
+    assert_eq!(second.status.code(), Some(1));
+    let error = String::from_utf8(second.stderr).unwrap();
+    assert!(error.contains("in use by another process"), "{error}");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    for key in ["listen_port", "api_port"] {
+        let other = Home::new("");
+        let text = std::fs::read_to_string(other.config()).unwrap();
+        let text = text.replace(&format!("{key} = 0"), &format!("{key} = {port}"));
+        std::fs::write(other.config(), text).unwrap();
+        let output = archivist(other.path()).arg("daemon").output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{key}");
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(error.contains(&port.to_string()) && error.contains("in use"), "{key}: {error}");
+    }
+}

@@ -1,0 +1,174 @@
+//! What has to fit together: the checks that look at more than one key.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::Range;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use crate::FolderId;
+use crate::addresses::peer_id_of;
+use crate::check::Check;
+use crate::config::Config;
+use crate::error::Conflict;
+use crate::values::FolderPath;
+
+impl Check<'_> {
+    fn conflict(&mut self, root: &DeTable<'_>, key: &str, conflict: Conflict) {
+        self.report(key, &locate(root, key), conflict.into());
+    }
+
+    /// What has to fit together.
+    pub(crate) fn conflicts(&mut self, config: &Config, root: &DeTable<'_>) {
+        self.binds(config, root);
+        self.ports(config, root);
+        self.folders(config, root);
+        self.sources(config, root);
+        if config.backup_server.keep.is_nothing() {
+            self.conflict(root, "backup_server.keep", Conflict::KeepNothing);
+        }
+    }
+
+    fn binds(&mut self, config: &Config, root: &DeTable<'_>) {
+        let binds = &config.node.bind;
+        for (at, &address) in binds.iter().enumerate() {
+            let same = binds[..at].iter().copied().find(|other| *other == address);
+            let wider = binds.iter().copied().find(|other| {
+                *other != address && other.is_unspecified() && other.is_ipv4() == address.is_ipv4()
+            });
+            if let Some(other) = same.or(wider) {
+                let conflict = Conflict::SameBind { address, other };
+                self.conflict(root, &format!("node.bind[{at}]"), conflict);
+            }
+        }
+    }
+
+    fn ports(&mut self, config: &Config, root: &DeTable<'_>) {
+        let binds_loopback = config.node.bind.iter().any(|address| {
+            address.is_unspecified()
+                || *address == IpAddr::from(Ipv4Addr::LOCALHOST)
+                || *address == IpAddr::from(Ipv6Addr::LOCALHOST)
+        });
+        // A server that is off takes no port, and turning it on is checked too.
+        let sockets = [
+            ("node.listen_port", config.node.listen_port, true),
+            ("node.api_port", config.node.api_port, true),
+            ("manifest_server.port", config.manifest_server.port, config.manifest_server.enabled),
+            (
+                "backup_server.trigger_port",
+                config.backup_server.trigger_port,
+                config.backup_server.enabled,
+            ),
+        ];
+        for (at, &(key, port, enabled)) in sockets.iter().enumerate() {
+            let other = sockets[..at].iter().find(|(other_key, other_port, other_enabled)| {
+                let with_api = key == "node.api_port" || *other_key == "node.api_port";
+                *other_port == port && *other_enabled && (binds_loopback || !with_api)
+            });
+            if let Some(&(other_key, ..)) = other
+                && port != 0
+                && enabled
+            {
+                // The key that stands in the file is the one to mend.
+                let is_given = |key| lookup(root, key).is_some();
+                let (key, other) = if is_given(key) || !is_given(other_key) {
+                    (key, other_key)
+                } else {
+                    (other_key, key)
+                };
+                self.conflict(root, key, Conflict::SamePort { port, other });
+            }
+        }
+    }
+
+    fn folders(&mut self, config: &Config, root: &DeTable<'_>) {
+        let folders = &config.sync.folders;
+        let mut ids: HashMap<&FolderId, &FolderPath> = HashMap::new();
+        for (at, folder) in folders.iter().enumerate() {
+            if let Some(path) = ids.get(&folder.id) {
+                let path = path.as_path().to_owned();
+                let conflict = Conflict::SameFolderId { id: folder.id.clone(), path };
+                self.conflict(root, &format!("sync.folders[{at}].id"), conflict);
+            } else {
+                ids.insert(&folder.id, &folder.path);
+            }
+        }
+        // In this order a folder comes behind those that it lies in.
+        let mut order: Vec<usize> = (0..folders.len()).collect();
+        order.sort_by(|a, b| folders[*a].path.cmp(&folders[*b].path).then(a.cmp(b)));
+        let mut outer: Vec<usize> = Vec::new();
+        for at in order {
+            let path = &folders[at].path;
+            while let Some(&last) = outer.last()
+                && folders[last].path != *path
+                && !folders[last].path.contains(path)
+            {
+                outer.pop();
+            }
+            if let Some(&last) = outer.last() {
+                let other = &folders[last];
+                let inner = path.as_path().to_owned();
+                let conflict = if other.path == *path {
+                    Conflict::SameFolder { path: inner, id: other.id.clone() }
+                } else {
+                    let outer = other.path.as_path().to_owned();
+                    Conflict::NestedFolders { inner, outer, outer_id: other.id.clone() }
+                };
+                self.conflict(root, &format!("sync.folders[{at}].path"), conflict);
+            }
+            outer.push(at);
+        }
+    }
+
+    fn sources(&mut self, config: &Config, root: &DeTable<'_>) {
+        let sources = &config.backup_server.source_peers;
+        for (at, source) in sources.iter().enumerate() {
+            let path = format!("backup_server.source_peers[{at}]");
+            if sources[..at].iter().any(|other| other.name == source.name) {
+                let conflict = Conflict::SameSourceName(source.name.to_string());
+                self.conflict(root, &format!("{path}.name"), conflict);
+            }
+            if let Some(other) = sources[..at].iter().find(|other| other.peer_id == source.peer_id)
+            {
+                let conflict = Conflict::SameSourcePeer(other.name.to_string());
+                self.conflict(root, &format!("{path}.peer_id"), conflict);
+            }
+            for (index, address) in source.addresses.iter().enumerate() {
+                if let Some(found) = peer_id_of(address).filter(|peer| *peer != source.peer_id) {
+                    let conflict = Conflict::OtherPeer { found, expected: source.peer_id };
+                    self.conflict(root, &format!("{path}.addresses[{index}]"), conflict);
+                }
+            }
+        }
+    }
+}
+
+/// Where the value of `path` stands, or as much of the path as does.
+fn locate(root: &DeTable<'_>, path: &str) -> Range<usize> {
+    let mut span = 0..0;
+    let mut end = Some(path.len());
+    while let Some(at) = end {
+        if let Some(value) = lookup(root, &path[..at]) {
+            span = value.span();
+            break;
+        }
+        end = path[..at].rfind(['.', '[']);
+    }
+    span
+}
+
+fn lookup<'a, 'i>(root: &'a DeTable<'i>, path: &str) -> Option<&'a Spanned<DeValue<'i>>> {
+    let mut value: Option<&Spanned<DeValue<'_>>> = None;
+    for part in path.split(['.', '[']) {
+        let next = match part.strip_suffix(']') {
+            Some(index) => value?.get_ref().as_array()?.get(index.parse::<usize>().ok()?)?,
+            None => match value {
+                Some(value) => value.get_ref().as_table()?.get(part)?,
+                None => root.get(part)?,
+            },
+        };
+        value = Some(next);
+    }
+    value
+}

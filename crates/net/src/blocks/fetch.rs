@@ -1,0 +1,532 @@
+//! The client's half of the protocol, over any byte stream.
+//!
+//! One loop sends wants, reads answers and hands them on. What was read goes
+//! to a blocking thread a buffer at a time, where every block is hashed and
+//! the sink takes the whole batch; meanwhile the next buffer fills. When both
+//! are full nothing is read, so the stream's window closes and the server
+//! stops: that is the back-pressure, and three buffers are all that a session
+//! ever holds.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::{AsyncRead, AsyncWrite};
+use tokio::task::JoinHandle;
+use tokio::time::Sleep;
+use types::{Cid, EncodedBlock, EncodedError, Encoding};
+
+use super::frame::{self, Frame, MAX_WANTS_PER_FRAME, Side, Violation};
+use super::intake::Intake;
+use super::watchdog::{HELLO_TIMEOUT, MIN_PROGRESS, PROGRESS_WINDOW, Watchdog};
+use super::{BlockError, FetchError};
+use crate::metrics::Metrics;
+
+/// What is handed to a blocking thread at once: enough that waking it, which
+/// can take 170 µs, is lost in the hashing.
+const HAND_OVER: usize = 1 << 20;
+
+/// Answers in one hand-over at most, however small they are.
+const MAX_ANSWERS: usize = 16 << 10;
+
+/// How long an answer waits for others before it is handed over alone.
+const LINGER: Duration = Duration::from_millis(2);
+
+/// Bytes of blocks that are asked for and not here: covers 100 ms at 160 MB/s.
+/// It bounds nothing by itself, since what comes is read only when there is
+/// room; it keeps a slow consumer from asking for what it will not take soon.
+const MAX_BYTES_IN_FLIGHT: u64 = 16 << 20;
+
+/// What a block is taken for when its length is not known: between a small
+/// file and a chunk. Too little costs nothing (see above), too much would
+/// leave a fast link idle.
+const ASSUMED_LEN: u32 = 64 << 10;
+
+/// Blocks that are asked for and not here. The server says its own bound.
+const MAX_WANTS_IN_FLIGHT: usize = 16 << 10;
+
+/// A block that is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Want {
+    /// Its name.
+    pub cid: Cid,
+    /// Its length, where it is known: it only makes the pipeline fit better.
+    pub len: Option<u32>,
+}
+
+impl From<Cid> for Want {
+    fn from(cid: Cid) -> Self {
+        Self { cid, len: None }
+    }
+}
+
+/// What the peer answered about a block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The block; its bytes were hashed. The payloads of a batch share one
+    /// buffer, so copy what you keep in memory.
+    Block(EncodedBlock),
+    /// The peer does not have it.
+    Missing,
+    /// The file that held it has changed; the next manifest supersedes it.
+    Changed,
+}
+
+/// An answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fetched {
+    /// What was asked for.
+    pub cid: Cid,
+    /// What came.
+    pub outcome: Outcome,
+}
+
+/// What a fetch brought.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FetchStats {
+    /// Blocks that came and were checked.
+    pub blocks: u64,
+    /// Their bytes, as they travelled.
+    pub bytes: u64,
+    /// Blocks that the peer does not have.
+    pub missing: u64,
+    /// Blocks whose files have changed.
+    pub changed: u64,
+}
+
+/// An open session: the greeting is over.
+pub(super) struct Session<S> {
+    stream: S,
+    intake: Intake,
+    spare: Option<Vec<u8>>,
+    max_wants: usize,
+    metrics: Arc<Metrics>,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
+    /// Greets the server.
+    pub(super) async fn open(stream: S, metrics: Arc<Metrics>) -> Result<Self, BlockError> {
+        let mut session = Self {
+            stream,
+            intake: Intake::new(Side::Client, HAND_OVER),
+            spare: None,
+            max_wants: 0,
+            metrics,
+        };
+        let greeting = tokio::time::timeout(HELLO_TIMEOUT, session.greet());
+        let stalled = BlockError::Stalled { min: frame::PREFIX, within: HELLO_TIMEOUT };
+        let result = greeting.await.unwrap_or(Err(stalled));
+        session.count(result.as_ref().err());
+        result?;
+        Ok(session)
+    }
+
+    async fn greet(&mut self) -> Result<(), BlockError> {
+        use futures::AsyncWriteExt as _;
+
+        let mut hello = Vec::new();
+        frame::put_hello(&mut hello);
+        // A server that refuses us may close its side before it reads ours:
+        // what it says counts, not that the write failed.
+        let sent = async {
+            self.stream.write_all(&hello).await?;
+            self.stream.flush().await
+        }
+        .await;
+        loop {
+            if let Some((answer, _)) = self.intake.next().map_err(BlockError::Violation)? {
+                return match answer {
+                    Frame::Ack { version, hash_mode, max_wants, .. } => {
+                        if version != frame::VERSION
+                            || hash_mode != frame::HASH_MODE_PLAIN
+                            || max_wants == 0
+                        {
+                            return Err(BlockError::Violation(Violation::Greeting));
+                        }
+                        self.max_wants = (max_wants as usize).min(MAX_WANTS_IN_FLIGHT);
+                        Ok(())
+                    }
+                    Frame::Error(refusal) => Err(BlockError::Refused(refusal)),
+                    other => Err(BlockError::Violation(Violation::OutOfTurn(other.kind()))),
+                };
+            }
+            let (intake, stream) = (&mut self.intake, &mut self.stream);
+            match std::future::poll_fn(|cx| intake.poll_read(stream, cx)).await {
+                Ok(0) => {
+                    sent.map_err(BlockError::Io)?;
+                    return Err(BlockError::Closed { outstanding: 0 });
+                }
+                Ok(_) => {}
+                Err(error) => return Err(BlockError::Io(error)),
+            }
+        }
+    }
+
+    /// Fetches `wants` and hands the answers to `sink`, in order, in batches,
+    /// on a blocking thread. After an error the session is of no use.
+    pub(super) async fn fetch<W, F, E>(
+        &mut self,
+        wants: W,
+        sink: F,
+    ) -> Result<FetchStats, FetchError<E>>
+    where
+        W: Iterator<Item = Want>,
+        F: FnMut(Vec<Fetched>) -> Result<(), E> + Send + 'static,
+        E: Send + 'static,
+    {
+        let mut fetch = Fetch {
+            wants: wants.fuse(),
+            exhausted: false,
+            in_flight: VecDeque::new(),
+            bytes_in_flight: 0,
+            out: Vec::new(),
+            written: 0,
+            flushed: true,
+            items: Vec::new(),
+            linger: None,
+            work: None,
+            sink: Some(sink),
+            watchdog: Watchdog::new(),
+            end: None,
+            stats: FetchStats::default(),
+            session: self,
+        };
+        let result = std::future::poll_fn(|cx| fetch.poll(cx)).await;
+        let stats = fetch.stats;
+        if let Err(FetchError::Block(error)) = &result {
+            self.count(Some(error));
+        }
+        result.map(|()| stats)
+    }
+
+    fn count(&self, error: Option<&BlockError>) {
+        match error {
+            Some(BlockError::Violation(_) | BlockError::WrongBlock(_)) => {
+                self.metrics.protocol_violations.add(1);
+            }
+            Some(BlockError::Stalled { .. }) => self.metrics.stalled.add(1),
+            _ => {}
+        }
+    }
+}
+
+/// An answer that lies in the buffer.
+struct Item {
+    cid: Cid,
+    kind: ItemKind,
+}
+
+enum ItemKind {
+    Block { encoding: Encoding, len: u32, payload: Range<usize> },
+    Missing,
+    Changed,
+}
+
+/// What comes back from the blocking thread.
+struct Done<F, E> {
+    sink: F,
+    spare: Option<Vec<u8>>,
+    stats: FetchStats,
+    error: Option<FetchError<E>>,
+}
+
+/// One fetch under way.
+struct Fetch<'a, S, W, F, E> {
+    session: &'a mut Session<S>,
+    wants: std::iter::Fuse<W>,
+    exhausted: bool,
+    in_flight: VecDeque<(Cid, u32)>,
+    bytes_in_flight: u64,
+    out: Vec<u8>,
+    written: usize,
+    flushed: bool,
+    items: Vec<Item>,
+    linger: Option<Pin<Box<Sleep>>>,
+    work: Option<JoinHandle<Done<F, E>>>,
+    sink: Option<F>,
+    watchdog: Watchdog,
+    /// Why nothing more is read; what came before is still handed on.
+    end: Option<BlockError>,
+    stats: FetchStats,
+}
+
+impl<S, W, F, E> Unpin for Fetch<'_, S, W, F, E> {}
+
+impl<S, W, F, E> Fetch<'_, S, W, F, E>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    W: Iterator<Item = Want>,
+    F: FnMut(Vec<Fetched>) -> Result<(), E> + Send + 'static,
+    E: Send + 'static,
+{
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), FetchError<E>>> {
+        loop {
+            let mut moved = self.poll_work(cx)?;
+            if self.end.is_none() {
+                self.ask();
+                moved |= self.poll_write(cx);
+                moved |= self.poll_answers(cx);
+            }
+            moved |= self.poll_hand_over(cx);
+            if self.items.is_empty() && self.work.is_none() {
+                if let Some(error) = self.end.take() {
+                    return Poll::Ready(Err(error.into()));
+                }
+                if self.exhausted && self.in_flight.is_empty() {
+                    return Poll::Ready(Ok(()));
+                }
+            }
+            if !moved && !self.is_stalled(cx) {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Ends the fetch where the server has the word and says too little.
+    fn is_stalled(&mut self, cx: &mut Context<'_>) -> bool {
+        let waits = self.end.is_none() && !self.in_flight.is_empty() && self.has_room();
+        self.watchdog.set_waiting(waits);
+        let stalled = self.watchdog.poll_stalled(cx).is_ready();
+        if stalled {
+            self.end = Some(BlockError::Stalled { min: MIN_PROGRESS, within: PROGRESS_WINDOW });
+        }
+        stalled
+    }
+
+    fn has_room(&self) -> bool {
+        self.items.len() < MAX_ANSWERS && self.session.intake.has_room()
+    }
+
+    /// Takes the sink back from the blocking thread.
+    fn poll_work(&mut self, cx: &mut Context<'_>) -> Result<bool, FetchError<E>> {
+        let Some(work) = &mut self.work else {
+            return Ok(false);
+        };
+        let Poll::Ready(done) = Pin::new(work).poll(cx) else {
+            return Ok(false);
+        };
+        self.work = None;
+        let done = done.map_err(|_| BlockError::Panicked)?;
+        self.sink = Some(done.sink);
+        self.session.spare = done.spare;
+        self.stats.blocks += done.stats.blocks;
+        self.stats.bytes += done.stats.bytes;
+        self.stats.missing += done.stats.missing;
+        self.stats.changed += done.stats.changed;
+        match done.error {
+            Some(error) => Err(error),
+            None => Ok(true),
+        }
+    }
+
+    /// Asks for more where half of what may be in flight has come, so that
+    /// wants travel many to a frame.
+    fn ask(&mut self) {
+        let max_wants = self.session.max_wants;
+        let has_half = self.in_flight.len() <= max_wants / 2
+            && self.bytes_in_flight <= MAX_BYTES_IN_FLIGHT / 2;
+        if self.exhausted || !has_half || self.written < self.out.len() {
+            return;
+        }
+        self.out.clear();
+        self.written = 0;
+        let mut batch = Vec::new();
+        while self.in_flight.len() < max_wants && self.bytes_in_flight < MAX_BYTES_IN_FLIGHT {
+            let Some(want) = self.wants.next() else {
+                self.exhausted = true;
+                break;
+            };
+            let len = want.len.unwrap_or(ASSUMED_LEN);
+            self.in_flight.push_back((want.cid, len));
+            self.bytes_in_flight += u64::from(len);
+            batch.push(want.cid);
+            if batch.len() == MAX_WANTS_PER_FRAME {
+                frame::put_wants(&mut self.out, &batch);
+                batch.clear();
+            }
+        }
+        if !batch.is_empty() {
+            frame::put_wants(&mut self.out, &batch);
+        }
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut moved = false;
+        let stream = &mut self.session.stream;
+        while self.written < self.out.len() {
+            match Pin::new(&mut *stream).poll_write(cx, &self.out[self.written..]) {
+                // The server has closed. It may have said why, and what it
+                // sent before is good: reading on tells.
+                Poll::Ready(Ok(0) | Err(_)) => {
+                    self.written = self.out.len();
+                    return true;
+                }
+                Poll::Ready(Ok(written)) => {
+                    self.written += written;
+                    self.flushed = false;
+                    moved = true;
+                }
+                Poll::Pending => return moved,
+            }
+        }
+        if !self.flushed && Pin::new(stream).poll_flush(cx).is_ready() {
+            self.flushed = true;
+        }
+        moved
+    }
+
+    /// Reads and takes answers while there is room.
+    fn poll_answers(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut moved = self.take_answers();
+        // Nothing is read that was not asked for: it is the next fetch's.
+        while self.end.is_none() && !self.in_flight.is_empty() && self.has_room() {
+            let session = &mut *self.session;
+            match session.intake.poll_read(&mut session.stream, cx) {
+                Poll::Pending => break,
+                // Within a frame or not: the peer may have died anywhere.
+                Poll::Ready(Ok(0)) => {
+                    self.end = Some(BlockError::Closed { outstanding: self.in_flight.len() });
+                }
+                Poll::Ready(Ok(read)) => {
+                    self.watchdog.progress(read);
+                    self.take_answers();
+                }
+                Poll::Ready(Err(error)) => self.end = Some(BlockError::Io(error)),
+            }
+            moved = true;
+        }
+        moved
+    }
+
+    /// Takes the answers that are whole; a bad one ends the fetch.
+    fn take_answers(&mut self) -> bool {
+        let before = self.items.len();
+        while self.items.len() < MAX_ANSWERS && self.end.is_none() {
+            match self.next_answer() {
+                Ok(Some(item)) => self.items.push(item),
+                Ok(None) => break,
+                Err(error) => self.end = Some(error),
+            }
+        }
+        self.items.len() > before
+    }
+
+    fn next_answer(&mut self) -> Result<Option<Item>, BlockError> {
+        let next = self.session.intake.next().map_err(BlockError::Violation)?;
+        let Some((answer, range)) = next else {
+            return Ok(None);
+        };
+        let kind = match answer {
+            Frame::Block { encoding, len, payload } => {
+                ItemKind::Block { encoding, len, payload: range.end - payload.len()..range.end }
+            }
+            Frame::Missing => ItemKind::Missing,
+            Frame::Changed => ItemKind::Changed,
+            Frame::Error(refusal) => return Err(BlockError::Refused(refusal)),
+            other => return Err(BlockError::Violation(Violation::OutOfTurn(other.kind()))),
+        };
+        let asked = self.in_flight.pop_front();
+        let (cid, len) = asked.ok_or(BlockError::Violation(Violation::Unasked))?;
+        self.bytes_in_flight -= u64::from(len);
+        Ok(Some(Item { cid, kind }))
+    }
+
+    /// Hands over what has come: at once where the buffer is full or nothing
+    /// more can come, and else when nothing did for a little while.
+    fn poll_hand_over(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.work.is_some() {
+            return false;
+        }
+        if self.items.is_empty() {
+            self.linger = None;
+            // A frame longer than the rest of the buffer.
+            if self.end.is_none() && !self.session.intake.has_room() {
+                self.session.spare = Some(self.swap());
+                return true;
+            }
+            return false;
+        }
+        let more_may_come = self.end.is_none() && !(self.exhausted && self.in_flight.is_empty());
+        if more_may_come && self.has_room() {
+            let linger = self.linger.get_or_insert_with(|| Box::pin(tokio::time::sleep(LINGER)));
+            if linger.as_mut().poll(cx).is_pending() {
+                return false;
+            }
+        }
+        self.linger = None;
+        self.start_work();
+        true
+    }
+
+    /// Takes the full buffer, and leaves another in its place.
+    fn swap(&mut self) -> Vec<u8> {
+        let spare = self.session.spare.take();
+        self.session.intake.replace(spare)
+    }
+
+    fn start_work(&mut self) {
+        let buffer = self.swap();
+        let items = std::mem::take(&mut self.items);
+        let mut sink = self.sink.take().expect("the sink is here while no work is under way");
+        let metrics = Arc::clone(&self.session.metrics);
+        self.work = Some(tokio::task::spawn_blocking(move || {
+            let (spare, stats, error) = work(buffer, items, &mut sink, &metrics);
+            Done { sink, spare, stats, error }
+        }));
+    }
+}
+
+/// What has happened to a batch: the buffer again, what it held, what failed.
+type Worked<E> = (Option<Vec<u8>>, FetchStats, Option<FetchError<E>>);
+
+/// Hashes the blocks of a batch and gives them to the sink.
+fn work<F, E>(buffer: Vec<u8>, items: Vec<Item>, sink: &mut F, metrics: &Metrics) -> Worked<E>
+where
+    F: FnMut(Vec<Fetched>) -> Result<(), E>,
+{
+    let buffer = Bytes::from(buffer);
+    let mut stats = FetchStats::default();
+    let mut batch = Vec::with_capacity(items.len());
+    let mut wrong: Option<EncodedError> = None;
+    for Item { cid, kind } in items {
+        let outcome = match kind {
+            ItemKind::Block { encoding, len, payload } => {
+                match EncodedBlock::verify(cid, encoding, len, buffer.slice(payload)) {
+                    Ok(block) => {
+                        stats.blocks += 1;
+                        stats.bytes += block.payload().len() as u64;
+                        Outcome::Block(block)
+                    }
+                    Err(error) => {
+                        wrong = Some(error);
+                        break;
+                    }
+                }
+            }
+            ItemKind::Missing => {
+                stats.missing += 1;
+                Outcome::Missing
+            }
+            ItemKind::Changed => {
+                stats.changed += 1;
+                Outcome::Changed
+            }
+        };
+        batch.push(Fetched { cid, outcome });
+    }
+    metrics.blocks_received.add(stats.blocks);
+    metrics.block_bytes_received.add(stats.bytes);
+    let taken = if batch.is_empty() { Ok(()) } else { sink(batch) };
+    let error = match (taken, wrong) {
+        (Err(error), _) => Some(FetchError::Sink(error)),
+        (Ok(()), Some(error)) => Some(BlockError::WrongBlock(error).into()),
+        (Ok(()), None) => None,
+    };
+    // Where the sink kept nothing, the buffer is ours again.
+    let spare = buffer.is_unique().then(|| Vec::from(buffer));
+    (spare, stats, error)
+}

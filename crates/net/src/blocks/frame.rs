@@ -1,0 +1,429 @@
+//! The frames of the protocol: see docs/formats/wire.md.
+//!
+//! A frame is a length (u32, little-endian, of what follows), a kind (u8) and a
+//! body. Parsing is total: it allocates nothing, and every length is checked
+//! against the largest that its kind may have before anything waits for it.
+
+use std::fmt;
+
+use types::{Cid, Codec, Encoding, Hash, MAX_BLOCK_LEN};
+
+use crate::error::Retry;
+
+/// The version that this code speaks.
+pub(crate) const VERSION: u16 = 1;
+
+/// Block names are plain BLAKE3 of the bytes. Keyed names come with
+/// encryption.
+pub(crate) const HASH_MODE_PLAIN: u8 = 0;
+
+/// The length of a frame's prefix: length and kind.
+pub(crate) const PREFIX: usize = 5;
+
+/// The length of a want: codec and digest.
+const WANT_LEN: usize = 1 + Hash::LEN;
+
+/// Wants in one frame.
+pub(crate) const MAX_WANTS_PER_FRAME: usize = 1024;
+
+/// What a block frame has before its payload: encoding and unpacked length.
+pub(crate) const BLOCK_HEAD: usize = 1 + 4;
+
+const HELLO_LEN: usize = 2 + 1 + 4;
+const ACK_LEN: usize = 2 + 1 + 4 + 4;
+/// A greeting of a later version may be this long; what is unknown is
+/// skipped.
+const MAX_GREETING: usize = 64;
+
+/// The kinds of frames. Those of the server have the high bit.
+pub(crate) mod kind {
+    pub(crate) const HELLO: u8 = 0x01;
+    pub(crate) const WANT: u8 = 0x02;
+    pub(crate) const ACK: u8 = 0x81;
+    pub(crate) const BLOCK: u8 = 0x82;
+    pub(crate) const MISSING: u8 = 0x83;
+    pub(crate) const CHANGED: u8 = 0x84;
+    pub(crate) const ERROR: u8 = 0xff;
+}
+
+/// Which side reads, and so which frames may come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    Client,
+    Server,
+}
+
+/// How a peer broke the protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Violation {
+    /// A frame of a kind that does not exist, or not from that side.
+    #[error("an unknown frame 0x{0:02x}")]
+    UnknownFrame(u8),
+    /// A frame of a length that its kind cannot have.
+    #[error("a frame 0x{kind:02x} of {len} bytes")]
+    FrameLength {
+        /// The kind.
+        kind: u8,
+        /// The length of the body.
+        len: usize,
+    },
+    /// A frame without even a kind.
+    #[error("an empty frame")]
+    EmptyFrame,
+    /// A frame that may not come at that point.
+    #[error("a frame 0x{0:02x} out of turn")]
+    OutOfTurn(u8),
+    /// An answer to nothing.
+    #[error("an answer that was not asked for")]
+    Unasked,
+    /// A codec, encoding or error code that does not exist.
+    #[error("an unknown {what} {value}")]
+    UnknownTag {
+        /// Of what.
+        what: &'static str,
+        /// Which.
+        value: u8,
+    },
+    /// A block that declares more bytes than a block may have, or other than
+    /// it carries.
+    #[error("a block that declares {0} bytes")]
+    BlockLength(u32),
+    /// The server chose what was not offered.
+    #[error("a version or hash mode that was not offered")]
+    Greeting,
+}
+
+/// Why the server ends the stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Refusal {
+    /// The peer is not on the list of those that may have blocks.
+    NotAllowed = 1,
+    /// Too many streams are served.
+    Overloaded = 2,
+    /// The client broke the protocol.
+    Violation = 3,
+    /// The version or the hash mode is not supported.
+    Version = 4,
+    /// The server failed.
+    Internal = 5,
+    /// The client was silent or too slow.
+    Stalled = 6,
+}
+
+impl Refusal {
+    fn from_code(code: u8) -> Result<Self, Violation> {
+        Ok(match code {
+            1 => Self::NotAllowed,
+            2 => Self::Overloaded,
+            3 => Self::Violation,
+            4 => Self::Version,
+            5 => Self::Internal,
+            6 => Self::Stalled,
+            value => return Err(Violation::UnknownTag { what: "error code", value }),
+        })
+    }
+
+    /// Whether the peer may answer otherwise next time.
+    pub fn retry(self) -> Retry {
+        match self {
+            Self::NotAllowed | Self::Violation | Self::Version => Retry::Permanent,
+            Self::Overloaded | Self::Internal | Self::Stalled => Retry::Temporary,
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotAllowed => "this node is not allowed to fetch blocks from it",
+            Self::Overloaded => "it serves too many streams",
+            Self::Violation => "it says that this node broke the protocol",
+            Self::Version => "it does not support this version of the protocol",
+            Self::Internal => "it failed",
+            Self::Stalled => "it says that this node was too slow",
+        })
+    }
+}
+
+/// A frame that arrived whole; payloads stay where they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Frame<'a> {
+    Hello { version: u16, hash_mode: u8, max_block_len: u32 },
+    Want(&'a [u8]),
+    Ack { version: u16, hash_mode: u8, max_block_len: u32, max_wants: u32 },
+    Block { encoding: Encoding, len: u32, payload: &'a [u8] },
+    Missing,
+    Changed,
+    Error(Refusal),
+}
+
+impl Frame<'_> {
+    pub(crate) fn kind(&self) -> u8 {
+        match self {
+            Self::Hello { .. } => kind::HELLO,
+            Self::Want(_) => kind::WANT,
+            Self::Ack { .. } => kind::ACK,
+            Self::Block { .. } => kind::BLOCK,
+            Self::Missing => kind::MISSING,
+            Self::Changed => kind::CHANGED,
+            Self::Error(_) => kind::ERROR,
+        }
+    }
+}
+
+fn check_len(side: Side, kind: u8, len: usize) -> Result<(), Violation> {
+    let fits = match (side, kind) {
+        (Side::Server, kind::HELLO) => (HELLO_LEN..=MAX_GREETING).contains(&len),
+        (Side::Server, kind::WANT) => {
+            len > 0 && len.is_multiple_of(WANT_LEN) && len / WANT_LEN <= MAX_WANTS_PER_FRAME
+        }
+        (Side::Client, kind::ACK) => (ACK_LEN..=MAX_GREETING).contains(&len),
+        (Side::Client, kind::BLOCK) => (BLOCK_HEAD..=BLOCK_HEAD + MAX_BLOCK_LEN).contains(&len),
+        (Side::Client, kind::MISSING | kind::CHANGED) => len == 0,
+        (Side::Client, kind::ERROR) => len == 1,
+        _ => return Err(Violation::UnknownFrame(kind)),
+    };
+    if fits { Ok(()) } else { Err(Violation::FrameLength { kind, len }) }
+}
+
+/// The length of the frame that begins with `bytes`, prefix included; `None`
+/// where the prefix is not whole yet.
+pub(crate) fn frame_len(side: Side, bytes: &[u8]) -> Result<Option<usize>, Violation> {
+    let Some((len, rest)) = bytes.split_first_chunk::<4>() else {
+        return Ok(None);
+    };
+    let len = u32::from_le_bytes(*len) as usize;
+    if len == 0 {
+        return Err(Violation::EmptyFrame);
+    }
+    let Some(kind) = rest.first() else {
+        return Ok(None);
+    };
+    check_len(side, *kind, len - 1)?;
+    Ok(Some(PREFIX + len - 1))
+}
+
+/// Reads one whole frame, as [`frame_len`] measured it.
+pub(crate) fn parse(side: Side, frame: &[u8]) -> Result<Frame<'_>, Violation> {
+    let Some((prefix, body)) = frame.split_first_chunk::<PREFIX>() else {
+        return Err(Violation::EmptyFrame);
+    };
+    let kind = prefix[4];
+    check_len(side, kind, body.len())?;
+    Ok(match kind {
+        kind::HELLO => Frame::Hello {
+            version: u16::from_le_bytes(part(body, 0)),
+            hash_mode: body[2],
+            max_block_len: u32::from_le_bytes(part(body, 3)),
+        },
+        kind::WANT => Frame::Want(body),
+        kind::ACK => Frame::Ack {
+            version: u16::from_le_bytes(part(body, 0)),
+            hash_mode: body[2],
+            max_block_len: u32::from_le_bytes(part(body, 3)),
+            max_wants: u32::from_le_bytes(part(body, 7)),
+        },
+        kind::BLOCK => {
+            let len = u32::from_le_bytes(part(body, 1));
+            let payload = &body[BLOCK_HEAD..];
+            let encoding = Encoding::from_tag(body[0])
+                .ok_or(Violation::UnknownTag { what: "encoding", value: body[0] })?;
+            let lies = encoding == Encoding::Plain && payload.len() != len as usize;
+            if len as usize > MAX_BLOCK_LEN || lies {
+                return Err(Violation::BlockLength(len));
+            }
+            Frame::Block { encoding, len, payload }
+        }
+        kind::MISSING => Frame::Missing,
+        kind::CHANGED => Frame::Changed,
+        _ => Frame::Error(Refusal::from_code(body[0])?),
+    })
+}
+
+/// `N` bytes of a body whose length was checked.
+fn part<const N: usize>(body: &[u8], at: usize) -> [u8; N] {
+    let mut part = [0; N];
+    part.copy_from_slice(&body[at..at + N]);
+    part
+}
+
+/// The CIDs of a want frame.
+pub(crate) fn wants(body: &[u8]) -> impl ExactSizeIterator<Item = Result<Cid, Violation>> {
+    body.chunks_exact(WANT_LEN).map(|want| {
+        let codec = Codec::from_tag(want[0])
+            .ok_or(Violation::UnknownTag { what: "codec", value: want[0] })?;
+        Ok(Cid::new(codec, Hash::from_bytes(part(want, 1))))
+    })
+}
+
+fn put_prefix(out: &mut Vec<u8>, kind: u8, body: usize) {
+    let len = u32::try_from(body + 1).expect("a frame is far below 4 GiB");
+    out.extend_from_slice(&len.to_le_bytes());
+    out.push(kind);
+}
+
+pub(crate) fn put_hello(out: &mut Vec<u8>) {
+    put_prefix(out, kind::HELLO, HELLO_LEN);
+    out.extend_from_slice(&VERSION.to_le_bytes());
+    out.push(HASH_MODE_PLAIN);
+    put_max_block_len(out);
+}
+
+pub(crate) fn put_ack(out: &mut Vec<u8>, max_wants: u32) {
+    put_prefix(out, kind::ACK, ACK_LEN);
+    out.extend_from_slice(&VERSION.to_le_bytes());
+    out.push(HASH_MODE_PLAIN);
+    put_max_block_len(out);
+    out.extend_from_slice(&max_wants.to_le_bytes());
+}
+
+fn put_max_block_len(out: &mut Vec<u8>) {
+    let max = u32::try_from(MAX_BLOCK_LEN).expect("4 MiB");
+    out.extend_from_slice(&max.to_le_bytes());
+}
+
+/// Writes one want frame; `cids` is 1 to [`MAX_WANTS_PER_FRAME`] long.
+pub(crate) fn put_wants(out: &mut Vec<u8>, cids: &[Cid]) {
+    put_prefix(out, kind::WANT, cids.len() * WANT_LEN);
+    for cid in cids {
+        out.push(cid.codec().tag());
+        out.extend_from_slice(cid.hash().as_bytes());
+    }
+}
+
+/// Writes what a block frame has before its payload.
+pub(crate) fn put_block_head(out: &mut Vec<u8>, encoding: Encoding, len: u32, payload: usize) {
+    put_prefix(out, kind::BLOCK, BLOCK_HEAD + payload);
+    out.push(encoding.tag());
+    out.extend_from_slice(&len.to_le_bytes());
+}
+
+pub(crate) fn put_missing(out: &mut Vec<u8>) {
+    put_prefix(out, kind::MISSING, 0);
+}
+
+pub(crate) fn put_changed(out: &mut Vec<u8>) {
+    put_prefix(out, kind::CHANGED, 0);
+}
+
+pub(crate) fn put_error(out: &mut Vec<u8>, refusal: Refusal) {
+    put_prefix(out, kind::ERROR, 1);
+    out.push(refusal as u8);
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn whole(side: Side, bytes: &[u8]) -> Result<Frame<'_>, Violation> {
+        assert_eq!(frame_len(side, bytes)?, Some(bytes.len()));
+        parse(side, bytes)
+    }
+
+    fn built(put: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+        let mut out = Vec::new();
+        put(&mut out);
+        out
+    }
+
+    #[test]
+    fn the_bytes_are_those_of_the_document() {
+        assert_eq!(built(put_hello), [8, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0x40, 0]);
+        assert_eq!(
+            built(|out| put_ack(out, 16_384)),
+            [12, 0, 0, 0, 0x81, 1, 0, 0, 0, 0, 0x40, 0, 0, 0x40, 0, 0]
+        );
+        let cid = Cid::of(Codec::DagCbor, b"");
+        let wants = built(|out| put_wants(out, &[cid]));
+        assert_eq!(wants[..6], [34, 0, 0, 0, 2, 1]);
+        assert_eq!(wants[6..], *cid.hash().as_bytes());
+        assert_eq!(
+            built(|out| put_block_head(out, Encoding::Zstd, 258, 3)),
+            [9, 0, 0, 0, 0x82, 1, 2, 1, 0, 0]
+        );
+        assert_eq!(built(put_missing), [1, 0, 0, 0, 0x83]);
+        assert_eq!(built(put_changed), [1, 0, 0, 0, 0x84]);
+        assert_eq!(built(|out| put_error(out, Refusal::NotAllowed)), [2, 0, 0, 0, 0xff, 1]);
+    }
+
+    #[test]
+    fn every_frame_comes_back() {
+        assert_eq!(
+            whole(Side::Server, &built(put_hello)),
+            Ok(Frame::Hello { version: 1, hash_mode: 0, max_block_len: 4 << 20 })
+        );
+        assert_eq!(
+            whole(Side::Client, &built(|out| put_ack(out, 7))),
+            Ok(Frame::Ack { version: 1, hash_mode: 0, max_block_len: 4 << 20, max_wants: 7 })
+        );
+        let cids: Vec<Cid> = (0..5_u8).map(|n| Cid::of(Codec::Raw, &[n])).collect();
+        let bytes = built(|out| put_wants(out, &cids));
+        let Ok(Frame::Want(body)) = whole(Side::Server, &bytes) else { panic!() };
+        assert_eq!(wants(body).collect::<Result<Vec<_>, _>>(), Ok(cids));
+        let mut bytes = built(|out| put_block_head(out, Encoding::Plain, 3, 3));
+        bytes.extend_from_slice(b"abc");
+        let frame = Frame::Block { encoding: Encoding::Plain, len: 3, payload: b"abc" };
+        assert_eq!(whole(Side::Client, &bytes), Ok(frame));
+        for code in 1..=6 {
+            let refusal = Refusal::from_code(code).unwrap();
+            let bytes = built(|out| put_error(out, refusal));
+            assert_eq!(whole(Side::Client, &bytes), Ok(Frame::Error(refusal)));
+        }
+    }
+
+    #[test]
+    fn a_length_is_refused_before_its_bytes_come() {
+        let prefix = |len: u32, kind: u8| [&len.to_le_bytes()[..], &[kind]].concat();
+        let max_block = u32::try_from(1 + BLOCK_HEAD + MAX_BLOCK_LEN).unwrap();
+        let max_want = u32::try_from(1 + WANT_LEN * MAX_WANTS_PER_FRAME).unwrap();
+        assert!(frame_len(Side::Client, &prefix(max_block, kind::BLOCK)).is_ok());
+        assert!(frame_len(Side::Server, &prefix(max_want, kind::WANT)).is_ok());
+        for (side, len, kind) in [
+            (Side::Client, max_block + 1, kind::BLOCK),
+            (Side::Client, u32::MAX, kind::BLOCK),
+            (Side::Client, 5, kind::BLOCK),
+            (Side::Client, 2, kind::MISSING),
+            (Side::Client, 3, kind::ERROR),
+            (Side::Client, 11, kind::ACK),
+            (Side::Client, 66, kind::ACK),
+            (Side::Server, max_want + 33, kind::WANT),
+            (Side::Server, max_want - 1, kind::WANT),
+            (Side::Server, 1, kind::WANT),
+            (Side::Server, u32::MAX, kind::WANT),
+            (Side::Server, 7, kind::HELLO),
+        ] {
+            let found = frame_len(side, &prefix(len, kind));
+            assert!(matches!(found, Err(Violation::FrameLength { .. })), "{side:?} {len} {kind}");
+        }
+        assert_eq!(frame_len(Side::Client, &[0; 4]), Err(Violation::EmptyFrame));
+        // The frames of the other side, and those of nobody.
+        for (side, kind) in [(Side::Client, kind::WANT), (Side::Server, kind::BLOCK)] {
+            let found = frame_len(side, &prefix(34, kind));
+            assert_eq!(found, Err(Violation::UnknownFrame(kind)));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_the_parser_panic(
+            bytes in prop::collection::vec(any::<u8>(), 0..200),
+            client in any::<bool>(),
+            kind in prop::sample::select(vec![1_u8, 2, 0x81, 0x82, 0x83, 0x84, 0xff, 0]),
+        ) {
+            let side = if client { Side::Client } else { Side::Server };
+            let _ = frame_len(side, &bytes);
+            let _ = parse(side, &bytes);
+            let len = u32::try_from(bytes.len() + 1).unwrap();
+            let framed = [&len.to_le_bytes()[..], &[kind], &bytes].concat();
+            if let Ok(Some(len)) = frame_len(side, &framed) {
+                prop_assert_eq!(len, framed.len());
+                if let Ok(Frame::Want(body)) = parse(side, &framed) {
+                    let _ = wants(body).collect::<Vec<_>>();
+                }
+            }
+        }
+    }
+}

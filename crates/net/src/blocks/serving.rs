@@ -1,0 +1,459 @@
+//! The server's half of the protocol, over any byte stream.
+//!
+//! One loop reads wants, has them read a batch at a time on a blocking
+//! thread, and sends the answers. While one batch is sent the next is read.
+//! When the client does not take the answers no further batch is read, and
+//! when enough wants wait no further ones are: a client that asks without
+//! reading is held at that.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Buf as _, Bytes};
+use futures::{AsyncRead, AsyncWrite};
+use libp2p::PeerId;
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, Sleep};
+use tokio_util::sync::PollSemaphore;
+use types::Cid;
+
+use super::frame::{self, Frame, MAX_WANTS_PER_FRAME, Refusal, Side, Violation};
+use super::intake::Intake;
+use super::watchdog::{HELLO_TIMEOUT, Watchdog};
+use super::{Answer, BlockProvider};
+use crate::limits::SEND_FRAME;
+use crate::metrics::Metrics;
+
+/// Wants that wait for one stream; told to the client. 33 bytes each.
+pub(super) const MAX_WANTS_WAITING: usize = 16 << 10;
+
+/// Bytes of blocks that are read at once.
+const BATCH_BYTES: usize = 1 << 20;
+
+/// Blocks that are read at once, however small.
+const MAX_BATCH: usize = 4 << 10;
+
+/// Room for a few want frames.
+const INTAKE: usize = 64 << 10;
+
+/// A stream on which nothing is asked for this long is closed; the client
+/// opens another when it needs one.
+pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// The last word, and the end of the stream, have to be sent within this.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why a stream ended, other than by the client's will.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ServeError {
+    #[error(transparent)]
+    Violation(#[from] Violation),
+    #[error("version {version} with hash mode {hash_mode} is not supported")]
+    Version { version: u16, hash_mode: u8 },
+    #[error("the client was too slow")]
+    Stalled,
+    #[error("the provider did not answer as it should: {0}")]
+    Provider(&'static str),
+    #[error("the connection broke")]
+    Io(#[from] std::io::Error),
+}
+
+impl ServeError {
+    /// What the client is told; nothing where there is no way to.
+    fn refusal(&self) -> Option<Refusal> {
+        match self {
+            Self::Violation(_) => Some(Refusal::Violation),
+            Self::Version { .. } => Some(Refusal::Version),
+            Self::Stalled => Some(Refusal::Stalled),
+            Self::Provider(_) => Some(Refusal::Internal),
+            Self::Io(_) => None,
+        }
+    }
+}
+
+/// What all streams share.
+#[derive(Clone)]
+pub(super) struct Source {
+    pub(super) provider: Arc<dyn BlockProvider>,
+    /// Bounds how many batches are read at once, for all streams.
+    pub(super) readers: Arc<Semaphore>,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+/// Says no, and ends the stream.
+pub(super) async fn refuse<S: AsyncWrite + Unpin>(stream: &mut S, refusal: Refusal) {
+    use futures::AsyncWriteExt as _;
+
+    let mut last = Vec::new();
+    frame::put_error(&mut last, refusal);
+    let said = async {
+        stream.write_all(&last).await?;
+        stream.close().await
+    };
+    // A client that does not listen is dropped all the same.
+    let _ = tokio::time::timeout(CLOSE_TIMEOUT, said).await;
+}
+
+/// Serves one stream to its end.
+pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
+    mut stream: S,
+    peer: PeerId,
+    source: Source,
+) -> Result<(), ServeError> {
+    let mut intake = Intake::new(Side::Server, INTAKE);
+    let greeting = tokio::time::timeout(HELLO_TIMEOUT, greet(&mut stream, &mut intake));
+    let greeted = greeting.await.unwrap_or(Err(ServeError::Stalled));
+    let (result, may_speak) = match greeted {
+        Ok(true) => {
+            let mut serving = Serving::new(&mut stream, intake, peer, source.clone());
+            let result = std::future::poll_fn(|cx| serving.poll(cx)).await;
+            // Within a frame there is no place for a last word.
+            (result, serving.is_between_frames())
+        }
+        Ok(false) => (Ok(()), true),
+        Err(error) => (Err(error), true),
+    };
+    let refusal = result.as_ref().err().and_then(ServeError::refusal);
+    match refusal {
+        Some(refusal) if may_speak => refuse(&mut stream, refusal).await,
+        _ if result.is_ok() => {
+            use futures::AsyncWriteExt as _;
+            let _ = tokio::time::timeout(CLOSE_TIMEOUT, stream.close()).await;
+        }
+        _ => {}
+    }
+    match &result {
+        Err(ServeError::Violation(_)) => source.metrics.protocol_violations.add(1),
+        Err(ServeError::Stalled) => source.metrics.stalled.add(1),
+        _ => {}
+    }
+    result
+}
+
+/// Takes the client's greeting and answers it; false where it left at once.
+async fn greet<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    intake: &mut Intake,
+) -> Result<bool, ServeError> {
+    use futures::AsyncWriteExt as _;
+
+    loop {
+        if let Some((first, _)) = intake.next()? {
+            match first {
+                Frame::Hello {
+                    version: frame::VERSION..,
+                    hash_mode: frame::HASH_MODE_PLAIN,
+                    max_block_len,
+                } if max_block_len as usize >= types::MAX_BLOCK_LEN => break,
+                Frame::Hello { version, hash_mode, .. } => {
+                    return Err(ServeError::Version { version, hash_mode });
+                }
+                other => return Err(Violation::OutOfTurn(other.kind()).into()),
+            }
+        }
+        let read = std::future::poll_fn(|cx| intake.poll_read(stream, cx)).await?;
+        if read == 0 && intake.is_partial() {
+            return Err(cut_off());
+        }
+        if read == 0 {
+            return Ok(false);
+        }
+    }
+    let mut ack = Vec::new();
+    frame::put_ack(&mut ack, u32::try_from(MAX_WANTS_WAITING).expect("a small number"));
+    stream.write_all(&ack).await?;
+    stream.flush().await?;
+    Ok(true)
+}
+
+/// The client died within a frame.
+fn cut_off() -> ServeError {
+    std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into()
+}
+
+type Batch = (Vec<Cid>, Vec<Answer>);
+
+/// One stream under way.
+struct Serving<'a, S> {
+    stream: &'a mut S,
+    intake: Intake,
+    peer: PeerId,
+    source: Source,
+    ended: bool,
+    wants: VecDeque<Cid>,
+    readers: PollSemaphore,
+    work: Option<JoinHandle<Batch>>,
+    /// The batch after the one that is sent.
+    ready: Vec<Answer>,
+    sending: std::vec::IntoIter<Answer>,
+    /// What fills one frame of the muxer.
+    staged: Vec<u8>,
+    staged_sent: usize,
+    /// What is left of the block that is sent, and how much of that is
+    /// written from where it lies.
+    payload: Bytes,
+    through: usize,
+    flushed: bool,
+    idle: Pin<Box<Sleep>>,
+    write_watch: Watchdog,
+    read_watch: Watchdog,
+}
+
+impl<'a, S: AsyncRead + AsyncWrite + Unpin> Serving<'a, S> {
+    fn new(stream: &'a mut S, intake: Intake, peer: PeerId, source: Source) -> Self {
+        Self {
+            stream,
+            intake,
+            peer,
+            readers: PollSemaphore::new(Arc::clone(&source.readers)),
+            source,
+            ended: false,
+            wants: VecDeque::new(),
+            work: None,
+            ready: Vec::new(),
+            sending: Vec::new().into_iter(),
+            staged: Vec::new(),
+            staged_sent: 0,
+            payload: Bytes::new(),
+            through: 0,
+            flushed: true,
+            idle: Box::pin(tokio::time::sleep(IDLE_TIMEOUT)),
+            write_watch: Watchdog::new(),
+            read_watch: Watchdog::new(),
+        }
+    }
+
+    fn is_between_frames(&self) -> bool {
+        self.staged_sent == self.staged.len() && self.payload.is_empty()
+    }
+
+    /// Nothing is asked, read or unsent.
+    fn is_idle(&self) -> bool {
+        self.wants.is_empty()
+            && self.work.is_none()
+            && self.ready.is_empty()
+            && self.sending.len() == 0
+            && self.is_between_frames()
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ServeError>> {
+        loop {
+            let mut moved = self.poll_wants(cx)?;
+            moved |= self.poll_work(cx)?;
+            moved |= self.poll_write(cx)?;
+            if self.ended && self.is_idle() {
+                return Poll::Ready(match self.intake.is_partial() {
+                    true => Err(cut_off()),
+                    false => Ok(()),
+                });
+            }
+            if !moved {
+                break;
+            }
+        }
+        self.poll_patience(cx)
+    }
+
+    /// Ready when the client was silent or slow for too long.
+    fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ServeError>> {
+        self.write_watch.set_waiting(!self.is_between_frames());
+        let partial = !self.ended && self.has_room() && self.intake.is_partial();
+        self.read_watch.set_waiting(partial);
+        let stalled = self.write_watch.poll_stalled(cx).is_ready()
+            || self.read_watch.poll_stalled(cx).is_ready();
+        if stalled {
+            return Poll::Ready(Err(ServeError::Stalled));
+        }
+        if self.is_idle() && self.idle.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Ok(()));
+        }
+        Poll::Pending
+    }
+
+    fn has_room(&self) -> bool {
+        self.wants.len() + MAX_WANTS_PER_FRAME <= MAX_WANTS_WAITING
+    }
+
+    fn poll_wants(&mut self, cx: &mut Context<'_>) -> Result<bool, ServeError> {
+        let mut moved = false;
+        while self.has_room() {
+            match self.intake.next()? {
+                Some((Frame::Want(body), _)) => {
+                    for cid in frame::wants(body) {
+                        self.wants.push_back(cid?);
+                    }
+                    moved = true;
+                    continue;
+                }
+                Some((other, _)) => return Err(Violation::OutOfTurn(other.kind()).into()),
+                None => {}
+            }
+            if self.ended {
+                break;
+            }
+            // No range is kept here, so the rest may move.
+            self.intake.compact();
+            match self.intake.poll_read(self.stream, cx) {
+                Poll::Pending => break,
+                Poll::Ready(read) => {
+                    let read = read?;
+                    self.read_watch.progress(read);
+                    self.ended = read == 0;
+                    self.idle.as_mut().reset(Instant::now() + IDLE_TIMEOUT);
+                }
+            }
+            moved = true;
+        }
+        Ok(moved)
+    }
+
+    /// Has the next batch read while the one before it is sent.
+    fn poll_work(&mut self, cx: &mut Context<'_>) -> Result<bool, ServeError> {
+        if let Some(work) = &mut self.work {
+            let Poll::Ready(done) = Pin::new(work).poll(cx) else {
+                return Ok(false);
+            };
+            self.work = None;
+            let (asked, answers) = done.map_err(|_| ServeError::Provider("it panicked"))?;
+            check(&asked, &answers)?;
+            // What was not answered is asked again with the next batch.
+            for cid in asked[answers.len()..].iter().rev() {
+                self.wants.push_front(*cid);
+            }
+            self.ready = answers;
+            return Ok(true);
+        }
+        if self.wants.is_empty() || !self.ready.is_empty() {
+            return Ok(false);
+        }
+        let Poll::Ready(Some(permit)) = self.readers.poll_acquire(cx) else {
+            return Ok(false);
+        };
+        let len = self.wants.len().min(MAX_BATCH);
+        let asked: Vec<Cid> = self.wants.drain(..len).collect();
+        let (peer, source) = (self.peer, self.source.clone());
+        self.work = Some(tokio::task::spawn_blocking(move || {
+            let answers = source.provider.read(&peer, &asked, BATCH_BYTES);
+            drop(permit);
+            (asked, answers)
+        }));
+        Ok(true)
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Result<bool, ServeError> {
+        let mut moved = false;
+        loop {
+            while self.staged_sent < self.staged.len() {
+                let rest = &self.staged[self.staged_sent..];
+                let Poll::Ready(written) = Pin::new(&mut *self.stream).poll_write(cx, rest) else {
+                    return Ok(moved);
+                };
+                self.staged_sent += self.wrote(written?)?;
+                moved = true;
+            }
+            while self.through > 0 {
+                let whole = &self.payload[..self.through];
+                let Poll::Ready(written) = Pin::new(&mut *self.stream).poll_write(cx, whole) else {
+                    return Ok(moved);
+                };
+                let written = self.wrote(written?)?;
+                self.payload.advance(written);
+                self.through -= written;
+                moved = true;
+            }
+            if !self.stage() {
+                break;
+            }
+        }
+        if !self.flushed
+            && let Poll::Ready(flushed) = Pin::new(&mut *self.stream).poll_flush(cx)
+        {
+            flushed?;
+            self.flushed = true;
+        }
+        Ok(moved)
+    }
+
+    fn wrote(&mut self, written: usize) -> Result<usize, ServeError> {
+        if written == 0 {
+            return Err(std::io::Error::from(std::io::ErrorKind::WriteZero).into());
+        }
+        self.flushed = false;
+        self.write_watch.progress(written);
+        Ok(written)
+    }
+
+    /// Prepares what is written next; false where there is nothing. Every
+    /// write fills a frame of the muxer, since the cost is per frame: the ends
+    /// of blocks and tiny blocks are gathered, whole frames go as they lie.
+    fn stage(&mut self) -> bool {
+        self.staged.clear();
+        self.staged_sent = 0;
+        loop {
+            if !self.payload.is_empty() {
+                if self.staged.is_empty() && self.payload.len() >= SEND_FRAME {
+                    self.through = self.payload.len() / SEND_FRAME * SEND_FRAME;
+                    return true;
+                }
+                let len = self.payload.len().min(SEND_FRAME - self.staged.len());
+                self.staged.extend_from_slice(&self.payload.split_to(len));
+            }
+            let has_room = self.staged.len() + frame::PREFIX + frame::BLOCK_HEAD <= SEND_FRAME;
+            if !has_room || !self.payload.is_empty() || !self.stage_answer() {
+                return !self.staged.is_empty();
+            }
+        }
+    }
+
+    /// Puts the next answer, or the head of its block, to the others.
+    fn stage_answer(&mut self) -> bool {
+        if self.sending.len() == 0 {
+            self.sending = std::mem::take(&mut self.ready).into_iter();
+        }
+        let Some(answer) = self.sending.next() else {
+            return false;
+        };
+        let metrics = &self.source.metrics;
+        match answer {
+            Answer::Block(block) => {
+                let (encoding, len, payload) = (block.encoding(), block.len(), block.payload());
+                frame::put_block_head(&mut self.staged, encoding, len, payload.len());
+                metrics.blocks_sent.add(1);
+                metrics.block_bytes_sent.add(payload.len() as u64);
+                self.payload = payload.clone();
+            }
+            Answer::Missing => {
+                frame::put_missing(&mut self.staged);
+                metrics.blocks_not_sent.add(1);
+            }
+            Answer::Changed => {
+                frame::put_changed(&mut self.staged);
+                metrics.blocks_not_sent.add(1);
+            }
+        }
+        true
+    }
+}
+
+/// A provider that answers too much, nothing, or about other blocks would
+/// make every client take us for hostile.
+fn check(asked: &[Cid], answers: &[Answer]) -> Result<(), ServeError> {
+    if answers.is_empty() {
+        return Err(ServeError::Provider("it answered nothing"));
+    }
+    if answers.len() > asked.len() {
+        return Err(ServeError::Provider("it answered more than was asked"));
+    }
+    let is_other = |cid: &Cid, answer: &Answer| match answer {
+        Answer::Block(block) => block.cid() != *cid,
+        Answer::Missing | Answer::Changed => false,
+    };
+    if asked.iter().zip(answers).any(|(cid, answer)| is_other(cid, answer)) {
+        return Err(ServeError::Provider("it answered with another block"));
+    }
+    Ok(())
+}

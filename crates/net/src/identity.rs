@@ -1,0 +1,130 @@
+//! The node's key: who it is to every other node.
+//!
+//! The file holds the protobuf encoding of a libp2p secp256k1 key, readable by
+//! its owner alone. It is written once, whole or not at all. A file that
+//! cannot be read or understood is never replaced: with the key goes the
+//! node's name, and everything that others granted to that name.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::Path;
+
+use libp2p::identity::{KeyType, Keypair};
+
+use crate::error::IdentityError;
+
+/// A key takes 36 bytes; a file far longer than that is something else.
+const MAX_KEY_FILE_LEN: u64 = 4096;
+
+/// Reads the key at `path`, or makes one where there is no file.
+///
+/// # Errors
+///
+/// [`IdentityError`], which names the file; a file that is there is never
+/// changed.
+pub fn load_or_create(path: &Path) -> Result<Keypair, IdentityError> {
+    match File::open(path) {
+        Ok(file) => load(path, file),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => create(path),
+        Err(source) => Err(failed("open", path, source)),
+    }
+}
+
+fn load(path: &Path, file: File) -> Result<Keypair, IdentityError> {
+    let damaged = |reason| IdentityError::Damaged { path: path.to_owned(), reason };
+    let mut bytes = Vec::new();
+    file.take(MAX_KEY_FILE_LEN + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|source| failed("read", path, source))?;
+    if bytes.is_empty() {
+        return Err(damaged("it is empty"));
+    }
+    if bytes.len() as u64 > MAX_KEY_FILE_LEN {
+        return Err(damaged("it is too long"));
+    }
+    let key = Keypair::from_protobuf_encoding(&bytes).map_err(|_| damaged("it does not decode"))?;
+    if key.key_type() != KeyType::Secp256k1 {
+        return Err(damaged("it holds another type of key"));
+    }
+    Ok(key)
+}
+
+fn create(path: &Path) -> Result<Keypair, IdentityError> {
+    let key = Keypair::generate_secp256k1();
+    let bytes = key.to_protobuf_encoding().expect("a secp256k1 key has a protobuf encoding");
+    let dir = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let io = |action| move |source| failed(action, path, source);
+    fs::create_dir_all(dir).map_err(io("make the directory of"))?;
+    // `tempfile` creates with mode 0600, so the key is never open to others.
+    let mut temp = tempfile::NamedTempFile::new_in(dir).map_err(io("create"))?;
+    temp.write_all(&bytes).map_err(io("write"))?;
+    temp.as_file().sync_all().map_err(io("sync"))?;
+    match temp.persist_noclobber(path) {
+        Ok(_) => {}
+        // Another process was faster: its key counts.
+        Err(lost) if lost.error.kind() == io::ErrorKind::AlreadyExists => {
+            let file = File::open(path).map_err(io("open"))?;
+            return load(path, file);
+        }
+        Err(lost) => return Err(failed("rename", path, lost.error)),
+    }
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(io("sync the directory of"))?;
+    Ok(key)
+}
+
+fn failed(action: &'static str, path: &Path, source: io::Error) -> IdentityError {
+    IdentityError::Io { action, path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_key_is_made_once_and_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("deep/identity.key");
+        let first = load_or_create(&path).unwrap();
+        let id = first.public().to_peer_id().to_string();
+        assert!(id.starts_with("16Uiu2HAm"), "{id}");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(load_or_create(&path).unwrap().public(), first.public());
+        // Nothing is left over beside it.
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_damaged_file_is_named_and_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("identity.key");
+        let good = Keypair::generate_secp256k1().to_protobuf_encoding().unwrap();
+        let foreign = Keypair::generate_ed25519().to_protobuf_encoding().unwrap();
+        let mut cases = vec![Vec::new(), b"junk".to_vec(), vec![0; 10_000], foreign];
+        cases.extend((1..good.len()).map(|cut| good[..cut].to_vec()));
+        for bytes in cases {
+            fs::write(&path, &bytes).unwrap();
+            let error = load_or_create(&path).unwrap_err();
+            assert!(matches!(error, IdentityError::Damaged { .. }), "{error}");
+            assert!(error.to_string().contains("identity.key"));
+            assert_eq!(fs::read(&path).unwrap(), bytes);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        // A directory where the file should be.
+        let error = load_or_create(dir.path()).unwrap_err();
+        assert!(matches!(error, IdentityError::Io { .. }), "{error}");
+        // A file where the directory should be.
+        let file = dir.path().join("file");
+        fs::write(&file, b"x").unwrap();
+        assert!(load_or_create(&file.join("identity.key")).is_err());
+        assert_eq!(fs::read(&file).unwrap(), b"x");
+    }
+}

@@ -1,0 +1,341 @@
+//! Starting and stopping the node.
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use libp2p::identity::Keypair;
+use libp2p::{StreamProtocol, Swarm};
+use parking_lot::Mutex;
+use tokio::runtime;
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::access::Access;
+use crate::behaviour::Behaviour;
+use crate::blocks::{self, BlockProvider, Server};
+use crate::config::NetConfig;
+use crate::error::NetError;
+use crate::event_loop::EventLoop;
+use crate::handle::{Handle, Shared};
+use crate::limits::{
+    COMMAND_QUEUE, EVENT_QUEUE, IDLE_CONNECTION_TIMEOUT, MAX_BLOCKING_THREADS,
+    MAX_NEGOTIATING_INBOUND,
+};
+use crate::streams::{self, Meter, NetStream};
+use crate::{listen, transport};
+
+/// The node: owns the network thread.
+///
+/// Dropping it stops the thread without waiting; [`Net::shutdown`] waits.
+pub struct Net {
+    handle: Handle,
+    accepts: Mutex<HashMap<StreamProtocol, mpsc::Receiver<NetStream>>>,
+    stop: CancellationToken,
+    exit: watch::Receiver<Option<Exit>>,
+}
+
+/// How the network thread ended.
+#[derive(Clone, Debug)]
+enum Exit {
+    Stopped,
+    Panicked(String),
+}
+
+/// What the thread sends back once it listens.
+type Started = Result<(Handle, HashMap<StreamProtocol, mpsc::Receiver<NetStream>>), NetError>;
+
+impl Net {
+    /// Starts the node; returns when it listens.
+    ///
+    /// # Errors
+    ///
+    /// [`NetError::Listen`] names a port that is taken, with its address.
+    pub async fn start(
+        config: NetConfig,
+        keypair: Keypair,
+        provider: Arc<dyn BlockProvider>,
+        access: Access,
+    ) -> Result<Self, NetError> {
+        let stop = CancellationToken::new();
+        // A caller that gives up takes the half-started thread with it.
+        let guard = stop.clone().drop_guard();
+        let (started, starting) = oneshot::channel();
+        let (exited, exit) = watch::channel(None);
+        let token = stop.clone();
+        std::thread::Builder::new()
+            .name("archivist-net".into())
+            .spawn(move || {
+                let run = || run_thread(config, keypair, provider, access, token, started);
+                let exit = match std::panic::catch_unwind(AssertUnwindSafe(run)) {
+                    Ok(exit) => exit,
+                    Err(panic) => Exit::Panicked(panic_text(&*panic)),
+                };
+                if let Exit::Panicked(text) = &exit {
+                    tracing::error!(%text, "the network thread panicked");
+                }
+                exited.send_replace(Some(exit));
+            })
+            .map_err(|error| NetError::Setup { what: "network thread", source: error.into() })?;
+        let (handle, accepts) = match starting.await {
+            Ok(started) => started?,
+            Err(_) => return Err(wait(&mut exit.clone()).await.err().unwrap_or(NetError::Stopped)),
+        };
+        guard.disarm();
+        Ok(Self { handle, accepts: Mutex::new(accepts), stop, exit })
+    }
+
+    /// The handle to use the node with.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Takes the queue of inbound streams of one of
+    /// [`NetConfig::protocols`]; the first caller gets it.
+    pub fn accept(&self, protocol: &StreamProtocol) -> Option<mpsc::Receiver<NetStream>> {
+        self.accepts.lock().remove(protocol)
+    }
+
+    /// Waits until the network thread has ended by itself or was stopped.
+    ///
+    /// # Errors
+    ///
+    /// [`NetError::Panicked`] where it panicked: the owner must not go on as
+    /// if it had a network.
+    pub async fn stopped(&self) -> Result<(), NetError> {
+        wait(&mut self.exit.clone()).await
+    }
+
+    /// Closes the connections and stops the thread.
+    ///
+    /// # Errors
+    ///
+    /// [`NetError::StopTimeout`] where it takes longer than `deadline`, and
+    /// [`NetError::Panicked`].
+    pub async fn shutdown(self, deadline: Duration) -> Result<(), NetError> {
+        self.stop.cancel();
+        let stopped = tokio::time::timeout(deadline, self.stopped()).await;
+        stopped.unwrap_or(Err(NetError::StopTimeout(deadline)))
+    }
+}
+
+impl Drop for Net {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+async fn wait(exit: &mut watch::Receiver<Option<Exit>>) -> Result<(), NetError> {
+    match exit.wait_for(Option::is_some).await.as_deref() {
+        Ok(Some(Exit::Panicked(text))) => Err(NetError::Panicked(text.clone())),
+        _ => Ok(()),
+    }
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "?".to_owned())
+}
+
+/// Makes the allocator keep what is freed for the next frame.
+///
+/// glibc gives the top of the heap back to the system when 128 KiB of it are
+/// free, which happens after nearly every frame of 64 KiB; the page faults
+/// that follow cost a third of all time (measured: docs/decisions/0002). Both
+/// its thresholds follow the largest mapped piece that was ever freed, so
+/// freeing one of 8 MiB raises them to 8 and 16 MiB for good. Nothing is
+/// touched, so no memory is used; another allocator does not care.
+fn keep_freed_memory() {
+    drop(std::hint::black_box(Vec::<u8>::with_capacity(8 << 20)));
+}
+
+/// The whole life of the network thread.
+fn run_thread(
+    config: NetConfig,
+    keypair: Keypair,
+    provider: Arc<dyn BlockProvider>,
+    access: Access,
+    stop: CancellationToken,
+    started: oneshot::Sender<Started>,
+) -> Exit {
+    keep_freed_memory();
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .thread_name("archivist-net-blocking")
+        .max_blocking_threads(MAX_BLOCKING_THREADS)
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            let error = NetError::Setup { what: "network thread", source: error.into() };
+            let _ = started.send(Err(error));
+            return Exit::Stopped;
+        }
+    };
+    // A task that panics leaves the swarm in an unknown state, so it ends
+    // the thread as a panic of the thread itself would.
+    let (panicked, mut panics) = mpsc::channel(1);
+    let exit = runtime.block_on(async {
+        let (event_loop, tasks) =
+            match set_up(config, keypair, provider, access, stop, panicked).await {
+                Ok((ready, event_loop, tasks)) => {
+                    let _ = started.send(Ok(ready));
+                    (event_loop, tasks)
+                }
+                Err(error) => {
+                    let _ = started.send(Err(error));
+                    return Exit::Stopped;
+                }
+            };
+        tokio::select! {
+            () = event_loop.run() => Exit::Stopped,
+            // Ends only by a panic, which the other branch reports.
+            () = tasks => std::future::pending().await,
+            Some(text) = panics.recv() => Exit::Panicked(text),
+        }
+    });
+    // Work on blocking threads finishes by itself; nobody waits for it here.
+    runtime.shutdown_background();
+    exit
+}
+
+type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Runs a task so that a panic in it is told.
+fn guarded(task: Task, panicked: mpsc::Sender<String>) -> Task {
+    Box::pin(async move {
+        if let Err(panic) = AssertUnwindSafe(task).catch_unwind().await {
+            // Full means that another panic has been told already.
+            let _ = panicked.try_send(panic_text(&*panic));
+        }
+    })
+}
+
+async fn set_up(
+    config: NetConfig,
+    keypair: Keypair,
+    provider: Arc<dyn BlockProvider>,
+    access: Access,
+    stop: CancellationToken,
+    panicked: mpsc::Sender<String>,
+) -> Result<((Handle, HashMap<StreamProtocol, mpsc::Receiver<NetStream>>), EventLoop, Task), NetError>
+{
+    let meter = Meter::default();
+    meter.upload.set(config.upload_limit);
+    meter.download.set(config.download_limit);
+    let protocols = config.protocols.iter().cloned().chain([blocks::PROTOCOL]);
+    let (streams, mut accepts) = streams::Behaviour::new(protocols, meter.clone(), access.clone());
+    let peer = keypair.public().to_peer_id();
+    let transport = transport::build(&keypair)?;
+    let behaviour = Behaviour::new(&config, &keypair, streams)?;
+    let executor = {
+        let panicked = panicked.clone();
+        move |task: Task| drop(tokio::spawn(guarded(task, panicked.clone())))
+    };
+    let swarm_config = libp2p::swarm::Config::with_executor(executor)
+        .with_idle_connection_timeout(IDLE_CONNECTION_TIMEOUT)
+        .with_max_negotiating_inbound_streams(MAX_NEGOTIATING_INBOUND);
+    let swarm = Swarm::new(transport, behaviour, peer, swarm_config);
+
+    let (commands, command_queue) = mpsc::channel(COMMAND_QUEUE);
+    let (events, _) = broadcast::channel(EVENT_QUEUE);
+    let listening = Arc::new(watch::Sender::new(Vec::new()));
+    let metrics = Arc::clone(&meter.metrics);
+    let mut event_loop = EventLoop::new(
+        swarm,
+        command_queue,
+        events.clone(),
+        Arc::clone(&listening),
+        access.clone(),
+        metrics,
+        stop,
+    );
+    listen::listen(&mut event_loop, &config).await?;
+    event_loop.bootstrap(&config.bootstrap);
+
+    let mut server = Server::new(provider, access, Arc::clone(&meter.metrics), events.clone());
+    let inbound = accepts.remove(&blocks::PROTOCOL).expect("the protocol was registered above");
+    let serve = guarded(Box::pin(async move { server.run(inbound).await }), panicked);
+    let handle = Handle(Arc::new(Shared {
+        keypair,
+        peer,
+        announce: config.announce,
+        commands,
+        events,
+        listening,
+        meter,
+        runtime: runtime::Handle::current(),
+    }));
+    Ok(((handle, accepts), event_loop, serve))
+}
+
+#[cfg(test)]
+mod tests {
+    use libp2p::PeerId;
+    use types::Cid;
+
+    use super::*;
+    use crate::blocks::Answer;
+    use crate::event_loop::Command;
+
+    struct Nothing;
+
+    impl BlockProvider for Nothing {
+        fn read(&self, _: &PeerId, wanted: &[Cid], _: usize) -> Vec<Answer> {
+            vec![Answer::Missing; wanted.len()]
+        }
+    }
+
+    async fn node() -> Net {
+        let tcp = vec!["127.0.0.1:0".parse().unwrap()];
+        let config = NetConfig { tcp, ..NetConfig::default() };
+        let key = Keypair::generate_secp256k1();
+        Net::start(config, key, Arc::new(Nothing), Access::new()).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_panic_of_the_thread_reaches_its_owner() {
+        let net = node().await;
+        let handle = net.handle();
+        handle.send(Command::Panic).await.unwrap();
+        let error = net.stopped().await.unwrap_err();
+        assert!(matches!(&error, NetError::Panicked(text) if text == "asked to"), "{error}");
+        assert!(matches!(handle.peers().await, Err(NetError::Stopped)));
+        let error = net.shutdown(Duration::from_secs(5)).await.unwrap_err();
+        assert!(matches!(error, NetError::Panicked(_)), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_panic_of_a_task_is_told() {
+        let (panicked, mut panics) = mpsc::channel(1);
+        let tasks = ["one", "two"].map(|text| {
+            guarded(Box::pin(async move { std::panic::panic_any(text) }), panicked.clone())
+        });
+        futures::future::join_all(tasks).await;
+        assert_eq!(panics.recv().await.as_deref(), Some("one"));
+        guarded(Box::pin(async {}), panicked).await;
+        assert_eq!(panics.recv().await, None);
+    }
+
+    #[tokio::test]
+    async fn a_node_that_is_dropped_stops() {
+        let net = node().await;
+        let (handle, mut exit) = (net.handle(), net.exit.clone());
+        drop(net);
+        wait(&mut exit).await.unwrap();
+        assert!(matches!(handle.peers().await, Err(NetError::Stopped)));
+    }
+
+    #[tokio::test]
+    async fn tasks_end_with_the_node() {
+        let net = node().await;
+        let task = net.handle().spawn(std::future::pending::<()>());
+        net.shutdown(Duration::from_secs(5)).await.unwrap();
+        assert!(task.await.unwrap_err().is_cancelled());
+    }
+}

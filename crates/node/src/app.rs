@@ -1,0 +1,291 @@
+//! Starting an instance in the order of dependence, and ending it in reverse.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use net::{Access, IdentityError, Multiaddr, Net, NetError, PeerId};
+use serde::{Deserialize, Serialize};
+use store::{OpenReport, PackStore, StoreError};
+
+use crate::collector::Collector;
+use crate::downloads::Downloads;
+use crate::http::{self, ListenError};
+use crate::log_level::LogLevel;
+use crate::options::{self, Live};
+use crate::provider::StoreProvider;
+use crate::rest::{self, NodeState};
+use crate::settings::Settings;
+use crate::tasks::Tasks;
+use crate::token;
+
+/// Tasks may take this long to end; with the network's, less than five
+/// seconds.
+const TASKS_END: Duration = Duration::from_millis(2500);
+/// The network may take this long to say goodbye.
+const NET_END: Duration = Duration::from_millis(1500);
+
+/// What an instance needs to know.
+#[derive(Clone, Debug)]
+pub struct AppOptions {
+    /// The configuration, and its file.
+    pub settings: Settings,
+    /// Where everything is kept.
+    pub data_dir: PathBuf,
+    /// Changes what is logged.
+    pub log_level: LogLevel,
+}
+
+/// Why an instance could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data directory.
+    #[error("cannot use {}", path.display())]
+    Data {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The store.
+    #[error("cannot open the store")]
+    Store(#[from] StoreError),
+    /// The key.
+    #[error("cannot use the identity")]
+    Identity(#[from] IdentityError),
+    /// The network.
+    #[error("cannot start the network")]
+    Net(#[from] NetError),
+    /// A port.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+}
+
+/// A running instance.
+pub struct App {
+    tasks: Tasks,
+    net: Net,
+    state: NodeState,
+    access: Access,
+    api: SocketAddr,
+    data_dir: PathBuf,
+}
+
+/// Where things are in a data directory.
+struct DataDir<'a>(&'a Path);
+
+impl DataDir<'_> {
+    fn store(&self) -> PathBuf {
+        self.0.join("store")
+    }
+    fn key(&self) -> PathBuf {
+        self.0.join("identity.key")
+    }
+    fn token(&self) -> PathBuf {
+        self.0.join("api-token")
+    }
+    fn running(&self) -> PathBuf {
+        self.0.join("running.json")
+    }
+}
+
+/// How to reach the instance that runs on a data directory; what the file
+/// `running.json` in it holds while it runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Running {
+    /// Where its API listens.
+    pub api: SocketAddr,
+    /// Its process.
+    pub pid: u32,
+}
+
+impl Running {
+    /// Finds the instance that runs on the data in `dir`. One that was killed
+    /// may have left its file behind: whether it answers is seen by asking it.
+    pub fn find(dir: &Path) -> Option<Self> {
+        let text = std::fs::read(DataDir(dir).running()).ok()?;
+        serde_json::from_slice(&text).ok()
+    }
+
+    fn write(&self, dir: &Path) -> Result<(), StartError> {
+        let path = DataDir(dir).running();
+        let new = path.with_extension("json.new");
+        let text = serde_json::to_vec(self).unwrap_or_default();
+        std::fs::write(&new, text)
+            .and_then(|()| std::fs::rename(&new, &path))
+            .map_err(|source| StartError::Data { path, source })
+    }
+}
+
+impl App {
+    /// Starts an instance; returns when all of it listens.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`]; nothing runs on then.
+    pub async fn start(options: AppOptions) -> Result<Self, StartError> {
+        let settings = options.settings;
+        let config = settings.get();
+        let dir = DataDir(&options.data_dir);
+        make_data_dir(&options.data_dir)?;
+        let api_address = options::api_address(&config);
+        let api = http::bind(api_address, "the REST API, [node] api_port").await?;
+        let api_addr = api.local_addr().map_err(|source| ListenError {
+            address: api_address,
+            what: "the REST API",
+            source,
+        })?;
+        // The store's lock comes first: a second daemon on the same data ends
+        // here, before it has touched anything.
+        let (store_dir, store_options) = (dir.store(), options::store_options(&config));
+        let opened =
+            tokio::task::spawn_blocking(move || PackStore::open(&store_dir, &store_options));
+        let (store, report) = match opened.await {
+            Ok(opened) => opened?,
+            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+        };
+        log_report(&report);
+        let store = Arc::new(store);
+        let keypair = net::identity::load_or_create(&dir.key())?;
+        let token_path = dir.token();
+        let token = token::load_or_create(&token_path)
+            .map_err(|source| StartError::Data { path: token_path, source })?;
+
+        let access = Access::new();
+        access.replace(options::access_list(&config));
+        let provider = Arc::new(StoreProvider::new(store.clone()));
+        let net =
+            Net::start(options::net_config(&config), keypair, provider, access.clone()).await?;
+
+        let tasks = Tasks::new();
+        let collector = Collector::new();
+        tasks.spawn("collector", collector.clone().run(store.clone(), tasks.stop_token()));
+        let downloads =
+            Downloads::new(store.clone(), net.handle(), tasks.tracker(), tasks.stop_token());
+        let live = Live {
+            net: net.handle(),
+            access: access.clone(),
+            store: store.clone(),
+            log_level: options.log_level.clone(),
+        };
+        tasks.spawn("settings", live.run(settings.clone(), tasks.stop_token()));
+        let state = NodeState {
+            store,
+            net: net.handle(),
+            downloads,
+            collector,
+            log_level: options.log_level,
+            repo: options.data_dir.to_string_lossy().into(),
+            token: token.into(),
+            settings,
+        };
+        let serving = http::serve(api, rest::router(state.clone()), tasks.stop_token());
+        tasks.spawn("rest-api", serving);
+        let running = Running { api: api_addr, pid: std::process::id() };
+        running.write(&options.data_dir)?;
+        Ok(Self { tasks, net, state, access, api: api_addr, data_dir: options.data_dir })
+    }
+
+    /// Where the API listens.
+    pub fn api_addr(&self) -> SocketAddr {
+        self.api
+    }
+
+    /// Who this instance is.
+    pub fn peer_id(&self) -> PeerId {
+        self.state.net.peer_id()
+    }
+
+    /// Where the network listens.
+    pub fn listen_addrs(&self) -> Vec<Multiaddr> {
+        self.state.net.listen_addrs()
+    }
+
+    /// Which peers may do what; changes count at once.
+    pub fn access(&self) -> &Access {
+        &self.access
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Arc<PackStore> {
+        &self.state.store
+    }
+
+    /// Waits until the instance stops by itself: a part of it has died.
+    pub async fn failed(&self) {
+        let stop = self.tasks.stop_token();
+        tokio::select! {
+            () = stop.cancelled() => {}
+            ended = self.net.stopped() => {
+                let reason = ended.err().map_or("no reason".to_owned(), |error| error.to_string());
+                self.tasks.fail(format!("the network has ended: {reason}"));
+            }
+        }
+    }
+
+    /// Ends the instance, within five seconds.
+    ///
+    /// # Errors
+    ///
+    /// Why it had stopped by itself, where it had.
+    pub async fn shutdown(self) -> Result<(), String> {
+        if !self.tasks.end(TASKS_END).await {
+            tracing::warn!("some tasks did not end in time");
+        }
+        if let Err(error) = self.net.shutdown(NET_END).await {
+            tracing::warn!(%error, "the network did not end in time");
+        }
+        let failure = self.tasks.failure();
+        let _ = std::fs::remove_file(DataDir(&self.data_dir).running());
+        // The index is written out as the store goes, unless something still
+        // holds it: then the next start does what is left.
+        let state = self.state;
+        let _ = tokio::task::spawn_blocking(move || drop(state)).await;
+        failure.map_or(Ok(()), Err)
+    }
+}
+
+/// The peer id of the instance with its data in `dir`; its key is made where
+/// there is none.
+///
+/// # Errors
+///
+/// [`StartError::Identity`].
+pub fn load_identity(dir: &Path) -> Result<PeerId, StartError> {
+    let keypair = net::identity::load_or_create(&DataDir(dir).key())?;
+    Ok(keypair.public().to_peer_id())
+}
+
+/// Makes the data directory, for its owner alone.
+///
+/// # Errors
+///
+/// [`StartError::Data`].
+pub fn make_data_dir(path: &Path) -> Result<(), StartError> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|source| StartError::Data { path: path.to_owned(), source })
+}
+
+fn log_report(report: &OpenReport) {
+    for damage in &report.damage {
+        tracing::error!(damage, "the store is damaged; what is gone counts as absent");
+    }
+    for pack in &report.lost_packs {
+        tracing::error!(pack = %pack.display(), "a file of the store is gone");
+    }
+    if report.index_rebuilt {
+        tracing::info!("the store's index was made anew");
+    }
+    if report.roots_healed {
+        tracing::warn!("one of the two records of what is kept was damaged, and has been healed");
+    }
+    if report.roots_incomplete {
+        tracing::error!("records of what is kept are lost: nothing will be freed until repaired");
+    }
+}

@@ -1,0 +1,255 @@
+//! Fetches of data items from the network: one for each name, however many
+//! ask for it.
+//!
+//! A fetch is kept alive by a partial root, so that what has come stays when
+//! it breaks off, also over a restart, and only the rest is asked for again.
+//! It is listed as a data item when every block is here, and not before.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use backup::{Progress, PullError, Puller, SessionPool};
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use net::{Handle, PeerId};
+use parking_lot::Mutex;
+use store::{BlockStore, Content, PackStore, Root, StoreError, resolve};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use types::Cid;
+
+use crate::roots;
+
+/// Fetches that are remembered after their end.
+const ENDED_MAX: usize = 1000;
+
+/// How a fetch stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It goes on.
+    Fetching,
+    /// Everything is here.
+    Complete,
+    /// It ended early; asked for again, it goes on where it was.
+    Failed(String),
+}
+
+/// One fetch.
+#[derive(Debug)]
+pub struct Job {
+    /// What it fetches.
+    pub cid: Cid,
+    /// The length of the content, in bytes.
+    pub size: u64,
+    /// How far it is.
+    pub progress: Arc<Progress>,
+    state: watch::Sender<State>,
+    stop: CancellationToken,
+}
+
+impl Job {
+    /// How it stands; to be watched.
+    pub fn state(&self) -> watch::Receiver<State> {
+        self.state.subscribe()
+    }
+}
+
+/// Why content cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum DownloadError {
+    /// Nobody who could be asked has it.
+    #[error("no connected peer has it: {0}")]
+    Unavailable(String),
+    /// The time was up.
+    #[error("no peer had it within {} s", .0.as_secs())]
+    Timeout(Duration),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// All fetches. Clones share them.
+#[derive(Clone)]
+pub struct Downloads {
+    store: Arc<PackStore>,
+    net: Handle,
+    pool: SessionPool,
+    jobs: Arc<Mutex<HashMap<Cid, Arc<Job>>>>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl std::fmt::Debug for Downloads {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Downloads").field("jobs", &self.jobs.lock().len()).finish_non_exhaustive()
+    }
+}
+
+impl Downloads {
+    /// Nothing is fetched yet; all ends with `stop`.
+    pub fn new(
+        store: Arc<PackStore>,
+        net: Handle,
+        tasks: TaskTracker,
+        stop: CancellationToken,
+    ) -> Self {
+        let pool = SessionPool::new(net.clone());
+        Self { store, net, pool, jobs: Arc::default(), tasks, stop }
+    }
+
+    /// The fetch of this name, where there is or was one.
+    pub fn get(&self, cid: Cid) -> Option<Arc<Job>> {
+        self.jobs.lock().get(&cid).cloned()
+    }
+
+    /// Ends the fetch of this name, and forgets it.
+    pub fn forget(&self, cid: Cid) {
+        if let Some(job) = self.jobs.lock().remove(&cid) {
+            job.stop.cancel();
+        }
+    }
+
+    /// What a name stands for, its own block fetched where it is not here.
+    ///
+    /// # Errors
+    ///
+    /// [`DownloadError`], within `timeout`.
+    pub async fn content(&self, cid: Cid, timeout: Duration) -> Result<Content, DownloadError> {
+        let asked = tokio::time::timeout(timeout, self.root_block(cid)).await;
+        asked.map_err(|_| DownloadError::Timeout(timeout))??;
+        let store = self.store.clone();
+        let found = tokio::task::spawn_blocking(move || resolve(&*store, cid)).await;
+        match found {
+            Ok(found) => found?.ok_or_else(|| DownloadError::Unavailable("it is gone".into())),
+            Err(error) => Err(DownloadError::Unavailable(error.to_string())),
+        }
+    }
+
+    /// Brings the block of this name, asking all connected peers at once.
+    async fn root_block(&self, cid: Cid) -> Result<(), DownloadError> {
+        let store = self.store.clone();
+        let is_here = tokio::task::spawn_blocking(move || store.has(&cid)).await;
+        if is_here.is_ok_and(|is_here| matches!(is_here, Ok(true))) {
+            return Ok(());
+        }
+        let mut asked: FuturesUnordered<_> = self
+            .peers()
+            .await
+            .into_iter()
+            .map(|peer| async move {
+                let mut puller = self.puller(vec![peer], Arc::default());
+                (peer, puller.block(cid).await)
+            })
+            .collect();
+        let mut reasons = Vec::new();
+        while let Some((peer, result)) = asked.next().await {
+            match result {
+                Ok(true) => return Ok(()),
+                Ok(false) => reasons.push(format!("{peer} does not have it")),
+                Err(PullError::Store(error)) => return Err(error.into()),
+                Err(error) => reasons.push(error.to_string()),
+            }
+        }
+        if reasons.is_empty() {
+            reasons.push("none is connected".into());
+        }
+        Err(DownloadError::Unavailable(reasons.join("; ")))
+    }
+
+    async fn peers(&self) -> Vec<PeerId> {
+        let peers = self.net.peers().await.unwrap_or_default();
+        peers.into_iter().map(|peer| peer.peer).collect()
+    }
+
+    fn puller(&self, peers: Vec<PeerId>, progress: Arc<Progress>) -> Puller {
+        Puller::new(self.store.clone(), self.pool.clone(), peers, progress)
+    }
+
+    /// Begins to fetch all of what `content` names, unless that goes on
+    /// already.
+    ///
+    /// # Errors
+    ///
+    /// Those of noting it in the store.
+    pub async fn start(&self, cid: Cid, content: &Content) -> Result<Arc<Job>, StoreError> {
+        if let Some(job) = self.get(cid)
+            && matches!(*job.state.borrow(), State::Fetching | State::Complete)
+        {
+            return Ok(job);
+        }
+        let job = Arc::new(Job {
+            cid,
+            size: content.size,
+            progress: Arc::default(),
+            state: watch::Sender::new(State::Fetching),
+            stop: self.stop.child_token(),
+        });
+        {
+            let mut jobs = self.jobs.lock();
+            // Another may have come first.
+            if let Some(other) = jobs.get(&cid)
+                && *other.state.borrow() == State::Fetching
+            {
+                return Ok(other.clone());
+            }
+            if jobs.len() >= ENDED_MAX {
+                jobs.retain(|_, job| *job.state.borrow() == State::Fetching);
+            }
+            jobs.insert(cid, job.clone());
+        }
+        let (this, running) = (self.clone(), job.clone());
+        self.tasks.spawn(async move {
+            let end = tokio::select! {
+                end = this.fetch(&running) => end,
+                () = running.stop.cancelled() => State::Failed("it was stopped".into()),
+            };
+            running.state.send_replace(end);
+        });
+        Ok(job)
+    }
+
+    async fn fetch(&self, job: &Job) -> State {
+        match self.try_fetch(job).await {
+            Ok(()) => State::Complete,
+            Err(reason) => {
+                tracing::info!(cid = %job.cid, reason, "a fetch ended early");
+                State::Failed(reason)
+            }
+        }
+    }
+
+    async fn try_fetch(&self, job: &Job) -> Result<(), String> {
+        let cid = job.cid;
+        let epoch = self.store.epoch();
+        let partial = Root { cid, partial: true };
+        self.with_store(move |store| store.set_root(&roots::fetch(cid), partial, epoch)).await?;
+        let mut puller = self.puller(self.peers().await, job.progress.clone());
+        let report = puller.tree(cid).await.map_err(|error| error.to_string())?;
+        if let Some(missing) = report.missing.first().or(report.changed.first()) {
+            let count = report.missing.len() + report.changed.len();
+            return Err(format!(
+                "no connected peer has {count} of its blocks, {missing} among them"
+            ));
+        }
+        let whole = Root { cid, partial: false };
+        self.with_store(move |store| {
+            store.set_root(&roots::data(cid), whole, epoch)?;
+            store.remove_root(&roots::fetch(cid))
+        })
+        .await?;
+        Ok(())
+    }
+
+    async fn with_store<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&PackStore) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, String> {
+        let store = self.store.clone();
+        match tokio::task::spawn_blocking(move || work(&store)).await {
+            Ok(result) => result.map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}

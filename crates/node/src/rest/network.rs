@@ -1,0 +1,233 @@
+//! `/data/{cid}/network…`: content from the network.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::response::Response;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use store::{BlockStore, Content, FileReader, StoreError};
+use tokio::sync::mpsc;
+use types::Cid;
+
+use super::download::Answer;
+use super::item::DataItem;
+use super::{ApiError, NodeState, blocking, parse_cid};
+use crate::downloads::{DownloadError, Job, State as JobState};
+
+/// Content that cannot be had is answered within this, unless the request
+/// says otherwise.
+const TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
+/// The longest time that a request can ask for.
+const TIMEOUT_MAX: u64 = 3600;
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct Wait {
+    timeout: Option<u64>,
+}
+
+impl Wait {
+    fn timeout(&self) -> Result<Duration, ApiError> {
+        match self.timeout {
+            None => Ok(TIMEOUT_DEFAULT),
+            Some(seconds @ 1..=TIMEOUT_MAX) => Ok(Duration::from_secs(seconds)),
+            Some(_) => Err(ApiError::new(
+                StatusCode::BAD_REQUEST,
+                format!("timeout is a number of seconds from 1 to {TIMEOUT_MAX}"),
+            )),
+        }
+    }
+}
+
+impl From<DownloadError> for ApiError {
+    fn from(error: DownloadError) -> Self {
+        match error {
+            DownloadError::Store(error) => error.into(),
+            DownloadError::Unavailable(_) | DownloadError::Timeout(_) => {
+                Self::new(StatusCode::NOT_FOUND, error.to_string())
+            }
+        }
+    }
+}
+
+/// `POST /data/{cid}/network`
+pub(crate) async fn fetch(
+    State(state): State<NodeState>,
+    Path(cid): Path<String>,
+    Query(wait): Query<Wait>,
+) -> Result<Json<DataItem>, ApiError> {
+    let cid = parse_cid(&cid)?;
+    let content = state.downloads.content(cid, wait.timeout()?).await?;
+    state.downloads.start(cid, &content).await?;
+    Ok(Json(DataItem::new(cid, &content)))
+}
+
+/// `GET /data/{cid}/network/manifest`
+pub(crate) async fn manifest(
+    State(state): State<NodeState>,
+    Path(cid): Path<String>,
+    Query(wait): Query<Wait>,
+) -> Result<Json<DataItem>, ApiError> {
+    let cid = parse_cid(&cid)?;
+    let content = state.downloads.content(cid, wait.timeout()?).await?;
+    Ok(Json(DataItem::new(cid, &content)))
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct JobProgress {
+    cid: Cid,
+    /// `fetching`, `complete` or `failed`.
+    state: &'static str,
+    /// Why it failed.
+    error: Option<String>,
+    /// Bytes of the content that are here.
+    bytes_done: u64,
+    bytes_total: u64,
+    /// Blocks that were fetched.
+    blocks_fetched: u64,
+    /// Bytes that came over the network.
+    bytes_fetched: u64,
+}
+
+/// `GET /data/{cid}/network/progress`
+pub(crate) async fn progress(
+    State(state): State<NodeState>,
+    Path(cid): Path<String>,
+) -> Result<Json<JobProgress>, ApiError> {
+    let cid = parse_cid(&cid)?;
+    let job = state.downloads.get(cid).ok_or_else(|| {
+        ApiError::new(StatusCode::NOT_FOUND, format!("{cid} is not being fetched"))
+    })?;
+    let now = job.state().borrow().clone();
+    let (state, error) = match now {
+        JobState::Fetching => ("fetching", None),
+        JobState::Complete => ("complete", None),
+        JobState::Failed(reason) => ("failed", Some(reason)),
+    };
+    Ok(Json(JobProgress {
+        cid,
+        state,
+        error,
+        bytes_done: job.progress.bytes().min(job.size),
+        bytes_total: job.size,
+        blocks_fetched: job.progress.blocks(),
+        bytes_fetched: job.progress.fetched_bytes(),
+    }))
+}
+
+/// `GET /data/{cid}/network/stream`, and `/network`: the bytes, as they come.
+pub(crate) async fn stream(
+    State(state): State<NodeState>,
+    Path(cid): Path<String>,
+    Query(wait): Query<Wait>,
+    method: Method,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let cid = parse_cid(&cid)?;
+    let timeout = wait.timeout()?;
+    let content = state.downloads.content(cid, timeout).await?;
+    let answer = Answer::new(cid, &content, &headers)?;
+    let is_head = method == Method::HEAD;
+    if !is_head {
+        let job = state.downloads.start(cid, &content).await?;
+        first_chunk(&state, &content, &job, timeout).await?;
+        let store: Arc<dyn BlockStore> = state.store.clone();
+        let mut response = answer.into_response(&content, false, |range, chunks| {
+            let reader = FileReader::new(store, &content).range(range);
+            tokio::spawn(follow(reader, job, chunks));
+        });
+        expose(&mut response);
+        return Ok(response);
+    }
+    let mut response = answer.into_response(&content, true, |_, _| {});
+    expose(&mut response);
+    Ok(response)
+}
+
+fn expose(response: &mut Response) {
+    let name = header::HeaderValue::from_static("Content-Disposition");
+    response.headers_mut().insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, name);
+}
+
+/// Waits until there is something to send: an answer that has begun cannot
+/// become a 404.
+async fn first_chunk(
+    state: &NodeState,
+    content: &Content,
+    job: &Job,
+    timeout: Duration,
+) -> Result<(), ApiError> {
+    let waiting = async {
+        let mut news = job.progress.watch();
+        let mut ended = job.state();
+        loop {
+            let reader = FileReader::new(state.store.clone(), content);
+            let found = blocking(move || {
+                let mut reader = reader;
+                match reader.read() {
+                    Err(StoreError::Missing(_)) => Ok(false),
+                    result => result.map(|_| true).map_err(ApiError::from),
+                }
+            })
+            .await?;
+            if found {
+                return Ok(());
+            }
+            if let JobState::Failed(reason) = &*ended.borrow_and_update() {
+                return Err(ApiError::new(StatusCode::NOT_FOUND, reason.clone()));
+            }
+            tokio::select! {
+                _ = news.changed() => {}
+                _ = ended.changed() => {}
+            }
+        }
+    };
+    tokio::time::timeout(timeout, waiting)
+        .await
+        .map_err(|_| ApiError::from(DownloadError::Timeout(timeout)))?
+}
+
+/// Sends what is here, and waits for what is not, until the fetch has ended.
+async fn follow(
+    mut reader: FileReader,
+    job: Arc<Job>,
+    chunks: mpsc::Sender<Result<Bytes, StoreError>>,
+) {
+    let mut news = job.progress.watch();
+    let mut ended = job.state();
+    loop {
+        news.borrow_and_update();
+        let has_ended = !matches!(*ended.borrow_and_update(), JobState::Fetching);
+        // The reader keeps its place where a block is missing.
+        let read = tokio::task::spawn_blocking(move || {
+            let read = reader.read();
+            (reader, read)
+        })
+        .await;
+        let Ok((kept, read)) = read else { return };
+        reader = kept;
+        match read {
+            Ok(Some(chunk)) => {
+                if chunks.send(Ok(chunk)).await.is_err() {
+                    return;
+                }
+            }
+            Ok(None) => return,
+            Err(StoreError::Missing(_)) if !has_ended => {
+                tokio::select! {
+                    () = chunks.closed() => return,
+                    _ = news.changed() => {}
+                    _ = ended.changed() => {}
+                }
+            }
+            Err(error) => {
+                let _ = chunks.send(Err(error)).await;
+                return;
+            }
+        }
+    }
+}

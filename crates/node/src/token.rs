@@ -1,0 +1,60 @@
+//! The token that changes through the API ask for: a file that only its owner
+//! can read.
+
+use std::fs::OpenOptions;
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+/// Reads the token; makes one where there is none.
+///
+/// # Errors
+///
+/// The file system's; `InvalidData` where the file holds something else.
+pub(crate) fn load_or_create(path: &Path) -> io::Result<String> {
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Ok(mut file) => {
+            let token: String =
+                rand::random::<[u8; 32]>().iter().map(|byte| format!("{byte:02x}")).collect();
+            file.write_all(token.as_bytes())?;
+            file.write_all(b"\n")?;
+            file.sync_all()?;
+            Ok(token)
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let mut text = String::new();
+            std::fs::File::open(path)?.take(1024).read_to_string(&mut text)?;
+            let token = text.trim();
+            let is_token = (32..=128).contains(&token.len())
+                && token.bytes().all(|byte| byte.is_ascii_alphanumeric());
+            if is_token {
+                Ok(token.to_owned())
+            } else {
+                Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "the file holds no token; remove it, and a new one is made",
+                ))
+            }
+        }
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_token_is_made_once_and_for_its_owner_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("api-token");
+        let token = load_or_create(&path).unwrap();
+        assert_eq!(token.len(), 64);
+        assert_eq!(load_or_create(&path).unwrap(), token);
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        std::fs::write(&path, "").unwrap();
+        assert_eq!(load_or_create(&path).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
+}

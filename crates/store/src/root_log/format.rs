@@ -1,0 +1,165 @@
+//! The bytes of a log of roots; `docs/formats/roots.md` has them in words.
+
+use std::collections::BTreeMap;
+
+use types::{Cid, Codec, Hash};
+
+use super::Root;
+
+const MAGIC: [u8; 8] = *b"ARCHROOT";
+const RECORD_MAGIC: [u8; 4] = *b"RTR1";
+const VERSION: u32 = 1;
+const HEADER_LEN: usize = 32;
+const RECORD_HEADER_LEN: usize = 12;
+
+/// What a record does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    Set(String, Root),
+    Remove(String),
+}
+
+/// One log as it was read.
+#[derive(Debug, Default)]
+pub(super) struct Parsed {
+    pub(super) base_sequence: u64,
+    pub(super) base: BTreeMap<String, Root>,
+    pub(super) changes: BTreeMap<u64, Change>,
+    /// All that the header promises is there, and nothing is behind the end.
+    pub(super) whole: bool,
+    /// The header and the base are whole, whatever the changes are.
+    pub(super) base_whole: bool,
+    /// Where the last record ends.
+    pub(super) end: u64,
+    /// The length of the file.
+    pub(super) len: u64,
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "names are at most 512 bytes")]
+fn encode_body(sequence: u64, op: u8, name: &str, root: Option<Root>) -> Vec<u8> {
+    let mut body = Vec::with_capacity(64 + name.len());
+    body.extend_from_slice(&sequence.to_le_bytes());
+    body.push(op);
+    body.push(root.map_or(0, |root| u8::from(root.partial)));
+    body.extend_from_slice(&(name.len() as u16).to_le_bytes());
+    body.extend_from_slice(name.as_bytes());
+    if let Some(root) = root {
+        body.push(root.cid.codec().tag());
+        body.extend_from_slice(root.cid.hash().as_bytes());
+    }
+    let mut record = Vec::with_capacity(RECORD_HEADER_LEN + body.len());
+    record.extend_from_slice(&RECORD_MAGIC);
+    record.extend_from_slice(&(body.len() as u32).to_le_bytes());
+    record.extend_from_slice(&crc32c::crc32c(&body).to_le_bytes());
+    record.extend_from_slice(&body);
+    record
+}
+
+const OP_BASE: u8 = 0;
+const OP_SET: u8 = 1;
+const OP_REMOVE: u8 = 2;
+
+pub(super) fn encode_change(sequence: u64, change: &Change) -> Vec<u8> {
+    match change {
+        Change::Set(name, root) => encode_body(sequence, OP_SET, name, Some(*root)),
+        Change::Remove(name) => encode_body(sequence, OP_REMOVE, name, None),
+    }
+}
+
+pub(super) fn encode_base(sequence: u64, roots: &BTreeMap<String, Root>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    bytes.extend_from_slice(&MAGIC);
+    bytes.extend_from_slice(&VERSION.to_le_bytes());
+    bytes.extend_from_slice(&sequence.to_le_bytes());
+    bytes.extend_from_slice(&(roots.len() as u64).to_le_bytes());
+    bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
+    for (name, root) in roots {
+        bytes.extend_from_slice(&encode_body(sequence, OP_BASE, name, Some(*root)));
+    }
+    bytes
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    let mut four = [0; 4];
+    four.copy_from_slice(&bytes[at..at + 4]);
+    u32::from_le_bytes(four)
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    let mut eight = [0; 8];
+    eight.copy_from_slice(&bytes[at..at + 8]);
+    u64::from_le_bytes(eight)
+}
+
+/// Reads a log; total, for any bytes.
+pub(super) fn parse(bytes: &[u8]) -> Parsed {
+    let header_whole = bytes.len() >= HEADER_LEN
+        && bytes[..8] == MAGIC
+        && u32_at(bytes, 8) == VERSION
+        && u32_at(bytes, 28) == crc32c::crc32c(&bytes[..28]);
+    let mut parsed = Parsed::default();
+    let mut promised = 0;
+    if header_whole {
+        parsed.base_sequence = u64_at(bytes, 12);
+        promised = u64_at(bytes, 20);
+    }
+    let mut at = HEADER_LEN.min(bytes.len());
+    let mut skipped = false;
+    while at < bytes.len() {
+        let Some((sequence, op, name, root, len)) = parse_record(&bytes[at..]) else {
+            if bytes[at..].iter().all(|byte| *byte == 0) {
+                break;
+            }
+            skipped = true;
+            let next = bytes[at + 1..].windows(4).position(|four| four == RECORD_MAGIC);
+            let Some(next) = next else { break };
+            at += 1 + next;
+            continue;
+        };
+        at += len;
+        match (op, root) {
+            (OP_BASE, Some(root)) => {
+                parsed.base.insert(name, root);
+            }
+            (OP_SET, Some(root)) => {
+                parsed.changes.insert(sequence, Change::Set(name, root));
+            }
+            (OP_REMOVE, None) => {
+                parsed.changes.insert(sequence, Change::Remove(name));
+            }
+            _ => skipped = true,
+        }
+    }
+    parsed.end = at as u64;
+    parsed.len = bytes.len() as u64;
+    parsed.base_whole = header_whole && parsed.base.len() as u64 == promised;
+    parsed.whole = parsed.base_whole && !skipped;
+    parsed
+}
+
+type Record = (u64, u8, String, Option<Root>, usize);
+
+fn parse_record(bytes: &[u8]) -> Option<Record> {
+    if bytes.len() < RECORD_HEADER_LEN || bytes[..4] != RECORD_MAGIC {
+        return None;
+    }
+    let len = u32_at(bytes, 4) as usize;
+    let body = bytes.get(RECORD_HEADER_LEN..RECORD_HEADER_LEN.checked_add(len)?)?;
+    if crc32c::crc32c(body) != u32_at(bytes, 8) || body.len() < 12 {
+        return None;
+    }
+    let name_len = usize::from(u16::from_le_bytes([body[10], body[11]]));
+    let name = String::from_utf8(body.get(12..12 + name_len)?.to_vec()).ok()?;
+    let rest = &body[12 + name_len..];
+    let root = match rest.len() {
+        0 => None,
+        33 => {
+            let mut digest = [0; 32];
+            digest.copy_from_slice(&rest[1..]);
+            let cid = Cid::new(Codec::from_tag(rest[0])?, Hash::from_bytes(digest));
+            Some(Root { cid, partial: body[9] == 1 })
+        }
+        _ => return None,
+    };
+    Some((u64_at(body, 0), body[8], name, root, RECORD_HEADER_LEN + len))
+}

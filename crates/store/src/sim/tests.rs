@@ -1,0 +1,77 @@
+//! The simulated disk loses what it should, and nothing else.
+
+use super::*;
+
+fn disk_with(content: &[u8]) -> (SimDisk, Box<dyn DiskFile>) {
+    let disk = SimDisk::new();
+    disk.create_dir(Path::new("/d")).unwrap();
+    let file = disk.create(Path::new("/d/f")).unwrap();
+    file.write_at(&[content], 0).unwrap();
+    (disk, file)
+}
+
+fn content(disk: &SimDisk, path: &str) -> Option<Vec<u8>> {
+    let file = disk.open(Path::new(path)).ok()?;
+    let mut content = vec![0; 100_000];
+    let read = file.read_at(&mut content, 0).unwrap();
+    content.truncate(read);
+    Some(content)
+}
+
+#[test]
+fn only_what_was_synced_survives_a_power_cut() {
+    let (disk, file) = disk_with(b"one");
+    assert_eq!(content(&disk.crash(Power::Dropped), "/d/f"), None);
+    assert_eq!(content(&disk.crash(Power::Kept), "/d/f").unwrap(), b"one");
+    disk.sync_dir(Path::new("/d")).unwrap();
+    assert_eq!(content(&disk.crash(Power::Dropped), "/d/f").unwrap(), b"");
+    file.sync().unwrap();
+    file.write_at(&[b"two!"], 3).unwrap();
+    assert_eq!(content(&disk.crash(Power::Dropped), "/d/f").unwrap(), b"one");
+    assert_eq!(content(&disk.crash(Power::Torn), "/d/f").unwrap(), b"onetw");
+}
+
+#[test]
+fn a_failed_sync_loses_what_it_was_to_write_for_good() {
+    let (disk, file) = disk_with(b"one");
+    disk.sync_dir(Path::new("/d")).unwrap();
+    disk.set_fault(disk.operations(), Fault::Fail(io::ErrorKind::Other));
+    assert!(file.sync().is_err());
+    assert!(file.sync().is_ok());
+    assert_eq!(content(&disk, "/d/f").unwrap(), b"one");
+    assert_eq!(content(&disk.crash(Power::Dropped), "/d/f").unwrap(), b"");
+}
+
+#[test]
+fn reordering_keeps_any_part_and_repeats_by_its_seed() {
+    let (disk, file) = disk_with(&[1; 40_000]);
+    disk.sync_dir(Path::new("/d")).unwrap();
+    file.write_at(&[&[2; 40_000]], 40_000).unwrap();
+    let images: BTreeSet<_> =
+        (0..20).map(|seed| content(&disk.crash(Power::Reordered(seed)), "/d/f")).collect();
+    assert!(images.len() > 10);
+    let twice = [0, 0].map(|seed| content(&disk.crash(Power::Reordered(seed)), "/d/f"));
+    assert_eq!(twice[0], twice[1]);
+}
+
+#[test]
+fn death_leaves_the_operation_done_or_not() {
+    let (disk, file) = disk_with(b"");
+    disk.set_fault(disk.operations(), Fault::Die);
+    assert!(file.write_at(&[b"x"], 0).is_err());
+    assert!(disk.is_dead());
+    assert!(disk.open(Path::new("/d/f")).is_err());
+    assert_eq!(content(&disk.crash(Power::Kept), "/d/f").unwrap(), b"x");
+}
+
+#[test]
+fn a_full_disk_refuses_growth_alone() {
+    let (disk, file) = disk_with(b"12345");
+    disk.set_capacity(Some(8));
+    assert_eq!(disk.space(Path::new("/d")).unwrap().free, 3);
+    let error = file.write_at(&[b"123456789"], 0).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+    file.write_at(&[b"abc"], 0).unwrap();
+    file.truncate(1).unwrap();
+    file.write_at(&[b"1234567"], 1).unwrap();
+}

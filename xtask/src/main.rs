@@ -1,0 +1,43 @@
+//! What developers run: `cargo xtask test` passes every test, `cargo xtask`
+//! alone lists the rest.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for a terminal")]
+
+mod bench;
+mod shell;
+mod test;
+mod tidy;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+usage: cargo xtask COMMAND
+
+  test [--fast]   everything that has to pass: format, lints, tidy, all tests
+                  (--fast: without those that need npm or take minutes)
+  ci              the same as `test`; what .ci/run runs
+  tidy            the rules about the source itself
+  bench           the store and the transfer, measured (--help)
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let result = match arguments.as_slice() {
+        ["test" | "ci"] => test::run(test::Scope::All),
+        ["test", "--fast"] => test::run(test::Scope::Fast),
+        ["tidy"] => tidy::run(),
+        ["bench", rest @ ..] => bench::run(rest),
+        _ => {
+            eprint!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! The rules about the source itself, checked by machine.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+
+use crate::shell::{files, root};
+
+/// The longest line of source, in characters.
+const LINE_MAX: usize = 100;
+/// A file of more lines has two ideas in it.
+const FILE_LINES_MAX: usize = 600;
+/// A file in the repository is at most this long, in bytes.
+const FILE_LEN_MAX: u64 = 1 << 20;
+
+/// Which of our crates a crate may use. What is not listed uses none.
+const ARROWS: &[(&str, &[&str])] = &[
+    ("types", &[]),
+    ("store", &["types"]),
+    ("net", &["types"]),
+    ("fstree", &["types"]),
+    ("config", &["types"]),
+    ("manifest", &["types"]),
+    ("api", &["types"]),
+    ("sync", &["types", "config", "store", "net", "fstree", "manifest", "api"]),
+    ("backup", &["types", "config", "store", "net", "fstree", "manifest", "api"]),
+    ("node", &["types", "config", "store", "net", "fstree", "manifest", "api", "sync", "backup"]),
+    ("cli", &["types", "config", "store", "fstree", "manifest", "api", "node"]),
+];
+
+/// Checks every file; all that is wrong is said at once.
+pub(crate) fn run() -> Result<()> {
+    let mut problems = Vec::new();
+    for path in files()? {
+        let full = root().join(&path);
+        let Ok(metadata) = full.symlink_metadata() else { continue };
+        if !metadata.is_file() {
+            continue;
+        }
+        let is_lock = path.ends_with("Cargo.lock") || path.ends_with("package-lock.json");
+        if metadata.len() > FILE_LEN_MAX {
+            problems.push(format!("{}: over 1 MiB", path.display()));
+        }
+        let content = std::fs::read(&full).with_context(|| format!("cannot read {path:?}"))?;
+        let Ok(text) = String::from_utf8(content) else { continue };
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("rs") => check_rust(&path, &text, &mut problems),
+            Some("toml") if path.ends_with("Cargo.toml") => {
+                check_arrows(&path, &text, &mut problems);
+            }
+            _ if is_lock => check_lock(&path, &text, &mut problems),
+            _ => {}
+        }
+        if !is_lock && text.lines().any(|line| line.ends_with([' ', '\t'])) {
+            problems.push(format!("{}: blanks at the end of a line", path.display()));
+        }
+        if !text.is_empty() && !text.ends_with('\n') {
+            problems.push(format!("{}: no newline at the end", path.display()));
+        }
+    }
+    for problem in &problems {
+        eprintln!("tidy: {problem}");
+    }
+    if problems.is_empty() {
+        println!("tidy: nothing to say");
+        Ok(())
+    } else {
+        bail!("tidy found {} problems", problems.len())
+    }
+}
+
+fn check_rust(path: &Path, text: &str, problems: &mut Vec<String>) {
+    let is_test = path.components().any(|part| part.as_os_str() == "tests")
+        || path.file_name().is_some_and(|name| name == "tests.rs");
+    if !is_test && text.lines().count() > FILE_LINES_MAX {
+        problems.push(format!("{}: over {FILE_LINES_MAX} lines", path.display()));
+    }
+    if !text.starts_with("//!") {
+        problems.push(format!("{}: does not begin by saying what it is", path.display()));
+    }
+    // Spelt in pieces, so that this file does not find itself.
+    let banned = [concat!("FIX", "ME"), concat!("XX", "X"), concat!("TO", "DO"), "for now"];
+    for (number, line) in text.lines().enumerate() {
+        let number = number + 1;
+        // A text cannot always be broken.
+        if line.chars().count() > LINE_MAX && !line.contains('"') {
+            problems.push(format!("{}:{number}: over {LINE_MAX} characters", path.display()));
+        }
+        for word in banned {
+            if line.contains(word) && !path.ends_with("tidy.rs") {
+                problems.push(format!("{}:{number}: {word:?}", path.display()));
+            }
+        }
+        if !is_test && line.contains(concat!("allow(dead", "_code")) {
+            problems.push(format!("{}:{number}: code that nobody uses", path.display()));
+        }
+    }
+}
+
+/// The crates depend on each other in one direction.
+fn check_arrows(path: &Path, text: &str, problems: &mut Vec<String>) {
+    let Some(name) = path.parent().and_then(|dir| dir.file_name()).and_then(|name| name.to_str())
+    else {
+        return;
+    };
+    let Some((_, allowed)) = ARROWS.iter().find(|(from, _)| *from == name) else { return };
+    let dependencies = text.split("[dependencies]").nth(1).unwrap_or_default();
+    for line in dependencies.lines().take_while(|line| !line.starts_with('[')) {
+        let used = line.split([' ', '.', '=']).next().unwrap_or_default();
+        if ARROWS.iter().any(|(to, _)| *to == used) && !allowed.contains(&used) {
+            problems.push(format!("{}: {name} must not use {used}", path.display()));
+        }
+    }
+}
+
+/// Lock files name public registries alone.
+fn check_lock(path: &Path, text: &str, problems: &mut Vec<String>) {
+    let public =
+        ["https://registry.npmjs.org/", "registry+https://github.com/rust-lang/crates.io-index"];
+    for (number, line) in text.lines().enumerate() {
+        let line = line.trim();
+        let source =
+            line.strip_prefix("\"resolved\": \"").or_else(|| line.strip_prefix("source = \""));
+        if let Some(source) = source
+            && !public.iter().any(|prefix| source.starts_with(prefix))
+        {
+            problems.push(format!("{}:{}: not a public registry", path.display(), number + 1));
+        }
+    }
+}
