@@ -130,10 +130,26 @@ impl SnapshotTree {
         &self,
         path: &RelPath,
         depth: Depth,
+        each: impl FnMut(Entry) -> ControlFlow<()>,
+    ) -> Result<(), TreeError> {
+        self.list_after(path, None, depth, each)
+    }
+
+    /// As [`SnapshotTree::list`], but only what comes after the path `after`.
+    ///
+    /// # Errors
+    ///
+    /// [`TreeError`]; what came before it has been given to `each`.
+    pub fn list_after(
+        &self,
+        path: &RelPath,
+        after: Option<&RelPath>,
+        depth: Depth,
         mut each: impl FnMut(Entry) -> ControlFlow<()>,
     ) -> Result<(), TreeError> {
         let segments = &self.header.segments;
-        let first = self.segment_of(path).unwrap_or(0);
+        let after = after.filter(|after| *after > path).unwrap_or(path);
+        let first = self.segment_of(after).unwrap_or(0);
         for (at, segment) in segments.iter().enumerate().skip(first) {
             if segment.first_path > *path && !segment.first_path.is_within(path) {
                 return Ok(());
@@ -142,7 +158,7 @@ impl SnapshotTree {
                 continue;
             }
             let ended = self.read(segment, |entry| {
-                if entry.path <= *path {
+                if entry.path <= *after {
                     return ControlFlow::Continue(());
                 }
                 if !entry.path.is_within(path) {

@@ -222,6 +222,15 @@ pub struct FolderConfig {
 }
 
 impl FolderConfig {
+    /// What people call it: its name, or the last part of its path.
+    pub fn display_name(&self) -> String {
+        if let Some(name) = &self.name {
+            return name.as_str().to_owned();
+        }
+        let path = self.path.as_path();
+        path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+    }
+
     pub(crate) const KEYS: &'static [KeySpec] = &[
         item("id", "The stable id of the folder.", Kind::FolderId, true),
         item("path", "Where the folder is.", Kind::FolderPath, true),

@@ -5,20 +5,28 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use net::{Access, IdentityError, Multiaddr, Net, NetError, PeerId};
+use backup::{BackupDaemon, BackupDaemonError, BackupService, SnapshotStore, TriggerError};
+use net::{Access, IdentityError, Keypair, Multiaddr, Net, NetError, PeerId, Purposes};
 use serde::{Deserialize, Serialize};
-use store::{OpenReport, PackStore, StoreError};
+use store::{BlockStore as _, OpenReport, PackStore, StoreError};
+use sync::SyncError;
 
+use crate::backup_side;
 use crate::collector::Collector;
 use crate::downloads::Downloads;
 use crate::http::{self, ListenError};
+use crate::keeper::Keeper;
+use crate::local_blocks::LocalBlocks;
 use crate::log_level::LogLevel;
 use crate::options::{self, Live};
-use crate::provider::StoreProvider;
+use crate::pairing::{self, Pairing};
 use crate::rest::{self, NodeState};
+use crate::roots;
 use crate::settings::Settings;
+use crate::source_side::SourceSide;
 use crate::tasks::Tasks;
 use crate::token;
+use crate::v1::{self, ApiState, Jobs, Restores};
 
 /// Tasks may take this long to end; with the network's, less than five
 /// seconds.
@@ -61,16 +69,78 @@ pub enum StartError {
     /// A port.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// The side of the source.
+    #[error("cannot watch the folders")]
+    Sync(#[from] SyncError),
+    /// The side of the backup server.
+    #[error("cannot start the backup daemon")]
+    Backup(#[from] BackupDaemonError),
+    /// Telling the backup server.
+    #[error("cannot tell the backup server")]
+    Trigger(#[from] TriggerError),
 }
 
 /// A running instance.
 pub struct App {
     tasks: Tasks,
     net: Net,
-    state: NodeState,
+    source: SourceSide,
+    backup: BackupDaemon,
+    state: ApiState,
     access: Access,
     api: SocketAddr,
     data_dir: PathBuf,
+}
+
+/// What both sides and the network are started with.
+struct Parts<'a> {
+    settings: &'a Settings,
+    tasks: &'a Tasks,
+    data_dir: &'a Path,
+    store: &'a Arc<PackStore>,
+    access: &'a Access,
+}
+
+/// Both sides and the network, running.
+struct Started {
+    net: Net,
+    source: SourceSide,
+    service: BackupService,
+    backup: BackupDaemon,
+    blocks: LocalBlocks,
+    snapshots: SnapshotStore,
+}
+
+impl Parts<'_> {
+    /// The source comes first, since the network serves its blocks; then the
+    /// network, and then what talks over it.
+    async fn start(self, keypair: Keypair) -> Result<Started, StartError> {
+        let Parts { settings, tasks, data_dir, store, access } = self;
+        let source =
+            SourceSide::start(settings, tasks, data_dir, store.clone(), &keypair).await?;
+        let blocks = LocalBlocks::new(store.clone(), source.in_place());
+        let provider = Arc::new(blocks.clone());
+        let config = settings.get();
+        let net =
+            Net::start(options::net_config(&config), keypair, provider, access.clone()).await?;
+        let service = source.serve(settings, tasks, &net, access).await?;
+        let snapshots = SnapshotStore::new(store.clone());
+        let backup = backup_side::start(settings, tasks, data_dir, &snapshots, &net).await?;
+        if let Some(streams) = net.accept(&backup::SNAPSHOTS_PROTOCOL) {
+            let allowed = access.clone();
+            let serving = backup::serve_snapshots(streams, snapshots.clone(), move |peer| {
+                allowed.allows(peer, Purposes::RESTORE)
+            });
+            let stop = tasks.stop_token();
+            tasks.spawn("snapshots", async move {
+                tokio::select! {
+                    () = serving => {}
+                    () = stop.cancelled() => {}
+                }
+            });
+        }
+        Ok(Started { net, source, service, backup, blocks, snapshots })
+    }
 }
 
 /// Where things are in a data directory.
@@ -147,6 +217,10 @@ impl App {
             Err(panic) => std::panic::resume_unwind(panic.into_panic()),
         };
         log_report(&report);
+        // What an earlier run was restoring needs no hold any more.
+        for (name, _) in store.roots(roots::RESTORE) {
+            store.remove_root(&name)?;
+        }
         let store = Arc::new(store);
         let keypair = net::identity::load_or_create(&dir.key())?;
         let token_path = dir.token();
@@ -155,15 +229,29 @@ impl App {
 
         let access = Access::new();
         access.replace(options::access_list(&config));
-        let provider = Arc::new(StoreProvider::new(store.clone()));
-        let net =
-            Net::start(options::net_config(&config), keypair, provider, access.clone()).await?;
-
         let tasks = Tasks::new();
+        let started = Parts {
+            settings: &settings,
+            tasks: &tasks,
+            data_dir: &options.data_dir,
+            store: &store,
+            access: &access,
+        }
+        .start(keypair)
+        .await;
+        let started = match started {
+            Ok(started) => started,
+            Err(error) => {
+                tasks.end(TASKS_END).await;
+                return Err(error);
+            }
+        };
+        let Started { net, source, service, backup, blocks, snapshots } = started;
+
         let collector = Collector::new();
         tasks.spawn("collector", collector.clone().run(store.clone(), tasks.stop_token()));
         let downloads =
-            Downloads::new(store.clone(), net.handle(), tasks.tracker(), tasks.stop_token());
+            Downloads::new(blocks.clone(), net.handle(), tasks.tracker(), tasks.stop_token());
         let live = Live {
             net: net.handle(),
             access: access.clone(),
@@ -171,8 +259,13 @@ impl App {
             log_level: options.log_level.clone(),
         };
         tasks.spawn("settings", live.run(settings.clone(), tasks.stop_token()));
-        let state = NodeState {
+        let pairing = Pairing::new(net.handle(), settings.clone());
+        if let Some(streams) = net.accept(&pairing::PROTOCOL) {
+            tasks.spawn("pairing", pairing.clone().serve(streams, tasks.stop_token()));
+        }
+        let node = NodeState {
             store,
+            blocks,
             net: net.handle(),
             downloads,
             collector,
@@ -181,11 +274,29 @@ impl App {
             token: token.into(),
             settings,
         };
-        let serving = http::serve(api, rest::router(state.clone()), tasks.stop_token());
-        tasks.spawn("rest-api", serving);
+        let state = ApiState {
+            node,
+            sync: source.sync.handle(),
+            registry: source.registry.clone(),
+            askers: source.askers.clone(),
+            service,
+            backup: backup.handle(),
+            snapshots,
+            pairing,
+            jobs: Jobs::default(),
+            restores: Restores::default(),
+            access: access.clone(),
+            stop: tasks.stop_token(),
+        };
+        let keeper = Keeper::new(state.clone());
+        tasks.spawn("keeper", keeper.run(tasks.stop_token()));
+        let router = rest::router(state.node.clone()).merge(v1::router(state.clone()));
+        let router = rest::guarded(router);
+        tasks.spawn("rest-api", http::serve(api, router, tasks.stop_token()));
         let running = Running { api: api_addr, pid: std::process::id() };
         running.write(&options.data_dir)?;
-        Ok(Self { tasks, net, state, access, api: api_addr, data_dir: options.data_dir })
+        let data_dir = options.data_dir;
+        Ok(Self { tasks, net, source, backup, state, access, api: api_addr, data_dir })
     }
 
     /// Where the API listens.
@@ -195,12 +306,12 @@ impl App {
 
     /// Who this instance is.
     pub fn peer_id(&self) -> PeerId {
-        self.state.net.peer_id()
+        self.state.node.net.peer_id()
     }
 
     /// Where the network listens.
     pub fn listen_addrs(&self) -> Vec<Multiaddr> {
-        self.state.net.listen_addrs()
+        self.state.node.net.listen_addrs()
     }
 
     /// Which peers may do what; changes count at once.
@@ -210,7 +321,7 @@ impl App {
 
     /// The store.
     pub fn store(&self) -> &Arc<PackStore> {
-        &self.state.store
+        &self.state.node.store
     }
 
     /// Waits until the instance stops by itself: a part of it has died.
@@ -218,6 +329,12 @@ impl App {
         let stop = self.tasks.stop_token();
         tokio::select! {
             () = stop.cancelled() => {}
+            error = self.source.sync.failed() => {
+                self.tasks.fail(format!("the watching of folders has ended: {error}"));
+            }
+            error = self.backup.failed() => {
+                self.tasks.fail(format!("the backup daemon has ended: {error}"));
+            }
             ended = self.net.stopped() => {
                 let reason = ended.err().map_or("no reason".to_owned(), |error| error.to_string());
                 self.tasks.fail(format!("the network has ended: {reason}"));
@@ -231,7 +348,13 @@ impl App {
     ///
     /// Why it had stopped by itself, where it had.
     pub async fn shutdown(self) -> Result<(), String> {
-        if !self.tasks.end(TASKS_END).await {
+        self.state.restores.stop();
+        let (_, _, ended) = tokio::join!(
+            self.source.sync.shutdown(),
+            self.backup.shutdown(),
+            self.tasks.end(TASKS_END),
+        );
+        if !ended {
             tracing::warn!("some tasks did not end in time");
         }
         if let Err(error) = self.net.shutdown(NET_END).await {

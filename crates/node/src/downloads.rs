@@ -14,12 +14,13 @@ use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use net::{Handle, PeerId};
 use parking_lot::Mutex;
-use store::{BlockStore, Content, PackStore, Root, StoreError, resolve};
+use store::{BlockStore, Content, Root, StoreError, resolve};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use types::Cid;
 
+use crate::local_blocks::LocalBlocks;
 use crate::roots;
 
 /// Fetches that are remembered after their end.
@@ -73,7 +74,7 @@ pub enum DownloadError {
 /// All fetches. Clones share them.
 #[derive(Clone)]
 pub struct Downloads {
-    store: Arc<PackStore>,
+    store: LocalBlocks,
     net: Handle,
     pool: SessionPool,
     jobs: Arc<Mutex<HashMap<Cid, Arc<Job>>>>,
@@ -90,7 +91,7 @@ impl std::fmt::Debug for Downloads {
 impl Downloads {
     /// Nothing is fetched yet; all ends with `stop`.
     pub fn new(
-        store: Arc<PackStore>,
+        store: LocalBlocks,
         net: Handle,
         tasks: TaskTracker,
         stop: CancellationToken,
@@ -120,7 +121,7 @@ impl Downloads {
         let asked = tokio::time::timeout(timeout, self.root_block(cid)).await;
         asked.map_err(|_| DownloadError::Timeout(timeout))??;
         let store = self.store.clone();
-        let found = tokio::task::spawn_blocking(move || resolve(&*store, cid)).await;
+        let found = tokio::task::spawn_blocking(move || resolve(&store, cid)).await;
         match found {
             Ok(found) => found?.ok_or_else(|| DownloadError::Unavailable("it is gone".into())),
             Err(error) => Err(DownloadError::Unavailable(error.to_string())),
@@ -164,7 +165,7 @@ impl Downloads {
     }
 
     fn puller(&self, peers: Vec<PeerId>, progress: Arc<Progress>) -> Puller {
-        Puller::new(self.store.clone(), self.pool.clone(), peers, progress)
+        Puller::new(Arc::new(self.store.clone()), self.pool.clone(), peers, progress)
     }
 
     /// Begins to fetch all of what `content` names, unless that goes on
@@ -244,7 +245,7 @@ impl Downloads {
 
     async fn with_store<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&PackStore) -> Result<T, StoreError> + Send + 'static,
+        work: impl FnOnce(&LocalBlocks) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, String> {
         let store = self.store.clone();
         match tokio::task::spawn_blocking(move || work(&store)).await {

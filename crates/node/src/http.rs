@@ -16,7 +16,7 @@ use hyper::body::Incoming;
 use hyper::{Request, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -59,7 +59,24 @@ pub struct ListenError {
 ///
 /// [`ListenError`], which names the address.
 pub async fn bind(address: SocketAddr, what: &'static str) -> Result<TcpListener, ListenError> {
-    TcpListener::bind(address).await.map_err(|source| ListenError { address, what, source })
+    listen(address).map_err(|source| ListenError { address, what, source })
+}
+
+/// How many connections wait to be accepted.
+const BACKLOG: u32 = 1024;
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        let socket = TcpSocket::new_v6()?;
+        // `0.0.0.0` beside `::` has a socket of its own.
+        rustix::net::sockopt::set_ipv6_v6only(&socket, true)?;
+        socket
+    };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// Serves until `stop`, then ends what is under way within two seconds.

@@ -4,27 +4,33 @@
 //! * [`App`]: starting and ending an instance.
 //! * [`Settings`]: the configuration of a running instance.
 //! * [`rest`]: the node's REST API.
-//! * [`Downloads`], [`Collector`], [`StoreProvider`]: what it works with.
+//! * [`Downloads`], [`Collector`], [`LocalBlocks`]: what it works with.
 //! * [`http`]: serving HTTP with limits.
 
 mod app;
+mod backup_side;
 mod collector;
 mod downloads;
 pub mod http;
+mod keeper;
+mod listeners;
+mod local_blocks;
 mod log_level;
+mod maintenance;
 mod options;
 pub mod pairing;
-mod provider;
 pub mod rest;
 pub mod roots;
 mod settings;
+mod source_side;
 mod tasks;
 mod token;
+mod v1;
 
 pub use app::{App, AppOptions, Running, StartError, load_identity, make_data_dir};
 pub use collector::Collector;
 pub use downloads::Downloads;
 pub use log_level::{LogLevel, filter};
-pub use provider::StoreProvider;
+pub use local_blocks::{InPlace, LocalBlocks};
 pub use settings::{Applied, Settings};
 pub use tasks::Tasks;

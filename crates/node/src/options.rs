@@ -1,16 +1,22 @@
 //! From the configuration to what the parts of an instance are given, at the
 //! start and when it changes.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
+use std::time::Duration;
 
 use config::Config;
 use net::{Access, Handle, NetConfig, PeerId, Purposes};
 use store::{PackStore, StoreOptions};
+use sync::{FolderSettings, SyncSettings};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::log_level::LogLevel;
+use crate::pairing;
 use crate::settings::Settings;
+use crate::tasks::Tasks;
 
 /// Where the API listens: loopback, whatever else is configured.
 pub(crate) fn api_address(config: &Config) -> SocketAddr {
@@ -34,6 +40,7 @@ pub(crate) fn net_config(config: &Config) -> NetConfig {
         mdns: node.mdns,
         upload_limit: config.sync.upload_limit.bytes_per_sec(),
         download_limit: config.backup_server.download_limit.bytes_per_sec(),
+        protocols: vec![backup::RECEIPT_PROTOCOL, backup::SNAPSHOTS_PROTOCOL, pairing::PROTOCOL],
         ..NetConfig::default()
     }
 }
@@ -47,9 +54,70 @@ pub(crate) fn store_options(config: &Config) -> StoreOptions {
     }
 }
 
-/// Who may do what here.
-pub(crate) fn access_list(config: &Config) -> impl Iterator<Item = (PeerId, Purposes)> {
-    config.served_peers().into_iter().map(|peer| (peer, Purposes::BLOCKS))
+/// Who may do what here: a backup server fetches blocks and says what it has;
+/// a source restores.
+pub(crate) fn access_list(config: &Config) -> HashMap<PeerId, Purposes> {
+    let servers = config.node.allowed_peers.iter().copied().chain(config.sync.backup_peer_id());
+    let sources = config.backup_server.source_peers.iter().map(|source| source.peer_id);
+    let mut list = HashMap::new();
+    let mut add = |peer, purposes| {
+        let before = list.get(&peer).copied().unwrap_or_default();
+        list.insert(peer, before | purposes);
+    };
+    servers.for_each(|peer| add(peer, Purposes::BLOCKS | Purposes::RECEIPTS));
+    sources.for_each(|peer| add(peer, Purposes::BLOCKS | Purposes::RESTORE));
+    list
+}
+
+/// What the source side goes by.
+pub(crate) fn sync_settings(config: &Config) -> SyncSettings {
+    let sync = &config.sync;
+    let folders = sync.folders.iter().map(|folder| FolderSettings {
+        id: folder.id.clone(),
+        path: folder.path.as_path().to_owned(),
+        name: folder.display_name(),
+        exclude: folder.exclude.iter().map(|pattern| pattern.as_str().to_owned()).collect(),
+        paused: folder.paused,
+    });
+    SyncSettings {
+        folders: folders.collect(),
+        manifest_update_threshold: sync.manifest_update_threshold,
+        manifest_max_delay: Duration::from_millis(sync.manifest_max_delay_ms),
+        rescan_interval: Duration::from_secs(sync.rescan_interval_secs),
+    }
+}
+
+/// Whether the manifest server is to run: by default once there is something
+/// to tell.
+pub(crate) fn wants_manifest_server(config: &Config) -> bool {
+    config.manifest_server.enabled && !config.sync.folders.is_empty()
+}
+
+/// A part of the configuration, kept up to date.
+pub(crate) fn part<T: PartialEq + Send + Sync + 'static>(
+    settings: &Settings,
+    tasks: &Tasks,
+    part: impl Fn(&Config) -> T + Send + 'static,
+) -> watch::Receiver<T> {
+    let mut changes = settings.subscribe();
+    let sender = watch::Sender::new(part(&changes.borrow_and_update()));
+    let receiver = sender.subscribe();
+    let stop = tasks.stop_token();
+    tasks.spawn("settings", async move {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                changed = changes.changed() => if changed.is_err() { return },
+            }
+            let now = part(&changes.borrow_and_update());
+            sender.send_if_modified(|before| {
+                let is_new = *before != now;
+                *before = now;
+                is_new
+            });
+        }
+    });
+    receiver
 }
 
 /// What changes while an instance runs.

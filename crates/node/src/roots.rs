@@ -16,3 +16,10 @@ pub fn data(cid: Cid) -> String {
 pub fn fetch(cid: Cid) -> String {
     format!("{FETCH}{cid}")
 }
+/// Snapshots that are being restored; those of an earlier run mean nothing.
+pub const RESTORE: &str = "restore/";
+
+/// The root of what is being restored.
+pub fn restore(id: u64) -> String {
+    format!("{RESTORE}{id}")
+}

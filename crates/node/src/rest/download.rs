@@ -24,14 +24,14 @@ pub(crate) async fn local(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let cid = parse_cid(&cid)?;
-    let store = state.store.clone();
+    let store = state.blocks.clone();
     let content = blocking(move || {
-        let content = match resolve(&*store, cid) {
+        let content = match resolve(&store, cid) {
             Err(StoreError::Damaged { .. }) => None,
             result => result?,
         };
         let content = content.ok_or_else(|| ApiError::not_found(cid))?;
-        match is_complete(&*store, cid) {
+        match is_complete(&store, cid) {
             Ok(true) => Ok(content),
             Ok(false) | Err(StoreError::Damaged { .. }) => Err(ApiError::new(
                 StatusCode::NOT_FOUND,
@@ -42,7 +42,7 @@ pub(crate) async fn local(
     })
     .await?;
     let answer = Answer::new(cid, &content, &headers)?;
-    let store: Arc<dyn BlockStore> = state.store.clone();
+    let store: Arc<dyn BlockStore> = Arc::new(state.blocks.clone());
     Ok(answer.into_response(&content, method == Method::HEAD, |range, chunks| {
         let reader = FileReader::new(store, &content).range(range);
         tokio::task::spawn_blocking(move || read(reader, &chunks));

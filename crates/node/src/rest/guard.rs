@@ -16,15 +16,20 @@ use subtle::ConstantTimeEq as _;
 
 use super::{ApiError, NodeState};
 
-/// Lets a request through, or says why not.
-pub(crate) async fn guard(
+/// Lets a request of this machine's programs through, or says why not.
+pub(crate) async fn origin(request: Request, next: Next) -> Response {
+    match check_origin(request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(error) => error.into_response(),
+    }
+}
+
+/// Asks for the token where the configuration says so.
+pub(crate) async fn token(
     State(state): State<NodeState>,
     request: Request,
     next: Next,
 ) -> Response {
-    if let Err(error) = check_origin(request.headers()) {
-        return error.into_response();
-    }
     let must_have_token = state.settings.get().node.api_require_token;
     if must_have_token && !has_token(request.headers(), &state.token) {
         return ApiError::new(
@@ -79,7 +84,7 @@ fn is_loopback(host: &str) -> bool {
 }
 
 /// Whether the request carries the token, compared in constant time.
-fn has_token(headers: &HeaderMap, token: &str) -> bool {
+pub(crate) fn has_token(headers: &HeaderMap, token: &str) -> bool {
     let Some(given) = headers.get(header::AUTHORIZATION) else { return false };
     let given = given.as_bytes();
     let Some((scheme, given)) = given.split_at_checked("Bearer ".len()) else { return false };

@@ -13,6 +13,8 @@ mod item;
 mod network;
 mod upload;
 
+pub(crate) use self::guard::has_token;
+
 use std::sync::Arc;
 
 use axum::Router;
@@ -23,6 +25,7 @@ use store::{Limit, PackStore, StoreError};
 
 use crate::collector::Collector;
 use crate::downloads::Downloads;
+use crate::local_blocks::LocalBlocks;
 use crate::log_level::LogLevel;
 use crate::settings::Settings;
 
@@ -31,6 +34,8 @@ use crate::settings::Settings;
 pub struct NodeState {
     /// Where blocks are kept.
     pub store: Arc<PackStore>,
+    /// All that is on this machine: the store's, and those in watched files.
+    pub blocks: LocalBlocks,
     /// The network.
     pub net: net::Handle,
     /// Fetches that are under way.
@@ -47,7 +52,7 @@ pub struct NodeState {
     pub settings: Settings,
 }
 
-/// The routes, behind the guard.
+/// The routes.
 pub fn router(state: NodeState) -> Router {
     let api = Router::new()
         .route("/data", get(item::list).post(upload::upload))
@@ -67,9 +72,15 @@ pub fn router(state: NodeState) -> Router {
         .layer(axum::extract::DefaultBodyLimit::disable());
     Router::new()
         .nest("/api/archivist/v1", api)
-        .fallback(|| async { ApiError::new(StatusCode::NOT_FOUND, "there is no such path here") })
-        .layer(axum::middleware::from_fn_with_state(state.clone(), guard::guard))
+        .layer(axum::middleware::from_fn_with_state(state.clone(), guard::token))
         .with_state(state)
+}
+
+/// All that is served on the API's port, behind the rule of hosts and origins.
+pub(crate) fn guarded(router: Router) -> Router {
+    router
+        .fallback(|| async { ApiError::new(StatusCode::NOT_FOUND, "there is no such path here") })
+        .layer(axum::middleware::from_fn(guard::origin))
 }
 
 /// An answer that says what is wrong.
@@ -86,6 +97,11 @@ impl ApiError {
 
     pub(crate) fn not_found(what: impl std::fmt::Display) -> Self {
         Self::new(StatusCode::NOT_FOUND, format!("{what} is not here"))
+    }
+
+    /// What is wrong.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
     }
 
     /// Something that should not happen: the log has it whole.

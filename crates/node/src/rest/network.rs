@@ -135,7 +135,7 @@ pub(crate) async fn stream(
     if !is_head {
         let job = state.downloads.start(cid, &content).await?;
         first_chunk(&state, &content, &job, timeout).await?;
-        let store: Arc<dyn BlockStore> = state.store.clone();
+        let store: Arc<dyn BlockStore> = Arc::new(state.blocks.clone());
         let mut response = answer.into_response(&content, false, |range, chunks| {
             let reader = FileReader::new(store, &content).range(range);
             tokio::spawn(follow(reader, job, chunks));
@@ -165,7 +165,7 @@ async fn first_chunk(
         let mut news = job.progress.watch();
         let mut ended = job.state();
         loop {
-            let reader = FileReader::new(state.store.clone(), content);
+            let reader = FileReader::new(Arc::new(state.blocks.clone()), content);
             let found = blocking(move || {
                 let mut reader = reader;
                 match reader.read() {

@@ -1,0 +1,224 @@
+//! The side of the source, wired: folders are watched, manifests are shown,
+//! blocks are served, and the backup server is told.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use backup::{
+    BackupService, BackupServiceOptions, NotifySettings, OnReceipt, ReceiptAnswer, Register,
+};
+use futures::FutureExt as _;
+use manifest::{Askers, ManifestRegistry};
+use net::{Keypair, Net, Purposes};
+use store::{BlockStore, InPlaceAnswer, PackStore, StoreError};
+use sync::{Publisher, SyncHandle, SyncOptions, SyncService};
+use tokio::sync::watch;
+use types::{Cid, Codec, FolderId, Published, SequenceNumber};
+
+use crate::app::StartError;
+use crate::listeners::Switched;
+use crate::local_blocks::InPlace;
+use crate::options;
+use crate::settings::Settings;
+use crate::tasks::Tasks;
+
+/// Shows manifests through the registry.
+#[derive(Debug)]
+struct RegistryPublisher(ManifestRegistry);
+
+impl Publisher for RegistryPublisher {
+    fn publish(&self, published: Published) {
+        let folder = published.folder_id.clone();
+        if let Err(error) = self.0.publish(published) {
+            tracing::error!(%folder, %error, "a manifest cannot be shown");
+        }
+    }
+
+    fn withdraw(&self, folder: &FolderId) {
+        self.0.withdraw(folder);
+    }
+}
+
+/// The blocks that are ranges of watched files.
+#[derive(Clone, Debug)]
+struct Places(SyncHandle);
+
+impl InPlace for Places {
+    fn get(&self, cid: &Cid) -> Result<InPlaceAnswer, StoreError> {
+        match cid.codec() {
+            Codec::Raw => self.0.block(cid),
+            Codec::DagCbor | Codec::Json => Ok(InPlaceAnswer::Missing),
+        }
+    }
+
+    fn has(&self, cid: &Cid) -> Result<bool, StoreError> {
+        match cid.codec() {
+            Codec::Raw => self.0.has(cid),
+            Codec::DagCbor | Codec::Json => Ok(false),
+        }
+    }
+}
+
+/// What runs before the network does.
+pub(crate) struct SourceSide {
+    pub(crate) sync: SyncService,
+    pub(crate) registry: ManifestRegistry,
+    pub(crate) askers: Askers,
+}
+
+impl SourceSide {
+    /// Starts watching; the last manifests are shown when it returns.
+    pub(crate) async fn start(
+        settings: &Settings,
+        tasks: &Tasks,
+        data_dir: &Path,
+        store: Arc<PackStore>,
+        keypair: &Keypair,
+    ) -> Result<Self, StartError> {
+        let registry = ManifestRegistry::new(keypair.clone());
+        let sync_options = SyncOptions::new(
+            data_dir.to_owned(),
+            store,
+            Arc::new(RegistryPublisher(registry.clone())),
+            options::part(settings, tasks, options::sync_settings),
+            keypair.public().to_peer_id().to_string(),
+        );
+        let starting = tokio::task::spawn_blocking(move || SyncService::start(sync_options));
+        let sync = match starting.await {
+            Ok(started) => started?,
+            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+        };
+        Ok(Self { sync, registry, askers: Askers::new() })
+    }
+
+    /// The blocks that are in files.
+    pub(crate) fn in_place(&self) -> Arc<dyn InPlace> {
+        Arc::new(Places(self.sync.handle()))
+    }
+
+    /// Starts what needs the network: the manifest server, receipts, and
+    /// telling the backup server.
+    pub(crate) async fn serve(
+        &self,
+        settings: &Settings,
+        tasks: &Tasks,
+        net: &Net,
+        access: &net::Access,
+    ) -> Result<BackupService, StartError> {
+        let config = settings.get();
+        let handle = net.handle();
+        let server = manifest::Server {
+            registry: self.registry.clone(),
+            addresses: Arc::new(move || handle.listen_addrs()),
+            whitelist: options::part(settings, tasks, |config| {
+                config.manifest_server.whitelisted_ips.clone()
+            }),
+            askers: self.askers.clone(),
+            stop: tasks.stop_token(),
+        };
+        let addresses: Vec<SocketAddr> =
+            options::listen_addresses(&config, config.manifest_server.port);
+        let server = Switched::new(
+            "the manifest server, [manifest_server] port",
+            addresses,
+            server.router(),
+            options::wants_manifest_server(&config),
+        )
+        .await?;
+        let wanted = options::part(settings, tasks, options::wants_manifest_server);
+        tasks.spawn("manifest-server", server.run(wanted, tasks.stop_token()));
+
+        let receipts = watch::Sender::new(acknowledged(&self.sync.handle()));
+        let service = BackupService::new(BackupServiceOptions {
+            net: net.handle(),
+            registry: self.registry.clone(),
+            settings: options::part(settings, tasks, |config| NotifySettings::from(&config.sync)),
+            receipts: receipts.subscribe(),
+            register: register(self.sync.handle(), settings.clone()),
+            clock: backup::SystemClock::shared(),
+        })?;
+        tasks.spawn("backup-service", service.clone().run(tasks.stop_token()));
+
+        if let Some(streams) = net.accept(&backup::RECEIPT_PROTOCOL) {
+            let allowed = access.clone();
+            let serving = backup::serve_receipts(
+                streams,
+                move |peer| allowed.allows(peer, Purposes::RECEIPTS),
+                on_receipt(self.sync.handle(), receipts),
+            );
+            let stop = tasks.stop_token();
+            tasks.spawn("receipts", async move {
+                tokio::select! {
+                    () = serving => {}
+                    () = stop.cancelled() => {}
+                }
+            });
+        }
+        Ok(service)
+    }
+}
+
+/// What the backup server has acknowledged of each folder.
+fn acknowledged(sync: &SyncHandle) -> BTreeMap<FolderId, SequenceNumber> {
+    let folders = sync.folders();
+    let known = folders.iter().filter_map(|folder| Some((folder.id.clone(), folder.receipt?)));
+    known.map(|(id, receipt)| (id, receipt.sequence)).collect()
+}
+
+/// Has folders scanned and published, for "Backup Now".
+fn register(sync: SyncHandle, settings: Settings) -> Register {
+    Arc::new(move |folder| {
+        let (sync, settings) = (sync.clone(), settings.clone());
+        async move {
+            let wanted = match folder {
+                Some(folder) => vec![folder],
+                None => {
+                    let config = settings.get();
+                    let folders = config.sync.folders.iter().filter(|folder| !folder.paused);
+                    folders.map(|folder| folder.id.clone()).collect()
+                }
+            };
+            for folder in wanted {
+                sync.scan_now(&folder).await?;
+            }
+            Ok(())
+        }
+        .boxed()
+    })
+}
+
+/// What is done with what the backup server has acknowledged.
+fn on_receipt(
+    sync: SyncHandle,
+    receipts: watch::Sender<BTreeMap<FolderId, SequenceNumber>>,
+) -> OnReceipt {
+    Arc::new(move |peer, receipt| {
+        let folder = &receipt.folder_id;
+        let Some(status) = sync.folder(folder) else {
+            return ReceiptAnswer::UnknownFolder;
+        };
+        let is_current = receipt.sequence == status.sequence;
+        if receipt.sequence > status.sequence
+            || (is_current && status.manifest_cid != Some(receipt.manifest_cid))
+        {
+            tracing::warn!(%peer, %folder, sequence = %receipt.sequence,
+                "a receipt for what was never published was refused");
+            return ReceiptAnswer::Refused;
+        }
+        let is_news = status.receipt.is_none_or(|known| known.sequence < receipt.sequence);
+        if is_news {
+            let sequence = receipt.sequence;
+            tracing::info!(%peer, folder = status.name, %sequence, "the backup server has it whole");
+            sync.receipt(folder, sequence, jiff::Timestamp::now());
+            receipts.send_if_modified(|all| {
+                let known = all.entry(folder.clone()).or_insert(sequence);
+                let is_newer = *known <= sequence;
+                *known = sequence.max(*known);
+                is_newer
+            });
+        }
+        ReceiptAnswer::Ok
+    })
+}

@@ -1,0 +1,151 @@
+//! Backing up now.
+
+use std::time::Duration;
+
+use api::{BackupNowReport, BackupNowRequest, FolderChoice, Registered, Step};
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use backup::{BackupNowError, NotifyStep, WaitError};
+use types::{FolderId, Published};
+
+use super::{Answer, ApiState, Problem, folders};
+use crate::rest::with_causes;
+
+/// The longest time that a request waits for the backup server.
+const WAIT_MAX: u64 = 24 * 3600;
+
+fn registered(state: &ApiState, published: &Published) -> Registered {
+    let receipt = state.sync.folder(&published.folder_id).and_then(|status| status.receipt);
+    Registered {
+        folder_id: published.folder_id.clone(),
+        folder_name: published.folder_name.clone(),
+        sequence: published.sequence_number,
+        manifest_cid: published.manifest_cid,
+        backed_up_sequence: receipt.map(|receipt| receipt.sequence),
+    }
+}
+
+/// The folders that are meant; those that are paused only where they are
+/// named.
+fn chosen(state: &ApiState, folder: Option<&str>) -> Result<Vec<FolderId>, Problem> {
+    if let Some(folder) = folder {
+        return Ok(vec![folders::find(state, folder)?.id]);
+    }
+    let config = state.node.settings.get();
+    let running = config.sync.folders.iter().filter(|folder| !folder.paused);
+    let ids: Vec<FolderId> = running.map(|folder| folder.id.clone()).collect();
+    if ids.is_empty() {
+        return Err(Problem::new(
+            StatusCode::CONFLICT,
+            "no folder is watched; `archivist folder add PATH` adds one",
+        ));
+    }
+    Ok(ids)
+}
+
+/// Looks through folders and publishes what has changed; answers when the
+/// manifests are registered.
+#[utoipa::path(
+    post,
+    path = "/sync",
+    request_body = FolderChoice,
+    responses(
+        (status = 200, body = Vec<Registered>),
+        (status = 401, description = "Without the token", body = api::ApiProblem),
+        (status = 404, description = "No such folder", body = api::ApiProblem),
+        (status = 409, description = "Paused, or in alarm, or there is none",
+            body = api::ApiProblem),
+    )
+)]
+pub(crate) async fn sync_now(
+    State(state): State<ApiState>,
+    Json(choice): Json<FolderChoice>,
+) -> Answer<Vec<Registered>> {
+    let mut all = Vec::new();
+    for folder in chosen(&state, choice.folder.as_deref())? {
+        let published = state.sync.scan_now(&folder).await?;
+        all.push(registered(&state, &published));
+    }
+    Ok(Json(all))
+}
+
+/// Has folders backed up now: registers their manifests, connects to the
+/// backup server and triggers it; with `wait_secs`, waits for its receipts.
+#[utoipa::path(
+    post,
+    path = "/backup-now",
+    request_body = BackupNowRequest,
+    responses(
+        (status = 200, description = "Every step, and whether it went well",
+            body = BackupNowReport),
+        (status = 401, description = "Without the token", body = api::ApiProblem),
+        (status = 404, description = "No such folder", body = api::ApiProblem),
+        (status = 409, description = "No backup server, or nothing to back up",
+            body = api::ApiProblem),
+    )
+)]
+pub(crate) async fn backup_now(
+    State(state): State<ApiState>,
+    Json(request): Json<BackupNowRequest>,
+) -> Answer<BackupNowReport> {
+    let chosen = chosen(&state, request.folder.as_deref())?;
+    let one = request.folder.as_ref().and_then(|_| chosen.first().cloned());
+    let done = match state.service.backup_now(one).await {
+        Ok(done) => done,
+        Err(error @ BackupNowError::Connect { .. }) => {
+            // It is told as a step: what is registered stays so, and the
+            // backup server finds it when it asks.
+            let folders = chosen.iter().filter_map(|id| state.registry.get(id));
+            return Ok(Json(BackupNowReport {
+                folders: folders.map(|offer| registered(&state, &offer.published)).collect(),
+                steps: vec![Step {
+                    name: "connect".into(),
+                    ok: false,
+                    detail: Some(with_causes(&error)),
+                }],
+            }));
+        }
+        Err(error) => return Err(Problem::conflict(&error)),
+    };
+    let mut steps: Vec<Step> = done
+        .steps
+        .iter()
+        .map(|step| Step {
+            name: match step.step {
+                NotifyStep::Register => "register",
+                NotifyStep::Connect => "connect",
+                NotifyStep::Trigger => "trigger",
+            }
+            .to_owned(),
+            ok: !step.is_warning,
+            detail: Some(step.message.clone()),
+        })
+        .collect();
+    if let Some(seconds) = request.wait_secs {
+        let until = tokio::time::Instant::now() + Duration::from_secs(seconds.min(WAIT_MAX));
+        for manifest in &done.manifests {
+            let left = until.saturating_duration_since(tokio::time::Instant::now());
+            let waited =
+                state.service.wait_for_receipt(&manifest.folder_id, manifest.sequence, left).await;
+            steps.push(Step {
+                name: "acknowledge".into(),
+                ok: waited.is_ok(),
+                detail: Some(match waited {
+                    Ok(sequence) => {
+                        format!("the backup server has {} at {sequence}", manifest.folder_name)
+                    }
+                    Err(error @ WaitError::Timeout { .. }) => {
+                        format!("{}: {error}; it goes on by itself", manifest.folder_name)
+                    }
+                    Err(error) => error.to_string(),
+                }),
+            });
+        }
+    }
+    let folders = done.manifests.iter().filter_map(|manifest| state.registry.get(&manifest.folder_id));
+    Ok(Json(BackupNowReport {
+        folders: folders.map(|offer| registered(&state, &offer.published)).collect(),
+        steps,
+    }))
+}

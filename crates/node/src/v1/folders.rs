@@ -1,0 +1,312 @@
+//! The watched folders.
+
+use std::path::Path as FsPath;
+
+use api::{AddFolder, FileError, Folder};
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use config::{FolderConfig, FolderUpdate};
+use sync::{FolderState, FolderStatus, SyncError};
+use types::FolderId;
+
+use super::{Answer, ApiState, Problem, blocking};
+use crate::rest::with_causes;
+
+impl From<SyncError> for Problem {
+    fn from(error: SyncError) -> Self {
+        match &error {
+            SyncError::UnknownFolder(_) => Self::not_found(error.to_string()),
+            SyncError::Paused(_)
+            | SyncError::Alarm { .. }
+            | SyncError::Refused { .. }
+            | SyncError::StillConfigured(_) => Self::conflict(&error),
+            _ => Self::internal(&error),
+        }
+    }
+}
+
+fn changed(error: &config::ConfigError) -> Problem {
+    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, with_causes(error))
+}
+
+/// The watched folders.
+#[utoipa::path(get, path = "/folders", responses((status = 200, body = Vec<Folder>)))]
+pub(crate) async fn list(State(state): State<ApiState>) -> Json<Vec<Folder>> {
+    Json(all(&state))
+}
+
+/// Every configured folder, in the order of the file.
+pub(crate) fn all(state: &ApiState) -> Vec<Folder> {
+    let config = state.node.settings.get();
+    config.sync.folders.iter().map(|folder| one(state, folder)).collect()
+}
+
+fn one(state: &ApiState, folder: &FolderConfig) -> Folder {
+    match state.sync.folder(&folder.id) {
+        Some(status) => to_api(&status),
+        // It was added this moment.
+        None => Folder {
+            id: folder.id.clone(),
+            name: folder.display_name(),
+            path: folder.path.to_string(),
+            state: if folder.paused { "paused" } else { "scanning" }.to_owned(),
+            detail: None,
+            sequence: None,
+            manifest_cid: None,
+            files: 0,
+            dirs: 0,
+            bytes: 0,
+            pending_changes: 0,
+            backed_up_sequence: None,
+            backed_up_at: None,
+            last_scan: None,
+            watched_dirs: 0,
+            dirs_to_watch: 0,
+            held: None,
+            errors: Vec::new(),
+            error_count: 0,
+        },
+    }
+}
+
+/// The word for what a folder does.
+pub(crate) fn word(state: &FolderState) -> &'static str {
+    match state {
+        FolderState::Idle => "idle",
+        FolderState::Scanning => "scanning",
+        FolderState::Waiting => "waiting",
+        FolderState::Publishing => "publishing",
+        FolderState::Paused => "paused",
+        FolderState::Alarm { .. } => "alarm",
+        FolderState::Error { .. } => "error",
+    }
+}
+
+pub(crate) fn to_api(status: &FolderStatus) -> Folder {
+    let mut detail = match &status.state {
+        FolderState::Alarm { text, .. } | FolderState::Error { text, .. } => Some(text.clone()),
+        FolderState::Scanning => {
+            let progress = status.progress;
+            Some(format!("{} entries looked at, {} files read", progress.entries, progress.files))
+        }
+        _ => None,
+    };
+    if let Some(stalled) = status.stalled_for {
+        detail = Some(format!("the file system has not answered for {} s", stalled.as_secs()));
+    }
+    Folder {
+        id: status.id.clone(),
+        name: status.name.clone(),
+        path: status.path.display().to_string(),
+        state: word(&status.state).to_owned(),
+        detail,
+        sequence: status.manifest_cid.map(|_| status.sequence),
+        manifest_cid: status.manifest_cid,
+        files: status.files,
+        dirs: status.dirs,
+        bytes: status.bytes,
+        pending_changes: status.pending_changes,
+        backed_up_sequence: status.receipt.map(|receipt| receipt.sequence),
+        backed_up_at: status.receipt.map(|receipt| receipt.at),
+        last_scan: status.last_scan,
+        watched_dirs: status.watch.watched,
+        dirs_to_watch: status.watch.needed,
+        held: status.held.clone(),
+        errors: status.errors.iter().map(problem).collect(),
+        error_count: status.error_count,
+    }
+}
+
+fn problem(problem: &sync::FileProblem) -> FileError {
+    FileError {
+        path: String::from_utf8_lossy(problem.path.as_bytes()).into_owned(),
+        error: problem.what.clone(),
+        since: Some(problem.since),
+    }
+}
+
+/// The folder of this id, or of this name.
+pub(crate) fn find(state: &ApiState, wanted: &str) -> Result<FolderConfig, Problem> {
+    let config = state.node.settings.get();
+    let folders = &config.sync.folders;
+    if let Some(folder) = folders.iter().find(|folder| folder.id.as_str() == wanted) {
+        return Ok(folder.clone());
+    }
+    let mut named = folders.iter().filter(|folder| folder.display_name() == wanted);
+    match (named.next(), named.next()) {
+        (Some(folder), None) => Ok(folder.clone()),
+        (Some(_), Some(_)) => Err(Problem::new(
+            StatusCode::CONFLICT,
+            format!("more than one folder is called {wanted:?}; name it by its id"),
+        )),
+        (None, _) => Err(Problem::not_found(format!(
+            "there is no folder {wanted:?}; `archivist folder list` shows them"
+        ))),
+    }
+}
+
+/// Watches a folder from now on.
+#[utoipa::path(
+    post,
+    path = "/folders",
+    request_body = AddFolder,
+    responses(
+        (status = 200, body = Folder),
+        (status = 401, description = "Without the token", body = api::ApiProblem),
+        (status = 422, description = "Not a directory, or it cannot be watched so",
+            body = api::ApiProblem),
+    )
+)]
+pub(crate) async fn add(
+    State(state): State<ApiState>,
+    Json(request): Json<AddFolder>,
+) -> Answer<Folder> {
+    blocking(move || {
+        let bad = |message: String| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, message);
+        let path = FsPath::new(&request.path);
+        match std::fs::metadata(path) {
+            Ok(metadata) if metadata.is_dir() => {}
+            Ok(_) => return Err(bad(format!("{} is not a directory", path.display()))),
+            Err(error) => return Err(bad(format!("cannot use {}: {error}", path.display()))),
+        }
+        let value = |what: &str, error: &dyn std::error::Error| bad(format!("{what}: {error}"));
+        let mut exclude = Vec::new();
+        for pattern in &request.exclude {
+            let parsed = pattern.parse();
+            exclude.push(parsed.map_err(|error: config::ValueError| value(pattern, &error))?);
+        }
+        let name = match request.name.as_deref() {
+            Some(name) => {
+                let parsed = name.parse();
+                Some(parsed.map_err(|error: config::ValueError| value(name, &error))?)
+            }
+            None => None,
+        };
+        let parsed = request.path.parse();
+        let folder = FolderConfig {
+            id: FolderId::from_random(rand::random()),
+            path: parsed.map_err(|error: config::ValueError| value(&request.path, &error))?,
+            name,
+            exclude,
+            paused: false,
+        };
+        let edited = state.node.settings.edit(|draft| draft.add_folder(&folder));
+        edited.map_err(|error| changed(&error))?;
+        Ok(Json(one(&state, &folder)))
+    })
+    .await
+}
+
+/// Watches a folder no more. What the backup server holds of it stays there.
+#[utoipa::path(
+    delete,
+    path = "/folders/{id}",
+    params(("id" = String, Path, description = "Its id, or its name")),
+    responses(
+        (status = 200, description = "It is gone from the configuration"),
+        (status = 401, description = "Without the token", body = api::ApiProblem),
+        (status = 404, description = "No such folder", body = api::ApiProblem),
+    )
+)]
+pub(crate) async fn remove(State(state): State<ApiState>, Path(id): Path<String>) -> Answer<()> {
+    blocking(move || {
+        let folder = find(&state, &id)?;
+        let edited = state.node.settings.edit(|draft| draft.remove_folder(&folder.id));
+        edited.map_err(|error| changed(&error))?;
+        Ok(Json(()))
+    })
+    .await
+}
+
+async fn set_paused(state: ApiState, id: String, paused: bool) -> Answer<Folder> {
+    blocking(move || {
+        let folder = find(&state, &id)?;
+        let update = FolderUpdate { paused: Some(paused), ..FolderUpdate::default() };
+        let edited = state.node.settings.edit(|draft| draft.update_folder(&folder.id, &update));
+        edited.map_err(|error| changed(&error))?;
+        let mut answer = one(&state, &folder);
+        if paused {
+            answer.state = "paused".to_owned();
+        }
+        Ok(Json(answer))
+    })
+    .await
+}
+
+/// Publishes nothing of a folder until it is resumed.
+#[utoipa::path(
+    post,
+    path = "/folders/{id}/pause",
+    params(("id" = String, Path, description = "Its id, or its name")),
+    responses(
+        (status = 200, body = Folder),
+        (status = 401, description = "Without the token", body = api::ApiProblem),
+        (status = 404, description = "No such folder", body = api::ApiProblem),
+    )
+)]
+pub(crate) async fn pause(State(state): State<ApiState>, Path(id): Path<String>) -> Answer<Folder> {
+    set_paused(state, id, true).await
+}
+
+/// Goes on with a folder that was paused.
+#[utoipa::path(
+    post,
+    path = "/folders/{id}/resume",
+    params(("id" = String, Path, description = "Its id, or its name")),
+    responses(
+        (status = 200, body = Folder),
+        (status = 401, description = "Without the token", body = api::ApiProblem),
+        (status = 404, description = "No such folder", body = api::ApiProblem),
+    )
+)]
+pub(crate) async fn resume(
+    State(state): State<ApiState>,
+    Path(id): Path<String>,
+) -> Answer<Folder> {
+    set_paused(state, id, false).await
+}
+
+/// Says that what stopped a folder, or had it held, was meant: its directory
+/// is another one, or is empty, or much was deleted or rewritten.
+#[utoipa::path(
+    post,
+    path = "/folders/{id}/confirm",
+    params(("id" = String, Path, description = "Its id, or its name")),
+    responses(
+        (status = 200, body = Folder),
+        (status = 401, description = "Without the token", body = api::ApiProblem),
+        (status = 404, description = "No such folder", body = api::ApiProblem),
+        (status = 409, description = "It cannot go on all the same", body = api::ApiProblem),
+    )
+)]
+pub(crate) async fn confirm(
+    State(state): State<ApiState>,
+    Path(id): Path<String>,
+) -> Answer<Folder> {
+    let folder = find(&state, &id)?;
+    state.sync.confirm(&folder.id).await?;
+    Ok(Json(one(&state, &folder)))
+}
+
+/// Everything in a folder that could not be read.
+#[utoipa::path(
+    get,
+    path = "/folders/{id}/errors",
+    params(("id" = String, Path, description = "Its id, or its name")),
+    responses(
+        (status = 200, body = Vec<FileError>),
+        (status = 404, description = "No such folder", body = api::ApiProblem),
+    )
+)]
+pub(crate) async fn errors(
+    State(state): State<ApiState>,
+    Path(id): Path<String>,
+) -> Answer<Vec<FileError>> {
+    blocking(move || {
+        let folder = find(&state, &id)?;
+        let errors = state.sync.errors(&folder.id)?;
+        Ok(Json(errors.iter().map(problem).collect()))
+    })
+    .await
+}

@@ -1,0 +1,193 @@
+//! The product's own API, `/api/v1`: what the command line and the web UI are
+//! made of, and open to other programs. Its OpenAPI document is made from
+//! these handlers, so it cannot say anything else than they do.
+//!
+//! Whoever may reach the API may look; a change takes the token.
+
+mod backups;
+mod config;
+mod events;
+mod folders;
+mod jobs;
+mod manifests;
+mod metrics;
+mod pairing;
+mod peers;
+mod restores;
+mod snapshots;
+mod sources;
+mod status;
+
+use std::sync::Arc;
+
+use ::backup::{BackupHandle, BackupService, SnapshotStore};
+use axum::Json;
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use manifest::{Askers, ManifestRegistry};
+use sync::SyncHandle;
+use tokio_util::sync::CancellationToken;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::pairing::Pairing;
+use crate::rest::{NodeState, has_token, with_causes};
+
+pub(crate) use self::jobs::Jobs;
+pub(crate) use self::restores::Restores;
+
+/// What the API works with.
+#[derive(Clone)]
+pub(crate) struct ApiState {
+    pub(crate) node: NodeState,
+    pub(crate) sync: SyncHandle,
+    pub(crate) registry: ManifestRegistry,
+    pub(crate) askers: Askers,
+    pub(crate) service: BackupService,
+    pub(crate) backup: BackupHandle,
+    pub(crate) snapshots: SnapshotStore,
+    pub(crate) pairing: Pairing,
+    pub(crate) jobs: Jobs,
+    pub(crate) restores: Restores,
+    pub(crate) access: net::Access,
+    pub(crate) stop: CancellationToken,
+}
+
+/// The parts of the document that are in no handler.
+#[derive(OpenApi)]
+#[openapi(info(
+    title = "Archivist",
+    description = "Continuous, versioned backup of folders from one machine to another. \
+                   The API listens on loopback alone. Reading is open there; a change takes \
+                   `Authorization: Bearer` with the content of `api-token` in the data directory."
+))]
+struct Document;
+
+/// The routes.
+pub(crate) fn router(state: ApiState) -> Router {
+    let (api, document) = OpenApiRouter::with_openapi(Document::openapi())
+        .nest("/api/v1", routes())
+        .split_for_parts();
+    // It does not change while the program runs.
+    let document: Arc<str> = document.to_json().unwrap_or_default().into();
+    let document = move || {
+        let document = document.clone();
+        async move {
+            let json = HeaderValue::from_static("application/json");
+            ([(header::CONTENT_TYPE, json)], document.to_string())
+        }
+    };
+    api.route("/api/v1/openapi.json", get(document))
+        .route("/metrics", get(metrics::metrics))
+        .layer(axum::middleware::from_fn_with_state(state.node.clone(), token_for_changes))
+        .with_state(state)
+}
+
+fn routes() -> OpenApiRouter<ApiState> {
+    OpenApiRouter::new()
+        .routes(routes!(status::status))
+        .routes(routes!(events::events))
+        .routes(routes!(folders::list, folders::add))
+        .routes(routes!(folders::remove))
+        .routes(routes!(folders::pause))
+        .routes(routes!(folders::resume))
+        .routes(routes!(folders::confirm))
+        .routes(routes!(folders::errors))
+        .routes(routes!(backups::sync_now))
+        .routes(routes!(backups::backup_now))
+        .routes(routes!(pairing::open, pairing::standing))
+        .routes(routes!(pairing::join))
+        .routes(routes!(snapshots::list))
+        .routes(routes!(snapshots::entries))
+        .routes(routes!(restores::start, restores::list))
+        .routes(routes!(restores::get, restores::cancel))
+        .routes(routes!(jobs::verify))
+        .routes(routes!(jobs::get))
+        .routes(routes!(jobs::prune))
+        .routes(routes!(sources::list))
+        .routes(routes!(sources::accept))
+        .routes(routes!(sources::poll_one))
+        .routes(routes!(sources::poll))
+        .routes(routes!(peers::list))
+        .routes(routes!(peers::connect))
+        .routes(routes!(manifests::show))
+        .routes(routes!(config::all, config::set))
+}
+
+/// What only looks is open on loopback; what changes something takes the
+/// token, whoever asks.
+async fn token_for_changes(
+    State(state): State<NodeState>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let only_looks = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+    if !only_looks && !has_token(request.headers(), &state.token) {
+        return Problem::new(
+            StatusCode::UNAUTHORIZED,
+            "a change takes a token: send `Authorization: Bearer` with the content of the \
+             api-token file in the data directory",
+        )
+        .into_response();
+    }
+    next.run(request).await
+}
+
+/// An answer that says what is wrong, and what to do.
+#[derive(Debug)]
+pub(crate) struct Problem {
+    status: StatusCode,
+    message: String,
+}
+
+impl Problem {
+    pub(crate) fn new(status: StatusCode, message: impl Into<String>) -> Self {
+        Self { status, message: message.into() }
+    }
+
+    pub(crate) fn bad(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, message)
+    }
+
+    pub(crate) fn not_found(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, message)
+    }
+
+    /// What somebody has to change before it can work.
+    pub(crate) fn conflict(error: &dyn std::error::Error) -> Self {
+        Self::new(StatusCode::CONFLICT, with_causes(error))
+    }
+
+    /// Something that should not happen: the log has it whole.
+    pub(crate) fn internal(error: &dyn std::error::Error) -> Self {
+        tracing::error!(error = with_causes(error), "a request failed");
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, with_causes(error))
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response =
+            (self.status, Json(::api::ApiProblem { message: self.message })).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        response
+    }
+}
+
+type Answer<T> = Result<Json<T>, Problem>;
+
+/// Runs what may block where it may.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
+) -> Result<T, Problem> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(Problem::internal(&error)),
+    }
+}

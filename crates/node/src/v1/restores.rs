@@ -1,0 +1,311 @@
+//! Restores: from what this instance holds, or from what the backup server
+//! holds of its folders.
+
+use std::collections::BTreeMap;
+use std::path::{Path as FsPath, PathBuf};
+use std::sync::Arc;
+
+use api::{RestoreReport, RestoreRequest, from_text};
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use backup::{RemoteBlocks, Snapshot};
+use net::PeerId;
+use parking_lot::Mutex;
+use restore::{Blocks, Progress, Report, RestoreError, RestoreOptions, Selection, restore};
+use store::{BlockStore, Root};
+use types::{Cid, RelPath};
+
+use super::snapshots::{self, Choice};
+use super::{Answer, ApiState, Problem, blocking};
+use crate::rest::with_causes;
+use crate::roots;
+
+/// Restores that are remembered after their end.
+const ENDED_MAX: usize = 100;
+
+/// The restores of this instance since it was started. Clones share them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Restores(Arc<Mutex<BTreeMap<u64, Arc<Running>>>>);
+
+#[derive(Debug)]
+struct Running {
+    id: u64,
+    snapshot: String,
+    progress: Progress,
+    end: Mutex<Option<End>>,
+}
+
+#[derive(Clone, Debug)]
+enum End {
+    Done(Report),
+    Failed(String),
+    Cancelled,
+}
+
+fn text(path: &RelPath) -> String {
+    String::from_utf8_lossy(path.as_bytes()).into_owned()
+}
+
+impl Running {
+    fn to_api(&self) -> RestoreReport {
+        let mut report = RestoreReport {
+            id: self.id,
+            state: "running".to_owned(),
+            snapshot: self.snapshot.clone(),
+            entries_done: self.progress.entries_done(),
+            entries_total: self.progress.entries_total(),
+            bytes_done: self.progress.bytes_done(),
+            bytes_total: self.progress.bytes_total(),
+            ..RestoreReport::default()
+        };
+        match self.end.lock().clone() {
+            None => {}
+            Some(End::Done(done)) => {
+                report.state = if done.is_complete() { "done" } else { "failed" }.to_owned();
+                report.error = (!done.is_complete())
+                    .then(|| "not everything that was asked for is there".to_owned());
+                report.in_the_way = done.in_the_way;
+                report.not_set = done.not_set;
+                report.skipped = done.skipped;
+                report.failed = done.failed;
+                report.is_cut_short = done.is_cut_short;
+                report.not_found = done.not_found.iter().map(text).collect();
+            }
+            Some(End::Failed(error)) => {
+                report.state = "failed".to_owned();
+                report.error = Some(error);
+            }
+            Some(End::Cancelled) => report.state = "cancelled".to_owned(),
+        }
+        report
+    }
+}
+
+impl Restores {
+    fn begin(&self, snapshot: &str) -> Arc<Running> {
+        let mut all = self.0.lock();
+        if all.len() >= ENDED_MAX
+            && let Some(id) = all.iter().find(|(_, one)| one.end.lock().is_some()).map(|(id, _)| *id)
+        {
+            all.remove(&id);
+        }
+        let id = all.last_key_value().map_or(1, |(id, _)| id + 1);
+        let running = Arc::new(Running {
+            id,
+            snapshot: snapshot.to_owned(),
+            progress: Progress::default(),
+            end: Mutex::new(None),
+        });
+        all.insert(id, running.clone());
+        running
+    }
+
+    fn get(&self, id: u64) -> Result<Arc<Running>, Problem> {
+        let found = self.0.lock().get(&id).cloned();
+        found.ok_or_else(|| Problem::not_found(format!("there is no restore {id}")))
+    }
+
+    /// Ends all of them soon; begun again, they go on where they were.
+    pub(crate) fn stop(&self) {
+        self.0.lock().values().for_each(|running| running.progress.stop());
+    }
+}
+
+/// The backup server of this instance's folders.
+fn server(state: &ApiState) -> Result<PeerId, Problem> {
+    state.node.settings.get().sync.backup_peer_id().ok_or_else(|| {
+        Problem::new(
+            StatusCode::CONFLICT,
+            "no backup server is set: pair with one (`archivist pair`), or set [sync] \
+             backup_peer_address",
+        )
+    })
+}
+
+/// What the backup server holds of this instance's folders.
+pub(super) async fn remote_snapshots(state: &ApiState) -> Result<Vec<Snapshot>, Problem> {
+    let peer = server(state)?;
+    let net = &state.node.net;
+    // It may not be connected: its address is in the configuration.
+    let config = state.node.settings.get();
+    if let Some(address) = &config.sync.backup_peer_address
+        && let Some((_, plain)) = net::split_peer(address)
+    {
+        net.connect(peer, [plain], backup::CONNECT_TIMEOUT).await.map_err(|error| {
+            Problem::new(
+                StatusCode::BAD_GATEWAY,
+                format!("the backup server cannot be reached: {}", with_causes(&error)),
+            )
+        })?;
+    }
+    backup::list_remote(net, peer).await.map_err(|error| {
+        Problem::new(
+            StatusCode::BAD_GATEWAY,
+            format!("the backup server does not say what it holds: {}", with_causes(&error)),
+        )
+    })
+}
+
+/// Begins a restore, in the background.
+#[utoipa::path(
+    post,
+    path = "/restores",
+    request_body = RestoreRequest,
+    responses(
+        (status = 200, description = "It has begun; ask for it by its id", body = RestoreReport),
+        (status = 400, description = "Not such a path or snapshot", body = api::ApiProblem),
+        (status = 401, description = "Without the token", body = api::ApiProblem),
+        (status = 404, description = "No such snapshot", body = api::ApiProblem),
+        (status = 409, description = "More than one folder fits, or there is no backup server",
+            body = api::ApiProblem),
+        (status = 502, description = "The backup server cannot be asked", body = api::ApiProblem),
+    )
+)]
+pub(crate) async fn start(
+    State(state): State<ApiState>,
+    Json(request): Json<RestoreRequest>,
+) -> Answer<RestoreReport> {
+    let target = target(&request)?;
+    let selection = selection(&request)?;
+    let choice = Choice {
+        source: None,
+        folder: request.folder.clone(),
+        from_backup_server: request.from_backup_server,
+    };
+    let snapshot =
+        snapshots::find(&state, &choice, request.snapshot.as_deref(), request.at).await?;
+    let manifest = snapshot.record.manifest;
+    let running = state.restores.begin(snapshot.id.as_str());
+    let options =
+        RestoreOptions { selection, overwrite: request.overwrite, ..RestoreOptions::default() };
+    let blocks: Arc<dyn Blocks> = if request.from_backup_server {
+        let peer = server(&state)?;
+        let own: Arc<dyn BlockStore> = Arc::new(state.node.blocks.clone());
+        Arc::new(RemoteBlocks::new(state.node.net.clone(), peer, Some(own)))
+    } else {
+        let store: Arc<dyn BlockStore> = state.node.store.clone();
+        Arc::new(store)
+    };
+    let kept = if request.from_backup_server {
+        None
+    } else {
+        Some(Kept::new(&state, running.id, manifest).await?)
+    };
+    let answer = running.to_api();
+    tokio::task::spawn_blocking(move || {
+        let _kept = kept;
+        let result = restore(&blocks, manifest, &target, &options, &running.progress);
+        let end = match result {
+            Ok(report) => End::Done(report),
+            Err(RestoreError::Stopped) => End::Cancelled,
+            Err(error) => End::Failed(with_causes(&error)),
+        };
+        *running.end.lock() = Some(end);
+    });
+    Ok(Json(answer))
+}
+
+/// Keeps a snapshot while it is restored, whatever is pruned meanwhile.
+struct Kept {
+    store: Arc<store::PackStore>,
+    name: String,
+}
+
+impl Kept {
+    async fn new(state: &ApiState, id: u64, manifest: Cid) -> Result<Self, Problem> {
+        let kept = Self { store: state.node.store.clone(), name: roots::restore(id) };
+        let (store, name) = (kept.store.clone(), kept.name.clone());
+        blocking(move || {
+            let root = Root { cid: manifest, partial: true };
+            let epoch = store.epoch();
+            store.set_root(&name, root, epoch).map_err(|error| Problem::internal(&error))
+        })
+        .await?;
+        Ok(kept)
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        if let Err(error) = self.store.remove_root(&self.name) {
+            tracing::warn!(%error, "a restore's hold on its blocks stays until the next start");
+        }
+    }
+}
+
+fn target(request: &RestoreRequest) -> Result<PathBuf, Problem> {
+    use std::os::unix::ffi::OsStringExt as _;
+    let bytes = from_text(&request.target, request.target_base64.as_deref())
+        .ok_or_else(|| Problem::bad("target_base64 is no base64"))?;
+    let target = PathBuf::from(std::ffi::OsString::from_vec(bytes));
+    if !target.is_absolute() {
+        return Err(Problem::bad(format!("the target {} is not absolute", target.display())));
+    }
+    if is_file(&target) {
+        return Err(Problem::bad(format!("the target {} is not a directory", target.display())));
+    }
+    Ok(target)
+}
+
+fn is_file(path: &FsPath) -> bool {
+    std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_dir())
+}
+
+fn selection(request: &RestoreRequest) -> Result<Selection, Problem> {
+    let mut paths = Vec::new();
+    let texts = request.paths.iter().map(|path| from_text(path, None));
+    let coded = request.paths_base64.iter().map(|path| from_text("", Some(path)));
+    for bytes in texts.chain(coded) {
+        let bytes = bytes.ok_or_else(|| Problem::bad("a path that is no base64"))?;
+        let trimmed = bytes.strip_suffix(b"/").unwrap_or(&bytes);
+        let path = RelPath::new(trimmed).map_err(|error| Problem::bad(with_causes(&error)))?;
+        paths.push(path);
+    }
+    Ok(if paths.is_empty() { Selection::default() } else { Selection::new(paths) })
+}
+
+/// The restores since the instance was started.
+#[utoipa::path(get, path = "/restores", responses((status = 200, body = Vec<RestoreReport>)))]
+pub(crate) async fn list(State(state): State<ApiState>) -> Json<Vec<RestoreReport>> {
+    Json(state.restores.0.lock().values().map(|running| running.to_api()).collect())
+}
+
+/// How a restore stands.
+#[utoipa::path(
+    get,
+    path = "/restores/{id}",
+    params(("id" = u64, Path, description = "As it was answered when it began")),
+    responses(
+        (status = 200, body = RestoreReport),
+        (status = 404, description = "No such restore since the instance was started",
+            body = api::ApiProblem),
+    )
+)]
+pub(crate) async fn get(
+    State(state): State<ApiState>,
+    Path(id): Path<u64>,
+) -> Answer<RestoreReport> {
+    Ok(Json(state.restores.get(id)?.to_api()))
+}
+
+/// Ends a restore. What it has made stays; begun again, it goes on there.
+#[utoipa::path(
+    delete,
+    path = "/restores/{id}",
+    params(("id" = u64, Path, description = "As it was answered when it began")),
+    responses(
+        (status = 200, description = "It ends soon", body = RestoreReport),
+        (status = 401, description = "Without the token", body = api::ApiProblem),
+        (status = 404, description = "No such restore since the instance was started",
+            body = api::ApiProblem),
+    )
+)]
+pub(crate) async fn cancel(
+    State(state): State<ApiState>,
+    Path(id): Path<u64>,
+) -> Answer<RestoreReport> {
+    let running = state.restores.get(id)?;
+    running.progress.stop();
+    Ok(Json(running.to_api()))
+}

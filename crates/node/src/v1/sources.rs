@@ -1,0 +1,168 @@
+//! The sources that this instance pulls from.
+
+use api::{Pull, Source};
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::sse::Event;
+use backup::{AcceptError, BackupEvent, SourceStatus};
+use serde_json::json;
+
+use super::{Answer, ApiState, Problem};
+use crate::rest::with_causes;
+
+/// The sources.
+#[utoipa::path(get, path = "/sources", responses((status = 200, body = Vec<Source>)))]
+pub(crate) async fn list(State(state): State<ApiState>) -> Json<Vec<Source>> {
+    Json(all(&state))
+}
+
+/// Every configured source, in the order of the file.
+pub(crate) fn all(state: &ApiState) -> Vec<Source> {
+    let config = state.node.settings.get();
+    let known = state.backup.sources();
+    let sources = config.backup_server.source_peers.iter().map(|source| {
+        let name = source.name.as_str();
+        match known.iter().find(|status| status.name == name) {
+            Some(status) => to_api(status),
+            // It was added this moment.
+            None => Source {
+                name: name.to_owned(),
+                peer_id: source.peer_id.to_string(),
+                manifest_server_url: source.manifest_server_url.to_string(),
+                state: "starting".to_owned(),
+                detail: None,
+                last_poll: None,
+                errors: Vec::new(),
+                pulls: Vec::new(),
+            },
+        }
+    });
+    sources.collect()
+}
+
+pub(crate) fn to_api(status: &SourceStatus) -> Source {
+    let mut errors = status.errors.clone();
+    for folder in &status.folders {
+        let told = folder.refused.iter().chain(&folder.error);
+        for error in told.map(|error| format!("{}: {error}", folder.folder_name)) {
+            if !errors.contains(&error) {
+                errors.push(error);
+            }
+        }
+    }
+    let pulls = status.pulls.iter().map(|pull| Pull {
+        folder_id: pull.folder_id.clone(),
+        folder_name: pull.folder_name.clone(),
+        sequence: pull.sequence,
+        files_done: pull.numbers.files_done,
+        files_total: pull.numbers.files_total,
+        bytes_done: pull.numbers.bytes_done,
+        bytes_total: pull.numbers.bytes_total,
+        started_at: pull.started_at,
+    });
+    Source {
+        name: status.name.clone(),
+        peer_id: status.peer_id.to_string(),
+        manifest_server_url: status.manifest_server_url.clone(),
+        state: status.state.as_str().to_owned(),
+        detail: status.detail.clone(),
+        last_poll: status.last_poll,
+        errors,
+        pulls: pulls.collect(),
+    }
+}
+
+/// An event of the backup server as it is sent.
+pub(crate) fn event(happened: &BackupEvent) -> Event {
+    match happened {
+        BackupEvent::Source(status) => super::events::event("source", &to_api(status)),
+        BackupEvent::SourceRemoved { name } => {
+            super::events::event("source-removed", &json!({ "name": name }))
+        }
+        BackupEvent::SnapshotCommitted { id, source_name, source, folder, folder_name, sequence } => {
+            super::events::event(
+                "snapshot",
+                &json!({
+                    "id": id.to_string(),
+                    "source": source_name,
+                    "source_peer_id": source.to_string(),
+                    "folder_id": folder,
+                    "folder_name": folder_name,
+                    "sequence": sequence,
+                }),
+            )
+        }
+    }
+}
+
+fn find(state: &ApiState, name: &str) -> Result<Source, Problem> {
+    all(state)
+        .into_iter()
+        .find(|source| source.name == name || source.peer_id == name)
+        .ok_or_else(|| {
+            Problem::not_found(format!(
+                "there is no source {name:?}; `archivist source list` shows them"
+            ))
+        })
+}
+
+/// Goes on with a source that was refused: its state was lost, or went back.
+/// What is held of it stays.
+#[utoipa::path(
+    post,
+    path = "/sources/{name}/accept",
+    params(("name" = String, Path, description = "Its name, or its peer id")),
+    responses(
+        (status = 200, body = Source),
+        (status = 401, description = "Without the token", body = api::ApiProblem),
+        (status = 404, description = "No such source", body = api::ApiProblem),
+        (status = 409, description = "There is nothing to accept", body = api::ApiProblem),
+    )
+)]
+pub(crate) async fn accept(
+    State(state): State<ApiState>,
+    Path(name): Path<String>,
+) -> Answer<Source> {
+    let source = find(&state, &name)?;
+    state.backup.accept(&source.name).await.map_err(|error| match error {
+        AcceptError::NoSuchSource(_) => Problem::not_found(with_causes(&error)),
+        AcceptError::Nothing(_) => Problem::conflict(&error),
+        _ => Problem::internal(&error),
+    })?;
+    Ok(Json(find(&state, &name)?))
+}
+
+/// Asks a source now whether there is something new.
+#[utoipa::path(
+    post,
+    path = "/sources/{name}/poll",
+    params(("name" = String, Path, description = "Its name, or its peer id")),
+    responses(
+        (status = 200, body = Source),
+        (status = 401, description = "Without the token", body = api::ApiProblem),
+        (status = 404, description = "No such source", body = api::ApiProblem),
+    )
+)]
+pub(crate) async fn poll_one(
+    State(state): State<ApiState>,
+    Path(name): Path<String>,
+) -> Answer<Source> {
+    let source = find(&state, &name)?;
+    state.backup.poll_now_source(&source.name);
+    Ok(Json(source))
+}
+
+/// Asks every source now.
+#[utoipa::path(
+    post,
+    path = "/poll",
+    responses(
+        (status = 202, description = "They are being asked"),
+        (status = 401, description = "Without the token", body = api::ApiProblem),
+    )
+)]
+pub(crate) async fn poll(State(state): State<ApiState>) -> StatusCode {
+    state.backup.poll_now();
+    StatusCode::ACCEPTED
+}

@@ -1,0 +1,169 @@
+//! How the instance is, in one answer.
+
+use api::{Notice, NoticeLevel, Status, Storage};
+use axum::Json;
+use axum::extract::State;
+use store::BlockStore as _;
+
+use super::{Answer, ApiState, blocking, folders, sources};
+use crate::rest::with_causes;
+
+/// How the instance is.
+#[utoipa::path(get, path = "/status", responses((status = 200, body = Status)))]
+pub(crate) async fn status(State(state): State<ApiState>) -> Answer<Status> {
+    blocking(move || {
+        let peer = state.node.net.peer_id();
+        let mut addresses: Vec<String> = state
+            .node
+            .net
+            .listen_addrs()
+            .into_iter()
+            .chain(state.node.net.announce_addrs().iter().cloned())
+            .map(|address| format!("{address}/p2p/{peer}"))
+            .collect();
+        addresses.sort();
+        addresses.dedup();
+        let mut notices = notices(&state);
+        let storage = match state.node.store.usage() {
+            Ok(usage) => Storage {
+                blocks: usage.blocks,
+                used_bytes: usage.used_bytes,
+                max_bytes: usage.max_bytes,
+                available_bytes: usage.available_bytes,
+            },
+            Err(error) => {
+                notices.push(Notice {
+                    level: NoticeLevel::Error,
+                    message: format!("the store cannot be read: {}", with_causes(&error)),
+                    action: Some("look at the disk, and run `archivist verify`".into()),
+                });
+                Storage { blocks: 0, used_bytes: 0, max_bytes: None, available_bytes: 0 }
+            }
+        };
+        notices.sort_by_key(|notice| notice.level);
+        Ok(Json(Status {
+            peer_id: peer.to_string(),
+            addresses,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            data: state.node.repo.to_string(),
+            folders: folders::all(&state),
+            sources: sources::all(&state),
+            storage,
+            notices,
+        }))
+    })
+    .await
+}
+
+/// What somebody should look at.
+fn notices(state: &ApiState) -> Vec<Notice> {
+    let config = state.node.settings.get();
+    let mut notices = Vec::new();
+    for folder in folders::all(state) {
+        if matches!(folder.state.as_str(), "alarm" | "error") {
+            let detail = folder.detail.unwrap_or_default();
+            notices.push(Notice {
+                level: NoticeLevel::Error,
+                message: format!("{}: {detail}", folder.name),
+                action: (folder.state == "alarm").then(|| {
+                    format!("if that is meant: `archivist folder confirm {}`", folder.id)
+                }),
+            });
+        }
+        if let Some(held) = folder.held {
+            notices.push(Notice {
+                level: NoticeLevel::Warning,
+                message: format!("{}: {held}", folder.name),
+                action: Some(format!(
+                    "if that is meant: `archivist folder confirm {}`; else restore from an older \
+                     snapshot",
+                    folder.id
+                )),
+            });
+        }
+        if folder.error_count > 0 {
+            notices.push(Notice {
+                level: NoticeLevel::Warning,
+                message: format!(
+                    "{}: {} files could not be read, and are kept as they were before",
+                    folder.name, folder.error_count
+                ),
+                action: Some("`archivist status` names them".into()),
+            });
+        }
+        if folder.watched_dirs < folder.dirs_to_watch {
+            notices.push(Notice {
+                level: NoticeLevel::Info,
+                message: format!(
+                    "{}: {} of {} directories are watched; the others are looked through from \
+                     time to time",
+                    folder.name, folder.watched_dirs, folder.dirs_to_watch
+                ),
+                action: Some(
+                    "set fs.inotify.max_user_watches to more than the number of directories"
+                        .into(),
+                ),
+            });
+        }
+    }
+    for source in sources::all(state) {
+        if matches!(source.state.as_str(), "failed" | "refused") {
+            notices.push(Notice {
+                level: NoticeLevel::Error,
+                message: format!("{}: {}", source.name, source.errors.join("; ")),
+                action: (source.state == "refused").then(|| {
+                    format!("if that is meant: `archivist source accept {:?}`", source.name)
+                }),
+            });
+        }
+    }
+    notices.extend(askers(state));
+    if !config.sync.folders.is_empty()
+        && config.sync.backup_peer_address.is_none()
+        && config.node.allowed_peers.is_empty()
+    {
+        notices.push(Notice {
+            level: NoticeLevel::Error,
+            message: "folders are watched, but no backup server may pull them".into(),
+            action: Some("run `archivist pair` here, and enter the code on the other machine".into()),
+        });
+    }
+    let waiting = state.node.settings.waiting_for_restart();
+    if !waiting.is_empty() {
+        let keys: Vec<String> = waiting.into_iter().map(|change| change.key.to_string()).collect();
+        notices.push(Notice {
+            level: NoticeLevel::Info,
+            message: format!("these settings count after a restart: {}", keys.join(", ")),
+            action: Some("restart the daemon".into()),
+        });
+    }
+    notices
+}
+
+/// Who asks for manifests in vain, or could not fetch what they name.
+fn askers(state: &ApiState) -> Vec<Notice> {
+    let mut notices = Vec::new();
+    for asker in state.askers.list() {
+        if !asker.is_allowed {
+            notices.push(Notice {
+                level: NoticeLevel::Warning,
+                message: format!("{} asked for manifests and was refused", asker.address),
+                action: Some(format!(
+                    "if that is your backup server, add {} to [manifest_server] whitelisted_ips",
+                    asker.address
+                )),
+            });
+        } else if let Some(peer) = asker.peer
+            && state.access.get(&peer).is_none()
+        {
+            notices.push(Notice {
+                level: NoticeLevel::Warning,
+                message: format!("{peer} may ask for manifests, but not fetch what they name"),
+                action: Some(format!(
+                    "if that is your backup server, add {peer} to [node] allowed_peers"
+                )),
+            });
+        }
+    }
+    notices
+}
