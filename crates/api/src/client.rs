@@ -66,8 +66,8 @@ impl Query {
     }
 }
 
-/// A text as one part of the path of a call.
-fn path_part(text: &str) -> String {
+/// A text of any kind as one part of the path of a call.
+pub fn path_part(text: &str) -> String {
     use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
     utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
 }

@@ -8,6 +8,6 @@ mod client;
 mod listed;
 mod model;
 
-pub use client::{Client, ClientError, Query};
+pub use client::{Client, ClientError, Query, path_part};
 pub use listed::{from_text, to_text};
 pub use model::*;

@@ -9,18 +9,30 @@
 
 mod commands;
 mod context;
+mod exit;
+mod offline;
+mod output;
+mod time;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::Parser;
 
+use self::commands::Command;
 use self::context::Context;
 
 /// Continuous, versioned backup of folders from one machine to another,
 /// without a cloud.
 #[derive(Debug, Parser)]
-#[command(name = "archivist", version, propagate_version = true)]
+#[command(
+    name = "archivist",
+    version,
+    propagate_version = true,
+    after_help = "Examples:\n  archivist init\n  archivist daemon\n  archivist folder add ~/Documents\n  \
+                  archivist restore --target /tmp/back\n\n\
+                  Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no running instance."
+)]
 struct Arguments {
     /// Keep configuration and data of this instance below DIR.
     #[arg(long, global = true, env = "ARCHIVIST_HOME", value_name = "DIR")]
@@ -30,24 +42,12 @@ struct Arguments {
     command: Command,
 }
 
-#[derive(Debug, Subcommand)]
-enum Command {
-    Init(commands::init::Init),
-    Daemon(commands::daemon::Daemon),
-}
-
 fn main() -> ExitCode {
     // A wrong usage ends here with 2, help and version with 0.
     let arguments = Arguments::parse();
-    let result = Context::new(arguments.home).and_then(|context| match arguments.command {
-        Command::Init(command) => command.run(&context),
-        Command::Daemon(command) => command.run(&context),
-    });
+    let result = Context::new(arguments.home).and_then(|context| arguments.command.run(&context));
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("archivist: {error:#}");
-            ExitCode::FAILURE
-        }
+        Err(error) => exit::report(&error),
     }
 }

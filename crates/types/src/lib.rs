@@ -41,7 +41,7 @@ pub use manifest::{
     SegmentWriter, TreeCheck, Xattrs, decode_segment,
 };
 pub use published::Published;
-pub use rel_path::{MAX_NAME_LEN, MAX_PATH_LEN, PathError, RelPath};
+pub use rel_path::{MAX_NAME_LEN, MAX_PATH_LEN, PathError, RelPath, is_unsafe_to_show};
 
 /// The longest block, in bytes: a limit of the store, of the wire and of
 /// every decoder. The chunker cuts at 1 MiB; metadata blocks may be longer.

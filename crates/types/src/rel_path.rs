@@ -179,8 +179,9 @@ impl fmt::Display for RelPath {
     }
 }
 
-/// Control characters, and those that turn the direction of text or hide.
-fn is_unsafe_to_show(char: char) -> bool {
+/// Whether a character could make a text on a screen look like another one:
+/// control characters, and those that turn the direction of text or hide.
+pub fn is_unsafe_to_show(char: char) -> bool {
     char.is_control()
         || matches!(
             char,

@@ -1,0 +1,330 @@
+//! `archivist folder …`
+
+use std::path::{Component, Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use api::{AddFolder, Client};
+use config::{FolderConfig, FolderId, FolderPath, FolderUpdate};
+use serde::Serialize;
+
+use crate::context::{Context, block_on};
+use crate::output::{Align, Out, Table, print_json, print_line, safe};
+
+use super::status::show_folders;
+
+/// Say which folders are watched and backed up.
+#[derive(Debug, clap::Subcommand)]
+#[command(after_help = "Example:\n  archivist folder add ~/Documents --exclude '*.tmp'")]
+pub(crate) enum Folder {
+    Add(Add),
+    List(List),
+    Remove(Remove),
+    Pause(Pause),
+    Resume(Resume),
+    Confirm(Confirm),
+}
+
+/// Watch a folder and back it up.
+///
+/// Works without a running instance too: then it begins with the next start.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Example:\n  archivist folder add ~/Documents --name Documents --exclude '*.tmp' --exclude node_modules/"
+)]
+pub(crate) struct Add {
+    /// The folder; it has to be there.
+    path: PathBuf,
+    /// What to call it; its last name otherwise.
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// What to leave out, in the syntax of .gitignore; can be given again.
+    #[arg(long, value_name = "PATTERN")]
+    exclude: Vec<String>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// List the folders, and how each is.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  archivist folder list")]
+pub(crate) struct List {
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Stop watching a folder. Its files stay, and so does what is backed up.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  archivist folder remove Documents")]
+pub(crate) struct Remove {
+    /// The id of the folder, or its name.
+    #[arg(value_name = "ID")]
+    folder: String,
+}
+
+/// Publish nothing of a folder until it is resumed.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  archivist folder pause Documents")]
+pub(crate) struct Pause {
+    /// The id of the folder, or its name.
+    #[arg(value_name = "ID")]
+    folder: String,
+}
+
+/// Go on with a paused folder.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  archivist folder resume Documents")]
+pub(crate) struct Resume {
+    /// The id of the folder, or its name.
+    #[arg(value_name = "ID")]
+    folder: String,
+}
+
+/// Say that a held change is meant: much was deleted or rewritten at once.
+///
+/// Look at the folder before. As long as it is held, no older snapshot of it
+/// is removed.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  archivist folder confirm Documents")]
+pub(crate) struct Confirm {
+    /// The id of the folder, or its name.
+    #[arg(value_name = "ID")]
+    folder: String,
+}
+
+/// A folder of an instance that does not run.
+#[derive(Debug, Serialize)]
+struct Configured {
+    id: FolderId,
+    name: String,
+    path: String,
+    state: &'static str,
+    exclude: Vec<String>,
+}
+
+impl Configured {
+    fn new(folder: &FolderConfig) -> Self {
+        Self {
+            id: folder.id.clone(),
+            name: folder.label(),
+            path: folder.path.to_string(),
+            state: if folder.paused { "paused" } else { "stopped" },
+            exclude: folder.exclude.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
+impl Folder {
+    pub(crate) fn run(self, context: &Context) -> Result<()> {
+        match self {
+            Self::Add(command) => command.run(context),
+            Self::List(command) => command.run(context),
+            Self::Remove(command) => command.run(context),
+            Self::Pause(command) => set_paused(context, &command.folder, true),
+            Self::Resume(command) => set_paused(context, &command.folder, false),
+            Self::Confirm(command) => command.run(context),
+        }
+    }
+}
+
+impl Add {
+    fn run(self, context: &Context) -> Result<()> {
+        let path = existing_dir(&self.path)?;
+        let (id, label, json) = match context.instance()? {
+            Some(client) => {
+                let text = path.to_str().map(str::to_owned).unwrap_or_default();
+                let body = AddFolder { path: text, name: self.name, exclude: self.exclude };
+                let added: serde_json::Value =
+                    block_on(async { Ok(client.post("/folders", &body).await?) })?;
+                let field = |name: &str| added[name].as_str().unwrap_or_default().to_owned();
+                (field("id"), field("name"), added)
+            }
+            None => {
+                let folder = FolderConfig {
+                    id: FolderId::from_random(rand::random()),
+                    path: FolderPath::new(&path)?,
+                    name: self.name.as_deref().map(str::parse).transpose().context("--name")?,
+                    exclude: self
+                        .exclude
+                        .iter()
+                        .map(|pattern| {
+                            pattern.parse().with_context(|| format!("--exclude {pattern:?}"))
+                        })
+                        .collect::<Result<_>>()?,
+                    paused: false,
+                };
+                context.config_file().add_folder(&folder)?;
+                if !self.json {
+                    eprintln!("no instance runs: the folder is backed up from its next start on");
+                }
+                let added = Configured::new(&folder);
+                (added.id.to_string(), added.name.clone(), serde_json::to_value(&added)?)
+            }
+        };
+        if self.json {
+            return print_json(&json);
+        }
+        print_line(format_args!("{} is watched, as folder {}", safe(&label), safe(&id)))
+    }
+}
+
+impl List {
+    fn run(&self, context: &Context) -> Result<()> {
+        let Some(client) = context.instance()? else { return self.run_offline(context) };
+        if self.json {
+            let folders: serde_json::Value = block_on(async { Ok(client.get("/folders").await?) })?;
+            return print_json(&folders);
+        }
+        let folders: Vec<api::Folder> = block_on(async { Ok(client.get("/folders").await?) })?;
+        let mut out = Out::new();
+        if folders.is_empty() {
+            eprintln!("no folder is watched; `archivist folder add PATH` adds one");
+        } else {
+            show_folders(&folders, &mut out, "")?;
+        }
+        out.finish()
+    }
+
+    fn run_offline(&self, context: &Context) -> Result<()> {
+        let config = context.config()?;
+        let folders: Vec<_> = config.sync.folders.iter().map(Configured::new).collect();
+        if self.json {
+            return print_json(&folders);
+        }
+        eprintln!("no instance runs; this is what is configured");
+        let mut table = Table::new(&[
+            ("ID", Align::Left),
+            ("NAME", Align::Left),
+            ("STATE", Align::Left),
+            ("PATH", Align::Left),
+        ]);
+        for folder in folders {
+            table.row([folder.id.to_string(), folder.name, folder.state.into(), folder.path]);
+        }
+        let mut out = Out::new();
+        table.print(&mut out, "")?;
+        out.finish()
+    }
+}
+
+impl Remove {
+    fn run(&self, context: &Context) -> Result<()> {
+        let label = match context.instance()? {
+            Some(client) => block_on(async {
+                let (id, name) = resolve(&client, &self.folder).await?;
+                let _: serde_json::Value = client.delete(&format!("/folders/{id}")).await?;
+                Ok(name)
+            })?,
+            None => {
+                let folder = configured(context, &self.folder)?;
+                context.config_file().remove_folder(&folder.id)?;
+                folder.label()
+            }
+        };
+        print_line(format_args!("{} is not watched any more", safe(&label)))
+    }
+}
+
+fn set_paused(context: &Context, folder: &str, paused: bool) -> Result<()> {
+    let label = match context.instance()? {
+        Some(client) => block_on(async {
+            let (id, name) = resolve(&client, folder).await?;
+            let verb = if paused { "pause" } else { "resume" };
+            let _: serde_json::Value =
+                client.post(&format!("/folders/{id}/{verb}"), &serde_json::json!({})).await?;
+            Ok(name)
+        })?,
+        None => {
+            let folder = configured(context, folder)?;
+            let update = FolderUpdate { paused: Some(paused), ..FolderUpdate::default() };
+            context.config_file().update_folder(&folder.id, &update)?;
+            folder.label()
+        }
+    };
+    let state = if paused { "is paused" } else { "goes on" };
+    print_line(format_args!("{} {state}", safe(&label)))
+}
+
+impl Confirm {
+    fn run(&self, context: &Context) -> Result<()> {
+        let client = context.need_instance("`archivist folder confirm`")?;
+        let name = block_on(async {
+            let (id, name) = resolve(&client, &self.folder).await?;
+            let _: serde_json::Value =
+                client.post(&format!("/folders/{id}/confirm"), &serde_json::json!({})).await?;
+            Ok(name)
+        })?;
+        print_line(format_args!("the state of {} is confirmed", safe(&name)))
+    }
+}
+
+/// The id and the name of the folder that is meant.
+async fn resolve(client: &Client, given: &str) -> Result<(FolderId, String)> {
+    let folders: Vec<api::Folder> = client.get("/folders").await?;
+    let folders = folders.into_iter().map(|folder| (folder.id, folder.name));
+    choose(folders.collect(), given)
+}
+
+/// The folder of the configuration that is meant.
+fn configured(context: &Context, given: &str) -> Result<FolderConfig> {
+    let config = context.config()?;
+    let folders = config.sync.folders.iter();
+    let (id, _) = choose(folders.map(|one| (one.id.clone(), one.label())).collect(), given)?;
+    config.folder(&id).cloned().with_context(|| format!("there is no folder {id}"))
+}
+
+/// An id counts before a name.
+fn choose(folders: Vec<(FolderId, String)>, given: &str) -> Result<(FolderId, String)> {
+    if let Some(found) = folders.iter().find(|(id, _)| id.as_str() == given) {
+        return Ok(found.clone());
+    }
+    let mut named = folders.into_iter().filter(|(_, name)| name == given);
+    match (named.next(), named.next()) {
+        (Some(one), None) => Ok(one),
+        (Some(_), Some(_)) => bail!(
+            "more than one folder is called {given:?}; name its id, which `archivist folder list` shows"
+        ),
+        (None, _) => bail!("no folder is called {given:?}; `archivist folder list` shows them"),
+    }
+}
+
+/// The absolute path of a directory that is there and can be listed.
+fn existing_dir(path: &Path) -> Result<PathBuf> {
+    let shown = path.display();
+    let mut absolute =
+        std::path::absolute(path).with_context(|| format!("cannot tell where {shown} is"))?;
+    // `..` is where the system says, not where the text looks like: the way
+    // may lead through symlinks.
+    if absolute.components().any(|part| part == Component::ParentDir) {
+        absolute = absolute.canonicalize().with_context(|| format!("cannot find {shown}"))?;
+    }
+    let shown = absolute.display();
+    let metadata = std::fs::metadata(&absolute).with_context(|| format!("cannot find {shown}"))?;
+    if !metadata.is_dir() {
+        bail!("{shown} is not a directory: only a directory can be watched; name the one it is in");
+    }
+    std::fs::read_dir(&absolute)
+        .with_context(|| format!("cannot read {shown}; it could not be backed up"))?;
+    if absolute.to_str().is_none() {
+        bail!(
+            "{shown} is not UTF-8, and the configuration is a text: give the folder another name, \
+             or watch the one that it is in"
+        );
+    }
+    Ok(absolute)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_counts_before_a_name_and_two_names_are_one_too_many() {
+        let folder = |id: &str, name: &str| (id.parse::<FolderId>().unwrap(), name.to_owned());
+        let folders = vec![folder("a", "x"), folder("b", "a"), folder("c", "x")];
+        assert_eq!(choose(folders.clone(), "a").unwrap().0.as_str(), "a");
+        assert!(choose(folders.clone(), "x").unwrap_err().to_string().contains("more than one"));
+        assert!(choose(folders, "y").is_err());
+    }
+}

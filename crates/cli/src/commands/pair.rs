@@ -1,0 +1,97 @@
+//! `archivist pair`
+
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use api::{JoinReport, JoinRequest, PairingCode, PairingState};
+use serde_json::json;
+
+use crate::context::{Context, block_on};
+use crate::output::{Out, local_time, print_json, print_line, safe};
+
+/// How often is asked whether the code was entered.
+const ASK_EVERY: Duration = Duration::from_secs(1);
+
+/// Introduce two machines to each other.
+///
+/// Without CODE, on the machine that has the folders: makes a code that counts
+/// once, and prints it. With CODE, on the backup server: enters it there. Both
+/// sides are set up then: peer ids, addresses, who may ask, and the source.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  archivist pair                  # on the machine with the folders\n  archivist pair CODE             # on the backup server"
+)]
+pub(crate) struct Pair {
+    /// The code that the other machine shows.
+    code: Option<String>,
+    /// Wait until the code was entered on the backup server, or counts no more.
+    #[arg(long, conflicts_with = "code")]
+    wait: bool,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Pair {
+    pub(crate) fn run(self, context: &Context) -> Result<()> {
+        let client = context.need_instance("`archivist pair`")?;
+        if let Some(code) = self.code {
+            let body = JoinRequest { code };
+            let report: JoinReport =
+                block_on(async { Ok(client.post("/pairing/join", &body).await?) })?;
+            return if self.json { print_json(&report) } else { show(&report) };
+        }
+        let code: PairingCode = block_on(async { Ok(client.post("/pairing", &json!({})).await?) })?;
+        if self.json {
+            print_json(&code)?;
+        } else {
+            // The code alone is the answer, for whoever reads along.
+            print_line(safe(&code.code))?;
+            eprintln!(
+                "It counts once, until {}. On the backup server:\n  archivist pair {}",
+                local_time(code.expires_at),
+                safe(&code.code)
+            );
+        }
+        if !self.wait {
+            return Ok(());
+        }
+        let state = block_on(async {
+            loop {
+                let state: PairingState = client.get("/pairing").await?;
+                if state.state != "waiting" {
+                    return Ok(state);
+                }
+                tokio::time::sleep(ASK_EVERY).await;
+            }
+        })?;
+        match (state.state.as_str(), state.peer_id, state.detail) {
+            ("joined", peer, _) => {
+                eprintln!("paired with {}", safe(&peer.unwrap_or_default()));
+                Ok(())
+            }
+            ("expired", _, _) => bail!("nobody entered the code in time; make another one"),
+            (state, _, detail) => {
+                bail!("the pairing has ended ({state}): {}", detail.unwrap_or_default())
+            }
+        }
+    }
+}
+
+fn show(report: &JoinReport) -> Result<()> {
+    let mut out = Out::new();
+    out.line(format_args!("paired with {}", safe(&report.name)))?;
+    out.line(format_args!("peer id    {}", safe(&report.peer_id)))?;
+    out.line(format_args!("manifests  {}", safe(&report.manifest_server_url)))?;
+    for address in &report.addresses {
+        out.line(format_args!("address    {}", safe(address)))?;
+    }
+    for change in &report.changes {
+        out.line(format_args!("set        {}", safe(change)))?;
+    }
+    out.finish()?;
+    if !report.needs_restart.is_empty() {
+        eprintln!("counts after a restart: {}", safe(&report.needs_restart.join(", ")));
+    }
+    Ok(())
+}

@@ -1,0 +1,62 @@
+//! `archivist prune`
+
+use anyhow::Result;
+use api::{PruneReport, PruneRequest};
+
+use crate::context::{Context, block_on};
+use crate::output::{Align, Out, Progress, Table, Unit, count, local_time, print_json, safe, size};
+
+/// Remove the snapshots that no rule of `backup_server.keep` keeps, and free
+/// their space.
+///
+/// A running instance does so by itself after each backup. The newest snapshot
+/// of a folder always stays.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  archivist prune --dry-run")]
+pub(crate) struct Prune {
+    /// Only tell what would go.
+    #[arg(long)]
+    dry_run: bool,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Prune {
+    pub(crate) fn run(&self, context: &Context) -> Result<()> {
+        let client = context.need_instance("`archivist prune`")?;
+        let body = PruneRequest { dry_run: self.dry_run };
+        let progress = Progress::new(Unit::Bytes, "pruning");
+        let report = block_on(async { Ok(client.post("/prune", &body).await?) });
+        progress.end();
+        let report: PruneReport = report?;
+        if self.json {
+            return print_json(&report);
+        }
+        let mut out = Out::new();
+        if !report.removed.is_empty() {
+            let mut table = Table::new(&[
+                ("SNAPSHOT", Align::Left),
+                ("FOLDER", Align::Left),
+                ("RECEIVED", Align::Left),
+            ]);
+            for one in &report.removed {
+                let received = local_time(one.received_at);
+                table.row([one.snapshot.clone(), one.folder_name.clone(), received]);
+            }
+            table.print(&mut out, "")?;
+        }
+        let removed = count(report.removed.len() as u64, "snapshot", "snapshots");
+        let kept = report.kept.len();
+        if report.dry_run {
+            out.line(format_args!("{removed} would go, {kept} would stay"))?;
+        } else {
+            let freed = size(report.freed_bytes);
+            out.line(format_args!("{removed} removed, {kept} kept, {freed} freed"))?;
+        }
+        for hold in &report.holds {
+            out.line(format_args!("nothing is removed: {}", safe(hold)))?;
+        }
+        out.finish()
+    }
+}

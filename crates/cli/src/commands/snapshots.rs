@@ -1,0 +1,92 @@
+//! `archivist snapshots`
+
+use anyhow::Result;
+use api::{Client, Query, Snapshot};
+
+use crate::context::{Context, block_on};
+use crate::offline::Offline;
+use crate::output::{Align, Out, Table, local_time, print_json, safe, size};
+
+/// List the snapshots that this backup server holds, running or not.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  archivist snapshots --folder Documents")]
+pub(crate) struct Snapshots {
+    /// Those of this source, by name or peer id.
+    #[arg(long, value_name = "SOURCE")]
+    source: Option<String>,
+    /// Those of this folder, by id or name.
+    #[arg(long, value_name = "FOLDER")]
+    folder: Option<String>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Snapshots {
+    pub(crate) fn run(&self, context: &Context) -> Result<()> {
+        let snapshots = match context.instance()? {
+            Some(client) => {
+                block_on(list(&client, self.source.as_deref(), self.folder.as_deref()))?
+            }
+            None => self.offline(context)?,
+        };
+        if self.json {
+            return print_json(&snapshots);
+        }
+        if snapshots.is_empty() {
+            eprintln!("there are no such snapshots here");
+            return Ok(());
+        }
+        let mut table = Table::new(&[
+            ("ID", Align::Left),
+            ("SOURCE", Align::Left),
+            ("FOLDER", Align::Left),
+            ("SEQUENCE", Align::Right),
+            ("RECEIVED", Align::Left),
+            ("FILES", Align::Right),
+            ("SIZE", Align::Right),
+            ("", Align::Left),
+        ]);
+        for snapshot in snapshots {
+            table.row([
+                snapshot.id,
+                snapshot.source,
+                snapshot.folder_name,
+                snapshot.sequence.to_string(),
+                local_time(snapshot.received_at),
+                snapshot.files.to_string(),
+                size(snapshot.bytes),
+                snapshot.held.map_or(String::new(), |held| format!("held: {held}")),
+            ]);
+        }
+        let mut out = Out::new();
+        table.print(&mut out, "")?;
+        out.finish()
+    }
+
+    fn offline(&self, context: &Context) -> Result<Vec<Snapshot>> {
+        let Some(offline) = Offline::open(context)? else { return Ok(Vec::new()) };
+        let (mut snapshots, damaged) = offline.list()?;
+        for (root, reason) in damaged {
+            eprintln!("archivist: snapshot {} cannot be read: {}", safe(&root), safe(&reason));
+        }
+        snapshots.retain(|one| {
+            let is_source = |source: &str| one.source == source || one.source_peer_id == source;
+            let is_folder =
+                |folder: &str| one.folder_id.as_str() == folder || one.folder_name == folder;
+            self.source.as_deref().is_none_or(is_source)
+                && self.folder.as_deref().is_none_or(is_folder)
+        });
+        Ok(snapshots)
+    }
+}
+
+/// Asks a running instance for its snapshots.
+pub(super) async fn list(
+    client: &Client,
+    source: Option<&str>,
+    folder: Option<&str>,
+) -> Result<Vec<Snapshot>> {
+    let query = Query::new().with_some("source", source).with_some("folder", folder);
+    Ok(client.get(&format!("/snapshots{}", query.as_str())).await?)
+}

@@ -1,0 +1,173 @@
+//! `archivist status`
+
+use anyhow::Result;
+use api::NoticeLevel;
+
+use crate::context::{Context, block_on};
+use crate::output::{Align, Out, Table, count, local_time, print_json, safe, size};
+
+/// Show how this instance is: its folders, its sources, its store, and what
+/// somebody should look at.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  archivist status")]
+pub(crate) struct Status {
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Status {
+    pub(crate) fn run(&self, context: &Context) -> Result<()> {
+        let client = context.need_instance("`archivist status`")?;
+        if self.json {
+            // As it comes, so that what this program does not know is in it too.
+            let status: serde_json::Value = block_on(async { Ok(client.get("/status").await?) })?;
+            return print_json(&status);
+        }
+        let status: api::Status = block_on(async { Ok(client.get("/status").await?) })?;
+        let mut out = Out::new();
+        show(&status, &mut out)?;
+        out.finish()
+    }
+}
+
+fn show(status: &api::Status, out: &mut Out) -> Result<()> {
+    out.line(format_args!("peer id    {}", safe(&status.peer_id)))?;
+    out.line(format_args!("version    {}", safe(&status.version)))?;
+    out.line(format_args!("data       {}", safe(&status.data)))?;
+    for (number, address) in status.addresses.iter().enumerate() {
+        let label = if number == 0 { "addresses" } else { "" };
+        out.line(format_args!("{label:9}  {}", safe(address)))?;
+    }
+    let storage = &status.storage;
+    let limit = storage.max_bytes.map_or(String::new(), |max| format!(" of {}", size(max)));
+    out.line(format_args!(
+        "storage    {}{limit} in {}; room for {} more",
+        size(storage.used_bytes),
+        count(storage.blocks, "block", "blocks"),
+        size(storage.available_bytes)
+    ))?;
+    if !status.notices.is_empty() {
+        out.line("\nNotices")?;
+    }
+    for notice in &status.notices {
+        let level = match notice.level {
+            NoticeLevel::Error => "error",
+            NoticeLevel::Warning => "warning",
+            NoticeLevel::Info => "info",
+        };
+        out.line(format_args!("  {level}: {}", safe(&notice.message)))?;
+        if let Some(action) = &notice.action {
+            out.line(format_args!("    {}", safe(action)))?;
+        }
+    }
+    if !status.folders.is_empty() {
+        out.line("\nFolders")?;
+        show_folders(&status.folders, out, "  ")?;
+    }
+    if !status.sources.is_empty() {
+        out.line("\nSources")?;
+        show_sources(&status.sources, out, "  ")?;
+    }
+    Ok(())
+}
+
+/// Errors of a folder that are shown; `--json` has more.
+const ERRORS_SHOWN: usize = 10;
+
+/// The folders as a table, with what is wrong below it.
+pub(super) fn show_folders(folders: &[api::Folder], out: &mut Out, indent: &str) -> Result<()> {
+    let mut table = Table::new(&[
+        ("ID", Align::Left),
+        ("NAME", Align::Left),
+        ("STATE", Align::Left),
+        ("FILES", Align::Right),
+        ("SIZE", Align::Right),
+        ("PENDING", Align::Right),
+        ("SEQUENCE", Align::Right),
+        ("BACKED UP", Align::Left),
+        ("PATH", Align::Left),
+    ]);
+    for folder in folders {
+        let backed_up = match (folder.backed_up_sequence, folder.backed_up_at) {
+            (Some(sequence), Some(at)) => format!("{sequence} at {}", local_time(at)),
+            (Some(sequence), None) => sequence.to_string(),
+            (None, _) => "not yet".to_owned(),
+        };
+        table.row([
+            folder.id.to_string(),
+            folder.name.clone(),
+            folder.state.clone(),
+            folder.files.to_string(),
+            size(folder.bytes),
+            folder.pending_changes.to_string(),
+            folder.sequence.map_or("-".to_owned(), |sequence| sequence.to_string()),
+            backed_up,
+            folder.path.clone(),
+        ]);
+    }
+    table.print(out, indent)?;
+    for folder in folders {
+        let name = safe(&folder.name);
+        if let Some(detail) = &folder.detail {
+            out.line(format_args!("{indent}{name}: {}", safe(detail)))?;
+        }
+        if let Some(held) = &folder.held {
+            let id = &folder.id;
+            out.line(format_args!("{indent}{name} is held: {}", safe(held)))?;
+            out.line(format_args!("{indent}  if it is meant: archivist folder confirm {id}"))?;
+        }
+        for error in folder.errors.iter().take(ERRORS_SHOWN) {
+            let (path, error) = (safe(&error.path).replace('\n', "\\n"), safe(&error.error));
+            out.line(format_args!("{indent}{name}: {path}: {error}"))?;
+        }
+        let listed = folder.errors.len().min(ERRORS_SHOWN) as u64;
+        if folder.error_count > listed {
+            let more = count(folder.error_count - listed, "more error", "more errors");
+            out.line(format_args!("{indent}{name}: {more}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// The sources as a table, with what they do and what is wrong below it.
+pub(super) fn show_sources(sources: &[api::Source], out: &mut Out, indent: &str) -> Result<()> {
+    let mut table = Table::new(&[
+        ("NAME", Align::Left),
+        ("STATE", Align::Left),
+        ("LAST POLL", Align::Left),
+        ("PEER ID", Align::Left),
+        ("URL", Align::Left),
+    ]);
+    for source in sources {
+        table.row([
+            source.name.clone(),
+            source.state.clone(),
+            source.last_poll.map_or("never".to_owned(), local_time),
+            source.peer_id.clone(),
+            source.manifest_server_url.clone(),
+        ]);
+    }
+    table.print(out, indent)?;
+    for source in sources {
+        let name = safe(&source.name);
+        if let Some(detail) = &source.detail {
+            out.line(format_args!("{indent}{name}: {}", safe(detail)))?;
+        }
+        for error in &source.errors {
+            out.line(format_args!("{indent}{name}: {}", safe(error)))?;
+        }
+        for pull in &source.pulls {
+            out.line(format_args!(
+                "{indent}{name}: pulling {} {}: {} of {} files, {} of {}",
+                safe(&pull.folder_name),
+                pull.sequence,
+                pull.files_done,
+                pull.files_total,
+                size(pull.bytes_done),
+                size(pull.bytes_total)
+            ))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,143 @@
+//! `archivist verify`
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use api::{Client, Job, VerifyProblem, VerifyRequest, VerifyResult};
+use store::VerifyDepth;
+
+use crate::context::{Context, block_on};
+use crate::exit::End;
+use crate::offline::Offline;
+use crate::output::{Out, Progress, Unit, count, print_json, safe, size};
+
+/// How often is asked how far it is.
+const ASK_EVERY: Duration = Duration::from_millis(500);
+
+/// Check that everything is there that is kept here, running or not.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  archivist verify\n  archivist verify --full --repair")]
+pub(crate) struct Verify {
+    /// Read and hash every block, not only look whether it is there.
+    #[arg(long)]
+    full: bool,
+    /// Pull what is damaged or missing again, from a peer that has it.
+    #[arg(long)]
+    repair: bool,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Verify {
+    pub(crate) fn run(&self, context: &Context) -> Result<()> {
+        let result = match context.instance()? {
+            Some(client) => block_on(self.through(&client))?,
+            None if self.repair => {
+                context.need_instance("`archivist verify --repair`")?;
+                return Ok(());
+            }
+            None => self.offline(context)?,
+        };
+        self.tell(&result)
+    }
+
+    async fn through(&self, client: &Client) -> Result<VerifyResult> {
+        let body = VerifyRequest { full: self.full, repair: self.repair };
+        let mut job: Job = client.post("/verify", &body).await?;
+        let path = format!("/jobs/{}", job.id);
+        let mut progress = Progress::new(Unit::Things, "checking");
+        while job.state == "running" {
+            tokio::time::sleep(ASK_EVERY).await;
+            job = client.get(&path).await?;
+            progress.set(job.progress_done, job.progress_total, "checking");
+        }
+        progress.end();
+        match (job.state.as_str(), job.result) {
+            ("done", Some(result)) => {
+                serde_json::from_value(result).context("the instance answered in an unknown form")
+            }
+            (state, _) => {
+                let why = job.error.unwrap_or_else(|| "no reason was given".to_owned());
+                bail!("the check has ended ({state}): {why}")
+            }
+        }
+    }
+
+    fn offline(&self, context: &Context) -> Result<VerifyResult> {
+        let Some(offline) = Offline::open(context)? else { return Ok(VerifyResult::default()) };
+        let depth = if self.full { VerifyDepth::Full } else { VerifyDepth::Present };
+        let progress = Progress::new(Unit::Things, "checking");
+        let report = offline.store().verify(depth);
+        progress.end();
+        let report = report?;
+        let ids = offline.ids_by_root()?;
+        // A snapshot whose blocks are all there, but whose record is none.
+        let is_known = |root: &str| {
+            report.problems.iter().any(|one| one.roots.iter().any(|name| name == root))
+        };
+        let (_, damaged) = offline.list()?;
+        let unread = damaged.into_iter().filter(|(root, _)| !is_known(root));
+        let unread = unread.filter_map(|(root, reason)| {
+            let cid = offline.store().root(&root)?.cid;
+            Some(VerifyProblem { cid, reason, concerns: vec![root] })
+        });
+        let mut problems: Vec<VerifyProblem> = unread.collect();
+        problems.extend(report.problems.into_iter().map(|problem| VerifyProblem {
+            cid: problem.cid,
+            reason: problem.reason,
+            concerns: problem.roots.iter().map(|root| name_of(root, &ids)).collect(),
+        }));
+        Ok(VerifyResult {
+            checked: report.roots,
+            blocks: report.blocks,
+            read_bytes: report.read_bytes,
+            problems,
+            repaired: 0,
+        })
+    }
+
+    /// Says what was found.
+    fn tell(&self, result: &VerifyResult) -> Result<()> {
+        let is_ok = result.problems.is_empty();
+        if self.json {
+            print_json(result)?;
+            return if is_ok { Ok(()) } else { Err(End::Told.into()) };
+        }
+        let mut out = Out::new();
+        for problem in &result.problems {
+            let concerns = match problem.concerns.as_slice() {
+                [] => String::new(),
+                concerns => format!("; it is needed by {}", safe(&concerns.join(", "))),
+            };
+            out.line(format_args!("{}: {}{concerns}", problem.cid, safe(&problem.reason)))?;
+        }
+        let read = match result.read_bytes {
+            0 => String::new(),
+            bytes => format!(", {} read and hashed", size(bytes)),
+        };
+        let checked = count(result.checked, "snapshot or item", "snapshots and items");
+        let blocks = count(result.blocks, "block is there", "blocks are there");
+        out.line(format_args!("checked {checked}: {blocks}{read}"))?;
+        if result.repaired > 0 {
+            let repaired = count(result.repaired, "block was", "blocks were");
+            out.line(format_args!("{repaired} pulled again"))?;
+        }
+        out.finish()?;
+        if is_ok {
+            return Ok(());
+        }
+        let damaged = count(result.problems.len() as u64, "block is", "blocks are");
+        if self.repair {
+            bail!("{damaged} damaged or missing, and no peer that can be reached has them");
+        }
+        bail!("{damaged} damaged or missing; `archivist verify --repair` pulls them again")
+    }
+}
+
+/// What people call a root: the id of a snapshot, the CID of a data item.
+fn name_of(root: &str, ids: &HashMap<String, String>) -> String {
+    let known = ids.get(root).map(String::as_str);
+    known.or_else(|| root.strip_prefix(node::roots::DATA)).unwrap_or(root).to_owned()
+}

@@ -1,0 +1,168 @@
+//! The store of an instance that does not run, opened here: looking at what
+//! it keeps and getting it back needs nobody else.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, bail};
+use backup::{Selector, SnapshotStore, root_name};
+use jiff::Timestamp;
+use node::Running;
+use restore::Blocks;
+use store::{BlockStore, PackStore, StoreError, StoreOptions};
+
+use crate::context::Context;
+use crate::output::safe;
+
+/// An open store, and the snapshots in it.
+#[derive(Debug)]
+pub(crate) struct Offline {
+    store: Arc<dyn BlockStore>,
+    snapshots: SnapshotStore,
+    /// What the configuration calls the sources, by peer id.
+    names: HashMap<String, String>,
+}
+
+impl Offline {
+    /// Opens the store of this instance; `None` where it has none yet.
+    ///
+    /// Damage is told on standard error: what it took is missing.
+    pub(crate) fn open(context: &Context) -> Result<Option<Self>> {
+        let data = context.paths.data_dir();
+        if !data.is_dir() {
+            bail!(
+                "there is no instance in {}: nothing was ever kept there; \
+                 name another one with --home",
+                data.display()
+            );
+        }
+        let dir = context.paths.store_dir();
+        if !dir.is_dir() {
+            return Ok(None);
+        }
+        let config = context.config()?;
+        let options = StoreOptions {
+            max_storage: config.node.max_storage.limit(),
+            disk_reserve: config.node.disk_reserve.bytes(),
+            ..StoreOptions::default()
+        };
+        let (store, report) = match PackStore::open(&dir, &options) {
+            Err(error @ StoreError::Locked(_)) => {
+                let hint = match Running::find(data) {
+                    Some(running) => {
+                        format!("its instance (process {}) does not answer", running.pid)
+                    }
+                    None => "its instance is starting or ending".to_owned(),
+                };
+                return Err(error).context(format!("{hint}: try again, or end it"));
+            }
+            opened => opened?,
+        };
+        for damage in &report.damage {
+            eprintln!("archivist: the store is damaged: {}", safe(damage));
+        }
+        for pack in &report.lost_packs {
+            eprintln!("archivist: a file of the store is gone: {}", pack.display());
+        }
+        if report.roots_incomplete {
+            eprintln!("archivist: records of what is kept are lost: some snapshots may be missing");
+        }
+        let store: Arc<dyn BlockStore> = Arc::new(store);
+        let sources = &config.backup_server.source_peers;
+        Ok(Some(Self {
+            snapshots: SnapshotStore::new(store.clone()),
+            store,
+            names: sources
+                .iter()
+                .map(|source| (source.peer_id.to_string(), source.name.to_string()))
+                .collect(),
+        }))
+    }
+
+    /// The store.
+    pub(crate) fn store(&self) -> &Arc<dyn BlockStore> {
+        &self.store
+    }
+
+    /// The store, as what a restore takes blocks from.
+    pub(crate) fn blocks(&self) -> Arc<dyn Blocks> {
+        Arc::new(self.store.clone())
+    }
+
+    /// Every snapshot that can be read, by source, folder and B's order; those
+    /// that cannot, by root, with the reason.
+    pub(crate) fn list(&self) -> Result<(Vec<api::Snapshot>, Vec<(String, String)>)> {
+        let listing = self.snapshots.list()?;
+        let snapshots = listing.snapshots.iter().map(|snapshot| self.model(snapshot)).collect();
+        let damaged = listing.damaged.into_iter().map(|one| (one.root, one.reason)).collect();
+        Ok((snapshots, damaged))
+    }
+
+    /// The ids of the snapshots, by the roots that name them.
+    pub(crate) fn ids_by_root(&self) -> Result<HashMap<String, String>> {
+        let listing = self.snapshots.list()?;
+        let ids = listing.snapshots.into_iter().map(|snapshot| {
+            let record = &snapshot.record;
+            let root = root_name(&record.source, &record.folder, record.order);
+            (root, snapshot.id.to_string())
+        });
+        Ok(ids.collect())
+    }
+
+    /// The snapshot that is meant: by id or the beginning of it, else the
+    /// newest of the folder, by id or name, that was here at a time.
+    pub(crate) fn find(
+        &self,
+        id: Option<&str>,
+        folder: Option<&str>,
+        at: Option<Timestamp>,
+    ) -> Result<api::Snapshot> {
+        let mut selector = Selector { at, ..Selector::default() };
+        if let Some(id) = id {
+            selector.id = Some(id.parse()?);
+        }
+        if let Some(folder) = folder {
+            let (snapshots, _) = self.list()?;
+            let mut ids: Vec<_> = snapshots
+                .into_iter()
+                .filter(|one| one.folder_id.as_str() == folder || one.folder_name == folder)
+                .map(|one| one.folder_id)
+                .collect();
+            ids.sort();
+            ids.dedup();
+            match ids.as_slice() {
+                [] => {
+                    bail!("no snapshot is of a folder {folder:?}; `archivist snapshots` lists them")
+                }
+                [id] => selector.folder = Some(id.clone()),
+                ids => {
+                    let ids: Vec<_> = ids.iter().map(ToString::to_string).collect();
+                    bail!(
+                        "more than one folder is called {folder:?}: {}; name its id",
+                        ids.join(", ")
+                    );
+                }
+            }
+        }
+        Ok(self.model(&self.snapshots.find(&selector)?))
+    }
+
+    fn model(&self, snapshot: &backup::Snapshot) -> api::Snapshot {
+        let record = &snapshot.record;
+        let peer = record.source.to_string();
+        api::Snapshot {
+            id: snapshot.id.to_string(),
+            source: self.names.get(&peer).unwrap_or(&peer).clone(),
+            source_peer_id: peer,
+            folder_id: record.folder.clone(),
+            folder_name: record.folder_name.clone(),
+            sequence: record.sequence,
+            created_at: record.created_at,
+            received_at: record.received_at,
+            files: record.files,
+            bytes: record.bytes,
+            manifest_cid: record.manifest,
+            held: record.held.clone(),
+        }
+    }
+}
