@@ -3,18 +3,22 @@
 
 mod blocking;
 mod clock;
+mod exchange;
 mod plan;
 mod pool;
 mod pull;
+mod receipt;
 mod retention;
 mod snapshot;
 mod tree;
 
 pub use blocking::{Panicked, Retry};
 pub use clock::{Clock, SystemClock};
+pub use exchange::ExchangeError;
 pub use plan::*;
 pub use pool::{PooledSession, SessionPool};
 pub use pull::{Progress, PullError, PullReport, Puller};
+pub use receipt::*;
 pub use retention::*;
 pub use snapshot::*;
 pub use tree::*;
