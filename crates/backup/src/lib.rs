@@ -11,6 +11,7 @@ mod receipt;
 mod retention;
 mod snapshot;
 mod tree;
+mod trigger;
 
 pub use blocking::{Panicked, Retry};
 pub use clock::{Clock, SystemClock};
@@ -22,3 +23,4 @@ pub use receipt::*;
 pub use retention::*;
 pub use snapshot::*;
 pub use tree::*;
+pub use trigger::*;

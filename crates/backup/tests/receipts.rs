@@ -79,7 +79,7 @@ async fn garbage_silence_and_floods_cost_their_streams_alone() {
     let handle = hostile.handle();
     // As many as it may have open, and then some: silent, lying, babbling.
     let mut held = Vec::new();
-    for number in 0..60 {
+    for number in 0..32 {
         let opened =
             tokio::time::timeout(Duration::from_secs(2), handle.open(peer, RECEIPT_PROTOCOL));
         let Ok(Ok(mut stream)) = opened.await else { continue };
