@@ -4,6 +4,7 @@
 mod blocking;
 mod clock;
 mod exchange;
+mod notify;
 mod plan;
 mod pool;
 mod pull;
@@ -16,6 +17,7 @@ mod trigger;
 pub use blocking::{Panicked, Retry};
 pub use clock::{Clock, SystemClock};
 pub use exchange::ExchangeError;
+pub use notify::*;
 pub use plan::*;
 pub use pool::{PooledSession, SessionPool};
 pub use pull::{Progress, PullError, PullReport, Puller};

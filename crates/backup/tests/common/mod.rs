@@ -58,3 +58,12 @@ pub(crate) async fn connect(from: &Net, to: &Net) {
     let to = to.handle();
     from.handle().connect(to.peer_id(), to.listen_addrs(), PATIENCE).await.unwrap();
 }
+
+/// Waits until something is so.
+pub(crate) async fn until(is_so: impl Fn() -> bool) {
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(std::time::Instant::now() < deadline, "it did not come about");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
