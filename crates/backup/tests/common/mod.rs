@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use backup::RECEIPT_PROTOCOL;
+use backup::{RECEIPT_PROTOCOL, SNAPSHOTS_PROTOCOL};
 use net::{Access, Answer, BlockProvider, Keypair, Net, NetConfig, PeerId};
 use store::BlockStore;
 use types::Cid;
@@ -38,14 +38,17 @@ impl BlockProvider for Provider {
 
 /// A node on loopback with a free port, which serves a store.
 pub(crate) async fn node_with(store: Arc<dyn BlockStore>, access: Access) -> Net {
+    node_as(Keypair::generate_secp256k1(), store, access).await
+}
+
+/// The same, with this key.
+pub(crate) async fn node_as(key: Keypair, store: Arc<dyn BlockStore>, access: Access) -> Net {
     let config = NetConfig {
         tcp: vec!["127.0.0.1:0".parse().unwrap()],
-        protocols: vec![RECEIPT_PROTOCOL],
+        protocols: vec![RECEIPT_PROTOCOL, SNAPSHOTS_PROTOCOL],
         ..NetConfig::default()
     };
-    Net::start(config, Keypair::generate_secp256k1(), Arc::new(Provider(store)), access)
-        .await
-        .unwrap()
+    Net::start(config, key, Arc::new(Provider(store)), access).await.unwrap()
 }
 
 /// A node on loopback that has no blocks.
