@@ -3,6 +3,7 @@
 
 mod blocking;
 mod clock;
+mod manifest_pull;
 mod plan;
 mod pool;
 mod pull;
@@ -12,6 +13,9 @@ mod tree;
 
 pub use blocking::{Panicked, Retry};
 pub use clock::{Clock, SystemClock};
+pub use manifest_pull::{
+    ManifestJob, ManifestProgress, ManifestPullError, ManifestPuller, PullNumbers,
+};
 pub use plan::*;
 pub use pool::{PooledSession, SessionPool};
 pub use pull::{Progress, PullError, PullReport, Puller};
