@@ -18,7 +18,7 @@ pub struct ManifestProgress {
 }
 
 /// The numbers of a [`ManifestProgress`] at one moment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct PullNumbers {
     /// Files that are here. Everything but directories counts as a file.
     pub files_done: u64,
