@@ -3,22 +3,30 @@
 
 mod blocking;
 mod clock;
+mod daemon;
+mod exchange;
 mod manifest_pull;
 mod plan;
 mod pool;
 mod pull;
+mod receipt;
 mod retention;
 mod snapshot;
 mod tree;
+mod trigger;
 
 pub use blocking::{Panicked, Retry};
 pub use clock::{Clock, SystemClock};
+pub use daemon::*;
+pub use exchange::ExchangeError;
 pub use manifest_pull::{
     ManifestJob, ManifestProgress, ManifestPullError, ManifestPuller, PullNumbers,
 };
 pub use plan::*;
 pub use pool::{PooledSession, SessionPool};
 pub use pull::{Progress, PullError, PullReport, Puller};
+pub use receipt::*;
 pub use retention::*;
 pub use snapshot::*;
 pub use tree::*;
+pub use trigger::*;

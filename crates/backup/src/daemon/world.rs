@@ -14,8 +14,9 @@ use net::{Handle, NetError, PeerId};
 use types::FolderId;
 
 use crate::blocking::blocking;
+use crate::exchange::ExchangeError;
 use crate::manifest_pull::{ManifestJob, ManifestPullError, ManifestPuller};
-use crate::receipt::{Receipt, ReceiptAnswer, ReceiptError, send_receipt};
+use crate::receipt::{Receipt, ReceiptAnswer, send_receipt};
 use crate::snapshot::{Snapshot, SnapshotError, SnapshotStore};
 
 /// From the wish for a connection to having it, for all addresses together.
@@ -50,7 +51,7 @@ pub(super) trait World: Send + Sync + 'static {
         &self,
         source: PeerId,
         receipt: Receipt,
-    ) -> BoxFuture<'static, Result<ReceiptAnswer, ReceiptError>>;
+    ) -> BoxFuture<'static, Result<ReceiptAnswer, ExchangeError>>;
 }
 
 /// The world as it is.
@@ -116,9 +117,9 @@ impl World for RealWorld {
         &self,
         source: PeerId,
         receipt: Receipt,
-    ) -> BoxFuture<'static, Result<ReceiptAnswer, ReceiptError>> {
+    ) -> BoxFuture<'static, Result<ReceiptAnswer, ExchangeError>> {
         let net = self.net.clone();
-        Box::pin(async move { send_receipt(&net, source, &receipt).await })
+        Box::pin(async move { send_receipt(&net, source, receipt).await })
     }
 }
 
