@@ -129,8 +129,7 @@ mod tests {
         let peer = PeerId::random();
         let folder: FolderId = "docs".parse().unwrap();
         let [old, new, other] = [b"old", b"new", b"oth"].map(|b| Cid::of(Codec::DagCbor, b));
-        let acceptance =
-            Acceptance { sequence: SequenceNumber(3), manifest: new, over: old };
+        let acceptance = Acceptance { sequence: SequenceNumber(3), manifest: new, over: old };
         AcceptedFile::open(dir.path()).add(&peer, [(folder.clone(), acceptance)]).unwrap();
         let file = AcceptedFile::open(dir.path());
         assert_eq!(file.get(&peer, &folder, &old), Some((SequenceNumber(3), new)));

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::sync::{broadcast, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::status::{BackupEvent, SourceStatus, Totals};
 
@@ -52,18 +53,20 @@ impl Board {
         });
     }
 
-    /// Tells how a source is; nothing happens where that is known.
-    pub(super) fn set(&self, status: SourceStatus) {
+    /// Tells how a source is; nothing happens where that is known, nor where
+    /// who tells it was stopped: then somebody else has the word.
+    pub(super) fn set(&self, status: SourceStatus, stop: Option<&CancellationToken>) {
         let status = Arc::new(status);
         let is_end = {
             let mut sources = self.0.sources.lock();
+            if stop.is_some_and(CancellationToken::is_cancelled) {
+                return;
+            }
             let old = sources.insert(status.name.clone(), status.clone());
             if old.as_deref() == Some(&*status) {
                 return;
             }
-            old.is_none_or(|old| {
-                old.state != status.state || old.pulls.len() != status.pulls.len()
-            })
+            old.is_none_or(|old| old.state != status.state || old.pulls.len() != status.pulls.len())
         };
         // It is no matter if nobody listens.
         let _ = self.0.events.send(BackupEvent::Source(status));

@@ -3,7 +3,6 @@
 //! a clock that does not run.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use config::ManifestUrl;
@@ -93,9 +92,8 @@ impl World for RealWorld {
         Box::pin(async move {
             // An address that names another peer must not keep the others from
             // being tried.
-            let of_source = |address: &Multiaddr| {
-                config::peer_id_of(address).is_none_or(|peer| peer == source)
-            };
+            let of_source =
+                |address: &Multiaddr| config::peer_id_of(address).is_none_or(|peer| peer == source);
             let addresses: Vec<_> = addresses.into_iter().filter(of_source).collect();
             let Err(error) = net.connect(source, addresses, CONNECT_TIMEOUT).await else {
                 return Ok(());
@@ -122,6 +120,3 @@ impl World for RealWorld {
         Box::pin(async move { send_receipt(&net, source, receipt).await })
     }
 }
-
-/// The world, to be shared.
-pub(super) type SharedWorld = Arc<dyn World>;

@@ -175,6 +175,11 @@ impl SnapshotStore {
         &self.0.store
     }
 
+    /// How many snapshots there are, damaged ones included.
+    pub fn count(&self) -> u64 {
+        self.0.store.roots(PREFIX).len() as u64
+    }
+
     /// All snapshots.
     ///
     /// # Errors
