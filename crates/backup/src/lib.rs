@@ -3,8 +3,10 @@
 
 mod blocking;
 mod clock;
+mod daemon;
 mod exchange;
 mod notify;
+mod manifest_pull;
 mod plan;
 mod pool;
 mod prune;
@@ -19,8 +21,12 @@ mod verify;
 
 pub use blocking::{Panicked, Retry};
 pub use clock::{Clock, SystemClock};
+pub use daemon::*;
 pub use exchange::ExchangeError;
 pub use notify::*;
+pub use manifest_pull::{
+    ManifestJob, ManifestProgress, ManifestPullError, ManifestPuller, PullNumbers,
+};
 pub use plan::*;
 pub use pool::{PooledSession, SessionPool};
 pub use prune::*;
