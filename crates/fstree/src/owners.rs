@@ -1,0 +1,133 @@
+//! The names of users and groups, from `/etc/passwd` and `/etc/group`.
+//!
+//! What is absent: names that only a directory service knows. Asking for those
+//! means the C library's switch, which loads code and may wait for a network;
+//! an owner without a name is kept by number.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+
+const USERS: &str = "/etc/passwd";
+const GROUPS: &str = "/etc/group";
+/// More of a file than this is not looked at.
+const LEN_MAX: u64 = 16 << 20;
+
+/// Names by number, and numbers by name, as they were when last read.
+#[derive(Clone, Debug, Default)]
+pub struct Owners {
+    users: Table,
+    groups: Table,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Table {
+    names: HashMap<u32, String>,
+    ids: HashMap<String, u32>,
+    /// Of the file that it is from.
+    stamp: Option<(u64, u64, i64, i64)>,
+}
+
+impl Table {
+    /// Lines of `name:password:number:…`. Of two lines with one number the
+    /// first counts, as for every other program.
+    fn parse(text: &[u8]) -> Self {
+        let mut table = Self::default();
+        for line in text.split(|byte| *byte == b'\n') {
+            let mut fields = line.split(|byte| *byte == b':');
+            let (name, id) = (fields.next(), fields.nth(1));
+            let name = name.and_then(|name| std::str::from_utf8(name).ok());
+            let id = id.and_then(|id| std::str::from_utf8(id).ok()?.parse().ok());
+            let (Some(name), Some(id)) = (name, id) else { continue };
+            if name.is_empty() || name.starts_with(['#', '+', '-']) {
+                continue;
+            }
+            table.names.entry(id).or_insert_with(|| name.to_owned());
+            table.ids.entry(name.to_owned()).or_insert(id);
+        }
+        table
+    }
+
+    /// Reads the file again where it is not the one that was read.
+    fn refresh(&mut self, path: &str) -> io::Result<()> {
+        let file = File::open(path)?;
+        let metadata = file.metadata()?;
+        let stamp =
+            Some((metadata.ino(), metadata.size(), metadata.mtime(), metadata.mtime_nsec()));
+        if self.stamp != stamp {
+            let mut text = Vec::new();
+            file.take(LEN_MAX).read_to_end(&mut text)?;
+            *self = Self { stamp, ..Self::parse(&text) };
+        }
+        Ok(())
+    }
+}
+
+impl Owners {
+    /// The names of this machine. Where a file cannot be read, there are none.
+    pub fn system() -> Self {
+        let mut owners = Self::default();
+        owners.refresh();
+        owners
+    }
+
+    /// Names from the text of the two files.
+    pub fn parse(passwd: &[u8], group: &[u8]) -> Self {
+        Self { users: Table::parse(passwd), groups: Table::parse(group) }
+    }
+
+    /// Reads the files again if they have changed; two opens if not. A file
+    /// that cannot be read leaves what is known.
+    pub fn refresh(&mut self) {
+        let _ = self.users.refresh(USERS);
+        let _ = self.groups.refresh(GROUPS);
+    }
+
+    /// The name of a user.
+    pub fn user(&self, uid: u32) -> Option<&str> {
+        self.users.names.get(&uid).map(String::as_str)
+    }
+
+    /// The name of a group.
+    pub fn group(&self, gid: u32) -> Option<&str> {
+        self.groups.names.get(&gid).map(String::as_str)
+    }
+
+    /// The number of a user.
+    pub fn uid(&self, user: &str) -> Option<u32> {
+        self.users.ids.get(user).copied()
+    }
+
+    /// The number of a group.
+    pub fn gid(&self, group: &str) -> Option<u32> {
+        self.groups.ids.get(group).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn odd_lines_are_passed_over() {
+        let passwd = b"root:x:0:0:root:/root:/bin/sh\ntoor:x:0:0::/root:/bin/sh\n\
+            # a comment:x:5:5::\n\n:x:6:6::\nno number:x:seven:7::\nshort\n+nis:x:9:9::\n\
+            \xff\xfe:x:10:10::\nbig:x:4294967296:1::\nnobody:x:65534:65534::/:";
+        let owners = Owners::parse(passwd, b"adm:x:4:\nadm:x:5:a,b");
+        assert_eq!(owners.user(0), Some("root"));
+        assert_eq!(owners.uid("toor"), Some(0));
+        assert_eq!(owners.user(65534), Some("nobody"));
+        assert_eq!(owners.users.names.len(), 2);
+        assert_eq!((owners.gid("adm"), owners.group(5)), (Some(4), Some("adm")));
+        assert_eq!((owners.user(7), owners.uid("")), (None, None));
+    }
+
+    #[test]
+    fn the_machine_has_a_root() {
+        let mut owners = Owners::system();
+        assert_eq!(owners.user(0), Some("root"));
+        owners.refresh();
+        assert_eq!(owners.uid("root"), Some(0));
+    }
+}

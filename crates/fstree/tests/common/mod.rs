@@ -1,0 +1,310 @@
+//! Trees to read, a copy made by reading and making, and ways to run a test as
+//! somebody else or with a file system of its own.
+#![allow(dead_code, reason = "each test program uses some of it")]
+
+pub(crate) mod awkward;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use fstree::{
+    FileContent, Found, FoundKind, Identity, MakeFile, Owners, ReadError, Resolution, Root, Target,
+    TargetError, TargetOptions, Visit, WalkItem, WalkOptions, data_ranges,
+};
+use types::{Metadata, RelPath};
+
+/// What a copy came to.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    pub(crate) read_errors: Vec<ReadError>,
+    pub(crate) errors: Vec<TargetError>,
+    pub(crate) not_set: Vec<fstree::NotSet>,
+    pub(crate) made: usize,
+    pub(crate) same: usize,
+}
+
+impl Report {
+    pub(crate) fn is_clean(&self) -> bool {
+        self.read_errors.is_empty() && self.errors.is_empty() && self.not_set.is_empty()
+    }
+}
+
+pub(crate) fn path(text: impl AsRef<[u8]>) -> RelPath {
+    RelPath::new(text.as_ref()).unwrap()
+}
+
+pub(crate) fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// Everything below `dir`.
+pub(crate) fn walk(root: &Root, options: WalkOptions) -> (Vec<Found>, Vec<ReadError>) {
+    let (mut found, mut errors) = (Vec::new(), Vec::new());
+    for item in root.walk(&RelPath::root(), options, |_, _| Visit::Descend).unwrap() {
+        match item {
+            WalkItem::Entry(entry) => found.push(entry),
+            WalkItem::Error(error) => errors.push(error),
+        }
+    }
+    (found, errors)
+}
+
+/// Reads all of a tree that a manifest would have.
+pub(crate) fn capture(root: &Root, report: &mut Report) -> Vec<(Found, Metadata)> {
+    let owners = Owners::system();
+    let (found, errors) = walk(root, WalkOptions::default());
+    report.read_errors.extend(errors);
+    let mut entries = Vec::new();
+    for found in found {
+        match root.xattrs(&found) {
+            Ok(read) => {
+                assert!(read.unread.is_empty(), "{:?}", read.unread);
+                let metadata = found.metadata(&owners, read.xattrs);
+                entries.push((found, metadata));
+            }
+            Err(error) => report.read_errors.push(error),
+        }
+    }
+    entries
+}
+
+/// Copies a tree by capturing it and making it again.
+pub(crate) fn copy(from: &Path, to: &Path, options: &TargetOptions) -> Report {
+    let mut report = Report::default();
+    let root = Root::open_with(from, options.resolution).unwrap();
+    let entries = capture(&root, &mut report);
+    let target = Target::open(to, options.clone()).unwrap();
+    make_all(&root, &entries, &target, &mut report);
+    report
+}
+
+pub(crate) fn make_all(
+    root: &Root,
+    entries: &[(Found, Metadata)],
+    target: &Target,
+    report: &mut Report,
+) {
+    let mut dirs = Vec::new();
+    let mut groups: BTreeMap<u64, (RelPath, Identity)> = BTreeMap::new();
+    for (found, metadata) in entries {
+        if found.kind() == fstree::Kind::Dir {
+            dirs.push((found.path.clone(), metadata.clone()));
+        }
+        let linked = found.hard_link.and_then(|id| groups.get(&id));
+        let made = match (linked, &found.kind) {
+            (Some((first, identity)), _) => target.make_hard_link(first, *identity, &found.path),
+            (None, FoundKind::File { is_sparse }) => {
+                make_file(root, found, *is_sparse, metadata, target)
+            }
+            (None, _) => target.make(&found.path, &found.entry_kind().unwrap(), metadata),
+        };
+        match made {
+            Ok(made) => {
+                if let Some(id) = found.hard_link {
+                    groups.entry(id).or_insert((found.path.clone(), made.identity));
+                }
+                match made.how {
+                    fstree::How::New => report.made += 1,
+                    fstree::How::Same => report.same += 1,
+                }
+                report.not_set.extend(made.not_set);
+            }
+            Err(error) => report.errors.push(error),
+        }
+    }
+    let (not_set, errors) = target.finish_dirs(dirs);
+    report.not_set.extend(not_set);
+    report.errors.extend(errors);
+}
+
+fn make_file(
+    root: &Root,
+    found: &Found,
+    is_sparse: bool,
+    metadata: &Metadata,
+    target: &Target,
+) -> Result<fstree::Made, TargetError> {
+    let source = root.open_file(&found.path).unwrap();
+    let size = source.stamp.size;
+    let content = FileContent { size, mtime_ns: metadata.mtime_ns, is_sparse };
+    let verify = |there: &File| Ok(is_same_content(&source.file, there, size));
+    let sink = match target.make_file(&found.path, content, verify)? {
+        MakeFile::Same(same) => return same.finish(metadata),
+        MakeFile::Write(sink) => sink,
+    };
+    let mut at = 0;
+    let mut buffer = vec![0; 1 << 20];
+    for range in data_ranges(&source.file, size) {
+        sink.skip_at(at, range.start - at)?;
+        at = range.start;
+        while at < range.end {
+            let len = usize::try_from(range.end - at).unwrap().min(buffer.len());
+            source.file.read_exact_at(&mut buffer[..len], at).unwrap();
+            sink.write_at(at, &buffer[..len])?;
+            at += len as u64;
+        }
+    }
+    sink.skip_at(at, size - at)?;
+    assert!(source.is_unchanged().unwrap());
+    sink.finish(metadata)
+}
+
+fn is_same_content(a: &File, b: &File, size: u64) -> bool {
+    let mut buffers = [vec![0; 1 << 16], vec![0; 1 << 16]];
+    let mut at = 0;
+    while at < size {
+        let len = usize::try_from(size - at).unwrap().min(1 << 16);
+        a.read_exact_at(&mut buffers[0][..len], at).unwrap();
+        b.read_exact_at(&mut buffers[1][..len], at).unwrap();
+        if buffers[0][..len] != buffers[1][..len] {
+            return false;
+        }
+        at += len as u64;
+    }
+    true
+}
+
+/// A new directory with `source` and `target` in it, which can be removed
+/// whatever becomes of it.
+#[derive(Debug)]
+pub(crate) struct Dirs(PathBuf);
+
+impl Dirs {
+    pub(crate) fn new() -> Self {
+        Self::within(&std::env::temp_dir())
+    }
+
+    pub(crate) fn within(parent: &Path) -> Self {
+        let dir = tempfile::Builder::new().prefix("fstree-").tempdir_in(parent).unwrap().keep();
+        std::fs::create_dir(dir.join("source")).unwrap();
+        std::fs::create_dir(dir.join("target")).unwrap();
+        Self(dir)
+    }
+
+    pub(crate) fn source(&self) -> PathBuf {
+        self.0.join("source")
+    }
+
+    pub(crate) fn target(&self) -> PathBuf {
+        self.0.join("target")
+    }
+
+    pub(crate) fn base(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Dirs {
+    /// (Trees of ten thousand levels are too much for the standard library.)
+    fn drop(&mut self) {
+        let _ = Command::new("chmod").args(["-R", "u+rwx"]).arg(&self.0).output();
+        let _ = Command::new("rm").arg("-rf").arg(&self.0).status();
+    }
+}
+
+pub(crate) fn both_ways() -> [TargetOptions; 2] {
+    [Resolution::Best, Resolution::ByName].map(|resolution| TargetOptions {
+        resolution,
+        owners: owners_to_set(),
+        ..TargetOptions::default()
+    })
+}
+
+/// Root gives files away, others cannot.
+pub(crate) fn owners_to_set() -> fstree::OwnerPolicy {
+    if is_root() { fstree::OwnerPolicy::Numbers } else { fstree::OwnerPolicy::Leave }
+}
+
+const AGAIN: &str = "ARCHIVIST_TEST_AGAIN";
+
+/// Runs the named test of this program again as a user without rights; `true`
+/// in that run, and where this user has none anyway.
+pub(crate) fn is_unprivileged(test: &str) -> bool {
+    if !is_root() {
+        return true;
+    }
+    let program = std::env::current_exe().unwrap();
+    // What the user may not reach in the build directory it reaches here.
+    let dir = tempfile::tempdir().unwrap();
+    let copy = dir.path().join("test");
+    std::fs::copy(program, &copy).unwrap();
+    set_mode(dir.path(), 0o755);
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"]);
+    command.arg(copy).args(["--exact", test, "--nocapture"]).env("TMPDIR", "/tmp");
+    command.current_dir("/");
+    check(test, command);
+    false
+}
+
+/// Runs the named test of this program again in a mount namespace of its own,
+/// after `mount`, a command for the shell in which `$DIR` is a new directory.
+/// That directory in the inner run, `None` in the outer.
+pub(crate) fn with_mount(test: &str, mount: &str) -> Option<PathBuf> {
+    if let Ok(dir) = std::env::var(AGAIN) {
+        return Some(dir.into());
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let script = format!(
+        "export DIR='{0}' {AGAIN}='{0}'; {mount} && exec '{1}' --exact {test} --nocapture",
+        dir.path().display(),
+        std::env::current_exe().unwrap().display(),
+    );
+    let mut command = Command::new("unshare");
+    command.arg(if is_root() { "-m" } else { "-rm" }).args(["sh", "-c", &script]);
+    check(test, command);
+    None
+}
+
+fn check(test: &str, mut command: Command) {
+    let output = command.output().expect("util-linux (unshare, setpriv) is needed");
+    let (out, err) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{test}, run again:\n{out}{err}");
+    assert!(out.contains("1 passed"), "{test} was not run again:\n{out}{err}");
+}
+
+pub(crate) fn set_mode(path: &Path, mode: u32) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
+pub(crate) fn mode(path: &Path) -> u32 {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::symlink_metadata(path).unwrap().mode() & 0o7777
+}
+
+/// Calls `race` over and over in a thread while `work` runs.
+pub(crate) fn while_racing<T>(race: impl Fn() + Send + Sync, work: impl FnOnce() -> T) -> T {
+    struct SetOnDrop<'a>(&'a AtomicBool);
+    impl Drop for SetOnDrop<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    let is_done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // A panic of the work ends the race, too.
+        let _end = SetOnDrop(&is_done);
+        scope.spawn(|| {
+            while !is_done.load(Ordering::Relaxed) {
+                race();
+            }
+        });
+        work()
+    })
+}
+
+/// Names in a directory, sorted.
+pub(crate) fn names(dir: &Path) -> Vec<String> {
+    let mut names: Vec<_> = std::fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names
+}

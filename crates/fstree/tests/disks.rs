@@ -1,0 +1,222 @@
+//! File systems that are full, read-only, old, or can do more than most.
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use common::{Dirs, awkward, both_ways, copy, is_root, names, path, with_mount};
+use fstree::{
+    Attribute, CompareOptions, FileContent, Made, MakeFile, Retry, Target, TargetError,
+    TargetOptions, compare,
+};
+use types::{Metadata, RelPath};
+
+fn make_file(target: &Target, at: &RelPath, content: &[u8]) -> Result<Made, TargetError> {
+    let said = FileContent { size: content.len() as u64, mtime_ns: 0, is_sparse: false };
+    match target.make_file(at, said, |_| Ok(false))? {
+        MakeFile::Write(mut sink) => {
+            for part in content.chunks(10_000) {
+                sink.write(part)?;
+            }
+            sink.finish(&Metadata { mode: 0o600, ..Metadata::default() })
+        }
+        MakeFile::Same(_) => unreachable!(),
+    }
+}
+
+#[test]
+fn a_full_disk_is_told_and_nothing_is_left_behind() {
+    let test = "a_full_disk_is_told_and_nothing_is_left_behind";
+    let mount = "mount -t tmpfs -o size=2m tmpfs $DIR";
+    let Some(dir) = with_mount(test, mount) else { return };
+    let [options, _] = both_ways();
+    let options = TargetOptions { durable: true, ..options };
+    let target = Target::open(&dir, options).unwrap();
+    target.make_dir(&path("dir")).unwrap();
+    for round in 0..3 {
+        let mut made = 0;
+        let error = loop {
+            match make_file(&target, &path(format!("dir/{made:03}")), &[1; 100_000]) {
+                Ok(_) => made += 1,
+                Err(error) => break error,
+            }
+        };
+        assert!((15..21).contains(&made), "round {round}: {made}");
+        assert!(matches!(&error, TargetError::Full { .. }), "{error:?}");
+        assert_eq!(*error.path(), path(format!("dir/{made:03}")));
+        assert_eq!(error.retry(), Retry::Temporary);
+        assert_eq!(names(&dir.join("dir")).len(), made);
+        for name in names(&dir.join("dir")) {
+            assert_eq!(fs::read(dir.join("dir").join(&name)).unwrap(), [1; 100_000]);
+            fs::remove_file(dir.join("dir").join(name)).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_disk_without_inodes_is_full() {
+    let test = "a_disk_without_inodes_is_full";
+    let mount = "mount -t tmpfs -o nr_inodes=30 tmpfs $DIR";
+    let Some(dir) = with_mount(test, mount) else { return };
+    let target = Target::open(&dir, TargetOptions::default()).unwrap();
+    let metadata = Metadata::default();
+    let mut errors = Vec::new();
+    for number in 0..20 {
+        let at = |name: &str| path(format!("{name}{number}"));
+        errors.extend(make_file(&target, &at("file"), b"").err());
+        errors.extend(target.make_dir(&at("dir")).err());
+        errors.extend(target.make_symlink(&at("link"), b"x", &metadata).err());
+        errors.extend(target.make_fifo(&at("pipe"), &metadata).err());
+    }
+    assert!(errors.len() >= 50, "{}", errors.len());
+    assert!(errors.iter().all(|error| matches!(error, TargetError::Full { .. })), "{errors:?}");
+    assert_eq!(names(&dir).len() + errors.len(), 80);
+}
+
+#[test]
+fn a_disk_that_cannot_be_written_to_is_told() {
+    let test = "a_disk_that_cannot_be_written_to_is_told";
+    let mount = "mount -t tmpfs tmpfs $DIR && mkdir $DIR/dir && touch $DIR/file && \
+        mount -o remount,ro $DIR";
+    let Some(dir) = with_mount(test, mount) else { return };
+    let [options, _] = both_ways();
+    let target = Target::open(&dir, TargetOptions { overwrite: true, ..options }).unwrap();
+    let metadata = Metadata { mode: 0o700, ..Metadata::default() };
+    let errors = [
+        make_file(&target, &path("dir/new"), b"x").unwrap_err(),
+        make_file(&target, &path("file"), b"x").unwrap_err(),
+        target.make_dir(&path("new")).unwrap_err(),
+        target.make_symlink(&path("new"), b"x", &metadata).unwrap_err(),
+        target.make_fifo(&path("dir/new"), &metadata).unwrap_err(),
+    ];
+    for error in errors {
+        assert!(matches!(error, TargetError::ReadOnly { .. }), "{error:?}");
+        assert_eq!(error.retry(), Retry::Permanent);
+    }
+    // What is there is there.
+    target.make_dir(&path("dir")).unwrap();
+    let not_set = target.finish_dir(&path("dir"), &metadata).unwrap();
+    assert!(!not_set.is_empty());
+}
+
+/// Makes an image with a file system, and the command that mounts it; `None`
+/// where this machine or user cannot.
+fn image(dir: &Path, arguments: &[&str]) -> Option<PathBuf> {
+    if !is_root() || !Path::new("/dev/loop-control").exists() {
+        return None;
+    }
+    let image = dir.join("image");
+    fs::File::create(&image).unwrap().set_len(64 << 20).unwrap();
+    let made = Command::new("mkfs.ext4").args(arguments).arg("-q").arg(&image).status();
+    made.is_ok_and(|status| status.success()).then_some(image)
+}
+
+/// Runs a test again with `target` on such a file system, and `source` on one
+/// that keeps everything; `None` in the outer run, or where there can be none.
+fn with_image(test: &str, arguments: &[&str]) -> Option<PathBuf> {
+    let dir = tempfile::tempdir().unwrap();
+    if std::env::var_os("ARCHIVIST_TEST_AGAIN").is_some() {
+        return with_mount(test, "");
+    }
+    match image(dir.path(), arguments) {
+        Some(image) => {
+            let image = image.display();
+            let mount = format!(
+                "mount -o loop '{image}' $DIR && mkdir $DIR/source $DIR/target && \
+                mount -t tmpfs tmpfs $DIR/source"
+            );
+            with_mount(test, &mount)
+        }
+        None => {
+            println!("not tested: it takes root, loop devices and mkfs.ext4");
+            None
+        }
+    }
+}
+
+#[test]
+fn times_that_the_disk_does_not_keep_are_told() {
+    let test = "times_that_the_disk_does_not_keep_are_told";
+    // Inodes of this size have whole seconds, until 2038.
+    let Some(dir) = with_image(test, &["-I", "128"]) else { return };
+    let (source, target) = (dir.join("source"), dir.join("target"));
+    let times = [
+        ("kept", 1_000_000_000, 0),
+        ("nanoseconds", 1_000_000_000, 5),
+        ("too late", 5_000_000_000, 0),
+        ("too early", -5_000_000_000, 0),
+    ];
+    for (name, seconds, nanoseconds) in times {
+        fs::write(source.join(name), b"").unwrap();
+        awkward::set_mtime(&source.join(name), seconds, nanoseconds);
+    }
+    fs::create_dir(source.join("dir")).unwrap();
+    awkward::set_mtime(&source.join("dir"), 7_000_000_000, 0);
+    std::os::unix::fs::symlink("x", source.join("link")).unwrap();
+    awkward::set_mtime(&source.join("link"), 7_000_000_000, 0);
+    let [options, _] = both_ways();
+    let report = copy(&source, &target, &options);
+    assert!(report.errors.is_empty());
+    let mut told: Vec<_> = report
+        .not_set
+        .iter()
+        .map(|not_set| {
+            assert_eq!(not_set.what, Attribute::Mtime);
+            not_set.path.to_string()
+        })
+        .collect();
+    told.sort();
+    assert_eq!(told, ["dir", "link", "nanoseconds", "too early", "too late"]);
+}
+
+#[test]
+fn a_disk_without_attributes_says_so_by_name() {
+    let test = "a_disk_without_attributes_says_so_by_name";
+    // Attributes are in the inode or in one block: there is little room.
+    let Some(dir) = with_image(test, &["-O", "^ea_inode"]) else { return };
+    let (source, target) = (dir.join("source"), dir.join("target"));
+    fs::write(source.join("file"), b"x").unwrap();
+    awkward::set_xattr(&source.join("file"), "user.large", &[1; 60_000]);
+    awkward::set_xattr(&source.join("file"), "user.small", b"x");
+    let [options, _] = both_ways();
+    let report = copy(&source, &target, &options);
+    assert!(report.errors.is_empty());
+    let what: Vec<_> = report.not_set.iter().map(|not_set| not_set.what.clone()).collect();
+    assert_eq!(what, [Attribute::Xattr(b"user.large".to_vec())]);
+}
+
+#[test]
+fn the_awkward_tree_on_another_file_system() {
+    let test = "the_awkward_tree_on_another_file_system";
+    let Some(dir) = with_mount(test, "mount -t tmpfs -o size=200m tmpfs $DIR") else { return };
+    let dirs = Dirs::within(&dir);
+    awkward::make(&dirs.source());
+    // Attributes that ext4 has no room for.
+    let file = dirs.source().join("attributes/file");
+    awkward::set_xattr(&file, "user.largest", &[9; 65_536]);
+    awkward::set_xattr(&file, "user.large", &[8; 60 << 10]);
+    let [options, _] = both_ways();
+    let report = copy(&dirs.source(), &dirs.target(), &options);
+    assert!(report.is_clean(), "{report:#?}");
+    let differences = compare(&dirs.source(), &dirs.target(), CompareOptions::default()).unwrap();
+    assert!(differences.is_empty(), "{differences:#?}");
+}
+
+#[test]
+fn attributes_over_the_limit_of_a_manifest_are_told() {
+    let test = "attributes_over_the_limit_of_a_manifest_are_told";
+    let Some(dir) = with_mount(test, "mount -t tmpfs -o size=200m tmpfs $DIR") else { return };
+    let dirs = Dirs::within(&dir);
+    fs::write(dirs.source().join("file"), b"x").unwrap();
+    for number in 0..10 {
+        awkward::set_xattr(&dirs.source().join("file"), &format!("user.{number}"), &[1; 60_000]);
+    }
+    let root = fstree::Root::open(&dirs.source()).unwrap();
+    let found = root.examine(&path("file")).unwrap().unwrap();
+    let read = root.xattrs(&found).unwrap();
+    assert_eq!((read.xattrs.len(), read.unread.len()), (8, 2));
+    let len: usize = read.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
+    assert!(len <= fstree::XATTRS_LEN_MAX);
+}

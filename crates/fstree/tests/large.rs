@@ -1,0 +1,165 @@
+//! Trees that are deep, wide or long, and files that are.
+
+mod common;
+
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use common::{Dirs, awkward, both_ways, copy, path, walk};
+use fstree::{CompareOptions, ReadError, Resolution, Root, Visit, WalkItem, WalkOptions, compare};
+use rustix::fd::OwnedFd;
+use rustix::fs::{Mode, OFlags};
+use types::RelPath;
+
+/// Makes directories, each in the one before, and a file in every `every`th.
+fn make_deep(dir: &Path, name: &str, levels: usize, every: usize) {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let mut at: OwnedFd = File::open(dir).unwrap().into();
+    for level in 0..levels {
+        if level % every == 0 {
+            let create = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC;
+            drop(rustix::fs::openat(&at, "z", create, Mode::RUSR | Mode::WUSR).unwrap());
+        }
+        rustix::fs::mkdirat(&at, name, Mode::RWXU).unwrap();
+        at = rustix::fs::openat(&at, name, flags, Mode::empty()).unwrap();
+    }
+}
+
+fn check_round_trip(dirs: &Dirs, options: &fstree::TargetOptions) -> common::Report {
+    let report = copy(&dirs.source(), &dirs.target(), options);
+    assert!(report.is_clean(), "{:?}", (&report.read_errors, &report.errors, &report.not_set));
+    let differences = compare(&dirs.source(), &dirs.target(), CompareOptions::default()).unwrap();
+    assert!(differences.is_empty(), "{differences:#?}");
+    report
+}
+
+#[test]
+fn as_many_levels_as_a_path_has_room_for() {
+    let dirs = Dirs::new();
+    // The deepest name ends at the limit of a path.
+    make_deep(&dirs.source(), "d", types::MAX_PATH_LEN / 2, 500);
+    let [options, _] = both_ways();
+    let report = check_round_trip(&dirs, &options);
+    assert_eq!(report.made, types::MAX_PATH_LEN / 2 + types::MAX_PATH_LEN / 2 / 500 + 1);
+}
+
+#[test]
+fn levels_name_by_name() {
+    let dirs = Dirs::new();
+    make_deep(&dirs.source(), "level", 1000, 10);
+    let [_, options] = both_ways();
+    check_round_trip(&dirs, &options);
+}
+
+#[test]
+fn ten_thousand_levels_are_walked_as_far_as_a_path_goes() {
+    let dirs = Dirs::new();
+    make_deep(&dirs.source(), "d", 10_000, 1);
+    for resolution in [Resolution::Best, Resolution::ByName] {
+        let root = Root::open_with(&dirs.source(), resolution).unwrap();
+        let started = Instant::now();
+        let (found, errors) = walk(&root, WalkOptions::default());
+        let levels = types::MAX_PATH_LEN / 2;
+        assert_eq!(found.len(), 2 * levels);
+        // Of the deepest directory neither name has a path.
+        assert_eq!(errors.len(), 2);
+        assert!(errors.iter().all(|error| matches!(error, ReadError::Name { .. })), "{errors:?}");
+        assert!(errors.iter().all(|error| error.path().as_bytes().len() == 2 * levels - 1));
+        assert!(started.elapsed() < Duration::from_secs(60), "{:?}", started.elapsed());
+    }
+}
+
+#[test]
+fn paths_longer_than_a_call_takes() {
+    for options in both_ways() {
+        let dirs = Dirs::new();
+        make_deep(&dirs.source(), &"long name ".repeat(25), 60, 1);
+        check_round_trip(&dirs, &options);
+    }
+}
+
+#[test]
+fn a_directory_of_a_hundred_thousand_files() {
+    let dirs = Dirs::new();
+    let wide = dirs.source().join("wide");
+    fs::create_dir(&wide).unwrap();
+    for number in 0..100_000_u32 {
+        File::create(wide.join(format!("{:08x}", number.wrapping_mul(2_654_435_761)))).unwrap();
+    }
+    let root = Root::open(&dirs.source()).unwrap();
+    let mut last = None;
+    let mut count = 0;
+    for item in root.walk(&RelPath::root(), WalkOptions::default(), |_, _| Visit::Descend).unwrap()
+    {
+        let WalkItem::Entry(found) = item else { panic!("{item:?}") };
+        assert!(last.as_ref() < Some(&found.path));
+        last = Some(found.path);
+        count += 1;
+    }
+    assert_eq!(count, 100_001);
+    let [options, _] = both_ways();
+    check_round_trip(&dirs, &options);
+}
+
+fn allocated(file: &Path) -> u64 {
+    fs::metadata(file).unwrap().blocks() * 512
+}
+
+#[test]
+fn a_sparse_file_of_gigabytes_stays_sparse() {
+    let dirs = Dirs::new();
+    let file = File::create(dirs.source().join("sparse")).unwrap();
+    file.set_len(3 << 30).unwrap();
+    for at in [0, 1 << 30, (3 << 30) - 10] {
+        file.write_all_at(b"0123456789", at).unwrap();
+    }
+    let [options, _] = both_ways();
+    let started = Instant::now();
+    check_round_trip(&dirs, &options);
+    assert!(allocated(&dirs.target().join("sparse")) < 1 << 20);
+    assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
+}
+
+#[test]
+fn a_sparse_file_of_two_hundred_gigabytes_takes_no_time() {
+    const LEN: u64 = 200_000_000_000;
+    let dirs = Dirs::new();
+    let file = File::create(dirs.source().join("huge")).unwrap();
+    if file.set_len(LEN).is_err() {
+        println!("not tested: the file system has no such files");
+        return;
+    }
+    for at in 0..1000 {
+        file.write_all_at(&[7; 1000], at * (LEN / 1000)).unwrap();
+    }
+    file.write_all_at(b"end", LEN - 3).unwrap();
+    let [options, _] = both_ways();
+    let started = Instant::now();
+    check_round_trip(&dirs, &options);
+    let target = dirs.target().join("huge");
+    assert_eq!(fs::metadata(&target).unwrap().len(), LEN);
+    assert!(allocated(&target) < 20 << 20, "{}", allocated(&target));
+    assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
+}
+
+#[test]
+fn every_time_that_the_file_system_keeps() {
+    let dirs = Dirs::new();
+    let mut state = 1_u64;
+    for number in 0..300 {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        // From 1901 to 2446, which is what ext4 has.
+        let seconds = i64::try_from((state >> 20) % 17_179_869_184).unwrap() - 2_147_483_648;
+        let name = dirs.source().join(number.to_string());
+        fs::write(&name, b"").unwrap();
+        awkward::set_mtime(&name, seconds, i64::try_from(state % 1_000_000_000).unwrap());
+    }
+    let [options, _] = both_ways();
+    check_round_trip(&dirs, &options);
+    let found = Root::open(&dirs.target()).unwrap().examine(&path("7")).unwrap().unwrap();
+    let metadata = fs::metadata(dirs.target().join("7")).unwrap();
+    assert_eq!(found.stamp.mtime, (metadata.mtime(), metadata.mtime_nsec()));
+}
