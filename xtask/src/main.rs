@@ -3,6 +3,7 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for a terminal")]
 
+mod bench;
 mod shell;
 mod test;
 mod tidy;
@@ -16,6 +17,7 @@ usage: cargo xtask COMMAND
                   (--fast: without those that need npm or take minutes)
   ci              the same as `test`; what .ci/run runs
   tidy            the rules about the source itself
+  bench           the store and the transfer, measured (--help)
 ";
 
 fn main() -> ExitCode {
@@ -25,6 +27,7 @@ fn main() -> ExitCode {
         ["test" | "ci"] => test::run(test::Scope::All),
         ["test", "--fast"] => test::run(test::Scope::Fast),
         ["tidy"] => tidy::run(),
+        ["bench", rest @ ..] => bench::run(rest),
         _ => {
             eprint!("{USAGE}");
             return ExitCode::from(2);

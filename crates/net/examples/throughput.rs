@@ -143,15 +143,18 @@ fn wait_for_stdin() {
     let _ = std::io::stdin().read_to_end(&mut Vec::new());
 }
 
-/// Reads a number, and writes as many bytes.
+/// Reads a number, and writes as many bytes: out of as much memory as the
+/// blocks lie in, since a buffer that stays in the cache would be no measure.
 async fn serve_bytes<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) {
-    let buffer = vec![7; PIECE];
+    let set = vec![7; SET];
+    let mut pieces = set.chunks(PIECE).cycle();
     let mut wanted = [0; 8];
     while stream.read_exact(&mut wanted).await.is_ok() {
         let mut left = u64::from_be_bytes(wanted);
         while left > 0 {
             let len = left.min(PIECE as u64) as usize;
-            if stream.write_all(&buffer[..len]).await.is_err() {
+            let piece = pieces.next().unwrap();
+            if stream.write_all(&piece[..len]).await.is_err() {
                 return;
             }
             left -= len as u64;

@@ -15,6 +15,10 @@ pub(crate) const MAX_STREAMS_PER_CONNECTION: usize = 128;
 /// ones. That is the bandwidth-delay product of 2.5 Gbit/s at 100 ms.
 pub(crate) const RECEIVE_WINDOW: usize = MAX_STREAMS_PER_CONNECTION * (256 << 10) + (32 << 20);
 
+/// The length of the body of a Yamux frame that we send: with its header of 12
+/// bytes it fills four TLS records.
+pub(crate) const SEND_FRAME: usize = (64 << 10) - 12;
+
 /// Streams that we negotiate at once on a connection; the others wait here, so
 /// that the other side does not have to reset any.
 pub(crate) const MAX_NEGOTIATING_STREAMS: usize = 32;

@@ -137,7 +137,7 @@ fn make_file(
         MakeFile::Write(sink) => sink,
     };
     let mut at = 0;
-    let mut buffer = vec![0; 1 << 20];
+    let mut buffer = vec![0; usize::try_from(size).unwrap().min(1 << 20)];
     for range in data_ranges(&source.file, size) {
         sink.skip_at(at, range.start - at)?;
         at = range.start;

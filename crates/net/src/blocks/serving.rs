@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::{Buf as _, Bytes};
 use futures::{AsyncRead, AsyncWrite};
 use libp2p::PeerId;
 use tokio::sync::Semaphore;
@@ -24,6 +25,7 @@ use super::frame::{self, Frame, MAX_WANTS_PER_FRAME, Refusal, Side, Violation};
 use super::intake::Intake;
 use super::watchdog::{HELLO_TIMEOUT, Watchdog};
 use super::{Answer, BlockProvider};
+use crate::limits::SEND_FRAME;
 use crate::metrics::Metrics;
 
 /// Wants that wait for one stream; told to the client. 33 bytes each.
@@ -34,12 +36,6 @@ const BATCH_BYTES: usize = 1 << 20;
 
 /// Blocks that are read at once, however small.
 const MAX_BATCH: usize = 4 << 10;
-
-/// Answers are gathered to this before they are written.
-const STAGING: usize = 256 << 10;
-
-/// A payload from this size on is written from where it is.
-const WRITE_THROUGH: usize = 64 << 10;
 
 /// Room for a few want frames.
 const INTAKE: usize = 64 << 10;
@@ -194,10 +190,13 @@ struct Serving<'a, S> {
     /// The batch after the one that is sent.
     ready: Vec<Answer>,
     sending: std::vec::IntoIter<Answer>,
-    /// Whole frames, or the head of the payload that follows it.
+    /// What fills one frame of the muxer.
     staged: Vec<u8>,
     staged_sent: usize,
-    through: Option<(bytes::Bytes, usize)>,
+    /// What is left of the block that is sent, and how much of that is
+    /// written from where it lies.
+    payload: Bytes,
+    through: usize,
     flushed: bool,
     idle: Pin<Box<Sleep>>,
     write_watch: Watchdog,
@@ -219,7 +218,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Serving<'a, S> {
             sending: Vec::new().into_iter(),
             staged: Vec::new(),
             staged_sent: 0,
-            through: None,
+            payload: Bytes::new(),
+            through: 0,
             flushed: true,
             idle: Box::pin(tokio::time::sleep(IDLE_TIMEOUT)),
             write_watch: Watchdog::new(),
@@ -228,7 +228,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Serving<'a, S> {
     }
 
     fn is_between_frames(&self) -> bool {
-        self.staged_sent == self.staged.len() && self.through.is_none()
+        self.staged_sent == self.staged.len() && self.payload.is_empty()
     }
 
     /// Nothing is asked, read or unsent.
@@ -355,19 +355,14 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Serving<'a, S> {
                 self.staged_sent += self.wrote(written?)?;
                 moved = true;
             }
-            while let Some((payload, sent)) = &self.through {
-                let Poll::Ready(written) =
-                    Pin::new(&mut *self.stream).poll_write(cx, &payload[*sent..])
-                else {
+            while self.through > 0 {
+                let whole = &self.payload[..self.through];
+                let Poll::Ready(written) = Pin::new(&mut *self.stream).poll_write(cx, whole) else {
                     return Ok(moved);
                 };
                 let written = self.wrote(written?)?;
-                if let Some((payload, sent)) = &mut self.through {
-                    *sent += written;
-                    if *sent == payload.len() {
-                        self.through = None;
-                    }
-                }
+                self.payload.advance(written);
+                self.through -= written;
                 moved = true;
             }
             if !self.stage() {
@@ -392,38 +387,55 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Serving<'a, S> {
         Ok(written)
     }
 
-    /// Gathers the next answers; false where there are none.
+    /// Prepares what is written next; false where there is nothing. Every
+    /// write fills a frame of the muxer, since the cost is per frame: the ends
+    /// of blocks and tiny blocks are gathered, whole frames go as they lie.
     fn stage(&mut self) -> bool {
         self.staged.clear();
         self.staged_sent = 0;
-        while self.staged.len() < STAGING && self.through.is_none() {
-            let Some(answer) = self.sending.next() else {
-                if self.ready.is_empty() {
-                    break;
+        loop {
+            if !self.payload.is_empty() {
+                if self.staged.is_empty() && self.payload.len() >= SEND_FRAME {
+                    self.through = self.payload.len() / SEND_FRAME * SEND_FRAME;
+                    return true;
                 }
-                self.sending = std::mem::take(&mut self.ready).into_iter();
-                continue;
-            };
-            match answer {
-                Answer::Missing => frame::put_missing(&mut self.staged),
-                Answer::Changed => frame::put_changed(&mut self.staged),
-                Answer::Block(block) => {
-                    let payload = block.payload();
-                    let (encoding, len) = (block.encoding(), block.len());
-                    frame::put_block_head(&mut self.staged, encoding, len, payload.len());
-                    self.source.metrics.blocks_sent.add(1);
-                    self.source.metrics.block_bytes_sent.add(payload.len() as u64);
-                    if payload.len() < WRITE_THROUGH {
-                        self.staged.extend_from_slice(payload);
-                    } else {
-                        self.through = Some((payload.clone(), 0));
-                    }
-                    continue;
-                }
+                let len = self.payload.len().min(SEND_FRAME - self.staged.len());
+                self.staged.extend_from_slice(&self.payload.split_to(len));
             }
-            self.source.metrics.blocks_not_sent.add(1);
+            let has_room = self.staged.len() + frame::PREFIX + frame::BLOCK_HEAD <= SEND_FRAME;
+            if !has_room || !self.payload.is_empty() || !self.stage_answer() {
+                return !self.staged.is_empty();
+            }
         }
-        !self.staged.is_empty()
+    }
+
+    /// Puts the next answer, or the head of its block, to the others.
+    fn stage_answer(&mut self) -> bool {
+        if self.sending.len() == 0 {
+            self.sending = std::mem::take(&mut self.ready).into_iter();
+        }
+        let Some(answer) = self.sending.next() else {
+            return false;
+        };
+        let metrics = &self.source.metrics;
+        match answer {
+            Answer::Block(block) => {
+                let (encoding, len, payload) = (block.encoding(), block.len(), block.payload());
+                frame::put_block_head(&mut self.staged, encoding, len, payload.len());
+                metrics.blocks_sent.add(1);
+                metrics.block_bytes_sent.add(payload.len() as u64);
+                self.payload = payload.clone();
+            }
+            Answer::Missing => {
+                frame::put_missing(&mut self.staged);
+                metrics.blocks_not_sent.add(1);
+            }
+            Answer::Changed => {
+                frame::put_changed(&mut self.staged);
+                metrics.blocks_not_sent.add(1);
+            }
+        }
+        true
     }
 }
 

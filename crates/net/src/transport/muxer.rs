@@ -16,11 +16,7 @@ use libp2p::core::upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade,
 use yamux::{Connection, ConnectionError, Mode};
 
 use super::coalesce::Coalesce;
-use crate::limits::{MAX_STREAMS_PER_CONNECTION, RECEIVE_WINDOW};
-
-/// The length of a data frame's body: with its 12-byte header four whole TLS
-/// records.
-pub(super) const SEND_FRAME: usize = (64 << 10) - 12;
+use crate::limits::{MAX_STREAMS_PER_CONNECTION, RECEIVE_WINDOW, SEND_FRAME};
 
 /// Inbound streams that wait for the swarm to take them; Yamux itself lets a
 /// well-behaved peer open no more than this without an acknowledgement.
