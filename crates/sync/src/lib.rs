@@ -5,3 +5,4 @@ mod path_key;
 mod root_id;
 mod settings;
 mod status;
+mod publish;
