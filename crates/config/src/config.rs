@@ -103,7 +103,7 @@ section! {
         bind: Vec<IpAddr> = vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
             Kind::List { of: &Kind::IpAddr, min: 1, max: 64 }, NeedsRestart;
         /// Multiaddrs to tell peers besides those that are found by themselves.
-        announce_addresses: Vec<Multiaddr> = Vec::new(), list(&Kind::Address), Live;
+        announce_addresses: Vec<Multiaddr> = Vec::new(), list(&Kind::Address), NeedsRestart;
         /// Peer ids that are served besides the backup peer and the source peers.
         allowed_peers: Vec<PeerId> = Vec::new(), list(&Kind::PeerId), Live;
         /// Multiaddrs of peers through which others are found (DHT).

@@ -79,6 +79,7 @@ fn these_keys_need_a_restart_and_no_others() {
             "node.discovery_port",
             "node.api_port",
             "node.bind",
+            "node.announce_addresses",
             "node.bootstrap",
             "node.mdns",
             "manifest_server.port",

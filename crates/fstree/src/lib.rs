@@ -16,11 +16,13 @@
 //!
 //! What is absent: the network, the store, any decision.
 
+mod ahead;
 mod beneath;
 mod compare;
 mod content;
 mod error;
 mod found;
+mod frames;
 mod names;
 mod owners;
 mod root;

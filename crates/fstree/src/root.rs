@@ -135,6 +135,11 @@ impl Root {
         }
     }
 
+    /// Holds what is at `path`, whatever it is, without opening it.
+    pub(crate) fn hold(&self, path: &RelPath) -> Result<OwnedFd, Errno> {
+        self.resolution.open(self.fd(), path.as_bytes(), PATH_ONLY)
+    }
+
     /// What is at `path`; `None` where nothing is, or where a directory on the
     /// way is none any more.
     ///
@@ -192,7 +197,13 @@ impl Root {
     ///
     /// [`ReadError::NotRegular`]; [`ReadError::Io`], of kind `NotFound` too.
     pub fn open_file(&self, path: &RelPath) -> Result<OpenFile, ReadError> {
-        let opened = self.in_parent(path, open_regular);
+        let opened = match self.hold(path) {
+            Ok(held) => match open_held(held.as_fd()) {
+                Err(Errno::OPNOTSUPP) => self.in_parent(path, open_regular),
+                opened => opened,
+            },
+            Err(errno) => Err(errno),
+        };
         match opened {
             Ok(Some((fd, stat))) => Ok(OpenFile { file: File::from(fd), stamp: stat.stamp }),
             Ok(None) => Err(ReadError::NotRegular(path.clone())),
@@ -258,25 +269,33 @@ pub(crate) fn open_regular(
     dir: BorrowedFd<'_>,
     name: &[u8],
 ) -> Result<Option<(OwnedFd, Stat)>, Errno> {
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     // The inode is held, found to be regular, and only then opened: between a
     // look at a name and an open of it, it may become another.
     let held = rustix::fs::openat(dir, name, PATH_ONLY, Mode::empty())?;
-    let stat = stat_fd(held.as_fd())?;
-    if Kind::new(stat.file_type) != Some(Kind::File) {
-        return Ok(None);
+    match open_held(held.as_fd()) {
+        Err(Errno::OPNOTSUPP) => {}
+        opened => return opened,
     }
-    let fd = match proc_path(held.as_fd()) {
-        Ok(path) => no_atime(flags, |flags| rustix::fs::open(path.as_str(), flags, Mode::empty()))?,
-        // Without `/proc` a pipe that takes the file's place in this instant
-        // is opened, without waiting, and closed.
-        Err(_) => {
-            let flags = flags | OFlags::NOFOLLOW;
-            no_atime(flags, |flags| rustix::fs::openat(dir, name, flags, Mode::empty()))?
-        }
-    };
+    // Without `/proc` a pipe that takes the file's place in this instant is
+    // opened, without waiting, and closed.
+    let flags = READ | OFlags::NOFOLLOW;
+    let fd = no_atime(flags, |flags| rustix::fs::openat(dir, name, flags, Mode::empty()))?;
     let stat = stat_fd(fd.as_fd())?;
     Ok((Kind::new(stat.file_type) == Some(Kind::File)).then_some((fd, stat)))
+}
+
+const READ: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
+
+/// Opens what is held for reading if it is a regular file. `OPNOTSUPP` where
+/// that takes `/proc` and there is none.
+fn open_held(held: BorrowedFd<'_>) -> Result<Option<(OwnedFd, Stat)>, Errno> {
+    if Kind::new(stat_fd(held)?.file_type) != Some(Kind::File) {
+        return Ok(None);
+    }
+    let path = proc_path(held)?;
+    let fd = no_atime(READ, |flags| rustix::fs::open(path.as_str(), flags, Mode::empty()))?;
+    let stat = stat_fd(fd.as_fd())?;
+    Ok(Some((fd, stat)))
 }
 
 /// Opens without leaving a trace in the time of the last access, where this
@@ -291,12 +310,17 @@ pub(crate) fn no_atime<T>(
     }
 }
 
+/// How a directory is opened so that its names can be read.
+pub(crate) const LIST: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::NONBLOCK)
+    .union(OFlags::CLOEXEC);
+
 /// Opens a directory so that its names can be read.
 pub(crate) fn open_list(
     dir: BorrowedFd<'_>,
     name: impl rustix::path::Arg + Copy,
 ) -> Result<OwnedFd, Errno> {
-    let flags =
-        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    no_atime(flags, |flags| rustix::fs::openat(dir, name, flags, Mode::empty()))
+    no_atime(LIST, |flags| rustix::fs::openat(dir, name, flags, Mode::empty()))
 }

@@ -14,12 +14,14 @@ use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use types::RelPath;
 
+use crate::ahead::{Ahead, Listing};
 use crate::beneath::is_absent;
 use crate::error::ReadError;
 use crate::found::{Found, FoundKind, Kind};
+use crate::frames::{Frames, OPEN};
 use crate::names::{Buffer, ListError, NAMES_MAX, Names};
 use crate::root::{Looked, Root, look, open_list};
-use crate::stat::{Identity, Stat, stat_fd};
+use crate::stat::{Stat, stat_fd};
 
 /// What to do about a name, decided before anything but its kind is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,11 +42,16 @@ pub struct WalkOptions {
     pub one_file_system: bool,
     /// The number of directories that are held open at once, at least 1.
     pub open_dirs_max: usize,
+    /// The number of threads that look at files, this one included. More than
+    /// one list directories before the walk gets there, which pays where the
+    /// disk is waited for. `decide` is asked about those directories earlier,
+    /// but not before the directory that they are in was the item.
+    pub threads: usize,
 }
 
 impl Default for WalkOptions {
     fn default() -> Self {
-        Self { one_file_system: false, open_dirs_max: 16 }
+        Self { one_file_system: false, open_dirs_max: 16, threads: 1 }
     }
 }
 
@@ -54,40 +61,21 @@ pub enum WalkItem {
     /// Something that is there.
     Entry(Found),
     /// Something that could not be looked at, or a directory that could not be
-    /// listed: what is in it is unknown then, and none of it is an item.
+    /// listed, or not to the end. Nothing in it will be an item after this, and
+    /// what of it was none is not gone, but unknown.
     Error(ReadError),
 }
 
 /// A walk; the items are those of the iterator.
 pub struct Walk<'a, F> {
     root: &'a Root,
-    options: WalkOptions,
+    one_file_system: bool,
     decide: F,
-    /// The directory where the walk is.
-    path: RelPath,
-    /// From the start down to it.
-    frames: Vec<Frame>,
-    /// The first frame that has its descriptor.
-    first_open: usize,
+    frames: Frames,
     buffer: Buffer,
     /// The directory that was the last item and is entered next.
     enter: Option<(RelPath, Stat)>,
-}
-
-/// A directory that the walk is in.
-struct Frame {
-    fd: Option<OwnedFd>,
-    stat: Stat,
-    names: Names,
-    next: usize,
-    /// How much of the walk's path leads to it.
-    path_len: usize,
-}
-
-impl Frame {
-    fn identity(&self) -> Identity {
-        self.stat.identity()
-    }
+    ahead: Option<Ahead>,
 }
 
 impl Root {
@@ -113,16 +101,15 @@ impl Root {
         let held = self.resolution().open_dir(self.fd(), start.as_bytes()).map_err(list)?;
         let fd = open_list(held.as_fd(), c".").map_err(list)?;
         let stat = stat_fd(fd.as_fd()).map_err(list)?;
-        let open_dirs_max = options.open_dirs_max.max(1);
+        let more_threads = options.threads.saturating_sub(1);
         let mut walk = Walk {
             root: self,
-            options: WalkOptions { open_dirs_max, ..options },
+            one_file_system: options.one_file_system,
             decide,
-            path: start.clone(),
-            frames: Vec::new(),
-            first_open: 0,
+            frames: Frames::new(start.clone(), options.open_dirs_max),
             buffer: Buffer::new(),
             enter: None,
+            ahead: Ahead::new(self.fd(), self.resolution(), more_threads),
         };
         walk.push(start.clone(), fd, stat)?;
         Ok(walk)
@@ -148,63 +135,40 @@ impl<F: FnMut(&RelPath, Kind) -> Visit> Walk<'_, F> {
             ListError::Io(errno) => ReadError::new("list", &path, errno),
             ListError::TooMany => ReadError::TooMany { path: path.clone(), limit: NAMES_MAX },
         })?;
-        if names.len() == 0 {
-            return Ok(());
-        }
-        let path_len = path.as_bytes().len();
-        self.frames.push(Frame { fd: Some(fd), stat, names, next: 0, path_len });
-        self.path = path;
-        self.close_some();
+        self.frames.push(path, Some(fd), Listing { stat, names, looked: Vec::new() });
+        self.list_ahead();
         Ok(())
+    }
+
+    /// Has the next directories of the last frame listed.
+    fn list_ahead(&mut self) {
+        let Some(ahead) = &self.ahead else { return };
+        let decide = &mut self.decide;
+        let paths = self.frames.promise(|path| decide(path, Kind::Dir));
+        ahead.add(paths);
     }
 
     fn pop(&mut self) {
+        let is_promised = self.frames.last().is_some_and(|frame| !frame.decided.is_empty());
+        if let (true, Some(ahead)) = (is_promised, &self.ahead) {
+            ahead.forget(self.frames.path());
+        }
         self.frames.pop();
-        self.first_open = self.first_open.min(self.frames.len());
-        if !self.frames.is_empty() {
-            self.path = self.path.parent().unwrap_or_else(RelPath::root);
-        }
-    }
-
-    /// Gives up the descriptors that are furthest from where the walk is.
-    fn close_some(&mut self) {
-        let keep_from = self.frames.len().saturating_sub(self.options.open_dirs_max);
-        for frame in &mut self.frames[self.first_open.min(keep_from)..keep_from] {
-            frame.fd = None;
-        }
-        self.first_open = self.first_open.max(keep_from);
-    }
-
-    /// Opens the last frame's directory again, and some of those above it,
-    /// which will be wanted soon.
-    fn reopen(&mut self) -> Result<(), ReadError> {
-        let from = self.frames.len().saturating_sub(self.options.open_dirs_max.div_ceil(2));
-        let mut from_len = 0;
-        for number in from..self.frames.len() {
-            let frame = &self.frames[number];
-            let relative = &self.path.as_bytes()[from_len..frame.path_len];
-            let relative = relative.strip_prefix(b"/").unwrap_or(relative);
-            let above = (number > from).then(|| self.frames[number - 1].fd.as_ref()).flatten();
-            let base = above.map_or(self.root.fd(), AsFd::as_fd);
-            let open = || {
-                let fd = self.root.resolution().open_dir(base, relative)?;
-                Ok::<_, Errno>((stat_fd(fd.as_fd())?, fd))
-            };
-            let (stat, fd) = open().map_err(|errno| ReadError::new("open", &self.path, errno))?;
-            if stat.identity() != frame.identity() {
-                return Err(ReadError::Changed(self.path.clone()));
-            }
-            from_len = frame.path_len;
-            self.frames[number].fd = Some(fd);
-        }
-        self.first_open = from;
-        Ok(())
     }
 
     /// Enters a directory that was an item.
     fn enter(&mut self, path: RelPath, stat: &Stat) -> Result<(), ReadError> {
-        let parent = self.frames.last().and_then(|frame| frame.fd.as_ref());
-        let parent = parent.expect("the item before this was in the last frame");
+        self.list_ahead();
+        let taken = self.ahead.as_ref().and_then(|ahead| ahead.take(&path, &mut self.buffer));
+        if let Some(listing) = taken
+            && listing.stat.identity() == stat.identity()
+        {
+            self.frames.push(path, None, listing);
+            self.list_ahead();
+            return Ok(());
+        }
+        self.frames.open_last(self.root)?;
+        let parent = self.frames.last().and_then(|frame| frame.fd.as_ref()).expect(OPEN);
         let name = path.name().unwrap_or(b".");
         let opened = open_list(parent.as_fd(), name).and_then(|fd| Ok((stat_fd(fd.as_fd())?, fd)));
         let (now, fd) = match opened {
@@ -224,32 +188,29 @@ impl<F: FnMut(&RelPath, Kind) -> Visit> Walk<'_, F> {
     /// Looks at one name of the last frame; `None` where it is not there, or
     /// not wanted.
     fn visit(&mut self, number: usize) -> Result<Option<Found>, ReadError> {
-        if self.frames.last().is_some_and(|frame| frame.fd.is_none()) {
-            if let Err(error) = self.reopen() {
-                // The rest of the directory cannot be reached any more.
-                if let Some(frame) = self.frames.last_mut() {
-                    frame.next = frame.names.len();
-                }
-                return Err(error);
-            }
+        let Some(frame) = self.frames.last_mut() else { return Ok(None) };
+        let decided = frame.take_decided(number);
+        let looked = frame.looked.get_mut(number).and_then(Option::take);
+        if looked.is_none() {
+            self.frames.open_last(self.root)?;
         }
         let Some(frame) = self.frames.last() else { return Ok(None) };
-        let Some((name, mut kind)) = frame.names.get(number) else { return Ok(None) };
-        let dir = frame.fd.as_ref().expect("it was open, or has been opened again");
-        let path = self.path.join(name.to_bytes()).map_err(|source| ReadError::Name {
-            parent: self.path.clone(),
+        let Some((name, said)) = frame.names.get(number) else { return Ok(None) };
+        let path = self.frames.path().join(name.to_bytes()).map_err(|source| ReadError::Name {
+            parent: self.frames.path().clone(),
             name: crate::error::os_name(name.to_bytes()),
             source,
         })?;
-        let mut visit = None;
-        if let Some(kind) = kind {
-            let decided = (self.decide)(&path, kind);
-            if decided == Visit::Skip {
-                return Ok(None);
-            }
-            visit = Some(decided);
+        let mut visit = decided;
+        if let (Some(kind), None) = (said, visit) {
+            visit = Some((self.decide)(&path, kind));
         }
-        let (stat, target) = match look(dir.as_fd(), name, kind) {
+        if visit == Some(Visit::Skip) {
+            return Ok(None);
+        }
+        let looked =
+            looked.unwrap_or_else(|| look(frame.fd.as_ref().expect(OPEN).as_fd(), name, said));
+        let (stat, target) = match looked {
             Ok(Looked::At(stat, target)) => (stat, target),
             Ok(Looked::Changing) => return Err(ReadError::Changed(path)),
             Err(Errno::NOENT) => return Ok(None),
@@ -257,23 +218,33 @@ impl<F: FnMut(&RelPath, Kind) -> Visit> Walk<'_, F> {
         };
         let is_mount_point = frame.stat.is_mount_boundary(&stat);
         let found = self.root.found(path, &stat, target, is_mount_point)?;
-        // The directory did not say what it is, or it is something else now.
-        if kind != Some(found.kind()) {
-            kind = Some(found.kind());
-            visit = None;
-        }
-        let visit = visit
-            .unwrap_or_else(|| (self.decide)(&found.path, kind.unwrap_or_else(|| found.kind())));
+        let visit = match visit {
+            Some(visit) if said == Some(found.kind()) => visit,
+            // The directory did not say what it is, or it is another thing now.
+            _ => (self.decide)(&found.path, found.kind()),
+        };
         if visit == Visit::Skip {
             return Ok(None);
         }
-        if let FoundKind::Dir { is_mount_point } = found.kind {
-            let stays_out = is_mount_point && self.options.one_file_system;
-            if visit == Visit::Descend && !stays_out {
-                self.enter = Some((found.path.clone(), stat));
-            }
+        if let FoundKind::Dir { is_mount_point } = found.kind
+            && visit == Visit::Descend
+            && !(is_mount_point && self.one_file_system)
+        {
+            self.enter = Some((found.path.clone(), stat));
         }
         Ok(Some(found))
+    }
+
+    /// As [`Walk::visit`]; a directory that is listed ahead and not entered
+    /// after all is forgotten.
+    fn visit_next(&mut self, number: usize) -> Result<Option<Found>, ReadError> {
+        let promised = self.frames.last().and_then(|frame| frame.promised(number));
+        let promised = promised.and_then(|name| self.frames.path().join(name.to_bytes()).ok());
+        let visited = self.visit(number);
+        if let (Some(path), Some(ahead), None) = (promised, &self.ahead, &self.enter) {
+            ahead.forget(&path);
+        }
+        visited
     }
 }
 
@@ -282,10 +253,10 @@ impl<F: FnMut(&RelPath, Kind) -> Visit> Iterator for Walk<'_, F> {
 
     fn next(&mut self) -> Option<WalkItem> {
         loop {
-            if let Some((path, stat)) = self.enter.take() {
-                if let Err(error) = self.enter(path, &stat) {
-                    return Some(WalkItem::Error(error));
-                }
+            if let Some((path, stat)) = self.enter.take()
+                && let Err(error) = self.enter(path, &stat)
+            {
+                return Some(WalkItem::Error(error));
             }
             let frame = self.frames.last_mut()?;
             let number = frame.next;
@@ -294,7 +265,7 @@ impl<F: FnMut(&RelPath, Kind) -> Visit> Iterator for Walk<'_, F> {
                 continue;
             }
             frame.next += 1;
-            match self.visit(number) {
+            match self.visit_next(number) {
                 Ok(Some(found)) => return Some(WalkItem::Entry(found)),
                 Ok(None) => {}
                 Err(error) => return Some(WalkItem::Error(error)),
@@ -305,6 +276,6 @@ impl<F: FnMut(&RelPath, Kind) -> Visit> Iterator for Walk<'_, F> {
 
 impl<F> std::fmt::Debug for Walk<'_, F> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Walk").field("path", &self.path).field("depth", &self.frames.len()).finish()
+        f.debug_struct("Walk").field("at", self.frames.path()).finish_non_exhaustive()
     }
 }

@@ -2,22 +2,21 @@
 //!
 //! Linux has no call that reads the attributes of a name in a directory without
 //! opening it (`getxattrat` came with 6.13), and pipes, sockets and links must
-//! not be opened. They are reached through `/proc`, by the descriptor of their
-//! directory; where there is no `/proc`, files and directories are opened, and
+//! not be opened. What is held by an `O_PATH` descriptor is reached through
+//! `/proc`, by its number; where there is no `/proc`, files and directories are opened, and
 //! the others are reported.
 
 use std::io;
 
 use rustix::buffer::spare_capacity;
 use rustix::fd::{AsFd, BorrowedFd};
-use rustix::fs::OFlags;
 use rustix::io::Errno;
 use types::Xattrs;
 
 use crate::error::ReadError;
 use crate::found::{Found, Kind};
-use crate::root::{OpenFile, Root, no_atime, open_regular};
-use crate::stat::{proc_path, stat_at};
+use crate::root::{OpenFile, Root, open_list, open_regular};
+use crate::stat::{proc_path, stat_fd};
 
 /// All attributes of an entry together, in bytes: what a manifest takes.
 pub const XATTRS_LEN_MAX: usize = 512 * 1024;
@@ -51,12 +50,18 @@ impl Root {
     /// [`ReadError::Changed`] where the entry is not what was found any more,
     /// and [`ReadError::Io`].
     pub fn xattrs(&self, found: &Found) -> Result<XattrsRead, ReadError> {
-        let read = self.in_parent(&found.path, |dir, name| {
-            let read = read_at(dir, name, found.kind())?;
+        let read = || {
+            let held = self.hold(&found.path)?;
+            let read = match read_held(held.as_fd()) {
+                Err(Errno::OPNOTSUPP) => {
+                    self.in_parent(&found.path, |dir, name| read_opened(dir, name, found.kind()))
+                }
+                read => read,
+            }?;
             // What was read belongs to what was found.
-            Ok((read, stat_at(dir, name)?.stamp))
-        });
-        match read {
+            Ok((read, stat_fd(held.as_fd())?.stamp))
+        };
+        match read() {
             Ok((read, stamp)) if stamp == found.stamp => Ok(read),
             Ok(_) | Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
                 Err(ReadError::Changed(found.path.clone()))
@@ -77,29 +82,28 @@ impl OpenFile {
     }
 }
 
-fn read_at(dir: BorrowedFd<'_>, name: &[u8], kind: Kind) -> Result<XattrsRead, Errno> {
-    if let Ok(path) = proc_path(dir) {
-        let path = [path.as_bytes(), b"/", name].concat();
-        return read(
-            |list| rustix::fs::llistxattr(&path, spare_capacity(list)),
-            |name, value| rustix::fs::lgetxattr(&path, name, spare_capacity(value)),
-        );
-    }
+/// `OPNOTSUPP` where there is no `/proc`.
+fn read_held(held: BorrowedFd<'_>) -> Result<XattrsRead, Errno> {
+    // (This leads to what is held, be it a link.)
+    let path = proc_path(held)?;
+    read(
+        |list| rustix::fs::listxattr(path.as_str(), spare_capacity(list)),
+        |name, value| rustix::fs::getxattr(path.as_str(), name, spare_capacity(value)),
+    )
+}
+
+fn read_opened(dir: BorrowedFd<'_>, name: &[u8], kind: Kind) -> Result<XattrsRead, Errno> {
     match kind {
         Kind::File => match open_regular(dir, name)? {
             Some((file, _)) => read_fd(file.as_fd()),
             None => Err(Errno::NOENT),
         },
-        Kind::Dir => {
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let open = |flags| rustix::fs::openat(dir, name, flags, rustix::fs::Mode::empty());
-            read_fd(no_atime(flags, open)?.as_fd())
-        }
+        Kind::Dir => read_fd(open_list(dir, name)?.as_fd()),
         _ => Err(Errno::OPNOTSUPP),
     }
 }
 
-pub(crate) fn read_fd(file: BorrowedFd<'_>) -> Result<XattrsRead, Errno> {
+fn read_fd(file: BorrowedFd<'_>) -> Result<XattrsRead, Errno> {
     read(
         |list| rustix::fs::flistxattr(file, spare_capacity(list)),
         |name, value| rustix::fs::fgetxattr(file, name, spare_capacity(value)),

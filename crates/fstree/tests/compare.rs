@@ -1,5 +1,7 @@
 //! That a comparison finds what differs, and nothing else.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod common;
 
 use std::fs::{self, File};

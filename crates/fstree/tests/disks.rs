@@ -1,5 +1,7 @@
 //! File systems that are full, read-only, old, or can do more than most.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
+
 mod common;
 
 use std::fs;

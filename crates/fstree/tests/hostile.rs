@@ -1,5 +1,7 @@
 //! Somebody who can write to the target wants the restore to write elsewhere.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod common;
 
 use std::fs::{self, File};
@@ -314,8 +316,10 @@ fn owners_are_found_by_name_where_there_is_one() {
     }
     let dirs = Dirs::new();
     let owners = fstree::Owners::parse(b"anna:x:4711:1::/:", b"staff:x:4712:");
-    let options =
-        TargetOptions { owners: fstree::OwnerPolicy::Names(owners), ..TargetOptions::default() };
+    let options = TargetOptions {
+        owners: fstree::OwnerPolicy::Names(std::sync::Arc::new(owners)),
+        ..TargetOptions::default()
+    };
     let target = Target::open(&dirs.target(), options).unwrap();
     let metadata = Metadata {
         mode: 0o4700,

@@ -1,5 +1,7 @@
 //! What is there already: left alone, merged, recognised, or replaced.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod common;
 
 use std::fs;

@@ -1,5 +1,7 @@
 //! Trees that are deep, wide or long, and files that are.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
+
 mod common;
 
 use std::fs::{self, File};

@@ -1,5 +1,7 @@
 //! What was read and made again is the same.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod common;
 
 use std::fs;

@@ -1,6 +1,8 @@
 //! The walk: its order, its limits, what it does not do, and what it does
 //! while others change the tree.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod common;
 
 use std::collections::BTreeSet;
@@ -54,9 +56,60 @@ fn every_entry_comes_once_in_the_order_of_paths() {
     for resolution in BOTH {
         let root = Root::open_with(&dirs.source(), resolution).unwrap();
         for open_dirs_max in [0, 1, 2, 16] {
-            let options = WalkOptions { open_dirs_max, ..WalkOptions::default() };
-            assert_eq!(paths(&root, options), expected);
+            for threads in [0, 1, 2, 5] {
+                let options = WalkOptions { open_dirs_max, threads, ..WalkOptions::default() };
+                assert_eq!(paths(&root, options), expected);
+            }
         }
+    }
+}
+
+#[test]
+fn many_threads_find_what_one_finds_and_ask_once() {
+    let dirs = Dirs::new();
+    for number in 0..3000 {
+        let dir = dirs.source().join(format!("{:02}/{:02}", number % 70, number / 70));
+        fs::create_dir_all(&dir).unwrap();
+        for file in 0..number % 4 {
+            fs::write(dir.join(format!("file {file}")), b"").unwrap();
+        }
+    }
+    // More names than are looked at ahead.
+    for number in 0..5000 {
+        File::create(dirs.source().join(format!("07/file {number}"))).unwrap();
+    }
+    let root = Root::open(&dirs.source()).unwrap();
+    let walk = |threads| {
+        let mut asked = BTreeSet::new();
+        let decide = |path: &RelPath, kind: Kind| {
+            assert!(asked.insert(path.clone()), "{path} again");
+            match (kind, path.to_string().ends_with('5')) {
+                (Kind::Dir, true) => Visit::Skip,
+                (Kind::Dir, false) if path.to_string().ends_with('6') => Visit::Record,
+                _ => Visit::Descend,
+            }
+        };
+        let options = WalkOptions { threads, ..WalkOptions::default() };
+        let found: Vec<_> = root
+            .walk(&RelPath::root(), options, decide)
+            .unwrap()
+            .map(|item| match item {
+                WalkItem::Entry(found) => found,
+                WalkItem::Error(error) => panic!("{error}"),
+            })
+            .collect();
+        (found, asked)
+    };
+    let one = walk(1);
+    assert!(one.0.len() > 7000);
+    for threads in [2, 3, 8] {
+        assert!(walk(threads) == one, "{threads}");
+    }
+    // One that is given up ends its threads.
+    let options = WalkOptions { threads: 8, ..WalkOptions::default() };
+    for taken in [0, 1, 100] {
+        let walk = root.walk(&RelPath::root(), options, |_, _| Visit::Descend).unwrap();
+        assert_eq!(walk.take(taken).count(), taken);
     }
 }
 
@@ -278,14 +331,16 @@ fn what_is_mounted_inside_is_told_and_can_be_left_out() {
         let root = Root::open_with(&dir.join("in"), resolution).unwrap();
         let across = paths(&root, WalkOptions::default());
         assert_eq!(across, ["bound", "bound/x", "mounted", "mounted/x"].map(path));
-        let options = WalkOptions { one_file_system: true, ..WalkOptions::default() };
-        let (found, errors) = walk(&root, options);
-        assert!(errors.is_empty());
-        assert_eq!(found.len(), 2);
-        assert!(
-            found.iter().all(|found| found.kind == FoundKind::Dir { is_mount_point: true }),
-            "{found:?}"
-        );
+        for threads in [1, 4] {
+            let options = WalkOptions { one_file_system: true, threads, ..WalkOptions::default() };
+            let (found, errors) = walk(&root, options);
+            assert!(errors.is_empty());
+            assert_eq!(found.len(), 2);
+            assert!(
+                found.iter().all(|found| found.kind == FoundKind::Dir { is_mount_point: true }),
+                "{found:?}"
+            );
+        }
         let examined = root.examine(&path("mounted")).unwrap().unwrap();
         assert_eq!(examined.kind, FoundKind::Dir { is_mount_point: true });
     }
@@ -339,7 +394,8 @@ fn a_directory_that_becomes_a_link_is_never_followed() {
         while Instant::now() < until {
             for resolution in BOTH {
                 let root = Root::open_with(&dirs.source(), resolution).unwrap();
-                let options = WalkOptions { open_dirs_max: 1, ..WalkOptions::default() };
+                let threads = 1 + refused % 4;
+                let options = WalkOptions { open_dirs_max: 1, threads, ..WalkOptions::default() };
                 let (found, errors) = walk(&root, options);
                 for found in found {
                     assert!(!found.path.to_string().contains("secret"), "{found:?}");
@@ -404,11 +460,14 @@ fn what_comes_and_goes_is_there_or_not() {
             fs::remove_file(&name).unwrap();
         }
     };
+    let mut rounds = 0;
     while_racing(race, || {
         let until = Instant::now() + Duration::from_secs(2);
         while Instant::now() < until {
             let root = Root::open(&dirs.source()).unwrap();
-            let options = WalkOptions { open_dirs_max: 1, ..WalkOptions::default() };
+            rounds += 1;
+            let options =
+                WalkOptions { open_dirs_max: 1, threads: 1 + rounds % 4, ..WalkOptions::default() };
             let (found, errors) = walk(&root, options);
             assert!(found.is_sorted_by(|a, b| a.path < b.path));
             let stays =

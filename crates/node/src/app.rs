@@ -5,16 +5,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use net::{Access, IdentityError, Multiaddr, Net, NetConfig, NetError, PeerId, Purposes};
+use net::{Access, IdentityError, Multiaddr, Net, NetError, PeerId};
 use serde::{Deserialize, Serialize};
-use store::{OpenReport, PackStore, StoreError, StoreOptions};
+use store::{OpenReport, PackStore, StoreError};
 
 use crate::collector::Collector;
 use crate::downloads::Downloads;
 use crate::http::{self, ListenError};
 use crate::log_level::LogLevel;
+use crate::options::{self, Live};
 use crate::provider::StoreProvider;
 use crate::rest::{self, NodeState};
+use crate::settings::Settings;
 use crate::tasks::Tasks;
 use crate::token;
 
@@ -27,18 +29,10 @@ const NET_END: Duration = Duration::from_millis(1500);
 /// What an instance needs to know.
 #[derive(Clone, Debug)]
 pub struct AppOptions {
+    /// The configuration, and its file.
+    pub settings: Settings,
     /// Where everything is kept.
     pub data_dir: PathBuf,
-    /// Where the API listens: loopback. Port 0 takes any free one.
-    pub api: SocketAddr,
-    /// Whether the node's API asks for the token too.
-    pub require_token: bool,
-    /// The network.
-    pub net: NetConfig,
-    /// The store.
-    pub store: StoreOptions,
-    /// Peers that may fetch blocks.
-    pub allowed_peers: Vec<PeerId>,
     /// Changes what is logged.
     pub log_level: LogLevel,
 }
@@ -55,9 +49,6 @@ pub enum StartError {
         #[source]
         source: std::io::Error,
     },
-    /// The API would be open to other machines.
-    #[error("the API listens on loopback alone, not on {0}")]
-    NotLoopback(SocketAddr),
     /// The store.
     #[error("cannot open the store")]
     Store(#[from] StoreError),
@@ -135,20 +126,20 @@ impl App {
     ///
     /// [`StartError`]; nothing runs on then.
     pub async fn start(options: AppOptions) -> Result<Self, StartError> {
-        if !options.api.ip().is_loopback() {
-            return Err(StartError::NotLoopback(options.api));
-        }
+        let settings = options.settings;
+        let config = settings.get();
         let dir = DataDir(&options.data_dir);
         make_data_dir(&options.data_dir)?;
-        let api = http::bind(options.api, "the REST API, [node] api_port").await?;
+        let api_address = options::api_address(&config);
+        let api = http::bind(api_address, "the REST API, [node] api_port").await?;
         let api_addr = api.local_addr().map_err(|source| ListenError {
-            address: options.api,
+            address: api_address,
             what: "the REST API",
             source,
         })?;
         // The store's lock comes first: a second daemon on the same data ends
         // here, before it has touched anything.
-        let (store_dir, store_options) = (dir.store(), options.store.clone());
+        let (store_dir, store_options) = (dir.store(), options::store_options(&config));
         let opened =
             tokio::task::spawn_blocking(move || PackStore::open(&store_dir, &store_options));
         let (store, report) = match opened.await {
@@ -163,15 +154,23 @@ impl App {
             .map_err(|source| StartError::Data { path: token_path, source })?;
 
         let access = Access::new();
-        access.replace(options.allowed_peers.iter().map(|peer| (*peer, Purposes::BLOCKS)));
+        access.replace(options::access_list(&config));
         let provider = Arc::new(StoreProvider::new(store.clone()));
-        let net = Net::start(options.net, keypair, provider, access.clone()).await?;
+        let net =
+            Net::start(options::net_config(&config), keypair, provider, access.clone()).await?;
 
         let tasks = Tasks::new();
         let collector = Collector::new();
         tasks.spawn("collector", collector.clone().run(store.clone(), tasks.stop_token()));
         let downloads =
             Downloads::new(store.clone(), net.handle(), tasks.tracker(), tasks.stop_token());
+        let live = Live {
+            net: net.handle(),
+            access: access.clone(),
+            store: store.clone(),
+            log_level: options.log_level.clone(),
+        };
+        tasks.spawn("settings", live.run(settings.clone(), tasks.stop_token()));
         let state = NodeState {
             store,
             net: net.handle(),
@@ -180,7 +179,7 @@ impl App {
             log_level: options.log_level,
             repo: options.data_dir.to_string_lossy().into(),
             token: token.into(),
-            require_token: options.require_token,
+            settings,
         };
         let serving = http::serve(api, rest::router(state.clone()), tasks.stop_token());
         tasks.spawn("rest-api", serving);

@@ -2,6 +2,7 @@
 //! API in front of them.
 //!
 //! * [`App`]: starting and ending an instance.
+//! * [`Settings`]: the configuration of a running instance.
 //! * [`rest`]: the node's REST API.
 //! * [`Downloads`], [`Collector`], [`StoreProvider`]: what it works with.
 //! * [`http`]: serving HTTP with limits.
@@ -15,6 +16,7 @@ mod options;
 mod provider;
 pub mod rest;
 pub mod roots;
+mod settings;
 mod tasks;
 mod token;
 
@@ -23,4 +25,5 @@ pub use collector::Collector;
 pub use downloads::Downloads;
 pub use log_level::{LogLevel, filter};
 pub use provider::StoreProvider;
+pub use settings::{Applied, Settings};
 pub use tasks::Tasks;

@@ -1,45 +1,86 @@
-//! From the configuration to what an instance is started with.
+//! From the configuration to what the parts of an instance are given, at the
+//! start and when it changes.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::path::Path;
+use std::sync::Arc;
 
 use config::Config;
-use net::NetConfig;
-use store::StoreOptions;
+use net::{Access, Handle, NetConfig, PeerId, Purposes};
+use store::{PackStore, StoreOptions};
+use tokio_util::sync::CancellationToken;
 
-use crate::app::AppOptions;
 use crate::log_level::LogLevel;
+use crate::settings::Settings;
 
-impl AppOptions {
-    /// What `config` says, for an instance with its data in `data_dir`.
-    pub fn from_config(config: &Config, data_dir: &Path, log_level: LogLevel) -> Self {
-        let node = &config.node;
-        let listen = |port: u16| -> Vec<SocketAddr> {
-            let usable = node.bind.iter().filter(|address| is_usable(**address));
-            usable.map(|address| SocketAddr::new(*address, port)).collect()
-        };
-        let limit = |bytes: u64| (bytes != 0).then_some(bytes);
-        Self {
-            data_dir: data_dir.to_owned(),
-            api: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), node.api_port),
-            require_token: node.api_require_token,
-            net: NetConfig {
-                tcp: listen(node.listen_port),
-                quic: listen(node.discovery_port),
-                announce: node.announce_addresses.clone(),
-                bootstrap: node.bootstrap.clone(),
-                mdns: node.mdns,
-                upload_limit: config.sync.upload_limit.bytes_per_sec(),
-                download_limit: config.backup_server.download_limit.bytes_per_sec(),
-                ..NetConfig::default()
-            },
-            store: StoreOptions {
-                max_storage: limit(node.max_storage.bytes()),
-                disk_reserve: node.disk_reserve.bytes(),
-                ..StoreOptions::default()
-            },
-            allowed_peers: config.served_peers().into_iter().collect(),
-            log_level,
+/// Where the API listens: loopback, whatever else is configured.
+pub(crate) fn api_address(config: &Config) -> SocketAddr {
+    SocketAddr::new(Ipv4Addr::LOCALHOST.into(), config.node.api_port)
+}
+
+/// The addresses of `[node] bind` that this machine has, with a port.
+pub(crate) fn listen_addresses(config: &Config, port: u16) -> Vec<SocketAddr> {
+    let usable = config.node.bind.iter().filter(|address| is_usable(**address));
+    usable.map(|address| SocketAddr::new(*address, port)).collect()
+}
+
+/// What the network is started with.
+pub(crate) fn net_config(config: &Config) -> NetConfig {
+    let node = &config.node;
+    NetConfig {
+        tcp: listen_addresses(config, node.listen_port),
+        quic: listen_addresses(config, node.discovery_port),
+        announce: node.announce_addresses.clone(),
+        bootstrap: node.bootstrap.clone(),
+        mdns: node.mdns,
+        upload_limit: config.sync.upload_limit.bytes_per_sec(),
+        download_limit: config.backup_server.download_limit.bytes_per_sec(),
+        ..NetConfig::default()
+    }
+}
+
+/// What the store is opened with.
+pub(crate) fn store_options(config: &Config) -> StoreOptions {
+    StoreOptions {
+        max_storage: config.node.max_storage.limit(),
+        disk_reserve: config.node.disk_reserve.bytes(),
+        ..StoreOptions::default()
+    }
+}
+
+/// Who may do what here.
+pub(crate) fn access_list(config: &Config) -> impl Iterator<Item = (PeerId, Purposes)> {
+    config.served_peers().into_iter().map(|peer| (peer, Purposes::BLOCKS))
+}
+
+/// What changes while an instance runs.
+pub(crate) struct Live {
+    pub(crate) net: Handle,
+    pub(crate) access: Access,
+    pub(crate) store: Arc<PackStore>,
+    pub(crate) log_level: LogLevel,
+}
+
+impl Live {
+    /// Applies every change of the settings, until `stop`.
+    pub(crate) async fn run(self, settings: Settings, stop: CancellationToken) {
+        let mut changes = settings.subscribe();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                changed = changes.changed() => if changed.is_err() { return },
+            }
+            let config = changes.borrow_and_update().clone();
+            self.apply(&config);
+        }
+    }
+
+    fn apply(&self, config: &Config) {
+        self.access.replace(access_list(config));
+        self.net.set_upload_limit(config.sync.upload_limit.bytes_per_sec());
+        self.net.set_download_limit(config.backup_server.download_limit.bytes_per_sec());
+        self.store.set_limits(config.node.max_storage.limit(), config.node.disk_reserve.bytes());
+        if let Err(error) = self.log_level.set(config.node.log_level.as_str()) {
+            tracing::warn!(error, "the log level stays as it is");
         }
     }
 }

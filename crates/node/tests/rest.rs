@@ -200,7 +200,7 @@ async fn pages_of_other_origins_get_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_the_token_required_only_its_bearer_is_served() {
-    let node = Instance::start_with(|options| options.require_token = true).await;
+    let node = Instance::start_with(|config| config.node.api_require_token = true).await;
     assert_eq!(node.get("/data").await.status(), 401);
     let token = std::fs::read_to_string(node.dir.path().join("data/api-token")).unwrap();
     let answer = node.http.get(node.url("/data")).bearer_auth(token.trim()).send().await.unwrap();
@@ -209,7 +209,10 @@ async fn with_the_token_required_only_its_bearer_is_served() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn where_the_quota_would_be_passed_nothing_stays() {
-    let node = Instance::start_with(|options| options.store.max_storage = Some(3_000_000)).await;
+    let node = Instance::start_with(|config| {
+        config.node.max_storage = config::ByteSize::from_bytes(3_000_000);
+    })
+    .await;
     let kept = noise(1, 1_000_000);
     let cid = node.upload(kept.clone()).await;
     let used = node.json("/space").await["quotaUsedBytes"].clone();
@@ -291,7 +294,7 @@ async fn the_node_tells_about_itself() {
 #[tokio::test(flavor = "multi_thread")]
 async fn content_travels_between_nodes_that_allow_it() {
     let b = Instance::start().await;
-    let a = Instance::start_with(|options| options.allowed_peers = vec![b.app.peer_id()]).await;
+    let a = Instance::start_with(|config| config.node.allowed_peers = vec![b.app.peer_id()]).await;
     b.connect(&a).await;
     for len in [0, 1, 100_000, 20_000_000] {
         let content = noise(100 + len as u64, len);
@@ -320,7 +323,7 @@ async fn content_travels_between_nodes_that_allow_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_from_the_network_comes_as_it_is_fetched() {
     let b = Instance::start().await;
-    let a = Instance::start_with(|options| options.allowed_peers = vec![b.app.peer_id()]).await;
+    let a = Instance::start_with(|config| config.node.allowed_peers = vec![b.app.peer_id()]).await;
     b.connect(&a).await;
     let content = noise(7, 30_000_000);
     let cid = a.upload(content.clone()).await;

@@ -18,7 +18,7 @@ async fn every_call_of_the_sdk_works() {
         dir.display()
     );
     let a = Instance::start().await;
-    let b = Instance::start_with(|options| options.allowed_peers = vec![a.app.peer_id()]).await;
+    let b = Instance::start_with(|config| config.node.allowed_peers = vec![a.app.peer_id()]).await;
     let output = tokio::process::Command::new("node")
         .arg("sdk.mjs")
         .arg(format!("http://{}", a.app.api_addr()))

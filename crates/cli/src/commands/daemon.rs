@@ -1,7 +1,7 @@
 //! `archivist daemon`
 
 use anyhow::{Context as _, Result, bail};
-use node::{App, AppOptions, LogLevel};
+use node::{App, AppOptions, LogLevel, Settings};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -18,7 +18,11 @@ impl Daemon {
         let config = context.config()?;
         let log_level = start_logging(config.node.log_level.as_str())?;
         raise_open_files();
-        let options = AppOptions::from_config(&config, context.paths.data_dir(), log_level);
+        let options = AppOptions {
+            settings: Settings::new(context.config_file(), config),
+            data_dir: context.paths.data_dir().to_owned(),
+            log_level,
+        };
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .thread_name("archivist")

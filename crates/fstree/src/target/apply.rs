@@ -10,10 +10,12 @@
 //! cannot be turned onto another file.
 
 use std::io;
+use std::sync::Arc;
 
 use rustix::fd::{AsFd, BorrowedFd};
 use rustix::fs::{AtFlags, CWD, Gid, Mode, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags};
 use rustix::io::Errno;
+use rustix::thread::CapabilitySet;
 use types::{Metadata, RelPath};
 
 use crate::found::Kind;
@@ -33,10 +35,21 @@ pub enum OwnerPolicy {
     Numbers,
     /// Those of the names in the metadata, by these tables, and of the numbers
     /// where there is no such name.
-    Names(Owners),
+    Names(Arc<Owners>),
 }
 
 impl OwnerPolicy {
+    /// [`OwnerPolicy::Numbers`] where this process may give files away, which
+    /// takes root or the capability; else [`OwnerPolicy::Leave`].
+    pub fn for_this_process() -> Self {
+        let chown = CapabilitySet::CHOWN;
+        match rustix::thread::capabilities(None) {
+            Ok(sets) if sets.effective.contains(chown) => Self::Numbers,
+            Err(_) if rustix::process::geteuid().is_root() => Self::Numbers,
+            _ => Self::Leave,
+        }
+    }
+
     /// The numbers that things are to have.
     fn ids(&self, metadata: &Metadata) -> (u32, u32) {
         let Self::Names(owners) = self else { return (metadata.uid, metadata.gid) };

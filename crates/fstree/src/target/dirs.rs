@@ -21,6 +21,10 @@ impl Target {
     ///
     /// The target itself is a directory that is there already.
     ///
+    /// Where the directory collides with another, everything below it is
+    /// refused, too: it would land in that one. The caller may give it another
+    /// name.
+    ///
     /// # Errors
     ///
     /// [`TargetError`]; what is in the way is replaced only where overwriting
@@ -31,7 +35,12 @@ impl Target {
             return self.merge(path, inner.fd.as_fd(), b".");
         }
         let (dir, name) = inner.parent(path)?;
-        match inner.existing(dir.as_fd(), name, path)? {
+        let existing = inner.existing(dir.as_fd(), name, path).inspect_err(|error| {
+            if matches!(error, TargetError::Collision { .. }) {
+                inner.note_collision(path);
+            }
+        })?;
+        match existing {
             Some(existing) if existing.kind() == Some(Kind::Dir) => {
                 return self.merge(path, dir.as_fd(), name);
             }
@@ -110,6 +119,9 @@ impl Target {
             }
             errno => TargetError::new("finish", path, errno),
         };
+        if inner.is_collided(path) {
+            return Err(error(Errno::NOENT));
+        }
         let held = inner.options.resolution.open_dir(inner.fd.as_fd(), path.as_bytes());
         let held = held.map_err(error)?;
         let listed = open_list(held.as_fd(), c".").ok();

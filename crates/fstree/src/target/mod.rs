@@ -21,6 +21,8 @@ mod file;
 mod nodes;
 mod temp;
 
+use std::collections::BTreeSet;
+use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -72,6 +74,9 @@ struct Inner {
     /// The directory that was last asked whether it tells upper from lower
     /// case, and the answer.
     folding: Mutex<Option<(Identity, bool)>>,
+    /// Directories that could not be told from others. What is below them would
+    /// land in those.
+    collided: Mutex<BTreeSet<RelPath>>,
 }
 
 /// How a thing came to be there.
@@ -148,7 +153,8 @@ impl Target {
             names: TempNames::new(stat.stamp.inode),
             made: AtomicU64::new(0),
             removed: AtomicU64::new(0),
-            folding: Mutex::new(None),
+            folding: Mutex::default(),
+            collided: Mutex::default(),
         }));
         target.0.remove_leftovers(target.0.fd.as_fd());
         Ok(target)
@@ -159,7 +165,7 @@ impl Target {
     /// # Errors
     ///
     /// The file system's.
-    pub fn identity(&self) -> std::io::Result<Identity> {
+    pub fn identity(&self) -> io::Result<Identity> {
         Ok(stat_fd(self.0.fd.as_fd())?.identity())
     }
 
@@ -209,6 +215,11 @@ impl Inner {
             return Err(TargetError::InTheWay { path: path.clone(), found: Kind::Dir });
         };
         let dir = bytes[..bytes.len() - name.len()].strip_suffix(b"/").unwrap_or(b"");
+        if path.parent().is_some_and(|parent| self.is_collided(&parent)) {
+            let why = "its directory cannot be told from another here";
+            let source = io::Error::new(io::ErrorKind::AlreadyExists, why);
+            return Err(TargetError::NoParent { path: path.clone(), source });
+        }
         match self.options.resolution.open_dir(self.fd.as_fd(), dir) {
             Ok(fd) => Ok((fd, name)),
             Err(errno) if is_absent(errno) => {
@@ -216,6 +227,19 @@ impl Inner {
             }
             Err(errno) => Err(TargetError::new("open the directory of", path, errno)),
         }
+    }
+
+    /// Whether it is, or is below, a directory that could not be told from
+    /// another.
+    fn is_collided(&self, path: &RelPath) -> bool {
+        let collided = self.collided.lock().unwrap_or_else(PoisonError::into_inner);
+        collided.iter().any(|dir| path.is_within(dir))
+    }
+
+    /// Has everything below the directory refused.
+    fn note_collision(&self, dir: &RelPath) {
+        let mut collided = self.collided.lock().unwrap_or_else(PoisonError::into_inner);
+        collided.insert(dir.clone());
     }
 
     /// What has the name already.
@@ -230,13 +254,13 @@ impl Inner {
             Err(Errno::NOENT) => return Ok(None),
             Err(errno) => return Err(TargetError::new(CREATE, path, errno)),
         };
-        if self.is_folding(dir) {
-            if let Some(existing) = stored_name(dir, name, &stat) {
-                return Err(TargetError::Collision {
-                    path: path.clone(),
-                    existing: os_name(&existing),
-                });
-            }
+        if self.is_folding(dir)
+            && let Some(existing) = stored_name(dir, name, &stat)
+        {
+            return Err(TargetError::Collision {
+                path: path.clone(),
+                existing: os_name(&existing),
+            });
         }
         Ok(Some(Existing { stat }))
     }
@@ -246,10 +270,10 @@ impl Inner {
     fn is_folding(&self, dir: BorrowedFd<'_>) -> bool {
         let Ok(stat) = stat_fd(dir) else { return false };
         let mut folding = self.folding.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((identity, is_folding)) = *folding {
-            if identity == stat.identity() {
-                return is_folding;
-            }
+        if let Some((identity, is_folding)) = *folding
+            && identity == stat.identity()
+        {
+            return is_folding;
         }
         let try_out = || {
             let dir = dir.try_clone_to_owned().ok()?;

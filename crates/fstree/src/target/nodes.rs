@@ -28,13 +28,13 @@ impl Target {
     ) -> Result<Made, TargetError> {
         let inner = &self.0;
         let (dir, name) = inner.parent(path)?;
-        if let Some(existing) = inner.existing(dir.as_fd(), name, path)? {
-            if !inner.options.overwrite {
-                let is_same = existing.kind() == Some(Kind::Symlink)
-                    && rustix::fs::readlinkat(&dir, name, Vec::new())
-                        .is_ok_and(|found| found.as_bytes() == target);
-                return if is_same { Ok(existing.same()) } else { Err(existing.in_the_way(path)) };
-            }
+        if let Some(existing) = inner.existing(dir.as_fd(), name, path)?
+            && !inner.options.overwrite
+        {
+            let is_same = existing.kind() == Some(Kind::Symlink)
+                && rustix::fs::readlinkat(&dir, name, Vec::new())
+                    .is_ok_and(|found| found.as_bytes() == target);
+            return if is_same { Ok(existing.same()) } else { Err(existing.in_the_way(path)) };
         }
         let make = |dir: BorrowedFd<'_>, temp: &str| rustix::fs::symlinkat(target, dir, temp);
         inner.make_node(path, dir, name, (Kind::Symlink, (0, 0)), metadata, make)
@@ -79,11 +79,11 @@ impl Target {
         };
         let inner = &self.0;
         let (dir, name) = inner.parent(path)?;
-        if let Some(existing) = inner.existing(dir.as_fd(), name, path)? {
-            if !inner.options.overwrite {
-                let is_same = existing.kind() == Some(kind) && existing.stat.rdev == device;
-                return if is_same { Ok(existing.same()) } else { Err(existing.in_the_way(path)) };
-            }
+        if let Some(existing) = inner.existing(dir.as_fd(), name, path)?
+            && !inner.options.overwrite
+        {
+            let is_same = existing.kind() == Some(kind) && existing.stat.rdev == device;
+            return if is_same { Ok(existing.same()) } else { Err(existing.in_the_way(path)) };
         }
         let number = rustix::fs::makedev(device.0, device.1);
         let make = |dir: BorrowedFd<'_>, temp: &str| {

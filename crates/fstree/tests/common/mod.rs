@@ -1,8 +1,10 @@
 //! Trees to read, a copy made by reading and making, and ways to run a test as
 //! somebody else or with a file system of its own.
+
 #![allow(dead_code, reason = "each test program uses some of it")]
 
 pub(crate) mod awkward;
+pub(crate) mod poor;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -216,7 +218,9 @@ pub(crate) fn both_ways() -> [TargetOptions; 2] {
 
 /// Root gives files away, others cannot.
 pub(crate) fn owners_to_set() -> fstree::OwnerPolicy {
-    if is_root() { fstree::OwnerPolicy::Numbers } else { fstree::OwnerPolicy::Leave }
+    let policy = fstree::OwnerPolicy::for_this_process();
+    assert_eq!(matches!(policy, fstree::OwnerPolicy::Numbers), is_root());
+    policy
 }
 
 const AGAIN: &str = "ARCHIVIST_TEST_AGAIN";

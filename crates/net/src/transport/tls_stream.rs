@@ -30,6 +30,10 @@ const MAX_WRITE: usize = 64 << 10;
 /// With this much not yet taken by the socket, no more is encrypted.
 const MAX_UNSENT: usize = 64 << 10;
 
+/// More than this waits only where the other side asks for answers, such as
+/// changes of keys, and does not read them.
+const MAX_OUTGOING: usize = 256 << 10;
+
 /// What a record adds to its bytes: header, type and tag; and room for a key
 /// update or an alert besides.
 const OVERHEAD: usize = 32 * (1 + MAX_WRITE / (16 << 10)) + 256;
@@ -293,6 +297,9 @@ impl Work<'_> {
                 (Step::Progress, copied, 0)
             }
             ConnectionState::EncodeTlsData(mut message) => {
+                if self.outgoing.unsent() > MAX_OUTGOING {
+                    return Err(invalid("the other side does not take its answers"));
+                }
                 let mut len = RECORD;
                 loop {
                     match message.encode(self.outgoing.room(len)) {

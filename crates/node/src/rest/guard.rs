@@ -25,7 +25,8 @@ pub(crate) async fn guard(
     if let Err(error) = check_origin(request.headers()) {
         return error.into_response();
     }
-    if state.require_token && !has_token(request.headers(), &state.token) {
+    let must_have_token = state.settings.get().node.api_require_token;
+    if must_have_token && !has_token(request.headers(), &state.token) {
         return ApiError::new(
             StatusCode::UNAUTHORIZED,
             "this API asks for a token: send `Authorization: Bearer` with the content of the \

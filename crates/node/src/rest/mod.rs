@@ -24,6 +24,7 @@ use store::{Limit, PackStore, StoreError};
 use crate::collector::Collector;
 use crate::downloads::Downloads;
 use crate::log_level::LogLevel;
+use crate::settings::Settings;
 
 /// What the API works with.
 #[derive(Clone)]
@@ -42,8 +43,8 @@ pub struct NodeState {
     pub repo: Arc<str>,
     /// What `Authorization: Bearer` has to carry, where it is asked for.
     pub token: Arc<str>,
-    /// Whether the token is asked for.
-    pub require_token: bool,
+    /// The configuration.
+    pub settings: Settings,
 }
 
 /// The routes, behind the guard.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::{Body, Bytes};
+use axum::body::{Body, BodyDataStream, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use futures::StreamExt as _;
@@ -19,6 +19,10 @@ use crate::roots;
 const PIECES: usize = 8;
 /// A client that sends nothing for so long has gone.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Of a body that is refused, so much is read, in bytes …
+const DRAINED_MAX: usize = 64 << 20;
+/// … and for so long.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// `POST /data`
 pub(crate) async fn upload(
@@ -26,9 +30,37 @@ pub(crate) async fn upload(
     headers: HeaderMap,
     body: Body,
 ) -> Result<String, ApiError> {
-    let mimetype = mimetype(&headers)?;
-    let filename = filename(&headers)?;
-    refuse_what_cannot_fit(&state.store, &headers)?;
+    let mut body = body.into_data_stream();
+    let result = try_upload(&state, &headers, &mut body).await;
+    if result.is_err() {
+        drain(body).await;
+    }
+    result
+}
+
+/// Reads what a client still sends, for a while: one whose connection is closed
+/// while it writes may never see why.
+async fn drain(mut body: BodyDataStream) {
+    let reading = async {
+        let mut left = DRAINED_MAX;
+        while let Some(Ok(piece)) = body.next().await {
+            left = left.saturating_sub(piece.len());
+            if left == 0 {
+                break;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(DRAIN_TIMEOUT, reading).await;
+}
+
+async fn try_upload(
+    state: &NodeState,
+    headers: &HeaderMap,
+    body: &mut BodyDataStream,
+) -> Result<String, ApiError> {
+    let mimetype = mimetype(headers)?;
+    let filename = filename(headers)?;
+    refuse_what_cannot_fit(&state.store, headers)?;
     let (pieces, receiver) = mpsc::channel(PIECES);
     let store = state.store.clone();
     let writing = tokio::task::spawn_blocking(move || write(&store, receiver, filename, mimetype));
@@ -60,8 +92,10 @@ fn refuse_what_cannot_fit(store: &PackStore, headers: &HeaderMap) -> Result<(), 
 
 /// Hands the body over, piece by piece. The channel ends with `None` where
 /// all of it was there.
-async fn send(body: Body, pieces: mpsc::Sender<Option<Bytes>>) -> Result<(), ApiError> {
-    let mut body = body.into_data_stream();
+async fn send(
+    body: &mut BodyDataStream,
+    pieces: mpsc::Sender<Option<Bytes>>,
+) -> Result<(), ApiError> {
     loop {
         let piece = tokio::time::timeout(IDLE_TIMEOUT, body.next()).await.map_err(|_| {
             ApiError::new(StatusCode::REQUEST_TIMEOUT, "the body stopped in the middle")

@@ -3,9 +3,8 @@
 #![allow(dead_code, unreachable_pub, reason = "not every test uses all of it")]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use net::NetConfig;
-use node::{App, AppOptions, LogLevel};
-use store::StoreOptions;
+use config::{ByteSize, Config, ConfigFile};
+use node::{App, AppOptions, LogLevel, Settings};
 
 /// An instance and a client of its API.
 pub struct Instance {
@@ -14,20 +13,16 @@ pub struct Instance {
     pub dir: tempfile::TempDir,
 }
 
-pub fn options(dir: &std::path::Path) -> AppOptions {
-    AppOptions {
-        data_dir: dir.join("data"),
-        api: "127.0.0.1:0".parse().unwrap(),
-        require_token: false,
-        net: NetConfig {
-            tcp: vec!["127.0.0.1:0".parse().unwrap()],
-            quic: vec!["127.0.0.1:0".parse().unwrap()],
-            ..NetConfig::default()
-        },
-        store: StoreOptions { disk_reserve: 0, ..StoreOptions::default() },
-        allowed_peers: Vec::new(),
-        log_level: LogLevel::fixed(),
-    }
+/// The configuration of a test: `change` is applied to it.
+fn settings(dir: &std::path::Path, change: impl FnOnce(&mut Config)) -> Settings {
+    let mut config = Config::default();
+    let node = &mut config.node;
+    (node.listen_port, node.discovery_port, node.api_port) = (0, 0, 0);
+    node.bind = vec!["127.0.0.1".parse().unwrap()];
+    node.mdns = false;
+    node.disk_reserve = ByteSize::from_bytes(0);
+    change(&mut config);
+    Settings::new(ConfigFile::new(dir.join("config.toml")), config)
 }
 
 impl Instance {
@@ -35,10 +30,13 @@ impl Instance {
         Self::start_with(|_| {}).await
     }
 
-    pub async fn start_with(change: impl FnOnce(&mut AppOptions)) -> Self {
+    pub async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let mut options = options(dir.path());
-        change(&mut options);
+        let options = AppOptions {
+            settings: settings(dir.path(), change),
+            data_dir: dir.path().join("data"),
+            log_level: LogLevel::fixed(),
+        };
         let app = App::start(options).await.unwrap();
         Self { app, http: reqwest::Client::builder().no_proxy().build().unwrap(), dir }
     }

@@ -1,0 +1,11 @@
+//! The product's own API, `/api/v1`: what goes over it, written once, and the
+//! client that the command line uses.
+//!
+//! The server is in `node`; it serves these types and no others, and its
+//! OpenAPI document is made from them.
+
+mod client;
+mod model;
+
+pub use client::{Client, ClientError};
+pub use model::*;

@@ -1,0 +1,422 @@
+//! What goes over the API. Times are RFC 3339, sizes are bytes.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use types::{Cid, FolderId, SequenceNumber};
+use utoipa::ToSchema;
+
+/// How an instance is.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Status {
+    /// Who it is.
+    pub peer_id: String,
+    /// The multiaddrs at which peers reach it.
+    pub addresses: Vec<String>,
+    /// The version of the program.
+    pub version: String,
+    /// Its own data directory.
+    pub data: String,
+    /// The watched folders.
+    pub folders: Vec<Folder>,
+    /// The sources that it pulls from.
+    pub sources: Vec<Source>,
+    /// What it stores.
+    pub storage: Storage,
+    /// What somebody should look at, in plain words, the most pressing first.
+    pub notices: Vec<Notice>,
+}
+
+/// Something that somebody should look at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Notice {
+    /// How pressing it is.
+    pub level: NoticeLevel,
+    /// What is the case.
+    pub message: String,
+    /// What to do about it.
+    pub action: Option<String>,
+}
+
+/// How pressing a notice is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum NoticeLevel {
+    /// Data is not being backed up, or is damaged.
+    Error,
+    /// Something will need attention.
+    Warning,
+    /// Good to know.
+    Info,
+}
+
+/// What an instance stores, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Storage {
+    /// Blocks in the store.
+    pub blocks: u64,
+    /// What the store takes.
+    pub used_bytes: u64,
+    /// What `max_storage` allows, where there is such a limit.
+    pub max_bytes: Option<u64>,
+    /// What may still be written until a limit is reached.
+    pub available_bytes: u64,
+}
+
+/// A watched folder.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Folder {
+    /// Its stable id.
+    #[schema(value_type = String)]
+    pub id: FolderId,
+    /// What people call it.
+    pub name: String,
+    /// Where it is.
+    pub path: String,
+    /// One word for how it is: `idle`, `scanning`, `waiting`, `publishing`,
+    /// `paused`, `alarm` or `error`.
+    pub state: String,
+    /// What the word means now, where there is more to say.
+    pub detail: Option<String>,
+    /// The number of its newest manifest.
+    #[schema(value_type = Option<u64>)]
+    pub sequence: Option<SequenceNumber>,
+    /// Its newest manifest.
+    #[schema(value_type = Option<String>)]
+    pub manifest_cid: Option<Cid>,
+    /// Everything in it but directories.
+    pub files: u64,
+    /// Directories.
+    pub dirs: u64,
+    /// The lengths of all files together.
+    pub bytes: u64,
+    /// Changes that are in no manifest yet.
+    pub pending_changes: u64,
+    /// The number of the newest manifest that the backup server has
+    /// acknowledged.
+    #[schema(value_type = Option<u64>)]
+    pub backed_up_sequence: Option<SequenceNumber>,
+    /// When it did.
+    #[schema(value_type = Option<String>)]
+    pub backed_up_at: Option<Timestamp>,
+    /// When its last scan ended.
+    #[schema(value_type = Option<String>)]
+    pub last_scan: Option<Timestamp>,
+    /// How many directories are watched, and how many should be.
+    pub watched_dirs: u64,
+    /// See `watched_dirs`.
+    pub dirs_to_watch: u64,
+    /// Why its newest state is held, where it is: much was deleted or
+    /// rewritten at once.
+    pub held: Option<String>,
+    /// What could not be read.
+    pub errors: Vec<FileError>,
+    /// How many there are, of which some are listed.
+    pub error_count: u64,
+}
+
+/// A file that could not be read; its last good state is in the manifest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FileError {
+    /// Where it is in the folder.
+    pub path: String,
+    /// What is wrong.
+    pub error: String,
+    /// Since when.
+    #[schema(value_type = Option<String>)]
+    pub since: Option<Timestamp>,
+}
+
+/// A source that this instance pulls from.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Source {
+    /// What it is called in the configuration.
+    pub name: String,
+    /// Who it is.
+    pub peer_id: String,
+    /// Where it says what there is to pull.
+    pub manifest_server_url: String,
+    /// One word for how it is: `starting`, `idle`, `polling`, `pulling`, `failed`,
+    /// `refused` or `disabled`.
+    pub state: String,
+    /// What the word means now, where there is more to say.
+    pub detail: Option<String>,
+    /// When it was last asked, and answered.
+    #[schema(value_type = Option<String>)]
+    pub last_poll: Option<Timestamp>,
+    /// What is wrong.
+    pub errors: Vec<String>,
+    /// What is being pulled.
+    pub pulls: Vec<Pull>,
+}
+
+/// A manifest that is being pulled.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Pull {
+    /// The folder.
+    #[schema(value_type = String)]
+    pub folder_id: FolderId,
+    /// What people call it.
+    pub folder_name: String,
+    /// The number of the manifest.
+    #[schema(value_type = u64)]
+    pub sequence: SequenceNumber,
+    /// Files that are here, and all of them.
+    pub files_done: u64,
+    /// See `files_done`.
+    pub files_total: u64,
+    /// Bytes that are here, and all of them.
+    pub bytes_done: u64,
+    /// See `bytes_done`.
+    pub bytes_total: u64,
+    /// When it began.
+    #[schema(value_type = String)]
+    pub started_at: Timestamp,
+}
+
+/// A manifest that this instance holds, whole.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Snapshot {
+    /// Its name here.
+    pub id: String,
+    /// The name of its source, or its peer id where it has no name any more.
+    pub source: String,
+    /// The peer id of its source.
+    pub source_peer_id: String,
+    /// The folder.
+    #[schema(value_type = String)]
+    pub folder_id: FolderId,
+    /// What people call it.
+    pub folder_name: String,
+    /// The number of the manifest.
+    #[schema(value_type = u64)]
+    pub sequence: SequenceNumber,
+    /// When the source made it, by its clock.
+    #[schema(value_type = String)]
+    pub created_at: Timestamp,
+    /// When all of it was here, by this machine's clock.
+    #[schema(value_type = String)]
+    pub received_at: Timestamp,
+    /// Everything in it but directories.
+    pub files: u64,
+    /// The lengths of all files together.
+    pub bytes: u64,
+    /// The manifest.
+    #[schema(value_type = String)]
+    pub manifest_cid: Cid,
+    /// Why the source held it, where it did.
+    pub held: Option<String>,
+}
+
+/// One entry of a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ListedEntry {
+    /// Where it is in the folder; bytes that are no text are escaped.
+    pub path: String,
+    /// The same in full, in base64, where the text is not all of it.
+    pub path_base64: Option<String>,
+    /// `file`, `dir`, `symlink`, …
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The length of a file.
+    pub size_bytes: Option<u64>,
+    /// The content of a file.
+    #[schema(value_type = Option<String>)]
+    pub cid: Option<Cid>,
+    /// The target of a link, escaped.
+    pub target: Option<String>,
+    /// Permissions.
+    pub mode: u32,
+    /// The time of the last write, in nanoseconds since 1970, as a text: it
+    /// may be beyond what JSON numbers carry.
+    pub mtime_ns: String,
+    /// Why this is not as it was on disk.
+    pub error: Option<String>,
+}
+
+/// A folder that is to be watched.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct AddFolder {
+    /// Where it is.
+    pub path: String,
+    /// What to call it; its last name otherwise.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// What to leave out, in the syntax of .gitignore.
+    #[serde(default)]
+    pub exclude: Vec<String>,
+}
+
+/// Which folder is meant; all, where none is named.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct FolderChoice {
+    /// Its id or its name.
+    #[serde(default)]
+    pub folder: Option<String>,
+}
+
+/// A manifest that is registered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Registered {
+    /// The folder.
+    #[schema(value_type = String)]
+    pub folder_id: FolderId,
+    /// What people call it.
+    pub folder_name: String,
+    /// Its number.
+    #[schema(value_type = u64)]
+    pub sequence: SequenceNumber,
+    /// The manifest.
+    #[schema(value_type = String)]
+    pub manifest_cid: Cid,
+    /// The number that the backup server has acknowledged.
+    #[schema(value_type = Option<u64>)]
+    pub backed_up_sequence: Option<SequenceNumber>,
+}
+
+/// A code that lets another machine introduce itself, once.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct PairingCode {
+    /// What to type there.
+    pub code: String,
+    /// Until when.
+    #[schema(value_type = String)]
+    pub expires_at: Timestamp,
+}
+
+/// What is to be restored, and where to.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct RestoreRequest {
+    /// The snapshot; the newest that fits, where none is named.
+    #[serde(default)]
+    pub snapshot: Option<String>,
+    /// The folder, by id or name.
+    #[serde(default)]
+    pub folder: Option<String>,
+    /// The newest at this time.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub at: Option<Timestamp>,
+    /// What of it, by paths in the folder; all, where none is named.
+    #[serde(default)]
+    pub paths: Vec<String>,
+    /// An absolute path; made where it is not there.
+    pub target: String,
+    /// Replace what is in the way.
+    #[serde(default)]
+    pub overwrite: bool,
+    /// Ask the backup server for it, not this instance's own store.
+    #[serde(default)]
+    pub from_backup_server: bool,
+}
+
+/// How a restore stands, or what it did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RestoreReport {
+    /// Its name while the instance runs.
+    pub id: u64,
+    /// `running`, `done`, `failed`
+    pub state: String,
+    /// The snapshot.
+    pub snapshot: String,
+    /// Entries that were made, and all of them.
+    pub entries_done: u64,
+    /// See `entries_done`.
+    pub entries_total: u64,
+    /// Bytes that were written, and all of them.
+    pub bytes_done: u64,
+    /// See `bytes_done`.
+    pub bytes_total: u64,
+    /// What was there already and was left alone.
+    pub in_the_way: Vec<String>,
+    /// What could not be set: owner, attributes, …
+    pub not_set: Vec<String>,
+    /// What could not be restored.
+    pub failed: Vec<String>,
+    /// Why it ended, where it failed as a whole.
+    pub error: Option<String>,
+}
+
+/// What a check found.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VerifyResult {
+    /// Snapshots (and data items) that were checked.
+    pub checked: u64,
+    /// Blocks that are needed and there.
+    pub blocks: u64,
+    /// Bytes that were read.
+    pub read_bytes: u64,
+    /// What is wrong.
+    pub problems: Vec<VerifyProblem>,
+    /// Blocks that were pulled again.
+    pub repaired: u64,
+}
+
+/// A block that is needed and cannot be had.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VerifyProblem {
+    /// The block.
+    #[schema(value_type = String)]
+    pub cid: Cid,
+    /// Why.
+    pub reason: String,
+    /// What it concerns: snapshots by id, data items by CID.
+    pub concerns: Vec<String>,
+}
+
+/// What a prune did, or would do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PruneReport {
+    /// Whether it was only looked at.
+    pub dry_run: bool,
+    /// Snapshots that stay, and which rule keeps each.
+    pub kept: Vec<PruneDecision>,
+    /// Snapshots that went, or would go.
+    pub removed: Vec<PruneDecision>,
+    /// Why nothing is removed in some folders.
+    pub holds: Vec<String>,
+    /// Bytes that the disk has back.
+    pub freed_bytes: u64,
+}
+
+/// What happens to a snapshot, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PruneDecision {
+    /// The snapshot.
+    pub snapshot: String,
+    /// The folder.
+    pub folder_name: String,
+    /// When all of it was here.
+    #[schema(value_type = String)]
+    pub received_at: Timestamp,
+    /// Which rules keep it.
+    pub reasons: Vec<String>,
+}
+
+/// A connected peer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Peer {
+    /// Who it is.
+    pub peer_id: String,
+    /// Its name in the configuration, where it has one.
+    pub name: Option<String>,
+    /// The addresses of its connections.
+    pub addresses: Vec<String>,
+    /// Who opened the connection: `inbound`, `outbound` or `both`.
+    pub direction: String,
+    /// The time of the last ping, in milliseconds.
+    pub rtt_ms: Option<f64>,
+    /// The program that it says it is.
+    pub agent: Option<String>,
+    /// Whether it may fetch blocks here.
+    pub is_allowed: bool,
+    /// Since when.
+    #[schema(value_type = String)]
+    pub connected_since: Timestamp,
+}
+
+/// An error, as every call answers it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ApiProblem {
+    /// What failed, on what, and what to do.
+    pub message: String,
+}

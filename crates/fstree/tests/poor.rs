@@ -1,0 +1,155 @@
+//! A target that has less than the source: a memory stick.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::fs;
+use std::path::Path;
+
+use common::{Dirs, awkward, both_ways, copy, is_root, names, path, set_mode};
+use fstree::{
+    Attribute, CompareOptions, FileContent, How, Kind, MakeFile, Target, TargetError,
+    TargetOptions, Unlike, compare,
+};
+use types::Metadata;
+
+/// Mounts one; `None` where this machine or user cannot.
+fn mount(at: &Path) -> Option<fuser::BackgroundSession> {
+    if !is_root() || !Path::new("/dev/fuse").exists() {
+        println!("not tested: it takes root and /dev/fuse");
+        return None;
+    }
+    let mut config = fuser::Config::default();
+    config.mount_options = vec![fuser::MountOption::DefaultPermissions];
+    Some(fuser::spawn_mount(common::poor::PoorFs::new(), at, &config).unwrap())
+}
+
+#[test]
+fn names_that_are_one_to_the_file_system_are_told_and_nothing_is_lost() {
+    let dirs = Dirs::new();
+    let Some(_mounted) = mount(&dirs.target()) else { return };
+    for name in ["Dir", "dir", "dir/Inner"] {
+        fs::create_dir(dirs.source().join(name)).unwrap();
+    }
+    let contents = [
+        ("Dir/a", "1"),
+        ("README", "2"),
+        ("Readme", "3"),
+        ("dir/a", "4"),
+        ("dir/b", "5"),
+        ("É", "6"),
+        ("é", "7"),
+    ];
+    for (name, content) in contents {
+        fs::write(dirs.source().join(name), content).unwrap();
+    }
+    for overwrite in [false, true, true] {
+        let [options, _] = both_ways();
+        let report = copy(&dirs.source(), &dirs.target(), &TargetOptions { overwrite, ..options });
+        let (mut told, mut below) = (BTreeMap::new(), BTreeSet::new());
+        for error in report.errors {
+            match error {
+                TargetError::Collision { path, existing } => {
+                    told.insert(path.to_string(), existing);
+                }
+                // Of the directory that there cannot be.
+                TargetError::NoParent { path, .. } => _ = below.insert(path.to_string()),
+                // (The file systems' times differ, so what is there is not known
+                // to be the same.)
+                TargetError::InTheWay { found: Kind::File, .. } => {}
+                error => panic!("{error:?}"),
+            }
+        }
+        let expected = [("Readme", "README"), ("dir", "Dir"), ("é", "É")];
+        let expected = expected.map(|(path, there)| (path.to_owned(), OsString::from(there)));
+        assert_eq!(told, BTreeMap::from(expected));
+        let expected = ["dir", "dir/Inner", "dir/a", "dir/b"].map(str::to_owned);
+        assert_eq!(below, BTreeSet::from(expected));
+        assert_eq!(names(&dirs.target()), ["Dir", "README", "É"]);
+        assert_eq!(names(&dirs.target().join("Dir")), ["a"]);
+        for (name, content) in [("README", "2"), ("É", "6"), ("Dir/a", "1")] {
+            assert_eq!(fs::read(dirs.target().join(name)).unwrap(), content.as_bytes());
+        }
+    }
+}
+
+#[test]
+fn the_awkward_tree_on_a_memory_stick() {
+    let dirs = Dirs::new();
+    let Some(_mounted) = mount(&dirs.target()) else { return };
+    awkward::make(&dirs.source());
+    let [options, _] = both_ways();
+    let report = copy(&dirs.source(), &dirs.target(), &options);
+    let mut refused: BTreeMap<&str, usize> = BTreeMap::new();
+    for error in &report.errors {
+        let why = match error {
+            TargetError::NameRefused { .. } => "name",
+            TargetError::Collision { .. } => "collision",
+            TargetError::CannotMake { .. } => "kind",
+            TargetError::CannotLink { .. } => "second name",
+            TargetError::NoParent { .. } => "parent",
+            error => panic!("{error:?}"),
+        };
+        *refused.entry(why).or_default() += 1;
+    }
+    assert!(["name", "collision", "kind", "second name"].iter().all(|why| refused[why] > 0));
+    let what: BTreeSet<_> = report
+        .not_set
+        .iter()
+        .map(|not_set| match &not_set.what {
+            Attribute::Xattr(_) => Attribute::Xattr(Vec::new()),
+            what => what.clone(),
+        })
+        .collect();
+    assert_eq!(what.len(), 4, "{what:?}");
+    // All that was made has its content, and what else differs was told.
+    for difference in compare(&dirs.source(), &dirs.target(), CompareOptions::default()).unwrap() {
+        let is = |path: &types::RelPath| *path == difference.path;
+        let is_told = match difference.what {
+            Unlike::OnlyInFirst | Unlike::HardLinks | Unlike::Holes => true,
+            _ => report.not_set.iter().any(|not_set| is(&not_set.path)),
+        };
+        assert!(is_told, "{difference:?}");
+    }
+}
+
+#[test]
+fn without_a_rename_that_spares_what_is_there_it_is_spared() {
+    let dirs = Dirs::new();
+    let Some(_mounted) = mount(&dirs.target()) else { return };
+    let target = Target::open(&dirs.target(), TargetOptions::default()).unwrap();
+    let said = FileContent { size: 1, mtime_ns: 0, is_sparse: false };
+    let make = |name: &str| match target.make_file(&path(name), said, |_| Ok(false)).unwrap() {
+        MakeFile::Write(mut sink) => {
+            sink.write(b"x").unwrap();
+            sink
+        }
+        MakeFile::Same(_) => unreachable!(),
+    };
+    let metadata = Metadata { mode: 0o644, ..Metadata::default() };
+    let (first, second) = (make("file"), make("other"));
+    fs::write(dirs.target().join("FILE"), b"mine").unwrap();
+    assert!(matches!(first.finish(&metadata), Err(TargetError::InTheWay { .. })));
+    let made = second.finish(&metadata).unwrap();
+    assert_eq!((made.how, made.not_set.len()), (How::New, 0));
+    assert_eq!(fs::read(dirs.target().join("FILE")).unwrap(), b"mine");
+    assert_eq!(names(&dirs.target()), ["FILE", "other"]);
+}
+
+#[test]
+fn on_a_file_system_that_tells_case_nothing_collides() {
+    let dirs = Dirs::new();
+    for name in ["a", "A", "é", "É", "e\u{301}"] {
+        fs::write(dirs.source().join(name), name).unwrap();
+    }
+    set_mode(&dirs.source().join("a"), 0o600);
+    for overwrite in [false, true] {
+        let [options, _] = both_ways();
+        let report = copy(&dirs.source(), &dirs.target(), &TargetOptions { overwrite, ..options });
+        assert!(report.is_clean(), "{report:#?}");
+    }
+    assert_eq!(names(&dirs.target()).len(), 5);
+}

@@ -1,0 +1,138 @@
+//! Who has asked for manifests, and who was turned away: what the user has to
+//! know to put a whitelist right.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use libp2p_identity::PeerId;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+/// Addresses that are remembered; the one that was quiet for longest goes.
+const ASKERS_MAX: usize = 128;
+
+/// An address that has asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asker {
+    /// The address; IPv4 as such, however it came in.
+    pub address: IpAddr,
+    /// Who it said that it is. That proves nothing.
+    pub peer: Option<PeerId>,
+    /// Whether it was on the whitelist the last time.
+    pub is_allowed: bool,
+    /// How often it was answered.
+    pub answered: u64,
+    /// How often it was turned away.
+    pub refused: u64,
+    /// When it asked last.
+    pub last_at: Timestamp,
+}
+
+/// The addresses that have asked. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Askers(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    table: Mutex<HashMap<IpAddr, Asker>>,
+    changed: watch::Sender<u64>,
+}
+
+impl Askers {
+    /// Nobody has asked yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Everybody who is remembered, by address.
+    pub fn list(&self) -> Vec<Asker> {
+        let mut all: Vec<_> = self.0.table.lock().values().cloned().collect();
+        all.sort_by_key(|asker| asker.address);
+        all
+    }
+
+    /// Tells when somebody asks for the first time, is turned away for the
+    /// first time, is let in again, or says that it is another peer.
+    pub fn watch(&self) -> watch::Receiver<u64> {
+        self.0.changed.subscribe()
+    }
+
+    /// Notes a request; returns whether there is something to tell.
+    pub(super) fn note(
+        &self,
+        address: IpAddr,
+        peer: Option<PeerId>,
+        is_allowed: bool,
+        now: Timestamp,
+    ) -> bool {
+        let is_news = {
+            let mut table = self.0.table.lock();
+            if !table.contains_key(&address) && table.len() >= ASKERS_MAX {
+                // Those who are allowed stay, however many others come by.
+                let oldest = table.values().min_by_key(|asker| (asker.is_allowed, asker.last_at));
+                if let Some(oldest) = oldest.map(|asker| asker.address) {
+                    table.remove(&oldest);
+                }
+            }
+            let mut is_news = false;
+            let asker = table.entry(address).or_insert_with(|| {
+                is_news = true;
+                Asker { address, peer, is_allowed, answered: 0, refused: 0, last_at: now }
+            });
+            is_news |= asker.is_allowed != is_allowed;
+            is_news |= peer.is_some() && asker.peer != peer;
+            asker.is_allowed = is_allowed;
+            asker.peer = peer.or(asker.peer);
+            asker.last_at = now;
+            if is_allowed {
+                asker.answered += 1;
+            } else {
+                asker.refused += 1;
+            }
+            is_news
+        };
+        if is_news {
+            self.0.changed.send_modify(|version| *version += 1);
+        }
+        is_news
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_bounded_and_keeps_those_who_may() {
+        let askers = Askers::new();
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let address = |n: u16| IpAddr::from([10, 0, (n >> 8) as u8, (n & 255) as u8]);
+        let watch = askers.watch();
+        assert!(askers.note(address(0), None, true, at(0)));
+        for n in 1..1000 {
+            askers.note(address(n), None, false, at(i64::from(n)));
+        }
+        let list = askers.list();
+        assert_eq!(list.len(), ASKERS_MAX);
+        assert!(list[0].is_allowed);
+        assert_eq!(list.last().unwrap().address, address(999));
+        assert!(watch.has_changed().unwrap());
+    }
+
+    #[test]
+    fn only_news_are_told() {
+        let askers = Askers::new();
+        let address = IpAddr::from([192, 0, 2, 7]);
+        let now = Timestamp::UNIX_EPOCH;
+        let peer = PeerId::random();
+        assert!(askers.note(address, None, false, now));
+        assert!(!askers.note(address, None, false, now));
+        assert!(askers.note(address, Some(peer), false, now));
+        assert!(askers.note(address, None, true, now));
+        assert!(!askers.note(address, Some(peer), true, now));
+        let asker = &askers.list()[0];
+        assert_eq!((asker.answered, asker.refused, asker.peer), (2, 3, Some(peer)));
+    }
+}

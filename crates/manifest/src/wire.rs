@@ -1,0 +1,251 @@
+//! The JSON document of `GET /manifests`, for both ends (SPEC section 4).
+
+use jiff::Timestamp;
+use libp2p_identity::PeerId;
+use multiaddr::Multiaddr;
+use serde::{Deserialize, Serialize};
+use types::{Cid, FolderId, Published, SequenceNumber};
+
+use crate::signature::Signature;
+use crate::text::for_people;
+
+/// The header in which an asker says who it is. It proves nothing; it lets
+/// the other end say which peer has to be allowed.
+pub const PEER_HEADER: &str = "archivist-peer";
+
+/// Addresses of a source that are looked at.
+const ADDRESSES_MAX: usize = 32;
+/// The longest name of a folder that is taken, in bytes; the path may be four
+/// times that.
+const NAME_LEN_MAX: usize = 1024;
+
+/// A manifest that a source offers, with its signature, which may not have
+/// been checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Offer {
+    /// What is offered.
+    pub published: Published,
+    /// The signature over it.
+    pub signature: Signature,
+}
+
+/// What a source answered. Nothing in it was checked but the form.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Discovery {
+    /// Who the source says that it is.
+    pub peer: PeerId,
+    /// Where it says that it can be reached; those that are no addresses are
+    /// left out.
+    pub addresses: Vec<Multiaddr>,
+    /// What it offers.
+    pub manifests: Vec<Offer>,
+    /// What it offers in a form that makes no sense.
+    pub malformed: Vec<Malformed>,
+    /// When it said so, by its clock.
+    pub timestamp: Option<Timestamp>,
+}
+
+/// An entry of the list that is no offer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Malformed {
+    /// The folder, where that much can be read.
+    pub folder: Option<FolderId>,
+    /// What is wrong.
+    pub reason: String,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct DiscoveryOut {
+    pub(crate) peer_id: String,
+    pub(crate) addresses: Vec<String>,
+    pub(crate) manifests: Vec<OfferOut>,
+    /// Not in the text that the ETag is of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) timestamp: Option<Timestamp>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct OfferOut {
+    folder_id: FolderId,
+    folder_name: String,
+    folder_path: String,
+    manifest_cid: Cid,
+    sequence_number: SequenceNumber,
+    updated_at: Timestamp,
+    file_count: u64,
+    total_size_bytes: u64,
+    signature: String,
+}
+
+impl From<&Offer> for OfferOut {
+    fn from(offer: &Offer) -> Self {
+        let published = offer.published.clone();
+        Self {
+            folder_id: published.folder_id,
+            folder_name: published.folder_name,
+            folder_path: published.folder_path,
+            manifest_cid: published.manifest_cid,
+            sequence_number: published.sequence_number,
+            updated_at: published.updated_at,
+            file_count: published.file_count,
+            total_size_bytes: published.total_size_bytes,
+            signature: offer.signature.to_base64(),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct DiscoveryIn {
+    peer_id: String,
+    #[serde(default)]
+    addresses: Vec<String>,
+    manifests: Vec<serde_json::Value>,
+    #[serde(default)]
+    timestamp: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct OfferIn {
+    folder_id: FolderId,
+    #[serde(default)]
+    folder_name: String,
+    #[serde(default)]
+    folder_path: String,
+    manifest_cid: Cid,
+    sequence_number: SequenceNumber,
+    #[serde(default)]
+    updated_at: Option<Timestamp>,
+    #[serde(default)]
+    file_count: u64,
+    #[serde(default)]
+    total_size_bytes: u64,
+    signature: String,
+}
+
+impl Discovery {
+    /// Reads the document. Fields that are not known are passed over.
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, ParseError> {
+        let value: serde_json::Value = serde_json::from_slice(bytes).map_err(ParseError::Json)?;
+        let read: DiscoveryIn = serde_json::from_value(value).map_err(ParseError::Schema)?;
+        let peer = read.peer_id.parse().map_err(|_| ParseError::Peer(for_people(&read.peer_id)))?;
+        let addresses = read.addresses.iter().take(ADDRESSES_MAX);
+        let mut discovery = Self {
+            peer,
+            addresses: addresses.filter_map(|text| text.parse().ok()).collect(),
+            manifests: Vec::new(),
+            malformed: Vec::new(),
+            timestamp: read.timestamp.and_then(|text| text.parse().ok()),
+        };
+        for value in read.manifests {
+            let folder = value.get("folderId").and_then(|id| id.as_str()?.parse().ok());
+            match Offer::read(value) {
+                Ok(offer) => discovery.manifests.push(offer),
+                Err(reason) => discovery.malformed.push(Malformed { folder, reason }),
+            }
+        }
+        Ok(discovery)
+    }
+}
+
+impl Offer {
+    fn read(value: serde_json::Value) -> Result<Self, String> {
+        let read: OfferIn =
+            serde_json::from_value(value).map_err(|error| for_people(&error.to_string()))?;
+        if read.folder_name.len() > NAME_LEN_MAX || read.folder_path.len() > 4 * NAME_LEN_MAX {
+            return Err("the name or the path of the folder is too long".to_owned());
+        }
+        let signature =
+            Signature::from_base64(&read.signature).map_err(|error| error.to_string())?;
+        let published = Published {
+            folder_id: read.folder_id,
+            folder_name: read.folder_name,
+            folder_path: read.folder_path,
+            manifest_cid: read.manifest_cid,
+            sequence_number: read.sequence_number,
+            updated_at: read.updated_at.unwrap_or(Timestamp::UNIX_EPOCH),
+            file_count: read.file_count,
+            total_size_bytes: read.total_size_bytes,
+        };
+        Ok(Self { published, signature })
+    }
+}
+
+/// Why bytes are not the document.
+#[derive(Debug)]
+pub(crate) enum ParseError {
+    Json(serde_json::Error),
+    Schema(serde_json::Error),
+    Peer(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const OFFER: &str = r#"{"folderId":"docs","folderName":"Documents","folderPath":"/home/me/Documents",
+        "manifestCid":"bafyr4iezgluasbydyvfu6vlmebf3pnuvqexbpbqxvwaybyz5y6lvvg6kxu",
+        "sequenceNumber":42,"updatedAt":"2026-11-22T10:30:00Z","fileCount":1234,"totalSizeBytes":5678,
+        "signature":"YWJj"}"#;
+
+    fn document(manifests: &str) -> String {
+        format!(
+            r#"{{"peerId":"12D3KooWPjceQrSwdWXPyLLeABRXmuqt69Rg3sBYbU1Nft9HyQ6X",
+            "addresses":["/ip4/192.0.2.10/tcp/8070","nonsense"],"manifests":[{manifests}],
+            "timestamp":"2026-11-22T10:30:05Z","later":{{"field":[]}}}}"#
+        )
+    }
+
+    fn offer() -> String {
+        let cid = types::Cid::of(types::Codec::DagCbor, b"m").to_string();
+        OFFER.replace("bafyr4iezgluasbydyvfu6vlmebf3pnuvqexbpbqxvwaybyz5y6lvvg6kxu", &cid)
+    }
+
+    #[test]
+    fn what_is_good_is_read_beside_what_is_not() {
+        let good = offer();
+        let worse = [
+            good.replace("42", "-1"),
+            good.replace("docs", "../etc"),
+            good.replace("YWJj", "no base64"),
+            good.replace("Documents", &"x".repeat(5000)),
+            "7".to_owned(),
+            "{}".to_owned(),
+        ];
+        let all = [&[good], &worse[..]].concat().join(",");
+        let discovery = Discovery::parse(document(&all).as_bytes()).unwrap();
+        assert_eq!(discovery.manifests.len(), 1);
+        assert_eq!(discovery.manifests[0].published.sequence_number.0, 42);
+        assert_eq!(discovery.malformed.len(), worse.len());
+        assert_eq!(discovery.malformed[0].folder, Some("docs".parse().unwrap()));
+        assert_eq!(discovery.addresses.len(), 1);
+        assert!(discovery.timestamp.is_some());
+    }
+
+    #[test]
+    fn what_is_no_document_is_told_apart() {
+        for (bytes, is_json) in
+            [("<html>", false), ("", false), ("[]", true), ("{}", true), (r#"{"peerId":7}"#, true)]
+        {
+            let error = Discovery::parse(bytes.as_bytes()).unwrap_err();
+            assert_eq!(matches!(error, ParseError::Schema(_)), is_json, "{bytes}: {error:?}");
+        }
+        let odd = document("").replace("12D3", "ZZZZ");
+        assert!(matches!(Discovery::parse(odd.as_bytes()), Err(ParseError::Peer(_))));
+        // Nesting without end is an error, not an overflow of the stack.
+        let deep = "[".repeat(1 << 20);
+        assert!(matches!(Discovery::parse(deep.as_bytes()), Err(ParseError::Json(_))));
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            let _ = Discovery::parse(&bytes);
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! The content of one file, from blocks to the disk.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, Sender, bounded};
+use fstree::{FileSink, TargetError};
+use types::{Cid, Codec, FileNode, Hash, MAX_TREE_DEPTH, NodeChild, RelPath};
+
+use crate::blocks::{Blocks, BlocksError, one};
+use crate::report::Progress;
+
+/// Chunks that are asked for at once …
+const CHUNKS_AT_ONCE: usize = 32;
+/// … up to so many bytes of them.
+const BYTES_AT_ONCE: u64 = 8 << 20;
+/// Groups of chunks that are read ahead of the disk.
+const AHEAD: usize = 2;
+/// Read at once to hash a file that is there already.
+const HASHED_AT_ONCE: usize = 1 << 20;
+
+/// Why the content of a file did not come about.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FileError {
+    #[error(transparent)]
+    Blocks(#[from] BlocksError),
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    #[error("its blocks do not make up the file: {0}")]
+    Tree(&'static str),
+    #[error("what its blocks make up is another file than was backed up")]
+    Hash,
+    #[error("it was stopped")]
+    Stopped,
+}
+
+/// A file's content as a manifest names it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Content {
+    pub(crate) cid: Cid,
+    pub(crate) size: u64,
+    pub(crate) blake3: Hash,
+}
+
+/// Writes a file of many chunks: one thread reads and checks them, this one
+/// hashes the whole and writes.
+pub(crate) fn write_tree(
+    blocks: &dyn Blocks,
+    content: &Content,
+    sink: &mut FileSink,
+    progress: &Progress,
+) -> Result<(), FileError> {
+    std::thread::scope(|scope| {
+        let (sender, receiver) = bounded(AHEAD);
+        let reader = scope.spawn(move || read_chunks(blocks, content, &sender));
+        let written = write_chunks(&receiver, content, sink, progress);
+        // The reader ends when nobody takes what it reads.
+        drop(receiver);
+        let read = reader.join().unwrap_or(Err(FileError::Tree("the work on it panicked")));
+        match (read, written) {
+            // What went wrong first is the reason; the other only noticed.
+            (Err(error), Ok(()) | Err(FileError::Tree(_))) => Err(error),
+            (_, written) => written,
+        }
+    })
+}
+
+fn write_chunks(
+    chunks: &Receiver<Vec<Bytes>>,
+    content: &Content,
+    sink: &mut FileSink,
+    progress: &Progress,
+) -> Result<(), FileError> {
+    let mut hasher = blake3::Hasher::new();
+    let mut left = content.size;
+    for group in chunks {
+        for chunk in group {
+            if progress.is_stopped() {
+                return Err(FileError::Stopped);
+            }
+            let len = chunk.len() as u64;
+            left = left.checked_sub(len).ok_or(FileError::Tree("they are too long"))?;
+            hasher.update(&chunk);
+            sink.write(&chunk)?;
+            progress.wrote(len);
+        }
+    }
+    if left > 0 {
+        return Err(FileError::Tree("they are too short"));
+    }
+    let found = Hash::from_bytes(*hasher.finalize().as_bytes());
+    if found == content.blake3 { Ok(()) } else { Err(FileError::Hash) }
+}
+
+/// Reads the chunks of a tree in order, a group at a time.
+fn read_chunks(
+    blocks: &dyn Blocks,
+    content: &Content,
+    out: &Sender<Vec<Bytes>>,
+) -> Result<(), FileError> {
+    let mut stack = vec![(NodeChild { cid: content.cid, len: content.size }, 0)];
+    let mut group: Vec<NodeChild> = Vec::new();
+    let mut group_len = 0;
+    loop {
+        let next = stack.pop();
+        let is_full = group.len() == CHUNKS_AT_ONCE || group_len >= BYTES_AT_ONCE;
+        if !group.is_empty() && (is_full || next.is_none()) {
+            let read = read_group(blocks, &std::mem::take(&mut group))?;
+            group_len = 0;
+            if out.send(read).is_err() {
+                return Ok(());
+            }
+        }
+        let Some((child, depth)) = next else { return Ok(()) };
+        if child.cid.codec() == Codec::Raw {
+            group_len += child.len;
+            group.push(child);
+            continue;
+        }
+        if depth == MAX_TREE_DEPTH {
+            return Err(FileError::Tree("their tree is too deep"));
+        }
+        let bytes = one(blocks, child.cid)?;
+        let node =
+            FileNode::decode(&bytes).map_err(|_| FileError::Tree("a node of them is none"))?;
+        if node.size() != child.len {
+            return Err(FileError::Tree("a node of them has another length"));
+        }
+        stack.extend(node.children().iter().rev().map(|child| (*child, depth + 1)));
+    }
+}
+
+fn read_group(blocks: &dyn Blocks, group: &[NodeChild]) -> Result<Vec<Bytes>, FileError> {
+    let wanted: Vec<Cid> = group.iter().map(|child| child.cid).collect();
+    let found = blocks.get(&wanted)?;
+    group
+        .iter()
+        .zip(found)
+        .map(|(child, bytes)| {
+            let bytes = bytes.ok_or(BlocksError::Missing(child.cid))?;
+            if bytes.len() as u64 != child.len {
+                return Err(FileError::Tree("a chunk of them has another length"));
+            }
+            Ok(bytes)
+        })
+        .collect()
+}
+
+/// Whether a file that is there has this content.
+pub(crate) fn has_content(file: &File, content: &Content) -> io::Result<bool> {
+    let mut hasher = blake3::Hasher::new();
+    let mut buffer = vec![0; HASHED_AT_ONCE];
+    let mut at = 0;
+    loop {
+        let read = match file.read_at(&mut buffer, at) {
+            Ok(0) => break,
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        hasher.update(&buffer[..read]);
+        at += read as u64;
+    }
+    Ok(at == content.size && hasher.finalize().as_bytes() == content.blake3.as_bytes())
+}
+
+/// A file to be made.
+#[derive(Clone, Debug)]
+pub(crate) struct FileTask {
+    pub(crate) path: RelPath,
+    pub(crate) content: Content,
+    pub(crate) is_sparse: bool,
+    pub(crate) metadata: types::Metadata,
+}

@@ -1,0 +1,280 @@
+//! A tree is put into a store and made again; the two are the same.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use common::{blocks, capture, manifest};
+use fstree::{CompareOptions, Unlike, compare};
+use restore::{Progress, Report, RestoreError, RestoreOptions, Selection, restore};
+use store::{BlockStore, FileWriter, MemStore};
+use types::{Cid, Codec, Dataset, EncodedBlock, Entry, EntryKind, Hash, Metadata, RelPath};
+
+struct Setup {
+    dir: tempfile::TempDir,
+    store: Arc<dyn BlockStore>,
+}
+
+impl Setup {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("source")).unwrap();
+        Self { dir, store: Arc::new(MemStore::new()) }
+    }
+
+    fn source(&self) -> PathBuf {
+        self.dir.path().join("source")
+    }
+
+    fn target(&self) -> PathBuf {
+        self.dir.path().join("target/new")
+    }
+
+    fn restore(&self, manifest: Cid, options: &RestoreOptions) -> Result<Report, RestoreError> {
+        let blocks = blocks(&self.store);
+        restore(&blocks, manifest, &self.target(), options, &Progress::default())
+    }
+
+    fn assert_same(&self) {
+        let options = CompareOptions::default();
+        let differences = compare(&self.source(), &self.target(), options).unwrap();
+        assert!(differences.is_empty(), "{differences:?}");
+    }
+}
+
+fn noise(seed: u64, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
+    bytes
+}
+
+fn path(text: &str) -> RelPath {
+    RelPath::new(text).unwrap()
+}
+
+fn some_tree(dir: &Path) {
+    fs::create_dir_all(dir.join("a/b/c")).unwrap();
+    fs::create_dir_all(dir.join("empty")).unwrap();
+    for n in 0..300 {
+        fs::write(dir.join(format!("a/{n:03}.txt")), noise(n, usize::try_from(n * 37).unwrap()))
+            .unwrap();
+    }
+    fs::write(dir.join("a/b/large"), noise(1000, 12_000_000)).unwrap();
+    fs::write(dir.join("a/b/c/deep"), b"deep").unwrap();
+    fs::write(dir.join("nothing"), b"").unwrap();
+    symlink("a/b/large", dir.join("link")).unwrap();
+    symlink("/nowhere/at/all", dir.join("dangling")).unwrap();
+    fs::hard_link(dir.join("a/b/large"), dir.join("z-second-name")).unwrap();
+    fs::hard_link(dir.join("a/001.txt"), dir.join("a/b/other-name")).unwrap();
+    fs::write(dir.join(OsStr::from_bytes(b"-rf \xff\n")), b"odd").unwrap();
+    fs::set_permissions(dir.join("a/b/c"), fs::Permissions::from_mode(0o555)).unwrap();
+    fs::set_permissions(dir.join("nothing"), fs::Permissions::from_mode(0o4711)).unwrap();
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        dir.join("pipe"),
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR,
+        0,
+    )
+    .unwrap();
+}
+
+#[test]
+fn a_tree_comes_back_as_it_was() {
+    let setup = Setup::new();
+    some_tree(&setup.source());
+    let manifest = capture(&setup.store, &setup.source());
+    let report = setup.restore(manifest, &RestoreOptions::default()).unwrap();
+    assert!(report.is_complete(), "{report:?}");
+    assert_eq!((report.not_set.clone(), report.skipped.clone()), (vec![], vec![]));
+    assert_eq!(report.same, 0);
+    setup.assert_same();
+    // Once more: everything is there.
+    let report = setup.restore(manifest, &RestoreOptions::default()).unwrap();
+    assert!(report.is_complete() && report.bytes == 0, "{report:?}");
+    setup.assert_same();
+}
+
+#[test]
+fn what_is_in_the_way_stays_unless_it_is_to_be_replaced() {
+    let setup = Setup::new();
+    some_tree(&setup.source());
+    let manifest = capture(&setup.store, &setup.source());
+    fs::create_dir_all(setup.target().join("a/b/large")).unwrap();
+    fs::write(setup.target().join("a/000.txt"), b"mine").unwrap();
+    fs::write(setup.target().join("mine too"), b"mine").unwrap();
+    symlink("/tmp", setup.target().join("empty")).unwrap();
+    let report = setup.restore(manifest, &RestoreOptions::default()).unwrap();
+    assert_eq!(report.in_the_way.len(), 3, "{report:?}");
+    assert_eq!(fs::read(setup.target().join("a/000.txt")).unwrap(), b"mine");
+    assert!(setup.target().join("empty").is_symlink());
+    let overwrite = RestoreOptions { overwrite: true, ..RestoreOptions::default() };
+    let report = setup.restore(manifest, &overwrite).unwrap();
+    assert!(report.is_complete(), "{report:?}");
+    assert_eq!(fs::read(setup.target().join("mine too")).unwrap(), b"mine");
+    fs::remove_file(setup.target().join("mine too")).unwrap();
+    let differences = compare(&setup.source(), &setup.target(), CompareOptions::default()).unwrap();
+    // The target was not made for it: it keeps its own times and mode.
+    assert!(differences.iter().all(|difference| difference.path.is_root()), "{differences:?}");
+}
+
+#[test]
+fn a_part_is_restored_without_the_rest() {
+    let setup = Setup::new();
+    some_tree(&setup.source());
+    let manifest = capture(&setup.store, &setup.source());
+    let selection = Selection::new(vec![path("a/b"), path("a/007.txt"), path("a/nothing like it")]);
+    let options = RestoreOptions { selection, ..RestoreOptions::default() };
+    let report = setup.restore(manifest, &options).unwrap();
+    assert_eq!(report.not_found, [path("a/nothing like it")]);
+    assert!(report.failed.is_empty() && report.in_the_way.is_empty(), "{report:?}");
+    let differences = compare(&setup.source(), &setup.target(), CompareOptions::default()).unwrap();
+    // A file may have another name in the part that was left out.
+    let missing = |text: &str| {
+        differences.iter().any(|d| d.path == path(text) && !matches!(d.what, Unlike::HardLinks))
+    };
+    assert!(!missing("a/b") && !missing("a/b/large") && !missing("a/b/c/deep"));
+    assert!(!missing("a/007.txt") && !missing("a"), "{differences:?}");
+    assert!(missing("a/008.txt") && missing("nothing"));
+    assert_eq!(fs::read_dir(setup.target()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_missing_or_damaged_block_costs_its_file_alone() {
+    let setup = Setup::new();
+    some_tree(&setup.source());
+    let manifest = capture(&setup.store, &setup.source());
+    // Everything but one small file's chunk, and one chunk of the large one.
+    let small = Cid::of(Codec::Raw, &noise(50, 50 * 37));
+    let large = {
+        let mut writer = FileWriter::new(setup.store.clone());
+        writer.write(&noise(1000, 12_000_000)).unwrap();
+        writer.finish().unwrap().cid
+    };
+    let node = setup.store.get(&large).unwrap().unwrap();
+    let chunk = types::links(Codec::DagCbor, &node).unwrap()[20];
+    let holes: Arc<dyn BlockStore> = Arc::new(MemStore::new());
+    let mut stack = vec![manifest];
+    while let Some(cid) = stack.pop() {
+        if cid == small || cid == chunk {
+            continue;
+        }
+        let block = setup.store.get_encoded(&cid).unwrap().unwrap();
+        stack.extend(types::links(cid.codec(), &block.decode().unwrap()).unwrap());
+        holes.put(&[block]).unwrap();
+    }
+    let report = restore(
+        &blocks(&holes),
+        manifest,
+        &setup.target(),
+        &RestoreOptions::default(),
+        &Progress::default(),
+    )
+    .unwrap();
+    // The large file has two names.
+    assert_eq!(report.failed.len(), 3, "{report:?}");
+    assert!(!setup.target().join("a/050.txt").exists());
+    assert!(!setup.target().join("a/b/large").exists());
+    assert!(setup.target().join("a/051.txt").exists());
+    // With the blocks back, the rest is made.
+    let report = setup.restore(manifest, &RestoreOptions::default()).unwrap();
+    assert!(report.is_complete() && report.bytes < 13_000_000, "{report:?}");
+    setup.assert_same();
+}
+
+/// A file entry over any node.
+fn entry(at: &str, cid: Cid, size: u64, blake3: Hash) -> Entry {
+    Entry {
+        path: path(at),
+        kind: EntryKind::File { cid, size, blake3, is_sparse: false },
+        metadata: Metadata { mode: 0o644, ..Metadata::default() },
+        error: None,
+    }
+}
+
+#[test]
+fn blocks_that_make_up_another_file_are_refused() {
+    let setup = Setup::new();
+    let content = noise(3, 3_000_000);
+    let mut writer = FileWriter::new(setup.store.clone());
+    writer.write(&content).unwrap();
+    let cid = writer.finish().unwrap().cid;
+    let hash = Hash::of(&content);
+    let dataset = Dataset { tree: cid, size: 3_000_000, filename: None, mimetype: None };
+    let node = dataset.encode().unwrap();
+    let wrong_kind = node.cid();
+    setup.store.put(&[EncodedBlock::plain(node)]).unwrap();
+    let entries = [
+        entry("a", cid, 3_000_000, hash),
+        entry("b", cid, 3_000_000, Hash::of(b"something else")),
+        entry("c", cid, 2_999_999, hash),
+        entry("d", cid, 3_000_001, hash),
+        entry("e", wrong_kind, 3_000_000, hash),
+        entry("f", Cid::of(Codec::Raw, b"not there"), 9, Hash::of(b"not there")),
+    ];
+    let manifest = manifest(&setup.store, Metadata { mode: 0o755, ..Default::default() }, &entries);
+    let report = setup.restore(manifest, &RestoreOptions::default()).unwrap();
+    assert_eq!((report.made, report.failed.len()), (1, 5), "{report:?}");
+    let names: Vec<_> =
+        fs::read_dir(setup.target()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(names, ["a"], "nothing half-made is left");
+}
+
+#[test]
+fn a_manifest_that_is_no_tree_is_refused() {
+    let setup = Setup::new();
+    let file = |at: &str| entry(at, Cid::of(Codec::Raw, b""), 0, Hash::of(b""));
+    for (entries, what) in [
+        (vec![file("b"), file("a")], "out of order"),
+        (vec![file("a"), file("a/b")], "in a file"),
+        (vec![file("x/y")], "in nothing"),
+    ] {
+        let manifest = manifest(&setup.store, Metadata::default(), &entries);
+        let result = setup.restore(manifest, &RestoreOptions::default());
+        assert!(matches!(result, Err(RestoreError::Manifest(_))), "{what}: {result:?}");
+    }
+    let not_one = Cid::of(Codec::DagCbor, b"nothing");
+    assert!(setup.restore(not_one, &RestoreOptions::default()).is_err());
+}
+
+#[test]
+fn a_stopped_restore_goes_on_where_it_was() {
+    let setup = Setup::new();
+    some_tree(&setup.source());
+    let manifest = capture(&setup.store, &setup.source());
+    let progress = Progress::default();
+    progress.stop();
+    let blocks = blocks(&setup.store);
+    let options = RestoreOptions::default();
+    let result = restore(&blocks, manifest, &setup.target(), &options, &progress);
+    assert!(matches!(result, Err(RestoreError::Stopped)), "{result:?}");
+    let report = setup.restore(manifest, &options).unwrap();
+    assert!(report.is_complete(), "{report:?}");
+    let differences = compare(&setup.source(), &setup.target(), CompareOptions::default()).unwrap();
+    assert!(differences.iter().all(|d| d.path.is_root()), "{differences:?}");
+}
+
+#[test]
+fn the_manifest_is_written_out_whole() {
+    let setup = Setup::new();
+    some_tree(&setup.source());
+    let cid = capture(&setup.store, &setup.source());
+    let manifest = restore::Manifest::open(blocks(&setup.store), cid).unwrap();
+    let mut out = Vec::new();
+    manifest.write_json(&mut out).unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&out).unwrap();
+    let files = json["files"].as_array().unwrap();
+    let stats = manifest.header().stats;
+    assert_eq!(files.len() as u64, stats.total_files + stats.total_dirs);
+    assert_eq!((&json["version"], &json["sequence_number"]), (&"2".into(), &1.into()));
+    assert!(
+        files.iter().any(|file| file["path"] == "a/b/large" && file["size_bytes"] == 12_000_000)
+    );
+}
