@@ -152,8 +152,10 @@ pub struct FolderStatus {
     pub receipt: Option<Receipt>,
     /// When the folder was last looked through whole.
     pub last_scan: Option<Timestamp>,
-    /// How far the work is that is under way.
+    /// How far the work is that is under way, or how far the last one came.
     pub progress: Progress,
+    /// How many files were read since the service was started.
+    pub files_read: u64,
     /// Since when that work has come no further, where that is long ago: a
     /// file system that does not answer.
     pub stalled_for: Option<Duration>,
@@ -185,8 +187,22 @@ impl Board {
         }
     }
 
+    /// Changes what is shown of a folder.
+    pub(crate) fn change(&self, folder: &FolderId, change: impl FnOnce(&mut FolderStatus)) {
+        let found = self.statuses.lock().get(folder).cloned();
+        if let Some(status) = found {
+            let mut status = FolderStatus::clone(&status);
+            change(&mut status);
+            self.show(status);
+        }
+    }
+
     pub(crate) fn remove(&self, folder: &FolderId) {
         self.statuses.lock().remove(folder);
+    }
+
+    pub(crate) fn get(&self, folder: &FolderId) -> Option<Arc<FolderStatus>> {
+        self.statuses.lock().get(folder).cloned()
     }
 
     pub(crate) fn all(&self) -> Vec<Arc<FolderStatus>> {

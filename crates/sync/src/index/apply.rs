@@ -121,6 +121,9 @@ impl Index {
     ) -> Result<(), SyncError> {
         self.write("write", |txn| {
             let Some(mut record) = record_in(txn, folder)? else { return Ok(()) };
+            if record.errors == 0 {
+                return Ok(());
+            }
             let range = within_range(record.number, &RelPath::root());
             let mut errors = txn.open_table(ERRORS)?;
             let mut removed = 0;
@@ -208,8 +211,7 @@ impl<'a, 'txn> Applying<'a, 'txn> {
         let new_id = row.content().and_then(|content| content.id);
         let old_inode = old.as_ref().map(|old| old.stamp.inode);
         if let Some(old) = &old {
-            let is_lost = self.is_lost(old, Some(&row), &key)?;
-            self.lost += u64::from(is_lost);
+            self.note_loss(old, Some(&row), &key)?;
             if old_id != new_id || old_inode != Some(row.stamp.inode) {
                 self.drop_id(old, &key)?;
             }
@@ -270,8 +272,9 @@ impl<'a, 'txn> Applying<'a, 'txn> {
             }
             _ => {
                 row.hour = hour_of(self.now);
-                // A manifest may be under way that does not have it.
-                row.sequence = self.record.sequence().0 + 2;
+                // Rows and manifests of a folder are made by one thread, so no
+                // manifest is under way.
+                row.sequence = self.record.sequence().0 + 1;
             }
         }
         row
@@ -290,19 +293,23 @@ impl<'a, 'txn> Applying<'a, 'txn> {
         Ok(is_dir)
     }
 
-    /// Whether content goes that had been there for long.
-    fn is_lost(&self, old: &Row, new: Option<&Row>, key: &[u8]) -> DbResult<bool> {
-        let Some(content) = old.content() else { return Ok(false) };
-        let is_kept = new.and_then(Row::content).is_some_and(|new| new.cid == content.cid);
-        let age = hour_of(self.now).saturating_sub(old.hour);
-        if is_kept || age < LOSS_WINDOW {
-            return Ok(false);
+    /// Counts content that goes: what the last manifest has, and what had been
+    /// there for long.
+    fn note_loss(&mut self, old: &Row, new: Option<&Row>, key: &[u8]) -> DbResult<()> {
+        let Some(content) = old.content() else { return Ok(()) };
+        if new.and_then(Row::content).is_some_and(|new| new.cid == content.cid) {
+            return Ok(());
         }
         // What has another name now is not lost.
-        match content.id {
-            Some(id) => Ok(self.by_id.get(id.0)?.is_none_or(|at| at.value() == key)),
-            None => Ok(true),
+        if let Some(id) = content.id
+            && self.by_id.get(id.0)?.is_some_and(|at| at.value() != key)
+        {
+            return Ok(());
         }
+        self.record.lost += u64::from(old.sequence <= self.record.sequence().0);
+        let age = hour_of(self.now).saturating_sub(old.hour);
+        self.lost += u64::from(age >= LOSS_WINDOW);
+        Ok(())
     }
 
     fn drop_id(&mut self, old: &Row, key: &[u8]) -> DbResult<()> {
@@ -401,8 +408,8 @@ impl<'a, 'txn> Applying<'a, 'txn> {
                 return Ok(());
             }
             for (key, row) in rows {
-                let is_lost = self.is_lost(&row, None, &key)?;
-                self.lost += u64::from(is_lost);
+                self.note_loss(&row, None, &key)?;
+                self.record.deleted += u64::from(row.sequence <= self.record.sequence().0);
                 self.drop_id(&row, &key)?;
                 self.files.remove(&key[..])?;
                 if let Some((_, path)) = crate::path_key::path_of(&key) {

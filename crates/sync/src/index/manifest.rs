@@ -51,6 +51,7 @@ impl Index {
             record.pending = record.pending.saturating_sub(new.pending);
             record.manifest = Some(new.manifest.clone());
             record.held.clone_from(&new.held);
+            (record.lost, record.deleted) = (0, 0);
             put_record(txn, folder, &record)?;
             Ok(Some(record))
         })?;

@@ -34,7 +34,9 @@ use redb::{
 use store::{Disk, DiskFile, FileId};
 use types::{FolderId, RelPath};
 
-pub(crate) use apply::{Applied, Batch, Change, hour_of};
+#[cfg(test)]
+pub(crate) use apply::Applied;
+pub(crate) use apply::{Batch, Change};
 use backend::Backend;
 pub(crate) use manifest::{NewManifest, NewRun};
 pub(crate) use record::{

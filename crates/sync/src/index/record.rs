@@ -40,6 +40,12 @@ pub(crate) struct FolderRecord {
     pub(crate) alarm: Option<AlarmRecord>,
     /// Why its manifests are published as held.
     pub(crate) held: Option<String>,
+    /// Files of the last manifest that were deleted or rewritten since.
+    pub(crate) lost: u64,
+    /// Paths of the last manifest that are there no more.
+    pub(crate) deleted: u64,
+    /// Every file is to be read again: where their blocks are was lost.
+    pub(crate) is_rehash_due: bool,
     /// Files lost hour by hour: the hour since 1970, and how many.
     pub(crate) losses: Vec<(u32, u64)>,
     /// What the backup peer has said to have.
@@ -113,6 +119,9 @@ impl FolderRecord {
             manifest: None,
             alarm: None,
             held: None,
+            lost: 0,
+            deleted: 0,
+            is_rehash_due: false,
             losses: Vec::new(),
             receipt: None,
         }
