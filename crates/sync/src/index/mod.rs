@@ -35,15 +35,13 @@ use store::{Disk, DiskFile, FileId};
 use types::{FolderId, RelPath};
 
 #[cfg(test)]
-pub(crate) use apply::Applied;
+pub(crate) use apply::{Applied, hour_of};
 pub(crate) use apply::{Batch, Change};
 use backend::Backend;
 pub(crate) use manifest::{NewManifest, NewRun};
 pub(crate) use record::{
     AlarmRecord, FolderRecord, LOSS_WINDOW, ManifestRecord, ReceiptRecord, Totals,
 };
-#[cfg(test)]
-pub(crate) use row::tests as row_tests;
 pub(crate) use row::{Content, Row, RowStamp, Thing, thing_of};
 pub(crate) use segments::{SegmentBlock, SegmentRow};
 pub(crate) use snapshot::{RawRow, Snapshot};
