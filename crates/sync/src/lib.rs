@@ -2,7 +2,8 @@
 mod error;
 mod index;
 mod path_key;
+mod publish;
 mod root_id;
+mod rules;
 mod settings;
 mod status;
-mod publish;
