@@ -162,11 +162,6 @@ impl Schedule {
         self.want_all();
     }
 
-    /// Whether something keeps it from working.
-    pub(crate) fn is_blocked(&self, now: Duration) -> bool {
-        self.blocked_until.is_some_and(|until| now < until)
-    }
-
     fn scan_all_at(&self) -> Duration {
         self.scanned_at.map_or(Duration::ZERO, |at| at + self.times.rescan)
     }
@@ -330,7 +325,6 @@ mod tests {
         let mut schedule = scanned(times());
         hint(&mut schedule, 5000);
         schedule.alarmed(ms(5300));
-        assert!(schedule.is_blocked(ms(5300)));
         assert_eq!(schedule.next(ms(9000)), Action::Wait(Some(ms(15_300))));
         assert_eq!(schedule.next(ms(15_300)), Action::ScanAll);
         schedule.unblock();

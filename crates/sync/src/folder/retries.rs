@@ -35,10 +35,6 @@ impl Retries {
         self.0.remove(path);
     }
 
-    pub(crate) fn clear(&mut self) {
-        self.0.clear();
-    }
-
     /// When the next is due.
     pub(crate) fn next_at(&self) -> Option<Duration> {
         self.0.values().map(|retry| retry.at).min()

@@ -100,6 +100,8 @@ pub(crate) struct Scan<'a> {
     gone: Vec<(RelPath, Option<RowStamp>)>,
     /// Paths that something went wrong with, each with all below it.
     failed: BTreeSet<RelPath>,
+    /// What is wrong with files of rules.
+    problems: Vec<(RelPath, String)>,
     /// Directories that are to be looked through after the one under way.
     later: Vec<RelPath>,
     /// Entries of the root that were met.
@@ -128,6 +130,7 @@ pub(crate) fn scan(
         batch_since: None,
         gone: Vec::new(),
         failed: BTreeSet::new(),
+        problems: Vec::new(),
         later: Vec::new(),
         in_root: 0,
         is_all: order.targets.is_all(),
@@ -165,6 +168,13 @@ impl Scan<'_> {
             self.batch.forget(path, before);
         }
         self.flush()?;
+        // After the rows of those files themselves, which clear what is noted.
+        for (path, what) in std::mem::take(&mut self.problems) {
+            self.failed.insert(path.clone());
+            self.has_errors = true;
+            self.batch.add(path, Change::Fail { what, is_marked: false });
+        }
+        self.flush()?;
         if self.is_all && self.has_errors {
             let failed = &self.failed;
             let keep = |path: &RelPath| has_failed(failed, path);
@@ -188,7 +198,7 @@ impl Scan<'_> {
         }
         let row = self.core.index.row(self.order.number, dir)?;
         self.meet(found, row)?;
-        let rules = RefCell::new(self.rules_at(dir)?);
+        let rules = RefCell::new(self.rules_at(root, dir)?);
         self.watch(dir);
         is_deep |= self.has_other_rules(dir, &rules.borrow())?;
         // A directory that says that it is a cache is recorded, and not
@@ -281,6 +291,7 @@ impl Scan<'_> {
         while let Some((path, row)) = rows.take()? {
             self.not_met(&mut rows, path, &row);
         }
+        self.problems.append(&mut rules.borrow_mut().problems());
         if dir.is_root() && self.in_root == 0 && self.has_rows && !self.order.may_be_empty {
             // What is there may all be excluded.
             let mut list = root.list(dir).map_err(|error| self.unreadable(error))?;
@@ -326,8 +337,12 @@ impl Scan<'_> {
     }
 
     /// The rules that hold in a directory.
-    fn rules_at(&self, dir: &RelPath) -> Result<Rules, SyncError> {
-        let rules = Rules::new(&self.reading.root, self.order.exclude);
+    fn rules_at<'r>(
+        &self,
+        root: &'r fstree::Root,
+        dir: &RelPath,
+    ) -> Result<Rules<'r>, SyncError> {
+        let rules = Rules::new(root, self.order.exclude);
         let mut rules = rules.map_err(|error| SyncError::Refused {
             folder: self.order.folder.clone(),
             text: chain(&error),
@@ -340,7 +355,7 @@ impl Scan<'_> {
 
     /// Whether the file of rules in a directory is another than it was: what
     /// is below has to be looked through then.
-    fn has_other_rules(&self, dir: &RelPath, rules: &Rules) -> Result<bool, SyncError> {
+    fn has_other_rules(&self, dir: &RelPath, rules: &Rules<'_>) -> Result<bool, SyncError> {
         let Ok(path) = dir.join(Rules::ignore_file_name()) else { return Ok(false) };
         if rules.is_excluded(&path, false) {
             // It has no row to tell; the next look at everything does.
