@@ -30,7 +30,7 @@ mod v1;
 pub use app::{App, AppOptions, Running, StartError, load_identity, make_data_dir};
 pub use collector::Collector;
 pub use downloads::Downloads;
-pub use log_level::{LogLevel, filter};
 pub use local_blocks::{InPlace, LocalBlocks};
+pub use log_level::{LogLevel, filter};
 pub use settings::{Applied, Settings};
 pub use tasks::Tasks;

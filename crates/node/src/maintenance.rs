@@ -63,9 +63,7 @@ async fn repair(state: &ApiState, report: &VerifyReport) -> Result<u64, String> 
     let config = state.node.settings.get();
     for source in &config.backup_server.source_peers {
         // Who cannot be reached is told by the pull.
-        let _ = net
-            .connect(source.peer_id, source.dial_addresses(), Duration::from_secs(10))
-            .await;
+        let _ = net.connect(source.peer_id, source.dial_addresses(), Duration::from_secs(10)).await;
     }
     let connected = net.peers().await.map_err(|error| with_causes(&error))?;
     let connected: Vec<PeerId> = connected.into_iter().map(|peer| peer.peer).collect();
@@ -132,7 +130,7 @@ async fn run_prune(
     dry_run: bool,
     always_collect: bool,
 ) -> Result<PruneReport, String> {
-    let keep = state.node.settings.get().backup_server.keep;
+    let keep = state.node.settings.get().backup_server.keep.clone();
     let (snapshots, stop) = (state.snapshots.clone(), state.stop.clone());
     let work = tokio::task::spawn_blocking(move || {
         let options = PruneOptions { dry_run, always_collect, stop };

@@ -243,8 +243,7 @@ impl Two {
         let (a, b) = (Home::new(""), Home::new(""));
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("Documents")).unwrap();
-        let two =
-            Self { a, b, folder, manifest_port: free_port(), trigger_port: free_port() };
+        let two = Self { a, b, folder, manifest_port: free_port(), trigger_port: free_port() };
         let (listen_a, listen_b) = (free_port(), free_port());
         let (id_a, id_b) = (two.a.peer_id(), two.b.peer_id());
         let node = |port: u16| {
@@ -298,7 +297,8 @@ impl Two {
     /// Restores the newest snapshot on B and compares it with the folder.
     pub fn assert_restores(&self, name: &str) {
         let target = self.beside(name);
-        let output = self.b.run(&["restore", "--folder", FOLDER, "--target", target.to_str().unwrap()]);
+        let output =
+            self.b.run(&["restore", "--folder", FOLDER, "--target", target.to_str().unwrap()]);
         assert!(
             output.status.success(),
             "{}\n{}",
@@ -311,13 +311,17 @@ impl Two {
     /// Waits until B has a snapshot that is the folder as it is now.
     pub fn eventually_same(&self, a: &Daemon) {
         let mut status = Value::Null;
-        eventually_or("B has everything", || {
-            status = a.v1("/folders")[0].clone();
-            status["pending_changes"] == 0
-                && status["state"] == "idle"
-                && status["sequence"].is_u64()
-                && status["backed_up_sequence"] == status["sequence"]
-        }, || format!("{status:#}"));
+        eventually_or(
+            "B has everything",
+            || {
+                status = a.v1("/folders")[0].clone();
+                status["pending_changes"] == 0
+                    && status["state"] == "idle"
+                    && status["sequence"].is_u64()
+                    && status["backed_up_sequence"] == status["sequence"]
+            },
+            || format!("{status:#}"),
+        );
     }
 }
 

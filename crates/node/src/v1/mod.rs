@@ -35,6 +35,7 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::listeners::Problems;
 use crate::pairing::Pairing;
 use crate::rest::{NodeState, has_token, with_causes};
 
@@ -51,6 +52,7 @@ pub(crate) struct ApiState {
     pub(crate) service: BackupService,
     pub(crate) backup: BackupHandle,
     pub(crate) snapshots: SnapshotStore,
+    pub(crate) problems: Problems,
     pub(crate) pairing: Pairing,
     pub(crate) jobs: Jobs,
     pub(crate) restores: Restores,
