@@ -287,6 +287,7 @@ impl Task {
         }
         self.core.index.update(&self.shared.id, |record| {
             record.losses.clear();
+            record.removals.clear();
             record.lost = 0;
         })?;
         self.reload()?;

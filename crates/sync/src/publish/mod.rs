@@ -184,8 +184,7 @@ fn held(record: &FolderRecord) -> Option<String> {
         return record.held.clone();
     }
     let last = record.manifest.as_ref()?.totals.files;
-    let in_a_day = record.recent_losses();
-    let all = record.rows.files.saturating_add(in_a_day);
+    let (in_a_day, all) = record.recent_losses();
     let is_much = |lost: u64, of: u64| lost >= LOSS_MIN && lost > of / 2;
     if is_much(record.lost, last) {
         Some(format!("{} of {last} files were deleted or rewritten at once", record.lost))

@@ -176,8 +176,8 @@ impl Scan<'_> {
         }
         self.flush()?;
         if self.is_all && self.has_errors {
-            let failed = &self.failed;
-            let keep = |path: &RelPath| has_failed(failed, path);
+            let (failed, tried) = (&self.failed, self.order.tried);
+            let keep = |path: &RelPath| has_failed(failed, path) || tried.contains(path);
             self.core.index.keep_errors(self.order.folder, keep)?;
         }
         Ok(())
@@ -391,6 +391,7 @@ impl Scan<'_> {
             if is_here
                 && path != *dir
                 && !has_failed(&self.failed, &path)
+                && !self.order.tried.contains(&path)
                 && self.batch.row(&path).is_none()
                 && self.core.index.row(self.order.number, &path)?.is_none()
                 && self.reading.root.examine(&path).is_ok_and(|found| found.is_none())
