@@ -181,7 +181,8 @@ async fn a_file_that_is_rewritten_all_the_time_keeps_its_last_good_state() {
     setup.start();
     let first = setup.calm().await;
     let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let (stopped, busy) = (stop.clone(), setup.path("busy"));
+    let written = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let (stopped, busy, count) = (stop.clone(), setup.path("busy"), written.clone());
     let writer = std::thread::spawn(move || {
         use std::os::unix::fs::FileExt;
         let file = fs::File::options().write(true).open(busy).unwrap();
@@ -191,9 +192,13 @@ async fn a_file_that_is_rewritten_all_the_time_keeps_its_last_good_state() {
             number += 1;
             file.write_all_at(&number.to_le_bytes(), 0).unwrap();
             file.write_all_at(&number.to_le_bytes(), 7_999_992).unwrap();
+            count.store(number, std::sync::atomic::Ordering::Relaxed);
         }
         number
     });
+    while written.load(std::sync::atomic::Ordering::Relaxed) == 0 {
+        tokio::task::yield_now().await;
+    }
     setup.write("calm", "changed");
     let second = setup.sync().await;
     setup.until("the error", |status| status.error_count == 1).await;
@@ -231,14 +236,21 @@ async fn of_a_file_that_only_grows_its_beginning_is_taken() {
         }
     });
     setup.start();
-    let has_log = |setup: &Setup| setup.published().last().is_some_and(|one| one.file_count == 1);
-    setup.until("the log in a manifest", |_| has_log(&setup)).await;
-    let published = setup.published().last().unwrap().clone();
-    let EntryKind::File { cid, size, .. } = setup.entries(&published)[&path("log")].kind else {
-        panic!("a file")
+    // It is served although the file goes on growing. (Where the writer paused,
+    // a manifest may have the file in place; asking tells that it has grown.)
+    let end = std::time::Instant::now() + Duration::from_secs(60);
+    let (content, size) = loop {
+        assert!(std::time::Instant::now() < end, "the log was never served");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        let Some(published) = setup.published().last().cloned() else { continue };
+        let entry = setup.entries(&published).remove(&path("log"));
+        let Some(EntryKind::File { cid, size, .. }) = entry.map(|entry| entry.kind) else {
+            continue;
+        };
+        if let Ok(content) = setup.content(cid) {
+            break (content, size);
+        }
     };
-    // It is served although the file goes on growing.
-    let content = setup.content(cid).unwrap();
     stop.store(true, std::sync::atomic::Ordering::Relaxed);
     writer.join().unwrap();
     assert_eq!(content.len() as u64, size);
