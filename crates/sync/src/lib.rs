@@ -7,3 +7,4 @@ mod root_id;
 mod rules;
 mod settings;
 mod status;
+mod watch;
