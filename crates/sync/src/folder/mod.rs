@@ -49,6 +49,8 @@ pub(crate) struct Task {
     again: Targets,
     again_at: Option<Duration>,
     suspects: HashSet<RelPath>,
+    /// How many directories cannot be watched.
+    unwatched: u64,
     /// Keeps alive what rows name that is in no manifest yet.
     pin: Arc<Pin>,
     owners: Owners,
@@ -77,6 +79,7 @@ impl Task {
             retries: Retries::default(),
             again: Targets::default(),
             again_at: None,
+            unwatched: 0,
             suspects: missing.into_iter().collect(),
             pin,
             owners: Owners::system(),
@@ -452,6 +455,7 @@ impl Task {
             })?;
         }
         self.suspects.clear();
+        self.unwatched = scanned.unwatched + if is_all { 0 } else { self.unwatched };
         self.note_scanned(scanned)
     }
 

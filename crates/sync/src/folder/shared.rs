@@ -116,7 +116,7 @@ impl Shared {
             match hint {
                 Hint::Dirty(dir) => dirt.targets.add_dir(dir, false),
                 Hint::DirtyBelow(dir) => dirt.targets.add_dir(dir, true),
-                Hint::Overflow => dirt.targets = Targets::all(),
+                Hint::Overflow | Hint::RootGone => dirt.targets = Targets::all(),
             }
         });
     }

@@ -28,6 +28,7 @@ use crate::hash::{Mode, Outcome, Pool, Read, Reading};
 use crate::index::{Batch, Change, RowStamp};
 use crate::path_key::{FolderNumber, below_range, cmp_path_to_key};
 use crate::rules::Rules;
+use crate::watch::AddDir;
 use rows::Rows;
 pub(crate) use targets::{Targets, normalise};
 
@@ -66,6 +67,8 @@ pub(crate) struct Scanned {
     pub(crate) settled: Vec<RelPath>,
     /// Directories that have to be looked at again.
     pub(crate) again: Vec<RelPath>,
+    /// How many of the directories that were looked at cannot be watched.
+    pub(crate) unwatched: u64,
 }
 
 /// Why a scan was given up.
@@ -187,6 +190,8 @@ impl Scan<'_> {
     fn dir(&mut self, dir: &RelPath, mut is_deep: bool) -> Result<(), ScanError> {
         let root = self.reading.clone();
         let root = &root.root;
+        // Before it is looked at: what changes later is told.
+        self.watch(dir);
         let Some(found) = root.examine(dir).map_err(|error| self.unreadable(error))? else {
             // It went just now; its parent has a hint of it.
             self.scanned.again.push(dir.parent().unwrap_or_else(RelPath::root));
@@ -199,7 +204,6 @@ impl Scan<'_> {
         let row = self.core.index.row(self.order.number, dir)?;
         self.meet(found, row)?;
         let rules = RefCell::new(self.rules_at(root, dir)?);
-        self.watch(dir);
         is_deep |= self.has_other_rules(dir, &rules.borrow())?;
         // A directory that says that it is a cache is recorded, and not
         // entered.
@@ -368,11 +372,20 @@ impl Scan<'_> {
         Ok(found != row.map(|row| row.stamp))
     }
 
-    fn watch(&self, dir: &RelPath) {
-        let Some(watcher) = &self.core.watcher else { return };
+    fn watch(&mut self, dir: &RelPath) {
+        let Some(watcher) = &self.core.watcher else {
+            self.scanned.unwatched += 1;
+            return;
+        };
         // What is not there any more needs no watch.
-        if let Ok(fd) = self.reading.root.hold_dir(dir) {
-            watcher.add_dir(self.order.number, dir, rustix::fd::AsFd::as_fd(&fd));
+        let Ok(fd) = self.reading.root.hold_dir(dir) else { return };
+        match watcher.add_dir(self.order.number, dir, rustix::fd::AsFd::as_fd(&fd)) {
+            AddDir::Watched | AddDir::Gone => {}
+            AddDir::LimitReached => self.scanned.unwatched += 1,
+            AddDir::Failed(error) => {
+                tracing::debug!(%dir, %error, "a directory cannot be watched");
+                self.scanned.unwatched += 1;
+            }
         }
     }
 

@@ -198,6 +198,12 @@ impl Watcher {
     }
 }
 
+impl std::fmt::Debug for Watcher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Watcher").finish_non_exhaustive()
+    }
+}
+
 impl Drop for Watcher {
     fn drop(&mut self) {
         self.shared.stopping.store(true, Ordering::Release);
