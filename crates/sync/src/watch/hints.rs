@@ -59,6 +59,8 @@ impl Hints {
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) tree: Tree,
+    /// Hints that are to be handed over with the next ones.
+    pub(super) waiting: BTreeSet<(u32, Hint)>,
     /// How many `IN_IGNORED` come that say no more than that we removed a
     /// watch ourselves.
     expected: HashMap<i32, u32>,
@@ -66,7 +68,7 @@ pub(super) struct State {
 
 impl State {
     pub(super) fn new() -> Self {
-        Self { tree: Tree::new(), expected: HashMap::new() }
+        Self { tree: Tree::new(), waiting: BTreeSet::new(), expected: HashMap::new() }
     }
 
     /// We removed a watch: the system will say so.

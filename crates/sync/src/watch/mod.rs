@@ -90,7 +90,7 @@ pub(crate) struct Watcher {
 
 struct Shared {
     inotify: OwnedFd,
-    /// Readable when the thread is to end.
+    /// Readable when the thread is to end, or to hand over what waits.
     bell: OwnedFd,
     stopping: AtomicBool,
     limit: usize,
@@ -102,9 +102,9 @@ struct Shared {
 
 impl Watcher {
     /// Starts the thread. `wake` is called with hints, by the folder's number,
-    /// from the thread and from calls that remove or rename, with no lock
-    /// held. While it blocks, events wait; when too many do, they become an
-    /// overflow. At most `limit` directories are watched.
+    /// from that thread alone, with no lock held. While it blocks, events wait;
+    /// when too many do, they become an overflow. At most `limit` directories
+    /// are watched.
     ///
     /// # Errors
     ///
@@ -175,6 +175,8 @@ impl Watcher {
     /// A directory was moved within its folder: what is watched of it is at
     /// another path now. Changes that were told before this call were told of
     /// the old path, so what is below the new one is to be looked at after it.
+    /// The old path comes back as a hint, for another directory may be there
+    /// by now, of which it is not known any more whether it is watched.
     pub(crate) fn renamed(&self, folder: u32, from: &RelPath, to: &RelPath) {
         if from.is_within(to) || to.is_within(from) {
             return;
@@ -185,11 +187,11 @@ impl Watcher {
             tree.rename(id, to)
         };
         self.shared.unwatch_all(&orphans);
+        let mut hints = vec![(folder, Hint::DirtyBelow(from.clone()))];
         if in_doubt {
-            for dir in [from, to] {
-                (self.shared.wake)(folder, Hint::DirtyBelow(dir.clone()));
-            }
+            hints.push((folder, Hint::DirtyBelow(to.clone())));
         }
+        self.shared.hand_over_later(hints);
     }
 
     /// How many directories of a folder are watched.
@@ -207,8 +209,7 @@ impl std::fmt::Debug for Watcher {
 impl Drop for Watcher {
     fn drop(&mut self) {
         self.shared.stopping.store(true, Ordering::Release);
-        // It fails only if it rang four thousand million times before.
-        let _ = rustix::io::write(&self.shared.bell, &1_u64.to_ne_bytes());
+        self.shared.ring();
         if let Some(thread) = self.thread.take()
             // It may be dropped by what `wake` calls.
             && thread.thread().id() != std::thread::current().id()
@@ -228,6 +229,8 @@ impl Shared {
             if self.stopping.load(Ordering::Acquire) {
                 return;
             }
+            // It is silent again, and if it was silent before, that is no error.
+            let _ = rustix::io::read(&self.bell, &mut [0_u8; 8]);
             match waited.and_then(|()| self.hand_over()) {
                 Ok(()) | Err(Errno::INTR) => self.pause(PAUSE),
                 Err(errno) => {
@@ -249,9 +252,21 @@ impl Shared {
         let _ = poll(&mut fds, time.as_ref());
     }
 
+    fn ring(&self) {
+        // It cannot fail: nobody has rung four thousand million times before.
+        let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
+    }
+
+    /// Lets the thread hand over hints.
+    fn hand_over_later(&self, hints: impl IntoIterator<Item = (u32, Hint)>) {
+        self.state.lock().waiting.extend(hints);
+        self.ring();
+    }
+
     /// Reads what there is, and hands over what follows from it.
     fn hand_over(&self) -> Result<(), Errno> {
         let mut hints = Hints::default();
+        hints.set.append(&mut self.state.lock().waiting);
         let result = self.collect(&mut hints);
         self.wake_all(hints);
         result
@@ -309,7 +324,9 @@ impl Shared {
             // Each removal is an event: too many would drive out those that
             // matter. If it fails, the thread fails too, and tells.
             if some.len() == REMOVALS_MAX {
-                let _ = self.hand_over();
+                let mut hints = Hints::default();
+                let _ = self.collect(&mut hints);
+                self.hand_over_later(hints.set);
             }
         }
     }

@@ -206,7 +206,7 @@ fn a_directory_that_moved_is_told_of_by_its_new_path() {
     fs::rename(f.at("a"), f.at("x")).unwrap();
     f.watcher.renamed(1, &path("a"), &path("x"));
     assert_eq!(f.watcher.watched(1), 4);
-    f.settle();
+    assert!(f.is_told(below("a")));
     fs::write(f.at("x/b/c/file"), "").unwrap();
     assert_eq!(f.settle(), BTreeSet::from([(1, dirty("x/b/c"))]));
     // What is at the old path now is another.
@@ -442,6 +442,8 @@ fn dropping_it_ends_its_thread_whoever_does() {
 /// to be what is there in the end.
 struct Scanner<'a> {
     f: &'a Fixture,
+    /// Whether it tells of directories that it finds elsewhere.
+    follows_renames: bool,
     seen: BTreeMap<RelPath, BTreeMap<Vec<u8>, (bool, u64, u64)>>,
 }
 
@@ -472,6 +474,17 @@ impl Scanner<'_> {
             }
         }
         for (name, (is_dir, inode, _)) in &list {
+            let is_new = before.get(name).is_none_or(|(_, other, _)| other != inode);
+            if *is_dir && is_new && self.follows_renames {
+                let to = dir.join(name).unwrap();
+                let from = self.seen.iter().find_map(|(at, list)| {
+                    let (name, _) = list.iter().find(|(_, (_, other, _))| other == inode)?;
+                    at.join(name).ok().filter(|from| *from != to)
+                });
+                if let Some(from) = from {
+                    self.f.watcher.renamed(1, &from, &to);
+                }
+            }
             let is_same = before.get(name).is_some_and(|(_, other, _)| other == inode);
             if *is_dir && (all || !is_same) {
                 self.look(&dir.join(name).unwrap(), true);
@@ -544,7 +557,8 @@ fn storm(root: &Path, seed: u64, steps: u32) {
 fn whatever_happens_the_scanner_ends_with_what_is_there() {
     for seed in 0..8 {
         let f = Fixture::new(None);
-        let mut scanner = Scanner { f: &f, seen: BTreeMap::new() };
+        let follows_renames = seed % 2 == 1;
+        let mut scanner = Scanner { f: &f, follows_renames, seen: BTreeMap::new() };
         scanner.look(&RelPath::root(), true);
         let root = f.dir.path().to_owned();
         let stormy = std::thread::spawn(move || storm(&root, seed, 3000));
@@ -571,6 +585,43 @@ fn whatever_happens_the_scanner_ends_with_what_is_there() {
                 Ok((_, hint)) => scanner.take(&hint),
                 Err(_) => assert_eq!(f.watcher.watched(1), dirs, "seed {seed}"),
             }
+        }
+    }
+}
+
+#[test]
+fn many_watches_that_are_removed_leave_the_queue_to_others() {
+    let f = Fixture::new(None);
+    let (watcher, hints, go) = held();
+    drop(f.watcher);
+    let text = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap();
+    let count = text.trim().parse::<usize>().unwrap() + 100;
+    for n in 0..count {
+        let at = f.dir.path().join(n.to_string());
+        fs::create_dir(&at).unwrap();
+        let added = watcher.add_dir(1, &path(n.to_string()), File::open(&at).unwrap().as_fd());
+        if matches!(added, AddDir::LimitReached) {
+            println!("skipped: fs.inotify.max_user_watches is too small");
+            return;
+        }
+    }
+    watcher.add_dir(2, &RelPath::root(), File::open(f.last.path()).unwrap().as_fd());
+    // The thread reads nothing while this one removes.
+    fs::write(f.last.path().join("file"), "").unwrap();
+    assert_eq!(hints.recv_timeout(DEADLINE).unwrap(), (2, dirty("")));
+    watcher.remove_folder(1);
+    assert_eq!((watcher.watched(1), watcher.watched(2)), (0, 1));
+    let text = fs::read_to_string(
+        "/proc/self/fdinfo/".to_owned() + &watcher.shared.inotify.as_raw_fd().to_string(),
+    )
+    .unwrap();
+    assert_eq!(text.matches("inotify wd:").count(), 1, "{text}");
+    drop(go);
+    fs::create_dir(f.last.path().join("end")).unwrap();
+    loop {
+        match hints.recv_timeout(DEADLINE).unwrap() {
+            (2, hint) if hint == below("end") => break,
+            (folder, hint) => assert_ne!(hint, Hint::Overflow, "{folder}"),
         }
     }
 }
