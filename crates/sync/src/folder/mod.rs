@@ -33,9 +33,11 @@ use retries::Retries;
 /// A file that was found changed this often when somebody asked for a block
 /// of it has its blocks put into the store from then on.
 const HOT: u32 = 3;
-/// How often a scan that somebody asked for is repeated for what changed
-/// meanwhile.
-const ROUNDS_MAX: u32 = 3;
+/// A scan that somebody asked for is repeated for so long for what changes
+/// while it is looked at.
+const ASKED_PATIENCE: Duration = Duration::from_secs(2);
+/// How soon.
+const ASKED_PAUSE: Duration = Duration::from_millis(20);
 
 /// See the module.
 pub(crate) struct Task {
@@ -54,6 +56,8 @@ pub(crate) struct Task {
     /// Keeps alive what rows name that is in no manifest yet.
     pin: Arc<Pin>,
     owners: Owners,
+    /// Somebody waits: no file is left alone because it changed before.
+    is_asked: bool,
     /// What the user has confirmed: the root that is there, empty or not.
     is_accepted: bool,
     trouble: Option<(String, jiff::Timestamp)>,
@@ -83,6 +87,7 @@ impl Task {
             suspects: missing.into_iter().collect(),
             pin,
             owners: Owners::system(),
+            is_asked: false,
             is_accepted: false,
             trouble: None,
         };
@@ -219,13 +224,15 @@ impl Task {
     /// Looks at everything, and publishes whatever is in no manifest yet.
     fn scan_and_publish(&mut self) -> Result<Published, SyncError> {
         self.schedule.unblock();
-        self.look_at_all()?;
-        for _ in 1..ROUNDS_MAX {
-            if self.again.is_empty() {
-                break;
-            }
-            self.look_at_dirt()?;
+        let end = self.now() + ASKED_PATIENCE;
+        self.is_asked = true;
+        let mut looked = self.look_at_all();
+        while looked.is_ok() && self.is_unsettled() && self.now() < end {
+            std::thread::sleep(ASKED_PAUSE);
+            looked = self.look_at_dirt();
         }
+        self.is_asked = false;
+        looked?;
         if self.wants_manifest()? {
             self.publish(false)?;
             if !self.again.is_empty() {
@@ -240,6 +247,12 @@ impl Task {
             folder: self.shared.id.clone(),
             text: "files change while they are read; it is tried again".to_owned(),
         })
+    }
+
+    /// Whether something changed while it was looked at, and may be still by now.
+    fn is_unsettled(&self) -> bool {
+        let restless = self.retries.restless(self.now(), &self.core.tuning);
+        !self.again.is_empty() || self.retries.all().len() > restless.len()
     }
 
     /// Whether there is anything that the last manifest does not say.
@@ -324,11 +337,19 @@ impl Task {
         for path in dirt.targets.files {
             targets.add_file(path);
         }
-        for path in self.retries.split(self.now()).0 {
+        for path in self.split_retries().0 {
             targets.add_file(path);
         }
         let targets = normalise(&self.core.index, self.record.number, targets)?;
         self.look(targets, dirt.hints.map(|hints| hints.last))
+    }
+
+    /// The files that are to be tried again, and those that rest.
+    fn split_retries(&self) -> (Vec<RelPath>, HashSet<RelPath>) {
+        if self.is_asked {
+            return (self.retries.all().into_iter().collect(), HashSet::new());
+        }
+        self.retries.split(self.now())
     }
 
     /// Looks at the disk and notes what came of it. Where it fails, everything
@@ -413,7 +434,7 @@ impl Task {
         modes.extend(self.shared.hot(HOT).into_iter().map(|path| (path, Mode::Spool)));
         let restless = self.retries.restless(now, &self.core.tuning);
         modes.extend(restless.into_iter().map(|path| (path, Mode::Prefix)));
-        let resting = self.retries.split(now).1;
+        let resting = self.split_retries().1;
         let order = Order {
             folder: &self.shared.id,
             number: self.record.number,
