@@ -115,11 +115,14 @@ impl Fixture {
     }
 }
 
+/// What is done to a directory.
+type Change<'a> = &'a dyn Fn(&Path);
+
 /// In a directory for each, so that no hint can come from another.
 #[test]
 fn each_change_is_told_where_it_was() {
     let f = Fixture::new(None);
-    let cases: &[(&str, &dyn Fn(&Path))] = &[
+    let cases: &[(&str, Change)] = &[
         ("create", &|dir| drop(File::create(dir.join("new")).unwrap())),
         ("write", &|dir| fs::write(dir.join("file"), "other").unwrap()),
         ("truncate", &|dir| {
@@ -438,13 +441,16 @@ fn dropping_it_ends_its_thread_whoever_does() {
     assert!(matches!(ended.recv_timeout(DEADLINE), Err(RecvTimeoutError::Disconnected)));
 }
 
+/// By name: whether it is a directory, its inode, its length.
+type List = BTreeMap<Vec<u8>, (bool, u64, u64)>;
+
 /// What a scanner does with hints, in the fewest words: what it has seen has
 /// to be what is there in the end.
 struct Scanner<'a> {
     f: &'a Fixture,
     /// Whether it tells of directories that it finds elsewhere.
     follows_renames: bool,
-    seen: BTreeMap<RelPath, BTreeMap<Vec<u8>, (bool, u64, u64)>>,
+    seen: BTreeMap<RelPath, List>,
 }
 
 impl Scanner<'_> {
@@ -506,7 +512,7 @@ impl Scanner<'_> {
         }
     }
 
-    fn on_disk(&self) -> BTreeMap<RelPath, BTreeMap<Vec<u8>, (bool, u64, u64)>> {
+    fn on_disk(&self) -> BTreeMap<RelPath, List> {
         let mut all = BTreeMap::new();
         let mut dirs = vec![RelPath::root()];
         while let Some(dir) = dirs.pop() {
