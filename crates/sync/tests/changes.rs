@@ -137,8 +137,7 @@ async fn editors_save_in_their_ways() {
 async fn names_are_bytes() {
     let setup = Setup::new();
     let long = "x".repeat(255);
-    let names: [&[u8]; 6] =
-        [b"new\nline", b"\xff\xfe", b"a\\b", b" ", b"-rf *", long.as_bytes()];
+    let names: [&[u8]; 6] = [b"new\nline", b"\xff\xfe", b"a\\b", b" ", b"-rf *", long.as_bytes()];
     for name in names {
         let dir = setup.path("dir").join(Path::new(std::ffi::OsStr::from_bytes(name)));
         fs::create_dir_all(&dir).unwrap();

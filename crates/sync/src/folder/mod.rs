@@ -166,10 +166,10 @@ impl Task {
         let old = std::mem::replace(&mut self.config, config);
         self.schedule.times = self.config.times.clone();
         let (old, new) = (old.folder, &self.config.folder);
-        if new.paused {
-            if let Some(watcher) = &self.core.watcher {
-                watcher.remove_folder(self.record.number);
-            }
+        if let Some(watcher) = &self.core.watcher
+            && new.paused
+        {
+            watcher.remove_folder(self.record.number);
         }
         if (&old.path, &old.exclude, old.paused) != (&new.path, &new.exclude, new.paused)
             || old.name != new.name
@@ -210,10 +210,9 @@ impl Task {
         for reply in replies {
             let _ = reply.send(match &result {
                 Ok(published) => Ok(published.clone()),
-                Err(error) => Err(SyncError::Failed {
-                    folder: self.shared.id.clone(),
-                    text: chain(error),
-                }),
+                Err(error) => {
+                    Err(SyncError::Failed { folder: self.shared.id.clone(), text: chain(error) })
+                }
             });
         }
         if let Some(first) = first {
@@ -282,10 +281,9 @@ impl Task {
                 Err(SyncError::Alarm { folder, text }) => {
                     Err(SyncError::Alarm { folder: folder.clone(), text: text.clone() })
                 }
-                Err(error) => Err(SyncError::Failed {
-                    folder: self.shared.id.clone(),
-                    text: chain(error),
-                }),
+                Err(error) => {
+                    Err(SyncError::Failed { folder: self.shared.id.clone(), text: chain(error) })
+                }
             });
         }
         if let Err(error) = &result {

@@ -12,8 +12,8 @@ mod plan;
 use fstree::Owners;
 use store::{Batch, Root, StoreError};
 use types::{
-    Cid, Codec, Dataset, EncodedBlock, FolderId, ManifestHeader, ManifestStats, RelPath, SegmentRef,
-    SegmentWriter, SequenceNumber,
+    Cid, Codec, Dataset, EncodedBlock, FolderId, ManifestHeader, ManifestStats, RelPath,
+    SegmentRef, SegmentWriter, SequenceNumber,
 };
 
 use crate::core::Core;
@@ -113,18 +113,16 @@ pub(crate) fn make(
         held: held.clone(),
         segments: segments.iter().map(segment_ref).collect(),
     };
-    let header = header
-        .encode()
-        .map_err(|source| SyncError::TooLarge { folder: folder.clone(), source })?;
+    let header =
+        header.encode().map_err(|source| SyncError::TooLarge { folder: folder.clone(), source })?;
     let dataset = Dataset {
         tree: header.cid(),
         size: header.data().len() as u64,
         filename: None,
         mimetype: Some("application/json".to_owned()),
     };
-    let dataset = dataset
-        .encode()
-        .map_err(|source| SyncError::Dataset { folder: folder.clone(), source })?;
+    let dataset =
+        dataset.encode().map_err(|source| SyncError::Dataset { folder: folder.clone(), source })?;
     let cid = dataset.cid();
     cutter.put(EncodedBlock::compress(header, LEVEL))?;
     cutter.put(EncodedBlock::plain(dataset))?;
@@ -140,13 +138,8 @@ pub(crate) fn make(
         folder_path: naming.path.to_owned(),
         totals,
     };
-    let new = NewManifest {
-        manifest,
-        counter: record.counter,
-        pending: record.pending,
-        held,
-        runs,
-    };
+    let new =
+        NewManifest { manifest, counter: record.counter, pending: record.pending, held, runs };
     let record = core.index.commit_manifest(folder, &new)?;
     Ok(Made::Manifest(Box::new(record)))
 }

@@ -202,7 +202,7 @@ impl Scan<'_> {
             return Ok(());
         }
         let row = self.core.index.row(self.order.number, dir)?;
-        self.meet(found, row)?;
+        self.meet(found, row.as_ref())?;
         let rules = RefCell::new(self.rules_at(root, dir)?);
         is_deep |= self.has_other_rules(dir, &rules.borrow())?;
         // A directory that says that it is a cache is recorded, and not
@@ -274,7 +274,7 @@ impl Scan<'_> {
                             self.later.push(path);
                         }
                     }
-                    self.meet(found, row)?;
+                    self.meet(found, row.as_ref())?;
                 }
                 WalkItem::Error(error) => {
                     let path = error.path().clone();
@@ -341,11 +341,7 @@ impl Scan<'_> {
     }
 
     /// The rules that hold in a directory.
-    fn rules_at<'r>(
-        &self,
-        root: &'r fstree::Root,
-        dir: &RelPath,
-    ) -> Result<Rules<'r>, SyncError> {
+    fn rules_at<'r>(&self, root: &'r fstree::Root, dir: &RelPath) -> Result<Rules<'r>, SyncError> {
         let rules = Rules::new(root, self.order.exclude);
         let mut rules = rules.map_err(|error| SyncError::Refused {
             folder: self.order.folder.clone(),

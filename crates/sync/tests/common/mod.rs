@@ -206,7 +206,10 @@ impl Setup {
     }
 
     /// What a manifest says, checked.
-    pub(crate) fn manifest(&self, published: &Published) -> (ManifestHeader, BTreeMap<RelPath, Entry>) {
+    pub(crate) fn manifest(
+        &self,
+        published: &Published,
+    ) -> (ManifestHeader, BTreeMap<RelPath, Entry>) {
         let get = |cid: &Cid| self.store.get(cid).unwrap().unwrap();
         let dataset = Dataset::decode(&get(&published.manifest_cid)).unwrap();
         assert_eq!(dataset.tree.codec(), Codec::Json);
@@ -255,7 +258,9 @@ impl Setup {
         while let Some(cid) = todo.pop() {
             if cid.codec() == Codec::Raw {
                 match self.handle().block(cid.hash()).unwrap() {
-                    InPlaceAnswer::Block(block) => bytes.extend_from_slice(&block.decode().unwrap()),
+                    InPlaceAnswer::Block(block) => {
+                        bytes.extend_from_slice(&block.decode().unwrap())
+                    }
                     answer => match self.store.get(&cid).unwrap() {
                         Some(block) => bytes.extend_from_slice(&block),
                         None => return Err(answer),
@@ -278,7 +283,8 @@ impl Setup {
     pub(crate) fn check_tree(&self, published: &Published, root: &Path, without: &[&str]) {
         let mut entries = self.entries(published);
         let tree = fstree::Root::open(root).unwrap();
-        for item in tree.walk(&RelPath::root(), Default::default(), |_, _| fstree::Visit::Descend).unwrap()
+        for item in
+            tree.walk(&RelPath::root(), Default::default(), |_, _| fstree::Visit::Descend).unwrap()
         {
             let fstree::WalkItem::Entry(found) = item else { panic!("{item:?}") };
             if without.iter().any(|name| found.path.to_string().starts_with(name)) {
