@@ -261,10 +261,17 @@ impl Scan<'_> {
                             continue;
                         }
                     }
+                    let is_same = row
+                        .as_ref()
+                        .is_some_and(|row| row.is_dir() && row.stamp.inode == found.stamp.inode);
+                    if let Some(watcher) = &self.core.watcher
+                        && row.as_ref().is_some_and(crate::index::Row::is_dir)
+                        && !is_same
+                    {
+                        // What is watched there is another directory.
+                        watcher.remove_below(self.order.number, &path);
+                    }
                     if kind == Kind::Dir {
-                        let is_same = row.as_ref().is_some_and(|row| {
-                            row.is_dir() && row.stamp.inode == found.stamp.inode
-                        });
                         let is_entered =
                             is_deep && !is_mount_point && !caches.borrow_mut().remove(&path);
                         if is_entered {

@@ -172,28 +172,6 @@ impl Watcher {
         self.remove_below(folder, &RelPath::root());
     }
 
-    /// A directory was moved within its folder: what is watched of it is at
-    /// another path now. Changes that were told before this call were told of
-    /// the old path, so what is below the new one is to be looked at after it.
-    /// The old path comes back as a hint, for another directory may be there
-    /// by now, of which it is not known any more whether it is watched.
-    pub(crate) fn renamed(&self, folder: u32, from: &RelPath, to: &RelPath) {
-        if from.is_within(to) || to.is_within(from) {
-            return;
-        }
-        let (orphans, in_doubt) = {
-            let tree = &mut self.shared.state.lock().tree;
-            let Some(id) = tree.find(folder, from) else { return };
-            tree.rename(id, to)
-        };
-        self.shared.unwatch_all(&orphans);
-        let mut hints = vec![(folder, Hint::DirtyBelow(from.clone()))];
-        if in_doubt {
-            hints.push((folder, Hint::DirtyBelow(to.clone())));
-        }
-        self.shared.hand_over_later(hints);
-    }
-
     /// How many directories of a folder are watched.
     pub(crate) fn watched(&self, folder: u32) -> u64 {
         self.shared.state.lock().tree.watched(folder)

@@ -203,26 +203,6 @@ fn moves_are_told_at_both_ends() {
 }
 
 #[test]
-fn a_directory_that_moved_is_told_of_by_its_new_path() {
-    let f = Fixture::new(None);
-    f.make(&["", "a", "a/b", "a/b/c"]);
-    fs::rename(f.at("a"), f.at("x")).unwrap();
-    f.watcher.renamed(1, &path("a"), &path("x"));
-    assert_eq!(f.watcher.watched(1), 4);
-    assert!(f.is_told(below("a")));
-    fs::write(f.at("x/b/c/file"), "").unwrap();
-    assert_eq!(f.settle(), BTreeSet::from([(1, dirty("x/b/c"))]));
-    // What is at the old path now is another.
-    f.make(&["a", "a/b"]);
-    f.settle();
-    fs::write(f.at("a/b/file"), "").unwrap();
-    assert_eq!(f.settle(), BTreeSet::from([(1, dirty("a/b"))]));
-    fs::write(f.at("x/b/file"), "").unwrap();
-    assert_eq!(f.settle(), BTreeSet::from([(1, dirty("x/b"))]));
-    assert_eq!(f.watcher.watched(1), 6);
-}
-
-#[test]
 fn a_directory_that_was_replaced_is_told_of_and_the_old_one_is_not() {
     let f = Fixture::new(None);
     let outside = tempfile::tempdir_in(f.dir.path().parent().unwrap()).unwrap();
@@ -448,8 +428,6 @@ type List = BTreeMap<Vec<u8>, (bool, u64, u64)>;
 /// to be what is there in the end.
 struct Scanner<'a> {
     f: &'a Fixture,
-    /// Whether it tells of directories that it finds elsewhere.
-    follows_renames: bool,
     seen: BTreeMap<RelPath, List>,
 }
 
@@ -480,17 +458,6 @@ impl Scanner<'_> {
             }
         }
         for (name, (is_dir, inode, _)) in &list {
-            let is_new = before.get(name).is_none_or(|(_, other, _)| other != inode);
-            if *is_dir && is_new && self.follows_renames {
-                let to = dir.join(name).unwrap();
-                let from = self.seen.iter().find_map(|(at, list)| {
-                    let (name, _) = list.iter().find(|(_, (_, other, _))| other == inode)?;
-                    at.join(name).ok().filter(|from| *from != to)
-                });
-                if let Some(from) = from {
-                    self.f.watcher.renamed(1, &from, &to);
-                }
-            }
             let is_same = before.get(name).is_some_and(|(_, other, _)| other == inode);
             if *is_dir && (all || !is_same) {
                 self.look(&dir.join(name).unwrap(), true);
@@ -563,8 +530,7 @@ fn storm(root: &Path, seed: u64, steps: u32) {
 fn whatever_happens_the_scanner_ends_with_what_is_there() {
     for seed in 0..8 {
         let f = Fixture::new(None);
-        let follows_renames = seed % 2 == 1;
-        let mut scanner = Scanner { f: &f, follows_renames, seen: BTreeMap::new() };
+        let mut scanner = Scanner { f: &f, seen: BTreeMap::new() };
         scanner.look(&RelPath::root(), true);
         let root = f.dir.path().to_owned();
         let stormy = std::thread::spawn(move || storm(&root, seed, 3000));
@@ -692,18 +658,6 @@ fn an_unmount_is_told_of() {
     assert_eq!((state.tree.watched(1), state.tree.watched(2)), (1, 0));
 }
 
-#[test]
-fn a_path_that_a_rename_made_too_long_is_anywhere() {
-    let name = "n".repeat(200);
-    let long = [name.as_str()].repeat(70).join("/");
-    let mut state = state(&[(1, &format!("a/{long}"), 1)]);
-    let id = state.tree.find(1, &path("a")).unwrap();
-    let to = path([name.as_str()].repeat(20).join("/"));
-    state.tree.rename(id, &to);
-    let told = take(&mut state, 1, ReadFlags::MODIFY, Some(b"file"));
-    assert_eq!(told, [(1, Hint::Overflow)]);
-}
-
 /// The tree against a plain map.
 #[test]
 fn the_tree_is_what_a_map_would_be() {
@@ -736,20 +690,6 @@ fn the_tree_is_what_a_map_would_be() {
                     .collect();
                 let removed = tree.find(folder, &one).map(|id| tree.remove(id));
                 assert_eq!(removed.unwrap_or_default().into_iter().collect::<BTreeSet<_>>(), gone);
-            }
-            6 | 7 => {
-                let to = any_path(&mut random);
-                if one.is_within(&to) || to.is_within(&one) {
-                    continue;
-                }
-                let Some(id) = tree.find(folder, &one) else { continue };
-                tree.rename(id, &to);
-                let moved: Vec<_> =
-                    map.extract_if(.., |(of, at), _| *of == folder && at.is_within(&one)).collect();
-                for ((_, at), wd) in moved {
-                    let rest = &at.as_bytes()[one.as_bytes().len()..];
-                    map.insert((folder, path([to.as_bytes(), rest].concat())), wd);
-                }
             }
             _ => {
                 let wd = random.random_range(1..30);
@@ -796,10 +736,6 @@ fn watch_measured() {
     }
     let each = (resident() - before) / 1_000_000;
     println!("1,000,000 directories: {each} bytes each, {:?}", start.elapsed());
-    let id = tree.find(1, &path("d7")).unwrap();
-    let start = Instant::now();
-    tree.rename(id, &path("moved"));
-    println!("rename of 10,000: {:?}", start.elapsed());
     let mut state = State::new();
     state.tree = tree;
     let start = Instant::now();

@@ -198,47 +198,6 @@ impl Tree {
         }
         orphans
     }
-
-    /// Makes a node, with all below it, another path of its folder. Where that
-    /// has nodes already, the two become one. Returns the descriptors that no
-    /// node has any more, and whether a directory had two: one is forgotten
-    /// then, and it is not known which was right. Neither path may be within
-    /// the other.
-    pub(super) fn rename(&mut self, from: Id, to: &RelPath) -> (Vec<i32>, bool) {
-        let folder = self.folder(from);
-        let to = self.make(folder, to);
-        let mut orphans = Vec::new();
-        let mut in_doubt = false;
-        let mut pairs = vec![(from, to)];
-        while let Some((from, to)) = pairs.pop() {
-            if from == to {
-                continue;
-            }
-            if let Some(wd) = self.wd(from) {
-                in_doubt |= self.wd(to).is_some_and(|other| other != wd);
-                orphans.extend(self.set_wd(to, Some(wd)));
-                orphans.extend(self.set_wd(from, None));
-            }
-            for child in self.children(from) {
-                let name = std::mem::take(&mut self.node_mut(child).name);
-                let other = self.child(to, &name);
-                self.node_mut(child).name = name;
-                match other {
-                    Some(other) => pairs.push((child, other)),
-                    None => {
-                        self.detach(child);
-                        self.attach(child, to);
-                    }
-                }
-            }
-        }
-        // What was merged has left empty nodes.
-        if from != to {
-            orphans.extend(self.remove(from));
-        }
-        self.prune(to);
-        (orphans, in_doubt)
-    }
 }
 
 /// The lists.

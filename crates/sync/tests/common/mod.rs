@@ -259,7 +259,7 @@ impl Setup {
             if cid.codec() == Codec::Raw {
                 match self.handle().block(cid.hash()).unwrap() {
                     InPlaceAnswer::Block(block) => {
-                        bytes.extend_from_slice(&block.decode().unwrap())
+                        bytes.extend_from_slice(&block.decode().unwrap());
                     }
                     answer => match self.store.get(&cid).unwrap() {
                         Some(block) => bytes.extend_from_slice(&block),
