@@ -12,8 +12,8 @@ mod plan;
 use fstree::Owners;
 use store::{Batch, Root, StoreError};
 use types::{
-    Cid, Codec, Dataset, EncodedBlock, FolderId, ManifestHeader, ManifestStats, RelPath, SegmentRef,
-    SegmentWriter, SequenceNumber,
+    Cid, Codec, Dataset, EncodedBlock, FolderId, ManifestHeader, ManifestStats, RelPath,
+    SegmentRef, SegmentWriter, SequenceNumber,
 };
 
 use crate::core::Core;
@@ -113,18 +113,16 @@ pub(crate) fn make(
         held: held.clone(),
         segments: segments.iter().map(segment_ref).collect(),
     };
-    let header = header
-        .encode()
-        .map_err(|source| SyncError::TooLarge { folder: folder.clone(), source })?;
+    let header =
+        header.encode().map_err(|source| SyncError::TooLarge { folder: folder.clone(), source })?;
     let dataset = Dataset {
         tree: header.cid(),
         size: header.data().len() as u64,
         filename: None,
         mimetype: Some("application/json".to_owned()),
     };
-    let dataset = dataset
-        .encode()
-        .map_err(|source| SyncError::Dataset { folder: folder.clone(), source })?;
+    let dataset =
+        dataset.encode().map_err(|source| SyncError::Dataset { folder: folder.clone(), source })?;
     let cid = dataset.cid();
     cutter.put(EncodedBlock::compress(header, LEVEL))?;
     cutter.put(EncodedBlock::plain(dataset))?;
@@ -140,13 +138,8 @@ pub(crate) fn make(
         folder_path: naming.path.to_owned(),
         totals,
     };
-    let new = NewManifest {
-        manifest,
-        counter: record.counter,
-        pending: record.pending,
-        held,
-        runs,
-    };
+    let new =
+        NewManifest { manifest, counter: record.counter, pending: record.pending, held, runs };
     let record = core.index.commit_manifest(folder, &new)?;
     Ok(Made::Manifest(Box::new(record)))
 }
@@ -184,8 +177,7 @@ fn held(record: &FolderRecord) -> Option<String> {
         return record.held.clone();
     }
     let last = record.manifest.as_ref()?.totals.files;
-    let in_a_day = record.recent_losses();
-    let all = record.rows.files.saturating_add(in_a_day);
+    let (in_a_day, all) = record.recent_losses();
     let is_much = |lost: u64, of: u64| lost >= LOSS_MIN && lost > of / 2;
     if is_much(record.lost, last) {
         Some(format!("{} of {last} files were deleted or rewritten at once", record.lost))
