@@ -67,8 +67,9 @@ impl Snapshots {
     fn offline(&self, context: &Context) -> Result<Vec<Snapshot>> {
         let Some(offline) = Offline::open(context)? else { return Ok(Vec::new()) };
         let (mut snapshots, damaged) = offline.list()?;
-        for (root, reason) in damaged {
-            eprintln!("archivist: snapshot {} cannot be read: {}", safe(&root), safe(&reason));
+        for one in damaged {
+            let (root, reason) = (safe(&one.root), safe(&one.reason));
+            eprintln!("archivist: snapshot {root} cannot be read: {reason}");
         }
         snapshots.retain(|one| {
             let is_source = |source: &str| one.source == source || one.source_peer_id == source;
