@@ -203,6 +203,15 @@ fn a_backup_that_was_not_made_is_a_failure() {
     let ran = run(home.path(), ["backup-now", "--json"]);
     assert_eq!((ran.code, ran.err.as_str()), (Some(1), ""));
     assert_eq!(ran.json()["steps"][1]["ok"], false);
+    // What the backup server has acknowledged is backed up.
+    for (is_acknowledged, code) in [(true, 0), (false, 1)] {
+        let report = json!({ "folders": [], "steps": [
+            { "name": "trigger", "ok": false },
+            { "name": "acknowledge", "ok": is_acknowledged },
+        ] });
+        let (home, _fake) = fake(&[("POST /backup-now", report)]);
+        assert_eq!(run(home.path(), ["backup-now", "--wait"]).code, Some(code));
+    }
 }
 
 #[test]
@@ -253,6 +262,8 @@ fn snapshots_have_the_fields_of_the_contract() {
         assert!(!one[field].is_null(), "{field}");
     }
     assert_eq!(fake.requests()[0].query, "source=My%20Desk&folder=a%26b%3D%C3%BC");
+    run(home.path(), ["snapshots", "--from-backup-server"]);
+    assert_eq!(fake.requests()[1].query, "from_backup_server=true");
     let shown = run(home.path(), ["snapshots"]).out;
     assert!(shown.contains("aabbccddee") && shown.contains("2026-11-22 10:30:05"), "{shown}");
 }
@@ -387,6 +398,10 @@ fn a_restore_that_is_not_whole_is_a_failure() {
         (restore_report("done", &json!({ "failed": ["x: block is missing"] })), "block is missing"),
         (restore_report("done", &json!({ "not_found": ["nowhere"] })), "nowhere"),
         (restore_report("failed", &json!({ "error": "no snapshot fits" })), "no snapshot fits"),
+        (
+            restore_report("failed", &json!({ "error": "not all", "failed": ["f: gone"] })),
+            "f: gone",
+        ),
         (restore_report("cancelled", &json!({})), "cancelled"),
     ];
     for (report, says) in cases {
@@ -427,6 +442,22 @@ fn a_machine_without_snapshots_restores_through_its_backup_server() {
     assert!(!through(&["--folder", "Documents"]), "it is here");
     assert!(!through(&["AABB"]));
     assert!(through(&["bbaa"]));
+}
+
+#[test]
+fn a_machine_without_snapshots_lists_those_of_its_backup_server() {
+    let home = Home::new("");
+    let theirs = json!([snapshot("aabbccddee", 42, TIME)]);
+    let answer = theirs.clone();
+    let _fake = Fake::start(home.path(), move |request| {
+        let is_remote = request.query.contains("from_backup_server=true");
+        (200, if is_remote { answer.clone() } else { json!([]) })
+    });
+    assert_eq!(run(home.path(), ["snapshots", "--json"]).json(), json!([]));
+    home.configure(&format!(
+        "[sync]\nbackup_peer_address = \"/ip4/192.0.2.1/tcp/8070/p2p/{PEER}\"\n"
+    ));
+    assert_eq!(run(home.path(), ["snapshots", "--json"]).json(), theirs);
 }
 
 #[test]

@@ -153,7 +153,7 @@ fn change(context: &Context, key: &str, value: Option<&str>, json: bool) -> Resu
     }
     if !done.needs_restart.is_empty() {
         let keys = safe(&done.needs_restart.join(", "));
-        eprintln!("set; it counts after a restart of the instance: {keys}");
+        eprintln!("these settings count after a restart of the instance: {keys}");
     }
     Ok(())
 }
