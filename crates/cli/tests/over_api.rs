@@ -392,6 +392,49 @@ fn a_restore_is_followed_to_its_end() {
 }
 
 #[test]
+fn a_restore_is_cancelled_by_an_interrupt() {
+    let home = Home::new("");
+    let fake = Fake::start(home.path(), |request| match request.call.as_str() {
+        "DELETE /restores/7" => (200, restore_report("cancelled", &json!({}))),
+        _ => (200, restore_report("running", &json!({}))),
+    });
+    let child = common::archivist(home.path())
+        .args(["restore", "aabb", "--target", "x"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    // It listens for signals by the time that it asks how far it is.
+    common::eventually("it asks", || fake.calls().iter().any(|call| call == "GET /restores/7"));
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.contains("stopped"), "{error}");
+    assert_eq!(fake.calls().last().unwrap(), "DELETE /restores/7");
+}
+
+#[test]
+fn an_instance_that_dies_meanwhile_is_none() {
+    let home = Home::new("");
+    let fake = Fake::start(home.path(), |_| (200, restore_report("running", &json!({}))));
+    let child = common::archivist(home.path())
+        .args(["restore", "aabb", "--target", "x"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    common::eventually("it asks", || fake.calls().len() > 1);
+    drop(fake);
+    let output = child.wait_with_output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    // Its connection breaks, or no new one can be had.
+    assert!(matches!(output.status.code(), Some(1 | 3)), "{error}");
+    assert!(error.contains("instance"), "{error}");
+}
+
+#[test]
 fn a_restore_that_is_not_whole_is_a_failure() {
     let cases = [
         (restore_report("done", &json!({ "in_the_way": ["a\u{1b}b"] })), "a\\u{1b}b"),
