@@ -3,6 +3,9 @@
 #![allow(dead_code, unreachable_pub, reason = "not every test uses all of it")]
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
 
+pub mod fake;
+pub mod kept;
+
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -29,6 +32,31 @@ pub fn archivist(home: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_archivist"));
     command.arg("--home").arg(home).env_remove("ARCHIVIST_HOME").stdin(Stdio::null());
     command
+}
+
+/// What a run of the program came to.
+#[derive(Debug)]
+pub struct Ran {
+    pub code: Option<i32>,
+    pub out: String,
+    pub err: String,
+}
+
+/// Runs the program to its end.
+pub fn run<A: AsRef<std::ffi::OsStr>>(home: &Path, arguments: impl IntoIterator<Item = A>) -> Ran {
+    let output = archivist(home).args(arguments).env("TZ", "UTC").output().unwrap();
+    Ran {
+        code: output.status.code(),
+        out: String::from_utf8(output.stdout).unwrap(),
+        err: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+impl Ran {
+    /// What it printed, which has to be JSON.
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
 }
 
 impl Home {
