@@ -3,7 +3,9 @@
 
 mod blocking;
 mod clock;
+mod daemon;
 mod exchange;
+mod manifest_pull;
 mod notify;
 mod plan;
 mod pool;
@@ -19,7 +21,11 @@ mod verify;
 
 pub use blocking::{Panicked, Retry};
 pub use clock::{Clock, SystemClock};
+pub use daemon::*;
 pub use exchange::ExchangeError;
+pub use manifest_pull::{
+    ManifestJob, ManifestProgress, ManifestPullError, ManifestPuller, PullNumbers,
+};
 pub use notify::*;
 pub use plan::*;
 pub use pool::{PooledSession, SessionPool};
