@@ -47,12 +47,21 @@ pub(crate) async fn node_with(store: Arc<dyn BlockStore>, access: Access) -> Net
 
 /// The same, with this key.
 pub(crate) async fn node_as(key: Keypair, store: Arc<dyn BlockStore>, access: Access) -> Net {
+    node_providing(key, Arc::new(Provider(store)), access).await
+}
+
+/// The same, with blocks from anywhere.
+pub(crate) async fn node_providing(
+    key: Keypair,
+    provider: Arc<dyn BlockProvider>,
+    access: Access,
+) -> Net {
     let config = NetConfig {
         tcp: vec!["127.0.0.1:0".parse().unwrap()],
         protocols: vec![RECEIPT_PROTOCOL, SNAPSHOTS_PROTOCOL],
         ..NetConfig::default()
     };
-    Net::start(config, key, Arc::new(Provider(store)), access).await.unwrap()
+    Net::start(config, key, provider, access).await.unwrap()
 }
 
 /// A node on loopback that has no blocks.
