@@ -85,9 +85,13 @@ impl Ahead {
         if items.len() < 2 {
             return;
         }
-        // The same again, as for a copy of a file: from its beginning.
         let is_same = |run: &Run| run.items.len() == items.len() && run.items == items;
         let same = self.runs.iter().position(is_same);
+        // Another reads the same, as where a file has a copy: with it.
+        if same.is_some_and(|at| self.runs[at].taken < items.len()) {
+            return;
+        }
+        // One that was read to its end is read again, from its beginning.
         let full = (self.runs.len() >= RUNS_MAX).then_some(0);
         if let Some(gone) = same.or(full).and_then(|at| self.runs.remove(at)) {
             self.forget(&gone);
@@ -261,15 +265,20 @@ mod tests {
         let mut ahead = Ahead::default();
         let items = run(0, 500, 10);
         ahead.follow(items.clone(), true);
-        for seed in 1..200 {
-            ahead.follow(run(seed, 3, 10), true);
-            ahead.asked_for(&[items[seed].cid]);
+        for (seed, item) in items.iter().enumerate() {
+            ahead.follow(run(seed + 1, 3, 10), true);
+            ahead.asked_for(&[item.cid]);
+            assert!(ahead.places.contains_key(&items[0].cid));
         }
-        assert!(ahead.places.contains_key(&items[0].cid));
-        // The same run again begins at its beginning.
+        // Read to its end; the same run again begins at its beginning. Begun,
+        // it is not begun again.
+        ahead.due();
+        for _ in 0..2 {
+            ahead.follow(items.clone(), true);
+        }
+        assert!(ahead.due().contains(&items));
         ahead.follow(items.clone(), true);
-        let due = ahead.due();
-        assert!(due.contains(&items));
+        assert!(ahead.due().is_empty());
     }
 
     proptest! {
