@@ -96,8 +96,10 @@ impl RemoteBlocks {
         }
         let got = self.0.runtime.block_on(async {
             tokio::select! {
-                got = self.gather(wanted) => got,
+                // First: who stopped it wants no other reason.
+                biased;
                 () = self.0.stop.cancelled() => Err(RemoteBlocksError::Stopped),
+                got = self.gather(wanted) => got,
             }
         })?;
         let runs = got.iter().filter_map(|(cid, bytes)| run_of(*cid, bytes.as_ref()?));
