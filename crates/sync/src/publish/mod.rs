@@ -2,10 +2,10 @@
 //! name, and that becomes the folder's last manifest.
 //!
 //! The order makes every crash harmless: blocks, then the root that keeps them,
-//! then the index of blocks in place, then the row that says which manifest is
-//! the last, and only then does anybody hear of it. A crash before the row
-//! leaves a root that no folder names; it is removed at the next start, and
-//! its number was never seen.
+//! then the row that says which manifest is the last, and only then does
+//! anybody hear of it. (The index of blocks in place was committed before the
+//! rows that name them.) A crash before the row leaves a root that no folder
+//! names; it is removed at the next start, and its number was never seen.
 
 mod plan;
 
@@ -128,8 +128,8 @@ pub(crate) fn make(
     cutter.put(EncodedBlock::plain(dataset))?;
     cutter.finish()?;
     // Chunks in place are not in the store, so something is missing below it.
+    // Where those are is durable since before the rows were.
     batch.commit_root(&root_name(folder, sequence), Root { cid, partial: true })?;
-    core.in_place.commit()?;
     let manifest = ManifestRecord {
         sequence,
         cid,
