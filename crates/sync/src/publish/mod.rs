@@ -72,6 +72,7 @@ pub(crate) fn make(
     naming: &Naming<'_>,
     owners: &Owners,
     is_confirmed: bool,
+    is_stopped: &dyn Fn() -> bool,
 ) -> Result<Made, SyncError> {
     let folder = naming.folder;
     let batch = Batch::new(core.store.clone());
@@ -80,7 +81,8 @@ pub(crate) fn make(
         snapshot.folder(folder)?.ok_or_else(|| SyncError::UnknownFolder(folder.clone()))?;
     let sequence = record.sequence().next();
     let sequence = sequence.ok_or_else(|| SyncError::SequenceExhausted(folder.clone()))?;
-    let mut cutter = Cutter { core, batch: &batch, owners, waiting: Vec::new(), waiting_len: 0 };
+    let mut cutter =
+        Cutter { core, batch: &batch, owners, is_stopped, waiting: Vec::new(), waiting_len: 0 };
     let (runs, segments, missing) = cutter.cut(&snapshot, &record)?;
     if !missing.is_empty() {
         return Ok(Made::Missing(missing));
@@ -193,6 +195,7 @@ struct Cutter<'a> {
     core: &'a Core,
     batch: &'a Batch,
     owners: &'a Owners,
+    is_stopped: &'a dyn Fn() -> bool,
     waiting: Vec<EncodedBlock>,
     waiting_len: usize,
 }
@@ -284,6 +287,9 @@ impl Cutter<'_> {
         segment: types::Segment,
         totals: Totals,
     ) -> Result<SegmentBlock, SyncError> {
+        if (self.is_stopped)() {
+            return Err(SyncError::Stopped);
+        }
         let block = SegmentBlock {
             cid: segment.block.cid(),
             first_path: segment.first_path,
