@@ -528,7 +528,8 @@ impl Task {
         let path = shown(&self.config.folder.path);
         let naming =
             Naming { folder: &self.shared.id, name: &self.config.folder.name, path: &path };
-        let made = publish::make(&self.core, &naming, &self.owners, is_confirmed)?;
+        let is_stopped = || self.shared.is_interrupted();
+        let made = publish::make(&self.core, &naming, &self.owners, is_confirmed, &is_stopped)?;
         let record = match made {
             Made::Manifest(record) => *record,
             Made::Missing(paths) => {

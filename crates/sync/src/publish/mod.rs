@@ -2,10 +2,10 @@
 //! name, and that becomes the folder's last manifest.
 //!
 //! The order makes every crash harmless: blocks, then the root that keeps them,
-//! then the index of blocks in place, then the row that says which manifest is
-//! the last, and only then does anybody hear of it. A crash before the row
-//! leaves a root that no folder names; it is removed at the next start, and
-//! its number was never seen.
+//! then the row that says which manifest is the last, and only then does
+//! anybody hear of it. (The index of blocks in place was committed before the
+//! rows that name them.) A crash before the row leaves a root that no folder
+//! names; it is removed at the next start, and its number was never seen.
 
 mod plan;
 
@@ -72,6 +72,7 @@ pub(crate) fn make(
     naming: &Naming<'_>,
     owners: &Owners,
     is_confirmed: bool,
+    is_stopped: &dyn Fn() -> bool,
 ) -> Result<Made, SyncError> {
     let folder = naming.folder;
     let batch = Batch::new(core.store.clone());
@@ -80,7 +81,8 @@ pub(crate) fn make(
         snapshot.folder(folder)?.ok_or_else(|| SyncError::UnknownFolder(folder.clone()))?;
     let sequence = record.sequence().next();
     let sequence = sequence.ok_or_else(|| SyncError::SequenceExhausted(folder.clone()))?;
-    let mut cutter = Cutter { core, batch: &batch, owners, waiting: Vec::new(), waiting_len: 0 };
+    let mut cutter =
+        Cutter { core, batch: &batch, owners, is_stopped, waiting: Vec::new(), waiting_len: 0 };
     let (runs, segments, missing) = cutter.cut(&snapshot, &record)?;
     if !missing.is_empty() {
         return Ok(Made::Missing(missing));
@@ -128,8 +130,8 @@ pub(crate) fn make(
     cutter.put(EncodedBlock::plain(dataset))?;
     cutter.finish()?;
     // Chunks in place are not in the store, so something is missing below it.
+    // Where those are is durable since before the rows were.
     batch.commit_root(&root_name(folder, sequence), Root { cid, partial: true })?;
-    core.in_place.commit()?;
     let manifest = ManifestRecord {
         sequence,
         cid,
@@ -193,6 +195,7 @@ struct Cutter<'a> {
     core: &'a Core,
     batch: &'a Batch,
     owners: &'a Owners,
+    is_stopped: &'a dyn Fn() -> bool,
     waiting: Vec<EncodedBlock>,
     waiting_len: usize,
 }
@@ -284,6 +287,9 @@ impl Cutter<'_> {
         segment: types::Segment,
         totals: Totals,
     ) -> Result<SegmentBlock, SyncError> {
+        if (self.is_stopped)() {
+            return Err(SyncError::Stopped);
+        }
         let block = SegmentBlock {
             cid: segment.block.cid(),
             first_path: segment.first_path,

@@ -173,6 +173,10 @@ impl Scan<'_> {
         self.flush()?;
         // After the rows of those files themselves, which clear what is noted.
         for (path, what) in std::mem::take(&mut self.problems) {
+            if path.parent().is_some_and(|dir| has_failed(&self.failed, &dir)) {
+                // Nothing in there can be read, and that is on the list.
+                continue;
+            }
             self.failed.insert(path.clone());
             self.has_errors = true;
             self.batch.add(path, Change::Fail { what, is_marked: false });
@@ -192,7 +196,15 @@ impl Scan<'_> {
         let root = &root.root;
         // Before it is looked at: what changes later is told.
         self.watch(dir);
-        let Some(found) = root.examine(dir).map_err(|error| self.unreadable(error))? else {
+        let examined = match root.examine(dir) {
+            Err(error) if dir.is_root() => return Err(self.unreadable(error).into()),
+            Err(error) => {
+                self.fail(dir, chain(&error));
+                return Ok(());
+            }
+            Ok(examined) => examined,
+        };
+        let Some(found) = examined else {
             // It went just now; its parent has a hint of it.
             self.scanned.again.push(dir.parent().unwrap_or_else(RelPath::root));
             return Ok(());
