@@ -13,6 +13,8 @@ use std::str::FromStr;
 use serde::{Serialize, Serializer};
 use types::Cid;
 
+pub(crate) use self::store::PREFIX;
+
 pub use self::record::{RecordError, SnapshotRecord};
 pub use self::store::{
     DamagedSnapshot, Listing, Selector, Snapshot, SnapshotError, SnapshotStore, root_name,
