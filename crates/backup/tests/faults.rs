@@ -256,3 +256,47 @@ async fn an_older_partial_pull_is_kept_until_the_newer_one_has_its_own() {
     assert_holds(&store, second, &files);
     assert_eq!(source.served().len(), 3, "the dataset, the header, one segment");
 }
+
+#[tokio::test]
+async fn what_was_done_is_not_done_again() {
+    let source = Source::start().await;
+    let hand = Hand::new(&source).await;
+    let store: Arc<dyn BlockStore> = Arc::new(MemStore::new());
+    let puller = hand.puller(store.clone());
+    let files = tree(20, 0);
+    source.publish("docs", 1, &files);
+    let offer = offer(&source, "docs");
+    let snapshot = pull(&puller, &source, &offer).await.unwrap();
+    source.served();
+    // As after an attempt that was cut off when it had committed.
+    assert_eq!(pull(&puller, &source, &offer).await.unwrap(), snapshot);
+    assert_eq!(pull(&hand.puller(store.clone()), &source, &offer).await.unwrap(), snapshot);
+    assert_eq!((store.roots("").len(), source.served().len()), (1, 0));
+}
+
+#[tokio::test]
+async fn segments_that_were_checked_and_not_pulled_are_not_taken_for_complete() {
+    let source = Source::start().await;
+    let hand = Hand::new(&source).await;
+    let store: Arc<dyn BlockStore> = Arc::new(MemStore::new());
+    let puller = hand.puller(store.clone());
+    let mut files = tree(3000, 0);
+    source.publish("docs", 1, &files);
+    let first = offer(&source, "docs");
+    // Every file is gone for now; the segments are not.
+    *source.served.missing.lock() =
+        files.values().map(|content| file(&source.served.store, content)).collect();
+    for _ in 0..2 {
+        let error = pull(&puller, &source, &first).await.unwrap_err();
+        assert!(matches!(error, ManifestPullError::Missing { .. }), "{error}");
+    }
+    files.insert("z".into(), b"new".to_vec());
+    let manifest = source.publish("docs", 2, &files);
+    let second = offer(&source, "docs");
+    let error = pull(&puller, &source, &second).await.unwrap_err();
+    assert!(matches!(error, ManifestPullError::Missing { .. }), "{error}");
+    assert_eq!(store.roots("snapshot/"), []);
+    source.served.missing.lock().clear();
+    pull(&puller, &source, &second).await.unwrap();
+    assert_holds(&store, manifest, &files);
+}

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use store::{Limit, StoreError};
 use types::{Codec, Published, SequenceNumber};
 
+use super::super::status::{SourceState, SourceStatus};
 use super::super::world::Held;
 use super::*;
 use crate::SystemClock;
@@ -33,6 +34,8 @@ struct Fake {
     no_pull: Mutex<Option<Fails<ManifestPullError>>>,
     /// Pulls take so long.
     pull_time: Mutex<Duration>,
+    /// Pulls do not stop when they are told to.
+    is_stubborn: Mutex<bool>,
     no_connection: Mutex<bool>,
     told: Mutex<Vec<u64>>,
     no_receipt: Mutex<bool>,
@@ -59,6 +62,7 @@ impl Fake {
             pulls: Mutex::default(),
             no_pull: Mutex::default(),
             pull_time: Mutex::default(),
+            is_stubborn: Mutex::default(),
             no_connection: Mutex::default(),
             told: Mutex::default(),
             no_receipt: Mutex::default(),
@@ -192,8 +196,11 @@ impl World for Arc<Fake> {
             let sequence = job.offer.published.sequence_number.0;
             fake.pulls.lock().push((Instant::now(), sequence));
             let time = *fake.pull_time.lock();
+            let is_stubborn = *fake.is_stubborn.lock();
             tokio::select! {
-                () = job.stop.cancelled() => return Err(ManifestPullError::Stopped),
+                () = job.stop.cancelled(), if !is_stubborn => {
+                    return Err(ManifestPullError::Stopped);
+                }
                 () = tokio::time::sleep(time) => {}
             }
             let no_pull = fake.no_pull.lock().clone();
@@ -337,7 +344,7 @@ async fn a_source_that_is_away_is_asked_less_and_less_shown_and_found_again() {
     fake.fail_answers(timeout);
     let running = run(&fake);
     running.pass(0.5).await;
-    assert_eq!(running.state(), SourceState::Idle);
+    assert_eq!(running.state(), SourceState::Starting);
     assert_eq!(running.status().errors.len(), 1, "it is shown from the first time on");
     running.pass(30.0).await;
     let status = running.status();
@@ -630,11 +637,12 @@ async fn a_source_that_is_dead_or_slow_delays_no_other() {
     // One that pulls for hours gives up its place while others wait.
     let slow = Fake::new();
     *slow.pull_time.lock() = Duration::from_secs(4000);
+    *slow.is_stubborn.lock() = true;
     slow.publish(1);
     let slow_task = run_with(&slow, &slots, dir());
     slow_task.pass(1.0).await;
     good.publish(2);
-    slow_task.pass(31.0).await;
+    slow_task.pass(41.0).await;
     assert_eq!(good.pulled(), [1, 2]);
     slow_task.pass(5000.0).await;
     assert_eq!(slow_task.board.totals().committed, 1, "and goes on");
