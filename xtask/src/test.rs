@@ -24,7 +24,8 @@ pub(crate) fn run(scope: Scope) -> Result<()> {
     check_tools(scope)?;
     run_cargo(&root, &["fmt", "--all", "--check"])?;
     tidy::run()?;
-    run_cargo(&root, &["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"])?;
+    let clippy = ["clippy", "--workspace", "--all-targets", "--keep-going"];
+    run_cargo(&root, &[&clippy[..], &["--", "--deny", "warnings"]].concat())?;
     if scope == Scope::All {
         for dir in npm_projects()? {
             install_npm(&dir)?;

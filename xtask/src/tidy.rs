@@ -20,12 +20,19 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("net", &["types"]),
     ("fstree", &["types"]),
     ("config", &["types"]),
-    ("manifest", &["types"]),
+    ("manifest", &["types", "config"]),
     ("api", &["types"]),
-    ("sync", &["types", "config", "store", "net", "fstree", "manifest", "api"]),
-    ("backup", &["types", "config", "store", "net", "fstree", "manifest", "api"]),
-    ("node", &["types", "config", "store", "net", "fstree", "manifest", "api", "sync", "backup"]),
-    ("cli", &["types", "config", "store", "fstree", "manifest", "api", "node"]),
+    ("restore", &["types", "store", "fstree"]),
+    ("sync", &["types", "store", "fstree"]),
+    ("backup", &["types", "config", "store", "net", "manifest", "restore"]),
+    (
+        "node",
+        &[
+            "types", "config", "store", "net", "fstree", "manifest", "api", "restore", "sync",
+            "backup",
+        ],
+    ),
+    ("cli", &["types", "config", "store", "fstree", "api", "restore", "backup", "node"]),
 ];
 
 /// Checks every file; all that is wrong is said at once.
@@ -82,8 +89,8 @@ fn check_rust(path: &Path, text: &str, problems: &mut Vec<String>) {
     let banned = [concat!("FIX", "ME"), concat!("XX", "X"), concat!("TO", "DO"), "for now"];
     for (number, line) in text.lines().enumerate() {
         let number = number + 1;
-        // A text cannot always be broken.
-        if line.chars().count() > LINE_MAX && !line.contains('"') {
+        // A text cannot always be broken, nor what is in a macro of a test.
+        if !is_test && line.chars().count() > LINE_MAX && !line.contains('"') {
             problems.push(format!("{}:{number}: over {LINE_MAX} characters", path.display()));
         }
         for word in banned {

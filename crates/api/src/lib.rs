@@ -5,7 +5,9 @@
 //! OpenAPI document is made from them.
 
 mod client;
+mod listed;
 mod model;
 
-pub use client::{Client, ClientError};
+pub use client::{Client, ClientError, Query};
+pub use listed::{from_text, to_text};
 pub use model::*;

@@ -207,12 +207,13 @@ pub struct Snapshot {
     pub held: Option<String>,
 }
 
-/// One entry of a snapshot.
+/// One entry of a snapshot. Entries are asked for page by page: a page with as
+/// many as its `limit` is followed by the one after its last path.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ListedEntry {
-    /// Where it is in the folder; bytes that are no text are escaped.
+    /// Where it is in the folder; exact, unless `path_base64` is given too.
     pub path: String,
-    /// The same in full, in base64, where the text is not all of it.
+    /// The same in full, in base64, where it is not UTF-8.
     pub path_base64: Option<String>,
     /// `file`, `dir`, `symlink`, …
     #[serde(rename = "type")]
@@ -222,7 +223,7 @@ pub struct ListedEntry {
     /// The content of a file.
     #[schema(value_type = Option<String>)]
     pub cid: Option<Cid>,
-    /// The target of a link, escaped.
+    /// The target of a link; what is not UTF-8 is replaced.
     pub target: Option<String>,
     /// Permissions.
     pub mode: u32,
@@ -273,6 +274,39 @@ pub struct Registered {
     pub backed_up_sequence: Option<SequenceNumber>,
 }
 
+/// What a backup at once is asked for with.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct BackupNowRequest {
+    /// The id or the name of a folder; all, where none is named.
+    #[serde(default)]
+    pub folder: Option<String>,
+    /// How long to wait for the backup server to acknowledge, in seconds; not
+    /// at all, where it is not given.
+    #[serde(default)]
+    pub wait_secs: Option<u64>,
+}
+
+/// What a backup at once came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct BackupNowReport {
+    /// The manifests that are registered.
+    pub folders: Vec<Registered>,
+    /// What was done, in order; it ends with the first that failed.
+    pub steps: Vec<Step>,
+}
+
+/// One thing that was tried.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Step {
+    /// What, in a few words.
+    pub name: String,
+    /// Whether it went well.
+    pub ok: bool,
+    /// How it went; where it failed, why, and what to do.
+    #[serde(default)]
+    pub detail: Option<String>,
+}
+
 /// A code that lets another machine introduce itself, once.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct PairingCode {
@@ -281,6 +315,50 @@ pub struct PairingCode {
     /// Until when.
     #[schema(value_type = String)]
     pub expires_at: Timestamp,
+}
+
+/// How the pairing stands on the side that made a code.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PairingState {
+    /// `none`, `waiting`, `joined`, `expired` or `failed`.
+    pub state: String,
+    /// Until when the code counts, where there is one.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub expires_at: Option<Timestamp>,
+    /// Who has entered it.
+    #[serde(default)]
+    pub peer_id: Option<String>,
+    /// What went wrong, or what to do.
+    #[serde(default)]
+    pub detail: Option<String>,
+}
+
+/// A code that the other machine has shown.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct JoinRequest {
+    /// As it was typed.
+    pub code: String,
+}
+
+/// What entering a code has set up.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct JoinReport {
+    /// What the new source is called here.
+    pub name: String,
+    /// Who it is.
+    pub peer_id: String,
+    /// Where it says what there is to pull.
+    pub manifest_server_url: String,
+    /// Its multiaddrs.
+    #[serde(default)]
+    pub addresses: Vec<String>,
+    /// What was set on either side, in plain words.
+    #[serde(default)]
+    pub changes: Vec<String>,
+    /// Keys of this side that count after a restart only.
+    #[serde(default)]
+    pub needs_restart: Vec<String>,
 }
 
 /// What is to be restored, and where to.
@@ -299,8 +377,14 @@ pub struct RestoreRequest {
     /// What of it, by paths in the folder; all, where none is named.
     #[serde(default)]
     pub paths: Vec<String>,
+    /// More of it, each in base64: paths that are not UTF-8.
+    #[serde(default)]
+    pub paths_base64: Vec<String>,
     /// An absolute path; made where it is not there.
     pub target: String,
+    /// The same in base64, where it is not UTF-8; it counts, then.
+    #[serde(default)]
+    pub target_base64: Option<String>,
     /// Replace what is in the way.
     #[serde(default)]
     pub overwrite: bool,
@@ -314,7 +398,7 @@ pub struct RestoreRequest {
 pub struct RestoreReport {
     /// Its name while the instance runs.
     pub id: u64,
-    /// `running`, `done`, `failed`
+    /// `running`, `done`, `failed` or `cancelled`.
     pub state: String,
     /// The snapshot.
     pub snapshot: String,
@@ -332,7 +416,50 @@ pub struct RestoreReport {
     pub not_set: Vec<String>,
     /// What could not be restored.
     pub failed: Vec<String>,
+    /// What is never made again: sockets, and devices without the right to.
+    #[serde(default)]
+    pub skipped: Vec<String>,
+    /// Paths that were asked for and are not in the snapshot.
+    #[serde(default)]
+    pub not_found: Vec<String>,
+    /// Whether there is more of these than is listed.
+    #[serde(default)]
+    pub is_cut_short: bool,
     /// Why it ended, where it failed as a whole.
+    pub error: Option<String>,
+}
+
+/// What is to be checked.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct VerifyRequest {
+    /// Read and hash every block, not only look whether it is there.
+    #[serde(default)]
+    pub full: bool,
+    /// Pull what is damaged or missing again, from a peer that has it.
+    #[serde(default)]
+    pub repair: bool,
+}
+
+/// Long work that an instance does.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Job {
+    /// Its name while the instance runs.
+    pub id: u64,
+    /// What it is: `verify`.
+    pub kind: String,
+    /// `running`, `done` or `failed`.
+    pub state: String,
+    /// How much is done, in bytes or blocks …
+    pub progress_done: u64,
+    /// … of so much, where that is known.
+    #[serde(default)]
+    pub progress_total: Option<u64>,
+    /// What came of it, where it is done: for `verify` a [`VerifyResult`].
+    #[serde(default)]
+    #[schema(value_type = Option<Object>)]
+    pub result: Option<serde_json::Value>,
+    /// Why it failed.
+    #[serde(default)]
     pub error: Option<String>,
 }
 
@@ -361,6 +488,14 @@ pub struct VerifyProblem {
     pub reason: String,
     /// What it concerns: snapshots by id, data items by CID.
     pub concerns: Vec<String>,
+}
+
+/// How to prune.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct PruneRequest {
+    /// Only tell what would go.
+    #[serde(default)]
+    pub dry_run: bool,
 }
 
 /// What a prune did, or would do.
@@ -412,6 +547,40 @@ pub struct Peer {
     /// Since when.
     #[schema(value_type = String)]
     pub connected_since: Timestamp,
+}
+
+/// A peer that is to be connected.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct ConnectRequest {
+    /// Its multiaddr, with its peer id at the end.
+    pub address: String,
+}
+
+/// A setting that is to have another value.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct ConfigChange {
+    /// The path of the key, such as `node.log_level`.
+    pub key: String,
+    /// A text is read as a person types it, everything else as it is; `null`
+    /// is the default.
+    #[schema(value_type = Object)]
+    pub value: serde_json::Value,
+}
+
+/// What a change of the configuration did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ConfigChanged {
+    /// Whether what runs goes by it already.
+    pub applied: bool,
+    /// The keys whose values count after a restart only.
+    pub needs_restart: Vec<String>,
+}
+
+/// A link that opens the web UI, once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct UiLink {
+    /// Where it is.
+    pub url: String,
 }
 
 /// An error, as every call answers it.

@@ -21,8 +21,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use net::{BlockError, FetchError, Fetched, Outcome, PeerId, Want};
 use store::{BlockStore, StoreError};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use types::{Cid, Codec, Dataset, FileNode};
 
+use crate::blocking::{Panicked, Retry, blocking};
 use crate::pool::SessionPool;
 
 /// Blocks that are asked for in one go, at most.
@@ -36,6 +38,10 @@ const BATCH_NODES: usize = 256;
 const TRIES: usize = 3;
 /// Names of blocks that could not be had are listed up to this number.
 const LISTED_MAX: usize = 1000;
+/// Nodes that were followed are remembered up to this number, so that a tree
+/// that names the same node again and again costs no more than one that does
+/// not. Beyond it some are followed again.
+const FOLLOWED_MAX: usize = 256 * 1024;
 
 /// How far a pull is; can be watched from elsewhere.
 #[derive(Debug)]
@@ -135,9 +141,31 @@ pub enum PullError {
         #[source]
         source: types::NodeError,
     },
+    /// It was told to stop.
+    #[error("it was stopped")]
+    Stopped,
     /// The work panicked; the panic was logged.
-    #[error("the work on a batch panicked")]
-    Panicked,
+    #[error(transparent)]
+    Panicked(#[from] Panicked),
+}
+
+impl PullError {
+    /// Whether the same pull can succeed later.
+    pub fn retry(&self) -> Retry {
+        match self {
+            Self::Store(error) => error.retry().into(),
+            Self::NoPeers | Self::Stopped => Retry::Temporary,
+            Self::Unreachable(all) => {
+                let mut all = all.iter().map(|(_, error)| error.retry());
+                if all.all(|retry| retry == net::Retry::Permanent) {
+                    Retry::Permanent
+                } else {
+                    Retry::Temporary
+                }
+            }
+            Self::Node { .. } | Self::Panicked(_) => Retry::Permanent,
+        }
+    }
 }
 
 struct Reasons<'a>(&'a [(PeerId, BlockError)]);
@@ -152,26 +180,15 @@ impl fmt::Display for Reasons<'_> {
     }
 }
 
-/// A name that is to be followed.
-#[derive(Clone, Copy, Debug)]
-struct Task {
-    cid: Cid,
-    /// The length of the block, where it is known.
-    len: Option<u32>,
-}
-
-impl From<Cid> for Task {
-    fn from(cid: Cid) -> Self {
-        Self { cid, len: None }
-    }
-}
-
-/// Pulls from a list of peers, in the order of the list.
+/// Pulls from a list of peers, in the order of the list. Clones pull beside
+/// each other, and share what is told of their progress.
+#[derive(Clone)]
 pub struct Puller {
     store: Arc<dyn BlockStore>,
     pool: SessionPool,
     peers: Vec<PeerId>,
     progress: Arc<Progress>,
+    stop: CancellationToken,
 }
 
 impl Puller {
@@ -182,22 +199,47 @@ impl Puller {
         peers: Vec<PeerId>,
         progress: Arc<Progress>,
     ) -> Self {
-        Self { store, pool, peers, progress }
+        Self { store, pool, peers, progress, stop: CancellationToken::new() }
     }
 
-    /// Brings one block, without what it refers to. `None`: nobody has it.
+    /// Ends with [`PullError::Stopped`] when `stop` is cancelled: after what
+    /// is being asked for at that moment, so that none of it is lost.
+    #[must_use]
+    pub fn until(self, stop: CancellationToken) -> Self {
+        Self { stop, ..self }
+    }
+
+    /// Brings one block, without what it refers to. `false`: nobody has it.
     ///
     /// # Errors
     ///
     /// [`PullError`].
     pub async fn block(&mut self, cid: Cid) -> Result<bool, PullError> {
-        let store = self.store.clone();
-        if blocking(move || Ok(store.has(&cid)?)).await? {
-            return Ok(true);
-        }
+        Ok(self.blocks(vec![cid]).await?.is_complete())
+    }
+
+    /// Brings blocks, without what they refer to.
+    ///
+    /// # Errors
+    ///
+    /// [`PullError`].
+    pub async fn blocks(&mut self, cids: Vec<Cid>) -> Result<PullReport, PullError> {
         let mut report = PullReport::default();
-        self.fetch(vec![cid.into()], &mut report).await?;
-        Ok(report.is_complete())
+        let store = self.store.clone();
+        let lacking = blocking(move || {
+            let mut lacking = Vec::new();
+            let mut seen = HashSet::new();
+            for cid in cids {
+                if seen.insert(cid) && !store.has(&cid)? {
+                    lacking.push(Want::from(cid));
+                }
+            }
+            Ok::<_, PullError>(lacking)
+        });
+        for wants in lacking.await?.chunks(BATCH_WANTS) {
+            self.fetch(wants.to_vec(), &mut report).await?;
+        }
+        Ok(report)
     }
 
     /// Brings everything that `root` leads to. Whoever calls it keeps `root`
@@ -207,29 +249,46 @@ impl Puller {
     ///
     /// [`PullError`]; what came before is in the store, not yet committed.
     pub async fn tree(&mut self, root: Cid) -> Result<PullReport, PullError> {
+        self.trees(vec![root.into()]).await
+    }
+
+    /// Brings everything that `roots` lead to, in this order; where the length
+    /// of a root that is a chunk is known, the pipeline fits better.
+    ///
+    /// # Errors
+    ///
+    /// As [`Puller::tree`].
+    pub async fn trees(&mut self, roots: Vec<Want>) -> Result<PullReport, PullError> {
         let mut report = PullReport::default();
         // The next last.
-        let mut tasks: Vec<Task> = vec![root.into()];
+        let mut tasks: Vec<Want> = roots.into_iter().rev().collect();
+        let mut followed = HashSet::new();
         loop {
             let (store, progress) = (self.store.clone(), self.progress.clone());
-            let gathered = blocking(move || gather(&*store, &progress, tasks)).await?;
-            tasks = gathered.tasks;
+            let gathered = blocking(move || gather(&*store, &progress, tasks, followed)).await?;
+            (tasks, followed) = (gathered.tasks, gathered.followed);
             if gathered.wants.is_empty() {
                 return Ok(report);
             }
             let nodes: Vec<Cid> =
                 gathered.wants.iter().map(|w| w.cid).filter(|c| c.codec() != Codec::Raw).collect();
-            self.fetch(gathered.wants, &mut report).await?;
-            let lost: HashSet<Cid> =
-                report.missing.iter().chain(&report.changed).copied().collect();
+            let lacking = self.fetch(gathered.wants, &mut report).await?;
             // Now that they are here, they are followed.
-            tasks.extend(nodes.into_iter().rev().filter(|cid| !lost.contains(cid)).map(Task::from));
+            let here = nodes.into_iter().rev().filter(|cid| !lacking.contains(cid));
+            tasks.extend(here.map(Want::from));
         }
     }
 
     /// Gets wants from the peers, one after the other, until all are here or
-    /// all peers were asked.
-    async fn fetch(&mut self, wants: Vec<Want>, report: &mut PullReport) -> Result<(), PullError> {
+    /// all peers were asked; returns those that nobody has.
+    async fn fetch(
+        &mut self,
+        wants: Vec<Want>,
+        report: &mut PullReport,
+    ) -> Result<HashSet<Cid>, PullError> {
+        if self.stop.is_cancelled() {
+            return Err(PullError::Stopped);
+        }
         if self.peers.is_empty() {
             return Err(PullError::NoPeers);
         }
@@ -251,18 +310,17 @@ impl Puller {
                 }
             }
             if left.is_empty() {
-                self.progress.tell();
-                return Ok(());
+                break;
             }
         }
         if !has_answered {
             return Err(PullError::Unreachable(failures));
         }
-        for want in left {
+        for want in &left {
             report.note(want.cid, changed.contains(&want.cid));
         }
         self.progress.tell();
-        Ok(())
+        Ok(left.into_iter().map(|want| want.cid).collect())
     }
 
     /// Gets wants from one peer; returns those that it does not have.
@@ -382,23 +440,26 @@ fn take(
 }
 
 struct Gathered {
-    /// What is to be followed later.
-    tasks: Vec<Task>,
+    /// What is to be followed later, the next last.
+    tasks: Vec<Want>,
     wants: Vec<Want>,
+    /// Nodes that need not be followed again.
+    followed: HashSet<Cid>,
 }
 
 /// Follows names that are here, until there is a batch that is not.
 fn gather(
     store: &dyn BlockStore,
     progress: &Progress,
-    mut tasks: Vec<Task>,
+    mut tasks: Vec<Want>,
+    mut followed: HashSet<Cid>,
 ) -> Result<Gathered, PullError> {
     let mut wants = Vec::new();
     let mut wanted = HashSet::new();
     let mut nodes = 0;
     let mut len = 0;
     while let Some(task) = tasks.pop() {
-        let Task { cid, .. } = task;
+        let cid = task.cid;
         let is_here = match cid.codec() {
             Codec::Raw => {
                 let is_here = store.has(&cid)?;
@@ -407,9 +468,14 @@ fn gather(
                 }
                 is_here
             }
+            Codec::DagCbor | Codec::Json if followed.contains(&cid) => true,
             Codec::DagCbor | Codec::Json => match read(store, &cid)? {
                 Some(bytes) => {
                     tasks.extend(below(cid, &bytes)?.into_iter().rev());
+                    if followed.len() >= FOLLOWED_MAX {
+                        followed.clear();
+                    }
+                    followed.insert(cid);
                     true
                 }
                 None => {
@@ -421,13 +487,13 @@ fn gather(
         if is_here || !wanted.insert(cid) {
             continue;
         }
-        wants.push(Want { cid, len: task.len });
+        wants.push(task);
         len += u64::from(task.len.unwrap_or(0));
         if wants.len() == BATCH_WANTS || nodes == BATCH_NODES || len >= BATCH_LEN {
             break;
         }
     }
-    Ok(Gathered { tasks, wants })
+    Ok(Gathered { tasks, wants, followed })
 }
 
 /// The bytes of a block; one that is damaged is as good as missing.
@@ -440,10 +506,10 @@ fn read(store: &dyn BlockStore, cid: &Cid) -> Result<Option<Vec<u8>>, PullError>
 }
 
 /// What a node refers to, with the lengths of chunks where it tells them.
-fn below(cid: Cid, bytes: &[u8]) -> Result<Vec<Task>, PullError> {
+fn below(cid: Cid, bytes: &[u8]) -> Result<Vec<Want>, PullError> {
     if cid.codec() == Codec::DagCbor {
         if let Ok(node) = FileNode::decode(bytes) {
-            let task = |child: &types::NodeChild| Task {
+            let task = |child: &types::NodeChild| Want {
                 cid: child.cid,
                 len: match child.cid.codec() {
                     Codec::Raw => u32::try_from(child.len).ok(),
@@ -457,16 +523,10 @@ fn below(cid: Cid, bytes: &[u8]) -> Result<Vec<Task>, PullError> {
                 Codec::Raw => u32::try_from(dataset.size).ok(),
                 _ => None,
             };
-            return Ok(vec![Task { cid: dataset.tree, len }]);
+            return Ok(vec![Want { cid: dataset.tree, len }]);
         }
     }
     let links =
         types::links(cid.codec(), bytes).map_err(|source| PullError::Node { cid, source })?;
-    Ok(links.into_iter().map(Task::from).collect())
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, PullError> + Send + 'static,
-) -> Result<T, PullError> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| PullError::Panicked)?
+    Ok(links.into_iter().map(Want::from).collect())
 }

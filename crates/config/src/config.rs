@@ -97,7 +97,7 @@ section! {
         discovery_port: u16 = 8090, Kind::Port, NeedsRestart;
         /// TCP port of the REST API and the web UI, on this machine alone.
         api_port: u16 = 8080, Kind::Port, NeedsRestart;
-        /// Ask for the token on the node API too, not only for changes through the product's own API.
+        /// Ask for the token on the node API too, not only for changes through the own API.
         api_require_token: bool = false, Kind::Bool, Live;
         /// Addresses that the sockets listen on, all but the API's.
         bind: Vec<IpAddr> = vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
@@ -137,7 +137,7 @@ section! {
             Kind::Number { min: 0, max: 600_000, unit: Unit::Milliseconds }, Live;
         /// How often every folder is compared with the disk, whatever the watcher says.
         rescan_interval_secs: u64 = 3_600, seconds(1, 7 * DAY), Live;
-        /// How long the backup server may take to acknowledge a manifest before it is triggered again.
+        /// How long until the backup server is triggered again if it does not acknowledge.
         manifest_retry_interval_secs: u64 = 300, seconds(1, DAY), Live;
         /// How often it is triggered again before that is shown as an error.
         manifest_max_retries: u32 = 5, count(0, 100), Live;
@@ -177,7 +177,7 @@ section! {
         trigger_port: u16 = DEFAULT_TRIGGER_PORT, Kind::Port, NeedsRestart;
         /// How fast this instance receives at most; "0" is without limit.
         download_limit: Rate = Rate::from_bytes_per_sec(0), RATE, Live;
-        /// Which snapshots of a folder are kept: the newest, and one for each hour, day, week and month.
+        /// Which snapshots of a folder are kept: the newest, one an hour, day, week, month.
         keep: Keep = Keep::default(), Kind::Table(Keep::KEYS), Live;
         /// The sources to pull from.
         source_peers: Vec<SourcePeer> = Vec::new(),
@@ -216,7 +216,7 @@ pub struct FolderConfig {
     /// Patterns of what is left out.
     #[serde(default)]
     pub exclude: Vec<Pattern>,
-    /// Whether nothing is published for now.
+    /// Whether nothing is published until it is resumed.
     #[serde(default)]
     pub paused: bool,
 }
@@ -232,7 +232,7 @@ impl FolderConfig {
             false,
         ),
         item("exclude", "What is left out, in .gitignore syntax.", list(&Kind::Pattern), false),
-        item("paused", "Publish nothing for now.", Kind::Bool, false),
+        item("paused", "Publish nothing until it is resumed.", Kind::Bool, false),
     ];
 }
 

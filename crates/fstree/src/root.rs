@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -228,7 +229,6 @@ impl Root {
         let Ok(tag) = dir.join(CACHE_TAG.as_bytes()) else { return false };
         let Ok(open) = self.open_file(&tag) else { return false };
         let mut content = [0; CACHE_TAG_CONTENT.len()];
-        use std::os::unix::fs::FileExt;
         open.file.read_exact_at(&mut content, 0).is_ok() && content == CACHE_TAG_CONTENT
     }
 }
@@ -266,7 +266,7 @@ pub(crate) fn look(
         // A link never changes its target, but its name may be another's now.
         let again = stat_at(dir, name)?;
         match target {
-            Some(target) if again.identity() == stat.identity() => {
+            Some(target) if again.stamp == stat.stamp => {
                 return Ok(Looked::At(stat, target));
             }
             _ => stat = again,

@@ -37,6 +37,7 @@ fn a_full_disk_is_told_and_nothing_is_left_behind() {
     let options = TargetOptions { durable: true, ..options };
     let target = Target::open(&dir, options).unwrap();
     target.make_dir(&path("dir")).unwrap();
+    target.sync().unwrap();
     for round in 0..3 {
         let mut made = 0;
         let error = loop {

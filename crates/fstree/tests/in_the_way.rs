@@ -255,6 +255,30 @@ fn content_of_another_length_than_was_said_is_refused() {
 }
 
 #[test]
+fn a_full_directory_in_the_way_is_told_before_anything_is_written() {
+    let dirs = Dirs::new();
+    put(&dirs.target(), "full dir");
+    let [options, _] = both_ways();
+    let options = TargetOptions { overwrite: true, ..options };
+    let target = Target::open(&dirs.target(), options).unwrap();
+    let said = FileContent { size: 1 << 40, mtime_ns: 0, is_sparse: false };
+    let made = target.make_file(&path("x"), said, |_| Ok(false));
+    assert!(matches!(made, Err(TargetError::InTheWay { found: Kind::Dir, .. })));
+    // One that appears later is spared as well.
+    let MakeFile::Write(sink) =
+        target.make_file(&path("y"), FileContent { size: 0, ..said }, |_| Ok(false)).unwrap()
+    else {
+        panic!("there was none")
+    };
+    fs::create_dir_all(dirs.target().join("y/mine")).unwrap();
+    assert!(matches!(
+        sink.finish(&metadata()),
+        Err(TargetError::InTheWay { found: Kind::Dir, .. })
+    ));
+    assert_eq!(names(&dirs.target()), ["x", "y"]);
+}
+
+#[test]
 fn what_appears_while_a_file_is_written_stays() {
     let dirs = Dirs::new();
     let [options, _] = both_ways();

@@ -118,6 +118,17 @@ fn paths_longer_than_a_call_takes() {
 }
 
 #[test]
+fn few_descriptors_are_enough() {
+    let output = std::process::Command::new("sh")
+        .args(["-c", "ulimit -n 40 && exec \"$0\" --exact levels --nocapture"])
+        .arg(std::env::current_exe().unwrap())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"));
+}
+
+#[test]
 fn a_directory_of_a_hundred_thousand_files() {
     let dirs = Dirs::new();
     let wide = dirs.source().join("wide");

@@ -30,12 +30,15 @@ use crate::limits::{
 use crate::streams::{self, Meter, NetStream};
 use crate::{listen, transport};
 
+/// The streams that peers open, by protocol.
+type Accepts = HashMap<StreamProtocol, mpsc::Receiver<NetStream>>;
+
 /// The node: owns the network thread.
 ///
 /// Dropping it stops the thread without waiting; [`Net::shutdown`] waits.
 pub struct Net {
     handle: Handle,
-    accepts: Mutex<HashMap<StreamProtocol, mpsc::Receiver<NetStream>>>,
+    accepts: Mutex<Accepts>,
     stop: CancellationToken,
     exit: watch::Receiver<Option<Exit>>,
 }
@@ -48,7 +51,7 @@ enum Exit {
 }
 
 /// What the thread sends back once it listens.
-type Started = Result<(Handle, HashMap<StreamProtocol, mpsc::Receiver<NetStream>>), NetError>;
+type Started = Result<(Handle, Accepts), NetError>;
 
 impl Net {
     /// Starts the node; returns when it listens.
@@ -223,8 +226,7 @@ async fn set_up(
     access: Access,
     stop: CancellationToken,
     panicked: mpsc::Sender<String>,
-) -> Result<((Handle, HashMap<StreamProtocol, mpsc::Receiver<NetStream>>), EventLoop, Task), NetError>
-{
+) -> Result<((Handle, Accepts), EventLoop, Task), NetError> {
     let meter = Meter::default();
     meter.upload.set(config.upload_limit);
     meter.download.set(config.download_limit);

@@ -13,6 +13,7 @@ mod downloads;
 pub mod http;
 mod log_level;
 mod options;
+pub mod pairing;
 mod provider;
 pub mod rest;
 pub mod roots;

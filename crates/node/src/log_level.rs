@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use tracing_subscriber::{EnvFilter, Registry, reload};
 
+type Set = dyn Fn(&str) -> Result<(), String> + Send + Sync;
+
 /// Changes what is logged.
 #[derive(Clone)]
 pub struct LogLevel {
-    set: Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>,
+    set: Arc<Set>,
 }
 
 impl std::fmt::Debug for LogLevel {

@@ -308,6 +308,8 @@ fn decode_catalog(bytes: &[u8]) -> Option<Vec<u64>> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::cast_possible_truncation, reason = "small numbers")]
+
     use std::collections::BTreeMap;
     use std::fs;
 

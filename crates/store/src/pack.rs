@@ -406,6 +406,8 @@ impl Window<'_> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::cast_possible_truncation, reason = "small numbers")]
+
     use std::path::Path;
 
     use types::Block;

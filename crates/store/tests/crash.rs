@@ -2,7 +2,7 @@
 //! operation on the disk, with every way in which a power cut can leave what
 //! was not synced. Whatever was reported as durable must be there and intact.
 
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
 
 mod common;
 

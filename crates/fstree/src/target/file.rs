@@ -102,9 +102,7 @@ impl Target {
                     return Ok(MakeFile::Same(SameFile { target, path, fd, stat }));
                 }
             }
-            if !inner.options.overwrite {
-                return Err(existing.in_the_way(path));
-            }
+            inner.may_replace(&existing, dir.as_fd(), name, path)?;
         }
         let made = inner.make_temp(dir, |dir, temp| {
             let flags =
@@ -300,8 +298,10 @@ mod tests {
             runs in prop::collection::vec((any::<bool>(), 1_usize..9000), 0..8),
             offset in 0_u64..10_000,
         ) {
-            let bytes: Vec<u8> =
-                runs.iter().flat_map(|(one, len)| std::iter::repeat_n(u8::from(*one), *len)).collect();
+            let bytes: Vec<u8> = runs
+                .iter()
+                .flat_map(|(one, len)| std::iter::repeat_n(u8::from(*one), *len))
+                .collect();
             let mut again = vec![0; bytes.len()];
             let mut last_end = 0;
             for (at, part) in data_parts(offset, &bytes) {

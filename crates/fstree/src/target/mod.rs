@@ -169,6 +169,17 @@ impl Target {
         Ok(stat_fd(self.0.fd.as_fd())?.identity())
     }
 
+    /// Makes the names in the target itself durable, as
+    /// [`Target::finish_dir`] does for those of a directory where it is asked
+    /// to.
+    ///
+    /// # Errors
+    ///
+    /// The file system's.
+    pub fn sync(&self) -> io::Result<()> {
+        Ok(rustix::fs::fsync(open_list(self.0.fd.as_fd(), c".")?)?)
+    }
+
     /// How many unfinished things of a killed run have been removed.
     pub fn leftovers_removed(&self) -> u64 {
         self.0.removed.load(Ordering::Relaxed)
@@ -263,6 +274,28 @@ impl Inner {
             });
         }
         Ok(Some(Existing { stat }))
+    }
+
+    /// Whether what is there may be replaced. An empty directory is removed
+    /// now, so that one that is not is found before any content is written.
+    fn may_replace(
+        &self,
+        existing: &Existing,
+        dir: BorrowedFd<'_>,
+        name: &[u8],
+        path: &RelPath,
+    ) -> Result<(), TargetError> {
+        if !self.options.overwrite {
+            return Err(existing.in_the_way(path));
+        }
+        if existing.kind() != Some(Kind::Dir) {
+            return Ok(());
+        }
+        match rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR) {
+            Err(Errno::NOTEMPTY | Errno::EXIST) => Err(existing.in_the_way(path)),
+            Err(Errno::NOENT) => Ok(()),
+            removed => removed.map_err(|errno| TargetError::new("replace", path, errno)),
+        }
     }
 
     /// Whether a directory takes names for the same that differ in case. It is

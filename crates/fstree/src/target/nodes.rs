@@ -28,13 +28,15 @@ impl Target {
     ) -> Result<Made, TargetError> {
         let inner = &self.0;
         let (dir, name) = inner.parent(path)?;
-        if let Some(existing) = inner.existing(dir.as_fd(), name, path)?
-            && !inner.options.overwrite
-        {
+        if let Some(existing) = inner.existing(dir.as_fd(), name, path)? {
             let is_same = existing.kind() == Some(Kind::Symlink)
                 && rustix::fs::readlinkat(&dir, name, Vec::new())
                     .is_ok_and(|found| found.as_bytes() == target);
-            return if is_same { Ok(existing.same()) } else { Err(existing.in_the_way(path)) };
+            // (Overwriting replaces it, for its other metadata.)
+            if is_same && !inner.options.overwrite {
+                return Ok(existing.same());
+            }
+            inner.may_replace(&existing, dir.as_fd(), name, path)?;
         }
         let make = |dir: BorrowedFd<'_>, temp: &str| rustix::fs::symlinkat(target, dir, temp);
         inner.make_node(path, dir, name, (Kind::Symlink, (0, 0)), metadata, make)
@@ -79,11 +81,12 @@ impl Target {
         };
         let inner = &self.0;
         let (dir, name) = inner.parent(path)?;
-        if let Some(existing) = inner.existing(dir.as_fd(), name, path)?
-            && !inner.options.overwrite
-        {
+        if let Some(existing) = inner.existing(dir.as_fd(), name, path)? {
             let is_same = existing.kind() == Some(kind) && existing.stat.rdev == device;
-            return if is_same { Ok(existing.same()) } else { Err(existing.in_the_way(path)) };
+            if is_same && !inner.options.overwrite {
+                return Ok(existing.same());
+            }
+            inner.may_replace(&existing, dir.as_fd(), name, path)?;
         }
         let number = rustix::fs::makedev(device.0, device.1);
         let make = |dir: BorrowedFd<'_>, temp: &str| {
@@ -113,9 +116,7 @@ impl Target {
             if found.stat.identity() == identity {
                 return Ok(found.same());
             }
-            if !inner.options.overwrite {
-                return Err(found.in_the_way(path));
-            }
+            inner.may_replace(&found, dir.as_fd(), name, path)?;
         }
         let made = inner.make_temp(dir, |dir, temp| {
             rustix::fs::linkat(&from_dir, from_name, dir, temp, AtFlags::empty())

@@ -1,0 +1,219 @@
+//! The record of a snapshot: a DAG-CBOR node (`docs/formats/snapshot.md`).
+
+use jiff::Timestamp;
+use manifest::Signature;
+use net::PeerId;
+use serde::{Deserialize, Serialize};
+use types::{Block, Cid, Codec, FolderId, SequenceNumber};
+
+const VERSION: u64 = 1;
+/// The longest text in a record, in bytes.
+const TEXT_LEN_MAX: usize = 8192;
+
+/// What B notes of a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotRecord {
+    /// Whose folder it is.
+    pub source: PeerId,
+    /// The folder.
+    pub folder: FolderId,
+    /// What people call it.
+    pub folder_name: String,
+    /// The number that the source gave it.
+    pub sequence: SequenceNumber,
+    /// The manifest.
+    pub manifest: Cid,
+    /// The source's signature over it.
+    pub signature: Signature,
+    /// B's own count of snapshots: the order in which they came, whatever any
+    /// clock said.
+    pub order: u64,
+    /// When it was complete, by B's clock.
+    pub received_at: Timestamp,
+    /// When it was made, by the clock of the source.
+    pub created_at: Timestamp,
+    /// Everything in it but directories.
+    pub files: u64,
+    /// Directories.
+    pub dirs: u64,
+    /// The lengths of its files together.
+    pub bytes: u64,
+    /// Why the source holds this state for doubtful, where it does.
+    pub held: Option<String>,
+}
+
+/// Why bytes are not a record.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RecordError {
+    /// Not DAG-CBOR, or not of the form.
+    #[error("not a snapshot record: {0}")]
+    Malformed(String),
+    /// Of a version that this program does not know.
+    #[error("a snapshot record of version {0}; this program knows 1")]
+    Version(u64),
+    /// A field with an impossible value.
+    #[error("a snapshot record with an impossible {0}")]
+    Field(&'static str),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wire {
+    bytes: u64,
+    created_ns: i64,
+    dirs: u64,
+    files: u64,
+    folder: String,
+    held: Option<String>,
+    manifest: cid::Cid,
+    name: String,
+    order: u64,
+    received_ns: i64,
+    sequence: u64,
+    signature: String,
+    snapshot: u64,
+    source: String,
+}
+
+#[derive(Deserialize)]
+struct VersionOnly {
+    snapshot: u64,
+}
+
+/// The time in nanoseconds; one beyond the years 1677 to 2262 is its limit.
+fn to_ns(time: Timestamp) -> i64 {
+    let ns = time.as_nanosecond();
+    i64::try_from(ns).unwrap_or(if ns < 0 { i64::MIN } else { i64::MAX })
+}
+
+impl SnapshotRecord {
+    /// The record as a block.
+    ///
+    /// # Errors
+    ///
+    /// [`RecordError::Field`] where a text is too long.
+    pub fn encode(&self) -> Result<Block, RecordError> {
+        let texts = [self.folder_name.len(), self.held.as_ref().map_or(0, String::len)];
+        if texts.iter().any(|len| *len > TEXT_LEN_MAX) {
+            return Err(RecordError::Field("text"));
+        }
+        let wire = Wire {
+            bytes: self.bytes,
+            created_ns: to_ns(self.created_at),
+            dirs: self.dirs,
+            files: self.files,
+            folder: self.folder.to_string(),
+            held: self.held.clone(),
+            manifest: cid::Cid::try_from(self.manifest.to_bytes())
+                .map_err(|_| RecordError::Field("manifest"))?,
+            name: self.folder_name.clone(),
+            order: self.order,
+            received_ns: to_ns(self.received_at),
+            sequence: self.sequence.0,
+            signature: self.signature.to_base64(),
+            snapshot: VERSION,
+            source: self.source.to_string(),
+        };
+        let bytes = serde_ipld_dagcbor::to_vec(&wire)
+            .map_err(|error| RecordError::Malformed(error.to_string()))?;
+        Block::new(Codec::DagCbor, bytes).map_err(|error| RecordError::Malformed(error.to_string()))
+    }
+
+    /// Reads a record and checks it.
+    ///
+    /// # Errors
+    ///
+    /// [`RecordError`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        let malformed = |error: String| RecordError::Malformed(error);
+        let version: VersionOnly = serde_ipld_dagcbor::from_slice(bytes)
+            .map_err(|error| malformed(error.to_string()))?;
+        if version.snapshot != VERSION {
+            return Err(RecordError::Version(version.snapshot));
+        }
+        let wire: Wire = serde_ipld_dagcbor::from_slice(bytes)
+            .map_err(|error| malformed(error.to_string()))?;
+        let time = |ns: i64, field| {
+            Timestamp::from_nanosecond(ns.into()).map_err(|_| RecordError::Field(field))
+        };
+        Ok(Self {
+            source: wire.source.parse().map_err(|_| RecordError::Field("source"))?,
+            folder: wire.folder.parse().map_err(|_| RecordError::Field("folder"))?,
+            folder_name: wire.name,
+            sequence: SequenceNumber(wire.sequence),
+            manifest: Cid::from_bytes(&wire.manifest.to_bytes())
+                .map_err(|_| RecordError::Field("manifest"))?,
+            signature: Signature::from_base64(&wire.signature)
+                .map_err(|_| RecordError::Field("signature"))?,
+            order: wire.order,
+            received_at: time(wire.received_ns, "received_ns")?,
+            created_at: time(wire.created_ns, "created_ns")?,
+            files: wire.files,
+            dirs: wire.dirs,
+            bytes: wire.bytes,
+            held: wire.held,
+        })
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    pub(crate) fn record() -> SnapshotRecord {
+        SnapshotRecord {
+            source: "16Uiu2HAm5hPxT7s3TA2f4b4YjAPzS7yLRSgdj87ysDZ6NAXMiRuY".parse().unwrap(),
+            folder: "docs".parse().unwrap(),
+            folder_name: "Documents".into(),
+            sequence: SequenceNumber(42),
+            manifest: Cid::of(Codec::DagCbor, b"manifest"),
+            signature: Signature::from_bytes(vec![1, 2, 3]).unwrap(),
+            order: 7,
+            received_at: "2026-11-22T10:30:05.123456789Z".parse().unwrap(),
+            created_at: "2026-11-22T10:30:00Z".parse().unwrap(),
+            files: 1234,
+            dirs: 56,
+            bytes: 5678,
+            held: None,
+        }
+    }
+
+    #[test]
+    fn a_record_is_golden_and_reads_back() {
+        let block = record().encode().unwrap();
+        assert_eq!(data_encoding::HEXLOWER.encode(block.data()), GOLDEN);
+        assert_eq!(SnapshotRecord::decode(block.data()).unwrap(), record());
+        // What keeps the snapshot alive is its manifest.
+        let links = types::links(Codec::DagCbor, block.data()).unwrap();
+        assert_eq!(links, [record().manifest]);
+        let held = SnapshotRecord { held: Some("all gone".into()), ..record() };
+        assert_eq!(SnapshotRecord::decode(held.encode().unwrap().data()).unwrap(), held);
+        let far = SnapshotRecord { created_at: Timestamp::MAX, ..record() };
+        assert!(SnapshotRecord::decode(far.encode().unwrap().data()).is_ok());
+        let long = SnapshotRecord { folder_name: "x".repeat(9000), ..record() };
+        assert_eq!(long.encode().unwrap_err(), RecordError::Field("text"));
+    }
+
+    const GOLDEN: &str = "GOLDEN";
+
+    #[test]
+    fn another_version_is_named() {
+        let block = record().encode().unwrap();
+        let at = block.data().windows(9).position(|w| w == b"hsnapshot").unwrap();
+        let mut bytes = block.data().to_vec();
+        bytes[at + 9] = 2;
+        assert_eq!(SnapshotRecord::decode(&bytes), Err(RecordError::Version(2)));
+    }
+
+    proptest! {
+        #[test]
+        fn damage_never_panics(at in 0..400_usize, bit in 0..8_u32) {
+            let mut bytes = record().encode().unwrap().data().to_vec();
+            let at = at % bytes.len();
+            bytes[at] ^= 1 << bit;
+            let _ = SnapshotRecord::decode(&bytes);
+        }
+    }
+}
