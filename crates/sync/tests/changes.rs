@@ -196,6 +196,24 @@ async fn what_another_block_asks_for_is_what_the_file_has_or_nothing() {
     assert_eq!(setup.content(unknown), Err(sync::InPlaceAnswer::Missing));
 }
 
+/// What changes whenever it is asked for would never reach a backup server.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_changes_too_often_to_be_served_goes_to_the_store() {
+    let setup = calm_setup(|setup| setup.write("hot", noise(0, 50_000))).await;
+    let cid = |round| types::Cid::of(types::Codec::Raw, &noise(round, 50_000));
+    for round in 0..3 {
+        assert!(!setup.store.has(&cid(round)).unwrap());
+        let sequence = setup.status().sequence;
+        setup.write("hot", noise(round + 1, 50_000));
+        assert!(setup.content(cid(round)).is_err());
+        setup.until("the next manifest", |status| status.sequence > sequence).await;
+        setup.calm().await;
+    }
+    assert!(setup.store.has(&cid(3)).unwrap());
+    setup.write("hot", noise(9, 50_000));
+    assert_eq!(setup.content(cid(3)).unwrap(), noise(3, 50_000));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn sequences_grow_by_one_and_one_change_changes_one_segment() {
     let setup = calm_setup(|setup| {

@@ -37,6 +37,7 @@ pub use file_node::{
 pub use ids::{FolderId, FolderIdError, SequenceNumber};
 pub use links::links;
 pub use manifest::{
+    MANIFEST_MIME,
     Entry, EntryKind, ManifestError, ManifestHeader, ManifestStats, Metadata, Segment, SegmentRef,
     SegmentWriter, TreeCheck, Xattrs, decode_segment,
 };
