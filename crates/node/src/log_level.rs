@@ -52,7 +52,15 @@ pub fn filter(level: &str) -> Option<EnvFilter> {
     let level = level.as_str().to_lowercase();
     let others = if level == "trace" { "debug" } else { "warn" };
     let ours = [
-        "archivist", "node", "net", "store", "manifest", "sync", "backup", "restore", "fstree",
+        "archivist",
+        "node",
+        "net",
+        "store",
+        "manifest",
+        "sync",
+        "backup",
+        "restore",
+        "fstree",
         "config",
     ];
     // An instance without DHT peers is the usual one.

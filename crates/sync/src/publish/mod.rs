@@ -12,9 +12,8 @@ mod plan;
 use fstree::Owners;
 use store::{Batch, Root, StoreError};
 use types::{
-    MANIFEST_MIME,
-    Cid, Codec, Dataset, EncodedBlock, FolderId, ManifestHeader, ManifestStats, RelPath,
-    SegmentRef, SegmentWriter, SequenceNumber,
+    Cid, Codec, Dataset, EncodedBlock, FolderId, MANIFEST_MIME, ManifestHeader, ManifestStats,
+    RelPath, SegmentRef, SegmentWriter, SequenceNumber,
 };
 
 use crate::core::Core;
