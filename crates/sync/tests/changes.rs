@@ -30,7 +30,7 @@ async fn files_change_grow_shrink_and_go() {
         }
     })
     .await;
-    // (Off, so that each file is read once however the changes come.)
+    // (Off, so that all changes come at once.)
     setup.stop().await;
     setup.write("d0/f0", "other");
     let mut file = fs::File::options().append(true).open(setup.path("d1/f1")).unwrap();
@@ -43,7 +43,9 @@ async fn files_change_grow_shrink_and_go() {
     setup.start();
     let second = setup.sync().await;
     // Three files were written to or given other rights; one of `d1` is gone.
-    assert_eq!(setup.files_read(), 3);
+    // They may be so new that they are read a second time, and no others are.
+    let read = setup.files_read();
+    assert!((3..=6).contains(&read), "{read} files were read");
     setup.check(&second);
 }
 

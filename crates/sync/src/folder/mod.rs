@@ -144,6 +144,7 @@ impl Task {
     fn configure(&mut self, config: Config) {
         let old = std::mem::replace(&mut self.config, config);
         self.schedule.times = self.config.times.clone();
+        self.times_of_watching();
         let (old, new) = (old.folder, &self.config.folder);
         if let Some(watcher) = &self.core.watcher
             && new.paused
