@@ -169,7 +169,7 @@ section! {
         enabled: bool = false, Kind::Bool, Live;
         /// How often each source is asked for something new.
         poll_interval_secs: u64 = 30, seconds(1, DAY), Live;
-        /// How many files are pulled at once.
+        /// How many folders are pulled at once, of all sources together.
         max_concurrent_downloads: u32 = 3, count(1, 64), Live;
         /// How often a pull that failed is tried again before it is an error.
         max_retries: u32 = 3, count(0, 100), Live;

@@ -11,13 +11,25 @@ use crate::context::Context;
 /// Run this instance in the foreground, until SIGINT or SIGTERM.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  archivist daemon")]
-pub(crate) struct Daemon {}
+pub(crate) struct Daemon {
+    /// How log lines on standard error look.
+    #[arg(long, value_enum, default_value_t = LogFormat::Text, value_name = "FORMAT")]
+    log_format: LogFormat,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line, for programs.
+    Json,
+}
 
 impl Daemon {
-    #[expect(clippy::unused_self, reason = "every command has this form")]
     pub(crate) fn run(&self, context: &Context) -> Result<()> {
         let config = context.config()?;
-        let log_level = start_logging(config.node.log_level.as_str())?;
+        let log_level = start_logging(config.node.log_level.as_str(), self.log_format)?;
         raise_open_files();
         let options = AppOptions {
             settings: Settings::new(context.config_file(), config),
@@ -69,18 +81,19 @@ async fn run(options: AppOptions) -> Result<()> {
 }
 
 /// Logs to standard error; a terminal gets colours.
-fn start_logging(level: &str) -> Result<LogLevel> {
+fn start_logging(level: &str, format: LogFormat) -> Result<LogLevel> {
     let filter = node::filter(level).with_context(|| format!("{level:?} is no log level"))?;
     let (filter, handle) = tracing_subscriber::reload::Layer::new(filter);
     let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let (text, json) = match format {
+        LogFormat::Text => (Some(lines.with_ansi(is_terminal).with_target(false)), None),
+        LogFormat::Json => (None, Some(lines.json())),
+    };
     tracing_subscriber::registry()
         .with(filter)
-        .with(
-            tracing_subscriber::fmt::layer()
-                .with_writer(std::io::stderr)
-                .with_ansi(is_terminal)
-                .with_target(false),
-        )
+        .with(text)
+        .with(json)
         .try_init()
         .context("cannot start logging")?;
     // A panic is a log line too, with its place.

@@ -37,7 +37,7 @@ const SHOWN: usize = 20;
 pub(crate) struct Restore {
     /// The id of the snapshot, or the beginning of it; the newest that fits,
     /// where none is named.
-    #[arg(conflicts_with_all = ["folder", "at"])]
+    #[arg(conflicts_with = "at")]
     snapshot: Option<String>,
     /// The folder, by id or name; needed where there are snapshots of several.
     #[arg(long, value_name = "FOLDER")]

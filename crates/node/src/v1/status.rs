@@ -107,6 +107,19 @@ fn notices(state: &ApiState) -> Vec<Notice> {
             });
         }
     }
+    let states = state.service.states();
+    for (folder, told) in states.borrow().iter().filter(|(_, told)| told.is_overdue) {
+        let name = state.sync.folder(folder).map_or_else(|| folder.to_string(), |f| f.name.clone());
+        let error = told.error.clone().unwrap_or_else(|| "it was told, and says nothing".into());
+        notices.push(Notice {
+            level: NoticeLevel::Error,
+            message: format!(
+                "{name}: the backup server has not acknowledged manifest {}: {error}",
+                told.sequence
+            ),
+            action: Some("look at the backup server: `archivist status` there".into()),
+        });
+    }
     for source in sources::all(state) {
         if matches!(source.state.as_str(), "failed" | "refused") {
             notices.push(Notice {
