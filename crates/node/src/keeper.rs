@@ -1,9 +1,11 @@
 //! Keeps what is to be kept, and no more: after new snapshots and from time to
-//! time, the rules of `[backup_server.keep]` are applied.
+//! time, the rules of `[backup_server.keep]` are applied, and what nothing
+//! needs any more is freed.
 
 use std::time::Duration;
 
 use backup::BackupEvent;
+use store::BlockStore as _;
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 
@@ -14,6 +16,11 @@ use crate::v1::ApiState;
 const AFTER_SNAPSHOT: Duration = Duration::from_secs(600);
 /// Rules go by the clock too.
 const REGULARLY: Duration = Duration::from_secs(6 * 3600);
+/// The first time comes sooner: a machine may never run that long.
+const FIRST: Duration = Duration::from_secs(900);
+/// What a source has published before, and what pulls have left behind, is
+/// looked for when the store has grown by so many bytes since the last time.
+const GROWTH: u64 = 64 << 20;
 
 /// The task that prunes by itself.
 pub(crate) struct Keeper {
@@ -25,11 +32,20 @@ impl Keeper {
         Self { state }
     }
 
+    /// What the store takes, in bytes.
+    async fn used(&self) -> u64 {
+        let store = self.state.node.store.clone();
+        let usage = tokio::task::spawn_blocking(move || store.usage()).await;
+        usage.ok().and_then(Result::ok).map_or(0, |usage| usage.used_bytes)
+    }
+
     /// Prunes when it is due, until `stop`.
     pub(crate) async fn run(self, stop: CancellationToken) {
         let mut events = self.state.backup.subscribe();
+        let mut collected_at = 0;
+        let mut pause = FIRST;
         loop {
-            let regularly = tokio::time::sleep(REGULARLY);
+            let regularly = tokio::time::sleep(pause);
             tokio::pin!(regularly);
             let is_stopped = loop {
                 tokio::select! {
@@ -50,9 +66,15 @@ impl Keeper {
             if is_stopped {
                 return;
             }
+            pause = REGULARLY;
             // What came meanwhile is covered.
             events = self.state.backup.subscribe();
-            match maintenance::prune_by_itself(&self.state).await {
+            let has_grown = self.used().await >= collected_at + GROWTH;
+            let pruned = maintenance::prune_by_itself(&self.state, has_grown).await;
+            if has_grown {
+                collected_at = self.used().await;
+            }
+            match pruned {
                 Ok(report) if report.removed.is_empty() => {}
                 Ok(report) => {
                     let (removed, freed) = (report.removed.len(), report.freed_bytes);

@@ -119,10 +119,13 @@ pub(crate) async fn prune(state: &ApiState, dry_run: bool) -> Result<PruneReport
     run_prune(state, dry_run, true).await
 }
 
-/// As [`prune`], for the instance itself: without a collection where nothing
-/// was removed.
-pub(crate) async fn prune_by_itself(state: &ApiState) -> Result<PruneReport, String> {
-    run_prune(state, false, false).await
+/// As [`prune`], for the instance itself: where nothing is removed, it collects
+/// only if that is asked for.
+pub(crate) async fn prune_by_itself(
+    state: &ApiState,
+    collect: bool,
+) -> Result<PruneReport, String> {
+    run_prune(state, false, collect).await
 }
 
 async fn run_prune(
