@@ -12,8 +12,8 @@ use tokio_util::sync::CancellationToken;
 use crate::maintenance;
 use crate::v1::ApiState;
 
-/// After a snapshot, more of them may come: not before this.
-const AFTER_SNAPSHOT: Duration = Duration::from_secs(600);
+/// After a snapshot, more of them come; looking through everything costs.
+const AFTER_SNAPSHOT: Duration = Duration::from_secs(3600);
 /// Rules go by the clock too.
 const REGULARLY: Duration = Duration::from_secs(6 * 3600);
 /// The first time comes sooner: a machine may never run that long.
