@@ -26,6 +26,7 @@ use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, RenameFlags};
@@ -121,6 +122,25 @@ impl Existing {
     }
 }
 
+/// How often a lock that another has is tried again …
+const LOCK_TRIES: u32 = 50;
+/// … and how long between: a program that this one has just started holds it
+/// too, until it has become another.
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
+
+fn lock(fd: BorrowedFd<'_>) -> Result<(), Errno> {
+    let mut tries = 0;
+    loop {
+        match rustix::fs::flock(fd, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) if tries < LOCK_TRIES => {
+                tries += 1;
+                std::thread::sleep(LOCK_PAUSE);
+            }
+            result => return result,
+        }
+    }
+}
+
 impl Target {
     /// Takes a directory as a target, and removes what a killed run left in it
     /// (in the directories below, [`Target::make_dir`] does). It may be given
@@ -141,7 +161,7 @@ impl Target {
             result => result,
         };
         let fd = fd.map_err(context)?;
-        let lock = rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive);
+        let lock = lock(fd.as_fd());
         // Some file systems have no such locks. They are left without.
         if lock == Err(Errno::WOULDBLOCK) {
             return Err(RootError::InUse(dir.to_owned()));
