@@ -49,8 +49,22 @@ fn load(path: &Path, file: File) -> Result<Keypair, IdentityError> {
     Ok(key)
 }
 
+/// How the peer ids of almost all secp256k1 keys begin, and those of all that
+/// are made here: other programs tell them by it.
+const PEER_ID_PREFIX: &str = "16Uiu2HAm";
+
+/// A new key whose peer id reads as people expect.
+fn generate() -> Keypair {
+    loop {
+        let key = Keypair::generate_secp256k1();
+        if key.public().to_peer_id().to_string().starts_with(PEER_ID_PREFIX) {
+            return key;
+        }
+    }
+}
+
 fn create(path: &Path) -> Result<Keypair, IdentityError> {
-    let key = Keypair::generate_secp256k1();
+    let key = generate();
     let bytes = key.to_protobuf_encoding().expect("a secp256k1 key has a protobuf encoding");
     let dir = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -96,6 +110,13 @@ mod tests {
         assert_eq!(load_or_create(&path).unwrap().public(), first.public());
         // Nothing is left over beside it.
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn every_new_peer_id_reads_the_same() {
+        for _ in 0..200 {
+            assert!(generate().public().to_peer_id().to_string().starts_with(PEER_ID_PREFIX));
+        }
     }
 
     #[test]
