@@ -67,9 +67,47 @@ pub struct Summary {
     is_last_dir: bool,
     entries: u64,
     bytes: u64,
+    counts: Counts,
+}
+
+/// What some entries come to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Everything but directories.
+    pub files: u64,
+    /// Directories.
+    pub dirs: u64,
+    /// The lengths of the files together, in bytes.
+    pub bytes: u64,
+}
+
+impl Counts {
+    /// Adds one entry.
+    pub fn add(&mut self, entry: &Entry) {
+        match entry.kind {
+            EntryKind::Dir => self.dirs += 1,
+            EntryKind::File { size, .. } => {
+                self.files += 1;
+                self.bytes = self.bytes.saturating_add(size);
+            }
+            _ => self.files += 1,
+        }
+    }
+
+    /// Adds what others come to.
+    pub fn add_all(&mut self, other: &Self) {
+        self.files = self.files.saturating_add(other.files);
+        self.dirs = self.dirs.saturating_add(other.dirs);
+        self.bytes = self.bytes.saturating_add(other.bytes);
+    }
 }
 
 impl Summary {
+    /// What its entries come to.
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
     /// Whether `segment` says of it what it is.
     pub fn is_of(&self, segment: &SegmentRef) -> bool {
         self.first_path == segment.first_path
@@ -121,7 +159,7 @@ impl TreeWalk {
 
     /// Begins a segment that is read whole.
     pub fn segment<'a>(&'a mut self, segment: &'a SegmentRef) -> SegmentWalk<'a> {
-        SegmentWalk { walk: self, segment, last: None, entries: 0 }
+        SegmentWalk { walk: self, segment, last: None, entries: 0, counts: Counts::default() }
     }
 }
 
@@ -137,6 +175,7 @@ pub struct SegmentWalk<'a> {
     segment: &'a SegmentRef,
     last: Option<(RelPath, bool)>,
     entries: u64,
+    counts: Counts,
 }
 
 impl SegmentWalk<'_> {
@@ -151,6 +190,7 @@ impl SegmentWalk<'_> {
         }
         self.walk.check.next(entry)?;
         self.entries += 1;
+        self.counts.add(entry);
         self.last = Some((entry.path.clone(), entry.kind == EntryKind::Dir));
         Ok(())
     }
@@ -173,6 +213,7 @@ impl SegmentWalk<'_> {
             is_last_dir,
             entries: self.entries,
             bytes,
+            counts: self.counts,
         })
     }
 }
@@ -244,6 +285,7 @@ mod tests {
             is_last_dir: false,
             entries: segment.entries,
             bytes: segment.bytes,
+            counts: Counts::default(),
         };
         (segment.cid, summary)
     }

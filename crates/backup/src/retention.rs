@@ -160,7 +160,9 @@ fn eras(sorted: &[&Candidate]) -> Vec<u32> {
     let mut latest: Option<Timestamp> = None;
     let number = |candidate: &&Candidate| {
         match latest {
-            Some(before) if candidate.received_at < before.saturating_sub(CLOCK_SLACK).unwrap_or(before) => {
+            Some(before)
+                if candidate.received_at < before.saturating_sub(CLOCK_SLACK).unwrap_or(before) =>
+            {
                 era += 1;
                 latest = Some(candidate.received_at);
             }
@@ -217,7 +219,8 @@ mod tests {
         let mut text = String::new();
         for (candidate, decision) in candidates.iter().zip(&verdict.decisions) {
             let reasons: Vec<_> = decision.reasons.iter().map(|reason| reason.as_str()).collect();
-            writeln!(text, "{} {}", candidate.received_at, reasons.join(" ")).unwrap();
+            let line = format!("{} {}", candidate.received_at, reasons.join(" "));
+            writeln!(text, "{}", line.trim_end()).unwrap();
         }
         if let Some(hold) = verdict.hold {
             writeln!(text, "hold: {hold}").unwrap();
@@ -241,7 +244,19 @@ mod tests {
             "2026-03-09T11:00:04Z",
         ]);
         let verdict = decide(&candidates, &keep(2, 2, 3, 3, 3), at("2026-03-09T11:05:00Z"));
-        insta::assert_snapshot!(show(&candidates, &verdict), @"");
+        insta::assert_snapshot!(show(&candidates, &verdict), @r"
+        2026-01-31T23:59:00Z monthly
+        2026-02-01T00:01:00Z
+        2026-02-27T12:00:00Z monthly
+        2026-03-01T12:00:00Z weekly
+        2026-03-02T01:00:00Z daily
+        2026-03-08T23:00:00Z daily weekly
+        2026-03-09T10:00:00Z
+        2026-03-09T10:30:00Z hourly
+        2026-03-09T11:00:00Z
+        2026-03-09T11:00:02Z last
+        2026-03-09T11:00:04Z newest last hourly daily weekly monthly
+        ");
     }
 
     #[test]
@@ -254,7 +269,13 @@ mod tests {
             "2026-03-09T10:20:00Z",
         ]);
         let verdict = decide(&candidates, &keep(0, 5, 0, 0, 0), at("2026-03-09T10:21:00Z"));
-        insta::assert_snapshot!(show(&candidates, &verdict), @"");
+        insta::assert_snapshot!(show(&candidates, &verdict), @r"
+        2026-03-09T10:00:00Z hourly
+        2031-01-01T00:10:00Z
+        2031-01-01T00:20:00Z hourly
+        2026-03-09T10:10:00Z
+        2026-03-09T10:20:00Z newest hourly
+        ");
     }
 
     #[test]

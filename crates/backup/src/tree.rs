@@ -67,8 +67,7 @@ pub struct SnapshotTree {
 /// [`TreeError::NotManifest`].
 pub(crate) fn header_of(cid: Cid, bytes: &[u8]) -> Result<Cid, TreeError> {
     let not = |reason: String| TreeError::NotManifest { cid, reason };
-    let dataset =
-        Dataset::decode(bytes).map_err(|error: NodeError| not(error.to_string()))?;
+    let dataset = Dataset::decode(bytes).map_err(|error: NodeError| not(error.to_string()))?;
     if dataset.mimetype.as_deref() != Some(MANIFEST_MIME) {
         return Err(not(format!("it is of type {:?}", dataset.mimetype.unwrap_or_default())));
     }
@@ -110,12 +109,10 @@ impl SnapshotTree {
             return Ok(Some(self.header.root.clone()));
         }
         let Some(at) = self.segment_of(path) else { return Ok(None) };
-        let found = self.read(&self.header.segments[at], |entry| {
-            match entry.path.cmp(path) {
-                std::cmp::Ordering::Less => ControlFlow::Continue(()),
-                std::cmp::Ordering::Equal => ControlFlow::Break(Some(entry)),
-                std::cmp::Ordering::Greater => ControlFlow::Break(None),
-            }
+        let found = self.read(&self.header.segments[at], |entry| match entry.path.cmp(path) {
+            std::cmp::Ordering::Less => ControlFlow::Continue(()),
+            std::cmp::Ordering::Equal => ControlFlow::Break(Some(entry)),
+            std::cmp::Ordering::Greater => ControlFlow::Break(None),
         })?;
         Ok(found.flatten())
     }
@@ -184,9 +181,7 @@ impl SnapshotTree {
         let first = &segments[at].first_path;
         let Some(next) = segments.get(at + 1) else { return false };
         let depth = path.names().count();
-        let child = |of: &RelPath| -> Option<Vec<u8>> {
-            of.names().nth(depth).map(<[u8]>::to_vec)
-        };
+        let child = |of: &RelPath| -> Option<Vec<u8>> { of.names().nth(depth).map(<[u8]>::to_vec) };
         first.names().count() > depth + 1
             && next.first_path.is_within(path)
             && next.first_path.names().count() > depth + 1

@@ -141,6 +141,17 @@ impl Root {
         self.resolution.open(self.fd(), path.as_bytes(), PATH_ONLY)
     }
 
+    /// Holds a directory open, to be watched: nothing can be read through it.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError::Io`], of kind `NotFound` too.
+    pub fn hold_dir(&self, path: &RelPath) -> Result<OwnedFd, ReadError> {
+        self.resolution
+            .open_dir(self.fd(), path.as_bytes())
+            .map_err(|errno| ReadError::new("open", path, errno))
+    }
+
     /// What is at `path`; `None` where nothing is, or where a directory on the
     /// way is none any more.
     ///

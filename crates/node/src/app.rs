@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use backup::{BackupDaemon, BackupDaemonError, BackupService, SnapshotStore, TriggerError};
+use backup::{BackupDaemon, BackupStartError, BackupService, SnapshotStore, TriggerError};
 use net::{Access, IdentityError, Keypair, Multiaddr, Net, NetError, PeerId, Purposes};
 use serde::{Deserialize, Serialize};
 use store::{BlockStore as _, OpenReport, PackStore, StoreError};
@@ -74,7 +74,7 @@ pub enum StartError {
     Sync(#[from] SyncError),
     /// The side of the backup server.
     #[error("cannot start the backup daemon")]
-    Backup(#[from] BackupDaemonError),
+    Backup(#[from] BackupStartError),
     /// Telling the backup server.
     #[error("cannot tell the backup server")]
     Trigger(#[from] TriggerError),
@@ -128,9 +128,8 @@ impl Parts<'_> {
         let backup = backup_side::start(settings, tasks, data_dir, &snapshots, &net).await?;
         if let Some(streams) = net.accept(&backup::SNAPSHOTS_PROTOCOL) {
             let allowed = access.clone();
-            let serving = backup::serve_snapshots(streams, snapshots.clone(), move |peer| {
-                allowed.allows(peer, Purposes::RESTORE)
-            });
+            let may_restore = move |peer: &PeerId| allowed.allows(peer, Purposes::RESTORE);
+            let serving = backup::serve_snapshots(streams, may_restore, snapshots.clone());
             let stop = tasks.stop_token();
             tasks.spawn("snapshots", async move {
                 tokio::select! {

@@ -3,10 +3,8 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use backup::{BackupDaemon, BackupOptions, BackupSettings, SnapshotStore, TriggerServer};
-use config::Config;
 use net::Net;
 
 use crate::app::StartError;
@@ -28,9 +26,12 @@ pub(crate) async fn start(
         snapshots: snapshots.clone(),
         net: net.handle(),
         data_dir: data_dir.to_owned(),
-        settings: options::part(settings, tasks, backup_settings),
+        settings: options::part(settings, tasks, |config| {
+            BackupSettings::from(&config.backup_server)
+        }),
         clock: backup::SystemClock::shared(),
-    })?;
+    })
+    .await?;
     let handle = daemon.handle();
     let trigger = TriggerServer::new(
         Arc::new(move || handle.poll_now()),
@@ -46,15 +47,4 @@ pub(crate) async fn start(
     let wanted = options::part(settings, tasks, |config| config.backup_server.enabled);
     tasks.spawn("trigger", server.run(wanted, tasks.stop_token()));
     Ok(daemon)
-}
-
-fn backup_settings(config: &Config) -> BackupSettings {
-    let server = &config.backup_server;
-    BackupSettings {
-        enabled: server.enabled,
-        poll_interval: Duration::from_secs(server.poll_interval_secs),
-        max_concurrent_downloads: server.max_concurrent_downloads as usize,
-        max_retries: server.max_retries,
-        sources: server.source_peers.clone(),
-    }
 }

@@ -13,7 +13,7 @@ use futures::FutureExt as _;
 use manifest::{Askers, ManifestRegistry};
 use net::{Keypair, Net, Purposes};
 use store::{BlockStore, InPlaceAnswer, PackStore, StoreError};
-use sync::{Publisher, SyncHandle, SyncOptions, SyncService};
+use sync::{Publisher, SyncError, SyncHandle, SyncOptions, SyncService};
 use tokio::sync::watch;
 use types::{Cid, Codec, FolderId, Published, SequenceNumber};
 
@@ -21,6 +21,7 @@ use crate::app::StartError;
 use crate::listeners::Switched;
 use crate::local_blocks::InPlace;
 use crate::options;
+use crate::rest::with_causes;
 use crate::settings::Settings;
 use crate::tasks::Tasks;
 
@@ -48,15 +49,27 @@ struct Places(SyncHandle);
 impl InPlace for Places {
     fn get(&self, cid: &Cid) -> Result<InPlaceAnswer, StoreError> {
         match cid.codec() {
-            Codec::Raw => self.0.block(cid),
+            Codec::Raw => or_missing(cid, self.0.block(cid.hash()), InPlaceAnswer::Missing),
             Codec::DagCbor | Codec::Json => Ok(InPlaceAnswer::Missing),
         }
     }
 
     fn has(&self, cid: &Cid) -> Result<bool, StoreError> {
         match cid.codec() {
-            Codec::Raw => self.0.has(cid),
+            Codec::Raw => or_missing(cid, self.0.has(cid), false),
             Codec::DagCbor | Codec::Json => Ok(false),
+        }
+    }
+}
+
+/// What cannot be looked up is not there, for who asks; the log has why.
+fn or_missing<T>(cid: &Cid, found: Result<T, SyncError>, missing: T) -> Result<T, StoreError> {
+    match found {
+        Ok(found) => Ok(found),
+        Err(SyncError::Store(error)) => Err(error),
+        Err(error) => {
+            tracing::error!(%cid, error = with_causes(&error), "a block cannot be looked up");
+            Ok(missing)
         }
     }
 }
@@ -211,7 +224,10 @@ fn on_receipt(
         if is_news {
             let sequence = receipt.sequence;
             tracing::info!(%peer, folder = status.name, %sequence, "the backup server has it whole");
-            sync.receipt(folder, sequence, jiff::Timestamp::now());
+            if let Err(error) = sync.receipt(folder, sequence, jiff::Timestamp::now()) {
+                // The backup server says it again when it is connected anew.
+                tracing::error!(%folder, error = with_causes(&error), "a receipt is not noted");
+            }
             receipts.send_if_modified(|all| {
                 let known = all.entry(folder.clone()).or_insert(sequence);
                 let is_newer = *known <= sequence;

@@ -13,6 +13,8 @@ use std::str::FromStr;
 use serde::{Serialize, Serializer};
 use types::Cid;
 
+pub(crate) use self::store::PREFIX;
+
 pub use self::record::{RecordError, SnapshotRecord};
 pub use self::store::{
     DamagedSnapshot, Listing, Selector, Snapshot, SnapshotError, SnapshotStore, root_name,
@@ -55,7 +57,8 @@ impl FromStr for SnapshotId {
 
     fn from_str(text: &str) -> Result<Self, SnapshotIdError> {
         let lower = text.to_ascii_lowercase();
-        let is_hex = lower.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
+        let is_hex =
+            lower.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
         if is_hex && (PREFIX_LEN_MIN..=64).contains(&lower.len()) {
             Ok(Self(lower))
         } else {

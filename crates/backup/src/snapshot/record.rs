@@ -126,13 +126,13 @@ impl SnapshotRecord {
     /// [`RecordError`].
     pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
         let malformed = |error: String| RecordError::Malformed(error);
-        let version: VersionOnly = serde_ipld_dagcbor::from_slice(bytes)
-            .map_err(|error| malformed(error.to_string()))?;
+        let version: VersionOnly =
+            serde_ipld_dagcbor::from_slice(bytes).map_err(|error| malformed(error.to_string()))?;
         if version.snapshot != VERSION {
             return Err(RecordError::Version(version.snapshot));
         }
-        let wire: Wire = serde_ipld_dagcbor::from_slice(bytes)
-            .map_err(|error| malformed(error.to_string()))?;
+        let wire: Wire =
+            serde_ipld_dagcbor::from_slice(bytes).map_err(|error| malformed(error.to_string()))?;
         let time = |ns: i64, field| {
             Timestamp::from_nanosecond(ns.into()).map_err(|_| RecordError::Field(field))
         };
@@ -196,7 +196,14 @@ pub(crate) mod tests {
         assert_eq!(long.encode().unwrap_err(), RecordError::Field("text"));
     }
 
-    const GOLDEN: &str = "GOLDEN";
+    const GOLDEN: &str = concat!(
+        "ae646469727318386468656c64f6646e616d6569446f63756d656e747365627974657319162e6566696c6573",
+        "1904d2656f726465720766666f6c64657264646f637366736f75726365783531365569753248416d35685078",
+        "5437733354413266346234596a41507a5337794c525367646a38377973445a364e41584d69527559686d616e",
+        "6966657374d82a58250001711e200d197521d9a48760576da1c87dfd828a60d397ea1e16f92a5b7c44b4f406",
+        "0ce16873657175656e6365182a68736e617073686f7401697369676e617475726564415149446a6372656174",
+        "65645f6e731b18ea574f66d790006b72656365697665645f6e731b18ea575098394f15",
+    );
 
     #[test]
     fn another_version_is_named() {

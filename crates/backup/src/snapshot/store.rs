@@ -31,11 +31,8 @@ pub fn root_name(source: &PeerId, folder: &FolderId, order: u64) -> String {
 /// The parts of such a name.
 fn parse_name(name: &str) -> Option<(PeerId, FolderId, u64)> {
     let mut parts = name.strip_prefix(PREFIX)?.split('/');
-    let parsed = (
-        parts.next()?.parse().ok()?,
-        parts.next()?.parse().ok()?,
-        parts.next()?.parse().ok()?,
-    );
+    let parsed =
+        (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
     parts.next().is_none().then_some(parsed)
 }
 
@@ -178,6 +175,11 @@ impl SnapshotStore {
         &self.0.store
     }
 
+    /// How many snapshots there are, damaged ones included.
+    pub fn count(&self) -> u64 {
+        self.0.store.roots(PREFIX).len() as u64
+    }
+
     /// All snapshots.
     ///
     /// # Errors
@@ -219,25 +221,33 @@ impl SnapshotStore {
 
     fn read(&self, name: &str, cid: Cid) -> Result<Snapshot, Unread> {
         let id = SnapshotId::of(&cid);
-        if let Some(record) = self.0.records.lock().get(&cid) {
-            return Ok(Snapshot { id, cid, record: record.clone() });
-        }
         let damaged = |reason: String| Unread::Damaged(reason);
-        let bytes = match self.0.store.get(&cid) {
-            Ok(Some(bytes)) => bytes,
-            Ok(None) => return Err(damaged("its record is missing".to_owned())),
-            Err(error @ StoreError::Damaged { .. }) => return Err(damaged(error.to_string())),
-            Err(error) => return Err(Unread::Store(error)),
+        let kept = self.0.records.lock().get(&cid).cloned();
+        let is_kept = kept.is_some();
+        let record = match kept {
+            Some(record) => record,
+            None => {
+                let bytes = match self.0.store.get(&cid) {
+                    Ok(Some(bytes)) => bytes,
+                    Ok(None) => return Err(damaged("its record is missing".to_owned())),
+                    Err(error @ StoreError::Damaged { .. }) => {
+                        return Err(damaged(error.to_string()));
+                    }
+                    Err(error) => return Err(Unread::Store(error)),
+                };
+                SnapshotRecord::decode(&bytes).map_err(|error| damaged(error.to_string()))?
+            }
         };
-        let record = SnapshotRecord::decode(&bytes).map_err(|error| damaged(error.to_string()))?;
         if name != root_name(&record.source, &record.folder, record.order) {
             return Err(damaged("its record is that of another snapshot".to_owned()));
         }
-        let mut records = self.0.records.lock();
-        if records.len() >= KEPT_RECORDS_MAX {
-            records.clear();
+        if !is_kept {
+            let mut records = self.0.records.lock();
+            if records.len() >= KEPT_RECORDS_MAX {
+                records.clear();
+            }
+            records.insert(cid, record.clone());
         }
-        records.insert(cid, record.clone());
         Ok(Snapshot { id, cid, record })
     }
 
@@ -376,10 +386,8 @@ mod tests {
             ..Selector::default()
         };
         assert_eq!(snapshots.find(&of("music")).unwrap(), music);
-        let at = |second| Selector {
-            at: Some(Timestamp::from_second(second).unwrap()),
-            ..of("docs")
-        };
+        let at =
+            |second| Selector { at: Some(Timestamp::from_second(second).unwrap()), ..of("docs") };
         assert_eq!(snapshots.find(&at(1999)).unwrap(), first);
         assert_eq!(snapshots.find(&at(2000)).unwrap(), second);
         assert!(matches!(snapshots.find(&at(999)), Err(SnapshotError::None)));
@@ -423,8 +431,16 @@ mod tests {
         let json = serde_json::to_value(&snapshot).unwrap();
         let keys: Vec<_> = json.as_object().unwrap().keys().cloned().collect();
         let mut wanted = [
-            "id", "source", "folder_id", "folder_name", "sequence", "created_at", "received_at",
-            "files", "bytes", "manifest_cid",
+            "id",
+            "source",
+            "folder_id",
+            "folder_name",
+            "sequence",
+            "created_at",
+            "received_at",
+            "files",
+            "bytes",
+            "manifest_cid",
         ];
         wanted.sort_unstable();
         let mut keys: Vec<&str> = keys.iter().map(String::as_str).collect();

@@ -3,6 +3,7 @@
 mod backup_now;
 mod config;
 mod daemon;
+mod demo;
 mod folder;
 mod generate;
 mod init;
@@ -48,6 +49,7 @@ pub(crate) enum Command {
     Connect(peers::Connect),
     #[command(subcommand)]
     Config(config::Config),
+    Demo(demo::Demo),
     Completions(generate::Completions),
     Man(generate::Man),
 }
@@ -73,6 +75,7 @@ impl Command {
             Self::Peers(command) => command.run(context),
             Self::Connect(command) => command.run(context),
             Self::Config(command) => command.run(context),
+            Self::Demo(command) => command.run(),
             Self::Completions(command) => command.run(),
             Self::Man(command) => command.run(),
         }

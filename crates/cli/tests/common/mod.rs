@@ -107,7 +107,40 @@ impl Home {
     }
 }
 
+impl Home {
+    /// Runs a command on this home; its answer, which has to be JSON.
+    pub fn run_json(&self, arguments: &[&str]) -> Value {
+        let output = self.run(arguments);
+        assert!(
+            output.status.success(),
+            "{arguments:?}: {}\n{}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// Runs a command on this home.
+    pub fn run(&self, arguments: &[&str]) -> std::process::Output {
+        archivist(self.path()).args(arguments).output().unwrap()
+    }
+}
+
 impl Daemon {
+    /// `GET /api/v1{path}`
+    pub fn v1(&self, path: &str) -> Value {
+        let url = format!("http://{}/api/v1{path}", self.api);
+        let answer = self.http.get(url).send().unwrap();
+        let status = answer.status();
+        let text = answer.text().unwrap();
+        assert_eq!(status, 200, "{path}: {text}\n{}", self.log());
+        serde_json::from_str(&text).unwrap()
+    }
+
+    pub fn api(&self) -> &str {
+        &self.api
+    }
+
     pub fn url(&self, path: &str) -> String {
         format!("http://{}/api/archivist/v1{path}", self.api)
     }
@@ -179,6 +212,134 @@ impl Drop for Daemon {
             eprintln!("--- a daemon's log:\n{}", self.log());
         }
     }
+}
+
+/// A free port of TCP on loopback, as far as one can know.
+pub fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+/// A source with one folder, and its backup server.
+pub struct Two {
+    pub a: Home,
+    pub b: Home,
+    folder: tempfile::TempDir,
+    pub manifest_port: u16,
+    pub trigger_port: u16,
+}
+
+/// The id of the folder in [`Two`].
+pub const FOLDER: &str = "documents";
+
+impl Two {
+    /// Both are configured, and neither runs.
+    pub fn new() -> Self {
+        Self::with(100, 1)
+    }
+
+    /// With other times: the quiet before a manifest, and B's interval.
+    pub fn with(max_delay_ms: u64, poll_interval_secs: u64) -> Self {
+        let (a, b) = (Home::new(""), Home::new(""));
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("Documents")).unwrap();
+        let two =
+            Self { a, b, folder, manifest_port: free_port(), trigger_port: free_port() };
+        let (listen_a, listen_b) = (free_port(), free_port());
+        let (id_a, id_b) = (two.a.peer_id(), two.b.peer_id());
+        let node = |port: u16| {
+            format!(
+                "[node]\nlisten_port = {port}\ndiscovery_port = 0\napi_port = 0\n\
+                 bind = [\"127.0.0.1\"]\nmdns = false\ndisk_reserve = \"0\"\n"
+            )
+        };
+        let text = format!(
+            "{}[sync]\nbackup_peer_address = \"/ip4/127.0.0.1/tcp/{listen_b}/p2p/{id_b}\"\n\
+             backup_trigger_port = {}\nmanifest_max_delay_ms = {max_delay_ms}\n\
+             manifest_retry_interval_secs = 2\n\
+             [[sync.folders]]\nid = \"{FOLDER}\"\npath = {:?}\nname = \"Documents\"\n\
+             [manifest_server]\nport = {}\n",
+            node(listen_a),
+            two.trigger_port,
+            two.path(),
+            two.manifest_port,
+        );
+        std::fs::write(two.a.config(), text).unwrap();
+        let text = format!(
+            "{}[backup_server]\nenabled = true\npoll_interval_secs = {poll_interval_secs}\n\
+             trigger_port = {}\nkeep = {{ last = 1000 }}\n\
+             [[backup_server.source_peers]]\nname = \"My Desktop\"\n\
+             manifest_server_url = \"http://127.0.0.1:{}\"\npeer_id = \"{id_a}\"\n\
+             addresses = [\"/ip4/127.0.0.1/tcp/{listen_a}\"]\n",
+            node(listen_b),
+            two.trigger_port,
+            two.manifest_port,
+        );
+        std::fs::write(two.b.config(), text).unwrap();
+        two
+    }
+
+    /// The folder that A watches.
+    pub fn path(&self) -> PathBuf {
+        self.folder.path().join("Documents")
+    }
+
+    /// Somewhere to restore to.
+    pub fn beside(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Scans and backs up now; returns when B has acknowledged it.
+    pub fn backed_up(&self) -> Value {
+        let report = self.a.run_json(&["backup-now", "--wait", "120", "--json"]);
+        report["folders"][0].clone()
+    }
+
+    /// Restores the newest snapshot on B and compares it with the folder.
+    pub fn assert_restores(&self, name: &str) {
+        let target = self.beside(name);
+        let output = self.b.run(&["restore", "--folder", FOLDER, "--target", target.to_str().unwrap()]);
+        assert!(
+            output.status.success(),
+            "{}\n{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        assert_same(&self.path(), &target);
+    }
+
+    /// Waits until B has a snapshot that is the folder as it is now.
+    pub fn eventually_same(&self, a: &Daemon) {
+        let mut status = Value::Null;
+        eventually_or("B has everything", || {
+            status = a.v1("/folders")[0].clone();
+            status["pending_changes"] == 0
+                && status["state"] == "idle"
+                && status["sequence"].is_u64()
+                && status["backed_up_sequence"] == status["sequence"]
+        }, || format!("{status:#}"));
+    }
+}
+
+/// Two trees are the same, in all that is recorded.
+pub fn assert_same(first: &Path, second: &Path) {
+    let options = fstree::CompareOptions {
+        owners: rustix::process::geteuid().is_root(),
+        ..fstree::CompareOptions::default()
+    };
+    let differences = fstree::compare(first, second, options).unwrap();
+    assert!(differences.is_empty(), "{differences:#?}");
+}
+
+/// As [`eventually`]; says how it was, where it never came about.
+pub fn eventually_or(what: &str, mut holds: impl FnMut() -> bool, how: impl FnOnce() -> String) {
+    for _ in 0..6000 {
+        if holds() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    panic!("it never came about that {what}:\n{}", how());
 }
 
 /// Asks again until it holds; a bounded number of times.

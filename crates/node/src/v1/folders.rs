@@ -1,6 +1,7 @@
 //! The watched folders.
 
 use std::path::Path as FsPath;
+use std::time::Duration;
 
 use api::{AddFolder, FileError, Folder};
 use axum::Json;
@@ -12,6 +13,11 @@ use types::FolderId;
 
 use super::{Answer, ApiState, Problem, blocking};
 use crate::rest::with_causes;
+
+/// How often a removed folder is tried to be forgotten …
+const FORGET_TRIES: u32 = 100;
+/// … and how long between.
+const FORGET_PAUSE: Duration = Duration::from_millis(200);
 
 impl From<SyncError> for Problem {
     fn from(error: SyncError) -> Self {
@@ -210,13 +216,40 @@ pub(crate) async fn add(
     )
 )]
 pub(crate) async fn remove(State(state): State<ApiState>, Path(id): Path<String>) -> Answer<()> {
+    let folder = find(&state, &id)?;
+    let (settings, folder_id) = (state.node.settings.clone(), folder.id.clone());
     blocking(move || {
-        let folder = find(&state, &id)?;
-        let edited = state.node.settings.edit(|draft| draft.remove_folder(&folder.id));
-        edited.map_err(|error| changed(&error))?;
-        Ok(Json(()))
+        let edited = settings.edit(|draft| draft.remove_folder(&folder_id));
+        edited.map_err(|error| changed(&error))
     })
-    .await
+    .await?;
+    tokio::spawn(forget(state, folder.id));
+    Ok(Json(()))
+}
+
+/// Drops what is known of a folder that was removed, once it is not watched
+/// any more. What is left where that fails costs disk, and nothing else.
+async fn forget(state: ApiState, folder: FolderId) {
+    for _ in 0..FORGET_TRIES {
+        let (sync, id) = (state.sync.clone(), folder.clone());
+        match tokio::task::spawn_blocking(move || sync.forget(&id)).await {
+            Ok(Err(SyncError::StillConfigured(_))) => tokio::time::sleep(FORGET_PAUSE).await,
+            Ok(Ok(())) => {
+                state.node.collector.request();
+                return;
+            }
+            Ok(Err(error)) => {
+                let error = with_causes(&error);
+                tracing::warn!(%folder, error, "the state of a removed folder stays");
+                return;
+            }
+            Err(error) => {
+                tracing::warn!(%folder, %error, "the state of a removed folder stays");
+                return;
+            }
+        }
+    }
+    tracing::warn!(%folder, "the folder is still being worked on; its state stays");
 }
 
 async fn set_paused(state: ApiState, id: String, paused: bool) -> Answer<Folder> {

@@ -38,7 +38,7 @@ use utoipa_axum::routes;
 use crate::pairing::Pairing;
 use crate::rest::{NodeState, has_token, with_causes};
 
-pub(crate) use self::jobs::Jobs;
+pub(crate) use self::jobs::{Jobs, Running as RunningJob};
 pub(crate) use self::restores::Restores;
 
 /// What the API works with.

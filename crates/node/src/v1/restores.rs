@@ -4,23 +4,30 @@
 use std::collections::BTreeMap;
 use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use api::{RestoreReport, RestoreRequest, from_text};
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use backup::{RemoteBlocks, Snapshot};
+use backup::{RemoteBlocks, RemoteSnapshot, SessionPool};
+use bytes::Bytes;
 use net::PeerId;
 use parking_lot::Mutex;
-use restore::{Blocks, Progress, Report, RestoreError, RestoreOptions, Selection, restore};
+use restore::{
+    Blocks, BlocksError, Progress, Report, RestoreError, RestoreOptions, Selection, restore,
+};
 use store::{BlockStore, Root};
 use types::{Cid, RelPath};
 
 use super::snapshots::{self, Choice};
 use super::{Answer, ApiState, Problem, blocking};
+use crate::local_blocks::LocalBlocks;
 use crate::rest::with_causes;
 use crate::roots;
 
+/// The backup server has to answer within this.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 /// Restores that are remembered after their end.
 const ENDED_MAX: usize = 100;
 
@@ -124,7 +131,7 @@ fn server(state: &ApiState) -> Result<PeerId, Problem> {
 }
 
 /// What the backup server holds of this instance's folders.
-pub(super) async fn remote_snapshots(state: &ApiState) -> Result<Vec<Snapshot>, Problem> {
+pub(super) async fn remote_snapshots(state: &ApiState) -> Result<Vec<RemoteSnapshot>, Problem> {
     let peer = server(state)?;
     let net = &state.node.net;
     // It may not be connected: its address is in the configuration.
@@ -132,19 +139,48 @@ pub(super) async fn remote_snapshots(state: &ApiState) -> Result<Vec<Snapshot>, 
     if let Some(address) = &config.sync.backup_peer_address
         && let Some((_, plain)) = net::split_peer(address)
     {
-        net.connect(peer, [plain], backup::CONNECT_TIMEOUT).await.map_err(|error| {
+        net.connect(peer, [plain], CONNECT_TIMEOUT).await.map_err(|error| {
             Problem::new(
                 StatusCode::BAD_GATEWAY,
                 format!("the backup server cannot be reached: {}", with_causes(&error)),
             )
         })?;
     }
-    backup::list_remote(net, peer).await.map_err(|error| {
+    let listing = backup::list_remote(net, peer, None).await.map_err(|error| {
         Problem::new(
             StatusCode::BAD_GATEWAY,
             format!("the backup server does not say what it holds: {}", with_causes(&error)),
         )
-    })
+    })?;
+    if listing.forged > 0 {
+        tracing::warn!(%peer, forged = listing.forged,
+            "the backup server shows snapshots that this instance has never signed");
+    }
+    Ok(listing.snapshots)
+}
+
+/// Blocks that are here, and for the rest those of the backup server.
+#[derive(Debug)]
+struct Both {
+    own: LocalBlocks,
+    remote: RemoteBlocks,
+}
+
+impl Blocks for Both {
+    fn get(&self, wanted: &[Cid]) -> Result<Vec<Option<Bytes>>, BlocksError> {
+        let mut all: Vec<Option<Bytes>> =
+            wanted.iter().map(|cid| BlockStore::get(&self.own, cid).ok().flatten()).collect();
+        let lacking: Vec<usize> = (0..all.len()).filter(|at| all[*at].is_none()).collect();
+        let wants: Vec<Cid> = lacking.iter().map(|at| wanted[*at]).collect();
+        let got = self
+            .remote
+            .get(&wants)
+            .map_err(|error| BlocksError::Elsewhere(Box::new(error)))?;
+        for (at, block) in lacking.into_iter().zip(got) {
+            all[at] = block;
+        }
+        Ok(all)
+    }
 }
 
 /// Begins a restore, in the background.
@@ -175,14 +211,19 @@ pub(crate) async fn start(
     };
     let snapshot =
         snapshots::find(&state, &choice, request.snapshot.as_deref(), request.at).await?;
-    let manifest = snapshot.record.manifest;
-    let running = state.restores.begin(snapshot.id.as_str());
+    let manifest = snapshot.manifest_cid;
+    let running = state.restores.begin(&snapshot.id);
     let options =
         RestoreOptions { selection, overwrite: request.overwrite, ..RestoreOptions::default() };
     let blocks: Arc<dyn Blocks> = if request.from_backup_server {
         let peer = server(&state)?;
-        let own: Arc<dyn BlockStore> = Arc::new(state.node.blocks.clone());
-        Arc::new(RemoteBlocks::new(state.node.net.clone(), peer, Some(own)))
+        let remote = RemoteBlocks::new(
+            SessionPool::new(state.node.net.clone()),
+            peer,
+            tokio::runtime::Handle::current(),
+            state.stop.clone(),
+        );
+        Arc::new(Both { own: state.node.blocks.clone(), remote })
     } else {
         let store: Arc<dyn BlockStore> = state.node.store.clone();
         Arc::new(store)

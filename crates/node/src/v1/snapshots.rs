@@ -6,7 +6,7 @@ use std::sync::Arc;
 use api::{ListedEntry, from_text};
 use axum::Json;
 use axum::extract::{Path, Query, State};
-use backup::{Depth, Snapshot, SnapshotError, SnapshotTree, TreeError};
+use backup::{Depth, RemoteSnapshot, SnapshotError, SnapshotTree, TreeError};
 use jiff::Timestamp;
 use serde::Deserialize;
 use store::BlockStore;
@@ -54,13 +54,12 @@ pub(crate) struct Choice {
 }
 
 impl Choice {
-    fn takes(&self, state: &ApiState, snapshot: &Snapshot) -> bool {
-        let record = &snapshot.record;
+    fn takes(&self, state: &ApiState, snapshot: &RemoteSnapshot) -> bool {
         let is_source = self.source.as_ref().is_none_or(|wanted| {
-            *wanted == record.source.to_string() || *wanted == source_name(state, snapshot)
+            *wanted == snapshot.source || *wanted == source_name(state, &snapshot.source)
         });
         let is_folder = self.folder.as_ref().is_none_or(|wanted| {
-            wanted == record.folder.as_str() || *wanted == record.folder_name
+            wanted == snapshot.folder_id.as_str() || *wanted == snapshot.folder_name
         });
         is_source && is_folder
     }
@@ -82,16 +81,20 @@ pub(crate) async fn list(
     Query(choice): Query<Choice>,
 ) -> Answer<Vec<api::Snapshot>> {
     let snapshots = chosen(&state, &choice).await?;
-    Ok(Json(snapshots.iter().map(|snapshot| to_api(&state, snapshot)).collect()))
+    Ok(Json(snapshots.into_iter().map(|snapshot| to_api(&state, snapshot)).collect()))
 }
 
-/// All snapshots that are meant.
-async fn chosen(state: &ApiState, choice: &Choice) -> Result<Vec<Snapshot>, Problem> {
+/// All snapshots that are meant, by source, folder and order.
+async fn chosen(state: &ApiState, choice: &Choice) -> Result<Vec<RemoteSnapshot>, Problem> {
     let all = if choice.from_backup_server {
         super::restores::remote_snapshots(state).await?
     } else {
         let snapshots = state.snapshots.clone();
-        blocking(move || Ok(snapshots.list()?.snapshots)).await?
+        blocking(move || {
+            let all = snapshots.list()?.snapshots;
+            Ok(all.into_iter().map(RemoteSnapshot::from).collect())
+        })
+        .await?
     };
     Ok(all.into_iter().filter(|snapshot| choice.takes(state, snapshot)).collect())
 }
@@ -103,60 +106,56 @@ pub(crate) async fn find(
     choice: &Choice,
     id: Option<&str>,
     at: Option<Timestamp>,
-) -> Result<Snapshot, Problem> {
+) -> Result<RemoteSnapshot, Problem> {
     let mut fitting = chosen(state, choice).await?;
     if let Some(id) = id {
-        fitting.retain(|snapshot| snapshot.id.as_str().starts_with(id));
+        fitting.retain(|snapshot| snapshot.id.starts_with(id));
         if fitting.len() > 1 {
             return Err(Problem::bad(format!("more than one snapshot begins with {id}")));
         }
     }
     if let Some(at) = at {
-        fitting.retain(|snapshot| snapshot.record.received_at <= at);
+        fitting.retain(|snapshot| snapshot.received_at <= at);
     }
-    let first = fitting.first().ok_or_else(|| Problem::from(SnapshotError::None))?;
-    let is_other = |other: &Snapshot| {
-        (&other.record.source, &other.record.folder) != (&first.record.source, &first.record.folder)
+    let mut folders: Vec<String> = fitting
+        .iter()
+        .map(|one| format!("{} of {}", one.folder_name, source_name(state, &one.source)))
+        .collect();
+    folders.dedup();
+    let is_other = |pair: &[RemoteSnapshot]| {
+        (&pair[0].source, &pair[0].folder_id) != (&pair[1].source, &pair[1].folder_id)
     };
-    if fitting.iter().any(is_other) {
-        let mut names: Vec<String> = fitting
-            .iter()
-            .map(|one| format!("{} of {}", one.record.folder_name, source_name(state, one)))
-            .collect();
-        names.sort();
-        names.dedup();
-        return Err(Problem::from(SnapshotError::Folders(names)));
+    if fitting.windows(2).any(is_other) {
+        return Err(Problem::from(SnapshotError::Folders(folders)));
     }
-    let newest = fitting.into_iter().max_by_key(|snapshot| snapshot.record.order);
-    newest.ok_or_else(|| Problem::from(SnapshotError::None))
+    // They come in the backup server's order.
+    fitting.pop().ok_or_else(|| Problem::from(SnapshotError::None))
 }
 
-/// What the source of a snapshot is called here.
-fn source_name(state: &ApiState, snapshot: &Snapshot) -> String {
+/// What a source is called here.
+fn source_name(state: &ApiState, peer: &str) -> String {
     let config = state.node.settings.get();
-    let peer = snapshot.record.source;
     let sources = &config.backup_server.source_peers;
     sources
         .iter()
-        .find(|source| source.peer_id == peer)
-        .map_or_else(|| peer.to_string(), |source| source.name.as_str().to_owned())
+        .find(|source| source.peer_id.to_string() == peer)
+        .map_or_else(|| peer.to_owned(), |source| source.name.as_str().to_owned())
 }
 
-pub(crate) fn to_api(state: &ApiState, snapshot: &Snapshot) -> api::Snapshot {
-    let record = &snapshot.record;
+fn to_api(state: &ApiState, snapshot: RemoteSnapshot) -> api::Snapshot {
     api::Snapshot {
-        id: snapshot.id.to_string(),
-        source: source_name(state, snapshot),
-        source_peer_id: record.source.to_string(),
-        folder_id: record.folder.clone(),
-        folder_name: record.folder_name.clone(),
-        sequence: record.sequence,
-        created_at: record.created_at,
-        received_at: record.received_at,
-        files: record.files,
-        bytes: record.bytes,
-        manifest_cid: record.manifest,
-        held: record.held.clone(),
+        source: source_name(state, &snapshot.source),
+        source_peer_id: snapshot.source,
+        id: snapshot.id,
+        folder_id: snapshot.folder_id,
+        folder_name: snapshot.folder_name,
+        sequence: snapshot.sequence,
+        created_at: snapshot.created_at,
+        received_at: snapshot.received_at,
+        files: snapshot.files,
+        bytes: snapshot.bytes,
+        manifest_cid: snapshot.manifest_cid,
+        held: snapshot.held,
     }
 }
 
@@ -216,7 +215,7 @@ pub(crate) async fn entries(
     let snapshot = find(&state, &Choice::default(), Some(&id), None).await?;
     let store: Arc<dyn BlockStore> = Arc::new(state.node.blocks.clone());
     blocking(move || {
-        let tree = SnapshotTree::open(store, snapshot.record.manifest)?;
+        let tree = SnapshotTree::open(store, snapshot.manifest_cid)?;
         let at = tree.lookup(&path)?.ok_or_else(|| {
             Problem::not_found(format!("the snapshot has nothing at {path:?}"))
         })?;

@@ -6,9 +6,10 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::sse::Event;
 use backup::{AcceptError, BackupEvent, SourceStatus};
+use config::SourceUpdate;
 use serde_json::json;
 
-use super::{Answer, ApiState, Problem};
+use super::{Answer, ApiState, Problem, blocking};
 use crate::rest::with_causes;
 
 /// The sources.
@@ -125,12 +126,21 @@ pub(crate) async fn accept(
     Path(name): Path<String>,
 ) -> Answer<Source> {
     let source = find(&state, &name)?;
-    state.backup.accept(&source.name).await.map_err(|error| match error {
-        AcceptError::NoSuchSource(_) => Problem::not_found(with_causes(&error)),
-        AcceptError::Nothing(_) => Problem::conflict(&error),
+    let accepted = state.backup.accept(&source.name).await.map_err(|error| match error {
+        AcceptError::NoSource(_) => Problem::not_found(with_causes(&error)),
+        AcceptError::Nothing | AcceptError::NotRunning => Problem::conflict(&error),
         _ => Problem::internal(&error),
     })?;
-    Ok(Json(find(&state, &name)?))
+    if let Some(peer) = accepted.peer_id {
+        let update = SourceUpdate { peer_id: Some(peer), ..SourceUpdate::default() };
+        let (settings, name) = (state.node.settings.clone(), source.name.clone());
+        blocking(move || {
+            let edited = settings.edit(|draft| draft.update_source(&name, &update));
+            edited.map_err(|error| Problem::conflict(&error))
+        })
+        .await?;
+    }
+    Ok(Json(find(&state, &source.name)?))
 }
 
 /// Asks a source now whether there is something new.

@@ -1,0 +1,59 @@
+//! One attempt at one manifest: a connection, a place, the pull.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use futures::FutureExt as _;
+use multiaddr::Multiaddr;
+use net::NetError;
+
+use super::super::slots::Slots;
+use super::super::world::World;
+use crate::blocking::Panicked;
+use crate::manifest_pull::{ManifestJob, ManifestPullError};
+use crate::snapshot::Snapshot;
+
+/// How an attempt ended.
+pub(super) enum End {
+    /// There was no way to the source.
+    NoConnection(NetError),
+    /// It was pulled, or not.
+    Pulled(Box<Result<Snapshot, ManifestPullError>>),
+}
+
+/// Makes one attempt. It ends soon after the job's `stop`; one that gives its
+/// place to others ends as if it had been stopped.
+pub(super) async fn attempt(
+    world: Arc<dyn World>,
+    slots: Slots,
+    job: ManifestJob,
+    addresses: Vec<Multiaddr>,
+) -> End {
+    let stop = job.stop.clone();
+    let stopped = || End::Pulled(Box::new(Err(ManifestPullError::Stopped)));
+    let connecting = world.connect(job.source, addresses);
+    // Before it takes a place: who is not there must not keep others waiting.
+    let connected = tokio::select! {
+        () = stop.cancelled() => return stopped(),
+        connected = connecting => connected,
+    };
+    if let Err(error) = connected {
+        return End::NoConnection(error);
+    }
+    let slot = tokio::select! {
+        () = stop.cancelled() => None,
+        slot = slots.take() => slot,
+    };
+    let Some(slot) = slot else { return stopped() };
+    let pulling = AssertUnwindSafe(world.pull(job)).catch_unwind();
+    tokio::pin!(pulling);
+    let result = tokio::select! {
+        result = &mut pulling => result,
+        () = slot.is_over() => {
+            stop.cancel();
+            pulling.await
+        }
+    };
+    drop(slot);
+    End::Pulled(Box::new(result.unwrap_or(Err(ManifestPullError::Panicked(Panicked)))))
+}

@@ -1,0 +1,246 @@
+//! Short conversations over a stream: frames of JSON, and the loop that takes
+//! such streams and answers them (docs/formats/wire.md).
+//!
+//! Invariants: a length is checked before anything is allocated; every
+//! conversation has an end in time; who floods, lies or says nothing loses
+//! the stream, and nothing else happens.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::io;
+use std::time::Duration;
+
+use futures::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use net::{NetError, NetStream, PeerId};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use crate::Retry;
+
+/// What a peer may still be sending when it has been answered, in bytes …
+const DRAIN_LEN_MAX: usize = 64 << 10;
+/// … and for how long it is listened to: a stream that is dropped unread can
+/// take with it what was answered.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Why a short conversation with a peer failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ExchangeError {
+    /// There is no stream to the peer.
+    #[error(transparent)]
+    Net(#[from] NetError),
+    /// The connection broke.
+    #[error("the connection broke")]
+    Io(#[source] io::Error),
+    /// The peer closed the stream before it had said all.
+    #[error("the peer closed the stream before its answer was whole")]
+    Closed,
+    /// The peer announced more than may be.
+    #[error("a frame of {len} bytes, where at most {max} may be")]
+    TooLong {
+        /// What it announced, in bytes.
+        len: u64,
+        /// The limit, in bytes.
+        max: usize,
+    },
+    /// What the peer said is not of the format.
+    #[error("the peer broke the protocol: {0}")]
+    Malformed(String),
+    /// The peer took too long.
+    #[error("the peer did not answer within {0:?}")]
+    Timeout(Duration),
+    /// What was to be said has no form.
+    #[error("what was to be sent cannot be written: {0}")]
+    Unsendable(String),
+    /// The work panicked; the panic was logged.
+    #[error(transparent)]
+    Panicked(#[from] crate::Panicked),
+}
+
+impl ExchangeError {
+    /// Whether the same conversation can succeed later.
+    pub fn retry(&self) -> Retry {
+        match self {
+            Self::Net(error) => error.retry().into(),
+            Self::Io(_) | Self::Closed | Self::Timeout(_) => Retry::Temporary,
+            Self::TooLong { .. } | Self::Malformed(_) | Self::Unsendable(_) | Self::Panicked(_) => {
+                Retry::Permanent
+            }
+        }
+    }
+}
+
+impl From<io::Error> for ExchangeError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof => Self::Closed,
+            _ => Self::Io(error),
+        }
+    }
+}
+
+/// Reads one frame: a length (u32, little-endian), and so many bytes of JSON.
+pub(crate) async fn read_frame<T: DeserializeOwned>(
+    stream: &mut (impl AsyncRead + Unpin),
+    max: usize,
+) -> Result<T, ExchangeError> {
+    let mut length = [0; 4];
+    stream.read_exact(&mut length).await?;
+    let length = u32::from_le_bytes(length);
+    let too_long = ExchangeError::TooLong { len: length.into(), max };
+    let Some(len) = usize::try_from(length).ok().filter(|len| *len <= max) else {
+        return Err(too_long);
+    };
+    let mut bytes = vec![0; len];
+    stream.read_exact(&mut bytes).await?;
+    serde_json::from_slice(&bytes).map_err(|error| ExchangeError::Malformed(error.to_string()))
+}
+
+/// The bytes of one frame.
+pub(crate) fn frame(value: &impl Serialize, max: usize) -> Result<Vec<u8>, ExchangeError> {
+    let mut bytes = vec![0; 4];
+    serde_json::to_writer(&mut bytes, value)
+        .map_err(|error| ExchangeError::Unsendable(error.to_string()))?;
+    let len = bytes.len() - 4;
+    let length = u32::try_from(len).ok().filter(|_| len <= max);
+    let length = length.ok_or(ExchangeError::TooLong { len: len as u64, max })?;
+    bytes[..4].copy_from_slice(&length.to_le_bytes());
+    Ok(bytes)
+}
+
+/// Writes one frame.
+pub(crate) async fn write_frame(
+    stream: &mut (impl AsyncWrite + Unpin),
+    value: &impl Serialize,
+    max: usize,
+) -> Result<(), ExchangeError> {
+    let bytes = frame(value, max)?;
+    stream.write_all(&bytes).await?;
+    stream.flush().await?;
+    Ok(())
+}
+
+/// Ends our side, and listens for a moment until the peer ends its own.
+pub(crate) async fn finish(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+) -> Result<(), ExchangeError> {
+    stream.close().await?;
+    let drained = async {
+        let (mut buffer, mut left) = ([0; 1024], DRAIN_LEN_MAX);
+        while left > 0 {
+            match stream.read(&mut buffer).await {
+                Ok(0) | Err(_) => return,
+                Ok(read) => left = left.saturating_sub(read),
+            }
+        }
+    };
+    // What it still says, or that it says nothing, is of no interest.
+    let _ = tokio::time::timeout(DRAIN_TIMEOUT, drained).await;
+    Ok(())
+}
+
+/// How many streams a server takes at once, and how long each may last.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) streams: usize,
+    pub(crate) streams_per_peer: usize,
+    pub(crate) time: Duration,
+}
+
+/// Takes streams until there are no more; each is answered by a task of its
+/// own. Streams beyond the limits are reset. Ends all when it is dropped.
+pub(crate) async fn serve<H, F>(mut inbound: mpsc::Receiver<NetStream>, limits: Limits, handle: H)
+where
+    H: Fn(NetStream) -> F,
+    F: Future<Output = Result<(), ExchangeError>> + Send + 'static,
+{
+    let mut served: JoinSet<PeerId> = JoinSet::new();
+    let mut per_peer: HashMap<PeerId, usize> = HashMap::new();
+    loop {
+        let stream = tokio::select! {
+            stream = inbound.recv() => stream,
+            Some(ended) = served.join_next() => {
+                match ended {
+                    Ok(peer) => leave(&mut per_peer, peer),
+                    Err(error) => tracing::error!(%error, "serving a stream failed"),
+                }
+                continue;
+            }
+        };
+        let Some(stream) = stream else { break };
+        let peer = stream.peer();
+        let of_peer = per_peer.get(&peer).copied().unwrap_or(0);
+        if served.len() >= limits.streams || of_peer >= limits.streams_per_peer {
+            tracing::debug!(%peer, protocol = %stream.protocol(), "too many streams: one was reset");
+            continue;
+        }
+        *per_peer.entry(peer).or_default() += 1;
+        let answered = tokio::time::timeout(limits.time, handle(stream));
+        served.spawn(async move {
+            use futures::FutureExt as _;
+
+            // Caught, so that the place of the peer is given back.
+            match std::panic::AssertUnwindSafe(answered).catch_unwind().await {
+                Ok(Ok(Ok(()))) => {}
+                Ok(Ok(Err(error))) => tracing::debug!(%peer, %error, "a stream ended early"),
+                Ok(Err(_)) => tracing::debug!(%peer, "a stream took too long and was reset"),
+                Err(_) => tracing::error!(%peer, "serving a stream panicked"),
+            }
+            peer
+        });
+    }
+    while served.join_next().await.is_some() {}
+}
+
+fn leave(per_peer: &mut HashMap<PeerId, usize>, peer: PeerId) {
+    if let Some(count) = per_peer.get_mut(&peer) {
+        *count -= 1;
+        if *count == 0 {
+            per_peer.remove(&peer);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::io::Cursor;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    async fn read(bytes: Vec<u8>, max: usize) -> Result<Vec<u32>, ExchangeError> {
+        read_frame(&mut Cursor::new(bytes), max).await
+    }
+
+    #[tokio::test]
+    async fn a_frame_reads_back_and_every_cut_is_noticed() {
+        let bytes = frame(&vec![1, 22, 333], 64).unwrap();
+        assert_eq!(bytes, b"\x0a\x00\x00\x00[1,22,333]");
+        assert_eq!(read(bytes.clone(), 10).await.unwrap(), [1, 22, 333]);
+        for len in 0..bytes.len() {
+            let cut = read(bytes[..len].to_vec(), 10).await;
+            assert!(matches!(cut, Err(ExchangeError::Closed)), "{len}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_length_beyond_the_limit_is_refused_before_its_bytes() {
+        let read = read(vec![0xff; 4], 10).await;
+        assert!(matches!(read, Err(ExchangeError::TooLong { len: 0xffff_ffff, max: 10 })));
+        assert!(matches!(frame(&"12345", 6), Err(ExchangeError::TooLong { len: 7, max: 6 })));
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_is_an_error(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+            // Never JSON, whatever follows.
+            let bytes = [&b"\xff"[..], &bytes].concat();
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let length = u32::try_from(bytes.len()).unwrap().to_le_bytes();
+            let whole = [&length[..], &bytes].concat();
+            prop_assert!(runtime.block_on(read(whole, 64)).is_err());
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! What is remembered of segments that are complete, so that the next manifest
+//! of a folder costs no more than what has changed.
+//!
+//! Invariant: a segment is remembered only as long as a root that was seen
+//! keeps it: the newest snapshot's, or that of the pull that was not finished.
+//! When the root is another one, or the store has failed, it is forgotten, and
+//! everything is looked at again.
+
+use std::collections::HashMap;
+
+use net::PeerId;
+use parking_lot::Mutex;
+use types::{Cid, FolderId};
+
+use crate::plan::Summary;
+
+/// Segments that are remembered, of all folders; each takes some 300 bytes.
+/// A million files are in about a thousand segments.
+const SEGMENTS_MAX: usize = 100_000;
+
+/// The segments that one root keeps.
+#[derive(Clone, Debug)]
+pub(crate) struct Complete {
+    /// The block that the root names: a record, or a manifest.
+    pub(crate) root: Cid,
+    /// What is complete below it.
+    pub(crate) segments: HashMap<Cid, Summary>,
+}
+
+/// What is remembered of a folder.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct FolderCache {
+    /// Below the newest snapshot.
+    pub(crate) base: Option<Complete>,
+    /// Below the root of the pull.
+    pub(crate) partial: Option<Complete>,
+}
+
+impl FolderCache {
+    /// What is still kept, given what the roots are now.
+    pub(crate) fn valid(mut self, base: Option<Cid>, partial: Option<Cid>) -> Self {
+        self.base = self.base.filter(|complete| Some(complete.root) == base);
+        self.partial = self.partial.filter(|complete| Some(complete.root) == partial);
+        self
+    }
+
+    /// Everything that is complete.
+    pub(crate) fn complete(&self) -> HashMap<Cid, Summary> {
+        let all = self.base.iter().chain(&self.partial);
+        all.flat_map(|complete| complete.segments.clone()).collect()
+    }
+
+    fn len(&self) -> usize {
+        self.base.iter().chain(&self.partial).map(|complete| complete.segments.len()).sum()
+    }
+}
+
+/// The caches of all folders.
+#[derive(Debug, Default)]
+pub(crate) struct Caches(Mutex<HashMap<(PeerId, FolderId), FolderCache>>);
+
+impl Caches {
+    /// Takes what is known of a folder out; whoever takes it puts it back.
+    pub(crate) fn take(&self, source: PeerId, folder: &FolderId) -> FolderCache {
+        self.0.lock().remove(&(source, folder.clone())).unwrap_or_default()
+    }
+
+    /// Remembers; where it becomes too much, the other folders are forgotten.
+    pub(crate) fn put(&self, source: PeerId, folder: &FolderId, cache: FolderCache) {
+        let len = cache.len();
+        if len > SEGMENTS_MAX {
+            return;
+        }
+        let mut all = self.0.lock();
+        if all.values().map(FolderCache::len).sum::<usize>() + len > SEGMENTS_MAX {
+            all.clear();
+        }
+        all.insert((source, folder.clone()), cache);
+    }
+}

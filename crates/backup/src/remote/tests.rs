@@ -1,0 +1,189 @@
+//! Both halves over pipes, against each other and against hostile peers.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use net::Keypair;
+use proptest::prelude::*;
+use store::MemStore;
+use tokio_util::compat::TokioAsyncReadCompatExt as _;
+use types::{Cid, Codec, SequenceNumber};
+
+use super::*;
+use crate::SnapshotRecord;
+
+fn commit(snapshots: &SnapshotStore, keypair: &Keypair, folder: &str, sequence: u64) -> Snapshot {
+    let folder: FolderId = folder.parse().unwrap();
+    let sequence = SequenceNumber(sequence);
+    let manifest = Cid::of(Codec::DagCbor, format!("{folder} {sequence}").as_bytes());
+    let record = SnapshotRecord {
+        source: keypair.public().to_peer_id(),
+        signature: manifest::sign(keypair, &folder, sequence, &manifest).unwrap(),
+        folder_name: "x\u{1}".repeat(2000),
+        folder,
+        sequence,
+        manifest,
+        order: snapshots.next_order(),
+        received_at: Timestamp::from_second(1000 + i64::try_from(sequence.0).unwrap()).unwrap(),
+        created_at: Timestamp::UNIX_EPOCH,
+        files: 3,
+        dirs: 1,
+        bytes: 99,
+        held: None,
+    };
+    snapshots.commit(record, snapshots.store().epoch()).unwrap()
+}
+
+async fn exchange(
+    snapshots: Option<&SnapshotStore>,
+    peer: PeerId,
+    question: &Question,
+) -> Result<RemoteListing, RemoteError> {
+    let (near, far) = tokio::io::duplex(1024);
+    let serving = tokio::spawn(answer(far.compat(), peer, snapshots.cloned()));
+    let result = hear(near.compat(), peer, question).await;
+    serving.await.unwrap().unwrap();
+    result
+}
+
+fn find(id: Option<&str>, folder: Option<&str>) -> Question {
+    let folder = folder.map(|folder| folder.parse().unwrap());
+    Question::Find { id: id.map(str::to_owned), folder, at: None, sequence: None }
+}
+
+#[tokio::test]
+async fn a_peer_is_told_of_its_own_snapshots_alone() {
+    let snapshots = SnapshotStore::new(Arc::new(MemStore::new()));
+    let [own, other] = [(); 2].map(|()| Keypair::generate_secp256k1());
+    let peer = own.public().to_peer_id();
+    let first = commit(&snapshots, &own, "docs", 1);
+    for sequence in 2..=40 {
+        commit(&snapshots, &own, "docs", sequence);
+    }
+    let music = commit(&snapshots, &own, "music", 7);
+    let foreign = commit(&snapshots, &other, "docs", 99);
+    let list = |folder: Option<&str>| Question::List {
+        folder: folder.map(|folder| folder.parse().unwrap()),
+    };
+    let all = exchange(Some(&snapshots), peer, &list(None)).await.unwrap();
+    assert_eq!((all.snapshots.len(), all.damaged, all.forged), (41, 0, 0));
+    assert_eq!(all.snapshots[0], RemoteSnapshot::from(first.clone()));
+    assert!(all.snapshots.iter().all(|snapshot| snapshot.source == peer.to_string()));
+    let some = exchange(Some(&snapshots), peer, &list(Some("music"))).await.unwrap();
+    assert_eq!(some.snapshots, [RemoteSnapshot::from(music)]);
+    let none = exchange(Some(&snapshots), PeerId::random(), &list(None)).await.unwrap();
+    assert_eq!(none, RemoteListing::default());
+    // By its name, too.
+    let found = exchange(Some(&snapshots), peer, &find(Some(first.id.as_str()), None)).await;
+    assert_eq!(found.unwrap().snapshots, [RemoteSnapshot::from(first)]);
+    let found = exchange(Some(&snapshots), peer, &find(Some(foreign.id.as_str()), None)).await;
+    assert!(matches!(found, Err(RemoteError::None)));
+    let found = exchange(Some(&snapshots), peer, &find(None, Some("docs"))).await.unwrap();
+    assert_eq!(found.snapshots[0].sequence, SequenceNumber(40));
+    let found = exchange(Some(&snapshots), peer, &find(None, None)).await;
+    assert!(matches!(found, Err(RemoteError::Folders(names)) if names == ["docs", "music"]));
+    let found = exchange(Some(&snapshots), peer, &find(Some("../../etc"), None)).await;
+    assert!(matches!(found, Err(RemoteError::None)));
+    let found = exchange(None, peer, &list(None)).await;
+    assert!(matches!(found, Err(RemoteError::NotAllowed)));
+}
+
+#[tokio::test]
+async fn what_was_never_signed_does_not_count() {
+    let snapshots = SnapshotStore::new(Arc::new(MemStore::new()));
+    let own = Keypair::generate_secp256k1();
+    let peer = own.public().to_peer_id();
+    let good = commit(&snapshots, &own, "docs", 1);
+    let record = SnapshotRecord {
+        // Another state under the same number.
+        manifest: Cid::of(Codec::DagCbor, b"never"),
+        order: snapshots.next_order(),
+        ..good.record.clone()
+    };
+    snapshots.commit(record, snapshots.store().epoch()).unwrap();
+    let list = Question::List { folder: None };
+    let listing = exchange(Some(&snapshots), peer, &list).await.unwrap();
+    assert_eq!((listing.snapshots.len(), listing.forged), (1, 1));
+    assert!(RemoteSnapshot::from(good).is_signed_by(&peer));
+    assert!(!listing.snapshots[0].is_signed_by(&PeerId::random()));
+}
+
+async fn hear_bytes(bytes: Vec<u8>) -> Result<RemoteListing, RemoteError> {
+    let (near, far) = tokio::io::duplex(1 << 20);
+    let mut far = far.compat();
+    let sending = tokio::spawn(async move {
+        let _ = far.write_all(&bytes).await;
+        let _ = far.close().await;
+    });
+    let heard = hear(near.compat(), PeerId::random(), &Question::List { folder: None }).await;
+    sending.abort();
+    heard
+}
+
+#[tokio::test]
+async fn hostile_answers_are_errors_within_bounds() {
+    let end = frame(&Answer::End { damaged: 2 }, 99).unwrap();
+    assert_eq!(hear_bytes(end.clone()).await.unwrap().damaged, 2);
+    for len in 0..end.len() {
+        assert!(hear_bytes(end[..len].to_vec()).await.is_err(), "{len}");
+    }
+    for bytes in [vec![0xff; 4096], b"\x02\0\0\0{}".to_vec(), b"\0\0\0\0".to_vec()] {
+        assert!(hear_bytes(bytes).await.is_err());
+    }
+    // A list without an end.
+    let own = Keypair::generate_secp256k1();
+    let snapshots = SnapshotStore::new(Arc::new(MemStore::new()));
+    let snapshot = RemoteSnapshot::from(commit(&snapshots, &own, "docs", 1));
+    let one = frame(&Answer::Snapshot(Box::new(snapshot)), ANSWER_LEN_MAX).unwrap();
+    let (near, far) = tokio::io::duplex(1 << 20);
+    let mut far = far.compat();
+    let flooding = tokio::spawn(async move { while far.write_all(&one).await.is_ok() {} });
+    let heard = hear(near.compat(), PeerId::random(), &Question::List { folder: None }).await;
+    assert!(matches!(heard, Err(RemoteError::TooMany)));
+    flooding.await.unwrap();
+}
+
+#[tokio::test]
+async fn hostile_questions_cost_their_stream() {
+    let snapshots = SnapshotStore::new(Arc::new(MemStore::new()));
+    let good = frame(&find(Some("abcd"), Some("docs")), QUESTION_LEN_MAX).unwrap();
+    let mut hostile = vec![
+        vec![0xff; 10_000],
+        frame(&serde_json::json!({"ask": "delete"}), 99).unwrap(),
+        frame(&serde_json::json!({"ask": "list", "source": "another"}), 99).unwrap(),
+        frame(&serde_json::json!({"ask": "list", "folder": "../.."}), 99).unwrap(),
+    ];
+    hostile.extend((0..good.len()).map(|len| good[..len].to_vec()));
+    for bytes in hostile {
+        let (near, far) = tokio::io::duplex(1 << 16);
+        let mut near = near.compat();
+        near.write_all(&bytes).await.unwrap();
+        near.close().await.unwrap();
+        let answered = answer(far.compat(), PeerId::random(), Some(snapshots.clone())).await;
+        assert!(answered.is_err());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn damaged_answers_never_panic(at in 0..4000_usize, bit in 0..8_u32) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let own = Keypair::generate_secp256k1();
+        let snapshots = SnapshotStore::new(Arc::new(MemStore::new()));
+        let snapshot = RemoteSnapshot::from(commit(&snapshots, &own, "docs", 1));
+        let answer = Answer::Snapshot(Box::new(snapshot.clone()));
+        let mut bytes = frame(&answer, ANSWER_LEN_MAX).unwrap();
+        let at = bytes.len() - 1 - at % (bytes.len() - 4);
+        bytes[at] ^= 1 << bit;
+        let mut stream = futures::io::Cursor::new(bytes);
+        let read = runtime.block_on(read_frame::<Answer>(&mut stream, ANSWER_LEN_MAX));
+        if let Ok(Answer::Snapshot(read)) = read
+            && read.is_signed_by(&own.public().to_peer_id())
+        {
+            // What is signed was not touched.
+            prop_assert_eq!(read.manifest_cid, snapshot.manifest_cid);
+            prop_assert_eq!(read.sequence, snapshot.sequence);
+        }
+    }
+}

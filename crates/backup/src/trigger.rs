@@ -1,0 +1,487 @@
+//! The trigger of the backup server: `POST /trigger` tells it that there may
+//! be something new (SPEC section 5, `docs/formats/http.md`).
+//!
+//! Role: an axum router; whoever runs it brings the socket, the limits on
+//! connections and on heads, and the address of the other end as
+//! `ConnectInfo<SocketAddr>`.
+//!
+//! Invariants: a trigger carries nothing and has no authority; who may send
+//! one is decided by the address of the connection alone; no body is read;
+//! whoever asks, each name is looked up at most once in [`LOOKUP_EVERY`].
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{ConnectInfo, State};
+use axum::http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue, ORIGIN};
+use axum::http::{Method, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use config::{SourcePeer, host_of};
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use serde_json::json;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
+
+/// A name is looked up at most this often, whoever asks.
+const LOOKUP_EVERY: Duration = Duration::from_secs(60);
+/// A lookup may take this long; what was found before counts meanwhile.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
+/// Names that are looked up at once.
+const LOOKUPS_AT_ONCE: usize = 16;
+/// Addresses of one name that are kept.
+const ADDRESSES_PER_NAME_MAX: usize = 32;
+/// Refused addresses that are logged; after that many no others are.
+const LOGGED_MAX: usize = 64;
+
+/// Told of every trigger. It must return at once: whoever polls makes one of
+/// many.
+pub type OnTrigger = Arc<dyn Fn() + Send + Sync>;
+
+/// Finds the addresses of a host name.
+pub type Lookup = Arc<dyn Fn(String) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> + Send + Sync>;
+
+/// The server that takes triggers. Clones share what was looked up.
+#[derive(Clone)]
+pub struct TriggerServer(Arc<Shared>);
+
+struct Shared {
+    on_trigger: OnTrigger,
+    sources: watch::Receiver<Vec<SourcePeer>>,
+    lookup: Lookup,
+    names: Mutex<HashMap<String, Found>>,
+    /// Held by who looks names up: one at a time, the others wait for it.
+    turn: Arc<Semaphore>,
+    logged: Mutex<HashSet<IpAddr>>,
+}
+
+/// What is known of a name.
+struct Found {
+    addresses: Vec<IpAddr>,
+    asked_at: Instant,
+}
+
+impl fmt::Debug for TriggerServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TriggerServer").finish_non_exhaustive()
+    }
+}
+
+/// The hosts that may send a trigger.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Hosts {
+    addresses: BTreeSet<IpAddr>,
+    names: BTreeSet<String>,
+}
+
+impl Hosts {
+    fn of(sources: &[SourcePeer]) -> Self {
+        let mut hosts = Self::default();
+        for source in sources {
+            match source.manifest_server_url.host() {
+                url::Host::Ipv4(ip) => hosts.add_address(ip.into()),
+                url::Host::Ipv6(ip) => hosts.add_address(ip.into()),
+                url::Host::Domain(name) => hosts.add_name(name),
+            }
+            for host in source.addresses.iter().filter_map(host_of) {
+                match host.trim_matches(['[', ']']).parse() {
+                    Ok(address) => hosts.add_address(address),
+                    Err(_) => hosts.add_name(&host),
+                }
+            }
+        }
+        hosts
+    }
+
+    fn add_address(&mut self, address: IpAddr) {
+        self.addresses.insert(address.to_canonical());
+    }
+
+    fn add_name(&mut self, name: &str) {
+        self.names.insert(name.to_ascii_lowercase());
+    }
+}
+
+impl TriggerServer {
+    /// Takes triggers from this machine and the hosts of `sources`, as they
+    /// are at that moment.
+    pub fn new(on_trigger: OnTrigger, sources: watch::Receiver<Vec<SourcePeer>>) -> Self {
+        let lookup: Lookup = Arc::new(|name| {
+            Box::pin(async move {
+                let found = tokio::net::lookup_host((name, 0)).await?;
+                Ok(found.map(|address| address.ip()).collect())
+            })
+        });
+        Self::with_lookup(on_trigger, sources, lookup)
+    }
+
+    /// The same, with another way to look names up.
+    pub fn with_lookup(
+        on_trigger: OnTrigger,
+        sources: watch::Receiver<Vec<SourcePeer>>,
+        lookup: Lookup,
+    ) -> Self {
+        Self(Arc::new(Shared {
+            on_trigger,
+            sources,
+            lookup,
+            names: Mutex::default(),
+            turn: Arc::new(Semaphore::new(1)),
+            logged: Mutex::default(),
+        }))
+    }
+
+    /// The router, to be served with `ConnectInfo<SocketAddr>`.
+    pub fn router(self) -> Router {
+        Router::new()
+            .route("/trigger", post(trigger).fallback(only_post))
+            .route("/health", get(health).fallback(only_get))
+            .fallback(not_found)
+            .with_state(self)
+    }
+
+    /// Whether a trigger from `client` counts.
+    pub async fn is_allowed(&self, client: IpAddr) -> bool {
+        let client = client.to_canonical();
+        if client.is_loopback() {
+            return true;
+        }
+        let hosts = Hosts::of(&self.0.sources.borrow());
+        if hosts.addresses.contains(&client) || self.is_found(&hosts, client) {
+            return true;
+        }
+        if hosts.names.is_empty() {
+            return false;
+        }
+        self.look_up(&hosts).await;
+        self.is_found(&hosts, client)
+    }
+
+    /// Whether one of the names has this address, as far as is known.
+    fn is_found(&self, hosts: &Hosts, client: IpAddr) -> bool {
+        let names = self.0.names.lock();
+        hosts
+            .names
+            .iter()
+            .filter_map(|name| names.get(name))
+            .any(|found| found.addresses.contains(&client))
+    }
+
+    /// Looks up the names that were not for a while. Where it fails, what was
+    /// found before goes on to count: a trigger is only a hint.
+    async fn look_up(&self, hosts: &Hosts) {
+        let Ok(turn) = self.0.turn.clone().acquire_owned().await else { return };
+        let due: Vec<String> = {
+            let mut names = self.0.names.lock();
+            names.retain(|name, _| hosts.names.contains(name));
+            let is_due = |name: &&String| {
+                names.get(*name).is_none_or(|found| found.asked_at.elapsed() >= LOOKUP_EVERY)
+            };
+            hosts.names.iter().filter(is_due).cloned().collect()
+        };
+        if due.is_empty() {
+            return;
+        }
+        // A task of its own: one who asks and leaves must not end a lookup
+        // that others wait for, nor make it begin again and again.
+        let server = self.clone();
+        let looking = tokio::spawn(async move {
+            server.look_up_all(due).await;
+            drop(turn);
+        });
+        let _ = looking.await;
+    }
+
+    async fn look_up_all(&self, names: Vec<String>) {
+        use futures::StreamExt as _;
+
+        let each = |name: String| async move {
+            let asked = (self.0.lookup)(name.clone());
+            let found = tokio::time::timeout(LOOKUP_TIMEOUT, asked).await;
+            let found = found.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+            let mut names = self.0.names.lock();
+            let asked_at = Instant::now();
+            let entry = names.entry(name).or_insert(Found { addresses: Vec::new(), asked_at });
+            entry.asked_at = asked_at;
+            match found {
+                Ok(found) => {
+                    let found = found.into_iter().map(|ip| ip.to_canonical());
+                    entry.addresses = found.take(ADDRESSES_PER_NAME_MAX).collect();
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "the host name of a source was not found");
+                }
+            }
+        };
+        futures::stream::iter(names).for_each_concurrent(LOOKUPS_AT_ONCE, each).await;
+    }
+
+    fn note_refused(&self, client: IpAddr) {
+        let is_news = {
+            let mut logged = self.0.logged.lock();
+            logged.len() < LOGGED_MAX && logged.insert(client)
+        };
+        if is_news {
+            tracing::warn!(
+                address = %client,
+                "refused a trigger: the address is not that of a source in [backup_server]"
+            );
+        }
+    }
+}
+
+async fn trigger(
+    State(server): State<TriggerServer>,
+    ConnectInfo(client): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
+) -> Response {
+    let client = client.ip().to_canonical();
+    // Only browsers send it, and no page has any business here.
+    if headers.contains_key(ORIGIN) {
+        return error(StatusCode::FORBIDDEN, "this is not for web pages");
+    }
+    if !server.is_allowed(client).await {
+        server.note_refused(client);
+        return error(
+            StatusCode::FORBIDDEN,
+            &format!(
+                "{client} is not the host of a source of this backup server; on the backup \
+                 server, look at manifest_server_url and addresses in [[backup_server.source_peers]]"
+            ),
+        );
+    }
+    (server.0.on_trigger)();
+    json_response(StatusCode::ACCEPTED, json!({ "status": "accepted" }).to_string())
+}
+
+fn json_response(status: StatusCode, body: String) -> Response {
+    let mut response = (status, body).into_response();
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    response
+}
+
+fn error(status: StatusCode, message: &str) -> Response {
+    let name = status.canonical_reason().unwrap_or("Error");
+    json_response(status, json!({ "error": name, "message": message }).to_string())
+}
+
+async fn health() -> Response {
+    json_response(StatusCode::OK, json!({ "status": "ok" }).to_string())
+}
+
+async fn not_found() -> Response {
+    error(StatusCode::NOT_FOUND, "there is only /trigger and /health here")
+}
+
+async fn only_post(_: Method) -> Response {
+    wrong_method("POST")
+}
+
+async fn only_get(_: Method) -> Response {
+    wrong_method("GET, HEAD")
+}
+
+fn wrong_method(allowed: &'static str) -> Response {
+    let message = format!("only {allowed} is understood here");
+    let mut response = error(StatusCode::METHOD_NOT_ALLOWED, &message);
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use axum::body::{Body, to_bytes};
+    use axum::http::Request;
+    use tower::ServiceExt as _;
+
+    use super::*;
+
+    const PEER: &str = "16Uiu2HAm5hPxT7s3TA2f4b4YjAPzS7yLRSgdj87ysDZ6NAXMiRuY";
+
+    fn source(url: &str, addresses: &[&str]) -> SourcePeer {
+        SourcePeer {
+            name: "Desktop".parse().unwrap(),
+            manifest_server_url: url.parse().unwrap(),
+            peer_id: PEER.parse().unwrap(),
+            addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+        }
+    }
+
+    struct Fixture {
+        server: TriggerServer,
+        sources: watch::Sender<Vec<SourcePeer>>,
+        triggers: Arc<AtomicUsize>,
+        lookups: Arc<AtomicUsize>,
+        answer: Arc<Mutex<Option<Vec<IpAddr>>>>,
+    }
+
+    fn fixture(sources: Vec<SourcePeer>) -> Fixture {
+        let (sources, receiver) = watch::channel(sources);
+        let (triggers, lookups) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let answer: Arc<Mutex<Option<Vec<IpAddr>>>> = Arc::default();
+        let (count, asked, told) = (triggers.clone(), lookups.clone(), answer.clone());
+        let on_trigger: OnTrigger = Arc::new(move || {
+            count.fetch_add(1, Ordering::SeqCst);
+        });
+        let lookup: Lookup = Arc::new(move |_| {
+            asked.fetch_add(1, Ordering::SeqCst);
+            let told = told.lock().clone();
+            Box::pin(async move { told.ok_or_else(|| io::ErrorKind::NotFound.into()) })
+        });
+        let server = TriggerServer::with_lookup(on_trigger, receiver, lookup);
+        Fixture { server, sources, triggers, lookups, answer }
+    }
+
+    async fn ask(
+        server: &TriggerServer,
+        method: &str,
+        path: &str,
+        from: &str,
+        header: Option<(&str, &str)>,
+    ) -> (StatusCode, HeaderMap, serde_json::Value) {
+        let mut request = Request::builder().method(method).uri(path);
+        if let Some((name, value)) = header {
+            request = request.header(name, value);
+        }
+        let mut request = request.body(Body::from("{\"ignored\":true}")).unwrap();
+        let address = SocketAddr::new(from.parse().unwrap(), 50_000);
+        request.extensions_mut().insert(ConnectInfo(address));
+        let response = server.clone().router().oneshot(request).await.unwrap();
+        let (status, headers) = (response.status(), response.headers().clone());
+        let body = to_bytes(response.into_body(), 1 << 16).await.unwrap();
+        let json = if body.is_empty() {
+            serde_json::Value::Null
+        } else {
+            assert_eq!(headers[CONTENT_TYPE], "application/json");
+            serde_json::from_slice(&body).unwrap()
+        };
+        (status, headers, json)
+    }
+
+    async fn status(server: &TriggerServer, from: &str) -> u16 {
+        ask(server, "POST", "/trigger", from, None).await.0.as_u16()
+    }
+
+    #[tokio::test]
+    async fn the_answers_are_those_of_the_contract() {
+        let fixture = fixture(vec![source("http://192.0.2.10:8085", &[])]);
+        let server = &fixture.server;
+        let (status, _, json) = ask(server, "POST", "/trigger", "127.0.0.1", None).await;
+        assert_eq!((status.as_u16(), json), (202, json!({ "status": "accepted" })));
+        assert_eq!(fixture.triggers.load(Ordering::SeqCst), 1);
+        let (status, _, json) = ask(server, "POST", "/trigger", "203.0.113.9", None).await;
+        assert_eq!((status.as_u16(), &json["error"]), (403, &json!("Forbidden")));
+        assert!(json["message"].as_str().unwrap().contains("203.0.113.9"));
+        for from in ["127.0.0.1", "203.0.113.9"] {
+            let (status, _, json) = ask(server, "GET", "/health", from, None).await;
+            assert_eq!((status.as_u16(), json), (200, json!({ "status": "ok" })));
+            let (status, _, json) = ask(server, "POST", "/Trigger", from, None).await;
+            assert_eq!((status.as_u16(), &json["error"]), (404, &json!("Not Found")));
+            for (method, path, allowed) in [
+                ("GET", "/trigger", "POST"),
+                ("DELETE", "/trigger", "POST"),
+                ("POST", "/health", "GET, HEAD"),
+            ] {
+                let (status, headers, json) = ask(server, method, path, from, None).await;
+                assert_eq!((status.as_u16(), &json["error"]), (405, &json!("Method Not Allowed")));
+                assert_eq!(headers[ALLOW], allowed);
+            }
+        }
+        let page = Some(("origin", "http://evil.example"));
+        assert_eq!(ask(server, "POST", "/trigger", "127.0.0.1", page).await.0.as_u16(), 403);
+        // No header says where one comes from.
+        let forged = Some(("x-forwarded-for", "127.0.0.1"));
+        assert_eq!(ask(server, "POST", "/trigger", "203.0.113.9", forged).await.0.as_u16(), 403);
+        assert_eq!(fixture.triggers.load(Ordering::SeqCst), 1);
+    }
+
+    #[tokio::test]
+    async fn sources_are_known_by_every_address_that_they_have() {
+        let fixture = fixture(vec![
+            source("http://192.0.2.10:8085", &["/ip4/198.51.100.7/tcp/8070"]),
+            source("http://[2001:db8::1]:8085", &["/ip6/2001:db8::2/udp/8090/quic-v1"]),
+        ]);
+        let server = &fixture.server;
+        for (from, wanted) in [
+            ("192.0.2.10", 202),
+            ("::ffff:192.0.2.10", 202),
+            ("198.51.100.7", 202),
+            ("2001:db8::1", 202),
+            ("2001:db8::2", 202),
+            ("::1", 202),
+            ("::ffff:127.0.0.1", 202),
+            ("192.0.2.11", 403),
+            ("2001:db8::3", 403),
+        ] {
+            assert_eq!(status(server, from).await, wanted, "{from}");
+        }
+        assert_eq!(fixture.lookups.load(Ordering::SeqCst), 0);
+        // Settings are looked at each time.
+        fixture.sources.send_replace(vec![source("http://192.0.2.11:8085", &[])]);
+        assert_eq!(status(server, "192.0.2.11").await, 202);
+        assert_eq!(status(server, "192.0.2.10").await, 403);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn names_are_looked_up_now_and_then_whoever_asks() {
+        let fixture = fixture(vec![source("http://desktop.example:8085", &[])]);
+        let server = &fixture.server;
+        *fixture.answer.lock() = Some(vec!["192.0.2.10".parse().unwrap()]);
+        assert_eq!(status(server, "192.0.2.10").await, 202);
+        for _ in 0..1000 {
+            assert_eq!(status(server, "203.0.113.9").await, 403);
+        }
+        assert_eq!(fixture.lookups.load(Ordering::SeqCst), 1);
+        // Its address has changed.
+        *fixture.answer.lock() = Some(vec!["::ffff:192.0.2.77".parse().unwrap()]);
+        assert_eq!(status(server, "192.0.2.77").await, 403);
+        tokio::time::advance(LOOKUP_EVERY).await;
+        assert_eq!(status(server, "192.0.2.77").await, 202);
+        assert_eq!(status(server, "192.0.2.10").await, 403);
+        // While names cannot be looked up, what was found last counts.
+        *fixture.answer.lock() = None;
+        tokio::time::advance(LOOKUP_EVERY).await;
+        assert_eq!(status(server, "192.0.2.10").await, 403);
+        assert_eq!(status(server, "192.0.2.77").await, 202);
+        assert_eq!(fixture.lookups.load(Ordering::SeqCst), 3);
+        // The name is gone from the settings, and so is what was found.
+        fixture.sources.send_replace(vec![source("http://192.0.2.1", &[])]);
+        assert_eq!(status(server, "192.0.2.77").await, 403);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flood_while_a_lookup_hangs_ends_in_time_with_one_lookup() {
+        let fixture = fixture(vec![source("http://desktop.example:8085", &[])]);
+        let lookups = Arc::new(AtomicUsize::new(0));
+        let asked = lookups.clone();
+        let lookup: Lookup = Arc::new(move |_| {
+            asked.fetch_add(1, Ordering::SeqCst);
+            Box::pin(std::future::pending())
+        });
+        let on_trigger: OnTrigger = Arc::new(|| panic!("nobody was allowed"));
+        let server = TriggerServer::with_lookup(on_trigger, fixture.sources.subscribe(), lookup);
+        // Some leave before they are answered; their lookup goes on.
+        for _ in 0..100 {
+            let asking = status(&server, "203.0.113.9");
+            let left = tokio::time::timeout(Duration::from_millis(1), asking).await;
+            assert!(left.is_err());
+        }
+        let start = Instant::now();
+        let asking = (0..500).map(|_| status(&server, "203.0.113.9"));
+        let all = futures::future::join_all(asking).await;
+        assert!(all.iter().all(|status| *status == 403));
+        assert_eq!(lookups.load(Ordering::SeqCst), 1);
+        assert!(start.elapsed() <= LOOKUP_TIMEOUT);
+    }
+}

@@ -1,0 +1,481 @@
+//! A source: a node with a store that is written by hand, its registry and its
+//! manifest server, all on loopback; and a backup server that pulls from it.
+
+#![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "in a test it is an assertion")]
+
+use std::collections::{BTreeMap, HashSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use backup::{
+    BackupDaemon, BackupHandle, BackupOptions, BackupSettings, MANIFEST_MIME, RECEIPT_PROTOCOL,
+    Receipt, ReceiptAnswer, Snapshot, SnapshotStore, SourceState, SourceStatus, SystemClock,
+    serve_receipts,
+};
+use config::SourcePeer;
+use manifest::{Askers, ManifestRegistry, Server};
+use net::{Access, Answer, BlockProvider, Keypair, Net, NetConfig, PeerId, Purposes};
+use parking_lot::Mutex;
+use store::{BlockStore, FileWriter, MemStore};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use types::{
+    Cid, Codec, Dataset, EncodedBlock, Entry, EntryKind, Hash, ManifestHeader, ManifestStats,
+    Metadata, Published, RelPath, Segment, SegmentRef, SegmentWriter, SequenceNumber,
+};
+
+/// Far above what anything here takes.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits until something is so.
+pub(crate) async fn until<T>(mut what: impl FnMut() -> Option<T>) -> T {
+    let waiting = async {
+        loop {
+            if let Some(found) = what() {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waiting).await.unwrap()
+}
+
+/// Serves a store, and notes what it served.
+#[derive(Default)]
+pub(crate) struct Served {
+    pub(crate) store: Arc<MemStore>,
+    pub(crate) blocks: Mutex<Vec<Cid>>,
+    /// Answers that these have changed.
+    pub(crate) changed: Mutex<HashSet<Cid>>,
+    /// Answers that these are not here.
+    pub(crate) missing: Mutex<HashSet<Cid>>,
+    /// How many blocks it still gives; then it lets them wait.
+    pub(crate) left: Mutex<Option<usize>>,
+    pub(crate) is_gone: AtomicBool,
+}
+
+impl BlockProvider for Served {
+    fn read(&self, _: &PeerId, wanted: &[Cid], budget: usize) -> Vec<Answer> {
+        let (mut answers, mut len) = (Vec::new(), 0);
+        for cid in wanted {
+            while !self.is_gone.load(Ordering::SeqCst) {
+                let mut left = self.left.lock();
+                match &mut *left {
+                    Some(0) => {}
+                    Some(left) => {
+                        *left -= 1;
+                        break;
+                    }
+                    None => break,
+                }
+                drop(left);
+                if !answers.is_empty() {
+                    return answers;
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            if self.changed.lock().contains(cid) {
+                answers.push(Answer::Changed);
+                continue;
+            }
+            let is_missing = self.missing.lock().contains(cid);
+            let block = self.store.get_encoded(cid).unwrap().filter(|_| !is_missing);
+            let Some(block) = block else {
+                answers.push(Answer::Missing);
+                continue;
+            };
+            len += block.payload().len();
+            if len > budget && !answers.is_empty() {
+                break;
+            }
+            self.blocks.lock().push(*cid);
+            answers.push(Answer::Block(block));
+        }
+        answers
+    }
+}
+
+/// What a folder holds: paths and contents; a path that ends in `/` is a
+/// directory.
+pub(crate) type Tree = BTreeMap<String, Vec<u8>>;
+
+/// Bytes that are the same in every run.
+pub(crate) fn noise(seed: usize, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    let mut noise = blake3::Hasher::new();
+    noise.update(&seed.to_le_bytes());
+    noise.finalize_xof().fill(&mut bytes);
+    bytes
+}
+
+/// A folder with small files in directories, and some large ones.
+pub(crate) fn tree(files: usize, large: usize) -> Tree {
+    let mut tree = Tree::new();
+    for number in 0..files {
+        let dir = format!("d{:03}/", number / 100);
+        tree.insert(format!("{dir}{number:06}.txt"), noise(number, 20 + number % 300));
+        tree.insert(dir, Vec::new());
+    }
+    for number in 0..large {
+        tree.insert(format!("large-{number}"), noise(1_000_000 + number, 3_000_000));
+    }
+    tree
+}
+
+pub(crate) fn put(store: &MemStore, block: types::Block) -> Cid {
+    let cid = block.cid();
+    store.put(&[EncodedBlock::plain(block)]).unwrap();
+    cid
+}
+
+/// The content of a file, in a store.
+pub(crate) fn file(store: &Arc<MemStore>, content: &[u8]) -> Cid {
+    let mut writer = FileWriter::new(store.clone());
+    writer.write(content).unwrap();
+    writer.finish().unwrap().cid
+}
+
+pub(crate) fn file_entry(path: &str, cid: Cid, content: &[u8]) -> Entry {
+    Entry {
+        path: RelPath::new(path).unwrap(),
+        kind: EntryKind::File {
+            cid,
+            size: content.len() as u64,
+            blake3: Hash::of(content),
+            is_sparse: false,
+        },
+        metadata: Metadata { mode: 0o644, ..Metadata::default() },
+        error: None,
+    }
+}
+
+pub(crate) fn dir_entry(path: &str) -> Entry {
+    let path = RelPath::new(path.trim_end_matches('/')).unwrap();
+    Entry { path, kind: EntryKind::Dir, metadata: Metadata::default(), error: None }
+}
+
+/// The entries of a folder, its files in a store.
+pub(crate) fn entries(store: &Arc<MemStore>, tree: &Tree) -> Vec<Entry> {
+    let entry = |(path, content): (&String, &Vec<u8>)| match path.ends_with('/') {
+        true => dir_entry(path),
+        false => file_entry(path, file(store, content), content),
+    };
+    let mut entries: Vec<_> = tree.iter().map(entry).collect();
+    entries.sort_by(|one, other| one.path.cmp(&other.path));
+    entries
+}
+
+pub(crate) fn segments(entries: &[Entry]) -> Vec<Segment> {
+    let mut writer = SegmentWriter::new();
+    let mut segments: Vec<_> = entries.iter().filter_map(|entry| writer.push(entry)).collect();
+    segments.extend(writer.finish());
+    segments
+}
+
+/// The header over segments that are in a store then.
+pub(crate) fn header(
+    store: &MemStore,
+    source: PeerId,
+    folder: &str,
+    sequence: u64,
+    entries: &[Entry],
+) -> ManifestHeader {
+    let mut stats = ManifestStats::default();
+    for entry in entries {
+        match entry.kind {
+            EntryKind::Dir => stats.total_dirs += 1,
+            EntryKind::File { size, .. } => {
+                stats.total_files += 1;
+                stats.total_size_bytes += size;
+            }
+            _ => stats.total_files += 1,
+        }
+    }
+    let segments = segments(entries).into_iter().map(|segment| SegmentRef {
+        first_path: segment.first_path,
+        entries: segment.entries,
+        bytes: segment.block.data().len() as u64,
+        cid: put(store, segment.block),
+    });
+    ManifestHeader {
+        folder_id: folder.parse().unwrap(),
+        folder_name: folder.to_uppercase(),
+        folder_path: format!("/home/me/{folder}"),
+        source_peer_id: source.to_string(),
+        sequence_number: SequenceNumber(sequence),
+        previous: None,
+        created_at: "2026-11-22T10:30:00Z".parse().unwrap(),
+        root: Entry { path: RelPath::root(), ..dir_entry("x") },
+        stats,
+        held: None,
+        segments: segments.collect(),
+    }
+}
+
+/// The dataset over a header.
+pub(crate) fn dataset(store: &MemStore, header: types::Block) -> Cid {
+    let size = header.data().len() as u64;
+    let tree = put(store, header);
+    let mimetype = Some(MANIFEST_MIME.to_owned());
+    let dataset = Dataset { tree, size, filename: None, mimetype };
+    put(store, dataset.encode().unwrap())
+}
+
+/// Side A.
+pub(crate) struct Source {
+    pub(crate) served: Arc<Served>,
+    pub(crate) registry: ManifestRegistry,
+    pub(crate) access: Access,
+    pub(crate) net: Net,
+    pub(crate) http: SocketAddr,
+    pub(crate) receipts: Arc<Mutex<Vec<(PeerId, Receipt)>>>,
+    pub(crate) takes_receipts: Arc<AtomicBool>,
+    stop: CancellationToken,
+}
+
+impl Source {
+    pub(crate) async fn start() -> Self {
+        Self::with(Keypair::generate_secp256k1()).await
+    }
+
+    pub(crate) async fn with(keypair: Keypair) -> Self {
+        let (served, access) = (Arc::new(Served::default()), Access::new());
+        let config = NetConfig {
+            tcp: vec!["127.0.0.1:0".parse().unwrap()],
+            protocols: vec![RECEIPT_PROTOCOL],
+            ..NetConfig::default()
+        };
+        let net = Net::start(config, keypair.clone(), served.clone(), access.clone());
+        let net = net.await.unwrap();
+        let receipts = Arc::new(Mutex::new(Vec::new()));
+        let takes_receipts = Arc::new(AtomicBool::new(true));
+        let receiver = net.accept(&RECEIPT_PROTOCOL).unwrap();
+        let note = {
+            let (receipts, takes) = (receipts.clone(), takes_receipts.clone());
+            move |peer, receipt| {
+                if !takes.load(Ordering::SeqCst) {
+                    return ReceiptAnswer::UnknownFolder;
+                }
+                receipts.lock().push((peer, receipt));
+                ReceiptAnswer::Ok
+            }
+        };
+        let allowed = {
+            let access = access.clone();
+            move |peer: &PeerId| access.allows(peer, Purposes::RECEIPTS)
+        };
+        tokio::spawn(serve_receipts(receiver, allowed, Arc::new(note)));
+        let registry = ManifestRegistry::new(keypair);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let http = listener.local_addr().unwrap();
+        let stop = CancellationToken::new();
+        let handle = net.handle();
+        let server = Server {
+            registry: registry.clone(),
+            addresses: Arc::new(move || handle.listen_addrs()),
+            whitelist: watch::Sender::default().subscribe(),
+            askers: Askers::new(),
+            stop: stop.clone(),
+        };
+        let service = server.router().into_make_service_with_connect_info::<SocketAddr>();
+        let ended = stop.clone().cancelled_owned();
+        tokio::spawn(
+            async move { axum::serve(listener, service).with_graceful_shutdown(ended).await },
+        );
+        Self { served, registry, access, net, http, receipts, takes_receipts, stop }
+    }
+
+    pub(crate) fn peer(&self) -> PeerId {
+        self.registry.peer_id()
+    }
+
+    pub(crate) fn allow(&self, peer: PeerId) {
+        self.access.set(peer, Purposes::BLOCKS | Purposes::RECEIPTS);
+    }
+
+    /// Shows a manifest.
+    pub(crate) fn show(&self, folder: &str, sequence: u64, manifest_cid: Cid) {
+        let published = Published {
+            folder_id: folder.parse().unwrap(),
+            folder_name: folder.to_uppercase(),
+            folder_path: format!("/home/me/{folder}"),
+            manifest_cid,
+            sequence_number: SequenceNumber(sequence),
+            updated_at: "2026-11-22T10:30:00Z".parse().unwrap(),
+            file_count: 12,
+            total_size_bytes: 345,
+        };
+        self.registry.publish(published).unwrap();
+    }
+
+    /// Makes a manifest of these entries.
+    pub(crate) fn manifest(&self, folder: &str, sequence: u64, entries: &[Entry]) -> Cid {
+        let store = &self.served.store;
+        let header = header(store, self.peer(), folder, sequence, entries);
+        dataset(store, header.encode().unwrap())
+    }
+
+    /// Publishes a folder.
+    pub(crate) fn publish(&self, folder: &str, sequence: u64, tree: &Tree) -> Cid {
+        let entries = entries(&self.served.store, tree);
+        let manifest = self.manifest(folder, sequence, &entries);
+        self.show(folder, sequence, manifest);
+        manifest
+    }
+
+    /// What it served since this was last asked.
+    pub(crate) fn served(&self) -> Vec<Cid> {
+        std::mem::take(&mut *self.served.blocks.lock())
+    }
+
+    pub(crate) fn config(&self, name: &str) -> SourcePeer {
+        SourcePeer {
+            name: name.parse().unwrap(),
+            manifest_server_url: format!("http://{}", self.http).parse().unwrap(),
+            peer_id: self.peer(),
+            addresses: self.net.handle().listen_addrs(),
+        }
+    }
+
+    pub(crate) fn stop_http(&self) {
+        self.stop.cancel();
+    }
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        self.served.is_gone.store(true, Ordering::SeqCst);
+        self.stop.cancel();
+    }
+}
+
+/// Side B.
+pub(crate) struct Backup {
+    pub(crate) daemon: BackupDaemon,
+    pub(crate) handle: BackupHandle,
+    pub(crate) settings: watch::Sender<BackupSettings>,
+    pub(crate) net: Net,
+    pub(crate) dir: tempfile::TempDir,
+}
+
+pub(crate) fn settings(sources: &[SourcePeer]) -> BackupSettings {
+    BackupSettings {
+        enabled: true,
+        poll_interval: Duration::from_secs(30),
+        max_concurrent_downloads: 3,
+        max_retries: 3,
+        sources: sources.to_vec(),
+    }
+}
+
+impl Backup {
+    /// Pulls from these into `store`.
+    pub(crate) async fn start(store: Arc<dyn BlockStore>, sources: &[&Source]) -> Self {
+        let net = Self::net().await;
+        let named = |(number, source): (usize, &&Source)| {
+            source.allow(net.handle().peer_id());
+            source.config(&format!("source-{number}"))
+        };
+        let sources: Vec<_> = sources.iter().enumerate().map(named).collect();
+        Self::with(store, net, settings(&sources), tempfile::tempdir().unwrap()).await
+    }
+
+    pub(crate) async fn net() -> Net {
+        let config =
+            NetConfig { tcp: vec!["127.0.0.1:0".parse().unwrap()], ..NetConfig::default() };
+        let nothing = Arc::new(Served::default());
+        Net::start(config, Keypair::generate_secp256k1(), nothing, Access::new()).await.unwrap()
+    }
+
+    pub(crate) async fn with(
+        store: Arc<dyn BlockStore>,
+        net: Net,
+        settings: BackupSettings,
+        dir: tempfile::TempDir,
+    ) -> Self {
+        let (settings, receiver) = watch::channel(settings);
+        let options = BackupOptions {
+            snapshots: SnapshotStore::new(store),
+            net: net.handle(),
+            data_dir: dir.path().to_owned(),
+            settings: receiver,
+            clock: SystemClock::shared(),
+        };
+        let daemon = BackupDaemon::start(options).await.unwrap();
+        let handle = daemon.handle();
+        Self { daemon, handle, settings, net, dir }
+    }
+
+    /// The snapshot of a folder with that number, when it is there.
+    pub(crate) async fn snapshot(&self, folder: &str, sequence: u64) -> Snapshot {
+        until(|| {
+            let all = self.handle.snapshots().list().unwrap();
+            assert_eq!(all.damaged, []);
+            all.snapshots.into_iter().find(|snapshot| {
+                let record = &snapshot.record;
+                record.folder.as_str() == folder && record.sequence.0 == sequence
+            })
+        })
+        .await
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.handle.snapshots().list().unwrap().snapshots.len()
+    }
+
+    /// The only source, when this is so of it.
+    pub(crate) async fn source_that(
+        &self,
+        is_so: impl Fn(&SourceStatus) -> bool,
+    ) -> Arc<SourceStatus> {
+        until(|| self.handle.sources().into_iter().next().filter(|source| is_so(source))).await
+    }
+
+    pub(crate) async fn source_in(&self, state: SourceState) -> Arc<SourceStatus> {
+        self.source_that(|source| source.state == state).await
+    }
+
+    pub(crate) async fn stop(self) -> tempfile::TempDir {
+        self.daemon.shutdown().await;
+        self.net.shutdown(Duration::from_secs(5)).await.unwrap();
+        self.dir
+    }
+}
+
+/// That a store has all of a folder, byte for byte, and finds nothing wrong.
+pub(crate) fn assert_holds(store: &Arc<dyn BlockStore>, manifest: Cid, tree: &Tree) {
+    let report = store.verify(store::VerifyDepth::Full).unwrap();
+    assert!(report.is_ok(), "{report:?}");
+    let snapshot = backup::SnapshotTree::open(store.clone(), manifest).unwrap();
+    let mut found = Tree::new();
+    let root = RelPath::root();
+    snapshot
+        .list(&root, backup::Depth::All, |entry| {
+            let path = entry.path.to_string();
+            match entry.kind {
+                EntryKind::File { cid, .. } => {
+                    let mut bytes = Vec::new();
+                    let reader = store::FileReader::open(store.clone(), cid).unwrap();
+                    let mut reader = reader.unwrap();
+                    while let Some(piece) = reader.read().unwrap() {
+                        bytes.extend_from_slice(&piece);
+                    }
+                    found.insert(path, bytes);
+                }
+                _ => {
+                    found.insert(format!("{path}/"), Vec::new());
+                }
+            }
+            std::ops::ControlFlow::Continue(())
+        })
+        .unwrap();
+    assert!(found == *tree, "another tree");
+}
+
+pub(crate) fn raw(cids: &[Cid]) -> usize {
+    cids.iter().filter(|cid| cid.codec() == Codec::Raw).count()
+}

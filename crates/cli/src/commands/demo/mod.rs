@@ -1,0 +1,254 @@
+//! `archivist demo`: the whole life of a backup, on this machine, for real.
+
+mod instance;
+mod sample;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use api::{
+    AddFolder, BackupNowReport, BackupNowRequest, Folder, JoinReport, JoinRequest, PairingCode,
+    PruneReport, PruneRequest, RestoreReport, RestoreRequest, Snapshot, VerifyRequest,
+};
+use fstree::{CompareOptions, compare};
+
+use self::instance::Instance;
+use crate::context::block_on;
+use crate::output::{safe, size};
+
+/// Nothing in the demo takes longer, unless the folder is huge.
+const STEP_MAX: Duration = Duration::from_secs(24 * 3600);
+/// How often a state is asked for that has to change by itself.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Show the whole life of a backup on this machine.
+///
+/// Starts two instances with homes in a temporary directory, on free ports of
+/// this machine: A watches FOLDER and a sample, B backs them up. Then a change,
+/// a second backup, and restores that are compared byte for byte. FOLDER is
+/// only read.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  archivist demo\n  archivist demo ~/Pictures")]
+pub(crate) struct Demo {
+    /// A folder of yours to back up too; it is only read.
+    folder: Option<PathBuf>,
+    /// Keep the temporary directory with both homes and the restored files.
+    #[arg(long)]
+    keep: bool,
+}
+
+/// Prints each step with the time that it took.
+struct Steps {
+    number: u32,
+    begun: Instant,
+}
+
+impl Steps {
+    fn done(&mut self, text: &str) {
+        self.number += 1;
+        let took = self.begun.elapsed();
+        println!("{:>2}. {:<70} {:>8.3} s", self.number, safe(text), took.as_secs_f64());
+        self.begun = Instant::now();
+    }
+}
+
+impl Demo {
+    pub(crate) fn run(self) -> Result<()> {
+        let folder = match &self.folder {
+            Some(folder) => {
+                let folder = std::path::absolute(folder)
+                    .with_context(|| format!("cannot use {}", folder.display()))?;
+                ensure!(folder.is_dir(), "{} is not a directory", folder.display());
+                Some(folder)
+            }
+            None => None,
+        };
+        let mut dir = tempfile::Builder::new()
+            .prefix("archivist-demo-")
+            .tempdir()
+            .context("cannot make a temporary directory")?;
+        dir.disable_cleanup(self.keep);
+        let begun = Instant::now();
+        let result = block_on(show(dir.path(), folder.as_deref()));
+        if self.keep {
+            println!("kept: {}", dir.path().display());
+        }
+        result?;
+        println!("All of it was compared byte for byte, in {:.1} s.", begun.elapsed().as_secs_f64());
+        Ok(())
+    }
+}
+
+async fn show(dir: &Path, own: Option<&Path>) -> Result<()> {
+    let mut steps = Steps { number: 0, begun: Instant::now() };
+    let sample = dir.join("sample");
+    let made = sample::make(&sample)?;
+    steps.done(&format!("a sample folder of {made} entries is made"));
+
+    let a = Instance::start(&dir.join("a")).await.context("A does not start")?;
+    let b = Instance::start(&dir.join("b")).await.context("B does not start")?;
+    steps.done("A and B run, each with its own home and ports");
+
+    let code: PairingCode = a.api.post("/pairing", &()).await?;
+    let joined: JoinReport = b.api.post("/pairing/join", &JoinRequest { code: code.code }).await?;
+    steps.done(&format!("paired: B pulls from {}", joined.manifest_server_url));
+
+    let folder = add(&a, &sample, "Sample").await?;
+    let first = backed_up(&a, &folder).await?;
+    steps.done(&format!(
+        "first backup: {} files, {} are on B, synced and checked",
+        first.files,
+        size(first.bytes)
+    ));
+    let own = match own {
+        None => None,
+        Some(own) => {
+            let added = add(&a, own, "Yours").await?;
+            let backed_up = backed_up(&a, &added).await?;
+            steps.done(&format!(
+                "your folder: {} files, {} are on B",
+                backed_up.files,
+                size(backed_up.bytes)
+            ));
+            Some((own, added))
+        }
+    };
+    let before = dir.join("before");
+    restore(&b, &folder, None, &before).await?;
+    same(&sample, &before)?;
+    steps.done("restored on B: everything is as it is on A");
+
+    sample::change(&sample)?;
+    let saved = Instant::now();
+    wait_for(&a, &folder, first.sequence.map_or(0, |number| number.0) + 1).await?;
+    let took = saved.elapsed().as_millis();
+    steps.done(&format!("files are changed, renamed, deleted; B has it {took} ms later, by itself"));
+    let after = dir.join("after");
+    restore(&b, &folder, None, &after).await?;
+    same(&sample, &after)?;
+    steps.done("restored on B: everything is as it is on A now");
+
+    sample::destroy(&sample)?;
+    backed_up(&a, &folder).await?;
+    steps.done("every file on A is overwritten, as malware does; B has that as well");
+    let snapshots: Vec<Snapshot> = b.api.get("/snapshots?folder=Sample").await?;
+    ensure!(snapshots.len() >= 3, "B holds {} snapshots, not three", snapshots.len());
+    let rescued = dir.join("rescued");
+    restore(&a, &folder, Some(&snapshots[snapshots.len() - 2].id), &rescued).await?;
+    same(&after, &rescued)?;
+    let rescued_first = dir.join("rescued-first");
+    restore(&b, &folder, Some(&snapshots[0].id), &rescued_first).await?;
+    same(&before, &rescued_first)?;
+    steps.done("both older versions come back, one of them on A, through B");
+
+    if let Some((own, folder)) = &own {
+        let back = dir.join("yours");
+        restore(&b, folder, None, &back).await?;
+        same(own, &back)?;
+        steps.done("your folder is restored, and is as it is");
+    }
+    let verified = b.verify(VerifyRequest { full: true, repair: false }).await?;
+    ensure!(verified.problems.is_empty(), "B is damaged: {:?}", verified.problems);
+    steps.done(&format!("B reads and hashes all that it holds: {}", size(verified.read_bytes)));
+    let pruned: PruneReport = b.api.post("/prune", &PruneRequest { dry_run: true }).await?;
+    ensure!(pruned.removed.is_empty(), "a new snapshot would be pruned");
+    a.stop().await?;
+    b.stop().await?;
+    steps.done("both have stopped");
+    Ok(())
+}
+
+async fn add(a: &Instance, path: &Path, name: &str) -> Result<Folder> {
+    let path = path.to_str().context("the path of the folder is not UTF-8")?;
+    let request = AddFolder { path: path.into(), name: Some(name.into()), exclude: Vec::new() };
+    Ok(a.api.post("/folders", &request).await?)
+}
+
+/// Backs up now, and waits for the receipt.
+async fn backed_up(a: &Instance, folder: &Folder) -> Result<Folder> {
+    let request = BackupNowRequest {
+        folder: Some(folder.id.to_string()),
+        wait_secs: Some(STEP_MAX.as_secs()),
+    };
+    let report: BackupNowReport = a.api.post("/backup-now", &request).await?;
+    if let Some(failed) = report.steps.iter().find(|step| !step.ok) {
+        bail!("{}: {}", failed.name, failed.detail.as_deref().unwrap_or_default());
+    }
+    status_of(a, folder).await
+}
+
+async fn status_of(a: &Instance, folder: &Folder) -> Result<Folder> {
+    let folders: Vec<Folder> = a.api.get("/folders").await?;
+    folders.into_iter().find(|one| one.id == folder.id).context("the folder is gone")
+}
+
+/// Waits until B has acknowledged this manifest of the folder, or a later one.
+async fn wait_for(a: &Instance, folder: &Folder, sequence: u64) -> Result<()> {
+    let until = Instant::now() + STEP_MAX;
+    while Instant::now() < until {
+        let status = status_of(a, folder).await?;
+        if status.backed_up_sequence.is_some_and(|number| number.0 >= sequence)
+            && status.pending_changes == 0
+        {
+            return Ok(());
+        }
+        ensure!(
+            !matches!(status.state.as_str(), "alarm" | "error"),
+            "{}",
+            status.detail.unwrap_or(status.state)
+        );
+        tokio::time::sleep(LOOK).await;
+    }
+    bail!("B has not acknowledged it")
+}
+
+/// Restores, on B from its own store, on A through B.
+async fn restore(
+    on: &Instance,
+    folder: &Folder,
+    snapshot: Option<&str>,
+    target: &Path,
+) -> Result<()> {
+    let is_source = status_of(on, folder).await.is_ok();
+    let request = RestoreRequest {
+        snapshot: snapshot.map(ToOwned::to_owned),
+        folder: Some(folder.id.to_string()),
+        target: target.to_str().context("the temporary directory is not UTF-8")?.to_owned(),
+        from_backup_server: is_source,
+        ..RestoreRequest::default()
+    };
+    let mut report: RestoreReport = on.api.post("/restores", &request).await?;
+    while report.state == "running" {
+        tokio::time::sleep(LOOK).await;
+        report = on.api.get(&format!("/restores/{}", report.id)).await?;
+    }
+    ensure!(
+        report.state == "done",
+        "the restore {}: {} {:?} {:?}",
+        report.state,
+        report.error.unwrap_or_default(),
+        report.in_the_way,
+        report.failed
+    );
+    Ok(())
+}
+
+fn same(first: &Path, second: &Path) -> Result<()> {
+    // Who is not root cannot give files away.
+    let owners = rustix::process::geteuid().is_root();
+    let options = CompareOptions { owners, ..CompareOptions::default() };
+    let differences = compare(first, second, options)
+        .with_context(|| format!("cannot compare {} and {}", first.display(), second.display()))?;
+    if let Some(one) = differences.first() {
+        bail!(
+            "{} and {} differ in {} places; {:?}: {:?}",
+            first.display(),
+            second.display(),
+            differences.len(),
+            one.path,
+            one.what
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,165 @@
+//! Verifying what is held, pulling again what is damaged, and removing what no
+//! rule keeps.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use api::{PruneReport, VerifyProblem, VerifyRequest, VerifyResult};
+use backup::{
+    HeldFolder, Progress, PruneOptions, Puller, SessionPool, VerifyProgress, VerifyReport,
+};
+use jiff::Timestamp;
+use net::PeerId;
+use store::BlockStore as _;
+
+use crate::rest::with_causes;
+use crate::v1::{ApiState, RunningJob};
+
+/// How often the progress of a verification is noted.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Verifies, and repairs where that is asked for.
+pub(crate) async fn verify(
+    state: &ApiState,
+    request: VerifyRequest,
+    job: &RunningJob,
+) -> Result<VerifyResult, String> {
+    let first = look(state, request.full, job).await?;
+    let mut repaired = 0;
+    let report = if request.repair && !first.is_ok() {
+        repaired = repair(state, &first).await?;
+        // What counts is what is there afterwards.
+        look(state, request.full, job).await?
+    } else {
+        first
+    };
+    Ok(to_api(state, &report, repaired))
+}
+
+async fn look(state: &ApiState, full: bool, job: &RunningJob) -> Result<VerifyReport, String> {
+    let progress = Arc::new(VerifyProgress::default());
+    let (snapshots, stop, seen) = (state.snapshots.clone(), state.stop.clone(), progress.clone());
+    let mut work =
+        tokio::task::spawn_blocking(move || backup::verify(&snapshots, full, &seen, &stop));
+    loop {
+        job.done.store(progress.snapshots(), Ordering::Relaxed);
+        job.total.store(progress.snapshots_total(), Ordering::Relaxed);
+        tokio::select! {
+            done = &mut work => {
+                job.done.store(progress.snapshots(), Ordering::Relaxed);
+                let done = done.map_err(|error| error.to_string())?;
+                return done.map_err(|error| with_causes(&error));
+            }
+            () = tokio::time::sleep(LOOK) => {}
+        }
+    }
+}
+
+/// Pulls again from whoever may have it: the source itself, then every other
+/// peer that is connected.
+async fn repair(state: &ApiState, report: &VerifyReport) -> Result<u64, String> {
+    let net = &state.node.net;
+    let config = state.node.settings.get();
+    for source in &config.backup_server.source_peers {
+        // Who cannot be reached is told by the pull.
+        let _ = net
+            .connect(source.peer_id, source.dial_addresses(), Duration::from_secs(10))
+            .await;
+    }
+    let connected = net.peers().await.map_err(|error| with_causes(&error))?;
+    let connected: Vec<PeerId> = connected.into_iter().map(|peer| peer.peer).collect();
+    let pool = SessionPool::new(net.clone());
+    let store = state.snapshots.store().clone();
+    let puller = |source: &PeerId| {
+        let others = connected.iter().copied().filter(|peer| peer != source);
+        let peers = std::iter::once(*source).chain(others).collect();
+        Puller::new(store.clone(), pool.clone(), peers, Arc::new(Progress::default()))
+    };
+    let done = backup::repair(&state.snapshots, report, puller)
+        .await
+        .map_err(|error| with_causes(&error))?;
+    for (snapshot, reason) in &done.failed {
+        tracing::warn!(%snapshot, reason, "a snapshot could not be repaired");
+    }
+    Ok(done.repaired)
+}
+
+fn to_api(state: &ApiState, report: &VerifyReport, repaired: u64) -> VerifyResult {
+    let mut problems: Vec<VerifyProblem> = report
+        .problems
+        .iter()
+        .map(|problem| VerifyProblem {
+            cid: problem.cid,
+            reason: problem.reason.clone(),
+            concerns: problem
+                .snapshots
+                .iter()
+                .map(ToString::to_string)
+                .chain(problem.paths.iter().cloned())
+                .collect(),
+        })
+        .collect();
+    problems.extend(report.damaged.iter().filter_map(|damaged| {
+        Some(VerifyProblem {
+            cid: state.node.store.root(&damaged.root)?.cid,
+            reason: damaged.reason.clone(),
+            concerns: vec![damaged.root.clone()],
+        })
+    }));
+    VerifyResult {
+        checked: report.snapshots,
+        blocks: report.blocks,
+        read_bytes: report.read_bytes,
+        problems,
+        repaired,
+    }
+}
+
+/// Removes what no rule keeps, and frees what nothing needs.
+pub(crate) async fn prune(state: &ApiState, dry_run: bool) -> Result<PruneReport, String> {
+    run_prune(state, dry_run, true).await
+}
+
+/// As [`prune`], for the instance itself: without a collection where nothing
+/// was removed.
+pub(crate) async fn prune_by_itself(state: &ApiState) -> Result<PruneReport, String> {
+    run_prune(state, false, false).await
+}
+
+async fn run_prune(
+    state: &ApiState,
+    dry_run: bool,
+    always_collect: bool,
+) -> Result<PruneReport, String> {
+    let keep = state.node.settings.get().backup_server.keep;
+    let (snapshots, stop) = (state.snapshots.clone(), state.stop.clone());
+    let work = tokio::task::spawn_blocking(move || {
+        let options = PruneOptions { dry_run, always_collect, stop };
+        backup::prune(&snapshots, &keep, Timestamp::now(), &options)
+    });
+    let done = work.await.map_err(|error| error.to_string())?;
+    let report = done.map_err(|error| with_causes(&error))?;
+    let decision = |one: &backup::PruneDecision| api::PruneDecision {
+        snapshot: one.snapshot.id.to_string(),
+        folder_name: one.snapshot.record.folder_name.clone(),
+        received_at: one.snapshot.record.received_at,
+        reasons: one.reasons.iter().map(|reason| reason.as_str().to_owned()).collect(),
+    };
+    let mut holds: Vec<String> = report.held.iter().map(held).collect();
+    holds.extend(report.damaged.iter().map(|one| format!("{}: {}", one.root, one.reason)));
+    if let Some(error) = &report.not_collected {
+        holds.push(format!("nothing could be freed: {}", with_causes(error)));
+    }
+    Ok(PruneReport {
+        dry_run: report.dry_run,
+        kept: report.kept.iter().map(decision).collect(),
+        removed: report.removed.iter().map(decision).collect(),
+        holds,
+        freed_bytes: report.collected.map_or(0, |collected| collected.freed_bytes),
+    })
+}
+
+fn held(folder: &HeldFolder) -> String {
+    format!("{} of {}: {}", folder.folder_name, folder.source, folder.hold)
+}

@@ -1,0 +1,572 @@
+//! One folder: a thread that waits until something is due, looks at the disk,
+//! and makes manifests. It alone changes the folder's state; others tell it
+//! things through [`Shared`].
+
+mod retries;
+mod shared;
+mod status;
+
+pub(crate) use status::problem;
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use fstree::{Owners, Root, RootError};
+use store::Pin;
+use types::{Published, RelPath};
+
+pub(crate) use shared::{Config, Shared};
+use shared::{ConfirmReply, ScanReply};
+
+use crate::core::Core;
+use crate::error::{SyncError, chain};
+use crate::hash::{Mode, Reading};
+use crate::index::{AlarmRecord, Batch, Change, FolderRecord};
+use crate::publish::{self, Made, Naming};
+use crate::root_id::RootId;
+use crate::scan::{Order, ScanError, Targets, normalise, scan};
+use crate::schedule::{Action, Schedule};
+use crate::status::{AlarmKind, FolderState};
+use retries::Retries;
+
+/// A file that was found changed this often when somebody asked for a block
+/// of it has its blocks put into the store from then on.
+const HOT: u32 = 3;
+/// How often a scan that somebody asked for is repeated for what changed
+/// meanwhile.
+const ROUNDS_MAX: u32 = 3;
+
+/// See the module.
+pub(crate) struct Task {
+    core: Arc<Core>,
+    shared: Arc<Shared>,
+    config: Config,
+    record: FolderRecord,
+    schedule: Schedule,
+    retries: Retries,
+    /// What is to be looked at again soon.
+    again: Targets,
+    again_at: Option<Duration>,
+    suspects: HashSet<RelPath>,
+    /// Keeps alive what rows name that is in no manifest yet.
+    pin: Arc<Pin>,
+    owners: Owners,
+    /// What the user has confirmed: the root that is there, empty or not.
+    is_accepted: bool,
+    trouble: Option<(String, jiff::Timestamp)>,
+}
+
+impl Task {
+    /// A task for a folder whose state is `record`. What its rows name is kept
+    /// from when this returns, so that it has to be before any collection.
+    pub(crate) fn new(
+        core: Arc<Core>,
+        shared: Arc<Shared>,
+        config: Config,
+        record: FolderRecord,
+    ) -> Result<Self, SyncError> {
+        let pin = Arc::new(core.store.pin());
+        let missing = publish::keep_unpublished(&core, &record, &pin)?;
+        let mut task = Self {
+            schedule: Schedule::new(config.times.clone()),
+            core,
+            shared,
+            config,
+            record,
+            retries: Retries::default(),
+            again: Targets::default(),
+            again_at: None,
+            suspects: missing.into_iter().collect(),
+            pin,
+            owners: Owners::system(),
+            is_accepted: false,
+            trouble: None,
+        };
+        task.show_rest();
+        Ok(task)
+    }
+
+    fn now(&self) -> Duration {
+        self.core.clock.elapsed()
+    }
+
+    /// Works until it is stopped.
+    pub(crate) fn run(mut self) {
+        loop {
+            let (requests, hints) = self.shared.take_requests();
+            if requests.is_stop {
+                self.refuse(requests.scans, requests.confirms, || SyncError::Stopped);
+                return;
+            }
+            if let Some(config) = requests.config {
+                self.configure(config);
+            }
+            if self.config.folder.paused {
+                let id = self.shared.id.clone();
+                self.refuse(requests.scans, requests.confirms, || SyncError::Paused(id.clone()));
+                self.shared.wait(None);
+                continue;
+            }
+            self.schedule.hints = hints;
+            self.schedule.retry_at = match (self.retries.next_at(), self.again_at) {
+                (Some(a), Some(b)) => Some(a.min(b)),
+                (a, b) => a.or(b),
+            };
+            if !requests.confirms.is_empty() {
+                self.confirm(requests.confirms);
+                self.answer_scans(requests.scans);
+                continue;
+            }
+            if !requests.scans.is_empty() {
+                self.answer_scans(requests.scans);
+                continue;
+            }
+            let now = self.now();
+            let result = match self.schedule.next(now) {
+                Action::ScanAll => self.look_at_all(),
+                Action::ScanDirty => self.look_at_dirt(),
+                Action::Publish => self.publish(false),
+                Action::Wait(until) => {
+                    self.show_rest();
+                    self.shared.wait(until.map(|until| until.saturating_sub(self.now())));
+                    continue;
+                }
+            };
+            if let Err(error) = result {
+                self.note_trouble(&error);
+            }
+        }
+    }
+
+    fn refuse(
+        &self,
+        scans: Vec<ScanReply>,
+        confirms: Vec<ConfirmReply>,
+        error: impl Fn() -> SyncError,
+    ) {
+        // Whoever asked may have gone.
+        for reply in scans {
+            let _ = reply.send(Err(error()));
+        }
+        for reply in confirms {
+            let _ = reply.send(Err(error()));
+        }
+    }
+
+    fn configure(&mut self, config: Config) {
+        let old = std::mem::replace(&mut self.config, config);
+        self.schedule.times = self.config.times.clone();
+        let (old, new) = (old.folder, &self.config.folder);
+        if new.paused {
+            if let Some(watcher) = &self.core.watcher {
+                watcher.remove_folder(self.record.number);
+            }
+        }
+        if (&old.path, &old.exclude, old.paused) != (&new.path, &new.exclude, new.paused)
+            || old.name != new.name
+        {
+            self.core.files.set_root(self.record.number, new.path.clone());
+            self.schedule.unblock();
+            self.schedule.want_all();
+        }
+        self.show_rest();
+    }
+
+    /// What went wrong, where it is not the folder's alarm.
+    fn note_trouble(&mut self, error: &SyncError) {
+        match error {
+            // It was told to do something else.
+            SyncError::Stopped | SyncError::Alarm { .. } => return,
+            _ => {}
+        }
+        let text = chain(error);
+        tracing::warn!(folder = %self.shared.id, error = text, "the folder cannot be backed up");
+        let since = self.trouble.take().map_or_else(|| self.core.clock.now(), |(_, since)| since);
+        self.trouble = Some((text, since));
+        self.schedule.failed(self.now());
+        self.show_rest();
+    }
+
+    fn answer_scans(&mut self, replies: Vec<ScanReply>) {
+        if replies.is_empty() {
+            return;
+        }
+        let result = self.scan_and_publish();
+        if let Err(error) = &result {
+            self.note_trouble(error);
+        }
+        self.show_rest();
+        let mut replies = replies.into_iter();
+        let first = replies.next();
+        for reply in replies {
+            let _ = reply.send(match &result {
+                Ok(published) => Ok(published.clone()),
+                Err(error) => Err(SyncError::Failed {
+                    folder: self.shared.id.clone(),
+                    text: chain(error),
+                }),
+            });
+        }
+        if let Some(first) = first {
+            let _ = first.send(result);
+        }
+    }
+
+    /// Looks at everything, and publishes whatever is in no manifest yet.
+    fn scan_and_publish(&mut self) -> Result<Published, SyncError> {
+        self.schedule.unblock();
+        self.look_at_all()?;
+        for _ in 1..ROUNDS_MAX {
+            if self.again.is_empty() {
+                break;
+            }
+            self.look_at_dirt()?;
+        }
+        if self.wants_manifest()? {
+            self.publish(false)?;
+            if !self.again.is_empty() {
+                // Something had to be read again first.
+                self.look_at_dirt()?;
+                self.publish(false)?;
+            }
+        }
+        let manifest = self.record.manifest.as_ref();
+        let published = manifest.map(|manifest| manifest.published(&self.shared.id));
+        published.ok_or_else(|| SyncError::Failed {
+            folder: self.shared.id.clone(),
+            text: "files change while they are read; it is tried again".to_owned(),
+        })
+    }
+
+    /// Whether there is anything that the last manifest does not say.
+    fn wants_manifest(&self) -> Result<bool, SyncError> {
+        if self.record.pending > 0 || self.is_named_otherwise() {
+            return Ok(true);
+        }
+        let segments = self.core.index.snapshot()?.segments(self.record.number)?;
+        Ok(segments.iter().any(|(_, segment)| segment.stale > 0))
+    }
+
+    /// Whether the last manifest has another name or place for the folder, or
+    /// there is none.
+    fn is_named_otherwise(&self) -> bool {
+        let folder = &self.config.folder;
+        self.record.manifest.as_ref().is_none_or(|manifest| {
+            manifest.folder_name != folder.name || manifest.folder_path != shown(&folder.path)
+        })
+    }
+
+    fn confirm(&mut self, replies: Vec<ConfirmReply>) {
+        let result = self.confirm_impl();
+        self.show_rest();
+        for reply in replies {
+            let _ = reply.send(match &result {
+                Ok(()) => Ok(()),
+                Err(SyncError::Alarm { folder, text }) => {
+                    Err(SyncError::Alarm { folder: folder.clone(), text: text.clone() })
+                }
+                Err(error) => Err(SyncError::Failed {
+                    folder: self.shared.id.clone(),
+                    text: chain(error),
+                }),
+            });
+        }
+        if let Err(error) = &result {
+            self.note_trouble(error);
+        }
+    }
+
+    fn confirm_impl(&mut self) -> Result<(), SyncError> {
+        if self.record.alarm.is_some() {
+            self.schedule.unblock();
+            self.is_accepted = true;
+            let looked = self.look_at_all();
+            self.is_accepted = false;
+            looked?;
+        }
+        self.core.index.update(&self.shared.id, |record| {
+            record.losses.clear();
+            record.lost = 0;
+        })?;
+        self.reload()?;
+        if self.record.held.is_some() || self.wants_manifest()? {
+            self.publish(true)?;
+        }
+        Ok(())
+    }
+
+    fn reload(&mut self) -> Result<(), SyncError> {
+        let record = self.core.index.folder(&self.shared.id)?;
+        self.record = record.ok_or_else(|| SyncError::UnknownFolder(self.shared.id.clone()))?;
+        Ok(())
+    }
+
+    fn look_at_all(&mut self) -> Result<(), SyncError> {
+        let dirt = self.shared.take_dirt();
+        self.suspects.extend(dirt.suspects);
+        (self.again, self.again_at) = (Targets::default(), None);
+        self.look(Targets::all(), dirt.hints.map(|hints| hints.last))
+    }
+
+    fn look_at_dirt(&mut self) -> Result<(), SyncError> {
+        let dirt = self.shared.take_dirt();
+        self.suspects.extend(dirt.suspects);
+        self.again_at = None;
+        let mut targets = std::mem::take(&mut self.again);
+        for (dir, is_deep) in dirt.targets.dirs {
+            targets.add_dir(dir, is_deep);
+        }
+        for path in dirt.targets.files {
+            targets.add_file(path);
+        }
+        for path in self.retries.split(self.now()).0 {
+            targets.add_file(path);
+        }
+        let targets = normalise(&self.core.index, self.record.number, targets)?;
+        self.look(targets, dirt.hints.map(|hints| hints.last))
+    }
+
+    /// Looks at the disk and notes what came of it. Where it fails, everything
+    /// is looked at the next time.
+    fn look(&mut self, targets: Targets, last_hint: Option<Duration>) -> Result<(), SyncError> {
+        if targets.is_empty() {
+            self.schedule.scanned(self.now(), false, last_hint, self.record.pending);
+            return Ok(());
+        }
+        self.show(FolderState::Scanning);
+        self.shared.set_working(true);
+        let is_all = targets.is_all();
+        let result = self.look_impl(targets, is_all);
+        self.shared.set_working(false);
+        match result {
+            Ok(()) => {}
+            Err(Trouble::Alarm(kind, text)) => return Err(self.raise(kind, text)?),
+            Err(Trouble::Other(error)) => {
+                self.schedule.want_all();
+                return Err(error);
+            }
+        }
+        self.trouble = None;
+        self.reload()?;
+        self.times_of_watching();
+        let mut pending = self.record.pending;
+        if self.record.is_scanned && self.is_named_otherwise() {
+            pending = pending.max(1);
+        }
+        self.schedule.scanned(self.now(), is_all, last_hint, pending);
+        Ok(())
+    }
+
+    /// A folder that is not watched whole is looked through more often.
+    fn times_of_watching(&mut self) {
+        let is_watched = self.watch_status().mode == crate::status::WatchMode::Watching;
+        let rescan = self.config.times.rescan;
+        self.schedule.times.rescan =
+            if is_watched { rescan } else { rescan.min(self.core.tuning.unwatched_interval) };
+    }
+
+    fn raise(&mut self, kind: AlarmKind, text: String) -> Result<SyncError, SyncError> {
+        self.schedule.alarmed(self.now());
+        if self.record.alarm.as_ref().is_none_or(|alarm| alarm.kind != kind) {
+            tracing::error!(folder = %self.shared.id, "{text}");
+            let since = self.core.clock.now();
+            let alarm = AlarmRecord { kind, text: text.clone(), since };
+            self.core.index.update(&self.shared.id, |record| record.alarm = Some(alarm))?;
+            self.reload()?;
+        }
+        self.show_rest();
+        Ok(SyncError::Alarm { folder: self.shared.id.clone(), text })
+    }
+
+    fn look_impl(&mut self, targets: Targets, is_all: bool) -> Result<(), Trouble> {
+        let folder = self.config.folder.clone();
+        let root = Root::open(&folder.path).map_err(|error| root_alarm(&error))?;
+        let identity = RootId::of(&root);
+        if let Some(known) = &self.record.root
+            && !known.is_same(&identity)
+            && !self.is_accepted
+        {
+            return Err(replaced(&folder.path));
+        }
+        if self.record.root.is_none() {
+            // From the first row on it is known what they are of.
+            self.core.index.update(&self.shared.id, |record| record.root = Some(identity))?;
+        }
+        let own_dirs = self.own_dirs()?;
+        let reading = Arc::new(Reading {
+            root,
+            index: self.core.index.clone(),
+            store: self.core.store.clone(),
+            in_place: self.core.in_place.clone(),
+            pin: self.pin.clone(),
+            shared: self.shared.clone(),
+            has_put: false.into(),
+            has_noted: false.into(),
+        });
+        let now = self.now();
+        let mut modes = BTreeMap::new();
+        modes.extend(self.shared.hot(HOT).into_iter().map(|path| (path, Mode::Spool)));
+        let restless = self.retries.restless(now, &self.core.tuning);
+        modes.extend(restless.into_iter().map(|path| (path, Mode::Prefix)));
+        let resting = self.retries.split(now).1;
+        let order = Order {
+            folder: &self.shared.id,
+            number: self.record.number,
+            targets,
+            exclude: &folder.exclude,
+            own_dirs: &own_dirs,
+            is_rehash: self.record.is_rehash_due && is_all,
+            suspects: &self.suspects,
+            tried: &self.retries.all(),
+            resting: &resting,
+            modes: &modes,
+            may_be_empty: self.is_accepted,
+        };
+        let scanned = match scan(&self.core, order, reading) {
+            Ok(scanned) => scanned,
+            Err(ScanError::Empty) => {
+                let text = format!(
+                    "{} has nothing in it any more; if that is meant, confirm it",
+                    folder.path.display()
+                );
+                return Err(Trouble::Alarm(AlarmKind::RootEmpty, text));
+            }
+            Err(ScanError::Other(SyncError::Root(error))) => return Err(root_alarm(&error)),
+            Err(ScanError::Other(error @ SyncError::Unreadable { .. })) => {
+                return Err(Trouble::Alarm(AlarmKind::RootGone, chain(&error)));
+            }
+            Err(ScanError::Other(error)) => return Err(error.into()),
+        };
+        if is_all || self.record.alarm.is_some() {
+            let now = self.core.clock.now();
+            self.core.index.update(&self.shared.id, |record| {
+                record.root = Some(identity);
+                record.alarm = None;
+                if is_all {
+                    record.is_scanned = true;
+                    record.is_rehash_due = false;
+                    record.last_scan = Some(now);
+                }
+            })?;
+        }
+        self.suspects.clear();
+        self.note_scanned(scanned)
+    }
+
+    fn note_scanned(&mut self, scanned: crate::scan::Scanned) -> Result<(), Trouble> {
+        let now = self.now();
+        for path in &scanned.settled {
+            self.retries.remove(path);
+        }
+        let mut restless = Batch::default();
+        for path in scanned.changing {
+            if self.retries.add(path.clone(), now, &self.core.tuning) {
+                let what = "changes all the time; its last good state is kept".to_owned();
+                restless.add(path, Change::Fail { what, is_marked: true });
+            }
+        }
+        if !restless.is_empty() {
+            self.core.index.apply(&self.shared.id, &restless, self.core.clock.now())?;
+        }
+        for dir in scanned.again {
+            self.again.add_dir(dir, true);
+            self.again_at = Some(now + self.core.tuning.retry_min);
+        }
+        Ok(())
+    }
+
+    /// What the instance itself writes, where that is in the folder.
+    fn own_dirs(&self) -> Result<HashSet<RelPath>, SyncError> {
+        let path = &self.config.folder.path;
+        let root = std::fs::canonicalize(path).unwrap_or_else(|_| path.clone());
+        let mut own_dirs = HashSet::new();
+        for own in &self.core.own_dirs {
+            if root.starts_with(own) {
+                return Err(SyncError::Refused {
+                    folder: self.shared.id.clone(),
+                    text: format!("{} is Archivist's own; choose another folder", own.display()),
+                });
+            }
+            if let Ok(inner) = own.strip_prefix(&root)
+                && let Ok(inner) =
+                    RelPath::new(std::os::unix::ffi::OsStrExt::as_bytes(inner.as_os_str()))
+            {
+                own_dirs.insert(inner);
+            }
+        }
+        Ok(own_dirs)
+    }
+
+    fn publish(&mut self, is_confirmed: bool) -> Result<(), SyncError> {
+        self.show(FolderState::Publishing);
+        self.owners.refresh();
+        let path = shown(&self.config.folder.path);
+        let naming =
+            Naming { folder: &self.shared.id, name: &self.config.folder.name, path: &path };
+        let made = publish::make(&self.core, &naming, &self.owners, is_confirmed)?;
+        let record = match made {
+            Made::Manifest(record) => *record,
+            Made::Missing(paths) => {
+                tracing::warn!(folder = %self.shared.id, files = paths.len(),
+                    "content that is to be published is not there any more; it is read again");
+                for path in paths {
+                    self.again.add_file(path.clone());
+                    self.suspects.insert(path);
+                }
+                self.again_at = Some(self.now());
+                self.schedule.published();
+                return Ok(());
+            }
+        };
+        self.record = record;
+        if let Some(manifest) = &self.record.manifest {
+            tracing::info!(folder = %self.shared.id, sequence = %manifest.sequence,
+                files = manifest.totals.files, "a manifest was made");
+            self.core.publisher.publish(manifest.published(&self.shared.id));
+        }
+        self.pin.replace([]);
+        self.schedule.published();
+        if let Err(error) =
+            publish::remove_old_roots(&self.core, &self.shared.id, Some(self.record.sequence()))
+        {
+            // It takes room until the next manifest.
+            tracing::warn!(folder = %self.shared.id, error = chain(&error),
+                "the root of an old manifest stays");
+        }
+        self.show_rest();
+        Ok(())
+    }
+}
+
+/// Why a look at a folder was given up.
+enum Trouble {
+    Alarm(AlarmKind, String),
+    Other(SyncError),
+}
+
+impl From<SyncError> for Trouble {
+    fn from(error: SyncError) -> Self {
+        Self::Other(error)
+    }
+}
+
+fn replaced(path: &std::path::Path) -> Trouble {
+    let text = format!(
+        "{} is another directory than it was; mount the right disk, or confirm that this is meant",
+        path.display()
+    );
+    Trouble::Alarm(AlarmKind::RootReplaced, text)
+}
+
+fn root_alarm(error: &RootError) -> Trouble {
+    match error {
+        RootError::Replaced(path) => replaced(path),
+        error => Trouble::Alarm(AlarmKind::RootGone, chain(error)),
+    }
+}
+
+/// A path for people.
+fn shown(path: &std::path::Path) -> String {
+    path.display().to_string()
+}

@@ -1,0 +1,249 @@
+//! What a folder's task is told, by whom ever, while it works.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::oneshot;
+use types::{FolderId, Published, RelPath};
+
+use crate::error::SyncError;
+use crate::path_key::FolderNumber;
+use crate::scan::Targets;
+use crate::schedule::{Span, Times};
+use crate::settings::FolderSettings;
+use crate::status::Progress;
+use crate::watch::Hint;
+
+/// Work that has come no further for this long is said to be stalled.
+const STALL: Duration = Duration::from_secs(30);
+/// More files than this are not remembered as changing too often.
+const HOT_MAX: usize = 1000;
+
+/// How a folder is to be treated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Config {
+    pub(crate) folder: FolderSettings,
+    pub(crate) times: Times,
+}
+
+/// Somebody who waits for a scan.
+pub(crate) type ScanReply = oneshot::Sender<Result<Published, SyncError>>;
+/// Somebody who waits for a confirmation.
+pub(crate) type ConfirmReply = oneshot::Sender<Result<(), SyncError>>;
+
+/// What has to be answered.
+#[derive(Debug, Default)]
+pub(crate) struct Requests {
+    pub(crate) config: Option<Config>,
+    pub(crate) scans: Vec<ScanReply>,
+    pub(crate) confirms: Vec<ConfirmReply>,
+    pub(crate) is_stop: bool,
+}
+
+/// What is to be looked at.
+#[derive(Debug, Default)]
+pub(crate) struct Dirt {
+    pub(crate) targets: Targets,
+    /// Files whose content is not what it was, whatever their stamp says.
+    pub(crate) suspects: BTreeSet<RelPath>,
+    pub(crate) hints: Option<Span>,
+}
+
+#[derive(Debug, Default)]
+struct Inbox {
+    requests: Requests,
+    dirt: Dirt,
+    /// How often files were found changed when somebody asked for a block.
+    hot: BTreeMap<RelPath, u32>,
+    has_news: bool,
+}
+
+/// How much was done, ever.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) entries: AtomicU64,
+    pub(crate) files: AtomicU64,
+    pub(crate) bytes: AtomicU64,
+    pub(crate) in_work: AtomicU64,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) id: FolderId,
+    pub(crate) number: FolderNumber,
+    pub(crate) counters: Counters,
+    inbox: Mutex<Inbox>,
+    news: Condvar,
+    is_interrupted: AtomicBool,
+    /// What was done before the work under way.
+    base: Mutex<Progress>,
+    begun: Instant,
+    moved_ms: AtomicU64,
+    is_working: AtomicBool,
+}
+
+impl Shared {
+    pub(crate) fn new(id: FolderId, number: FolderNumber) -> Self {
+        Self {
+            id,
+            number,
+            counters: Counters::default(),
+            inbox: Mutex::default(),
+            news: Condvar::new(),
+            is_interrupted: AtomicBool::new(false),
+            base: Mutex::default(),
+            begun: Instant::now(),
+            moved_ms: AtomicU64::new(0),
+            is_working: AtomicBool::new(false),
+        }
+    }
+
+    fn tell(&self, change: impl FnOnce(&mut Inbox)) {
+        let mut inbox = self.inbox.lock();
+        change(&mut inbox);
+        inbox.has_news = true;
+        self.news.notify_one();
+    }
+
+    /// Something may have changed.
+    pub(crate) fn hint(&self, hint: Hint, now: Duration) {
+        self.tell(|inbox| {
+            let dirt = &mut inbox.dirt;
+            dirt.hints = Some(Span::with(dirt.hints, now));
+            match hint {
+                Hint::Dirty(dir) => dirt.targets.add_dir(dir, false),
+                Hint::DirtyBelow(dir) => dirt.targets.add_dir(dir, true),
+                Hint::Overflow => dirt.targets = Targets::all(),
+            }
+        });
+    }
+
+    /// A file is not what its row says.
+    pub(crate) fn suspect(&self, path: RelPath, now: Duration) {
+        self.tell(|inbox| {
+            let dirt = &mut inbox.dirt;
+            dirt.hints = Some(Span::with(dirt.hints, now));
+            if inbox.hot.len() < HOT_MAX || inbox.hot.contains_key(&path) {
+                *inbox.hot.entry(path.clone()).or_default() += 1;
+            }
+            dirt.targets.add_file(path.clone());
+            dirt.suspects.insert(path);
+        });
+    }
+
+    /// The files that were found changed at least so often.
+    pub(crate) fn hot(&self, count: u32) -> Vec<RelPath> {
+        let inbox = self.inbox.lock();
+        inbox.hot.iter().filter(|(_, n)| **n >= count).map(|(path, _)| path.clone()).collect()
+    }
+
+    pub(crate) fn request_scan(&self, reply: ScanReply) {
+        self.tell(|inbox| inbox.requests.scans.push(reply));
+    }
+
+    pub(crate) fn request_confirm(&self, reply: ConfirmReply) {
+        self.tell(|inbox| inbox.requests.confirms.push(reply));
+    }
+
+    pub(crate) fn configure(&self, config: Config) {
+        self.tell(|inbox| {
+            self.is_interrupted.store(true, Ordering::Release);
+            inbox.requests.config = Some(config);
+        });
+    }
+
+    pub(crate) fn stop(&self) {
+        self.tell(|inbox| {
+            self.is_interrupted.store(true, Ordering::Release);
+            inbox.requests.is_stop = true;
+        });
+    }
+
+    /// Whether the work under way is to be given up.
+    pub(crate) fn is_interrupted(&self) -> bool {
+        self.moved();
+        self.is_interrupted.load(Ordering::Acquire)
+    }
+
+    /// What was asked since the last call, and when hints came.
+    pub(crate) fn take_requests(&self) -> (Requests, Option<Span>) {
+        let mut inbox = self.inbox.lock();
+        inbox.has_news = false;
+        let requests = std::mem::take(&mut inbox.requests);
+        if !requests.is_stop {
+            self.is_interrupted.store(false, Ordering::Release);
+        }
+        (requests, inbox.dirt.hints)
+    }
+
+    /// What is to be looked at; hints from now on are new ones.
+    pub(crate) fn take_dirt(&self) -> Dirt {
+        std::mem::take(&mut self.inbox.lock().dirt)
+    }
+
+    /// Waits until something is told, at most so long.
+    pub(crate) fn wait(&self, timeout: Option<Duration>) {
+        let mut inbox = self.inbox.lock();
+        if inbox.has_news {
+            return;
+        }
+        match timeout {
+            Some(timeout) => {
+                self.news.wait_for(&mut inbox, timeout);
+            }
+            None => self.news.wait(&mut inbox),
+        }
+    }
+
+    fn total(&self) -> Progress {
+        let counters = &self.counters;
+        Progress {
+            entries: counters.entries.load(Ordering::Relaxed),
+            files: counters.files.load(Ordering::Relaxed),
+            bytes: counters.bytes.load(Ordering::Relaxed),
+            in_work: counters.in_work.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Work begins, or ends.
+    pub(crate) fn set_working(&self, is_working: bool) {
+        if is_working {
+            *self.base.lock() = self.total();
+        }
+        self.moved();
+        self.is_working.store(is_working, Ordering::Release);
+    }
+
+    fn moved(&self) {
+        let ms = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.moved_ms.store(ms, Ordering::Relaxed);
+    }
+
+    /// How far the work is that is under way, or was last.
+    pub(crate) fn progress(&self) -> Progress {
+        let (total, base) = (self.total(), *self.base.lock());
+        Progress {
+            entries: total.entries - base.entries,
+            files: total.files - base.files,
+            bytes: total.bytes - base.bytes,
+            in_work: total.in_work,
+        }
+    }
+
+    /// How many files were read since the start.
+    pub(crate) fn files_read(&self) -> u64 {
+        self.counters.files.load(Ordering::Relaxed)
+    }
+
+    /// Since when work has come no further, where that is long ago.
+    pub(crate) fn stalled_for(&self) -> Option<Duration> {
+        if !self.is_working.load(Ordering::Acquire) {
+            return None;
+        }
+        let moved = Duration::from_millis(self.moved_ms.load(Ordering::Relaxed));
+        Some(self.begun.elapsed().saturating_sub(moved)).filter(|stalled| *stalled >= STALL)
+    }
+}

@@ -1,0 +1,86 @@
+//! What a folder's task shows of itself.
+
+use types::SequenceNumber;
+
+use super::Task;
+use crate::index::{ErrorRow, FolderRecord};
+use crate::status::{
+    FileProblem, FolderState, FolderStatus, Receipt, STATUS_ERRORS_MAX, WatchMode, WatchStatus,
+};
+
+impl Task {
+    /// Shows what the folder is when it does nothing.
+    pub(super) fn show_rest(&mut self) {
+        // The state of its own rows may have changed under it: a receipt.
+        if let Ok(Some(record)) = self.core.index.folder(&self.shared.id) {
+            self.record = record;
+        }
+        let state = if self.config.folder.paused {
+            FolderState::Paused
+        } else if let Some(alarm) = &self.record.alarm {
+            let (kind, text, since) = (alarm.kind, alarm.text.clone(), alarm.since);
+            FolderState::Alarm { kind, text, since }
+        } else if let Some((text, since)) = &self.trouble {
+            FolderState::Error { text: text.clone(), since: *since }
+        } else if !self.record.is_scanned {
+            FolderState::Scanning
+        } else if self.record.pending > 0 {
+            FolderState::Waiting
+        } else {
+            FolderState::Idle
+        };
+        self.show(state);
+    }
+
+    pub(super) fn watch_status(&self) -> WatchStatus {
+        let (watched, needed) = match &self.core.watcher {
+            Some(watcher) => watcher.counts(self.record.number),
+            None => (0, self.record.rows.dirs + 1),
+        };
+        let mode = if watched < needed { WatchMode::Scanning } else { WatchMode::Watching };
+        WatchStatus { watched, needed, mode }
+    }
+
+    pub(super) fn show(&self, state: FolderState) {
+        let errors = if self.record.errors == 0 {
+            Vec::new()
+        } else {
+            let errors = self.core.index.errors(self.record.number, STATUS_ERRORS_MAX);
+            errors.unwrap_or_default().into_iter().map(problem).collect()
+        };
+        self.core.board.show(self.status(state, errors));
+    }
+
+    fn status(&self, state: FolderState, errors: Vec<FileProblem>) -> FolderStatus {
+        let FolderRecord { rows, manifest, receipt, .. } = &self.record;
+        let folder = &self.config.folder;
+        FolderStatus {
+            id: self.shared.id.clone(),
+            name: folder.name.clone(),
+            path: folder.path.clone(),
+            state,
+            sequence: manifest.as_ref().map_or(SequenceNumber(0), |manifest| manifest.sequence),
+            manifest_cid: manifest.as_ref().map(|manifest| manifest.cid),
+            published_at: manifest.as_ref().map(|manifest| manifest.at),
+            files: rows.files,
+            dirs: rows.dirs,
+            bytes: rows.bytes,
+            pending_changes: self.record.pending,
+            error_count: self.record.errors,
+            errors,
+            watch: self.watch_status(),
+            held: self.record.held.clone(),
+            receipt: receipt.map(|receipt| Receipt { sequence: receipt.sequence, at: receipt.at }),
+            last_scan: self.record.last_scan,
+            progress: self.shared.progress(),
+            files_read: self.shared.files_read(),
+            stalled_for: None,
+        }
+    }
+}
+
+/// An entry of the error list, as others see it.
+pub(crate) fn problem((path, error): (types::RelPath, ErrorRow)) -> FileProblem {
+    let since = jiff::Timestamp::from_millisecond(error.since_ms).unwrap_or_default();
+    FileProblem { path, what: error.what, since }
+}

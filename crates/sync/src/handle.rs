@@ -1,0 +1,186 @@
+//! How the rest of the program talks to the source side.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use parking_lot::RwLock;
+use store::InPlaceAnswer;
+use tokio::sync::{broadcast, oneshot};
+use types::{Cid, Codec, FolderId, Hash, Published, SequenceNumber};
+
+use crate::core::Core;
+use crate::error::SyncError;
+use crate::folder::{Shared, problem};
+use crate::index::ReceiptRecord;
+use crate::publish;
+use crate::status::{FileProblem, FolderStatus, Receipt};
+
+/// More errors of a folder are not listed.
+const ERRORS_MAX: usize = 100_000;
+
+/// A handle to a running [`crate::SyncService`]; it can be cloned and sent.
+#[derive(Clone, Debug)]
+pub struct SyncHandle {
+    pub(crate) core: Arc<Core>,
+    pub(crate) folders: Arc<RwLock<BTreeMap<FolderId, Arc<Shared>>>>,
+}
+
+impl SyncHandle {
+    fn shared(&self, folder: &FolderId) -> Result<Arc<Shared>, SyncError> {
+        let found = self.folders.read().get(folder).cloned();
+        found.ok_or_else(|| SyncError::UnknownFolder(folder.clone()))
+    }
+
+    /// The folders that are configured, by id, as they are now.
+    pub fn folders(&self) -> Vec<Arc<FolderStatus>> {
+        self.core.board.all().into_iter().map(|status| self.current(status)).collect()
+    }
+
+    /// One of them; `None` where it is not configured.
+    pub fn folder(&self, folder: &FolderId) -> Option<Arc<FolderStatus>> {
+        self.core.board.get(folder).map(|status| self.current(status))
+    }
+
+    /// The status with how far work is at this moment.
+    fn current(&self, status: Arc<FolderStatus>) -> Arc<FolderStatus> {
+        let Ok(shared) = self.shared(&status.id) else { return status };
+        Arc::new(FolderStatus {
+            progress: shared.progress(),
+            files_read: shared.files_read(),
+            stalled_for: shared.stalled_for(),
+            ..FolderStatus::clone(&status)
+        })
+    }
+
+    /// Every change of a status from now on. Whoever is slow is told so, and
+    /// has to ask for all of them again.
+    pub fn subscribe(&self) -> broadcast::Receiver<Arc<FolderStatus>> {
+        self.core.board.subscribe()
+    }
+
+    /// Looks through a folder whole, and returns its newest manifest when it
+    /// has been published: a new one, or the last where nothing has changed.
+    /// Whoever asks while another does gets the same answer.
+    ///
+    /// # Errors
+    ///
+    /// [`SyncError::UnknownFolder`], [`SyncError::Paused`],
+    /// [`SyncError::Alarm`], and whatever scanning and publishing can give.
+    pub async fn scan_now(&self, folder: &FolderId) -> Result<Published, SyncError> {
+        let (reply, answer) = oneshot::channel();
+        self.shared(folder)?.request_scan(reply);
+        answer.await.unwrap_or(Err(SyncError::Stopped))
+    }
+
+    /// The user says that the folder is meant to be as it is: the directory
+    /// that is at its path is its root from now on, whether it is empty or
+    /// not, and what was deleted or rewritten is no longer held.
+    ///
+    /// # Errors
+    ///
+    /// As [`SyncHandle::scan_now`]; [`SyncError::Alarm`] where there is no
+    /// directory.
+    pub async fn confirm(&self, folder: &FolderId) -> Result<(), SyncError> {
+        let (reply, answer) = oneshot::channel();
+        self.shared(folder)?.request_confirm(reply);
+        answer.await.unwrap_or(Err(SyncError::Stopped))
+    }
+
+    /// The backup peer has this manifest whole, as it said at `at`. An older
+    /// one than it is known to have changes nothing. It blocks for a write.
+    ///
+    /// # Errors
+    ///
+    /// [`SyncError::UnknownFolder`], [`SyncError::Index`].
+    pub fn receipt(
+        &self,
+        folder: &FolderId,
+        sequence: SequenceNumber,
+        at: Timestamp,
+    ) -> Result<(), SyncError> {
+        let receipt = self.core.index.update(folder, |record| {
+            if record.receipt.is_none_or(|known| known.sequence <= sequence) {
+                record.receipt = Some(ReceiptRecord { sequence, at });
+            }
+            record.receipt
+        })?;
+        let receipt = receipt.map(|known| Receipt { sequence: known.sequence, at: known.at });
+        self.core.board.change(folder, |status| status.receipt = receipt);
+        Ok(())
+    }
+
+    /// The error list of a folder, in the order of paths. It blocks for a read.
+    ///
+    /// # Errors
+    ///
+    /// [`SyncError::UnknownFolder`], [`SyncError::Index`].
+    pub fn errors(&self, folder: &FolderId) -> Result<Vec<FileProblem>, SyncError> {
+        let record = self.core.index.folder(folder)?;
+        let record = record.ok_or_else(|| SyncError::UnknownFolder(folder.clone()))?;
+        Ok(self.core.index.errors(record.number, ERRORS_MAX)?.into_iter().map(problem).collect())
+    }
+
+    /// Drops what is known of a folder that is not configured any more, and
+    /// its manifests. What the backup peer has stays. It blocks for a write.
+    ///
+    /// # Errors
+    ///
+    /// [`SyncError::StillConfigured`], [`SyncError::Index`],
+    /// [`SyncError::Store`].
+    pub fn forget(&self, folder: &FolderId) -> Result<(), SyncError> {
+        // Held, so that it is not configured again meanwhile.
+        let folders = self.folders.read();
+        if folders.contains_key(folder) {
+            return Err(SyncError::StillConfigured(folder.clone()));
+        }
+        self.core.index.remove_folder(folder)?;
+        for (name, _) in self.core.store.roots(&publish::root_prefix(folder)) {
+            self.core.store.remove_root(&name)?;
+        }
+        drop(folders);
+        Ok(())
+    }
+
+    /// A block from the user's files, checked against its name and against the
+    /// file as it was when it was taken in. Where the file is another by now,
+    /// the answer is [`InPlaceAnswer::Changed`], and the file is looked at
+    /// again at once. It blocks for a read.
+    ///
+    /// # Errors
+    ///
+    /// [`SyncError::Store`], [`SyncError::Index`]; what the file does is in the
+    /// answer.
+    pub fn block(&self, hash: &Hash) -> Result<InPlaceAnswer, SyncError> {
+        let answer = self.core.in_place.get(hash)?;
+        match &answer {
+            InPlaceAnswer::Changed(ids) => {
+                for id in ids {
+                    if let Some((number, path, _)) = self.core.index.locate(*id)? {
+                        let folders = self.folders.read();
+                        if let Some(shared) = folders.values().find(|one| one.number == number) {
+                            shared.suspect(path, self.core.clock.elapsed());
+                        }
+                    }
+                }
+            }
+            // It was in a version of a file that is no more: the next manifest
+            // does not name it, and nobody is to blame.
+            InPlaceAnswer::Missing if self.core.in_place.is_known(hash)? => {
+                return Ok(InPlaceAnswer::Changed(Vec::new()));
+            }
+            _ => {}
+        }
+        Ok(answer)
+    }
+
+    /// Whether a chunk was in a file of a folder. It does not look at the
+    /// file. It blocks for a read.
+    ///
+    /// # Errors
+    ///
+    /// [`SyncError::Store`].
+    pub fn has(&self, cid: &Cid) -> Result<bool, SyncError> {
+        Ok(cid.codec() == Codec::Raw && self.core.in_place.is_known(cid.hash())?)
+    }
+}

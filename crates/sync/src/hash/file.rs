@@ -1,0 +1,267 @@
+//! One file: stat, read, stat.
+
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::Ordering;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use fstree::{Found, FoundKind, OpenFile, ReadError};
+use store::{CHUNK_LEN_MAX, CHUNK_LEN_MIN, InPlaceChunk, cut_point};
+use types::{Block, Cid, Codec, EncodedBlock, FileNodeBuilder, Hash, NodeChild};
+
+use super::{Job, Mode, Outcome, Read, Reading};
+use crate::error::{SyncError, chain};
+use crate::index::{Content, Row, Thing};
+
+/// How much of a file is in memory at once, for each thread.
+pub(crate) const BUFFER_LEN: usize = 4 * CHUNK_LEN_MAX;
+/// How often a file is looked at anew that was changed since it was found.
+const TRIES_MAX: u32 = 2;
+/// Nodes are mostly digests; a low level takes what there is to take.
+const NODE_LEVEL: i32 = 1;
+/// Linux stamps files with the time of its last tick, at most 10 ms ago; a
+/// file system with whole seconds (or two of them, as FAT) shows no fraction.
+const TICK_NS: i128 = 50_000_000;
+const COARSE_TICK_NS: i128 = 2_500_000_000;
+
+/// Reads a file.
+pub(crate) fn read_file(reading: &Reading, buffer: &mut Vec<u8>, job: Job) -> Read {
+    let path = job.found.path.clone();
+    let before = job.before;
+    let outcome = match read(reading, buffer, job) {
+        Ok(outcome) => outcome,
+        Err(error) => Outcome::Broken(error),
+    };
+    Read { path, before, outcome }
+}
+
+fn read(reading: &Reading, buffer: &mut Vec<u8>, job: Job) -> Result<Outcome, SyncError> {
+    let mut found = job.found;
+    for _ in 0..TRIES_MAX {
+        reading.check_stopped()?;
+        let now_ns = now_ns();
+        let open = match reading.root.open_file(&found.path) {
+            Ok(open) => open,
+            Err(ReadError::NotRegular(_)) => return Ok(Outcome::Gone),
+            Err(error) => return Ok(of_error(&error)),
+        };
+        if open.stamp != found.stamp {
+            match reading.root.examine(&found.path) {
+                Ok(Some(again)) if matches!(again.kind, FoundKind::File { .. }) => found = again,
+                Ok(_) => return Ok(Outcome::Gone),
+                Err(error) => return Ok(of_error(&error)),
+            }
+            if job.mode == Mode::Prefix && open.stamp.identity() == found.stamp.identity() {
+                // It is what it was when it was opened that is taken.
+                found.stamp = open.stamp;
+            }
+            if open.stamp != found.stamp {
+                continue;
+            }
+        }
+        reading.shared.counters.files.fetch_add(1, Ordering::Relaxed);
+        let content = match Content::read(reading, buffer, &found, &open, job.mode)? {
+            Ok(content) => content,
+            Err(outcome) => return Ok(outcome),
+        };
+        return row(reading, &found, &open, content, now_ns);
+    }
+    Ok(Outcome::Changing)
+}
+
+fn of_error(error: &ReadError) -> Outcome {
+    match error {
+        ReadError::Changed(_) => Outcome::Changing,
+        ReadError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+            Outcome::Gone
+        }
+        _ => Outcome::Failed(chain(error)),
+    }
+}
+
+fn row(
+    reading: &Reading,
+    found: &Found,
+    open: &OpenFile,
+    content: Content,
+    now_ns: i128,
+) -> Result<Outcome, SyncError> {
+    let read = match open.xattrs() {
+        Ok(read) => read,
+        Err(error) => return Ok(Outcome::Failed(chain(&error))),
+    };
+    let unread = read.unread.first().map(|(name, error)| {
+        format!("cannot read the attribute {}: {error}", String::from_utf8_lossy(name))
+    });
+    let device = reading.root.identity().device;
+    let mut row = Row::new(found, device, Thing::File(content), read.xattrs);
+    row.error = unread;
+    row.is_racy = is_racy(found.stamp.ctime, now_ns);
+    Ok(Outcome::Row(Box::new(row)))
+}
+
+/// Whether a further write may leave the stamp as it is. Every write sets the
+/// time of the last change of the inode, and nobody can set it back.
+fn is_racy(ctime: (i64, i64), now_ns: i128) -> bool {
+    let tick = if ctime.1 == 0 { COARSE_TICK_NS } else { TICK_NS };
+    i128::from(ctime.0) * 1_000_000_000 + i128::from(ctime.1) + tick >= now_ns
+}
+
+/// By the clock that file systems use.
+fn now_ns() -> i128 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i128::try_from(since.as_nanos()).unwrap_or(i128::MAX)
+}
+
+impl Content {
+    /// Reads the content of a file; the inner error is what became of it
+    /// otherwise.
+    fn read(
+        reading: &Reading,
+        buffer: &mut Vec<u8>,
+        found: &Found,
+        open: &OpenFile,
+        mode: Mode,
+    ) -> Result<Result<Self, Outcome>, SyncError> {
+        let mut tree = Tree { is_spooled: mode != Mode::InPlace, ..Tree::default() };
+        let size = open.stamp.size;
+        let outcome = each_piece(reading, buffer, open, mode, |chunk| tree.add(reading, chunk))?;
+        if let Err(outcome) = outcome {
+            return Ok(Err(outcome));
+        }
+        if tree.nodes.size() != size {
+            return Ok(Err(Outcome::Changing));
+        }
+        match open.is_unchanged() {
+            Ok(true) => {}
+            Ok(false) if mode == Mode::Prefix => {
+                let mut again = blake3::Hasher::new();
+                let add = |chunk: &[u8]| {
+                    again.update(chunk);
+                    Ok(())
+                };
+                let outcome = each_piece(reading, buffer, open, mode, add)?;
+                if outcome.is_err() || again.finalize() != tree.whole.finalize() {
+                    return Ok(Err(Outcome::Changing));
+                }
+            }
+            Ok(false) => return Ok(Err(Outcome::Changing)),
+            Err(error) => return Ok(Err(Outcome::Failed(chain(&error)))),
+        }
+        tree.finish(reading, found).map(Ok)
+    }
+}
+
+/// Calls with the chunks of the first `size` bytes of a file, where that is
+/// its length when it was opened.
+fn each_piece(
+    reading: &Reading,
+    buffer: &mut Vec<u8>,
+    open: &OpenFile,
+    mode: Mode,
+    mut each: impl FnMut(&[u8]) -> Result<(), SyncError>,
+) -> Result<Result<(), Outcome>, SyncError> {
+    let size = open.stamp.size;
+    let (mut offset, mut start, mut end) = (0_u64, 0, 0);
+    buffer.resize(BUFFER_LEN, 0);
+    loop {
+        while offset < size && end < buffer.len() {
+            let room = buffer.len() - end;
+            let wanted = usize::try_from(size - offset).map_or(room, |left| left.min(room));
+            match open.file.read_at(&mut buffer[end..end + wanted], offset) {
+                // It is shorter than it was.
+                Ok(0) => return Ok(Err(Outcome::Changing)),
+                Ok(len) => {
+                    end += len;
+                    offset += len as u64;
+                    reading.shared.counters.bytes.fetch_add(len as u64, Ordering::Relaxed);
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    return Ok(Err(Outcome::Failed(format!("cannot be read: {error}"))));
+                }
+            }
+        }
+        let is_last = offset >= size;
+        while start < end && (is_last || end - start >= CHUNK_LEN_MAX) {
+            let len = cut_point(&buffer[start..end]);
+            each(&buffer[start..start + len])?;
+            start += len;
+        }
+        if is_last {
+            return Ok(Ok(()));
+        }
+        buffer.copy_within(start..end, 0);
+        (start, end) = (0, end - start);
+        reading.check_stopped()?;
+        // A long file that changes is given up early.
+        if mode != Mode::Prefix && !open.is_unchanged().unwrap_or(false) {
+            return Ok(Err(Outcome::Changing));
+        }
+    }
+}
+
+/// The tree of one file as it grows.
+#[derive(Default)]
+struct Tree {
+    nodes: FileNodeBuilder,
+    chunks: Vec<InPlaceChunk>,
+    /// Of all its bytes.
+    whole: blake3::Hasher,
+    is_spooled: bool,
+}
+
+impl Tree {
+    fn add(&mut self, reading: &Reading, bytes: &[u8]) -> Result<(), SyncError> {
+        let offset = self.nodes.size();
+        let hash = Hash::of(bytes);
+        let cid = Cid::new(Codec::Raw, hash);
+        // A file of one chunk is named by it already.
+        if offset > 0 || bytes.len() >= CHUNK_LEN_MIN || self.is_spooled {
+            self.whole.update(bytes);
+        }
+        let mut blocks = Vec::new();
+        if self.is_spooled {
+            let block = Block::new(Codec::Raw, Bytes::copy_from_slice(bytes));
+            let block = block.map_err(store::StoreError::from)?;
+            blocks.push(EncodedBlock::plain(block));
+        }
+        let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        self.chunks.push(InPlaceChunk { hash, offset, len });
+        self.nodes.push(NodeChild { cid, len: len.into() }, |node| {
+            blocks.push(EncodedBlock::compress(node, NODE_LEVEL));
+            Ok::<_, SyncError>(())
+        })?;
+        reading.put(&blocks)
+    }
+
+    fn finish(self, reading: &Reading, found: &Found) -> Result<Content, SyncError> {
+        let mut blocks = Vec::new();
+        let root = self.nodes.finish(|node| {
+            blocks.push(EncodedBlock::compress(node, NODE_LEVEL));
+            Ok::<_, SyncError>(())
+        })?;
+        if root.is_none() && self.is_spooled {
+            let empty = Block::new(Codec::Raw, Bytes::new()).map_err(store::StoreError::from)?;
+            blocks.push(EncodedBlock::plain(empty));
+        }
+        reading.put(&blocks)?;
+        let cid = root.unwrap_or_else(|| Cid::of(Codec::Raw, b""));
+        let blake3 = match cid.codec() {
+            Codec::Raw => *cid.hash(),
+            _ => Hash::from_bytes(*self.whole.finalize().as_bytes()),
+        };
+        let id = if self.is_spooled {
+            None
+        } else {
+            let id = reading.index.file_id();
+            if !self.chunks.is_empty() {
+                reading.has_noted.store(true, Ordering::Release);
+                reading.in_place.add(id, &self.chunks)?;
+            }
+            Some(id)
+        };
+        let is_sparse = matches!(found.kind, FoundKind::File { is_sparse: true });
+        Ok(Content { id, cid, blake3, is_sparse })
+    }
+}

@@ -1,0 +1,434 @@
+//! Changes of rows: many in one transaction, each taken only if the row is
+//! still the one that the change was decided upon.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use redb::{ReadableTable, Table, WriteTransaction};
+use types::{FolderId, RelPath};
+
+use super::segments::Marker;
+use super::{
+    BY_ID, BY_INODE, Bytes, DbResult, ERRORS, ErrorRow, FILES, FolderRecord, Index, LOSS_WINDOW,
+    Row, RowStamp, SEGMENTS, put_record, record_in,
+};
+use crate::error::SyncError;
+use crate::path_key::{below_range, key_of, within_range};
+
+/// What is to become of a path.
+#[derive(Clone, Debug)]
+pub(crate) enum Change {
+    /// This is what it is now. Where the row's hour is 0, it and the sequence
+    /// are filled in.
+    Put {
+        /// The new row.
+        row: Box<Row>,
+        /// The row that this was decided upon.
+        before: Option<RowStamp>,
+    },
+    /// It could not be taken in: it is put on the error list, and its row, if
+    /// it has one, says why it is old.
+    Fail {
+        /// Why.
+        what: String,
+        /// Whether the row is to say so, too.
+        is_marked: bool,
+    },
+}
+
+/// Changes that are not in the index yet.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    changes: BTreeMap<RelPath, Change>,
+    /// What is not there any more, with all below it, and the row that this
+    /// was decided upon. Done after the changes.
+    forgotten: Vec<(RelPath, Option<RowStamp>)>,
+}
+
+/// What a batch came to.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Applied {
+    /// Changes that are worth a manifest.
+    pub(crate) changes: u64,
+    /// Whether anything changed that a manifest shows.
+    pub(crate) has_changed: bool,
+    /// What was not done, as the rows were others.
+    pub(crate) conflicts: Vec<RelPath>,
+}
+
+impl Batch {
+    /// Notes a change. An earlier one of the same path is undone, and what it
+    /// was decided upon is kept.
+    pub(crate) fn add(&mut self, path: RelPath, mut change: Change) {
+        if let Some(Change::Put { before, .. }) = self.changes.get(&path)
+            && let Change::Put { before: new, .. } = &mut change
+        {
+            *new = *before;
+        }
+        self.changes.insert(path, change);
+    }
+
+    /// Notes that a path, and all below it, is no more.
+    pub(crate) fn forget(&mut self, path: RelPath, before: Option<RowStamp>) {
+        self.forgotten.push((path, before));
+    }
+
+    /// What a path will be, where it is among the changes.
+    pub(crate) fn row(&self, path: &RelPath) -> Option<&Row> {
+        match self.changes.get(path) {
+            Some(Change::Put { row, .. }) => Some(row),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.changes.len() + self.forgotten.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// A time in hours since 1970.
+pub(crate) fn hour_of(time: Timestamp) -> u32 {
+    u32::try_from(time.as_second() / 3600).unwrap_or(0)
+}
+
+impl Index {
+    /// Makes the changes, durably, all or none.
+    pub(crate) fn apply(
+        &self,
+        folder: &FolderId,
+        batch: &Batch,
+        now: Timestamp,
+    ) -> Result<Applied, SyncError> {
+        let found = self.write("write", |txn| {
+            let Some(mut record) = record_in(txn, folder)? else { return Ok(None) };
+            record.counter += 1;
+            let applied = Applying::new(txn, &mut record, now)?.run(batch)?;
+            put_record(txn, folder, &record)?;
+            Ok(Some(applied))
+        })?;
+        found.ok_or_else(|| SyncError::UnknownFolder(folder.clone()))
+    }
+
+    /// Clears the error list of all paths but these.
+    pub(crate) fn keep_errors(
+        &self,
+        folder: &FolderId,
+        keep: impl Fn(&RelPath) -> bool,
+    ) -> Result<(), SyncError> {
+        self.write("write", |txn| {
+            let Some(mut record) = record_in(txn, folder)? else { return Ok(()) };
+            if record.errors == 0 {
+                return Ok(());
+            }
+            let range = within_range(record.number, &RelPath::root());
+            let mut errors = txn.open_table(ERRORS)?;
+            let mut removed = 0;
+            errors.retain_in(&range.start[..]..&range.end[..], |key, _| {
+                let is_kept = crate::path_key::path_of(key).is_some_and(|(_, path)| keep(&path));
+                removed += u64::from(!is_kept);
+                is_kept
+            })?;
+            record.errors = record.errors.saturating_sub(removed);
+            put_record(txn, folder, &record)
+        })
+    }
+}
+
+/// One transaction under way.
+struct Applying<'a, 'txn> {
+    record: &'a mut FolderRecord,
+    files: Table<'txn, Bytes, Bytes>,
+    by_id: Table<'txn, u64, Bytes>,
+    by_inode: Table<'txn, (u32, u64), u64>,
+    segments: Table<'txn, Bytes, Bytes>,
+    errors: Table<'txn, Bytes, Bytes>,
+    marker: Marker,
+    now: Timestamp,
+    lost: u64,
+    /// A directory that is known to have a row.
+    known_dir: Option<RelPath>,
+    applied: Applied,
+}
+
+impl<'a, 'txn> Applying<'a, 'txn> {
+    fn new(
+        txn: &'txn WriteTransaction,
+        record: &'a mut FolderRecord,
+        now: Timestamp,
+    ) -> DbResult<Self> {
+        Ok(Self {
+            files: txn.open_table(FILES)?,
+            by_id: txn.open_table(BY_ID)?,
+            by_inode: txn.open_table(BY_INODE)?,
+            segments: txn.open_table(SEGMENTS)?,
+            errors: txn.open_table(ERRORS)?,
+            marker: Marker::new(record.number, record.counter),
+            record,
+            now,
+            lost: 0,
+            known_dir: None,
+            applied: Applied::default(),
+        })
+    }
+
+    fn run(mut self, batch: &Batch) -> DbResult<Applied> {
+        for (path, change) in &batch.changes {
+            match change {
+                Change::Put { row, before } => self.put(path, row, *before)?,
+                Change::Fail { what, is_marked } => self.fail(path, what, *is_marked)?,
+            }
+        }
+        for (path, before) in &batch.forgotten {
+            self.forget(path, *before)?;
+        }
+        self.record.add_losses(hour_of(self.now), self.lost);
+        self.record.pending += self.applied.changes;
+        Ok(self.applied)
+    }
+
+    fn row(&self, key: &[u8]) -> DbResult<Option<Row>> {
+        let Some(value) = self.files.get(key)? else { return Ok(None) };
+        let row = Row::decode(value.value());
+        row.map(Some).ok_or_else(|| redb::Error::Corrupted("a row".into()))
+    }
+
+    fn put(&mut self, path: &RelPath, row: &Row, before: Option<RowStamp>) -> DbResult<()> {
+        let key = key_of(self.record.number, path);
+        let old = self.row(&key)?;
+        if old.as_ref().map(|old| old.stamp) != before || !self.has_parent(path)? {
+            self.applied.conflicts.push(path.clone());
+            return Ok(());
+        }
+        let row = self.dated(row, old.as_ref());
+        if old.as_ref().is_some_and(Row::is_dir) && !row.is_dir() {
+            self.forget_below(path)?;
+        }
+        let old_id = old.as_ref().and_then(|old| old.content()?.id);
+        let new_id = row.content().and_then(|content| content.id);
+        let old_inode = old.as_ref().map(|old| old.stamp.inode);
+        if let Some(old) = &old {
+            self.note_loss(old, Some(&row), &key)?;
+            if old_id != new_id || old_inode != Some(row.stamp.inode) {
+                self.drop_id(old, &key)?;
+            }
+        }
+        if let Some(id) = new_id
+            && (old_id != new_id || old_inode != Some(row.stamp.inode))
+        {
+            self.by_id.insert(id.0, &key[..])?;
+            self.by_inode.insert((self.record.number, row.stamp.inode), id.0)?;
+        }
+        self.files.insert(&key[..], &row.encode()[..])?;
+        self.count(path, old.as_ref(), -1);
+        self.count(path, Some(&row), 1);
+        self.note_difference(path, &key, old.as_ref(), &row)?;
+        match &row.error {
+            Some(what) => self.put_error(&key, what),
+            None => self.clear_error(&key),
+        }
+    }
+
+    /// Whether a manifest shows the difference, and whether it is worth one.
+    fn note_difference(
+        &mut self,
+        path: &RelPath,
+        key: &[u8],
+        old: Option<&Row>,
+        new: &Row,
+    ) -> DbResult<()> {
+        // The time of a directory changes with every temporary file in it: it
+        // waits for the next manifest, and asks for none.
+        let is_worth_one = match old {
+            None => !path.is_root(),
+            Some(old) if new.is_dir() => old.differs_beyond_mtime(new),
+            Some(old) => old.differs_in_manifest(new),
+        };
+        if is_worth_one || old.is_none_or(|old| old.differs_in_manifest(new)) {
+            self.note_change(key, is_worth_one)?;
+        }
+        Ok(())
+    }
+
+    fn note_change(&mut self, key: &[u8], is_worth_one: bool) -> DbResult<()> {
+        self.applied.has_changed = true;
+        self.applied.changes += u64::from(is_worth_one);
+        self.marker.mark(&mut self.segments, key)
+    }
+
+    /// Fills in since when the content is known.
+    fn dated(&self, row: &Row, old: Option<&Row>) -> Row {
+        let mut row = row.clone();
+        if row.hour != 0 {
+            return row;
+        }
+        let cid = |row: &Row| row.content().map(|content| content.cid);
+        match old {
+            Some(old) if cid(old) == cid(&row) => {
+                (row.hour, row.sequence) = (old.hour, old.sequence);
+            }
+            _ => {
+                row.hour = hour_of(self.now);
+                // Rows and manifests of a folder are made by one thread, so no
+                // manifest is under way.
+                row.sequence = self.record.sequence().0 + 1;
+            }
+        }
+        row
+    }
+
+    fn has_parent(&mut self, path: &RelPath) -> DbResult<bool> {
+        let Some(parent) = path.parent() else { return Ok(true) };
+        if self.known_dir.as_ref() == Some(&parent) {
+            return Ok(true);
+        }
+        let key = key_of(self.record.number, &parent);
+        let is_dir = self.row(&key)?.is_some_and(|row| row.is_dir());
+        if is_dir {
+            self.known_dir = Some(parent);
+        }
+        Ok(is_dir)
+    }
+
+    /// Counts content that goes: what the last manifest has, and what had been
+    /// there for long.
+    fn note_loss(&mut self, old: &Row, new: Option<&Row>, key: &[u8]) -> DbResult<()> {
+        let Some(content) = old.content() else { return Ok(()) };
+        if new.and_then(Row::content).is_some_and(|new| new.cid == content.cid) {
+            return Ok(());
+        }
+        // What has another name now is not lost.
+        if let Some(id) = content.id
+            && self.by_id.get(id.0)?.is_some_and(|at| at.value() != key)
+        {
+            return Ok(());
+        }
+        self.record.lost += u64::from(old.sequence <= self.record.sequence().0);
+        let age = hour_of(self.now).saturating_sub(old.hour);
+        self.lost += u64::from(age >= LOSS_WINDOW);
+        Ok(())
+    }
+
+    fn drop_id(&mut self, old: &Row, key: &[u8]) -> DbResult<()> {
+        let Some(id) = old.content().and_then(|content| content.id) else { return Ok(()) };
+        let is_here = self.by_id.get(id.0)?.is_some_and(|at| at.value() == key);
+        if !is_here {
+            return Ok(());
+        }
+        self.by_id.remove(id.0)?;
+        let inode = (self.record.number, old.stamp.inode);
+        let is_last = self.by_inode.get(inode)?.is_some_and(|last| last.value() == id.0);
+        if is_last {
+            self.by_inode.remove(inode)?;
+        }
+        Ok(())
+    }
+
+    fn count(&mut self, path: &RelPath, row: Option<&Row>, sign: i64) {
+        let Some(row) = row else { return };
+        if path.is_root() {
+            return;
+        }
+        let rows = &mut self.record.rows;
+        if row.is_dir() {
+            rows.dirs = rows.dirs.saturating_add_signed(sign);
+        } else {
+            rows.files = rows.files.saturating_add_signed(sign);
+        }
+        if row.content().is_some() {
+            let size = i64::try_from(row.stamp.size).unwrap_or(i64::MAX);
+            rows.bytes = rows.bytes.saturating_add_signed(size * sign);
+        }
+    }
+
+    fn fail(&mut self, path: &RelPath, what: &str, is_marked: bool) -> DbResult<()> {
+        let key = key_of(self.record.number, path);
+        if is_marked && let Some(old) = self.row(&key)? {
+            let row = Row { error: Some(what.to_owned()), ..old.clone() };
+            if row != old {
+                self.files.insert(&key[..], &row.encode()[..])?;
+                self.note_difference(path, &key, Some(&old), &row)?;
+            }
+        }
+        self.put_error(&key, what)
+    }
+
+    fn put_error(&mut self, key: &[u8], what: &str) -> DbResult<()> {
+        let before = self.errors.get(key)?.and_then(|value| ErrorRow::decode(value.value()));
+        let since_ms =
+            before.as_ref().map_or_else(|| self.now.as_millisecond(), |before| before.since_ms);
+        self.record.errors += u64::from(before.is_none());
+        let error = ErrorRow { what: what.to_owned(), since_ms };
+        if before.as_ref() != Some(&error) {
+            self.errors.insert(key, &error.encode()[..])?;
+        }
+        Ok(())
+    }
+
+    fn clear_error(&mut self, key: &[u8]) -> DbResult<()> {
+        if self.record.errors > 0 && self.errors.remove(key)?.is_some() {
+            self.record.errors -= 1;
+        }
+        Ok(())
+    }
+
+    fn forget(&mut self, path: &RelPath, before: Option<RowStamp>) -> DbResult<()> {
+        let key = key_of(self.record.number, path);
+        if self.row(&key)?.map(|old| old.stamp) != before {
+            self.applied.conflicts.push(path.clone());
+            return Ok(());
+        }
+        let range = within_range(self.record.number, path);
+        self.forget_range(&range)?;
+        self.forget_errors(&range)
+    }
+
+    fn forget_below(&mut self, path: &RelPath) -> DbResult<()> {
+        let range = below_range(self.record.number, path);
+        self.forget_range(&range)?;
+        self.forget_errors(&range)
+    }
+
+    fn forget_range(&mut self, range: &std::ops::Range<Vec<u8>>) -> DbResult<()> {
+        self.known_dir = None;
+        loop {
+            // A part at a time, so that memory does not grow with the range.
+            let rows = self.files.range(&range.start[..]..&range.end[..])?.take(1000);
+            let rows = rows.map(|row| {
+                let (key, value) = row?;
+                let row = Row::decode(value.value());
+                let row = row.ok_or_else(|| redb::Error::Corrupted("a row".into()))?;
+                Ok((key.value().to_vec(), row))
+            });
+            let rows: Vec<(Vec<u8>, Row)> = rows.collect::<DbResult<_>>()?;
+            if rows.is_empty() {
+                return Ok(());
+            }
+            for (key, row) in rows {
+                self.note_loss(&row, None, &key)?;
+                self.record.deleted += u64::from(row.sequence <= self.record.sequence().0);
+                self.drop_id(&row, &key)?;
+                self.files.remove(&key[..])?;
+                if let Some((_, path)) = crate::path_key::path_of(&key) {
+                    self.count(&path, Some(&row), -1);
+                }
+                self.note_change(&key, true)?;
+            }
+        }
+    }
+
+    fn forget_errors(&mut self, range: &std::ops::Range<Vec<u8>>) -> DbResult<()> {
+        if self.record.errors > 0 {
+            let mut removed = 0;
+            self.errors.retain_in(&range.start[..]..&range.end[..], |_, _| {
+                removed += 1;
+                false
+            })?;
+            self.record.errors = self.record.errors.saturating_sub(removed);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,137 @@
+//! What to do about one thing that is there, and the row that it has.
+
+use fstree::{Found, Kind, ReadError};
+use types::RelPath;
+
+use super::{Scan, ScanError};
+use crate::error::{SyncError, chain};
+use crate::hash::{Job, Mode};
+use crate::index::{Change, Row, RowStamp, Thing, thing_of};
+
+impl Scan<'_> {
+    /// Takes in what was found where it is not what the row says.
+    pub(super) fn meet(&mut self, found: Found, row: Option<Row>) -> Result<(), ScanError> {
+        let stamp = RowStamp::of(&found.stamp, self.device());
+        if found.kind() != Kind::File {
+            return Ok(self.meet_other(&found, row.as_ref())?);
+        }
+        if self.order.resting.contains(&found.path) {
+            return Ok(());
+        }
+        let is_suspect = self.order.is_rehash || self.order.suspects.contains(&found.path);
+        let is_known = row.as_ref().is_some_and(|row| {
+            let is_due = row.is_racy || (row.is_unread && self.is_all);
+            row.content().is_some() && row.stamp == stamp && row.error.is_none() && !is_due
+        });
+        if is_known && !is_suspect {
+            return Ok(());
+        }
+        let before = row.as_ref().map(|row| row.stamp);
+        if !is_suspect && let Some(moved) = self.moved(&found, &stamp, before)? {
+            self.put(found.path, moved, before);
+            return Ok(());
+        }
+        let mode = self.order.modes.get(&found.path).copied().unwrap_or(Mode::InPlace);
+        self.pool.add(Job { found, before, mode });
+        Ok(())
+    }
+
+    fn device(&self) -> u64 {
+        self.reading.root.identity().device
+    }
+
+    fn put(&mut self, path: RelPath, row: Row, before: Option<RowStamp>) {
+        self.since();
+        self.batch.add(path, Change::Put { row: Box::new(row), before });
+    }
+
+    /// The row of a file that had another name until now: nothing of it has to
+    /// be read. Where another name may still be there, it is.
+    fn moved(
+        &self,
+        found: &Found,
+        stamp: &RowStamp,
+        before: Option<RowStamp>,
+    ) -> Result<Option<Row>, SyncError> {
+        if !self.has_rows || found.links != 1 || before.is_some_and(|b| b.inode == stamp.inode) {
+            return Ok(None);
+        }
+        let number = self.order.number;
+        let Some((path, old)) = self.core.index.by_inode(number, stamp.inode)? else {
+            return Ok(None);
+        };
+        let Some(content) = old.content() else { return Ok(None) };
+        let is_same = RowStamp { ctime: stamp.ctime, ..old.stamp } == *stamp;
+        if path == found.path || !is_same || old.is_racy || old.error.is_some() {
+            return Ok(None);
+        }
+        let is_untouched = old.stamp.ctime == stamp.ctime;
+        let xattrs = if is_untouched {
+            old.xattrs.clone()
+        } else {
+            match self.reading.root.xattrs(found) {
+                Ok(read) if read.unread.is_empty() => read.xattrs,
+                _ => return Ok(None),
+            }
+        };
+        let mut row = Row::new(found, self.device(), Thing::File(*content), xattrs);
+        (row.hour, row.sequence) = (old.hour, old.sequence);
+        row.is_unread = old.is_unread || !is_untouched;
+        Ok(Some(row))
+    }
+
+    /// Takes in what has nothing to be read.
+    fn meet_other(&mut self, found: &Found, row: Option<&Row>) -> Result<(), SyncError> {
+        let Some(thing) = thing_of(found) else { return Ok(()) };
+        let stamp = RowStamp::of(&found.stamp, self.device());
+        if let Some(row) = row
+            && row.stamp == stamp
+            && row.thing == thing
+            && row.error.is_none()
+        {
+            return Ok(());
+        }
+        let read = match self.reading.root.xattrs(found) {
+            Ok(read) => read,
+            Err(ReadError::Changed(path)) => {
+                self.scanned.again.push(path.parent().unwrap_or_else(RelPath::root));
+                return Ok(());
+            }
+            Err(error) => {
+                self.fail(&found.path, chain(&error));
+                return Ok(());
+            }
+        };
+        let mut new = Row::new(found, self.device(), thing, read.xattrs);
+        if let Some((name, error)) = read.unread.first() {
+            let name = String::from_utf8_lossy(name);
+            new.error = Some(format!("cannot read the attribute {name}: {error}"));
+            self.failed.insert(found.path.clone());
+        }
+        self.put(found.path.clone(), new, row.map(|row| row.stamp));
+        Ok(())
+    }
+
+    /// Looks at one file.
+    pub(super) fn file(&mut self, path: &RelPath) -> Result<(), ScanError> {
+        let row = self.core.index.row(self.order.number, path)?;
+        match self.reading.root.examine(path) {
+            Ok(Some(found)) if found.kind() == Kind::File => self.meet(found, row),
+            Ok(None) if row.is_none() => {
+                self.settled(path);
+                Ok(())
+            }
+            Ok(_) => {
+                // It is another thing, or gone: its directory tells which.
+                self.settled(path);
+                self.scanned.again.push(path.parent().unwrap_or_else(RelPath::root));
+                Ok(())
+            }
+            Err(error) => {
+                self.settled(path);
+                self.fail(path, chain(&error));
+                Ok(())
+            }
+        }
+    }
+}

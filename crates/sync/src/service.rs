@@ -1,0 +1,360 @@
+//! The source side as a whole: it starts a thread for each folder, and applies
+//! changes of the settings.
+
+use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use parking_lot::RwLock;
+use store::InPlaceStore;
+use tokio::sync::{Notify, watch};
+use types::{Dataset, FolderId, ManifestHeader};
+
+use crate::core::Core;
+use crate::error::{SyncError, chain};
+use crate::folder::{Config, Shared, Task};
+use crate::handle::SyncHandle;
+use crate::index::{Index, ManifestRecord, Totals};
+use crate::publish;
+use crate::schedule::Times;
+use crate::serve::Files;
+use crate::settings::{FolderSettings, SyncOptions, SyncSettings, Tuning};
+use crate::status::Board;
+use crate::watch::{Hint, Watcher};
+
+/// Where the state is, below the data of the instance.
+const DIR: &str = "sync";
+const IN_PLACE_DIR: &str = "in-place";
+
+/// Folders that are watched. Dropping it stops the work, without waiting for
+/// its end.
+#[derive(Debug)]
+pub struct SyncService {
+    handle: SyncHandle,
+    stop: Arc<Stop>,
+    failed: watch::Receiver<Option<Failure>>,
+    settings: Option<JoinHandle<()>>,
+}
+
+/// Told to the thread of the settings, which stops all others.
+#[derive(Debug, Default)]
+struct Stop(Notify);
+
+/// A task that died, and what it said.
+#[derive(Clone, Debug)]
+struct Failure {
+    folder: FolderId,
+    text: String,
+}
+
+impl SyncService {
+    /// Opens the state and starts with all folders. It blocks while it opens
+    /// and checks the state. Nothing may be collected in the store before it
+    /// returns.
+    ///
+    /// # Errors
+    ///
+    /// [`SyncError`]: state that cannot be read stops the start; nothing is
+    /// replaced. A folder that cannot be read does not.
+    pub fn start(options: SyncOptions) -> Result<Self, SyncError> {
+        let dir = options.data_dir.join(DIR);
+        let index =
+            Arc::new(Index::open(options.disk.clone(), &dir, options.tuning.index_cache)?);
+        let files = Arc::new(Files::new(index.clone()));
+        let (in_place, is_lost) =
+            InPlaceStore::open(options.disk.clone(), &dir.join(IN_PLACE_DIR), files.clone())?;
+        if is_lost {
+            tracing::warn!("where blocks are in the files was lost; all files are read again");
+            for (folder, _) in index.folders()? {
+                index.update(&folder, |record| record.is_rehash_due = true)?;
+            }
+            // Noted durably; only now may the index be taken for whole.
+            in_place.commit()?;
+        }
+        let folders: Arc<RwLock<BTreeMap<FolderId, Arc<Shared>>>> = Arc::default();
+        let watcher = start_watcher(&options, folders.clone());
+        let own_dirs = options.own_dirs.iter().chain([&options.data_dir]);
+        let own_dirs = own_dirs.map(|dir| std::fs::canonicalize(dir).unwrap_or(dir.clone()));
+        let core = Arc::new(Core {
+            index,
+            store: options.store,
+            in_place: Arc::new(in_place),
+            files,
+            publisher: options.publisher,
+            clock: options.clock,
+            tuning: options.tuning,
+            source_peer_id: options.source_peer_id,
+            own_dirs: own_dirs.collect(),
+            board: Board::new(),
+            watcher,
+        });
+        let handle = SyncHandle { core, folders };
+        let (tell_failed, failed) = watch::channel(None);
+        let mut folders = Folders {
+            handle: handle.clone(),
+            threads: BTreeMap::new(),
+            failed: Arc::new(tell_failed),
+        };
+        let mut settings = options.settings;
+        let first = settings.borrow_and_update().clone();
+        if let Err(error) = folders.apply(&first) {
+            folders.stop();
+            return Err(error);
+        }
+        let stop = Arc::new(Stop::default());
+        let stopped = stop.clone();
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        let runtime = runtime.map_err(|source| {
+            folders.stop();
+            SyncError::State { action: "start a runtime for", path: dir.clone(), source }
+        })?;
+        let work = move || {
+            runtime.block_on(folders.follow(settings, stopped));
+        };
+        let thread = std::thread::Builder::new().name("sync-settings".to_owned()).spawn(work);
+        let thread = thread
+            .map_err(|source| SyncError::State { action: "start a thread for", path: dir, source });
+        // (A thread that did not start has dropped the folders, and stopped them.)
+        Ok(Self { handle, stop, failed, settings: Some(thread?) })
+    }
+
+    /// A handle for the rest of the program.
+    pub fn handle(&self) -> SyncHandle {
+        self.handle.clone()
+    }
+
+    /// Waits until the work on a folder has died, which is for ever as long as
+    /// all is well. The process is to stop then: what is not watched must not
+    /// look as if it were.
+    pub fn failed(&self) -> impl Future<Output = SyncError> + Send + use<> {
+        let mut failed = self.failed.clone();
+        async move {
+            let failure = failed.wait_for(Option::is_some).await.ok().and_then(|f| f.clone());
+            match failure {
+                Some(Failure { folder, text }) => SyncError::Panicked { folder, text },
+                // The service has ended, as it was told to.
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Stops the work at once and waits for its end. Nothing is left half done:
+    /// what is not published is found again at the next start.
+    pub async fn shutdown(mut self) {
+        self.stop.0.notify_one();
+        if let Some(thread) = self.settings.take() {
+            // A panic in it was told by `failed`.
+            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        }
+    }
+}
+
+impl Drop for SyncService {
+    fn drop(&mut self) {
+        self.stop.0.notify_one();
+    }
+}
+
+fn start_watcher(
+    options: &SyncOptions,
+    folders: Arc<RwLock<BTreeMap<FolderId, Arc<Shared>>>>,
+) -> Option<Watcher> {
+    let clock = options.clock.clone();
+    let wake = move |number: u32, hint: Hint| {
+        let folders = folders.read();
+        if let Some(shared) = folders.values().find(|shared| shared.number == number) {
+            shared.hint(hint, clock.elapsed());
+        }
+    };
+    match Watcher::start(options.tuning.watch_limit, wake) {
+        Ok(watcher) => Some(watcher),
+        Err(error) => {
+            tracing::warn!(error = chain(&error), "folders are not watched, only looked through");
+            None
+        }
+    }
+}
+
+/// The threads of all folders.
+struct Folders {
+    handle: SyncHandle,
+    threads: BTreeMap<FolderId, (Config, JoinHandle<()>)>,
+    failed: Arc<watch::Sender<Option<Failure>>>,
+}
+
+impl Folders {
+    /// Applies settings as they change, until it is stopped.
+    async fn follow(mut self, mut settings: watch::Receiver<SyncSettings>, stop: Arc<Stop>) {
+        loop {
+            tokio::select! {
+                () = stop.0.notified() => return self.stop(),
+                changed = settings.changed() => {
+                    if changed.is_err() {
+                        // Nobody can change them any more.
+                        stop.0.notified().await;
+                        return self.stop();
+                    }
+                    let now = settings.borrow_and_update().clone();
+                    if let Err(error) = self.apply(&now) {
+                        tracing::error!(error = chain(&error), "a change of settings failed");
+                        let folder = now.folders.first().map(|folder| folder.id.clone());
+                        if let Some(folder) = folder {
+                            let failure = Failure { folder, text: chain(&error) };
+                            self.failed.send_replace(Some(failure));
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Makes the folders what the settings say.
+    fn apply(&mut self, settings: &SyncSettings) -> Result<(), SyncError> {
+        let is_wanted = |id: &FolderId| settings.folders.iter().any(|folder| folder.id == *id);
+        let unwanted: Vec<_> = self.threads.keys().filter(|id| !is_wanted(id)).cloned().collect();
+        for id in unwanted {
+            self.remove(&id);
+        }
+        for folder in &settings.folders {
+            let times = times(settings, &self.handle.core.tuning);
+            let config = Config { folder: folder.clone(), times };
+            match self.threads.get_mut(&folder.id) {
+                Some((known, _)) if *known == config => {}
+                Some((known, _)) => {
+                    *known = config.clone();
+                    if let Some(shared) = self.handle.folders.read().get(&folder.id) {
+                        shared.configure(config);
+                    }
+                }
+                None => self.add(folder, config)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, folder: &FolderSettings, config: Config) -> Result<(), SyncError> {
+        let core = &self.handle.core;
+        let record = match core.index.folder(&folder.id)? {
+            Some(record) => {
+                publish::remove_old_roots(core, &folder.id, Some(record.sequence()))?;
+                record
+            }
+            None => core.index.create_folder(&folder.id, manifest_in_store(core, folder))?,
+        };
+        core.files.set_root(record.number, folder.path.clone());
+        let shared = Arc::new(Shared::new(folder.id.clone(), record.number));
+        if let Some(manifest) = &record.manifest {
+            core.publisher.publish(manifest.published(&folder.id));
+        }
+        let task = Task::new(core.clone(), shared.clone(), config.clone(), record)?;
+        self.handle.folders.write().insert(folder.id.clone(), shared);
+        let failed = self.failed.clone();
+        let id = folder.id.clone();
+        let work = move || {
+            let panic = std::panic::catch_unwind(AssertUnwindSafe(|| task.run()));
+            if let Err(panic) = panic {
+                let text = panic
+                    .downcast_ref::<&str>()
+                    .map(|text| (*text).to_owned())
+                    .or_else(|| panic.downcast_ref::<String>().cloned())
+                    .unwrap_or_else(|| "without a word".to_owned());
+                failed.send_replace(Some(Failure { folder: id, text }));
+            }
+        };
+        let name = format!("sync-{}", folder.id);
+        let thread = std::thread::Builder::new().name(name).spawn(work);
+        let thread = thread.map_err(|source| SyncError::State {
+            action: "start a thread for",
+            path: folder.path.clone(),
+            source,
+        })?;
+        self.threads.insert(folder.id.clone(), (config, thread));
+        Ok(())
+    }
+
+    fn remove(&mut self, id: &FolderId) {
+        let Some((_, thread)) = self.threads.remove(id) else { return };
+        let core = &self.handle.core;
+        let shared = self.handle.folders.read().get(id).cloned();
+        if let Some(shared) = shared {
+            shared.stop();
+            // (A panic in it was told.)
+            let _ = thread.join();
+            core.files.remove_root(shared.number);
+            if let Some(watcher) = &core.watcher {
+                watcher.remove_folder(shared.number);
+            }
+        }
+        self.handle.folders.write().remove(id);
+        core.publisher.withdraw(id);
+        core.board.remove(id);
+    }
+
+    /// Ends all threads.
+    fn stop(&mut self) {
+        for shared in self.handle.folders.read().values() {
+            shared.stop();
+        }
+        for (_, (_, thread)) in std::mem::take(&mut self.threads) {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Folders {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn times(settings: &SyncSettings, tuning: &Tuning) -> Times {
+    Times {
+        settle: tuning.settle,
+        settle_max: tuning.settle_max,
+        delay: settings.manifest_max_delay,
+        threshold: u64::from(settings.manifest_update_threshold.max(1)),
+        unrest_max: tuning.unrest_max,
+        rescan: settings.rescan_interval,
+        alarm_interval: tuning.alarm_interval,
+    }
+}
+
+/// The last manifest of a folder that the index knows nothing of: its index
+/// was lost, and its numbers have to go on where they were.
+fn manifest_in_store(core: &Core, folder: &FolderSettings) -> Option<ManifestRecord> {
+    let roots = core.store.roots(&publish::root_prefix(&folder.id));
+    let roots = roots.into_iter().filter_map(|(name, root)| {
+        Some((publish::sequence_of(&name)?, root.cid))
+    });
+    let (sequence, cid) = roots.max_by_key(|(sequence, _)| *sequence)?;
+    tracing::warn!(folder = %folder.id, %sequence, "the file index is new; numbers go on");
+    let header = || {
+        let bytes = core.store.get(&cid).ok()??;
+        let dataset = Dataset::decode(&bytes).ok()?;
+        ManifestHeader::decode(&core.store.get(&dataset.tree).ok()??).ok()
+    };
+    Some(match header() {
+        Some(header) => ManifestRecord {
+            sequence,
+            cid,
+            at: header.created_at,
+            folder_name: header.folder_name,
+            folder_path: header.folder_path,
+            totals: Totals {
+                files: header.stats.total_files,
+                dirs: header.stats.total_dirs,
+                bytes: header.stats.total_size_bytes,
+            },
+        },
+        // Damaged; its number is what counts.
+        None => ManifestRecord {
+            sequence,
+            cid,
+            at: core.clock.now(),
+            folder_name: folder.name.clone(),
+            folder_path: folder.path.display().to_string(),
+            totals: Totals::default(),
+        },
+    })
+}

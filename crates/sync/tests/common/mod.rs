@@ -1,0 +1,306 @@
+//! A service on a temporary folder, and a manifest held against the tree.
+
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use store::{BlockStore, MemStore};
+use sync::{
+    Clock, FolderSettings, FolderStatus, InPlaceAnswer, Publisher, SyncHandle, SyncOptions,
+    SyncService, SyncSettings, SystemClock, Tuning,
+};
+use tokio::sync::watch;
+use types::{
+    Cid, Codec, Dataset, Entry, EntryKind, FileNode, FolderId, Hash, ManifestHeader, Published,
+    RelPath, TreeCheck, decode_segment,
+};
+
+/// How long a test waits for what has to come.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Notes what was published.
+#[derive(Debug, Default)]
+pub struct Recorder(pub Mutex<Vec<Published>>, pub Mutex<Vec<FolderId>>);
+
+impl Publisher for Recorder {
+    fn publish(&self, published: Published) {
+        self.0.lock().push(published);
+    }
+
+    fn withdraw(&self, folder: &FolderId) {
+        self.1.lock().push(folder.clone());
+    }
+}
+
+/// A clock whose time of day can be moved.
+#[derive(Debug, Default)]
+pub struct MovedClock {
+    hours: Mutex<i64>,
+    real: SystemClock,
+}
+
+impl MovedClock {
+    pub fn advance_hours(&self, hours: i64) {
+        *self.hours.lock() += hours;
+    }
+}
+
+impl Clock for MovedClock {
+    fn now(&self) -> jiff::Timestamp {
+        let ahead = jiff::SignedDuration::from_hours(*self.hours.lock());
+        self.real.now().checked_add(ahead).unwrap()
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.real.elapsed()
+    }
+}
+
+/// A service, and what it stands on.
+pub struct Setup {
+    pub dir: tempfile::TempDir,
+    pub store: Arc<dyn BlockStore>,
+    pub recorder: Arc<Recorder>,
+    pub clock: Arc<MovedClock>,
+    pub settings: watch::Sender<SyncSettings>,
+    pub tuning: Tuning,
+    pub service: Option<SyncService>,
+}
+
+pub fn id(text: &str) -> FolderId {
+    text.parse().unwrap()
+}
+
+pub fn folder(id_text: &str, path: PathBuf) -> FolderSettings {
+    FolderSettings {
+        id: id(id_text),
+        path,
+        name: id_text.to_owned(),
+        exclude: Vec::new(),
+        paused: false,
+    }
+}
+
+impl Setup {
+    /// One empty folder, `docs`; the service is not started.
+    pub fn stopped() -> Self {
+        Self::on(Arc::new(MemStore::new()))
+    }
+
+    pub fn on(store: Arc<dyn BlockStore>) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("docs")).unwrap();
+        let settings = SyncSettings {
+            folders: vec![folder("docs", dir.path().join("docs"))],
+            manifest_max_delay: Duration::from_millis(50),
+            ..SyncSettings::default()
+        };
+        Self {
+            store,
+            recorder: Arc::default(),
+            clock: Arc::default(),
+            settings: watch::Sender::new(settings),
+            tuning: Tuning {
+                settle: Duration::from_millis(20),
+                alarm_interval: Duration::from_millis(100),
+                ..Tuning::default()
+            },
+            service: None,
+            dir,
+        }
+    }
+
+    pub fn new() -> Self {
+        let mut setup = Self::stopped();
+        setup.start();
+        setup
+    }
+
+    pub fn options(&self) -> SyncOptions {
+        SyncOptions {
+            clock: self.clock.clone(),
+            tuning: self.tuning.clone(),
+            ..SyncOptions::new(
+                self.dir.path().join("data"),
+                self.store.clone(),
+                self.recorder.clone(),
+                self.settings.subscribe(),
+                "16Uiu2HAm".to_owned(),
+            )
+        }
+    }
+
+    pub fn start(&mut self) {
+        self.service = Some(SyncService::start(self.options()).unwrap());
+    }
+
+    pub async fn stop(&mut self) {
+        if let Some(service) = self.service.take() {
+            service.shutdown().await;
+        }
+    }
+
+    pub async fn restart(&mut self) {
+        self.stop().await;
+        self.start();
+    }
+
+    pub fn handle(&self) -> SyncHandle {
+        self.service.as_ref().unwrap().handle()
+    }
+
+    /// A path in the folder.
+    pub fn path(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.dir.path().join("docs").join(name)
+    }
+
+    pub fn write(&self, name: &str, content: impl AsRef<[u8]>) {
+        let path = self.path(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, content).unwrap();
+    }
+
+    pub async fn sync(&self) -> Published {
+        self.handle().scan_now(&id("docs")).await.unwrap()
+    }
+
+    pub fn status(&self) -> Arc<FolderStatus> {
+        self.handle().folder(&id("docs")).unwrap()
+    }
+
+    pub fn files_read(&self) -> u64 {
+        self.status().files_read
+    }
+
+    /// Waits until something is so.
+    pub async fn until(&self, what: &str, is_so: impl Fn(&FolderStatus) -> bool) {
+        let end = Instant::now() + DEADLINE;
+        while !is_so(&self.status()) {
+            assert!(Instant::now() < end, "{what} has not come: {:?}", self.status());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    pub fn published(&self) -> Vec<Published> {
+        self.recorder.0.lock().clone()
+    }
+
+    /// What a manifest says, checked.
+    pub fn manifest(&self, published: &Published) -> (ManifestHeader, BTreeMap<RelPath, Entry>) {
+        let get = |cid: &Cid| self.store.get(cid).unwrap().unwrap();
+        let dataset = Dataset::decode(&get(&published.manifest_cid)).unwrap();
+        assert_eq!(dataset.tree.codec(), Codec::Json);
+        let bytes = get(&dataset.tree);
+        assert_eq!(dataset.size, bytes.len() as u64);
+        let header = ManifestHeader::decode(&bytes).unwrap();
+        assert_eq!(header.sequence_number, published.sequence_number);
+        assert_eq!(header.stats.total_files, published.file_count);
+        assert_eq!(header.stats.total_size_bytes, published.total_size_bytes);
+        let mut check = TreeCheck::new();
+        let mut entries = BTreeMap::new();
+        for segment in &header.segments {
+            let bytes = get(&segment.cid);
+            assert_eq!(bytes.len() as u64, segment.bytes);
+            let mut count = 0;
+            decode_segment(&bytes, |entry| {
+                if count == 0 {
+                    assert_eq!(entry.path, segment.first_path);
+                }
+                count += 1;
+                check.next(&entry).unwrap();
+                entries.insert(entry.path.clone(), entry);
+                ControlFlow::<()>::Continue(())
+            })
+            .unwrap();
+            assert_eq!(count, segment.entries);
+        }
+        let files = entries.values().filter(|entry| entry.kind != EntryKind::Dir).count();
+        assert_eq!(header.stats.total_files, files as u64);
+        assert_eq!(header.stats.total_dirs, (entries.len() - files) as u64);
+        (header, entries)
+    }
+
+    pub fn entries(&self, published: &Published) -> BTreeMap<RelPath, Entry> {
+        self.manifest(published).1
+    }
+
+    pub fn names(&self, published: &Published) -> Vec<String> {
+        self.entries(published).keys().map(ToString::to_string).collect()
+    }
+
+    /// The bytes of a file of a manifest, as a backup server would get them.
+    pub fn content(&self, cid: Cid) -> Result<Vec<u8>, InPlaceAnswer> {
+        let mut bytes = Vec::new();
+        let mut todo = vec![cid];
+        while let Some(cid) = todo.pop() {
+            if cid.codec() == Codec::Raw {
+                match self.handle().block(cid.hash()).unwrap() {
+                    InPlaceAnswer::Block(block) => bytes.extend_from_slice(&block.decode().unwrap()),
+                    answer => match self.store.get(&cid).unwrap() {
+                        Some(block) => bytes.extend_from_slice(&block),
+                        None => return Err(answer),
+                    },
+                }
+            } else {
+                let node = self.store.get(&cid).unwrap().expect("a node that the manifest needs");
+                let node = FileNode::decode(&node).unwrap();
+                todo.extend(node.children().iter().rev().map(|child| child.cid));
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// Holds a manifest against the folder: every name, every byte.
+    pub fn check(&self, published: &Published) {
+        self.check_tree(published, &self.dir.path().join("docs"), &[]);
+    }
+
+    pub fn check_tree(&self, published: &Published, root: &Path, without: &[&str]) {
+        let mut entries = self.entries(published);
+        let tree = fstree::Root::open(root).unwrap();
+        for item in tree.walk(&RelPath::root(), Default::default(), |_, _| fstree::Visit::Descend).unwrap()
+        {
+            let fstree::WalkItem::Entry(found) = item else { panic!("{item:?}") };
+            if without.iter().any(|name| found.path.to_string().starts_with(name)) {
+                continue;
+            }
+            let entry = entries.remove(&found.path);
+            let entry = entry.unwrap_or_else(|| panic!("{} is not in the manifest", found.path));
+            let path = root.join(found.path.as_path());
+            let metadata = std::fs::symlink_metadata(&path).unwrap();
+            assert_eq!(entry.error, None, "{}", found.path);
+            assert_eq!(entry.metadata.mode, metadata.permissions().mode() & 0o7777);
+            assert_eq!(entry.metadata.mtime_ns, found.stamp.mtime_ns(), "{}", found.path);
+            assert_eq!(entry.metadata.uid, metadata.uid());
+            assert_eq!(entry.metadata.hard_link, found.hard_link);
+            match &entry.kind {
+                EntryKind::File { cid, size, blake3, .. } => {
+                    let bytes = std::fs::read(&path).unwrap();
+                    assert_eq!(*size, bytes.len() as u64);
+                    assert_eq!(*blake3, Hash::of(&bytes), "{}", found.path);
+                    assert!(self.content(*cid).unwrap() == bytes, "{}", found.path);
+                }
+                kind => assert_eq!(Some(kind.clone()), found.entry_kind()),
+            }
+        }
+        assert!(entries.is_empty(), "not in the folder: {:?}", entries.keys());
+    }
+}
+
+/// Bytes that do not compress, the same for the same seed.
+pub fn noise(seed: u64, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
+    bytes
+}
+
+/// Makes it so that what was written is too old to be read again.
+pub async fn settle() {
+    tokio::time::sleep(Duration::from_millis(80)).await;
+}
