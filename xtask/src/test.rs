@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 
 use crate::shell::{self, files, has, root};
-use crate::tidy;
+use crate::{tidy, web};
 
 /// How much to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +30,9 @@ pub(crate) fn run(scope: Scope) -> Result<()> {
         for dir in npm_projects()? {
             install_npm(&dir)?;
         }
+        // The program takes in what is built.
+        web::build_ui()?;
+        web::unit_tests()?;
     }
     // The programs that the tests start.
     run_cargo(&root, &["build", "--workspace", "--bins"])?;
@@ -39,6 +42,7 @@ pub(crate) fn run(scope: Scope) -> Result<()> {
     }
     run_cargo(&root, &arguments)?;
     if scope == Scope::All {
+        web::browser_tests()?;
         documentation(&root)?;
     }
     println!("all passed in {} s", started.elapsed().as_secs());
@@ -67,11 +71,15 @@ fn check_tools(scope: Scope) -> Result<()> {
                 missing.push(format!("`{tool}`, which {why}"));
             }
         }
+        if !web::has_browser() {
+            let browser = web::browser().display().to_string();
+            missing.push(format!("`{browser}` (or CHROMIUM), which the UI is tested in"));
+        }
     }
     if !missing.is_empty() {
         bail!(
             "these programs are missing: {}. On Debian: \
-             apt-get install git gcc nodejs npm util-linux",
+             apt-get install git gcc nodejs npm util-linux chromium",
             missing.join("; ")
         );
     }
@@ -85,7 +93,7 @@ fn npm_projects() -> Result<Vec<PathBuf>> {
 }
 
 /// Installs exactly what the lock file names, unless that is there already.
-fn install_npm(dir: &Path) -> Result<()> {
+pub(crate) fn install_npm(dir: &Path) -> Result<()> {
     let lock = std::fs::read(dir.join("package-lock.json"))
         .with_context(|| format!("cannot read the lock file in {}", dir.display()))?;
     let stamp = dir.join("node_modules/.installed-lock");

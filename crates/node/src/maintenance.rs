@@ -132,7 +132,7 @@ async fn run_prune(
     dry_run: bool,
     always_collect: bool,
 ) -> Result<PruneReport, String> {
-    let keep = state.node.settings.get().backup_server.keep;
+    let keep = state.node.settings.get().backup_server.keep.clone();
     let (snapshots, stop) = (state.snapshots.clone(), state.stop.clone());
     let work = tokio::task::spawn_blocking(move || {
         let options = PruneOptions { dry_run, always_collect, stop };

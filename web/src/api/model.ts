@@ -52,7 +52,7 @@ export interface RestoreReport {
 }
 export interface Job {
   id: number; kind: string; state: string; progress_done: number; progress_total?: number | null;
-  result?: unknown; error?: string | null;
+  result?: unknown; error?: string | null; started_at?: string | null; ended_at?: string | null;
 }
 export interface VerifyProblem { cid: string; reason: string; concerns: string[] }
 export interface VerifyResult {

@@ -1,7 +1,7 @@
 // The one sentence of the overview: what is safe, and what is not.
 
 import type { Folder, Source, Status } from "../api/model";
-import { counted } from "./format";
+import { counted, visibleName } from "./format";
 
 /** How well it stands. */
 export type Mood = "good" | "busy" | "bad" | "none";
@@ -46,7 +46,7 @@ export function standing(folder: Folder): Standing {
 
 function ofFolders(folders: Folder[], hasServer: boolean): Truth {
   const all = folders.map((folder) => ({ folder, standing: standing(folder) }));
-  const names = (wanted: typeof all) => wanted.map(({ folder }) => folder.name).join(", ");
+  const names = (wanted: typeof all) => wanted.map(({ folder }) => visibleName(folder.name)).join(", ");
   const stopped = all.filter(({ standing }) => standing.kind === "stopped");
   if (stopped.length > 0) {
     const first = stopped[0];

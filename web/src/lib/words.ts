@@ -1,7 +1,7 @@
 // One word for each state, and what it means.
 
 /** How a state looks. */
-export type Tone = "good" | "busy" | "bad" | "quiet";
+export type Tone = "good" | "busy" | "warn" | "bad" | "quiet";
 
 /** A state in words. */
 export interface Word {

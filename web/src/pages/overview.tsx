@@ -9,12 +9,12 @@ import { Link } from "react-router";
 
 import type { Folder, Notice, Status } from "../api/model";
 import { useBackupNow, useConfig, useConfirmFolder, usePauseFolder, useSnapshots, useStatus } from "../api/queries";
-import { bytes, count, counted } from "../lib/format";
+import { bytes, count, counted, visibleName } from "../lib/format";
 import { byDay } from "../lib/history";
 import { standing, truth, type Truth } from "../lib/truth";
 import { folderWord, sourceWord, stepWord } from "../lib/words";
 import { WorkBar } from "../parts/bar";
-import { Dot, Facts, FileName, Page, State, Trouble, When } from "../parts/basics";
+import { Dot, Facts, FileName, Hint, Page, State, Trouble, When } from "../parts/basics";
 import { AddFolderModal } from "../parts/folder_forms";
 
 export function useHasServer(): boolean {
@@ -33,7 +33,7 @@ function Sentence({ truth }: { truth: Truth }) {
             Everything up to <When at={truth.upTo} /> {truth.text}
           </>
         ) : (
-          truth.text
+          <FileName name={truth.text} />
         )}
       </Text>
       {truth.mood === "busy" && truth.upTo && (
@@ -41,7 +41,11 @@ function Sentence({ truth }: { truth: Truth }) {
           The version that was confirmed last is from <When at={truth.upTo} />.
         </Text>
       )}
-      {truth.next && <Text>{truth.next}</Text>}
+      {truth.next && (
+        <Text>
+          <FileName name={truth.next} />
+        </Text>
+      )}
     </div>
   );
 }
@@ -55,11 +59,11 @@ export function Notices({ notices }: { notices: Notice[] }) {
       </Title>
       <Stack gap="sm">
         {notices.map((notice) => (
-          <Dot key={notice.message} tone={notice.level === "error" ? "bad" : notice.level === "warning" ? "busy" : "quiet"}>
+          <Dot key={notice.message} tone={notice.level === "error" ? "bad" : notice.level === "warning" ? "warn" : "quiet"}>
             <FileName name={notice.message} />
             {notice.action && (
               <Text size="sm" c="dimmed">
-                <FileName name={notice.action} />
+                <Hint text={notice.action} />
               </Text>
             )}
           </Dot>
@@ -98,7 +102,7 @@ export function FolderCard({ folder, children }: { folder: Folder; children?: Re
   const at = standing(folder);
   const needsWord = folder.state === "alarm" || Boolean(folder.held);
   return (
-    <Card withBorder component="article" aria-label={folder.name}>
+    <Card withBorder component="article" aria-label={visibleName(folder.name)}>
       <Stack gap="sm">
         <Group justify="space-between" align="flex-start">
           <div style={{ minWidth: 0 }}>
@@ -118,7 +122,7 @@ export function FolderCard({ folder, children }: { folder: Folder; children?: Re
             </>
           )}
           {at.kind === "pending" && `Not yet on the backup server: ${at.why}.`}
-          {at.kind === "stopped" && at.why}
+          {at.kind === "stopped" && <FileName name={at.why} />}
           {at.kind === "paused" && "Paused: changes are not backed up."}
         </Text>
         {(folder.state === "scanning" || folder.state === "publishing") && folder.detail && (
@@ -128,7 +132,9 @@ export function FolderCard({ folder, children }: { folder: Folder; children?: Re
         )}
         {folder.held && (
           <div className="band band-bad">
-            <Text size="sm">{folder.held}</Text>
+            <Text size="sm">
+              <FileName name={folder.held} />
+            </Text>
           </div>
         )}
         <Facts
@@ -235,17 +241,17 @@ function History({ status, hasServer }: { status: Status; hasServer: boolean }) 
             versions hold {bytes(last)}.
           </Text>
           <SimpleGrid cols={{ base: 1, sm: 2 }}>
-            <figure style={{ margin: 0 }} aria-hidden>
+            <figure style={{ margin: 0 }}>
               <Text size="xs" c="dimmed" component="figcaption">
                 Versions a day
               </Text>
-              <BarChart h={150} data={days.map((day) => ({ ...day, day: day.day.slice(5) }))} dataKey="day" series={[{ name: "versions", label: "Versions", color: "blue.6" }]} withAnimation={false} yAxisProps={{ allowDecimals: false, width: 30 }} />
+              <BarChart h={150} data={days.map((day) => ({ ...day, day: day.day.slice(5) }))} dataKey="day" series={[{ name: "versions", label: "Versions", color: "blue.6" }]} barProps={{ isAnimationActive: false }} barChartProps={{ accessibilityLayer: false }} aria-hidden yAxisProps={{ allowDecimals: false, width: 30 }} />
             </figure>
-            <figure style={{ margin: 0 }} aria-hidden>
+            <figure style={{ margin: 0 }}>
               <Text size="xs" c="dimmed" component="figcaption">
                 Size of the newest versions
               </Text>
-              <BarChart h={150} data={days.map((day) => ({ ...day, day: day.day.slice(5) }))} dataKey="day" series={[{ name: "bytes", label: "Size", color: "teal.6" }]} valueFormatter={bytes} withAnimation={false} yAxisProps={{ width: 70 }} />
+              <BarChart h={150} data={days.map((day) => ({ ...day, day: day.day.slice(5) }))} dataKey="day" series={[{ name: "bytes", label: "Size", color: "teal.6" }]} valueFormatter={bytes} barProps={{ isAnimationActive: false }} barChartProps={{ accessibilityLayer: false }} aria-hidden yAxisProps={{ width: 70 }} />
             </figure>
           </SimpleGrid>
         </>
@@ -323,7 +329,7 @@ export function Overview() {
                   </Text>
                 </Group>
                 {source.pulls.map((pull) => (
-                  <WorkBar key={pull.folder_id} label={`${pull.folder_name} #${pull.sequence}`} done={pull.bytes_done} total={pull.bytes_total} />
+                  <WorkBar key={pull.folder_id} label={`${visibleName(pull.folder_name)} #${pull.sequence}`} done={pull.bytes_done} total={pull.bytes_total} />
                 ))}
               </Stack>
             ))}

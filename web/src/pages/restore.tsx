@@ -528,8 +528,8 @@ export function Restore() {
           value={remote ? "server" : "here"}
           onChange={(value) => setParameters({ from: value }, { replace: true })}
           data={[
-            { value: "here", label: "Backups kept here" },
-            { value: "server", label: "This machine's, from the backup server" },
+            { value: "here", label: "Kept here" },
+            { value: "server", label: "On the backup server" },
           ]}
         />
       )}

@@ -1,10 +1,10 @@
 // Small things that every page uses: names, ids, times, states, errors.
 
-import { ActionIcon, Button, CopyButton, Group, Stack, Text, Title, Tooltip } from "@mantine/core";
+import { ActionIcon, Button, Code, CopyButton, Group, Stack, Text, Title, Tooltip } from "@mantine/core";
 import { IconAlertTriangle, IconCheck, IconCopy } from "@tabler/icons-react";
 import { type ReactNode, useEffect, useState } from "react";
 
-import { ago, exact, nameParts, shortId, when } from "../lib/format";
+import { ago, exact, nameParts, shortId, visibleName, when } from "../lib/format";
 import type { Tone, Word } from "../lib/words";
 
 /** A name from a file system: nothing in it hides. */
@@ -22,6 +22,22 @@ export function FileName({ name }: { name: string }) {
         ),
       )}
     </bdi>
+  );
+}
+
+/** A text with commands in backticks. */
+export function Hint({ text }: { text: string }) {
+  return (
+    <>
+      {text.split("`").map((piece, index) =>
+        index % 2 === 1 ? (
+          // The pieces of one text never change places.
+          <Code key={index}>{visibleName(piece)}</Code>
+        ) : (
+          <FileName key={index} name={piece} />
+        ),
+      )}
+    </>
   );
 }
 
@@ -77,7 +93,7 @@ export function When({ at, isRelative = false }: { at?: string | Date | null; is
 
 /** A state in one word; what it means is in its tooltip. */
 export function State({ word, detail }: { word: Word; detail?: string | null }) {
-  const meaning = [word.meaning, detail].filter(Boolean).join(" ");
+  const meaning = visibleName([word.meaning, detail].filter(Boolean).join(" "));
   const inner = (
     <>
       <span className={`dot tone-${word.tone}`} aria-hidden />
@@ -121,7 +137,9 @@ export function Trouble({
       <Group gap="sm" wrap="nowrap" align="flex-start">
         <IconAlertTriangle size={20} className="ink-bad" aria-hidden />
         <div style={{ flex: 1, minWidth: 0 }}>
-          <Text style={{ overflowWrap: "anywhere" }}>{message}</Text>
+          <Text style={{ overflowWrap: "anywhere" }}>
+            <FileName name={message} />
+          </Text>
           {(onRetry || onClose) && (
             <Group gap="xs" mt="xs">
               {onRetry && (

@@ -74,6 +74,7 @@ fn start_logging(level: &str) -> Result<LogLevel> {
     let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
     tracing_subscriber::registry()
         .with(filter)
+        .with(node::RecentLog)
         .with(
             tracing_subscriber::fmt::layer()
                 .with_writer(std::io::stderr)

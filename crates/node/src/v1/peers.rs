@@ -44,7 +44,7 @@ pub(crate) async fn connect(
             request.address
         ))
     })?;
-    let Some((peer, plain)) = net::split_peer(&address) else {
+    let Some((peer, plain)) = net::split_peer(address) else {
         return Err(Problem::bad("the address has to end with /p2p/ and the peer id"));
     };
     state.node.net.connect(peer, [plain], CONNECT_TIMEOUT).await.map_err(|error| {

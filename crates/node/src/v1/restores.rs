@@ -120,7 +120,7 @@ impl Restores {
 }
 
 /// The backup server of this instance's folders.
-fn server(state: &ApiState) -> Result<PeerId, Problem> {
+pub(super) fn server(state: &ApiState) -> Result<PeerId, Problem> {
     state.node.settings.get().sync.backup_peer_id().ok_or_else(|| {
         Problem::new(
             StatusCode::CONFLICT,
@@ -137,7 +137,7 @@ pub(super) async fn remote_snapshots(state: &ApiState) -> Result<Vec<RemoteSnaps
     // It may not be connected: its address is in the configuration.
     let config = state.node.settings.get();
     if let Some(address) = &config.sync.backup_peer_address
-        && let Some((_, plain)) = net::split_peer(address)
+        && let Some((_, plain)) = net::split_peer(address.clone())
     {
         net.connect(peer, [plain], CONNECT_TIMEOUT).await.map_err(|error| {
             Problem::new(

@@ -13,7 +13,7 @@ use store::BlockStore;
 use types::RelPath;
 use utoipa::IntoParams;
 
-use super::{Answer, ApiState, Problem, blocking};
+use super::{Answer, ApiState, Problem, blocking, reading};
 use crate::rest::with_causes;
 
 /// Entries in one answer, at most.
@@ -85,7 +85,7 @@ pub(crate) async fn list(
 }
 
 /// All snapshots that are meant, by source, folder and order.
-async fn chosen(state: &ApiState, choice: &Choice) -> Result<Vec<RemoteSnapshot>, Problem> {
+pub(crate) async fn chosen(state: &ApiState, choice: &Choice) -> Result<Vec<RemoteSnapshot>, Problem> {
     let all = if choice.from_backup_server {
         super::restores::remote_snapshots(state).await?
     } else {
@@ -175,9 +175,12 @@ pub(crate) struct Which {
     after_base64: Option<String>,
     /// At most so many, up to 10,000.
     limit: Option<usize>,
+    /// Of the snapshot as the backup server has it.
+    #[serde(default)]
+    from_backup_server: bool,
 }
 
-fn rel_path(text: Option<&str>, base64: Option<&str>) -> Result<Option<RelPath>, Problem> {
+pub(crate) fn rel_path(text: Option<&str>, base64: Option<&str>) -> Result<Option<RelPath>, Problem> {
     if text.is_none() && base64.is_none() {
         return Ok(None);
     }
@@ -200,6 +203,8 @@ fn rel_path(text: Option<&str>, base64: Option<&str>) -> Result<Option<RelPath>,
         (status = 200, body = Vec<ListedEntry>),
         (status = 400, description = "Not such an id or path", body = api::ApiProblem),
         (status = 404, description = "No such snapshot, or nothing there", body = api::ApiProblem),
+        (status = 409, description = "There is no backup server to ask", body = api::ApiProblem),
+        (status = 502, description = "The backup server cannot be asked", body = api::ApiProblem),
     )
 )]
 pub(crate) async fn entries(
@@ -212,8 +217,9 @@ pub(crate) async fn entries(
     let path = path.unwrap_or_else(RelPath::root);
     let limit = which.limit.unwrap_or(ENTRIES_DEFAULT).clamp(1, ENTRIES_MAX);
     let depth = if which.recursive { Depth::All } else { Depth::Children };
-    let snapshot = find(&state, &Choice::default(), Some(&id), None).await?;
-    let store: Arc<dyn BlockStore> = Arc::new(state.node.blocks.clone());
+    let choice = Choice { from_backup_server: which.from_backup_server, ..Choice::default() };
+    let snapshot = find(&state, &choice, Some(&id), None).await?;
+    let store = reading::blocks(&state, which.from_backup_server)?;
     blocking(move || {
         let tree = SnapshotTree::open(store, snapshot.manifest_cid)?;
         let at = tree.lookup(&path)?.ok_or_else(|| {
