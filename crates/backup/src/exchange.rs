@@ -149,36 +149,74 @@ pub(crate) struct Limits {
     pub(crate) time: Duration,
 }
 
+/// Streams that are being turned away at once; any more are just reset. They
+/// count for themselves: strangers, of whom there can be any number, take no
+/// place of those who may.
+const REFUSING: Limits = Limits { streams: 16, streams_per_peer: 2, time: Duration::from_secs(5) };
+
 /// Takes streams until there are no more; each is answered by a task of its
-/// own. Streams beyond the limits are reset. Ends all when it is dropped.
-pub(crate) async fn serve<H, F>(mut inbound: mpsc::Receiver<NetStream>, limits: Limits, handle: H)
-where
-    H: Fn(NetStream) -> F,
+/// own. `handle` is told whether its peer may ask. Streams beyond the limits
+/// are reset. Ends all when it is dropped.
+pub(crate) async fn serve<H, F>(
+    mut inbound: mpsc::Receiver<NetStream>,
+    limits: Limits,
+    allowed: impl Fn(&PeerId) -> bool,
+    handle: H,
+) where
+    H: Fn(NetStream, bool) -> F,
     F: Future<Output = Result<(), ExchangeError>> + Send + 'static,
 {
-    let mut served: JoinSet<PeerId> = JoinSet::new();
-    let mut per_peer: HashMap<PeerId, usize> = HashMap::new();
+    let (mut served, mut refused) = (Serving::new(limits), Serving::new(REFUSING));
     loop {
         let stream = tokio::select! {
             stream = inbound.recv() => stream,
-            Some(ended) = served.join_next() => {
-                match ended {
-                    Ok(peer) => leave(&mut per_peer, peer),
-                    Err(error) => tracing::error!(%error, "serving a stream failed"),
-                }
+            Some(ended) = served.tasks.join_next() => {
+                served.ended(ended);
+                continue;
+            }
+            Some(ended) = refused.tasks.join_next() => {
+                refused.ended(ended);
                 continue;
             }
         };
         let Some(stream) = stream else { break };
         let peer = stream.peer();
-        let of_peer = per_peer.get(&peer).copied().unwrap_or(0);
-        if served.len() >= limits.streams || of_peer >= limits.streams_per_peer {
+        let may = allowed(&peer);
+        let serving = if may { &mut served } else { &mut refused };
+        if serving.has_room(&peer) {
+            serving.spawn(peer, handle(stream, may));
+        } else {
             tracing::debug!(%peer, protocol = %stream.protocol(), "too many streams: one was reset");
-            continue;
         }
-        *per_peer.entry(peer).or_default() += 1;
-        let answered = tokio::time::timeout(limits.time, handle(stream));
-        served.spawn(async move {
+    }
+    while served.tasks.join_next().await.is_some() {}
+}
+
+/// Streams that are being answered.
+struct Serving {
+    limits: Limits,
+    tasks: JoinSet<PeerId>,
+    per_peer: HashMap<PeerId, usize>,
+}
+
+impl Serving {
+    fn new(limits: Limits) -> Self {
+        Self { limits, tasks: JoinSet::new(), per_peer: HashMap::new() }
+    }
+
+    fn has_room(&self, peer: &PeerId) -> bool {
+        let of_peer = self.per_peer.get(peer).copied().unwrap_or(0);
+        self.tasks.len() < self.limits.streams && of_peer < self.limits.streams_per_peer
+    }
+
+    fn spawn(
+        &mut self,
+        peer: PeerId,
+        answer: impl Future<Output = Result<(), ExchangeError>> + Send + 'static,
+    ) {
+        *self.per_peer.entry(peer).or_default() += 1;
+        let answered = tokio::time::timeout(self.limits.time, answer);
+        self.tasks.spawn(async move {
             use futures::FutureExt as _;
 
             // Caught, so that the place of the peer is given back.
@@ -191,14 +229,18 @@ where
             peer
         });
     }
-    while served.join_next().await.is_some() {}
-}
 
-fn leave(per_peer: &mut HashMap<PeerId, usize>, peer: PeerId) {
-    if let Some(count) = per_peer.get_mut(&peer) {
-        *count -= 1;
-        if *count == 0 {
-            per_peer.remove(&peer);
+    fn ended(&mut self, ended: Result<PeerId, tokio::task::JoinError>) {
+        match ended {
+            Ok(peer) => {
+                if let Some(count) = self.per_peer.get_mut(&peer) {
+                    *count -= 1;
+                    if *count == 0 {
+                        self.per_peer.remove(&peer);
+                    }
+                }
+            }
+            Err(error) => tracing::error!(%error, "serving a stream failed"),
         }
     }
 }
@@ -230,6 +272,36 @@ mod tests {
         let read = read(vec![0xff; 4], 10).await;
         assert!(matches!(read, Err(ExchangeError::TooLong { len: 0xffff_ffff, max: 10 })));
         assert!(matches!(frame(&"12345", 6), Err(ExchangeError::TooLong { len: 7, max: 6 })));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn places_are_bounded_for_each_and_all_and_come_back_in_time() {
+        let time = Duration::from_secs(15);
+        let mut serving = Serving::new(Limits { streams: 5, streams_per_peer: 2, time });
+        let peers: Vec<PeerId> = (0..4).map(|_| PeerId::random()).collect();
+        let mut taken = Vec::new();
+        for peer in &peers {
+            for silent in 0..10 {
+                if serving.has_room(peer) {
+                    taken.push((*peer, silent));
+                    // One that panics gives its place back as well.
+                    if silent == 0 {
+                        serving.spawn(*peer, std::future::pending());
+                    } else {
+                        serving.spawn(*peer, async { panic!("on purpose") });
+                    }
+                }
+            }
+        }
+        let [a, b, c, _] = peers[..] else { panic!("four") };
+        assert_eq!(taken, [(a, 0), (a, 1), (b, 0), (b, 1), (c, 0)]);
+        let begun = tokio::time::Instant::now();
+        while let Some(ended) = serving.tasks.join_next().await {
+            serving.ended(ended);
+        }
+        assert_eq!(begun.elapsed(), time);
+        assert!(serving.per_peer.is_empty());
+        assert!(peers.iter().all(|peer| serving.has_room(peer)));
     }
 
     proptest! {

@@ -5,8 +5,8 @@ mod blocking;
 mod clock;
 mod daemon;
 mod exchange;
-mod notify;
 mod manifest_pull;
+mod notify;
 mod plan;
 mod pool;
 mod prune;
@@ -23,10 +23,10 @@ pub use blocking::{Panicked, Retry};
 pub use clock::{Clock, SystemClock};
 pub use daemon::*;
 pub use exchange::ExchangeError;
-pub use notify::*;
 pub use manifest_pull::{
     ManifestJob, ManifestProgress, ManifestPullError, ManifestPuller, PullNumbers,
 };
+pub use notify::*;
 pub use plan::*;
 pub use pool::{PooledSession, SessionPool};
 pub use prune::*;

@@ -14,9 +14,7 @@ use bytes::Bytes;
 use net::PeerId;
 use store::{BlockStore, StoreError};
 use tokio_util::sync::CancellationToken;
-use types::{
-    Cid, Codec, EntryKind, FileNode, MAX_TREE_DEPTH, ManifestHeader, decode_segment,
-};
+use types::{Cid, Codec, EntryKind, FileNode, MAX_TREE_DEPTH, ManifestHeader, decode_segment};
 
 use crate::blocking::blocking;
 use crate::pull::{PullError, Puller};

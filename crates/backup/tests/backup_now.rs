@@ -121,7 +121,14 @@ async fn a_manifest_triggers_the_backup_and_the_receipt_ends_it() {
     assert!(report.steps.iter().all(|step| !step.is_warning), "{report:?}");
     assert_eq!(*triggers.borrow(), 2);
     assert_eq!(report.peer, b.handle().peer_id());
-    // Both are connected now, so B can answer on the same connection.
+    // Both are connected, so B can answer on the same connection, once it has
+    // noticed it.
+    let peer = a.handle().peer_id();
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while !b.handle().peers().await.unwrap().iter().any(|known| known.peer == peer) {
+        assert!(std::time::Instant::now() < deadline, "B does not see A");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     let mut receipt = Receipt {
         folder_id: "docs".parse().unwrap(),
         sequence: SequenceNumber(1),

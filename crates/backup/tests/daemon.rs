@@ -50,3 +50,231 @@ async fn a_folder_is_pulled_and_then_only_what_has_changed() {
     assert_eq!(backup.count(), 2);
     backup.stop().await;
 }
+
+#[tokio::test]
+async fn a_pull_goes_on_after_a_stop_in_the_middle() {
+    let source = Source::start().await;
+    let files = tree(2500, 4);
+    *source.served.left.lock() = Some(1200);
+    let manifest = source.publish("docs", 1, &files);
+    let store: Arc<dyn BlockStore> = Arc::new(MemStore::new());
+    let backup = Backup::start(store.clone(), &[&source]).await;
+    until(|| (*source.served.left.lock() == Some(0)).then_some(())).await;
+    let status = backup.source_in(SourceState::Pulling).await;
+    let pull = &status.pulls[0];
+    assert_eq!((pull.sequence.0, pull.manifest_cid), (1, manifest));
+    until(|| {
+        let numbers = backup.handle.sources()[0].pulls.first()?.numbers;
+        assert!(numbers.bytes_done <= numbers.bytes_total);
+        (numbers.files_total == 2504 && numbers.bytes_done > 0).then_some(())
+    })
+    .await;
+    backup.stop().await;
+    assert_eq!(store.roots("snapshot/"), []);
+    assert_eq!(store.roots("pull/").len(), 1);
+    // The collector takes nothing of it.
+    let before = store.usage().unwrap().blocks;
+    store.gc(store::GcOptions::EVERYTHING).unwrap();
+    assert_eq!(store.usage().unwrap().blocks, before);
+    source.served();
+    let had: HashSet<_> =
+        segments_and_files(&source, &files).into_iter().filter(|c| store.has(c).unwrap()).collect();
+    assert!(had.len() > 500, "{}", had.len());
+    // The stream that was cut off may still be answered.
+    *source.served.noted.lock() = None;
+    *source.served.left.lock() = None;
+    let backup = Backup::start(store.clone(), &[&source]).await;
+    backup.snapshot("docs", 1).await;
+    assert_holds(&store, manifest, &files);
+    let served = source.served();
+    assert_eq!(served.iter().filter(|cid| had.contains(cid)).count(), 0);
+    assert_eq!(served.iter().collect::<HashSet<_>>().len(), served.len());
+    backup.stop().await;
+}
+
+/// Every block below the manifest that a folder would have.
+fn segments_and_files(source: &Source, files: &Tree) -> Vec<types::Cid> {
+    let entries = entries(&source.served.store, files);
+    let segments = segments(&entries).into_iter().map(|segment| segment.block.cid());
+    let files = entries.iter().filter_map(|entry| match entry.kind {
+        types::EntryKind::File { cid, .. } => Some(cid),
+        _ => None,
+    });
+    segments.chain(files).collect()
+}
+
+#[tokio::test]
+async fn what_was_pulled_of_a_superseded_manifest_is_kept() {
+    let source = Source::start().await;
+    let mut files = tree(9000, 0);
+    *source.served.left.lock() = Some(1200);
+    source.publish("docs", 1, &files);
+    let store: Arc<dyn BlockStore> = Arc::new(MemStore::new());
+    let backup = Backup::start(store.clone(), &[&source]).await;
+    until(|| (*source.served.left.lock() == Some(0)).then_some(())).await;
+    backup.source_that(|source| source.pulls.iter().any(|p| p.numbers.bytes_done > 0)).await;
+    files.insert("d001/000107.txt".into(), b"newer".to_vec());
+    let second = source.publish("docs", 2, &files);
+    backup
+        .source_that(|source| {
+            let offered = source.folders.first().and_then(|folder| folder.offered_sequence);
+            offered.is_some_and(|sequence| sequence.0 == 2)
+        })
+        .await;
+    *source.served.left.lock() = None;
+    backup.snapshot("docs", 2).await;
+    assert_holds(&store, second, &files);
+    assert_eq!(backup.count(), 1, "the older one was never complete");
+    let served = source.served();
+    // What was on its way when the pull was stopped may have come again.
+    let twice = served.len() - served.iter().collect::<HashSet<_>>().len();
+    assert!(twice <= 64, "{twice} blocks came twice");
+    assert_eq!(store.roots("pull/"), []);
+    backup.stop().await;
+}
+
+#[tokio::test]
+async fn a_file_that_changed_is_waited_for_and_one_that_is_missing_is_told_of() {
+    let source = Source::start().await;
+    let mut files = tree(50, 1);
+    let victim = file(&source.served.store, &files["d000/000007.txt"]);
+    source.served.changed.lock().insert(victim);
+    source.publish("docs", 1, &files);
+    let store: Arc<dyn BlockStore> = Arc::new(MemStore::new());
+    let backup = Backup::start(store.clone(), &[&source]).await;
+    let status = backup.source_that(|source| !source.errors.is_empty()).await;
+    assert!(status.errors[0].contains("changed"), "{status:?}");
+    assert_eq!(backup.count(), 0);
+    files.insert("d000/000007.txt".into(), b"as it is now".to_vec());
+    let second = source.publish("docs", 2, &files);
+    backup.snapshot("docs", 2).await;
+    assert_holds(&store, second, &files);
+    let status = backup.source_in(SourceState::Idle).await;
+    assert_eq!((status.errors.len(), backup.count()), (0, 1));
+    // Its own fault, and shown as such; what there is stays.
+    let lost = file(&source.served.store, b"lost");
+    source.served.missing.lock().insert(lost);
+    files.insert("lost".into(), b"lost".to_vec());
+    let third = source.publish("docs", 3, &files);
+    let status = backup.source_that(|source| !source.errors.is_empty()).await;
+    assert!(status.errors[0].contains(&lost.to_string()), "{status:?}");
+    assert_eq!(status.folders[0].failures, 1);
+    assert_eq!(backup.count(), 1);
+    source.served.missing.lock().clear();
+    backup.handle.poll_now();
+    backup.snapshot("docs", 3).await;
+    assert_holds(&store, third, &files);
+    backup.stop().await;
+}
+
+#[tokio::test]
+async fn sources_come_and_go_while_it_runs() {
+    let [one, two] = [Source::start().await, Source::start().await];
+    one.publish("docs", 1, &tree(20, 0));
+    two.publish("music", 1, &tree(10, 1));
+    let store: Arc<dyn BlockStore> = Arc::new(MemStore::new());
+    let backup = Backup::start(store.clone(), &[&one]).await;
+    backup.snapshot("docs", 1).await;
+    assert_eq!(backup.count(), 1);
+    two.allow(backup.net.handle().peer_id());
+    let both = settings(&[one.config("source-0"), two.config("two")]);
+    backup.settings.send(both.clone()).unwrap();
+    backup.snapshot("music", 1).await;
+    // Off: nothing is pulled, and it is said so.
+    backup.settings.send(backup::BackupSettings { enabled: false, ..both.clone() }).unwrap();
+    backup.source_in(SourceState::Disabled).await;
+    assert!(!backup.handle.poll_now_source("two"));
+    one.publish("docs", 2, &tree(21, 0));
+    assert!(matches!(backup.handle.accept("two").await, Err(backup::AcceptError::NotRunning)));
+    backup.settings.send(both).unwrap();
+    backup.snapshot("docs", 2).await;
+    // One goes; what there is of it stays.
+    backup.settings.send(settings(&[two.config("renamed")])).unwrap();
+    let names = until(|| {
+        let sources = backup.handle.sources();
+        let names: Vec<_> = sources.iter().map(|source| source.name.clone()).collect();
+        (names.len() == 1).then_some(names)
+    });
+    assert_eq!(names.await, ["renamed"]);
+    assert_eq!(backup.count(), 3);
+    assert!(matches!(
+        backup.handle.accept("two").await,
+        Err(backup::AcceptError::NoSource(name)) if name == "two"
+    ));
+    two.publish("music", 2, &tree(11, 1));
+    backup.snapshot("music", 2).await;
+    backup.stop().await;
+}
+
+#[tokio::test]
+async fn a_peer_that_is_not_allowed_there_says_so_and_goes_on_once_it_is() {
+    let source = Source::start().await;
+    source.publish("docs", 1, &tree(5, 0));
+    let store: Arc<dyn BlockStore> = Arc::new(MemStore::new());
+    let net = Backup::net().await;
+    let peer = net.handle().peer_id();
+    let settings = settings(&[source.config("a")]);
+    let backup = Backup::with(store, net, settings, tempfile::tempdir().unwrap()).await;
+    let status = backup.source_that(|source| !source.errors.is_empty()).await;
+    assert!(status.errors[0].contains("allow"), "{status:?}");
+    source.allow(peer);
+    backup.handle.poll_now();
+    backup.snapshot("docs", 1).await;
+    backup.stop().await;
+}
+
+#[tokio::test]
+async fn a_full_store_keeps_what_it_has() {
+    let source = Source::start().await;
+    let mut files = tree(100, 0);
+    let first = source.publish("docs", 1, &files);
+    let store: Arc<dyn BlockStore> = Arc::new(MemStore::with_limit(300_000));
+    let backup = Backup::start(store.clone(), &[&source]).await;
+    backup.snapshot("docs", 1).await;
+    let small = files.clone();
+    files.insert("huge".into(), noise(9, 900_000));
+    source.publish("docs", 2, &files);
+    let status = backup.source_that(|source| !source.errors.is_empty()).await;
+    assert!(status.errors[0].contains("max_storage"), "{status:?}");
+    assert_holds(&store, first, &small);
+    assert_eq!(backup.count(), 1);
+    backup.stop().await;
+}
+
+#[tokio::test]
+async fn the_state_file_is_for_people_and_needed_by_nobody() {
+    let source = Source::start().await;
+    let files = tree(30, 0);
+    source.publish("docs", 1, &files);
+    let store: Arc<dyn BlockStore> = Arc::new(MemStore::new());
+    let mut dir = tempfile::tempdir().unwrap();
+    for garbage in ["", "{\"version\": 99", "\u{0}\u{1}", "[]"] {
+        let path = dir.path().join(backup::STATE_FILE_NAME);
+        std::fs::write(&path, garbage).unwrap();
+        let net = Backup::net().await;
+        source.allow(net.handle().peer_id());
+        let settings = settings(&[source.config("desktop")]);
+        let backup = Backup::with(store.clone(), net, settings, dir).await;
+        backup.snapshot("docs", 1).await;
+        backup.source_in(SourceState::Idle).await;
+        let read = || serde_json::from_slice::<serde_json::Value>(&std::fs::read(&path).ok()?).ok();
+        let state = until(|| {
+            let state = read()?;
+            let folder = &state["sources"][0]["folders"][0];
+            (folder["processed"]["sequence"] == 1).then_some(state)
+        });
+        let state = state.await;
+        assert_eq!(state["version"], 1);
+        assert_eq!(state["totals"]["snapshots"], 1);
+        assert_eq!(state["sources"][0]["peer_id"], source.peer().to_string());
+        assert_eq!(state["sources"][0]["state"], "idle");
+        assert!(state["sources"][0]["last_poll"].is_string());
+        // It may go at any time.
+        std::fs::remove_file(&path).unwrap();
+        dir = backup.stop().await;
+        assert!(read().is_some(), "it is written at the end");
+    }
+    let names: Vec<_> =
+        std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(names, [backup::STATE_FILE_NAME], "nothing else is left behind");
+}

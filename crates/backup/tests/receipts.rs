@@ -124,3 +124,31 @@ async fn a_peer_that_is_away_or_stops_is_worth_another_try() {
     assert!(matches!(error, ExchangeError::Closed | ExchangeError::Io(_)), "{error}");
     dropping.await.unwrap();
 }
+
+#[tokio::test]
+async fn strangers_take_no_place_of_the_backup_peer() {
+    let [a, b, first, second] = [node().await, node().await, node().await, node().await];
+    let (on_receipt, noted) = noting();
+    let backup_peer = b.handle().peer_id();
+    let inbound = a.accept(&RECEIPT_PROTOCOL).unwrap();
+    let allowed = move |peer: &PeerId| *peer == backup_peer;
+    let serving = tokio::spawn(serve_receipts(inbound, allowed, on_receipt));
+    let peer = a.handle().peer_id();
+    connect(&b, &a).await;
+    let mut held = Vec::new();
+    for stranger in [&first, &second] {
+        connect(stranger, &a).await;
+        for _ in 0..20 {
+            // Some are reset at once; the others are held open.
+            held.extend(stranger.handle().open(peer, RECEIPT_PROTOCOL).await.ok());
+        }
+    }
+    let good = b.handle();
+    for number in 1..=8 {
+        let sent = send_receipt(&good, peer, receipt(number));
+        let answer = tokio::time::timeout(PATIENCE, sent).await.unwrap().unwrap();
+        assert_eq!(answer, ReceiptAnswer::Ok);
+    }
+    assert_eq!(noted.lock().len(), 8);
+    serving.abort();
+}

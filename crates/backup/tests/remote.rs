@@ -10,11 +10,12 @@ use backup::{
     RemoteBlocks, RemoteBlocksError, RemoteError, SNAPSHOTS_PROTOCOL, Selector, SessionPool,
     SnapshotRecord, SnapshotStore, find_remote, list_remote, serve_snapshots,
 };
-use common::{connect, node_as, node_with};
-use net::{Access, Keypair, Purposes};
+use common::{Maker, PATIENCE, connect, node_as, node_providing, node_with, noise, until};
+use net::{Access, Answer, BlockProvider, Keypair, PeerId, Purposes};
+use parking_lot::Mutex;
 use store::{BlockStore, MemStore};
 use tokio_util::sync::CancellationToken;
-use types::{Block, Cid, Codec, EncodedBlock, SequenceNumber};
+use types::{Block, Cid, Codec, EncodedBlock, EntryKind, FileNode, SequenceNumber};
 
 #[tokio::test]
 async fn a_source_sees_and_fetches_its_own() {
@@ -62,18 +63,12 @@ async fn a_source_sees_and_fetches_its_own() {
     assert!(matches!(list_remote(&handle, at, None).await, Err(RemoteError::NotAllowed)));
 }
 
-fn noise(seed: u8, len: usize) -> Vec<u8> {
-    let mut bytes = vec![0; len];
-    blake3::Hasher::new().update(&[seed]).finalize_xof().fill(&mut bytes);
-    bytes
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn blocks_come_in_order_from_several_threads_and_what_is_missing_is_told() {
     let store = Arc::new(MemStore::new());
-    let blocks: Vec<EncodedBlock> = (0..60_u8)
+    let blocks: Vec<EncodedBlock> = (0..60_usize)
         .map(|n| {
-            let block = Block::new(Codec::Raw, noise(n, 1000 * usize::from(n))).unwrap();
+            let block = Block::new(Codec::Raw, noise(n, 1000 * n)).unwrap();
             if n % 2 == 0 { EncodedBlock::plain(block) } else { EncodedBlock::compress(block, 3) }
         })
         .collect();
@@ -119,9 +114,136 @@ async fn blocks_come_in_order_from_several_threads_and_what_is_missing_is_told()
         tokio::task::spawn_blocking(move || remote.get(&[one]))
     };
     assert!(remote.get(&[]).unwrap().is_empty());
-    // It is not allowed any more.
+    // It is not allowed any more; the stream that is open ends soon.
     access.replace([]);
-    assert!(matches!(of(&remote).await.unwrap(), Err(RemoteBlocksError::Peer(_))));
+    let deadline = std::time::Instant::now() + PATIENCE;
+    let ended = loop {
+        if let Err(error) = of(&remote).await.unwrap() {
+            break error;
+        }
+        assert!(std::time::Instant::now() < deadline, "it goes on and on");
+    };
+    assert!(matches!(ended, RemoteBlocksError::Peer(_)), "{ended}");
     stop.cancel();
     assert!(matches!(of(&remote).await.unwrap(), Err(RemoteBlocksError::Stopped)));
+}
+
+/// Serves a store, and notes what was asked for.
+#[derive(Clone)]
+struct Noting {
+    store: Arc<dyn BlockStore>,
+    asked: Arc<Mutex<Vec<Cid>>>,
+}
+
+impl BlockProvider for Noting {
+    fn read(&self, peer: &PeerId, wanted: &[Cid], budget: usize) -> Vec<Answer> {
+        let answers = common::Provider(self.store.clone()).read(peer, wanted, budget);
+        self.asked.lock().extend(&wanted[..answers.len()]);
+        answers
+    }
+}
+
+/// Reads a file as a restore does: nodes one by one, chunks in groups.
+fn read_file(remote: &RemoteBlocks, cid: Cid, into: &mut Vec<u8>) {
+    let bytes = remote.get(&[cid]).unwrap().remove(0).unwrap();
+    if cid.codec() == Codec::Raw {
+        into.extend_from_slice(&bytes);
+        return;
+    }
+    let node = FileNode::decode(&bytes).unwrap();
+    let children: Vec<Cid> = node.children().iter().map(|child| child.cid).collect();
+    for group in children.chunk_by(|a, b| a.codec() == Codec::Raw && b.codec() == Codec::Raw) {
+        if group[0].codec() == Codec::Raw {
+            for piece in group.chunks(32) {
+                for chunk in remote.get(piece).unwrap() {
+                    into.extend_from_slice(&chunk.unwrap());
+                }
+            }
+        } else {
+            group.iter().for_each(|child| read_file(remote, *child, into));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_comes_next_is_fetched_ahead_and_only_once() {
+    let store: Arc<dyn BlockStore> = Arc::new(MemStore::new());
+    let maker = Maker::new(store.clone());
+    let big = noise(1, 30_000_000);
+    let files: Vec<(String, Vec<u8>)> = (0..300)
+        .map(|n| (format!("{n:04}"), noise(1000 + n, 1000 + 50 * n)))
+        .chain([("big".to_owned(), big.clone()), ("copy".to_owned(), big.clone())])
+        .collect();
+    let files: Vec<(&str, Vec<u8>)> =
+        files.iter().map(|(path, bytes)| (path.as_str(), bytes.clone())).collect();
+    let snapshot = maker.snapshot("docs", 1, 1000, &files, None);
+    let access = Access::new();
+    let key = Keypair::generate_secp256k1();
+    access.set(key.public().to_peer_id(), Purposes::BLOCKS);
+    let asked: Arc<Mutex<Vec<Cid>>> = Arc::default();
+    let noting = Noting { store: store.clone(), asked: asked.clone() };
+    let b = node_providing(Keypair::generate_secp256k1(), Arc::new(noting), access).await;
+    let a = node_as(key, Arc::new(MemStore::new()), Access::new()).await;
+    connect(&a, &b).await;
+    let stop = CancellationToken::new();
+    let runtime = tokio::runtime::Handle::current();
+    let pool = SessionPool::new(a.handle());
+    let remote = RemoteBlocks::new(pool, b.handle().peer_id(), runtime, stop);
+
+    // The root of a file alone: its chunks come by themselves, up to a window.
+    let tree = backup::SnapshotTree::open(store.clone(), snapshot.record.manifest).unwrap();
+    let entry = tree.lookup(&types::RelPath::new("big").unwrap()).unwrap().unwrap();
+    let EntryKind::File { cid: root, .. } = entry.kind else { panic!("no file") };
+    let ask = remote.clone();
+    tokio::task::spawn_blocking(move || ask.get(&[root]).unwrap()).await.unwrap();
+    until(|| asked.lock().len() > 3).await;
+    let root_node = FileNode::decode(&store.get(&root).unwrap().unwrap()).unwrap();
+    assert!(asked.lock().len() < root_node.children().len());
+
+    // All of it, as a restore reads it, from several threads.
+    let reading = remote.clone();
+    let manifest = snapshot.record.manifest;
+    let wanted: Vec<Vec<u8>> = files.iter().map(|(_, bytes)| bytes.clone()).collect();
+    tokio::task::spawn_blocking(move || {
+        let one = |cid: Cid| reading.get(&[cid]).unwrap().remove(0).unwrap();
+        let dataset = types::Dataset::decode(&one(manifest)).unwrap();
+        let header = types::ManifestHeader::decode(&one(dataset.tree)).unwrap();
+        let mut cids = Vec::new();
+        for segment in &header.segments {
+            types::decode_segment(&one(segment.cid), |entry| {
+                if let EntryKind::File { cid, .. } = entry.kind {
+                    cids.push(cid);
+                }
+                std::ops::ControlFlow::<()>::Continue(())
+            })
+            .unwrap();
+        }
+        assert_eq!(cids.len(), wanted.len());
+        let next = std::sync::atomic::AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    loop {
+                        let at = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                        let Some(cid) = cids.get(at) else { return };
+                        let mut got = Vec::new();
+                        read_file(&reading, *cid, &mut got);
+                        assert!(got == wanted[at], "file {at}");
+                    }
+                });
+            }
+        });
+    })
+    .await
+    .unwrap();
+    // The big file and its copy, and the beginning that was read before: no
+    // chunk more often than that, and the small ones once.
+    let mut counts = std::collections::HashMap::new();
+    for cid in asked.lock().iter() {
+        *counts.entry(*cid).or_insert(0) += 1;
+    }
+    assert!(counts.values().all(|count| *count <= 4), "{:?}", counts.values().max());
+    let total: usize = counts.values().sum();
+    let chunks = root_node.children().len();
+    assert!(total <= 300 + 3 * chunks + 100, "{total} of {chunks}");
 }

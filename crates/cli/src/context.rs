@@ -3,7 +3,7 @@
 
 use std::io;
 use std::net::TcpStream;
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -24,8 +24,8 @@ pub(crate) struct Context {
 
 impl Context {
     /// Finds the instance: below `home`, or where the environment says.
-    pub(crate) fn new(home: Option<PathBuf>) -> Result<Self> {
-        let paths = Paths::resolve(home.as_deref(), |name| std::env::var_os(name))?;
+    pub(crate) fn new(home: Option<&Path>) -> Result<Self> {
+        let paths = Paths::resolve(home, |name| std::env::var_os(name))?;
         Ok(Self { paths })
     }
 

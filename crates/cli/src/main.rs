@@ -45,7 +45,8 @@ struct Arguments {
 fn main() -> ExitCode {
     // A wrong usage ends here with 2, help and version with 0.
     let arguments = Arguments::parse();
-    let result = Context::new(arguments.home).and_then(|context| arguments.command.run(&context));
+    let result =
+        Context::new(arguments.home.as_deref()).and_then(|context| arguments.command.run(&context));
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => exit::report(&error),

@@ -3,9 +3,10 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use backup::{Selector, SnapshotStore, root_name};
+use backup::{DamagedSnapshot, Selector, SnapshotStore, root_name};
 use jiff::Timestamp;
 use node::Running;
 use restore::Blocks;
@@ -13,6 +14,10 @@ use store::{BlockStore, PackStore, StoreError, StoreOptions};
 
 use crate::context::Context;
 use crate::output::safe;
+
+/// An instance that is just ending lets go of its store within this.
+const LOCK_WAIT: Duration = Duration::from_secs(2);
+const LOCK_POLL: Duration = Duration::from_millis(20);
 
 /// An open store, and the snapshots in it.
 #[derive(Debug)]
@@ -46,7 +51,16 @@ impl Offline {
             disk_reserve: config.node.disk_reserve.bytes(),
             ..StoreOptions::default()
         };
-        let (store, report) = match PackStore::open(&dir, &options) {
+        let deadline = Instant::now() + LOCK_WAIT;
+        let opened = loop {
+            match PackStore::open(&dir, &options) {
+                Err(StoreError::Locked(_)) if Instant::now() < deadline => {
+                    std::thread::sleep(LOCK_POLL);
+                }
+                opened => break opened,
+            }
+        };
+        let (store, report) = match opened {
             Err(error @ StoreError::Locked(_)) => {
                 let hint = match Running::find(data) {
                     Some(running) => {
@@ -89,13 +103,12 @@ impl Offline {
         Arc::new(self.store.clone())
     }
 
-    /// Every snapshot that can be read, by source, folder and B's order; those
-    /// that cannot, by root, with the reason.
-    pub(crate) fn list(&self) -> Result<(Vec<api::Snapshot>, Vec<(String, String)>)> {
+    /// Every snapshot that can be read, by source, folder and B's order; and
+    /// those that cannot.
+    pub(crate) fn list(&self) -> Result<(Vec<api::Snapshot>, Vec<DamagedSnapshot>)> {
         let listing = self.snapshots.list()?;
         let snapshots = listing.snapshots.iter().map(|snapshot| self.model(snapshot)).collect();
-        let damaged = listing.damaged.into_iter().map(|one| (one.root, one.reason)).collect();
-        Ok((snapshots, damaged))
+        Ok((snapshots, listing.damaged))
     }
 
     /// The ids of the snapshots, by the roots that name them.

@@ -48,7 +48,7 @@ pub(crate) fn parse(text: &str, now: &Zoned) -> Result<Timestamp> {
             time.map_err(|_| unknown())?
         }
     };
-    Ok(zone.to_timestamp(last).map_err(|_| unknown())?)
+    zone.to_timestamp(last).map_err(|_| unknown())
 }
 
 fn end_of(date: Date) -> DateTime {

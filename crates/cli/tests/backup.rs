@@ -59,7 +59,10 @@ fn the_seven_steps() {
     let snapshots = two.b.run_json(&["snapshots", "--json"]);
     let newest = snapshots.as_array().unwrap().last().unwrap();
     assert_eq!(newest["manifest_cid"], cid);
-    assert_eq!((newest["files"].as_u64(), newest["folder_id"].as_str()), (Some(12), Some("documents")));
+    assert_eq!(
+        (newest["files"].as_u64(), newest["folder_id"].as_str()),
+        (Some(12), Some("documents"))
+    );
     // … the manifest's CIDs work in the node's API, on both sides …
     let whole = two.b.run_json(&["manifest", "show", &cid]);
     let files = whole["files"].as_array().unwrap();
@@ -200,7 +203,13 @@ fn a_file_that_is_appended_to_all_the_time_is_a_prefix_of_itself() {
             let snapshots = two.b.run_json(&["snapshots", "--json"]);
             !snapshots.as_array().unwrap().is_empty()
         });
-        let done = two.b.run(&["restore", "--folder", common::FOLDER, "--target", target.to_str().unwrap()]);
+        let done = two.b.run(&[
+            "restore",
+            "--folder",
+            common::FOLDER,
+            "--target",
+            target.to_str().unwrap(),
+        ]);
         assert!(done.status.success());
         assert_eq!(fs::read(target.join("still")).unwrap(), b"still");
         if let Ok(restored) = fs::read(target.join("log")) {
@@ -261,8 +270,15 @@ fn a_checkout_of_a_large_tree() {
 fn awkward(dir: &Path) {
     let name = |bytes: &[u8]| dir.join(std::ffi::OsStr::from_bytes(bytes));
     for bytes in [
-        &b"a\nb"[..], b"-rf", b"\xff\xfe invalid", b"*?[", b" ", b"...", b"\x01\x7f",
-        "\u{202e}gpj".as_bytes(), &[b'x'; 255],
+        &b"a\nb"[..],
+        b"-rf",
+        b"\xff\xfe invalid",
+        b"*?[",
+        b" ",
+        b"...",
+        b"\x01\x7f",
+        "\u{202e}gpj".as_bytes(),
+        &[b'x'; 255],
     ] {
         fs::write(name(bytes), bytes).unwrap();
     }

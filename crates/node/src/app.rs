@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use backup::{BackupDaemon, BackupStartError, BackupService, SnapshotStore, TriggerError};
+use backup::{BackupDaemon, BackupService, BackupStartError, SnapshotStore, TriggerError};
 use net::{Access, IdentityError, Keypair, Multiaddr, Net, NetError, PeerId, Purposes};
 use serde::{Deserialize, Serialize};
 use store::{BlockStore as _, OpenReport, PackStore, StoreError};
@@ -17,6 +17,7 @@ use crate::downloads::Downloads;
 use crate::http::{self, ListenError};
 use crate::journal::Journal;
 use crate::keeper::Keeper;
+use crate::listeners::Problems;
 use crate::local_blocks::LocalBlocks;
 use crate::log_level::LogLevel;
 use crate::options::{self, Live};
@@ -111,6 +112,7 @@ struct Started {
     backup: BackupDaemon,
     blocks: LocalBlocks,
     snapshots: SnapshotStore,
+    problems: Problems,
 }
 
 impl Parts<'_> {
@@ -118,16 +120,18 @@ impl Parts<'_> {
     /// network, and then what talks over it.
     async fn start(self, keypair: Keypair) -> Result<Started, StartError> {
         let Parts { settings, tasks, data_dir, store, access } = self;
-        let source =
-            SourceSide::start(settings, tasks, data_dir, store.clone(), &keypair).await?;
+        let source = SourceSide::start(settings, tasks, data_dir, store.clone(), &keypair).await?;
         let blocks = LocalBlocks::new(store.clone(), source.in_place());
         let provider = Arc::new(blocks.clone());
         let config = settings.get();
         let net =
             Net::start(options::net_config(&config), keypair, provider, access.clone()).await?;
-        let service = source.serve(settings, tasks, &net, access).await?;
+        let problems = Problems::default();
+        let service = source.serve(settings, tasks, &net, access, problems.clone()).await?;
         let snapshots = SnapshotStore::new(store.clone());
-        let backup = backup_side::start(settings, tasks, data_dir, &snapshots, &net).await?;
+        let backup =
+            backup_side::start(settings, tasks, data_dir, &snapshots, &net, problems.clone())
+                .await?;
         if let Some(streams) = net.accept(&backup::SNAPSHOTS_PROTOCOL) {
             let allowed = access.clone();
             let may_restore = move |peer: &PeerId| allowed.allows(peer, Purposes::RESTORE);
@@ -140,7 +144,7 @@ impl Parts<'_> {
                 }
             });
         }
-        Ok(Started { net, source, service, backup, blocks, snapshots })
+        Ok(Started { net, source, service, backup, blocks, snapshots, problems })
     }
 }
 
@@ -247,7 +251,7 @@ impl App {
                 return Err(error);
             }
         };
-        let Started { net, source, service, backup, blocks, snapshots } = started;
+        let Started { net, source, service, backup, blocks, snapshots, problems } = started;
 
         let collector = Collector::new();
         tasks.spawn("collector", collector.clone().run(store.clone(), tasks.stop_token()));
@@ -283,6 +287,7 @@ impl App {
             service,
             backup: backup.handle(),
             snapshots,
+            problems,
             pairing,
             jobs: Jobs::default(),
             restores: Restores::default(),

@@ -8,7 +8,7 @@ use backup::{BackupDaemon, BackupOptions, BackupSettings, SnapshotStore, Trigger
 use net::Net;
 
 use crate::app::StartError;
-use crate::listeners::Switched;
+use crate::listeners::{Problems, Switched};
 use crate::options;
 use crate::settings::Settings;
 use crate::tasks::Tasks;
@@ -20,6 +20,7 @@ pub(crate) async fn start(
     data_dir: &Path,
     snapshots: &SnapshotStore,
     net: &Net,
+    problems: Problems,
 ) -> Result<BackupDaemon, StartError> {
     let config = settings.get();
     let daemon = BackupDaemon::start(BackupOptions {
@@ -42,6 +43,7 @@ pub(crate) async fn start(
         options::listen_addresses(&config, config.backup_server.trigger_port),
         trigger.router(),
         config.backup_server.enabled,
+        problems,
     )
     .await?;
     let wanted = options::part(settings, tasks, |config| config.backup_server.enabled);

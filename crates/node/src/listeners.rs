@@ -1,10 +1,13 @@
 //! Servers that run while the configuration wants them: the manifest server
 //! and the trigger.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -22,7 +25,25 @@ pub(crate) struct Switched {
     router: Router,
     /// Sockets that were opened before the start was called good.
     open: Vec<TcpListener>,
-    problem: watch::Sender<Option<String>>,
+    problems: Problems,
+}
+
+/// What keeps servers from running though they are wanted. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Problems(Arc<Mutex<BTreeMap<&'static str, String>>>);
+
+impl Problems {
+    /// All of them, in words.
+    pub(crate) fn list(&self) -> Vec<String> {
+        self.0.lock().values().cloned().collect()
+    }
+
+    fn set(&self, what: &'static str, problem: Option<String>) {
+        match problem {
+            Some(problem) => self.0.lock().insert(what, problem),
+            None => self.0.lock().remove(what),
+        };
+    }
 }
 
 impl Switched {
@@ -37,23 +58,13 @@ impl Switched {
         addresses: Vec<SocketAddr>,
         router: Router,
         is_wanted: bool,
+        problems: Problems,
     ) -> Result<Self, ListenError> {
-        let mut switched = Self {
-            what,
-            addresses,
-            router,
-            open: Vec::new(),
-            problem: watch::Sender::new(None),
-        };
+        let mut switched = Self { what, addresses, router, open: Vec::new(), problems };
         if is_wanted {
             switched.open = switched.bind().await?;
         }
         Ok(switched)
-    }
-
-    /// Why it does not run though it is wanted.
-    pub(crate) fn problem(&self) -> watch::Receiver<Option<String>> {
-        self.problem.subscribe()
     }
 
     async fn bind(&self) -> Result<Vec<TcpListener>, ListenError> {
@@ -74,17 +85,19 @@ impl Switched {
                     Ok(open) => self.open = open,
                     Err(error) => {
                         tracing::error!("{error}");
-                        self.problem.send_replace(Some(error.to_string()));
+                        self.problems.set(self.what, Some(error.to_string()));
                         retry = true;
                     }
                 }
             }
             let off = stop.child_token();
-            let serving = futures::future::join_all(std::mem::take(&mut self.open).into_iter().map(
-                |listener| http::serve(listener, self.router.clone(), off.clone()),
-            ));
-            if is_wanted && !retry {
-                self.problem.send_replace(None);
+            let serving = futures::future::join_all(
+                std::mem::take(&mut self.open)
+                    .into_iter()
+                    .map(|listener| http::serve(listener, self.router.clone(), off.clone())),
+            );
+            if !retry {
+                self.problems.set(self.what, None);
             }
             let (is_last, ()) = tokio::join!(
                 async {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use net::{Answer, BlockProvider, PeerId};
 use store::{
-    BlockStore, Epoch, GcOptions, GcReport, InPlaceAnswer, PackStore, Pin, Root, StoreError,
-    Usage, VerifyDepth, VerifyReport,
+    BlockStore, Epoch, GcOptions, GcReport, InPlaceAnswer, PackStore, Pin, Root, StoreError, Usage,
+    VerifyDepth, VerifyReport,
 };
 use types::{Cid, EncodedBlock};
 

@@ -63,9 +63,7 @@ async fn repair(state: &ApiState, report: &VerifyReport) -> Result<u64, String> 
     let config = state.node.settings.get();
     for source in &config.backup_server.source_peers {
         // Who cannot be reached is told by the pull.
-        let _ = net
-            .connect(source.peer_id, source.dial_addresses(), Duration::from_secs(10))
-            .await;
+        let _ = net.connect(source.peer_id, source.dial_addresses(), Duration::from_secs(10)).await;
     }
     let connected = net.peers().await.map_err(|error| with_causes(&error))?;
     let connected: Vec<PeerId> = connected.into_iter().map(|peer| peer.peer).collect();

@@ -12,13 +12,13 @@ use backup::{
 use futures::FutureExt as _;
 use manifest::{Askers, ManifestRegistry};
 use net::{Keypair, Net, Purposes};
-use store::{BlockStore, InPlaceAnswer, PackStore, StoreError};
+use store::{InPlaceAnswer, PackStore, StoreError};
 use sync::{Publisher, SyncError, SyncHandle, SyncOptions, SyncService};
 use tokio::sync::watch;
 use types::{Cid, Codec, FolderId, Published, SequenceNumber};
 
 use crate::app::StartError;
-use crate::listeners::Switched;
+use crate::listeners::{Problems, Switched};
 use crate::local_blocks::InPlace;
 use crate::options;
 use crate::rest::with_causes;
@@ -119,6 +119,7 @@ impl SourceSide {
         tasks: &Tasks,
         net: &Net,
         access: &net::Access,
+        problems: Problems,
     ) -> Result<BackupService, StartError> {
         let config = settings.get();
         let handle = net.handle();
@@ -138,6 +139,7 @@ impl SourceSide {
             addresses,
             server.router(),
             options::wants_manifest_server(&config),
+            problems,
         )
         .await?;
         let wanted = options::part(settings, tasks, options::wants_manifest_server);

@@ -44,8 +44,8 @@ pub use service::SyncService;
 pub use settings::{
     Clock, FolderSettings, Publisher, SyncOptions, SyncSettings, SystemClock, Tuning,
 };
-pub use store::{FileId, InPlaceAnswer};
 pub use status::{
     AlarmKind, FileProblem, FolderState, FolderStatus, Progress, Receipt, STATUS_ERRORS_MAX,
     WatchMode, WatchStatus,
 };
+pub use store::{FileId, InPlaceAnswer};

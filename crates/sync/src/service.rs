@@ -26,6 +26,8 @@ use crate::watch::{Hint, Watcher};
 /// Where the state is, below the data of the instance.
 const DIR: &str = "sync";
 const IN_PLACE_DIR: &str = "in-place";
+/// So many places of blocks that are no more cost less than to look for them.
+const PLACES_SLACK: u64 = 10_000;
 
 /// Folders that are watched. Dropping it stops the work, without waiting for
 /// its end.
@@ -59,8 +61,7 @@ impl SyncService {
     /// replaced. A folder that cannot be read does not.
     pub fn start(options: SyncOptions) -> Result<Self, SyncError> {
         let dir = options.data_dir.join(DIR);
-        let index =
-            Arc::new(Index::open(options.disk.clone(), &dir, options.tuning.index_cache)?);
+        let index = Arc::new(Index::open(options.disk.clone(), &dir, options.tuning.index_cache)?);
         let files = Arc::new(Files::new(index.clone()));
         let (in_place, is_lost) =
             InPlaceStore::open(options.disk.clone(), &dir.join(IN_PLACE_DIR), files.clone())?;
@@ -72,6 +73,7 @@ impl SyncService {
             // Noted durably; only now may the index be taken for whole.
             in_place.commit()?;
         }
+        forget_old_places(&index, &in_place)?;
         let folders: Arc<RwLock<BTreeMap<FolderId, Arc<Shared>>>> = Arc::default();
         let watcher = start_watcher(&options, folders.clone());
         let own_dirs = options.own_dirs.iter().chain([&options.data_dir]);
@@ -113,8 +115,11 @@ impl SyncService {
             runtime.block_on(folders.follow(settings, stopped));
         };
         let thread = std::thread::Builder::new().name("sync-settings".to_owned()).spawn(work);
-        let thread = thread
-            .map_err(|source| SyncError::State { action: "start a thread for", path: dir, source });
+        let thread = thread.map_err(|source| SyncError::State {
+            action: "start a thread for",
+            path: dir,
+            source,
+        });
         // (A thread that did not start has dropped the folders, and stopped them.)
         Ok(Self { handle, stop, failed, settings: Some(thread?) })
     }
@@ -154,6 +159,22 @@ impl Drop for SyncService {
     fn drop(&mut self) {
         self.stop.0.notify_one();
     }
+}
+
+/// Forgets where blocks were in versions of files that are no more, when they
+/// have come to be many. Only before any work: what is being taken in has no
+/// row yet.
+fn forget_old_places(index: &Index, in_place: &InPlaceStore) -> Result<(), SyncError> {
+    let folders = index.folders()?;
+    let expected: u64 = folders
+        .iter()
+        .map(|(_, record)| record.rows.files + record.rows.bytes / store::CHUNK_LEN_AVG as u64)
+        .sum();
+    if in_place.places() > 2 * expected + PLACES_SLACK {
+        let ids = index.file_ids()?;
+        in_place.retain(|id| ids.contains(&id))?;
+    }
+    Ok(())
 }
 
 fn start_watcher(
@@ -324,9 +345,8 @@ fn times(settings: &SyncSettings, tuning: &Tuning) -> Times {
 /// was lost, and its numbers have to go on where they were.
 fn manifest_in_store(core: &Core, folder: &FolderSettings) -> Option<ManifestRecord> {
     let roots = core.store.roots(&publish::root_prefix(&folder.id));
-    let roots = roots.into_iter().filter_map(|(name, root)| {
-        Some((publish::sequence_of(&name)?, root.cid))
-    });
+    let roots =
+        roots.into_iter().filter_map(|(name, root)| Some((publish::sequence_of(&name)?, root.cid)));
     let (sequence, cid) = roots.max_by_key(|(sequence, _)| *sequence)?;
     tracing::warn!(folder = %folder.id, %sequence, "the file index is new; numbers go on");
     let header = || {

@@ -6,7 +6,7 @@ mod common;
 
 use std::os::unix::fs::{PermissionsExt, symlink};
 
-use common::{Setup, noise, settle};
+use common::{Setup, noise};
 
 fn sample(setup: &Setup) {
     setup.write("a.txt", "hello");
@@ -32,8 +32,7 @@ async fn the_first_manifest_is_the_folder() {
     assert_eq!(header.folder_name, "docs");
     assert!(header.held.is_none());
     // Nothing has changed: nothing is published, and nothing is read.
-    settle().await;
-    setup.sync().await;
+    setup.calm().await;
     let read = setup.files_read();
     assert_eq!(setup.sync().await, published);
     assert_eq!(setup.files_read(), read);
@@ -44,9 +43,8 @@ async fn the_first_manifest_is_the_folder() {
 async fn a_restart_reads_nothing_and_publishes_the_same_again() {
     let mut setup = Setup::stopped();
     sample(&setup);
-    settle().await;
     setup.start();
-    let first = setup.sync().await;
+    let first = setup.calm().await;
     setup.restart().await;
     assert_eq!(setup.published(), [first.clone(), first.clone()]);
     assert_eq!(setup.sync().await, first);

@@ -34,6 +34,9 @@ pub(crate) struct FolderCache {
     pub(crate) base: Option<Complete>,
     /// Below the root of the pull.
     pub(crate) partial: Option<Complete>,
+    /// Segments of the last manifest whose entries were checked, whether their
+    /// files are here or not: the same name, the same entries, for ever.
+    pub(crate) checked: HashMap<Cid, Summary>,
 }
 
 impl FolderCache {
@@ -46,12 +49,13 @@ impl FolderCache {
 
     /// Everything that is complete.
     pub(crate) fn complete(&self) -> HashMap<Cid, Summary> {
-        let all = self.base.iter().chain(&self.partial);
-        all.flat_map(|complete| complete.segments.clone()).collect()
+        let all = self.base.iter().chain(&self.partial).flat_map(|complete| &complete.segments);
+        all.map(|(cid, summary)| (*cid, summary.clone())).collect()
     }
 
     fn len(&self) -> usize {
-        self.base.iter().chain(&self.partial).map(|complete| complete.segments.len()).sum()
+        let complete = self.base.iter().chain(&self.partial);
+        complete.map(|complete| complete.segments.len()).sum::<usize>() + self.checked.len()
     }
 }
 

@@ -50,6 +50,8 @@ pub(crate) const PULL_PREFIX: &str = "pull/";
 const CHECKED_AT_ONCE: usize = 32;
 /// Files that are pulled in one go, at most, but always those of a segment.
 const GROUP_FILES: usize = 4096;
+/// What a power cut may cost of a pull that goes on, in bytes.
+const SYNC_EVERY: u64 = 256 << 20;
 /// Segments that are looked through for one such group.
 const GROUP_SEGMENTS: usize = 64;
 
@@ -168,6 +170,26 @@ impl ManifestPuller {
     }
 }
 
+/// What there is of the folder.
+enum Base {
+    /// The manifest has its snapshot.
+    Done(Box<Snapshot>),
+    /// The newest snapshot's header, if there is one that can be read.
+    Header(Option<Arc<ManifestHeader>>),
+}
+
+/// Why the search for what there is of the folder ended early.
+enum Unfinished {
+    Done(Box<Snapshot>),
+    Failed(ManifestPullError),
+}
+
+impl<E: Into<ManifestPullError>> From<E> for Unfinished {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
 /// One attempt.
 struct Attempt<'a> {
     shared: &'a Shared,
@@ -184,7 +206,11 @@ struct Attempt<'a> {
 
 impl Attempt<'_> {
     async fn run(&mut self) -> Result<Snapshot, ManifestPullError> {
-        let base = self.base().await?;
+        let base = match self.base().await? {
+            // The attempt before was cut off when it had done all.
+            Base::Done(snapshot) => return Ok(*snapshot),
+            Base::Header(base) => base,
+        };
         let header = Arc::new(self.header().await?);
         let complete = self.cache.complete();
         self.held_elsewhere = base.as_ref().map_or_else(Vec::new, |base| {
@@ -202,7 +228,8 @@ impl Attempt<'_> {
     }
 
     /// The header of the newest snapshot, which is kept until the end.
-    async fn base(&mut self) -> Result<Option<Arc<ManifestHeader>>, ManifestPullError> {
+    async fn base(&mut self) -> Result<Base, ManifestPullError> {
+        let manifest = self.job.offer.published.manifest_cid;
         let snapshots = self.shared.snapshots.clone();
         let (source, folder) = (self.job.source, self.job.offer.published.folder_id.clone());
         let (store, root_name) = (self.store.clone(), self.root_name.clone());
@@ -212,6 +239,9 @@ impl Attempt<'_> {
             let Some(newest) = newest else {
                 return Ok((None, store.root(&root_name)));
             };
+            if newest.record.manifest == manifest {
+                return Err(Unfinished::Done(Box::new(newest)));
+            }
             pin.add([newest.cid]);
             // It may have gone before it was pinned.
             let again = snapshots.newest(&source, &folder)?;
@@ -228,17 +258,21 @@ impl Attempt<'_> {
                 }
             };
             let base = tree.map(|tree| (newest.cid, tree.header().clone(), pin));
-            Ok::<_, ManifestPullError>((base, store.root(&root_name)))
+            Ok((base, store.root(&root_name)))
         });
-        let (base, partial) = newest.await?;
+        let (base, partial) = match newest.await {
+            Ok(found) => found,
+            Err(Unfinished::Done(snapshot)) => return Ok(Base::Done(snapshot)),
+            Err(Unfinished::Failed(error)) => return Err(error),
+        };
         let cache = std::mem::take(&mut self.cache);
         let base_cid = base.as_ref().map(|(cid, ..)| *cid);
         self.cache = cache.valid(base_cid, partial.map(|root| root.cid));
-        Ok(base.map(|(cid, header, pin)| {
+        Ok(Base::Header(base.map(|(cid, header, pin)| {
             self.pin.add([cid]);
             drop(pin);
             header
-        }))
+        })))
     }
 
     /// Fetches the dataset and the header, and checks them.
@@ -270,13 +304,17 @@ impl Attempt<'_> {
         Ok(header)
     }
 
-    /// Checks every segment: those that are new entry by entry.
+    /// Checks every segment: those that were not checked before entry by entry.
     async fn check(
-        &self,
+        &mut self,
         plan: Arc<Plan>,
         complete: HashMap<Cid, Summary>,
     ) -> Result<HashMap<Cid, Summary>, ManifestPullError> {
+        // A pull that is superseded again and again must not spend its time on
+        // checking what it has checked.
+        let checked = std::mem::take(&mut self.cache.checked);
         let mut state = (TreeWalk::new(), complete);
+        state.1.extend(checked);
         for range in ranges(plan.steps.len(), CHECKED_AT_ONCE) {
             self.check_stopped()?;
             let (store, plan) = (self.store.clone(), plan.clone());
@@ -284,7 +322,7 @@ impl Attempt<'_> {
                 let (mut walk, mut summaries) = state;
                 for step in &plan.steps[range] {
                     let cid = step.segment.cid;
-                    let known = summaries.get(&cid).filter(|_| !step.is_new);
+                    let known = summaries.get(&cid).filter(|known| known.is_of(&step.segment));
                     match known {
                         Some(known) => walk
                             .pass(known)
@@ -303,6 +341,7 @@ impl Attempt<'_> {
         let ours: std::collections::HashSet<Cid> =
             plan.steps.iter().map(|step| step.segment.cid).collect();
         summaries.retain(|cid, _| ours.contains(cid));
+        self.cache.checked.clone_from(&summaries);
         Ok(summaries)
     }
 
@@ -354,7 +393,7 @@ impl Attempt<'_> {
         plan: &Arc<Plan>,
         summaries: &Arc<HashMap<Cid, Summary>>,
     ) -> Result<(), ManifestPullError> {
-        let (mut missing, mut changed) = (Vec::new(), 0);
+        let (mut missing, mut changed, mut synced) = (Vec::new(), 0, 0);
         let new: Arc<Vec<Step>> = Arc::new(plan.new_segments().cloned().collect());
         let mut next = 0;
         while next < new.len() {
@@ -378,8 +417,19 @@ impl Attempt<'_> {
             if !is_complete {
                 continue;
             }
-            let store = self.store.clone();
-            let gone = blocking(move || first_missing(&*store, &group.files)).await?;
+            let (store, epoch) = (self.store.clone(), self.epoch);
+            let fetched = self.job.progress.numbers().fetched_bytes;
+            let is_much = fetched - synced > SYNC_EVERY;
+            if is_much {
+                synced = fetched;
+            }
+            let gone = blocking(move || {
+                if is_much {
+                    store.commit(epoch)?;
+                }
+                first_missing(&*store, &group.files)
+            });
+            let gone = gone.await?;
             if let Some(cid) = gone {
                 missing.push(cid);
                 continue;
@@ -457,8 +507,8 @@ impl Attempt<'_> {
         });
         let snapshot = snapshot.await?;
         let segments = HashMap::clone(summaries);
-        self.cache =
-            FolderCache { base: Some(Complete { root: snapshot.cid, segments }), partial: None };
+        let base = Some(Complete { root: snapshot.cid, segments });
+        self.cache = FolderCache { base, ..FolderCache::default() };
         Ok(snapshot)
     }
 

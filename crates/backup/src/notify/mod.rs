@@ -162,7 +162,7 @@ pub struct StepReport {
 /// What "Backup Now" did.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct BackupNowReport {
-    /// The manifests that are waited for now.
+    /// The manifests whose receipts can be waited for.
     pub manifests: Vec<NotifiedManifest>,
     /// The backup server.
     pub peer: PeerId,

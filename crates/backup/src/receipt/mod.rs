@@ -114,13 +114,12 @@ pub async fn serve_receipts(
         streams_per_peer: STREAMS_PER_PEER_MAX,
         time: SERVE_TIMEOUT,
     };
-    exchange::serve(receiver, limits, |stream| {
+    exchange::serve(receiver, limits, allowed, |stream, may| {
         let peer = stream.peer();
-        let on_receipt = allowed(&peer).then(|| on_receipt.clone());
-        if on_receipt.is_none() {
+        if !may {
             tracing::debug!(%peer, "refused: it sent a receipt and is not the backup peer");
         }
-        answer(stream, peer, on_receipt)
+        answer(stream, peer, may.then(|| on_receipt.clone()))
     })
     .await;
 }

@@ -197,10 +197,9 @@ pub async fn serve_snapshots(
         streams_per_peer: STREAMS_PER_PEER_MAX,
         time: SERVE_TIMEOUT,
     };
-    exchange::serve(receiver, limits, |stream| {
+    exchange::serve(receiver, limits, allowed, |stream, may| {
         let peer = stream.peer();
-        let snapshots = allowed(&peer).then(|| snapshots.clone());
-        answer(stream, peer, snapshots)
+        answer(stream, peer, may.then(|| snapshots.clone()))
     })
     .await;
 }

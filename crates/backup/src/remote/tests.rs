@@ -108,6 +108,46 @@ async fn what_was_never_signed_does_not_count() {
     assert!(!listing.snapshots[0].is_signed_by(&PeerId::random()));
 }
 
+#[test]
+fn the_words_are_those_of_the_page() {
+    let text = |value: &serde_json::Value| value.to_string();
+    let of = |question: &Question| text(&serde_json::to_value(question).unwrap());
+    assert_eq!(of(&Question::List { folder: None }), r#"{"ask":"list"}"#);
+    assert_eq!(of(&find(Some("1d16"), None)), r#"{"ask":"find","id":"1d16"}"#);
+    let answer = |answer: &Answer| text(&serde_json::to_value(answer).unwrap());
+    assert_eq!(answer(&Answer::End { damaged: 0 }), r#"{"end":{"damaged":0}}"#);
+    let names = vec!["docs".to_owned(), "music".to_owned()];
+    assert_eq!(
+        answer(&Answer::Failure(Failure::Folders { names })),
+        r#"{"failure":{"code":"folders","names":["docs","music"]}}"#
+    );
+    for (failure, code) in [
+        (Failure::NotAllowed, "not_allowed"),
+        (Failure::None, "none"),
+        (Failure::Ambiguous, "ambiguous"),
+        (Failure::Failed, "failed"),
+    ] {
+        let wanted = format!(r#"{{"failure":{{"code":"{code}"}}}}"#);
+        assert_eq!(answer(&Answer::Failure(failure)), wanted);
+    }
+    let snapshots = SnapshotStore::new(Arc::new(MemStore::new()));
+    let own = Keypair::generate_secp256k1();
+    let snapshot = RemoteSnapshot::from(commit(&snapshots, &own, "docs", 42));
+    let json = serde_json::to_string(&Answer::Snapshot(Box::new(snapshot.clone()))).unwrap();
+    let RemoteSnapshot { id, source, folder_name, manifest_cid, signature, .. } = &snapshot;
+    let name = serde_json::to_string(folder_name).unwrap();
+    assert_eq!(
+        json,
+        format!(
+            r#"{{"snapshot":{{"id":"{id}","source":"{source}","folder_id":"docs","folder_name":{name},"sequence":42,"created_at":"1970-01-01T00:00:00Z","received_at":"1970-01-01T00:17:22Z","files":3,"bytes":99,"manifest_cid":"{manifest_cid}","signature":"{signature}"}}}}"#
+        )
+    );
+    // Fields may be added to answers, not to questions.
+    let more = json.replace(r#""files":3"#, r#""files":3,"new":[]"#);
+    assert!(serde_json::from_str::<Answer>(&more).is_ok());
+    assert!(serde_json::from_str::<Question>(r#"{"ask":"list","new":1}"#).is_err());
+}
+
 async fn hear_bytes(bytes: Vec<u8>) -> Result<RemoteListing, RemoteError> {
     let (near, far) = tokio::io::duplex(1 << 20);
     let mut far = far.compat();

@@ -56,10 +56,12 @@ pub(crate) struct Served {
     /// How many blocks it still gives; then it lets them wait.
     pub(crate) left: Mutex<Option<usize>>,
     pub(crate) is_gone: AtomicBool,
+    /// Only what this one gets is noted; an older one's stream may still end.
+    pub(crate) noted: Mutex<Option<PeerId>>,
 }
 
 impl BlockProvider for Served {
-    fn read(&self, _: &PeerId, wanted: &[Cid], budget: usize) -> Vec<Answer> {
+    fn read(&self, peer: &PeerId, wanted: &[Cid], budget: usize) -> Vec<Answer> {
         let (mut answers, mut len) = (Vec::new(), 0);
         for cid in wanted {
             while !self.is_gone.load(Ordering::SeqCst) {
@@ -92,7 +94,9 @@ impl BlockProvider for Served {
             if len > budget && !answers.is_empty() {
                 break;
             }
-            self.blocks.lock().push(*cid);
+            if *self.noted.lock() == Some(*peer) {
+                self.blocks.lock().push(*cid);
+            }
             answers.push(Answer::Block(block));
         }
         answers
@@ -294,6 +298,7 @@ impl Source {
     }
 
     pub(crate) fn allow(&self, peer: PeerId) {
+        *self.served.noted.lock() = Some(peer);
         self.access.set(peer, Purposes::BLOCKS | Purposes::RECEIPTS);
     }
 

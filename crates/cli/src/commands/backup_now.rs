@@ -1,7 +1,7 @@
 //! `archivist backup-now`
 
 use anyhow::{Result, bail};
-use api::{BackupNowReport, BackupNowRequest};
+use api::{BackupNowReport, BackupNowRequest, Step};
 
 use crate::context::{Context, block_on};
 use crate::exit::End;
@@ -12,6 +12,9 @@ use super::sync::{show, watching};
 /// How long `--wait` waits where it is not told, in seconds: a day, since a
 /// first backup may be large.
 const WAIT_SECS: u64 = 24 * 3600;
+
+/// The step that waits for the backup server's receipt.
+const ACKNOWLEDGE: &str = "acknowledge";
 
 /// Back up now: see that the manifest is registered, and tell the backup
 /// server to pull it.
@@ -41,7 +44,7 @@ impl BackupNow {
             let work = async { Ok(client.post("/backup-now", &body).await?) };
             watching(&client, message, work).await
         })?;
-        let failed = report.steps.iter().find(|step| !step.ok);
+        let failed = failed(&report);
         if self.json {
             print_json(&report)?;
         } else {
@@ -63,7 +66,7 @@ impl BackupNow {
         match failed {
             None => Ok(()),
             Some(_) if self.json => Err(End::Told.into()),
-            Some(step) => bail!("the backup was not made: {} failed", step.name),
+            Some(step) => bail!("{} failed", step.name),
         }
     }
 
@@ -88,6 +91,18 @@ impl BackupNow {
             },
         };
         Ok(BackupNowRequest { folder, wait_secs })
+    }
+}
+
+/// The step that makes the whole a failure, if one does. What the backup
+/// server has acknowledged is backed up, by whatever way it heard of it.
+fn failed(report: &BackupNowReport) -> Option<&Step> {
+    let acknowledged: Vec<&Step> =
+        report.steps.iter().filter(|step| step.name == ACKNOWLEDGE).collect();
+    if acknowledged.is_empty() {
+        report.steps.iter().find(|step| !step.ok)
+    } else {
+        acknowledged.into_iter().find(|step| !step.ok)
     }
 }
 

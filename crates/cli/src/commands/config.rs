@@ -2,7 +2,7 @@
 
 use anyhow::{Result, anyhow};
 use api::{ConfigChange, ConfigChanged};
-use config::{Apply, ConfigError, diff, keys};
+use config::{ConfigError, keys};
 use serde::Serialize;
 
 use crate::context::{Context, block_on};
@@ -134,17 +134,11 @@ fn change(context: &Context, key: &str, value: Option<&str>, json: bool) -> Resu
         }
         None => {
             let file = context.config_file();
-            let before = context.config().unwrap_or_default();
-            let edited = match value {
+            match value {
                 Some(value) => file.set(key, value)?,
                 None => file.reset(key)?,
             };
-            // Nothing runs: what counts from the next start on needs no other.
-            debug_assert!(
-                diff(&before, &edited.config)
-                    .iter()
-                    .all(|one| matches!(one.kind, Apply::Live | Apply::NeedsRestart))
-            );
+            // Nothing runs that would go by something else.
             ConfigChanged { applied: true, needs_restart: Vec::new() }
         }
     };
@@ -153,7 +147,7 @@ fn change(context: &Context, key: &str, value: Option<&str>, json: bool) -> Resu
     }
     if !done.needs_restart.is_empty() {
         let keys = safe(&done.needs_restart.join(", "));
-        eprintln!("set; it counts after a restart of the instance: {keys}");
+        eprintln!("these settings count after a restart of the instance: {keys}");
     }
     Ok(())
 }

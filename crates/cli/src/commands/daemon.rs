@@ -10,6 +10,7 @@ use crate::context::Context;
 
 /// Run this instance in the foreground, until SIGINT or SIGTERM.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  archivist daemon")]
 pub(crate) struct Daemon {}
 
 impl Daemon {

@@ -9,6 +9,7 @@ use crate::context::Context;
 ///
 /// Changes nothing where there are, and prints where everything is either way.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  archivist init")]
 pub(crate) struct Init {
     /// Print JSON.
     #[arg(long)]

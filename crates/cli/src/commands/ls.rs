@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt as _;
 
 use anyhow::{Result, bail};
-use api::ListedEntry;
+use api::{ListedEntry, Query};
 use backup::{Depth, SnapshotTree};
 use types::RelPath;
 
@@ -40,6 +40,7 @@ pub(crate) struct Ls {
 
 impl Ls {
     pub(crate) fn run(&self, context: &Context) -> Result<()> {
+        let wanted = self.snapshot.to_ascii_lowercase();
         let path = match &self.path {
             Some(path) => folder_path(path)?,
             None => RelPath::root(),
@@ -47,9 +48,9 @@ impl Ls {
         let mut list = List { out: Out::new(), array: self.json.then(JsonArray::default) };
         match context.instance()? {
             Some(client) => block_on(async {
-                let mut snapshot = self.snapshot.clone();
+                let mut snapshot = wanted;
                 if snapshot == LATEST {
-                    let all = snapshots::list(&client, None, None).await?;
+                    let all = snapshots::list(&client, &Query::new()).await?;
                     let newest = all.into_iter().max_by_key(|one| (one.received_at, one.sequence));
                     let Some(newest) = newest else { bail!("there are no snapshots here") };
                     snapshot = newest.id;

@@ -66,8 +66,11 @@ impl Pair {
             }
         })?;
         match (state.state.as_str(), state.peer_id, state.detail) {
-            ("joined", peer, _) => {
+            ("joined", peer, changes) => {
                 eprintln!("paired with {}", safe(&peer.unwrap_or_default()));
+                if let Some(changes) = changes {
+                    eprintln!("{}", safe(&changes));
+                }
                 Ok(())
             }
             ("expired", _, _) => bail!("nobody entered the code in time; make another one"),

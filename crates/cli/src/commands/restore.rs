@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use api::{Client, RestoreReport, RestoreRequest};
+use api::{Client, Query, RestoreReport, RestoreRequest};
 use jiff::{Timestamp, Zoned};
 use restore::{RestoreError, RestoreOptions, Selection};
 use types::RelPath;
@@ -66,9 +66,7 @@ pub(crate) struct Restore {
 
 impl Restore {
     pub(crate) fn run(mut self, context: &Context) -> Result<()> {
-        if self.snapshot.as_deref() == Some(LATEST) {
-            self.snapshot = None;
-        }
+        self.snapshot = self.snapshot.filter(|id| id != LATEST).map(|id| id.to_ascii_lowercase());
         let at = match &self.at {
             Some(at) => {
                 let at = time::parse(at, &Zoned::now());
@@ -118,7 +116,7 @@ impl Restore {
     ) -> Result<RestoreReport> {
         if !request.from_backup_server && context.config()?.sync.backup_peer_address.is_some() {
             // A machine that only has the folders keeps no snapshots itself.
-            let own = snapshots::list(client, None, None).await?;
+            let own = snapshots::list(client, &Query::new()).await?;
             request.from_backup_server = !own.iter().any(|one| self.may_mean(one));
         }
         let mut report: RestoreReport = client.post("/restores", &request).await?;
@@ -147,10 +145,7 @@ impl Restore {
     }
 
     fn may_mean(&self, snapshot: &api::Snapshot) -> bool {
-        let is_id = |id: &str| {
-            let id = id.to_ascii_lowercase();
-            snapshot.id.starts_with(&id) || id.starts_with(&snapshot.id)
-        };
+        let is_id = |id: &str| snapshot.id.starts_with(id);
         let is_folder =
             |folder: &str| snapshot.folder_id.as_str() == folder || snapshot.folder_name == folder;
         self.snapshot.as_deref().is_none_or(is_id) && self.folder.as_deref().is_none_or(is_folder)
@@ -227,10 +222,6 @@ impl Restore {
             print_json(report)?;
             return if is_whole { Ok(()) } else { Err(End::Told.into()) };
         }
-        if report.state != "done" {
-            let why = report.error.as_deref().unwrap_or("no reason was given");
-            bail!("the restore has {}: {why}", report.state);
-        }
         let mut out = Out::new();
         out.line(format_args!(
             "restored {}, {}, of snapshot {} into {}",
@@ -246,7 +237,12 @@ impl Restore {
         list("could not be restored", &report.failed);
         list("is never made again", &report.skipped);
         list("could not be set", &report.not_set);
-        if is_whole { Ok(()) } else { bail!("not everything is restored") }
+        match &report.error {
+            _ if is_whole => Ok(()),
+            Some(error) => bail!("{error}"),
+            None if report.state == "done" => bail!("not everything is restored"),
+            None => bail!("the restore has ended ({}): begun again, it goes on", report.state),
+        }
     }
 }
 

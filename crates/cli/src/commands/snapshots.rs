@@ -17,6 +17,12 @@ pub(crate) struct Snapshots {
     /// Those of this folder, by id or name.
     #[arg(long, value_name = "FOLDER")]
     folder: Option<String>,
+    /// Those that the backup server holds of this machine's folders.
+    ///
+    /// They are shown anyway where none are held here and a backup server is
+    /// set.
+    #[arg(long)]
+    from_backup_server: bool,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -25,8 +31,10 @@ pub(crate) struct Snapshots {
 impl Snapshots {
     pub(crate) fn run(&self, context: &Context) -> Result<()> {
         let snapshots = match context.instance()? {
-            Some(client) => {
-                block_on(list(&client, self.source.as_deref(), self.folder.as_deref()))?
+            Some(client) => block_on(self.through(context, &client))?,
+            None if self.from_backup_server => {
+                context.need_instance("`archivist snapshots --from-backup-server`")?;
+                return Ok(());
             }
             None => self.offline(context)?,
         };
@@ -64,11 +72,28 @@ impl Snapshots {
         out.finish()
     }
 
+    async fn through(&self, context: &Context, client: &Client) -> Result<Vec<Snapshot>> {
+        let query = Query::new()
+            .with_some("source", self.source.as_deref())
+            .with_some("folder", self.folder.as_deref());
+        let from_backup_server = query.clone().with("from_backup_server", "true");
+        if self.from_backup_server {
+            return list(client, &from_backup_server).await;
+        }
+        let own = list(client, &query).await?;
+        let has_server = || anyhow::Ok(context.config()?.sync.backup_peer_address.is_some());
+        if own.is_empty() && has_server()? && list(client, &Query::new()).await?.is_empty() {
+            return list(client, &from_backup_server).await;
+        }
+        Ok(own)
+    }
+
     fn offline(&self, context: &Context) -> Result<Vec<Snapshot>> {
         let Some(offline) = Offline::open(context)? else { return Ok(Vec::new()) };
         let (mut snapshots, damaged) = offline.list()?;
-        for (root, reason) in damaged {
-            eprintln!("archivist: snapshot {} cannot be read: {}", safe(&root), safe(&reason));
+        for one in damaged {
+            let (root, reason) = (safe(&one.root), safe(&one.reason));
+            eprintln!("archivist: snapshot {root} cannot be read: {reason}");
         }
         snapshots.retain(|one| {
             let is_source = |source: &str| one.source == source || one.source_peer_id == source;
@@ -81,12 +106,7 @@ impl Snapshots {
     }
 }
 
-/// Asks a running instance for its snapshots.
-pub(super) async fn list(
-    client: &Client,
-    source: Option<&str>,
-    folder: Option<&str>,
-) -> Result<Vec<Snapshot>> {
-    let query = Query::new().with_some("source", source).with_some("folder", folder);
+/// Asks a running instance for snapshots.
+pub(super) async fn list(client: &Client, query: &Query) -> Result<Vec<Snapshot>> {
     Ok(client.get(&format!("/snapshots{}", query.as_str())).await?)
 }

@@ -78,10 +78,10 @@ impl Verify {
             report.problems.iter().any(|one| one.roots.iter().any(|name| name == root))
         };
         let (_, damaged) = offline.list()?;
-        let unread = damaged.into_iter().filter(|(root, _)| !is_known(root));
-        let unread = unread.filter_map(|(root, reason)| {
-            let cid = offline.store().root(&root)?.cid;
-            Some(VerifyProblem { cid, reason, concerns: vec![root] })
+        let unread = damaged.into_iter().filter(|one| !is_known(&one.root));
+        let unread = unread.filter_map(|one| {
+            let cid = offline.store().root(&one.root)?.cid;
+            Some(VerifyProblem { cid, reason: one.reason, concerns: vec![one.root] })
         });
         let mut problems: Vec<VerifyProblem> = unread.collect();
         problems.extend(report.problems.into_iter().map(|problem| VerifyProblem {

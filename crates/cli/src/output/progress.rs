@@ -13,9 +13,9 @@ const LINE_EVERY: Duration = Duration::from_secs(5);
 /// The bar moves so often by itself.
 const TICK: Duration = Duration::from_millis(150);
 
-const BYTES: &str = "{msg}  [{bar:30}] {binary_bytes} of {binary_total_bytes}  {eta}";
-const COUNTED: &str = "{msg}  [{bar:30}] {human_pos} of {human_len}  {eta}";
-const OPEN: &str = "{spinner} {msg}  {elapsed}";
+const BYTES: &str = "{msg}  [{wide_bar}] {binary_bytes} of {binary_total_bytes}  {eta}";
+const COUNTED: &str = "{msg}  [{wide_bar}] {human_pos} of {human_len}  {eta}";
+const OPEN: &str = "{spinner} {wide_msg}  {elapsed}";
 
 /// What is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

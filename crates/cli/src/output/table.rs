@@ -75,7 +75,7 @@ mod tests {
         table.row(["a\u{1b}\nb".into(), "100 KiB".into()]);
         assert_eq!(
             table.lines(),
-            ["NAME         SIZE", "漢字          1 B", "a\\u{1b} b  100 KiB"]
+            ["NAME          SIZE", "漢字           1 B", "a\\u{1b} b  100 KiB"]
         );
     }
 }

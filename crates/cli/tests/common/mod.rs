@@ -3,6 +3,9 @@
 #![allow(dead_code, unreachable_pub, reason = "not every test uses all of it")]
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
 
+pub mod fake;
+pub mod kept;
+
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -29,6 +32,31 @@ pub fn archivist(home: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_archivist"));
     command.arg("--home").arg(home).env_remove("ARCHIVIST_HOME").stdin(Stdio::null());
     command
+}
+
+/// What a run of the program came to.
+#[derive(Debug)]
+pub struct Ran {
+    pub code: Option<i32>,
+    pub out: String,
+    pub err: String,
+}
+
+/// Runs the program to its end.
+pub fn run<A: AsRef<std::ffi::OsStr>>(home: &Path, arguments: impl IntoIterator<Item = A>) -> Ran {
+    let output = archivist(home).args(arguments).env("TZ", "UTC").output().unwrap();
+    Ran {
+        code: output.status.code(),
+        out: String::from_utf8(output.stdout).unwrap(),
+        err: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+impl Ran {
+    /// What it printed, which has to be JSON.
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
 }
 
 impl Home {
@@ -243,8 +271,7 @@ impl Two {
         let (a, b) = (Home::new(""), Home::new(""));
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("Documents")).unwrap();
-        let two =
-            Self { a, b, folder, manifest_port: free_port(), trigger_port: free_port() };
+        let two = Self { a, b, folder, manifest_port: free_port(), trigger_port: free_port() };
         let (listen_a, listen_b) = (free_port(), free_port());
         let (id_a, id_b) = (two.a.peer_id(), two.b.peer_id());
         let node = |port: u16| {
@@ -298,7 +325,8 @@ impl Two {
     /// Restores the newest snapshot on B and compares it with the folder.
     pub fn assert_restores(&self, name: &str) {
         let target = self.beside(name);
-        let output = self.b.run(&["restore", "--folder", FOLDER, "--target", target.to_str().unwrap()]);
+        let output =
+            self.b.run(&["restore", "--folder", FOLDER, "--target", target.to_str().unwrap()]);
         assert!(
             output.status.success(),
             "{}\n{}",
@@ -311,13 +339,17 @@ impl Two {
     /// Waits until B has a snapshot that is the folder as it is now.
     pub fn eventually_same(&self, a: &Daemon) {
         let mut status = Value::Null;
-        eventually_or("B has everything", || {
-            status = a.v1("/folders")[0].clone();
-            status["pending_changes"] == 0
-                && status["state"] == "idle"
-                && status["sequence"].is_u64()
-                && status["backed_up_sequence"] == status["sequence"]
-        }, || format!("{status:#}"));
+        eventually_or(
+            "B has everything",
+            || {
+                status = a.v1("/folders")[0].clone();
+                status["pending_changes"] == 0
+                    && status["state"] == "idle"
+                    && status["sequence"].is_u64()
+                    && status["backed_up_sequence"] == status["sequence"]
+            },
+            || format!("{status:#}"),
+        );
     }
 }
 

@@ -199,7 +199,8 @@ mod tests {
             "/ip4/192.0.2.10/tcp/8070",
             "/dns4/example.com/tcp/8070",
         ];
-        let addresses: Vec<Multiaddr> = addresses.iter().map(|text| text.parse().unwrap()).collect();
+        let addresses: Vec<Multiaddr> =
+            addresses.iter().map(|text| text.parse().unwrap()).collect();
         Code::new([7; SECRET_LEN], PeerId::random(), &addresses)
     }
 
@@ -213,8 +214,12 @@ mod tests {
         );
         let text = code.to_string();
         assert_eq!(text.parse(), Ok(code.clone()));
-        let spaced: Vec<String> =
-            text.to_uppercase().as_bytes().chunks(5).map(|c| String::from_utf8_lossy(c).into()).collect();
+        let spaced: Vec<String> = text
+            .to_uppercase()
+            .as_bytes()
+            .chunks(5)
+            .map(|c| String::from_utf8_lossy(c).into())
+            .collect();
         assert_eq!(spaced.join("-").parse(), Ok(code.clone()));
         assert_eq!(format!(" {}\n", spaced.join(" ")).parse(), Ok(code));
     }

@@ -198,7 +198,8 @@ impl Pairing {
         let reply = if self.take(&hello.secret) {
             let observed = self.observed_ip(peer).await;
             let this = self.clone();
-            let set_up = tokio::task::spawn_blocking(move || this.note_server(peer, observed, &hello));
+            let set_up =
+                tokio::task::spawn_blocking(move || this.note_server(peer, observed, &hello));
             match set_up.await {
                 Ok(Ok(changes)) => {
                     tracing::info!(%peer, "paired: this is the backup server now");
@@ -312,9 +313,9 @@ impl Pairing {
             }
         })?;
         let talk = self.talk(&code);
-        let reply = tokio::time::timeout(TIMEOUT, talk).await.map_err(|_| {
-            PairError::Broken(std::io::Error::from(std::io::ErrorKind::TimedOut))
-        })??;
+        let reply = tokio::time::timeout(TIMEOUT, talk)
+            .await
+            .map_err(|_| PairError::Broken(std::io::Error::from(std::io::ErrorKind::TimedOut)))??;
         let (name, addresses, manifest_port, changes) = match reply {
             Reply::Paired { name, addresses, manifest_port, changes } => {
                 (name, addresses, manifest_port, changes)
@@ -337,9 +338,8 @@ impl Pairing {
         let noted = tokio::task::spawn_blocking(move || {
             this.note_source(&wanted, peer, &url, host, port).map(|name| (name, url))
         });
-        let (name, url) = noted
-            .await
-            .map_err(|error| PairError::Broken(std::io::Error::other(error)))??;
+        let (name, url) =
+            noted.await.map_err(|error| PairError::Broken(std::io::Error::other(error)))??;
         let mut all = vec![format!("here: {name:?} ({url}) is a source, and backups are enabled")];
         all.extend(changes.iter().map(|change| format!("there: {}", printable(change, 400))));
         Ok(Joined { name, peer: code.peer, manifest_server_url: url, addresses, changes: all })

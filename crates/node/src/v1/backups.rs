@@ -143,7 +143,8 @@ pub(crate) async fn backup_now(
             });
         }
     }
-    let folders = done.manifests.iter().filter_map(|manifest| state.registry.get(&manifest.folder_id));
+    let folders =
+        done.manifests.iter().filter_map(|manifest| state.registry.get(&manifest.folder_id));
     Ok(Json(BackupNowReport {
         folders: folders.map(|offer| registered(&state, &offer.published)).collect(),
         steps,

@@ -50,16 +50,12 @@ pub(crate) async fn set(
             serde_json::Value::String(text) => draft.set(&change.key, text),
             value => draft.set_json(&change.key, value),
         });
-        edited.map_err(|error| {
-            Problem::new(StatusCode::UNPROCESSABLE_ENTITY, with_causes(&error))
-        })?;
+        edited
+            .map_err(|error| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, with_causes(&error)))?;
         let waiting = settings.waiting_for_restart();
         let needs_restart: Vec<String> =
             waiting.into_iter().map(|change| change.key.to_string()).collect();
-        Ok(Json(ConfigChanged {
-            applied: !needs_restart.contains(&change.key),
-            needs_restart,
-        }))
+        Ok(Json(ConfigChanged { applied: !needs_restart.contains(&change.key), needs_restart }))
     })
     .await
 }

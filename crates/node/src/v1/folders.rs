@@ -16,6 +16,8 @@ use utoipa::ToSchema;
 use super::{Answer, ApiState, Problem, blocking};
 use crate::rest::with_causes;
 
+/// A folder that was added is known to the watching side within this.
+const WATCHED_MAX: Duration = Duration::from_secs(10);
 /// How often a removed folder is tried to be forgotten …
 const FORGET_TRIES: u32 = 100;
 /// … and how long between.
@@ -170,6 +172,20 @@ pub(crate) async fn add(
     State(state): State<ApiState>,
     Json(request): Json<AddFolder>,
 ) -> Answer<Folder> {
+    let mut changes = state.sync.subscribe();
+    let sync = state.sync.clone();
+    let Json(folder) = note(state, request).await?;
+    // Whoever added it may ask for it at once.
+    let watched = async {
+        while sync.folder(&folder.id).is_none() {
+            let _ = changes.recv().await;
+        }
+    };
+    let _ = tokio::time::timeout(WATCHED_MAX, watched).await;
+    Ok(Json(folder))
+}
+
+async fn note(state: ApiState, request: AddFolder) -> Answer<Folder> {
     blocking(move || {
         let bad = |message: String| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, message);
         let path = FsPath::new(&request.path);

@@ -107,9 +107,10 @@ pub(crate) async fn verify(
     let answer = job.to_api();
     tokio::spawn(async move {
         let result = maintenance::verify(&state, request, &job).await;
-        job.end(result.and_then(|result| {
-            serde_json::to_value(result).map_err(|error| error.to_string())
-        }));
+        job.end(
+            result
+                .and_then(|result| serde_json::to_value(result).map_err(|error| error.to_string())),
+        );
     });
     Ok(Json(answer))
 }

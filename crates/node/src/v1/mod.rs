@@ -44,6 +44,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::journal::Journal;
+use crate::listeners::Problems;
 use crate::pairing::Pairing;
 use crate::rest::{NodeState, has_token, with_causes};
 use crate::web::{LoginKeys, Sessions};
@@ -61,6 +62,7 @@ pub(crate) struct ApiState {
     pub(crate) service: BackupService,
     pub(crate) backup: BackupHandle,
     pub(crate) snapshots: SnapshotStore,
+    pub(crate) problems: Problems,
     pub(crate) pairing: Pairing,
     pub(crate) jobs: Jobs,
     pub(crate) restores: Restores,

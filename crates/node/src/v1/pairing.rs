@@ -35,9 +35,7 @@ pub(crate) async fn standing(State(state): State<ApiState>) -> Json<PairingState
     };
     Json(match state.pairing.standing() {
         Standing::None => plain("none"),
-        Standing::Waiting { until } => {
-            PairingState { expires_at: Some(until), ..plain("waiting") }
-        }
+        Standing::Waiting { until } => PairingState { expires_at: Some(until), ..plain("waiting") },
         Standing::Joined { peer, changes } => PairingState {
             peer_id: Some(peer.to_string()),
             detail: Some(changes.join("; ")),

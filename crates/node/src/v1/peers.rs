@@ -47,9 +47,12 @@ pub(crate) async fn connect(
     let Some((peer, plain)) = net::split_peer(address) else {
         return Err(Problem::bad("the address has to end with /p2p/ and the peer id"));
     };
-    state.node.net.connect(peer, [plain], CONNECT_TIMEOUT).await.map_err(|error| {
-        Problem::new(StatusCode::BAD_GATEWAY, with_causes(&error))
-    })?;
+    state
+        .node
+        .net
+        .connect(peer, [plain], CONNECT_TIMEOUT)
+        .await
+        .map_err(|error| Problem::new(StatusCode::BAD_GATEWAY, with_causes(&error)))?;
     let peers = state.node.net.peers().await.map_err(|error| Problem::internal(&error))?;
     let found = peers.into_iter().find(|info| info.peer == peer).ok_or_else(|| {
         Problem::new(StatusCode::BAD_GATEWAY, format!("{peer} has closed the connection"))

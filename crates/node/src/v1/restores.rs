@@ -93,7 +93,8 @@ impl Restores {
     fn begin(&self, snapshot: &str) -> Arc<Running> {
         let mut all = self.0.lock();
         if all.len() >= ENDED_MAX
-            && let Some(id) = all.iter().find(|(_, one)| one.end.lock().is_some()).map(|(id, _)| *id)
+            && let Some(id) =
+                all.iter().find(|(_, one)| one.end.lock().is_some()).map(|(id, _)| *id)
         {
             all.remove(&id);
         }
@@ -172,10 +173,8 @@ impl Blocks for Both {
             wanted.iter().map(|cid| BlockStore::get(&self.own, cid).ok().flatten()).collect();
         let lacking: Vec<usize> = (0..all.len()).filter(|at| all[*at].is_none()).collect();
         let wants: Vec<Cid> = lacking.iter().map(|at| wanted[*at]).collect();
-        let got = self
-            .remote
-            .get(&wants)
-            .map_err(|error| BlocksError::Elsewhere(Box::new(error)))?;
+        let got =
+            self.remote.get(&wants).map_err(|error| BlocksError::Elsewhere(Box::new(error)))?;
         for (at, block) in lacking.into_iter().zip(got) {
             all[at] = block;
         }

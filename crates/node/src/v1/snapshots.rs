@@ -222,9 +222,9 @@ pub(crate) async fn entries(
     let store = reading::blocks(&state, which.from_backup_server)?;
     blocking(move || {
         let tree = SnapshotTree::open(store, snapshot.manifest_cid)?;
-        let at = tree.lookup(&path)?.ok_or_else(|| {
-            Problem::not_found(format!("the snapshot has nothing at {path:?}"))
-        })?;
+        let at = tree
+            .lookup(&path)?
+            .ok_or_else(|| Problem::not_found(format!("the snapshot has nothing at {path:?}")))?;
         let mut found = Vec::new();
         if !matches!(at.kind, types::EntryKind::Dir) {
             found.extend(after.is_none().then(|| ListedEntry::from(&at)));

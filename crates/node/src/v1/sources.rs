@@ -83,31 +83,35 @@ pub(crate) fn event(happened: &BackupEvent) -> Event {
         BackupEvent::SourceRemoved { name } => {
             super::events::event("source-removed", &json!({ "name": name }))
         }
-        BackupEvent::SnapshotCommitted { id, source_name, source, folder, folder_name, sequence } => {
-            super::events::event(
-                "snapshot",
-                &json!({
-                    "id": id.to_string(),
-                    "source": source_name,
-                    "source_peer_id": source.to_string(),
-                    "folder_id": folder,
-                    "folder_name": folder_name,
-                    "sequence": sequence,
-                }),
-            )
-        }
+        BackupEvent::SnapshotCommitted {
+            id,
+            source_name,
+            source,
+            folder,
+            folder_name,
+            sequence,
+        } => super::events::event(
+            "snapshot",
+            &json!({
+                "id": id.to_string(),
+                "source": source_name,
+                "source_peer_id": source.to_string(),
+                "folder_id": folder,
+                "folder_name": folder_name,
+                "sequence": sequence,
+            }),
+        ),
     }
 }
 
 fn find(state: &ApiState, name: &str) -> Result<Source, Problem> {
-    all(state)
-        .into_iter()
-        .find(|source| source.name == name || source.peer_id == name)
-        .ok_or_else(|| {
+    all(state).into_iter().find(|source| source.name == name || source.peer_id == name).ok_or_else(
+        || {
             Problem::not_found(format!(
                 "there is no source {name:?}; `archivist source list` shows them"
             ))
-        })
+        },
+    )
 }
 
 /// A source that is to be pulled from.

@@ -58,16 +58,18 @@ pub(crate) async fn status(State(state): State<ApiState>) -> Answer<Status> {
 /// What somebody should look at.
 fn notices(state: &ApiState) -> Vec<Notice> {
     let config = state.node.settings.get();
-    let mut notices = Vec::new();
+    let problems = state.problems.list().into_iter();
+    let mut notices: Vec<Notice> = problems
+        .map(|message| Notice { level: NoticeLevel::Error, message, action: None })
+        .collect();
     for folder in folders::all(state) {
         if matches!(folder.state.as_str(), "alarm" | "error") {
             let detail = folder.detail.unwrap_or_default();
             notices.push(Notice {
                 level: NoticeLevel::Error,
                 message: format!("{}: {detail}", folder.name),
-                action: (folder.state == "alarm").then(|| {
-                    format!("if that is meant: `archivist folder confirm {}`", folder.id)
-                }),
+                action: (folder.state == "alarm")
+                    .then(|| format!("if that is meant: `archivist folder confirm {}`", folder.id)),
             });
         }
         if let Some(held) = folder.held {
@@ -100,8 +102,7 @@ fn notices(state: &ApiState) -> Vec<Notice> {
                     folder.name, folder.watched_dirs, folder.dirs_to_watch
                 ),
                 action: Some(
-                    "set fs.inotify.max_user_watches to more than the number of directories"
-                        .into(),
+                    "set fs.inotify.max_user_watches to more than the number of directories".into(),
                 ),
             });
         }
@@ -125,7 +126,9 @@ fn notices(state: &ApiState) -> Vec<Notice> {
         notices.push(Notice {
             level: NoticeLevel::Error,
             message: "folders are watched, but no backup server may pull them".into(),
-            action: Some("run `archivist pair` here, and enter the code on the other machine".into()),
+            action: Some(
+                "run `archivist pair` here, and enter the code on the other machine".into(),
+            ),
         });
     }
     let waiting = state.node.settings.waiting_for_restart();

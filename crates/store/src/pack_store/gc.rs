@@ -79,8 +79,15 @@ impl Inner {
     }
 
     fn collect(&self, marks: &Marks, options: GcOptions) -> Result<GcReport, StoreError> {
+        // Roots and pins as they were at one moment: who hands a block over
+        // from a pin to a root, or from a root to a pin, holds both for a
+        // while, but not for as long as this takes.
+        let (roots, pinned): (Vec<_>, _) = {
+            let roots = self.roots.lock();
+            (roots.iter().map(|(_, root)| *root).collect(), self.pins.snapshot())
+        };
         let (complete, partial): (Vec<_>, Vec<_>) =
-            self.roots.lock().iter().map(|(_, root)| *root).partition(|root| !root.partial);
+            roots.into_iter().partition(|root| !root.partial);
         let lacks = self.mark(marks, complete.iter().map(|root| root.cid))?;
         if let Some(lack) = lacks.first()
             && !options.despite_damage
@@ -93,7 +100,7 @@ impl Inner {
         }
         // Of work that goes on, some is always missing.
         self.mark(marks, partial.iter().map(|root| root.cid))?;
-        self.mark(marks, self.pins.snapshot())?;
+        self.mark(marks, pinned)?;
 
         let mut report = GcReport::default();
         let first_pack = options.since.map_or(0, |since| since.first_pack);

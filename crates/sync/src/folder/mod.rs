@@ -33,9 +33,11 @@ use retries::Retries;
 /// A file that was found changed this often when somebody asked for a block
 /// of it has its blocks put into the store from then on.
 const HOT: u32 = 3;
-/// How often a scan that somebody asked for is repeated for what changed
-/// meanwhile.
-const ROUNDS_MAX: u32 = 3;
+/// A scan that somebody asked for is repeated for so long for what changes
+/// while it is looked at.
+const ASKED_PATIENCE: Duration = Duration::from_secs(2);
+/// How soon.
+const ASKED_PAUSE: Duration = Duration::from_millis(20);
 
 /// See the module.
 pub(crate) struct Task {
@@ -49,9 +51,13 @@ pub(crate) struct Task {
     again: Targets,
     again_at: Option<Duration>,
     suspects: HashSet<RelPath>,
+    /// How many directories cannot be watched.
+    unwatched: u64,
     /// Keeps alive what rows name that is in no manifest yet.
     pin: Arc<Pin>,
     owners: Owners,
+    /// Somebody waits: no file is left alone because it changed before.
+    is_asked: bool,
     /// What the user has confirmed: the root that is there, empty or not.
     is_accepted: bool,
     trouble: Option<(String, jiff::Timestamp)>,
@@ -77,9 +83,11 @@ impl Task {
             retries: Retries::default(),
             again: Targets::default(),
             again_at: None,
+            unwatched: 0,
             suspects: missing.into_iter().collect(),
             pin,
             owners: Owners::system(),
+            is_asked: false,
             is_accepted: false,
             trouble: None,
         };
@@ -158,10 +166,10 @@ impl Task {
         let old = std::mem::replace(&mut self.config, config);
         self.schedule.times = self.config.times.clone();
         let (old, new) = (old.folder, &self.config.folder);
-        if new.paused {
-            if let Some(watcher) = &self.core.watcher {
-                watcher.remove_folder(self.record.number);
-            }
+        if let Some(watcher) = &self.core.watcher
+            && new.paused
+        {
+            watcher.remove_folder(self.record.number);
         }
         if (&old.path, &old.exclude, old.paused) != (&new.path, &new.exclude, new.paused)
             || old.name != new.name
@@ -202,10 +210,9 @@ impl Task {
         for reply in replies {
             let _ = reply.send(match &result {
                 Ok(published) => Ok(published.clone()),
-                Err(error) => Err(SyncError::Failed {
-                    folder: self.shared.id.clone(),
-                    text: chain(error),
-                }),
+                Err(error) => {
+                    Err(SyncError::Failed { folder: self.shared.id.clone(), text: chain(error) })
+                }
             });
         }
         if let Some(first) = first {
@@ -216,13 +223,15 @@ impl Task {
     /// Looks at everything, and publishes whatever is in no manifest yet.
     fn scan_and_publish(&mut self) -> Result<Published, SyncError> {
         self.schedule.unblock();
-        self.look_at_all()?;
-        for _ in 1..ROUNDS_MAX {
-            if self.again.is_empty() {
-                break;
-            }
-            self.look_at_dirt()?;
+        let end = self.now() + ASKED_PATIENCE;
+        self.is_asked = true;
+        let mut looked = self.look_at_all();
+        while looked.is_ok() && self.is_unsettled() && self.now() < end {
+            std::thread::sleep(ASKED_PAUSE);
+            looked = self.look_at_dirt();
         }
+        self.is_asked = false;
+        looked?;
         if self.wants_manifest()? {
             self.publish(false)?;
             if !self.again.is_empty() {
@@ -237,6 +246,12 @@ impl Task {
             folder: self.shared.id.clone(),
             text: "files change while they are read; it is tried again".to_owned(),
         })
+    }
+
+    /// Whether something changed while it was looked at, and may be still by now.
+    fn is_unsettled(&self) -> bool {
+        let restless = self.retries.restless(self.now(), &self.core.tuning);
+        !self.again.is_empty() || self.retries.all().len() > restless.len()
     }
 
     /// Whether there is anything that the last manifest does not say.
@@ -266,10 +281,9 @@ impl Task {
                 Err(SyncError::Alarm { folder, text }) => {
                     Err(SyncError::Alarm { folder: folder.clone(), text: text.clone() })
                 }
-                Err(error) => Err(SyncError::Failed {
-                    folder: self.shared.id.clone(),
-                    text: chain(error),
-                }),
+                Err(error) => {
+                    Err(SyncError::Failed { folder: self.shared.id.clone(), text: chain(error) })
+                }
             });
         }
         if let Err(error) = &result {
@@ -287,6 +301,7 @@ impl Task {
         }
         self.core.index.update(&self.shared.id, |record| {
             record.losses.clear();
+            record.removals.clear();
             record.lost = 0;
         })?;
         self.reload()?;
@@ -320,11 +335,19 @@ impl Task {
         for path in dirt.targets.files {
             targets.add_file(path);
         }
-        for path in self.retries.split(self.now()).0 {
+        for path in self.split_retries().0 {
             targets.add_file(path);
         }
         let targets = normalise(&self.core.index, self.record.number, targets)?;
         self.look(targets, dirt.hints.map(|hints| hints.last))
+    }
+
+    /// The files that are to be tried again, and those that rest.
+    fn split_retries(&self) -> (Vec<RelPath>, HashSet<RelPath>) {
+        if self.is_asked {
+            return (self.retries.all().into_iter().collect(), HashSet::new());
+        }
+        self.retries.split(self.now())
     }
 
     /// Looks at the disk and notes what came of it. Where it fails, everything
@@ -409,7 +432,7 @@ impl Task {
         modes.extend(self.shared.hot(HOT).into_iter().map(|path| (path, Mode::Spool)));
         let restless = self.retries.restless(now, &self.core.tuning);
         modes.extend(restless.into_iter().map(|path| (path, Mode::Prefix)));
-        let resting = self.retries.split(now).1;
+        let resting = self.split_retries().1;
         let order = Order {
             folder: &self.shared.id,
             number: self.record.number,
@@ -451,6 +474,7 @@ impl Task {
             })?;
         }
         self.suspects.clear();
+        self.unwatched = scanned.unwatched + if is_all { 0 } else { self.unwatched };
         self.note_scanned(scanned)
     }
 
@@ -504,7 +528,8 @@ impl Task {
         let path = shown(&self.config.folder.path);
         let naming =
             Naming { folder: &self.shared.id, name: &self.config.folder.name, path: &path };
-        let made = publish::make(&self.core, &naming, &self.owners, is_confirmed)?;
+        let is_stopped = || self.shared.is_interrupted();
+        let made = publish::make(&self.core, &naming, &self.owners, is_confirmed, &is_stopped)?;
         let record = match made {
             Made::Manifest(record) => *record,
             Made::Missing(paths) => {

@@ -87,12 +87,12 @@ mod tests {
             let next = retries.next_at().unwrap();
             pauses.push((next - now).as_secs());
             assert!(retries.split(next - Duration::from_millis(1)).0.is_empty());
-            assert_eq!(retries.split(next).0, [path.clone()]);
+            assert_eq!(retries.split(next).0, std::slice::from_ref(&path));
             now = next;
         }
         assert_eq!(pauses, [1, 2, 4, 8, 8, 8, 8]);
         assert_eq!(ended, [false, false, false, false, false, true, true]);
-        assert_eq!(retries.restless(now, &tuning), [path.clone()]);
+        assert_eq!(retries.restless(now, &tuning), std::slice::from_ref(&path));
         retries.remove(&path);
         assert_eq!(retries.next_at(), None);
     }

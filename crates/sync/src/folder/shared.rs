@@ -116,7 +116,7 @@ impl Shared {
             match hint {
                 Hint::Dirty(dir) => dirt.targets.add_dir(dir, false),
                 Hint::DirtyBelow(dir) => dirt.targets.add_dir(dir, true),
-                Hint::Overflow => dirt.targets = Targets::all(),
+                Hint::Overflow | Hint::RootGone => dirt.targets = Targets::all(),
             }
         });
     }
@@ -245,5 +245,64 @@ impl Shared {
         }
         let moved = Duration::from_millis(self.moved_ms.load(Ordering::Relaxed));
         Some(self.begun.elapsed().saturating_sub(moved)).filter(|stalled| *stalled >= STALL)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(text: &str) -> RelPath {
+        RelPath::new(text).unwrap()
+    }
+
+    #[test]
+    fn hints_come_together_and_a_lost_one_means_everything() {
+        let shared = Shared::new("docs".parse().unwrap(), 1);
+        shared.hint(Hint::Dirty(path("a")), Duration::from_secs(1));
+        shared.hint(Hint::DirtyBelow(path("a")), Duration::from_secs(2));
+        shared.hint(Hint::Dirty(path("b")), Duration::from_secs(3));
+        let dirt = shared.take_dirt();
+        let dirs: Vec<_> = dirt.targets.dirs.into_iter().collect();
+        assert_eq!(dirs, [(path("a"), true), (path("b"), false)]);
+        let span = Span { first: Duration::from_secs(1), last: Duration::from_secs(3) };
+        assert_eq!(dirt.hints, Some(span));
+        assert!(shared.take_dirt().targets.is_empty());
+        for lost in [Hint::Overflow, Hint::RootGone] {
+            shared.hint(Hint::Dirty(path("a")), Duration::from_secs(4));
+            shared.hint(lost, Duration::from_secs(5));
+            assert!(shared.take_dirt().targets.is_all());
+        }
+    }
+
+    #[test]
+    fn too_many_directories_are_everything() {
+        let shared = Shared::new("docs".parse().unwrap(), 1);
+        for number in 0..25_000 {
+            shared.hint(Hint::Dirty(path(&format!("d{number}"))), Duration::ZERO);
+        }
+        assert!(shared.take_dirt().targets.is_all());
+    }
+
+    #[test]
+    fn files_that_change_whenever_they_are_asked_for_are_hot() {
+        let shared = Shared::new("docs".parse().unwrap(), 1);
+        for _ in 0..3 {
+            shared.suspect(path("hot"), Duration::ZERO);
+        }
+        shared.suspect(path("once"), Duration::ZERO);
+        assert_eq!(shared.hot(3), [path("hot")]);
+        assert_eq!(shared.take_dirt().suspects.len(), 2);
+    }
+
+    #[test]
+    fn what_is_told_while_nobody_waits_is_not_lost() {
+        let shared = Shared::new("docs".parse().unwrap(), 1);
+        shared.stop();
+        assert!(shared.is_interrupted());
+        // It does not wait.
+        shared.wait(None);
+        assert!(shared.take_requests().0.is_stop);
+        assert!(shared.is_interrupted(), "a stop is for good");
     }
 }

@@ -33,10 +33,9 @@ impl Task {
     }
 
     pub(super) fn watch_status(&self) -> WatchStatus {
-        let (watched, needed) = match &self.core.watcher {
-            Some(watcher) => watcher.counts(self.record.number),
-            None => (0, self.record.rows.dirs + 1),
-        };
+        let watcher = self.core.watcher.as_ref();
+        let watched = watcher.map_or(0, |watcher| watcher.watched(self.record.number));
+        let needed = watched + self.unwatched;
         let mode = if watched < needed { WatchMode::Scanning } else { WatchMode::Watching };
         WatchStatus { watched, needed, mode }
     }

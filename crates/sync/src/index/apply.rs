@@ -149,6 +149,7 @@ struct Applying<'a, 'txn> {
     marker: Marker,
     now: Timestamp,
     lost: u64,
+    removed: u64,
     /// A directory that is known to have a row.
     known_dir: Option<RelPath>,
     applied: Applied,
@@ -170,6 +171,7 @@ impl<'a, 'txn> Applying<'a, 'txn> {
             record,
             now,
             lost: 0,
+            removed: 0,
             known_dir: None,
             applied: Applied::default(),
         })
@@ -185,7 +187,7 @@ impl<'a, 'txn> Applying<'a, 'txn> {
         for (path, before) in &batch.forgotten {
             self.forget(path, *before)?;
         }
-        self.record.add_losses(hour_of(self.now), self.lost);
+        self.record.add_losses(hour_of(self.now), self.lost, self.removed);
         self.record.pending += self.applied.changes;
         Ok(self.applied)
     }
@@ -308,7 +310,10 @@ impl<'a, 'txn> Applying<'a, 'txn> {
         }
         self.record.lost += u64::from(old.sequence <= self.record.sequence().0);
         let age = hour_of(self.now).saturating_sub(old.hour);
-        self.lost += u64::from(age >= LOSS_WINDOW);
+        if age >= LOSS_WINDOW {
+            self.lost += 1;
+            self.removed += u64::from(new.is_none());
+        }
         Ok(())
     }
 

@@ -23,6 +23,7 @@ mod snapshot;
 mod tests;
 mod wire;
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -377,6 +378,15 @@ impl Index {
         let row = self.decode_row(&key, &row)?;
         let (number, path) = path_of(&key).ok_or_else(|| self.damaged("an impossible path"))?;
         Ok(Some((number, path, row)))
+    }
+
+    /// Every version of a file that a row has.
+    pub(crate) fn file_ids(&self) -> Result<HashSet<FileId>, SyncError> {
+        self.read(|txn| {
+            let table = txn.open_table(BY_ID)?;
+            let ids = table.iter()?.map(|row| Ok(FileId(row?.0.value())));
+            ids.collect()
+        })
     }
 
     /// The file that has, or last had, this inode.

@@ -48,6 +48,8 @@ pub(crate) struct FolderRecord {
     pub(crate) is_rehash_due: bool,
     /// Files lost hour by hour: the hour since 1970, and how many.
     pub(crate) losses: Vec<(u32, u64)>,
+    /// Those of them that were deleted.
+    pub(crate) removals: Vec<(u32, u64)>,
     /// What the backup peer has said to have.
     pub(crate) receipt: Option<ReceiptRecord>,
 }
@@ -123,6 +125,7 @@ impl FolderRecord {
             deleted: 0,
             is_rehash_due: false,
             losses: Vec::new(),
+            removals: Vec::new(),
             receipt: None,
         }
     }
@@ -132,21 +135,28 @@ impl FolderRecord {
         self.manifest.as_ref().map_or(SequenceNumber(0), |manifest| manifest.sequence)
     }
 
-    /// Counts lost files, and forgets what was lost long ago.
-    pub(crate) fn add_losses(&mut self, hour: u32, count: u64) {
-        self.losses.retain(|(then, _)| hour.saturating_sub(*then) < LOSS_WINDOW && *then <= hour);
-        if count == 0 {
-            return;
-        }
-        match self.losses.last_mut() {
-            Some((then, sum)) if *then == hour => *sum += count,
-            _ => self.losses.push((hour, count)),
-        }
+    /// Counts lost files, and how many of them were deleted; forgets what was
+    /// lost long ago.
+    pub(crate) fn add_losses(&mut self, hour: u32, count: u64, removed: u64) {
+        add_at(&mut self.losses, hour, count);
+        add_at(&mut self.removals, hour, removed);
     }
 
-    /// How many files were lost within the window.
-    pub(crate) fn recent_losses(&self) -> u64 {
-        self.losses.iter().map(|(_, count)| count).sum()
+    /// How many files were lost within the window, and of how many.
+    pub(crate) fn recent_losses(&self) -> (u64, u64) {
+        let sum = |counts: &[(u32, u64)]| counts.iter().map(|(_, count)| count).sum::<u64>();
+        (sum(&self.losses), self.rows.files.saturating_add(sum(&self.removals)))
+    }
+}
+
+fn add_at(counts: &mut Vec<(u32, u64)>, hour: u32, count: u64) {
+    counts.retain(|(then, _)| hour.saturating_sub(*then) < LOSS_WINDOW && *then <= hour);
+    if count == 0 {
+        return;
+    }
+    match counts.last_mut() {
+        Some((then, sum)) if *then == hour => *sum += count,
+        _ => counts.push((hour, count)),
     }
 }
 
@@ -173,14 +183,15 @@ mod tests {
     #[test]
     fn losses_are_forgotten_after_a_day() {
         let mut record = FolderRecord::new(1);
-        record.add_losses(100, 5);
-        record.add_losses(100, 2);
-        record.add_losses(110, 1);
-        assert_eq!(record.recent_losses(), 8);
-        record.add_losses(124, 0);
-        assert_eq!(record.recent_losses(), 1);
+        record.rows.files = 100;
+        record.add_losses(100, 5, 5);
+        record.add_losses(100, 2, 0);
+        record.add_losses(110, 1, 0);
+        assert_eq!(record.recent_losses(), (8, 105));
+        record.add_losses(124, 0, 0);
+        assert_eq!(record.recent_losses(), (1, 100));
         // A clock that goes back does not keep them for ever.
-        record.add_losses(50, 3);
+        record.add_losses(50, 3, 0);
         assert_eq!(record.losses, [(50, 3)]);
     }
 
@@ -188,7 +199,7 @@ mod tests {
     fn a_record_reads_back() {
         let mut record = FolderRecord::new(7);
         record.root = Some(RootId { inode: 2, device: 3, born: None, file_system: Some(u64::MAX) });
-        record.add_losses(100, 5);
+        record.add_losses(100, 5, 1);
         let json = serde_json::to_vec(&record).unwrap();
         assert_eq!(serde_json::from_slice::<FolderRecord>(&json).unwrap(), record);
     }

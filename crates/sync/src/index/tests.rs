@@ -281,7 +281,7 @@ fn only_what_was_there_for_long_is_lost() {
     for name in ["gone", "moved", "new"] {
         setup.forget(name, stamp(name));
     }
-    assert_eq!(setup.record().recent_losses(), 2, "gone and rewritten");
+    assert_eq!(setup.record().recent_losses().0, 2, "gone and rewritten");
     assert_eq!(setup.row("touched").unwrap().hour, 1000);
     assert_eq!(setup.row("rewritten").unwrap().hour, hour_of(now()));
 }

@@ -2,18 +2,18 @@
 //! name, and that becomes the folder's last manifest.
 //!
 //! The order makes every crash harmless: blocks, then the root that keeps them,
-//! then the index of blocks in place, then the row that says which manifest is
-//! the last, and only then does anybody hear of it. A crash before the row
-//! leaves a root that no folder names; it is removed at the next start, and
-//! its number was never seen.
+//! then the row that says which manifest is the last, and only then does
+//! anybody hear of it. (The index of blocks in place was committed before the
+//! rows that name them.) A crash before the row leaves a root that no folder
+//! names; it is removed at the next start, and its number was never seen.
 
 mod plan;
 
 use fstree::Owners;
 use store::{Batch, Root, StoreError};
 use types::{
-    Cid, Codec, Dataset, EncodedBlock, FolderId, ManifestHeader, ManifestStats, RelPath, SegmentRef,
-    SegmentWriter, SequenceNumber,
+    Cid, Codec, Dataset, EncodedBlock, FolderId, ManifestHeader, ManifestStats, RelPath,
+    SegmentRef, SegmentWriter, SequenceNumber,
 };
 
 use crate::core::Core;
@@ -72,6 +72,7 @@ pub(crate) fn make(
     naming: &Naming<'_>,
     owners: &Owners,
     is_confirmed: bool,
+    is_stopped: &dyn Fn() -> bool,
 ) -> Result<Made, SyncError> {
     let folder = naming.folder;
     let batch = Batch::new(core.store.clone());
@@ -80,7 +81,8 @@ pub(crate) fn make(
         snapshot.folder(folder)?.ok_or_else(|| SyncError::UnknownFolder(folder.clone()))?;
     let sequence = record.sequence().next();
     let sequence = sequence.ok_or_else(|| SyncError::SequenceExhausted(folder.clone()))?;
-    let mut cutter = Cutter { core, batch: &batch, owners, waiting: Vec::new(), waiting_len: 0 };
+    let mut cutter =
+        Cutter { core, batch: &batch, owners, is_stopped, waiting: Vec::new(), waiting_len: 0 };
     let (runs, segments, missing) = cutter.cut(&snapshot, &record)?;
     if !missing.is_empty() {
         return Ok(Made::Missing(missing));
@@ -113,25 +115,23 @@ pub(crate) fn make(
         held: held.clone(),
         segments: segments.iter().map(segment_ref).collect(),
     };
-    let header = header
-        .encode()
-        .map_err(|source| SyncError::TooLarge { folder: folder.clone(), source })?;
+    let header =
+        header.encode().map_err(|source| SyncError::TooLarge { folder: folder.clone(), source })?;
     let dataset = Dataset {
         tree: header.cid(),
         size: header.data().len() as u64,
         filename: None,
         mimetype: Some("application/json".to_owned()),
     };
-    let dataset = dataset
-        .encode()
-        .map_err(|source| SyncError::Dataset { folder: folder.clone(), source })?;
+    let dataset =
+        dataset.encode().map_err(|source| SyncError::Dataset { folder: folder.clone(), source })?;
     let cid = dataset.cid();
     cutter.put(EncodedBlock::compress(header, LEVEL))?;
     cutter.put(EncodedBlock::plain(dataset))?;
     cutter.finish()?;
     // Chunks in place are not in the store, so something is missing below it.
+    // Where those are is durable since before the rows were.
     batch.commit_root(&root_name(folder, sequence), Root { cid, partial: true })?;
-    core.in_place.commit()?;
     let manifest = ManifestRecord {
         sequence,
         cid,
@@ -140,13 +140,8 @@ pub(crate) fn make(
         folder_path: naming.path.to_owned(),
         totals,
     };
-    let new = NewManifest {
-        manifest,
-        counter: record.counter,
-        pending: record.pending,
-        held,
-        runs,
-    };
+    let new =
+        NewManifest { manifest, counter: record.counter, pending: record.pending, held, runs };
     let record = core.index.commit_manifest(folder, &new)?;
     Ok(Made::Manifest(Box::new(record)))
 }
@@ -184,8 +179,7 @@ fn held(record: &FolderRecord) -> Option<String> {
         return record.held.clone();
     }
     let last = record.manifest.as_ref()?.totals.files;
-    let in_a_day = record.recent_losses();
-    let all = record.rows.files.saturating_add(in_a_day);
+    let (in_a_day, all) = record.recent_losses();
     let is_much = |lost: u64, of: u64| lost >= LOSS_MIN && lost > of / 2;
     if is_much(record.lost, last) {
         Some(format!("{} of {last} files were deleted or rewritten at once", record.lost))
@@ -201,6 +195,7 @@ struct Cutter<'a> {
     core: &'a Core,
     batch: &'a Batch,
     owners: &'a Owners,
+    is_stopped: &'a dyn Fn() -> bool,
     waiting: Vec<EncodedBlock>,
     waiting_len: usize,
 }
@@ -292,6 +287,9 @@ impl Cutter<'_> {
         segment: types::Segment,
         totals: Totals,
     ) -> Result<SegmentBlock, SyncError> {
+        if (self.is_stopped)() {
+            return Err(SyncError::Stopped);
+        }
         let block = SegmentBlock {
             cid: segment.block.cid(),
             first_path: segment.first_path,

@@ -107,10 +107,8 @@ mod tests {
             starts.push(RelPath::root());
         }
         let mut after = before.clone();
-        let mut segments: Vec<_> = starts
-            .into_iter()
-            .map(|start| OldSegment { start, is_stale: false })
-            .collect();
+        let mut segments: Vec<_> =
+            starts.into_iter().map(|start| OldSegment { start, is_stale: false }).collect();
         for (number, line) in changes {
             let path = path(*number);
             let at = segments.partition_point(|segment| segment.start <= path) - 1;
@@ -131,7 +129,8 @@ mod tests {
             result.extend(segments[kept..run.start].iter().map(|segment| segment.start.clone()));
             let from = &segments[run.start].start;
             let to = segments.get(run.end).map(|segment| &segment.start);
-            let rows = after.iter().filter(|(path, _)| *path >= from && to.is_none_or(|to| *path < to));
+            let rows =
+                after.iter().filter(|(path, _)| *path >= from && to.is_none_or(|to| *path < to));
             result.extend(cut(rows));
             kept = run.end;
         }

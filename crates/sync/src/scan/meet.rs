@@ -10,23 +10,23 @@ use crate::index::{Change, Row, RowStamp, Thing, thing_of};
 
 impl Scan<'_> {
     /// Takes in what was found where it is not what the row says.
-    pub(super) fn meet(&mut self, found: Found, row: Option<Row>) -> Result<(), ScanError> {
+    pub(super) fn meet(&mut self, found: Found, row: Option<&Row>) -> Result<(), ScanError> {
         let stamp = RowStamp::of(&found.stamp, self.device());
         if found.kind() != Kind::File {
-            return Ok(self.meet_other(&found, row.as_ref())?);
+            return Ok(self.meet_other(&found, row)?);
         }
         if self.order.resting.contains(&found.path) {
             return Ok(());
         }
         let is_suspect = self.order.is_rehash || self.order.suspects.contains(&found.path);
-        let is_known = row.as_ref().is_some_and(|row| {
+        let is_known = row.is_some_and(|row| {
             let is_due = row.is_racy || (row.is_unread && self.is_all);
             row.content().is_some() && row.stamp == stamp && row.error.is_none() && !is_due
         });
         if is_known && !is_suspect {
             return Ok(());
         }
-        let before = row.as_ref().map(|row| row.stamp);
+        let before = row.map(|row| row.stamp);
         if !is_suspect && let Some(moved) = self.moved(&found, &stamp, before)? {
             self.put(found.path, moved, before);
             return Ok(());
@@ -116,7 +116,7 @@ impl Scan<'_> {
     pub(super) fn file(&mut self, path: &RelPath) -> Result<(), ScanError> {
         let row = self.core.index.row(self.order.number, path)?;
         match self.reading.root.examine(path) {
-            Ok(Some(found)) if found.kind() == Kind::File => self.meet(found, row),
+            Ok(Some(found)) if found.kind() == Kind::File => self.meet(found, row.as_ref()),
             Ok(None) if row.is_none() => {
                 self.settled(path);
                 Ok(())

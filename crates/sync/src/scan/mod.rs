@@ -28,6 +28,7 @@ use crate::hash::{Mode, Outcome, Pool, Read, Reading};
 use crate::index::{Batch, Change, RowStamp};
 use crate::path_key::{FolderNumber, below_range, cmp_path_to_key};
 use crate::rules::Rules;
+use crate::watch::AddDir;
 use rows::Rows;
 pub(crate) use targets::{Targets, normalise};
 
@@ -66,6 +67,8 @@ pub(crate) struct Scanned {
     pub(crate) settled: Vec<RelPath>,
     /// Directories that have to be looked at again.
     pub(crate) again: Vec<RelPath>,
+    /// How many of the directories that were looked at cannot be watched.
+    pub(crate) unwatched: u64,
 }
 
 /// Why a scan was given up.
@@ -170,14 +173,18 @@ impl Scan<'_> {
         self.flush()?;
         // After the rows of those files themselves, which clear what is noted.
         for (path, what) in std::mem::take(&mut self.problems) {
+            if path.parent().is_some_and(|dir| has_failed(&self.failed, &dir)) {
+                // Nothing in there can be read, and that is on the list.
+                continue;
+            }
             self.failed.insert(path.clone());
             self.has_errors = true;
             self.batch.add(path, Change::Fail { what, is_marked: false });
         }
         self.flush()?;
         if self.is_all && self.has_errors {
-            let failed = &self.failed;
-            let keep = |path: &RelPath| has_failed(failed, path);
+            let (failed, tried) = (&self.failed, self.order.tried);
+            let keep = |path: &RelPath| has_failed(failed, path) || tried.contains(path);
             self.core.index.keep_errors(self.order.folder, keep)?;
         }
         Ok(())
@@ -187,7 +194,17 @@ impl Scan<'_> {
     fn dir(&mut self, dir: &RelPath, mut is_deep: bool) -> Result<(), ScanError> {
         let root = self.reading.clone();
         let root = &root.root;
-        let Some(found) = root.examine(dir).map_err(|error| self.unreadable(error))? else {
+        // Before it is looked at: what changes later is told.
+        self.watch(dir);
+        let examined = match root.examine(dir) {
+            Err(error) if dir.is_root() => return Err(self.unreadable(error).into()),
+            Err(error) => {
+                self.fail(dir, chain(&error));
+                return Ok(());
+            }
+            Ok(examined) => examined,
+        };
+        let Some(found) = examined else {
             // It went just now; its parent has a hint of it.
             self.scanned.again.push(dir.parent().unwrap_or_else(RelPath::root));
             return Ok(());
@@ -197,9 +214,8 @@ impl Scan<'_> {
             return Ok(());
         }
         let row = self.core.index.row(self.order.number, dir)?;
-        self.meet(found, row)?;
+        self.meet(found, row.as_ref())?;
         let rules = RefCell::new(self.rules_at(root, dir)?);
-        self.watch(dir);
         is_deep |= self.has_other_rules(dir, &rules.borrow())?;
         // A directory that says that it is a cache is recorded, and not
         // entered.
@@ -257,10 +273,17 @@ impl Scan<'_> {
                             continue;
                         }
                     }
+                    let is_same = row
+                        .as_ref()
+                        .is_some_and(|row| row.is_dir() && row.stamp.inode == found.stamp.inode);
+                    if let Some(watcher) = &self.core.watcher
+                        && row.as_ref().is_some_and(crate::index::Row::is_dir)
+                        && !is_same
+                    {
+                        // What is watched there is another directory.
+                        watcher.remove_below(self.order.number, &path);
+                    }
                     if kind == Kind::Dir {
-                        let is_same = row.as_ref().is_some_and(|row| {
-                            row.is_dir() && row.stamp.inode == found.stamp.inode
-                        });
                         let is_entered =
                             is_deep && !is_mount_point && !caches.borrow_mut().remove(&path);
                         if is_entered {
@@ -270,7 +293,7 @@ impl Scan<'_> {
                             self.later.push(path);
                         }
                     }
-                    self.meet(found, row)?;
+                    self.meet(found, row.as_ref())?;
                 }
                 WalkItem::Error(error) => {
                     let path = error.path().clone();
@@ -337,11 +360,7 @@ impl Scan<'_> {
     }
 
     /// The rules that hold in a directory.
-    fn rules_at<'r>(
-        &self,
-        root: &'r fstree::Root,
-        dir: &RelPath,
-    ) -> Result<Rules<'r>, SyncError> {
+    fn rules_at<'r>(&self, root: &'r fstree::Root, dir: &RelPath) -> Result<Rules<'r>, SyncError> {
         let rules = Rules::new(root, self.order.exclude);
         let mut rules = rules.map_err(|error| SyncError::Refused {
             folder: self.order.folder.clone(),
@@ -368,11 +387,20 @@ impl Scan<'_> {
         Ok(found != row.map(|row| row.stamp))
     }
 
-    fn watch(&self, dir: &RelPath) {
-        let Some(watcher) = &self.core.watcher else { return };
+    fn watch(&mut self, dir: &RelPath) {
+        let Some(watcher) = &self.core.watcher else {
+            self.scanned.unwatched += 1;
+            return;
+        };
         // What is not there any more needs no watch.
-        if let Ok(fd) = self.reading.root.hold_dir(dir) {
-            watcher.add_dir(self.order.number, dir, rustix::fd::AsFd::as_fd(&fd));
+        let Ok(fd) = self.reading.root.hold_dir(dir) else { return };
+        match watcher.add_dir(self.order.number, dir, rustix::fd::AsFd::as_fd(&fd)) {
+            AddDir::Watched | AddDir::Gone => {}
+            AddDir::LimitReached => self.scanned.unwatched += 1,
+            AddDir::Failed(error) => {
+                tracing::debug!(%dir, %error, "a directory cannot be watched");
+                self.scanned.unwatched += 1;
+            }
         }
     }
 
@@ -391,6 +419,7 @@ impl Scan<'_> {
             if is_here
                 && path != *dir
                 && !has_failed(&self.failed, &path)
+                && !self.order.tried.contains(&path)
                 && self.batch.row(&path).is_none()
                 && self.core.index.row(self.order.number, &path)?.is_none()
                 && self.reading.root.examine(&path).is_ok_and(|found| found.is_none())

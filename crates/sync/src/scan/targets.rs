@@ -103,9 +103,7 @@ pub(crate) fn normalise(
         true
     });
     let is_covered = |path: &RelPath| {
-        ancestors(path)
-            .iter()
-            .any(|dir| result.dirs.get(dir).is_some_and(|is_deep| *is_deep))
+        ancestors(path).iter().any(|dir| result.dirs.get(dir).is_some_and(|is_deep| *is_deep))
             || path.parent().is_some_and(|dir| result.dirs.contains_key(&dir))
     };
     result.files = targets.files.into_iter().filter(|path| !is_covered(path)).collect();

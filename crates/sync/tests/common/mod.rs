@@ -26,7 +26,7 @@ const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Notes what was published.
 #[derive(Debug, Default)]
-pub struct Recorder(pub Mutex<Vec<Published>>, pub Mutex<Vec<FolderId>>);
+pub(crate) struct Recorder(pub(crate) Mutex<Vec<Published>>, pub(crate) Mutex<Vec<FolderId>>);
 
 impl Publisher for Recorder {
     fn publish(&self, published: Published) {
@@ -40,13 +40,13 @@ impl Publisher for Recorder {
 
 /// A clock whose time of day can be moved.
 #[derive(Debug, Default)]
-pub struct MovedClock {
+pub(crate) struct MovedClock {
     hours: Mutex<i64>,
     real: SystemClock,
 }
 
 impl MovedClock {
-    pub fn advance_hours(&self, hours: i64) {
+    pub(crate) fn advance_hours(&self, hours: i64) {
         *self.hours.lock() += hours;
     }
 }
@@ -63,21 +63,21 @@ impl Clock for MovedClock {
 }
 
 /// A service, and what it stands on.
-pub struct Setup {
-    pub dir: tempfile::TempDir,
-    pub store: Arc<dyn BlockStore>,
-    pub recorder: Arc<Recorder>,
-    pub clock: Arc<MovedClock>,
-    pub settings: watch::Sender<SyncSettings>,
-    pub tuning: Tuning,
-    pub service: Option<SyncService>,
+pub(crate) struct Setup {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) store: Arc<dyn BlockStore>,
+    pub(crate) recorder: Arc<Recorder>,
+    pub(crate) clock: Arc<MovedClock>,
+    pub(crate) settings: watch::Sender<SyncSettings>,
+    pub(crate) tuning: Tuning,
+    pub(crate) service: Option<SyncService>,
 }
 
-pub fn id(text: &str) -> FolderId {
+pub(crate) fn id(text: &str) -> FolderId {
     text.parse().unwrap()
 }
 
-pub fn folder(id_text: &str, path: PathBuf) -> FolderSettings {
+pub(crate) fn folder(id_text: &str, path: PathBuf) -> FolderSettings {
     FolderSettings {
         id: id(id_text),
         path,
@@ -89,11 +89,11 @@ pub fn folder(id_text: &str, path: PathBuf) -> FolderSettings {
 
 impl Setup {
     /// One empty folder, `docs`; the service is not started.
-    pub fn stopped() -> Self {
+    pub(crate) fn stopped() -> Self {
         Self::on(Arc::new(MemStore::new()))
     }
 
-    pub fn on(store: Arc<dyn BlockStore>) -> Self {
+    pub(crate) fn on(store: Arc<dyn BlockStore>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("docs")).unwrap();
         let settings = SyncSettings {
@@ -116,13 +116,13 @@ impl Setup {
         }
     }
 
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut setup = Self::stopped();
         setup.start();
         setup
     }
 
-    pub fn options(&self) -> SyncOptions {
+    pub(crate) fn options(&self) -> SyncOptions {
         SyncOptions {
             clock: self.clock.clone(),
             tuning: self.tuning.clone(),
@@ -136,50 +136,64 @@ impl Setup {
         }
     }
 
-    pub fn start(&mut self) {
+    pub(crate) fn start(&mut self) {
         self.service = Some(SyncService::start(self.options()).unwrap());
     }
 
-    pub async fn stop(&mut self) {
+    pub(crate) async fn stop(&mut self) {
         if let Some(service) = self.service.take() {
             service.shutdown().await;
         }
     }
 
-    pub async fn restart(&mut self) {
+    pub(crate) async fn restart(&mut self) {
         self.stop().await;
         self.start();
     }
 
-    pub fn handle(&self) -> SyncHandle {
+    pub(crate) fn handle(&self) -> SyncHandle {
         self.service.as_ref().unwrap().handle()
     }
 
     /// A path in the folder.
-    pub fn path(&self, name: impl AsRef<Path>) -> PathBuf {
+    pub(crate) fn path(&self, name: impl AsRef<Path>) -> PathBuf {
         self.dir.path().join("docs").join(name)
     }
 
-    pub fn write(&self, name: &str, content: impl AsRef<[u8]>) {
+    pub(crate) fn write(&self, name: &str, content: impl AsRef<[u8]>) {
         let path = self.path(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, content).unwrap();
     }
 
-    pub async fn sync(&self) -> Published {
+    pub(crate) async fn sync(&self) -> Published {
         self.handle().scan_now(&id("docs")).await.unwrap()
     }
 
-    pub fn status(&self) -> Arc<FolderStatus> {
+    /// As [`Setup::sync`], until nothing was written too shortly before it was
+    /// read.
+    pub(crate) async fn calm(&self) -> Published {
+        let end = Instant::now() + DEADLINE;
+        loop {
+            let before = self.files_read();
+            let published = self.sync().await;
+            if self.files_read() == before {
+                return published;
+            }
+            assert!(Instant::now() < end, "files are read again and again");
+        }
+    }
+
+    pub(crate) fn status(&self) -> Arc<FolderStatus> {
         self.handle().folder(&id("docs")).unwrap()
     }
 
-    pub fn files_read(&self) -> u64 {
+    pub(crate) fn files_read(&self) -> u64 {
         self.status().files_read
     }
 
     /// Waits until something is so.
-    pub async fn until(&self, what: &str, is_so: impl Fn(&FolderStatus) -> bool) {
+    pub(crate) async fn until(&self, what: &str, is_so: impl Fn(&FolderStatus) -> bool) {
         let end = Instant::now() + DEADLINE;
         while !is_so(&self.status()) {
             assert!(Instant::now() < end, "{what} has not come: {:?}", self.status());
@@ -187,12 +201,15 @@ impl Setup {
         }
     }
 
-    pub fn published(&self) -> Vec<Published> {
+    pub(crate) fn published(&self) -> Vec<Published> {
         self.recorder.0.lock().clone()
     }
 
     /// What a manifest says, checked.
-    pub fn manifest(&self, published: &Published) -> (ManifestHeader, BTreeMap<RelPath, Entry>) {
+    pub(crate) fn manifest(
+        &self,
+        published: &Published,
+    ) -> (ManifestHeader, BTreeMap<RelPath, Entry>) {
         let get = |cid: &Cid| self.store.get(cid).unwrap().unwrap();
         let dataset = Dataset::decode(&get(&published.manifest_cid)).unwrap();
         assert_eq!(dataset.tree.codec(), Codec::Json);
@@ -226,22 +243,24 @@ impl Setup {
         (header, entries)
     }
 
-    pub fn entries(&self, published: &Published) -> BTreeMap<RelPath, Entry> {
+    pub(crate) fn entries(&self, published: &Published) -> BTreeMap<RelPath, Entry> {
         self.manifest(published).1
     }
 
-    pub fn names(&self, published: &Published) -> Vec<String> {
+    pub(crate) fn names(&self, published: &Published) -> Vec<String> {
         self.entries(published).keys().map(ToString::to_string).collect()
     }
 
     /// The bytes of a file of a manifest, as a backup server would get them.
-    pub fn content(&self, cid: Cid) -> Result<Vec<u8>, InPlaceAnswer> {
+    pub(crate) fn content(&self, cid: Cid) -> Result<Vec<u8>, InPlaceAnswer> {
         let mut bytes = Vec::new();
         let mut todo = vec![cid];
         while let Some(cid) = todo.pop() {
             if cid.codec() == Codec::Raw {
                 match self.handle().block(cid.hash()).unwrap() {
-                    InPlaceAnswer::Block(block) => bytes.extend_from_slice(&block.decode().unwrap()),
+                    InPlaceAnswer::Block(block) => {
+                        bytes.extend_from_slice(&block.decode().unwrap());
+                    }
                     answer => match self.store.get(&cid).unwrap() {
                         Some(block) => bytes.extend_from_slice(&block),
                         None => return Err(answer),
@@ -257,14 +276,15 @@ impl Setup {
     }
 
     /// Holds a manifest against the folder: every name, every byte.
-    pub fn check(&self, published: &Published) {
+    pub(crate) fn check(&self, published: &Published) {
         self.check_tree(published, &self.dir.path().join("docs"), &[]);
     }
 
-    pub fn check_tree(&self, published: &Published, root: &Path, without: &[&str]) {
+    pub(crate) fn check_tree(&self, published: &Published, root: &Path, without: &[&str]) {
         let mut entries = self.entries(published);
         let tree = fstree::Root::open(root).unwrap();
-        for item in tree.walk(&RelPath::root(), Default::default(), |_, _| fstree::Visit::Descend).unwrap()
+        for item in
+            tree.walk(&RelPath::root(), Default::default(), |_, _| fstree::Visit::Descend).unwrap()
         {
             let fstree::WalkItem::Entry(found) = item else { panic!("{item:?}") };
             if without.iter().any(|name| found.path.to_string().starts_with(name)) {
@@ -294,13 +314,8 @@ impl Setup {
 }
 
 /// Bytes that do not compress, the same for the same seed.
-pub fn noise(seed: u64, len: usize) -> Vec<u8> {
+pub(crate) fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
     bytes
-}
-
-/// Makes it so that what was written is too old to be read again.
-pub async fn settle() {
-    tokio::time::sleep(Duration::from_millis(80)).await;
 }

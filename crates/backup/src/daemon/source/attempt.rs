@@ -2,6 +2,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt as _;
 use multiaddr::Multiaddr;
@@ -12,6 +13,10 @@ use super::super::world::World;
 use crate::blocking::Panicked;
 use crate::manifest_pull::{ManifestJob, ManifestPullError};
 use crate::snapshot::Snapshot;
+
+/// How long a pull that was told to stop may go on with what it had asked for:
+/// from a slow source that may be hours.
+const STOP_GRACE: Duration = Duration::from_secs(10);
 
 /// How an attempt ended.
 pub(super) enum End {
@@ -24,6 +29,17 @@ pub(super) enum End {
 /// Makes one attempt. It ends soon after the job's `stop`; one that gives its
 /// place to others ends as if it had been stopped.
 pub(super) async fn attempt(
+    world: Arc<dyn World>,
+    slots: Slots,
+    job: ManifestJob,
+    addresses: Vec<Multiaddr>,
+) -> End {
+    let attempting = AssertUnwindSafe(try_once(world, slots, job, addresses));
+    let panicked = |_| End::Pulled(Box::new(Err(ManifestPullError::Panicked(Panicked))));
+    attempting.catch_unwind().await.unwrap_or_else(panicked)
+}
+
+async fn try_once(
     world: Arc<dyn World>,
     slots: Slots,
     job: ManifestJob,
@@ -45,15 +61,16 @@ pub(super) async fn attempt(
         slot = slots.take() => slot,
     };
     let Some(slot) = slot else { return stopped() };
-    let pulling = AssertUnwindSafe(world.pull(job)).catch_unwind();
+    let pulling = world.pull(job);
     tokio::pin!(pulling);
-    let result = tokio::select! {
-        result = &mut pulling => result,
-        () = slot.is_over() => {
-            stop.cancel();
-            pulling.await
-        }
-    };
-    drop(slot);
-    End::Pulled(Box::new(result.unwrap_or(Err(ManifestPullError::Panicked(Panicked)))))
+    tokio::select! {
+        result = &mut pulling => return End::Pulled(Box::new(result)),
+        () = slot.is_over() => stop.cancel(),
+        () = stop.cancelled() => {}
+    }
+    match tokio::time::timeout(STOP_GRACE, pulling).await {
+        Ok(result) => End::Pulled(Box::new(result)),
+        // Cut off; what came is in the store, and the next attempt finds it.
+        Err(_) => stopped(),
+    }
 }

@@ -11,14 +11,17 @@
 mod attempt;
 mod folder;
 mod polling;
+mod report;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use config::SourcePeer;
+use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
 use manifest::{Answer, ClientError, Discovery, Verdict, WrongPeer};
@@ -36,7 +39,7 @@ use super::accepted::{Acceptance, AcceptedFile};
 use super::backoff::Backoff;
 use super::board::Board;
 use super::slots::Slots;
-use super::status::{BackupEvent, SourceState, SourceStatus};
+use super::status::BackupEvent;
 use super::world::World;
 use super::{AcceptError, Accepted, AcceptedFolder};
 use crate::blocking::{Panicked, blocking};
@@ -54,8 +57,8 @@ const ATTEMPTS_MAX: usize = 16;
 const RECEIPTS_MAX: usize = 4;
 /// How long pulls may take to stop by themselves at the end of the task.
 const STOP_PATIENCE: Duration = Duration::from_secs(1);
-/// Lines of what is wrong that are shown.
-const ERRORS_MAX: usize = 20;
+/// Refusals of one answer that are logged.
+const LOGGED_MAX: usize = 20;
 
 /// What concerns all sources and can change while they run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -203,7 +206,7 @@ impl SourceTask {
             () = sleep_until(wake) => {}
             () = tools.hint.notified() => self.hinted(),
             Some(done) = self.work.join_next() => {
-                // A panic is caught where it can be told of; receipts have none.
+                // A panic is caught where it can be told of.
                 if let Ok(done) = done {
                     self.done(done);
                 }
@@ -300,7 +303,7 @@ impl SourceTask {
             }
         }
         if refusals != self.refusals {
-            for refused in refusals.iter().take(ERRORS_MAX) {
+            for refused in refusals.iter().take(LOGGED_MAX) {
                 let source = self.source.name.as_str();
                 tracing::warn!(source, reason = refused.text, "refused a manifest");
             }
@@ -412,10 +415,12 @@ impl SourceTask {
             let (world, folder) = (self.tools.world.clone(), id.clone());
             let addresses = addresses.clone();
             self.work.spawn(async move {
-                let answer = match world.connect(source, addresses).await {
-                    Ok(()) => world.acknowledge(source, receipt).await,
-                    Err(error) => Err(error.into()),
+                let telling = async {
+                    world.connect(source, addresses).await?;
+                    world.acknowledge(source, receipt).await
                 };
+                let answer = AssertUnwindSafe(telling).catch_unwind().await;
+                let answer = answer.unwrap_or(Err(ExchangeError::Panicked(Panicked)));
                 Done::Receipt { folder, manifest, answer }
             });
         }
@@ -523,55 +528,6 @@ impl SourceTask {
         })
         .await?;
         Ok(accepted)
-    }
-
-    /// Tells the board how the source is.
-    fn publish(&self) {
-        let mut errors: Vec<String> = Vec::new();
-        errors.extend(self.wrong_peer.iter().map(ToString::to_string));
-        errors.extend(self.poll_error.clone());
-        errors.extend(self.refusals.iter().map(|refused| refused.text.clone()));
-        for (id, folder) in &self.folders {
-            let what = folder.refused().or(folder.error());
-            errors.extend(what.map(|what| format!("folder {id}: {what}")));
-        }
-        errors.truncate(ERRORS_MAX);
-        let folders = &self.folders;
-        let pulls: Vec<_> = folders.iter().filter_map(|(id, folder)| folder.pull(id)).collect();
-        let is_refused = self.wrong_peer.is_some()
-            || !self.refusals.is_empty()
-            || folders.values().any(|folder| folder.refused().is_some());
-        let most_failures = folders.values().map(Folder::failures).max().unwrap_or(0);
-        let has_failed = self.polling.failures().max(most_failures) > self.common.max_retries;
-        let (state, detail) = if self.last_poll.is_none() && self.poll_error.is_none() {
-            (SourceState::Starting, None)
-        } else if !pulls.is_empty() && !has_failed {
-            (SourceState::Pulling, None)
-        } else if is_refused {
-            (SourceState::Refused, errors.first().cloned())
-        } else if has_failed {
-            (SourceState::Failed, errors.first().cloned())
-        } else if self.polling.is_asking() {
-            (SourceState::Polling, errors.first().cloned())
-        } else {
-            (SourceState::Idle, errors.first().cloned())
-        };
-        let is_accept = |refused: &Refused| refused.accept.is_some();
-        let status = SourceStatus {
-            name: self.source.name.to_string(),
-            peer_id: self.source.peer_id,
-            manifest_server_url: self.source.manifest_server_url.to_string(),
-            state,
-            detail,
-            last_poll: self.last_poll,
-            poll_failures: self.polling.failures(),
-            long_poll: self.polling.is_held(),
-            can_be_accepted: self.wrong_peer.is_some() || self.refusals.iter().any(is_accept),
-            errors,
-            pulls,
-            folders: folders.iter().map(|(id, folder)| folder.status(id)).collect(),
-        };
-        self.tools.board.set(status, Some(&self.tools.stop));
     }
 
     /// Ends the pulls; what they brought is in the store.

@@ -75,7 +75,10 @@ impl Demo {
             println!("kept: {}", dir.path().display());
         }
         result?;
-        println!("All of it was compared byte for byte, in {:.1} s.", begun.elapsed().as_secs_f64());
+        println!(
+            "All of it was compared byte for byte, in {:.1} s.",
+            begun.elapsed().as_secs_f64()
+        );
         Ok(())
     }
 }
@@ -123,7 +126,8 @@ async fn show(dir: &Path, own: Option<&Path>) -> Result<()> {
     let saved = Instant::now();
     wait_for(&a, &folder, first.sequence.map_or(0, |number| number.0) + 1).await?;
     let took = saved.elapsed().as_millis();
-    steps.done(&format!("files are changed, renamed, deleted; B has it {took} ms later, by itself"));
+    steps
+        .done(&format!("files are changed, renamed, deleted; B has it {took} ms later, by itself"));
     let after = dir.join("after");
     restore(&b, &folder, None, &after).await?;
     same(&sample, &after)?;

@@ -1,0 +1,302 @@
+//! A store that fails at any call: whatever happens, there is no snapshot or a
+//! complete one, and the next attempt goes on.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod source;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use backup::{
+    ManifestJob, ManifestProgress, ManifestPullError, ManifestPuller, SessionPool, Snapshot,
+    SnapshotStore, SystemClock,
+};
+use manifest::Offer;
+use net::Net;
+use store::{
+    BlockStore, Call, FaultyStore, GcOptions, Limit, MemStore, PackStore, StoreError, StoreOptions,
+    VerifyDepth,
+};
+use tokio_util::sync::CancellationToken;
+
+use self::source::*;
+
+/// A node that pulls by hand.
+struct Hand {
+    net: Net,
+    pool: SessionPool,
+}
+
+impl Hand {
+    async fn new(source: &Source) -> Self {
+        let net = Backup::net().await;
+        let handle = net.handle();
+        source.allow(handle.peer_id());
+        let addresses = source.net.handle().listen_addrs();
+        handle.connect(source.peer(), addresses, PATIENCE).await.unwrap();
+        let pool = SessionPool::new(net.handle());
+        Self { net, pool }
+    }
+
+    fn puller(&self, store: Arc<dyn BlockStore>) -> ManifestPuller {
+        ManifestPuller::new(SnapshotStore::new(store), self.pool.clone(), SystemClock::shared())
+    }
+}
+
+fn job(source: &Source, offer: &Offer) -> ManifestJob {
+    ManifestJob {
+        source: source.peer(),
+        offer: offer.clone(),
+        peers: vec![source.peer()],
+        progress: Arc::new(ManifestProgress::default()),
+        stop: CancellationToken::new(),
+    }
+}
+
+fn offer(source: &Source, folder: &str) -> Offer {
+    source.registry.get(&folder.parse().unwrap()).unwrap()
+}
+
+async fn pull(
+    puller: &ManifestPuller,
+    source: &Source,
+    offer: &Offer,
+) -> Result<Snapshot, ManifestPullError> {
+    puller.pull(job(source, offer)).await
+}
+
+#[tokio::test]
+async fn whatever_call_fails_there_is_no_snapshot_or_a_complete_one() {
+    let source = Source::start().await;
+    let hand = Hand::new(&source).await;
+    let mut files = tree(30, 1);
+    source.publish("docs", 1, &files);
+    let first = offer(&source, "docs");
+    files.insert("d000/000003.txt".into(), b"changed".to_vec());
+    files.insert("large-2".into(), noise(77, 2_000_000));
+    let manifest = source.publish("docs", 2, &files);
+    let second = offer(&source, "docs");
+    let calls = [Call::Put, Call::Commit, Call::Get, Call::Has, Call::SetRoot, Call::RemoveRoot];
+    let errors: [fn() -> StoreError; 3] = [
+        || StoreError::Injected("a fault"),
+        || StoreError::LostWrites,
+        || StoreError::Full { limit: Limit::Disk, needed: 1 },
+    ];
+    let mut faults = 0;
+    for (call, error) in calls.into_iter().flat_map(|call| errors.map(|error| (call, error))) {
+        // Every one of the few; of the many, a spread of them.
+        let step = if call == Call::Has { 7 } else { 1 };
+        for nth in (0..).step_by(step) {
+            let inner = Arc::new(MemStore::new());
+            let faulty = Arc::new(FaultyStore::new(inner.clone()));
+            let store: Arc<dyn BlockStore> = faulty.clone();
+            let puller = hand.puller(store.clone());
+            pull(&puller, &source, &first).await.unwrap();
+            faulty.fail(call, nth, error);
+            let result = pull(&puller, &source, &second).await;
+            let (is_failed, plain) = (result.is_err(), inner.clone() as Arc<dyn BlockStore>);
+            let committed = SnapshotStore::new(plain.clone()).list().unwrap().snapshots.len();
+            assert_eq!(committed, if is_failed { 1 } else { 2 }, "{call:?} {nth}");
+            assert!(plain.verify(VerifyDepth::Full).unwrap().is_ok(), "{call:?} {nth}");
+            faults += usize::from(is_failed);
+            // Half of them lose whatever no root keeps.
+            if nth % 2 == 0 {
+                plain.gc(GcOptions::EVERYTHING).unwrap();
+            }
+            // The same process goes on, or another one does.
+            let puller = if nth % 3 == 0 { hand.puller(plain.clone()) } else { puller };
+            faulty.fail(Call::Commit, u64::MAX, error);
+            if is_failed {
+                pull(&puller, &source, &second).await.unwrap();
+            }
+            assert_holds(&plain, manifest, &files);
+            assert_eq!(plain.roots("snapshot/").len(), 2);
+            if !is_failed && nth > 0 {
+                break;
+            }
+            if !is_failed && call != Call::RemoveRoot && call != Call::Commit {
+                break;
+            }
+        }
+    }
+    assert!(faults > 30, "{faults}");
+    drop(hand.net);
+}
+
+/// Opens a store, when whoever had it open has let go of it: the last batch of
+/// a pull that was cut off may still hold it.
+async fn open(dir: &Path) -> Arc<dyn BlockStore> {
+    let options = StoreOptions { disk_reserve: 0, ..StoreOptions::default() };
+    let opened = || match PackStore::open(dir, &options) {
+        Ok((store, _)) => Some(Arc::new(store) as Arc<dyn BlockStore>),
+        Err(StoreError::Locked(_)) => None,
+        Err(error) => panic!("{error}"),
+    };
+    until(opened).await
+}
+
+#[tokio::test]
+async fn a_pull_that_is_cut_off_anywhere_goes_on_after_the_store_is_opened_again() {
+    let source = Source::start().await;
+    let hand = Hand::new(&source).await;
+    let files = tree(300, 2);
+    let manifest = source.publish("docs", 1, &files);
+    let offer = offer(&source, "docs");
+    let dir = tempfile::tempdir().unwrap();
+    for left in [0, 1, 2, 3, 10, 50, 100] {
+        let store = open(dir.path()).await;
+        *source.served.left.lock() = Some(left);
+        let puller = hand.puller(store.clone());
+        let pulling = puller.pull(job(&source, &offer));
+        tokio::pin!(pulling);
+        tokio::select! {
+            result = &mut pulling => assert!(result.is_ok(), "{result:?}"),
+            () = until(|| (*source.served.left.lock() == Some(0)).then_some(())) => {}
+        }
+        // Dropped where it stands, and its session with it.
+        hand.pool.forget(source.peer());
+        *source.served.left.lock() = None;
+        let snapshots = SnapshotStore::new(store.clone()).list().unwrap().snapshots.len();
+        assert_eq!(snapshots, 0);
+        assert!(store.verify(VerifyDepth::Full).unwrap().is_ok());
+    }
+    let store = open(dir.path()).await;
+    pull(&hand.puller(store.clone()), &source, &offer).await.unwrap();
+    assert_holds(&store, manifest, &files);
+}
+
+#[tokio::test]
+async fn collecting_while_it_pulls_takes_nothing_that_is_needed() {
+    let source = Source::start().await;
+    let hand = Hand::new(&source).await;
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await;
+    let puller = hand.puller(store.clone());
+    let is_done = Arc::new(AtomicBool::new(false));
+    let collecting = {
+        let (store, is_done) = (store.clone(), is_done.clone());
+        std::thread::spawn(move || {
+            let mut rounds = 0;
+            while !is_done.load(Ordering::SeqCst) {
+                store.gc(GcOptions::EVERYTHING).unwrap();
+                rounds += 1;
+            }
+            rounds
+        })
+    };
+    let mut files = tree(2000, 1);
+    for sequence in 1..=8 {
+        // Files come, change, go, and come back.
+        let number = sequence * 31 % 2000;
+        files.insert(format!("d{:03}/{number:06}.txt", number / 100), noise(sequence, 500));
+        files.insert("coming and going".into(), noise(sequence % 2, 1000));
+        let manifest = source.publish("docs", sequence as u64, &files);
+        let offer = offer(&source, "docs");
+        let snapshot = pull(&puller, &source, &offer).await.unwrap();
+        assert_holds(&store, manifest, &files);
+        // Only the newest stays: what else is known must be forgotten with it.
+        let snapshots = SnapshotStore::new(store.clone());
+        for old in snapshots.list().unwrap().snapshots {
+            if old.cid != snapshot.cid {
+                snapshots.remove(&old).unwrap();
+            }
+        }
+    }
+    is_done.store(true, Ordering::SeqCst);
+    assert!(collecting.join().unwrap() > 3);
+}
+
+#[tokio::test]
+async fn a_snapshot_whose_blocks_are_gone_is_not_built_upon() {
+    let source = Source::start().await;
+    let hand = Hand::new(&source).await;
+    let mut files = tree(200, 0);
+    source.publish("docs", 1, &files);
+    let first = offer(&source, "docs");
+    files.insert("new".into(), b"new".to_vec());
+    let manifest = source.publish("docs", 2, &files);
+    let second = offer(&source, "docs");
+    let store: Arc<dyn BlockStore> = Arc::new(MemStore::new());
+    let puller = hand.puller(store.clone());
+    let snapshot = pull(&puller, &source, &first).await.unwrap();
+    // Somebody removes the newest snapshot behind its back.
+    SnapshotStore::new(store.clone()).remove(&snapshot).unwrap();
+    store.gc(GcOptions::EVERYTHING).unwrap();
+    assert_eq!(store.usage().unwrap().blocks, 0);
+    pull(&puller, &source, &second).await.unwrap();
+    assert_holds(&store, manifest, &files);
+}
+
+#[tokio::test]
+async fn an_older_partial_pull_is_kept_until_the_newer_one_has_its_own() {
+    let source = Source::start().await;
+    let hand = Hand::new(&source).await;
+    let store: Arc<dyn BlockStore> = Arc::new(MemStore::new());
+    let puller = hand.puller(store.clone());
+    let mut files = tree(200, 0);
+    let lost = file(&source.served.store, b"lost");
+    files.insert("lost".into(), b"lost".to_vec());
+    source.served.missing.lock().insert(lost);
+    source.publish("docs", 1, &files);
+    let first = offer(&source, "docs");
+    let error = pull(&puller, &source, &first).await.unwrap_err();
+    assert!(matches!(error, ManifestPullError::Missing { count: 1, .. }), "{error}");
+    assert_eq!(source.served().len(), 200 + 3);
+    // Of the newer one, not even the header can be had: nothing is lost.
+    files.remove("lost");
+    let second = source.publish("docs", 2, &files);
+    let offer = offer(&source, "docs");
+    source.served.missing.lock().insert(second);
+    pull(&puller, &source, &offer).await.unwrap_err();
+    store.gc(GcOptions::EVERYTHING).unwrap();
+    source.served.missing.lock().clear();
+    pull(&puller, &source, &offer).await.unwrap();
+    assert_holds(&store, second, &files);
+    assert_eq!(source.served().len(), 3, "the dataset, the header, one segment");
+}
+
+#[tokio::test]
+async fn what_was_done_is_not_done_again() {
+    let source = Source::start().await;
+    let hand = Hand::new(&source).await;
+    let store: Arc<dyn BlockStore> = Arc::new(MemStore::new());
+    let puller = hand.puller(store.clone());
+    let files = tree(20, 0);
+    source.publish("docs", 1, &files);
+    let offer = offer(&source, "docs");
+    let snapshot = pull(&puller, &source, &offer).await.unwrap();
+    source.served();
+    // As after an attempt that was cut off when it had committed.
+    assert_eq!(pull(&puller, &source, &offer).await.unwrap(), snapshot);
+    assert_eq!(pull(&hand.puller(store.clone()), &source, &offer).await.unwrap(), snapshot);
+    assert_eq!((store.roots("").len(), source.served().len()), (1, 0));
+}
+
+#[tokio::test]
+async fn segments_that_were_checked_and_not_pulled_are_not_taken_for_complete() {
+    let source = Source::start().await;
+    let hand = Hand::new(&source).await;
+    let store: Arc<dyn BlockStore> = Arc::new(MemStore::new());
+    let puller = hand.puller(store.clone());
+    let mut files = tree(3000, 0);
+    source.publish("docs", 1, &files);
+    let first = offer(&source, "docs");
+    // Every file is gone for now; the segments are not.
+    *source.served.missing.lock() =
+        files.values().map(|content| file(&source.served.store, content)).collect();
+    for _ in 0..2 {
+        let error = pull(&puller, &source, &first).await.unwrap_err();
+        assert!(matches!(error, ManifestPullError::Missing { .. }), "{error}");
+    }
+    files.insert("z".into(), b"new".to_vec());
+    let manifest = source.publish("docs", 2, &files);
+    let second = offer(&source, "docs");
+    let error = pull(&puller, &source, &second).await.unwrap_err();
+    assert!(matches!(error, ManifestPullError::Missing { .. }), "{error}");
+    assert_eq!(store.roots("snapshot/"), []);
+    source.served.missing.lock().clear();
+    pull(&puller, &source, &second).await.unwrap();
+    assert_holds(&store, manifest, &files);
+}

@@ -1,0 +1,239 @@
+//! Verification finds every kind of damage and names it; repair brings back
+//! what a peer has.
+
+#![allow(clippy::unwrap_used, reason = "in a test it is an assertion")]
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use backup::{
+    Progress, Puller, SessionPool, Snapshot, SnapshotStore, VerifyError, VerifyProgress,
+    VerifyReport, repair, verify,
+};
+use common::{Maker, all_blocks, connect, node, node_with, noise, without};
+use net::{Access, Purposes};
+use store::{BlockStore, Call, FaultyStore, MemStore, PackStore, StoreError, StoreOptions};
+use tokio_util::sync::CancellationToken;
+use types::{Cid, Codec};
+
+fn check(snapshots: &SnapshotStore, full: bool) -> VerifyReport {
+    verify(snapshots, full, &VerifyProgress::default(), &CancellationToken::new()).unwrap()
+}
+
+/// Two snapshots of a folder that differ in a file, and one of another.
+fn filled(store: Arc<dyn BlockStore>) -> (Maker, [Snapshot; 3]) {
+    let maker = Maker::new(store);
+    let big = noise(1, 3_000_000);
+    let shared = [("a.txt", noise(2, 100)), ("big", big.clone()), ("copy of big", big)];
+    let first = maker.snapshot("docs", 1, 1000, &shared, None);
+    let mut changed = shared.to_vec();
+    changed[0].1 = noise(3, 200);
+    let second = maker.snapshot("docs", 2, 2000, &changed, None);
+    let music = maker.snapshot("music", 5, 3000, &[("song", noise(4, 5000))], None);
+    (maker, [first, second, music])
+}
+
+#[test]
+fn what_is_whole_is_looked_at_once() {
+    let store = Arc::new(MemStore::new());
+    let (maker, all) = filled(store.clone());
+    let blocks = store.usage().unwrap().blocks;
+    for full in [false, true] {
+        let report = check(&maker.snapshots, full);
+        assert!(report.is_ok(), "{report:?}");
+        assert_eq!((report.snapshots, report.blocks), (3, blocks));
+        assert_eq!(report.read_bytes > 3_000_000, full);
+    }
+    assert!(check(&SnapshotStore::new(Arc::new(MemStore::new())), true).is_ok());
+    let stop = CancellationToken::new();
+    stop.cancel();
+    let stopped = verify(&maker.snapshots, true, &VerifyProgress::default(), &stop);
+    assert!(matches!(stopped, Err(VerifyError::Stopped)));
+    assert_eq!(all.len(), 3);
+}
+
+#[test]
+fn each_missing_block_is_named_with_all_that_it_concerns() {
+    let store = Arc::new(MemStore::new());
+    let (_, all) = filled(store.clone());
+    let of: Vec<BTreeSet<Cid>> = all.iter().map(|one| all_blocks(&*store, one)).collect();
+    let blocks: BTreeSet<Cid> = of.iter().flatten().copied().collect();
+    assert!(blocks.len() > 15, "{}", blocks.len());
+    for cid in blocks {
+        let holes = without(&*store, &BTreeSet::from([cid]));
+        let snapshots = SnapshotStore::new(holes);
+        let concerned: BTreeSet<_> = all
+            .iter()
+            .zip(&of)
+            .filter(|(_, of)| of.contains(&cid))
+            .map(|(one, _)| one)
+            .collect::<Vec<_>>()
+            .into_iter()
+            .map(|one| one.id.clone())
+            .collect();
+        for full in [false, true] {
+            let report = check(&snapshots, full);
+            assert!(!report.is_ok(), "{cid}");
+            if all.iter().any(|one| one.cid == cid) {
+                // Without its record, nothing is known of a snapshot.
+                assert_eq!((report.damaged.len(), report.problems.len()), (1, 0));
+                continue;
+            }
+            assert_eq!(report.problems.len(), 1, "{report:?}");
+            let problem = &report.problems[0];
+            assert_eq!((problem.cid, &problem.snapshots), (cid, &concerned));
+            assert_eq!(report.broken.len(), concerned.len());
+            assert_eq!(problem.reason, "it is missing");
+            if cid.codec() == Codec::Raw {
+                let paths: Vec<_> = problem.paths.iter().map(String::as_str).collect();
+                let known: [&[&str]; 3] = [&["a.txt"], &["big", "copy of big"], &["song"]];
+                assert!(known.contains(&&paths[..]), "{paths:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_disk_that_fails_once_is_a_problem_and_not_the_end() {
+    let store = Arc::new(MemStore::new());
+    filled(store.clone());
+    for full in [false, true] {
+        for (call, others) in [(Call::Get, true), (Call::Has, !full)] {
+            let mut found = 0;
+            for nth in 0.. {
+                let faulty = Arc::new(FaultyStore::new(store.clone()));
+                let snapshots = SnapshotStore::new(faulty.clone());
+                snapshots.list().unwrap();
+                faulty.fail(call, nth, || StoreError::Injected("on purpose"));
+                let report = check(&snapshots, full);
+                assert_eq!(report.snapshots, 3);
+                if report.is_ok() {
+                    break;
+                }
+                assert_eq!(report.problems.len(), 1, "{report:?}");
+                assert!(report.problems[0].reason.contains("on purpose"));
+                found += 1;
+            }
+            assert_eq!(found > 5, others, "{call:?} {full} {found}");
+        }
+    }
+}
+
+fn open(dir: &Path) -> Arc<PackStore> {
+    let options = StoreOptions { disk_reserve: 0, ..StoreOptions::default() };
+    Arc::new(PackStore::open(dir, &options).unwrap().0)
+}
+
+fn packs(dir: &Path) -> Vec<std::path::PathBuf> {
+    let all = std::fs::read_dir(dir.join("packs")).unwrap();
+    all.map(|entry| entry.unwrap().path()).collect()
+}
+
+#[test]
+fn a_flipped_bit_on_the_disk_is_found_by_reading_all() {
+    use std::os::unix::fs::FileExt as _;
+
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let (maker, all) = filled(store.clone());
+    let snapshots = maker.snapshots;
+    assert!(check(&snapshots, true).is_ok());
+    let chunk = all_blocks(&*store, &all[2]).into_iter().find(|c| c.codec() == Codec::Raw);
+    let bytes = store.get(&chunk.unwrap()).unwrap().unwrap();
+    let mut flipped = 0;
+    for path in packs(dir.path()) {
+        let pack = std::fs::read(&path).unwrap();
+        let found = pack.windows(64).position(|window| window == &bytes[1000..1064]);
+        if let Some(at) = found {
+            let file = std::fs::File::options().write(true).open(&path).unwrap();
+            file.write_all_at(&[pack[at] ^ 1], at as u64).unwrap();
+            flipped += 1;
+        }
+    }
+    assert_eq!(flipped, 1);
+    assert!(check(&snapshots, false).is_ok());
+    let report = check(&snapshots, true);
+    assert_eq!(report.problems.len(), 1, "{report:?}");
+    assert!(report.problems[0].paths.contains("song"));
+    assert_eq!(report.problems[0].snapshots, BTreeSet::from([all[2].id.clone()]));
+    // It counts as absent from now on.
+    assert_eq!(check(&snapshots, false).problems.len(), 1);
+}
+
+#[test]
+fn a_pack_that_is_gone_is_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(open(dir.path()));
+    for path in packs(dir.path()) {
+        std::fs::remove_file(path).unwrap();
+    }
+    let report = check(&SnapshotStore::new(open(dir.path())), false);
+    assert!(!report.is_ok());
+    assert_eq!(report.damaged.len() + report.broken.len(), 3);
+}
+
+#[tokio::test]
+async fn what_a_peer_has_is_brought_back() {
+    let store = Arc::new(MemStore::new());
+    let (_, all) = filled(store.clone());
+    let records: BTreeSet<Cid> = all.iter().map(|one| one.cid).collect();
+    let holes: BTreeSet<Cid> = all
+        .iter()
+        .flat_map(|one| all_blocks(&*store, one))
+        .filter(|cid| !records.contains(cid))
+        .collect();
+    // The peer has not got everything any more: the song is gone.
+    let song = all_blocks(&*store, &all[2]).into_iter().find(|c| c.codec() == Codec::Raw).unwrap();
+    let b = node().await;
+    let access = Access::new();
+    access.set(b.handle().peer_id(), Purposes::BLOCKS);
+    let a = node_with(without(&*store, &BTreeSet::from([song])), access).await;
+    connect(&b, &a).await;
+    let pool = SessionPool::new(b.handle());
+    let peer = a.handle().peer_id();
+    // Each hole alone, and all at once.
+    let mut cases: Vec<BTreeSet<Cid>> = holes.iter().map(|cid| BTreeSet::from([*cid])).collect();
+    cases.push(holes);
+    for holes in cases {
+        let broken = without(&*store, &holes);
+        let snapshots = SnapshotStore::new(broken.clone());
+        let puller = |_: &net::PeerId| {
+            Puller::new(broken.clone(), pool.clone(), vec![peer], Arc::new(Progress::default()))
+        };
+        // A missing header hides what is missing below it: repair, and look
+        // again, until nothing more comes.
+        let mut last = check(&snapshots, true);
+        let mut repaired = 0;
+        loop {
+            let report = repair(&snapshots, &last, puller).await.unwrap();
+            assert!(report.failed.is_empty(), "{report:?}");
+            repaired += report.repaired;
+            last = check(&snapshots, true);
+            if report.repaired == 0 || last.is_ok() {
+                break;
+            }
+        }
+        if holes.contains(&song) {
+            let left: Vec<_> = last.problems.iter().map(|problem| problem.cid).collect();
+            assert_eq!(left, [song]);
+        } else {
+            assert!(last.is_ok(), "{last:?}");
+            assert_eq!(repaired, 1);
+        }
+    }
+    // Nobody to ask: said, and nothing else happens.
+    let broken = without(&*store, &BTreeSet::from([song]));
+    let snapshots = SnapshotStore::new(broken.clone());
+    let report = check(&snapshots, true);
+    let nobody = |_: &net::PeerId| {
+        Puller::new(broken.clone(), pool.clone(), Vec::new(), Arc::new(Progress::default()))
+    };
+    let report = repair(&snapshots, &report, nobody).await.unwrap();
+    assert_eq!(
+        (report.repaired, report.missing.as_slice(), report.failed.len()),
+        (0, &[song][..], 1)
+    );
+}

@@ -1,0 +1,297 @@
+//! Looking at what is kept, and getting it back, where no instance runs: the
+//! commands open the store themselves.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
+use std::path::Path;
+
+use common::kept::{PEER, Thing, commit, open};
+use common::{Home, noise, run};
+use serde_json::json;
+
+const HOSTILE: &[u8] = b"red\x1b[31m\n\xff";
+
+/// A home with three snapshots: two of `docs`, one of `pics`.
+fn kept() -> (Home, [String; 3]) {
+    let home = Home::new(&format!(
+        "[[backup_server.source_peers]]\nname = \"Desk\"\n\
+         manifest_server_url = \"http://192.0.2.10:8085\"\npeer_id = \"{PEER}\"\n"
+    ));
+    home.init();
+    let first: [(&[u8], Thing); 2] =
+        [(b"a.txt", Thing::File(b"old".to_vec())), (b"gone", Thing::File(b"later".to_vec()))];
+    let second: [(&[u8], Thing); 6] = [
+        (b"a.txt", Thing::File(b"new".to_vec())),
+        (b"big", Thing::File(noise(1, 3_000_000))),
+        (b"dir", Thing::Dir),
+        (b"dir/empty", Thing::File(Vec::new())),
+        (b"dir/link", Thing::Link("../a.txt")),
+        (HOSTILE, Thing::File(b"odd".to_vec())),
+    ];
+    let third: [(&[u8], Thing); 1] = [(b"p.jpg", Thing::File(b"picture".to_vec()))];
+    let path = home.path();
+    let ids = [
+        commit(path, "docs", 1, "2026-11-22T10:00:00.5Z", &first),
+        commit(path, "docs", 2, "2026-11-22T11:00:00Z", &second),
+        commit(path, "pics", 1, "2026-11-22T10:30:00Z", &third),
+    ]
+    .map(|snapshot| snapshot.id.to_string());
+    (home, ids)
+}
+
+fn restore<'a>(
+    home: &Home,
+    target: &'a Path,
+    more: impl IntoIterator<Item = &'a OsStr>,
+) -> common::Ran {
+    let fixed = [OsStr::new("restore"), OsStr::new("--target"), target.as_os_str()];
+    run(home.path(), fixed.into_iter().chain(more))
+}
+
+fn words<'a>(words: &[&'a str]) -> Vec<&'a OsStr> {
+    words.iter().map(|word| OsStr::new(*word)).collect()
+}
+
+#[test]
+fn snapshots_are_listed_with_the_fields_of_the_contract() {
+    let (home, ids) = kept();
+    let all = run(home.path(), ["snapshots", "--json"]).json();
+    let listed: Vec<&str> =
+        all.as_array().unwrap().iter().map(|one| one["id"].as_str().unwrap()).collect();
+    assert_eq!(listed, ids);
+    let second = &all[1];
+    assert_eq!(
+        (&second["source"], &second["folder_id"], &second["folder_name"], &second["sequence"]),
+        (&json!("Desk"), &json!("docs"), &json!("The docs"), &json!(2))
+    );
+    assert_eq!((&second["files"], &second["bytes"]), (&json!(5), &json!(3_000_006)));
+    assert_eq!(second["received_at"], "2026-11-22T11:00:00Z");
+    assert!(second["created_at"].is_string() && second["manifest_cid"].is_string());
+    for (filter, number) in [
+        (["--folder", "docs"], 2),
+        (["--folder", "The pics"], 1),
+        (["--source", "Desk"], 3),
+        (["--source", PEER], 3),
+        (["--source", "Other"], 0),
+    ] {
+        let ran = run(home.path(), ["snapshots", "--json"].iter().chain(&filter));
+        assert_eq!(ran.json().as_array().unwrap().len(), number, "{filter:?}");
+    }
+    let shown = run(home.path(), ["snapshots"]).out;
+    assert!(shown.contains("2026-11-22 11:00:00") && shown.contains("2.9 MiB"), "{shown}");
+}
+
+#[test]
+fn a_home_without_a_store_has_no_snapshots_and_a_wrong_home_is_an_error() {
+    let home = Home::new("");
+    home.init();
+    let ran = run(home.path(), ["snapshots", "--json"]);
+    assert_eq!((ran.code, ran.json()), (Some(0), json!([])));
+    assert_eq!(run(home.path(), ["verify"]).code, Some(0));
+    for arguments in [&["ls", "latest"][..], &["restore", "--target", "x"]] {
+        assert_eq!(run(home.path(), arguments).code, Some(1));
+    }
+    assert!(!home.path().join("data/store").exists(), "looking makes nothing");
+    let ran = run(&home.path().join("nowhere"), ["snapshots"]);
+    assert_eq!(ran.code, Some(1));
+    assert!(ran.err.contains("--home"), "{ran:?}");
+    assert!(!home.path().join("nowhere").exists());
+}
+
+#[test]
+fn a_snapshot_is_listed_by_directory_and_whole() {
+    let (home, ids) = kept();
+    let paths = |arguments: &[&str]| -> Vec<String> {
+        let all = ["ls", "--json"].iter().chain(arguments);
+        let json = run(home.path(), all).json();
+        json.as_array().unwrap().iter().map(|one| one["path"].as_str().unwrap().into()).collect()
+    };
+    let odd = "red\u{1b}[31m\n\u{fffd}";
+    assert_eq!(paths(&[&ids[1]]), ["a.txt", "big", "dir", odd]);
+    assert_eq!(paths(&[&ids[1][..4], "dir"]), ["dir/empty", "dir/link"]);
+    assert_eq!(paths(&["latest", "/dir/"]), ["dir/empty", "dir/link"]);
+    assert_eq!(paths(&["latest", "a.txt"]), ["a.txt"]);
+    assert_eq!(paths(&["latest", "-R"]).len(), 6);
+    assert_eq!(paths(&[&ids[0], "-R"]), ["a.txt", "gone"]);
+    let json = run(home.path(), ["ls", "latest", "--json"]).json();
+    assert_eq!(json[3]["path_base64"], base64(HOSTILE));
+    assert_eq!((&json[0]["size_bytes"], &json[0]["type"]), (&json!(3), &json!("file")));
+    let shown = run(home.path(), ["ls", "latest", "-R"]).out;
+    assert_eq!(shown.lines().count(), 6, "{shown:?}");
+    assert!(shown.contains("red\\u{1b}[31m\\u{a}\\xff"), "{shown:?}");
+    assert!(shown.contains("-rw-r-----") && shown.contains("dir/link -> ../a.txt"), "{shown:?}");
+    let odd = [OsString::from("ls"), "latest".into(), OsString::from_vec(HOSTILE.to_vec())];
+    assert_eq!(run(home.path(), odd).out.lines().count(), 1);
+    for arguments in [["ls", "ffff0000"], ["ls", "xyz!"]] {
+        assert_eq!(run(home.path(), arguments).code, Some(1));
+    }
+    assert_eq!(run(home.path(), ["ls", "latest", "nowhere"]).code, Some(1));
+}
+
+fn base64(bytes: &[u8]) -> String {
+    api::to_text(bytes).1.unwrap()
+}
+
+#[test]
+fn a_folder_comes_back_as_it_was() {
+    let (home, ids) = kept();
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().join("new/back");
+    let ran = restore(&home, &target, words(&["--folder", "The docs", "--json"]));
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert_eq!((&ran.json()["snapshot"], &ran.json()["state"]), (&json!(ids[1]), &json!("done")));
+    assert_eq!(ran.json()["entries_done"], 6);
+    assert_eq!(std::fs::read(target.join("a.txt")).unwrap(), b"new");
+    assert_eq!(std::fs::read(target.join("big")).unwrap(), noise(1, 3_000_000));
+    assert_eq!(std::fs::read(target.join(OsStr::from_bytes(HOSTILE))).unwrap(), b"odd");
+    assert_eq!(std::fs::read_link(target.join("dir/link")).unwrap(), Path::new("../a.txt"));
+    let metadata = std::fs::metadata(target.join("dir/empty")).unwrap();
+    assert_eq!((metadata.len(), metadata.permissions().mode() & 0o7777), (0, 0o640));
+    let mtime = metadata.modified().unwrap().duration_since(std::time::UNIX_EPOCH).unwrap();
+    assert_eq!(mtime.as_nanos(), 1_700_000_000_123_456_789);
+    assert!(!target.join("gone").exists());
+    // Once more: all of it is there, which is no failure.
+    let ran = restore(&home, &target, words(&[&ids[1]]));
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+}
+
+#[test]
+fn an_older_state_comes_back_by_id_and_by_time() {
+    let (home, ids) = kept();
+    let dir = tempfile::tempdir().unwrap();
+    let cases: [&[&str]; 5] = [
+        &[&ids[0]],
+        &[&ids[0][..5]],
+        &["--folder", "docs", "--at", "2026-11-22 10:59"],
+        &["--folder", "docs", "--at", "2026-11-22 10:00:00"],
+        &["--folder", "docs", "--at", "2026-11-22T10:00:00.5Z"],
+    ];
+    for (number, arguments) in cases.into_iter().enumerate() {
+        let target = dir.path().join(number.to_string());
+        let ran = restore(&home, &target, words(arguments));
+        assert_eq!(ran.code, Some(0), "{arguments:?}: {ran:?}");
+        assert_eq!(std::fs::read(target.join("a.txt")).unwrap(), b"old");
+        assert_eq!(std::fs::read(target.join("gone")).unwrap(), b"later");
+    }
+    let target = dir.path().join("none");
+    for (arguments, says) in [
+        (&["--folder", "docs", "--at", "2026-11-22T09:59:59Z"][..], "no such snapshot"),
+        (&[][..], "more than one folder"),
+        (&["--folder", "music"][..], "music"),
+    ] {
+        let ran = restore(&home, &target, words(arguments));
+        assert_eq!(ran.code, Some(1), "{ran:?}");
+        assert!(ran.err.contains(says), "{ran:?}");
+    }
+    assert!(!target.exists());
+}
+
+#[test]
+fn what_is_there_is_overwritten_only_when_it_is_asked_for() {
+    let (home, ids) = kept();
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("a.txt"), "mine").unwrap();
+    std::fs::write(dir.path().join("other"), "mine too").unwrap();
+    let ran = restore(&home, dir.path(), words(&[&ids[1]]));
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert!(ran.err.contains("a.txt") && ran.err.contains("--overwrite"), "{ran:?}");
+    assert_eq!(std::fs::read(dir.path().join("a.txt")).unwrap(), b"mine");
+    assert_eq!(std::fs::read(dir.path().join("big")).unwrap().len(), 3_000_000);
+    let ran = restore(&home, dir.path(), words(&[&ids[1], "--overwrite"]));
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert_eq!(std::fs::read(dir.path().join("a.txt")).unwrap(), b"new");
+    assert_eq!(std::fs::read(dir.path().join("other")).unwrap(), b"mine too");
+}
+
+#[test]
+fn parts_come_back_by_paths_of_any_bytes() {
+    let (home, ids) = kept();
+    let dir = tempfile::tempdir().unwrap();
+    let mut arguments = words(&[&ids[1], "--path", "dir/empty", "--path"]);
+    arguments.push(OsStr::from_bytes(HOSTILE));
+    let ran = restore(&home, dir.path(), arguments.iter().copied());
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let mut names: Vec<_> =
+        std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, [OsStr::new("dir"), OsStr::from_bytes(HOSTILE)]);
+    assert!(dir.path().join("dir/empty").exists() && !dir.path().join("dir/link").exists());
+    let ran = restore(&home, dir.path(), words(&[&ids[1], "--path", "no\u{202e}where"]));
+    assert_eq!(ran.code, Some(1));
+    assert!(ran.err.contains("not in the snapshot: no\\u{202e}where"), "{ran:?}");
+}
+
+/// Turns the bits of a byte in the middle of the pack with the one large file.
+fn damage(home: &Home) {
+    let packs = home.path().join("data/store/packs");
+    let mut turned = 0;
+    for entry in std::fs::read_dir(packs).unwrap() {
+        let path = entry.unwrap().path();
+        let len = std::fs::metadata(&path).unwrap().len();
+        if len < 2_000_000 {
+            continue;
+        }
+        let file = std::fs::File::options().read(true).write(true).open(&path).unwrap();
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, len / 2).unwrap();
+        file.write_all_at(&[!byte[0]], len / 2).unwrap();
+        turned += 1;
+    }
+    assert_eq!(turned, 1);
+}
+
+#[test]
+fn damage_is_found_named_and_costs_only_what_it_hit() {
+    let (home, ids) = kept();
+    for arguments in [&["verify"][..], &["verify", "--full"]] {
+        let ran = run(home.path(), arguments);
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        assert!(ran.out.contains("checked 3"), "{ran:?}");
+    }
+    damage(&home);
+    let ran = run(home.path(), ["verify", "--full", "--json"]);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    let problems = ran.json()["problems"].clone();
+    assert_eq!(problems.as_array().unwrap().len(), 1, "{problems}");
+    assert_eq!(problems[0]["concerns"], json!([ids[1]]));
+    let ran = run(home.path(), ["verify", "--full"]);
+    assert!(ran.out.contains(&ids[1]) && ran.err.contains("--repair"), "{ran:?}");
+    // The others come back whole, and of this one everything else.
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(restore(&home, &dir.path().join("1"), words(&[&ids[0]])).code, Some(0));
+    let ran = restore(&home, &dir.path().join("2"), words(&[&ids[1]]));
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert!(ran.err.contains("could not be restored: big"), "{ran:?}");
+    assert_eq!(std::fs::read(dir.path().join("2/a.txt")).unwrap(), b"new");
+    assert!(!dir.path().join("2/big").exists());
+}
+
+#[test]
+fn a_store_that_is_in_use_is_named() {
+    let (home, _) = kept();
+    let _open = open(home.path());
+    for arguments in [&["snapshots"][..], &["verify"], &["restore", "--target", "x"]] {
+        let ran = run(home.path(), arguments);
+        assert_eq!(ran.code, Some(1), "{ran:?}");
+        assert!(ran.err.contains("in use by another process"), "{ran:?}");
+    }
+}
+
+#[test]
+fn a_manifest_is_printed_whole() {
+    let (home, _) = kept();
+    let all = run(home.path(), ["snapshots", "--json"]).json();
+    let cid = all[1]["manifest_cid"].as_str().unwrap();
+    let manifest = run(home.path(), ["manifest", "show", cid]).json();
+    assert_eq!((&manifest["version"], &manifest["folder_id"]), (&json!("2"), &json!("docs")));
+    assert_eq!(manifest["files"].as_array().unwrap().len(), 6);
+    assert_eq!(manifest["files"][0]["path"], "a.txt");
+    let other = "bafkr4igxjga67jykbseaxdmmdgc5a5o3zp3htom2l6mrjznk7fvyggu6eq";
+    let ran = run(home.path(), ["manifest", "show", other]);
+    assert_eq!((ran.code, ran.out.as_str()), (Some(1), ""), "{ran:?}");
+}

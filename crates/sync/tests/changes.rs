@@ -1,0 +1,226 @@
+//! Every way to change a folder ends in a manifest that equals it.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+
+use common::{Setup, noise};
+use types::RelPath;
+
+/// A folder that was published, with nothing left to read again.
+async fn calm_setup(make: impl Fn(&Setup)) -> Setup {
+    let mut setup = Setup::stopped();
+    make(&setup);
+    setup.start();
+    setup.calm().await;
+    setup
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_change_grow_shrink_and_go() {
+    let mut setup = calm_setup(|setup| {
+        for number in 0..20 {
+            setup.write(&format!("d{}/f{number}", number % 3), noise(number, 100_000));
+        }
+    })
+    .await;
+    // (Off, so that each file is read once however the changes come.)
+    setup.stop().await;
+    setup.write("d0/f0", "other");
+    let mut file = fs::File::options().append(true).open(setup.path("d1/f1")).unwrap();
+    file.write_all(b"more").unwrap();
+    drop(file);
+    fs::File::options().write(true).open(setup.path("d2/f2")).unwrap().set_len(10).unwrap();
+    fs::remove_file(setup.path("d0/f3")).unwrap();
+    fs::remove_dir_all(setup.path("d1")).unwrap();
+    fs::set_permissions(setup.path("d2/f5"), PermissionsExt::from_mode(0o600)).unwrap();
+    setup.start();
+    let second = setup.sync().await;
+    // Three files were written to or given other rights; one of `d1` is gone.
+    assert_eq!(setup.files_read(), 3);
+    setup.check(&second);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_with_another_name_is_not_read_again() {
+    let setup = calm_setup(|setup| {
+        for number in 0..50 {
+            setup.write(&format!("old/sub/f{number}"), noise(number, 70_000));
+        }
+        setup.write("empty dir/empty", "");
+        setup.write("single", "single");
+    })
+    .await;
+    let (read, errors) = (setup.files_read(), setup.status().error_count);
+    // Before and after its old place in the order of paths.
+    fs::rename(setup.path("old"), setup.path("zz")).unwrap();
+    setup.check(&setup.sync().await);
+    fs::rename(setup.path("zz"), setup.path("aa")).unwrap();
+    setup.check(&setup.sync().await);
+    fs::rename(setup.path("single"), setup.path("another")).unwrap();
+    setup.check(&setup.sync().await);
+    assert_eq!(setup.files_read(), read);
+    assert_eq!(setup.status().error_count, errors);
+    assert!(setup.manifest(&setup.sync().await).0.held.is_none(), "nothing is lost by a rename");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_files_change_places() {
+    let setup = calm_setup(|setup| {
+        setup.write("a", noise(1, 100_000));
+        setup.write("b", noise(2, 100_000));
+    })
+    .await;
+    let read = setup.files_read();
+    fs::rename(setup.path("a"), setup.path("tmp")).unwrap();
+    fs::rename(setup.path("b"), setup.path("a")).unwrap();
+    fs::rename(setup.path("tmp"), setup.path("b")).unwrap();
+    setup.check(&setup.sync().await);
+    assert_eq!(setup.files_read(), read);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn things_become_other_things() {
+    let setup = calm_setup(|setup| {
+        setup.write("file", "file");
+        setup.write("dir/inner/deep", "deep");
+        setup.write("target", "target");
+        symlink("target", setup.path("link")).unwrap();
+    })
+    .await;
+    fs::remove_file(setup.path("file")).unwrap();
+    setup.write("file/now/a", "directory");
+    fs::remove_dir_all(setup.path("dir")).unwrap();
+    setup.write("dir", "now a file");
+    fs::remove_file(setup.path("link")).unwrap();
+    setup.write("link", "now a file");
+    setup.check(&setup.sync().await);
+    fs::remove_dir_all(setup.path("file")).unwrap();
+    symlink("dir", setup.path("file")).unwrap();
+    fs::remove_file(setup.path("dir")).unwrap();
+    symlink("elsewhere", setup.path("dir")).unwrap();
+    fs::remove_file(setup.path("link")).unwrap();
+    symlink("other", setup.path("link")).unwrap();
+    let last = setup.sync().await;
+    setup.check(&last);
+    assert_eq!(setup.names(&last), ["dir", "file", "link", "target"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn editors_save_in_their_ways() {
+    let setup = calm_setup(|setup| {
+        for name in ["renamed over", "truncated", "backed up"] {
+            setup.write(name, format!("{name}: before"));
+        }
+    })
+    .await;
+    for round in 0..3 {
+        setup.write(".tmp", format!("renamed over: {round}"));
+        fs::rename(setup.path(".tmp"), setup.path("renamed over")).unwrap();
+        setup.write("truncated", format!("truncated: {round}"));
+        fs::rename(setup.path("backed up"), setup.path("backed up~")).unwrap();
+        setup.write("backed up", format!("backed up: {round}"));
+        let published = setup.sync().await;
+        setup.check(&published);
+        let names = ["backed up", "backed up~", "renamed over", "truncated"];
+        assert_eq!(setup.names(&published), names);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_are_bytes() {
+    let setup = Setup::new();
+    let long = "x".repeat(255);
+    let names: [&[u8]; 6] = [b"new\nline", b"\xff\xfe", b"a\\b", b" ", b"-rf *", long.as_bytes()];
+    for name in names {
+        let dir = setup.path("dir").join(Path::new(std::ffi::OsStr::from_bytes(name)));
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join(Path::new(std::ffi::OsStr::from_bytes(name))), name).unwrap();
+    }
+    let published = setup.sync().await;
+    setup.check(&published);
+    let path = RelPath::new(b"dir/\xff\xfe/\xff\xfe".to_vec()).unwrap();
+    assert!(setup.entries(&published).contains_key(&path));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pipes_and_sockets_are_recorded_and_never_opened() {
+    let setup = Setup::new();
+    let mode = rustix::fs::Mode::RUSR;
+    let fifo = rustix::fs::FileType::Fifo;
+    rustix::fs::mknodat(rustix::fs::CWD, setup.path("pipe"), fifo, mode, 0).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(setup.path("socket")).unwrap();
+    // A pipe without a writer would hold up whoever opens it.
+    setup.check(&setup.sync().await);
+    assert_eq!(setup.files_read(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn attributes_and_sparse_files_are_taken_in() {
+    let setup = Setup::new();
+    setup.write("file", "content");
+    let flags = rustix::fs::XattrFlags::empty();
+    let set = rustix::fs::setxattr(setup.path("file"), c"user.colour", b"blue", flags);
+    fs::File::create(setup.path("sparse")).unwrap().set_len(5_000_000).unwrap();
+    let published = setup.sync().await;
+    setup.check(&published);
+    let entries = setup.entries(&published);
+    if set.is_ok() {
+        let xattrs = &entries[&RelPath::new("file").unwrap()].metadata.xattrs;
+        assert_eq!(xattrs[&b"user.colour"[..]], b"blue");
+    }
+    let sparse = &entries[&RelPath::new("sparse").unwrap()].kind;
+    assert!(matches!(sparse, types::EntryKind::File { is_sparse: true, .. }), "{sparse:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_block_asks_for_is_what_the_file_has_or_nothing() {
+    let setup = calm_setup(|setup| setup.write("file", noise(7, 50_000))).await;
+    let cid = types::Cid::of(types::Codec::Raw, &noise(7, 50_000));
+    assert!(setup.handle().has(&cid).unwrap());
+    assert_eq!(setup.content(cid).unwrap(), noise(7, 50_000));
+    let sequence = setup.status().sequence;
+    setup.write("file", noise(8, 50_000));
+    assert!(matches!(setup.content(cid), Err(sync::InPlaceAnswer::Changed(_))));
+    // Whoever asked has told: the file is looked at, and published.
+    setup.until("the next manifest", |status| status.sequence > sequence).await;
+    let cid = types::Cid::of(types::Codec::Raw, &noise(8, 50_000));
+    assert_eq!(setup.content(cid).unwrap(), noise(8, 50_000));
+    let unknown = types::Cid::of(types::Codec::Raw, b"unknown");
+    assert_eq!(setup.content(unknown), Err(sync::InPlaceAnswer::Missing));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sequences_grow_by_one_and_one_change_changes_one_segment() {
+    let setup = calm_setup(|setup| {
+        for number in 0..5000 {
+            setup.write(&format!("d{}/f{number:05}", number % 50), number.to_string());
+        }
+    })
+    .await;
+    let mut last = setup.calm().await;
+    let segments = |published: &types::Published| -> Vec<_> {
+        setup.manifest(published).0.segments.iter().map(|segment| segment.cid).collect()
+    };
+    assert!(segments(&last).len() > 2);
+    for round in 0..3 {
+        setup.write("d7/f00007", format!("round {round}"));
+        let next = setup.sync().await;
+        assert_eq!(next.sequence_number, last.sequence_number.next().unwrap());
+        let before = segments(&last);
+        let new = segments(&next).iter().filter(|cid| !before.contains(cid)).count();
+        assert_eq!(new, 1);
+        last = next;
+    }
+    setup.check(&last);
+    let sequences: Vec<_> = setup.published().iter().map(|one| one.sequence_number.0).collect();
+    assert!(sequences.windows(2).all(|pair| pair[0] < pair[1]), "{sequences:?}");
+    // Only the last two are kept.
+    assert_eq!(setup.store.roots("manifest/docs/").len(), 2);
+}

@@ -1,0 +1,234 @@
+//! The process dies, the power goes, the disk fails: at every moment. What B
+//! may have seen stays true, and what is published after that is the folder.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::path::Path;
+use std::sync::Arc;
+
+use common::{Setup, id, noise};
+use store::sim::{Fault, Power, SimDisk};
+use store::{Call, Disk, FaultyStore, MemStore, PackStore, StoreError, StoreOptions};
+use sync::SyncService;
+use types::{Cid, Published, SequenceNumber};
+
+fn pack_store(disk: &SimDisk) -> Result<Arc<PackStore>, StoreError> {
+    let options = StoreOptions {
+        disk_reserve: 0,
+        pack_len: 1 << 20,
+        background: false,
+        ..StoreOptions::default()
+    };
+    let disk: Arc<dyn Disk> = Arc::new(disk.clone());
+    Ok(Arc::new(PackStore::open_on(disk, Path::new("/store"), &options)?.0))
+}
+
+/// A service whose state and store are on `disk`, while the folder is on the
+/// machine's; `None` where it does not start.
+fn start(setup: &mut Setup, disk: &SimDisk) -> bool {
+    let Ok(store) = pack_store(disk) else { return false };
+    setup.store = store;
+    let mut options = setup.options();
+    options.disk = Arc::new(disk.clone());
+    options.data_dir = "/data".into();
+    match SyncService::start(options) {
+        Ok(service) => {
+            setup.service = Some(service);
+            true
+        }
+        Err(_) => false,
+    }
+}
+
+/// Each step of what happens to the folder.
+fn change(setup: &Setup, step: u32) {
+    match step {
+        0 => {
+            setup.write("small", "small");
+            setup.write("d/large", noise(1, 400_000));
+        }
+        1 => {
+            setup.write("small", "changed");
+            setup.write("d/new", noise(2, 300_000));
+        }
+        _ => {
+            std::fs::rename(setup.path("d"), setup.path("e")).unwrap();
+            std::fs::remove_file(setup.path("small")).unwrap();
+        }
+    }
+}
+
+const STEPS: u32 = 3;
+
+/// What anybody may have seen: under one number there is one manifest.
+fn check_numbers(seen: &mut BTreeMap<SequenceNumber, Cid>, published: &[Published]) {
+    for one in published {
+        let before = seen.insert(one.sequence_number, one.manifest_cid);
+        assert!(
+            before.is_none_or(|before| before == one.manifest_cid),
+            "two manifests under {}",
+            one.sequence_number
+        );
+    }
+}
+
+async fn die_at(at: u64, power: Power) -> bool {
+    let mut setup = Setup::stopped();
+    setup.tuning.hash_threads = 1;
+    let disk = SimDisk::new();
+    disk.set_fault(at, Fault::Die);
+    let mut seen = BTreeMap::new();
+    if start(&mut setup, &disk) {
+        for step in 0..STEPS {
+            change(&setup, step);
+            if setup.handle().scan_now(&id("docs")).await.is_err() {
+                break;
+            }
+        }
+        setup.stop().await;
+    }
+    let has_died = disk.is_dead();
+    check_numbers(&mut seen, &setup.published());
+    let last = seen.keys().next_back().copied();
+    let image = disk.crash(power);
+    setup.recorder.0.lock().clear();
+    assert!(start(&mut setup, &image), "it does not start after a crash at {at}, {power:?}");
+    let published = setup.sync().await;
+    setup.check(&published);
+    check_numbers(&mut seen, &setup.published());
+    assert!(Some(published.sequence_number) >= last, "{at}, {power:?}: the numbers went back");
+    // What nobody needs is not kept for ever, and what is kept can be read.
+    let roots = setup.store.roots("manifest/docs/");
+    assert!(roots.len() <= 2, "{at}: {roots:?}");
+    setup.stop().await;
+    has_died
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_at_any_moment_is_survived() {
+    let powers = [Power::Kept, Power::Dropped, Power::Torn, Power::Reordered(7)];
+    let mut at = 0;
+    // Every third moment, with one kind of crash each; the kinds take turns.
+    while die_at(at, powers[usize::try_from(at / 3 % 4).unwrap()]).await {
+        at += 3;
+    }
+    assert!(at > 60, "only {at} moments");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_fails_once_is_survived_without_a_restart() {
+    let mut failures = 0;
+    for at in (0..).step_by(7) {
+        let mut setup = Setup::stopped();
+        setup.tuning.hash_threads = 1;
+        let disk = SimDisk::new();
+        assert!(start(&mut setup, &disk));
+        change(&setup, 0);
+        setup.sync().await;
+        let operations = disk.operations();
+        disk.set_fault(operations + at, Fault::Fail(ErrorKind::Other));
+        let mut seen = BTreeMap::new();
+        for step in 1..STEPS {
+            change(&setup, step);
+            failures += u32::from(setup.handle().scan_now(&id("docs")).await.is_err());
+        }
+        let is_over = disk.operations() <= operations + at;
+        disk.clear_fault();
+        let published = setup.sync().await;
+        setup.check(&published);
+        check_numbers(&mut seen, &setup.published());
+        setup.stop().await;
+        if is_over {
+            break;
+        }
+    }
+    assert!(failures > 3, "only {failures} faults were noticed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_step_of_publishing_may_fail() {
+    for call in [Call::Put, Call::Commit, Call::SetRoot, Call::RemoveRoot, Call::Has] {
+        for nth in 0..3 {
+            let faulty = Arc::new(FaultyStore::new(Arc::new(MemStore::new())));
+            let mut setup = Setup::on(faulty.clone());
+            setup.start();
+            setup.write("a", noise(1, 500_000));
+            setup.sync().await;
+            faulty.fail(call, nth, || StoreError::Injected("a fault"));
+            for round in 2..5 {
+                setup.write("a", noise(round, 500_000));
+                let _ = setup.handle().scan_now(&id("docs")).await;
+            }
+            // The fault may not have come yet.
+            let _ = setup.handle().scan_now(&id("docs")).await;
+            let published = setup.sync().await;
+            setup.check(&published);
+            check_numbers(&mut BTreeMap::new(), &setup.published());
+            setup.restart().await;
+            let again = setup.sync().await;
+            assert_eq!(again, published, "{call:?} {nth}");
+            setup.check(&again);
+            setup.stop().await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_file_index_goes_on_with_the_numbers() {
+    let mut setup = Setup::new();
+    setup.write("a", "a");
+    setup.sync().await;
+    setup.write("a", "b");
+    let before = setup.sync().await;
+    setup.stop().await;
+    std::fs::remove_dir_all(setup.dir.path().join("data/sync")).unwrap();
+    setup.start();
+    let after = setup.sync().await;
+    assert_eq!(after.sequence_number, before.sequence_number.next().unwrap());
+    assert_eq!(setup.manifest(&after).0.previous, Some(before.manifest_cid));
+    setup.check(&after);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_blocks_are_is_found_again_where_it_was_lost() {
+    let mut setup = Setup::new();
+    setup.write("a", noise(1, 300_000));
+    setup.write("b", "b");
+    let before = setup.calm().await;
+    setup.stop().await;
+    std::fs::write(setup.dir.path().join("data/sync/in-place/in-place"), "damaged").unwrap();
+    setup.start();
+    let after = setup.sync().await;
+    assert_eq!(after, before);
+    assert!(setup.files_read() >= 2);
+    setup.check(&after);
+    setup.calm().await;
+    setup.restart().await;
+    setup.check(&setup.sync().await);
+    assert_eq!(setup.files_read(), 0, "it is read again once");
+}
+
+/// Rows are durable before the manifest that has them; the nodes that only
+/// they name have to be there for it, whatever was collected meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_collection_took_before_it_was_published_is_read_again() {
+    let store = Arc::new(FaultyStore::new(Arc::new(MemStore::new())));
+    let mut setup = Setup::on(store.clone());
+    setup.start();
+    setup.write("a", noise(1, 500_000));
+    setup.sync().await;
+    setup.write("b", noise(2, 500_000));
+    store.fail(Call::SetRoot, 0, || StoreError::Injected("a fault"));
+    setup.handle().scan_now(&id("docs")).await.unwrap_err();
+    setup.stop().await;
+    // Collected by somebody else while it is off.
+    use store::BlockStore;
+    assert!(store.gc(store::GcOptions::EVERYTHING).unwrap().deleted_blocks > 0);
+    setup.start();
+    let published = setup.sync().await;
+    setup.check(&published);
+}

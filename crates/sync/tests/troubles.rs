@@ -1,0 +1,408 @@
+//! What fails is reported, keeps its last good state, and deletes nothing.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
+
+use common::{Setup, folder, id, noise};
+use sync::{AlarmKind, FolderState, SyncError};
+use types::{EntryKind, RelPath};
+
+fn path(text: &str) -> RelPath {
+    RelPath::new(text).unwrap()
+}
+
+fn chmod(path: impl AsRef<std::path::Path>, mode: u32) {
+    fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+}
+
+fn alarm(state: &FolderState) -> Option<AlarmKind> {
+    match state {
+        FolderState::Alarm { kind, .. } => Some(*kind),
+        _ => None,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_root_that_goes_is_an_alarm_and_no_deletion() {
+    let setup = Setup::new();
+    setup.write("a", "a");
+    let first = setup.sync().await;
+    fs::rename(setup.path(""), setup.dir.path().join("away")).unwrap();
+    let error = setup.handle().scan_now(&id("docs")).await.unwrap_err();
+    assert!(matches!(error, SyncError::Alarm { .. }), "{error:?}");
+    assert_eq!(alarm(&setup.status().state), Some(AlarmKind::RootGone));
+    let error = setup.handle().confirm(&id("docs")).await.unwrap_err();
+    assert!(matches!(error, SyncError::Alarm { .. }), "{error:?}");
+    // It comes back, and the alarm goes by itself.
+    fs::rename(setup.dir.path().join("away"), setup.path("")).unwrap();
+    setup.until("the end of the alarm", |status| alarm(&status.state).is_none()).await;
+    assert_eq!(setup.sync().await, first);
+    assert_eq!(setup.published().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_root_is_an_alarm_until_it_is_confirmed() {
+    let mut setup = Setup::new();
+    setup.write("dir/a", "a");
+    let first = setup.sync().await;
+    fs::remove_dir_all(setup.path("dir")).unwrap();
+    setup.handle().scan_now(&id("docs")).await.unwrap_err();
+    assert_eq!(alarm(&setup.status().state), Some(AlarmKind::RootEmpty));
+    // A restart does not forget it.
+    setup.restart().await;
+    setup.handle().scan_now(&id("docs")).await.unwrap_err();
+    assert_eq!(setup.status().sequence, first.sequence_number);
+    setup.handle().confirm(&id("docs")).await.unwrap();
+    assert_eq!(setup.status().state, FolderState::Idle);
+    let second = setup.sync().await;
+    assert_eq!(second.file_count, 0);
+    setup.check(&second);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_root_is_an_alarm_until_it_is_confirmed() {
+    let setup = Setup::new();
+    setup.write("a", "a");
+    let first = setup.sync().await;
+    fs::rename(setup.path(""), setup.dir.path().join("away")).unwrap();
+    fs::create_dir(setup.path("")).unwrap();
+    setup.write("b", "another disk");
+    setup.handle().scan_now(&id("docs")).await.unwrap_err();
+    assert_eq!(alarm(&setup.status().state), Some(AlarmKind::RootReplaced));
+    assert_eq!(setup.status().sequence, first.sequence_number);
+    setup.handle().confirm(&id("docs")).await.unwrap();
+    let second = setup.sync().await;
+    assert_eq!(setup.names(&second), ["b"]);
+    setup.check(&second);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_deletes_most_of_a_folder_is_held_until_it_is_confirmed() {
+    let mut setup = Setup::stopped();
+    for number in 0..120 {
+        setup.write(&format!("f{number}"), number.to_string());
+    }
+    setup.start();
+    let first = setup.calm().await;
+    for number in 0..50 {
+        fs::remove_file(setup.path(format!("f{number}"))).unwrap();
+    }
+    // Not more than half.
+    assert!(setup.manifest(&setup.sync().await).0.held.is_none());
+    for number in 50..80 {
+        setup.write(&format!("f{number}"), "encrypted");
+    }
+    for number in 80..110 {
+        fs::remove_file(setup.path(format!("f{number}"))).unwrap();
+    }
+    let held = setup.sync().await;
+    setup.check(&held);
+    assert!(setup.manifest(&held).0.held.is_some());
+    assert!(setup.status().held.is_some());
+    // What follows is held, too, after a restart as well.
+    setup.restart().await;
+    setup.write("f119", "a small change");
+    let held = setup.sync().await;
+    assert!(setup.manifest(&held).0.held.is_some());
+    setup.handle().confirm(&id("docs")).await.unwrap();
+    assert!(setup.status().held.is_none());
+    let last = setup.sync().await;
+    assert!(setup.manifest(&last).0.held.is_none());
+    assert!(last.sequence_number.0 > held.sequence_number.0 && first.sequence_number.0 == 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn losses_over_a_day_are_added_up() {
+    let setup = Setup::new();
+    for number in 0..100 {
+        setup.write(&format!("f{number}"), number.to_string());
+    }
+    setup.calm().await;
+    setup.clock.advance_hours(30);
+    let mut held = None;
+    for number in 0..70 {
+        setup.write(&format!("f{number}"), "encrypted");
+        if number % 5 == 4 {
+            let published = setup.sync().await;
+            held = setup.manifest(&published).0.held;
+            assert_eq!(held.is_some(), number >= 50, "{number}: {held:?}");
+        }
+    }
+    assert!(held.is_some());
+}
+
+/// Starts a service whose threads obey rights, even where root runs the tests.
+fn start_without_privileges(setup: &mut Setup) {
+    use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut sets = capabilities(None).unwrap();
+            sets.effective.remove(CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH);
+            set_capabilities(None, sets).unwrap();
+            setup.start();
+        });
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unreadable_file_or_directory_keeps_its_last_good_state() {
+    let mut setup = Setup::stopped();
+    start_without_privileges(&mut setup);
+    setup.write("dir/inner/a", "a");
+    setup.write("file", "good");
+    setup.calm().await;
+    setup.write("file", "better");
+    chmod(setup.path("file"), 0);
+    chmod(setup.path("dir"), 0);
+    let published = setup.sync().await;
+    let names = setup.names(&published);
+    assert_eq!(names, ["dir", "dir/inner", "dir/inner/a", "file"]);
+    assert_eq!(setup.status().error_count, 2, "{:?}", setup.status().errors);
+    assert_eq!(setup.handle().errors(&id("docs")).unwrap().len(), 2);
+    let entries = setup.entries(&published);
+    assert!(entries[&path("file")].error.is_some() && entries[&path("dir")].error.is_some());
+    // One that is new is on the list, and in no manifest; so until it goes.
+    setup.write("new", "x");
+    chmod(setup.path("new"), 0);
+    assert_eq!(setup.names(&setup.sync().await), names);
+    assert_eq!(setup.status().error_count, 3);
+    fs::remove_file(setup.path("new")).unwrap();
+    chmod(setup.path("file"), 0o644);
+    chmod(setup.path("dir"), 0o755);
+    setup.check(&setup.sync().await);
+    assert_eq!(setup.status().error_count, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_rewritten_all_the_time_keeps_its_last_good_state() {
+    let mut setup = Setup::stopped();
+    setup.tuning.patience = Duration::from_millis(300);
+    setup.tuning.retry_min = Duration::from_millis(20);
+    setup.tuning.retry_max = Duration::from_millis(50);
+    setup.write("busy", noise(1, 8_000_000));
+    setup.write("calm", "calm");
+    setup.start();
+    let first = setup.calm().await;
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let written = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let (stopped, busy, count) = (stop.clone(), setup.path("busy"), written.clone());
+    let writer = std::thread::spawn(move || {
+        use std::os::unix::fs::FileExt;
+        let file = fs::File::options().write(true).open(busy).unwrap();
+        let mut number = 0_u64;
+        while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
+            // Front and back change together, so that a mixture would show.
+            number += 1;
+            file.write_all_at(&number.to_le_bytes(), 0).unwrap();
+            file.write_all_at(&number.to_le_bytes(), 7_999_992).unwrap();
+            count.store(number, std::sync::atomic::Ordering::Relaxed);
+        }
+        number
+    });
+    while written.load(std::sync::atomic::Ordering::Relaxed) == 0 {
+        tokio::task::yield_now().await;
+    }
+    // (The writer may be held up for a while by the system, and a whole state
+    // be read then; it goes on.)
+    let end = std::time::Instant::now() + Duration::from_secs(60);
+    let mut last = first;
+    for round in 0.. {
+        assert!(std::time::Instant::now() < end, "the file was always read well");
+        setup.write("calm", format!("round {round}"));
+        let next = setup.sync().await;
+        assert!(next.sequence_number > last.sequence_number, "others wait for it");
+        let busy = &setup.entries(&next)[&path("busy")];
+        if let Some(what) = &busy.error {
+            assert!(what.contains("changes all the time"));
+            break;
+        }
+        last = next;
+    }
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    let number = writer.join().unwrap();
+    setup.until("the end of the error", |status| status.error_count == 0).await;
+    let last = setup.sync().await;
+    setup.check(&last);
+    let EntryKind::File { cid, .. } = setup.entries(&last)[&path("busy")].kind else { panic!() };
+    assert_eq!(setup.content(cid).unwrap()[..8], number.to_le_bytes());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_file_that_only_grows_its_beginning_is_taken() {
+    let mut setup = Setup::stopped();
+    setup.tuning.patience = Duration::from_millis(100);
+    setup.tuning.retry_min = Duration::from_millis(10);
+    setup.tuning.retry_max = Duration::from_millis(50);
+    let before = noise(1, 6_000_000);
+    setup.write("log", &before);
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let (stopped, log) = (stop.clone(), setup.path("log"));
+    let writer = std::thread::spawn(move || {
+        use std::io::Write as _;
+        let mut file = fs::File::options().append(true).open(log).unwrap();
+        while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
+            file.write_all(b"a line\n").unwrap();
+        }
+    });
+    setup.start();
+    // It is served although the file goes on growing. (Where the writer paused,
+    // a manifest may have the file in place; asking tells that it has grown.)
+    let end = std::time::Instant::now() + Duration::from_secs(60);
+    let (content, size) = loop {
+        assert!(std::time::Instant::now() < end, "the log was never served");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        let Some(published) = setup.published().last().cloned() else { continue };
+        let entry = setup.entries(&published).remove(&path("log"));
+        let Some(EntryKind::File { cid, size, .. }) = entry.map(|entry| entry.kind) else {
+            continue;
+        };
+        if let Ok(content) = setup.content(cid) {
+            break (content, size);
+        }
+    };
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    writer.join().unwrap();
+    assert_eq!(content.len() as u64, size);
+    assert_eq!(content[..before.len()], before[..]);
+    let now = fs::read(setup.path("log")).unwrap();
+    assert!(now.starts_with(&content));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_change_while_it_runs() {
+    let setup = Setup::new();
+    setup.write("keep", "keep");
+    setup.write("node_modules/x/y", "y");
+    setup.write("a.tmp", "tmp");
+    setup.write("cache/CACHEDIR.TAG", "Signature: 8a477f597d28d172789f06886806bc55\n");
+    setup.write("cache/big", noise(1, 1000));
+    let first = setup.sync().await;
+    assert_eq!(
+        setup.names(&first),
+        ["a.tmp", "cache", "keep", "node_modules", "node_modules/x", "node_modules/x/y"]
+    );
+    setup.settings.send_modify(|settings| {
+        settings.folders[0].exclude = vec!["*.tmp".into(), "node_modules/".into()];
+    });
+    setup.until("less", |status| status.files == 1 && status.sequence.0 == 2).await;
+    let second = setup.sync().await;
+    assert_eq!(setup.names(&second), ["cache", "keep"]);
+    setup.write(".archivistignore", "keep\n");
+    let third = setup.sync().await;
+    assert_eq!(setup.names(&third), [".archivistignore", "cache"]);
+    setup.settings.send_modify(|settings| settings.folders[0].exclude.clear());
+    setup.until("more", |status| status.files == 3 && status.sequence.0 == 4).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn folders_come_go_pause_and_are_forgotten() {
+    let setup = Setup::new();
+    setup.write("a", "a");
+    setup.sync().await;
+    let other = setup.dir.path().join("other");
+    fs::create_dir(&other).unwrap();
+    fs::write(other.join("b"), "b").unwrap();
+    setup.settings.send_modify(|settings| settings.folders.push(folder("other", other.clone())));
+    let end = std::time::Instant::now() + Duration::from_secs(30);
+    while setup.handle().folder(&id("other")).is_none() {
+        assert!(std::time::Instant::now() < end);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let published = setup.handle().scan_now(&id("other")).await.unwrap();
+    setup.check_tree(&published, &other, &[]);
+    assert_eq!(published.sequence_number.0, 1);
+    let error = setup.handle().forget(&id("other")).unwrap_err();
+    assert!(matches!(error, SyncError::StillConfigured(_)));
+    setup.settings.send_modify(|settings| settings.folders[0].paused = true);
+    setup.until("the pause", |status| status.state == FolderState::Paused).await;
+    let error = setup.handle().scan_now(&id("docs")).await.unwrap_err();
+    assert!(matches!(error, SyncError::Paused(_)));
+    setup.write("while paused", "x");
+    setup.settings.send_modify(|settings| {
+        settings.folders[0].paused = false;
+        settings.folders.pop();
+    });
+    setup.until("the change", |status| status.sequence.0 == 2).await;
+    while setup.handle().folder(&id("other")).is_some() {
+        assert!(std::time::Instant::now() < end);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(*setup.recorder.1.lock(), [id("other")]);
+    assert!(!setup.store.roots("manifest/other/").is_empty());
+    setup.handle().forget(&id("other")).unwrap();
+    assert!(setup.store.roots("manifest/other/").is_empty());
+    let error = setup.handle().scan_now(&id("other")).await.unwrap_err();
+    assert!(matches!(error, SyncError::UnknownFolder(_)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_name_of_the_folder_is_published() {
+    let setup = Setup::new();
+    setup.write("a", "a");
+    let first = setup.sync().await;
+    setup.settings.send_modify(|settings| settings.folders[0].name = "Papers".to_owned());
+    setup.until("the name", |status| status.sequence > first.sequence_number).await;
+    assert_eq!(setup.sync().await.folder_name, "Papers");
+    let (header, _) = setup.manifest(&setup.sync().await);
+    assert_eq!(header.folder_name, "Papers");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_pattern_is_named_and_nothing_is_published() {
+    let setup = Setup::new();
+    setup.write("a", "a");
+    let first = setup.sync().await;
+    setup.settings.send_modify(|settings| settings.folders[0].exclude = vec!["a[".to_owned()]);
+    setup.until("the error", |status| matches!(status.state, FolderState::Error { .. })).await;
+    let error = setup.handle().scan_now(&id("docs")).await.unwrap_err();
+    assert!(matches!(error, SyncError::Refused { .. }), "{error:?}");
+    assert_eq!(setup.status().sequence, first.sequence_number);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_instance_writes_is_left_out() {
+    let mut setup = Setup::stopped();
+    // The folder is the directory that the data is in.
+    let root = setup.dir.path().to_owned();
+    setup.settings.send_modify(|settings| settings.folders[0].path.clone_from(&root));
+    setup.write("a", "a");
+    setup.start();
+    let published = setup.sync().await;
+    assert_eq!(setup.names(&published), ["docs", "docs/a"]);
+    assert_eq!(setup.calm().await.sequence_number.0, published.sequence_number.0);
+    // Its own data is no folder.
+    let data = root.join("data");
+    setup.settings.send_modify(|settings| {
+        settings.folders = vec![folder("own", data.join("sync"))];
+    });
+    let end = std::time::Instant::now() + Duration::from_secs(30);
+    let is_refused = || {
+        let status = setup.handle().folder(&id("own"));
+        status.is_some_and(|status| matches!(status.state, FolderState::Error { .. }))
+    };
+    while !is_refused() {
+        assert!(std::time::Instant::now() < end);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(setup.handle().scan_now(&id("own")).await.is_err());
+    setup.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn receipts_are_kept_and_never_go_back() {
+    let mut setup = Setup::new();
+    setup.write("a", "a");
+    setup.sync().await;
+    let at: jiff::Timestamp = "2026-11-22T10:30:00Z".parse().unwrap();
+    setup.handle().receipt(&id("docs"), types::SequenceNumber(3), at).unwrap();
+    setup.handle().receipt(&id("docs"), types::SequenceNumber(2), at).unwrap();
+    setup.restart().await;
+    assert_eq!(setup.status().receipt.unwrap().sequence.0, 3);
+    let error = setup.handle().receipt(&id("none"), types::SequenceNumber(2), at).unwrap_err();
+    assert!(matches!(error, SyncError::UnknownFolder(_)));
+}

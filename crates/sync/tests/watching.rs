@@ -1,0 +1,121 @@
+//! Changes are noticed by themselves, with and without the system's help.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use std::fs;
+use std::time::Duration;
+
+use common::{Setup, noise};
+use sync::WatchMode;
+use types::SequenceNumber;
+
+/// Changes a folder, waits until a manifest equals it, and does so again.
+async fn notice_everything(setup: &Setup) {
+    let sequence = || setup.status().sequence;
+    let rounds: [(&str, &dyn Fn()); 6] = [
+        ("a new file", &|| setup.write("new", "new")),
+        ("a new tree", &|| setup.write("x/y/z/deep", "deep")),
+        ("a change in the new tree", &|| setup.write("x/y/z/deep", "other")),
+        ("a renamed tree", &|| fs::rename(setup.path("x"), setup.path("moved")).unwrap()),
+        ("a change in the renamed tree", &|| setup.write("moved/y/z/deep", "once more")),
+        ("a deleted tree", &|| fs::remove_dir_all(setup.path("moved")).unwrap()),
+    ];
+    for (what, change) in rounds {
+        let before = sequence();
+        change();
+        setup.until(what, |status| status.sequence > before).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_are_noticed_and_published_by_themselves() {
+    let setup = Setup::new();
+    setup.write("first", "first");
+    setup.until("the first manifest", |status| status.files == 1 && status.sequence.0 > 0).await;
+    let status = setup.status();
+    assert_eq!((status.watch.watched, status.watch.mode), (1, WatchMode::Watching));
+    notice_everything(&setup).await;
+    let last = setup.sync().await;
+    setup.check(&last);
+    assert_eq!(setup.names(&last), ["first", "new"]);
+    assert_eq!(setup.status().watch.watched, 1, "what is gone is not watched");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_enough_watches_changes_are_found_by_looking() {
+    let mut setup = Setup::stopped();
+    setup.tuning.watch_limit = Some(10);
+    setup.tuning.unwatched_interval = Duration::from_millis(100);
+    for number in 0..30 {
+        setup.write(&format!("d{number}/f"), number.to_string());
+    }
+    setup.start();
+    setup.until("the first manifest", |status| status.sequence.0 == 1).await;
+    let status = setup.status();
+    assert_eq!((status.watch.watched, status.watch.needed), (10, 31));
+    assert_eq!(status.watch.mode, WatchMode::Scanning);
+    for number in [0, 29] {
+        let before = setup.status().sequence;
+        setup.write(&format!("d{number}/f"), "changed");
+        setup.until("the change", |status| status.sequence > before).await;
+    }
+    setup.check(&setup.sync().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_change_in_a_folder_looks_at_one_directory() {
+    let mut setup = Setup::stopped();
+    for number in 0..2000 {
+        setup.write(&format!("d{}/f{number}", number % 100), number.to_string());
+    }
+    setup.start();
+    setup.calm().await;
+    let before = setup.status().sequence;
+    let read = setup.files_read();
+    setup.write("d42/f1042", "changed");
+    setup.until("the change", |status| status.sequence > before).await;
+    let progress = setup.status().progress;
+    assert!(progress.entries <= 25, "{progress:?}");
+    assert!(setup.files_read() - read <= 2, "{} files", setup.files_read() - read);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_storm_of_changes_ends_in_a_manifest_that_is_the_folder() {
+    let setup = Setup::new();
+    for round in 0..40_u64 {
+        for number in 0..20 {
+            setup.write(&format!("d{}/f{number}", round % 7), noise(round, 100));
+        }
+        if round % 5 == 4 {
+            // (It may have another name by now.)
+            let _ = fs::remove_dir_all(setup.path(format!("d{}", (round + 3) % 7)));
+        }
+        if round % 6 == 5 {
+            let _ = fs::rename(setup.path("d1"), setup.path(format!("r{round}")));
+        }
+        tokio::task::yield_now().await;
+    }
+    setup.check(&setup.calm().await);
+    let sequences: Vec<_> = setup.published().iter().map(|one| one.sequence_number).collect();
+    let expected: Vec<_> = (1..=sequences.len() as u64).map(SequenceNumber).collect();
+    assert_eq!(sequences, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shutdown_in_the_middle_of_a_scan_is_prompt_and_loses_nothing() {
+    let mut setup = Setup::stopped();
+    for number in 0..3000 {
+        setup.write(&format!("d{}/f{number}", number % 30), noise(number, 2000));
+    }
+    for _ in 0..5 {
+        setup.start();
+        tokio::task::yield_now().await;
+        let begun = std::time::Instant::now();
+        setup.stop().await;
+        assert!(begun.elapsed() < Duration::from_secs(10), "it hangs");
+    }
+    setup.start();
+    setup.check(&setup.sync().await);
+}
