@@ -1,7 +1,6 @@
 //! What this instance holds: snapshots, and what is in them.
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
 
 use api::{ListedEntry, from_text};
 use axum::Json;
@@ -9,7 +8,6 @@ use axum::extract::{Path, Query, State};
 use backup::{Depth, RemoteSnapshot, SnapshotError, SnapshotTree, TreeError};
 use jiff::Timestamp;
 use serde::Deserialize;
-use store::BlockStore;
 use types::RelPath;
 use utoipa::IntoParams;
 

@@ -8,7 +8,7 @@ use axum::extract::{Path, Query, State};
 use backup::{Depth, SnapshotTree};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use types::{EntryKind, RelPath};
+use types::{EntryKind, RelPath, SequenceNumber};
 use utoipa::{IntoParams, ToSchema};
 
 use super::snapshots::{self, Choice, rel_path};
@@ -104,7 +104,8 @@ pub(crate) struct FileVersion {
     /// The newest snapshot that has it so.
     snapshot: String,
     /// Its number.
-    sequence: u64,
+    #[schema(value_type = u64)]
+    sequence: SequenceNumber,
     /// When the source made it, by its clock.
     #[schema(value_type = String)]
     created_at: Timestamp,
@@ -162,7 +163,7 @@ pub(crate) async fn of_file(
             last = Some(state);
             versions.push(FileVersion {
                 snapshot: snapshot.id.clone(),
-                sequence: snapshot.sequence.get(),
+                sequence: snapshot.sequence,
                 created_at: snapshot.created_at,
                 received_at: snapshot.received_at,
                 entry: ListedEntry::from(&entry),

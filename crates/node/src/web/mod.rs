@@ -8,4 +8,4 @@ mod assets;
 mod session;
 
 pub(crate) use self::assets::router;
-pub(crate) use self::session::{LoginKeys, SESSION_SECS, Sessions};
+pub(crate) use self::session::{LoginKeys, Sessions};

@@ -23,9 +23,9 @@ const LINK_TIME: Duration = Duration::from_secs(600);
 /// Links that count at a time; the oldest goes first.
 const LINKS_MAX: usize = 16;
 /// How long a session lasts, in seconds: 30 days.
-pub(crate) const SESSION_SECS: i64 = 30 * 24 * 3600;
+const SESSION_SECS: i64 = 30 * 24 * 3600;
 /// Where a change carries what belongs to its session.
-pub(crate) const CSRF_HEADER: &str = "x-csrf-token";
+const CSRF_HEADER: &str = "x-csrf-token";
 
 /// Keys of links that were not opened yet. Clones share them.
 #[derive(Clone, Debug, Default)]
