@@ -13,8 +13,7 @@ use types::{
     decode_segment,
 };
 
-/// The MIME type of the dataset that a manifest is.
-pub const MANIFEST_MIME: &str = "application/vnd.archivist.manifest+json";
+pub use types::MANIFEST_MIME;
 
 /// How deep to list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -51,8 +51,21 @@ pub fn filter(level: &str) -> Option<EnvFilter> {
     let level: tracing::Level = level.parse().ok()?;
     let level = level.as_str().to_lowercase();
     let others = if level == "trace" { "debug" } else { "warn" };
-    let ours = ["archivist", "node", "net", "store", "backup", "cli"];
-    let directives: Vec<String> = std::iter::once(others.to_owned())
+    let ours = [
+        "archivist",
+        "node",
+        "net",
+        "store",
+        "manifest",
+        "sync",
+        "backup",
+        "restore",
+        "fstree",
+        "config",
+    ];
+    // An instance without DHT peers is the usual one.
+    let directives: Vec<String> = [others.to_owned(), "libp2p_kad=error".to_owned()]
+        .into_iter()
         .chain(ours.iter().map(|name| format!("{name}={level}")))
         .collect();
     EnvFilter::try_new(directives.join(",")).ok()

@@ -269,11 +269,13 @@ impl Folders {
             core.publisher.publish(manifest.published(&folder.id));
         }
         let task = Task::new(core.clone(), shared.clone(), config.clone(), record)?;
+        let of_thread = shared.clone();
         self.handle.folders.write().insert(folder.id.clone(), shared);
         let failed = self.failed.clone();
         let id = folder.id.clone();
         let work = move || {
             let panic = std::panic::catch_unwind(AssertUnwindSafe(|| task.run()));
+            of_thread.close();
             if let Err(panic) = panic {
                 let text = panic
                     .downcast_ref::<&str>()

@@ -182,7 +182,7 @@ impl Default for Tuning {
             settle: Duration::from_millis(300),
             settle_max: Duration::from_secs(2),
             unrest_max: Duration::from_secs(10),
-            retry_min: Duration::from_secs(2),
+            retry_min: Duration::from_millis(50),
             retry_max: Duration::from_secs(300),
             patience: Duration::from_secs(60),
             alarm_interval: Duration::from_secs(10),

@@ -30,7 +30,7 @@ async fn files_change_grow_shrink_and_go() {
         }
     })
     .await;
-    // (Off, so that each file is read once however the changes come.)
+    // (Off, so that all changes come at once.)
     setup.stop().await;
     setup.write("d0/f0", "other");
     let mut file = fs::File::options().append(true).open(setup.path("d1/f1")).unwrap();
@@ -43,7 +43,9 @@ async fn files_change_grow_shrink_and_go() {
     setup.start();
     let second = setup.sync().await;
     // Three files were written to or given other rights; one of `d1` is gone.
-    assert_eq!(setup.files_read(), 3);
+    // They may be so new that they are read a second time, and no others are.
+    let read = setup.files_read();
+    assert!((3..=6).contains(&read), "{read} files were read");
     setup.check(&second);
 }
 
@@ -194,6 +196,24 @@ async fn what_another_block_asks_for_is_what_the_file_has_or_nothing() {
     assert_eq!(setup.content(cid).unwrap(), noise(8, 50_000));
     let unknown = types::Cid::of(types::Codec::Raw, b"unknown");
     assert_eq!(setup.content(unknown), Err(sync::InPlaceAnswer::Missing));
+}
+
+/// What changes whenever it is asked for would never reach a backup server.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_changes_too_often_to_be_served_goes_to_the_store() {
+    let setup = calm_setup(|setup| setup.write("hot", noise(0, 50_000))).await;
+    let cid = |round| types::Cid::of(types::Codec::Raw, &noise(round, 50_000));
+    for round in 0..3 {
+        assert!(!setup.store.has(&cid(round)).unwrap());
+        let sequence = setup.status().sequence;
+        setup.write("hot", noise(round + 1, 50_000));
+        assert!(setup.content(cid(round)).is_err());
+        setup.until("the next manifest", |status| status.sequence > sequence).await;
+        setup.calm().await;
+    }
+    assert!(setup.store.has(&cid(3)).unwrap());
+    setup.write("hot", noise(9, 50_000));
+    assert_eq!(setup.content(cid(3)).unwrap(), noise(3, 50_000));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -406,3 +406,50 @@ async fn receipts_are_kept_and_never_go_back() {
     let error = setup.handle().receipt(&id("none"), types::SequenceNumber(2), at).unwrap_err();
     assert!(matches!(error, SyncError::UnknownFolder(_)));
 }
+
+/// Panics when it is told of the second manifest.
+#[derive(Debug, Default)]
+struct Panicking(std::sync::atomic::AtomicU64);
+
+impl sync::Publisher for Panicking {
+    fn publish(&self, _: types::Published) {
+        let before = self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        assert!(before == 0, "the publisher fails");
+    }
+
+    fn withdraw(&self, _: &types::FolderId) {}
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_dies_is_told() {
+    let setup = Setup::stopped();
+    setup.write("a", "a");
+    let options = sync::SyncOptions {
+        publisher: std::sync::Arc::new(Panicking::default()),
+        ..setup.options()
+    };
+    let service = sync::SyncService::start(options).unwrap();
+    let failed = service.failed();
+    service.handle().scan_now(&id("docs")).await.unwrap();
+    setup.write("a", "b");
+    let error = service.handle().scan_now(&id("docs")).await.unwrap_err();
+    assert!(matches!(error, SyncError::Stopped), "{error:?}");
+    match failed.await {
+        SyncError::Panicked { folder, text } => {
+            assert_eq!(folder, id("docs"));
+            assert!(text.contains("the publisher fails"), "{text}");
+        }
+        error => panic!("{error:?}"),
+    }
+    // Nobody waits for an answer that does not come.
+    let error = service.handle().scan_now(&id("docs")).await.unwrap_err();
+    assert!(matches!(error, SyncError::Stopped), "{error:?}");
+    service.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_services_do_not_work_on_one_state() {
+    let setup = Setup::new();
+    let error = sync::SyncService::start(setup.options()).unwrap_err();
+    assert!(matches!(error, SyncError::Locked(_)), "{error:?}");
+}

@@ -37,8 +37,8 @@ pub use file_node::{
 pub use ids::{FolderId, FolderIdError, SequenceNumber};
 pub use links::links;
 pub use manifest::{
-    Entry, EntryKind, ManifestError, ManifestHeader, ManifestStats, Metadata, Segment, SegmentRef,
-    SegmentWriter, TreeCheck, Xattrs, decode_segment,
+    Entry, EntryKind, MANIFEST_MIME, ManifestError, ManifestHeader, ManifestStats, Metadata,
+    Segment, SegmentRef, SegmentWriter, TreeCheck, Xattrs, decode_segment,
 };
 pub use published::Published;
 pub use rel_path::{MAX_NAME_LEN, MAX_PATH_LEN, PathError, RelPath, is_unsafe_to_show};

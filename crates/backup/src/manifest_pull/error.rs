@@ -49,7 +49,7 @@ pub enum ManifestPullError {
         reason: &'static str,
     },
     /// Files have changed on the source since it made the manifest.
-    #[error("{} of files that have changed on the source; its next manifest follows", blocks(.count))]
+    #[error("{} of files that changed on the source; its next manifest follows", blocks(.count))]
     Changed {
         /// How many blocks cannot be had any more.
         count: usize,

@@ -58,6 +58,8 @@ struct Inbox {
     /// How often files were found changed when somebody asked for a block.
     hot: BTreeMap<RelPath, u32>,
     has_news: bool,
+    /// Nobody reads it any more.
+    is_closed: bool,
 }
 
 /// How much was done, ever.
@@ -140,12 +142,31 @@ impl Shared {
         inbox.hot.iter().filter(|(_, n)| **n >= count).map(|(path, _)| path.clone()).collect()
     }
 
+    /// Asks for something; where nobody is there to answer, the reply is
+    /// dropped, which whoever waits for it hears.
+    fn ask(&self, ask: impl FnOnce(&mut Requests)) {
+        self.tell(|inbox| {
+            ask(&mut inbox.requests);
+            if inbox.is_closed {
+                inbox.requests = Requests::default();
+            }
+        });
+    }
+
+    /// Nobody does the work any more.
+    pub(crate) fn close(&self) {
+        self.tell(|inbox| {
+            inbox.is_closed = true;
+            inbox.requests = Requests::default();
+        });
+    }
+
     pub(crate) fn request_scan(&self, reply: ScanReply) {
-        self.tell(|inbox| inbox.requests.scans.push(reply));
+        self.ask(|requests| requests.scans.push(reply));
     }
 
     pub(crate) fn request_confirm(&self, reply: ConfirmReply) {
-        self.tell(|inbox| inbox.requests.confirms.push(reply));
+        self.ask(|requests| requests.confirms.push(reply));
     }
 
     pub(crate) fn configure(&self, config: Config) {

@@ -12,8 +12,8 @@ mod plan;
 use fstree::Owners;
 use store::{Batch, Root, StoreError};
 use types::{
-    Cid, Codec, Dataset, EncodedBlock, FolderId, ManifestHeader, ManifestStats, RelPath,
-    SegmentRef, SegmentWriter, SequenceNumber,
+    Cid, Codec, Dataset, EncodedBlock, FolderId, MANIFEST_MIME, ManifestHeader, ManifestStats,
+    RelPath, SegmentRef, SegmentWriter, SequenceNumber,
 };
 
 use crate::core::Core;
@@ -121,7 +121,7 @@ pub(crate) fn make(
         tree: header.cid(),
         size: header.data().len() as u64,
         filename: None,
-        mimetype: Some("application/json".to_owned()),
+        mimetype: Some(MANIFEST_MIME.to_owned()),
     };
     let dataset =
         dataset.encode().map_err(|source| SyncError::Dataset { folder: folder.clone(), source })?;

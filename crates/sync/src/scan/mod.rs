@@ -50,7 +50,7 @@ pub(crate) struct Order<'a> {
     pub(crate) suspects: &'a HashSet<RelPath>,
     /// Files that changed while they were read before.
     pub(crate) tried: &'a HashSet<RelPath>,
-    /// Those of them that are left alone for now.
+    /// Those of them that are left alone until it is time.
     pub(crate) resting: &'a HashSet<RelPath>,
     /// Files that are read in another way.
     pub(crate) modes: &'a BTreeMap<RelPath, Mode>,

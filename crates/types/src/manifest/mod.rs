@@ -14,6 +14,9 @@ pub use header::{ManifestHeader, ManifestStats, SegmentRef};
 pub(crate) use segment::manifest_links;
 pub use segment::{Segment, SegmentWriter, TreeCheck, decode_segment};
 
+/// The MIME type of the dataset that a manifest is: its content is the header.
+pub const MANIFEST_MIME: &str = "application/vnd.archivist.manifest+json";
+
 /// Why bytes are not a manifest, or not one that can be trusted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ManifestError {
