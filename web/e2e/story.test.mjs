@@ -56,7 +56,7 @@ async function newPage() {
     timezoneId: "Europe/Berlin",
   });
   const page = await context.newPage();
-  page.setDefaultTimeout(30_000);
+  page.setDefaultTimeout(20_000);
   watch(page, faults);
   return page;
 }
@@ -244,7 +244,8 @@ test("wrong settings are told where they are typed, and change nothing", async (
   assert.equal(a.run("config", "get", "manifest_server.whitelisted_ips"), before);
   await pageA.getByRole("form", { name: "Whitelisted IPs" }).getByRole("button", { name: "Undo" }).click();
   // One that needs a restart says so.
-  await pageA.getByText("Show all settings").click();
+  await pageA.getByRole("switch", { name: "Show all settings" }).focus();
+  await pageA.keyboard.press("Space");
   const port = pageA.getByRole("form", { name: "Port", exact: true });
   await port.getByRole("textbox").fill("18085");
   await port.getByRole("button", { name: "Apply" }).click();

@@ -90,6 +90,7 @@ export async function signIn(token: string): Promise<void> {
   }).catch(() => {
     throw new Unreachable();
   });
+  if (response.status === 401) throw new ApiError(401, "That is not the token of this instance.");
   if (!response.ok) throw new ApiError(response.status, await message(response));
 }
 

@@ -26,7 +26,12 @@ export const useStatus = () =>
 export type Config = Record<string, Record<string, unknown>>;
 
 export const useConfig = () =>
-  useQuery({ queryKey: ["config"], queryFn: ({ signal }) => get<Config>("/config", { signal }) });
+  useQuery({
+    queryKey: ["config"],
+    queryFn: ({ signal }) => get<Config>("/config", { signal }),
+    // The command line changes it too.
+    refetchInterval: 10_000,
+  });
 
 export const useKeys = () =>
   useQuery({

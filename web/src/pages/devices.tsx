@@ -5,7 +5,8 @@ import {
 } from "@mantine/core";
 import { useDisclosure } from "@mantine/hooks";
 import { IconCheck, IconPlugConnected, IconPlus, IconTrash, IconX } from "@tabler/icons-react";
-import { useState } from "react";
+import { useQueryClient } from "@tanstack/react-query";
+import { useEffect, useState } from "react";
 import { useSearchParams } from "react-router";
 
 import type { Peer, Source, Status } from "../api/model";
@@ -59,6 +60,12 @@ function ShowCode({ onClose }: { onClose: () => void }) {
   const pairing = usePairing(open.isSuccess);
   const now = useNow();
   const state = pairing.data;
+  const client = useQueryClient();
+  const isJoined = open.isSuccess && state?.state === "joined";
+  useEffect(() => {
+    // The other side has changed the settings of this one.
+    if (isJoined) void client.invalidateQueries();
+  }, [client, isJoined]);
   const left = open.data ? (Date.parse(open.data.expires_at) - now.getTime()) / 1000 : 0;
   return (
     <Stack>

@@ -240,7 +240,7 @@ function History({ status, hasServer }: { status: Status; hasServer: boolean }) 
             {counted(versions, "version")} {isServer ? "received here" : "received by the backup server"}. The newest
             versions hold {bytes(last)}.
           </Text>
-          <SimpleGrid cols={{ base: 1, sm: 2 }}>
+          {last > 0 && <SimpleGrid cols={{ base: 1, sm: 2 }}>
             <figure style={{ margin: 0 }}>
               <Text size="xs" c="dimmed" component="figcaption">
                 Versions a day
@@ -253,7 +253,7 @@ function History({ status, hasServer }: { status: Status; hasServer: boolean }) 
               </Text>
               <BarChart h={150} data={days.map((day) => ({ ...day, day: day.day.slice(5) }))} dataKey="day" series={[{ name: "bytes", label: "Size", color: "teal.6" }]} valueFormatter={bytes} barProps={{ isAnimationActive: false }} barChartProps={{ accessibilityLayer: false }} aria-hidden yAxisProps={{ width: 70 }} />
             </figure>
-          </SimpleGrid>
+          </SimpleGrid>}
         </>
       )}
     </Card>

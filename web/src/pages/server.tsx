@@ -58,7 +58,7 @@ function SourceCard({ source, kept }: { source: Source; kept: Snapshot[] }) {
           </div>
           <State word={sourceWord(source.state)} detail={source.detail} />
         </Group>
-        {source.detail && (
+        {source.detail && !source.errors.some((error) => error.includes(source.detail ?? "")) && (
           <Text size="sm">
             <FileName name={source.detail} />
           </Text>
