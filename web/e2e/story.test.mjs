@@ -161,7 +161,7 @@ async function restoreOlder(page, target) {
   await go(page, "Restore");
   const moments = page.locator(".timeline button");
   await moments.first().waitFor();
-  await page.getByRole("button", { name: "report.txt", exact: true }).click();
+  await page.getByRole("button", { name: "File report.txt", exact: true }).click();
   const drawer = page.getByRole("dialog");
   await drawer.getByText("Versions of this file").waitFor();
   const versions = drawer.getByRole("link", { name: /^Download version/ });
@@ -360,9 +360,9 @@ test("what happened is in the journal", async () => {
 test("a folder is paused, resumed and removed", async () => {
   await go(pageA, "Folders");
   const card = pageA.getByRole("article", { name: "Documents" });
-  await card.getByRole("button", { name: "Pause" }).click();
+  await card.getByRole("button", { name: "Pause", exact: true }).click();
   await card.getByText("Paused: changes are not backed up.").waitFor();
-  await card.getByRole("button", { name: "Resume" }).click();
+  await card.getByRole("button", { name: "Resume", exact: true }).click();
   await card.getByText(/^All of it up to/).waitFor();
   await card.getByRole("button", { name: "Edit" }).click();
   await pageA.getByRole("textbox", { name: "Name" }).fill("Papers");

@@ -36,6 +36,9 @@ const client: QueryClient = new QueryClient({
 // Style elements that components make need the nonce that came with the page.
 const nonce = document.querySelector<HTMLMetaElement>("meta[property=csp-nonce]")?.nonce ?? "";
 
+// What locks the scrolling behind dialogs looks for it under this name.
+Object.assign(globalThis, { __webpack_nonce__: nonce });
+
 const root = document.getElementById("root");
 if (root) {
   createRoot(root).render(

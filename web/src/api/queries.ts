@@ -4,7 +4,7 @@ import { keepPreviousData, useMutation, useQuery, useQueryClient } from "@tansta
 
 import { get, patch, post, remove, session, url } from "./client";
 import type {
-  AddFolder, BackupNowReport, ConfigChanged, Directories, ExcludePreview, FileVersion, Folder, Job, JoinReport,
+  AddFolder, BackupNowReport, ConfigChanged, Directories, ExcludePreview, FileVersion, Folder, Found, Job, JoinReport,
   JournalEntry, KeyInfo, ListedEntry, LogLine, NewSource, PairingCode, PairingState, Peer, PruneReport,
   RestoreReport, RestoreRequest, Snapshot, Source, Status, Step,
 } from "./model";
@@ -80,7 +80,7 @@ export const useSearch = (place: Place, text: string) =>
   useQuery({
     queryKey: ["search", place, text],
     queryFn: ({ signal }) =>
-      get<{ entries: ListedEntry[]; is_cut_short: boolean }>(
+      get<Found>(
         url(`/snapshots/${part(place.snapshot)}/search`, { ...placeQuery(place), text }),
         { signal, timeout: 60_000 },
       ),

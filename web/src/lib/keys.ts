@@ -77,7 +77,7 @@ export function inUnits(key: KeyInfo, value: string): string | undefined {
   if (key.type === "size" || key.type === "rate") {
     const size = parseSize(value.replace(/\/s$/, ""));
     if (size === undefined) return undefined;
-    if (size === 0) return "no limit of its own";
+    if (size === 0) return key.path.endsWith("disk_reserve") ? "nothing is kept free" : "no limit of its own";
     return `= ${bytes(Math.round(size))}${key.type === "rate" ? "/s" : ""}`;
   }
   return undefined;

@@ -41,7 +41,7 @@ function Field({ info, value }: { info: KeyInfo; value: unknown }) {
     );
   } else if (info.choices) {
     input = (
-      <Select {...common} data={info.choices} value={text} allowDeselect={false} onChange={(next) => next && apply(next)} maw={320} />
+      <Select {...common} data={info.choices} value={text} allowDeselect={false} onChange={(next) => next && apply(next)} styles={{ wrapper: { maxWidth: 320 } }} />
     );
   } else if (info.type === "list") {
     input = (
@@ -50,7 +50,7 @@ function Field({ info, value }: { info: KeyInfo; value: unknown }) {
   } else if (info.type === "number" || info.type === "port") {
     const unit = info.unit === "seconds" ? " s" : info.unit === "milliseconds" ? " ms" : "";
     input = (
-      <NumberInput {...common} value={text} onChange={(next) => onText(String(next))} suffix={unit} allowNegative={false} allowDecimal={false} maw={320} hideControls />
+      <NumberInput {...common} value={text} onChange={(next) => onText(String(next))} suffix={unit} allowNegative={false} allowDecimal={false} styles={{ wrapper: { maxWidth: 320 } }} hideControls />
     );
   } else {
     input = <TextInput {...common} value={text} onChange={(event) => onText(event.currentTarget.value)} spellCheck={false} />;
@@ -80,9 +80,9 @@ function Field({ info, value }: { info: KeyInfo; value: unknown }) {
             </Button>
           </>
         )}
-        {!isChanged && info.default !== undefined && info.default !== null && asText(info.default) !== saved && (
-          <Button size="compact-xs" onClick={() => apply(null)} aria-label={`Use the default: ${asText(info.default).replaceAll("\n", ", ") || "none"} for ${label(info.path)}`}>
-            Use the default: {asText(info.default).replaceAll("\n", ", ") || "none"}
+        {!isChanged && info.default !== undefined && info.default !== null && asText(info.default) !== "" && asText(info.default) !== saved && (
+          <Button size="compact-xs" onClick={() => apply(null)} aria-label={`Use the default: ${asText(info.default).replaceAll("\n", ", ")} for ${label(info.path)}`}>
+            Use the default: {asText(info.default).replaceAll("\n", ", ")}
           </Button>
         )}
         <Text size="xs" role="status" className={set.data?.applied ? "ink-good" : "ink-busy"}>
