@@ -283,7 +283,7 @@ async fn segments_that_were_checked_and_not_pulled_are_not_taken_for_complete() 
     let mut files = tree(3000, 0);
     source.publish("docs", 1, &files);
     let first = offer(&source, "docs");
-    // Every file is gone for now; the segments are not.
+    // Every file is gone at this moment; the segments are not.
     *source.served.missing.lock() =
         files.values().map(|content| file(&source.served.store, content)).collect();
     for _ in 0..2 {

@@ -242,10 +242,17 @@ impl Drop for Daemon {
     }
 }
 
-/// A free port of TCP on loopback, as far as one can know.
+/// A free port of TCP on loopback, as far as one can know. Below those that
+/// the system gives to whoever connects, and each only once.
 pub fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
+    static NEXT: std::sync::OnceLock<std::sync::atomic::AtomicU16> = std::sync::OnceLock::new();
+    let next = NEXT.get_or_init(|| rand::random_range(10_000..30_000).into());
+    loop {
+        let port = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// A source with one folder, and its backup server.
@@ -338,18 +345,17 @@ impl Two {
 
     /// Waits until B has a snapshot that is the folder as it is now.
     pub fn eventually_same(&self, a: &Daemon) {
-        let mut status = Value::Null;
-        eventually_or(
-            "B has everything",
-            || {
-                status = a.v1("/folders")[0].clone();
-                status["pending_changes"] == 0
-                    && status["state"] == "idle"
-                    && status["sequence"].is_u64()
-                    && status["backed_up_sequence"] == status["sequence"]
-            },
-            || format!("{status:#}"),
-        );
+        let last = std::cell::RefCell::new(Value::Null);
+        let is_there = || {
+            let status = a.v1("/folders")[0].clone();
+            let is_there = status["pending_changes"] == 0
+                && status["state"] == "idle"
+                && status["sequence"].is_u64()
+                && status["backed_up_sequence"] == status["sequence"];
+            *last.borrow_mut() = status;
+            is_there
+        };
+        eventually_or("B has everything", is_there, || format!("{:#}", last.borrow()));
     }
 }
 

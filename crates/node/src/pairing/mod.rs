@@ -59,7 +59,7 @@ pub enum PairError {
         port: u16,
         /// What happened.
         #[source]
-        source: NetError,
+        source: Box<NetError>,
     },
     /// It does not speak the protocol, or broke off.
     #[error("the other machine broke off; is the same version of archivist running there?")]
@@ -309,7 +309,7 @@ impl Pairing {
             PairError::Unreachable {
                 addresses: tried.join(", "),
                 port: code.addresses.first().map_or(0, SocketAddr::port),
-                source,
+                source: Box::new(source),
             }
         })?;
         let talk = self.talk(&code);

@@ -18,6 +18,8 @@ const START_MAX: Duration = Duration::from_secs(60);
 /// It has to end within this.
 const STOP_MAX: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(20);
+/// Runs of ports that are tried.
+const PORT_TRIES: u32 = 100;
 
 pub(super) struct Instance {
     pub(super) api: Client,
@@ -117,18 +119,17 @@ fn configure(paths: &Paths) -> Result<()> {
     Ok(())
 }
 
-/// Four free ports of TCP and one of UDP. They are free when this returns.
+/// Four free ports of TCP and one of UDP: below those that the system gives to
+/// whoever connects, so that they stay free until they are used.
 fn free_ports() -> Result<[u16; 5]> {
-    let tcp = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
-    let ports = || -> std::io::Result<[u16; 5]> {
-        let open = [tcp()?, tcp()?, tcp()?, tcp()?];
-        let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
-        let mut ports = [0; 5];
-        for (port, listener) in ports.iter_mut().zip(&open) {
-            *port = listener.local_addr()?.port();
+    for _ in 0..PORT_TRIES {
+        let first = rand::random_range(10_000..30_000_u16);
+        let ports = [first, first + 1, first + 2, first + 3, first + 4];
+        let is_tcp_free = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
+        let is_udp_free = UdpSocket::bind((Ipv4Addr::LOCALHOST, ports[4])).is_ok();
+        if ports[..4].iter().copied().all(is_tcp_free) && is_udp_free {
+            return Ok(ports);
         }
-        ports[4] = udp.local_addr()?.port();
-        Ok(ports)
-    };
-    ports().context("cannot find free ports on 127.0.0.1")
+    }
+    bail!("cannot find free ports on 127.0.0.1")
 }
