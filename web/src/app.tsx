@@ -11,7 +11,7 @@ import { Suspense, useEffect, useState } from "react";
 import { NavLink, Route, Routes, useLocation } from "react-router";
 
 import { Unreachable } from "./api/client";
-import { useIsLive, useLive } from "./api/live";
+import { useIsLive, useLive, useReceipts } from "./api/live";
 import { useSession, useStatus } from "./api/queries";
 import { Trouble, When } from "./parts/basics";
 import { Devices } from "./pages/devices";
@@ -82,6 +82,7 @@ function Shell() {
   const [isOpen, { toggle, close }] = useDisclosure();
   const location = useLocation();
   const status = useStatus();
+  useReceipts(status.data);
   useEffect(close, [location.pathname, close]);
   return (
     <AppShell

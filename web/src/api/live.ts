@@ -91,6 +91,16 @@ export function listen(client: QueryClient): () => void {
   };
 }
 
+/** Has the versions asked for again when the backup server has a new one of
+ * this machine's, however that was heard of. */
+export function useReceipts(status: Status | undefined): void {
+  const client = useQueryClient();
+  const receipts = status?.folders.map((folder) => `${folder.id} ${folder.backed_up_sequence}`).join();
+  useEffect(() => {
+    if (receipts !== undefined) void client.invalidateQueries({ queryKey: ["snapshots"] });
+  }, [client, receipts]);
+}
+
 /** Listens while the page is shown. */
 export function useLive(): void {
   const client = useQueryClient();

@@ -17,7 +17,7 @@ export interface paths {
          * Has folders backed up now: registers their manifests, connects to the
          *     backup server and triggers it; with `wait_secs`, waits for its receipts.
          */
-        post: operations["backup_now"];
+        post: operations["post_backup_now"];
         delete?: never;
         options?: never;
         head?: never;
@@ -32,10 +32,10 @@ export interface paths {
             cookie?: never;
         };
         /** All settings, by section. */
-        get: operations["all"];
+        get: operations["get_config"];
         put?: never;
         /** Gives a setting another value, in the file and in what runs. */
-        post: operations["set"];
+        post: operations["post_config"];
         delete?: never;
         options?: never;
         head?: never;
@@ -50,7 +50,7 @@ export interface paths {
             cookie?: never;
         };
         /** Every key with what it is for, what is allowed and its default. */
-        get: operations["keys"];
+        get: operations["get_config_keys"];
         put?: never;
         post?: never;
         delete?: never;
@@ -69,7 +69,7 @@ export interface paths {
         get?: never;
         put?: never;
         /** Connects to a peer. */
-        post: operations["connect"];
+        post: operations["post_connect"];
         delete?: never;
         options?: never;
         head?: never;
@@ -89,7 +89,7 @@ export interface paths {
          * Tests the connection to a source, or to the backup server. What is tested
          *     is told whether it works or not; nothing is changed.
          */
-        post: operations["test"];
+        post: operations["post_connection_test"];
         delete?: never;
         options?: never;
         head?: never;
@@ -107,7 +107,7 @@ export interface paths {
          * The directories in a directory of this machine. Where the path names none,
          *     those of the directory above it whose names begin as it ends.
          */
-        get: operations["list"];
+        get: operations["get_directories"];
         put?: never;
         post?: never;
         delete?: never;
@@ -128,7 +128,7 @@ export interface paths {
          *     [`api::Source`], `snapshot` with the source, the folder and the number of a
          *     new one, and `reload` where some were lost: then ask for everything again.
          */
-        get: operations["events"];
+        get: operations["get_events"];
         put?: never;
         post?: never;
         delete?: never;
@@ -150,7 +150,7 @@ export interface paths {
          * Tells what patterns would leave out of a directory, without changing
          *     anything.
          */
-        post: operations["preview"];
+        post: operations["post_exclude_preview"];
         delete?: never;
         options?: never;
         head?: never;
@@ -168,7 +168,7 @@ export interface paths {
          * The states that a file had in the snapshots of a folder, the newest first;
          *     where it was the same in many, the newest of those.
          */
-        get: operations["of_file"];
+        get: operations["get_file_versions"];
         put?: never;
         post?: never;
         delete?: never;
@@ -185,10 +185,10 @@ export interface paths {
             cookie?: never;
         };
         /** The watched folders. */
-        get: operations["list"];
+        get: operations["get_folders"];
         put?: never;
         /** Watches a folder from now on. */
-        post: operations["add"];
+        post: operations["post_folders"];
         delete?: never;
         options?: never;
         head?: never;
@@ -206,11 +206,11 @@ export interface paths {
         put?: never;
         post?: never;
         /** Watches a folder no more. What the backup server holds of it stays there. */
-        delete: operations["remove"];
+        delete: operations["delete_folders_id"];
         options?: never;
         head?: never;
         /** Changes how a folder is called, or what is left out of it. */
-        patch: operations["update"];
+        patch: operations["patch_folders_id"];
         trace?: never;
     };
     "/api/v1/folders/{id}/confirm": {
@@ -226,7 +226,7 @@ export interface paths {
          * Says that what stopped a folder, or had it held, was meant: its directory
          *     is another one, or is empty, or much was deleted or rewritten.
          */
-        post: operations["confirm"];
+        post: operations["post_folders_id_confirm"];
         delete?: never;
         options?: never;
         head?: never;
@@ -241,7 +241,7 @@ export interface paths {
             cookie?: never;
         };
         /** Everything in a folder that could not be read. */
-        get: operations["errors"];
+        get: operations["get_folders_id_errors"];
         put?: never;
         post?: never;
         delete?: never;
@@ -260,7 +260,7 @@ export interface paths {
         get?: never;
         put?: never;
         /** Publishes nothing of a folder until it is resumed. */
-        post: operations["pause"];
+        post: operations["post_folders_id_pause"];
         delete?: never;
         options?: never;
         head?: never;
@@ -277,7 +277,7 @@ export interface paths {
         get?: never;
         put?: never;
         /** Goes on with a folder that was paused. */
-        post: operations["resume"];
+        post: operations["post_folders_id_resume"];
         delete?: never;
         options?: never;
         head?: never;
@@ -292,7 +292,7 @@ export interface paths {
             cookie?: never;
         };
         /** The jobs since the instance was started, the oldest first. */
-        get: operations["list"];
+        get: operations["get_jobs"];
         put?: never;
         post?: never;
         delete?: never;
@@ -309,7 +309,7 @@ export interface paths {
             cookie?: never;
         };
         /** How a job stands. */
-        get: operations["get"];
+        get: operations["get_jobs_id"];
         put?: never;
         post?: never;
         delete?: never;
@@ -329,7 +329,7 @@ export interface paths {
          * What happened since the instance was started, in plain words, the oldest
          *     first; at most the last 2000.
          */
-        get: operations["journal"];
+        get: operations["get_journal"];
         put?: never;
         post?: never;
         delete?: never;
@@ -346,7 +346,7 @@ export interface paths {
             cookie?: never;
         };
         /** The last 1000 lines of the log, the oldest first. */
-        get: operations["logs"];
+        get: operations["get_logs"];
         put?: never;
         post?: never;
         delete?: never;
@@ -363,7 +363,7 @@ export interface paths {
             cookie?: never;
         };
         /** A manifest as one JSON document, with all its files. */
-        get: operations["show"];
+        get: operations["get_manifests_cid"];
         put?: never;
         post?: never;
         delete?: never;
@@ -380,13 +380,13 @@ export interface paths {
             cookie?: never;
         };
         /** How the code stands that was made last. */
-        get: operations["standing"];
+        get: operations["get_pairing"];
         put?: never;
         /**
          * Makes a code that is to be entered on the backup server; one that was made
          *     before does not count any more.
          */
-        post: operations["open"];
+        post: operations["post_pairing"];
         delete?: never;
         options?: never;
         head?: never;
@@ -406,7 +406,7 @@ export interface paths {
          * Enters a code that another machine has shown: this one becomes its backup
          *     server.
          */
-        post: operations["join"];
+        post: operations["post_pairing_join"];
         delete?: never;
         options?: never;
         head?: never;
@@ -421,7 +421,7 @@ export interface paths {
             cookie?: never;
         };
         /** The peers that are connected, oldest first. */
-        get: operations["list"];
+        get: operations["get_peers"];
         put?: never;
         post?: never;
         delete?: never;
@@ -440,7 +440,7 @@ export interface paths {
         get?: never;
         put?: never;
         /** Asks every source now. */
-        post: operations["poll"];
+        post: operations["post_poll"];
         delete?: never;
         options?: never;
         head?: never;
@@ -460,7 +460,7 @@ export interface paths {
          * Removes the snapshots that no rule of `[backup_server.keep]` keeps, and
          *     frees what nothing needs any more.
          */
-        post: operations["prune"];
+        post: operations["post_prune"];
         delete?: never;
         options?: never;
         head?: never;
@@ -475,10 +475,10 @@ export interface paths {
             cookie?: never;
         };
         /** The restores since the instance was started. */
-        get: operations["list"];
+        get: operations["get_restores"];
         put?: never;
         /** Begins a restore, in the background. */
-        post: operations["start"];
+        post: operations["post_restores"];
         delete?: never;
         options?: never;
         head?: never;
@@ -493,11 +493,11 @@ export interface paths {
             cookie?: never;
         };
         /** How a restore stands. */
-        get: operations["get"];
+        get: operations["get_restores_id"];
         put?: never;
         post?: never;
         /** Ends a restore. What it has made stays; begun again, it goes on there. */
-        delete: operations["cancel"];
+        delete: operations["delete_restores_id"];
         options?: never;
         head?: never;
         patch?: never;
@@ -511,7 +511,7 @@ export interface paths {
             cookie?: never;
         };
         /** The snapshots, by source and folder, the oldest first. */
-        get: operations["list"];
+        get: operations["get_snapshots"];
         put?: never;
         post?: never;
         delete?: never;
@@ -531,7 +531,7 @@ export interface paths {
          * The entries of a snapshot, in order, page by page: a page with as many as
          *     its `limit` is followed by the one `after` its last path.
          */
-        get: operations["entries"];
+        get: operations["get_snapshots_id_entries"];
         put?: never;
         post?: never;
         delete?: never;
@@ -548,7 +548,7 @@ export interface paths {
             cookie?: never;
         };
         /** The bytes of a file in a snapshot. */
-        get: operations["file"];
+        get: operations["get_snapshots_id_file"];
         put?: never;
         post?: never;
         delete?: never;
@@ -565,7 +565,7 @@ export interface paths {
             cookie?: never;
         };
         /** The entries of a snapshot whose last name has a text in it. */
-        get: operations["search"];
+        get: operations["get_snapshots_id_search"];
         put?: never;
         post?: never;
         delete?: never;
@@ -585,7 +585,7 @@ export interface paths {
          * A directory of a snapshot as a zip: files, directories and links. What a
          *     zip cannot carry is not in it; a restore to a directory makes all of it.
          */
-        get: operations["zip"];
+        get: operations["get_snapshots_id_zip"];
         put?: never;
         post?: never;
         delete?: never;
@@ -602,13 +602,13 @@ export interface paths {
             cookie?: never;
         };
         /** The sources. */
-        get: operations["list"];
+        get: operations["get_sources"];
         put?: never;
         /**
          * Pulls from a source from now on. The source has to name this instance too;
          *     pairing sets up both sides.
          */
-        post: operations["add"];
+        post: operations["post_sources"];
         delete?: never;
         options?: never;
         head?: never;
@@ -626,7 +626,7 @@ export interface paths {
         put?: never;
         post?: never;
         /** Pulls from a source no more. What is held of it stays. */
-        delete: operations["remove"];
+        delete: operations["delete_sources_name"];
         options?: never;
         head?: never;
         patch?: never;
@@ -645,7 +645,7 @@ export interface paths {
          * Goes on with a source that was refused: its state was lost, or went back.
          *     What is held of it stays.
          */
-        post: operations["accept"];
+        post: operations["post_sources_name_accept"];
         delete?: never;
         options?: never;
         head?: never;
@@ -662,7 +662,7 @@ export interface paths {
         get?: never;
         put?: never;
         /** Asks a source now whether there is something new. */
-        post: operations["poll_one"];
+        post: operations["post_sources_name_poll"];
         delete?: never;
         options?: never;
         head?: never;
@@ -677,7 +677,7 @@ export interface paths {
             cookie?: never;
         };
         /** How the instance is. */
-        get: operations["status"];
+        get: operations["get_status"];
         put?: never;
         post?: never;
         delete?: never;
@@ -699,7 +699,7 @@ export interface paths {
          * Looks through folders and publishes what has changed; answers when the
          *     manifests are registered.
          */
-        post: operations["sync_now"];
+        post: operations["post_sync"];
         delete?: never;
         options?: never;
         head?: never;
@@ -716,7 +716,7 @@ export interface paths {
         get?: never;
         put?: never;
         /** Makes a link that opens the web UI once, within ten minutes. */
-        post: operations["link"];
+        post: operations["post_ui_link"];
         delete?: never;
         options?: never;
         head?: never;
@@ -731,12 +731,12 @@ export interface paths {
             cookie?: never;
         };
         /** Whether this browser has a session. */
-        get: operations["session"];
+        get: operations["get_ui_session"];
         put?: never;
         /** Begins a session of this browser; it takes the token. */
-        post: operations["sign_in"];
+        post: operations["post_ui_session"];
         /** Ends the session of this browser. */
-        delete: operations["sign_out"];
+        delete: operations["delete_ui_session"];
         options?: never;
         head?: never;
         patch?: never;
@@ -752,7 +752,7 @@ export interface paths {
         get?: never;
         put?: never;
         /** Begins to check every snapshot, in the background. */
-        post: operations["verify"];
+        post: operations["post_verify"];
         delete?: never;
         options?: never;
         head?: never;
@@ -1479,7 +1479,7 @@ export interface components {
 }
 export type $defs = Record<string, never>;
 export interface operations {
-    backup_now: {
+    post_backup_now: {
         parameters: {
             query?: never;
             header?: never;
@@ -1530,7 +1530,7 @@ export interface operations {
             };
         };
     };
-    all: {
+    get_config: {
         parameters: {
             query?: never;
             header?: never;
@@ -1550,7 +1550,7 @@ export interface operations {
             };
         };
     };
-    set: {
+    post_config: {
         parameters: {
             query?: never;
             header?: never;
@@ -1592,7 +1592,7 @@ export interface operations {
             };
         };
     };
-    keys: {
+    get_config_keys: {
         parameters: {
             query?: never;
             header?: never;
@@ -1612,7 +1612,7 @@ export interface operations {
             };
         };
     };
-    connect: {
+    post_connect: {
         parameters: {
             query?: never;
             header?: never;
@@ -1663,7 +1663,7 @@ export interface operations {
             };
         };
     };
-    test: {
+    post_connection_test: {
         parameters: {
             query?: never;
             header?: never;
@@ -1714,17 +1714,17 @@ export interface operations {
             };
         };
     };
-    list: {
+    get_directories: {
         parameters: {
-            query?: never;
-            header?: never;
-            path: {
+            query?: {
                 /**
                  * @description An absolute path, or its beginning; the home directory where it is
                  *     empty.
                  */
-                path: string;
+                path?: string;
             };
+            header?: never;
+            path?: never;
             cookie?: never;
         };
         requestBody?: never;
@@ -1757,7 +1757,7 @@ export interface operations {
             };
         };
     };
-    events: {
+    get_events: {
         parameters: {
             query?: never;
             header?: never;
@@ -1777,7 +1777,7 @@ export interface operations {
             };
         };
     };
-    preview: {
+    post_exclude_preview: {
         parameters: {
             query?: never;
             header?: never;
@@ -1818,22 +1818,22 @@ export interface operations {
             };
         };
     };
-    of_file: {
+    get_file_versions: {
         parameters: {
-            query?: never;
-            header?: never;
-            path: {
+            query: {
                 /** @description Of this source: its name or its peer id. */
-                source: string | null;
+                source?: string;
                 /** @description Of this folder: its id or its name. */
                 folder: string;
                 /** @description Where it is in the folder. */
-                path: string | null;
+                path?: string;
                 /** @description The same in base64, where it is not UTF-8. */
-                path_base64: string | null;
+                path_base64?: string;
                 /** @description In the snapshots that the backup server holds. */
-                from_backup_server: boolean;
+                from_backup_server?: boolean;
             };
+            header?: never;
+            path?: never;
             cookie?: never;
         };
         requestBody?: never;
@@ -1875,7 +1875,7 @@ export interface operations {
             };
         };
     };
-    list: {
+    get_folders: {
         parameters: {
             query?: never;
             header?: never;
@@ -1894,7 +1894,7 @@ export interface operations {
             };
         };
     };
-    add: {
+    post_folders: {
         parameters: {
             query?: never;
             header?: never;
@@ -1935,7 +1935,7 @@ export interface operations {
             };
         };
     };
-    remove: {
+    delete_folders_id: {
         parameters: {
             query?: never;
             header?: never;
@@ -1974,7 +1974,7 @@ export interface operations {
             };
         };
     };
-    update: {
+    patch_folders_id: {
         parameters: {
             query?: never;
             header?: never;
@@ -2036,7 +2036,7 @@ export interface operations {
             };
         };
     };
-    confirm: {
+    post_folders_id_confirm: {
         parameters: {
             query?: never;
             header?: never;
@@ -2085,7 +2085,7 @@ export interface operations {
             };
         };
     };
-    errors: {
+    get_folders_id_errors: {
         parameters: {
             query?: never;
             header?: never;
@@ -2116,7 +2116,7 @@ export interface operations {
             };
         };
     };
-    pause: {
+    post_folders_id_pause: {
         parameters: {
             query?: never;
             header?: never;
@@ -2156,7 +2156,7 @@ export interface operations {
             };
         };
     };
-    resume: {
+    post_folders_id_resume: {
         parameters: {
             query?: never;
             header?: never;
@@ -2196,7 +2196,7 @@ export interface operations {
             };
         };
     };
-    list: {
+    get_jobs: {
         parameters: {
             query?: never;
             header?: never;
@@ -2215,7 +2215,7 @@ export interface operations {
             };
         };
     };
-    get: {
+    get_jobs_id: {
         parameters: {
             query?: never;
             header?: never;
@@ -2246,7 +2246,7 @@ export interface operations {
             };
         };
     };
-    journal: {
+    get_journal: {
         parameters: {
             query?: never;
             header?: never;
@@ -2274,7 +2274,7 @@ export interface operations {
             };
         };
     };
-    logs: {
+    get_logs: {
         parameters: {
             query?: never;
             header?: never;
@@ -2302,7 +2302,7 @@ export interface operations {
             };
         };
     };
-    show: {
+    get_manifests_cid: {
         parameters: {
             query?: never;
             header?: never;
@@ -2343,7 +2343,7 @@ export interface operations {
             };
         };
     };
-    standing: {
+    get_pairing: {
         parameters: {
             query?: never;
             header?: never;
@@ -2362,7 +2362,7 @@ export interface operations {
             };
         };
     };
-    open: {
+    post_pairing: {
         parameters: {
             query?: never;
             header?: never;
@@ -2390,7 +2390,7 @@ export interface operations {
             };
         };
     };
-    join: {
+    post_pairing_join: {
         parameters: {
             query?: never;
             header?: never;
@@ -2450,7 +2450,7 @@ export interface operations {
             };
         };
     };
-    list: {
+    get_peers: {
         parameters: {
             query?: never;
             header?: never;
@@ -2469,7 +2469,7 @@ export interface operations {
             };
         };
     };
-    poll: {
+    post_poll: {
         parameters: {
             query?: never;
             header?: never;
@@ -2496,7 +2496,7 @@ export interface operations {
             };
         };
     };
-    prune: {
+    post_prune: {
         parameters: {
             query?: never;
             header?: never;
@@ -2528,7 +2528,7 @@ export interface operations {
             };
         };
     };
-    list: {
+    get_restores: {
         parameters: {
             query?: never;
             header?: never;
@@ -2547,7 +2547,7 @@ export interface operations {
             };
         };
     };
-    start: {
+    post_restores: {
         parameters: {
             query?: never;
             header?: never;
@@ -2616,7 +2616,7 @@ export interface operations {
             };
         };
     };
-    get: {
+    get_restores_id: {
         parameters: {
             query?: never;
             header?: never;
@@ -2647,7 +2647,7 @@ export interface operations {
             };
         };
     };
-    cancel: {
+    delete_restores_id: {
         parameters: {
             query?: never;
             header?: never;
@@ -2688,21 +2688,21 @@ export interface operations {
             };
         };
     };
-    list: {
+    get_snapshots: {
         parameters: {
-            query?: never;
-            header?: never;
-            path: {
+            query?: {
                 /** @description Of this source: its name or its peer id. */
-                source: string | null;
+                source?: string;
                 /** @description Of this folder: its id or its name. */
-                folder: string | null;
+                folder?: string;
                 /**
                  * @description Those that the backup server holds of this instance's folders, instead
                  *     of those that this instance holds.
                  */
-                from_backup_server: boolean;
+                from_backup_server?: boolean;
             };
+            header?: never;
+            path?: never;
             cookie?: never;
         };
         requestBody?: never;
@@ -2735,27 +2735,28 @@ export interface operations {
             };
         };
     };
-    entries: {
+    get_snapshots_id_entries: {
         parameters: {
-            query?: never;
+            query?: {
+                /** @description Below this directory; everything, where none is named. */
+                path?: string;
+                /** @description The same in base64, where it is not UTF-8. */
+                path_base64?: string;
+                /** @description All that is below it, not only what is directly in it. */
+                recursive?: boolean;
+                /** @description Only what comes after this path. */
+                after?: string;
+                /** @description The same in base64. */
+                after_base64?: string;
+                /** @description At most so many, up to 10,000. */
+                limit?: number;
+                /** @description Of the snapshot as the backup server has it. */
+                from_backup_server?: boolean;
+            };
             header?: never;
             path: {
                 /** @description The id, or its beginning */
                 id: string;
-                /** @description Below this directory; everything, where none is named. */
-                path: string | null;
-                /** @description The same in base64, where it is not UTF-8. */
-                path_base64: string | null;
-                /** @description All that is below it, not only what is directly in it. */
-                recursive: boolean;
-                /** @description Only what comes after this path. */
-                after: string | null;
-                /** @description The same in base64. */
-                after_base64: string | null;
-                /** @description At most so many, up to 10,000. */
-                limit: number | null;
-                /** @description Of the snapshot as the backup server has it. */
-                from_backup_server: boolean;
             };
             cookie?: never;
         };
@@ -2807,19 +2808,20 @@ export interface operations {
             };
         };
     };
-    file: {
+    get_snapshots_id_file: {
         parameters: {
-            query?: never;
+            query?: {
+                /** @description Where it is in the folder; the folder itself, where none is named. */
+                path?: string;
+                /** @description The same in base64, where it is not UTF-8. */
+                path_base64?: string;
+                /** @description From the backup server. */
+                from_backup_server?: boolean;
+            };
             header?: never;
             path: {
                 /** @description The id, or its beginning */
                 id: string;
-                /** @description Where it is in the folder; the folder itself, where none is named. */
-                path: string | null;
-                /** @description The same in base64, where it is not UTF-8. */
-                path_base64: string | null;
-                /** @description From the backup server. */
-                from_backup_server: boolean;
             };
             cookie?: never;
         };
@@ -2871,17 +2873,18 @@ export interface operations {
             };
         };
     };
-    search: {
+    get_snapshots_id_search: {
         parameters: {
-            query?: never;
+            query: {
+                /** @description A part of a name, whatever its case. */
+                text: string;
+                /** @description In the snapshot as the backup server has it. */
+                from_backup_server?: boolean;
+            };
             header?: never;
             path: {
                 /** @description The id, or its beginning */
                 id: string;
-                /** @description A part of a name, whatever its case. */
-                text: string;
-                /** @description In the snapshot as the backup server has it. */
-                from_backup_server: boolean;
             };
             cookie?: never;
         };
@@ -2933,19 +2936,20 @@ export interface operations {
             };
         };
     };
-    zip: {
+    get_snapshots_id_zip: {
         parameters: {
-            query?: never;
+            query?: {
+                /** @description Where it is in the folder; the folder itself, where none is named. */
+                path?: string;
+                /** @description The same in base64, where it is not UTF-8. */
+                path_base64?: string;
+                /** @description From the backup server. */
+                from_backup_server?: boolean;
+            };
             header?: never;
             path: {
                 /** @description The id, or its beginning */
                 id: string;
-                /** @description Where it is in the folder; the folder itself, where none is named. */
-                path: string | null;
-                /** @description The same in base64, where it is not UTF-8. */
-                path_base64: string | null;
-                /** @description From the backup server. */
-                from_backup_server: boolean;
             };
             cookie?: never;
         };
@@ -2997,7 +3001,7 @@ export interface operations {
             };
         };
     };
-    list: {
+    get_sources: {
         parameters: {
             query?: never;
             header?: never;
@@ -3016,7 +3020,7 @@ export interface operations {
             };
         };
     };
-    add: {
+    post_sources: {
         parameters: {
             query?: never;
             header?: never;
@@ -3057,7 +3061,7 @@ export interface operations {
             };
         };
     };
-    remove: {
+    delete_sources_name: {
         parameters: {
             query?: never;
             header?: never;
@@ -3105,7 +3109,7 @@ export interface operations {
             };
         };
     };
-    accept: {
+    post_sources_name_accept: {
         parameters: {
             query?: never;
             header?: never;
@@ -3154,7 +3158,7 @@ export interface operations {
             };
         };
     };
-    poll_one: {
+    post_sources_name_poll: {
         parameters: {
             query?: never;
             header?: never;
@@ -3194,7 +3198,7 @@ export interface operations {
             };
         };
     };
-    status: {
+    get_status: {
         parameters: {
             query?: never;
             header?: never;
@@ -3213,7 +3217,7 @@ export interface operations {
             };
         };
     };
-    sync_now: {
+    post_sync: {
         parameters: {
             query?: never;
             header?: never;
@@ -3263,7 +3267,7 @@ export interface operations {
             };
         };
     };
-    link: {
+    post_ui_link: {
         parameters: {
             query?: never;
             header?: never;
@@ -3291,7 +3295,7 @@ export interface operations {
             };
         };
     };
-    session: {
+    get_ui_session: {
         parameters: {
             query?: never;
             header?: never;
@@ -3310,7 +3314,7 @@ export interface operations {
             };
         };
     };
-    sign_in: {
+    post_ui_session: {
         parameters: {
             query?: never;
             header?: never;
@@ -3337,7 +3341,7 @@ export interface operations {
             };
         };
     };
-    sign_out: {
+    delete_ui_session: {
         parameters: {
             query?: never;
             header?: never;
@@ -3364,7 +3368,7 @@ export interface operations {
             };
         };
     };
-    verify: {
+    post_verify: {
         parameters: {
             query?: never;
             header?: never;

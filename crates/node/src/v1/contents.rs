@@ -34,6 +34,7 @@ type Piece = Result<Bytes, io::Error>;
 
 /// What of a snapshot.
 #[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct What {
     /// Where it is in the folder; the folder itself, where none is named.
     path: Option<String>,

@@ -29,6 +29,7 @@ const PREVIEW: PreviewLimits =
 
 /// Which directory.
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct Where {
     /// An absolute path, or its beginning; the home directory where it is
     /// empty.

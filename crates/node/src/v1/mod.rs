@@ -84,7 +84,30 @@ struct Document;
 
 /// The handlers, and the document that is made from them.
 fn documented() -> (Router<ApiState>, utoipa::openapi::OpenApi) {
-    OpenApiRouter::with_openapi(Document::openapi()).nest("/api/v1", routes()).split_for_parts()
+    let documented = OpenApiRouter::with_openapi(Document::openapi()).nest("/api/v1", routes());
+    let (api, mut document) = documented.split_for_parts();
+    for (path, item) in &mut document.paths.paths {
+        for (method, operation) in [
+            ("get", &mut item.get),
+            ("post", &mut item.post),
+            ("patch", &mut item.patch),
+            ("delete", &mut item.delete),
+        ] {
+            if let Some(operation) = operation {
+                operation.operation_id = Some(operation_id(method, path));
+            }
+        }
+    }
+    (api, document)
+}
+
+/// A name that no other operation has: handlers of several modules are called
+/// the same.
+fn operation_id(method: &str, path: &str) -> String {
+    let parts = path.trim_start_matches("/api/v1").split('/').filter(|part| !part.is_empty());
+    let parts: Vec<String> =
+        parts.map(|part| part.trim_matches(['{', '}']).replace('-', "_")).collect();
+    format!("{method}_{}", parts.join("_"))
 }
 
 /// The routes.

@@ -40,6 +40,7 @@ impl From<TreeError> for Problem {
 
 /// Which snapshots are meant.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct Choice {
     /// Of this source: its name or its peer id.
     pub(crate) source: Option<String>,
@@ -159,6 +160,7 @@ fn to_api(state: &ApiState, snapshot: RemoteSnapshot) -> api::Snapshot {
 
 /// Which entries of a snapshot are meant.
 #[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct Which {
     /// Below this directory; everything, where none is named.
     path: Option<String>,

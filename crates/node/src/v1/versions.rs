@@ -22,6 +22,7 @@ const LOOKED_AT_MAX: usize = 2000;
 
 /// What to look for.
 #[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct Search {
     /// A part of a name, whatever its case.
     text: String,
@@ -84,6 +85,7 @@ pub(crate) async fn search(
 
 /// Which file.
 #[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct WhichFile {
     /// Of this source: its name or its peer id.
     source: Option<String>,
