@@ -23,7 +23,8 @@ fn main() -> io::Result<()> {
         let name = file.strip_prefix(&dist).unwrap_or(file);
         let path = fs::canonicalize(file)?;
         // Debug writes both as Rust reads them.
-        let _ = writeln!(table, "    ({:?}, include_bytes!({path:?})),", name.display().to_string());
+        let _ =
+            writeln!(table, "    ({:?}, include_bytes!({path:?})),", name.display().to_string());
     }
     table.push_str("]\n");
     let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());

@@ -147,6 +147,7 @@ test("a change is backed up now", async () => {
   await until("the receipt", async () => (await a.status()).folders[0].backed_up_sequence > before);
   const sequence = (await a.status()).folders[0].backed_up_sequence;
   await card.getByText(new RegExp(`^#${sequence},`)).waitFor();
+  await card.getByText("The backup server has all of it.").waitFor();
   await pageA.screenshot({ path: path.join(shots, "backup-now.png") });
 });
 

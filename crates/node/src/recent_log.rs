@@ -107,7 +107,10 @@ mod tests {
         });
         let all = lines();
         let short = all.iter().find(|line| line.text.starts_with("it is so")).unwrap();
-        assert_eq!((short.level.as_str(), short.text.as_str()), ("warn", "it is so folder=\"x-7\" count=3"));
+        assert_eq!(
+            (short.level.as_str(), short.text.as_str()),
+            ("warn", "it is so folder=\"x-7\" count=3")
+        );
         let long = all.iter().find(|line| line.text.starts_with('é')).unwrap();
         assert!(long.text.len() < LINE_LEN_MAX + 4 && long.text.ends_with('…'));
     }

@@ -39,7 +39,7 @@ mod watch;
 
 pub use error::{Retry, SyncError};
 pub use handle::SyncHandle;
-pub use preview::{LeftOut, Preview, PreviewError, PreviewLimits, preview};
+pub use preview::{LeftOut, Preview, PreviewError, PreviewLimits, check_patterns, preview};
 pub use service::SyncService;
 pub use settings::{
     Clock, FolderSettings, Publisher, SyncOptions, SyncSettings, SystemClock, Tuning,

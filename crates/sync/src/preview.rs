@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use fstree::{FoundKind, Kind, Root, RootError, Visit, WalkItem, WalkOptions};
 use types::RelPath;
 
-use crate::rules::{Rules, RulesError};
+use crate::rules::{Rules, RulesError, matcher};
 
 /// How long a preview may look, and at how much.
 #[derive(Clone, Copy, Debug)]
@@ -71,6 +71,16 @@ impl From<RulesError> for PreviewError {
     fn from(error: RulesError) -> Self {
         Self::Pattern(crate::error::chain(&error))
     }
+}
+
+/// Whether these patterns can be used for a folder.
+///
+/// # Errors
+///
+/// [`PreviewError::Pattern`], which names the first that cannot.
+pub fn check_patterns(exclude: &[String]) -> Result<(), PreviewError> {
+    matcher(exclude)?;
+    Ok(())
 }
 
 /// Looks through the directory at `path`, with these patterns and the ignore
@@ -144,9 +154,14 @@ mod tests {
 
     fn folder() -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
-        for (path, len) in
-            [("a.txt", 10), ("b.tmp", 20), ("m/x/1", 300), ("m/2", 40), ("sub/c.tmp", 5), ("sub/d", 6)]
-        {
+        for (path, len) in [
+            ("a.txt", 10),
+            ("b.tmp", 20),
+            ("m/x/1", 300),
+            ("m/2", 40),
+            ("sub/c.tmp", 5),
+            ("sub/d", 6),
+        ] {
             let path = dir.path().join(path);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, vec![0; len]).unwrap();
@@ -177,7 +192,8 @@ mod tests {
         let dir = folder();
         let found = preview(dir.path(), &[], PreviewLimits { entries: 2, ..LIMITS }).unwrap();
         assert!(found.is_cut_short && found.files <= 2);
-        let found = preview(dir.path(), &["*".into()], PreviewLimits { named: 1, ..LIMITS }).unwrap();
+        let found =
+            preview(dir.path(), &["*".into()], PreviewLimits { named: 1, ..LIMITS }).unwrap();
         assert_eq!(found.excluded.len(), 1);
     }
 
@@ -186,6 +202,8 @@ mod tests {
         let dir = folder();
         let bad = preview(dir.path(), &["a[".into()], LIMITS);
         assert!(matches!(bad, Err(PreviewError::Pattern(_))), "{bad:?}");
+        assert!(check_patterns(&["a".into(), "a[".into()]).is_err());
+        assert!(check_patterns(&["a".into(), "!b/**".into()]).is_ok());
         assert!(preview(&dir.path().join("gone"), &[], LIMITS).is_err());
     }
 }

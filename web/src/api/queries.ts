@@ -197,7 +197,7 @@ export const usePauseFolder = () =>
 export const useConfirmFolder = () => useChange((id: string) => post<Folder>(`/folders/${part(id)}/confirm`));
 export const useBackupNow = () =>
   useChange((folder: string | undefined) =>
-    post<BackupNowReport>("/backup-now", { folder, wait_secs: 0 }, { timeout: 600_000 }),
+    post<BackupNowReport>("/backup-now", { folder }, { timeout: 600_000 }),
   );
 export const useOpenPairing = () => useChange(() => post<PairingCode>("/pairing"), "pairing");
 export const useJoin = () =>

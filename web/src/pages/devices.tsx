@@ -365,7 +365,7 @@ function Connected({ peers }: { peers: Peer[] }) {
       {peers.length === 0 && <Text c="dimmed">No peer is connected at the moment.</Text>}
       {peers.length > 0 && (
         <div className="scroll" tabIndex={0} role="group" aria-label="Connected peers">
-          <Table fz="sm">
+          <Table fz="sm" miw={640}>
             <Table.Thead>
               <Table.Tr>
                 <Table.Th>Peer</Table.Th>

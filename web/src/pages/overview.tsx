@@ -75,8 +75,15 @@ export function Notices({ notices }: { notices: Notice[] }) {
 
 /** What a click on Backup now did, step by step. */
 export function BackupSteps({ backup }: { backup: ReturnType<typeof useBackupNow> }) {
+  const status = useStatus();
   if (backup.isError) return <Trouble error={backup.error} onClose={() => backup.reset()} />;
   if (!backup.data) return null;
+  // The receipt comes when all of it is there: it is looked for in the state.
+  const isTold = backup.data.steps.every((step) => step.ok || step.name === "trigger");
+  const waiting = backup.data.folders.filter((one) => {
+    const now = status.data?.folders.find((folder) => folder.id === one.folder_id);
+    return (now?.backed_up_sequence ?? -1) < one.sequence;
+  });
   return (
     <Stack gap={4} role="status">
       {backup.data.steps.map((step, index) => (
@@ -87,6 +94,17 @@ export function BackupSteps({ backup }: { backup: ReturnType<typeof useBackupNow
           </Text>
         </Group>
       ))}
+      {isTold && (
+        <Group gap={8} wrap="nowrap" align="flex-start">
+          {waiting.length === 0 ? <IconCheck size={18} className="ink-good" aria-label="done" /> : <Loader size={18} aria-label="waiting" />}
+          <Text size="sm">
+            <b>Receipt.</b>{" "}
+            {waiting.length === 0
+              ? "The backup server has all of it."
+              : "Waiting for the backup server to have all of it; this goes on by itself."}
+          </Text>
+        </Group>
+      )}
       <Button size="compact-xs" style={{ alignSelf: "flex-start" }} onClick={() => backup.reset()}>
         Hide
       </Button>

@@ -261,7 +261,7 @@ function History({ snapshots }: { snapshots: Snapshot[] }) {
       {newestFirst.length === 0 && <Text c="dimmed">None yet.</Text>}
       {newestFirst.length > 0 && (
         <div className="scroll" tabIndex={0} role="group" aria-label="Received versions">
-          <Table fz="sm">
+          <Table fz="sm" miw={640}>
             <Table.Thead>
               <Table.Tr>
                 <Table.Th>Received</Table.Th>

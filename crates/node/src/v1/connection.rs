@@ -57,9 +57,9 @@ pub(crate) async fn test(
     let config = state.node.settings.get();
     let steps = match request.source {
         Some(name) => {
-            let source = config.source(&name).ok_or_else(|| {
-                Problem::not_found(format!("there is no source {name:?}"))
-            })?;
+            let source = config
+                .source(&name)
+                .ok_or_else(|| Problem::not_found(format!("there is no source {name:?}")))?;
             of_source(&state, source).await
         }
         None => of_server(&state).await?,
@@ -107,7 +107,10 @@ async fn of_source(state: &ApiState, source: &SourcePeer) -> Vec<Step> {
         Ok(manifest::Answer::Changed { discovery, .. }) => {
             addresses.extend(discovery.addresses);
             let offered = discovery.manifests.len();
-            good(name, format!("{} answers and offers {offered} folders", source.manifest_server_url))
+            good(
+                name,
+                format!("{} answers and offers {offered} folders", source.manifest_server_url),
+            )
         }
         Err(error) => bad(
             name,
@@ -181,10 +184,10 @@ async fn of_server(state: &ApiState) -> Result<Vec<Step>, Problem> {
 }
 
 async fn health(name: &str, url: &str, works: &str, fix: &str) -> Step {
-    let client =
-        reqwest::Client::builder().no_proxy().timeout(HTTP_TIMEOUT).redirect(
-            reqwest::redirect::Policy::none(),
-        );
+    let client = reqwest::Client::builder()
+        .no_proxy()
+        .timeout(HTTP_TIMEOUT)
+        .redirect(reqwest::redirect::Policy::none());
     let answer = match client.build() {
         Ok(client) => client.get(url).send().await,
         Err(error) => Err(error),

@@ -8,6 +8,8 @@ use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use ::zip::write::SimpleFileOptions;
+use ::zip::{CompressionMethod, DateTime, ZipWriter};
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderValue, header};
@@ -18,8 +20,6 @@ use store::{BlockStore, FileReader, StoreError, resolve};
 use tokio::sync::mpsc;
 use types::{Entry, EntryKind, RelPath};
 use utoipa::IntoParams;
-use ::zip::write::SimpleFileOptions;
-use ::zip::{CompressionMethod, DateTime, ZipWriter};
 
 use super::snapshots::{self, Choice, rel_path};
 use super::{ApiState, Problem, blocking, reading};
@@ -62,9 +62,9 @@ async fn meant(state: &ApiState, id: &str, what: &What) -> Result<Meant, Problem
     let folder = snapshot.folder_name.clone();
     blocking(move || {
         let tree = SnapshotTree::open(blocks.clone(), snapshot.manifest_cid)?;
-        let entry = tree.lookup(&path)?.ok_or_else(|| {
-            Problem::not_found(format!("the snapshot has nothing at {path:?}"))
-        })?;
+        let entry = tree
+            .lookup(&path)?
+            .ok_or_else(|| Problem::not_found(format!("the snapshot has nothing at {path:?}")))?;
         Ok(Meant { tree, blocks, entry, folder })
     })
     .await
@@ -132,7 +132,9 @@ pub(crate) async fn file(
     let mut reader = blocking(move || {
         let content = resolve(&*blocks, cid).map_err(|error| Problem::internal(&error))?;
         let content = content.ok_or_else(|| {
-            Problem::not_found(format!("the content {cid} is not here; `archivist verify` says more"))
+            Problem::not_found(format!(
+                "the content {cid} is not here; `archivist verify` says more"
+            ))
         })?;
         Ok(FileReader::new(blocks, &content))
     })
@@ -270,8 +272,8 @@ fn add<W: Write + io::Seek>(
         }
         EntryKind::File { cid, size, .. } => {
             zip.start_file(name, options.large_file(*size >= u64::from(u32::MAX)))?;
-            let mut reader = FileReader::open(meant.blocks.clone(), *cid)?
-                .ok_or(StoreError::Missing(*cid))?;
+            let mut reader =
+                FileReader::open(meant.blocks.clone(), *cid)?.ok_or(StoreError::Missing(*cid))?;
             while let Some(bytes) = reader.read()? {
                 zip.write_all(&bytes)?;
             }

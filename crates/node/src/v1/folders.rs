@@ -195,6 +195,7 @@ async fn note(state: ApiState, request: AddFolder) -> Answer<Folder> {
             Err(error) => return Err(bad(format!("cannot use {}: {error}", path.display()))),
         }
         let value = |what: &str, error: &dyn std::error::Error| bad(format!("{what}: {error}"));
+        check(&request.exclude)?;
         let mut exclude = Vec::new();
         for pattern in &request.exclude {
             let parsed = pattern.parse();
@@ -270,6 +271,12 @@ async fn forget(state: ApiState, folder: FolderId) {
     tracing::warn!(%folder, "the folder is still being worked on; its state stays");
 }
 
+/// What is configured has to be what the source side can use.
+fn check(exclude: &[String]) -> Result<(), Problem> {
+    sync::check_patterns(exclude)
+        .map_err(|error| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, with_causes(&error)))
+}
+
 /// What of a folder is to change; what is not given stays.
 #[derive(Clone, Debug, Default, Deserialize, ToSchema)]
 pub(crate) struct FolderChanges {
@@ -303,6 +310,7 @@ pub(crate) async fn update(
 ) -> Answer<Folder> {
     blocking(move || {
         let folder = find(&state, &id)?;
+        check(changes.exclude.as_deref().unwrap_or_default())?;
         let bad = |what: &str, error: &config::ValueError| {
             Problem::new(StatusCode::UNPROCESSABLE_ENTITY, format!("{what}: {error}"))
         };

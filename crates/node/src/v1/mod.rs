@@ -263,6 +263,10 @@ mod tests {
             std::fs::write(&path, &document).unwrap();
         }
         let known = std::fs::read_to_string(&path).unwrap_or_default();
-        assert!(known == document, "{} is not current; UPDATE_DOCS=1 makes it anew", path.display());
+        assert!(
+            known == document,
+            "{} is not current; UPDATE_DOCS=1 makes it anew",
+            path.display()
+        );
     }
 }

@@ -84,7 +84,10 @@ pub(crate) async fn list(
 }
 
 /// All snapshots that are meant, by source, folder and order.
-pub(crate) async fn chosen(state: &ApiState, choice: &Choice) -> Result<Vec<RemoteSnapshot>, Problem> {
+pub(crate) async fn chosen(
+    state: &ApiState,
+    choice: &Choice,
+) -> Result<Vec<RemoteSnapshot>, Problem> {
     let all = if choice.from_backup_server {
         super::restores::remote_snapshots(state).await?
     } else {
@@ -180,7 +183,10 @@ pub(crate) struct Which {
     from_backup_server: bool,
 }
 
-pub(crate) fn rel_path(text: Option<&str>, base64: Option<&str>) -> Result<Option<RelPath>, Problem> {
+pub(crate) fn rel_path(
+    text: Option<&str>,
+    base64: Option<&str>,
+) -> Result<Option<RelPath>, Problem> {
     if text.is_none() && base64.is_none() {
         return Ok(None);
     }

@@ -58,8 +58,7 @@ pub(crate) async fn search(
     Path(id): Path<String>,
     Query(search): Query<Search>,
 ) -> Answer<Found> {
-    let choice =
-        Choice { from_backup_server: search.from_backup_server, ..Choice::default() };
+    let choice = Choice { from_backup_server: search.from_backup_server, ..Choice::default() };
     let snapshot = snapshots::find(&state, &choice, Some(&id), None).await?;
     let blocks = reading::blocks(&state, search.from_backup_server)?;
     let wanted = search.text.to_lowercase();

@@ -190,9 +190,13 @@ mod tests {
         let value = cookie.split(['=', ';']).nth(1).unwrap();
         let (body, code) = value.rsplit_once('.').unwrap();
         let later = body.replacen(body.split('.').next().unwrap(), "99999999999", 1);
-        for forged in
-            [format!("{later}.{code}"), format!("{body}."), body.to_owned(), String::new(), ".".into()]
-        {
+        for forged in [
+            format!("{later}.{code}"),
+            format!("{body}."),
+            body.to_owned(),
+            String::new(),
+            ".".into(),
+        ] {
             let mut headers = HeaderMap::new();
             let pair = format!("{}={forged}", sessions.cookie_name());
             headers.append("cookie", pair.parse().unwrap());
