@@ -20,6 +20,7 @@ usage: cargo xtask COMMAND
                   (--fast: without those that need npm or take minutes)
   ci              the same as `test`; what .ci/run runs
   tidy            the rules about the source itself
+  soak [N]        both sides killed at N random moments (500), then compared
   bench           the store and the transfer, measured (--help)
 ";
 
@@ -32,6 +33,8 @@ fn main() -> ExitCode {
         ["build"] => web::build(false),
         ["build", "--release"] => web::build(true),
         ["tidy"] => tidy::run(),
+        ["soak"] => test::soak("500"),
+        ["soak", kills] if kills.parse::<u32>().is_ok() => test::soak(kills),
         ["bench", rest @ ..] => bench::run(rest),
         _ => {
             eprint!("{USAGE}");

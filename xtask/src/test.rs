@@ -49,6 +49,21 @@ pub(crate) fn run(scope: Scope) -> Result<()> {
     Ok(())
 }
 
+/// Kills both sides of a backup again and again, and compares what comes out.
+pub(crate) fn soak(kills: &str) -> Result<()> {
+    println!("$ ARCHIVIST_KILLS={kills} cargo test --release -p cli --test kill -- --nocapture");
+    let status = std::process::Command::new(std::env::var("CARGO").unwrap_or("cargo".into()))
+        .args(["test", "--release", "-p", "cli", "--test", "kill", "--", "--nocapture"])
+        .env("ARCHIVIST_KILLS", kills)
+        .current_dir(root())
+        .status()
+        .context("cannot run cargo test")?;
+    if !status.success() {
+        bail!("something was lost; ARCHIVIST_SEED above repeats it");
+    }
+    Ok(())
+}
+
 fn run_cargo(root: &Path, arguments: &[&str]) -> Result<()> {
     shell::run(root, &std::env::var("CARGO").unwrap_or_else(|_| "cargo".into()), arguments)
 }

@@ -59,6 +59,10 @@ pub(super) struct Folder {
     /// Whether the source knows of the newest snapshot.
     pub(super) receipt: Receipting,
     trouble: Option<Trouble>,
+    /// The attempt that is under way was stopped for a newer manifest.
+    is_superseded: bool,
+    /// The one before it was: this one goes to its end.
+    was_superseded: bool,
     failures: u32,
     changes: u32,
     retry_at: Option<Instant>,
@@ -90,10 +94,14 @@ impl Folder {
             // It follows at once where the one before could not be had.
             self.retry_at = None;
         }
+        // Once in a row: a folder that never stands still would otherwise be
+        // pulled for ever and be backed up never.
         if let Some(running) = &self.running
+            && !self.was_superseded
             && offer.published.sequence_number > running.offer.published.sequence_number
         {
             running.stop.cancel();
+            self.is_superseded = true;
         }
         self.is_same = false;
         self.wanted = Some(offer);
@@ -146,6 +154,12 @@ impl Folder {
         self.bad = None;
         self.clear_trouble();
         self.receipt = Receipting::default();
+    }
+
+    /// The attempt that was under way has ended, however it did.
+    pub(super) fn ended(&mut self) -> Option<Running> {
+        self.was_superseded = std::mem::take(&mut self.is_superseded);
+        self.running.take()
     }
 
     /// The attempt to pull `manifest` has failed. Tells whether it counts.
@@ -203,7 +217,14 @@ impl Folder {
 
     /// The snapshot that the source is to be told of now, if there is one.
     pub(super) fn to_tell(&self) -> Option<&Snapshot> {
-        let newest = self.newest.as_ref().filter(|_| self.is_same)?;
+        // Where the source offers neither this nor a later one, it would not
+        // know what it is told of.
+        let newest = self.newest.as_ref()?;
+        let sequence = newest.record.sequence;
+        let is_later = |offer: &Offer| offer.published.sequence_number > sequence;
+        if !self.is_same && !self.wanted.as_ref().is_some_and(is_later) {
+            return None;
+        }
         let receipt = &self.receipt;
         (!receipt.is_under_way && receipt.told != Some(newest.record.manifest)).then_some(newest)
     }

@@ -436,7 +436,7 @@ impl SourceTask {
     fn attempted(&mut self, id: &FolderId, manifest: Cid, end: End) {
         let source = self.source.name.as_str();
         let Some(folder) = self.folders.get_mut(id) else { return };
-        let running = folder.running.take();
+        let running = folder.ended();
         let now = Instant::now();
         let counts = match end {
             End::NoConnection(error) => {

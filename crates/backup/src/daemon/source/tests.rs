@@ -547,6 +547,23 @@ async fn a_newer_manifest_takes_the_place_of_one_that_is_being_pulled() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_folder_that_never_stands_still_is_backed_up_and_told_of() {
+    let fake = Fake::new();
+    *fake.pull_time.lock() = Duration::from_secs(5);
+    fake.publish(1);
+    let running = run(&fake);
+    for sequence in 2..60 {
+        running.pass(1.0).await;
+        fake.publish(sequence);
+    }
+    let committed = running.board.totals().committed;
+    assert!((6..12).contains(&committed), "{committed}");
+    let told = fake.told.lock().len() as u64;
+    assert!(told + 1 >= committed, "{told} of {committed}");
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn changed_files_are_nobodys_fault_and_the_next_manifest_follows_at_once() {
     let fake = Fake::new();
     fake.fail_pulls(|| Some(ManifestPullError::Changed { count: 2 }));
