@@ -80,7 +80,7 @@ function Field({ info, value }: { info: KeyInfo; value: unknown }) {
             </Button>
           </>
         )}
-        {!isChanged && info.default !== undefined && info.default !== null && asText(info.default) !== "" && asText(info.default) !== saved && (
+        {!isChanged && info.type !== "bool" && info.default !== undefined && info.default !== null && asText(info.default) !== "" && asText(info.default) !== saved && (
           <Button size="compact-xs" onClick={() => apply(null)} aria-label={`Use the default: ${asText(info.default).replaceAll("\n", ", ")} for ${label(info.path)}`}>
             Use the default: {asText(info.default).replaceAll("\n", ", ")}
           </Button>

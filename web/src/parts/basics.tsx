@@ -60,7 +60,7 @@ export function Copy({ text, what }: { text: string; what: string }) {
 export function Id({ id, what, whole = false }: { id: string; what: string; whole?: boolean }) {
   return (
     <Group gap={4} wrap="nowrap" component="span">
-      <span className="id" title={id}>
+      <span className="id" title={id} style={whole ? undefined : { whiteSpace: "nowrap" }}>
         {whole ? id : shortId(id)}
       </span>
       <Copy text={id} what={what} />
