@@ -7,12 +7,15 @@ mod bench;
 mod shell;
 mod test;
 mod tidy;
+mod web;
 
 use std::process::ExitCode;
 
 const USAGE: &str = "\
 usage: cargo xtask COMMAND
 
+  build [--release]
+                  the web UI, and then the program with it in it
   test [--fast]   everything that has to pass: format, lints, tidy, all tests
                   (--fast: without those that need npm or take minutes)
   ci              the same as `test`; what .ci/run runs
@@ -27,6 +30,8 @@ fn main() -> ExitCode {
     let result = match arguments.as_slice() {
         ["test" | "ci"] => test::run(test::Scope::All),
         ["test", "--fast"] => test::run(test::Scope::Fast),
+        ["build"] => web::build(false),
+        ["build", "--release"] => web::build(true),
         ["tidy"] => tidy::run(),
         ["soak"] => test::soak("500"),
         ["soak", kills] if kills.parse::<u32>().is_ok() => test::soak(kills),

@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 
 use crate::shell::{self, files, has, root};
-use crate::tidy;
+use crate::{tidy, web};
 
 /// How much to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +30,9 @@ pub(crate) fn run(scope: Scope) -> Result<()> {
         for dir in npm_projects()? {
             install_npm(&dir)?;
         }
+        // The program takes in what is built.
+        web::build_ui()?;
+        web::unit_tests()?;
     }
     // The programs that the tests start.
     run_cargo(&root, &["build", "--workspace", "--bins"])?;
@@ -39,6 +42,15 @@ pub(crate) fn run(scope: Scope) -> Result<()> {
     }
     run_cargo(&root, &arguments)?;
     if scope == Scope::All {
+        if web::has_browser() {
+            web::browser_tests()?;
+        } else {
+            println!(
+                "LEFT OUT: the tests of the UI in a browser, since there is no {} (set CHROMIUM, \
+                 or: apt-get install chromium)",
+                web::browser().display()
+            );
+        }
         documentation(&root)?;
     }
     println!("all passed in {} s", started.elapsed().as_secs());
@@ -64,33 +76,59 @@ fn run_cargo(root: &Path, arguments: &[&str]) -> Result<()> {
     shell::run(root, &std::env::var("CARGO").unwrap_or_else(|_| "cargo".into()), arguments)
 }
 
-/// Says all that is missing at once.
-fn check_tools(scope: Scope) -> Result<()> {
-    let mut missing = Vec::new();
-    for (tool, why) in [("git", "lists the files"), ("cc", "builds zstd and BLAKE3")] {
-        if !has(tool) {
-            missing.push(format!("`{tool}`, which {why}"));
-        }
-    }
+/// The programs that are needed, why, and Debian's packages that have them.
+fn tools(scope: Scope) -> Vec<(&'static str, &'static str, &'static str)> {
+    let mut tools =
+        vec![("git", "lists the files", "git"), ("cc", "builds zstd and BLAKE3", "gcc libc6-dev")];
     if scope == Scope::All {
-        for (tool, why) in [
-            ("node", "runs the tests against js-libp2p and the node's SDK"),
-            ("npm", "installs what those tests need"),
-            ("unshare", "mounts the small disk of the full-disk tests (util-linux)"),
-        ] {
-            if !has(tool) {
-                missing.push(format!("`{tool}`, which {why}"));
-            }
-        }
+        tools.extend([
+            ("node", "runs the tests against js-libp2p, the node's SDK and the UI", "nodejs"),
+            ("npm", "installs what those tests need", "npm"),
+            ("unshare", "mounts the small disk of the full-disk tests", "util-linux"),
+        ]);
     }
+    tools
+}
+
+/// Installs what is missing where that is possible, and says all that is
+/// missing still at once. Without a browser, the tests in it are left out.
+fn check_tools(scope: Scope) -> Result<()> {
+    let lacking = || tools(scope).into_iter().filter(|(tool, ..)| !has(tool));
+    let wants_browser = scope == Scope::All && !web::has_browser();
+    let mut packages: Vec<&str> = lacking().flat_map(|(.., names)| names.split(' ')).collect();
+    packages.extend(wants_browser.then_some("chromium"));
+    if !packages.is_empty() {
+        install_packages(&packages);
+    }
+    let missing: Vec<String> =
+        lacking().map(|(tool, why, _)| format!("`{tool}`, which {why}")).collect();
     if !missing.is_empty() {
         bail!(
-            "these programs are missing: {}. On Debian: \
-             apt-get install git gcc nodejs npm util-linux",
-            missing.join("; ")
+            "these programs are missing: {}. On Debian: apt-get install {}",
+            missing.join("; "),
+            packages.join(" ")
         );
     }
     Ok(())
+}
+
+/// Tries to install packages, where this is Debian and we may.
+fn install_packages(packages: &[&str]) {
+    if !has("apt-get") || std::fs::metadata("/root/.").is_err() {
+        return;
+    }
+    println!("missing: {}", packages.join(" "));
+    let options = ["-qq", "-y", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=60"];
+    let install: Vec<&str> =
+        std::iter::once("install").chain(options).chain(packages.iter().copied()).collect();
+    let dir = Path::new("/");
+    if shell::run(dir, "apt-get", &install).is_err() {
+        // The lists may be old, or not there at all.
+        let updated = shell::run(dir, "apt-get", &["update", "-qq"]);
+        if let Err(error) = updated.and_then(|()| shell::run(dir, "apt-get", &install)) {
+            println!("they could not be installed: {error:#}");
+        }
+    }
 }
 
 /// The directories with a package-lock.json.
@@ -100,7 +138,7 @@ fn npm_projects() -> Result<Vec<PathBuf>> {
 }
 
 /// Installs exactly what the lock file names, unless that is there already.
-fn install_npm(dir: &Path) -> Result<()> {
+pub(crate) fn install_npm(dir: &Path) -> Result<()> {
     let lock = std::fs::read(dir.join("package-lock.json"))
         .with_context(|| format!("cannot read the lock file in {}", dir.display()))?;
     let stamp = dir.join("node_modules/.installed-lock");

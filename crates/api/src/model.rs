@@ -461,6 +461,14 @@ pub struct Job {
     /// Why it failed.
     #[serde(default)]
     pub error: Option<String>,
+    /// When it began.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub started_at: Option<Timestamp>,
+    /// When it ended, where it has.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub ended_at: Option<Timestamp>,
 }
 
 /// What a check found.

@@ -15,6 +15,7 @@ use crate::backup_side;
 use crate::collector::Collector;
 use crate::downloads::Downloads;
 use crate::http::{self, ListenError};
+use crate::journal::Journal;
 use crate::keeper::Keeper;
 use crate::listeners::Problems;
 use crate::local_blocks::LocalBlocks;
@@ -28,6 +29,7 @@ use crate::source_side::SourceSide;
 use crate::tasks::Tasks;
 use crate::token;
 use crate::v1::{self, ApiState, Jobs, Restores};
+use crate::web::{self, LoginKeys, Sessions};
 
 /// Tasks may take this long to end; with the network's, less than five
 /// seconds.
@@ -290,11 +292,18 @@ impl App {
             jobs: Jobs::default(),
             restores: Restores::default(),
             access: access.clone(),
+            login_keys: LoginKeys::default(),
+            journal: Journal::default(),
             stop: tasks.stop_token(),
         };
+        let journal = state.journal.clone();
+        let journal = journal.run(state.sync.clone(), state.backup.clone(), tasks.stop_token());
+        tasks.spawn("journal", journal);
         let keeper = Keeper::new(state.clone());
         tasks.spawn("keeper", keeper.run(tasks.stop_token()));
         let router = rest::router(state.node.clone()).merge(v1::router(state.clone()));
+        let sessions = Sessions::new(&state.node.token);
+        let router = router.merge(web::router(state.login_keys.clone(), sessions));
         let router = rest::guarded(router);
         tasks.spawn("rest-api", http::serve(api, router, tasks.stop_token()));
         let running = Running { api: api_addr, pid: std::process::id() };

@@ -25,6 +25,7 @@ mod handle;
 mod hash;
 mod index;
 mod path_key;
+mod preview;
 mod publish;
 mod root_id;
 mod rules;
@@ -38,6 +39,7 @@ mod watch;
 
 pub use error::{Retry, SyncError};
 pub use handle::SyncHandle;
+pub use preview::{LeftOut, Preview, PreviewError, PreviewLimits, check_patterns, preview};
 pub use service::SyncService;
 pub use settings::{
     Clock, FolderSettings, Publisher, SyncOptions, SyncSettings, SystemClock, Tuning,

@@ -3,6 +3,7 @@
 use anyhow::{Context as _, Result, bail};
 use node::{App, AppOptions, LogLevel, Settings};
 use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::Layer as _;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
@@ -86,14 +87,14 @@ fn start_logging(level: &str, format: LogFormat) -> Result<LogLevel> {
     let (filter, handle) = tracing_subscriber::reload::Layer::new(filter);
     let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-    let (text, json) = match format {
-        LogFormat::Text => (Some(lines.with_ansi(is_terminal).with_target(false)), None),
-        LogFormat::Json => (None, Some(lines.json())),
+    let lines = match format {
+        LogFormat::Text => lines.with_ansi(is_terminal).with_target(false).boxed(),
+        LogFormat::Json => lines.json().boxed(),
     };
     tracing_subscriber::registry()
         .with(filter)
-        .with(text)
-        .with(json)
+        .with(node::RecentLog)
+        .with(lines)
         .try_init()
         .context("cannot start logging")?;
     // A panic is a log line too, with its place.

@@ -13,6 +13,7 @@ mod item;
 mod network;
 mod upload;
 
+pub(crate) use self::disposition::attachment;
 pub(crate) use self::guard::has_token;
 
 use std::sync::Arc;

@@ -19,6 +19,16 @@ pub(crate) async fn all(State(state): State<ApiState>) -> Answer<serde_json::Val
     serde_json::to_value(&*config).map(Json).map_err(|error| Problem::internal(&error))
 }
 
+/// Every key with what it is for, what is allowed and its default.
+#[utoipa::path(
+    get,
+    path = "/config/keys",
+    responses((status = 200, description = "In the order of the file", body = Vec<Object>))
+)]
+pub(crate) async fn keys() -> Json<&'static [config::KeyInfo]> {
+    Json(config::keys())
+}
+
 /// Gives a setting another value, in the file and in what runs.
 #[utoipa::path(
     post,

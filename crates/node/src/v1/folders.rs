@@ -8,8 +8,10 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use config::{FolderConfig, FolderUpdate};
+use serde::Deserialize;
 use sync::{FolderState, FolderStatus, SyncError};
 use types::FolderId;
+use utoipa::ToSchema;
 
 use super::{Answer, ApiState, Problem, blocking};
 use crate::rest::with_causes;
@@ -193,6 +195,7 @@ async fn note(state: ApiState, request: AddFolder) -> Answer<Folder> {
             Err(error) => return Err(bad(format!("cannot use {}: {error}", path.display()))),
         }
         let value = |what: &str, error: &dyn std::error::Error| bad(format!("{what}: {error}"));
+        check(&request.exclude)?;
         let mut exclude = Vec::new();
         for pattern in &request.exclude {
             let parsed = pattern.parse();
@@ -266,6 +269,66 @@ async fn forget(state: ApiState, folder: FolderId) {
         }
     }
     tracing::warn!(%folder, "the folder is still being worked on; its state stays");
+}
+
+/// What is configured has to be what the source side can use.
+fn check(exclude: &[String]) -> Result<(), Problem> {
+    sync::check_patterns(exclude)
+        .map_err(|error| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, with_causes(&error)))
+}
+
+/// What of a folder is to change; what is not given stays.
+#[derive(Clone, Debug, Default, Deserialize, ToSchema)]
+pub(crate) struct FolderChanges {
+    /// What to call it.
+    #[serde(default)]
+    name: Option<String>,
+    /// What to leave out, in the syntax of .gitignore.
+    #[serde(default)]
+    exclude: Option<Vec<String>>,
+}
+
+/// Changes how a folder is called, or what is left out of it.
+#[utoipa::path(
+    patch,
+    path = "/folders/{id}",
+    params(("id" = String, Path, description = "Its id, or its name")),
+    request_body = FolderChanges,
+    responses(
+        (status = 200, body = Folder),
+        (status = 401, description = "Without the token", body = api::ApiProblem),
+        (status = 404, description = "No such folder", body = api::ApiProblem),
+        (status = 409, description = "More than one folder has that name",
+            body = api::ApiProblem),
+        (status = 422, description = "Not such a name or pattern", body = api::ApiProblem),
+    )
+)]
+pub(crate) async fn update(
+    State(state): State<ApiState>,
+    Path(id): Path<String>,
+    Json(changes): Json<FolderChanges>,
+) -> Answer<Folder> {
+    blocking(move || {
+        let folder = find(&state, &id)?;
+        check(changes.exclude.as_deref().unwrap_or_default())?;
+        let bad = |what: &str, error: &config::ValueError| {
+            Problem::new(StatusCode::UNPROCESSABLE_ENTITY, format!("{what}: {error}"))
+        };
+        let name = changes.name.as_deref();
+        let name = name.map(|name| name.parse().map_err(|error| bad(name, &error))).transpose()?;
+        let parse = |text: &String| text.parse().map_err(|error| bad(text, &error));
+        let exclude =
+            changes.exclude.map(|all| all.iter().map(parse).collect::<Result<Vec<_>, _>>());
+        let exclude = exclude.transpose()?;
+        let update = FolderUpdate { name, exclude, ..FolderUpdate::default() };
+        let edited = state.node.settings.edit(|draft| draft.update_folder(&folder.id, &update));
+        edited.map_err(|error| changed(&error))?;
+        let folder = find(&state, folder.id.as_str())?;
+        let mut answer = one(&state, &folder);
+        answer.name = folder.display_name();
+        Ok(Json(answer))
+    })
+    .await
 }
 
 async fn set_paused(state: ApiState, id: String, paused: bool) -> Answer<Folder> {

@@ -8,6 +8,7 @@ use api::{Job, PruneReport, PruneRequest, VerifyRequest};
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
+use jiff::Timestamp;
 use parking_lot::Mutex;
 
 use super::{Answer, ApiState, Problem};
@@ -29,16 +30,18 @@ pub(crate) struct Running {
     pub(crate) done: AtomicU64,
     /// Of so much; 0 where it is not known.
     pub(crate) total: AtomicU64,
-    end: Mutex<Option<Result<serde_json::Value, String>>>,
+    started_at: Timestamp,
+    end: Mutex<Option<(Timestamp, Result<serde_json::Value, String>)>>,
 }
 
 impl Running {
     fn to_api(&self) -> Job {
         let end = self.end.lock().clone();
+        let ended_at = end.as_ref().map(|(at, _)| *at);
         let (state, result, error) = match end {
             None => ("running", None, None),
-            Some(Ok(result)) => ("done", Some(result), None),
-            Some(Err(error)) => ("failed", None, Some(error)),
+            Some((_, Ok(result))) => ("done", Some(result), None),
+            Some((_, Err(error))) => ("failed", None, Some(error)),
         };
         let total = self.total.load(Ordering::Relaxed);
         Job {
@@ -49,11 +52,13 @@ impl Running {
             progress_total: (total > 0).then_some(total),
             result,
             error,
+            started_at: Some(self.started_at),
+            ended_at,
         }
     }
 
     pub(crate) fn end(&self, result: Result<serde_json::Value, String>) {
-        *self.end.lock() = Some(result);
+        *self.end.lock() = Some((Timestamp::now(), result));
     }
 }
 
@@ -75,6 +80,7 @@ impl Jobs {
             kind,
             done: AtomicU64::new(0),
             total: AtomicU64::new(0),
+            started_at: Timestamp::now(),
             end: Mutex::new(None),
         });
         jobs.insert(id, job.clone());
@@ -107,6 +113,12 @@ pub(crate) async fn verify(
         );
     });
     Ok(Json(answer))
+}
+
+/// The jobs since the instance was started, the oldest first.
+#[utoipa::path(get, path = "/jobs", responses((status = 200, body = Vec<Job>)))]
+pub(crate) async fn list(State(state): State<ApiState>) -> Json<Vec<Job>> {
+    Json(state.jobs.0.lock().values().map(|job| job.to_api()).collect())
 }
 
 /// How a job stands.

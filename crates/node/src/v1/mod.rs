@@ -6,17 +6,24 @@
 
 mod backups;
 mod config;
+mod connection;
+mod contents;
+mod directories;
 mod events;
 mod folders;
 mod jobs;
+mod journal;
 mod manifests;
 mod metrics;
 mod pairing;
 mod peers;
+mod reading;
 mod restores;
 mod snapshots;
 mod sources;
 mod status;
+mod ui;
+mod versions;
 
 use std::sync::Arc;
 
@@ -28,6 +35,7 @@ use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use jiff::Timestamp;
 use manifest::{Askers, ManifestRegistry};
 use sync::SyncHandle;
 use tokio_util::sync::CancellationToken;
@@ -35,9 +43,11 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::journal::Journal;
 use crate::listeners::Problems;
 use crate::pairing::Pairing;
 use crate::rest::{NodeState, has_token, with_causes};
+use crate::web::{LoginKeys, Sessions};
 
 pub(crate) use self::jobs::{Jobs, Running as RunningJob};
 pub(crate) use self::restores::Restores;
@@ -57,6 +67,8 @@ pub(crate) struct ApiState {
     pub(crate) jobs: Jobs,
     pub(crate) restores: Restores,
     pub(crate) access: net::Access,
+    pub(crate) login_keys: LoginKeys,
+    pub(crate) journal: Journal,
     pub(crate) stop: CancellationToken,
 }
 
@@ -70,11 +82,37 @@ pub(crate) struct ApiState {
 ))]
 struct Document;
 
+/// The handlers, and the document that is made from them.
+fn documented() -> (Router<ApiState>, utoipa::openapi::OpenApi) {
+    let documented = OpenApiRouter::with_openapi(Document::openapi()).nest("/api/v1", routes());
+    let (api, mut document) = documented.split_for_parts();
+    for (path, item) in &mut document.paths.paths {
+        for (method, operation) in [
+            ("get", &mut item.get),
+            ("post", &mut item.post),
+            ("patch", &mut item.patch),
+            ("delete", &mut item.delete),
+        ] {
+            if let Some(operation) = operation {
+                operation.operation_id = Some(operation_id(method, path));
+            }
+        }
+    }
+    (api, document)
+}
+
+/// A name that no other operation has: handlers of several modules are called
+/// the same.
+fn operation_id(method: &str, path: &str) -> String {
+    let parts = path.trim_start_matches("/api/v1").split('/').filter(|part| !part.is_empty());
+    let parts: Vec<String> =
+        parts.map(|part| part.trim_matches(['{', '}']).replace('-', "_")).collect();
+    format!("{method}_{}", parts.join("_"))
+}
+
 /// The routes.
 pub(crate) fn router(state: ApiState) -> Router {
-    let (api, document) = OpenApiRouter::with_openapi(Document::openapi())
-        .nest("/api/v1", routes())
-        .split_for_parts();
+    let (api, document) = documented();
     // It does not change while the program runs.
     let document: Arc<str> = document.to_json().unwrap_or_default().into();
     let document = move || {
@@ -95,7 +133,7 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(status::status))
         .routes(routes!(events::events))
         .routes(routes!(folders::list, folders::add))
-        .routes(routes!(folders::remove))
+        .routes(routes!(folders::remove, folders::update))
         .routes(routes!(folders::pause))
         .routes(routes!(folders::resume))
         .routes(routes!(folders::confirm))
@@ -110,8 +148,10 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(restores::get, restores::cancel))
         .routes(routes!(jobs::verify))
         .routes(routes!(jobs::get))
+        .routes(routes!(jobs::list))
         .routes(routes!(jobs::prune))
-        .routes(routes!(sources::list))
+        .routes(routes!(sources::list, sources::add))
+        .routes(routes!(sources::remove))
         .routes(routes!(sources::accept))
         .routes(routes!(sources::poll_one))
         .routes(routes!(sources::poll))
@@ -119,17 +159,33 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(peers::connect))
         .routes(routes!(manifests::show))
         .routes(routes!(config::all, config::set))
+        .routes(routes!(config::keys))
+        .routes(routes!(ui::link))
+        .routes(routes!(ui::session, ui::sign_in, ui::sign_out))
+        .routes(routes!(directories::list))
+        .routes(routes!(directories::preview))
+        .routes(routes!(versions::search))
+        .routes(routes!(versions::of_file))
+        .routes(routes!(contents::file))
+        .routes(routes!(contents::zip))
+        .routes(routes!(connection::test))
+        .routes(routes!(journal::journal))
+        .routes(routes!(journal::logs))
 }
 
 /// What only looks is open on loopback; what changes something takes the
-/// token, whoever asks.
+/// token, or a session of the web UI with what belongs to it, whoever asks.
 async fn token_for_changes(
     State(state): State<NodeState>,
     request: Request,
     next: Next,
 ) -> Response {
     let only_looks = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
-    if !only_looks && !has_token(request.headers(), &state.token) {
+    let may_change = |headers| {
+        has_token(headers, &state.token)
+            || Sessions::new(&state.token).allows_change(headers, Timestamp::now())
+    };
+    if !only_looks && !may_change(request.headers()) {
         return Problem::new(
             StatusCode::UNAUTHORIZED,
             "a change takes a token: send `Authorization: Bearer` with the content of the \
@@ -191,5 +247,26 @@ async fn blocking<T: Send + 'static>(
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(error) => Err(Problem::internal(&error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    /// The types of the web UI are made from this file (`npm run api` in
+    /// `web`): `UPDATE_DOCS=1 cargo test -p node openapi` makes it anew.
+    #[test]
+    fn the_openapi_document_of_the_web_ui_is_current() {
+        let path =
+            std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../web/src/api/openapi.json");
+        let document = super::documented().1.to_pretty_json().unwrap() + "\n";
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            std::fs::write(&path, &document).unwrap();
+        }
+        let known = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(
+            known == document,
+            "{} is not current; UPDATE_DOCS=1 makes it anew",
+            path.display()
+        );
     }
 }

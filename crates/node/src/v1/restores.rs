@@ -121,7 +121,7 @@ impl Restores {
 }
 
 /// The backup server of this instance's folders.
-fn server(state: &ApiState) -> Result<PeerId, Problem> {
+pub(super) fn server(state: &ApiState) -> Result<PeerId, Problem> {
     state.node.settings.get().sync.backup_peer_id().ok_or_else(|| {
         Problem::new(
             StatusCode::CONFLICT,

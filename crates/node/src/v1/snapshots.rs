@@ -1,7 +1,6 @@
 //! What this instance holds: snapshots, and what is in them.
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
 
 use api::{ListedEntry, from_text};
 use axum::Json;
@@ -9,11 +8,10 @@ use axum::extract::{Path, Query, State};
 use backup::{Depth, RemoteSnapshot, SnapshotError, SnapshotTree, TreeError};
 use jiff::Timestamp;
 use serde::Deserialize;
-use store::BlockStore;
 use types::RelPath;
 use utoipa::IntoParams;
 
-use super::{Answer, ApiState, Problem, blocking};
+use super::{Answer, ApiState, Problem, blocking, reading};
 use crate::rest::with_causes;
 
 /// Entries in one answer, at most.
@@ -42,6 +40,7 @@ impl From<TreeError> for Problem {
 
 /// Which snapshots are meant.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct Choice {
     /// Of this source: its name or its peer id.
     pub(crate) source: Option<String>,
@@ -85,7 +84,10 @@ pub(crate) async fn list(
 }
 
 /// All snapshots that are meant, by source, folder and order.
-async fn chosen(state: &ApiState, choice: &Choice) -> Result<Vec<RemoteSnapshot>, Problem> {
+pub(crate) async fn chosen(
+    state: &ApiState,
+    choice: &Choice,
+) -> Result<Vec<RemoteSnapshot>, Problem> {
     let all = if choice.from_backup_server {
         super::restores::remote_snapshots(state).await?
     } else {
@@ -161,6 +163,7 @@ fn to_api(state: &ApiState, snapshot: RemoteSnapshot) -> api::Snapshot {
 
 /// Which entries of a snapshot are meant.
 #[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct Which {
     /// Below this directory; everything, where none is named.
     path: Option<String>,
@@ -175,9 +178,15 @@ pub(crate) struct Which {
     after_base64: Option<String>,
     /// At most so many, up to 10,000.
     limit: Option<usize>,
+    /// Of the snapshot as the backup server has it.
+    #[serde(default)]
+    from_backup_server: bool,
 }
 
-fn rel_path(text: Option<&str>, base64: Option<&str>) -> Result<Option<RelPath>, Problem> {
+pub(crate) fn rel_path(
+    text: Option<&str>,
+    base64: Option<&str>,
+) -> Result<Option<RelPath>, Problem> {
     if text.is_none() && base64.is_none() {
         return Ok(None);
     }
@@ -200,6 +209,8 @@ fn rel_path(text: Option<&str>, base64: Option<&str>) -> Result<Option<RelPath>,
         (status = 200, body = Vec<ListedEntry>),
         (status = 400, description = "Not such an id or path", body = api::ApiProblem),
         (status = 404, description = "No such snapshot, or nothing there", body = api::ApiProblem),
+        (status = 409, description = "There is no backup server to ask", body = api::ApiProblem),
+        (status = 502, description = "The backup server cannot be asked", body = api::ApiProblem),
     )
 )]
 pub(crate) async fn entries(
@@ -212,8 +223,9 @@ pub(crate) async fn entries(
     let path = path.unwrap_or_else(RelPath::root);
     let limit = which.limit.unwrap_or(ENTRIES_DEFAULT).clamp(1, ENTRIES_MAX);
     let depth = if which.recursive { Depth::All } else { Depth::Children };
-    let snapshot = find(&state, &Choice::default(), Some(&id), None).await?;
-    let store: Arc<dyn BlockStore> = Arc::new(state.node.blocks.clone());
+    let choice = Choice { from_backup_server: which.from_backup_server, ..Choice::default() };
+    let snapshot = find(&state, &choice, Some(&id), None).await?;
+    let store = reading::blocks(&state, which.from_backup_server)?;
     blocking(move || {
         let tree = SnapshotTree::open(store, snapshot.manifest_cid)?;
         let at = tree

@@ -7,7 +7,9 @@ use axum::http::StatusCode;
 use axum::response::sse::Event;
 use backup::{AcceptError, BackupEvent, SourceStatus};
 use config::SourceUpdate;
+use serde::Deserialize;
 use serde_json::json;
+use utoipa::ToSchema;
 
 use super::{Answer, ApiState, Problem, blocking};
 use crate::rest::with_causes;
@@ -110,6 +112,87 @@ fn find(state: &ApiState, name: &str) -> Result<Source, Problem> {
             ))
         },
     )
+}
+
+/// A source that is to be pulled from.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+pub(crate) struct NewSource {
+    /// What to call it.
+    name: String,
+    /// Where it says what there is to pull: `http://192.0.2.10:8085`.
+    manifest_server_url: String,
+    /// Who it is: nobody else's manifests are taken.
+    peer_id: String,
+    /// Multiaddrs to pull from; without any, those that discovery finds.
+    #[serde(default)]
+    addresses: Vec<String>,
+}
+
+fn unusable(what: &str, error: impl std::fmt::Display) -> Problem {
+    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, format!("{what}: {error}"))
+}
+
+fn refused(error: &config::ConfigError) -> Problem {
+    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, with_causes(error))
+}
+
+/// Pulls from a source from now on. The source has to name this instance too;
+/// pairing sets up both sides.
+#[utoipa::path(
+    post,
+    path = "/sources",
+    request_body = NewSource,
+    responses(
+        (status = 200, body = Source),
+        (status = 401, description = "Without the token", body = api::ApiProblem),
+        (status = 422, description = "Not such a name, URL, peer id or address",
+            body = api::ApiProblem),
+    )
+)]
+pub(crate) async fn add(
+    State(state): State<ApiState>,
+    Json(new): Json<NewSource>,
+) -> Answer<Source> {
+    blocking(move || {
+        let mut addresses = Vec::new();
+        for address in &new.addresses {
+            addresses.push(address.parse().map_err(|error| unusable(address, error))?);
+        }
+        let url = &new.manifest_server_url;
+        let source = config::SourcePeer {
+            name: new.name.parse().map_err(|error| unusable(&new.name, error))?,
+            manifest_server_url: url.parse().map_err(|error| unusable(url, error))?,
+            peer_id: new.peer_id.parse().map_err(|error| unusable(&new.peer_id, error))?,
+            addresses,
+        };
+        let edited = state.node.settings.edit(|draft| draft.add_source(&source));
+        edited.map_err(|error| refused(&error))?;
+        Ok(Json(find(&state, source.name.as_str())?))
+    })
+    .await
+}
+
+/// Pulls from a source no more. What is held of it stays.
+#[utoipa::path(
+    delete,
+    path = "/sources/{name}",
+    params(("name" = String, Path, description = "Its name, or its peer id")),
+    responses(
+        (status = 200, description = "It is done"),
+        (status = 401, description = "Without the token", body = api::ApiProblem),
+        (status = 404, description = "No such source", body = api::ApiProblem),
+        (status = 422, description = "The configuration cannot be changed",
+            body = api::ApiProblem),
+    )
+)]
+pub(crate) async fn remove(State(state): State<ApiState>, Path(name): Path<String>) -> Answer<()> {
+    blocking(move || {
+        let source = find(&state, &name)?;
+        let edited = state.node.settings.edit(|draft| draft.remove_source(&source.name));
+        edited.map_err(|error| refused(&error))?;
+        Ok(Json(()))
+    })
+    .await
 }
 
 /// Goes on with a source that was refused: its state was lost, or went back.

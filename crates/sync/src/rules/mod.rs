@@ -68,6 +68,22 @@ struct Level {
     file: Option<(Gitignore, usize)>,
 }
 
+/// What the patterns of the configuration match.
+///
+/// # Errors
+///
+/// [`RulesError`]: the first bad one.
+pub(crate) fn matcher(exclude: &[String]) -> Result<Gitignore, RulesError> {
+    let mut builder = GitignoreBuilder::new("");
+    for pattern in exclude {
+        add(&mut builder, pattern.as_bytes())
+            .map_err(|source| RulesError { pattern: pattern.clone(), source })?;
+    }
+    builder
+        .build()
+        .map_err(|_| RulesError { pattern: exclude.join("`, `"), source: PatternError::Refused })
+}
+
 impl<'a> Rules<'a> {
     /// The rules of a folder, before its root was entered.
     ///
@@ -75,15 +91,7 @@ impl<'a> Rules<'a> {
     ///
     /// [`RulesError`]: the first bad pattern of the configuration.
     pub(crate) fn new(root: &'a Root, exclude: &[String]) -> Result<Self, RulesError> {
-        let mut builder = GitignoreBuilder::new("");
-        for pattern in exclude {
-            add(&mut builder, pattern.as_bytes())
-                .map_err(|source| RulesError { pattern: pattern.clone(), source })?;
-        }
-        let config = builder.build().map_err(|_| RulesError {
-            pattern: exclude.join("`, `"),
-            source: PatternError::Refused,
-        })?;
+        let config = matcher(exclude)?;
         Ok(Self { root, config, levels: Vec::new(), problems: Vec::new() })
     }
 

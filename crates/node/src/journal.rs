@@ -1,0 +1,310 @@
+//! What happened, in plain words: for people who want to know, not for those
+//! who look for a fault (that is the log).
+//!
+//! It is made from what both sides tell of themselves, and kept in memory: it
+//! begins when the instance does.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use ::backup::{BackupEvent, BackupHandle, SourceState, SourceStatus};
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use serde::Serialize;
+use sync::{FolderState, FolderStatus, SyncHandle};
+use tokio::sync::broadcast::error::RecvError;
+use tokio_util::sync::CancellationToken;
+use types::{FolderId, SequenceNumber};
+use utoipa::ToSchema;
+
+/// Entries that are kept; the oldest go first.
+const KEPT_MAX: usize = 2000;
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub(crate) struct JournalEntry {
+    /// Grows with each.
+    pub(crate) id: u64,
+    /// When.
+    #[schema(value_type = String)]
+    pub(crate) at: Timestamp,
+    /// How pressing it is: `error`, `warning` or `info`.
+    #[schema(value_type = api::NoticeLevel)]
+    pub(crate) level: api::NoticeLevel,
+    /// What, in a sentence.
+    pub(crate) message: String,
+    /// The folder, by name.
+    pub(crate) folder: Option<String>,
+    /// The other machine, by name.
+    pub(crate) device: Option<String>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    next: u64,
+    entries: VecDeque<JournalEntry>,
+}
+
+/// The journal of an instance. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Journal(Arc<Mutex<Kept>>);
+
+/// What was said of a folder last.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct FolderSeen {
+    word: &'static str,
+    sequence: Option<SequenceNumber>,
+    receipt: Option<SequenceNumber>,
+    errors: u64,
+    held: Option<String>,
+}
+
+impl FolderSeen {
+    fn of(status: &FolderStatus) -> Self {
+        let word = match &status.state {
+            FolderState::Paused => "paused",
+            FolderState::Alarm { .. } => "alarm",
+            FolderState::Error { .. } => "error",
+            _ => "works",
+        };
+        Self {
+            word,
+            sequence: status.manifest_cid.map(|_| status.sequence),
+            receipt: status.receipt.map(|receipt| receipt.sequence),
+            errors: status.error_count,
+            held: status.held.clone(),
+        }
+    }
+}
+
+/// Turns states into what has changed.
+#[derive(Debug)]
+struct Observer {
+    journal: Journal,
+    folders: BTreeMap<FolderId, FolderSeen>,
+    sources: BTreeMap<String, (SourceState, Vec<String>)>,
+}
+
+impl Journal {
+    /// Everything that is kept, the oldest first.
+    pub(crate) fn entries(&self) -> Vec<JournalEntry> {
+        self.0.lock().entries.iter().cloned().collect()
+    }
+
+    pub(crate) fn note(
+        &self,
+        level: api::NoticeLevel,
+        message: String,
+        folder: Option<&str>,
+        device: Option<&str>,
+    ) {
+        let mut kept = self.0.lock();
+        kept.next += 1;
+        let entry = JournalEntry {
+            id: kept.next,
+            at: Timestamp::now(),
+            level,
+            message,
+            folder: folder.map(str::to_owned),
+            device: device.map(str::to_owned),
+        };
+        kept.entries.push_back(entry);
+        if kept.entries.len() > KEPT_MAX {
+            kept.entries.pop_front();
+        }
+    }
+
+    /// Listens to both sides until `stop`.
+    pub(crate) async fn run(self, sync: SyncHandle, backup: BackupHandle, stop: CancellationToken) {
+        let (mut folders, mut sources) = (sync.subscribe(), backup.subscribe());
+        let mut observer = Observer::new(self);
+        let mut is_behind = true;
+        loop {
+            // From the whole, at first and where some were missed.
+            if is_behind {
+                sync.folders().iter().for_each(|status| observer.folder(status));
+                backup.sources().iter().for_each(|status| observer.source(status));
+                is_behind = false;
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                folder = folders.recv() => match folder {
+                    Ok(status) => observer.folder(&status),
+                    Err(RecvError::Lagged(_)) => is_behind = true,
+                    Err(RecvError::Closed) => return,
+                },
+                source = sources.recv() => match source {
+                    Ok(event) => observer.event(&event),
+                    Err(RecvError::Lagged(_)) => is_behind = true,
+                    Err(RecvError::Closed) => return,
+                },
+            }
+        }
+    }
+}
+
+impl Observer {
+    fn new(journal: Journal) -> Self {
+        journal.note(api::NoticeLevel::Info, "Archivist was started.".to_owned(), None, None);
+        Self { journal, folders: BTreeMap::new(), sources: BTreeMap::new() }
+    }
+
+    fn folder(&mut self, status: &FolderStatus) {
+        use api::NoticeLevel::{Error, Info, Warning};
+        let now = FolderSeen::of(status);
+        let is_new = !self.folders.contains_key(&status.id);
+        let before = self.folders.insert(status.id.clone(), now.clone()).unwrap_or_default();
+        if before == now {
+            return;
+        }
+        let name = status.name.as_str();
+        let note = |level, message: String| self.journal.note(level, message, Some(name), None);
+        if is_new {
+            note(Info, format!("{name} is watched, at {}.", status.path.display()));
+        }
+        if before.word != now.word {
+            match &status.state {
+                FolderState::Alarm { text, .. } | FolderState::Error { text, .. } => {
+                    note(Error, format!("{name} stands still: {text}"));
+                }
+                FolderState::Paused => note(Info, format!("{name} is paused.")),
+                _ if matches!(before.word, "paused" | "alarm" | "error") => {
+                    note(Info, format!("{name} goes on."));
+                }
+                _ => {}
+            }
+        }
+        if let Some(sequence) = now.sequence
+            && now.sequence > before.sequence
+            && !is_new
+        {
+            let files = status.files;
+            note(Info, format!("Version {sequence} of {name} was published: {files} files."));
+        }
+        if let Some(sequence) = now.receipt
+            && now.receipt > before.receipt
+            && !is_new
+        {
+            note(Info, format!("The backup server has version {sequence} of {name}, whole."));
+        }
+        if now.errors > before.errors {
+            let first = status.errors.first().map(|problem| {
+                format!(": {}: {}", String::from_utf8_lossy(problem.path.as_bytes()), problem.what)
+            });
+            let first = first.unwrap_or_default();
+            note(Warning, format!("{} files of {name} cannot be read{first}", now.errors));
+        } else if now.errors == 0 && before.errors > 0 {
+            note(Info, format!("All files of {name} can be read again."));
+        }
+        if let (None, Some(held)) = (&before.held, &now.held) {
+            note(Warning, format!("{name}: {held}"));
+        }
+    }
+
+    fn source(&mut self, status: &SourceStatus) {
+        use api::NoticeLevel::{Error, Info};
+        let name = status.name.as_str();
+        let now = (status.state, status.errors.clone());
+        let before = self.sources.insert(name.to_owned(), now);
+        let note = |level, message: String| self.journal.note(level, message, None, Some(name));
+        let is_bad = |state| matches!(state, SourceState::Failed | SourceState::Refused);
+        let was_bad = before.as_ref().is_some_and(|(state, _)| is_bad(*state));
+        if before.is_none() {
+            note(Info, format!("{name} is backed up here."));
+        }
+        if is_bad(status.state) && before.as_ref().map(|(state, _)| *state) != Some(status.state) {
+            let why = if status.errors.is_empty() {
+                status.detail.clone().unwrap_or_default()
+            } else {
+                status.errors.join("; ")
+            };
+            note(Error, format!("Nothing new comes from {name}: {why}"));
+        } else if was_bad && status.state == SourceState::Idle {
+            note(Info, format!("All that {name} offers is here again."));
+        } else if was_bad && !is_bad(status.state) {
+            // It is being tried: not good yet, and not to be told twice.
+            if let (Some(seen), Some(before)) = (self.sources.get_mut(name), before) {
+                seen.0 = before.0;
+            }
+        }
+    }
+
+    fn event(&mut self, event: &BackupEvent) {
+        use api::NoticeLevel::Info;
+        match event {
+            BackupEvent::Source(status) => self.source(status),
+            BackupEvent::SourceRemoved { name } => {
+                self.sources.remove(name);
+                let message = format!("{name} is not backed up here any more. What is here stays.");
+                self.journal.note(Info, message, None, Some(name));
+            }
+            BackupEvent::SnapshotCommitted { source_name, folder_name, sequence, .. } => {
+                let message =
+                    format!("Version {sequence} of {folder_name} of {source_name} is here, whole.");
+                self.journal.note(Info, message, Some(folder_name), Some(source_name));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_entries_go() {
+        let journal = Journal::default();
+        for number in 0..KEPT_MAX + 5 {
+            journal.note(api::NoticeLevel::Info, number.to_string(), None, None);
+        }
+        let entries = journal.entries();
+        assert_eq!(entries.len(), KEPT_MAX);
+        assert_eq!(entries[0].message, "5");
+        assert!(entries.windows(2).all(|pair| pair[0].id < pair[1].id));
+    }
+
+    fn source(state: SourceState, errors: &[&str]) -> SourceStatus {
+        SourceStatus {
+            name: "Desktop".into(),
+            peer_id: net::Keypair::generate_secp256k1().public().to_peer_id(),
+            manifest_server_url: "http://127.0.0.1:8085".into(),
+            state,
+            detail: None,
+            last_poll: None,
+            poll_failures: 0,
+            long_poll: false,
+            errors: errors.iter().map(|error| (*error).to_owned()).collect(),
+            can_be_accepted: false,
+            pulls: Vec::new(),
+            folders: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_failure_is_told_once_and_its_end_too() {
+        let journal = Journal::default();
+        let mut observer = Observer::new(journal.clone());
+        for state in [
+            SourceState::Starting,
+            SourceState::Failed,
+            SourceState::Polling,
+            SourceState::Failed,
+            SourceState::Polling,
+            SourceState::Idle,
+            SourceState::Polling,
+            SourceState::Idle,
+        ] {
+            observer.source(&source(state, &["no route"]));
+        }
+        let told: Vec<String> = journal.entries().into_iter().map(|entry| entry.message).collect();
+        assert_eq!(
+            told,
+            [
+                "Archivist was started.",
+                "Desktop is backed up here.",
+                "Nothing new comes from Desktop: no route",
+                "All that Desktop offers is here again.",
+            ]
+        );
+    }
+}

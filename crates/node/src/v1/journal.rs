@@ -1,0 +1,36 @@
+//! What happened: the journal, and the last lines of the log.
+
+use axum::Json;
+use axum::extract::State;
+
+use super::ApiState;
+use super::ui::Owner;
+use crate::journal::JournalEntry;
+use crate::recent_log::{self, LogLine};
+
+/// What happened since the instance was started, in plain words, the oldest
+/// first; at most the last 2000.
+#[utoipa::path(
+    get,
+    path = "/journal",
+    responses(
+        (status = 200, body = Vec<JournalEntry>),
+        (status = 401, description = "Without the token", body = api::ApiProblem),
+    )
+)]
+pub(crate) async fn journal(_: Owner, State(state): State<ApiState>) -> Json<Vec<JournalEntry>> {
+    Json(state.journal.entries())
+}
+
+/// The last 1000 lines of the log, the oldest first.
+#[utoipa::path(
+    get,
+    path = "/logs",
+    responses(
+        (status = 200, body = Vec<LogLine>),
+        (status = 401, description = "Without the token", body = api::ApiProblem),
+    )
+)]
+pub(crate) async fn logs(_: Owner) -> Json<Vec<LogLine>> {
+    Json(recent_log::lines())
+}

@@ -1,0 +1,103 @@
+//! Reading snapshots wherever their blocks are: here, or on the backup server.
+
+use std::sync::Arc;
+
+use backup::{RemoteBlocks, SessionPool};
+use store::{
+    BlockStore, Epoch, GcOptions, GcReport, Pin, Root, StoreError, Usage, VerifyDepth, VerifyReport,
+};
+use types::{Block, Cid, EncodedBlock};
+
+use super::{ApiState, Problem, restores};
+use crate::local_blocks::LocalBlocks;
+
+/// The blocks that snapshots are read from.
+pub(crate) fn blocks(
+    state: &ApiState,
+    from_backup_server: bool,
+) -> Result<Arc<dyn BlockStore>, Problem> {
+    let own = state.node.blocks.clone();
+    if !from_backup_server {
+        return Ok(Arc::new(own));
+    }
+    let remote = RemoteBlocks::new(
+        SessionPool::new(state.node.net.clone()),
+        restores::server(state)?,
+        tokio::runtime::Handle::current(),
+        state.stop.clone(),
+    );
+    Ok(Arc::new(Far { own, remote }))
+}
+
+/// The blocks that are here, and for the rest those of the backup server. What
+/// comes from there is checked, and kept by nobody. For threads that may block.
+#[derive(Debug)]
+struct Far {
+    own: LocalBlocks,
+    remote: RemoteBlocks,
+}
+
+impl BlockStore for Far {
+    fn get_encoded(&self, cid: &Cid) -> Result<Option<EncodedBlock>, StoreError> {
+        if let Ok(Some(block)) = self.own.get_encoded(cid) {
+            return Ok(Some(block));
+        }
+        let found = self.remote.get(&[*cid]).map_err(|error| StoreError::Io {
+            action: "ask the backup server for a block",
+            path: cid.to_string().into(),
+            source: std::io::Error::other(error),
+        })?;
+        let Some(bytes) = found.into_iter().next().flatten() else { return Ok(None) };
+        // It was checked against its name when it came.
+        let block = Block::new(cid.codec(), bytes).ok();
+        Ok(block.filter(|block| block.cid() == *cid).map(EncodedBlock::plain))
+    }
+
+    fn has(&self, cid: &Cid) -> Result<bool, StoreError> {
+        Ok(self.own.has(cid)? || self.get_encoded(cid)?.is_some())
+    }
+
+    fn epoch(&self) -> Epoch {
+        self.own.epoch()
+    }
+
+    fn put(&self, blocks: &[EncodedBlock]) -> Result<(), StoreError> {
+        self.own.put(blocks)
+    }
+
+    fn commit(&self, epoch: Epoch) -> Result<(), StoreError> {
+        self.own.commit(epoch)
+    }
+
+    fn set_root(&self, name: &str, root: Root, epoch: Epoch) -> Result<(), StoreError> {
+        self.own.set_root(name, root, epoch)
+    }
+
+    fn remove_root(&self, name: &str) -> Result<bool, StoreError> {
+        self.own.remove_root(name)
+    }
+
+    fn root(&self, name: &str) -> Option<Root> {
+        self.own.root(name)
+    }
+
+    fn roots(&self, prefix: &str) -> Vec<(String, Root)> {
+        self.own.roots(prefix)
+    }
+
+    fn pin(&self) -> Pin {
+        self.own.pin()
+    }
+
+    fn gc(&self, options: GcOptions) -> Result<GcReport, StoreError> {
+        self.own.gc(options)
+    }
+
+    fn verify(&self, depth: VerifyDepth) -> Result<VerifyReport, StoreError> {
+        self.own.verify(depth)
+    }
+
+    fn usage(&self) -> Result<Usage, StoreError> {
+        self.own.usage()
+    }
+}

@@ -1,0 +1,169 @@
+//! The web UI's way in, and what is closed without it.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use common::Instance;
+use reqwest::{Method, RequestBuilder, StatusCode};
+use serde_json::{Value, json};
+
+struct Ui {
+    instance: Instance,
+    http: reqwest::Client,
+    token: String,
+}
+
+impl Ui {
+    async fn start() -> Self {
+        let instance = Instance::start().await;
+        let token = std::fs::read_to_string(instance.dir.path().join("data/api-token")).unwrap();
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .build()
+            .unwrap();
+        Self { instance, http, token: token.trim().to_owned() }
+    }
+
+    fn ask(&self, method: Method, path: &str) -> RequestBuilder {
+        self.http.request(method, format!("http://{}{path}", self.instance.app.api_addr()))
+    }
+
+    async fn link(&self) -> String {
+        let answer = self
+            .ask(Method::POST, "/api/v1/ui/link")
+            .bearer_auth(&self.token)
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(answer.status(), 200);
+        let link: Value = answer.json().await.unwrap();
+        link["url"].as_str().unwrap().to_owned()
+    }
+
+    /// The cookie of a session that was opened by a link.
+    async fn cookie(&self) -> String {
+        let answer = self.http.get(self.link().await).send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::SEE_OTHER);
+        let cookie = answer.headers()["set-cookie"].to_str().unwrap();
+        cookie.split(';').next().unwrap().to_owned()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_opens_one_session_and_only_with_its_header_it_changes_something() {
+    let ui = Ui::start().await;
+    // Without the token there is no link.
+    let refused = ui.ask(Method::POST, "/api/v1/ui/link").send().await.unwrap();
+    assert_eq!(refused.status(), 401);
+
+    let link = ui.link().await;
+    let first = ui.http.get(&link).send().await.unwrap();
+    assert_eq!(first.headers()["location"], "/ui/");
+    let set = first.headers()["set-cookie"].to_str().unwrap();
+    assert!(set.contains("HttpOnly") && set.contains("SameSite=Strict"), "{set}");
+    let again = ui.http.get(&link).send().await.unwrap();
+    assert_eq!(again.headers()["location"], "/ui/?used");
+    assert!(again.headers().get("set-cookie").is_none());
+
+    let cookie = ui.cookie().await;
+    let session = ui.ask(Method::GET, "/api/v1/ui/session").header("cookie", &cookie);
+    let session: Value = session.send().await.unwrap().json().await.unwrap();
+    assert_eq!(session["signed_in"], true);
+    let csrf = session["csrf"].as_str().unwrap();
+
+    let change = || {
+        let change = ui.ask(Method::POST, "/api/v1/config").header("cookie", &cookie);
+        change.json(&json!({ "key": "node.log_level", "value": "debug" }))
+    };
+    assert_eq!(change().send().await.unwrap().status(), 401);
+    let wrong = change().header("x-csrf-token", "0".repeat(64)).send().await.unwrap();
+    assert_eq!(wrong.status(), 401);
+    let foreign = change()
+        .header("x-csrf-token", csrf)
+        .header("origin", "http://evil.example")
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(foreign.status(), 403);
+    let right = change().header("x-csrf-token", csrf).send().await.unwrap();
+    assert_eq!(right.status(), 200);
+    // That header alone, without the cookie, is nothing.
+    let bare =
+        ui.ask(Method::POST, "/api/v1/poll").header("x-csrf-token", csrf).send().await.unwrap();
+    assert_eq!(bare.status(), 401);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_shows_names_of_this_machine_takes_the_session() {
+    let ui = Ui::start().await;
+    let cookie = ui.cookie().await;
+    for path in ["/api/v1/directories?path=/", "/api/v1/journal", "/api/v1/logs"] {
+        assert_eq!(ui.ask(Method::GET, path).send().await.unwrap().status(), 401, "{path}");
+        let answer = ui.ask(Method::GET, path).header("cookie", &cookie).send().await.unwrap();
+        assert_eq!(answer.status(), 200, "{path}");
+    }
+    let listed = ui.ask(Method::GET, "/api/v1/directories?path=/e");
+    let listed: Value = listed.bearer_auth(&ui.token).send().await.unwrap().json().await.unwrap();
+    assert_eq!(listed["path"], "/");
+    let names = listed["directories"].as_array().unwrap();
+    assert!(names.iter().all(|one| one["name"].as_str().unwrap().starts_with('e')), "{listed}");
+    assert!(names.iter().any(|one| one["path"] == "/etc"), "{listed}");
+    for path in ["etc", "/no/such/directory", "/etc/passwd/x"] {
+        let wrong = ui.ask(Method::GET, &format!("/api/v1/directories?path={path}"));
+        assert_eq!(wrong.bearer_auth(&ui.token).send().await.unwrap().status(), 422, "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_and_a_source_are_edited_and_what_is_wrong_is_refused() {
+    let ui = Ui::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("a"), "a").unwrap();
+    let call = |method: Method, path: &str, body: Value| {
+        ui.ask(method, path).bearer_auth(&ui.token).json(&body).send()
+    };
+    let added = call(Method::POST, "/api/v1/folders", json!({ "path": folder.path() }));
+    let added: Value = added.await.unwrap().json().await.unwrap();
+    let path = format!("/api/v1/folders/{}", added["id"].as_str().unwrap());
+    let changes = json!({ "name": "Papers", "exclude": ["*.tmp"] });
+    let changed = call(Method::PATCH, &path, changes).await.unwrap();
+    assert_eq!(changed.status(), 200);
+    assert_eq!(changed.json::<Value>().await.unwrap()["name"], "Papers");
+    let bad = call(Method::PATCH, &path, json!({ "exclude": ["a["] })).await.unwrap();
+    assert_eq!(bad.status(), 422);
+    let config: Value =
+        ui.ask(Method::GET, "/api/v1/config").send().await.unwrap().json().await.unwrap();
+    assert_eq!(config["sync"]["folders"][0]["exclude"], json!(["*.tmp"]));
+
+    let peer = Instance::start().await.app.peer_id().to_string();
+    let source = |url: &str| json!({ "name": "Desk", "manifest_server_url": url, "peer_id": peer });
+    let wrong = call(Method::POST, "/api/v1/sources", source("ftp://x")).await.unwrap();
+    assert_eq!(wrong.status(), 422);
+    let right = source("http://127.0.0.1:9");
+    assert_eq!(call(Method::POST, "/api/v1/sources", right).await.unwrap().status(), 200);
+    // It is switched off and nobody is there: every step says so, none fails.
+    let test = json!({ "source": "Desk" });
+    let steps = call(Method::POST, "/api/v1/connection-test", test).await.unwrap();
+    assert_eq!(steps.status(), 200);
+    let steps: Vec<Value> = steps.json().await.unwrap();
+    assert_eq!(steps.iter().map(|step| &step["ok"]).collect::<Vec<_>>(), [false, false, false]);
+    let gone = call(Method::DELETE, "/api/v1/sources/Desk", json!({})).await.unwrap();
+    assert_eq!(gone.status(), 200);
+    let gone = call(Method::DELETE, "/api/v1/sources/Desk", json!({})).await.unwrap();
+    assert_eq!(gone.status(), 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_page_may_be_framed_and_a_missing_asset_is_no_page() {
+    let ui = Ui::start().await;
+    let page = ui.ask(Method::GET, "/ui/").send().await.unwrap();
+    let policy = page.headers()["content-security-policy"].to_str().unwrap();
+    assert!(policy.contains("frame-ancestors 'none'") && !policy.contains("unsafe"), "{policy}");
+    assert_eq!(page.headers()["x-frame-options"], "DENY");
+    let missing = ui.ask(Method::GET, "/ui/assets/none.js").send().await.unwrap();
+    assert_eq!(missing.status(), 404);
+    let foreign = ui.ask(Method::GET, "/ui/").header("host", "evil.example").send().await.unwrap();
+    assert_eq!(foreign.status(), 403);
+}

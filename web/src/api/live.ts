@@ -1,0 +1,108 @@
+// Live state: server-sent events write into what was asked for before; where
+// they do not come, the questions are asked more often instead.
+
+import { type QueryClient, useQueryClient } from "@tanstack/react-query";
+import { useEffect, useSyncExternalStore } from "react";
+
+import type { Folder, Source, Status } from "./model";
+
+let live = false;
+const listeners = new Set<() => void>();
+
+function setLive(value: boolean): void {
+  if (live === value) return;
+  live = value;
+  for (const listener of listeners) listener();
+}
+
+/** Whether events come at the moment. */
+export const isLive = () => live;
+
+export const useIsLive = () =>
+  useSyncExternalStore((listener) => {
+    listeners.add(listener);
+    return () => listeners.delete(listener);
+  }, isLive);
+
+/** The status with one folder or source replaced. */
+export function withFolder(status: Status, folder: Folder): Status {
+  return { ...status, folders: status.folders.map((one) => (one.id === folder.id ? folder : one)) };
+}
+
+export function withSource(status: Status, source: Source): Status {
+  return { ...status, sources: status.sources.map((one) => (one.name === source.name ? source : one)) };
+}
+
+/** The first wait after a lost stream, and the longest, in milliseconds. */
+const WAIT_MIN = 500;
+const WAIT_MAX = 5000;
+
+/** Listens until the returned function is called. */
+export function listen(client: QueryClient): () => void {
+  let source: EventSource | undefined;
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  let wait = WAIT_MIN;
+  let isOver = false;
+
+  const change = (edit: (status: Status) => Status) =>
+    client.setQueryData<Status>(["status"], (status) => status && edit(status));
+  const again = (...keys: string[]) => {
+    for (const key of keys) void client.invalidateQueries({ queryKey: [key] });
+  };
+
+  function open(): void {
+    source = new EventSource("/api/v1/events");
+    source.onopen = () => {
+      wait = WAIT_MIN;
+      setLive(true);
+      // What happened meanwhile was missed.
+      void client.invalidateQueries();
+    };
+    source.onerror = () => {
+      // The browser gives up on some errors for good: it is opened anew here.
+      source?.close();
+      setLive(false);
+      again("status");
+      if (isOver) return;
+      timer = setTimeout(open, wait);
+      wait = Math.min(wait * 2, WAIT_MAX);
+    };
+    const on = <T>(name: string, handle: (data: T) => void) =>
+      source?.addEventListener(name, (event: MessageEvent<string>) => {
+        try {
+          handle(JSON.parse(event.data) as T);
+        } catch {
+          again("status");
+        }
+      });
+    on<Folder>("folder", (folder) => change((status) => withFolder(status, folder)));
+    on<Source>("source", (one) => change((status) => withSource(status, one)));
+    on("source-removed", () => again("status", "config"));
+    on("snapshot", () => again("snapshots", "status", "journal"));
+    on("reload", () => void client.invalidateQueries());
+  }
+
+  open();
+  return () => {
+    isOver = true;
+    clearTimeout(timer);
+    source?.close();
+    setLive(false);
+  };
+}
+
+/** Has the versions asked for again when the backup server has a new one of
+ * this machine's, however that was heard of. */
+export function useReceipts(status: Status | undefined): void {
+  const client = useQueryClient();
+  const receipts = status?.folders.map((folder) => `${folder.id} ${folder.backed_up_sequence}`).join();
+  useEffect(() => {
+    if (receipts !== undefined) void client.invalidateQueries({ queryKey: ["snapshots"] });
+  }, [client, receipts]);
+}
+
+/** Listens while the page is shown. */
+export function useLive(): void {
+  const client = useQueryClient();
+  useEffect(() => listen(client), [client]);
+}

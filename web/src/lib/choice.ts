@@ -1,0 +1,51 @@
+// Which snapshots there are to choose from.
+
+import type { Snapshot } from "../api/model";
+
+/** A folder of a machine that has snapshots. */
+export interface Line {
+  /** Names it in an address. */
+  key: string;
+  source: string;
+  sourcePeerId: string;
+  folderId: string;
+  folderName: string;
+  /** The newest first. */
+  snapshots: Snapshot[];
+}
+
+/** The folders of all machines, by name, each with its snapshots. */
+export function lines(snapshots: Snapshot[]): Line[] {
+  const found = new Map<string, Line>();
+  for (const snapshot of snapshots) {
+    const key = `${snapshot.source_peer_id}/${snapshot.folder_id}`;
+    const line = found.get(key) ?? {
+      key,
+      source: snapshot.source,
+      sourcePeerId: snapshot.source_peer_id,
+      folderId: snapshot.folder_id,
+      folderName: snapshot.folder_name,
+      snapshots: [],
+    };
+    line.snapshots.push(snapshot);
+    found.set(key, line);
+  }
+  for (const line of found.values()) {
+    line.snapshots.sort((a, b) => b.sequence - a.sequence);
+    // A folder can have had another name before.
+    line.folderName = line.snapshots[0]?.folder_name ?? line.folderName;
+  }
+  return [...found.values()].sort(
+    (a, b) => a.source.localeCompare(b.source) || a.folderName.localeCompare(b.folderName),
+  );
+}
+
+/** The newest snapshot that was made at or before `at`. */
+export const newestAt = (line: Line, at: Date): Snapshot | undefined =>
+  line.snapshots.find((snapshot) => new Date(snapshot.created_at) <= at);
+
+/** The directories above a path, the folder itself first. */
+export function trail(path: string): { name: string; path: string }[] {
+  const names = path.split("/").filter(Boolean);
+  return names.map((name, index) => ({ name, path: names.slice(0, index + 1).join("/") }));
+}

@@ -1,0 +1,61 @@
+import "@mantine/core/styles.css";
+import "@mantine/charts/styles.css";
+import "@mantine/notifications/styles.css";
+import "./style.css";
+
+import { MantineProvider } from "@mantine/core";
+import { Notifications } from "@mantine/notifications";
+import { MutationCache, QueryClient, QueryClientProvider } from "@tanstack/react-query";
+import { StrictMode } from "react";
+import { createRoot } from "react-dom/client";
+import { BrowserRouter } from "react-router";
+
+import { ApiError } from "./api/client";
+import { App } from "./app";
+import { resolver, theme } from "./theme";
+
+const client: QueryClient = new QueryClient({
+  mutationCache: new MutationCache({
+    // The session is over: the way in is shown.
+    onError: (error) => {
+      if (error instanceof ApiError && error.status === 401) {
+        void client.invalidateQueries({ queryKey: ["session"] });
+      }
+    },
+  }),
+  defaultOptions: {
+    queries: {
+      staleTime: 1000,
+      // What was refused is refused again.
+      retry: (failures, error) => !(error instanceof ApiError && error.status < 500) && failures < 1,
+      retryDelay: 500,
+    },
+  },
+});
+
+// Style elements that components make need the nonce that came with the page.
+const nonce = document.querySelector<HTMLMetaElement>("meta[property=csp-nonce]")?.nonce ?? "";
+
+// What locks the scrolling behind dialogs looks for it under this name.
+Object.assign(globalThis, { __webpack_nonce__: nonce });
+
+const root = document.getElementById("root");
+if (root) {
+  createRoot(root).render(
+    <StrictMode>
+      <MantineProvider
+        theme={theme}
+        cssVariablesResolver={resolver}
+        defaultColorScheme="auto"
+        getStyleNonce={() => nonce}
+      >
+        <Notifications position="bottom-right" />
+        <QueryClientProvider client={client}>
+          <BrowserRouter basename="/ui">
+            <App />
+          </BrowserRouter>
+        </QueryClientProvider>
+      </MantineProvider>
+    </StrictMode>,
+  );
+}

@@ -1,0 +1,493 @@
+// This device, the machines it works with, and how to bring them together.
+
+import {
+  Button, Card, Group, List, Loader, Modal, SimpleGrid, Stack, Table, Text, TextInput, Title,
+} from "@mantine/core";
+import { useDisclosure } from "@mantine/hooks";
+import { IconCheck, IconPlugConnected, IconPlus, IconTrash, IconX } from "@tabler/icons-react";
+import { useQueryClient } from "@tanstack/react-query";
+import { useEffect, useState } from "react";
+import { useSearchParams } from "react-router";
+
+import type { Peer, Source, Status } from "../api/model";
+import {
+  useAddSource, useConfig, useConnect, useJoin, useOpenPairing, usePairing, usePeers, useRemoveSource, useSetKey,
+  useStatus, useTest,
+} from "../api/queries";
+import { duration } from "../lib/format";
+import { sourceWord } from "../lib/words";
+import { Confirm } from "../parts/confirm";
+import { Copy, Id, Page, State, Trouble, useNow, When } from "../parts/basics";
+import { Qr } from "../parts/qr";
+
+function ThisDevice({ status }: { status: Status }) {
+  const first = status.addresses.find((address) => !/\/(127\.|::1)/.test(address)) ?? status.addresses[0];
+  return (
+    <Card withBorder component="section" aria-label="This device">
+      <Title order={2} size="h4" mb="sm">
+        This device
+      </Title>
+      <Group align="flex-start" justify="space-between" gap="lg">
+        <Stack gap="xs" style={{ flex: 1, minWidth: 240 }}>
+          <Text size="sm" c="dimmed">
+            Peer id
+          </Text>
+          <Id id={status.peer_id} what="the peer id" whole />
+          <Text size="sm" c="dimmed">
+            Addresses
+          </Text>
+          {status.addresses.length === 0 && <Text size="sm">It listens on no address.</Text>}
+          {status.addresses.map((address) => (
+            <Id key={address} id={address} what={`the address ${address}`} whole />
+          ))}
+        </Stack>
+        {first && (
+          <figure style={{ margin: 0 }}>
+            <Qr text={first} label="The address of this device as a QR code" />
+            <Text size="xs" c="dimmed" component="figcaption" maw={180} style={{ overflowWrap: "anywhere" }}>
+              {first.replace(/\/p2p\/.*/, "")}
+            </Text>
+          </figure>
+        )}
+      </Group>
+    </Card>
+  );
+}
+
+/** The code that this machine shows. */
+function ShowCode({ onClose }: { onClose: () => void }) {
+  const open = useOpenPairing();
+  const pairing = usePairing(open.isSuccess);
+  const now = useNow();
+  const state = pairing.data;
+  const client = useQueryClient();
+  const isJoined = open.isSuccess && state?.state === "joined";
+  useEffect(() => {
+    // The other side has changed the settings of this one.
+    if (isJoined) void client.invalidateQueries();
+  }, [client, isJoined]);
+  const left = open.data ? (Date.parse(open.data.expires_at) - now.getTime()) / 1000 : 0;
+  return (
+    <Stack>
+      <Text>On the machine that is to keep the backups, open Archivist, choose Devices, and enter this code. It counts once.</Text>
+      {!open.data && (
+        <Button variant="filled" loading={open.isPending} onClick={() => open.mutate(undefined)} data-autofocus>
+          Show a code
+        </Button>
+      )}
+      <Trouble error={open.error} />
+      {open.data && state?.state !== "joined" && (
+        <>
+          <Group gap="xs" wrap="nowrap">
+            <span className="code">{open.data.code}</span>
+            <Copy text={open.data.code} what="the code" />
+          </Group>
+          <Text size="sm" c="dimmed" role="status">
+            {state?.state === "expired" || state?.state === "failed" || left <= 0
+              ? (state?.detail ?? "The code's time is over.")
+              : `Waiting for the other machine; the code counts for ${duration(left)} more.`}
+          </Text>
+          {(state?.state === "expired" || state?.state === "failed" || left <= 0) && (
+            <Button onClick={() => open.mutate(undefined)}>Make another code</Button>
+          )}
+        </>
+      )}
+      {open.data && state?.state === "joined" && (
+        <div className="band band-good" role="status">
+          <Text fw={600}>Paired. This machine's folders are backed up there from now on.</Text>
+          {state.peer_id && <Id id={state.peer_id} what="the peer id" />}
+          {state.detail && (
+            <List size="sm">
+              {state.detail.split("; ").map((change) => (
+                <List.Item key={change}>{change}</List.Item>
+              ))}
+            </List>
+          )}
+        </div>
+      )}
+      <Group justify="flex-end">
+        <Button onClick={onClose}>Close</Button>
+      </Group>
+    </Stack>
+  );
+}
+
+/** The code that the other machine shows. */
+function EnterCode({ onClose }: { onClose: () => void }) {
+  const [code, setCode] = useState("");
+  const join = useJoin();
+  if (join.data) {
+    return (
+      <Stack>
+        <div className="band band-good" role="status">
+          <Text fw={600}>Paired with {join.data.name}. Its folders are backed up here from now on.</Text>
+          <List size="sm">
+            {join.data.changes.map((change) => (
+              <List.Item key={change}>{change}</List.Item>
+            ))}
+          </List>
+        </div>
+        {join.data.needs_restart.length > 0 && (
+          <Text className="ink-bad">These settings count after a restart: {join.data.needs_restart.join(", ")}.</Text>
+        )}
+        <Group justify="flex-end">
+          <Button variant="filled" onClick={onClose}>
+            Done
+          </Button>
+        </Group>
+      </Stack>
+    );
+  }
+  return (
+    <form
+      onSubmit={(event) => {
+        event.preventDefault();
+        join.mutate(code.trim());
+      }}
+    >
+      <Stack>
+        <TextInput
+          label="Pairing code"
+          description="As the machine that is to be backed up shows it: there, open Devices and choose Show a code."
+          value={code}
+          onChange={(event) => setCode(event.currentTarget.value)}
+          autoComplete="off"
+          spellCheck={false}
+          data-autofocus
+        />
+        <Trouble error={join.error} />
+        <Group justify="flex-end">
+          <Button onClick={onClose}>Cancel</Button>
+          <Button type="submit" variant="filled" loading={join.isPending} disabled={!code.trim()}>
+            Pair
+          </Button>
+        </Group>
+      </Stack>
+    </form>
+  );
+}
+
+/** The steps of a connection test, with what to fix. */
+function Test({ source, label }: { source?: string; label: string }) {
+  const test = useTest();
+  return (
+    <Stack gap="xs">
+      <Button
+        style={{ alignSelf: "flex-start" }}
+        leftSection={<IconPlugConnected size={18} />}
+        loading={test.isPending}
+        onClick={() => test.mutate(source)}
+        aria-label={label}
+      >
+        Test the connection
+      </Button>
+      <Trouble error={test.error} />
+      <Stack gap={4} role="status">
+        {test.data?.map((step) => (
+          <Group key={step.name} gap={8} wrap="nowrap" align="flex-start">
+            {step.ok ? <IconCheck size={18} className="ink-good" aria-label="works" /> : <IconX size={18} className="ink-bad" aria-label="does not work" />}
+            <Text size="sm" style={{ overflowWrap: "anywhere" }}>
+              <b>{step.name}.</b> {step.detail}
+            </Text>
+          </Group>
+        ))}
+      </Stack>
+    </Stack>
+  );
+}
+
+function BackupPeer({ address, peers }: { address: string; peers: Peer[] }) {
+  const [isEditing, editing] = useDisclosure();
+  const [isRemoving, removing] = useDisclosure();
+  const [text, setText] = useState(address);
+  const set = useSetKey();
+  const id = /\/p2p\/([^/]+)$/.exec(address)?.[1];
+  const peer = peers.find((one) => one.peer_id === id);
+  return (
+    <Card withBorder component="section" aria-label="Backup server of this machine">
+      <Stack gap="sm">
+        <Title order={2} size="h4">
+          Where this machine is backed up
+        </Title>
+        {address ? (
+          <>
+            <Id id={address} what="the address" whole />
+            <Text size="sm">{peer ? `Connected${peer.rtt_ms == null ? "" : `, ${peer.rtt_ms.toFixed(1)} ms away`}.` : "Not connected at the moment; it connects when there is something to fetch."}</Text>
+            <Test label="Test the connection to the backup server" />
+          </>
+        ) : (
+          <Text>No backup server is set. Pair with one, or enter its address.</Text>
+        )}
+        <Group gap="xs">
+          <Button onClick={() => { setText(address); editing.open(); }}>{address ? "Change" : "Enter an address"}</Button>
+          {address && (
+            <Button leftSection={<IconTrash size={18} />} onClick={removing.open}>
+              Remove
+            </Button>
+          )}
+        </Group>
+      </Stack>
+      <Modal opened={isEditing} onClose={editing.close} title="Address of the backup server">
+        <form
+          onSubmit={(event) => {
+            event.preventDefault();
+            set.mutate({ key: "sync.backup_peer_address", value: text.trim() }, { onSuccess: editing.close });
+          }}
+        >
+          <Stack>
+            <TextInput
+              label="Multiaddr"
+              description="It ends with the peer id: /ip4/192.0.2.10/tcp/8070/p2p/16Uiu2HAm… The backup server shows it under Devices."
+              value={text}
+              onChange={(event) => setText(event.currentTarget.value)}
+              spellCheck={false}
+              data-autofocus
+            />
+            <Trouble error={set.error} />
+            <Group justify="flex-end">
+              <Button onClick={editing.close}>Cancel</Button>
+              <Button type="submit" variant="filled" loading={set.isPending}>
+                Apply
+              </Button>
+            </Group>
+          </Stack>
+        </form>
+      </Modal>
+      <Confirm
+        title="Stop backing up to this machine?"
+        yes="Remove it"
+        isDangerous
+        isOpen={isRemoving}
+        isPending={set.isPending}
+        error={set.error}
+        onYes={() => set.mutate({ key: "sync.backup_peer_address", value: "" }, { onSuccess: removing.close })}
+        onClose={removing.close}
+      >
+        <Text>It may not fetch anything from here any more. What it holds stays there, until its own rules let it go.</Text>
+      </Confirm>
+    </Card>
+  );
+}
+
+function SourceRow({ source, peers }: { source: Source; peers: Peer[] }) {
+  const [isRemoving, removing] = useDisclosure();
+  const remove = useRemoveSource();
+  const peer = peers.find((one) => one.peer_id === source.peer_id);
+  return (
+    <Stack gap="xs" component="article" aria-label={source.name}>
+      <Group justify="space-between">
+        <Group gap="sm">
+          <Text fw={600}>{source.name}</Text>
+          <State word={sourceWord(source.state)} detail={source.detail} />
+        </Group>
+        <Text size="sm" c="dimmed">
+          {peer ? `connected${peer.rtt_ms == null ? "" : `, ${peer.rtt_ms.toFixed(1)} ms`}` : "not connected at the moment"}
+        </Text>
+      </Group>
+      <Id id={source.peer_id} what="the peer id" />
+      <Text size="sm" c="dimmed" style={{ overflowWrap: "anywhere" }}>
+        asked at {source.manifest_server_url}, last <When at={source.last_poll} isRelative />
+      </Text>
+      <Group gap="xs" align="flex-start">
+        <Test source={source.name} label={`Test the connection to ${source.name}`} />
+        <Button leftSection={<IconTrash size={18} />} onClick={removing.open} aria-label={`Remove ${source.name}`}>
+          Remove
+        </Button>
+      </Group>
+      <Confirm
+        title={`Stop backing up ${source.name}?`}
+        yes="Remove it"
+        isDangerous
+        isOpen={isRemoving}
+        isPending={remove.isPending}
+        error={remove.error}
+        onYes={() => remove.mutate(source.name, { onSuccess: removing.close })}
+        onClose={removing.close}
+      >
+        <List>
+          <List.Item>Nothing is pulled from it any more.</List.Item>
+          <List.Item>The versions that are here stay, and can be restored.</List.Item>
+        </List>
+      </Confirm>
+    </Stack>
+  );
+}
+
+function AddSource({ onClose }: { onClose: () => void }) {
+  const [name, setName] = useState("");
+  const [manifests, setManifests] = useState("http://");
+  const [peer, setPeer] = useState("");
+  const [address, setAddress] = useState("");
+  const add = useAddSource();
+  return (
+    <form
+      onSubmit={(event) => {
+        event.preventDefault();
+        add.mutate(
+          {
+            name: name.trim(),
+            manifest_server_url: manifests.trim(),
+            peer_id: peer.trim(),
+            addresses: address.split(/\s+/).filter(Boolean),
+          },
+          { onSuccess: onClose },
+        );
+      }}
+    >
+      <Stack>
+        <Text size="sm" c="dimmed">
+          A pairing code does this by itself. By hand, the other side has to name this machine too.
+        </Text>
+        <TextInput label="Name" required value={name} onChange={(event) => setName(event.currentTarget.value)} data-autofocus />
+        <TextInput label="Manifest server" description="Such as http://192.0.2.10:8085" required value={manifests} onChange={(event) => setManifests(event.currentTarget.value)} spellCheck={false} />
+        <TextInput label="Peer id" description="It begins with 16Uiu2HAm" required value={peer} onChange={(event) => setPeer(event.currentTarget.value)} spellCheck={false} />
+        <TextInput label="Addresses" description="Multiaddrs, with blanks between; without any, port 8070 of the same host." value={address} onChange={(event) => setAddress(event.currentTarget.value)} spellCheck={false} />
+        <Trouble error={add.error} />
+        <Group justify="flex-end">
+          <Button onClick={onClose}>Cancel</Button>
+          <Button type="submit" variant="filled" loading={add.isPending}>
+            Add
+          </Button>
+        </Group>
+      </Stack>
+    </form>
+  );
+}
+
+function Connected({ peers }: { peers: Peer[] }) {
+  const [address, setAddress] = useState("");
+  const connect = useConnect();
+  return (
+    <Card withBorder component="section" aria-label="Connected peers">
+      <Title order={2} size="h4" mb="xs">
+        Connected peers
+      </Title>
+      {peers.length === 0 && <Text c="dimmed">No peer is connected at the moment.</Text>}
+      {peers.length > 0 && (
+        <div className="scroll" tabIndex={0} role="group" aria-label="Connected peers">
+          <Table fz="sm" miw={640}>
+            <Table.Thead>
+              <Table.Tr>
+                <Table.Th>Peer</Table.Th>
+                <Table.Th>Route</Table.Th>
+                <Table.Th ta="right">Latency</Table.Th>
+                <Table.Th>Since</Table.Th>
+                <Table.Th>May fetch</Table.Th>
+              </Table.Tr>
+            </Table.Thead>
+            <Table.Tbody>
+              {peers.map((peer) => (
+                <Table.Tr key={peer.peer_id}>
+                  <Table.Td>
+                    {peer.name && <b>{peer.name}</b>}
+                    <Id id={peer.peer_id} what="the peer id" />
+                  </Table.Td>
+                  <Table.Td>
+                    {peer.addresses.map((one) => (
+                      <div key={one} className="id">
+                        {one}
+                      </div>
+                    ))}
+                    <Text size="xs" c="dimmed">
+                      {peer.direction}
+                      {peer.agent ? `, ${peer.agent}` : ""}
+                    </Text>
+                  </Table.Td>
+                  <Table.Td ta="right" style={{ whiteSpace: "nowrap" }}>
+                    {peer.rtt_ms == null ? "not measured" : `${peer.rtt_ms.toFixed(1)} ms`}
+                  </Table.Td>
+                  <Table.Td style={{ whiteSpace: "nowrap" }}>
+                    <When at={peer.connected_since} />
+                  </Table.Td>
+                  <Table.Td>{peer.is_allowed ? "yes" : "no"}</Table.Td>
+                </Table.Tr>
+              ))}
+            </Table.Tbody>
+          </Table>
+        </div>
+      )}
+      <form
+        onSubmit={(event) => {
+          event.preventDefault();
+          connect.mutate(address.trim(), { onSuccess: () => setAddress("") });
+        }}
+      >
+        <Group mt="sm" align="flex-end">
+          <TextInput
+            style={{ flex: 1, minWidth: 220 }}
+            label="Connect to an address"
+            placeholder="/ip4/192.0.2.10/tcp/8070/p2p/16Uiu2HAm…"
+            value={address}
+            onChange={(event) => setAddress(event.currentTarget.value)}
+            spellCheck={false}
+          />
+          <Button type="submit" loading={connect.isPending} disabled={!address.trim()}>
+            Connect
+          </Button>
+        </Group>
+      </form>
+      <Trouble error={connect.error} onClose={() => connect.reset()} />
+    </Card>
+  );
+}
+
+export function Devices() {
+  const status = useStatus();
+  const config = useConfig();
+  const peers = usePeers();
+  const [isAdding, adding] = useDisclosure();
+  const [parameters, setParameters] = useSearchParams();
+  const pair = parameters.get("pair");
+  const close = () => setParameters({}, { replace: true });
+  if (!status.data) {
+    return <Page title="Devices">{status.isError ? <Trouble error={status.error} /> : <Loader aria-label="Loading" />}</Page>;
+  }
+  const connected = peers.data ?? [];
+  const address = config.data?.sync?.backup_peer_address;
+  return (
+    <Page
+      title="Devices"
+      lead="This machine and those it works with."
+      actions={
+        <>
+          <Button variant="filled" onClick={() => setParameters({ pair: "show" })}>
+            Show a code
+          </Button>
+          <Button variant="filled" onClick={() => setParameters({ pair: "enter" })}>
+            Enter a code
+          </Button>
+        </>
+      }
+    >
+      <ThisDevice status={status.data} />
+      <BackupPeer address={typeof address === "string" ? address : ""} peers={connected} />
+      <Card withBorder component="section" aria-label="Machines that are backed up here">
+        <Group justify="space-between" mb="sm">
+          <Title order={2} size="h4">
+            Machines that are backed up here
+          </Title>
+          <Button leftSection={<IconPlus size={18} />} onClick={adding.open}>
+            Add by hand
+          </Button>
+        </Group>
+        {status.data.sources.length === 0 && <Text c="dimmed">There is none. Enter the pairing code of one.</Text>}
+        <SimpleGrid cols={1}>
+          {status.data.sources.map((source) => (
+            <SourceRow key={source.name} source={source} peers={connected} />
+          ))}
+        </SimpleGrid>
+      </Card>
+      <Trouble error={peers.error} />
+      <Connected peers={connected} />
+      <Modal opened={pair === "show"} onClose={close} title="Pair: this machine is backed up">
+        {pair === "show" && <ShowCode onClose={close} />}
+      </Modal>
+      <Modal opened={pair === "enter"} onClose={close} title="Pair: this machine keeps the backups">
+        {pair === "enter" && <EnterCode onClose={close} />}
+      </Modal>
+      <Modal opened={isAdding} onClose={adding.close} title="Add a machine by hand">
+        {isAdding && <AddSource onClose={adding.close} />}
+      </Modal>
+    </Page>
+  );
+}

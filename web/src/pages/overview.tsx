@@ -1,0 +1,365 @@
+// The truth in one sentence, and each folder in one card.
+
+import { Anchor, Button, Card, Group, Loader, SimpleGrid, Stack, Text, Title } from "@mantine/core";
+import { BarChart } from "@mantine/charts";
+import { useDisclosure } from "@mantine/hooks";
+import { IconCheck, IconPlayerPause, IconPlayerPlay, IconPlus, IconUpload, IconX } from "@tabler/icons-react";
+import { useMemo } from "react";
+import { Link } from "react-router";
+
+import type { Folder, Notice, Status } from "../api/model";
+import { useBackupNow, useConfig, useConfirmFolder, usePauseFolder, useSnapshots, useStatus } from "../api/queries";
+import { bytes, count, counted, visibleName } from "../lib/format";
+import { byDay } from "../lib/history";
+import { standing, truth, type Truth } from "../lib/truth";
+import { folderWord, sourceWord, stepWord } from "../lib/words";
+import { WorkBar } from "../parts/bar";
+import { Dot, Facts, FileName, Hint, Page, State, Trouble, When } from "../parts/basics";
+import { AddFolderModal } from "../parts/folder_forms";
+
+export function useHasServer(): boolean {
+  const config = useConfig();
+  const sync = config.data?.sync;
+  const peers = config.data?.node?.allowed_peers;
+  return Boolean(sync?.backup_peer_address) || (Array.isArray(peers) && peers.length > 0);
+}
+
+function Sentence({ truth }: { truth: Truth }) {
+  return (
+    <div className={`band band-${truth.mood}`}>
+      <Text size="xl" fw={600}>
+        {truth.mood === "good" && truth.upTo ? (
+          <>
+            Everything up to <When at={truth.upTo} /> {truth.text}
+          </>
+        ) : (
+          <FileName name={truth.text} />
+        )}
+      </Text>
+      {truth.mood === "busy" && truth.upTo && (
+        <Text>
+          The version that was confirmed last is from <When at={truth.upTo} />.
+        </Text>
+      )}
+      {truth.next && (
+        <Text>
+          <FileName name={truth.next} />
+        </Text>
+      )}
+    </div>
+  );
+}
+
+export function Notices({ notices }: { notices: Notice[] }) {
+  if (notices.length === 0) return null;
+  return (
+    <Card withBorder component="section" aria-label="To look at">
+      <Title order={2} size="h4" mb="xs">
+        To look at
+      </Title>
+      <Stack gap="sm">
+        {notices.map((notice) => (
+          <Dot key={notice.message} tone={notice.level === "error" ? "bad" : notice.level === "warning" ? "warn" : "quiet"}>
+            <FileName name={notice.message} />
+            {notice.action && (
+              <Text size="sm" c="dimmed">
+                <Hint text={notice.action} />
+              </Text>
+            )}
+          </Dot>
+        ))}
+      </Stack>
+    </Card>
+  );
+}
+
+/** What a click on Backup now did, step by step. */
+export function BackupSteps({ backup }: { backup: ReturnType<typeof useBackupNow> }) {
+  const status = useStatus();
+  if (backup.isError) return <Trouble error={backup.error} onClose={() => backup.reset()} />;
+  if (!backup.data) return null;
+  // The receipt comes when all of it is there: it is looked for in the state.
+  const isTold = backup.data.steps.every((step) => step.ok || step.name === "trigger");
+  const waiting = backup.data.folders.filter((one) => {
+    const now = status.data?.folders.find((folder) => folder.id === one.folder_id);
+    return (now?.backed_up_sequence ?? -1) < one.sequence;
+  });
+  return (
+    <Stack gap={4} role="status">
+      {backup.data.steps.map((step, index) => (
+        <Group key={`${index} ${step.name}`} gap={8} wrap="nowrap" align="flex-start">
+          {step.ok ? <IconCheck size={18} className="ink-good" aria-label="done" /> : <IconX size={18} className="ink-bad" aria-label="failed" />}
+          <Text size="sm">
+            <b>{stepWord(step.name)}.</b> {step.detail}
+          </Text>
+        </Group>
+      ))}
+      {isTold && (
+        <Group gap={8} wrap="nowrap" align="flex-start">
+          {waiting.length === 0 ? <IconCheck size={18} className="ink-good" aria-label="done" /> : <Loader size={18} aria-label="waiting" />}
+          <Text size="sm">
+            <b>Receipt.</b>{" "}
+            {waiting.length === 0
+              ? "The backup server has all of it."
+              : "Waiting for the backup server to have all of it; this goes on by itself."}
+          </Text>
+        </Group>
+      )}
+      <Button size="compact-xs" style={{ alignSelf: "flex-start" }} onClick={() => backup.reset()}>
+        Hide
+      </Button>
+    </Stack>
+  );
+}
+
+export function FolderCard({ folder, children }: { folder: Folder; children?: React.ReactNode }) {
+  const backup = useBackupNow();
+  const pause = usePauseFolder();
+  const confirm = useConfirmFolder();
+  const isPaused = folder.state === "paused";
+  const at = standing(folder);
+  const needsWord = folder.state === "alarm" || Boolean(folder.held);
+  return (
+    <Card withBorder component="article" aria-label={visibleName(folder.name)}>
+      <Stack gap="sm">
+        <Group justify="space-between" align="flex-start">
+          <div style={{ minWidth: 0 }}>
+            <Title order={3} size="h4">
+              <FileName name={folder.name} />
+            </Title>
+            <Text size="sm" c="dimmed">
+              <FileName name={folder.path} />
+            </Text>
+          </div>
+          <State word={folderWord(folder.state)} detail={folder.detail} />
+        </Group>
+        <Text size="sm" className={at.kind === "safe" ? "ink-good" : at.kind === "stopped" ? "ink-bad" : undefined}>
+          {at.kind === "safe" && (
+            <>
+              All of it up to <When at={at.upTo} /> is on the backup server.
+            </>
+          )}
+          {at.kind === "pending" && `Not yet on the backup server: ${at.why}.`}
+          {at.kind === "stopped" && <FileName name={at.why} />}
+          {at.kind === "paused" && "Paused: changes are not backed up."}
+        </Text>
+        {(folder.state === "scanning" || folder.state === "publishing") && folder.detail && (
+          <Text size="sm" c="dimmed" role="status">
+            {folder.detail}
+          </Text>
+        )}
+        {folder.held && (
+          <div className="band band-bad">
+            <Text size="sm">
+              <FileName name={folder.held} />
+            </Text>
+          </div>
+        )}
+        <Facts
+          facts={[
+            ["Files", count(folder.files)],
+            ["Size", bytes(folder.bytes)],
+            ["Pending changes", count(folder.pending_changes)],
+            ["Version", folder.sequence == null ? "none yet" : `#${folder.sequence}`],
+            ["Last receipt", folder.backed_up_sequence == null ? "none yet" : (
+              <>
+                #{folder.backed_up_sequence}, <When at={folder.backed_up_at} />
+              </>
+            )],
+            ["Not readable", folder.error_count === 0 ? "none" : (
+              <Anchor component={Link} to={`/folders?errors=${encodeURIComponent(folder.id)}`} className="ink-bad">
+                {counted(folder.error_count, "file")}
+              </Anchor>
+            )],
+          ]}
+        />
+        <Group gap="xs">
+          <Button
+            variant="filled"
+            leftSection={<IconUpload size={18} />}
+            loading={backup.isPending}
+            disabled={isPaused}
+            onClick={() => backup.mutate(folder.id)}
+          >
+            Backup now
+          </Button>
+          <Button
+            leftSection={isPaused ? <IconPlayerPlay size={18} /> : <IconPlayerPause size={18} />}
+            loading={pause.isPending}
+            onClick={() => pause.mutate({ id: folder.id, pause: !isPaused })}
+          >
+            {isPaused ? "Resume" : "Pause"}
+          </Button>
+          {needsWord && (
+            <Button loading={confirm.isPending} onClick={() => confirm.mutate(folder.id)}>
+              It is meant to be so
+            </Button>
+          )}
+          {children}
+        </Group>
+        <Trouble error={pause.error ?? confirm.error} />
+        <BackupSteps backup={backup} />
+      </Stack>
+    </Card>
+  );
+}
+
+/** Nothing is set up yet: the two things that can be. */
+function FirstRun({ onAdd }: { onAdd: () => void }) {
+  return (
+    <SimpleGrid cols={{ base: 1, sm: 2 }}>
+      <Card withBorder>
+        <Stack h="100%" justify="space-between">
+          <div>
+            <Title order={2} size="h4">
+              Back up a folder of this machine
+            </Title>
+            <Text c="dimmed">Choose the folder; then pair with the machine that is to keep the backups.</Text>
+          </div>
+          <Button variant="filled" leftSection={<IconPlus size={18} />} onClick={onAdd}>
+            Choose a folder
+          </Button>
+        </Stack>
+      </Card>
+      <Card withBorder>
+        <Stack h="100%" justify="space-between">
+          <div>
+            <Title order={2} size="h4">
+              Keep the backups of another machine
+            </Title>
+            <Text c="dimmed">The other machine shows a code; enter it here, and both are set up.</Text>
+          </div>
+          <Button component={Link} to="/devices?pair=enter">
+            Enter a pairing code
+          </Button>
+        </Stack>
+      </Card>
+    </SimpleGrid>
+  );
+}
+
+function History({ status, hasServer }: { status: Status; hasServer: boolean }) {
+  const isServer = status.sources.length > 0;
+  const snapshots = useSnapshots(!isServer, isServer || hasServer);
+  const days = useMemo(() => byDay(snapshots.data ?? [], new Date(), 14), [snapshots.data]);
+  if (!isServer && !hasServer) return null;
+  const versions = days.reduce((sum, day) => sum + day.versions, 0);
+  const last = days.at(-1)?.bytes ?? 0;
+  return (
+    <Card withBorder component="section" aria-label="The last 14 days">
+      <Title order={2} size="h4">
+        The last 14 days
+      </Title>
+      {snapshots.isPending && <Loader size="sm" mt="sm" aria-label="Loading" />}
+      {snapshots.isError && <Trouble error={snapshots.error} onRetry={() => void snapshots.refetch()} />}
+      {snapshots.data && (
+        <>
+          <Text size="sm" c="dimmed" mb="sm">
+            {counted(versions, "version")} {isServer ? "received here" : "received by the backup server"}. The newest
+            versions hold {bytes(last)}.
+          </Text>
+          {last > 0 && <SimpleGrid cols={{ base: 1, sm: 2 }}>
+            <figure style={{ margin: 0 }}>
+              <Text size="xs" c="dimmed" component="figcaption">
+                Versions a day
+              </Text>
+              <BarChart h={150} data={days.map((day) => ({ ...day, day: day.day.slice(5) }))} dataKey="day" series={[{ name: "versions", label: "Versions", color: "blue.6" }]} barProps={{ isAnimationActive: false }} barChartProps={{ accessibilityLayer: false }} aria-hidden yAxisProps={{ allowDecimals: false, width: 30 }} />
+            </figure>
+            <figure style={{ margin: 0 }}>
+              <Text size="xs" c="dimmed" component="figcaption">
+                Size of the newest versions
+              </Text>
+              <BarChart h={150} data={days.map((day) => ({ ...day, day: day.day.slice(5) }))} dataKey="day" series={[{ name: "bytes", label: "Size", color: "teal.6" }]} valueFormatter={bytes} barProps={{ isAnimationActive: false }} barChartProps={{ accessibilityLayer: false }} aria-hidden yAxisProps={{ width: 70 }} />
+            </figure>
+          </SimpleGrid>}
+        </>
+      )}
+    </Card>
+  );
+}
+
+export function Overview() {
+  const status = useStatus();
+  const hasServer = useHasServer();
+  const [isAdding, adding] = useDisclosure();
+  const all = useBackupNow();
+  if (!status.data) {
+    return (
+      <Page title="Overview">{status.isPending ? <Loader aria-label="Loading" /> : <Trouble error={status.error} />}</Page>
+    );
+  }
+  const { folders, sources, storage, notices } = status.data;
+  return (
+    <Page
+      title="Overview"
+      actions={
+        folders.length > 0 && (
+          <>
+            {folders.length > 1 && (
+              <Button leftSection={<IconUpload size={18} />} loading={all.isPending} onClick={() => all.mutate(undefined)}>
+                Back up all now
+              </Button>
+            )}
+            <Button leftSection={<IconPlus size={18} />} onClick={adding.open}>
+              Add a folder
+            </Button>
+          </>
+        )
+      }
+    >
+      <Stack gap="sm" aria-live="polite">
+        {truth(status.data, hasServer).map((one) => (
+          <Sentence key={one.text} truth={one} />
+        ))}
+      </Stack>
+      <BackupSteps backup={all} />
+      {folders.length > 0 && !hasServer && (
+        <Group>
+          <Button variant="filled" component={Link} to="/devices?pair=show">
+            Pair with a backup server
+          </Button>
+        </Group>
+      )}
+      {folders.length === 0 && sources.length === 0 && <FirstRun onAdd={adding.open} />}
+      <Notices notices={notices} />
+      {folders.length > 0 && (
+        <SimpleGrid cols={{ base: 1, md: folders.length > 1 ? 2 : 1 }}>
+          {folders.map((folder) => (
+            <FolderCard key={folder.id} folder={folder} />
+          ))}
+        </SimpleGrid>
+      )}
+      {sources.length > 0 && (
+        <Card withBorder component="section" aria-label="Machines that are backed up here">
+          <Title order={2} size="h4" mb="xs">
+            Machines that are backed up here
+          </Title>
+          <Stack gap="md">
+            {sources.map((source) => (
+              <Stack key={source.name} gap={6}>
+                <Group justify="space-between">
+                  <Group gap="sm">
+                    <Text fw={600}>{source.name}</Text>
+                    <State word={sourceWord(source.state)} detail={source.detail} />
+                  </Group>
+                  <Text size="sm" c="dimmed">
+                    asked <When at={source.last_poll} isRelative />
+                  </Text>
+                </Group>
+                {source.pulls.map((pull) => (
+                  <WorkBar key={pull.folder_id} label={`${visibleName(pull.folder_name)} #${pull.sequence}`} done={pull.bytes_done} total={pull.bytes_total} />
+                ))}
+              </Stack>
+            ))}
+          </Stack>
+        </Card>
+      )}
+      <History status={status.data} hasServer={hasServer} />
+      <Text size="sm" c="dimmed">
+        Stored here: {bytes(storage.used_bytes)} in {counted(storage.blocks, "block")}; {bytes(storage.available_bytes)} may
+        still be written.
+      </Text>
+      <AddFolderModal isOpen={isAdding} onClose={adding.close} />
+    </Page>
+  );
+}

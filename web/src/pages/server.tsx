@@ -1,0 +1,404 @@
+// This machine as a backup server: what it pulls, what it keeps.
+
+import {
+  Anchor, Button, Card, Checkbox, Group, Loader, Modal, Progress, SimpleGrid, Stack, Table, Text, Title,
+} from "@mantine/core";
+import { useDisclosure } from "@mantine/hooks";
+import { notifications } from "@mantine/notifications";
+import { IconCheck, IconPlayerPause, IconPlayerPlay, IconPlus, IconRefresh, IconRotate } from "@tabler/icons-react";
+import { useMemo, useState } from "react";
+import { Link } from "react-router";
+
+import type { Job, PruneReport, Snapshot, Source, Storage, VerifyResult } from "../api/model";
+import {
+  useAccept, useConfig, useJobs, usePoll, usePrune, useSetKey, useSnapshots, useStatus, useVerify,
+} from "../api/queries";
+import { bytes, count, counted, visibleName } from "../lib/format";
+import { lines } from "../lib/choice";
+import { sourceWord } from "../lib/words";
+import { WorkBar } from "../parts/bar";
+import { Dot, Facts, FileName, Id, Page, State, Trouble, When } from "../parts/basics";
+
+function Stored({ storage }: { storage: Storage }) {
+  const room = storage.used_bytes + storage.available_bytes;
+  const percent = room > 0 ? (storage.used_bytes / room) * 100 : 0;
+  return (
+    <div>
+      <Facts
+        facts={[
+          ["Used", bytes(storage.used_bytes)],
+          ["Still free for backups", bytes(storage.available_bytes)],
+          ["Quota", storage.max_bytes == null ? "none but the disk's reserve" : bytes(storage.max_bytes)],
+          ["Blocks", count(storage.blocks)],
+        ]}
+      />
+      <Progress value={percent} mt="sm" color={percent > 90 ? "red.8" : undefined} aria-label="Storage used" />
+    </div>
+  );
+}
+
+function SourceCard({ source, kept }: { source: Source; kept: Snapshot[] }) {
+  const poll = usePoll();
+  const accept = useAccept();
+  const newest = kept.reduce<Snapshot | undefined>(
+    (best, one) => (!best || one.received_at > best.received_at ? one : best),
+    undefined,
+  );
+  const folders = new Set(kept.map((one) => one.folder_id)).size;
+  const isBad = source.state === "failed" || source.state === "refused";
+  return (
+    <Card withBorder component="article" aria-label={source.name}>
+      <Stack gap="sm">
+        <Group justify="space-between" align="flex-start">
+          <div style={{ minWidth: 0 }}>
+            <Title order={3} size="h4">
+              {source.name}
+            </Title>
+            <Id id={source.peer_id} what="the peer id" />
+          </div>
+          <State word={sourceWord(source.state)} detail={source.detail} />
+        </Group>
+        {source.detail && !source.errors.some((error) => error.includes(source.detail ?? "")) && (
+          <Text size="sm">
+            <FileName name={source.detail} />
+          </Text>
+        )}
+        {source.errors.map((error) => (
+          <Trouble key={error} error={error} />
+        ))}
+        {source.pulls.map((pull) => (
+          <div key={`${pull.folder_id} ${pull.sequence}`}>
+            <WorkBar label={`${visibleName(pull.folder_name)}, version #${pull.sequence}`} done={pull.bytes_done} total={pull.bytes_total} />
+            <Text size="xs" c="dimmed">
+              {count(pull.files_done)} of {counted(pull.files_total, "file")}, since <When at={pull.started_at} />
+            </Text>
+          </div>
+        ))}
+        <Facts
+          facts={[
+            ["Last asked", <When key="poll" at={source.last_poll} isRelative />],
+            ["Newest version", newest ? <When key="newest" at={newest.received_at} isRelative /> : "none yet"],
+            ["Versions kept", count(kept.length)],
+            ["Folders", count(folders)],
+          ]}
+        />
+        <Group gap="xs">
+          <Button leftSection={<IconRefresh size={18} />} loading={poll.isPending} onClick={() => poll.mutate(source.name)}>
+            {isBad ? "Retry" : "Poll now"}
+          </Button>
+          {source.state === "refused" && (
+            <Button leftSection={<IconCheck size={18} />} loading={accept.isPending} onClick={() => accept.mutate(source.name)}>
+              Accept what it is now
+            </Button>
+          )}
+        </Group>
+        <Trouble error={poll.error ?? accept.error} />
+      </Stack>
+    </Card>
+  );
+}
+
+function Decisions({ report }: { report: PruneReport }) {
+  return (
+    <Stack gap="sm">
+      <Text>
+        {report.removed.length === 0
+          ? "Nothing is to be removed: every version is kept by a rule."
+          : report.dry_run
+            ? `${counted(report.removed.length, "version")} would go, ${count(report.kept.length)} would stay.`
+            : `${counted(report.removed.length, "version")} went, ${count(report.kept.length)} stayed; the disk has ${bytes(report.freed_bytes)} back.`}
+      </Text>
+      {report.holds.map((hold) => (
+        <Dot key={hold} tone="busy">
+          {hold}
+        </Dot>
+      ))}
+      {report.removed.length > 0 && (
+        <div style={{ maxHeight: 240, overflow: "auto" }} tabIndex={0} role="group" aria-label="Versions that go">
+          <Table fz="sm">
+            <Table.Thead>
+              <Table.Tr>
+                <Table.Th>Goes</Table.Th>
+                <Table.Th>Received</Table.Th>
+              </Table.Tr>
+            </Table.Thead>
+            <Table.Tbody>
+              {report.removed.map((one) => (
+                <Table.Tr key={one.snapshot}>
+                  <Table.Td>
+                    <FileName name={one.folder_name} />
+                  </Table.Td>
+                  <Table.Td>
+                    <When at={one.received_at} />
+                  </Table.Td>
+                </Table.Tr>
+              ))}
+            </Table.Tbody>
+          </Table>
+        </div>
+      )}
+    </Stack>
+  );
+}
+
+function Prune() {
+  const prune = usePrune();
+  const [isOpen, opened] = useDisclosure();
+  const open = () => {
+    prune.mutate(true);
+    opened.open();
+  };
+  return (
+    <>
+      <Button onClick={open}>Prune …</Button>
+      <Modal opened={isOpen} onClose={opened.close} title="Free what no rule keeps">
+        <Stack>
+          <Text size="sm" c="dimmed">
+            The rules are under <Anchor component={Link} to="/settings">Settings</Anchor>, Backup server. The newest version of every folder is
+            always kept.
+          </Text>
+          {prune.isPending && <Loader aria-label="Looking" />}
+          <Trouble error={prune.error} />
+          {prune.data && <Decisions report={prune.data} />}
+          <Group justify="flex-end">
+            <Button onClick={opened.close}>Close</Button>
+            {prune.data?.dry_run && prune.data.removed.length > 0 && (
+              <Button variant="filled" color="red.9" loading={prune.isPending} onClick={() => prune.mutate(false)}>
+                Remove {counted(prune.data.removed.length, "version")}
+              </Button>
+            )}
+          </Group>
+        </Stack>
+      </Modal>
+    </>
+  );
+}
+
+function VerifyEnd({ job }: { job: Job }) {
+  const result = job.result as VerifyResult | null | undefined;
+  if (job.state === "failed" || !result) return <Trouble error={job.error ?? "The check failed."} />;
+  return (
+    <Stack gap="xs">
+      <Dot tone={result.problems.length === 0 ? "good" : "bad"}>
+        {result.problems.length === 0
+          ? `All is there: ${counted(result.checked, "version")}, ${counted(result.blocks, "block")}${
+              result.read_bytes > 0 ? `, ${bytes(result.read_bytes)} read and compared` : ""
+            }.`
+          : `${counted(result.problems.length, "block")} cannot be had.`}
+        {result.repaired > 0 && ` ${counted(result.repaired, "block")} came again.`}
+        {job.ended_at && (
+          <>
+            {" "}
+            Checked <When at={job.ended_at} />.
+          </>
+        )}
+      </Dot>
+      {result.problems.slice(0, 100).map((problem) => (
+        <Group key={problem.cid} gap="xs">
+          <Id id={problem.cid} what="the block's CID" />
+          <Text size="sm">{problem.reason}</Text>
+          <Text size="sm" c="dimmed">
+            concerns {counted(problem.concerns.length, "version")}
+          </Text>
+        </Group>
+      ))}
+    </Stack>
+  );
+}
+
+function Verify() {
+  const jobs = useJobs();
+  const verify = useVerify();
+  const [full, setFull] = useState(false);
+  const [repair, setRepair] = useState(false);
+  const last = jobs.data?.filter((job) => job.kind === "verify").at(-1);
+  const isRunning = last?.state === "running";
+  return (
+    <Card withBorder component="section" aria-label="Verify">
+      <Title order={2} size="h4">
+        Verify
+      </Title>
+      <Text size="sm" c="dimmed" mb="sm">
+        Looks whether every block of every version is there.
+      </Text>
+      <Stack gap="sm">
+        <Checkbox label="Read and compare every byte" description="It takes as long as reading all of it." checked={full} onChange={(event) => setFull(event.currentTarget.checked)} />
+        <Checkbox label="Repair" description="Pull what is damaged again, from a machine that has it." checked={repair} onChange={(event) => setRepair(event.currentTarget.checked)} />
+        <Group>
+          <Button loading={verify.isPending || isRunning} onClick={() => verify.mutate({ full, repair })}>
+            Verify now
+          </Button>
+        </Group>
+        <Trouble error={verify.error} />
+        <div aria-live="polite">
+          {last && isRunning && <WorkBar label="Verifying" done={last.progress_done} total={last.progress_total ?? 0} unit="items" />}
+          {last && !isRunning && <VerifyEnd job={last} />}
+          {!last && jobs.data && (
+            <Text size="sm" c="dimmed">
+              Not verified since Archivist was started.
+            </Text>
+          )}
+        </div>
+      </Stack>
+    </Card>
+  );
+}
+
+/** Versions that the history shows at a time. */
+const SHOWN = 20;
+
+function History({ snapshots }: { snapshots: Snapshot[] }) {
+  const [shown, setShown] = useState(SHOWN);
+  const newestFirst = useMemo(
+    () => [...snapshots].sort((a, b) => b.received_at.localeCompare(a.received_at)),
+    [snapshots],
+  );
+  return (
+    <Card withBorder component="section" aria-label="Received versions">
+      <Title order={2} size="h4">
+        Received versions
+      </Title>
+      {newestFirst.length === 0 && <Text c="dimmed">None yet.</Text>}
+      {newestFirst.length > 0 && (
+        <div className="scroll" tabIndex={0} role="group" aria-label="Received versions">
+          <Table fz="sm" miw={640}>
+            <Table.Thead>
+              <Table.Tr>
+                <Table.Th>Received</Table.Th>
+                <Table.Th>Machine</Table.Th>
+                <Table.Th>Folder</Table.Th>
+                <Table.Th ta="right">Version</Table.Th>
+                <Table.Th ta="right">Files</Table.Th>
+                <Table.Th ta="right">Size</Table.Th>
+                <Table.Th>Manifest</Table.Th>
+              </Table.Tr>
+            </Table.Thead>
+            <Table.Tbody>
+              {newestFirst.slice(0, shown).map((one) => (
+                <Table.Tr key={one.id}>
+                  <Table.Td style={{ whiteSpace: "nowrap" }}>
+                    <When at={one.received_at} />
+                  </Table.Td>
+                  <Table.Td>{one.source}</Table.Td>
+                  <Table.Td>
+                    <Anchor component={Link} to={`/restore?from=here&line=${encodeURIComponent(`${one.source_peer_id}/${one.folder_id}`)}&at=${encodeURIComponent(one.id)}`}>
+                      <FileName name={one.folder_name} />
+                    </Anchor>
+                  </Table.Td>
+                  <Table.Td ta="right">#{one.sequence}</Table.Td>
+                  <Table.Td ta="right">{count(one.files)}</Table.Td>
+                  <Table.Td ta="right" style={{ whiteSpace: "nowrap" }}>
+                    {bytes(one.bytes)}
+                  </Table.Td>
+                  <Table.Td>
+                    <Id id={one.manifest_cid} what="the manifest's CID" />
+                  </Table.Td>
+                </Table.Tr>
+              ))}
+            </Table.Tbody>
+          </Table>
+        </div>
+      )}
+      {newestFirst.length > shown && (
+        <Button mt="sm" onClick={() => setShown(shown + SHOWN)}>
+          Show more of {count(newestFirst.length)}
+        </Button>
+      )}
+    </Card>
+  );
+}
+
+export function Server() {
+  const status = useStatus();
+  const config = useConfig();
+  const snapshots = useSnapshots(false);
+  const set = useSetKey();
+  const poll = usePoll();
+  if (!status.data || !config.data) {
+    return (
+      <Page title="Backup server">
+        {status.isError || config.isError ? <Trouble error={status.error ?? config.error} /> : <Loader aria-label="Loading" />}
+      </Page>
+    );
+  }
+  const isEnabled = Boolean(config.data.backup_server?.enabled);
+  const sources = status.data.sources;
+  const all = snapshots.data ?? [];
+  // What the newest version of each folder holds.
+  const size = lines(all).reduce((sum, line) => sum + (line.snapshots[0]?.bytes ?? 0), 0);
+  const toggle = () =>
+    set.mutate(
+      { key: "backup_server.enabled", value: !isEnabled },
+      {
+        onSuccess: (changed) =>
+          notifications.show({
+            message: changed.applied ? (isEnabled ? "Paused: nothing is pulled." : "On: sources are asked from now on.") : "Set; it counts after a restart.",
+            color: "green.8",
+          }),
+      },
+    );
+  return (
+    <Page
+      title="Backup server"
+      lead="What this machine keeps for others."
+      actions={
+        <>
+          <Button
+            variant={isEnabled ? "default" : "filled"}
+            leftSection={isEnabled ? <IconPlayerPause size={18} /> : <IconPlayerPlay size={18} />}
+            loading={set.isPending}
+            onClick={toggle}
+          >
+            {isEnabled ? "Pause" : sources.length > 0 ? "Resume" : "Enable"}
+          </Button>
+          <Button
+            leftSection={<IconRotate size={18} />}
+            disabled={!isEnabled || sources.length === 0}
+            loading={poll.isPending}
+            onClick={() => poll.mutate(undefined)}
+          >
+            Poll all now
+          </Button>
+          <Button component={Link} to="/devices?pair=enter" leftSection={<IconPlus size={18} />}>
+            Add a machine
+          </Button>
+        </>
+      }
+    >
+      <Trouble error={set.error ?? poll.error} />
+      {!isEnabled && (
+        <div className="band band-none" role="status">
+          <Text fw={600}>The backup server is off: this machine pulls nothing.</Text>
+          <Text size="sm">What it holds stays, and can be restored.</Text>
+        </div>
+      )}
+      {sources.length === 0 && (
+        <Card withBorder>
+          <Text>No machine is backed up here. Open Archivist on the other machine, let it show a pairing code, and enter the code here.</Text>
+        </Card>
+      )}
+      <SimpleGrid cols={{ base: 1, md: sources.length > 1 ? 2 : 1 }}>
+        {sources.map((source) => (
+          <SourceCard key={source.name} source={source} kept={all.filter((one) => one.source_peer_id === source.peer_id)} />
+        ))}
+      </SimpleGrid>
+      <SimpleGrid cols={{ base: 1, md: 2 }}>
+        <Card withBorder component="section" aria-label="Storage">
+          <Group justify="space-between" mb="sm">
+            <Title order={2} size="h4">
+              Storage
+            </Title>
+            <Prune />
+          </Group>
+          <Stored storage={status.data.storage} />
+          <Text size="sm" c="dimmed" mt="sm">
+            {counted(all.length, "version")} of {counted(lines(all).length, "folder")}; the newest hold {bytes(size)}.
+          </Text>
+        </Card>
+        <Verify />
+      </SimpleGrid>
+      <Trouble error={snapshots.error} onRetry={() => void snapshots.refetch()} />
+      {snapshots.data && <History snapshots={all} />}
+    </Page>
+  );
+}

@@ -1,0 +1,207 @@
+// Small things that every page uses: names, ids, times, states, errors.
+
+import { ActionIcon, Button, Code, CopyButton, Group, Stack, Text, Title, Tooltip } from "@mantine/core";
+import { IconAlertTriangle, IconCheck, IconCopy } from "@tabler/icons-react";
+import { type ReactNode, useEffect, useState } from "react";
+
+import { ago, exact, nameParts, shortId, visibleName, when } from "../lib/format";
+import type { Tone, Word } from "../lib/words";
+
+/** A name from a file system: nothing in it hides. */
+export function FileName({ name }: { name: string }) {
+  return (
+    <bdi className="name">
+      {nameParts(name).map((part, index) =>
+        part.isEscaped ? (
+          // The pieces of one name never change places.
+          <span key={index} className="escaped" title="a character that cannot be seen">
+            {part.text}
+          </span>
+        ) : (
+          <span key={index}>{part.text}</span>
+        ),
+      )}
+    </bdi>
+  );
+}
+
+/** A text with commands in backticks. */
+export function Hint({ text }: { text: string }) {
+  return (
+    <>
+      {text.split("`").map((piece, index) =>
+        index % 2 === 1 ? (
+          // The pieces of one text never change places.
+          <Code key={index}>{visibleName(piece)}</Code>
+        ) : (
+          <FileName key={index} name={piece} />
+        ),
+      )}
+    </>
+  );
+}
+
+/** Copies a text. */
+export function Copy({ text, what }: { text: string; what: string }) {
+  return (
+    <CopyButton value={text} timeout={1500}>
+      {({ copied, copy }) => (
+        <Tooltip label={copied ? "Copied" : `Copy ${what}`}>
+          <ActionIcon variant="subtle" color="gray" size="md" onClick={copy} aria-label={`Copy ${what}`}>
+            {copied ? <IconCheck size={16} className="ink-good" /> : <IconCopy size={16} />}
+          </ActionIcon>
+        </Tooltip>
+      )}
+    </CopyButton>
+  );
+}
+
+/** An id, shortened or whole, with a button that copies all of it. */
+export function Id({ id, what, whole = false }: { id: string; what: string; whole?: boolean }) {
+  return (
+    <Group gap={4} wrap="nowrap" component="span">
+      <span className="id" title={id} style={whole ? undefined : { whiteSpace: "nowrap" }}>
+        {whole ? id : shortId(id)}
+      </span>
+      <Copy text={id} what={what} />
+    </Group>
+  );
+}
+
+/** The time, again and again. */
+export function useNow(interval = 1000): Date {
+  const [now, setNow] = useState(() => new Date());
+  useEffect(() => {
+    const timer = setInterval(() => setNow(new Date()), interval);
+    return () => clearInterval(timer);
+  }, [interval]);
+  return now;
+}
+
+/** A moment in local time; the exact one where the pointer rests on it. */
+export function When({ at, isRelative = false }: { at?: string | Date | null; isRelative?: boolean }) {
+  const now = useNow(isRelative ? 1000 : 60_000);
+  if (at === undefined || at === null) return <>never</>;
+  const moment = typeof at === "string" ? new Date(at) : at;
+  if (Number.isNaN(moment.getTime())) return <>unknown</>;
+  return (
+    <time dateTime={moment.toISOString()} title={exact(moment)}>
+      {isRelative ? ago(moment, now) : when(moment, now)}
+    </time>
+  );
+}
+
+/** A state in one word; what it means is in its tooltip. */
+export function State({ word, detail }: { word: Word; detail?: string | null }) {
+  const meaning = visibleName([word.meaning, detail].filter(Boolean).join(" "));
+  const inner = (
+    <>
+      <span className={`dot tone-${word.tone}`} aria-hidden />
+      {word.word}
+    </>
+  );
+  if (!meaning) return <span className="state">{inner}</span>;
+  return (
+    <Tooltip label={meaning}>
+      <button type="button" className="state" aria-label={`${word.word}: ${meaning}`}>
+        {inner}
+      </button>
+    </Tooltip>
+  );
+}
+
+/** A coloured dot and a text. */
+export function Dot({ tone, children }: { tone: Tone; children: ReactNode }) {
+  return (
+    <Group gap={8} wrap="nowrap" align="baseline">
+      <span className={`dot tone-${tone}`} aria-hidden />
+      <span>{children}</span>
+    </Group>
+  );
+}
+
+/** What went wrong, to stay until it is dealt with; it can be copied. */
+export function Trouble({
+  error,
+  onRetry,
+  onClose,
+}: {
+  error: unknown;
+  onRetry?: () => void;
+  onClose?: () => void;
+}) {
+  if (!error) return null;
+  const message = error instanceof Error ? error.message : String(error);
+  return (
+    <div className="band band-bad" role="alert">
+      <Group gap="sm" wrap="nowrap" align="flex-start">
+        <IconAlertTriangle size={20} className="ink-bad" aria-hidden />
+        <div style={{ flex: 1, minWidth: 0 }}>
+          <Text style={{ overflowWrap: "anywhere" }}>
+            <FileName name={message} />
+          </Text>
+          {(onRetry || onClose) && (
+            <Group gap="xs" mt="xs">
+              {onRetry && (
+                <Button size="xs" onClick={onRetry}>
+                  Try again
+                </Button>
+              )}
+              {onClose && (
+                <Button size="xs" onClick={onClose}>
+                  Dismiss
+                </Button>
+              )}
+            </Group>
+          )}
+        </div>
+        <Copy text={message} what="the message" />
+      </Group>
+    </div>
+  );
+}
+
+/** The head of a page. */
+export function Page({
+  title,
+  lead,
+  actions,
+  children,
+}: {
+  title: string;
+  lead?: ReactNode;
+  actions?: ReactNode;
+  children: ReactNode;
+}) {
+  useEffect(() => {
+    document.title = `${title} – Archivist`;
+  }, [title]);
+  return (
+    <Stack gap="lg">
+      <Group justify="space-between" align="flex-end" gap="sm">
+        <div>
+          <Title order={1} size="h2">
+            {title}
+          </Title>
+          {lead && <Text c="dimmed">{lead}</Text>}
+        </div>
+        {actions && <Group gap="xs">{actions}</Group>}
+      </Group>
+      {children}
+    </Stack>
+  );
+}
+
+/** Pairs of a name and a value. */
+export function Facts({ facts }: { facts: [string, ReactNode][] }) {
+  return (
+    <dl className="facts">
+      {facts.map(([name, value]) => (
+        <div key={name}>
+          <dt>{name}</dt>
+          <dd>{value}</dd>
+        </div>
+      ))}
+    </dl>
+  );
+}

@@ -1,0 +1,162 @@
+// The dialogs of a folder: add, edit, remove.
+
+import { Button, Group, List, Modal, Stack, Text, TextInput } from "@mantine/core";
+import { notifications } from "@mantine/notifications";
+import { useState } from "react";
+
+import type { Folder } from "../api/model";
+import { useAddFolder, useConfig, useEditFolder, useRemoveFolder } from "../api/queries";
+import { lastName, visibleName } from "../lib/format";
+import { patterns } from "../lib/patterns";
+import { Trouble } from "./basics";
+import { Confirm } from "./confirm";
+import { DirectoryPicker } from "./directory_picker";
+import { Excludes } from "./excludes";
+
+export function AddFolderForm({ onClose }: { onClose: () => void }) {
+  const [path, setPath] = useState("");
+  const [name, setName] = useState("");
+  const [exclude, setExclude] = useState("");
+  const [hasMore, setHasMore] = useState(false);
+  const add = useAddFolder();
+  const clean = path.length > 1 ? path.replace(/\/+$/, "") : path;
+  return (
+    <form
+      onSubmit={(event) => {
+        event.preventDefault();
+        add.mutate(
+          { path: clean, name: name.trim() || null, exclude: patterns(exclude) },
+          {
+            onSuccess: (folder) => {
+              notifications.show({ message: `${visibleName(folder.name)} is watched from now on.`, color: "green.8" });
+              onClose();
+            },
+          },
+        );
+      }}
+    >
+      <Stack>
+        <DirectoryPicker
+          label="Folder to back up"
+          description="On the machine that Archivist runs on."
+          value={path}
+          onChange={setPath}
+        />
+        {hasMore ? (
+          <>
+            <TextInput
+              label="Name"
+              placeholder={visibleName(lastName(clean))}
+              value={name}
+              onChange={(event) => setName(event.currentTarget.value)}
+            />
+            <Excludes path={clean} value={exclude} onChange={setExclude} />
+          </>
+        ) : (
+          <Button variant="transparent" px={0} style={{ alignSelf: "flex-start" }} onClick={() => setHasMore(true)}>
+            Name it, or leave something out …
+          </Button>
+        )}
+        <Trouble error={add.error} />
+        <Group justify="flex-end">
+          <Button onClick={onClose}>Cancel</Button>
+          <Button type="submit" variant="filled" loading={add.isPending} disabled={!clean.startsWith("/")}>
+            Back up this folder
+          </Button>
+        </Group>
+      </Stack>
+    </form>
+  );
+}
+
+export function AddFolderModal({ isOpen, onClose }: { isOpen: boolean; onClose: () => void }) {
+  return (
+    <Modal opened={isOpen} onClose={onClose} title="Add a folder">
+      {isOpen && <AddFolderForm onClose={onClose} />}
+    </Modal>
+  );
+}
+
+/** What the configuration says that a folder leaves out. */
+export function useExcludes(id: string): string[] | undefined {
+  const config = useConfig();
+  const folders = config.data?.sync?.folders;
+  if (!Array.isArray(folders)) return undefined;
+  const found: unknown = folders.find((one: { id?: unknown }) => one.id === id);
+  if (found && typeof found === "object" && "exclude" in found && Array.isArray(found.exclude)) {
+    return found.exclude.map(String);
+  }
+  return [];
+}
+
+function EditForm({ folder, before, onClose }: { folder: Folder; before: string[]; onClose: () => void }) {
+  const [name, setName] = useState(folder.name);
+  const [exclude, setExclude] = useState(before.join("\n"));
+  const edit = useEditFolder();
+  return (
+    <form
+      onSubmit={(event) => {
+        event.preventDefault();
+        edit.mutate(
+          { id: folder.id, name: name.trim(), exclude: patterns(exclude) },
+          {
+            onSuccess: () => {
+              notifications.show({ message: "Applied: it counts from the next version on.", color: "green.8" });
+              onClose();
+            },
+          },
+        );
+      }}
+    >
+      <Stack>
+        <TextInput label="Name" value={name} onChange={(event) => setName(event.currentTarget.value)} required />
+        <Excludes path={folder.path} value={exclude} onChange={setExclude} />
+        <Text size="sm" c="dimmed">
+          What is left out from now on stays in the versions that exist already.
+        </Text>
+        <Trouble error={edit.error} />
+        <Group justify="flex-end">
+          <Button onClick={onClose}>Cancel</Button>
+          <Button type="submit" variant="filled" loading={edit.isPending}>
+            Apply
+          </Button>
+        </Group>
+      </Stack>
+    </form>
+  );
+}
+
+export function EditFolderModal({ folder, isOpen, onClose }: { folder: Folder; isOpen: boolean; onClose: () => void }) {
+  const before = useExcludes(folder.id);
+  return (
+    <Modal opened={isOpen} onClose={onClose} title={`Edit ${visibleName(folder.name)}`}>
+      {isOpen && before && <EditForm folder={folder} before={before} onClose={onClose} />}
+    </Modal>
+  );
+}
+
+export function RemoveFolder({ folder, isOpen, onClose }: { folder: Folder; isOpen: boolean; onClose: () => void }) {
+  const remove = useRemoveFolder();
+  return (
+    <Confirm
+      title={`Stop backing up ${visibleName(folder.name)}?`}
+      yes="Stop backing it up"
+      isDangerous
+      isOpen={isOpen}
+      isPending={remove.isPending}
+      error={remove.error}
+      onYes={() => remove.mutate(folder.id, { onSuccess: onClose })}
+      onClose={onClose}
+    >
+      <List>
+        <List.Item>The folder on this machine is not touched.</List.Item>
+        <List.Item>No new versions of it are made.</List.Item>
+        <List.Item>
+          The versions that the backup server holds stay there, and can be restored, until its retention rules let
+          them go; the newest is always kept.
+        </List.Item>
+        <List.Item>Added again later, it begins as a new folder; nothing is sent twice that is there already.</List.Item>
+      </List>
+    </Confirm>
+  );
+}
