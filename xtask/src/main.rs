@@ -18,6 +18,7 @@ usage: cargo xtask COMMAND
   ci              the same as `test`; what .ci/run runs
   tidy            the rules about the source itself
   bench           the store and the transfer, measured (--help)
+  bench peers     the whole product against its peers (--help; --smoke: does it work?)
 ";
 
 fn main() -> ExitCode {
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
         ["test" | "ci"] => test::run(test::Scope::All),
         ["test", "--fast"] => test::run(test::Scope::Fast),
         ["tidy"] => tidy::run(),
+        ["bench", "peers", rest @ ..] => bench::peers::run(rest),
         ["bench", rest @ ..] => bench::run(rest),
         _ => {
             eprint!("{USAGE}");

@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 
 use crate::shell::{self, files, has, root};
-use crate::tidy;
+use crate::{bench, tidy};
 
 /// How much to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +39,7 @@ pub(crate) fn run(scope: Scope) -> Result<()> {
     }
     run_cargo(&root, &arguments)?;
     if scope == Scope::All {
+        bench::peers::test()?;
         documentation(&root)?;
     }
     println!("all passed in {} s", started.elapsed().as_secs());
@@ -61,6 +62,7 @@ fn check_tools(scope: Scope) -> Result<()> {
         for (tool, why) in [
             ("node", "runs the tests against js-libp2p and the node's SDK"),
             ("npm", "installs what those tests need"),
+            ("python3", "tests the harness of the benchmarks"),
             ("unshare", "mounts the small disk of the full-disk tests (util-linux)"),
         ] {
             if !has(tool) {
@@ -71,7 +73,7 @@ fn check_tools(scope: Scope) -> Result<()> {
     if !missing.is_empty() {
         bail!(
             "these programs are missing: {}. On Debian: \
-             apt-get install git gcc nodejs npm util-linux",
+             apt-get install git gcc nodejs npm python3 util-linux",
             missing.join("; ")
         );
     }
