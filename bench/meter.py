@@ -31,8 +31,10 @@ def with_children(pid):
         one = todo.pop()
         found.append(one)
         try:
-            with open(f"/proc/{one}/task/{one}/children") as file:
-                todo.extend(int(child) for child in file.read().split())
+            # Any thread may have begun them.
+            for thread in os.listdir(f"/proc/{one}/task"):
+                with open(f"/proc/{one}/task/{thread}/children") as file:
+                    todo.extend(int(child) for child in file.read().split())
         except OSError:
             pass
     return found

@@ -99,6 +99,22 @@ class Bench:
             json.dump(self.results, file, indent=1)
         os.replace(self.options.out + ".new", self.options.out)
 
+    def check(self, system, source, result, operation=lambda _, function: function()):
+        """Restores, and compares what came back with the source."""
+        root = system.store + "/tree"
+        if system.restores:
+            target, found = system.cell + "/restored", {}
+            os.makedirs(target)
+            system.before_restore()
+            operation("restore", lambda: found.update(root=system.restore(target)))
+            root = found["root"]
+        if system.name == "cp":
+            return
+        wanted, got = (data.describe(path, system.ignore) for path in (source, root))
+        result["compared"] = data.compare(wanted, got)
+        if not result["compared"]["identical"]:
+            raise RuntimeError(f"the restore differs: {result['compared']}")
+
     def work(self, name, set_name, run):
         """First backup, changes and restore of one system on one set."""
         system, source, info = self.cell(name, set_name)
@@ -135,21 +151,7 @@ class Bench:
                 operation(label, lambda: system.backup(changed))
             for label, function in system.more(set_name):
                 operation(label, function)
-            target = system.cell + "/restored"
-            os.makedirs(target)
-            found = {}
-            system.before_restore()
-            operation("restore", lambda: found.update(root=system.restore(target)))
-            root = found["root"]
-            if root is None:
-                # It has no restore: the plain tree on B is what there is.
-                del result["operations"]["restore"]
-                root = system.store + "/tree"
-            if name != "cp":
-                wanted = data.describe(source, system.ignore)
-                result["compared"] = data.compare(wanted, data.describe(root, system.ignore))
-                if not result["compared"]["identical"]:
-                    raise RuntimeError(f"the restore differs: {result['compared']}")
+            self.check(system, source, result, operation)
         except Exception as error:  # one system that fails does not end the run
             result["error"] = f"{error}"[:500]
             log(f"  {name}: {error}\n{traceback.format_exc()}\n{system.tail()}")
@@ -189,13 +191,7 @@ class Bench:
             time.sleep(3)
             result["cost"] = self.meter.measure(save)
             result["seconds"] = times
-            target = system.cell + "/restored"
-            os.makedirs(target)
-            root = system.restore(target) or system.store + "/tree"
-            wanted = data.describe(source, system.ignore)
-            result["compared"] = data.compare(wanted, data.describe(root, system.ignore))
-            if not result["compared"]["identical"]:
-                raise RuntimeError(f"the restore differs: {result['compared']}")
+            self.check(system, source, result)
             log(f"  {name}: median {statistics.median(times):.3f} s, worst {max(times):.3f} s")
         except Exception as error:
             result["error"] = f"{error}"[:500]
@@ -230,13 +226,7 @@ class Bench:
                 result["operations"] = {kind: cost}
                 whole = whole or cost["wall"]
                 log(f"  {name} W {kind}: {cost['wall']:.1f} s, {cost['wire'] / 1e6:.1f} MB")
-                target = system.cell + "/restored"
-                os.makedirs(target)
-                root = system.restore(target) or system.store + "/tree"
-                wanted = data.describe(source, system.ignore)
-                result["compared"] = data.compare(wanted, data.describe(root, system.ignore))
-                if not result["compared"]["identical"]:
-                    raise RuntimeError(f"the restore differs: {result['compared']}")
+                self.check(system, source, result)
             except Exception as error:
                 result["error"] = f"{error}"[:500]
                 log(f"  {name}: {error}\n{traceback.format_exc()}\n{system.tail()}")

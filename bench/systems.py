@@ -51,8 +51,8 @@ class System:
     program = "?"
     note = ""
     sets = "SLMK"
-    # It keeps a plain tree on B, which is compared where it is.
-    mirror = False
+    # Otherwise it keeps a plain tree on B, which is compared where it is.
+    restores = True
     ports = ()
 
     def __init__(self, options, meter, cell, source, ports, links):
@@ -171,7 +171,6 @@ class Rsync(System):
     name, program = "rsync", "rsync"
     note = "daemon on A, `rsync -a --delete` pulls on B; no versions, no encryption, no fsync"
     ports = ("rsync",)
-    mirror = True
 
     def prepare(self):
         back = self.cell + "/back"
@@ -201,7 +200,7 @@ class Rsync(System):
 class RsyncSnapshots(Rsync):
     """As rsnapshot does it: a hard-linked tree for each backup."""
 
-    name, mirror = "rsync-snapshots", False
+    name = "rsync-snapshots"
     note = "as rsync, with --link-dest and a tree for each backup"
 
     def backup(self, changed):
@@ -288,10 +287,10 @@ class Borg(System):
 
     def prepare(self):
         program = self.find(self.options)
-        # In place of ssh: the last argument is the command for the other side.
+        # In place of ssh: what follows the host is the command for the other side.
         remote = self.cell + "/remote"
         with open(remote, "w") as file:
-            file.write('#!/bin/sh\nfor last in "$@"; do :; done\nexec $last\n')
+            file.write('#!/bin/sh\nwhile [ "$1" != localhost ]; do shift; done\nshift\nexec "$@"\n')
         os.chmod(remote, 0o755)
         self.env = {
             "BORG_RSH": remote,
@@ -319,7 +318,7 @@ class Syncthing(System):
     name, program = "syncthing", "syncthing"
     note = "TLS; B receive-only, 5 versions; watcher off for batches, which a rescan begins"
     ports = ("device_a", "device_b")
-    mirror = True
+    restores = False
     # Seconds that its watcher waits, or None where it is off.
     watch = None
 
@@ -436,16 +435,15 @@ class Syncthing(System):
         self.api("A", "db/scan?folder=bench", {})
         self.wait(changed)
 
-    def restore(self, target):
-        return None
-
     def ignore(self, name):
         return name.startswith((".stfolder", ".stversions", ".syncthing", ".stignore"))
 
     # For the time from a save until it is there:
 
     def watching(self):
-        self.watch = 0.1
+        version = self.api("A", "system/version")["version"].removeprefix("v").split(".")
+        # Older ones take whole seconds alone.
+        self.watch = 0.1 if (int(version[0]), int(version[1])) >= (1, 28) else 1
         self.first()
 
     def saved(self, path, content):
