@@ -3,17 +3,23 @@ here, and come out later and slower.
 
 Each direction has a rate and a delay. It is TCP that ends here and begins anew,
 so nothing is lost and no window has to grow: a real link is worse, the same for
-everybody. It needs no root and no module of the kernel."""
+everybody. It needs no module of the kernel; but programs that tell each other
+their addresses would go past it, so a rule of nftables lets nobody else connect
+to what it leads to, and that takes root."""
 
 import asyncio
 import multiprocessing
 import os
+import shutil
+import subprocess
 import time
 
 READ = 16 << 10
 # What may be on the way beyond what rate and delay hold, in bytes: the buffer
 # of a router.
 BUFFER = 256 << 10
+# Where the link's own connections come from, which are the only ones allowed.
+SOURCE = "127.0.0.2"
 
 
 class Direction:
@@ -78,7 +84,9 @@ def serve(routes, rate, delay, forth, back, ready):
 
     async def one(target, reader, writer):
         try:
-            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", target)
+            far_reader, far_writer = await asyncio.open_connection(
+                "127.0.0.1", target, local_addr=(SOURCE, 0)
+            )
         except OSError:
             writer.close()
             return
@@ -104,7 +112,18 @@ def serve(routes, rate, delay, forth, back, ready):
 class Link:
     """`routes` are pairs of ports: where to listen, and where that leads."""
 
-    def __init__(self, routes, bits_per_sec, round_trip):
+    def __init__(self, routes, bits_per_sec, round_trip, alone=True):
+        self.table = None
+        if alone:
+            self.table = f"archivist_link_{os.getpid()}"
+            ports = ", ".join(str(target) for _, target in routes)
+            text = (
+                f"table inet {self.table} {{\n"
+                "chain out { type filter hook output priority 0; policy accept;\n"
+                f"ip saddr != {SOURCE} tcp dport {{ {ports} }} tcp flags & (syn | ack) == syn "
+                "reject with tcp reset\n}\n}\n"
+            )
+            subprocess.run(["nft", "-f", "-"], input=text, text=True, check=True)
         self.forth = multiprocessing.Value("q", 0, lock=False)
         self.back = multiprocessing.Value("q", 0, lock=False)
         ready = multiprocessing.Event()
@@ -114,10 +133,20 @@ class Link:
         if not ready.wait(10):
             raise RuntimeError("the link did not come up")
 
+    @staticmethod
+    def why_not():
+        """What is missing for a link that nobody goes past."""
+        if os.geteuid() != 0 or shutil.which("nft") is None:
+            return "W takes root and `nft`"
+        return None
+
     def bytes(self):
         """What was carried, both ways, without headers."""
         return self.forth.value + self.back.value
 
     def close(self):
+        if self.table is not None:
+            subprocess.run(["nft", "delete", "table", "inet", self.table], check=False)
+            self.table = None
         self.process.terminate()
         self.process.join()

@@ -115,7 +115,7 @@ class LongLink(unittest.TestCase):
         taker.start()
         port = meter.free_port()
         # 1 MB/s and 100 ms: 300 kB take 0.3 s, and the handshake a round trip.
-        link = Link([(port, target.getsockname()[1])], 8_000_000, 0.1)
+        link = Link([(port, target.getsockname()[1])], 8_000_000, 0.1, alone=False)
         content = os.urandom(300_000)
         started = time.monotonic()
         with socket.create_connection(("127.0.0.1", port)) as client:
