@@ -190,7 +190,7 @@ struct Serving<'a, S> {
     work: Option<JoinHandle<Batch>>,
     /// The batch after the one that is sent.
     ready: Vec<Answer>,
-    /// The last batch was sent, and the next was not there yet.
+    /// The last batch was sent, and the next was still being read.
     ran_dry: bool,
     pace: Pace,
     sending: std::vec::IntoIter<Answer>,
@@ -422,7 +422,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Serving<'a, S> {
     fn stage_answer(&mut self) -> bool {
         if self.sending.len() == 0 {
             if self.ready.is_empty() {
-                self.ran_dry = true;
+                // Where nothing is asked, what was sent is still under way.
+                self.ran_dry = self.work.is_some();
                 return false;
             }
             let batch = std::mem::take(&mut self.ready);
