@@ -22,6 +22,7 @@ usage: cargo xtask COMMAND
   tidy            the rules about the source itself
   soak [N]        both sides killed at N random moments (500), then compared
   bench           the store and the transfer, measured (--help)
+  bench peers     the whole product against its peers (--help; --smoke: does it work?)
 ";
 
 fn main() -> ExitCode {
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         ["tidy"] => tidy::run(),
         ["soak"] => test::soak("500"),
         ["soak", kills] if kills.parse::<u32>().is_ok() => test::soak(kills),
+        ["bench", "peers", rest @ ..] => bench::peers::run(rest),
         ["bench", rest @ ..] => bench::run(rest),
         _ => {
             eprint!("{USAGE}");

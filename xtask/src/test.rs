@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 
 use crate::shell::{self, files, has, root};
-use crate::{tidy, web};
+use crate::{bench, tidy, web};
 
 /// How much to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +50,11 @@ pub(crate) fn run(scope: Scope) -> Result<()> {
                  or: apt-get install chromium)",
                 web::browser().display()
             );
+        }
+        if has("python3") {
+            bench::peers::test()?;
+        } else {
+            println!("LEFT OUT: the tests of the benchmarks' harness, since there is no python3");
         }
         documentation(&root)?;
     }

@@ -17,7 +17,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -283,13 +283,29 @@ impl InPlaceStore {
         if !is_as_it_was()? {
             return Err(changed());
         }
-        let mut bytes = vec![0; chunk.len as usize];
-        file.read_exact_at(&mut bytes, chunk.offset)?;
+        let bytes = read_exact_at(&file, chunk.len as usize, chunk.offset)?;
         if !is_as_it_was()? {
             return Err(changed());
         }
         Ok(Some(bytes))
     }
+}
+
+/// Reads into memory that nobody has filled with zeros before: that took a
+/// tenth of what serving a file costs.
+fn read_exact_at(file: &File, len: usize, offset: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(len);
+    while bytes.len() < len {
+        let at = offset + bytes.len() as u64;
+        match rustix::io::pread(file, rustix::buffer::spare_capacity(&mut bytes), at) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    // The room may have been larger than what was asked for.
+    bytes.truncate(len);
+    Ok(bytes)
 }
 
 fn decode_catalog(bytes: &[u8]) -> Option<Vec<u64>> {

@@ -143,13 +143,23 @@ impl EncodedBlock {
     /// The block compressed by zstd at `level`, or plain where that does not
     /// save a twentieth.
     pub fn compress(block: Block, level: i32) -> Self {
-        let Ok(packed) = zstd::bulk::compress(block.data(), level) else {
-            return Self::plain(block);
-        };
-        if packed.len() > block.data().len() / 20 * 19 {
-            return Self::plain(block);
+        Self::plain(block).packed(level)
+    }
+
+    /// The same block, compressed by zstd at `level` where it is not and that
+    /// saves a twentieth.
+    #[must_use]
+    pub fn packed(self, level: i32) -> Self {
+        if self.encoding != Encoding::Plain {
+            return self;
         }
-        Self { encoding: Encoding::Zstd, payload: packed.into(), ..Self::plain(block) }
+        let Ok(packed) = zstd::bulk::compress(&self.payload, level) else {
+            return self;
+        };
+        if packed.len() > self.payload.len() / 20 * 19 {
+            return self;
+        }
+        Self { encoding: Encoding::Zstd, payload: packed.into(), ..self }
     }
 
     /// Unpacks the payload.

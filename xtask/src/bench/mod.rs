@@ -5,6 +5,7 @@
 //! of runs that took turns.
 
 mod data;
+pub(crate) mod peers;
 mod process;
 
 use std::fmt::Write as _;
@@ -19,6 +20,7 @@ use crate::shell::{self, root};
 
 const USAGE: &str = "\
 usage: cargo xtask bench [--dir DIR] [--runs N] [--mib N] [--files N]
+       cargo xtask bench peers [--smoke | ARGUMENTS of bench/peers.py]
 
   --dir DIR    where the data and the stores go (a directory on the disk to
                measure; removed at the end); default: the system's temporary one

@@ -124,9 +124,11 @@ impl Restore {
         let mut progress = Progress::new(Unit::Bytes, "restoring");
         let stop = tokio::signal::ctrl_c();
         tokio::pin!(stop);
+        // Short work should not have to wait for the clock.
+        let mut pause = Duration::from_millis(5);
         while report.state == "running" {
             tokio::select! {
-                () = tokio::time::sleep(LOOK_EVERY) => {}
+                () = tokio::time::sleep(pause) => pause = (pause * 2).min(LOOK_EVERY),
                 _ = &mut stop => {
                     progress.end();
                     let _: serde_json::Value = client.delete(&path).await?;

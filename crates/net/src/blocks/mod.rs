@@ -15,6 +15,7 @@ mod client;
 mod fetch;
 mod frame;
 mod intake;
+mod pace;
 mod server;
 mod serving;
 #[cfg(test)]

@@ -23,6 +23,7 @@ use types::Cid;
 
 use super::frame::{self, Frame, MAX_WANTS_PER_FRAME, Refusal, Side, Violation};
 use super::intake::Intake;
+use super::pace::{self, Pace};
 use super::watchdog::{HELLO_TIMEOUT, Watchdog};
 use super::{Answer, BlockProvider};
 use crate::limits::SEND_FRAME;
@@ -189,6 +190,9 @@ struct Serving<'a, S> {
     work: Option<JoinHandle<Batch>>,
     /// The batch after the one that is sent.
     ready: Vec<Answer>,
+    /// The last batch was sent, and the next was still being read.
+    ran_dry: bool,
+    pace: Pace,
     sending: std::vec::IntoIter<Answer>,
     /// What fills one frame of the muxer.
     staged: Vec<u8>,
@@ -215,6 +219,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Serving<'a, S> {
             wants: VecDeque::new(),
             work: None,
             ready: Vec::new(),
+            ran_dry: true,
+            pace: Pace::new(),
             sending: Vec::new().into_iter(),
             staged: Vec::new(),
             staged_sent: 0,
@@ -335,9 +341,12 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Serving<'a, S> {
         };
         let len = self.wants.len().min(MAX_BATCH);
         let asked: Vec<Cid> = self.wants.drain(..len).collect();
-        let (peer, source) = (self.peer, self.source.clone());
+        let (peer, source, is_slow) = (self.peer, self.source.clone(), self.pace.is_slow());
         self.work = Some(tokio::task::spawn_blocking(move || {
-            let answers = source.provider.read(&peer, &asked, BATCH_BYTES);
+            let mut answers = source.provider.read(&peer, &asked, BATCH_BYTES);
+            if is_slow {
+                answers = answers.into_iter().map(packed).collect();
+            }
             drop(permit);
             (asked, answers)
         }));
@@ -412,7 +421,15 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Serving<'a, S> {
     /// Puts the next answer, or the head of its block, to the others.
     fn stage_answer(&mut self) -> bool {
         if self.sending.len() == 0 {
-            self.sending = std::mem::take(&mut self.ready).into_iter();
+            if self.ready.is_empty() {
+                // Where nothing is asked, what was sent is still under way.
+                self.ran_dry = self.work.is_some();
+                return false;
+            }
+            let batch = std::mem::take(&mut self.ready);
+            let waited = !std::mem::take(&mut self.ran_dry);
+            self.pace.begins(batch.iter().map(payload_len).sum(), waited);
+            self.sending = batch.into_iter();
         }
         let Some(answer) = self.sending.next() else {
             return false;
@@ -436,6 +453,20 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Serving<'a, S> {
             }
         }
         true
+    }
+}
+
+fn payload_len(answer: &Answer) -> usize {
+    match answer {
+        Answer::Block(block) => block.payload().len(),
+        Answer::Missing | Answer::Changed => 0,
+    }
+}
+
+fn packed(answer: Answer) -> Answer {
+    match answer {
+        Answer::Block(block) => Answer::Block(block.packed(pace::LEVEL)),
+        Answer::Missing | Answer::Changed => answer,
     }
 }
 

@@ -134,6 +134,61 @@ fn block_error(result: Result<FetchStats, FetchError<()>>) -> BlockError {
 
 // ---- two honest halves ----
 
+/// Carries both directions of a pipe, 64 KiB in 10 ms: 6.5 MB/s.
+fn slowly(far: DuplexStream) -> Pipe {
+    let (near, middle) = tokio::io::duplex(64 << 10);
+    let (mut from_far, mut to_far) = tokio::io::split(far);
+    let (mut from_near, mut to_near) = tokio::io::split(middle);
+    tokio::spawn(async move { tokio::io::copy(&mut from_near, &mut to_far).await });
+    tokio::spawn(async move {
+        let mut bytes = vec![0; 64 << 10];
+        while let Ok(read @ 1..) = from_far.read(&mut bytes).await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            if to_near.write_all(&bytes[..read]).await.is_err() {
+                return;
+            }
+        }
+    });
+    near.compat()
+}
+
+#[tokio::test(start_paused = true)]
+async fn over_a_slow_link_what_shrinks_is_compressed_and_over_a_fast_one_nothing() {
+    let mut blocks = Vec::new();
+    for number in 0..100_u32 {
+        let text: String = (0..5000).map(|line| format!("{number} {line}\n")).collect();
+        blocks.push(EncodedBlock::plain(Block::new(Codec::Raw, text.into_bytes()).unwrap()));
+        blocks.push(block(number as usize, 64 << 10));
+    }
+    let asked: Vec<Cid> = blocks.iter().map(EncodedBlock::cid).collect();
+    for is_slow in [false, true] {
+        let shelf: Arc<dyn BlockProvider> = Arc::new(Shelf::holding(&blocks));
+        let (near, far) = tokio::io::duplex(64 << 10);
+        let server = tokio::spawn(serve(far.compat(), PeerId::random(), source(shelf)));
+        let pipe = if is_slow { slowly(near) } else { near.compat() };
+        let mut session = open(pipe).await.unwrap();
+        let (result, got) = fetch(&mut session, wants(asked.iter().copied())).await;
+        result.unwrap();
+        assert_eq!(got.len(), asked.len());
+        assert_good_prefix(&got, &asked, &blocks);
+        let packed = |index: usize| {
+            got.iter()
+                .skip(index)
+                .step_by(2)
+                .filter(|fetched| match &fetched.outcome {
+                    Outcome::Block(block) => block.encoding() == Encoding::Zstd,
+                    _ => false,
+                })
+                .count()
+        };
+        // The first few are under way before anybody knows how fast it is.
+        assert!(if is_slow { packed(0) > 50 } else { packed(0) == 0 }, "{}", packed(0));
+        assert_eq!(packed(1), 0, "noise does not shrink");
+        drop(session);
+        server.await.unwrap().unwrap();
+    }
+}
+
 #[tokio::test]
 async fn blocks_of_all_sizes_arrive_in_order() {
     let sizes = [0, 1, 4095, 4096, 70_000, 256 << 10, 1 << 20, 17];
