@@ -63,7 +63,7 @@ fn from_nothing_to_a_restored_file_in_a_few_commands() {
     let running_third = third.start();
     let (exit, text) = output(&third, &["pair", &code]);
     assert!(exit == Some(1) && text.contains("does not count"), "{text}");
-    assert_eq!(fs::read_to_string(third.config()).unwrap().matches("source_peers]]").count(), 0);
+    assert_eq!(third.run_json(&["source", "list", "--json"]), serde_json::json!([]));
     drop(running_third);
 
     let folder = tempfile::tempdir().unwrap();

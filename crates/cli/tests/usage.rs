@@ -19,7 +19,7 @@ fn wrong_usage_is_two_and_says_what_is_right() {
         &["folder", "nonsense"],
         &["pair", "code", "--wait"],
         &["restore"],
-        &["restore", "abcd", "--folder", "docs", "--target", "x"],
+        &["restore", "abcd", "--at", "2026-01-01", "--target", "x"],
         &["restore", "--target", ""],
         &["restore", "--target", "x", "--at", "soon"],
         &["restore", "--target", "x", "--path", "a/../b"],
