@@ -32,7 +32,7 @@ mod web;
 
 pub use app::{App, AppOptions, Running, StartError, load_identity, make_data_dir};
 pub use collector::Collector;
-pub use downloads::Downloads;
+pub use downloads::{DownloadError, Downloads};
 pub use local_blocks::{InPlace, LocalBlocks};
 pub use log_level::{LogLevel, filter};
 pub use recent_log::RecentLog;

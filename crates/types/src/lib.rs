@@ -6,7 +6,7 @@
 //! total and bounded: it returns an error, never panics, and never allocates
 //! more than a small multiple of its input.
 //!
-//! * [`Hash`], [`Cid`], [`Codec`]: the name of a block.
+//! * [`struct@Hash`], [`Cid`], [`Codec`]: the name of a block.
 //! * [`Block`]: bytes together with the name that they were checked against.
 //! * [`EncodedBlock`]: a block as it is stored and sent.
 //! * [`FileNode`], [`FileNodeBuilder`]: the tree of chunks of one file.
