@@ -18,12 +18,13 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{ConnectInfo, State};
-use axum::http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue, ORIGIN};
+use axum::http::header::{HeaderMap, ORIGIN};
 use axum::http::{Method, StatusCode};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::{get, post};
 use config::{SourcePeer, host_of};
 use futures::future::BoxFuture;
+use manifest::{error_answer, health_answer, json_answer, wrong_method_answer};
 use parking_lot::Mutex;
 use serde_json::json;
 use tokio::sync::{Semaphore, watch};
@@ -141,7 +142,7 @@ impl TriggerServer {
     pub fn router(self) -> Router {
         Router::new()
             .route("/trigger", post(trigger).fallback(only_post))
-            .route("/health", get(health).fallback(only_get))
+            .route("/health", get(health_answer).fallback(only_get))
             .fallback(not_found)
             .with_state(self)
     }
@@ -244,11 +245,11 @@ async fn trigger(
     let client = client.ip().to_canonical();
     // Only browsers send it, and no page has any business here.
     if headers.contains_key(ORIGIN) {
-        return error(StatusCode::FORBIDDEN, "this is not for web pages");
+        return error_answer(StatusCode::FORBIDDEN, "this is not for web pages");
     }
     if !server.is_allowed(client).await {
         server.note_refused(client);
-        return error(
+        return error_answer(
             StatusCode::FORBIDDEN,
             &format!(
                 "{client} is not the host of a source of this backup server; on the backup \
@@ -257,48 +258,24 @@ async fn trigger(
         );
     }
     (server.0.on_trigger)();
-    json_response(StatusCode::ACCEPTED, json!({ "status": "accepted" }).to_string())
-}
-
-fn json_response(status: StatusCode, body: String) -> Response {
-    let mut response = (status, body).into_response();
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
-    response
-}
-
-fn error(status: StatusCode, message: &str) -> Response {
-    let name = status.canonical_reason().unwrap_or("Error");
-    json_response(status, json!({ "error": name, "message": message }).to_string())
-}
-
-async fn health() -> Response {
-    json_response(StatusCode::OK, json!({ "status": "ok" }).to_string())
+    json_answer(StatusCode::ACCEPTED, json!({ "status": "accepted" }).to_string())
 }
 
 async fn not_found() -> Response {
-    error(StatusCode::NOT_FOUND, "there is only /trigger and /health here")
+    error_answer(StatusCode::NOT_FOUND, "there is only /trigger and /health here")
 }
 
 async fn only_post(_: Method) -> Response {
-    wrong_method("POST")
+    wrong_method_answer("POST")
 }
 
 async fn only_get(_: Method) -> Response {
-    wrong_method("GET, HEAD")
-}
-
-fn wrong_method(allowed: &'static str) -> Response {
-    let message = format!("only {allowed} is understood here");
-    let mut response = error(StatusCode::METHOD_NOT_ALLOWED, &message);
-    response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
-    response
+    wrong_method_answer("GET, HEAD")
 }
 
 #[cfg(test)]
 mod tests {
+    use axum::http::header::{ALLOW, CONTENT_TYPE};
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use axum::body::{Body, to_bytes};

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use backup::{DamagedSnapshot, Selector, SnapshotStore, root_name};
+use backup::{DamagedSnapshot, RemoteSnapshot, SnapshotStore, root_name};
+use config::Config;
 use jiff::Timestamp;
-use node::Running;
+use node::{Running, SnapshotChoice, snapshot_model};
 use restore::Blocks;
 use store::{BlockStore, PackStore, StoreError, StoreOptions};
 
@@ -24,8 +25,8 @@ const LOCK_POLL: Duration = Duration::from_millis(20);
 pub(crate) struct Offline {
     store: Arc<dyn BlockStore>,
     snapshots: SnapshotStore,
-    /// What the configuration calls the sources, by peer id.
-    names: HashMap<String, String>,
+    /// It has the names of the sources.
+    config: Config,
 }
 
 impl Offline {
@@ -82,15 +83,7 @@ impl Offline {
             eprintln!("archivist: records of what is kept are lost: some snapshots may be missing");
         }
         let store: Arc<dyn BlockStore> = Arc::new(store);
-        let sources = &config.backup_server.source_peers;
-        Ok(Some(Self {
-            snapshots: SnapshotStore::new(store.clone()),
-            store,
-            names: sources
-                .iter()
-                .map(|source| (source.peer_id.to_string(), source.name.to_string()))
-                .collect(),
-        }))
+        Ok(Some(Self { snapshots: SnapshotStore::new(store.clone()), store, config }))
     }
 
     /// The store.
@@ -107,8 +100,9 @@ impl Offline {
     /// those that cannot.
     pub(crate) fn list(&self) -> Result<(Vec<api::Snapshot>, Vec<DamagedSnapshot>)> {
         let listing = self.snapshots.list()?;
-        let snapshots = listing.snapshots.iter().map(|snapshot| self.model(snapshot)).collect();
-        Ok((snapshots, listing.damaged))
+        let snapshots = listing.snapshots.into_iter();
+        let models = snapshots.map(|snapshot| snapshot_model(&self.config, snapshot.into()));
+        Ok((models.collect(), listing.damaged))
     }
 
     /// The ids of the snapshots, by the roots that name them.
@@ -130,52 +124,8 @@ impl Offline {
         folder: Option<&str>,
         at: Option<Timestamp>,
     ) -> Result<api::Snapshot> {
-        let mut selector = Selector { at, ..Selector::default() };
-        if let Some(id) = id {
-            selector.id = Some(id.parse()?);
-        }
-        if let Some(folder) = folder {
-            let (snapshots, _) = self.list()?;
-            let mut ids: Vec<_> = snapshots
-                .into_iter()
-                .filter(|one| one.folder_id.as_str() == folder || one.folder_name == folder)
-                .map(|one| one.folder_id)
-                .collect();
-            ids.sort();
-            ids.dedup();
-            match ids.as_slice() {
-                [] => {
-                    bail!("no snapshot is of a folder {folder:?}; `archivist snapshots` lists them")
-                }
-                [id] => selector.folder = Some(id.clone()),
-                ids => {
-                    let ids: Vec<_> = ids.iter().map(ToString::to_string).collect();
-                    bail!(
-                        "more than one folder is called {folder:?}: {}; name its id",
-                        ids.join(", ")
-                    );
-                }
-            }
-        }
-        Ok(self.model(&self.snapshots.find(&selector)?))
-    }
-
-    fn model(&self, snapshot: &backup::Snapshot) -> api::Snapshot {
-        let record = &snapshot.record;
-        let peer = record.source.to_string();
-        api::Snapshot {
-            id: snapshot.id.to_string(),
-            source: self.names.get(&peer).unwrap_or(&peer).clone(),
-            source_peer_id: peer,
-            folder_id: record.folder.clone(),
-            folder_name: record.folder_name.clone(),
-            sequence: record.sequence,
-            created_at: record.created_at,
-            received_at: record.received_at,
-            files: record.files,
-            bytes: record.bytes,
-            manifest_cid: record.manifest,
-            held: record.held.clone(),
-        }
+        let all = self.snapshots.list()?.snapshots.into_iter().map(RemoteSnapshot::from).collect();
+        let choice = SnapshotChoice { folder, id, at, ..SnapshotChoice::default() };
+        Ok(snapshot_model(&self.config, choice.newest(&self.config, all)?))
     }
 }

@@ -13,6 +13,7 @@
 //! What is absent: files, blocks and stores; retries, which are the caller's;
 //! the listening socket, which is the instance's.
 
+mod answers;
 mod check;
 mod client;
 mod registry;
@@ -21,6 +22,7 @@ mod signature;
 mod text;
 mod wire;
 
+pub use answers::{error_answer, health_answer, json_answer, wrong_method_answer};
 pub use check::{Held, Refusal, Verdict, WrongPeer, check};
 pub use client::{Answer, Ask, ClientError, ManifestClient, Retry, Timeouts};
 pub use registry::{ManifestRegistry, Offers, RegistryError};

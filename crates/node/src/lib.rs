@@ -9,6 +9,7 @@
 
 mod app;
 mod backup_side;
+mod choice;
 mod collector;
 mod downloads;
 pub mod http;
@@ -31,6 +32,7 @@ mod v1;
 mod web;
 
 pub use app::{App, AppOptions, Running, StartError, load_identity, make_data_dir};
+pub use choice::{SnapshotChoice, snapshot_model};
 pub use collector::Collector;
 pub use downloads::{DownloadError, Downloads};
 pub use local_blocks::{InPlace, LocalBlocks};

@@ -13,8 +13,8 @@ use jiff::Timestamp;
 use net::PeerId;
 use store::BlockStore as _;
 
-use crate::rest::with_causes;
 use crate::v1::{ApiState, RunningJob};
+use types::with_causes;
 
 /// How often the progress of a verification is noted.
 const LOOK: Duration = Duration::from_millis(200);

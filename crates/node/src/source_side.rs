@@ -21,9 +21,9 @@ use crate::app::StartError;
 use crate::listeners::{Problems, Switched};
 use crate::local_blocks::InPlace;
 use crate::options;
-use crate::rest::with_causes;
 use crate::settings::Settings;
 use crate::tasks::Tasks;
+use types::with_causes;
 
 /// Shows manifests through the registry.
 #[derive(Debug)]

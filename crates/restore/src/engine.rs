@@ -14,7 +14,7 @@ use fstree::{
     TargetError, TargetOptions,
 };
 use parking_lot::Mutex;
-use types::{Cid, Codec, Entry, EntryKind, Metadata, RelPath};
+use types::{Cid, Codec, Entry, EntryKind, Metadata, RelPath, with_causes};
 
 use crate::blocks::{Blocks, BlocksError};
 use crate::file::{Content, FileError, FileTask, has_content, write_tree};
@@ -471,15 +471,4 @@ impl Job<'_> {
     fn note(&self, trouble: Trouble, text: String) {
         self.report.lock().list(trouble, text);
     }
-}
-
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

@@ -155,15 +155,7 @@ impl HashIndex {
         commit: impl FnOnce(T, &[u64]) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         let mut writing = self.writing.lock();
-        let (mut runs, frozen, extra) = {
-            let mut state = self.state.write();
-            let extra = freeze();
-            let head = std::mem::take(&mut state.head);
-            state.head_entries = 0;
-            let frozen = Arc::new(head);
-            state.frozen = Some(frozen.clone());
-            (state.runs.clone(), frozen, extra)
-        };
+        let (mut runs, frozen, extra) = self.freeze(freeze);
         let result = self.write_out(&mut writing, &frozen, &mut runs, |_| true).and_then(|()| {
             self.disk.sync_dir(&self.dir).context("sync", &self.dir)?;
             commit(extra, &runs.iter().map(|run| run.id).collect::<Vec<_>>())
@@ -180,15 +172,7 @@ impl HashIndex {
         commit: impl FnOnce(T, &[u64]) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         let mut writing = self.writing.lock();
-        let (old, frozen, extra) = {
-            let mut state = self.state.write();
-            let extra = freeze();
-            let head = std::mem::take(&mut state.head);
-            state.head_entries = 0;
-            let frozen = Arc::new(head);
-            state.frozen = Some(frozen.clone());
-            (state.runs.clone(), frozen, extra)
-        };
+        let (old, frozen, extra) = self.freeze(freeze);
         let mut runs = Vec::new();
         let result = self.write_out(&mut writing, &frozen, &mut runs, &keep).and_then(|()| {
             let newest_first: Vec<_> = runs.iter().chain(old.iter().rev()).cloned().collect();
@@ -201,6 +185,17 @@ impl HashIndex {
             commit(extra, &runs.iter().map(|run| run.id).collect::<Vec<_>>())
         });
         self.settle(&mut writing, result, runs)
+    }
+
+    /// Begins to write the head out: nothing is added to it any more, and what
+    /// `freeze` returns is of that very moment.
+    fn freeze<T>(&self, freeze: impl FnOnce() -> T) -> (Vec<Arc<Run>>, Arc<Head>, T) {
+        let mut state = self.state.write();
+        let extra = freeze();
+        let frozen = Arc::new(std::mem::take(&mut state.head));
+        state.head_entries = 0;
+        state.frozen = Some(frozen.clone());
+        (state.runs.clone(), frozen, extra)
     }
 
     /// Makes `runs` the index, or puts the frozen head back.

@@ -10,6 +10,7 @@
 
 mod atomic_file;
 mod block_store;
+mod bytes_at;
 mod chunker;
 mod disk;
 mod error;

@@ -14,6 +14,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use types::{Cid, Codec, EncodedBlock, Encoding, Hash, MAX_BLOCK_LEN};
 
+use crate::bytes_at::{hash_at, u32_at, u64_at};
 use crate::disk::DiskFile;
 
 /// What a pack holds. Metadata is kept apart so that walking the trees of
@@ -98,24 +99,6 @@ impl Entry {
     pub(crate) fn end(&self) -> u64 {
         u64::from(self.offset) + self.record_len()
     }
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    let mut four = [0; 4];
-    four.copy_from_slice(&bytes[at..at + 4]);
-    u32::from_le_bytes(four)
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    let mut eight = [0; 8];
-    eight.copy_from_slice(&bytes[at..at + 8]);
-    u64::from_le_bytes(eight)
-}
-
-fn hash_at(bytes: &[u8], at: usize) -> Hash {
-    let mut digest = [0; 32];
-    digest.copy_from_slice(&bytes[at..at + 32]);
-    Hash::from_bytes(digest)
 }
 
 /// Why a pack's header cannot be used.

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use types::Hash;
 
+use crate::bytes_at::{u32_at, u64_at};
 use crate::disk::{Disk, DiskFile};
 use crate::error::{IoContext, StoreError};
 
@@ -46,18 +47,6 @@ pub(crate) fn file_name(id: u64) -> String {
 pub(crate) fn parse_name(name: &str) -> Option<u64> {
     let id = u64::from_str_radix(name.strip_suffix(".run")?, 16).ok()?;
     (file_name(id) == name).then_some(id)
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    let mut eight = [0; 8];
-    eight.copy_from_slice(&bytes[at..at + 8]);
-    u64::from_le_bytes(eight)
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    let mut four = [0; 4];
-    four.copy_from_slice(&bytes[at..at + 4]);
-    u32::from_le_bytes(four)
 }
 
 fn entry_at(page: &[u8], number: usize) -> (Hash, Value) {

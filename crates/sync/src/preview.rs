@@ -69,7 +69,7 @@ pub enum PreviewError {
 
 impl From<RulesError> for PreviewError {
     fn from(error: RulesError) -> Self {
-        Self::Pattern(crate::error::chain(&error))
+        Self::Pattern(types::with_causes(&error))
     }
 }
 

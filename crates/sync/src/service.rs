@@ -9,10 +9,10 @@ use std::thread::JoinHandle;
 use parking_lot::RwLock;
 use store::InPlaceStore;
 use tokio::sync::{Notify, watch};
-use types::{Dataset, FolderId, ManifestHeader};
+use types::{Dataset, FolderId, ManifestHeader, with_causes};
 
 use crate::core::Core;
-use crate::error::{SyncError, chain};
+use crate::error::SyncError;
 use crate::folder::{Config, Shared, Task};
 use crate::handle::SyncHandle;
 use crate::index::{Index, ManifestRecord, Totals};
@@ -191,7 +191,10 @@ fn start_watcher(
     match Watcher::start(options.tuning.watch_limit, wake) {
         Ok(watcher) => Some(watcher),
         Err(error) => {
-            tracing::warn!(error = chain(&error), "folders are not watched, only looked through");
+            tracing::warn!(
+                error = with_causes(&error),
+                "folders are not watched, only looked through"
+            );
             None
         }
     }
@@ -218,10 +221,10 @@ impl Folders {
                     }
                     let now = settings.borrow_and_update().clone();
                     if let Err(error) = self.apply(&now) {
-                        tracing::error!(error = chain(&error), "a change of settings failed");
+                        tracing::error!(error = with_causes(&error), "a change of settings failed");
                         let folder = now.folders.first().map(|folder| folder.id.clone());
                         if let Some(folder) = folder {
-                            let failure = Failure { folder, text: chain(&error) };
+                            let failure = Failure { folder, text: with_causes(&error) };
                             self.failed.send_replace(Some(failure));
                         }
                     }

@@ -17,6 +17,7 @@
 //! * [`links`]: what a block refers to, which is what keeps it alive.
 
 mod block;
+mod causes;
 mod cid;
 mod dataset;
 mod encoded;
@@ -28,6 +29,7 @@ mod published;
 mod rel_path;
 
 pub use block::{Block, BlockError};
+pub use causes::with_causes;
 pub use cid::{Cid, CidError, Codec, Hash};
 pub use dataset::{Dataset, MAX_FILENAME_LEN, MAX_MIMETYPE_LEN};
 pub use encoded::{EncodedBlock, EncodedError, Encoding};

@@ -11,7 +11,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use jiff::Timestamp;
 use net::PeerId;
 use parking_lot::Mutex;
-use serde::Serialize;
 use store::{Batch, BlockStore, Epoch, Pin, Root, StoreError};
 use types::{Cid, EncodedBlock, FolderId, SequenceNumber};
 
@@ -45,42 +44,6 @@ pub struct Snapshot {
     pub cid: Cid,
     /// What was noted of it.
     pub record: SnapshotRecord,
-}
-
-/// The form of SPEC section 8.
-impl Serialize for Snapshot {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        #[derive(Serialize)]
-        struct Out<'a> {
-            id: &'a SnapshotId,
-            source: String,
-            folder_id: &'a FolderId,
-            folder_name: &'a str,
-            sequence: SequenceNumber,
-            created_at: Timestamp,
-            received_at: Timestamp,
-            files: u64,
-            bytes: u64,
-            manifest_cid: Cid,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            held: Option<&'a str>,
-        }
-        let record = &self.record;
-        let out = Out {
-            id: &self.id,
-            source: record.source.to_string(),
-            folder_id: &record.folder,
-            folder_name: &record.folder_name,
-            sequence: record.sequence,
-            created_at: record.created_at,
-            received_at: record.received_at,
-            files: record.files,
-            bytes: record.bytes,
-            manifest_cid: record.manifest,
-            held: record.held.as_deref(),
-        };
-        out.serialize(serializer)
-    }
 }
 
 /// A snapshot whose record cannot be read.
@@ -422,29 +385,5 @@ mod tests {
         let listing = SnapshotStore::new(store).list().unwrap();
         assert_eq!(listing.snapshots, [good]);
         assert_eq!(listing.damaged.len(), 2);
-    }
-
-    #[test]
-    fn the_json_is_that_of_the_contract() {
-        let store: Arc<dyn BlockStore> = Arc::new(MemStore::new());
-        let snapshot = commit(&SnapshotStore::new(store), "docs", 1, 1000);
-        let json = serde_json::to_value(&snapshot).unwrap();
-        let keys: Vec<_> = json.as_object().unwrap().keys().cloned().collect();
-        let mut wanted = [
-            "id",
-            "source",
-            "folder_id",
-            "folder_name",
-            "sequence",
-            "created_at",
-            "received_at",
-            "files",
-            "bytes",
-            "manifest_cid",
-        ];
-        wanted.sort_unstable();
-        let mut keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-        keys.sort_unstable();
-        assert_eq!(keys, wanted);
     }
 }

@@ -19,9 +19,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{ConnectInfo, Query, State};
-use axum::http::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_NONE_MATCH, ORIGIN,
-};
+use axum::http::header::{ETAG, HeaderMap, HeaderValue, IF_NONE_MATCH, ORIGIN};
 use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -30,12 +28,12 @@ use jiff::Timestamp;
 use libp2p_identity::PeerId;
 use multiaddr::{Multiaddr, Protocol};
 use serde::Deserialize;
-use serde_json::json;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use types::Hash;
 
 use self::long_poll::LongPolls;
+use crate::answers::{error_answer, health_answer, json_answer, wrong_method_answer};
 use crate::registry::ManifestRegistry;
 use crate::wire::{DiscoveryOut, OfferOut, PEER_HEADER};
 
@@ -76,7 +74,7 @@ impl Server {
         let shared = Arc::new(Shared { server: self, polls: LongPolls::default() });
         Router::new()
             .route("/manifests", get(list))
-            .route("/health", get(health))
+            .route("/health", get(health_answer))
             .method_not_allowed_fallback(wrong_method)
             .fallback(not_found)
             .with_state(shared)
@@ -89,32 +87,12 @@ struct ListQuery {
     since: Option<String>,
 }
 
-fn json_response(status: StatusCode, body: String) -> Response {
-    let mut response = (status, body).into_response();
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
-    response
-}
-
-fn error(status: StatusCode, message: &str) -> Response {
-    let name = status.canonical_reason().unwrap_or("Error");
-    json_response(status, json!({ "error": name, "message": message }).to_string())
-}
-
-async fn health() -> Response {
-    json_response(StatusCode::OK, json!({ "status": "ok" }).to_string())
-}
-
 async fn not_found() -> Response {
-    error(StatusCode::NOT_FOUND, "there is only /manifests and /health here")
+    error_answer(StatusCode::NOT_FOUND, "there is only /manifests and /health here")
 }
 
 async fn wrong_method(_: Method) -> Response {
-    let mut response = error(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are understood");
-    response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-    response
+    wrong_method_answer("GET, HEAD")
 }
 
 async fn list(
@@ -127,14 +105,14 @@ async fn list(
     let client = client.ip().to_canonical();
     // Only browsers send it, and no page has any business here.
     if headers.contains_key(ORIGIN) {
-        return error(StatusCode::FORBIDDEN, "this is not for web pages");
+        return error_answer(StatusCode::FORBIDDEN, "this is not for web pages");
     }
     let peer = headers.get(PEER_HEADER).and_then(|peer| peer.to_str().ok()?.parse().ok());
     if let Some(refused) = server.admit(client, peer) {
         return refused;
     }
     let Ok(Query(query)) = query else {
-        return error(
+        return error_answer(
             StatusCode::BAD_REQUEST,
             "`wait` is a number of seconds, `since` an ETag from an earlier answer",
         );
@@ -175,7 +153,7 @@ async fn list(
 }
 
 fn forbidden(client: IpAddr) -> Response {
-    error(
+    error_answer(
         StatusCode::FORBIDDEN,
         &format!(
             "{client} is not on the whitelist; on this machine, add it to [manifest_server] whitelisted_ips"
@@ -249,7 +227,7 @@ impl View {
             self.document.timestamp = Some(Timestamp::now());
             let text =
                 serde_json::to_string(&self.document).expect("texts and numbers have a JSON form");
-            json_response(StatusCode::OK, text)
+            json_answer(StatusCode::OK, text)
         };
         let etag = HeaderValue::from_str(&self.etag).expect("hexadecimal digits in quotes");
         response.headers_mut().insert(ETAG, etag);

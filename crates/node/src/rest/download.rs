@@ -11,7 +11,8 @@ use store::{BlockStore, Content, FileReader, StoreError, is_complete, resolve};
 use tokio::sync::mpsc;
 use types::Cid;
 
-use super::{ApiError, NodeState, blocking, disposition, parse_cid, with_causes};
+use super::{ApiError, NodeState, blocking, disposition, parse_cid};
+use types::with_causes;
 
 /// Chunks between the disk and the network; a chunk is at most 4 MiB.
 const CHUNKS: usize = 2;

@@ -14,7 +14,8 @@ use serde::Serialize;
 use serde_json::json;
 use store::BlockStore as _;
 
-use super::{ApiError, NodeState, blocking, with_causes};
+use super::{ApiError, NodeState, blocking};
+use types::with_causes;
 
 /// A dial has to succeed within this.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(25);

@@ -10,7 +10,7 @@ use backup::{BackupNowError, NotifyStep, WaitError};
 use types::{FolderId, Published};
 
 use super::{Answer, ApiState, Problem, folders};
-use crate::rest::with_causes;
+use types::with_causes;
 
 /// The longest time that a request waits for the backup server.
 const WAIT_MAX: u64 = 24 * 3600;

@@ -6,7 +6,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 
 use super::{Answer, ApiState, Problem, blocking};
-use crate::rest::with_causes;
+use types::with_causes;
 
 /// All settings, by section.
 #[utoipa::path(

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::{Answer, ApiState, Problem, restores};
-use crate::rest::with_causes;
+use types::with_causes;
 
 /// A connection that takes longer is none.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(20);

@@ -23,7 +23,8 @@ use utoipa::IntoParams;
 
 use super::snapshots::{self, Choice, rel_path};
 use super::{ApiState, Problem, blocking, reading};
-use crate::rest::{attachment, with_causes};
+use crate::rest::attachment;
+use types::with_causes;
 
 /// Pieces between the disk and the network.
 const PIECES: usize = 2;

@@ -17,7 +17,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::ui::Owner;
 use super::{Answer, ApiState, Problem, blocking};
-use crate::rest::with_causes;
+use types::with_causes;
 
 /// Directories in one answer, at most.
 const LISTED_MAX: usize = 1000;

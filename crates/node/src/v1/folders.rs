@@ -14,7 +14,7 @@ use types::FolderId;
 use utoipa::ToSchema;
 
 use super::{Answer, ApiState, Problem, blocking};
-use crate::rest::with_causes;
+use types::with_causes;
 
 /// A folder that was added is known to the watching side within this.
 const WATCHED_MAX: Duration = Duration::from_secs(10);

@@ -12,7 +12,8 @@ use store::BlockStore;
 use tokio::sync::mpsc;
 
 use super::{ApiState, Problem, blocking};
-use crate::rest::{parse_cid, with_causes};
+use crate::rest::parse_cid;
+use types::with_causes;
 
 /// Bytes that are sent at once.
 const PIECE_LEN: usize = 64 * 1024;

@@ -46,8 +46,9 @@ use utoipa_axum::routes;
 use crate::journal::Journal;
 use crate::listeners::Problems;
 use crate::pairing::Pairing;
-use crate::rest::{NodeState, has_token, with_causes};
+use crate::rest::{NodeState, has_token};
 use crate::web::{LoginKeys, Sessions};
+use types::with_causes;
 
 pub(crate) use self::jobs::{Jobs, Running as RunningJob};
 pub(crate) use self::restores::Restores;

@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 
 use super::{Answer, ApiState, Problem};
 use crate::pairing::{PairError, Standing};
-use crate::rest::with_causes;
+use types::with_causes;
 
 /// Makes a code that is to be entered on the backup server; one that was made
 /// before does not count any more.

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use net::{Multiaddr, PeerInfo, Purposes};
 
 use super::{Answer, ApiState, Problem};
-use crate::rest::with_causes;
+use types::with_causes;
 
 /// A connection that takes longer is none.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);

@@ -23,8 +23,8 @@ use types::{Cid, RelPath};
 use super::snapshots::{self, Choice};
 use super::{Answer, ApiState, Problem, blocking};
 use crate::local_blocks::LocalBlocks;
-use crate::rest::with_causes;
 use crate::roots;
+use types::with_causes;
 
 /// The backup server has to answer within this.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);

@@ -12,7 +12,8 @@ use types::RelPath;
 use utoipa::IntoParams;
 
 use super::{Answer, ApiState, Problem, blocking, reading};
-use crate::rest::with_causes;
+use crate::choice::{SnapshotChoice, snapshot_model};
+use types::with_causes;
 
 /// Entries in one answer, at most.
 const ENTRIES_MAX: usize = 10_000;
@@ -53,14 +54,12 @@ pub(crate) struct Choice {
 }
 
 impl Choice {
-    fn takes(&self, state: &ApiState, snapshot: &RemoteSnapshot) -> bool {
-        let is_source = self.source.as_ref().is_none_or(|wanted| {
-            *wanted == snapshot.source || *wanted == source_name(state, &snapshot.source)
-        });
-        let is_folder = self.folder.as_ref().is_none_or(|wanted| {
-            wanted == snapshot.folder_id.as_str() || *wanted == snapshot.folder_name
-        });
-        is_source && is_folder
+    fn as_choice(&self) -> SnapshotChoice<'_> {
+        SnapshotChoice {
+            source: self.source.as_deref(),
+            folder: self.folder.as_deref(),
+            ..SnapshotChoice::default()
+        }
     }
 }
 
@@ -79,26 +78,31 @@ pub(crate) async fn list(
     State(state): State<ApiState>,
     Query(choice): Query<Choice>,
 ) -> Answer<Vec<api::Snapshot>> {
-    let snapshots = chosen(&state, &choice).await?;
-    Ok(Json(snapshots.into_iter().map(|snapshot| to_api(&state, snapshot)).collect()))
+    let fitting = chosen(&state, &choice).await?;
+    let config = state.node.settings.get();
+    Ok(Json(fitting.into_iter().map(|one| snapshot_model(&config, one)).collect()))
 }
 
-/// All snapshots that are meant, by source, folder and order.
+/// All snapshots, by source, folder and order.
+async fn held(state: &ApiState, from_backup_server: bool) -> Result<Vec<RemoteSnapshot>, Problem> {
+    if from_backup_server {
+        return super::restores::remote_snapshots(state).await;
+    }
+    let snapshots = state.snapshots.clone();
+    blocking(move || {
+        let all = snapshots.list()?.snapshots;
+        Ok(all.into_iter().map(RemoteSnapshot::from).collect())
+    })
+    .await
+}
+
+/// Those that are meant, in the same order.
 pub(crate) async fn chosen(
     state: &ApiState,
     choice: &Choice,
 ) -> Result<Vec<RemoteSnapshot>, Problem> {
-    let all = if choice.from_backup_server {
-        super::restores::remote_snapshots(state).await?
-    } else {
-        let snapshots = state.snapshots.clone();
-        blocking(move || {
-            let all = snapshots.list()?.snapshots;
-            Ok(all.into_iter().map(RemoteSnapshot::from).collect())
-        })
-        .await?
-    };
-    Ok(all.into_iter().filter(|snapshot| choice.takes(state, snapshot)).collect())
+    let all = held(state, choice.from_backup_server).await?;
+    Ok(choice.as_choice().fitting(&state.node.settings.get(), all)?)
 }
 
 /// The one snapshot that is meant: by the beginning of its id, or the newest
@@ -109,56 +113,9 @@ pub(crate) async fn find(
     id: Option<&str>,
     at: Option<Timestamp>,
 ) -> Result<RemoteSnapshot, Problem> {
-    let mut fitting = chosen(state, choice).await?;
-    if let Some(id) = id {
-        fitting.retain(|snapshot| snapshot.id.starts_with(id));
-        if fitting.len() > 1 {
-            return Err(Problem::bad(format!("more than one snapshot begins with {id}")));
-        }
-    }
-    if let Some(at) = at {
-        fitting.retain(|snapshot| snapshot.received_at <= at);
-    }
-    let mut folders: Vec<String> = fitting
-        .iter()
-        .map(|one| format!("{} of {}", one.folder_name, source_name(state, &one.source)))
-        .collect();
-    folders.dedup();
-    let is_other = |pair: &[RemoteSnapshot]| {
-        (&pair[0].source, &pair[0].folder_id) != (&pair[1].source, &pair[1].folder_id)
-    };
-    if fitting.windows(2).any(is_other) {
-        return Err(Problem::from(SnapshotError::Folders(folders)));
-    }
-    // They come in the backup server's order.
-    fitting.pop().ok_or_else(|| Problem::from(SnapshotError::None))
-}
-
-/// What a source is called here.
-fn source_name(state: &ApiState, peer: &str) -> String {
-    let config = state.node.settings.get();
-    let sources = &config.backup_server.source_peers;
-    sources
-        .iter()
-        .find(|source| source.peer_id.to_string() == peer)
-        .map_or_else(|| peer.to_owned(), |source| source.name.as_str().to_owned())
-}
-
-fn to_api(state: &ApiState, snapshot: RemoteSnapshot) -> api::Snapshot {
-    api::Snapshot {
-        source: source_name(state, &snapshot.source),
-        source_peer_id: snapshot.source,
-        id: snapshot.id,
-        folder_id: snapshot.folder_id,
-        folder_name: snapshot.folder_name,
-        sequence: snapshot.sequence,
-        created_at: snapshot.created_at,
-        received_at: snapshot.received_at,
-        files: snapshot.files,
-        bytes: snapshot.bytes,
-        manifest_cid: snapshot.manifest_cid,
-        held: snapshot.held,
-    }
+    let all = held(state, choice.from_backup_server).await?;
+    let meant = SnapshotChoice { id, at, ..choice.as_choice() };
+    Ok(meant.newest(&state.node.settings.get(), all)?)
 }
 
 /// Which entries of a snapshot are meant.

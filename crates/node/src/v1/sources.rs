@@ -12,7 +12,7 @@ use serde_json::json;
 use utoipa::ToSchema;
 
 use super::{Answer, ApiState, Problem, blocking};
-use crate::rest::with_causes;
+use types::with_causes;
 
 /// The sources.
 #[utoipa::path(get, path = "/sources", responses((status = 200, body = Vec<Source>)))]

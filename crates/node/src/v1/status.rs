@@ -6,7 +6,7 @@ use axum::extract::State;
 use store::BlockStore as _;
 
 use super::{Answer, ApiState, blocking, folders, sources};
-use crate::rest::with_causes;
+use types::with_causes;
 
 /// How the instance is.
 #[utoipa::path(get, path = "/status", responses((status = 200, body = Status)))]

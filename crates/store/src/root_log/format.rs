@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use types::{Cid, Codec, Hash};
 
 use super::Root;
+use crate::bytes_at::{u32_at, u64_at};
 
 const MAGIC: [u8; 8] = *b"ARCHROOT";
 const RECORD_MAGIC: [u8; 4] = *b"RTR1";
@@ -77,18 +78,6 @@ pub(super) fn encode_base(sequence: u64, roots: &BTreeMap<String, Root>) -> Vec<
         bytes.extend_from_slice(&encode_body(sequence, OP_BASE, name, Some(*root)));
     }
     bytes
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    let mut four = [0; 4];
-    four.copy_from_slice(&bytes[at..at + 4]);
-    u32::from_le_bytes(four)
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    let mut eight = [0; 8];
-    eight.copy_from_slice(&bytes[at..at + 8]);
-    u64::from_le_bytes(eight)
 }
 
 /// Reads a log; total, for any bytes.

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use types::Published;
+use types::{Published, with_causes};
 
 use super::shared::{ConfirmReply, ScanReply};
 use super::{Task, shown};
-use crate::error::{SyncError, chain};
+use crate::error::SyncError;
 
 /// A scan that somebody asked for is repeated for so long for what changes
 /// while it is looked at.
@@ -44,9 +44,10 @@ impl Task {
         for reply in replies {
             let _ = reply.send(match &result {
                 Ok(published) => Ok(published.clone()),
-                Err(error) => {
-                    Err(SyncError::Failed { folder: self.shared.id.clone(), text: chain(error) })
-                }
+                Err(error) => Err(SyncError::Failed {
+                    folder: self.shared.id.clone(),
+                    text: with_causes(error),
+                }),
             });
         }
         if let Some(first) = first {
@@ -115,9 +116,10 @@ impl Task {
                 Err(SyncError::Alarm { folder, text }) => {
                     Err(SyncError::Alarm { folder: folder.clone(), text: text.clone() })
                 }
-                Err(error) => {
-                    Err(SyncError::Failed { folder: self.shared.id.clone(), text: chain(error) })
-                }
+                Err(error) => Err(SyncError::Failed {
+                    folder: self.shared.id.clone(),
+                    text: with_causes(error),
+                }),
             });
         }
         if let Err(error) = &result {

@@ -15,12 +15,12 @@ use std::time::Duration;
 
 use fstree::{Owners, Root, RootError};
 use store::Pin;
-use types::RelPath;
+use types::{RelPath, with_causes};
 
 pub(crate) use shared::{Config, Shared};
 
 use crate::core::Core;
-use crate::error::{SyncError, chain};
+use crate::error::SyncError;
 use crate::hash::{Mode, Reading};
 use crate::index::{AlarmRecord, Batch, Change, FolderRecord};
 use crate::publish::{self, Made, Naming};
@@ -168,7 +168,7 @@ impl Task {
             SyncError::Stopped | SyncError::Alarm { .. } => return,
             _ => {}
         }
-        let text = chain(error);
+        let text = with_causes(error);
         tracing::warn!(folder = %self.shared.id, error = text, "the folder cannot be backed up");
         let since = self.trouble.take().map_or_else(|| self.core.clock.now(), |(_, since)| since);
         self.trouble = Some((text, since));
@@ -322,7 +322,7 @@ impl Task {
             }
             Err(ScanError::Other(SyncError::Root(error))) => return Err(root_alarm(&error)),
             Err(ScanError::Other(error @ SyncError::Unreadable { .. })) => {
-                return Err(Trouble::Alarm(AlarmKind::RootGone, chain(&error)));
+                return Err(Trouble::Alarm(AlarmKind::RootGone, with_causes(&error)));
             }
             Err(ScanError::Other(error)) => return Err(error.into()),
         };
@@ -421,7 +421,7 @@ impl Task {
             publish::remove_old_roots(&self.core, &self.shared.id, Some(self.record.sequence()))
         {
             // It takes room until the next manifest.
-            tracing::warn!(folder = %self.shared.id, error = chain(&error),
+            tracing::warn!(folder = %self.shared.id, error = with_causes(&error),
                 "the root of an old manifest stays");
         }
         self.show_rest();
@@ -452,7 +452,7 @@ fn replaced(path: &std::path::Path) -> Trouble {
 fn root_alarm(error: &RootError) -> Trouble {
     match error {
         RootError::Replaced(path) => replaced(path),
-        error => Trouble::Alarm(AlarmKind::RootGone, chain(error)),
+        error => Trouble::Alarm(AlarmKind::RootGone, with_causes(error)),
     }
 }
 

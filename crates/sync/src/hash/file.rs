@@ -7,10 +7,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use fstree::{Found, FoundKind, OpenFile, ReadError};
 use store::{CHUNK_LEN_MAX, CHUNK_LEN_MIN, InPlaceChunk, cut_point};
-use types::{Block, Cid, Codec, EncodedBlock, FileNodeBuilder, Hash, NodeChild};
+use types::{Block, Cid, Codec, EncodedBlock, FileNodeBuilder, Hash, NodeChild, with_causes};
 
 use super::{Job, Mode, Outcome, Read, Reading};
-use crate::error::{SyncError, chain};
+use crate::error::SyncError;
 use crate::index::{Content, Row, Thing};
 
 /// How much of a file is in memory at once, for each thread.
@@ -75,7 +75,7 @@ fn of_error(error: &ReadError) -> Outcome {
         ReadError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
             Outcome::Gone
         }
-        _ => Outcome::Failed(chain(error)),
+        _ => Outcome::Failed(with_causes(error)),
     }
 }
 
@@ -88,7 +88,7 @@ fn row(
 ) -> Result<Outcome, SyncError> {
     let read = match open.xattrs() {
         Ok(read) => read,
-        Err(error) => return Ok(Outcome::Failed(chain(&error))),
+        Err(error) => return Ok(Outcome::Failed(with_causes(&error))),
     };
     let unread = read.unread.first().map(|(name, error)| {
         format!("cannot read the attribute {}: {error}", String::from_utf8_lossy(name))
@@ -146,7 +146,7 @@ impl Content {
                 }
             }
             Ok(false) => return Ok(Err(Outcome::Changing)),
-            Err(error) => return Ok(Err(Outcome::Failed(chain(&error)))),
+            Err(error) => return Ok(Err(Outcome::Failed(with_causes(&error)))),
         }
         tree.finish(reading, found).map(Ok)
     }

@@ -18,11 +18,9 @@ use std::io::{self, Read};
 use fstree::{ReadError, Root};
 use ignore::Match;
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
-use types::RelPath;
+use types::{RelPath, with_causes};
 
 pub(crate) use pattern::PatternError;
-
-use crate::error::chain;
 
 /// The files that say what is left out.
 const FILE_NAME: &[u8] = b".archivistignore";
@@ -226,7 +224,7 @@ impl<'a> Rules<'a> {
             {
                 return Ok(None);
             }
-            Err(error) => return Err(chain(&error)),
+            Err(error) => return Err(with_causes(&error)),
         };
         let mut text = Vec::new();
         let limit = u64::try_from(FILE_LEN_MAX).unwrap_or(u64::MAX).saturating_add(1);

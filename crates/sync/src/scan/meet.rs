@@ -1,10 +1,10 @@
 //! What to do about one thing that is there, and the row that it has.
 
 use fstree::{Found, Kind, ReadError};
-use types::RelPath;
+use types::{RelPath, with_causes};
 
 use super::{Scan, ScanError};
-use crate::error::{SyncError, chain};
+use crate::error::SyncError;
 use crate::hash::{Job, Mode};
 use crate::index::{Change, Row, RowStamp, Thing, thing_of};
 
@@ -98,7 +98,7 @@ impl Scan<'_> {
                 return Ok(());
             }
             Err(error) => {
-                self.fail(&found.path, chain(&error));
+                self.fail(&found.path, with_causes(&error));
                 return Ok(());
             }
         };
@@ -129,7 +129,7 @@ impl Scan<'_> {
             }
             Err(error) => {
                 self.settled(path);
-                self.fail(path, chain(&error));
+                self.fail(path, with_causes(&error));
                 Ok(())
             }
         }

@@ -20,10 +20,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use fstree::{Kind, ReadError, Visit, WalkItem, WalkOptions};
-use types::{FolderId, RelPath};
+use types::{FolderId, RelPath, with_causes};
 
 use crate::core::Core;
-use crate::error::{SyncError, chain};
+use crate::error::SyncError;
 use crate::hash::{Mode, Outcome, Pool, Read, Reading};
 use crate::index::{Batch, Change, RowStamp};
 use crate::path_key::{FolderNumber, below_range, cmp_path_to_key};
@@ -199,7 +199,7 @@ impl Scan<'_> {
         let examined = match root.examine(dir) {
             Err(error) if dir.is_root() => return Err(self.unreadable(error).into()),
             Err(error) => {
-                self.fail(dir, chain(&error));
+                self.fail(dir, with_causes(&error));
                 return Ok(());
             }
             Ok(examined) => examined,
@@ -247,7 +247,7 @@ impl Scan<'_> {
             Ok(walk) => walk.take(if is_cache { 0 } else { usize::MAX }),
             Err(error) if dir.is_root() => return Err(self.unreadable(error).into()),
             Err(error) => {
-                self.fail(dir, chain(&error));
+                self.fail(dir, with_causes(&error));
                 return Ok(());
             }
         };
@@ -303,7 +303,7 @@ impl Scan<'_> {
                     if !matches!(error, ReadError::Name { .. }) {
                         rows.skip_within(&path);
                     }
-                    self.fail(&path, chain(&error));
+                    self.fail(&path, with_causes(&error));
                 }
             }
             while let Some(read) = self.pool.take() {
@@ -364,7 +364,7 @@ impl Scan<'_> {
         let rules = Rules::new(root, self.order.exclude);
         let mut rules = rules.map_err(|error| SyncError::Refused {
             folder: self.order.folder.clone(),
-            text: chain(&error),
+            text: with_causes(&error),
         })?;
         for ancestor in targets::ancestors(dir) {
             rules.enter(&ancestor);

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use manifest::{Held, Offer};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use types::{Cid, FolderId, SequenceNumber};
+use types::{Cid, FolderId, SequenceNumber, with_causes};
 
 use super::super::backoff::Backoff;
 use super::super::status::{FolderStatus, Processed, PullStatus};
@@ -169,7 +169,7 @@ impl Folder {
         error: &ManifestPullError,
         now: Instant,
     ) -> bool {
-        let text = in_words(error);
+        let text = with_causes(error);
         match error {
             ManifestPullError::Stopped => return false,
             error if error.is_refusal() => {
@@ -273,20 +273,4 @@ impl Folder {
             started_at: running.started_at,
         })
     }
-}
-
-/// An error with all its causes, as one line.
-pub(super) fn in_words(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        // Transparent errors say the same again.
-        if !text.ends_with(&more) {
-            text.push_str(": ");
-            text.push_str(&more);
-        }
-        cause = error.source();
-    }
-    text
 }

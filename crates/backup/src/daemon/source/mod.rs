@@ -30,10 +30,10 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use types::{Cid, FolderId};
+use types::{Cid, FolderId, with_causes};
 
 use self::attempt::{End, attempt};
-use self::folder::{Folder, Running, in_words};
+use self::folder::{Folder, Running};
 use self::polling::Polling;
 use super::accepted::{Acceptance, AcceptedFile};
 use super::backoff::Backoff;
@@ -173,7 +173,7 @@ impl SourceTask {
                 }
                 Err(error) => {
                     failures += 1;
-                    self.poll_error = Some(in_words(&error));
+                    self.poll_error = Some(with_causes(&error));
                     self.publish();
                     tokio::select! {
                         () = self.tools.stop.cancelled() => return None,
@@ -257,7 +257,7 @@ impl SourceTask {
             Err(error) => {
                 let is_temporary = error.retry() == manifest::Retry::Temporary;
                 if self.polling.failed(now, interval, is_temporary) {
-                    let text = in_words(&error);
+                    let text = with_causes(&error);
                     if self.poll_error.as_ref() != Some(&text) {
                         let source = self.source.name.as_str();
                         tracing::warn!(source, error = text, "a source cannot be asked");
@@ -440,7 +440,7 @@ impl SourceTask {
         let now = Instant::now();
         let counts = match end {
             End::NoConnection(error) => {
-                folder.unreachable(manifest, in_words(&error), now);
+                folder.unreachable(manifest, with_causes(&error), now);
                 true
             }
             End::Pulled(result) => match *result {
