@@ -264,7 +264,7 @@ impl Inner {
     }
 
     /// Syncs every pack that needs it, data before nodes.
-    pub(super) fn sync_dirty(&self) -> Result<(), StoreError> {
+    fn sync_dirty(&self) -> Result<(), StoreError> {
         let mut dirty = std::mem::take(&mut *self.dirty.lock());
         dirty.sort_by_key(|pack| pack.header.kind);
         let mut result = Ok(());
