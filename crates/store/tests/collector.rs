@@ -5,26 +5,30 @@
 
 mod common;
 
+use std::convert::Infallible;
 use std::ffi::OsString;
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::thread;
 
-use common::{DIR, chunk, open, options};
+use common::{DIR, chunk, open, options, store_tree, tree};
 use parking_lot::Mutex;
 use store::sim::{Fault, Power, SimDisk};
 use store::{BlockStore, Disk, DiskFile, GcOptions, PackStore, Root, Space, StoreError};
+use types::{Block, EncodedBlock, FileNodeBuilder, NodeChild};
 
-type OnCreate = Box<dyn FnMut(&Path) + Send>;
+type Hook = Box<dyn FnMut(&Path) + Send>;
 
-/// A simulated disk on which something happens when a file is made, and on
-/// which the syncs of one file fail.
-#[derive(Clone)]
+/// A simulated disk on which something happens when a file is made or read,
+/// and on which the syncs of one file fail.
+#[derive(Clone, Default)]
 struct Hooked {
     disk: SimDisk,
-    on_create: Arc<Mutex<Option<OnCreate>>>,
+    on_create: Arc<Mutex<Option<Hook>>>,
+    on_read: Arc<Mutex<Option<Hook>>>,
     fails: Arc<Mutex<Option<PathBuf>>>,
 }
 
@@ -46,7 +50,21 @@ impl fmt::Debug for HookedFile {
     }
 }
 
+/// Calls a hook, which does not hear of what it does itself.
+fn call(hook: &Mutex<Option<Hook>>, path: &Path) {
+    let taken = hook.lock().take();
+    if let Some(mut taken) = taken {
+        taken(path);
+        *hook.lock() = Some(taken);
+    }
+}
+
 impl Hooked {
+    fn open_store(&self) -> Arc<PackStore> {
+        let opened = PackStore::open_on(Arc::new(self.clone()), Path::new(DIR), &options());
+        Arc::new(opened.unwrap().0)
+    }
+
     fn wrap(&self, path: &Path, file: Box<dyn DiskFile>) -> Box<dyn DiskFile> {
         Box::new(HookedFile { on: self.clone(), path: path.to_owned(), file })
     }
@@ -58,11 +76,7 @@ impl Disk for Hooked {
     }
 
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        let hook = self.on_create.lock().take();
-        if let Some(mut hook) = hook {
-            hook(path);
-            *self.on_create.lock() = Some(hook);
-        }
+        call(&self.on_create, path);
         Ok(self.wrap(path, self.disk.create(path)?))
     }
 
@@ -93,6 +107,7 @@ impl Disk for Hooked {
 
 impl DiskFile for HookedFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        call(&self.on.on_read, &self.path);
         self.file.read_at(buf, offset)
     }
 
@@ -129,9 +144,8 @@ impl DiskFile for HookedFile {
 /// another thread's commit that is told so: the originals stay.
 #[test]
 fn an_original_stays_where_another_thread_was_told_that_its_copy_is_lost() {
-    let hooked = Hooked { disk: SimDisk::new(), on_create: Arc::default(), fails: Arc::default() };
-    let opened = PackStore::open_on(Arc::new(hooked.clone()), Path::new(DIR), &options());
-    let store = Arc::new(opened.unwrap().0);
+    let hooked = Hooked::default();
+    let store = hooked.open_store();
     // Two packs that are full and one that is not, with something dead in each:
     // what is alive in the last two that are emptied fills more than a pack.
     let kept: Vec<_> = (0..10).map(|seed| chunk(seed, 700)).collect();
@@ -169,10 +183,10 @@ fn an_original_stays_where_another_thread_was_told_that_its_copy_is_lost() {
         }
     }));
     let result = store.gc(GcOptions::EVERYTHING);
-    assert!(matches!(told.get(), Some(Err(StoreError::LostWrites))), "{told:?}");
-    assert!(matches!(result, Err(StoreError::LostWrites)), "{result:?}");
     *hooked.on_create.lock() = None;
     *hooked.fails.lock() = None;
+    assert!(matches!(told.get(), Some(Err(StoreError::LostWrites))), "{told:?}");
+    assert!(matches!(result, Err(StoreError::LostWrites)), "{result:?}");
     for power in [Power::Dropped, Power::Torn] {
         let (store, _) = open(&hooked.disk.crash(power));
         assert_kept(&store, "after the power cut");
@@ -182,4 +196,56 @@ fn an_original_stays_where_another_thread_was_told_that_its_copy_is_lost() {
     assert_eq!(store.usage().unwrap().blocks, 10);
     let (store, _) = open(&hooked.disk.crash(Power::Dropped));
     assert_kept(&store, "after the next collection");
+}
+
+const NAMED: u64 = 16;
+
+/// A node that names `child` [`NAMED`] times.
+fn node_over(child: NodeChild) -> (NodeChild, EncodedBlock) {
+    let mut builder = FileNodeBuilder::new();
+    let mut emitted = Vec::new();
+    let mut emit = |block: Block| {
+        emitted.push(EncodedBlock::plain(block));
+        Ok::<_, Infallible>(())
+    };
+    for _ in 0..NAMED {
+        builder.push(child, &mut emit).unwrap();
+    }
+    let cid = builder.finish(&mut emit).unwrap().unwrap();
+    assert_eq!(emitted.len(), 1);
+    (NodeChild { cid, len: child.len * NAMED }, emitted.remove(0))
+}
+
+/// Nodes that arrive while a collection marks, each of which names the next
+/// many times, are walked once each: otherwise a source could keep the
+/// collector busy for ever.
+#[test]
+fn what_arrives_while_a_collection_marks_is_walked_once() {
+    let hooked = Hooked::default();
+    let store = hooked.open_store();
+    store_tree(&store, "kept", &tree(&[1, 2])).unwrap();
+    let leaf = chunk(7, 300);
+    let mut blocks = vec![leaf.clone()];
+    let mut top = NodeChild { cid: leaf.cid(), len: u64::from(leaf.len()) };
+    for _ in 0..6 {
+        let (above, block) = node_over(top);
+        blocks.push(block);
+        top = above;
+    }
+    // A pull that goes on: its manifest comes while the other roots are walked.
+    store.set_root("pull", Root { cid: top.cid, partial: true }, store.epoch()).unwrap();
+    let reads = Arc::new(AtomicU64::new(0));
+    let (weak, counted, new) = (Arc::downgrade(&store), reads.clone(), blocks.clone());
+    *hooked.on_read.lock() = Some(Box::new(move |_| {
+        if counted.fetch_add(1, Ordering::SeqCst) == 0 {
+            Weak::upgrade(&weak).unwrap().put(&new).unwrap();
+        }
+        assert!(counted.load(Ordering::SeqCst) < 1000, "the same is read again and again");
+    }));
+    store.gc(GcOptions::EVERYTHING).unwrap();
+    *hooked.on_read.lock() = None;
+    assert!(reads.load(Ordering::SeqCst) > 6, "the nodes came before the walk ended");
+    for block in &blocks {
+        assert!(store.has(&block.cid()).unwrap());
+    }
 }

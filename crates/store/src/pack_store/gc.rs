@@ -286,13 +286,13 @@ impl Inner {
             .usable
             .iter()
             .filter(|place| !(Arc::ptr_eq(&place.pack, pack) && place.record == record));
-        let mut is_needed = false;
-        for other in others {
-            let is_live =
-                all.packs.get(&other.pack.number()).is_none_or(|marks| marks.is_live(other.record));
-            if !is_live {
-                continue;
-            }
+        let is_live = |place: &Place| {
+            all.packs.get(&place.pack.number()).is_none_or(|marks| marks.is_live(place.record))
+        };
+        // One that is known to be damaged is no copy, though it was marked
+        // before that was known.
+        let mut is_needed = places.damaged.iter().any(is_live);
+        for other in others.filter(|place| is_live(place)) {
             if self.read(other).is_ok_and(|block| block.is_some()) {
                 return Ok(true);
             }

@@ -55,11 +55,11 @@ fn decode_place(hash: Hash, value: &Value) -> Option<(u32, Entry)> {
     Some((three(4), entry))
 }
 
-/// The places of a block that can be used, and whether there are damaged ones.
+/// The places of a block: those that can be used, and those that are damaged.
 #[derive(Debug, Default)]
 pub(super) struct Places {
     pub(super) usable: Vec<Place>,
-    pub(super) damaged: Option<Place>,
+    pub(super) damaged: Vec<Place>,
 }
 
 impl Inner {
@@ -84,7 +84,7 @@ impl Inner {
             }
             let place = Place { pack, record, entry };
             if self.quarantine.contains((place.pack.number(), record)) {
-                places.damaged = Some(place);
+                places.damaged.push(place);
                 continue;
             }
             if places.usable.is_empty()
@@ -123,7 +123,7 @@ impl Inner {
             let places = self.places(cid.hash())?;
             let mut damage = places
                 .damaged
-                .as_ref()
+                .first()
                 .map(|place| damaged(place, "it was found damaged before".into()));
             let mut has_moved = false;
             for place in &places.usable {
