@@ -167,7 +167,10 @@ impl Inner {
     pub(super) fn quarantine(&self, place: &Place, reason: String) -> StoreError {
         let error = damaged(place, reason);
         tracing::error!(%error, "a stored block is damaged; it counts as absent");
-        self.quarantine.add((place.pack.number(), place.record));
+        let place = (place.pack.number(), place.record);
+        if self.losing(|| self.quarantine.add(place)) {
+            self.quarantine.save();
+        }
         error
     }
 
@@ -179,7 +182,7 @@ impl Inner {
                 pack = %pack.path.display(),
                 "a pack is gone; its blocks count as absent"
             );
-            self.packs.forget(pack.number());
+            self.losing(|| self.packs.forget(pack.number()));
         }
     }
 }

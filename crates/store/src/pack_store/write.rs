@@ -311,11 +311,11 @@ impl Inner {
 
     /// Takes a pack whose sync failed out of use, but for what was durable.
     fn fail(&self, pack: &Pack) {
-        {
+        self.losing(|| {
             let mut state = pack.state.lock();
             state.failed = true;
             pack.usable_records.store(state.synced_records, Ordering::SeqCst);
-        }
+        });
         // After the pack: whoever takes the new epoch sees the pack failed.
         self.failures.fetch_add(1, Ordering::SeqCst);
     }
