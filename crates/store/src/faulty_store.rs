@@ -23,7 +23,7 @@ pub enum Call {
     Commit,
     /// [`BlockStore::get_encoded`] and [`BlockStore::get`]
     Get,
-    /// [`BlockStore::has`]
+    /// [`BlockStore::has`] and [`BlockStore::len_of`]
     Has,
     /// [`BlockStore::set_root`]
     SetRoot,
@@ -129,6 +129,11 @@ impl BlockStore for FaultyStore {
     fn has(&self, cid: &Cid) -> Result<bool, StoreError> {
         self.check(Call::Has)?;
         self.inner.has(cid)
+    }
+
+    fn len_of(&self, cid: &Cid) -> Result<Option<u64>, StoreError> {
+        self.check(Call::Has)?;
+        self.inner.len_of(cid)
     }
 
     fn losses(&self) -> u64 {
