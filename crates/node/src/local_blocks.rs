@@ -88,6 +88,10 @@ impl BlockStore for LocalBlocks {
         Ok(self.store.has(cid)? || self.in_place.has(cid)?)
     }
 
+    fn losses(&self) -> u64 {
+        self.store.losses()
+    }
+
     fn set_root(&self, name: &str, root: Root, epoch: Epoch) -> Result<(), StoreError> {
         self.store.set_root(name, root, epoch)
     }

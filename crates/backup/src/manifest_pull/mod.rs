@@ -113,7 +113,7 @@ impl ManifestPuller {
         let shared = &self.0;
         let (source, folder) = (job.source, job.offer.published.folder_id.clone());
         let store = shared.snapshots.store().clone();
-        let epoch = store.epoch();
+        let (epoch, losses) = (store.epoch(), store.losses());
         let pin = store.pin();
         pin.add([job.offer.published.manifest_cid]);
         let puller = Puller::new(
@@ -129,6 +129,7 @@ impl ManifestPuller {
             cache: shared.caches.take(source, &folder),
             store,
             epoch,
+            losses,
             pin,
             puller,
             job,
@@ -201,6 +202,8 @@ struct Attempt<'a> {
     store: Arc<dyn BlockStore>,
     root_name: String,
     epoch: Epoch,
+    /// What the store had lost when the attempt began.
+    losses: u64,
     pin: Pin,
     puller: Puller,
     cache: FolderCache,
@@ -276,7 +279,7 @@ impl Attempt<'_> {
         };
         let cache = std::mem::take(&mut self.cache);
         let base_cid = base.as_ref().map(|(cid, ..)| *cid);
-        self.cache = cache.valid(base_cid, partial.map(|root| root.cid));
+        self.cache = cache.valid(base_cid, partial.map(|root| root.cid), self.losses);
         Ok(Base::Header(base.map(|(cid, tree, pin)| {
             self.pin.add([cid]);
             drop(pin);
@@ -503,13 +506,17 @@ impl Attempt<'_> {
             held: header.held.as_ref().map(|why| why.chars().take(HELD_LEN_MAX).collect()),
         };
         let (store, header) = (self.store.clone(), header.clone());
-        let (epoch, root_name) = (self.epoch, self.root_name.clone());
+        let (epoch, losses, root_name) = (self.epoch, self.losses, self.root_name.clone());
         let snapshot = blocking(move || {
             let segments = header.segments.iter().map(|segment| segment.cid);
             for cid in segments.chain([record.manifest]) {
                 if !store.has(&cid)? {
                     return Err(StoreError::Missing(cid).into());
                 }
+            }
+            // The files were looked for one by one, while the store went on.
+            if store.losses() != losses {
+                return Err(ManifestPullError::Lost);
             }
             let snapshot = snapshots.commit(record, epoch)?;
             // It is committed: what is left to do may fail.
@@ -521,7 +528,7 @@ impl Attempt<'_> {
         let snapshot = snapshot.await?;
         let segments = HashMap::clone(summaries);
         let base = Some(Complete { root: snapshot.cid, segments });
-        self.cache = FolderCache { base, ..FolderCache::default() };
+        self.cache = FolderCache { base, losses: self.losses, ..FolderCache::default() };
         Ok(snapshot)
     }
 

@@ -69,6 +69,10 @@ impl BlockStore for Far {
         self.own.commit(epoch)
     }
 
+    fn losses(&self) -> u64 {
+        self.own.losses()
+    }
+
     fn set_root(&self, name: &str, root: Root, epoch: Epoch) -> Result<(), StoreError> {
         self.own.set_root(name, root, epoch)
     }
