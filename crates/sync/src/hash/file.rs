@@ -47,6 +47,8 @@ fn read(reading: &Reading, buffer: &mut Vec<u8>, job: Job) -> Result<Outcome, Sy
         };
         if open.stamp != found.stamp {
             match reading.root.examine(&found.path) {
+                // On another disk: something is mounted above it since.
+                Ok(Some(again)) if again.stamp.device != found.stamp.device => break,
                 Ok(Some(again)) if matches!(again.kind, FoundKind::File { .. }) => found = again,
                 Ok(_) => return Ok(Outcome::Gone),
                 Err(error) => return Ok(of_error(&error)),

@@ -115,7 +115,13 @@ impl Scan<'_> {
     /// Looks at one file.
     pub(super) fn file(&mut self, path: &RelPath) -> Result<(), ScanError> {
         let row = self.core.index.row(self.order.number, path)?;
-        match self.reading.root.examine(path) {
+        let examined = self.reading.root.examine(path);
+        // After that: what was mounted meanwhile is noticed.
+        if self.is_hidden(&path.parent().unwrap_or_else(RelPath::root))? {
+            self.settled(path);
+            return Ok(());
+        }
+        match examined {
             Ok(Some(found)) if found.kind() == Kind::File => self.meet(found, row.as_ref()),
             Ok(None) if row.is_none() => {
                 self.settled(path);
