@@ -119,6 +119,39 @@ async fn a_crash_at_any_moment_is_survived() {
     assert!(at > 60, "only {at} moments");
 }
 
+/// Rows are written while threads go on noting where blocks are; none may be
+/// durable without the places that it needs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_while_several_threads_read_costs_no_place() {
+    const FILES: u64 = 400;
+    let mut at = 5;
+    let mut moments = 0;
+    loop {
+        let mut setup = Setup::stopped();
+        (setup.tuning.hash_threads, setup.tuning.batch_rows) = (4, 64);
+        for number in 0..FILES {
+            let len = if number % 40 == 0 { 300_000 } else { 500 };
+            setup.write(&format!("f{number:03}"), noise(number, len));
+        }
+        let disk = SimDisk::new();
+        disk.set_fault(at, Fault::Die);
+        if start(&mut setup, &disk) {
+            let _ = setup.handle().scan_now(&id("docs")).await;
+            setup.stop().await;
+        }
+        let has_died = disk.is_dead();
+        let image = disk.crash(Power::Dropped);
+        assert!(start(&mut setup, &image), "it does not start after a crash at {at}");
+        setup.check(&setup.sync().await);
+        setup.stop().await;
+        if !has_died {
+            break;
+        }
+        (at, moments) = (at + 11, moments + 1);
+    }
+    assert!(moments > 5, "only {moments} moments");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_fails_once_is_survived_without_a_restart() {
     let mut failures = 0;
@@ -199,17 +232,56 @@ async fn where_blocks_are_is_found_again_where_it_was_lost() {
     setup.write("a", noise(1, 300_000));
     setup.write("b", "b");
     let before = setup.calm().await;
-    setup.stop().await;
-    std::fs::write(setup.dir.path().join("data/sync/in-place/in-place"), "damaged").unwrap();
-    setup.start();
-    let after = setup.sync().await;
-    assert_eq!(after, before);
-    assert!(setup.files_read() >= 2);
-    setup.check(&after);
-    setup.calm().await;
+    for is_removed in [false, true] {
+        setup.stop().await;
+        let places = setup.dir.path().join("data/sync/in-place");
+        if is_removed {
+            std::fs::remove_dir_all(places).unwrap();
+        } else {
+            std::fs::write(places.join("in-place"), "damaged").unwrap();
+        }
+        setup.start();
+        let after = setup.sync().await;
+        assert_eq!(after, before);
+        assert!(setup.files_read() >= 2);
+        setup.check(&after);
+        setup.calm().await;
+    }
     setup.restart().await;
     setup.check(&setup.sync().await);
     assert_eq!(setup.files_read(), 0, "it is read again once");
+}
+
+/// Whatever made a row durable before the places of its blocks: it is noticed
+/// before a manifest names it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_without_its_places_is_read_again() {
+    let store = Arc::new(FaultyStore::new(Arc::new(MemStore::new())));
+    let mut setup = Setup::on(store.clone());
+    setup.start();
+    setup.write("a", noise(1, 1000));
+    setup.calm().await;
+    setup.stop().await;
+    let places = setup.dir.path().join("data/sync/in-place");
+    let before: Vec<_> = std::fs::read_dir(&places)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .map(|path| (path.clone(), std::fs::read(path).unwrap()))
+        .collect();
+    setup.start();
+    setup.write("b", noise(2, 1000));
+    setup.write("c", noise(3, 500_000));
+    store.fail(Call::SetRoot, 0, || StoreError::Injected("a fault"));
+    setup.handle().scan_now(&id("docs")).await.unwrap_err();
+    setup.stop().await;
+    std::fs::remove_dir_all(&places).unwrap();
+    std::fs::create_dir(&places).unwrap();
+    for (path, content) in before {
+        std::fs::write(path, content).unwrap();
+    }
+    setup.start();
+    setup.check(&setup.sync().await);
+    assert_eq!(setup.files_read(), 2);
 }
 
 /// Rows are durable before the manifest that has them; the nodes that only

@@ -21,7 +21,7 @@ pub(crate) use shared::{Config, Shared};
 
 use crate::core::Core;
 use crate::error::SyncError;
-use crate::hash::{Mode, Reading};
+use crate::hash::{Mode, Reading, Unsaved};
 use crate::index::{AlarmRecord, Batch, Change, FolderRecord};
 use crate::publish::{self, Made, Naming};
 use crate::root_id::RootId;
@@ -289,8 +289,8 @@ impl Task {
             in_place: self.core.in_place.clone(),
             pin: self.pin.clone(),
             shared: self.shared.clone(),
-            has_put: false.into(),
-            has_noted: false.into(),
+            put: Unsaved::default(),
+            noted: Unsaved::default(),
         });
         let now = self.now();
         let mut modes = BTreeMap::new();

@@ -257,10 +257,7 @@ impl Tree {
             None
         } else {
             let id = reading.index.file_id();
-            if !self.chunks.is_empty() {
-                reading.has_noted.store(true, Ordering::Release);
-                reading.in_place.add(id, &self.chunks)?;
-            }
+            reading.note(id, &self.chunks)?;
             Some(id)
         };
         let is_sparse = matches!(found.kind, FoundKind::File { is_sparse: true });

@@ -535,10 +535,10 @@ impl Scan<'_> {
         if self.batch.is_empty() {
             return Ok(());
         }
-        if self.reading.has_put.swap(false, Ordering::AcqRel) {
+        if self.reading.put.take() {
             self.core.store.commit(self.epoch)?;
         }
-        if self.reading.has_noted.swap(false, Ordering::AcqRel) {
+        if self.reading.noted.take() {
             self.core.in_place.commit()?;
         }
         let batch = std::mem::take(&mut self.batch);
