@@ -72,6 +72,26 @@ async fn a_directory_with_another_name_is_not_read_again() {
     assert!(setup.manifest(&setup.sync().await).0.held.is_none(), "nothing is lost by a rename");
 }
 
+/// Most file systems give the inode of a file that was removed to the next one
+/// that is made.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_file_with_the_inode_of_an_old_one_is_read() {
+    let mut setup = calm_setup(|setup| setup.write("a", noise(1, 1000))).await;
+    setup.stop().await;
+    let old = fs::metadata(setup.path("a")).unwrap();
+    fs::remove_file(setup.path("a")).unwrap();
+    // (Where no inode is used again, this shows nothing; `is_renamed` has a
+    // test of its own.)
+    for number in 0..20 {
+        let name = format!("b{number}");
+        setup.write(&name, noise(2, 1000));
+        let file = fs::File::options().write(true).open(setup.path(&name)).unwrap();
+        file.set_modified(old.modified().unwrap()).unwrap();
+    }
+    setup.start();
+    setup.check(&setup.sync().await);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn two_files_change_places() {
     let setup = calm_setup(|setup| {
