@@ -24,10 +24,12 @@ impl Scan<'_> {
             row.content().is_some() && row.stamp == stamp && row.error.is_none() && !is_due
         });
         if is_known && !is_suspect {
+            self.settled(&found.path);
             return Ok(());
         }
         let before = row.map(|row| row.stamp);
         if !is_suspect && let Some(moved) = self.moved(&found, &stamp, before)? {
+            self.settled(&found.path);
             self.put(found.path, moved, before);
             return Ok(());
         }
