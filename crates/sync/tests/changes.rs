@@ -218,6 +218,49 @@ async fn what_another_block_asks_for_is_what_the_file_has_or_nothing() {
     assert_eq!(setup.content(unknown), Err(sync::InPlaceAnswer::Missing));
 }
 
+/// One change of a large file is one change, however many of its blocks are
+/// asked for; and what is copied into the store has a limit.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_changed_once_or_is_too_large_is_not_copied() {
+    let mut setup = Setup::stopped();
+    setup.tuning.spool_max = 5_999_999;
+    setup.write("once", noise(0, 5_000_000));
+    setup.write("large", noise(100, 6_000_000));
+    setup.start();
+    setup.calm().await;
+    let chunks = |at: &str| {
+        let entries = setup.entries(setup.published().last().unwrap());
+        let kind = entries[&RelPath::new(at).unwrap()].kind.clone();
+        let types::EntryKind::File { cid, .. } = kind else { panic!("{at}") };
+        let node = setup.store.get(&cid).unwrap().unwrap();
+        types::links(cid.codec(), &node).unwrap()
+    };
+    let is_copied = |at: &str| setup.store.has(&chunks(at)[0]).unwrap();
+    for round in 1..6 {
+        let names = if round == 1 { &["once", "large"][..] } else { &["large"] };
+        for name in names {
+            let old = chunks(name);
+            assert!(old.len() > 3);
+            let content = if *name == "once" {
+                noise(round, 5_000_000)
+            } else {
+                noise(100 + round, 6_000_000)
+            };
+            setup.write(name, content);
+            for chunk in old {
+                setup.content(chunk).unwrap_err();
+            }
+        }
+        setup.calm().await;
+    }
+    // It is looked at anew.
+    let mut file = fs::File::options().append(true).open(setup.path("once")).unwrap();
+    file.write_all(b"more").unwrap();
+    drop(file);
+    setup.check(&setup.calm().await);
+    assert!(!is_copied("once") && !is_copied("large"));
+}
+
 /// What changes whenever it is asked for would never reach a backup server.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_changes_too_often_to_be_served_goes_to_the_store() {

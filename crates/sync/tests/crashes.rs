@@ -210,6 +210,39 @@ async fn each_step_of_publishing_may_fail() {
     }
 }
 
+/// A copy of a file that changes too often takes room; where there is none, all
+/// other files are backed up.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_finds_no_room_is_that_files_trouble() {
+    use store::{BlockStore, Limit};
+    let store = Arc::new(FaultyStore::new(Arc::new(MemStore::new())));
+    let mut setup = Setup::on(store.clone());
+    setup.start();
+    setup.write("hot", noise(0, 50_000));
+    setup.calm().await;
+    let cid = |round| Cid::of(types::Codec::Raw, &noise(round, 50_000));
+    for round in 0..3 {
+        setup.write("hot", noise(round + 1, 50_000));
+        setup.content(cid(round)).unwrap_err();
+        setup.calm().await;
+    }
+    assert!(store.has(&cid(3)).unwrap());
+    let full = || StoreError::Full { limit: Limit::Disk, needed: 0 };
+    store.fail(Call::Put, 0, full);
+    setup.write("hot", noise(4, 50_000));
+    setup.write("other", "other");
+    let published = setup.sync().await;
+    assert_eq!(setup.names(&published), ["hot", "other"]);
+    let errors = &setup.status().errors;
+    assert_eq!(errors.len(), 1);
+    assert!(errors[0].path.to_string() == "hot" && errors[0].what.contains("copied"), "{errors:?}");
+    // Its last good state is still there; with room, all is well again.
+    assert_eq!(setup.content(cid(3)).unwrap(), noise(3, 50_000));
+    setup.check(&setup.sync().await);
+    assert_eq!(setup.status().error_count, 0);
+    assert!(store.has(&cid(4)).unwrap());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_file_index_goes_on_with_the_numbers() {
     let mut setup = Setup::new();

@@ -64,12 +64,12 @@ impl Reading {
         if self.shared.is_interrupted() { Err(SyncError::Stopped) } else { Ok(()) }
     }
 
-    /// Puts blocks, kept alive from before that.
-    fn put(&self, blocks: &[types::EncodedBlock]) -> Result<(), SyncError> {
+    /// Puts blocks, kept alive by `pin` from before that.
+    fn put(&self, blocks: &[types::EncodedBlock], pin: &Pin) -> Result<(), SyncError> {
         if blocks.is_empty() {
             return Ok(());
         }
-        self.pin.add(blocks.iter().map(types::EncodedBlock::cid));
+        pin.add(blocks.iter().map(types::EncodedBlock::cid));
         Ok(self.put.write(|| self.store.put(blocks))?)
     }
 
