@@ -192,10 +192,28 @@ async fn pages_of_other_origins_get_nothing() {
         let answer = node.http.post(&url).header(name, value).body("x").send().await.unwrap();
         assert_eq!(answer.status(), 403, "{name}: {value}");
     }
+    // What an <img> or a <script> of another site asks for has no Origin.
+    let absent = "bafkr4igxjga67jykbseaxdmmdgc5a5o3zp3htom2l6mrjznk7fvyggu6eq";
+    for path in [
+        "/api/archivist/v1/data".to_owned(),
+        format!("/api/archivist/v1/data/{absent}/network/stream"),
+        format!("/api/archivist/v1/connect/{}", node.app.peer_id()),
+        "/api/v1/status".into(),
+        "/metrics".into(),
+        "/ui/".into(),
+    ] {
+        let url = format!("http://{}{path}", node.app.api_addr());
+        for site in ["cross-site", "same-site"] {
+            let asked = node.http.get(&url).header("sec-fetch-site", site);
+            let asked = asked.header("sec-fetch-mode", "no-cors").header("sec-fetch-dest", "image");
+            assert_eq!(asked.send().await.unwrap().status(), 403, "{site}: {path}");
+        }
+    }
     let own = format!("http://{}", node.app.api_addr());
     let answer = node.http.get(&url).header("origin", own).send().await.unwrap();
     assert_eq!(answer.status(), 200);
     assert!(!answer.headers().contains_key("access-control-allow-origin"));
+    assert_eq!(answer.headers()["cross-origin-resource-policy"], "same-origin");
 }
 
 #[tokio::test(flavor = "multi_thread")]
