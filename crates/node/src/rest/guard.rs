@@ -15,9 +15,11 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use jiff::Timestamp;
 use subtle::ConstantTimeEq as _;
 
 use super::{ApiError, NodeState};
+use crate::web::Sessions;
 
 /// Lets a request of this machine's programs through, or says why not.
 pub(crate) async fn origin(request: Request, next: Next) -> Response {
@@ -65,7 +67,7 @@ pub(crate) async fn token(
     next: Next,
 ) -> Response {
     let must_have_token = state.settings.get().node.api_require_token;
-    if must_have_token && !has_token(request.headers(), &state.token) {
+    if must_have_token && !is_owner(request.method(), request.headers(), &state.token) {
         return ApiError::new(
             StatusCode::UNAUTHORIZED,
             "this API asks for a token: send `Authorization: Bearer` with the content of the \
@@ -117,8 +119,22 @@ fn is_loopback(host: &str) -> bool {
         || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
+/// Whether a request of this method changes nothing.
+pub(crate) fn only_looks(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
+}
+
+/// Whether the instance's owner asks: with the token, or in a session of the
+/// web UI, which for a change takes what belongs to it besides.
+pub(crate) fn is_owner(method: &Method, headers: &HeaderMap, token: &str) -> bool {
+    let (sessions, now) = (Sessions::new(token), Timestamp::now());
+    has_token(headers, token)
+        || sessions.allows_change(headers, now)
+        || (only_looks(method) && sessions.allows_looking(headers, now))
+}
+
 /// Whether the request carries the token, compared in constant time.
-pub(crate) fn has_token(headers: &HeaderMap, token: &str) -> bool {
+fn has_token(headers: &HeaderMap, token: &str) -> bool {
     let Some(given) = headers.get(header::AUTHORIZATION) else { return false };
     let given = given.as_bytes();
     let Some((scheme, given)) = given.split_at_checked("Bearer ".len()) else { return false };
