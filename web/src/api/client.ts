@@ -94,6 +94,12 @@ export async function signIn(token: string): Promise<void> {
   if (!response.ok) throw new ApiError(response.status, await message(response));
 }
 
+/** Ends the session of this browser. */
+export async function signOut(): Promise<void> {
+  await remove<undefined>("/ui/session");
+  csrf = undefined;
+}
+
 /** A path with parameters; those without a value are left out. */
 export function url(
   path: string,
