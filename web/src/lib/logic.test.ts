@@ -2,12 +2,13 @@ import { describe, expect, it } from "vitest";
 
 import { withFolder } from "../api/live";
 import { hasBackupServer } from "../api/queries";
-import type { Folder, KeyInfo, Snapshot, Source, Status } from "../api/model";
+import type { Folder, KeyInfo, RestoreReport, Snapshot, Source, Status } from "../api/model";
 import { choose, lines, newestAt, trail } from "./choice";
 import { byDay } from "./history";
 import { fromText, inUnits, keysOf, label, parseSize, valueAt, wrong } from "./keys";
-import { patterns } from "./patterns";
+import { folderEdit, patterns } from "./patterns";
 import { RateMeter } from "./rate";
+import { inOrder } from "./restores";
 import { announced, standing, truth } from "./truth";
 
 const FOLDER: Folder = {
@@ -227,6 +228,20 @@ describe("settings", () => {
 
 it("reads patterns a line each", () => {
   expect(patterns("*.tmp\n\n# a comment\n  node_modules/  \n!keep")).toEqual(["*.tmp", "node_modules/", "!keep"]);
+});
+
+it("edits of a folder what was edited", () => {
+  const exclude = ["# of mine", "  *.tmp", "node_modules/"];
+  const text = exclude.join("\n");
+  expect(folderEdit("Documents", exclude, "Papers ", text)).toEqual({ name: "Papers" });
+  expect(folderEdit("Documents", exclude, "Documents", `${text}\n*.o`)).toEqual({ exclude: ["*.tmp", "node_modules/", "*.o"] });
+  expect(folderEdit("Documents", [], "Documents", "")).toEqual({});
+});
+
+it("shows every restore that runs, then the newest", () => {
+  const reports = Array.from({ length: 14 }, (_, id) => ({ id, state: id === 1 ? "running" : "done" }) as RestoreReport);
+  expect(inOrder(reports).map((one) => one.id).slice(0, 3)).toEqual([1, 13, 12]);
+  expect(inOrder(reports)).toHaveLength(14);
 });
 
 it("knows of a backup server when the settings are known", () => {
