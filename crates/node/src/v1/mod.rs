@@ -49,6 +49,7 @@ use crate::journal::Journal;
 use crate::listeners::Problems;
 use crate::pairing::Pairing;
 use crate::rest::{self, NodeState};
+use crate::traffic::Traffic;
 use crate::web::LoginKeys;
 use types::with_causes;
 
@@ -72,6 +73,7 @@ pub(crate) struct ApiState {
     pub(crate) access: net::Access,
     pub(crate) login_keys: LoginKeys,
     pub(crate) journal: Journal,
+    pub(crate) traffic: Traffic,
     pub(crate) stop: CancellationToken,
 }
 
@@ -175,6 +177,7 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(connection::test))
         .routes(routes!(journal::journal))
         .routes(routes!(journal::logs))
+        .routes(routes!(journal::traffic))
 }
 
 /// What only looks is open on loopback, as far as nothing else is said; what
