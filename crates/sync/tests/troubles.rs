@@ -178,6 +178,34 @@ async fn an_unreadable_file_or_directory_keeps_its_last_good_state() {
     assert_eq!(setup.status().error_count, 0);
 }
 
+/// What was known of a file is lost before any manifest has it, and it cannot
+/// be read again: that is its trouble, and not that of all others.
+#[tokio::test(flavor = "multi_thread")]
+async fn lost_content_that_cannot_be_read_again_stops_nothing() {
+    use store::{BlockStore, Call, FaultyStore, GcOptions, MemStore, StoreError};
+    let store = std::sync::Arc::new(FaultyStore::new(std::sync::Arc::new(MemStore::new())));
+    let mut setup = Setup::on(store.clone());
+    setup.start();
+    setup.write("a", noise(1, 500_000));
+    setup.sync().await;
+    setup.write("b", noise(2, 500_000));
+    store.fail(Call::SetRoot, 0, || StoreError::Injected("a fault"));
+    setup.handle().scan_now(&id("docs")).await.unwrap_err();
+    setup.stop().await;
+    assert!(store.gc(GcOptions::EVERYTHING).unwrap().deleted_blocks > 0);
+    chmod(setup.path("b"), 0);
+    start_without_privileges(&mut setup);
+    setup.write("c", "c");
+    assert_eq!(setup.names(&setup.sync().await), ["a", "c"]);
+    let errors = setup.status().errors.clone();
+    assert!(errors.len() == 1 && errors[0].path == path("b"), "{errors:?}");
+    assert_eq!(setup.names(&setup.sync().await), ["a", "c"]);
+    assert_eq!(setup.status().error_count, 1);
+    chmod(setup.path("b"), 0o644);
+    setup.check(&setup.sync().await);
+    assert_eq!(setup.status().error_count, 0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_is_rewritten_all_the_time_keeps_its_last_good_state() {
     let mut setup = Setup::stopped();
