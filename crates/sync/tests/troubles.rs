@@ -339,6 +339,72 @@ async fn of_a_file_that_only_grows_its_beginning_is_taken() {
     assert!(now.starts_with(&content));
 }
 
+/// A file that grows and is written to in the middle: its beginning may be a
+/// state that it never had, and is not called whole.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_beginning_of_a_file_is_not_called_whole() {
+    use std::os::unix::fs::FileExt;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    const BEFORE: usize = 6_000_000;
+    let mut setup = Setup::stopped();
+    setup.tuning.patience = Duration::from_millis(100);
+    setup.tuning.retry_min = Duration::from_millis(10);
+    setup.tuning.retry_max = Duration::from_millis(20);
+    setup.write("base", noise(1, BEFORE));
+    let stop = std::sync::Arc::new(AtomicBool::new(false));
+    let (stopped, base) = (stop.clone(), setup.path("base"));
+    let writer = std::thread::spawn(move || {
+        let file = fs::File::options().write(true).open(base).unwrap();
+        let mut count = 0_u64;
+        let mut marked = std::time::Instant::now();
+        while !stopped.load(Ordering::Relaxed) {
+            // How many numbers follow, written behind what is read first.
+            if marked.elapsed() > Duration::from_millis(100) {
+                file.write_all_at(&count.to_le_bytes(), BEFORE as u64 - 8).unwrap();
+                marked = std::time::Instant::now();
+            }
+            file.write_all_at(&count.to_le_bytes(), BEFORE as u64 + 8 * count).unwrap();
+            count += 1;
+            // (So that it does not grow faster than it is read.)
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    });
+    setup.start();
+    let end = std::time::Instant::now() + Duration::from_secs(60);
+    let (mut seen, mut beginnings) = (0, 0);
+    while beginnings < 3 {
+        assert!(std::time::Instant::now() < end, "its beginning was never taken");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        let published = setup.published();
+        if published.len() == seen {
+            continue;
+        }
+        seen = published.len();
+        let Some(entry) = setup.entries(&published[seen - 1]).remove(&path("base")) else {
+            continue;
+        };
+        let EntryKind::File { cid, .. } = entry.kind else { panic!("{entry:?}") };
+        match &entry.error {
+            Some(what) => beginnings += u32::from(what.contains("its beginning")),
+            None => {
+                let Ok(content) = setup.content(cid) else { continue };
+                let follow = (content.len() - BEFORE) / 8;
+                let said = u64::from_le_bytes(content[BEFORE - 8..BEFORE].try_into().unwrap());
+                // (The first mark is noise until it is written.)
+                let is_marked = content[BEFORE - 8..BEFORE] != noise(1, BEFORE)[BEFORE - 8..];
+                assert!(!is_marked || said <= follow as u64, "{said} of {follow}: never a state");
+            }
+        }
+    }
+    let errors = setup.status().errors.clone();
+    stop.store(true, Ordering::Relaxed);
+    writer.join().unwrap();
+    assert!(errors.iter().all(|error| error.path == path("base")), "{errors:?}");
+    // When it is still, it is whole.
+    setup.until("the end of the error", |status| status.error_count == 0).await;
+    setup.check(&setup.sync().await);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn rules_change_while_it_runs() {
     let setup = Setup::new();
