@@ -406,6 +406,69 @@ async fn the_beginning_of_a_file_is_not_called_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_file_of_rules_that_cannot_be_read_costs_one_look_at_everything() {
+    let mut setup = Setup::stopped();
+    start_without_privileges(&mut setup);
+    for number in 0..300 {
+        setup.write(&format!("d{}/{number}", number % 10), "");
+    }
+    setup.write(".archivistignore", "d0/");
+    chmod(setup.path(".archivistignore"), 0);
+    setup.calm().await;
+    for round in 0..3 {
+        let before = setup.status().sequence;
+        setup.write("saved", format!("round {round}"));
+        setup.until("a manifest", |status| status.sequence > before).await;
+        let entries = setup.status().progress.entries;
+        assert!(entries < 50, "round {round}: {entries} entries were looked at");
+    }
+    // An error of a file that is new goes with the file, without a look at
+    // everything, too.
+    assert_eq!(setup.status().error_count, 1);
+    setup.write("d1/new", "x");
+    chmod(setup.path("d1/new"), 0);
+    setup.until("the error", |status| status.error_count == 2).await;
+    fs::remove_file(setup.path("d1/new")).unwrap();
+    setup.until("its end", |status| status.error_count == 1).await;
+    chmod(setup.path(".archivistignore"), 0o644);
+    setup.until("the rules", |status| status.error_count == 0 && status.files == 272).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_left_out_by_now_is_not_tried_again() {
+    use std::os::unix::fs::FileExt;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let mut setup = Setup::stopped();
+    setup.tuning.retry_min = Duration::from_millis(20);
+    setup.tuning.retry_max = Duration::from_millis(20);
+    setup.write("busy", noise(1, 8_000_000));
+    setup.start();
+    setup.calm().await;
+    let (stop, busy) = (std::sync::Arc::new(AtomicBool::new(false)), setup.path("busy"));
+    let stopped = stop.clone();
+    let writer = std::thread::spawn(move || {
+        let file = fs::File::options().write(true).open(busy).unwrap();
+        let mut number = 0_u64;
+        while !stopped.load(Ordering::Relaxed) {
+            number += 1;
+            file.write_all_at(&number.to_le_bytes(), 0).unwrap();
+        }
+    });
+    let read = setup.files_read();
+    setup.until("some tries", |status| status.files_read > read + 5).await;
+    setup.settings.send_modify(|settings| settings.folders[0].exclude = vec!["busy".into()]);
+    setup.until("its end", |status| status.files == 0).await;
+    stop.store(true, Ordering::Relaxed);
+    writer.join().unwrap();
+    for round in 0..5 {
+        let before = setup.status().sequence;
+        setup.write("new", format!("round {round}"));
+        setup.until("a manifest", |status| status.sequence > before).await;
+        assert_eq!(setup.names(setup.published().last().unwrap()), ["new"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn rules_change_while_it_runs() {
     let setup = Setup::new();
     setup.write("keep", "keep");

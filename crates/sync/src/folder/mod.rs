@@ -48,6 +48,8 @@ pub(crate) struct Task {
     suspects: HashSet<RelPath>,
     /// Files whose content was missing when it was to be published.
     missing: HashSet<RelPath>,
+    /// See [`Order::obeyed`].
+    obeyed: BTreeMap<RelPath, Option<RowStamp>>,
     /// How many directories cannot be watched.
     unwatched: u64,
     /// Keeps alive what rows name that is in no manifest yet.
@@ -83,6 +85,7 @@ impl Task {
             unwatched: 0,
             suspects: missing.into_iter().collect(),
             missing: HashSet::new(),
+            obeyed: BTreeMap::new(),
             pin,
             owners: Owners::system(),
             is_asked: false,
@@ -310,6 +313,7 @@ impl Task {
             resting: &resting,
             modes: &modes,
             may_be_empty: self.is_accepted,
+            obeyed: &mut self.obeyed,
         };
         let scanned = match scan(&self.core, order, reading) {
             Ok(scanned) => scanned,
