@@ -643,6 +643,123 @@ async fn a_task_that_dies_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_folder_that_is_added_is_not_forgotten_meanwhile() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let setup = Setup::new();
+    setup.write("a", "a");
+    setup.sync().await;
+    let (handle, is_over) = (setup.handle(), std::sync::Arc::new(AtomicBool::new(false)));
+    let (of_thread, over) = (handle.clone(), is_over.clone());
+    let forgetting = std::thread::spawn(move || {
+        while !over.load(Ordering::Relaxed) {
+            let _ = of_thread.forget(&id("docs"));
+        }
+    });
+    let docs = setup.settings.borrow().folders.clone();
+    let end = std::time::Instant::now() + Duration::from_secs(60);
+    let mut scanned = Ok(());
+    for _ in 0..40 {
+        setup.settings.send_modify(|settings| settings.folders.clear());
+        while handle.folder(&id("docs")).is_some() && std::time::Instant::now() < end {
+            tokio::task::yield_now().await;
+        }
+        setup.settings.send_modify(|settings| settings.folders.clone_from(&docs));
+        let is_there = || matches!(handle.forget(&id("docs")), Err(SyncError::StillConfigured(_)));
+        while !is_there() && std::time::Instant::now() < end {
+            tokio::task::yield_now().await;
+        }
+        scanned = handle.scan_now(&id("docs")).await.map(|_| ());
+        if scanned.is_err() {
+            break;
+        }
+    }
+    is_over.store(true, Ordering::Relaxed);
+    forgetting.join().unwrap();
+    scanned.unwrap();
+}
+
+/// Publishes when it is let.
+#[derive(Debug, Default)]
+struct Hanging {
+    hangs: parking_lot::Mutex<bool>,
+    is_hanging: std::sync::atomic::AtomicBool,
+    goes_on: parking_lot::Condvar,
+    published: parking_lot::Mutex<Vec<types::FolderId>>,
+    withdrawn: parking_lot::Mutex<Vec<types::FolderId>>,
+}
+
+impl Hanging {
+    fn set(&self, hangs: bool) {
+        *self.hangs.lock() = hangs;
+        self.goes_on.notify_all();
+    }
+}
+
+impl sync::Publisher for Hanging {
+    fn publish(&self, published: types::Published) {
+        if published.folder_id == id("docs") {
+            let mut hangs = self.hangs.lock();
+            self.goes_on.wait_while(&mut hangs, |hangs| {
+                self.is_hanging.store(*hangs, std::sync::atomic::Ordering::Release);
+                *hangs
+            });
+        }
+        self.published.lock().push(published.folder_id);
+    }
+
+    fn withdraw(&self, folder: &types::FolderId) {
+        self.withdrawn.lock().push(folder.clone());
+    }
+}
+
+/// As one does whose disk does not answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_that_hangs_holds_up_no_other_and_no_end() {
+    let setup = Setup::stopped();
+    setup.write("a", "a");
+    let other = setup.dir.path().join("other");
+    fs::create_dir(&other).unwrap();
+    let publisher = std::sync::Arc::new(Hanging::default());
+    let options = sync::SyncOptions { publisher: publisher.clone(), ..setup.options() };
+    let service = sync::SyncService::start(options).unwrap();
+    let handle = service.handle();
+    handle.scan_now(&id("docs")).await.unwrap();
+    publisher.set(true);
+    setup.write("a", "b");
+    let until = async |what: &str, is_so: &dyn Fn() -> bool| {
+        let end = std::time::Instant::now() + Duration::from_secs(30);
+        while !is_so() {
+            assert!(std::time::Instant::now() < end, "{what} has not come");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let is_hanging = || publisher.is_hanging.load(std::sync::atomic::Ordering::Acquire);
+    until("the manifest", &is_hanging).await;
+    let docs = setup.settings.borrow().folders[0].clone();
+    setup.settings.send_modify(|settings| settings.folders = vec![folder("other", other)]);
+    until("the other folder", &|| publisher.published.lock().contains(&id("other"))).await;
+    // It is still there, so it is neither forgotten nor begun a second time.
+    let error = handle.forget(&id("docs")).unwrap_err();
+    assert!(matches!(error, SyncError::StillConfigured(_)), "{error:?}");
+    setup.settings.send_modify(|settings| settings.folders.push(docs.clone()));
+    setup.settings.send_modify(|settings| settings.folders[0].name = "Other".to_owned());
+    let name = || handle.folder(&id("other")).map(|status| status.name.clone());
+    until("the name", &|| name().as_deref() == Some("Other")).await;
+    assert!(publisher.withdrawn.lock().is_empty());
+    // When it goes on, it ends, and begins again as it is wanted.
+    publisher.set(false);
+    until("the end", &|| *publisher.withdrawn.lock() == [id("docs")]).await;
+    until("the folder", &|| handle.folder(&id("docs")).is_some()).await;
+    handle.scan_now(&id("docs")).await.unwrap();
+    // Nor does the end of the service wait for it.
+    publisher.set(true);
+    setup.write("a", "c");
+    until("the manifest", &is_hanging).await;
+    tokio::time::timeout(Duration::from_secs(30), service.shutdown()).await.unwrap();
+    publisher.set(false);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn two_services_do_not_work_on_one_state() {
     let setup = Setup::new();
     let error = sync::SyncService::start(setup.options()).unwrap_err();
