@@ -80,6 +80,19 @@ fn fake(answers: &[(&'static str, Value)]) -> (Home, Fake) {
 }
 
 #[test]
+fn who_took_the_port_of_a_killed_instance_gets_no_token() {
+    let (home, mut fake) = fake(&[("GET /status", status())]);
+    assert_eq!(run(home.path(), ["status"]).code, Some(0));
+    let before = fake.calls().len();
+    fake.usurp();
+    for command in ["status", "sync", "backup-now", "peers", "pair"] {
+        let ran = run(home.path(), [command]);
+        assert_eq!(ran.code, Some(3), "{command}: {ran:?}");
+    }
+    assert_eq!(fake.calls().len(), before);
+}
+
+#[test]
 fn status_is_that_of_the_contract() {
     let (home, _fake) = fake(&[("GET /status", status())]);
     let json = run(home.path(), ["status", "--json"]).json();

@@ -1,5 +1,7 @@
 //! Starting an instance in the order of dependence, and ending it in reverse.
 
+use std::fs::{File, TryLockError};
+use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -34,6 +36,8 @@ use crate::web::{self, LoginKeys, Sessions};
 /// Tasks may take this long to end; with the network's, less than five
 /// seconds.
 const TASKS_END: Duration = Duration::from_millis(2500);
+/// The longest `running.json`, in bytes.
+const RUNNING_LEN_MAX: u64 = 4096;
 /// The network may take this long to say goodbye.
 const NET_END: Duration = Duration::from_millis(1500);
 
@@ -92,7 +96,7 @@ pub struct App {
     state: ApiState,
     access: Access,
     api: SocketAddr,
-    data_dir: PathBuf,
+    running: RunningFile,
 }
 
 /// What both sides and the network are started with.
@@ -144,6 +148,18 @@ impl Parts<'_> {
                 }
             });
         }
+        if let Some(streams) = net.accept(&backup::PATCH_PROTOCOL) {
+            let allowed = access.clone();
+            let may_have = move |peer: &PeerId| allowed.allows(peer, Purposes::BLOCKS);
+            let serving = backup::serve_patches(streams, may_have, store.clone());
+            let stop = tasks.stop_token();
+            tasks.spawn("patches", async move {
+                tokio::select! {
+                    () = serving => {}
+                    () = stop.cancelled() => {}
+                }
+            });
+        }
         Ok(Started { net, source, service, backup, blocks, snapshots, problems })
     }
 }
@@ -167,7 +183,8 @@ impl DataDir<'_> {
 }
 
 /// How to reach the instance that runs on a data directory; what the file
-/// `running.json` in it holds while it runs.
+/// `running.json` in it holds while it runs. The instance keeps a lock on the
+/// file, which goes with its process, however that ends.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Running {
     /// Where its API listens.
@@ -177,20 +194,49 @@ pub struct Running {
 }
 
 impl Running {
-    /// Finds the instance that runs on the data in `dir`. One that was killed
-    /// may have left its file behind: whether it answers is seen by asking it.
+    /// Finds the instance that runs on the data in `dir`. What a killed one
+    /// has left behind is none: whoever listens there now is somebody else, who
+    /// must not be sent the token.
     pub fn find(dir: &Path) -> Option<Self> {
-        let text = std::fs::read(DataDir(dir).running()).ok()?;
+        let file = File::open(DataDir(dir).running()).ok()?;
+        match file.try_lock_shared() {
+            Err(TryLockError::WouldBlock) => {}
+            Ok(()) | Err(TryLockError::Error(_)) => return None,
+        }
+        let mut text = Vec::new();
+        file.take(RUNNING_LEN_MAX).read_to_end(&mut text).ok()?;
         serde_json::from_slice(&text).ok()
     }
 
-    fn write(&self, dir: &Path) -> Result<(), StartError> {
+    /// Tells it in `dir`, for as long as what is returned lives.
+    fn publish(&self, dir: &Path) -> Result<RunningFile, StartError> {
         let path = DataDir(dir).running();
         let new = path.with_extension("json.new");
         let text = serde_json::to_vec(self).unwrap_or_default();
-        std::fs::write(&new, text)
-            .and_then(|()| std::fs::rename(&new, &path))
-            .map_err(|source| StartError::Data { path, source })
+        let publish = || {
+            let mut file = File::create(&new)?;
+            // Before it has its name: whoever finds it finds it locked.
+            file.try_lock()?;
+            file.write_all(&text)?;
+            std::fs::rename(&new, &path)?;
+            Ok(file)
+        };
+        match publish() {
+            Ok(lock) => Ok(RunningFile { path, _lock: lock }),
+            Err(source) => Err(StartError::Data { path, source }),
+        }
+    }
+}
+
+/// The file that tells where a running instance is; gone when this is.
+struct RunningFile {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Drop for RunningFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
     }
 }
 
@@ -307,9 +353,8 @@ impl App {
         let router = rest::guarded(router);
         tasks.spawn("rest-api", http::serve(api, router, tasks.stop_token()));
         let running = Running { api: api_addr, pid: std::process::id() };
-        running.write(&options.data_dir)?;
-        let data_dir = options.data_dir;
-        Ok(Self { tasks, net, source, backup, state, access, api: api_addr, data_dir })
+        let running = running.publish(&options.data_dir)?;
+        Ok(Self { tasks, net, source, backup, state, access, api: api_addr, running })
     }
 
     /// Where the API listens.
@@ -374,7 +419,7 @@ impl App {
             tracing::warn!(%error, "the network did not end in time");
         }
         let failure = self.tasks.failure();
-        let _ = std::fs::remove_file(DataDir(&self.data_dir).running());
+        drop(self.running);
         // The index is written out as the store goes, unless something still
         // holds it: then the next start does what is left.
         let state = self.state;

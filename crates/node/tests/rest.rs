@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use common::{Instance, noise};
 use futures::StreamExt as _;
 use serde_json::json;
+use store::BlockStore as _;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_uploaded_comes_back_with_its_name_and_type() {
@@ -86,7 +87,7 @@ async fn equal_uploads_are_one_and_deleting_leaves_what_others_need() {
     assert!(answer.bytes().await.unwrap() == content);
     node.http.delete(node.url(&format!("/data/{named}"))).send().await.unwrap();
     // The collector runs by itself.
-    eventually("the space is free", || async {
+    eventually("the space is free", async || {
         node.json("/space").await["quotaUsedBytes"].as_u64().unwrap() < 10_000
     })
     .await;
@@ -94,7 +95,7 @@ async fn equal_uploads_are_one_and_deleting_leaves_what_others_need() {
 }
 
 /// Asks again until it holds; a bounded number of times.
-async fn eventually<F: Future<Output = bool>>(what: &str, holds: impl Fn() -> F) {
+async fn eventually(what: &str, holds: impl AsyncFn() -> bool) {
     for _ in 0..500 {
         if holds().await {
             return;
@@ -192,10 +193,28 @@ async fn pages_of_other_origins_get_nothing() {
         let answer = node.http.post(&url).header(name, value).body("x").send().await.unwrap();
         assert_eq!(answer.status(), 403, "{name}: {value}");
     }
+    // What an <img> or a <script> of another site asks for has no Origin.
+    let absent = "bafkr4igxjga67jykbseaxdmmdgc5a5o3zp3htom2l6mrjznk7fvyggu6eq";
+    for path in [
+        "/api/archivist/v1/data".to_owned(),
+        format!("/api/archivist/v1/data/{absent}/network/stream"),
+        format!("/api/archivist/v1/connect/{}", node.app.peer_id()),
+        "/api/v1/status".into(),
+        "/metrics".into(),
+        "/ui/".into(),
+    ] {
+        let url = format!("http://{}{path}", node.app.api_addr());
+        for site in ["cross-site", "same-site"] {
+            let asked = node.http.get(&url).header("sec-fetch-site", site);
+            let asked = asked.header("sec-fetch-mode", "no-cors").header("sec-fetch-dest", "image");
+            assert_eq!(asked.send().await.unwrap().status(), 403, "{site}: {path}");
+        }
+    }
     let own = format!("http://{}", node.app.api_addr());
     let answer = node.http.get(&url).header("origin", own).send().await.unwrap();
     assert_eq!(answer.status(), 200);
     assert!(!answer.headers().contains_key("access-control-allow-origin"));
+    assert_eq!(answer.headers()["cross-origin-resource-policy"], "same-origin");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -248,13 +267,13 @@ async fn an_upload_that_breaks_off_leaves_nothing() {
     for seed in 0..30 {
         sender.send(Ok(noise(seed, 200_000))).await.unwrap();
     }
-    eventually("some of it is stored", || async {
+    eventually("some of it is stored", async || {
         node.json("/space").await["quotaUsedBytes"].as_u64().unwrap() > 1_000_000
     })
     .await;
     sender.send(Err(std::io::Error::other("the client dies"))).await.unwrap();
     assert!(upload.await.unwrap().is_err());
-    eventually("nothing of it is left", || async {
+    eventually("nothing of it is left", async || {
         node.json("/space").await["quotaUsedBytes"].as_u64().unwrap() < 10_000
     })
     .await;
@@ -292,6 +311,50 @@ async fn the_node_tells_about_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_watched_file_that_is_to_be_kept_is_taken_into_the_store() {
+    let node = Instance::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let content = noise(11, 9_000_000);
+    std::fs::write(folder.path().join("f"), &content).unwrap();
+    let token = std::fs::read_to_string(node.dir.path().join("data/api-token")).unwrap();
+    let own = |path: &str| format!("http://{}/api/v1{path}", node.app.api_addr());
+    let add = node.http.post(own("/folders")).bearer_auth(token.trim());
+    let added = add.json(&json!({ "path": folder.path() })).send().await.unwrap();
+    assert_eq!(added.status(), 200);
+    let look = async |path: String| -> serde_json::Value {
+        let asked = node.http.get(own(&path)).bearer_auth(token.trim());
+        asked.send().await.unwrap().json().await.unwrap()
+    };
+    eventually("it is published", async || {
+        look("/folders".into()).await[0]["manifest_cid"].is_string()
+    })
+    .await;
+    let folders = look("/folders".into()).await;
+    let manifest = folders[0]["manifest_cid"].as_str().unwrap().to_owned();
+    let manifest = look(format!("/manifests/{manifest}")).await;
+    let files = manifest["files"].as_array().unwrap();
+    let file = files.iter().find(|file| file["path"] == "f").unwrap();
+    let cid = file["cid"].as_str().unwrap().to_owned();
+
+    let path = format!("/data/{cid}/network");
+    assert_eq!(node.http.post(node.url(&path)).send().await.unwrap().status(), 200);
+    eventually("it is kept", async || {
+        let progress = node.json(&format!("{path}/progress")).await;
+        assert_ne!(progress["state"], "failed", "{progress}");
+        progress["state"] == "complete"
+    })
+    .await;
+    // The file is another one from now on, and what is kept stays whole.
+    std::fs::write(folder.path().join("f"), "short").unwrap();
+    let answer = node.get(&format!("/data/{cid}")).await;
+    assert_eq!(answer.status(), 200);
+    assert!(answer.bytes().await.unwrap() == content);
+    node.app.store().gc(store::GcOptions::default()).unwrap();
+    let answer = node.get(&format!("/data/{cid}")).await;
+    assert!(answer.bytes().await.unwrap() == content);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn content_travels_between_nodes_that_allow_it() {
     let b = Instance::start().await;
     let a = Instance::start_with(|config| config.node.allowed_peers = vec![b.app.peer_id()]).await;
@@ -307,7 +370,7 @@ async fn content_travels_between_nodes_that_allow_it() {
             answer.json().await.unwrap()
         };
         assert_eq!((&item["cid"], &item["manifest"]["datasetSize"]), (&json!(cid), &json!(len)));
-        eventually("it is fetched", || async {
+        eventually("it is fetched", async || {
             let progress = b.json(&format!("{path}/progress")).await;
             assert_ne!(progress["state"], "failed", "{progress}");
             progress["state"] == "complete"

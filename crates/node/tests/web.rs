@@ -16,7 +16,10 @@ struct Ui {
 
 impl Ui {
     async fn start() -> Self {
-        let instance = Instance::start().await;
+        Self::on(Instance::start().await)
+    }
+
+    fn on(instance: Instance) -> Self {
         let token = std::fs::read_to_string(instance.dir.path().join("data/api-token")).unwrap();
         let http = reqwest::Client::builder()
             .no_proxy()
@@ -28,6 +31,12 @@ impl Ui {
 
     fn ask(&self, method: Method, path: &str) -> RequestBuilder {
         self.http.request(method, format!("http://{}{path}", self.instance.app.api_addr()))
+    }
+
+    async fn json(&self, asked: RequestBuilder) -> Value {
+        let answer = asked.send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+        answer.json().await.unwrap()
     }
 
     async fn link(&self) -> String {
@@ -42,12 +51,19 @@ impl Ui {
         link["url"].as_str().unwrap().to_owned()
     }
 
-    /// The cookie of a session that was opened by a link.
-    async fn cookie(&self) -> String {
+    /// The cookie of a session that was opened by a link, and its code.
+    async fn session(&self) -> (String, String) {
         let answer = self.http.get(self.link().await).send().await.unwrap();
         assert_eq!(answer.status(), StatusCode::SEE_OTHER);
-        let cookie = answer.headers()["set-cookie"].to_str().unwrap();
-        cookie.split(';').next().unwrap().to_owned()
+        let header = |name: &str| answer.headers()[name].to_str().unwrap().to_owned();
+        let cookie = header("set-cookie").split(';').next().unwrap().to_owned();
+        let location = header("location");
+        (cookie, location.strip_prefix("/ui/#csrf=").unwrap().to_owned())
+    }
+
+    /// The cookie alone.
+    async fn cookie(&self) -> String {
+        self.session().await.0
     }
 }
 
@@ -60,18 +76,22 @@ async fn a_link_opens_one_session_and_only_with_its_header_it_changes_something(
 
     let link = ui.link().await;
     let first = ui.http.get(&link).send().await.unwrap();
-    assert_eq!(first.headers()["location"], "/ui/");
     let set = first.headers()["set-cookie"].to_str().unwrap();
     assert!(set.contains("HttpOnly") && set.contains("SameSite=Strict"), "{set}");
     let again = ui.http.get(&link).send().await.unwrap();
     assert_eq!(again.headers()["location"], "/ui/?used");
     assert!(again.headers().get("set-cookie").is_none());
 
-    let cookie = ui.cookie().await;
-    let session = ui.ask(Method::GET, "/api/v1/ui/session").header("cookie", &cookie);
-    let session: Value = session.send().await.unwrap().json().await.unwrap();
-    assert_eq!(session["signed_in"], true);
-    let csrf = session["csrf"].as_str().unwrap();
+    let (cookie, csrf) = ui.session().await;
+    let csrf = csrf.as_str();
+    let asked = || ui.ask(Method::GET, "/api/v1/ui/session").header("cookie", &cookie);
+    let session = ui.json(asked().header("x-csrf-token", csrf)).await;
+    assert_eq!(session, json!({ "signed_in": true }));
+    // Any server on this machine that the browser visits sees the cookie: for
+    // the cookie alone there is no code.
+    let answer = asked().send().await.unwrap();
+    let shown = format!("{:?}", answer.headers()) + &answer.text().await.unwrap();
+    assert!(!shown.contains(csrf) && shown.ends_with(r#"{"signed_in":false}"#), "{shown}");
 
     let change = || {
         let change = ui.ask(Method::POST, "/api/v1/config").header("cookie", &cookie);
@@ -93,6 +113,17 @@ async fn a_link_opens_one_session_and_only_with_its_header_it_changes_something(
     let bare =
         ui.ask(Method::POST, "/api/v1/poll").header("x-csrf-token", csrf).send().await.unwrap();
     assert_eq!(bare.status(), 401);
+    // The token opens a session too, and hands its code over once.
+    let sign_in = || ui.ask(Method::POST, "/api/v1/ui/session");
+    let with_cookie = sign_in().header("cookie", &cookie).send().await.unwrap();
+    assert_eq!(with_cookie.status(), 401);
+    let begun = sign_in().bearer_auth(&ui.token).send().await.unwrap();
+    let set = begun.headers()["set-cookie"].to_str().unwrap().to_owned();
+    let begun: Value = begun.json().await.unwrap();
+    let poll =
+        ui.ask(Method::POST, "/api/v1/poll").header("cookie", set.split(';').next().unwrap());
+    let poll = poll.header("x-csrf-token", begun["csrf"].as_str().unwrap());
+    assert!(poll.send().await.unwrap().status().is_success());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -116,6 +147,80 @@ async fn what_shows_names_of_this_machine_takes_the_session() {
     }
 }
 
+const ABSENT: &str = "bafkr4igxjga67jykbseaxdmmdgc5a5o3zp3htom2l6mrjznk7fvyggu6eq";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_in_the_backups_is_shown_to_the_owner_alone() {
+    let ui = Ui::start().await;
+    let cookie = ui.cookie().await;
+    let manifest = format!("/api/v1/manifests/{ABSENT}");
+    for (path, status) in [
+        ("/api/v1/snapshots/aabbccddee/entries", 404),
+        ("/api/v1/snapshots/aabbccddee/file?path=x", 404),
+        ("/api/v1/snapshots/aabbccddee/zip", 404),
+        ("/api/v1/snapshots/aabbccddee/search?text=x", 404),
+        ("/api/v1/file-versions?folder=f&path=x", 200),
+        (manifest.as_str(), 404),
+        ("/api/v1/restores", 200),
+        ("/api/v1/restores/1", 404),
+        ("/api/v1/config", 200),
+    ] {
+        let asked = |method: Method| ui.ask(method, path);
+        let forged = cookie.replace('=', "=9");
+        for request in [
+            asked(Method::GET),
+            asked(Method::HEAD),
+            asked(Method::GET).header("cookie", forged),
+            asked(Method::GET).bearer_auth("0".repeat(64)),
+        ] {
+            assert_eq!(request.send().await.unwrap().status(), 401, "{path}");
+        }
+        for request in [
+            asked(Method::GET).header("cookie", &cookie),
+            asked(Method::GET).bearer_auth(&ui.token),
+        ] {
+            assert_eq!(request.send().await.unwrap().status(), status, "{path}");
+        }
+    }
+    // How things stand is open on loopback.
+    for path in ["status", "folders", "sources", "snapshots", "peers", "jobs", "openapi.json"] {
+        ui.json(ui.ask(Method::GET, &format!("/api/v1/{path}"))).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_the_token_required_nothing_but_the_way_in_is_open() {
+    let ui = Ui::on(Instance::start_with(|config| config.node.api_require_token = true).await);
+    let cookie = ui.cookie().await;
+    for path in [
+        "/api/v1/status",
+        "/api/v1/snapshots",
+        "/api/v1/openapi.json",
+        "/api/v1/config/keys",
+        "/metrics",
+        "/api/archivist/v1/data",
+        "/api/archivist/v1/spr",
+    ] {
+        assert_eq!(ui.ask(Method::GET, path).send().await.unwrap().status(), 401, "{path}");
+        for request in [
+            ui.ask(Method::GET, path).header("cookie", &cookie),
+            ui.ask(Method::GET, path).bearer_auth(&ui.token),
+        ] {
+            assert_eq!(request.send().await.unwrap().status(), 200, "{path}");
+        }
+    }
+    // The cookie alone changes nothing here either.
+    let upload = || ui.ask(Method::POST, "/api/archivist/v1/data").body("x");
+    let refused = upload().header("cookie", &cookie).send().await.unwrap();
+    assert_eq!(refused.status(), 401);
+    assert_eq!(upload().bearer_auth(&ui.token).send().await.unwrap().status(), 200);
+    // A browser can get in.
+    let session = ui.json(ui.ask(Method::GET, "/api/v1/ui/session")).await;
+    assert_eq!(session["signed_in"], false);
+    let page = ui.ask(Method::GET, "/ui/").send().await.unwrap();
+    assert_ne!(page.status(), 401);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_folder_and_a_source_are_edited_and_what_is_wrong_is_refused() {
     let ui = Ui::start().await;
@@ -133,8 +238,7 @@ async fn a_folder_and_a_source_are_edited_and_what_is_wrong_is_refused() {
     assert_eq!(changed.json::<Value>().await.unwrap()["name"], "Papers");
     let bad = call(Method::PATCH, &path, json!({ "exclude": ["a["] })).await.unwrap();
     assert_eq!(bad.status(), 422);
-    let config: Value =
-        ui.ask(Method::GET, "/api/v1/config").send().await.unwrap().json().await.unwrap();
+    let config: Value = ui.json(ui.ask(Method::GET, "/api/v1/config").bearer_auth(&ui.token)).await;
     assert_eq!(config["sync"]["folders"][0]["exclude"], json!(["*.tmp"]));
 
     let peer = Instance::start().await.app.peer_id().to_string();

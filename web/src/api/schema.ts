@@ -730,7 +730,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Whether this browser has a session. */
+        /** Whether this browser has a session, and what its changes have to carry. */
         get: operations["get_ui_session"];
         put?: never;
         /** Begins a session of this browser; it takes the token. */
@@ -946,6 +946,8 @@ export interface components {
              * @description Changes that are in no manifest yet.
              */
             pending_changes: number;
+            /** @description When its newest manifest was made. */
+            published_at?: string | null;
             /**
              * Format: int64
              * @description The number of its newest manifest.
@@ -956,6 +958,13 @@ export interface components {
              *     `paused`, `alarm` or `error`.
              */
             state: string;
+            /**
+             * @description Whatever was saved before this is on the backup server, but for what is
+             *     listed in `errors`. Absent while the newest manifest is not
+             *     acknowledged, and until the folder was looked through once since the
+             *     start.
+             */
+            up_to?: string | null;
             /**
              * Format: int64
              * @description How many directories are watched, and how many should be.
@@ -1339,10 +1348,13 @@ export interface components {
         };
         /** @description What a browser is told of its session. */
         Session: {
-            /** @description What every change has to carry in `X-CSRF-Token`, where it has one. */
-            csrf?: string | null;
-            /** @description Whether it has one. */
+            /** @description Whether it has one, and carries in `X-CSRF-Token` what belongs to it. */
             signed_in: boolean;
+        };
+        /** @description What a browser is told once, when its session begins. */
+        SignedIn: {
+            /** @description What every change has to carry in `X-CSRF-Token`. */
+            csrf: string;
         };
         /** @description A manifest that this instance holds, whole. */
         Snapshot: {
@@ -1410,6 +1422,8 @@ export interface components {
             data: string;
             /** @description The watched folders. */
             folders: components["schemas"]["Folder"][];
+            /** @description The settings that were changed and count after a restart. */
+            needs_restart?: string[];
             /** @description What somebody should look at, in plain words, the most pressing first. */
             notices: components["schemas"]["Notice"][];
             /** @description Who it is. */
@@ -1546,6 +1560,15 @@ export interface operations {
                 };
                 content: {
                     "application/json": Record<string, never>;
+                };
+            };
+            /** @description Without the token or a session */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
                 };
             };
         };
@@ -1848,6 +1871,15 @@ export interface operations {
             };
             /** @description Not such a path */
             400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
+            /** @description Without the token or a session */
+            401: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -2332,6 +2364,15 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
+            /** @description Without the token or a session */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
             /** @description It is not here, or is no manifest */
             404: {
                 headers: {
@@ -2545,6 +2586,15 @@ export interface operations {
                     "application/json": components["schemas"]["RestoreReport"][];
                 };
             };
+            /** @description Without the token or a session */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
         };
     };
     post_restores: {
@@ -2634,6 +2684,15 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["RestoreReport"];
+                };
+            };
+            /** @description Without the token or a session */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
                 };
             };
             /** @description No such restore since the instance was started */
@@ -2779,6 +2838,15 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
+            /** @description Without the token or a session */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
             /** @description No such snapshot, or nothing there */
             404: {
                 headers: {
@@ -2837,6 +2905,15 @@ export interface operations {
             };
             /** @description Not such an id or path, or not a file */
             400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
+            /** @description Without the token or a session */
+            401: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -2907,6 +2984,15 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
+            /** @description Without the token or a session */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
             /** @description No such snapshot */
             404: {
                 headers: {
@@ -2965,6 +3051,15 @@ export interface operations {
             };
             /** @description Not such an id or path */
             400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
+            /** @description Without the token or a session */
+            401: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -3324,11 +3419,13 @@ export interface operations {
         requestBody?: never;
         responses: {
             /** @description The cookie is set */
-            204: {
+            200: {
                 headers: {
                     [name: string]: unknown;
                 };
-                content?: never;
+                content: {
+                    "application/json": components["schemas"]["SignedIn"];
+                };
             };
             /** @description Without the token */
             401: {

@@ -22,6 +22,7 @@ use types::{Entry, EntryKind, RelPath};
 use utoipa::IntoParams;
 
 use super::snapshots::{self, Choice, rel_path};
+use super::ui::Owner;
 use super::{ApiState, Problem, blocking, reading};
 use crate::rest::attachment;
 use types::with_causes;
@@ -113,6 +114,7 @@ fn body(receiver: mpsc::Receiver<Piece>) -> Body {
     params(("id" = String, Path, description = "The id, or its beginning"), What),
     responses(
         (status = 200, content_type = "application/octet-stream", body = Vec<u8>),
+        (status = 401, description = "Without the token or a session", body = api::ApiProblem),
         (status = 400, description = "Not such an id or path, or not a file",
             body = api::ApiProblem),
         (status = 404, description = "No such snapshot, or nothing there", body = api::ApiProblem),
@@ -121,6 +123,7 @@ fn body(receiver: mpsc::Receiver<Piece>) -> Body {
     )
 )]
 pub(crate) async fn file(
+    _: Owner,
     State(state): State<ApiState>,
     Path(id): Path<String>,
     Query(what): Query<What>,
@@ -170,6 +173,7 @@ pub(crate) async fn file(
     params(("id" = String, Path, description = "The id, or its beginning"), What),
     responses(
         (status = 200, content_type = "application/zip", body = Vec<u8>),
+        (status = 401, description = "Without the token or a session", body = api::ApiProblem),
         (status = 400, description = "Not such an id or path", body = api::ApiProblem),
         (status = 404, description = "No such snapshot, or nothing there", body = api::ApiProblem),
         (status = 409, description = "There is no backup server to ask", body = api::ApiProblem),
@@ -177,6 +181,7 @@ pub(crate) async fn file(
     )
 )]
 pub(crate) async fn zip(
+    _: Owner,
     State(state): State<ApiState>,
     Path(id): Path<String>,
     Query(what): Query<What>,

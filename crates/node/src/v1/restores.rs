@@ -21,6 +21,7 @@ use store::{BlockStore, Root};
 use types::{Cid, RelPath};
 
 use super::snapshots::{self, Choice};
+use super::ui::Owner;
 use super::{Answer, ApiState, Problem, blocking};
 use crate::local_blocks::LocalBlocks;
 use crate::roots;
@@ -306,8 +307,15 @@ fn selection(request: &RestoreRequest) -> Result<Selection, Problem> {
 }
 
 /// The restores since the instance was started.
-#[utoipa::path(get, path = "/restores", responses((status = 200, body = Vec<RestoreReport>)))]
-pub(crate) async fn list(State(state): State<ApiState>) -> Json<Vec<RestoreReport>> {
+#[utoipa::path(
+    get,
+    path = "/restores",
+    responses(
+        (status = 200, body = Vec<RestoreReport>),
+        (status = 401, description = "Without the token or a session", body = api::ApiProblem),
+    )
+)]
+pub(crate) async fn list(_: Owner, State(state): State<ApiState>) -> Json<Vec<RestoreReport>> {
     Json(state.restores.0.lock().values().map(|running| running.to_api()).collect())
 }
 
@@ -318,11 +326,13 @@ pub(crate) async fn list(State(state): State<ApiState>) -> Json<Vec<RestoreRepor
     params(("id" = u64, Path, description = "As it was answered when it began")),
     responses(
         (status = 200, body = RestoreReport),
+        (status = 401, description = "Without the token or a session", body = api::ApiProblem),
         (status = 404, description = "No such restore since the instance was started",
             body = api::ApiProblem),
     )
 )]
 pub(crate) async fn get(
+    _: Owner,
     State(state): State<ApiState>,
     Path(id): Path<u64>,
 ) -> Answer<RestoreReport> {
