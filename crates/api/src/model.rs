@@ -519,6 +519,10 @@ pub struct PruneReport {
     pub holds: Vec<String>,
     /// Bytes that the disk has back.
     pub freed_bytes: u64,
+    /// Why nothing could be freed, where that is so: what was removed still
+    /// takes its place on the disk.
+    #[serde(default)]
+    pub not_collected: Option<String>,
 }
 
 /// What happens to a snapshot, and why.

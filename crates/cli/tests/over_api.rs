@@ -182,7 +182,7 @@ fn folders_go_through_the_instance() {
 #[test]
 fn sync_and_backup_now_ask_for_what_was_meant() {
     let report = json!({ "folders": registered(), "steps": [
-        { "name": "registered", "ok": true, "detail": "sequence 42" },
+        { "name": "register", "ok": true, "detail": "sequence 42" },
         { "name": "connect", "ok": true },
     ] });
     let (home, fake) = fake(&[("POST /sync", registered()), ("POST /backup-now", report.clone())]);
@@ -200,13 +200,13 @@ fn sync_and_backup_now_ask_for_what_was_meant() {
     assert_eq!(sent(&["backup-now", "docs", "--wait", "60"]), (json!("docs"), json!(60)));
     assert_eq!(sent(&["backup-now", "--wait", "docs"]), (json!("docs"), json!(86400)));
     assert_eq!(sent(&["backup-now", "--wait"]), (Value::Null, json!(86400)));
-    assert_eq!(run(home.path(), ["backup-now", "--json"]).json()["steps"][0]["name"], "registered");
+    assert_eq!(run(home.path(), ["backup-now", "--json"]).json()["steps"][0]["name"], "register");
 }
 
 #[test]
 fn a_backup_that_was_not_made_is_a_failure() {
     let report = json!({ "folders": [], "steps": [
-        { "name": "registered", "ok": true, "detail": null },
+        { "name": "register", "ok": true, "detail": null },
         { "name": "trigger", "ok": false, "detail": "refused\u{1b}[0m: pair the two" },
     ] });
     let (home, _fake) = fake(&[("POST /backup-now", report)]);
@@ -225,6 +225,18 @@ fn a_backup_that_was_not_made_is_a_failure() {
         let (home, _fake) = fake(&[("POST /backup-now", report)]);
         assert_eq!(run(home.path(), ["backup-now", "--wait"]).code, Some(code));
     }
+    // What was acknowledged is an older state, where the newest was not
+    // registered.
+    let report = json!({ "folders": [], "steps": [
+        { "name": "register", "ok": false, "detail": "Documents: it is gone" },
+        { "name": "connect", "ok": true },
+        { "name": "trigger", "ok": true },
+        { "name": "acknowledge", "ok": true },
+    ] });
+    let (home, _fake) = fake(&[("POST /backup-now", report)]);
+    let ran = run(home.path(), ["backup-now", "--wait"]);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert!(ran.err.contains("register failed") && ran.out.contains("it is gone"), "{ran:?}");
 }
 
 #[test]
@@ -557,7 +569,21 @@ fn prune_says_what_goes_and_why_not() {
         assert!(ran.out.contains(part), "{part}: {ran:?}");
     }
     assert_eq!(fake.request("POST /prune").body, json!({ "dry_run": true }));
-    assert_eq!(run(home.path(), ["prune", "--json"]).json(), report);
+    let told = run(home.path(), ["prune", "--json"]).json();
+    assert_eq!(told["not_collected"], Value::Null);
+    assert_eq!((&told["removed"], &told["holds"]), (&report["removed"], &report["holds"]));
+}
+
+#[test]
+fn a_prune_that_frees_nothing_is_a_failure() {
+    let report = json!({ "dry_run": false, "kept": [], "removed": [], "holds": [],
+        "freed_bytes": 0, "not_collected": "a block is gone\u{1b}" });
+    let (home, _fake) = fake(&[("POST /prune", report.clone())]);
+    let ran = run(home.path(), ["prune"]);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert!(ran.err.contains("nothing could be freed: a block is gone\\u{1b}"), "{ran:?}");
+    let ran = run(home.path(), ["prune", "--json"]);
+    assert_eq!((ran.code, ran.json()), (Some(1), report));
 }
 
 #[test]

@@ -287,7 +287,7 @@ impl App {
         };
         let Started { net, source, service, backup, blocks, snapshots, problems } = started;
 
-        let collector = Collector::new();
+        let collector = Collector::new(problems.clone());
         tasks.spawn("collector", collector.clone().run(store.clone(), tasks.stop_token()));
         let downloads =
             Downloads::new(blocks.clone(), net.handle(), tasks.tracker(), tasks.stop_token());

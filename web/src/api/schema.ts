@@ -697,7 +697,8 @@ export interface paths {
         put?: never;
         /**
          * Looks through folders and publishes what has changed; answers when the
-         *     manifests are registered.
+         *     manifests are registered. A folder that fails keeps none of the others from
+         *     it, and is named.
          */
         post: operations["post_sync"];
         delete?: never;
@@ -1209,6 +1210,11 @@ export interface components {
             holds: string[];
             /** @description Snapshots that stay, and which rule keeps each. */
             kept: components["schemas"]["PruneDecision"][];
+            /**
+             * @description Why nothing could be freed, where that is so: what was removed still
+             *     takes its place on the disk.
+             */
+            not_collected?: string | null;
             /** @description Snapshots that went, or would go. */
             removed: components["schemas"]["PruneDecision"][];
         };
@@ -3340,7 +3346,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description Paused, or in alarm, or there is none */
+            /** @description Paused, or in alarm, or there is none; of several, which are not registered */
             409: {
                 headers: {
                     [name: string]: unknown;
