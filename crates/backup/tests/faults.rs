@@ -15,6 +15,7 @@ use backup::{
 };
 use manifest::Offer;
 use net::Net;
+use store::sim::{Fault, Power, SimDisk};
 use store::{
     BlockStore, Call, FaultyStore, GcOptions, Limit, MemStore, PackStore, StoreError, StoreOptions,
     VerifyDepth,
@@ -298,5 +299,107 @@ async fn segments_that_were_checked_and_not_pulled_are_not_taken_for_complete() 
     assert_eq!(store.roots("snapshot/"), []);
     source.served.missing.lock().clear();
     pull(&puller, &source, &second).await.unwrap();
+    assert_holds(&store, manifest, &files);
+}
+
+/// A store on a simulated disk.
+fn simulated(disk: &SimDisk) -> Arc<dyn BlockStore> {
+    let options = StoreOptions { disk_reserve: 0, background: false, ..StoreOptions::default() };
+    let opened = PackStore::open_on(Arc::new(disk.clone()), Path::new("/store"), &options);
+    Arc::new(opened.unwrap().0)
+}
+
+#[tokio::test]
+async fn what_a_failed_sync_took_of_an_unfinished_pull_is_pulled_again() {
+    let source = Source::start().await;
+    let hand = Hand::new(&source).await;
+    let disk = SimDisk::new();
+    let store = simulated(&disk);
+    let puller = hand.puller(store.clone());
+    // More than are pulled in one go; one of the last cannot be had.
+    let files = tree(5500, 0);
+    let manifest = source.publish("docs", 1, &files);
+    let offer = offer(&source, "docs");
+    let (_, last) = files.last_key_value().unwrap();
+    source.served.missing.lock().insert(file(&source.served.store, last));
+    let error = pull(&puller, &source, &offer).await.unwrap_err();
+    assert!(matches!(error, ManifestPullError::Missing { count: 1, .. }), "{error}");
+    assert!(source.served().len() > 5000);
+    // Nothing of it was durable. Somebody else's sync is the one that fails.
+    let epoch = store.epoch();
+    let theirs = types::Block::new(types::Codec::Raw, b"theirs".to_vec()).unwrap();
+    store.put(&[types::EncodedBlock::plain(theirs)]).unwrap();
+    disk.set_fault(disk.operations(), Fault::Fail(std::io::ErrorKind::Other));
+    store.commit(epoch).unwrap_err();
+    source.served.missing.lock().clear();
+    pull(&puller, &source, &offer).await.unwrap();
+    assert_holds(&store, manifest, &files);
+    let after = simulated(&disk.crash(Power::Dropped));
+    assert_holds(&after, manifest, &files);
+}
+
+/// Flips a bit in every copy of these bytes in the packs.
+fn rot(disk: &SimDisk, content: &[u8]) {
+    for path in disk.files().iter().filter(|path| path.to_string_lossy().ends_with(".pack")) {
+        disk.damage(path, |bytes| {
+            if let Some(at) = bytes.windows(content.len()).position(|window| window == content) {
+                bytes[at] ^= 1;
+            }
+        });
+    }
+}
+
+#[tokio::test]
+async fn what_is_lost_while_it_is_pulled_is_in_no_snapshot() {
+    let source = Source::start().await;
+    let hand = Hand::new(&source).await;
+    let disk = SimDisk::new();
+    let store = simulated(&disk);
+    let puller = hand.puller(store.clone());
+    let files = tree(5500, 0);
+    let manifest = source.publish("docs", 1, &files);
+    let offer = offer(&source, "docs");
+    // The first files have come and were looked at; then one of them rots, and
+    // somebody finds it.
+    *source.served.left.lock() = Some(5200);
+    let pulling = {
+        let (puller, job) = (puller.clone(), job(&source, &offer));
+        tokio::spawn(async move { puller.pull(job).await })
+    };
+    until(|| (*source.served.left.lock() == Some(0)).then_some(())).await;
+    let (_, first) = files.iter().find(|(path, _)| !path.ends_with('/')).unwrap();
+    rot(&disk, first);
+    let rotten = file(&source.served.store, first);
+    assert!(matches!(store.get(&rotten), Err(StoreError::Damaged { .. })));
+    *source.served.left.lock() = None;
+    let result = pulling.await.unwrap();
+    assert!(matches!(result, Err(ManifestPullError::Lost)), "{result:?}");
+    assert_eq!(store.roots("snapshot/"), []);
+    pull(&puller, &source, &offer).await.unwrap();
+    assert_holds(&store, manifest, &files);
+}
+
+#[tokio::test]
+async fn damage_that_is_found_is_mended_by_the_next_manifest() {
+    let source = Source::start().await;
+    let hand = Hand::new(&source).await;
+    let disk = SimDisk::new();
+    let store = simulated(&disk);
+    let puller = hand.puller(store.clone());
+    let mut files = tree(3000, 0);
+    source.publish("docs", 1, &files);
+    pull(&puller, &source, &offer(&source, "docs")).await.unwrap();
+    // A block of the first segment rots; a verification finds it.
+    let (_, first) = files.iter().find(|(path, _)| !path.ends_with('/')).unwrap();
+    let rotten = file(&source.served.store, first);
+    rot(&disk, first);
+    let found = store.verify(VerifyDepth::Full).unwrap();
+    assert_eq!(found.problems.iter().map(|problem| problem.cid).collect::<Vec<_>>(), [rotten]);
+    // Only the last segment changes.
+    files.insert("z".into(), b"new".to_vec());
+    let manifest = source.publish("docs", 2, &files);
+    source.served();
+    pull(&puller, &source, &offer(&source, "docs")).await.unwrap();
+    assert!(source.served().contains(&rotten));
     assert_holds(&store, manifest, &files);
 }

@@ -148,6 +148,18 @@ impl Parts<'_> {
                 }
             });
         }
+        if let Some(streams) = net.accept(&backup::PATCH_PROTOCOL) {
+            let allowed = access.clone();
+            let may_have = move |peer: &PeerId| allowed.allows(peer, Purposes::BLOCKS);
+            let serving = backup::serve_patches(streams, may_have, store.clone());
+            let stop = tasks.stop_token();
+            tasks.spawn("patches", async move {
+                tokio::select! {
+                    () = serving => {}
+                    () = stop.cancelled() => {}
+                }
+            });
+        }
         Ok(Started { net, source, service, backup, blocks, snapshots, problems })
     }
 }

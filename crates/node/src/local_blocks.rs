@@ -24,6 +24,10 @@ macro_rules! delegate_to_store {
             self.$field.commit(epoch)
         }
 
+        fn losses(&self) -> u64 {
+            self.$field.losses()
+        }
+
         fn set_root(
             &self,
             name: &str,

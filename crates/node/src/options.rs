@@ -40,7 +40,12 @@ pub(crate) fn net_config(config: &Config) -> NetConfig {
         mdns: node.mdns,
         upload_limit: config.sync.upload_limit.bytes_per_sec(),
         download_limit: config.backup_server.download_limit.bytes_per_sec(),
-        protocols: vec![backup::RECEIPT_PROTOCOL, backup::SNAPSHOTS_PROTOCOL, pairing::PROTOCOL],
+        protocols: vec![
+            backup::RECEIPT_PROTOCOL,
+            backup::SNAPSHOTS_PROTOCOL,
+            backup::PATCH_PROTOCOL,
+            pairing::PROTOCOL,
+        ],
         ..NetConfig::default()
     }
 }

@@ -148,7 +148,10 @@ pub fn restore(
         return Err(end);
     }
     walked?;
-    walk.make_links(&job)?;
+    walk.make_links(&job);
+    if let Some(end) = job.end.lock().take() {
+        return Err(end);
+    }
     if is_fresh && options.selection.is_all() {
         walk.dirs.push((RelPath::root(), manifest.header().root.metadata.clone()));
     }
@@ -283,8 +286,11 @@ impl WalkState {
     }
 
     /// Makes the further names, now that the files are there.
-    fn make_links(&mut self, job: &Job<'_>) -> Result<(), RestoreError> {
+    fn make_links(&mut self, job: &Job<'_>) {
         for Link { first, task } in std::mem::take(&mut self.links) {
+            if job.has_ended() {
+                return;
+            }
             let identity = job.linked.lock().get(&first).copied();
             let linked =
                 identity.map(|identity| job.target.make_hard_link(&first, identity, &task.path));
@@ -298,11 +304,7 @@ impl WalkState {
                     job.settle(&task.path, made);
                 }
             }
-            if let Some(end) = job.end.lock().take() {
-                return Err(end);
-            }
         }
-        Ok(())
     }
 }
 
@@ -338,8 +340,13 @@ impl Job<'_> {
         }
     }
 
+    /// Whether it makes no sense to go on. A stop that anybody has obeyed is an
+    /// end: something was left out because of it.
     fn has_ended(&self) -> bool {
-        self.progress.is_stopped() || self.end.lock().is_some()
+        if self.progress.is_stopped() {
+            self.end(RestoreError::Stopped);
+        }
+        self.end.lock().is_some()
     }
 
     fn end(&self, error: RestoreError) {
@@ -396,7 +403,9 @@ impl Job<'_> {
             mtime_ns: task.metadata.mtime_ns,
             is_sparse: task.is_sparse,
         };
-        let made = self.target.make_file(&task.path, shape, |file| has_content(file, &content))?;
+        let made = self
+            .target
+            .make_file(&task.path, shape, |file| has_content(file, &content, self.progress))?;
         match made {
             MakeFile::Same(same) => {
                 self.progress.wrote(content.size);

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use common::{blocks, capture, manifest};
 use fstree::{CompareOptions, Unlike, compare};
-use restore::{Progress, Report, RestoreError, RestoreOptions, Selection, restore};
+use restore::{BlocksError, Progress, Report, RestoreError, RestoreOptions, Selection, restore};
 use store::{BlockStore, FileWriter, MemStore};
 use types::{Cid, Codec, Dataset, EncodedBlock, Entry, EntryKind, Hash, Metadata, RelPath};
 
@@ -259,6 +259,40 @@ fn a_stopped_restore_goes_on_where_it_was() {
     assert!(report.is_complete(), "{report:?}");
     let differences = compare(&setup.source(), &setup.target(), CompareOptions::default()).unwrap();
     assert!(differences.iter().all(|d| d.path.is_root()), "{differences:?}");
+}
+
+/// Blocks that are the last that anybody gets: the restore is stopped while
+/// they are fetched.
+#[derive(Debug)]
+struct Stopping(Arc<dyn restore::Blocks>, Cid, Arc<Progress>);
+
+impl restore::Blocks for Stopping {
+    fn get(&self, wanted: &[Cid]) -> Result<Vec<Option<bytes::Bytes>>, BlocksError> {
+        if wanted.contains(&self.1) {
+            self.2.stop();
+        }
+        self.0.get(wanted)
+    }
+}
+
+#[test]
+fn a_restore_that_was_stopped_at_its_very_end_is_not_complete() {
+    let setup = Setup::new();
+    for name in ["a", "b", "c"] {
+        fs::write(setup.source().join(name), name).unwrap();
+    }
+    fs::hard_link(setup.source().join("a"), setup.source().join("z")).unwrap();
+    let manifest = capture(&setup.store, &setup.source());
+    let options = RestoreOptions::default();
+    // All entries are with the workers by then.
+    let progress = Arc::new(Progress::default());
+    let last = Cid::of(Codec::Raw, b"c");
+    let stopping: Arc<dyn restore::Blocks> =
+        Arc::new(Stopping(blocks(&setup.store), last, progress.clone()));
+    let result = restore(&stopping, manifest, &setup.target(), &options, &progress);
+    assert!(matches!(result, Err(RestoreError::Stopped)), "{result:?}");
+    assert!(!setup.target().join("c").exists());
+    assert!(setup.restore(manifest, &options).unwrap().is_complete());
 }
 
 #[test]

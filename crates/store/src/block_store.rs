@@ -80,6 +80,12 @@ pub trait BlockStore: Send + Sync + fmt::Debug {
     /// Those of reading the index.
     fn has(&self, cid: &Cid) -> Result<bool, StoreError>;
 
+    /// How often blocks were lost that were there: with a sync that failed, by
+    /// damage that was found, with a pack that has vanished. Whoever remembers
+    /// that a block is there looks again when this is another number than it
+    /// was before the block was looked for.
+    fn losses(&self) -> u64;
+
     /// Sets a root, durably, after everything that was put before is durable:
     /// a name never refers to what a power cut can take.
     ///

@@ -99,6 +99,10 @@ impl BlockStore for FaultyStore {
         self.inner.has(cid)
     }
 
+    fn losses(&self) -> u64 {
+        self.inner.losses()
+    }
+
     fn set_root(&self, name: &str, root: Root, epoch: Epoch) -> Result<(), StoreError> {
         self.check(Call::SetRoot)?;
         self.inner.set_root(name, root, epoch)

@@ -93,6 +93,10 @@ impl BlockStore for MemStore {
         Ok(self.state.lock().blocks.contains_key(cid.hash()))
     }
 
+    fn losses(&self) -> u64 {
+        0
+    }
+
     fn set_root(&self, name: &str, root: Root, _: Epoch) -> Result<(), StoreError> {
         check_name(name)?;
         self.state.lock().roots.insert(name.to_owned(), root);

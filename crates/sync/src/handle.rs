@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use parking_lot::RwLock;
-use store::InPlaceAnswer;
+use store::{FileTable as _, InPlaceAnswer};
 use tokio::sync::{broadcast, oneshot};
 use types::{Cid, Codec, FolderId, Hash, Published, SequenceNumber};
 
@@ -157,9 +157,12 @@ impl SyncHandle {
             InPlaceAnswer::Changed(ids) => {
                 for id in ids {
                     if let Some((number, path, _)) = self.core.index.locate(*id)? {
+                        // A disk that is not mounted says nothing of its files.
+                        let is_there = matches!(self.core.files.open(*id), Ok(Some(_)));
+                        let written = is_there.then_some(*id);
                         let folders = self.folders.read();
                         if let Some(shared) = folders.values().find(|one| one.number == number) {
-                            shared.suspect(path, self.core.clock.elapsed());
+                            shared.suspect(path, written, self.core.clock.elapsed());
                         }
                     }
                 }

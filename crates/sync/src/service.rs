@@ -65,7 +65,10 @@ impl SyncService {
         let files = Arc::new(Files::new(index.clone()));
         let (in_place, is_lost) =
             InPlaceStore::open(options.disk.clone(), &dir.join(IN_PLACE_DIR), files.clone())?;
-        if is_lost {
+        // Nobody but its owner empties it.
+        let is_empty = in_place.places() == 0
+            && index.folders()?.iter().any(|(_, record)| record.rows.bytes > 0);
+        if is_lost || is_empty {
             tracing::warn!("where blocks are in the files was lost; all files are read again");
             for (folder, _) in index.folders()? {
                 index.update(&folder, |record| record.is_rehash_due = true)?;

@@ -232,6 +232,44 @@ async fn a_file_that_is_rewritten_all_the_time_keeps_its_last_good_state() {
     assert_eq!(setup.content(cid).unwrap()[..8], number.to_le_bytes());
 }
 
+/// A file that was to be tried again is another by then, and needs no reading:
+/// it is done with, or it would be due for ever, before anything else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_to_be_tried_again_may_be_settled_without_reading() {
+    use std::os::unix::fs::FileExt;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let mut setup = Setup::stopped();
+    // It is always due.
+    setup.tuning.retry_min = Duration::ZERO;
+    setup.tuning.retry_max = Duration::ZERO;
+    setup.write("busy", noise(1, 8_000_000));
+    setup.write("other", "other");
+    setup.start();
+    setup.calm().await;
+    let (stop, busy) = (std::sync::Arc::new(AtomicBool::new(false)), setup.path("busy"));
+    let stopped = stop.clone();
+    let writer = std::thread::spawn(move || {
+        let file = fs::File::options().write(true).open(busy).unwrap();
+        let mut number = 0_u64;
+        while !stopped.load(Ordering::Relaxed) {
+            number += 1;
+            file.write_all_at(&number.to_le_bytes(), 0).unwrap();
+        }
+    });
+    let read = setup.files_read();
+    setup.until("some tries", |status| status.files_read > read + 5).await;
+    fs::rename(setup.path("other"), setup.path("busy")).unwrap();
+    setup.until("the rename", |status| status.files == 1).await;
+    for round in 0..3 {
+        let before = setup.status().sequence;
+        setup.write("new", format!("round {round}"));
+        setup.until("a manifest", |status| status.sequence > before).await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    writer.join().unwrap();
+    setup.check(&setup.sync().await);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn of_a_file_that_only_grows_its_beginning_is_taken() {
     let mut setup = Setup::stopped();

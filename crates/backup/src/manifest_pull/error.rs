@@ -63,6 +63,9 @@ pub enum ManifestPullError {
         /// One of them.
         first: Cid,
     },
+    /// The store has lost blocks meanwhile: a sync failed, or damage was found.
+    #[error("the store lost blocks while it was pulled; what is missing is pulled again")]
+    Lost,
     /// It was told to stop.
     #[error("it was stopped")]
     Stopped,
@@ -121,7 +124,9 @@ impl ManifestPullError {
                 error.retry().into()
             }
             Self::Pull(error) => error.retry(),
-            Self::Changed { .. } | Self::Missing { .. } | Self::Stopped => Retry::Temporary,
+            Self::Changed { .. } | Self::Missing { .. } | Self::Lost | Self::Stopped => {
+                Retry::Temporary
+            }
             _ => Retry::Permanent,
         }
     }

@@ -18,6 +18,7 @@
 mod cache;
 mod error;
 mod files;
+mod patches;
 mod progress;
 
 use std::collections::HashMap;
@@ -33,8 +34,10 @@ use types::{Cid, FolderId, ManifestHeader};
 
 use self::cache::{Caches, Complete, FolderCache};
 use self::files::{FileWant, check_segment, files_of, first_missing};
+use self::patches::segment_patches;
 use crate::blocking::blocking;
 use crate::clock::Clock;
+use crate::patch::PatchWant;
 use crate::plan::{Counts, Plan, Step, Summary, TreeWalk, diff};
 use crate::pool::SessionPool;
 use crate::pull::{PullError, PullReport, Puller};
@@ -110,7 +113,7 @@ impl ManifestPuller {
         let shared = &self.0;
         let (source, folder) = (job.source, job.offer.published.folder_id.clone());
         let store = shared.snapshots.store().clone();
-        let epoch = store.epoch();
+        let (epoch, losses) = (store.epoch(), store.losses());
         let pin = store.pin();
         pin.add([job.offer.published.manifest_cid]);
         let puller = Puller::new(
@@ -126,10 +129,12 @@ impl ManifestPuller {
             cache: shared.caches.take(source, &folder),
             store,
             epoch,
+            losses,
             pin,
             puller,
             job,
             held_elsewhere: Vec::new(),
+            base_header: None,
         };
         let result = attempt.run().await;
         let mut cache = std::mem::take(&mut attempt.cache);
@@ -197,11 +202,15 @@ struct Attempt<'a> {
     store: Arc<dyn BlockStore>,
     root_name: String,
     epoch: Epoch,
+    /// What the store had lost when the attempt began.
+    losses: u64,
     pin: Pin,
     puller: Puller,
     cache: FolderCache,
     /// Segments of the last snapshot, in order, that are known to be complete.
     held_elsewhere: Vec<Option<Cid>>,
+    /// The block that holds the last snapshot's header.
+    base_header: Option<Cid>,
 }
 
 impl Attempt<'_> {
@@ -218,6 +227,9 @@ impl Attempt<'_> {
             base.segments.iter().map(|segment| known(segment.cid)).collect()
         });
         let plan = Arc::new(diff(&header, base.as_deref(), &complete));
+        if let Some(base) = &base {
+            self.patch(segment_patches(&plan, &header, base)).await?;
+        }
         let wanted = plan.new_segments().map(|step| step.segment.cid).collect();
         whole(&self.puller.blocks(wanted).await?)?;
         let summaries = Arc::new(self.check(plan.clone(), complete).await?);
@@ -257,7 +269,7 @@ impl Attempt<'_> {
                     None
                 }
             };
-            let base = tree.map(|tree| (newest.cid, tree.header().clone(), pin));
+            let base = tree.map(|tree| (newest.cid, tree, pin));
             Ok((base, store.root(&root_name)))
         });
         let (base, partial) = match newest.await {
@@ -267,11 +279,12 @@ impl Attempt<'_> {
         };
         let cache = std::mem::take(&mut self.cache);
         let base_cid = base.as_ref().map(|(cid, ..)| *cid);
-        self.cache = cache.valid(base_cid, partial.map(|root| root.cid));
-        Ok(Base::Header(base.map(|(cid, header, pin)| {
+        self.cache = cache.valid(base_cid, partial.map(|root| root.cid), self.losses);
+        Ok(Base::Header(base.map(|(cid, tree, pin)| {
             self.pin.add([cid]);
             drop(pin);
-            header
+            self.base_header = Some(tree.header_cid());
+            tree.header().clone()
         })))
     }
 
@@ -285,6 +298,9 @@ impl Attempt<'_> {
             Ok::<_, ManifestPullError>(header_of(manifest, &bytes)?)
         });
         let header_cid = header_cid.await?;
+        if let Some(base) = self.base_header {
+            self.patch(vec![PatchWant { cid: header_cid, bases: vec![base] }]).await?;
+        }
         whole(&self.puller.blocks(vec![header_cid]).await?)?;
         let store = self.store.clone();
         let header = blocking(move || {
@@ -490,13 +506,17 @@ impl Attempt<'_> {
             held: header.held.as_ref().map(|why| why.chars().take(HELD_LEN_MAX).collect()),
         };
         let (store, header) = (self.store.clone(), header.clone());
-        let (epoch, root_name) = (self.epoch, self.root_name.clone());
+        let (epoch, losses, root_name) = (self.epoch, self.losses, self.root_name.clone());
         let snapshot = blocking(move || {
             let segments = header.segments.iter().map(|segment| segment.cid);
             for cid in segments.chain([record.manifest]) {
                 if !store.has(&cid)? {
                     return Err(StoreError::Missing(cid).into());
                 }
+            }
+            // The files were looked for one by one, while the store went on.
+            if store.losses() != losses {
+                return Err(ManifestPullError::Lost);
             }
             let snapshot = snapshots.commit(record, epoch)?;
             // It is committed: what is left to do may fail.
@@ -508,7 +528,7 @@ impl Attempt<'_> {
         let snapshot = snapshot.await?;
         let segments = HashMap::clone(summaries);
         let base = Some(Complete { root: snapshot.cid, segments });
-        self.cache = FolderCache { base, ..FolderCache::default() };
+        self.cache = FolderCache { base, losses: self.losses, ..FolderCache::default() };
         Ok(snapshot)
     }
 

@@ -260,7 +260,7 @@ fn look(
 
 fn failure(error: &SnapshotError) -> Failure {
     match error {
-        SnapshotError::None | SnapshotError::Id(_) => Failure::None,
+        SnapshotError::None(_) | SnapshotError::Id(_) => Failure::None,
         SnapshotError::Folders(names) => {
             // A peer has at most a few folders; what it is told has a limit.
             Failure::Folders { names: names.iter().take(100).cloned().collect() }

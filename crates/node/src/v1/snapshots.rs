@@ -23,7 +23,7 @@ const ENTRIES_DEFAULT: usize = 1000;
 impl From<SnapshotError> for Problem {
     fn from(error: SnapshotError) -> Self {
         match error {
-            SnapshotError::None => Self::not_found(error.to_string()),
+            SnapshotError::None(_) => Self::not_found(error.to_string()),
             SnapshotError::Folders(_) | SnapshotError::Ambiguous(_) => Self::conflict(&error),
             SnapshotError::Id(_) => Self::bad(error.to_string()),
             _ => Self::internal(&error),

@@ -100,6 +100,8 @@ struct Inner {
     appended: AtomicU64,
     /// Counts the syncs that failed.
     failures: AtomicU64,
+    /// Counts what took blocks; held while it takes them.
+    losses: Mutex<u64>,
     commits: Mutex<Commits>,
     commit_done: Condvar,
     /// Packs with bytes that are not known to be durable.
@@ -250,6 +252,14 @@ impl Inner {
         }
     }
 
+    /// Does what takes blocks, and counts it: for everybody else, both happen
+    /// at once.
+    fn losing<T>(&self, take: impl FnOnce() -> T) -> T {
+        let mut losses = self.losses.lock();
+        *losses += 1;
+        take()
+    }
+
     /// Hands a task to the upkeep thread, or does it.
     fn request(&self, task: Upkeep) {
         match &self.upkeep {
@@ -304,6 +314,10 @@ impl BlockStore for PackStore {
 
     fn has(&self, cid: &Cid) -> Result<bool, StoreError> {
         Ok(self.inner.locate(cid.hash())?.is_some())
+    }
+
+    fn losses(&self) -> u64 {
+        *self.inner.losses.lock()
     }
 
     fn set_root(&self, name: &str, root: Root, epoch: Epoch) -> Result<(), StoreError> {

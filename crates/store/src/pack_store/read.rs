@@ -55,11 +55,11 @@ fn decode_place(hash: Hash, value: &Value) -> Option<(u32, Entry)> {
     Some((three(4), entry))
 }
 
-/// The places of a block that can be used, and whether there are damaged ones.
+/// The places of a block: those that can be used, and those that are damaged.
 #[derive(Debug, Default)]
 pub(super) struct Places {
     pub(super) usable: Vec<Place>,
-    pub(super) damaged: Option<Place>,
+    pub(super) damaged: Vec<Place>,
 }
 
 impl Inner {
@@ -84,7 +84,7 @@ impl Inner {
             }
             let place = Place { pack, record, entry };
             if self.quarantine.contains((place.pack.number(), record)) {
-                places.damaged = Some(place);
+                places.damaged.push(place);
                 continue;
             }
             if places.usable.is_empty()
@@ -123,7 +123,7 @@ impl Inner {
             let places = self.places(cid.hash())?;
             let mut damage = places
                 .damaged
-                .as_ref()
+                .first()
                 .map(|place| damaged(place, "it was found damaged before".into()));
             let mut has_moved = false;
             for place in &places.usable {
@@ -167,7 +167,10 @@ impl Inner {
     pub(super) fn quarantine(&self, place: &Place, reason: String) -> StoreError {
         let error = damaged(place, reason);
         tracing::error!(%error, "a stored block is damaged; it counts as absent");
-        self.quarantine.add((place.pack.number(), place.record));
+        let place = (place.pack.number(), place.record);
+        if self.losing(|| self.quarantine.add(place)) {
+            self.quarantine.save();
+        }
         error
     }
 
@@ -179,7 +182,7 @@ impl Inner {
                 pack = %pack.path.display(),
                 "a pack is gone; its blocks count as absent"
             );
-            self.packs.forget(pack.number());
+            self.losing(|| self.packs.forget(pack.number()));
         }
     }
 }

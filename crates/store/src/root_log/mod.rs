@@ -142,7 +142,10 @@ impl RootLog {
             .into_iter()
             .filter(|log| log.base_whole)
             .max_by_key(|log| log.base_sequence);
-        let mut complete = base.is_some();
+        // Where neither log is whole, the newest records may be gone from
+        // both, and no gap in the numbers would tell. A crash leaves one whole:
+        // the second is written when the first is durable.
+        let mut complete = base.is_some() && (first.whole || second.whole);
         let (mut roots, base_sequence) = match base {
             Some(log) => (log.base.clone(), log.base_sequence),
             // Better too many roots than too few: they only keep blocks alive.
@@ -170,8 +173,7 @@ impl RootLog {
             }
         }
         // A log that ends before the other, at a clean end, is what a crash
-        // between the two writes leaves. Both torn at their end is what a
-        // crash in the first write leaves; a record that both lack was never
+        // between the two writes leaves; a record that one log lacks was never
         // acknowledged.
         self.roots = roots;
         self.sequence = sequence;

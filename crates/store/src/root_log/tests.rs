@@ -102,6 +102,32 @@ fn records_lost_in_both_are_noticed_and_nothing_is_dropped() {
 }
 
 #[test]
+fn a_newest_root_that_is_lost_in_both_is_noticed() {
+    // The last record leaves no gap in the numbers when it goes.
+    let spoil = |disk: &SimDisk, path: &str| {
+        disk.damage(Path::new(path), |bytes| {
+            let at = bytes.windows(8).rposition(|w| w == b"snap/new").unwrap();
+            bytes[at] ^= 1;
+        });
+    };
+    for lost in [None, Some("/r/a.log"), Some("/r/b.log")] {
+        let disk = filled();
+        let (mut log, _) = open(&disk);
+        log.set("snap/new", root("snap/new")).unwrap();
+        for path in ["/r/a.log", "/r/b.log"] {
+            if lost == Some(path) {
+                disk.lose(Path::new(path));
+            } else {
+                spoil(&disk, path);
+            }
+        }
+        let (log, health) = open(&disk);
+        assert_eq!(health, Health::Incomplete, "lost: {lost:?}");
+        assert_eq!(names(&log), ["data/2", "snap/1"]);
+    }
+}
+
+#[test]
 fn what_was_acknowledged_survives_death_and_failure_at_every_step() {
     let faults = [Fault::Die, Fault::Fail(ErrorKind::Other), Fault::Fail(ErrorKind::StorageFull)];
     let powers = [

@@ -21,7 +21,7 @@ pub(crate) use shared::{Config, Shared};
 
 use crate::core::Core;
 use crate::error::SyncError;
-use crate::hash::{Mode, Reading};
+use crate::hash::{Mode, Reading, Unsaved};
 use crate::index::{AlarmRecord, Batch, Change, FolderRecord};
 use crate::publish::{self, Made, Naming};
 use crate::root_id::RootId;
@@ -30,9 +30,10 @@ use crate::schedule::{Action, Schedule};
 use crate::status::{AlarmKind, FolderState};
 use retries::Retries;
 
-/// A file that was found changed this often when somebody asked for a block
-/// of it has its blocks put into the store from then on.
+/// A file of which this many versions were found changed when somebody asked
+/// for a block has its blocks put into the store from then on.
 const HOT: u32 = 3;
+
 /// See the module.
 pub(crate) struct Task {
     core: Arc<Core>,
@@ -289,14 +290,10 @@ impl Task {
             in_place: self.core.in_place.clone(),
             pin: self.pin.clone(),
             shared: self.shared.clone(),
-            has_put: false.into(),
-            has_noted: false.into(),
+            put: Unsaved::default(),
+            noted: Unsaved::default(),
         });
-        let now = self.now();
-        let mut modes = BTreeMap::new();
-        modes.extend(self.shared.hot(HOT).into_iter().map(|path| (path, Mode::Spool)));
-        let restless = self.retries.restless(now, &self.core.tuning);
-        modes.extend(restless.into_iter().map(|path| (path, Mode::Prefix)));
+        let modes = self.modes()?;
         let resting = self.split_retries().1;
         let order = Order {
             folder: &self.shared.id,
@@ -341,6 +338,22 @@ impl Task {
         self.suspects.clear();
         self.unwatched = scanned.unwatched + if is_all { 0 } else { self.unwatched };
         self.note_scanned(scanned)
+    }
+
+    /// How files are read that cannot be served from where they are.
+    fn modes(&self) -> Result<BTreeMap<RelPath, Mode>, SyncError> {
+        let mut modes = BTreeMap::new();
+        let mut room = self.core.tuning.spool_max;
+        for path in self.shared.hot(HOT) {
+            let row = self.core.index.row(self.record.number, &path)?;
+            if let Some(left) = room.checked_sub(row.map_or(0, |row| row.stamp.size)) {
+                room = left;
+                modes.insert(path, Mode::Spool);
+            }
+        }
+        let restless = self.retries.restless(self.now(), &self.core.tuning);
+        modes.extend(restless.into_iter().map(|path| (path, Mode::Prefix)));
+        Ok(modes)
     }
 
     fn note_scanned(&mut self, scanned: crate::scan::Scanned) -> Result<(), Trouble> {

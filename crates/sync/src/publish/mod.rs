@@ -341,10 +341,9 @@ pub(crate) fn keep_unpublished(
         snapshot.each_row(&(key_of(record.number, start)..end), |path, row| {
             let Some(content) = row.content() else { return Ok(()) };
             let is_in_place = content.id.is_some();
-            if is_in_place && content.cid.codec() == Codec::Raw {
-                return Ok(());
+            if !is_in_place || content.cid.codec() != Codec::Raw {
+                pin.add([content.cid]);
             }
-            pin.add([content.cid]);
             if !is_whole(core, content.cid, is_in_place)? {
                 missing.push(path);
             }
@@ -355,12 +354,18 @@ pub(crate) fn keep_unpublished(
 }
 
 /// Whether the nodes of a file are in the store, and its chunks where they are
-/// not in place.
+/// to be.
 fn is_whole(core: &Core, cid: Cid, is_in_place: bool) -> Result<bool, SyncError> {
     let mut to_see = vec![cid];
     while let Some(cid) = to_see.pop() {
         if cid.codec() == Codec::Raw {
-            if !is_in_place && !core.store.has(&cid)? {
+            let is_known = if is_in_place {
+                // The empty block is in every file.
+                cid == Cid::of(Codec::Raw, b"") || core.in_place.is_known(cid.hash())?
+            } else {
+                core.store.has(&cid)?
+            };
+            if !is_known {
                 return Ok(false);
             }
             continue;

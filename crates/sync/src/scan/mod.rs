@@ -32,6 +32,8 @@ use crate::watch::AddDir;
 use rows::Rows;
 pub(crate) use targets::{Targets, normalise};
 
+/// What is said of a directory that hides what was backed up of it.
+const MOUNTED: &str = "another file system is mounted here; what it hides is kept as it was";
 /// How many entries of the error list are looked up for one directory.
 const ERRORS_MAX: usize = 10_000;
 
@@ -194,6 +196,9 @@ impl Scan<'_> {
     fn dir(&mut self, dir: &RelPath, mut is_deep: bool) -> Result<(), ScanError> {
         let root = self.reading.clone();
         let root = &root.root;
+        if self.is_hidden(dir)? {
+            return Ok(());
+        }
         // Before it is looked at: what changes later is told.
         self.watch(dir);
         let examined = match root.examine(dir) {
@@ -264,18 +269,22 @@ impl Scan<'_> {
                     };
                     let row = self.row_at(&mut rows, &path)?;
                     if row.as_ref().is_some_and(crate::index::Row::is_dir) {
-                        if kind != Kind::Dir || !is_deep {
-                            rows.skip_within(&path);
-                        } else if is_mount_point && rows.is_within(&path)? {
+                        if is_mount_point && rows.is_within(&path)? {
                             // What it hides is not deleted.
-                            self.fail(&path, "another file system is mounted here".to_owned());
+                            self.fail(&path, MOUNTED.to_owned());
                             rows.skip_within(&path);
                             continue;
                         }
+                        if kind != Kind::Dir || !is_deep {
+                            rows.skip_within(&path);
+                        }
                     }
-                    let is_same = row
-                        .as_ref()
-                        .is_some_and(|row| row.is_dir() && row.stamp.inode == found.stamp.inode);
+                    // (What was hidden may have changed before it was.)
+                    let is_same = row.as_ref().is_some_and(|row| {
+                        row.is_dir()
+                            && row.stamp.inode == found.stamp.inode
+                            && row.error.as_deref() != Some(MOUNTED)
+                    });
                     if let Some(watcher) = &self.core.watcher
                         && row.as_ref().is_some_and(crate::index::Row::is_dir)
                         && !is_same
@@ -289,7 +298,11 @@ impl Scan<'_> {
                         if is_entered {
                             rules.borrow_mut().enter(&path);
                             self.watch(&path);
-                        } else if !is_deep && !is_same && !root.is_cache_dir(&path) {
+                        } else if !is_deep
+                            && !is_mount_point
+                            && !is_same
+                            && !root.is_cache_dir(&path)
+                        {
                             self.later.push(path);
                         }
                     }
@@ -323,6 +336,29 @@ impl Scan<'_> {
             }
         }
         self.clear_errors_in(dir, is_deep)
+    }
+
+    /// Whether a directory is in another file system than the root: a disk is
+    /// mounted on it, or above it. Nothing of that is looked at, and what it
+    /// hides is noted and keeps its rows.
+    fn is_hidden(&mut self, dir: &RelPath) -> Result<bool, ScanError> {
+        let mount = match self.reading.root.mount_on_the_way(dir) {
+            Ok(None) => return Ok(false),
+            Ok(Some(mount)) => mount,
+            Err(error) if dir.is_root() => return Err(self.unreadable(error).into()),
+            Err(error) => {
+                self.fail(dir, with_causes(&error));
+                return Ok(true);
+            }
+        };
+        let below = below_range(self.order.number, &mount);
+        if Rows::new(&self.core.index, self.order.number, below).peek()?.is_some() {
+            self.fail(&mount, MOUNTED.to_owned());
+        } else if let Ok(Some(found)) = self.reading.root.examine(&mount) {
+            let row = self.core.index.row(self.order.number, &mount)?;
+            self.meet(found, row.as_ref())?;
+        }
+        Ok(true)
     }
 
     /// The row of a path; those before it were not met.
@@ -499,10 +535,10 @@ impl Scan<'_> {
         if self.batch.is_empty() {
             return Ok(());
         }
-        if self.reading.has_put.swap(false, Ordering::AcqRel) {
+        if self.reading.put.take() {
             self.core.store.commit(self.epoch)?;
         }
-        if self.reading.has_noted.swap(false, Ordering::AcqRel) {
+        if self.reading.noted.take() {
             self.core.in_place.commit()?;
         }
         let batch = std::mem::take(&mut self.batch);
