@@ -250,7 +250,8 @@ fn pairing_prints_the_code_alone_and_enters_it_as_it_is() {
         "POST /pairing/join" => (200, joined.clone()),
         "GET /pairing" => match polls.fetch_add(1, Ordering::SeqCst) {
             0 => (200, json!({ "state": "waiting", "expires_at": TIME })),
-            1 => (200, json!({ "state": "joined", "peer_id": PEER })),
+            1 => (200, json!({ "state": "joining" })),
+            2 => (200, json!({ "state": "joined", "peer_id": PEER })),
             _ => (200, json!({ "state": "expired" })),
         },
         _ => not_found(request),
