@@ -334,6 +334,20 @@ async fn a_folder_that_fails_keeps_no_other_from_being_registered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_cannot_be_read_is_told_by_the_running_instance() {
+    let ui = Ui::start().await;
+    let status = || async { ui.json(ui.ask(Method::GET, "/api/v1/status")).await };
+    assert!(!status().await["notices"].to_string().contains("snapshot"));
+    let store = ui.instance.app.store();
+    let gone = Root { cid: ABSENT.parse().unwrap(), partial: false };
+    let name = format!("snapshot/{SOMEBODY}/docs/1");
+    store.set_root(&name, gone, store.epoch()).unwrap();
+    let notices = status().await["notices"].to_string();
+    assert!(notices.contains(&name) && notices.contains("missing"), "{notices}");
+    assert!(notices.contains("verify"), "{notices}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn no_page_may_be_framed_and_a_missing_asset_is_no_page() {
     let ui = Ui::start().await;
     let page = ui.ask(Method::GET, "/ui/").send().await.unwrap();
