@@ -137,22 +137,27 @@ impl Live {
     /// Applies every change of the settings, until `stop`.
     pub(crate) async fn run(self, settings: Settings, stop: CancellationToken) {
         let mut changes = settings.subscribe();
+        let mut before = changes.borrow_and_update().clone();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 changed = changes.changed() => if changed.is_err() { return },
             }
             let config = changes.borrow_and_update().clone();
-            self.apply(&config);
+            self.apply(&before, &config);
+            before = config;
         }
     }
 
-    fn apply(&self, config: &Config) {
+    fn apply(&self, before: &Config, config: &Config) {
         self.access.replace(access_list(config));
         self.net.set_upload_limit(config.sync.upload_limit.bytes_per_sec());
         self.net.set_download_limit(config.backup_server.download_limit.bytes_per_sec());
         self.store.set_limits(config.node.max_storage.limit(), config.node.disk_reserve.bytes());
-        if let Err(error) = self.log_level.set(config.node.log_level.as_str()) {
+        // The node API may have set another one, until this one is changed.
+        if before.node.log_level != config.node.log_level
+            && let Err(error) = self.log_level.set(config.node.log_level.as_str())
+        {
             tracing::warn!(error, "the log level stays as it is");
         }
     }
