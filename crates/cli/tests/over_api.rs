@@ -530,6 +530,43 @@ fn a_machine_without_snapshots_lists_those_of_its_backup_server() {
 }
 
 #[test]
+fn what_only_the_backup_server_holds_is_listed_from_there() {
+    let home = Home::new("");
+    let (own, theirs) = ([snapshot("aabbccddee", 42, TIME)], [snapshot("ffeeddccbb", 43, TIME)]);
+    let fake = Fake::start(home.path(), move |request| {
+        let is_remote = request.query.contains("from_backup_server=true");
+        match request.call.as_str() {
+            "GET /snapshots" => (200, if is_remote { json!(theirs) } else { json!(own) }),
+            call if call.ends_with("/entries") => (200, json!([])),
+            _ => not_found(request),
+        }
+    });
+    let asked = |arguments: &[&str]| {
+        let ran = run(home.path(), [&["ls"][..], arguments].concat());
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        let last = fake.requests().last().unwrap().clone();
+        (last.call, last.query.contains("from_backup_server=true"))
+    };
+    let entries = |id: &str| format!("GET /snapshots/{id}/entries");
+    assert_eq!(asked(&["ffee"]), (entries("ffee"), false), "there is no backup server to ask");
+    assert_eq!(asked(&["ffee", "--from-backup-server"]), (entries("ffee"), true));
+    let latest = asked(&["latest", "--from-backup-server"]);
+    assert_eq!(latest, (entries("ffeeddccbb"), true));
+    home.configure(&format!(
+        "[sync]\nbackup_peer_address = \"/ip4/192.0.2.1/tcp/8070/p2p/{PEER}\"\n"
+    ));
+    assert_eq!(asked(&["FFEE"]), (entries("ffee"), true));
+    assert_eq!(asked(&["aabb"]), (entries("aabb"), false));
+    assert_eq!(asked(&["latest"]), (entries("aabbccddee"), false));
+    // With nobody to ask, that is what is said, and not that there is nothing.
+    drop(fake);
+    for command in [&["snapshots"][..], &["ls", "latest"], &["ls", "ffee"]] {
+        let ran = run(home.path(), command);
+        assert_eq!(ran.code, Some(3), "{command:?}: {ran:?}");
+    }
+}
+
+#[test]
 fn a_check_is_followed_to_its_end_and_damage_is_a_failure() {
     let sound =
         json!({ "checked": 2, "blocks": 9, "read_bytes": 2048, "problems": [], "repaired": 1 });
