@@ -449,7 +449,7 @@ pub struct Job {
     pub kind: String,
     /// `running`, `done` or `failed`.
     pub state: String,
-    /// How much is done, in bytes or blocks …
+    /// How much is done: for `verify`, snapshots …
     pub progress_done: u64,
     /// … of so much, where that is known.
     #[serde(default)]

@@ -40,3 +40,4 @@ pub use log_level::{LogLevel, filter};
 pub use recent_log::RecentLog;
 pub use settings::{Applied, Settings};
 pub use tasks::Tasks;
+pub use v1::restore_model;

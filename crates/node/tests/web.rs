@@ -293,6 +293,9 @@ async fn a_folder_that_fails_keeps_no_other_from_being_registered() {
     let post = |path: &str, body: Value| {
         ui.ask(Method::POST, path).bearer_auth(&ui.token).json(&body).send()
     };
+    let none = post("/api/v1/sync", json!({})).await.unwrap();
+    assert_eq!(none.status(), 409);
+    assert!(none.text().await.unwrap().contains("folder add"));
     // The one that fails comes first.
     for name in ["broken", "sound"] {
         let path = dir.path().join(name);
@@ -301,8 +304,17 @@ async fn a_folder_that_fails_keeps_no_other_from_being_registered() {
         let folder = json!({ "path": path, "name": name });
         assert_eq!(post("/api/v1/folders", folder).await.unwrap().status(), 200);
     }
-    let synced = post("/api/v1/sync", json!({})).await.unwrap();
-    assert_eq!(synced.status(), 200, "{}", synced.text().await.unwrap());
+    for (verb, word) in [("pause", "paused"), ("resume", "")] {
+        for name in ["broken", "sound"] {
+            let path = format!("/api/v1/folders/{name}/{verb}");
+            assert_eq!(post(&path, json!({})).await.unwrap().status(), 200);
+        }
+        let synced = post("/api/v1/sync", json!({})).await.unwrap();
+        let expected = if word.is_empty() { 200 } else { 409 };
+        let status = synced.status();
+        let told = synced.text().await.unwrap();
+        assert!(status == expected && told.contains(word), "{verb}: {status}, {told}");
+    }
     std::fs::remove_dir_all(dir.path().join("broken")).unwrap();
     let sequence = || async {
         let folders = ui.json(ui.ask(Method::GET, "/api/v1/folders")).await;

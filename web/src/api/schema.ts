@@ -997,7 +997,7 @@ export interface components {
             kind: string;
             /**
              * Format: int64
-             * @description How much is done, in bytes or blocks …
+             * @description How much is done: for `verify`, snapshots …
              */
             progress_done: number;
             /**

@@ -107,7 +107,7 @@ impl Configured {
     fn new(folder: &FolderConfig) -> Self {
         Self {
             id: folder.id.clone(),
-            name: folder.label(),
+            name: folder.display_name(),
             path: folder.path.to_string(),
             state: if folder.paused { "paused" } else { "stopped" },
             exclude: folder.exclude.iter().map(ToString::to_string).collect(),
@@ -219,7 +219,7 @@ impl Remove {
             None => {
                 let folder = configured(context, &self.folder)?;
                 context.config_file().remove_folder(&folder.id)?;
-                folder.label()
+                folder.display_name()
             }
         };
         print_line(format_args!("{} is not watched any more", safe(&label)))
@@ -239,7 +239,7 @@ fn set_paused(context: &Context, folder: &str, paused: bool) -> Result<()> {
             let folder = configured(context, folder)?;
             let update = FolderUpdate { paused: Some(paused), ..FolderUpdate::default() };
             context.config_file().update_folder(&folder.id, &update)?;
-            folder.label()
+            folder.display_name()
         }
     };
     let state = if paused { "is paused" } else { "goes on" };
@@ -270,7 +270,7 @@ async fn resolve(client: &Client, given: &str) -> Result<(FolderId, String)> {
 fn configured(context: &Context, given: &str) -> Result<FolderConfig> {
     let config = context.config()?;
     let folders = config.sync.folders.iter();
-    let (id, _) = choose(folders.map(|one| (one.id.clone(), one.label())).collect(), given)?;
+    let (id, _) = choose(folders.map(|one| (one.id.clone(), one.display_name())).collect(), given)?;
     config.folder(&id).cloned().with_context(|| format!("there is no folder {id}"))
 }
 

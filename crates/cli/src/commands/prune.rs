@@ -10,7 +10,7 @@ use crate::output::{Align, Out, Progress, Table, Unit, count, local_time, print_
 /// Remove the snapshots that no rule of `backup_server.keep` keeps, and free
 /// their space.
 ///
-/// A running instance does so by itself after each backup. The newest snapshot
+/// A running instance does so by itself from time to time. The newest snapshot
 /// of a folder always stays.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  archivist prune --dry-run")]

@@ -46,10 +46,12 @@ fn chosen(state: &ApiState, folder: Option<&str>) -> Result<Vec<FolderId>, Probl
     let running = config.sync.folders.iter().filter(|folder| !folder.paused);
     let ids: Vec<FolderId> = running.map(|folder| folder.id.clone()).collect();
     if ids.is_empty() {
-        return Err(Problem::new(
-            StatusCode::CONFLICT,
-            "no folder is watched; `archivist folder add PATH` adds one",
-        ));
+        let why = if config.sync.folders.is_empty() {
+            "no folder is watched; `archivist folder add PATH` adds one"
+        } else {
+            "all folders are paused; `archivist folder resume ID` goes on with one"
+        };
+        return Err(Problem::new(StatusCode::CONFLICT, why));
     }
     Ok(ids)
 }

@@ -54,6 +54,7 @@ use types::with_causes;
 
 pub(crate) use self::jobs::{Jobs, Running as RunningJob};
 pub(crate) use self::restores::Restores;
+pub use self::restores::restore_model;
 
 /// What the API works with.
 #[derive(Clone)]

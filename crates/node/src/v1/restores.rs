@@ -2,7 +2,7 @@
 //! holds of its folders.
 
 use std::collections::BTreeMap;
-use std::path::{Path as FsPath, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -58,8 +58,22 @@ enum End {
     Cancelled,
 }
 
-fn text(path: &RelPath) -> String {
-    String::from_utf8_lossy(path.as_bytes()).into_owned()
+/// A restore that has come to its end, as it is told: the same by the instance
+/// and by whoever restores without it.
+pub fn restore_model(shown: RestoreReport, done: Report) -> RestoreReport {
+    let is_complete = done.is_complete();
+    let text = |path: &RelPath| String::from_utf8_lossy(path.as_bytes()).into_owned();
+    RestoreReport {
+        state: if is_complete { "done" } else { "failed" }.to_owned(),
+        error: (!is_complete).then(|| "not everything that was asked for is there".to_owned()),
+        in_the_way: done.in_the_way,
+        not_set: done.not_set,
+        skipped: done.skipped,
+        failed: done.failed,
+        is_cut_short: done.is_cut_short,
+        not_found: done.not_found.iter().map(text).collect(),
+        ..shown
+    }
 }
 
 impl Running {
@@ -77,15 +91,7 @@ impl Running {
         match self.end.lock().clone() {
             None => {}
             Some(End::Done(done)) => {
-                report.state = if done.is_complete() { "done" } else { "failed" }.to_owned();
-                report.error = (!done.is_complete())
-                    .then(|| "not everything that was asked for is there".to_owned());
-                report.in_the_way = done.in_the_way;
-                report.not_set = done.not_set;
-                report.skipped = done.skipped;
-                report.failed = done.failed;
-                report.is_cut_short = done.is_cut_short;
-                report.not_found = done.not_found.iter().map(text).collect();
+                report = restore_model(report, done);
             }
             Some(End::Failed(error)) => {
                 report.state = "failed".to_owned();
@@ -232,7 +238,7 @@ pub(crate) async fn start(
     State(state): State<ApiState>,
     Json(request): Json<RestoreRequest>,
 ) -> Answer<RestoreReport> {
-    let target = target(&request)?;
+    let target = target(&request).await?;
     let selection = selection(&request)?;
     let choice = Choice {
         source: None,
@@ -306,7 +312,7 @@ impl Drop for Kept {
     }
 }
 
-fn target(request: &RestoreRequest) -> Result<PathBuf, Problem> {
+async fn target(request: &RestoreRequest) -> Result<PathBuf, Problem> {
     use std::os::unix::ffi::OsStringExt as _;
     let bytes = from_text(&request.target, request.target_base64.as_deref())
         .ok_or_else(|| Problem::bad("target_base64 is no base64"))?;
@@ -314,14 +320,17 @@ fn target(request: &RestoreRequest) -> Result<PathBuf, Problem> {
     if !target.is_absolute() {
         return Err(Problem::bad(format!("the target {} is not absolute", target.display())));
     }
-    if is_file(&target) {
-        return Err(Problem::bad(format!("the target {} is not a directory", target.display())));
-    }
-    Ok(target)
-}
-
-fn is_file(path: &FsPath) -> bool {
-    std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_dir())
+    // The disk may be slow, or one of the network.
+    blocking(move || {
+        if std::fs::metadata(&target).is_ok_and(|metadata| !metadata.is_dir()) {
+            return Err(Problem::bad(format!(
+                "the target {} is not a directory",
+                target.display()
+            )));
+        }
+        Ok(target)
+    })
+    .await
 }
 
 fn selection(request: &RestoreRequest) -> Result<Selection, Problem> {
