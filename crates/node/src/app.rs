@@ -24,6 +24,7 @@ use crate::local_blocks::LocalBlocks;
 use crate::log_level::LogLevel;
 use crate::options::{self, Live};
 use crate::pairing::{self, Pairing};
+use crate::removed::RemovedFolders;
 use crate::rest::{self, NodeState};
 use crate::roots;
 use crate::settings::Settings;
@@ -343,11 +344,19 @@ impl App {
             access: access.clone(),
             login_keys: LoginKeys::default(),
             journal: Journal::default(),
+            removed: RemovedFolders::new(&options.data_dir),
             stop: tasks.stop_token(),
         };
         let journal = state.journal.clone();
         let journal = journal.run(state.sync.clone(), state.backup.clone(), tasks.stop_token());
         tasks.spawn("journal", journal);
+        let (removed, stop) = (v1::forget_removed(state.clone()), tasks.stop_token());
+        tasks.spawn("removed-folders", async move {
+            tokio::select! {
+                () = removed => {}
+                () = stop.cancelled() => {}
+            }
+        });
         let keeper = Keeper::new(state.clone());
         tasks.spawn("keeper", keeper.run(tasks.stop_token()));
         let router = rest::router(state.node.clone()).merge(v1::router(state.clone()));

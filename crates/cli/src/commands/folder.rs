@@ -5,6 +5,7 @@ use std::path::{Component, Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use api::{AddFolder, Client};
 use config::{FolderConfig, FolderId, FolderPath, FolderUpdate};
+use node::RemovedFolders;
 use serde::Serialize;
 
 use crate::context::{Context, block_on};
@@ -218,6 +219,11 @@ impl Remove {
             })?,
             None => {
                 let folder = configured(context, &self.folder)?;
+                // The next instance drops what is known of it.
+                let data = context.paths.data_dir();
+                RemovedFolders::new(data)
+                    .note(&folder.id)
+                    .with_context(|| format!("cannot write to {}", data.display()))?;
                 context.config_file().remove_folder(&folder.id)?;
                 folder.display_name()
             }
