@@ -24,6 +24,9 @@ pub struct Status {
     pub storage: Storage,
     /// What somebody should look at, in plain words, the most pressing first.
     pub notices: Vec<Notice>,
+    /// The settings that were changed and count after a restart.
+    #[serde(default)]
+    pub needs_restart: Vec<String>,
 }
 
 /// Something that somebody should look at.
@@ -98,6 +101,17 @@ pub struct Folder {
     /// When it did.
     #[schema(value_type = Option<String>)]
     pub backed_up_at: Option<Timestamp>,
+    /// When its newest manifest was made.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub published_at: Option<Timestamp>,
+    /// Whatever was saved before this is on the backup server, but for what is
+    /// listed in `errors`. Absent while the newest manifest is not
+    /// acknowledged, and until the folder was looked through once since the
+    /// start.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub up_to: Option<Timestamp>,
     /// When its last scan ended.
     #[schema(value_type = Option<String>)]
     pub last_scan: Option<Timestamp>,

@@ -5,11 +5,11 @@
 mod common;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::time::Duration;
 
 use common::{Setup, folder, id, noise};
-use sync::{AlarmKind, FolderState, SyncError};
+use sync::{AlarmKind, Clock as _, FolderState, SyncError};
 use types::{EntryKind, RelPath};
 
 fn path(text: &str) -> RelPath {
@@ -18,6 +18,11 @@ fn path(text: &str) -> RelPath {
 
 fn chmod(path: impl AsRef<std::path::Path>, mode: u32) {
     fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+}
+
+fn mtime_ns(path: &std::path::Path) -> i128 {
+    let metadata = fs::metadata(path).unwrap();
+    i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec())
 }
 
 fn alarm(state: &FolderState) -> Option<AlarmKind> {
@@ -214,9 +219,17 @@ async fn a_file_that_is_rewritten_all_the_time_keeps_its_last_good_state() {
     for round in 0.. {
         assert!(std::time::Instant::now() < end, "the file was always read well");
         setup.write("calm", format!("round {round}"));
+        setup.clock.advance_hours(1);
+        let saved = mtime_ns(&setup.path("busy"));
+        let moment = setup.clock.now();
         let next = setup.sync().await;
         assert!(next.sequence_number > last.sequence_number, "others wait for it");
+        let status = setup.status();
         let busy = &setup.entries(&next)[&path("busy")];
+        let is_covered = status.error_count == 0 && status.covers_until >= Some(moment);
+        if is_covered && status.sequence == next.sequence_number {
+            assert!(busy.metadata.mtime_ns >= saved, "an older state is said to be the newest");
+        }
         if let Some(what) = &busy.error {
             assert!(what.contains("changes all the time"));
             break;

@@ -107,6 +107,12 @@ export async function signIn(token: string): Promise<void> {
   localStorage.setItem(CODE, begun.csrf);
 }
 
+/** Ends the session of this browser. */
+export async function signOut(): Promise<void> {
+  await remove<undefined>("/ui/session");
+  csrf = undefined;
+}
+
 /** A path with parameters; those without a value are left out. */
 export function url(
   path: string,

@@ -947,6 +947,8 @@ export interface components {
              * @description Changes that are in no manifest yet.
              */
             pending_changes: number;
+            /** @description When its newest manifest was made. */
+            published_at?: string | null;
             /**
              * Format: int64
              * @description The number of its newest manifest.
@@ -957,6 +959,13 @@ export interface components {
              *     `paused`, `alarm` or `error`.
              */
             state: string;
+            /**
+             * @description Whatever was saved before this is on the backup server, but for what is
+             *     listed in `errors`. Absent while the newest manifest is not
+             *     acknowledged, and until the folder was looked through once since the
+             *     start.
+             */
+            up_to?: string | null;
             /**
              * Format: int64
              * @description How many directories are watched, and how many should be.
@@ -1419,6 +1428,8 @@ export interface components {
             data: string;
             /** @description The watched folders. */
             folders: components["schemas"]["Folder"][];
+            /** @description The settings that were changed and count after a restart. */
+            needs_restart?: string[];
             /** @description What somebody should look at, in plain words, the most pressing first. */
             notices: components["schemas"]["Notice"][];
             /** @description Who it is. */

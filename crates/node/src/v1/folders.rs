@@ -70,6 +70,8 @@ fn one(state: &ApiState, folder: &FolderConfig) -> Folder {
             pending_changes: 0,
             backed_up_sequence: None,
             backed_up_at: None,
+            published_at: None,
+            up_to: None,
             last_scan: None,
             watched_dirs: 0,
             dirs_to_watch: 0,
@@ -119,6 +121,8 @@ pub(crate) fn to_api(status: &FolderStatus) -> Folder {
         pending_changes: status.pending_changes,
         backed_up_sequence: status.receipt.map(|receipt| receipt.sequence),
         backed_up_at: status.receipt.map(|receipt| receipt.at),
+        published_at: status.published_at,
+        up_to: up_to(status),
         last_scan: status.last_scan,
         watched_dirs: status.watch.watched,
         dirs_to_watch: status.watch.needed,
@@ -126,6 +130,13 @@ pub(crate) fn to_api(status: &FolderStatus) -> Folder {
         errors: status.errors.iter().map(problem).collect(),
         error_count: status.error_count,
     }
+}
+
+/// Up to when everything is on the backup server: what its newest manifest
+/// has, once that is acknowledged.
+fn up_to(status: &FolderStatus) -> Option<jiff::Timestamp> {
+    let receipt = status.receipt?;
+    status.covers_until.filter(|_| receipt.sequence >= status.sequence)
 }
 
 fn problem(problem: &sync::FileProblem) -> FileError {
@@ -455,4 +466,51 @@ pub(crate) async fn errors(
         Ok(Json(errors.iter().map(problem).collect()))
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use sync::{Progress, Receipt, WatchMode, WatchStatus};
+    use types::SequenceNumber;
+
+    use super::*;
+
+    /// Whoever reads "up to" relies on it: it is what the backup server has,
+    /// neither what was only published nor when it said so.
+    #[test]
+    fn up_to_is_said_only_of_what_is_acknowledged() {
+        let moment = |text: &str| text.parse::<jiff::Timestamp>().unwrap();
+        let covered = moment("2026-11-22T12:00:00Z");
+        let status = |sequence, receipt: Option<u64>| FolderStatus {
+            id: "docs".parse().unwrap(),
+            name: "docs".into(),
+            path: "/docs".into(),
+            state: FolderState::Idle,
+            sequence: SequenceNumber(sequence),
+            manifest_cid: None,
+            published_at: Some(moment("2026-11-22T12:00:01Z")),
+            covers_until: Some(covered),
+            files: 1,
+            dirs: 1,
+            bytes: 1,
+            pending_changes: 0,
+            error_count: 0,
+            errors: Vec::new(),
+            watch: WatchStatus { watched: 1, needed: 1, mode: WatchMode::Watching },
+            held: None,
+            receipt: receipt.map(|sequence| Receipt {
+                sequence: SequenceNumber(sequence),
+                at: moment("2026-11-22T12:00:09Z"),
+            }),
+            last_scan: Some(moment("2026-11-22T12:00:05Z")),
+            progress: Progress::default(),
+            files_read: 1,
+            stalled_for: None,
+        };
+        assert_eq!(to_api(&status(7, Some(7))).up_to, Some(covered));
+        assert_eq!(to_api(&status(7, Some(6))).up_to, None);
+        assert_eq!(to_api(&status(7, None)).up_to, None);
+        let unseen = FolderStatus { covers_until: None, ..status(7, Some(7)) };
+        assert_eq!(to_api(&unseen).up_to, None);
+    }
 }

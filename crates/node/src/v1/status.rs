@@ -50,6 +50,7 @@ pub(crate) async fn status(State(state): State<ApiState>) -> Answer<Status> {
             sources: sources::all(&state),
             storage,
             notices,
+            needs_restart: needs_restart(&state),
         }))
     })
     .await
@@ -169,16 +170,20 @@ fn notices(state: &ApiState) -> Vec<Notice> {
             ),
         });
     }
-    let waiting = state.node.settings.waiting_for_restart();
+    let waiting = needs_restart(state);
     if !waiting.is_empty() {
-        let keys: Vec<String> = waiting.into_iter().map(|change| change.key.to_string()).collect();
         notices.push(Notice {
             level: NoticeLevel::Info,
-            message: format!("these settings count after a restart: {}", keys.join(", ")),
+            message: format!("these settings count after a restart: {}", waiting.join(", ")),
             action: Some("restart the daemon".into()),
         });
     }
     notices
+}
+
+fn needs_restart(state: &ApiState) -> Vec<String> {
+    let waiting = state.node.settings.waiting_for_restart().into_iter();
+    waiting.map(|change| change.key.to_string()).collect()
 }
 
 /// Who asks for manifests in vain, or could not fetch what they name.

@@ -84,7 +84,7 @@ impl Task {
     }
 
     /// Whether something changed while it was looked at, and may be still by now.
-    fn is_unsettled(&self) -> bool {
+    pub(super) fn is_unsettled(&self) -> bool {
         let restless = self.retries.restless(self.now(), &self.core.tuning);
         !self.again.is_empty() || self.retries.all().len() > restless.len()
     }

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fstree::{Owners, Root, RootError};
+use jiff::{SignedDuration, Timestamp};
 use store::Pin;
 use types::{RelPath, with_causes};
 
@@ -27,12 +28,15 @@ use crate::publish::{self, Made, Naming};
 use crate::root_id::RootId;
 use crate::scan::{Order, ScanError, Targets, normalise, scan};
 use crate::schedule::{Action, Schedule};
-use crate::status::{AlarmKind, FolderState};
+use crate::status::{AlarmKind, FolderState, WatchMode};
 use retries::Retries;
 
 /// A file of which this many versions were found changed when somebody asked
 /// for a block has its blocks put into the store from then on.
 const HOT: u32 = 3;
+/// A change can be as old as this before the watcher has told of it: several
+/// of its pauses.
+const HINT_LAG: SignedDuration = SignedDuration::from_millis(100);
 
 /// See the module.
 pub(crate) struct Task {
@@ -55,7 +59,12 @@ pub(crate) struct Task {
     is_asked: bool,
     /// What the user has confirmed: the root that is there, empty or not.
     is_accepted: bool,
-    trouble: Option<(String, jiff::Timestamp)>,
+    trouble: Option<(String, Timestamp)>,
+    /// The rows have whatever was saved before this. Not known before
+    /// everything was looked at.
+    seen: Option<Timestamp>,
+    /// See [`crate::FolderStatus::covers_until`].
+    covers_until: Option<Timestamp>,
 }
 
 impl Task {
@@ -85,6 +94,8 @@ impl Task {
             is_asked: false,
             is_accepted: false,
             trouble: None,
+            seen: None,
+            covers_until: None,
         };
         task.show_rest();
         Ok(task)
@@ -158,6 +169,7 @@ impl Task {
             self.core.files.set_root(self.record.number, new.path.clone());
             self.schedule.unblock();
             self.schedule.want_all();
+            (self.seen, self.covers_until) = (None, None);
         }
         self.show_rest();
     }
@@ -184,13 +196,17 @@ impl Task {
     }
 
     fn look_at_all(&mut self) -> Result<(), SyncError> {
+        let begun = self.core.clock.now();
         let dirt = self.shared.take_dirt();
         self.suspects.extend(dirt.suspects);
         (self.again, self.again_at) = (Targets::default(), None);
-        self.look(Targets::all(), dirt.hints.map(|hints| hints.last))
+        self.look(Targets::all(), dirt.hints.map(|hints| hints.last))?;
+        self.note_seen(begun);
+        Ok(())
     }
 
     fn look_at_dirt(&mut self) -> Result<(), SyncError> {
+        let begun = self.core.clock.now();
         let dirt = self.shared.take_dirt();
         self.suspects.extend(dirt.suspects);
         self.again_at = None;
@@ -205,7 +221,20 @@ impl Task {
             targets.add_file(path);
         }
         let targets = normalise(&self.core.index, self.record.number, targets)?;
-        self.look(targets, dirt.hints.map(|hints| hints.last))
+        self.look(targets, dirt.hints.map(|hints| hints.last))?;
+        // Elsewhere nothing has changed, where the watcher would have told.
+        if self.seen.is_some() && self.watch_status().mode == WatchMode::Watching {
+            self.note_seen(begun.saturating_sub(HINT_LAG).unwrap_or(begun));
+        }
+        Ok(())
+    }
+
+    /// Whatever was saved before `begun` was found. A file that did not hold
+    /// still was not; one that never does is on the error list.
+    fn note_seen(&mut self, begun: Timestamp) {
+        if !self.is_unsettled() {
+            self.seen = Some(begun);
+        }
     }
 
     /// The files that are to be tried again, and those that rest.
@@ -249,7 +278,7 @@ impl Task {
 
     /// A folder that is not watched whole is looked through more often.
     fn times_of_watching(&mut self) {
-        let is_watched = self.watch_status().mode == crate::status::WatchMode::Watching;
+        let is_watched = self.watch_status().mode == WatchMode::Watching;
         let rescan = self.config.times.rescan;
         self.schedule.times.rescan =
             if is_watched { rescan } else { rescan.min(self.core.tuning.unwatched_interval) };
