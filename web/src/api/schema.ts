@@ -694,7 +694,8 @@ export interface paths {
         put?: never;
         /**
          * Looks through folders and publishes what has changed; answers when the
-         *     manifests are registered.
+         *     manifests are registered. A folder that fails keeps none of the others from
+         *     it, and is named.
          */
         post: operations["post_sync"];
         delete?: never;
@@ -1022,7 +1023,7 @@ export interface components {
             kind: string;
             /**
              * Format: int64
-             * @description How much is done, in bytes or blocks …
+             * @description How much is done: for `verify`, snapshots …
              */
             progress_done: number;
             /**
@@ -1235,6 +1236,11 @@ export interface components {
             holds: string[];
             /** @description Snapshots that stay, and which rule keeps each. */
             kept: components["schemas"]["PruneDecision"][];
+            /**
+             * @description Why nothing could be freed, where that is so: what was removed still
+             *     takes its place on the disk.
+             */
+            not_collected?: string | null;
             /** @description Snapshots that went, or would go. */
             removed: components["schemas"]["PruneDecision"][];
         };
@@ -3389,7 +3395,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description Paused, or in alarm, or there is none */
+            /** @description Paused, or in alarm, or there is none; of several, which are not registered */
             409: {
                 headers: {
                     [name: string]: unknown;
