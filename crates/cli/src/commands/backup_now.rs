@@ -102,7 +102,7 @@ impl BackupNow {
 fn failed(report: &BackupNowReport) -> Option<&Step> {
     let is_acknowledged = report.steps.iter().any(|step| step.name == ACKNOWLEDGE);
     let is_way = |step: &Step| WAYS.contains(&step.name.as_str());
-    report.steps.iter().find(|step| !step.ok && !(is_acknowledged && is_way(step)))
+    report.steps.iter().find(|step| !(step.ok || is_acknowledged && is_way(step)))
 }
 
 #[cfg(test)]
