@@ -3,15 +3,18 @@
 
 import { ActionIcon, AppShell, Burger, Group, Loader, Text, Tooltip, useComputedColorScheme, useMantineColorScheme } from "@mantine/core";
 import { useDisclosure } from "@mantine/hooks";
+import { notifications } from "@mantine/notifications";
 import {
-  IconCloudDownload, IconDevices, IconFolders, IconHistory, IconLayoutDashboard, IconListDetails, IconMoon,
+  IconCloudDownload, IconDevices, IconFolders, IconHistory, IconLayoutDashboard, IconListDetails, IconLogout, IconMoon,
   IconSettings, IconSun,
 } from "@tabler/icons-react";
+import { useMutation, useQueryClient } from "@tanstack/react-query";
 import { Suspense, useEffect, useState } from "react";
 import { NavLink, Route, Routes, useLocation } from "react-router";
 
-import { Unreachable } from "./api/client";
+import { signOut, Unreachable } from "./api/client";
 import { useIsLive, useLive, useReceipts } from "./api/live";
+import type { Session } from "./api/model";
 import { useSession, useStatus } from "./api/queries";
 import { Trouble, When } from "./parts/basics";
 import { Devices } from "./pages/devices";
@@ -41,6 +44,26 @@ function ThemeSwitch() {
     <Tooltip label={`Use the ${other} theme`}>
       <ActionIcon variant="subtle" color="gray" size="lg" aria-label={`Use the ${other} theme`} onClick={() => setColorScheme(other)}>
         {scheme === "dark" ? <IconSun size={20} /> : <IconMoon size={20} />}
+      </ActionIcon>
+    </Tooltip>
+  );
+}
+
+/** Ends the session; nothing that was shown stays in the page's memory. */
+function SignOut() {
+  const client = useQueryClient();
+  const leave = useMutation({
+    mutationFn: signOut,
+    onSuccess: () => {
+      client.setQueryData<Session>(["session"], { signed_in: false });
+      client.removeQueries({ predicate: (query) => query.queryKey[0] !== "session" });
+    },
+    onError: (error) => notifications.show({ message: `Not signed out: ${error.message}`, color: "red.9" }),
+  });
+  return (
+    <Tooltip label="Sign this browser out">
+      <ActionIcon variant="subtle" color="gray" size="lg" aria-label="Sign out" loading={leave.isPending} onClick={() => leave.mutate()}>
+        <IconLogout size={20} />
       </ActionIcon>
     </Tooltip>
   );
@@ -107,6 +130,7 @@ function Shell() {
               {status.data && `Version ${status.data.version}`}
             </Text>
             <ThemeSwitch />
+            <SignOut />
           </Group>
         </Group>
       </AppShell.Header>

@@ -5,7 +5,7 @@ import "./style.css";
 
 import { MantineProvider } from "@mantine/core";
 import { Notifications } from "@mantine/notifications";
-import { MutationCache, QueryClient, QueryClientProvider } from "@tanstack/react-query";
+import { MutationCache, QueryCache, QueryClient, QueryClientProvider } from "@tanstack/react-query";
 import { StrictMode } from "react";
 import { createRoot } from "react-dom/client";
 import { BrowserRouter } from "react-router";
@@ -14,15 +14,16 @@ import { ApiError } from "./api/client";
 import { App } from "./app";
 import { resolver, theme } from "./theme";
 
+/** The session is over: the way in is shown. */
+function onError(error: unknown): void {
+  if (error instanceof ApiError && error.status === 401) {
+    void client.invalidateQueries({ queryKey: ["session"] });
+  }
+}
+
 const client: QueryClient = new QueryClient({
-  mutationCache: new MutationCache({
-    // The session is over: the way in is shown.
-    onError: (error) => {
-      if (error instanceof ApiError && error.status === 401) {
-        void client.invalidateQueries({ queryKey: ["session"] });
-      }
-    },
-  }),
+  queryCache: new QueryCache({ onError }),
+  mutationCache: new MutationCache({ onError }),
   defaultOptions: {
     queries: {
       staleTime: 1000,

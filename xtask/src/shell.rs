@@ -37,6 +37,21 @@ pub(crate) fn has(program: &str) -> bool {
         .is_ok_and(|status| status.success())
 }
 
+/// The first two numbers of what a program says to `--version`.
+pub(crate) fn version(program: &str) -> Option<(u32, u32)> {
+    let output = Command::new(program).arg("--version").stdin(Stdio::null()).output().ok()?;
+    parse_version(&String::from_utf8_lossy(&output.stdout))
+}
+
+fn parse_version(text: &str) -> Option<(u32, u32)> {
+    let numbers = text.split(|c: char| !c.is_ascii_digit() && c != '.');
+    let mut found = numbers.filter(|word| word.contains('.')).filter_map(|word| {
+        let mut parts = word.split('.').map(str::parse);
+        Some((parts.next()?.ok()?, parts.next()?.ok()?))
+    });
+    found.next()
+}
+
 /// The files of the repository that git knows or would add.
 pub(crate) fn files() -> Result<Vec<PathBuf>> {
     let output = Command::new("git")
@@ -49,4 +64,18 @@ pub(crate) fn files() -> Result<Vec<PathBuf>> {
     }
     let names = String::from_utf8(output.stdout).context("a file's name is not UTF-8")?;
     Ok(names.split('\0').filter(|name| !name.is_empty()).map(PathBuf::from).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_found_in_what_programs_say() {
+        assert_eq!(parse_version("v20.19.2\n"), Some((20, 19)));
+        assert_eq!(parse_version("Python 3.11.7"), Some((3, 11)));
+        assert_eq!(parse_version("git version 2.47.3 (Debian)"), Some((2, 47)));
+        assert_eq!(parse_version("a program. Without a number"), None);
+        assert_eq!(parse_version(""), None);
+    }
 }

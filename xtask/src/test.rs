@@ -1,5 +1,6 @@
 //! `cargo xtask test`: everything that has to pass.
 
+use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -17,11 +18,11 @@ pub(crate) enum Scope {
     Fast,
 }
 
-/// Runs it; the first failure ends it.
+/// Runs it; the first failure ends it. What had to be left out is said last.
 pub(crate) fn run(scope: Scope) -> Result<()> {
     let started = Instant::now();
     let root = root();
-    check_tools(scope)?;
+    let left_out = check_tools(scope)?;
     run_cargo(&root, &["fmt", "--all", "--check"])?;
     tidy::run()?;
     let clippy = ["clippy", "--workspace", "--all-targets", "--keep-going"];
@@ -31,11 +32,11 @@ pub(crate) fn run(scope: Scope) -> Result<()> {
             install_npm(&dir)?;
         }
         // The program takes in what is built.
+        web::check()?;
         web::build_ui()?;
-        web::unit_tests()?;
     }
-    // The programs that the tests start.
-    run_cargo(&root, &["build", "--workspace", "--bins"])?;
+    // This builds the programs too: those that tests start, and the one that
+    // the browser's do.
     let mut arguments = vec!["test", "--workspace", "--no-fail-fast"];
     if scope == Scope::Fast {
         arguments.extend(["--lib", "--bins"]);
@@ -44,22 +45,20 @@ pub(crate) fn run(scope: Scope) -> Result<()> {
     if scope == Scope::All {
         if web::has_browser() {
             web::browser_tests()?;
-        } else {
-            println!(
-                "LEFT OUT: the tests of the UI in a browser, since there is no {} (set CHROMIUM, \
-                 or: apt-get install chromium)",
-                web::browser().display()
-            );
         }
-        if has("python3") {
-            bench::peers::test()?;
-        } else {
-            println!("LEFT OUT: the tests of the benchmarks' harness, since there is no python3");
-        }
+        bench::peers::test()?;
         documentation(&root)?;
     }
-    println!("all passed in {} s", started.elapsed().as_secs());
+    println!("{}", verdict(&left_out, started.elapsed().as_secs()));
     Ok(())
+}
+
+/// The last line: nobody may take a part for the whole.
+fn verdict(left_out: &[String], seconds: u64) -> String {
+    if left_out.is_empty() {
+        return format!("all passed in {seconds} s");
+    }
+    format!("PASSED, BUT LEFT OUT: {} ({seconds} s)", left_out.join("; "))
 }
 
 /// Kills both sides of a backup again and again, and compares what comes out.
@@ -81,45 +80,106 @@ fn run_cargo(root: &Path, arguments: &[&str]) -> Result<()> {
     shell::run(root, &std::env::var("CARGO").unwrap_or_else(|_| "cargo".into()), arguments)
 }
 
-/// The programs that are needed, why, and Debian's packages that have them.
-fn tools(scope: Scope) -> Vec<(&'static str, &'static str, &'static str)> {
-    let mut tools =
-        vec![("git", "lists the files", "git"), ("cc", "builds zstd and BLAKE3", "gcc libc6-dev")];
+/// A program that is needed.
+struct Tool {
+    name: &'static str,
+    why: &'static str,
+    /// Debian's packages that have it.
+    packages: &'static str,
+    /// The oldest version that does, where that is known.
+    since: Option<(u32, u32)>,
+}
+
+impl Tool {
+    fn is_there(&self) -> bool {
+        match self.since {
+            None => has(self.name),
+            Some(since) => shell::version(self.name).is_some_and(|version| version >= since),
+        }
+    }
+
+    fn described(&self) -> String {
+        let since = self.since.map_or(String::new(), |(a, b)| format!(" {a}.{b} or later"));
+        format!("`{}`{since}, which {}", self.name, self.why)
+    }
+}
+
+fn tools(scope: Scope) -> Vec<Tool> {
+    let tool = |name, why, packages| Tool { name, why, packages, since: None };
+    let mut tools = vec![
+        tool("git", "lists the files", "git"),
+        tool("cc", "builds zstd and BLAKE3", "gcc libc6-dev"),
+    ];
     if scope == Scope::All {
         tools.extend([
-            ("node", "runs the tests against js-libp2p, the node's SDK and the UI", "nodejs"),
-            ("npm", "installs what those tests need", "npm"),
-            ("unshare", "mounts the small disk of the full-disk tests", "util-linux"),
+            Tool {
+                // What Vite and Vitest ask for.
+                since: Some((20, 19)),
+                ..tool("node", "runs the tests against js-libp2p, the SDK and the UI", "nodejs")
+            },
+            tool("npm", "installs what those tests need", "npm"),
+            Tool {
+                since: Some((3, 11)),
+                ..tool("python3", "tests the harness of the benchmarks", "python3")
+            },
+            tool("unshare", "mounts the small disk of the full-disk tests", "util-linux"),
         ]);
     }
     tools
 }
 
-/// Installs what is missing where that is possible, and says all that is
-/// missing still at once. Without a browser, the tests in it are left out.
-fn check_tools(scope: Scope) -> Result<()> {
-    let lacking = || tools(scope).into_iter().filter(|(tool, ..)| !has(tool));
-    let wants_browser = scope == Scope::All && !web::has_browser();
-    let mut packages: Vec<&str> = lacking().flat_map(|(.., names)| names.split(' ')).collect();
-    packages.extend(wants_browser.then_some("chromium"));
-    if !packages.is_empty() {
+/// Says all that is missing at once, after it was installed where nobody has
+/// to be asked. Without a browser, the tests in it are left out: the answer
+/// is what that comes to.
+fn check_tools(scope: Scope) -> Result<Vec<String>> {
+    let lacking = || tools(scope).into_iter().filter(|tool| !tool.is_there());
+    let wants_browser = || scope == Scope::All && !web::has_browser();
+    let may = may_install(
+        std::env::var_os("CI").is_some_and(|ci| !ci.is_empty() && ci != "false"),
+        is_root(),
+        std::io::stdin().is_terminal(),
+    );
+    if may && has("apt-get") {
+        let packages: Vec<&str> = lacking().flat_map(|tool| tool.packages.split(' ')).collect();
         install_packages(&packages);
+        // By itself: where there is none, the others are there all the same.
+        install_packages(if wants_browser() { &["chromium"] } else { &[] });
     }
-    let missing: Vec<String> =
-        lacking().map(|(tool, why, _)| format!("`{tool}`, which {why}")).collect();
+    let missing: Vec<String> = lacking().map(|tool| tool.described()).collect();
     if !missing.is_empty() {
+        let packages: Vec<&str> = lacking().map(|tool| tool.packages).collect();
         bail!(
             "these programs are missing: {}. On Debian: apt-get install {}",
             missing.join("; "),
             packages.join(" ")
         );
     }
-    Ok(())
+    Ok(wants_browser()
+        .then(|| {
+            format!(
+                "the tests of the UI in a browser, since there is no {} (set CHROMIUM, or: \
+                 apt-get install chromium)",
+                web::browser().display()
+            )
+        })
+        .into_iter()
+        .collect())
 }
 
-/// Tries to install packages, where this is Debian and we may.
+/// Whether packages may be installed without asking: for a machine that runs
+/// tests, never for a person at a terminal.
+fn may_install(is_ci: bool, is_root: bool, has_terminal: bool) -> bool {
+    is_root && (is_ci || !has_terminal)
+}
+
+fn is_root() -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
+}
+
+/// Tries to install packages; whether it worked is to be looked at.
 fn install_packages(packages: &[&str]) {
-    if !has("apt-get") || std::fs::metadata("/root/.").is_err() {
+    if packages.is_empty() {
         return;
     }
     println!("missing: {}", packages.join(" "));
@@ -168,4 +228,38 @@ fn documentation(root: &Path) -> Result<()> {
         bail!("the documentation has warnings");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_left_out_is_the_last_word() {
+        assert_eq!(verdict(&[], 7), "all passed in 7 s");
+        let said = verdict(&["the browser".into(), "the rest".into()], 7);
+        assert_eq!(said, "PASSED, BUT LEFT OUT: the browser; the rest (7 s)");
+        assert!(!said.contains("all passed"));
+    }
+
+    #[test]
+    fn nothing_is_installed_behind_the_back_of_a_person() {
+        assert!(may_install(true, true, true));
+        assert!(may_install(false, true, false));
+        assert!(!may_install(false, true, true));
+        assert!(!may_install(true, false, false));
+        assert!(!may_install(false, false, false));
+    }
+
+    #[test]
+    fn a_tool_that_is_too_old_is_missing() {
+        let git = |since| Tool { name: "git", why: "lists the files", packages: "git", since };
+        assert!(git(None).is_there());
+        assert!(git(Some((1, 0))).is_there());
+        assert!(!git(Some((999, 0))).is_there());
+        assert!(git(Some((999, 0))).described().contains("`git` 999.0 or later"));
+        let none = Tool { name: "no-such-program-anywhere", ..git(None) };
+        assert!(!none.is_there());
+        assert!(!Tool { since: Some((0, 0)), ..none }.is_there());
+    }
 }

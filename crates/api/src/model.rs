@@ -24,6 +24,9 @@ pub struct Status {
     pub storage: Storage,
     /// What somebody should look at, in plain words, the most pressing first.
     pub notices: Vec<Notice>,
+    /// The settings that were changed and count after a restart.
+    #[serde(default)]
+    pub needs_restart: Vec<String>,
 }
 
 /// Something that somebody should look at.
@@ -98,6 +101,17 @@ pub struct Folder {
     /// When it did.
     #[schema(value_type = Option<String>)]
     pub backed_up_at: Option<Timestamp>,
+    /// When its newest manifest was made.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub published_at: Option<Timestamp>,
+    /// Whatever was saved before this is on the backup server, but for what is
+    /// listed in `errors`. Absent while the newest manifest is not
+    /// acknowledged, and until the folder was looked through once since the
+    /// start.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub up_to: Option<Timestamp>,
     /// When its last scan ended.
     #[schema(value_type = Option<String>)]
     pub last_scan: Option<Timestamp>,
@@ -449,7 +463,7 @@ pub struct Job {
     pub kind: String,
     /// `running`, `done` or `failed`.
     pub state: String,
-    /// How much is done, in bytes or blocks …
+    /// How much is done: for `verify`, snapshots …
     pub progress_done: u64,
     /// … of so much, where that is known.
     #[serde(default)]
@@ -519,6 +533,10 @@ pub struct PruneReport {
     pub holds: Vec<String>,
     /// Bytes that the disk has back.
     pub freed_bytes: u64,
+    /// Why nothing could be freed, where that is so: what was removed still
+    /// takes its place on the disk.
+    #[serde(default)]
+    pub not_collected: Option<String>,
 }
 
 /// What happens to a snapshot, and why.

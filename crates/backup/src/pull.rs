@@ -84,6 +84,13 @@ impl Progress {
         self.changed.subscribe()
     }
 
+    /// Notes blocks that came as differences.
+    pub(crate) fn fetched(&self, blocks: u64, bytes: u64) {
+        self.blocks.fetch_add(blocks, Ordering::Relaxed);
+        self.fetched_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.tell();
+    }
+
     fn found(&self, bytes: u64) {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }

@@ -38,7 +38,7 @@ pub enum Visit {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WalkOptions {
     /// Whether directories on which another file system is mounted, and
-    /// subvolumes, are not entered.
+    /// subvolumes, are not entered. Nor is a walk begun in one.
     pub one_file_system: bool,
     /// The number of directories that are held open at once, at least 1.
     pub open_dirs_max: usize,
@@ -87,7 +87,8 @@ impl Root {
     ///
     /// # Errors
     ///
-    /// Those of opening and listing `start`. All others are items.
+    /// Those of opening and listing `start`, and [`ReadError::Mounted`]. All
+    /// others are items.
     pub fn walk<F>(
         &self,
         start: &RelPath,
@@ -101,6 +102,9 @@ impl Root {
         let held = self.resolution().open_dir(self.fd(), start.as_bytes()).map_err(list)?;
         let fd = open_list(held.as_fd(), c".").map_err(list)?;
         let stat = stat_fd(fd.as_fd()).map_err(list)?;
+        if options.one_file_system && self.is_mount_boundary(&stat) {
+            return Err(ReadError::Mounted(start.clone()));
+        }
         let more_threads = options.threads.saturating_sub(1);
         let mut walk = Walk {
             root: self,

@@ -323,26 +323,42 @@ fn hard_links_are_known_by_one_number_that_stays() {
 #[test]
 fn what_is_mounted_inside_is_told_and_can_be_left_out() {
     let test = "what_is_mounted_inside_is_told_and_can_be_left_out";
-    let mount = "mkdir -p $DIR/in/mounted $DIR/in/bound $DIR/outside && touch $DIR/outside/x && \
-        mount -t tmpfs tmpfs $DIR/in/mounted && touch $DIR/in/mounted/x && \
+    let mount = "mkdir -p $DIR/in/mounted $DIR/in/bound $DIR/in/plain/inner $DIR/outside/inner && \
+        mount -t tmpfs tmpfs $DIR/in/mounted && mkdir $DIR/in/mounted/inner && \
         mount --bind $DIR/outside $DIR/in/bound";
     let Some(dir) = with_mount(test, mount) else { return };
     for resolution in BOTH {
         let root = Root::open_with(&dir.join("in"), resolution).unwrap();
         let across = paths(&root, WalkOptions::default());
-        assert_eq!(across, ["bound", "bound/x", "mounted", "mounted/x"].map(path));
+        let all = ["bound", "bound/inner", "mounted", "mounted/inner", "plain", "plain/inner"];
+        assert_eq!(across, all.map(path));
         for threads in [1, 4] {
             let options = WalkOptions { one_file_system: true, threads, ..WalkOptions::default() };
             let (found, errors) = walk(&root, options);
             assert!(errors.is_empty());
-            assert_eq!(found.len(), 2);
-            assert!(
-                found.iter().all(|found| found.kind == FoundKind::Dir { is_mount_point: true }),
-                "{found:?}"
-            );
+            let is_mount = |at: &str| FoundKind::Dir { is_mount_point: !at.starts_with("plain") };
+            let found: Vec<_> = found.iter().map(|one| (one.path.clone(), &one.kind)).collect();
+            let kinds = ["bound", "mounted", "plain", "plain/inner"].map(|at| (at, is_mount(at)));
+            let kinds: Vec<_> = kinds.iter().map(|(at, kind)| (path(at), kind)).collect();
+            assert_eq!(found, kinds);
         }
         let examined = root.examine(&path("mounted")).unwrap().unwrap();
         assert_eq!(examined.kind, FoundKind::Dir { is_mount_point: true });
+        // Nor does a walk begin in one, and what is below it is known to be.
+        let options = WalkOptions { one_file_system: true, ..WalkOptions::default() };
+        let within = |at: &str| root.mount_on_the_way(&path(at)).unwrap();
+        for at in ["mounted", "bound", "mounted/inner", "bound/inner"] {
+            let started = root.walk(&path(at), options, |_: &RelPath, _| Visit::Descend);
+            assert!(matches!(started, Err(ReadError::Mounted(_))), "{at}");
+            let mount = at.strip_suffix("/inner").unwrap_or(at);
+            assert_eq!(within(at), Some(path(mount)), "{at}");
+            // Whether it is there or not.
+            assert_eq!(within(&format!("{at}/none/of/it")), Some(path(mount)), "{at}");
+        }
+        for at in ["plain", "plain/inner", "plain/none", "none"] {
+            assert_eq!(within(at), None, "{at}");
+        }
+        assert_eq!(root.mount_on_the_way(&RelPath::root()).unwrap(), None);
     }
 }
 

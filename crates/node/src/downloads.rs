@@ -3,7 +3,8 @@
 //!
 //! A fetch is kept alive by a partial root, so that what has come stays when
 //! it breaks off, also over a restart, and only the rest is asked for again.
-//! It is listed as a data item when every block is here, and not before.
+//! It is listed as a data item when every block is in the store, and not
+//! before: what is a range of a watched file is taken into the store.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use types::Cid;
 
-use crate::local_blocks::LocalBlocks;
+use crate::local_blocks::{LocalBlocks, TakingOver};
 use crate::roots;
 
 /// Fetches that are remembered after their end.
@@ -140,7 +141,7 @@ impl Downloads {
             .await
             .into_iter()
             .map(|peer| async move {
-                let mut puller = self.puller(vec![peer], Arc::default());
+                let mut puller = self.puller(self.store.clone(), vec![peer], Arc::default());
                 (peer, puller.block(cid).await)
             })
             .collect();
@@ -164,8 +165,13 @@ impl Downloads {
         peers.into_iter().map(|peer| peer.peer).collect()
     }
 
-    fn puller(&self, peers: Vec<PeerId>, progress: Arc<Progress>) -> Puller {
-        Puller::new(Arc::new(self.store.clone()), self.pool.clone(), peers, progress)
+    fn puller(
+        &self,
+        store: impl BlockStore + 'static,
+        peers: Vec<PeerId>,
+        progress: Arc<Progress>,
+    ) -> Puller {
+        Puller::new(Arc::new(store), self.pool.clone(), peers, progress)
     }
 
     /// Begins to fetch all of what `content` names, unless that goes on
@@ -226,7 +232,8 @@ impl Downloads {
         let epoch = self.store.epoch();
         let partial = Root { cid, partial: true };
         self.with_store(move |store| store.set_root(&roots::fetch(cid), partial, epoch)).await?;
-        let mut puller = self.puller(self.peers().await, job.progress.clone());
+        let kept = TakingOver::new(self.store.clone(), job.stop.clone());
+        let mut puller = self.puller(kept, self.peers().await, job.progress.clone());
         let report = puller.tree(cid).await.map_err(|error| error.to_string())?;
         if let Some(missing) = report.missing.first().or(report.changed.first()) {
             let count = report.missing.len() + report.changed.len();

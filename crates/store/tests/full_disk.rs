@@ -15,31 +15,52 @@ use store::{
     VerifyDepth,
 };
 
+/// Where the small disk is, and the file that says what was tested on it.
 const DIR_VARIABLE: &str = "ARCHIVIST_TEST_TMPFS";
+const DONE_VARIABLE: &str = "ARCHIVIST_TEST_DONE";
 
-/// Runs the named test of this program again, in a mount namespace of its own
-/// with a tmpfs of 24 MiB. Returns false in the outer run.
-fn in_tmpfs(test: &str) -> Option<std::path::PathBuf> {
-    if let Ok(dir) = std::env::var(DIR_VARIABLE) {
-        return Some(dir.into());
+/// The length of the small disk, in MiB.
+const DISK_MIB: u64 = 24;
+
+/// Runs the body of the named test on a small tmpfs: this program is run once
+/// more for it, in a mount namespace of its own. That the body has run to its
+/// end is known by what it leaves outside, not by how the program ended: one
+/// that finds no such test ends well too.
+fn in_tmpfs(test: &str, body: impl FnOnce(&Path)) {
+    if let (Some(dir), Some(done)) =
+        (std::env::var_os(DIR_VARIABLE), std::env::var_os(DONE_VARIABLE))
+    {
+        let disk = rustix::fs::statvfs(&dir).unwrap();
+        assert_eq!(disk.f_blocks * disk.f_frsize, DISK_MIB << 20, "it is not on the small disk");
+        body(Path::new(&dir));
+        std::fs::write(done, test).unwrap();
+        return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let mount = format!(
-        "mount -t tmpfs -o size=24m tmpfs '{0}' && \
-         {DIR_VARIABLE}='{0}' exec '{1}' --exact {test} --nocapture",
-        dir.path().display(),
-        std::env::current_exe().unwrap().display(),
-    );
-    let flags = if rustix::process::geteuid().is_root() { "-m" } else { "-rm" };
-    let output = Command::new("unshare").args([flags, "sh", "-c", &mount]).output();
-    let output = output.expect("`unshare` (util-linux) is needed to mount a small tmpfs");
-    assert!(
-        output.status.success(),
-        "in the tmpfs (needs root, or user namespaces):\n{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr),
-    );
-    None
+    let disk = dir.path().join("disk");
+    let done = dir.path().join("done");
+    std::fs::create_dir(&disk).unwrap();
+    let mount = format!("mount -t tmpfs -o size={DISK_MIB}m tmpfs '{}'", disk.display());
+    let unshare = |flags: &str, script: &str| {
+        let mut command = Command::new("unshare");
+        command.args([flags, "sh", "-c", script]);
+        command.env(DIR_VARIABLE, &disk).env(DONE_VARIABLE, &done);
+        command.output().expect("`unshare` (util-linux) is needed to mount a small tmpfs")
+    };
+    // As root, or in a user namespace; root need not be allowed the first.
+    let flags = ["-m", "-rm"].into_iter().find(|flags| unshare(flags, &mount).status.success());
+    let flags = flags.unwrap_or_else(|| {
+        let said = unshare("-rm", &mount).stderr;
+        panic!("needs root, or user namespaces: {}", String::from_utf8_lossy(&said))
+    });
+    let program = std::env::current_exe().unwrap();
+    let script = format!("{mount} && exec '{}' --exact {test} --nocapture", program.display());
+    let output = unshare(flags, &script);
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    assert!(output.status.success(), "in the tmpfs:\n{said}");
+    let ran = std::fs::read_to_string(&done).unwrap_or_default();
+    assert_eq!(ran, test, "the test has not run to its end in the tmpfs:\n{said}");
 }
 
 fn open(dir: &Path, options: &StoreOptions) -> Arc<PackStore> {
@@ -101,15 +122,13 @@ fn check_cycle(dir: &Path, options: &StoreOptions, expected: Limit, at_least: u6
 
 #[test]
 fn the_disk_itself_is_full() {
-    let Some(dir) = in_tmpfs("the_disk_itself_is_full") else { return };
-    check_cycle(&dir, &options(), Limit::Disk, 25);
+    in_tmpfs("the_disk_itself_is_full", |dir| check_cycle(dir, &options(), Limit::Disk, 25));
 }
 
 #[test]
 fn the_reserve_is_kept() {
-    let Some(dir) = in_tmpfs("the_reserve_is_kept") else { return };
     let options = StoreOptions { disk_reserve: 8 << 20, ..options() };
-    check_cycle(&dir, &options, Limit::Reserve, 15);
+    in_tmpfs("the_reserve_is_kept", |dir| check_cycle(dir, &options, Limit::Reserve, 15));
 }
 
 #[test]
@@ -121,8 +140,11 @@ fn the_quota_is_kept() {
 
 #[test]
 fn a_full_disk_is_opened_read_and_emptied() {
-    let Some(dir) = in_tmpfs("a_full_disk_is_opened_read_and_emptied") else { return };
-    let store = open(&dir, &options());
+    in_tmpfs("a_full_disk_is_opened_read_and_emptied", open_read_and_empty);
+}
+
+fn open_read_and_empty(dir: &Path) {
+    let store = open(dir, &options());
     let (count, _) = fill(&store, 700_000);
     // As a process that was killed leaves it: no destructor runs.
     std::mem::forget(store);
@@ -132,7 +154,7 @@ fn a_full_disk_is_opened_read_and_emptied() {
     }
     let copy = dir.join("store/lock");
     std::fs::remove_file(&copy).unwrap();
-    let store = open(&dir, &options());
+    let store = open(dir, &options());
     assert_eq!(store.roots("file/").len() as u64, count);
     assert!(store.verify(VerifyDepth::Full).unwrap().is_ok());
     for (name, _) in store.roots("") {
@@ -141,4 +163,11 @@ fn a_full_disk_is_opened_read_and_emptied() {
     let report = store.gc(GcOptions::default()).unwrap();
     assert!(report.freed_bytes > 15 << 20, "{report:?}");
     write(&store, "again", 1, 1_000_000).unwrap();
+}
+
+/// A test that does not run proves nothing.
+#[test]
+#[should_panic(expected = "has not run to its end")]
+fn a_test_that_is_not_found_has_not_passed() {
+    in_tmpfs("there_is_no_such_test", |_| ());
 }

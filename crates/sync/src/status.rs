@@ -131,6 +131,10 @@ pub struct FolderStatus {
     pub manifest_cid: Option<Cid>,
     /// When it was made.
     pub published_at: Option<Timestamp>,
+    /// Whatever was saved before this is in the last manifest, but for what is
+    /// on the error list. Not known before everything was looked at once since
+    /// the start.
+    pub covers_until: Option<Timestamp>,
     /// Everything in the folder but directories, as far as it was taken in.
     pub files: u64,
     /// Directories.

@@ -5,8 +5,10 @@
 mod common;
 
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::time::Duration;
 
 use common::{Setup, noise};
+use sync::Clock as _;
 
 fn sample(setup: &Setup) {
     setup.write("a.txt", "hello");
@@ -63,4 +65,66 @@ async fn a_restart_reads_nothing_and_publishes_the_same_again() {
     assert_eq!(header.previous, Some(first.manifest_cid));
     assert_eq!(header.stats.deleted_files, 2);
     setup.stop().await;
+}
+
+/// What is said to be covered is in the last manifest: never what was only
+/// found, or saved since.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_covers_what_was_there_when_the_look_began() {
+    let mut setup = Setup::stopped();
+    sample(&setup);
+    setup.tuning.unrest_max = Duration::from_hours(1);
+    setup.settings.send_modify(|settings| {
+        settings.manifest_max_delay = Duration::from_hours(1);
+        settings.manifest_update_threshold = 1000;
+    });
+    let begun = setup.clock.now();
+    setup.start();
+    setup.calm().await;
+    let first = setup.status();
+    assert!(first.covers_until >= Some(begun), "{first:?}");
+    assert!(first.covers_until < Some(setup.clock.now()));
+    // Found by the watcher, and in no manifest.
+    setup.clock.advance_hours(1);
+    let saved = setup.clock.now();
+    setup.write("a.txt", "changed");
+    setup.until("the change", |status| status.pending_changes == 1).await;
+    let waiting = setup.status();
+    assert!(waiting.covers_until.is_some() && waiting.covers_until < Some(saved), "{waiting:?}");
+    setup.sync().await;
+    assert!(setup.status().covers_until >= Some(saved));
+    // What nobody has looked at since the start is not covered.
+    setup.stop().await;
+    setup.write("a.txt", "changed while it was off");
+    let id = common::id("docs");
+    setup.settings.send_modify(|settings| settings.folders[0].paused = true);
+    setup.start();
+    assert_eq!(setup.handle().folder(&id).unwrap().covers_until, None);
+    setup.stop().await;
+}
+
+/// Where not everything is watched, only a look at everything counts.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hint_covers_the_rest_only_where_all_is_watched() {
+    for (limit, is_covered) in [(None, true), (Some(1), false)] {
+        let mut setup = Setup::stopped();
+        sample(&setup);
+        setup.tuning.watch_limit = limit;
+        setup.tuning.unwatched_interval = Duration::from_hours(1);
+        setup.start();
+        let before = setup.calm().await;
+        setup.clock.advance_hours(1);
+        let saved = setup.clock.now();
+        setup.write("a.txt", "changed");
+        setup.until("the manifest", |now| now.sequence > before.sequence_number).await;
+        setup.until("the rest", |now| now.pending_changes == 0).await;
+        let status = setup.status();
+        let half = jiff::SignedDuration::from_mins(30);
+        assert_eq!(
+            status.covers_until > Some(saved.checked_sub(half).unwrap()),
+            is_covered,
+            "{status:?}"
+        );
+        setup.stop().await;
+    }
 }

@@ -33,6 +33,7 @@ export type AddFolder = Schemas["AddFolder"];
 export type NewSource = Schemas["NewSource"];
 export type RestoreRequest = Schemas["RestoreRequest"];
 export type Session = Schemas["Session"];
+export type SignedIn = Schemas["SignedIn"];
 export type Directory = Schemas["Directory"];
 export type Directories = Schemas["Directories"];
 export type LeftOut = Schemas["LeftOut"];

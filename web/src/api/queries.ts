@@ -33,6 +33,14 @@ export const useConfig = () =>
     refetchInterval: 10_000,
   });
 
+/** Whether this machine's folders may be fetched by any; not known before the
+ * settings are. */
+export function hasBackupServer(config: Config | undefined): boolean | undefined {
+  if (!config) return undefined;
+  const peers = config.node?.allowed_peers;
+  return Boolean(config.sync?.backup_peer_address) || (Array.isArray(peers) && peers.length > 0);
+}
+
 export const useKeys = () =>
   useQuery({
     queryKey: ["keys"],
@@ -46,7 +54,6 @@ export const useSnapshots = (remote: boolean, enabled = true) =>
     queryFn: ({ signal }) => get<Snapshot[]>(url("/snapshots", { from_backup_server: remote }), { signal }),
     enabled,
     staleTime: remote ? 30_000 : 5000,
-    retry: remote ? 1 : 3,
   });
 
 /** Entries that are asked for at a time. */

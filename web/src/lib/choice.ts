@@ -49,3 +49,51 @@ export function trail(path: string): { name: string; path: string }[] {
   const names = path.split("/").filter(Boolean);
   return names.map((name, index) => ({ name, path: names.slice(0, index + 1).join("/") }));
 }
+
+/** What an address asks for. */
+export interface Asked {
+  line?: string | null;
+  folder?: string | null;
+  at?: string | null;
+}
+
+/** What is shown of all that there is. */
+export interface Shown {
+  line: Line;
+  snapshot: Snapshot;
+  /** The newest of the line. */
+  newest: string;
+  /** There is a newer one, and nobody has chosen an older one. */
+  hasNewer: boolean;
+  /** What was asked for, or shown before, is there no more. */
+  isGone: boolean;
+}
+
+/**
+ * What to show: what is asked for, else what was shown before, else the newest.
+ * A snapshot that arrives never takes the place of the one that somebody is
+ * looking at.
+ */
+export function choose(
+  all: Line[],
+  asked: Asked,
+  before?: { line: string; at: string },
+): Shown | undefined {
+  const line =
+    all.find((one) => one.key === asked.line) ??
+    all.find((one) => one.folderId === asked.folder) ??
+    all.find((one) => one.key === before?.line) ??
+    all[0];
+  const newest = line?.snapshots[0];
+  if (!line || !newest) return undefined;
+  const at = asked.at ?? (before?.line === line.key ? before.at : undefined);
+  const found = line.snapshots.find((one) => one.id === at);
+  const snapshot = found ?? newest;
+  return {
+    line,
+    snapshot,
+    newest: newest.id,
+    hasNewer: snapshot !== newest && asked.at == null,
+    isGone: at !== undefined && !found,
+  };
+}

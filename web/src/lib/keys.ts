@@ -4,9 +4,6 @@
 import type { KeyInfo } from "../api/model";
 import { bytes, duration } from "./format";
 
-/** The tables that have pages of their own. */
-const ELSEWHERE = ["sync.folders", "backup_server.source_peers"];
-
 /** The names of the groups, in the order of the page. */
 export const GROUPS: { section: string; name: string; lead: string }[] = [
   { section: "manifest_server", name: "Manifest server", lead: "Tells backup servers what there is to pull." },
@@ -25,15 +22,15 @@ const ADVANCED = new Set([
 
 export const isAdvanced = (key: KeyInfo): boolean => ADVANCED.has(key.path);
 
-/** The keys of a group that are set one by one. */
+/** The keys of a group that are set one by one: tables of folders and sources
+ * have pages of their own. */
 export const keysOf = (keys: KeyInfo[], section: string): KeyInfo[] =>
   keys.filter(
     (key) =>
       key.path.startsWith(`${section}.`) &&
       !key.path.includes("[]") &&
       key.type !== "table" &&
-      key.type !== "tables" &&
-      !ELSEWHERE.some((table) => key.path.startsWith(table)),
+      key.type !== "tables",
   );
 
 /** The last words of a key, as a person reads them. */

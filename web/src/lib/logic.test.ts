@@ -1,17 +1,20 @@
 import { describe, expect, it } from "vitest";
 
 import { withFolder } from "../api/live";
-import type { Folder, KeyInfo, Snapshot, Source, Status } from "../api/model";
-import { lines, newestAt, trail } from "./choice";
+import { hasBackupServer } from "../api/queries";
+import type { Folder, KeyInfo, RestoreReport, Snapshot, Source, Status } from "../api/model";
+import { choose, lines, newestAt, trail } from "./choice";
 import { byDay } from "./history";
 import { fromText, inUnits, keysOf, label, parseSize, valueAt, wrong } from "./keys";
-import { patterns } from "./patterns";
+import { folderEdit, patterns } from "./patterns";
 import { RateMeter } from "./rate";
-import { standing, truth } from "./truth";
+import { inOrder } from "./restores";
+import { announced, standing, truth } from "./truth";
 
 const FOLDER: Folder = {
   id: "f", name: "Documents", path: "/d", state: "idle", files: 3, dirs: 1, bytes: 10, pending_changes: 0,
-  sequence: 5, backed_up_sequence: 5, backed_up_at: "2026-11-22T12:00:00Z", last_scan: "2026-11-22T12:04:31Z",
+  sequence: 5, backed_up_sequence: 5, backed_up_at: "2026-11-22T12:00:09Z", last_scan: "2026-11-22T12:04:31Z",
+  published_at: "2026-11-22T12:00:02Z", up_to: "2026-11-22T12:00:00Z",
   watched_dirs: 1, dirs_to_watch: 1, errors: [], error_count: 0,
 };
 const SOURCE: Source = {
@@ -22,22 +25,49 @@ const STATUS: Status = {
   peer_id: "p", addresses: [], version: "0", data: "/", folders: [], sources: [], notices: [],
   storage: { blocks: 0, used_bytes: 0, available_bytes: 1 },
 };
-const told = (folders: Folder[], sources: Source[] = [], hasServer = true) =>
-  truth({ ...STATUS, folders, sources }, hasServer);
+const told = (folders: Folder[], sources: Source[] = [], hasServer: boolean | null = true) =>
+  truth({ ...STATUS, folders, sources }, hasServer ?? undefined);
 
 describe("the truth", () => {
   it("says that all is safe only if all is", () => {
     const [safe] = told([FOLDER]);
-    expect(safe).toMatchObject({ mood: "good", text: "is on the backup server." });
-    expect(safe?.upTo?.toISOString()).toBe("2026-11-22T12:04:31.000Z");
-    const older = { ...FOLDER, id: "g", last_scan: "2026-11-22T11:00:00Z", backed_up_at: "2026-11-22T11:30:00Z" };
+    // Neither when it was made, received, nor looked for since: what it has.
+    expect(safe).toEqual({ mood: "good", text: " is on the backup server.", upTo: new Date("2026-11-22T12:00:00Z") });
+    const older = { ...FOLDER, id: "g", up_to: "2026-11-22T11:30:00Z" };
     expect(told([FOLDER, older])[0]?.upTo?.toISOString()).toBe("2026-11-22T11:30:00.000Z");
+  });
+  it("keeps what is so while it looks for more", () => {
+    const [looking] = told([FOLDER, { ...FOLDER, id: "g", name: "Photos", state: "scanning" }]);
+    expect(looking).toMatchObject({ mood: "busy", upTo: new Date("2026-11-22T12:00:00Z") });
+    expect(looking?.next).toContain("Photos is being looked through");
+  });
+  it("says nothing of folders while nobody knows whether there is a backup server", () => {
+    expect(told([FOLDER], [], null)).toEqual([]);
+    expect(told([FOLDER], [SOURCE], null)).toHaveLength(1);
+  });
+  it("names what everything is not", () => {
+    const paused = { ...FOLDER, id: "g", name: "Photos", state: "paused" };
+    expect(told([FOLDER, paused])[0]?.text).toBe(" is on the backup server, but for Photos: paused.");
+    const [unread] = told([{ ...FOLDER, error_count: 2 }]);
+    expect(unread?.text).toBe(", but for 2 files that could not be read, is on the backup server.");
+  });
+  it("is told without its time where it is read out", () => {
+    const [one] = told([FOLDER]);
+    const [later] = told([{ ...FOLDER, up_to: "2026-11-22T13:00:00Z" }]);
+    expect(one && announced(one)).toBe("Everything is on the backup server.");
+    expect(later && announced(later)).toBe(one && announced(one));
   });
   it.each([
     [{ pending_changes: 2 }, "busy"],
     [{ sequence: 6 }, "busy"],
     [{ backed_up_sequence: null }, "busy"],
     [{ sequence: null, backed_up_sequence: null, backed_up_at: null }, "busy"],
+    // What was acknowledged has all that was found, and it is not known what that is.
+    [{ up_to: null }, "busy"],
+    [{ state: "publishing" }, "busy"],
+    [{ state: "waiting" }, "busy"],
+    [{ state: "scanning", up_to: null }, "busy"],
+    [{ state: "a state of a later version" }, "busy"],
     [{ state: "alarm", detail: "the folder is empty" }, "bad"],
     [{ state: "error", detail: "no such disk" }, "bad"],
     [{ error_count: 1 }, "bad"],
@@ -45,6 +75,7 @@ describe("the truth", () => {
   ] as const)("is not that all is safe where %o", (change, mood) => {
     const [one] = told([{ ...FOLDER, ...change }]);
     expect(one?.mood).toBe(mood);
+    if (mood === "busy") expect(one?.upTo).toBeUndefined();
   });
   it("never says good while one of several folders is not", () => {
     expect(told([FOLDER, { ...FOLDER, id: "g", sequence: 9 }])[0]?.mood).toBe("busy");
@@ -63,7 +94,7 @@ describe("the truth", () => {
   });
   it("is about each folder as well", () => {
     expect(standing(FOLDER).kind).toBe("safe");
-    expect(standing({ ...FOLDER, last_scan: null })).toEqual({ kind: "safe", upTo: new Date("2026-11-22T12:00:00Z") });
+    expect(standing({ ...FOLDER, up_to: null })).toMatchObject({ kind: "pending" });
   });
 });
 
@@ -88,6 +119,26 @@ describe("snapshots", () => {
     expect(newestAt(line, new Date("2026-11-21T00:00:00Z"))?.id).toBe("1");
     expect(newestAt(line, new Date("2026-11-21T10:00:00Z"))?.id).toBe("2");
     expect(newestAt(line, new Date("2026-11-19T00:00:00Z"))).toBeUndefined();
+  });
+  it("stay chosen whatever arrives", () => {
+    const first = snapshot("1", 1, "2026-11-20T10:00:00Z");
+    const second = snapshot("2", 2, "2026-11-21T10:00:00Z");
+    const other = snapshot("9", 1, "2026-11-21T10:00:00Z", { source_peer_id: "q", source: "Attic" });
+    const one = choose(lines([first]), {});
+    expect(one).toMatchObject({ snapshot: first, hasNewer: false, isGone: false });
+    const before = { line: "p/f", at: "1" };
+    // The other machine's line would come first.
+    const after = choose(lines([first, second, other]), {}, before);
+    expect(after).toMatchObject({ snapshot: first, newest: "2", hasNewer: true, isGone: false });
+    expect(choose(lines([first, second]), {}, { line: "p/f", at: "2" })).toMatchObject({ snapshot: second, hasNewer: false });
+    // An older one that somebody chose needs no hint.
+    expect(choose(lines([first, second]), { at: "1" })).toMatchObject({ snapshot: first, hasNewer: false });
+    // What was removed meanwhile is not shown under its name.
+    expect(choose(lines([second]), {}, before)).toMatchObject({ snapshot: second, isGone: true });
+    expect(choose(lines([second]), { at: "1" })).toMatchObject({ snapshot: second, isGone: true });
+    // Another line: its newest.
+    expect(choose(lines([first, other]), { line: "q/f" }, before)).toMatchObject({ snapshot: other, isGone: false });
+    expect(choose([], {}, before)).toBeUndefined();
   });
   it("are counted by day, and what is newest adds up", () => {
     const now = new Date("2026-11-22T12:00:00Z");
@@ -177,6 +228,27 @@ describe("settings", () => {
 
 it("reads patterns a line each", () => {
   expect(patterns("*.tmp\n\n# a comment\n  node_modules/  \n!keep")).toEqual(["*.tmp", "node_modules/", "!keep"]);
+});
+
+it("edits of a folder what was edited", () => {
+  const exclude = ["# of mine", "  *.tmp", "node_modules/"];
+  const text = exclude.join("\n");
+  expect(folderEdit("Documents", exclude, "Papers ", text)).toEqual({ name: "Papers" });
+  expect(folderEdit("Documents", exclude, "Documents", `${text}\n*.o`)).toEqual({ exclude: ["*.tmp", "node_modules/", "*.o"] });
+  expect(folderEdit("Documents", [], "Documents", "")).toEqual({});
+});
+
+it("shows every restore that runs, then the newest", () => {
+  const reports = Array.from({ length: 14 }, (_, id) => ({ id, state: id === 1 ? "running" : "done" }) as RestoreReport);
+  expect(inOrder(reports).map((one) => one.id).slice(0, 3)).toEqual([1, 13, 12]);
+  expect(inOrder(reports)).toHaveLength(14);
+});
+
+it("knows of a backup server when the settings are known", () => {
+  expect(hasBackupServer(undefined)).toBeUndefined();
+  expect(hasBackupServer({ sync: {}, node: { allowed_peers: [] } })).toBe(false);
+  expect(hasBackupServer({ sync: { backup_peer_address: "/ip4/192.0.2.1" } })).toBe(true);
+  expect(hasBackupServer({ node: { allowed_peers: ["p"] } })).toBe(true);
 });
 
 it("replaces one folder of a status", () => {

@@ -1,4 +1,8 @@
 // The one sentence of the overview: what is safe, and what is not.
+//
+// "Everything up to …" is said of what the backup server has acknowledged and
+// of nothing else: `up_to` is the moment up to which the acknowledged version
+// has every change. When a version was made, received or looked for says less.
 
 import type { Folder, Source, Status } from "../api/model";
 import { counted, visibleName } from "./format";
@@ -9,16 +13,18 @@ export type Mood = "good" | "busy" | "bad" | "none";
 /** The sentence. */
 export interface Truth {
   mood: Mood;
-  /** Up to when everything is safe, where it is. */
+  /** Where it is there, the sentence begins with "Everything up to …". */
   upTo?: Date;
   text: string;
   /** What to do, or what comes next. */
   next?: string;
+  /** When the last version was confirmed, where not all is safe. */
+  confirmedAt?: Date;
 }
 
 /** What is the case with one folder. */
 export type Standing =
-  | { kind: "safe"; upTo: Date }
+  | { kind: "safe"; upTo: Date; isLooking: boolean }
   | { kind: "paused" }
   | { kind: "stopped"; why: string }
   | { kind: "pending"; why: string };
@@ -40,8 +46,11 @@ export function standing(folder: Folder): Standing {
   if ((folder.backed_up_sequence ?? -1) < folder.sequence) {
     return { kind: "pending", why: "the backup server has not confirmed the newest version yet" };
   }
-  const upTo = Math.max(...[time(folder.backed_up_at), time(folder.last_scan)].filter((t) => !Number.isNaN(t)));
-  return { kind: "safe", upTo: new Date(upTo) };
+  const isLooking = folder.state === "scanning";
+  if (folder.state !== "idle" && !isLooking) return { kind: "pending", why: "a new version is being made" };
+  const upTo = time(folder.up_to);
+  if (Number.isNaN(upTo)) return { kind: "pending", why: "it is being looked through after the start" };
+  return { kind: "safe", upTo: new Date(upTo), isLooking };
 }
 
 function ofFolders(folders: Folder[], hasServer: boolean): Truth {
@@ -72,7 +81,7 @@ function ofFolders(folders: Folder[], hasServer: boolean): Truth {
       mood: "busy",
       text: `Not all of ${names(pending)} is on the backup server yet: ${why}.`,
       next: since == null ? "There is no backup of it yet." : undefined,
-      upTo: since == null ? undefined : new Date(since),
+      confirmedAt: since == null ? undefined : new Date(since),
     };
   }
   const safe = all.flatMap(({ standing }) => (standing.kind === "safe" ? [standing.upTo.getTime()] : []));
@@ -80,16 +89,23 @@ function ofFolders(folders: Folder[], hasServer: boolean): Truth {
   if (safe.length === 0) {
     return { mood: "none", text: `Paused: ${names(paused)}.`, next: "Resume it to have it backed up." };
   }
+  const upTo = new Date(Math.min(...safe));
+  const without = paused.length > 0 ? `, but for ${names(paused)}: paused` : "";
   const errors = folders.reduce((sum, folder) => sum + folder.error_count, 0);
-  const rest = paused.length > 0 ? ` ${names(paused)} is paused.` : "";
   if (errors > 0) {
     return {
       mood: "bad",
-      text: `All but ${counted(errors, "file")} that could not be read is on the backup server.${rest}`,
+      upTo,
+      text: `, but for ${counted(errors, "file")} that could not be read, is on the backup server${without}.`,
       next: "The folder's page names them.",
     };
   }
-  return { mood: "good", upTo: new Date(Math.min(...safe)), text: `is on the backup server.${rest}` };
+  const text = ` is on the backup server${without}.`;
+  const looking = all.filter(({ standing }) => standing.kind === "safe" && standing.isLooking);
+  if (looking.length > 0) {
+    return { mood: "busy", upTo, text, next: `${names(looking)} is being looked through for what has changed since.` };
+  }
+  return { mood: "good", upTo, text };
 }
 
 function ofSources(sources: Source[]): Truth {
@@ -112,15 +128,16 @@ function ofSources(sources: Source[]): Truth {
   if (polls.some(Number.isNaN)) {
     return { mood: "busy", text: `${names(sources)} is being asked for the first time.` };
   }
-  return { mood: "good", upTo: new Date(Math.min(...polls)), text: `that ${names(sources)} offered is here.` };
+  return { mood: "good", upTo: new Date(Math.min(...polls)), text: ` that ${names(sources)} offered is here.` };
 }
 
-/** What there is to say, of folders first, then of sources. */
-export function truth(status: Status, hasServer: boolean): Truth[] {
+/** What there is to say, of folders first, then of sources. Of folders nothing
+ * is said while it is not known whether there is a backup server. */
+export function truth(status: Status, hasServer: boolean | undefined): Truth[] {
   const all: Truth[] = [];
-  if (status.folders.length > 0) all.push(ofFolders(status.folders, hasServer));
+  if (status.folders.length > 0 && hasServer !== undefined) all.push(ofFolders(status.folders, hasServer));
   if (status.sources.length > 0) all.push(ofSources(status.sources));
-  if (all.length === 0) {
+  if (status.folders.length === 0 && status.sources.length === 0) {
     all.push({
       mood: "none",
       text: "Nothing is being backed up yet.",
@@ -129,3 +146,6 @@ export function truth(status: Status, hasServer: boolean): Truth[] {
   }
   return all;
 }
+
+/** A sentence without its time, which is another all the time. */
+export const announced = (one: Truth): string => (one.upTo ? `Everything${one.text}` : one.text);

@@ -1,7 +1,7 @@
 // This device, the machines it works with, and how to bring them together.
 
 import {
-  Button, Card, Group, List, Loader, Modal, SimpleGrid, Stack, Table, Text, TextInput, Title,
+  Button, Card, Group, List, Loader, Modal, SimpleGrid, Skeleton, Stack, Table, Text, TextInput, Title,
 } from "@mantine/core";
 import { useDisclosure } from "@mantine/hooks";
 import { IconCheck, IconPlugConnected, IconPlus, IconTrash, IconX } from "@tabler/icons-react";
@@ -17,7 +17,7 @@ import {
 import { duration } from "../lib/format";
 import { sourceWord } from "../lib/words";
 import { Confirm } from "../parts/confirm";
-import { Copy, Id, Page, State, Trouble, useNow, When } from "../parts/basics";
+import { Announce, Copy, Id, Page, State, Trouble, useNow, When } from "../parts/basics";
 import { Qr } from "../parts/qr";
 
 function ThisDevice({ status }: { status: Status }) {
@@ -67,6 +67,8 @@ function ShowCode({ onClose }: { onClose: () => void }) {
     if (isJoined) void client.invalidateQueries();
   }, [client, isJoined]);
   const left = open.data ? (Date.parse(open.data.expires_at) - now.getTime()) / 1000 : 0;
+  const isOver = state?.state === "expired" || state?.state === "failed" || left <= 0;
+  const over = state?.detail ?? "The code's time is over.";
   return (
     <Stack>
       <Text>On the machine that is to keep the backups, open Archivist, choose Devices, and enter this code. It counts once.</Text>
@@ -82,12 +84,12 @@ function ShowCode({ onClose }: { onClose: () => void }) {
             <span className="code">{open.data.code}</span>
             <Copy text={open.data.code} what="the code" />
           </Group>
-          <Text size="sm" c="dimmed" role="status">
-            {state?.state === "expired" || state?.state === "failed" || left <= 0
-              ? (state?.detail ?? "The code's time is over.")
-              : `Waiting for the other machine; the code counts for ${duration(left)} more.`}
+          <Text size="sm" c="dimmed">
+            {isOver ? over : `Waiting for the other machine; the code counts for ${duration(left)} more.`}
           </Text>
-          {(state?.state === "expired" || state?.state === "failed" || left <= 0) && (
+          {/* Not every second of it. */}
+          <Announce text={isOver ? over : "Waiting for the other machine."} />
+          {isOver && (
             <Button onClick={() => open.mutate(undefined)}>Make another code</Button>
           )}
         </>
@@ -196,13 +198,20 @@ function Test({ source, label }: { source?: string; label: string }) {
   );
 }
 
-function BackupPeer({ address, peers }: { address: string; peers: Peer[] }) {
+/** Whether it is connected, as far as that is known. */
+function link(peers: Peer[] | undefined, id: string | undefined): string {
+  if (!peers) return "Looking whether it is connected …";
+  const peer = peers.find((one) => one.peer_id === id);
+  if (!peer) return "Not connected at the moment; it connects when there is something to fetch.";
+  return peer.rtt_ms == null ? "Connected." : `Connected, ${peer.rtt_ms.toFixed(1)} ms away.`;
+}
+
+function BackupPeer({ address, peers }: { address: string; peers: Peer[] | undefined }) {
   const [isEditing, editing] = useDisclosure();
   const [isRemoving, removing] = useDisclosure();
   const [text, setText] = useState(address);
   const set = useSetKey();
   const id = /\/p2p\/([^/]+)$/.exec(address)?.[1];
-  const peer = peers.find((one) => one.peer_id === id);
   return (
     <Card withBorder component="section" aria-label="Backup server of this machine">
       <Stack gap="sm">
@@ -212,7 +221,7 @@ function BackupPeer({ address, peers }: { address: string; peers: Peer[] }) {
         {address ? (
           <>
             <Id id={address} what="the address" whole />
-            <Text size="sm">{peer ? `Connected${peer.rtt_ms == null ? "" : `, ${peer.rtt_ms.toFixed(1)} ms away`}.` : "Not connected at the moment; it connects when there is something to fetch."}</Text>
+            <Text size="sm">{link(peers, id)}</Text>
             <Test label="Test the connection to the backup server" />
           </>
         ) : (
@@ -269,10 +278,9 @@ function BackupPeer({ address, peers }: { address: string; peers: Peer[] }) {
   );
 }
 
-function SourceRow({ source, peers }: { source: Source; peers: Peer[] }) {
+function SourceRow({ source, peers }: { source: Source; peers: Peer[] | undefined }) {
   const [isRemoving, removing] = useDisclosure();
   const remove = useRemoveSource();
-  const peer = peers.find((one) => one.peer_id === source.peer_id);
   return (
     <Stack gap="xs" component="article" aria-label={source.name}>
       <Group justify="space-between">
@@ -281,7 +289,7 @@ function SourceRow({ source, peers }: { source: Source; peers: Peer[] }) {
           <State word={sourceWord(source.state)} detail={source.detail} />
         </Group>
         <Text size="sm" c="dimmed">
-          {peer ? `connected${peer.rtt_ms == null ? "" : `, ${peer.rtt_ms.toFixed(1)} ms`}` : "not connected at the moment"}
+          {link(peers, source.peer_id)}
         </Text>
       </Group>
       <Id id={source.peer_id} what="the peer id" />
@@ -354,7 +362,7 @@ function AddSource({ onClose }: { onClose: () => void }) {
   );
 }
 
-function Connected({ peers }: { peers: Peer[] }) {
+function Connected({ peers }: { peers: Peer[] | undefined }) {
   const [address, setAddress] = useState("");
   const connect = useConnect();
   return (
@@ -362,8 +370,9 @@ function Connected({ peers }: { peers: Peer[] }) {
       <Title order={2} size="h4" mb="xs">
         Connected peers
       </Title>
-      {peers.length === 0 && <Text c="dimmed">No peer is connected at the moment.</Text>}
-      {peers.length > 0 && (
+      {!peers && <Loader size="sm" aria-label="Loading" />}
+      {peers?.length === 0 && <Text c="dimmed">No peer is connected at the moment.</Text>}
+      {peers && peers.length > 0 && (
         <div className="scroll" tabIndex={0} role="group" aria-label="Connected peers">
           <Table fz="sm" miw={640}>
             <Table.Thead>
@@ -442,7 +451,6 @@ export function Devices() {
   if (!status.data) {
     return <Page title="Devices">{status.isError ? <Trouble error={status.error} /> : <Loader aria-label="Loading" />}</Page>;
   }
-  const connected = peers.data ?? [];
   const address = config.data?.sync?.backup_peer_address;
   return (
     <Page
@@ -460,7 +468,13 @@ export function Devices() {
       }
     >
       <ThisDevice status={status.data} />
-      <BackupPeer address={typeof address === "string" ? address : ""} peers={connected} />
+      {config.data ? (
+        <BackupPeer address={typeof address === "string" ? address : ""} peers={peers.data} />
+      ) : config.isError ? (
+        <Trouble error={config.error} onRetry={() => void config.refetch()} />
+      ) : (
+        <Skeleton h={120} aria-label="Loading" />
+      )}
       <Card withBorder component="section" aria-label="Machines that are backed up here">
         <Group justify="space-between" mb="sm">
           <Title order={2} size="h4">
@@ -473,12 +487,12 @@ export function Devices() {
         {status.data.sources.length === 0 && <Text c="dimmed">There is none. Enter the pairing code of one.</Text>}
         <SimpleGrid cols={1}>
           {status.data.sources.map((source) => (
-            <SourceRow key={source.name} source={source} peers={connected} />
+            <SourceRow key={source.name} source={source} peers={peers.data} />
           ))}
         </SimpleGrid>
       </Card>
       <Trouble error={peers.error} />
-      <Connected peers={connected} />
+      <Connected peers={peers.data} />
       <Modal opened={pair === "show"} onClose={close} title="Pair: this machine is backed up">
         {pair === "show" && <ShowCode onClose={close} />}
       </Modal>

@@ -30,7 +30,9 @@ function Journal() {
       </Group>
       {journal.isPending && <Loader aria-label="Loading" />}
       <Trouble error={journal.error} />
-      {journal.data && fitting.length === 0 && <Text c="dimmed">Nothing has happened.</Text>}
+      {journal.data && fitting.length === 0 && (
+        <Text c="dimmed">{folder || device ? "Nothing has happened to it." : "Nothing has happened."}</Text>
+      )}
       <ol aria-label="Events" style={{ listStyle: "none", margin: 0, padding: 0 }}>
         {fitting.slice(0, shown).map((entry) => (
           <li key={entry.id} style={{ padding: "8px 0", borderBottom: "1px solid var(--mantine-color-default-border)" }}>
@@ -82,7 +84,8 @@ function Logs() {
       </Group>
       <Trouble error={logs.error ?? set.error} />
       <div className="log" ref={box} tabIndex={0} role="log" aria-live="off" aria-label="Debug log">
-        {fitting.length === 0 && "Nothing was logged."}
+        {!logs.data && !logs.isError && <Loader size="sm" aria-label="Loading" />}
+        {logs.data && fitting.length === 0 && (text ? "No line has that in it." : "Nothing was logged.")}
         {fitting.map((line) => (
           <div key={line.id}>
             <When at={line.at} /> {line.level.padEnd(5)} <FileName name={line.text} />

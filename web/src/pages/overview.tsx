@@ -1,6 +1,6 @@
 // The truth in one sentence, and each folder in one card.
 
-import { Anchor, Button, Card, Group, Loader, SimpleGrid, Stack, Text, Title } from "@mantine/core";
+import { Anchor, Button, Card, Group, Loader, SimpleGrid, Skeleton, Stack, Text, Title } from "@mantine/core";
 import { BarChart } from "@mantine/charts";
 import { useDisclosure } from "@mantine/hooks";
 import { IconCheck, IconPlayerPause, IconPlayerPlay, IconPlus, IconUpload, IconX } from "@tabler/icons-react";
@@ -8,37 +8,33 @@ import { useMemo } from "react";
 import { Link } from "react-router";
 
 import type { Folder, Notice, Status } from "../api/model";
-import { useBackupNow, useConfig, useConfirmFolder, usePauseFolder, useSnapshots, useStatus } from "../api/queries";
+import {
+  hasBackupServer, useBackupNow, useConfig, useConfirmFolder, usePauseFolder, useSnapshots, useStatus,
+} from "../api/queries";
 import { bytes, count, counted, visibleName } from "../lib/format";
 import { byDay } from "../lib/history";
-import { standing, truth, type Truth } from "../lib/truth";
+import { announced, standing, truth, type Truth } from "../lib/truth";
 import { folderWord, sourceWord, stepWord } from "../lib/words";
 import { WorkBar } from "../parts/bar";
-import { Dot, Facts, FileName, Hint, Page, State, Trouble, When } from "../parts/basics";
+import { Announce, Dot, Facts, FileName, Hint, Page, State, Trouble, When } from "../parts/basics";
 import { AddFolderModal } from "../parts/folder_forms";
-
-export function useHasServer(): boolean {
-  const config = useConfig();
-  const sync = config.data?.sync;
-  const peers = config.data?.node?.allowed_peers;
-  return Boolean(sync?.backup_peer_address) || (Array.isArray(peers) && peers.length > 0);
-}
 
 function Sentence({ truth }: { truth: Truth }) {
   return (
     <div className={`band band-${truth.mood}`}>
       <Text size="xl" fw={600}>
-        {truth.mood === "good" && truth.upTo ? (
+        {truth.upTo ? (
           <>
-            Everything up to <When at={truth.upTo} /> {truth.text}
+            Everything up to <When at={truth.upTo} />
+            <FileName name={truth.text} />
           </>
         ) : (
           <FileName name={truth.text} />
         )}
       </Text>
-      {truth.mood === "busy" && truth.upTo && (
+      {truth.confirmedAt && (
         <Text>
-          The version that was confirmed last is from <When at={truth.upTo} />.
+          The backup server confirmed a version last at <When at={truth.confirmedAt} />.
         </Text>
       )}
       {truth.next && (
@@ -144,7 +140,7 @@ export function FolderCard({ folder, children }: { folder: Folder; children?: Re
           {at.kind === "paused" && "Paused: changes are not backed up."}
         </Text>
         {(folder.state === "scanning" || folder.state === "publishing") && folder.detail && (
-          <Text size="sm" c="dimmed" role="status">
+          <Text size="sm" c="dimmed">
             {folder.detail}
           </Text>
         )}
@@ -238,9 +234,9 @@ function FirstRun({ onAdd }: { onAdd: () => void }) {
   );
 }
 
-function History({ status, hasServer }: { status: Status; hasServer: boolean }) {
+function History({ status, hasServer }: { status: Status; hasServer: boolean | undefined }) {
   const isServer = status.sources.length > 0;
-  const snapshots = useSnapshots(!isServer, isServer || hasServer);
+  const snapshots = useSnapshots(!isServer, isServer || hasServer === true);
   const days = useMemo(() => byDay(snapshots.data ?? [], new Date(), 14), [snapshots.data]);
   if (!isServer && !hasServer) return null;
   const versions = days.reduce((sum, day) => sum + day.versions, 0);
@@ -280,7 +276,8 @@ function History({ status, hasServer }: { status: Status; hasServer: boolean }) 
 
 export function Overview() {
   const status = useStatus();
-  const hasServer = useHasServer();
+  const config = useConfig();
+  const hasServer = hasBackupServer(config.data);
   const [isAdding, adding] = useDisclosure();
   const all = useBackupNow();
   if (!status.data) {
@@ -289,6 +286,7 @@ export function Overview() {
     );
   }
   const { folders, sources, storage, notices } = status.data;
+  const truths = truth(status.data, hasServer);
   return (
     <Page
       title="Overview"
@@ -307,13 +305,17 @@ export function Overview() {
         )
       }
     >
-      <Stack gap="sm" aria-live="polite">
-        {truth(status.data, hasServer).map((one) => (
+      <Stack gap="sm">
+        {truths.map((one) => (
           <Sentence key={one.text} truth={one} />
         ))}
+        {folders.length > 0 && hasServer === undefined && !config.isError && <Skeleton h={72} aria-label="Loading" />}
+        {!config.data && <Trouble error={config.error} onRetry={() => void config.refetch()} />}
       </Stack>
+      {/* The times in the sentences are not: they would be read out again and again. */}
+      <Announce text={truths.map(announced).join(" ")} />
       <BackupSteps backup={all} />
-      {folders.length > 0 && !hasServer && (
+      {folders.length > 0 && hasServer === false && (
         <Group>
           <Button variant="filled" component={Link} to="/devices?pair=show">
             Pair with a backup server

@@ -15,14 +15,13 @@ import { useSearchParams } from "react-router";
 import { downloadUrl } from "../api/client";
 import type { ListedEntry, Snapshot } from "../api/model";
 import {
-  entriesPage, PAGE, type Place, useRestore, useSearch, useSnapshots, useStatus, useVersions,
+  entriesPage, hasBackupServer, PAGE, type Place, useConfig, useRestore, useSearch, useSnapshots, useStatus, useVersions,
 } from "../api/queries";
-import { type Line, lines, newestAt, trail } from "../lib/choice";
+import { choose, type Line, lines, newestAt, trail } from "../lib/choice";
 import { bytes, count, counted, fromNanoseconds, lastName, permissions, visibleName } from "../lib/format";
 import { FileName, Page, Trouble, When } from "../parts/basics";
 import { DirectoryPicker } from "../parts/directory_picker";
 import { Restores } from "../parts/restores";
-import { useHasServer } from "./overview";
 
 /** An entry that can be named whatever its bytes are. */
 const keyOf = (entry: ListedEntry) => entry.path_base64 ?? entry.path;
@@ -324,7 +323,6 @@ function Browser({ line, snapshot, remote }: { line: Line; snapshot: Snapshot; r
     setChosen(new Map());
     setDetails(undefined);
   }, [snapshot.id]);
-  useEffect(() => setDir({ path: "" }), [line.key]);
   const place: Place = { snapshot: snapshot.id, path: dir.path, pathBase64: dir.base64, remote };
   const pages = useInfiniteQuery({
     queryKey: ["entries", place],
@@ -449,21 +447,32 @@ function Browser({ line, snapshot, remote }: { line: Line; snapshot: Snapshot; r
 function Choose({ remote }: { remote: boolean }) {
   const snapshots = useSnapshots(remote);
   const [parameters, setParameters] = useSearchParams();
+  const [before, setBefore] = useState<{ line: string; at: string }>();
+  // What is shown in the place of one that is gone.
+  const [instead, setInstead] = useState<string>();
   const all = useMemo(() => lines(snapshots.data ?? []), [snapshots.data]);
+  const asked = { line: parameters.get("line"), folder: parameters.get("folder"), at: parameters.get("at") };
+  const shown = choose(all, asked, before);
+  // What is looked at stays, whatever arrives meanwhile.
+  const [line, at, isGone] = [shown?.line.key, shown?.snapshot.id, shown?.isGone];
+  useEffect(() => {
+    if (line === undefined || at === undefined) return;
+    setBefore({ line, at });
+    if (isGone) setInstead(at);
+  }, [line, at, isGone]);
   if (snapshots.isPending) return <Loader aria-label="Loading" />;
-  if (snapshots.isError) return <Trouble error={snapshots.error} onRetry={() => void snapshots.refetch()} />;
-  const wanted = parameters.get("line");
-  const folder = parameters.get("folder");
-  const line = all.find((one) => one.key === wanted) ?? all.find((one) => one.folderId === folder) ?? all[0];
-  if (!line) {
+  const trouble = <Trouble error={snapshots.error} onRetry={() => void snapshots.refetch()} />;
+  if (!snapshots.data) return trouble;
+  if (!shown) {
     return (
-      <Text>
-        {remote ? "The backup server holds no version of this machine's folders yet." : "This machine holds no backups of other machines."}
-      </Text>
+      <>
+        {trouble}
+        <Text>
+          {remote ? "The backup server holds no version of this machine's folders yet." : "This machine holds no backups of other machines."}
+        </Text>
+      </>
     );
   }
-  const machines = [...new Map(all.map((one) => [one.sourcePeerId, one.source])).entries()];
-  const snapshot = line.snapshots.find((one) => one.id === parameters.get("at")) ?? line.snapshots[0];
   const set = (changes: Record<string, string | undefined>) => {
     const next = new URLSearchParams(parameters);
     for (const [name, value] of Object.entries(changes)) {
@@ -474,42 +483,72 @@ function Choose({ remote }: { remote: boolean }) {
   };
   return (
     <>
+      {trouble}
       <Card withBorder>
         <Stack gap="md">
-          <Group grow preventGrowOverflow={false}>
-            {!remote && (
-              <Select
-                label="Machine"
-                data={machines.map(([value, label]) => ({ value, label }))}
-                value={line.sourcePeerId}
-                allowDeselect={false}
-                onChange={(value) => {
-                  const first = all.find((one) => one.sourcePeerId === value);
-                  if (first) set({ line: first.key, at: undefined });
-                }}
-              />
-            )}
-            <Select
-              label="Folder"
-              data={all
-                .filter((one) => one.sourcePeerId === line.sourcePeerId)
-                .map((one) => ({ value: one.key, label: visibleName(one.folderName) }))}
-              value={line.key}
-              allowDeselect={false}
-              onChange={(value) => value && set({ line: value, at: undefined })}
-            />
-          </Group>
-          {snapshot && <Timeline key={line.key} line={line} chosen={snapshot} onChoose={(one) => set({ at: one.id })} />}
+          <Lines all={all} chosen={shown.line} remote={remote} onChoose={(one) => set({ line: one.key, at: undefined })} />
+          {(shown.isGone || shown.snapshot.id === instead) && (
+            <Text className="ink-bad" role="status">
+              The version that was looked at is not there any more; another is shown.
+            </Text>
+          )}
+          {shown.hasNewer && (
+            <Group gap="xs" role="status">
+              <Text size="sm">A newer version has come.</Text>
+              <Button size="compact-sm" onClick={() => setBefore({ line: shown.line.key, at: shown.newest })}>
+                Show the newest
+              </Button>
+            </Group>
+          )}
+          <Timeline key={shown.line.key} line={shown.line} chosen={shown.snapshot} onChoose={(one) => set({ at: one.id })} />
         </Stack>
       </Card>
-      {snapshot && <Browser line={line} snapshot={snapshot} remote={remote} />}
+      <Browser key={shown.line.key} line={shown.line} snapshot={shown.snapshot} remote={remote} />
     </>
+  );
+}
+
+/** Which machine, and which folder of it. */
+function Lines({
+  all, chosen, remote, onChoose,
+}: {
+  all: Line[];
+  chosen: Line;
+  remote: boolean;
+  onChoose: (line: Line) => void;
+}) {
+  const machines = [...new Map(all.map((one) => [one.sourcePeerId, one.source])).entries()];
+  const choosing = (found: Line | undefined) => {
+    if (found) onChoose(found);
+  };
+  return (
+    <Group grow preventGrowOverflow={false}>
+      {!remote && (
+        <Select
+          label="Machine"
+          data={machines.map(([value, label]) => ({ value, label }))}
+          value={chosen.sourcePeerId}
+          allowDeselect={false}
+          onChange={(value) => choosing(all.find((one) => one.sourcePeerId === value))}
+        />
+      )}
+      <Select
+        label="Folder"
+        data={all
+          .filter((one) => one.sourcePeerId === chosen.sourcePeerId)
+          .map((one) => ({ value: one.key, label: visibleName(one.folderName) }))}
+        value={chosen.key}
+        allowDeselect={false}
+        onChange={(value) => choosing(all.find((one) => one.key === value))}
+      />
+    </Group>
   );
 }
 
 export function Restore() {
   const status = useStatus();
-  const hasServer = useHasServer();
+  const config = useConfig();
+  const hasServer = hasBackupServer(config.data) ?? false;
   const [parameters, setParameters] = useSearchParams();
   const isServer = (status.data?.sources.length ?? 0) > 0;
   const canBoth = isServer && hasServer;
@@ -533,7 +572,14 @@ export function Restore() {
           ]}
         />
       )}
-      {status.isPending || own.isPending ? <Loader aria-label="Loading" /> : <Choose key={String(remote)} remote={remote} />}
+      {!status.data && <Trouble error={status.error} />}
+      {!config.data && <Trouble error={config.error} onRetry={() => void config.refetch()} />}
+      {/* Whose backups are shown is known only when all of these are. */}
+      {status.isPending || own.isLoading || config.isPending ? (
+        <Loader aria-label="Loading" />
+      ) : (
+        <Choose key={String(remote)} remote={remote} />
+      )}
     </Page>
   );
 }

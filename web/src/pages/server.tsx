@@ -37,14 +37,17 @@ function Stored({ storage }: { storage: Storage }) {
   );
 }
 
-function SourceCard({ source, kept }: { source: Source; kept: Snapshot[] }) {
+/** What is said while it is asked for. */
+const UNKNOWN = "…";
+
+function SourceCard({ source, kept }: { source: Source; kept: Snapshot[] | undefined }) {
   const poll = usePoll();
   const accept = useAccept();
-  const newest = kept.reduce<Snapshot | undefined>(
+  const newest = kept?.reduce<Snapshot | undefined>(
     (best, one) => (!best || one.received_at > best.received_at ? one : best),
     undefined,
   );
-  const folders = new Set(kept.map((one) => one.folder_id)).size;
+  const folders = kept && new Set(kept.map((one) => one.folder_id)).size;
   const isBad = source.state === "failed" || source.state === "refused";
   return (
     <Card withBorder component="article" aria-label={source.name}>
@@ -77,9 +80,9 @@ function SourceCard({ source, kept }: { source: Source; kept: Snapshot[] }) {
         <Facts
           facts={[
             ["Last asked", <When key="poll" at={source.last_poll} isRelative />],
-            ["Newest version", newest ? <When key="newest" at={newest.received_at} isRelative /> : "none yet"],
-            ["Versions kept", count(kept.length)],
-            ["Folders", count(folders)],
+            ["Newest version", newest ? <When key="newest" at={newest.received_at} isRelative /> : kept ? "none yet" : UNKNOWN],
+            ["Versions kept", kept ? count(kept.length) : UNKNOWN],
+            ["Folders", folders === undefined ? UNKNOWN : count(folders)],
           ]}
         />
         <Group gap="xs">
@@ -108,6 +111,7 @@ function Decisions({ report }: { report: PruneReport }) {
             ? `${counted(report.removed.length, "version")} would go, ${count(report.kept.length)} would stay.`
             : `${counted(report.removed.length, "version")} went, ${count(report.kept.length)} stayed; the disk has ${bytes(report.freed_bytes)} back.`}
       </Text>
+      {report.not_collected && <Dot tone="bad">Nothing could be freed: {report.not_collected}</Dot>}
       {report.holds.map((hold) => (
         <Dot key={hold} tone="busy">
           {hold}
@@ -230,8 +234,8 @@ function Verify() {
           </Button>
         </Group>
         <Trouble error={verify.error} />
+        {last && isRunning && <WorkBar label="Verifying" done={last.progress_done} total={last.progress_total ?? 0} unit="items" />}
         <div aria-live="polite">
-          {last && isRunning && <WorkBar label="Verifying" done={last.progress_done} total={last.progress_total ?? 0} unit="items" />}
           {last && !isRunning && <VerifyEnd job={last} />}
           {!last && jobs.data && (
             <Text size="sm" c="dimmed">
@@ -308,6 +312,13 @@ function History({ snapshots }: { snapshots: Snapshot[] }) {
   );
 }
 
+/** How many versions there are, and what the newest of each folder holds. */
+function held(snapshots: Snapshot[]): string {
+  const all = lines(snapshots);
+  const size = all.reduce((sum, line) => sum + (line.snapshots[0]?.bytes ?? 0), 0);
+  return `${counted(snapshots.length, "version")} of ${counted(all.length, "folder")}; the newest hold ${bytes(size)}.`;
+}
+
 export function Server() {
   const status = useStatus();
   const config = useConfig();
@@ -323,9 +334,7 @@ export function Server() {
   }
   const isEnabled = Boolean(config.data.backup_server?.enabled);
   const sources = status.data.sources;
-  const all = snapshots.data ?? [];
-  // What the newest version of each folder holds.
-  const size = lines(all).reduce((sum, line) => sum + (line.snapshots[0]?.bytes ?? 0), 0);
+  const all = snapshots.data;
   const toggle = () =>
     set.mutate(
       { key: "backup_server.enabled", value: !isEnabled },
@@ -379,7 +388,7 @@ export function Server() {
       )}
       <SimpleGrid cols={{ base: 1, md: sources.length > 1 ? 2 : 1 }}>
         {sources.map((source) => (
-          <SourceCard key={source.name} source={source} kept={all.filter((one) => one.source_peer_id === source.peer_id)} />
+          <SourceCard key={source.name} source={source} kept={all?.filter((one) => one.source_peer_id === source.peer_id)} />
         ))}
       </SimpleGrid>
       <SimpleGrid cols={{ base: 1, md: 2 }}>
@@ -392,13 +401,13 @@ export function Server() {
           </Group>
           <Stored storage={status.data.storage} />
           <Text size="sm" c="dimmed" mt="sm">
-            {counted(all.length, "version")} of {counted(lines(all).length, "folder")}; the newest hold {bytes(size)}.
+            {all ? held(all) : "Counting the versions …"}
           </Text>
         </Card>
         <Verify />
       </SimpleGrid>
       <Trouble error={snapshots.error} onRetry={() => void snapshots.refetch()} />
-      {snapshots.data && <History snapshots={all} />}
+      {all && <History snapshots={all} />}
     </Page>
   );
 }

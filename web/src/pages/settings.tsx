@@ -75,7 +75,13 @@ function Field({ info, value }: { info: KeyInfo; value: unknown }) {
             <Button type="submit" size="compact-sm" variant="filled" loading={set.isPending} disabled={Boolean(problem)}>
               Apply
             </Button>
-            <Button size="compact-sm" onClick={() => onText(saved)}>
+            <Button
+              size="compact-sm"
+              onClick={() => {
+                set.reset();
+                setTyped(undefined);
+              }}
+            >
               Undo
             </Button>
           </>
@@ -105,16 +111,16 @@ export function Settings() {
       </Page>
     );
   }
-  const waiting = status.data?.notices.find((notice) => notice.message.startsWith("these settings count after a restart"));
+  const waiting = status.data?.needs_restart ?? [];
   return (
     <Page
       title="Settings"
       lead="Kept in config.toml, with your comments. Changes count at once where nothing else is said."
       actions={<Switch label="Show all settings" checked={isAll} onChange={(event) => setAll(event.currentTarget.checked)} />}
     >
-      {waiting && (
+      {waiting.length > 0 && (
         <div className="band band-busy" role="status">
-          <Text fw={600}>A restart is needed: {waiting.message}.</Text>
+          <Text fw={600}>A restart is needed: these settings count after it: {waiting.join(", ")}.</Text>
           <Text size="sm">
             Stop <Code>archivist daemon</Code> and start it again.
           </Text>

@@ -1,6 +1,6 @@
 // Small things that every page uses: names, ids, times, states, errors.
 
-import { ActionIcon, Button, Code, CopyButton, Group, Stack, Text, Title, Tooltip } from "@mantine/core";
+import { ActionIcon, Button, Code, CopyButton, Group, Stack, Text, Title, Tooltip, VisuallyHidden } from "@mantine/core";
 import { IconAlertTriangle, IconCheck, IconCopy } from "@tabler/icons-react";
 import { type ReactNode, useEffect, useState } from "react";
 
@@ -159,6 +159,11 @@ export function Trouble({
       </Group>
     </div>
   );
+}
+
+/** What a screen reader says when it changes; it is not seen. */
+export function Announce({ text }: { text: string }) {
+  return <VisuallyHidden role="status">{text}</VisuallyHidden>;
 }
 
 /** The head of a page. */

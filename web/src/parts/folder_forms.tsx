@@ -1,13 +1,13 @@
 // The dialogs of a folder: add, edit, remove.
 
-import { Button, Group, List, Modal, Stack, Text, TextInput } from "@mantine/core";
+import { Button, Group, List, Loader, Modal, Stack, Text, TextInput } from "@mantine/core";
 import { notifications } from "@mantine/notifications";
 import { useState } from "react";
 
 import type { Folder } from "../api/model";
 import { useAddFolder, useConfig, useEditFolder, useRemoveFolder } from "../api/queries";
 import { lastName, visibleName } from "../lib/format";
-import { patterns } from "../lib/patterns";
+import { folderEdit, patterns } from "../lib/patterns";
 import { Trouble } from "./basics";
 import { Confirm } from "./confirm";
 import { DirectoryPicker } from "./directory_picker";
@@ -98,7 +98,7 @@ function EditForm({ folder, before, onClose }: { folder: Folder; before: string[
       onSubmit={(event) => {
         event.preventDefault();
         edit.mutate(
-          { id: folder.id, name: name.trim(), exclude: patterns(exclude) },
+          { id: folder.id, ...folderEdit(folder.name, before, name, exclude) },
           {
             onSuccess: () => {
               notifications.show({ message: "Applied: it counts from the next version on.", color: "green.8" });
@@ -127,10 +127,13 @@ function EditForm({ folder, before, onClose }: { folder: Folder; before: string[
 }
 
 export function EditFolderModal({ folder, isOpen, onClose }: { folder: Folder; isOpen: boolean; onClose: () => void }) {
+  const config = useConfig();
   const before = useExcludes(folder.id);
   return (
     <Modal opened={isOpen} onClose={onClose} title={`Edit ${visibleName(folder.name)}`}>
       {isOpen && before && <EditForm folder={folder} before={before} onClose={onClose} />}
+      {isOpen && !before && !config.isError && <Loader aria-label="Loading" />}
+      {isOpen && !before && <Trouble error={config.error} onRetry={() => void config.refetch()} />}
     </Modal>
   );
 }

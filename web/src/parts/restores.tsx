@@ -6,8 +6,10 @@ import { useState } from "react";
 import type { RestoreReport } from "../api/model";
 import { useCancelRestore, useRestores } from "../api/queries";
 import { bytes, counted } from "../lib/format";
+import { inOrder } from "../lib/restores";
+import type { Tone } from "../lib/words";
 import { WorkBar } from "./bar";
-import { Dot, FileName, Trouble } from "./basics";
+import { Announce, Dot, FileName, Trouble } from "./basics";
 
 function Names({ title, names }: { title: string; names: string[] }) {
   if (names.length === 0) return null;
@@ -25,6 +27,13 @@ function Names({ title, names }: { title: string; names: string[] }) {
       </List>
     </details>
   );
+}
+
+/** How one that is not running looks, and what became of it. */
+function outcome(report: RestoreReport): [Tone, string] {
+  if (report.state === "done") return ["good", "is done"];
+  if (report.state === "cancelled") return ["quiet", "was stopped; begun again, it goes on where it was"];
+  return ["bad", "failed"];
 }
 
 function One({ report }: { report: RestoreReport }) {
@@ -45,12 +54,7 @@ function One({ report }: { report: RestoreReport }) {
       </Stack>
     );
   }
-  const isGood = report.state === "done";
-  const [tone, text] = isGood
-    ? (["good", "is done"] as const)
-    : report.state === "cancelled"
-      ? (["quiet", "was stopped; begun again, it goes on where it was"] as const)
-      : (["bad", "failed"] as const);
+  const [tone, text] = outcome(report);
   return (
     <Stack gap={4}>
       <Dot tone={tone}>
@@ -67,14 +71,18 @@ function One({ report }: { report: RestoreReport }) {
   );
 }
 
+/** Restores that are shown at a time. */
+const SHOWN = 10;
+
 export function Restores() {
   const restores = useRestores();
   const [hidden, setHidden] = useState<ReadonlySet<number>>(new Set());
-  const shown = (restores.data ?? []).filter((report) => !hidden.has(report.id)).reverse();
+  const [limit, setLimit] = useState(SHOWN);
+  const shown = inOrder(restores.data ?? []).filter((report) => !hidden.has(report.id));
   const ended = shown.filter((report) => report.state !== "running");
   if (shown.length === 0) return null;
   return (
-    <Card withBorder component="section" aria-label="Restores" aria-live="polite">
+    <Card withBorder component="section" aria-label="Restores">
       <Group justify="space-between" mb="xs">
         <Title order={2} size="h4">
           Restores
@@ -88,10 +96,16 @@ export function Restores() {
           </Button>
         )}
       </Group>
+      {ended[0] && <Announce text={`Restore ${ended[0].id} ${outcome(ended[0])[1]}.`} />}
       <Stack gap="md">
-        {shown.slice(0, 10).map((report) => (
+        {shown.slice(0, limit).map((report) => (
           <One key={report.id} report={report} />
         ))}
+        {shown.length > limit && (
+          <Button style={{ alignSelf: "flex-start" }} onClick={() => setLimit(limit + SHOWN)}>
+            Show more of {shown.length}
+          </Button>
+        )}
       </Stack>
     </Card>
   );

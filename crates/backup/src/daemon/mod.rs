@@ -51,6 +51,7 @@ pub use self::state_file::STATE_FILE_NAME;
 pub use self::status::{
     BackupEvent, FolderStatus, Processed, PullStatus, SourceState, SourceStatus, Totals,
 };
+pub use atomic_file::write as replace_file;
 
 /// How long [`BackupDaemon::shutdown`] takes at most.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(2);

@@ -18,6 +18,7 @@
 mod cache;
 mod error;
 mod files;
+mod patches;
 mod progress;
 
 use std::collections::HashMap;
@@ -33,8 +34,10 @@ use types::{Cid, FolderId, ManifestHeader};
 
 use self::cache::{Caches, Complete, FolderCache};
 use self::files::{FileWant, check_segment, files_of, first_missing};
+use self::patches::segment_patches;
 use crate::blocking::blocking;
 use crate::clock::Clock;
+use crate::patch::PatchWant;
 use crate::plan::{Counts, Plan, Step, Summary, TreeWalk, diff};
 use crate::pool::SessionPool;
 use crate::pull::{PullError, PullReport, Puller};
@@ -131,6 +134,7 @@ impl ManifestPuller {
             puller,
             job,
             held_elsewhere: Vec::new(),
+            base_header: None,
         };
         let result = attempt.run().await;
         let mut cache = std::mem::take(&mut attempt.cache);
@@ -206,6 +210,8 @@ struct Attempt<'a> {
     cache: FolderCache,
     /// Segments of the last snapshot, in order, that are known to be complete.
     held_elsewhere: Vec<Option<Cid>>,
+    /// The block that holds the last snapshot's header.
+    base_header: Option<Cid>,
 }
 
 impl Attempt<'_> {
@@ -222,6 +228,9 @@ impl Attempt<'_> {
             base.segments.iter().map(|segment| known(segment.cid)).collect()
         });
         let plan = Arc::new(diff(&header, base.as_deref(), &complete));
+        if let Some(base) = &base {
+            self.patch(segment_patches(&plan, &header, base)).await?;
+        }
         let wanted = plan.new_segments().map(|step| step.segment.cid).collect();
         whole(&self.puller.blocks(wanted).await?)?;
         let summaries = Arc::new(self.check(plan.clone(), complete).await?);
@@ -261,7 +270,7 @@ impl Attempt<'_> {
                     None
                 }
             };
-            let base = tree.map(|tree| (newest.cid, tree.header().clone(), pin));
+            let base = tree.map(|tree| (newest.cid, tree, pin));
             Ok((base, store.root(&root_name)))
         });
         let (base, partial) = match newest.await {
@@ -272,10 +281,11 @@ impl Attempt<'_> {
         let cache = std::mem::take(&mut self.cache);
         let base_cid = base.as_ref().map(|(cid, ..)| *cid);
         self.cache = cache.valid(base_cid, partial.map(|root| root.cid), self.losses);
-        Ok(Base::Header(base.map(|(cid, header, pin)| {
+        Ok(Base::Header(base.map(|(cid, tree, pin)| {
             self.pin.add([cid]);
             drop(pin);
-            header
+            self.base_header = Some(tree.header_cid());
+            tree.header().clone()
         })))
     }
 
@@ -289,6 +299,9 @@ impl Attempt<'_> {
             Ok::<_, ManifestPullError>(header_of(manifest, &bytes)?)
         });
         let header_cid = header_cid.await?;
+        if let Some(base) = self.base_header {
+            self.patch(vec![PatchWant { cid: header_cid, bases: vec![base] }]).await?;
+        }
         whole(&self.puller.blocks(vec![header_cid]).await?)?;
         let store = self.store.clone();
         let header = blocking(move || {

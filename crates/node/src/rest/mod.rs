@@ -14,7 +14,7 @@ mod network;
 mod upload;
 
 pub(crate) use self::disposition::attachment;
-pub(crate) use self::guard::has_token;
+pub(crate) use self::guard::{is_owner, only_looks};
 
 use std::sync::Arc;
 

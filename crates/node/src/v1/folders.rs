@@ -70,6 +70,8 @@ fn one(state: &ApiState, folder: &FolderConfig) -> Folder {
             pending_changes: 0,
             backed_up_sequence: None,
             backed_up_at: None,
+            published_at: None,
+            up_to: None,
             last_scan: None,
             watched_dirs: 0,
             dirs_to_watch: 0,
@@ -119,6 +121,8 @@ pub(crate) fn to_api(status: &FolderStatus) -> Folder {
         pending_changes: status.pending_changes,
         backed_up_sequence: status.receipt.map(|receipt| receipt.sequence),
         backed_up_at: status.receipt.map(|receipt| receipt.at),
+        published_at: status.published_at,
+        up_to: up_to(status),
         last_scan: status.last_scan,
         watched_dirs: status.watch.watched,
         dirs_to_watch: status.watch.needed,
@@ -126,6 +130,13 @@ pub(crate) fn to_api(status: &FolderStatus) -> Folder {
         errors: status.errors.iter().map(problem).collect(),
         error_count: status.error_count,
     }
+}
+
+/// Up to when everything is on the backup server: what its newest manifest
+/// has, once that is acknowledged.
+fn up_to(status: &FolderStatus) -> Option<jiff::Timestamp> {
+    let receipt = status.receipt?;
+    status.covers_until.filter(|_| receipt.sequence >= status.sequence)
 }
 
 fn problem(problem: &sync::FileProblem) -> FileError {
@@ -236,8 +247,10 @@ async fn note(state: ApiState, request: AddFolder) -> Answer<Folder> {
 )]
 pub(crate) async fn remove(State(state): State<ApiState>, Path(id): Path<String>) -> Answer<()> {
     let folder = find(&state, &id)?;
-    let (settings, folder_id) = (state.node.settings.clone(), folder.id.clone());
+    let (removed, settings) = (state.removed.clone(), state.node.settings.clone());
+    let folder_id = folder.id.clone();
     blocking(move || {
+        removed.note(&folder_id).map_err(|error| Problem::internal(&error))?;
         let edited = settings.edit(|draft| draft.remove_folder(&folder_id));
         edited.map_err(|error| changed(&error))
     })
@@ -255,6 +268,7 @@ async fn forget(state: ApiState, folder: FolderId) {
             Ok(Err(SyncError::StillConfigured(_))) => tokio::time::sleep(FORGET_PAUSE).await,
             Ok(Ok(())) => {
                 state.node.collector.request();
+                settle(&state, folder).await;
                 return;
             }
             Ok(Err(error)) => {
@@ -269,6 +283,37 @@ async fn forget(state: ApiState, folder: FolderId) {
         }
     }
     tracing::warn!(%folder, "the folder is still being worked on; its state stays");
+}
+
+/// What is to be dropped of the folder has been, or is to stay.
+async fn settle(state: &ApiState, folder: FolderId) {
+    let removed = state.removed.clone();
+    let settled = tokio::task::spawn_blocking(move || removed.settle(&folder)).await;
+    if let Ok(Err(error)) = settled {
+        tracing::warn!(%error, "the list of removed folders cannot be written");
+    }
+}
+
+/// Drops the state of folders that were removed while no instance ran, or
+/// whose removal an end has cut short.
+pub(crate) async fn forget_removed(state: ApiState) {
+    let removed = state.removed.clone();
+    let listed = match tokio::task::spawn_blocking(move || removed.list()).await {
+        Ok(Ok(listed)) => listed,
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "the list of removed folders cannot be read");
+            return;
+        }
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    };
+    for folder in listed {
+        // It is there: the removal did not come to its end.
+        if state.node.settings.get().folder(&folder).is_some() {
+            settle(&state, folder).await;
+        } else {
+            forget(state.clone(), folder).await;
+        }
+    }
 }
 
 /// What is configured has to be what the source side can use.
@@ -421,4 +466,51 @@ pub(crate) async fn errors(
         Ok(Json(errors.iter().map(problem).collect()))
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use sync::{Progress, Receipt, WatchMode, WatchStatus};
+    use types::SequenceNumber;
+
+    use super::*;
+
+    /// Whoever reads "up to" relies on it: it is what the backup server has,
+    /// neither what was only published nor when it said so.
+    #[test]
+    fn up_to_is_said_only_of_what_is_acknowledged() {
+        let moment = |text: &str| text.parse::<jiff::Timestamp>().unwrap();
+        let covered = moment("2026-11-22T12:00:00Z");
+        let status = |sequence, receipt: Option<u64>| FolderStatus {
+            id: "docs".parse().unwrap(),
+            name: "docs".into(),
+            path: "/docs".into(),
+            state: FolderState::Idle,
+            sequence: SequenceNumber(sequence),
+            manifest_cid: None,
+            published_at: Some(moment("2026-11-22T12:00:01Z")),
+            covers_until: Some(covered),
+            files: 1,
+            dirs: 1,
+            bytes: 1,
+            pending_changes: 0,
+            error_count: 0,
+            errors: Vec::new(),
+            watch: WatchStatus { watched: 1, needed: 1, mode: WatchMode::Watching },
+            held: None,
+            receipt: receipt.map(|sequence| Receipt {
+                sequence: SequenceNumber(sequence),
+                at: moment("2026-11-22T12:00:09Z"),
+            }),
+            last_scan: Some(moment("2026-11-22T12:00:05Z")),
+            progress: Progress::default(),
+            files_read: 1,
+            stalled_for: None,
+        };
+        assert_eq!(to_api(&status(7, Some(7))).up_to, Some(covered));
+        assert_eq!(to_api(&status(7, Some(6))).up_to, None);
+        assert_eq!(to_api(&status(7, None)).up_to, None);
+        let unseen = FolderStatus { covers_until: None, ..status(7, Some(7)) };
+        assert_eq!(to_api(&unseen).up_to, None);
+    }
 }

@@ -11,6 +11,7 @@ use restore::{Blocks, Manifest};
 use store::BlockStore;
 use tokio::sync::mpsc;
 
+use super::ui::Owner;
 use super::{ApiState, Problem, blocking};
 use crate::rest::parse_cid;
 use types::with_causes;
@@ -26,10 +27,12 @@ const PIECE_LEN: usize = 64 * 1024;
     responses(
         (status = 200, description = "The header, and `files` with every entry", body = Object),
         (status = 400, description = "Not a CID", body = api::ApiProblem),
+        (status = 401, description = "Without the token or a session", body = api::ApiProblem),
         (status = 404, description = "It is not here, or is no manifest", body = api::ApiProblem),
     )
 )]
 pub(crate) async fn show(
+    _: Owner,
     State(state): State<ApiState>,
     Path(cid): Path<String>,
 ) -> Result<Response, Problem> {

@@ -3,13 +3,11 @@
 use std::sync::Arc;
 
 use backup::{RemoteBlocks, SessionPool};
-use store::{
-    BlockStore, Epoch, GcOptions, GcReport, Pin, Root, StoreError, Usage, VerifyDepth, VerifyReport,
-};
+use store::{BlockStore, StoreError};
 use types::{Block, Cid, EncodedBlock};
 
 use super::{ApiState, Problem, restores};
-use crate::local_blocks::LocalBlocks;
+use crate::local_blocks::{LocalBlocks, delegate_to_store};
 
 /// The blocks that snapshots are read from.
 pub(crate) fn blocks(
@@ -57,51 +55,5 @@ impl BlockStore for Far {
         Ok(self.own.has(cid)? || self.get_encoded(cid)?.is_some())
     }
 
-    fn epoch(&self) -> Epoch {
-        self.own.epoch()
-    }
-
-    fn put(&self, blocks: &[EncodedBlock]) -> Result<(), StoreError> {
-        self.own.put(blocks)
-    }
-
-    fn commit(&self, epoch: Epoch) -> Result<(), StoreError> {
-        self.own.commit(epoch)
-    }
-
-    fn losses(&self) -> u64 {
-        self.own.losses()
-    }
-
-    fn set_root(&self, name: &str, root: Root, epoch: Epoch) -> Result<(), StoreError> {
-        self.own.set_root(name, root, epoch)
-    }
-
-    fn remove_root(&self, name: &str) -> Result<bool, StoreError> {
-        self.own.remove_root(name)
-    }
-
-    fn root(&self, name: &str) -> Option<Root> {
-        self.own.root(name)
-    }
-
-    fn roots(&self, prefix: &str) -> Vec<(String, Root)> {
-        self.own.roots(prefix)
-    }
-
-    fn pin(&self) -> Pin {
-        self.own.pin()
-    }
-
-    fn gc(&self, options: GcOptions) -> Result<GcReport, StoreError> {
-        self.own.gc(options)
-    }
-
-    fn verify(&self, depth: VerifyDepth) -> Result<VerifyReport, StoreError> {
-        self.own.verify(depth)
-    }
-
-    fn usage(&self) -> Result<Usage, StoreError> {
-        self.own.usage()
-    }
+    delegate_to_store!(own);
 }

@@ -50,9 +50,34 @@ pub(crate) async fn status(State(state): State<ApiState>) -> Answer<Status> {
             sources: sources::all(&state),
             storage,
             notices,
+            needs_restart: needs_restart(&state),
         }))
     })
     .await
+}
+
+/// Snapshots that are named as kept, and cannot be read.
+fn damaged(state: &ApiState) -> Option<Notice> {
+    let told = |message| Notice {
+        level: NoticeLevel::Error,
+        message,
+        action: Some(
+            "`archivist verify` says more; with --repair, what a peer has is pulled".into(),
+        ),
+    };
+    match state.snapshots.list() {
+        Ok(listing) => {
+            let first = listing.damaged.first()?;
+            let (count, root, reason) = (listing.damaged.len(), &first.root, &first.reason);
+            Some(told(match count {
+                1 => format!("the snapshot {root} cannot be read: {reason}"),
+                _ => format!("{count} snapshots cannot be read; the first, {root}: {reason}"),
+            }))
+        }
+        Err(error) => {
+            Some(told(format!("the snapshots cannot be listed: {}", with_causes(&error))))
+        }
+    }
 }
 
 /// What somebody should look at.
@@ -62,6 +87,7 @@ fn notices(state: &ApiState) -> Vec<Notice> {
     let mut notices: Vec<Notice> = problems
         .map(|message| Notice { level: NoticeLevel::Error, message, action: None })
         .collect();
+    notices.extend(damaged(state));
     for folder in folders::all(state) {
         if matches!(folder.state.as_str(), "alarm" | "error") {
             let detail = folder.detail.unwrap_or_default();
@@ -144,16 +170,20 @@ fn notices(state: &ApiState) -> Vec<Notice> {
             ),
         });
     }
-    let waiting = state.node.settings.waiting_for_restart();
+    let waiting = needs_restart(state);
     if !waiting.is_empty() {
-        let keys: Vec<String> = waiting.into_iter().map(|change| change.key.to_string()).collect();
         notices.push(Notice {
             level: NoticeLevel::Info,
-            message: format!("these settings count after a restart: {}", keys.join(", ")),
+            message: format!("these settings count after a restart: {}", waiting.join(", ")),
             action: Some("restart the daemon".into()),
         });
     }
     notices
+}
+
+fn needs_restart(state: &ApiState) -> Vec<String> {
+    let waiting = state.node.settings.waiting_for_restart().into_iter();
+    waiting.map(|change| change.key.to_string()).collect()
 }
 
 /// Who asks for manifests in vain, or could not fetch what they name.

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fstree::{Owners, Root, RootError};
+use jiff::{SignedDuration, Timestamp};
 use store::Pin;
 use types::{RelPath, with_causes};
 
@@ -21,18 +22,22 @@ pub(crate) use shared::{Config, Shared};
 
 use crate::core::Core;
 use crate::error::SyncError;
-use crate::hash::{Mode, Reading};
-use crate::index::{AlarmRecord, Batch, Change, FolderRecord};
+use crate::hash::{Mode, Reading, Unsaved};
+use crate::index::{AlarmRecord, Batch, Change, FolderRecord, RowStamp};
 use crate::publish::{self, Made, Naming};
 use crate::root_id::RootId;
 use crate::scan::{Order, ScanError, Targets, normalise, scan};
 use crate::schedule::{Action, Schedule};
-use crate::status::{AlarmKind, FolderState};
+use crate::status::{AlarmKind, FolderState, WatchMode};
 use retries::Retries;
 
-/// A file that was found changed this often when somebody asked for a block
-/// of it has its blocks put into the store from then on.
+/// A file of which this many versions were found changed when somebody asked
+/// for a block has its blocks put into the store from then on.
 const HOT: u32 = 3;
+/// A change can be as old as this before the watcher has told of it: several
+/// of its pauses.
+const HINT_LAG: SignedDuration = SignedDuration::from_millis(100);
+
 /// See the module.
 pub(crate) struct Task {
     core: Arc<Core>,
@@ -45,6 +50,10 @@ pub(crate) struct Task {
     again: Targets,
     again_at: Option<Duration>,
     suspects: HashSet<RelPath>,
+    /// Files whose content was missing when it was to be published.
+    missing: HashSet<RelPath>,
+    /// See [`Order::obeyed`].
+    obeyed: BTreeMap<RelPath, Option<RowStamp>>,
     /// How many directories cannot be watched.
     unwatched: u64,
     /// Keeps alive what rows name that is in no manifest yet.
@@ -54,7 +63,12 @@ pub(crate) struct Task {
     is_asked: bool,
     /// What the user has confirmed: the root that is there, empty or not.
     is_accepted: bool,
-    trouble: Option<(String, jiff::Timestamp)>,
+    trouble: Option<(String, Timestamp)>,
+    /// The rows have whatever was saved before this. Not known before
+    /// everything was looked at.
+    seen: Option<Timestamp>,
+    /// See [`crate::FolderStatus::covers_until`].
+    covers_until: Option<Timestamp>,
 }
 
 impl Task {
@@ -79,11 +93,15 @@ impl Task {
             again_at: None,
             unwatched: 0,
             suspects: missing.into_iter().collect(),
+            missing: HashSet::new(),
+            obeyed: BTreeMap::new(),
             pin,
             owners: Owners::system(),
             is_asked: false,
             is_accepted: false,
             trouble: None,
+            seen: None,
+            covers_until: None,
         };
         task.show_rest();
         Ok(task)
@@ -157,6 +175,7 @@ impl Task {
             self.core.files.set_root(self.record.number, new.path.clone());
             self.schedule.unblock();
             self.schedule.want_all();
+            (self.seen, self.covers_until) = (None, None);
         }
         self.show_rest();
     }
@@ -183,13 +202,17 @@ impl Task {
     }
 
     fn look_at_all(&mut self) -> Result<(), SyncError> {
+        let begun = self.core.clock.now();
         let dirt = self.shared.take_dirt();
         self.suspects.extend(dirt.suspects);
         (self.again, self.again_at) = (Targets::default(), None);
-        self.look(Targets::all(), dirt.hints.map(|hints| hints.last))
+        self.look(Targets::all(), dirt.hints.map(|hints| hints.last))?;
+        self.note_seen(begun);
+        Ok(())
     }
 
     fn look_at_dirt(&mut self) -> Result<(), SyncError> {
+        let begun = self.core.clock.now();
         let dirt = self.shared.take_dirt();
         self.suspects.extend(dirt.suspects);
         self.again_at = None;
@@ -204,7 +227,20 @@ impl Task {
             targets.add_file(path);
         }
         let targets = normalise(&self.core.index, self.record.number, targets)?;
-        self.look(targets, dirt.hints.map(|hints| hints.last))
+        self.look(targets, dirt.hints.map(|hints| hints.last))?;
+        // Elsewhere nothing has changed, where the watcher would have told.
+        if self.seen.is_some() && self.watch_status().mode == WatchMode::Watching {
+            self.note_seen(begun.saturating_sub(HINT_LAG).unwrap_or(begun));
+        }
+        Ok(())
+    }
+
+    /// Whatever was saved before `begun` was found. A file that did not hold
+    /// still was not; one that never does is on the error list.
+    fn note_seen(&mut self, begun: Timestamp) {
+        if !self.is_unsettled() {
+            self.seen = Some(begun);
+        }
     }
 
     /// The files that are to be tried again, and those that rest.
@@ -248,7 +284,7 @@ impl Task {
 
     /// A folder that is not watched whole is looked through more often.
     fn times_of_watching(&mut self) {
-        let is_watched = self.watch_status().mode == crate::status::WatchMode::Watching;
+        let is_watched = self.watch_status().mode == WatchMode::Watching;
         let rescan = self.config.times.rescan;
         self.schedule.times.rescan =
             if is_watched { rescan } else { rescan.min(self.core.tuning.unwatched_interval) };
@@ -289,14 +325,10 @@ impl Task {
             in_place: self.core.in_place.clone(),
             pin: self.pin.clone(),
             shared: self.shared.clone(),
-            has_put: false.into(),
-            has_noted: false.into(),
+            put: Unsaved::default(),
+            noted: Unsaved::default(),
         });
-        let now = self.now();
-        let mut modes = BTreeMap::new();
-        modes.extend(self.shared.hot(HOT).into_iter().map(|path| (path, Mode::Spool)));
-        let restless = self.retries.restless(now, &self.core.tuning);
-        modes.extend(restless.into_iter().map(|path| (path, Mode::Prefix)));
+        let modes = self.modes()?;
         let resting = self.split_retries().1;
         let order = Order {
             folder: &self.shared.id,
@@ -310,6 +342,7 @@ impl Task {
             resting: &resting,
             modes: &modes,
             may_be_empty: self.is_accepted,
+            obeyed: &mut self.obeyed,
         };
         let scanned = match scan(&self.core, order, reading) {
             Ok(scanned) => scanned,
@@ -341,6 +374,22 @@ impl Task {
         self.suspects.clear();
         self.unwatched = scanned.unwatched + if is_all { 0 } else { self.unwatched };
         self.note_scanned(scanned)
+    }
+
+    /// How files are read that cannot be served from where they are.
+    fn modes(&self) -> Result<BTreeMap<RelPath, Mode>, SyncError> {
+        let mut modes = BTreeMap::new();
+        let mut room = self.core.tuning.spool_max;
+        for path in self.shared.hot(HOT) {
+            let row = self.core.index.row(self.record.number, &path)?;
+            if let Some(left) = room.checked_sub(row.map_or(0, |row| row.stamp.size)) {
+                room = left;
+                modes.insert(path, Mode::Spool);
+            }
+        }
+        let restless = self.retries.restless(self.now(), &self.core.tuning);
+        modes.extend(restless.into_iter().map(|path| (path, Mode::Prefix)));
+        Ok(modes)
     }
 
     fn note_scanned(&mut self, scanned: crate::scan::Scanned) -> Result<(), Trouble> {
@@ -397,18 +446,9 @@ impl Task {
         let made = publish::make(&self.core, &naming, &self.owners, is_confirmed, &is_stopped)?;
         let record = match made {
             Made::Manifest(record) => *record,
-            Made::Missing(paths) => {
-                tracing::warn!(folder = %self.shared.id, files = paths.len(),
-                    "content that is to be published is not there any more; it is read again");
-                for path in paths {
-                    self.again.add_file(path.clone());
-                    self.suspects.insert(path);
-                }
-                self.again_at = Some(self.now());
-                self.schedule.published();
-                return Ok(());
-            }
+            Made::Missing(missing) => return self.read_missing(missing),
         };
+        self.missing.clear();
         self.record = record;
         if let Some(manifest) = &self.record.manifest {
             tracing::info!(folder = %self.shared.id, sequence = %manifest.sequence,
@@ -425,6 +465,33 @@ impl Task {
                 "the root of an old manifest stays");
         }
         self.show_rest();
+        Ok(())
+    }
+
+    /// Has files read again whose content is not there any more. What cannot be
+    /// read again is as a new file that cannot be read: it is on the error
+    /// list, and all others need not wait for it.
+    fn read_missing(&mut self, missing: Vec<(RelPath, RowStamp)>) -> Result<(), SyncError> {
+        tracing::warn!(folder = %self.shared.id, files = missing.len(),
+            "content that is to be published is not there any more; it is read again");
+        let (mut lost, mut errors) = (Batch::default(), Batch::default());
+        for (path, stamp) in missing {
+            if self.missing.insert(path.clone()) {
+                self.again.add_file(path.clone());
+                self.suspects.insert(path);
+            } else {
+                let what = "what was known of it is lost, and it cannot be read again".to_owned();
+                errors.add(path.clone(), Change::Fail { what, is_marked: false });
+                lost.forget(path, Some(stamp));
+            }
+        }
+        for batch in [lost, errors] {
+            if !batch.is_empty() {
+                self.core.index.apply(&self.shared.id, &batch, self.core.clock.now())?;
+            }
+        }
+        self.again_at = Some(self.now());
+        self.schedule.published();
         Ok(())
     }
 }

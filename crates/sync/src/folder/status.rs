@@ -15,6 +15,9 @@ impl Task {
         if let Ok(Some(record)) = self.core.index.folder(&self.shared.id) {
             self.record = record;
         }
+        if self.record.pending == 0 && self.record.manifest.is_some() {
+            self.covers_until = self.seen;
+        }
         let state = if self.config.folder.paused {
             FolderState::Paused
         } else if let Some(alarm) = &self.record.alarm {
@@ -61,6 +64,7 @@ impl Task {
             sequence: manifest.as_ref().map_or(SequenceNumber(0), |manifest| manifest.sequence),
             manifest_cid: manifest.as_ref().map(|manifest| manifest.cid),
             published_at: manifest.as_ref().map(|manifest| manifest.at),
+            covers_until: self.covers_until,
             files: rows.files,
             dirs: rows.dirs,
             bytes: rows.bytes,
