@@ -20,7 +20,7 @@ mod tree;
 mod trigger;
 mod verify;
 
-pub use blocking::{Panicked, Retry};
+pub use blocking::Panicked;
 pub use clock::{Clock, SystemClock};
 pub use daemon::*;
 pub use exchange::ExchangeError;

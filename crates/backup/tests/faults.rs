@@ -21,6 +21,7 @@ use store::{
     VerifyDepth,
 };
 use tokio_util::sync::CancellationToken;
+use types::{FileNodeBuilder, MAX_TREE_DEPTH, NodeChild};
 
 use self::source::*;
 
@@ -463,4 +464,64 @@ async fn a_commit_that_outlives_its_attempt_takes_nothing_from_the_next() {
     assert_holds(&store, first, &files);
     assert_holds(&store, second, &others);
     assert_eq!(inner.roots("pull/"), []);
+}
+
+#[tokio::test]
+async fn a_file_that_could_not_be_restored_is_in_no_snapshot() {
+    let source = Source::start().await;
+    let hand = Hand::new(&source).await;
+    let served = &source.served.store;
+    let chunks: Vec<_> = (0..3).map(|n| noise(n, 100 + n)).collect();
+    let cids: Vec<_> = chunks.iter().map(|bytes| file(served, bytes)).collect();
+    let child = |cid, len| NodeChild { cid, len };
+    let node = |children: [NodeChild; 2]| {
+        let (mut builder, mut nodes) = (FileNodeBuilder::new(), Vec::new());
+        let mut emit = |block: types::Block| {
+            nodes.push(block);
+            Ok::<_, std::convert::Infallible>(())
+        };
+        children.into_iter().for_each(|child| builder.push(child, &mut emit).unwrap());
+        let cid = builder.finish(&mut emit).unwrap().unwrap();
+        for block in nodes {
+            put(served, block);
+        }
+        child(cid, children.iter().map(|child| child.len).sum())
+    };
+    let good = node([child(cids[0], 100), child(cids[1], 101)]);
+    // A tree as deep as may be, and one deeper.
+    let mut trees = vec![good];
+    for _ in 0..MAX_TREE_DEPTH {
+        let below = *trees.last().unwrap();
+        trees.push(node([child(cids[2], 102), below]));
+    }
+    let (deep, too_deep) = (trees[MAX_TREE_DEPTH - 1], trees[MAX_TREE_DEPTH]);
+    let entry = |path: &str, file: NodeChild| {
+        let mut entry = file_entry(path, file.cid, b"");
+        if let types::EntryKind::File { size, .. } = &mut entry.kind {
+            *size = file.len;
+        }
+        entry
+    };
+    let bad = [
+        ("a chunk", vec![entry("a", child(cids[0], 99))]),
+        ("a chunk in a node", vec![entry("a", node([child(cids[0], 100), child(cids[1], 99)]))]),
+        ("a node", vec![entry("a", child(good.cid, good.len + 1))]),
+        ("the second mention", vec![entry("a", good), entry("b", child(good.cid, 7))]),
+        ("the depth", vec![entry("a", too_deep)]),
+        ("the depth of the second mention", vec![entry("a", deep), entry("b", too_deep)]),
+    ];
+    let store: Arc<dyn BlockStore> = Arc::new(MemStore::new());
+    let puller = hand.puller(store.clone());
+    for (number, (what, entries)) in bad.iter().enumerate() {
+        let manifest = source.manifest("docs", number as u64 + 1, entries);
+        source.show("docs", number as u64 + 1, manifest);
+        let error = pull(&puller, &source, &offer(&source, "docs")).await.unwrap_err();
+        assert!(matches!(error, ManifestPullError::NotFile { .. }), "{what}: {error}");
+        assert!(error.is_refusal());
+        assert_eq!(store.roots("snapshot/"), [], "{what}");
+    }
+    let entries = [entry("a", good), entry("b", deep), entry("c", child(cids[2], 102))];
+    let manifest = source.manifest("docs", 99, &entries);
+    source.show("docs", 99, manifest);
+    pull(&puller, &source, &offer(&source, "docs")).await.unwrap();
 }

@@ -136,7 +136,7 @@ async fn run_prune(
     let keep = state.node.settings.get().backup_server.keep.clone();
     let (snapshots, stop) = (state.snapshots.clone(), state.stop.clone());
     let work = tokio::task::spawn_blocking(move || {
-        let options = PruneOptions { dry_run, always_collect, stop };
+        let options = PruneOptions { dry_run, always_collect, accept_roots: false, stop };
         backup::prune(&snapshots, &keep, Timestamp::now(), &options)
     });
     let done = work.await.map_err(|error| error.to_string())?;

@@ -3,7 +3,7 @@
 use store::StoreError;
 use types::{Cid, ManifestError};
 
-use crate::blocking::{Panicked, Retry};
+use crate::blocking::Panicked;
 use crate::pull::PullError;
 use crate::snapshot::SnapshotError;
 use crate::tree::TreeError;
@@ -113,21 +113,5 @@ impl ManifestPullError {
                 | Self::Pull(PullError::Store(_))
                 | Self::Panicked(_)
         )
-    }
-
-    /// Whether the same pull can succeed later.
-    pub fn retry(&self) -> Retry {
-        match self {
-            // A block that is damaged or missing is fetched again.
-            Self::Store(StoreError::Damaged { .. } | StoreError::Missing(_)) => Retry::Temporary,
-            Self::Store(error) | Self::Snapshot(SnapshotError::Store(error)) => {
-                error.retry().into()
-            }
-            Self::Pull(error) => error.retry(),
-            Self::Changed { .. } | Self::Missing { .. } | Self::Lost | Self::Stopped => {
-                Retry::Temporary
-            }
-            _ => Retry::Permanent,
-        }
     }
 }

@@ -410,7 +410,7 @@ impl Attempt<'_> {
         plan: &Arc<Plan>,
         summaries: &Arc<HashMap<Cid, Summary>>,
     ) -> Result<(), ManifestPullError> {
-        let (mut missing, mut changed, mut synced) = (Vec::new(), 0, 0);
+        let (mut lacking, mut synced) = (Lacking::default(), 0);
         let new: Arc<Vec<Step>> = Arc::new(plan.new_segments().cloned().collect());
         let mut next = 0;
         while next < new.len() {
@@ -420,9 +420,7 @@ impl Attempt<'_> {
             next = group.range.end;
             let wants: Vec<Want> = group.files.iter().map(Want::from).collect();
             let report = self.puller.trees(wants).await?;
-            let is_complete = report.is_complete();
-            changed += report.changed.len();
-            missing.extend(report.missing);
+            lacking.add(&report);
             let mut counts = Counts::default();
             for step in steps {
                 if let Some(summary) = summaries.get(&step.segment.cid) {
@@ -431,7 +429,7 @@ impl Attempt<'_> {
             }
             let wanted: u64 = group.files.iter().map(|file| file.size).fold(0, u64::saturating_add);
             self.job.progress.add_bytes_here(counts.bytes.saturating_sub(wanted));
-            if !is_complete {
+            if !report.is_complete() {
                 continue;
             }
             let (store, epoch) = (self.store.clone(), self.epoch);
@@ -448,7 +446,7 @@ impl Attempt<'_> {
             });
             let gone = gone.await?;
             if let Some(cid) = gone {
-                missing.push(cid);
+                lacking.is_missing(cid, 1);
                 continue;
             }
             self.job.progress.add_files(counts.files);
@@ -460,7 +458,7 @@ impl Attempt<'_> {
                 partial.segments.extend(done);
             }
         }
-        lacking(&missing, changed)
+        lacking.result()
     }
 
     /// The files of the next new segments that are not known to be here.
@@ -563,16 +561,40 @@ fn whole(report: &PullReport) -> Result<(), ManifestPullError> {
     if report.is_complete() {
         return Ok(());
     }
-    lacking(&report.missing, report.changed.len())
+    let mut lacking = Lacking::default();
+    lacking.add(report);
+    lacking.result()
 }
 
-/// Changed files explain themselves: the next manifest follows. Only where a
-/// block is simply not there, the source is to blame.
-fn lacking(missing: &[Cid], changed: usize) -> Result<(), ManifestPullError> {
-    match missing.first() {
-        _ if changed > 0 => Err(ManifestPullError::Changed { count: changed }),
-        Some(first) => Err(ManifestPullError::Missing { count: missing.len(), first: *first }),
-        None => Ok(()),
+/// What could not be had.
+#[derive(Default)]
+struct Lacking {
+    changed: usize,
+    missing: usize,
+    first: Option<Cid>,
+}
+
+impl Lacking {
+    fn add(&mut self, report: &PullReport) {
+        self.changed += report.changed.len();
+        if let Some(first) = report.missing.first() {
+            self.is_missing(*first, report.missing.len());
+        }
+    }
+
+    fn is_missing(&mut self, first: Cid, count: usize) {
+        self.first.get_or_insert(first);
+        self.missing += count;
+    }
+
+    /// Changed files explain themselves: the next manifest follows. Only where
+    /// a block is simply not there, the source is to blame.
+    fn result(self) -> Result<(), ManifestPullError> {
+        match self.first {
+            _ if self.changed > 0 => Err(ManifestPullError::Changed { count: self.changed }),
+            Some(first) => Err(ManifestPullError::Missing { count: self.missing, first }),
+            None => Ok(()),
+        }
     }
 }
 
