@@ -16,7 +16,6 @@
 //!
 //! What is absent: the network, the store, any decision.
 
-mod ahead;
 mod beneath;
 mod compare;
 mod content;
