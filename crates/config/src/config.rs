@@ -373,18 +373,6 @@ impl Keep {
     }
 }
 
-impl FolderConfig {
-    /// What people call it.
-    pub fn label(&self) -> String {
-        if let Some(name) = &self.name {
-            return name.to_string();
-        }
-        let path = self.path.as_path();
-        path.file_name()
-            .map_or_else(|| self.path.to_string(), |name| name.to_string_lossy().into_owned())
-    }
-}
-
 impl SourcePeer {
     /// Where to dial it: [`SourcePeer::addresses`], or TCP 8070 on the host of
     /// the URL where there are none. Each names the peer.

@@ -24,22 +24,27 @@ use crate::local_blocks::LocalBlocks;
 use crate::log_level::LogLevel;
 use crate::options::{self, Live};
 use crate::pairing::{self, Pairing};
+use crate::removed::RemovedFolders;
 use crate::rest::{self, NodeState};
 use crate::roots;
 use crate::settings::Settings;
 use crate::source_side::SourceSide;
 use crate::tasks::Tasks;
 use crate::token;
+use crate::traffic::Traffic;
 use crate::v1::{self, ApiState, Jobs, Restores};
 use crate::web::{self, LoginKeys, Sessions};
 
-/// Tasks may take this long to end; with the network's, less than five
-/// seconds.
+/// The sides and the tasks may take this long to end …
 const TASKS_END: Duration = Duration::from_millis(2500);
 /// The longest `running.json`, in bytes.
 const RUNNING_LEN_MAX: u64 = 4096;
-/// The network may take this long to say goodbye.
+/// … the network this long to say goodbye …
 const NET_END: Duration = Duration::from_millis(1500);
+/// … and the store this long to write its index out.
+const STORE_END: Duration = Duration::from_millis(750);
+/// All together: less than five seconds.
+const _: () = assert!(TASKS_END.as_millis() + NET_END.as_millis() + STORE_END.as_millis() < 5000);
 
 /// What an instance needs to know.
 #[derive(Clone, Debug)]
@@ -177,6 +182,12 @@ impl DataDir<'_> {
     fn token(&self) -> PathBuf {
         self.0.join("api-token")
     }
+    fn journal(&self) -> PathBuf {
+        self.0.join("journal.jsonl")
+    }
+    fn traffic(&self) -> PathBuf {
+        self.0.join("traffic.json")
+    }
     fn running(&self) -> PathBuf {
         self.0.join("running.json")
     }
@@ -299,7 +310,7 @@ impl App {
         };
         let Started { net, source, service, backup, blocks, snapshots, problems } = started;
 
-        let collector = Collector::new();
+        let collector = Collector::new(problems.clone());
         tasks.spawn("collector", collector.clone().run(store.clone(), tasks.stop_token()));
         let downloads =
             Downloads::new(blocks.clone(), net.handle(), tasks.tracker(), tasks.stop_token());
@@ -340,11 +351,24 @@ impl App {
             access: access.clone(),
             login_keys: LoginKeys::default(),
             journal: Journal::default(),
+            traffic: Traffic::new(net.handle()),
+            removed: RemovedFolders::new(&options.data_dir),
             stop: tasks.stop_token(),
         };
+        let kept = state.journal.clone().keep(dir.journal(), tasks.stop_token());
+        tasks.spawn("journal file", kept);
+        let kept = state.traffic.clone().keep(dir.traffic(), tasks.stop_token());
+        tasks.spawn("traffic", kept);
         let journal = state.journal.clone();
         let journal = journal.run(state.sync.clone(), state.backup.clone(), tasks.stop_token());
         tasks.spawn("journal", journal);
+        let (removed, stop) = (v1::forget_removed(state.clone()), tasks.stop_token());
+        tasks.spawn("removed-folders", async move {
+            tokio::select! {
+                () = removed => {}
+                () = stop.cancelled() => {}
+            }
+        });
         let keeper = Keeper::new(state.clone());
         tasks.spawn("keeper", keeper.run(tasks.stop_token()));
         let router = rest::router(state.node.clone()).merge(v1::router(state.clone()));
@@ -400,7 +424,8 @@ impl App {
         }
     }
 
-    /// Ends the instance, within five seconds.
+    /// Ends the instance, within five seconds: what does not end by then is
+    /// left to the end of the process, as if it had been killed.
     ///
     /// # Errors
     ///
@@ -408,8 +433,8 @@ impl App {
     pub async fn shutdown(self) -> Result<(), String> {
         self.state.restores.stop();
         let (_, _, ended) = tokio::join!(
-            self.source.sync.shutdown(),
-            self.backup.shutdown(),
+            within(TASKS_END, "the watching of folders", self.source.sync.shutdown()),
+            within(TASKS_END, "the backup daemon", self.backup.shutdown()),
             self.tasks.end(TASKS_END),
         );
         if !ended {
@@ -423,8 +448,16 @@ impl App {
         // The index is written out as the store goes, unless something still
         // holds it: then the next start does what is left.
         let state = self.state;
-        let _ = tokio::task::spawn_blocking(move || drop(state)).await;
+        let closing = tokio::task::spawn_blocking(move || drop(state));
+        within(STORE_END, "the store", async { drop(closing.await) }).await;
         failure.map_or(Ok(()), Err)
+    }
+}
+
+/// Waits until a part has ended, at most so long.
+async fn within(limit: Duration, what: &str, end: impl Future<Output = ()>) {
+    if tokio::time::timeout(limit, end).await.is_err() {
+        tracing::warn!("{what} did not end in time");
     }
 }
 
@@ -468,5 +501,19 @@ fn log_report(report: &OpenReport) {
     }
     if report.roots_incomplete {
         tracing::error!("records of what is kept are lost: nothing will be freed until repaired");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_part_that_does_not_end_is_not_waited_for() {
+        let begun = tokio::time::Instant::now();
+        within(TASKS_END, "a part", std::future::pending()).await;
+        assert_eq!(begun.elapsed(), TASKS_END);
+        within(TASKS_END, "a part", async {}).await;
+        assert_eq!(begun.elapsed(), TASKS_END);
     }
 }

@@ -10,6 +10,7 @@ use common::{Instance, noise};
 use futures::StreamExt as _;
 use serde_json::json;
 use store::BlockStore as _;
+use types::{Cid, Dataset, FileNode};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_uploaded_comes_back_with_its_name_and_type() {
@@ -149,16 +150,17 @@ async fn bad_requests_are_refused_with_a_reason() {
     let post = |name: &'static str, value: &'static str| {
         node.http.post(node.url("/data")).header(name, value).body("x").send()
     };
-    for (name, value) in [
-        ("content-disposition", "attachment; filename=\"../x\""),
-        ("content-disposition", "attachment; filename=\"\""),
-        ("content-disposition", "attachment; filename=\"open"),
-        ("content-type", "nonsense"),
-        ("content-type", "*/*"),
+    for (name, value, reason) in [
+        ("content-disposition", "attachment; filename=\"../x\"", "the filename is not valid"),
+        ("content-disposition", "attachment; filename=\"\"", "the filename is not valid"),
+        ("content-disposition", "attachment; filename=\"open", "Content-Disposition header cannot"),
+        ("content-type", "nonsense", "valid"),
+        ("content-type", "*/*", "valid"),
     ] {
         let answer = post(name, value).await.unwrap();
         assert_eq!(answer.status(), 422, "{value}");
-        assert!(answer.text().await.unwrap().contains("valid") || value.contains("open"));
+        let told = answer.text().await.unwrap();
+        assert!(told.contains(reason), "{value}: {told}");
     }
     assert!(node.json("/data").await["content"].as_array().unwrap().is_empty());
     for path in ["/data/nonsense", "/data/QmYwAPJzv5CZsnA625s3Xf2nemtYgPpHdWEz79ojWnPbdG"] {
@@ -311,6 +313,40 @@ async fn the_node_tells_about_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn of_a_range_that_cannot_be_had_nothing_is_begun() {
+    let (from, to) = (Instance::start().await, Instance::start().await);
+    let content = noise(12, 9_000_000);
+    let cid = from.upload(content.clone()).await;
+    // All nodes are there, and the first chunk; and nobody to ask for more.
+    let mut chunks = 0;
+    let mut wanted: Vec<Cid> = vec![cid.parse().unwrap()];
+    while let Some(cid) = wanted.pop() {
+        let block = from.app.store().get_encoded(&cid).unwrap().unwrap();
+        let bytes = block.decode().unwrap();
+        if let Ok(dataset) = Dataset::decode(&bytes) {
+            wanted.push(dataset.tree);
+        } else if let Ok(node) = FileNode::decode(&bytes) {
+            wanted.extend(node.children().iter().rev().map(|child| child.cid));
+        } else {
+            chunks += 1;
+            if chunks > 1 {
+                continue;
+            }
+        }
+        to.app.store().put(&[block]).unwrap();
+    }
+    assert!(chunks > 1);
+    let get = |range: &'static str| {
+        let asked = to.http.get(to.url(&format!("/data/{cid}/network/stream?timeout=20")));
+        asked.header("range", range).send()
+    };
+    let answer = get("bytes=0-9").await.unwrap();
+    assert_eq!(answer.status(), 206);
+    assert!(answer.bytes().await.unwrap() == content[..10]);
+    assert_eq!(get("bytes=-10").await.unwrap().status(), 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_watched_file_that_is_to_be_kept_is_taken_into_the_store() {
     let node = Instance::start().await;
     let folder = tempfile::tempdir().unwrap();
@@ -352,6 +388,39 @@ async fn a_watched_file_that_is_to_be_kept_is_taken_into_the_store() {
     node.app.store().gc(store::GcOptions::default()).unwrap();
     let answer = node.get(&format!("/data/{cid}")).await;
     assert!(answer.bytes().await.unwrap() == content);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_level_stays_until_it_is_changed_itself() {
+    use tracing_subscriber::reload;
+    let (_layer, filter) = reload::Layer::new(node::filter("info").unwrap());
+    let level = node::LogLevel::of(filter.clone());
+    let node = Instance::start_logging(|_| {}, level).await;
+    let shown = || filter.with_current(ToString::to_string).unwrap();
+    let token = std::fs::read_to_string(node.dir.path().join("data/api-token")).unwrap();
+    let set = async |key: &str, value: &str| {
+        let url = format!("http://{}/api/v1/config", node.app.api_addr());
+        let change = json!({ "key": key, "value": value });
+        let answer = node.http.post(url).bearer_auth(token.trim()).json(&change).send().await;
+        assert_eq!(answer.unwrap().status(), 200);
+    };
+    let url = node.url("/debug/chronicles/loglevel?level=TRACE");
+    assert_eq!(node.http.post(url).send().await.unwrap().status(), 200);
+    assert!(shown().contains("node=trace"), "{}", shown());
+    set("node.max_storage", "1GB").await;
+    eventually("the limit counts", async || {
+        node.json("/space").await["quotaMaxBytes"] == 1_000_000_000
+    })
+    .await;
+    // In a later round it is looked at again: the first is over by then.
+    set("node.max_storage", "2GB").await;
+    eventually("the limit counts", async || {
+        node.json("/space").await["quotaMaxBytes"] == 2_000_000_000
+    })
+    .await;
+    assert!(shown().contains("node=trace"), "{}", shown());
+    set("node.log_level", "debug").await;
+    eventually("the level counts", async || shown().contains("node=debug")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

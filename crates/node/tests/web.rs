@@ -7,6 +7,7 @@ mod common;
 use common::Instance;
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
+use store::{BlockStore as _, Root};
 
 struct Ui {
     instance: Instance,
@@ -147,6 +148,7 @@ async fn what_shows_names_of_this_machine_takes_the_session() {
     }
 }
 
+const SOMEBODY: &str = "16Uiu2HAmPRvJ9HCzRPiNZa9tXjPqV2Vp6fmkxL4pQnVPhMEvAqnW";
 const ABSENT: &str = "bafkr4igxjga67jykbseaxdmmdgc5a5o3zp3htom2l6mrjznk7fvyggu6eq";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -257,6 +259,104 @@ async fn a_folder_and_a_source_are_edited_and_what_is_wrong_is_refused() {
     assert_eq!(gone.status(), 200);
     let gone = call(Method::DELETE, "/api/v1/sources/Desk", json!({})).await.unwrap();
     assert_eq!(gone.status(), 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collection_that_fails_is_told_until_one_succeeds() {
+    let ui = Ui::start().await;
+    let store = ui.instance.app.store();
+    let gone = Root { cid: ABSENT.parse().unwrap(), partial: false };
+    store.set_root("data/gone", gone, store.epoch()).unwrap();
+    let prune = || ui.ask(Method::POST, "/api/v1/prune").bearer_auth(&ui.token);
+    let report = ui.json(prune().json(&json!({ "dry_run": false }))).await;
+    let error = report["not_collected"].as_str().unwrap();
+    let told = || async {
+        let status = ui.json(ui.ask(Method::GET, "/api/v1/status")).await;
+        let notices = status["notices"].as_array().unwrap().clone();
+        notices.iter().any(|one| one["message"].as_str().unwrap().contains(error))
+    };
+    assert!(told().await);
+    // Looking does not make it well.
+    let report = ui.json(prune().json(&json!({ "dry_run": true }))).await;
+    assert_eq!(report["not_collected"], Value::Null);
+    assert!(told().await);
+    store.remove_root("data/gone").unwrap();
+    let report = ui.json(prune().json(&json!({ "dry_run": false }))).await;
+    assert_eq!(report["not_collected"], Value::Null);
+    assert!(!told().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_that_fails_keeps_no_other_from_being_registered() {
+    let ui = Ui::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let post = |path: &str, body: Value| {
+        ui.ask(Method::POST, path).bearer_auth(&ui.token).json(&body).send()
+    };
+    let none = post("/api/v1/sync", json!({})).await.unwrap();
+    assert_eq!(none.status(), 409);
+    assert!(none.text().await.unwrap().contains("folder add"));
+    // The one that fails comes first.
+    for name in ["broken", "sound"] {
+        let path = dir.path().join(name);
+        std::fs::create_dir(&path).unwrap();
+        std::fs::write(path.join("f"), name).unwrap();
+        let folder = json!({ "path": path, "name": name });
+        assert_eq!(post("/api/v1/folders", folder).await.unwrap().status(), 200);
+    }
+    for (verb, word) in [("pause", "paused"), ("resume", "")] {
+        for name in ["broken", "sound"] {
+            let path = format!("/api/v1/folders/{name}/{verb}");
+            assert_eq!(post(&path, json!({})).await.unwrap().status(), 200);
+        }
+        let synced = post("/api/v1/sync", json!({})).await.unwrap();
+        let expected = if word.is_empty() { 200 } else { 409 };
+        let status = synced.status();
+        let told = synced.text().await.unwrap();
+        assert!(status == expected && told.contains(word), "{verb}: {status}, {told}");
+    }
+    std::fs::remove_dir_all(dir.path().join("broken")).unwrap();
+    let sequence = || async {
+        let folders = ui.json(ui.ask(Method::GET, "/api/v1/folders")).await;
+        folders[1]["sequence"].as_u64().unwrap()
+    };
+
+    let before = sequence().await;
+    std::fs::write(dir.path().join("sound/f"), "another state").unwrap();
+    let answer = post("/api/v1/sync", json!({})).await.unwrap();
+    assert_eq!(answer.status(), 409);
+    let told = answer.text().await.unwrap();
+    assert!(told.contains("1 of 2") && told.contains("broken: "), "{told}");
+    assert!(sequence().await > before);
+
+    // Nobody is there; what cannot be registered is told all the same.
+    let server = format!("/ip4/127.0.0.1/tcp/1/p2p/{SOMEBODY}");
+    let set = json!({ "key": "sync.backup_peer_address", "value": server });
+    assert_eq!(post("/api/v1/config", set).await.unwrap().status(), 200);
+    let before = sequence().await;
+    std::fs::write(dir.path().join("sound/f"), "a third, longer state").unwrap();
+    let answer = post("/api/v1/backup-now", json!({})).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    let report: Value = answer.json().await.unwrap();
+    let steps = report["steps"].as_array().unwrap();
+    let register = steps.iter().find(|step| step["name"] == "register").unwrap();
+    assert_eq!(register["ok"], false, "{report}");
+    assert!(register["detail"].as_str().unwrap().contains("broken: "), "{report}");
+    assert!(sequence().await > before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_cannot_be_read_is_told_by_the_running_instance() {
+    let ui = Ui::start().await;
+    let status = || async { ui.json(ui.ask(Method::GET, "/api/v1/status")).await };
+    assert!(!status().await["notices"].to_string().contains("snapshot"));
+    let store = ui.instance.app.store();
+    let gone = Root { cid: ABSENT.parse().unwrap(), partial: false };
+    let name = format!("snapshot/{SOMEBODY}/docs/1");
+    store.set_root(&name, gone, store.epoch()).unwrap();
+    let notices = status().await["notices"].to_string();
+    assert!(notices.contains(&name) && notices.contains("missing"), "{notices}");
+    assert!(notices.contains("verify"), "{notices}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

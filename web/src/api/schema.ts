@@ -325,10 +325,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /**
-         * What happened since the instance was started, in plain words, the oldest
-         *     first; at most the last 2000.
-         */
+        /** What happened, in plain words, the oldest first; at most the last 2000. */
         get: operations["get_journal"];
         put?: never;
         post?: never;
@@ -697,9 +694,30 @@ export interface paths {
         put?: never;
         /**
          * Looks through folders and publishes what has changed; answers when the
-         *     manifests are registered.
+         *     manifests are registered. A folder that fails keeps none of the others from
+         *     it, and is named.
          */
         post: operations["post_sync"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/traffic": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * What travelled between this machine and others on each day, the oldest first;
+         *     at most 400 days.
+         */
+        get: operations["get_traffic"];
+        put?: never;
+        post?: never;
         delete?: never;
         options?: never;
         head?: never;
@@ -1005,7 +1023,7 @@ export interface components {
             kind: string;
             /**
              * Format: int64
-             * @description How much is done, in bytes or blocks …
+             * @description How much is done: for `verify`, snapshots …
              */
             progress_done: number;
             /**
@@ -1218,6 +1236,11 @@ export interface components {
             holds: string[];
             /** @description Snapshots that stay, and which rule keeps each. */
             kept: components["schemas"]["PruneDecision"][];
+            /**
+             * @description Why nothing could be freed, where that is so: what was removed still
+             *     takes its place on the disk.
+             */
+            not_collected?: string | null;
             /** @description Snapshots that went, or would go. */
             removed: components["schemas"]["PruneDecision"][];
         };
@@ -1471,6 +1494,27 @@ export interface components {
         TestRequest: {
             /** @description The source, by name; the backup server, where none is named. */
             source?: string | null;
+        };
+        /** @description One day. */
+        TrafficDay: components["schemas"]["Transferred"] & {
+            /**
+             * Format: date
+             * @description The date, by the clock and the time zone of this machine.
+             */
+            day: string;
+        };
+        /** @description What travelled on one day, between this machine and others. */
+        Transferred: {
+            /**
+             * Format: int64
+             * @description Bytes that were received.
+             */
+            received_bytes: number;
+            /**
+             * Format: int64
+             * @description Bytes that were sent.
+             */
+            sent_bytes: number;
         };
         /** @description A link that opens the web UI, once. */
         UiLink: {
@@ -3351,13 +3395,32 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description Paused, or in alarm, or there is none */
+            /** @description Paused, or in alarm, or there is none; of several, which are not registered */
             409: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
                     "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
+        };
+    };
+    get_traffic: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["TrafficDay"][];
                 };
             };
         };

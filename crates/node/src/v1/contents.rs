@@ -4,6 +4,7 @@
 //! something cannot be read, the connection breaks off, so that nobody takes a
 //! part for the whole.
 
+use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -256,9 +257,29 @@ fn write_zip(meant: &Meant, out: impl Write) -> Result<(), ZipFailure> {
     Ok(())
 }
 
-/// A name in a zip is text that leads nowhere else, whatever unpacks it.
+/// A name in a zip is text that leads nowhere else, whatever unpacks it. What
+/// cannot stand in it is written `%XX`, and a `%` that could be taken for such a
+/// one is too: different names stay different.
 fn zip_name(path: &[u8]) -> String {
-    String::from_utf8_lossy(path).replace('\\', "_")
+    let mut name = String::with_capacity(path.len());
+    for part in path.utf8_chunks() {
+        for (at, char) in part.valid().char_indices() {
+            let is_code = |rest: &str| {
+                let two = rest.as_bytes().get(1..3);
+                two.is_some_and(|two| two.iter().all(u8::is_ascii_hexdigit))
+            };
+            match char {
+                '\\' => name.push_str("%5C"),
+                '%' if is_code(&part.valid()[at..]) => name.push_str("%25"),
+                _ => name.push(char),
+            }
+        }
+        for byte in part.invalid() {
+            // Writing to a string cannot fail.
+            let _ = write!(name, "%{byte:02X}");
+        }
+    }
+    name
 }
 
 fn add<W: Write + io::Seek>(
@@ -310,4 +331,33 @@ fn modified(mtime_ns: i128) -> DateTime {
         .ok()
     };
     read().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn different_names_stay_different_in_a_zip_and_lead_nowhere() {
+        let names: [&[u8]; 12] = [
+            b"a_b",
+            b"a\\b",
+            b"a%5Cb",
+            b"a%255Cb",
+            b"a%\\b",
+            b"a%%5Cb",
+            b"a\xffb",
+            b"a\xfeb",
+            b"a%FFb",
+            "a\u{fffd}b".as_bytes(),
+            b"100%.txt",
+            b"100%",
+        ];
+        let zipped: Vec<String> = names.iter().map(|name| zip_name(name)).collect();
+        let different: std::collections::HashSet<&String> = zipped.iter().collect();
+        assert_eq!(different.len(), names.len(), "{zipped:?}");
+        assert!(zipped.iter().all(|name| !name.contains('\\')), "{zipped:?}");
+        assert_eq!(zip_name("Grüße/100%.txt".as_bytes()), "Grüße/100%.txt");
+        assert_eq!(zip_name(b"..\\..\\x\xff"), "..%5C..%5Cx%FF");
+    }
 }

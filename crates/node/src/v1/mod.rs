@@ -48,12 +48,16 @@ use utoipa_axum::routes;
 use crate::journal::Journal;
 use crate::listeners::Problems;
 use crate::pairing::Pairing;
+use crate::removed::RemovedFolders;
 use crate::rest::{self, NodeState};
+use crate::traffic::Traffic;
 use crate::web::LoginKeys;
 use types::with_causes;
 
+pub(crate) use self::folders::forget_removed;
 pub(crate) use self::jobs::{Jobs, Running as RunningJob};
 pub(crate) use self::restores::Restores;
+pub use self::restores::restore_model;
 
 /// What the API works with.
 #[derive(Clone)]
@@ -72,6 +76,8 @@ pub(crate) struct ApiState {
     pub(crate) access: net::Access,
     pub(crate) login_keys: LoginKeys,
     pub(crate) journal: Journal,
+    pub(crate) traffic: Traffic,
+    pub(crate) removed: RemovedFolders,
     pub(crate) stop: CancellationToken,
 }
 
@@ -175,6 +181,7 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(connection::test))
         .routes(routes!(journal::journal))
         .routes(routes!(journal::logs))
+        .routes(routes!(journal::traffic))
 }
 
 /// What only looks is open on loopback, as far as nothing else is said; what
