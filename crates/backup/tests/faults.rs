@@ -7,7 +7,7 @@ mod source;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use backup::{
     ManifestJob, ManifestProgress, ManifestPullError, ManifestPuller, SessionPool, Snapshot,
@@ -402,4 +402,65 @@ async fn damage_that_is_found_is_mended_by_the_next_manifest() {
     pull(&puller, &source, &offer(&source, "docs")).await.unwrap();
     assert!(source.served().contains(&rotten));
     assert_holds(&store, manifest, &files);
+}
+
+#[tokio::test]
+async fn a_commit_that_outlives_its_attempt_takes_nothing_from_the_next() {
+    let source = Source::start().await;
+    let hand = Hand::new(&source).await;
+    let inner = Arc::new(MemStore::new());
+    let faulty = Arc::new(FaultyStore::new(inner.clone()));
+    let store: Arc<dyn BlockStore> = faulty.clone();
+    let puller = hand.puller(store.clone());
+    let files = tree(20, 0);
+    let first = source.publish("docs", 1, &files);
+    let old = offer(&source, "docs");
+    // The first root is that of the pull, the second that of the snapshot. At
+    // that moment the attempt is cut off.
+    let (reached, is_reached) = std::sync::mpsc::channel();
+    let (release, is_released) = std::sync::mpsc::channel::<()>();
+    let hold = move || {
+        reached.send(()).unwrap();
+        let _ = is_released.recv();
+    };
+    faulty.before(Call::SetRoot, 1, Box::new(hold));
+    let pulling = {
+        let (puller, job) = (puller.clone(), job(&source, &old));
+        tokio::spawn(async move { puller.pull(job).await })
+    };
+    until(|| is_reached.try_recv().ok()).await;
+    pulling.abort();
+    assert!(pulling.await.unwrap_err().is_cancelled());
+    // The next attempt, at a folder in which all is new, has its own root; and
+    // somebody collects.
+    let others = Tree::from([("new".into(), noise(5, 40))]);
+    let second = source.publish("docs", 2, &others);
+    let new = offer(&source, "docs");
+    *source.served.left.lock() = Some(3);
+    let pulling = {
+        let (puller, job) = (puller.clone(), job(&source, &new));
+        tokio::spawn(async move { puller.pull(job).await })
+    };
+    let root_of_pull = || inner.roots("pull/").pop().map(|(_, root)| root.cid);
+    until(|| (root_of_pull() == Some(second)).then_some(())).await;
+    store.gc(GcOptions::EVERYTHING).unwrap();
+    let committed = {
+        let inner = inner.clone();
+        move || inner.roots("snapshot/").len()
+    };
+    let at_first_removal = Arc::new(AtomicUsize::new(0));
+    let note = {
+        let (committed, at) = (committed.clone(), at_first_removal.clone());
+        move || at.store(committed(), Ordering::SeqCst)
+    };
+    faulty.before(Call::RemoveRoot, 0, Box::new(note));
+    release.send(()).unwrap();
+    until(|| (committed() == 1).then_some(())).await;
+    *source.served.left.lock() = None;
+    pulling.await.unwrap().unwrap();
+    assert_eq!(at_first_removal.load(Ordering::SeqCst), 2, "the next one's root was removed");
+    let store: Arc<dyn BlockStore> = inner.clone();
+    assert_holds(&store, first, &files);
+    assert_holds(&store, second, &others);
+    assert_eq!(inner.roots("pull/"), []);
 }

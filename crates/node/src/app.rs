@@ -31,6 +31,7 @@ use crate::settings::Settings;
 use crate::source_side::SourceSide;
 use crate::tasks::Tasks;
 use crate::token;
+use crate::traffic::Traffic;
 use crate::v1::{self, ApiState, Jobs, Restores};
 use crate::web::{self, LoginKeys, Sessions};
 
@@ -180,6 +181,12 @@ impl DataDir<'_> {
     }
     fn token(&self) -> PathBuf {
         self.0.join("api-token")
+    }
+    fn journal(&self) -> PathBuf {
+        self.0.join("journal.jsonl")
+    }
+    fn traffic(&self) -> PathBuf {
+        self.0.join("traffic.json")
     }
     fn running(&self) -> PathBuf {
         self.0.join("running.json")
@@ -344,9 +351,14 @@ impl App {
             access: access.clone(),
             login_keys: LoginKeys::default(),
             journal: Journal::default(),
+            traffic: Traffic::new(net.handle()),
             removed: RemovedFolders::new(&options.data_dir),
             stop: tasks.stop_token(),
         };
+        let kept = state.journal.clone().keep(dir.journal(), tasks.stop_token());
+        tasks.spawn("journal file", kept);
+        let kept = state.traffic.clone().keep(dir.traffic(), tasks.stop_token());
+        tasks.spawn("traffic", kept);
         let journal = state.journal.clone();
         let journal = journal.run(state.sync.clone(), state.backup.clone(), tasks.stop_token());
         tasks.spawn("journal", journal);

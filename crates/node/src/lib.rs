@@ -30,6 +30,7 @@ mod settings;
 mod source_side;
 mod tasks;
 mod token;
+mod traffic;
 mod v1;
 mod web;
 

@@ -37,7 +37,7 @@ pub(crate) enum FileError {
 }
 
 /// A file's content as a manifest names it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Content {
     pub(crate) cid: Cid,
     pub(crate) size: u64,

@@ -93,6 +93,10 @@ impl BlockStore for MemStore {
         Ok(self.state.lock().blocks.contains_key(cid.hash()))
     }
 
+    fn len_of(&self, cid: &Cid) -> Result<Option<u64>, StoreError> {
+        Ok(self.state.lock().blocks.get(cid.hash()).map(|block| u64::from(block.len())))
+    }
+
     fn losses(&self) -> u64 {
         0
     }

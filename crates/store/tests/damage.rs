@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use common::{Tree, assert_whole, open, store_tree, tree};
 use store::sim::SimDisk;
-use store::{BlockStore, GcOptions, PackStore, StoreError, VerifyDepth};
+use store::{BlockStore, GcOptions, PackStore, Root, StoreError, VerifyDepth};
 use types::EncodedBlock;
 
 fn trees() -> Vec<(String, Tree)> {
@@ -213,11 +213,26 @@ fn with_both_root_logs_gone_nothing_is_collected() {
     for (name, tree) in trees() {
         store_tree(&store, &name, &tree).unwrap();
     }
-    store.accept_roots();
-    store.gc(GcOptions::EVERYTHING).unwrap();
+    // Not where what is known leads to something that is not there.
+    let accepting = GcOptions { accept_roots: true, ..GcOptions::EVERYTHING };
+    let nowhere = Root { cid: tree(&[99]).root, partial: false };
+    store.set_root("broken", nowhere, store.epoch()).unwrap();
+    assert!(matches!(store.gc(accepting), Err(StoreError::NotCollected(_))));
+    drop(store);
+    let (store, report) = open(&disk);
+    assert!(report.roots_incomplete, "a restart does not mend it");
+    assert!(matches!(store.gc(GcOptions::EVERYTHING), Err(StoreError::NotCollected(_))));
+    store.remove_root("broken").unwrap();
+    store_tree(&store, "lost", &tree(&[70, 71])).unwrap();
+    store.remove_root("lost").unwrap();
+    assert_eq!(store.gc(accepting).unwrap().deleted_blocks, 3);
     for (name, tree) in trees() {
         assert_whole(&store, &tree, &name);
     }
+    drop(store);
+    let (store, report) = open(&disk);
+    assert!(!report.roots_incomplete);
+    store.gc(GcOptions::EVERYTHING).unwrap();
 }
 
 #[test]

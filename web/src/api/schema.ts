@@ -325,10 +325,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /**
-         * What happened since the instance was started, in plain words, the oldest
-         *     first; at most the last 2000.
-         */
+        /** What happened, in plain words, the oldest first; at most the last 2000. */
         get: operations["get_journal"];
         put?: never;
         post?: never;
@@ -701,6 +698,26 @@ export interface paths {
          *     it, and is named.
          */
         post: operations["post_sync"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/traffic": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * What travelled between this machine and others on each day, the oldest first;
+         *     at most 400 days.
+         */
+        get: operations["get_traffic"];
+        put?: never;
+        post?: never;
         delete?: never;
         options?: never;
         head?: never;
@@ -1477,6 +1494,27 @@ export interface components {
         TestRequest: {
             /** @description The source, by name; the backup server, where none is named. */
             source?: string | null;
+        };
+        /** @description One day. */
+        TrafficDay: components["schemas"]["Transferred"] & {
+            /**
+             * Format: date
+             * @description The date, by the clock and the time zone of this machine.
+             */
+            day: string;
+        };
+        /** @description What travelled on one day, between this machine and others. */
+        Transferred: {
+            /**
+             * Format: int64
+             * @description Bytes that were received.
+             */
+            received_bytes: number;
+            /**
+             * Format: int64
+             * @description Bytes that were sent.
+             */
+            sent_bytes: number;
         };
         /** @description A link that opens the web UI, once. */
         UiLink: {
@@ -3364,6 +3402,25 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
+        };
+    };
+    get_traffic: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["TrafficDay"][];
                 };
             };
         };

@@ -130,7 +130,7 @@ impl ManifestPuller {
             store,
             epoch,
             losses,
-            pin,
+            pin: Arc::new(pin),
             puller,
             job,
             held_elsewhere: Vec::new(),
@@ -204,7 +204,8 @@ struct Attempt<'a> {
     epoch: Epoch,
     /// What the store had lost when the attempt began.
     losses: u64,
-    pin: Pin,
+    /// Shared with the commit, which may outlive an attempt that is cut off.
+    pin: Arc<Pin>,
     puller: Puller,
     cache: FolderCache,
     /// Segments of the last snapshot, in order, that are known to be complete.
@@ -507,7 +508,9 @@ impl Attempt<'_> {
         };
         let (store, header) = (self.store.clone(), header.clone());
         let (epoch, losses, root_name) = (self.epoch, self.losses, self.root_name.clone());
+        let pin = self.pin.clone();
         let snapshot = blocking(move || {
+            let _pin = pin;
             let segments = header.segments.iter().map(|segment| segment.cid);
             for cid in segments.chain([record.manifest]) {
                 if !store.has(&cid)? {
@@ -519,8 +522,12 @@ impl Attempt<'_> {
                 return Err(ManifestPullError::Lost);
             }
             let snapshot = snapshots.commit(record, epoch)?;
-            // It is committed: what is left to do may fail.
-            if let Err(error) = store.remove_root(&root_name) {
+            // It is committed: what is left to do may fail. Where this attempt
+            // was cut off, the root may be that of the next one.
+            let ours = Root { cid: snapshot.record.manifest, partial: true };
+            if store.root(&root_name) == Some(ours)
+                && let Err(error) = store.remove_root(&root_name)
+            {
                 tracing::warn!(root = root_name, %error, "the root of a pull that is done stays");
             }
             Ok::<_, ManifestPullError>(snapshot)

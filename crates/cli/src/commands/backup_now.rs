@@ -101,8 +101,8 @@ impl BackupNow {
 /// was not registered is not.
 fn failed(report: &BackupNowReport) -> Option<&Step> {
     let is_acknowledged = report.steps.iter().any(|step| step.name == ACKNOWLEDGE);
-    let is_forgiven = |step: &Step| is_acknowledged && WAYS.contains(&step.name.as_str());
-    report.steps.iter().filter(|step| !step.ok).find(|step| !is_forgiven(step))
+    let is_way = |step: &Step| WAYS.contains(&step.name.as_str());
+    report.steps.iter().find(|step| !(step.ok || is_acknowledged && is_way(step)))
 }
 
 #[cfg(test)]

@@ -50,6 +50,7 @@ use crate::listeners::Problems;
 use crate::pairing::Pairing;
 use crate::removed::RemovedFolders;
 use crate::rest::{self, NodeState};
+use crate::traffic::Traffic;
 use crate::web::LoginKeys;
 use types::with_causes;
 
@@ -75,6 +76,7 @@ pub(crate) struct ApiState {
     pub(crate) access: net::Access,
     pub(crate) login_keys: LoginKeys,
     pub(crate) journal: Journal,
+    pub(crate) traffic: Traffic,
     pub(crate) removed: RemovedFolders,
     pub(crate) stop: CancellationToken,
 }
@@ -179,6 +181,7 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(connection::test))
         .routes(routes!(journal::journal))
         .routes(routes!(journal::logs))
+        .routes(routes!(journal::traffic))
 }
 
 /// What only looks is open on loopback, as far as nothing else is said; what

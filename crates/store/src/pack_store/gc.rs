@@ -62,9 +62,11 @@ struct Candidate<'a> {
 impl Inner {
     pub(super) fn gc(&self, options: GcOptions) -> Result<GcReport, StoreError> {
         let _one_at_a_time = self.collecting.lock();
-        if self.roots.lock().is_incomplete() && !options.despite_damage {
+        if self.roots.lock().is_incomplete() && !options.accept_roots {
             return Err(StoreError::NotCollected(
-                "records of roots are lost, so it is not known what is needed".into(),
+                "records of roots are lost, so it is not known what is needed; look whether \
+                 everything is there that should be, and accept what there is"
+                    .into(),
             ));
         }
         let collection = Arc::new(Collection { marks: Marks::new(self.packs.all()) });
@@ -92,14 +94,15 @@ impl Inner {
         let (complete, partial): (Vec<_>, Vec<_>) =
             roots.into_iter().partition(|root| !root.partial);
         let lacks = self.mark(marks, complete.iter().map(|root| root.cid))?;
-        if let Some(lack) = lacks.first()
-            && !options.despite_damage
-        {
+        if let Some(lack) = lacks.first() {
             return Err(StoreError::NotCollected(format!(
                 "block {} is needed and cannot be read ({}), so it is not known what else is; \
                  verify, and repair first",
                 lack.cid, lack.reason
             )));
+        }
+        if options.accept_roots {
+            self.roots.lock().accept()?;
         }
         // Of work that goes on, some is always missing.
         self.mark(marks, partial.iter().map(|root| root.cid))?;

@@ -209,12 +209,6 @@ impl PackStore {
     pub fn roots_incomplete(&self) -> bool {
         self.inner.roots.lock().is_incomplete()
     }
-
-    /// Takes the roots that are known as all that there are: what only a lost
-    /// root kept alive goes with the next collection.
-    pub fn accept_roots(&self) {
-        self.inner.roots.lock().accept();
-    }
 }
 
 impl Drop for PackStore {
@@ -314,6 +308,10 @@ impl BlockStore for PackStore {
 
     fn has(&self, cid: &Cid) -> Result<bool, StoreError> {
         Ok(self.inner.locate(cid.hash())?.is_some())
+    }
+
+    fn len_of(&self, cid: &Cid) -> Result<Option<u64>, StoreError> {
+        Ok(self.inner.locate(cid.hash())?.map(|place| u64::from(place.entry.len)))
     }
 
     fn losses(&self) -> u64 {

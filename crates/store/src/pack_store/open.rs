@@ -46,7 +46,7 @@ pub struct OpenReport {
     /// One of the two logs of roots was damaged and healed from the other.
     pub roots_healed: bool,
     /// Records of roots are lost: nothing is collected until
-    /// [`crate::PackStore::accept_roots`].
+    /// [`crate::GcOptions::accept_roots`].
     pub roots_incomplete: bool,
 }
 

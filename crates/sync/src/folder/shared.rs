@@ -254,11 +254,13 @@ impl Shared {
 
     /// How far the work is that is under way, or was last.
     pub(crate) fn progress(&self) -> Progress {
-        let (total, base) = (self.total(), *self.base.lock());
+        // The base first: work that begins in between moves it.
+        let base = *self.base.lock();
+        let total = self.total();
         Progress {
-            entries: total.entries - base.entries,
-            files: total.files - base.files,
-            bytes: total.bytes - base.bytes,
+            entries: total.entries.saturating_sub(base.entries),
+            files: total.files.saturating_sub(base.files),
+            bytes: total.bytes.saturating_sub(base.bytes),
             in_work: total.in_work,
         }
     }
@@ -327,6 +329,15 @@ mod tests {
         assert_eq!(shared.hot(3), [path("hot")]);
         assert_eq!(shared.hot(1), [path("hot"), path("once")]);
         assert_eq!(shared.take_dirt().suspects.len(), 3);
+    }
+
+    #[test]
+    fn progress_never_goes_below_nothing() {
+        let shared = Shared::new("docs".parse().unwrap(), 1);
+        shared.counters.files.store(3, Ordering::Relaxed);
+        // Work that begins while somebody asks.
+        *shared.base.lock() = Progress { entries: 1, files: 1, bytes: 1, in_work: 0 };
+        assert_eq!(shared.progress(), Progress { files: 2, ..Progress::default() });
     }
 
     #[test]

@@ -23,6 +23,8 @@ const NODE_LEVEL: i32 = 1;
 /// file system with whole seconds (or two of them, as FAT) shows no fraction.
 const TICK_NS: i128 = 50_000_000;
 const COARSE_TICK_NS: i128 = 2_500_000_000;
+/// What is said of a file of which only a part was taken.
+const BEGINNING: &str = "grows while it is read; this is its beginning";
 
 /// Reads a file.
 pub(crate) fn read_file(reading: &Reading, buffer: &mut Vec<u8>, job: Job) -> Read {
@@ -67,11 +69,18 @@ fn read(reading: &Reading, buffer: &mut Vec<u8>, job: Job) -> Result<Outcome, Sy
             }
         }
         reading.shared.counters.files.fetch_add(1, Ordering::Relaxed);
-        let content = match Content::read(reading, buffer, &found, &open, job.mode)? {
+        let (content, is_whole) = match Content::read(reading, buffer, &found, &open, job.mode)? {
             Ok(content) => content,
             Err(outcome) => return Ok(outcome),
         };
-        return row(reading, &found, &open, content, now_ns);
+        let outcome = row(reading, &found, &open, content, now_ns)?;
+        return Ok(match outcome {
+            Outcome::Row(mut row) if !is_whole => {
+                row.error.get_or_insert_with(|| BEGINNING.to_owned());
+                Outcome::Row(row)
+            }
+            outcome => outcome,
+        });
     }
     Ok(Outcome::Changing)
 }
@@ -121,15 +130,15 @@ fn now_ns() -> i128 {
 }
 
 impl Content {
-    /// Reads the content of a file; the inner error is what became of it
-    /// otherwise.
+    /// Reads the content of a file, and tells whether the file ever was that
+    /// and nothing more; the inner error is what became of it otherwise.
     fn read(
         reading: &Reading,
         buffer: &mut Vec<u8>,
         found: &Found,
         open: &OpenFile,
         mode: Mode,
-    ) -> Result<Result<Self, Outcome>, SyncError> {
+    ) -> Result<Result<(Self, bool), Outcome>, SyncError> {
         let spool = (mode != Mode::InPlace).then(|| reading.store.pin());
         let mut tree = Tree { spool, ..Tree::default() };
         let size = open.stamp.size;
@@ -140,9 +149,19 @@ impl Content {
         if tree.nodes.size() != size {
             return Ok(Err(Outcome::Changing));
         }
+        let mut is_whole = true;
         match open.is_unchanged() {
             Ok(true) => {}
             Ok(false) if mode == Mode::Prefix => {
+                // Between two reads that gave the same, it began with that. Where
+                // it was longer by then, it may have been written to in front
+                // since it had this length.
+                match open.file.metadata() {
+                    Ok(now) => is_whole = now.len() == size,
+                    Err(error) => {
+                        return Ok(Err(Outcome::Failed(format!("cannot be looked at: {error}"))));
+                    }
+                }
                 let mut again = blake3::Hasher::new();
                 let add = |chunk: &[u8]| {
                     again.update(chunk);
@@ -156,7 +175,7 @@ impl Content {
             Ok(false) => return Ok(Err(Outcome::Changing)),
             Err(error) => return Ok(Err(Outcome::Failed(with_causes(&error)))),
         }
-        tree.finish(reading, found).map(Ok)
+        Ok(Ok((tree.finish(reading, found)?, is_whole)))
     }
 }
 

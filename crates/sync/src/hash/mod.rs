@@ -89,8 +89,9 @@ pub(crate) enum Mode {
     InPlace,
     /// Its blocks go to the store, as it changes too often to serve them.
     Spool,
-    /// As [`Mode::Spool`]; where it only grows, what there was of it at the
-    /// first look is taken.
+    /// As [`Mode::Spool`]; where it grows, what there was of it at the first
+    /// look is taken, and marked as no whole file: whether it was written to
+    /// elsewhere, too, cannot be told.
     Prefix,
 }
 

@@ -3,6 +3,7 @@
 use fstree::{Found, Kind, ReadError};
 use types::{RelPath, with_causes};
 
+use super::targets::ancestors;
 use super::{Scan, ScanError};
 use crate::error::SyncError;
 use crate::hash::{Job, Mode};
@@ -113,6 +114,17 @@ impl Scan<'_> {
         Ok(())
     }
 
+    /// Whether rules, or one of the directories on the way, leave a file out.
+    fn is_left_out(&self, path: &RelPath) -> Result<bool, ScanError> {
+        let root = &self.reading.root;
+        let dirs = ancestors(&path.parent().unwrap_or_else(RelPath::root));
+        let is_out = |dir: &RelPath| {
+            self.order.own_dirs.contains(dir) || (!dir.is_root() && root.is_cache_dir(dir))
+        };
+        let rules = self.rules_at(root, dirs.last().unwrap_or(path))?;
+        Ok(rules.is_excluded(path, false) || dirs.iter().any(is_out))
+    }
+
     /// Looks at one file.
     pub(super) fn file(&mut self, path: &RelPath) -> Result<(), ScanError> {
         let row = self.core.index.row(self.order.number, path)?;
@@ -120,6 +132,13 @@ impl Scan<'_> {
         // After that: what was mounted meanwhile is noticed.
         if self.is_hidden(&path.parent().unwrap_or_else(RelPath::root))? {
             self.settled(path);
+            return Ok(());
+        }
+        if self.is_left_out(path)? {
+            self.settled(path);
+            if row.is_some() {
+                self.scanned.again.push(path.parent().unwrap_or_else(RelPath::root));
+            }
             return Ok(());
         }
         match examined {

@@ -34,7 +34,7 @@ pub(crate) use targets::{Targets, normalise};
 
 /// What is said of a directory that hides what was backed up of it.
 const MOUNTED: &str = "another file system is mounted here; what it hides is kept as it was";
-/// How many entries of the error list are looked up for one directory.
+/// How many entries of the error list are looked at in one scan.
 const ERRORS_MAX: usize = 10_000;
 
 /// What to look at, and how.
@@ -58,6 +58,9 @@ pub(crate) struct Order<'a> {
     pub(crate) modes: &'a BTreeMap<RelPath, Mode>,
     /// Whether nothing below the root may mean that all was deleted.
     pub(crate) may_be_empty: bool,
+    /// Files of rules that are not as their rows say, and were obeyed as they
+    /// are: what cannot be read gets no row, and one that changes an old one.
+    pub(crate) obeyed: &'a mut BTreeMap<RelPath, Option<RowStamp>>,
 }
 
 /// What a scan came to.
@@ -109,6 +112,8 @@ pub(crate) struct Scan<'a> {
     problems: Vec<(RelPath, String)>,
     /// Directories that are to be looked through after the one under way.
     later: Vec<RelPath>,
+    /// Directories that were looked at, and whether that was deep.
+    looked_at: BTreeMap<RelPath, bool>,
     /// Entries of the root that were met.
     in_root: u64,
     is_all: bool,
@@ -137,6 +142,7 @@ pub(crate) fn scan(
         failed: BTreeSet::new(),
         problems: Vec::new(),
         later: Vec::new(),
+        looked_at: BTreeMap::new(),
         in_root: 0,
         is_all: order.targets.is_all(),
         has_rows: record.rows.files + record.rows.dirs > 0,
@@ -164,6 +170,7 @@ impl Scan<'_> {
             self.take_in(read)?;
             self.flush_if_due()?;
         }
+        self.clear_errors()?;
         // What follows deletes; it counts only if the root is what it was.
         self.reading.root.check()?;
         for (path, before) in std::mem::take(&mut self.gone) {
@@ -335,7 +342,8 @@ impl Scan<'_> {
                 return Err(ScanError::Empty);
             }
         }
-        self.clear_errors_in(dir, is_deep)
+        *self.looked_at.entry(dir.clone()).or_default() |= is_deep;
+        Ok(())
     }
 
     /// Whether a directory is in another file system than the root: a disk is
@@ -410,7 +418,7 @@ impl Scan<'_> {
 
     /// Whether the file of rules in a directory is another than it was: what
     /// is below has to be looked through then.
-    fn has_other_rules(&self, dir: &RelPath, rules: &Rules<'_>) -> Result<bool, SyncError> {
+    fn has_other_rules(&mut self, dir: &RelPath, rules: &Rules<'_>) -> Result<bool, SyncError> {
         let Ok(path) = dir.join(Rules::ignore_file_name()) else { return Ok(false) };
         if rules.is_excluded(&path, false) {
             // It has no row to tell; the next look at everything does.
@@ -420,7 +428,11 @@ impl Scan<'_> {
         let found = self.reading.root.examine(&path).ok().flatten();
         let found = found.map(|found| RowStamp::of(&found.stamp, device));
         let row = self.core.index.row(self.order.number, &path)?;
-        Ok(found != row.map(|row| row.stamp))
+        if found == row.map(|row| row.stamp) {
+            self.order.obeyed.remove(&path);
+            return Ok(false);
+        }
+        Ok(self.order.obeyed.insert(path, found) != Some(found))
     }
 
     fn watch(&mut self, dir: &RelPath) {
@@ -445,15 +457,16 @@ impl Scan<'_> {
     }
 
     /// Errors of what has no row and is not there any more.
-    fn clear_errors_in(&mut self, dir: &RelPath, is_deep: bool) -> Result<(), ScanError> {
+    fn clear_errors(&mut self) -> Result<(), ScanError> {
         if !self.has_errors {
             return Ok(());
         }
         for (path, _) in self.core.index.errors(self.order.number, ERRORS_MAX)? {
-            let is_here =
-                if is_deep { path.is_within(dir) } else { path.parent().as_ref() == Some(dir) };
-            if is_here
-                && path != *dir
+            let Some(dir) = path.parent() else { continue };
+            let is_deep = |dir: &RelPath| self.looked_at.get(dir) == Some(&true);
+            let is_looked_at =
+                self.looked_at.contains_key(&dir) || targets::ancestors(&dir).iter().any(is_deep);
+            if is_looked_at
                 && !has_failed(&self.failed, &path)
                 && !self.order.tried.contains(&path)
                 && self.batch.row(&path).is_none()
