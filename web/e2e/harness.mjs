@@ -40,6 +40,28 @@ export async function until(what, ask, limit = 60_000) {
   }
 }
 
+/** How long a program may take to end when it is asked to, in milliseconds. */
+const END_LIMIT = 20_000;
+
+/** Ends a program that was started here, and returns when it has ended. One that
+ * does not within `limit` milliseconds is killed, and that is an error. */
+export async function end(child, limit = END_LIMIT) {
+  // Killed by a signal, it has no exit code, and "exit" has been told.
+  if (child.exitCode !== null || child.signalCode !== null) return;
+  const ended = once(child, "exit");
+  child.kill("SIGTERM");
+  let timer;
+  const late = new Promise((done) => {
+    timer = setTimeout(done, limit, "late");
+  });
+  const first = await Promise.race([ended, late]);
+  clearTimeout(timer);
+  if (first !== "late") return;
+  child.kill("SIGKILL");
+  await ended;
+  throw new Error(`the program ${child.pid} did not end within ${limit} ms`);
+}
+
 /** One instance, in a directory of its own, on ports of its own. */
 export class Instance {
   static async make(dir, name) {
@@ -81,11 +103,14 @@ export class Instance {
   }
 
   async stop() {
-    if (!this.process || this.process.exitCode !== null) return;
-    const ended = once(this.process, "exit");
-    this.process.kill("SIGTERM");
-    await ended;
-    fs.closeSync(this.log);
+    const { process: child, log } = this;
+    if (!child) return;
+    this.process = undefined;
+    try {
+      await end(child);
+    } finally {
+      fs.closeSync(log);
+    }
   }
 
   /** Runs a command of this instance. */

@@ -78,7 +78,7 @@ test("a browser is let in by a link that counts once, and by nothing else", asyn
   assert.ok(!/key=|csrf=/.test(pageA.url()), "neither the key nor the code stays in an address");
 
   pageB = await newPage();
-  await pageB.goto(link.replace(a.url, a.url));
+  await pageB.goto(link);
   await pageB.getByText("That link was used already").waitFor();
   const token = fs.readFileSync(path.join(b.home, "data/api-token"), "utf8");
   await pageB.goto(`${b.url}/ui/`);
@@ -183,7 +183,7 @@ async function restoreOlder(page, target) {
   await page.getByRole("button", { name: "Restore all of it" }).click();
   await page.getByLabel("Into the directory").fill(target);
   await page.getByRole("button", { name: "Restore", exact: true }).click();
-  await page.getByText(/^Restore \d+ is done/).waitFor();
+  await page.getByText(/^Restore \d+ is done:/).waitFor();
   const compared = spawnSync("diff", ["-r", "--exclude=node_modules", "--exclude=report.txt", folder, target]);
   assert.equal(compared.stdout.toString() + compared.stderr.toString(), "");
   assert.equal(fs.readFileSync(path.join(target, "report.txt"), "utf8"), "the first version\n");
@@ -248,6 +248,12 @@ test("wrong settings are told where they are typed, and change nothing", async (
   await pageA.screenshot({ path: path.join(shots, "wrong-setting.png") });
   assert.equal(a.run("config", "get", "manifest_server.whitelisted_ips"), before);
   await pageA.getByRole("form", { name: "Whitelisted IPs" }).getByRole("button", { name: "Undo" }).click();
+  // What was undone is no edit: what is changed elsewhere is shown.
+  await limit.fill("20MB/s");
+  await pageA.getByRole("form", { name: "Upload limit" }).getByRole("button", { name: "Undo" }).click();
+  a.run("config", "set", "sync.upload_limit", "5MB/s");
+  await until("the new limit", async () => (await limit.inputValue()) === "5MB/s");
+  assert.equal(await pageA.getByRole("form", { name: "Upload limit" }).getByRole("button", { name: "Apply" }).count(), 0);
   // One that needs a restart says so.
   await pageA.getByRole("switch", { name: "Show all settings" }).focus();
   await pageA.keyboard.press("Space");
@@ -344,7 +350,7 @@ test("the backup server is stopped and started: both pages say so and recover wi
   // Meanwhile the source says that it is not safe.
   fs.writeFileSync(path.join(folder, "report.txt"), "the third version\n");
   await go(pageA, "Overview");
-  await pageA.getByText(/Not all of Documents is on the backup server yet/).waitFor();
+  await pageA.locator(".band").getByText(/Not all of Documents is on the backup server yet/).waitFor();
   await b.start();
   await pageB.getByText("Archivist on this machine does not answer").waitFor({ state: "detached" });
   assert.equal(await pageB.evaluate(() => globalThis.wasNotReloaded), true);
@@ -362,6 +368,59 @@ test("what happened is in the journal", async () => {
   await pageA.getByRole("log").getByText("archivist is running").waitFor();
 });
 
+test("what is not known yet is not said: neither alarms nor zeros", async () => {
+  const cases = [
+    [() => pageA, "/ui/", "config", /no backup server is set/, /^Everything up to/],
+    [() => pageA, "/ui/devices", "config", /No backup server is set/, /^\/ip4\/.*\/p2p\//],
+    [() => pageA, "/ui/devices", "peers", /No(t|( peer is)) connected/, /^Connected/],
+    [() => pageA, "/ui/restore", "config", /holds no backups/, /^Version #/],
+    [() => pageB, "/ui/server", "snapshots", /^0 versions|^0$|none yet/, /^\d+ versions of 1 folder/],
+    [() => pageA, "/ui/events", "journal", /Nothing has happened/, /has version 3 of Documents/],
+  ];
+  for (const [which, address, held, mustNot, must] of cases) {
+    const page = which();
+    let release;
+    const gate = new Promise((done) => {
+      release = done;
+    });
+    let asked;
+    const isAsked = new Promise((done) => {
+      asked = done;
+    });
+    const matches = (url) => url.pathname === `/api/v1/${held}`;
+    await page.route(matches, async (route) => {
+      asked();
+      await gate;
+      await route.continue();
+    });
+    await page.goto(`${new URL(page.url()).origin}${address}`);
+    await isAsked;
+    await page.getByRole("heading", { level: 1 }).waitFor();
+    await page.getByLabel("Loading", { exact: true }).or(page.getByText(/ …$/)).first().waitFor();
+    assert.equal(await page.getByText(mustNot).count(), 0, `${address} while ${held} is not known`);
+    release();
+    await page.getByText(must).first().waitFor();
+    await page.unroute(matches);
+  }
+});
+
+test("what is looked at stays when a newer version comes", async () => {
+  await go(pageB, "Overview");
+  await go(pageB, "Restore");
+  const chosen = pageB.getByRole("checkbox", { name: "Choose photo.raw" });
+  await chosen.check();
+  const before = await pageB.getByText(/^Version #/).innerText();
+  fs.writeFileSync(path.join(folder, "report.txt"), "the fourth version\n");
+  await pageB.getByText("A newer version has come.").waitFor({ timeout: 60_000 });
+  assert.ok(await chosen.isChecked(), "what was chosen stays");
+  assert.equal(await pageB.getByText(/^Version #/).innerText(), before);
+  await pageB.screenshot({ path: path.join(shots, "newer.png") });
+  await pageB.getByRole("button", { name: "Show the newest" }).click();
+  await pageB.getByText("A newer version has come.").waitFor({ state: "detached" });
+  assert.notEqual(await pageB.getByText(/^Version #/).innerText(), before);
+  assert.ok(!(await chosen.isChecked()));
+});
+
 test("a folder is paused, resumed and removed", async () => {
   await go(pageA, "Folders");
   const card = pageA.getByRole("article", { name: "Documents" });
@@ -377,6 +436,18 @@ test("a folder is paused, resumed and removed", async () => {
   await pageA.getByRole("button", { name: "Stop backing it up" }).click();
   await pageA.getByText("No folder of this machine is backed up.").waitFor();
   assert.ok(fs.existsSync(path.join(folder, "report.txt")), "the folder itself is not touched");
+});
+
+test("a browser leaves, and one whose session is over is asked in again", async () => {
+  await pageB.getByRole("button", { name: "Sign out" }).click();
+  await pageB.getByRole("heading", { name: "Let this browser in" }).waitFor();
+  await pageB.reload();
+  await pageB.getByRole("heading", { name: "Let this browser in" }).waitFor();
+  // By what only looks, too.
+  await go(pageA, "Events and logs");
+  await pageA.context().clearCookies();
+  await pageA.getByRole("tab", { name: "Debug log" }).click();
+  await pageA.getByRole("heading", { name: "Let this browser in" }).waitFor();
 });
 
 test("no page broke its policy or threw", () => {

@@ -312,8 +312,7 @@ impl App {
 
         let collector = Collector::new(problems.clone());
         tasks.spawn("collector", collector.clone().run(store.clone(), tasks.stop_token()));
-        let downloads =
-            Downloads::new(blocks.clone(), net.handle(), tasks.tracker(), tasks.stop_token());
+        let downloads = Downloads::new(blocks.clone(), net.handle(), tasks.clone());
         let live = Live {
             net: net.handle(),
             access: access.clone(),
@@ -323,7 +322,7 @@ impl App {
         tasks.spawn("settings", live.run(settings.clone(), tasks.stop_token()));
         let pairing = Pairing::new(net.handle(), settings.clone());
         if let Some(streams) = net.accept(&pairing::PROTOCOL) {
-            tasks.spawn("pairing", pairing.clone().serve(streams, tasks.stop_token()));
+            tasks.spawn("pairing", pairing.clone().serve(streams, tasks.clone()));
         }
         let node = NodeState {
             store,
@@ -335,6 +334,7 @@ impl App {
             repo: options.data_dir.to_string_lossy().into(),
             token: token.into(),
             settings,
+            tasks: tasks.clone(),
         };
         let state = ApiState {
             node,

@@ -18,11 +18,11 @@ use parking_lot::Mutex;
 use store::{BlockStore, Content, Root, StoreError, resolve};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use types::Cid;
 
 use crate::local_blocks::{LocalBlocks, TakingOver};
 use crate::roots;
+use crate::tasks::Tasks;
 
 /// Fetches that are remembered after their end.
 const ENDED_MAX: usize = 1000;
@@ -79,8 +79,7 @@ pub struct Downloads {
     net: Handle,
     pool: SessionPool,
     jobs: Arc<Mutex<HashMap<Cid, Arc<Job>>>>,
-    tasks: TaskTracker,
-    stop: CancellationToken,
+    tasks: Tasks,
 }
 
 impl std::fmt::Debug for Downloads {
@@ -90,15 +89,10 @@ impl std::fmt::Debug for Downloads {
 }
 
 impl Downloads {
-    /// Nothing is fetched yet; all ends with `stop`.
-    pub fn new(
-        store: LocalBlocks,
-        net: Handle,
-        tasks: TaskTracker,
-        stop: CancellationToken,
-    ) -> Self {
+    /// Nothing is fetched yet; all ends with `tasks`.
+    pub fn new(store: LocalBlocks, net: Handle, tasks: Tasks) -> Self {
         let pool = SessionPool::new(net.clone());
-        Self { store, net, pool, jobs: Arc::default(), tasks, stop }
+        Self { store, net, pool, jobs: Arc::default(), tasks }
     }
 
     /// The fetch of this name, where there is or was one.
@@ -191,7 +185,7 @@ impl Downloads {
             size: content.size,
             progress: Arc::default(),
             state: watch::Sender::new(State::Fetching),
-            stop: self.stop.child_token(),
+            stop: self.tasks.stop_token().child_token(),
         });
         {
             let mut jobs = self.jobs.lock();
@@ -207,7 +201,7 @@ impl Downloads {
             jobs.insert(cid, job.clone());
         }
         let (this, running) = (self.clone(), job.clone());
-        self.tasks.spawn(async move {
+        self.tasks.spawn("fetch", async move {
             let end = tokio::select! {
                 end = this.fetch(&running) => end,
                 () = running.stop.cancelled() => State::Failed("it was stopped".into()),

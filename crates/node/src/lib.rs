@@ -21,6 +21,7 @@ mod log_level;
 mod maintenance;
 mod options;
 pub mod pairing;
+mod pieces;
 mod recent_log;
 mod removed;
 pub mod rest;

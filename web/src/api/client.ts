@@ -110,7 +110,7 @@ export async function signIn(token: string): Promise<void> {
 /** Ends the session of this browser. */
 export async function signOut(): Promise<void> {
   await remove<undefined>("/ui/session");
-  csrf = undefined;
+  localStorage.removeItem(CODE);
 }
 
 /** A path with parameters; those without a value are left out. */

@@ -42,6 +42,7 @@ export type FileVersion = Schemas["FileVersion"];
 export type Found = Schemas["Found"];
 export type JournalEntry = Schemas["JournalEntry"];
 export type LogLine = Schemas["LogLine"];
+export type TrafficDay = Schemas["TrafficDay"];
 
 /** A block that is needed and cannot be had. */
 export interface VerifyProblem {

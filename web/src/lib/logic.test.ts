@@ -32,7 +32,7 @@ describe("the truth", () => {
   it("says that all is safe only if all is", () => {
     const [safe] = told([FOLDER]);
     // Neither when it was made, received, nor looked for since: what it has.
-    expect(safe).toEqual({ mood: "good", text: " is on the backup server.", upTo: new Date("2026-11-22T12:00:00Z") });
+    expect(safe).toEqual({ mood: "good", text: "is on the backup server.", upTo: new Date("2026-11-22T12:00:00Z") });
     const older = { ...FOLDER, id: "g", up_to: "2026-11-22T11:30:00Z" };
     expect(told([FOLDER, older])[0]?.upTo?.toISOString()).toBe("2026-11-22T11:30:00.000Z");
   });
@@ -47,9 +47,9 @@ describe("the truth", () => {
   });
   it("names what everything is not", () => {
     const paused = { ...FOLDER, id: "g", name: "Photos", state: "paused" };
-    expect(told([FOLDER, paused])[0]?.text).toBe(" is on the backup server, but for Photos: paused.");
+    expect(told([FOLDER, paused])[0]?.text).toBe("is on the backup server, but for Photos: paused.");
     const [unread] = told([{ ...FOLDER, error_count: 2 }]);
-    expect(unread?.text).toBe(", but for 2 files that could not be read, is on the backup server.");
+    expect(unread?.text).toBe("is on the backup server, but for 2 files that could not be read.");
   });
   it("is told without its time where it is read out", () => {
     const [one] = told([FOLDER]);
@@ -149,13 +149,17 @@ describe("snapshots", () => {
         snapshot("2", 3, "2026-11-21T11:00:00Z", { bytes: 300 }),
         snapshot("3", 1, "2026-11-22T10:00:00Z", { folder_id: "g", bytes: 7 }),
       ],
+      [
+        { day: "2026-10-01", sent_bytes: 1, received_bytes: 1 },
+        { day: "2026-11-21", sent_bytes: 5, received_bytes: 6 },
+      ],
       now,
       3,
     );
     expect(days).toEqual([
-      { day: "2026-11-20", versions: 0, bytes: 70 },
-      { day: "2026-11-21", versions: 2, bytes: 300 },
-      { day: "2026-11-22", versions: 1, bytes: 307 },
+      { day: "2026-11-20", versions: 0, bytes: 70, sent: 0, received: 0 },
+      { day: "2026-11-21", versions: 2, bytes: 300, sent: 5, received: 6 },
+      { day: "2026-11-22", versions: 1, bytes: 307, sent: 0, received: 0 },
     ]);
   });
   it("have paths with directories above them", () => {

@@ -96,11 +96,11 @@ function ofFolders(folders: Folder[], hasServer: boolean): Truth {
     return {
       mood: "bad",
       upTo,
-      text: `, but for ${counted(errors, "file")} that could not be read, is on the backup server${without}.`,
+      text: `is on the backup server, but for ${counted(errors, "file")} that could not be read${without}.`,
       next: "The folder's page names them.",
     };
   }
-  const text = ` is on the backup server${without}.`;
+  const text = `is on the backup server${without}.`;
   const looking = all.filter(({ standing }) => standing.kind === "safe" && standing.isLooking);
   if (looking.length > 0) {
     return { mood: "busy", upTo, text, next: `${names(looking)} is being looked through for what has changed since.` };
@@ -128,7 +128,7 @@ function ofSources(sources: Source[]): Truth {
   if (polls.some(Number.isNaN)) {
     return { mood: "busy", text: `${names(sources)} is being asked for the first time.` };
   }
-  return { mood: "good", upTo: new Date(Math.min(...polls)), text: ` that ${names(sources)} offered is here.` };
+  return { mood: "good", upTo: new Date(Math.min(...polls)), text: `that ${names(sources)} offered is here.` };
 }
 
 /** What there is to say, of folders first, then of sources. Of folders nothing
@@ -148,4 +148,4 @@ export function truth(status: Status, hasServer: boolean | undefined): Truth[] {
 }
 
 /** A sentence without its time, which is another all the time. */
-export const announced = (one: Truth): string => (one.upTo ? `Everything${one.text}` : one.text);
+export const announced = (one: Truth): string => (one.upTo ? `Everything ${one.text}` : one.text);

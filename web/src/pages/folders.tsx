@@ -10,8 +10,8 @@ import type { Folder } from "../api/model";
 import { useFolderErrors, useStatus } from "../api/queries";
 import { count, counted, visibleName } from "../lib/format";
 import { Copy, Facts, FileName, Id, Page, Trouble, When } from "../parts/basics";
+import { FolderCard } from "../parts/folder_card";
 import { AddFolderModal, EditFolderModal, RemoveFolder, useExcludes } from "../parts/folder_forms";
-import { FolderCard } from "./overview";
 
 /** Errors that are shown at a time. */
 const SHOWN = 200;

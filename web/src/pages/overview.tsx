@@ -1,22 +1,21 @@
 // The truth in one sentence, and each folder in one card.
 
-import { Anchor, Button, Card, Group, Loader, SimpleGrid, Skeleton, Stack, Text, Title } from "@mantine/core";
-import { BarChart } from "@mantine/charts";
+import { Button, Card, Group, Loader, SimpleGrid, Skeleton, Stack, Text, Title } from "@mantine/core";
+import { BarChart, type ChartSeries } from "@mantine/charts";
 import { useDisclosure } from "@mantine/hooks";
-import { IconCheck, IconPlayerPause, IconPlayerPlay, IconPlus, IconUpload, IconX } from "@tabler/icons-react";
+import { IconPlus, IconUpload } from "@tabler/icons-react";
 import { useMemo } from "react";
 import { Link } from "react-router";
 
-import type { Folder, Notice, Status } from "../api/model";
-import {
-  hasBackupServer, useBackupNow, useConfig, useConfirmFolder, usePauseFolder, useSnapshots, useStatus,
-} from "../api/queries";
-import { bytes, count, counted, visibleName } from "../lib/format";
-import { byDay } from "../lib/history";
-import { announced, standing, truth, type Truth } from "../lib/truth";
-import { folderWord, sourceWord, stepWord } from "../lib/words";
+import type { Notice, Status } from "../api/model";
+import { hasBackupServer, useBackupNow, useConfig, useSnapshots, useStatus, useTraffic } from "../api/queries";
+import { bytes, counted, visibleName } from "../lib/format";
+import { byDay, type Day } from "../lib/history";
+import { announced, truth, type Truth } from "../lib/truth";
+import { sourceWord } from "../lib/words";
 import { WorkBar } from "../parts/bar";
-import { Announce, Dot, Facts, FileName, Hint, Page, State, Trouble, When } from "../parts/basics";
+import { Announce, Dot, FileName, Hint, Page, State, Trouble, When } from "../parts/basics";
+import { BackupSteps, FolderCard } from "../parts/folder_card";
 import { AddFolderModal } from "../parts/folder_forms";
 
 function Sentence({ truth }: { truth: Truth }) {
@@ -25,8 +24,7 @@ function Sentence({ truth }: { truth: Truth }) {
       <Text size="xl" fw={600}>
         {truth.upTo ? (
           <>
-            Everything up to <When at={truth.upTo} />
-            <FileName name={truth.text} />
+            Everything up to <When at={truth.upTo} /> <FileName name={truth.text} />
           </>
         ) : (
           <FileName name={truth.text} />
@@ -69,137 +67,6 @@ export function Notices({ notices }: { notices: Notice[] }) {
   );
 }
 
-/** What a click on Backup now did, step by step. */
-export function BackupSteps({ backup }: { backup: ReturnType<typeof useBackupNow> }) {
-  const status = useStatus();
-  if (backup.isError) return <Trouble error={backup.error} onClose={() => backup.reset()} />;
-  if (!backup.data) return null;
-  // The receipt comes when all of it is there: it is looked for in the state.
-  const isTold = backup.data.steps.every((step) => step.ok || step.name === "trigger");
-  const waiting = backup.data.folders.filter((one) => {
-    const now = status.data?.folders.find((folder) => folder.id === one.folder_id);
-    return (now?.backed_up_sequence ?? -1) < one.sequence;
-  });
-  return (
-    <Stack gap={4} role="status">
-      {backup.data.steps.map((step, index) => (
-        <Group key={`${index} ${step.name}`} gap={8} wrap="nowrap" align="flex-start">
-          {step.ok ? <IconCheck size={18} className="ink-good" aria-label="done" /> : <IconX size={18} className="ink-bad" aria-label="failed" />}
-          <Text size="sm">
-            <b>{stepWord(step.name)}.</b> {step.detail}
-          </Text>
-        </Group>
-      ))}
-      {isTold && (
-        <Group gap={8} wrap="nowrap" align="flex-start">
-          {waiting.length === 0 ? <IconCheck size={18} className="ink-good" aria-label="done" /> : <Loader size={18} aria-label="waiting" />}
-          <Text size="sm">
-            <b>Receipt.</b>{" "}
-            {waiting.length === 0
-              ? "The backup server has all of it."
-              : "Waiting for the backup server to have all of it; this goes on by itself."}
-          </Text>
-        </Group>
-      )}
-      <Button size="compact-xs" style={{ alignSelf: "flex-start" }} onClick={() => backup.reset()}>
-        Hide
-      </Button>
-    </Stack>
-  );
-}
-
-export function FolderCard({ folder, children }: { folder: Folder; children?: React.ReactNode }) {
-  const backup = useBackupNow();
-  const pause = usePauseFolder();
-  const confirm = useConfirmFolder();
-  const isPaused = folder.state === "paused";
-  const at = standing(folder);
-  const needsWord = folder.state === "alarm" || Boolean(folder.held);
-  return (
-    <Card withBorder component="article" aria-label={visibleName(folder.name)}>
-      <Stack gap="sm">
-        <Group justify="space-between" align="flex-start">
-          <div style={{ minWidth: 0 }}>
-            <Title order={3} size="h4">
-              <FileName name={folder.name} />
-            </Title>
-            <Text size="sm" c="dimmed">
-              <FileName name={folder.path} />
-            </Text>
-          </div>
-          <State word={folderWord(folder.state)} detail={folder.detail} />
-        </Group>
-        <Text size="sm" className={at.kind === "safe" ? "ink-good" : at.kind === "stopped" ? "ink-bad" : undefined}>
-          {at.kind === "safe" && (
-            <>
-              All of it up to <When at={at.upTo} /> is on the backup server.
-            </>
-          )}
-          {at.kind === "pending" && `Not yet on the backup server: ${at.why}.`}
-          {at.kind === "stopped" && <FileName name={at.why} />}
-          {at.kind === "paused" && "Paused: changes are not backed up."}
-        </Text>
-        {(folder.state === "scanning" || folder.state === "publishing") && folder.detail && (
-          <Text size="sm" c="dimmed">
-            {folder.detail}
-          </Text>
-        )}
-        {folder.held && (
-          <div className="band band-bad">
-            <Text size="sm">
-              <FileName name={folder.held} />
-            </Text>
-          </div>
-        )}
-        <Facts
-          facts={[
-            ["Files", count(folder.files)],
-            ["Size", bytes(folder.bytes)],
-            ["Pending changes", count(folder.pending_changes)],
-            ["Version", folder.sequence == null ? "none yet" : `#${folder.sequence}`],
-            ["Last receipt", folder.backed_up_sequence == null ? "none yet" : (
-              <>
-                #{folder.backed_up_sequence}, <When at={folder.backed_up_at} />
-              </>
-            )],
-            ["Not readable", folder.error_count === 0 ? "none" : (
-              <Anchor component={Link} to={`/folders?errors=${encodeURIComponent(folder.id)}`} className="ink-bad">
-                {counted(folder.error_count, "file")}
-              </Anchor>
-            )],
-          ]}
-        />
-        <Group gap="xs">
-          <Button
-            variant="filled"
-            leftSection={<IconUpload size={18} />}
-            loading={backup.isPending}
-            disabled={isPaused}
-            onClick={() => backup.mutate(folder.id)}
-          >
-            Backup now
-          </Button>
-          <Button
-            leftSection={isPaused ? <IconPlayerPlay size={18} /> : <IconPlayerPause size={18} />}
-            loading={pause.isPending}
-            onClick={() => pause.mutate({ id: folder.id, pause: !isPaused })}
-          >
-            {isPaused ? "Resume" : "Pause"}
-          </Button>
-          {needsWord && (
-            <Button loading={confirm.isPending} onClick={() => confirm.mutate(folder.id)}>
-              It is meant to be so
-            </Button>
-          )}
-          {children}
-        </Group>
-        <Trouble error={pause.error ?? confirm.error} />
-        <BackupSteps backup={backup} />
-      </Stack>
-    </Card>
-  );
-}
-
 /** Nothing is set up yet: the two things that can be. */
 function FirstRun({ onAdd }: { onAdd: () => void }) {
   return (
@@ -234,40 +101,71 @@ function FirstRun({ onAdd }: { onAdd: () => void }) {
   );
 }
 
+/** One small chart of the last days. */
+function Days({ label, days, series, format }: { label: string; days: Day[]; series: ChartSeries[]; format?: (value: number) => string }) {
+  return (
+    <figure style={{ margin: 0 }}>
+      <Text size="xs" c="dimmed" component="figcaption">
+        {label}
+      </Text>
+      <BarChart
+        h={150}
+        data={days.map((day) => ({ ...day, day: day.day.slice(5) }))}
+        dataKey="day"
+        type="stacked"
+        series={series}
+        valueFormatter={format}
+        barProps={{ isAnimationActive: false }}
+        barChartProps={{ accessibilityLayer: false }}
+        aria-hidden
+        yAxisProps={{ allowDecimals: false, width: format ? 70 : 30 }}
+      />
+    </figure>
+  );
+}
+
 function History({ status, hasServer }: { status: Status; hasServer: boolean | undefined }) {
   const isServer = status.sources.length > 0;
-  const snapshots = useSnapshots(!isServer, isServer || hasServer === true);
-  const days = useMemo(() => byDay(snapshots.data ?? [], new Date(), 14), [snapshots.data]);
-  if (!isServer && !hasServer) return null;
-  const versions = days.reduce((sum, day) => sum + day.versions, 0);
+  const isShown = isServer || hasServer === true;
+  const snapshots = useSnapshots(!isServer, isShown);
+  const traffic = useTraffic(isShown);
+  const days = useMemo(
+    () => byDay(snapshots.data ?? [], traffic.data ?? [], new Date(), 14),
+    [snapshots.data, traffic.data],
+  );
+  if (!isShown) return null;
+  const sum = (of: (day: Day) => number) => days.reduce((total, day) => total + of(day), 0);
   const last = days.at(-1)?.bytes ?? 0;
+  const [sent, received] = [sum((day) => day.sent), sum((day) => day.received)];
   return (
     <Card withBorder component="section" aria-label="The last 14 days">
       <Title order={2} size="h4">
         The last 14 days
       </Title>
-      {snapshots.isPending && <Loader size="sm" mt="sm" aria-label="Loading" />}
+      {(snapshots.isPending || traffic.isPending) && <Loader size="sm" mt="sm" aria-label="Loading" />}
       {snapshots.isError && <Trouble error={snapshots.error} onRetry={() => void snapshots.refetch()} />}
-      {snapshots.data && (
+      {traffic.isError && <Trouble error={traffic.error} onRetry={() => void traffic.refetch()} />}
+      {snapshots.data && traffic.data && (
         <>
           <Text size="sm" c="dimmed" mb="sm">
-            {counted(versions, "version")} {isServer ? "received here" : "received by the backup server"}. The newest
-            versions hold {bytes(last)}.
+            {counted(sum((day) => day.versions), "version")} {isServer ? "received here" : "received by the backup server"}. The newest
+            versions hold {bytes(last)}. {bytes(sent)} were sent, {bytes(received)} received.
           </Text>
-          {last > 0 && <SimpleGrid cols={{ base: 1, sm: 2 }}>
-            <figure style={{ margin: 0 }}>
-              <Text size="xs" c="dimmed" component="figcaption">
-                Versions a day
-              </Text>
-              <BarChart h={150} data={days.map((day) => ({ ...day, day: day.day.slice(5) }))} dataKey="day" series={[{ name: "versions", label: "Versions", color: "blue.6" }]} barProps={{ isAnimationActive: false }} barChartProps={{ accessibilityLayer: false }} aria-hidden yAxisProps={{ allowDecimals: false, width: 30 }} />
-            </figure>
-            <figure style={{ margin: 0 }}>
-              <Text size="xs" c="dimmed" component="figcaption">
-                Size of the newest versions
-              </Text>
-              <BarChart h={150} data={days.map((day) => ({ ...day, day: day.day.slice(5) }))} dataKey="day" series={[{ name: "bytes", label: "Size", color: "teal.6" }]} valueFormatter={bytes} barProps={{ isAnimationActive: false }} barChartProps={{ accessibilityLayer: false }} aria-hidden yAxisProps={{ width: 70 }} />
-            </figure>
-          </SimpleGrid>}
+          {(last > 0 || sent + received > 0) && (
+            <SimpleGrid cols={{ base: 1, sm: 3 }}>
+              <Days label="Versions a day" days={days} series={[{ name: "versions", label: "Versions", color: "blue.6" }]} />
+              <Days
+                label="Sent and received a day"
+                days={days}
+                series={[
+                  { name: "sent", label: "Sent", color: "grape.6" },
+                  { name: "received", label: "Received", color: "orange.6" },
+                ]}
+                format={bytes}
+              />
+              <Days label="Size of the newest versions" days={days} series={[{ name: "bytes", label: "Size", color: "teal.6" }]} format={bytes} />
+            </SimpleGrid>
+          )}
         </>
       )}
     </Card>

@@ -21,11 +21,11 @@ use net::{Handle, Multiaddr, NetError, NetStream, PeerId};
 use parking_lot::Mutex;
 use subtle::ConstantTimeEq as _;
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 
 use self::code::{Code, SECRET_LEN, tcp_address};
 use self::wire::{Hello, Reply, TIMEOUT};
 use crate::settings::Settings;
+use crate::tasks::Tasks;
 use types::with_causes;
 
 pub use self::code::CodeError;
@@ -179,8 +179,9 @@ impl Pairing {
         }
     }
 
-    /// Answers those who were given the code, until `stop`.
-    pub async fn serve(self, mut streams: mpsc::Receiver<NetStream>, stop: CancellationToken) {
+    /// Answers those who were given the code, until the tasks are to end.
+    pub async fn serve(self, mut streams: mpsc::Receiver<NetStream>, tasks: Tasks) {
+        let stop = tasks.stop_token();
         let permits = Arc::new(tokio::sync::Semaphore::new(GREETINGS_MAX));
         loop {
             let stream = tokio::select! {
@@ -190,14 +191,18 @@ impl Pairing {
             let Some(stream) = stream else { return };
             // Whoever comes when too many are there is turned away.
             let Ok(permit) = permits.clone().try_acquire_owned() else { continue };
-            let this = self.clone();
-            tokio::spawn(async move {
+            let (this, stop) = (self.clone(), stop.clone());
+            tasks.spawn("pairing", async move {
                 let _permit = permit;
                 let peer = stream.peer();
-                match tokio::time::timeout(TIMEOUT, this.greet(stream)).await {
-                    Ok(Ok(())) => {}
-                    Ok(Err(error)) => tracing::debug!(%peer, %error, "a pairing broke off"),
-                    Err(_) => tracing::debug!(%peer, "a pairing took too long"),
+                let greeting = tokio::time::timeout(TIMEOUT, this.greet(stream));
+                tokio::select! {
+                    greeted = greeting => match greeted {
+                        Ok(Ok(())) => {}
+                        Ok(Err(error)) => tracing::debug!(%peer, %error, "a pairing broke off"),
+                        Err(_) => tracing::debug!(%peer, "a pairing took too long"),
+                    },
+                    () = stop.cancelled() => {}
                 }
             });
         }

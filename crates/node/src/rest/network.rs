@@ -144,7 +144,7 @@ pub(crate) async fn stream(
         let store: Arc<dyn BlockStore> = Arc::new(state.blocks.clone());
         let mut response = answer.into_response(&content, false, |range, chunks| {
             let reader = FileReader::new(store, &content).range(range);
-            tokio::spawn(follow(reader, job, chunks));
+            state.tasks.spawn("stream", follow(reader, job, chunks));
         });
         expose(&mut response);
         return Ok(response);

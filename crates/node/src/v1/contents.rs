@@ -11,29 +11,20 @@ use std::sync::Arc;
 
 use ::zip::write::SimpleFileOptions;
 use ::zip::{CompressionMethod, DateTime, ZipWriter};
-use axum::body::{Body, Bytes};
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use backup::{Depth, SnapshotTree, TreeError};
 use serde::Deserialize;
 use store::{BlockStore, FileReader, StoreError, resolve};
-use tokio::sync::mpsc;
 use types::{Entry, EntryKind, RelPath};
 use utoipa::IntoParams;
 
 use super::snapshots::{self, Choice, rel_path};
 use super::ui::Owner;
 use super::{ApiState, Problem, blocking, reading};
+use crate::pieces;
 use crate::rest::attachment;
-use types::with_causes;
-
-/// Pieces between the disk and the network.
-const PIECES: usize = 2;
-/// How long a piece of a zip is, in bytes.
-const PIECE_LEN: usize = 256 * 1024;
-
-type Piece = Result<Bytes, io::Error>;
 
 /// What of a snapshot.
 #[derive(Debug, Default, Deserialize, IntoParams)]
@@ -101,13 +92,6 @@ fn headers(name: &str, mime: &'static str) -> HeaderMap {
     headers
 }
 
-fn body(receiver: mpsc::Receiver<Piece>) -> Body {
-    let pieces = futures::stream::unfold(receiver, |mut receiver| async {
-        receiver.recv().await.map(|piece| (piece, receiver))
-    });
-    Body::from_stream(pieces)
-}
-
 /// The bytes of a file in a snapshot.
 #[utoipa::path(
     get,
@@ -144,26 +128,15 @@ pub(crate) async fn file(
         Ok(FileReader::new(blocks, &content))
     })
     .await?;
-    let (sender, receiver) = mpsc::channel::<Piece>(PIECES);
-    tokio::task::spawn_blocking(move || {
-        loop {
-            let piece = match reader.read() {
-                Ok(Some(bytes)) => Ok(bytes),
-                Ok(None) => return,
-                Err(error) => {
-                    tracing::error!(error = with_causes(&error), "a download broke off");
-                    Err(io::Error::other(error))
-                }
-            };
-            let is_last = piece.is_err();
-            if sender.blocking_send(piece).is_err() || is_last {
-                return;
-            }
+    let body = pieces::body("a download", move |out| {
+        while let Some(bytes) = reader.read().map_err(io::Error::other)? {
+            out.write_all(&bytes)?;
         }
+        io::Result::Ok(())
     });
     let mut headers = headers(&name, "application/octet-stream");
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(size));
-    Ok((headers, body(receiver)).into_response())
+    Ok((headers, body).into_response())
 }
 
 /// A directory of a snapshot as a zip: files, directories and links. What a
@@ -189,33 +162,8 @@ pub(crate) async fn zip(
 ) -> Result<Response, Problem> {
     let meant = meant(&state, &id, &what).await?;
     let name = file_name(&meant.entry.path, &meant.folder, ".zip");
-    let (sender, receiver) = mpsc::channel::<Piece>(PIECES);
-    tokio::task::spawn_blocking(move || {
-        let out = io::BufWriter::with_capacity(PIECE_LEN, Pieces(sender.clone()));
-        if let Err(error) = write_zip(&meant, out) {
-            // Where nobody takes the pieces any more, there is nobody to tell.
-            if sender.blocking_send(Err(io::Error::other("it cannot be read"))).is_ok() {
-                tracing::error!(error = with_causes(&error), "a zip broke off");
-            }
-        }
-    });
-    Ok((headers(&name, "application/zip"), body(receiver)).into_response())
-}
-
-/// Where the pieces go.
-struct Pieces(mpsc::Sender<Piece>);
-
-impl Write for Pieces {
-    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        let piece = Bytes::copy_from_slice(buffer);
-        let gone = |_| io::Error::new(io::ErrorKind::BrokenPipe, "nobody takes it any more");
-        self.0.blocking_send(Ok(piece)).map_err(gone)?;
-        Ok(buffer.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
+    let body = pieces::body("a zip", move |out| write_zip(&meant, out));
+    Ok((headers(&name, "application/zip"), body).into_response())
 }
 
 /// Why a zip broke off.

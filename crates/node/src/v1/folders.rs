@@ -255,7 +255,14 @@ pub(crate) async fn remove(State(state): State<ApiState>, Path(id): Path<String>
         edited.map_err(|error| changed(&error))
     })
     .await?;
-    tokio::spawn(forget(state, folder.id));
+    let (tasks, stop) = (state.node.tasks.clone(), state.stop.clone());
+    tasks.spawn("forget", async move {
+        tokio::select! {
+            () = forget(state, folder.id) => {}
+            // It is noted: the next start goes on with it.
+            () = stop.cancelled() => {}
+        }
+    });
     Ok(Json(()))
 }
 

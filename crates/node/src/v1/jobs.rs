@@ -118,8 +118,12 @@ pub(crate) async fn verify(
 ) -> Answer<Job> {
     let work = state.jobs.begin("verify")?;
     let answer = work.0.to_api();
-    tokio::spawn(async move {
-        let result = maintenance::verify(&state, request, &work.0).await;
+    let (tasks, stop) = (state.node.tasks.clone(), state.stop.clone());
+    tasks.spawn("verify", async move {
+        let result = tokio::select! {
+            result = maintenance::verify(&state, request, &work.0) => result,
+            () = stop.cancelled() => Err("the instance is stopping".into()),
+        };
         work.0
             .end(result.and_then(|result| {
                 serde_json::to_value(result).map_err(|error| error.to_string())

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use backup::{RemoteBlocks, SessionPool};
+use bytes::Bytes;
+use restore::{Blocks, BlocksError};
 use store::{BlockStore, StoreError};
 use types::{Block, Cid, EncodedBlock};
 
@@ -14,25 +16,47 @@ pub(crate) fn blocks(
     state: &ApiState,
     from_backup_server: bool,
 ) -> Result<Arc<dyn BlockStore>, Problem> {
-    let own = state.node.blocks.clone();
-    if !from_backup_server {
-        return Ok(Arc::new(own));
+    if from_backup_server {
+        return Ok(Arc::new(Far::new(state)?));
     }
-    let remote = RemoteBlocks::new(
-        SessionPool::new(state.node.net.clone()),
-        restores::server(state)?,
-        tokio::runtime::Handle::current(),
-        state.stop.clone(),
-    );
-    Ok(Arc::new(Far { own, remote }))
+    Ok(Arc::new(state.node.blocks.clone()))
 }
 
 /// The blocks that are here, and for the rest those of the backup server. What
 /// comes from there is checked, and kept by nobody. For threads that may block.
 #[derive(Debug)]
-struct Far {
+pub(crate) struct Far {
     own: LocalBlocks,
     remote: RemoteBlocks,
+}
+
+impl Far {
+    /// Of the backup server that is configured.
+    pub(crate) fn new(state: &ApiState) -> Result<Self, Problem> {
+        let remote = RemoteBlocks::new(
+            SessionPool::new(state.node.net.clone()),
+            restores::server(state)?,
+            tokio::runtime::Handle::current(),
+            state.stop.clone(),
+        );
+        Ok(Self { own: state.node.blocks.clone(), remote })
+    }
+}
+
+/// For a restore, which asks for many at once.
+impl Blocks for Far {
+    fn get(&self, wanted: &[Cid]) -> Result<Vec<Option<Bytes>>, BlocksError> {
+        let mut all: Vec<Option<Bytes>> =
+            wanted.iter().map(|cid| BlockStore::get(&self.own, cid).ok().flatten()).collect();
+        let lacking: Vec<usize> = (0..all.len()).filter(|at| all[*at].is_none()).collect();
+        let wants: Vec<Cid> = lacking.iter().map(|at| wanted[*at]).collect();
+        let got =
+            self.remote.get(&wants).map_err(|error| BlocksError::Elsewhere(Box::new(error)))?;
+        for (at, block) in lacking.into_iter().zip(got) {
+            all[at] = block;
+        }
+        Ok(all)
+    }
 }
 
 impl BlockStore for Far {

@@ -11,20 +11,17 @@ use api::{RestoreReport, RestoreRequest, from_text};
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use backup::{RemoteBlocks, RemoteSnapshot, SessionPool};
-use bytes::Bytes;
+use backup::RemoteSnapshot;
 use net::PeerId;
 use parking_lot::Mutex;
-use restore::{
-    Blocks, BlocksError, Progress, Report, RestoreError, RestoreOptions, Selection, restore,
-};
+use restore::{Blocks, Progress, Report, RestoreError, RestoreOptions, Selection, restore};
 use store::{BlockStore, Root};
 use types::{Cid, RelPath};
 
+use super::reading::Far;
 use super::snapshots::{self, Choice};
 use super::ui::Owner;
 use super::{Answer, ApiState, Problem, blocking};
-use crate::local_blocks::LocalBlocks;
 use crate::roots;
 use types::with_causes;
 
@@ -197,28 +194,6 @@ pub(super) async fn remote_snapshots(state: &ApiState) -> Result<Vec<RemoteSnaps
     Ok(listing.snapshots)
 }
 
-/// Blocks that are here, and for the rest those of the backup server.
-#[derive(Debug)]
-struct Both {
-    own: LocalBlocks,
-    remote: RemoteBlocks,
-}
-
-impl Blocks for Both {
-    fn get(&self, wanted: &[Cid]) -> Result<Vec<Option<Bytes>>, BlocksError> {
-        let mut all: Vec<Option<Bytes>> =
-            wanted.iter().map(|cid| BlockStore::get(&self.own, cid).ok().flatten()).collect();
-        let lacking: Vec<usize> = (0..all.len()).filter(|at| all[*at].is_none()).collect();
-        let wants: Vec<Cid> = lacking.iter().map(|at| wanted[*at]).collect();
-        let got =
-            self.remote.get(&wants).map_err(|error| BlocksError::Elsewhere(Box::new(error)))?;
-        for (at, block) in lacking.into_iter().zip(got) {
-            all[at] = block;
-        }
-        Ok(all)
-    }
-}
-
 /// Begins a restore, in the background.
 #[utoipa::path(
     post,
@@ -251,14 +226,7 @@ pub(crate) async fn start(
     let options =
         RestoreOptions { selection, overwrite: request.overwrite, ..RestoreOptions::default() };
     let blocks: Arc<dyn Blocks> = if request.from_backup_server {
-        let peer = server(&state)?;
-        let remote = RemoteBlocks::new(
-            SessionPool::new(state.node.net.clone()),
-            peer,
-            tokio::runtime::Handle::current(),
-            state.stop.clone(),
-        );
-        Arc::new(Both { own: state.node.blocks.clone(), remote })
+        Arc::new(Far::new(&state)?)
     } else {
         let store: Arc<dyn BlockStore> = state.node.store.clone();
         Arc::new(store)

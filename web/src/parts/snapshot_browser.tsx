@@ -1,0 +1,372 @@
+// What is in one snapshot: look around, search, choose, download, restore.
+
+import {
+  Anchor, Breadcrumbs, Button, Card, Checkbox, Drawer, Group, Loader, Modal, Stack, Table, Text, TextInput, Title,
+} from "@mantine/core";
+import { useDebouncedValue } from "@mantine/hooks";
+import { useInfiniteQuery } from "@tanstack/react-query";
+import { IconDownload, IconFile, IconFolder, IconLink, IconRestore, IconSearch, IconVersions } from "@tabler/icons-react";
+import { useEffect, useMemo, useState } from "react";
+
+import { downloadUrl } from "../api/client";
+import type { ListedEntry, Snapshot } from "../api/model";
+import { entriesPage, PAGE, type Place, useRestore, useSearch, useVersions } from "../api/queries";
+import { type Line, trail } from "../lib/choice";
+import { bytes, counted, fromNanoseconds, lastName, permissions, visibleName } from "../lib/format";
+import { FileName, Trouble, When } from "./basics";
+import { DirectoryPicker } from "./directory_picker";
+
+/** An entry that can be named whatever its bytes are. */
+const keyOf = (entry: ListedEntry) => entry.path_base64 ?? entry.path;
+
+function placeOf(entry: ListedEntry, snapshot: string, remote: boolean): Place {
+  return { snapshot, path: entry.path, pathBase64: entry.path_base64, remote };
+}
+
+function fileUrl(place: Place, kind: "file" | "zip"): string {
+  return downloadUrl(`/snapshots/${encodeURIComponent(place.snapshot)}/${kind}`, {
+    path: place.path,
+    path_base64: place.pathBase64,
+    from_backup_server: place.remote,
+  });
+}
+
+function Kind({ entry }: { entry: ListedEntry }) {
+  const [Icon, name] =
+    entry.type === "dir" ? [IconFolder, "Directory"] : entry.type === "symlink" ? [IconLink, "Link"] : [IconFile, "File"];
+  return <Icon size={18} aria-label={name} style={{ flex: "none" }} />;
+}
+
+interface RowActions {
+  onOpen: (entry: ListedEntry) => void;
+  onDetails: (entry: ListedEntry) => void;
+  onToggle: (entry: ListedEntry) => void;
+  isChosen: (entry: ListedEntry) => boolean;
+}
+
+function Rows({ entries, actions, isWhole }: { entries: ListedEntry[]; actions: RowActions; isWhole: boolean }) {
+  return (
+    <Table verticalSpacing={2} highlightOnHover>
+      <Table.Thead>
+        <Table.Tr>
+          <Table.Th w={40}>
+            <span className="skip">Choose</span>
+          </Table.Th>
+          <Table.Th>Name</Table.Th>
+          <Table.Th ta="right">Size</Table.Th>
+          <Table.Th visibleFrom="xs">Changed</Table.Th>
+        </Table.Tr>
+      </Table.Thead>
+      <Table.Tbody>
+        {entries.map((entry) => (
+          <Table.Tr key={keyOf(entry)}>
+            <Table.Td>
+              <Checkbox
+                aria-label={`Choose ${visibleName(entry.path)}`}
+                checked={actions.isChosen(entry)}
+                onChange={() => actions.onToggle(entry)}
+              />
+            </Table.Td>
+            <Table.Td>
+              <button
+                type="button"
+                className="row-button"
+                onClick={() => (entry.type === "dir" ? actions.onOpen(entry) : actions.onDetails(entry))}
+              >
+                <Kind entry={entry} />
+                <FileName name={isWhole ? entry.path : lastName(entry.path)} />
+                {entry.error && <span className="ink-bad">!</span>}
+              </button>
+            </Table.Td>
+            <Table.Td ta="right" style={{ whiteSpace: "nowrap" }}>
+              {entry.size_bytes == null ? "" : bytes(entry.size_bytes)}
+            </Table.Td>
+            <Table.Td visibleFrom="xs" style={{ whiteSpace: "nowrap" }}>
+              <When at={fromNanoseconds(entry.mtime_ns)} />
+            </Table.Td>
+          </Table.Tr>
+        ))}
+      </Table.Tbody>
+    </Table>
+  );
+}
+
+/** One file: what it is, its versions, and ways to have it. */
+function Details({
+  entry, snapshot, line, remote, onClose, onRestore,
+}: {
+  entry: ListedEntry;
+  snapshot: Snapshot;
+  line: Line;
+  remote: boolean;
+  onClose: () => void;
+  onRestore: (snapshot: Snapshot, entries: ListedEntry[]) => void;
+}) {
+  const place = placeOf(entry, snapshot.id, remote);
+  const versions = useVersions(place, line.sourcePeerId, line.folderId, true);
+  return (
+    <Drawer
+      opened
+      onClose={onClose}
+      position="right"
+      size="lg"
+      title={<FileName name={lastName(entry.path)} />}
+      closeButtonProps={{ "aria-label": "Close" }}
+    >
+      <Stack>
+        <Text size="sm">
+          <FileName name={entry.path} />
+        </Text>
+        <Text size="sm" c="dimmed">
+          {entry.type === "symlink" ? (
+            <>
+              Link to <FileName name={entry.target ?? ""} />
+            </>
+          ) : (
+            `${bytes(entry.size_bytes ?? 0)}, ${permissions(entry.mode)}`
+          )}
+          , changed <When at={fromNanoseconds(entry.mtime_ns)} />
+        </Text>
+        {entry.error && <Trouble error={entry.error} />}
+        <Group>
+          {entry.type === "file" && (
+            <Button component="a" href={fileUrl(place, "file")} download variant="filled" leftSection={<IconDownload size={18} />}>
+              Download
+            </Button>
+          )}
+          <Button leftSection={<IconRestore size={18} />} onClick={() => onRestore(snapshot, [entry])}>
+            Restore …
+          </Button>
+        </Group>
+        <Title order={3} size="h5">
+          <Group gap={6}>
+            <IconVersions size={18} aria-hidden /> Versions of this file
+          </Group>
+        </Title>
+        {versions.isPending && <Loader size="sm" aria-label="Loading" />}
+        <Trouble error={versions.error} />
+        {versions.data?.map((version) => {
+          const one = line.snapshots.find((snapshot) => snapshot.id === version.snapshot);
+          return (
+            <Group key={version.snapshot} justify="space-between" gap="xs">
+              <Text size="sm">
+                <When at={fromNanoseconds(version.entry.mtime_ns)} /> · {bytes(version.entry.size_bytes ?? 0)} · in
+                version #{version.sequence}
+                {version.snapshot === snapshot.id ? " (this one)" : ""}
+              </Text>
+              <Group gap={4}>
+                {version.entry.type === "file" && (
+                  <Button size="compact-sm" component="a" href={fileUrl(placeOf(version.entry, version.snapshot, remote), "file")} download>
+                    Download<span className="skip"> version #{version.sequence}</span>
+                  </Button>
+                )}
+                {one && (
+                  <Button size="compact-sm" onClick={() => onRestore(one, [version.entry])}>
+                    Restore …
+                  </Button>
+                )}
+              </Group>
+            </Group>
+          );
+        })}
+      </Stack>
+    </Drawer>
+  );
+}
+
+/** Where to, and off. */
+function RestoreForm({
+  snapshot, entries, remote, onClose,
+}: {
+  snapshot: Snapshot;
+  entries: ListedEntry[];
+  remote: boolean;
+  onClose: () => void;
+}) {
+  const [target, setTarget] = useState("");
+  const [overwrite, setOverwrite] = useState(false);
+  const restore = useRestore();
+  return (
+    <Modal opened onClose={onClose} title="Restore to a directory">
+      <form
+        onSubmit={(event) => {
+          event.preventDefault();
+          restore.mutate(
+            {
+              snapshot: snapshot.id,
+              target,
+              overwrite,
+              from_backup_server: remote,
+              paths: entries.filter((entry) => !entry.path_base64).map((entry) => entry.path),
+              paths_base64: entries.flatMap((entry) => (entry.path_base64 ? [entry.path_base64] : [])),
+            },
+            { onSuccess: onClose },
+          );
+        }}
+      >
+        <Stack>
+          <Text>
+            {entries.length === 0
+              ? `All of ${visibleName(snapshot.folder_name)}`
+              : entries.length === 1
+                ? visibleName(entries[0]?.path ?? "")
+                : `${entries.length} chosen entries of ${visibleName(snapshot.folder_name)}`}{" "}
+            as of <When at={snapshot.created_at} />.
+          </Text>
+          <DirectoryPicker
+            label="Into the directory"
+            description="On the machine that Archivist runs on; it is made where it is not there. Nothing is written outside it."
+            value={target}
+            onChange={setTarget}
+          />
+          <Checkbox
+            label="Replace what is in the way"
+            description="Otherwise files that are there already are left alone, and listed."
+            checked={overwrite}
+            onChange={(event) => setOverwrite(event.currentTarget.checked)}
+          />
+          <Trouble error={restore.error} />
+          <Group justify="flex-end">
+            <Button onClick={onClose}>Cancel</Button>
+            <Button type="submit" variant="filled" loading={restore.isPending} disabled={!target.startsWith("/")}>
+              Restore
+            </Button>
+          </Group>
+        </Stack>
+      </form>
+    </Modal>
+  );
+}
+
+export function SnapshotBrowser({ line, snapshot, remote }: { line: Line; snapshot: Snapshot; remote: boolean }) {
+  const [dir, setDir] = useState<{ path: string; base64?: string | null }>({ path: "" });
+  const [text, setText] = useState("");
+  const [search] = useDebouncedValue(text.trim(), 300);
+  const [chosen, setChosen] = useState<Map<string, ListedEntry>>(new Map());
+  const [details, setDetails] = useState<ListedEntry>();
+  const [restoring, setRestoring] = useState<{ snapshot: Snapshot; entries: ListedEntry[] }>();
+  // Another moment may not have what was chosen.
+  useEffect(() => {
+    setChosen(new Map());
+    setDetails(undefined);
+  }, [snapshot.id]);
+  const place: Place = { snapshot: snapshot.id, path: dir.path, pathBase64: dir.base64, remote };
+  const pages = useInfiniteQuery({
+    queryKey: ["entries", place],
+    queryFn: ({ pageParam, signal }) => entriesPage(place, pageParam, signal),
+    initialPageParam: undefined as ListedEntry | undefined,
+    getNextPageParam: (page) => (page.length < PAGE ? undefined : page.at(-1)),
+    staleTime: 300_000,
+  });
+  const found = useSearch({ ...place, path: "", pathBase64: undefined }, search);
+  const entries = useMemo(() => pages.data?.pages.flat() ?? [], [pages.data]);
+  const actions: RowActions = {
+    onOpen: (entry) => {
+      setText("");
+      setDir({ path: entry.path, base64: entry.path_base64 });
+    },
+    onDetails: setDetails,
+    onToggle: (entry) => {
+      const next = new Map(chosen);
+      if (!next.delete(keyOf(entry))) next.set(keyOf(entry), entry);
+      setChosen(next);
+    },
+    isChosen: (entry) => chosen.has(keyOf(entry)),
+  };
+  const one = chosen.size === 1 ? [...chosen.values()][0] : undefined;
+  const zipOf: Place = one?.type === "dir" ? placeOf(one, snapshot.id, remote) : place;
+  return (
+    <Card withBorder>
+      <Stack gap="sm">
+        <TextInput
+          aria-label="Search names in this version"
+          placeholder="Search names in this version"
+          leftSection={<IconSearch size={16} aria-hidden />}
+          value={text}
+          onChange={(event) => setText(event.currentTarget.value)}
+        />
+        {!search && (
+          <Breadcrumbs styles={{ root: { flexWrap: "wrap", rowGap: 4 } }}>
+            <Anchor component="button" type="button" onClick={() => setDir({ path: "" })}>
+              <FileName name={line.folderName} />
+            </Anchor>
+            {/* A path that is not UTF-8 cannot be cut into names here. */}
+            {dir.base64 ? (
+              <FileName name={dir.path} />
+            ) : (
+              trail(dir.path).map((step) => (
+                <Anchor key={step.path} component="button" type="button" onClick={() => setDir({ path: step.path })}>
+                  <FileName name={step.name} />
+                </Anchor>
+              ))
+            )}
+          </Breadcrumbs>
+        )}
+        <Group gap="xs">
+          <Button
+            variant="filled"
+            leftSection={<IconRestore size={18} />}
+            onClick={() => setRestoring({ snapshot, entries: [...chosen.values()] })}
+          >
+            {chosen.size > 0 ? `Restore ${counted(chosen.size, "entry", "entries")} …` : "Restore all of it …"}
+          </Button>
+          <Button component="a" href={fileUrl(zipOf, "zip")} download leftSection={<IconDownload size={18} />}>
+            {one?.type === "dir"
+              ? `Zip of ${visibleName(lastName(one.path))}`
+              : dir.path
+                ? "Zip of this directory"
+                : "Zip of the whole folder"}
+          </Button>
+          {chosen.size > 0 && <Button onClick={() => setChosen(new Map())}>Choose nothing</Button>}
+        </Group>
+        {search ? (
+          <>
+            {found.isPending && <Loader size="sm" aria-label="Searching" />}
+            <Trouble error={found.error} />
+            {found.data && (
+              <>
+                <Text size="sm" role="status">
+                  {counted(found.data.entries.length, "name")} with “{search}”
+                  {found.data.is_cut_short ? ", and more: type more of it" : ""}
+                </Text>
+                <div className="scroll">
+                  <Rows entries={found.data.entries} actions={actions} isWhole />
+                </div>
+              </>
+            )}
+          </>
+        ) : (
+          <>
+            {pages.isPending && <Loader size="sm" aria-label="Loading" />}
+            <Trouble error={pages.error} onRetry={() => void pages.refetch()} />
+            {pages.data && entries.length === 0 && <Text c="dimmed">There is nothing in it.</Text>}
+            {entries.length > 0 && (
+              <div className="scroll">
+                <Rows entries={entries} actions={actions} isWhole={false} />
+              </div>
+            )}
+            {pages.hasNextPage && (
+              <Button loading={pages.isFetchingNextPage} onClick={() => void pages.fetchNextPage()}>
+                Show more
+              </Button>
+            )}
+          </>
+        )}
+      </Stack>
+      {details && (
+        <Details
+          entry={details}
+          snapshot={snapshot}
+          line={line}
+          remote={remote}
+          onClose={() => setDetails(undefined)}
+          onRestore={(from, entries) => {
+            setDetails(undefined);
+            setRestoring({ snapshot: from, entries });
+          }}
+        />
+      )}
+      {restoring && <RestoreForm {...restoring} remote={remote} onClose={() => setRestoring(undefined)} />}
+    </Card>
+  );
+}
