@@ -75,7 +75,7 @@ test("a browser is let in by a link that counts once, and by nothing else", asyn
   const link = a.run("ui");
   await pageA.goto(link);
   await pageA.getByRole("heading", { name: "Overview", level: 1 }).waitFor();
-  assert.ok(!pageA.url().includes("key="), "the key stays in no address");
+  assert.ok(!/key=|csrf=/.test(pageA.url()), "neither the key nor the code stays in an address");
 
   pageB = await newPage();
   await pageB.goto(link);
@@ -91,11 +91,15 @@ test("a browser is let in by a link that counts once, and by nothing else", asyn
     (await fetch("/api/v1/poll", { method: "POST", credentials: "same-origin" })).status,
   );
   assert.equal(status, 401);
+  // And has no way to the code that changes carry.
+  const bare = await pageA.evaluate(async () => (await fetch("/api/v1/ui/session")).json());
+  assert.deepEqual(bare, { signed_in: false });
   const cookies = await pageA.context().cookies();
   const session = cookies.find((cookie) => cookie.name.startsWith("archivist-"));
   assert.deepEqual([session.httpOnly, session.sameSite], [true, "Strict"]);
   const page = await fetch(`${a.url}/ui/`);
   const policy = page.headers.get("content-security-policy");
+  assert.match(policy, /script-src 'nonce-[^' ]+';/);
   assert.ok(!policy.includes("unsafe") && policy.includes("frame-ancestors 'none'"), policy);
 });
 

@@ -211,7 +211,8 @@ impl Client {
     }
 
     /// The entries below `path` in a snapshot, in their order, page by page.
-    /// Only what is directly in it, unless `recursive`; of a file, itself.
+    /// Only what is directly in it, unless `recursive`; of a file, itself. The
+    /// snapshot is one that is held here, or on the backup server.
     ///
     /// # Errors
     ///
@@ -221,14 +222,17 @@ impl Client {
         snapshot: &str,
         path: &[u8],
         recursive: bool,
+        from_backup_server: bool,
         mut each: impl FnMut(ListedEntry) -> std::io::Result<()>,
     ) -> Result<(), ClientError> {
         let base = format!("/snapshots/{}/entries", path_part(snapshot));
+        let word = |is_so: bool| if is_so { "true" } else { "false" };
         let mut after: Option<Vec<u8>> = None;
         loop {
             let mut query = Query::new()
                 .with_path("path", path)
-                .with("recursive", if recursive { "true" } else { "false" })
+                .with("recursive", word(recursive))
+                .with("from_backup_server", word(from_backup_server))
                 .with("limit", &ENTRIES_AT_ONCE.to_string());
             if let Some(after) = &after {
                 query = query.with_path("after", after);

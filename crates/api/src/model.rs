@@ -463,7 +463,7 @@ pub struct Job {
     pub kind: String,
     /// `running`, `done` or `failed`.
     pub state: String,
-    /// How much is done, in bytes or blocks …
+    /// How much is done: for `verify`, snapshots …
     pub progress_done: u64,
     /// … of so much, where that is known.
     #[serde(default)]
@@ -533,6 +533,10 @@ pub struct PruneReport {
     pub holds: Vec<String>,
     /// Bytes that the disk has back.
     pub freed_bytes: u64,
+    /// Why nothing could be freed, where that is so: what was removed still
+    /// takes its place on the disk.
+    #[serde(default)]
+    pub not_collected: Option<String>,
 }
 
 /// What happens to a snapshot, and why.

@@ -16,8 +16,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-
-use crate::Retry;
+use types::for_people;
 
 /// What a peer may still be sending when it has been answered, in bytes …
 const DRAIN_LEN_MAX: usize = 64 << 10;
@@ -59,19 +58,6 @@ pub enum ExchangeError {
     Panicked(#[from] crate::Panicked),
 }
 
-impl ExchangeError {
-    /// Whether the same conversation can succeed later.
-    pub fn retry(&self) -> Retry {
-        match self {
-            Self::Net(error) => error.retry().into(),
-            Self::Io(_) | Self::Closed | Self::Timeout(_) => Retry::Temporary,
-            Self::TooLong { .. } | Self::Malformed(_) | Self::Unsendable(_) | Self::Panicked(_) => {
-                Retry::Permanent
-            }
-        }
-    }
-}
-
 impl From<io::Error> for ExchangeError {
     fn from(error: io::Error) -> Self {
         match error.kind() {
@@ -95,7 +81,8 @@ pub(crate) async fn read_frame<T: DeserializeOwned>(
     };
     let mut bytes = vec![0; len];
     stream.read_exact(&mut bytes).await?;
-    serde_json::from_slice(&bytes).map_err(|error| ExchangeError::Malformed(error.to_string()))
+    serde_json::from_slice(&bytes)
+        .map_err(|error| ExchangeError::Malformed(for_people(&error.to_string())))
 }
 
 /// The bytes of one frame.

@@ -7,6 +7,7 @@ mod daemon;
 mod exchange;
 mod manifest_pull;
 mod notify;
+mod patch;
 mod plan;
 mod pool;
 mod prune;
@@ -19,7 +20,7 @@ mod tree;
 mod trigger;
 mod verify;
 
-pub use blocking::{Panicked, Retry};
+pub use blocking::Panicked;
 pub use clock::{Clock, SystemClock};
 pub use daemon::*;
 pub use exchange::ExchangeError;
@@ -27,6 +28,7 @@ pub use manifest_pull::{
     ManifestJob, ManifestProgress, ManifestPullError, ManifestPuller, PullNumbers,
 };
 pub use notify::*;
+pub use patch::{PATCH_PROTOCOL, serve_patches};
 pub use plan::*;
 pub use pool::{PooledSession, SessionPool};
 pub use prune::*;

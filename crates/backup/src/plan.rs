@@ -220,7 +220,7 @@ impl SegmentWalk<'_> {
 
 /// The files of segments that are here already.
 #[derive(Debug, Default)]
-pub struct KnownFiles(HashSet<Cid>);
+pub struct KnownFiles(HashSet<(Cid, u64)>);
 
 impl KnownFiles {
     /// None.
@@ -230,14 +230,14 @@ impl KnownFiles {
 
     /// Adds the file of an entry.
     pub fn add(&mut self, entry: &Entry) {
-        if let EntryKind::File { cid, .. } = entry.kind {
-            self.0.insert(cid);
+        if let EntryKind::File { cid, size, .. } = entry.kind {
+            self.0.insert((cid, size));
         }
     }
 
-    /// Whether this is one.
-    pub fn has(&self, cid: &Cid) -> bool {
-        self.0.contains(cid)
+    /// Whether this is one, under this length.
+    pub fn has(&self, cid: &Cid, size: u64) -> bool {
+        self.0.contains(&(*cid, size))
     }
 }
 

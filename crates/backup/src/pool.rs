@@ -42,6 +42,11 @@ impl SessionPool {
         Self { net, peers: Arc::default() }
     }
 
+    /// The network that the sessions are opened in.
+    pub(crate) fn net(&self) -> &Handle {
+        &self.net
+    }
+
     fn with_peer<T>(&self, peer: PeerId, work: impl FnOnce(&mut Peer) -> T) -> T {
         let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
         work(peers.entry(peer).or_default())

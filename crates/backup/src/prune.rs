@@ -5,7 +5,7 @@
 //! the next prune goes on. The newest snapshot of a folder is never removed,
 //! and in doubt nothing is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use config::Keep;
 use jiff::Timestamp;
@@ -25,6 +25,9 @@ pub struct PruneOptions {
     /// Collect even where nothing was removed: what a prune that was cut short
     /// left behind goes too.
     pub always_collect: bool,
+    /// Take the roots as all that there are where records of them were lost,
+    /// and collect: see [`GcOptions::accept_roots`].
+    pub accept_roots: bool,
     /// Ends it early; what was done is done.
     pub stop: CancellationToken,
 }
@@ -123,9 +126,10 @@ pub fn prune(
         tracing::info!(snapshot = %id, folder = %record.folder, "pruned");
         report.removed.push(decision);
     }
-    let is_due = options.always_collect || !report.removed.is_empty();
+    let is_due = options.always_collect || options.accept_roots || !report.removed.is_empty();
     if is_due && !report.is_stopped {
-        match snapshots.store().gc(GcOptions::default()) {
+        let how = GcOptions { accept_roots: options.accept_roots, ..GcOptions::default() };
+        match snapshots.store().gc(how) {
             Ok(collected) => report.collected = Some(collected),
             Err(error) => report.not_collected = Some(error),
         }
@@ -157,7 +161,7 @@ fn plan(
         })
         .collect();
     let verdict = decide(&candidates, keep, now);
-    let newest = candidates.last().map(|candidate| candidate.order);
+    let going: HashSet<u64> = if is_damaged { HashSet::new() } else { verdict.removed().collect() };
     let folder_name = all.last().map(|newest| newest.record.folder_name.clone());
     let hold = match verdict.hold {
         Some(hold) => Some(PruneHold::Retention(hold)),
@@ -166,14 +170,10 @@ fn plan(
     let mut would_remove = false;
     // Both are oldest first.
     for (snapshot, decision) in all.into_iter().zip(verdict.decisions) {
-        let is_kept = !decision.reasons.is_empty() || Some(decision.order) == newest;
-        would_remove |= !is_kept;
-        let decision = PruneDecision { snapshot, reasons: decision.reasons };
-        if is_kept || hold.is_some() {
-            report.kept.push(decision);
-        } else {
-            report.removed.push(decision);
-        }
+        would_remove |= decision.reasons.is_empty();
+        let is_going = going.contains(&decision.order);
+        let decided = if is_going { &mut report.removed } else { &mut report.kept };
+        decided.push(PruneDecision { snapshot, reasons: decision.reasons });
     }
     if let Some(hold) = hold
         && would_remove

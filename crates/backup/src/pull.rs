@@ -24,7 +24,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use types::{Cid, Codec, Dataset, FileNode};
 
-use crate::blocking::{Panicked, Retry, blocking};
+use crate::blocking::{Panicked, blocking};
 use crate::pool::SessionPool;
 
 /// Blocks that are asked for in one go, at most.
@@ -82,6 +82,13 @@ impl Progress {
     /// Tells when there is more.
     pub fn watch(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
+    }
+
+    /// Notes blocks that came as differences.
+    pub(crate) fn fetched(&self, blocks: u64, bytes: u64) {
+        self.blocks.fetch_add(blocks, Ordering::Relaxed);
+        self.fetched_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.tell();
     }
 
     fn found(&self, bytes: u64) {
@@ -147,25 +154,6 @@ pub enum PullError {
     /// The work panicked; the panic was logged.
     #[error(transparent)]
     Panicked(#[from] Panicked),
-}
-
-impl PullError {
-    /// Whether the same pull can succeed later.
-    pub fn retry(&self) -> Retry {
-        match self {
-            Self::Store(error) => error.retry().into(),
-            Self::NoPeers | Self::Stopped => Retry::Temporary,
-            Self::Unreachable(all) => {
-                let mut all = all.iter().map(|(_, error)| error.retry());
-                if all.all(|retry| retry == net::Retry::Permanent) {
-                    Retry::Permanent
-                } else {
-                    Retry::Temporary
-                }
-            }
-            Self::Node { .. } | Self::Panicked(_) => Retry::Permanent,
-        }
-    }
 }
 
 struct Reasons<'a>(&'a [(PeerId, BlockError)]);

@@ -56,6 +56,7 @@ pub enum TreeError {
 #[derive(Clone, Debug)]
 pub struct SnapshotTree {
     store: Arc<dyn BlockStore>,
+    header_cid: Cid,
     header: Arc<ManifestHeader>,
 }
 
@@ -90,7 +91,12 @@ impl SnapshotTree {
         let header_cid = header_of(cid, &block(&*store, cid)?)?;
         let header = ManifestHeader::decode(&block(&*store, header_cid)?)
             .map_err(|source| TreeError::Manifest { cid: header_cid, source })?;
-        Ok(Self { store, header: Arc::new(header) })
+        Ok(Self { store, header_cid, header: Arc::new(header) })
+    }
+
+    /// The block that holds the header.
+    pub fn header_cid(&self) -> Cid {
+        self.header_cid
     }
 
     /// The header.

@@ -1,6 +1,7 @@
-//! Verification: every block that a snapshot needs is there, or (`full`) is
-//! read and hashed; what is not is named, with the snapshots and the paths
-//! that it concerns. And repair: what is missing is pulled again.
+//! Verification: every block that a snapshot or a data item needs is there, or
+//! (`full`) is read and hashed; what is not is named, with the snapshots, the
+//! paths and the items that it concerns. And repair: what is missing is pulled
+//! again.
 //!
 //! What was found good is remembered, so that what snapshots share is looked
 //! at once. Memory is bounded: beyond some millions of blocks the memory is
@@ -12,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use net::PeerId;
-use store::{BlockStore, StoreError};
+use store::{BlockStore, StoreError, content_of};
 use tokio_util::sync::CancellationToken;
 use types::{Cid, Codec, EntryKind, FileNode, MAX_TREE_DEPTH, ManifestHeader, decode_segment};
 
@@ -23,6 +24,10 @@ use crate::tree::header_of;
 
 /// Blocks that are remembered as good: some 100 MB.
 const GOOD_MAX: usize = 2 << 20;
+/// Nodes of one file that are remembered as leading to what is not good.
+const BAD_MAX: usize = 64 * 1024;
+/// What the names of the roots of data items begin with.
+const DATA_PREFIX: &str = "data/";
 /// Blocks that are named as not to be had.
 const PROBLEMS_MAX: usize = 1000;
 /// Snapshots that are named for one of them …
@@ -70,8 +75,9 @@ pub struct VerifyProblem {
     pub reason: String,
     /// The snapshots that need it; the first hundred.
     pub snapshots: BTreeSet<SnapshotId>,
-    /// The files that need it, as people read them; the first twenty. Empty,
-    /// where it is a part of the manifest itself.
+    /// The files that need it, as people read them, and the roots of the data
+    /// items; the first twenty. Empty, where it is a part of the manifest
+    /// itself.
     pub paths: BTreeSet<String>,
 }
 
@@ -80,6 +86,8 @@ pub struct VerifyProblem {
 pub struct VerifyReport {
     /// Snapshots that were looked through.
     pub snapshots: u64,
+    /// Data items that were looked through.
+    pub items: u64,
     /// Blocks that were looked at. One that many snapshots share counts once,
     /// unless millions of others came in between.
     pub blocks: u64,
@@ -91,14 +99,16 @@ pub struct VerifyReport {
     pub is_cut_short: bool,
     /// Every snapshot that is not whole, by its record.
     pub broken: BTreeSet<Cid>,
+    /// The root of every data item that is not whole.
+    pub broken_items: BTreeSet<String>,
     /// Snapshots whose record itself cannot be read.
     pub damaged: Vec<DamagedSnapshot>,
 }
 
 impl VerifyReport {
-    /// Whether every snapshot is whole.
+    /// Whether every snapshot and every data item is whole.
     pub fn is_ok(&self) -> bool {
-        self.broken.is_empty() && self.damaged.is_empty()
+        self.broken.is_empty() && self.broken_items.is_empty() && self.damaged.is_empty()
     }
 }
 
@@ -113,7 +123,7 @@ pub enum VerifyError {
     Stopped,
 }
 
-/// Looks through all snapshots. Blocks, for as long as reading everything
+/// Looks through all snapshots and data items. Blocks, for as long as reading everything
 /// takes where it is `full`.
 ///
 /// # Errors
@@ -133,6 +143,7 @@ pub fn verify(
         progress,
         stop,
         good: HashSet::new(),
+        bad: HashSet::new(),
         problems: BTreeMap::new(),
         report: VerifyReport { damaged: listing.damaged, ..VerifyReport::default() },
         snapshot: None,
@@ -142,6 +153,13 @@ pub fn verify(
         walk.snapshot(&snapshot)?;
         progress.snapshots.fetch_add(1, Ordering::Relaxed);
         walk.report.snapshots += 1;
+    }
+    walk.snapshot = None;
+    for (name, root) in snapshots.store().roots(DATA_PREFIX) {
+        if !root.partial {
+            walk.item(name, root.cid)?;
+            walk.report.items += 1;
+        }
     }
     let mut report = walk.report;
     report.problems = walk.problems.into_values().collect();
@@ -156,9 +174,12 @@ struct Walk<'a> {
     /// Blocks that are good, with everything below them, by the first half of
     /// their hashes.
     good: HashSet<[u8; 16]>,
+    /// Nodes of this file below which something is not: each is walked once,
+    /// however often the tree names it.
+    bad: HashSet<[u8; 16]>,
     problems: BTreeMap<Cid, VerifyProblem>,
     report: VerifyReport,
-    /// Where the walk is.
+    /// Where the walk is: in a snapshot, or in the data item that `path` names.
     snapshot: Option<Snapshot>,
     path: Option<String>,
 }
@@ -202,6 +223,28 @@ impl Walk<'_> {
         Ok(())
     }
 
+    /// Looks through a data item.
+    fn item(&mut self, name: String, cid: Cid) -> Result<(), VerifyError> {
+        self.path = Some(name);
+        self.bad.clear();
+        if cid.codec() == Codec::DagCbor {
+            let Some(bytes) = self.read(cid)? else { return Ok(()) };
+            match content_of(cid, &bytes) {
+                Ok(content) if content.tree != cid => {
+                    self.tree(content.tree, 0)?;
+                    return Ok(());
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    self.note(cid, &error.to_string());
+                    return Ok(());
+                }
+            }
+        }
+        self.tree(cid, 0)?;
+        Ok(())
+    }
+
     /// Looks through a segment and all its files.
     fn segment(&mut self, cid: Cid) -> Result<(), VerifyError> {
         if self.good.contains(&key(&cid)) {
@@ -218,6 +261,7 @@ impl Walk<'_> {
                 return ControlFlow::Continue(());
             }
             self.path = Some(entry.path.to_string());
+            self.bad.clear();
             match self.tree(cid, 0) {
                 Ok(good) => {
                     is_good &= good;
@@ -242,7 +286,16 @@ impl Walk<'_> {
         if self.good.contains(&key(&cid)) {
             return Ok(true);
         }
-        if cid.codec() == Codec::Raw {
+        if let Some(problem) = self.problems.get(&cid) {
+            // Read before; it is another's problem too.
+            let reason = problem.reason.clone();
+            self.note(cid, &reason);
+            return Ok(false);
+        }
+        if self.bad.contains(&key(&cid)) {
+            return Ok(false);
+        }
+        if cid.codec() != Codec::DagCbor {
             return self.chunk(cid);
         }
         let Some(bytes) = self.read(cid)? else { return Ok(false) };
@@ -263,6 +316,11 @@ impl Walk<'_> {
         }
         if is_good {
             self.remember(cid);
+        } else {
+            if self.bad.len() >= BAD_MAX {
+                self.bad.clear();
+            }
+            self.bad.insert(key(&cid));
         }
         Ok(is_good)
     }
@@ -330,8 +388,15 @@ impl Walk<'_> {
     }
 
     fn note(&mut self, cid: Cid, reason: &str) {
-        let Some(snapshot) = &self.snapshot else { return };
-        self.report.broken.insert(snapshot.cid);
+        match (&self.snapshot, &self.path) {
+            (Some(snapshot), _) => {
+                self.report.broken.insert(snapshot.cid);
+            }
+            (None, Some(item)) => {
+                self.report.broken_items.insert(item.clone());
+            }
+            (None, None) => {}
+        }
         if !self.problems.contains_key(&cid) && self.problems.len() >= PROBLEMS_MAX {
             self.report.is_cut_short = true;
             return;
@@ -343,7 +408,9 @@ impl Walk<'_> {
             snapshots: BTreeSet::new(),
             paths: BTreeSet::new(),
         });
-        if problem.snapshots.len() < SNAPSHOTS_PER_PROBLEM_MAX {
+        if let Some(snapshot) = &self.snapshot
+            && problem.snapshots.len() < SNAPSHOTS_PER_PROBLEM_MAX
+        {
             problem.snapshots.insert(snapshot.id.clone());
         }
         if let Some(path) = &self.path

@@ -36,8 +36,8 @@ async fn a_folder_is_pulled_and_then_only_what_has_changed() {
     let second = source.publish("docs", 2, &files);
     backup.snapshot("docs", 2).await;
     assert_holds(&store, second, &files);
-    // The file, its segment, the header and the dataset.
-    assert_eq!(source.served().len(), 4);
+    // The file and the dataset; the segment and the header are like those before.
+    assert_eq!(source.served().len(), 2);
     until(|| (source.receipts.lock().len() == 2).then_some(())).await;
     let (from, receipt) = source.receipts.lock()[1].clone();
     assert_eq!(from, backup.net.handle().peer_id());
@@ -48,6 +48,61 @@ async fn a_folder_is_pulled_and_then_only_what_has_changed() {
     assert_eq!(folder.processed.as_ref().unwrap().sequence.0, 2);
     assert_eq!(backup.handle.totals().committed, 2);
     assert_eq!(backup.count(), 2);
+    backup.stop().await;
+}
+
+#[tokio::test]
+async fn a_few_edits_cost_a_few_kilobytes_and_a_renamed_directory_hardly_more() {
+    let source = Source::start().await;
+    let mut files = tree(20_000, 0);
+    source.publish("docs", 1, &files);
+    let store: Arc<dyn BlockStore> = Arc::new(MemStore::new());
+    let backup = Backup::start(store.clone(), &[&source]).await;
+    backup.snapshot("docs", 1).await;
+    let paths: Vec<String> =
+        files.keys().filter(|path| !path.ends_with('/')).step_by(1987).cloned().collect();
+    for path in &paths {
+        files.insert(path.clone(), b"edited".to_vec());
+    }
+    let fetched = || backup.handle.totals().fetched_bytes;
+    let before = fetched();
+    let second = source.publish("docs", 2, &files);
+    backup.snapshot("docs", 2).await;
+    assert_holds(&store, second, &files);
+    let cost = fetched() - before;
+    assert!(cost < 12_000, "{} edits cost {cost} bytes", paths.len());
+
+    let (dir, before) = ("d100/", fetched());
+    let moved: Vec<String> = files.keys().filter(|path| path.starts_with(dir)).cloned().collect();
+    assert!(moved.len() >= 100);
+    for path in moved {
+        let content = files.remove(&path).unwrap();
+        files.insert(format!("zzz/{}", &path[dir.len()..]), content);
+    }
+    let third = source.publish("docs", 3, &files);
+    backup.snapshot("docs", 3).await;
+    assert_holds(&store, third, &files);
+    let cost = fetched() - before;
+    assert!(cost < 12_000, "the rename cost {cost} bytes");
+    backup.stop().await;
+}
+
+#[tokio::test]
+async fn a_source_without_differences_is_backed_up_all_the_same() {
+    let key = net::Keypair::generate_secp256k1();
+    let source = Source::speaking(key, vec![backup::RECEIPT_PROTOCOL]).await;
+    let mut files = tree(3000, 0);
+    source.publish("docs", 1, &files);
+    let store: Arc<dyn BlockStore> = Arc::new(MemStore::new());
+    let backup = Backup::start(store.clone(), &[&source]).await;
+    backup.snapshot("docs", 1).await;
+    source.served();
+    files.insert("d007/000712.txt".into(), b"something else".to_vec());
+    let second = source.publish("docs", 2, &files);
+    backup.snapshot("docs", 2).await;
+    assert_holds(&store, second, &files);
+    // The file, its segment, the header and the dataset.
+    assert_eq!(source.served().len(), 4);
     backup.stop().await;
 }
 

@@ -7,7 +7,7 @@ mod source;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use backup::{
     ManifestJob, ManifestProgress, ManifestPullError, ManifestPuller, SessionPool, Snapshot,
@@ -15,11 +15,13 @@ use backup::{
 };
 use manifest::Offer;
 use net::Net;
+use store::sim::{Fault, Power, SimDisk};
 use store::{
     BlockStore, Call, FaultyStore, GcOptions, Limit, MemStore, PackStore, StoreError, StoreOptions,
     VerifyDepth,
 };
 use tokio_util::sync::CancellationToken;
+use types::{FileNodeBuilder, MAX_TREE_DEPTH, NodeChild};
 
 use self::source::*;
 
@@ -299,4 +301,227 @@ async fn segments_that_were_checked_and_not_pulled_are_not_taken_for_complete() 
     source.served.missing.lock().clear();
     pull(&puller, &source, &second).await.unwrap();
     assert_holds(&store, manifest, &files);
+}
+
+/// A store on a simulated disk.
+fn simulated(disk: &SimDisk) -> Arc<dyn BlockStore> {
+    let options = StoreOptions { disk_reserve: 0, background: false, ..StoreOptions::default() };
+    let opened = PackStore::open_on(Arc::new(disk.clone()), Path::new("/store"), &options);
+    Arc::new(opened.unwrap().0)
+}
+
+#[tokio::test]
+async fn what_a_failed_sync_took_of_an_unfinished_pull_is_pulled_again() {
+    let source = Source::start().await;
+    let hand = Hand::new(&source).await;
+    let disk = SimDisk::new();
+    let store = simulated(&disk);
+    let puller = hand.puller(store.clone());
+    // More than are pulled in one go; one of the last cannot be had.
+    let files = tree(5500, 0);
+    let manifest = source.publish("docs", 1, &files);
+    let offer = offer(&source, "docs");
+    let (_, last) = files.last_key_value().unwrap();
+    source.served.missing.lock().insert(file(&source.served.store, last));
+    let error = pull(&puller, &source, &offer).await.unwrap_err();
+    assert!(matches!(error, ManifestPullError::Missing { count: 1, .. }), "{error}");
+    assert!(source.served().len() > 5000);
+    // Nothing of it was durable. Somebody else's sync is the one that fails.
+    let epoch = store.epoch();
+    let theirs = types::Block::new(types::Codec::Raw, b"theirs".to_vec()).unwrap();
+    store.put(&[types::EncodedBlock::plain(theirs)]).unwrap();
+    disk.set_fault(disk.operations(), Fault::Fail(std::io::ErrorKind::Other));
+    store.commit(epoch).unwrap_err();
+    source.served.missing.lock().clear();
+    pull(&puller, &source, &offer).await.unwrap();
+    assert_holds(&store, manifest, &files);
+    let after = simulated(&disk.crash(Power::Dropped));
+    assert_holds(&after, manifest, &files);
+}
+
+/// Flips a bit in every copy of these bytes in the packs.
+fn rot(disk: &SimDisk, content: &[u8]) {
+    for path in disk.files().iter().filter(|path| path.to_string_lossy().ends_with(".pack")) {
+        disk.damage(path, |bytes| {
+            if let Some(at) = bytes.windows(content.len()).position(|window| window == content) {
+                bytes[at] ^= 1;
+            }
+        });
+    }
+}
+
+#[tokio::test]
+async fn what_is_lost_while_it_is_pulled_is_in_no_snapshot() {
+    let source = Source::start().await;
+    let hand = Hand::new(&source).await;
+    let disk = SimDisk::new();
+    let store = simulated(&disk);
+    let puller = hand.puller(store.clone());
+    let files = tree(5500, 0);
+    let manifest = source.publish("docs", 1, &files);
+    let offer = offer(&source, "docs");
+    // The first files have come and were looked at; then one of them rots, and
+    // somebody finds it.
+    *source.served.left.lock() = Some(5200);
+    let pulling = {
+        let (puller, job) = (puller.clone(), job(&source, &offer));
+        tokio::spawn(async move { puller.pull(job).await })
+    };
+    until(|| (*source.served.left.lock() == Some(0)).then_some(())).await;
+    let (_, first) = files.iter().find(|(path, _)| !path.ends_with('/')).unwrap();
+    rot(&disk, first);
+    let rotten = file(&source.served.store, first);
+    assert!(matches!(store.get(&rotten), Err(StoreError::Damaged { .. })));
+    *source.served.left.lock() = None;
+    let result = pulling.await.unwrap();
+    assert!(matches!(result, Err(ManifestPullError::Lost)), "{result:?}");
+    assert_eq!(store.roots("snapshot/"), []);
+    pull(&puller, &source, &offer).await.unwrap();
+    assert_holds(&store, manifest, &files);
+}
+
+#[tokio::test]
+async fn damage_that_is_found_is_mended_by_the_next_manifest() {
+    let source = Source::start().await;
+    let hand = Hand::new(&source).await;
+    let disk = SimDisk::new();
+    let store = simulated(&disk);
+    let puller = hand.puller(store.clone());
+    let mut files = tree(3000, 0);
+    source.publish("docs", 1, &files);
+    pull(&puller, &source, &offer(&source, "docs")).await.unwrap();
+    // A block of the first segment rots; a verification finds it.
+    let (_, first) = files.iter().find(|(path, _)| !path.ends_with('/')).unwrap();
+    let rotten = file(&source.served.store, first);
+    rot(&disk, first);
+    let found = store.verify(VerifyDepth::Full).unwrap();
+    assert_eq!(found.problems.iter().map(|problem| problem.cid).collect::<Vec<_>>(), [rotten]);
+    // Only the last segment changes.
+    files.insert("z".into(), b"new".to_vec());
+    let manifest = source.publish("docs", 2, &files);
+    source.served();
+    pull(&puller, &source, &offer(&source, "docs")).await.unwrap();
+    assert!(source.served().contains(&rotten));
+    assert_holds(&store, manifest, &files);
+}
+
+#[tokio::test]
+async fn a_commit_that_outlives_its_attempt_takes_nothing_from_the_next() {
+    let source = Source::start().await;
+    let hand = Hand::new(&source).await;
+    let inner = Arc::new(MemStore::new());
+    let faulty = Arc::new(FaultyStore::new(inner.clone()));
+    let store: Arc<dyn BlockStore> = faulty.clone();
+    let puller = hand.puller(store.clone());
+    let files = tree(20, 0);
+    let first = source.publish("docs", 1, &files);
+    let old = offer(&source, "docs");
+    // The first root is that of the pull, the second that of the snapshot. At
+    // that moment the attempt is cut off.
+    let (reached, is_reached) = std::sync::mpsc::channel();
+    let (release, is_released) = std::sync::mpsc::channel::<()>();
+    let hold = move || {
+        reached.send(()).unwrap();
+        let _ = is_released.recv();
+    };
+    faulty.before(Call::SetRoot, 1, Box::new(hold));
+    let pulling = {
+        let (puller, job) = (puller.clone(), job(&source, &old));
+        tokio::spawn(async move { puller.pull(job).await })
+    };
+    until(|| is_reached.try_recv().ok()).await;
+    pulling.abort();
+    assert!(pulling.await.unwrap_err().is_cancelled());
+    // The next attempt, at a folder in which all is new, has its own root; and
+    // somebody collects.
+    let others = Tree::from([("new".into(), noise(5, 40))]);
+    let second = source.publish("docs", 2, &others);
+    let new = offer(&source, "docs");
+    *source.served.left.lock() = Some(3);
+    let pulling = {
+        let (puller, job) = (puller.clone(), job(&source, &new));
+        tokio::spawn(async move { puller.pull(job).await })
+    };
+    let root_of_pull = || inner.roots("pull/").pop().map(|(_, root)| root.cid);
+    until(|| (root_of_pull() == Some(second)).then_some(())).await;
+    store.gc(GcOptions::EVERYTHING).unwrap();
+    let committed = {
+        let inner = inner.clone();
+        move || inner.roots("snapshot/").len()
+    };
+    let at_first_removal = Arc::new(AtomicUsize::new(0));
+    let note = {
+        let (committed, at) = (committed.clone(), at_first_removal.clone());
+        move || at.store(committed(), Ordering::SeqCst)
+    };
+    faulty.before(Call::RemoveRoot, 0, Box::new(note));
+    release.send(()).unwrap();
+    until(|| (committed() == 1).then_some(())).await;
+    *source.served.left.lock() = None;
+    pulling.await.unwrap().unwrap();
+    assert_eq!(at_first_removal.load(Ordering::SeqCst), 2, "the next one's root was removed");
+    let store: Arc<dyn BlockStore> = inner.clone();
+    assert_holds(&store, first, &files);
+    assert_holds(&store, second, &others);
+    assert_eq!(inner.roots("pull/"), []);
+}
+
+#[tokio::test]
+async fn a_file_that_could_not_be_restored_is_in_no_snapshot() {
+    let source = Source::start().await;
+    let hand = Hand::new(&source).await;
+    let served = &source.served.store;
+    let chunks: Vec<_> = (0..3).map(|n| noise(n, 100 + n)).collect();
+    let cids: Vec<_> = chunks.iter().map(|bytes| file(served, bytes)).collect();
+    let child = |cid, len| NodeChild { cid, len };
+    let node = |children: [NodeChild; 2]| {
+        let (mut builder, mut nodes) = (FileNodeBuilder::new(), Vec::new());
+        let mut emit = |block: types::Block| {
+            nodes.push(block);
+            Ok::<_, std::convert::Infallible>(())
+        };
+        children.into_iter().for_each(|child| builder.push(child, &mut emit).unwrap());
+        let cid = builder.finish(&mut emit).unwrap().unwrap();
+        for block in nodes {
+            put(served, block);
+        }
+        child(cid, children.iter().map(|child| child.len).sum())
+    };
+    let good = node([child(cids[0], 100), child(cids[1], 101)]);
+    // A tree as deep as may be, and one deeper.
+    let mut trees = vec![good];
+    for _ in 0..MAX_TREE_DEPTH {
+        let below = *trees.last().unwrap();
+        trees.push(node([child(cids[2], 102), below]));
+    }
+    let (deep, too_deep) = (trees[MAX_TREE_DEPTH - 1], trees[MAX_TREE_DEPTH]);
+    let entry = |path: &str, file: NodeChild| {
+        let mut entry = file_entry(path, file.cid, b"");
+        if let types::EntryKind::File { size, .. } = &mut entry.kind {
+            *size = file.len;
+        }
+        entry
+    };
+    let bad = [
+        ("a chunk", vec![entry("a", child(cids[0], 99))]),
+        ("a chunk in a node", vec![entry("a", node([child(cids[0], 100), child(cids[1], 99)]))]),
+        ("a node", vec![entry("a", child(good.cid, good.len + 1))]),
+        ("the second mention", vec![entry("a", good), entry("b", child(good.cid, 7))]),
+        ("the depth", vec![entry("a", too_deep)]),
+        ("the depth of the second mention", vec![entry("a", deep), entry("b", too_deep)]),
+    ];
+    let store: Arc<dyn BlockStore> = Arc::new(MemStore::new());
+    let puller = hand.puller(store.clone());
+    for (number, (what, entries)) in bad.iter().enumerate() {
+        let manifest = source.manifest("docs", number as u64 + 1, entries);
+        source.show("docs", number as u64 + 1, manifest);
+        let error = pull(&puller, &source, &offer(&source, "docs")).await.unwrap_err();
+        assert!(matches!(error, ManifestPullError::NotFile { .. }), "{what}: {error}");
+        assert!(error.is_refusal());
+        assert_eq!(store.roots("snapshot/"), [], "{what}");
+    }
+    let entries = [entry("a", good), entry("b", deep), entry("c", child(cids[2], 102))];
+    let manifest = source.manifest("docs", 99, &entries);
+    source.show("docs", 99, manifest);
+    pull(&puller, &source, &offer(&source, "docs")).await.unwrap();
 }

@@ -5,6 +5,7 @@
 mod common;
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 
 use backup::{
@@ -14,13 +15,21 @@ use backup::{
 use common::{Maker, noise, without};
 use config::Keep;
 use jiff::Timestamp;
-use store::{BlockStore, Call, FaultyStore, GcOptions, MemStore, StoreError};
+use store::sim::SimDisk;
+use store::{
+    BlockStore, Call, FaultyStore, GcOptions, MemStore, PackStore, StoreError, StoreOptions,
+};
 use tokio_util::sync::CancellationToken;
 
 const KEEP: Keep = Keep { last: 2, hourly: 0, daily: 0, weekly: 0, monthly: 0 };
 
 fn options() -> PruneOptions {
-    PruneOptions { dry_run: false, always_collect: false, stop: CancellationToken::new() }
+    PruneOptions {
+        dry_run: false,
+        always_collect: false,
+        accept_roots: false,
+        stop: CancellationToken::new(),
+    }
 }
 
 fn now() -> Timestamp {
@@ -119,6 +128,47 @@ fn what_a_crash_before_the_collection_left_is_collected_when_asked() {
     assert!(report.removed.is_empty());
     assert!(report.collected.unwrap().freed_bytes > 300_000);
     assert!(is_whole(&maker.snapshots));
+}
+
+#[test]
+fn where_roots_were_lost_it_collects_when_what_is_known_is_accepted() {
+    let disk = SimDisk::new();
+    let open = || {
+        let options =
+            StoreOptions { disk_reserve: 0, background: false, ..StoreOptions::default() };
+        PackStore::open_on(Arc::new(disk.clone()), Path::new("/store"), &options).unwrap()
+    };
+    let (store, _) = open();
+    let maker = filled(Arc::new(store));
+    drop(maker);
+    // The last root of both logs rots: that of the only snapshot of "music".
+    for path in disk.files().iter().filter(|path| path.starts_with("/store/roots")) {
+        disk.damage(path, |bytes| {
+            let at = bytes.windows(7).rposition(|window| window == b"/music/").unwrap();
+            bytes[at] ^= 1;
+        });
+    }
+    for _ in 0..2 {
+        let (store, opened) = open();
+        assert!(opened.roots_incomplete);
+        let snapshots = SnapshotStore::new(Arc::new(store));
+        assert!(is_whole(&snapshots), "what is known of is whole");
+        let report = run(&snapshots);
+        assert!(matches!(report.not_collected, None | Some(StoreError::NotCollected(_))));
+        assert!(report.collected.is_none());
+    }
+    let accepting = PruneOptions { accept_roots: true, ..options() };
+    let (store, _) = open();
+    let snapshots = SnapshotStore::new(Arc::new(store));
+    let looking = PruneOptions { dry_run: true, ..accepting.clone() };
+    prune(&snapshots, &KEEP, now(), &looking).unwrap();
+    assert!(run(&snapshots).removed.is_empty(), "looking accepts nothing");
+    let report = prune(&snapshots, &KEEP, now(), &accepting).unwrap();
+    assert!(report.collected.unwrap().deleted_blocks > 0);
+    assert_eq!(sequences(&snapshots), [("docs".into(), 4), ("docs".into(), 5)]);
+    assert!(is_whole(&snapshots));
+    drop(snapshots);
+    assert!(!open().1.roots_incomplete);
 }
 
 #[test]

@@ -7,8 +7,8 @@ mod common;
 use std::sync::Arc;
 
 use backup::{
-    RemoteBlocks, RemoteBlocksError, RemoteError, SNAPSHOTS_PROTOCOL, Selector, SessionPool,
-    SnapshotRecord, SnapshotStore, find_remote, list_remote, serve_snapshots,
+    RemoteBlocks, RemoteBlocksError, RemoteError, SNAPSHOTS_PROTOCOL, SessionPool, SnapshotRecord,
+    SnapshotStore, list_remote, serve_snapshots,
 };
 use common::{Maker, PATIENCE, connect, node_as, node_providing, node_with, noise, until};
 use net::{Access, Answer, BlockProvider, Keypair, PeerId, Purposes};
@@ -54,11 +54,6 @@ async fn a_source_sees_and_fetches_its_own() {
     let listing = list_remote(&handle, at, None).await.unwrap();
     assert_eq!(listing.snapshots.len(), 1);
     assert_eq!(listing.snapshots[0].id, snapshot.id.to_string());
-    let selector = Selector { sequence: Some(sequence), ..Selector::default() };
-    let found = find_remote(&handle, at, &selector).await.unwrap();
-    assert_eq!(found, listing.snapshots[0]);
-    let selector = Selector { sequence: Some(SequenceNumber(8)), ..Selector::default() };
-    assert!(matches!(find_remote(&handle, at, &selector).await, Err(RemoteError::None)));
     access.remove(peer);
     assert!(matches!(list_remote(&handle, at, None).await, Err(RemoteError::NotAllowed)));
 }

@@ -15,9 +15,11 @@ use backup::{
 };
 use common::{Maker, all_blocks, connect, node, node_with, noise, without};
 use net::{Access, Purposes};
-use store::{BlockStore, Call, FaultyStore, MemStore, PackStore, StoreError, StoreOptions};
+use store::{
+    BlockStore, Call, FaultyStore, FileWriter, MemStore, PackStore, Root, StoreError, StoreOptions,
+};
 use tokio_util::sync::CancellationToken;
-use types::{Cid, Codec};
+use types::{Block, Cid, Codec, Dataset, EncodedBlock, FileNode, FileNodeBuilder, NodeChild};
 
 fn check(snapshots: &SnapshotStore, full: bool) -> VerifyReport {
     verify(snapshots, full, &VerifyProgress::default(), &CancellationToken::new()).unwrap()
@@ -93,6 +95,84 @@ fn each_missing_block_is_named_with_all_that_it_concerns() {
                 assert!(known.contains(&&paths[..]), "{paths:?}");
             }
         }
+    }
+}
+
+#[test]
+fn data_items_are_looked_through_as_well() {
+    let store = Arc::new(MemStore::new());
+    filled(store.clone());
+    let content = noise(50, 3_000_000);
+    let mut writer = FileWriter::new(store.clone());
+    writer.write(&content).unwrap();
+    let file = writer.finish().unwrap();
+    let dataset = Dataset { tree: file.cid, size: file.size, filename: None, mimetype: None };
+    let dataset = EncodedBlock::plain(dataset.encode().unwrap());
+    let small = EncodedBlock::plain(Block::new(Codec::Raw, noise(51, 10)).unwrap());
+    store.put(&[dataset.clone(), small.clone()]).unwrap();
+    let nowhere = Cid::of(Codec::DagCbor, b"nowhere");
+    let roots = [
+        ("data/dataset", dataset.cid(), false),
+        ("data/file", file.cid, false),
+        ("data/small", small.cid(), false),
+        // Still coming.
+        ("data/partial", nowhere, true),
+    ];
+    for (name, cid, partial) in roots {
+        store.set_root(name, Root { cid, partial }, store.epoch()).unwrap();
+    }
+    for full in [false, true] {
+        let report = check(&SnapshotStore::new(store.clone()), full);
+        assert!(report.is_ok(), "{report:?}");
+        assert_eq!((report.snapshots, report.items), (3, 3));
+    }
+    store.remove_root("data/partial").unwrap();
+    let chunk = FileNode::decode(&store.get(&file.cid).unwrap().unwrap()).unwrap().children()[0];
+    for (hole, concerned) in [
+        (dataset.cid(), &["data/dataset"][..]),
+        (file.cid, &["data/dataset", "data/file"]),
+        (chunk.cid, &["data/dataset", "data/file"]),
+        (small.cid(), &["data/small"]),
+    ] {
+        let holes = SnapshotStore::new(without(&*store, &BTreeSet::from([hole])));
+        for full in [false, true] {
+            let report = check(&holes, full);
+            assert!(!report.is_ok() && report.broken.is_empty(), "{report:?}");
+            assert_eq!(report.broken_items.iter().collect::<Vec<_>>(), concerned);
+            assert_eq!(report.problems.len(), 1);
+            assert_eq!(report.problems[0].cid, hole);
+            assert_eq!(report.problems[0].paths, report.broken_items);
+        }
+    }
+}
+
+#[test]
+fn a_tree_that_names_what_is_bad_again_and_again_is_walked_once() {
+    let store = Arc::new(MemStore::new());
+    let missing = Cid::of(Codec::Raw, b"missing");
+    let mut top = NodeChild { cid: missing, len: 7 };
+    for _ in 0..6 {
+        let (mut builder, mut nodes) = (FileNodeBuilder::new(), Vec::new());
+        let mut emit = |block: Block| {
+            nodes.push(EncodedBlock::plain(block));
+            Ok::<_, std::convert::Infallible>(())
+        };
+        for _ in 0..16 {
+            builder.push(top, &mut emit).unwrap();
+        }
+        let cid = builder.finish(&mut emit).unwrap().unwrap();
+        store.put(&nodes).unwrap();
+        top = NodeChild { cid, len: top.len * 16 };
+    }
+    let root = Root { cid: top.cid, partial: false };
+    store.set_root("data/bad", root, store.epoch()).unwrap();
+    let faulty = Arc::new(FaultyStore::new(store));
+    for full in [false, true] {
+        let before = faulty.calls();
+        let report = check(&SnapshotStore::new(faulty.clone()), full);
+        assert_eq!((report.problems.len(), report.problems[0].cid), (1, missing));
+        let calls = faulty.calls() - before;
+        assert!(calls < 100, "{calls} calls");
     }
 }
 

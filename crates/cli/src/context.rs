@@ -43,8 +43,8 @@ impl Context {
         }
     }
 
-    /// The running instance. What a killed one left behind is none: nobody
-    /// listens there.
+    /// The running instance. What a killed one left behind is none, whoever
+    /// listens there now.
     pub(crate) fn instance(&self) -> Result<Option<Client>> {
         let data = self.paths.data_dir();
         // What may not be read is not the same as what is not there.

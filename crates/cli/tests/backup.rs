@@ -182,14 +182,26 @@ fn what_people_do_with_files() {
     });
 }
 
+/// Stops what looks at it, however the scope is left.
+struct Stop<'a>(&'a std::sync::atomic::AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn a_file_that_is_appended_to_all_the_time_is_a_prefix_of_itself() {
     let two = Two::new();
-    let (_a, _b) = (two.a.start(), two.b.start());
+    // Before anything looks: the first version has it.
     fs::write(two.path().join("still"), "still").unwrap();
+    let (_a, _b) = (two.a.start(), two.b.start());
     let log = two.path().join("log");
     let stop = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
+        // A failure ends the writing too, and so the test.
+        let _stop = Stop(&stop);
         scope.spawn(|| {
             let mut file = fs::File::create(&log).unwrap();
             let mut number = 0_u64;
@@ -217,7 +229,6 @@ fn a_file_that_is_appended_to_all_the_time_is_a_prefix_of_itself() {
             let now = fs::read(&log).unwrap();
             assert!(now.starts_with(&restored), "it never had this state");
         }
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
     });
     two.backed_up();
     two.assert_restores("whole");

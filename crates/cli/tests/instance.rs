@@ -69,6 +69,60 @@ fn a_daemon_ends_within_five_seconds_and_starts_again_as_the_same() {
 }
 
 #[test]
+fn what_is_removed_while_nothing_runs_is_forgotten_and_what_is_merely_absent_is_not() {
+    let home = Home::new("");
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = home.start();
+    let manifest_of = |name: &str| {
+        let path = dir.path().join(name);
+        std::fs::create_dir(&path).unwrap();
+        std::fs::write(path.join("f"), name).unwrap();
+        assert!(home.run(&["folder", "add", path.to_str().unwrap()]).status.success());
+        let registered = home.run_json(&["sync", name, "--json"]);
+        registered[0]["manifest_cid"].as_str().unwrap().to_owned()
+    };
+    let absent = manifest_of("absent");
+    let with_one = std::fs::read_to_string(home.config()).unwrap();
+    let removed = manifest_of("removed");
+    let with_both = std::fs::read_to_string(home.config()).unwrap();
+    assert_eq!(daemon.terminate().0, Some(0));
+
+    // One goes by the command; the other is only not in the file for a while.
+    assert!(home.run(&["folder", "remove", "removed"]).status.success());
+    assert_eq!(std::fs::read_to_string(home.config()).unwrap(), with_one);
+    home.configure("");
+    let daemon = home.start();
+    let is_there = |cid: &str| home.run(&["manifest", "show", cid]).status.success();
+    let gone = (0..500).any(|_| {
+        std::thread::sleep(Duration::from_millis(20));
+        !is_there(&removed)
+    });
+    assert!(gone, "{}", daemon.log());
+    assert!(is_there(&absent));
+    let noted = home.path().join("data/removed-folders");
+    let settled = (0..500).any(|_| {
+        std::thread::sleep(Duration::from_millis(20));
+        !noted.exists()
+    });
+    assert!(settled);
+    assert_eq!(daemon.terminate().0, Some(0));
+
+    // A removal that was noted and not made is none.
+    std::fs::write(home.config(), &with_both).unwrap();
+    let ids: Vec<String> = with_both
+        .lines()
+        .filter_map(|line| Some(line.strip_prefix("id = \"")?.strip_suffix('"')?.to_owned()))
+        .collect();
+    std::fs::write(&noted, format!("{}\n", ids[0])).unwrap();
+    let daemon = home.start();
+    let settled = (0..500).any(|_| {
+        std::thread::sleep(Duration::from_millis(20));
+        !noted.exists()
+    });
+    assert!(settled && is_there(&absent), "{}", daemon.log());
+}
+
+#[test]
 fn what_was_acknowledged_survives_kill_9() {
     let home = Home::new("");
     for round in 0..5 {

@@ -272,6 +272,20 @@ fn damage_is_found_named_and_costs_only_what_it_hit() {
 }
 
 #[test]
+fn a_restore_that_is_not_whole_has_failed_here_as_it_has_in_an_instance() {
+    let (home, ids) = kept();
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().join("target");
+    let more = [ids[1].as_str(), "--path", "a.txt", "--path", "nowhere", "--json"];
+    let ran = restore(&home, &target, words(&more));
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    let report = ran.json();
+    assert_eq!((&report["state"], &report["not_found"]), (&json!("failed"), &json!(["nowhere"])));
+    assert!(report["error"].is_string(), "{report}");
+    assert_eq!(std::fs::read(target.join("a.txt")).unwrap(), b"new");
+}
+
+#[test]
 fn a_store_that_is_in_use_is_named() {
     let (home, _) = kept();
     let _open = open(home.path());

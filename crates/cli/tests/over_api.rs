@@ -80,6 +80,19 @@ fn fake(answers: &[(&'static str, Value)]) -> (Home, Fake) {
 }
 
 #[test]
+fn who_took_the_port_of_a_killed_instance_gets_no_token() {
+    let (home, mut fake) = fake(&[("GET /status", status())]);
+    assert_eq!(run(home.path(), ["status"]).code, Some(0));
+    let before = fake.calls().len();
+    fake.usurp();
+    for command in ["status", "sync", "backup-now", "peers", "pair"] {
+        let ran = run(home.path(), [command]);
+        assert_eq!(ran.code, Some(3), "{command}: {ran:?}");
+    }
+    assert_eq!(fake.calls().len(), before);
+}
+
+#[test]
 fn status_is_that_of_the_contract() {
     let (home, _fake) = fake(&[("GET /status", status())]);
     let json = run(home.path(), ["status", "--json"]).json();
@@ -169,7 +182,7 @@ fn folders_go_through_the_instance() {
 #[test]
 fn sync_and_backup_now_ask_for_what_was_meant() {
     let report = json!({ "folders": registered(), "steps": [
-        { "name": "registered", "ok": true, "detail": "sequence 42" },
+        { "name": "register", "ok": true, "detail": "sequence 42" },
         { "name": "connect", "ok": true },
     ] });
     let (home, fake) = fake(&[("POST /sync", registered()), ("POST /backup-now", report.clone())]);
@@ -187,13 +200,13 @@ fn sync_and_backup_now_ask_for_what_was_meant() {
     assert_eq!(sent(&["backup-now", "docs", "--wait", "60"]), (json!("docs"), json!(60)));
     assert_eq!(sent(&["backup-now", "--wait", "docs"]), (json!("docs"), json!(86400)));
     assert_eq!(sent(&["backup-now", "--wait"]), (Value::Null, json!(86400)));
-    assert_eq!(run(home.path(), ["backup-now", "--json"]).json()["steps"][0]["name"], "registered");
+    assert_eq!(run(home.path(), ["backup-now", "--json"]).json()["steps"][0]["name"], "register");
 }
 
 #[test]
 fn a_backup_that_was_not_made_is_a_failure() {
     let report = json!({ "folders": [], "steps": [
-        { "name": "registered", "ok": true, "detail": null },
+        { "name": "register", "ok": true, "detail": null },
         { "name": "trigger", "ok": false, "detail": "refused\u{1b}[0m: pair the two" },
     ] });
     let (home, _fake) = fake(&[("POST /backup-now", report)]);
@@ -212,6 +225,18 @@ fn a_backup_that_was_not_made_is_a_failure() {
         let (home, _fake) = fake(&[("POST /backup-now", report)]);
         assert_eq!(run(home.path(), ["backup-now", "--wait"]).code, Some(code));
     }
+    // What was acknowledged is an older state, where the newest was not
+    // registered.
+    let report = json!({ "folders": [], "steps": [
+        { "name": "register", "ok": false, "detail": "Documents: it is gone" },
+        { "name": "connect", "ok": true },
+        { "name": "trigger", "ok": true },
+        { "name": "acknowledge", "ok": true },
+    ] });
+    let (home, _fake) = fake(&[("POST /backup-now", report)]);
+    let ran = run(home.path(), ["backup-now", "--wait"]);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert!(ran.err.contains("register failed") && ran.out.contains("it is gone"), "{ran:?}");
 }
 
 #[test]
@@ -225,7 +250,8 @@ fn pairing_prints_the_code_alone_and_enters_it_as_it_is() {
         "POST /pairing/join" => (200, joined.clone()),
         "GET /pairing" => match polls.fetch_add(1, Ordering::SeqCst) {
             0 => (200, json!({ "state": "waiting", "expires_at": TIME })),
-            1 => (200, json!({ "state": "joined", "peer_id": PEER })),
+            1 => (200, json!({ "state": "joining" })),
+            2 => (200, json!({ "state": "joined", "peer_id": PEER })),
             _ => (200, json!({ "state": "expired" })),
         },
         _ => not_found(request),
@@ -504,6 +530,43 @@ fn a_machine_without_snapshots_lists_those_of_its_backup_server() {
 }
 
 #[test]
+fn what_only_the_backup_server_holds_is_listed_from_there() {
+    let home = Home::new("");
+    let (own, theirs) = ([snapshot("aabbccddee", 42, TIME)], [snapshot("ffeeddccbb", 43, TIME)]);
+    let fake = Fake::start(home.path(), move |request| {
+        let is_remote = request.query.contains("from_backup_server=true");
+        match request.call.as_str() {
+            "GET /snapshots" => (200, if is_remote { json!(theirs) } else { json!(own) }),
+            call if call.ends_with("/entries") => (200, json!([])),
+            _ => not_found(request),
+        }
+    });
+    let asked = |arguments: &[&str]| {
+        let ran = run(home.path(), [&["ls"][..], arguments].concat());
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        let last = fake.requests().last().unwrap().clone();
+        (last.call, last.query.contains("from_backup_server=true"))
+    };
+    let entries = |id: &str| format!("GET /snapshots/{id}/entries");
+    assert_eq!(asked(&["ffee"]), (entries("ffee"), false), "there is no backup server to ask");
+    assert_eq!(asked(&["ffee", "--from-backup-server"]), (entries("ffee"), true));
+    let latest = asked(&["latest", "--from-backup-server"]);
+    assert_eq!(latest, (entries("ffeeddccbb"), true));
+    home.configure(&format!(
+        "[sync]\nbackup_peer_address = \"/ip4/192.0.2.1/tcp/8070/p2p/{PEER}\"\n"
+    ));
+    assert_eq!(asked(&["FFEE"]), (entries("ffee"), true));
+    assert_eq!(asked(&["aabb"]), (entries("aabb"), false));
+    assert_eq!(asked(&["latest"]), (entries("aabbccddee"), false));
+    // With nobody to ask, that is what is said, and not that there is nothing.
+    drop(fake);
+    for command in [&["snapshots"][..], &["ls", "latest"], &["ls", "ffee"]] {
+        let ran = run(home.path(), command);
+        assert_eq!(ran.code, Some(3), "{command:?}: {ran:?}");
+    }
+}
+
+#[test]
 fn a_check_is_followed_to_its_end_and_damage_is_a_failure() {
     let sound =
         json!({ "checked": 2, "blocks": 9, "read_bytes": 2048, "problems": [], "repaired": 1 });
@@ -544,7 +607,21 @@ fn prune_says_what_goes_and_why_not() {
         assert!(ran.out.contains(part), "{part}: {ran:?}");
     }
     assert_eq!(fake.request("POST /prune").body, json!({ "dry_run": true }));
-    assert_eq!(run(home.path(), ["prune", "--json"]).json(), report);
+    let told = run(home.path(), ["prune", "--json"]).json();
+    assert_eq!(told["not_collected"], Value::Null);
+    assert_eq!((&told["removed"], &told["holds"]), (&report["removed"], &report["holds"]));
+}
+
+#[test]
+fn a_prune_that_frees_nothing_is_a_failure() {
+    let report = json!({ "dry_run": false, "kept": [], "removed": [], "holds": [],
+        "freed_bytes": 0, "not_collected": "a block is gone\u{1b}" });
+    let (home, _fake) = fake(&[("POST /prune", report.clone())]);
+    let ran = run(home.path(), ["prune"]);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert!(ran.err.contains("nothing could be freed: a block is gone\\u{1b}"), "{ran:?}");
+    let ran = run(home.path(), ["prune", "--json"]);
+    assert_eq!((ran.code, ran.json()), (Some(1), report));
 }
 
 #[test]

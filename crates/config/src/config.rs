@@ -97,7 +97,7 @@ section! {
         discovery_port: u16 = 8090, Kind::Port, NeedsRestart;
         /// TCP port of the REST API and the web UI, on this machine alone.
         api_port: u16 = 8080, Kind::Port, NeedsRestart;
-        /// Ask for the token on the node API too, not only for changes through the own API.
+        /// Ask for the token wherever the API answers: the node API, metrics and what only looks too.
         api_require_token: bool = false, Kind::Bool, Live;
         /// Addresses that the sockets listen on, all but the API's.
         bind: Vec<IpAddr> = vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
@@ -370,18 +370,6 @@ impl Keep {
     /// Whether no rule keeps anything.
     pub fn is_nothing(&self) -> bool {
         [self.last, self.hourly, self.daily, self.weekly, self.monthly].iter().all(|n| *n == 0)
-    }
-}
-
-impl FolderConfig {
-    /// What people call it.
-    pub fn label(&self) -> String {
-        if let Some(name) = &self.name {
-            return name.to_string();
-        }
-        let path = self.path.as_path();
-        path.file_name()
-            .map_or_else(|| self.path.to_string(), |name| name.to_string_lossy().into_owned())
     }
 }
 

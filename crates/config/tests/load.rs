@@ -96,7 +96,7 @@ addresses = []
     assert_eq!(config.served_peers(), [peer(1), peer(2)].into());
     let folder = &config.sync.folders[0];
     assert_eq!(folder.path.as_path(), Path::new("/home/me/Documents"));
-    assert_eq!(folder.label(), "Documents");
+    assert_eq!(folder.display_name(), "Documents");
     let source = config.source("My Desktop").unwrap();
     let dial = format!("/ip4/192.0.2.10/tcp/8070/p2p/{}", peer(2));
     assert_eq!(source.dial_addresses(), [dial.parse().unwrap()]);

@@ -23,11 +23,10 @@ use types::RelPath;
 /// Entries and errors.
 type Count = (u64, u64);
 
-fn walk(dir: &Path, threads: usize, with_xattrs: bool) -> Result<Count, Box<dyn Error>> {
-    let options = WalkOptions { threads, ..WalkOptions::default() };
+fn walk(dir: &Path, with_xattrs: bool) -> Result<Count, Box<dyn Error>> {
     let root = Root::open(dir)?;
     let (mut entries, mut errors) = (0, 0);
-    for item in root.walk(&RelPath::root(), options, |_, _| Visit::Descend)? {
+    for item in root.walk(&RelPath::root(), WalkOptions::default(), |_, _| Visit::Descend)? {
         match item {
             WalkItem::Entry(found) => {
                 entries += 1;
@@ -81,11 +80,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let rounds = arguments.get(1).map_or(Ok(7), |rounds| rounds.parse::<usize>())?.max(1);
     type Way = fn(&Path) -> Result<Count, Box<dyn Error>>;
-    let ways: [(&str, Way); 5] = [
-        ("walk", |dir| walk(dir, 1, false)),
-        ("walk, 2 threads", |dir| walk(dir, 2, false)),
-        ("walk, 4 threads", |dir| walk(dir, 4, false)),
-        ("walk with xattrs", |dir| walk(dir, 1, true)),
+    let ways: [(&str, Way); 3] = [
+        ("walk", |dir| walk(dir, false)),
+        ("walk with xattrs", |dir| walk(dir, true)),
         ("find", find),
     ];
     let mut seconds = vec![Vec::new(); ways.len()];

@@ -96,6 +96,9 @@ pub enum ReadError {
     /// It became another thing, or was written to, while it was looked at.
     #[error("{0} changed while it was read")]
     Changed(RelPath),
+    /// It is in another file system than the root, and that is not entered.
+    #[error("another file system is mounted at {0} or above it")]
+    Mounted(RelPath),
     /// It is not a regular file, so it is not opened.
     #[error("{0} is not a regular file")]
     NotRegular(RelPath),
@@ -131,6 +134,7 @@ impl ReadError {
         match self {
             Self::Io { path, .. }
             | Self::Changed(path)
+            | Self::Mounted(path)
             | Self::NotRegular(path)
             | Self::Name { parent: path, .. }
             | Self::TooMany { path, .. } => path,
@@ -141,7 +145,9 @@ impl ReadError {
     pub fn retry(&self) -> Retry {
         match self {
             Self::Changed(_) => Retry::Temporary,
-            Self::NotRegular(_) | Self::Name { .. } | Self::TooMany { .. } => Retry::Permanent,
+            Self::Mounted(_) | Self::NotRegular(_) | Self::Name { .. } | Self::TooMany { .. } => {
+                Retry::Permanent
+            }
             Self::Io { source, .. } => match source.kind() {
                 io::ErrorKind::PermissionDenied => Retry::Permanent,
                 _ => Retry::Temporary,

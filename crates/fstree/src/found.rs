@@ -111,6 +111,10 @@ pub struct Found {
     pub uid: u32,
     /// The group's number.
     pub gid: u32,
+    /// When the inode was made, in seconds and nanoseconds, where the file
+    /// system tells. Nothing sets it: of two files that have had the same inode
+    /// one after the other, it tells which is which.
+    pub born: Option<(i64, i64)>,
     /// How many names it has; a directory's count means nothing.
     pub links: u64,
     /// Where it has several names: the same number for all of them, and for
@@ -128,6 +132,7 @@ impl Found {
             mode: stat.mode,
             uid: stat.uid,
             gid: stat.gid,
+            born: stat.born,
             links: stat.links,
             hard_link: has_names.then(|| hard_link_id(&stat.stamp, root_device)),
         }

@@ -4,27 +4,18 @@
 //! to where the walk is. One that was given up is opened again by its path from
 //! the nearest that is open, and has to be the directory that it was.
 
-use std::collections::VecDeque;
-use std::ffi::CStr;
-
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use types::RelPath;
 
-use crate::ahead::Listing;
 use crate::beneath::is_absent;
 use crate::error::ReadError;
-use crate::found::Kind;
 use crate::names::Names;
-use crate::root::{Looked, Root};
+use crate::root::Root;
 use crate::stat::{Stat, stat_fd};
-use crate::walk::Visit;
 
 /// Why a descriptor is there, after [`Frames::open_last`].
 pub(crate) const OPEN: &str = "the last directory is open, or has been opened again";
-
-/// How many directories of each frame are listed ahead, or about to be.
-const PROMISED_MAX: usize = 16;
 
 /// A directory that the walk is in.
 pub(crate) struct Frame {
@@ -33,27 +24,8 @@ pub(crate) struct Frame {
     pub(crate) names: Names,
     /// The number of the name that is looked at next.
     pub(crate) next: usize,
-    /// What was seen at the names, where somebody has looked already.
-    pub(crate) looked: Vec<Option<Result<Looked, Errno>>>,
-    /// What was decided of directories further on, by the numbers of their
-    /// names. Those that are entered are listed ahead.
-    pub(crate) decided: VecDeque<(usize, Visit)>,
-    /// Up to which name that is.
-    ahead: usize,
     /// How much of the path leads to it.
     path_len: usize,
-}
-
-impl Frame {
-    pub(crate) fn take_decided(&mut self, number: usize) -> Option<Visit> {
-        self.decided.pop_front_if(|(decided, _)| *decided == number).map(|(_, visit)| visit)
-    }
-
-    /// The name, if it is that of a directory that is listed ahead.
-    pub(crate) fn promised(&self, number: usize) -> Option<&CStr> {
-        let is_promised = self.decided.front() == Some(&(number, Visit::Descend));
-        is_promised.then(|| self.names.get(number).map(|(name, _)| name)).flatten()
-    }
 }
 
 pub(crate) struct Frames {
@@ -83,14 +55,12 @@ impl Frames {
     }
 
     /// Goes into a directory, unless it has no names.
-    pub(crate) fn push(&mut self, path: RelPath, fd: Option<OwnedFd>, listing: Listing) {
-        let Listing { stat, names, looked } = listing;
+    pub(crate) fn push(&mut self, path: RelPath, fd: OwnedFd, stat: Stat, names: Names) {
         if names.len() == 0 {
             return;
         }
         let path_len = path.as_bytes().len();
-        let (next, ahead, decided) = (0, 0, VecDeque::new());
-        self.stack.push(Frame { fd, stat, names, next, looked, decided, ahead, path_len });
+        self.stack.push(Frame { fd: Some(fd), stat, names, next: 0, path_len });
         self.path = path;
         // Those furthest from here are wanted last.
         let keep_from = self.stack.len().saturating_sub(self.open_max);
@@ -106,28 +76,6 @@ impl Frames {
         if !self.stack.is_empty() {
             self.path = self.path.parent().unwrap_or_else(RelPath::root);
         }
-    }
-
-    /// Decides about the next directories of the last frame; those that are
-    /// entered are returned, to be listed ahead.
-    pub(crate) fn promise(&mut self, mut decide: impl FnMut(&RelPath) -> Visit) -> Vec<RelPath> {
-        let mut paths = Vec::new();
-        let Some(frame) = self.stack.last_mut() else { return paths };
-        frame.ahead = frame.ahead.max(frame.next);
-        while frame.decided.len() < PROMISED_MAX {
-            let Some((name, kind)) = frame.names.get(frame.ahead) else { break };
-            if kind == Some(Kind::Dir)
-                && let Ok(path) = self.path.join(name.to_bytes())
-            {
-                let decided = decide(&path);
-                frame.decided.push_back((frame.ahead, decided));
-                if decided == Visit::Descend {
-                    paths.push(path);
-                }
-            }
-            frame.ahead += 1;
-        }
-        paths
     }
 
     /// Sees to it that the last frame has its descriptor.

@@ -5,7 +5,7 @@
 //! what changed and where content comes from is decided elsewhere.
 //!
 //! * [`Root`], [`Walk`]: what is there, in the order of paths.
-//! * [`Root::open_file`], [`data_ranges`], [`Root::xattrs`]: what is in it.
+//! * [`Root::open_file`], [`Root::xattrs`]: what is in it.
 //! * [`Target`], [`FileSink`]: making it again.
 //! * [`compare`]: whether two trees are the same.
 //!
@@ -16,7 +16,6 @@
 //!
 //! What is absent: the network, the store, any decision.
 
-mod ahead;
 mod beneath;
 mod compare;
 mod content;
@@ -33,7 +32,6 @@ mod xattrs;
 
 pub use beneath::Resolution;
 pub use compare::{CompareOptions, Difference, Unlike, compare};
-pub use content::{DataRanges, data_ranges};
 pub use error::{ReadError, Retry, RootError, TargetError};
 pub use found::{Found, FoundKind, Kind};
 pub use owners::Owners;

@@ -14,7 +14,7 @@ const GROUPS: &str = "/etc/group";
 /// More of a file than this is not looked at.
 const LEN_MAX: u64 = 16 << 20;
 
-/// Names by number, and numbers by name, as they were when last read.
+/// Names by number, as they were when last read.
 #[derive(Clone, Debug, Default)]
 pub struct Owners {
     users: Table,
@@ -24,7 +24,6 @@ pub struct Owners {
 #[derive(Clone, Debug, Default)]
 struct Table {
     names: HashMap<u32, String>,
-    ids: HashMap<String, u32>,
     /// Of the file that it is from.
     stamp: Option<(u64, u64, i64, i64)>,
 }
@@ -44,7 +43,6 @@ impl Table {
                 continue;
             }
             table.names.entry(id).or_insert_with(|| name.to_owned());
-            table.ids.entry(name.to_owned()).or_insert(id);
         }
         table
     }
@@ -73,7 +71,8 @@ impl Owners {
     }
 
     /// Names from the text of the two files.
-    pub fn parse(passwd: &[u8], group: &[u8]) -> Self {
+    #[cfg(test)]
+    fn parse(passwd: &[u8], group: &[u8]) -> Self {
         Self { users: Table::parse(passwd), groups: Table::parse(group) }
     }
 
@@ -93,16 +92,6 @@ impl Owners {
     pub fn group(&self, gid: u32) -> Option<&str> {
         self.groups.names.get(&gid).map(String::as_str)
     }
-
-    /// The number of a user.
-    pub fn uid(&self, user: &str) -> Option<u32> {
-        self.users.ids.get(user).copied()
-    }
-
-    /// The number of a group.
-    pub fn gid(&self, group: &str) -> Option<u32> {
-        self.groups.ids.get(group).copied()
-    }
 }
 
 #[cfg(test)]
@@ -116,11 +105,10 @@ mod tests {
             \xff\xfe:x:10:10::\nbig:x:4294967296:1::\nnobody:x:65534:65534::/:";
         let owners = Owners::parse(passwd, b"adm:x:4:\nadm:x:5:a,b");
         assert_eq!(owners.user(0), Some("root"));
-        assert_eq!(owners.uid("toor"), Some(0));
         assert_eq!(owners.user(65534), Some("nobody"));
         assert_eq!(owners.users.names.len(), 2);
-        assert_eq!((owners.gid("adm"), owners.group(5)), (Some(4), Some("adm")));
-        assert_eq!((owners.user(7), owners.uid("")), (None, None));
+        assert_eq!((owners.group(4), owners.group(5)), (Some("adm"), Some("adm")));
+        assert_eq!(owners.user(7), None);
     }
 
     #[test]
@@ -128,6 +116,6 @@ mod tests {
         let mut owners = Owners::system();
         assert_eq!(owners.user(0), Some("root"));
         owners.refresh();
-        assert_eq!(owners.uid("root"), Some(0));
+        assert_eq!(owners.group(0), Some("root"));
     }
 }

@@ -118,6 +118,41 @@ impl Root {
         self.stat.stamp.device
     }
 
+    /// Whether a directory below the root is in another file system.
+    pub(crate) fn is_mount_boundary(&self, stat: &Stat) -> bool {
+        self.stat.is_mount_boundary(stat)
+    }
+
+    /// The first directory on the way to `path`, or `path` itself, on which
+    /// another file system is mounted, or that is a subvolume. Everything
+    /// below it hides what the root's own file system has there. A way that
+    /// ends early is looked at as far as it goes.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError::Io`].
+    pub fn mount_on_the_way(&self, path: &RelPath) -> Result<Option<RelPath>, ReadError> {
+        let is_mounted = |bytes: &[u8]| -> Result<bool, Errno> {
+            let dir = self.resolution.open_dir(self.fd(), bytes)?;
+            Ok(self.is_mount_boundary(&stat_fd(dir.as_fd())?))
+        };
+        let bytes = path.as_bytes();
+        // As a rule it is all one file system, which the last one tells.
+        if matches!(is_mounted(bytes), Ok(false)) {
+            return Ok(None);
+        }
+        let ends = bytes.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
+        for end in ends.chain([bytes.len()]) {
+            match is_mounted(&bytes[..end]) {
+                Ok(false) => {}
+                Ok(true) => return Ok(RelPath::new(&bytes[..end]).ok()),
+                Err(errno) if is_absent(errno) => return Ok(None),
+                Err(errno) => return Err(ReadError::new("open", path, errno)),
+            }
+        }
+        Ok(None)
+    }
+
     /// Opens the directory that `path` is in, and calls with it and the name.
     /// The root is `.` in itself.
     pub(crate) fn in_parent<T>(

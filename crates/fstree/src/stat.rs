@@ -68,6 +68,9 @@ pub(crate) struct Stat {
     pub(crate) blocks: u64,
     /// Of a device: its major and minor number.
     pub(crate) rdev: (u32, u32),
+    /// When the inode was made, in seconds and nanoseconds, where the file
+    /// system tells.
+    pub(crate) born: Option<(i64, i64)>,
     /// Which mount it is in, where the system tells.
     pub(crate) mount: Option<u64>,
 }
@@ -86,8 +89,8 @@ impl Stat {
 }
 
 /// All that is ever wanted, and what costs less.
-const ALL: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::MNT_ID);
-const NO_MOUNT: StatxFlags = StatxFlags::BASIC_STATS;
+const ALL: StatxFlags = NO_MOUNT.union(StatxFlags::MNT_ID);
+const NO_MOUNT: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::BTIME);
 
 /// What stands at `name` in a directory; a link is not followed, and nothing
 /// is mounted by looking.
@@ -131,6 +134,7 @@ fn stat(
         },
         blocks: stat.stx_blocks,
         rdev: (stat.stx_rdev_major, stat.stx_rdev_minor),
+        born: (stat.stx_mask & StatxFlags::BTIME.bits() != 0).then(|| time(stat.stx_btime)),
         mount: (stat.stx_mask & StatxFlags::MNT_ID.bits() != 0).then_some(stat.stx_mnt_id),
     })
 }
@@ -156,6 +160,7 @@ fn old_stat(dir: BorrowedFd<'_>, name: impl Arg + Copy, flags: AtFlags) -> Resul
         },
         blocks: u64::try_from(stat.st_blocks).unwrap_or(0),
         rdev: (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev)),
+        born: None,
         mount: None,
     })
 }

@@ -14,7 +14,6 @@ use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use types::RelPath;
 
-use crate::ahead::{Ahead, Listing};
 use crate::beneath::is_absent;
 use crate::error::ReadError;
 use crate::found::{Found, FoundKind, Kind};
@@ -38,20 +37,15 @@ pub enum Visit {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WalkOptions {
     /// Whether directories on which another file system is mounted, and
-    /// subvolumes, are not entered.
+    /// subvolumes, are not entered. Nor is a walk begun in one.
     pub one_file_system: bool,
     /// The number of directories that are held open at once, at least 1.
     pub open_dirs_max: usize,
-    /// The number of threads that look at files, this one included. More than
-    /// one list directories before the walk gets there, which pays where the
-    /// disk is waited for. `decide` is asked about those directories earlier,
-    /// but not before the directory that they are in was the item.
-    pub threads: usize,
 }
 
 impl Default for WalkOptions {
     fn default() -> Self {
-        Self { one_file_system: false, open_dirs_max: 16, threads: 1 }
+        Self { one_file_system: false, open_dirs_max: 16 }
     }
 }
 
@@ -75,7 +69,6 @@ pub struct Walk<'a, F> {
     buffer: Buffer,
     /// The directory that was the last item and is entered next.
     enter: Option<(RelPath, Stat)>,
-    ahead: Option<Ahead>,
 }
 
 impl Root {
@@ -87,7 +80,8 @@ impl Root {
     ///
     /// # Errors
     ///
-    /// Those of opening and listing `start`. All others are items.
+    /// Those of opening and listing `start`, and [`ReadError::Mounted`]. All
+    /// others are items.
     pub fn walk<F>(
         &self,
         start: &RelPath,
@@ -101,7 +95,9 @@ impl Root {
         let held = self.resolution().open_dir(self.fd(), start.as_bytes()).map_err(list)?;
         let fd = open_list(held.as_fd(), c".").map_err(list)?;
         let stat = stat_fd(fd.as_fd()).map_err(list)?;
-        let more_threads = options.threads.saturating_sub(1);
+        if options.one_file_system && self.is_mount_boundary(&stat) {
+            return Err(ReadError::Mounted(start.clone()));
+        }
         let mut walk = Walk {
             root: self,
             one_file_system: options.one_file_system,
@@ -109,7 +105,6 @@ impl Root {
             frames: Frames::new(start.clone(), options.open_dirs_max),
             buffer: Buffer::new(),
             enter: None,
-            ahead: Ahead::new(self.fd(), self.resolution(), more_threads),
         };
         walk.push(start.clone(), fd, stat)?;
         Ok(walk)
@@ -135,38 +130,12 @@ impl<F: FnMut(&RelPath, Kind) -> Visit> Walk<'_, F> {
             ListError::Io(errno) => ReadError::new("list", &path, errno),
             ListError::TooMany => ReadError::TooMany { path: path.clone(), limit: NAMES_MAX },
         })?;
-        self.frames.push(path, Some(fd), Listing { stat, names, looked: Vec::new() });
-        self.list_ahead();
+        self.frames.push(path, fd, stat, names);
         Ok(())
-    }
-
-    /// Has the next directories of the last frame listed.
-    fn list_ahead(&mut self) {
-        let Some(ahead) = &self.ahead else { return };
-        let decide = &mut self.decide;
-        let paths = self.frames.promise(|path| decide(path, Kind::Dir));
-        ahead.add(paths);
-    }
-
-    fn pop(&mut self) {
-        let is_promised = self.frames.last().is_some_and(|frame| !frame.decided.is_empty());
-        if let (true, Some(ahead)) = (is_promised, &self.ahead) {
-            ahead.forget(self.frames.path());
-        }
-        self.frames.pop();
     }
 
     /// Enters a directory that was an item.
     fn enter(&mut self, path: RelPath, stat: &Stat) -> Result<(), ReadError> {
-        self.list_ahead();
-        let taken = self.ahead.as_ref().and_then(|ahead| ahead.take(&path, &mut self.buffer));
-        if let Some(listing) = taken
-            && listing.stat.identity() == stat.identity()
-        {
-            self.frames.push(path, None, listing);
-            self.list_ahead();
-            return Ok(());
-        }
         self.frames.open_last(self.root)?;
         let parent = self.frames.last().and_then(|frame| frame.fd.as_ref()).expect(OPEN);
         let name = path.name().unwrap_or(b".");
@@ -188,12 +157,7 @@ impl<F: FnMut(&RelPath, Kind) -> Visit> Walk<'_, F> {
     /// Looks at one name of the last frame; `None` where it is not there, or
     /// not wanted.
     fn visit(&mut self, number: usize) -> Result<Option<Found>, ReadError> {
-        let Some(frame) = self.frames.last_mut() else { return Ok(None) };
-        let decided = frame.take_decided(number);
-        let looked = frame.looked.get_mut(number).and_then(Option::take);
-        if looked.is_none() {
-            self.frames.open_last(self.root)?;
-        }
+        self.frames.open_last(self.root)?;
         let Some(frame) = self.frames.last() else { return Ok(None) };
         let Some((name, said)) = frame.names.get(number) else { return Ok(None) };
         let path = self.frames.path().join(name.to_bytes()).map_err(|source| ReadError::Name {
@@ -201,16 +165,11 @@ impl<F: FnMut(&RelPath, Kind) -> Visit> Walk<'_, F> {
             name: crate::error::os_name(name.to_bytes()),
             source,
         })?;
-        let mut visit = decided;
-        if let (Some(kind), None) = (said, visit) {
-            visit = Some((self.decide)(&path, kind));
-        }
+        let visit = said.map(|kind| (self.decide)(&path, kind));
         if visit == Some(Visit::Skip) {
             return Ok(None);
         }
-        let looked =
-            looked.unwrap_or_else(|| look(frame.fd.as_ref().expect(OPEN).as_fd(), name, said));
-        let (stat, target) = match looked {
+        let (stat, target) = match look(frame.fd.as_ref().expect(OPEN).as_fd(), name, said) {
             Ok(Looked::At(stat, target)) => (stat, target),
             Ok(Looked::Changing) => return Err(ReadError::Changed(path)),
             Err(Errno::NOENT) => return Ok(None),
@@ -234,18 +193,6 @@ impl<F: FnMut(&RelPath, Kind) -> Visit> Walk<'_, F> {
         }
         Ok(Some(found))
     }
-
-    /// As [`Walk::visit`]; a directory that is listed ahead and not entered
-    /// after all is forgotten.
-    fn visit_next(&mut self, number: usize) -> Result<Option<Found>, ReadError> {
-        let promised = self.frames.last().and_then(|frame| frame.promised(number));
-        let promised = promised.and_then(|name| self.frames.path().join(name.to_bytes()).ok());
-        let visited = self.visit(number);
-        if let (Some(path), Some(ahead), None) = (promised, &self.ahead, &self.enter) {
-            ahead.forget(&path);
-        }
-        visited
-    }
 }
 
 impl<F: FnMut(&RelPath, Kind) -> Visit> Iterator for Walk<'_, F> {
@@ -261,11 +208,11 @@ impl<F: FnMut(&RelPath, Kind) -> Visit> Iterator for Walk<'_, F> {
             let frame = self.frames.last_mut()?;
             let number = frame.next;
             if number == frame.names.len() {
-                self.pop();
+                self.frames.pop();
                 continue;
             }
             frame.next += 1;
-            match self.visit_next(number) {
+            match self.visit(number) {
                 Ok(Some(found)) => return Some(WalkItem::Entry(found)),
                 Ok(None) => {}
                 Err(error) => return Some(WalkItem::Error(error)),

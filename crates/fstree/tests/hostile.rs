@@ -308,28 +308,3 @@ fn rights_are_given_with_their_owner_or_not_at_all() {
     let file = File::open(dirs.target().join("as its owner")).unwrap().metadata().unwrap();
     assert_eq!((file.mode() & 0o7777, file.uid(), file.gid()), (0o6755, 1000, 1000));
 }
-
-#[test]
-fn owners_are_found_by_name_where_there_is_one() {
-    if !common::is_root() {
-        return;
-    }
-    let dirs = Dirs::new();
-    let owners = fstree::Owners::parse(b"anna:x:4711:1::/:", b"staff:x:4712:");
-    let options = TargetOptions {
-        owners: fstree::OwnerPolicy::Names(std::sync::Arc::new(owners)),
-        ..TargetOptions::default()
-    };
-    let target = Target::open(&dirs.target(), options).unwrap();
-    let metadata = Metadata {
-        mode: 0o4700,
-        uid: 1,
-        gid: 2,
-        user: Some("anna".into()),
-        group: Some("nobody knows it".into()),
-        ..Metadata::default()
-    };
-    assert!(target.make_fifo(&path("pipe"), &metadata).unwrap().not_set.is_empty());
-    let pipe = fs::metadata(dirs.target().join("pipe")).unwrap();
-    assert_eq!((pipe.uid(), pipe.gid()), (4711, 2));
-}

@@ -156,40 +156,17 @@ fn allocated(file: &Path) -> u64 {
 }
 
 #[test]
-fn a_sparse_file_of_gigabytes_stays_sparse() {
+fn a_large_sparse_file_stays_sparse() {
+    const LEN: u64 = 1 << 30;
     let dirs = Dirs::new();
     let file = File::create(dirs.source().join("sparse")).unwrap();
-    file.set_len(3 << 30).unwrap();
-    for at in [0, 1 << 30, (3 << 30) - 10] {
+    file.set_len(LEN).unwrap();
+    for at in [0, LEN / 3, LEN - 10] {
         file.write_all_at(b"0123456789", at).unwrap();
     }
     let [options, _] = both_ways();
-    let started = Instant::now();
     check_round_trip(&dirs, &options);
     assert!(allocated(&dirs.target().join("sparse")) < 1 << 20);
-    assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
-}
-
-#[test]
-fn a_sparse_file_of_two_hundred_gigabytes_takes_no_time() {
-    const LEN: u64 = 200_000_000_000;
-    let dirs = Dirs::new();
-    let file = File::create(dirs.source().join("huge")).unwrap();
-    if file.set_len(LEN).is_err() {
-        println!("not tested: the file system has no such files");
-        return;
-    }
-    for at in 0..1000 {
-        file.write_all_at(&[7; 1000], at * (LEN / 1000)).unwrap();
-    }
-    file.write_all_at(b"end", LEN - 3).unwrap();
-    let [options, _] = both_ways();
-    let started = Instant::now();
-    check_round_trip(&dirs, &options);
-    let target = dirs.target().join("huge");
-    assert_eq!(fs::metadata(&target).unwrap().len(), LEN);
-    assert!(allocated(&target) < 20 << 20, "{}", allocated(&target));
-    assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
 }
 
 #[test]

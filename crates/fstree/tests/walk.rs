@@ -56,60 +56,9 @@ fn every_entry_comes_once_in_the_order_of_paths() {
     for resolution in BOTH {
         let root = Root::open_with(&dirs.source(), resolution).unwrap();
         for open_dirs_max in [0, 1, 2, 16] {
-            for threads in [0, 1, 2, 5] {
-                let options = WalkOptions { open_dirs_max, threads, ..WalkOptions::default() };
-                assert_eq!(paths(&root, options), expected);
-            }
+            let options = WalkOptions { open_dirs_max, ..WalkOptions::default() };
+            assert_eq!(paths(&root, options), expected);
         }
-    }
-}
-
-#[test]
-fn many_threads_find_what_one_finds_and_ask_once() {
-    let dirs = Dirs::new();
-    for number in 0..3000 {
-        let dir = dirs.source().join(format!("{:02}/{:02}", number % 70, number / 70));
-        fs::create_dir_all(&dir).unwrap();
-        for file in 0..number % 4 {
-            fs::write(dir.join(format!("file {file}")), b"").unwrap();
-        }
-    }
-    // More names than are looked at ahead.
-    for number in 0..5000 {
-        File::create(dirs.source().join(format!("07/file {number}"))).unwrap();
-    }
-    let root = Root::open(&dirs.source()).unwrap();
-    let walk = |threads| {
-        let mut asked = BTreeSet::new();
-        let decide = |path: &RelPath, kind: Kind| {
-            assert!(asked.insert(path.clone()), "{path} again");
-            match (kind, path.to_string().ends_with('5')) {
-                (Kind::Dir, true) => Visit::Skip,
-                (Kind::Dir, false) if path.to_string().ends_with('6') => Visit::Record,
-                _ => Visit::Descend,
-            }
-        };
-        let options = WalkOptions { threads, ..WalkOptions::default() };
-        let found: Vec<_> = root
-            .walk(&RelPath::root(), options, decide)
-            .unwrap()
-            .map(|item| match item {
-                WalkItem::Entry(found) => found,
-                WalkItem::Error(error) => panic!("{error}"),
-            })
-            .collect();
-        (found, asked)
-    };
-    let one = walk(1);
-    assert!(one.0.len() > 7000);
-    for threads in [2, 3, 8] {
-        assert!(walk(threads) == one, "{threads}");
-    }
-    // One that is given up ends its threads.
-    let options = WalkOptions { threads: 8, ..WalkOptions::default() };
-    for taken in [0, 1, 100] {
-        let walk = root.walk(&RelPath::root(), options, |_, _| Visit::Descend).unwrap();
-        assert_eq!(walk.take(taken).count(), taken);
     }
 }
 
@@ -323,26 +272,40 @@ fn hard_links_are_known_by_one_number_that_stays() {
 #[test]
 fn what_is_mounted_inside_is_told_and_can_be_left_out() {
     let test = "what_is_mounted_inside_is_told_and_can_be_left_out";
-    let mount = "mkdir -p $DIR/in/mounted $DIR/in/bound $DIR/outside && touch $DIR/outside/x && \
-        mount -t tmpfs tmpfs $DIR/in/mounted && touch $DIR/in/mounted/x && \
+    let mount = "mkdir -p $DIR/in/mounted $DIR/in/bound $DIR/in/plain/inner $DIR/outside/inner && \
+        mount -t tmpfs tmpfs $DIR/in/mounted && mkdir $DIR/in/mounted/inner && \
         mount --bind $DIR/outside $DIR/in/bound";
     let Some(dir) = with_mount(test, mount) else { return };
     for resolution in BOTH {
         let root = Root::open_with(&dir.join("in"), resolution).unwrap();
         let across = paths(&root, WalkOptions::default());
-        assert_eq!(across, ["bound", "bound/x", "mounted", "mounted/x"].map(path));
-        for threads in [1, 4] {
-            let options = WalkOptions { one_file_system: true, threads, ..WalkOptions::default() };
-            let (found, errors) = walk(&root, options);
-            assert!(errors.is_empty());
-            assert_eq!(found.len(), 2);
-            assert!(
-                found.iter().all(|found| found.kind == FoundKind::Dir { is_mount_point: true }),
-                "{found:?}"
-            );
-        }
+        let all = ["bound", "bound/inner", "mounted", "mounted/inner", "plain", "plain/inner"];
+        assert_eq!(across, all.map(path));
+        let options = WalkOptions { one_file_system: true, ..WalkOptions::default() };
+        let (found, errors) = walk(&root, options);
+        assert!(errors.is_empty());
+        let is_mount = |at: &str| FoundKind::Dir { is_mount_point: !at.starts_with("plain") };
+        let found: Vec<_> = found.iter().map(|one| (one.path.clone(), &one.kind)).collect();
+        let kinds = ["bound", "mounted", "plain", "plain/inner"].map(|at| (at, is_mount(at)));
+        let kinds: Vec<_> = kinds.iter().map(|(at, kind)| (path(at), kind)).collect();
+        assert_eq!(found, kinds);
         let examined = root.examine(&path("mounted")).unwrap().unwrap();
         assert_eq!(examined.kind, FoundKind::Dir { is_mount_point: true });
+        // Nor does a walk begin in one, and what is below it is known to be.
+        let options = WalkOptions { one_file_system: true, ..WalkOptions::default() };
+        let within = |at: &str| root.mount_on_the_way(&path(at)).unwrap();
+        for at in ["mounted", "bound", "mounted/inner", "bound/inner"] {
+            let started = root.walk(&path(at), options, |_: &RelPath, _| Visit::Descend);
+            assert!(matches!(started, Err(ReadError::Mounted(_))), "{at}");
+            let mount = at.strip_suffix("/inner").unwrap_or(at);
+            assert_eq!(within(at), Some(path(mount)), "{at}");
+            // Whether it is there or not.
+            assert_eq!(within(&format!("{at}/none/of/it")), Some(path(mount)), "{at}");
+        }
+        for at in ["plain", "plain/inner", "plain/none", "none"] {
+            assert_eq!(within(at), None, "{at}");
+        }
+        assert_eq!(root.mount_on_the_way(&RelPath::root()).unwrap(), None);
     }
 }
 
@@ -394,8 +357,7 @@ fn a_directory_that_becomes_a_link_is_never_followed() {
         while Instant::now() < until {
             for resolution in BOTH {
                 let root = Root::open_with(&dirs.source(), resolution).unwrap();
-                let threads = 1 + refused % 4;
-                let options = WalkOptions { open_dirs_max: 1, threads, ..WalkOptions::default() };
+                let options = WalkOptions { open_dirs_max: 1, ..WalkOptions::default() };
                 let (found, errors) = walk(&root, options);
                 for found in found {
                     assert!(!found.path.to_string().contains("secret"), "{found:?}");
@@ -466,8 +428,7 @@ fn what_comes_and_goes_is_there_or_not() {
         while Instant::now() < until {
             let root = Root::open(&dirs.source()).unwrap();
             rounds += 1;
-            let options =
-                WalkOptions { open_dirs_max: 1, threads: 1 + rounds % 4, ..WalkOptions::default() };
+            let options = WalkOptions { open_dirs_max: 1, ..WalkOptions::default() };
             let (found, errors) = walk(&root, options);
             assert!(found.is_sorted_by(|a, b| a.path < b.path));
             let stays =

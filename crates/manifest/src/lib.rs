@@ -19,7 +19,6 @@ mod client;
 mod registry;
 mod server;
 mod signature;
-mod text;
 mod wire;
 
 pub use answers::{error_answer, health_answer, json_answer, wrong_method_answer};

@@ -1,18 +1,23 @@
 //! The JSON document of `GET /manifests`, for both ends (SPEC section 4).
 
+use std::fmt;
+
 use jiff::Timestamp;
 use libp2p_identity::PeerId;
 use multiaddr::Multiaddr;
-use serde::{Deserialize, Serialize};
-use types::{Cid, FolderId, Published, SequenceNumber};
+use serde::de::{Error as _, IgnoredAny, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::RawValue;
+use types::{Cid, FolderId, Published, SequenceNumber, for_people};
 
 use crate::signature::Signature;
-use crate::text::for_people;
 
 /// The header in which an asker says who it is. It proves nothing; it lets
 /// the other end say which peer has to be allowed.
 pub const PEER_HEADER: &str = "archivist-peer";
 
+/// Manifests that one source may offer; a document with more is refused.
+const MANIFESTS_MAX: usize = 4096;
 /// Addresses of a source that are looked at.
 const ADDRESSES_MAX: usize = 32;
 /// The longest name of a folder that is taken, in bytes; the path may be four
@@ -100,9 +105,10 @@ impl From<&Offer> for OfferOut {
 #[serde(rename_all = "camelCase")]
 struct DiscoveryIn {
     peer_id: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "first_addresses")]
     addresses: Vec<String>,
-    manifests: Vec<serde_json::Value>,
+    #[serde(deserialize_with = "not_too_many")]
+    manifests: Vec<Box<RawValue>>,
     #[serde(default)]
     timestamp: Option<String>,
 }
@@ -126,11 +132,74 @@ struct OfferIn {
     signature: String,
 }
 
+/// As much of an entry as tells which folder is meant.
+#[derive(Deserialize)]
+struct FolderOnly {
+    #[serde(rename = "folderId")]
+    folder_id: FolderId,
+}
+
+/// The first [`ADDRESSES_MAX`] of a list of texts.
+fn first_addresses<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+    struct First;
+
+    impl<'de> Visitor<'de> for First {
+        type Value = Vec<String>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list of addresses")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+            let mut first = Vec::new();
+            while first.len() < ADDRESSES_MAX {
+                match list.next_element()? {
+                    Some(address) => first.push(address),
+                    None => return Ok(first),
+                }
+            }
+            while list.next_element::<IgnoredAny>()?.is_some() {}
+            Ok(first)
+        }
+    }
+
+    from.deserialize_seq(First)
+}
+
+/// A list of at most [`MANIFESTS_MAX`] of whatever: 4 MiB could hold more than
+/// a million, each of which would be an entry in every list that follows.
+fn not_too_many<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Box<RawValue>>, D::Error> {
+    struct Few;
+
+    impl<'de> Visitor<'de> for Few {
+        type Value = Vec<Box<RawValue>>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list of manifests")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+            let mut few = Vec::new();
+            while let Some(manifest) = list.next_element()? {
+                if few.len() == MANIFESTS_MAX {
+                    let what = format!("more than {MANIFESTS_MAX} manifests");
+                    return Err(A::Error::custom(what));
+                }
+                few.push(manifest);
+            }
+            Ok(few)
+        }
+    }
+
+    from.deserialize_seq(Few)
+}
+
 impl Discovery {
     /// Reads the document. Fields that are not known are passed over.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, ParseError> {
-        let value: serde_json::Value = serde_json::from_slice(bytes).map_err(ParseError::Json)?;
-        let read: DiscoveryIn = serde_json::from_value(value).map_err(ParseError::Schema)?;
+        // First whether it is JSON at all, which is said in other words.
+        serde_json::from_slice::<IgnoredAny>(bytes).map_err(ParseError::Json)?;
+        let read: DiscoveryIn = serde_json::from_slice(bytes).map_err(ParseError::Schema)?;
         let peer = read.peer_id.parse().map_err(|_| ParseError::Peer(for_people(&read.peer_id)))?;
         let addresses = read.addresses.iter().take(ADDRESSES_MAX);
         let mut discovery = Self {
@@ -140,11 +209,14 @@ impl Discovery {
             malformed: Vec::new(),
             timestamp: read.timestamp.and_then(|text| text.parse().ok()),
         };
-        for value in read.manifests {
-            let folder = value.get("folderId").and_then(|id| id.as_str()?.parse().ok());
-            match Offer::read(value) {
+        for manifest in &read.manifests {
+            match Offer::read(manifest) {
                 Ok(offer) => discovery.manifests.push(offer),
-                Err(reason) => discovery.malformed.push(Malformed { folder, reason }),
+                Err(reason) => {
+                    let folder = serde_json::from_str(manifest.get()).ok();
+                    let folder = folder.map(|only: FolderOnly| only.folder_id);
+                    discovery.malformed.push(Malformed { folder, reason });
+                }
             }
         }
         Ok(discovery)
@@ -152,9 +224,9 @@ impl Discovery {
 }
 
 impl Offer {
-    fn read(value: serde_json::Value) -> Result<Self, String> {
+    fn read(manifest: &RawValue) -> Result<Self, String> {
         let read: OfferIn =
-            serde_json::from_value(value).map_err(|error| for_people(&error.to_string()))?;
+            serde_json::from_str(manifest.get()).map_err(|error| for_people(&error.to_string()))?;
         if read.folder_name.len() > NAME_LEN_MAX || read.folder_path.len() > 4 * NAME_LEN_MAX {
             return Err("the name or the path of the folder is too long".to_owned());
         }
@@ -240,6 +312,24 @@ mod tests {
         // Nesting without end is an error, not an overflow of the stack.
         let deep = "[".repeat(1 << 20);
         assert!(matches!(Discovery::parse(deep.as_bytes()), Err(ParseError::Json(_))));
+    }
+
+    #[test]
+    fn a_source_cannot_offer_without_end() {
+        let most = vec!["{}"; MANIFESTS_MAX].join(",");
+        let read = Discovery::parse(document(&most).as_bytes()).unwrap();
+        assert_eq!(read.malformed.len(), MANIFESTS_MAX);
+        let error = Discovery::parse(document(&format!("{most},{{}}")).as_bytes()).unwrap_err();
+        let ParseError::Schema(error) = error else { panic!("{error:?}") };
+        assert!(error.to_string().contains("more than 4096 manifests"), "{error}");
+        // Of addresses the first are taken, however many there are.
+        let many = vec![r#""/ip4/192.0.2.10/tcp/8070""#; 100_000].join(",");
+        let with_many = document("").replace(r#""nonsense""#, &many);
+        assert_eq!(Discovery::parse(with_many.as_bytes()).unwrap().addresses.len(), ADDRESSES_MAX);
+        // An entry that nests without end is one that makes no sense.
+        let deep = format!("{}{}", "[".repeat(1 << 20), "]".repeat(1 << 20));
+        let document = document(&deep);
+        assert_eq!(Discovery::parse(document.as_bytes()).unwrap().malformed.len(), 1);
     }
 
     proptest! {

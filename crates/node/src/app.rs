@@ -1,5 +1,7 @@
 //! Starting an instance in the order of dependence, and ending it in reverse.
 
+use std::fs::{File, TryLockError};
+use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,20 +24,27 @@ use crate::local_blocks::LocalBlocks;
 use crate::log_level::LogLevel;
 use crate::options::{self, Live};
 use crate::pairing::{self, Pairing};
+use crate::removed::RemovedFolders;
 use crate::rest::{self, NodeState};
 use crate::roots;
 use crate::settings::Settings;
 use crate::source_side::SourceSide;
 use crate::tasks::Tasks;
 use crate::token;
+use crate::traffic::Traffic;
 use crate::v1::{self, ApiState, Jobs, Restores};
 use crate::web::{self, LoginKeys, Sessions};
 
-/// Tasks may take this long to end; with the network's, less than five
-/// seconds.
+/// The sides and the tasks may take this long to end …
 const TASKS_END: Duration = Duration::from_millis(2500);
-/// The network may take this long to say goodbye.
+/// The longest `running.json`, in bytes.
+const RUNNING_LEN_MAX: u64 = 4096;
+/// … the network this long to say goodbye …
 const NET_END: Duration = Duration::from_millis(1500);
+/// … and the store this long to write its index out.
+const STORE_END: Duration = Duration::from_millis(750);
+/// All together: less than five seconds.
+const _: () = assert!(TASKS_END.as_millis() + NET_END.as_millis() + STORE_END.as_millis() < 5000);
 
 /// What an instance needs to know.
 #[derive(Clone, Debug)]
@@ -92,7 +101,7 @@ pub struct App {
     state: ApiState,
     access: Access,
     api: SocketAddr,
-    data_dir: PathBuf,
+    running: RunningFile,
 }
 
 /// What both sides and the network are started with.
@@ -144,6 +153,18 @@ impl Parts<'_> {
                 }
             });
         }
+        if let Some(streams) = net.accept(&backup::PATCH_PROTOCOL) {
+            let allowed = access.clone();
+            let may_have = move |peer: &PeerId| allowed.allows(peer, Purposes::BLOCKS);
+            let serving = backup::serve_patches(streams, may_have, store.clone());
+            let stop = tasks.stop_token();
+            tasks.spawn("patches", async move {
+                tokio::select! {
+                    () = serving => {}
+                    () = stop.cancelled() => {}
+                }
+            });
+        }
         Ok(Started { net, source, service, backup, blocks, snapshots, problems })
     }
 }
@@ -161,13 +182,20 @@ impl DataDir<'_> {
     fn token(&self) -> PathBuf {
         self.0.join("api-token")
     }
+    fn journal(&self) -> PathBuf {
+        self.0.join("journal.jsonl")
+    }
+    fn traffic(&self) -> PathBuf {
+        self.0.join("traffic.json")
+    }
     fn running(&self) -> PathBuf {
         self.0.join("running.json")
     }
 }
 
 /// How to reach the instance that runs on a data directory; what the file
-/// `running.json` in it holds while it runs.
+/// `running.json` in it holds while it runs. The instance keeps a lock on the
+/// file, which goes with its process, however that ends.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Running {
     /// Where its API listens.
@@ -177,20 +205,49 @@ pub struct Running {
 }
 
 impl Running {
-    /// Finds the instance that runs on the data in `dir`. One that was killed
-    /// may have left its file behind: whether it answers is seen by asking it.
+    /// Finds the instance that runs on the data in `dir`. What a killed one
+    /// has left behind is none: whoever listens there now is somebody else, who
+    /// must not be sent the token.
     pub fn find(dir: &Path) -> Option<Self> {
-        let text = std::fs::read(DataDir(dir).running()).ok()?;
+        let file = File::open(DataDir(dir).running()).ok()?;
+        match file.try_lock_shared() {
+            Err(TryLockError::WouldBlock) => {}
+            Ok(()) | Err(TryLockError::Error(_)) => return None,
+        }
+        let mut text = Vec::new();
+        file.take(RUNNING_LEN_MAX).read_to_end(&mut text).ok()?;
         serde_json::from_slice(&text).ok()
     }
 
-    fn write(&self, dir: &Path) -> Result<(), StartError> {
+    /// Tells it in `dir`, for as long as what is returned lives.
+    fn publish(&self, dir: &Path) -> Result<RunningFile, StartError> {
         let path = DataDir(dir).running();
         let new = path.with_extension("json.new");
         let text = serde_json::to_vec(self).unwrap_or_default();
-        std::fs::write(&new, text)
-            .and_then(|()| std::fs::rename(&new, &path))
-            .map_err(|source| StartError::Data { path, source })
+        let publish = || {
+            let mut file = File::create(&new)?;
+            // Before it has its name: whoever finds it finds it locked.
+            file.try_lock()?;
+            file.write_all(&text)?;
+            std::fs::rename(&new, &path)?;
+            Ok(file)
+        };
+        match publish() {
+            Ok(lock) => Ok(RunningFile { path, _lock: lock }),
+            Err(source) => Err(StartError::Data { path, source }),
+        }
+    }
+}
+
+/// The file that tells where a running instance is; gone when this is.
+struct RunningFile {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Drop for RunningFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
     }
 }
 
@@ -253,10 +310,9 @@ impl App {
         };
         let Started { net, source, service, backup, blocks, snapshots, problems } = started;
 
-        let collector = Collector::new();
+        let collector = Collector::new(problems.clone());
         tasks.spawn("collector", collector.clone().run(store.clone(), tasks.stop_token()));
-        let downloads =
-            Downloads::new(blocks.clone(), net.handle(), tasks.tracker(), tasks.stop_token());
+        let downloads = Downloads::new(blocks.clone(), net.handle(), tasks.clone());
         let live = Live {
             net: net.handle(),
             access: access.clone(),
@@ -266,7 +322,7 @@ impl App {
         tasks.spawn("settings", live.run(settings.clone(), tasks.stop_token()));
         let pairing = Pairing::new(net.handle(), settings.clone());
         if let Some(streams) = net.accept(&pairing::PROTOCOL) {
-            tasks.spawn("pairing", pairing.clone().serve(streams, tasks.stop_token()));
+            tasks.spawn("pairing", pairing.clone().serve(streams, tasks.clone()));
         }
         let node = NodeState {
             store,
@@ -278,6 +334,7 @@ impl App {
             repo: options.data_dir.to_string_lossy().into(),
             token: token.into(),
             settings,
+            tasks: tasks.clone(),
         };
         let state = ApiState {
             node,
@@ -294,11 +351,24 @@ impl App {
             access: access.clone(),
             login_keys: LoginKeys::default(),
             journal: Journal::default(),
+            traffic: Traffic::new(net.handle()),
+            removed: RemovedFolders::new(&options.data_dir),
             stop: tasks.stop_token(),
         };
+        let kept = state.journal.clone().keep(dir.journal(), tasks.stop_token());
+        tasks.spawn("journal file", kept);
+        let kept = state.traffic.clone().keep(dir.traffic(), tasks.stop_token());
+        tasks.spawn("traffic", kept);
         let journal = state.journal.clone();
         let journal = journal.run(state.sync.clone(), state.backup.clone(), tasks.stop_token());
         tasks.spawn("journal", journal);
+        let (removed, stop) = (v1::forget_removed(state.clone()), tasks.stop_token());
+        tasks.spawn("removed-folders", async move {
+            tokio::select! {
+                () = removed => {}
+                () = stop.cancelled() => {}
+            }
+        });
         let keeper = Keeper::new(state.clone());
         tasks.spawn("keeper", keeper.run(tasks.stop_token()));
         let router = rest::router(state.node.clone()).merge(v1::router(state.clone()));
@@ -307,9 +377,8 @@ impl App {
         let router = rest::guarded(router);
         tasks.spawn("rest-api", http::serve(api, router, tasks.stop_token()));
         let running = Running { api: api_addr, pid: std::process::id() };
-        running.write(&options.data_dir)?;
-        let data_dir = options.data_dir;
-        Ok(Self { tasks, net, source, backup, state, access, api: api_addr, data_dir })
+        let running = running.publish(&options.data_dir)?;
+        Ok(Self { tasks, net, source, backup, state, access, api: api_addr, running })
     }
 
     /// Where the API listens.
@@ -355,7 +424,8 @@ impl App {
         }
     }
 
-    /// Ends the instance, within five seconds.
+    /// Ends the instance, within five seconds: what does not end by then is
+    /// left to the end of the process, as if it had been killed.
     ///
     /// # Errors
     ///
@@ -363,8 +433,8 @@ impl App {
     pub async fn shutdown(self) -> Result<(), String> {
         self.state.restores.stop();
         let (_, _, ended) = tokio::join!(
-            self.source.sync.shutdown(),
-            self.backup.shutdown(),
+            within(TASKS_END, "the watching of folders", self.source.sync.shutdown()),
+            within(TASKS_END, "the backup daemon", self.backup.shutdown()),
             self.tasks.end(TASKS_END),
         );
         if !ended {
@@ -374,12 +444,20 @@ impl App {
             tracing::warn!(%error, "the network did not end in time");
         }
         let failure = self.tasks.failure();
-        let _ = std::fs::remove_file(DataDir(&self.data_dir).running());
+        drop(self.running);
         // The index is written out as the store goes, unless something still
         // holds it: then the next start does what is left.
         let state = self.state;
-        let _ = tokio::task::spawn_blocking(move || drop(state)).await;
+        let closing = tokio::task::spawn_blocking(move || drop(state));
+        within(STORE_END, "the store", async { drop(closing.await) }).await;
         failure.map_or(Ok(()), Err)
+    }
+}
+
+/// Waits until a part has ended, at most so long.
+async fn within(limit: Duration, what: &str, end: impl Future<Output = ()>) {
+    if tokio::time::timeout(limit, end).await.is_err() {
+        tracing::warn!("{what} did not end in time");
     }
 }
 
@@ -423,5 +501,19 @@ fn log_report(report: &OpenReport) {
     }
     if report.roots_incomplete {
         tracing::error!("records of what is kept are lost: nothing will be freed until repaired");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_part_that_does_not_end_is_not_waited_for() {
+        let begun = tokio::time::Instant::now();
+        within(TASKS_END, "a part", std::future::pending()).await;
+        assert_eq!(begun.elapsed(), TASKS_END);
+        within(TASKS_END, "a part", async {}).await;
+        assert_eq!(begun.elapsed(), TASKS_END);
     }
 }

@@ -1,7 +1,9 @@
 //! Which snapshot is meant, and how it is told: the same for the API and for
 //! whoever opens the store without it.
 
-use backup::{RemoteSnapshot, SnapshotError, SnapshotId};
+use std::fmt;
+
+use backup::{RemoteSnapshot, SnapshotError, SnapshotId, Wanted};
 use config::Config;
 use jiff::Timestamp;
 
@@ -76,7 +78,15 @@ impl SnapshotChoice<'_> {
             folders.dedup();
             return Err(SnapshotError::Folders(folders));
         }
-        fitting.pop().ok_or(SnapshotError::None)
+        fitting.pop().ok_or_else(|| SnapshotError::None(self.wanted()))
+    }
+
+    fn wanted(&self) -> Wanted {
+        let Self { source, folder, id, at } = self;
+        fn shown<'a>(said: &'a Option<&str>) -> Option<&'a dyn fmt::Display> {
+            said.as_ref().map(|said| said as &dyn fmt::Display)
+        }
+        Wanted::new(shown(id), shown(source), shown(folder), *at, None)
     }
 }
 
@@ -147,7 +157,8 @@ mod tests {
         let twice = find(SnapshotChoice { id: Some("bbbb"), ..any });
         assert!(matches!(twice, Err(SnapshotError::Ambiguous(_))));
         let none = find(SnapshotChoice { source: Some("nobody"), ..any });
-        assert!(matches!(none, Err(SnapshotError::None)));
+        assert!(matches!(&none, Err(SnapshotError::None(_))));
+        assert!(none.unwrap_err().to_string().contains("source nobody"));
         assert!(matches!(
             find(SnapshotChoice { id: Some("xyz"), ..any }),
             Err(SnapshotError::Id(_))

@@ -3,7 +3,8 @@
 //!
 //! A fetch is kept alive by a partial root, so that what has come stays when
 //! it breaks off, also over a restart, and only the rest is asked for again.
-//! It is listed as a data item when every block is here, and not before.
+//! It is listed as a data item when every block is in the store, and not
+//! before: what is a range of a watched file is taken into the store.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,11 +18,11 @@ use parking_lot::Mutex;
 use store::{BlockStore, Content, Root, StoreError, resolve};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use types::Cid;
 
-use crate::local_blocks::LocalBlocks;
+use crate::local_blocks::{LocalBlocks, TakingOver};
 use crate::roots;
+use crate::tasks::Tasks;
 
 /// Fetches that are remembered after their end.
 const ENDED_MAX: usize = 1000;
@@ -78,8 +79,7 @@ pub struct Downloads {
     net: Handle,
     pool: SessionPool,
     jobs: Arc<Mutex<HashMap<Cid, Arc<Job>>>>,
-    tasks: TaskTracker,
-    stop: CancellationToken,
+    tasks: Tasks,
 }
 
 impl std::fmt::Debug for Downloads {
@@ -89,15 +89,10 @@ impl std::fmt::Debug for Downloads {
 }
 
 impl Downloads {
-    /// Nothing is fetched yet; all ends with `stop`.
-    pub fn new(
-        store: LocalBlocks,
-        net: Handle,
-        tasks: TaskTracker,
-        stop: CancellationToken,
-    ) -> Self {
+    /// Nothing is fetched yet; all ends with `tasks`.
+    pub fn new(store: LocalBlocks, net: Handle, tasks: Tasks) -> Self {
         let pool = SessionPool::new(net.clone());
-        Self { store, net, pool, jobs: Arc::default(), tasks, stop }
+        Self { store, net, pool, jobs: Arc::default(), tasks }
     }
 
     /// The fetch of this name, where there is or was one.
@@ -140,7 +135,7 @@ impl Downloads {
             .await
             .into_iter()
             .map(|peer| async move {
-                let mut puller = self.puller(vec![peer], Arc::default());
+                let mut puller = self.puller(self.store.clone(), vec![peer], Arc::default());
                 (peer, puller.block(cid).await)
             })
             .collect();
@@ -164,8 +159,13 @@ impl Downloads {
         peers.into_iter().map(|peer| peer.peer).collect()
     }
 
-    fn puller(&self, peers: Vec<PeerId>, progress: Arc<Progress>) -> Puller {
-        Puller::new(Arc::new(self.store.clone()), self.pool.clone(), peers, progress)
+    fn puller(
+        &self,
+        store: impl BlockStore + 'static,
+        peers: Vec<PeerId>,
+        progress: Arc<Progress>,
+    ) -> Puller {
+        Puller::new(Arc::new(store), self.pool.clone(), peers, progress)
     }
 
     /// Begins to fetch all of what `content` names, unless that goes on
@@ -185,7 +185,7 @@ impl Downloads {
             size: content.size,
             progress: Arc::default(),
             state: watch::Sender::new(State::Fetching),
-            stop: self.stop.child_token(),
+            stop: self.tasks.stop_token().child_token(),
         });
         {
             let mut jobs = self.jobs.lock();
@@ -201,7 +201,7 @@ impl Downloads {
             jobs.insert(cid, job.clone());
         }
         let (this, running) = (self.clone(), job.clone());
-        self.tasks.spawn(async move {
+        self.tasks.spawn("fetch", async move {
             let end = tokio::select! {
                 end = this.fetch(&running) => end,
                 () = running.stop.cancelled() => State::Failed("it was stopped".into()),
@@ -226,7 +226,8 @@ impl Downloads {
         let epoch = self.store.epoch();
         let partial = Root { cid, partial: true };
         self.with_store(move |store| store.set_root(&roots::fetch(cid), partial, epoch)).await?;
-        let mut puller = self.puller(self.peers().await, job.progress.clone());
+        let kept = TakingOver::new(self.store.clone(), job.stop.clone());
+        let mut puller = self.puller(kept, self.peers().await, job.progress.clone());
         let report = puller.tree(cid).await.map_err(|error| error.to_string())?;
         if let Some(missing) = report.missing.first().or(report.changed.first()) {
             let count = report.missing.len() + report.changed.len();

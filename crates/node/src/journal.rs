@@ -1,17 +1,22 @@
 //! What happened, in plain words: for people who want to know, not for those
 //! who look for a fault (that is the log).
 //!
-//! It is made from what both sides tell of themselves, and kept in memory: it
-//! begins when the instance does.
+//! It is made from what both sides tell of themselves. It is kept in memory, and
+//! in a file of one JSON object a line, so that it outlives the instance.
+//! Nothing depends on the file: what of it cannot be read is passed over.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ::backup::{BackupEvent, BackupHandle, SourceState, SourceStatus};
 use jiff::Timestamp;
 use parking_lot::Mutex;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sync::{FolderState, FolderStatus, SyncHandle};
+use tokio::sync::Notify;
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 use types::{FolderId, SequenceNumber};
@@ -19,9 +24,13 @@ use utoipa::ToSchema;
 
 /// Entries that are kept; the oldest go first.
 const KEPT_MAX: usize = 2000;
+/// The file is written anew when it has more lines than this.
+const LINES_MAX: usize = 2 * KEPT_MAX;
+/// What is read of the file, from its end, in bytes.
+const READ_MAX: u64 = 16 << 20;
 
 /// Something that happened.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub(crate) struct JournalEntry {
     /// Grows with each.
     pub(crate) id: u64,
@@ -43,11 +52,87 @@ pub(crate) struct JournalEntry {
 struct Kept {
     next: u64,
     entries: VecDeque<JournalEntry>,
+    /// How many of them, the last, are not in the file.
+    unsaved: usize,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    kept: Mutex<Kept>,
+    more: Notify,
 }
 
 /// The journal of an instance. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Journal(Arc<Mutex<Kept>>);
+pub(crate) struct Journal(Arc<Shared>);
+
+/// Where a journal is kept.
+#[derive(Debug)]
+struct JournalFile {
+    path: PathBuf,
+    lines: usize,
+}
+
+impl JournalFile {
+    /// Reads what can be read.
+    fn open(path: PathBuf) -> (Self, VecDeque<JournalEntry>) {
+        let text = match read_end(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "the journal cannot be read");
+                String::new()
+            }
+        };
+        let mut entries: VecDeque<JournalEntry> =
+            text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        let lines = text.lines().count();
+        entries.drain(..entries.len().saturating_sub(KEPT_MAX));
+        (Self { path, lines }, entries)
+    }
+
+    /// Adds the new entries; writes all anew where the file has grown long.
+    fn save(&mut self, all: &[JournalEntry], new: usize) -> io::Result<()> {
+        let line = |entry: &JournalEntry| -> io::Result<String> {
+            Ok(serde_json::to_string(entry)? + "\n")
+        };
+        if self.lines + new > LINES_MAX {
+            let text = all.iter().map(line).collect::<io::Result<String>>()?;
+            ::backup::replace_file(&self.path, text.as_bytes())?;
+            self.lines = all.len();
+            return Ok(());
+        }
+        let new = &all[all.len().saturating_sub(new)..];
+        let text = new.iter().map(line).collect::<io::Result<String>>()?;
+        let mut file = OpenOptions::new().append(true).create(true).open(&self.path)?;
+        file.write_all(text.as_bytes())?;
+        self.lines += new.len();
+        Ok(())
+    }
+}
+
+/// The end of a file, from the beginning of a line.
+fn read_end(path: &Path) -> io::Result<String> {
+    let mut file = File::open(path)?;
+    let len = file.metadata()?.len();
+    file.seek(SeekFrom::Start(len.saturating_sub(READ_MAX)))?;
+    let mut bytes = Vec::new();
+    file.take(READ_MAX).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+impl Kept {
+    /// Puts what an earlier instance has noted before what this one has.
+    fn goes_on_from(&mut self, before: VecDeque<JournalEntry>) {
+        let last = before.back().map_or(0, |entry| entry.id);
+        let mut now = std::mem::replace(&mut self.entries, before);
+        now.iter_mut().for_each(|entry| entry.id += last);
+        self.next += last;
+        self.entries.append(&mut now);
+        let surplus = self.entries.len().saturating_sub(KEPT_MAX);
+        self.entries.drain(..surplus);
+    }
+}
 
 /// What was said of a folder last.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -88,7 +173,39 @@ struct Observer {
 impl Journal {
     /// Everything that is kept, the oldest first.
     pub(crate) fn entries(&self) -> Vec<JournalEntry> {
-        self.0.lock().entries.iter().cloned().collect()
+        self.0.kept.lock().entries.iter().cloned().collect()
+    }
+
+    /// Takes up the journal in a file, and keeps it there until `stop`.
+    pub(crate) async fn keep(self, path: PathBuf, stop: CancellationToken) {
+        let opened = tokio::task::spawn_blocking(move || JournalFile::open(path)).await;
+        let Ok((mut file, before)) = opened else { return };
+        self.0.kept.lock().goes_on_from(before);
+        loop {
+            let is_last = tokio::select! {
+                () = self.0.more.notified() => false,
+                () = stop.cancelled() => true,
+            };
+            let (all, new) = {
+                let mut kept = self.0.kept.lock();
+                let new = std::mem::take(&mut kept.unsaved);
+                (kept.entries.iter().cloned().collect::<Vec<_>>(), new)
+            };
+            if new > 0 {
+                let saved = tokio::task::spawn_blocking(move || {
+                    if let Err(error) = file.save(&all, new) {
+                        let path = file.path.display();
+                        tracing::warn!(%path, %error, "the journal cannot be written");
+                    }
+                    file
+                });
+                let Ok(saved) = saved.await else { return };
+                file = saved;
+            }
+            if is_last {
+                return;
+            }
+        }
     }
 
     pub(crate) fn note(
@@ -98,7 +215,7 @@ impl Journal {
         folder: Option<&str>,
         device: Option<&str>,
     ) {
-        let mut kept = self.0.lock();
+        let mut kept = self.0.kept.lock();
         kept.next += 1;
         let entry = JournalEntry {
             id: kept.next,
@@ -112,6 +229,9 @@ impl Journal {
         if kept.entries.len() > KEPT_MAX {
             kept.entries.pop_front();
         }
+        kept.unsaved = (kept.unsaved + 1).min(kept.entries.len());
+        drop(kept);
+        self.0.more.notify_one();
     }
 
     /// Listens to both sides until `stop`.
@@ -261,6 +381,56 @@ mod tests {
         assert_eq!(entries.len(), KEPT_MAX);
         assert_eq!(entries[0].message, "5");
         assert!(entries.windows(2).all(|pair| pair[0].id < pair[1].id));
+    }
+
+    fn info(journal: &Journal, message: &str) {
+        journal.note(api::NoticeLevel::Info, message.to_owned(), Some("docs"), None);
+    }
+
+    /// Keeps what `note` notes, and ends.
+    async fn kept(path: &Path, note: impl FnOnce(&Journal)) -> Vec<String> {
+        let (journal, stop) = (Journal::default(), CancellationToken::new());
+        note(&journal);
+        stop.cancel();
+        journal.clone().keep(path.to_owned(), stop).await;
+        let entries = journal.entries();
+        assert!(entries.windows(2).all(|pair| pair[0].id < pair[1].id), "{entries:?}");
+        entries.into_iter().map(|entry| entry.message).collect()
+    }
+
+    #[tokio::test]
+    async fn a_journal_outlives_its_instance_and_what_is_damaged_is_passed_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal.jsonl");
+        assert_eq!(kept(&path, |journal| info(journal, "a")).await, ["a"]);
+        let noted = kept(&path, |journal| ["b", "c"].iter().for_each(|m| info(journal, m)));
+        assert_eq!(noted.await, ["a", "b", "c"]);
+        // A crash while a line was written, and somebody's own words.
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes.truncate(bytes.len() - 5);
+        bytes.extend(b"\nmine\n\xff\xfe\n{}\n");
+        std::fs::write(&path, bytes).unwrap();
+        assert_eq!(kept(&path, |journal| info(journal, "d")).await, ["a", "b", "d"]);
+        assert_eq!(kept(&path, |_| {}).await, ["a", "b", "d"]);
+        // Where it cannot be kept, it is there all the same.
+        let nowhere = dir.path().join("nowhere/journal.jsonl");
+        assert_eq!(kept(&nowhere, |journal| info(journal, "e")).await, ["e"]);
+    }
+
+    #[tokio::test]
+    async fn the_file_does_not_grow_for_ever() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal.jsonl");
+        for round in 0..4 {
+            let noted = kept(&path, |journal| {
+                (0..1500).for_each(|number| info(journal, &format!("{round} {number}")));
+            });
+            let noted = noted.await;
+            assert_eq!(noted.len(), KEPT_MAX.min(1500 * (round + 1)));
+            assert_eq!(noted.last().unwrap(), &format!("{round} 1499"));
+            let lines = std::fs::read_to_string(&path).unwrap().lines().count();
+            assert!(lines <= LINES_MAX, "{lines}");
+        }
     }
 
     fn source(state: SourceState, errors: &[&str]) -> SourceStatus {

@@ -75,10 +75,14 @@ impl Keeper {
                 collected_at = self.used().await;
             }
             match pruned {
-                Ok(report) if report.removed.is_empty() => {}
                 Ok(report) => {
                     let (removed, freed) = (report.removed.len(), report.freed_bytes);
-                    tracing::info!(removed, freed, "snapshots that no rule keeps are removed");
+                    if removed > 0 {
+                        tracing::info!(removed, freed, "snapshots that no rule keeps are removed");
+                    }
+                    if let Some(error) = report.not_collected {
+                        tracing::warn!(error, "nothing could be freed; it is tried again later");
+                    }
                 }
                 Err(error) => tracing::warn!(error, "pruning failed; it is tried again later"),
             }

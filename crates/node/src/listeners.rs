@@ -28,7 +28,8 @@ pub(crate) struct Switched {
     problems: Problems,
 }
 
-/// What keeps servers from running though they are wanted. Clones share it.
+/// What is wrong with the instance as a whole: servers that do not run though
+/// they are wanted, space that cannot be freed. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Problems(Arc<Mutex<BTreeMap<&'static str, String>>>);
 
@@ -36,6 +37,15 @@ impl Problems {
     /// All of them, in words.
     pub(crate) fn list(&self) -> Vec<String> {
         self.0.lock().values().cloned().collect()
+    }
+
+    /// How the last collection ended: why nothing could be freed, where that
+    /// is so.
+    pub(crate) fn set_collection(&self, error: Option<&str>) {
+        let problem = error.map(|error| {
+            format!("no space can be freed: {error}. `archivist verify` tells what is damaged")
+        });
+        self.set("collection", problem);
     }
 
     fn set(&self, what: &'static str, problem: Option<String>) {

@@ -5,11 +5,74 @@ use std::fmt;
 use std::sync::Arc;
 
 use net::{Answer, BlockProvider, PeerId};
-use store::{
-    BlockStore, Epoch, GcOptions, GcReport, InPlaceAnswer, PackStore, Pin, Root, StoreError, Usage,
-    VerifyDepth, VerifyReport,
-};
+use store::{BlockStore, InPlaceAnswer, PackStore, StoreError};
+use tokio_util::sync::CancellationToken;
 use types::{Cid, EncodedBlock};
+
+/// What a store does besides telling of blocks, done by the store in a field.
+macro_rules! delegate_to_store {
+    ($field:ident) => {
+        fn epoch(&self) -> ::store::Epoch {
+            self.$field.epoch()
+        }
+
+        fn put(&self, blocks: &[::types::EncodedBlock]) -> Result<(), ::store::StoreError> {
+            self.$field.put(blocks)
+        }
+
+        fn commit(&self, epoch: ::store::Epoch) -> Result<(), ::store::StoreError> {
+            self.$field.commit(epoch)
+        }
+
+        fn losses(&self) -> u64 {
+            self.$field.losses()
+        }
+
+        fn set_root(
+            &self,
+            name: &str,
+            root: ::store::Root,
+            epoch: ::store::Epoch,
+        ) -> Result<(), ::store::StoreError> {
+            self.$field.set_root(name, root, epoch)
+        }
+
+        fn remove_root(&self, name: &str) -> Result<bool, ::store::StoreError> {
+            self.$field.remove_root(name)
+        }
+
+        fn root(&self, name: &str) -> Option<::store::Root> {
+            self.$field.root(name)
+        }
+
+        fn roots(&self, prefix: &str) -> Vec<(String, ::store::Root)> {
+            self.$field.roots(prefix)
+        }
+
+        fn pin(&self) -> ::store::Pin {
+            self.$field.pin()
+        }
+
+        fn gc(
+            &self,
+            options: ::store::GcOptions,
+        ) -> Result<::store::GcReport, ::store::StoreError> {
+            self.$field.gc(options)
+        }
+
+        fn verify(
+            &self,
+            depth: ::store::VerifyDepth,
+        ) -> Result<::store::VerifyReport, ::store::StoreError> {
+            self.$field.verify(depth)
+        }
+
+        fn usage(&self) -> Result<::store::Usage, ::store::StoreError> {
+            self.$field.usage()
+        }
+    };
+}
+pub(crate) use delegate_to_store;
 
 /// Blocks that are in no store, but in files.
 pub trait InPlace: Send + Sync + fmt::Debug {
@@ -61,18 +124,6 @@ impl LocalBlocks {
 }
 
 impl BlockStore for LocalBlocks {
-    fn epoch(&self) -> Epoch {
-        self.store.epoch()
-    }
-
-    fn put(&self, blocks: &[EncodedBlock]) -> Result<(), StoreError> {
-        self.store.put(blocks)
-    }
-
-    fn commit(&self, epoch: Epoch) -> Result<(), StoreError> {
-        self.store.commit(epoch)
-    }
-
     fn get_encoded(&self, cid: &Cid) -> Result<Option<EncodedBlock>, StoreError> {
         let stored = self.store.get_encoded(cid);
         if let Ok(Some(_)) = &stored {
@@ -88,37 +139,53 @@ impl BlockStore for LocalBlocks {
         Ok(self.store.has(cid)? || self.in_place.has(cid)?)
     }
 
-    fn set_root(&self, name: &str, root: Root, epoch: Epoch) -> Result<(), StoreError> {
-        self.store.set_root(name, root, epoch)
+    delegate_to_store!(store);
+}
+
+/// The blocks of this machine, for what is to be kept whole: a file may change
+/// at any time, so a block that is asked after and is in a file only is taken
+/// into the store first. What this says is here stays here.
+#[derive(Clone, Debug)]
+pub(crate) struct TakingOver {
+    local: LocalBlocks,
+    stop: CancellationToken,
+}
+
+impl TakingOver {
+    /// Takes blocks over until `stop`, and fails from then on.
+    pub(crate) fn new(local: LocalBlocks, stop: CancellationToken) -> Self {
+        Self { local, stop }
+    }
+}
+
+impl BlockStore for TakingOver {
+    fn get_encoded(&self, cid: &Cid) -> Result<Option<EncodedBlock>, StoreError> {
+        self.local.get_encoded(cid)
     }
 
-    fn remove_root(&self, name: &str) -> Result<bool, StoreError> {
-        self.store.remove_root(name)
+    fn has(&self, cid: &Cid) -> Result<bool, StoreError> {
+        let store = &self.local.store;
+        if store.has(cid)? {
+            return Ok(true);
+        }
+        // A long file would not end otherwise: this is asked block by block.
+        if self.stop.is_cancelled() {
+            return Err(StoreError::Io {
+                action: "take over a block",
+                path: cid.to_string().into(),
+                source: std::io::ErrorKind::Interrupted.into(),
+            });
+        }
+        match self.local.in_place.get(cid)? {
+            InPlaceAnswer::Block(block) => {
+                store.put(&[block])?;
+                Ok(true)
+            }
+            InPlaceAnswer::Changed(_) | InPlaceAnswer::Missing => Ok(false),
+        }
     }
 
-    fn root(&self, name: &str) -> Option<Root> {
-        self.store.root(name)
-    }
-
-    fn roots(&self, prefix: &str) -> Vec<(String, Root)> {
-        self.store.roots(prefix)
-    }
-
-    fn pin(&self) -> Pin {
-        self.store.pin()
-    }
-
-    fn gc(&self, options: GcOptions) -> Result<GcReport, StoreError> {
-        self.store.gc(options)
-    }
-
-    fn verify(&self, depth: VerifyDepth) -> Result<VerifyReport, StoreError> {
-        self.store.verify(depth)
-    }
-
-    fn usage(&self) -> Result<Usage, StoreError> {
-        self.store.usage()
-    }
+    delegate_to_store!(local);
 }
 
 impl BlockProvider for LocalBlocks {

@@ -136,7 +136,7 @@ async fn run_prune(
     let keep = state.node.settings.get().backup_server.keep.clone();
     let (snapshots, stop) = (state.snapshots.clone(), state.stop.clone());
     let work = tokio::task::spawn_blocking(move || {
-        let options = PruneOptions { dry_run, always_collect, stop };
+        let options = PruneOptions { dry_run, always_collect, accept_roots: false, stop };
         backup::prune(&snapshots, &keep, Timestamp::now(), &options)
     });
     let done = work.await.map_err(|error| error.to_string())?;
@@ -149,8 +149,9 @@ async fn run_prune(
     };
     let mut holds: Vec<String> = report.held.iter().map(held).collect();
     holds.extend(report.damaged.iter().map(|one| format!("{}: {}", one.root, one.reason)));
-    if let Some(error) = &report.not_collected {
-        holds.push(format!("nothing could be freed: {}", with_causes(error)));
+    let not_collected = report.not_collected.as_ref().map(|error| with_causes(error));
+    if report.collected.is_some() || not_collected.is_some() {
+        state.problems.set_collection(not_collected.as_deref());
     }
     Ok(PruneReport {
         dry_run: report.dry_run,
@@ -158,6 +159,7 @@ async fn run_prune(
         removed: report.removed.iter().map(decision).collect(),
         holds,
         freed_bytes: report.collected.map_or(0, |collected| collected.freed_bytes),
+        not_collected,
     })
 }
 

@@ -40,7 +40,12 @@ pub(crate) fn net_config(config: &Config) -> NetConfig {
         mdns: node.mdns,
         upload_limit: config.sync.upload_limit.bytes_per_sec(),
         download_limit: config.backup_server.download_limit.bytes_per_sec(),
-        protocols: vec![backup::RECEIPT_PROTOCOL, backup::SNAPSHOTS_PROTOCOL, pairing::PROTOCOL],
+        protocols: vec![
+            backup::RECEIPT_PROTOCOL,
+            backup::SNAPSHOTS_PROTOCOL,
+            backup::PATCH_PROTOCOL,
+            pairing::PROTOCOL,
+        ],
         ..NetConfig::default()
     }
 }
@@ -57,14 +62,23 @@ pub(crate) fn store_options(config: &Config) -> StoreOptions {
 /// Who may do what here: a backup server fetches blocks and says what it has;
 /// a source restores.
 pub(crate) fn access_list(config: &Config) -> HashMap<PeerId, Purposes> {
-    let servers = config.node.allowed_peers.iter().copied().chain(config.sync.backup_peer_id());
+    let allowed = config.node.allowed_peers.iter().copied();
+    let backup_peer = config.sync.backup_peer_id();
+    // What the backup server has is what it says itself; where none is named,
+    // every peer that may fetch is one.
+    let is_server = |peer| backup_peer.is_none_or(|server| server == peer);
     let sources = config.backup_server.source_peers.iter().map(|source| source.peer_id);
     let mut list = HashMap::new();
     let mut add = |peer, purposes| {
         let before = list.get(&peer).copied().unwrap_or_default();
         list.insert(peer, before | purposes);
     };
-    servers.for_each(|peer| add(peer, Purposes::BLOCKS | Purposes::RECEIPTS));
+    for peer in allowed.chain(backup_peer) {
+        add(peer, Purposes::BLOCKS);
+        if is_server(peer) {
+            add(peer, Purposes::RECEIPTS);
+        }
+    }
     sources.for_each(|peer| add(peer, Purposes::BLOCKS | Purposes::RESTORE));
     list
 }
@@ -132,22 +146,27 @@ impl Live {
     /// Applies every change of the settings, until `stop`.
     pub(crate) async fn run(self, settings: Settings, stop: CancellationToken) {
         let mut changes = settings.subscribe();
+        let mut before = changes.borrow_and_update().clone();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 changed = changes.changed() => if changed.is_err() { return },
             }
             let config = changes.borrow_and_update().clone();
-            self.apply(&config);
+            self.apply(&before, &config);
+            before = config;
         }
     }
 
-    fn apply(&self, config: &Config) {
+    fn apply(&self, before: &Config, config: &Config) {
         self.access.replace(access_list(config));
         self.net.set_upload_limit(config.sync.upload_limit.bytes_per_sec());
         self.net.set_download_limit(config.backup_server.download_limit.bytes_per_sec());
         self.store.set_limits(config.node.max_storage.limit(), config.node.disk_reserve.bytes());
-        if let Err(error) = self.log_level.set(config.node.log_level.as_str()) {
+        // The node API may have set another one, until this one is changed.
+        if before.node.log_level != config.node.log_level
+            && let Err(error) = self.log_level.set(config.node.log_level.as_str())
+        {
             tracing::warn!(error, "the log level stays as it is");
         }
     }
@@ -164,4 +183,42 @@ fn is_usable(address: IpAddr) -> bool {
         tracing::info!("this machine has no IPv6; `::` in [node] bind is left out");
     }
     has_ipv6
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn receipts_are_those_of_the_backup_server_where_one_is_named() {
+        let (server, other, source) = (PeerId::random(), PeerId::random(), PeerId::random());
+        let mut config = Config::default();
+        config.node.allowed_peers = vec![other];
+        let url = "http://192.0.2.1:8085".parse().unwrap();
+        config.backup_server.source_peers = vec![config::SourcePeer {
+            name: "Desk".parse().unwrap(),
+            manifest_server_url: url,
+            peer_id: source,
+            addresses: Vec::new(),
+        }];
+        let may = |config: &Config, peer, purpose| {
+            let access = Access::new();
+            access.replace(access_list(config));
+            access.allows(&peer, purpose)
+        };
+        assert!(may(&config, other, Purposes::RECEIPTS));
+        let address = format!("/ip4/192.0.2.1/tcp/8070/p2p/{server}");
+        config.sync.backup_peer_address = Some(address.parse().unwrap());
+        assert!(may(&config, server, Purposes::RECEIPTS | Purposes::BLOCKS));
+        assert!(may(&config, other, Purposes::BLOCKS));
+        assert!(!may(&config, other, Purposes::RECEIPTS));
+        assert!(
+            may(&config, source, Purposes::RESTORE) && !may(&config, source, Purposes::RECEIPTS)
+        );
+        // Both ways at once, it may do both.
+        config.node.allowed_peers.push(server);
+        config.backup_server.source_peers[0].peer_id = server;
+        let all = Purposes::RECEIPTS | Purposes::BLOCKS | Purposes::RESTORE;
+        assert!(may(&config, server, all));
+    }
 }

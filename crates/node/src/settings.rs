@@ -3,10 +3,14 @@
 //!
 //! Readers get copies. A change is valid as a whole or does not happen; what
 //! cannot be applied to what runs is told.
+//!
+//! **Invariant.** Changes happen one after the other, from looking at what is
+//! there to telling what is new: what runs is never older than the file.
 
 use std::sync::Arc;
 
 use config::{Apply, Change, Config, ConfigError, ConfigFile, Draft, diff};
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 /// The configuration of one instance. Clones share it.
@@ -17,6 +21,8 @@ pub struct Settings {
     current: watch::Sender<Arc<Config>>,
     /// What the instance was started with.
     started: Arc<Config>,
+    /// Held over the whole of a change.
+    editing: Arc<Mutex<()>>,
 }
 
 /// What a change did.
@@ -30,7 +36,8 @@ impl Settings {
     /// The configuration that was read from `file`.
     pub fn new(file: ConfigFile, config: Config) -> Self {
         let config = Arc::new(config);
-        Self { file: Arc::new(file), current: watch::Sender::new(config.clone()), started: config }
+        let current = watch::Sender::new(config.clone());
+        Self { file: Arc::new(file), current, started: config, editing: Arc::default() }
     }
 
     /// The configuration now.
@@ -55,10 +62,24 @@ impl Settings {
     /// [`ConfigError`]; nothing has changed then.
     pub fn edit(
         &self,
-        edit: impl FnMut(&mut Draft) -> Result<(), ConfigError>,
+        mut edit: impl FnMut(&mut Draft) -> Result<(), ConfigError>,
     ) -> Result<Applied, ConfigError> {
+        self.edit_from(|_, draft| edit(draft))
+    }
+
+    /// As [`Settings::edit`], for a change that goes by what is there: nothing
+    /// else changes between looking and changing.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`]; nothing has changed then.
+    pub fn edit_from(
+        &self,
+        mut edit: impl FnMut(&Config, &mut Draft) -> Result<(), ConfigError>,
+    ) -> Result<Applied, ConfigError> {
+        let _editing = self.editing.lock();
         let before = self.get();
-        let edited = self.file.edit(edit)?;
+        let edited = self.file.edit(|draft| edit(&before, draft))?;
         let changes = diff(&before, &edited.config);
         if !changes.is_empty() {
             self.current.send_replace(Arc::new(edited.config));
@@ -106,5 +127,28 @@ mod tests {
         // Back again: nothing waits.
         settings.edit(|draft| draft.reset("node.api_port")).unwrap();
         assert!(settings.waiting_for_restart().is_empty());
+    }
+
+    #[test]
+    fn changes_at_once_build_on_each_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = settings(dir.path());
+        let key = "sync.manifest_max_retries";
+        settings.edit(|draft| draft.set(key, "0")).unwrap();
+        let one_more = || {
+            for _ in 0..5 {
+                let add = |config: &Config, draft: &mut Draft| {
+                    draft.set(key, &(config.sync.manifest_max_retries + 1).to_string())
+                };
+                settings.edit_from(add).unwrap();
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(one_more);
+            }
+        });
+        assert_eq!(settings.get().sync.manifest_max_retries, 20);
+        assert_eq!(settings.file().load().unwrap().config, *settings.get());
     }
 }

@@ -182,7 +182,8 @@ fn acknowledged(sync: &SyncHandle) -> BTreeMap<FolderId, SequenceNumber> {
     known.map(|(id, receipt)| (id, receipt.sequence)).collect()
 }
 
-/// Has folders scanned and published, for "Backup Now".
+/// Has folders scanned and published, for "Backup Now"; one that cannot be
+/// keeps none of the others from it.
 fn register(sync: SyncHandle, settings: Settings) -> Register {
     Arc::new(move |folder| {
         let (sync, settings) = (sync.clone(), settings.clone());
@@ -195,13 +196,21 @@ fn register(sync: SyncHandle, settings: Settings) -> Register {
                     folders.map(|folder| folder.id.clone()).collect()
                 }
             };
+            let mut failed = Vec::new();
             for folder in wanted {
-                sync.scan_now(&folder).await?;
+                if let Err(error) = sync.scan_now(&folder).await {
+                    failed.push(format!("{}: {}", name_of(&sync, &folder), with_causes(&error)));
+                }
             }
-            Ok(())
+            if failed.is_empty() { Ok(()) } else { Err(failed.join("; ").into()) }
         }
         .boxed()
     })
+}
+
+/// What people call a folder.
+pub(crate) fn name_of(sync: &SyncHandle, folder: &FolderId) -> String {
+    sync.folder(folder).map_or_else(|| folder.to_string(), |status| status.name.clone())
 }
 
 /// What is done with what the backup server has acknowledged.

@@ -31,11 +31,6 @@ impl Tasks {
         self.stop.clone()
     }
 
-    /// For parts that start tasks of their own.
-    pub fn tracker(&self) -> TaskTracker {
-        self.tracker.clone()
-    }
-
     /// Starts a task. It ends by the stop token; a panic in it stops the
     /// instance, since what it did is not done any more.
     pub fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {

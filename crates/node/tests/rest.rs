@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use common::{Instance, noise};
 use futures::StreamExt as _;
 use serde_json::json;
+use store::BlockStore as _;
+use types::{Cid, Dataset, FileNode};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_uploaded_comes_back_with_its_name_and_type() {
@@ -86,7 +88,7 @@ async fn equal_uploads_are_one_and_deleting_leaves_what_others_need() {
     assert!(answer.bytes().await.unwrap() == content);
     node.http.delete(node.url(&format!("/data/{named}"))).send().await.unwrap();
     // The collector runs by itself.
-    eventually("the space is free", || async {
+    eventually("the space is free", async || {
         node.json("/space").await["quotaUsedBytes"].as_u64().unwrap() < 10_000
     })
     .await;
@@ -94,7 +96,7 @@ async fn equal_uploads_are_one_and_deleting_leaves_what_others_need() {
 }
 
 /// Asks again until it holds; a bounded number of times.
-async fn eventually<F: Future<Output = bool>>(what: &str, holds: impl Fn() -> F) {
+async fn eventually(what: &str, holds: impl AsyncFn() -> bool) {
     for _ in 0..500 {
         if holds().await {
             return;
@@ -148,16 +150,17 @@ async fn bad_requests_are_refused_with_a_reason() {
     let post = |name: &'static str, value: &'static str| {
         node.http.post(node.url("/data")).header(name, value).body("x").send()
     };
-    for (name, value) in [
-        ("content-disposition", "attachment; filename=\"../x\""),
-        ("content-disposition", "attachment; filename=\"\""),
-        ("content-disposition", "attachment; filename=\"open"),
-        ("content-type", "nonsense"),
-        ("content-type", "*/*"),
+    for (name, value, reason) in [
+        ("content-disposition", "attachment; filename=\"../x\"", "the filename is not valid"),
+        ("content-disposition", "attachment; filename=\"\"", "the filename is not valid"),
+        ("content-disposition", "attachment; filename=\"open", "Content-Disposition header cannot"),
+        ("content-type", "nonsense", "valid"),
+        ("content-type", "*/*", "valid"),
     ] {
         let answer = post(name, value).await.unwrap();
         assert_eq!(answer.status(), 422, "{value}");
-        assert!(answer.text().await.unwrap().contains("valid") || value.contains("open"));
+        let told = answer.text().await.unwrap();
+        assert!(told.contains(reason), "{value}: {told}");
     }
     assert!(node.json("/data").await["content"].as_array().unwrap().is_empty());
     for path in ["/data/nonsense", "/data/QmYwAPJzv5CZsnA625s3Xf2nemtYgPpHdWEz79ojWnPbdG"] {
@@ -192,10 +195,28 @@ async fn pages_of_other_origins_get_nothing() {
         let answer = node.http.post(&url).header(name, value).body("x").send().await.unwrap();
         assert_eq!(answer.status(), 403, "{name}: {value}");
     }
+    // What an <img> or a <script> of another site asks for has no Origin.
+    let absent = "bafkr4igxjga67jykbseaxdmmdgc5a5o3zp3htom2l6mrjznk7fvyggu6eq";
+    for path in [
+        "/api/archivist/v1/data".to_owned(),
+        format!("/api/archivist/v1/data/{absent}/network/stream"),
+        format!("/api/archivist/v1/connect/{}", node.app.peer_id()),
+        "/api/v1/status".into(),
+        "/metrics".into(),
+        "/ui/".into(),
+    ] {
+        let url = format!("http://{}{path}", node.app.api_addr());
+        for site in ["cross-site", "same-site"] {
+            let asked = node.http.get(&url).header("sec-fetch-site", site);
+            let asked = asked.header("sec-fetch-mode", "no-cors").header("sec-fetch-dest", "image");
+            assert_eq!(asked.send().await.unwrap().status(), 403, "{site}: {path}");
+        }
+    }
     let own = format!("http://{}", node.app.api_addr());
     let answer = node.http.get(&url).header("origin", own).send().await.unwrap();
     assert_eq!(answer.status(), 200);
     assert!(!answer.headers().contains_key("access-control-allow-origin"));
+    assert_eq!(answer.headers()["cross-origin-resource-policy"], "same-origin");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -248,13 +269,13 @@ async fn an_upload_that_breaks_off_leaves_nothing() {
     for seed in 0..30 {
         sender.send(Ok(noise(seed, 200_000))).await.unwrap();
     }
-    eventually("some of it is stored", || async {
+    eventually("some of it is stored", async || {
         node.json("/space").await["quotaUsedBytes"].as_u64().unwrap() > 1_000_000
     })
     .await;
     sender.send(Err(std::io::Error::other("the client dies"))).await.unwrap();
     assert!(upload.await.unwrap().is_err());
-    eventually("nothing of it is left", || async {
+    eventually("nothing of it is left", async || {
         node.json("/space").await["quotaUsedBytes"].as_u64().unwrap() < 10_000
     })
     .await;
@@ -292,6 +313,117 @@ async fn the_node_tells_about_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn of_a_range_that_cannot_be_had_nothing_is_begun() {
+    let (from, to) = (Instance::start().await, Instance::start().await);
+    let content = noise(12, 9_000_000);
+    let cid = from.upload(content.clone()).await;
+    // All nodes are there, and the first chunk; and nobody to ask for more.
+    let mut chunks = 0;
+    let mut wanted: Vec<Cid> = vec![cid.parse().unwrap()];
+    while let Some(cid) = wanted.pop() {
+        let block = from.app.store().get_encoded(&cid).unwrap().unwrap();
+        let bytes = block.decode().unwrap();
+        if let Ok(dataset) = Dataset::decode(&bytes) {
+            wanted.push(dataset.tree);
+        } else if let Ok(node) = FileNode::decode(&bytes) {
+            wanted.extend(node.children().iter().rev().map(|child| child.cid));
+        } else {
+            chunks += 1;
+            if chunks > 1 {
+                continue;
+            }
+        }
+        to.app.store().put(&[block]).unwrap();
+    }
+    assert!(chunks > 1);
+    let get = |range: &'static str| {
+        let asked = to.http.get(to.url(&format!("/data/{cid}/network/stream?timeout=20")));
+        asked.header("range", range).send()
+    };
+    let answer = get("bytes=0-9").await.unwrap();
+    assert_eq!(answer.status(), 206);
+    assert!(answer.bytes().await.unwrap() == content[..10]);
+    assert_eq!(get("bytes=-10").await.unwrap().status(), 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watched_file_that_is_to_be_kept_is_taken_into_the_store() {
+    let node = Instance::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let content = noise(11, 9_000_000);
+    std::fs::write(folder.path().join("f"), &content).unwrap();
+    let token = std::fs::read_to_string(node.dir.path().join("data/api-token")).unwrap();
+    let own = |path: &str| format!("http://{}/api/v1{path}", node.app.api_addr());
+    let add = node.http.post(own("/folders")).bearer_auth(token.trim());
+    let added = add.json(&json!({ "path": folder.path() })).send().await.unwrap();
+    assert_eq!(added.status(), 200);
+    let look = async |path: String| -> serde_json::Value {
+        let asked = node.http.get(own(&path)).bearer_auth(token.trim());
+        asked.send().await.unwrap().json().await.unwrap()
+    };
+    eventually("it is published", async || {
+        look("/folders".into()).await[0]["manifest_cid"].is_string()
+    })
+    .await;
+    let folders = look("/folders".into()).await;
+    let manifest = folders[0]["manifest_cid"].as_str().unwrap().to_owned();
+    let manifest = look(format!("/manifests/{manifest}")).await;
+    let files = manifest["files"].as_array().unwrap();
+    let file = files.iter().find(|file| file["path"] == "f").unwrap();
+    let cid = file["cid"].as_str().unwrap().to_owned();
+
+    let path = format!("/data/{cid}/network");
+    assert_eq!(node.http.post(node.url(&path)).send().await.unwrap().status(), 200);
+    eventually("it is kept", async || {
+        let progress = node.json(&format!("{path}/progress")).await;
+        assert_ne!(progress["state"], "failed", "{progress}");
+        progress["state"] == "complete"
+    })
+    .await;
+    // The file is another one from now on, and what is kept stays whole.
+    std::fs::write(folder.path().join("f"), "short").unwrap();
+    let answer = node.get(&format!("/data/{cid}")).await;
+    assert_eq!(answer.status(), 200);
+    assert!(answer.bytes().await.unwrap() == content);
+    node.app.store().gc(store::GcOptions::default()).unwrap();
+    let answer = node.get(&format!("/data/{cid}")).await;
+    assert!(answer.bytes().await.unwrap() == content);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_level_stays_until_it_is_changed_itself() {
+    use tracing_subscriber::reload;
+    let (_layer, filter) = reload::Layer::new(node::filter("info").unwrap());
+    let level = node::LogLevel::of(filter.clone());
+    let node = Instance::start_logging(|_| {}, level).await;
+    let shown = || filter.with_current(ToString::to_string).unwrap();
+    let token = std::fs::read_to_string(node.dir.path().join("data/api-token")).unwrap();
+    let set = async |key: &str, value: &str| {
+        let url = format!("http://{}/api/v1/config", node.app.api_addr());
+        let change = json!({ "key": key, "value": value });
+        let answer = node.http.post(url).bearer_auth(token.trim()).json(&change).send().await;
+        assert_eq!(answer.unwrap().status(), 200);
+    };
+    let url = node.url("/debug/chronicles/loglevel?level=TRACE");
+    assert_eq!(node.http.post(url).send().await.unwrap().status(), 200);
+    assert!(shown().contains("node=trace"), "{}", shown());
+    set("node.max_storage", "1GB").await;
+    eventually("the limit counts", async || {
+        node.json("/space").await["quotaMaxBytes"] == 1_000_000_000
+    })
+    .await;
+    // In a later round it is looked at again: the first is over by then.
+    set("node.max_storage", "2GB").await;
+    eventually("the limit counts", async || {
+        node.json("/space").await["quotaMaxBytes"] == 2_000_000_000
+    })
+    .await;
+    assert!(shown().contains("node=trace"), "{}", shown());
+    set("node.log_level", "debug").await;
+    eventually("the level counts", async || shown().contains("node=debug")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn content_travels_between_nodes_that_allow_it() {
     let b = Instance::start().await;
     let a = Instance::start_with(|config| config.node.allowed_peers = vec![b.app.peer_id()]).await;
@@ -307,7 +439,7 @@ async fn content_travels_between_nodes_that_allow_it() {
             answer.json().await.unwrap()
         };
         assert_eq!((&item["cid"], &item["manifest"]["datasetSize"]), (&json!(cid), &json!(len)));
-        eventually("it is fetched", || async {
+        eventually("it is fetched", async || {
             let progress = b.json(&format!("{path}/progress")).await;
             assert_ne!(progress["state"], "failed", "{progress}");
             progress["state"] == "complete"

@@ -2,9 +2,10 @@
 //! content, others make the files; hard links and the metadata of directories
 //! come last.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::ops::ControlFlow;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -109,8 +110,10 @@ pub fn restore(
     std::fs::create_dir_all(target)
         .map_err(|source| RestoreError::Create { path: target.to_owned(), source })?;
     // The folder's own mode and times are given to a directory that is for it
-    // alone.
-    let is_fresh = std::fs::read_dir(target).is_ok_and(|mut entries| entries.next().is_none());
+    // alone: one that is empty, or was given them before.
+    let of_root = &manifest.header().root.metadata;
+    let is_empty = std::fs::read_dir(target).is_ok_and(|mut entries| entries.next().is_none());
+    let is_its_own = is_empty || is_as(target, of_root);
     let made = Target::open(
         target,
         TargetOptions {
@@ -133,7 +136,8 @@ pub fn restore(
         end: Mutex::default(),
         linked: Mutex::default(),
     };
-    let mut walk = WalkState::default();
+    // The root is in every snapshot, and is no entry.
+    let mut walk = WalkState { found: HashSet::from([RelPath::root()]), ..WalkState::default() };
     let walked = std::thread::scope(|scope| {
         let (sender, receiver) = bounded(BATCHES);
         for _ in 0..options.workers.max(1) {
@@ -148,14 +152,21 @@ pub fn restore(
         return Err(end);
     }
     walked?;
-    walk.make_links(&job)?;
-    if is_fresh && options.selection.is_all() {
-        walk.dirs.push((RelPath::root(), manifest.header().root.metadata.clone()));
+    walk.make_links(&job);
+    if let Some(end) = job.end.lock().take() {
+        return Err(end);
+    }
+    if is_its_own && options.selection.is_all() {
+        walk.dirs.push((RelPath::root(), of_root.clone()));
     }
     let (not_set, errors) = job.target.finish_dirs(std::mem::take(&mut walk.dirs));
     job.note_not_set(not_set);
     for error in errors {
         job.note(Trouble::Failed, with_causes(&error));
+    }
+    if !is_its_own && options.selection.is_all() {
+        let what = "is left with its mode and times, as it was not empty";
+        job.note(Trouble::NotSet, format!("{} {what}", target.display()));
     }
     let mut report = job.report.into_inner();
     report.not_found = options
@@ -166,6 +177,14 @@ pub fn restore(
         .cloned()
         .collect();
     Ok(report)
+}
+
+/// Whether the target itself is as the folder was.
+fn is_as(target: &Path, of_root: &Metadata) -> bool {
+    std::fs::metadata(target).is_ok_and(|now| {
+        let mtime_ns = i128::from(now.mtime()) * 1_000_000_000 + i128::from(now.mtime_nsec());
+        (now.mode() & 0o7777, mtime_ns) == (of_root.mode, of_root.mtime_ns)
+    })
 }
 
 /// What the threads share.
@@ -184,11 +203,12 @@ struct Job<'a> {
 #[derive(Default)]
 struct WalkState {
     dirs: Vec<(RelPath, Metadata)>,
-    /// The first name of each file with several.
-    first_names: HashMap<u64, RelPath>,
+    /// The first name of each file with several: names of one file that have
+    /// other content were taken in at another time, and are files of their own.
+    first_names: HashMap<(u64, Content), RelPath>,
     links: Vec<Link>,
     /// Selected paths that are in the snapshot.
-    found: Vec<RelPath>,
+    found: HashSet<RelPath>,
 }
 
 /// A further name of a file.
@@ -228,7 +248,7 @@ impl WalkState {
                     }
                 }
                 if selection.paths().contains(&entry.path) {
-                    self.found.push(entry.path.clone());
+                    self.found.insert(entry.path.clone());
                 }
                 if !selection.is_all() {
                     let bytes = match &entry.kind {
@@ -263,11 +283,11 @@ impl WalkState {
                 let hard_link = metadata.hard_link;
                 let task = FileTask { path, content, is_sparse, metadata };
                 if let Some(group) = hard_link {
-                    if let Some(first) = self.first_names.get(&group) {
+                    if let Some(first) = self.first_names.get(&(group, content)) {
                         self.links.push(Link { first: first.clone(), task });
                         return;
                     }
-                    self.first_names.insert(group, task.path.clone());
+                    self.first_names.insert((group, content), task.path.clone());
                 }
                 batch.push(task);
             }
@@ -283,8 +303,11 @@ impl WalkState {
     }
 
     /// Makes the further names, now that the files are there.
-    fn make_links(&mut self, job: &Job<'_>) -> Result<(), RestoreError> {
+    fn make_links(&mut self, job: &Job<'_>) {
         for Link { first, task } in std::mem::take(&mut self.links) {
+            if job.has_ended() {
+                return;
+            }
             let identity = job.linked.lock().get(&first).copied();
             let linked =
                 identity.map(|identity| job.target.make_hard_link(&first, identity, &task.path));
@@ -298,11 +321,7 @@ impl WalkState {
                     job.settle(&task.path, made);
                 }
             }
-            if let Some(end) = job.end.lock().take() {
-                return Err(end);
-            }
         }
-        Ok(())
     }
 }
 
@@ -338,8 +357,13 @@ impl Job<'_> {
         }
     }
 
+    /// Whether it makes no sense to go on. A stop that anybody has obeyed is an
+    /// end: something was left out because of it.
     fn has_ended(&self) -> bool {
-        self.progress.is_stopped() || self.end.lock().is_some()
+        if self.progress.is_stopped() {
+            self.end(RestoreError::Stopped);
+        }
+        self.end.lock().is_some()
     }
 
     fn end(&self, error: RestoreError) {
@@ -396,7 +420,9 @@ impl Job<'_> {
             mtime_ns: task.metadata.mtime_ns,
             is_sparse: task.is_sparse,
         };
-        let made = self.target.make_file(&task.path, shape, |file| has_content(file, &content))?;
+        let made = self
+            .target
+            .make_file(&task.path, shape, |file| has_content(file, &content, self.progress))?;
         match made {
             MakeFile::Same(same) => {
                 self.progress.wrote(content.size);

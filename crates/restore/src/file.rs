@@ -37,7 +37,7 @@ pub(crate) enum FileError {
 }
 
 /// A file's content as a manifest names it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Content {
     pub(crate) cid: Cid,
     pub(crate) size: u64,
@@ -148,12 +148,15 @@ fn read_group(blocks: &dyn Blocks, group: &[NodeChild]) -> Result<Vec<Bytes>, Fi
         .collect()
 }
 
-/// Whether a file that is there has this content.
-pub(crate) fn has_content(file: &File, content: &Content) -> io::Result<bool> {
+/// Whether a file that is there has this content. A stop is an error.
+pub(crate) fn has_content(file: &File, content: &Content, progress: &Progress) -> io::Result<bool> {
     let mut hasher = blake3::Hasher::new();
     let mut buffer = vec![0; HASHED_AT_ONCE];
     let mut at = 0;
     loop {
+        if progress.is_stopped() {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
         let read = match file.read_at(&mut buffer, at) {
             Ok(0) => break,
             Ok(read) => read,
@@ -173,4 +176,25 @@ pub(crate) struct FileTask {
     pub(crate) content: Content,
     pub(crate) is_sparse: bool,
     pub(crate) metadata: types::Metadata,
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    #[test]
+    fn the_look_at_a_file_that_is_there_can_be_stopped() {
+        let path = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(path.path(), "content").unwrap();
+        let hash = Hash::of(b"content");
+        let content = Content { cid: Cid::new(Codec::Raw, hash), size: 7, blake3: hash };
+        let progress = Progress::default();
+        assert!(has_content(path.as_file(), &content, &progress).unwrap());
+        let other = Content { blake3: Hash::of(b"other"), ..content };
+        assert!(!has_content(path.as_file(), &other, &progress).unwrap());
+        progress.stop();
+        has_content(path.as_file(), &content, &progress).unwrap_err();
+    }
 }

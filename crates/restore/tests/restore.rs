@@ -7,13 +7,13 @@ mod common;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use common::{blocks, capture, manifest};
 use fstree::{CompareOptions, Unlike, compare};
-use restore::{Progress, Report, RestoreError, RestoreOptions, Selection, restore};
+use restore::{BlocksError, Progress, Report, RestoreError, RestoreOptions, Selection, restore};
 use store::{BlockStore, FileWriter, MemStore};
 use types::{Cid, Codec, Dataset, EncodedBlock, Entry, EntryKind, Hash, Metadata, RelPath};
 
@@ -227,6 +227,29 @@ fn blocks_that_make_up_another_file_are_refused() {
     assert_eq!(names, ["a"], "nothing half-made is left");
 }
 
+/// Of a file with several names one may have been taken in later than another.
+#[test]
+fn names_of_one_file_with_other_content_are_files_of_their_own() {
+    let setup = Setup::new();
+    let mut entries = Vec::new();
+    for (at, content) in [("a", "old"), ("b", "new"), ("c", "old"), ("d", "new")] {
+        let block = types::Block::new(Codec::Raw, content.as_bytes()).unwrap();
+        let hash = Hash::of(content.as_bytes());
+        let mut entry = entry(at, block.cid(), 3, hash);
+        entry.metadata.hard_link = Some(7);
+        setup.store.put(&[EncodedBlock::plain(block)]).unwrap();
+        entries.push(entry);
+    }
+    let manifest = manifest(&setup.store, Metadata { mode: 0o755, ..Default::default() }, &entries);
+    let report = setup.restore(manifest, &RestoreOptions::default()).unwrap();
+    assert!(report.is_complete(), "{report:?}");
+    let read = |at: &str| fs::read(setup.target().join(at)).unwrap();
+    assert_eq!(["a", "b", "c", "d"].map(read), [b"old", b"new", b"old", b"new"]);
+    let inode = |at: &str| fs::metadata(setup.target().join(at)).unwrap().ino();
+    assert_eq!((inode("a"), inode("b")), (inode("c"), inode("d")));
+    assert_ne!(inode("a"), inode("b"));
+}
+
 #[test]
 fn a_manifest_that_is_no_tree_is_refused() {
     let setup = Setup::new();
@@ -259,6 +282,73 @@ fn a_stopped_restore_goes_on_where_it_was() {
     assert!(report.is_complete(), "{report:?}");
     let differences = compare(&setup.source(), &setup.target(), CompareOptions::default()).unwrap();
     assert!(differences.iter().all(|d| d.path.is_root()), "{differences:?}");
+}
+
+#[test]
+fn a_root_that_is_not_made_for_the_restore_keeps_its_mode_and_that_is_told() {
+    let setup = Setup::new();
+    fs::write(setup.source().join("a"), "a").unwrap();
+    fs::set_permissions(setup.source(), fs::Permissions::from_mode(0o701)).unwrap();
+    let manifest = capture(&setup.store, &setup.source());
+    fs::create_dir_all(setup.target()).unwrap();
+    fs::write(setup.target().join("mine"), "mine").unwrap();
+    let report = setup.restore(manifest, &RestoreOptions::default()).unwrap();
+    assert!(report.is_complete() && report.not_set.len() == 1, "{report:?}");
+    // Nothing is said where it is as it was.
+    fs::remove_dir_all(setup.target()).unwrap();
+    for _ in 0..2 {
+        let report = setup.restore(manifest, &RestoreOptions::default()).unwrap();
+        assert!(report.is_complete() && report.not_set.is_empty(), "{report:?}");
+        setup.assert_same();
+        let [a, b] = [setup.source(), setup.target()].map(|dir| fs::metadata(dir).unwrap());
+        assert_eq!((a.mode(), a.modified().unwrap()), (b.mode(), b.modified().unwrap()));
+    }
+}
+
+#[test]
+fn the_root_can_be_asked_for() {
+    let setup = Setup::new();
+    some_tree(&setup.source());
+    let manifest = capture(&setup.store, &setup.source());
+    let selection = Selection::new(vec![RelPath::root(), path("a/b")]);
+    let options = RestoreOptions { selection, ..RestoreOptions::default() };
+    let report = setup.restore(manifest, &options).unwrap();
+    assert!(report.is_complete(), "{report:?}");
+    setup.assert_same();
+}
+
+/// Blocks that are the last that anybody gets: the restore is stopped while
+/// they are fetched.
+#[derive(Debug)]
+struct Stopping(Arc<dyn restore::Blocks>, Cid, Arc<Progress>);
+
+impl restore::Blocks for Stopping {
+    fn get(&self, wanted: &[Cid]) -> Result<Vec<Option<bytes::Bytes>>, BlocksError> {
+        if wanted.contains(&self.1) {
+            self.2.stop();
+        }
+        self.0.get(wanted)
+    }
+}
+
+#[test]
+fn a_restore_that_was_stopped_at_its_very_end_is_not_complete() {
+    let setup = Setup::new();
+    for name in ["a", "b", "c"] {
+        fs::write(setup.source().join(name), name).unwrap();
+    }
+    fs::hard_link(setup.source().join("a"), setup.source().join("z")).unwrap();
+    let manifest = capture(&setup.store, &setup.source());
+    let options = RestoreOptions::default();
+    // All entries are with the workers by then.
+    let progress = Arc::new(Progress::default());
+    let last = Cid::of(Codec::Raw, b"c");
+    let stopping: Arc<dyn restore::Blocks> =
+        Arc::new(Stopping(blocks(&setup.store), last, progress.clone()));
+    let result = restore(&stopping, manifest, &setup.target(), &options, &progress);
+    assert!(matches!(result, Err(RestoreError::Stopped)), "{result:?}");
+    assert!(!setup.target().join("c").exists());
+    assert!(setup.restore(manifest, &options).unwrap().is_complete());
 }
 
 #[test]

@@ -80,6 +80,23 @@ pub trait BlockStore: Send + Sync + fmt::Debug {
     /// Those of reading the index.
     fn has(&self, cid: &Cid) -> Result<bool, StoreError>;
 
+    /// How often blocks were lost that were there: with a sync that failed, by
+    /// damage that was found, with a pack that has vanished. Whoever remembers
+    /// that a block is there looks again when this is another number than it
+    /// was before the block was looked for.
+    fn losses(&self) -> u64;
+
+    /// The length of a block in bytes, where it is there; as
+    /// [`BlockStore::has`].
+    ///
+    /// # Errors
+    ///
+    /// As [`BlockStore::has`]; where the block has to be read, as
+    /// [`BlockStore::get`].
+    fn len_of(&self, cid: &Cid) -> Result<Option<u64>, StoreError> {
+        Ok(self.get(cid)?.map(|bytes| bytes.len() as u64))
+    }
+
     /// Sets a root, durably, after everything that was put before is durable:
     /// a name never refers to what a power cut can take.
     ///
@@ -110,7 +127,9 @@ pub trait BlockStore: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     ///
-    /// [`StoreError::NotCollected`] where it cannot be known what is alive.
+    /// [`StoreError::NotCollected`] where it cannot be known what is alive: a
+    /// block is needed and cannot be read, or records of roots are lost and are
+    /// not given up with [`GcOptions::accept_roots`].
     fn gc(&self, options: GcOptions) -> Result<GcReport, StoreError>;
 
     /// Checks that every block is there that a root leads to.
@@ -135,22 +154,23 @@ pub struct GcOptions {
     /// without the rest. 0 removes only packs that are wholly dead, 100
     /// leaves nothing dead.
     pub min_live_percent: u8,
-    /// Collect even where a block that tells what is alive is missing or
-    /// damaged: what only it refers to is lost.
-    pub despite_damage: bool,
+    /// Where records of roots are lost, take the roots that are known as all
+    /// that there are, durably: what only a lost root kept alive goes. Not
+    /// before everything is known to be there that those lead to.
+    pub accept_roots: bool,
     /// Look only where something was put since then.
     pub since: Option<Epoch>,
 }
 
 impl Default for GcOptions {
     fn default() -> Self {
-        Self { min_live_percent: 70, despite_damage: false, since: None }
+        Self { min_live_percent: 70, accept_roots: false, since: None }
     }
 }
 
 impl GcOptions {
     /// Leaves nothing dead behind.
-    pub const EVERYTHING: Self = Self { min_live_percent: 100, despite_damage: false, since: None };
+    pub const EVERYTHING: Self = Self { min_live_percent: 100, accept_roots: false, since: None };
 
     /// Leaves nothing behind of work that was given up.
     pub fn undo(since: Epoch) -> Self {

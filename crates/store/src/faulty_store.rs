@@ -1,5 +1,6 @@
 //! A store that fails on demand, for the tests of what stands on a store.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -22,7 +23,7 @@ pub enum Call {
     Commit,
     /// [`BlockStore::get_encoded`] and [`BlockStore::get`]
     Get,
-    /// [`BlockStore::has`]
+    /// [`BlockStore::has`] and [`BlockStore::len_of`]
     Has,
     /// [`BlockStore::set_root`]
     SetRoot,
@@ -33,23 +34,40 @@ pub enum Call {
 /// Makes the error of a call that is to fail.
 pub type MakeError = fn() -> StoreError;
 
-/// Wraps a store; the nth call of a kind from now on fails.
-#[derive(Debug)]
+/// What is done before a call; it may block, and so hold the call up.
+pub type Action = Box<dyn FnOnce() + Send>;
+
+/// Wraps a store; the nth call of a kind from now on fails, or something is
+/// done before it.
 pub struct FaultyStore {
     inner: Arc<dyn BlockStore>,
     fault: Mutex<Option<(Call, u64, MakeError)>>,
+    action: Mutex<Option<(Call, u64, Action)>>,
     calls: AtomicU64,
+}
+
+impl fmt::Debug for FaultyStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FaultyStore").field("inner", &self.inner).finish_non_exhaustive()
+    }
 }
 
 impl FaultyStore {
     /// A store that does not fail yet.
     pub fn new(inner: Arc<dyn BlockStore>) -> Self {
-        Self { inner, fault: Mutex::new(None), calls: AtomicU64::new(0) }
+        let (fault, action) = (Mutex::default(), Mutex::default());
+        Self { inner, fault, action, calls: AtomicU64::new(0) }
     }
 
     /// The `nth` call (from 0) of this kind from now on fails, once.
     pub fn fail(&self, call: Call, nth: u64, error: MakeError) {
         *self.fault.lock() = Some((call, nth, error));
+    }
+
+    /// Before the `nth` call (from 0) of this kind from now on, `action` is
+    /// done, once.
+    pub fn before(&self, call: Call, nth: u64, action: Action) {
+        *self.action.lock() = Some((call, nth, action));
     }
 
     /// All calls so far.
@@ -59,6 +77,20 @@ impl FaultyStore {
 
     fn check(&self, call: Call) -> Result<(), StoreError> {
         self.calls.fetch_add(1, Ordering::Relaxed);
+        let action = {
+            let mut action = self.action.lock();
+            match &mut *action {
+                Some((of, 0, _)) if *of == call => action.take(),
+                Some((of, left, _)) if *of == call => {
+                    *left -= 1;
+                    None
+                }
+                _ => None,
+            }
+        };
+        if let Some((.., action)) = action {
+            action();
+        }
         let mut fault = self.fault.lock();
         if let Some((of, left, error)) = &mut *fault
             && *of == call
@@ -97,6 +129,15 @@ impl BlockStore for FaultyStore {
     fn has(&self, cid: &Cid) -> Result<bool, StoreError> {
         self.check(Call::Has)?;
         self.inner.has(cid)
+    }
+
+    fn len_of(&self, cid: &Cid) -> Result<Option<u64>, StoreError> {
+        self.check(Call::Has)?;
+        self.inner.len_of(cid)
+    }
+
+    fn losses(&self) -> u64 {
+        self.inner.losses()
     }
 
     fn set_root(&self, name: &str, root: Root, epoch: Epoch) -> Result<(), StoreError> {

@@ -36,7 +36,7 @@ pub use chunker::{CHUNK_LEN_AVG, CHUNK_LEN_MAX, CHUNK_LEN_MIN, Chunker, cut_poin
 pub use disk::{Disk, DiskFile, RealDisk, Space};
 pub use error::{Limit, Retry, StoreError};
 #[cfg(any(test, feature = "testing"))]
-pub use faulty_store::{Call, FaultyStore, MakeError};
+pub use faulty_store::{Action, Call, FaultyStore, MakeError};
 pub use file_reader::{Content, FileReader, content_of, is_complete, resolve};
 pub use file_writer::{FileWriter, WrittenFile};
 pub use in_place::{

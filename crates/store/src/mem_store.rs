@@ -93,6 +93,14 @@ impl BlockStore for MemStore {
         Ok(self.state.lock().blocks.contains_key(cid.hash()))
     }
 
+    fn len_of(&self, cid: &Cid) -> Result<Option<u64>, StoreError> {
+        Ok(self.state.lock().blocks.get(cid.hash()).map(|block| u64::from(block.len())))
+    }
+
+    fn losses(&self) -> u64 {
+        0
+    }
+
     fn set_root(&self, name: &str, root: Root, _: Epoch) -> Result<(), StoreError> {
         check_name(name)?;
         self.state.lock().roots.insert(name.to_owned(), root);

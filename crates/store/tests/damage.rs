@@ -6,11 +6,13 @@
 
 mod common;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use common::{Tree, assert_whole, open, store_tree, tree};
 use store::sim::SimDisk;
-use store::{BlockStore, GcOptions, StoreError, VerifyDepth};
+use store::{BlockStore, GcOptions, PackStore, Root, StoreError, VerifyDepth};
+use types::EncodedBlock;
 
 fn trees() -> Vec<(String, Tree)> {
     let seeds: [&[u64]; 4] = [&[1, 2, 3, 4, 5], &[4, 5, 6, 7], &[8], &[9, 10, 11, 1]];
@@ -33,7 +35,7 @@ fn files(disk: &SimDisk, part: &str) -> Vec<PathBuf> {
     files.into_iter().filter(|path| path.to_str().unwrap().contains(part)).collect()
 }
 
-fn len(disk: &SimDisk, path: &std::path::Path) -> usize {
+fn len(disk: &SimDisk, path: &Path) -> usize {
     use store::Disk as _;
     usize::try_from(disk.open(path).unwrap().len().unwrap()).unwrap()
 }
@@ -211,11 +213,26 @@ fn with_both_root_logs_gone_nothing_is_collected() {
     for (name, tree) in trees() {
         store_tree(&store, &name, &tree).unwrap();
     }
-    store.accept_roots();
-    store.gc(GcOptions::EVERYTHING).unwrap();
+    // Not where what is known leads to something that is not there.
+    let accepting = GcOptions { accept_roots: true, ..GcOptions::EVERYTHING };
+    let nowhere = Root { cid: tree(&[99]).root, partial: false };
+    store.set_root("broken", nowhere, store.epoch()).unwrap();
+    assert!(matches!(store.gc(accepting), Err(StoreError::NotCollected(_))));
+    drop(store);
+    let (store, report) = open(&disk);
+    assert!(report.roots_incomplete, "a restart does not mend it");
+    assert!(matches!(store.gc(GcOptions::EVERYTHING), Err(StoreError::NotCollected(_))));
+    store.remove_root("broken").unwrap();
+    store_tree(&store, "lost", &tree(&[70, 71])).unwrap();
+    store.remove_root("lost").unwrap();
+    assert_eq!(store.gc(accepting).unwrap().deleted_blocks, 3);
     for (name, tree) in trees() {
         assert_whole(&store, &tree, &name);
     }
+    drop(store);
+    let (store, report) = open(&disk);
+    assert!(!report.roots_incomplete);
+    store.gc(GcOptions::EVERYTHING).unwrap();
 }
 
 #[test]
@@ -223,7 +240,7 @@ fn other_files_that_are_damaged_or_lost_do_not_stop_the_store() {
     for name in ["/store/format", "/store/quarantine", "/store/lock"] {
         for keep in [None, Some(0), Some(3)] {
             let disk = filled();
-            let path = std::path::Path::new(name);
+            let path = Path::new(name);
             if !disk.files().contains(&path.to_owned()) {
                 continue;
             }
@@ -249,42 +266,78 @@ fn a_store_of_a_newer_version_is_left_alone() {
     assert_eq!(disk.files(), before);
 }
 
-#[test]
-fn the_good_copy_of_a_block_survives_the_collector() {
+/// Where the payload of a block begins in these bytes.
+fn position(bytes: &[u8], block: &EncodedBlock) -> Option<usize> {
+    bytes.windows(block.payload().len()).position(|window| window == block.payload())
+}
+
+fn flip(disk: &SimDisk, path: &Path, block: &EncodedBlock) -> bool {
+    let mut at = None;
+    disk.damage(path, |bytes| {
+        at = position(bytes, block);
+        if let Some(at) = at {
+            bytes[at + block.payload().len() / 2] ^= 1;
+        }
+    });
+    at.is_some()
+}
+
+fn the_good_copy_survives(block: &EncodedBlock) {
     // Two copies: the pack with the first is unreadable while the second is
-    // put, then the index is made anew, so that both are known.
+    // put, so that both are known.
     let disk = filled();
-    let data = files(&disk, "packs/d-");
-    let first = &data[0];
+    let fill = |store: &Arc<PackStore>, seeds: std::ops::Range<u64>| {
+        for seed in seeds {
+            store_tree(store, &format!("filler-{seed}"), &tree(&[seed, seed + 1])).unwrap();
+        }
+    };
+    // Packs that are sealed: damage in them is found only by a read.
     let (store, _) = open(&disk);
-    let all = trees();
-    let chunk = &all[0].1.blocks[0];
-    disk.damage(first, |bytes| bytes[130] ^= 1);
-    assert!(store.get(&chunk.cid()).is_err());
+    fill(&store, 40..60);
+    drop(store);
+    let flipped: Vec<_> =
+        files(&disk, ".pack").into_iter().filter(|path| flip(&disk, path, block)).collect();
+    let first = &flipped[0];
+    let (store, _) = open(&disk);
+    assert!(store.get(&block.cid()).is_err());
     let epoch = store.epoch();
-    store.put(std::slice::from_ref(chunk)).unwrap();
+    store.put(std::slice::from_ref(block)).unwrap();
     store.commit(epoch).unwrap();
-    // Its pack is filled and sealed: damage in it is found only by a read.
-    store_tree(&store, "filler", &tree(&[40, 41, 42, 43, 44, 45])).unwrap();
+    fill(&store, 60..80);
     drop(store);
     // The flip is undone and the list of damage lost: now there are two good
     // copies; then one of them, whichever the store prefers, is damaged.
-    disk.damage(first, |bytes| bytes[130] ^= 1);
+    let middle = block.payload().len() / 2;
+    let mut damaged = block.payload().to_vec();
+    damaged[middle] ^= 1;
+    disk.damage(first, |bytes| {
+        let at = bytes.windows(damaged.len()).position(|window| window == damaged).unwrap();
+        bytes[at + middle] ^= 1;
+    });
     disk.lose("/store/quarantine".as_ref());
-    for victim in files(&disk, "packs/d-") {
+    let mut hits = 0;
+    for victim in files(&disk, ".pack") {
         let image = disk.crash(store::sim::Power::Kept);
-        let payload = chunk.payload().clone();
-        let mut hit = false;
-        image.damage(&victim, |bytes| {
-            if let Some(at) = bytes.windows(payload.len()).position(|w| w == payload) {
-                bytes[at] ^= 1;
-                hit = true;
-            }
-        });
+        let hit = flip(&image, &victim, block);
+        hits += usize::from(hit);
         let (store, _) = open(&image);
         let _ = store.gc(GcOptions::EVERYTHING);
         let _ = store.gc(GcOptions::EVERYTHING);
-        let found = store.get(&chunk.cid()).unwrap();
-        assert_eq!(found.as_ref(), Some(chunk.payload()), "hit: {hit}, {}", victim.display());
+        let found = store.get_encoded(&block.cid()).unwrap();
+        let found = found.as_ref().map(EncodedBlock::payload);
+        assert_eq!(found, Some(block.payload()), "hit: {hit}, {}", victim.display());
+        assert!(store.verify(VerifyDepth::Full).unwrap().is_ok(), "{}", victim.display());
     }
+    assert_eq!(hits, 2, "there were two copies");
+}
+
+#[test]
+fn the_good_copy_of_a_block_survives_the_collector() {
+    the_good_copy_survives(&trees()[0].1.blocks[0]);
+}
+
+#[test]
+fn the_good_copy_of_a_node_survives_the_collector() {
+    // Marking reads nodes, and so finds the damage of the copy that it marked.
+    the_good_copy_survives(trees()[0].1.blocks.last().unwrap());
 }

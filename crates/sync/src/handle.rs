@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use parking_lot::RwLock;
-use store::InPlaceAnswer;
+use parking_lot::{Mutex, RwLock};
+use store::{FileTable as _, InPlaceAnswer};
 use tokio::sync::{broadcast, oneshot};
 use types::{Cid, Codec, FolderId, Hash, Published, SequenceNumber};
 
@@ -24,6 +24,8 @@ const ERRORS_MAX: usize = 100_000;
 pub struct SyncHandle {
     pub(crate) core: Arc<Core>,
     pub(crate) folders: Arc<RwLock<BTreeMap<FolderId, Arc<Shared>>>>,
+    /// Held while a folder is added or forgotten, so that none is both.
+    pub(crate) changing: Arc<Mutex<()>>,
 }
 
 impl SyncHandle {
@@ -122,23 +124,22 @@ impl SyncHandle {
     }
 
     /// Drops what is known of a folder that is not configured any more, and
-    /// its manifests. What the backup peer has stays. It blocks for a write.
+    /// its manifests. A folder whose work has not ended yet counts as
+    /// configured. What the backup peer has stays. It blocks for a write.
     ///
     /// # Errors
     ///
     /// [`SyncError::StillConfigured`], [`SyncError::Index`],
     /// [`SyncError::Store`].
     pub fn forget(&self, folder: &FolderId) -> Result<(), SyncError> {
-        // Held, so that it is not configured again meanwhile.
-        let folders = self.folders.read();
-        if folders.contains_key(folder) {
+        let _alone = self.changing.lock();
+        if self.folders.read().contains_key(folder) {
             return Err(SyncError::StillConfigured(folder.clone()));
         }
         self.core.index.remove_folder(folder)?;
         for (name, _) in self.core.store.roots(&publish::root_prefix(folder)) {
             self.core.store.remove_root(&name)?;
         }
-        drop(folders);
         Ok(())
     }
 
@@ -157,9 +158,12 @@ impl SyncHandle {
             InPlaceAnswer::Changed(ids) => {
                 for id in ids {
                     if let Some((number, path, _)) = self.core.index.locate(*id)? {
+                        // A disk that is not mounted says nothing of its files.
+                        let is_there = matches!(self.core.files.open(*id), Ok(Some(_)));
+                        let written = is_there.then_some(*id);
                         let folders = self.folders.read();
                         if let Some(shared) = folders.values().find(|one| one.number == number) {
-                            shared.suspect(path, self.core.clock.elapsed());
+                            shared.suspect(path, written, self.core.clock.elapsed());
                         }
                     }
                 }

@@ -177,7 +177,12 @@ impl Schedule {
     fn publish_at(&self) -> Option<Duration> {
         let changes = self.changes?;
         if self.pending >= self.times.threshold {
-            return Some(Duration::ZERO);
+            // What a hint names is a part of the same work, most likely: it is
+            // looked at first.
+            return Some(self.hints.map_or(Duration::ZERO, |hints| {
+                let looked_at = hints.first + self.times.settle_max();
+                looked_at.min(changes.first + self.times.unrest_max)
+            }));
         }
         // A hint that is not looked at yet is a further change, perhaps.
         let last = self.hints.map_or(changes.last, |hints| hints.last.max(changes.last));
@@ -274,6 +279,22 @@ mod tests {
         assert_eq!(schedule.next(ms(7200)), Action::Publish);
         schedule.published();
         assert_eq!(schedule.next(ms(7200)), Action::Wait(Some(ms(3_601_000))));
+    }
+
+    #[test]
+    fn many_changes_wait_for_what_was_hinted_but_not_for_ever() {
+        let mut schedule = scanned(times());
+        schedule.scanned(ms(5000), false, Some(ms(4900)), 10);
+        assert_eq!(schedule.next(ms(5000)), Action::Publish);
+        // More came while they were looked at.
+        schedule.hints = Some(Span { first: ms(5000), last: ms(5000) });
+        assert_eq!(schedule.next(ms(5001)), Action::Wait(Some(ms(5300))));
+        assert_eq!(schedule.next(ms(5300)), Action::ScanDirty);
+        // It goes on and on.
+        schedule.hints = Some(Span { first: ms(14_800), last: ms(14_950) });
+        schedule.scanned(ms(14_800), false, Some(ms(14_700)), 500);
+        assert_eq!(schedule.next(ms(14_899)), Action::Wait(Some(ms(14_900))));
+        assert_eq!(schedule.next(ms(14_900)), Action::Publish);
     }
 
     #[test]

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
 use store::InPlaceStore;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use types::{Dataset, FolderId, ManifestHeader, with_causes};
 
 use crate::core::Core;
@@ -28,6 +29,11 @@ const DIR: &str = "sync";
 const IN_PLACE_DIR: &str = "in-place";
 /// So many places of blocks that are no more cost less than to look for them.
 const PLACES_SLACK: u64 = 10_000;
+
+/// So long all folders together may take to end …
+const STOP_MAX: Duration = Duration::from_secs(2);
+/// … which is looked for so often.
+const STOP_PAUSE: Duration = Duration::from_millis(2);
 
 /// Folders that are watched. Dropping it stops the work, without waiting for
 /// its end.
@@ -65,7 +71,10 @@ impl SyncService {
         let files = Arc::new(Files::new(index.clone()));
         let (in_place, is_lost) =
             InPlaceStore::open(options.disk.clone(), &dir.join(IN_PLACE_DIR), files.clone())?;
-        if is_lost {
+        // Nobody but its owner empties it.
+        let is_empty = in_place.places() == 0
+            && index.folders()?.iter().any(|(_, record)| record.rows.bytes > 0);
+        if is_lost || is_empty {
             tracing::warn!("where blocks are in the files was lost; all files are read again");
             for (folder, _) in index.folders()? {
                 index.update(&folder, |record| record.is_rehash_due = true)?;
@@ -91,12 +100,16 @@ impl SyncService {
             board: Board::new(),
             watcher,
         });
-        let handle = SyncHandle { core, folders };
+        let handle = SyncHandle { core, folders, changing: Arc::default() };
         let (tell_failed, failed) = watch::channel(None);
+        let (tell_ended, ended) = mpsc::unbounded_channel();
         let mut folders = Folders {
             handle: handle.clone(),
             threads: BTreeMap::new(),
+            ending: BTreeMap::new(),
             failed: Arc::new(tell_failed),
+            tell_ended,
+            ended,
         };
         let mut settings = options.settings;
         let first = settings.borrow_and_update().clone();
@@ -145,7 +158,9 @@ impl SyncService {
     }
 
     /// Stops the work at once and waits for its end. Nothing is left half done:
-    /// what is not published is found again at the next start.
+    /// what is not published is found again at the next start. Work that hangs
+    /// (on a file system that does not answer, most likely) is waited for two
+    /// seconds, and then left to the end of the process.
     pub async fn shutdown(mut self) {
         self.stop.0.notify_one();
         if let Some(thread) = self.settings.take() {
@@ -204,31 +219,44 @@ fn start_watcher(
 struct Folders {
     handle: SyncHandle,
     threads: BTreeMap<FolderId, (Config, JoinHandle<()>)>,
+    /// Those of folders that are not wanted any more. A folder is not added
+    /// again before its thread has ended: two would work on one state.
+    ending: BTreeMap<FolderId, JoinHandle<()>>,
     failed: Arc<watch::Sender<Option<Failure>>>,
+    /// Told by every thread when it ends.
+    tell_ended: mpsc::UnboundedSender<FolderId>,
+    ended: mpsc::UnboundedReceiver<FolderId>,
 }
 
 impl Folders {
     /// Applies settings as they change, until it is stopped.
     async fn follow(mut self, mut settings: watch::Receiver<SyncSettings>, stop: Arc<Stop>) {
+        let mut may_change = true;
         loop {
             tokio::select! {
                 () = stop.0.notified() => return self.stop(),
-                changed = settings.changed() => {
-                    if changed.is_err() {
-                        // Nobody can change them any more.
-                        stop.0.notified().await;
-                        return self.stop();
-                    }
-                    let now = settings.borrow_and_update().clone();
-                    if let Err(error) = self.apply(&now) {
-                        tracing::error!(error = with_causes(&error), "a change of settings failed");
-                        let folder = now.folders.first().map(|folder| folder.id.clone());
-                        if let Some(folder) = folder {
-                            let failure = Failure { folder, text: with_causes(&error) };
-                            self.failed.send_replace(Some(failure));
-                        }
+                Some(id) = self.ended.recv() => {
+                    if self.has_ended(&id) {
+                        // It may be wanted again by now.
+                        self.apply_or_fail(&settings.borrow().clone());
                     }
                 }
+                changed = settings.changed(), if may_change => {
+                    may_change = changed.is_ok();
+                    if may_change {
+                        self.apply_or_fail(&settings.borrow_and_update().clone());
+                    }
+                }
+            }
+        }
+    }
+
+    fn apply_or_fail(&mut self, settings: &SyncSettings) {
+        if let Err(error) = self.apply(settings) {
+            tracing::error!(error = with_causes(&error), "a change of settings failed");
+            if let Some(folder) = settings.folders.first() {
+                let failure = Failure { folder: folder.id.clone(), text: with_causes(&error) };
+                self.failed.send_replace(Some(failure));
             }
         }
     }
@@ -251,6 +279,8 @@ impl Folders {
                         shared.configure(config);
                     }
                 }
+                // Its old thread ends first, and has it added then.
+                None if self.ending.contains_key(&folder.id) => {}
                 None => self.add(folder, config)?,
             }
         }
@@ -259,6 +289,7 @@ impl Folders {
 
     fn add(&mut self, folder: &FolderSettings, config: Config) -> Result<(), SyncError> {
         let core = &self.handle.core;
+        let _alone = self.handle.changing.lock();
         let record = match core.index.folder(&folder.id)? {
             Some(record) => {
                 publish::remove_old_roots(core, &folder.id, Some(record.sequence()))?;
@@ -275,6 +306,7 @@ impl Folders {
         let of_thread = shared.clone();
         self.handle.folders.write().insert(folder.id.clone(), shared);
         let failed = self.failed.clone();
+        let ended = self.tell_ended.clone();
         let id = folder.id.clone();
         let work = move || {
             let panic = std::panic::catch_unwind(AssertUnwindSafe(|| task.run()));
@@ -285,8 +317,10 @@ impl Folders {
                     .map(|text| (*text).to_owned())
                     .or_else(|| panic.downcast_ref::<String>().cloned())
                     .unwrap_or_else(|| "without a word".to_owned());
-                failed.send_replace(Some(Failure { folder: id, text }));
+                failed.send_replace(Some(Failure { folder: id.clone(), text }));
             }
+            // Nobody listens any more when all is stopped.
+            let _ = ended.send(id);
         };
         let name = format!("sync-{}", folder.id);
         let thread = std::thread::Builder::new().name(name).spawn(work);
@@ -299,31 +333,51 @@ impl Folders {
         Ok(())
     }
 
+    /// Ends the work on a folder. It is not waited for: a file system that does
+    /// not answer would hold up all other folders.
     fn remove(&mut self, id: &FolderId) {
         let Some((_, thread)) = self.threads.remove(id) else { return };
-        let core = &self.handle.core;
-        let shared = self.handle.folders.read().get(id).cloned();
-        if let Some(shared) = shared {
+        if let Some(shared) = self.handle.folders.read().get(id) {
             shared.stop();
-            // (A panic in it was told.)
-            let _ = thread.join();
-            core.files.remove_root(shared.number);
-            if let Some(watcher) = &core.watcher {
-                watcher.remove_folder(shared.number);
-            }
+            self.handle.core.files.remove_root(shared.number);
         }
-        self.handle.folders.write().remove(id);
-        core.publisher.withdraw(id);
-        core.board.remove(id);
+        self.ending.insert(id.clone(), thread);
     }
 
-    /// Ends all threads.
+    /// The thread of a folder is at its end. Tells whether that was wanted: then
+    /// nothing shows the folder any more.
+    fn has_ended(&mut self, id: &FolderId) -> bool {
+        let Some(thread) = self.ending.remove(id) else { return false };
+        // (A panic in it was told.)
+        let _ = thread.join();
+        let core = &self.handle.core;
+        let shared = self.handle.folders.write().remove(id);
+        if let (Some(watcher), Some(shared)) = (&core.watcher, shared) {
+            watcher.remove_folder(shared.number);
+        }
+        core.publisher.withdraw(id);
+        core.board.remove(id);
+        true
+    }
+
+    /// Ends all threads, as far as they let themselves be ended.
     fn stop(&mut self) {
         for shared in self.handle.folders.read().values() {
             shared.stop();
         }
-        for (_, (_, thread)) in std::mem::take(&mut self.threads) {
-            let _ = thread.join();
+        let threads = std::mem::take(&mut self.threads).into_iter();
+        let threads = threads.map(|(id, (_, thread))| (id, thread));
+        let threads: Vec<_> = threads.chain(std::mem::take(&mut self.ending)).collect();
+        let end = Instant::now() + STOP_MAX;
+        while threads.iter().any(|(_, thread)| !thread.is_finished()) && Instant::now() < end {
+            std::thread::sleep(STOP_PAUSE);
+        }
+        for (folder, thread) in threads {
+            if thread.is_finished() {
+                let _ = thread.join();
+            } else {
+                tracing::warn!(%folder, "the work on it does not end, and is left");
+            }
         }
     }
 }

@@ -160,6 +160,10 @@ pub struct Tuning {
     /// A file that has not been still for this long is on the error list; if
     /// it only grows, what there is of it is taken.
     pub patience: Duration,
+    /// Files that change too often to be served from where they are go to the
+    /// store, as long as all of a folder together have no more bytes than
+    /// this. A larger one is served as long as it is still.
+    pub spool_max: u64,
     /// How often a folder in alarm is looked at, and one that failed is tried
     /// again at first.
     pub alarm_interval: Duration,
@@ -185,6 +189,7 @@ impl Default for Tuning {
             retry_min: Duration::from_millis(50),
             retry_max: Duration::from_secs(300),
             patience: Duration::from_secs(60),
+            spool_max: 4 << 30,
             alarm_interval: Duration::from_secs(10),
             unwatched_interval: Duration::from_secs(60),
             batch_rows: 8192,

@@ -72,6 +72,26 @@ async fn a_directory_with_another_name_is_not_read_again() {
     assert!(setup.manifest(&setup.sync().await).0.held.is_none(), "nothing is lost by a rename");
 }
 
+/// Most file systems give the inode of a file that was removed to the next one
+/// that is made.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_file_with_the_inode_of_an_old_one_is_read() {
+    let mut setup = calm_setup(|setup| setup.write("a", noise(1, 1000))).await;
+    setup.stop().await;
+    let old = fs::metadata(setup.path("a")).unwrap();
+    fs::remove_file(setup.path("a")).unwrap();
+    // (Where no inode is used again, this shows nothing; `is_renamed` has a
+    // test of its own.)
+    for number in 0..20 {
+        let name = format!("b{number}");
+        setup.write(&name, noise(2, 1000));
+        let file = fs::File::options().write(true).open(setup.path(&name)).unwrap();
+        file.set_modified(old.modified().unwrap()).unwrap();
+    }
+    setup.start();
+    setup.check(&setup.sync().await);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn two_files_change_places() {
     let setup = calm_setup(|setup| {
@@ -196,6 +216,49 @@ async fn what_another_block_asks_for_is_what_the_file_has_or_nothing() {
     assert_eq!(setup.content(cid).unwrap(), noise(8, 50_000));
     let unknown = types::Cid::of(types::Codec::Raw, b"unknown");
     assert_eq!(setup.content(unknown), Err(sync::InPlaceAnswer::Missing));
+}
+
+/// One change of a large file is one change, however many of its blocks are
+/// asked for; and what is copied into the store has a limit.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_changed_once_or_is_too_large_is_not_copied() {
+    let mut setup = Setup::stopped();
+    setup.tuning.spool_max = 5_999_999;
+    setup.write("once", noise(0, 5_000_000));
+    setup.write("large", noise(100, 6_000_000));
+    setup.start();
+    setup.calm().await;
+    let chunks = |at: &str| {
+        let entries = setup.entries(setup.published().last().unwrap());
+        let kind = entries[&RelPath::new(at).unwrap()].kind.clone();
+        let types::EntryKind::File { cid, .. } = kind else { panic!("{at}") };
+        let node = setup.store.get(&cid).unwrap().unwrap();
+        types::links(cid.codec(), &node).unwrap()
+    };
+    let is_copied = |at: &str| setup.store.has(&chunks(at)[0]).unwrap();
+    for round in 1..6 {
+        let names = if round == 1 { &["once", "large"][..] } else { &["large"] };
+        for name in names {
+            let old = chunks(name);
+            assert!(old.len() > 3);
+            let content = if *name == "once" {
+                noise(round, 5_000_000)
+            } else {
+                noise(100 + round, 6_000_000)
+            };
+            setup.write(name, content);
+            for chunk in old {
+                setup.content(chunk).unwrap_err();
+            }
+        }
+        setup.calm().await;
+    }
+    // It is looked at anew.
+    let mut file = fs::File::options().append(true).open(setup.path("once")).unwrap();
+    file.write_all(b"more").unwrap();
+    drop(file);
+    setup.check(&setup.calm().await);
+    assert!(!is_copied("once") && !is_copied("large"));
 }
 
 /// What changes whenever it is asked for would never reach a backup server.

@@ -119,6 +119,39 @@ async fn a_crash_at_any_moment_is_survived() {
     assert!(at > 60, "only {at} moments");
 }
 
+/// Rows are written while threads go on noting where blocks are; none may be
+/// durable without the places that it needs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_while_several_threads_read_costs_no_place() {
+    const FILES: u64 = 400;
+    let mut at = 5;
+    let mut moments = 0;
+    loop {
+        let mut setup = Setup::stopped();
+        (setup.tuning.hash_threads, setup.tuning.batch_rows) = (4, 64);
+        for number in 0..FILES {
+            let len = if number % 40 == 0 { 300_000 } else { 500 };
+            setup.write(&format!("f{number:03}"), noise(number, len));
+        }
+        let disk = SimDisk::new();
+        disk.set_fault(at, Fault::Die);
+        if start(&mut setup, &disk) {
+            let _ = setup.handle().scan_now(&id("docs")).await;
+            setup.stop().await;
+        }
+        let has_died = disk.is_dead();
+        let image = disk.crash(Power::Dropped);
+        assert!(start(&mut setup, &image), "it does not start after a crash at {at}");
+        setup.check(&setup.sync().await);
+        setup.stop().await;
+        if !has_died {
+            break;
+        }
+        (at, moments) = (at + 11, moments + 1);
+    }
+    assert!(moments > 5, "only {moments} moments");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_fails_once_is_survived_without_a_restart() {
     let mut failures = 0;
@@ -177,6 +210,39 @@ async fn each_step_of_publishing_may_fail() {
     }
 }
 
+/// A copy of a file that changes too often takes room; where there is none, all
+/// other files are backed up.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_finds_no_room_is_that_files_trouble() {
+    use store::{BlockStore, Limit};
+    let store = Arc::new(FaultyStore::new(Arc::new(MemStore::new())));
+    let mut setup = Setup::on(store.clone());
+    setup.start();
+    setup.write("hot", noise(0, 50_000));
+    setup.calm().await;
+    let cid = |round| Cid::of(types::Codec::Raw, &noise(round, 50_000));
+    for round in 0..3 {
+        setup.write("hot", noise(round + 1, 50_000));
+        setup.content(cid(round)).unwrap_err();
+        setup.calm().await;
+    }
+    assert!(store.has(&cid(3)).unwrap());
+    let full = || StoreError::Full { limit: Limit::Disk, needed: 0 };
+    store.fail(Call::Put, 0, full);
+    setup.write("hot", noise(4, 50_000));
+    setup.write("other", "other");
+    let published = setup.sync().await;
+    assert_eq!(setup.names(&published), ["hot", "other"]);
+    let errors = &setup.status().errors;
+    assert_eq!(errors.len(), 1);
+    assert!(errors[0].path.to_string() == "hot" && errors[0].what.contains("copied"), "{errors:?}");
+    // Its last good state is still there; with room, all is well again.
+    assert_eq!(setup.content(cid(3)).unwrap(), noise(3, 50_000));
+    setup.check(&setup.sync().await);
+    assert_eq!(setup.status().error_count, 0);
+    assert!(store.has(&cid(4)).unwrap());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_file_index_goes_on_with_the_numbers() {
     let mut setup = Setup::new();
@@ -199,17 +265,56 @@ async fn where_blocks_are_is_found_again_where_it_was_lost() {
     setup.write("a", noise(1, 300_000));
     setup.write("b", "b");
     let before = setup.calm().await;
-    setup.stop().await;
-    std::fs::write(setup.dir.path().join("data/sync/in-place/in-place"), "damaged").unwrap();
-    setup.start();
-    let after = setup.sync().await;
-    assert_eq!(after, before);
-    assert!(setup.files_read() >= 2);
-    setup.check(&after);
-    setup.calm().await;
+    for is_removed in [false, true] {
+        setup.stop().await;
+        let places = setup.dir.path().join("data/sync/in-place");
+        if is_removed {
+            std::fs::remove_dir_all(places).unwrap();
+        } else {
+            std::fs::write(places.join("in-place"), "damaged").unwrap();
+        }
+        setup.start();
+        let after = setup.sync().await;
+        assert_eq!(after, before);
+        assert!(setup.files_read() >= 2);
+        setup.check(&after);
+        setup.calm().await;
+    }
     setup.restart().await;
     setup.check(&setup.sync().await);
     assert_eq!(setup.files_read(), 0, "it is read again once");
+}
+
+/// Whatever made a row durable before the places of its blocks: it is noticed
+/// before a manifest names it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_without_its_places_is_read_again() {
+    let store = Arc::new(FaultyStore::new(Arc::new(MemStore::new())));
+    let mut setup = Setup::on(store.clone());
+    setup.start();
+    setup.write("a", noise(1, 1000));
+    setup.calm().await;
+    setup.stop().await;
+    let places = setup.dir.path().join("data/sync/in-place");
+    let before: Vec<_> = std::fs::read_dir(&places)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .map(|path| (path.clone(), std::fs::read(path).unwrap()))
+        .collect();
+    setup.start();
+    setup.write("b", noise(2, 1000));
+    setup.write("c", noise(3, 500_000));
+    store.fail(Call::SetRoot, 0, || StoreError::Injected("a fault"));
+    setup.handle().scan_now(&id("docs")).await.unwrap_err();
+    setup.stop().await;
+    std::fs::remove_dir_all(&places).unwrap();
+    std::fs::create_dir(&places).unwrap();
+    for (path, content) in before {
+        std::fs::write(path, content).unwrap();
+    }
+    setup.start();
+    setup.check(&setup.sync().await);
+    assert_eq!(setup.files_read(), 2);
 }
 
 /// Rows are durable before the manifest that has them; the nodes that only

@@ -183,6 +183,34 @@ async fn an_unreadable_file_or_directory_keeps_its_last_good_state() {
     assert_eq!(setup.status().error_count, 0);
 }
 
+/// What was known of a file is lost before any manifest has it, and it cannot
+/// be read again: that is its trouble, and not that of all others.
+#[tokio::test(flavor = "multi_thread")]
+async fn lost_content_that_cannot_be_read_again_stops_nothing() {
+    use store::{BlockStore, Call, FaultyStore, GcOptions, MemStore, StoreError};
+    let store = std::sync::Arc::new(FaultyStore::new(std::sync::Arc::new(MemStore::new())));
+    let mut setup = Setup::on(store.clone());
+    setup.start();
+    setup.write("a", noise(1, 500_000));
+    setup.sync().await;
+    setup.write("b", noise(2, 500_000));
+    store.fail(Call::SetRoot, 0, || StoreError::Injected("a fault"));
+    setup.handle().scan_now(&id("docs")).await.unwrap_err();
+    setup.stop().await;
+    assert!(store.gc(GcOptions::EVERYTHING).unwrap().deleted_blocks > 0);
+    chmod(setup.path("b"), 0);
+    start_without_privileges(&mut setup);
+    setup.write("c", "c");
+    assert_eq!(setup.names(&setup.sync().await), ["a", "c"]);
+    let errors = setup.status().errors.clone();
+    assert!(errors.len() == 1 && errors[0].path == path("b"), "{errors:?}");
+    assert_eq!(setup.names(&setup.sync().await), ["a", "c"]);
+    assert_eq!(setup.status().error_count, 1);
+    chmod(setup.path("b"), 0o644);
+    setup.check(&setup.sync().await);
+    assert_eq!(setup.status().error_count, 0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_is_rewritten_all_the_time_keeps_its_last_good_state() {
     let mut setup = Setup::stopped();
@@ -245,6 +273,44 @@ async fn a_file_that_is_rewritten_all_the_time_keeps_its_last_good_state() {
     assert_eq!(setup.content(cid).unwrap()[..8], number.to_le_bytes());
 }
 
+/// A file that was to be tried again is another by then, and needs no reading:
+/// it is done with, or it would be due for ever, before anything else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_to_be_tried_again_may_be_settled_without_reading() {
+    use std::os::unix::fs::FileExt;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let mut setup = Setup::stopped();
+    // It is always due.
+    setup.tuning.retry_min = Duration::ZERO;
+    setup.tuning.retry_max = Duration::ZERO;
+    setup.write("busy", noise(1, 8_000_000));
+    setup.write("other", "other");
+    setup.start();
+    setup.calm().await;
+    let (stop, busy) = (std::sync::Arc::new(AtomicBool::new(false)), setup.path("busy"));
+    let stopped = stop.clone();
+    let writer = std::thread::spawn(move || {
+        let file = fs::File::options().write(true).open(busy).unwrap();
+        let mut number = 0_u64;
+        while !stopped.load(Ordering::Relaxed) {
+            number += 1;
+            file.write_all_at(&number.to_le_bytes(), 0).unwrap();
+        }
+    });
+    let read = setup.files_read();
+    setup.until("some tries", |status| status.files_read > read + 5).await;
+    fs::rename(setup.path("other"), setup.path("busy")).unwrap();
+    setup.until("the rename", |status| status.files == 1).await;
+    for round in 0..3 {
+        let before = setup.status().sequence;
+        setup.write("new", format!("round {round}"));
+        setup.until("a manifest", |status| status.sequence > before).await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    writer.join().unwrap();
+    setup.check(&setup.sync().await);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn of_a_file_that_only_grows_its_beginning_is_taken() {
     let mut setup = Setup::stopped();
@@ -284,6 +350,135 @@ async fn of_a_file_that_only_grows_its_beginning_is_taken() {
     assert_eq!(content[..before.len()], before[..]);
     let now = fs::read(setup.path("log")).unwrap();
     assert!(now.starts_with(&content));
+}
+
+/// A file that grows and is written to in the middle: its beginning may be a
+/// state that it never had, and is not called whole.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_beginning_of_a_file_is_not_called_whole() {
+    use std::os::unix::fs::FileExt;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    const BEFORE: usize = 6_000_000;
+    let mut setup = Setup::stopped();
+    setup.tuning.patience = Duration::from_millis(100);
+    setup.tuning.retry_min = Duration::from_millis(10);
+    setup.tuning.retry_max = Duration::from_millis(20);
+    setup.write("base", noise(1, BEFORE));
+    let stop = std::sync::Arc::new(AtomicBool::new(false));
+    let (stopped, base) = (stop.clone(), setup.path("base"));
+    let writer = std::thread::spawn(move || {
+        let file = fs::File::options().write(true).open(base).unwrap();
+        let mut count = 0_u64;
+        let mut marked = std::time::Instant::now();
+        while !stopped.load(Ordering::Relaxed) {
+            // How many numbers follow, written behind what is read first.
+            if marked.elapsed() > Duration::from_millis(100) {
+                file.write_all_at(&count.to_le_bytes(), BEFORE as u64 - 8).unwrap();
+                marked = std::time::Instant::now();
+            }
+            file.write_all_at(&count.to_le_bytes(), BEFORE as u64 + 8 * count).unwrap();
+            count += 1;
+            // (So that it does not grow faster than it is read.)
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    });
+    setup.start();
+    let end = std::time::Instant::now() + Duration::from_secs(60);
+    let (mut seen, mut beginnings) = (0, 0);
+    while beginnings < 3 {
+        assert!(std::time::Instant::now() < end, "its beginning was never taken");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        let published = setup.published();
+        if published.len() == seen {
+            continue;
+        }
+        seen = published.len();
+        let Some(entry) = setup.entries(&published[seen - 1]).remove(&path("base")) else {
+            continue;
+        };
+        let EntryKind::File { cid, .. } = entry.kind else { panic!("{entry:?}") };
+        match &entry.error {
+            Some(what) => beginnings += u32::from(what.contains("its beginning")),
+            None => {
+                let Ok(content) = setup.content(cid) else { continue };
+                let follow = (content.len() - BEFORE) / 8;
+                let said = u64::from_le_bytes(content[BEFORE - 8..BEFORE].try_into().unwrap());
+                // (The first mark is noise until it is written.)
+                let is_marked = content[BEFORE - 8..BEFORE] != noise(1, BEFORE)[BEFORE - 8..];
+                assert!(!is_marked || said <= follow as u64, "{said} of {follow}: never a state");
+            }
+        }
+    }
+    let errors = setup.status().errors.clone();
+    stop.store(true, Ordering::Relaxed);
+    writer.join().unwrap();
+    assert!(errors.iter().all(|error| error.path == path("base")), "{errors:?}");
+    // When it is still, it is whole.
+    setup.until("the end of the error", |status| status.error_count == 0).await;
+    setup.check(&setup.sync().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_of_rules_that_cannot_be_read_costs_one_look_at_everything() {
+    let mut setup = Setup::stopped();
+    start_without_privileges(&mut setup);
+    for number in 0..300 {
+        setup.write(&format!("d{}/{number}", number % 10), "");
+    }
+    setup.write(".archivistignore", "d0/");
+    chmod(setup.path(".archivistignore"), 0);
+    setup.calm().await;
+    for round in 0..3 {
+        let before = setup.status().sequence;
+        setup.write("saved", format!("round {round}"));
+        setup.until("a manifest", |status| status.sequence > before).await;
+        let entries = setup.status().progress.entries;
+        assert!(entries < 50, "round {round}: {entries} entries were looked at");
+    }
+    // An error of a file that is new goes with the file, without a look at
+    // everything, too.
+    assert_eq!(setup.status().error_count, 1);
+    setup.write("d1/new", "x");
+    chmod(setup.path("d1/new"), 0);
+    setup.until("the error", |status| status.error_count == 2).await;
+    fs::remove_file(setup.path("d1/new")).unwrap();
+    setup.until("its end", |status| status.error_count == 1).await;
+    chmod(setup.path(".archivistignore"), 0o644);
+    setup.until("the rules", |status| status.error_count == 0 && status.files == 272).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_left_out_by_now_is_not_tried_again() {
+    use std::os::unix::fs::FileExt;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let mut setup = Setup::stopped();
+    setup.tuning.retry_min = Duration::from_millis(20);
+    setup.tuning.retry_max = Duration::from_millis(20);
+    setup.write("busy", noise(1, 8_000_000));
+    setup.start();
+    setup.calm().await;
+    let (stop, busy) = (std::sync::Arc::new(AtomicBool::new(false)), setup.path("busy"));
+    let stopped = stop.clone();
+    let writer = std::thread::spawn(move || {
+        let file = fs::File::options().write(true).open(busy).unwrap();
+        let mut number = 0_u64;
+        while !stopped.load(Ordering::Relaxed) {
+            number += 1;
+            file.write_all_at(&number.to_le_bytes(), 0).unwrap();
+        }
+    });
+    let read = setup.files_read();
+    setup.until("some tries", |status| status.files_read > read + 5).await;
+    setup.settings.send_modify(|settings| settings.folders[0].exclude = vec!["busy".into()]);
+    setup.until("its end", |status| status.files == 0).await;
+    stop.store(true, Ordering::Relaxed);
+    writer.join().unwrap();
+    for round in 0..5 {
+        let before = setup.status().sequence;
+        setup.write("new", format!("round {round}"));
+        setup.until("a manifest", |status| status.sequence > before).await;
+        assert_eq!(setup.names(setup.published().last().unwrap()), ["new"]);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -458,6 +653,123 @@ async fn a_task_that_dies_is_told() {
     let error = service.handle().scan_now(&id("docs")).await.unwrap_err();
     assert!(matches!(error, SyncError::Stopped), "{error:?}");
     service.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_that_is_added_is_not_forgotten_meanwhile() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let setup = Setup::new();
+    setup.write("a", "a");
+    setup.sync().await;
+    let (handle, is_over) = (setup.handle(), std::sync::Arc::new(AtomicBool::new(false)));
+    let (of_thread, over) = (handle.clone(), is_over.clone());
+    let forgetting = std::thread::spawn(move || {
+        while !over.load(Ordering::Relaxed) {
+            let _ = of_thread.forget(&id("docs"));
+        }
+    });
+    let docs = setup.settings.borrow().folders.clone();
+    let end = std::time::Instant::now() + Duration::from_secs(60);
+    let mut scanned = Ok(());
+    for _ in 0..40 {
+        setup.settings.send_modify(|settings| settings.folders.clear());
+        while handle.folder(&id("docs")).is_some() && std::time::Instant::now() < end {
+            tokio::task::yield_now().await;
+        }
+        setup.settings.send_modify(|settings| settings.folders.clone_from(&docs));
+        let is_there = || matches!(handle.forget(&id("docs")), Err(SyncError::StillConfigured(_)));
+        while !is_there() && std::time::Instant::now() < end {
+            tokio::task::yield_now().await;
+        }
+        scanned = handle.scan_now(&id("docs")).await.map(|_| ());
+        if scanned.is_err() {
+            break;
+        }
+    }
+    is_over.store(true, Ordering::Relaxed);
+    forgetting.join().unwrap();
+    scanned.unwrap();
+}
+
+/// Publishes when it is let.
+#[derive(Debug, Default)]
+struct Hanging {
+    hangs: parking_lot::Mutex<bool>,
+    is_hanging: std::sync::atomic::AtomicBool,
+    goes_on: parking_lot::Condvar,
+    published: parking_lot::Mutex<Vec<types::FolderId>>,
+    withdrawn: parking_lot::Mutex<Vec<types::FolderId>>,
+}
+
+impl Hanging {
+    fn set(&self, hangs: bool) {
+        *self.hangs.lock() = hangs;
+        self.goes_on.notify_all();
+    }
+}
+
+impl sync::Publisher for Hanging {
+    fn publish(&self, published: types::Published) {
+        if published.folder_id == id("docs") {
+            let mut hangs = self.hangs.lock();
+            self.goes_on.wait_while(&mut hangs, |hangs| {
+                self.is_hanging.store(*hangs, std::sync::atomic::Ordering::Release);
+                *hangs
+            });
+        }
+        self.published.lock().push(published.folder_id);
+    }
+
+    fn withdraw(&self, folder: &types::FolderId) {
+        self.withdrawn.lock().push(folder.clone());
+    }
+}
+
+/// As one does whose disk does not answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_that_hangs_holds_up_no_other_and_no_end() {
+    let setup = Setup::stopped();
+    setup.write("a", "a");
+    let other = setup.dir.path().join("other");
+    fs::create_dir(&other).unwrap();
+    let publisher = std::sync::Arc::new(Hanging::default());
+    let options = sync::SyncOptions { publisher: publisher.clone(), ..setup.options() };
+    let service = sync::SyncService::start(options).unwrap();
+    let handle = service.handle();
+    handle.scan_now(&id("docs")).await.unwrap();
+    publisher.set(true);
+    setup.write("a", "b");
+    let until = async |what: &str, is_so: &dyn Fn() -> bool| {
+        let end = std::time::Instant::now() + Duration::from_secs(30);
+        while !is_so() {
+            assert!(std::time::Instant::now() < end, "{what} has not come");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let is_hanging = || publisher.is_hanging.load(std::sync::atomic::Ordering::Acquire);
+    until("the manifest", &is_hanging).await;
+    let docs = setup.settings.borrow().folders[0].clone();
+    setup.settings.send_modify(|settings| settings.folders = vec![folder("other", other)]);
+    until("the other folder", &|| publisher.published.lock().contains(&id("other"))).await;
+    // It is still there, so it is neither forgotten nor begun a second time.
+    let error = handle.forget(&id("docs")).unwrap_err();
+    assert!(matches!(error, SyncError::StillConfigured(_)), "{error:?}");
+    setup.settings.send_modify(|settings| settings.folders.push(docs.clone()));
+    setup.settings.send_modify(|settings| settings.folders[0].name = "Other".to_owned());
+    let name = || handle.folder(&id("other")).map(|status| status.name.clone());
+    until("the name", &|| name().as_deref() == Some("Other")).await;
+    assert!(publisher.withdrawn.lock().is_empty());
+    // When it goes on, it ends, and begins again as it is wanted.
+    publisher.set(false);
+    until("the end", &|| *publisher.withdrawn.lock() == [id("docs")]).await;
+    until("the folder", &|| handle.folder(&id("docs")).is_some()).await;
+    handle.scan_now(&id("docs")).await.unwrap();
+    // Nor does the end of the service wait for it.
+    publisher.set(true);
+    setup.write("a", "c");
+    until("the manifest", &is_hanging).await;
+    tokio::time::timeout(Duration::from_secs(30), service.shutdown()).await.unwrap();
+    publisher.set(false);
 }
 
 #[tokio::test(flavor = "multi_thread")]

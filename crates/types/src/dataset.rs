@@ -67,8 +67,8 @@ impl Dataset {
     ///
     /// [`NodeError`], naming what is wrong.
     pub fn decode(bytes: &[u8]) -> Result<Self, NodeError> {
-        let wire: Wire = serde_ipld_dagcbor::from_slice(bytes)
-            .map_err(|error| NodeError::Malformed(error.to_string()))?;
+        let wire: Wire =
+            serde_ipld_dagcbor::from_slice(bytes).map_err(|error| NodeError::malformed(&error))?;
         if wire.dataset != VERSION {
             return Err(NodeError::Rule("an unknown version of dataset"));
         }

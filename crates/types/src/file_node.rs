@@ -49,7 +49,8 @@ pub struct FileNode {
 /// Why bytes are not a node.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NodeError {
-    /// Not DAG-CBOR, or not of the node's shape.
+    /// Not DAG-CBOR, or not of the node's shape. The text is cut: it may hold
+    /// what the bytes say.
     #[error("not a valid node: {0}")]
     Malformed(String),
     /// A link that is not a name of ours.
@@ -58,6 +59,13 @@ pub enum NodeError {
     /// Of the right shape, but against a rule of the format.
     #[error("a node breaks the format: {0}")]
     Rule(&'static str),
+}
+
+impl NodeError {
+    /// What a decoder says, which may quote whatever the bytes hold.
+    pub(crate) fn malformed(error: &dyn std::error::Error) -> Self {
+        Self::Malformed(crate::for_people(&error.to_string()))
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -81,8 +89,8 @@ impl FileNode {
     ///
     /// [`NodeError`], naming the rule that is broken.
     pub fn decode(bytes: &[u8]) -> Result<Self, NodeError> {
-        let wire: Wire = serde_ipld_dagcbor::from_slice(bytes)
-            .map_err(|error| NodeError::Malformed(error.to_string()))?;
+        let wire: Wire =
+            serde_ipld_dagcbor::from_slice(bytes).map_err(|error| NodeError::malformed(&error))?;
         if wire.chunks.is_empty() {
             return Err(NodeError::Rule("no children"));
         }

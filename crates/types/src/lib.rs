@@ -27,6 +27,7 @@ mod links;
 mod manifest;
 mod published;
 mod rel_path;
+mod text;
 
 pub use block::{Block, BlockError};
 pub use causes::with_causes;
@@ -44,6 +45,7 @@ pub use manifest::{
 };
 pub use published::Published;
 pub use rel_path::{MAX_NAME_LEN, MAX_PATH_LEN, PathError, RelPath, is_unsafe_to_show};
+pub use text::for_people;
 
 /// The longest block, in bytes: a limit of the store, of the wire and of
 /// every decoder. The chunker cuts at 1 MiB; metadata blocks may be longer.

@@ -16,12 +16,10 @@ pub fn links(codec: Codec, bytes: &[u8]) -> Result<Vec<Cid>, NodeError> {
     match codec {
         Codec::Raw => Ok(Vec::new()),
         Codec::DagCbor => DagCborCodec::links(bytes)
-            .map_err(|error| NodeError::Malformed(error.to_string()))?
+            .map_err(|error| NodeError::malformed(&error))?
             .map(|cid| Cid::from_bytes(&cid.to_bytes()).map_err(NodeError::from))
             .collect(),
-        Codec::Json => {
-            manifest_links(bytes).map_err(|error| NodeError::Malformed(error.to_string()))
-        }
+        Codec::Json => manifest_links(bytes).map_err(|error| NodeError::malformed(&error)),
     }
 }
 

@@ -1,7 +1,8 @@
-// The calls. A change carries the session's cookie and, in a header, what no
-// other page can know.
+// The calls. A change carries the session's cookie and, in a header, a code
+// that no other page can know: it is handed over once, when the session begins,
+// and kept by this browser for this origin alone.
 
-import type { Session } from "./model";
+import type { Session, SignedIn } from "./model";
 
 /** An answer that says no, in the program's words. */
 export class ApiError extends Error {
@@ -25,7 +26,17 @@ export class Unreachable extends Error {
 const BASE = "/api/v1";
 /** A call that is not answered within this, in milliseconds, is not answered. */
 const TIMEOUT = 30_000;
-let csrf: string | undefined;
+/** Where this browser keeps what its changes have to carry. */
+const CODE = "archivist-csrf";
+
+/** Takes the code over from the address that a link has led to. */
+function takeCode(): void {
+  const found = /^#csrf=([0-9a-f]+)$/.exec(window.location.hash);
+  if (!found?.[1]) return;
+  localStorage.setItem(CODE, found[1]);
+  const { pathname, search } = window.location;
+  window.history.replaceState(window.history.state, "", pathname + search);
+}
 
 async function message(response: Response): Promise<string> {
   const text = await response.text().catch(() => "");
@@ -48,7 +59,8 @@ interface Options {
 async function call<T>(method: string, path: string, options: Options = {}): Promise<T> {
   const headers: Record<string, string> = { Accept: "application/json" };
   if (options.body !== undefined) headers["Content-Type"] = "application/json";
-  if (method !== "GET" && csrf) headers["X-CSRF-Token"] = csrf;
+  const code = localStorage.getItem(CODE);
+  if (code) headers["X-CSRF-Token"] = code;
   const limit = AbortSignal.timeout(options.timeout ?? TIMEOUT);
   let response: Response;
   try {
@@ -74,11 +86,10 @@ export const post = <T>(path: string, body: unknown = {}, options?: Options) =>
 export const patch = <T>(path: string, body: unknown) => call<T>("PATCH", path, { body });
 export const remove = <T>(path: string) => call<T>("DELETE", path);
 
-/** Whether this browser is signed in; what changes need is kept for them. */
+/** Whether this browser is signed in. */
 export async function session(): Promise<Session> {
-  const found = await get<Session>("/ui/session");
-  csrf = found.csrf ?? undefined;
-  return found;
+  takeCode();
+  return get<Session>("/ui/session");
 }
 
 /** Signs in with the content of the token file. */
@@ -92,12 +103,14 @@ export async function signIn(token: string): Promise<void> {
   });
   if (response.status === 401) throw new ApiError(401, "That is not the token of this instance.");
   if (!response.ok) throw new ApiError(response.status, await message(response));
+  const begun = (await response.json()) as SignedIn;
+  localStorage.setItem(CODE, begun.csrf);
 }
 
 /** Ends the session of this browser. */
 export async function signOut(): Promise<void> {
   await remove<undefined>("/ui/session");
-  csrf = undefined;
+  localStorage.removeItem(CODE);
 }
 
 /** A path with parameters; those without a value are left out. */

@@ -33,6 +33,7 @@ export type AddFolder = Schemas["AddFolder"];
 export type NewSource = Schemas["NewSource"];
 export type RestoreRequest = Schemas["RestoreRequest"];
 export type Session = Schemas["Session"];
+export type SignedIn = Schemas["SignedIn"];
 export type Directory = Schemas["Directory"];
 export type Directories = Schemas["Directories"];
 export type LeftOut = Schemas["LeftOut"];
@@ -41,6 +42,7 @@ export type FileVersion = Schemas["FileVersion"];
 export type Found = Schemas["Found"];
 export type JournalEntry = Schemas["JournalEntry"];
 export type LogLine = Schemas["LogLine"];
+export type TrafficDay = Schemas["TrafficDay"];
 
 /** A block that is needed and cannot be had. */
 export interface VerifyProblem {

@@ -6,7 +6,7 @@ import { get, patch, post, remove, session, url } from "./client";
 import type {
   AddFolder, BackupNowReport, ConfigChanged, Directories, ExcludePreview, FileVersion, Folder, Found, Job, JoinReport,
   JournalEntry, KeyInfo, ListedEntry, LogLine, NewSource, PairingCode, PairingState, Peer, PruneReport,
-  RestoreReport, RestoreRequest, Snapshot, Source, Status, Step,
+  RestoreReport, RestoreRequest, Snapshot, Source, Status, Step, TrafficDay,
 } from "./model";
 import { isLive } from "./live";
 
@@ -166,6 +166,14 @@ export const useJournal = () =>
     queryKey: ["journal"],
     queryFn: ({ signal }) => get<JournalEntry[]>("/journal", { signal }),
     refetchInterval: 3000,
+  });
+
+export const useTraffic = (enabled: boolean) =>
+  useQuery({
+    queryKey: ["traffic"],
+    queryFn: ({ signal }) => get<TrafficDay[]>("/traffic", { signal }),
+    enabled,
+    refetchInterval: 60_000,
   });
 
 export const useLogs = (enabled: boolean) =>

@@ -325,10 +325,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /**
-         * What happened since the instance was started, in plain words, the oldest
-         *     first; at most the last 2000.
-         */
+        /** What happened, in plain words, the oldest first; at most the last 2000. */
         get: operations["get_journal"];
         put?: never;
         post?: never;
@@ -697,9 +694,30 @@ export interface paths {
         put?: never;
         /**
          * Looks through folders and publishes what has changed; answers when the
-         *     manifests are registered.
+         *     manifests are registered. A folder that fails keeps none of the others from
+         *     it, and is named.
          */
         post: operations["post_sync"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/traffic": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * What travelled between this machine and others on each day, the oldest first;
+         *     at most 400 days.
+         */
+        get: operations["get_traffic"];
+        put?: never;
+        post?: never;
         delete?: never;
         options?: never;
         head?: never;
@@ -730,7 +748,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Whether this browser has a session. */
+        /** Whether this browser has a session, and what its changes have to carry. */
         get: operations["get_ui_session"];
         put?: never;
         /** Begins a session of this browser; it takes the token. */
@@ -1005,7 +1023,7 @@ export interface components {
             kind: string;
             /**
              * Format: int64
-             * @description How much is done, in bytes or blocks …
+             * @description How much is done: for `verify`, snapshots …
              */
             progress_done: number;
             /**
@@ -1218,6 +1236,11 @@ export interface components {
             holds: string[];
             /** @description Snapshots that stay, and which rule keeps each. */
             kept: components["schemas"]["PruneDecision"][];
+            /**
+             * @description Why nothing could be freed, where that is so: what was removed still
+             *     takes its place on the disk.
+             */
+            not_collected?: string | null;
             /** @description Snapshots that went, or would go. */
             removed: components["schemas"]["PruneDecision"][];
         };
@@ -1348,10 +1371,13 @@ export interface components {
         };
         /** @description What a browser is told of its session. */
         Session: {
-            /** @description What every change has to carry in `X-CSRF-Token`, where it has one. */
-            csrf?: string | null;
-            /** @description Whether it has one. */
+            /** @description Whether it has one, and carries in `X-CSRF-Token` what belongs to it. */
             signed_in: boolean;
+        };
+        /** @description What a browser is told once, when its session begins. */
+        SignedIn: {
+            /** @description What every change has to carry in `X-CSRF-Token`. */
+            csrf: string;
         };
         /** @description A manifest that this instance holds, whole. */
         Snapshot: {
@@ -1469,6 +1495,27 @@ export interface components {
             /** @description The source, by name; the backup server, where none is named. */
             source?: string | null;
         };
+        /** @description One day. */
+        TrafficDay: components["schemas"]["Transferred"] & {
+            /**
+             * Format: date
+             * @description The date, by the clock and the time zone of this machine.
+             */
+            day: string;
+        };
+        /** @description What travelled on one day, between this machine and others. */
+        Transferred: {
+            /**
+             * Format: int64
+             * @description Bytes that were received.
+             */
+            received_bytes: number;
+            /**
+             * Format: int64
+             * @description Bytes that were sent.
+             */
+            sent_bytes: number;
+        };
         /** @description A link that opens the web UI, once. */
         UiLink: {
             /** @description Where it is. */
@@ -1557,6 +1604,15 @@ export interface operations {
                 };
                 content: {
                     "application/json": Record<string, never>;
+                };
+            };
+            /** @description Without the token or a session */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
                 };
             };
         };
@@ -1859,6 +1915,15 @@ export interface operations {
             };
             /** @description Not such a path */
             400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
+            /** @description Without the token or a session */
+            401: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -2343,6 +2408,15 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
+            /** @description Without the token or a session */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
             /** @description It is not here, or is no manifest */
             404: {
                 headers: {
@@ -2556,6 +2630,15 @@ export interface operations {
                     "application/json": components["schemas"]["RestoreReport"][];
                 };
             };
+            /** @description Without the token or a session */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
         };
     };
     post_restores: {
@@ -2645,6 +2728,15 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["RestoreReport"];
+                };
+            };
+            /** @description Without the token or a session */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
                 };
             };
             /** @description No such restore since the instance was started */
@@ -2790,6 +2882,15 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
+            /** @description Without the token or a session */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
             /** @description No such snapshot, or nothing there */
             404: {
                 headers: {
@@ -2848,6 +2949,15 @@ export interface operations {
             };
             /** @description Not such an id or path, or not a file */
             400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
+            /** @description Without the token or a session */
+            401: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -2918,6 +3028,15 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
+            /** @description Without the token or a session */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
             /** @description No such snapshot */
             404: {
                 headers: {
@@ -2976,6 +3095,15 @@ export interface operations {
             };
             /** @description Not such an id or path */
             400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
+            /** @description Without the token or a session */
+            401: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -3267,13 +3395,32 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description Paused, or in alarm, or there is none */
+            /** @description Paused, or in alarm, or there is none; of several, which are not registered */
             409: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
                     "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
+        };
+    };
+    get_traffic: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["TrafficDay"][];
                 };
             };
         };
@@ -3335,11 +3482,13 @@ export interface operations {
         requestBody?: never;
         responses: {
             /** @description The cookie is set */
-            204: {
+            200: {
                 headers: {
                     [name: string]: unknown;
                 };
-                content?: never;
+                content: {
+                    "application/json": components["schemas"]["SignedIn"];
+                };
             };
             /** @description Without the token */
             401: {

@@ -149,13 +149,17 @@ describe("snapshots", () => {
         snapshot("2", 3, "2026-11-21T11:00:00Z", { bytes: 300 }),
         snapshot("3", 1, "2026-11-22T10:00:00Z", { folder_id: "g", bytes: 7 }),
       ],
+      [
+        { day: "2026-10-01", sent_bytes: 1, received_bytes: 1 },
+        { day: "2026-11-21", sent_bytes: 5, received_bytes: 6 },
+      ],
       now,
       3,
     );
     expect(days).toEqual([
-      { day: "2026-11-20", versions: 0, bytes: 70 },
-      { day: "2026-11-21", versions: 2, bytes: 300 },
-      { day: "2026-11-22", versions: 1, bytes: 307 },
+      { day: "2026-11-20", versions: 0, bytes: 70, sent: 0, received: 0 },
+      { day: "2026-11-21", versions: 2, bytes: 300, sent: 5, received: 6 },
+      { day: "2026-11-22", versions: 1, bytes: 307, sent: 0, received: 0 },
     ]);
   });
   it("have paths with directories above them", () => {

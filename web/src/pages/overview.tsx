@@ -1,16 +1,16 @@
 // The truth in one sentence, and each folder in one card.
 
 import { Button, Card, Group, Loader, SimpleGrid, Skeleton, Stack, Text, Title } from "@mantine/core";
-import { BarChart } from "@mantine/charts";
+import { BarChart, type ChartSeries } from "@mantine/charts";
 import { useDisclosure } from "@mantine/hooks";
 import { IconPlus, IconUpload } from "@tabler/icons-react";
 import { useMemo } from "react";
 import { Link } from "react-router";
 
 import type { Notice, Status } from "../api/model";
-import { hasBackupServer, useBackupNow, useConfig, useSnapshots, useStatus } from "../api/queries";
+import { hasBackupServer, useBackupNow, useConfig, useSnapshots, useStatus, useTraffic } from "../api/queries";
 import { bytes, counted, visibleName } from "../lib/format";
-import { byDay } from "../lib/history";
+import { byDay, type Day } from "../lib/history";
 import { announced, truth, type Truth } from "../lib/truth";
 import { sourceWord } from "../lib/words";
 import { WorkBar } from "../parts/bar";
@@ -101,40 +101,71 @@ function FirstRun({ onAdd }: { onAdd: () => void }) {
   );
 }
 
+/** One small chart of the last days. */
+function Days({ label, days, series, format }: { label: string; days: Day[]; series: ChartSeries[]; format?: (value: number) => string }) {
+  return (
+    <figure style={{ margin: 0 }}>
+      <Text size="xs" c="dimmed" component="figcaption">
+        {label}
+      </Text>
+      <BarChart
+        h={150}
+        data={days.map((day) => ({ ...day, day: day.day.slice(5) }))}
+        dataKey="day"
+        type="stacked"
+        series={series}
+        valueFormatter={format}
+        barProps={{ isAnimationActive: false }}
+        barChartProps={{ accessibilityLayer: false }}
+        aria-hidden
+        yAxisProps={{ allowDecimals: false, width: format ? 70 : 30 }}
+      />
+    </figure>
+  );
+}
+
 function History({ status, hasServer }: { status: Status; hasServer: boolean | undefined }) {
   const isServer = status.sources.length > 0;
-  const snapshots = useSnapshots(!isServer, isServer || hasServer === true);
-  const days = useMemo(() => byDay(snapshots.data ?? [], new Date(), 14), [snapshots.data]);
-  if (!isServer && !hasServer) return null;
-  const versions = days.reduce((sum, day) => sum + day.versions, 0);
+  const isShown = isServer || hasServer === true;
+  const snapshots = useSnapshots(!isServer, isShown);
+  const traffic = useTraffic(isShown);
+  const days = useMemo(
+    () => byDay(snapshots.data ?? [], traffic.data ?? [], new Date(), 14),
+    [snapshots.data, traffic.data],
+  );
+  if (!isShown) return null;
+  const sum = (of: (day: Day) => number) => days.reduce((total, day) => total + of(day), 0);
   const last = days.at(-1)?.bytes ?? 0;
+  const [sent, received] = [sum((day) => day.sent), sum((day) => day.received)];
   return (
     <Card withBorder component="section" aria-label="The last 14 days">
       <Title order={2} size="h4">
         The last 14 days
       </Title>
-      {snapshots.isPending && <Loader size="sm" mt="sm" aria-label="Loading" />}
+      {(snapshots.isPending || traffic.isPending) && <Loader size="sm" mt="sm" aria-label="Loading" />}
       {snapshots.isError && <Trouble error={snapshots.error} onRetry={() => void snapshots.refetch()} />}
-      {snapshots.data && (
+      {traffic.isError && <Trouble error={traffic.error} onRetry={() => void traffic.refetch()} />}
+      {snapshots.data && traffic.data && (
         <>
           <Text size="sm" c="dimmed" mb="sm">
-            {counted(versions, "version")} {isServer ? "received here" : "received by the backup server"}. The newest
-            versions hold {bytes(last)}.
+            {counted(sum((day) => day.versions), "version")} {isServer ? "received here" : "received by the backup server"}. The newest
+            versions hold {bytes(last)}. {bytes(sent)} were sent, {bytes(received)} received.
           </Text>
-          {last > 0 && <SimpleGrid cols={{ base: 1, sm: 2 }}>
-            <figure style={{ margin: 0 }}>
-              <Text size="xs" c="dimmed" component="figcaption">
-                Versions a day
-              </Text>
-              <BarChart h={150} data={days.map((day) => ({ ...day, day: day.day.slice(5) }))} dataKey="day" series={[{ name: "versions", label: "Versions", color: "blue.6" }]} barProps={{ isAnimationActive: false }} barChartProps={{ accessibilityLayer: false }} aria-hidden yAxisProps={{ allowDecimals: false, width: 30 }} />
-            </figure>
-            <figure style={{ margin: 0 }}>
-              <Text size="xs" c="dimmed" component="figcaption">
-                Size of the newest versions
-              </Text>
-              <BarChart h={150} data={days.map((day) => ({ ...day, day: day.day.slice(5) }))} dataKey="day" series={[{ name: "bytes", label: "Size", color: "teal.6" }]} valueFormatter={bytes} barProps={{ isAnimationActive: false }} barChartProps={{ accessibilityLayer: false }} aria-hidden yAxisProps={{ width: 70 }} />
-            </figure>
-          </SimpleGrid>}
+          {(last > 0 || sent + received > 0) && (
+            <SimpleGrid cols={{ base: 1, sm: 3 }}>
+              <Days label="Versions a day" days={days} series={[{ name: "versions", label: "Versions", color: "blue.6" }]} />
+              <Days
+                label="Sent and received a day"
+                days={days}
+                series={[
+                  { name: "sent", label: "Sent", color: "grape.6" },
+                  { name: "received", label: "Received", color: "orange.6" },
+                ]}
+                format={bytes}
+              />
+              <Days label="Size of the newest versions" days={days} series={[{ name: "bytes", label: "Size", color: "teal.6" }]} format={bytes} />
+            </SimpleGrid>
+          )}
         </>
       )}
     </Card>

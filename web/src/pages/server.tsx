@@ -111,6 +111,7 @@ function Decisions({ report }: { report: PruneReport }) {
             ? `${counted(report.removed.length, "version")} would go, ${count(report.kept.length)} would stay.`
             : `${counted(report.removed.length, "version")} went, ${count(report.kept.length)} stayed; the disk has ${bytes(report.freed_bytes)} back.`}
       </Text>
+      {report.not_collected && <Dot tone="bad">Nothing could be freed: {report.not_collected}</Dot>}
       {report.holds.map((hold) => (
         <Dot key={hold} tone="busy">
           {hold}

@@ -46,6 +46,8 @@ struct Wire {
 #[derive(Debug)]
 pub(super) struct AcceptedFile {
     path: PathBuf,
+    /// Held while the file is written; the sources' tasks read meanwhile.
+    writing: Mutex<()>,
     sources: Mutex<BTreeMap<String, Folders>>,
 }
 
@@ -64,7 +66,7 @@ impl AcceptedFile {
                 BTreeMap::new()
             }
         };
-        Self { path, sources: Mutex::new(sources) }
+        Self { path, writing: Mutex::new(()), sources: Mutex::new(sources) }
     }
 
     /// What was accepted of a folder over the manifest `newest`.
@@ -89,13 +91,13 @@ impl AcceptedFile {
         source: &PeerId,
         folders: impl IntoIterator<Item = (FolderId, Acceptance)>,
     ) -> std::io::Result<()> {
-        let mut sources = self.sources.lock();
-        let mut next = sources.clone();
+        let _one_at_a_time = self.writing.lock();
+        let mut next = self.sources.lock().clone();
         next.entry(source.to_string()).or_default().extend(folders);
         let wire = Wire { version: VERSION, sources: next };
         let json = serde_json::to_vec_pretty(&wire)?;
         atomic_file::write(&self.path, &json)?;
-        *sources = wire.sources;
+        *self.sources.lock() = wire.sources;
         Ok(())
     }
 }

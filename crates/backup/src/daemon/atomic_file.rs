@@ -9,7 +9,7 @@ use std::path::Path;
 /// # Errors
 ///
 /// Those of the disk; the file is as it was then.
-pub(super) fn write(path: &Path, content: &[u8]) -> io::Result<()> {
+pub fn write(path: &Path, content: &[u8]) -> io::Result<()> {
     let dir = path.parent().unwrap_or(Path::new("."));
     let mut file = tempfile::Builder::new().prefix(".backup-").suffix(".new").tempfile_in(dir)?;
     file.write_all(content)?;

@@ -51,6 +51,7 @@ pub use self::state_file::STATE_FILE_NAME;
 pub use self::status::{
     BackupEvent, FolderStatus, Processed, PullStatus, SourceState, SourceStatus, Totals,
 };
+pub use atomic_file::write as replace_file;
 
 /// How long [`BackupDaemon::shutdown`] takes at most.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(2);
@@ -231,16 +232,20 @@ impl BackupDaemon {
             clock: clock.clone(),
             links: links.clone(),
             settings,
-            puller: puller.clone(),
             running: HashMap::new(),
+            ending: Vec::new(),
             tasks: JoinSet::new(),
             stop: stop.clone(),
             failed,
         };
-        let handle =
-            BackupHandle { board: board.clone(), snapshots: snapshots.clone(), puller, links };
+        let handle = BackupHandle {
+            board: board.clone(),
+            snapshots: snapshots.clone(),
+            puller: puller.clone(),
+            links,
+        };
         let state = StateFile { path: data_dir.join(STATE_FILE_NAME), board, snapshots, clock };
-        let manager = tokio::spawn(manager.run(events, state));
+        let manager = tokio::spawn(manager.run(events, state, puller));
         Ok(Self { handle, _stops: stop.clone().drop_guard(), stop, manager, failure })
     }
 
@@ -346,8 +351,10 @@ struct Manager {
     clock: Arc<dyn Clock>,
     links: Links,
     settings: watch::Receiver<BackupSettings>,
-    puller: ManifestPuller,
     running: HashMap<String, Running>,
+    /// The ends of the tasks that were told to stop, with whose they are: the
+    /// next task of that peer waits for them.
+    ending: Vec<(PeerId, CancellationToken)>,
     tasks: JoinSet<()>,
     stop: CancellationToken,
     failed: watch::Sender<Option<String>>,
@@ -361,12 +368,17 @@ struct Running {
 }
 
 impl Manager {
-    async fn run(mut self, mut events: broadcast::Receiver<NetEvent>, state: StateFile) {
+    async fn run(
+        mut self,
+        mut events: broadcast::Receiver<NetEvent>,
+        state: StateFile,
+        puller: ManifestPuller,
+    ) {
         let (written, stop_writing) = {
             let stop = CancellationToken::new();
             (tokio::spawn(state.run(stop.clone())), stop)
         };
-        self.tidy().await;
+        self.tidy(puller).await;
         self.apply();
         let stop = self.stop.clone();
         let mut has_settings = true;
@@ -405,9 +417,8 @@ impl Manager {
     }
 
     /// Removes what pulls have left behind with which nobody goes on.
-    async fn tidy(&self) {
+    async fn tidy(&self, puller: ManifestPuller) {
         let sources = self.settings.borrow().sources.iter().map(|source| source.peer_id).collect();
-        let puller = self.puller.clone();
         let tidied = blocking(move || {
             let sources: Vec<PeerId> = sources;
             puller.tidy(&sources)?;
@@ -426,15 +437,15 @@ impl Manager {
         self.common.send_if_modified(|old| std::mem::replace(old, common) != common);
         let is_wanted =
             |running: &Running| settings.enabled && settings.sources.contains(&running.source);
-        let mut ended: Vec<(PeerId, CancellationToken)> = Vec::new();
-        let links = self.links.clone();
+        self.ending.retain(|(_, ended)| !ended.is_cancelled());
+        let (links, ending) = (&self.links, &mut self.ending);
         self.running.retain(|name, running| {
             if is_wanted(running) {
                 return true;
             }
             running.stop.cancel();
             links.lock().remove(name);
-            ended.push((running.source.peer_id, running.ended.clone()));
+            ending.push((running.source.peer_id, running.ended.clone()));
             false
         });
         let names: Vec<&str> = settings.sources.iter().map(|source| source.name.as_str()).collect();
@@ -444,19 +455,19 @@ impl Manager {
             }
         }
         for source in &settings.sources {
-            let before = ended.iter().filter(|(peer, _)| *peer == source.peer_id);
-            let before: Vec<_> = before.map(|(_, ended)| ended.clone()).collect();
             if !settings.enabled {
                 self.board.set(disabled(source), None);
             } else if !self.running.contains_key(source.name.as_str()) {
-                self.start(source, before);
+                self.start(source);
             }
         }
     }
 
     /// Starts the task of a source, once those that pulled from the same peer
     /// have ended.
-    fn start(&mut self, source: &SourcePeer, before: Vec<CancellationToken>) {
+    fn start(&mut self, source: &SourcePeer) {
+        let before = self.ending.iter().filter(|(peer, _)| *peer == source.peer_id);
+        let before: Vec<_> = before.map(|(_, ended)| ended.clone()).collect();
         let (stop, ended) = (CancellationToken::new(), CancellationToken::new());
         let (hint, (requests, receiver)) = (Arc::new(Notify::new()), mpsc::channel(REQUESTS_MAX));
         let tools = Tools {

@@ -3,8 +3,9 @@
 //!
 //! Invariant: a segment is remembered only as long as a root that was seen
 //! keeps it: the newest snapshot's, or that of the pull that was not finished.
-//! When the root is another one, or the store has failed, it is forgotten, and
-//! everything is looked at again.
+//! When the root is another one, or the store has failed or lost anything since
+//! before it was looked at (a sync that failed, damage that was found), it is
+//! forgotten, and everything is looked at again.
 
 use std::collections::HashMap;
 
@@ -30,6 +31,8 @@ pub(crate) struct Complete {
 /// What is remembered of a folder.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct FolderCache {
+    /// What the store had lost by then; see [`store::BlockStore::losses`].
+    pub(crate) losses: u64,
     /// Below the newest snapshot.
     pub(crate) base: Option<Complete>,
     /// Below the root of the pull.
@@ -40,10 +43,13 @@ pub(crate) struct FolderCache {
 }
 
 impl FolderCache {
-    /// What is still kept, given what the roots are now.
-    pub(crate) fn valid(mut self, base: Option<Cid>, partial: Option<Cid>) -> Self {
-        self.base = self.base.filter(|complete| Some(complete.root) == base);
-        self.partial = self.partial.filter(|complete| Some(complete.root) == partial);
+    /// What is still kept, given what the roots are now and what the store has
+    /// lost.
+    pub(crate) fn valid(mut self, base: Option<Cid>, partial: Option<Cid>, losses: u64) -> Self {
+        let is_whole = self.losses == losses;
+        self.base = self.base.filter(|complete| is_whole && Some(complete.root) == base);
+        self.partial = self.partial.filter(|complete| is_whole && Some(complete.root) == partial);
+        self.losses = losses;
         self
     }
 

@@ -3,7 +3,7 @@
 use store::StoreError;
 use types::{Cid, ManifestError};
 
-use crate::blocking::{Panicked, Retry};
+use crate::blocking::Panicked;
 use crate::pull::PullError;
 use crate::snapshot::SnapshotError;
 use crate::tree::TreeError;
@@ -63,6 +63,9 @@ pub enum ManifestPullError {
         /// One of them.
         first: Cid,
     },
+    /// The store has lost blocks meanwhile: a sync failed, or damage was found.
+    #[error("the store lost blocks while it was pulled; what is missing is pulled again")]
+    Lost,
     /// It was told to stop.
     #[error("it was stopped")]
     Stopped,
@@ -110,19 +113,5 @@ impl ManifestPullError {
                 | Self::Pull(PullError::Store(_))
                 | Self::Panicked(_)
         )
-    }
-
-    /// Whether the same pull can succeed later.
-    pub fn retry(&self) -> Retry {
-        match self {
-            // A block that is damaged or missing is fetched again.
-            Self::Store(StoreError::Damaged { .. } | StoreError::Missing(_)) => Retry::Temporary,
-            Self::Store(error) | Self::Snapshot(SnapshotError::Store(error)) => {
-                error.retry().into()
-            }
-            Self::Pull(error) => error.retry(),
-            Self::Changed { .. } | Self::Missing { .. } | Self::Stopped => Retry::Temporary,
-            _ => Retry::Permanent,
-        }
     }
 }

@@ -1,12 +1,12 @@
 //! The files of segments: which there are, and whether they are here whole.
 //! Everything here blocks.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::ops::ControlFlow;
 
 use net::Want;
 use store::{BlockStore, StoreError};
-use types::{Cid, Codec, Entry, EntryKind, FileNode, SegmentRef, decode_segment};
+use types::{Cid, Codec, Entry, EntryKind, FileNode, MAX_TREE_DEPTH, SegmentRef, decode_segment};
 
 use super::ManifestPullError;
 use crate::plan::{KnownFiles, Summary, TreeWalk};
@@ -77,7 +77,7 @@ pub(super) fn files_of(
     let mut files = Vec::new();
     each_file(store, segment, |entry| {
         if let EntryKind::File { cid, size, .. } = entry.kind
-            && !here.has(&cid)
+            && !here.has(&cid, size)
         {
             files.push(FileWant { cid, size });
             here.add(entry);
@@ -86,12 +86,13 @@ pub(super) fn files_of(
     Ok(files)
 }
 
-/// The first block that is missing of these files, if one is.
+/// The first block that is missing of these files, if one is. They are of the
+/// lengths that the manifest says, so that a restore can read them.
 pub(super) fn first_missing(
     store: &dyn BlockStore,
     files: &[FileWant],
 ) -> Result<Option<Cid>, ManifestPullError> {
-    let mut checked = HashSet::new();
+    let mut checked = HashMap::new();
     for file in files {
         if let Some(missing) = missing_of(store, file, &mut checked)? {
             return Ok(Some(missing));
@@ -103,17 +104,21 @@ pub(super) fn first_missing(
 fn missing_of(
     store: &dyn BlockStore,
     file: &FileWant,
-    checked: &mut HashSet<Cid>,
+    checked: &mut HashMap<Cid, usize>,
 ) -> Result<Option<Cid>, ManifestPullError> {
-    let mut stack = vec![(file.cid, file.size)];
-    while let Some((cid, size)) = stack.pop() {
-        if cid.codec() == Codec::Raw {
-            if !store.has(&cid)? {
-                return Ok(Some(cid));
-            }
-            continue;
-        }
+    let mut stack = vec![(file.cid, file.size, 0)];
+    while let Some((cid, size, depth)) = stack.pop() {
         let not_file = |reason| ManifestPullError::NotFile { cid, reason };
+        if cid.codec() == Codec::Raw {
+            match store.len_of(&cid)? {
+                Some(len) if len == size => continue,
+                Some(_) => return Err(not_file("a chunk of it is of another length")),
+                None => return Ok(Some(cid)),
+            }
+        }
+        if depth == MAX_TREE_DEPTH {
+            return Err(not_file("its tree is too deep"));
+        }
         let bytes = match store.get(&cid) {
             Ok(Some(bytes)) => bytes,
             Ok(None) | Err(StoreError::Damaged { .. }) => return Ok(Some(cid)),
@@ -127,9 +132,10 @@ fn missing_of(
             checked.clear();
         }
         // Each name of a node stands for the same below it, but its parent may
-        // give it a wrong length.
-        if checked.insert(cid) {
-            stack.extend(node.children().iter().map(|child| (child.cid, child.len)));
+        // give it a wrong length, or it may be deeper than before.
+        if checked.get(&cid).is_none_or(|checked_at| depth > *checked_at) {
+            checked.insert(cid, depth);
+            stack.extend(node.children().iter().map(|child| (child.cid, child.len, depth + 1)));
         }
     }
     Ok(None)

@@ -18,6 +18,7 @@
 mod cache;
 mod error;
 mod files;
+mod patches;
 mod progress;
 
 use std::collections::HashMap;
@@ -33,8 +34,10 @@ use types::{Cid, FolderId, ManifestHeader};
 
 use self::cache::{Caches, Complete, FolderCache};
 use self::files::{FileWant, check_segment, files_of, first_missing};
+use self::patches::segment_patches;
 use crate::blocking::blocking;
 use crate::clock::Clock;
+use crate::patch::PatchWant;
 use crate::plan::{Counts, Plan, Step, Summary, TreeWalk, diff};
 use crate::pool::SessionPool;
 use crate::pull::{PullError, PullReport, Puller};
@@ -110,7 +113,7 @@ impl ManifestPuller {
         let shared = &self.0;
         let (source, folder) = (job.source, job.offer.published.folder_id.clone());
         let store = shared.snapshots.store().clone();
-        let epoch = store.epoch();
+        let (epoch, losses) = (store.epoch(), store.losses());
         let pin = store.pin();
         pin.add([job.offer.published.manifest_cid]);
         let puller = Puller::new(
@@ -126,10 +129,12 @@ impl ManifestPuller {
             cache: shared.caches.take(source, &folder),
             store,
             epoch,
-            pin,
+            losses,
+            pin: Arc::new(pin),
             puller,
             job,
             held_elsewhere: Vec::new(),
+            base_header: None,
         };
         let result = attempt.run().await;
         let mut cache = std::mem::take(&mut attempt.cache);
@@ -197,11 +202,16 @@ struct Attempt<'a> {
     store: Arc<dyn BlockStore>,
     root_name: String,
     epoch: Epoch,
-    pin: Pin,
+    /// What the store had lost when the attempt began.
+    losses: u64,
+    /// Shared with the commit, which may outlive an attempt that is cut off.
+    pin: Arc<Pin>,
     puller: Puller,
     cache: FolderCache,
     /// Segments of the last snapshot, in order, that are known to be complete.
     held_elsewhere: Vec<Option<Cid>>,
+    /// The block that holds the last snapshot's header.
+    base_header: Option<Cid>,
 }
 
 impl Attempt<'_> {
@@ -218,6 +228,9 @@ impl Attempt<'_> {
             base.segments.iter().map(|segment| known(segment.cid)).collect()
         });
         let plan = Arc::new(diff(&header, base.as_deref(), &complete));
+        if let Some(base) = &base {
+            self.patch(segment_patches(&plan, &header, base)).await?;
+        }
         let wanted = plan.new_segments().map(|step| step.segment.cid).collect();
         whole(&self.puller.blocks(wanted).await?)?;
         let summaries = Arc::new(self.check(plan.clone(), complete).await?);
@@ -257,7 +270,7 @@ impl Attempt<'_> {
                     None
                 }
             };
-            let base = tree.map(|tree| (newest.cid, tree.header().clone(), pin));
+            let base = tree.map(|tree| (newest.cid, tree, pin));
             Ok((base, store.root(&root_name)))
         });
         let (base, partial) = match newest.await {
@@ -267,11 +280,12 @@ impl Attempt<'_> {
         };
         let cache = std::mem::take(&mut self.cache);
         let base_cid = base.as_ref().map(|(cid, ..)| *cid);
-        self.cache = cache.valid(base_cid, partial.map(|root| root.cid));
-        Ok(Base::Header(base.map(|(cid, header, pin)| {
+        self.cache = cache.valid(base_cid, partial.map(|root| root.cid), self.losses);
+        Ok(Base::Header(base.map(|(cid, tree, pin)| {
             self.pin.add([cid]);
             drop(pin);
-            header
+            self.base_header = Some(tree.header_cid());
+            tree.header().clone()
         })))
     }
 
@@ -285,6 +299,9 @@ impl Attempt<'_> {
             Ok::<_, ManifestPullError>(header_of(manifest, &bytes)?)
         });
         let header_cid = header_cid.await?;
+        if let Some(base) = self.base_header {
+            self.patch(vec![PatchWant { cid: header_cid, bases: vec![base] }]).await?;
+        }
         whole(&self.puller.blocks(vec![header_cid]).await?)?;
         let store = self.store.clone();
         let header = blocking(move || {
@@ -393,7 +410,7 @@ impl Attempt<'_> {
         plan: &Arc<Plan>,
         summaries: &Arc<HashMap<Cid, Summary>>,
     ) -> Result<(), ManifestPullError> {
-        let (mut missing, mut changed, mut synced) = (Vec::new(), 0, 0);
+        let (mut lacking, mut synced) = (Lacking::default(), 0);
         let new: Arc<Vec<Step>> = Arc::new(plan.new_segments().cloned().collect());
         let mut next = 0;
         while next < new.len() {
@@ -403,9 +420,7 @@ impl Attempt<'_> {
             next = group.range.end;
             let wants: Vec<Want> = group.files.iter().map(Want::from).collect();
             let report = self.puller.trees(wants).await?;
-            let is_complete = report.is_complete();
-            changed += report.changed.len();
-            missing.extend(report.missing);
+            lacking.add(&report);
             let mut counts = Counts::default();
             for step in steps {
                 if let Some(summary) = summaries.get(&step.segment.cid) {
@@ -414,7 +429,7 @@ impl Attempt<'_> {
             }
             let wanted: u64 = group.files.iter().map(|file| file.size).fold(0, u64::saturating_add);
             self.job.progress.add_bytes_here(counts.bytes.saturating_sub(wanted));
-            if !is_complete {
+            if !report.is_complete() {
                 continue;
             }
             let (store, epoch) = (self.store.clone(), self.epoch);
@@ -431,7 +446,7 @@ impl Attempt<'_> {
             });
             let gone = gone.await?;
             if let Some(cid) = gone {
-                missing.push(cid);
+                lacking.is_missing(cid, 1);
                 continue;
             }
             self.job.progress.add_files(counts.files);
@@ -443,7 +458,7 @@ impl Attempt<'_> {
                 partial.segments.extend(done);
             }
         }
-        lacking(&missing, changed)
+        lacking.result()
     }
 
     /// The files of the next new segments that are not known to be here.
@@ -490,17 +505,27 @@ impl Attempt<'_> {
             held: header.held.as_ref().map(|why| why.chars().take(HELD_LEN_MAX).collect()),
         };
         let (store, header) = (self.store.clone(), header.clone());
-        let (epoch, root_name) = (self.epoch, self.root_name.clone());
+        let (epoch, losses, root_name) = (self.epoch, self.losses, self.root_name.clone());
+        let pin = self.pin.clone();
         let snapshot = blocking(move || {
+            let _pin = pin;
             let segments = header.segments.iter().map(|segment| segment.cid);
             for cid in segments.chain([record.manifest]) {
                 if !store.has(&cid)? {
                     return Err(StoreError::Missing(cid).into());
                 }
             }
+            // The files were looked for one by one, while the store went on.
+            if store.losses() != losses {
+                return Err(ManifestPullError::Lost);
+            }
             let snapshot = snapshots.commit(record, epoch)?;
-            // It is committed: what is left to do may fail.
-            if let Err(error) = store.remove_root(&root_name) {
+            // It is committed: what is left to do may fail. Where this attempt
+            // was cut off, the root may be that of the next one.
+            let ours = Root { cid: snapshot.record.manifest, partial: true };
+            if store.root(&root_name) == Some(ours)
+                && let Err(error) = store.remove_root(&root_name)
+            {
                 tracing::warn!(root = root_name, %error, "the root of a pull that is done stays");
             }
             Ok::<_, ManifestPullError>(snapshot)
@@ -508,7 +533,7 @@ impl Attempt<'_> {
         let snapshot = snapshot.await?;
         let segments = HashMap::clone(summaries);
         let base = Some(Complete { root: snapshot.cid, segments });
-        self.cache = FolderCache { base, ..FolderCache::default() };
+        self.cache = FolderCache { base, losses: self.losses, ..FolderCache::default() };
         Ok(snapshot)
     }
 
@@ -536,16 +561,40 @@ fn whole(report: &PullReport) -> Result<(), ManifestPullError> {
     if report.is_complete() {
         return Ok(());
     }
-    lacking(&report.missing, report.changed.len())
+    let mut lacking = Lacking::default();
+    lacking.add(report);
+    lacking.result()
 }
 
-/// Changed files explain themselves: the next manifest follows. Only where a
-/// block is simply not there, the source is to blame.
-fn lacking(missing: &[Cid], changed: usize) -> Result<(), ManifestPullError> {
-    match missing.first() {
-        _ if changed > 0 => Err(ManifestPullError::Changed { count: changed }),
-        Some(first) => Err(ManifestPullError::Missing { count: missing.len(), first: *first }),
-        None => Ok(()),
+/// What could not be had.
+#[derive(Default)]
+struct Lacking {
+    changed: usize,
+    missing: usize,
+    first: Option<Cid>,
+}
+
+impl Lacking {
+    fn add(&mut self, report: &PullReport) {
+        self.changed += report.changed.len();
+        if let Some(first) = report.missing.first() {
+            self.is_missing(*first, report.missing.len());
+        }
+    }
+
+    fn is_missing(&mut self, first: Cid, count: usize) {
+        self.first.get_or_insert(first);
+        self.missing += count;
+    }
+
+    /// Changed files explain themselves: the next manifest follows. Only where
+    /// a block is simply not there, the source is to blame.
+    fn result(self) -> Result<(), ManifestPullError> {
+        match self.first {
+            _ if self.changed > 0 => Err(ManifestPullError::Changed { count: self.changed }),
+            Some(first) => Err(ManifestPullError::Missing { count: self.missing, first }),
+            None => Ok(()),
+        }
     }
 }
 

@@ -206,6 +206,8 @@ pub enum BackupNowError {
         address: Multiaddr,
         /// Whether the trigger arrived all the same.
         is_triggered: bool,
+        /// The steps before: what was registered stays so.
+        steps: Vec<StepReport>,
         /// What the network said.
         source: NetError,
     },
@@ -384,7 +386,7 @@ impl BackupService {
         let outcome = telling.await;
         if let Err(source) = outcome.connect {
             let is_triggered = outcome.trigger.is_ok();
-            return Err(BackupNowError::Connect { address, is_triggered, source });
+            return Err(BackupNowError::Connect { address, is_triggered, steps, source });
         }
         self.0.told_by_hand.notify_one();
         steps.push(StepReport {

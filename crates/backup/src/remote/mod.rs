@@ -20,9 +20,9 @@ use tokio::sync::mpsc;
 use types::FolderId;
 
 use self::wire::{Answer, Failure, Question};
-use crate::blocking::{Panicked, blocking};
+use crate::blocking::blocking;
 use crate::exchange::{self, ExchangeError, Limits, finish, frame, read_frame, write_frame};
-use crate::snapshot::{Listing, Selector, Snapshot, SnapshotError, SnapshotStore};
+use crate::snapshot::SnapshotStore;
 
 pub use self::blocks::{RemoteBlocks, RemoteBlocksError};
 pub use self::wire::RemoteSnapshot;
@@ -62,21 +62,9 @@ pub enum RemoteError {
          source_peers, with the peer id of this instance"
     )]
     NotAllowed,
-    /// There is no such snapshot there.
-    #[error("the backup server has no such snapshot of this instance")]
-    None,
-    /// More than one folder fits.
-    #[error("more than one folder has snapshots that fit: {}; name one", .0.join(", "))]
-    Folders(Vec<String>),
-    /// More than one id begins so.
-    #[error("more than one snapshot begins so; give more of its id")]
-    Ambiguous,
     /// The backup server could not look.
     #[error("the backup server could not read its snapshots; its log says why")]
     Failed,
-    /// What it says was never signed here.
-    #[error("the backup server shows a snapshot that this instance has never signed")]
-    Forged,
     /// It says more than can be taken.
     #[error("the backup server lists more than {LISTED_MAX} snapshots")]
     TooMany,
@@ -104,27 +92,6 @@ pub async fn list_remote(
     folder: Option<FolderId>,
 ) -> Result<RemoteListing, RemoteError> {
     ask(handle, peer, &Question::List { folder }).await
-}
-
-/// Asks `peer` for the one snapshot of this instance that is meant; see
-/// [`SnapshotStore::find`]. The selector's source does not count.
-///
-/// # Errors
-///
-/// [`RemoteError`].
-pub async fn find_remote(
-    handle: &Handle,
-    peer: PeerId,
-    selector: &Selector,
-) -> Result<RemoteSnapshot, RemoteError> {
-    let Selector { id, folder, at, sequence, .. } = selector.clone();
-    let id = id.map(|id| id.to_string());
-    let question = Question::Find { id, folder, at, sequence };
-    let mut listing = ask(handle, peer, &question).await?;
-    if listing.forged > 0 {
-        return Err(RemoteError::Forged);
-    }
-    listing.snapshots.pop().ok_or(RemoteError::None)
 }
 
 async fn ask(
@@ -175,9 +142,6 @@ async fn hear(
             Answer::Failure(failure) => {
                 return Err(match failure {
                     Failure::NotAllowed => RemoteError::NotAllowed,
-                    Failure::None => RemoteError::None,
-                    Failure::Folders { names } => RemoteError::Folders(names),
-                    Failure::Ambiguous => RemoteError::Ambiguous,
                     Failure::Failed => RemoteError::Failed,
                 });
             }
@@ -216,14 +180,17 @@ async fn answer(
         write_frame(&mut stream, &answer, ANSWER_LEN_MAX).await?;
         return finish(&mut stream).await;
     };
-    let question: Question = read_frame(&mut stream, QUESTION_LEN_MAX).await?;
-    let looked = blocking(move || look(&snapshots, peer, question)).await;
+    let Question::List { folder } = read_frame(&mut stream, QUESTION_LEN_MAX).await?;
+    let looked = blocking(move || snapshots.list_of(&peer, folder.as_ref())).await;
     let (found, last) = match looked {
         Ok(listing) => {
             let damaged = listing.damaged.len() as u64;
             (listing.snapshots, Answer::End { damaged })
         }
-        Err(error) => (Vec::new(), Answer::Failure(failure(&error))),
+        Err(error) => {
+            tracing::warn!(%error, "the snapshots cannot be read for a peer");
+            (Vec::new(), Answer::Failure(Failure::Failed))
+        }
     };
     let mut piece = Vec::new();
     for snapshot in found {
@@ -239,38 +206,6 @@ async fn answer(
     piece.extend(frame(&last, ANSWER_LEN_MAX)?);
     stream.write_all(&piece).await?;
     finish(&mut stream).await
-}
-
-/// What there is of `peer` itself.
-fn look(
-    snapshots: &SnapshotStore,
-    peer: PeerId,
-    question: Question,
-) -> Result<Listing, SnapshotError> {
-    match question {
-        Question::List { folder } => snapshots.list_of(&peer, folder.as_ref()),
-        Question::Find { id, folder, at, sequence } => {
-            let id = id.map(|id| id.parse()).transpose()?;
-            let selector = Selector { id, source: Some(peer), folder, at, sequence };
-            let found: Snapshot = snapshots.find(&selector)?;
-            Ok(Listing { snapshots: vec![found], damaged: Vec::new() })
-        }
-    }
-}
-
-fn failure(error: &SnapshotError) -> Failure {
-    match error {
-        SnapshotError::None | SnapshotError::Id(_) => Failure::None,
-        SnapshotError::Folders(names) => {
-            // A peer has at most a few folders; what it is told has a limit.
-            Failure::Folders { names: names.iter().take(100).cloned().collect() }
-        }
-        SnapshotError::Ambiguous(_) => Failure::Ambiguous,
-        SnapshotError::Store(_) | SnapshotError::Record(_) | SnapshotError::Panicked(Panicked) => {
-            tracing::warn!(%error, "the snapshots cannot be read for a peer");
-            Failure::Failed
-        }
-    }
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use tokio_util::compat::TokioAsyncReadCompatExt as _;
 use types::{Cid, Codec, SequenceNumber};
 
 use super::*;
-use crate::SnapshotRecord;
+use crate::{Snapshot, SnapshotRecord};
 
 fn commit(snapshots: &SnapshotStore, keypair: &Keypair, folder: &str, sequence: u64) -> Snapshot {
     let folder: FolderId = folder.parse().unwrap();
@@ -46,11 +46,6 @@ async fn exchange(
     result
 }
 
-fn find(id: Option<&str>, folder: Option<&str>) -> Question {
-    let folder = folder.map(|folder| folder.parse().unwrap());
-    Question::Find { id: id.map(str::to_owned), folder, at: None, sequence: None }
-}
-
 #[tokio::test]
 async fn a_peer_is_told_of_its_own_snapshots_alone() {
     let snapshots = SnapshotStore::new(Arc::new(MemStore::new()));
@@ -61,29 +56,18 @@ async fn a_peer_is_told_of_its_own_snapshots_alone() {
         commit(&snapshots, &own, "docs", sequence);
     }
     let music = commit(&snapshots, &own, "music", 7);
-    let foreign = commit(&snapshots, &other, "docs", 99);
+    commit(&snapshots, &other, "docs", 99);
     let list = |folder: Option<&str>| Question::List {
         folder: folder.map(|folder| folder.parse().unwrap()),
     };
     let all = exchange(Some(&snapshots), peer, &list(None)).await.unwrap();
     assert_eq!((all.snapshots.len(), all.damaged, all.forged), (41, 0, 0));
-    assert_eq!(all.snapshots[0], RemoteSnapshot::from(first.clone()));
+    assert_eq!(all.snapshots[0], RemoteSnapshot::from(first));
     assert!(all.snapshots.iter().all(|snapshot| snapshot.source == peer.to_string()));
     let some = exchange(Some(&snapshots), peer, &list(Some("music"))).await.unwrap();
     assert_eq!(some.snapshots, [RemoteSnapshot::from(music)]);
     let none = exchange(Some(&snapshots), PeerId::random(), &list(None)).await.unwrap();
     assert_eq!(none, RemoteListing::default());
-    // By its name, too.
-    let found = exchange(Some(&snapshots), peer, &find(Some(first.id.as_str()), None)).await;
-    assert_eq!(found.unwrap().snapshots, [RemoteSnapshot::from(first)]);
-    let found = exchange(Some(&snapshots), peer, &find(Some(foreign.id.as_str()), None)).await;
-    assert!(matches!(found, Err(RemoteError::None)));
-    let found = exchange(Some(&snapshots), peer, &find(None, Some("docs"))).await.unwrap();
-    assert_eq!(found.snapshots[0].sequence, SequenceNumber(40));
-    let found = exchange(Some(&snapshots), peer, &find(None, None)).await;
-    assert!(matches!(found, Err(RemoteError::Folders(names)) if names == ["docs", "music"]));
-    let found = exchange(Some(&snapshots), peer, &find(Some("../../etc"), None)).await;
-    assert!(matches!(found, Err(RemoteError::None)));
     let found = exchange(None, peer, &list(None)).await;
     assert!(matches!(found, Err(RemoteError::NotAllowed)));
 }
@@ -113,20 +97,11 @@ fn the_words_are_those_of_the_page() {
     let text = |value: &serde_json::Value| value.to_string();
     let of = |question: &Question| text(&serde_json::to_value(question).unwrap());
     assert_eq!(of(&Question::List { folder: None }), r#"{"ask":"list"}"#);
-    assert_eq!(of(&find(Some("1d16"), None)), r#"{"ask":"find","id":"1d16"}"#);
+    let docs = Question::List { folder: Some("docs".parse().unwrap()) };
+    assert_eq!(of(&docs), r#"{"ask":"list","folder":"docs"}"#);
     let answer = |answer: &Answer| text(&serde_json::to_value(answer).unwrap());
     assert_eq!(answer(&Answer::End { damaged: 0 }), r#"{"end":{"damaged":0}}"#);
-    let names = vec!["docs".to_owned(), "music".to_owned()];
-    assert_eq!(
-        answer(&Answer::Failure(Failure::Folders { names })),
-        r#"{"failure":{"code":"folders","names":["docs","music"]}}"#
-    );
-    for (failure, code) in [
-        (Failure::NotAllowed, "not_allowed"),
-        (Failure::None, "none"),
-        (Failure::Ambiguous, "ambiguous"),
-        (Failure::Failed, "failed"),
-    ] {
+    for (failure, code) in [(Failure::NotAllowed, "not_allowed"), (Failure::Failed, "failed")] {
         let wanted = format!(r#"{{"failure":{{"code":"{code}"}}}}"#);
         assert_eq!(answer(&Answer::Failure(failure)), wanted);
     }
@@ -186,10 +161,12 @@ async fn hostile_answers_are_errors_within_bounds() {
 #[tokio::test]
 async fn hostile_questions_cost_their_stream() {
     let snapshots = SnapshotStore::new(Arc::new(MemStore::new()));
-    let good = frame(&find(Some("abcd"), Some("docs")), QUESTION_LEN_MAX).unwrap();
+    let question = Question::List { folder: Some("docs".parse().unwrap()) };
+    let good = frame(&question, QUESTION_LEN_MAX).unwrap();
     let mut hostile = vec![
         vec![0xff; 10_000],
         frame(&serde_json::json!({"ask": "delete"}), 99).unwrap(),
+        frame(&serde_json::json!({"ask": "find", "id": "1d16"}), 99).unwrap(),
         frame(&serde_json::json!({"ask": "list", "source": "another"}), 99).unwrap(),
         frame(&serde_json::json!({"ask": "list", "folder": "../.."}), 99).unwrap(),
     ];

@@ -17,17 +17,6 @@ pub(super) enum Question {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         folder: Option<FolderId>,
     },
-    /// The one that is meant.
-    Find {
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        id: Option<String>,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        folder: Option<FolderId>,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        at: Option<Timestamp>,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        sequence: Option<SequenceNumber>,
-    },
 }
 
 /// One answer; any number of snapshots, then one of the others.
@@ -44,9 +33,6 @@ pub(super) enum Answer {
 #[serde(tag = "code", rename_all = "snake_case")]
 pub(super) enum Failure {
     NotAllowed,
-    None,
-    Folders { names: Vec<String> },
-    Ambiguous,
     Failed,
 }
 

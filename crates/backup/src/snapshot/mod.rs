@@ -17,7 +17,7 @@ pub(crate) use self::store::PREFIX;
 
 pub use self::record::{RecordError, SnapshotRecord};
 pub use self::store::{
-    DamagedSnapshot, Listing, Selector, Snapshot, SnapshotError, SnapshotStore, root_name,
+    DamagedSnapshot, Listing, Selector, Snapshot, SnapshotError, SnapshotStore, Wanted, root_name,
 };
 
 /// Digits of an id. 40 bits: with 10,000 snapshots two are the same with a

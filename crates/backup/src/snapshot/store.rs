@@ -79,15 +79,51 @@ pub struct Selector {
     pub sequence: Option<SequenceNumber>,
 }
 
+/// What was said of the snapshot that is not there, for the message.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted(Vec<String>);
+
+impl Wanted {
+    /// What was said of each of these; nothing is as good as anything.
+    pub fn new(
+        id: Option<&dyn fmt::Display>,
+        source: Option<&dyn fmt::Display>,
+        folder: Option<&dyn fmt::Display>,
+        at: Option<Timestamp>,
+        sequence: Option<SequenceNumber>,
+    ) -> Self {
+        let said = |what: &str, value: Option<&dyn fmt::Display>| {
+            value.map(|value| format!("{what} {value}"))
+        };
+        let parts = [
+            said("id", id),
+            said("source", source),
+            said("folder", folder),
+            at.map(|at| format!("at {at}")),
+            sequence.map(|sequence| format!("sequence {}", sequence.0)),
+        ];
+        Self(parts.into_iter().flatten().collect())
+    }
+}
+
+impl fmt::Display for Wanted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        write!(f, " ({})", self.0.join(", "))
+    }
+}
+
 /// Why a snapshot cannot be had.
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// There is none.
-    #[error("there is no such snapshot; `archivist snapshots` lists them")]
-    None,
+    /// There is none; what was asked for is named.
+    #[error("there is no such snapshot{0}; `archivist snapshots` lists them")]
+    None(Wanted),
     /// More than one folder fits.
     #[error("more than one folder has snapshots that fit: {}; name one", .0.join(", "))]
     Folders(Vec<String>),
@@ -239,7 +275,7 @@ impl SnapshotStore {
         fitting.retain(|snapshot| selector.fits(snapshot));
         if let Some(id) = &selector.id {
             return match fitting.len() {
-                0 => Err(SnapshotError::None),
+                0 => Err(SnapshotError::None(selector.wanted())),
                 1 => Ok(fitting.remove(0)),
                 _ => Err(SnapshotError::Ambiguous(id.clone())),
             };
@@ -253,7 +289,7 @@ impl SnapshotStore {
             let names = folders.into_iter().map(|(_, folder)| folder.to_string()).collect();
             return Err(SnapshotError::Folders(names));
         }
-        fitting.pop().ok_or(SnapshotError::None)
+        fitting.pop().ok_or_else(|| SnapshotError::None(selector.wanted()))
     }
 
     /// The number of the next snapshot in B's order; each is given once.
@@ -304,6 +340,17 @@ enum Unread {
 }
 
 impl Selector {
+    fn wanted(&self) -> Wanted {
+        let Self { id, source, folder, at, sequence } = self;
+        Wanted::new(
+            id.as_ref().map(|id| id as &dyn fmt::Display),
+            source.as_ref().map(|source| source as &dyn fmt::Display),
+            folder.as_ref().map(|folder| folder as &dyn fmt::Display),
+            *at,
+            *sequence,
+        )
+    }
+
     fn fits(&self, snapshot: &Snapshot) -> bool {
         let record = &snapshot.record;
         self.id.as_ref().is_none_or(|id| id.names(&snapshot.cid))
@@ -337,7 +384,7 @@ mod tests {
     fn snapshots_are_found_by_what_people_say() {
         let store: Arc<dyn BlockStore> = Arc::new(MemStore::new());
         let snapshots = SnapshotStore::new(store.clone());
-        assert!(matches!(snapshots.find(&Selector::default()), Err(SnapshotError::None)));
+        assert!(matches!(snapshots.find(&Selector::default()), Err(SnapshotError::None(_))));
         let first = commit(&snapshots, "docs", 1, 1000);
         let second = commit(&snapshots, "docs", 2, 2000);
         assert_eq!(snapshots.find(&Selector::default()).unwrap(), second);
@@ -353,7 +400,7 @@ mod tests {
             |second| Selector { at: Some(Timestamp::from_second(second).unwrap()), ..of("docs") };
         assert_eq!(snapshots.find(&at(1999)).unwrap(), first);
         assert_eq!(snapshots.find(&at(2000)).unwrap(), second);
-        assert!(matches!(snapshots.find(&at(999)), Err(SnapshotError::None)));
+        assert!(matches!(snapshots.find(&at(999)), Err(SnapshotError::None(_))));
         let numbered = Selector { sequence: Some(SequenceNumber(1)), ..of("docs") };
         assert_eq!(snapshots.find(&numbered).unwrap(), first);
         for len in [4, 6, 10] {

@@ -6,7 +6,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use backup::{RECEIPT_PROTOCOL, SNAPSHOTS_PROTOCOL, Snapshot, SnapshotRecord, SnapshotStore};
+use backup::{
+    PATCH_PROTOCOL, RECEIPT_PROTOCOL, SNAPSHOTS_PROTOCOL, Snapshot, SnapshotRecord, SnapshotStore,
+};
 use net::{Access, Answer, BlockProvider, Keypair, Net, NetConfig, PeerId};
 use store::{BlockStore, FileWriter, MemStore};
 use types::{
@@ -58,7 +60,7 @@ pub(crate) async fn node_providing(
 ) -> Net {
     let config = NetConfig {
         tcp: vec!["127.0.0.1:0".parse().unwrap()],
-        protocols: vec![RECEIPT_PROTOCOL, SNAPSHOTS_PROTOCOL],
+        protocols: vec![RECEIPT_PROTOCOL, SNAPSHOTS_PROTOCOL, PATCH_PROTOCOL],
         ..NetConfig::default()
     };
     Net::start(config, key, provider, access).await.unwrap()

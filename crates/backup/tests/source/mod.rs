@@ -11,13 +11,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use backup::{
-    BackupDaemon, BackupHandle, BackupOptions, BackupSettings, MANIFEST_MIME, RECEIPT_PROTOCOL,
-    Receipt, ReceiptAnswer, Snapshot, SnapshotStore, SourceState, SourceStatus, SystemClock,
-    serve_receipts,
+    BackupDaemon, BackupHandle, BackupOptions, BackupSettings, MANIFEST_MIME, PATCH_PROTOCOL,
+    RECEIPT_PROTOCOL, Receipt, ReceiptAnswer, Snapshot, SnapshotStore, SourceState, SourceStatus,
+    SystemClock, serve_patches, serve_receipts,
 };
 use config::SourcePeer;
 use manifest::{Askers, ManifestRegistry, Server};
-use net::{Access, Answer, BlockProvider, Keypair, Net, NetConfig, PeerId, Purposes};
+use net::{
+    Access, Answer, BlockProvider, Keypair, Net, NetConfig, PeerId, Purposes, StreamProtocol,
+};
 use parking_lot::Mutex;
 use store::{BlockStore, FileWriter, MemStore};
 use tokio::net::TcpListener;
@@ -247,10 +249,15 @@ impl Source {
     }
 
     pub(crate) async fn with(keypair: Keypair) -> Self {
+        Self::speaking(keypair, vec![RECEIPT_PROTOCOL, PATCH_PROTOCOL]).await
+    }
+
+    /// One that speaks only these protocols beside that of blocks.
+    pub(crate) async fn speaking(keypair: Keypair, protocols: Vec<StreamProtocol>) -> Self {
         let (served, access) = (Arc::new(Served::default()), Access::new());
         let config = NetConfig {
             tcp: vec!["127.0.0.1:0".parse().unwrap()],
-            protocols: vec![RECEIPT_PROTOCOL],
+            protocols,
             ..NetConfig::default()
         };
         let net = Net::start(config, keypair.clone(), served.clone(), access.clone());
@@ -273,6 +280,11 @@ impl Source {
             move |peer: &PeerId| access.allows(peer, Purposes::RECEIPTS)
         };
         tokio::spawn(serve_receipts(receiver, allowed, Arc::new(note)));
+        if let Some(receiver) = net.accept(&PATCH_PROTOCOL) {
+            let access = access.clone();
+            let allowed = move |peer: &PeerId| access.allows(peer, Purposes::BLOCKS);
+            tokio::spawn(serve_patches(receiver, allowed, served.store.clone()));
+        }
         let registry = ManifestRegistry::new(keypair);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let http = listener.local_addr().unwrap();

@@ -15,6 +15,8 @@ const WAIT_SECS: u64 = 24 * 3600;
 
 /// The step that waits for the backup server's receipt.
 const ACKNOWLEDGE: &str = "acknowledge";
+/// The steps by which the backup server is told; it also asks by itself.
+const WAYS: [&str; 2] = ["connect", "trigger"];
 
 /// Back up now: see that the manifest is registered, and tell the backup
 /// server to pull it.
@@ -95,15 +97,12 @@ impl BackupNow {
 }
 
 /// The step that makes the whole a failure, if one does. What the backup
-/// server has acknowledged is backed up, by whatever way it heard of it.
+/// server has acknowledged is backed up, by whatever way it heard of it; what
+/// was not registered is not.
 fn failed(report: &BackupNowReport) -> Option<&Step> {
-    let acknowledged: Vec<&Step> =
-        report.steps.iter().filter(|step| step.name == ACKNOWLEDGE).collect();
-    if acknowledged.is_empty() {
-        report.steps.iter().find(|step| !step.ok)
-    } else {
-        acknowledged.into_iter().find(|step| !step.ok)
-    }
+    let is_acknowledged = report.steps.iter().any(|step| step.name == ACKNOWLEDGE);
+    let is_way = |step: &Step| WAYS.contains(&step.name.as_str());
+    report.steps.iter().find(|step| !(step.ok || is_acknowledged && is_way(step)))
 }
 
 #[cfg(test)]

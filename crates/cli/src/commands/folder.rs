@@ -5,6 +5,7 @@ use std::path::{Component, Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use api::{AddFolder, Client};
 use config::{FolderConfig, FolderId, FolderPath, FolderUpdate};
+use node::RemovedFolders;
 use serde::Serialize;
 
 use crate::context::{Context, block_on};
@@ -107,7 +108,7 @@ impl Configured {
     fn new(folder: &FolderConfig) -> Self {
         Self {
             id: folder.id.clone(),
-            name: folder.label(),
+            name: folder.display_name(),
             path: folder.path.to_string(),
             state: if folder.paused { "paused" } else { "stopped" },
             exclude: folder.exclude.iter().map(ToString::to_string).collect(),
@@ -218,8 +219,13 @@ impl Remove {
             })?,
             None => {
                 let folder = configured(context, &self.folder)?;
+                // The next instance drops what is known of it.
+                let data = context.paths.data_dir();
+                RemovedFolders::new(data)
+                    .note(&folder.id)
+                    .with_context(|| format!("cannot write to {}", data.display()))?;
                 context.config_file().remove_folder(&folder.id)?;
-                folder.label()
+                folder.display_name()
             }
         };
         print_line(format_args!("{} is not watched any more", safe(&label)))
@@ -239,7 +245,7 @@ fn set_paused(context: &Context, folder: &str, paused: bool) -> Result<()> {
             let folder = configured(context, folder)?;
             let update = FolderUpdate { paused: Some(paused), ..FolderUpdate::default() };
             context.config_file().update_folder(&folder.id, &update)?;
-            folder.label()
+            folder.display_name()
         }
     };
     let state = if paused { "is paused" } else { "goes on" };
@@ -270,7 +276,7 @@ async fn resolve(client: &Client, given: &str) -> Result<(FolderId, String)> {
 fn configured(context: &Context, given: &str) -> Result<FolderConfig> {
     let config = context.config()?;
     let folders = config.sync.folders.iter();
-    let (id, _) = choose(folders.map(|one| (one.id.clone(), one.label())).collect(), given)?;
+    let (id, _) = choose(folders.map(|one| (one.id.clone(), one.display_name())).collect(), given)?;
     config.folder(&id).cloned().with_context(|| format!("there is no folder {id}"))
 }
 

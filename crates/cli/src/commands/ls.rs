@@ -5,8 +5,8 @@ use std::io::{self, Write as _};
 use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt as _;
 
-use anyhow::{Result, bail};
-use api::{ListedEntry, Query};
+use anyhow::{Context as _, Result, bail};
+use api::{Client, ListedEntry, Query, Snapshot};
 use backup::{Depth, SnapshotTree};
 use types::RelPath;
 
@@ -33,10 +33,19 @@ pub(crate) struct Ls {
     /// With all that is below.
     #[arg(long, short = 'R')]
     recursive: bool,
+    /// Of a snapshot of this machine's folders that the backup server holds.
+    ///
+    /// It is looked for there anyway where none that fits is held here and a
+    /// backup server is set.
+    #[arg(long)]
+    from_backup_server: bool,
     /// Print JSON.
     #[arg(long)]
     json: bool,
 }
+
+/// What may be looked for on another machine needs the network.
+const NEEDS_NETWORK: &str = "`archivist ls` of what the backup server holds";
 
 impl Ls {
     pub(crate) fn run(&self, context: &Context) -> Result<()> {
@@ -47,34 +56,58 @@ impl Ls {
         };
         let mut list = List { out: Out::new(), array: self.json.then(JsonArray::default) };
         match context.instance()? {
-            Some(client) => block_on(async {
-                let mut snapshot = wanted;
-                if snapshot == LATEST {
-                    let all = snapshots::list(&client, &Query::new()).await?;
-                    let newest = all.into_iter().max_by_key(|one| (one.received_at, one.sequence));
-                    let Some(newest) = newest else { bail!("there are no snapshots here") };
-                    snapshot = newest.id;
-                }
-                let entries =
-                    client.entries(&snapshot, path.as_bytes(), self.recursive, |e| list.push(&e));
-                Ok(entries.await?)
-            })?,
+            Some(client) => block_on(self.through(context, &client, wanted, &path, &mut list))?,
             None => self.offline(context, &path, &mut list)?,
         }
         list.end()
     }
 
+    async fn through(
+        &self,
+        context: &Context,
+        client: &Client,
+        wanted: String,
+        path: &RelPath,
+        list: &mut List,
+    ) -> Result<()> {
+        let has_server = context.config()?.sync.backup_peer_address.is_some();
+        let is_latest = wanted == LATEST;
+        let mut is_remote = self.from_backup_server;
+        let mut all = Vec::new();
+        // An id that can only be one here is not looked for.
+        if !is_remote && (is_latest || has_server) {
+            all = snapshots::list(client, &Query::new()).await?;
+            let fits = |one: &Snapshot| is_latest || one.id.starts_with(&wanted);
+            is_remote = has_server && !all.iter().any(fits);
+        }
+        let mut snapshot = wanted;
+        if is_latest {
+            if is_remote {
+                let query = Query::new().with("from_backup_server", "true");
+                all = snapshots::list(client, &query).await?;
+            }
+            snapshot = newest(all)?.id;
+        }
+        let (path, recursive) = (path.as_bytes(), self.recursive);
+        let entries = client.entries(&snapshot, path, recursive, is_remote, |e| list.push(&e));
+        Ok(entries.await?)
+    }
+
     fn offline(&self, context: &Context, path: &RelPath, list: &mut List) -> Result<()> {
-        let Some(offline) = Offline::open(context)? else {
-            bail!("there are no snapshots here");
-        };
-        let snapshot = if self.snapshot == LATEST {
-            let (all, _) = offline.list()?;
-            let newest = all.into_iter().max_by_key(|one| (one.received_at, one.sequence));
-            let Some(newest) = newest else { bail!("there are no snapshots here") };
-            newest
-        } else {
-            offline.find(Some(&self.snapshot), None, None)?
+        if self.from_backup_server {
+            context.need_instance(NEEDS_NETWORK)?;
+        }
+        let offline = Offline::open(context)?;
+        let (all, _) = offline.as_ref().map(Offline::list).transpose()?.unwrap_or_default();
+        let wanted = self.snapshot.to_ascii_lowercase();
+        let fits = |one: &Snapshot| wanted == LATEST || one.id.starts_with(&wanted);
+        if !all.iter().any(fits) && context.config()?.sync.backup_peer_address.is_some() {
+            context.need_instance(NEEDS_NETWORK)?;
+        }
+        let Some(offline) = offline else { bail!("there are no snapshots here") };
+        let snapshot = match wanted.as_str() {
+            LATEST => newest(all)?,
+            id => offline.find(Some(id), None, None)?,
         };
         let tree = SnapshotTree::open(offline.store().clone(), snapshot.manifest_cid)?;
         let Some(entry) = tree.lookup(path)? else {
@@ -94,6 +127,12 @@ impl Ls {
         })?;
         failed.map_or(Ok(()), |error| Err(error.into()))
     }
+}
+
+/// The snapshot that came last.
+fn newest(all: Vec<Snapshot>) -> Result<Snapshot> {
+    let newest = all.into_iter().max_by_key(|one| (one.received_at, one.sequence));
+    newest.context("there are no snapshots here")
 }
 
 /// Entries, printed as they come.

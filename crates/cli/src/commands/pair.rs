@@ -59,7 +59,7 @@ impl Pair {
         let state = block_on(async {
             loop {
                 let state: PairingState = client.get("/pairing").await?;
-                if state.state != "waiting" {
+                if !matches!(state.state.as_str(), "waiting" | "joining") {
                     return Ok(state);
                 }
                 tokio::time::sleep(ASK_EVERY).await;

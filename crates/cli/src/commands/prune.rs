@@ -1,15 +1,16 @@
 //! `archivist prune`
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use api::{PruneReport, PruneRequest};
 
 use crate::context::{Context, block_on};
+use crate::exit::End;
 use crate::output::{Align, Out, Progress, Table, Unit, count, local_time, print_json, safe, size};
 
 /// Remove the snapshots that no rule of `backup_server.keep` keeps, and free
 /// their space.
 ///
-/// A running instance does so by itself after each backup. The newest snapshot
+/// A running instance does so by itself from time to time. The newest snapshot
 /// of a folder always stays.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  archivist prune --dry-run")]
@@ -31,7 +32,8 @@ impl Prune {
         progress.end();
         let report: PruneReport = report?;
         if self.json {
-            return print_json(&report);
+            print_json(&report)?;
+            return if report.not_collected.is_some() { Err(End::Told.into()) } else { Ok(()) };
         }
         let mut out = Out::new();
         if !report.removed.is_empty() {
@@ -57,6 +59,10 @@ impl Prune {
         for hold in &report.holds {
             out.line(format_args!("nothing is removed: {}", safe(hold)))?;
         }
-        out.finish()
+        out.finish()?;
+        match &report.not_collected {
+            Some(error) => bail!("nothing could be freed: {error}"),
+            None => Ok(()),
+        }
     }
 }

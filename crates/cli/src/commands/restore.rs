@@ -196,22 +196,15 @@ impl Restore {
             }
             result => result?,
         };
-        Ok(RestoreReport {
-            id: 0,
-            state: "done".to_owned(),
+        let shown = RestoreReport {
             snapshot: snapshot.id,
-            entries_done: report.made + report.same,
+            entries_done: done.entries_done(),
             entries_total: done.entries_total(),
             bytes_done: done.bytes_done(),
             bytes_total: done.bytes_total(),
-            in_the_way: report.in_the_way,
-            not_set: report.not_set,
-            failed: report.failed,
-            skipped: report.skipped,
-            not_found: report.not_found.iter().map(ToString::to_string).collect(),
-            is_cut_short: report.is_cut_short,
-            error: None,
-        })
+            ..RestoreReport::default()
+        };
+        Ok(node::restore_model(shown, report))
     }
 
     /// Says what came of it.

@@ -32,10 +32,6 @@ impl Snapshots {
     pub(crate) fn run(&self, context: &Context) -> Result<()> {
         let snapshots = match context.instance()? {
             Some(client) => block_on(self.through(context, &client))?,
-            None if self.from_backup_server => {
-                context.need_instance("`archivist snapshots --from-backup-server`")?;
-                return Ok(());
-            }
             None => self.offline(context)?,
         };
         if self.json {
@@ -89,8 +85,17 @@ impl Snapshots {
     }
 
     fn offline(&self, context: &Context) -> Result<Vec<Snapshot>> {
-        let Some(offline) = Offline::open(context)? else { return Ok(Vec::new()) };
-        let (mut snapshots, damaged) = offline.list()?;
+        let need = "`archivist snapshots` of the backup server";
+        if self.from_backup_server {
+            context.need_instance(need)?;
+        }
+        let offline = Offline::open(context)?;
+        let (mut snapshots, damaged) =
+            offline.as_ref().map(Offline::list).transpose()?.unwrap_or_default();
+        let is_kept_elsewhere = context.config()?.sync.backup_peer_address.is_some();
+        if snapshots.is_empty() && damaged.is_empty() && is_kept_elsewhere {
+            context.need_instance(need)?;
+        }
         for one in damaged {
             let (root, reason) = (safe(&one.root), safe(&one.reason));
             eprintln!("archivist: snapshot {root} cannot be read: {reason}");

@@ -28,6 +28,8 @@ pub struct Request {
 pub struct Fake {
     pub address: SocketAddr,
     requests: Arc<Mutex<Vec<Request>>>,
+    /// What shows that it runs.
+    lock: Option<std::fs::File>,
     _runtime: tokio::runtime::Runtime,
 }
 
@@ -76,8 +78,17 @@ impl Fake {
         std::fs::create_dir_all(&data).unwrap();
         std::fs::write(data.join("api-token"), format!("{TOKEN}\n")).unwrap();
         let running = json!({ "api": address, "pid": std::process::id() });
-        std::fs::write(data.join("running.json"), running.to_string()).unwrap();
-        Self { address, requests, _runtime: runtime }
+        let path = data.join("running.json");
+        std::fs::write(&path, running.to_string()).unwrap();
+        let lock = std::fs::File::open(&path).unwrap();
+        lock.try_lock().unwrap();
+        Self { address, requests, lock: Some(lock), _runtime: runtime }
+    }
+
+    /// From now on it is somebody else, who listens on the port of an instance
+    /// that was killed.
+    pub fn usurp(&mut self) {
+        self.lock = None;
     }
 
     /// What was asked until now, the oldest first.

@@ -10,7 +10,6 @@
 //! cannot be turned onto another file.
 
 use std::io;
-use std::sync::Arc;
 
 use rustix::fd::{AsFd, BorrowedFd};
 use rustix::fs::{AtFlags, CWD, Gid, Mode, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags};
@@ -19,7 +18,6 @@ use rustix::thread::CapabilitySet;
 use types::{Metadata, RelPath};
 
 use crate::found::Kind;
-use crate::owners::Owners;
 use crate::stat::{Identity, Stat, proc_path, split_ns, stat_fd};
 use crate::xattrs::{ACL_ACCESS, ACL_DEFAULT};
 
@@ -33,9 +31,6 @@ pub enum OwnerPolicy {
     /// Those of the numbers in the metadata. It takes the right to give files
     /// away, which root has.
     Numbers,
-    /// Those of the names in the metadata, by these tables, and of the numbers
-    /// where there is no such name.
-    Names(Arc<Owners>),
 }
 
 impl OwnerPolicy {
@@ -48,14 +43,6 @@ impl OwnerPolicy {
             Err(_) if rustix::process::geteuid().is_root() => Self::Numbers,
             _ => Self::Leave,
         }
-    }
-
-    /// The numbers that things are to have.
-    fn ids(&self, metadata: &Metadata) -> (u32, u32) {
-        let Self::Names(owners) = self else { return (metadata.uid, metadata.gid) };
-        let uid = metadata.user.as_deref().and_then(|user| owners.uid(user));
-        let gid = metadata.group.as_deref().and_then(|group| owners.gid(group));
-        (uid.unwrap_or(metadata.uid), gid.unwrap_or(metadata.gid))
     }
 }
 
@@ -213,7 +200,7 @@ impl Inode<'_> {
     }
 
     fn apply_owner(&self, metadata: &Metadata, owners: &OwnerPolicy) -> Result<Owned, Errno> {
-        let (uid, gid) = owners.ids(metadata);
+        let (uid, gid) = (metadata.uid, metadata.gid);
         let is_right = |stat: &Stat| stat.uid == uid && stat.gid == gid;
         let mut stat = stat_fd(self.fd)?;
         let mut error = None;

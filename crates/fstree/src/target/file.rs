@@ -5,7 +5,6 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
@@ -53,10 +52,8 @@ pub struct FileSink {
     temp: Temp,
     file: File,
     content: FileContent,
-    /// Where [`FileSink::write`] goes on.
-    at: u64,
     /// How many bytes have come.
-    written: AtomicU64,
+    at: u64,
 }
 
 /// A file that was there already, whole.
@@ -118,7 +115,6 @@ impl Target {
             file: File::from(fd),
             content,
             at: 0,
-            written: AtomicU64::new(0),
         }))
     }
 }
@@ -129,79 +125,33 @@ impl FileSink {
         &self.path
     }
 
-    /// Writes the next bytes.
-    ///
-    /// # Errors
-    ///
-    /// As [`FileSink::write_at`].
-    pub fn write(&mut self, bytes: &[u8]) -> Result<(), TargetError> {
-        self.write_at(self.at, bytes)?;
-        self.at += bytes.len() as u64;
-        Ok(())
-    }
-
-    /// Goes on after `len` zeros, as if they had been written; a sparse file
-    /// takes no time for them.
-    ///
-    /// # Errors
-    ///
-    /// As [`FileSink::write_at`].
-    pub fn skip(&mut self, len: u64) -> Result<(), TargetError> {
-        self.skip_at(self.at, len)?;
-        self.at += len;
-        Ok(())
-    }
-
-    /// Writes bytes at a place. Each byte of the file is written or skipped
-    /// exactly once, in any order, by any thread.
+    /// Writes the next bytes. Zeros are left out as holes where the file is
+    /// sparse.
     ///
     /// # Errors
     ///
     /// [`TargetError::Size`] beyond the length that was said;
     /// [`TargetError::Full`]; [`TargetError::Io`]. The file cannot be finished
     /// after any of them.
-    pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), TargetError> {
-        self.check_end(offset, bytes.len() as u64)?;
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), TargetError> {
+        let end = self.at.saturating_add(bytes.len() as u64);
+        if end > self.content.size {
+            return Err(self.wrong_size(end));
+        }
         let write = |offset, bytes: &[u8]| {
             self.file
                 .write_all_at(bytes, offset)
                 .map_err(|source| TargetError::from_io("write", &self.path, source))
         };
         if self.content.is_sparse {
-            for (start, part) in data_parts(offset, bytes) {
+            for (start, part) in data_parts(self.at, bytes) {
                 write(start, part)?;
             }
         } else {
-            write(offset, bytes)?;
+            write(self.at, bytes)?;
         }
-        self.written.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        self.at = end;
         Ok(())
-    }
-
-    /// As [`FileSink::write_at`], for `len` zeros.
-    ///
-    /// # Errors
-    ///
-    /// As [`FileSink::write_at`].
-    pub fn skip_at(&self, offset: u64, len: u64) -> Result<(), TargetError> {
-        self.check_end(offset, len)?;
-        if self.content.is_sparse {
-            self.written.fetch_add(len, Ordering::Relaxed);
-            return Ok(());
-        }
-        let zeros = vec![0; 1 << 18];
-        let mut done = 0;
-        while done < len {
-            let part = usize::try_from(len - done).unwrap_or(usize::MAX).min(zeros.len());
-            self.write_at(offset + done, &zeros[..part])?;
-            done += part as u64;
-        }
-        Ok(())
-    }
-
-    fn check_end(&self, offset: u64, len: u64) -> Result<(), TargetError> {
-        let end = offset.saturating_add(len);
-        if end <= self.content.size { Ok(()) } else { Err(self.wrong_size(end)) }
     }
 
     fn wrong_size(&self, found: u64) -> TargetError {
@@ -216,9 +166,8 @@ impl FileSink {
     /// [`TargetError::InTheWay`] where something has the name by now; others.
     /// Nothing is left behind.
     pub fn finish(mut self, metadata: &Metadata) -> Result<Made, TargetError> {
-        let written = self.written.load(Ordering::Relaxed);
-        if written != self.content.size {
-            return Err(self.wrong_size(written));
+        if self.at != self.content.size {
+            return Err(self.wrong_size(self.at));
         }
         let error = |source| TargetError::from_io("finish", &self.path, source);
         if self.content.is_sparse {

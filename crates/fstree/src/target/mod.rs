@@ -71,7 +71,6 @@ struct Inner {
     options: TargetOptions,
     names: TempNames,
     made: AtomicU64,
-    removed: AtomicU64,
     /// The directory that was last asked whether it tells upper from lower
     /// case, and the answer.
     folding: Mutex<Option<(Identity, bool)>>,
@@ -172,7 +171,6 @@ impl Target {
             options,
             names: TempNames::new(stat.stamp.inode),
             made: AtomicU64::new(0),
-            removed: AtomicU64::new(0),
             folding: Mutex::default(),
             collided: Mutex::default(),
         }));
@@ -198,11 +196,6 @@ impl Target {
     /// The file system's.
     pub fn sync(&self) -> io::Result<()> {
         Ok(rustix::fs::fsync(open_list(self.0.fd.as_fd(), c".")?)?)
-    }
-
-    /// How many unfinished things of a killed run have been removed.
-    pub fn leftovers_removed(&self) -> u64 {
-        self.0.removed.load(Ordering::Relaxed)
     }
 
     /// Makes what an entry of a manifest says, files excepted: those have
@@ -389,10 +382,9 @@ impl Inner {
         let Ok(names) = Names::read(list.as_fd(), &mut Buffer::new()) else { return };
         for number in 0..names.len() {
             let Some((name, _)) = names.get(number) else { break };
-            if self.names.is_leftover(name.to_bytes())
-                && rustix::fs::unlinkat(dir, name, AtFlags::empty()).is_ok()
-            {
-                self.removed.fetch_add(1, Ordering::Relaxed);
+            if self.names.is_leftover(name.to_bytes()) {
+                // What cannot be removed stays, under a name that says what it is.
+                let _ = rustix::fs::unlinkat(dir, name, AtFlags::empty());
             }
         }
     }

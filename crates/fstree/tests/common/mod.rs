@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use fstree::{
     FileContent, Found, FoundKind, Identity, MakeFile, Owners, ReadError, Resolution, Root, Target,
-    TargetError, TargetOptions, Visit, WalkItem, WalkOptions, data_ranges,
+    TargetError, TargetOptions, Visit, WalkItem, WalkOptions,
 };
 use types::{Metadata, RelPath};
 
@@ -134,23 +134,18 @@ fn make_file(
     let size = source.stamp.size;
     let content = FileContent { size, mtime_ns: metadata.mtime_ns, is_sparse };
     let verify = |there: &File| Ok(is_same_content(&source.file, there, size));
-    let sink = match target.make_file(&found.path, content, verify)? {
+    let mut sink = match target.make_file(&found.path, content, verify)? {
         MakeFile::Same(same) => return same.finish(metadata),
         MakeFile::Write(sink) => sink,
     };
     let mut at = 0;
     let mut buffer = vec![0; usize::try_from(size).unwrap().min(1 << 20)];
-    for range in data_ranges(&source.file, size) {
-        sink.skip_at(at, range.start - at)?;
-        at = range.start;
-        while at < range.end {
-            let len = usize::try_from(range.end - at).unwrap().min(buffer.len());
-            source.file.read_exact_at(&mut buffer[..len], at).unwrap();
-            sink.write_at(at, &buffer[..len])?;
-            at += len as u64;
-        }
+    while at < size {
+        let len = usize::try_from(size - at).unwrap().min(buffer.len());
+        source.file.read_exact_at(&mut buffer[..len], at).unwrap();
+        sink.write(&buffer[..len])?;
+        at += len as u64;
     }
-    sink.skip_at(at, size - at)?;
     assert!(source.is_unchanged().unwrap());
     sink.finish(metadata)
 }

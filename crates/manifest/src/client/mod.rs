@@ -18,9 +18,9 @@ use reqwest::header::{
     IF_NONE_MATCH, LOCATION,
 };
 use reqwest::{Response, StatusCode};
+use types::for_people;
 use url::Url;
 
-use crate::text::for_people;
 use crate::wire::{Discovery, PEER_HEADER, ParseError};
 
 pub use self::error::{ClientError, Retry};

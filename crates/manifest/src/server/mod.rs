@@ -103,8 +103,10 @@ async fn list(
 ) -> Response {
     let server = &shared.server;
     let client = client.ip().to_canonical();
-    // Only browsers send it, and no page has any business here.
-    if headers.contains_key(ORIGIN) {
+    // Only browsers send these, and no page has any business here; what a
+    // person typed (`none`) is none of a page's.
+    let of_page = headers.get_all("sec-fetch-site").iter().any(|site| site != "none");
+    if headers.contains_key(ORIGIN) || of_page {
         return error_answer(StatusCode::FORBIDDEN, "this is not for web pages");
     }
     let peer = headers.get(PEER_HEADER).and_then(|peer| peer.to_str().ok()?.parse().ok());

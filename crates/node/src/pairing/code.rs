@@ -226,7 +226,9 @@ mod tests {
 
     #[test]
     fn the_secret_is_in_no_debug_text() {
-        assert!(!format!("{:?}", code()).contains('7'.to_string().repeat(3).as_str()));
+        let text = format!("{:?}", code());
+        assert!(text.contains("addresses"), "{text}");
+        assert!(!text.contains("secret") && !text.contains("[7, 7"), "{text}");
     }
 
     proptest! {

@@ -21,11 +21,12 @@ use net::{Handle, Multiaddr, NetError, NetStream, PeerId};
 use parking_lot::Mutex;
 use subtle::ConstantTimeEq as _;
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 
 use self::code::{Code, SECRET_LEN, tcp_address};
 use self::wire::{Hello, Reply, TIMEOUT};
 use crate::settings::Settings;
+use crate::tasks::Tasks;
+use types::with_causes;
 
 pub use self::code::CodeError;
 pub use self::wire::PROTOCOL;
@@ -73,6 +74,12 @@ pub enum PairError {
     /// The network of this instance.
     #[error(transparent)]
     Net(#[from] NetError),
+    /// The other machine cannot be connected to.
+    #[error(
+        "the backup server names no TCP address at which it listens: look at its [node] bind and \
+         listen_port"
+    )]
+    Nowhere,
     /// The configuration here.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -103,6 +110,8 @@ pub enum Standing {
         /// Until then it counts.
         until: Timestamp,
     },
+    /// Somebody has entered it; what that means is being written down.
+    Joining,
     /// It has served its purpose.
     Joined {
         /// Who has entered it.
@@ -112,16 +121,17 @@ pub enum Standing {
     },
     /// Its time is over.
     Expired,
-    /// Too many wrong ones were tried.
-    Failed,
+    /// It counts no more, and why, in plain words.
+    Failed(String),
 }
 
 #[derive(Debug)]
 enum State {
     None,
     Open { secret: [u8; SECRET_LEN], until: Timestamp, tries: u32 },
+    Joining,
     Joined { peer: PeerId, changes: Vec<String> },
-    Failed,
+    Failed(String),
 }
 
 /// Pairs this instance. Clones share the code.
@@ -161,15 +171,17 @@ impl Pairing {
             State::None => Standing::None,
             State::Open { until, .. } if *until < Timestamp::now() => Standing::Expired,
             State::Open { until, .. } => Standing::Waiting { until: *until },
+            State::Joining => Standing::Joining,
             State::Joined { peer, changes } => {
                 Standing::Joined { peer: *peer, changes: changes.clone() }
             }
-            State::Failed => Standing::Failed,
+            State::Failed(reason) => Standing::Failed(reason.clone()),
         }
     }
 
-    /// Answers those who were given the code, until `stop`.
-    pub async fn serve(self, mut streams: mpsc::Receiver<NetStream>, stop: CancellationToken) {
+    /// Answers those who were given the code, until the tasks are to end.
+    pub async fn serve(self, mut streams: mpsc::Receiver<NetStream>, tasks: Tasks) {
+        let stop = tasks.stop_token();
         let permits = Arc::new(tokio::sync::Semaphore::new(GREETINGS_MAX));
         loop {
             let stream = tokio::select! {
@@ -179,14 +191,18 @@ impl Pairing {
             let Some(stream) = stream else { return };
             // Whoever comes when too many are there is turned away.
             let Ok(permit) = permits.clone().try_acquire_owned() else { continue };
-            let this = self.clone();
-            tokio::spawn(async move {
+            let (this, stop) = (self.clone(), stop.clone());
+            tasks.spawn("pairing", async move {
                 let _permit = permit;
                 let peer = stream.peer();
-                match tokio::time::timeout(TIMEOUT, this.greet(stream)).await {
-                    Ok(Ok(())) => {}
-                    Ok(Err(error)) => tracing::debug!(%peer, %error, "a pairing broke off"),
-                    Err(_) => tracing::debug!(%peer, "a pairing took too long"),
+                let greeting = tokio::time::timeout(TIMEOUT, this.greet(stream));
+                tokio::select! {
+                    greeted = greeting => match greeted {
+                        Ok(Ok(())) => {}
+                        Ok(Err(error)) => tracing::debug!(%peer, %error, "a pairing broke off"),
+                        Err(_) => tracing::debug!(%peer, "a pairing took too long"),
+                    },
+                    () = stop.cancelled() => {}
                 }
             });
         }
@@ -195,25 +211,12 @@ impl Pairing {
     async fn greet(&self, mut stream: NetStream) -> std::io::Result<()> {
         let peer = stream.peer();
         let hello: Hello = wire::receive(&mut stream).await?;
+        let observed = self.observed_ip(peer).await;
         let reply = if self.take(&hello.secret) {
-            let observed = self.observed_ip(peer).await;
             let this = self.clone();
-            let set_up =
-                tokio::task::spawn_blocking(move || this.note_server(peer, observed, &hello));
-            match set_up.await {
-                Ok(Ok(changes)) => {
-                    tracing::info!(%peer, "paired: this is the backup server now");
-                    *self.state.lock() = State::Joined { peer, changes: changes.clone() };
-                    Reply::Paired {
-                        name: own_name(),
-                        addresses: self.net.listen_addrs(),
-                        manifest_port: self.settings.get().manifest_server.port,
-                        changes,
-                    }
-                }
-                Ok(Err(error)) => Reply::Refused { reason: error.to_string() },
-                Err(error) => Reply::Refused { reason: error.to_string() },
-            }
+            let entered =
+                tokio::task::spawn_blocking(move || this.entered(peer, observed, &hello)).await;
+            entered.unwrap_or_else(|panic| self.failed(panic.to_string()))
         } else {
             tracing::warn!(%peer, "a wrong pairing code was refused");
             Reply::Refused {
@@ -234,12 +237,12 @@ impl Pairing {
         }
         let given = BASE32_NOPAD.decode(given.as_bytes()).unwrap_or_default();
         if bool::from(given.ct_eq(&secret[..])) {
-            *state = State::None;
+            *state = State::Joining;
             return true;
         }
         *tries += 1;
         if *tries >= TRIES_MAX {
-            *state = State::Failed;
+            *state = State::Failed("too many wrong codes were tried; make a new one".into());
         }
         false
     }
@@ -251,29 +254,50 @@ impl Pairing {
         addresses.iter().find_map(ip_of)
     }
 
+    /// The code was entered: notes the backup server, and how that went. Not
+    /// cut short by a peer that has gone meanwhile.
+    fn entered(&self, peer: PeerId, observed: Option<IpAddr>, hello: &Hello) -> Reply {
+        let changes = match self.note_server(peer, observed, hello) {
+            Ok(changes) => changes,
+            Err(error) => return self.failed(with_causes(&error)),
+        };
+        tracing::info!(%peer, "paired: this is the backup server now");
+        *self.state.lock() = State::Joined { peer, changes: changes.clone() };
+        Reply::Paired {
+            name: own_name(),
+            addresses: self.net.listen_addrs(),
+            manifest_port: self.settings.get().manifest_server.port,
+            changes,
+        }
+    }
+
+    /// Tells both sides why nothing came of it.
+    fn failed(&self, reason: String) -> Reply {
+        tracing::warn!(reason, "pairing failed");
+        *self.state.lock() = State::Failed(format!("{reason}. Make a new code then"));
+        Reply::Refused { reason }
+    }
+
     /// A notes its backup server. Says what was set.
     fn note_server(
         &self,
         peer: PeerId,
         observed: Option<IpAddr>,
         hello: &Hello,
-    ) -> Result<Vec<String>, ConfigError> {
+    ) -> Result<Vec<String>, PairError> {
         let listens: Vec<SocketAddr> = hello.addresses.iter().filter_map(tcp_address).collect();
         // Where it listens at the address that it came from; else where it
         // says that it does.
         let at_observed =
             observed.and_then(|ip| Some(SocketAddr::new(ip, listens.first()?.port())));
         let Some(address) = at_observed.or(listens.first().copied()) else {
-            return Ok(vec!["nothing: the other machine listens nowhere".into()]);
+            return Err(PairError::Nowhere);
         };
         let address = multiaddr_of(address).with(Protocol::P2p(peer)).to_string();
         let mut changes = Vec::new();
-        let config = self.settings.get();
-        let is_first = config.sync.backup_peer_id().is_none_or(|known| known == peer);
-        let whitelist = observed.filter(|ip| needs_whitelist(&config, *ip));
-        self.settings.edit(|draft| {
+        self.settings.edit_from(|config, draft| {
             changes.clear();
-            if is_first {
+            if config.sync.backup_peer_id().is_none_or(|known| known == peer) {
                 draft.set("sync.backup_peer_address", &address)?;
                 draft.set("sync.backup_trigger_port", &hello.trigger_port.to_string())?;
                 changes.push(format!("the backup server is {address}"));
@@ -282,7 +306,7 @@ impl Pairing {
                 draft.add_item("node.allowed_peers", &peer.to_string())?;
                 changes.push(format!("{peer} may pull, besides the backup server"));
             }
-            if let Some(ip) = whitelist {
+            if let Some(ip) = observed.filter(|ip| needs_whitelist(config, *ip)) {
                 draft.add_item("manifest_server.whitelisted_ips", &ip.to_string())?;
                 changes.push(format!("{ip} may ask for manifests"));
             }
@@ -367,8 +391,6 @@ impl Pairing {
         host: IpAddr,
         port: Option<u16>,
     ) -> Result<String, PairError> {
-        let config = self.settings.get();
-        let sources = &config.backup_server.source_peers;
         let url: ManifestUrl = url.parse().map_err(|_| PairError::Unusable(url.to_owned()))?;
         // The default port is found from the URL; another has to be said.
         let addresses: Vec<Multiaddr> = port
@@ -376,16 +398,17 @@ impl Pairing {
             .map(|port| multiaddr_of(SocketAddr::new(host, port)))
             .into_iter()
             .collect();
-        let known = sources.iter().find(|source| source.peer_id == peer);
-        let name = match known {
-            Some(source) => source.name.as_str().to_owned(),
-            None => free_name(wanted, |name| config.source(name).is_some()),
-        };
-        let typed: Name = name.parse().map_err(|_| PairError::Unusable(name.clone()))?;
-        self.settings.edit(|draft| {
+        let mut noted: Option<Name> = None;
+        self.settings.edit_from(|config, draft| {
+            let known = config.backup_server.source_peers.iter().find(|one| one.peer_id == peer);
+            noted = match known {
+                Some(known) => Some(known.name.clone()),
+                None => free_name(wanted, |name| config.source(name).is_some()).parse().ok(),
+            };
+            let Some(name) = &noted else { return Ok(()) };
             match known {
                 Some(_) => draft.update_source(
-                    &name,
+                    name.as_str(),
                     &SourceUpdate {
                         manifest_server_url: Some(url.clone()),
                         addresses: Some(addresses.clone()),
@@ -393,7 +416,7 @@ impl Pairing {
                     },
                 )?,
                 None => draft.add_source(&SourcePeer {
-                    name: typed.clone(),
+                    name: name.clone(),
                     manifest_server_url: url.clone(),
                     peer_id: peer,
                     addresses: addresses.clone(),
@@ -401,7 +424,8 @@ impl Pairing {
             }
             draft.set("backup_server.enabled", "true")
         })?;
-        Ok(name)
+        let name = noted.ok_or_else(|| PairError::Unusable(wanted.to_owned()))?;
+        Ok(name.as_str().to_owned())
     }
 }
 
@@ -450,5 +474,78 @@ fn free_name(wanted: &str, is_taken: impl Fn(&str) -> bool) -> String {
             return name;
         }
         number += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use config::ConfigFile;
+    use net::{Access, Answer, BlockProvider, Net, NetConfig};
+    use types::Cid;
+
+    use super::*;
+
+    #[derive(Debug)]
+    struct Nothing;
+
+    impl BlockProvider for Nothing {
+        fn read(&self, _: &PeerId, wanted: &[Cid], _: usize) -> Vec<Answer> {
+            wanted.iter().map(|_| Answer::Missing).collect()
+        }
+    }
+
+    async fn pairing(dir: &std::path::Path) -> (Pairing, Net) {
+        let file = ConfigFile::new(dir.join("config.toml"));
+        file.create().unwrap();
+        let config = file.load().unwrap().config;
+        let net_config =
+            NetConfig { tcp: vec![([127, 0, 0, 1], 0).into()], ..NetConfig::default() };
+        let keypair = net::Keypair::generate_secp256k1();
+        let net = Net::start(net_config, keypair, Arc::new(Nothing), Access::new()).await.unwrap();
+        (Pairing::new(net.handle(), Settings::new(file, config)), net)
+    }
+
+    /// A greeting with the secret of the code that was made last.
+    fn hello(pairing: &Pairing, addresses: &[&str]) -> Hello {
+        let State::Open { secret, .. } = &*pairing.state.lock() else { panic!("no code is open") };
+        Hello {
+            secret: BASE32_NOPAD.encode(&secret[..]),
+            name: "B".into(),
+            addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
+            trigger_port: 8086,
+        }
+    }
+
+    #[tokio::test]
+    async fn from_entering_to_the_end_it_is_told_how_it_stands() {
+        let dir = tempfile::tempdir().unwrap();
+        let (pairing, _net) = pairing(dir.path()).await;
+        let peer = PeerId::random();
+        let before = pairing.settings.get();
+        pairing.open();
+        let greeting = hello(&pairing, &["/ip4/192.0.2.1/udp/8090/quic-v1"]);
+        assert!(pairing.take(&greeting.secret));
+        // Whoever looks now sees that it goes on, and not that there is no code.
+        assert_eq!(pairing.standing(), Standing::Joining);
+        let reply = pairing.entered(peer, None, &greeting);
+        let Reply::Refused { reason } = reply else { panic!("{reply:?}") };
+        assert!(reason.contains("listens"), "{reason}");
+        let Standing::Failed(told) = pairing.standing() else { panic!("it did not fail") };
+        assert!(told.contains(&reason), "{told}");
+        assert_eq!(pairing.settings.get(), before);
+
+        pairing.open();
+        let greeting = hello(&pairing, &["/ip4/192.0.2.1/tcp/8070"]);
+        assert!(pairing.take(&greeting.secret) && !pairing.take(&greeting.secret));
+        // The configuration cannot be written: both sides are told so.
+        std::fs::write(dir.path().join("config.toml"), "nonsense").unwrap();
+        let Reply::Refused { reason } = pairing.entered(peer, None, &greeting) else {
+            panic!("it was written")
+        };
+        assert!(reason.contains("config.toml"), "{reason}");
+        let Standing::Failed(told) = pairing.standing() else { panic!("it did not fail") };
+        assert!(told.contains(&reason), "{told}");
     }
 }

@@ -110,6 +110,20 @@ impl Answer {
         Ok(Self { etag, part })
     }
 
+    /// Whether the client has all of it.
+    pub(crate) fn is_not_modified(&self) -> bool {
+        self.part == Part::NotModified
+    }
+
+    /// The bytes that are sent.
+    pub(crate) fn range(&self, content: &Content) -> Range<u64> {
+        match &self.part {
+            Part::NotModified => 0..0,
+            Part::Whole => 0..content.size,
+            Part::Range(range) => range.clone(),
+        }
+    }
+
     /// Makes the answer; `start` begins to send the bytes of a range.
     pub(crate) fn into_response(
         self,
@@ -118,10 +132,11 @@ impl Answer {
         start: impl FnOnce(Range<u64>, mpsc::Sender<Result<Bytes, StoreError>>),
     ) -> Response {
         let size = content.size;
-        let (status, range) = match self.part {
-            Part::NotModified => (StatusCode::NOT_MODIFIED, 0..0),
-            Part::Whole => (StatusCode::OK, 0..size),
-            Part::Range(range) => (StatusCode::PARTIAL_CONTENT, range),
+        let range = self.range(content);
+        let status = match self.part {
+            Part::NotModified => StatusCode::NOT_MODIFIED,
+            Part::Whole => StatusCode::OK,
+            Part::Range(_) => StatusCode::PARTIAL_CONTENT,
         };
         let body = if is_head || range.is_empty() {
             Body::empty()

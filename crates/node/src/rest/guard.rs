@@ -3,24 +3,60 @@
 //! The API listens on loopback alone, but every page that a browser on this
 //! machine shows can send requests there too, also through a name of its own
 //! that resolves to 127.0.0.1 (DNS rebinding). So the `Host` has to be a name
-//! of loopback, and an `Origin`, which browsers send with what pages do, has
-//! to be the API's own.
+//! of loopback, and an `Origin`, which browsers send with much of what pages
+//! do, has to be the API's own. An image, a script or a link of another site is
+//! asked for without an `Origin`: there `Sec-Fetch-Site` tells, and only the
+//! UI's own pages may be opened from elsewhere. Browsers are also told that no
+//! other site may use an answer.
 
 use std::net::{IpAddr, SocketAddr};
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use jiff::Timestamp;
 use subtle::ConstantTimeEq as _;
 
 use super::{ApiError, NodeState};
+use crate::web::Sessions;
 
 /// Lets a request of this machine's programs through, or says why not.
 pub(crate) async fn origin(request: Request, next: Next) -> Response {
-    match check_origin(request.headers()) {
+    let checked = check_origin(request.headers()).and_then(|()| {
+        let is_page = matches!(*request.method(), Method::GET | Method::HEAD)
+            && is_page(request.uri().path());
+        check_site(request.headers(), is_page)
+    });
+    let mut response = match checked {
         Ok(()) => next.run(request).await,
         Err(error) => error.into_response(),
+    };
+    let same_origin = HeaderValue::from_static("same-origin");
+    response.headers_mut().insert("cross-origin-resource-policy", same_origin);
+    response
+}
+
+/// Whether a path is a page of the UI, which a link anywhere may lead to.
+fn is_page(path: &str) -> bool {
+    matches!(path, "/" | "/ui") || path.starts_with("/ui/")
+}
+
+/// Refuses what a page of another site asks for, as far as browsers tell:
+/// programs send none of these headers.
+fn check_site(headers: &HeaderMap, is_page: bool) -> Result<(), ApiError> {
+    let mut sites = headers.get_all("sec-fetch-site").iter();
+    let is = |name, value: &str| headers.get(name).is_some_and(|given| given == value);
+    match (sites.next(), sites.next()) {
+        (None, _) => Ok(()),
+        // `none` is what a person typed, or has as a bookmark.
+        (Some(site), None) if site == "same-origin" || site == "none" => Ok(()),
+        (Some(_), None)
+            if is_page && is("sec-fetch-mode", "navigate") && is("sec-fetch-dest", "document") =>
+        {
+            Ok(())
+        }
+        _ => Err(forbidden("this API does not answer to pages of other sites")),
     }
 }
 
@@ -31,7 +67,7 @@ pub(crate) async fn token(
     next: Next,
 ) -> Response {
     let must_have_token = state.settings.get().node.api_require_token;
-    if must_have_token && !has_token(request.headers(), &state.token) {
+    if must_have_token && !is_owner(request.method(), request.headers(), &state.token) {
         return ApiError::new(
             StatusCode::UNAUTHORIZED,
             "this API asks for a token: send `Authorization: Bearer` with the content of the \
@@ -83,8 +119,22 @@ fn is_loopback(host: &str) -> bool {
         || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
+/// Whether a request of this method changes nothing.
+pub(crate) fn only_looks(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
+}
+
+/// Whether the instance's owner asks: with the token, or in a session of the
+/// web UI, which for a change takes what belongs to it besides.
+pub(crate) fn is_owner(method: &Method, headers: &HeaderMap, token: &str) -> bool {
+    let (sessions, now) = (Sessions::new(token), Timestamp::now());
+    has_token(headers, token)
+        || sessions.allows_change(headers, now)
+        || (only_looks(method) && sessions.allows_looking(headers, now))
+}
+
 /// Whether the request carries the token, compared in constant time.
-pub(crate) fn has_token(headers: &HeaderMap, token: &str) -> bool {
+fn has_token(headers: &HeaderMap, token: &str) -> bool {
     let Some(given) = headers.get(header::AUTHORIZATION) else { return false };
     let given = given.as_bytes();
     let Some((scheme, given)) = given.split_at_checked("Bearer ".len()) else { return false };
@@ -147,6 +197,33 @@ mod tests {
             let pairs = [("host", "localhost:8080"), ("origin", origin)];
             assert!(check_origin(&headers(&pairs)).is_err(), "{origin}");
         }
+    }
+
+    #[test]
+    fn other_sites_may_lead_to_the_pages_and_get_nothing_else() {
+        let check = |site: &str, mode: &str, dest: &str, path: &str| {
+            let given =
+                [("sec-fetch-site", site), ("sec-fetch-mode", mode), ("sec-fetch-dest", dest)];
+            check_site(&headers(&given), is_page(path)).is_ok()
+        };
+        let api = "/api/v1/status";
+        for site in ["same-origin", "none"] {
+            assert!(check(site, "cors", "empty", api) && check(site, "navigate", "document", api));
+        }
+        for site in ["cross-site", "same-site", "of-the-future", ""] {
+            for (mode, dest) in [("no-cors", "image"), ("no-cors", "script"), ("cors", "empty")] {
+                for path in [api, "/metrics", "/", "/ui/", "/ui/assets/x.js"] {
+                    assert!(!check(site, mode, dest, path), "{site} {mode} {dest} {path}");
+                }
+            }
+            assert!(!check(site, "navigate", "iframe", "/ui/"));
+            assert!(!check(site, "navigate", "document", api));
+            assert!(!check(site, "navigate", "document", "/uix"));
+            assert!(check(site, "navigate", "document", "/ui/login"));
+        }
+        let twice = [("sec-fetch-site", "same-origin"), ("sec-fetch-site", "cross-site")];
+        assert!(check_site(&headers(&twice), false).is_err());
+        assert!(check_site(&headers(&[]), false).is_ok());
     }
 
     #[test]

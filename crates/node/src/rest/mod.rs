@@ -14,7 +14,7 @@ mod network;
 mod upload;
 
 pub(crate) use self::disposition::attachment;
-pub(crate) use self::guard::has_token;
+pub(crate) use self::guard::{is_owner, only_looks};
 
 use std::sync::Arc;
 
@@ -30,6 +30,7 @@ use crate::downloads::Downloads;
 use crate::local_blocks::LocalBlocks;
 use crate::log_level::LogLevel;
 use crate::settings::Settings;
+use crate::tasks::Tasks;
 
 /// What the API works with.
 #[derive(Clone)]
@@ -52,6 +53,8 @@ pub struct NodeState {
     pub token: Arc<str>,
     /// The configuration.
     pub settings: Settings,
+    /// For work that goes on after its answer.
+    pub tasks: Tasks,
 }
 
 /// The routes.

@@ -1,5 +1,6 @@
 //! `/data/{cid}/network…`: content from the network.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use store::{BlockStore, Content, FileReader, StoreError};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use types::Cid;
 
 use super::download::Answer;
@@ -129,16 +131,20 @@ pub(crate) async fn stream(
 ) -> Result<Response, ApiError> {
     let cid = parse_cid(&cid)?;
     let timeout = wait.timeout()?;
+    // For all of it: what finding the content has taken is over.
+    let deadline = Instant::now() + timeout;
     let content = state.downloads.content(cid, timeout).await?;
     let answer = Answer::new(cid, &content, &headers)?;
-    let is_head = method == Method::HEAD;
-    if !is_head {
+    if method != Method::HEAD && !answer.is_not_modified() {
         let job = state.downloads.start(cid, &content).await?;
-        first_chunk(&state, &content, &job, timeout).await?;
+        let first = first_chunk(&state, &content, answer.range(&content), &job);
+        tokio::time::timeout_at(deadline, first)
+            .await
+            .map_err(|_| ApiError::from(DownloadError::Timeout(timeout)))??;
         let store: Arc<dyn BlockStore> = Arc::new(state.blocks.clone());
         let mut response = answer.into_response(&content, false, |range, chunks| {
             let reader = FileReader::new(store, &content).range(range);
-            tokio::spawn(follow(reader, job, chunks));
+            state.tasks.spawn("stream", follow(reader, job, chunks));
         });
         expose(&mut response);
         return Ok(response);
@@ -153,42 +159,37 @@ fn expose(response: &mut Response) {
     response.headers_mut().insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, name);
 }
 
-/// Waits until there is something to send: an answer that has begun cannot
-/// become a 404.
+/// Waits until there is something to send of what is wanted: an answer that
+/// has begun cannot become a 404.
 async fn first_chunk(
     state: &NodeState,
     content: &Content,
+    wanted: Range<u64>,
     job: &Job,
-    timeout: Duration,
 ) -> Result<(), ApiError> {
-    let waiting = async {
-        let mut news = job.progress.watch();
-        let mut ended = job.state();
-        loop {
-            let reader = FileReader::new(Arc::new(state.blocks.clone()), content);
-            let found = blocking(move || {
-                let mut reader = reader;
-                match reader.read() {
-                    Err(StoreError::Missing(_)) => Ok(false),
-                    result => result.map(|_| true).map_err(ApiError::from),
-                }
-            })
-            .await?;
-            if found {
-                return Ok(());
+    let mut news = job.progress.watch();
+    let mut ended = job.state();
+    loop {
+        let reader = FileReader::new(Arc::new(state.blocks.clone()), content).range(wanted.clone());
+        let found = blocking(move || {
+            let mut reader = reader;
+            match reader.read() {
+                Err(StoreError::Missing(_)) => Ok(false),
+                result => result.map(|_| true).map_err(ApiError::from),
             }
-            if let JobState::Failed(reason) = &*ended.borrow_and_update() {
-                return Err(ApiError::new(StatusCode::NOT_FOUND, reason.clone()));
-            }
-            tokio::select! {
-                _ = news.changed() => {}
-                _ = ended.changed() => {}
-            }
+        })
+        .await?;
+        if found {
+            return Ok(());
         }
-    };
-    tokio::time::timeout(timeout, waiting)
-        .await
-        .map_err(|_| ApiError::from(DownloadError::Timeout(timeout)))?
+        if let JobState::Failed(reason) = &*ended.borrow_and_update() {
+            return Err(ApiError::new(StatusCode::NOT_FOUND, reason.clone()));
+        }
+        tokio::select! {
+            _ = news.changed() => {}
+            _ = ended.changed() => {}
+        }
+    }
 }
 
 /// Sends what is here, and waits for what is not, until the fetch has ended.

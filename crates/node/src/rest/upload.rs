@@ -11,7 +11,7 @@ use store::{BlockStore, FileWriter, GcOptions, PackStore, Root};
 use tokio::sync::mpsc;
 use types::{Cid, Dataset, EncodedBlock, MAX_MIMETYPE_LEN};
 
-use super::{ApiError, NodeState, disposition};
+use super::{ApiError, NodeState, blocking, disposition};
 use crate::roots;
 
 /// Pieces of a body between the network and the disk; a piece is at most some
@@ -60,7 +60,7 @@ async fn try_upload(
 ) -> Result<String, ApiError> {
     let mimetype = mimetype(headers)?;
     let filename = filename(headers)?;
-    refuse_what_cannot_fit(&state.store, headers)?;
+    refuse_what_cannot_fit(&state.store, headers).await?;
     let (pieces, receiver) = mpsc::channel(PIECES);
     let store = state.store.clone();
     let writing = tokio::task::spawn_blocking(move || write(&store, receiver, filename, mimetype));
@@ -74,10 +74,14 @@ async fn try_upload(
 }
 
 /// A body that says that it is longer than there is room is not read at all.
-fn refuse_what_cannot_fit(store: &PackStore, headers: &HeaderMap) -> Result<(), ApiError> {
+async fn refuse_what_cannot_fit(
+    store: &Arc<PackStore>,
+    headers: &HeaderMap,
+) -> Result<(), ApiError> {
     let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
     let Some(needed) = length.and_then(|length| length.parse::<u64>().ok()) else { return Ok(()) };
-    let available = store.usage()?.available_bytes;
+    let store = store.clone();
+    let available = blocking(move || Ok(store.usage()?.available_bytes)).await?;
     if needed <= available {
         return Ok(());
     }

@@ -6,10 +6,11 @@ use api::{BackupNowReport, BackupNowRequest, FolderChoice, Registered, Step};
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use backup::{BackupNowError, NotifyStep, WaitError};
+use backup::{BackupNowError, NotifyStep, StepReport, WaitError};
 use types::{FolderId, Published};
 
 use super::{Answer, ApiState, Problem, folders};
+use crate::source_side::name_of;
 use types::with_causes;
 
 /// The longest time that a request waits for the backup server.
@@ -26,6 +27,15 @@ fn registered(state: &ApiState, published: &Published) -> Registered {
     }
 }
 
+fn to_api(step: &StepReport) -> Step {
+    let name = match step.step {
+        NotifyStep::Register => "register",
+        NotifyStep::Connect => "connect",
+        NotifyStep::Trigger => "trigger",
+    };
+    Step { name: name.into(), ok: !step.is_warning, detail: Some(step.message.clone()) }
+}
+
 /// The folders that are meant; those that are paused only where they are
 /// named.
 fn chosen(state: &ApiState, folder: Option<&str>) -> Result<Vec<FolderId>, Problem> {
@@ -36,16 +46,19 @@ fn chosen(state: &ApiState, folder: Option<&str>) -> Result<Vec<FolderId>, Probl
     let running = config.sync.folders.iter().filter(|folder| !folder.paused);
     let ids: Vec<FolderId> = running.map(|folder| folder.id.clone()).collect();
     if ids.is_empty() {
-        return Err(Problem::new(
-            StatusCode::CONFLICT,
-            "no folder is watched; `archivist folder add PATH` adds one",
-        ));
+        let why = if config.sync.folders.is_empty() {
+            "no folder is watched; `archivist folder add PATH` adds one"
+        } else {
+            "all folders are paused; `archivist folder resume ID` goes on with one"
+        };
+        return Err(Problem::new(StatusCode::CONFLICT, why));
     }
     Ok(ids)
 }
 
 /// Looks through folders and publishes what has changed; answers when the
-/// manifests are registered.
+/// manifests are registered. A folder that fails keeps none of the others from
+/// it, and is named.
 #[utoipa::path(
     post,
     path = "/sync",
@@ -54,20 +67,33 @@ fn chosen(state: &ApiState, folder: Option<&str>) -> Result<Vec<FolderId>, Probl
         (status = 200, body = Vec<Registered>),
         (status = 401, description = "Without the token", body = api::ApiProblem),
         (status = 404, description = "No such folder", body = api::ApiProblem),
-        (status = 409, description = "Paused, or in alarm, or there is none",
-            body = api::ApiProblem),
+        (status = 409, description = "Paused, or in alarm, or there is none; of several, which \
+            are not registered", body = api::ApiProblem),
     )
 )]
 pub(crate) async fn sync_now(
     State(state): State<ApiState>,
     Json(choice): Json<FolderChoice>,
 ) -> Answer<Vec<Registered>> {
-    let mut all = Vec::new();
-    for folder in chosen(&state, choice.folder.as_deref())? {
-        let published = state.sync.scan_now(&folder).await?;
-        all.push(registered(&state, &published));
+    let chosen = chosen(&state, choice.folder.as_deref())?;
+    let (mut all, mut failed) = (Vec::new(), Vec::new());
+    for folder in &chosen {
+        match state.sync.scan_now(folder).await {
+            Ok(published) => all.push(registered(&state, &published)),
+            Err(error) if chosen.len() == 1 => return Err(error.into()),
+            Err(error) => {
+                failed.push(format!("{}: {}", name_of(&state.sync, folder), with_causes(&error)));
+            }
+        }
     }
-    Ok(Json(all))
+    if failed.is_empty() {
+        return Ok(Json(all));
+    }
+    let count = chosen.len();
+    Err(Problem::new(
+        StatusCode::CONFLICT,
+        format!("{} of {count} folders are not registered: {}", failed.len(), failed.join("; ")),
+    ))
 }
 
 /// Has folders backed up now: registers their manifests, connects to the
@@ -93,35 +119,20 @@ pub(crate) async fn backup_now(
     let one = request.folder.as_ref().and_then(|_| chosen.first().cloned());
     let done = match state.service.backup_now(one).await {
         Ok(done) => done,
-        Err(error @ BackupNowError::Connect { .. }) => {
+        Err(ref error @ BackupNowError::Connect { ref steps, .. }) => {
             // It is told as a step: what is registered stays so, and the
             // backup server finds it when it asks.
+            let connect =
+                Step { name: "connect".into(), ok: false, detail: Some(with_causes(error)) };
             let folders = chosen.iter().filter_map(|id| state.registry.get(id));
             return Ok(Json(BackupNowReport {
                 folders: folders.map(|offer| registered(&state, &offer.published)).collect(),
-                steps: vec![Step {
-                    name: "connect".into(),
-                    ok: false,
-                    detail: Some(with_causes(&error)),
-                }],
+                steps: steps.iter().map(to_api).chain([connect]).collect(),
             }));
         }
         Err(error) => return Err(Problem::conflict(&error)),
     };
-    let mut steps: Vec<Step> = done
-        .steps
-        .iter()
-        .map(|step| Step {
-            name: match step.step {
-                NotifyStep::Register => "register",
-                NotifyStep::Connect => "connect",
-                NotifyStep::Trigger => "trigger",
-            }
-            .to_owned(),
-            ok: !step.is_warning,
-            detail: Some(step.message.clone()),
-        })
-        .collect();
+    let mut steps: Vec<Step> = done.steps.iter().map(to_api).collect();
     if let Some(seconds) = request.wait_secs {
         let until = tokio::time::Instant::now() + Duration::from_secs(seconds.min(WAIT_MAX));
         for manifest in &done.manifests {

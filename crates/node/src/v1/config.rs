@@ -5,6 +5,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 
+use super::ui::Owner;
 use super::{Answer, ApiState, Problem, blocking};
 use types::with_causes;
 
@@ -12,9 +13,12 @@ use types::with_causes;
 #[utoipa::path(
     get,
     path = "/config",
-    responses((status = 200, description = "Every key with its value", body = Object))
+    responses(
+        (status = 200, description = "Every key with its value", body = Object),
+        (status = 401, description = "Without the token or a session", body = api::ApiProblem),
+    )
 )]
-pub(crate) async fn all(State(state): State<ApiState>) -> Answer<serde_json::Value> {
+pub(crate) async fn all(_: Owner, State(state): State<ApiState>) -> Answer<serde_json::Value> {
     let config = state.node.settings.get();
     serde_json::to_value(&*config).map(Json).map_err(|error| Problem::internal(&error))
 }

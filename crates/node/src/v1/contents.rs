@@ -4,34 +4,27 @@
 //! something cannot be read, the connection breaks off, so that nobody takes a
 //! part for the whole.
 
+use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use ::zip::write::SimpleFileOptions;
 use ::zip::{CompressionMethod, DateTime, ZipWriter};
-use axum::body::{Body, Bytes};
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use backup::{Depth, SnapshotTree, TreeError};
 use serde::Deserialize;
 use store::{BlockStore, FileReader, StoreError, resolve};
-use tokio::sync::mpsc;
 use types::{Entry, EntryKind, RelPath};
 use utoipa::IntoParams;
 
 use super::snapshots::{self, Choice, rel_path};
+use super::ui::Owner;
 use super::{ApiState, Problem, blocking, reading};
+use crate::pieces;
 use crate::rest::attachment;
-use types::with_causes;
-
-/// Pieces between the disk and the network.
-const PIECES: usize = 2;
-/// How long a piece of a zip is, in bytes.
-const PIECE_LEN: usize = 256 * 1024;
-
-type Piece = Result<Bytes, io::Error>;
 
 /// What of a snapshot.
 #[derive(Debug, Default, Deserialize, IntoParams)]
@@ -99,13 +92,6 @@ fn headers(name: &str, mime: &'static str) -> HeaderMap {
     headers
 }
 
-fn body(receiver: mpsc::Receiver<Piece>) -> Body {
-    let pieces = futures::stream::unfold(receiver, |mut receiver| async {
-        receiver.recv().await.map(|piece| (piece, receiver))
-    });
-    Body::from_stream(pieces)
-}
-
 /// The bytes of a file in a snapshot.
 #[utoipa::path(
     get,
@@ -113,6 +99,7 @@ fn body(receiver: mpsc::Receiver<Piece>) -> Body {
     params(("id" = String, Path, description = "The id, or its beginning"), What),
     responses(
         (status = 200, content_type = "application/octet-stream", body = Vec<u8>),
+        (status = 401, description = "Without the token or a session", body = api::ApiProblem),
         (status = 400, description = "Not such an id or path, or not a file",
             body = api::ApiProblem),
         (status = 404, description = "No such snapshot, or nothing there", body = api::ApiProblem),
@@ -121,6 +108,7 @@ fn body(receiver: mpsc::Receiver<Piece>) -> Body {
     )
 )]
 pub(crate) async fn file(
+    _: Owner,
     State(state): State<ApiState>,
     Path(id): Path<String>,
     Query(what): Query<What>,
@@ -140,26 +128,15 @@ pub(crate) async fn file(
         Ok(FileReader::new(blocks, &content))
     })
     .await?;
-    let (sender, receiver) = mpsc::channel::<Piece>(PIECES);
-    tokio::task::spawn_blocking(move || {
-        loop {
-            let piece = match reader.read() {
-                Ok(Some(bytes)) => Ok(bytes),
-                Ok(None) => return,
-                Err(error) => {
-                    tracing::error!(error = with_causes(&error), "a download broke off");
-                    Err(io::Error::other(error))
-                }
-            };
-            let is_last = piece.is_err();
-            if sender.blocking_send(piece).is_err() || is_last {
-                return;
-            }
+    let body = pieces::body("a download", move |out| {
+        while let Some(bytes) = reader.read().map_err(io::Error::other)? {
+            out.write_all(&bytes)?;
         }
+        io::Result::Ok(())
     });
     let mut headers = headers(&name, "application/octet-stream");
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(size));
-    Ok((headers, body(receiver)).into_response())
+    Ok((headers, body).into_response())
 }
 
 /// A directory of a snapshot as a zip: files, directories and links. What a
@@ -170,6 +147,7 @@ pub(crate) async fn file(
     params(("id" = String, Path, description = "The id, or its beginning"), What),
     responses(
         (status = 200, content_type = "application/zip", body = Vec<u8>),
+        (status = 401, description = "Without the token or a session", body = api::ApiProblem),
         (status = 400, description = "Not such an id or path", body = api::ApiProblem),
         (status = 404, description = "No such snapshot, or nothing there", body = api::ApiProblem),
         (status = 409, description = "There is no backup server to ask", body = api::ApiProblem),
@@ -177,39 +155,15 @@ pub(crate) async fn file(
     )
 )]
 pub(crate) async fn zip(
+    _: Owner,
     State(state): State<ApiState>,
     Path(id): Path<String>,
     Query(what): Query<What>,
 ) -> Result<Response, Problem> {
     let meant = meant(&state, &id, &what).await?;
     let name = file_name(&meant.entry.path, &meant.folder, ".zip");
-    let (sender, receiver) = mpsc::channel::<Piece>(PIECES);
-    tokio::task::spawn_blocking(move || {
-        let out = io::BufWriter::with_capacity(PIECE_LEN, Pieces(sender.clone()));
-        if let Err(error) = write_zip(&meant, out) {
-            // Where nobody takes the pieces any more, there is nobody to tell.
-            if sender.blocking_send(Err(io::Error::other("it cannot be read"))).is_ok() {
-                tracing::error!(error = with_causes(&error), "a zip broke off");
-            }
-        }
-    });
-    Ok((headers(&name, "application/zip"), body(receiver)).into_response())
-}
-
-/// Where the pieces go.
-struct Pieces(mpsc::Sender<Piece>);
-
-impl Write for Pieces {
-    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        let piece = Bytes::copy_from_slice(buffer);
-        let gone = |_| io::Error::new(io::ErrorKind::BrokenPipe, "nobody takes it any more");
-        self.0.blocking_send(Ok(piece)).map_err(gone)?;
-        Ok(buffer.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
+    let body = pieces::body("a zip", move |out| write_zip(&meant, out));
+    Ok((headers(&name, "application/zip"), body).into_response())
 }
 
 /// Why a zip broke off.
@@ -251,9 +205,29 @@ fn write_zip(meant: &Meant, out: impl Write) -> Result<(), ZipFailure> {
     Ok(())
 }
 
-/// A name in a zip is text that leads nowhere else, whatever unpacks it.
+/// A name in a zip is text that leads nowhere else, whatever unpacks it. What
+/// cannot stand in it is written `%XX`, and a `%` that could be taken for such a
+/// one is too: different names stay different.
 fn zip_name(path: &[u8]) -> String {
-    String::from_utf8_lossy(path).replace('\\', "_")
+    let mut name = String::with_capacity(path.len());
+    for part in path.utf8_chunks() {
+        for (at, char) in part.valid().char_indices() {
+            let is_code = |rest: &str| {
+                let two = rest.as_bytes().get(1..3);
+                two.is_some_and(|two| two.iter().all(u8::is_ascii_hexdigit))
+            };
+            match char {
+                '\\' => name.push_str("%5C"),
+                '%' if is_code(&part.valid()[at..]) => name.push_str("%25"),
+                _ => name.push(char),
+            }
+        }
+        for byte in part.invalid() {
+            // Writing to a string cannot fail.
+            let _ = write!(name, "%{byte:02X}");
+        }
+    }
+    name
 }
 
 fn add<W: Write + io::Seek>(
@@ -305,4 +279,33 @@ fn modified(mtime_ns: i128) -> DateTime {
         .ok()
     };
     read().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn different_names_stay_different_in_a_zip_and_lead_nowhere() {
+        let names: [&[u8]; 12] = [
+            b"a_b",
+            b"a\\b",
+            b"a%5Cb",
+            b"a%255Cb",
+            b"a%\\b",
+            b"a%%5Cb",
+            b"a\xffb",
+            b"a\xfeb",
+            b"a%FFb",
+            "a\u{fffd}b".as_bytes(),
+            b"100%.txt",
+            b"100%",
+        ];
+        let zipped: Vec<String> = names.iter().map(|name| zip_name(name)).collect();
+        let different: std::collections::HashSet<&String> = zipped.iter().collect();
+        assert_eq!(different.len(), names.len(), "{zipped:?}");
+        assert!(zipped.iter().all(|name| !name.contains('\\')), "{zipped:?}");
+        assert_eq!(zip_name("Grüße/100%.txt".as_bytes()), "Grüße/100%.txt");
+        assert_eq!(zip_name(b"..\\..\\x\xff"), "..%5C..%5Cx%FF");
+    }
 }

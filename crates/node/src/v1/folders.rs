@@ -247,13 +247,22 @@ async fn note(state: ApiState, request: AddFolder) -> Answer<Folder> {
 )]
 pub(crate) async fn remove(State(state): State<ApiState>, Path(id): Path<String>) -> Answer<()> {
     let folder = find(&state, &id)?;
-    let (settings, folder_id) = (state.node.settings.clone(), folder.id.clone());
+    let (removed, settings) = (state.removed.clone(), state.node.settings.clone());
+    let folder_id = folder.id.clone();
     blocking(move || {
+        removed.note(&folder_id).map_err(|error| Problem::internal(&error))?;
         let edited = settings.edit(|draft| draft.remove_folder(&folder_id));
         edited.map_err(|error| changed(&error))
     })
     .await?;
-    tokio::spawn(forget(state, folder.id));
+    let (tasks, stop) = (state.node.tasks.clone(), state.stop.clone());
+    tasks.spawn("forget", async move {
+        tokio::select! {
+            () = forget(state, folder.id) => {}
+            // It is noted: the next start goes on with it.
+            () = stop.cancelled() => {}
+        }
+    });
     Ok(Json(()))
 }
 
@@ -266,6 +275,7 @@ async fn forget(state: ApiState, folder: FolderId) {
             Ok(Err(SyncError::StillConfigured(_))) => tokio::time::sleep(FORGET_PAUSE).await,
             Ok(Ok(())) => {
                 state.node.collector.request();
+                settle(&state, folder).await;
                 return;
             }
             Ok(Err(error)) => {
@@ -280,6 +290,37 @@ async fn forget(state: ApiState, folder: FolderId) {
         }
     }
     tracing::warn!(%folder, "the folder is still being worked on; its state stays");
+}
+
+/// What is to be dropped of the folder has been, or is to stay.
+async fn settle(state: &ApiState, folder: FolderId) {
+    let removed = state.removed.clone();
+    let settled = tokio::task::spawn_blocking(move || removed.settle(&folder)).await;
+    if let Ok(Err(error)) = settled {
+        tracing::warn!(%error, "the list of removed folders cannot be written");
+    }
+}
+
+/// Drops the state of folders that were removed while no instance ran, or
+/// whose removal an end has cut short.
+pub(crate) async fn forget_removed(state: ApiState) {
+    let removed = state.removed.clone();
+    let listed = match tokio::task::spawn_blocking(move || removed.list()).await {
+        Ok(Ok(listed)) => listed,
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "the list of removed folders cannot be read");
+            return;
+        }
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    };
+    for folder in listed {
+        // It is there: the removal did not come to its end.
+        if state.node.settings.get().folder(&folder).is_some() {
+            settle(&state, folder).await;
+        } else {
+            forget(state.clone(), folder).await;
+        }
+    }
 }
 
 /// What is configured has to be what the source side can use.

@@ -57,13 +57,23 @@ impl Running {
         }
     }
 
-    pub(crate) fn end(&self, result: Result<serde_json::Value, String>) {
-        *self.end.lock() = Some((Timestamp::now(), result));
+    fn end(&self, result: Result<serde_json::Value, String>) {
+        self.end.lock().get_or_insert_with(|| (Timestamp::now(), result));
+    }
+}
+
+/// A job that goes on for as long as this lives: however its work ends, a panic
+/// included, it is not shown as running any more, and the next may begin.
+struct Work(Arc<Running>);
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        self.0.end(Err("it broke off; the log tells why".into()));
     }
 }
 
 impl Jobs {
-    fn begin(&self, kind: &'static str) -> Result<Arc<Running>, Problem> {
+    fn begin(&self, kind: &'static str) -> Result<Work, Problem> {
         let mut jobs = self.0.lock();
         if jobs.values().any(|job| job.kind == kind && job.end.lock().is_none()) {
             return Err(Problem::new(
@@ -71,8 +81,11 @@ impl Jobs {
                 format!("another {kind} is running; wait for its end"),
             ));
         }
-        while jobs.len() >= ENDED_MAX {
-            jobs.pop_first();
+        if jobs.len() >= ENDED_MAX
+            && let Some(id) =
+                jobs.iter().find(|(_, job)| job.end.lock().is_some()).map(|(id, _)| *id)
+        {
+            jobs.remove(&id);
         }
         let id = jobs.last_key_value().map_or(1, |(id, _)| id + 1);
         let job = Arc::new(Running {
@@ -84,7 +97,7 @@ impl Jobs {
             end: Mutex::new(None),
         });
         jobs.insert(id, job.clone());
-        Ok(job)
+        Ok(Work(job))
     }
 }
 
@@ -103,14 +116,18 @@ pub(crate) async fn verify(
     State(state): State<ApiState>,
     Json(request): Json<VerifyRequest>,
 ) -> Answer<Job> {
-    let job = state.jobs.begin("verify")?;
-    let answer = job.to_api();
-    tokio::spawn(async move {
-        let result = maintenance::verify(&state, request, &job).await;
-        job.end(
-            result
-                .and_then(|result| serde_json::to_value(result).map_err(|error| error.to_string())),
-        );
+    let work = state.jobs.begin("verify")?;
+    let answer = work.0.to_api();
+    let (tasks, stop) = (state.node.tasks.clone(), state.stop.clone());
+    tasks.spawn("verify", async move {
+        let result = tokio::select! {
+            result = maintenance::verify(&state, request, &work.0) => result,
+            () = stop.cancelled() => Err("the instance is stopping".into()),
+        };
+        work.0
+            .end(result.and_then(|result| {
+                serde_json::to_value(result).map_err(|error| error.to_string())
+            }));
     });
     Ok(Json(answer))
 }
@@ -155,4 +172,30 @@ pub(crate) async fn prune(
 ) -> Answer<PruneReport> {
     let report = maintenance::prune(&state, request.dry_run).await;
     report.map(Json).map_err(|message| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_job_that_panics_has_failed_and_the_next_may_begin() {
+        let jobs = Jobs::default();
+        let work = jobs.begin("verify").unwrap();
+        let running = work.0.clone();
+        assert!(jobs.begin("verify").is_err());
+        let broken = tokio::spawn(async move {
+            let _work = work;
+            panic!("on purpose");
+        });
+        assert!(broken.await.is_err());
+        let told = running.to_api();
+        assert_eq!(told.state, "failed");
+        assert!(told.error.unwrap().contains("broke off") && told.ended_at.is_some());
+        let next = jobs.begin("verify").unwrap();
+        next.0.end(Ok(serde_json::Value::Null));
+        let ended = next.0.clone();
+        drop(next);
+        assert_eq!(ended.to_api().state, "done");
+    }
 }

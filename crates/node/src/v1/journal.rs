@@ -1,4 +1,4 @@
-//! What happened: the journal, and the last lines of the log.
+//! What happened: the journal, the last lines of the log, and what travelled.
 
 use axum::Json;
 use axum::extract::State;
@@ -7,9 +7,9 @@ use super::ApiState;
 use super::ui::Owner;
 use crate::journal::JournalEntry;
 use crate::recent_log::{self, LogLine};
+use crate::traffic::TrafficDay;
 
-/// What happened since the instance was started, in plain words, the oldest
-/// first; at most the last 2000.
+/// What happened, in plain words, the oldest first; at most the last 2000.
 #[utoipa::path(
     get,
     path = "/journal",
@@ -33,4 +33,15 @@ pub(crate) async fn journal(_: Owner, State(state): State<ApiState>) -> Json<Vec
 )]
 pub(crate) async fn logs(_: Owner) -> Json<Vec<LogLine>> {
     Json(recent_log::lines())
+}
+
+/// What travelled between this machine and others on each day, the oldest first;
+/// at most 400 days.
+#[utoipa::path(
+    get,
+    path = "/traffic",
+    responses((status = 200, body = Vec<TrafficDay>)),
+)]
+pub(crate) async fn traffic(State(state): State<ApiState>) -> Json<Vec<TrafficDay>> {
+    Json(state.traffic.days())
 }

@@ -2,7 +2,10 @@
 //! made of, and open to other programs. Its OpenAPI document is made from
 //! these handlers, so it cannot say anything else than they do.
 //!
-//! Whoever may reach the API may look; a change takes the token.
+//! Whoever may reach the API may look at how things stand. What is in the
+//! backups, and the settings, take the token or a session of the web UI
+//! ([`ui::Owner`]); so does every change, and everything where
+//! `[node] api_require_token` is set.
 
 mod backups;
 mod config;
@@ -31,11 +34,10 @@ use ::backup::{BackupHandle, BackupService, SnapshotStore};
 use axum::Json;
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use jiff::Timestamp;
 use manifest::{Askers, ManifestRegistry};
 use sync::SyncHandle;
 use tokio_util::sync::CancellationToken;
@@ -46,12 +48,16 @@ use utoipa_axum::routes;
 use crate::journal::Journal;
 use crate::listeners::Problems;
 use crate::pairing::Pairing;
-use crate::rest::{NodeState, has_token};
-use crate::web::{LoginKeys, Sessions};
+use crate::removed::RemovedFolders;
+use crate::rest::{self, NodeState};
+use crate::traffic::Traffic;
+use crate::web::LoginKeys;
 use types::with_causes;
 
+pub(crate) use self::folders::forget_removed;
 pub(crate) use self::jobs::{Jobs, Running as RunningJob};
 pub(crate) use self::restores::Restores;
+pub use self::restores::restore_model;
 
 /// What the API works with.
 #[derive(Clone)]
@@ -70,6 +76,8 @@ pub(crate) struct ApiState {
     pub(crate) access: net::Access,
     pub(crate) login_keys: LoginKeys,
     pub(crate) journal: Journal,
+    pub(crate) traffic: Traffic,
+    pub(crate) removed: RemovedFolders,
     pub(crate) stop: CancellationToken,
 }
 
@@ -78,7 +86,8 @@ pub(crate) struct ApiState {
 #[openapi(info(
     title = "Archivist",
     description = "Continuous, versioned backup of folders from one machine to another. \
-                   The API listens on loopback alone. Reading is open there; a change takes \
+                   The API listens on loopback alone. How things stand is open there; names and \
+                   contents of backups, the settings and every change take \
                    `Authorization: Bearer` with the content of `api-token` in the data directory."
 ))]
 struct Document;
@@ -125,7 +134,7 @@ pub(crate) fn router(state: ApiState) -> Router {
     };
     api.route("/api/v1/openapi.json", get(document))
         .route("/metrics", get(metrics::metrics))
-        .layer(axum::middleware::from_fn_with_state(state.node.clone(), token_for_changes))
+        .layer(axum::middleware::from_fn_with_state(state.node.clone(), token))
         .with_state(state)
 }
 
@@ -172,29 +181,30 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(connection::test))
         .routes(routes!(journal::journal))
         .routes(routes!(journal::logs))
+        .routes(routes!(journal::traffic))
 }
 
-/// What only looks is open on loopback; what changes something takes the
-/// token, or a session of the web UI with what belongs to it, whoever asks.
-async fn token_for_changes(
-    State(state): State<NodeState>,
-    request: Request,
-    next: Next,
-) -> Response {
-    let only_looks = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
-    let may_change = |headers| {
-        has_token(headers, &state.token)
-            || Sessions::new(&state.token).allows_change(headers, Timestamp::now())
-    };
-    if !only_looks && !may_change(request.headers()) {
-        return Problem::new(
-            StatusCode::UNAUTHORIZED,
-            "a change takes a token: send `Authorization: Bearer` with the content of the \
-             api-token file in the data directory",
-        )
-        .into_response();
+/// What only looks is open on loopback, as far as nothing else is said; what
+/// changes something takes the token, or a session of the web UI with what
+/// belongs to it, whoever asks.
+async fn token(State(state): State<NodeState>, request: Request, next: Next) -> Response {
+    let only_looks = rest::only_looks(request.method());
+    // A browser has to be able to find out that it has no session.
+    let is_open = !state.settings.get().node.api_require_token
+        || request.uri().path() == "/api/v1/ui/session";
+    if (only_looks && is_open) || rest::is_owner(request.method(), request.headers(), &state.token)
+    {
+        return next.run(request).await;
     }
-    next.run(request).await
+    let what = if only_looks { "this API asks for" } else { "a change takes" };
+    Problem::new(
+        StatusCode::UNAUTHORIZED,
+        format!(
+            "{what} a token: send `Authorization: Bearer` with the content of the api-token file \
+             in the data directory"
+        ),
+    )
+    .into_response()
 }
 
 /// An answer that says what is wrong, and what to do.

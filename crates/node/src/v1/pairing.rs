@@ -36,6 +36,7 @@ pub(crate) async fn standing(State(state): State<ApiState>) -> Json<PairingState
     Json(match state.pairing.standing() {
         Standing::None => plain("none"),
         Standing::Waiting { until } => PairingState { expires_at: Some(until), ..plain("waiting") },
+        Standing::Joining => plain("joining"),
         Standing::Joined { peer, changes } => PairingState {
             peer_id: Some(peer.to_string()),
             detail: Some(changes.join("; ")),
@@ -45,10 +46,7 @@ pub(crate) async fn standing(State(state): State<ApiState>) -> Json<PairingState
             detail: Some("the code's time is over; make a new one".into()),
             ..plain("expired")
         },
-        Standing::Failed => PairingState {
-            detail: Some("too many wrong codes were tried; make a new one".into()),
-            ..plain("failed")
-        },
+        Standing::Failed(reason) => PairingState { detail: Some(reason), ..plain("failed") },
     })
 }
 

@@ -3,38 +3,60 @@
 use std::sync::Arc;
 
 use backup::{RemoteBlocks, SessionPool};
-use store::{
-    BlockStore, Epoch, GcOptions, GcReport, Pin, Root, StoreError, Usage, VerifyDepth, VerifyReport,
-};
+use bytes::Bytes;
+use restore::{Blocks, BlocksError};
+use store::{BlockStore, StoreError};
 use types::{Block, Cid, EncodedBlock};
 
 use super::{ApiState, Problem, restores};
-use crate::local_blocks::LocalBlocks;
+use crate::local_blocks::{LocalBlocks, delegate_to_store};
 
 /// The blocks that snapshots are read from.
 pub(crate) fn blocks(
     state: &ApiState,
     from_backup_server: bool,
 ) -> Result<Arc<dyn BlockStore>, Problem> {
-    let own = state.node.blocks.clone();
-    if !from_backup_server {
-        return Ok(Arc::new(own));
+    if from_backup_server {
+        return Ok(Arc::new(Far::new(state)?));
     }
-    let remote = RemoteBlocks::new(
-        SessionPool::new(state.node.net.clone()),
-        restores::server(state)?,
-        tokio::runtime::Handle::current(),
-        state.stop.clone(),
-    );
-    Ok(Arc::new(Far { own, remote }))
+    Ok(Arc::new(state.node.blocks.clone()))
 }
 
 /// The blocks that are here, and for the rest those of the backup server. What
 /// comes from there is checked, and kept by nobody. For threads that may block.
 #[derive(Debug)]
-struct Far {
+pub(crate) struct Far {
     own: LocalBlocks,
     remote: RemoteBlocks,
+}
+
+impl Far {
+    /// Of the backup server that is configured.
+    pub(crate) fn new(state: &ApiState) -> Result<Self, Problem> {
+        let remote = RemoteBlocks::new(
+            SessionPool::new(state.node.net.clone()),
+            restores::server(state)?,
+            tokio::runtime::Handle::current(),
+            state.stop.clone(),
+        );
+        Ok(Self { own: state.node.blocks.clone(), remote })
+    }
+}
+
+/// For a restore, which asks for many at once.
+impl Blocks for Far {
+    fn get(&self, wanted: &[Cid]) -> Result<Vec<Option<Bytes>>, BlocksError> {
+        let mut all: Vec<Option<Bytes>> =
+            wanted.iter().map(|cid| BlockStore::get(&self.own, cid).ok().flatten()).collect();
+        let lacking: Vec<usize> = (0..all.len()).filter(|at| all[*at].is_none()).collect();
+        let wants: Vec<Cid> = lacking.iter().map(|at| wanted[*at]).collect();
+        let got =
+            self.remote.get(&wants).map_err(|error| BlocksError::Elsewhere(Box::new(error)))?;
+        for (at, block) in lacking.into_iter().zip(got) {
+            all[at] = block;
+        }
+        Ok(all)
+    }
 }
 
 impl BlockStore for Far {
@@ -57,47 +79,5 @@ impl BlockStore for Far {
         Ok(self.own.has(cid)? || self.get_encoded(cid)?.is_some())
     }
 
-    fn epoch(&self) -> Epoch {
-        self.own.epoch()
-    }
-
-    fn put(&self, blocks: &[EncodedBlock]) -> Result<(), StoreError> {
-        self.own.put(blocks)
-    }
-
-    fn commit(&self, epoch: Epoch) -> Result<(), StoreError> {
-        self.own.commit(epoch)
-    }
-
-    fn set_root(&self, name: &str, root: Root, epoch: Epoch) -> Result<(), StoreError> {
-        self.own.set_root(name, root, epoch)
-    }
-
-    fn remove_root(&self, name: &str) -> Result<bool, StoreError> {
-        self.own.remove_root(name)
-    }
-
-    fn root(&self, name: &str) -> Option<Root> {
-        self.own.root(name)
-    }
-
-    fn roots(&self, prefix: &str) -> Vec<(String, Root)> {
-        self.own.roots(prefix)
-    }
-
-    fn pin(&self) -> Pin {
-        self.own.pin()
-    }
-
-    fn gc(&self, options: GcOptions) -> Result<GcReport, StoreError> {
-        self.own.gc(options)
-    }
-
-    fn verify(&self, depth: VerifyDepth) -> Result<VerifyReport, StoreError> {
-        self.own.verify(depth)
-    }
-
-    fn usage(&self) -> Result<Usage, StoreError> {
-        self.own.usage()
-    }
+    delegate_to_store!(own);
 }

@@ -2,27 +2,26 @@
 //! holds of its folders.
 
 use std::collections::BTreeMap;
-use std::path::{Path as FsPath, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use api::{RestoreReport, RestoreRequest, from_text};
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use backup::{RemoteBlocks, RemoteSnapshot, SessionPool};
-use bytes::Bytes;
+use backup::RemoteSnapshot;
 use net::PeerId;
 use parking_lot::Mutex;
-use restore::{
-    Blocks, BlocksError, Progress, Report, RestoreError, RestoreOptions, Selection, restore,
-};
+use restore::{Blocks, Progress, Report, RestoreError, RestoreOptions, Selection, restore};
 use store::{BlockStore, Root};
 use types::{Cid, RelPath};
 
+use super::reading::Far;
 use super::snapshots::{self, Choice};
+use super::ui::Owner;
 use super::{Answer, ApiState, Problem, blocking};
-use crate::local_blocks::LocalBlocks;
 use crate::roots;
 use types::with_causes;
 
@@ -33,7 +32,13 @@ const ENDED_MAX: usize = 100;
 
 /// The restores of this instance since it was started. Clones share them.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Restores(Arc<Mutex<BTreeMap<u64, Arc<Running>>>>);
+pub(crate) struct Restores(Arc<All>);
+
+#[derive(Debug, Default)]
+struct All {
+    last_id: AtomicU64,
+    running: Mutex<BTreeMap<u64, Arc<Running>>>,
+}
 
 #[derive(Debug)]
 struct Running {
@@ -50,8 +55,22 @@ enum End {
     Cancelled,
 }
 
-fn text(path: &RelPath) -> String {
-    String::from_utf8_lossy(path.as_bytes()).into_owned()
+/// A restore that has come to its end, as it is told: the same by the instance
+/// and by whoever restores without it.
+pub fn restore_model(shown: RestoreReport, done: Report) -> RestoreReport {
+    let is_complete = done.is_complete();
+    let text = |path: &RelPath| String::from_utf8_lossy(path.as_bytes()).into_owned();
+    RestoreReport {
+        state: if is_complete { "done" } else { "failed" }.to_owned(),
+        error: (!is_complete).then(|| "not everything that was asked for is there".to_owned()),
+        in_the_way: done.in_the_way,
+        not_set: done.not_set,
+        skipped: done.skipped,
+        failed: done.failed,
+        is_cut_short: done.is_cut_short,
+        not_found: done.not_found.iter().map(text).collect(),
+        ..shown
+    }
 }
 
 impl Running {
@@ -69,15 +88,7 @@ impl Running {
         match self.end.lock().clone() {
             None => {}
             Some(End::Done(done)) => {
-                report.state = if done.is_complete() { "done" } else { "failed" }.to_owned();
-                report.error = (!done.is_complete())
-                    .then(|| "not everything that was asked for is there".to_owned());
-                report.in_the_way = done.in_the_way;
-                report.not_set = done.not_set;
-                report.skipped = done.skipped;
-                report.failed = done.failed;
-                report.is_cut_short = done.is_cut_short;
-                report.not_found = done.not_found.iter().map(text).collect();
+                report = restore_model(report, done);
             }
             Some(End::Failed(error)) => {
                 report.state = "failed".to_owned();
@@ -89,16 +100,39 @@ impl Running {
     }
 }
 
+/// A restore that goes on for as long as this lives: however its work ends, a
+/// panic included, it is not shown as running any more.
+struct Work(Arc<Running>);
+
+impl Work {
+    fn end(&self, end: End) {
+        *self.0.end.lock() = Some(end);
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        let mut end = self.0.end.lock();
+        if end.is_none() {
+            *end = Some(End::Failed("it broke off; the log tells why".into()));
+        }
+    }
+}
+
 impl Restores {
-    fn begin(&self, snapshot: &str) -> Arc<Running> {
-        let mut all = self.0.lock();
+    /// The id of a restore that is about to begin.
+    fn next_id(&self) -> u64 {
+        self.0.last_id.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    fn begin(&self, id: u64, snapshot: &str) -> Work {
+        let mut all = self.0.running.lock();
         if all.len() >= ENDED_MAX
             && let Some(id) =
                 all.iter().find(|(_, one)| one.end.lock().is_some()).map(|(id, _)| *id)
         {
             all.remove(&id);
         }
-        let id = all.last_key_value().map_or(1, |(id, _)| id + 1);
         let running = Arc::new(Running {
             id,
             snapshot: snapshot.to_owned(),
@@ -106,17 +140,17 @@ impl Restores {
             end: Mutex::new(None),
         });
         all.insert(id, running.clone());
-        running
+        Work(running)
     }
 
     fn get(&self, id: u64) -> Result<Arc<Running>, Problem> {
-        let found = self.0.lock().get(&id).cloned();
+        let found = self.0.running.lock().get(&id).cloned();
         found.ok_or_else(|| Problem::not_found(format!("there is no restore {id}")))
     }
 
     /// Ends all of them soon; begun again, they go on where they were.
     pub(crate) fn stop(&self) {
-        self.0.lock().values().for_each(|running| running.progress.stop());
+        self.0.running.lock().values().for_each(|running| running.progress.stop());
     }
 }
 
@@ -160,28 +194,6 @@ pub(super) async fn remote_snapshots(state: &ApiState) -> Result<Vec<RemoteSnaps
     Ok(listing.snapshots)
 }
 
-/// Blocks that are here, and for the rest those of the backup server.
-#[derive(Debug)]
-struct Both {
-    own: LocalBlocks,
-    remote: RemoteBlocks,
-}
-
-impl Blocks for Both {
-    fn get(&self, wanted: &[Cid]) -> Result<Vec<Option<Bytes>>, BlocksError> {
-        let mut all: Vec<Option<Bytes>> =
-            wanted.iter().map(|cid| BlockStore::get(&self.own, cid).ok().flatten()).collect();
-        let lacking: Vec<usize> = (0..all.len()).filter(|at| all[*at].is_none()).collect();
-        let wants: Vec<Cid> = lacking.iter().map(|at| wanted[*at]).collect();
-        let got =
-            self.remote.get(&wants).map_err(|error| BlocksError::Elsewhere(Box::new(error)))?;
-        for (at, block) in lacking.into_iter().zip(got) {
-            all[at] = block;
-        }
-        Ok(all)
-    }
-}
-
 /// Begins a restore, in the background.
 #[utoipa::path(
     post,
@@ -201,7 +213,7 @@ pub(crate) async fn start(
     State(state): State<ApiState>,
     Json(request): Json<RestoreRequest>,
 ) -> Answer<RestoreReport> {
-    let target = target(&request)?;
+    let target = target(&request).await?;
     let selection = selection(&request)?;
     let choice = Choice {
         source: None,
@@ -211,37 +223,31 @@ pub(crate) async fn start(
     let snapshot =
         snapshots::find(&state, &choice, request.snapshot.as_deref(), request.at).await?;
     let manifest = snapshot.manifest_cid;
-    let running = state.restores.begin(&snapshot.id);
     let options =
         RestoreOptions { selection, overwrite: request.overwrite, ..RestoreOptions::default() };
     let blocks: Arc<dyn Blocks> = if request.from_backup_server {
-        let peer = server(&state)?;
-        let remote = RemoteBlocks::new(
-            SessionPool::new(state.node.net.clone()),
-            peer,
-            tokio::runtime::Handle::current(),
-            state.stop.clone(),
-        );
-        Arc::new(Both { own: state.node.blocks.clone(), remote })
+        Arc::new(Far::new(&state)?)
     } else {
         let store: Arc<dyn BlockStore> = state.node.store.clone();
         Arc::new(store)
     };
+    let id = state.restores.next_id();
     let kept = if request.from_backup_server {
         None
     } else {
-        Some(Kept::new(&state, running.id, manifest).await?)
+        Some(Kept::new(&state, id, manifest).await?)
     };
-    let answer = running.to_api();
+    // Nothing fails any more from here on, but the work itself.
+    let work = state.restores.begin(id, &snapshot.id);
+    let answer = work.0.to_api();
     tokio::task::spawn_blocking(move || {
         let _kept = kept;
-        let result = restore(&blocks, manifest, &target, &options, &running.progress);
-        let end = match result {
+        let result = restore(&blocks, manifest, &target, &options, &work.0.progress);
+        work.end(match result {
             Ok(report) => End::Done(report),
             Err(RestoreError::Stopped) => End::Cancelled,
             Err(error) => End::Failed(with_causes(&error)),
-        };
-        *running.end.lock() = Some(end);
+        });
     });
     Ok(Json(answer))
 }
@@ -274,7 +280,7 @@ impl Drop for Kept {
     }
 }
 
-fn target(request: &RestoreRequest) -> Result<PathBuf, Problem> {
+async fn target(request: &RestoreRequest) -> Result<PathBuf, Problem> {
     use std::os::unix::ffi::OsStringExt as _;
     let bytes = from_text(&request.target, request.target_base64.as_deref())
         .ok_or_else(|| Problem::bad("target_base64 is no base64"))?;
@@ -282,14 +288,17 @@ fn target(request: &RestoreRequest) -> Result<PathBuf, Problem> {
     if !target.is_absolute() {
         return Err(Problem::bad(format!("the target {} is not absolute", target.display())));
     }
-    if is_file(&target) {
-        return Err(Problem::bad(format!("the target {} is not a directory", target.display())));
-    }
-    Ok(target)
-}
-
-fn is_file(path: &FsPath) -> bool {
-    std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_dir())
+    // The disk may be slow, or one of the network.
+    blocking(move || {
+        if std::fs::metadata(&target).is_ok_and(|metadata| !metadata.is_dir()) {
+            return Err(Problem::bad(format!(
+                "the target {} is not a directory",
+                target.display()
+            )));
+        }
+        Ok(target)
+    })
+    .await
 }
 
 fn selection(request: &RestoreRequest) -> Result<Selection, Problem> {
@@ -306,9 +315,16 @@ fn selection(request: &RestoreRequest) -> Result<Selection, Problem> {
 }
 
 /// The restores since the instance was started.
-#[utoipa::path(get, path = "/restores", responses((status = 200, body = Vec<RestoreReport>)))]
-pub(crate) async fn list(State(state): State<ApiState>) -> Json<Vec<RestoreReport>> {
-    Json(state.restores.0.lock().values().map(|running| running.to_api()).collect())
+#[utoipa::path(
+    get,
+    path = "/restores",
+    responses(
+        (status = 200, body = Vec<RestoreReport>),
+        (status = 401, description = "Without the token or a session", body = api::ApiProblem),
+    )
+)]
+pub(crate) async fn list(_: Owner, State(state): State<ApiState>) -> Json<Vec<RestoreReport>> {
+    Json(state.restores.0.running.lock().values().map(|running| running.to_api()).collect())
 }
 
 /// How a restore stands.
@@ -318,11 +334,13 @@ pub(crate) async fn list(State(state): State<ApiState>) -> Json<Vec<RestoreRepor
     params(("id" = u64, Path, description = "As it was answered when it began")),
     responses(
         (status = 200, body = RestoreReport),
+        (status = 401, description = "Without the token or a session", body = api::ApiProblem),
         (status = 404, description = "No such restore since the instance was started",
             body = api::ApiProblem),
     )
 )]
 pub(crate) async fn get(
+    _: Owner,
     State(state): State<ApiState>,
     Path(id): Path<u64>,
 ) -> Answer<RestoreReport> {
@@ -348,4 +366,42 @@ pub(crate) async fn cancel(
     let running = state.restores.get(id)?;
     running.progress.stop();
     Ok(Json(running.to_api()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_restore_whose_work_breaks_off_has_failed() {
+        let restores = Restores::default();
+        let id = restores.next_id();
+        let work = restores.begin(id, "aabb");
+        assert_eq!(restores.get(id).unwrap().to_api().state, "running");
+        let broken = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
+            let _work = work;
+            panic!("on purpose");
+        }));
+        assert!(broken.is_err());
+        let report = restores.get(id).unwrap().to_api();
+        assert_eq!(report.state, "failed");
+        assert!(report.error.unwrap().contains("broke off"));
+        // What has ended otherwise stays as it ended.
+        let id = restores.next_id();
+        let work = restores.begin(id, "aabb");
+        work.end(End::Cancelled);
+        drop(work);
+        assert_eq!(restores.get(id).unwrap().to_api().state, "cancelled");
+    }
+
+    #[test]
+    fn of_many_the_oldest_that_have_ended_are_forgotten() {
+        let restores = Restores::default();
+        let first = restores.begin(restores.next_id(), "aabb");
+        for _ in 0..ENDED_MAX + 5 {
+            drop(restores.begin(restores.next_id(), "aabb"));
+        }
+        assert_eq!(restores.0.running.lock().len(), ENDED_MAX);
+        assert_eq!(restores.get(first.0.id).unwrap().to_api().state, "running");
+    }
 }

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use types::RelPath;
 use utoipa::IntoParams;
 
+use super::ui::Owner;
 use super::{Answer, ApiState, Problem, blocking, reading};
 use crate::choice::{SnapshotChoice, snapshot_model};
 use types::with_causes;
@@ -22,7 +23,7 @@ const ENTRIES_DEFAULT: usize = 1000;
 impl From<SnapshotError> for Problem {
     fn from(error: SnapshotError) -> Self {
         match error {
-            SnapshotError::None => Self::not_found(error.to_string()),
+            SnapshotError::None(_) => Self::not_found(error.to_string()),
             SnapshotError::Folders(_) | SnapshotError::Ambiguous(_) => Self::conflict(&error),
             SnapshotError::Id(_) => Self::bad(error.to_string()),
             _ => Self::internal(&error),
@@ -164,6 +165,7 @@ pub(crate) fn rel_path(
     params(("id" = String, Path, description = "The id, or its beginning"), Which),
     responses(
         (status = 200, body = Vec<ListedEntry>),
+        (status = 401, description = "Without the token or a session", body = api::ApiProblem),
         (status = 400, description = "Not such an id or path", body = api::ApiProblem),
         (status = 404, description = "No such snapshot, or nothing there", body = api::ApiProblem),
         (status = 409, description = "There is no backup server to ask", body = api::ApiProblem),
@@ -171,6 +173,7 @@ pub(crate) fn rel_path(
     )
 )]
 pub(crate) async fn entries(
+    _: Owner,
     State(state): State<ApiState>,
     Path(id): Path<String>,
     Query(which): Query<Which>,

@@ -56,6 +56,30 @@ pub(crate) async fn status(State(state): State<ApiState>) -> Answer<Status> {
     .await
 }
 
+/// Snapshots that are named as kept, and cannot be read.
+fn damaged(state: &ApiState) -> Option<Notice> {
+    let told = |message| Notice {
+        level: NoticeLevel::Error,
+        message,
+        action: Some(
+            "`archivist verify` says more; with --repair, what a peer has is pulled".into(),
+        ),
+    };
+    match state.snapshots.list() {
+        Ok(listing) => {
+            let first = listing.damaged.first()?;
+            let (count, root, reason) = (listing.damaged.len(), &first.root, &first.reason);
+            Some(told(match count {
+                1 => format!("the snapshot {root} cannot be read: {reason}"),
+                _ => format!("{count} snapshots cannot be read; the first, {root}: {reason}"),
+            }))
+        }
+        Err(error) => {
+            Some(told(format!("the snapshots cannot be listed: {}", with_causes(&error))))
+        }
+    }
+}
+
 /// What somebody should look at.
 fn notices(state: &ApiState) -> Vec<Notice> {
     let config = state.node.settings.get();
@@ -63,6 +87,7 @@ fn notices(state: &ApiState) -> Vec<Notice> {
     let mut notices: Vec<Notice> = problems
         .map(|message| Notice { level: NoticeLevel::Error, message, action: None })
         .collect();
+    notices.extend(damaged(state));
     for folder in folders::all(state) {
         if matches!(folder.state.as_str(), "alarm" | "error") {
             let detail = folder.detail.unwrap_or_default();

@@ -11,31 +11,32 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{Answer, ApiState, Problem};
-use crate::rest::has_token;
+use crate::rest::is_owner;
 use crate::web::Sessions;
 
 /// What a browser is told of its session.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(crate) struct Session {
-    /// Whether it has one.
+    /// Whether it has one, and carries in `X-CSRF-Token` what belongs to it.
     signed_in: bool,
-    /// What every change has to carry in `X-CSRF-Token`, where it has one.
-    csrf: Option<String>,
+}
+
+/// What a browser is told once, when its session begins.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(crate) struct SignedIn {
+    /// What every change has to carry in `X-CSRF-Token`.
+    csrf: String,
 }
 
 /// Proof that a request has the token or a session: for what is to be read by
-/// the instance's owner alone, the names in other directories say.
+/// the instance's owner alone, such as what is in the backups.
 pub(crate) struct Owner;
 
 impl FromRequestParts<ApiState> for Owner {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &ApiState) -> Result<Self, Problem> {
-        let token = &state.node.token;
-        let sessions = Sessions::new(token);
-        if has_token(&parts.headers, token)
-            || sessions.csrf(&parts.headers, Timestamp::now()).is_some()
-        {
+        if is_owner(&parts.method, &parts.headers, &state.node.token) {
             return Ok(Self);
         }
         Err(Problem::new(
@@ -63,17 +64,18 @@ pub(crate) async fn link(State(state): State<ApiState>, headers: HeaderMap) -> A
     Ok(Json(UiLink { url: format!("http://{host}/ui/login?key={key}") }))
 }
 
-/// Whether this browser has a session.
+/// Whether this browser has a session, and what its changes have to carry.
 #[utoipa::path(get, path = "/ui/session", responses((status = 200, body = Session)))]
 pub(crate) async fn session(State(state): State<ApiState>, headers: HeaderMap) -> Response {
-    let csrf = Sessions::new(&state.node.token).csrf(&headers, Timestamp::now());
-    let session = Session { signed_in: csrf.is_some(), csrf };
+    let sessions = Sessions::new(&state.node.token);
+    let session = Session { signed_in: sessions.allows_change(&headers, Timestamp::now()) };
     ([(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))], Json(session)).into_response()
 }
 
-fn with_cookie(cookie: &str) -> Response {
+fn with_cookie(cookie: &str, answer: impl IntoResponse) -> Response {
+    let no_store = (header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     match HeaderValue::from_str(cookie) {
-        Ok(cookie) => (StatusCode::NO_CONTENT, [(header::SET_COOKIE, cookie)]).into_response(),
+        Ok(cookie) => ([(header::SET_COOKIE, cookie), no_store], answer).into_response(),
         Err(error) => Problem::internal(&error).into_response(),
     }
 }
@@ -83,12 +85,13 @@ fn with_cookie(cookie: &str) -> Response {
     post,
     path = "/ui/session",
     responses(
-        (status = 204, description = "The cookie is set"),
+        (status = 200, description = "The cookie is set", body = SignedIn),
         (status = 401, description = "Without the token", body = api::ApiProblem),
     )
 )]
 pub(crate) async fn sign_in(State(state): State<ApiState>) -> Response {
-    with_cookie(&Sessions::new(&state.node.token).begin(Timestamp::now()))
+    let begun = Sessions::new(&state.node.token).begin(Timestamp::now());
+    with_cookie(&begun.cookie, Json(SignedIn { csrf: begun.csrf }))
 }
 
 /// Ends the session of this browser.
@@ -101,5 +104,5 @@ pub(crate) async fn sign_in(State(state): State<ApiState>) -> Response {
     )
 )]
 pub(crate) async fn sign_out(State(state): State<ApiState>) -> Response {
-    with_cookie(&Sessions::new(&state.node.token).end())
+    with_cookie(&Sessions::new(&state.node.token).end(), StatusCode::NO_CONTENT)
 }

@@ -12,6 +12,7 @@ use types::{EntryKind, RelPath, SequenceNumber};
 use utoipa::{IntoParams, ToSchema};
 
 use super::snapshots::{self, Choice, rel_path};
+use super::ui::Owner;
 use super::{Answer, ApiState, Problem, blocking, reading};
 
 /// Names in one answer, at most.
@@ -47,6 +48,7 @@ pub(crate) struct Found {
     params(("id" = String, Path, description = "The id, or its beginning"), Search),
     responses(
         (status = 200, body = Found),
+        (status = 401, description = "Without the token or a session", body = api::ApiProblem),
         (status = 400, description = "Not such an id", body = api::ApiProblem),
         (status = 404, description = "No such snapshot", body = api::ApiProblem),
         (status = 409, description = "There is no backup server to ask", body = api::ApiProblem),
@@ -54,6 +56,7 @@ pub(crate) struct Found {
     )
 )]
 pub(crate) async fn search(
+    _: Owner,
     State(state): State<ApiState>,
     Path(id): Path<String>,
     Query(search): Query<Search>,
@@ -125,12 +128,14 @@ pub(crate) struct FileVersion {
     params(WhichFile),
     responses(
         (status = 200, body = Vec<FileVersion>),
+        (status = 401, description = "Without the token or a session", body = api::ApiProblem),
         (status = 400, description = "Not such a path", body = api::ApiProblem),
         (status = 409, description = "There is no backup server to ask", body = api::ApiProblem),
         (status = 502, description = "The backup server cannot be asked", body = api::ApiProblem),
     )
 )]
 pub(crate) async fn of_file(
+    _: Owner,
     State(state): State<ApiState>,
     Query(which): Query<WhichFile>,
 ) -> Answer<Vec<FileVersion>> {

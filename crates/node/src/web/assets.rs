@@ -1,8 +1,9 @@
 //! The files of the web UI, as they were built into the program.
 //!
 //! **Invariant.** Nothing runs on these pages but what came with them: the
-//! Content-Security-Policy allows scripts of this origin and style elements
-//! with the nonce of the answer, and nobody may frame them.
+//! Content-Security-Policy allows scripts and styles with the nonce of the
+//! answer, not what this origin serves besides (uploads, backups), and nobody
+//! may frame them.
 
 use axum::Router;
 use axum::body::Body;
@@ -58,10 +59,14 @@ async fn login(
     if !keys.take(&login.key) {
         return (plain, Redirect::to("/ui/?used")).into_response();
     }
-    match HeaderValue::from_str(&sessions.begin(Timestamp::now())) {
+    let begun = sessions.begin(Timestamp::now());
+    match HeaderValue::from_str(&begun.cookie) {
         Ok(cookie) => {
             let set = [(header::SET_COOKIE, cookie)];
-            (plain, set, Redirect::to("/ui/")).into_response()
+            // What stands behind the `#` is sent to nobody; the page takes it
+            // out of the address.
+            let page = Redirect::to(&format!("/ui/#csrf={}", begun.csrf));
+            (plain, set, page).into_response()
         }
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
@@ -84,7 +89,7 @@ fn asset(name: &str, content: &'static [u8]) -> Response {
         if is_hashed { "public, max-age=31536000, immutable" } else { "public, max-age=3600" };
     let mut response = Body::from(content).into_response();
     let headers = response.headers_mut();
-    secure(headers, "default-src 'none'; style-src 'unsafe-inline'");
+    secure(headers, "default-src 'none'; sandbox");
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(mime_of(name)));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(cache));
     response
@@ -116,9 +121,8 @@ fn page(files: &[(&str, &[u8])]) -> Response {
     let mut response = Body::from(text.replace(NONCE_MARK, &nonce)).into_response();
     // Style attributes are set by scripts, which no policy is asked about.
     let policy = format!(
-        "default-src 'none'; script-src 'self'; style-src 'self' 'nonce-{nonce}'; \
-         img-src 'self' data:; font-src 'self'; connect-src 'self'; base-uri 'none'; \
-         form-action 'self'"
+        "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; \
+         img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'"
     );
     let headers = response.headers_mut();
     secure(headers, &policy);
@@ -165,7 +169,11 @@ mod tests {
             assert!(policy.contains("frame-ancestors 'none'"));
             let html = text(response).await;
             let nonce = html.split('"').nth(1).unwrap().to_owned();
-            assert!(policy.contains(&format!("'nonce-{nonce}'")), "{policy} {html}");
+            // The nonce alone: what else this origin serves is no script of its.
+            for directive in ["script-src", "style-src"] {
+                let expected = format!("; {directive} 'nonce-{nonce}';");
+                assert!(policy.contains(&expected), "{policy} {html}");
+            }
             assert!(seen.insert(nonce));
         }
     }

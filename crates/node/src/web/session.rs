@@ -2,8 +2,10 @@
 //!
 //! `archivist ui` makes a link with a key that counts once, for a short time.
 //! The browser that opens it gets a cookie that pages of other sites never
-//! send (`SameSite=Strict`) and scripts never see (`HttpOnly`). A change has to
-//! carry a header too, which only a page of this origin can have asked for.
+//! send (`SameSite=Strict`) and scripts never see (`HttpOnly`), and a code that
+//! every change has to carry in a header besides. The code is handed over once,
+//! at the beginning: cookies do not know ports, so any server on this machine
+//! that the browser visits sees the cookie, and must not get the code for it.
 //!
 //! **Invariant.** A session is worth no more than the token: the cookie is an
 //! end and a code over it, made with a key that comes from the token. So it
@@ -54,6 +56,15 @@ impl LoginKeys {
     }
 }
 
+/// A session that begins.
+#[derive(Debug)]
+pub(crate) struct Begun {
+    /// The cookie, as `Set-Cookie` has it.
+    pub(crate) cookie: String,
+    /// What every change of the session has to carry.
+    pub(crate) csrf: String,
+}
+
 /// Makes and checks the sessions of one instance.
 #[derive(Clone, Debug)]
 pub(crate) struct Sessions {
@@ -72,12 +83,17 @@ impl Sessions {
         format!("archivist-{}", &self.code("name")[..16])
     }
 
-    /// The cookie of a new session, as `Set-Cookie` has it.
-    pub(crate) fn begin(&self, now: Timestamp) -> String {
+    /// A new session.
+    pub(crate) fn begin(&self, now: Timestamp) -> Begun {
         let end = now.as_second() + SESSION_SECS;
         let body = format!("{end}.{}", hex(&rand::random::<[u8; 16]>()));
         let code = self.code(&format!("session {body}"));
-        self.set_cookie(&format!("{body}.{code}"), SESSION_SECS)
+        let cookie = self.set_cookie(&format!("{body}.{code}"), SESSION_SECS);
+        Begun { cookie, csrf: self.csrf_of(&body) }
+    }
+
+    fn csrf_of(&self, body: &str) -> String {
+        self.code(&format!("csrf {body}"))
     }
 
     /// The cookie that ends a session.
@@ -90,9 +106,14 @@ impl Sessions {
         format!("{name}={value}; Path=/; Max-Age={max_age}; HttpOnly; SameSite=Strict")
     }
 
+    /// Whether the request has a session that counts: enough to look.
+    pub(crate) fn allows_looking(&self, headers: &HeaderMap, now: Timestamp) -> bool {
+        self.csrf(headers, now).is_some()
+    }
+
     /// What changes of the session have to carry; `None` where the request
-    /// has no session that counts.
-    pub(crate) fn csrf(&self, headers: &HeaderMap, now: Timestamp) -> Option<String> {
+    /// has no session that counts. It goes into no answer.
+    fn csrf(&self, headers: &HeaderMap, now: Timestamp) -> Option<String> {
         let name = self.cookie_name();
         let cookies = headers.get_all(header::COOKIE).iter();
         let pairs = cookies.filter_map(|cookie| cookie.to_str().ok()).flat_map(|c| c.split(';'));
@@ -109,7 +130,7 @@ impl Sessions {
             return None;
         }
         let end: i64 = body.split('.').next()?.parse().ok()?;
-        (now.as_second() < end).then(|| self.code(&format!("csrf {body}")))
+        (now.as_second() < end).then(|| self.csrf_of(body))
     }
 
     /// Whether the request may change something: it has a session, and what
@@ -166,27 +187,29 @@ mod tests {
     #[test]
     fn a_session_allows_changes_only_with_what_belongs_to_it() {
         let sessions = Sessions::new("token");
-        let cookie = sessions.begin(at(1000));
+        let Begun { cookie, csrf } = sessions.begin(at(1000));
         assert!(cookie.contains("; HttpOnly; SameSite=Strict"));
+        assert!(!cookie.contains(&csrf));
         let looks = request(&sessions, &cookie, None);
-        let csrf = sessions.csrf(&looks, at(1000)).unwrap();
+        assert!(sessions.allows_looking(&looks, at(1000)));
         assert!(!sessions.allows_change(&looks, at(1000)));
         let changes = request(&sessions, &cookie, Some(&csrf));
         assert!(sessions.allows_change(&changes, at(1000)));
         assert!(!sessions.allows_change(&request(&sessions, &cookie, Some("")), at(1000)));
         // That of another session does not do.
-        let other = sessions.begin(at(1000));
+        let other = sessions.begin(at(1000)).cookie;
         assert!(!sessions.allows_change(&request(&sessions, &other, Some(&csrf)), at(1000)));
         // It has an end, and another token ends it too.
         assert!(sessions.allows_change(&changes, at(999 + SESSION_SECS)));
         assert!(!sessions.allows_change(&changes, at(1000 + SESSION_SECS)));
-        assert_eq!(Sessions::new("other").csrf(&changes, at(1000)), None);
+        assert!(!sessions.allows_looking(&changes, at(1000 + SESSION_SECS)));
+        assert!(!Sessions::new("other").allows_looking(&changes, at(1000)));
     }
 
     #[test]
     fn a_forged_cookie_is_none() {
         let sessions = Sessions::new("token");
-        let cookie = sessions.begin(at(1000));
+        let cookie = sessions.begin(at(1000)).cookie;
         let value = cookie.split(['=', ';']).nth(1).unwrap();
         let (body, code) = value.rsplit_once('.').unwrap();
         let later = body.replacen(body.split('.').next().unwrap(), "99999999999", 1);
@@ -200,7 +223,7 @@ mod tests {
             let mut headers = HeaderMap::new();
             let pair = format!("{}={forged}", sessions.cookie_name());
             headers.append("cookie", pair.parse().unwrap());
-            assert_eq!(sessions.csrf(&headers, at(1000)), None, "{forged}");
+            assert!(!sessions.allows_looking(&headers, at(1000)), "{forged}");
         }
     }
 }

@@ -31,11 +31,15 @@ impl Instance {
     }
 
     pub async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
+        Self::start_logging(change, LogLevel::fixed()).await
+    }
+
+    pub async fn start_logging(change: impl FnOnce(&mut Config), log_level: LogLevel) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let options = AppOptions {
             settings: settings(dir.path(), change),
             data_dir: dir.path().join("data"),
-            log_level: LogLevel::fixed(),
+            log_level,
         };
         let app = App::start(options).await.unwrap();
         Self { app, http: reqwest::Client::builder().no_proxy().build().unwrap(), dir }

@@ -19,7 +19,7 @@ use super::mark::{Marks, PackMarks};
 use super::packs::Pack;
 use super::read::Place;
 use super::write::Writer;
-use crate::block_store::{GcOptions, GcReport};
+use crate::block_store::{Epoch, GcOptions, GcReport};
 use crate::error::{IoContext, StoreError};
 use crate::pack::{Entry, HEADER_LEN, PackKind, RETIRED_MAGIC};
 
@@ -62,9 +62,11 @@ struct Candidate<'a> {
 impl Inner {
     pub(super) fn gc(&self, options: GcOptions) -> Result<GcReport, StoreError> {
         let _one_at_a_time = self.collecting.lock();
-        if self.roots.lock().is_incomplete() && !options.despite_damage {
+        if self.roots.lock().is_incomplete() && !options.accept_roots {
             return Err(StoreError::NotCollected(
-                "records of roots are lost, so it is not known what is needed".into(),
+                "records of roots are lost, so it is not known what is needed; look whether \
+                 everything is there that should be, and accept what there is"
+                    .into(),
             ));
         }
         let collection = Arc::new(Collection { marks: Marks::new(self.packs.all()) });
@@ -79,6 +81,9 @@ impl Inner {
     }
 
     fn collect(&self, marks: &Marks, options: GcOptions) -> Result<GcReport, StoreError> {
+        // From before the first block is moved: an original goes only where
+        // no sync has failed since, whoever's it was.
+        let epoch = self.epoch();
         // Roots and pins as they were at one moment: who hands a block over
         // from a pin to a root, or from a root to a pin, holds both for a
         // while, but not for as long as this takes.
@@ -89,14 +94,15 @@ impl Inner {
         let (complete, partial): (Vec<_>, Vec<_>) =
             roots.into_iter().partition(|root| !root.partial);
         let lacks = self.mark(marks, complete.iter().map(|root| root.cid))?;
-        if let Some(lack) = lacks.first()
-            && !options.despite_damage
-        {
+        if let Some(lack) = lacks.first() {
             return Err(StoreError::NotCollected(format!(
                 "block {} is needed and cannot be read ({}), so it is not known what else is; \
                  verify, and repair first",
                 lack.cid, lack.reason
             )));
+        }
+        if options.accept_roots {
+            self.roots.lock().accept()?;
         }
         // Of work that goes on, some is always missing.
         self.mark(marks, partial.iter().map(|root| root.cid))?;
@@ -125,7 +131,7 @@ impl Inner {
             let mut emptied = self.empty_pack(candidate, marks, &mut writers, &mut report);
             if matches!(emptied, Err(StoreError::Full { .. })) {
                 // Room from what was emptied before, and from the ballast.
-                outcome = self.remove_moved(&mut writers, &mut moved, &mut report);
+                outcome = self.remove_moved(epoch, &mut writers, &mut moved, &mut report);
                 if outcome.is_err() {
                     break;
                 }
@@ -145,13 +151,13 @@ impl Inner {
             // needed at any time.
             let pending: u64 = moved.iter().map(|marks| marks.pack.state.lock().file_len).sum();
             if pending >= self.pack_len {
-                outcome = self.remove_moved(&mut writers, &mut moved, &mut report);
+                outcome = self.remove_moved(epoch, &mut writers, &mut moved, &mut report);
                 if outcome.is_err() {
                     break;
                 }
             }
         }
-        let end = self.remove_moved(&mut writers, &mut moved, &mut report);
+        let end = self.remove_moved(epoch, &mut writers, &mut moved, &mut report);
         for pack in writers.iter().filter_map(|writer| writer.pack.as_ref()) {
             self.close(pack);
         }
@@ -283,13 +289,13 @@ impl Inner {
             .usable
             .iter()
             .filter(|place| !(Arc::ptr_eq(&place.pack, pack) && place.record == record));
-        let mut is_needed = false;
-        for other in others {
-            let is_live =
-                all.packs.get(&other.pack.number()).is_none_or(|marks| marks.is_live(other.record));
-            if !is_live {
-                continue;
-            }
+        let is_live = |place: &Place| {
+            all.packs.get(&place.pack.number()).is_none_or(|marks| marks.is_live(place.record))
+        };
+        // One that is known to be damaged is no copy, though it was marked
+        // before that was known.
+        let mut is_needed = places.damaged.iter().any(is_live);
+        for other in others.filter(|place| is_live(place)) {
             if self.read(other).is_ok_and(|block| block.is_some()) {
                 return Ok(true);
             }
@@ -301,6 +307,7 @@ impl Inner {
     /// Makes what was moved durable, and removes the packs that it was in.
     fn remove_moved(
         &self,
+        epoch: Epoch,
         writers: &mut [Writer; 2],
         moved: &mut Vec<&PackMarks>,
         report: &mut GcReport,
@@ -310,11 +317,13 @@ impl Inner {
         }
         for writer in writers {
             if let Some(pack) = writer.pack.take() {
-                self.sync_pack(&pack)?;
                 self.seal(&pack)?;
             }
         }
-        self.sync_dirty()?;
+        // The packs that were filled on the way too. Another thread may be
+        // syncing them just now, or have failed to: a commit waits for it, and
+        // knows.
+        self.commit(epoch)?;
         for marks in &*moved {
             let pack = &marks.pack;
             self.packs.forget(pack.number());

@@ -1,9 +1,10 @@
 //! Marking: walking from roots and pins over everything that they lead to.
 //!
-//! Memory is two bits for each record of each pack, and a stack of names that
-//! is bounded by the fan-out of nodes times the depth of trees.
+//! Memory is two bits for each record of each pack, a few bytes for each node
+//! that comes while it walks, and a stack of names that is bounded by the
+//! fan-out of nodes times the depth of trees.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -58,9 +59,10 @@ impl PackMarks {
         }
     }
 
-    /// Marks a record as walked; tells whether it was before.
-    fn set_walked(&self, record: u32) -> bool {
-        record < self.records && set(&self.walked, record)
+    /// Marks a record as walked; tells whether it was before. `None`: it is
+    /// newer than the marking.
+    fn set_walked(&self, record: u32) -> Option<bool> {
+        (record < self.records).then(|| set(&self.walked, record))
     }
 }
 
@@ -82,15 +84,19 @@ impl Marks {
     }
 
     /// Marks a record; tells whether what it refers to is still to be walked.
-    fn mark(&self, place: &Place, codec: Codec) -> bool {
-        let Some(marks) = self.packs.get(&place.pack.number()) else {
-            // Newer than the marking; it stays. Walking it twice is no harm.
-            return codec != Codec::Raw;
-        };
-        marks.set_live(place.record);
+    /// `newer` holds what was walked of what is newer than the marking.
+    fn mark(&self, place: &Place, codec: Codec, newer: &mut HashSet<(u32, u32)>) -> bool {
+        let number = place.pack.number();
+        let marks = self.packs.get(&number);
+        if let Some(marks) = marks {
+            marks.set_live(place.record);
+        }
         // The same bytes may be named as a chunk here and as a node there:
         // that the record is marked does not say that it was walked.
-        codec != Codec::Raw && !marks.set_walked(place.record)
+        codec != Codec::Raw
+            && !marks
+                .and_then(|marks| marks.set_walked(place.record))
+                .unwrap_or_else(|| !newer.insert((number, place.record)))
     }
 }
 
@@ -115,17 +121,18 @@ impl Inner {
                 lacks.insert(cid, reason);
             }
         };
+        let mut newer = HashSet::new();
         let mut stack = Vec::new();
         for root in from {
             stack.push(root);
             while let Some(cid) = stack.pop() {
                 let places = self.places(cid.hash())?;
                 let Some(place) = places.usable.first() else {
-                    let reason = if places.damaged.is_some() { "damaged" } else { "missing" };
+                    let reason = if places.damaged.is_empty() { "missing" } else { "damaged" };
                     lack(&mut lacks, cid, format!("it is {reason}"));
                     continue;
                 };
-                if !marks.mark(place, cid.codec()) {
+                if !marks.mark(place, cid.codec(), &mut newer) {
                     continue;
                 }
                 let bytes = self

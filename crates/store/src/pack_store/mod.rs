@@ -100,6 +100,8 @@ struct Inner {
     appended: AtomicU64,
     /// Counts the syncs that failed.
     failures: AtomicU64,
+    /// Counts what took blocks; held while it takes them.
+    losses: Mutex<u64>,
     commits: Mutex<Commits>,
     commit_done: Condvar,
     /// Packs with bytes that are not known to be durable.
@@ -207,12 +209,6 @@ impl PackStore {
     pub fn roots_incomplete(&self) -> bool {
         self.inner.roots.lock().is_incomplete()
     }
-
-    /// Takes the roots that are known as all that there are: what only a lost
-    /// root kept alive goes with the next collection.
-    pub fn accept_roots(&self) {
-        self.inner.roots.lock().accept();
-    }
 }
 
 impl Drop for PackStore {
@@ -248,6 +244,14 @@ impl Inner {
             // walked at the next start, a failed sync is the commit's to tell.
             tracing::warn!(%error, "could not {what}");
         }
+    }
+
+    /// Does what takes blocks, and counts it: for everybody else, both happen
+    /// at once.
+    fn losing<T>(&self, take: impl FnOnce() -> T) -> T {
+        let mut losses = self.losses.lock();
+        *losses += 1;
+        take()
     }
 
     /// Hands a task to the upkeep thread, or does it.
@@ -304,6 +308,14 @@ impl BlockStore for PackStore {
 
     fn has(&self, cid: &Cid) -> Result<bool, StoreError> {
         Ok(self.inner.locate(cid.hash())?.is_some())
+    }
+
+    fn len_of(&self, cid: &Cid) -> Result<Option<u64>, StoreError> {
+        Ok(self.inner.locate(cid.hash())?.map(|place| u64::from(place.entry.len)))
+    }
+
+    fn losses(&self) -> u64 {
+        *self.inner.losses.lock()
     }
 
     fn set_root(&self, name: &str, root: Root, epoch: Epoch) -> Result<(), StoreError> {

@@ -46,7 +46,7 @@ pub struct OpenReport {
     /// One of the two logs of roots was damaged and healed from the other.
     pub roots_healed: bool,
     /// Records of roots are lost: nothing is collected until
-    /// [`crate::PackStore::accept_roots`].
+    /// [`crate::GcOptions::accept_roots`].
     pub roots_incomplete: bool,
 }
 
@@ -147,6 +147,7 @@ impl Inner {
             writers: [Mutex::default(), Mutex::default()],
             appended: AtomicU64::new(0),
             failures: AtomicU64::new(0),
+            losses: Mutex::new(0),
             commits: Mutex::new(Commits::default()),
             commit_done: Condvar::new(),
             dirty: Mutex::default(),
@@ -225,7 +226,8 @@ impl Inner {
         for pack in self.packs.all() {
             pack.indexed.store(0, Ordering::SeqCst);
         }
-        self.index.clear();
+        // What cannot be read of a pack does not come back.
+        self.losing(|| self.index.clear());
         for pack in self.packs.all() {
             self.index_pack(&pack)?;
         }

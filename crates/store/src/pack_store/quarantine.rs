@@ -40,10 +40,9 @@ impl Quarantine {
         !places.is_empty() && places.contains(&place)
     }
 
-    pub(super) fn add(&self, place: Place) {
-        if self.places.write().insert(place) {
-            self.save();
-        }
+    /// Adds a place; tells whether it is new, and the list has to be saved.
+    pub(super) fn add(&self, place: Place) -> bool {
+        self.places.write().insert(place)
     }
 
     /// Drops the places for which `keep` is false: their packs are gone.
@@ -58,7 +57,8 @@ impl Quarantine {
         }
     }
 
-    fn save(&self) {
+    /// Saves the list.
+    pub(super) fn save(&self) {
         let mut text = String::new();
         for (pack, record) in &*self.places.read() {
             text.push_str(&format!("{pack} {record}\n"));

@@ -55,11 +55,13 @@ fn decode_place(hash: Hash, value: &Value) -> Option<(u32, Entry)> {
     Some((three(4), entry))
 }
 
-/// The places of a block that can be used, and whether there are damaged ones.
+/// The places of a block: those that can be used, and those that are damaged.
 #[derive(Debug, Default)]
 pub(super) struct Places {
     pub(super) usable: Vec<Place>,
-    pub(super) damaged: Option<Place>,
+    pub(super) damaged: Vec<Place>,
+    /// Whether the index named a pack that is not there.
+    is_gone: bool,
 }
 
 impl Inner {
@@ -70,21 +72,45 @@ impl Inner {
     }
 
     pub(super) fn places(&self, hash: &Hash) -> Result<Places, StoreError> {
-        let values = self.index_values(hash)?;
+        self.places_of(hash, self.index_values(hash)?)
+    }
+
+    /// The places of a block, of which the index said `values` a moment ago.
+    fn places_of(&self, hash: &Hash, mut values: Vec<Value>) -> Result<Places, StoreError> {
+        loop {
+            let places = self.places_at(hash, &values);
+            if !places.is_gone || !places.usable.is_empty() {
+                return Ok(places);
+            }
+            // A collection may have moved the block meanwhile. The index knew
+            // the new place before the old pack went: if it says the same as
+            // before, there is none.
+            let now = self.index_values(hash)?;
+            if now == values {
+                return Ok(places);
+            }
+            values = now;
+        }
+    }
+
+    fn places_at(&self, hash: &Hash, values: &[Value]) -> Places {
         let mut places = Places::default();
         if values.is_empty() {
-            return Ok(places);
+            return places;
         }
         let collection = self.collection.read();
         for value in values {
-            let Some(pack) = self.packs.get(pack_of(&value)) else { continue };
-            let Some((record, entry)) = decode_place(*hash, &value) else { continue };
+            let Some(pack) = self.packs.get(pack_of(value)) else {
+                places.is_gone = true;
+                continue;
+            };
+            let Some((record, entry)) = decode_place(*hash, value) else { continue };
             if record >= pack.usable_records.load(Ordering::SeqCst) {
                 continue;
             }
             let place = Place { pack, record, entry };
             if self.quarantine.contains((place.pack.number(), record)) {
-                places.damaged = Some(place);
+                places.damaged.push(place);
                 continue;
             }
             if places.usable.is_empty()
@@ -95,7 +121,7 @@ impl Inner {
             }
             places.usable.push(place);
         }
-        Ok(places)
+        places
     }
 
     /// What the index says; an index that is damaged is made anew.
@@ -123,7 +149,7 @@ impl Inner {
             let places = self.places(cid.hash())?;
             let mut damage = places
                 .damaged
-                .as_ref()
+                .first()
                 .map(|place| damaged(place, "it was found damaged before".into()));
             let mut has_moved = false;
             for place in &places.usable {
@@ -167,7 +193,10 @@ impl Inner {
     pub(super) fn quarantine(&self, place: &Place, reason: String) -> StoreError {
         let error = damaged(place, reason);
         tracing::error!(%error, "a stored block is damaged; it counts as absent");
-        self.quarantine.add((place.pack.number(), place.record));
+        let place = (place.pack.number(), place.record);
+        if self.losing(|| self.quarantine.add(place)) {
+            self.quarantine.save();
+        }
         error
     }
 
@@ -179,7 +208,7 @@ impl Inner {
                 pack = %pack.path.display(),
                 "a pack is gone; its blocks count as absent"
             );
-            self.packs.forget(pack.number());
+            self.losing(|| self.packs.forget(pack.number()));
         }
     }
 }
@@ -195,7 +224,37 @@ fn damaged(place: &Place, reason: String) -> StoreError {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use bytes::Bytes;
+    use types::Block;
+
     use super::*;
+    use crate::sim::SimDisk;
+    use crate::{BlockStore as _, GcOptions, PackStore, Root, StoreOptions};
+
+    #[test]
+    fn a_block_that_is_moved_while_it_is_looked_for_is_found() {
+        let disk = Arc::new(SimDisk::new());
+        let options = StoreOptions { disk_reserve: 0, background: false, ..Default::default() };
+        let (store, _) = PackStore::open_on(disk, Path::new("/store"), &options).unwrap();
+        let block = |text: &'static [u8]| {
+            EncodedBlock::plain(Block::new(Codec::Raw, Bytes::from_static(text)).unwrap())
+        };
+        let [kept, dropped, other] = [&b"kept"[..], b"dropped", b"other"].map(block);
+        store.put(&[kept.clone(), dropped.clone()]).unwrap();
+        let root = Root { cid: kept.cid(), partial: false };
+        store.set_root("kept", root, store.epoch()).unwrap();
+        // Whoever looks has just asked the index when everything moves, twice.
+        let inner = &store.inner;
+        let [found, gone] = [&kept, &dropped].map(|b| inner.index_values(b.cid().hash()).unwrap());
+        store.gc(GcOptions::EVERYTHING).unwrap();
+        store.put(&[other]).unwrap();
+        store.gc(GcOptions::EVERYTHING).unwrap();
+        assert!(inner.packs.get(pack_of(&found[0])).is_none(), "its pack has gone");
+        assert_eq!(inner.places_of(kept.cid().hash(), found).unwrap().usable.len(), 1);
+        assert_eq!(inner.places_of(dropped.cid().hash(), gone).unwrap().usable.len(), 0);
+    }
 
     #[test]
     fn places_read_back_at_their_extremes() {

@@ -264,7 +264,7 @@ impl Inner {
     }
 
     /// Syncs every pack that needs it, data before nodes.
-    pub(super) fn sync_dirty(&self) -> Result<(), StoreError> {
+    fn sync_dirty(&self) -> Result<(), StoreError> {
         let mut dirty = std::mem::take(&mut *self.dirty.lock());
         dirty.sort_by_key(|pack| pack.header.kind);
         let mut result = Ok(());
@@ -311,11 +311,11 @@ impl Inner {
 
     /// Takes a pack whose sync failed out of use, but for what was durable.
     fn fail(&self, pack: &Pack) {
-        {
+        self.losing(|| {
             let mut state = pack.state.lock();
             state.failed = true;
             pack.usable_records.store(state.synced_records, Ordering::SeqCst);
-        }
+        });
         // After the pack: whoever takes the new epoch sees the pack failed.
         self.failures.fetch_add(1, Ordering::SeqCst);
     }

@@ -30,6 +30,8 @@ pub(super) struct Parsed {
     pub(super) whole: bool,
     /// The header and the base are whole, whatever the changes are.
     pub(super) base_whole: bool,
+    /// Records were lost before the base was written.
+    pub(super) incomplete: bool,
     /// Where the last record ends.
     pub(super) end: u64,
     /// The length of the file.
@@ -59,6 +61,8 @@ fn encode_body(sequence: u64, op: u8, name: &str, root: Option<Root>) -> Vec<u8>
 const OP_BASE: u8 = 0;
 const OP_SET: u8 = 1;
 const OP_REMOVE: u8 = 2;
+/// In the base: records were lost before it was written.
+const OP_INCOMPLETE: u8 = 3;
 
 pub(super) fn encode_change(sequence: u64, change: &Change) -> Vec<u8> {
     match change {
@@ -67,7 +71,11 @@ pub(super) fn encode_change(sequence: u64, change: &Change) -> Vec<u8> {
     }
 }
 
-pub(super) fn encode_base(sequence: u64, roots: &BTreeMap<String, Root>) -> Vec<u8> {
+pub(super) fn encode_base(
+    sequence: u64,
+    roots: &BTreeMap<String, Root>,
+    incomplete: bool,
+) -> Vec<u8> {
     let mut bytes = Vec::new();
     bytes.extend_from_slice(&MAGIC);
     bytes.extend_from_slice(&VERSION.to_le_bytes());
@@ -76,6 +84,9 @@ pub(super) fn encode_base(sequence: u64, roots: &BTreeMap<String, Root>) -> Vec<
     bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
     for (name, root) in roots {
         bytes.extend_from_slice(&encode_body(sequence, OP_BASE, name, Some(*root)));
+    }
+    if incomplete {
+        bytes.extend_from_slice(&encode_body(sequence, OP_INCOMPLETE, "", None));
     }
     bytes
 }
@@ -116,6 +127,7 @@ pub(super) fn parse(bytes: &[u8]) -> Parsed {
             (OP_REMOVE, None) => {
                 parsed.changes.insert(sequence, Change::Remove(name));
             }
+            (OP_INCOMPLETE, None) => parsed.incomplete = true,
             _ => skipped = true,
         }
     }

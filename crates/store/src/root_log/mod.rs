@@ -142,7 +142,18 @@ impl RootLog {
             .into_iter()
             .filter(|log| log.base_whole)
             .max_by_key(|log| log.base_sequence);
-        let mut complete = base.is_some();
+        // Where neither log is whole, the newest records may be gone from
+        // both, and no gap in the numbers would tell. A crash leaves one whole:
+        // the second is written when the first is durable.
+        // A base that was written when records were lost says so, until the
+        // owner has accepted it.
+        let is_marked = |log: &Parsed| {
+            log.incomplete && base.is_some_and(|base| log.base_sequence == base.base_sequence)
+        };
+        let mut complete = base.is_some()
+            && (first.whole || second.whole)
+            && !is_marked(first)
+            && !is_marked(second);
         let (mut roots, base_sequence) = match base {
             Some(log) => (log.base.clone(), log.base_sequence),
             // Better too many roots than too few: they only keep blocks alive.
@@ -170,8 +181,7 @@ impl RootLog {
             }
         }
         // A log that ends before the other, at a clean end, is what a crash
-        // between the two writes leaves. Both torn at their end is what a
-        // crash in the first write leaves; a record that both lack was never
+        // between the two writes leaves; a record that one log lacks was never
         // acknowledged.
         self.roots = roots;
         self.sequence = sequence;
@@ -190,7 +200,7 @@ impl RootLog {
     fn rewrite(&mut self) -> Result<(), StoreError> {
         self.logs = None;
         self.sequence += 1;
-        let content = encode_base(self.sequence, &self.roots);
+        let content = encode_base(self.sequence, &self.roots, self.incomplete);
         let end = content.len() as u64;
         let reserved = (end + FOR_REMOVALS).next_multiple_of(EXTENT);
         let mut padded = content;
@@ -227,9 +237,15 @@ impl RootLog {
         self.incomplete
     }
 
-    /// Takes the roots that are there as all that there are.
-    pub(crate) fn accept(&mut self) {
+    /// Takes the roots that are there as all that there are, durably.
+    pub(crate) fn accept(&mut self) -> Result<(), StoreError> {
+        if !self.incomplete {
+            return Ok(());
+        }
         self.incomplete = false;
+        let written = self.rewrite();
+        self.incomplete = written.is_err();
+        written
     }
 
     /// Sets a root, durably.

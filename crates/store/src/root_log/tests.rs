@@ -102,6 +102,76 @@ fn records_lost_in_both_are_noticed_and_nothing_is_dropped() {
 }
 
 #[test]
+fn a_newest_root_that_is_lost_in_both_is_noticed() {
+    // The last record leaves no gap in the numbers when it goes.
+    let spoil = |disk: &SimDisk, path: &str| {
+        disk.damage(Path::new(path), |bytes| {
+            let at = bytes.windows(8).rposition(|w| w == b"snap/new").unwrap();
+            bytes[at] ^= 1;
+        });
+    };
+    for lost in [None, Some("/r/a.log"), Some("/r/b.log")] {
+        let disk = filled();
+        let (mut log, _) = open(&disk);
+        log.set("snap/new", root("snap/new")).unwrap();
+        for path in ["/r/a.log", "/r/b.log"] {
+            if lost == Some(path) {
+                disk.lose(Path::new(path));
+            } else {
+                spoil(&disk, path);
+            }
+        }
+        let (log, health) = open(&disk);
+        assert_eq!(health, Health::Incomplete, "lost: {lost:?}");
+        assert_eq!(names(&log), ["data/2", "snap/1"]);
+    }
+}
+
+#[test]
+fn that_records_were_lost_is_known_until_it_is_accepted() {
+    let lose_one = |disk: &SimDisk| {
+        for path in ["/r/a.log", "/r/b.log"] {
+            disk.damage(Path::new(path), |bytes| {
+                let at = bytes.windows(6).position(|w| w == b"snap/1").unwrap();
+                bytes[at] ^= 1;
+            });
+        }
+    };
+    let disk = filled();
+    lose_one(&disk);
+    // The logs are written anew when they are opened, and when they grow.
+    for round in 0..3 {
+        let (mut log, health) = open(&disk);
+        assert_eq!(health, Health::Incomplete, "opened for the {round}th time");
+        log.set(&format!("later/{round}"), root("later")).unwrap();
+    }
+    // Damage of one log does not hide it.
+    for path in ["/r/a.log", "/r/b.log"] {
+        for at in (0..1000).step_by(5) {
+            let image = disk.crash(Power::Kept);
+            image.damage(Path::new(path), |bytes| bytes[at] ^= 1 << (at % 8));
+            assert_eq!(open(&image).1, Health::Incomplete, "flip at {at} of {path}");
+        }
+    }
+    // Accepting is one durable step.
+    for at in 0.. {
+        let image = disk.crash(Power::Kept);
+        let (mut log, _) = open(&image);
+        let start = image.operations();
+        image.set_fault(start + at, Fault::Die);
+        let is_done = log.accept().is_ok();
+        for power in [Power::Kept, Power::Dropped, Power::Torn, Power::Reordered(7)] {
+            let (log, health) = open(&image.crash(power));
+            assert_eq!(log.iter().count(), 4, "death at {at}, {power:?}");
+            assert!(!is_done || health == Health::Clean, "death at {at}, {power:?}");
+        }
+        if is_done {
+            break;
+        }
+    }
+}
+
+#[test]
 fn what_was_acknowledged_survives_death_and_failure_at_every_step() {
     let faults = [Fault::Die, Fault::Fail(ErrorKind::Other), Fault::Fail(ErrorKind::StorageFull)];
     let powers = [

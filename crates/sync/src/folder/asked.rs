@@ -69,8 +69,11 @@ impl Task {
         looked?;
         if self.wants_manifest()? {
             self.publish(false)?;
-            if !self.again.is_empty() {
-                // Something had to be read again first.
+            // Something may have to be read again first, or to be given up.
+            for _ in 0..2 {
+                if self.missing.is_empty() {
+                    break;
+                }
                 self.look_at_dirt()?;
                 self.publish(false)?;
             }

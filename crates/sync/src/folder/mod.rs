@@ -22,8 +22,8 @@ pub(crate) use shared::{Config, Shared};
 
 use crate::core::Core;
 use crate::error::SyncError;
-use crate::hash::{Mode, Reading};
-use crate::index::{AlarmRecord, Batch, Change, FolderRecord};
+use crate::hash::{Mode, Reading, Unsaved};
+use crate::index::{AlarmRecord, Batch, Change, FolderRecord, RowStamp};
 use crate::publish::{self, Made, Naming};
 use crate::root_id::RootId;
 use crate::scan::{Order, ScanError, Targets, normalise, scan};
@@ -31,8 +31,8 @@ use crate::schedule::{Action, Schedule};
 use crate::status::{AlarmKind, FolderState, WatchMode};
 use retries::Retries;
 
-/// A file that was found changed this often when somebody asked for a block
-/// of it has its blocks put into the store from then on.
+/// A file of which this many versions were found changed when somebody asked
+/// for a block has its blocks put into the store from then on.
 const HOT: u32 = 3;
 /// A change can be as old as this before the watcher has told of it: several
 /// of its pauses.
@@ -50,6 +50,10 @@ pub(crate) struct Task {
     again: Targets,
     again_at: Option<Duration>,
     suspects: HashSet<RelPath>,
+    /// Files whose content was missing when it was to be published.
+    missing: HashSet<RelPath>,
+    /// See [`Order::obeyed`].
+    obeyed: BTreeMap<RelPath, Option<RowStamp>>,
     /// How many directories cannot be watched.
     unwatched: u64,
     /// Keeps alive what rows name that is in no manifest yet.
@@ -89,6 +93,8 @@ impl Task {
             again_at: None,
             unwatched: 0,
             suspects: missing.into_iter().collect(),
+            missing: HashSet::new(),
+            obeyed: BTreeMap::new(),
             pin,
             owners: Owners::system(),
             is_asked: false,
@@ -319,14 +325,10 @@ impl Task {
             in_place: self.core.in_place.clone(),
             pin: self.pin.clone(),
             shared: self.shared.clone(),
-            has_put: false.into(),
-            has_noted: false.into(),
+            put: Unsaved::default(),
+            noted: Unsaved::default(),
         });
-        let now = self.now();
-        let mut modes = BTreeMap::new();
-        modes.extend(self.shared.hot(HOT).into_iter().map(|path| (path, Mode::Spool)));
-        let restless = self.retries.restless(now, &self.core.tuning);
-        modes.extend(restless.into_iter().map(|path| (path, Mode::Prefix)));
+        let modes = self.modes()?;
         let resting = self.split_retries().1;
         let order = Order {
             folder: &self.shared.id,
@@ -340,6 +342,7 @@ impl Task {
             resting: &resting,
             modes: &modes,
             may_be_empty: self.is_accepted,
+            obeyed: &mut self.obeyed,
         };
         let scanned = match scan(&self.core, order, reading) {
             Ok(scanned) => scanned,
@@ -371,6 +374,22 @@ impl Task {
         self.suspects.clear();
         self.unwatched = scanned.unwatched + if is_all { 0 } else { self.unwatched };
         self.note_scanned(scanned)
+    }
+
+    /// How files are read that cannot be served from where they are.
+    fn modes(&self) -> Result<BTreeMap<RelPath, Mode>, SyncError> {
+        let mut modes = BTreeMap::new();
+        let mut room = self.core.tuning.spool_max;
+        for path in self.shared.hot(HOT) {
+            let row = self.core.index.row(self.record.number, &path)?;
+            if let Some(left) = room.checked_sub(row.map_or(0, |row| row.stamp.size)) {
+                room = left;
+                modes.insert(path, Mode::Spool);
+            }
+        }
+        let restless = self.retries.restless(self.now(), &self.core.tuning);
+        modes.extend(restless.into_iter().map(|path| (path, Mode::Prefix)));
+        Ok(modes)
     }
 
     fn note_scanned(&mut self, scanned: crate::scan::Scanned) -> Result<(), Trouble> {
@@ -427,18 +446,9 @@ impl Task {
         let made = publish::make(&self.core, &naming, &self.owners, is_confirmed, &is_stopped)?;
         let record = match made {
             Made::Manifest(record) => *record,
-            Made::Missing(paths) => {
-                tracing::warn!(folder = %self.shared.id, files = paths.len(),
-                    "content that is to be published is not there any more; it is read again");
-                for path in paths {
-                    self.again.add_file(path.clone());
-                    self.suspects.insert(path);
-                }
-                self.again_at = Some(self.now());
-                self.schedule.published();
-                return Ok(());
-            }
+            Made::Missing(missing) => return self.read_missing(missing),
         };
+        self.missing.clear();
         self.record = record;
         if let Some(manifest) = &self.record.manifest {
             tracing::info!(folder = %self.shared.id, sequence = %manifest.sequence,
@@ -455,6 +465,33 @@ impl Task {
                 "the root of an old manifest stays");
         }
         self.show_rest();
+        Ok(())
+    }
+
+    /// Has files read again whose content is not there any more. What cannot be
+    /// read again is as a new file that cannot be read: it is on the error
+    /// list, and all others need not wait for it.
+    fn read_missing(&mut self, missing: Vec<(RelPath, RowStamp)>) -> Result<(), SyncError> {
+        tracing::warn!(folder = %self.shared.id, files = missing.len(),
+            "content that is to be published is not there any more; it is read again");
+        let (mut lost, mut errors) = (Batch::default(), Batch::default());
+        for (path, stamp) in missing {
+            if self.missing.insert(path.clone()) {
+                self.again.add_file(path.clone());
+                self.suspects.insert(path);
+            } else {
+                let what = "what was known of it is lost, and it cannot be read again".to_owned();
+                errors.add(path.clone(), Change::Fail { what, is_marked: false });
+                lost.forget(path, Some(stamp));
+            }
+        }
+        for batch in [lost, errors] {
+            if !batch.is_empty() {
+                self.core.index.apply(&self.shared.id, &batch, self.core.clock.now())?;
+            }
+        }
+        self.again_at = Some(self.now());
+        self.schedule.published();
         Ok(())
     }
 }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
+use store::FileId;
 use tokio::sync::oneshot;
 use types::{FolderId, Published, RelPath};
 
@@ -55,8 +56,9 @@ pub(crate) struct Dirt {
 struct Inbox {
     requests: Requests,
     dirt: Dirt,
-    /// How often files were found changed when somebody asked for a block.
-    hot: BTreeMap<RelPath, u32>,
+    /// How many versions of files were found changed when somebody asked for a
+    /// block, and the last of them.
+    hot: BTreeMap<RelPath, (FileId, u32)>,
     has_news: bool,
     /// Nobody reads it any more.
     is_closed: bool,
@@ -123,23 +125,30 @@ impl Shared {
         });
     }
 
-    /// A file is not what its row says.
-    pub(crate) fn suspect(&self, path: RelPath, now: Duration) {
+    /// A file is not what its row says. `written` is the version of it that
+    /// something else was written over, where it was that.
+    pub(crate) fn suspect(&self, path: RelPath, written: Option<FileId>, now: Duration) {
         self.tell(|inbox| {
             let dirt = &mut inbox.dirt;
             dirt.hints = Some(Span::with(dirt.hints, now));
-            if inbox.hot.len() < HOT_MAX || inbox.hot.contains_key(&path) {
-                *inbox.hot.entry(path.clone()).or_default() += 1;
+            if let Some(id) = written
+                && (inbox.hot.len() < HOT_MAX || inbox.hot.contains_key(&path))
+            {
+                let (last, count) = inbox.hot.entry(path.clone()).or_insert((id, 0));
+                // All blocks of a version are asked for: that is one change.
+                if *count == 0 || *last != id {
+                    (*last, *count) = (id, *count + 1);
+                }
             }
             dirt.targets.add_file(path.clone());
             dirt.suspects.insert(path);
         });
     }
 
-    /// The files that were found changed at least so often.
+    /// The files of which at least so many versions were found changed.
     pub(crate) fn hot(&self, count: u32) -> Vec<RelPath> {
         let inbox = self.inbox.lock();
-        inbox.hot.iter().filter(|(_, n)| **n >= count).map(|(path, _)| path.clone()).collect()
+        inbox.hot.iter().filter(|(_, (_, n))| *n >= count).map(|(path, _)| path.clone()).collect()
     }
 
     /// Asks for something; where nobody is there to answer, the reply is
@@ -245,11 +254,13 @@ impl Shared {
 
     /// How far the work is that is under way, or was last.
     pub(crate) fn progress(&self) -> Progress {
-        let (total, base) = (self.total(), *self.base.lock());
+        // The base first: work that begins in between moves it.
+        let base = *self.base.lock();
+        let total = self.total();
         Progress {
-            entries: total.entries - base.entries,
-            files: total.files - base.files,
-            bytes: total.bytes - base.bytes,
+            entries: total.entries.saturating_sub(base.entries),
+            files: total.files.saturating_sub(base.files),
+            bytes: total.bytes.saturating_sub(base.bytes),
             in_work: total.in_work,
         }
     }
@@ -308,12 +319,25 @@ mod tests {
     #[test]
     fn files_that_change_whenever_they_are_asked_for_are_hot() {
         let shared = Shared::new("docs".parse().unwrap(), 1);
-        for _ in 0..3 {
-            shared.suspect(path("hot"), Duration::ZERO);
+        for version in 0..3 {
+            shared.suspect(path("hot"), Some(FileId(version)), Duration::ZERO);
+            // Its disk is not there, so that nobody can tell.
+            shared.suspect(path("away"), None, Duration::ZERO);
+            // A large file has many blocks.
+            shared.suspect(path("once"), Some(FileId(7)), Duration::ZERO);
         }
-        shared.suspect(path("once"), Duration::ZERO);
         assert_eq!(shared.hot(3), [path("hot")]);
-        assert_eq!(shared.take_dirt().suspects.len(), 2);
+        assert_eq!(shared.hot(1), [path("hot"), path("once")]);
+        assert_eq!(shared.take_dirt().suspects.len(), 3);
+    }
+
+    #[test]
+    fn progress_never_goes_below_nothing() {
+        let shared = Shared::new("docs".parse().unwrap(), 1);
+        shared.counters.files.store(3, Ordering::Relaxed);
+        // Work that begins while somebody asks.
+        *shared.base.lock() = Progress { entries: 1, files: 1, bytes: 1, in_work: 0 };
+        assert_eq!(shared.progress(), Progress { files: 2, ..Progress::default() });
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use fstree::{Found, FoundKind, OpenFile, ReadError};
-use store::{CHUNK_LEN_MAX, CHUNK_LEN_MIN, InPlaceChunk, cut_point};
+use store::{CHUNK_LEN_MAX, CHUNK_LEN_MIN, InPlaceChunk, Pin, StoreError, cut_point};
 use types::{Block, Cid, Codec, EncodedBlock, FileNodeBuilder, Hash, NodeChild, with_causes};
 
 use super::{Job, Mode, Outcome, Read, Reading};
@@ -23,13 +23,20 @@ const NODE_LEVEL: i32 = 1;
 /// file system with whole seconds (or two of them, as FAT) shows no fraction.
 const TICK_NS: i128 = 50_000_000;
 const COARSE_TICK_NS: i128 = 2_500_000_000;
+/// What is said of a file of which only a part was taken.
+const BEGINNING: &str = "grows while it is read; this is its beginning";
 
 /// Reads a file.
 pub(crate) fn read_file(reading: &Reading, buffer: &mut Vec<u8>, job: Job) -> Read {
     let path = job.found.path.clone();
-    let before = job.before;
+    let (before, mode) = (job.before, job.mode);
     let outcome = match read(reading, buffer, job) {
         Ok(outcome) => outcome,
+        // One file that does not fit is no reason to leave out all others.
+        Err(SyncError::Store(error @ StoreError::Full { .. })) if mode != Mode::InPlace => {
+            let error = with_causes(&error);
+            Outcome::Failed(format!("changes all the time, and cannot be copied: {error}"))
+        }
         Err(error) => Outcome::Broken(error),
     };
     Read { path, before, outcome }
@@ -47,6 +54,8 @@ fn read(reading: &Reading, buffer: &mut Vec<u8>, job: Job) -> Result<Outcome, Sy
         };
         if open.stamp != found.stamp {
             match reading.root.examine(&found.path) {
+                // On another disk: something is mounted above it since.
+                Ok(Some(again)) if again.stamp.device != found.stamp.device => break,
                 Ok(Some(again)) if matches!(again.kind, FoundKind::File { .. }) => found = again,
                 Ok(_) => return Ok(Outcome::Gone),
                 Err(error) => return Ok(of_error(&error)),
@@ -60,11 +69,18 @@ fn read(reading: &Reading, buffer: &mut Vec<u8>, job: Job) -> Result<Outcome, Sy
             }
         }
         reading.shared.counters.files.fetch_add(1, Ordering::Relaxed);
-        let content = match Content::read(reading, buffer, &found, &open, job.mode)? {
+        let (content, is_whole) = match Content::read(reading, buffer, &found, &open, job.mode)? {
             Ok(content) => content,
             Err(outcome) => return Ok(outcome),
         };
-        return row(reading, &found, &open, content, now_ns);
+        let outcome = row(reading, &found, &open, content, now_ns)?;
+        return Ok(match outcome {
+            Outcome::Row(mut row) if !is_whole => {
+                row.error.get_or_insert_with(|| BEGINNING.to_owned());
+                Outcome::Row(row)
+            }
+            outcome => outcome,
+        });
     }
     Ok(Outcome::Changing)
 }
@@ -114,16 +130,17 @@ fn now_ns() -> i128 {
 }
 
 impl Content {
-    /// Reads the content of a file; the inner error is what became of it
-    /// otherwise.
+    /// Reads the content of a file, and tells whether the file ever was that
+    /// and nothing more; the inner error is what became of it otherwise.
     fn read(
         reading: &Reading,
         buffer: &mut Vec<u8>,
         found: &Found,
         open: &OpenFile,
         mode: Mode,
-    ) -> Result<Result<Self, Outcome>, SyncError> {
-        let mut tree = Tree { is_spooled: mode != Mode::InPlace, ..Tree::default() };
+    ) -> Result<Result<(Self, bool), Outcome>, SyncError> {
+        let spool = (mode != Mode::InPlace).then(|| reading.store.pin());
+        let mut tree = Tree { spool, ..Tree::default() };
         let size = open.stamp.size;
         let outcome = each_piece(reading, buffer, open, mode, |chunk| tree.add(reading, chunk))?;
         if let Err(outcome) = outcome {
@@ -132,9 +149,19 @@ impl Content {
         if tree.nodes.size() != size {
             return Ok(Err(Outcome::Changing));
         }
+        let mut is_whole = true;
         match open.is_unchanged() {
             Ok(true) => {}
             Ok(false) if mode == Mode::Prefix => {
+                // Between two reads that gave the same, it began with that. Where
+                // it was longer by then, it may have been written to in front
+                // since it had this length.
+                match open.file.metadata() {
+                    Ok(now) => is_whole = now.len() == size,
+                    Err(error) => {
+                        return Ok(Err(Outcome::Failed(format!("cannot be looked at: {error}"))));
+                    }
+                }
                 let mut again = blake3::Hasher::new();
                 let add = |chunk: &[u8]| {
                     again.update(chunk);
@@ -148,7 +175,7 @@ impl Content {
             Ok(false) => return Ok(Err(Outcome::Changing)),
             Err(error) => return Ok(Err(Outcome::Failed(with_causes(&error)))),
         }
-        tree.finish(reading, found).map(Ok)
+        Ok(Ok((tree.finish(reading, found)?, is_whole)))
     }
 }
 
@@ -208,20 +235,26 @@ struct Tree {
     chunks: Vec<InPlaceChunk>,
     /// Of all its bytes.
     whole: blake3::Hasher,
-    is_spooled: bool,
+    /// Where chunks go to the store: what keeps them until it is certain that
+    /// the file is taken in. What is left of one that is not can be collected.
+    spool: Option<Pin>,
 }
 
 impl Tree {
+    fn put(&self, reading: &Reading, blocks: &[EncodedBlock]) -> Result<(), SyncError> {
+        reading.put(blocks, self.spool.as_ref().unwrap_or(&reading.pin))
+    }
+
     fn add(&mut self, reading: &Reading, bytes: &[u8]) -> Result<(), SyncError> {
         let offset = self.nodes.size();
         let hash = Hash::of(bytes);
         let cid = Cid::new(Codec::Raw, hash);
         // A file of one chunk is named by it already.
-        if offset > 0 || bytes.len() >= CHUNK_LEN_MIN || self.is_spooled {
+        if offset > 0 || bytes.len() >= CHUNK_LEN_MIN || self.spool.is_some() {
             self.whole.update(bytes);
         }
         let mut blocks = Vec::new();
-        if self.is_spooled {
+        if self.spool.is_some() {
             let block = Block::new(Codec::Raw, Bytes::copy_from_slice(bytes));
             let block = block.map_err(store::StoreError::from)?;
             blocks.push(EncodedBlock::plain(block));
@@ -232,33 +265,32 @@ impl Tree {
             blocks.push(EncodedBlock::compress(node, NODE_LEVEL));
             Ok::<_, SyncError>(())
         })?;
-        reading.put(&blocks)
+        self.put(reading, &blocks)
     }
 
-    fn finish(self, reading: &Reading, found: &Found) -> Result<Content, SyncError> {
+    fn finish(mut self, reading: &Reading, found: &Found) -> Result<Content, SyncError> {
         let mut blocks = Vec::new();
-        let root = self.nodes.finish(|node| {
+        let root = std::mem::take(&mut self.nodes).finish(|node| {
             blocks.push(EncodedBlock::compress(node, NODE_LEVEL));
             Ok::<_, SyncError>(())
         })?;
-        if root.is_none() && self.is_spooled {
+        if root.is_none() && self.spool.is_some() {
             let empty = Block::new(Codec::Raw, Bytes::new()).map_err(store::StoreError::from)?;
             blocks.push(EncodedBlock::plain(empty));
         }
-        reading.put(&blocks)?;
+        self.put(reading, &blocks)?;
         let cid = root.unwrap_or_else(|| Cid::of(Codec::Raw, b""));
         let blake3 = match cid.codec() {
             Codec::Raw => *cid.hash(),
             _ => Hash::from_bytes(*self.whole.finalize().as_bytes()),
         };
-        let id = if self.is_spooled {
+        let id = if self.spool.is_some() {
+            // It leads to all that is kept until here.
+            reading.pin.add([cid]);
             None
         } else {
             let id = reading.index.file_id();
-            if !self.chunks.is_empty() {
-                reading.has_noted.store(true, Ordering::Release);
-                reading.in_place.add(id, &self.chunks)?;
-            }
+            reading.note(id, &self.chunks)?;
             Some(id)
         };
         let is_sparse = matches!(found.kind, FoundKind::File { is_sparse: true });

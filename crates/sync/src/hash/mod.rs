@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use fstree::{Found, Root};
-use store::{BlockStore, InPlaceStore, Pin};
+use store::{BlockStore, FileId, InPlaceChunk, InPlaceStore, Pin};
 use types::RelPath;
 
 pub(crate) use file::read_file;
@@ -31,10 +31,32 @@ pub(crate) struct Reading {
     /// Keeps nodes alive until a manifest does.
     pub(crate) pin: Arc<Pin>,
     pub(crate) shared: Arc<Shared>,
-    /// Something was put into the store that is to be committed.
-    pub(crate) has_put: AtomicBool,
-    /// Something was noted in the index of blocks in place.
-    pub(crate) has_noted: AtomicBool,
+    /// What was put into the store.
+    pub(crate) put: Unsaved,
+    /// What was noted in the index of blocks in place.
+    pub(crate) noted: Unsaved,
+}
+
+/// Whether something was written that is not durable yet.
+///
+/// **Invariant**: what was written is noted when it is written, and before
+/// anybody hears of it. Noted any sooner, a commit in between would cover the
+/// note, and not what it stands for.
+#[derive(Debug, Default)]
+pub(crate) struct Unsaved(AtomicBool);
+
+impl Unsaved {
+    /// Writes, and notes it.
+    fn write<E>(&self, write: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
+        write()?;
+        self.0.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Whether there is something that the commit that follows has to save.
+    pub(crate) fn take(&self) -> bool {
+        self.0.swap(false, Ordering::AcqRel)
+    }
 }
 
 impl Reading {
@@ -42,14 +64,21 @@ impl Reading {
         if self.shared.is_interrupted() { Err(SyncError::Stopped) } else { Ok(()) }
     }
 
-    /// Puts blocks, kept alive from before that.
-    fn put(&self, blocks: &[types::EncodedBlock]) -> Result<(), SyncError> {
+    /// Puts blocks, kept alive by `pin` from before that.
+    fn put(&self, blocks: &[types::EncodedBlock], pin: &Pin) -> Result<(), SyncError> {
         if blocks.is_empty() {
             return Ok(());
         }
-        self.pin.add(blocks.iter().map(types::EncodedBlock::cid));
-        self.has_put.store(true, Ordering::Release);
-        Ok(self.store.put(blocks)?)
+        pin.add(blocks.iter().map(types::EncodedBlock::cid));
+        Ok(self.put.write(|| self.store.put(blocks))?)
+    }
+
+    /// Notes where the chunks of a file are.
+    fn note(&self, id: FileId, chunks: &[InPlaceChunk]) -> Result<(), SyncError> {
+        if chunks.is_empty() {
+            return Ok(());
+        }
+        Ok(self.noted.write(|| self.in_place.add(id, chunks))?)
     }
 }
 
@@ -60,8 +89,9 @@ pub(crate) enum Mode {
     InPlace,
     /// Its blocks go to the store, as it changes too often to serve them.
     Spool,
-    /// As [`Mode::Spool`]; where it only grows, what there was of it at the
-    /// first look is taken.
+    /// As [`Mode::Spool`]; where it grows, what there was of it at the first
+    /// look is taken, and marked as no whole file: whether it was written to
+    /// elsewhere, too, cannot be told.
     Prefix,
 }
 
@@ -95,4 +125,25 @@ pub(crate) enum Outcome {
     Failed(String),
     /// Nothing can be read: the store or the index failed.
     Broken(SyncError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Another thread commits while one writes: what is written then has to be
+    /// committed again before a row may name it.
+    #[test]
+    fn what_is_written_during_a_commit_is_saved_by_the_next() {
+        let unsaved = Unsaved::default();
+        let written: Result<(), ()> = unsaved.write(|| {
+            assert!(!unsaved.take(), "nothing is there to be committed yet");
+            Ok(())
+        });
+        written.unwrap();
+        assert!(unsaved.take());
+        assert!(!unsaved.take());
+        unsaved.write(|| Err("a fault")).unwrap_err();
+        assert!(!unsaved.take());
+    }
 }

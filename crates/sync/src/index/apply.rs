@@ -50,8 +50,6 @@ pub(crate) struct Batch {
 pub(crate) struct Applied {
     /// Changes that are worth a manifest.
     pub(crate) changes: u64,
-    /// Whether anything changed that a manifest shows.
-    pub(crate) has_changed: bool,
     /// What was not done, as the rows were others.
     pub(crate) conflicts: Vec<RelPath>,
 }
@@ -256,7 +254,6 @@ impl<'a, 'txn> Applying<'a, 'txn> {
     }
 
     fn note_change(&mut self, key: &[u8], is_worth_one: bool) -> DbResult<()> {
-        self.applied.has_changed = true;
         self.applied.changes += u64::from(is_worth_one);
         self.marker.mark(&mut self.segments, key)
     }

@@ -43,6 +43,8 @@ pub(crate) use manifest::{NewManifest, NewRun};
 pub(crate) use record::{
     AlarmRecord, FolderRecord, LOSS_WINDOW, ManifestRecord, ReceiptRecord, Totals,
 };
+#[cfg(test)]
+pub(crate) use row::tests::file_row;
 pub(crate) use row::{Content, Row, RowStamp, Thing, thing_of};
 pub(crate) use segments::{SegmentBlock, SegmentRow};
 pub(crate) use snapshot::{RawRow, Snapshot};

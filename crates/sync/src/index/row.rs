@@ -75,6 +75,8 @@ pub(crate) enum Thing {
 pub(crate) struct Row {
     /// What it was when it was taken in.
     pub(crate) stamp: RowStamp,
+    /// Of a file: when its inode was made, where the file system tells.
+    pub(crate) born: Option<(i64, i64)>,
     /// Permissions: the low twelve bits.
     pub(crate) mode: u32,
     /// The owner's number.
@@ -110,6 +112,7 @@ const RACY: u8 = 1 << 3;
 const UNREAD: u8 = 1 << 4;
 const ELSEWHERE: u8 = 1 << 5;
 const SPARSE: u8 = 1 << 6;
+const BORN: u8 = 1 << 7;
 
 const FILE: u8 = 0;
 const FILE_TREE: u8 = 1;
@@ -125,6 +128,7 @@ impl Row {
     pub(crate) fn new(found: &Found, root_device: u64, thing: Thing, xattrs: Xattrs) -> Self {
         Self {
             stamp: RowStamp::of(&found.stamp, root_device),
+            born: found.born.filter(|_| matches!(thing, Thing::File(_))),
             mode: found.mode,
             uid: found.uid,
             gid: found.gid,
@@ -220,11 +224,13 @@ impl Row {
                 | flag(self.is_racy, RACY)
                 | flag(self.is_unread, UNREAD)
                 | flag(self.stamp.is_elsewhere, ELSEWHERE)
-                | flag(self.content().is_some_and(|content| content.is_sparse), SPARSE),
+                | flag(self.content().is_some_and(|content| content.is_sparse), SPARSE)
+                | flag(self.born.is_some(), BORN),
         );
         out.number(self.stamp.inode);
         out.number(self.stamp.size);
-        for (seconds, nanoseconds) in [self.stamp.mtime, self.stamp.ctime] {
+        let times = [Some(self.stamp.mtime), Some(self.stamp.ctime), self.born];
+        for (seconds, nanoseconds) in times.into_iter().flatten() {
             out.signed(seconds);
             out.signed(nanoseconds);
         }
@@ -279,6 +285,7 @@ impl Row {
             ctime: (from.signed()?, from.signed()?),
             is_elsewhere: flags & ELSEWHERE != 0,
         };
+        let born = if flags & BORN != 0 { Some((from.signed()?, from.signed()?)) } else { None };
         let (mode, uid, gid) = (from.small()?, from.small()?, from.small()?);
         let (hour, sequence) = (from.small()?, from.number()?);
         let thing = match kind {
@@ -315,6 +322,7 @@ impl Row {
         let error = if flags & ERROR != 0 { Some(from.text()?) } else { None };
         from.is_at_end().then_some(Self {
             stamp,
+            born,
             mode,
             uid,
             gid,
@@ -355,6 +363,7 @@ pub(crate) mod tests {
                 ctime: (second, 7),
                 is_elsewhere: false,
             },
+            born: None,
             mode: 0o644,
             uid: 1000,
             gid: 1000,
@@ -405,13 +414,14 @@ pub(crate) mod tests {
             (mtime, ctime) in any::<((i64, i64), (i64, i64))>(),
             (mode, uid, gid, hour) in any::<(u32, u32, u32, u32)>(),
             flags in any::<(bool, bool, bool)>(),
+            born in any::<Option<(i64, i64)>>(),
             hard_link in any::<Option<u64>>(),
             xattrs in prop::collection::btree_map(any::<Vec<u8>>(), any::<Vec<u8>>(), 0..3),
             error in any::<Option<String>>(),
         ) {
             let stamp = RowStamp { inode, size, mtime, ctime, is_elsewhere: flags.0 };
             let row = Row {
-                stamp, mode, uid, gid, hard_link, xattrs, thing, error,
+                stamp, born, mode, uid, gid, hard_link, xattrs, thing, error,
                 is_racy: flags.1, is_unread: flags.2, hour, sequence,
             };
             let bytes = row.encode();

@@ -19,8 +19,8 @@ use types::{
 use crate::core::Core;
 use crate::error::SyncError;
 use crate::index::{
-    FolderRecord, ManifestRecord, NewManifest, NewRun, Row, SegmentBlock, SegmentRow, Snapshot,
-    Totals,
+    FolderRecord, ManifestRecord, NewManifest, NewRun, Row, RowStamp, SegmentBlock, SegmentRow,
+    Snapshot, Totals,
 };
 use crate::path_key::{folder_range, key_of};
 use plan::{OldSegment, runs_to_cut};
@@ -46,8 +46,8 @@ pub(crate) enum Made {
     /// It is the last one now, and others may hear of it.
     Manifest(Box<FolderRecord>),
     /// The content of these files is not in the store any more: they have to
-    /// be read again first.
-    Missing(Vec<RelPath>),
+    /// be read again first. No manifest has it.
+    Missing(Vec<(RelPath, RowStamp)>),
 }
 
 /// The name of the root of a manifest.
@@ -200,7 +200,7 @@ struct Cutter<'a> {
     waiting_len: usize,
 }
 
-type Cut = (Vec<NewRun>, Vec<SegmentBlock>, Vec<RelPath>);
+type Cut = (Vec<NewRun>, Vec<SegmentBlock>, Vec<(RelPath, RowStamp)>);
 
 impl Cutter<'_> {
     fn put(&mut self, block: EncodedBlock) -> Result<(), StoreError> {
@@ -243,7 +243,7 @@ impl Cutter<'_> {
             let from = segments[run.start].0.clone();
             let to = segments.get(run.end).map(|(start, _)| start.clone());
             let range = range_of(&from, to.as_ref());
-            let cut = self.cut_run(snapshot, &range, &mut missing)?;
+            let cut = self.cut_run(snapshot, &range, record.sequence(), &mut missing)?;
             all.extend(cut.iter().cloned());
             runs.push(NewRun { from, to, segments: cut });
         }
@@ -255,7 +255,8 @@ impl Cutter<'_> {
         &mut self,
         snapshot: &Snapshot<'_>,
         range: &std::ops::Range<Vec<u8>>,
-        missing: &mut Vec<RelPath>,
+        last: SequenceNumber,
+        missing: &mut Vec<(RelPath, RowStamp)>,
     ) -> Result<Vec<SegmentBlock>, SyncError> {
         let mut writer = SegmentWriter::new();
         let mut totals = Totals::default();
@@ -264,8 +265,10 @@ impl Cutter<'_> {
             if path.is_root() {
                 return Ok(());
             }
-            if !self.has_content(&row)? {
-                missing.push(path.clone());
+            // (What the last manifest has is kept by its root, and whoever
+            // asks for it finds out whether it is damaged.)
+            if row.sequence > last.0 && !self.has_content(&row)? {
+                missing.push((path.clone(), row.stamp));
             }
             let of_row = totals_of(&row);
             if let Some(segment) = writer.push(&row.entry(path, self.owners)) {
@@ -341,10 +344,9 @@ pub(crate) fn keep_unpublished(
         snapshot.each_row(&(key_of(record.number, start)..end), |path, row| {
             let Some(content) = row.content() else { return Ok(()) };
             let is_in_place = content.id.is_some();
-            if is_in_place && content.cid.codec() == Codec::Raw {
-                return Ok(());
+            if !is_in_place || content.cid.codec() != Codec::Raw {
+                pin.add([content.cid]);
             }
-            pin.add([content.cid]);
             if !is_whole(core, content.cid, is_in_place)? {
                 missing.push(path);
             }
@@ -355,12 +357,18 @@ pub(crate) fn keep_unpublished(
 }
 
 /// Whether the nodes of a file are in the store, and its chunks where they are
-/// not in place.
+/// to be.
 fn is_whole(core: &Core, cid: Cid, is_in_place: bool) -> Result<bool, SyncError> {
     let mut to_see = vec![cid];
     while let Some(cid) = to_see.pop() {
         if cid.codec() == Codec::Raw {
-            if !is_in_place && !core.store.has(&cid)? {
+            let is_known = if is_in_place {
+                // The empty block is in every file.
+                cid == Cid::of(Codec::Raw, b"") || core.in_place.is_known(cid.hash())?
+            } else {
+                core.store.has(&cid)?
+            };
+            if !is_known {
                 return Ok(false);
             }
             continue;

@@ -3,6 +3,7 @@
 use fstree::{Found, Kind, ReadError};
 use types::{RelPath, with_causes};
 
+use super::targets::ancestors;
 use super::{Scan, ScanError};
 use crate::error::SyncError;
 use crate::hash::{Job, Mode};
@@ -24,10 +25,12 @@ impl Scan<'_> {
             row.content().is_some() && row.stamp == stamp && row.error.is_none() && !is_due
         });
         if is_known && !is_suspect {
+            self.settled(&found.path);
             return Ok(());
         }
         let before = row.map(|row| row.stamp);
         if !is_suspect && let Some(moved) = self.moved(&found, &stamp, before)? {
+            self.settled(&found.path);
             self.put(found.path, moved, before);
             return Ok(());
         }
@@ -61,8 +64,7 @@ impl Scan<'_> {
             return Ok(None);
         };
         let Some(content) = old.content() else { return Ok(None) };
-        let is_same = RowStamp { ctime: stamp.ctime, ..old.stamp } == *stamp;
-        if path == found.path || !is_same || old.is_racy || old.error.is_some() {
+        if path == found.path || !is_renamed(&old, found, stamp) {
             return Ok(None);
         }
         let is_untouched = old.stamp.ctime == stamp.ctime;
@@ -112,10 +114,34 @@ impl Scan<'_> {
         Ok(())
     }
 
+    /// Whether rules, or one of the directories on the way, leave a file out.
+    fn is_left_out(&self, path: &RelPath) -> Result<bool, ScanError> {
+        let root = &self.reading.root;
+        let dirs = ancestors(&path.parent().unwrap_or_else(RelPath::root));
+        let is_out = |dir: &RelPath| {
+            self.order.own_dirs.contains(dir) || (!dir.is_root() && root.is_cache_dir(dir))
+        };
+        let rules = self.rules_at(root, dirs.last().unwrap_or(path))?;
+        Ok(rules.is_excluded(path, false) || dirs.iter().any(is_out))
+    }
+
     /// Looks at one file.
     pub(super) fn file(&mut self, path: &RelPath) -> Result<(), ScanError> {
         let row = self.core.index.row(self.order.number, path)?;
-        match self.reading.root.examine(path) {
+        let examined = self.reading.root.examine(path);
+        // After that: what was mounted meanwhile is noticed.
+        if self.is_hidden(&path.parent().unwrap_or_else(RelPath::root))? {
+            self.settled(path);
+            return Ok(());
+        }
+        if self.is_left_out(path)? {
+            self.settled(path);
+            if row.is_some() {
+                self.scanned.again.push(path.parent().unwrap_or_else(RelPath::root));
+            }
+            return Ok(());
+        }
+        match examined {
             Ok(Some(found)) if found.kind() == Kind::File => self.meet(found, row.as_ref()),
             Ok(None) if row.is_none() => {
                 self.settled(path);
@@ -132,6 +158,72 @@ impl Scan<'_> {
                 self.fail(path, with_causes(&error));
                 Ok(())
             }
+        }
+    }
+}
+
+/// Whether a file is the one of a row, under another name.
+///
+/// Its inode may be another file's by now, even one of the same length and
+/// time of the last write: `tar` and `cp -p` set that. The time of its birth,
+/// which nobody sets, tells; where there is none, the file must not have been
+/// touched at all.
+fn is_renamed(old: &Row, found: &Found, stamp: &RowStamp) -> bool {
+    let is_alike = RowStamp { ctime: stamp.ctime, ..old.stamp } == *stamp;
+    let is_same_inode = match (old.born, found.born) {
+        (Some(then), Some(now)) => then == now,
+        _ => old.stamp.ctime == stamp.ctime,
+    };
+    is_alike && is_same_inode && !old.is_racy && old.error.is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use fstree::{FoundKind, Stamp};
+
+    use super::*;
+    use crate::index::file_row;
+
+    #[test]
+    fn an_inode_that_was_used_again_is_another_file() {
+        let row = Row { born: Some((90, 1)), ..file_row(7, b"content", 100) };
+        let found = Found {
+            path: RelPath::new("renamed").unwrap(),
+            kind: FoundKind::File { is_sparse: false },
+            stamp: Stamp {
+                device: 1,
+                inode: 7,
+                size: row.stamp.size,
+                mtime: row.stamp.mtime,
+                ctime: (200, 0),
+            },
+            mode: row.mode,
+            uid: row.uid,
+            gid: row.gid,
+            born: row.born,
+            links: 1,
+            hard_link: None,
+        };
+        let is_renamed =
+            |row: &Row, found: &Found| is_renamed(row, found, &RowStamp::of(&found.stamp, 1));
+        assert!(is_renamed(&row, &found));
+        // Removed, and another made in its place, with its length and time.
+        let other = Found { born: Some((200, 0)), ..found.clone() };
+        assert!(!is_renamed(&row, &other));
+        // Where one of the two is not known, nothing about it may differ.
+        for (then, now) in [(None, found.born), (row.born, None), (None, None)] {
+            let row = Row { born: then, ..row.clone() };
+            let mut found = Found { born: now, ..found.clone() };
+            assert!(!is_renamed(&row, &found), "{then:?} {now:?}");
+            found.stamp.ctime = row.stamp.ctime;
+            assert!(is_renamed(&row, &found), "{then:?} {now:?}");
+        }
+        for other in [
+            Row { is_racy: true, ..row.clone() },
+            Row { error: Some("old".to_owned()), ..row.clone() },
+            Row { stamp: RowStamp { mtime: (100, 6), ..row.stamp }, ..row.clone() },
+        ] {
+            assert!(!is_renamed(&other, &found));
         }
     }
 }

@@ -32,7 +32,9 @@ use crate::watch::AddDir;
 use rows::Rows;
 pub(crate) use targets::{Targets, normalise};
 
-/// How many entries of the error list are looked up for one directory.
+/// What is said of a directory that hides what was backed up of it.
+const MOUNTED: &str = "another file system is mounted here; what it hides is kept as it was";
+/// How many entries of the error list are looked at in one scan.
 const ERRORS_MAX: usize = 10_000;
 
 /// What to look at, and how.
@@ -56,6 +58,9 @@ pub(crate) struct Order<'a> {
     pub(crate) modes: &'a BTreeMap<RelPath, Mode>,
     /// Whether nothing below the root may mean that all was deleted.
     pub(crate) may_be_empty: bool,
+    /// Files of rules that are not as their rows say, and were obeyed as they
+    /// are: what cannot be read gets no row, and one that changes an old one.
+    pub(crate) obeyed: &'a mut BTreeMap<RelPath, Option<RowStamp>>,
 }
 
 /// What a scan came to.
@@ -107,6 +112,8 @@ pub(crate) struct Scan<'a> {
     problems: Vec<(RelPath, String)>,
     /// Directories that are to be looked through after the one under way.
     later: Vec<RelPath>,
+    /// Directories that were looked at, and whether that was deep.
+    looked_at: BTreeMap<RelPath, bool>,
     /// Entries of the root that were met.
     in_root: u64,
     is_all: bool,
@@ -135,6 +142,7 @@ pub(crate) fn scan(
         failed: BTreeSet::new(),
         problems: Vec::new(),
         later: Vec::new(),
+        looked_at: BTreeMap::new(),
         in_root: 0,
         is_all: order.targets.is_all(),
         has_rows: record.rows.files + record.rows.dirs > 0,
@@ -162,6 +170,7 @@ impl Scan<'_> {
             self.take_in(read)?;
             self.flush_if_due()?;
         }
+        self.clear_errors()?;
         // What follows deletes; it counts only if the root is what it was.
         self.reading.root.check()?;
         for (path, before) in std::mem::take(&mut self.gone) {
@@ -194,6 +203,9 @@ impl Scan<'_> {
     fn dir(&mut self, dir: &RelPath, mut is_deep: bool) -> Result<(), ScanError> {
         let root = self.reading.clone();
         let root = &root.root;
+        if self.is_hidden(dir)? {
+            return Ok(());
+        }
         // Before it is looked at: what changes later is told.
         self.watch(dir);
         let examined = match root.examine(dir) {
@@ -264,18 +276,22 @@ impl Scan<'_> {
                     };
                     let row = self.row_at(&mut rows, &path)?;
                     if row.as_ref().is_some_and(crate::index::Row::is_dir) {
-                        if kind != Kind::Dir || !is_deep {
-                            rows.skip_within(&path);
-                        } else if is_mount_point && rows.is_within(&path)? {
+                        if is_mount_point && rows.is_within(&path)? {
                             // What it hides is not deleted.
-                            self.fail(&path, "another file system is mounted here".to_owned());
+                            self.fail(&path, MOUNTED.to_owned());
                             rows.skip_within(&path);
                             continue;
                         }
+                        if kind != Kind::Dir || !is_deep {
+                            rows.skip_within(&path);
+                        }
                     }
-                    let is_same = row
-                        .as_ref()
-                        .is_some_and(|row| row.is_dir() && row.stamp.inode == found.stamp.inode);
+                    // (What was hidden may have changed before it was.)
+                    let is_same = row.as_ref().is_some_and(|row| {
+                        row.is_dir()
+                            && row.stamp.inode == found.stamp.inode
+                            && row.error.as_deref() != Some(MOUNTED)
+                    });
                     if let Some(watcher) = &self.core.watcher
                         && row.as_ref().is_some_and(crate::index::Row::is_dir)
                         && !is_same
@@ -289,7 +305,11 @@ impl Scan<'_> {
                         if is_entered {
                             rules.borrow_mut().enter(&path);
                             self.watch(&path);
-                        } else if !is_deep && !is_same && !root.is_cache_dir(&path) {
+                        } else if !is_deep
+                            && !is_mount_point
+                            && !is_same
+                            && !root.is_cache_dir(&path)
+                        {
                             self.later.push(path);
                         }
                     }
@@ -322,7 +342,31 @@ impl Scan<'_> {
                 return Err(ScanError::Empty);
             }
         }
-        self.clear_errors_in(dir, is_deep)
+        *self.looked_at.entry(dir.clone()).or_default() |= is_deep;
+        Ok(())
+    }
+
+    /// Whether a directory is in another file system than the root: a disk is
+    /// mounted on it, or above it. Nothing of that is looked at, and what it
+    /// hides is noted and keeps its rows.
+    fn is_hidden(&mut self, dir: &RelPath) -> Result<bool, ScanError> {
+        let mount = match self.reading.root.mount_on_the_way(dir) {
+            Ok(None) => return Ok(false),
+            Ok(Some(mount)) => mount,
+            Err(error) if dir.is_root() => return Err(self.unreadable(error).into()),
+            Err(error) => {
+                self.fail(dir, with_causes(&error));
+                return Ok(true);
+            }
+        };
+        let below = below_range(self.order.number, &mount);
+        if Rows::new(&self.core.index, self.order.number, below).peek()?.is_some() {
+            self.fail(&mount, MOUNTED.to_owned());
+        } else if let Ok(Some(found)) = self.reading.root.examine(&mount) {
+            let row = self.core.index.row(self.order.number, &mount)?;
+            self.meet(found, row.as_ref())?;
+        }
+        Ok(true)
     }
 
     /// The row of a path; those before it were not met.
@@ -374,7 +418,7 @@ impl Scan<'_> {
 
     /// Whether the file of rules in a directory is another than it was: what
     /// is below has to be looked through then.
-    fn has_other_rules(&self, dir: &RelPath, rules: &Rules<'_>) -> Result<bool, SyncError> {
+    fn has_other_rules(&mut self, dir: &RelPath, rules: &Rules<'_>) -> Result<bool, SyncError> {
         let Ok(path) = dir.join(Rules::ignore_file_name()) else { return Ok(false) };
         if rules.is_excluded(&path, false) {
             // It has no row to tell; the next look at everything does.
@@ -384,7 +428,11 @@ impl Scan<'_> {
         let found = self.reading.root.examine(&path).ok().flatten();
         let found = found.map(|found| RowStamp::of(&found.stamp, device));
         let row = self.core.index.row(self.order.number, &path)?;
-        Ok(found != row.map(|row| row.stamp))
+        if found == row.map(|row| row.stamp) {
+            self.order.obeyed.remove(&path);
+            return Ok(false);
+        }
+        Ok(self.order.obeyed.insert(path, found) != Some(found))
     }
 
     fn watch(&mut self, dir: &RelPath) {
@@ -409,15 +457,16 @@ impl Scan<'_> {
     }
 
     /// Errors of what has no row and is not there any more.
-    fn clear_errors_in(&mut self, dir: &RelPath, is_deep: bool) -> Result<(), ScanError> {
+    fn clear_errors(&mut self) -> Result<(), ScanError> {
         if !self.has_errors {
             return Ok(());
         }
         for (path, _) in self.core.index.errors(self.order.number, ERRORS_MAX)? {
-            let is_here =
-                if is_deep { path.is_within(dir) } else { path.parent().as_ref() == Some(dir) };
-            if is_here
-                && path != *dir
+            let Some(dir) = path.parent() else { continue };
+            let is_deep = |dir: &RelPath| self.looked_at.get(dir) == Some(&true);
+            let is_looked_at =
+                self.looked_at.contains_key(&dir) || targets::ancestors(&dir).iter().any(is_deep);
+            if is_looked_at
                 && !has_failed(&self.failed, &path)
                 && !self.order.tried.contains(&path)
                 && self.batch.row(&path).is_none()
@@ -499,10 +548,10 @@ impl Scan<'_> {
         if self.batch.is_empty() {
             return Ok(());
         }
-        if self.reading.has_put.swap(false, Ordering::AcqRel) {
+        if self.reading.put.take() {
             self.core.store.commit(self.epoch)?;
         }
-        if self.reading.has_noted.swap(false, Ordering::AcqRel) {
+        if self.reading.noted.take() {
             self.core.in_place.commit()?;
         }
         let batch = std::mem::take(&mut self.batch);

@@ -237,8 +237,7 @@ impl Entry {
     ///
     /// [`ManifestError`].
     pub fn from_json(line: &[u8]) -> Result<Self, ManifestError> {
-        let wire: Wire = serde_json::from_slice(line)
-            .map_err(|error| ManifestError::Malformed(error.to_string()))?;
+        let wire: Wire = serde_json::from_slice(line).map_err(ManifestError::malformed)?;
         let path = RelPath::new(from_text(wire.path, wire.path_base64.as_deref())?)?;
         rule(wire.mode <= 0o7777, "a mode of more than twelve bits")?;
         rule(

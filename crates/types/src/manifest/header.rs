@@ -148,7 +148,7 @@ impl ManifestHeader {
     ///
     /// [`ManifestError`].
     pub fn decode(bytes: &[u8]) -> Result<Self, ManifestError> {
-        let malformed = |error: serde_json::Error| ManifestError::Malformed(error.to_string());
+        let malformed = ManifestError::malformed;
         let version: VersionOnly = serde_json::from_slice(bytes).map_err(malformed)?;
         if version.version != VERSION {
             return Err(ManifestError::Version(version.version.chars().take(20).collect()));

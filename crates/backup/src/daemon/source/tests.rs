@@ -1,7 +1,7 @@
 //! The decisions of a source's task, against a world that does as it is told,
 //! on a clock that runs only when nothing else does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use config::ManifestUrl;
 use manifest::{Ask, Offer, sign};
@@ -12,6 +12,7 @@ use types::{Codec, Published, SequenceNumber};
 
 use super::super::status::{SourceState, SourceStatus};
 use super::super::world::Held;
+use super::super::{BackupSettings, Links, Manager};
 use super::*;
 use crate::SystemClock;
 use crate::manifest_pull::ManifestPullError;
@@ -37,6 +38,8 @@ struct Fake {
     /// Pulls do not stop when they are told to.
     is_stubborn: Mutex<bool>,
     no_connection: Mutex<bool>,
+    /// Pulls that are under way, and the most that ever were.
+    pulling: Mutex<(usize, usize)>,
     told: Mutex<Vec<u64>>,
     no_receipt: Mutex<bool>,
     held: Mutex<Held>,
@@ -64,6 +67,7 @@ impl Fake {
             pull_time: Mutex::default(),
             is_stubborn: Mutex::default(),
             no_connection: Mutex::default(),
+            pulling: Mutex::default(),
             told: Mutex::default(),
             no_receipt: Mutex::default(),
             held: Mutex::default(),
@@ -148,6 +152,24 @@ fn snapshot_of(source: PeerId, offer: &Offer) -> Snapshot {
     Snapshot { id: SnapshotId::of(&cid), cid, record }
 }
 
+/// A pull that is under way, until it has ended or was dropped.
+struct Pulling(Arc<Fake>);
+
+impl Pulling {
+    fn begin(fake: &Arc<Fake>) -> Self {
+        let mut pulling = fake.pulling.lock();
+        pulling.0 += 1;
+        pulling.1 = pulling.1.max(pulling.0);
+        Self(fake.clone())
+    }
+}
+
+impl Drop for Pulling {
+    fn drop(&mut self) {
+        self.0.pulling.lock().0 -= 1;
+    }
+}
+
 impl World for Arc<Fake> {
     fn ask(&self, _: ManifestUrl, ask: Ask) -> BoxFuture<'static, Result<Answer, ClientError>> {
         let fake = self.clone();
@@ -195,6 +217,7 @@ impl World for Arc<Fake> {
         Box::pin(async move {
             let sequence = job.offer.published.sequence_number.0;
             fake.pulls.lock().push((Instant::now(), sequence));
+            let _pulling = Pulling::begin(&fake);
             let time = *fake.pull_time.lock();
             let is_stubborn = *fake.is_stubborn.lock();
             tokio::select! {
@@ -239,13 +262,17 @@ fn run(fake: &Arc<Fake>) -> Running {
     run_with(fake, &Slots::new(3), tempfile::tempdir().unwrap())
 }
 
-fn run_with(fake: &Arc<Fake>, slots: &Slots, dir: tempfile::TempDir) -> Running {
-    let source = SourcePeer {
+fn source_of(fake: &Fake) -> SourcePeer {
+    SourcePeer {
         name: "desktop".parse().unwrap(),
         manifest_server_url: "http://192.0.2.1:8085".parse().unwrap(),
         peer_id: fake.keypair.public().to_peer_id(),
         addresses: Vec::new(),
-    };
+    }
+}
+
+fn run_with(fake: &Arc<Fake>, slots: &Slots, dir: tempfile::TempDir) -> Running {
+    let source = source_of(fake);
     let common = Common { poll_interval: Duration::from_secs(30), max_retries: 3 };
     let (common, hint) = (watch::Sender::new(common), Arc::new(Notify::new()));
     let (requests, receiver) = mpsc::channel(16);
@@ -722,4 +749,51 @@ async fn a_task_ends_soon_whatever_it_is_doing() {
     assert!(running.status().errors[0].contains("panicked"));
     assert!(fake.pulled().len() > 1);
     running.stop().await;
+}
+
+/// Off and on again, while the old task still lets go of its pull.
+#[tokio::test(start_paused = true)]
+async fn a_source_never_has_two_tasks() {
+    let fake = Fake::new();
+    *fake.is_stubborn.lock() = true;
+    *fake.pull_time.lock() = Duration::from_secs(3600);
+    fake.publish(1);
+    let on = BackupSettings {
+        enabled: true,
+        poll_interval: Duration::from_secs(30),
+        max_concurrent_downloads: 3,
+        max_retries: 3,
+        sources: vec![source_of(&fake)],
+    };
+    let off = BackupSettings { enabled: false, ..on.clone() };
+    let (settings, receiver) = watch::channel(on.clone());
+    let dir = tempfile::tempdir().unwrap();
+    let mut manager = Manager {
+        world: Arc::new(fake.clone()),
+        slots: Slots::new(3),
+        common: watch::Sender::new(on.common()),
+        board: Board::new(),
+        accepted: Arc::new(AcceptedFile::open(dir.path())),
+        clock: SystemClock::shared(),
+        links: Links::default(),
+        settings: receiver,
+        running: HashMap::new(),
+        ending: Vec::new(),
+        tasks: JoinSet::new(),
+        stop: CancellationToken::new(),
+        failed: watch::channel(None).0,
+    };
+    manager.apply();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(*fake.pulling.lock(), (1, 1));
+    for settings_now in [&off, &on, &off, &off, &on] {
+        settings.send_replace(settings_now.clone());
+        manager.apply();
+    }
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(fake.pulls.lock().len(), 2, "the new task pulls");
+    assert_eq!(*fake.pulling.lock(), (1, 1), "two tasks pulled at once");
+    assert_eq!(manager.ending.len(), 2);
+    manager.apply();
+    assert_eq!(manager.ending.len(), 0, "what has ended is forgotten");
 }

@@ -1,18 +1,20 @@
 //! Texts from elsewhere, made fit for a log, a terminal and a page.
 
+use crate::is_unsafe_to_show;
+
 /// What is kept of a text from elsewhere, in characters.
 const CHARS_MAX: usize = 200;
 
-/// The beginning of `text` on one line, with nothing in it that moves a
-/// cursor or turns the direction of writing.
-pub(crate) fn for_people(text: &str) -> String {
+/// The beginning of `text` on one line, at most some 200 characters, with
+/// nothing in it that moves a cursor or turns the direction of writing.
+#[must_use]
+pub fn for_people(text: &str) -> String {
     let mut out = String::new();
     let mut chars = text.trim().chars();
     for char in chars.by_ref().take(CHARS_MAX) {
         match char {
-            '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' => {}
             char if char.is_whitespace() => out.push(' '),
-            char if char.is_control() => {}
+            char if is_unsafe_to_show(char) => {}
             char => out.push(char),
         }
     }

@@ -1,0 +1,237 @@
+//! Parts of a manifest as differences to those of the manifest before.
+//!
+//! `/archivist/patches/1.0.0` (docs/formats/wire.md): one stream, one question
+//! about some blocks, each with the blocks that the asker has and that are
+//! likely to be like it; the answers are differences. One edit in a folder of
+//! a million files changes one segment of a thousand entries and the header:
+//! 60 kB that B has but for a line.
+//!
+//! Invariants: nothing depends on it. What does not come so, for whatever
+//! reason, is fetched whole; what comes is taken only where its bytes have the
+//! name that was asked for. Only parts of manifests are answered.
+
+mod delta;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use net::{Handle, NetStream, PeerId, StreamProtocol};
+use serde::{Deserialize, Serialize};
+use store::{BlockStore, StoreError};
+use tokio::sync::mpsc;
+use types::{Block, Cid, Codec, EncodedBlock, MAX_BLOCK_LEN};
+
+use crate::blocking::{Panicked, blocking};
+use crate::exchange::{self, ExchangeError, Limits, finish, read_frame, write_frame};
+
+/// The name of the protocol.
+pub const PATCH_PROTOCOL: StreamProtocol = StreamProtocol::new("/archivist/patches/1.0.0");
+
+/// Blocks in one question.
+pub(crate) const WANTS_MAX: usize = 64;
+/// Bases of one block.
+pub(crate) const BASES_MAX: usize = 8;
+/// The longest question, in bytes: so many names of 61 characters.
+const QUESTION_LEN_MAX: usize = 64 << 10;
+/// The whole conversation, as the server sees it.
+const SERVE_TIMEOUT: Duration = Duration::from_secs(30);
+/// … and as the client does, from the open stream on.
+const ASK_TIMEOUT: Duration = Duration::from_secs(40);
+/// Each holds the bases, the block and the difference, 4 MiB each at most.
+const STREAMS_MAX: usize = 4;
+/// See [`STREAMS_MAX`].
+const STREAMS_PER_PEER_MAX: usize = 2;
+/// How B keeps what came as a difference: as A keeps its own.
+const LEVEL: i32 = 3;
+
+/// A block that is wanted as a difference.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PatchWant {
+    /// Its name.
+    pub(crate) cid: Cid,
+    /// What is here and likely to be like it, 1 to [`BASES_MAX`].
+    pub(crate) bases: Vec<Cid>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Question {
+    patches: Vec<PatchWant>,
+}
+
+/// Why differences did not come.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PatchError {
+    /// The conversation, or the peer: asking for whole blocks is the way.
+    #[error(transparent)]
+    Exchange(#[from] ExchangeError),
+    /// The store here.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The work panicked; the panic was logged.
+    #[error(transparent)]
+    Panicked(#[from] Panicked),
+}
+
+/// What came.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Patched {
+    /// Blocks that were made and put.
+    pub(crate) blocks: u64,
+    /// The bytes of their differences.
+    pub(crate) bytes: u64,
+}
+
+/// Asks `peer` for differences, and puts the blocks that they make into
+/// `store`. At most [`WANTS_MAX`] wants; those that are not there afterwards
+/// have to be fetched whole.
+///
+/// # Errors
+///
+/// [`PatchError`]; what came before stays.
+pub(crate) async fn fetch(
+    handle: &Handle,
+    peer: PeerId,
+    store: &Arc<dyn BlockStore>,
+    wants: Vec<PatchWant>,
+) -> Result<Patched, PatchError> {
+    let asking = async {
+        let stream = handle.open(peer, PATCH_PROTOCOL).await.map_err(ExchangeError::from)?;
+        ask(stream, store, wants).await
+    };
+    let late = |_| PatchError::from(ExchangeError::Timeout(ASK_TIMEOUT));
+    tokio::time::timeout(ASK_TIMEOUT, asking).await.map_err(late)?
+}
+
+async fn ask(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    store: &Arc<dyn BlockStore>,
+    wants: Vec<PatchWant>,
+) -> Result<Patched, PatchError> {
+    let question = Question { patches: wants };
+    write_frame(&mut stream, &question, QUESTION_LEN_MAX).await?;
+    let mut patched = Patched::default();
+    for want in question.patches {
+        let mut length = [0; 4];
+        stream.read_exact(&mut length).await.map_err(ExchangeError::from)?;
+        let len = u32::from_le_bytes(length) as usize;
+        if len == 0 {
+            continue;
+        }
+        if len > MAX_BLOCK_LEN {
+            let error = ExchangeError::TooLong { len: len as u64, max: MAX_BLOCK_LEN };
+            return Err(error.into());
+        }
+        let mut patch = vec![0; len];
+        stream.read_exact(&mut patch).await.map_err(ExchangeError::from)?;
+        let store = store.clone();
+        blocking(move || put(&*store, &want, &patch)).await?;
+        patched.blocks += 1;
+        patched.bytes += len as u64;
+    }
+    let _ = stream.close().await;
+    Ok(patched)
+}
+
+/// Makes the block of a difference, and puts it if it is the one.
+fn put(store: &dyn BlockStore, want: &PatchWant, patch: &[u8]) -> Result<(), PatchError> {
+    let wrong = |what: String| ExchangeError::Malformed(format!("the block {}: {what}", want.cid));
+    let Some(prefix) = prefix(store, &want.bases)? else {
+        return Err(wrong("its bases are gone".to_owned()).into());
+    };
+    let bytes = delta::apply(&prefix, patch).map_err(|error| wrong(error.to_string()))?;
+    let block = Block::new(want.cid.codec(), bytes).map_err(|error| wrong(error.to_string()))?;
+    if block.cid() != want.cid {
+        return Err(wrong("its difference is one to something else".to_owned()).into());
+    }
+    store.put(&[EncodedBlock::compress(block, LEVEL)])?;
+    Ok(())
+}
+
+/// The bases, where they are all here and not too many bytes.
+fn prefix(store: &dyn BlockStore, bases: &[Cid]) -> Result<Option<Vec<u8>>, StoreError> {
+    let (mut found, mut len) = (Vec::with_capacity(bases.len()), 0);
+    for cid in bases {
+        let Some(bytes) = part(store, cid)? else { return Ok(None) };
+        len += bytes.len();
+        if len > delta::BASES_LEN_MAX {
+            return Ok(None);
+        }
+        found.push(bytes);
+    }
+    Ok(delta::prefix(&found))
+}
+
+/// A part of a manifest; one that is damaged is as good as missing, and so is
+/// what is not of a manifest.
+fn part(store: &dyn BlockStore, cid: &Cid) -> Result<Option<Bytes>, StoreError> {
+    if cid.codec() != Codec::Json {
+        return Ok(None);
+    }
+    match store.get(cid) {
+        Err(StoreError::Damaged { .. }) => Ok(None),
+        answer => answer,
+    }
+}
+
+/// Takes the streams of [`PATCH_PROTOCOL`] until the node stops. Those of
+/// peers that `allowed` does not name are closed unread: the block protocol
+/// tells them why.
+pub async fn serve_patches(
+    receiver: mpsc::Receiver<NetStream>,
+    allowed: impl Fn(&PeerId) -> bool,
+    store: Arc<dyn BlockStore>,
+) {
+    let limits = Limits {
+        streams: STREAMS_MAX,
+        streams_per_peer: STREAMS_PER_PEER_MAX,
+        time: SERVE_TIMEOUT,
+    };
+    exchange::serve(receiver, limits, allowed, |stream, may| {
+        answer(stream, may.then(|| store.clone()))
+    })
+    .await;
+}
+
+/// Answers one stream; `None`: its peer may not have blocks.
+async fn answer(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    store: Option<Arc<dyn BlockStore>>,
+) -> Result<(), ExchangeError> {
+    let Some(store) = store else {
+        return finish(&mut stream).await;
+    };
+    let question: Question = read_frame(&mut stream, QUESTION_LEN_MAX).await?;
+    let is_too_much = |want: &PatchWant| want.bases.len() > BASES_MAX;
+    if question.patches.len() > WANTS_MAX || question.patches.iter().any(is_too_much) {
+        return Err(ExchangeError::Malformed("it asks for too much at once".to_owned()));
+    }
+    for want in question.patches {
+        let store = store.clone();
+        // Where it cannot be had, the block protocol says why.
+        let patch = blocking(move || patch(&*store, &want)).await.unwrap_or_else(|error| {
+            tracing::debug!(%error, "a difference could not be made");
+            Vec::new()
+        });
+        let len = u32::try_from(patch.len()).unwrap_or_default().to_le_bytes();
+        stream.write_all(&len).await?;
+        stream.write_all(&patch).await?;
+    }
+    stream.flush().await?;
+    finish(&mut stream).await
+}
+
+/// The difference that is wanted; empty where there is none to be had.
+fn patch(store: &dyn BlockStore, want: &PatchWant) -> Result<Vec<u8>, PatchError> {
+    let Some(block) = part(store, &want.cid)? else { return Ok(Vec::new()) };
+    let Some(prefix) = prefix(store, &want.bases)? else { return Ok(Vec::new()) };
+    let patch = delta::diff(&prefix, &block).map_err(ExchangeError::from)?;
+    // Noise grows by a few bytes, and is not worth the detour.
+    Ok(if patch.len() < block.len() { patch } else { Vec::new() })
+}
+
+#[cfg(test)]
+mod tests;

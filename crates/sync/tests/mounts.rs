@@ -1,0 +1,145 @@
+//! A disk that is mounted inside a folder hides what is there, and deletes
+//! nothing of it.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use std::path::Path;
+use std::process::Command;
+
+use common::{Setup, noise};
+use types::{Cid, Codec, RelPath};
+
+const AGAIN: &str = "ARCHIVIST_TEST_MAY_MOUNT";
+
+/// Runs the test again where it may mount; false in the outer run.
+fn may_mount(test: &str) -> bool {
+    if std::env::var_os(AGAIN).is_some() {
+        return true;
+    }
+    let flags = if rustix::process::geteuid().is_root() { "-m" } else { "-rm" };
+    let program = std::env::current_exe().unwrap();
+    let mut command = Command::new("unshare");
+    command.arg(flags).arg(program).args(["--exact", test, "--nocapture"]).env(AGAIN, "1");
+    let output = command.output().expect("`unshare` (util-linux) is needed to mount disks");
+    let (out, err) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{test}, run again:\n{out}{err}");
+    assert!(out.contains("1 passed"), "{test} was not run again:\n{out}{err}");
+    false
+}
+
+fn run(program: &str, arguments: &[&str], dir: &Path) {
+    let status = Command::new(program).args(arguments).arg(dir).status().unwrap();
+    assert!(status.success(), "{program} {arguments:?} {}", dir.display());
+}
+
+fn mount(dir: &Path) {
+    run("mount", &["-t", "tmpfs", "tmpfs"], dir);
+}
+
+/// Has the directory `at` looked at because of a hint, and waits for what is
+/// published then; three times, as one look may ask for another.
+async fn look_at(setup: &Setup, at: &str) -> Vec<String> {
+    for round in 0..3 {
+        let before = setup.status().sequence;
+        setup.write(&format!("{at}saved"), format!("{before} {round}"));
+        setup.until("a manifest", |status| status.sequence > before).await;
+    }
+    setup.names(setup.published().last().unwrap())
+}
+
+fn errors(setup: &Setup) -> Vec<String> {
+    setup.status().errors.iter().map(|error| error.path.to_string()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_disk_hides_is_kept() {
+    if !may_mount("what_a_disk_hides_is_kept") {
+        return;
+    }
+    let mut setup = Setup::stopped();
+    setup.write("pictures/photos/a", noise(1, 1000));
+    setup.write("pictures/photos/2026/b", noise(2, 200_000));
+    setup.write("pictures/saved", "");
+    setup.start();
+    setup.calm().await;
+    mount(&setup.path("pictures/photos"));
+    // Of the same name, on the disk.
+    setup.write("pictures/photos/a", "another a");
+    let names = [
+        "pictures",
+        "pictures/photos",
+        "pictures/photos/2026",
+        "pictures/photos/2026/b",
+        "pictures/photos/a",
+        "pictures/saved",
+    ];
+    assert_eq!(look_at(&setup, "pictures/").await, names);
+    assert_eq!(errors(&setup), ["pictures/photos"]);
+    // Somebody asks for what is hidden: a file that is not there, and one that
+    // is another.
+    for (seed, len) in [(1, 1000), (2, 200_000)] {
+        let entries = setup.entries(setup.published().last().unwrap());
+        let at = if seed == 1 { "pictures/photos/a" } else { "pictures/photos/2026/b" };
+        let types::EntryKind::File { cid, .. } = entries[&RelPath::new(at).unwrap()].kind else {
+            panic!("{at}");
+        };
+        if cid.codec() == Codec::Raw {
+            assert_eq!(cid, Cid::of(Codec::Raw, &noise(seed, len)));
+        }
+        setup.content(cid).unwrap_err();
+        assert_eq!(look_at(&setup, "pictures/").await, names);
+    }
+    // Nor does a look at everything, or a restart, change that.
+    assert_eq!(setup.names(&setup.sync().await), names);
+    setup.restart().await;
+    let published = setup.sync().await;
+    assert_eq!(setup.names(&published), names);
+    let entries = setup.entries(&published);
+    let error = |at: &str| entries[&RelPath::new(at).unwrap()].error.clone();
+    assert!(error("pictures/photos").is_some_and(|what| what.contains("mounted")));
+    // When the disk has gone, all is as it was.
+    run("umount", &[], &setup.path("pictures/photos"));
+    assert_eq!(look_at(&setup, "pictures/").await, names);
+    assert_eq!(errors(&setup), [""; 0]);
+    setup.check(&setup.sync().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_mounted_on_a_new_directory_is_not_backed_up() {
+    if !may_mount("a_disk_mounted_on_a_new_directory_is_not_backed_up") {
+        return;
+    }
+    let setup = Setup::new();
+    setup.write("saved", "");
+    setup.sync().await;
+    // As one step, for whoever watches.
+    let disk = setup.dir.path().join("disk");
+    std::fs::create_dir(&disk).unwrap();
+    mount(&disk);
+    std::fs::write(disk.join("large"), "of the disk").unwrap();
+    std::fs::create_dir(setup.path("new")).unwrap();
+    run("mount", &["--bind", disk.to_str().unwrap()], &setup.path("new"));
+    assert_eq!(look_at(&setup, "").await, ["new", "saved"]);
+    assert_eq!(setup.names(&setup.sync().await), ["new", "saved"]);
+    assert_eq!(errors(&setup), [""; 0]);
+    // A directory with rows, found again below it, is none of ours either.
+    run("umount", &[], &setup.path("new"));
+    setup.write("new/dir/file", "ours");
+    assert_eq!(look_at(&setup, "").await, ["new", "new/dir", "new/dir/file", "saved"]);
+    std::fs::create_dir(disk.join("dir")).unwrap();
+    std::fs::write(disk.join("dir/file"), "of the disk").unwrap();
+    run("mount", &["--bind", disk.to_str().unwrap()], &setup.path("new"));
+    let cid = Cid::of(Codec::Raw, b"ours");
+    setup.content(cid).unwrap_err();
+    let names = ["new", "new/dir", "new/dir/file", "saved"];
+    assert_eq!(look_at(&setup, "").await, names);
+    let entries = setup.entries(setup.published().last().unwrap());
+    let kind = &entries[&RelPath::new("new/dir/file").unwrap()].kind;
+    assert!(matches!(kind, types::EntryKind::File { cid: now, .. } if *now == cid), "{kind:?}");
+    assert_eq!(errors(&setup), ["new"]);
+    run("umount", &[], &setup.path("new"));
+    setup.check(&setup.sync().await);
+}
