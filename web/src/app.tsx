@@ -27,7 +27,7 @@ import {
   IconSun,
 } from "@tabler/icons-react";
 import { useMutation, useQueryClient } from "@tanstack/react-query";
-import { Suspense, useEffect, useState } from "react";
+import { Suspense, useEffect } from "react";
 import { NavLink, Route, Routes, useLocation } from "react-router";
 
 import { signOut, Unreachable } from "./api/client";
@@ -106,10 +106,7 @@ function Connection() {
   const status = useStatus();
   const live = useIsLive();
   const isLost = status.failureCount > 0 || status.isError;
-  const [since, setSince] = useState<Date>();
-  useEffect(() => {
-    setSince((known) => (isLost ? (known ?? new Date()) : undefined));
-  }, [isLost]);
+  const since = status.dataUpdatedAt > 0 ? new Date(status.dataUpdatedAt) : undefined;
   return (
     <div role="status" aria-live="polite">
       {isLost && (

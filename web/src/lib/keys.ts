@@ -147,12 +147,11 @@ export function wrong(key: KeyInfo, text: string): string | undefined {
 }
 
 /** A value as it is typed: lists a line each. */
-export const asText = (value: unknown): string =>
-  Array.isArray(value)
-    ? value.map(String).join("\n")
-    : value === undefined || value === null
-      ? ""
-      : String(value);
+export function asText(value: unknown): string {
+  if (value === undefined || value === null) return "";
+  if (Array.isArray(value)) return value.map(String).join("\n");
+  return typeof value === "string" ? value : JSON.stringify(value);
+}
 
 /** What was typed as a value of its kind. */
 export function fromText(key: KeyInfo, text: string): unknown {

@@ -12,7 +12,7 @@ import {
   Text,
   TextInput,
 } from "@mantine/core";
-import { useEffect, useMemo, useState } from "react";
+import { useMemo, useState } from "react";
 import { useSearchParams } from "react-router";
 
 import type { Snapshot } from "../api/model";
@@ -113,12 +113,10 @@ function Choose({ remote }: { remote: boolean }) {
   };
   const shown = choose(all, asked, before);
   // What is looked at stays, whatever arrives meanwhile.
-  const [line, at, isGone] = [shown?.line.key, shown?.snapshot.id, shown?.isGone];
-  useEffect(() => {
-    if (line === undefined || at === undefined) return;
-    setBefore({ line, at });
-    if (isGone) setInstead(at);
-  }, [line, at, isGone]);
+  if (shown && (before?.line !== shown.line.key || before.at !== shown.snapshot.id)) {
+    setBefore({ line: shown.line.key, at: shown.snapshot.id });
+    if (shown.isGone) setInstead(shown.snapshot.id);
+  }
   if (snapshots.isPending) return <Loader aria-label="Loading" />;
   const trouble = <Trouble error={snapshots.error} onRetry={() => void snapshots.refetch()} />;
   if (!snapshots.data) return trouble;

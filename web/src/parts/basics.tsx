@@ -154,7 +154,12 @@ export function Trouble({
   onClose?: () => void;
 }) {
   if (!error) return null;
-  const message = error instanceof Error ? error.message : String(error);
+  const message =
+    error instanceof Error
+      ? error.message
+      : typeof error === "string"
+        ? error
+        : JSON.stringify(error);
   return (
     <div className="band band-bad" role="alert">
       <Group gap="sm" wrap="nowrap" align="flex-start">

@@ -27,7 +27,7 @@ import {
   IconSearch,
   IconVersions,
 } from "@tabler/icons-react";
-import { useEffect, useMemo, useState } from "react";
+import { useMemo, useState } from "react";
 
 import { downloadUrl } from "../api/client";
 import type { ListedEntry, Snapshot } from "../api/model";
@@ -318,10 +318,12 @@ export function SnapshotBrowser({
   const [details, setDetails] = useState<ListedEntry>();
   const [restoring, setRestoring] = useState<{ snapshot: Snapshot; entries: ListedEntry[] }>();
   // Another moment may not have what was chosen.
-  useEffect(() => {
+  const [of, setOf] = useState(snapshot.id);
+  if (of !== snapshot.id) {
+    setOf(snapshot.id);
     setChosen(new Map());
     setDetails(undefined);
-  }, [snapshot.id]);
+  }
   const place: Place = { snapshot: snapshot.id, path: dir.path, pathBase64: dir.base64, remote };
   const pages = useInfiniteQuery({
     queryKey: ["entries", place],
