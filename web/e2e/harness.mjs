@@ -98,7 +98,9 @@ export class Instance {
     );
     const first = await Promise.race([answered, ended.then(() => "ended")]);
     if (first === "ended") {
-      throw new Error(`${this.name} did not start:\n${fs.readFileSync(path.join(this.home, "log"))}`);
+      throw new Error(
+        `${this.name} did not start:\n${fs.readFileSync(path.join(this.home, "log"))}`,
+      );
     }
   }
 
@@ -132,8 +134,13 @@ export async function openBrowser() {
     executablePath,
     headless: true,
     args: [
-      "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-      "--disable-component-update", "--disable-sync",
+      "--no-sandbox",
+      "--disable-gpu",
+      "--disable-quic",
+      "--no-first-run",
+      "--disable-background-networking",
+      "--disable-component-update",
+      "--disable-sync",
     ],
   });
 }
@@ -144,7 +151,10 @@ export function watch(page, faults) {
   page.on("console", (message) => {
     const text = message.text();
     // What is asked while an instance is stopped fails, and is meant to.
-    if (message.type() === "error" && !/Failed to load resource|ERR_(CONNECTION|INCOMPLETE|EMPTY)/.test(text)) {
+    if (
+      message.type() === "error" &&
+      !/Failed to load resource|ERR_(CONNECTION|INCOMPLETE|EMPTY)/.test(text)
+    ) {
       faults.push(`console: ${text}`);
     }
   });

@@ -9,9 +9,13 @@ import { end } from "./harness.mjs";
 
 /** A program that runs `script` for good, and has begun to. */
 async function running(script) {
-  const child = spawn(process.execPath, ["-e", `${script}; setInterval(() => {}, 1000); console.log("ready")`], {
-    stdio: ["ignore", "pipe", "ignore"],
-  });
+  const child = spawn(
+    process.execPath,
+    ["-e", `${script}; setInterval(() => {}, 1000); console.log("ready")`],
+    {
+      stdio: ["ignore", "pipe", "ignore"],
+    },
+  );
   await once(child.stdout, "data");
   return child;
 }

@@ -61,7 +61,8 @@ async function newPage() {
   return page;
 }
 
-const go = (page, name) => page.getByRole("navigation").getByRole("link", { name, exact: true }).click();
+const go = (page, name) =>
+  page.getByRole("navigation").getByRole("link", { name, exact: true }).click();
 
 test("a browser is let in by a link that counts once, and by nothing else", async () => {
   pageA = await newPage();
@@ -87,8 +88,9 @@ test("a browser is let in by a link that counts once, and by nothing else", asyn
   await pageB.getByRole("heading", { name: "Overview", level: 1 }).waitFor();
 
   // The cookie alone changes nothing, from the page's own origin even.
-  const status = await pageA.evaluate(async () =>
-    (await fetch("/api/v1/poll", { method: "POST", credentials: "same-origin" })).status,
+  const status = await pageA.evaluate(
+    async () =>
+      (await fetch("/api/v1/poll", { method: "POST", credentials: "same-origin" })).status,
   );
   assert.equal(status, 401);
   // And has no way to the code that changes carry.
@@ -135,7 +137,9 @@ test("a code brings the two together, and the backup arrives", async () => {
   await pageB.getByRole("button", { name: "Done" }).click();
   await go(pageA, "Overview");
   // Without a reload: by events alone.
-  await pageA.getByText(/^Everything up to .* is on the backup server\.$/).waitFor({ timeout: 90_000 });
+  await pageA
+    .getByText(/^Everything up to .* is on the backup server\.$/)
+    .waitFor({ timeout: 90_000 });
   const [shown] = (await a.status()).folders;
   assert.equal(shown.backed_up_sequence, shown.sequence);
   // The first version: all but what is left out.
@@ -171,7 +175,9 @@ async function restoreOlder(page, target) {
   await drawer.getByText("Versions of this file").waitFor();
   const versions = drawer.getByRole("link", { name: /^Download version/ });
   await until("both versions", async () => (await versions.count()) === 2);
-  const newest = await saved(page, () => drawer.getByRole("link", { name: "Download", exact: true }).click());
+  const newest = await saved(page, () =>
+    drawer.getByRole("link", { name: "Download", exact: true }).click(),
+  );
   assert.equal(newest.bytes.toString(), "the second version, longer\n");
   assert.equal(newest.name, "report.txt");
   const oldest = await saved(page, () => versions.last().click());
@@ -184,7 +190,13 @@ async function restoreOlder(page, target) {
   await page.getByLabel("Into the directory").fill(target);
   await page.getByRole("button", { name: "Restore", exact: true }).click();
   await page.getByText(/^Restore \d+ is done:/).waitFor();
-  const compared = spawnSync("diff", ["-r", "--exclude=node_modules", "--exclude=report.txt", folder, target]);
+  const compared = spawnSync("diff", [
+    "-r",
+    "--exclude=node_modules",
+    "--exclude=report.txt",
+    folder,
+    target,
+  ]);
   assert.equal(compared.stdout.toString() + compared.stderr.toString(), "");
   assert.equal(fs.readFileSync(path.join(target, "report.txt"), "utf8"), "the first version\n");
   assert.ok(!fs.existsSync(path.join(target, "node_modules")));
@@ -202,10 +214,19 @@ test("a directory comes as a zip, and names are searched", async () => {
   await go(pageB, "Restore");
   await pageB.getByRole("button", { name: "letters" }).click();
   await pageB.getByRole("button", { name: "one.txt" }).waitFor();
-  const zip = await saved(pageB, () => pageB.getByRole("link", { name: "Zip of this directory" }).click());
+  const zip = await saved(pageB, () =>
+    pageB.getByRole("link", { name: "Zip of this directory" }).click(),
+  );
   assert.equal(zip.name, "letters.zip");
-  const content = Object.entries(unzipSync(zip.bytes)).map(([name, bytes]) => [name, strFromU8(bytes)]);
-  assert.deepEqual(content, [["old/", ""], ["old/two.txt", "Yours truly"], ["one.txt", "Dear reader"]]);
+  const content = Object.entries(unzipSync(zip.bytes)).map(([name, bytes]) => [
+    name,
+    strFromU8(bytes),
+  ]);
+  assert.deepEqual(content, [
+    ["old/", ""],
+    ["old/two.txt", "Yours truly"],
+    ["one.txt", "Dear reader"],
+  ]);
   await pageB.getByPlaceholder("Search names in this version").fill("TWO");
   await pageB.getByText("1 name with").waitFor();
   await pageB.getByRole("button", { name: "letters/old/two.txt" }).waitFor();
@@ -215,12 +236,16 @@ test("a directory comes as a zip, and names are searched", async () => {
 test("a hostile name is shown for what it is", async () => {
   await go(pageB, "Overview");
   await go(pageB, "Restore");
-  const row = pageB.locator(".row-button", { hasText: "in\\u{202e}voice\\u{7}\\n<img src=x onerror=alert(1)>.txt" });
+  const row = pageB.locator(".row-button", {
+    hasText: "in\\u{202e}voice\\u{7}\\n<img src=x onerror=alert(1)>.txt",
+  });
   await row.waitFor();
   assert.equal(await row.locator("img").count(), 0);
   assert.equal(await row.locator(".escaped").count(), 3);
   await row.click();
-  const got = await saved(pageB, () => pageB.getByRole("link", { name: "Download", exact: true }).click());
+  const got = await saved(pageB, () =>
+    pageB.getByRole("link", { name: "Download", exact: true }).click(),
+  );
   assert.equal(got.bytes.toString(), "harmless inside");
   await pageB.screenshot({ path: path.join(shots, "hostile-name.png") });
   await pageB.keyboard.press("Escape");
@@ -231,10 +256,18 @@ test("wrong settings are told where they are typed, and change nothing", async (
   const limit = pageA.getByRole("textbox", { name: "Upload limit" });
   await limit.fill("fast");
   await pageA.getByText(/It has to be a rate/).waitFor();
-  assert.ok(await pageA.getByRole("form", { name: "Upload limit" }).getByRole("button", { name: "Apply" }).isDisabled());
+  assert.ok(
+    await pageA
+      .getByRole("form", { name: "Upload limit" })
+      .getByRole("button", { name: "Apply" })
+      .isDisabled(),
+  );
   await limit.fill("10MB/s");
   await pageA.getByText("= 9.54 MiB/s").waitFor();
-  await pageA.getByRole("form", { name: "Upload limit" }).getByRole("button", { name: "Apply" }).click();
+  await pageA
+    .getByRole("form", { name: "Upload limit" })
+    .getByRole("button", { name: "Apply" })
+    .click();
   await pageA.getByRole("form", { name: "Upload limit" }).getByText("Applied.").waitFor();
   assert.equal(a.run("config", "get", "sync.upload_limit"), "10MB/s");
   const text = fs.readFileSync(path.join(a.home, "config.toml"), "utf8");
@@ -243,17 +276,35 @@ test("wrong settings are told where they are typed, and change nothing", async (
   const allowed = pageA.getByRole("textbox", { name: "Whitelisted IPs" });
   const before = a.run("config", "get", "manifest_server.whitelisted_ips");
   await allowed.fill("not an address");
-  await pageA.getByRole("form", { name: "Whitelisted IPs" }).getByRole("button", { name: "Apply" }).click();
-  await pageA.getByRole("form", { name: "Whitelisted IPs" }).getByText(/whitelisted_ips/).waitFor();
+  await pageA
+    .getByRole("form", { name: "Whitelisted IPs" })
+    .getByRole("button", { name: "Apply" })
+    .click();
+  await pageA
+    .getByRole("form", { name: "Whitelisted IPs" })
+    .getByText(/whitelisted_ips/)
+    .waitFor();
   await pageA.screenshot({ path: path.join(shots, "wrong-setting.png") });
   assert.equal(a.run("config", "get", "manifest_server.whitelisted_ips"), before);
-  await pageA.getByRole("form", { name: "Whitelisted IPs" }).getByRole("button", { name: "Undo" }).click();
+  await pageA
+    .getByRole("form", { name: "Whitelisted IPs" })
+    .getByRole("button", { name: "Undo" })
+    .click();
   // What was undone is no edit: what is changed elsewhere is shown.
   await limit.fill("20MB/s");
-  await pageA.getByRole("form", { name: "Upload limit" }).getByRole("button", { name: "Undo" }).click();
+  await pageA
+    .getByRole("form", { name: "Upload limit" })
+    .getByRole("button", { name: "Undo" })
+    .click();
   a.run("config", "set", "sync.upload_limit", "5MB/s");
   await until("the new limit", async () => (await limit.inputValue()) === "5MB/s");
-  assert.equal(await pageA.getByRole("form", { name: "Upload limit" }).getByRole("button", { name: "Apply" }).count(), 0);
+  assert.equal(
+    await pageA
+      .getByRole("form", { name: "Upload limit" })
+      .getByRole("button", { name: "Apply" })
+      .count(),
+    0,
+  );
   // One that needs a restart says so.
   await pageA.getByRole("switch", { name: "Show all settings" }).focus();
   await pageA.keyboard.press("Space");
@@ -285,20 +336,37 @@ test("prune shows what would go, and verify what is there", async () => {
   await pageB.getByText(/^All is there: .* read and compared/).waitFor();
 });
 
-const PAGES = ["Overview", "Folders", "Restore", "Backup server", "Devices", "Settings", "Events and logs"];
+const PAGES = [
+  "Overview",
+  "Folders",
+  "Restore",
+  "Backup server",
+  "Devices",
+  "Settings",
+  "Events and logs",
+];
 
 async function accessible(page, where) {
   await page.evaluate(fs.readFileSync(axeFile, "utf8"));
   const found = await page.evaluate(() =>
-    globalThis.axe.run(document, { runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"] }),
+    globalThis.axe.run(document, {
+      runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"],
+    }),
   );
   const told = found.violations.map(
-    (one) => `${where}: ${one.id}: ${one.nodes.slice(0, 4).map((node) => `${node.target} ${node.failureSummary}`).join("\n   ")}`,
+    (one) =>
+      `${where}: ${one.id}: ${one.nodes
+        .slice(0, 4)
+        .map((node) => `${node.target} ${node.failureSummary}`)
+        .join("\n   ")}`,
   );
   assert.deepEqual(told, []);
 }
 
-for (const [which, page] of [["a", () => pageA], ["b", () => pageB]]) {
+for (const [which, page] of [
+  ["a", () => pageA],
+  ["b", () => pageB],
+]) {
   for (const scheme of ["light", "dark"]) {
     for (const width of [1280, 360]) {
       test(`every page of ${which}, ${scheme}, at ${width}: a picture, no violation, no overflow`, async () => {
@@ -309,11 +377,19 @@ for (const [which, page] of [["a", () => pageA], ["b", () => pageB]]) {
           if (width === 360) await one.getByRole("button", { name: "Show the pages" }).click();
           await go(one, name);
           await one.getByRole("heading", { name, level: 1 }).waitFor();
-          await until("it is loaded", async () => (await one.getByLabel("Loading", { exact: true }).count()) === 0);
+          await until(
+            "it is loaded",
+            async () => (await one.getByLabel("Loading", { exact: true }).count()) === 0,
+          );
           const slug = name.toLowerCase().replaceAll(" ", "-");
-          const wide = await one.evaluate(() => document.documentElement.scrollWidth - window.innerWidth);
+          const wide = await one.evaluate(
+            () => document.documentElement.scrollWidth - window.innerWidth,
+          );
           assert.ok(wide <= 0, `${name} is ${wide} px too wide`);
-          await one.screenshot({ path: path.join(shots, `${slug}-${which}-${scheme}-${width}.png`), fullPage: true });
+          await one.screenshot({
+            path: path.join(shots, `${slug}-${which}-${scheme}-${width}.png`),
+            fullPage: true,
+          });
           await accessible(one, `${name}, ${scheme}, ${width}`);
         }
       });
@@ -327,7 +403,10 @@ test("all of it can be reached by the keyboard", async () => {
   await pageA.reload();
   await pageA.getByRole("button", { name: "Backup now" }).waitFor();
   await pageA.keyboard.press("Tab");
-  assert.equal(await pageA.evaluate(() => document.activeElement?.textContent), "Skip to the content");
+  assert.equal(
+    await pageA.evaluate(() => document.activeElement?.textContent),
+    "Skip to the content",
+  );
   const seen = new Set();
   for (let steps = 0; steps < 60; steps += 1) {
     await pageA.keyboard.press("Tab");
@@ -350,14 +429,19 @@ test("the backup server is stopped and started: both pages say so and recover wi
   // Meanwhile the source says that it is not safe.
   fs.writeFileSync(path.join(folder, "report.txt"), "the third version\n");
   await go(pageA, "Overview");
-  await pageA.locator(".band").getByText(/Not all of Documents is on the backup server yet/).waitFor();
+  await pageA
+    .locator(".band")
+    .getByText(/Not all of Documents is on the backup server yet/)
+    .waitFor();
   await b.start();
   await pageB.getByText("Archivist on this machine does not answer").waitFor({ state: "detached" });
   assert.equal(await pageB.evaluate(() => globalThis.wasNotReloaded), true);
   // The session goes on, and so does the backup.
   await go(pageB, "Backup server");
   await pageB.getByRole("button", { name: "Poll all now" }).click();
-  await pageA.getByText(/^Everything up to .* is on the backup server\.$/).waitFor({ timeout: 90_000 });
+  await pageA
+    .getByText(/^Everything up to .* is on the backup server\.$/)
+    .waitFor({ timeout: 90_000 });
   await pageB.getByRole("cell", { name: "#3" }).first().waitFor();
 });
 
@@ -374,7 +458,13 @@ test("what is not known yet is not said: neither alarms nor zeros", async () => 
     [() => pageA, "/ui/devices", "config", /No backup server is set/, /^\/ip4\/.*\/p2p\//],
     [() => pageA, "/ui/devices", "peers", /No(t|( peer is)) connected/, /^Connected/],
     [() => pageA, "/ui/restore", "config", /holds no backups/, /^Version #/],
-    [() => pageB, "/ui/server", "snapshots", /^0 versions|^0$|none yet/, /^\d+ versions of 1 folder/],
+    [
+      () => pageB,
+      "/ui/server",
+      "snapshots",
+      /^0 versions|^0$|none yet/,
+      /^\d+ versions of 1 folder/,
+    ],
     [() => pageA, "/ui/events", "journal", /Nothing has happened/, /has version 3 of Documents/],
   ];
   for (const [which, address, held, mustNot, must] of cases) {
@@ -431,7 +521,10 @@ test("a folder is paused, resumed and removed", async () => {
   await card.getByRole("button", { name: "Edit" }).click();
   await pageA.getByRole("textbox", { name: "Name" }).fill("Papers");
   await pageA.getByRole("button", { name: "Apply" }).click();
-  await pageA.getByRole("article", { name: "Papers" }).getByRole("button", { name: "Remove" }).click();
+  await pageA
+    .getByRole("article", { name: "Papers" })
+    .getByRole("button", { name: "Remove" })
+    .click();
   await pageA.screenshot({ path: path.join(shots, "remove-folder.png") });
   await pageA.getByRole("button", { name: "Stop backing it up" }).click();
   await pageA.getByText("No folder of this machine is backed up.").waitFor();

@@ -1,15 +1,33 @@
 // The frame around the pages: the way between them, the theme, and the word
 // that the program does not answer.
 
-import { ActionIcon, AppShell, Burger, Group, Loader, Text, Tooltip, useComputedColorScheme, useMantineColorScheme } from "@mantine/core";
+import {
+  ActionIcon,
+  AppShell,
+  Burger,
+  Group,
+  Loader,
+  Text,
+  Tooltip,
+  useComputedColorScheme,
+  useMantineColorScheme,
+} from "@mantine/core";
 import { useDisclosure } from "@mantine/hooks";
 import { notifications } from "@mantine/notifications";
 import {
-  IconCloudDownload, IconDevices, IconFolders, IconHistory, IconLayoutDashboard, IconListDetails, IconLogout, IconMoon,
-  IconSettings, IconSun,
+  IconCloudDownload,
+  IconDevices,
+  IconFolders,
+  IconHistory,
+  IconLayoutDashboard,
+  IconListDetails,
+  IconLogout,
+  IconMoon,
+  IconSettings,
+  IconSun,
 } from "@tabler/icons-react";
 import { useMutation, useQueryClient } from "@tanstack/react-query";
-import { Suspense, useEffect, useState } from "react";
+import { Suspense, useEffect } from "react";
 import { NavLink, Route, Routes, useLocation } from "react-router";
 
 import { signOut, Unreachable } from "./api/client";
@@ -42,7 +60,13 @@ function ThemeSwitch() {
   const other = scheme === "dark" ? "light" : "dark";
   return (
     <Tooltip label={`Use the ${other} theme`}>
-      <ActionIcon variant="subtle" color="gray" size="lg" aria-label={`Use the ${other} theme`} onClick={() => setColorScheme(other)}>
+      <ActionIcon
+        variant="subtle"
+        color="gray"
+        size="lg"
+        aria-label={`Use the ${other} theme`}
+        onClick={() => setColorScheme(other)}
+      >
         {scheme === "dark" ? <IconSun size={20} /> : <IconMoon size={20} />}
       </ActionIcon>
     </Tooltip>
@@ -58,11 +82,19 @@ function SignOut() {
       client.setQueryData<Session>(["session"], { signed_in: false });
       client.removeQueries({ predicate: (query) => query.queryKey[0] !== "session" });
     },
-    onError: (error) => notifications.show({ message: `Not signed out: ${error.message}`, color: "red.9" }),
+    onError: (error) =>
+      notifications.show({ message: `Not signed out: ${error.message}`, color: "red.9" }),
   });
   return (
     <Tooltip label="Sign this browser out">
-      <ActionIcon variant="subtle" color="gray" size="lg" aria-label="Sign out" loading={leave.isPending} onClick={() => leave.mutate()}>
+      <ActionIcon
+        variant="subtle"
+        color="gray"
+        size="lg"
+        aria-label="Sign out"
+        loading={leave.isPending}
+        onClick={() => leave.mutate()}
+      >
         <IconLogout size={20} />
       </ActionIcon>
     </Tooltip>
@@ -74,20 +106,24 @@ function Connection() {
   const status = useStatus();
   const live = useIsLive();
   const isLost = status.failureCount > 0 || status.isError;
-  const [since, setSince] = useState<Date>();
-  useEffect(() => {
-    setSince((known) => (isLost ? (known ?? new Date()) : undefined));
-  }, [isLost]);
+  const since = status.dataUpdatedAt > 0 ? new Date(status.dataUpdatedAt) : undefined;
   return (
     <div role="status" aria-live="polite">
       {isLost && (
         <div className="band band-bad" style={{ marginBottom: 20 }}>
           <Text fw={600}>
-            Archivist on this machine does not answer{since && <> since <When at={since} /></>}.
+            Archivist on this machine does not answer
+            {since && (
+              <>
+                {" "}
+                since <When at={since} />
+              </>
+            )}
+            .
           </Text>
           <Text size="sm">
-            What is shown is from before. It is asked again every second or two, and this page goes on by
-            itself. If it does not: start it with <code>archivist daemon</code>.
+            What is shown is from before. It is asked again every second or two, and this page goes
+            on by itself. If it does not: start it with <code>archivist daemon</code>.
           </Text>
         </div>
       )}
@@ -119,7 +155,14 @@ function Shell() {
       <AppShell.Header>
         <Group h="100%" px="md" justify="space-between" wrap="nowrap">
           <Group gap="sm" wrap="nowrap">
-            <Burger opened={isOpen} onClick={toggle} hiddenFrom="sm" size="sm" aria-label="Show the pages" aria-expanded={isOpen} />
+            <Burger
+              opened={isOpen}
+              onClick={toggle}
+              hiddenFrom="sm"
+              size="sm"
+              aria-label="Show the pages"
+              aria-expanded={isOpen}
+            />
             <img src="/ui/icon.svg" alt="" width={28} height={28} />
             <Text fw={700} size="lg">
               Archivist

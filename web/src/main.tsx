@@ -28,7 +28,8 @@ const client: QueryClient = new QueryClient({
     queries: {
       staleTime: 1000,
       // What was refused is refused again.
-      retry: (failures, error) => !(error instanceof ApiError && error.status < 500) && failures < 1,
+      retry: (failures, error) =>
+        !(error instanceof ApiError && error.status < 500) && failures < 1,
       retryDelay: 500,
     },
   },

@@ -11,8 +11,22 @@ export const theme = createTheme({
   cursorType: "pointer",
   components: {
     Button: { defaultProps: { variant: "default" } },
-    Modal: { defaultProps: { centered: true, size: "lg", closeButtonProps: { "aria-label": "Close" }, styles: { title: { fontWeight: 700, fontSize: "1.1rem" } } } },
-    Tooltip: { defaultProps: { multiline: true, maw: 340, withArrow: true, events: { hover: true, focus: true, touch: true } } },
+    Modal: {
+      defaultProps: {
+        centered: true,
+        size: "lg",
+        closeButtonProps: { "aria-label": "Close" },
+        styles: { title: { fontWeight: 700, fontSize: "1.1rem" } },
+      },
+    },
+    Tooltip: {
+      defaultProps: {
+        multiline: true,
+        maw: 340,
+        withArrow: true,
+        events: { hover: true, focus: true, touch: true },
+      },
+    },
     Alert: { defaultProps: { variant: "default" } },
     Progress: { defaultProps: { size: "md" } },
   },

@@ -30,7 +30,10 @@ export function withFolder(status: Status, folder: Folder): Status {
 }
 
 export function withSource(status: Status, source: Source): Status {
-  return { ...status, sources: status.sources.map((one) => (one.name === source.name ? source : one)) };
+  return {
+    ...status,
+    sources: status.sources.map((one) => (one.name === source.name ? source : one)),
+  };
 }
 
 /** The first wait after a lost stream, and the longest, in milliseconds. */
@@ -95,7 +98,9 @@ export function listen(client: QueryClient): () => void {
  * this machine's, however that was heard of. */
 export function useReceipts(status: Status | undefined): void {
   const client = useQueryClient();
-  const receipts = status?.folders.map((folder) => `${folder.id} ${folder.backed_up_sequence}`).join();
+  const receipts = status?.folders
+    .map((folder) => `${folder.id} ${folder.backed_up_sequence}`)
+    .join();
   useEffect(() => {
     if (receipts !== undefined) void client.invalidateQueries({ queryKey: ["snapshots"] });
   }, [client, receipts]);

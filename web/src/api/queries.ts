@@ -4,9 +4,32 @@ import { keepPreviousData, useMutation, useQuery, useQueryClient } from "@tansta
 
 import { get, patch, post, remove, session, url } from "./client";
 import type {
-  AddFolder, BackupNowReport, ConfigChanged, Directories, ExcludePreview, FileVersion, Folder, Found, Job, JoinReport,
-  JournalEntry, KeyInfo, ListedEntry, LogLine, NewSource, PairingCode, PairingState, Peer, PruneReport,
-  RestoreReport, RestoreRequest, Snapshot, Source, Status, Step, TrafficDay,
+  AddFolder,
+  BackupNowReport,
+  ConfigChanged,
+  Directories,
+  ExcludePreview,
+  FileVersion,
+  Folder,
+  Found,
+  Job,
+  JoinReport,
+  JournalEntry,
+  KeyInfo,
+  ListedEntry,
+  LogLine,
+  NewSource,
+  PairingCode,
+  PairingState,
+  Peer,
+  PruneReport,
+  RestoreReport,
+  RestoreRequest,
+  Snapshot,
+  Source,
+  Status,
+  Step,
+  TrafficDay,
 } from "./model";
 import { isLive } from "./live";
 
@@ -51,7 +74,8 @@ export const useKeys = () =>
 export const useSnapshots = (remote: boolean, enabled = true) =>
   useQuery({
     queryKey: ["snapshots", remote],
-    queryFn: ({ signal }) => get<Snapshot[]>(url("/snapshots", { from_backup_server: remote }), { signal }),
+    queryFn: ({ signal }) =>
+      get<Snapshot[]>(url("/snapshots", { from_backup_server: remote }), { signal }),
     enabled,
     staleTime: remote ? 30_000 : 5000,
   });
@@ -87,10 +111,10 @@ export const useSearch = (place: Place, text: string) =>
   useQuery({
     queryKey: ["search", place, text],
     queryFn: ({ signal }) =>
-      get<Found>(
-        url(`/snapshots/${part(place.snapshot)}/search`, { ...placeQuery(place), text }),
-        { signal, timeout: 60_000 },
-      ),
+      get<Found>(url(`/snapshots/${part(place.snapshot)}/search`, { ...placeQuery(place), text }), {
+        signal,
+        timeout: 60_000,
+      }),
     enabled: text.length > 0,
     placeholderData: keepPreviousData,
   });
@@ -110,14 +134,16 @@ export const useRestores = () =>
   useQuery({
     queryKey: ["restores"],
     queryFn: ({ signal }) => get<RestoreReport[]>("/restores", { signal }),
-    refetchInterval: (query) => (query.state.data?.some((one) => one.state === "running") ? 500 : 10_000),
+    refetchInterval: (query) =>
+      query.state.data?.some((one) => one.state === "running") ? 500 : 10_000,
   });
 
 export const useJobs = () =>
   useQuery({
     queryKey: ["jobs"],
     queryFn: ({ signal }) => get<Job[]>("/jobs", { signal }),
-    refetchInterval: (query) => (query.state.data?.some((one) => one.state === "running") ? 500 : 10_000),
+    refetchInterval: (query) =>
+      query.state.data?.some((one) => one.state === "running") ? 500 : 10_000,
   });
 
 export const usePeers = () =>
@@ -190,7 +216,9 @@ function useChange<A, R>(change: (argument: A) => Promise<R>, ...touched: string
   return useMutation({
     mutationFn: change,
     onSettled: () =>
-      Promise.all([...touched, "status"].map((key) => client.invalidateQueries({ queryKey: [key] }))),
+      Promise.all(
+        [...touched, "status"].map((key) => client.invalidateQueries({ queryKey: [key] })),
+      ),
   });
 }
 
@@ -202,23 +230,32 @@ export const useEditFolder = () =>
       patch<Folder>(`/folders/${part(id)}`, update),
     "config",
   );
-export const useRemoveFolder = () => useChange((id: string) => remove<void>(`/folders/${part(id)}`), "config");
+export const useRemoveFolder = () =>
+  useChange((id: string) => remove<void>(`/folders/${part(id)}`), "config");
 export const usePauseFolder = () =>
   useChange(
     ({ id, pause }: { id: string; pause: boolean }) =>
       post<Folder>(`/folders/${part(id)}/${pause ? "pause" : "resume"}`),
     "config",
   );
-export const useConfirmFolder = () => useChange((id: string) => post<Folder>(`/folders/${part(id)}/confirm`));
+export const useConfirmFolder = () =>
+  useChange((id: string) => post<Folder>(`/folders/${part(id)}/confirm`));
 export const useBackupNow = () =>
   useChange((folder: string | undefined) =>
     post<BackupNowReport>("/backup-now", { folder }, { timeout: 600_000 }),
   );
 export const useOpenPairing = () => useChange(() => post<PairingCode>("/pairing"), "pairing");
 export const useJoin = () =>
-  useChange((code: string) => post<JoinReport>("/pairing/join", { code }, { timeout: 120_000 }), "config", "peers");
+  useChange(
+    (code: string) => post<JoinReport>("/pairing/join", { code }, { timeout: 120_000 }),
+    "config",
+    "peers",
+  );
 export const useRestore = () =>
-  useChange((request: RestoreRequest) => post<RestoreReport>("/restores", request, { timeout: 120_000 }), "restores");
+  useChange(
+    (request: RestoreRequest) => post<RestoreReport>("/restores", request, { timeout: 120_000 }),
+    "restores",
+  );
 export const useCancelRestore = () =>
   useChange((id: number) => remove<RestoreReport>(`/restores/${id}`), "restores");
 export const useVerify = () =>
@@ -229,20 +266,26 @@ export const usePrune = () =>
     "snapshots",
   );
 export const usePoll = () =>
-  useChange((name: string | undefined) => post<void>(name ? `/sources/${part(name)}/poll` : "/poll"));
-export const useAccept = () => useChange((name: string) => post<Source>(`/sources/${part(name)}/accept`));
-export const useAddSource = () => useChange((source: NewSource) => post<Source>("/sources", source), "config");
+  useChange((name: string | undefined) =>
+    post<void>(name ? `/sources/${part(name)}/poll` : "/poll"),
+  );
+export const useAccept = () =>
+  useChange((name: string) => post<Source>(`/sources/${part(name)}/accept`));
+export const useAddSource = () =>
+  useChange((source: NewSource) => post<Source>("/sources", source), "config");
 export const useRemoveSource = () =>
   useChange((name: string) => remove<void>(`/sources/${part(name)}`), "config");
 export const useConnect = () =>
   useChange((address: string) => post<Peer>("/connect", { address }, { timeout: 60_000 }), "peers");
 export const useTest = () =>
   useChange(
-    (source: string | undefined) => post<Step[]>("/connection-test", { source }, { timeout: 90_000 }),
+    (source: string | undefined) =>
+      post<Step[]>("/connection-test", { source }, { timeout: 90_000 }),
     "peers",
   );
 export const useSetKey = () =>
   useChange(
-    ({ key, value }: { key: string; value: unknown }) => post<ConfigChanged>("/config", { key, value }),
+    ({ key, value }: { key: string; value: unknown }) =>
+      post<ConfigChanged>("/config", { key, value }),
     "config",
   );

@@ -1,6 +1,18 @@
 import { describe, expect, it } from "vitest";
 
-import { ago, bytes, counted, duration, exact, fromNanoseconds, nameParts, permissions, shortId, visibleName, when } from "./format";
+import {
+  ago,
+  bytes,
+  counted,
+  duration,
+  exact,
+  fromNanoseconds,
+  nameParts,
+  permissions,
+  shortId,
+  visibleName,
+  when,
+} from "./format";
 
 describe("bytes", () => {
   it("are in binary units and never 1024 of one", () => {

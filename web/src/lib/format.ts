@@ -50,7 +50,9 @@ export function when(at: Date, now: Date): string {
   const time = `${two(at.getHours())}:${two(at.getMinutes())}`;
   if (at.toDateString() === now.toDateString()) return `${time}:${two(at.getSeconds())}`;
   const day = `${at.getDate()} ${MONTHS[at.getMonth()]}`;
-  return at.getFullYear() === now.getFullYear() ? `${day}, ${time}` : `${day} ${at.getFullYear()}, ${time}`;
+  return at.getFullYear() === now.getFullYear()
+    ? `${day}, ${time}`
+    : `${day} ${at.getFullYear()}, ${time}`;
 }
 
 /** The exact moment, with its zone. */
@@ -93,10 +95,14 @@ const UNSEEN =
 
 function escaped(character: string): string {
   switch (character) {
-    case "\n": return "\\n";
-    case "\r": return "\\r";
-    case "\t": return "\\t";
-    default: return `\\u{${(character.codePointAt(0) ?? 0).toString(16)}}`;
+    case "\n":
+      return "\\n";
+    case "\r":
+      return "\\r";
+    case "\t":
+      return "\\t";
+    default:
+      return `\\u{${(character.codePointAt(0) ?? 0).toString(16)}}`;
   }
 }
 
@@ -125,7 +131,9 @@ export function nameParts(name: string): NamePart[] {
 
 /** A name as one text in which nothing hides. */
 export const visibleName = (name: string): string =>
-  nameParts(name).map((part) => part.text).join("");
+  nameParts(name)
+    .map((part) => part.text)
+    .join("");
 
 /** The last name of a path. */
 export const lastName = (path: string): string => path.slice(path.lastIndexOf("/") + 1);

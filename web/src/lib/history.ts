@@ -20,7 +20,12 @@ const key = (at: Date) =>
   `${at.getFullYear()}-${String(at.getMonth() + 1).padStart(2, "0")}-${String(at.getDate()).padStart(2, "0")}`;
 
 /** The last `days` days up to `now`, those without a version too. */
-export function byDay(snapshots: Snapshot[], traffic: TrafficDay[], now: Date, days: number): Day[] {
+export function byDay(
+  snapshots: Snapshot[],
+  traffic: TrafficDay[],
+  now: Date,
+  days: number,
+): Day[] {
   const sorted = snapshots
     .map((snapshot) => ({ snapshot, at: new Date(snapshot.received_at) }))
     .sort((a, b) => a.at.getTime() - b.at.getTime());

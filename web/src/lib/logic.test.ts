@@ -12,17 +12,42 @@ import { inOrder } from "./restores";
 import { announced, standing, truth } from "./truth";
 
 const FOLDER: Folder = {
-  id: "f", name: "Documents", path: "/d", state: "idle", files: 3, dirs: 1, bytes: 10, pending_changes: 0,
-  sequence: 5, backed_up_sequence: 5, backed_up_at: "2026-11-22T12:00:09Z", last_scan: "2026-11-22T12:04:31Z",
-  published_at: "2026-11-22T12:00:02Z", up_to: "2026-11-22T12:00:00Z",
-  watched_dirs: 1, dirs_to_watch: 1, errors: [], error_count: 0,
+  id: "f",
+  name: "Documents",
+  path: "/d",
+  state: "idle",
+  files: 3,
+  dirs: 1,
+  bytes: 10,
+  pending_changes: 0,
+  sequence: 5,
+  backed_up_sequence: 5,
+  backed_up_at: "2026-11-22T12:00:09Z",
+  last_scan: "2026-11-22T12:04:31Z",
+  published_at: "2026-11-22T12:00:02Z",
+  up_to: "2026-11-22T12:00:00Z",
+  watched_dirs: 1,
+  dirs_to_watch: 1,
+  errors: [],
+  error_count: 0,
 };
 const SOURCE: Source = {
-  name: "Desktop", peer_id: "p", manifest_server_url: "http://h:8085", state: "idle", errors: [], pulls: [],
+  name: "Desktop",
+  peer_id: "p",
+  manifest_server_url: "http://h:8085",
+  state: "idle",
+  errors: [],
+  pulls: [],
   last_poll: "2026-11-22T12:04:31Z",
 };
 const STATUS: Status = {
-  peer_id: "p", addresses: [], version: "0", data: "/", folders: [], sources: [], notices: [],
+  peer_id: "p",
+  addresses: [],
+  version: "0",
+  data: "/",
+  folders: [],
+  sources: [],
+  notices: [],
   storage: { blocks: 0, used_bytes: 0, available_bytes: 1 },
 };
 const told = (folders: Folder[], sources: Source[] = [], hasServer: boolean | null = true) =>
@@ -32,7 +57,11 @@ describe("the truth", () => {
   it("says that all is safe only if all is", () => {
     const [safe] = told([FOLDER]);
     // Neither when it was made, received, nor looked for since: what it has.
-    expect(safe).toEqual({ mood: "good", text: "is on the backup server.", upTo: new Date("2026-11-22T12:00:00Z") });
+    expect(safe).toEqual({
+      mood: "good",
+      text: "is on the backup server.",
+      upTo: new Date("2026-11-22T12:00:00Z"),
+    });
     const older = { ...FOLDER, id: "g", up_to: "2026-11-22T11:30:00Z" };
     expect(told([FOLDER, older])[0]?.upTo?.toISOString()).toBe("2026-11-22T11:30:00.000Z");
   });
@@ -47,7 +76,9 @@ describe("the truth", () => {
   });
   it("names what everything is not", () => {
     const paused = { ...FOLDER, id: "g", name: "Photos", state: "paused" };
-    expect(told([FOLDER, paused])[0]?.text).toBe("is on the backup server, but for Photos: paused.");
+    expect(told([FOLDER, paused])[0]?.text).toBe(
+      "is on the backup server, but for Photos: paused.",
+    );
     const [unread] = told([{ ...FOLDER, error_count: 2 }]);
     expect(unread?.text).toBe("is on the backup server, but for 2 files that could not be read.");
   });
@@ -79,7 +110,12 @@ describe("the truth", () => {
   });
   it("never says good while one of several folders is not", () => {
     expect(told([FOLDER, { ...FOLDER, id: "g", sequence: 9 }])[0]?.mood).toBe("busy");
-    expect(told([{ ...FOLDER, pending_changes: 1 }, { ...FOLDER, id: "g", state: "alarm" }])[0]?.mood).toBe("bad");
+    expect(
+      told([
+        { ...FOLDER, pending_changes: 1 },
+        { ...FOLDER, id: "g", state: "alarm" },
+      ])[0]?.mood,
+    ).toBe("bad");
   });
   it("names the lack of a backup server, and the first steps", () => {
     expect(told([FOLDER], [], false)[0]).toMatchObject({ mood: "bad" });
@@ -87,7 +123,10 @@ describe("the truth", () => {
   });
   it("speaks for the backup server too", () => {
     expect(told([], [SOURCE])[0]).toMatchObject({ mood: "good" });
-    expect(told([], [{ ...SOURCE, state: "failed", errors: ["no route"] }])[0]).toMatchObject({ mood: "bad", next: "no route" });
+    expect(told([], [{ ...SOURCE, state: "failed", errors: ["no route"] }])[0]).toMatchObject({
+      mood: "bad",
+      next: "no route",
+    });
     expect(told([], [{ ...SOURCE, state: "disabled" }])[0]).toMatchObject({ mood: "none" });
     expect(told([], [{ ...SOURCE, last_poll: null }])[0]).toMatchObject({ mood: "busy" });
     expect(told([FOLDER], [SOURCE])).toHaveLength(2);
@@ -98,9 +137,24 @@ describe("the truth", () => {
   });
 });
 
-const snapshot = (id: string, sequence: number, at: string, more: Partial<Snapshot> = {}): Snapshot => ({
-  id, sequence, source: "Desktop", source_peer_id: "p", folder_id: "f", folder_name: "Documents", files: 1,
-  bytes: 100, created_at: at, received_at: at, manifest_cid: "c", ...more,
+const snapshot = (
+  id: string,
+  sequence: number,
+  at: string,
+  more: Partial<Snapshot> = {},
+): Snapshot => ({
+  id,
+  sequence,
+  source: "Desktop",
+  source_peer_id: "p",
+  folder_id: "f",
+  folder_name: "Documents",
+  files: 1,
+  bytes: 100,
+  created_at: at,
+  received_at: at,
+  manifest_cid: "c",
+  ...more,
 });
 
 describe("snapshots", () => {
@@ -123,21 +177,33 @@ describe("snapshots", () => {
   it("stay chosen whatever arrives", () => {
     const first = snapshot("1", 1, "2026-11-20T10:00:00Z");
     const second = snapshot("2", 2, "2026-11-21T10:00:00Z");
-    const other = snapshot("9", 1, "2026-11-21T10:00:00Z", { source_peer_id: "q", source: "Attic" });
+    const other = snapshot("9", 1, "2026-11-21T10:00:00Z", {
+      source_peer_id: "q",
+      source: "Attic",
+    });
     const one = choose(lines([first]), {});
     expect(one).toMatchObject({ snapshot: first, hasNewer: false, isGone: false });
     const before = { line: "p/f", at: "1" };
     // The other machine's line would come first.
     const after = choose(lines([first, second, other]), {}, before);
     expect(after).toMatchObject({ snapshot: first, newest: "2", hasNewer: true, isGone: false });
-    expect(choose(lines([first, second]), {}, { line: "p/f", at: "2" })).toMatchObject({ snapshot: second, hasNewer: false });
+    expect(choose(lines([first, second]), {}, { line: "p/f", at: "2" })).toMatchObject({
+      snapshot: second,
+      hasNewer: false,
+    });
     // An older one that somebody chose needs no hint.
-    expect(choose(lines([first, second]), { at: "1" })).toMatchObject({ snapshot: first, hasNewer: false });
+    expect(choose(lines([first, second]), { at: "1" })).toMatchObject({
+      snapshot: first,
+      hasNewer: false,
+    });
     // What was removed meanwhile is not shown under its name.
     expect(choose(lines([second]), {}, before)).toMatchObject({ snapshot: second, isGone: true });
     expect(choose(lines([second]), { at: "1" })).toMatchObject({ snapshot: second, isGone: true });
     // Another line: its newest.
-    expect(choose(lines([first, other]), { line: "q/f" }, before)).toMatchObject({ snapshot: other, isGone: false });
+    expect(choose(lines([first, other]), { line: "q/f" }, before)).toMatchObject({
+      snapshot: other,
+      isGone: false,
+    });
     expect(choose([], {}, before)).toBeUndefined();
   });
   it("are counted by day, and what is newest adds up", () => {
@@ -163,7 +229,10 @@ describe("snapshots", () => {
     ]);
   });
   it("have paths with directories above them", () => {
-    expect(trail("a/b c")).toEqual([{ name: "a", path: "a" }, { name: "b c", path: "a/b c" }]);
+    expect(trail("a/b c")).toEqual([
+      { name: "a", path: "a" },
+      { name: "b c", path: "a/b c" },
+    ]);
     expect(trail("")).toEqual([]);
   });
 });
@@ -191,14 +260,21 @@ describe("the rate", () => {
 });
 
 const key = (more: Partial<KeyInfo>): KeyInfo => ({
-  path: "node.x", type: "text", required: false, allowed: "so and so", description: "", apply: "live", ...more,
+  path: "node.x",
+  type: "text",
+  required: false,
+  allowed: "so and so",
+  description: "",
+  apply: "live",
+  ...more,
 });
 
 describe("settings", () => {
   it("are told what is wrong where they are typed", () => {
     const port = key({ type: "number", min: 1, max: 65_535 });
     expect(wrong(port, "8086")).toBeUndefined();
-    for (const bad of ["", "0", "65536", "8o86", "-1", "1.5"]) expect(wrong(port, bad)).toBeDefined();
+    for (const bad of ["", "0", "65536", "8o86", "-1", "1.5"])
+      expect(wrong(port, bad)).toBeDefined();
     const size = key({ type: "size", min: 64_000, max: 1e18 });
     for (const good of ["0", "500GB", "1 GiB", "64KB"]) expect(wrong(size, good)).toBeUndefined();
     for (const bad of ["", "a lot", "5XB", "1KB", "-5GB"]) expect(wrong(size, bad)).toBeDefined();
@@ -224,27 +300,42 @@ describe("settings", () => {
     expect(label("backup_server.keep.last")).toBe("Keep: last");
   });
   it("of tables that have pages of their own are not listed", () => {
-    const keys = ["sync.folders", "sync.folders[].id", "sync.upload_limit", "node.bind"].map((path) => key({ path }));
+    const keys = ["sync.folders", "sync.folders[].id", "sync.upload_limit", "node.bind"].map(
+      (path) => key({ path }),
+    );
     keys[0] = key({ path: "sync.folders", type: "tables" });
     expect(keysOf(keys, "sync").map((one) => one.path)).toEqual(["sync.upload_limit"]);
   });
 });
 
 it("reads patterns a line each", () => {
-  expect(patterns("*.tmp\n\n# a comment\n  node_modules/  \n!keep")).toEqual(["*.tmp", "node_modules/", "!keep"]);
+  expect(patterns("*.tmp\n\n# a comment\n  node_modules/  \n!keep")).toEqual([
+    "*.tmp",
+    "node_modules/",
+    "!keep",
+  ]);
 });
 
 it("edits of a folder what was edited", () => {
   const exclude = ["# of mine", "  *.tmp", "node_modules/"];
   const text = exclude.join("\n");
   expect(folderEdit("Documents", exclude, "Papers ", text)).toEqual({ name: "Papers" });
-  expect(folderEdit("Documents", exclude, "Documents", `${text}\n*.o`)).toEqual({ exclude: ["*.tmp", "node_modules/", "*.o"] });
+  expect(folderEdit("Documents", exclude, "Documents", `${text}\n*.o`)).toEqual({
+    exclude: ["*.tmp", "node_modules/", "*.o"],
+  });
   expect(folderEdit("Documents", [], "Documents", "")).toEqual({});
 });
 
 it("shows every restore that runs, then the newest", () => {
-  const reports = Array.from({ length: 14 }, (_, id) => ({ id, state: id === 1 ? "running" : "done" }) as RestoreReport);
-  expect(inOrder(reports).map((one) => one.id).slice(0, 3)).toEqual([1, 13, 12]);
+  const reports = Array.from(
+    { length: 14 },
+    (_, id) => ({ id, state: id === 1 ? "running" : "done" }) as RestoreReport,
+  );
+  expect(
+    inOrder(reports)
+      .map((one) => one.id)
+      .slice(0, 3),
+  ).toEqual([1, 13, 12]);
   expect(inOrder(reports)).toHaveLength(14);
 });
 

@@ -41,21 +41,27 @@ export function standing(folder: Folder): Standing {
     return { kind: "pending", why: "it is being looked through for the first time" };
   }
   if (folder.pending_changes > 0) {
-    return { kind: "pending", why: `${counted(folder.pending_changes, "change")} not published yet` };
+    return {
+      kind: "pending",
+      why: `${counted(folder.pending_changes, "change")} not published yet`,
+    };
   }
   if ((folder.backed_up_sequence ?? -1) < folder.sequence) {
     return { kind: "pending", why: "the backup server has not confirmed the newest version yet" };
   }
   const isLooking = folder.state === "scanning";
-  if (folder.state !== "idle" && !isLooking) return { kind: "pending", why: "a new version is being made" };
+  if (folder.state !== "idle" && !isLooking)
+    return { kind: "pending", why: "a new version is being made" };
   const upTo = time(folder.up_to);
-  if (Number.isNaN(upTo)) return { kind: "pending", why: "it is being looked through after the start" };
+  if (Number.isNaN(upTo))
+    return { kind: "pending", why: "it is being looked through after the start" };
   return { kind: "safe", upTo: new Date(upTo), isLooking };
 }
 
 function ofFolders(folders: Folder[], hasServer: boolean): Truth {
   const all = folders.map((folder) => ({ folder, standing: standing(folder) }));
-  const names = (wanted: typeof all) => wanted.map(({ folder }) => visibleName(folder.name)).join(", ");
+  const names = (wanted: typeof all) =>
+    wanted.map(({ folder }) => visibleName(folder.name)).join(", ");
   const stopped = all.filter(({ standing }) => standing.kind === "stopped");
   if (stopped.length > 0) {
     const first = stopped[0];
@@ -84,10 +90,16 @@ function ofFolders(folders: Folder[], hasServer: boolean): Truth {
       confirmedAt: since == null ? undefined : new Date(since),
     };
   }
-  const safe = all.flatMap(({ standing }) => (standing.kind === "safe" ? [standing.upTo.getTime()] : []));
+  const safe = all.flatMap(({ standing }) =>
+    standing.kind === "safe" ? [standing.upTo.getTime()] : [],
+  );
   const paused = all.filter(({ standing }) => standing.kind === "paused");
   if (safe.length === 0) {
-    return { mood: "none", text: `Paused: ${names(paused)}.`, next: "Resume it to have it backed up." };
+    return {
+      mood: "none",
+      text: `Paused: ${names(paused)}.`,
+      next: "Resume it to have it backed up.",
+    };
   }
   const upTo = new Date(Math.min(...safe));
   const without = paused.length > 0 ? `, but for ${names(paused)}: paused` : "";
@@ -103,7 +115,12 @@ function ofFolders(folders: Folder[], hasServer: boolean): Truth {
   const text = `is on the backup server${without}.`;
   const looking = all.filter(({ standing }) => standing.kind === "safe" && standing.isLooking);
   if (looking.length > 0) {
-    return { mood: "busy", upTo, text, next: `${names(looking)} is being looked through for what has changed since.` };
+    return {
+      mood: "busy",
+      upTo,
+      text,
+      next: `${names(looking)} is being looked through for what has changed since.`,
+    };
   }
   return { mood: "good", upTo, text };
 }
@@ -120,22 +137,32 @@ function ofSources(sources: Source[]): Truth {
   }
   const disabled = sources.filter((source) => source.state === "disabled");
   if (disabled.length === sources.length) {
-    return { mood: "none", text: "The backup server is paused: nothing is pulled.", next: "Resume it on its page." };
+    return {
+      mood: "none",
+      text: "The backup server is paused: nothing is pulled.",
+      next: "Resume it on its page.",
+    };
   }
   const busy = sources.filter((source) => source.state === "pulling" || source.pulls.length > 0);
-  if (busy.length > 0) return { mood: "busy", text: `New versions of ${names(busy)} are being pulled.` };
+  if (busy.length > 0)
+    return { mood: "busy", text: `New versions of ${names(busy)} are being pulled.` };
   const polls = sources.map((source) => time(source.last_poll));
   if (polls.some(Number.isNaN)) {
     return { mood: "busy", text: `${names(sources)} is being asked for the first time.` };
   }
-  return { mood: "good", upTo: new Date(Math.min(...polls)), text: `that ${names(sources)} offered is here.` };
+  return {
+    mood: "good",
+    upTo: new Date(Math.min(...polls)),
+    text: `that ${names(sources)} offered is here.`,
+  };
 }
 
 /** What there is to say, of folders first, then of sources. Of folders nothing
  * is said while it is not known whether there is a backup server. */
 export function truth(status: Status, hasServer: boolean | undefined): Truth[] {
   const all: Truth[] = [];
-  if (status.folders.length > 0 && hasServer !== undefined) all.push(ofFolders(status.folders, hasServer));
+  if (status.folders.length > 0 && hasServer !== undefined)
+    all.push(ofFolders(status.folders, hasServer));
   if (status.sources.length > 0) all.push(ofSources(status.sources));
   if (status.folders.length === 0 && status.sources.length === 0) {
     all.push({

@@ -11,13 +11,37 @@ export interface Word {
 }
 
 const FOLDER: Record<string, Word> = {
-  idle: { word: "Idle", meaning: "Every change is in a version; new changes are noticed at once.", tone: "good" },
-  scanning: { word: "Scanning", meaning: "Files are compared with the last version.", tone: "busy" },
-  waiting: { word: "Waiting", meaning: "Something changes; a version is made when it comes to rest.", tone: "busy" },
+  idle: {
+    word: "Idle",
+    meaning: "Every change is in a version; new changes are noticed at once.",
+    tone: "good",
+  },
+  scanning: {
+    word: "Scanning",
+    meaning: "Files are compared with the last version.",
+    tone: "busy",
+  },
+  waiting: {
+    word: "Waiting",
+    meaning: "Something changes; a version is made when it comes to rest.",
+    tone: "busy",
+  },
   publishing: { word: "Publishing", meaning: "A new version is being made.", tone: "busy" },
-  paused: { word: "Paused", meaning: "No new versions are made until it is resumed.", tone: "quiet" },
-  alarm: { word: "Alarm", meaning: "It stands still until somebody has looked: the folder is gone, empty or another one.", tone: "bad" },
-  error: { word: "Error", meaning: "It cannot go on at the moment, and is tried again.", tone: "bad" },
+  paused: {
+    word: "Paused",
+    meaning: "No new versions are made until it is resumed.",
+    tone: "quiet",
+  },
+  alarm: {
+    word: "Alarm",
+    meaning: "It stands still until somebody has looked: the folder is gone, empty or another one.",
+    tone: "bad",
+  },
+  error: {
+    word: "Error",
+    meaning: "It cannot go on at the moment, and is tried again.",
+    tone: "bad",
+  },
 };
 
 const SOURCE: Record<string, Word> = {
@@ -25,8 +49,17 @@ const SOURCE: Record<string, Word> = {
   idle: { word: "Idle", meaning: "All that it has offered is here.", tone: "good" },
   polling: { word: "Polling", meaning: "It is being asked what is new.", tone: "busy" },
   pulling: { word: "Pulling", meaning: "A new version is on its way here.", tone: "busy" },
-  failed: { word: "Failed", meaning: "It cannot be reached, or something cannot be pulled; it is tried on.", tone: "bad" },
-  refused: { word: "Refused", meaning: "What it offers does not follow what it offered before; nothing is taken until somebody accepts it.", tone: "bad" },
+  failed: {
+    word: "Failed",
+    meaning: "It cannot be reached, or something cannot be pulled; it is tried on.",
+    tone: "bad",
+  },
+  refused: {
+    word: "Refused",
+    meaning:
+      "What it offers does not follow what it offered before; nothing is taken until somebody accepts it.",
+    tone: "bad",
+  },
   disabled: { word: "Disabled", meaning: "The backup server is switched off.", tone: "quiet" },
 };
 

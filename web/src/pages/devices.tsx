@@ -1,7 +1,19 @@
 // This device, the machines it works with, and how to bring them together.
 
 import {
-  Button, Card, Group, List, Loader, Modal, SimpleGrid, Skeleton, Stack, Table, Text, TextInput, Title,
+  Button,
+  Card,
+  Group,
+  List,
+  Loader,
+  Modal,
+  SimpleGrid,
+  Skeleton,
+  Stack,
+  Table,
+  Text,
+  TextInput,
+  Title,
 } from "@mantine/core";
 import { useDisclosure } from "@mantine/hooks";
 import { IconCheck, IconPlugConnected, IconPlus, IconTrash, IconX } from "@tabler/icons-react";
@@ -10,7 +22,14 @@ import { useSearchParams } from "react-router";
 
 import type { Peer, Source, Status } from "../api/model";
 import {
-  useAddSource, useConfig, useConnect, usePeers, useRemoveSource, useSetKey, useStatus, useTest,
+  useAddSource,
+  useConfig,
+  useConnect,
+  usePeers,
+  useRemoveSource,
+  useSetKey,
+  useStatus,
+  useTest,
 } from "../api/queries";
 import { sourceWord } from "../lib/words";
 import { Confirm } from "../parts/confirm";
@@ -19,7 +38,8 @@ import { EnterCode, ShowCode } from "../parts/pairing";
 import { Qr } from "../parts/qr";
 
 function ThisDevice({ status }: { status: Status }) {
-  const first = status.addresses.find((address) => !/\/(127\.|::1)/.test(address)) ?? status.addresses[0];
+  const first =
+    status.addresses.find((address) => !/\/(127\.|::1)/.test(address)) ?? status.addresses[0];
   return (
     <Card withBorder component="section" aria-label="This device">
       <Title order={2} size="h4" mb="sm">
@@ -42,7 +62,13 @@ function ThisDevice({ status }: { status: Status }) {
         {first && (
           <figure style={{ margin: 0 }}>
             <Qr text={first} label="The address of this device as a QR code" />
-            <Text size="xs" c="dimmed" component="figcaption" maw={180} style={{ overflowWrap: "anywhere" }}>
+            <Text
+              size="xs"
+              c="dimmed"
+              component="figcaption"
+              maw={180}
+              style={{ overflowWrap: "anywhere" }}
+            >
               {first.replace(/\/p2p\/.*/, "")}
             </Text>
           </figure>
@@ -70,7 +96,11 @@ function Test({ source, label }: { source?: string; label: string }) {
       <Stack gap={4} role="status">
         {test.data?.map((step) => (
           <Group key={step.name} gap={8} wrap="nowrap" align="flex-start">
-            {step.ok ? <IconCheck size={18} className="ink-good" aria-label="works" /> : <IconX size={18} className="ink-bad" aria-label="does not work" />}
+            {step.ok ? (
+              <IconCheck size={18} className="ink-good" aria-label="works" />
+            ) : (
+              <IconX size={18} className="ink-bad" aria-label="does not work" />
+            )}
             <Text size="sm" style={{ overflowWrap: "anywhere" }}>
               <b>{step.name}.</b> {step.detail}
             </Text>
@@ -111,7 +141,14 @@ function BackupPeer({ address, peers }: { address: string; peers: Peer[] | undef
           <Text>No backup server is set. Pair with one, or enter its address.</Text>
         )}
         <Group gap="xs">
-          <Button onClick={() => { setText(address); editing.open(); }}>{address ? "Change" : "Enter an address"}</Button>
+          <Button
+            onClick={() => {
+              setText(address);
+              editing.open();
+            }}
+          >
+            {address ? "Change" : "Enter an address"}
+          </Button>
           {address && (
             <Button leftSection={<IconTrash size={18} />} onClick={removing.open}>
               Remove
@@ -123,7 +160,10 @@ function BackupPeer({ address, peers }: { address: string; peers: Peer[] | undef
         <form
           onSubmit={(event) => {
             event.preventDefault();
-            set.mutate({ key: "sync.backup_peer_address", value: text.trim() }, { onSuccess: editing.close });
+            set.mutate(
+              { key: "sync.backup_peer_address", value: text.trim() },
+              { onSuccess: editing.close },
+            );
           }}
         >
           <Stack>
@@ -152,10 +192,15 @@ function BackupPeer({ address, peers }: { address: string; peers: Peer[] | undef
         isOpen={isRemoving}
         isPending={set.isPending}
         error={set.error}
-        onYes={() => set.mutate({ key: "sync.backup_peer_address", value: "" }, { onSuccess: removing.close })}
+        onYes={() =>
+          set.mutate({ key: "sync.backup_peer_address", value: "" }, { onSuccess: removing.close })
+        }
         onClose={removing.close}
       >
-        <Text>It may not fetch anything from here any more. What it holds stays there, until its own rules let it go.</Text>
+        <Text>
+          It may not fetch anything from here any more. What it holds stays there, until its own
+          rules let it go.
+        </Text>
       </Confirm>
     </Card>
   );
@@ -181,7 +226,11 @@ function SourceRow({ source, peers }: { source: Source; peers: Peer[] | undefine
       </Text>
       <Group gap="xs" align="flex-start">
         <Test source={source.name} label={`Test the connection to ${source.name}`} />
-        <Button leftSection={<IconTrash size={18} />} onClick={removing.open} aria-label={`Remove ${source.name}`}>
+        <Button
+          leftSection={<IconTrash size={18} />}
+          onClick={removing.open}
+          aria-label={`Remove ${source.name}`}
+        >
           Remove
         </Button>
       </Group>
@@ -229,10 +278,36 @@ function AddSource({ onClose }: { onClose: () => void }) {
         <Text size="sm" c="dimmed">
           A pairing code does this by itself. By hand, the other side has to name this machine too.
         </Text>
-        <TextInput label="Name" required value={name} onChange={(event) => setName(event.currentTarget.value)} data-autofocus />
-        <TextInput label="Manifest server" description="Such as http://192.0.2.10:8085" required value={manifests} onChange={(event) => setManifests(event.currentTarget.value)} spellCheck={false} />
-        <TextInput label="Peer id" description="It begins with 16Uiu2HAm" required value={peer} onChange={(event) => setPeer(event.currentTarget.value)} spellCheck={false} />
-        <TextInput label="Addresses" description="Multiaddrs, with blanks between; without any, port 8070 of the same host." value={address} onChange={(event) => setAddress(event.currentTarget.value)} spellCheck={false} />
+        <TextInput
+          label="Name"
+          required
+          value={name}
+          onChange={(event) => setName(event.currentTarget.value)}
+          data-autofocus
+        />
+        <TextInput
+          label="Manifest server"
+          description="Such as http://192.0.2.10:8085"
+          required
+          value={manifests}
+          onChange={(event) => setManifests(event.currentTarget.value)}
+          spellCheck={false}
+        />
+        <TextInput
+          label="Peer id"
+          description="It begins with 16Uiu2HAm"
+          required
+          value={peer}
+          onChange={(event) => setPeer(event.currentTarget.value)}
+          spellCheck={false}
+        />
+        <TextInput
+          label="Addresses"
+          description="Multiaddrs, with blanks between; without any, port 8070 of the same host."
+          value={address}
+          onChange={(event) => setAddress(event.currentTarget.value)}
+          spellCheck={false}
+        />
         <Trouble error={add.error} />
         <Group justify="flex-end">
           <Button onClick={onClose}>Cancel</Button>
@@ -332,7 +407,11 @@ export function Devices() {
   const pair = parameters.get("pair");
   const close = () => setParameters({}, { replace: true });
   if (!status.data) {
-    return <Page title="Devices">{status.isError ? <Trouble error={status.error} /> : <Loader aria-label="Loading" />}</Page>;
+    return (
+      <Page title="Devices">
+        {status.isError ? <Trouble error={status.error} /> : <Loader aria-label="Loading" />}
+      </Page>
+    );
   }
   const address = config.data?.sync?.backup_peer_address;
   return (
@@ -367,7 +446,9 @@ export function Devices() {
             Add by hand
           </Button>
         </Group>
-        {status.data.sources.length === 0 && <Text c="dimmed">There is none. Enter the pairing code of one.</Text>}
+        {status.data.sources.length === 0 && (
+          <Text c="dimmed">There is none. Enter the pairing code of one.</Text>
+        )}
         <SimpleGrid cols={1}>
           {status.data.sources.map((source) => (
             <SourceRow key={source.name} source={source} peers={peers.data} />

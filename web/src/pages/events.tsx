@@ -25,18 +25,47 @@ function Journal() {
   return (
     <Card withBorder>
       <Group mb="md" align="flex-end">
-        <Select label="Folder" placeholder="All folders" clearable value={folder} onChange={setFolder} data={names(all.map((one) => one.folder)).map((value) => ({ value, label: visibleName(value) }))} clearButtonProps={{ "aria-label": "All folders" }} />
-        <Select label="Device" placeholder="All devices" clearable value={device} onChange={setDevice} data={names(all.map((one) => one.device))} clearButtonProps={{ "aria-label": "All devices" }} />
+        <Select
+          label="Folder"
+          placeholder="All folders"
+          clearable
+          value={folder}
+          onChange={setFolder}
+          data={names(all.map((one) => one.folder)).map((value) => ({
+            value,
+            label: visibleName(value),
+          }))}
+          clearButtonProps={{ "aria-label": "All folders" }}
+        />
+        <Select
+          label="Device"
+          placeholder="All devices"
+          clearable
+          value={device}
+          onChange={setDevice}
+          data={names(all.map((one) => one.device))}
+          clearButtonProps={{ "aria-label": "All devices" }}
+        />
       </Group>
       {journal.isPending && <Loader aria-label="Loading" />}
       <Trouble error={journal.error} />
       {journal.data && fitting.length === 0 && (
-        <Text c="dimmed">{folder || device ? "Nothing has happened to it." : "Nothing has happened."}</Text>
+        <Text c="dimmed">
+          {folder || device ? "Nothing has happened to it." : "Nothing has happened."}
+        </Text>
       )}
       <ol aria-label="Events" style={{ listStyle: "none", margin: 0, padding: 0 }}>
         {fitting.slice(0, shown).map((entry) => (
-          <li key={entry.id} style={{ padding: "8px 0", borderBottom: "1px solid var(--mantine-color-default-border)" }}>
-            <Dot tone={entry.level === "error" ? "bad" : entry.level === "warning" ? "warn" : "quiet"}>
+          <li
+            key={entry.id}
+            style={{
+              padding: "8px 0",
+              borderBottom: "1px solid var(--mantine-color-default-border)",
+            }}
+          >
+            <Dot
+              tone={entry.level === "error" ? "bad" : entry.level === "warning" ? "warn" : "quiet"}
+            >
               <Text size="xs" c="dimmed" component="span">
                 <When at={entry.at} />
               </Text>{" "}
@@ -62,7 +91,9 @@ function Logs() {
   const [follows, setFollows] = useState(false);
   const box = useRef<HTMLDivElement>(null);
   const all = logs.data ?? [];
-  const fitting = text ? all.filter((line) => `${line.level} ${line.text}`.toLowerCase().includes(text.toLowerCase())) : all;
+  const fitting = text
+    ? all.filter((line) => `${line.level} ${line.text}`.toLowerCase().includes(text.toLowerCase()))
+    : all;
   const last = fitting.at(-1)?.id;
   useEffect(() => {
     if (follows && box.current) box.current.scrollTop = box.current.scrollHeight;
@@ -71,7 +102,11 @@ function Logs() {
   return (
     <Card withBorder>
       <Group mb="md" align="flex-end" gap="md">
-        <TextInput label="Filter" value={text} onChange={(event) => setText(event.currentTarget.value)} />
+        <TextInput
+          label="Filter"
+          value={text}
+          onChange={(event) => setText(event.currentTarget.value)}
+        />
         <Select
           label="Level"
           data={["error", "warn", "info", "debug", "trace"]}
@@ -79,13 +114,22 @@ function Logs() {
           allowDeselect={false}
           onChange={(value) => value && set.mutate({ key: "node.log_level", value })}
         />
-        <Switch label="Follow the end" checked={follows} onChange={(event) => setFollows(event.currentTarget.checked)} />
-        <Copy text={fitting.map((line) => `${line.at} ${line.level} ${line.text}`).join("\n")} what="the log" />
+        <Switch
+          label="Follow the end"
+          checked={follows}
+          onChange={(event) => setFollows(event.currentTarget.checked)}
+        />
+        <Copy
+          text={fitting.map((line) => `${line.at} ${line.level} ${line.text}`).join("\n")}
+          what="the log"
+        />
       </Group>
       <Trouble error={logs.error ?? set.error} />
       <div className="log" ref={box} tabIndex={0} role="log" aria-live="off" aria-label="Debug log">
         {!logs.data && !logs.isError && <Loader size="sm" aria-label="Loading" />}
-        {logs.data && fitting.length === 0 && (text ? "No line has that in it." : "Nothing was logged.")}
+        {logs.data &&
+          fitting.length === 0 &&
+          (text ? "No line has that in it." : "Nothing was logged.")}
         {fitting.map((line) => (
           <div key={line.id}>
             <When at={line.at} /> {line.level.padEnd(5)} <FileName name={line.text} />

@@ -2,7 +2,13 @@
 
 import { Button, Card, Group, Loader, Modal, Stack, Table, Text } from "@mantine/core";
 import { useDisclosure } from "@mantine/hooks";
-import { IconAlertTriangle, IconHistory, IconPencil, IconPlus, IconTrash } from "@tabler/icons-react";
+import {
+  IconAlertTriangle,
+  IconHistory,
+  IconPencil,
+  IconPlus,
+  IconTrash,
+} from "@tabler/icons-react";
 import { useState } from "react";
 import { Link, useSearchParams } from "react-router";
 
@@ -22,7 +28,12 @@ function Errors({ folder, onClose }: { folder: Folder; onClose: () => void }) {
   const all = errors.data ?? [];
   const text = all.map((one) => `${one.path}\t${one.error}\t${one.since ?? ""}`).join("\n");
   return (
-    <Modal opened onClose={onClose} size="xl" title={`Files of ${visibleName(folder.name)} that could not be read`}>
+    <Modal
+      opened
+      onClose={onClose}
+      size="xl"
+      title={`Files of ${visibleName(folder.name)} that could not be read`}
+    >
       <Text size="sm" c="dimmed">
         They are kept in the versions as they were when they could be read last.
       </Text>
@@ -79,7 +90,11 @@ function More({ folder, onErrors }: { folder: Folder; onErrors: () => void }) {
       <Button leftSection={<IconPencil size={18} />} onClick={editing.open}>
         Edit
       </Button>
-      <Button component={Link} to={`/restore?folder=${encodeURIComponent(folder.id)}`} leftSection={<IconHistory size={18} />}>
+      <Button
+        component={Link}
+        to={`/restore?folder=${encodeURIComponent(folder.id)}`}
+        leftSection={<IconHistory size={18} />}
+      >
         Versions
       </Button>
       {folder.error_count > 0 && (
@@ -102,12 +117,29 @@ function Details({ folder }: { folder: Folder }) {
     <Facts
       facts={[
         ["Folder id", <Id key="id" id={folder.id} what="the folder id" />],
-        ["Newest version", folder.manifest_cid ? <Id key="cid" id={folder.manifest_cid} what="the manifest's CID" /> : "none yet"],
-        ["Left out", exclude === undefined ? "…" : exclude.length === 0 ? "nothing" : exclude.map(visibleName).join(", ")],
+        [
+          "Newest version",
+          folder.manifest_cid ? (
+            <Id key="cid" id={folder.manifest_cid} what="the manifest's CID" />
+          ) : (
+            "none yet"
+          ),
+        ],
+        [
+          "Left out",
+          exclude === undefined
+            ? "…"
+            : exclude.length === 0
+              ? "nothing"
+              : exclude.map(visibleName).join(", "),
+        ],
         ["Looked through", <When key="scan" at={folder.last_scan} />],
-        ["Directories watched", folder.watched_dirs < folder.dirs_to_watch
-          ? `${count(folder.watched_dirs)} of ${count(folder.dirs_to_watch)}`
-          : "all"],
+        [
+          "Directories watched",
+          folder.watched_dirs < folder.dirs_to_watch
+            ? `${count(folder.watched_dirs)} of ${count(folder.dirs_to_watch)}`
+            : "all",
+        ],
       ]}
     />
   );

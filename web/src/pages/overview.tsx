@@ -1,6 +1,16 @@
 // The truth in one sentence, and each folder in one card.
 
-import { Button, Card, Group, Loader, SimpleGrid, Skeleton, Stack, Text, Title } from "@mantine/core";
+import {
+  Button,
+  Card,
+  Group,
+  Loader,
+  SimpleGrid,
+  Skeleton,
+  Stack,
+  Text,
+  Title,
+} from "@mantine/core";
 import { BarChart, type ChartSeries } from "@mantine/charts";
 import { useDisclosure } from "@mantine/hooks";
 import { IconPlus, IconUpload } from "@tabler/icons-react";
@@ -8,7 +18,14 @@ import { useMemo } from "react";
 import { Link } from "react-router";
 
 import type { Notice, Status } from "../api/model";
-import { hasBackupServer, useBackupNow, useConfig, useSnapshots, useStatus, useTraffic } from "../api/queries";
+import {
+  hasBackupServer,
+  useBackupNow,
+  useConfig,
+  useSnapshots,
+  useStatus,
+  useTraffic,
+} from "../api/queries";
 import { bytes, counted, visibleName } from "../lib/format";
 import { byDay, type Day } from "../lib/history";
 import { announced, truth, type Truth } from "../lib/truth";
@@ -53,7 +70,10 @@ export function Notices({ notices }: { notices: Notice[] }) {
       </Title>
       <Stack gap="sm">
         {notices.map((notice) => (
-          <Dot key={notice.message} tone={notice.level === "error" ? "bad" : notice.level === "warning" ? "warn" : "quiet"}>
+          <Dot
+            key={notice.message}
+            tone={notice.level === "error" ? "bad" : notice.level === "warning" ? "warn" : "quiet"}
+          >
             <FileName name={notice.message} />
             {notice.action && (
               <Text size="sm" c="dimmed">
@@ -77,7 +97,9 @@ function FirstRun({ onAdd }: { onAdd: () => void }) {
             <Title order={2} size="h4">
               Back up a folder of this machine
             </Title>
-            <Text c="dimmed">Choose the folder; then pair with the machine that is to keep the backups.</Text>
+            <Text c="dimmed">
+              Choose the folder; then pair with the machine that is to keep the backups.
+            </Text>
           </div>
           <Button variant="filled" leftSection={<IconPlus size={18} />} onClick={onAdd}>
             Choose a folder
@@ -90,7 +112,9 @@ function FirstRun({ onAdd }: { onAdd: () => void }) {
             <Title order={2} size="h4">
               Keep the backups of another machine
             </Title>
-            <Text c="dimmed">The other machine shows a code; enter it here, and both are set up.</Text>
+            <Text c="dimmed">
+              The other machine shows a code; enter it here, and both are set up.
+            </Text>
           </div>
           <Button component={Link} to="/devices?pair=enter">
             Enter a pairing code
@@ -102,7 +126,17 @@ function FirstRun({ onAdd }: { onAdd: () => void }) {
 }
 
 /** One small chart of the last days. */
-function Days({ label, days, series, format }: { label: string; days: Day[]; series: ChartSeries[]; format?: (value: number) => string }) {
+function Days({
+  label,
+  days,
+  series,
+  format,
+}: {
+  label: string;
+  days: Day[];
+  series: ChartSeries[];
+  format?: (value: number) => string;
+}) {
   return (
     <figure style={{ margin: 0 }}>
       <Text size="xs" c="dimmed" component="figcaption">
@@ -142,18 +176,30 @@ function History({ status, hasServer }: { status: Status; hasServer: boolean | u
       <Title order={2} size="h4">
         The last 14 days
       </Title>
-      {(snapshots.isPending || traffic.isPending) && <Loader size="sm" mt="sm" aria-label="Loading" />}
-      {snapshots.isError && <Trouble error={snapshots.error} onRetry={() => void snapshots.refetch()} />}
+      {(snapshots.isPending || traffic.isPending) && (
+        <Loader size="sm" mt="sm" aria-label="Loading" />
+      )}
+      {snapshots.isError && (
+        <Trouble error={snapshots.error} onRetry={() => void snapshots.refetch()} />
+      )}
       {traffic.isError && <Trouble error={traffic.error} onRetry={() => void traffic.refetch()} />}
       {snapshots.data && traffic.data && (
         <>
           <Text size="sm" c="dimmed" mb="sm">
-            {counted(sum((day) => day.versions), "version")} {isServer ? "received here" : "received by the backup server"}. The newest
-            versions hold {bytes(last)}. {bytes(sent)} were sent, {bytes(received)} received.
+            {counted(
+              sum((day) => day.versions),
+              "version",
+            )}{" "}
+            {isServer ? "received here" : "received by the backup server"}. The newest versions hold{" "}
+            {bytes(last)}. {bytes(sent)} were sent, {bytes(received)} received.
           </Text>
           {(last > 0 || sent + received > 0) && (
             <SimpleGrid cols={{ base: 1, sm: 3 }}>
-              <Days label="Versions a day" days={days} series={[{ name: "versions", label: "Versions", color: "blue.6" }]} />
+              <Days
+                label="Versions a day"
+                days={days}
+                series={[{ name: "versions", label: "Versions", color: "blue.6" }]}
+              />
               <Days
                 label="Sent and received a day"
                 days={days}
@@ -163,7 +209,12 @@ function History({ status, hasServer }: { status: Status; hasServer: boolean | u
                 ]}
                 format={bytes}
               />
-              <Days label="Size of the newest versions" days={days} series={[{ name: "bytes", label: "Size", color: "teal.6" }]} format={bytes} />
+              <Days
+                label="Size of the newest versions"
+                days={days}
+                series={[{ name: "bytes", label: "Size", color: "teal.6" }]}
+                format={bytes}
+              />
             </SimpleGrid>
           )}
         </>
@@ -180,7 +231,9 @@ export function Overview() {
   const all = useBackupNow();
   if (!status.data) {
     return (
-      <Page title="Overview">{status.isPending ? <Loader aria-label="Loading" /> : <Trouble error={status.error} />}</Page>
+      <Page title="Overview">
+        {status.isPending ? <Loader aria-label="Loading" /> : <Trouble error={status.error} />}
+      </Page>
     );
   }
   const { folders, sources, storage, notices } = status.data;
@@ -192,7 +245,11 @@ export function Overview() {
         folders.length > 0 && (
           <>
             {folders.length > 1 && (
-              <Button leftSection={<IconUpload size={18} />} loading={all.isPending} onClick={() => all.mutate(undefined)}>
+              <Button
+                leftSection={<IconUpload size={18} />}
+                loading={all.isPending}
+                onClick={() => all.mutate(undefined)}
+              >
                 Back up all now
               </Button>
             )}
@@ -207,7 +264,9 @@ export function Overview() {
         {truths.map((one) => (
           <Sentence key={one.text} truth={one} />
         ))}
-        {folders.length > 0 && hasServer === undefined && !config.isError && <Skeleton h={72} aria-label="Loading" />}
+        {folders.length > 0 && hasServer === undefined && !config.isError && (
+          <Skeleton h={72} aria-label="Loading" />
+        )}
         {!config.data && <Trouble error={config.error} onRetry={() => void config.refetch()} />}
       </Stack>
       {/* The times in the sentences are not: they would be read out again and again. */}
@@ -247,7 +306,12 @@ export function Overview() {
                   </Text>
                 </Group>
                 {source.pulls.map((pull) => (
-                  <WorkBar key={pull.folder_id} label={`${visibleName(pull.folder_name)} #${pull.sequence}`} done={pull.bytes_done} total={pull.bytes_total} />
+                  <WorkBar
+                    key={pull.folder_id}
+                    label={`${visibleName(pull.folder_name)} #${pull.sequence}`}
+                    done={pull.bytes_done}
+                    total={pull.bytes_total}
+                  />
                 ))}
               </Stack>
             ))}
@@ -256,8 +320,8 @@ export function Overview() {
       )}
       <History status={status.data} hasServer={hasServer} />
       <Text size="sm" c="dimmed">
-        Stored here: {bytes(storage.used_bytes)} in {counted(storage.blocks, "block")}; {bytes(storage.available_bytes)} may
-        still be written.
+        Stored here: {bytes(storage.used_bytes)} in {counted(storage.blocks, "block")};{" "}
+        {bytes(storage.available_bytes)} may still be written.
       </Text>
       <AddFolderModal isOpen={isAdding} onClose={adding.close} />
     </Page>

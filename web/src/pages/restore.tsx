@@ -1,7 +1,18 @@
 // Getting things back: which machine, folder and moment; then what.
 
-import { Alert, Button, Card, Group, Loader, SegmentedControl, Select, Stack, Text, TextInput } from "@mantine/core";
-import { useEffect, useMemo, useState } from "react";
+import {
+  Alert,
+  Button,
+  Card,
+  Group,
+  Loader,
+  SegmentedControl,
+  Select,
+  Stack,
+  Text,
+  TextInput,
+} from "@mantine/core";
+import { useMemo, useState } from "react";
 import { useSearchParams } from "react-router";
 
 import type { Snapshot } from "../api/model";
@@ -12,7 +23,15 @@ import { Page, Trouble, When } from "../parts/basics";
 import { Restores } from "../parts/restores";
 import { SnapshotBrowser } from "../parts/snapshot_browser";
 
-function Timeline({ line, chosen, onChoose }: { line: Line; chosen: Snapshot; onChoose: (snapshot: Snapshot) => void }) {
+function Timeline({
+  line,
+  chosen,
+  onChoose,
+}: {
+  line: Line;
+  chosen: Snapshot;
+  onChoose: (snapshot: Snapshot) => void;
+}) {
   const [moment, setMoment] = useState("");
   const [isNone, setNone] = useState(false);
   return (
@@ -38,7 +57,8 @@ function Timeline({ line, chosen, onChoose }: { line: Line; chosen: Snapshot; on
       </Group>
       {isNone && (
         <Text size="sm" className="ink-bad" role="status">
-          There is no version as old as that; the oldest is from <When at={line.snapshots.at(-1)?.created_at} />.
+          There is no version as old as that; the oldest is from{" "}
+          <When at={line.snapshots.at(-1)?.created_at} />.
         </Text>
       )}
       <div className="timeline" role="group" aria-labelledby="moment">
@@ -71,8 +91,9 @@ function Timeline({ line, chosen, onChoose }: { line: Line; chosen: Snapshot; on
         </Alert>
       )}
       <Text size="sm" c="dimmed">
-        Version #{chosen.sequence}, made <When at={chosen.created_at} />, complete on the backup server{" "}
-        <When at={chosen.received_at} />. {counted(chosen.files, "file")}, {bytes(chosen.bytes)}.
+        Version #{chosen.sequence}, made <When at={chosen.created_at} />, complete on the backup
+        server <When at={chosen.received_at} />. {counted(chosen.files, "file")},{" "}
+        {bytes(chosen.bytes)}.
       </Text>
     </div>
   );
@@ -85,15 +106,17 @@ function Choose({ remote }: { remote: boolean }) {
   // What is shown in the place of one that is gone.
   const [instead, setInstead] = useState<string>();
   const all = useMemo(() => lines(snapshots.data ?? []), [snapshots.data]);
-  const asked = { line: parameters.get("line"), folder: parameters.get("folder"), at: parameters.get("at") };
+  const asked = {
+    line: parameters.get("line"),
+    folder: parameters.get("folder"),
+    at: parameters.get("at"),
+  };
   const shown = choose(all, asked, before);
   // What is looked at stays, whatever arrives meanwhile.
-  const [line, at, isGone] = [shown?.line.key, shown?.snapshot.id, shown?.isGone];
-  useEffect(() => {
-    if (line === undefined || at === undefined) return;
-    setBefore({ line, at });
-    if (isGone) setInstead(at);
-  }, [line, at, isGone]);
+  if (shown && (before?.line !== shown.line.key || before.at !== shown.snapshot.id)) {
+    setBefore({ line: shown.line.key, at: shown.snapshot.id });
+    if (shown.isGone) setInstead(shown.snapshot.id);
+  }
   if (snapshots.isPending) return <Loader aria-label="Loading" />;
   const trouble = <Trouble error={snapshots.error} onRetry={() => void snapshots.refetch()} />;
   if (!snapshots.data) return trouble;
@@ -102,7 +125,9 @@ function Choose({ remote }: { remote: boolean }) {
       <>
         {trouble}
         <Text>
-          {remote ? "The backup server holds no version of this machine's folders yet." : "This machine holds no backups of other machines."}
+          {remote
+            ? "The backup server holds no version of this machine's folders yet."
+            : "This machine holds no backups of other machines."}
         </Text>
       </>
     );
@@ -120,7 +145,12 @@ function Choose({ remote }: { remote: boolean }) {
       {trouble}
       <Card withBorder>
         <Stack gap="md">
-          <Lines all={all} chosen={shown.line} remote={remote} onChoose={(one) => set({ line: one.key, at: undefined })} />
+          <Lines
+            all={all}
+            chosen={shown.line}
+            remote={remote}
+            onChoose={(one) => set({ line: one.key, at: undefined })}
+          />
           {(shown.isGone || shown.snapshot.id === instead) && (
             <Text className="ink-bad" role="status">
               The version that was looked at is not there any more; another is shown.
@@ -129,22 +159,38 @@ function Choose({ remote }: { remote: boolean }) {
           {shown.hasNewer && (
             <Group gap="xs" role="status">
               <Text size="sm">A newer version has come.</Text>
-              <Button size="compact-sm" onClick={() => setBefore({ line: shown.line.key, at: shown.newest })}>
+              <Button
+                size="compact-sm"
+                onClick={() => setBefore({ line: shown.line.key, at: shown.newest })}
+              >
                 Show the newest
               </Button>
             </Group>
           )}
-          <Timeline key={shown.line.key} line={shown.line} chosen={shown.snapshot} onChoose={(one) => set({ at: one.id })} />
+          <Timeline
+            key={shown.line.key}
+            line={shown.line}
+            chosen={shown.snapshot}
+            onChoose={(one) => set({ at: one.id })}
+          />
         </Stack>
       </Card>
-      <SnapshotBrowser key={shown.line.key} line={shown.line} snapshot={shown.snapshot} remote={remote} />
+      <SnapshotBrowser
+        key={shown.line.key}
+        line={shown.line}
+        snapshot={shown.snapshot}
+        remote={remote}
+      />
     </>
   );
 }
 
 /** Which machine, and which folder of it. */
 function Lines({
-  all, chosen, remote, onChoose,
+  all,
+  chosen,
+  remote,
+  onChoose,
 }: {
   all: Line[];
   chosen: Line;
@@ -193,7 +239,10 @@ export function Restore() {
   const isOwnFolder = status.data?.folders.some((one) => one.id === folder) ?? false;
   const remote = asked ? asked === "server" : hasServer && (isOwnFolder || (!isServer && !holds));
   return (
-    <Page title="Restore" lead="Choose a moment, look around in it, and take back a file or all of it.">
+    <Page
+      title="Restore"
+      lead="Choose a moment, look around in it, and take back a file or all of it."
+    >
       <Restores />
       {(canBoth || (hasServer && holds)) && (
         <SegmentedControl

@@ -1,17 +1,44 @@
 // This machine as a backup server: what it pulls, what it keeps.
 
 import {
-  Anchor, Button, Card, Checkbox, Group, Loader, Modal, Progress, SimpleGrid, Stack, Table, Text, Title,
+  Anchor,
+  Button,
+  Card,
+  Checkbox,
+  Group,
+  Loader,
+  Modal,
+  Progress,
+  SimpleGrid,
+  Stack,
+  Table,
+  Text,
+  Title,
 } from "@mantine/core";
 import { useDisclosure } from "@mantine/hooks";
 import { notifications } from "@mantine/notifications";
-import { IconCheck, IconPlayerPause, IconPlayerPlay, IconPlus, IconRefresh, IconRotate } from "@tabler/icons-react";
+import {
+  IconCheck,
+  IconPlayerPause,
+  IconPlayerPlay,
+  IconPlus,
+  IconRefresh,
+  IconRotate,
+} from "@tabler/icons-react";
 import { useMemo, useState } from "react";
 import { Link } from "react-router";
 
 import type { Job, PruneReport, Snapshot, Source, Storage, VerifyResult } from "../api/model";
 import {
-  useAccept, useConfig, useJobs, usePoll, usePrune, useSetKey, useSnapshots, useStatus, useVerify,
+  useAccept,
+  useConfig,
+  useJobs,
+  usePoll,
+  usePrune,
+  useSetKey,
+  useSnapshots,
+  useStatus,
+  useVerify,
 } from "../api/queries";
 import { bytes, count, counted, visibleName } from "../lib/format";
 import { lines } from "../lib/choice";
@@ -28,11 +55,19 @@ function Stored({ storage }: { storage: Storage }) {
         facts={[
           ["Used", bytes(storage.used_bytes)],
           ["Still free for backups", bytes(storage.available_bytes)],
-          ["Quota", storage.max_bytes == null ? "none but the disk's reserve" : bytes(storage.max_bytes)],
+          [
+            "Quota",
+            storage.max_bytes == null ? "none but the disk's reserve" : bytes(storage.max_bytes),
+          ],
           ["Blocks", count(storage.blocks)],
         ]}
       />
-      <Progress value={percent} mt="sm" color={percent > 90 ? "red.8" : undefined} aria-label="Storage used" />
+      <Progress
+        value={percent}
+        mt="sm"
+        color={percent > 90 ? "red.8" : undefined}
+        aria-label="Storage used"
+      />
     </div>
   );
 }
@@ -71,26 +106,48 @@ function SourceCard({ source, kept }: { source: Source; kept: Snapshot[] | undef
         ))}
         {source.pulls.map((pull) => (
           <div key={`${pull.folder_id} ${pull.sequence}`}>
-            <WorkBar label={`${visibleName(pull.folder_name)}, version #${pull.sequence}`} done={pull.bytes_done} total={pull.bytes_total} />
+            <WorkBar
+              label={`${visibleName(pull.folder_name)}, version #${pull.sequence}`}
+              done={pull.bytes_done}
+              total={pull.bytes_total}
+            />
             <Text size="xs" c="dimmed">
-              {count(pull.files_done)} of {counted(pull.files_total, "file")}, since <When at={pull.started_at} />
+              {count(pull.files_done)} of {counted(pull.files_total, "file")}, since{" "}
+              <When at={pull.started_at} />
             </Text>
           </div>
         ))}
         <Facts
           facts={[
             ["Last asked", <When key="poll" at={source.last_poll} isRelative />],
-            ["Newest version", newest ? <When key="newest" at={newest.received_at} isRelative /> : kept ? "none yet" : UNKNOWN],
+            [
+              "Newest version",
+              newest ? (
+                <When key="newest" at={newest.received_at} isRelative />
+              ) : kept ? (
+                "none yet"
+              ) : (
+                UNKNOWN
+              ),
+            ],
             ["Versions kept", kept ? count(kept.length) : UNKNOWN],
             ["Folders", folders === undefined ? UNKNOWN : count(folders)],
           ]}
         />
         <Group gap="xs">
-          <Button leftSection={<IconRefresh size={18} />} loading={poll.isPending} onClick={() => poll.mutate(source.name)}>
+          <Button
+            leftSection={<IconRefresh size={18} />}
+            loading={poll.isPending}
+            onClick={() => poll.mutate(source.name)}
+          >
             {isBad ? "Retry" : "Poll now"}
           </Button>
           {source.state === "refused" && (
-            <Button leftSection={<IconCheck size={18} />} loading={accept.isPending} onClick={() => accept.mutate(source.name)}>
+            <Button
+              leftSection={<IconCheck size={18} />}
+              loading={accept.isPending}
+              onClick={() => accept.mutate(source.name)}
+            >
               Accept what it is now
             </Button>
           )}
@@ -118,7 +175,12 @@ function Decisions({ report }: { report: PruneReport }) {
         </Dot>
       ))}
       {report.removed.length > 0 && (
-        <div style={{ maxHeight: 240, overflow: "auto" }} tabIndex={0} role="group" aria-label="Versions that go">
+        <div
+          style={{ maxHeight: 240, overflow: "auto" }}
+          tabIndex={0}
+          role="group"
+          aria-label="Versions that go"
+        >
           <Table fz="sm">
             <Table.Thead>
               <Table.Tr>
@@ -158,8 +220,11 @@ function Prune() {
       <Modal opened={isOpen} onClose={opened.close} title="Free what no rule keeps">
         <Stack>
           <Text size="sm" c="dimmed">
-            The rules are under <Anchor component={Link} to="/settings">Settings</Anchor>, Backup server. The newest version of every folder is
-            always kept.
+            The rules are under{" "}
+            <Anchor component={Link} to="/settings">
+              Settings
+            </Anchor>
+            , Backup server. The newest version of every folder is always kept.
           </Text>
           {prune.isPending && <Loader aria-label="Looking" />}
           <Trouble error={prune.error} />
@@ -167,7 +232,12 @@ function Prune() {
           <Group justify="flex-end">
             <Button onClick={opened.close}>Close</Button>
             {prune.data?.dry_run && prune.data.removed.length > 0 && (
-              <Button variant="filled" color="red.9" loading={prune.isPending} onClick={() => prune.mutate(false)}>
+              <Button
+                variant="filled"
+                color="red.9"
+                loading={prune.isPending}
+                onClick={() => prune.mutate(false)}
+              >
                 Remove {counted(prune.data.removed.length, "version")}
               </Button>
             )}
@@ -180,7 +250,8 @@ function Prune() {
 
 function VerifyEnd({ job }: { job: Job }) {
   const result = job.result as VerifyResult | null | undefined;
-  if (job.state === "failed" || !result) return <Trouble error={job.error ?? "The check failed."} />;
+  if (job.state === "failed" || !result)
+    return <Trouble error={job.error ?? "The check failed."} />;
   return (
     <Stack gap="xs">
       <Dot tone={result.problems.length === 0 ? "good" : "bad"}>
@@ -226,15 +297,35 @@ function Verify() {
         Looks whether every block of every version is there.
       </Text>
       <Stack gap="sm">
-        <Checkbox label="Read and compare every byte" description="It takes as long as reading all of it." checked={full} onChange={(event) => setFull(event.currentTarget.checked)} />
-        <Checkbox label="Repair" description="Pull what is damaged again, from a machine that has it." checked={repair} onChange={(event) => setRepair(event.currentTarget.checked)} />
+        <Checkbox
+          label="Read and compare every byte"
+          description="It takes as long as reading all of it."
+          checked={full}
+          onChange={(event) => setFull(event.currentTarget.checked)}
+        />
+        <Checkbox
+          label="Repair"
+          description="Pull what is damaged again, from a machine that has it."
+          checked={repair}
+          onChange={(event) => setRepair(event.currentTarget.checked)}
+        />
         <Group>
-          <Button loading={verify.isPending || isRunning} onClick={() => verify.mutate({ full, repair })}>
+          <Button
+            loading={verify.isPending || isRunning}
+            onClick={() => verify.mutate({ full, repair })}
+          >
             Verify now
           </Button>
         </Group>
         <Trouble error={verify.error} />
-        {last && isRunning && <WorkBar label="Verifying" done={last.progress_done} total={last.progress_total ?? 0} unit="items" />}
+        {last && isRunning && (
+          <WorkBar
+            label="Verifying"
+            done={last.progress_done}
+            total={last.progress_total ?? 0}
+            unit="items"
+          />
+        )}
         <div aria-live="polite">
           {last && !isRunning && <VerifyEnd job={last} />}
           {!last && jobs.data && (
@@ -285,7 +376,10 @@ function History({ snapshots }: { snapshots: Snapshot[] }) {
                   </Table.Td>
                   <Table.Td>{one.source}</Table.Td>
                   <Table.Td>
-                    <Anchor component={Link} to={`/restore?from=here&line=${encodeURIComponent(`${one.source_peer_id}/${one.folder_id}`)}&at=${encodeURIComponent(one.id)}`}>
+                    <Anchor
+                      component={Link}
+                      to={`/restore?from=here&line=${encodeURIComponent(`${one.source_peer_id}/${one.folder_id}`)}&at=${encodeURIComponent(one.id)}`}
+                    >
                       <FileName name={one.folder_name} />
                     </Anchor>
                   </Table.Td>
@@ -328,7 +422,11 @@ export function Server() {
   if (!status.data || !config.data) {
     return (
       <Page title="Backup server">
-        {status.isError || config.isError ? <Trouble error={status.error ?? config.error} /> : <Loader aria-label="Loading" />}
+        {status.isError || config.isError ? (
+          <Trouble error={status.error ?? config.error} />
+        ) : (
+          <Loader aria-label="Loading" />
+        )}
       </Page>
     );
   }
@@ -341,7 +439,11 @@ export function Server() {
       {
         onSuccess: (changed) =>
           notifications.show({
-            message: changed.applied ? (isEnabled ? "Paused: nothing is pulled." : "On: sources are asked from now on.") : "Set; it counts after a restart.",
+            message: changed.applied
+              ? isEnabled
+                ? "Paused: nothing is pulled."
+                : "On: sources are asked from now on."
+              : "Set; it counts after a restart.",
             color: "green.8",
           }),
       },
@@ -383,12 +485,19 @@ export function Server() {
       )}
       {sources.length === 0 && (
         <Card withBorder>
-          <Text>No machine is backed up here. Open Archivist on the other machine, let it show a pairing code, and enter the code here.</Text>
+          <Text>
+            No machine is backed up here. Open Archivist on the other machine, let it show a pairing
+            code, and enter the code here.
+          </Text>
         </Card>
       )}
       <SimpleGrid cols={{ base: 1, md: sources.length > 1 ? 2 : 1 }}>
         {sources.map((source) => (
-          <SourceCard key={source.name} source={source} kept={all?.filter((one) => one.source_peer_id === source.peer_id)} />
+          <SourceCard
+            key={source.name}
+            source={source}
+            kept={all?.filter((one) => one.source_peer_id === source.peer_id)}
+          />
         ))}
       </SimpleGrid>
       <SimpleGrid cols={{ base: 1, md: 2 }}>

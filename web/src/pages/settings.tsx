@@ -1,11 +1,35 @@
 // Every setting that a person would change, from the program's own list.
 
-import { Button, Card, Code, Group, Loader, NumberInput, Select, Stack, Switch, Text, Textarea, TextInput, Title } from "@mantine/core";
+import {
+  Button,
+  Card,
+  Code,
+  Group,
+  Loader,
+  NumberInput,
+  Select,
+  Stack,
+  Switch,
+  Text,
+  Textarea,
+  TextInput,
+  Title,
+} from "@mantine/core";
 import { useState } from "react";
 
 import type { KeyInfo } from "../api/model";
 import { useConfig, useKeys, useSetKey, useStatus } from "../api/queries";
-import { asText, fromText, GROUPS, inUnits, isAdvanced, keysOf, label, valueAt, wrong } from "../lib/keys";
+import {
+  asText,
+  fromText,
+  GROUPS,
+  inUnits,
+  isAdvanced,
+  keysOf,
+  label,
+  valueAt,
+  wrong,
+} from "../lib/keys";
 import { Page, Trouble } from "../parts/basics";
 
 /** One setting: typed, checked in place, applied by its button. */
@@ -41,19 +65,51 @@ function Field({ info, value }: { info: KeyInfo; value: unknown }) {
     );
   } else if (info.choices) {
     input = (
-      <Select {...common} data={info.choices} value={text} allowDeselect={false} onChange={(next) => next && apply(next)} styles={{ wrapper: { maxWidth: 320 } }} />
+      <Select
+        {...common}
+        data={info.choices}
+        value={text}
+        allowDeselect={false}
+        onChange={(next) => next && apply(next)}
+        styles={{ wrapper: { maxWidth: 320 } }}
+      />
     );
   } else if (info.type === "list") {
     input = (
-      <Textarea {...common} description={`${common.description} One a line.`} value={text} onChange={(event) => onText(event.currentTarget.value)} autosize minRows={1} maxRows={8} spellCheck={false} />
+      <Textarea
+        {...common}
+        description={`${common.description} One a line.`}
+        value={text}
+        onChange={(event) => onText(event.currentTarget.value)}
+        autosize
+        minRows={1}
+        maxRows={8}
+        spellCheck={false}
+      />
     );
   } else if (info.type === "number" || info.type === "port") {
     const unit = info.unit === "seconds" ? " s" : info.unit === "milliseconds" ? " ms" : "";
     input = (
-      <NumberInput {...common} value={text} onChange={(next) => onText(String(next))} suffix={unit} allowNegative={false} allowDecimal={false} styles={{ wrapper: { maxWidth: 320 } }} hideControls />
+      <NumberInput
+        {...common}
+        value={text}
+        onChange={(next) => onText(String(next))}
+        suffix={unit}
+        allowNegative={false}
+        allowDecimal={false}
+        styles={{ wrapper: { maxWidth: 320 } }}
+        hideControls
+      />
     );
   } else {
-    input = <TextInput {...common} value={text} onChange={(event) => onText(event.currentTarget.value)} spellCheck={false} />;
+    input = (
+      <TextInput
+        {...common}
+        value={text}
+        onChange={(event) => onText(event.currentTarget.value)}
+        spellCheck={false}
+      />
+    );
   }
   return (
     <form
@@ -72,7 +128,13 @@ function Field({ info, value }: { info: KeyInfo; value: unknown }) {
         )}
         {isChanged && (
           <>
-            <Button type="submit" size="compact-sm" variant="filled" loading={set.isPending} disabled={Boolean(problem)}>
+            <Button
+              type="submit"
+              size="compact-sm"
+              variant="filled"
+              loading={set.isPending}
+              disabled={Boolean(problem)}
+            >
               Apply
             </Button>
             <Button
@@ -86,13 +148,24 @@ function Field({ info, value }: { info: KeyInfo; value: unknown }) {
             </Button>
           </>
         )}
-        {!isChanged && info.type !== "bool" && info.default !== undefined && info.default !== null && asText(info.default) !== "" && asText(info.default) !== saved && (
-          <Button size="compact-xs" onClick={() => apply(null)} aria-label={`Use the default: ${asText(info.default).replaceAll("\n", ", ")} for ${label(info.path)}`}>
-            Use the default: {asText(info.default).replaceAll("\n", ", ")}
-          </Button>
-        )}
+        {!isChanged &&
+          info.type !== "bool" &&
+          info.default !== undefined &&
+          info.default !== null &&
+          asText(info.default) !== "" &&
+          asText(info.default) !== saved && (
+            <Button
+              size="compact-xs"
+              onClick={() => apply(null)}
+              aria-label={`Use the default: ${asText(info.default).replaceAll("\n", ", ")} for ${label(info.path)}`}
+            >
+              Use the default: {asText(info.default).replaceAll("\n", ", ")}
+            </Button>
+          )}
         <Text size="xs" role="status" className={set.data?.applied ? "ink-good" : "ink-busy"}>
-          {set.isSuccess && !isChanged && (set.data.applied ? "Applied." : "Written; it counts after a restart.")}
+          {set.isSuccess &&
+            !isChanged &&
+            (set.data.applied ? "Applied." : "Written; it counts after a restart.")}
         </Text>
       </Group>
     </form>
@@ -107,7 +180,17 @@ export function Settings() {
   if (!keys.data || !config.data) {
     return (
       <Page title="Settings">
-        {keys.isError || config.isError ? <Trouble error={keys.error ?? config.error} onRetry={() => { void keys.refetch(); void config.refetch(); }} /> : <Loader aria-label="Loading" />}
+        {keys.isError || config.isError ? (
+          <Trouble
+            error={keys.error ?? config.error}
+            onRetry={() => {
+              void keys.refetch();
+              void config.refetch();
+            }}
+          />
+        ) : (
+          <Loader aria-label="Loading" />
+        )}
       </Page>
     );
   }
@@ -116,11 +199,19 @@ export function Settings() {
     <Page
       title="Settings"
       lead="Kept in config.toml, with your comments. Changes count at once where nothing else is said."
-      actions={<Switch label="Show all settings" checked={isAll} onChange={(event) => setAll(event.currentTarget.checked)} />}
+      actions={
+        <Switch
+          label="Show all settings"
+          checked={isAll}
+          onChange={(event) => setAll(event.currentTarget.checked)}
+        />
+      }
     >
       {waiting.length > 0 && (
         <div className="band band-busy" role="status">
-          <Text fw={600}>A restart is needed: these settings count after it: {waiting.join(", ")}.</Text>
+          <Text fw={600}>
+            A restart is needed: these settings count after it: {waiting.join(", ")}.
+          </Text>
           <Text size="sm">
             Stop <Code>archivist daemon</Code> and start it again.
           </Text>

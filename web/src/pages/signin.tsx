@@ -26,9 +26,12 @@ export function SignIn() {
           <Title order={1} size="h3">
             Let this browser in
           </Title>
-          {isUsed && <Trouble error="That link was used already, or its time is over. Make another one." />}
+          {isUsed && (
+            <Trouble error="That link was used already, or its time is over. Make another one." />
+          )}
           <Text>
-            On this machine, run <Code>archivist ui</Code> and open the link that it prints. The link works once.
+            On this machine, run <Code>archivist ui</Code> and open the link that it prints. The
+            link works once.
           </Text>
           <form
             onSubmit={(event) => {
@@ -45,7 +48,12 @@ export function SignIn() {
                 autoComplete="off"
               />
               <Trouble error={enter.error} />
-              <Button type="submit" variant="filled" loading={enter.isPending} disabled={!token.trim()}>
+              <Button
+                type="submit"
+                variant="filled"
+                loading={enter.isPending}
+                disabled={!token.trim()}
+              >
                 Sign in
               </Button>
             </Stack>

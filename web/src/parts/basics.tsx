@@ -1,6 +1,17 @@
 // Small things that every page uses: names, ids, times, states, errors.
 
-import { ActionIcon, Button, Code, CopyButton, Group, Stack, Text, Title, Tooltip, VisuallyHidden } from "@mantine/core";
+import {
+  ActionIcon,
+  Button,
+  Code,
+  CopyButton,
+  Group,
+  Stack,
+  Text,
+  Title,
+  Tooltip,
+  VisuallyHidden,
+} from "@mantine/core";
 import { IconAlertTriangle, IconCheck, IconCopy } from "@tabler/icons-react";
 import { type ReactNode, useEffect, useState } from "react";
 
@@ -47,7 +58,13 @@ export function Copy({ text, what }: { text: string; what: string }) {
     <CopyButton value={text} timeout={1500}>
       {({ copied, copy }) => (
         <Tooltip label={copied ? "Copied" : `Copy ${what}`}>
-          <ActionIcon variant="subtle" color="gray" size="md" onClick={copy} aria-label={`Copy ${what}`}>
+          <ActionIcon
+            variant="subtle"
+            color="gray"
+            size="md"
+            onClick={copy}
+            aria-label={`Copy ${what}`}
+          >
             {copied ? <IconCheck size={16} className="ink-good" /> : <IconCopy size={16} />}
           </ActionIcon>
         </Tooltip>
@@ -79,7 +96,13 @@ export function useNow(interval = 1000): Date {
 }
 
 /** A moment in local time; the exact one where the pointer rests on it. */
-export function When({ at, isRelative = false }: { at?: string | Date | null; isRelative?: boolean }) {
+export function When({
+  at,
+  isRelative = false,
+}: {
+  at?: string | Date | null;
+  isRelative?: boolean;
+}) {
   const now = useNow(isRelative ? 1000 : 60_000);
   if (at === undefined || at === null) return <>never</>;
   const moment = typeof at === "string" ? new Date(at) : at;
@@ -131,7 +154,12 @@ export function Trouble({
   onClose?: () => void;
 }) {
   if (!error) return null;
-  const message = error instanceof Error ? error.message : String(error);
+  const message =
+    error instanceof Error
+      ? error.message
+      : typeof error === "string"
+        ? error
+        : JSON.stringify(error);
   return (
     <div className="band band-bad" role="alert">
       <Group gap="sm" wrap="nowrap" align="flex-start">

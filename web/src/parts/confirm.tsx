@@ -35,7 +35,12 @@ export function Confirm({
           <Button onClick={onClose} data-autofocus>
             Cancel
           </Button>
-          <Button variant="filled" color={isDangerous ? "red.9" : undefined} onClick={onYes} loading={isPending}>
+          <Button
+            variant="filled"
+            color={isDangerous ? "red.9" : undefined}
+            onClick={onYes}
+            loading={isPending}
+          >
             {yes}
           </Button>
         </Group>

@@ -45,10 +45,17 @@ export function Excludes({
             <Text size="sm">
               Backed up: {counted(found.files, "file")}, {bytes(found.bytes)}. Left out:{" "}
               {counted(found.excluded_files, "file")}, {bytes(found.excluded_bytes)}.
-              {found.is_cut_short && " The folder is large: only a part of it was looked at, so all is more than this."}
+              {found.is_cut_short &&
+                " The folder is large: only a part of it was looked at, so all is more than this."}
             </Text>
             {found.excluded.length > 0 && (
-              <div className="scroll" style={{ maxHeight: 180, overflowY: "auto" }} tabIndex={0} role="group" aria-label="What is left out">
+              <div
+                className="scroll"
+                style={{ maxHeight: 180, overflowY: "auto" }}
+                tabIndex={0}
+                role="group"
+                aria-label="What is left out"
+              >
                 <Table verticalSpacing={4} fz="sm">
                   <Table.Thead>
                     <Table.Tr>

@@ -27,7 +27,11 @@ export function BackupSteps({ backup }: { backup: ReturnType<typeof useBackupNow
     <Stack gap={4} role="status">
       {backup.data.steps.map((step, index) => (
         <Group key={`${index} ${step.name}`} gap={8} wrap="nowrap" align="flex-start">
-          {step.ok ? <IconCheck size={18} className="ink-good" aria-label="done" /> : <IconX size={18} className="ink-bad" aria-label="failed" />}
+          {step.ok ? (
+            <IconCheck size={18} className="ink-good" aria-label="done" />
+          ) : (
+            <IconX size={18} className="ink-bad" aria-label="failed" />
+          )}
           <Text size="sm">
             <b>{stepWord(step.name)}.</b> {step.detail}
           </Text>
@@ -35,7 +39,11 @@ export function BackupSteps({ backup }: { backup: ReturnType<typeof useBackupNow
       ))}
       {isTold && (
         <Group gap={8} wrap="nowrap" align="flex-start">
-          {waiting.length === 0 ? <IconCheck size={18} className="ink-good" aria-label="done" /> : <Loader size={18} aria-label="waiting" />}
+          {waiting.length === 0 ? (
+            <IconCheck size={18} className="ink-good" aria-label="done" />
+          ) : (
+            <Loader size={18} aria-label="waiting" />
+          )}
           <Text size="sm">
             <b>Receipt.</b>{" "}
             {waiting.length === 0
@@ -72,7 +80,12 @@ export function FolderCard({ folder, children }: { folder: Folder; children?: Re
           </div>
           <State word={folderWord(folder.state)} detail={folder.detail} />
         </Group>
-        <Text size="sm" className={at.kind === "safe" ? "ink-good" : at.kind === "stopped" ? "ink-bad" : undefined}>
+        <Text
+          size="sm"
+          className={
+            at.kind === "safe" ? "ink-good" : at.kind === "stopped" ? "ink-bad" : undefined
+          }
+        >
           {at.kind === "safe" && (
             <>
               All of it up to <When at={at.upTo} /> is on the backup server.
@@ -100,16 +113,30 @@ export function FolderCard({ folder, children }: { folder: Folder; children?: Re
             ["Size", bytes(folder.bytes)],
             ["Pending changes", count(folder.pending_changes)],
             ["Version", folder.sequence == null ? "none yet" : `#${folder.sequence}`],
-            ["Last receipt", folder.backed_up_sequence == null ? "none yet" : (
-              <>
-                #{folder.backed_up_sequence}, <When at={folder.backed_up_at} />
-              </>
-            )],
-            ["Not readable", folder.error_count === 0 ? "none" : (
-              <Anchor component={Link} to={`/folders?errors=${encodeURIComponent(folder.id)}`} className="ink-bad">
-                {counted(folder.error_count, "file")}
-              </Anchor>
-            )],
+            [
+              "Last receipt",
+              folder.backed_up_sequence == null ? (
+                "none yet"
+              ) : (
+                <>
+                  #{folder.backed_up_sequence}, <When at={folder.backed_up_at} />
+                </>
+              ),
+            ],
+            [
+              "Not readable",
+              folder.error_count === 0 ? (
+                "none"
+              ) : (
+                <Anchor
+                  component={Link}
+                  to={`/folders?errors=${encodeURIComponent(folder.id)}`}
+                  className="ink-bad"
+                >
+                  {counted(folder.error_count, "file")}
+                </Anchor>
+              ),
+            ],
           ]}
         />
         <Group gap="xs">

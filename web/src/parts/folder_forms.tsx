@@ -28,7 +28,10 @@ export function AddFolderForm({ onClose }: { onClose: () => void }) {
           { path: clean, name: name.trim() || null, exclude: patterns(exclude) },
           {
             onSuccess: (folder) => {
-              notifications.show({ message: `${visibleName(folder.name)} is watched from now on.`, color: "green.8" });
+              notifications.show({
+                message: `${visibleName(folder.name)} is watched from now on.`,
+                color: "green.8",
+              });
               onClose();
             },
           },
@@ -53,14 +56,24 @@ export function AddFolderForm({ onClose }: { onClose: () => void }) {
             <Excludes path={clean} value={exclude} onChange={setExclude} />
           </>
         ) : (
-          <Button variant="transparent" px={0} style={{ alignSelf: "flex-start" }} onClick={() => setHasMore(true)}>
+          <Button
+            variant="transparent"
+            px={0}
+            style={{ alignSelf: "flex-start" }}
+            onClick={() => setHasMore(true)}
+          >
             Name it, or leave something out …
           </Button>
         )}
         <Trouble error={add.error} />
         <Group justify="flex-end">
           <Button onClick={onClose}>Cancel</Button>
-          <Button type="submit" variant="filled" loading={add.isPending} disabled={!clean.startsWith("/")}>
+          <Button
+            type="submit"
+            variant="filled"
+            loading={add.isPending}
+            disabled={!clean.startsWith("/")}
+          >
             Back up this folder
           </Button>
         </Group>
@@ -89,7 +102,15 @@ export function useExcludes(id: string): string[] | undefined {
   return [];
 }
 
-function EditForm({ folder, before, onClose }: { folder: Folder; before: string[]; onClose: () => void }) {
+function EditForm({
+  folder,
+  before,
+  onClose,
+}: {
+  folder: Folder;
+  before: string[];
+  onClose: () => void;
+}) {
   const [name, setName] = useState(folder.name);
   const [exclude, setExclude] = useState(before.join("\n"));
   const edit = useEditFolder();
@@ -101,7 +122,10 @@ function EditForm({ folder, before, onClose }: { folder: Folder; before: string[
           { id: folder.id, ...folderEdit(folder.name, before, name, exclude) },
           {
             onSuccess: () => {
-              notifications.show({ message: "Applied: it counts from the next version on.", color: "green.8" });
+              notifications.show({
+                message: "Applied: it counts from the next version on.",
+                color: "green.8",
+              });
               onClose();
             },
           },
@@ -109,7 +133,12 @@ function EditForm({ folder, before, onClose }: { folder: Folder; before: string[
       }}
     >
       <Stack>
-        <TextInput label="Name" value={name} onChange={(event) => setName(event.currentTarget.value)} required />
+        <TextInput
+          label="Name"
+          value={name}
+          onChange={(event) => setName(event.currentTarget.value)}
+          required
+        />
         <Excludes path={folder.path} value={exclude} onChange={setExclude} />
         <Text size="sm" c="dimmed">
           What is left out from now on stays in the versions that exist already.
@@ -126,7 +155,15 @@ function EditForm({ folder, before, onClose }: { folder: Folder; before: string[
   );
 }
 
-export function EditFolderModal({ folder, isOpen, onClose }: { folder: Folder; isOpen: boolean; onClose: () => void }) {
+export function EditFolderModal({
+  folder,
+  isOpen,
+  onClose,
+}: {
+  folder: Folder;
+  isOpen: boolean;
+  onClose: () => void;
+}) {
   const config = useConfig();
   const before = useExcludes(folder.id);
   return (
@@ -138,7 +175,15 @@ export function EditFolderModal({ folder, isOpen, onClose }: { folder: Folder; i
   );
 }
 
-export function RemoveFolder({ folder, isOpen, onClose }: { folder: Folder; isOpen: boolean; onClose: () => void }) {
+export function RemoveFolder({
+  folder,
+  isOpen,
+  onClose,
+}: {
+  folder: Folder;
+  isOpen: boolean;
+  onClose: () => void;
+}) {
   const remove = useRemoveFolder();
   return (
     <Confirm
@@ -155,10 +200,12 @@ export function RemoveFolder({ folder, isOpen, onClose }: { folder: Folder; isOp
         <List.Item>The folder on this machine is not touched.</List.Item>
         <List.Item>No new versions of it are made.</List.Item>
         <List.Item>
-          The versions that the backup server holds stay there, and can be restored, until its retention rules let
-          them go; the newest is always kept.
+          The versions that the backup server holds stay there, and can be restored, until its
+          retention rules let them go; the newest is always kept.
         </List.Item>
-        <List.Item>Added again later, it begins as a new folder; nothing is sent twice that is there already.</List.Item>
+        <List.Item>
+          Added again later, it begins as a new folder; nothing is sent twice that is there already.
+        </List.Item>
       </List>
     </Confirm>
   );

@@ -25,9 +25,17 @@ export function ShowCode({ onClose }: { onClose: () => void }) {
   const over = state?.detail ?? "The code's time is over.";
   return (
     <Stack>
-      <Text>On the machine that is to keep the backups, open Archivist, choose Devices, and enter this code. It counts once.</Text>
+      <Text>
+        On the machine that is to keep the backups, open Archivist, choose Devices, and enter this
+        code. It counts once.
+      </Text>
       {!open.data && (
-        <Button variant="filled" loading={open.isPending} onClick={() => open.mutate(undefined)} data-autofocus>
+        <Button
+          variant="filled"
+          loading={open.isPending}
+          onClick={() => open.mutate(undefined)}
+          data-autofocus
+        >
           Show a code
         </Button>
       )}
@@ -39,13 +47,13 @@ export function ShowCode({ onClose }: { onClose: () => void }) {
             <Copy text={open.data.code} what="the code" />
           </Group>
           <Text size="sm" c="dimmed">
-            {isOver ? over : `Waiting for the other machine; the code counts for ${duration(left)} more.`}
+            {isOver
+              ? over
+              : `Waiting for the other machine; the code counts for ${duration(left)} more.`}
           </Text>
           {/* Not every second of it. */}
           <Announce text={isOver ? over : "Waiting for the other machine."} />
-          {isOver && (
-            <Button onClick={() => open.mutate(undefined)}>Make another code</Button>
-          )}
+          {isOver && <Button onClick={() => open.mutate(undefined)}>Make another code</Button>}
         </>
       )}
       {open.data && state?.state === "joined" && (
@@ -76,7 +84,9 @@ export function EnterCode({ onClose }: { onClose: () => void }) {
     return (
       <Stack>
         <div className="band band-good" role="status">
-          <Text fw={600}>Paired with {join.data.name}. Its folders are backed up here from now on.</Text>
+          <Text fw={600}>
+            Paired with {join.data.name}. Its folders are backed up here from now on.
+          </Text>
           <List size="sm">
             {join.data.changes.map((change) => (
               <List.Item key={change}>{change}</List.Item>
@@ -84,7 +94,9 @@ export function EnterCode({ onClose }: { onClose: () => void }) {
           </List>
         </div>
         {join.data.needs_restart.length > 0 && (
-          <Text className="ink-bad">These settings count after a restart: {join.data.needs_restart.join(", ")}.</Text>
+          <Text className="ink-bad">
+            These settings count after a restart: {join.data.needs_restart.join(", ")}.
+          </Text>
         )}
         <Group justify="flex-end">
           <Button variant="filled" onClick={onClose}>

@@ -32,7 +32,8 @@ function Names({ title, names }: { title: string; names: string[] }) {
 /** How one that is not running looks, and what became of it. */
 function outcome(report: RestoreReport): [Tone, string] {
   if (report.state === "done") return ["good", "is done"];
-  if (report.state === "cancelled") return ["quiet", "was stopped; begun again, it goes on where it was"];
+  if (report.state === "cancelled")
+    return ["quiet", "was stopped; begun again, it goes on where it was"];
   return ["bad", "failed"];
 }
 
@@ -41,7 +42,11 @@ function One({ report }: { report: RestoreReport }) {
   if (report.state === "running") {
     return (
       <Stack gap="xs">
-        <WorkBar label={`Restore ${report.id}`} done={report.bytes_done} total={report.bytes_total} />
+        <WorkBar
+          label={`Restore ${report.id}`}
+          done={report.bytes_done}
+          total={report.bytes_total}
+        />
         <Group justify="space-between">
           <Text size="sm" c="dimmed">
             {report.entries_done} of {counted(report.entries_total, "entry", "entries")}
@@ -58,7 +63,8 @@ function One({ report }: { report: RestoreReport }) {
   return (
     <Stack gap={4}>
       <Dot tone={tone}>
-        Restore {report.id} {text}: {counted(report.entries_done, "entry", "entries")}, {bytes(report.bytes_done)}.
+        Restore {report.id} {text}: {counted(report.entries_done, "entry", "entries")},{" "}
+        {bytes(report.bytes_done)}.
       </Dot>
       {report.error && <Trouble error={report.error} />}
       <Names title="Were there already, and were left alone" names={report.in_the_way} />

@@ -1,12 +1,33 @@
 // What is in one snapshot: look around, search, choose, download, restore.
 
 import {
-  Anchor, Breadcrumbs, Button, Card, Checkbox, Drawer, Group, Loader, Modal, Stack, Table, Text, TextInput, Title,
+  Anchor,
+  Breadcrumbs,
+  Button,
+  Card,
+  Checkbox,
+  Drawer,
+  Group,
+  Loader,
+  Modal,
+  Stack,
+  Table,
+  Text,
+  TextInput,
+  Title,
 } from "@mantine/core";
 import { useDebouncedValue } from "@mantine/hooks";
 import { useInfiniteQuery } from "@tanstack/react-query";
-import { IconDownload, IconFile, IconFolder, IconLink, IconRestore, IconSearch, IconVersions } from "@tabler/icons-react";
-import { useEffect, useMemo, useState } from "react";
+import {
+  IconDownload,
+  IconFile,
+  IconFolder,
+  IconLink,
+  IconRestore,
+  IconSearch,
+  IconVersions,
+} from "@tabler/icons-react";
+import { useMemo, useState } from "react";
 
 import { downloadUrl } from "../api/client";
 import type { ListedEntry, Snapshot } from "../api/model";
@@ -33,7 +54,11 @@ function fileUrl(place: Place, kind: "file" | "zip"): string {
 
 function Kind({ entry }: { entry: ListedEntry }) {
   const [Icon, name] =
-    entry.type === "dir" ? [IconFolder, "Directory"] : entry.type === "symlink" ? [IconLink, "Link"] : [IconFile, "File"];
+    entry.type === "dir"
+      ? [IconFolder, "Directory"]
+      : entry.type === "symlink"
+        ? [IconLink, "Link"]
+        : [IconFile, "File"];
   return <Icon size={18} aria-label={name} style={{ flex: "none" }} />;
 }
 
@@ -44,7 +69,15 @@ interface RowActions {
   isChosen: (entry: ListedEntry) => boolean;
 }
 
-function Rows({ entries, actions, isWhole }: { entries: ListedEntry[]; actions: RowActions; isWhole: boolean }) {
+function Rows({
+  entries,
+  actions,
+  isWhole,
+}: {
+  entries: ListedEntry[];
+  actions: RowActions;
+  isWhole: boolean;
+}) {
   return (
     <Table verticalSpacing={2} highlightOnHover>
       <Table.Thead>
@@ -71,7 +104,9 @@ function Rows({ entries, actions, isWhole }: { entries: ListedEntry[]; actions: 
               <button
                 type="button"
                 className="row-button"
-                onClick={() => (entry.type === "dir" ? actions.onOpen(entry) : actions.onDetails(entry))}
+                onClick={() =>
+                  entry.type === "dir" ? actions.onOpen(entry) : actions.onDetails(entry)
+                }
               >
                 <Kind entry={entry} />
                 <FileName name={isWhole ? entry.path : lastName(entry.path)} />
@@ -93,7 +128,12 @@ function Rows({ entries, actions, isWhole }: { entries: ListedEntry[]; actions: 
 
 /** One file: what it is, its versions, and ways to have it. */
 function Details({
-  entry, snapshot, line, remote, onClose, onRestore,
+  entry,
+  snapshot,
+  line,
+  remote,
+  onClose,
+  onRestore,
 }: {
   entry: ListedEntry;
   snapshot: Snapshot;
@@ -130,11 +170,20 @@ function Details({
         {entry.error && <Trouble error={entry.error} />}
         <Group>
           {entry.type === "file" && (
-            <Button component="a" href={fileUrl(place, "file")} download variant="filled" leftSection={<IconDownload size={18} />}>
+            <Button
+              component="a"
+              href={fileUrl(place, "file")}
+              download
+              variant="filled"
+              leftSection={<IconDownload size={18} />}
+            >
               Download
             </Button>
           )}
-          <Button leftSection={<IconRestore size={18} />} onClick={() => onRestore(snapshot, [entry])}>
+          <Button
+            leftSection={<IconRestore size={18} />}
+            onClick={() => onRestore(snapshot, [entry])}
+          >
             Restore …
           </Button>
         </Group>
@@ -150,13 +199,18 @@ function Details({
           return (
             <Group key={version.snapshot} justify="space-between" gap="xs">
               <Text size="sm">
-                <When at={fromNanoseconds(version.entry.mtime_ns)} /> · {bytes(version.entry.size_bytes ?? 0)} · in
-                version #{version.sequence}
+                <When at={fromNanoseconds(version.entry.mtime_ns)} /> ·{" "}
+                {bytes(version.entry.size_bytes ?? 0)} · in version #{version.sequence}
                 {version.snapshot === snapshot.id ? " (this one)" : ""}
               </Text>
               <Group gap={4}>
                 {version.entry.type === "file" && (
-                  <Button size="compact-sm" component="a" href={fileUrl(placeOf(version.entry, version.snapshot, remote), "file")} download>
+                  <Button
+                    size="compact-sm"
+                    component="a"
+                    href={fileUrl(placeOf(version.entry, version.snapshot, remote), "file")}
+                    download
+                  >
                     Download<span className="skip"> version #{version.sequence}</span>
                   </Button>
                 )}
@@ -176,7 +230,10 @@ function Details({
 
 /** Where to, and off. */
 function RestoreForm({
-  snapshot, entries, remote, onClose,
+  snapshot,
+  entries,
+  remote,
+  onClose,
 }: {
   snapshot: Snapshot;
   entries: ListedEntry[];
@@ -198,7 +255,9 @@ function RestoreForm({
               overwrite,
               from_backup_server: remote,
               paths: entries.filter((entry) => !entry.path_base64).map((entry) => entry.path),
-              paths_base64: entries.flatMap((entry) => (entry.path_base64 ? [entry.path_base64] : [])),
+              paths_base64: entries.flatMap((entry) =>
+                entry.path_base64 ? [entry.path_base64] : [],
+              ),
             },
             { onSuccess: onClose },
           );
@@ -228,7 +287,12 @@ function RestoreForm({
           <Trouble error={restore.error} />
           <Group justify="flex-end">
             <Button onClick={onClose}>Cancel</Button>
-            <Button type="submit" variant="filled" loading={restore.isPending} disabled={!target.startsWith("/")}>
+            <Button
+              type="submit"
+              variant="filled"
+              loading={restore.isPending}
+              disabled={!target.startsWith("/")}
+            >
               Restore
             </Button>
           </Group>
@@ -238,7 +302,15 @@ function RestoreForm({
   );
 }
 
-export function SnapshotBrowser({ line, snapshot, remote }: { line: Line; snapshot: Snapshot; remote: boolean }) {
+export function SnapshotBrowser({
+  line,
+  snapshot,
+  remote,
+}: {
+  line: Line;
+  snapshot: Snapshot;
+  remote: boolean;
+}) {
   const [dir, setDir] = useState<{ path: string; base64?: string | null }>({ path: "" });
   const [text, setText] = useState("");
   const [search] = useDebouncedValue(text.trim(), 300);
@@ -246,10 +318,12 @@ export function SnapshotBrowser({ line, snapshot, remote }: { line: Line; snapsh
   const [details, setDetails] = useState<ListedEntry>();
   const [restoring, setRestoring] = useState<{ snapshot: Snapshot; entries: ListedEntry[] }>();
   // Another moment may not have what was chosen.
-  useEffect(() => {
+  const [of, setOf] = useState(snapshot.id);
+  if (of !== snapshot.id) {
+    setOf(snapshot.id);
     setChosen(new Map());
     setDetails(undefined);
-  }, [snapshot.id]);
+  }
   const place: Place = { snapshot: snapshot.id, path: dir.path, pathBase64: dir.base64, remote };
   const pages = useInfiniteQuery({
     queryKey: ["entries", place],
@@ -295,7 +369,12 @@ export function SnapshotBrowser({ line, snapshot, remote }: { line: Line; snapsh
               <FileName name={dir.path} />
             ) : (
               trail(dir.path).map((step) => (
-                <Anchor key={step.path} component="button" type="button" onClick={() => setDir({ path: step.path })}>
+                <Anchor
+                  key={step.path}
+                  component="button"
+                  type="button"
+                  onClick={() => setDir({ path: step.path })}
+                >
                   <FileName name={step.name} />
                 </Anchor>
               ))
@@ -308,9 +387,16 @@ export function SnapshotBrowser({ line, snapshot, remote }: { line: Line; snapsh
             leftSection={<IconRestore size={18} />}
             onClick={() => setRestoring({ snapshot, entries: [...chosen.values()] })}
           >
-            {chosen.size > 0 ? `Restore ${counted(chosen.size, "entry", "entries")} …` : "Restore all of it …"}
+            {chosen.size > 0
+              ? `Restore ${counted(chosen.size, "entry", "entries")} …`
+              : "Restore all of it …"}
           </Button>
-          <Button component="a" href={fileUrl(zipOf, "zip")} download leftSection={<IconDownload size={18} />}>
+          <Button
+            component="a"
+            href={fileUrl(zipOf, "zip")}
+            download
+            leftSection={<IconDownload size={18} />}
+          >
             {one?.type === "dir"
               ? `Zip of ${visibleName(lastName(one.path))}`
               : dir.path
@@ -366,7 +452,9 @@ export function SnapshotBrowser({ line, snapshot, remote }: { line: Line; snapsh
           }}
         />
       )}
-      {restoring && <RestoreForm {...restoring} remote={remote} onClose={() => setRestoring(undefined)} />}
+      {restoring && (
+        <RestoreForm {...restoring} remote={remote} onClose={() => setRestoring(undefined)} />
+      )}
     </Card>
   );
 }
