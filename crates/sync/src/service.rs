@@ -302,9 +302,11 @@ impl Folders {
         if let Some(manifest) = &record.manifest {
             core.publisher.publish(manifest.published(&folder.id));
         }
-        let task = Task::new(core.clone(), shared.clone(), config.clone(), record)?;
+        let mut task = Task::new(core.clone(), shared.clone(), config.clone(), record)?;
         let of_thread = shared.clone();
+        // Whoever sees the folder may ask for it at once: it is known first.
         self.handle.folders.write().insert(folder.id.clone(), shared);
+        task.show_rest();
         let failed = self.failed.clone();
         let ended = self.tell_ended.clone();
         let id = folder.id.clone();

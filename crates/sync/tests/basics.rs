@@ -128,3 +128,35 @@ async fn a_hint_covers_the_rest_only_where_all_is_watched() {
         setup.stop().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_that_is_shown_can_be_asked_for() {
+    let mut setup = Setup::new();
+    let (handle, runtime) = (setup.handle(), tokio::runtime::Handle::current());
+    let path = setup.dir.path().join("added");
+    std::fs::create_dir(&path).unwrap();
+    for number in 0..300 {
+        let added = common::folder(&format!("folder{number}"), path.clone());
+        let ask = || {
+            let (handle, runtime, id) = (handle.clone(), runtime.clone(), added.id.clone());
+            // Paused, it answers at once, one way or the other.
+            std::thread::spawn(move || {
+                while handle.folder(&id).is_none() {
+                    std::thread::yield_now();
+                }
+                runtime.block_on(handle.scan_now(&id))
+            })
+        };
+        // More of them than cores: whoever adds it may lose its core at any point.
+        let asking: Vec<_> = (0..8).map(|_| ask()).collect();
+        setup.settings.send_modify(|settings| {
+            settings.folders.truncate(1);
+            settings.folders.push(sync::FolderSettings { paused: true, ..added });
+        });
+        for asked in asking {
+            let answer = tokio::task::spawn_blocking(move || asked.join().unwrap()).await.unwrap();
+            assert!(matches!(answer, Err(sync::SyncError::Paused(_))), "{number}: {answer:?}");
+        }
+    }
+    setup.stop().await;
+}

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use api::{BackupNowReport, BackupNowRequest, FolderChoice, Registered, Step};
-use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use backup::{BackupNowError, NotifyStep, StepReport, WaitError};
 use types::{FolderId, Published};
 
+use super::extract::Json;
 use super::{Answer, ApiState, Problem, folders};
 use crate::source_side::name_of;
 use types::with_causes;

@@ -1,10 +1,10 @@
 //! The settings.
 
 use api::{ConfigChange, ConfigChanged};
-use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 
+use super::extract::Json;
 use super::ui::Owner;
 use super::{Answer, ApiState, Problem, blocking};
 use types::with_causes;

@@ -4,7 +4,6 @@
 use std::time::{Duration, Instant};
 
 use api::Step;
-use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use config::SourcePeer;
@@ -13,6 +12,7 @@ use net::{Multiaddr, PeerId};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
+use super::extract::Json;
 use super::{Answer, ApiState, Problem, restores};
 use types::with_causes;
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use ::zip::write::SimpleFileOptions;
 use ::zip::{CompressionMethod, DateTime, ZipWriter};
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use backup::{Depth, SnapshotTree, TreeError};
@@ -20,6 +20,7 @@ use store::{BlockStore, FileReader, StoreError, resolve};
 use types::{Entry, EntryKind, RelPath};
 use utoipa::IntoParams;
 
+use super::extract::{Path, Query};
 use super::snapshots::{self, Choice, rel_path};
 use super::ui::Owner;
 use super::{ApiState, Problem, blocking, reading};

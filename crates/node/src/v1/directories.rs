@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use api::to_text;
-use axum::Json;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use sync::PreviewLimits;
 use utoipa::{IntoParams, ToSchema};
 
+use super::extract::{Json, Query};
 use super::ui::Owner;
 use super::{Answer, ApiState, Problem, blocking};
 use types::with_causes;

@@ -4,8 +4,7 @@ use std::path::Path as FsPath;
 use std::time::Duration;
 
 use api::{AddFolder, FileError, Folder};
-use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use config::{FolderConfig, FolderUpdate};
 use serde::Deserialize;
@@ -13,6 +12,7 @@ use sync::{FolderState, FolderStatus, SyncError};
 use types::FolderId;
 use utoipa::ToSchema;
 
+use super::extract::{Json, Path};
 use super::{Answer, ApiState, Problem, blocking};
 use types::with_causes;
 

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use api::{Job, PruneReport, PruneRequest, VerifyRequest};
-use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 
+use super::extract::{Json, Path};
 use super::{Answer, ApiState, Problem};
 use crate::maintenance;
 

@@ -1,9 +1,9 @@
 //! What happened: the journal, the last lines of the log, and what travelled.
 
-use axum::Json;
 use axum::extract::State;
 
 use super::ApiState;
+use super::extract::Json;
 use super::ui::Owner;
 use crate::journal::JournalEntry;
 use crate::recent_log::{self, LogLine};

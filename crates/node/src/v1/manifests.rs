@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse as _, Response};
 use restore::{Blocks, Manifest};
 use store::BlockStore;
 
+use super::extract::Path;
 use super::ui::Owner;
 use super::{ApiState, Problem, blocking};
 use crate::pieces;

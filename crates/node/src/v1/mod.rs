@@ -13,6 +13,7 @@ mod connection;
 mod contents;
 mod directories;
 mod events;
+mod extract;
 mod folders;
 mod jobs;
 mod journal;
@@ -31,7 +32,6 @@ mod versions;
 use std::sync::Arc;
 
 use ::backup::{BackupHandle, BackupService, SnapshotStore};
-use axum::Json;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
@@ -42,9 +42,11 @@ use manifest::{Askers, ManifestRegistry};
 use sync::SyncHandle;
 use tokio_util::sync::CancellationToken;
 use utoipa::OpenApi;
+use utoipa::openapi::ResponseBuilder;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use self::extract::Json;
 use crate::journal::Journal;
 use crate::listeners::Problems;
 use crate::pairing::Pairing;
@@ -105,10 +107,23 @@ fn documented() -> (Router<ApiState>, utoipa::openapi::OpenApi) {
         ] {
             if let Some(operation) = operation {
                 operation.operation_id = Some(operation_id(method, path));
+                // Whatever says no, at whatever layer, says it in the same form.
+                let responses = &mut operation.responses.responses;
+                responses.insert("default".to_owned(), problem_response().into());
             }
         }
     }
     (api, document)
+}
+
+/// An answer that says no, in the document.
+fn problem_response() -> utoipa::openapi::Response {
+    let problem = utoipa::openapi::Ref::from_schema_name("ApiProblem");
+    let content = utoipa::openapi::ContentBuilder::new().schema(Some(problem)).build();
+    ResponseBuilder::new()
+        .description("Any other failure, in words")
+        .content("application/json", content)
+        .build()
 }
 
 /// A name that no other operation has: handlers of several modules are called
@@ -135,7 +150,19 @@ pub(crate) fn router(state: ApiState) -> Router {
     api.route("/api/v1/openapi.json", get(document))
         .route("/metrics", get(metrics::metrics))
         .layer(axum::middleware::from_fn_with_state(state.node.clone(), token))
+        .route("/api/v1/{*rest}", axum::routing::any(no_such_thing))
+        .method_not_allowed_fallback(no_such_method)
         .with_state(state)
+}
+
+async fn no_such_thing() -> Problem {
+    Problem::not_found(
+        "there is nothing of this name here; /api/v1/openapi.json says what there is",
+    )
+}
+
+async fn no_such_method() -> Problem {
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this cannot be done here; see the Allow header")
 }
 
 fn routes() -> OpenApiRouter<ApiState> {

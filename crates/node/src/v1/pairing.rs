@@ -1,10 +1,10 @@
 //! Pairing with another machine.
 
 use api::{JoinReport, JoinRequest, PairingCode, PairingState};
-use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 
+use super::extract::Json;
 use super::{Answer, ApiState, Problem};
 use crate::pairing::{PairError, Standing};
 use types::with_causes;

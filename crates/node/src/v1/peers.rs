@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use api::{ConnectRequest, Peer};
-use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use jiff::Timestamp;
 use net::{Multiaddr, PeerInfo, Purposes};
 
+use super::extract::Json;
 use super::{Answer, ApiState, Problem};
 use types::with_causes;
 

@@ -8,8 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use api::{RestoreReport, RestoreRequest, from_text};
-use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use backup::RemoteSnapshot;
 use net::PeerId;
@@ -18,6 +17,7 @@ use restore::{Blocks, Progress, Report, RestoreError, RestoreOptions, Selection,
 use store::{BlockStore, Root};
 use types::{Cid, RelPath};
 
+use super::extract::{Json, Path};
 use super::reading::Far;
 use super::snapshots::{self, Choice};
 use super::ui::Owner;

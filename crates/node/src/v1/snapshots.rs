@@ -3,14 +3,14 @@
 use std::ops::ControlFlow;
 
 use api::{ListedEntry, from_text};
-use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use backup::{Depth, RemoteSnapshot, SnapshotError, SnapshotTree, TreeError};
 use jiff::Timestamp;
 use serde::Deserialize;
 use types::RelPath;
 use utoipa::IntoParams;
 
+use super::extract::{Json, Path, Query};
 use super::ui::Owner;
 use super::{Answer, ApiState, Problem, blocking, reading};
 use crate::choice::{SnapshotChoice, snapshot_model};

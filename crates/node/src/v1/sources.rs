@@ -1,8 +1,7 @@
 //! The sources that this instance pulls from.
 
 use api::{Pull, Source};
-use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::sse::Event;
 use backup::{AcceptError, BackupEvent, SourceStatus};
@@ -11,6 +10,7 @@ use serde::Deserialize;
 use serde_json::json;
 use utoipa::ToSchema;
 
+use super::extract::{Json, Path};
 use super::{Answer, ApiState, Problem, blocking};
 use types::with_causes;
 

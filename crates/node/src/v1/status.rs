@@ -1,10 +1,10 @@
 //! How the instance is, in one answer.
 
 use api::{Notice, NoticeLevel, Status, Storage};
-use axum::Json;
 use axum::extract::State;
 use store::BlockStore as _;
 
+use super::extract::Json;
 use super::{Answer, ApiState, blocking, folders, sources};
 use types::with_causes;
 

@@ -1,7 +1,6 @@
 //! The way into the web UI: links that count once, and sessions.
 
 use api::UiLink;
-use axum::Json;
 use axum::extract::{FromRequestParts, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -10,6 +9,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::extract::Json;
 use super::{Answer, ApiState, Problem};
 use crate::rest::is_owner;
 use crate::web::Sessions;

@@ -3,14 +3,14 @@
 use std::ops::ControlFlow;
 
 use api::{ListedEntry, to_text};
-use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use backup::{Depth, SnapshotTree};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use types::{EntryKind, RelPath, SequenceNumber};
 use utoipa::{IntoParams, ToSchema};
 
+use super::extract::{Json, Path, Query};
 use super::snapshots::{self, Choice, rel_path};
 use super::ui::Owner;
 use super::{Answer, ApiState, Problem, blocking, reading};

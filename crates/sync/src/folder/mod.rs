@@ -82,7 +82,7 @@ impl Task {
     ) -> Result<Self, SyncError> {
         let pin = Arc::new(core.store.pin());
         let missing = publish::keep_unpublished(&core, &record, &pin)?;
-        let mut task = Self {
+        Ok(Self {
             schedule: Schedule::new(config.times.clone()),
             core,
             shared,
@@ -102,9 +102,7 @@ impl Task {
             trouble: None,
             seen: None,
             covers_until: None,
-        };
-        task.show_rest();
-        Ok(task)
+        })
     }
 
     fn now(&self) -> Duration {

@@ -10,7 +10,7 @@ use crate::status::{
 
 impl Task {
     /// Shows what the folder is when it does nothing.
-    pub(super) fn show_rest(&mut self) {
+    pub(crate) fn show_rest(&mut self) {
         // The state of its own rows may have changed under it: a receipt.
         if let Ok(Some(record)) = self.core.index.folder(&self.shared.id) {
             self.record = record;
