@@ -18,6 +18,7 @@
 mod cache;
 mod error;
 mod files;
+mod lacking;
 mod patches;
 mod progress;
 
@@ -34,13 +35,14 @@ use types::{Cid, FolderId, ManifestHeader};
 
 use self::cache::{Caches, Complete, FolderCache};
 use self::files::{FileWant, check_segment, files_of, first_missing};
+use self::lacking::{Lacking, whole};
 use self::patches::segment_patches;
 use crate::blocking::blocking;
 use crate::clock::Clock;
 use crate::patch::PatchWant;
 use crate::plan::{Counts, Plan, Step, Summary, TreeWalk, diff};
 use crate::pool::SessionPool;
-use crate::pull::{PullError, PullReport, Puller};
+use crate::pull::{PullError, Puller};
 use crate::snapshot::{Snapshot, SnapshotRecord, SnapshotStore};
 use crate::tree::{SnapshotTree, header_of};
 
@@ -554,48 +556,6 @@ struct Group {
 
 fn ranges(len: usize, at_once: usize) -> impl Iterator<Item = Range<usize>> {
     (0..len).step_by(at_once).map(move |from| from..(from + at_once).min(len))
-}
-
-/// Whether all of it came.
-fn whole(report: &PullReport) -> Result<(), ManifestPullError> {
-    if report.is_complete() {
-        return Ok(());
-    }
-    let mut lacking = Lacking::default();
-    lacking.add(report);
-    lacking.result()
-}
-
-/// What could not be had.
-#[derive(Default)]
-struct Lacking {
-    changed: usize,
-    missing: usize,
-    first: Option<Cid>,
-}
-
-impl Lacking {
-    fn add(&mut self, report: &PullReport) {
-        self.changed += report.changed.len();
-        if let Some(first) = report.missing.first() {
-            self.is_missing(*first, report.missing.len());
-        }
-    }
-
-    fn is_missing(&mut self, first: Cid, count: usize) {
-        self.first.get_or_insert(first);
-        self.missing += count;
-    }
-
-    /// Changed files explain themselves: the next manifest follows. Only where
-    /// a block is simply not there, the source is to blame.
-    fn result(self) -> Result<(), ManifestPullError> {
-        match self.first {
-            _ if self.changed > 0 => Err(ManifestPullError::Changed { count: self.changed }),
-            Some(first) => Err(ManifestPullError::Missing { count: self.missing, first }),
-            None => Ok(()),
-        }
-    }
 }
 
 impl From<PullError> for ManifestPullError {
