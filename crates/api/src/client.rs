@@ -6,7 +6,8 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::model::{ApiProblem, ListedEntry};
+use crate::listed::ListedEntry;
+use crate::model::ApiProblem;
 
 /// An instance that does not even accept a connection within this is not
 /// there.

@@ -9,5 +9,5 @@ mod listed;
 mod model;
 
 pub use client::{Client, ClientError, Query, path_part};
-pub use listed::{from_text, to_text};
+pub use listed::{ListedEntry, from_text, to_text};
 pub use model::*;

@@ -221,33 +221,6 @@ pub struct Snapshot {
     pub held: Option<String>,
 }
 
-/// One entry of a snapshot. Entries are asked for page by page: a page with as
-/// many as its `limit` is followed by the one after its last path.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct ListedEntry {
-    /// Where it is in the folder; exact, unless `path_base64` is given too.
-    pub path: String,
-    /// The same in full, in base64, where it is not UTF-8.
-    pub path_base64: Option<String>,
-    /// `file`, `dir`, `symlink`, …
-    #[serde(rename = "type")]
-    pub kind: String,
-    /// The length of a file.
-    pub size_bytes: Option<u64>,
-    /// The content of a file.
-    #[schema(value_type = Option<String>)]
-    pub cid: Option<Cid>,
-    /// The target of a link; what is not UTF-8 is replaced.
-    pub target: Option<String>,
-    /// Permissions.
-    pub mode: u32,
-    /// The time of the last write, in nanoseconds since 1970, as a text: it
-    /// may be beyond what JSON numbers carry.
-    pub mtime_ns: String,
-    /// Why this is not as it was on disk.
-    pub error: Option<String>,
-}
-
 /// A folder that is to be watched.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct AddFolder {
