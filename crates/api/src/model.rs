@@ -491,6 +491,10 @@ pub struct PruneRequest {
     /// Only tell what would go.
     #[serde(default)]
     pub dry_run: bool,
+    /// Where records of what is kept were lost: whatever is known now is all
+    /// that is kept. Refused where that is not whole.
+    #[serde(default)]
+    pub accept_roots: bool,
 }
 
 /// What a prune did, or would do.

@@ -1,12 +1,11 @@
 //! The store of an instance that does not run, opened here: looking at what
 //! it keeps and getting it back needs nobody else.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use backup::{DamagedSnapshot, RemoteSnapshot, SnapshotStore, root_name};
+use backup::{DamagedSnapshot, RemoteSnapshot, SnapshotStore};
 use config::Config;
 use jiff::Timestamp;
 use node::{Running, SnapshotChoice, snapshot_model};
@@ -80,7 +79,10 @@ impl Offline {
             eprintln!("archivist: a file of the store is gone: {}", pack.display());
         }
         if report.roots_incomplete {
-            eprintln!("archivist: records of what is kept are lost: some snapshots may be missing");
+            eprintln!(
+                "archivist: records of what is kept are lost: some snapshots may be missing, and \
+                 nothing is freed until `archivist prune --accept-roots`"
+            );
         }
         let store: Arc<dyn BlockStore> = Arc::new(store);
         Ok(Some(Self { snapshots: SnapshotStore::new(store.clone()), store, config }))
@@ -105,15 +107,9 @@ impl Offline {
         Ok((models.collect(), listing.damaged))
     }
 
-    /// The ids of the snapshots, by the roots that name them.
-    pub(crate) fn ids_by_root(&self) -> Result<HashMap<String, String>> {
-        let listing = self.snapshots.list()?;
-        let ids = listing.snapshots.into_iter().map(|snapshot| {
-            let record = &snapshot.record;
-            let root = root_name(&record.source, &record.folder, record.order);
-            (root, snapshot.id.to_string())
-        });
-        Ok(ids.collect())
+    /// The snapshots.
+    pub(crate) fn snapshots(&self) -> &SnapshotStore {
+        &self.snapshots
     }
 
     /// The snapshot that is meant: by id or the beginning of it, else the

@@ -97,7 +97,7 @@ section! {
         discovery_port: u16 = 8090, Kind::Port, NeedsRestart;
         /// TCP port of the REST API and the web UI, on this machine alone.
         api_port: u16 = 8080, Kind::Port, NeedsRestart;
-        /// Ask for the token wherever the API answers: the node API, metrics and what only looks too.
+        /// Ask for the token wherever the API answers: for the node API, metrics and looks too.
         api_require_token: bool = false, Kind::Bool, Live;
         /// Addresses that the sockets listen on, all but the API's.
         bind: Vec<IpAddr> = vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],

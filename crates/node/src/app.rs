@@ -500,7 +500,11 @@ fn log_report(report: &OpenReport) {
         tracing::warn!("one of the two records of what is kept was damaged, and has been healed");
     }
     if report.roots_incomplete {
-        tracing::error!("records of what is kept are lost: nothing will be freed until repaired");
+        tracing::error!(
+            "records of what is kept are lost: nothing is freed any more; look whether \
+             `archivist snapshots` lists all that there is to keep, and say so with \
+             `archivist prune --accept-roots`"
+        );
     }
 }
 

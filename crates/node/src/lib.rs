@@ -40,6 +40,7 @@ pub use collector::Collector;
 pub use downloads::{DownloadError, Downloads};
 pub use local_blocks::{InPlace, LocalBlocks};
 pub use log_level::{LogLevel, filter};
+pub use maintenance::verify_result;
 pub use recent_log::RecentLog;
 pub use removed::RemovedFolders;
 pub use settings::{Applied, Settings};

@@ -5,16 +5,18 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use api::{PruneReport, VerifyProblem, VerifyRequest, VerifyResult};
+use api::{PruneReport, PruneRequest, VerifyProblem, VerifyRequest, VerifyResult};
 use backup::{
     HeldFolder, Progress, PruneOptions, Puller, SessionPool, VerifyProgress, VerifyReport,
 };
 use jiff::Timestamp;
 use net::PeerId;
-use store::BlockStore as _;
+use store::BlockStore;
 
-use crate::v1::{ApiState, RunningJob};
 use types::with_causes;
+
+use crate::roots;
+use crate::v1::{ApiState, RunningJob};
 
 /// How often the progress of a verification is noted.
 const LOOK: Duration = Duration::from_millis(200);
@@ -34,7 +36,7 @@ pub(crate) async fn verify(
     } else {
         first
     };
-    Ok(to_api(state, &report, repaired))
+    Ok(verify_result(&**state.snapshots.store(), &report, repaired))
 }
 
 async fn look(state: &ApiState, full: bool, job: &RunningJob) -> Result<VerifyReport, String> {
@@ -83,7 +85,9 @@ async fn repair(state: &ApiState, report: &VerifyReport) -> Result<u64, String> 
     Ok(done.repaired)
 }
 
-fn to_api(state: &ApiState, report: &VerifyReport, repaired: u64) -> VerifyResult {
+/// What a verification of `store` has found, as it is told.
+pub fn verify_result(store: &dyn BlockStore, report: &VerifyReport, repaired: u64) -> VerifyResult {
+    let item = |root: &String| root.strip_prefix(roots::DATA).unwrap_or(root).to_owned();
     let mut problems: Vec<VerifyProblem> = report
         .problems
         .iter()
@@ -94,19 +98,19 @@ fn to_api(state: &ApiState, report: &VerifyReport, repaired: u64) -> VerifyResul
                 .snapshots
                 .iter()
                 .map(ToString::to_string)
-                .chain(problem.paths.iter().cloned())
+                .chain(problem.paths.iter().map(item))
                 .collect(),
         })
         .collect();
     problems.extend(report.damaged.iter().filter_map(|damaged| {
         Some(VerifyProblem {
-            cid: state.node.store.root(&damaged.root)?.cid,
+            cid: store.root(&damaged.root)?.cid,
             reason: damaged.reason.clone(),
             concerns: vec![damaged.root.clone()],
         })
     }));
     VerifyResult {
-        checked: report.snapshots,
+        checked: report.snapshots + report.items,
         blocks: report.blocks,
         read_bytes: report.read_bytes,
         problems,
@@ -114,9 +118,32 @@ fn to_api(state: &ApiState, report: &VerifyReport, repaired: u64) -> VerifyResul
     }
 }
 
+/// Whether everything that is known to be kept is whole.
+///
+/// # Errors
+///
+/// What is not, and what to do.
+pub(crate) async fn check_whole(state: &ApiState) -> Result<(), String> {
+    let (snapshots, stop) = (state.snapshots.clone(), state.stop.clone());
+    let work = tokio::task::spawn_blocking(move || {
+        backup::verify(&snapshots, false, &VerifyProgress::default(), &stop)
+    });
+    let report = work.await.map_err(|error| error.to_string())?;
+    let report = report.map_err(|error| with_causes(&error))?;
+    if report.is_ok() {
+        return Ok(());
+    }
+    let (snapshots, items) =
+        (report.broken.len() + report.damaged.len(), report.broken_items.len());
+    Err(format!(
+        "{snapshots} snapshots and {items} items are not whole, so the records of what is kept are \
+         not accepted as they are; `archivist verify --repair` pulls what is missing again"
+    ))
+}
+
 /// Removes what no rule keeps, and frees what nothing needs.
-pub(crate) async fn prune(state: &ApiState, dry_run: bool) -> Result<PruneReport, String> {
-    run_prune(state, dry_run, true).await
+pub(crate) async fn prune(state: &ApiState, request: PruneRequest) -> Result<PruneReport, String> {
+    run_prune(state, request, true).await
 }
 
 /// As [`prune`], for the instance itself: where nothing is removed, it collects
@@ -125,18 +152,19 @@ pub(crate) async fn prune_by_itself(
     state: &ApiState,
     collect: bool,
 ) -> Result<PruneReport, String> {
-    run_prune(state, false, collect).await
+    run_prune(state, PruneRequest::default(), collect).await
 }
 
 async fn run_prune(
     state: &ApiState,
-    dry_run: bool,
+    request: PruneRequest,
     always_collect: bool,
 ) -> Result<PruneReport, String> {
     let keep = state.node.settings.get().backup_server.keep.clone();
     let (snapshots, stop) = (state.snapshots.clone(), state.stop.clone());
     let work = tokio::task::spawn_blocking(move || {
-        let options = PruneOptions { dry_run, always_collect, accept_roots: false, stop };
+        let PruneRequest { dry_run, accept_roots } = request;
+        let options = PruneOptions { dry_run, always_collect, accept_roots, stop };
         backup::prune(&snapshots, &keep, Timestamp::now(), &options)
     });
     let done = work.await.map_err(|error| error.to_string())?;

@@ -41,8 +41,6 @@ impl SyncHandle {
 
     /// One of them; `None` where it is not configured.
     pub fn folder(&self, folder: &FolderId) -> Option<Arc<FolderStatus>> {
-        // Its status is there a moment before it can be asked for anything.
-        self.shared(folder).ok()?;
         self.core.board.get(folder).map(|status| self.current(status))
     }
 

@@ -1246,6 +1246,11 @@ export interface components {
         };
         /** @description How to prune. */
         PruneRequest: {
+            /**
+             * @description Where records of what is kept were lost: whatever is known now is all
+             *     that is kept. Refused where that is not whole.
+             */
+            accept_roots?: boolean;
             /** @description Only tell what would go. */
             dry_run?: boolean;
         };
@@ -1586,6 +1591,15 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
+            /** @description Any other failure, in words */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
         };
     };
     get_config: {
@@ -1608,6 +1622,15 @@ export interface operations {
             };
             /** @description Without the token or a session */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
+            /** @description Any other failure, in words */
+            default: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -1657,6 +1680,15 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
+            /** @description Any other failure, in words */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
         };
     };
     get_config_keys: {
@@ -1675,6 +1707,15 @@ export interface operations {
                 };
                 content: {
                     "application/json": Record<string, never>[];
+                };
+            };
+            /** @description Any other failure, in words */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
                 };
             };
         };
@@ -1721,6 +1762,15 @@ export interface operations {
             };
             /** @description It cannot be reached there */
             502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
+            /** @description Any other failure, in words */
+            default: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -1779,6 +1829,15 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
+            /** @description Any other failure, in words */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
         };
     };
     get_directories: {
@@ -1822,6 +1881,15 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
+            /** @description Any other failure, in words */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
         };
     };
     get_events: {
@@ -1840,6 +1908,15 @@ export interface operations {
                 };
                 content: {
                     "text/event-stream": string;
+                };
+            };
+            /** @description Any other failure, in words */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
                 };
             };
         };
@@ -1876,6 +1953,15 @@ export interface operations {
             };
             /** @description No such directory, or no such pattern */
             422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
+            /** @description Any other failure, in words */
+            default: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -1949,6 +2035,15 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
+            /** @description Any other failure, in words */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
         };
     };
     get_folders: {
@@ -1966,6 +2061,15 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Folder"][];
+                };
+            };
+            /** @description Any other failure, in words */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
                 };
             };
         };
@@ -2009,6 +2113,15 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
+            /** @description Any other failure, in words */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
         };
     };
     delete_folders_id: {
@@ -2041,6 +2154,15 @@ export interface operations {
             };
             /** @description No such folder */
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
+            /** @description Any other failure, in words */
+            default: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -2110,6 +2232,15 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
+            /** @description Any other failure, in words */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
         };
     };
     post_folders_id_confirm: {
@@ -2159,6 +2290,15 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
+            /** @description Any other failure, in words */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
         };
     };
     get_folders_id_errors: {
@@ -2183,6 +2323,15 @@ export interface operations {
             };
             /** @description No such folder */
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
+            /** @description Any other failure, in words */
+            default: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -2230,6 +2379,15 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
+            /** @description Any other failure, in words */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
         };
     };
     post_folders_id_resume: {
@@ -2270,6 +2428,15 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
+            /** @description Any other failure, in words */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
         };
     };
     get_jobs: {
@@ -2287,6 +2454,15 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Job"][];
+                };
+            };
+            /** @description Any other failure, in words */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
                 };
             };
         };
@@ -2313,6 +2489,15 @@ export interface operations {
             };
             /** @description No such job since the instance was started */
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
+            /** @description Any other failure, in words */
+            default: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -2348,6 +2533,15 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
+            /** @description Any other failure, in words */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
         };
     };
     get_logs: {
@@ -2369,6 +2563,15 @@ export interface operations {
             };
             /** @description Without the token */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
+            /** @description Any other failure, in words */
+            default: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -2426,6 +2629,15 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
+            /** @description Any other failure, in words */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
         };
     };
     get_pairing: {
@@ -2443,6 +2655,15 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["PairingState"];
+                };
+            };
+            /** @description Any other failure, in words */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
                 };
             };
         };
@@ -2466,6 +2687,15 @@ export interface operations {
             };
             /** @description Without the token */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
+            /** @description Any other failure, in words */
+            default: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -2533,6 +2763,15 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
+            /** @description Any other failure, in words */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
         };
     };
     get_peers: {
@@ -2550,6 +2789,15 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Peer"][];
+                };
+            };
+            /** @description Any other failure, in words */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
                 };
             };
         };
@@ -2572,6 +2820,15 @@ export interface operations {
             };
             /** @description Without the token */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
+            /** @description Any other failure, in words */
+            default: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -2611,6 +2868,24 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
+            /** @description What is known is not whole, and is not accepted so */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
+            /** @description Any other failure, in words */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
         };
     };
     get_restores: {
@@ -2632,6 +2907,15 @@ export interface operations {
             };
             /** @description Without the token or a session */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
+            /** @description Any other failure, in words */
+            default: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -2708,6 +2992,15 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
+            /** @description Any other failure, in words */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
         };
     };
     get_restores_id: {
@@ -2741,6 +3034,15 @@ export interface operations {
             };
             /** @description No such restore since the instance was started */
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
+            /** @description Any other failure, in words */
+            default: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -2789,6 +3091,15 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
+            /** @description Any other failure, in words */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
         };
     };
     get_snapshots: {
@@ -2829,6 +3140,15 @@ export interface operations {
             };
             /** @description The backup server cannot be asked */
             502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
+            /** @description Any other failure, in words */
+            default: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -2918,6 +3238,15 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
+            /** @description Any other failure, in words */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
         };
     };
     get_snapshots_id_file: {
@@ -2992,6 +3321,15 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
+            /** @description Any other failure, in words */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
         };
     };
     get_snapshots_id_search: {
@@ -3057,6 +3395,15 @@ export interface operations {
             };
             /** @description The backup server cannot be asked */
             502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
+            /** @description Any other failure, in words */
+            default: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -3138,6 +3485,15 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
+            /** @description Any other failure, in words */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
         };
     };
     get_sources: {
@@ -3155,6 +3511,15 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Source"][];
+                };
+            };
+            /** @description Any other failure, in words */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
                 };
             };
         };
@@ -3191,6 +3556,15 @@ export interface operations {
             };
             /** @description Not such a name, URL, peer id or address */
             422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
+            /** @description Any other failure, in words */
+            default: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -3239,6 +3613,15 @@ export interface operations {
             };
             /** @description The configuration cannot be changed */
             422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
+            /** @description Any other failure, in words */
+            default: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -3295,6 +3678,15 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
+            /** @description Any other failure, in words */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
         };
     };
     post_sources_name_poll: {
@@ -3335,6 +3727,15 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
+            /** @description Any other failure, in words */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
         };
     };
     get_status: {
@@ -3352,6 +3753,15 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Status"];
+                };
+            };
+            /** @description Any other failure, in words */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
                 };
             };
         };
@@ -3404,6 +3814,15 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
+            /** @description Any other failure, in words */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
         };
     };
     get_traffic: {
@@ -3421,6 +3840,15 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["TrafficDay"][];
+                };
+            };
+            /** @description Any other failure, in words */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
                 };
             };
         };
@@ -3451,6 +3879,15 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
+            /** @description Any other failure, in words */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
         };
     };
     get_ui_session: {
@@ -3468,6 +3905,15 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Session"];
+                };
+            };
+            /** @description Any other failure, in words */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
                 };
             };
         };
@@ -3499,6 +3945,15 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
+            /** @description Any other failure, in words */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
         };
     };
     delete_ui_session: {
@@ -3519,6 +3974,15 @@ export interface operations {
             };
             /** @description Without the token */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
+            /** @description Any other failure, in words */
+            default: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -3561,6 +4025,15 @@ export interface operations {
             };
             /** @description Another one is running */
             409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
+            /** @description Any other failure, in words */
+            default: {
                 headers: {
                     [name: string]: unknown;
                 };

@@ -1,3 +1,5 @@
+//! Differences over a pipe: what comes, what does not, and who lies.
+
 use store::MemStore;
 use tokio_util::compat::TokioAsyncReadCompatExt as _;
 

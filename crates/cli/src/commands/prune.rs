@@ -18,6 +18,10 @@ pub(crate) struct Prune {
     /// Only tell what would go.
     #[arg(long)]
     dry_run: bool,
+    /// Where records of what is kept were lost, so that nothing is freed any
+    /// more: say that `archivist snapshots` lists all that there is to keep.
+    #[arg(long, conflicts_with = "dry_run")]
+    accept_roots: bool,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -26,7 +30,7 @@ pub(crate) struct Prune {
 impl Prune {
     pub(crate) fn run(&self, context: &Context) -> Result<()> {
         let client = context.need_instance("`archivist prune`")?;
-        let body = PruneRequest { dry_run: self.dry_run };
+        let body = PruneRequest { dry_run: self.dry_run, accept_roots: self.accept_roots };
         let progress = Progress::new(Unit::Bytes, "pruning");
         let report = block_on(async { Ok(client.post("/prune", &body).await?) });
         progress.end();

@@ -1,11 +1,11 @@
 //! `archivist verify`
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use api::{Client, Job, VerifyProblem, VerifyRequest, VerifyResult};
-use store::VerifyDepth;
+use api::{Client, Job, VerifyRequest, VerifyResult};
+use backup::VerifyProgress;
+use tokio_util::sync::CancellationToken;
 
 use crate::context::{Context, block_on};
 use crate::exit::End;
@@ -67,35 +67,11 @@ impl Verify {
 
     fn offline(&self, context: &Context) -> Result<VerifyResult> {
         let Some(offline) = Offline::open(context)? else { return Ok(VerifyResult::default()) };
-        let depth = if self.full { VerifyDepth::Full } else { VerifyDepth::Present };
         let progress = Progress::new(Unit::Things, "checking");
-        let report = offline.store().verify(depth);
+        let (looked_at, never) = (VerifyProgress::default(), CancellationToken::new());
+        let report = backup::verify(offline.snapshots(), self.full, &looked_at, &never);
         progress.end();
-        let report = report?;
-        let ids = offline.ids_by_root()?;
-        // A snapshot whose blocks are all there, but whose record is none.
-        let is_known = |root: &str| {
-            report.problems.iter().any(|one| one.roots.iter().any(|name| name == root))
-        };
-        let (_, damaged) = offline.list()?;
-        let unread = damaged.into_iter().filter(|one| !is_known(&one.root));
-        let unread = unread.filter_map(|one| {
-            let cid = offline.store().root(&one.root)?.cid;
-            Some(VerifyProblem { cid, reason: one.reason, concerns: vec![one.root] })
-        });
-        let mut problems: Vec<VerifyProblem> = unread.collect();
-        problems.extend(report.problems.into_iter().map(|problem| VerifyProblem {
-            cid: problem.cid,
-            reason: problem.reason,
-            concerns: problem.roots.iter().map(|root| name_of(root, &ids)).collect(),
-        }));
-        Ok(VerifyResult {
-            checked: report.roots,
-            blocks: report.blocks,
-            read_bytes: report.read_bytes,
-            problems,
-            repaired: 0,
-        })
+        Ok(node::verify_result(&**offline.store(), &report?, 0))
     }
 
     /// Says what was found.
@@ -134,10 +110,4 @@ impl Verify {
         }
         bail!("{damaged} damaged or missing; `archivist verify --repair` pulls them again")
     }
-}
-
-/// What people call a root: the id of a snapshot, the CID of a data item.
-fn name_of(root: &str, ids: &HashMap<String, String>) -> String {
-    let known = ids.get(root).map(String::as_str);
-    known.or_else(|| root.strip_prefix(node::roots::DATA)).unwrap_or(root).to_owned()
 }

@@ -164,13 +164,20 @@ pub(crate) async fn get(State(state): State<ApiState>, Path(id): Path<u64>) -> A
     responses(
         (status = 200, body = PruneReport),
         (status = 401, description = "Without the token", body = api::ApiProblem),
+        (status = 409, description = "What is known is not whole, and is not accepted so",
+            body = api::ApiProblem),
     )
 )]
 pub(crate) async fn prune(
     State(state): State<ApiState>,
     Json(request): Json<PruneRequest>,
 ) -> Answer<PruneReport> {
-    let report = maintenance::prune(&state, request.dry_run).await;
+    if request.accept_roots {
+        maintenance::check_whole(&state)
+            .await
+            .map_err(|message| Problem::new(StatusCode::CONFLICT, message))?;
+    }
+    let report = maintenance::prune(&state, request).await;
     report.map(Json).map_err(|message| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, message))
 }
 

@@ -155,7 +155,8 @@ async fn show(dir: &Path, own: Option<&Path>) -> Result<()> {
     let verified = b.verify(VerifyRequest { full: true, repair: false }).await?;
     ensure!(verified.problems.is_empty(), "B is damaged: {:?}", verified.problems);
     steps.done(&format!("B reads and hashes all that it holds: {}", size(verified.read_bytes)));
-    let pruned: PruneReport = b.api.post("/prune", &PruneRequest { dry_run: true }).await?;
+    let pruned: PruneReport =
+        b.api.post("/prune", &PruneRequest { dry_run: true, accept_roots: false }).await?;
     ensure!(pruned.removed.is_empty(), "a new snapshot would be pruned");
     a.stop().await?;
     b.stop().await?;
