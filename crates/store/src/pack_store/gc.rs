@@ -65,8 +65,8 @@ impl Inner {
         if self.roots.lock().is_incomplete() && !options.accept_roots {
             return Err(StoreError::NotCollected(
                 "records of roots are lost, so it is not known what is needed; look whether \
-                 everything is there that should be (`archivist snapshots`, `archivist verify`), and \
-                 accept what there is (`archivist prune --accept-roots`)"
+                 everything is there that should be (`archivist snapshots`, `archivist verify`), \
+                 and accept what there is (`archivist prune --accept-roots`)"
                     .into(),
             ));
         }
