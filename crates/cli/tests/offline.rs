@@ -258,7 +258,7 @@ fn damage_is_found_named_and_costs_only_what_it_hit() {
     assert_eq!(ran.code, Some(1), "{ran:?}");
     let problems = ran.json()["problems"].clone();
     assert_eq!(problems.as_array().unwrap().len(), 1, "{problems}");
-    assert_eq!(problems[0]["concerns"], json!([ids[1]]));
+    assert_eq!(problems[0]["concerns"], json!([ids[1], "big"]));
     let ran = run(home.path(), ["verify", "--full"]);
     assert!(ran.out.contains(&ids[1]) && ran.err.contains("--repair"), "{ran:?}");
     // The others come back whole, and of this one everything else.

@@ -606,7 +606,9 @@ fn prune_says_what_goes_and_why_not() {
     for part in ["gone", "1 snapshot would go, 2 would stay", "the clock is behind"] {
         assert!(ran.out.contains(part), "{part}: {ran:?}");
     }
-    assert_eq!(fake.request("POST /prune").body, json!({ "dry_run": true }));
+    let asked = json!({ "accept_roots": false, "dry_run": true });
+    assert_eq!(fake.request("POST /prune").body, asked);
+    assert_eq!(run(home.path(), ["prune", "--accept-roots", "--dry-run"]).code, Some(2));
     let told = run(home.path(), ["prune", "--json"]).json();
     assert_eq!(told["not_collected"], Value::Null);
     assert_eq!((&told["removed"], &told["holds"]), (&report["removed"], &report["holds"]));

@@ -1761,7 +1761,7 @@ export interface operations {
                 };
             };
             /** @description It cannot be reached there */
-            502: {
+            409: {
                 headers: {
                     [name: string]: unknown;
                 };

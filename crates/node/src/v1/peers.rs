@@ -31,7 +31,7 @@ pub(crate) async fn list(State(state): State<ApiState>) -> Answer<Vec<Peer>> {
         (status = 200, description = "It is connected", body = Peer),
         (status = 400, description = "Not such an address", body = api::ApiProblem),
         (status = 401, description = "Without the token", body = api::ApiProblem),
-        (status = 502, description = "It cannot be reached there", body = api::ApiProblem),
+        (status = 409, description = "It cannot be reached there", body = api::ApiProblem),
     )
 )]
 pub(crate) async fn connect(
@@ -52,10 +52,10 @@ pub(crate) async fn connect(
         .net
         .connect(peer, [plain], CONNECT_TIMEOUT)
         .await
-        .map_err(|error| Problem::new(StatusCode::BAD_GATEWAY, with_causes(&error)))?;
+        .map_err(|error| Problem::new(StatusCode::CONFLICT, with_causes(&error)))?;
     let peers = state.node.net.peers().await.map_err(|error| Problem::internal(&error))?;
     let found = peers.into_iter().find(|info| info.peer == peer).ok_or_else(|| {
-        Problem::new(StatusCode::BAD_GATEWAY, format!("{peer} has closed the connection"))
+        Problem::new(StatusCode::CONFLICT, format!("{peer} has closed the connection"))
     })?;
     Ok(Json(to_api(&state, found)))
 }
