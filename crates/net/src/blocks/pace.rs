@@ -15,6 +15,11 @@ const SLOW: f64 = 40e6;
 /// Shorter batches say nothing: the buffers of both systems take them at once.
 const TELLS: usize = 64 << 10;
 
+/// What is asked for when nothing is under way, and is no more bytes than this,
+/// is compressed over any link: a save of some files, which nobody waits a
+/// millisecond longer for.
+pub(super) const FEW: usize = 256 << 10;
+
 /// What zstd does to blocks that go over a slow link.
 pub(super) const LEVEL: i32 = 3;
 

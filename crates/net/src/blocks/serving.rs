@@ -342,9 +342,13 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Serving<'a, S> {
         let len = self.wants.len().min(MAX_BATCH);
         let asked: Vec<Cid> = self.wants.drain(..len).collect();
         let (peer, source, is_slow) = (self.peer, self.source.clone(), self.pace.is_slow());
+        let is_idle = self.sending.len() == 0
+            && self.payload.is_empty()
+            && self.staged_sent == self.staged.len();
         self.work = Some(tokio::task::spawn_blocking(move || {
             let mut answers = source.provider.read(&peer, &asked, BATCH_BYTES);
-            if is_slow {
+            let len: usize = answers.iter().map(payload_len).sum();
+            if is_slow || (is_idle && len <= pace::FEW) {
                 answers = answers.into_iter().map(packed).collect();
             }
             drop(permit);

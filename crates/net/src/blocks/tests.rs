@@ -190,6 +190,26 @@ async fn over_a_slow_link_what_shrinks_is_compressed_and_over_a_fast_one_nothing
 }
 
 #[tokio::test]
+async fn a_few_small_blocks_are_compressed_over_any_link() {
+    let text = |number: usize| format!("{number} all work and no play\n").repeat(200);
+    let blocks: Vec<_> = (0..10)
+        .map(|n| EncodedBlock::plain(Block::new(Codec::Raw, text(n).into_bytes()).unwrap()))
+        .collect();
+    let asked: Vec<Cid> = blocks.iter().map(EncodedBlock::cid).collect();
+    let shelf: Arc<dyn BlockProvider> = Arc::new(Shelf::holding(&blocks));
+    let (near, far) = tokio::io::duplex(1 << 20);
+    let server = tokio::spawn(serve(far.compat(), PeerId::random(), source(shelf)));
+    let mut session = open(near.compat()).await.unwrap();
+    for _ in 0..2 {
+        let (result, got) = fetch(&mut session, wants(asked.iter().copied())).await;
+        assert!(result.unwrap().bytes < 2_000);
+        assert_good_prefix(&got, &asked, &blocks);
+    }
+    drop(session);
+    server.await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn blocks_of_all_sizes_arrive_in_order() {
     let sizes = [0, 1, 4095, 4096, 70_000, 256 << 10, 1 << 20, 17];
     let mut blocks: Vec<_> = (0..2000).map(|n| block(n, sizes[n % 7] >> (n % 3))).collect();
