@@ -143,7 +143,7 @@ function Logs() {
 export function Events() {
   const [tab, setTab] = useState<string | null>("events");
   return (
-    <Page title="Events and logs" lead="What happened since Archivist was started.">
+    <Page title="Events and logs" lead="What happened, and what the program says of its work.">
       <Tabs value={tab} onChange={setTab} keepMounted={false}>
         <Tabs.List mb="md">
           <Tabs.Tab value="events">Events</Tabs.Tab>
