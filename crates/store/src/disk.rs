@@ -10,6 +10,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice};
+use std::num::NonZeroU64;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -108,6 +109,13 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
     /// and a further sync would succeed without having written them (Rebello
     /// et al., "Can Applications Recover from fsync Failures?", ATC 2020).
     fn sync(&self) -> io::Result<()>;
+
+    /// Says that what is durable of the first `len` bytes will not be read
+    /// soon, so that the system need not keep it in memory. A hint: nothing
+    /// changes by it.
+    fn forget_cached(&self, len: u64) {
+        let _ = len;
+    }
 
     /// The length of the file, in bytes.
     ///
@@ -236,6 +244,12 @@ impl DiskFile for RealFile {
         self.0.sync_data()
     }
 
+    fn forget_cached(&self, len: u64) {
+        let Some(len) = NonZeroU64::new(len) else { return };
+        // A file system may not know of it.
+        let _ = rustix::fs::fadvise(&self.0, 0, Some(len), rustix::fs::Advice::DontNeed);
+    }
+
     fn len(&self) -> io::Result<u64> {
         Ok(self.0.metadata()?.len())
     }
@@ -283,6 +297,22 @@ mod tests {
         assert_eq!(file.read_at(&mut read, 5).unwrap(), expected.len());
         assert_eq!(&read[..expected.len()], expected);
         assert_eq!(file.len().unwrap(), 5 + expected.len() as u64);
+    }
+
+    #[test]
+    fn what_is_forgotten_is_read_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = RealDisk.create(&dir.path().join("file")).unwrap();
+        let bytes: Vec<u8> = (0..100_000_u32).flat_map(u32::to_le_bytes).collect();
+        file.write_at(&[&bytes], 0).unwrap();
+        // Not durable yet, half of it, and all.
+        for len in [0, 1, 200_000, u64::MAX] {
+            file.forget_cached(len);
+            let mut read = vec![0; bytes.len()];
+            assert_eq!(file.read_at(&mut read, 0).unwrap(), bytes.len());
+            assert!(read == bytes, "{len}");
+            file.sync().unwrap();
+        }
     }
 
     #[test]

@@ -232,7 +232,7 @@ impl Inner {
     fn upkeep_task(&self, task: Upkeep) {
         let (what, result) = match task {
             Upkeep::Seal(pack) => ("seal a pack", self.seal(&pack)),
-            Upkeep::WriteOut(pack) => ("write a pack out", self.sync_pack(&pack)),
+            Upkeep::WriteOut(pack) => ("write a pack out", self.write_out(&pack)),
             Upkeep::Stop => return,
             Upkeep::FlushIndex => {
                 let due = self.index.is_flush_due();

@@ -386,6 +386,7 @@ fn existing_pack(
         usable_records: AtomicU32::new(u32::MAX),
         indexed: AtomicU32::new(0),
         is_named: AtomicBool::new(false),
+        read: AtomicU64::new(0),
         syncing: Mutex::new(()),
     }
 }

@@ -30,6 +30,8 @@ pub(super) struct Pack {
     pub(super) indexed: AtomicU32,
     /// Its name is durable.
     pub(super) is_named: AtomicBool,
+    /// Bytes that were read of it since its content was forgotten last.
+    pub(super) read: AtomicU64,
     /// Serialises syncs: the system reports a failure to one of them alone.
     pub(super) syncing: Mutex<()>,
 }
@@ -203,6 +205,7 @@ impl Packs {
             usable_records: AtomicU32::new(u32::MAX),
             indexed: AtomicU32::new(0),
             is_named: AtomicBool::new(false),
+            read: AtomicU64::new(0),
             syncing: Mutex::new(()),
         });
         self.files.lock().put(number, file.into());

@@ -15,6 +15,9 @@ use crate::run::{VALUE_LEN, Value};
 /// How often a block is looked for that a collection moves.
 const MOVES_MAX: usize = 8;
 
+/// A pack's content is forgotten when so many bytes of it have been read.
+const FORGET_AFTER: u64 = 16 << 20;
+
 /// Where a block is.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
@@ -178,7 +181,10 @@ impl Inner {
             Err(error) => return Err(error),
         };
         let reason = match read_record(&*file, &place.entry) {
-            Ok(block) => return Ok(Some(block)),
+            Ok(block) => {
+                self.has_read(place);
+                return Ok(Some(block));
+            }
             Err(ReadError::Damaged(reason)) => reason,
             // A sector that cannot be read is damage of the blocks in it.
             Err(ReadError::Io(error)) => error.to_string(),
@@ -188,6 +194,16 @@ impl Inner {
             return Ok(None);
         }
         Err(self.quarantine(place, reason))
+    }
+
+    /// Content is read once, as a rule: see [`Inner::forget_cached`].
+    fn has_read(&self, place: &Place) {
+        let (pack, len) = (&place.pack, u64::from(place.entry.stored_len));
+        if pack.read.fetch_add(len, Ordering::Relaxed) + len >= FORGET_AFTER {
+            pack.read.store(0, Ordering::Relaxed);
+            // What the system has read ahead is wanted next.
+            self.forget_cached(pack, place.entry.end());
+        }
     }
 
     pub(super) fn quarantine(&self, place: &Place, reason: String) -> StoreError {

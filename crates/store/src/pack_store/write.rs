@@ -297,6 +297,26 @@ impl Inner {
         Ok(())
     }
 
+    /// Makes what a growing pack holds durable ahead of the commit.
+    pub(super) fn write_out(&self, pack: &Pack) -> Result<(), StoreError> {
+        self.sync_pack(pack)?;
+        let end = pack.state.lock().end;
+        self.forget_cached(pack, end);
+        Ok(())
+    }
+
+    /// Has the system forget the first `len` bytes of a pack. A stream of blocks would
+    /// drive out of its memory what other programs need, and on machines whose
+    /// memory comes from a host, pages that were never used cost several times
+    /// the copying. Nodes are read again soon, and stay.
+    pub(super) fn forget_cached(&self, pack: &Pack, len: u64) {
+        if pack.header.kind == PackKind::Data
+            && let Ok(file) = self.packs.file(pack)
+        {
+            file.forget_cached(len);
+        }
+    }
+
     fn sync_file(&self, pack: &Pack, file: &dyn crate::disk::DiskFile) -> Result<(), StoreError> {
         let mut result = file.sync().context("sync", &pack.path);
         if result.is_ok() && !pack.is_named.load(Ordering::SeqCst) {
@@ -345,6 +365,7 @@ impl Inner {
             file.truncate(len).context("cut", &pack.path)?;
         }
         self.sync_file(pack, &*file)?;
+        self.forget_cached(pack, len);
         let mut state = pack.state.lock();
         state.entries = None;
         self.packs.set_file_len(&mut state, len);
