@@ -123,8 +123,8 @@ pub enum VerifyError {
     Stopped,
 }
 
-/// Looks through all snapshots and data items. Blocks, for as long as reading everything
-/// takes where it is `full`.
+/// Looks through all snapshots and data items. Blocks, for as long as reading
+/// everything takes where it is `full`.
 ///
 /// # Errors
 ///

@@ -7,7 +7,10 @@ mod common;
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
+use backup::{SnapshotRecord, SnapshotStore};
+use common::kept::{Thing, commit, open};
 use common::{Home, archivist};
+use types::{Cid, Codec};
 
 #[test]
 fn init_makes_what_is_missing_and_changes_nothing_else() {
@@ -158,4 +161,44 @@ fn a_second_daemon_on_the_same_data_and_a_taken_port_are_plain_errors() {
         let error = String::from_utf8(output.stderr).unwrap();
         assert!(error.contains(&port.to_string()) && error.contains("in use"), "{key}: {error}");
     }
+}
+
+/// A file's versions are in the backup server's order, whatever the source
+/// counts, and a snapshot that cannot be read hides none of them.
+#[test]
+fn the_versions_of_a_file_come_in_order_and_past_what_is_damaged() {
+    let home = Home::new("");
+    home.init();
+    let at = |hour: u32| format!("2026-11-22T{hour:02}:00:00Z");
+    let commit_file = |sequence: u64, hour: u32, content: &str| {
+        let things: [(&[u8], Thing); 1] = [(b"f", Thing::File(content.into()))];
+        commit(home.path(), "docs", sequence, &at(hour), &things)
+    };
+    commit_file(40, 8, "old");
+    let middle = commit_file(41, 9, "middle");
+    let store = open(home.path());
+    let snapshots = SnapshotStore::new(store.clone());
+    let nowhere = Cid::of(Codec::DagCbor, b"nowhere");
+    let order = snapshots.next_order();
+    let broken = SnapshotRecord { manifest: nowhere, order, ..middle.record };
+    snapshots.commit(broken, store.epoch()).unwrap();
+    drop((snapshots, store));
+    // Its state was lost, and it was accepted again.
+    commit_file(1, 11, "the newest");
+    let daemon = home.start();
+    let token = std::fs::read_to_string(home.path().join("data/api-token")).unwrap();
+    let ask = |path: &str| {
+        let url = format!("http://{}/api/v1/file-versions?folder=docs&path={path}", daemon.api());
+        daemon.http().get(url).bearer_auth(token.trim()).send().unwrap()
+    };
+    let versions: serde_json::Value = ask("f").json().unwrap();
+    let sizes: Vec<_> = versions
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|version| version["entry"]["size_bytes"].as_u64().unwrap())
+        .collect();
+    assert_eq!(sizes, [10, 6, 3], "{versions}");
+    // Where nothing was found, that is not known for certain.
+    assert!(!ask("g").status().is_success());
 }

@@ -133,11 +133,18 @@ pub(crate) async fn check_whole(state: &ApiState) -> Result<(), String> {
     if report.is_ok() {
         return Ok(());
     }
-    let (snapshots, items) =
-        (report.broken.len() + report.damaged.len(), report.broken_items.len());
+    let counted = |count: usize, what: &str| match count {
+        0 => None,
+        1 => Some(format!("1 {what}")),
+        count => Some(format!("{count} {what}s")),
+    };
+    let snapshots = counted(report.broken.len() + report.damaged.len(), "snapshot");
+    let items = counted(report.broken_items.len(), "data item");
+    let broken: Vec<String> = snapshots.into_iter().chain(items).collect();
     Err(format!(
-        "{snapshots} snapshots and {items} items are not whole, so the records of what is kept are \
-         not accepted as they are; `archivist verify --repair` pulls what is missing again"
+        "not whole: {}; the records of what is kept are not accepted as they are; `archivist \
+         verify --repair` pulls what is missing again",
+        broken.join(" and ")
     ))
 }
 

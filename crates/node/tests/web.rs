@@ -283,7 +283,7 @@ async fn a_collection_that_fails_is_told_until_one_succeeds() {
     // What is not whole is not what there is to keep.
     let refused = prune().json(&json!({ "accept_roots": true })).send().await.unwrap();
     assert_eq!(refused.status(), 409);
-    assert!(refused.text().await.unwrap().contains("1 items are not whole"));
+    assert!(refused.text().await.unwrap().contains("not whole: 1 data item;"));
     store.remove_root("data/gone").unwrap();
     let accepted = ui.json(prune().json(&json!({ "accept_roots": true }))).await;
     assert_eq!(accepted["not_collected"], Value::Null);

@@ -14,7 +14,9 @@ export interface Line {
   snapshots: Snapshot[];
 }
 
-/** The folders of all machines, by name, each with its snapshots. */
+/** The folders of all machines, by name, each with its snapshots. They are told
+ * in the backup server's order, which is the one that counts: a source may have
+ * begun to count anew. */
 export function lines(snapshots: Snapshot[]): Line[] {
   const found = new Map<string, Line>();
   for (const snapshot of snapshots) {
@@ -31,7 +33,7 @@ export function lines(snapshots: Snapshot[]): Line[] {
     found.set(key, line);
   }
   for (const line of found.values()) {
-    line.snapshots.sort((a, b) => b.sequence - a.sequence);
+    line.snapshots.reverse();
     // A folder can have had another name before.
     line.folderName = line.snapshots[0]?.folder_name ?? line.folderName;
   }

@@ -174,6 +174,13 @@ describe("snapshots", () => {
     expect(newestAt(line, new Date("2026-11-21T10:00:00Z"))?.id).toBe("2");
     expect(newestAt(line, new Date("2026-11-19T00:00:00Z"))).toBeUndefined();
   });
+  it("are in the backup server's order, whatever a source counts", () => {
+    const [line] = lines([
+      snapshot("before", 40, "2026-11-20T10:00:00Z"),
+      snapshot("accepted", 1, "2026-11-21T10:00:00Z"),
+    ]);
+    expect(line?.snapshots.map((one) => one.id)).toEqual(["accepted", "before"]);
+  });
   it("stay chosen whatever arrives", () => {
     const first = snapshot("1", 1, "2026-11-20T10:00:00Z");
     const second = snapshot("2", 2, "2026-11-21T10:00:00Z");

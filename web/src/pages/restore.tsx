@@ -23,6 +23,9 @@ import { Page, Trouble, When } from "../parts/basics";
 import { Restores } from "../parts/restores";
 import { SnapshotBrowser } from "../parts/snapshot_browser";
 
+/** Moments of the timeline; older ones are found by their time. */
+const MOMENTS = 200;
+
 function Timeline({
   line,
   chosen,
@@ -62,7 +65,7 @@ function Timeline({
         </Text>
       )}
       <div className="timeline" role="group" aria-labelledby="moment">
-        {line.snapshots.slice(0, 200).map((snapshot, index) => (
+        {line.snapshots.slice(0, MOMENTS).map((snapshot, index) => (
           <button
             key={snapshot.id}
             type="button"
@@ -85,6 +88,12 @@ function Timeline({
           </button>
         ))}
       </div>
+      {line.snapshots.length > MOMENTS && (
+        <Text size="sm" c="dimmed">
+          The newest {count(MOMENTS)} of {count(line.snapshots.length)} versions; older ones by
+          their time.
+        </Text>
+      )}
       {chosen.held && (
         <Alert title="This version is doubtful" mt="xs">
           {chosen.held} An older one may be the better.

@@ -147,16 +147,27 @@ pub(crate) async fn of_file(
         from_backup_server: which.from_backup_server,
     };
     let mut snapshots = snapshots::chosen(&state, &choice).await?;
-    snapshots.sort_by_key(|snapshot| std::cmp::Reverse(snapshot.sequence));
+    // They come in the backup server's order; the source may have begun to
+    // count anew.
+    snapshots.reverse();
     let blocks = reading::blocks(&state, which.from_backup_server)?;
     blocking(move || {
         let mut versions: Vec<FileVersion> = Vec::new();
-        let mut last = None;
+        let (mut last, mut failed) = (None, None);
         for snapshot in snapshots.into_iter().take(LOOKED_AT_MAX) {
-            let tree = SnapshotTree::open(blocks.clone(), snapshot.manifest_cid)?;
-            let Some(entry) = tree.lookup(&path)? else {
-                last = None;
-                continue;
+            let tree = SnapshotTree::open(blocks.clone(), snapshot.manifest_cid);
+            let entry = match tree.and_then(|tree| tree.lookup(&path)) {
+                Ok(Some(entry)) => entry,
+                Ok(None) => {
+                    last = None;
+                    continue;
+                }
+                // One that is damaged does not hide the others.
+                Err(error) => {
+                    tracing::warn!(snapshot = snapshot.id, %error, "it cannot be looked into");
+                    failed.get_or_insert(error);
+                    continue;
+                }
             };
             // The content makes a version; of what has none, the time.
             let state = match &entry.kind {
@@ -175,7 +186,10 @@ pub(crate) async fn of_file(
                 entry: ListedEntry::from(&entry),
             });
         }
-        Ok(Json(versions))
+        match failed {
+            Some(error) if versions.is_empty() => Err(error.into()),
+            _ => Ok(Json(versions)),
+        }
     })
     .await
 }
