@@ -427,6 +427,7 @@ fn manifest_in_store(core: &Core, folder: &FolderSettings) -> Option<ManifestRec
                 dirs: header.stats.total_dirs,
                 bytes: header.stats.total_size_bytes,
             },
+            is_unfinished: false,
         },
         // Damaged; its number is what counts.
         None => ManifestRecord {
@@ -436,6 +437,7 @@ fn manifest_in_store(core: &Core, folder: &FolderSettings) -> Option<ManifestRec
             folder_name: folder.name.clone(),
             folder_path: folder.path.display().to_string(),
             totals: Totals::default(),
+            is_unfinished: false,
         },
     })
 }

@@ -152,6 +152,10 @@ pub struct Tuning {
     pub settle_max: Duration,
     /// While changes go on, a manifest is made at least this often.
     pub unrest_max: Duration,
+    /// While a folder is looked through for the first time, what was found by
+    /// then is published after this long, and again after as long or an eighth
+    /// of the time that has passed, whichever is more.
+    pub first_look_pause: Duration,
     /// A file that changes while it is read is tried again after this long,
     /// then after twice that …
     pub retry_min: Duration,
@@ -186,6 +190,7 @@ impl Default for Tuning {
             settle: Duration::from_millis(300),
             settle_max: Duration::from_secs(2),
             unrest_max: Duration::from_secs(10),
+            first_look_pause: Duration::from_millis(500),
             retry_min: Duration::from_millis(50),
             retry_max: Duration::from_secs(300),
             patience: Duration::from_secs(60),

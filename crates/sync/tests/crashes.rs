@@ -129,6 +129,8 @@ async fn a_crash_while_several_threads_read_costs_no_place() {
     loop {
         let mut setup = Setup::stopped();
         (setup.tuning.hash_threads, setup.tuning.batch_rows) = (4, 64);
+        // Manifests are made meanwhile, too.
+        setup.tuning.first_look_pause = std::time::Duration::ZERO;
         for number in 0..FILES {
             let len = if number % 40 == 0 { 300_000 } else { 500 };
             setup.write(&format!("f{number:03}"), noise(number, len));

@@ -96,7 +96,7 @@ function Timeline({
       )}
       {chosen.held && (
         <Alert title="This version is doubtful" mt="xs">
-          {chosen.held} An older one may be the better.
+          {chosen.held}. Another one may be the better.
         </Alert>
       )}
       <Text size="sm" c="dimmed">

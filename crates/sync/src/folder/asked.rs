@@ -7,6 +7,7 @@ use types::{Published, with_causes};
 use super::shared::{ConfirmReply, ScanReply};
 use super::{Task, shown};
 use crate::error::SyncError;
+use crate::publish::Standing;
 
 /// A scan that somebody asked for is repeated for so long for what changes
 /// while it is looked at.
@@ -68,14 +69,14 @@ impl Task {
         self.is_asked = false;
         looked?;
         if self.wants_manifest()? {
-            self.publish(false)?;
+            self.publish(Standing::Found)?;
             // Something may have to be read again first, or to be given up.
             for _ in 0..2 {
                 if self.missing.is_empty() {
                     break;
                 }
                 self.look_at_dirt()?;
-                self.publish(false)?;
+                self.publish(Standing::Found)?;
             }
         }
         let manifest = self.record.manifest.as_ref();
@@ -94,7 +95,7 @@ impl Task {
 
     /// Whether there is anything that the last manifest does not say.
     fn wants_manifest(&self) -> Result<bool, SyncError> {
-        if self.record.pending > 0 || self.is_named_otherwise() {
+        if self.record.pending > 0 || self.is_otherwise() {
             return Ok(true);
         }
         let segments = self.core.index.snapshot()?.segments(self.record.number)?;
@@ -102,11 +103,13 @@ impl Task {
     }
 
     /// Whether the last manifest has another name or place for the folder, or
-    /// there is none.
-    pub(super) fn is_named_otherwise(&self) -> bool {
+    /// is only of a part of it, or there is none.
+    pub(super) fn is_otherwise(&self) -> bool {
         let folder = &self.config.folder;
         self.record.manifest.as_ref().is_none_or(|manifest| {
-            manifest.folder_name != folder.name || manifest.folder_path != shown(&folder.path)
+            manifest.is_unfinished
+                || manifest.folder_name != folder.name
+                || manifest.folder_path != shown(&folder.path)
         })
     }
 
@@ -145,7 +148,7 @@ impl Task {
         })?;
         self.reload()?;
         if self.record.held.is_some() || self.wants_manifest()? {
-            self.publish(true)?;
+            self.publish(Standing::Confirmed)?;
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 //! things through [`Shared`].
 
 mod asked;
+mod publishing;
 mod retries;
 mod shared;
 mod status;
@@ -24,11 +25,12 @@ use crate::core::Core;
 use crate::error::SyncError;
 use crate::hash::{Mode, Reading, Unsaved};
 use crate::index::{AlarmRecord, Batch, Change, FolderRecord, RowStamp};
-use crate::publish::{self, Made, Naming};
+use crate::publish::{self, Standing};
 use crate::root_id::RootId;
 use crate::scan::{Order, ScanError, Targets, normalise, scan};
 use crate::schedule::{Action, Schedule};
 use crate::status::{AlarmKind, FolderState, WatchMode};
+use publishing::FirstLook;
 use retries::Retries;
 
 /// A file of which this many versions were found changed when somebody asked
@@ -144,7 +146,7 @@ impl Task {
             let result = match self.schedule.next(now) {
                 Action::ScanAll => self.look_at_all(),
                 Action::ScanDirty => self.look_at_dirt(),
-                Action::Publish => self.publish(false),
+                Action::Publish => self.publish(Standing::Found),
                 Action::Wait(until) => {
                     self.show_rest();
                     self.shared.wait(until.map(|until| until.saturating_sub(self.now())));
@@ -273,7 +275,7 @@ impl Task {
         self.reload()?;
         self.times_of_watching();
         let mut pending = self.record.pending;
-        if self.record.is_scanned && self.is_named_otherwise() {
+        if self.record.is_scanned && self.is_otherwise() {
             pending = pending.max(1);
         }
         self.schedule.scanned(self.now(), is_all, last_hint, pending);
@@ -328,6 +330,11 @@ impl Task {
         });
         let modes = self.modes()?;
         let resting = self.split_retries().1;
+        self.owners.refresh();
+        let mut obeyed = std::mem::take(&mut self.obeyed);
+        let mut first_look = FirstLook::begin(self).filter(|_| is_all);
+        let batch_time = self.core.tuning.batch_time;
+        let batch_time = first_look.as_ref().map_or(batch_time, FirstLook::pause);
         let order = Order {
             folder: &self.shared.id,
             number: self.record.number,
@@ -340,9 +347,13 @@ impl Task {
             resting: &resting,
             modes: &modes,
             may_be_empty: self.is_accepted,
-            obeyed: &mut self.obeyed,
+            obeyed: &mut obeyed,
+            batch_time,
+            on_saved: &mut || first_look.as_mut().map_or(Ok(()), FirstLook::publish),
         };
-        let scanned = match scan(&self.core, order, reading) {
+        let scanned = scan(&self.core, order, reading);
+        self.obeyed = obeyed;
+        let scanned = match scanned {
             Ok(scanned) => scanned,
             Err(ScanError::Empty) => {
                 let text = format!(
@@ -432,65 +443,6 @@ impl Task {
             }
         }
         Ok(own_dirs)
-    }
-
-    fn publish(&mut self, is_confirmed: bool) -> Result<(), SyncError> {
-        self.show(FolderState::Publishing);
-        self.owners.refresh();
-        let path = shown(&self.config.folder.path);
-        let naming =
-            Naming { folder: &self.shared.id, name: &self.config.folder.name, path: &path };
-        let is_stopped = || self.shared.is_interrupted();
-        let made = publish::make(&self.core, &naming, &self.owners, is_confirmed, &is_stopped)?;
-        let record = match made {
-            Made::Manifest(record) => *record,
-            Made::Missing(missing) => return self.read_missing(missing),
-        };
-        self.missing.clear();
-        self.record = record;
-        if let Some(manifest) = &self.record.manifest {
-            tracing::info!(folder = %self.shared.id, sequence = %manifest.sequence,
-                files = manifest.totals.files, "a manifest was made");
-            self.core.publisher.publish(manifest.published(&self.shared.id));
-        }
-        self.pin.replace([]);
-        self.schedule.published();
-        if let Err(error) =
-            publish::remove_old_roots(&self.core, &self.shared.id, Some(self.record.sequence()))
-        {
-            // It takes room until the next manifest.
-            tracing::warn!(folder = %self.shared.id, error = with_causes(&error),
-                "the root of an old manifest stays");
-        }
-        self.show_rest();
-        Ok(())
-    }
-
-    /// Has files read again whose content is not there any more. What cannot be
-    /// read again is as a new file that cannot be read: it is on the error
-    /// list, and all others need not wait for it.
-    fn read_missing(&mut self, missing: Vec<(RelPath, RowStamp)>) -> Result<(), SyncError> {
-        tracing::warn!(folder = %self.shared.id, files = missing.len(),
-            "content that is to be published is not there any more; it is read again");
-        let (mut lost, mut errors) = (Batch::default(), Batch::default());
-        for (path, stamp) in missing {
-            if self.missing.insert(path.clone()) {
-                self.again.add_file(path.clone());
-                self.suspects.insert(path);
-            } else {
-                let what = "what was known of it is lost, and it cannot be read again".to_owned();
-                errors.add(path.clone(), Change::Fail { what, is_marked: false });
-                lost.forget(path, Some(stamp));
-            }
-        }
-        for batch in [lost, errors] {
-            if !batch.is_empty() {
-                self.core.index.apply(&self.shared.id, &batch, self.core.clock.now())?;
-            }
-        }
-        self.again_at = Some(self.now());
-        self.schedule.published();
-        Ok(())
     }
 }
 

@@ -15,7 +15,8 @@ impl Task {
         if let Ok(Some(record)) = self.core.index.folder(&self.shared.id) {
             self.record = record;
         }
-        if self.record.pending == 0 && self.record.manifest.is_some() {
+        let manifest = self.record.manifest.as_ref();
+        if self.record.pending == 0 && manifest.is_some_and(|manifest| !manifest.is_unfinished) {
             self.covers_until = self.seen;
         }
         let state = if self.config.folder.paused {
@@ -44,17 +45,27 @@ impl Task {
     }
 
     pub(super) fn show(&self, state: FolderState) {
-        let errors = if self.record.errors == 0 {
-            Vec::new()
-        } else {
-            let errors = self.core.index.errors(self.record.number, STATUS_ERRORS_MAX);
-            errors.unwrap_or_default().into_iter().map(problem).collect()
-        };
-        self.core.board.show(self.status(state, errors));
+        self.show_record(&self.record, state);
     }
 
-    fn status(&self, state: FolderState, errors: Vec<FileProblem>) -> FolderStatus {
-        let FolderRecord { rows, manifest, receipt, .. } = &self.record;
+    /// Shows what the folder is by this record of it.
+    pub(super) fn show_record(&self, record: &FolderRecord, state: FolderState) {
+        let errors = if record.errors == 0 {
+            Vec::new()
+        } else {
+            let errors = self.core.index.errors(record.number, STATUS_ERRORS_MAX);
+            errors.unwrap_or_default().into_iter().map(problem).collect()
+        };
+        self.core.board.show(self.status(record, state, errors));
+    }
+
+    fn status(
+        &self,
+        record: &FolderRecord,
+        state: FolderState,
+        errors: Vec<FileProblem>,
+    ) -> FolderStatus {
+        let FolderRecord { rows, manifest, receipt, .. } = record;
         let folder = &self.config.folder;
         FolderStatus {
             id: self.shared.id.clone(),
@@ -68,13 +79,13 @@ impl Task {
             files: rows.files,
             dirs: rows.dirs,
             bytes: rows.bytes,
-            pending_changes: self.record.pending,
-            error_count: self.record.errors,
+            pending_changes: record.pending,
+            error_count: record.errors,
             errors,
             watch: self.watch_status(),
-            held: self.record.held.clone(),
+            held: record.held.clone(),
             receipt: receipt.map(|receipt| Receipt { sequence: receipt.sequence, at: receipt.at }),
-            last_scan: self.record.last_scan,
+            last_scan: record.last_scan,
             progress: self.shared.progress(),
             files_read: self.shared.files_read(),
             stalled_for: None,

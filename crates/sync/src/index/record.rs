@@ -82,6 +82,9 @@ pub(crate) struct ManifestRecord {
     pub(crate) folder_path: String,
     /// What is in it.
     pub(crate) totals: Totals,
+    /// It was made before the folder had been looked through once.
+    #[serde(default)]
+    pub(crate) is_unfinished: bool,
 }
 
 /// Why a folder stands still.

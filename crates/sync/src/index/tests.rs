@@ -105,6 +105,7 @@ impl Setup {
             folder_name: "Docs".into(),
             folder_path: "/docs".into(),
             totals: Totals::default(),
+            is_unfinished: false,
         };
         let new =
             NewManifest { manifest, counter, pending: record.pending, held: None, runs: vec![run] };

@@ -29,6 +29,8 @@ use plan::{OldSegment, runs_to_cut};
 const LEVEL: i32 = 3;
 /// Blocks are put when so many bytes of them have come together.
 const PUT_LEN: usize = 4 << 20;
+/// What is said of a manifest of a first look that goes on.
+const UNFINISHED: &str = "the folder was being looked through for the first time: this is a part";
 /// What is lost has to be at least so many files …
 const LOSS_MIN: u64 = 50;
 
@@ -38,6 +40,17 @@ pub(crate) struct Naming<'a> {
     pub(crate) folder: &'a FolderId,
     pub(crate) name: &'a str,
     pub(crate) path: &'a str,
+}
+
+/// What a manifest says of the state that it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// It is for the guards to say whether somebody has to look at it first.
+    Found,
+    /// Somebody has looked at it, and means it.
+    Confirmed,
+    /// It is a part of the folder: the first look at it has not ended.
+    Unfinished,
 }
 
 /// What making a manifest came to.
@@ -71,7 +84,7 @@ pub(crate) fn make(
     core: &Core,
     naming: &Naming<'_>,
     owners: &Owners,
-    is_confirmed: bool,
+    standing: Standing,
     is_stopped: &dyn Fn() -> bool,
 ) -> Result<Made, SyncError> {
     let folder = naming.folder;
@@ -96,7 +109,8 @@ pub(crate) fn make(
         bytes: sum.bytes.saturating_add(segment.totals.bytes),
     });
     let created_at = core.clock.now();
-    let held = if is_confirmed { None } else { held(&record) };
+    let held = if standing == Standing::Confirmed { None } else { held(&record) };
+    let is_unfinished = standing == Standing::Unfinished;
     let header = ManifestHeader {
         folder_id: folder.clone(),
         folder_name: naming.name.to_owned(),
@@ -112,7 +126,7 @@ pub(crate) fn make(
             total_files: totals.files,
             total_size_bytes: totals.bytes,
         },
-        held: held.clone(),
+        held: held.clone().or_else(|| is_unfinished.then(|| UNFINISHED.to_owned())),
         segments: segments.iter().map(segment_ref).collect(),
     };
     let header =
@@ -139,6 +153,7 @@ pub(crate) fn make(
         folder_name: naming.name.to_owned(),
         folder_path: naming.path.to_owned(),
         totals,
+        is_unfinished,
     };
     let new =
         NewManifest { manifest, counter: record.counter, pending: record.pending, held, runs };

@@ -38,7 +38,6 @@ const MOUNTED: &str = "another file system is mounted here; what it hides is kep
 const ERRORS_MAX: usize = 10_000;
 
 /// What to look at, and how.
-#[derive(Debug)]
 pub(crate) struct Order<'a> {
     pub(crate) folder: &'a FolderId,
     pub(crate) number: FolderNumber,
@@ -61,6 +60,10 @@ pub(crate) struct Order<'a> {
     /// Files of rules that are not as their rows say, and were obeyed as they
     /// are: what cannot be read gets no row, and one that changes an old one.
     pub(crate) obeyed: &'a mut BTreeMap<RelPath, Option<RowStamp>>,
+    /// What is found is made durable at least so often.
+    pub(crate) batch_time: Duration,
+    /// Called when some of it is, while the look goes on.
+    pub(crate) on_saved: &'a mut dyn FnMut() -> Result<(), SyncError>,
 }
 
 /// What a scan came to.
@@ -123,9 +126,9 @@ pub(crate) struct Scan<'a> {
 }
 
 /// Does what is ordered.
-pub(crate) fn scan(
-    core: &Core,
-    order: Order<'_>,
+pub(crate) fn scan<'a>(
+    core: &'a Core,
+    order: Order<'a>,
     reading: Arc<Reading>,
 ) -> Result<Scanned, ScanError> {
     let record = core.index.folder(order.folder)?;
@@ -536,10 +539,14 @@ impl Scan<'_> {
         let is_full = self.batch.len() >= self.core.tuning.batch_rows;
         let is_old = || {
             self.batch_since.is_some_and(|since| {
-                self.core.clock.elapsed().saturating_sub(since) >= self.core.tuning.batch_time
+                self.core.clock.elapsed().saturating_sub(since) >= self.order.batch_time
             })
         };
-        if is_full || is_old() { self.flush() } else { Ok(()) }
+        if is_full || is_old() {
+            self.flush()?;
+            (self.order.on_saved)()?;
+        }
+        Ok(())
     }
 
     /// Makes what was found durable: first what the rows name, then the rows.

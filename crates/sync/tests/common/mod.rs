@@ -109,6 +109,8 @@ impl Setup {
             tuning: Tuning {
                 settle: Duration::from_millis(20),
                 alarm_interval: Duration::from_millis(100),
+                // However slow the machine is.
+                first_look_pause: Duration::from_hours(1),
                 ..Tuning::default()
             },
             service: None,
