@@ -53,8 +53,7 @@ export function standing(folder: Folder): Standing {
   if (folder.state !== "idle" && !isLooking)
     return { kind: "pending", why: "a new version is being made" };
   const upTo = time(folder.up_to);
-  if (Number.isNaN(upTo))
-    return { kind: "pending", why: "it is being looked through" };
+  if (Number.isNaN(upTo)) return { kind: "pending", why: "it is being looked through" };
   return { kind: "safe", upTo: new Date(upTo), isLooking };
 }
 
