@@ -16,7 +16,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use self::process::measure;
-use crate::shell::{self, root};
+use crate::shell::{self, root, target};
 
 const USAGE: &str = "\
 usage: cargo xtask bench [--dir DIR] [--runs N] [--mib N] [--files N]
@@ -52,10 +52,12 @@ pub(crate) fn run(arguments: &[&str]) -> Result<()> {
         }
     }
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
+    // Together, so that what they share is built once.
+    let mut arguments = vec!["build", "--release"];
     for (package, example) in [("store", "ingest"), ("backup", "pull"), ("net", "throughput")] {
-        let arguments = ["build", "--release", "--package", package, "--example", example];
-        shell::run(&root(), &cargo, &arguments)?;
+        arguments.extend(["--package", package, "--example", example]);
     }
+    shell::run(&root(), &cargo, &arguments)?;
     let work = options.dir.join(format!("archivist-bench-{}", std::process::id()));
     std::fs::create_dir_all(&work).with_context(|| format!("cannot make {}", work.display()))?;
     let result = all(&options, &work);
@@ -84,7 +86,7 @@ fn all(options: &Options, work: &Path) -> Result<()> {
 }
 
 fn example(name: &str) -> PathBuf {
-    root().join("target/release/examples").join(name)
+    target().join("release/examples").join(name)
 }
 
 /// `cp -a` and sync, ingest, and a pull into another store, taking turns.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 
-use crate::shell::{self, has, root};
+use crate::shell::{self, has, root, target};
 
 /// Runs `bench/peers.py` with these arguments and a release build.
 pub(crate) fn run(arguments: &[&str]) -> Result<()> {
@@ -15,7 +15,7 @@ pub(crate) fn run(arguments: &[&str]) -> Result<()> {
     let script = directory().join("peers.py").to_string_lossy().into_owned();
     let only_reads = ["--help", "-h", "--report"];
     let mut all = vec![script.as_str()];
-    let program = root().join("target/release/archivist").to_string_lossy().into_owned();
+    let program = target().join("release/archivist").to_string_lossy().into_owned();
     if !arguments.iter().any(|argument| only_reads.contains(argument)) {
         let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
         shell::run(&root(), &cargo, &["build", "--release", "--package", "cli"])?;
