@@ -89,17 +89,22 @@ async fn what_deletes_most_of_a_folder_is_held_until_it_is_confirmed() {
     }
     setup.start();
     let first = setup.calm().await;
+    // (Off, so that all changes come at once.)
+    setup.stop().await;
     for number in 0..50 {
         fs::remove_file(setup.path(format!("f{number}"))).unwrap();
     }
+    setup.start();
     // Not more than half.
     assert!(setup.manifest(&setup.sync().await).0.held.is_none());
+    setup.stop().await;
     for number in 50..80 {
         setup.write(&format!("f{number}"), "encrypted");
     }
     for number in 80..110 {
         fs::remove_file(setup.path(format!("f{number}"))).unwrap();
     }
+    setup.start();
     let held = setup.sync().await;
     setup.check(&held);
     assert!(setup.manifest(&held).0.held.is_some());

@@ -230,7 +230,10 @@ pub(crate) fn is_unprivileged(test: &str) -> bool {
     // What the user may not reach in the build directory it reaches here.
     let dir = tempfile::tempdir().unwrap();
     let copy = dir.path().join("test");
-    std::fs::copy(program, &copy).unwrap();
+    // By another process: while this one writes to it, whatever another test
+    // starts just now has it open for writing too, and then it cannot be run.
+    let copied = Command::new("cp").arg(program).arg(&copy).status().unwrap();
+    assert!(copied.success());
     set_mode(dir.path(), 0o755);
     let mut command = Command::new("setpriv");
     command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"]);
