@@ -55,8 +55,5 @@ pub(crate) fn read(disk: &dyn Disk, path: &Path, limit: u64) -> Result<Vec<u8>, 
             reason: format!("{len} bytes are over the limit of {limit}"),
         });
     }
-    let mut content = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
-    let read = file.read_at(&mut content, 0).context("read", path)?;
-    content.truncate(read);
-    Ok(content)
+    file.read_vec_at(usize::try_from(len).unwrap_or(usize::MAX), 0).context("read", path)
 }

@@ -93,6 +93,18 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
     /// The file system's.
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
 
+    /// The `len` bytes from `offset` on; fewer only at the end of the file.
+    ///
+    /// # Errors
+    ///
+    /// The file system's.
+    fn read_vec_at(&self, len: usize, offset: u64) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; len];
+        let read = self.read_at(&mut bytes, offset)?;
+        bytes.truncate(read);
+        Ok(bytes)
+    }
+
     /// Writes all of `parts`, one behind the other, from `offset` on.
     ///
     /// # Errors
@@ -219,6 +231,22 @@ impl DiskFile for RealFile {
         Ok(filled)
     }
 
+    // Without filling the place with zeros before: that was an eighth of the CPU
+    // time of a machine that sends what it has.
+    fn read_vec_at(&self, len: usize, offset: u64) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::with_capacity(len);
+        while bytes.len() < len {
+            let at = offset + bytes.len() as u64;
+            match rustix::io::pread(&self.0, rustix::buffer::spare_capacity(&mut bytes), at) {
+                Ok(0) => break,
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        bytes.truncate(len);
+        Ok(bytes)
+    }
+
     fn write_at(&self, parts: &[&[u8]], mut offset: u64) -> io::Result<()> {
         // The kernel takes at most IOV_MAX parts a call.
         for parts in parts.chunks(1024) {
@@ -297,6 +325,10 @@ mod tests {
         assert_eq!(file.read_at(&mut read, 5).unwrap(), expected.len());
         assert_eq!(&read[..expected.len()], expected);
         assert_eq!(file.len().unwrap(), 5 + expected.len() as u64);
+        assert_eq!(file.read_vec_at(expected.len(), 5).unwrap(), expected);
+        assert_eq!(file.read_vec_at(expected.len() + 100, 5).unwrap(), expected);
+        assert_eq!(file.read_vec_at(7, 6).unwrap(), expected[1..8]);
+        assert!(file.read_vec_at(7, 1 << 40).unwrap().is_empty());
     }
 
     #[test]

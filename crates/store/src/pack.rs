@@ -199,11 +199,10 @@ impl From<io::Error> for ReadError {
 /// the payload unpacks to the bytes that the hash names.
 pub(crate) fn read_record(file: &dyn DiskFile, entry: &Entry) -> Result<EncodedBlock, ReadError> {
     let len = RECORD_HEADER_LEN + entry.stored_len as usize;
-    let mut record = vec![0; len];
-    if file.read_at(&mut record, entry.offset.into())? < len {
+    let record = Bytes::from(file.read_vec_at(len, entry.offset.into())?);
+    if record.len() < len {
         return Err(ReadError::Damaged("the pack ends in it".into()));
     }
-    let record = Bytes::from(record);
     let damaged = |reason: &str| Err(ReadError::Damaged(reason.into()));
     let Some((found, sum)) = decode_record_header(&record, entry.offset) else {
         return damaged("its header is damaged");
