@@ -112,7 +112,7 @@ impl Inner {
 
         let mut report = GcReport::default();
         let first_pack = options.since.map_or(0, |since| since.first_pack);
-        let mut candidates = self.candidates(marks, first_pack)?;
+        let mut candidates = self.candidates(marks, first_pack, &mut report)?;
         // What is wholly dead first: that needs no room.
         candidates.sort_by_key(|candidate| candidate.live_bytes);
         let small = self.small_packs(&candidates);
@@ -173,10 +173,18 @@ impl Inner {
         &self,
         marks: &'a Marks,
         first_pack: u32,
+        report: &mut GcReport,
     ) -> Result<Vec<Candidate<'a>>, StoreError> {
         let mut candidates = Vec::new();
         for marks in marks.packs.values().filter(|marks| marks.pack.number() >= first_pack) {
             let entries = self.packs.entries(&marks.pack)?;
+            if entries.len() < marks.records as usize {
+                // The footer is damaged, and so are records: what is left does
+                // not have the numbers by which it was marked.
+                let path = marks.pack.path.display();
+                report.damaged.push(format!("{path}: some of its records are gone"));
+                continue;
+            }
             let live_bytes = live(marks, &entries).map(|(_, entry)| entry.record_len()).sum();
             let dead_bytes = marks.pack.content_len().saturating_sub(live_bytes);
             if !marks.pack.is_sealed() {
