@@ -5,13 +5,14 @@
 
 mod common;
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
 use common::{Tree, assert_whole, chunk, mixed_tree, open, store_tree, text_chunk, tree, tree_of};
-use store::sim::{Power, SimDisk};
+use store::sim::{Fault, Power, SimDisk};
 use store::{
     BlockStore, GcOptions, PackStore, RecompressEnd, RecompressReport, StoreOptions, VerifyDepth,
 };
@@ -278,6 +279,40 @@ fn a_full_disk_ends_it_and_everything_is_as_it_was() {
     assert_eq!(report.end, RecompressEnd::Done);
     assert!(report.rewritten_packs >= 4 && used(&store) < before, "{report:?}");
     assert_all(&store, "with room");
+}
+
+/// A pack whose sync failed is not to be used any more, and cannot be closed:
+/// the others are done all the same, and it is not looked at for ever.
+#[test]
+fn a_pack_that_has_failed_is_left_alone() {
+    let disk = SimDisk::new();
+    let (store, _) = open(&disk);
+    store.put(&[text_chunk(1, 700), text_chunk(2, 700)]).unwrap();
+    store.commit(store.epoch()).unwrap();
+    store.put(&[text_chunk(3, 700)]).unwrap();
+    disk.set_fault(disk.operations(), Fault::Fail(ErrorKind::Other));
+    assert!(store.commit(store.epoch()).is_err());
+    disk.clear_fault();
+    let later: Vec<_> = (10..20).map(|seed| text_chunk(seed, 700)).collect();
+    for block in &later {
+        store.put(std::slice::from_ref(block)).unwrap();
+    }
+    store.commit(store.epoch()).unwrap();
+    let mut rewritten = 0;
+    for run in 0.. {
+        assert!(run < 20, "it goes on for ever");
+        let report = store.recompress(1, &never).unwrap();
+        assert_eq!(report.damaged, Vec::<String>::new());
+        rewritten += report.rewritten_packs;
+        if report.end == RecompressEnd::Done {
+            break;
+        }
+    }
+    assert!(rewritten >= 2, "{rewritten}");
+    for block in [text_chunk(1, 700), text_chunk(2, 700)].iter().chain(&later) {
+        assert_eq!(store.get(&block.cid()).unwrap().as_ref(), Some(block.payload()));
+    }
+    assert!(!store.has(&text_chunk(3, 700).cid()).unwrap());
 }
 
 #[test]

@@ -229,6 +229,11 @@ impl PackStore {
         self.inner.recompress(budget, stop)
     }
 
+    /// The bytes of all packs. Asks no disk; see [`BlockStore::usage`].
+    pub fn used_bytes(&self) -> u64 {
+        self.inner.packs.used_bytes()
+    }
+
     /// What was recompressed since the store was opened, in bytes of packs:
     /// before, and after.
     pub fn recompressed(&self) -> (u64, u64) {

@@ -25,7 +25,7 @@ use crate::error::{IoContext, StoreError};
 use crate::pack::Entry;
 
 /// How hard to compress; figures: `docs/decisions/0006`.
-const LEVEL: i32 = 3;
+const LEVEL: i32 = 4;
 /// A pack is written anew where it shrinks by this share of it, in percent: by
 /// as much as makes a block worth it.
 const WORTH_PERCENT: u64 = 5;
@@ -85,7 +85,7 @@ enum Outcome {
     Rewritten,
     /// There is nothing to do in it, or nothing that can be done.
     Settled,
-    /// It is gone, or not to be had just now.
+    /// It is gone, or cannot be closed.
     Left,
     Stopped,
     Full,
@@ -122,8 +122,8 @@ impl Inner {
                 return Ok(RecompressEnd::Budget);
             }
             match self.recompress_pack(&pack, stop, report)? {
-                Outcome::Rewritten | Outcome::Left => {}
-                Outcome::Settled => self.settled.add(&pack),
+                Outcome::Rewritten => {}
+                Outcome::Settled | Outcome::Left => self.settled.add(&pack),
                 Outcome::Stopped => return Ok(RecompressEnd::Stopped),
                 Outcome::Full => return Ok(RecompressEnd::Full),
             }
@@ -137,6 +137,7 @@ impl Inner {
     fn may_shrink(&self, pack: &Pack) -> bool {
         pack.header.kind == crate::pack::PackKind::Data
             && (pack.is_sealed() || pack.content_len() >= self.pack_len / SMALL_PACK_SHARE)
+            && !pack.state.lock().failed
             && !self.settled.contains(pack)
     }
 
@@ -177,7 +178,7 @@ impl Inner {
     /// are gone, which is told: what cannot be named cannot be moved.
     fn whole_entries(&self, pack: &Pack, report: &mut RecompressReport) -> Option<Vec<Entry>> {
         let reason = match self.packs.entries(pack) {
-            Ok(entries) if entries.len() as u64 == u64::from(pack.records()) => {
+            Ok(entries) if entries.len() as u64 >= u64::from(pack.records()) => {
                 return Some(entries);
             }
             Ok(_) => "some of its records are gone".to_owned(),

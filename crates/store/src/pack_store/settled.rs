@@ -4,7 +4,7 @@
 //! The list is a cache of what was found: without it, the packs are looked at
 //! again. It names a pack by its random bytes, which no other pack has.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -28,9 +28,9 @@ pub(super) struct Settled {
 struct State {
     packs: BTreeSet<u128>,
     is_changed: bool,
-    /// The pack that still grows: its number, and its records when it was
-    /// looked at.
-    open: Option<(u32, u32)>,
+    /// Packs that have no footer yet: their numbers, and their records when
+    /// they were looked at.
+    open: BTreeMap<u32, u32>,
 }
 
 fn name(pack: &Pack) -> u128 {
@@ -49,8 +49,9 @@ impl Settled {
 
     /// Whether there is nothing to do in a pack, as far as is known.
     pub(super) fn contains(&self, pack: &Pack) -> bool {
+        let records = pack.records();
         let state = self.state.lock();
-        state.packs.contains(&name(pack)) || state.open == Some((pack.number(), pack.records()))
+        state.packs.contains(&name(pack)) || state.open.get(&pack.number()) == Some(&records)
     }
 
     /// Adds a pack that was looked at, or made so. One that still grows counts
@@ -61,7 +62,7 @@ impl Settled {
         if is_sealed {
             state.is_changed |= state.packs.insert(name(pack));
         } else {
-            state.open = Some((pack.number(), records));
+            state.open.insert(pack.number(), records);
         }
     }
 
