@@ -253,7 +253,7 @@ impl Inner {
             let losses = losses + u64::from(matches!(moved, Ok(Outcome::Settled)));
             if let Err(error) = self.give_up(&made, losses) {
                 // The blocks are there twice, until they are collected.
-                tracing::debug!(%error, "a pack that was given up stays for now");
+                tracing::debug!(%error, "a pack that was given up stays until it is collected");
             }
             return match moved {
                 Err(StoreError::Full { .. }) => Ok(Outcome::Full),
