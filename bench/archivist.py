@@ -200,6 +200,16 @@ class Archivist(System):
         found = [("restart A", self.restart), ("restore on B", self.restore_on_b)]
         return found + ([("idle", self.idle)] if set_name == "K" else [])
 
+    def once_idle(self):
+        """What B does by itself while it is idle, at once; and how long its packs
+        are then. `stored` counts the room that is kept for the collector too."""
+        self.tell("B", "prune", "--recompress")
+        with os.scandir(self.home("B") + "/data/store/packs") as found:
+            return {"packs": sum(one.stat().st_size for one in found)}
+
+    def at_last(self, set_name):
+        return [("once idle", self.once_idle)] if set_name in "SLM" else []
+
     # For the time from a save until it is there:
 
     def watching(self):

@@ -152,6 +152,8 @@ class Bench:
             for label, function in system.more(set_name):
                 operation(label, function)
             self.check(system, source, result, operation)
+            for label, function in system.at_last(set_name):
+                operation(label, function)
         except Exception as error:  # one system that fails does not end the run
             result["error"] = f"{error}"[:500]
             log(f"  {name}: {error}\n{traceback.format_exc()}\n{system.tail()}")

@@ -134,6 +134,10 @@ class System:
         """Operations of this system alone: (name, function)."""
         return []
 
+    def at_last(self, set_name):
+        """The same, after the restore."""
+        return []
+
     def stored(self):
         return on_disk(self.store)
 

@@ -7,7 +7,9 @@
 mod client;
 mod listed;
 mod model;
+mod prune;
 
 pub use client::{Client, ClientError, Query, path_part};
 pub use listed::{ListedEntry, from_text, to_text};
 pub use model::*;
+pub use prune::{PruneDecision, PruneReport, PruneRequest, Recompressed};

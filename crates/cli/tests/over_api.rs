@@ -606,12 +606,28 @@ fn prune_says_what_goes_and_why_not() {
     for part in ["gone", "1 snapshot would go, 2 would stay", "the clock is behind"] {
         assert!(ran.out.contains(part), "{part}: {ran:?}");
     }
-    let asked = json!({ "accept_roots": false, "dry_run": true });
+    let asked = json!({ "accept_roots": false, "dry_run": true, "recompress": false });
     assert_eq!(fake.request("POST /prune").body, asked);
     assert_eq!(run(home.path(), ["prune", "--accept-roots", "--dry-run"]).code, Some(2));
     let told = run(home.path(), ["prune", "--json"]).json();
     assert_eq!(told["not_collected"], Value::Null);
     assert_eq!((&told["removed"], &told["holds"]), (&report["removed"], &report["holds"]));
+}
+
+#[test]
+fn a_prune_tells_what_it_has_compressed() {
+    let done = json!({ "packs": 2, "before_bytes": 4_000_000, "after_bytes": 1_000_000,
+        "problems": ["the disk is full\u{1b}"] });
+    let report = json!({ "dry_run": false, "kept": [], "removed": [], "holds": [],
+        "freed_bytes": 0, "recompressed": done });
+    let (home, fake) = fake(&[("POST /prune", report.clone())]);
+    let ran = run(home.path(), ["prune", "--recompress"]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    for part in ["2 packs compressed: 4.0 MB before, 1.0 MB after", "the disk is full\\u{1b}"] {
+        assert!(ran.out.contains(part), "{part}: {ran:?}");
+    }
+    assert_eq!(fake.request("POST /prune").body["recompress"], true);
+    assert_eq!(run(home.path(), ["prune", "--recompress", "--dry-run"]).code, Some(2));
 }
 
 #[test]

@@ -24,6 +24,7 @@ use crate::local_blocks::LocalBlocks;
 use crate::log_level::LogLevel;
 use crate::options::{self, Live};
 use crate::pairing::{self, Pairing};
+use crate::recompression;
 use crate::removed::RemovedFolders;
 use crate::rest::{self, NodeState};
 use crate::roots;
@@ -371,6 +372,8 @@ impl App {
         });
         let keeper = Keeper::new(state.clone());
         tasks.spawn("keeper", keeper.run(tasks.stop_token()));
+        let recompressing = recompression::run(state.clone(), tasks.stop_token());
+        tasks.spawn("recompression", recompressing);
         let router = rest::router(state.node.clone()).merge(v1::router(state.clone()));
         let sessions = Sessions::new(&state.node.token);
         let router = router.merge(web::router(state.login_keys.clone(), sessions));

@@ -23,6 +23,7 @@ mod options;
 pub mod pairing;
 mod pieces;
 mod recent_log;
+mod recompression;
 mod removed;
 pub mod rest;
 pub mod roots;

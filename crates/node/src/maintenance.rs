@@ -5,21 +5,24 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use api::{PruneReport, PruneRequest, VerifyProblem, VerifyRequest, VerifyResult};
+use api::{PruneReport, PruneRequest, Recompressed, VerifyProblem, VerifyRequest, VerifyResult};
 use backup::{
     HeldFolder, Progress, PruneOptions, Puller, SessionPool, VerifyProgress, VerifyReport,
 };
 use jiff::Timestamp;
 use net::PeerId;
-use store::BlockStore;
+use store::{BlockStore, RecompressEnd};
 
 use types::with_causes;
 
+use crate::recompression::{self, recompress};
 use crate::roots;
 use crate::v1::{ApiState, RunningJob};
 
 /// How often the progress of a verification is noted.
 const LOOK: Duration = Duration::from_millis(200);
+/// Bytes of packs that are read before others may have the store.
+const RECOMPRESSED_AT_ONCE: u64 = 512 << 20;
 
 /// Verifies, and repairs where that is asked for.
 pub(crate) async fn verify(
@@ -148,9 +151,38 @@ pub(crate) async fn check_whole(state: &ApiState) -> Result<(), String> {
     ))
 }
 
-/// Removes what no rule keeps, and frees what nothing needs.
+/// Removes what no rule keeps, frees what nothing needs, and compresses the
+/// rest where that is asked for.
 pub(crate) async fn prune(state: &ApiState, request: PruneRequest) -> Result<PruneReport, String> {
-    run_prune(state, request, true).await
+    let mut report = run_prune(state, request, true).await?;
+    if request.recompress && !request.dry_run {
+        report.recompressed = Some(recompress_all(state).await?);
+    }
+    Ok(report)
+}
+
+/// Compresses everything that shrinks, a few packs at a time: a collection that
+/// is asked for meanwhile does not wait for all of it.
+async fn recompress_all(state: &ApiState) -> Result<Recompressed, String> {
+    let mut all = Recompressed::default();
+    loop {
+        let stop = state.stop.clone();
+        let store = state.node.store.clone();
+        let done = recompress(store, RECOMPRESSED_AT_ONCE, move || stop.is_cancelled()).await?;
+        recompression::log(&done);
+        all.packs += done.rewritten_packs;
+        all.before_bytes += done.before_bytes;
+        all.after_bytes += done.after_bytes;
+        all.problems.extend(done.damaged);
+        let problem = match done.end {
+            RecompressEnd::Budget => continue,
+            RecompressEnd::Done => None,
+            RecompressEnd::Stopped => Some("the instance is stopping"),
+            RecompressEnd::Full => Some("the disk has no room for a pack beside the old one"),
+        };
+        all.problems.extend(problem.map(str::to_owned));
+        return Ok(all);
+    }
 }
 
 /// As [`prune`], for the instance itself: where nothing is removed, it collects
@@ -170,7 +202,7 @@ async fn run_prune(
     let keep = state.node.settings.get().backup_server.keep.clone();
     let (snapshots, stop) = (state.snapshots.clone(), state.stop.clone());
     let work = tokio::task::spawn_blocking(move || {
-        let PruneRequest { dry_run, accept_roots } = request;
+        let PruneRequest { dry_run, accept_roots, recompress: _ } = request;
         let options = PruneOptions { dry_run, always_collect, accept_roots, stop };
         backup::prune(&snapshots, &keep, Timestamp::now(), &options)
     });
@@ -195,6 +227,7 @@ async fn run_prune(
         holds,
         freed_bytes: report.collected.map_or(0, |collected| collected.freed_bytes),
         not_collected,
+        recompressed: None,
     })
 }
 

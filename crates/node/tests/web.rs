@@ -293,6 +293,32 @@ async fn a_collection_that_fails_is_told_until_one_succeeds() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_stored_as_it_came_is_compressed_where_that_is_asked_for() {
+    let ui = Ui::start().await;
+    // More than an eighth of a pack: with less in it, it goes on growing.
+    let text: String = (0..1_000_000).map(|n| format!("this is line {n}\n")).collect();
+    let cid = ui.instance.upload(text.clone()).await;
+    let prune = |body: Value| {
+        ui.json(ui.ask(Method::POST, "/api/v1/prune").bearer_auth(&ui.token).json(&body))
+    };
+    assert_eq!(prune(json!({})).await["recompressed"], Value::Null);
+    let looked = prune(json!({ "dry_run": true, "recompress": true })).await;
+    assert_eq!(looked["recompressed"], Value::Null);
+    let done = prune(json!({ "recompress": true })).await["recompressed"].clone();
+    let (before, after) = (&done["before_bytes"], &done["after_bytes"]);
+    assert!(after.as_u64().unwrap() * 2 < before.as_u64().unwrap(), "{done}");
+    assert_eq!((&done["packs"], &done["problems"]), (&json!(1), &json!([])));
+    let metrics = ui.ask(Method::GET, "/metrics").send().await.unwrap().text().await.unwrap();
+    for (name, bytes) in [("before", before), ("after", after)] {
+        let line = format!("archivist_store_recompressed_{name}_bytes_total {bytes}");
+        assert!(metrics.contains(&line), "{line}");
+    }
+    let found = ui.instance.get(&format!("/data/{cid}")).await;
+    assert!(found.text().await.unwrap() == text);
+    assert_eq!(prune(json!({ "recompress": true })).await["recompressed"]["packs"], 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_folder_that_fails_keeps_no_other_from_being_registered() {
     let ui = Ui::start().await;
     let dir = tempfile::tempdir().unwrap();

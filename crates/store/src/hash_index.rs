@@ -144,19 +144,22 @@ impl HashIndex {
         self.state.read().head_entries >= HEAD_ENTRIES
     }
 
-    /// Writes the head out and merges what is to be merged.
+    /// Writes the head out and merges what is to be merged, without the values
+    /// that `keep` does not want: those would drive others out, of which only
+    /// the newest are kept.
     ///
     /// `freeze` is called at the moment at which the head is cut off, `commit`
     /// with its result and the runs from then on, oldest first: it makes them
     /// the index, durably. Where anything fails, the index is as it was.
     pub(crate) fn flush<T>(
         &self,
+        keep: impl Fn(&Value) -> bool,
         freeze: impl FnOnce() -> T,
         commit: impl FnOnce(T, &[u64]) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         let mut writing = self.writing.lock();
         let (mut runs, frozen, extra) = self.freeze(freeze);
-        let result = self.write_out(&mut writing, &frozen, &mut runs, |_| true).and_then(|()| {
+        let result = self.write_out(&mut writing, &frozen, &mut runs, keep).and_then(|()| {
             self.disk.sync_dir(&self.dir).context("sync", &self.dir)?;
             commit(extra, &runs.iter().map(|run| run.id).collect::<Vec<_>>())
         });
@@ -337,6 +340,7 @@ mod tests {
         let mut ids = Vec::new();
         index
             .flush(
+                |_| true,
                 || (),
                 |(), runs| {
                     ids = runs.to_vec();
@@ -419,7 +423,7 @@ mod tests {
             index.insert((100..200).map(|n| (hash(n), value(n))), || ());
             let before = disk.operations();
             disk.set_fault(before + at, Fault::Fail(std::io::ErrorKind::StorageFull));
-            let result = index.flush(|| (), |(), _| Ok(()));
+            let result = index.flush(|_| true, || (), |(), _| Ok(()));
             let done = disk.operations() <= before + at;
             disk.clear_fault();
             for n in 0..200 {

@@ -198,7 +198,7 @@ impl InPlaceStore {
     /// [`StoreError::Io`], [`StoreError::Full`]; it can be tried again.
     pub fn commit(&self) -> Result<(), StoreError> {
         let _one_at_a_time = self.catalog.lock();
-        self.index.flush(|| (), |(), runs| self.write_catalog(runs))
+        self.index.flush(|_| true, || (), |(), runs| self.write_catalog(runs))
     }
 
     /// Forgets what is known of files that `keep` does not want.

@@ -43,6 +43,6 @@ pub use in_place::{
     FileId, FileTable, InPlaceAnswer, InPlaceChunk, InPlaceStore, Stamp, open_regular,
 };
 pub use mem_store::MemStore;
-pub use pack_store::{OpenReport, PackStore, StoreOptions};
+pub use pack_store::{OpenReport, PackStore, RecompressEnd, RecompressReport, StoreOptions};
 pub use pins::Pin;
 pub use root_log::{MAX_ROOT_NAME_LEN, Root};

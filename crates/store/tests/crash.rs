@@ -8,10 +8,11 @@ mod common;
 
 use std::io::ErrorKind;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use common::{Acknowledged, Tree, assert_whole, open, store_tree, tree, try_open};
+use common::{Acknowledged, Tree, assert_whole, mixed_tree, open, store_tree, tree, try_open};
 use store::sim::{Fault, Power, SimDisk};
-use store::{BlockStore, GcOptions, PackStore, StoreError, VerifyDepth};
+use store::{BlockStore, GcOptions, PackStore, RecompressEnd, StoreError, VerifyDepth};
 
 const POWERS: [Power; 6] = [
     Power::Kept,
@@ -35,11 +36,16 @@ struct Life {
     acknowledged: Acknowledged,
     /// Every tree that was tried, by name.
     tried: Vec<(String, Tree)>,
+    /// Packs that were compressed.
+    compressed: u64,
 }
 
 impl Life {
     fn put(&mut self, store: &Arc<PackStore>, name: &str, seeds: &[u64]) {
-        let tree = tree(seeds);
+        self.put_tree(store, name, tree(seeds));
+    }
+
+    fn put_tree(&mut self, store: &Arc<PackStore>, name: &str, tree: Tree) {
         self.tried.push((name.to_owned(), tree.clone()));
         if store_tree(store, name, &tree).is_ok() {
             self.acknowledged.insert(name.to_owned(), tree);
@@ -64,16 +70,46 @@ impl Life {
         self.put(&store, "d", &[10]);
         self.remove(&store, "c");
         let _ = store.gc(GcOptions::default());
-        // What is alive in this process must be right too, fault or not.
-        for (name, tree) in &self.acknowledged {
-            if !disk.is_dead() {
-                assert_whole(&store, tree, &format!("{name}, before the restart"));
-            }
-        }
+        self.assert_alive(&store, disk);
         drop(store);
         let (store, _) = try_open(disk)?;
         self.put(&store, "e", &[2, 11, 12]);
         Ok(())
+    }
+
+    /// Puts what shrinks, and compresses it: stopped, a pack at a time, whole,
+    /// beside what is dead, and after a restart.
+    fn live_compressing(&mut self, disk: &SimDisk) -> Result<(), StoreError> {
+        let (store, _) = try_open(disk)?;
+        self.put_tree(&store, "a", mixed_tree(&[1, 2, 4, 6, 8]));
+        self.put_tree(&store, "b", mixed_tree(&[6, 8, 10, 12, 3]));
+        let asked = AtomicU64::new(0);
+        let _ = store.recompress(u64::MAX, &|| asked.fetch_add(1, Ordering::Relaxed) > 0);
+        self.compress(&store, 1);
+        self.put_tree(&store, "c", mixed_tree(&[2, 14, 16, 5]));
+        self.remove(&store, "a");
+        self.compress(&store, u64::MAX);
+        let _ = store.gc(GcOptions::EVERYTHING);
+        self.assert_alive(&store, disk);
+        drop(store);
+        let (store, _) = try_open(disk)?;
+        self.put_tree(&store, "e", mixed_tree(&[1, 4, 18, 20]));
+        self.compress(&store, u64::MAX);
+        self.assert_alive(&store, disk);
+        Ok(())
+    }
+
+    fn compress(&mut self, store: &PackStore, budget: u64) {
+        self.compressed += store.recompress(budget, &|| false).map_or(0, |r| r.rewritten_packs);
+    }
+
+    /// What is alive in this process must be right too, fault or not.
+    fn assert_alive(&self, store: &PackStore, disk: &SimDisk) {
+        for (name, tree) in &self.acknowledged {
+            if !disk.is_dead() {
+                assert_whole(store, tree, &format!("{name}, before the restart"));
+            }
+        }
     }
 }
 
@@ -93,6 +129,8 @@ fn check(disk: &SimDisk, life: &Life, context: &str) {
     let found = store.verify(VerifyDepth::Full).unwrap();
     assert!(found.is_ok(), "{context}: {found:?}");
     store_tree(&store, "after", &tree(&[20, 21, 1])).unwrap();
+    let report = store.recompress(u64::MAX, &|| false).unwrap();
+    assert_eq!((report.end, report.damaged), (RecompressEnd::Done, vec![]), "{context}");
     store.gc(GcOptions::EVERYTHING).unwrap();
     for (name, tree) in &life.acknowledged {
         assert_whole(&store, tree, &format!("{context}: {name}, after a collection"));
@@ -100,13 +138,21 @@ fn check(disk: &SimDisk, life: &Life, context: &str) {
     assert_whole(&store, &tree(&[20, 21, 1]), context);
 }
 
+type Live = fn(&mut Life, &SimDisk) -> Result<(), StoreError>;
+
 fn enumerate(fault: Fault) {
+    for (live, compressed) in [(Life::live as Live, 0), (Life::live_compressing, 4)] {
+        enumerate_life(fault, live, compressed);
+    }
+}
+
+fn enumerate_life(fault: Fault, live: Live, compressed: u64) {
     let mut points = 0;
     loop {
         let disk = SimDisk::new();
         disk.set_fault(points, fault);
         let mut life = Life::default();
-        let result = life.live(&disk);
+        let result = live(&mut life, &disk);
         let happened = disk.operations() > points;
         disk.clear_fault();
         for power in POWERS {
@@ -121,6 +167,7 @@ fn enumerate(fault: Fault) {
         if !happened {
             result.unwrap();
             assert_eq!(life.acknowledged.len(), 3, "the whole life was lived");
+            assert!(life.compressed >= compressed, "{} packs compressed", life.compressed);
             break;
         }
         points += 1;

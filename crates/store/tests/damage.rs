@@ -341,3 +341,31 @@ fn the_good_copy_of_a_node_survives_the_collector() {
     // Marking reads nodes, and so finds the damage of the copy that it marked.
     the_good_copy_survives(trees()[0].1.blocks.last().unwrap());
 }
+
+/// The footer of a pack is damaged, and one of its records: what is left has
+/// other numbers than before, by which the collector must not go.
+#[test]
+fn a_pack_without_a_footer_and_a_record_keeps_the_rest() {
+    let disk = SimDisk::new();
+    let (store, _) = open(&disk);
+    let blocks: Vec<_> = (0..5).map(|seed| common::chunk(seed, 700)).collect();
+    store.put(&blocks).unwrap();
+    let kept = &blocks[3];
+    let root = Root { cid: kept.cid(), partial: false };
+    store.set_root("kept", root, store.epoch()).unwrap();
+    let pack = files(&disk, "/d-").remove(0);
+    disk.damage(&pack, |bytes| {
+        let record = bytes.windows(700).position(|found| found == blocks[1].payload()).unwrap();
+        bytes[record] ^= 1;
+        // In the entries, which are checked when they are read.
+        let at = bytes.len() - 48 - 20;
+        bytes[at] ^= 1;
+    });
+    for _ in 0..2 {
+        let report = store.gc(GcOptions::EVERYTHING).unwrap();
+        assert_eq!(store.get(&kept.cid()).unwrap().as_ref(), Some(kept.payload()));
+        assert!(report.damaged.iter().any(|one| one.contains("records are gone")), "{report:?}");
+        let report = store.recompress(u64::MAX, &|| false).unwrap();
+        assert_eq!(report.rewritten_packs, 0);
+    }
+}

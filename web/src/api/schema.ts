@@ -1241,6 +1241,7 @@ export interface components {
              *     takes its place on the disk.
              */
             not_collected?: string | null;
+            recompressed?: components["schemas"]["Recompressed"] | null;
             /** @description Snapshots that went, or would go. */
             removed: components["schemas"]["PruneDecision"][];
         };
@@ -1253,6 +1254,11 @@ export interface components {
             accept_roots?: boolean;
             /** @description Only tell what would go. */
             dry_run?: boolean;
+            /**
+             * @description Also compress what was stored as it came, at once: an instance does so
+             *     by itself while it is idle. Not where it is only told what would go.
+             */
+            recompress?: boolean;
         };
         /** @description A manifest that is being pulled. */
         Pull: {
@@ -1287,6 +1293,26 @@ export interface components {
             sequence: number;
             /** @description When it began. */
             started_at: string;
+        };
+        /** @description What was stored as it came, and is compressed now. */
+        Recompressed: {
+            /**
+             * Format: int64
+             * @description And after.
+             */
+            after_bytes: number;
+            /**
+             * Format: int64
+             * @description Their lengths before, in bytes.
+             */
+            before_bytes: number;
+            /**
+             * Format: int64
+             * @description Files of blocks that were written anew.
+             */
+            packs: number;
+            /** @description What kept it from compressing everything. */
+            problems: string[];
         };
         /** @description A manifest that is registered. */
         Registered: {

@@ -22,6 +22,10 @@ pub(crate) struct Prune {
     /// more: say that `archivist snapshots` lists all that there is to keep.
     #[arg(long, conflicts_with = "dry_run")]
     accept_roots: bool,
+    /// Also compress what was stored as it came, at once. A running instance
+    /// does so by itself while it is idle.
+    #[arg(long, conflicts_with = "dry_run")]
+    recompress: bool,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -30,7 +34,11 @@ pub(crate) struct Prune {
 impl Prune {
     pub(crate) fn run(&self, context: &Context) -> Result<()> {
         let client = context.need_instance("`archivist prune`")?;
-        let body = PruneRequest { dry_run: self.dry_run, accept_roots: self.accept_roots };
+        let body = PruneRequest {
+            dry_run: self.dry_run,
+            accept_roots: self.accept_roots,
+            recompress: self.recompress,
+        };
         let progress = Progress::new(Unit::Bytes, "pruning");
         let report = block_on(async { Ok(client.post("/prune", &body).await?) });
         progress.end();
@@ -59,6 +67,14 @@ impl Prune {
         } else {
             let freed = size(report.freed_bytes);
             out.line(format_args!("{removed} removed, {kept} kept, {freed} freed"))?;
+        }
+        if let Some(done) = &report.recompressed {
+            let (before, after) = (size(done.before_bytes), size(done.after_bytes));
+            let packs = count(done.packs, "pack", "packs");
+            out.line(format_args!("{packs} compressed: {before} before, {after} after"))?;
+            for problem in &done.problems {
+                out.line(format_args!("not everything is compressed: {}", safe(problem)))?;
+            }
         }
         for hold in &report.holds {
             out.line(format_args!("nothing is removed: {}", safe(hold)))?;

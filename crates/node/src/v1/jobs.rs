@@ -73,6 +73,11 @@ impl Drop for Work {
 }
 
 impl Jobs {
+    /// Whether one is under way.
+    pub(crate) fn is_any_running(&self) -> bool {
+        self.0.lock().values().any(|job| job.end.lock().is_none())
+    }
+
     fn begin(&self, kind: &'static str) -> Result<Work, Problem> {
         let mut jobs = self.0.lock();
         if jobs.values().any(|job| job.kind == kind && job.end.lock().is_none()) {

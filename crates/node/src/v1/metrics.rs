@@ -49,6 +49,11 @@ pub(crate) async fn metrics(State(state): State<ApiState>) -> Result<Response, P
             let help = "What may still be written until a limit is reached.";
             text.one("store_available_bytes", "gauge", help, usage.available_bytes);
         }
+        let (before, after) = state.node.store.recompressed();
+        let help = "What was compressed later since the start, before that.";
+        text.one("store_recompressed_before_bytes_total", "counter", help, before);
+        let help = "What was compressed later since the start, after that.";
+        text.one("store_recompressed_after_bytes_total", "counter", help, after);
         let all = folders::all(&state);
         let of = |value: fn(&api::Folder) -> u64| -> Vec<(String, f64)> {
             all.iter().map(|f| (label("folder", f.id.as_str()), value(f) as f64)).collect()

@@ -149,6 +149,10 @@ impl Restores {
     }
 
     /// Ends all of them soon; begun again, they go on where they were.
+    pub(crate) fn is_any_running(&self) -> bool {
+        self.0.running.lock().values().any(|running| running.end.lock().is_none())
+    }
+
     pub(crate) fn stop(&self) {
         self.0.running.lock().values().for_each(|running| running.progress.stop());
     }

@@ -12,6 +12,7 @@
 //! Where two copies of a block are there, one of them is dead. It goes only
 //! after the other was read and was good.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::Inner;
@@ -24,14 +25,14 @@ use crate::error::{IoContext, StoreError};
 use crate::pack::{Entry, HEADER_LEN, PackKind, RETIRED_MAGIC};
 
 /// Below this share of the length of a full pack, a sealed pack is small.
-const SMALL_PACK_SHARE: u64 = 8;
+pub(super) const SMALL_PACK_SHARE: u64 = 8;
 /// So many small packs of a kind are made one.
 const SMALL_PACKS_MAX: usize = 8;
 /// The index is written anew when this share of it, in percent, is of packs
 /// that are gone.
 const STALE_INDEX_PERCENT: u64 = 20;
 /// Blocks that are moved with one write.
-const MOVED_AT_ONCE: usize = 64;
+pub(super) const MOVED_AT_ONCE: usize = 64;
 
 /// A collection that is under way.
 #[derive(Debug)]
@@ -111,7 +112,7 @@ impl Inner {
 
         let mut report = GcReport::default();
         let first_pack = options.since.map_or(0, |since| since.first_pack);
-        let mut candidates = self.candidates(marks, first_pack)?;
+        let mut candidates = self.candidates(marks, first_pack, &mut report)?;
         // What is wholly dead first: that needs no room.
         candidates.sort_by_key(|candidate| candidate.live_bytes);
         let small = self.small_packs(&candidates);
@@ -172,10 +173,18 @@ impl Inner {
         &self,
         marks: &'a Marks,
         first_pack: u32,
+        report: &mut GcReport,
     ) -> Result<Vec<Candidate<'a>>, StoreError> {
         let mut candidates = Vec::new();
         for marks in marks.packs.values().filter(|marks| marks.pack.number() >= first_pack) {
             let entries = self.packs.entries(&marks.pack)?;
+            if entries.len() < marks.records as usize {
+                // The footer is damaged, and so are records: what is left does
+                // not have the numbers by which it was marked.
+                let path = marks.pack.path.display();
+                report.damaged.push(format!("{path}: some of its records are gone"));
+                continue;
+            }
             let live_bytes = live(marks, &entries).map(|(_, entry)| entry.record_len()).sum();
             let dead_bytes = marks.pack.content_len().saturating_sub(live_bytes);
             if !marks.pack.is_sealed() {
@@ -190,7 +199,7 @@ impl Inner {
     }
 
     /// Lets nobody append to a pack any more.
-    fn close(&self, pack: &Arc<Pack>) {
+    pub(super) fn close(&self, pack: &Arc<Pack>) {
         let mut writer = self.writers[pack.header.kind as usize].lock();
         if writer.pack.as_ref().is_some_and(|open| Arc::ptr_eq(open, pack)) {
             writer.pack = None;
@@ -334,6 +343,11 @@ impl Inner {
             self.retire(pack)?;
         }
         let gone: Vec<_> = moved.drain(..).map(|marks| marks.pack.path.clone()).collect();
+        self.remove_files(&gone)
+    }
+
+    /// Removes the files of packs that are retired and in the list no more.
+    pub(super) fn remove_files(&self, gone: &[PathBuf]) -> Result<(), StoreError> {
         // The catalog before the names: a pack that it names and that is not
         // there would be reported as lost.
         match self.flush_index() {
@@ -343,14 +357,14 @@ impl Inner {
             Err(error) => return Err(error),
         }
         for path in gone {
-            self.disk.remove(&path).context("remove", &path)?;
+            self.disk.remove(path).context("remove", path)?;
         }
         self.quarantine.retain(|(pack, _)| self.packs.get(pack).is_some());
         self.disk.sync_dir(self.packs.dir()).context("sync", self.packs.dir())
     }
 
     /// Empties a pack's file, in place: that needs no room.
-    fn retire(&self, pack: &Pack) -> Result<(), StoreError> {
+    pub(super) fn retire(&self, pack: &Pack) -> Result<(), StoreError> {
         let file = self.disk.open(&pack.path).context("open", &pack.path)?;
         file.write_at(&[&RETIRED_MAGIC], 0).context("write", &pack.path)?;
         file.sync().context("sync", &pack.path)?;

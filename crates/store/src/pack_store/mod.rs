@@ -7,7 +7,8 @@
 //! Invariants:
 //!
 //! * A record is never changed. A pack only grows, is sealed with a footer,
-//!   and is removed whole, by the collector alone.
+//!   and is removed whole: by the collector, or by [`recompress`] when all of
+//!   it is in another. One of them works at a time.
 //! * What a `commit` has reported is in a synced file under a synced name.
 //!   After a failed sync nothing is believed that was not synced before.
 //! * The index is a cache: what it says is checked by the read, and all of it
@@ -27,6 +28,8 @@ mod open;
 mod packs;
 mod quarantine;
 mod read;
+mod recompress;
+mod settled;
 mod verify;
 mod write;
 
@@ -43,6 +46,8 @@ use self::catalog::Catalog;
 use self::gc::Collection;
 use self::packs::{Pack, Packs};
 use self::quarantine::Quarantine;
+use self::recompress::Recompressed;
+use self::settled::Settled;
 use self::write::Writer;
 use crate::block_store::{
     BlockStore, Epoch, GcOptions, GcReport, Usage, VerifyDepth, VerifyReport,
@@ -54,6 +59,7 @@ use crate::pins::{Pin, Pins};
 use crate::root_log::{Root, RootLog};
 
 pub use self::open::OpenReport;
+pub use self::recompress::{RecompressEnd, RecompressReport};
 
 /// How a store works. The two limits can be changed while it runs.
 #[derive(Clone, Debug)]
@@ -94,6 +100,7 @@ struct Inner {
     roots: Mutex<RootLog>,
     pins: Pins,
     quarantine: Quarantine,
+    settled: Settled,
     ballast: Ballast,
     writers: [Mutex<Writer>; 2],
     /// Numbers the appends; see `commit`.
@@ -109,6 +116,7 @@ struct Inner {
     /// The collection that is under way.
     collection: RwLock<Option<Arc<Collection>>>,
     collecting: Mutex<()>,
+    recompressed: Recompressed,
     /// Appends hold it to read, a rebuild of the index to write.
     indexing: RwLock<()>,
     /// Counts the rebuilds of the index.
@@ -204,6 +212,34 @@ impl PackStore {
         self.inner.rebuild_index()
     }
 
+    /// Compresses what was stored as it came: rewrites full packs that would
+    /// shrink, one after the other, the oldest first, until `budget` bytes of
+    /// them were read (one pack at the least) or `stop` says so, which it is
+    /// asked every few blocks. Nothing is deleted by it, and no block is
+    /// absent while it works. It blocks, and takes one core.
+    ///
+    /// # Errors
+    ///
+    /// Those of the disk. A full one is none: see [`RecompressEnd::Full`].
+    pub fn recompress(
+        &self,
+        budget: u64,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<RecompressReport, StoreError> {
+        self.inner.recompress(budget, stop)
+    }
+
+    /// The bytes of all packs. Asks no disk; see [`BlockStore::usage`].
+    pub fn used_bytes(&self) -> u64 {
+        self.inner.packs.used_bytes()
+    }
+
+    /// What was recompressed since the store was opened, in bytes of packs:
+    /// before, and after.
+    pub fn recompressed(&self) -> (u64, u64) {
+        self.inner.recompressed.get()
+    }
+
     /// Whether records of roots were lost, so that nothing is collected; see
     /// [`OpenReport::roots_incomplete`].
     pub fn roots_incomplete(&self) -> bool {
@@ -230,6 +266,12 @@ impl Drop for PackStore {
 
 impl Inner {
     fn upkeep_task(&self, task: Upkeep) {
+        if let Upkeep::Seal(pack) | Upkeep::WriteOut(pack) = &task
+            && self.packs.get(pack.number()).is_none()
+        {
+            // It was given up, or has been emptied already.
+            return;
+        }
         let (what, result) = match task {
             Upkeep::Seal(pack) => ("seal a pack", self.seal(&pack)),
             Upkeep::WriteOut(pack) => ("write a pack out", self.write_out(&pack)),
@@ -269,8 +311,11 @@ impl Inner {
     }
 
     fn flush_index(&self) -> Result<(), StoreError> {
-        self.index
-            .flush(|| self.catalog_of_packs(), |catalog, runs| self.write_catalog(catalog, runs))
+        self.index.flush(
+            |value| self.packs.get(read::pack_of(value)).is_some(),
+            || self.catalog_of_packs(),
+            |catalog, runs| self.write_catalog(catalog, runs),
+        )
     }
 
     /// The catalog as it is, but for the runs. To be taken while nothing is

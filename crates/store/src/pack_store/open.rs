@@ -12,6 +12,8 @@ use super::catalog::{Catalog, CatalogPack};
 use super::packs::{Pack, PackState, Packs, parse_name};
 use super::quarantine::Quarantine;
 use super::read::encode_place;
+use super::recompress::Recompressed;
+use super::settled::Settled;
 use super::write::Writer;
 use super::{Commits, Inner, StoreOptions, Upkeep};
 use crate::atomic_file;
@@ -74,6 +76,9 @@ impl Layout {
     fn quarantine(&self) -> PathBuf {
         self.dir.join("quarantine")
     }
+    fn settled(&self) -> PathBuf {
+        self.dir.join("settled")
+    }
 }
 
 impl Inner {
@@ -135,6 +140,7 @@ impl Inner {
         let inner = Self {
             ballast: Ballast::new(&*disk, layout.dir.join("ballast"), pack_len),
             quarantine: Quarantine::open(disk.clone(), layout.quarantine()),
+            settled: Settled::open(disk.clone(), layout.settled()),
             disk,
             dir: layout.dir,
             pack_len,
@@ -153,6 +159,7 @@ impl Inner {
             dirty: Mutex::default(),
             collection: RwLock::new(None),
             collecting: Mutex::new(()),
+            recompressed: Recompressed::default(),
             indexing: RwLock::new(()),
             rebuilds: AtomicU64::new(0),
             upkeep,

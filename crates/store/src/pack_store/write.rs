@@ -29,6 +29,8 @@ const WRITE_OUT_LEN: u64 = 16 << 20;
 #[derive(Debug, Default)]
 pub(super) struct Writer {
     pub(super) pack: Option<Arc<Pack>>,
+    /// The packs that it has made, where somebody wants to know.
+    pub(super) made: Option<Vec<Arc<Pack>>>,
 }
 
 fn record_len(block: &EncodedBlock) -> u64 {
@@ -121,7 +123,13 @@ impl Inner {
         while !rest.is_empty() {
             let pack = match &writer.pack {
                 Some(pack) => pack.clone(),
-                None => writer.pack.insert(self.packs.create(kind)?).clone(),
+                None => {
+                    let pack = self.packs.create(kind)?;
+                    if let Some(made) = &mut writer.made {
+                        made.push(pack.clone());
+                    }
+                    writer.pack.insert(pack).clone()
+                }
             };
             let (end, records) = {
                 let state = pack.state.lock();

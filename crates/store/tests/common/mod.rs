@@ -53,10 +53,33 @@ pub fn chunk(seed: u64, len: usize) -> EncodedBlock {
     EncodedBlock::plain(Block::new(Codec::Raw, noise(seed, len)).unwrap())
 }
 
+/// Bytes that depend on the seed and shrink to a fraction.
+pub fn text(seed: u64, len: usize) -> Vec<u8> {
+    let line = format!("line of the text with the number {seed}\n");
+    line.bytes().cycle().take(len).collect()
+}
+
+pub fn text_chunk(seed: u64, len: usize) -> EncodedBlock {
+    EncodedBlock::plain(Block::new(Codec::Raw, text(seed, len)).unwrap())
+}
+
 /// The file whose chunks are those of the seeds.
 pub fn tree(seeds: &[u64]) -> Tree {
-    let mut blocks: Vec<_> =
-        seeds.iter().map(|seed| chunk(*seed, 200 + (*seed as usize * 97) % 900)).collect();
+    tree_of(seeds.iter().map(|seed| chunk(*seed, 200 + (*seed as usize * 97) % 900)).collect())
+}
+
+/// The file whose chunks are those of the seeds: of the even ones text, which
+/// shrinks, of the odd ones noise.
+pub fn mixed_tree(seeds: &[u64]) -> Tree {
+    let chunk = |seed: &u64| match seed % 2 {
+        0 => text_chunk(*seed, 600 + (*seed as usize * 97) % 900),
+        _ => chunk(*seed, 100 + (*seed as usize * 97) % 300),
+    };
+    tree_of(seeds.iter().map(chunk).collect())
+}
+
+/// The file of these chunks.
+pub fn tree_of(mut blocks: Vec<EncodedBlock>) -> Tree {
     let mut builder = FileNodeBuilder::new();
     let mut nodes = Vec::new();
     let mut emit = |block: Block| {

@@ -156,7 +156,7 @@ async fn show(dir: &Path, own: Option<&Path>) -> Result<()> {
     ensure!(verified.problems.is_empty(), "B is damaged: {:?}", verified.problems);
     steps.done(&format!("B reads and hashes all that it holds: {}", size(verified.read_bytes)));
     let pruned: PruneReport =
-        b.api.post("/prune", &PruneRequest { dry_run: true, accept_roots: false }).await?;
+        b.api.post("/prune", &PruneRequest { dry_run: true, ..PruneRequest::default() }).await?;
     ensure!(pruned.removed.is_empty(), "a new snapshot would be pruned");
     a.stop().await?;
     b.stop().await?;
