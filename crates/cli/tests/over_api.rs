@@ -616,14 +616,14 @@ fn prune_says_what_goes_and_why_not() {
 
 #[test]
 fn a_prune_tells_what_it_has_compressed() {
-    let done = json!({ "packs": 2, "before_bytes": 4_000_000, "after_bytes": 1_000_000,
+    let done = json!({ "packs": 2, "before_bytes": 4 << 20, "after_bytes": 1 << 20,
         "problems": ["the disk is full\u{1b}"] });
     let report = json!({ "dry_run": false, "kept": [], "removed": [], "holds": [],
         "freed_bytes": 0, "recompressed": done });
     let (home, fake) = fake(&[("POST /prune", report.clone())]);
     let ran = run(home.path(), ["prune", "--recompress"]);
     assert_eq!(ran.code, Some(0), "{ran:?}");
-    for part in ["2 packs compressed: 4.0 MB before, 1.0 MB after", "the disk is full\\u{1b}"] {
+    for part in ["2 packs compressed: 4.0 MiB before, 1.0 MiB after", "the disk is full\\u{1b}"] {
         assert!(ran.out.contains(part), "{part}: {ran:?}");
     }
     assert_eq!(fake.request("POST /prune").body["recompress"], true);
@@ -633,7 +633,7 @@ fn a_prune_tells_what_it_has_compressed() {
 #[test]
 fn a_prune_that_frees_nothing_is_a_failure() {
     let report = json!({ "dry_run": false, "kept": [], "removed": [], "holds": [],
-        "freed_bytes": 0, "not_collected": "a block is gone\u{1b}" });
+        "freed_bytes": 0, "not_collected": "a block is gone\u{1b}", "recompressed": null });
     let (home, _fake) = fake(&[("POST /prune", report.clone())]);
     let ran = run(home.path(), ["prune"]);
     assert_eq!(ran.code, Some(1), "{ran:?}");
