@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 
+from link import SOURCE
 from meter import free_port
 
 START_SECS = 30
@@ -32,7 +33,8 @@ def wait_for_port(port):
     until = time.monotonic() + START_SECS
     while True:
         try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
+            # As the link does: beside it, nobody else gets through.
+            socket.create_connection(("127.0.0.1", port), 1, (SOURCE, 0)).close()
             return
         except OSError:
             if time.monotonic() > until:
