@@ -36,8 +36,9 @@ class Direction:
         self.counter.value += length
         return self.free_at + self.delay
 
-    async def carry(self, reader, writer, since):
-        """Until one side closes. `since` is how long a handshake would take."""
+    async def carry(self, reader, writer, handshake):
+        """Until one side closes. Nothing leaves before the handshake, which takes
+        so long."""
         queue = asyncio.Queue()
         limit = int(self.rate * self.delay) + BUFFER
         room = asyncio.Event()
@@ -47,11 +48,12 @@ class Direction:
         async def take():
             nonlocal waiting
             try:
+                await asyncio.sleep(handshake)
                 while data := await reader.read(READ):
                     waiting += len(data)
                     if waiting >= limit:
                         room.clear()
-                    queue.put_nowait((self.arrival(len(data)) + since, data))
+                    queue.put_nowait((self.arrival(len(data)), data))
                     await room.wait()
             except ConnectionError:
                 pass

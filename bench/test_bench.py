@@ -1,6 +1,8 @@
 """Tests of the harness: `python3 -m unittest` in this directory."""
 
+import asyncio
 import io
+import multiprocessing
 import os
 import socket
 import sys
@@ -8,13 +10,14 @@ import tempfile
 import threading
 import time
 import unittest
+from unittest import mock
 
 sys.dont_write_bytecode = True
 
 import data  # noqa: E402
+import link  # noqa: E402
 import meter  # noqa: E402
 import peers  # noqa: E402
-from link import Link  # noqa: E402
 
 
 class Sets(unittest.TestCase):
@@ -99,6 +102,20 @@ class Measuring(unittest.TestCase):
         measured.close()
 
 
+class NoWaiting(asyncio.SelectorEventLoop):
+    """Its clock goes on to what is next to do."""
+
+    now = 0.0
+
+    def time(self):
+        return self.now
+
+    def _run_once(self):
+        if not self._ready and self._scheduled:
+            self.now = self._scheduled[0].when()
+        super()._run_once()
+
+
 class LongLink(unittest.TestCase):
     def test_it_is_as_slow_as_it_says_and_loses_nothing(self):
         target = socket.create_server(("127.0.0.1", 0))
@@ -115,7 +132,7 @@ class LongLink(unittest.TestCase):
         taker.start()
         port = meter.free_port()
         # 1 MB/s and 100 ms: 300 kB take 0.3 s, and the handshake a round trip.
-        link = Link([(port, target.getsockname()[1])], 8_000_000, 0.1, alone=False)
+        long_link = link.Link([(port, target.getsockname()[1])], 8_000_000, 0.1, alone=False)
         content = os.urandom(300_000)
         started = time.monotonic()
         with socket.create_connection(("127.0.0.1", port)) as client:
@@ -126,9 +143,29 @@ class LongLink(unittest.TestCase):
         taker.join()
         target.close()
         self.assertEqual(received.getvalue(), content)
-        self.assertEqual(link.bytes(), 300_006)
+        self.assertEqual(long_link.bytes(), 300_006)
         self.assertGreaterEqual(took, 0.45)
-        link.close()
+        long_link.close()
+
+    def test_whoever_has_connected_sends_as_fast_as_whoever_was_connected_to(self):
+        """The handshake was once added to all that the one who connects sends,
+        and what is on the way is bounded: so only a part of the rate was left."""
+
+        async def seconds(handshake):
+            direction = link.Direction(20e6, 0.1, multiprocessing.Value("q", 0))
+            reader = asyncio.StreamReader()
+            reader.feed_data(bytes(8_000_000))
+            reader.feed_eof()
+            await direction.carry(reader, mock.Mock(drain=mock.AsyncMock()), handshake)
+            return asyncio.get_running_loop().time()
+
+        with asyncio.Runner(loop_factory=NoWaiting) as runner:
+            clock = mock.Mock(monotonic=runner.get_loop().time)
+            with mock.patch.object(link, "time", clock):
+                at_once = runner.run(seconds(0))
+                later = runner.run(seconds(0.2)) - at_once
+        self.assertAlmostEqual(at_once, 0.5, 2)
+        self.assertAlmostEqual(later, 0.7, 2)
 
 
 class Report(unittest.TestCase):
