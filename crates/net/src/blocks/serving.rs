@@ -23,7 +23,7 @@ use types::Cid;
 
 use super::frame::{self, Frame, MAX_WANTS_PER_FRAME, Refusal, Side, Violation};
 use super::intake::Intake;
-use super::pace::{self, Pace};
+use super::pace::{self, Pace, WaitsFor};
 use super::watchdog::{HELLO_TIMEOUT, Watchdog};
 use super::{Answer, BlockProvider};
 use crate::limits::SEND_FRAME;
@@ -190,8 +190,6 @@ struct Serving<'a, S> {
     work: Option<JoinHandle<Batch>>,
     /// The batch after the one that is sent.
     ready: Vec<Answer>,
-    /// The last batch was sent, and the next was still being read.
-    ran_dry: bool,
     pace: Pace,
     sending: std::vec::IntoIter<Answer>,
     /// What fills one frame of the muxer.
@@ -219,7 +217,6 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Serving<'a, S> {
             wants: VecDeque::new(),
             work: None,
             ready: Vec::new(),
-            ran_dry: true,
             pace: Pace::new(),
             sending: Vec::new().into_iter(),
             staged: Vec::new(),
@@ -247,6 +244,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Serving<'a, S> {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ServeError>> {
+        self.pace.waits_for(self.waits_for());
         loop {
             let mut moved = self.poll_wants(cx)?;
             moved |= self.poll_work(cx)?;
@@ -261,7 +259,19 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Serving<'a, S> {
                 break;
             }
         }
+        self.pace.waits_for(self.waits_for());
         self.poll_patience(cx)
+    }
+
+    /// What it waits for, after it has done what it can.
+    fn waits_for(&self) -> WaitsFor {
+        if !self.is_between_frames() {
+            WaitsFor::Link
+        } else if self.work.is_some() || !self.wants.is_empty() {
+            WaitsFor::Blocks
+        } else {
+            WaitsFor::Client
+        }
     }
 
     /// Ready when the client was silent or slow for too long.
@@ -396,6 +406,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Serving<'a, S> {
             return Err(std::io::Error::from(std::io::ErrorKind::WriteZero).into());
         }
         self.flushed = false;
+        self.pace.sent(written);
         self.write_watch.progress(written);
         Ok(written)
     }
@@ -425,15 +436,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Serving<'a, S> {
     /// Puts the next answer, or the head of its block, to the others.
     fn stage_answer(&mut self) -> bool {
         if self.sending.len() == 0 {
-            if self.ready.is_empty() {
-                // Where nothing is asked, what was sent is still under way.
-                self.ran_dry = self.work.is_some();
-                return false;
-            }
-            let batch = std::mem::take(&mut self.ready);
-            let waited = !std::mem::take(&mut self.ran_dry);
-            self.pace.begins(batch.iter().map(payload_len).sum(), waited);
-            self.sending = batch.into_iter();
+            self.sending = std::mem::take(&mut self.ready).into_iter();
         }
         let Some(answer) = self.sending.next() else {
             return false;

@@ -134,18 +134,19 @@ fn block_error(result: Result<FetchStats, FetchError<()>>) -> BlockError {
 
 // ---- two honest halves ----
 
-/// Carries both directions of a pipe, 64 KiB in 10 ms: 6.5 MB/s.
-fn slowly(far: DuplexStream) -> Pipe {
+/// Carries both directions of a pipe, one of them at 6.5 MB/s: so many KiB at
+/// once, and then none for as long as that takes.
+fn slowly(far: DuplexStream, kib: u64) -> Pipe {
     let (near, middle) = tokio::io::duplex(64 << 10);
     let (mut from_far, mut to_far) = tokio::io::split(far);
     let (mut from_near, mut to_near) = tokio::io::split(middle);
     tokio::spawn(async move { tokio::io::copy(&mut from_near, &mut to_far).await });
     tokio::spawn(async move {
-        let mut bytes = vec![0; 64 << 10];
-        while let Ok(read @ 1..) = from_far.read(&mut bytes).await {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-            if to_near.write_all(&bytes[..read]).await.is_err() {
-                return;
+        loop {
+            let mut burst = (&mut from_far).take(kib << 10);
+            match tokio::io::copy(&mut burst, &mut to_near).await {
+                Ok(1..) => tokio::time::sleep(Duration::from_millis(kib / 64 * 10)).await,
+                _ => return,
             }
         }
     });
@@ -161,11 +162,12 @@ async fn over_a_slow_link_what_shrinks_is_compressed_and_over_a_fast_one_nothing
         blocks.push(block(number as usize, 64 << 10));
     }
     let asked: Vec<Cid> = blocks.iter().map(EncodedBlock::cid).collect();
-    for is_slow in [false, true] {
+    // Buffers of systems take a MiB, and then nothing for long.
+    for (is_slow, kib) in [(false, 64), (true, 64), (true, 1280)] {
         let shelf: Arc<dyn BlockProvider> = Arc::new(Shelf::holding(&blocks));
-        let (near, far) = tokio::io::duplex(64 << 10);
+        let (near, far) = tokio::io::duplex(kib << 10);
         let server = tokio::spawn(serve(far.compat(), PeerId::random(), source(shelf)));
-        let pipe = if is_slow { slowly(near) } else { near.compat() };
+        let pipe = if is_slow { slowly(near, kib as u64) } else { near.compat() };
         let mut session = open(pipe).await.unwrap();
         let (result, got) = fetch(&mut session, wants(asked.iter().copied())).await;
         result.unwrap();
@@ -182,7 +184,7 @@ async fn over_a_slow_link_what_shrinks_is_compressed_and_over_a_fast_one_nothing
                 .count()
         };
         // The first few are under way before anybody knows how fast it is.
-        assert!(if is_slow { packed(0) > 50 } else { packed(0) == 0 }, "{}", packed(0));
+        assert!(if is_slow { packed(0) > 50 } else { packed(0) == 0 }, "{kib}: {}", packed(0));
         assert_eq!(packed(1), 0, "noise does not shrink");
         drop(session);
         server.await.unwrap().unwrap();
