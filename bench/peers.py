@@ -34,6 +34,9 @@ LINK_BITS_PER_SEC, LINK_ROUND_TRIP = 100_000_000, 0.040
 # What a used cell leaves is deleted at the end: after a mass deletion, ext4
 # makes files ten times slower for minutes, and the next cell would pay for it.
 FREE_BYTES = 12 << 30
+# A cell fills so many times its set at the most: the store, what each of two
+# restores makes, and some room.
+CELL_SETS = 4
 
 
 def log(*words):
@@ -69,23 +72,23 @@ class Bench:
         self.meter = Meter(self.ports.values())
         self.results = []
 
-    def discard(self, cell):
+    def discard(self, cell, free=FREE_BYTES):
         if os.path.exists(cell):
             trash = self.options.work + "/trash"
             os.makedirs(trash, exist_ok=True)
             os.rename(cell, f"{trash}/{time.time_ns()}")
-            if shutil.disk_usage(trash).free < FREE_BYTES:
+            if shutil.disk_usage(trash).free < free:
                 log("removing old cells: the disk is nearly full; times after this are worse")
                 shutil.rmtree(trash, ignore_errors=True)
 
     def cell(self, name, set_name, link=None):
         """A system, prepared, in a directory of its own."""
         cell = self.options.work + "/cell"
-        self.discard(cell)
-        os.makedirs(cell)
         source, info = data.make_set(
             self.options.work, set_name, self.options.scales[set_name], self.options.seed
         )
+        self.discard(cell, max(FREE_BYTES, CELL_SETS * info["bytes"]))
+        os.makedirs(cell)
         links = {}
         if link is not None:
             links = {port: free_port() for port in SYSTEMS[name].ports}
