@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
-use common::{assert_whole, store_tree, tree};
+use common::{store_tree, tree, write_and_remove};
 use store::{BlockStore, GcOptions, PackStore, StoreOptions, VerifyDepth};
 
 #[test]
@@ -22,21 +22,7 @@ fn the_collector_takes_nothing_from_those_who_write() {
         let writers: Vec<_> = (0..4_u64)
             .map(|writer| {
                 let store = store.clone();
-                scope.spawn(move || {
-                    for round in 0..150_u64 {
-                        // The seeds overlap: writers find each other's blocks,
-                        // and blocks that are just being collected.
-                        let seeds: Vec<u64> =
-                            (0..5).map(|n| (round * 7 + n * 3 + writer) % 40).collect();
-                        let tree = tree(&seeds);
-                        let name = format!("{writer}/{}", round % 5);
-                        store_tree(&store, &name, &tree).unwrap();
-                        assert_whole(&store, &tree, &name);
-                        if round % 3 == 0 {
-                            store.remove_root(&name).unwrap();
-                        }
-                    }
-                })
+                scope.spawn(move || write_and_remove(&store, writer, 150, (5, 40), tree))
             })
             .collect();
         scope.spawn(|| {

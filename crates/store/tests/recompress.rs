@@ -11,7 +11,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
-use common::{Tree, assert_whole, chunk, mixed_tree, open, store_tree, text_chunk, tree, tree_of};
+use common::{
+    Tree, assert_whole, chunk, mixed_tree, open, store_tree, text_chunk, tree, tree_of,
+    write_and_remove,
+};
 use store::sim::{Fault, Power, SimDisk};
 use store::{
     BlockStore, GcOptions, PackStore, RecompressEnd, RecompressReport, StoreOptions, VerifyDepth,
@@ -356,19 +359,7 @@ fn it_takes_nothing_from_those_who_read_write_and_collect() {
         let writers: Vec<_> = (0..3_u64)
             .map(|writer| {
                 let store = store.clone();
-                scope.spawn(move || {
-                    for round in 0..120_u64 {
-                        let seeds: Vec<u64> =
-                            (0..8).map(|n| (round * 7 + n * 3 + writer) % 60).collect();
-                        let tree = mixed_tree(&seeds);
-                        let name = format!("{writer}/{}", round % 5);
-                        store_tree(&store, &name, &tree).unwrap();
-                        assert_whole(&store, &tree, &name);
-                        if round % 3 == 0 {
-                            store.remove_root(&name).unwrap();
-                        }
-                    }
-                })
+                scope.spawn(move || write_and_remove(&store, writer, 120, (8, 60), mixed_tree))
             })
             .collect();
         scope.spawn(|| {

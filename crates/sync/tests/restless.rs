@@ -67,6 +67,23 @@ impl Drop for Writer {
     }
 }
 
+/// Writes to "busy" all the time, and waits until it was tried some times.
+async fn tried_in_vain(setup: &mut Setup) -> Writer {
+    let writer = Writer::of(setup.path("busy"), |file, number| {
+        file.write_all_at(&number.to_le_bytes(), 0).unwrap();
+    });
+    let read = setup.files_read();
+    setup.until("some tries", |status| status.files_read > read + 5).await;
+    writer
+}
+
+/// Changes another file, and waits for the manifest with it.
+async fn publish_another(setup: &mut Setup, round: u32) {
+    let before = setup.status().sequence;
+    setup.write("new", format!("round {round}"));
+    setup.until("a manifest", |status| status.sequence > before).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_is_rewritten_all_the_time_keeps_its_last_good_state() {
     let mut setup = Setup::stopped();
@@ -126,17 +143,11 @@ async fn a_file_to_be_tried_again_may_be_settled_without_reading() {
     setup.write("other", "other");
     setup.start();
     setup.calm().await;
-    let writer = Writer::of(setup.path("busy"), |file, number| {
-        file.write_all_at(&number.to_le_bytes(), 0).unwrap();
-    });
-    let read = setup.files_read();
-    setup.until("some tries", |status| status.files_read > read + 5).await;
+    let writer = tried_in_vain(&mut setup).await;
     fs::rename(setup.path("other"), setup.path("busy")).unwrap();
     setup.until("the rename", |status| status.files == 1).await;
     for round in 0..3 {
-        let before = setup.status().sequence;
-        setup.write("new", format!("round {round}"));
-        setup.until("a manifest", |status| status.sequence > before).await;
+        publish_another(&mut setup, round).await;
     }
     writer.end();
     setup.check(&setup.sync().await);
@@ -242,18 +253,12 @@ async fn a_file_that_is_left_out_by_now_is_not_tried_again() {
     setup.write("busy", noise(1, 8_000_000));
     setup.start();
     setup.calm().await;
-    let writer = Writer::of(setup.path("busy"), |file, number| {
-        file.write_all_at(&number.to_le_bytes(), 0).unwrap();
-    });
-    let read = setup.files_read();
-    setup.until("some tries", |status| status.files_read > read + 5).await;
+    let writer = tried_in_vain(&mut setup).await;
     setup.settings.send_modify(|settings| settings.folders[0].exclude = vec!["busy".into()]);
     setup.until("its end", |status| status.files == 0).await;
     writer.end();
     for round in 0..5 {
-        let before = setup.status().sequence;
-        setup.write("new", format!("round {round}"));
-        setup.until("a manifest", |status| status.sequence > before).await;
+        publish_another(&mut setup, round).await;
         assert_eq!(setup.names(setup.published().last().unwrap()), ["new"]);
     }
 }

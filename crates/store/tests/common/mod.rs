@@ -104,6 +104,29 @@ pub fn store_tree(store: &Arc<PackStore>, name: &str, tree: &Tree) -> Result<(),
     batch.commit_root(name, Root { cid: tree.root, partial: false })
 }
 
+/// What one of several writers does at once with others: stores trees under five
+/// names, looks whether each is whole, and removes the root of every third. The
+/// seeds of a tree, `width` of `seeds`, overlap: writers find each other's blocks,
+/// and blocks that are just being collected.
+pub fn write_and_remove(
+    store: &Arc<PackStore>,
+    writer: u64,
+    rounds: u64,
+    (width, seeds): (u64, u64),
+    tree: fn(&[u64]) -> Tree,
+) {
+    for round in 0..rounds {
+        let chosen: Vec<u64> = (0..width).map(|n| (round * 7 + n * 3 + writer) % seeds).collect();
+        let tree = tree(&chosen);
+        let name = format!("{writer}/{}", round % 5);
+        store_tree(store, &name, &tree).unwrap();
+        assert_whole(store, &tree, &name);
+        if round % 3 == 0 {
+            store.remove_root(&name).unwrap();
+        }
+    }
+}
+
 /// Asserts that every block of a tree reads back as it was put.
 pub fn assert_whole(store: &PackStore, tree: &Tree, context: &str) {
     for block in &tree.blocks {
