@@ -170,8 +170,10 @@ class Bench:
 
     def latency(self, name):
         """From the close of a saved file until it is safe on B."""
-        system, source, info = self.cell(name, "S")
-        result = {"system": name, "set": "latency", **info, "scale": self.options.scales["S"]}
+        saves_in = self.options.saves_in
+        system, source, info = self.cell(name, saves_in)
+        result = {"system": name, "set": "latency", **info}
+        result["scale"] = self.options.scales[saves_in]
         rng = random.Random(self.options.seed)
         paths = [os.path.relpath(path, source) for path in data.texts(source)]
         times, before = [], {}
@@ -354,6 +356,7 @@ def parse():
         parser.add_argument(f"--scale-{name.lower()}", type=float, help=data.SETS[name])
     parser.add_argument("--runs", type=int, default=1, help="of each cell, taking turns")
     parser.add_argument("--saves", type=int, default=20, help="for latency")
+    parser.add_argument("--saves-in", default="S", choices=("S", "K"), help="… in this set (S)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--work", help="a directory on the disk to measure")
     parser.add_argument("--keep", action="store_true", help="keep the data sets for another run")

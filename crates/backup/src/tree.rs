@@ -77,7 +77,12 @@ pub(crate) fn header_of(cid: Cid, bytes: &[u8]) -> Result<Cid, TreeError> {
     Ok(dataset.tree)
 }
 
-fn block(store: &dyn BlockStore, cid: Cid) -> Result<Bytes, TreeError> {
+/// The bytes of a block that has to be there.
+///
+/// # Errors
+///
+/// [`TreeError::Store`].
+pub(crate) fn block(store: &dyn BlockStore, cid: Cid) -> Result<Bytes, TreeError> {
     Ok(store.get(&cid)?.ok_or(StoreError::Missing(cid))?)
 }
 
@@ -204,20 +209,8 @@ impl SnapshotTree {
         segment: &SegmentRef,
         each: impl FnMut(Entry) -> ControlFlow<B>,
     ) -> Result<Option<B>, TreeError> {
-        read_segment(&*self.store, segment.cid, each)
+        let bytes = block(&*self.store, segment.cid)?;
+        decode_segment(&bytes, each)
+            .map_err(|source| TreeError::Manifest { cid: segment.cid, source })
     }
-}
-
-/// Reads the entries of a segment in a store until `each` breaks.
-///
-/// # Errors
-///
-/// [`TreeError`].
-pub(crate) fn read_segment<B>(
-    store: &dyn BlockStore,
-    cid: Cid,
-    each: impl FnMut(Entry) -> ControlFlow<B>,
-) -> Result<Option<B>, TreeError> {
-    let bytes = block(store, cid)?;
-    decode_segment(&bytes, each).map_err(|source| TreeError::Manifest { cid, source })
 }

@@ -19,7 +19,7 @@ use types::{Cid, Codec, FolderId, Published, SequenceNumber};
 
 use crate::app::StartError;
 use crate::listeners::{Problems, Switched};
-use crate::local_blocks::InPlace;
+use crate::local_blocks::{InPlace, OpenInPlace};
 use crate::options;
 use crate::settings::Settings;
 use crate::tasks::Tasks;
@@ -47,11 +47,16 @@ impl Publisher for RegistryPublisher {
 struct Places(SyncHandle);
 
 impl InPlace for Places {
-    fn get(&self, cid: &Cid) -> Result<InPlaceAnswer, StoreError> {
-        match cid.codec() {
-            Codec::Raw => or_missing(cid, self.0.block(cid.hash()), InPlaceAnswer::Missing),
-            Codec::DagCbor | Codec::Json => Ok(InPlaceAnswer::Missing),
+    fn open(&self, cid: &Cid) -> Result<Option<OpenInPlace<'_>>, StoreError> {
+        if cid.codec() != Codec::Raw {
+            return Ok(None);
         }
+        let open = or_missing(cid, self.0.open_block(cid.hash()).map(Some), None)?;
+        let cid = *cid;
+        Ok(open.map(|block| OpenInPlace {
+            len_hint: block.len_hint(),
+            read: Box::new(move || or_missing(&cid, block.read(), InPlaceAnswer::Missing)),
+        }))
     }
 
     fn has(&self, cid: &Cid) -> Result<bool, StoreError> {

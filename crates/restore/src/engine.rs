@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use types::{Cid, Codec, Entry, EntryKind, Metadata, RelPath, with_causes};
 
 use crate::blocks::{Blocks, BlocksError};
-use crate::file::{Content, FileError, FileTask, has_content, write_tree};
+use crate::file::{Content, FileError, FileTask, ReadAhead, has_content};
 use crate::manifest::{Manifest, ManifestError};
 use crate::report::{Progress, Report, Trouble};
 use crate::select::{Part, Selection};
@@ -142,7 +142,9 @@ pub fn restore(
         let (sender, receiver) = bounded(BATCHES);
         for _ in 0..options.workers.max(1) {
             let (job, receiver) = (&job, receiver.clone());
-            scope.spawn(move || job.work(&receiver));
+            let (ahead, read) = ReadAhead::new(job.blocks);
+            scope.spawn(read);
+            scope.spawn(move || job.work(&receiver, &ahead));
         }
         drop(receiver);
         walk.run(&job, &manifest, &options.selection, &sender)
@@ -152,7 +154,11 @@ pub fn restore(
         return Err(end);
     }
     walked?;
-    walk.make_links(&job);
+    std::thread::scope(|scope| {
+        let (ahead, read) = ReadAhead::new(job.blocks);
+        scope.spawn(read);
+        walk.make_links(&job, &ahead);
+    });
     if let Some(end) = job.end.lock().take() {
         return Err(end);
     }
@@ -303,7 +309,7 @@ impl WalkState {
     }
 
     /// Makes the further names, now that the files are there.
-    fn make_links(&mut self, job: &Job<'_>) {
+    fn make_links(&mut self, job: &Job<'_>, ahead: &ReadAhead) {
         for Link { first, task } in std::mem::take(&mut self.links) {
             if job.has_ended() {
                 return;
@@ -314,7 +320,7 @@ impl WalkState {
             match linked {
                 Some(Err(TargetError::CannotLink { .. } | TargetError::Changed { .. })) | None => {
                     // As a file of its own, then.
-                    job.make_files(vec![task]);
+                    job.make_files(vec![task], ahead);
                 }
                 Some(made) => {
                     job.progress.wrote(task.content.size);
@@ -348,12 +354,12 @@ impl Batch {
 }
 
 impl Job<'_> {
-    fn work(&self, batches: &Receiver<Vec<FileTask>>) {
+    fn work(&self, batches: &Receiver<Vec<FileTask>>, ahead: &ReadAhead) {
         for batch in batches {
             if self.has_ended() {
                 return;
             }
-            self.make_files(batch);
+            self.make_files(batch, ahead);
         }
     }
 
@@ -371,7 +377,7 @@ impl Job<'_> {
     }
 
     /// Makes files. The blocks of those with one chunk are asked for together.
-    fn make_files(&self, tasks: Vec<FileTask>) {
+    fn make_files(&self, tasks: Vec<FileTask>, ahead: &ReadAhead) {
         let small: Vec<Cid> = tasks
             .iter()
             .map(|task| task.content.cid)
@@ -390,7 +396,7 @@ impl Job<'_> {
             if self.has_ended() {
                 return;
             }
-            match self.make_file(&task, chunk) {
+            match self.make_file(&task, chunk, ahead) {
                 Ok(made) => self.made(&task.path, made, task.metadata.hard_link.is_some()),
                 Err(FileError::Target(error)) => {
                     self.settle(&task.path, Err(error));
@@ -413,6 +419,7 @@ impl Job<'_> {
         &self,
         task: &FileTask,
         chunk: Option<Option<bytes::Bytes>>,
+        ahead: &ReadAhead,
     ) -> Result<Made, FileError> {
         let content = task.content;
         let shape = FileContent {
@@ -438,7 +445,7 @@ impl Job<'_> {
                         sink.write(&chunk)?;
                         self.progress.wrote(content.size);
                     }
-                    None => write_tree(self.blocks, &content, &mut sink, self.progress)?,
+                    None => ahead.write_tree(&content, &mut sink, self.progress)?,
                 }
                 let made = sink.finish(&task.metadata)?;
                 self.report.lock().bytes += content.size;

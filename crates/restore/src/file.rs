@@ -14,10 +14,11 @@ use crate::report::Progress;
 
 /// Chunks that are asked for at once …
 const CHUNKS_AT_ONCE: usize = 32;
-/// … up to so many bytes of them.
-const BYTES_AT_ONCE: u64 = 8 << 20;
-/// Groups of chunks that are read ahead of the disk.
-const AHEAD: usize = 2;
+/// … up to so many bytes of them, and the last one's. Each worker has up to
+/// three such groups: one that is read, one that waits, and one that is written.
+const BYTES_AT_ONCE: u64 = 4 << 20;
+/// Groups of chunks that wait for the disk.
+const AHEAD: usize = 1;
 /// Read at once to hash a file that is there already.
 const HASHED_AT_ONCE: usize = 1 << 20;
 
@@ -44,31 +45,47 @@ pub(crate) struct Content {
     pub(crate) blake3: Hash,
 }
 
-/// Writes a file of many chunks: one thread reads and checks them, this one
-/// hashes the whole and writes.
-pub(crate) fn write_tree(
-    blocks: &dyn Blocks,
-    content: &Content,
-    sink: &mut FileSink,
-    progress: &Progress,
-) -> Result<(), FileError> {
-    std::thread::scope(|scope| {
-        let (sender, receiver) = bounded(AHEAD);
-        let reader = scope.spawn(move || read_chunks(blocks, content, &sender));
-        let written = write_chunks(&receiver, content, sink, progress);
-        // The reader ends when nobody takes what it reads.
-        drop(receiver);
-        let read = reader.join().unwrap_or(Err(FileError::Tree("the work on it panicked")));
-        match (read, written) {
-            // What went wrong first is the reason; the other only noticed.
-            (Err(error), Ok(()) | Err(FileError::Tree(_))) => Err(error),
-            (_, written) => written,
-        }
-    })
+/// Reads the chunks of files ahead of those who write them. Its thread lives
+/// as long as the worker's: the memory that a thread has freed is used again
+/// by that thread, and one for each file would leave much of it behind.
+#[derive(Debug)]
+pub(crate) struct ReadAhead(Sender<(Content, Sender<Chunks>)>);
+
+/// Some chunks of a file, or why there are no more.
+type Chunks = Result<Vec<Bytes>, FileError>;
+
+impl ReadAhead {
+    /// A reader, and what its thread has to run.
+    pub(crate) fn new(blocks: &dyn Blocks) -> (Self, impl FnOnce() + Send) {
+        let (sender, files) = bounded::<(Content, Sender<Chunks>)>(0);
+        let run = move || {
+            for (content, out) in files {
+                if let Err(error) = read_chunks(blocks, &content, &out) {
+                    // Where nobody waits for it any more, nobody has to know.
+                    let _ = out.send(Err(error));
+                }
+            }
+        };
+        (Self(sender), run)
+    }
+
+    /// Writes a file of many chunks: the thread of this reads and checks them,
+    /// the calling one hashes the whole and writes.
+    pub(crate) fn write_tree(
+        &self,
+        content: &Content,
+        sink: &mut FileSink,
+        progress: &Progress,
+    ) -> Result<(), FileError> {
+        let (sender, chunks) = bounded(AHEAD);
+        let asked = self.0.send((*content, sender));
+        asked.map_err(|_| FileError::Tree("the work on it panicked"))?;
+        write_chunks(&chunks, content, sink, progress)
+    }
 }
 
 fn write_chunks(
-    chunks: &Receiver<Vec<Bytes>>,
+    chunks: &Receiver<Chunks>,
     content: &Content,
     sink: &mut FileSink,
     progress: &Progress,
@@ -76,7 +93,7 @@ fn write_chunks(
     let mut hasher = blake3::Hasher::new();
     let mut left = content.size;
     for group in chunks {
-        for chunk in group {
+        for chunk in group? {
             if progress.is_stopped() {
                 return Err(FileError::Stopped);
             }
@@ -98,7 +115,7 @@ fn write_chunks(
 fn read_chunks(
     blocks: &dyn Blocks,
     content: &Content,
-    out: &Sender<Vec<Bytes>>,
+    out: &Sender<Chunks>,
 ) -> Result<(), FileError> {
     let mut stack = vec![(NodeChild { cid: content.cid, len: content.size }, 0)];
     let mut group: Vec<NodeChild> = Vec::new();
@@ -109,7 +126,8 @@ fn read_chunks(
         if !group.is_empty() && (is_full || next.is_none()) {
             let read = read_group(blocks, &std::mem::take(&mut group))?;
             group_len = 0;
-            if out.send(read).is_err() {
+            if out.send(Ok(read)).is_err() {
+                // Nobody takes what is read.
                 return Ok(());
             }
         }

@@ -10,6 +10,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::{blocks, capture, manifest};
 use fstree::{CompareOptions, Unlike, compare};
@@ -367,4 +368,69 @@ fn the_manifest_is_written_out_whole() {
     assert!(
         files.iter().any(|file| file["path"] == "a/b/large" && file["size_bytes"] == 12_000_000)
     );
+}
+
+/// Blocks whose bytes are counted as long as anybody holds them.
+#[derive(Debug)]
+struct Held {
+    store: Arc<dyn BlockStore>,
+    now: Arc<AtomicUsize>,
+    most: AtomicUsize,
+}
+
+/// The bytes of one block, until they are dropped.
+struct Counted {
+    bytes: bytes::Bytes,
+    now: Arc<AtomicUsize>,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.now.fetch_sub(self.bytes.len(), Ordering::Relaxed);
+    }
+}
+
+impl restore::Blocks for Held {
+    fn get(&self, wanted: &[Cid]) -> Result<Vec<Option<bytes::Bytes>>, BlocksError> {
+        let found = restore::Blocks::get(&self.store, wanted)?;
+        let count = |bytes: bytes::Bytes| {
+            let now = self.now.fetch_add(bytes.len(), Ordering::Relaxed) + bytes.len();
+            self.most.fetch_max(now, Ordering::Relaxed);
+            bytes::Bytes::from_owner(Counted { bytes, now: self.now.clone() })
+        };
+        Ok(found.into_iter().map(|bytes| bytes.map(count)).collect())
+    }
+}
+
+/// What a restore holds of the content is bounded by its workers, and not by
+/// how long the files are.
+#[test]
+fn a_restore_holds_few_bytes_at_once() {
+    let setup = Setup::new();
+    for n in 0..6 {
+        fs::write(setup.source().join(format!("{n}")), noise(n, 40 << 20)).unwrap();
+    }
+    let manifest = capture(&setup.store, &setup.source());
+    let held = Arc::new(Held {
+        store: setup.store.clone(),
+        now: Arc::default(),
+        most: AtomicUsize::new(0),
+    });
+    let workers = 2;
+    let options = RestoreOptions { workers, ..RestoreOptions::default() };
+    let blocks: Arc<dyn restore::Blocks> = held.clone();
+    let report =
+        restore(&blocks, manifest, &setup.target(), &options, &Progress::default()).unwrap();
+    assert!(report.is_complete(), "{report:?}");
+    setup.assert_same();
+    // Three groups of 4 MiB, each with a last chunk of up to 1 MiB.
+    let most = held.most.load(Ordering::Relaxed);
+    assert!(most <= workers * 3 * (5 << 20), "{most} bytes");
+    assert_eq!(held.now.load(Ordering::Relaxed), 0);
 }

@@ -244,16 +244,66 @@ impl InPlaceStore {
     ///
     /// Those of the index. What a file does is in the answer.
     pub fn get(&self, hash: &Hash) -> Result<InPlaceAnswer, StoreError> {
-        let cid = Cid::new(Codec::Raw, *hash);
-        if *hash == Hash::of(b"") {
-            return Ok(InPlaceAnswer::Block(EncodedBlock::plain(Block::new(Codec::Raw, "")?)));
-        }
+        self.open_block(hash)?.read()
+    }
+
+    /// Begins to read a block: its file is open, and the system has been told
+    /// what of it is wanted. Where many are wanted, beginning with the next
+    /// ones before the first is read keeps a disk busy.
+    ///
+    /// # Errors
+    ///
+    /// Those of the index. What a file does is in the answer.
+    pub fn open_block(&self, hash: &Hash) -> Result<InPlaceRead<'_>, StoreError> {
         let mut values = Vec::new();
         self.index.get(hash, &mut values)?;
-        let mut changed = Vec::new();
-        for value in &values {
+        let opened = values.first().map(|value| {
             let (id, chunk) = decode(*hash, value);
-            match self.read(id, &chunk) {
+            let opened = self.table.open(id);
+            if let Ok(Some((file, _))) = &opened
+                && let Some(len) = std::num::NonZeroU64::new(chunk.len.into())
+            {
+                // It only saves time, and not every file system can.
+                let advice = rustix::fs::Advice::WillNeed;
+                let _ = rustix::fs::fadvise(file, chunk.offset, Some(len), advice);
+            }
+            opened
+        });
+        Ok(InPlaceRead { table: &*self.table, hash: *hash, values, opened })
+    }
+}
+
+/// A block that is being read; see [`InPlaceStore::open_block`].
+#[derive(Debug)]
+pub struct InPlaceRead<'a> {
+    table: &'a dyn FileTable,
+    hash: Hash,
+    values: Vec<Value>,
+    /// The file of the first value.
+    opened: Option<io::Result<Option<(File, Stamp)>>>,
+}
+
+impl InPlaceRead<'_> {
+    /// How long the block is, where it is known; in bytes.
+    pub fn len_hint(&self) -> usize {
+        self.values.first().map_or(0, |value| decode(self.hash, value).1.len as usize)
+    }
+
+    /// The block, from the first file that still has it.
+    ///
+    /// # Errors
+    ///
+    /// None that a file does: that is in the answer.
+    pub fn read(mut self) -> Result<InPlaceAnswer, StoreError> {
+        let cid = Cid::new(Codec::Raw, self.hash);
+        if self.hash == Hash::of(b"") {
+            return Ok(InPlaceAnswer::Block(EncodedBlock::plain(Block::new(Codec::Raw, "")?)));
+        }
+        let mut changed = Vec::new();
+        for value in &self.values {
+            let (id, chunk) = decode(self.hash, value);
+            let opened = self.opened.take().unwrap_or_else(|| self.table.open(id));
+            match opened.and_then(|opened| read_chunk(opened, &chunk)) {
                 Ok(Some(bytes)) => match Block::verify(cid, bytes) {
                     Ok(block) => return Ok(InPlaceAnswer::Block(EncodedBlock::plain(block))),
                     Err(BlockError::Mismatch { .. } | BlockError::TooLong(_)) => {
@@ -273,22 +323,22 @@ impl InPlaceStore {
         changed.dedup();
         Ok(InPlaceAnswer::Changed(changed))
     }
+}
 
-    /// The bytes, if the file is as it was before and after the read. `None`:
-    /// this version of the file is no more.
-    fn read(&self, id: FileId, chunk: &InPlaceChunk) -> io::Result<Option<Vec<u8>>> {
-        let Some((file, stamp)) = self.table.open(id)? else { return Ok(None) };
-        let is_as_it_was = || Ok::<_, io::Error>(Stamp::of(&file.metadata()?) == stamp);
-        let changed = || io::Error::other("the file has changed");
-        if !is_as_it_was()? {
-            return Err(changed());
-        }
-        let bytes = read_exact_at(&file, chunk.len as usize, chunk.offset)?;
-        if !is_as_it_was()? {
-            return Err(changed());
-        }
-        Ok(Some(bytes))
+/// The bytes, if the file is as it was before and after the read. `None`:
+/// this version of the file is no more.
+fn read_chunk(opened: Option<(File, Stamp)>, chunk: &InPlaceChunk) -> io::Result<Option<Vec<u8>>> {
+    let Some((file, stamp)) = opened else { return Ok(None) };
+    let is_as_it_was = || Ok::<_, io::Error>(Stamp::of(&file.metadata()?) == stamp);
+    let changed = || io::Error::other("the file has changed");
+    if !is_as_it_was()? {
+        return Err(changed());
     }
+    let bytes = read_exact_at(&file, chunk.len as usize, chunk.offset)?;
+    if !is_as_it_was()? {
+        return Err(changed());
+    }
+    Ok(Some(bytes))
 }
 
 /// Reads into memory that nobody has filled with zeros before: that took a

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use parking_lot::{Mutex, RwLock};
-use store::{FileTable as _, InPlaceAnswer};
+use store::{FileId, FileTable as _, InPlaceAnswer, InPlaceRead};
 use tokio::sync::{broadcast, oneshot};
 use types::{Cid, Codec, FolderId, Hash, Published, SequenceNumber};
 
@@ -153,29 +153,34 @@ impl SyncHandle {
     /// [`SyncError::Store`], [`SyncError::Index`]; what the file does is in the
     /// answer.
     pub fn block(&self, hash: &Hash) -> Result<InPlaceAnswer, SyncError> {
-        let answer = self.core.in_place.get(hash)?;
-        match &answer {
-            InPlaceAnswer::Changed(ids) => {
-                for id in ids {
-                    if let Some((number, path, _)) = self.core.index.locate(*id)? {
-                        // A disk that is not mounted says nothing of its files.
-                        let is_there = matches!(self.core.files.open(*id), Ok(Some(_)));
-                        let written = is_there.then_some(*id);
-                        let folders = self.folders.read();
-                        if let Some(shared) = folders.values().find(|one| one.number == number) {
-                            shared.suspect(path, written, self.core.clock.elapsed());
-                        }
-                    }
+        self.open_block(hash)?.read()
+    }
+
+    /// Begins to read what [`SyncHandle::block`] reads: the file is open, and
+    /// the system may read ahead while others are begun.
+    ///
+    /// # Errors
+    ///
+    /// [`SyncError::Store`].
+    pub fn open_block(&self, hash: &Hash) -> Result<OpenBlock<'_>, SyncError> {
+        let block = self.core.in_place.open_block(hash)?;
+        Ok(OpenBlock { handle: self, hash: *hash, block })
+    }
+
+    /// What was read of a file that is not as it was: it is looked at again.
+    fn look_again(&self, ids: &[FileId]) -> Result<(), SyncError> {
+        for id in ids {
+            if let Some((number, path, _)) = self.core.index.locate(*id)? {
+                // A disk that is not mounted says nothing of its files.
+                let is_there = matches!(self.core.files.open(*id), Ok(Some(_)));
+                let written = is_there.then_some(*id);
+                let folders = self.folders.read();
+                if let Some(shared) = folders.values().find(|one| one.number == number) {
+                    shared.suspect(path, written, self.core.clock.elapsed());
                 }
             }
-            // It was in a version of a file that is no more: the next manifest
-            // does not name it, and nobody is to blame.
-            InPlaceAnswer::Missing if self.core.in_place.is_known(hash)? => {
-                return Ok(InPlaceAnswer::Changed(Vec::new()));
-            }
-            _ => {}
         }
-        Ok(answer)
+        Ok(())
     }
 
     /// Whether a chunk was in a file of a folder. It does not look at the
@@ -186,5 +191,39 @@ impl SyncHandle {
     /// [`SyncError::Store`].
     pub fn has(&self, cid: &Cid) -> Result<bool, SyncError> {
         Ok(cid.codec() == Codec::Raw && self.core.in_place.is_known(cid.hash())?)
+    }
+}
+
+/// A block of a user's file that is being read; see [`SyncHandle::open_block`].
+#[derive(Debug)]
+pub struct OpenBlock<'a> {
+    handle: &'a SyncHandle,
+    hash: Hash,
+    block: InPlaceRead<'a>,
+}
+
+impl OpenBlock<'_> {
+    /// How long the block is, where it is known; in bytes.
+    pub fn len_hint(&self) -> usize {
+        self.block.len_hint()
+    }
+
+    /// The block, as [`SyncHandle::block`] gives it.
+    ///
+    /// # Errors
+    ///
+    /// As [`SyncHandle::block`].
+    pub fn read(self) -> Result<InPlaceAnswer, SyncError> {
+        let answer = self.block.read()?;
+        match &answer {
+            InPlaceAnswer::Changed(ids) => self.handle.look_again(ids)?,
+            // It was in a version of a file that is no more: the next manifest
+            // does not name it, and nobody is to blame.
+            InPlaceAnswer::Missing if self.handle.core.in_place.is_known(&self.hash)? => {
+                return Ok(InPlaceAnswer::Changed(Vec::new()));
+            }
+            _ => {}
+        }
+        Ok(answer)
     }
 }

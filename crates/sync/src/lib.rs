@@ -38,7 +38,7 @@ mod status;
 mod watch;
 
 pub use error::{Retry, SyncError};
-pub use handle::SyncHandle;
+pub use handle::{OpenBlock, SyncHandle};
 pub use preview::{LeftOut, Preview, PreviewError, PreviewLimits, check_patterns, preview};
 pub use service::SyncService;
 pub use settings::{
