@@ -12,6 +12,7 @@
 
 mod delta;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use net::{Handle, NetStream, PeerId, StreamProtocol};
 use serde::{Deserialize, Serialize};
 use store::{BlockStore, StoreError};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use types::{Block, Cid, Codec, EncodedBlock, MAX_BLOCK_LEN};
 
 use crate::blocking::{Panicked, blocking};
@@ -43,6 +45,9 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(40);
 const STREAMS_MAX: usize = 4;
 /// See [`STREAMS_MAX`].
 const STREAMS_PER_PEER_MAX: usize = 2;
+/// Differences that are applied at once, each on a thread, and each with its
+/// bases, its block and what that is compressed to in memory.
+const APPLIED_AT_ONCE: usize = 2;
 /// How B keeps what came as a difference: as A keeps its own.
 const LEVEL: i32 = 3;
 
@@ -114,6 +119,8 @@ async fn ask(
     let question = Question { patches: wants };
     write_frame(&mut stream, &question, QUESTION_LEN_MAX).await?;
     let mut patched = Patched::default();
+    // While some are applied the next ones come.
+    let mut applying = VecDeque::with_capacity(APPLIED_AT_ONCE);
     for want in question.patches {
         let mut length = [0; 4];
         stream.read_exact(&mut length).await.map_err(ExchangeError::from)?;
@@ -127,13 +134,31 @@ async fn ask(
         }
         let mut patch = vec![0; len];
         stream.read_exact(&mut patch).await.map_err(ExchangeError::from)?;
+        if applying.len() == APPLIED_AT_ONCE {
+            applied(applying.pop_front(), &mut patched).await?;
+        }
         let store = store.clone();
-        blocking(move || put(&*store, &want, &patch)).await?;
-        patched.blocks += 1;
-        patched.bytes += len as u64;
+        let apply = move || put(&*store, &want, &patch).map(|()| len);
+        applying.push_back(tokio::task::spawn_blocking(apply));
+    }
+    while !applying.is_empty() {
+        applied(applying.pop_front(), &mut patched).await?;
     }
     let _ = stream.close().await;
     Ok(patched)
+}
+
+/// Waits until a difference has been applied, and counts it.
+async fn applied(
+    work: Option<JoinHandle<Result<usize, PatchError>>>,
+    patched: &mut Patched,
+) -> Result<(), PatchError> {
+    if let Some(work) = work {
+        let len = work.await.map_err(|_| Panicked)??;
+        patched.blocks += 1;
+        patched.bytes += len as u64;
+    }
+    Ok(())
 }
 
 /// Makes the block of a difference, and puts it if it is the one.

@@ -25,7 +25,7 @@ use crate::error::{IoContext, StoreError};
 use crate::pack::Entry;
 
 /// How hard to compress; figures: `docs/decisions/0006`.
-const LEVEL: i32 = 4;
+const LEVEL: i32 = 6;
 /// A pack is written anew where it shrinks by this share of it, in percent: by
 /// as much as makes a block worth it.
 const WORTH_PERCENT: u64 = 5;

@@ -9,11 +9,12 @@
 
 mod plan;
 
+use crossbeam_channel::{Receiver, Sender, bounded};
 use fstree::Owners;
 use store::{Batch, Root, StoreError};
 use types::{
-    Cid, Codec, Dataset, EncodedBlock, FolderId, MANIFEST_MIME, ManifestHeader, ManifestStats,
-    RelPath, SegmentRef, SegmentWriter, SequenceNumber,
+    Block, Cid, Codec, Dataset, EncodedBlock, FolderId, MANIFEST_MIME, ManifestHeader,
+    ManifestStats, RelPath, SegmentRef, SegmentWriter, SequenceNumber,
 };
 
 use crate::core::Core;
@@ -29,6 +30,8 @@ use plan::{OldSegment, runs_to_cut};
 const LEVEL: i32 = 3;
 /// Blocks are put when so many bytes of them have come together.
 const PUT_LEN: usize = 4 << 20;
+/// Segments that wait to be compressed, of some 200 KiB each.
+const BLOCKS_AHEAD: usize = 4;
 /// What is said of a manifest of a first look that goes on.
 const UNFINISHED: &str = "the folder was being looked through for the first time: this is a part";
 /// What is lost has to be at least so many files …
@@ -94,9 +97,17 @@ pub(crate) fn make(
         snapshot.folder(folder)?.ok_or_else(|| SyncError::UnknownFolder(folder.clone()))?;
     let sequence = record.sequence().next();
     let sequence = sequence.ok_or_else(|| SyncError::SequenceExhausted(folder.clone()))?;
-    let mut cutter =
-        Cutter { core, batch: &batch, owners, is_stopped, waiting: Vec::new(), waiting_len: 0 };
-    let (runs, segments, missing) = cutter.cut(&snapshot, &record)?;
+    // Cutting and compressing take about as long as each other.
+    let (runs, segments, missing) = std::thread::scope(|scope| {
+        let (blocks, to_put) = bounded(BLOCKS_AHEAD);
+        let putter = scope.spawn(|| put_all(&batch, to_put));
+        let cut = Cutter { core, owners, is_stopped, blocks }.cut(&snapshot, &record);
+        match putter.join() {
+            Ok(Ok(())) => cut,
+            Ok(Err(error)) => Err(error.into()),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })?;
     if !missing.is_empty() {
         return Ok(Made::Missing(missing));
     }
@@ -140,9 +151,7 @@ pub(crate) fn make(
     let dataset =
         dataset.encode().map_err(|source| SyncError::Dataset { folder: folder.clone(), source })?;
     let cid = dataset.cid();
-    cutter.put(EncodedBlock::compress(header, LEVEL))?;
-    cutter.put(EncodedBlock::plain(dataset))?;
-    cutter.finish()?;
+    batch.put(&[EncodedBlock::compress(header, LEVEL), EncodedBlock::plain(dataset)])?;
     // Chunks in place are not in the store, so something is missing below it.
     // Where those are is durable since before the rows were.
     batch.commit_root(&root_name(folder, sequence), Root { cid, partial: true })?;
@@ -205,33 +214,35 @@ fn held(record: &FolderRecord) -> Option<String> {
     }
 }
 
-/// Cuts segments and puts them into the store.
+/// Compresses blocks and puts them, until there are no more.
+fn put_all(batch: &Batch, blocks: Receiver<Block>) -> Result<(), StoreError> {
+    let (mut waiting, mut waiting_len) = (Vec::new(), 0);
+    for block in blocks {
+        let block = EncodedBlock::compress(block, LEVEL);
+        waiting_len += block.payload().len();
+        waiting.push(block);
+        if waiting_len >= PUT_LEN {
+            batch.put(&std::mem::take(&mut waiting))?;
+            waiting_len = 0;
+        }
+    }
+    batch.put(&waiting)
+}
+
+/// Cuts segments, and hands them to [`put_all`].
 struct Cutter<'a> {
     core: &'a Core,
-    batch: &'a Batch,
     owners: &'a Owners,
     is_stopped: &'a dyn Fn() -> bool,
-    waiting: Vec<EncodedBlock>,
-    waiting_len: usize,
+    blocks: Sender<Block>,
 }
 
 type Cut = (Vec<NewRun>, Vec<SegmentBlock>, Vec<(RelPath, RowStamp)>);
 
 impl Cutter<'_> {
-    fn put(&mut self, block: EncodedBlock) -> Result<(), StoreError> {
-        self.waiting_len += block.payload().len();
-        self.waiting.push(block);
-        if self.waiting_len >= PUT_LEN { self.finish() } else { Ok(()) }
-    }
-
-    fn finish(&mut self) -> Result<(), StoreError> {
-        self.waiting_len = 0;
-        self.batch.put(&std::mem::take(&mut self.waiting))
-    }
-
     /// The runs that are new, all segments, and the files whose content is
     /// missing.
-    fn cut(&mut self, snapshot: &Snapshot<'_>, record: &FolderRecord) -> Result<Cut, SyncError> {
+    fn cut(self, snapshot: &Snapshot<'_>, record: &FolderRecord) -> Result<Cut, SyncError> {
         let number = record.number;
         let segments = snapshot.segments(number)?;
         let old: Vec<_> = segments
@@ -267,7 +278,7 @@ impl Cutter<'_> {
     }
 
     fn cut_run(
-        &mut self,
+        &self,
         snapshot: &Snapshot<'_>,
         range: &std::ops::Range<Vec<u8>>,
         last: SequenceNumber,
@@ -301,7 +312,7 @@ impl Cutter<'_> {
     }
 
     fn put_segment(
-        &mut self,
+        &self,
         segment: types::Segment,
         totals: Totals,
     ) -> Result<SegmentBlock, SyncError> {
@@ -314,7 +325,8 @@ impl Cutter<'_> {
             len: segment.block.data().len() as u64,
             totals,
         };
-        self.put(EncodedBlock::compress(segment.block, LEVEL))?;
+        // Where it is not taken, whoever takes it has failed, and says why.
+        self.blocks.send(segment.block).map_err(|_| SyncError::Stopped)?;
         Ok(block)
     }
 

@@ -1,5 +1,6 @@
 //! One entry of a manifest: a file, a directory, a link, or another thing.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use data_encoding::{BASE64, HEXLOWER};
@@ -92,7 +93,7 @@ pub struct Entry {
 /// canonical.
 #[derive(Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-struct Wire {
+struct Wire<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     blake3: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -100,15 +101,16 @@ struct Wire {
     #[serde(skip_serializing_if = "Option::is_none")]
     device: Option<(u32, u32)>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<String>,
+    error: Option<Cow<'a, str>>,
     gid: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
-    group: Option<String>,
+    group: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     hard_link: Option<u64>,
     mode: u32,
     mtime_ns: i128,
-    path: String,
+    #[serde(borrow)]
+    path: Cow<'a, str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     path_base64: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -116,39 +118,42 @@ struct Wire {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     sparse: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
-    target: Option<String>,
+    target: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     target_base64: Option<String>,
-    #[serde(rename = "type")]
-    kind: String,
+    #[serde(borrow, rename = "type")]
+    kind: Cow<'a, str>,
     uid: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
-    user: Option<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    xattrs: Vec<XattrWire>,
+    user: Option<Cow<'a, str>>,
+    #[serde(borrow, skip_serializing_if = "Vec::is_empty")]
+    xattrs: Vec<XattrWire<'a>>,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct XattrWire {
-    name: String,
+struct XattrWire<'a> {
+    name: Cow<'a, str>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     name_base64: Option<String>,
     value: String,
 }
 
 /// Bytes as text, and in full beside it where the text is not all of it.
-pub(super) fn to_text(bytes: &[u8]) -> (String, Option<String>) {
+pub(super) fn to_text(bytes: &[u8]) -> (Cow<'_, str>, Option<String>) {
     match std::str::from_utf8(bytes) {
-        Ok(text) => (text.to_owned(), None),
-        Err(_) => (String::from_utf8_lossy(bytes).into_owned(), Some(BASE64.encode(bytes))),
+        Ok(text) => (text.into(), None),
+        Err(_) => (String::from_utf8_lossy(bytes), Some(BASE64.encode(bytes))),
     }
 }
 
 /// The bytes of [`to_text`]. The text beside base64 is for people, and has to
 /// be what the bytes look like.
-pub(super) fn from_text(text: String, base64: Option<&str>) -> Result<Vec<u8>, ManifestError> {
-    let Some(base64) = base64 else { return Ok(text.into_bytes()) };
+pub(super) fn from_text(
+    text: Cow<'_, str>,
+    base64: Option<&str>,
+) -> Result<Vec<u8>, ManifestError> {
+    let Some(base64) = base64 else { return Ok(text.into_owned().into_bytes()) };
     let bytes =
         BASE64.decode(base64.as_bytes()).map_err(|_| ManifestError::Rule("base64 that is none"))?;
     if std::str::from_utf8(&bytes).is_ok() || String::from_utf8_lossy(&bytes) != text {
@@ -195,17 +200,17 @@ impl Entry {
             XattrWire { name, name_base64, value: BASE64.encode(value) }
         });
         let mut wire = Wire {
-            error: self.error.clone(),
+            error: self.error.as_deref().map(Cow::from),
             gid: metadata.gid,
-            group: metadata.group.clone(),
+            group: metadata.group.as_deref().map(Cow::from),
             hard_link: metadata.hard_link,
-            kind: self.kind.name().to_owned(),
+            kind: self.kind.name().into(),
             mode: metadata.mode,
             mtime_ns: metadata.mtime_ns,
             path,
             path_base64,
             uid: metadata.uid,
-            user: metadata.user.clone(),
+            user: metadata.user.as_deref().map(Cow::from),
             xattrs: xattrs.collect(),
             ..Wire::default()
         };
@@ -237,7 +242,7 @@ impl Entry {
     ///
     /// [`ManifestError`].
     pub fn from_json(line: &[u8]) -> Result<Self, ManifestError> {
-        let wire: Wire = serde_json::from_slice(line).map_err(ManifestError::malformed)?;
+        let wire: Wire<'_> = serde_json::from_slice(line).map_err(ManifestError::malformed)?;
         let path = RelPath::new(from_text(wire.path, wire.path_base64.as_deref())?)?;
         rule(wire.mode <= 0o7777, "a mode of more than twelve bits")?;
         rule(
@@ -256,7 +261,7 @@ impl Entry {
             rule(xattrs.insert(name, value).is_none(), "the same attribute twice")?;
         }
         rule(xattrs_len <= XATTRS_LEN_MAX, "attributes of more than 512 KiB")?;
-        let kind = match (wire.kind.as_str(), wire.cid, wire.size_bytes, wire.target, wire.device) {
+        let kind = match (&*wire.kind, wire.cid, wire.size_bytes, wire.target, wire.device) {
             ("file", Some(cid), Some(size), None, None) => {
                 let blake3 = match (cid.codec(), wire.blake3) {
                     (Codec::Raw, None) => *cid.hash(),
@@ -289,12 +294,12 @@ impl Entry {
             mtime_ns: wire.mtime_ns,
             uid: wire.uid,
             gid: wire.gid,
-            user: wire.user,
-            group: wire.group,
+            user: wire.user.map(Cow::into_owned),
+            group: wire.group.map(Cow::into_owned),
             xattrs,
             hard_link: wire.hard_link,
         };
-        Ok(Self { path, kind, metadata, error: wire.error })
+        Ok(Self { path, kind, metadata, error: wire.error.map(Cow::into_owned) })
     }
 }
 

@@ -117,7 +117,7 @@ impl ManifestHeader {
                 bytes: segment.bytes,
                 cid: segment.cid,
                 entries: segment.entries,
-                first_path,
+                first_path: first_path.into_owned(),
                 first_path_base64,
             }
         };
@@ -168,7 +168,7 @@ impl ManifestHeader {
         let mut segments: Vec<SegmentRef> = Vec::with_capacity(wire.segments.len());
         let mut entries = 0_u64;
         for segment in wire.segments {
-            let path = from_text(segment.first_path, segment.first_path_base64.as_deref())?;
+            let path = from_text(segment.first_path.into(), segment.first_path_base64.as_deref())?;
             let first_path = RelPath::new(path)?;
             if segments.last().is_some_and(|last| last.first_path >= first_path) {
                 return Err(ManifestError::Order(first_path));
