@@ -185,7 +185,7 @@ impl Default for Tuning {
         let threads = std::thread::available_parallelism().map_or(2, usize::from);
         Self {
             hash_threads: threads.clamp(1, 8),
-            index_cache: 64 << 20,
+            index_cache: 32 << 20,
             watch_limit: None,
             settle: Duration::from_millis(300),
             settle_max: Duration::from_secs(2),

@@ -6,6 +6,7 @@
 
 use std::cell::RefCell;
 use std::io;
+use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 
@@ -91,6 +92,39 @@ fn unpack(payload: &[u8], len: usize) -> io::Result<Vec<u8>> {
     })
 }
 
+/// Contexts for compression that are kept for the next block: it is rarely
+/// more threads than this that compress.
+const PACKERS_KEPT: usize = 2;
+
+/// What compresses, and where to: making both anew for each block costs as much
+/// as compressing a short one.
+struct Packer {
+    context: zstd::bulk::Compressor<'static>,
+    out: Vec<u8>,
+}
+
+static PACKERS: Mutex<Vec<Packer>> = Mutex::new(Vec::new());
+
+/// Packs bytes into one zstd frame. The result has no more memory than it needs.
+fn pack(bytes: &[u8], level: i32) -> io::Result<Bytes> {
+    let kept = || PACKERS.lock().unwrap_or_else(PoisonError::into_inner);
+    let free = kept().pop();
+    let mut packer = match free {
+        Some(packer) => packer,
+        None => Packer { context: zstd::bulk::Compressor::new(level)?, out: Vec::new() },
+    };
+    packer.context.set_compression_level(level)?;
+    packer.out.clear();
+    packer.out.reserve(zstd::zstd_safe::compress_bound(bytes.len()));
+    packer.context.compress_to_buffer(bytes, &mut packer.out)?;
+    let packed = Bytes::copy_from_slice(&packer.out);
+    let mut kept = kept();
+    if kept.len() < PACKERS_KEPT {
+        kept.push(packer);
+    }
+    Ok(packed)
+}
+
 impl EncodedBlock {
     /// Checks that `payload` unpacks to the `len` bytes that `cid` names.
     ///
@@ -153,13 +187,13 @@ impl EncodedBlock {
         if self.encoding != Encoding::Plain {
             return self;
         }
-        let Ok(packed) = zstd::bulk::compress(&self.payload, level) else {
+        let Ok(packed) = pack(&self.payload, level) else {
             return self;
         };
         if packed.len() > self.payload.len() / 20 * 19 {
             return self;
         }
-        Self { encoding: Encoding::Zstd, payload: packed.into(), ..self }
+        Self { encoding: Encoding::Zstd, payload: packed, ..self }
     }
 
     /// Unpacks the payload.
@@ -226,6 +260,25 @@ mod tests {
         let plain = EncodedBlock::compress(noise.clone(), 1);
         assert_eq!(plain.encoding(), Encoding::Plain);
         assert_eq!(plain.decode().unwrap(), noise.data());
+    }
+
+    /// A context that has packed other blocks, at other levels, packs as a new
+    /// one does; few are kept.
+    #[test]
+    fn contexts_are_used_again() {
+        let pack_all = || {
+            for (len, level) in [(1000, 1), (21, 6), (900_000, 6), (400, 19), (300_000, 3)] {
+                let bytes: Vec<u8> = text().data().iter().copied().cycle().take(len).collect();
+                let fresh = zstd::bulk::compress(&bytes, level).unwrap();
+                assert_eq!(pack(&bytes, level).unwrap(), fresh);
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| (0..20).for_each(|_| pack_all()));
+            }
+        });
+        assert!(PACKERS.lock().unwrap().len() <= PACKERS_KEPT);
     }
 
     #[test]
