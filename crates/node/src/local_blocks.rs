@@ -377,7 +377,7 @@ mod tests {
     fn blocks_of_the_store_and_what_is_nowhere_keep_their_place() {
         let setup = setup(3, 1000);
         let stored = EncodedBlock::plain(Block::new(Codec::Raw, vec![7; 1000]).unwrap());
-        setup.local.put(&[stored.clone()]).unwrap();
+        setup.local.put(std::slice::from_ref(&stored)).unwrap();
         let nowhere = Cid::of(Codec::Raw, b"nowhere");
         let wanted = [setup.cids[0], stored.cid(), nowhere, setup.cids[1]];
         let found = [Some(setup.cids[0]), Some(stored.cid()), None, Some(setup.cids[1])];

@@ -1,5 +1,6 @@
 //! One file: stat, read, stat.
 
+use std::collections::VecDeque;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -7,7 +8,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use fstree::{Found, FoundKind, OpenFile, ReadError};
 use store::{CHUNK_LEN_MAX, CHUNK_LEN_MIN, InPlaceChunk, Pin, StoreError, cut_point};
-use types::{Block, Cid, Codec, EncodedBlock, FileNodeBuilder, Hash, NodeChild, with_causes};
+use types::{
+    Block, Cid, Codec, EncodedBlock, FileNodeBuilder, Hash, NodeChild, RelPath, with_causes,
+};
 
 use super::{Job, Mode, Outcome, Read, Reading};
 use crate::error::SyncError;
@@ -15,6 +18,8 @@ use crate::index::{Content, Row, Thing};
 
 /// How much of a file is in memory at once, for each thread.
 pub(crate) const BUFFER_LEN: usize = 4 * CHUNK_LEN_MAX;
+/// Files that are open at once, for each thread.
+const OPEN_MAX: usize = 16;
 /// How often a file is looked at anew that was changed since it was found.
 const TRIES_MAX: u32 = 2;
 /// Nodes are mostly digests; a low level takes what there is to take.
@@ -26,11 +31,44 @@ const COARSE_TICK_NS: i128 = 2_500_000_000;
 /// What is said of a file of which only a part was taken.
 const BEGINNING: &str = "grows while it is read; this is its beginning";
 
-/// Reads a file.
-pub(crate) fn read_file(reading: &Reading, buffer: &mut Vec<u8>, job: Job) -> Read {
+/// Reads files. Those that come next are open while one is read, and the system
+/// knows what of them is wanted: a disk that answers many at once is kept busy.
+pub(crate) fn read_files(reading: &Reading, buffer: &mut Vec<u8>, jobs: Vec<Job>) -> Vec<Read> {
+    let mut done = Vec::with_capacity(jobs.len());
+    let mut jobs = jobs.into_iter();
+    let mut begun = VecDeque::with_capacity(OPEN_MAX);
+    loop {
+        while begun.len() < OPEN_MAX {
+            let Some(job) = jobs.next() else { break };
+            let opened = Opened::new(reading, &job.found.path);
+            if let Ok(open) = &opened.file {
+                open.will_need(open.stamp.size.min(BUFFER_LEN as u64));
+            }
+            begun.push_back((job, opened));
+        }
+        let Some((job, opened)) = begun.pop_front() else { return done };
+        done.push(read_file(reading, buffer, job, opened));
+    }
+}
+
+/// What opening a file came to, and when that was.
+struct Opened {
+    /// By the clock that file systems use, before it was looked at.
+    now_ns: i128,
+    file: Result<OpenFile, ReadError>,
+}
+
+impl Opened {
+    fn new(reading: &Reading, path: &RelPath) -> Self {
+        let now_ns = now_ns();
+        Self { now_ns, file: reading.root.open_file(path) }
+    }
+}
+
+fn read_file(reading: &Reading, buffer: &mut Vec<u8>, job: Job, opened: Opened) -> Read {
     let path = job.found.path.clone();
     let (before, mode) = (job.before, job.mode);
-    let outcome = match read(reading, buffer, job) {
+    let outcome = match read(reading, buffer, job, opened) {
         Ok(outcome) => outcome,
         // One file that does not fit is no reason to leave out all others.
         Err(SyncError::Store(error @ StoreError::Full { .. })) if mode != Mode::InPlace => {
@@ -42,12 +80,19 @@ pub(crate) fn read_file(reading: &Reading, buffer: &mut Vec<u8>, job: Job) -> Re
     Read { path, before, outcome }
 }
 
-fn read(reading: &Reading, buffer: &mut Vec<u8>, job: Job) -> Result<Outcome, SyncError> {
+fn read(
+    reading: &Reading,
+    buffer: &mut Vec<u8>,
+    job: Job,
+    opened: Opened,
+) -> Result<Outcome, SyncError> {
     let mut found = job.found;
+    let mut opened = Some(opened);
     for _ in 0..TRIES_MAX {
         reading.check_stopped()?;
-        let now_ns = now_ns();
-        let open = match reading.root.open_file(&found.path) {
+        let Opened { now_ns, file } =
+            opened.take().unwrap_or_else(|| Opened::new(reading, &found.path));
+        let open = match file {
             Ok(open) => open,
             Err(ReadError::NotRegular(_)) => return Ok(Outcome::Gone),
             Err(error) => return Ok(of_error(&error)),

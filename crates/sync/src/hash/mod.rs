@@ -14,7 +14,7 @@ use fstree::{Found, Root};
 use store::{BlockStore, FileId, InPlaceChunk, InPlaceStore, Pin};
 use types::RelPath;
 
-pub(crate) use file::read_file;
+pub(crate) use file::read_files;
 pub(crate) use pool::Pool;
 
 use crate::error::SyncError;

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
-use super::{Job, Read, Reading, read_file};
+use super::{Job, Read, Reading, read_files};
 
 /// Small files are handed over together: this many …
 const GROUP_LEN: usize = 64;
@@ -76,9 +76,7 @@ impl Pool {
     }
 
     fn read_here(&mut self, group: Vec<Job>) {
-        for job in group {
-            self.ready.push_back(read_file(&self.reading, &mut self.buffer, job));
-        }
+        self.ready.extend(read_files(&self.reading, &mut self.buffer, group));
     }
 
     /// A result that is there.
@@ -158,11 +156,7 @@ impl Threads {
             let work = move || {
                 let mut buffer = Vec::new();
                 for group in to_do {
-                    let results: Vec<_> = group
-                        .into_iter()
-                        .map(|job| read_file(&reading, &mut buffer, job))
-                        .collect();
-                    if done.send(results).is_err() {
+                    if done.send(read_files(&reading, &mut buffer, group)).is_err() {
                         return;
                     }
                 }
