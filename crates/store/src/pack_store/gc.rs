@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use super::Inner;
 use super::mark::{Marks, PackMarks};
+use super::moving::Moving;
 use super::packs::Pack;
 use super::read::Place;
 use super::write::Writer;
@@ -31,8 +32,6 @@ const SMALL_PACKS_MAX: usize = 8;
 /// The index is written anew when this share of it, in percent, is of packs
 /// that are gone.
 const STALE_INDEX_PERCENT: u64 = 20;
-/// Blocks that are moved with one write.
-pub(super) const MOVED_AT_ONCE: usize = 64;
 
 /// A collection that is under way.
 #[derive(Debug)]
@@ -261,12 +260,12 @@ impl Inner {
                 marks.set_live(record);
             }
         }
-        let mut batch = Vec::new();
-        let mut moving = live(marks, &entries).peekable();
-        while let Some((record, entry)) = moving.next() {
+        let writer = &mut writers[kind as usize];
+        let mut moving = Moving::default();
+        for (record, entry) in live(marks, &entries) {
             let place = Place { pack: pack.clone(), record, entry };
             match self.read(&place) {
-                Ok(Some(block)) => batch.push(block),
+                Ok(Some(block)) => moving.push(block),
                 Ok(None) => return Ok(false),
                 Err(error @ StoreError::Damaged { .. }) => {
                     report.damaged.push(error.to_string());
@@ -274,14 +273,11 @@ impl Inner {
                 }
                 Err(error) => return Err(error),
             }
-            if batch.len() == MOVED_AT_ONCE || moving.peek().is_none() {
-                let blocks: Vec<_> = batch.iter().collect();
-                self.append(&mut writers[kind as usize], kind, &blocks)?;
-                report.rewritten_bytes +=
-                    batch.iter().map(|b| b.payload().len() as u64).sum::<u64>();
-                batch.clear();
+            if moving.is_full() {
+                report.rewritten_bytes += self.append_moving(&mut moving, writer, kind)?;
             }
         }
+        report.rewritten_bytes += self.append_moving(&mut moving, writer, kind)?;
         Ok(true)
     }
 

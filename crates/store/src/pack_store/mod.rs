@@ -24,6 +24,7 @@ mod ballast;
 mod catalog;
 mod gc;
 mod mark;
+mod moving;
 mod open;
 mod packs;
 mod quarantine;

@@ -17,7 +17,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use types::{EncodedBlock, Encoding};
 
 use super::Inner;
-use super::gc::{MOVED_AT_ONCE, SMALL_PACK_SHARE};
+use super::gc::SMALL_PACK_SHARE;
+use super::moving::Moving;
 use super::packs::Pack;
 use super::read::Place;
 use super::write::Writer;
@@ -285,27 +286,26 @@ impl Inner {
         stop: &dyn Fn() -> bool,
         report: &mut RecompressReport,
     ) -> Result<Outcome, StoreError> {
-        let mut records = 0..;
-        for batch in entries.chunks(MOVED_AT_ONCE) {
-            if stop() {
+        let mut moving = Moving::default();
+        for (record, entry) in (0..).zip(entries) {
+            if moving.is_empty() && stop() {
                 return Ok(Outcome::Stopped);
             }
-            let mut blocks = Vec::with_capacity(batch.len());
-            for (entry, record) in batch.iter().zip(&mut records) {
-                match self.read(&Place { pack: pack.clone(), record, entry: *entry }) {
-                    Ok(Some(block)) => blocks.push(compressed(block)),
-                    Ok(None) => return Ok(Outcome::Left),
-                    Err(error @ StoreError::Damaged { .. }) => {
-                        report.damaged.push(error.to_string());
-                        return Ok(Outcome::Settled);
-                    }
-                    Err(error) => return Err(error),
+            match self.read(&Place { pack: pack.clone(), record, entry: *entry }) {
+                Ok(Some(block)) => moving.push(compressed(block)),
+                Ok(None) => return Ok(Outcome::Left),
+                Err(error @ StoreError::Damaged { .. }) => {
+                    report.damaged.push(error.to_string());
+                    return Ok(Outcome::Settled);
                 }
-                report.read_bytes += entry.record_len();
+                Err(error) => return Err(error),
             }
-            let blocks: Vec<_> = blocks.iter().collect();
-            self.append(writer, pack.header.kind, &blocks)?;
+            report.read_bytes += entry.record_len();
+            if moving.is_full() {
+                self.append_moving(&mut moving, writer, pack.header.kind)?;
+            }
         }
+        self.append_moving(&mut moving, writer, pack.header.kind)?;
         Ok(Outcome::Rewritten)
     }
 
