@@ -6,7 +6,6 @@
 
 use std::fs::File;
 use std::io;
-use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -56,14 +55,6 @@ impl OpenFile {
     /// The file system's.
     pub fn is_unchanged(&self) -> io::Result<bool> {
         Ok(stat_fd(self.file.as_fd())?.stamp == self.stamp)
-    }
-
-    /// Tells the system that the first `len` bytes are about to be read, so that
-    /// a disk is busy with them while something else is read.
-    pub fn will_need(&self, len: u64) {
-        let Some(len) = NonZeroU64::new(len) else { return };
-        // It only saves time, and not every file system can.
-        let _ = rustix::fs::fadvise(&self.file, 0, Some(len), rustix::fs::Advice::WillNeed);
     }
 }
 

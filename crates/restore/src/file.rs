@@ -69,7 +69,7 @@ impl ReadAhead {
         (Self(sender), run)
     }
 
-    /// Writes a file of many chunks: the thread of this reads and checks them,
+    /// Writes a file of many chunks: the reader's thread reads and checks them,
     /// the calling one hashes the whole and writes.
     pub(crate) fn write_tree(
         &self,

@@ -17,6 +17,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io;
+use std::num::NonZeroU64;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -78,6 +79,14 @@ pub fn open_regular(path: &Path) -> io::Result<File> {
     } else {
         Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"))
     }
+}
+
+/// Tells the system that a part of a file is about to be read, so that a disk is
+/// busy with it while something else is read.
+pub fn will_need(file: &File, offset: u64, len: u64) {
+    let Some(len) = NonZeroU64::new(len) else { return };
+    // It only saves time, and not every file system can.
+    let _ = rustix::fs::fadvise(file, offset, Some(len), rustix::fs::Advice::WillNeed);
 }
 
 /// Where the files are: their owner's business.
@@ -244,7 +253,7 @@ impl InPlaceStore {
     ///
     /// Those of the index. What a file does is in the answer.
     pub fn get(&self, hash: &Hash) -> Result<InPlaceAnswer, StoreError> {
-        self.open_block(hash)?.read()
+        Ok(self.open_block(hash)?.read())
     }
 
     /// Begins to read a block: its file is open, and the system has been told
@@ -257,17 +266,13 @@ impl InPlaceStore {
     pub fn open_block(&self, hash: &Hash) -> Result<InPlaceRead<'_>, StoreError> {
         let mut values = Vec::new();
         self.index.get(hash, &mut values)?;
-        let opened = values.first().map(|value| {
+        // What cannot be opened ahead is opened when it is its turn: by then,
+        // fewer files are.
+        let opened = values.first().and_then(|value| {
             let (id, chunk) = decode(*hash, value);
-            let opened = self.table.open(id);
-            if let Ok(Some((file, _))) = &opened
-                && let Some(len) = std::num::NonZeroU64::new(chunk.len.into())
-            {
-                // It only saves time, and not every file system can.
-                let advice = rustix::fs::Advice::WillNeed;
-                let _ = rustix::fs::fadvise(file, chunk.offset, Some(len), advice);
-            }
-            opened
+            let opened = self.table.open(id).ok().flatten()?;
+            will_need(&opened.0, chunk.offset, chunk.len.into());
+            Some(opened)
         });
         Ok(InPlaceRead { table: &*self.table, hash: *hash, values, opened })
     }
@@ -279,8 +284,8 @@ pub struct InPlaceRead<'a> {
     table: &'a dyn FileTable,
     hash: Hash,
     values: Vec<Value>,
-    /// The file of the first value.
-    opened: Option<io::Result<Option<(File, Stamp)>>>,
+    /// The file of the first value, where it could be opened ahead.
+    opened: Option<(File, Stamp)>,
 }
 
 impl InPlaceRead<'_> {
@@ -290,22 +295,22 @@ impl InPlaceRead<'_> {
     }
 
     /// The block, from the first file that still has it.
-    ///
-    /// # Errors
-    ///
-    /// None that a file does: that is in the answer.
-    pub fn read(mut self) -> Result<InPlaceAnswer, StoreError> {
+    pub fn read(mut self) -> InPlaceAnswer {
         let cid = Cid::new(Codec::Raw, self.hash);
-        if self.hash == Hash::of(b"") {
-            return Ok(InPlaceAnswer::Block(EncodedBlock::plain(Block::new(Codec::Raw, "")?)));
+        // The empty block is in every file.
+        if let Ok(empty) = Block::verify(cid, Vec::new()) {
+            return InPlaceAnswer::Block(EncodedBlock::plain(empty));
         }
         let mut changed = Vec::new();
         for value in &self.values {
             let (id, chunk) = decode(self.hash, value);
-            let opened = self.opened.take().unwrap_or_else(|| self.table.open(id));
+            let opened = match self.opened.take() {
+                Some(opened) => Ok(Some(opened)),
+                None => self.table.open(id),
+            };
             match opened.and_then(|opened| read_chunk(opened, &chunk)) {
                 Ok(Some(bytes)) => match Block::verify(cid, bytes) {
-                    Ok(block) => return Ok(InPlaceAnswer::Block(EncodedBlock::plain(block))),
+                    Ok(block) => return InPlaceAnswer::Block(EncodedBlock::plain(block)),
                     Err(BlockError::Mismatch { .. } | BlockError::TooLong(_)) => {
                         // Other bytes under the same stamp: a write that the
                         // clock was too coarse to show, or a disk that rots.
@@ -317,11 +322,11 @@ impl InPlaceRead<'_> {
             }
         }
         if changed.is_empty() {
-            return Ok(InPlaceAnswer::Missing);
+            return InPlaceAnswer::Missing;
         }
         changed.sort_unstable();
         changed.dedup();
-        Ok(InPlaceAnswer::Changed(changed))
+        InPlaceAnswer::Changed(changed)
     }
 }
 
@@ -378,15 +383,19 @@ mod tests {
 
     use std::collections::BTreeMap;
     use std::fs;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::*;
     use crate::disk::RealDisk;
 
     #[derive(Debug, Default)]
-    struct Table(Mutex<BTreeMap<FileId, (PathBuf, Stamp)>>);
+    struct Table(Mutex<BTreeMap<FileId, (PathBuf, Stamp)>>, AtomicBool);
 
     impl FileTable for Table {
         fn open(&self, id: FileId) -> io::Result<Option<(File, Stamp)>> {
+            if self.1.load(Ordering::Relaxed) {
+                return Err(rustix::io::Errno::MFILE.into());
+            }
             let found = self.0.lock().get(&id).cloned();
             found.map(|(path, stamp)| Ok((open_regular(&path)?, stamp))).transpose()
         }
@@ -518,6 +527,19 @@ mod tests {
         assert!(is_block(&setup.get(&content(1)[..HALF]), &content(1)[..HALF]));
         fs::write(setup.path("copy-19"), b"gone").unwrap();
         assert!(matches!(setup.get(&content(1)[..HALF]), InPlaceAnswer::Changed(_)));
+    }
+
+    /// A process may have so many files open, and no more.
+    #[test]
+    fn what_cannot_be_opened_ahead_is_opened_when_it_is_its_turn() {
+        let setup = Setup::new();
+        setup.add(1, "a", &content(1));
+        let half = &content(1)[..HALF];
+        setup.table.1.store(true, Ordering::Relaxed);
+        let block = setup.store.open_block(&Hash::of(half)).unwrap();
+        assert_eq!(block.len_hint(), HALF);
+        setup.table.1.store(false, Ordering::Relaxed);
+        assert!(is_block(&block.read(), half));
     }
 
     #[test]

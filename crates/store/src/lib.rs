@@ -41,6 +41,7 @@ pub use file_reader::{Content, FileReader, content_of, is_complete, resolve};
 pub use file_writer::{FileWriter, WrittenFile};
 pub use in_place::{
     FileId, FileTable, InPlaceAnswer, InPlaceChunk, InPlaceRead, InPlaceStore, Stamp, open_regular,
+    will_need,
 };
 pub use mem_store::MemStore;
 pub use pack_store::{OpenReport, PackStore, RecompressEnd, RecompressReport, StoreOptions};

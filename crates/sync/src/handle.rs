@@ -214,7 +214,7 @@ impl OpenBlock<'_> {
     ///
     /// As [`SyncHandle::block`].
     pub fn read(self) -> Result<InPlaceAnswer, SyncError> {
-        let answer = self.block.read()?;
+        let answer = self.block.read();
         match &answer {
             InPlaceAnswer::Changed(ids) => self.handle.look_again(ids)?,
             // It was in a version of a file that is no more: the next manifest

@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use fstree::{Found, FoundKind, OpenFile, ReadError};
-use store::{CHUNK_LEN_MAX, CHUNK_LEN_MIN, InPlaceChunk, Pin, StoreError, cut_point};
+use store::{CHUNK_LEN_MAX, CHUNK_LEN_MIN, InPlaceChunk, Pin, StoreError, cut_point, will_need};
 use types::{
     Block, Cid, Codec, EncodedBlock, FileNodeBuilder, Hash, NodeChild, RelPath, with_causes,
 };
@@ -41,8 +41,11 @@ pub(crate) fn read_files(reading: &Reading, buffer: &mut Vec<u8>, jobs: Vec<Job>
         while begun.len() < OPEN_MAX {
             let Some(job) = jobs.next() else { break };
             let opened = Opened::new(reading, &job.found.path);
-            if let Ok(open) = &opened.file {
-                open.will_need(open.stamp.size.min(BUFFER_LEN as u64));
+            // What cannot be opened ahead is opened when it is its turn: by
+            // then, fewer files are.
+            let opened = opened.file.is_ok().then_some(opened);
+            if let Some(Opened { file: Ok(open), .. }) = &opened {
+                will_need(&open.file, 0, open.stamp.size.min(BUFFER_LEN as u64));
             }
             begun.push_back((job, opened));
         }
@@ -65,7 +68,7 @@ impl Opened {
     }
 }
 
-fn read_file(reading: &Reading, buffer: &mut Vec<u8>, job: Job, opened: Opened) -> Read {
+fn read_file(reading: &Reading, buffer: &mut Vec<u8>, job: Job, opened: Option<Opened>) -> Read {
     let path = job.found.path.clone();
     let (before, mode) = (job.before, job.mode);
     let outcome = match read(reading, buffer, job, opened) {
@@ -84,10 +87,9 @@ fn read(
     reading: &Reading,
     buffer: &mut Vec<u8>,
     job: Job,
-    opened: Opened,
+    mut opened: Option<Opened>,
 ) -> Result<Outcome, SyncError> {
     let mut found = job.found;
-    let mut opened = Some(opened);
     for _ in 0..TRIES_MAX {
         reading.check_stopped()?;
         let Opened { now_ns, file } =

@@ -126,7 +126,7 @@ struct Wire<'a> {
     uid: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     user: Option<Cow<'a, str>>,
-    #[serde(borrow, skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     xattrs: Vec<XattrWire<'a>>,
 }
 
