@@ -1,0 +1,102 @@
+//! What is not believed, and what is not taken until a person has accepted it.
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn another_peer_is_refused_whole() {
+    let fake = Fake::new();
+    let right = fake.keypair.public().to_peer_id();
+    let stranger = PeerId::random();
+    fake.change(|discovery| discovery.peer = stranger);
+    fake.publish(1);
+    let running = run(&fake);
+    running.pass(50.0).await;
+    let status = running.status();
+    assert_eq!(status.state, SourceState::Refused);
+    assert!(status.errors[0].contains(&stranger.to_string()));
+    assert!(status.can_be_accepted);
+    assert!(fake.pulled().is_empty());
+    // To accept it is to change the configuration, which is not done here.
+    let accepted = running.accept().await.unwrap();
+    assert_eq!((accepted.peer_id, accepted.folders.len()), (Some(stranger), 0));
+    running.pass(50.0).await;
+    assert!(fake.pulled().is_empty());
+    fake.change(|discovery| discovery.peer = right);
+    running.pass(SOON).await;
+    assert_eq!(fake.pulled(), [1]);
+    assert_eq!(running.state(), SourceState::Idle);
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_signed_is_refused_and_hides_no_other_folder() {
+    let fake = Fake::new();
+    let mut forged = fake.offer("docs", 3, "docs 3");
+    forged.published.manifest_cid = Cid::of(Codec::DagCbor, b"another");
+    let mut twice = fake.offer("twice", 1, "one");
+    twice.published.folder_name = "x".into();
+    fake.show([
+        forged,
+        fake.offer("music", 7, "music 7"),
+        twice.clone(),
+        fake.offer("twice", 2, "two"),
+    ]);
+    let running = run(&fake);
+    running.pass(5.0).await;
+    assert_eq!(fake.pulled(), [7]);
+    let status = running.status();
+    assert_eq!(status.state, SourceState::Refused);
+    assert!(status.errors.iter().any(|error| error.contains("signature")), "{status:?}");
+    assert!(!status.can_be_accepted);
+    assert!(matches!(running.accept().await, Err(AcceptError::Nothing)));
+    // A new folder is not made by a refusal.
+    assert_eq!(status.folders.len(), 1);
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_goes_back_is_refused_until_it_is_accepted() {
+    let fake = Fake::new();
+    let peer = fake.keypair.public().to_peer_id();
+    let (old, new) = (fake.offer("docs", 41, "docs 41"), fake.offer("docs", 42, "docs 42"));
+    let snapshots = vec![snapshot_of(peer, &old), snapshot_of(peer, &new)];
+    *fake.held.lock() = BTreeMap::from([("docs".parse().unwrap(), snapshots)]);
+    let running = run(&fake);
+    // An answer from the past; the same number for something else; a number
+    // that is lower.
+    for (offer, can_be_accepted) in [
+        (old, false),
+        (fake.offer("docs", 42, "not the same"), true),
+        (fake.offer("docs", 5, "docs 5 anew"), true),
+    ] {
+        fake.show([offer]);
+        running.pass(1.0).await;
+        let status = running.status();
+        assert_eq!(status.state, SourceState::Refused);
+        assert_eq!(status.can_be_accepted, can_be_accepted, "{status:?}");
+        assert_eq!(status.folders[0].processed.as_ref().unwrap().sequence.0, 42);
+    }
+    assert!(fake.pulled().is_empty());
+    assert!(fake.told.lock().is_empty());
+    fake.fail_pulls(|| Some(StoreError::LostWrites.into()));
+    let accepted = running.accept().await.unwrap();
+    assert_eq!(accepted.folders[0].sequence.0, 5);
+    running.pass(SOON).await;
+    assert_eq!(fake.pulled(), [5]);
+    // The answer holds over a restart …
+    let dir = running.stop().await;
+    *fake.no_pull.lock() = None;
+    let running = run_with(&fake, &Slots::new(1), dir);
+    running.pass(SOON).await;
+    assert_eq!(fake.pulled(), [5, 5]);
+    assert_eq!(running.state(), SourceState::Idle);
+    assert_eq!(*fake.told.lock(), [5]);
+    // … and only for this once.
+    fake.show([fake.offer("docs", 7, "docs 7")]);
+    running.pass(1.0).await;
+    fake.show([fake.offer("docs", 6, "docs 6")]);
+    running.pass(1.0).await;
+    assert_eq!(fake.pulled(), [5, 5, 7]);
+    assert_eq!(running.state(), SourceState::Refused);
+    running.stop().await;
+}
