@@ -5,6 +5,7 @@ mod blocking;
 mod clock;
 mod daemon;
 mod exchange;
+mod likes;
 mod manifest_pull;
 mod notify;
 mod patch;

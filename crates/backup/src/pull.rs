@@ -18,22 +18,32 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use net::{BlockError, FetchError, Fetched, Outcome, PeerId, Want};
+use net::{Ask, BlockError, FetchError, Fetched, Likeness, Outcome, PeerId, Want};
 use store::{BlockStore, StoreError};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use types::{Cid, Codec, Dataset, FileNode};
 
 use crate::blocking::{Panicked, blocking};
+use crate::likes::Likes;
 use crate::pool::SessionPool;
 
 /// Blocks that are asked for in one go, at most.
 const BATCH_WANTS: usize = 4096;
-/// … and so many bytes of them, as far as their lengths are known.
+/// … and so many bytes of them, as far as their lengths are known …
 const BATCH_LEN: u64 = 64 << 20;
 /// … and so many nodes: each is followed by what is below it, and front to
 /// back is the order that is wanted.
 const BATCH_NODES: usize = 256;
+/// … and so many while it is not known whether what comes is worth comparing
+/// with what is here: what is asked for first tells.
+const BATCH_LEN_ALIKE: u64 = 16 << 20;
+/// Bytes in a second from which on it is sooner sent whole than compared: then
+/// no more is, until the pull ends.
+const FAST: f64 = 40e6;
+/// Fewer bytes do not tell how fast a link is.
+const FAST_TELLS: u64 = 1 << 20;
 /// How often a peer whose stream broke is asked again for the same batch.
 const TRIES: usize = 3;
 /// Names of blocks that could not be had are listed up to this number.
@@ -177,7 +187,11 @@ pub struct Puller {
     peers: Vec<PeerId>,
     progress: Arc<Progress>,
     stop: CancellationToken,
+    is_fast: bool,
 }
+
+/// What is known to be like what is asked for, by its name.
+type Alike = HashMap<Cid, Arc<Likeness>>;
 
 impl Puller {
     /// Nothing is asked yet.
@@ -187,7 +201,7 @@ impl Puller {
         peers: Vec<PeerId>,
         progress: Arc<Progress>,
     ) -> Self {
-        Self { store, pool, peers, progress, stop: CancellationToken::new() }
+        Self { store, pool, peers, progress, stop: CancellationToken::new(), is_fast: false }
     }
 
     /// Ends with [`PullError::Stopped`] when `stop` is cancelled: after what
@@ -225,7 +239,7 @@ impl Puller {
             Ok::<_, PullError>(lacking)
         });
         for wants in lacking.await?.chunks(BATCH_WANTS) {
-            self.fetch(wants.to_vec(), &mut report).await?;
+            self.fetch(wants.to_vec(), Alike::new(), &mut report).await?;
         }
         Ok(report)
     }
@@ -237,33 +251,54 @@ impl Puller {
     ///
     /// [`PullError`]; what came before is in the store, not yet committed.
     pub async fn tree(&mut self, root: Cid) -> Result<PullReport, PullError> {
-        self.trees(vec![root.into()]).await
+        self.trees(vec![root.into()], Likes::default()).await
     }
 
     /// Brings everything that `roots` lead to, in this order; where the length
-    /// of a root that is a chunk is known, the pipeline fits better.
+    /// of a root that is a chunk is known, the pipeline fits better. What
+    /// `likes` knows something of may come as the difference to that.
     ///
     /// # Errors
     ///
     /// As [`Puller::tree`].
-    pub async fn trees(&mut self, roots: Vec<Want>) -> Result<PullReport, PullError> {
+    pub(crate) async fn trees(
+        &mut self,
+        roots: Vec<Want>,
+        mut likes: Likes,
+    ) -> Result<PullReport, PullError> {
         let mut report = PullReport::default();
         // The next last.
         let mut tasks: Vec<Want> = roots.into_iter().rev().collect();
         let mut followed = HashSet::new();
         loop {
             let (store, progress) = (self.store.clone(), self.progress.clone());
-            let gathered = blocking(move || gather(&*store, &progress, tasks, followed)).await?;
-            (tasks, followed) = (gathered.tasks, gathered.followed);
+            let compares = !self.is_fast && !likes.is_empty();
+            let len_max = if compares { BATCH_LEN_ALIKE } else { BATCH_LEN };
+            let gathered = blocking(move || {
+                let gathered = gather(&*store, &progress, tasks, followed, len_max)?;
+                let alike =
+                    if compares { likes.take(&store, &gathered.wants)? } else { Alike::new() };
+                Ok::<_, PullError>((gathered, likes, alike))
+            });
+            let (gathered, known, alike) = gathered.await?;
+            (tasks, followed, likes) = (gathered.tasks, gathered.followed, known);
             if gathered.wants.is_empty() {
                 return Ok(report);
             }
             let nodes: Vec<Cid> =
                 gathered.wants.iter().map(|w| w.cid).filter(|c| c.codec() != Codec::Raw).collect();
-            let lacking = self.fetch(gathered.wants, &mut report).await?;
+            let lacking = self.fetch(gathered.wants, alike, &mut report).await?;
             // Now that they are here, they are followed.
-            let here = nodes.into_iter().rev().filter(|cid| !lacking.contains(cid));
-            tasks.extend(here.map(Want::from));
+            let here: Vec<Cid> = nodes.into_iter().filter(|cid| !lacking.contains(cid)).collect();
+            tasks.extend(here.iter().rev().copied().map(Want::from));
+            if compares {
+                let store = self.store.clone();
+                let following = blocking(move || {
+                    here.iter().try_for_each(|node| likes.follow(&*store, node))?;
+                    Ok::<_, PullError>(likes)
+                });
+                likes = following.await?;
+            }
         }
     }
 
@@ -272,6 +307,7 @@ impl Puller {
     async fn fetch(
         &mut self,
         wants: Vec<Want>,
+        mut alike: Alike,
         report: &mut PullReport,
     ) -> Result<HashSet<Cid>, PullError> {
         if self.stop.is_cancelled() {
@@ -285,7 +321,7 @@ impl Puller {
         let mut failures = Vec::new();
         let mut has_answered = false;
         for peer in self.peers.clone() {
-            match self.fetch_from(peer, left, &mut changed).await {
+            match self.fetch_from(peer, left, &mut alike, &mut changed).await {
                 Ok(still) => {
                     has_answered = true;
                     left = still;
@@ -316,15 +352,19 @@ impl Puller {
         &mut self,
         peer: PeerId,
         wants: Vec<Want>,
+        alike: &mut Alike,
         changed: &mut HashSet<Cid>,
     ) -> Result<Vec<Want>, (Vec<Want>, Failure)> {
         let mut left: VecDeque<Want> = wants.into();
         let mut lacking = Vec::new();
         let mut tries = 0;
         loop {
-            let result = self.exchange(peer, &mut left, &mut lacking, changed).await;
+            let result = self.exchange(peer, &mut left, alike, &mut lacking, changed).await;
             match result {
-                Ok(()) => return Ok(lacking),
+                Ok(()) if left.is_empty() => return Ok(lacking),
+                // What came as a difference to something else is asked for
+                // again, and as a difference no more.
+                Ok(()) => {}
                 Err(failure) => {
                     self.pool.forget(peer);
                     tries += 1;
@@ -346,6 +386,7 @@ impl Puller {
         &mut self,
         peer: PeerId,
         left: &mut VecDeque<Want>,
+        alike: &mut Alike,
         lacking: &mut Vec<Want>,
         changed: &mut HashSet<Cid>,
     ) -> Result<(), Failure> {
@@ -356,11 +397,25 @@ impl Puller {
             let answers = answers.clone();
             move |batch: Vec<Fetched>| take(&*store, &progress, &answers, batch)
         };
-        let wants: Vec<Want> = left.iter().copied().collect();
-        let result = session.fetch(wants, sink).await;
+        let ask = |want: &Want| Ask { want: *want, like: alike.get(&want.cid).cloned() };
+        let asks: Vec<Ask> = left.iter().map(ask).collect();
+        let begun = Instant::now();
+        let result = session.fetch(asks, sink).await;
+        if let Ok(stats) = &result
+            && stats.bytes >= FAST_TELLS
+        {
+            #[expect(clippy::cast_precision_loss, reason = "a batch is some MiB")]
+            let bytes = stats.bytes as f64;
+            self.is_fast |= bytes > FAST * begun.elapsed().as_secs_f64();
+        }
         let answers = std::mem::take(&mut *answers.lock().unwrap_or_else(|e| e.into_inner()));
         // In the order of the wants, so what was answered is a prefix.
+        let mut unmade = Vec::new();
         for want in left.drain(..answers.count.min(left.len())) {
+            if answers.unmade.contains(&want.cid) && alike.remove(&want.cid).is_some() {
+                unmade.push(want);
+                continue;
+            }
             match answers.lacking.get(&want.cid) {
                 Some(is_changed) => {
                     if *is_changed {
@@ -373,6 +428,7 @@ impl Puller {
                 }
             }
         }
+        left.extend(unmade);
         match result {
             Ok(_) => Ok(()),
             Err(FetchError::Sink(error)) => Err(Failure::Store(error)),
@@ -393,6 +449,8 @@ struct Answers {
     count: usize,
     /// What the peer does not have, and whether it had it once.
     lacking: HashMap<Cid, bool>,
+    /// What came as a difference that does not make it.
+    unmade: HashSet<Cid>,
 }
 
 /// Takes a batch of answers: blocks go to the store. On a blocking thread.
@@ -403,13 +461,16 @@ fn take(
     batch: Vec<Fetched>,
 ) -> Result<(), StoreError> {
     let mut blocks = Vec::with_capacity(batch.len());
-    let mut lacking = Vec::new();
+    let (mut lacking, mut unmade) = (Vec::new(), Vec::new());
     let count = batch.len();
+    let mut travelled = 0;
     for fetched in batch {
+        travelled += fetched.travelled;
         match fetched.outcome {
             Outcome::Block(block) => blocks.push(block),
             Outcome::Missing => lacking.push((fetched.cid, false)),
             Outcome::Changed => lacking.push((fetched.cid, true)),
+            Outcome::Unmade => unmade.push(fetched.cid),
         }
     }
     store.put(&blocks)?;
@@ -417,13 +478,14 @@ fn take(
         if block.cid().codec() == Codec::Raw {
             progress.found(u64::from(block.len()));
         }
-        progress.fetched_bytes.fetch_add(block.payload().len() as u64, Ordering::Relaxed);
     }
+    progress.fetched_bytes.fetch_add(travelled, Ordering::Relaxed);
     progress.blocks.fetch_add(blocks.len() as u64, Ordering::Relaxed);
     progress.tell();
     let mut answers = answers.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     answers.count += count;
     answers.lacking.extend(lacking);
+    answers.unmade.extend(unmade);
     Ok(())
 }
 
@@ -441,6 +503,7 @@ fn gather(
     progress: &Progress,
     mut tasks: Vec<Want>,
     mut followed: HashSet<Cid>,
+    len_max: u64,
 ) -> Result<Gathered, PullError> {
     let mut wants = Vec::new();
     let mut wanted = HashSet::new();
@@ -477,7 +540,7 @@ fn gather(
         }
         wants.push(task);
         len += u64::from(task.len.unwrap_or(0));
-        if wants.len() == BATCH_WANTS || nodes == BATCH_NODES || len >= BATCH_LEN {
+        if wants.len() == BATCH_WANTS || nodes == BATCH_NODES || len >= len_max {
             break;
         }
     }

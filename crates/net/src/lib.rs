@@ -36,8 +36,8 @@ pub use access::{Access, Purposes};
 pub use addresses::split_peer;
 pub use behaviour::{AGENT_VERSION, PROTOCOL_VERSION};
 pub use blocks::{
-    Answer, BlockClient, BlockError, BlockProvider, BlockSession, FetchError, FetchStats, Fetched,
-    Outcome, PROTOCOL as BLOCK_PROTOCOL, Refusal, Violation, Want,
+    Answer, Ask, BlockClient, BlockError, BlockProvider, BlockSession, FetchError, FetchStats,
+    Fetched, Likeness, Outcome, PROTOCOL as BLOCK_PROTOCOL, Refusal, Sketch, Violation, Want,
 };
 pub use config::NetConfig;
 pub use error::{IdentityError, NetError, Retry, WrongPeer};

@@ -41,6 +41,10 @@ counters! {
     block_bytes_received,
     /// Blocks that were received and checked.
     blocks_received,
+    /// Blocks that were sent as differences, of those that were sent.
+    patches_sent,
+    /// Blocks that were received as differences, of those that were received.
+    patches_received,
     /// Answers `missing` and `changed` that were sent.
     blocks_not_sent,
     /// Bytes written to streams of our protocols.

@@ -9,6 +9,7 @@
 //! * [`struct@Hash`], [`Cid`], [`Codec`]: the name of a block.
 //! * [`Block`]: bytes together with the name that they were checked against.
 //! * [`EncodedBlock`]: a block as it is stored and sent.
+//! * [`delta`]: a block as its difference to others.
 //! * [`FileNode`], [`FileNodeBuilder`]: the tree of chunks of one file.
 //! * [`Dataset`]: content with a file name and a MIME type.
 //! * [`ManifestHeader`], [`Segment`], [`Entry`]: the state of a folder;
@@ -20,6 +21,7 @@ mod block;
 mod causes;
 mod cid;
 mod dataset;
+pub mod delta;
 mod encoded;
 mod file_node;
 mod ids;

@@ -21,6 +21,8 @@ const CHECKED_MAX: usize = 64 * 1024;
 pub(super) struct FileWant {
     pub(super) cid: Cid,
     pub(super) size: u64,
+    /// The file that is here under its path.
+    pub(super) like: Option<Cid>,
 }
 
 impl From<&FileWant> for Want {
@@ -66,12 +68,17 @@ pub(super) fn files_of(
     let new_lines: HashSet<&[u8]> = lines(&new).collect();
     let mut old_lines: HashSet<&[u8]> = HashSet::new();
     let mut here = KnownFiles::new();
+    let mut before = HashMap::new();
     for (cid, bytes) in known.iter().zip(&old) {
         for line in lines(bytes) {
             if new_lines.contains(line) {
                 old_lines.insert(line);
             } else {
-                here.add(&entry(*cid, line)?);
+                let entry = entry(*cid, line)?;
+                here.add(&entry);
+                if let EntryKind::File { cid, .. } = entry.kind {
+                    before.insert(entry.path, cid);
+                }
             }
         }
     }
@@ -81,7 +88,7 @@ pub(super) fn files_of(
         if let EntryKind::File { cid, size, .. } = entry.kind
             && !here.has(&cid, size)
         {
-            files.push(FileWant { cid, size });
+            files.push(FileWant { cid, size, like: before.get(&entry.path).copied() });
             here.add(&entry);
         }
     }
@@ -206,6 +213,8 @@ mod tests {
         let contents = |files: Vec<FileWant>| files.iter().map(|f| f.cid).collect::<Vec<_>>();
         let cid = |content: &str| Cid::of(Codec::Raw, content.as_bytes());
         let files = files_of(&store, new, &known).unwrap();
+        let likes: Vec<_> = files.iter().map(|file| file.like).collect();
+        assert_eq!(likes, [None, Some(cid("four"))], "what was there under the path");
         assert_eq!(contents(files), [cid("new"), cid("four and more")]);
         let files = files_of(&store, new, &known[1..]).unwrap();
         let without = ["one", "two", "three", "new", "four and more"];

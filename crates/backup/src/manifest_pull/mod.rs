@@ -39,6 +39,7 @@ use self::lacking::{Lacking, whole};
 use self::patches::segment_patches;
 use crate::blocking::blocking;
 use crate::clock::Clock;
+use crate::likes::Likes;
 use crate::patch::PatchWant;
 use crate::plan::{Counts, Plan, Step, Summary, TreeWalk, diff};
 use crate::pool::SessionPool;
@@ -421,7 +422,7 @@ impl Attempt<'_> {
             let steps = &new[group.range.clone()];
             next = group.range.end;
             let wants: Vec<Want> = group.files.iter().map(Want::from).collect();
-            let report = self.puller.trees(wants).await?;
+            let report = self.puller.trees(wants, likes(&group.files)).await?;
             lacking.add(&report);
             let mut counts = Counts::default();
             for step in steps {
@@ -552,6 +553,17 @@ const HELD_LEN_MAX: usize = 1000;
 struct Group {
     range: Range<usize>,
     files: Vec<FileWant>,
+}
+
+/// What is here in the place of what is wanted.
+fn likes(files: &[FileWant]) -> Likes {
+    let mut likes = Likes::default();
+    for file in files {
+        if let Some(here) = file.like {
+            likes.add(file.cid, here);
+        }
+    }
+    likes
 }
 
 fn ranges(len: usize, at_once: usize) -> impl Iterator<Item = Range<usize>> {

@@ -10,8 +10,6 @@
 //! reason, is fetched whole; what comes is taken only where its bytes have the
 //! name that was asked for. Only parts of manifests are answered.
 
-mod delta;
-
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use store::{BlockStore, StoreError};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use types::{Block, Cid, Codec, EncodedBlock, MAX_BLOCK_LEN};
+use types::{Block, Cid, Codec, EncodedBlock, MAX_BLOCK_LEN, delta};
 
 use crate::blocking::{Panicked, blocking};
 use crate::exchange::{self, ExchangeError, Limits, finish, read_frame, write_frame};

@@ -2,7 +2,7 @@
 
 use libp2p::PeerId;
 
-use super::fetch::{FetchStats, Fetched, Session, Want};
+use super::fetch::{Ask, FetchStats, Fetched, Session};
 use super::{BlockError, FetchError, PROTOCOL};
 use crate::handle::Handle;
 use crate::streams::NetStream;
@@ -54,10 +54,10 @@ impl BlockSession {
         self.session.is_some()
     }
 
-    /// Fetches blocks, and returns when every want was answered.
+    /// Fetches blocks, and returns when every one was answered.
     ///
-    /// `wants` is taken from as the answers come. `sink` gets the answers in
-    /// the order of the wants, in batches, on a thread where it may block;
+    /// `asks` is taken from as the answers come. `sink` gets the answers in
+    /// the order of the asks, in batches, on a thread where it may block;
     /// while it does, the next batch comes in, and no more than that. It is
     /// given only blocks whose bytes were hashed. A batch that it has begun
     /// is finished even where the fetch is dropped.
@@ -66,19 +66,19 @@ impl BlockSession {
     ///
     /// [`FetchError`]; what the sink got before stays good, and the session
     /// is closed.
-    pub async fn fetch<W, F, E>(&mut self, wants: W, sink: F) -> Result<FetchStats, FetchError<E>>
+    pub async fn fetch<W, F, E>(&mut self, asks: W, sink: F) -> Result<FetchStats, FetchError<E>>
     where
-        W: IntoIterator<Item = Want>,
+        W: IntoIterator<Item: Into<Ask>>,
         W::IntoIter: Send + 'static,
         F: FnMut(Vec<Fetched>) -> Result<(), E> + Send + 'static,
         E: Send + 'static,
     {
         let mut session = self.session.take().ok_or(BlockError::Ended)?;
-        let wants = wants.into_iter();
+        let asks = asks.into_iter();
         // On the network's own thread, where the stream's bytes are: a
         // wake-up across threads for each frame would cost more than all else.
         let fetching = self.node.spawn(async move {
-            let result = session.fetch(wants, sink).await;
+            let result = session.fetch(asks, sink).await;
             (session, result)
         });
         let (session, result) = joined(fetching.await)?;

@@ -8,6 +8,7 @@
 //! ever holds.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,10 +19,12 @@ use bytes::Bytes;
 use futures::{AsyncRead, AsyncWrite};
 use tokio::task::JoinHandle;
 use tokio::time::Sleep;
-use types::{Cid, EncodedBlock, EncodedError, Encoding};
+use types::{Block, Cid, EncodedBlock, EncodedError, Encoding};
 
 use super::frame::{self, Frame, MAX_WANTS_PER_FRAME, Side, Violation};
 use super::intake::Intake;
+use super::pace;
+use super::sketch::Sketch;
 use super::watchdog::{HELLO_TIMEOUT, MIN_PROGRESS, PROGRESS_WINDOW, Watchdog};
 use super::{BlockError, FetchError};
 use crate::metrics::Metrics;
@@ -40,6 +43,9 @@ const LINGER: Duration = Duration::from_millis(2);
 /// It bounds nothing by itself, since what comes is read only when there is
 /// room; it keeps a slow consumer from asking for what it will not take soon.
 const MAX_BYTES_IN_FLIGHT: u64 = 16 << 20;
+
+/// Bytes of questions that are written at once: sketches are longer than names.
+const OUT_ENOUGH: usize = 256 << 10;
 
 /// What a block is taken for when its length is not known: between a small
 /// file and a chunk. Too little costs nothing (see above), too much would
@@ -64,6 +70,50 @@ impl From<Cid> for Want {
     }
 }
 
+/// Something that is here and likely to be like a block that is wanted: it may
+/// come as the difference to that.
+pub struct Likeness {
+    sketch: Sketch,
+    base: Box<dyn Fn() -> Option<Bytes> + Send + Sync>,
+}
+
+impl Likeness {
+    /// `sketch` is that of what `base` reads. It is called on a thread that may
+    /// block, where a difference has come.
+    pub fn new(sketch: Sketch, base: impl Fn() -> Option<Bytes> + Send + Sync + 'static) -> Self {
+        Self { sketch, base: Box::new(base) }
+    }
+
+    /// The block that is `patch` away from it, in the form in which it is kept.
+    fn block(&self, cid: Cid, patch: &[u8]) -> Option<EncodedBlock> {
+        let base = (self.base)()?;
+        let bytes = self.sketch.apply(&base, patch).ok()?;
+        let block = Block::verify(cid, bytes).ok()?;
+        Some(EncodedBlock::compress(block, pace::LEVEL))
+    }
+}
+
+impl fmt::Debug for Likeness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Likeness").field("sketch", &self.sketch).finish_non_exhaustive()
+    }
+}
+
+/// A want, as it is asked.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    /// What is wanted.
+    pub want: Want,
+    /// What is like it, where something is.
+    pub like: Option<Arc<Likeness>>,
+}
+
+impl From<Want> for Ask {
+    fn from(want: Want) -> Self {
+        Self { want, like: None }
+    }
+}
+
 /// What the peer answered about a block.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -74,6 +124,8 @@ pub enum Outcome {
     Missing,
     /// The file that held it has changed; the next manifest supersedes it.
     Changed,
+    /// It came as a difference that does not make it: ask for it whole.
+    Unmade,
 }
 
 /// An answer.
@@ -83,6 +135,8 @@ pub struct Fetched {
     pub cid: Cid,
     /// What came.
     pub outcome: Outcome,
+    /// What of the block travelled, in bytes.
+    pub travelled: u64,
 }
 
 /// What a fetch brought.
@@ -96,6 +150,8 @@ pub struct FetchStats {
     pub missing: u64,
     /// Blocks whose files have changed.
     pub changed: u64,
+    /// Blocks that came as differences, of [`FetchStats::blocks`].
+    pub patched: u64,
 }
 
 /// An open session: the greeting is over.
@@ -166,20 +222,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
     }
 
-    /// Fetches `wants` and hands the answers to `sink`, in order, in batches,
+    /// Fetches `asks` and hands the answers to `sink`, in order, in batches,
     /// on a blocking thread. After an error the session is of no use.
     pub(super) async fn fetch<W, F, E>(
         &mut self,
-        wants: W,
+        asks: W,
         sink: F,
     ) -> Result<FetchStats, FetchError<E>>
     where
-        W: Iterator<Item = Want>,
+        W: Iterator<Item: Into<Ask>>,
         F: FnMut(Vec<Fetched>) -> Result<(), E> + Send + 'static,
         E: Send + 'static,
     {
         let mut fetch = Fetch {
-            wants: wants.fuse(),
+            asks: asks.fuse(),
             exhausted: false,
             in_flight: VecDeque::new(),
             bytes_in_flight: 0,
@@ -214,6 +270,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 }
 
+/// What was asked for and has not been answered.
+struct Asked {
+    cid: Cid,
+    len: u32,
+    like: Option<Arc<Likeness>>,
+}
+
 /// An answer that lies in the buffer.
 struct Item {
     cid: Cid,
@@ -222,6 +285,7 @@ struct Item {
 
 enum ItemKind {
     Block { encoding: Encoding, len: u32, payload: Range<usize> },
+    Patch { like: Arc<Likeness>, patch: Range<usize> },
     Missing,
     Changed,
 }
@@ -237,9 +301,9 @@ struct Done<F, E> {
 /// One fetch under way.
 struct Fetch<'a, S, W, F, E> {
     session: &'a mut Session<S>,
-    wants: std::iter::Fuse<W>,
+    asks: std::iter::Fuse<W>,
     exhausted: bool,
-    in_flight: VecDeque<(Cid, u32)>,
+    in_flight: VecDeque<Asked>,
     bytes_in_flight: u64,
     out: Vec<u8>,
     written: usize,
@@ -259,7 +323,7 @@ impl<S, W, F, E> Unpin for Fetch<'_, S, W, F, E> {}
 impl<S, W, F, E> Fetch<'_, S, W, F, E>
 where
     S: AsyncRead + AsyncWrite + Unpin,
-    W: Iterator<Item = Want>,
+    W: Iterator<Item: Into<Ask>>,
     F: FnMut(Vec<Fetched>) -> Result<(), E> + Send + 'static,
     E: Send + 'static,
 {
@@ -317,6 +381,7 @@ where
         self.stats.bytes += done.stats.bytes;
         self.stats.missing += done.stats.missing;
         self.stats.changed += done.stats.changed;
+        self.stats.patched += done.stats.patched;
         match done.error {
             Some(error) => Err(error),
             None => Ok(true),
@@ -335,22 +400,36 @@ where
         self.out.clear();
         self.written = 0;
         let mut batch = Vec::new();
-        while self.in_flight.len() < max_wants && self.bytes_in_flight < MAX_BYTES_IN_FLIGHT {
-            let Some(want) = self.wants.next() else {
+        while self.in_flight.len() < max_wants
+            && self.bytes_in_flight < MAX_BYTES_IN_FLIGHT
+            && self.out.len() < OUT_ENOUGH
+        {
+            let Some(ask) = self.asks.next() else {
                 self.exhausted = true;
                 break;
             };
-            let len = want.len.unwrap_or(ASSUMED_LEN);
-            self.in_flight.push_back((want.cid, len));
+            let Ask { want: Want { cid, len }, like } = ask.into();
+            let len = len.unwrap_or(ASSUMED_LEN);
             self.bytes_in_flight += u64::from(len);
-            batch.push(want.cid);
+            match &like {
+                Some(like) => {
+                    self.put_wants(&mut batch);
+                    frame::put_like(&mut self.out, &cid, &like.sketch);
+                }
+                None => batch.push(cid),
+            }
+            self.in_flight.push_back(Asked { cid, len, like });
             if batch.len() == MAX_WANTS_PER_FRAME {
-                frame::put_wants(&mut self.out, &batch);
-                batch.clear();
+                self.put_wants(&mut batch);
             }
         }
+        self.put_wants(&mut batch);
+    }
+
+    fn put_wants(&mut self, batch: &mut Vec<Cid>) {
         if !batch.is_empty() {
-            frame::put_wants(&mut self.out, &batch);
+            frame::put_wants(&mut self.out, batch);
+            batch.clear();
         }
     }
 
@@ -424,13 +503,20 @@ where
             Frame::Block { encoding, len, payload } => {
                 ItemKind::Block { encoding, len, payload: range.end - payload.len()..range.end }
             }
+            Frame::Patch(patch) => ItemKind::Patch {
+                // Where no sketch was sent, there is nothing that it could be a
+                // difference to.
+                like: (self.in_flight.front().and_then(|asked| asked.like.clone()))
+                    .ok_or(BlockError::Violation(Violation::OutOfTurn(answer.kind())))?,
+                patch: range.end - patch.len()..range.end,
+            },
             Frame::Missing => ItemKind::Missing,
             Frame::Changed => ItemKind::Changed,
             Frame::Error(refusal) => return Err(BlockError::Refused(refusal)),
             other => return Err(BlockError::Violation(Violation::OutOfTurn(other.kind()))),
         };
         let asked = self.in_flight.pop_front();
-        let (cid, len) = asked.ok_or(BlockError::Violation(Violation::Unasked))?;
+        let Asked { cid, len, .. } = asked.ok_or(BlockError::Violation(Violation::Unasked))?;
         self.bytes_in_flight -= u64::from(len);
         Ok(Some(Item { cid, kind }))
     }
@@ -493,18 +579,32 @@ where
     let mut batch = Vec::with_capacity(items.len());
     let mut wrong: Option<EncodedError> = None;
     for Item { cid, kind } in items {
+        let mut travelled = 0;
         let outcome = match kind {
             ItemKind::Block { encoding, len, payload } => {
+                travelled = payload.len() as u64;
                 match EncodedBlock::verify(cid, encoding, len, buffer.slice(payload)) {
                     Ok(block) => {
                         stats.blocks += 1;
-                        stats.bytes += block.payload().len() as u64;
                         Outcome::Block(block)
                     }
                     Err(error) => {
                         wrong = Some(error);
                         break;
                     }
+                }
+            }
+            // Nobody is to blame: what it is a difference to is ours, and may
+            // be gone.
+            ItemKind::Patch { like, patch } => {
+                travelled = patch.len() as u64;
+                match like.block(cid, &buffer[patch]) {
+                    Some(block) => {
+                        stats.blocks += 1;
+                        stats.patched += 1;
+                        Outcome::Block(block)
+                    }
+                    None => Outcome::Unmade,
                 }
             }
             ItemKind::Missing => {
@@ -516,10 +616,12 @@ where
                 Outcome::Changed
             }
         };
-        batch.push(Fetched { cid, outcome });
+        stats.bytes += travelled;
+        batch.push(Fetched { cid, outcome, travelled });
     }
     metrics.blocks_received.add(stats.blocks);
     metrics.block_bytes_received.add(stats.bytes);
+    metrics.patches_received.add(stats.patched);
     let taken = if batch.is_empty() { Ok(()) } else { sink(batch) };
     let error = match (taken, wrong) {
         (Err(error), _) => Some(FetchError::Sink(error)),

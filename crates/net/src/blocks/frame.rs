@@ -8,6 +8,7 @@ use std::fmt;
 
 use types::{Cid, Codec, Encoding, Hash, MAX_BLOCK_LEN};
 
+use super::sketch::{PIECE_HASH_LEN, PIECE_LOGS, PIECES_MAX, Sketch};
 use crate::error::Retry;
 
 /// The version that this code speaks.
@@ -22,6 +23,13 @@ pub(crate) const PREFIX: usize = 5;
 
 /// The length of a want: codec and digest.
 const WANT_LEN: usize = 1 + Hash::LEN;
+
+/// The length of a want with a sketch, without its pieces: the want, and the
+/// length of pieces.
+const LIKE_HEAD: usize = WANT_LEN + 1;
+
+/// The most that tells which pieces a difference builds on, in bytes.
+const SHARED_MAX: usize = PIECES_MAX.div_ceil(8);
 
 /// Wants in one frame.
 pub(crate) const MAX_WANTS_PER_FRAME: usize = 1024;
@@ -39,10 +47,12 @@ const MAX_GREETING: usize = 64;
 pub(crate) mod kind {
     pub(crate) const HELLO: u8 = 0x01;
     pub(crate) const WANT: u8 = 0x02;
+    pub(crate) const LIKE: u8 = 0x03;
     pub(crate) const ACK: u8 = 0x81;
     pub(crate) const BLOCK: u8 = 0x82;
     pub(crate) const MISSING: u8 = 0x83;
     pub(crate) const CHANGED: u8 = 0x84;
+    pub(crate) const PATCH: u8 = 0x85;
     pub(crate) const ERROR: u8 = 0xff;
 }
 
@@ -151,10 +161,12 @@ impl fmt::Display for Refusal {
 pub(crate) enum Frame<'a> {
     Hello { version: u16, hash_mode: u8, max_block_len: u32 },
     Want(&'a [u8]),
+    Like(&'a [u8]),
     Ack { version: u16, hash_mode: u8, max_block_len: u32, max_wants: u32 },
     Block { encoding: Encoding, len: u32, payload: &'a [u8] },
     Missing,
     Changed,
+    Patch(&'a [u8]),
     Error(Refusal),
 }
 
@@ -163,10 +175,12 @@ impl Frame<'_> {
         match self {
             Self::Hello { .. } => kind::HELLO,
             Self::Want(_) => kind::WANT,
+            Self::Like(_) => kind::LIKE,
             Self::Ack { .. } => kind::ACK,
             Self::Block { .. } => kind::BLOCK,
             Self::Missing => kind::MISSING,
             Self::Changed => kind::CHANGED,
+            Self::Patch(_) => kind::PATCH,
             Self::Error(_) => kind::ERROR,
         }
     }
@@ -178,9 +192,16 @@ fn check_len(side: Side, kind: u8, len: usize) -> Result<(), Violation> {
         (Side::Server, kind::WANT) => {
             len > 0 && len.is_multiple_of(WANT_LEN) && len / WANT_LEN <= MAX_WANTS_PER_FRAME
         }
+        (Side::Server, kind::LIKE) => {
+            let pieces = len.saturating_sub(LIKE_HEAD);
+            pieces > 0
+                && pieces.is_multiple_of(PIECE_HASH_LEN)
+                && pieces / PIECE_HASH_LEN <= PIECES_MAX
+        }
         (Side::Client, kind::ACK) => (ACK_LEN..=MAX_GREETING).contains(&len),
         (Side::Client, kind::BLOCK) => (BLOCK_HEAD..=BLOCK_HEAD + MAX_BLOCK_LEN).contains(&len),
         (Side::Client, kind::MISSING | kind::CHANGED) => len == 0,
+        (Side::Client, kind::PATCH) => (2..=SHARED_MAX + MAX_BLOCK_LEN).contains(&len),
         (Side::Client, kind::ERROR) => len == 1,
         _ => return Err(Violation::UnknownFrame(kind)),
     };
@@ -218,6 +239,7 @@ pub(crate) fn parse(side: Side, frame: &[u8]) -> Result<Frame<'_>, Violation> {
             max_block_len: u32::from_le_bytes(part(body, 3)),
         },
         kind::WANT => Frame::Want(body),
+        kind::LIKE => Frame::Like(body),
         kind::ACK => Frame::Ack {
             version: u16::from_le_bytes(part(body, 0)),
             hash_mode: body[2],
@@ -237,6 +259,7 @@ pub(crate) fn parse(side: Side, frame: &[u8]) -> Result<Frame<'_>, Violation> {
         }
         kind::MISSING => Frame::Missing,
         kind::CHANGED => Frame::Changed,
+        kind::PATCH => Frame::Patch(body),
         _ => Frame::Error(Refusal::from_code(body[0])?),
     })
 }
@@ -250,11 +273,23 @@ fn part<const N: usize>(body: &[u8], at: usize) -> [u8; N] {
 
 /// The CIDs of a want frame.
 pub(crate) fn wants(body: &[u8]) -> impl ExactSizeIterator<Item = Result<Cid, Violation>> {
-    body.chunks_exact(WANT_LEN).map(|want| {
-        let codec = Codec::from_tag(want[0])
-            .ok_or(Violation::UnknownTag { what: "codec", value: want[0] })?;
-        Ok(Cid::new(codec, Hash::from_bytes(part(want, 1))))
-    })
+    body.chunks_exact(WANT_LEN).map(want)
+}
+
+fn want(bytes: &[u8]) -> Result<Cid, Violation> {
+    let codec = Codec::from_tag(bytes[0])
+        .ok_or(Violation::UnknownTag { what: "codec", value: bytes[0] })?;
+    Ok(Cid::new(codec, Hash::from_bytes(part(bytes, 1))))
+}
+
+/// The want of a like frame, and the sketch of what the asker has.
+pub(crate) fn like(body: &[u8]) -> Result<(Cid, Sketch), Violation> {
+    let cid = want(body)?;
+    let piece_log = body[WANT_LEN];
+    if !PIECE_LOGS.contains(&piece_log) {
+        return Err(Violation::UnknownTag { what: "length of pieces", value: piece_log });
+    }
+    Ok((cid, Sketch::from_wire(piece_log, &body[LIKE_HEAD..])))
 }
 
 fn put_prefix(out: &mut Vec<u8>, kind: u8, body: usize) {
@@ -287,8 +322,22 @@ fn put_max_block_len(out: &mut Vec<u8>) {
 pub(crate) fn put_wants(out: &mut Vec<u8>, cids: &[Cid]) {
     put_prefix(out, kind::WANT, cids.len() * WANT_LEN);
     for cid in cids {
-        out.push(cid.codec().tag());
-        out.extend_from_slice(cid.hash().as_bytes());
+        put_want(out, cid);
+    }
+}
+
+fn put_want(out: &mut Vec<u8>, cid: &Cid) {
+    out.push(cid.codec().tag());
+    out.extend_from_slice(cid.hash().as_bytes());
+}
+
+/// Writes one want with the sketch of what is like it.
+pub(crate) fn put_like(out: &mut Vec<u8>, cid: &Cid, sketch: &Sketch) {
+    put_prefix(out, kind::LIKE, LIKE_HEAD + sketch.size());
+    put_want(out, cid);
+    out.push(sketch.piece_log());
+    for piece in sketch.pieces() {
+        out.extend_from_slice(piece);
     }
 }
 
@@ -305,6 +354,11 @@ pub(crate) fn put_missing(out: &mut Vec<u8>) {
 
 pub(crate) fn put_changed(out: &mut Vec<u8>) {
     put_prefix(out, kind::CHANGED, 0);
+}
+
+/// Writes what a difference has before it.
+pub(crate) fn put_patch_head(out: &mut Vec<u8>, patch: usize) {
+    put_prefix(out, kind::PATCH, patch);
 }
 
 pub(crate) fn put_error(out: &mut Vec<u8>, refusal: Refusal) {
@@ -344,6 +398,12 @@ mod tests {
             built(|out| put_block_head(out, Encoding::Zstd, 258, 3)),
             [9, 0, 0, 0, 0x82, 1, 2, 1, 0, 0]
         );
+        let sketch = Sketch::from_wire(9, b"first.second");
+        let like = built(|out| put_like(out, &cid, &sketch));
+        assert_eq!(like[..6], [47, 0, 0, 0, 3, 1]);
+        assert_eq!(like[6..38], *cid.hash().as_bytes());
+        assert_eq!(like[38..], *b"\x09first.second");
+        assert_eq!(built(|out| put_patch_head(out, 257)), [2, 1, 0, 0, 0x85]);
         assert_eq!(built(put_missing), [1, 0, 0, 0, 0x83]);
         assert_eq!(built(put_changed), [1, 0, 0, 0, 0x84]);
         assert_eq!(built(|out| put_error(out, Refusal::NotAllowed)), [2, 0, 0, 0, 0xff, 1]);
@@ -363,6 +423,18 @@ mod tests {
         let bytes = built(|out| put_wants(out, &cids));
         let Ok(Frame::Want(body)) = whole(Side::Server, &bytes) else { panic!() };
         assert_eq!(wants(body).collect::<Result<Vec<_>, _>>(), Ok(cids));
+        let (cid, sketch) = (Cid::of(Codec::DagCbor, b"x"), Sketch::from_wire(12, &[7; 600]));
+        let bytes = built(|out| put_like(out, &cid, &sketch));
+        let Ok(Frame::Like(body)) = whole(Side::Server, &bytes) else { panic!() };
+        assert_eq!(like(body), Ok((cid, sketch)));
+        for piece_log in [0, 7, 13, 255] {
+            let bytes = built(|out| put_like(out, &cid, &Sketch::from_wire(piece_log, &[7; 6])));
+            let Ok(Frame::Like(body)) = whole(Side::Server, &bytes) else { panic!() };
+            assert!(matches!(like(body), Err(Violation::UnknownTag { .. })));
+        }
+        let mut bytes = built(|out| put_patch_head(out, 3));
+        bytes.extend_from_slice(b"abc");
+        assert_eq!(whole(Side::Client, &bytes), Ok(Frame::Patch(b"abc")));
         let mut bytes = built(|out| put_block_head(out, Encoding::Plain, 3, 3));
         bytes.extend_from_slice(b"abc");
         let frame = Frame::Block { encoding: Encoding::Plain, len: 3, payload: b"abc" };
@@ -379,6 +451,10 @@ mod tests {
         let prefix = |len: u32, kind: u8| [&len.to_le_bytes()[..], &[kind]].concat();
         let max_block = u32::try_from(1 + BLOCK_HEAD + MAX_BLOCK_LEN).unwrap();
         let max_want = u32::try_from(1 + WANT_LEN * MAX_WANTS_PER_FRAME).unwrap();
+        let max_like = u32::try_from(1 + LIKE_HEAD + 6 * PIECES_MAX).unwrap();
+        let max_patch = u32::try_from(1 + SHARED_MAX + MAX_BLOCK_LEN).unwrap();
+        assert!(frame_len(Side::Client, &prefix(max_patch, kind::PATCH)).is_ok());
+        assert!(frame_len(Side::Server, &prefix(max_like, kind::LIKE)).is_ok());
         assert!(frame_len(Side::Client, &prefix(max_block, kind::BLOCK)).is_ok());
         assert!(frame_len(Side::Server, &prefix(max_want, kind::WANT)).is_ok());
         for (side, len, kind) in [
@@ -393,6 +469,11 @@ mod tests {
             (Side::Server, max_want - 1, kind::WANT),
             (Side::Server, 1, kind::WANT),
             (Side::Server, u32::MAX, kind::WANT),
+            (Side::Server, max_like + 6, kind::LIKE),
+            (Side::Server, max_like - 1, kind::LIKE),
+            (Side::Server, 35, kind::LIKE),
+            (Side::Client, max_patch + 1, kind::PATCH),
+            (Side::Client, 2, kind::PATCH),
             (Side::Server, 7, kind::HELLO),
         ] {
             let found = frame_len(side, &prefix(len, kind));
@@ -400,7 +481,12 @@ mod tests {
         }
         assert_eq!(frame_len(Side::Client, &[0; 4]), Err(Violation::EmptyFrame));
         // The frames of the other side, and those of nobody.
-        for (side, kind) in [(Side::Client, kind::WANT), (Side::Server, kind::BLOCK)] {
+        for (side, kind) in [
+            (Side::Client, kind::WANT),
+            (Side::Client, kind::LIKE),
+            (Side::Server, kind::BLOCK),
+            (Side::Server, kind::PATCH),
+        ] {
             let found = frame_len(side, &prefix(34, kind));
             assert_eq!(found, Err(Violation::UnknownFrame(kind)));
         }
@@ -411,7 +497,7 @@ mod tests {
         fn no_bytes_make_the_parser_panic(
             bytes in prop::collection::vec(any::<u8>(), 0..200),
             client in any::<bool>(),
-            kind in prop::sample::select(vec![1_u8, 2, 0x81, 0x82, 0x83, 0x84, 0xff, 0]),
+            kind in prop::sample::select(vec![1_u8, 2, 3, 0x81, 0x82, 0x83, 0x84, 0x85, 0xff, 0]),
         ) {
             let side = if client { Side::Client } else { Side::Server };
             let _ = frame_len(side, &bytes);
@@ -422,6 +508,9 @@ mod tests {
                 prop_assert_eq!(len, framed.len());
                 if let Ok(Frame::Want(body)) = parse(side, &framed) {
                     let _ = wants(body).collect::<Vec<_>>();
+                }
+                if let Ok(Frame::Like(body)) = parse(side, &framed) {
+                    let _ = like(body);
                 }
             }
         }

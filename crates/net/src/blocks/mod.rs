@@ -18,6 +18,7 @@ mod intake;
 mod pace;
 mod server;
 mod serving;
+mod sketch;
 #[cfg(test)]
 mod tests;
 mod watchdog;
@@ -29,9 +30,10 @@ use libp2p::{PeerId, StreamProtocol};
 use types::{Cid, EncodedBlock, EncodedError};
 
 pub use client::{BlockClient, BlockSession};
-pub use fetch::{FetchStats, Fetched, Outcome, Want};
+pub use fetch::{Ask, FetchStats, Fetched, Likeness, Outcome, Want};
 pub use frame::{Refusal, Violation};
 pub(crate) use server::Server;
+pub use sketch::Sketch;
 
 use crate::error::{NetError, Retry};
 

@@ -48,13 +48,22 @@ pub(super) struct Pace {
     sent: f64,
     for_link: f64,
     for_blocks: f64,
+    /// What was found last of differences, see [`Pace::is_worth_patching`].
+    patches: bool,
 }
 
 impl Pace {
     /// Before anything is sent: a link is taken for fast.
     pub(super) fn new() -> Self {
         let since = Instant::now();
-        Self { state: WaitsFor::Client, since, sent: 0.0, for_link: 0.0, for_blocks: 0.0 }
+        Self {
+            state: WaitsFor::Client,
+            since,
+            sent: 0.0,
+            for_link: 0.0,
+            for_blocks: 0.0,
+            patches: false,
+        }
     }
 
     /// From now on it waits for `state`.
@@ -84,7 +93,21 @@ impl Pace {
     /// Whether what is read from now on is worth compressing.
     pub(super) fn is_slow(&self) -> bool {
         let waited = self.for_link + self.for_blocks;
-        self.sent >= TELLS && self.for_link > self.for_blocks && self.sent < SLOW * waited
+        self.sent >= TELLS && self.is_waited_for() && self.sent < SLOW * waited
+    }
+
+    fn is_waited_for(&self) -> bool {
+        self.for_link > self.for_blocks
+    }
+
+    /// Whether what is read from now on is worth comparing with what the client
+    /// has. Differences are so few bytes that no link is waited for while they
+    /// are sent: what was found before holds as long as they are.
+    pub(super) fn is_worth_patching(&mut self, were_patches: bool) -> bool {
+        if self.sent >= TELLS && (self.is_waited_for() || !were_patches) {
+            self.patches = self.is_slow();
+        }
+        self.patches
     }
 }
 
@@ -129,6 +152,26 @@ mod tests {
             let unready = found(burst, millis(12), millis(12) * 3 / 4).await;
             assert!(unready.iter().all(|slow| !slow), "the reader was slow");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_link_that_was_slow_is_while_differences_go_over_it() {
+        let mut pace = Pace::new();
+        let mut after = async |len: usize, millis: u64, waits: WaitsFor, were_patches: bool| {
+            for _ in 0..64 {
+                pace.sent(len);
+                pace.waits_for(waits);
+                tokio::time::sleep(Duration::from_millis(millis)).await;
+                pace.waits_for(WaitsFor::Client);
+            }
+            pace.is_worth_patching(were_patches)
+        };
+        assert!(!after(1 << 20, 1, WaitsFor::Link, false).await);
+        assert!(after(1 << 20, 100, WaitsFor::Link, false).await);
+        assert!(after(1 << 10, 5, WaitsFor::Blocks, true).await, "nothing is waited for");
+        assert!(after(1 << 10, 100, WaitsFor::Blocks, true).await);
+        // Blocks again, and the link takes them at once.
+        assert!(!after(1 << 20, 5, WaitsFor::Blocks, false).await);
     }
 
     #[tokio::test(start_paused = true)]

@@ -24,6 +24,7 @@ use types::Cid;
 use super::frame::{self, Frame, MAX_WANTS_PER_FRAME, Refusal, Side, Violation};
 use super::intake::Intake;
 use super::pace::{self, Pace, WaitsFor};
+use super::sketch::{PIECE_HASH_LEN, PIECES_MAX, Sketch};
 use super::watchdog::{HELLO_TIMEOUT, Watchdog};
 use super::{Answer, BlockProvider};
 use crate::limits::SEND_FRAME;
@@ -34,6 +35,13 @@ pub(super) const MAX_WANTS_WAITING: usize = 16 << 10;
 
 /// Bytes of blocks that are read at once.
 const BATCH_BYTES: usize = 1 << 20;
+
+/// Bytes of sketches that wait for one stream: no more wants are taken from it
+/// until fewer do. A want frame may bring [`SKETCH_MAX`].
+const SKETCHES_WAITING: usize = 1 << 20;
+
+/// The longest sketch, in bytes.
+const SKETCH_MAX: usize = PIECES_MAX * PIECE_HASH_LEN;
 
 /// Blocks that are read at once, however small.
 const MAX_BATCH: usize = 4 << 10;
@@ -176,7 +184,22 @@ fn cut_off() -> ServeError {
     std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into()
 }
 
-type Batch = (Vec<Cid>, Vec<Answer>);
+/// What is asked for: a block, or its difference to what this is the sketch of.
+type Asked = (Cid, Option<Box<Sketch>>);
+
+/// What is sent for one want.
+enum Reply {
+    Answer(Answer),
+    /// A difference.
+    Patch(Bytes),
+}
+
+/// What has been read: the replies to a prefix of what was asked, and the rest.
+struct Batch {
+    replies: Vec<Reply>,
+    rest: Vec<Asked>,
+    patches: usize,
+}
 
 /// One stream under way.
 struct Serving<'a, S> {
@@ -185,13 +208,17 @@ struct Serving<'a, S> {
     peer: PeerId,
     source: Source,
     ended: bool,
-    wants: VecDeque<Cid>,
+    wants: VecDeque<Asked>,
+    /// Bytes of the sketches among them.
+    sketches: usize,
+    /// Whether the last batch was differences for the most part.
+    were_patches: bool,
     readers: PollSemaphore,
-    work: Option<JoinHandle<Batch>>,
+    work: Option<JoinHandle<Result<Batch, ServeError>>>,
     /// The batch after the one that is sent.
-    ready: Vec<Answer>,
+    ready: Vec<Reply>,
     pace: Pace,
-    sending: std::vec::IntoIter<Answer>,
+    sending: std::vec::IntoIter<Reply>,
     /// What fills one frame of the muxer.
     staged: Vec<u8>,
     staged_sent: usize,
@@ -215,6 +242,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Serving<'a, S> {
             source,
             ended: false,
             wants: VecDeque::new(),
+            sketches: 0,
+            were_patches: false,
             work: None,
             ready: Vec::new(),
             pace: Pace::new(),
@@ -292,6 +321,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Serving<'a, S> {
 
     fn has_room(&self) -> bool {
         self.wants.len() + MAX_WANTS_PER_FRAME <= MAX_WANTS_WAITING
+            && self.sketches + SKETCH_MAX <= SKETCHES_WAITING
     }
 
     fn poll_wants(&mut self, cx: &mut Context<'_>) -> Result<bool, ServeError> {
@@ -300,8 +330,15 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Serving<'a, S> {
             match self.intake.next()? {
                 Some((Frame::Want(body), _)) => {
                     for cid in frame::wants(body) {
-                        self.wants.push_back(cid?);
+                        self.wants.push_back((cid?, None));
                     }
+                    moved = true;
+                    continue;
+                }
+                Some((Frame::Like(body), _)) => {
+                    let (cid, sketch) = frame::like(body)?;
+                    self.sketches += sketch.size();
+                    self.wants.push_back((cid, Some(Box::new(sketch))));
                     moved = true;
                     continue;
                 }
@@ -334,13 +371,14 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Serving<'a, S> {
                 return Ok(false);
             };
             self.work = None;
-            let (asked, answers) = done.map_err(|_| ServeError::Provider("it panicked"))?;
-            check(&asked, &answers)?;
+            let batch = done.map_err(|_| ServeError::Provider("it panicked"))??;
             // What was not answered is asked again with the next batch.
-            for cid in asked[answers.len()..].iter().rev() {
-                self.wants.push_front(*cid);
+            for asked in batch.rest.into_iter().rev() {
+                self.sketches += sketch_len(&asked);
+                self.wants.push_front(asked);
             }
-            self.ready = answers;
+            self.were_patches = batch.patches > batch.replies.len() / 2;
+            self.ready = batch.replies;
             return Ok(true);
         }
         if self.wants.is_empty() || !self.ready.is_empty() {
@@ -350,19 +388,19 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Serving<'a, S> {
             return Ok(false);
         };
         let len = self.wants.len().min(MAX_BATCH);
-        let asked: Vec<Cid> = self.wants.drain(..len).collect();
-        let (peer, source, is_slow) = (self.peer, self.source.clone(), self.pace.is_slow());
-        let is_idle = self.sending.len() == 0
-            && self.payload.is_empty()
-            && self.staged_sent == self.staged.len();
+        let asked: Vec<Asked> = self.wants.drain(..len).collect();
+        self.sketches -= asked.iter().map(sketch_len).sum::<usize>();
+        let is_idle = self.sending.len() == 0 && self.is_between_frames();
+        let packing = Packing {
+            is_idle,
+            is_slow: self.pace.is_slow(),
+            patches: is_idle || self.pace.is_worth_patching(self.were_patches),
+        };
+        let (peer, source) = (self.peer, self.source.clone());
         self.work = Some(tokio::task::spawn_blocking(move || {
-            let mut answers = source.provider.read(&peer, &asked, BATCH_BYTES);
-            let len: usize = answers.iter().map(payload_len).sum();
-            if is_slow || (is_idle && len <= pace::FEW) {
-                answers = answers.into_iter().map(packed).collect();
-            }
+            let batch = read(&source, &peer, asked, &packing);
             drop(permit);
-            (asked, answers)
+            batch
         }));
         Ok(true)
     }
@@ -438,29 +476,82 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Serving<'a, S> {
         if self.sending.len() == 0 {
             self.sending = std::mem::take(&mut self.ready).into_iter();
         }
-        let Some(answer) = self.sending.next() else {
+        let Some(reply) = self.sending.next() else {
             return false;
         };
         let metrics = &self.source.metrics;
-        match answer {
-            Answer::Block(block) => {
+        match reply {
+            Reply::Patch(patch) => {
+                frame::put_patch_head(&mut self.staged, patch.len());
+                metrics.blocks_sent.add(1);
+                metrics.patches_sent.add(1);
+                metrics.block_bytes_sent.add(patch.len() as u64);
+                self.payload = patch;
+            }
+            Reply::Answer(Answer::Block(block)) => {
                 let (encoding, len, payload) = (block.encoding(), block.len(), block.payload());
                 frame::put_block_head(&mut self.staged, encoding, len, payload.len());
                 metrics.blocks_sent.add(1);
                 metrics.block_bytes_sent.add(payload.len() as u64);
                 self.payload = payload.clone();
             }
-            Answer::Missing => {
+            Reply::Answer(Answer::Missing) => {
                 frame::put_missing(&mut self.staged);
                 metrics.blocks_not_sent.add(1);
             }
-            Answer::Changed => {
+            Reply::Answer(Answer::Changed) => {
                 frame::put_changed(&mut self.staged);
                 metrics.blocks_not_sent.add(1);
             }
         }
         true
     }
+}
+
+fn sketch_len((_, sketch): &Asked) -> usize {
+    sketch.as_ref().map_or(0, |sketch| sketch.size())
+}
+
+/// How a batch is made small.
+struct Packing {
+    /// Nothing is under way.
+    is_idle: bool,
+    /// The link is slower than the compressor.
+    is_slow: bool,
+    /// Differences are made where they are asked for.
+    patches: bool,
+}
+
+/// Has a batch read, and made small where that pays. Blocks.
+fn read(
+    source: &Source,
+    peer: &PeerId,
+    mut asked: Vec<Asked>,
+    packing: &Packing,
+) -> Result<Batch, ServeError> {
+    let cids: Vec<Cid> = asked.iter().map(|(cid, _)| *cid).collect();
+    let answers = source.provider.read(peer, &cids, BATCH_BYTES);
+    check(&cids, &answers)?;
+    let rest = asked.split_off(answers.len());
+    let len: usize = answers.iter().map(payload_len).sum();
+    let packs = packing.is_slow || (packing.is_idle && len <= pace::FEW);
+    let (mut replies, mut patches) = (Vec::with_capacity(answers.len()), 0);
+    for (answer, (_, sketch)) in answers.into_iter().zip(asked) {
+        let answer = if packs { packed(answer) } else { answer };
+        let sketch = sketch.filter(|_| packing.patches);
+        let patch = sketch.and_then(|sketch| patched(&answer, &sketch));
+        patches += usize::from(patch.is_some());
+        replies.push(patch.map_or(Reply::Answer(answer), Reply::Patch));
+    }
+    Ok(Batch { replies, rest, patches })
+}
+
+/// The block as the difference to what the client has, where that is less.
+fn patched(answer: &Answer, sketch: &Sketch) -> Option<Bytes> {
+    let Answer::Block(block) = answer else { return None };
+    // Where memory runs out, the block is sent as it is.
+    let patch = sketch.diff(&block.decode().ok()?).ok()??;
+    (patch.len() < block.payload().len()).then(|| patch.into())
 }
 
 fn payload_len(answer: &Answer) -> usize {

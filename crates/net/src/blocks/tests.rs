@@ -1,6 +1,7 @@
 //! Both halves of the protocol joined by a pipe; in the modules below, each of
 //! them against peers that do not keep to it.
 
+mod differences;
 mod hostile_client;
 mod hostile_server;
 

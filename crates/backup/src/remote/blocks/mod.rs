@@ -273,7 +273,7 @@ fn decode(batch: Vec<Fetched>) -> Result<Vec<(Cid, Option<Bytes>)>, EncodedError
         // A copy: the payloads of a batch share a buffer that the session
         // wants to have again.
         Outcome::Block(block) => Ok((fetched.cid, Some(Bytes::copy_from_slice(&block.decode()?)))),
-        Outcome::Missing | Outcome::Changed => Ok((fetched.cid, None)),
+        Outcome::Missing | Outcome::Changed | Outcome::Unmade => Ok((fetched.cid, None)),
     };
     batch.into_iter().map(bytes).collect()
 }

@@ -9,9 +9,11 @@ use std::io::{self, Read as _, Write as _};
 use bytes::Bytes;
 use zstd::zstd_safe::CParameter;
 
+use crate::MAX_BLOCK_LEN;
+
 /// What the bases of one block may come to, in bytes: a block is at most as
 /// long, so the distances of matches have a bound.
-pub(super) const BASES_LEN_MAX: usize = types::MAX_BLOCK_LEN;
+pub const BASES_LEN_MAX: usize = MAX_BLOCK_LEN;
 
 /// The longest distance that a frame may need, as a power of two: the bases
 /// and the block.
@@ -19,13 +21,16 @@ const WINDOW_LOG_MAX: u32 = 23;
 /// … and the shortest that is worth naming.
 const WINDOW_LOG_MIN: u32 = 17;
 
+/// From here on, as a power of two, the tables of [`LEVEL`] do not hold all places.
+const FAR_LOG: u32 = 22;
+
 /// Entries of a segment differ by a few bytes in hundreds, and an exhaustive
 /// search finds little that this level does not: 2 ms for a segment.
 const LEVEL: i32 = 6;
 
 /// The bases as one run of bytes, in their order; `None` where they are more
 /// than [`BASES_LEN_MAX`].
-pub(super) fn prefix(bases: &[Bytes]) -> Option<Vec<u8>> {
+pub fn prefix(bases: &[Bytes]) -> Option<Vec<u8>> {
     let len: usize = bases.iter().map(Bytes::len).sum();
     (len <= BASES_LEN_MAX).then(|| bases.concat())
 }
@@ -35,11 +40,12 @@ pub(super) fn prefix(bases: &[Bytes]) -> Option<Vec<u8>> {
 /// # Errors
 ///
 /// Those of zstd, which are out of memory.
-pub(super) fn diff(prefix: &[u8], block: &[u8]) -> io::Result<Vec<u8>> {
+pub fn diff(prefix: &[u8], block: &[u8]) -> io::Result<Vec<u8>> {
     let reach = (prefix.len() + block.len()).max(1).next_power_of_two().ilog2();
     let mut encoder = zstd::stream::write::Encoder::with_ref_prefix(Vec::new(), LEVEL, prefix)?;
     let window = reach.clamp(WINDOW_LOG_MIN, WINDOW_LOG_MAX);
     encoder.set_parameter(CParameter::WindowLog(window))?;
+    encoder.long_distance_matching(reach >= FAR_LOG)?;
     encoder.set_pledged_src_size(Some(block.len() as u64))?;
     encoder.write_all(block)?;
     encoder.finish()
@@ -51,12 +57,12 @@ pub(super) fn diff(prefix: &[u8], block: &[u8]) -> io::Result<Vec<u8>> {
 /// # Errors
 ///
 /// What is no such difference, or one of something longer.
-pub(super) fn apply(prefix: &[u8], patch: &[u8]) -> io::Result<Vec<u8>> {
+pub fn apply(prefix: &[u8], patch: &[u8]) -> io::Result<Vec<u8>> {
     let mut decoder = zstd::stream::read::Decoder::with_ref_prefix(patch, prefix)?;
     decoder.window_log_max(WINDOW_LOG_MAX)?;
     let mut block = Vec::new();
-    let read = decoder.take(types::MAX_BLOCK_LEN as u64 + 1).read_to_end(&mut block)?;
-    if read > types::MAX_BLOCK_LEN {
+    let read = decoder.take(MAX_BLOCK_LEN as u64 + 1).read_to_end(&mut block)?;
+    if read > MAX_BLOCK_LEN {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "it is longer than a block may be"));
     }
     Ok(block)
