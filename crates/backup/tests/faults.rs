@@ -127,6 +127,43 @@ async fn whatever_call_fails_there_is_no_snapshot_or_a_complete_one() {
     drop(hand.net);
 }
 
+#[tokio::test]
+async fn what_cannot_be_made_of_a_difference_is_asked_for_whole() {
+    let source = Source::start().await;
+    let hand = Hand::new(&source).await;
+    let mut files = tree(5, 0);
+    files.insert("long".into(), noise(77, 60_000));
+    source.publish("docs", 1, &files);
+    let first = offer(&source, "docs");
+    files.get_mut("long").unwrap()[30_000] ^= 1;
+    let manifest = source.publish("docs", 2, &files);
+    let second = offer(&source, "docs");
+    let mut costs = Vec::new();
+    // Each read of the store fails once: also that of what the difference builds on.
+    for nth in 0..200 {
+        let inner = Arc::new(MemStore::new());
+        let faulty = Arc::new(FaultyStore::new(inner.clone()));
+        let puller = hand.puller(faulty.clone());
+        pull(&puller, &source, &first).await.unwrap();
+        let before = faulty.calls();
+        faulty.fail(Call::Get, nth, || StoreError::Injected("a fault"));
+        let job = job(&source, &second);
+        let progress = job.progress.clone();
+        if puller.pull(job).await.is_ok() {
+            costs.push(progress.numbers().fetched_bytes);
+            assert_holds(&(inner as Arc<dyn BlockStore>), manifest, &files);
+        }
+        if nth > faulty.calls() - before {
+            break;
+        }
+    }
+    let whole = costs.iter().filter(|cost| **cost > 60_000).count();
+    assert_eq!(whole, 1, "{costs:?}");
+    let least = costs.iter().min().unwrap();
+    assert!(*least < 6_000, "{costs:?}");
+    drop(hand.net);
+}
+
 /// Opens a store, when whoever had it open has let go of it: the last batch of
 /// a pull that was cut off may still hold it.
 async fn open(dir: &Path) -> Arc<dyn BlockStore> {

@@ -11,12 +11,14 @@
 
 mod meet;
 mod rows;
+mod saver;
 mod targets;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::thread::Scope;
 use std::time::Duration;
 
 use fstree::{Kind, ReadError, Visit, WalkItem, WalkOptions};
@@ -30,6 +32,8 @@ use crate::path_key::{FolderNumber, below_range, cmp_path_to_key};
 use crate::rules::Rules;
 use crate::watch::AddDir;
 use rows::Rows;
+pub(crate) use saver::OnSaved;
+use saver::{Saver, Saving};
 pub(crate) use targets::{Targets, normalise};
 
 /// What is said of a directory that hides what was backed up of it.
@@ -62,8 +66,8 @@ pub(crate) struct Order<'a> {
     pub(crate) obeyed: &'a mut BTreeMap<RelPath, Option<RowStamp>>,
     /// What is found is made durable at least so often.
     pub(crate) batch_time: Duration,
-    /// Called when some of it is, while the look goes on.
-    pub(crate) on_saved: &'a mut dyn FnMut() -> Result<(), SyncError>,
+    /// Called when some of it is, while the look goes on; on another thread.
+    pub(crate) on_saved: Option<OnSaved<'a>>,
 }
 
 /// What a scan came to.
@@ -100,12 +104,14 @@ impl From<fstree::RootError> for ScanError {
     }
 }
 
-pub(crate) struct Scan<'a> {
+pub(crate) struct Scan<'s, 'a> {
     core: &'a Core,
     order: Order<'a>,
     reading: Arc<Reading>,
     pool: Pool,
-    epoch: store::Epoch,
+    saving: Saving<'a>,
+    saver: Option<Saver>,
+    scope: &'s Scope<'s, 'a>,
     batch: Batch,
     batch_since: Option<Duration>,
     gone: Vec<(RelPath, Option<RowStamp>)>,
@@ -133,31 +139,36 @@ pub(crate) fn scan<'a>(
 ) -> Result<Scanned, ScanError> {
     let record = core.index.folder(order.folder)?;
     let record = record.ok_or_else(|| SyncError::UnknownFolder(order.folder.clone()))?;
-    let pool = Pool::new(reading.clone(), core.tuning.hash_threads);
-    let mut scan = Scan {
-        core,
-        reading,
-        pool,
-        epoch: core.store.epoch(),
-        batch: Batch::default(),
-        batch_since: None,
-        gone: Vec::new(),
-        failed: BTreeSet::new(),
-        problems: Vec::new(),
-        later: Vec::new(),
-        looked_at: BTreeMap::new(),
-        in_root: 0,
-        is_all: order.targets.is_all(),
-        has_rows: record.rows.files + record.rows.dirs > 0,
-        has_errors: record.errors > 0,
-        scanned: Scanned::default(),
-        order,
-    };
-    scan.run()?;
-    Ok(scan.scanned)
+    std::thread::scope(|scope| {
+        let pool = Pool::new(reading.clone(), core.tuning.hash_threads);
+        let (folder, epoch) = (order.folder, core.store.epoch());
+        let mut scan = Scan {
+            core,
+            saving: Saving { core, folder, reading: reading.clone(), epoch },
+            saver: None,
+            scope,
+            reading,
+            pool,
+            batch: Batch::default(),
+            batch_since: None,
+            gone: Vec::new(),
+            failed: BTreeSet::new(),
+            problems: Vec::new(),
+            later: Vec::new(),
+            looked_at: BTreeMap::new(),
+            in_root: 0,
+            is_all: order.targets.is_all(),
+            has_rows: record.rows.files + record.rows.dirs > 0,
+            has_errors: record.errors > 0,
+            scanned: Scanned::default(),
+            order,
+        };
+        scan.run()?;
+        Ok(scan.scanned)
+    })
 }
 
-impl Scan<'_> {
+impl<'a> Scan<'_, 'a> {
     fn run(&mut self) -> Result<(), ScanError> {
         let targets = std::mem::take(&mut self.order.targets);
         for (dir, is_deep) in targets.dirs {
@@ -173,6 +184,7 @@ impl Scan<'_> {
             self.take_in(read)?;
             self.flush_if_due()?;
         }
+        self.wait_saved()?;
         self.clear_errors()?;
         // What follows deletes; it counts only if the root is what it was.
         self.reading.root.check()?;
@@ -206,6 +218,8 @@ impl Scan<'_> {
     fn dir(&mut self, dir: &RelPath, mut is_deep: bool) -> Result<(), ScanError> {
         let root = self.reading.clone();
         let root = &root.root;
+        // Its rows are looked at, and may be among those.
+        self.wait_saved()?;
         if self.is_hidden(dir)? {
             return Ok(());
         }
@@ -543,30 +557,48 @@ impl Scan<'_> {
             })
         };
         if is_full || is_old() {
-            self.flush()?;
-            (self.order.on_saved)()?;
+            self.save_meanwhile()?;
         }
         Ok(())
     }
 
-    /// Makes what was found durable: first what the rows name, then the rows.
-    fn flush(&mut self) -> Result<(), SyncError> {
+    /// Has what was found made durable while the look goes on.
+    fn save_meanwhile(&mut self) -> Result<(), SyncError> {
+        if self.saver.is_none() {
+            let saving = self.saving.clone();
+            self.saver = Saver::start(self.scope, saving, &mut self.order.on_saved);
+        }
+        let Some(saver) = &mut self.saver else {
+            self.flush()?;
+            return self.order.on_saved.as_mut().map_or(Ok(()), |on_saved| on_saved());
+        };
         self.batch_since = None;
-        if self.batch.is_empty() {
-            return Ok(());
-        }
-        if self.reading.put.take() {
-            self.core.store.commit(self.epoch)?;
-        }
-        if self.reading.noted.take() {
-            self.core.in_place.commit()?;
-        }
-        let batch = std::mem::take(&mut self.batch);
-        let applied = self.core.index.apply(self.order.folder, &batch, self.core.clock.now())?;
-        for path in applied.conflicts {
-            self.scanned.again.push(path.parent().unwrap_or_else(RelPath::root));
+        let conflicts = saver.hand_over(std::mem::take(&mut self.batch))?;
+        self.look_again(conflicts);
+        Ok(())
+    }
+
+    /// Waits until all is durable that is on the way to be.
+    fn wait_saved(&mut self) -> Result<(), SyncError> {
+        if let Some(saver) = &mut self.saver {
+            let conflicts = saver.wait()?;
+            self.look_again(conflicts);
         }
         Ok(())
+    }
+
+    /// Makes what was found durable.
+    fn flush(&mut self) -> Result<(), SyncError> {
+        self.wait_saved()?;
+        self.batch_since = None;
+        let conflicts = self.saving.save(&std::mem::take(&mut self.batch))?;
+        self.look_again(conflicts);
+        Ok(())
+    }
+
+    fn look_again(&mut self, conflicts: Vec<RelPath>) {
+        let dirs = conflicts.into_iter().map(|path| path.parent().unwrap_or_else(RelPath::root));
+        self.scanned.again.extend(dirs);
     }
 }
 
