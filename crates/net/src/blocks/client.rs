@@ -2,7 +2,8 @@
 
 use libp2p::PeerId;
 
-use super::fetch::{Ask, FetchStats, Fetched, Session};
+use super::ask::{Ask, FetchStats, Fetched};
+use super::fetch::Session;
 use super::{BlockError, FetchError, PROTOCOL};
 use crate::handle::Handle;
 use crate::streams::NetStream;

@@ -8,7 +8,6 @@
 //! ever holds.
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -19,12 +18,11 @@ use bytes::Bytes;
 use futures::{AsyncRead, AsyncWrite};
 use tokio::task::JoinHandle;
 use tokio::time::Sleep;
-use types::{Block, Cid, EncodedBlock, EncodedError, Encoding};
+use types::{Cid, EncodedBlock, EncodedError, Encoding};
 
+use super::ask::{Ask, FetchStats, Fetched, Likeness, Outcome, Want};
 use super::frame::{self, Frame, MAX_WANTS_PER_FRAME, Side, Violation};
 use super::intake::Intake;
-use super::pace;
-use super::sketch::Sketch;
 use super::watchdog::{HELLO_TIMEOUT, MIN_PROGRESS, PROGRESS_WINDOW, Watchdog};
 use super::{BlockError, FetchError};
 use crate::metrics::Metrics;
@@ -54,105 +52,6 @@ const ASSUMED_LEN: u32 = 64 << 10;
 
 /// Blocks that are asked for and not here. The server says its own bound.
 const MAX_WANTS_IN_FLIGHT: usize = 16 << 10;
-
-/// A block that is wanted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Want {
-    /// Its name.
-    pub cid: Cid,
-    /// Its length, where it is known: it only makes the pipeline fit better.
-    pub len: Option<u32>,
-}
-
-impl From<Cid> for Want {
-    fn from(cid: Cid) -> Self {
-        Self { cid, len: None }
-    }
-}
-
-/// Something that is here and likely to be like a block that is wanted: it may
-/// come as the difference to that.
-pub struct Likeness {
-    sketch: Sketch,
-    base: Box<dyn Fn() -> Option<Bytes> + Send + Sync>,
-}
-
-impl Likeness {
-    /// `sketch` is that of what `base` reads. It is called on a thread that may
-    /// block, where a difference has come.
-    pub fn new(sketch: Sketch, base: impl Fn() -> Option<Bytes> + Send + Sync + 'static) -> Self {
-        Self { sketch, base: Box::new(base) }
-    }
-
-    /// The block that is `patch` away from it, in the form in which it is kept.
-    fn block(&self, cid: Cid, patch: &[u8]) -> Option<EncodedBlock> {
-        let base = (self.base)()?;
-        let bytes = self.sketch.apply(&base, patch).ok()?;
-        let block = Block::verify(cid, bytes).ok()?;
-        Some(EncodedBlock::compress(block, pace::LEVEL))
-    }
-}
-
-impl fmt::Debug for Likeness {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Likeness").field("sketch", &self.sketch).finish_non_exhaustive()
-    }
-}
-
-/// A want, as it is asked.
-#[derive(Clone, Debug)]
-pub struct Ask {
-    /// What is wanted.
-    pub want: Want,
-    /// What is like it, where something is.
-    pub like: Option<Arc<Likeness>>,
-}
-
-impl From<Want> for Ask {
-    fn from(want: Want) -> Self {
-        Self { want, like: None }
-    }
-}
-
-/// What the peer answered about a block.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// The block; its bytes were hashed. The payloads of a batch share one
-    /// buffer, so copy what you keep in memory.
-    Block(EncodedBlock),
-    /// The peer does not have it.
-    Missing,
-    /// The file that held it has changed; the next manifest supersedes it.
-    Changed,
-    /// It came as a difference that does not make it: ask for it whole.
-    Unmade,
-}
-
-/// An answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fetched {
-    /// What was asked for.
-    pub cid: Cid,
-    /// What came.
-    pub outcome: Outcome,
-    /// What of the block travelled, in bytes.
-    pub travelled: u64,
-}
-
-/// What a fetch brought.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct FetchStats {
-    /// Blocks that came and were checked.
-    pub blocks: u64,
-    /// Their bytes, as they travelled.
-    pub bytes: u64,
-    /// Blocks that the peer does not have.
-    pub missing: u64,
-    /// Blocks whose files have changed.
-    pub changed: u64,
-    /// Blocks that came as differences, of [`FetchStats::blocks`].
-    pub patched: u64,
-}
 
 /// An open session: the greeting is over.
 pub(super) struct Session<S> {
@@ -414,7 +313,7 @@ where
             match &like {
                 Some(like) => {
                     self.put_wants(&mut batch);
-                    frame::put_like(&mut self.out, &cid, &like.sketch);
+                    frame::put_like(&mut self.out, &cid, like.sketch());
                 }
                 None => batch.push(cid),
             }

@@ -11,6 +11,7 @@
 //! amounts, whatever the other does; and nothing here hashes, unpacks or
 //! touches a disk on the network thread.
 
+mod ask;
 mod client;
 mod fetch;
 mod frame;
@@ -29,8 +30,8 @@ use std::time::Duration;
 use libp2p::{PeerId, StreamProtocol};
 use types::{Cid, EncodedBlock, EncodedError};
 
+pub use ask::{Ask, FetchStats, Fetched, Likeness, Outcome, Want};
 pub use client::{BlockClient, BlockSession};
-pub use fetch::{Ask, FetchStats, Fetched, Likeness, Outcome, Want};
 pub use frame::{Refusal, Violation};
 pub(crate) use server::Server;
 pub use sketch::Sketch;

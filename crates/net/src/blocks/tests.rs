@@ -19,7 +19,8 @@ use tokio::time::Instant;
 use tokio_util::compat::{Compat, TokioAsyncReadCompatExt};
 use types::{Block, Cid, Codec, EncodedBlock, Encoding};
 
-use super::fetch::{FetchStats, Fetched, Outcome, Session, Want};
+use super::ask::{FetchStats, Fetched, Outcome, Want};
+use super::fetch::Session;
 use super::frame::{self, Refusal, Violation};
 use super::serving::{self, IDLE_TIMEOUT, ServeError, Source, refuse, serve};
 use super::watchdog::{HELLO_TIMEOUT, PROGRESS_WINDOW};

@@ -168,7 +168,7 @@ pub(crate) fn scan<'a>(
     })
 }
 
-impl<'a> Scan<'_, 'a> {
+impl Scan<'_, '_> {
     fn run(&mut self) -> Result<(), ScanError> {
         let targets = std::mem::take(&mut self.order.targets);
         for (dir, is_deep) in targets.dirs {
@@ -547,58 +547,6 @@ impl<'a> Scan<'_, 'a> {
         if self.batch_since.is_none() {
             self.batch_since = Some(self.core.clock.elapsed());
         }
-    }
-
-    fn flush_if_due(&mut self) -> Result<(), SyncError> {
-        let is_full = self.batch.len() >= self.core.tuning.batch_rows;
-        let is_old = || {
-            self.batch_since.is_some_and(|since| {
-                self.core.clock.elapsed().saturating_sub(since) >= self.order.batch_time
-            })
-        };
-        if is_full || is_old() {
-            self.save_meanwhile()?;
-        }
-        Ok(())
-    }
-
-    /// Has what was found made durable while the look goes on.
-    fn save_meanwhile(&mut self) -> Result<(), SyncError> {
-        if self.saver.is_none() {
-            let saving = self.saving.clone();
-            self.saver = Saver::start(self.scope, saving, &mut self.order.on_saved);
-        }
-        let Some(saver) = &mut self.saver else {
-            self.flush()?;
-            return self.order.on_saved.as_mut().map_or(Ok(()), |on_saved| on_saved());
-        };
-        self.batch_since = None;
-        let conflicts = saver.hand_over(std::mem::take(&mut self.batch))?;
-        self.look_again(conflicts);
-        Ok(())
-    }
-
-    /// Waits until all is durable that is on the way to be.
-    fn wait_saved(&mut self) -> Result<(), SyncError> {
-        if let Some(saver) = &mut self.saver {
-            let conflicts = saver.wait()?;
-            self.look_again(conflicts);
-        }
-        Ok(())
-    }
-
-    /// Makes what was found durable.
-    fn flush(&mut self) -> Result<(), SyncError> {
-        self.wait_saved()?;
-        self.batch_since = None;
-        let conflicts = self.saving.save(&std::mem::take(&mut self.batch))?;
-        self.look_again(conflicts);
-        Ok(())
-    }
-
-    fn look_again(&mut self, conflicts: Vec<RelPath>) {
-        let dirs = conflicts.into_iter().map(|path| path.parent().unwrap_or_else(RelPath::root));
-        self.scanned.again.extend(dirs);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::super::fetch::{Ask, Likeness};
+use super::super::ask::{Ask, Likeness};
 use super::super::sketch::Sketch;
 use super::*;
 
