@@ -335,7 +335,6 @@ impl Task {
         let mut first_look = FirstLook::begin(self).filter(|_| is_all);
         let batch_time = self.core.tuning.batch_time;
         let batch_time = first_look.as_ref().map_or(batch_time, FirstLook::pause);
-        let mut on_saved = || first_look.as_mut().map_or(Ok(()), FirstLook::publish);
         let order = Order {
             folder: &self.shared.id,
             number: self.record.number,
@@ -350,7 +349,7 @@ impl Task {
             may_be_empty: self.is_accepted,
             obeyed: &mut obeyed,
             batch_time,
-            on_saved: Some(&mut on_saved),
+            on_saved: &mut || first_look.as_mut().map_or(Ok(()), FirstLook::publish),
         };
         let scanned = scan(&self.core, order, reading);
         self.obeyed = obeyed;

@@ -10,7 +10,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use super::{Job, Read, Reading, read_files};
 
 /// Small files are handed over together: this many …
-const GROUP_LEN: usize = 256;
+const GROUP_LEN: usize = 64;
 /// … or of so many bytes.
 const GROUP_BYTES: u64 = 4 << 20;
 /// How many groups wait for each thread.

@@ -9,7 +9,7 @@ use crate::error::SyncError;
 use crate::hash::{Job, Mode};
 use crate::index::{Change, Row, RowStamp, Thing, thing_of};
 
-impl Scan<'_, '_> {
+impl Scan<'_> {
     /// Takes in what was found where it is not what the row says.
     pub(super) fn meet(&mut self, found: Found, row: Option<&Row>) -> Result<(), ScanError> {
         let stamp = RowStamp::of(&found.stamp, self.device());
@@ -127,7 +127,6 @@ impl Scan<'_, '_> {
 
     /// Looks at one file.
     pub(super) fn file(&mut self, path: &RelPath) -> Result<(), ScanError> {
-        self.wait_saved()?;
         let row = self.core.index.row(self.order.number, path)?;
         let examined = self.reading.root.examine(path);
         // After that: what was mounted meanwhile is noticed.

@@ -11,14 +11,12 @@
 
 mod meet;
 mod rows;
-mod saver;
 mod targets;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::thread::Scope;
 use std::time::Duration;
 
 use fstree::{Kind, ReadError, Visit, WalkItem, WalkOptions};
@@ -32,8 +30,6 @@ use crate::path_key::{FolderNumber, below_range, cmp_path_to_key};
 use crate::rules::Rules;
 use crate::watch::AddDir;
 use rows::Rows;
-pub(crate) use saver::OnSaved;
-use saver::{Saver, Saving};
 pub(crate) use targets::{Targets, normalise};
 
 /// What is said of a directory that hides what was backed up of it.
@@ -66,8 +62,8 @@ pub(crate) struct Order<'a> {
     pub(crate) obeyed: &'a mut BTreeMap<RelPath, Option<RowStamp>>,
     /// What is found is made durable at least so often.
     pub(crate) batch_time: Duration,
-    /// Called when some of it is, while the look goes on; on another thread.
-    pub(crate) on_saved: Option<OnSaved<'a>>,
+    /// Called when some of it is, while the look goes on.
+    pub(crate) on_saved: &'a mut dyn FnMut() -> Result<(), SyncError>,
 }
 
 /// What a scan came to.
@@ -104,14 +100,12 @@ impl From<fstree::RootError> for ScanError {
     }
 }
 
-pub(crate) struct Scan<'s, 'a> {
+pub(crate) struct Scan<'a> {
     core: &'a Core,
     order: Order<'a>,
     reading: Arc<Reading>,
     pool: Pool,
-    saving: Saving<'a>,
-    saver: Option<Saver>,
-    scope: &'s Scope<'s, 'a>,
+    epoch: store::Epoch,
     batch: Batch,
     batch_since: Option<Duration>,
     gone: Vec<(RelPath, Option<RowStamp>)>,
@@ -139,36 +133,31 @@ pub(crate) fn scan<'a>(
 ) -> Result<Scanned, ScanError> {
     let record = core.index.folder(order.folder)?;
     let record = record.ok_or_else(|| SyncError::UnknownFolder(order.folder.clone()))?;
-    std::thread::scope(|scope| {
-        let pool = Pool::new(reading.clone(), core.tuning.hash_threads);
-        let (folder, epoch) = (order.folder, core.store.epoch());
-        let mut scan = Scan {
-            core,
-            saving: Saving { core, folder, reading: reading.clone(), epoch },
-            saver: None,
-            scope,
-            reading,
-            pool,
-            batch: Batch::default(),
-            batch_since: None,
-            gone: Vec::new(),
-            failed: BTreeSet::new(),
-            problems: Vec::new(),
-            later: Vec::new(),
-            looked_at: BTreeMap::new(),
-            in_root: 0,
-            is_all: order.targets.is_all(),
-            has_rows: record.rows.files + record.rows.dirs > 0,
-            has_errors: record.errors > 0,
-            scanned: Scanned::default(),
-            order,
-        };
-        scan.run()?;
-        Ok(scan.scanned)
-    })
+    let pool = Pool::new(reading.clone(), core.tuning.hash_threads);
+    let mut scan = Scan {
+        core,
+        reading,
+        pool,
+        epoch: core.store.epoch(),
+        batch: Batch::default(),
+        batch_since: None,
+        gone: Vec::new(),
+        failed: BTreeSet::new(),
+        problems: Vec::new(),
+        later: Vec::new(),
+        looked_at: BTreeMap::new(),
+        in_root: 0,
+        is_all: order.targets.is_all(),
+        has_rows: record.rows.files + record.rows.dirs > 0,
+        has_errors: record.errors > 0,
+        scanned: Scanned::default(),
+        order,
+    };
+    scan.run()?;
+    Ok(scan.scanned)
 }
 
-impl Scan<'_, '_> {
+impl Scan<'_> {
     fn run(&mut self) -> Result<(), ScanError> {
         let targets = std::mem::take(&mut self.order.targets);
         for (dir, is_deep) in targets.dirs {
@@ -184,7 +173,6 @@ impl Scan<'_, '_> {
             self.take_in(read)?;
             self.flush_if_due()?;
         }
-        self.wait_saved()?;
         self.clear_errors()?;
         // What follows deletes; it counts only if the root is what it was.
         self.reading.root.check()?;
@@ -218,8 +206,6 @@ impl Scan<'_, '_> {
     fn dir(&mut self, dir: &RelPath, mut is_deep: bool) -> Result<(), ScanError> {
         let root = self.reading.clone();
         let root = &root.root;
-        // Its rows are looked at, and may be among those.
-        self.wait_saved()?;
         if self.is_hidden(dir)? {
             return Ok(());
         }
@@ -547,6 +533,40 @@ impl Scan<'_, '_> {
         if self.batch_since.is_none() {
             self.batch_since = Some(self.core.clock.elapsed());
         }
+    }
+
+    fn flush_if_due(&mut self) -> Result<(), SyncError> {
+        let is_full = self.batch.len() >= self.core.tuning.batch_rows;
+        let is_old = || {
+            self.batch_since.is_some_and(|since| {
+                self.core.clock.elapsed().saturating_sub(since) >= self.order.batch_time
+            })
+        };
+        if is_full || is_old() {
+            self.flush()?;
+            (self.order.on_saved)()?;
+        }
+        Ok(())
+    }
+
+    /// Makes what was found durable: first what the rows name, then the rows.
+    fn flush(&mut self) -> Result<(), SyncError> {
+        self.batch_since = None;
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        if self.reading.put.take() {
+            self.core.store.commit(self.epoch)?;
+        }
+        if self.reading.noted.take() {
+            self.core.in_place.commit()?;
+        }
+        let batch = std::mem::take(&mut self.batch);
+        let applied = self.core.index.apply(self.order.folder, &batch, self.core.clock.now())?;
+        for path in applied.conflicts {
+            self.scanned.again.push(path.parent().unwrap_or_else(RelPath::root));
+        }
+        Ok(())
     }
 }
 
