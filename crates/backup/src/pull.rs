@@ -271,17 +271,19 @@ impl Puller {
         let mut tasks: Vec<Want> = roots.into_iter().rev().collect();
         let mut followed = HashSet::new();
         loop {
+            if self.is_fast {
+                likes = Likes::default();
+            }
+            let len_max = if likes.is_empty() { BATCH_LEN } else { BATCH_LEN_ALIKE };
             let (store, progress) = (self.store.clone(), self.progress.clone());
-            let compares = !self.is_fast && !likes.is_empty();
-            let len_max = if compares { BATCH_LEN_ALIKE } else { BATCH_LEN };
             let gathered = blocking(move || {
-                let gathered = gather(&*store, &progress, tasks, followed, len_max)?;
-                let alike =
-                    if compares { likes.take(&store, &gathered.wants)? } else { Alike::new() };
-                Ok::<_, PullError>((gathered, likes, alike))
+                let mut gathered = Gathered { tasks, followed, likes, ..Gathered::default() };
+                gathered.gather(&*store, &progress, len_max)?;
+                let alike = gathered.likes.take(&store, &gathered.wants)?;
+                Ok::<_, PullError>((gathered, alike))
             });
-            let (gathered, known, alike) = gathered.await?;
-            (tasks, followed, likes) = (gathered.tasks, gathered.followed, known);
+            let (gathered, alike) = gathered.await?;
+            (tasks, followed, likes) = (gathered.tasks, gathered.followed, gathered.likes);
             if gathered.wants.is_empty() {
                 return Ok(report);
             }
@@ -289,16 +291,8 @@ impl Puller {
                 gathered.wants.iter().map(|w| w.cid).filter(|c| c.codec() != Codec::Raw).collect();
             let lacking = self.fetch(gathered.wants, alike, &mut report).await?;
             // Now that they are here, they are followed.
-            let here: Vec<Cid> = nodes.into_iter().filter(|cid| !lacking.contains(cid)).collect();
-            tasks.extend(here.iter().rev().copied().map(Want::from));
-            if compares {
-                let store = self.store.clone();
-                let following = blocking(move || {
-                    here.iter().try_for_each(|node| likes.follow(&*store, node))?;
-                    Ok::<_, PullError>(likes)
-                });
-                likes = following.await?;
-            }
+            let here = nodes.into_iter().rev().filter(|cid| !lacking.contains(cid));
+            tasks.extend(here.map(Want::from));
         }
     }
 
@@ -412,7 +406,8 @@ impl Puller {
         // In the order of the wants, so what was answered is a prefix.
         let mut unmade = Vec::new();
         for want in left.drain(..answers.count.min(left.len())) {
-            if answers.unmade.contains(&want.cid) && alike.remove(&want.cid).is_some() {
+            if answers.unmade.contains(&want.cid) {
+                alike.remove(&want.cid);
                 unmade.push(want);
                 continue;
             }
@@ -489,62 +484,66 @@ fn take(
     Ok(())
 }
 
+#[derive(Default)]
 struct Gathered {
     /// What is to be followed later, the next last.
     tasks: Vec<Want>,
-    wants: Vec<Want>,
     /// Nodes that need not be followed again.
     followed: HashSet<Cid>,
+    likes: Likes,
+    /// What is not here.
+    wants: Vec<Want>,
 }
 
-/// Follows names that are here, until there is a batch that is not.
-fn gather(
-    store: &dyn BlockStore,
-    progress: &Progress,
-    mut tasks: Vec<Want>,
-    mut followed: HashSet<Cid>,
-    len_max: u64,
-) -> Result<Gathered, PullError> {
-    let mut wants = Vec::new();
-    let mut wanted = HashSet::new();
-    let mut nodes = 0;
-    let mut len = 0;
-    while let Some(task) = tasks.pop() {
-        let cid = task.cid;
-        let is_here = match cid.codec() {
-            Codec::Raw => {
-                let is_here = store.has(&cid)?;
-                if is_here {
-                    progress.found(u64::from(task.len.unwrap_or(0)));
-                }
-                is_here
-            }
-            Codec::DagCbor | Codec::Json if followed.contains(&cid) => true,
-            Codec::DagCbor | Codec::Json => match read(store, &cid)? {
-                Some(bytes) => {
-                    tasks.extend(below(cid, &bytes)?.into_iter().rev());
-                    if followed.len() >= FOLLOWED_MAX {
-                        followed.clear();
+impl Gathered {
+    /// Follows names that are here, until there is a batch that is not.
+    fn gather(
+        &mut self,
+        store: &dyn BlockStore,
+        progress: &Progress,
+        len_max: u64,
+    ) -> Result<(), PullError> {
+        let mut wanted = HashSet::new();
+        let mut nodes = 0;
+        let mut len = 0;
+        while let Some(task) = self.tasks.pop() {
+            let cid = task.cid;
+            let is_here = match cid.codec() {
+                Codec::Raw => {
+                    let is_here = store.has(&cid)?;
+                    if is_here {
+                        progress.found(u64::from(task.len.unwrap_or(0)));
                     }
-                    followed.insert(cid);
-                    true
+                    is_here
                 }
-                None => {
-                    nodes += 1;
-                    false
-                }
-            },
-        };
-        if is_here || !wanted.insert(cid) {
-            continue;
+                Codec::DagCbor | Codec::Json if self.followed.contains(&cid) => true,
+                Codec::DagCbor | Codec::Json => match read(store, &cid)? {
+                    Some(bytes) => {
+                        self.tasks.extend(below(cid, &bytes)?.into_iter().rev());
+                        self.likes.follow(store, &cid)?;
+                        if self.followed.len() >= FOLLOWED_MAX {
+                            self.followed.clear();
+                        }
+                        self.followed.insert(cid);
+                        true
+                    }
+                    None => {
+                        nodes += 1;
+                        false
+                    }
+                },
+            };
+            if is_here || !wanted.insert(cid) {
+                continue;
+            }
+            self.wants.push(task);
+            len += u64::from(task.len.unwrap_or(0));
+            if self.wants.len() == BATCH_WANTS || nodes == BATCH_NODES || len >= len_max {
+                break;
+            }
         }
-        wants.push(task);
-        len += u64::from(task.len.unwrap_or(0));
-        if wants.len() == BATCH_WANTS || nodes == BATCH_NODES || len >= len_max {
-            break;
-        }
+        Ok(())
     }
-    Ok(Gathered { tasks, wants, followed })
 }
 
 /// The bytes of a block; one that is damaged is as good as missing.

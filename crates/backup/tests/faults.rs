@@ -168,6 +168,40 @@ async fn what_cannot_be_made_of_a_difference_is_asked_for_whole() {
     drop(hand.net);
 }
 
+#[tokio::test]
+async fn what_failed_midway_goes_on_with_differences() {
+    let source = Source::start().await;
+    let hand = Hand::new(&source).await;
+    let mut files = tree(5, 0);
+    files.insert("long".into(), noise(77, 4_000_000));
+    source.publish("docs", 1, &files);
+    let first = offer(&source, "docs");
+    files.get_mut("long").unwrap()[2_000_000] ^= 1;
+    let manifest = source.publish("docs", 2, &files);
+    let second = offer(&source, "docs");
+    let mut faults = 0;
+    for nth in 0..100 {
+        let inner = Arc::new(MemStore::new());
+        let faulty = Arc::new(FaultyStore::new(inner.clone()));
+        let puller = hand.puller(faulty.clone());
+        pull(&puller, &source, &first).await.unwrap();
+        faulty.fail(Call::Put, nth, || StoreError::Injected("a fault"));
+        if pull(&puller, &source, &second).await.is_ok() {
+            break;
+        }
+        faults += 1;
+        let job = job(&source, &second);
+        let progress = job.progress.clone();
+        puller.pull(job).await.unwrap();
+        assert_holds(&(inner as Arc<dyn BlockStore>), manifest, &files);
+        let cost = progress.numbers().fetched_bytes;
+        assert!(cost < 12_000, "after put {nth} failed: {cost} bytes");
+    }
+    // The node and the chunk at the least.
+    assert!(faults >= 4, "{faults}");
+    drop(hand.net);
+}
+
 /// Opens a store, when whoever had it open has let go of it: the last batch of
 /// a pull that was cut off may still hold it.
 async fn open(dir: &Path) -> Arc<dyn BlockStore> {
