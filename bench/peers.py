@@ -153,10 +153,12 @@ class Bench:
                         continue
                 operation(label, lambda: system.backup(changed))
             for label, function in system.more(set_name):
-                operation(label, function)
+                if label not in self.options.without:
+                    operation(label, function)
             self.check(system, source, result, operation)
             for label, function in system.at_last(set_name):
-                operation(label, function)
+                if label not in self.options.without:
+                    operation(label, function)
         except Exception as error:  # one system that fails does not end the run
             result["error"] = f"{error}"[:500]
             log(f"  {name}: {error}\n{traceback.format_exc()}\n{system.tail()}")
@@ -355,6 +357,10 @@ def parse():
     for name in data.SETS:
         parser.add_argument(f"--scale-{name.lower()}", type=float, help=data.SETS[name])
     parser.add_argument("--runs", type=int, default=1, help="of each cell, taking turns")
+    parser.add_argument(
+        "--without", type=lambda text: text.split(","), default=[],
+        help="what Archivist does besides and is left out: restart A,restore on B,idle,once idle",
+    )
     parser.add_argument("--saves", type=int, default=20, help="for latency")
     parser.add_argument("--saves-in", default="S", choices=("S", "K"), help="… in this set (S)")
     parser.add_argument("--seed", type=int, default=1)
