@@ -1,5 +1,6 @@
 //! Running programs.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -19,7 +20,15 @@ pub(crate) fn target() -> PathBuf {
 /// Runs a program in `dir`, its output on the terminal.
 pub(crate) fn run(dir: &Path, program: &str, arguments: &[&str]) -> Result<()> {
     println!("$ {program} {}", arguments.join(" "));
-    let status = Command::new(program)
+    let mut command = Command::new(program);
+    // What cargo says to this program about this program: build scripts that
+    // look at it (ring's does) would be run again, and all that uses them built
+    // again, whenever one has built without xtask before.
+    let ours = std::env::vars_os().map(|(name, _)| name).filter(|name| is_of_xtask(name));
+    ours.for_each(|name| {
+        command.env_remove(name);
+    });
+    let status = command
         .args(arguments)
         .current_dir(dir)
         .stdin(Stdio::null())
@@ -29,6 +38,11 @@ pub(crate) fn run(dir: &Path, program: &str, arguments: &[&str]) -> Result<()> {
         bail!("`{program} {}` failed: {status}", arguments.join(" "));
     }
     Ok(())
+}
+
+fn is_of_xtask(name: &OsStr) -> bool {
+    let name = name.as_encoded_bytes();
+    [&b"CARGO_PKG_"[..], b"CARGO_MANIFEST_"].iter().any(|prefix| name.starts_with(prefix))
 }
 
 /// Whether a program can be run at all.
@@ -74,6 +88,16 @@ pub(crate) fn files() -> Result<Vec<PathBuf>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn cargo_is_not_told_what_it_said_of_xtask_and_keeps_what_the_user_said() {
+        for name in ["CARGO_PKG_NAME", "CARGO_PKG_VERSION_MAJOR", "CARGO_MANIFEST_DIR"] {
+            assert!(is_of_xtask(OsStr::new(name)), "{name}");
+        }
+        for name in ["CARGO", "CARGO_HOME", "CARGO_TARGET_DIR", "CARGO_BUILD_JOBS", "PATH"] {
+            assert!(!is_of_xtask(OsStr::new(name)), "{name}");
+        }
+    }
 
     #[test]
     fn versions_are_found_in_what_programs_say() {

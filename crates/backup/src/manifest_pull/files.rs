@@ -10,7 +10,7 @@ use types::{Cid, Codec, Entry, EntryKind, FileNode, MAX_TREE_DEPTH, SegmentRef, 
 
 use super::ManifestPullError;
 use crate::plan::{KnownFiles, Summary, TreeWalk};
-use crate::tree::block;
+use crate::tree::{TreeError, block};
 
 /// Nodes that are remembered while files are checked, so that a node that is
 /// named again and again is read once.
@@ -54,31 +54,57 @@ pub(super) fn check_segment(
     }
 }
 
-/// The files of `segment` that are in none of `known`, each once.
+/// A segment of the last snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Held {
+    pub(super) cid: Cid,
+    /// Whether all that it names is known to be here. If not, it only tells what
+    /// is likely to be like what is new.
+    pub(super) is_complete: bool,
+}
+
+/// The files of `segment` that are in no complete one of `held`, each once.
 ///
-/// A line that stands in one of `known` is not read: what it names is there
+/// A line that stands in one of these is not read: what it names is there
 /// under that very name. After a few edits or deletions that is nearly all.
 pub(super) fn files_of(
     store: &dyn BlockStore,
     segment: Cid,
-    known: &[Cid],
+    held: &[Held],
 ) -> Result<Vec<FileWant>, ManifestPullError> {
-    let old: Vec<_> = known.iter().map(|cid| block(store, *cid)).collect::<Result<_, _>>()?;
+    let mut old = Vec::with_capacity(held.len());
+    for held in held {
+        match block(store, held.cid) {
+            Ok(bytes) => old.push((held, bytes)),
+            // It would only have helped.
+            Err(TreeError::Store(StoreError::Missing(_) | StoreError::Damaged { .. }))
+                if !held.is_complete => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
     let new = block(store, segment)?;
     let new_lines: HashSet<&[u8]> = lines(&new).collect();
     let mut old_lines: HashSet<&[u8]> = HashSet::new();
     let mut here = KnownFiles::new();
     let mut before = HashMap::new();
-    for (cid, bytes) in known.iter().zip(&old) {
+    for (held, bytes) in &old {
         for line in lines(bytes) {
             if new_lines.contains(line) {
-                old_lines.insert(line);
-            } else {
-                let entry = entry(*cid, line)?;
-                here.add(&entry);
-                if let EntryKind::File { cid, .. } = entry.kind {
-                    before.insert(entry.path, cid);
+                if held.is_complete {
+                    old_lines.insert(line);
                 }
+                continue;
+            }
+            let entry = match entry(held.cid, line) {
+                Ok(entry) => entry,
+                Err(_) if !held.is_complete => continue,
+                Err(error) => return Err(error),
+            };
+            if held.is_complete {
+                here.add(&entry);
+            }
+            if let EntryKind::File { cid, .. } = entry.kind {
+                before.insert(entry.path, cid);
             }
         }
     }
@@ -88,7 +114,8 @@ pub(super) fn files_of(
         if let EntryKind::File { cid, size, .. } = entry.kind
             && !here.has(&cid, size)
         {
-            files.push(FileWant { cid, size, like: before.get(&entry.path).copied() });
+            let like = before.get(&entry.path).copied().filter(|before| *before != cid);
+            files.push(FileWant { cid, size, like });
             here.add(&entry);
         }
     }
@@ -191,10 +218,12 @@ mod tests {
     fn the_files_that_are_new_are_those_whose_content_is() {
         let store = MemStore::new();
         let dir = Entry { kind: EntryKind::Dir, ..file("dir", "", 0) };
+        let complete = |cid| Held { cid, is_complete: true };
         let known = [
             put(&store, &[file("a", "one", 1), file("b", "two", 1), file("c", "three", 1)]),
             put(&store, &[dir.clone(), file("dir/e", "four", 1), file("dir/f", "five", 1)]),
-        ];
+        ]
+        .map(complete);
         let new = put(
             &store,
             &[
@@ -219,7 +248,18 @@ mod tests {
         let files = files_of(&store, new, &known[1..]).unwrap();
         let without = ["one", "two", "three", "new", "four and more"];
         assert_eq!(contents(files), without.map(cid));
-        assert_eq!(files_of(&store, known[0], &known[..1]).unwrap(), []);
+        assert_eq!(files_of(&store, known[0].cid, &known[..1]).unwrap(), []);
+        // What is not known to be whole tells of likeness alone, and so does what
+        // is gone.
+        let gone = Cid::of(Codec::Json, b"gone");
+        let unknown = [known[0].cid, known[1].cid, gone];
+        let unknown = unknown.map(|cid| Held { cid, is_complete: false });
+        let files = files_of(&store, new, &unknown).unwrap();
+        let likes: Vec<_> = files.iter().filter_map(|file| file.like).collect();
+        assert_eq!(likes, [cid("four")]);
+        let all = ["one", "two", "three", "new", "four and more", "five"];
+        assert_eq!(contents(files), all.map(cid));
+        assert!(files_of(&store, new, &[complete(gone)]).is_err());
         // The same content under another length is another file.
         let mut other = file("a", "one", 1);
         if let EntryKind::File { size, .. } = &mut other.kind {
@@ -237,7 +277,7 @@ mod tests {
         let block = types::Block::new(Codec::Json, lines).unwrap();
         let cid = block.cid();
         store.put(&[EncodedBlock::plain(block)]).unwrap();
-        let error = files_of(&store, cid, &[known]).unwrap_err();
+        let error = files_of(&store, cid, &[Held { cid: known, is_complete: true }]).unwrap_err();
         assert!(matches!(error, ManifestPullError::Unsound { cid: found, .. } if found == cid));
     }
 }

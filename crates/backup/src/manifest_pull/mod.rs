@@ -34,7 +34,7 @@ use tokio_util::sync::CancellationToken;
 use types::{Cid, FolderId, ManifestHeader};
 
 use self::cache::{Caches, Complete, FolderCache};
-use self::files::{FileWant, check_segment, files_of, first_missing};
+use self::files::{FileWant, Held, check_segment, files_of, first_missing};
 use self::lacking::{Lacking, whole};
 use self::patches::segment_patches;
 use crate::blocking::blocking;
@@ -211,8 +211,8 @@ struct Attempt<'a> {
     pin: Arc<Pin>,
     puller: Puller,
     cache: FolderCache,
-    /// Segments of the last snapshot, in order, that are known to be complete.
-    held_elsewhere: Vec<Option<Cid>>,
+    /// The segments of the last snapshot, in order.
+    held_elsewhere: Vec<Held>,
     /// The block that holds the last snapshot's header.
     base_header: Option<Cid>,
 }
@@ -227,8 +227,8 @@ impl Attempt<'_> {
         let header = Arc::new(self.header().await?);
         let complete = self.cache.complete();
         self.held_elsewhere = base.as_ref().map_or_else(Vec::new, |base| {
-            let known = |cid: Cid| complete.contains_key(&cid).then_some(cid);
-            base.segments.iter().map(|segment| known(segment.cid)).collect()
+            let held = |cid: Cid| Held { cid, is_complete: complete.contains_key(&cid) };
+            base.segments.iter().map(|segment| held(segment.cid)).collect()
         });
         let plan = Arc::new(diff(&header, base.as_deref(), &complete));
         if let Some(base) = &base {
@@ -471,8 +471,7 @@ impl Attempt<'_> {
             let mut group = Group { range: from..from, files: Vec::new() };
             for step in new.iter().skip(from).take(GROUP_SEGMENTS) {
                 let overlaps = held.get(step.overlaps.clone()).unwrap_or_default();
-                let known: Vec<Cid> = overlaps.iter().flatten().copied().collect();
-                group.files.extend(files_of(&*store, step.segment.cid, &known)?);
+                group.files.extend(files_of(&*store, step.segment.cid, overlaps)?);
                 group.range.end += 1;
                 if group.files.len() >= GROUP_FILES {
                     break;
