@@ -21,15 +21,12 @@ const WINDOW_LOG_MAX: u32 = 23;
 /// … and the shortest that is worth naming.
 const WINDOW_LOG_MIN: u32 = 17;
 
-/// From here on, as a power of two, the tables of a level do not hold all places.
+/// From here on, as a power of two, the tables of [`LEVEL`] do not hold all places.
 const FAR_LOG: u32 = 22;
 
-/// How hard zstd looks for what both have, where it has to be quick: entries of
-/// a segment differ by a few bytes in hundreds, and a longer search finds little
-/// that this level does not. 2 ms for a segment of 60 kB, 5 for one of 240.
-pub const LEVEL: i32 = 6;
-/// … and where a sixth less is worth eight times as long.
-pub const DEEP_LEVEL: i32 = 15;
+/// Entries of a segment differ by a few bytes in hundreds, and an exhaustive
+/// search finds little that this level does not: 2 ms for a segment.
+const LEVEL: i32 = 6;
 
 /// The bases as one run of bytes, in their order; `None` where they are more
 /// than [`BASES_LEN_MAX`].
@@ -38,14 +35,14 @@ pub fn prefix(bases: &[Bytes]) -> Option<Vec<u8>> {
     (len <= BASES_LEN_MAX).then(|| bases.concat())
 }
 
-/// `block` as the difference to `prefix`, at a level of zstd.
+/// `block` as the difference to `prefix`.
 ///
 /// # Errors
 ///
 /// Those of zstd, which are out of memory.
-pub fn diff(prefix: &[u8], block: &[u8], level: i32) -> io::Result<Vec<u8>> {
+pub fn diff(prefix: &[u8], block: &[u8]) -> io::Result<Vec<u8>> {
     let reach = (prefix.len() + block.len()).max(1).next_power_of_two().ilog2();
-    let mut encoder = zstd::stream::write::Encoder::with_ref_prefix(Vec::new(), level, prefix)?;
+    let mut encoder = zstd::stream::write::Encoder::with_ref_prefix(Vec::new(), LEVEL, prefix)?;
     let window = reach.clamp(WINDOW_LOG_MIN, WINDOW_LOG_MAX);
     encoder.set_parameter(CParameter::WindowLog(window))?;
     encoder.long_distance_matching(reach >= FAR_LOG)?;
@@ -88,12 +85,12 @@ mod tests {
         let mut base = noise(200_000);
         let mut block = base.clone();
         block[100_000] ^= 1;
-        let patch = diff(&base, &block, LEVEL).unwrap();
+        let patch = diff(&base, &block).unwrap();
         assert!(patch.len() < 200, "{}", patch.len());
         assert_eq!(apply(&base, &patch).unwrap(), block);
         // What has moved to the other end of four megabytes is found as well.
         base.resize(BASES_LEN_MAX, 7);
-        let patch = diff(&base, &block, LEVEL).unwrap();
+        let patch = diff(&base, &block).unwrap();
         assert!(patch.len() < 10_000, "{}", patch.len());
         assert_eq!(apply(&base, &patch).unwrap(), block);
     }
@@ -113,7 +110,7 @@ mod tests {
     #[test]
     fn another_base_gives_other_bytes_or_an_error_and_a_cut_gives_an_error() {
         let (base, block) = (noise(5000), [noise(5000), b"more".to_vec()].concat());
-        let patch = diff(&base, &block, LEVEL).unwrap();
+        let patch = diff(&base, &block).unwrap();
         let other = apply(&vec![0; 5000], &patch);
         assert!(other.is_err() || other.is_ok_and(|bytes| bytes != block));
         for len in 1..patch.len() {
@@ -128,7 +125,7 @@ mod tests {
             block in prop::collection::vec(any::<u8>(), 0..300),
             garbage in prop::collection::vec(any::<u8>(), 0..300),
         ) {
-            prop_assert_eq!(apply(&base, &diff(&base, &block, LEVEL).unwrap()).unwrap(), block);
+            prop_assert_eq!(apply(&base, &diff(&base, &block).unwrap()).unwrap(), block);
             let _ = apply(&base, &garbage);
             let _ = apply(&base, &[&[0x28, 0xb5, 0x2f, 0xfd][..], &garbage].concat());
         }

@@ -46,12 +46,6 @@ const STREAMS_PER_PEER_MAX: usize = 2;
 /// Differences that are applied at once, each on a thread, and each with its
 /// bases, its block and what that is compressed to in memory.
 const APPLIED_AT_ONCE: usize = 2;
-/// A difference that is longer, in bytes, is looked for again, and deeper …
-const DEEP_FROM: usize = 2 << 10;
-/// … for so many bytes of blocks of a question: a renamed directory is some
-/// segments, and costs a third of a second at most. Where all of a folder has
-/// changed, less would not be worth the time.
-const DEEP_LEN_MAX: usize = 2 << 20;
 /// How B keeps what came as a difference: as A keeps its own.
 const LEVEL: i32 = 3;
 
@@ -238,21 +232,13 @@ async fn answer(
     if question.patches.len() > WANTS_MAX || question.patches.iter().any(is_too_much) {
         return Err(ExchangeError::Malformed("it asks for too much at once".to_owned()));
     }
-    let mut deep = DEEP_LEN_MAX;
     for want in question.patches {
         let store = store.clone();
-        let made = blocking(move || patch(&*store, &want, &mut deep).map(|patch| (patch, deep)));
         // Where it cannot be had, the block protocol says why.
-        let patch = match made.await {
-            Ok((patch, left)) => {
-                deep = left;
-                patch
-            }
-            Err(error) => {
-                tracing::debug!(%error, "a difference could not be made");
-                Vec::new()
-            }
-        };
+        let patch = blocking(move || patch(&*store, &want)).await.unwrap_or_else(|error| {
+            tracing::debug!(%error, "a difference could not be made");
+            Vec::new()
+        });
         let len = u32::try_from(patch.len()).unwrap_or_default().to_le_bytes();
         stream.write_all(&len).await?;
         stream.write_all(&patch).await?;
@@ -261,22 +247,11 @@ async fn answer(
     finish(&mut stream).await
 }
 
-/// The difference that is wanted; empty where there is none to be had. `deep`
-/// is how many bytes may still be looked through twice.
-fn patch(
-    store: &dyn BlockStore,
-    want: &PatchWant,
-    deep: &mut usize,
-) -> Result<Vec<u8>, PatchError> {
+/// The difference that is wanted; empty where there is none to be had.
+fn patch(store: &dyn BlockStore, want: &PatchWant) -> Result<Vec<u8>, PatchError> {
     let Some(block) = part(store, &want.cid)? else { return Ok(Vec::new()) };
     let Some(prefix) = prefix(store, &want.bases)? else { return Ok(Vec::new()) };
-    let diff = |level| delta::diff(&prefix, &block, level).map_err(ExchangeError::from);
-    let mut patch = diff(delta::LEVEL)?;
-    let len = prefix.len() + block.len();
-    if patch.len() > DEEP_FROM && patch.len() < block.len() && len <= *deep {
-        *deep -= len;
-        patch = diff(delta::DEEP_LEVEL)?;
-    }
+    let patch = delta::diff(&prefix, &block).map_err(ExchangeError::from)?;
     // Noise grows by a few bytes, and is not worth the detour.
     Ok(if patch.len() < block.len() { patch } else { Vec::new() })
 }

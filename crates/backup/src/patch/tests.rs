@@ -56,35 +56,6 @@ async fn a_block_comes_as_its_difference_to_one_that_is_here() {
 }
 
 #[tokio::test]
-async fn a_renamed_directory_is_looked_at_twice_and_all_of_a_folder_is_not() {
-    let line = |dir: &str, n: usize| {
-        format!(
-            "{{\"cid\":\"{}\",\"path\":\"{dir}/file{n:06}\"}}\n",
-            blake3::hash(&n.to_le_bytes())
-        )
-    };
-    let segment = |dir: &str, from: usize| {
-        json(&(from..from + 1000).map(|n| line(dir, n)).collect::<String>())
-    };
-    let old: Vec<Block> = (0..20).map(|n| segment("Documents", n * 1000)).collect();
-    let new: Vec<Block> = (0..20).map(|n| segment("Documents-renamed", n * 1000)).collect();
-    let all: Vec<&Block> = old.iter().chain(&new).collect();
-    let there = store_of(&all);
-    let cost = async |count: usize| {
-        let here = store_of(&old.iter().collect::<Vec<_>>());
-        let wants = old.iter().zip(&new).take(count).map(|(old, new)| want(new, &[old]));
-        let patched = exchange(&here, &there, wants.collect()).await.unwrap();
-        assert_eq!(patched.blocks, count as u64);
-        patched.bytes
-    };
-    let quick = delta::diff(old[0].data(), new[0].data(), delta::LEVEL).unwrap().len() as u64;
-    assert!(quick > DEEP_FROM as u64);
-    let (one, all) = (cost(1).await, cost(20).await);
-    assert!(one < quick * 9 / 10, "{one} of {quick}");
-    assert!(all > one * 20 && all < quick * 21, "{all}, {one} for one, {quick} at once");
-}
-
-#[tokio::test]
 async fn what_either_side_lacks_does_not_come_and_costs_the_others_nothing() {
     let (base, edited) = pair();
     let text = [edited.data(), &b"\n"[..]].concat();
@@ -138,12 +109,12 @@ async fn what_is_not_the_block_is_never_put() {
     let (base, edited) = pair();
     let here = store_of(&[&base]);
     let wanted = want(&edited, &[&base]);
-    let good = delta::diff(base.data(), edited.data(), delta::LEVEL).unwrap();
+    let good = delta::diff(base.data(), edited.data()).unwrap();
     let framed = |patch: &[u8]| {
         let len = u32::try_from(patch.len()).unwrap().to_le_bytes();
         [&len[..], patch].concat()
     };
-    let other = delta::diff(base.data(), base.data(), delta::LEVEL).unwrap();
+    let other = delta::diff(base.data(), base.data()).unwrap();
     let bomb = zstd::bulk::compress(&vec![0; 64 << 20], 3).unwrap();
     for bytes in [
         vec![0xff; 4],
