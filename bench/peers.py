@@ -29,6 +29,8 @@ from systems import PEERS, Missing  # noqa: E402
 
 SYSTEMS = {system.name: system for system in (*PEERS, Archivist, ArchivistAtOnce)}
 DEFAULT = "cp,rsync,rsync-snapshots,restic,borg,syncthing,archivist"
+# What Archivist does besides what all do.
+BESIDES = ("restart A", "restore on B", "idle", "once idle")
 # The link of case W.
 LINK_BITS_PER_SEC, LINK_ROUND_TRIP = 100_000_000, 0.040
 # What a used cell leaves is deleted at the end: after a mass deletion, ext4
@@ -358,8 +360,8 @@ def parse():
         parser.add_argument(f"--scale-{name.lower()}", type=float, help=data.SETS[name])
     parser.add_argument("--runs", type=int, default=1, help="of each cell, taking turns")
     parser.add_argument(
-        "--without", type=lambda text: text.split(","), default=[],
-        help="what Archivist does besides and is left out: restart A,restore on B,idle,once idle",
+        "--without", action="append", default=[], choices=BESIDES,
+        help="leaves out what Archivist does besides",
     )
     parser.add_argument("--saves", type=int, default=20, help="for latency")
     parser.add_argument("--saves-in", default="S", choices=("S", "K"), help="… in this set (S)")

@@ -18,6 +18,8 @@ use net::{Likeness, Sketch, Want};
 use store::{BlockStore, StoreError};
 use types::{Cid, Codec, FileNode, NodeChild};
 
+use crate::tree::sound;
+
 /// Pairs that are known at once. A node has at most 4,096 children, and those
 /// of a batch are asked for before the next nodes are looked at.
 const PAIRS_MAX: usize = 64 * 1024;
@@ -38,17 +40,23 @@ impl Likes {
         self.0.is_empty()
     }
 
-    /// A node that was wanted has come: what is below it is like what is below
-    /// the one that it is like. Blocks.
+    /// A node that was wanted is here: what is below it is like what is below
+    /// the one that it is like. `bytes` are its own. Blocks.
     ///
     /// # Errors
     ///
     /// Those of the disk.
-    pub(crate) fn follow(&mut self, store: &dyn BlockStore, node: &Cid) -> Result<(), StoreError> {
+    pub(crate) fn follow(
+        &mut self,
+        store: &dyn BlockStore,
+        node: &Cid,
+        bytes: &[u8],
+    ) -> Result<(), StoreError> {
         let Some(here) = self.0.remove(node) else { return Ok(()) };
-        let Some(new) = children(store, node)? else { return Ok(()) };
+        // What is no node is somebody else's business.
+        let Ok(new) = FileNode::decode(bytes) else { return Ok(()) };
         let Some(old) = children(store, &here)? else { return Ok(()) };
-        for (wanted, here) in pairs(&new, &old) {
+        for (wanted, here) in pairs(new.children(), &old) {
             self.add(wanted, here);
         }
         Ok(())
@@ -66,12 +74,17 @@ impl Likes {
     ) -> Result<HashMap<Cid, Arc<Likeness>>, StoreError> {
         let mut found = HashMap::new();
         for want in wants {
-            let Some(here) = self.of(want.cid) else { continue };
-            let Some(bytes) = get(&**store, &here)? else { continue };
+            let Some(mut here) = self.of(want.cid) else { continue };
+            // A file that was longer: its front.
+            while want.cid.codec() == Codec::Raw && here.codec() != Codec::Raw {
+                let Some(below) = children(&**store, &here)? else { break };
+                here = below.first().map_or(want.cid, |child| child.cid);
+            }
+            let Some(bytes) = sound(&**store, &here)? else { continue };
             let Some(sketch) = Sketch::of(&bytes) else { continue };
             let store = store.clone();
             // Read again when it is needed: what is under way would be much.
-            let base = move || get(&*store, &here).ok().flatten();
+            let base = move || sound(&*store, &here).ok().flatten();
             found.insert(want.cid, Arc::new(Likeness::new(sketch, base)));
         }
         Ok(found)
@@ -88,21 +101,12 @@ impl Likes {
     }
 }
 
-/// The bytes of a block; one that is damaged is as good as missing.
-fn get(store: &dyn BlockStore, cid: &Cid) -> Result<Option<bytes::Bytes>, StoreError> {
-    match store.get(cid) {
-        Err(StoreError::Damaged { .. }) => Ok(None),
-        answer => answer,
-    }
-}
-
 /// What is below a node; a file of one chunk is that chunk.
 fn children(store: &dyn BlockStore, cid: &Cid) -> Result<Option<Vec<NodeChild>>, StoreError> {
     if cid.codec() == Codec::Raw {
         return Ok(store.len_of(cid)?.map(|len| vec![NodeChild { cid: *cid, len }]));
     }
-    // What is no node is somebody else's business.
-    let node = get(store, cid)?.and_then(|bytes| FileNode::decode(&bytes).ok());
+    let node = sound(store, cid)?.and_then(|bytes| FileNode::decode(&bytes).ok());
     Ok(node.map(|node| node.children().to_vec()))
 }
 
@@ -231,7 +235,7 @@ mod tests {
         likes.add(node, old.cid());
         likes.add(old.cid(), old.cid());
         assert_eq!(likes.0.len(), 2);
-        likes.follow(&store, &node).unwrap();
+        likes.follow(&store, &node, b"node").unwrap();
         let store: Arc<dyn BlockStore> = Arc::new(store);
         assert!(likes.clone().take(&store, &[new.cid().into()]).unwrap().is_empty());
         store.put(&[EncodedBlock::plain(old)]).unwrap();

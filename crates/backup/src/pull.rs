@@ -28,6 +28,7 @@ use types::{Cid, Codec, Dataset, FileNode};
 use crate::blocking::{Panicked, blocking};
 use crate::likes::Likes;
 use crate::pool::SessionPool;
+use crate::tree::sound;
 
 /// Blocks that are asked for in one go, at most.
 const BATCH_WANTS: usize = 4096;
@@ -517,10 +518,10 @@ impl Gathered {
                     is_here
                 }
                 Codec::DagCbor | Codec::Json if self.followed.contains(&cid) => true,
-                Codec::DagCbor | Codec::Json => match read(store, &cid)? {
+                Codec::DagCbor | Codec::Json => match sound(store, &cid)? {
                     Some(bytes) => {
                         self.tasks.extend(below(cid, &bytes)?.into_iter().rev());
-                        self.likes.follow(store, &cid)?;
+                        self.likes.follow(store, &cid, &bytes)?;
                         if self.followed.len() >= FOLLOWED_MAX {
                             self.followed.clear();
                         }
@@ -543,15 +544,6 @@ impl Gathered {
             }
         }
         Ok(())
-    }
-}
-
-/// The bytes of a block; one that is damaged is as good as missing.
-fn read(store: &dyn BlockStore, cid: &Cid) -> Result<Option<Vec<u8>>, PullError> {
-    match store.get(cid) {
-        Ok(bytes) => Ok(bytes.map(Vec::from)),
-        Err(StoreError::Damaged { .. }) => Ok(None),
-        Err(error) => Err(error.into()),
     }
 }
 

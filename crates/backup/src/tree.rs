@@ -86,6 +86,15 @@ pub(crate) fn block(store: &dyn BlockStore, cid: Cid) -> Result<Bytes, TreeError
     Ok(store.get(&cid)?.ok_or(StoreError::Missing(cid))?)
 }
 
+/// The bytes of a block, where it is here; one that is damaged is as good as
+/// missing.
+pub(crate) fn sound(store: &dyn BlockStore, cid: &Cid) -> Result<Option<Bytes>, StoreError> {
+    match store.get(cid) {
+        Err(StoreError::Damaged { .. }) => Ok(None),
+        answer => answer,
+    }
+}
+
 impl SnapshotTree {
     /// Opens the manifest `cid`, as a snapshot or a source names it.
     ///

@@ -88,50 +88,6 @@ async fn a_few_edits_cost_a_few_kilobytes_and_a_renamed_directory_hardly_more() 
 }
 
 #[tokio::test]
-async fn a_save_in_a_long_file_costs_what_has_changed_and_not_the_chunk_around_it() {
-    let source = Source::start().await;
-    let mut files = tree(10, 1);
-    files.insert("disk.img".into(), noise(7, 40 << 20));
-    files.insert("short.txt".into(), noise(8, 30_000));
-    source.publish("docs", 1, &files);
-    let store: Arc<dyn BlockStore> = Arc::new(MemStore::new());
-    let backup = Backup::start(store.clone(), &[&source]).await;
-    backup.snapshot("docs", 1).await;
-    let fetched = || backup.handle.totals().fetched_bytes;
-    // In the middle, at the end, at the front, and in a file of one chunk; one
-    // that grows from one chunk to several, and one that shrinks.
-    let mut sequence = 1;
-    for (path, at, with) in [
-        ("disk.img", 20 << 20, &b"inserted"[..]),
-        ("disk.img", (40 << 20) + 8, b"at the end"),
-        ("disk.img", 0, b"at the front"),
-        ("short.txt", 15_000, b"in the middle"),
-    ] {
-        let before = fetched();
-        files.get_mut(path).unwrap().splice(at..at, with.iter().copied());
-        sequence += 1;
-        let manifest = source.publish("docs", sequence, &files);
-        backup.snapshot("docs", sequence).await;
-        assert_holds(&store, manifest, &files);
-        let cost = fetched() - before;
-        assert!(cost < 12_000, "{path} at {at}: {cost} bytes");
-    }
-    let short = files["short.txt"].clone();
-    let grown = [short, noise(9, 50_000)].concat();
-    for (content, most) in [(grown.clone(), 62_000), (grown[..20_000].to_vec(), 12_000)] {
-        let before = fetched();
-        files.insert("short.txt".into(), content);
-        sequence += 1;
-        let manifest = source.publish("docs", sequence, &files);
-        backup.snapshot("docs", sequence).await;
-        assert_holds(&store, manifest, &files);
-        let cost = fetched() - before;
-        assert!(cost < most, "short.txt: {cost} bytes");
-    }
-    backup.stop().await;
-}
-
-#[tokio::test]
 async fn a_source_without_differences_is_backed_up_all_the_same() {
     let key = net::Keypair::generate_secp256k1();
     let source = Source::speaking(key, vec![backup::RECEIPT_PROTOCOL]).await;

@@ -3,71 +3,23 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod hand;
 mod source;
 
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use backup::{
-    ManifestJob, ManifestProgress, ManifestPullError, ManifestPuller, SessionPool, Snapshot,
-    SnapshotStore, SystemClock,
-};
-use manifest::Offer;
-use net::Net;
+use backup::{ManifestPullError, SnapshotStore};
 use store::sim::{Fault, Power, SimDisk};
 use store::{
     BlockStore, Call, FaultyStore, GcOptions, Limit, MemStore, PackStore, StoreError, StoreOptions,
     VerifyDepth,
 };
-use tokio_util::sync::CancellationToken;
-use types::{Cid, Codec, FileNodeBuilder, MAX_TREE_DEPTH, NodeChild};
+use types::{FileNodeBuilder, MAX_TREE_DEPTH, NodeChild};
 
+use self::hand::*;
 use self::source::*;
-
-/// A node that pulls by hand.
-struct Hand {
-    net: Net,
-    pool: SessionPool,
-}
-
-impl Hand {
-    async fn new(source: &Source) -> Self {
-        let net = Backup::net().await;
-        let handle = net.handle();
-        source.allow(handle.peer_id());
-        let addresses = source.net.handle().listen_addrs();
-        handle.connect(source.peer(), addresses, PATIENCE).await.unwrap();
-        let pool = SessionPool::new(net.handle());
-        Self { net, pool }
-    }
-
-    fn puller(&self, store: Arc<dyn BlockStore>) -> ManifestPuller {
-        ManifestPuller::new(SnapshotStore::new(store), self.pool.clone(), SystemClock::shared())
-    }
-}
-
-fn job(source: &Source, offer: &Offer) -> ManifestJob {
-    ManifestJob {
-        source: source.peer(),
-        offer: offer.clone(),
-        peers: vec![source.peer()],
-        progress: Arc::new(ManifestProgress::default()),
-        stop: CancellationToken::new(),
-    }
-}
-
-fn offer(source: &Source, folder: &str) -> Offer {
-    source.registry.get(&folder.parse().unwrap()).unwrap()
-}
-
-async fn pull(
-    puller: &ManifestPuller,
-    source: &Source,
-    offer: &Offer,
-) -> Result<Snapshot, ManifestPullError> {
-    puller.pull(job(source, offer)).await
-}
 
 #[tokio::test]
 async fn whatever_call_fails_there_is_no_snapshot_or_a_complete_one() {
@@ -124,81 +76,6 @@ async fn whatever_call_fails_there_is_no_snapshot_or_a_complete_one() {
         }
     }
     assert!(faults > 30, "{faults}");
-    drop(hand.net);
-}
-
-#[tokio::test]
-async fn what_cannot_be_made_of_a_difference_is_asked_for_whole() {
-    let source = Source::start().await;
-    let hand = Hand::new(&source).await;
-    let mut files = tree(5, 0);
-    files.insert("long".into(), noise(77, 60_000));
-    source.publish("docs", 1, &files);
-    let first = offer(&source, "docs");
-    files.get_mut("long").unwrap()[30_000] ^= 1;
-    let manifest = source.publish("docs", 2, &files);
-    let second = offer(&source, "docs");
-    let long = Cid::of(Codec::Raw, &files["long"]);
-    let mut found = Vec::new();
-    // Each read of the store fails once: also that of what the difference builds on.
-    for nth in 0..200 {
-        let inner = Arc::new(MemStore::new());
-        let faulty = Arc::new(FaultyStore::new(inner.clone()));
-        let puller = hand.puller(faulty.clone());
-        pull(&puller, &source, &first).await.unwrap();
-        let before = faulty.calls();
-        faulty.fail(Call::Get, nth, || StoreError::Injected("a fault"));
-        let job = job(&source, &second);
-        let progress = job.progress.clone();
-        source.served();
-        if puller.pull(job).await.is_ok() {
-            let asked = source.served().into_iter().filter(|cid| *cid == long).count();
-            found.push((asked, progress.numbers().fetched_bytes));
-            assert_holds(&(inner as Arc<dyn BlockStore>), manifest, &files);
-        }
-        if nth > faulty.calls() - before {
-            break;
-        }
-    }
-    // As a difference, and then whole.
-    let twice: Vec<_> = found.iter().filter(|(asked, _)| *asked == 2).collect();
-    assert!(matches!(twice[..], [(_, 60_000..)]), "{found:?}");
-    let (_, without_fault) = found.last().unwrap();
-    assert!(*without_fault < 6_000, "{found:?}");
-    drop(hand.net);
-}
-
-#[tokio::test]
-async fn what_failed_midway_goes_on_with_differences() {
-    let source = Source::start().await;
-    let hand = Hand::new(&source).await;
-    let mut files = tree(5, 0);
-    files.insert("long".into(), noise(77, 4_000_000));
-    source.publish("docs", 1, &files);
-    let first = offer(&source, "docs");
-    files.get_mut("long").unwrap()[2_000_000] ^= 1;
-    let manifest = source.publish("docs", 2, &files);
-    let second = offer(&source, "docs");
-    let mut faults = 0;
-    for nth in 0..100 {
-        let inner = Arc::new(MemStore::new());
-        let faulty = Arc::new(FaultyStore::new(inner.clone()));
-        let puller = hand.puller(faulty.clone());
-        pull(&puller, &source, &first).await.unwrap();
-        faulty.fail(Call::Put, nth, || StoreError::Injected("a fault"));
-        if pull(&puller, &source, &second).await.is_ok() {
-            break;
-        }
-        faults += 1;
-        let job = job(&source, &second);
-        let progress = job.progress.clone();
-        puller.pull(job).await.unwrap();
-        assert_holds(&(inner as Arc<dyn BlockStore>), manifest, &files);
-        let cost = progress.numbers().fetched_bytes;
-        assert!(cost < 12_000, "after put {nth} failed: {cost} bytes");
-    }
-    // The node and the chunk at the least.
-    assert!(faults >= 4, "{faults}");
     drop(hand.net);
 }
 

@@ -25,6 +25,7 @@ use types::{Block, Cid, Codec, EncodedBlock, MAX_BLOCK_LEN, delta};
 
 use crate::blocking::{Panicked, blocking};
 use crate::exchange::{self, ExchangeError, Limits, finish, read_frame, write_frame};
+use crate::tree::sound;
 
 /// The name of the protocol.
 pub const PATCH_PROTOCOL: StreamProtocol = StreamProtocol::new("/archivist/patches/1.0.0");
@@ -194,10 +195,7 @@ fn part(store: &dyn BlockStore, cid: &Cid) -> Result<Option<Bytes>, StoreError> 
     if cid.codec() != Codec::Json {
         return Ok(None);
     }
-    match store.get(cid) {
-        Err(StoreError::Damaged { .. }) => Ok(None),
-        answer => answer,
-    }
+    sound(store, cid)
 }
 
 /// Takes the streams of [`PATCH_PROTOCOL`] until the node stops. Those of

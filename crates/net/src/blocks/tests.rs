@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use tokio_util::compat::{Compat, TokioAsyncReadCompatExt};
 use types::{Block, Cid, Codec, EncodedBlock, Encoding};
 
-use super::ask::{FetchStats, Fetched, Outcome, Want};
+use super::ask::{Ask, FetchStats, Fetched, Outcome, Want};
 use super::fetch::Session;
 use super::frame::{self, Refusal, Violation};
 use super::serving::{self, IDLE_TIMEOUT, ServeError, Source, refuse, serve};
@@ -101,7 +101,7 @@ fn wants(cids: impl IntoIterator<Item = Cid>) -> Vec<Want> {
 /// Fetches, and collects what the sink got.
 async fn fetch(
     session: &mut Session<Pipe>,
-    wants: Vec<Want>,
+    wants: Vec<impl Into<Ask>>,
 ) -> (Result<FetchStats, FetchError<()>>, Vec<Fetched>) {
     let batches = Batches::default();
     let sink_batches = Arc::clone(&batches);
@@ -251,7 +251,7 @@ async fn blocks_of_all_sizes_arrive_in_order() {
         result.unwrap();
         assert_eq!(got.len(), some.len());
     }
-    let (result, _) = fetch(&mut session, Vec::new()).await;
+    let (result, _) = fetch(&mut session, Vec::<Want>::new()).await;
     assert_eq!(result.unwrap(), FetchStats::default());
     drop(session);
     server.await.unwrap().unwrap();

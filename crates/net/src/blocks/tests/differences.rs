@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::super::ask::{Ask, Likeness};
+use super::super::ask::Likeness;
 use super::super::sketch::Sketch;
 use super::*;
 
@@ -30,21 +30,6 @@ fn ask(block: &EncodedBlock, base: &[u8], found: Option<Vec<u8>>) -> Ask {
     Ask { want, like: Some(Arc::new(like)) }
 }
 
-async fn fetch_asks(
-    session: &mut Session<Pipe>,
-    asks: Vec<Ask>,
-) -> (Result<FetchStats, FetchError<()>>, Vec<Fetched>) {
-    let batches = Batches::default();
-    let sink_batches = Arc::clone(&batches);
-    let sink = move |batch| {
-        sink_batches.lock().push(batch);
-        Ok(())
-    };
-    let result = session.fetch(asks.into_iter(), sink).await;
-    let got = std::mem::take(&mut *batches.lock());
-    (result, got.into_iter().flatten().collect())
-}
-
 #[tokio::test]
 async fn a_block_comes_as_its_difference_and_one_that_is_like_nothing_whole() {
     let (base, new) = edited(1, 300_000);
@@ -61,7 +46,7 @@ async fn a_block_comes_as_its_difference_and_one_that_is_like_nothing_whole() {
         ask(&gone, &base, Some(base.clone())),
         ask(&text, &base, Some(base.clone())),
     ];
-    let (result, got) = fetch_asks(&mut session, asks).await;
+    let (result, got) = fetch(&mut session, asks).await;
     let stats = result.unwrap();
     assert_eq!((stats.blocks, stats.patched, stats.missing), (4, 1, 1));
     let travelled: Vec<u64> = got.iter().map(|fetched| fetched.travelled).collect();
@@ -87,7 +72,7 @@ async fn what_the_client_has_no_more_is_told_so_and_ends_nothing() {
     let mut session = open(pipe).await.unwrap();
     for found in [None, Some(Vec::new()), Some(noise(5, 100_000)), Some(base[1..].to_vec())] {
         let asks = vec![ask(&new, &base, found), Want::from(next.cid()).into()];
-        let (result, got) = fetch_asks(&mut session, asks).await;
+        let (result, got) = fetch(&mut session, asks).await;
         assert_eq!(result.unwrap().patched, 0);
         assert_eq!(got[0].outcome, Outcome::Unmade);
         assert!(matches!(got[1].outcome, Outcome::Block(_)));
@@ -111,7 +96,7 @@ async fn over_a_slow_link_all_is_compared_and_over_a_fast_one_only_what_comes_fi
         let mut session = open(pipe).await.unwrap();
         let asks = rest.iter().map(|block| Want::from(block.cid()).into());
         let asks = asks.chain(pairs.iter().map(|(base, new)| ask(new, base, Some(base.clone()))));
-        let (result, got) = fetch_asks(&mut session, asks.collect()).await;
+        let (result, got) = fetch(&mut session, asks.collect()).await;
         let stats = result.unwrap();
         assert_eq!(stats.blocks, 240);
         let asked: Vec<Cid> = all.iter().map(EncodedBlock::cid).collect();
@@ -134,7 +119,7 @@ async fn answered(put: impl FnOnce(&mut Vec<u8>), ask: Ask) -> (Option<BlockErro
         let _ = tokio::io::copy(&mut far, &mut tokio::io::sink()).await;
     });
     let mut session = open(near.compat()).await.unwrap();
-    let (result, got) = fetch_asks(&mut session, vec![ask]).await;
+    let (result, got) = fetch(&mut session, vec![ask]).await;
     server.abort();
     let error = result.err().map(|error| match error {
         FetchError::Block(error) => error,
@@ -217,7 +202,7 @@ async fn the_counters_tell_of_differences() {
     let server = tokio::spawn(serve(far.compat(), PeerId::random(), source));
     let received: Arc<Metrics> = Arc::default();
     let mut session = Session::open(near.compat(), Arc::clone(&received)).await.unwrap();
-    let (result, _) = fetch_asks(&mut session, vec![ask(&new, &base, Some(base.clone()))]).await;
+    let (result, _) = fetch(&mut session, vec![ask(&new, &base, Some(base.clone()))]).await;
     let stats = result.unwrap();
     drop(session);
     server.await.unwrap().unwrap();

@@ -1,0 +1,125 @@
+//! Files that travel as differences, where something fails on the way.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod hand;
+mod source;
+
+use std::sync::Arc;
+
+use store::{BlockStore, Call, FaultyStore, MemStore, StoreError};
+use types::{Cid, Codec};
+
+use self::hand::*;
+use self::source::*;
+
+#[tokio::test]
+async fn what_cannot_be_made_of_a_difference_is_asked_for_whole() {
+    let source = Source::start().await;
+    let hand = Hand::new(&source).await;
+    let mut files = tree(5, 0);
+    files.insert("long".into(), noise(77, 60_000));
+    source.publish("docs", 1, &files);
+    let first = offer(&source, "docs");
+    files.get_mut("long").unwrap()[30_000] ^= 1;
+    let manifest = source.publish("docs", 2, &files);
+    let second = offer(&source, "docs");
+    let long = Cid::of(Codec::Raw, &files["long"]);
+    let mut found = Vec::new();
+    // Each read of the store fails once: also that of what the difference builds on.
+    for nth in 0..200 {
+        let inner = Arc::new(MemStore::new());
+        let faulty = Arc::new(FaultyStore::new(inner.clone()));
+        let puller = hand.puller(faulty.clone());
+        pull(&puller, &source, &first).await.unwrap();
+        let before = faulty.calls();
+        faulty.fail(Call::Get, nth, || StoreError::Injected("a fault"));
+        let job = job(&source, &second);
+        let progress = job.progress.clone();
+        source.served();
+        if puller.pull(job).await.is_ok() {
+            let asked = source.served().into_iter().filter(|cid| *cid == long).count();
+            found.push((asked, progress.numbers().fetched_bytes));
+            assert_holds(&(inner as Arc<dyn BlockStore>), manifest, &files);
+        }
+        if nth > faulty.calls() - before {
+            break;
+        }
+    }
+    // As a difference, and then whole.
+    let twice: Vec<_> = found.iter().filter(|(asked, _)| *asked == 2).collect();
+    assert!(matches!(twice[..], [(_, 60_000..)]), "{found:?}");
+    let (_, without_fault) = found.last().unwrap();
+    assert!(*without_fault < 6_000, "{found:?}");
+    drop(hand.net);
+}
+
+#[tokio::test]
+async fn what_failed_midway_goes_on_with_differences() {
+    let source = Source::start().await;
+    let hand = Hand::new(&source).await;
+    let mut files = tree(5, 0);
+    files.insert("long".into(), noise(77, 4_000_000));
+    source.publish("docs", 1, &files);
+    let first = offer(&source, "docs");
+    files.get_mut("long").unwrap()[2_000_000] ^= 1;
+    let manifest = source.publish("docs", 2, &files);
+    let second = offer(&source, "docs");
+    let mut faults = 0;
+    for nth in 0..100 {
+        let inner = Arc::new(MemStore::new());
+        let faulty = Arc::new(FaultyStore::new(inner.clone()));
+        let puller = hand.puller(faulty.clone());
+        pull(&puller, &source, &first).await.unwrap();
+        faulty.fail(Call::Put, nth, || StoreError::Injected("a fault"));
+        if pull(&puller, &source, &second).await.is_ok() {
+            break;
+        }
+        faults += 1;
+        let job = job(&source, &second);
+        let progress = job.progress.clone();
+        puller.pull(job).await.unwrap();
+        assert_holds(&(inner as Arc<dyn BlockStore>), manifest, &files);
+        let cost = progress.numbers().fetched_bytes;
+        assert!(cost < 12_000, "after put {nth} failed: {cost} bytes");
+    }
+    // The node and the chunk at the least.
+    assert!(faults >= 4, "{faults}");
+    drop(hand.net);
+}
+
+#[tokio::test]
+async fn a_save_in_a_long_file_costs_what_has_changed_and_not_the_chunk_around_it() {
+    let source = Source::start().await;
+    let hand = Hand::new(&source).await;
+    let mut files = tree(10, 1);
+    files.insert("disk.img".into(), noise(7, 40 << 20));
+    files.insert("short.txt".into(), noise(8, 30_000));
+    source.publish("docs", 1, &files);
+    let store: Arc<dyn BlockStore> = Arc::new(MemStore::new());
+    let puller = hand.puller(store.clone());
+    pull(&puller, &source, &offer(&source, "docs")).await.unwrap();
+    let (disk, short) = (files["disk.img"].clone(), files["short.txt"].clone());
+    let with = |bytes: &[u8], at: usize, more: &[u8]| [&bytes[..at], more, &bytes[at..]].concat();
+    let grown = [&short[..], &noise(9, 50_000)].concat();
+    let cases = [
+        ("disk.img", with(&disk, 20 << 20, b"in the middle"), 12_000),
+        ("disk.img", with(&disk, 40 << 20, b"at the end"), 12_000),
+        ("disk.img", with(&disk, 0, b"at the front"), 12_000),
+        ("short.txt", with(&short, 15_000, b"in the middle"), 6_000),
+        // From one chunk to several, and back.
+        ("short.txt", grown.clone(), 62_000),
+        ("short.txt", grown[..20_000].to_vec(), 12_000),
+    ];
+    for (number, (path, content, most)) in cases.into_iter().enumerate() {
+        files.insert(path.into(), content);
+        let manifest = source.publish("docs", number as u64 + 2, &files);
+        let job = job(&source, &offer(&source, "docs"));
+        let progress = job.progress.clone();
+        puller.pull(job).await.unwrap();
+        assert_holds(&store, manifest, &files);
+        let cost = progress.numbers().fetched_bytes;
+        assert!(cost < most, "{path}, {number}: {cost} bytes");
+    }
+    drop(hand.net);
+}

@@ -1,0 +1,61 @@
+//! A backup server that pulls when it is told to, by hand.
+
+#![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "in a test it is an assertion")]
+
+use std::sync::Arc;
+
+use backup::{
+    ManifestJob, ManifestProgress, ManifestPullError, ManifestPuller, SessionPool, Snapshot,
+    SnapshotStore, SystemClock,
+};
+use manifest::Offer;
+use net::Net;
+use store::BlockStore;
+use tokio_util::sync::CancellationToken;
+
+use crate::source::*;
+
+/// A node that pulls by hand.
+pub(crate) struct Hand {
+    pub(crate) net: Net,
+    pub(crate) pool: SessionPool,
+}
+
+impl Hand {
+    pub(crate) async fn new(source: &Source) -> Self {
+        let net = Backup::net().await;
+        let handle = net.handle();
+        source.allow(handle.peer_id());
+        let addresses = source.net.handle().listen_addrs();
+        handle.connect(source.peer(), addresses, PATIENCE).await.unwrap();
+        let pool = SessionPool::new(net.handle());
+        Self { net, pool }
+    }
+
+    pub(crate) fn puller(&self, store: Arc<dyn BlockStore>) -> ManifestPuller {
+        ManifestPuller::new(SnapshotStore::new(store), self.pool.clone(), SystemClock::shared())
+    }
+}
+
+pub(crate) fn job(source: &Source, offer: &Offer) -> ManifestJob {
+    ManifestJob {
+        source: source.peer(),
+        offer: offer.clone(),
+        peers: vec![source.peer()],
+        progress: Arc::new(ManifestProgress::default()),
+        stop: CancellationToken::new(),
+    }
+}
+
+pub(crate) fn offer(source: &Source, folder: &str) -> Offer {
+    source.registry.get(&folder.parse().unwrap()).unwrap()
+}
+
+pub(crate) async fn pull(
+    puller: &ManifestPuller,
+    source: &Source,
+    offer: &Offer,
+) -> Result<Snapshot, ManifestPullError> {
+    puller.pull(job(source, offer)).await
+}
