@@ -123,3 +123,42 @@ async fn a_save_in_a_long_file_costs_what_has_changed_and_not_the_chunk_around_i
     }
     drop(hand.net);
 }
+
+#[tokio::test]
+async fn a_few_edits_cost_a_few_kilobytes_and_a_renamed_directory_hardly_more() {
+    let source = Source::start().await;
+    let mut files = tree(20_000, 0);
+    source.publish("docs", 1, &files);
+    let store: Arc<dyn BlockStore> = Arc::new(MemStore::new());
+    let hand = Hand::new(&source).await;
+    let puller = hand.puller(store.clone());
+    pull(&puller, &source, &offer(&source, "docs")).await.unwrap();
+    let paths: Vec<String> =
+        files.keys().filter(|path| !path.ends_with('/')).step_by(1987).cloned().collect();
+    for path in &paths {
+        files.insert(path.clone(), b"edited".to_vec());
+    }
+    let fetched = async || {
+        let job = job(&source, &offer(&source, "docs"));
+        let progress = job.progress.clone();
+        puller.pull(job).await.unwrap();
+        progress.numbers().fetched_bytes
+    };
+    let second = source.publish("docs", 2, &files);
+    let cost = fetched().await;
+    assert_holds(&store, second, &files);
+    assert!(cost < 12_000, "{} edits cost {cost} bytes", paths.len());
+
+    let dir = "d100/";
+    let moved: Vec<String> = files.keys().filter(|path| path.starts_with(dir)).cloned().collect();
+    assert!(moved.len() >= 100);
+    for path in moved {
+        let content = files.remove(&path).unwrap();
+        files.insert(format!("zzz/{}", &path[dir.len()..]), content);
+    }
+    let third = source.publish("docs", 3, &files);
+    let cost = fetched().await;
+    assert_holds(&store, third, &files);
+    assert!(cost < 12_000, "the rename cost {cost} bytes");
+    drop(hand.net);
+}
