@@ -40,9 +40,6 @@ const BATCH_NODES: usize = 256;
 /// … and so many while it is not known whether what comes is worth comparing
 /// with what is here: what is asked for first tells.
 const BATCH_LEN_ALIKE: u64 = 16 << 20;
-/// Bytes in a second from which on it is sooner sent whole than compared: then
-/// no more is, until the pull ends.
-const FAST: f64 = 40e6;
 /// Fewer bytes do not tell how fast a link is.
 const FAST_TELLS: u64 = 1 << 20;
 /// How often a peer whose stream broke is asked again for the same batch.
@@ -188,6 +185,8 @@ pub struct Puller {
     peers: Vec<PeerId>,
     progress: Arc<Progress>,
     stop: CancellationToken,
+    /// The link is no slow one: what comes is sooner sent whole than compared, and
+    /// no more is until the pull ends.
     is_fast: bool,
 }
 
@@ -401,7 +400,7 @@ impl Puller {
         {
             #[expect(clippy::cast_precision_loss, reason = "a batch is some MiB")]
             let bytes = stats.bytes as f64;
-            self.is_fast |= bytes > FAST * begun.elapsed().as_secs_f64();
+            self.is_fast |= bytes > net::SLOW_LINK * begun.elapsed().as_secs_f64();
         }
         let answers = std::mem::take(&mut *answers.lock().unwrap_or_else(|e| e.into_inner()));
         // In the order of the wants, so what was answered is a prefix.

@@ -37,7 +37,8 @@ pub use addresses::split_peer;
 pub use behaviour::{AGENT_VERSION, PROTOCOL_VERSION};
 pub use blocks::{
     Answer, Ask, BlockClient, BlockError, BlockProvider, BlockSession, FetchError, FetchStats,
-    Fetched, Likeness, Outcome, PROTOCOL as BLOCK_PROTOCOL, Refusal, Sketch, Violation, Want,
+    Fetched, Likeness, Outcome, PROTOCOL as BLOCK_PROTOCOL, Refusal, SLOW_LINK, Sketch, Violation,
+    Want,
 };
 pub use config::NetConfig;
 pub use error::{IdentityError, NetError, Retry, WrongPeer};

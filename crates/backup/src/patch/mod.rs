@@ -249,7 +249,7 @@ async fn answer(
 fn patch(store: &dyn BlockStore, want: &PatchWant) -> Result<Vec<u8>, PatchError> {
     let Some(block) = part(store, &want.cid)? else { return Ok(Vec::new()) };
     let Some(prefix) = prefix(store, &want.bases)? else { return Ok(Vec::new()) };
-    let patch = delta::diff(&prefix, &block).map_err(ExchangeError::from)?;
+    let patch = delta::diff(&prefix, &block, delta::CLOSE).map_err(ExchangeError::from)?;
     // Noise grows by a few bytes, and is not worth the detour.
     Ok(if patch.len() < block.len() { patch } else { Vec::new() })
 }

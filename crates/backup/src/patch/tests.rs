@@ -109,12 +109,12 @@ async fn what_is_not_the_block_is_never_put() {
     let (base, edited) = pair();
     let here = store_of(&[&base]);
     let wanted = want(&edited, &[&base]);
-    let good = delta::diff(base.data(), edited.data()).unwrap();
+    let good = delta::diff(base.data(), edited.data(), delta::CLOSE).unwrap();
     let framed = |patch: &[u8]| {
         let len = u32::try_from(patch.len()).unwrap().to_le_bytes();
         [&len[..], patch].concat()
     };
-    let other = delta::diff(base.data(), base.data()).unwrap();
+    let other = delta::diff(base.data(), base.data(), delta::CLOSE).unwrap();
     let bomb = zstd::bulk::compress(&vec![0; 64 << 20], 3).unwrap();
     for bytes in [
         vec![0xff; 4],

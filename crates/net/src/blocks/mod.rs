@@ -33,6 +33,7 @@ use types::{Cid, EncodedBlock, EncodedError};
 pub use ask::{Ask, FetchStats, Fetched, Likeness, Outcome, Want};
 pub use client::{BlockClient, BlockSession};
 pub use frame::{Refusal, Violation};
+pub use pace::SLOW_LINK;
 pub(crate) use server::Server;
 pub use sketch::Sketch;
 

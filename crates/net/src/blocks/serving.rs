@@ -185,7 +185,7 @@ fn cut_off() -> ServeError {
 }
 
 /// What is asked for: a block, or its difference to what this is the sketch of.
-type Asked = (Cid, Option<Box<Sketch>>);
+type Wanted = (Cid, Option<Box<Sketch>>);
 
 /// What is sent for one want.
 enum Reply {
@@ -197,7 +197,7 @@ enum Reply {
 /// What has been read: the replies to a prefix of what was asked, and the rest.
 struct Batch {
     replies: Vec<Reply>,
-    rest: Vec<Asked>,
+    rest: Vec<Wanted>,
     patches: usize,
 }
 
@@ -208,7 +208,7 @@ struct Serving<'a, S> {
     peer: PeerId,
     source: Source,
     ended: bool,
-    wants: VecDeque<Asked>,
+    wants: VecDeque<Wanted>,
     /// Bytes of the sketches among them.
     sketches: usize,
     /// Whether the last batch was differences for the most part.
@@ -388,7 +388,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Serving<'a, S> {
             return Ok(false);
         };
         let len = self.wants.len().min(MAX_BATCH);
-        let asked: Vec<Asked> = self.wants.drain(..len).collect();
+        let asked: Vec<Wanted> = self.wants.drain(..len).collect();
         self.sketches -= asked.iter().map(sketch_len).sum::<usize>();
         let is_idle = self.sending.len() == 0 && self.is_between_frames();
         let packing = Packing {
@@ -508,7 +508,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Serving<'a, S> {
     }
 }
 
-fn sketch_len((_, sketch): &Asked) -> usize {
+fn sketch_len((_, sketch): &Wanted) -> usize {
     sketch.as_ref().map_or(0, |sketch| sketch.size())
 }
 
@@ -526,7 +526,7 @@ struct Packing {
 fn read(
     source: &Source,
     peer: &PeerId,
-    mut asked: Vec<Asked>,
+    mut asked: Vec<Wanted>,
     packing: &Packing,
 ) -> Result<Batch, ServeError> {
     let cids: Vec<Cid> = asked.iter().map(|(cid, _)| *cid).collect();
@@ -537,11 +537,15 @@ fn read(
     let packs = packing.is_slow || (packing.is_idle && len <= pace::FEW);
     let (mut replies, mut patches) = (Vec::with_capacity(answers.len()), 0);
     for (answer, (_, sketch)) in answers.into_iter().zip(asked) {
-        let answer = if packs { packed(answer) } else { answer };
         let sketch = sketch.filter(|_| packing.patches);
-        let patch = sketch.and_then(|sketch| patched(&answer, &sketch));
-        patches += usize::from(patch.is_some());
-        replies.push(patch.map_or(Reply::Answer(answer), Reply::Patch));
+        replies.push(match sketch.and_then(|sketch| patched(&answer, &sketch)) {
+            Some(patch) => {
+                patches += 1;
+                Reply::Patch(patch)
+            }
+            None if packs => Reply::Answer(packed(answer)),
+            None => Reply::Answer(answer),
+        });
     }
     Ok(Batch { replies, rest, patches })
 }

@@ -115,7 +115,7 @@ impl Sketch {
         if prefix.is_empty() {
             return Ok(None);
         }
-        bytes.extend(delta::diff(&prefix, block)?);
+        bytes.extend(delta::diff(&prefix, block, delta::QUICK)?);
         Ok(Some(bytes))
     }
 
