@@ -301,6 +301,34 @@ def insert(root, seed):
     return Change(root, ["big.bin"], undo, {})
 
 
+def scatter(root, scale, seed):
+    """4 KiB of noise are written to so many places of the longest files, as a
+    machine does in its disk's image, or a program in its database."""
+    rng = random.Random(f"{seed}-scatter")
+    found = [f"{d}/{name}" for d, _, names in os.walk(root) for name in names]
+    longest = sorted(found, key=lambda path: (-os.path.getsize(path), path))[:4]
+    before = []
+    for number in range(max(8, int(4000 * scale))):
+        path = longest[number % len(longest)]
+        at = rng.randrange(max(1, os.path.getsize(path) - 4 * KIB))
+        modified = os.stat(path).st_mtime_ns
+        with open(path, "r+b") as file:
+            file.seek(at)
+            before.append((path, at, file.read(4 * KIB), modified))
+            file.seek(at)
+            file.write(rng.randbytes(len(before[-1][2])))
+
+    def undo():
+        for path, at, content, modified in reversed(before):
+            with open(path, "r+b") as file:
+                file.seek(at)
+                file.write(content)
+            os.utime(path, ns=(modified, modified))
+
+    paths = sorted({os.path.relpath(path, root) for path, *_ in before})
+    return Change(root, paths, undo, {})
+
+
 def rename(root, scale, seed):
     """A directory with a fifth of all bytes gets another name."""
     top = fifth_of(plan_mixed(scale, seed))

@@ -216,8 +216,9 @@ class Bench:
             self.record(result)
 
     def over_link(self, name):
-        """Case W: first backup of M over a long thin link, and for archivist
-        the same with B killed in the middle."""
+        """Case W: first backup of M over a long thin link, and writes here and
+        there in its longest files; for archivist the first backup also with B
+        killed in the middle."""
         if missing := Link.why_not():
             log(f"  {name}: left out: {missing}")
             return
@@ -228,18 +229,26 @@ class Bench:
             result = {"system": name, "set": "W", **info, "scale": self.options.scales["M"]}
             routes = [(there, self.ports[port]) for port, there in system._links.items()]
             link = Link(routes, LINK_BITS_PER_SEC, LINK_ROUND_TRIP)
-            try:
-                system.prepare()
-                work = system.first
-                if kind == "resume":
-                    work = lambda: system.killed(whole / 2)
+            result["operations"], done = {}, None
+
+            def operation(label, work):
                 before = link.bytes()
                 cost = self.meter.measure(work)
                 cost["wire"] = link.bytes() - before
                 cost["stored"] = system.stored()
-                result["operations"] = {kind: cost}
-                whole = whole or cost["wall"]
-                log(f"  {name} W {kind}: {cost['wall']:.1f} s, {cost['wire'] / 1e6:.1f} MB")
+                result["operations"][label] = cost
+                log(f"  {name} W {label}: {cost['wall']:.1f} s, {cost['wire'] / 1e6:.1f} MB")
+
+            try:
+                system.prepare()
+                if kind == "resume":
+                    operation(kind, lambda: system.killed(whole / 2))
+                else:
+                    operation(kind, system.first)
+                    whole = result["operations"][kind]["wall"]
+                    system.before_change()
+                    done = data.scatter(source, result["scale"], self.options.seed)
+                    operation("writes", lambda: system.backup(done.paths))
                 self.check(system, source, result)
             except Exception as error:
                 result["error"] = f"{error}"[:500]
@@ -247,6 +256,8 @@ class Bench:
             finally:
                 system.close()
                 link.close()
+                if done is not None:
+                    done.undo()
                 self.record(result)
 
 

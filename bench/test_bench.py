@@ -58,6 +58,17 @@ class Sets(unittest.TestCase):
                 done.undo()
                 self.assertEqual(before, data.describe(root), label)
 
+    def test_writes_here_and_there_can_be_taken_back(self):
+        root, _ = data.make_set(self.work, "M", 0.002, 1)
+        before = data.describe(root)
+        done = data.scatter(root, 0.002, 1)
+        found = data.compare(before, data.describe(root))
+        self.assertEqual((found["missing"], found["extra"]), (0, 0))
+        self.assertEqual(found["content"], len(done.paths))
+        self.assertEqual(len(done.paths), 4)
+        done.undo()
+        self.assertEqual(before, data.describe(root))
+
     def test_what_differs_is_found(self):
         root, _ = data.make_set(self.work, "S", 0.001, 1)
         before = data.describe(root)
