@@ -114,11 +114,8 @@ async fn a_save_in_a_long_file_costs_what_has_changed_and_not_the_chunk_around_i
     for (number, (path, content, most)) in cases.into_iter().enumerate() {
         files.insert(path.into(), content);
         let manifest = source.publish("docs", number as u64 + 2, &files);
-        let job = job(&source, &offer(&source, "docs"));
-        let progress = job.progress.clone();
-        puller.pull(job).await.unwrap();
+        let cost = cost(&puller, &source).await;
         assert_holds(&store, manifest, &files);
-        let cost = progress.numbers().fetched_bytes;
         assert!(cost < most, "{path}, {number}: {cost} bytes");
     }
     drop(hand.net);
@@ -138,16 +135,10 @@ async fn a_few_edits_cost_a_few_kilobytes_and_a_renamed_directory_hardly_more() 
     for path in &paths {
         files.insert(path.clone(), b"edited".to_vec());
     }
-    let fetched = async || {
-        let job = job(&source, &offer(&source, "docs"));
-        let progress = job.progress.clone();
-        puller.pull(job).await.unwrap();
-        progress.numbers().fetched_bytes
-    };
     let second = source.publish("docs", 2, &files);
-    let cost = fetched().await;
+    let edits = cost(&puller, &source).await;
     assert_holds(&store, second, &files);
-    assert!(cost < 12_000, "{} edits cost {cost} bytes", paths.len());
+    assert!(edits < 12_000, "{} edits cost {edits} bytes", paths.len());
 
     let dir = "d100/";
     let moved: Vec<String> = files.keys().filter(|path| path.starts_with(dir)).cloned().collect();
@@ -157,8 +148,35 @@ async fn a_few_edits_cost_a_few_kilobytes_and_a_renamed_directory_hardly_more() 
         files.insert(format!("zzz/{}", &path[dir.len()..]), content);
     }
     let third = source.publish("docs", 3, &files);
-    let cost = fetched().await;
+    let rename = cost(&puller, &source).await;
     assert_holds(&store, third, &files);
-    assert!(cost < 12_000, "the rename cost {cost} bytes");
+    assert!(rename < 1_000, "the rename cost {rename} bytes");
+    drop(hand.net);
+}
+
+#[tokio::test]
+async fn a_directory_of_many_thousand_files_that_moves_costs_bytes_in_dozens_a_segment() {
+    let source = Source::start().await;
+    let moved = tree(30_000, 0);
+    let with = |dir: &str| {
+        let mut files = tree(2_000, 0);
+        let parents = dir.match_indices('/').map(|(at, _)| (dir[..=at].to_owned(), Vec::new()));
+        files.extend(parents);
+        files.extend(moved.iter().map(|(path, content)| (format!("{dir}{path}"), content.clone())));
+        files
+    };
+    source.publish("docs", 1, &with("camera/"));
+    let store: Arc<dyn BlockStore> = Arc::new(MemStore::new());
+    let hand = Hand::new(&source).await;
+    let puller = hand.puller(store.clone());
+    pull(&puller, &source, &offer(&source, "docs")).await.unwrap();
+    // To before what stays where it is, and to behind it.
+    for (number, dir) in ["attic/camera/", "photos/"].into_iter().enumerate() {
+        let files = with(dir);
+        let manifest = source.publish("docs", number as u64 + 2, &files);
+        let cost = cost(&puller, &source).await;
+        assert_holds(&store, manifest, &files);
+        assert!(cost < 8_000, "{dir}: {cost} bytes");
+    }
     drop(hand.net);
 }

@@ -2,6 +2,7 @@
 //! differences to them.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 
 use types::{Cid, MAX_BLOCK_LEN, ManifestHeader, SegmentRef};
 
@@ -55,30 +56,65 @@ impl Attempt<'_> {
 
 /// Which new segments are asked for as differences, and to what: the segments
 /// that held the same stretch of paths, and where there is more now than they
-/// held, those that are no more: it may have moved here from there.
+/// held, those that are no more: it may have moved here from there. Of these
+/// come first those that are as far from the first of them as the new one is
+/// from the first of its stretch, in entries: what has moved is in its old order.
 pub(super) fn segment_patches(
     plan: &Plan,
     header: &ManifestHeader,
     base: &ManifestHeader,
 ) -> Vec<PatchWant> {
     let kept: HashSet<Cid> = header.segments.iter().map(|segment| segment.cid).collect();
-    let gone: Vec<&SegmentRef> = base.segments.iter().filter(|s| !kept.contains(&s.cid)).collect();
+    let gone: Vec<_> = places(base.segments.iter().filter(|s| !kept.contains(&s.cid))).collect();
     let old: HashSet<Cid> = base.segments.iter().map(|segment| segment.cid).collect();
     let new = || plan.new_segments().filter(|step| !old.contains(&step.segment.cid));
     let mut grown: HashMap<usize, u64> = HashMap::new();
     for step in new() {
         *grown.entry(step.overlaps.start).or_default() += step.segment.entries;
     }
+    let mut before: HashMap<usize, u64> = HashMap::new();
     let wants = new().filter_map(|step| {
         let overlaps = base.segments.get(step.overlaps.clone()).unwrap_or_default();
         let held: u64 = overlaps.iter().map(|segment| segment.entries).sum();
+        let end = before.entry(step.overlaps.start).or_default();
+        let place = *end..*end + step.segment.entries;
+        *end = place.end;
         let is_more =
             grown.get(&step.overlaps.start).is_some_and(|grown| *grown > held + held / 16);
-        let others = gone.iter().copied().filter(|_| is_more);
-        let bases = bounded(overlaps.iter().chain(others));
+        // Of so many that something is gone from among them, what the new one begins
+        // and ends with.
+        let is_less = overlaps.len() > BASES_MAX;
+        let step_by = if is_less { overlaps.len() - 1 } else { 1 };
+        let others = (is_more || is_less).then(|| nearest(&gone, &place)).into_iter().flatten();
+        let bases = bounded(overlaps.iter().step_by(step_by).chain(others));
         (!bases.is_empty()).then_some(PatchWant { cid: step.segment.cid, bases })
     });
     wants.take(PATCHED_MAX).collect()
+}
+
+/// Segments, each with its place among the entries of all.
+fn places<'a>(
+    segments: impl Iterator<Item = &'a SegmentRef>,
+) -> impl Iterator<Item = (Range<u64>, &'a SegmentRef)> {
+    segments.scan(0, |end, segment| {
+        let start = *end;
+        *end += segment.entries;
+        Some((start..*end, segment))
+    })
+}
+
+/// The segments, those around a place first.
+fn nearest<'a>(
+    gone: &[(Range<u64>, &'a SegmentRef)],
+    place: &Range<u64>,
+) -> impl Iterator<Item = &'a SegmentRef> {
+    let mut gone = gone.to_vec();
+    let middle = |place: &Range<u64>| place.start.midpoint(place.end);
+    gone.sort_by_key(|(other, _)| {
+        let gap = place.start.max(other.start).saturating_sub(place.end.min(other.end));
+        (gap, middle(other).abs_diff(middle(place)))
+    });
+    gone.into_iter().map(|(_, segment)| segment)
 }
 
 /// As many as a question may name, each once.
@@ -159,6 +195,42 @@ mod tests {
         let moved = header(&[("k", 1000, "k"), ("t", 900, "t1"), ("x", 1100, "x")]);
         let both = vec![cid("t"), cid("a")];
         assert_eq!(patches(&base, &moved), [(cid("t1"), both.clone()), (cid("x"), both)]);
+    }
+
+    #[test]
+    fn what_has_moved_is_in_its_old_order() {
+        let path = |dir: &str, number: u64| format!("{dir}/{number:02}");
+        let of = |segments: Vec<(String, u64)>| {
+            let segments: Vec<_> = segments
+                .iter()
+                .map(|(path, entries)| (path.as_str(), *entries, path.as_str()))
+                .collect();
+            header(&segments)
+        };
+        let dir = |dir: &str| (0..40).map(|n| (path(dir, n), 100 + n)).collect::<Vec<_>>();
+        let base = of([dir("b"), dir("k")].concat());
+        for (dir_now, moved) in
+            [("t", of([dir("k"), dir("t")].concat())), ("a", of([dir("a"), dir("k")].concat()))]
+        {
+            let patches = patches(&base, &moved);
+            assert_eq!(patches.len(), 40);
+            for (number, (cid_now, bases)) in patches.into_iter().enumerate() {
+                assert_eq!(cid_now, cid(&path(dir_now, number as u64)));
+                let old = bases.iter().position(|base| *base == cid(&path("b", number as u64)));
+                // First of what is gone, behind what was in its place.
+                assert!(old.is_some_and(|at| at <= 1), "{dir_now} {number} {bases:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn where_much_is_gone_what_is_left_is_like_both_ends() {
+        let names: Vec<String> = (0..30).map(|n| format!("{n:02}")).collect();
+        let all: Vec<_> = names.iter().map(|name| (name.as_str(), 1000, name.as_str())).collect();
+        let left = [&all[..5], &[("05", 900, "both")], &all[25..]].concat();
+        let patches = patches(&header(&all), &header(&left));
+        let [(_, bases)] = &patches[..] else { panic!("{patches:?}") };
+        assert_eq!(bases[..2], [cid("05"), cid("24")]);
     }
 
     #[test]

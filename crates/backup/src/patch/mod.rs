@@ -4,11 +4,14 @@
 //! about some blocks, each with the blocks that the asker has and that are
 //! likely to be like it; the answers are differences. One edit in a folder of
 //! a million files changes one segment of a thousand entries and the header:
-//! 60 kB that B has but for a line.
+//! 60 kB that B has but for a line. Where a directory has another name, the
+//! answer says so, and the difference is to what is so renamed (`renames`).
 //!
 //! Invariants: nothing depends on it. What does not come so, for whatever
 //! reason, is fetched whole; what comes is taken only where its bytes have the
 //! name that was asked for. Only parts of manifests are answered.
+
+mod renames;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -23,6 +26,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use types::{Block, Cid, Codec, EncodedBlock, MAX_BLOCK_LEN, delta};
 
+use self::renames::Rename;
 use crate::blocking::{Panicked, blocking};
 use crate::exchange::{self, ExchangeError, Limits, finish, read_frame, write_frame};
 use crate::tree::sound;
@@ -40,13 +44,16 @@ const QUESTION_LEN_MAX: usize = 64 << 10;
 const SERVE_TIMEOUT: Duration = Duration::from_secs(30);
 /// … and as the client does, from the open stream on.
 const ASK_TIMEOUT: Duration = Duration::from_secs(40);
-/// Each holds the bases, the block and the difference, 4 MiB each at most.
+/// Each holds the bases, what is renamed of them, the block and two differences, 4 MiB
+/// each at most.
 const STREAMS_MAX: usize = 4;
 /// See [`STREAMS_MAX`].
 const STREAMS_PER_PEER_MAX: usize = 2;
 /// Differences that are applied at once, each on a thread, and each with its
 /// bases, its block and what that is compressed to in memory.
 const APPLIED_AT_ONCE: usize = 2;
+/// A shorter difference is not worth looking for renames, in bytes.
+const RENAMES_FROM: usize = 512;
 /// How B keeps what came as a difference: as A keeps its own.
 const LEVEL: i32 = 3;
 
@@ -161,11 +168,18 @@ async fn applied(
 }
 
 /// Makes the block of a difference, and puts it if it is the one.
-fn put(store: &dyn BlockStore, want: &PatchWant, patch: &[u8]) -> Result<(), PatchError> {
+fn put(store: &dyn BlockStore, want: &PatchWant, answer: &[u8]) -> Result<(), PatchError> {
     let wrong = |what: String| ExchangeError::Malformed(format!("the block {}: {what}", want.cid));
-    let Some(prefix) = prefix(store, &want.bases)? else {
+    let Some((renames, patch)) = renames::decode(answer) else {
+        return Err(wrong("its difference is of another form".to_owned()).into());
+    };
+    let Some(mut prefix) = prefix(store, &want.bases)? else {
         return Err(wrong("its bases are gone".to_owned()).into());
     };
+    if !renames.is_empty() {
+        prefix = renames::apply(&prefix, &renames)
+            .ok_or_else(|| wrong("what is renamed of its bases is too long".to_owned()))?;
+    }
     let bytes = delta::apply(&prefix, patch).map_err(|error| wrong(error.to_string()))?;
     let block = Block::new(want.cid.codec(), bytes).map_err(|error| wrong(error.to_string()))?;
     if block.cid() != want.cid {
@@ -249,9 +263,33 @@ async fn answer(
 fn patch(store: &dyn BlockStore, want: &PatchWant) -> Result<Vec<u8>, PatchError> {
     let Some(block) = part(store, &want.cid)? else { return Ok(Vec::new()) };
     let Some(prefix) = prefix(store, &want.bases)? else { return Ok(Vec::new()) };
-    let patch = delta::diff(&prefix, &block, delta::CLOSE).map_err(ExchangeError::from)?;
+    let plain = answer_of(&[], &prefix, &block)?;
+    let patch = match renamed(&prefix, &block, plain.len())? {
+        Some(renamed) if renamed.len() < plain.len() => renamed,
+        _ => plain,
+    };
     // Noise grows by a few bytes, and is not worth the detour.
     Ok(if patch.len() < block.len() { patch } else { Vec::new() })
+}
+
+/// The difference to what is renamed of the bases, where anything was renamed;
+/// `plain` is the length of the one without that.
+fn renamed(prefix: &[u8], block: &[u8], plain: usize) -> Result<Option<Vec<u8>>, ExchangeError> {
+    if plain < RENAMES_FROM {
+        return Ok(None);
+    }
+    let renames = renames::find(prefix, block);
+    if renames.is_empty() {
+        return Ok(None);
+    }
+    let renamed = renames::apply(prefix, &renames);
+    renamed.map(|prefix| answer_of(&renames, &prefix, block)).transpose()
+}
+
+fn answer_of(renames: &[Rename], prefix: &[u8], block: &[u8]) -> Result<Vec<u8>, ExchangeError> {
+    let mut answer = renames::encode(renames);
+    answer.extend(delta::diff(prefix, block, delta::CLOSE)?);
+    Ok(answer)
 }
 
 #[cfg(test)]

@@ -16,11 +16,16 @@ fn store_of(blocks: &[&Block]) -> Arc<dyn BlockStore> {
     Arc::new(store)
 }
 
-/// A segment of noise that nothing but its base makes small, and one like it.
+/// The line of a file, of noise that nothing but its base makes small.
+fn line(dir: &str, n: usize) -> String {
+    let cid = blake3::hash(&n.to_le_bytes());
+    format!("{{\"cid\":\"{cid}\",\"path\":\"{dir}/{n}\",\"size_bytes\":1}}\n")
+}
+
+/// A segment, and one like it.
 fn pair() -> (Block, Block) {
-    let line = |n: usize| format!("{{\"cid\":\"{}\"}}\n", blake3::hash(&n.to_le_bytes()));
-    let base: String = (0..1000).map(line).collect();
-    let edited: String = (0..1000).map(|n| line(if n == 500 { 5000 } else { n })).collect();
+    let base: String = (0..1000).map(|n| line("a", n)).collect();
+    let edited: String = (0..1000).map(|n| line("a", if n == 500 { 5000 } else { n })).collect();
     (json(&base), json(&edited))
 }
 
@@ -53,6 +58,33 @@ async fn a_block_comes_as_its_difference_to_one_that_is_here() {
     assert_eq!(patched.blocks, 1);
     assert!(patched.bytes < 200, "{patched:?}");
     assert!(!here.has(&other.cid()).unwrap());
+}
+
+#[tokio::test]
+async fn a_renamed_directory_costs_its_two_names() {
+    let of = |dir: &str, numbers: std::ops::Range<usize>| -> String {
+        numbers.map(|n| line(dir, n)).collect()
+    };
+    // Cut elsewhere than before, and with something edited in it.
+    let (a, b) = (json(&of("2024/a", 0..1000)), json(&of("2024/a", 1000..2000)));
+    let moved = of("attic/2024/a", 300..1400) + &line("attic/2024/a", 5000);
+    let moved = json(&moved);
+    // Most of it stays: what is renamed would be in the way of that.
+    let split = json(&(of("2024/a", 0..700) + &of("2024/b", 700..1000)));
+    let (here, there) = (store_of(&[&a, &b]), store_of(&[&a, &b, &moved, &split]));
+    let cost = async |block: &Block, bases: &[&Block]| {
+        let patched = exchange(&here, &there, vec![want(block, bases)]).await.unwrap();
+        assert_eq!(here.get(&block.cid()).unwrap().as_ref(), Some(block.data()));
+        assert_eq!(patched.blocks, 1);
+        patched.bytes
+    };
+    let plain =
+        delta::diff(&[a.data(), b.data()].map(|d| &d[..]).concat(), moved.data(), delta::CLOSE);
+    let (plain, bytes) = (plain.unwrap().len(), cost(&moved, &[&a, &b]).await);
+    assert!(plain > 2000 && bytes < 200, "{plain} {bytes}");
+    let plain = delta::diff(a.data(), split.data(), delta::CLOSE).unwrap().len() as u64;
+    let bytes = cost(&split, &[&a]).await;
+    assert!(bytes <= plain + 1, "{plain} {bytes}");
 }
 
 #[tokio::test]
@@ -110,23 +142,36 @@ async fn what_is_not_the_block_is_never_put() {
     let here = store_of(&[&base]);
     let wanted = want(&edited, &[&base]);
     let good = delta::diff(base.data(), edited.data(), delta::CLOSE).unwrap();
-    let framed = |patch: &[u8]| {
-        let len = u32::try_from(patch.len()).unwrap().to_le_bytes();
-        [&len[..], patch].concat()
+    let framed = |answer: &[u8]| {
+        let len = u32::try_from(answer.len()).unwrap().to_le_bytes();
+        [&len[..], answer].concat()
     };
+    let plain = |patch: &[u8]| framed(&[&[0], patch].concat());
     let other = delta::diff(base.data(), base.data(), delta::CLOSE).unwrap();
     let bomb = zstd::bulk::compress(&vec![0; 64 << 20], 3).unwrap();
+    // One rename, of what the block has kept, and of more than there may be.
+    let renamed = |from: &[u8], to: &[u8]| {
+        let lens = [from, to].map(|text| u16::try_from(text.len()).unwrap().to_le_bytes());
+        framed(&[&[1], &lens[0][..], from, &lens[1], to, &good].concat())
+    };
     for bytes in [
         vec![0xff; 4],
         framed(b"garbage"),
-        framed(&other),
-        framed(&bomb),
-        framed(&good[..good.len() - 1]),
+        framed(&[0]),
+        framed(&good),
+        plain(b"garbage"),
+        plain(&other),
+        plain(&bomb),
+        plain(&good[..good.len() - 1]),
+        framed(&[&[9], &good[..]].concat()),
+        framed(&[1, 0xff, 0xff, 0]),
+        renamed(b"a/", b"b/"),
+        renamed(b"", &[b'x'; 50_000]),
     ] {
         let error = hostile(&here, &wanted, bytes).await;
         assert!(matches!(error, PatchError::Exchange(_)), "{error:?}");
     }
-    let whole = framed(&good);
+    let whole = plain(&good);
     for len in 0..whole.len() {
         hostile(&here, &wanted, whole[..len].to_vec()).await;
     }

@@ -59,3 +59,11 @@ pub(crate) async fn pull(
 ) -> Result<Snapshot, ManifestPullError> {
     puller.pull(job(source, offer)).await
 }
+
+/// Pulls what is offered, and tells how many bytes came for it.
+pub(crate) async fn cost(puller: &ManifestPuller, source: &Source) -> u64 {
+    let job = job(source, &offer(source, "docs"));
+    let progress = job.progress.clone();
+    puller.pull(job).await.unwrap();
+    progress.numbers().fetched_bytes
+}
