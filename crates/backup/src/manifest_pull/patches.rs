@@ -79,8 +79,9 @@ pub(super) fn segment_patches(
         let end = before.entry(step.overlaps.start).or_default();
         let place = *end..*end + step.segment.entries;
         *end = place.end;
-        let is_more =
-            grown.get(&step.overlaps.start).is_some_and(|grown| *grown > held + held / 16);
+        let is_more = grown
+            .get(&step.overlaps.start)
+            .is_some_and(|grown| *grown > held.saturating_add(held / 16));
         // Of so many that something is gone from among them, what the new one begins
         // and ends with.
         let is_less = overlaps.len() > BASES_MAX;

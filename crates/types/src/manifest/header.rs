@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::entry::{from_text, to_text};
 use super::{Entry, EntryKind, ManifestError};
-use crate::{Block, BlockError, Cid, Codec, FolderId, RelPath, SequenceNumber};
+use crate::{Block, BlockError, Cid, Codec, FolderId, MAX_BLOCK_LEN, RelPath, SequenceNumber};
 
 const VERSION: &str = "2";
 const HASH_MODE: &str = "blake3";
@@ -175,7 +175,9 @@ impl ManifestHeader {
             }
             rule(segment.cid.codec() == Codec::Json, "a segment of another codec")?;
             rule(segment.entries > 0, "an empty segment")?;
-            entries = entries.saturating_add(segment.entries);
+            rule(segment.bytes <= MAX_BLOCK_LEN as u64, "a segment longer than a block may be")?;
+            let sum = entries.checked_add(segment.entries);
+            entries = sum.ok_or(ManifestError::Rule("counts that do not add up"))?;
             segments.push(SegmentRef {
                 first_path,
                 cid: segment.cid,
@@ -266,6 +268,7 @@ mod tests {
             (r#""first_path":"b/c""#, r#""first_path":"b/../c""#, "path"),
             (r#""hash_mode":"blake3""#, r#""hash_mode":"md5""#, "hash"),
             (r#""path":"""#, r#""path":"r""#, "root"),
+            (r#""bytes":100"#, r#""bytes":4194305"#, "longer"),
         ];
         for (from, to, why) in cases {
             let bad = json.replace(from, to);
@@ -273,6 +276,12 @@ mod tests {
             let error = ManifestHeader::decode(bad.as_bytes()).unwrap_err().to_string();
             assert!(error.contains(why), "{to}: {error}");
         }
+        // A sum beyond what can be counted, which the counts seem to name.
+        let most = json
+            .replace(r#""entries":3"#, r#""entries":18446744073709551615"#)
+            .replace(r#""total_files":4"#, r#""total_files":18446744073709551614"#);
+        let error = ManifestHeader::decode(most.as_bytes()).unwrap_err().to_string();
+        assert!(error.contains("add up"), "{error}");
         for junk in [&b""[..], b"{}", b"[]", b"<html>", &[0xff; 10]] {
             assert!(ManifestHeader::decode(junk).is_err());
         }
