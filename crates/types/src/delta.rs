@@ -28,9 +28,9 @@ const FAR_LOG: u32 = 20;
 /// The level of zstd for what is the same but for a run of bytes here and there: 0.9
 /// ms for 300 kB, and as short as with level 6, which takes 6.7.
 pub const QUICK: i32 = 3;
-/// The level for lines of which each differs by a few bytes, as in a renamed
-/// directory: 3 takes half as many bytes more. Level 15 takes a sixth less, and
-/// tables of 37 MB (docs/performance.md).
+/// The level for lines of which each differs by a few bytes: 3 takes half as many
+/// bytes more. Level 15 takes a sixth less, and tables of 37 MB
+/// (docs/performance.md).
 pub const CLOSE: i32 = 6;
 
 /// The bases as one run of bytes, in their order; `None` where they are more

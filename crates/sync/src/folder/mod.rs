@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use fstree::{Owners, Root, RootError};
 use jiff::{SignedDuration, Timestamp};
+use parking_lot::Mutex;
 use store::Pin;
 use types::{RelPath, with_causes};
 
@@ -327,6 +328,7 @@ impl Task {
             shared: self.shared.clone(),
             put: Unsaved::default(),
             noted: Unsaved::default(),
+            second: Mutex::default(),
         });
         let modes = self.modes()?;
         let resting = self.split_retries().1;

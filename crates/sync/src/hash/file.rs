@@ -1,23 +1,21 @@
 //! One file: stat, read, stat.
 
 use std::collections::VecDeque;
-use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use fstree::{Found, FoundKind, OpenFile, ReadError};
-use store::{CHUNK_LEN_MAX, CHUNK_LEN_MIN, InPlaceChunk, Pin, StoreError, cut_point, will_need};
+use store::{CHUNK_LEN_MIN, InPlaceChunk, Pin, StoreError, will_need};
 use types::{
     Block, Cid, Codec, EncodedBlock, FileNodeBuilder, Hash, NodeChild, RelPath, with_causes,
 };
 
+use super::pieces::{BUFFER_LEN, Pieces};
 use super::{Job, Mode, Outcome, Read, Reading};
 use crate::error::SyncError;
 use crate::index::{Content, Row, Thing};
 
-/// How much of a file is in memory at once, for each thread.
-pub(crate) const BUFFER_LEN: usize = 4 * CHUNK_LEN_MAX;
 /// Files that are open at once, for each thread.
 const OPEN_MAX: usize = 16;
 /// How often a file is looked at anew that was changed since it was found.
@@ -189,10 +187,10 @@ impl Content {
         let spool = (mode != Mode::InPlace).then(|| reading.store.pin());
         let mut tree = Tree { spool, ..Tree::default() };
         let size = open.stamp.size;
-        let outcome = each_piece(reading, buffer, open, mode, |chunk| tree.add(reading, chunk))?;
-        if let Err(outcome) = outcome {
-            return Ok(Err(outcome));
-        }
+        let whole = match read_all(reading, buffer, open, mode, |chunk| tree.add(reading, chunk))? {
+            Ok(whole) => whole,
+            Err(outcome) => return Ok(Err(outcome)),
+        };
         if tree.nodes.size() != size {
             return Ok(Err(Outcome::Changing));
         }
@@ -209,70 +207,40 @@ impl Content {
                         return Ok(Err(Outcome::Failed(format!("cannot be looked at: {error}"))));
                     }
                 }
-                let mut again = blake3::Hasher::new();
-                let add = |chunk: &[u8]| {
-                    again.update(chunk);
-                    Ok(())
-                };
-                let outcome = each_piece(reading, buffer, open, mode, add)?;
-                if outcome.is_err() || again.finalize() != tree.whole.finalize() {
+                let again = read_all(reading, buffer, open, mode, |_| Ok(()))?;
+                if again.map_or(true, |again| again != whole) {
                     return Ok(Err(Outcome::Changing));
                 }
             }
             Ok(false) => return Ok(Err(Outcome::Changing)),
             Err(error) => return Ok(Err(Outcome::Failed(with_causes(&error)))),
         }
-        Ok(Ok((tree.finish(reading, found)?, is_whole)))
+        Ok(Ok((tree.finish(reading, found, whole)?, is_whole)))
     }
 }
 
-/// Calls with the chunks of the first `size` bytes of a file, where that is
-/// its length when it was opened.
-fn each_piece(
+/// Calls with the chunks of what a file was when it was opened, and tells the hash
+/// of all of it.
+fn read_all(
     reading: &Reading,
     buffer: &mut Vec<u8>,
     open: &OpenFile,
     mode: Mode,
-    mut each: impl FnMut(&[u8]) -> Result<(), SyncError>,
-) -> Result<Result<(), Outcome>, SyncError> {
+    each: impl FnMut(&[u8]) -> Result<(), SyncError>,
+) -> Result<Result<blake3::Hash, Outcome>, SyncError> {
     let size = open.stamp.size;
-    let (mut offset, mut start, mut end) = (0_u64, 0, 0);
-    buffer.resize(BUFFER_LEN, 0);
-    loop {
-        while offset < size && end < buffer.len() {
-            let room = buffer.len() - end;
-            let wanted = usize::try_from(size - offset).map_or(room, |left| left.min(room));
-            match open.file.read_at(&mut buffer[end..end + wanted], offset) {
-                // It is shorter than it was.
-                Ok(0) => return Ok(Err(Outcome::Changing)),
-                Ok(len) => {
-                    end += len;
-                    offset += len as u64;
-                    reading.shared.counters.bytes.fetch_add(len as u64, Ordering::Relaxed);
-                }
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(error) => {
-                    return Ok(Err(Outcome::Failed(format!("cannot be read: {error}"))));
-                }
-            }
-        }
-        let is_last = offset >= size;
-        while start < end && (is_last || end - start >= CHUNK_LEN_MAX) {
-            let len = cut_point(&buffer[start..end]);
-            each(&buffer[start..start + len])?;
-            start += len;
-        }
-        if is_last {
-            return Ok(Ok(()));
-        }
-        buffer.copy_within(start..end, 0);
-        (start, end) = (0, end - start);
+    let pieces = Pieces {
+        file: &open.file,
+        size,
+        // A file of one chunk is named by it already.
+        is_hashed: size >= CHUNK_LEN_MIN as u64 || mode != Mode::InPlace,
+        counter: &reading.shared.counters.bytes,
+    };
+    pieces.read(buffer, &reading.second, each, || {
         reading.check_stopped()?;
         // A long file that changes is given up early.
-        if mode != Mode::Prefix && !open.is_unchanged().unwrap_or(false) {
-            return Ok(Err(Outcome::Changing));
-        }
-    }
+        Ok(mode == Mode::Prefix || open.is_unchanged().unwrap_or(false))
+    })
 }
 
 /// The tree of one file as it grows.
@@ -280,8 +248,6 @@ fn each_piece(
 struct Tree {
     nodes: FileNodeBuilder,
     chunks: Vec<InPlaceChunk>,
-    /// Of all its bytes.
-    whole: blake3::Hasher,
     /// Where chunks go to the store: what keeps them until it is certain that
     /// the file is taken in. What is left of one that is not can be collected.
     spool: Option<Pin>,
@@ -296,10 +262,6 @@ impl Tree {
         let offset = self.nodes.size();
         let hash = Hash::of(bytes);
         let cid = Cid::new(Codec::Raw, hash);
-        // A file of one chunk is named by it already.
-        if offset > 0 || bytes.len() >= CHUNK_LEN_MIN || self.spool.is_some() {
-            self.whole.update(bytes);
-        }
         let mut blocks = Vec::new();
         if self.spool.is_some() {
             let block = Block::new(Codec::Raw, Bytes::copy_from_slice(bytes));
@@ -315,7 +277,13 @@ impl Tree {
         self.put(reading, &blocks)
     }
 
-    fn finish(mut self, reading: &Reading, found: &Found) -> Result<Content, SyncError> {
+    /// `whole` is the hash of all its bytes.
+    fn finish(
+        mut self,
+        reading: &Reading,
+        found: &Found,
+        whole: blake3::Hash,
+    ) -> Result<Content, SyncError> {
         let mut blocks = Vec::new();
         let root = std::mem::take(&mut self.nodes).finish(|node| {
             blocks.push(EncodedBlock::compress(node, NODE_LEVEL));
@@ -329,7 +297,7 @@ impl Tree {
         let cid = root.unwrap_or_else(|| Cid::of(Codec::Raw, b""));
         let blake3 = match cid.codec() {
             Codec::Raw => *cid.hash(),
-            _ => Hash::from_bytes(*self.whole.finalize().as_bytes()),
+            _ => Hash::from_bytes(*whole.as_bytes()),
         };
         let id = if self.spool.is_some() {
             // It leads to all that is kept until here.

@@ -1,16 +1,18 @@
 //! Reading files: what they are named, and where their blocks are.
 //!
 //! A file is taken in only if it is as it was before it was read
-//! ([`file`]); several threads do it, with many small files handed over at a
-//! time ([`pool`]).
+//! ([`file`]), which cuts it into chunks ([`pieces`]); several threads do it, with
+//! many small files handed over at a time ([`pool`]).
 
 mod file;
+mod pieces;
 mod pool;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use fstree::{Found, Root};
+use parking_lot::Mutex;
 use store::{BlockStore, FileId, InPlaceChunk, InPlaceStore, Pin};
 use types::RelPath;
 
@@ -35,6 +37,8 @@ pub(crate) struct Reading {
     pub(crate) put: Unsaved,
     /// What was noted in the index of blocks in place.
     pub(crate) noted: Unsaved,
+    /// Who reads a long file by two threads.
+    pub(crate) second: Mutex<()>,
 }
 
 /// Whether something was written that is not durable yet.
