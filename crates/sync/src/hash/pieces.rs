@@ -1,7 +1,7 @@
 //! The content of a file: cut into chunks, and hashed as a whole.
 //!
 //! Of a long file one thread reads and hashes the whole, and another one cuts it and
-//! hashes the chunks; each is about half of the work. While a file of gigabytes is
+//! hashes the chunks, which is two thirds of the work. While a file of gigabytes is
 //! looked at, the other cores have nothing else to do.
 
 use std::fs::File;
@@ -18,7 +18,7 @@ use super::Outcome;
 use crate::error::SyncError;
 
 /// How much of a file is in memory at once, for each thread that reads.
-pub(crate) const BUFFER_LEN: usize = 4 * CHUNK_LEN_MAX;
+pub(super) const BUFFER_LEN: usize = 4 * CHUNK_LEN_MAX;
 /// The front of a buffer: what is not cut of the one before, less than a chunk.
 const HEAD: usize = CHUNK_LEN_MAX;
 /// What is read at once, in bytes: it is hashed while it is in the core's own
