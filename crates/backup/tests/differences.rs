@@ -7,23 +7,30 @@ mod source;
 
 use std::sync::Arc;
 
+use manifest::Offer;
 use store::{BlockStore, Call, FaultyStore, MemStore, StoreError};
 use types::{Cid, Codec};
 
 use self::hand::*;
 use self::source::*;
 
+/// Some files, one of them of so many bytes, of which one was changed: what there is
+/// now, what was offered before, and the manifest that is offered.
+fn saved_twice(source: &Source, len: usize) -> (Tree, Offer, Cid) {
+    let mut files = tree(5, 0);
+    files.insert("long".into(), noise(77, len));
+    source.publish("docs", 1, &files);
+    let before = offer(source, "docs");
+    files.get_mut("long").unwrap()[len / 2] ^= 1;
+    let manifest = source.publish("docs", 2, &files);
+    (files, before, manifest)
+}
+
 #[tokio::test]
 async fn what_cannot_be_made_of_a_difference_is_asked_for_whole() {
     let source = Source::start().await;
     let hand = Hand::new(&source).await;
-    let mut files = tree(5, 0);
-    files.insert("long".into(), noise(77, 60_000));
-    source.publish("docs", 1, &files);
-    let first = offer(&source, "docs");
-    files.get_mut("long").unwrap()[30_000] ^= 1;
-    let manifest = source.publish("docs", 2, &files);
-    let second = offer(&source, "docs");
+    let (files, first, manifest) = saved_twice(&source, 60_000);
     let long = Cid::of(Codec::Raw, &files["long"]);
     let mut found = Vec::new();
     // Each read of the store fails once: also that of what the difference builds on.
@@ -34,7 +41,7 @@ async fn what_cannot_be_made_of_a_difference_is_asked_for_whole() {
         pull(&puller, &source, &first).await.unwrap();
         let before = faulty.calls();
         faulty.fail(Call::Get, nth, || StoreError::Injected("a fault"));
-        let job = job(&source, &second);
+        let job = job(&source, &offer(&source, "docs"));
         let progress = job.progress.clone();
         source.served();
         if puller.pull(job).await.is_ok() {
@@ -58,13 +65,7 @@ async fn what_cannot_be_made_of_a_difference_is_asked_for_whole() {
 async fn what_failed_midway_goes_on_with_differences() {
     let source = Source::start().await;
     let hand = Hand::new(&source).await;
-    let mut files = tree(5, 0);
-    files.insert("long".into(), noise(77, 4_000_000));
-    source.publish("docs", 1, &files);
-    let first = offer(&source, "docs");
-    files.get_mut("long").unwrap()[2_000_000] ^= 1;
-    let manifest = source.publish("docs", 2, &files);
-    let second = offer(&source, "docs");
+    let (files, first, manifest) = saved_twice(&source, 4_000_000);
     let mut faults = 0;
     for nth in 0..100 {
         let inner = Arc::new(MemStore::new());
@@ -72,15 +73,12 @@ async fn what_failed_midway_goes_on_with_differences() {
         let puller = hand.puller(faulty.clone());
         pull(&puller, &source, &first).await.unwrap();
         faulty.fail(Call::Put, nth, || StoreError::Injected("a fault"));
-        if pull(&puller, &source, &second).await.is_ok() {
+        if pull(&puller, &source, &offer(&source, "docs")).await.is_ok() {
             break;
         }
         faults += 1;
-        let job = job(&source, &second);
-        let progress = job.progress.clone();
-        puller.pull(job).await.unwrap();
+        let cost = cost(&puller, &source).await;
         assert_holds(&(inner as Arc<dyn BlockStore>), manifest, &files);
-        let cost = progress.numbers().fetched_bytes;
         assert!(cost < 12_000, "after put {nth} failed: {cost} bytes");
     }
     // The node and the chunk at the least.
@@ -96,9 +94,7 @@ async fn a_save_in_a_long_file_costs_what_has_changed_and_not_the_chunk_around_i
     files.insert("disk.img".into(), noise(7, 40 << 20));
     files.insert("short.txt".into(), noise(8, 30_000));
     source.publish("docs", 1, &files);
-    let store: Arc<dyn BlockStore> = Arc::new(MemStore::new());
-    let puller = hand.puller(store.clone());
-    pull(&puller, &source, &offer(&source, "docs")).await.unwrap();
+    let (store, puller) = pulled(&hand, &source).await;
     let (disk, short) = (files["disk.img"].clone(), files["short.txt"].clone());
     let with = |bytes: &[u8], at: usize, more: &[u8]| [&bytes[..at], more, &bytes[at..]].concat();
     let grown = [&short[..], &noise(9, 50_000)].concat();
@@ -126,10 +122,8 @@ async fn a_few_edits_cost_a_few_kilobytes_and_a_renamed_directory_hardly_more() 
     let source = Source::start().await;
     let mut files = tree(20_000, 0);
     source.publish("docs", 1, &files);
-    let store: Arc<dyn BlockStore> = Arc::new(MemStore::new());
     let hand = Hand::new(&source).await;
-    let puller = hand.puller(store.clone());
-    pull(&puller, &source, &offer(&source, "docs")).await.unwrap();
+    let (store, puller) = pulled(&hand, &source).await;
     let paths: Vec<String> =
         files.keys().filter(|path| !path.ends_with('/')).step_by(1987).cloned().collect();
     for path in &paths {
@@ -166,10 +160,8 @@ async fn a_directory_of_many_thousand_files_that_moves_costs_bytes_in_dozens_a_s
         files
     };
     source.publish("docs", 1, &with("camera/"));
-    let store: Arc<dyn BlockStore> = Arc::new(MemStore::new());
     let hand = Hand::new(&source).await;
-    let puller = hand.puller(store.clone());
-    pull(&puller, &source, &offer(&source, "docs")).await.unwrap();
+    let (store, puller) = pulled(&hand, &source).await;
     // To before what stays where it is, and to behind it.
     for (number, dir) in ["attic/camera/", "photos/"].into_iter().enumerate() {
         let files = with(dir);

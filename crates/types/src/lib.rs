@@ -43,7 +43,7 @@ pub use ids::{FolderId, FolderIdError, SequenceNumber};
 pub use links::links;
 pub use manifest::{
     Entry, EntryKind, MANIFEST_MIME, ManifestError, ManifestHeader, ManifestStats, Metadata,
-    Segment, SegmentRef, SegmentWriter, TreeCheck, Xattrs, decode_segment,
+    Segment, SegmentRef, SegmentWriter, TreeCheck, Xattrs, decode_segment, segment_lines,
 };
 pub use published::Published;
 pub use rel_path::{MAX_NAME_LEN, MAX_PATH_LEN, PathError, RelPath, is_unsafe_to_show};

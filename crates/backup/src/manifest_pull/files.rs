@@ -6,7 +6,10 @@ use std::ops::ControlFlow;
 
 use net::Want;
 use store::{BlockStore, StoreError};
-use types::{Cid, Codec, Entry, EntryKind, FileNode, MAX_TREE_DEPTH, SegmentRef, decode_segment};
+use types::{
+    Cid, Codec, Entry, EntryKind, FileNode, MAX_TREE_DEPTH, SegmentRef, decode_segment,
+    segment_lines,
+};
 
 use super::ManifestPullError;
 use crate::plan::{KnownFiles, Summary, TreeWalk};
@@ -83,12 +86,12 @@ pub(super) fn files_of(
         }
     }
     let new = block(store, segment)?;
-    let new_lines: HashSet<&[u8]> = lines(&new).collect();
+    let new_lines: HashSet<&[u8]> = segment_lines(&new).collect();
     let mut old_lines: HashSet<&[u8]> = HashSet::new();
     let mut here = KnownFiles::new();
     let mut before = HashMap::new();
     for (held, bytes) in &old {
-        for line in lines(bytes) {
+        for line in segment_lines(bytes) {
             if new_lines.contains(line) {
                 if held.is_complete {
                     old_lines.insert(line);
@@ -109,7 +112,7 @@ pub(super) fn files_of(
         }
     }
     let mut files = Vec::new();
-    for line in lines(&new).filter(|line| !old_lines.contains(line)) {
+    for line in segment_lines(&new).filter(|line| !old_lines.contains(line)) {
         let entry = entry(segment, line)?;
         if let EntryKind::File { cid, size, .. } = entry.kind
             && !here.has(&cid, size)
@@ -120,10 +123,6 @@ pub(super) fn files_of(
         }
     }
     Ok(files)
-}
-
-fn lines(segment: &[u8]) -> impl Iterator<Item = &[u8]> {
-    segment.split(|byte| *byte == b'\n').filter(|line| !line.is_empty())
 }
 
 fn entry(cid: Cid, line: &[u8]) -> Result<Entry, ManifestPullError> {

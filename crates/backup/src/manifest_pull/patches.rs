@@ -82,12 +82,11 @@ pub(super) fn segment_patches(
         let is_more = grown
             .get(&step.overlaps.start)
             .is_some_and(|grown| *grown > held.saturating_add(held / 16));
-        // Of so many that something is gone from among them, what the new one begins
-        // and ends with.
-        let is_less = overlaps.len() > BASES_MAX;
-        let step_by = if is_less { overlaps.len() - 1 } else { 1 };
-        let others = (is_more || is_less).then(|| nearest(&gone, &place)).into_iter().flatten();
-        let bases = bounded(overlaps.iter().step_by(step_by).chain(others));
+        // Most of so many is gone: what is left is of the first and of the last.
+        let is_rest = overlaps.len() > BASES_MAX;
+        let in_place = overlaps.iter().step_by(if is_rest { overlaps.len() - 1 } else { 1 });
+        let others = (is_more || is_rest).then(|| nearest(&gone, &place)).into_iter().flatten();
+        let bases = bounded(in_place.chain(others));
         (!bases.is_empty()).then_some(PatchWant { cid: step.segment.cid, bases })
     });
     wants.take(PATCHED_MAX).collect()

@@ -12,7 +12,7 @@ use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 
 use memchr::memmem;
-use types::delta;
+use types::{delta, segment_lines};
 
 /// What stands before the path of an entry. In a text of JSON it cannot: there the
 /// quotes would be escaped.
@@ -43,11 +43,11 @@ struct Moved<'a> {
 /// What was renamed between the lines of `bases` and those of `block`, as far as
 /// the files tell that are in both, unchanged.
 pub(super) fn find(bases: &[u8], block: &[u8]) -> Vec<Rename> {
-    let new: HashSet<&[u8]> = lines(block).collect();
-    let gone = lines(bases).filter(|line| !new.contains(line)).filter_map(Line::of_file);
+    let new: HashSet<&[u8]> = segment_lines(block).collect();
+    let gone = segment_lines(bases).filter(|line| !new.contains(line)).filter_map(Line::of_file);
     let gone: HashMap<_, _> = gone.map(|line| (line.rest, line.path)).collect();
     let mut moves: HashMap<(&[u8], &[u8]), Moved<'_>> = HashMap::new();
-    for line in lines(block).filter_map(Line::of_file) {
+    for line in segment_lines(block).filter_map(Line::of_file) {
         let Some(old) = gone.get(&line.rest) else { continue };
         let tail = common_tail(old, line.path);
         if tail.is_empty() {
@@ -154,10 +154,6 @@ impl<'a> Line<'a> {
         let has_other_fields = memmem::find(path, b"\",\"").is_some();
         (!has_other_fields).then_some(Self { path, rest: (before, after) })
     }
-}
-
-fn lines(segment: &[u8]) -> impl Iterator<Item = &[u8]> {
-    segment.split(|byte| *byte == b'\n').filter(|line| !line.is_empty())
 }
 
 /// The names that both paths end with.

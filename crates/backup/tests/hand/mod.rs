@@ -11,7 +11,7 @@ use backup::{
 };
 use manifest::Offer;
 use net::Net;
-use store::BlockStore;
+use store::{BlockStore, MemStore};
 use tokio_util::sync::CancellationToken;
 
 use crate::source::*;
@@ -58,6 +58,14 @@ pub(crate) async fn pull(
     offer: &Offer,
 ) -> Result<Snapshot, ManifestPullError> {
     puller.pull(job(source, offer)).await
+}
+
+/// A store that has what is offered, and who pulled it.
+pub(crate) async fn pulled(hand: &Hand, source: &Source) -> (Arc<dyn BlockStore>, ManifestPuller) {
+    let store: Arc<dyn BlockStore> = Arc::new(MemStore::new());
+    let puller = hand.puller(store.clone());
+    pull(&puller, source, &offer(source, "docs")).await.unwrap();
+    (store, puller)
 }
 
 /// Pulls what is offered, and tells how many bytes came for it.

@@ -12,7 +12,7 @@ mod segment;
 pub use entry::{Entry, EntryKind, Metadata, Xattrs};
 pub use header::{ManifestHeader, ManifestStats, SegmentRef};
 pub(crate) use segment::manifest_links;
-pub use segment::{Segment, SegmentWriter, TreeCheck, decode_segment};
+pub use segment::{Segment, SegmentWriter, TreeCheck, decode_segment, segment_lines};
 
 /// The MIME type of the dataset that a manifest is: its content is the header.
 pub const MANIFEST_MIME: &str = "application/vnd.archivist.manifest+json";

@@ -76,6 +76,12 @@ impl SegmentWriter {
     }
 }
 
+/// The lines of a segment, an entry each, or of several one after the other; none is
+/// read.
+pub fn segment_lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty())
+}
+
 /// Reads the entries of a segment, one after the other, until `each` breaks.
 ///
 /// # Errors
