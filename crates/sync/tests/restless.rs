@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use common::{Setup, noise};
 use sync::Clock as _;
-use types::{EntryKind, RelPath};
+use types::{EntryKind, Hash, RelPath};
 
 fn path(text: &str) -> RelPath {
     RelPath::new(text).unwrap()
@@ -79,9 +79,16 @@ async fn tried_in_vain(setup: &mut Setup) -> Writer {
 
 /// Changes another file, and waits for the manifest with it.
 async fn publish_another(setup: &mut Setup, round: u32) {
-    let before = setup.status().sequence;
-    setup.write("new", format!("round {round}"));
-    setup.until("a manifest", |status| status.sequence > before).await;
+    let content = format!("round {round}");
+    let wanted = Hash::of(content.as_bytes());
+    setup.write("new", content);
+    // One that says what was before may come first.
+    let has_it = || {
+        let entries = setup.entries(setup.published().last()?);
+        let kind = &entries.get(&path("new"))?.kind;
+        Some(matches!(kind, EntryKind::File { blake3, .. } if *blake3 == wanted))
+    };
+    setup.until("the manifest with it", |_| has_it().unwrap_or(false)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
