@@ -328,7 +328,7 @@ impl Task {
             shared: self.shared.clone(),
             put: Unsaved::default(),
             noted: Unsaved::default(),
-            second: Mutex::default(),
+            second_reader: Mutex::default(),
         });
         let modes = self.modes()?;
         let resting = self.split_retries().1;

@@ -11,7 +11,7 @@ use types::{
     Block, Cid, Codec, EncodedBlock, FileNodeBuilder, Hash, NodeChild, RelPath, with_causes,
 };
 
-use super::pieces::{BUFFER_LEN, Pieces};
+use super::chunks::{BUFFER_LEN, Buffer, Chunks};
 use super::{Job, Mode, Outcome, Read, Reading};
 use crate::error::SyncError;
 use crate::index::{Content, Row, Thing};
@@ -31,7 +31,7 @@ const BEGINNING: &str = "grows while it is read; this is its beginning";
 
 /// Reads files. Those that come next are open while one is read, and the system
 /// knows what of them is wanted: a disk that answers many at once is kept busy.
-pub(crate) fn read_files(reading: &Reading, buffer: &mut Vec<u8>, jobs: Vec<Job>) -> Vec<Read> {
+pub(crate) fn read_files(reading: &Reading, buffer: &mut Buffer, jobs: Vec<Job>) -> Vec<Read> {
     let mut done = Vec::with_capacity(jobs.len());
     let mut jobs = jobs.into_iter();
     let mut begun = VecDeque::with_capacity(OPEN_MAX);
@@ -66,7 +66,7 @@ impl Opened {
     }
 }
 
-fn read_file(reading: &Reading, buffer: &mut Vec<u8>, job: Job, opened: Option<Opened>) -> Read {
+fn read_file(reading: &Reading, buffer: &mut Buffer, job: Job, opened: Option<Opened>) -> Read {
     let path = job.found.path.clone();
     let (before, mode) = (job.before, job.mode);
     let outcome = match read(reading, buffer, job, opened) {
@@ -83,7 +83,7 @@ fn read_file(reading: &Reading, buffer: &mut Vec<u8>, job: Job, opened: Option<O
 
 fn read(
     reading: &Reading,
-    buffer: &mut Vec<u8>,
+    buffer: &mut Buffer,
     job: Job,
     mut opened: Option<Opened>,
 ) -> Result<Outcome, SyncError> {
@@ -179,7 +179,7 @@ impl Content {
     /// and nothing more; the inner error is what became of it otherwise.
     fn read(
         reading: &Reading,
-        buffer: &mut Vec<u8>,
+        buffer: &mut Buffer,
         found: &Found,
         open: &OpenFile,
         mode: Mode,
@@ -187,10 +187,10 @@ impl Content {
         let spool = (mode != Mode::InPlace).then(|| reading.store.pin());
         let mut tree = Tree { spool, ..Tree::default() };
         let size = open.stamp.size;
-        let whole = match read_all(reading, buffer, open, mode, |chunk| tree.add(reading, chunk))? {
-            Ok(whole) => whole,
-            Err(outcome) => return Ok(Err(outcome)),
-        };
+        let outcome = each_chunk(reading, buffer, open, mode, |chunk| tree.add(reading, chunk))?;
+        if let Err(outcome) = outcome {
+            return Ok(Err(outcome));
+        }
         if tree.nodes.size() != size {
             return Ok(Err(Outcome::Changing));
         }
@@ -207,36 +207,35 @@ impl Content {
                         return Ok(Err(Outcome::Failed(format!("cannot be looked at: {error}"))));
                     }
                 }
-                let again = read_all(reading, buffer, open, mode, |_| Ok(()))?;
-                if again.map_or(true, |again| again != whole) {
+                let mut again = blake3::Hasher::new();
+                let add = |chunk: &[u8]| {
+                    again.update(chunk);
+                    Ok(())
+                };
+                let outcome = each_chunk(reading, buffer, open, mode, add)?;
+                if outcome.is_err() || again.finalize() != tree.whole.finalize() {
                     return Ok(Err(Outcome::Changing));
                 }
             }
             Ok(false) => return Ok(Err(Outcome::Changing)),
             Err(error) => return Ok(Err(Outcome::Failed(with_causes(&error)))),
         }
-        Ok(Ok((tree.finish(reading, found, whole)?, is_whole)))
+        Ok(Ok((tree.finish(reading, found)?, is_whole)))
     }
 }
 
-/// Calls with the chunks of what a file was when it was opened, and tells the hash
-/// of all of it.
-fn read_all(
+/// Calls with the chunks of the first `size` bytes of a file, where that is
+/// its length when it was opened.
+fn each_chunk(
     reading: &Reading,
-    buffer: &mut Vec<u8>,
+    buffer: &mut Buffer,
     open: &OpenFile,
     mode: Mode,
     each: impl FnMut(&[u8]) -> Result<(), SyncError>,
-) -> Result<Result<blake3::Hash, Outcome>, SyncError> {
-    let size = open.stamp.size;
-    let pieces = Pieces {
-        file: &open.file,
-        size,
-        // A file of one chunk is named by it already.
-        is_hashed: size >= CHUNK_LEN_MIN as u64 || mode != Mode::InPlace,
-        counter: &reading.shared.counters.bytes,
-    };
-    pieces.read(buffer, &reading.second, each, || {
+) -> Result<Result<(), Outcome>, SyncError> {
+    let counter = &reading.shared.counters.bytes;
+    let chunks = Chunks { file: &open.file, size: open.stamp.size, counter };
+    chunks.take(buffer, &reading.second_reader, each, || {
         reading.check_stopped()?;
         // A long file that changes is given up early.
         Ok(mode == Mode::Prefix || open.is_unchanged().unwrap_or(false))
@@ -248,6 +247,8 @@ fn read_all(
 struct Tree {
     nodes: FileNodeBuilder,
     chunks: Vec<InPlaceChunk>,
+    /// Of all its bytes.
+    whole: blake3::Hasher,
     /// Where chunks go to the store: what keeps them until it is certain that
     /// the file is taken in. What is left of one that is not can be collected.
     spool: Option<Pin>,
@@ -262,6 +263,10 @@ impl Tree {
         let offset = self.nodes.size();
         let hash = Hash::of(bytes);
         let cid = Cid::new(Codec::Raw, hash);
+        // A file of one chunk is named by it already.
+        if offset > 0 || bytes.len() >= CHUNK_LEN_MIN || self.spool.is_some() {
+            self.whole.update(bytes);
+        }
         let mut blocks = Vec::new();
         if self.spool.is_some() {
             let block = Block::new(Codec::Raw, Bytes::copy_from_slice(bytes));
@@ -277,13 +282,7 @@ impl Tree {
         self.put(reading, &blocks)
     }
 
-    /// `whole` is the hash of all its bytes.
-    fn finish(
-        mut self,
-        reading: &Reading,
-        found: &Found,
-        whole: blake3::Hash,
-    ) -> Result<Content, SyncError> {
+    fn finish(mut self, reading: &Reading, found: &Found) -> Result<Content, SyncError> {
         let mut blocks = Vec::new();
         let root = std::mem::take(&mut self.nodes).finish(|node| {
             blocks.push(EncodedBlock::compress(node, NODE_LEVEL));
@@ -297,7 +296,7 @@ impl Tree {
         let cid = root.unwrap_or_else(|| Cid::of(Codec::Raw, b""));
         let blake3 = match cid.codec() {
             Codec::Raw => *cid.hash(),
-            _ => Hash::from_bytes(*whole.as_bytes()),
+            _ => Hash::from_bytes(*self.whole.finalize().as_bytes()),
         };
         let id = if self.spool.is_some() {
             // It leads to all that is kept until here.

@@ -1,11 +1,11 @@
 //! Reading files: what they are named, and where their blocks are.
 //!
 //! A file is taken in only if it is as it was before it was read
-//! ([`file`]), which cuts it into chunks ([`pieces`]); several threads do it, with
+//! ([`file`]), chunk by chunk ([`chunks`]); several threads do it, with
 //! many small files handed over at a time ([`pool`]).
 
+mod chunks;
 mod file;
-mod pieces;
 mod pool;
 
 use std::sync::Arc;
@@ -37,8 +37,8 @@ pub(crate) struct Reading {
     pub(crate) put: Unsaved,
     /// What was noted in the index of blocks in place.
     pub(crate) noted: Unsaved,
-    /// Who reads a long file by two threads.
-    pub(crate) second: Mutex<()>,
+    /// Held while a long file is read by two threads.
+    pub(crate) second_reader: Mutex<()>,
 }
 
 /// Whether something was written that is not durable yet.

@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
+use super::chunks::Buffer;
 use super::{Job, Read, Reading, read_files};
 
 /// Small files are handed over together: this many …
@@ -26,7 +27,7 @@ pub(crate) struct Pool {
     threads: Option<Threads>,
     /// Results that wait to be taken.
     ready: VecDeque<Read>,
-    buffer: Vec<u8>,
+    buffer: Buffer,
 }
 
 #[derive(Debug)]
@@ -47,7 +48,7 @@ impl Pool {
             group_bytes: 0,
             threads: None,
             ready: VecDeque::new(),
-            buffer: Vec::new(),
+            buffer: Buffer::default(),
         }
     }
 
@@ -154,7 +155,7 @@ impl Threads {
         for number in 0..count {
             let (reading, to_do, done) = (reading.clone(), to_do.clone(), done.clone());
             let work = move || {
-                let mut buffer = Vec::new();
+                let mut buffer = Buffer::default();
                 for group in to_do {
                     if done.send(read_files(&reading, &mut buffer, group)).is_err() {
                         return;
