@@ -39,7 +39,7 @@ pub use root::{OpenFile, Root};
 pub use stat::{Identity, Stamp};
 pub use target::{
     Attribute, FileContent, FileSink, How, Made, MakeFile, NotSet, OwnerPolicy, SameFile, Target,
-    TargetOptions, is_temp_name,
+    TargetOptions, WriteOut, is_temp_name,
 };
 pub use walk::{Visit, Walk, WalkItem, WalkOptions};
 pub use xattrs::{XATTRS_LEN_MAX, XattrsRead};

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use common::{Dirs, awkward, both_ways, copy, path, walk};
 use fstree::{
-    CompareOptions, ReadError, Resolution, Root, Target, Visit, WalkItem, WalkOptions, compare,
+    CompareOptions, FileContent, MakeFile, ReadError, Resolution, Root, Target, TargetOptions,
+    Visit, WalkItem, WalkOptions, compare,
 };
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
@@ -37,6 +38,44 @@ fn check_round_trip(dirs: &Dirs, options: &fstree::TargetOptions) -> common::Rep
     let differences = compare(&dirs.source(), &dirs.target(), CompareOptions::default()).unwrap();
     assert!(differences.is_empty(), "{differences:#?}");
     report
+}
+
+/// How much of a file the system's cache has, in bytes; `None` where nobody can say.
+fn cached(file: &Path) -> Option<u64> {
+    let mut fincore = std::process::Command::new("fincore");
+    let said = fincore.args(["--bytes", "--noheadings", "--output", "RES"]).arg(file).output();
+    String::from_utf8(said.ok()?.stdout).ok()?.trim().parse().ok()
+}
+
+#[test]
+fn what_was_written_out_is_not_in_the_way_of_others() {
+    const LEN: usize = 8 << 20;
+    let dirs = Dirs::new();
+    let target = Target::open(&dirs.target(), TargetOptions::default()).unwrap();
+    let said = FileContent { size: 2 * LEN as u64, mtime_ns: 0, is_sparse: false };
+    let made = target.make_file(&path("file"), said, |_| Ok(false)).unwrap();
+    let MakeFile::Write(mut sink) = made else { unreachable!() };
+    let file = fs::read_dir(dirs.target()).unwrap().next().unwrap().unwrap().path();
+    sink.write(&vec![1; LEN]).unwrap();
+    let before = cached(&file);
+    sink.write_out().run();
+    let after = cached(&file);
+    // What comes while it is written out is another's to forget.
+    let asked = sink.write_out();
+    sink.write(&vec![2; LEN]).unwrap();
+    asked.run();
+    let at_end = cached(&file);
+    sink.finish(&Metadata { mode: 0o600, ..Metadata::default() }).unwrap();
+    let content = fs::read(dirs.target().join("file")).unwrap();
+    assert!(content[..LEN].iter().all(|byte| *byte == 1));
+    assert!(content[LEN..].iter().all(|byte| *byte == 2));
+    let is_memory = rustix::fs::statfs(dirs.target()).unwrap().f_type == 0x0102_1994;
+    match (before, after, at_end) {
+        (Some(before), Some(after), Some(at_end)) if !is_memory => {
+            assert_eq!((before, after, at_end), (LEN as u64, 0, LEN as u64));
+        }
+        _ => println!("not tested: it takes fincore, and a disk"),
+    }
 }
 
 #[test]

@@ -140,6 +140,36 @@ fn without_a_rename_that_spares_what_is_there_it_is_spared() {
 }
 
 #[test]
+fn what_did_not_get_to_the_disk_is_told_whoever_wrote_it_out() {
+    let dirs = Dirs::new();
+    let Some(_mounted) = mount(&dirs.target()) else { return };
+    let metadata = Metadata { mode: 0o644, ..Metadata::default() };
+    for (durable, ahead) in [(false, true), (true, true), (true, false)] {
+        let options = TargetOptions { durable, ..TargetOptions::default() };
+        let target = Target::open(&dirs.target(), options).unwrap();
+        let make = |name: &str, content: &[u8]| {
+            let said = FileContent { size: 8, mtime_ns: 0, is_sparse: false };
+            let made = target.make_file(&path(name), said, |_| Ok(false)).unwrap();
+            let MakeFile::Write(mut sink) = made else { unreachable!() };
+            sink.write(content).unwrap();
+            assert_eq!(sink.written(), 4);
+            if ahead {
+                let asked = sink.write_out();
+                std::thread::spawn(|| asked.run()).join().unwrap();
+            }
+            sink.write(b"rest").unwrap();
+            sink.finish(&metadata)
+        };
+        let error = make("bad", common::poor::LOST).unwrap_err();
+        assert!(matches!(error, TargetError::Io { .. }), "{error:?}");
+        assert_eq!(names(&dirs.target()), [""; 0]);
+        make("good", b"good").unwrap();
+        assert_eq!(fs::read(dirs.target().join("good")).unwrap(), b"goodrest");
+        fs::remove_file(dirs.target().join("good")).unwrap();
+    }
+}
+
+#[test]
 fn on_a_file_system_that_tells_case_nothing_collides() {
     let dirs = Dirs::new();
     for name in ["a", "A", "é", "É", "e\u{301}"] {

@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use types::{Cid, Codec, Entry, EntryKind, Metadata, RelPath, with_causes};
 
 use crate::blocks::{Blocks, BlocksError};
-use crate::file::{Content, FileError, FileTask, ReadAhead, has_content};
+use crate::file::{Content, FileError, FileTask, ReadAhead, WriteBehind, has_content};
 use crate::manifest::{Manifest, ManifestError};
 use crate::report::{Progress, Report, Trouble};
 use crate::select::{Part, Selection};
@@ -140,13 +140,16 @@ pub fn restore(
     let mut walk = WalkState { found: HashSet::from([RelPath::root()]), ..WalkState::default() };
     let walked = std::thread::scope(|scope| {
         let (sender, receiver) = bounded(BATCHES);
+        let (behind, write_out) = WriteBehind::new();
+        scope.spawn(write_out);
         for _ in 0..options.workers.max(1) {
             let (job, receiver) = (&job, receiver.clone());
-            let (ahead, read) = ReadAhead::new(job.blocks);
+            let (ahead, read) = ReadAhead::new(job.blocks, behind.clone());
             scope.spawn(read);
             scope.spawn(move || job.work(&receiver, &ahead));
         }
-        drop(receiver);
+        // So that those threads end when the workers do.
+        drop((receiver, behind));
         walk.run(&job, &manifest, &options.selection, &sender)
     });
     // Why a worker gave up counts before what the walk made of it.
@@ -155,7 +158,9 @@ pub fn restore(
     }
     walked?;
     std::thread::scope(|scope| {
-        let (ahead, read) = ReadAhead::new(job.blocks);
+        let (behind, write_out) = WriteBehind::new();
+        let (ahead, read) = ReadAhead::new(job.blocks, behind);
+        scope.spawn(write_out);
         scope.spawn(read);
         walk.make_links(&job, &ahead);
     });

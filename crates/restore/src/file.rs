@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt as _;
 
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded};
-use fstree::{FileSink, TargetError};
+use fstree::{FileSink, TargetError, WriteOut};
 use types::{Cid, Codec, FileNode, Hash, MAX_TREE_DEPTH, NodeChild, RelPath};
 
 use crate::blocks::{Blocks, BlocksError, one};
@@ -19,6 +19,8 @@ const CHUNKS_AT_ONCE: usize = 32;
 const BYTES_AT_ONCE: u64 = 4 << 20;
 /// Groups of chunks that wait for the disk.
 const AHEAD: usize = 1;
+/// So much of a file, in bytes, is written out at once.
+const WRITE_OUT_LEN: u64 = 16 << 20;
 /// Read at once to hash a file that is there already.
 const HASHED_AT_ONCE: usize = 1 << 20;
 
@@ -49,14 +51,17 @@ pub(crate) struct Content {
 /// as long as the worker's: the memory that a thread has freed is used again
 /// by that thread, and one for each file would leave much of it behind.
 #[derive(Debug)]
-pub(crate) struct ReadAhead(Sender<(Content, Sender<Chunks>)>);
+pub(crate) struct ReadAhead {
+    files: Sender<(Content, Sender<Chunks>)>,
+    behind: WriteBehind,
+}
 
 /// Some chunks of a file, or why there are no more.
 type Chunks = Result<Vec<Bytes>, FileError>;
 
 impl ReadAhead {
-    /// A reader, and what its thread has to run.
-    pub(crate) fn new(blocks: &dyn Blocks) -> (Self, impl FnOnce() + Send) {
+    /// A reader, and what its thread has to run. `behind` is for what is written.
+    pub(crate) fn new(blocks: &dyn Blocks, behind: WriteBehind) -> (Self, impl FnOnce() + Send) {
         let (sender, files) = bounded::<(Content, Sender<Chunks>)>(0);
         let run = move || {
             for (content, out) in files {
@@ -66,7 +71,7 @@ impl ReadAhead {
                 }
             }
         };
-        (Self(sender), run)
+        (Self { files: sender, behind }, run)
     }
 
     /// Writes a file of many chunks: the reader's thread reads and checks them,
@@ -78,9 +83,27 @@ impl ReadAhead {
         progress: &Progress,
     ) -> Result<(), FileError> {
         let (sender, chunks) = bounded(AHEAD);
-        let asked = self.0.send((*content, sender));
+        let asked = self.files.send((*content, sender));
         asked.map_err(|_| FileError::Tree("the work on it panicked"))?;
-        write_chunks(&chunks, content, sink, progress)
+        write_chunks(&chunks, content, sink, &self.behind, progress)
+    }
+}
+
+/// Has what was written of long files written out, behind those who write.
+#[derive(Clone, Debug)]
+pub(crate) struct WriteBehind(Sender<WriteOut>);
+
+impl WriteBehind {
+    /// One for all, and what its thread has to run until the last clone is gone.
+    pub(crate) fn new() -> (Self, impl FnOnce() + Send) {
+        let (sender, asked) = bounded(1);
+        (Self(sender), move || asked.into_iter().for_each(WriteOut::run))
+    }
+
+    /// Whether it will; not where the disk does not follow, so that nobody waits for
+    /// the disk while the system has room.
+    fn write_out(&self, sink: &FileSink) -> bool {
+        self.0.try_send(sink.write_out()).is_ok()
     }
 }
 
@@ -88,11 +111,16 @@ fn write_chunks(
     chunks: &Receiver<Chunks>,
     content: &Content,
     sink: &mut FileSink,
+    behind: &WriteBehind,
     progress: &Progress,
 ) -> Result<(), FileError> {
     let mut hasher = blake3::Hasher::new();
     let mut left = content.size;
+    let mut written_out = 0;
     for group in chunks {
+        if sink.written() - written_out >= WRITE_OUT_LEN && behind.write_out(sink) {
+            written_out = sink.written();
+        }
         for chunk in group? {
             if progress.is_stopped() {
                 return Err(FileError::Stopped);

@@ -3,11 +3,12 @@
 
 use std::fs::File;
 use std::io;
+use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Advice, Mode, OFlags};
 use types::{Metadata, RelPath};
 
 use super::apply::open_inode;
@@ -50,10 +51,52 @@ pub struct FileSink {
     path: RelPath,
     name: Vec<u8>,
     temp: Temp,
-    file: File,
+    body: Arc<Body>,
     content: FileContent,
     /// How many bytes have come.
     at: u64,
+}
+
+/// A file, and what came of writing it out.
+#[derive(Debug)]
+struct Body {
+    file: File,
+    /// Why what was written did not get to the disk. The system says so once, to
+    /// whoever asks first.
+    failed: Mutex<Option<io::Error>>,
+}
+
+impl Body {
+    /// Held while the system is asked, so that nobody misses what it says.
+    fn failed(&self) -> MutexGuard<'_, Option<io::Error>> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a [`FileSink`] was given so far, to be written out: from another thread,
+/// as it waits for the disk.
+#[derive(Debug)]
+pub struct WriteOut {
+    body: Arc<Body>,
+    len: u64,
+}
+
+impl WriteOut {
+    /// Has it written to the disk, and forgotten by the system's cache. What does not
+    /// get there is an error of [`FileSink::finish`].
+    pub fn run(self) {
+        let mut failed = self.body.failed();
+        match self.body.file.sync_data() {
+            Ok(()) => {
+                // A file system may not know of it.
+                let len = NonZeroU64::new(self.len);
+                let _ = rustix::fs::fadvise(&self.body.file, 0, len, Advice::DontNeed);
+            }
+            Err(error) => {
+                failed.get_or_insert(error);
+            }
+        }
+    }
 }
 
 /// A file that was there already, whole.
@@ -112,7 +155,7 @@ impl Target {
             path: path.clone(),
             name: name.to_vec(),
             temp,
-            file: File::from(fd),
+            body: Arc::new(Body { file: File::from(fd), failed: Mutex::default() }),
             content,
             at: 0,
         }))
@@ -139,7 +182,8 @@ impl FileSink {
             return Err(self.wrong_size(end));
         }
         let write = |offset, bytes: &[u8]| {
-            self.file
+            self.body
+                .file
                 .write_all_at(bytes, offset)
                 .map_err(|source| TargetError::from_io("write", &self.path, source))
         };
@@ -154,6 +198,19 @@ impl FileSink {
         Ok(())
     }
 
+    /// How many bytes it was given.
+    pub fn written(&self) -> u64 {
+        self.at
+    }
+
+    /// What it was given so far, for another thread to write out. The end of a long file
+    /// then has not the whole of it to wait for; and its pages are used again for what
+    /// comes next: fresh ones cost several times the copying on machines whose memory
+    /// comes from a host, and would drive out what other programs need.
+    pub fn write_out(&self) -> WriteOut {
+        WriteOut { body: self.body.clone(), len: self.at }
+    }
+
     fn wrong_size(&self, found: u64) -> TargetError {
         TargetError::Size { path: self.path.clone(), expected: self.content.size, found }
     }
@@ -163,22 +220,32 @@ impl FileSink {
     /// # Errors
     ///
     /// [`TargetError::Size`] where not all of it has come;
-    /// [`TargetError::InTheWay`] where something has the name by now; others.
-    /// Nothing is left behind.
+    /// [`TargetError::InTheWay`] where something has the name by now; those of
+    /// [`Self::write_out`]; others. Nothing is left behind.
     pub fn finish(mut self, metadata: &Metadata) -> Result<Made, TargetError> {
         if self.at != self.content.size {
             return Err(self.wrong_size(self.at));
         }
         let error = |source| TargetError::from_io("finish", &self.path, source);
+        let file = &self.body.file;
         if self.content.is_sparse {
-            self.file.set_len(self.content.size).map_err(error)?;
+            file.set_len(self.content.size).map_err(error)?;
         }
         let mut not_set = Vec::new();
-        let identity = open_inode(&self.file, Kind::File)
+        let identity = open_inode(file, Kind::File)
             .apply(&self.path, metadata, &self.target.options.owners, &mut not_set)
             .map_err(|errno| error(errno.into()))?;
-        if self.target.options.durable {
-            self.file.sync_all().map_err(error)?;
+        {
+            let mut failed = self.body.failed();
+            if self.target.options.durable {
+                let synced = file.sync_all();
+                if let Err(source) = synced {
+                    failed.get_or_insert(source);
+                }
+            }
+            if let Some(source) = failed.take() {
+                return Err(error(source));
+            }
         }
         self.target.commit(&mut self.temp, &self.name, &self.path)?;
         Ok(Made { how: How::New, identity, not_set })

@@ -34,7 +34,7 @@ use rustix::io::Errno;
 use types::{EntryKind, Metadata, RelPath};
 
 pub use apply::{Attribute, NotSet, OwnerPolicy};
-pub use file::{FileContent, FileSink, MakeFile, SameFile};
+pub use file::{FileContent, FileSink, MakeFile, SameFile, WriteOut};
 pub use temp::is_temp_name;
 
 use crate::beneath::{Resolution, is_absent};

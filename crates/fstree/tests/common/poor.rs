@@ -3,7 +3,7 @@
 //! there are no links, owners, permissions or attributes, and times are even
 //! seconds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -33,7 +33,12 @@ pub(crate) struct PoorFs(Mutex<State>);
 struct State {
     nodes: BTreeMap<u64, Node>,
     last: u64,
+    /// Those of which it was said that their content is lost.
+    lost: BTreeSet<u64>,
 }
+
+/// Content that begins so does not get to the disk, which is said once, as Linux does.
+pub(crate) const LOST: &[u8] = b"lost";
 
 fn is_one(a: &OsStr, b: &OsStr) -> bool {
     a.to_string_lossy().to_lowercase() == b.to_string_lossy().to_lowercase()
@@ -107,7 +112,8 @@ impl PoorFs {
             content: Vec::new(),
             mtime: UNIX_EPOCH,
         };
-        Self(Mutex::new(State { nodes: BTreeMap::from([(1, root)]), last: 1 }))
+        let nodes = BTreeMap::from([(1, root)]);
+        Self(Mutex::new(State { nodes, last: 1, lost: BTreeSet::new() }))
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -309,8 +315,11 @@ impl Filesystem for PoorFs {
         reply.ok();
     }
 
-    fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        reply.ok();
+    fn fsync(&self, _: &Request, ino: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        let mut state = self.state();
+        let is_lost = state.nodes.get(&ino.0).is_some_and(|node| node.content.starts_with(LOST));
+        let is_news = is_lost && state.lost.insert(ino.0);
+        done(if is_news { Err(Errno::EIO) } else { Ok(()) }, reply);
     }
 
     fn fsyncdir(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
