@@ -50,6 +50,8 @@ fn cached(file: &Path) -> Option<u64> {
 #[test]
 fn what_was_written_out_is_not_in_the_way_of_others() {
     const LEN: usize = 8 << 20;
+    /// `TMPFS_MAGIC` of linux/magic.h: what is there is nowhere but in the cache.
+    const TMPFS: rustix::fs::FsWord = 0x0102_1994;
     let dirs = Dirs::new();
     let target = Target::open(&dirs.target(), TargetOptions::default()).unwrap();
     let said = FileContent { size: 2 * LEN as u64, mtime_ns: 0, is_sparse: false };
@@ -69,7 +71,7 @@ fn what_was_written_out_is_not_in_the_way_of_others() {
     let content = fs::read(dirs.target().join("file")).unwrap();
     assert!(content[..LEN].iter().all(|byte| *byte == 1));
     assert!(content[LEN..].iter().all(|byte| *byte == 2));
-    let is_memory = rustix::fs::statfs(dirs.target()).unwrap().f_type == 0x0102_1994;
+    let is_memory = rustix::fs::statfs(dirs.target()).unwrap().f_type == TMPFS;
     match (before, after, at_end) {
         (Some(before), Some(after), Some(at_end)) if !is_memory => {
             assert_eq!((before, after, at_end), (LEN as u64, 0, LEN as u64));

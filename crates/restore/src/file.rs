@@ -19,7 +19,8 @@ const CHUNKS_AT_ONCE: usize = 32;
 const BYTES_AT_ONCE: u64 = 4 << 20;
 /// Groups of chunks that wait for the disk.
 const AHEAD: usize = 1;
-/// So much of a file, in bytes, is written out at once.
+/// So much of a file, in bytes, is written out at once, where as much is still to
+/// come: what comes takes its time, so the end of the file rarely waits for the disk.
 const WRITE_OUT_LEN: u64 = 16 << 20;
 /// Read at once to hash a file that is there already.
 const HASHED_AT_ONCE: usize = 1 << 20;
@@ -47,7 +48,8 @@ pub(crate) struct Content {
     pub(crate) blake3: Hash,
 }
 
-/// Reads the chunks of files ahead of those who write them. Its thread lives
+/// Reads the chunks of files ahead of those who write them, and has what they
+/// have written of long ones written out behind them. Its thread lives
 /// as long as the worker's: the memory that a thread has freed is used again
 /// by that thread, and one for each file would leave much of it behind.
 #[derive(Debug)]
@@ -118,7 +120,8 @@ fn write_chunks(
     let mut left = content.size;
     let mut written_out = 0;
     for group in chunks {
-        if sink.written() - written_out >= WRITE_OUT_LEN && behind.write_out(sink) {
+        let is_due = sink.written() - written_out >= WRITE_OUT_LEN && left >= WRITE_OUT_LEN;
+        if is_due && behind.write_out(sink) {
             written_out = sink.written();
         }
         for chunk in group? {
@@ -228,7 +231,47 @@ pub(crate) struct FileTask {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
+    use crossbeam_channel::unbounded;
+    use fstree::{FileContent, MakeFile, Target, TargetOptions};
+
     use super::*;
+
+    /// Writes a file of `len` bytes, with nobody who writes out; how often it was asked for.
+    fn asked_to_write_out(len: u64) -> usize {
+        let dir = tempfile::tempdir().unwrap();
+        let target = Target::open(dir.path(), TargetOptions::default()).unwrap();
+        let said = FileContent { size: len, mtime_ns: 0, is_sparse: false };
+        let path = RelPath::new("file").unwrap();
+        let made = target.make_file(&path, said, |_| Ok(false)).unwrap();
+        let MakeFile::Write(mut sink) = made else { unreachable!() };
+        let (sender, asked) = bounded(1);
+        let (groups, chunks) = unbounded();
+        let group = Bytes::from(vec![1; 4 << 20]);
+        let mut hasher = blake3::Hasher::new();
+        let mut left = usize::try_from(len).unwrap();
+        while left > 0 {
+            let part = group.slice(..left.min(group.len()));
+            left -= part.len();
+            hasher.update(&part);
+            groups.send(Ok(vec![part])).unwrap();
+        }
+        drop(groups);
+        let blake3 = Hash::from_bytes(*hasher.finalize().as_bytes());
+        let content = Content { cid: Cid::new(Codec::Raw, blake3), size: len, blake3 };
+        let behind = WriteBehind(sender);
+        write_chunks(&chunks, &content, &mut sink, &behind, &Progress::default()).unwrap();
+        sink.finish(&types::Metadata::default()).unwrap();
+        assert_eq!(std::fs::metadata(dir.path().join("file")).unwrap().len(), len);
+        asked.len()
+    }
+
+    #[test]
+    fn a_long_file_is_written_out_and_no_other_and_nobody_waits_for_it() {
+        assert_eq!(asked_to_write_out(2 * WRITE_OUT_LEN - 1), 0);
+        // What is asked for while the first waits for its turn is not added to it.
+        assert_eq!(asked_to_write_out(2 * WRITE_OUT_LEN), 1);
+        assert_eq!(asked_to_write_out(5 * WRITE_OUT_LEN), 1);
+    }
 
     #[test]
     fn the_look_at_a_file_that_is_there_can_be_stopped() {

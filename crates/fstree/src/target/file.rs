@@ -215,7 +215,8 @@ impl FileSink {
         TargetError::Size { path: self.path.clone(), expected: self.content.size, found }
     }
 
-    /// Gives the file its metadata and then its name.
+    /// Gives the file its metadata and then its name. Waits for a
+    /// [`WriteOut`] that is under way.
     ///
     /// # Errors
     ///
@@ -237,11 +238,10 @@ impl FileSink {
             .map_err(|errno| error(errno.into()))?;
         {
             let mut failed = self.body.failed();
-            if self.target.options.durable {
-                let synced = file.sync_all();
-                if let Err(source) = synced {
-                    failed.get_or_insert(source);
-                }
+            if self.target.options.durable
+                && let Err(source) = file.sync_all()
+            {
+                failed.get_or_insert(source);
             }
             if let Some(source) = failed.take() {
                 return Err(error(source));
