@@ -1,5 +1,5 @@
-// What TypeScript does not find: promises that nobody waits for, hooks that
-// forget what they use.
+// Finds errors that TypeScript does not find: promises that are not awaited, and
+// hooks with incomplete dependency lists.
 
 import reactHooks from "eslint-plugin-react-hooks";
 import tseslint from "typescript-eslint";

@@ -1,8 +1,8 @@
 import react from "@vitejs/plugin-react";
 import { defineConfig } from "vitest/config";
 
-// The program serves what is built under /ui/, and puts a nonce of its own in
-// place of CSP_NONCE each time it serves the page.
+// The program serves the built files under /ui/. It replaces CSP_NONCE by a new
+// nonce each time it serves the page.
 export default defineConfig({
   base: "/ui/",
   html: { cspNonce: "CSP_NONCE" },

@@ -1,4 +1,4 @@
-// Two real instances and a real browser.
+// Test harness: two real instances and a real browser.
 
 import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
@@ -15,10 +15,10 @@ const root = path.resolve(here, "../..");
 const target = process.env.CARGO_TARGET_DIR ?? path.join(root, "target");
 const program = process.env.ARCHIVIST ?? path.join(target, "debug/archivist");
 
-/** Where the screenshots go. */
+/** Directory of the screenshots. */
 export const shots = process.env.SCREENSHOTS ?? path.join(target, "ui-screenshots");
 
-/** A port that is free now. */
+/** Returns a port that is free now. */
 async function freePort() {
   const server = net.createServer();
   server.listen(0, "127.0.0.1");
@@ -29,24 +29,24 @@ async function freePort() {
   return port;
 }
 
-/** Asks until the answer is there; fails after `limit` milliseconds. */
+/** Calls `ask` until it returns a truthy value. Throws after `limit` milliseconds. */
 export async function until(what, ask, limit = 60_000) {
   const end = Date.now() + limit;
   for (;;) {
     const found = await ask();
     if (found) return found;
-    if (Date.now() > end) throw new Error(`it took too long: ${what}`);
+    if (Date.now() > end) throw new Error(`timed out after ${limit} ms: ${what}`);
     await new Promise((done) => setTimeout(done, 100));
   }
 }
 
-/** How long a program may take to end when it is asked to, in milliseconds. */
+/** Time that a program may take to end after SIGTERM, in milliseconds. */
 const END_LIMIT = 20_000;
 
-/** Ends a program that was started here, and returns when it has ended. One that
- * does not within `limit` milliseconds is killed, and that is an error. */
+/** Sends SIGTERM to a child process and returns when it has ended. Kills it and
+ * throws if it has not ended within `limit` milliseconds. */
 export async function end(child, limit = END_LIMIT) {
-  // Killed by a signal, it has no exit code, and "exit" has been told.
+  // A process killed by a signal has no exit code, and its "exit" event has passed.
   if (child.exitCode !== null || child.signalCode !== null) return;
   const ended = once(child, "exit");
   child.kill("SIGTERM");
@@ -62,7 +62,7 @@ export async function end(child, limit = END_LIMIT) {
   throw new Error(`the program ${child.pid} did not end within ${limit} ms`);
 }
 
-/** One instance, in a directory of its own, on ports of its own. */
+/** An instance with its own directory and its own ports. */
 export class Instance {
   static async make(dir, name) {
     const one = new Instance();
@@ -115,7 +115,7 @@ export class Instance {
     }
   }
 
-  /** Runs a command of this instance. */
+  /** Runs a command on this instance. */
   run(...args) {
     const done = spawnSync(program, ["--home", this.home, ...args], { encoding: "utf8" });
     if (done.status !== 0) throw new Error(`archivist ${args.join(" ")}: ${done.stderr}`);
@@ -127,7 +127,7 @@ export class Instance {
   }
 }
 
-/** The browser, with an empty profile. */
+/** Opens the browser with an empty profile. */
 export async function openBrowser() {
   const executablePath = process.env.CHROMIUM ?? "/usr/bin/chromium";
   return chromium.launch({
@@ -145,12 +145,12 @@ export async function openBrowser() {
   });
 }
 
-/** Notes what a page must not do: break its policy, throw, log errors. */
+/** Records violations of the page's policy, exceptions and logged errors in `faults`. */
 export function watch(page, faults) {
   page.on("pageerror", (error) => faults.push(`error: ${error.message}`));
   page.on("console", (message) => {
     const text = message.text();
-    // What is asked while an instance is stopped fails, and is meant to.
+    // Requests to a stopped instance fail, as they should.
     if (
       message.type() === "error" &&
       !/Failed to load resource|ERR_(CONNECTION|INCOMPLETE|EMPTY)/.test(text)
@@ -160,7 +160,7 @@ export function watch(page, faults) {
   });
 }
 
-/** A directory that is removed at the end. */
+/** Makes a temporary directory. The caller removes it. */
 export function temporary() {
   return fs.mkdtempSync(path.join(os.tmpdir(), "archivist-ui-"));
 }

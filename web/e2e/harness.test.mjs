@@ -1,4 +1,4 @@
-// The harness itself: whatever becomes of an instance, the tests come to an end.
+// Tests of the harness: the tests end even if an instance does not.
 
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
@@ -7,7 +7,7 @@ import { test } from "node:test";
 
 import { end } from "./harness.mjs";
 
-/** A program that runs `script` for good, and has begun to. */
+/** Starts a program that runs `script` and never ends. Returns when it is running. */
 async function running(script) {
   const child = spawn(
     process.execPath,

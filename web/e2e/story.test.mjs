@@ -1,4 +1,4 @@
-// The whole story, on two real instances, in a real browser.
+// End-to-end test: two real instances in a real browser, from pairing to restore.
 
 import assert from "node:assert/strict";
 import { createRequire } from "node:module";
@@ -64,10 +64,10 @@ async function newPage() {
 const go = (page, name) =>
   page.getByRole("navigation").getByRole("link", { name, exact: true }).click();
 
-test("a browser is let in by a link that counts once, and by nothing else", async () => {
+test("a browser is let in by a link that works once, and by nothing else", async () => {
   pageA = await newPage();
   await pageA.goto(`${a.url}/`);
-  await pageA.getByRole("heading", { name: "Let this browser in" }).waitFor();
+  await pageA.getByRole("heading", { name: "Sign in" }).waitFor();
   await pageA.getByLabel("Or paste the token").fill("wrong");
   await pageA.getByRole("button", { name: "Sign in" }).click();
   await pageA.getByRole("alert").waitFor();
@@ -80,20 +80,20 @@ test("a browser is let in by a link that counts once, and by nothing else", asyn
 
   pageB = await newPage();
   await pageB.goto(link);
-  await pageB.getByText("That link was used already").waitFor();
+  await pageB.getByText("This link has already been used").waitFor();
   const token = fs.readFileSync(path.join(b.home, "data/api-token"), "utf8");
   await pageB.goto(`${b.url}/ui/`);
   await pageB.getByLabel("Or paste the token").fill(token);
   await pageB.getByRole("button", { name: "Sign in" }).click();
   await pageB.getByRole("heading", { name: "Overview", level: 1 }).waitFor();
 
-  // The cookie alone changes nothing, from the page's own origin even.
+  // The cookie alone cannot change anything, not even from the page's own origin.
   const status = await pageA.evaluate(
     async () =>
       (await fetch("/api/v1/poll", { method: "POST", credentials: "same-origin" })).status,
   );
   assert.equal(status, 401);
-  // And has no way to the code that changes carry.
+  // And the CSRF code cannot be read with it.
   const bare = await pageA.evaluate(async () => (await fetch("/api/v1/ui/session")).json());
   assert.deepEqual(bare, { signed_in: false });
   const cookies = await pageA.context().cookies();
@@ -105,14 +105,14 @@ test("a browser is let in by a link that counts once, and by nothing else", asyn
   assert.ok(!policy.includes("unsafe") && policy.includes("frame-ancestors 'none'"), policy);
 });
 
-test("a folder is added, with a look at what is left out", async () => {
+test("a folder is added, with a preview of what is excluded", async () => {
   await pageA.getByRole("button", { name: "Choose a folder" }).click();
   const dialog = pageA.getByRole("dialog");
   await dialog.getByLabel("Folder to back up").fill(dir);
   await dialog.getByRole("button", { name: "Documents", exact: true }).click();
-  await dialog.getByRole("button", { name: "Name it, or leave something out" }).click();
-  await dialog.getByLabel("Leave out").fill("node_modules/");
-  await dialog.getByText("Left out: 1 file, 48.8 KiB").waitFor();
+  await dialog.getByRole("button", { name: "Options: name, exclusions" }).click();
+  await dialog.getByRole("textbox", { name: "Exclude" }).fill("node_modules/");
+  await dialog.getByText("Excluded: 1 file, 48.8 KiB").waitFor();
   await dialog.getByText("node_modules/", { exact: true }).first().waitFor();
   await pageA.screenshot({ path: path.join(shots, "add-folder.png") });
   await dialog.getByRole("button", { name: "Back up this folder" }).click();
@@ -131,18 +131,18 @@ test("a code brings the two together, and the backup arrives", async () => {
   await pageB.getByLabel("Pairing code").fill(code);
   await pageB.getByRole("button", { name: "Pair", exact: true }).click();
   await pageB.getByText("Paired with").waitFor();
-  await pageA.getByText("Paired. This machine's folders").waitFor();
+  await pageA.getByText("Paired. This computer's folders").waitFor();
   await pageA.screenshot({ path: path.join(shots, "paired.png") });
   await pageA.getByRole("button", { name: "Close", exact: true }).last().click();
   await pageB.getByRole("button", { name: "Done" }).click();
   await go(pageA, "Overview");
-  // Without a reload: by events alone.
+  // Without a reload: events update the page.
   await pageA
     .getByText(/^Everything up to .* is on the backup server\.$/)
     .waitFor({ timeout: 90_000 });
   const [shown] = (await a.status()).folders;
   assert.equal(shown.backed_up_sequence, shown.sequence);
-  // The first version: all but what is left out.
+  // The first snapshot contains everything that is not excluded.
   assert.equal(shown.files, 5);
 });
 
@@ -151,11 +151,11 @@ test("a change is backed up now", async () => {
   fs.writeFileSync(path.join(folder, "report.txt"), "the second version, longer\n");
   const card = pageA.getByRole("article", { name: "Documents" });
   await card.getByRole("button", { name: "Backup now" }).click();
-  await card.getByText("Tell it to look.").waitFor();
+  await card.getByText("Notify the backup server.").waitFor();
   await until("the receipt", async () => (await a.status()).folders[0].backed_up_sequence > before);
   const sequence = (await a.status()).folders[0].backed_up_sequence;
   await card.getByText(new RegExp(`^#${sequence},`)).waitFor();
-  await card.getByText("The backup server has all of it.").waitFor();
+  await card.getByText("The backup server has confirmed the snapshot.").waitFor();
   await pageA.screenshot({ path: path.join(shots, "backup-now.png") });
 });
 
@@ -168,12 +168,12 @@ async function saved(page, click) {
 
 async function restoreOlder(page, target) {
   await go(page, "Restore");
-  const moments = page.locator(".timeline button");
-  await moments.first().waitFor();
+  const snapshots = page.locator(".timeline button");
+  await snapshots.first().waitFor();
   await page.getByRole("button", { name: "File report.txt", exact: true }).click();
   const drawer = page.getByRole("dialog");
   await drawer.getByText("Versions of this file").waitFor();
-  const versions = drawer.getByRole("link", { name: /^Download version/ });
+  const versions = drawer.getByRole("link", { name: /^Download from snapshot/ });
   await until("both versions", async () => (await versions.count()) === 2);
   const newest = await saved(page, () =>
     drawer.getByRole("link", { name: "Download", exact: true }).click(),
@@ -184,12 +184,12 @@ async function restoreOlder(page, target) {
   assert.equal(oldest.bytes.toString(), "the first version\n");
   await page.keyboard.press("Escape");
 
-  await moments.last().click();
-  await page.getByText("Version #1,").waitFor();
-  await page.getByRole("button", { name: "Restore all of it" }).click();
-  await page.getByLabel("Into the directory").fill(target);
+  await snapshots.last().click();
+  await page.getByText("Snapshot #1,").waitFor();
+  await page.getByRole("button", { name: "Restore everything" }).click();
+  await page.getByLabel("Target directory").fill(target);
   await page.getByRole("button", { name: "Restore", exact: true }).click();
-  await page.getByText(/^Restore \d+ is done:/).waitFor();
+  await page.getByText(/^Restore \d+ finished:/).waitFor();
   const compared = spawnSync("diff", [
     "-r",
     "--exclude=node_modules",
@@ -202,7 +202,7 @@ async function restoreOlder(page, target) {
   assert.ok(!fs.existsSync(path.join(target, "node_modules")));
 }
 
-test("an older version is restored on the backup server, byte for byte", async () => {
+test("an older snapshot is restored on the backup server, byte for byte", async () => {
   await restoreOlder(pageB, path.join(dir, "restored-on-b"));
 });
 
@@ -227,10 +227,10 @@ test("a directory comes as a zip, and names are searched", async () => {
     ["old/two.txt", "Yours truly"],
     ["one.txt", "Dear reader"],
   ]);
-  await pageB.getByPlaceholder("Search names in this version").fill("TWO");
-  await pageB.getByText("1 name with").waitFor();
+  await pageB.getByPlaceholder("Search names in this snapshot").fill("TWO");
+  await pageB.getByText("1 name contains").waitFor();
   await pageB.getByRole("button", { name: "letters/old/two.txt" }).waitFor();
-  await pageB.getByPlaceholder("Search names in this version").fill("");
+  await pageB.getByPlaceholder("Search names in this snapshot").fill("");
 });
 
 test("a hostile name is shown for what it is", async () => {
@@ -255,7 +255,7 @@ test("wrong settings are told where they are typed, and change nothing", async (
   await go(pageA, "Settings");
   const limit = pageA.getByRole("textbox", { name: "Upload limit" });
   await limit.fill("fast");
-  await pageA.getByText(/It has to be a rate/).waitFor();
+  await pageA.getByText(/Must be a rate/).waitFor();
   assert.ok(
     await pageA
       .getByRole("form", { name: "Upload limit" })
@@ -272,25 +272,25 @@ test("wrong settings are told where they are typed, and change nothing", async (
   assert.equal(a.run("config", "get", "sync.upload_limit"), "10MB/s");
   const text = fs.readFileSync(path.join(a.home, "config.toml"), "utf8");
   assert.ok(text.startsWith("# the settings of a\n"), "comments stay");
-  // What only the program can know is its answer.
-  const allowed = pageA.getByRole("textbox", { name: "Whitelisted IPs" });
+  // The page shows the program's answer to a value that only the program can check.
+  const allowed = pageA.getByRole("textbox", { name: "Allowed addresses" });
   const before = a.run("config", "get", "manifest_server.whitelisted_ips");
   await allowed.fill("not an address");
   await pageA
-    .getByRole("form", { name: "Whitelisted IPs" })
+    .getByRole("form", { name: "Allowed addresses" })
     .getByRole("button", { name: "Apply" })
     .click();
   await pageA
-    .getByRole("form", { name: "Whitelisted IPs" })
+    .getByRole("form", { name: "Allowed addresses" })
     .getByText(/whitelisted_ips/)
     .waitFor();
   await pageA.screenshot({ path: path.join(shots, "wrong-setting.png") });
   assert.equal(a.run("config", "get", "manifest_server.whitelisted_ips"), before);
   await pageA
-    .getByRole("form", { name: "Whitelisted IPs" })
+    .getByRole("form", { name: "Allowed addresses" })
     .getByRole("button", { name: "Undo" })
     .click();
-  // What was undone is no edit: what is changed elsewhere is shown.
+  // After Undo the field is not edited any more, so it shows a change made elsewhere.
   await limit.fill("20MB/s");
   await pageA
     .getByRole("form", { name: "Upload limit" })
@@ -305,35 +305,35 @@ test("wrong settings are told where they are typed, and change nothing", async (
       .count(),
     0,
   );
-  // One that needs a restart says so.
+  // A setting that needs a restart says so.
   await pageA.getByRole("switch", { name: "Show all settings" }).focus();
   await pageA.keyboard.press("Space");
   const port = pageA.getByRole("form", { name: "Port", exact: true });
   await port.getByRole("textbox").fill("18085");
   await port.getByRole("button", { name: "Apply" }).click();
-  await pageA.getByText(/A restart is needed/).waitFor();
+  await pageA.getByText(/Restart needed/).waitFor();
   await port.getByRole("textbox").fill(String(a.ports.manifests));
   await port.getByRole("button", { name: "Apply" }).click();
-  await pageA.getByText(/A restart is needed/).waitFor({ state: "detached" });
+  await pageA.getByText(/Restart needed/).waitFor({ state: "detached" });
 });
 
 test("the connection is tested step by step", async () => {
   await go(pageA, "Devices");
   await pageA.getByRole("button", { name: "Test the connection to the backup server" }).click();
-  const steps = pageA.getByLabel("Backup server of this machine").getByRole("status");
+  const steps = pageA.getByLabel("Backup server of this computer").getByRole("status");
   await steps.getByText("P2P connection.").waitFor();
-  assert.equal(await steps.getByLabel("works").count(), 4, await steps.innerText());
+  assert.equal(await steps.getByLabel("passed").count(), 4, await steps.innerText());
   await pageA.screenshot({ path: path.join(shots, "connection-test.png") });
 });
 
-test("prune shows what would go, and verify what is there", async () => {
+test("prune shows what it would delete, and verify finds nothing missing", async () => {
   await go(pageB, "Backup server");
   await pageB.getByRole("button", { name: "Prune …" }).click();
-  await pageB.getByText("Nothing is to be removed").waitFor();
+  await pageB.getByText("No snapshot to delete").waitFor();
   await pageB.getByRole("dialog").getByRole("button", { name: "Close" }).last().click();
   await pageB.getByLabel("Read and compare every byte").check();
   await pageB.getByRole("button", { name: "Verify now" }).click();
-  await pageB.getByText(/^All is there: .* read and compared/).waitFor();
+  await pageB.getByText(/^No data is missing: .* read and compared/).waitFor();
 });
 
 const PAGES = [
@@ -424,9 +424,9 @@ test("the backup server is stopped and started: both pages say so and recover wi
     globalThis.wasNotReloaded = true;
   });
   await b.stop();
-  await pageB.getByText("Archivist on this machine does not answer").waitFor();
+  await pageB.getByText("Archivist on this computer does not answer").waitFor();
   await pageB.screenshot({ path: path.join(shots, "stopped.png") });
-  // Meanwhile the source says that it is not safe.
+  // Meanwhile the source reports that a change is not safe.
   fs.writeFileSync(path.join(folder, "report.txt"), "the third version\n");
   await go(pageA, "Overview");
   await pageA
@@ -434,9 +434,11 @@ test("the backup server is stopped and started: both pages say so and recover wi
     .getByText(/Not all of Documents is on the backup server yet/)
     .waitFor();
   await b.start();
-  await pageB.getByText("Archivist on this machine does not answer").waitFor({ state: "detached" });
+  await pageB
+    .getByText("Archivist on this computer does not answer")
+    .waitFor({ state: "detached" });
   assert.equal(await pageB.evaluate(() => globalThis.wasNotReloaded), true);
-  // The session goes on, and so does the backup.
+  // The session is still valid, and the backup continues.
   await go(pageB, "Backup server");
   await pageB.getByRole("button", { name: "Poll all now" }).click();
   await pageA
@@ -457,57 +459,61 @@ test("what is not known yet is not said: neither alarms nor zeros", async () => 
     [() => pageA, "/ui/", "config", /no backup server is set/, /^Everything up to/],
     [() => pageA, "/ui/devices", "config", /No backup server is set/, /^\/ip4\/.*\/p2p\//],
     [() => pageA, "/ui/devices", "peers", /No(t|( peer is)) connected/, /^Connected/],
-    [() => pageA, "/ui/restore", "config", /holds no backups/, /^Version #/],
+    [() => pageA, "/ui/restore", "config", /stores no backups/, /^Snapshot #/],
     [
       () => pageB,
       "/ui/server",
       "snapshots",
-      /^0 versions|^0$|none yet/,
-      /^\d+ versions of 1 folder/,
+      /^0 snapshots|^0$|none yet/,
+      /^\d+ snapshots of 1 folder/,
     ],
-    [() => pageA, "/ui/events", "journal", /Nothing has happened/, /has version 3 of Documents/],
+    [() => pageA, "/ui/events", "journal", /No events yet/, /has version 3 of Documents/],
   ];
-  for (const [which, address, held, mustNot, must] of cases) {
+  for (const [which, address, delayed, mustNot, must] of cases) {
     const page = which();
     let release;
     const gate = new Promise((done) => {
       release = done;
     });
-    let asked;
-    const isAsked = new Promise((done) => {
-      asked = done;
+    let requested;
+    const isRequested = new Promise((done) => {
+      requested = done;
     });
-    const matches = (url) => url.pathname === `/api/v1/${held}`;
+    const matches = (url) => url.pathname === `/api/v1/${delayed}`;
     await page.route(matches, async (route) => {
-      asked();
+      requested();
       await gate;
       await route.continue();
     });
     await page.goto(`${new URL(page.url()).origin}${address}`);
-    await isAsked;
+    await isRequested;
     await page.getByRole("heading", { level: 1 }).waitFor();
     await page.getByLabel("Loading", { exact: true }).or(page.getByText(/ …$/)).first().waitFor();
-    assert.equal(await page.getByText(mustNot).count(), 0, `${address} while ${held} is not known`);
+    assert.equal(
+      await page.getByText(mustNot).count(),
+      0,
+      `${address} while ${delayed} is not known`,
+    );
     release();
     await page.getByText(must).first().waitFor();
     await page.unroute(matches);
   }
 });
 
-test("what is looked at stays when a newer version comes", async () => {
+test("the snapshot on screen stays when a newer one arrives", async () => {
   await go(pageB, "Overview");
   await go(pageB, "Restore");
-  const chosen = pageB.getByRole("checkbox", { name: "Choose photo.raw" });
+  const chosen = pageB.getByRole("checkbox", { name: "Select photo.raw" });
   await chosen.check();
-  const before = await pageB.getByText(/^Version #/).innerText();
+  const before = await pageB.getByText(/^Snapshot #/).innerText();
   fs.writeFileSync(path.join(folder, "report.txt"), "the fourth version\n");
-  await pageB.getByText("A newer version has come.").waitFor({ timeout: 60_000 });
-  assert.ok(await chosen.isChecked(), "what was chosen stays");
-  assert.equal(await pageB.getByText(/^Version #/).innerText(), before);
+  await pageB.getByText("A newer snapshot has arrived.").waitFor({ timeout: 60_000 });
+  assert.ok(await chosen.isChecked(), "the selection stays");
+  assert.equal(await pageB.getByText(/^Snapshot #/).innerText(), before);
   await pageB.screenshot({ path: path.join(shots, "newer.png") });
   await pageB.getByRole("button", { name: "Show the newest" }).click();
-  await pageB.getByText("A newer version has come.").waitFor({ state: "detached" });
-  assert.notEqual(await pageB.getByText(/^Version #/).innerText(), before);
+  await pageB.getByText("A newer snapshot has arrived.").waitFor({ state: "detached" });
+  assert.notEqual(await pageB.getByText(/^Snapshot #/).innerText(), before);
   assert.ok(!(await chosen.isChecked()));
 });
 
@@ -517,7 +523,7 @@ test("a folder is paused, resumed and removed", async () => {
   await card.getByRole("button", { name: "Pause", exact: true }).click();
   await card.getByText("Paused: changes are not backed up.").waitFor();
   await card.getByRole("button", { name: "Resume", exact: true }).click();
-  await card.getByText(/^All of it up to/).waitFor();
+  await card.getByText(/^All changes up to/).waitFor();
   await card.getByRole("button", { name: "Edit" }).click();
   await pageA.getByRole("textbox", { name: "Name" }).fill("Papers");
   await pageA.getByRole("button", { name: "Apply" }).click();
@@ -527,19 +533,19 @@ test("a folder is paused, resumed and removed", async () => {
     .click();
   await pageA.screenshot({ path: path.join(shots, "remove-folder.png") });
   await pageA.getByRole("button", { name: "Stop backing it up" }).click();
-  await pageA.getByText("No folder of this machine is backed up.").waitFor();
+  await pageA.getByText("No folder of this computer is backed up.").waitFor();
   assert.ok(fs.existsSync(path.join(folder, "report.txt")), "the folder itself is not touched");
 });
 
-test("a browser leaves, and one whose session is over is asked in again", async () => {
+test("a browser signs out, and one whose session has ended must sign in again", async () => {
   await pageB.getByRole("button", { name: "Sign out" }).click();
-  await pageB.getByRole("heading", { name: "Let this browser in" }).waitFor();
+  await pageB.getByRole("heading", { name: "Sign in" }).waitFor();
   await pageB.reload();
-  await pageB.getByRole("heading", { name: "Let this browser in" }).waitFor();
-  // By what only looks, too: the journal is asked for again and again.
+  await pageB.getByRole("heading", { name: "Sign in" }).waitFor();
+  // Reading is enough to notice it: the page polls the journal.
   await go(pageA, "Events and logs");
   await pageA.context().clearCookies();
-  await pageA.getByRole("heading", { name: "Let this browser in" }).waitFor();
+  await pageA.getByRole("heading", { name: "Sign in" }).waitFor();
 });
 
 test("no page broke its policy or threw", () => {

@@ -1,5 +1,5 @@
-// The frame around the pages: the way between them, the theme, and the word
-// that the program does not answer.
+// The frame around the pages: navigation, theme, sign-out, and the warning that
+// the program does not answer.
 
 import {
   ActionIcon,
@@ -34,7 +34,7 @@ import { signOut, Unreachable } from "./api/client";
 import { useIsLive, useLive, useReceipts } from "./api/live";
 import type { Session } from "./api/model";
 import { useSession, useStatus } from "./api/queries";
-import { Trouble, When } from "./parts/basics";
+import { ErrorBox, When } from "./parts/basics";
 import { Devices } from "./pages/devices";
 import { Events } from "./pages/events";
 import { Folders } from "./pages/folders";
@@ -73,7 +73,7 @@ function ThemeSwitch() {
   );
 }
 
-/** Ends the session; nothing that was shown stays in the page's memory. */
+/** Ends the session and removes all loaded data from the page's memory. */
 function SignOut() {
   const client = useQueryClient();
   const leave = useMutation({
@@ -83,7 +83,7 @@ function SignOut() {
       client.removeQueries({ predicate: (query) => query.queryKey[0] !== "session" });
     },
     onError: (error) =>
-      notifications.show({ message: `Not signed out: ${error.message}`, color: "red.9" }),
+      notifications.show({ message: `Sign-out failed: ${error.message}`, color: "red.9" }),
   });
   return (
     <Tooltip label="Sign this browser out">
@@ -101,7 +101,7 @@ function SignOut() {
   );
 }
 
-/** Says that the program does not answer, and since when; goes when it does. */
+/** Warns while the program does not answer, with the time of its last answer. */
 function Connection() {
   const status = useStatus();
   const live = useIsLive();
@@ -112,24 +112,23 @@ function Connection() {
       {isLost && (
         <div className="band band-bad" style={{ marginBottom: 20 }}>
           <Text fw={600}>
-            Archivist on this machine does not answer
+            Archivist on this computer does not answer
             {since && (
               <>
-                {" "}
-                since <When at={since} />
+                . Last answer: <When at={since} />
               </>
             )}
             .
           </Text>
           <Text size="sm">
-            What is shown is from before. It is asked again every second or two, and this page goes
-            on by itself. If it does not: start it with <code>archivist daemon</code>.
+            This page shows the last known state. It retries every one or two seconds and continues
+            automatically. If Archivist has stopped, start it with <code>archivist daemon</code>.
           </Text>
         </div>
       )}
       {!isLost && !live && status.isSuccess && (
         <Text size="xs" c="dimmed" mb="xs">
-          No live events at the moment: the state is asked for every 1.5 seconds instead.
+          Live events are not available at the moment. The page updates every 1.5 seconds instead.
         </Text>
       )}
     </div>
@@ -197,7 +196,7 @@ function Shell() {
               <Route path="/devices" element={<Devices />} />
               <Route path="/settings" element={<Settings />} />
               <Route path="/events" element={<Events />} />
-              <Route path="*" element={<Trouble error="There is no such page." />} />
+              <Route path="*" element={<ErrorBox error="This page does not exist." />} />
             </Routes>
           </Suspense>
         </div>
@@ -206,17 +205,17 @@ function Shell() {
   );
 }
 
-/** All of it: the pages for whoever is signed in. */
+/** The pages if this browser is signed in, else the sign-in page. */
 export function App() {
   const session = useSession();
   if (session.data) return session.data.signed_in ? <Shell /> : <SignIn />;
   if (session.isError && !(session.error instanceof Unreachable)) {
-    return <Trouble error={session.error} onRetry={() => void session.refetch()} />;
+    return <ErrorBox error={session.error} onRetry={() => void session.refetch()} />;
   }
   return <Waiting isLost={session.isError} onRetry={() => void session.refetch()} />;
 }
 
-/** Before the first answer. */
+/** Shown until the first answer arrives. */
 function Waiting({ isLost, onRetry }: { isLost: boolean; onRetry: () => void }) {
   useEffect(() => {
     if (!isLost) return;
@@ -227,7 +226,7 @@ function Waiting({ isLost, onRetry }: { isLost: boolean; onRetry: () => void }) 
     <main style={{ padding: 40, textAlign: "center" }}>
       <Loader aria-label="Loading" />
       <Text mt="md" role="status">
-        {isLost ? "Archivist on this machine does not answer; it is asked again." : "One moment …"}
+        {isLost ? "Archivist on this computer does not answer. Retrying …" : "Loading …"}
       </Text>
     </main>
   );

@@ -14,7 +14,7 @@ import { ApiError } from "./api/client";
 import { App } from "./app";
 import { resolver, theme } from "./theme";
 
-/** The session is over: the way in is shown. */
+/** Shows the sign-in page if the session has ended. */
 function onError(error: unknown): void {
   if (error instanceof ApiError && error.status === 401) {
     void client.invalidateQueries({ queryKey: ["session"] });
@@ -27,7 +27,7 @@ const client: QueryClient = new QueryClient({
   defaultOptions: {
     queries: {
       staleTime: 1000,
-      // What was refused is refused again.
+      // A refused request would be refused again.
       retry: (failures, error) =>
         !(error instanceof ApiError && error.status < 500) && failures < 1,
       retryDelay: 500,
@@ -35,10 +35,10 @@ const client: QueryClient = new QueryClient({
   },
 });
 
-// Style elements that components make need the nonce that came with the page.
+// Style elements that components create need the nonce of the page.
 const nonce = document.querySelector<HTMLMetaElement>("meta[property=csp-nonce]")?.nonce ?? "";
 
-// What locks the scrolling behind dialogs looks for it under this name.
+// The library that locks scrolling behind dialogs reads the nonce from this name.
 Object.assign(globalThis, { __webpack_nonce__: nonce });
 
 const root = document.getElementById("root");

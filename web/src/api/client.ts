@@ -1,10 +1,10 @@
-// The calls. A change carries the session's cookie and, in a header, a code
-// that no other page can know: it is handed over once, when the session begins,
-// and kept by this browser for this origin alone.
+// API calls. A request that changes something carries the session's cookie and, in
+// a header, a CSRF code that no other page can know: the program hands it over
+// once, when the session starts, and this browser stores it for this origin only.
 
 import type { Session, SignedIn } from "./model";
 
-/** An answer that says no, in the program's words. */
+/** An error that the program answered, with its message. */
 export class ApiError extends Error {
   constructor(
     readonly status: number,
@@ -15,21 +15,21 @@ export class ApiError extends Error {
   }
 }
 
-/** The program does not answer at all. */
+/** The program did not answer. */
 export class Unreachable extends Error {
   constructor() {
-    super("Archivist does not answer on this machine");
+    super("Archivist on this computer does not answer");
     this.name = "Unreachable";
   }
 }
 
 const BASE = "/api/v1";
-/** A call that is not answered within this, in milliseconds, is not answered. */
+/** Default time limit of a call, in milliseconds. */
 const TIMEOUT = 30_000;
-/** Where this browser keeps what its changes have to carry. */
+/** Name under which this browser stores the CSRF code. */
 const CODE = "archivist-csrf";
 
-/** Takes the code over from the address that a link has led to. */
+/** Stores the CSRF code from the page's address, and removes it from the address. */
 function takeCode(): void {
   const found = /^#csrf=([0-9a-f]+)$/.exec(window.location.hash);
   if (!found?.[1]) return;
@@ -44,7 +44,7 @@ async function message(response: Response): Promise<string> {
     const body: unknown = JSON.parse(text);
     if (body && typeof body === "object" && "message" in body) return String(body.message);
   } catch {
-    // Not JSON: the text itself says it.
+    // Not JSON: the text is the message.
   }
   return text.slice(0, 500) || `${response.status} ${response.statusText}`;
 }
@@ -52,7 +52,7 @@ async function message(response: Response): Promise<string> {
 interface Options {
   body?: unknown;
   signal?: AbortSignal;
-  /** Instead of 30 s, in milliseconds. */
+  /** Time limit in milliseconds. Default: 30 s. */
   timeout?: number;
 }
 
@@ -86,13 +86,13 @@ export const post = <T>(path: string, body: unknown = {}, options?: Options) =>
 export const patch = <T>(path: string, body: unknown) => call<T>("PATCH", path, { body });
 export const remove = <T>(path: string) => call<T>("DELETE", path);
 
-/** Whether this browser is signed in. */
+/** Reports whether this browser is signed in. */
 export async function session(): Promise<Session> {
   takeCode();
   return get<Session>("/ui/session");
 }
 
-/** Signs in with the content of the token file. */
+/** Signs in with the contents of the token file. */
 export async function signIn(token: string): Promise<void> {
   const response = await fetch(`${BASE}/ui/session`, {
     method: "POST",
@@ -101,10 +101,10 @@ export async function signIn(token: string): Promise<void> {
   }).catch(() => {
     throw new Unreachable();
   });
-  if (response.status === 401) throw new ApiError(401, "That is not the token of this instance.");
+  if (response.status === 401) throw new ApiError(401, "Wrong token.");
   if (!response.ok) throw new ApiError(response.status, await message(response));
-  const begun = (await response.json()) as SignedIn;
-  localStorage.setItem(CODE, begun.csrf);
+  const signedIn = (await response.json()) as SignedIn;
+  localStorage.setItem(CODE, signedIn.csrf);
 }
 
 /** Ends the session of this browser. */
@@ -113,7 +113,7 @@ export async function signOut(): Promise<void> {
   localStorage.removeItem(CODE);
 }
 
-/** A path with parameters; those without a value are left out. */
+/** Builds a path with parameters. Parameters without a value are left out. */
 export function url(
   path: string,
   parameters: Record<string, string | number | boolean | null | undefined>,
@@ -126,7 +126,7 @@ export function url(
   return text ? `${path}?${text}` : path;
 }
 
-/** The address of something that the browser downloads by itself. */
+/** Returns the address of a file that the browser downloads without `fetch`. */
 export const downloadUrl = (
   path: string,
   parameters: Record<string, string | number | boolean | null | undefined>,

@@ -1,5 +1,5 @@
-// Live state: server-sent events write into what was asked for before; where
-// they do not come, the questions are asked more often instead.
+// Live state: server-sent events update the cached answers. While no events
+// arrive, the pages poll more often instead.
 
 import { type QueryClient, useQueryClient } from "@tanstack/react-query";
 import { useEffect, useSyncExternalStore } from "react";
@@ -15,7 +15,7 @@ function setLive(value: boolean): void {
   for (const listener of listeners) listener();
 }
 
-/** Whether events come at the moment. */
+/** Reports whether the event stream is open. */
 export const isLive = () => live;
 
 export const useIsLive = () =>
@@ -24,11 +24,12 @@ export const useIsLive = () =>
     return () => listeners.delete(listener);
   }, isLive);
 
-/** The status with one folder or source replaced. */
+/** Returns the status with one folder replaced. */
 export function withFolder(status: Status, folder: Folder): Status {
   return { ...status, folders: status.folders.map((one) => (one.id === folder.id ? folder : one)) };
 }
 
+/** Returns the status with one source replaced. */
 export function withSource(status: Status, source: Source): Status {
   return {
     ...status,
@@ -36,11 +37,11 @@ export function withSource(status: Status, source: Source): Status {
   };
 }
 
-/** The first wait after a lost stream, and the longest, in milliseconds. */
+/** First and longest wait before the stream is reopened, in milliseconds. */
 const WAIT_MIN = 500;
 const WAIT_MAX = 5000;
 
-/** Listens until the returned function is called. */
+/** Listens for events until the returned function is called. */
 export function listen(client: QueryClient): () => void {
   let source: EventSource | undefined;
   let timer: ReturnType<typeof setTimeout> | undefined;
@@ -58,11 +59,11 @@ export function listen(client: QueryClient): () => void {
     source.onopen = () => {
       wait = WAIT_MIN;
       setLive(true);
-      // What happened meanwhile was missed.
+      // Events that came while the stream was closed are lost.
       void client.invalidateQueries();
     };
     source.onerror = () => {
-      // The browser gives up on some errors for good: it is opened anew here.
+      // The browser does not reopen the stream after some errors.
       source?.close();
       setLive(false);
       again("status");
@@ -94,8 +95,7 @@ export function listen(client: QueryClient): () => void {
   };
 }
 
-/** Has the versions asked for again when the backup server has a new one of
- * this machine's, however that was heard of. */
+/** Reloads the list of snapshots when the backup server has confirmed a new one. */
 export function useReceipts(status: Status | undefined): void {
   const client = useQueryClient();
   const receipts = status?.folders
@@ -106,7 +106,7 @@ export function useReceipts(status: Status | undefined): void {
   }, [client, receipts]);
 }
 
-/** Listens while the page is shown. */
+/** Listens for events while the page is shown. */
 export function useLive(): void {
   const client = useQueryClient();
   useEffect(() => listen(client), [client]);

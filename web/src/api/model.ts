@@ -1,6 +1,6 @@
-// What goes over the API, by short names. The types are made from the OpenAPI
-// document of the program (`npm run api`); what the document leaves open is
-// said here.
+// Short names for the types of the API. `npm run api` generates the types from
+// the program's OpenAPI document. Types that the document leaves open are
+// declared here.
 
 import type { components } from "./schema";
 
@@ -21,7 +21,7 @@ export type Registered = Schemas["Registered"];
 export type BackupNowReport = Schemas["BackupNowReport"];
 export type PairingCode = Schemas["PairingCode"];
 export type PairingState = Schemas["PairingState"];
-// Answers have every list; in the document those with a default may lack.
+// The document marks lists with a default as optional, but answers always have them.
 export type JoinReport = Required<Schemas["JoinReport"]>;
 export type RestoreReport = Required<Schemas["RestoreReport"]>;
 export type Job = Schemas["Job"];
@@ -44,7 +44,7 @@ export type JournalEntry = Schemas["JournalEntry"];
 export type LogLine = Schemas["LogLine"];
 export type TrafficDay = Schemas["TrafficDay"];
 
-/** A block that is needed and cannot be had. */
+/** A block that is missing or damaged. */
 export interface VerifyProblem {
   cid: string;
   reason: string;

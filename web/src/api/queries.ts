@@ -1,4 +1,4 @@
-// What the pages ask for.
+// Queries and changes of the pages.
 
 import { keepPreviousData, useMutation, useQuery, useQueryClient } from "@tanstack/react-query";
 
@@ -38,7 +38,7 @@ const part = encodeURIComponent;
 export const useSession = () =>
   useQuery({ queryKey: ["session"], queryFn: session, staleTime: Number.POSITIVE_INFINITY });
 
-/** How the instance is. Events keep it fresh; it is asked for as well. */
+/** The state of the instance. Events update it, and it is polled as well. */
 export const useStatus = () =>
   useQuery({
     queryKey: ["status"],
@@ -52,12 +52,12 @@ export const useConfig = () =>
   useQuery({
     queryKey: ["config"],
     queryFn: ({ signal }) => get<Config>("/config", { signal }),
-    // The command line changes it too.
+    // The command line and the other pages can change it.
     refetchInterval: 10_000,
   });
 
-/** Whether this machine's folders may be fetched by any; not known before the
- * settings are. */
+/** Reports whether any peer may fetch the folders of this computer. `undefined`
+ * until the settings have been loaded. */
 export function hasBackupServer(config: Config | undefined): boolean | undefined {
   if (!config) return undefined;
   const peers = config.node?.allowed_peers;
@@ -80,7 +80,7 @@ export const useSnapshots = (remote: boolean, enabled = true) =>
     staleTime: remote ? 30_000 : 5000,
   });
 
-/** Entries that are asked for at a time. */
+/** Number of entries per request. */
 export const PAGE = 500;
 
 export interface Place {
@@ -210,7 +210,7 @@ export const useLogs = (enabled: boolean) =>
     refetchInterval: enabled ? 2000 : false,
   });
 
-/** A change; what it touches is asked for again when it has ended. */
+/** A request that changes something. When it ends, the queries named in `touched` are reloaded. */
 function useChange<A, R>(change: (argument: A) => Promise<R>, ...touched: string[]) {
   const client = useQueryClient();
   return useMutation({

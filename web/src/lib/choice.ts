@@ -1,27 +1,27 @@
-// Which snapshots there are to choose from.
+// Grouping of snapshots into series, and the choice of the one to show.
 
 import type { Snapshot } from "../api/model";
 
-/** A folder of a machine that has snapshots. */
-export interface Line {
-  /** Names it in an address. */
+/** The snapshots of one folder of one source. */
+export interface Series {
+  /** Identifies the series in the address of a page. */
   key: string;
   source: string;
   sourcePeerId: string;
   folderId: string;
   folderName: string;
-  /** The newest first. */
+  /** Newest first. */
   snapshots: Snapshot[];
 }
 
-/** The folders of all machines, by name, each with its snapshots. They are told
- * in the backup server's order, which is the one that counts: a source may have
- * begun to count anew. */
-export function lines(snapshots: Snapshot[]): Line[] {
-  const found = new Map<string, Line>();
+/** Groups snapshots into series, sorted by name. `snapshots` must be in the
+ * backup server's order, oldest first. That order is authoritative: a source that
+ * was reinstalled may have restarted its sequence numbers. */
+export function groupBySeries(snapshots: Snapshot[]): Series[] {
+  const found = new Map<string, Series>();
   for (const snapshot of snapshots) {
     const key = `${snapshot.source_peer_id}/${snapshot.folder_id}`;
-    const line = found.get(key) ?? {
+    const series = found.get(key) ?? {
       key,
       source: snapshot.source,
       sourcePeerId: snapshot.source_peer_id,
@@ -29,73 +29,72 @@ export function lines(snapshots: Snapshot[]): Line[] {
       folderName: snapshot.folder_name,
       snapshots: [],
     };
-    line.snapshots.push(snapshot);
-    found.set(key, line);
+    series.snapshots.push(snapshot);
+    found.set(key, series);
   }
-  for (const line of found.values()) {
-    line.snapshots.reverse();
-    // A folder can have had another name before.
-    line.folderName = line.snapshots[0]?.folder_name ?? line.folderName;
+  for (const series of found.values()) {
+    series.snapshots.reverse();
+    // The folder may have been renamed: the newest snapshot has its current name.
+    series.folderName = series.snapshots[0]?.folder_name ?? series.folderName;
   }
   return [...found.values()].sort(
     (a, b) => a.source.localeCompare(b.source) || a.folderName.localeCompare(b.folderName),
   );
 }
 
-/** The newest snapshot that was made at or before `at`. */
-export const newestAt = (line: Line, at: Date): Snapshot | undefined =>
-  line.snapshots.find((snapshot) => new Date(snapshot.created_at) <= at);
+/** Returns the newest snapshot made at or before `at`. */
+export const newestAt = (series: Series, at: Date): Snapshot | undefined =>
+  series.snapshots.find((snapshot) => new Date(snapshot.created_at) <= at);
 
-/** The directories above a path, the folder itself first. */
-export function trail(path: string): { name: string; path: string }[] {
+/** Returns every directory on the way to `path`, outermost first, `path` included. */
+export function breadcrumbs(path: string): { name: string; path: string }[] {
   const names = path.split("/").filter(Boolean);
   return names.map((name, index) => ({ name, path: names.slice(0, index + 1).join("/") }));
 }
 
-/** What an address asks for. */
-export interface Asked {
-  line?: string | null;
+/** The snapshot that the address of a page requests. */
+export interface Requested {
+  series?: string | null;
   folder?: string | null;
   at?: string | null;
 }
 
-/** What is shown of all that there is. */
-export interface Shown {
-  line: Line;
+/** The snapshot to show. */
+export interface Selection {
+  series: Series;
   snapshot: Snapshot;
-  /** The newest of the line. */
+  /** Id of the newest snapshot of the series. */
   newest: string;
-  /** There is a newer one, and nobody has chosen an older one. */
+  /** True if a newer snapshot exists and the user has not chosen an older one. */
   hasNewer: boolean;
-  /** What was asked for, or shown before, is there no more. */
+  /** True if the snapshot requested or shown before no longer exists. */
   isGone: boolean;
 }
 
 /**
- * What to show: what is asked for, else what was shown before, else the newest.
- * A snapshot that arrives never takes the place of the one that somebody is
- * looking at.
+ * Selects the snapshot to show: the requested one, else the one shown before,
+ * else the newest. A snapshot that arrives never replaces the one on screen.
  */
-export function choose(
-  all: Line[],
-  asked: Asked,
-  before?: { line: string; at: string },
-): Shown | undefined {
-  const line =
-    all.find((one) => one.key === asked.line) ??
-    all.find((one) => one.folderId === asked.folder) ??
-    all.find((one) => one.key === before?.line) ??
+export function selectSnapshot(
+  all: Series[],
+  requested: Requested,
+  before?: { series: string; at: string },
+): Selection | undefined {
+  const series =
+    all.find((one) => one.key === requested.series) ??
+    all.find((one) => one.folderId === requested.folder) ??
+    all.find((one) => one.key === before?.series) ??
     all[0];
-  const newest = line?.snapshots[0];
-  if (!line || !newest) return undefined;
-  const at = asked.at ?? (before?.line === line.key ? before.at : undefined);
-  const found = line.snapshots.find((one) => one.id === at);
+  const newest = series?.snapshots[0];
+  if (!series || !newest) return undefined;
+  const at = requested.at ?? (before?.series === series.key ? before.at : undefined);
+  const found = series.snapshots.find((one) => one.id === at);
   const snapshot = found ?? newest;
   return {
-    line,
+    series,
     snapshot,
     newest: newest.id,
-    hasNewer: snapshot !== newest && asked.at == null,
+    hasNewer: snapshot !== newest && requested.at == null,
     isGone: at !== undefined && !found,
   };
 }

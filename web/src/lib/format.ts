@@ -1,8 +1,8 @@
-// How numbers, times and names are written for people.
+// Formatting of numbers, times and names.
 
 const UNITS = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"] as const;
 
-/** Bytes in binary units: `1.5 MiB`. */
+/** Formats bytes in binary units: `1.50 MiB`. */
 export function bytes(count: number): string {
   let value = count;
   let unit = 0;
@@ -10,7 +10,7 @@ export function bytes(count: number): string {
     value /= 1024;
     unit += 1;
   }
-  // 1023.96 KiB is not 1024.0 KiB.
+  // Write 1.00 MiB instead of 1024 KiB if the value would round up.
   if (unit > 0 && value >= 1023.95 && unit < UNITS.length - 1) {
     value = 1;
     unit += 1;
@@ -21,14 +21,14 @@ export function bytes(count: number): string {
 
 const WHOLE = new Intl.NumberFormat("en");
 
-/** A whole number with its thousands apart. */
+/** Formats an integer with thousands separators. */
 export const count = (value: number): string => WHOLE.format(value);
 
-/** A number and its noun: `1 file`, `2 files`. */
+/** Formats a number with its noun: `1 file`, `2 files`. */
 export const counted = (value: number, one: string, many = `${one}s`): string =>
   `${count(value)} ${value === 1 ? one : many}`;
 
-/** Seconds as people say them: `40 s`, `3 min`, `2 h 5 min`, `3 days`. */
+/** Formats seconds, rounded: `40 s`, `3 min`, `2 h 5 min`, `3 days`. */
 export function duration(seconds: number): string {
   if (!Number.isFinite(seconds) || seconds < 0) return "";
   const whole = Math.round(seconds);
@@ -45,7 +45,7 @@ export function duration(seconds: number): string {
 const two = (value: number) => String(value).padStart(2, "0");
 const MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
-/** A moment in local time, as short as it can be seen from `now`. */
+/** Formats a time in local time, without the parts that it shares with `now`. */
 export function when(at: Date, now: Date): string {
   const time = `${two(at.getHours())}:${two(at.getMinutes())}`;
   if (at.toDateString() === now.toDateString()) return `${time}:${two(at.getSeconds())}`;
@@ -55,7 +55,7 @@ export function when(at: Date, now: Date): string {
     : `${day} ${at.getFullYear()}, ${time}`;
 }
 
-/** The exact moment, with its zone. */
+/** Formats a time to the millisecond, with its time zone. */
 export function exact(at: Date): string {
   const offset = -at.getTimezoneOffset();
   const zone = `${offset < 0 ? "-" : "+"}${two(Math.floor(Math.abs(offset) / 60))}:${two(Math.abs(offset) % 60)}`;
@@ -64,14 +64,14 @@ export function exact(at: Date): string {
   return `${date} ${time}.${String(at.getMilliseconds()).padStart(3, "0")} ${zone}`;
 }
 
-/** How long ago, in words. */
+/** Formats the time since `at`. */
 export function ago(at: Date, now: Date): string {
   const seconds = (now.getTime() - at.getTime()) / 1000;
   if (seconds < 5) return "just now";
   return `${duration(seconds)} ago`;
 }
 
-/** Nanoseconds since 1970, as a text, as a moment. */
+/** Parses nanoseconds since 1970. Returns `undefined` if they are no valid time. */
 export function fromNanoseconds(text: string): Date | undefined {
   if (!/^-?\d{1,30}$/.test(text)) return undefined;
   const milliseconds = Number(BigInt(text) / 1_000_000n);
@@ -79,16 +79,16 @@ export function fromNanoseconds(text: string): Date | undefined {
   return Number.isNaN(at.getTime()) ? undefined : at;
 }
 
-/** A piece of a name: as it is, or a character that cannot be seen, named. */
+/** A piece of a name: plain text, or the escape sequence of an invisible character. */
 export interface NamePart {
   text: string;
   isEscaped: boolean;
 }
 
 /**
- * What cannot be seen or turns text around: control characters, the marks and
- * overrides of bidirectional text, blanks of no width, line separators, and the
- * halves of pairs.
+ * Characters that are invisible or reorder text: control characters, marks and
+ * overrides of bidirectional text, zero-width spaces, line separators, and lone
+ * surrogates.
  */
 const UNSEEN =
   /[\u0000-\u001f\u007f-\u009f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb]|[\u{e0000}-\u{e0fff}]|[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/gu;
@@ -106,7 +106,7 @@ function escaped(character: string): string {
   }
 }
 
-/** A name in pieces in which nothing hides. */
+/** Splits a name into pieces and escapes every invisible character. */
 export function nameParts(name: string): NamePart[] {
   const parts: NamePart[] = [];
   let from = 0;
@@ -116,7 +116,7 @@ export function nameParts(name: string): NamePart[] {
     from = match.index + match[0].length;
   }
   if (from < name.length) parts.push({ text: name.slice(from), isEscaped: false });
-  // Blanks at either end are not seen either.
+  // Spaces at either end are invisible too.
   return parts.flatMap((part, index) => {
     if (part.isEscaped) return [part];
     const head = index === 0 ? (/^ +/.exec(part.text)?.[0] ?? "") : "";
@@ -129,20 +129,20 @@ export function nameParts(name: string): NamePart[] {
   });
 }
 
-/** A name as one text in which nothing hides. */
+/** Returns a name with every invisible character escaped. */
 export const visibleName = (name: string): string =>
   nameParts(name)
     .map((part) => part.text)
     .join("");
 
-/** The last name of a path. */
+/** Returns the last component of a path. */
 export const lastName = (path: string): string => path.slice(path.lastIndexOf("/") + 1);
 
-/** The beginning and the end of an id. */
+/** Shortens an id to its first and last six characters. */
 export const shortId = (id: string): string =>
   id.length > 16 ? `${id.slice(0, 6)}…${id.slice(-6)}` : id;
 
-/** The permissions of a mode: `rw-r--r--`. */
+/** Formats the permissions of a mode: `rw-r--r--`. */
 export const permissions = (mode: number): string =>
   [6, 3, 0]
     .map((shift) => {

@@ -3,13 +3,13 @@ import { describe, expect, it } from "vitest";
 import { withFolder } from "../api/live";
 import { hasBackupServer } from "../api/queries";
 import type { Folder, KeyInfo, RestoreReport, Snapshot, Source, Status } from "../api/model";
-import { choose, lines, newestAt, trail } from "./choice";
+import { breadcrumbs, groupBySeries, newestAt, selectSnapshot } from "./choice";
 import { byDay } from "./history";
 import { fromText, inUnits, keysOf, label, parseSize, valueAt, wrong } from "./keys";
 import { folderEdit, patterns } from "./patterns";
 import { RateMeter } from "./rate";
 import { inOrder } from "./restores";
-import { announced, standing, truth } from "./truth";
+import { announced, folderSafety, truth } from "./truth";
 
 const FOLDER: Folder = {
   id: "f",
@@ -56,7 +56,7 @@ const told = (folders: Folder[], sources: Source[] = [], hasServer: boolean | nu
 describe("the truth", () => {
   it("says that all is safe only if all is", () => {
     const [safe] = told([FOLDER]);
-    // Neither when it was made, received, nor looked for since: what it has.
+    // `up_to`, not the time of the snapshot, of its confirmation or of the last scan.
     expect(safe).toEqual({
       mood: "good",
       text: "is on the backup server.",
@@ -68,7 +68,7 @@ describe("the truth", () => {
   it("keeps what is so while it looks for more", () => {
     const [looking] = told([FOLDER, { ...FOLDER, id: "g", name: "Photos", state: "scanning" }]);
     expect(looking).toMatchObject({ mood: "busy", upTo: new Date("2026-11-22T12:00:00Z") });
-    expect(looking?.next).toContain("Photos is being looked through");
+    expect(looking?.next).toBe("Scanning Photos for newer changes.");
   });
   it("says nothing of folders while nobody knows whether there is a backup server", () => {
     expect(told([FOLDER], [], null)).toEqual([]);
@@ -77,10 +77,15 @@ describe("the truth", () => {
   it("names what everything is not", () => {
     const paused = { ...FOLDER, id: "g", name: "Photos", state: "paused" };
     expect(told([FOLDER, paused])[0]?.text).toBe(
-      "is on the backup server, but for Photos: paused.",
+      "is on the backup server, except Photos (paused).",
     );
-    const [unread] = told([{ ...FOLDER, error_count: 2 }]);
-    expect(unread?.text).toBe("is on the backup server, but for 2 files that could not be read.");
+    const unreadable = { ...FOLDER, error_count: 2 };
+    expect(told([unreadable])[0]?.text).toBe(
+      "is on the backup server, except 2 files that could not be read.",
+    );
+    expect(told([unreadable, paused])[0]?.text).toBe(
+      "is on the backup server, except 2 files that could not be read and Photos (paused).",
+    );
   });
   it("is told without its time where it is read out", () => {
     const [one] = told([FOLDER]);
@@ -93,7 +98,7 @@ describe("the truth", () => {
     [{ sequence: 6 }, "busy"],
     [{ backed_up_sequence: null }, "busy"],
     [{ sequence: null, backed_up_sequence: null, backed_up_at: null }, "busy"],
-    // What was acknowledged has all that was found, and it is not known what that is.
+    // The newest snapshot is confirmed, but it is unknown which changes it contains.
     [{ up_to: null }, "busy"],
     [{ state: "publishing" }, "busy"],
     [{ state: "waiting" }, "busy"],
@@ -132,8 +137,8 @@ describe("the truth", () => {
     expect(told([FOLDER], [SOURCE])).toHaveLength(2);
   });
   it("is about each folder as well", () => {
-    expect(standing(FOLDER).kind).toBe("safe");
-    expect(standing({ ...FOLDER, up_to: null })).toMatchObject({ kind: "pending" });
+    expect(folderSafety(FOLDER).kind).toBe("safe");
+    expect(folderSafety({ ...FOLDER, up_to: null })).toMatchObject({ kind: "pending" });
   });
 });
 
@@ -158,28 +163,28 @@ const snapshot = (
 });
 
 describe("snapshots", () => {
-  it("are put in lines, the newest first", () => {
-    const all = lines([
+  it("are grouped into series, the newest first", () => {
+    const all = groupBySeries([
       snapshot("1", 1, "2026-11-20T10:00:00Z", { folder_name: "Old name" }),
       snapshot("2", 10, "2026-11-21T10:00:00Z"),
       snapshot("3", 2, "2026-11-20T11:00:00Z", { source_peer_id: "q", source: "Attic" }),
     ]);
-    expect(all.map((line) => [line.source, line.folderName, line.snapshots.length])).toEqual([
+    expect(all.map((one) => [one.source, one.folderName, one.snapshots.length])).toEqual([
       ["Attic", "Documents", 1],
       ["Desktop", "Documents", 2],
     ]);
-    const line = all[1];
-    if (!line) throw new Error("no line");
-    expect(newestAt(line, new Date("2026-11-21T00:00:00Z"))?.id).toBe("1");
-    expect(newestAt(line, new Date("2026-11-21T10:00:00Z"))?.id).toBe("2");
-    expect(newestAt(line, new Date("2026-11-19T00:00:00Z"))).toBeUndefined();
+    const series = all[1];
+    if (!series) throw new Error("no series");
+    expect(newestAt(series, new Date("2026-11-21T00:00:00Z"))?.id).toBe("1");
+    expect(newestAt(series, new Date("2026-11-21T10:00:00Z"))?.id).toBe("2");
+    expect(newestAt(series, new Date("2026-11-19T00:00:00Z"))).toBeUndefined();
   });
   it("are in the backup server's order, whatever a source counts", () => {
-    const [line] = lines([
+    const [series] = groupBySeries([
       snapshot("before", 40, "2026-11-20T10:00:00Z"),
       snapshot("accepted", 1, "2026-11-21T10:00:00Z"),
     ]);
-    expect(line?.snapshots.map((one) => one.id)).toEqual(["accepted", "before"]);
+    expect(series?.snapshots.map((one) => one.id)).toEqual(["accepted", "before"]);
   });
   it("stay chosen whatever arrives", () => {
     const first = snapshot("1", 1, "2026-11-20T10:00:00Z");
@@ -188,30 +193,38 @@ describe("snapshots", () => {
       source_peer_id: "q",
       source: "Attic",
     });
-    const one = choose(lines([first]), {});
+    const one = selectSnapshot(groupBySeries([first]), {});
     expect(one).toMatchObject({ snapshot: first, hasNewer: false, isGone: false });
-    const before = { line: "p/f", at: "1" };
-    // The other machine's line would come first.
-    const after = choose(lines([first, second, other]), {}, before);
+    const before = { series: "p/f", at: "1" };
+    // Without `before`, the series of the other source would come first.
+    const after = selectSnapshot(groupBySeries([first, second, other]), {}, before);
     expect(after).toMatchObject({ snapshot: first, newest: "2", hasNewer: true, isGone: false });
-    expect(choose(lines([first, second]), {}, { line: "p/f", at: "2" })).toMatchObject({
+    expect(
+      selectSnapshot(groupBySeries([first, second]), {}, { series: "p/f", at: "2" }),
+    ).toMatchObject({
       snapshot: second,
       hasNewer: false,
     });
-    // An older one that somebody chose needs no hint.
-    expect(choose(lines([first, second]), { at: "1" })).toMatchObject({
+    // The user chose the older snapshot, so no hint is needed.
+    expect(selectSnapshot(groupBySeries([first, second]), { at: "1" })).toMatchObject({
       snapshot: first,
       hasNewer: false,
     });
-    // What was removed meanwhile is not shown under its name.
-    expect(choose(lines([second]), {}, before)).toMatchObject({ snapshot: second, isGone: true });
-    expect(choose(lines([second]), { at: "1" })).toMatchObject({ snapshot: second, isGone: true });
-    // Another line: its newest.
-    expect(choose(lines([first, other]), { line: "q/f" }, before)).toMatchObject({
+    // Another snapshot is shown in place of a deleted one, and marked as such.
+    expect(selectSnapshot(groupBySeries([second]), {}, before)).toMatchObject({
+      snapshot: second,
+      isGone: true,
+    });
+    expect(selectSnapshot(groupBySeries([second]), { at: "1" })).toMatchObject({
+      snapshot: second,
+      isGone: true,
+    });
+    // Another series: its newest snapshot.
+    expect(selectSnapshot(groupBySeries([first, other]), { series: "q/f" }, before)).toMatchObject({
       snapshot: other,
       isGone: false,
     });
-    expect(choose([], {}, before)).toBeUndefined();
+    expect(selectSnapshot([], {}, before)).toBeUndefined();
   });
   it("are counted by day, and what is newest adds up", () => {
     const now = new Date("2026-11-22T12:00:00Z");
@@ -230,17 +243,17 @@ describe("snapshots", () => {
       3,
     );
     expect(days).toEqual([
-      { day: "2026-11-20", versions: 0, bytes: 70, sent: 0, received: 0 },
-      { day: "2026-11-21", versions: 2, bytes: 300, sent: 5, received: 6 },
-      { day: "2026-11-22", versions: 1, bytes: 307, sent: 0, received: 0 },
+      { day: "2026-11-20", snapshots: 0, bytes: 70, sent: 0, received: 0 },
+      { day: "2026-11-21", snapshots: 2, bytes: 300, sent: 5, received: 6 },
+      { day: "2026-11-22", snapshots: 1, bytes: 307, sent: 0, received: 0 },
     ]);
   });
   it("have paths with directories above them", () => {
-    expect(trail("a/b c")).toEqual([
+    expect(breadcrumbs("a/b c")).toEqual([
       { name: "a", path: "a" },
       { name: "b c", path: "a/b c" },
     ]);
-    expect(trail("")).toEqual([]);
+    expect(breadcrumbs("")).toEqual([]);
   });
 });
 
@@ -292,7 +305,7 @@ describe("settings", () => {
   it("are shown in units that people use", () => {
     expect(parseSize("1GiB")).toBe(1024 ** 3);
     expect(inUnits(key({ type: "size" }), "500GB")).toBe("= 466 GiB");
-    expect(inUnits(key({ type: "size" }), "0")).toBe("no limit of its own");
+    expect(inUnits(key({ type: "size" }), "0")).toBe("no limit");
     expect(inUnits(key({ type: "number", unit: "seconds" }), "3600")).toBe("= 1 h");
     expect(inUnits(key({ type: "number", unit: "milliseconds" }), "2000")).toBe("= 2 s");
     expect(inUnits(key({ type: "number", unit: "seconds" }), "x")).toBeUndefined();
@@ -303,8 +316,12 @@ describe("settings", () => {
     expect(fromText(key({ type: "size" }), "5GB")).toBe("5GB");
     expect(valueAt({ backup_server: { keep: { last: 10 } } }, "backup_server.keep.last")).toBe(10);
     expect(valueAt({}, "a.b")).toBeUndefined();
-    expect(label("sync.manifest_max_delay_ms")).toBe("Manifest max delay");
-    expect(label("backup_server.keep.last")).toBe("Keep: last");
+    expect(label("sync.manifest_max_delay_ms")).toBe("Delay after the last change");
+    expect(label("backup_server.keep.last")).toBe("Newest snapshots to keep");
+    // Without an entry of its own, the label is made from the key.
+    expect(label("sync.upload_limit")).toBe("Upload limit");
+    expect(label("backup_server.poll_interval_secs")).toBe("Poll interval");
+    expect(label("a.keep.last")).toBe("Keep: last");
   });
   it("of tables that have pages of their own are not listed", () => {
     const keys = ["sync.folders", "sync.folders[].id", "sync.upload_limit", "node.bind"].map(

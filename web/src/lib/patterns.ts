@@ -1,14 +1,14 @@
-// Exclude patterns as people type them.
+// Exclude patterns as users type them.
 
-/** The patterns of a text, a line each; blank lines and comments are none. */
+/** Returns the patterns of a text, one per line, without blank lines and comments. */
 export const patterns = (text: string): string[] =>
   text
     .split("\n")
     .map((line) => line.trim())
     .filter((line) => line !== "" && !line.startsWith("#"));
 
-/** What an edit of a folder changes: what was not touched is not sent, so that
- * patterns that this form would write otherwise stay as they are. */
+/** Returns the fields of a folder that an edit has changed. Unchanged fields are
+ * not sent, so that the form does not reformat patterns that the user left alone. */
 export function folderEdit(
   name: string,
   exclude: string[],

@@ -1,28 +1,28 @@
-// How fast something goes, from what was seen of it.
+// Measurement of the speed of a running job.
 
-interface Seen {
+interface Sample {
   at: number;
   done: number;
 }
 
-/** How far back the rate looks, in milliseconds. */
+/** Length of the measured period, in milliseconds. */
 const WINDOW = 10_000;
 
-/** The rate of one piece of work; it forgets what is long ago. */
+/** Measures the speed of one job over the last `WINDOW` milliseconds. */
 export class RateMeter {
-  private seen: Seen[] = [];
+  private seen: Sample[] = [];
 
-  /** Notes that `done` was reached at `at` (milliseconds). */
+  /** Records that `done` was reached at `at` (milliseconds). */
   note(at: number, done: number): void {
     const last = this.seen.at(-1);
-    // Another piece of work under the same name.
+    // The progress went back: another job runs under the same name.
     if (last && done < last.done) this.seen = [];
     if (last && at <= last.at) return;
     this.seen.push({ at, done });
     while (this.seen.length > 2 && at - (this.seen[1]?.at ?? at) > WINDOW) this.seen.shift();
   }
 
-  /** A second's worth, where enough was seen. */
+  /** Returns the progress per second, or `undefined` for less than 500 ms of samples. */
   perSecond(): number | undefined {
     const first = this.seen[0];
     const last = this.seen.at(-1);
@@ -30,7 +30,7 @@ export class RateMeter {
     return ((last.done - first.done) * 1000) / (last.at - first.at);
   }
 
-  /** Seconds that are left until `total`, where that can be told. */
+  /** Estimates the seconds left until `total`. Returns `undefined` if nothing moves. */
   secondsLeft(total: number): number | undefined {
     const rate = this.perSecond();
     const last = this.seen.at(-1);

@@ -1,125 +1,121 @@
-// The one sentence of the overview: what is safe, and what is not.
+// The headline of the overview: one sentence that says which data is safe.
 //
-// "Everything up to …" is said of what the backup server has acknowledged and
-// of nothing else: `up_to` is the moment up to which the acknowledged version
-// has every change. When a version was made, received or looked for says less.
+// Invariant: "Everything up to …" covers confirmed snapshots only. `up_to` is
+// the time up to which the confirmed snapshot contains every change. The times
+// at which a snapshot was made or received, and the time of the last scan, do
+// not prove that.
 
 import type { Folder, Source, Status } from "../api/model";
 import { counted, visibleName } from "./format";
 
-/** How well it stands. */
+/** How serious the headline is. */
 export type Mood = "good" | "busy" | "bad" | "none";
 
-/** The sentence. */
+/** A headline. */
 export interface Truth {
   mood: Mood;
-  /** Where it is there, the sentence begins with "Everything up to …". */
+  /** If set, the sentence begins with "Everything up to …". */
   upTo?: Date;
   text: string;
-  /** What to do, or what comes next. */
+  /** What the user must do, or what happens next. */
   next?: string;
-  /** When the last version was confirmed, where not all is safe. */
+  /** Time of the last confirmed snapshot, if not everything is safe. */
   confirmedAt?: Date;
 }
 
-/** What is the case with one folder. */
-export type Standing =
-  | { kind: "safe"; upTo: Date; isLooking: boolean }
+/** Whether the backup server has confirmed everything in one folder. */
+export type FolderSafety =
+  | { kind: "safe"; upTo: Date; isScanning: boolean }
   | { kind: "paused" }
   | { kind: "stopped"; why: string }
   | { kind: "pending"; why: string };
 
 const time = (text: string | null | undefined): number => (text ? Date.parse(text) : Number.NaN);
 
-/** Whether all of a folder is on the backup server, and if not, why. */
-export function standing(folder: Folder): Standing {
+/** Reports whether all of a folder is on the backup server, and if not, why. */
+export function folderSafety(folder: Folder): FolderSafety {
   if (folder.state === "paused") return { kind: "paused" };
   if (folder.state === "alarm" || folder.state === "error") {
-    return { kind: "stopped", why: folder.detail ?? "it cannot be read" };
+    return { kind: "stopped", why: folder.detail ?? "the folder cannot be read" };
   }
   if (folder.sequence == null) {
-    return { kind: "pending", why: "it is being looked through for the first time" };
+    return { kind: "pending", why: "the first scan has not finished yet" };
   }
   if (folder.pending_changes > 0) {
     return {
       kind: "pending",
-      why: `${counted(folder.pending_changes, "change")} not published yet`,
+      why: `${counted(folder.pending_changes, "change is", "changes are")} not in a snapshot yet`,
     };
   }
   if ((folder.backed_up_sequence ?? -1) < folder.sequence) {
-    return { kind: "pending", why: "the backup server has not confirmed the newest version yet" };
+    return { kind: "pending", why: "the backup server has not confirmed the newest snapshot yet" };
   }
-  const isLooking = folder.state === "scanning";
-  if (folder.state !== "idle" && !isLooking)
-    return { kind: "pending", why: "a new version is being made" };
+  const isScanning = folder.state === "scanning";
+  if (folder.state !== "idle" && !isScanning)
+    return { kind: "pending", why: "a new snapshot is being made" };
   const upTo = time(folder.up_to);
-  if (Number.isNaN(upTo)) return { kind: "pending", why: "it is being looked through" };
-  return { kind: "safe", upTo: new Date(upTo), isLooking };
+  if (Number.isNaN(upTo)) return { kind: "pending", why: "the folder is being scanned" };
+  return { kind: "safe", upTo: new Date(upTo), isScanning };
 }
 
 function ofFolders(folders: Folder[], hasServer: boolean): Truth {
-  const all = folders.map((folder) => ({ folder, standing: standing(folder) }));
+  const all = folders.map((folder) => ({ folder, safety: folderSafety(folder) }));
   const names = (wanted: typeof all) =>
     wanted.map(({ folder }) => visibleName(folder.name)).join(", ");
-  const stopped = all.filter(({ standing }) => standing.kind === "stopped");
+  const stopped = all.filter(({ safety }) => safety.kind === "stopped");
   if (stopped.length > 0) {
     const first = stopped[0];
     return {
       mood: "bad",
       text: `Not everything is being backed up: ${names(stopped)}.`,
-      next: first?.standing.kind === "stopped" ? first.standing.why : undefined,
+      next: first?.safety.kind === "stopped" ? first.safety.why : undefined,
     };
   }
   if (!hasServer) {
     return {
       mood: "bad",
-      text: "Nothing leaves this machine yet: no backup server is set.",
-      next: "Pair this machine with the one that is to keep the backups.",
+      text: "Nothing leaves this computer yet: no backup server is set.",
+      next: "Pair this computer with the one that will keep the backups.",
     };
   }
-  const pending = all.filter(({ standing }) => standing.kind === "pending");
+  const pending = all.filter(({ safety }) => safety.kind === "pending");
   if (pending.length > 0) {
     const first = pending[0];
-    const why = first?.standing.kind === "pending" ? first.standing.why : "";
+    const why = first?.safety.kind === "pending" ? first.safety.why : "";
     const since = first?.folder.backed_up_at;
     return {
       mood: "busy",
       text: `Not all of ${names(pending)} is on the backup server yet: ${why}.`,
-      next: since == null ? "There is no backup of it yet." : undefined,
+      next:
+        since == null && first
+          ? `There is no backup of ${visibleName(first.folder.name)} yet.`
+          : undefined,
       confirmedAt: since == null ? undefined : new Date(since),
     };
   }
-  const safe = all.flatMap(({ standing }) =>
-    standing.kind === "safe" ? [standing.upTo.getTime()] : [],
-  );
-  const paused = all.filter(({ standing }) => standing.kind === "paused");
+  const safe = all.flatMap(({ safety }) => (safety.kind === "safe" ? [safety.upTo.getTime()] : []));
+  const paused = all.filter(({ safety }) => safety.kind === "paused");
   if (safe.length === 0) {
     return {
       mood: "none",
       text: `Paused: ${names(paused)}.`,
-      next: "Resume it to have it backed up.",
+      next: "Resume to continue backups.",
     };
   }
   const upTo = new Date(Math.min(...safe));
-  const without = paused.length > 0 ? `, but for ${names(paused)}: paused` : "";
   const errors = folders.reduce((sum, folder) => sum + folder.error_count, 0);
-  if (errors > 0) {
-    return {
-      mood: "bad",
-      upTo,
-      text: `is on the backup server, but for ${counted(errors, "file")} that could not be read${without}.`,
-      next: "The folder's page names them.",
-    };
-  }
-  const text = `is on the backup server${without}.`;
-  const looking = all.filter(({ standing }) => standing.kind === "safe" && standing.isLooking);
-  if (looking.length > 0) {
-    return {
-      mood: "busy",
-      upTo,
-      text,
-      next: `${names(looking)} is being looked through for what has changed since.`,
-    };
+  const exceptions = [
+    ...(errors > 0 ? [`${counted(errors, "file")} that could not be read`] : []),
+    ...(paused.length > 0 ? [`${names(paused)} (paused)`] : []),
+  ];
+  const text =
+    exceptions.length > 0
+      ? `is on the backup server, except ${exceptions.join(" and ")}.`
+      : "is on the backup server.";
+  if (errors > 0) return { mood: "bad", upTo, text, next: "The Folders page lists them." };
+  const scanning = all.filter(({ safety }) => safety.kind === "safe" && safety.isScanning);
+  if (scanning.length > 0) {
+    return { mood: "busy", upTo, text, next: `Scanning ${names(scanning)} for newer changes.` };
   }
   return { mood: "good", upTo, text };
 }
@@ -130,7 +126,7 @@ function ofSources(sources: Source[]): Truth {
   if (bad.length > 0) {
     return {
       mood: "bad",
-      text: `This backup server does not get what ${names(bad)} offers.`,
+      text: `Backups from ${names(bad)} are failing.`,
       next: bad[0]?.errors[0] ?? bad[0]?.detail ?? undefined,
     };
   }
@@ -139,25 +135,25 @@ function ofSources(sources: Source[]): Truth {
     return {
       mood: "none",
       text: "The backup server is paused: nothing is pulled.",
-      next: "Resume it on its page.",
+      next: "Resume it on the Backup server page.",
     };
   }
   const busy = sources.filter((source) => source.state === "pulling" || source.pulls.length > 0);
   if (busy.length > 0)
-    return { mood: "busy", text: `New versions of ${names(busy)} are being pulled.` };
+    return { mood: "busy", text: `New snapshots of ${names(busy)} are being pulled.` };
   const polls = sources.map((source) => time(source.last_poll));
   if (polls.some(Number.isNaN)) {
-    return { mood: "busy", text: `${names(sources)} is being asked for the first time.` };
+    return { mood: "busy", text: `Checking ${names(sources)} for the first time.` };
   }
   return {
     mood: "good",
     upTo: new Date(Math.min(...polls)),
-    text: `that ${names(sources)} offered is here.`,
+    text: `that ${names(sources)} offered is stored here.`,
   };
 }
 
-/** What there is to say, of folders first, then of sources. Of folders nothing
- * is said while it is not known whether there is a backup server. */
+/** Returns the headlines: folders first, then sources. The headline about folders
+ * is absent while it is unknown whether a backup server is set (`hasServer`). */
 export function truth(status: Status, hasServer: boolean | undefined): Truth[] {
   const all: Truth[] = [];
   if (status.folders.length > 0 && hasServer !== undefined)
@@ -167,11 +163,11 @@ export function truth(status: Status, hasServer: boolean | undefined): Truth[] {
     all.push({
       mood: "none",
       text: "Nothing is being backed up yet.",
-      next: "Add a folder of this machine, or let this machine keep the backups of another.",
+      next: "Add a folder of this computer, or let this computer keep the backups of another one.",
     });
   }
   return all;
 }
 
-/** A sentence without its time, which is another all the time. */
+/** Returns the headline for screen readers: without its time, which changes constantly. */
 export const announced = (one: Truth): string => (one.upTo ? `Everything ${one.text}` : one.text);

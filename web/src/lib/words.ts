@@ -1,9 +1,9 @@
-// One word for each state, and what it means.
+// The word that the UI shows for each state, and its explanation.
 
-/** How a state looks. */
+/** The colour class of a state. */
 export type Tone = "good" | "busy" | "warn" | "bad" | "quiet";
 
-/** A state in words. */
+/** The word for a state and its explanation. */
 export interface Word {
   word: string;
   meaning: string;
@@ -13,51 +13,61 @@ export interface Word {
 const FOLDER: Record<string, Word> = {
   idle: {
     word: "Idle",
-    meaning: "Every change is in a version; new changes are noticed at once.",
+    meaning: "Every change is in a snapshot. New changes are noticed immediately.",
     tone: "good",
   },
   scanning: {
     word: "Scanning",
-    meaning: "Files are compared with the last version.",
+    meaning: "Files are being compared with the last snapshot.",
     tone: "busy",
   },
   waiting: {
     word: "Waiting",
-    meaning: "Something changes; a version is made when it comes to rest.",
+    meaning: "Files are changing. A snapshot is made when the changes stop.",
     tone: "busy",
   },
-  publishing: { word: "Publishing", meaning: "A new version is being made.", tone: "busy" },
+  publishing: { word: "Publishing", meaning: "A new snapshot is being made.", tone: "busy" },
   paused: {
     word: "Paused",
-    meaning: "No new versions are made until it is resumed.",
+    meaning: "No new snapshots are made until the folder is resumed.",
     tone: "quiet",
   },
   alarm: {
     word: "Alarm",
-    meaning: "It stands still until somebody has looked: the folder is gone, empty or another one.",
+    meaning:
+      "Backups of this folder have stopped: the folder is missing, empty or a different directory. Somebody has to check it.",
     tone: "bad",
   },
   error: {
     word: "Error",
-    meaning: "It cannot go on at the moment, and is tried again.",
+    meaning: "The folder cannot be backed up at the moment. Archivist retries automatically.",
     tone: "bad",
   },
 };
 
 const SOURCE: Record<string, Word> = {
-  starting: { word: "Starting", meaning: "It has not been asked yet.", tone: "busy" },
-  idle: { word: "Idle", meaning: "All that it has offered is here.", tone: "good" },
-  polling: { word: "Polling", meaning: "It is being asked what is new.", tone: "busy" },
-  pulling: { word: "Pulling", meaning: "A new version is on its way here.", tone: "busy" },
+  starting: { word: "Starting", meaning: "The source has not been checked yet.", tone: "busy" },
+  idle: {
+    word: "Idle",
+    meaning: "Every snapshot that the source has offered is stored here.",
+    tone: "good",
+  },
+  polling: {
+    word: "Polling",
+    meaning: "The source is being checked for new snapshots.",
+    tone: "busy",
+  },
+  pulling: { word: "Pulling", meaning: "A new snapshot is being pulled.", tone: "busy" },
   failed: {
     word: "Failed",
-    meaning: "It cannot be reached, or something cannot be pulled; it is tried on.",
+    meaning:
+      "The source cannot be reached, or a snapshot cannot be pulled. Archivist retries automatically.",
     tone: "bad",
   },
   refused: {
     word: "Refused",
     meaning:
-      "What it offers does not follow what it offered before; nothing is taken until somebody accepts it.",
+      "The snapshots that the source offers do not continue its earlier ones. Nothing is pulled until somebody accepts the source.",
     tone: "bad",
   },
   disabled: { word: "Disabled", meaning: "The backup server is switched off.", tone: "quiet" },
@@ -65,17 +75,17 @@ const SOURCE: Record<string, Word> = {
 
 const unknown = (state: string): Word => ({ word: state, meaning: "", tone: "quiet" });
 
-/** The word for the state of a folder. */
+/** Returns the word for the state of a folder. */
 export const folderWord = (state: string): Word => FOLDER[state] ?? unknown(state);
 
-/** The word for the state of a source. */
+/** Returns the word for the state of a source. */
 export const sourceWord = (state: string): Word => SOURCE[state] ?? unknown(state);
 
-/** The steps of a backup and of a connection test, in words. */
+/** Returns the text for a step of a backup. */
 export const stepWord = (name: string): string =>
   ({
-    register: "Make a version",
+    register: "Make a snapshot",
     connect: "Connect to the backup server",
-    trigger: "Tell it to look",
-    acknowledge: "Wait for its receipt",
+    trigger: "Notify the backup server",
+    acknowledge: "Wait for its confirmation",
   })[name] ?? name;

@@ -1,4 +1,4 @@
-// This device, the machines it works with, and how to bring them together.
+// This computer, its backup server and its sources; pairing and connection tests.
 
 import {
   Button,
@@ -33,7 +33,7 @@ import {
 } from "../api/queries";
 import { sourceWord } from "../lib/words";
 import { Confirm } from "../parts/confirm";
-import { Id, Page, State, Trouble, When } from "../parts/basics";
+import { Id, Page, State, ErrorBox, When } from "../parts/basics";
 import { EnterCode, ShowCode } from "../parts/pairing";
 import { Qr } from "../parts/qr";
 
@@ -41,9 +41,9 @@ function ThisDevice({ status }: { status: Status }) {
   const first =
     status.addresses.find((address) => !/\/(127\.|::1)/.test(address)) ?? status.addresses[0];
   return (
-    <Card withBorder component="section" aria-label="This device">
+    <Card withBorder component="section" aria-label="This computer">
       <Title order={2} size="h4" mb="sm">
-        This device
+        This computer
       </Title>
       <Group align="flex-start" justify="space-between" gap="lg">
         <Stack gap="xs" style={{ flex: 1, minWidth: 240 }}>
@@ -54,14 +54,14 @@ function ThisDevice({ status }: { status: Status }) {
           <Text size="sm" c="dimmed">
             Addresses
           </Text>
-          {status.addresses.length === 0 && <Text size="sm">It listens on no address.</Text>}
+          {status.addresses.length === 0 && <Text size="sm">Not listening on any address.</Text>}
           {status.addresses.map((address) => (
             <Id key={address} id={address} what={`the address ${address}`} whole />
           ))}
         </Stack>
         {first && (
           <figure style={{ margin: 0 }}>
-            <Qr text={first} label="The address of this device as a QR code" />
+            <Qr text={first} label="The address of this computer as a QR code" />
             <Text
               size="xs"
               c="dimmed"
@@ -78,7 +78,7 @@ function ThisDevice({ status }: { status: Status }) {
   );
 }
 
-/** The steps of a connection test, with what to fix. */
+/** The steps of a connection test, each with its result and what to fix. */
 function Test({ source, label }: { source?: string; label: string }) {
   const test = useTest();
   return (
@@ -92,14 +92,14 @@ function Test({ source, label }: { source?: string; label: string }) {
       >
         Test the connection
       </Button>
-      <Trouble error={test.error} />
+      <ErrorBox error={test.error} />
       <Stack gap={4} role="status">
         {test.data?.map((step) => (
           <Group key={step.name} gap={8} wrap="nowrap" align="flex-start">
             {step.ok ? (
-              <IconCheck size={18} className="ink-good" aria-label="works" />
+              <IconCheck size={18} className="ink-good" aria-label="passed" />
             ) : (
-              <IconX size={18} className="ink-bad" aria-label="does not work" />
+              <IconX size={18} className="ink-bad" aria-label="failed" />
             )}
             <Text size="sm" style={{ overflowWrap: "anywhere" }}>
               <b>{step.name}.</b> {step.detail}
@@ -111,12 +111,13 @@ function Test({ source, label }: { source?: string; label: string }) {
   );
 }
 
-/** Whether it is connected, as far as that is known. */
+/** Describes the connection to a peer. */
 function link(peers: Peer[] | undefined, id: string | undefined): string {
-  if (!peers) return "Looking whether it is connected …";
+  if (!peers) return "Checking the connection …";
   const peer = peers.find((one) => one.peer_id === id);
-  if (!peer) return "Not connected at the moment; it connects when there is something to fetch.";
-  return peer.rtt_ms == null ? "Connected." : `Connected, ${peer.rtt_ms.toFixed(1)} ms away.`;
+  if (!peer)
+    return "Not connected at the moment. The connection is made when data has to be transferred.";
+  return peer.rtt_ms == null ? "Connected." : `Connected, latency ${peer.rtt_ms.toFixed(1)} ms.`;
 }
 
 function BackupPeer({ address, peers }: { address: string; peers: Peer[] | undefined }) {
@@ -126,10 +127,10 @@ function BackupPeer({ address, peers }: { address: string; peers: Peer[] | undef
   const set = useSetKey();
   const id = /\/p2p\/([^/]+)$/.exec(address)?.[1];
   return (
-    <Card withBorder component="section" aria-label="Backup server of this machine">
+    <Card withBorder component="section" aria-label="Backup server of this computer">
       <Stack gap="sm">
         <Title order={2} size="h4">
-          Where this machine is backed up
+          Backup server of this computer
         </Title>
         {address ? (
           <>
@@ -169,13 +170,13 @@ function BackupPeer({ address, peers }: { address: string; peers: Peer[] | undef
           <Stack>
             <TextInput
               label="Multiaddr"
-              description="It ends with the peer id: /ip4/192.0.2.10/tcp/8070/p2p/16Uiu2HAm… The backup server shows it under Devices."
+              description="Must end with the peer id: /ip4/192.0.2.10/tcp/8070/p2p/16Uiu2HAm… The backup server shows its address on its Devices page."
               value={text}
               onChange={(event) => setText(event.currentTarget.value)}
               spellCheck={false}
               data-autofocus
             />
-            <Trouble error={set.error} />
+            <ErrorBox error={set.error} />
             <Group justify="flex-end">
               <Button onClick={editing.close}>Cancel</Button>
               <Button type="submit" variant="filled" loading={set.isPending}>
@@ -186,7 +187,7 @@ function BackupPeer({ address, peers }: { address: string; peers: Peer[] | undef
         </form>
       </Modal>
       <Confirm
-        title="Stop backing up to this machine?"
+        title="Stop backing up to this backup server?"
         yes="Remove it"
         isDangerous
         isOpen={isRemoving}
@@ -198,8 +199,8 @@ function BackupPeer({ address, peers }: { address: string; peers: Peer[] | undef
         onClose={removing.close}
       >
         <Text>
-          It may not fetch anything from here any more. What it holds stays there, until its own
-          rules let it go.
+          The backup server can no longer fetch anything from this computer. It keeps the snapshots
+          that it has until its own retention rules delete them.
         </Text>
       </Confirm>
     </Card>
@@ -222,7 +223,8 @@ function SourceRow({ source, peers }: { source: Source; peers: Peer[] | undefine
       </Group>
       <Id id={source.peer_id} what="the peer id" />
       <Text size="sm" c="dimmed" style={{ overflowWrap: "anywhere" }}>
-        asked at {source.manifest_server_url}, last <When at={source.last_poll} isRelative />
+        Manifest server: {source.manifest_server_url}, last checked{" "}
+        <When at={source.last_poll} isRelative />
       </Text>
       <Group gap="xs" align="flex-start">
         <Test source={source.name} label={`Test the connection to ${source.name}`} />
@@ -245,8 +247,8 @@ function SourceRow({ source, peers }: { source: Source; peers: Peer[] | undefine
         onClose={removing.close}
       >
         <List>
-          <List.Item>Nothing is pulled from it any more.</List.Item>
-          <List.Item>The versions that are here stay, and can be restored.</List.Item>
+          <List.Item>Nothing more is pulled from this source.</List.Item>
+          <List.Item>Its snapshots stay on this computer and can be restored.</List.Item>
         </List>
       </Confirm>
     </Stack>
@@ -276,7 +278,8 @@ function AddSource({ onClose }: { onClose: () => void }) {
     >
       <Stack>
         <Text size="sm" c="dimmed">
-          A pairing code does this by itself. By hand, the other side has to name this machine too.
+          A pairing code does this automatically. If you add a source by hand, you must also name
+          this computer in the settings of the source.
         </Text>
         <TextInput
           label="Name"
@@ -287,7 +290,7 @@ function AddSource({ onClose }: { onClose: () => void }) {
         />
         <TextInput
           label="Manifest server"
-          description="Such as http://192.0.2.10:8085"
+          description="For example http://192.0.2.10:8085"
           required
           value={manifests}
           onChange={(event) => setManifests(event.currentTarget.value)}
@@ -295,7 +298,7 @@ function AddSource({ onClose }: { onClose: () => void }) {
         />
         <TextInput
           label="Peer id"
-          description="It begins with 16Uiu2HAm"
+          description="Starts with 16Uiu2HAm"
           required
           value={peer}
           onChange={(event) => setPeer(event.currentTarget.value)}
@@ -303,12 +306,12 @@ function AddSource({ onClose }: { onClose: () => void }) {
         />
         <TextInput
           label="Addresses"
-          description="Multiaddrs, with blanks between; without any, port 8070 of the same host."
+          description="Multiaddrs, separated by spaces. Default: port 8070 of the manifest server's host."
           value={address}
           onChange={(event) => setAddress(event.currentTarget.value)}
           spellCheck={false}
         />
-        <Trouble error={add.error} />
+        <ErrorBox error={add.error} />
         <Group justify="flex-end">
           <Button onClick={onClose}>Cancel</Button>
           <Button type="submit" variant="filled" loading={add.isPending}>
@@ -393,7 +396,7 @@ function Connected({ peers }: { peers: Peer[] | undefined }) {
           </Button>
         </Group>
       </form>
-      <Trouble error={connect.error} onClose={() => connect.reset()} />
+      <ErrorBox error={connect.error} onClose={() => connect.reset()} />
     </Card>
   );
 }
@@ -409,7 +412,7 @@ export function Devices() {
   if (!status.data) {
     return (
       <Page title="Devices">
-        {status.isError ? <Trouble error={status.error} /> : <Loader aria-label="Loading" />}
+        {status.isError ? <ErrorBox error={status.error} /> : <Loader aria-label="Loading" />}
       </Page>
     );
   }
@@ -417,7 +420,7 @@ export function Devices() {
   return (
     <Page
       title="Devices"
-      lead="This machine and those it works with."
+      lead="This computer, its backup server and its sources."
       actions={
         <>
           <Button variant="filled" onClick={() => setParameters({ pair: "show" })}>
@@ -433,21 +436,21 @@ export function Devices() {
       {config.data ? (
         <BackupPeer address={typeof address === "string" ? address : ""} peers={peers.data} />
       ) : config.isError ? (
-        <Trouble error={config.error} onRetry={() => void config.refetch()} />
+        <ErrorBox error={config.error} onRetry={() => void config.refetch()} />
       ) : (
         <Skeleton h={120} aria-label="Loading" />
       )}
-      <Card withBorder component="section" aria-label="Machines that are backed up here">
+      <Card withBorder component="section" aria-label="Sources">
         <Group justify="space-between" mb="sm">
           <Title order={2} size="h4">
-            Machines that are backed up here
+            Sources: computers that are backed up here
           </Title>
           <Button leftSection={<IconPlus size={18} />} onClick={adding.open}>
             Add by hand
           </Button>
         </Group>
         {status.data.sources.length === 0 && (
-          <Text c="dimmed">There is none. Enter the pairing code of one.</Text>
+          <Text c="dimmed">None yet. To add one, enter its pairing code.</Text>
         )}
         <SimpleGrid cols={1}>
           {status.data.sources.map((source) => (
@@ -455,15 +458,19 @@ export function Devices() {
           ))}
         </SimpleGrid>
       </Card>
-      <Trouble error={peers.error} />
+      <ErrorBox error={peers.error} />
       <Connected peers={peers.data} />
-      <Modal opened={pair === "show"} onClose={close} title="Pair: this machine is backed up">
+      <Modal opened={pair === "show"} onClose={close} title="Pair: this computer is backed up">
         {pair === "show" && <ShowCode onClose={close} />}
       </Modal>
-      <Modal opened={pair === "enter"} onClose={close} title="Pair: this machine keeps the backups">
+      <Modal
+        opened={pair === "enter"}
+        onClose={close}
+        title="Pair: this computer keeps the backups"
+      >
         {pair === "enter" && <EnterCode onClose={close} />}
       </Modal>
-      <Modal opened={isAdding} onClose={adding.close} title="Add a machine by hand">
+      <Modal opened={isAdding} onClose={adding.close} title="Add a source by hand">
         {isAdding && <AddSource onClose={adding.close} />}
       </Modal>
     </Page>

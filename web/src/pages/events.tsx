@@ -1,13 +1,13 @@
-// What happened, in plain words; and the debug log beside it.
+// The journal of events, and the debug log.
 
 import { Button, Card, Group, Loader, Select, Switch, Tabs, Text, TextInput } from "@mantine/core";
 import { useEffect, useMemo, useRef, useState } from "react";
 
 import { useJournal, useLogs, useSetKey, useConfig } from "../api/queries";
 import { visibleName } from "../lib/format";
-import { Copy, Dot, FileName, Page, Trouble, When } from "../parts/basics";
+import { Copy, Dot, FileName, Page, ErrorBox, When } from "../parts/basics";
 
-/** Entries that are shown at a time. */
+/** Number of entries shown at a time. */
 const SHOWN = 100;
 
 const names = (all: (string | null | undefined)[]): string[] =>
@@ -48,11 +48,9 @@ function Journal() {
         />
       </Group>
       {journal.isPending && <Loader aria-label="Loading" />}
-      <Trouble error={journal.error} />
+      <ErrorBox error={journal.error} />
       {journal.data && fitting.length === 0 && (
-        <Text c="dimmed">
-          {folder || device ? "Nothing has happened to it." : "Nothing has happened."}
-        </Text>
+        <Text c="dimmed">{folder || device ? "No event matches." : "No events yet."}</Text>
       )}
       <ol aria-label="Events" style={{ listStyle: "none", margin: 0, padding: 0 }}>
         {fitting.slice(0, shown).map((entry) => (
@@ -76,7 +74,7 @@ function Journal() {
       </ol>
       {fitting.length > shown && (
         <Button mt="sm" onClick={() => setShown(shown + SHOWN)}>
-          Show older ones
+          Show older events
         </Button>
       )}
     </Card>
@@ -115,7 +113,7 @@ function Logs() {
           onChange={(value) => value && set.mutate({ key: "node.log_level", value })}
         />
         <Switch
-          label="Follow the end"
+          label="Follow new lines"
           checked={follows}
           onChange={(event) => setFollows(event.currentTarget.checked)}
         />
@@ -124,12 +122,12 @@ function Logs() {
           what="the log"
         />
       </Group>
-      <Trouble error={logs.error ?? set.error} />
+      <ErrorBox error={logs.error ?? set.error} />
       <div className="log" ref={box} tabIndex={0} role="log" aria-live="off" aria-label="Debug log">
         {!logs.data && !logs.isError && <Loader size="sm" aria-label="Loading" />}
         {logs.data &&
           fitting.length === 0 &&
-          (text ? "No line has that in it." : "Nothing was logged.")}
+          (text ? "No line matches." : "Nothing has been logged.")}
         {fitting.map((line) => (
           <div key={line.id}>
             <When at={line.at} /> {line.level.padEnd(5)} <FileName name={line.text} />
@@ -143,7 +141,7 @@ function Logs() {
 export function Events() {
   const [tab, setTab] = useState<string | null>("events");
   return (
-    <Page title="Events and logs" lead="What happened, and what the program says of its work.">
+    <Page title="Events and logs" lead="The journal of events, and the program's debug log.">
       <Tabs value={tab} onChange={setTab} keepMounted={false}>
         <Tabs.List mb="md">
           <Tabs.Tab value="events">Events</Tabs.Tab>

@@ -1,4 +1,4 @@
-// The folders of this machine: add, edit, pause, remove, and what goes wrong.
+// The folders of this computer: add, edit, pause, remove, and their errors.
 
 import { Button, Card, Group, Loader, Modal, Stack, Table, Text } from "@mantine/core";
 import { useDisclosure } from "@mantine/hooks";
@@ -15,11 +15,11 @@ import { Link, useSearchParams } from "react-router";
 import type { Folder } from "../api/model";
 import { useFolderErrors, useStatus } from "../api/queries";
 import { count, counted, visibleName } from "../lib/format";
-import { Copy, Facts, FileName, Id, Page, Trouble, When } from "../parts/basics";
+import { Copy, Facts, FileName, Id, Page, ErrorBox, When } from "../parts/basics";
 import { FolderCard } from "../parts/folder_card";
 import { AddFolderModal, EditFolderModal, RemoveFolder, useExcludes } from "../parts/folder_forms";
 
-/** Errors that are shown at a time. */
+/** Number of errors shown at a time. */
 const SHOWN = 200;
 
 function Errors({ folder, onClose }: { folder: Folder; onClose: () => void }) {
@@ -35,11 +35,11 @@ function Errors({ folder, onClose }: { folder: Folder; onClose: () => void }) {
       title={`Files of ${visibleName(folder.name)} that could not be read`}
     >
       <Text size="sm" c="dimmed">
-        They are kept in the versions as they were when they could be read last.
+        Snapshots contain these files as they were when they could last be read.
       </Text>
       {errors.isPending && <Loader aria-label="Loading" />}
-      <Trouble error={errors.error} />
-      {errors.data && all.length === 0 && <Text mt="sm">There are none now.</Text>}
+      <ErrorBox error={errors.error} />
+      {errors.data && all.length === 0 && <Text mt="sm">All files can be read now.</Text>}
       {all.length > 0 && (
         <>
           <Group justify="flex-end">
@@ -95,7 +95,7 @@ function More({ folder, onErrors }: { folder: Folder; onErrors: () => void }) {
         to={`/restore?folder=${encodeURIComponent(folder.id)}`}
         leftSection={<IconHistory size={18} />}
       >
-        Versions
+        Snapshots
       </Button>
       {folder.error_count > 0 && (
         <Button leftSection={<IconAlertTriangle size={18} />} onClick={onErrors}>
@@ -118,7 +118,7 @@ function Details({ folder }: { folder: Folder }) {
       facts={[
         ["Folder id", <Id key="id" id={folder.id} what="the folder id" />],
         [
-          "Newest version",
+          "Newest snapshot",
           folder.manifest_cid ? (
             <Id key="cid" id={folder.manifest_cid} what="the manifest's CID" />
           ) : (
@@ -126,14 +126,14 @@ function Details({ folder }: { folder: Folder }) {
           ),
         ],
         [
-          "Left out",
+          "Excluded",
           exclude === undefined
             ? "…"
             : exclude.length === 0
               ? "nothing"
               : exclude.map(visibleName).join(", "),
         ],
-        ["Looked through", <When key="scan" at={folder.last_scan} />],
+        ["Last scan", <When key="scan" at={folder.last_scan} />],
         [
           "Directories watched",
           folder.watched_dirs < folder.dirs_to_watch
@@ -154,7 +154,7 @@ export function Folders() {
   return (
     <Page
       title="Folders"
-      lead="What of this machine is backed up."
+      lead="The folders of this computer that are backed up."
       actions={
         <Button variant="filled" leftSection={<IconPlus size={18} />} onClick={adding.open}>
           Add a folder
@@ -162,11 +162,11 @@ export function Folders() {
       }
     >
       {status.isPending && <Loader aria-label="Loading" />}
-      {status.isError && !status.data && <Trouble error={status.error} />}
+      {status.isError && !status.data && <ErrorBox error={status.error} />}
       {status.data && folders.length === 0 && (
         <Card withBorder>
           <Stack align="flex-start">
-            <Text>No folder of this machine is backed up.</Text>
+            <Text>No folder of this computer is backed up.</Text>
           </Stack>
         </Card>
       )}

@@ -1,4 +1,4 @@
-// The truth in one sentence, and each folder in one card.
+// The overview: a headline that says which data is safe, and a card for each folder.
 
 import {
   Button,
@@ -31,7 +31,7 @@ import { byDay, type Day } from "../lib/history";
 import { announced, truth, type Truth } from "../lib/truth";
 import { sourceWord } from "../lib/words";
 import { WorkBar } from "../parts/bar";
-import { Announce, Dot, FileName, Hint, Page, State, Trouble, When } from "../parts/basics";
+import { Announce, Dot, FileName, Hint, Page, State, ErrorBox, When } from "../parts/basics";
 import { BackupSteps, FolderCard } from "../parts/folder_card";
 import { AddFolderModal } from "../parts/folder_forms";
 
@@ -49,7 +49,7 @@ function Sentence({ truth }: { truth: Truth }) {
       </Text>
       {truth.confirmedAt && (
         <Text>
-          The backup server confirmed a version last at <When at={truth.confirmedAt} />.
+          Last confirmed snapshot: <When at={truth.confirmedAt} />.
         </Text>
       )}
       {truth.next && (
@@ -64,9 +64,9 @@ function Sentence({ truth }: { truth: Truth }) {
 export function Notices({ notices }: { notices: Notice[] }) {
   if (notices.length === 0) return null;
   return (
-    <Card withBorder component="section" aria-label="To look at">
+    <Card withBorder component="section" aria-label="Needs attention">
       <Title order={2} size="h4" mb="xs">
-        To look at
+        Needs attention
       </Title>
       <Stack gap="sm">
         {notices.map((notice) => (
@@ -87,7 +87,7 @@ export function Notices({ notices }: { notices: Notice[] }) {
   );
 }
 
-/** Nothing is set up yet: the two things that can be. */
+/** The two ways to start, shown while nothing is set up. */
 function FirstRun({ onAdd }: { onAdd: () => void }) {
   return (
     <SimpleGrid cols={{ base: 1, sm: 2 }}>
@@ -95,10 +95,10 @@ function FirstRun({ onAdd }: { onAdd: () => void }) {
         <Stack h="100%" justify="space-between">
           <div>
             <Title order={2} size="h4">
-              Back up a folder of this machine
+              Back up a folder of this computer
             </Title>
             <Text c="dimmed">
-              Choose the folder; then pair with the machine that is to keep the backups.
+              Choose the folder, then pair with the computer that will keep the backups.
             </Text>
           </div>
           <Button variant="filled" leftSection={<IconPlus size={18} />} onClick={onAdd}>
@@ -110,10 +110,10 @@ function FirstRun({ onAdd }: { onAdd: () => void }) {
         <Stack h="100%" justify="space-between">
           <div>
             <Title order={2} size="h4">
-              Keep the backups of another machine
+              Keep the backups of another computer
             </Title>
             <Text c="dimmed">
-              The other machine shows a code; enter it here, and both are set up.
+              The other computer shows a code. Entering it here sets up both computers.
             </Text>
           </div>
           <Button component={Link} to="/devices?pair=enter">
@@ -125,7 +125,7 @@ function FirstRun({ onAdd }: { onAdd: () => void }) {
   );
 }
 
-/** One small chart of the last days. */
+/** A small chart of the last days. */
 function Days({
   label,
   days,
@@ -180,28 +180,28 @@ function History({ status, hasServer }: { status: Status; hasServer: boolean | u
         <Loader size="sm" mt="sm" aria-label="Loading" />
       )}
       {snapshots.isError && (
-        <Trouble error={snapshots.error} onRetry={() => void snapshots.refetch()} />
+        <ErrorBox error={snapshots.error} onRetry={() => void snapshots.refetch()} />
       )}
-      {traffic.isError && <Trouble error={traffic.error} onRetry={() => void traffic.refetch()} />}
+      {traffic.isError && <ErrorBox error={traffic.error} onRetry={() => void traffic.refetch()} />}
       {snapshots.data && traffic.data && (
         <>
           <Text size="sm" c="dimmed" mb="sm">
             {counted(
-              sum((day) => day.versions),
-              "version",
+              sum((day) => day.snapshots),
+              "snapshot",
             )}{" "}
-            {isServer ? "received here" : "received by the backup server"}. The newest versions hold{" "}
-            {bytes(last)}. {bytes(sent)} were sent, {bytes(received)} received.
+            {isServer ? "received here" : "received by the backup server"}. Size of the newest
+            snapshots: {bytes(last)}. Sent: {bytes(sent)}. Received: {bytes(received)}.
           </Text>
           {(last > 0 || sent + received > 0) && (
             <SimpleGrid cols={{ base: 1, sm: 3 }}>
               <Days
-                label="Versions a day"
+                label="Snapshots per day"
                 days={days}
-                series={[{ name: "versions", label: "Versions", color: "blue.6" }]}
+                series={[{ name: "snapshots", label: "Snapshots", color: "blue.6" }]}
               />
               <Days
-                label="Sent and received a day"
+                label="Sent and received per day"
                 days={days}
                 series={[
                   { name: "sent", label: "Sent", color: "grape.6" },
@@ -210,7 +210,7 @@ function History({ status, hasServer }: { status: Status; hasServer: boolean | u
                 format={bytes}
               />
               <Days
-                label="Size of the newest versions"
+                label="Size of the newest snapshots"
                 days={days}
                 series={[{ name: "bytes", label: "Size", color: "teal.6" }]}
                 format={bytes}
@@ -232,7 +232,7 @@ export function Overview() {
   if (!status.data) {
     return (
       <Page title="Overview">
-        {status.isPending ? <Loader aria-label="Loading" /> : <Trouble error={status.error} />}
+        {status.isPending ? <Loader aria-label="Loading" /> : <ErrorBox error={status.error} />}
       </Page>
     );
   }
@@ -267,9 +267,9 @@ export function Overview() {
         {folders.length > 0 && hasServer === undefined && !config.isError && (
           <Skeleton h={72} aria-label="Loading" />
         )}
-        {!config.data && <Trouble error={config.error} onRetry={() => void config.refetch()} />}
+        {!config.data && <ErrorBox error={config.error} onRetry={() => void config.refetch()} />}
       </Stack>
-      {/* The times in the sentences are not: they would be read out again and again. */}
+      {/* Without the times in the headlines: a screen reader would read out every change. */}
       <Announce text={truths.map(announced).join(" ")} />
       <BackupSteps backup={all} />
       {folders.length > 0 && hasServer === false && (
@@ -289,9 +289,9 @@ export function Overview() {
         </SimpleGrid>
       )}
       {sources.length > 0 && (
-        <Card withBorder component="section" aria-label="Machines that are backed up here">
+        <Card withBorder component="section" aria-label="Sources">
           <Title order={2} size="h4" mb="xs">
-            Machines that are backed up here
+            Sources: computers that are backed up here
           </Title>
           <Stack gap="md">
             {sources.map((source) => (
@@ -302,7 +302,7 @@ export function Overview() {
                     <State word={sourceWord(source.state)} detail={source.detail} />
                   </Group>
                   <Text size="sm" c="dimmed">
-                    asked <When at={source.last_poll} isRelative />
+                    checked <When at={source.last_poll} isRelative />
                   </Text>
                 </Group>
                 {source.pulls.map((pull) => (
@@ -320,8 +320,8 @@ export function Overview() {
       )}
       <History status={status.data} hasServer={hasServer} />
       <Text size="sm" c="dimmed">
-        Stored here: {bytes(storage.used_bytes)} in {counted(storage.blocks, "block")};{" "}
-        {bytes(storage.available_bytes)} may still be written.
+        Stored on this computer: {bytes(storage.used_bytes)} in {counted(storage.blocks, "block")}.
+        Still free for backups: {bytes(storage.available_bytes)}.
       </Text>
       <AddFolderModal isOpen={isAdding} onClose={adding.close} />
     </Page>

@@ -1,4 +1,4 @@
-// Getting things back: which machine, folder and moment; then what.
+// Restoring: choose the source, the folder and the snapshot, then the files.
 
 import {
   Alert,
@@ -17,42 +17,42 @@ import { useSearchParams } from "react-router";
 
 import type { Snapshot } from "../api/model";
 import { hasBackupServer, useConfig, useSnapshots, useStatus } from "../api/queries";
-import { choose, type Line, lines, newestAt } from "../lib/choice";
+import { groupBySeries, newestAt, selectSnapshot, type Series } from "../lib/choice";
 import { bytes, count, counted, visibleName } from "../lib/format";
-import { Page, Trouble, When } from "../parts/basics";
+import { Page, ErrorBox, When } from "../parts/basics";
 import { Restores } from "../parts/restores";
 import { SnapshotBrowser } from "../parts/snapshot_browser";
 
-/** Moments of the timeline; older ones are found by their time. */
-const MOMENTS = 200;
+/** Maximum number of snapshots in the timeline. Older ones are found by their time. */
+const TIMELINE_MAX = 200;
 
 function Timeline({
-  line,
+  series,
   chosen,
   onChoose,
 }: {
-  line: Line;
+  series: Series;
   chosen: Snapshot;
   onChoose: (snapshot: Snapshot) => void;
 }) {
-  const [moment, setMoment] = useState("");
+  const [time, setTime] = useState("");
   const [isNone, setNone] = useState(false);
   return (
     <div>
       <Group justify="space-between" align="flex-end" gap="sm">
-        <Text fw={600} id="moment">
-          Moment
+        <Text fw={600} id="timeline">
+          Snapshot
         </Text>
         <TextInput
           type="datetime-local"
           step={1}
           size="xs"
-          label="As it was at"
-          value={moment}
+          label="As of"
+          value={time}
           onChange={(event) => {
             const text = event.currentTarget.value;
-            setMoment(text);
-            const found = text ? newestAt(line, new Date(text)) : undefined;
+            setTime(text);
+            const found = text ? newestAt(series, new Date(text)) : undefined;
             setNone(Boolean(text) && !found);
             if (found) onChoose(found);
           }}
@@ -60,12 +60,12 @@ function Timeline({
       </Group>
       {isNone && (
         <Text size="sm" className="ink-bad" role="status">
-          There is no version as old as that; the oldest is from{" "}
-          <When at={line.snapshots.at(-1)?.created_at} />.
+          No snapshot is that old. The oldest was made{" "}
+          <When at={series.snapshots.at(-1)?.created_at} />.
         </Text>
       )}
-      <div className="timeline" role="group" aria-labelledby="moment">
-        {line.snapshots.slice(0, MOMENTS).map((snapshot, index) => (
+      <div className="timeline" role="group" aria-labelledby="timeline">
+        {series.snapshots.slice(0, TIMELINE_MAX).map((snapshot, index) => (
           <button
             key={snapshot.id}
             type="button"
@@ -82,25 +82,25 @@ function Timeline({
             </div>
             {snapshot.held && (
               <div className="ink-bad" style={{ fontSize: "0.8rem" }}>
-                doubtful
+                suspicious
               </div>
             )}
           </button>
         ))}
       </div>
-      {line.snapshots.length > MOMENTS && (
+      {series.snapshots.length > TIMELINE_MAX && (
         <Text size="sm" c="dimmed">
-          The newest {count(MOMENTS)} of {count(line.snapshots.length)} versions; older ones by
-          their time.
+          The newest {count(TIMELINE_MAX)} of {count(series.snapshots.length)} snapshots are shown.
+          To find an older one, enter a time.
         </Text>
       )}
       {chosen.held && (
-        <Alert title="This version is doubtful" mt="xs">
-          {chosen.held}. Another one may be the better.
+        <Alert title="This snapshot is suspicious" mt="xs">
+          {chosen.held}. Compare it with other snapshots before you restore it.
         </Alert>
       )}
       <Text size="sm" c="dimmed">
-        Version #{chosen.sequence}, made <When at={chosen.created_at} />, complete on the backup
+        Snapshot #{chosen.sequence}, made <When at={chosen.created_at} />, complete on the backup
         server <When at={chosen.received_at} />. {counted(chosen.files, "file")},{" "}
         {bytes(chosen.bytes)}.
       </Text>
@@ -111,23 +111,23 @@ function Timeline({
 function Choose({ remote }: { remote: boolean }) {
   const snapshots = useSnapshots(remote);
   const [parameters, setParameters] = useSearchParams();
-  const [before, setBefore] = useState<{ line: string; at: string }>();
-  // What is shown in the place of one that is gone.
+  const [before, setBefore] = useState<{ series: string; at: string }>();
+  // Id of the snapshot that is shown because the requested one no longer exists.
   const [instead, setInstead] = useState<string>();
-  const all = useMemo(() => lines(snapshots.data ?? []), [snapshots.data]);
-  const asked = {
-    line: parameters.get("line"),
+  const all = useMemo(() => groupBySeries(snapshots.data ?? []), [snapshots.data]);
+  const requested = {
+    series: parameters.get("series"),
     folder: parameters.get("folder"),
     at: parameters.get("at"),
   };
-  const shown = choose(all, asked, before);
-  // What is looked at stays, whatever arrives meanwhile.
-  if (shown && (before?.line !== shown.line.key || before.at !== shown.snapshot.id)) {
-    setBefore({ line: shown.line.key, at: shown.snapshot.id });
+  const shown = selectSnapshot(all, requested, before);
+  // The snapshot on screen stays when newer ones arrive.
+  if (shown && (before?.series !== shown.series.key || before.at !== shown.snapshot.id)) {
+    setBefore({ series: shown.series.key, at: shown.snapshot.id });
     if (shown.isGone) setInstead(shown.snapshot.id);
   }
   if (snapshots.isPending) return <Loader aria-label="Loading" />;
-  const trouble = <Trouble error={snapshots.error} onRetry={() => void snapshots.refetch()} />;
+  const trouble = <ErrorBox error={snapshots.error} onRetry={() => void snapshots.refetch()} />;
   if (!snapshots.data) return trouble;
   if (!shown) {
     return (
@@ -135,8 +135,8 @@ function Choose({ remote }: { remote: boolean }) {
         {trouble}
         <Text>
           {remote
-            ? "The backup server holds no version of this machine's folders yet."
-            : "This machine holds no backups of other machines."}
+            ? "The backup server has no snapshot of this computer's folders yet."
+            : "This computer stores no backups of other computers."}
         </Text>
       </>
     );
@@ -154,39 +154,39 @@ function Choose({ remote }: { remote: boolean }) {
       {trouble}
       <Card withBorder>
         <Stack gap="md">
-          <Lines
+          <SeriesSelect
             all={all}
-            chosen={shown.line}
+            chosen={shown.series}
             remote={remote}
-            onChoose={(one) => set({ line: one.key, at: undefined })}
+            onChoose={(one) => set({ series: one.key, at: undefined })}
           />
           {(shown.isGone || shown.snapshot.id === instead) && (
             <Text className="ink-bad" role="status">
-              The version that was looked at is not there any more; another is shown.
+              The snapshot that you chose no longer exists. Another one is shown.
             </Text>
           )}
           {shown.hasNewer && (
             <Group gap="xs" role="status">
-              <Text size="sm">A newer version has come.</Text>
+              <Text size="sm">A newer snapshot has arrived.</Text>
               <Button
                 size="compact-sm"
-                onClick={() => setBefore({ line: shown.line.key, at: shown.newest })}
+                onClick={() => setBefore({ series: shown.series.key, at: shown.newest })}
               >
                 Show the newest
               </Button>
             </Group>
           )}
           <Timeline
-            key={shown.line.key}
-            line={shown.line}
+            key={shown.series.key}
+            series={shown.series}
             chosen={shown.snapshot}
             onChoose={(one) => set({ at: one.id })}
           />
         </Stack>
       </Card>
       <SnapshotBrowser
-        key={shown.line.key}
-        line={shown.line}
+        key={shown.series.key}
+        series={shown.series}
         snapshot={shown.snapshot}
         remote={remote}
       />
@@ -194,28 +194,28 @@ function Choose({ remote }: { remote: boolean }) {
   );
 }
 
-/** Which machine, and which folder of it. */
-function Lines({
+/** Selects the source and the folder. */
+function SeriesSelect({
   all,
   chosen,
   remote,
   onChoose,
 }: {
-  all: Line[];
-  chosen: Line;
+  all: Series[];
+  chosen: Series;
   remote: boolean;
-  onChoose: (line: Line) => void;
+  onChoose: (series: Series) => void;
 }) {
-  const machines = [...new Map(all.map((one) => [one.sourcePeerId, one.source])).entries()];
-  const choosing = (found: Line | undefined) => {
+  const sources = [...new Map(all.map((one) => [one.sourcePeerId, one.source])).entries()];
+  const choosing = (found: Series | undefined) => {
     if (found) onChoose(found);
   };
   return (
     <Group grow preventGrowOverflow={false}>
       {!remote && (
         <Select
-          label="Machine"
-          data={machines.map(([value, label]) => ({ value, label }))}
+          label="Source"
+          data={sources.map(([value, label]) => ({ value, label }))}
           value={chosen.sourcePeerId}
           allowDeselect={false}
           onChange={(value) => choosing(all.find((one) => one.sourcePeerId === value))}
@@ -242,31 +242,33 @@ export function Restore() {
   const isServer = (status.data?.sources.length ?? 0) > 0;
   const canBoth = isServer && hasServer;
   const own = useSnapshots(false, status.isSuccess);
-  const holds = (own.data?.length ?? 0) > 0;
-  const asked = parameters.get("from");
+  const hasSnapshots = (own.data?.length ?? 0) > 0;
+  const from = parameters.get("from");
   const folder = parameters.get("folder");
   const isOwnFolder = status.data?.folders.some((one) => one.id === folder) ?? false;
-  const remote = asked ? asked === "server" : hasServer && (isOwnFolder || (!isServer && !holds));
+  const remote = from
+    ? from === "server"
+    : hasServer && (isOwnFolder || (!isServer && !hasSnapshots));
   return (
     <Page
       title="Restore"
-      lead="Choose a moment, look around in it, and take back a file or all of it."
+      lead="Choose a snapshot, browse it, and restore single files or all of it."
     >
       <Restores />
-      {(canBoth || (hasServer && holds)) && (
+      {(canBoth || (hasServer && hasSnapshots)) && (
         <SegmentedControl
-          aria-label="Whose backups"
+          aria-label="Where the snapshots are stored"
           value={remote ? "server" : "here"}
           onChange={(value) => setParameters({ from: value }, { replace: true })}
           data={[
-            { value: "here", label: "Kept here" },
+            { value: "here", label: "On this computer" },
             { value: "server", label: "On the backup server" },
           ]}
         />
       )}
-      {!status.data && <Trouble error={status.error} />}
-      {!config.data && <Trouble error={config.error} onRetry={() => void config.refetch()} />}
-      {/* Whose backups are shown is known only when all of these are. */}
+      {!status.data && <ErrorBox error={status.error} />}
+      {!config.data && <ErrorBox error={config.error} onRetry={() => void config.refetch()} />}
+      {/* The place of the snapshots is known only after all three have been loaded. */}
       {status.isPending || own.isLoading || config.isPending ? (
         <Loader aria-label="Loading" />
       ) : (

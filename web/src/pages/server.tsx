@@ -1,4 +1,4 @@
-// This machine as a backup server: what it pulls, what it keeps.
+// This computer as a backup server: its sources, its snapshots and its storage.
 
 import {
   Anchor,
@@ -41,10 +41,10 @@ import {
   useVerify,
 } from "../api/queries";
 import { bytes, count, counted, visibleName } from "../lib/format";
-import { lines } from "../lib/choice";
+import { groupBySeries } from "../lib/choice";
 import { sourceWord } from "../lib/words";
 import { WorkBar } from "../parts/bar";
-import { Dot, Facts, FileName, Id, Page, State, Trouble, When } from "../parts/basics";
+import { Dot, Facts, FileName, Id, Page, State, ErrorBox, When } from "../parts/basics";
 
 function Stored({ storage }: { storage: Storage }) {
   const room = storage.used_bytes + storage.available_bytes;
@@ -57,7 +57,7 @@ function Stored({ storage }: { storage: Storage }) {
           ["Still free for backups", bytes(storage.available_bytes)],
           [
             "Quota",
-            storage.max_bytes == null ? "none but the disk's reserve" : bytes(storage.max_bytes),
+            storage.max_bytes == null ? "none, only the disk reserve" : bytes(storage.max_bytes),
           ],
           ["Blocks", count(storage.blocks)],
         ]}
@@ -72,7 +72,7 @@ function Stored({ storage }: { storage: Storage }) {
   );
 }
 
-/** What is said while it is asked for. */
+/** Placeholder for a value that is being loaded. */
 const UNKNOWN = "…";
 
 function SourceCard({ source, kept }: { source: Source; kept: Snapshot[] | undefined }) {
@@ -102,12 +102,12 @@ function SourceCard({ source, kept }: { source: Source; kept: Snapshot[] | undef
           </Text>
         )}
         {source.errors.map((error) => (
-          <Trouble key={error} error={error} />
+          <ErrorBox key={error} error={error} />
         ))}
         {source.pulls.map((pull) => (
           <div key={`${pull.folder_id} ${pull.sequence}`}>
             <WorkBar
-              label={`${visibleName(pull.folder_name)}, version #${pull.sequence}`}
+              label={`${visibleName(pull.folder_name)}, snapshot #${pull.sequence}`}
               done={pull.bytes_done}
               total={pull.bytes_total}
             />
@@ -119,9 +119,9 @@ function SourceCard({ source, kept }: { source: Source; kept: Snapshot[] | undef
         ))}
         <Facts
           facts={[
-            ["Last asked", <When key="poll" at={source.last_poll} isRelative />],
+            ["Last checked", <When key="poll" at={source.last_poll} isRelative />],
             [
-              "Newest version",
+              "Newest snapshot",
               newest ? (
                 <When key="newest" at={newest.received_at} isRelative />
               ) : kept ? (
@@ -130,7 +130,7 @@ function SourceCard({ source, kept }: { source: Source; kept: Snapshot[] | undef
                 UNKNOWN
               ),
             ],
-            ["Versions kept", kept ? count(kept.length) : UNKNOWN],
+            ["Snapshots kept", kept ? count(kept.length) : UNKNOWN],
             ["Folders", folders === undefined ? UNKNOWN : count(folders)],
           ]}
         />
@@ -148,11 +148,11 @@ function SourceCard({ source, kept }: { source: Source; kept: Snapshot[] | undef
               loading={accept.isPending}
               onClick={() => accept.mutate(source.name)}
             >
-              Accept what it is now
+              Accept this source
             </Button>
           )}
         </Group>
-        <Trouble error={poll.error ?? accept.error} />
+        <ErrorBox error={poll.error ?? accept.error} />
       </Stack>
     </Card>
   );
@@ -163,12 +163,14 @@ function Decisions({ report }: { report: PruneReport }) {
     <Stack gap="sm">
       <Text>
         {report.removed.length === 0
-          ? "Nothing is to be removed: every version is kept by a rule."
+          ? "No snapshot to delete: the retention rules keep all of them."
           : report.dry_run
-            ? `${counted(report.removed.length, "version")} would go, ${count(report.kept.length)} would stay.`
-            : `${counted(report.removed.length, "version")} went, ${count(report.kept.length)} stayed; the disk has ${bytes(report.freed_bytes)} back.`}
+            ? `${counted(report.removed.length, "snapshot")} would be deleted, ${count(report.kept.length)} kept.`
+            : `${counted(report.removed.length, "snapshot")} deleted, ${count(report.kept.length)} kept. Disk space freed: ${bytes(report.freed_bytes)}.`}
       </Text>
-      {report.not_collected && <Dot tone="bad">Nothing could be freed: {report.not_collected}</Dot>}
+      {report.not_collected && (
+        <Dot tone="bad">No disk space could be freed: {report.not_collected}</Dot>
+      )}
       {report.holds.map((hold) => (
         <Dot key={hold} tone="busy">
           {hold}
@@ -179,12 +181,12 @@ function Decisions({ report }: { report: PruneReport }) {
           style={{ maxHeight: 240, overflow: "auto" }}
           tabIndex={0}
           role="group"
-          aria-label="Versions that go"
+          aria-label="Snapshots to delete"
         >
           <Table fz="sm">
             <Table.Thead>
               <Table.Tr>
-                <Table.Th>Goes</Table.Th>
+                <Table.Th>Folder</Table.Th>
                 <Table.Th>Received</Table.Th>
               </Table.Tr>
             </Table.Thead>
@@ -217,17 +219,17 @@ function Prune() {
   return (
     <>
       <Button onClick={open}>Prune …</Button>
-      <Modal opened={isOpen} onClose={opened.close} title="Free what no rule keeps">
+      <Modal opened={isOpen} onClose={opened.close} title="Delete old snapshots">
         <Stack>
           <Text size="sm" c="dimmed">
-            The rules are under{" "}
+            This deletes the snapshots that no retention rule keeps. The rules are under{" "}
             <Anchor component={Link} to="/settings">
               Settings
             </Anchor>
-            , Backup server. The newest version of every folder is always kept.
+            , Backup server. The newest snapshot of every folder is always kept.
           </Text>
-          {prune.isPending && <Loader aria-label="Looking" />}
-          <Trouble error={prune.error} />
+          {prune.isPending && <Loader aria-label="Checking" />}
+          <ErrorBox error={prune.error} />
           {prune.data && <Decisions report={prune.data} />}
           <Group justify="flex-end">
             <Button onClick={opened.close}>Close</Button>
@@ -238,7 +240,7 @@ function Prune() {
                 loading={prune.isPending}
                 onClick={() => prune.mutate(false)}
               >
-                Remove {counted(prune.data.removed.length, "version")}
+                Delete {counted(prune.data.removed.length, "snapshot")}
               </Button>
             )}
           </Group>
@@ -251,16 +253,16 @@ function Prune() {
 function VerifyEnd({ job }: { job: Job }) {
   const result = job.result as VerifyResult | null | undefined;
   if (job.state === "failed" || !result)
-    return <Trouble error={job.error ?? "The check failed."} />;
+    return <ErrorBox error={job.error ?? "The check failed."} />;
   return (
     <Stack gap="xs">
       <Dot tone={result.problems.length === 0 ? "good" : "bad"}>
         {result.problems.length === 0
-          ? `All is there: ${counted(result.checked, "version")}, ${counted(result.blocks, "block")}${
+          ? `No data is missing: ${counted(result.checked, "snapshot")}, ${counted(result.blocks, "block")}${
               result.read_bytes > 0 ? `, ${bytes(result.read_bytes)} read and compared` : ""
             }.`
-          : `${counted(result.problems.length, "block")} cannot be had.`}
-        {result.repaired > 0 && ` ${counted(result.repaired, "block")} came again.`}
+          : `${counted(result.problems.length, "block")} missing or damaged.`}
+        {result.repaired > 0 && ` ${counted(result.repaired, "block")} repaired.`}
         {job.ended_at && (
           <>
             {" "}
@@ -273,7 +275,7 @@ function VerifyEnd({ job }: { job: Job }) {
           <Id id={problem.cid} what="the block's CID" />
           <Text size="sm">{problem.reason}</Text>
           <Text size="sm" c="dimmed">
-            concerns {counted(problem.concerns.length, "version")}
+            affects {counted(problem.concerns.length, "snapshot")}
           </Text>
         </Group>
       ))}
@@ -294,18 +296,18 @@ function Verify() {
         Verify
       </Title>
       <Text size="sm" c="dimmed" mb="sm">
-        Looks whether every block of every version is there.
+        Checks that no block of any snapshot is missing.
       </Text>
       <Stack gap="sm">
         <Checkbox
           label="Read and compare every byte"
-          description="It takes as long as reading all of it."
+          description="Takes as long as reading all stored data."
           checked={full}
           onChange={(event) => setFull(event.currentTarget.checked)}
         />
         <Checkbox
           label="Repair"
-          description="Pull what is damaged again, from a machine that has it."
+          description="Pulls missing and damaged blocks again from a peer that has them."
           checked={repair}
           onChange={(event) => setRepair(event.currentTarget.checked)}
         />
@@ -317,7 +319,7 @@ function Verify() {
             Verify now
           </Button>
         </Group>
-        <Trouble error={verify.error} />
+        <ErrorBox error={verify.error} />
         {last && isRunning && (
           <WorkBar
             label="Verifying"
@@ -339,7 +341,7 @@ function Verify() {
   );
 }
 
-/** Versions that the history shows at a time. */
+/** Number of snapshots that the history shows at a time. */
 const SHOWN = 20;
 
 function History({ snapshots }: { snapshots: Snapshot[] }) {
@@ -349,20 +351,20 @@ function History({ snapshots }: { snapshots: Snapshot[] }) {
     [snapshots],
   );
   return (
-    <Card withBorder component="section" aria-label="Received versions">
+    <Card withBorder component="section" aria-label="Received snapshots">
       <Title order={2} size="h4">
-        Received versions
+        Received snapshots
       </Title>
       {newestFirst.length === 0 && <Text c="dimmed">None yet.</Text>}
       {newestFirst.length > 0 && (
-        <div className="scroll" tabIndex={0} role="group" aria-label="Received versions">
+        <div className="scroll" tabIndex={0} role="group" aria-label="Received snapshots">
           <Table fz="sm" miw={640}>
             <Table.Thead>
               <Table.Tr>
                 <Table.Th>Received</Table.Th>
-                <Table.Th>Machine</Table.Th>
+                <Table.Th>Source</Table.Th>
                 <Table.Th>Folder</Table.Th>
-                <Table.Th ta="right">Version</Table.Th>
+                <Table.Th ta="right">Snapshot</Table.Th>
                 <Table.Th ta="right">Files</Table.Th>
                 <Table.Th ta="right">Size</Table.Th>
                 <Table.Th>Manifest</Table.Th>
@@ -378,7 +380,7 @@ function History({ snapshots }: { snapshots: Snapshot[] }) {
                   <Table.Td>
                     <Anchor
                       component={Link}
-                      to={`/restore?from=here&line=${encodeURIComponent(`${one.source_peer_id}/${one.folder_id}`)}&at=${encodeURIComponent(one.id)}`}
+                      to={`/restore?from=here&series=${encodeURIComponent(`${one.source_peer_id}/${one.folder_id}`)}&at=${encodeURIComponent(one.id)}`}
                     >
                       <FileName name={one.folder_name} />
                     </Anchor>
@@ -406,11 +408,11 @@ function History({ snapshots }: { snapshots: Snapshot[] }) {
   );
 }
 
-/** How many versions there are, and what the newest of each folder holds. */
-function held(snapshots: Snapshot[]): string {
-  const all = lines(snapshots);
-  const size = all.reduce((sum, line) => sum + (line.snapshots[0]?.bytes ?? 0), 0);
-  return `${counted(snapshots.length, "version")} of ${counted(all.length, "folder")}; the newest hold ${bytes(size)}.`;
+/** Describes the number of snapshots, and the size of the newest one of each folder. */
+function summary(snapshots: Snapshot[]): string {
+  const all = groupBySeries(snapshots);
+  const size = all.reduce((sum, series) => sum + (series.snapshots[0]?.bytes ?? 0), 0);
+  return `${counted(snapshots.length, "snapshot")} of ${counted(all.length, "folder")}. Size of the newest: ${bytes(size)}.`;
 }
 
 export function Server() {
@@ -423,7 +425,7 @@ export function Server() {
     return (
       <Page title="Backup server">
         {status.isError || config.isError ? (
-          <Trouble error={status.error ?? config.error} />
+          <ErrorBox error={status.error ?? config.error} />
         ) : (
           <Loader aria-label="Loading" />
         )}
@@ -441,9 +443,9 @@ export function Server() {
           notifications.show({
             message: changed.applied
               ? isEnabled
-                ? "Paused: nothing is pulled."
-                : "On: sources are asked from now on."
-              : "Set; it counts after a restart.",
+                ? "Paused. Nothing is pulled."
+                : "Enabled. Sources are checked from now on."
+              : "Saved. Takes effect after a restart.",
             color: "green.8",
           }),
       },
@@ -451,7 +453,7 @@ export function Server() {
   return (
     <Page
       title="Backup server"
-      lead="What this machine keeps for others."
+      lead="The backups that this computer keeps for other computers."
       actions={
         <>
           <Button
@@ -471,23 +473,23 @@ export function Server() {
             Poll all now
           </Button>
           <Button component={Link} to="/devices?pair=enter" leftSection={<IconPlus size={18} />}>
-            Add a machine
+            Add a source
           </Button>
         </>
       }
     >
-      <Trouble error={set.error ?? poll.error} />
+      <ErrorBox error={set.error ?? poll.error} />
       {!isEnabled && (
         <div className="band band-none" role="status">
-          <Text fw={600}>The backup server is off: this machine pulls nothing.</Text>
-          <Text size="sm">What it holds stays, and can be restored.</Text>
+          <Text fw={600}>The backup server is off: this computer pulls nothing.</Text>
+          <Text size="sm">Stored snapshots are kept and can be restored.</Text>
         </div>
       )}
       {sources.length === 0 && (
         <Card withBorder>
           <Text>
-            No machine is backed up here. Open Archivist on the other machine, let it show a pairing
-            code, and enter the code here.
+            No computer is backed up here. Open Archivist on the computer to back up, choose Devices
+            and Show a code, then enter that code here.
           </Text>
         </Card>
       )}
@@ -510,12 +512,12 @@ export function Server() {
           </Group>
           <Stored storage={status.data.storage} />
           <Text size="sm" c="dimmed" mt="sm">
-            {all ? held(all) : "Counting the versions …"}
+            {all ? summary(all) : "Counting the snapshots …"}
           </Text>
         </Card>
         <Verify />
       </SimpleGrid>
-      <Trouble error={snapshots.error} onRetry={() => void snapshots.refetch()} />
+      <ErrorBox error={snapshots.error} onRetry={() => void snapshots.refetch()} />
       {all && <History snapshots={all} />}
     </Page>
   );

@@ -1,4 +1,4 @@
-// Every setting that a person would change, from the program's own list.
+// The settings, from the program's own list of keys.
 
 import {
   Button,
@@ -30,9 +30,9 @@ import {
   valueAt,
   wrong,
 } from "../lib/keys";
-import { Page, Trouble } from "../parts/basics";
+import { Page, ErrorBox } from "../parts/basics";
 
-/** One setting: typed, checked in place, applied by its button. */
+/** One setting: an input, its validation, and the button that applies it. */
 function Field({ info, value }: { info: KeyInfo; value: unknown }) {
   const set = useSetKey();
   const saved = asText(value);
@@ -45,7 +45,7 @@ function Field({ info, value }: { info: KeyInfo; value: unknown }) {
     set.mutate({ key: info.path, value: next }, { onSuccess: () => setTyped(undefined) });
   const common = {
     label: label(info.path),
-    description: `${info.description}${needsRestart ? " Counts after a restart." : ""}`,
+    description: `${info.description}${needsRestart ? " Takes effect after a restart." : ""}`,
     error: problem ?? (set.error ? set.error.message : undefined),
   };
   const onText = (next: string) => {
@@ -78,7 +78,7 @@ function Field({ info, value }: { info: KeyInfo; value: unknown }) {
     input = (
       <Textarea
         {...common}
-        description={`${common.description} One a line.`}
+        description={`${common.description} One per line.`}
         value={text}
         onChange={(event) => onText(event.currentTarget.value)}
         autosize
@@ -165,7 +165,7 @@ function Field({ info, value }: { info: KeyInfo; value: unknown }) {
         <Text size="xs" role="status" className={set.data?.applied ? "ink-good" : "ink-busy"}>
           {set.isSuccess &&
             !isChanged &&
-            (set.data.applied ? "Applied." : "Written; it counts after a restart.")}
+            (set.data.applied ? "Applied." : "Saved. Takes effect after a restart.")}
         </Text>
       </Group>
     </form>
@@ -181,7 +181,7 @@ export function Settings() {
     return (
       <Page title="Settings">
         {keys.isError || config.isError ? (
-          <Trouble
+          <ErrorBox
             error={keys.error ?? config.error}
             onRetry={() => {
               void keys.refetch();
@@ -198,7 +198,7 @@ export function Settings() {
   return (
     <Page
       title="Settings"
-      lead="Kept in config.toml, with your comments. Changes count at once where nothing else is said."
+      lead="Stored in config.toml; your comments are kept. Changes apply immediately unless noted."
       actions={
         <Switch
           label="Show all settings"
@@ -209,11 +209,9 @@ export function Settings() {
     >
       {waiting.length > 0 && (
         <div className="band band-busy" role="status">
-          <Text fw={600}>
-            A restart is needed: these settings count after it: {waiting.join(", ")}.
-          </Text>
+          <Text fw={600}>Restart needed to apply these settings: {waiting.join(", ")}.</Text>
           <Text size="sm">
-            Stop <Code>archivist daemon</Code> and start it again.
+            Stop <Code>archivist daemon</Code> and start it again, or restart its service.
           </Text>
         </div>
       )}

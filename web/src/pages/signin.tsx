@@ -1,11 +1,11 @@
-// Before anything: this browser has to be let in.
+// The sign-in page.
 
 import { Button, Code, Paper, PasswordInput, Stack, Text, Title } from "@mantine/core";
 import { useMutation, useQueryClient } from "@tanstack/react-query";
 import { useEffect, useState } from "react";
 
 import { signIn } from "../api/client";
-import { Trouble } from "../parts/basics";
+import { ErrorBox } from "../parts/basics";
 
 export function SignIn() {
   const client = useQueryClient();
@@ -24,14 +24,14 @@ export function SignIn() {
         <Stack>
           <img src="/ui/icon.svg" alt="" width={48} height={48} />
           <Title order={1} size="h3">
-            Let this browser in
+            Sign in
           </Title>
           {isUsed && (
-            <Trouble error="That link was used already, or its time is over. Make another one." />
+            <ErrorBox error="This link has already been used or has expired. Create a new one." />
           )}
           <Text>
-            On this machine, run <Code>archivist ui</Code> and open the link that it prints. The
-            link works once.
+            On the computer that Archivist runs on, run <Code>archivist ui</Code> and open the link
+            that it prints. The link works once.
           </Text>
           <form
             onSubmit={(event) => {
@@ -42,12 +42,12 @@ export function SignIn() {
             <Stack gap="sm">
               <PasswordInput
                 label="Or paste the token"
-                description="The content of the file api-token in the data directory."
+                description="The contents of the file api-token in the data directory, usually ~/.local/share/archivist/api-token."
                 value={token}
                 onChange={(event) => setToken(event.currentTarget.value)}
                 autoComplete="off"
               />
-              <Trouble error={enter.error} />
+              <ErrorBox error={enter.error} />
               <Button
                 type="submit"
                 variant="filled"

@@ -1,4 +1,4 @@
-// Work under way: how far, how fast, how long still.
+// Progress of a running job: amount, rate, time left.
 
 import { Group, Progress, Text } from "@mantine/core";
 import { useEffect, useRef, useState } from "react";

@@ -1,4 +1,4 @@
-// Small things that every page uses: names, ids, times, states, errors.
+// Small components that every page uses: names, ids, times, states, errors.
 
 import {
   ActionIcon,
@@ -18,14 +18,14 @@ import { type ReactNode, useEffect, useState } from "react";
 import { ago, exact, nameParts, shortId, visibleName, when } from "../lib/format";
 import type { Tone, Word } from "../lib/words";
 
-/** A name from a file system: nothing in it hides. */
+/** A name from a file system, with invisible characters escaped. */
 export function FileName({ name }: { name: string }) {
   return (
     <bdi className="name">
       {nameParts(name).map((part, index) =>
         part.isEscaped ? (
-          // The pieces of one name never change places.
-          <span key={index} className="escaped" title="a character that cannot be seen">
+          // The pieces of a name never change their order, so the index is a valid key.
+          <span key={index} className="escaped" title="invisible character">
             {part.text}
           </span>
         ) : (
@@ -36,13 +36,13 @@ export function FileName({ name }: { name: string }) {
   );
 }
 
-/** A text with commands in backticks. */
+/** Text that contains commands in backticks. */
 export function Hint({ text }: { text: string }) {
   return (
     <>
       {text.split("`").map((piece, index) =>
         index % 2 === 1 ? (
-          // The pieces of one text never change places.
+          // The pieces of a text never change their order, so the index is a valid key.
           <Code key={index}>{visibleName(piece)}</Code>
         ) : (
           <FileName key={index} name={piece} />
@@ -52,7 +52,7 @@ export function Hint({ text }: { text: string }) {
   );
 }
 
-/** Copies a text. */
+/** A button that copies a text. */
 export function Copy({ text, what }: { text: string; what: string }) {
   return (
     <CopyButton value={text} timeout={1500}>
@@ -73,7 +73,7 @@ export function Copy({ text, what }: { text: string; what: string }) {
   );
 }
 
-/** An id, shortened or whole, with a button that copies all of it. */
+/** An id, shortened or complete, with a button that copies all of it. */
 export function Id({ id, what, whole = false }: { id: string; what: string; whole?: boolean }) {
   return (
     <Group gap={4} wrap="nowrap" component="span">
@@ -85,7 +85,7 @@ export function Id({ id, what, whole = false }: { id: string; what: string; whol
   );
 }
 
-/** The time, again and again. */
+/** Returns the current time, updated every `interval` milliseconds. */
 export function useNow(interval = 1000): Date {
   const [now, setNow] = useState(() => new Date());
   useEffect(() => {
@@ -95,7 +95,7 @@ export function useNow(interval = 1000): Date {
   return now;
 }
 
-/** A moment in local time; the exact one where the pointer rests on it. */
+/** A time in local time. Its tooltip shows the exact time. */
 export function When({
   at,
   isRelative = false,
@@ -114,7 +114,7 @@ export function When({
   );
 }
 
-/** A state in one word; what it means is in its tooltip. */
+/** A state in one word. Its tooltip explains the word. */
 export function State({ word, detail }: { word: Word; detail?: string | null }) {
   const meaning = visibleName([word.meaning, detail].filter(Boolean).join(" "));
   const inner = (
@@ -133,7 +133,7 @@ export function State({ word, detail }: { word: Word; detail?: string | null }) 
   );
 }
 
-/** A coloured dot and a text. */
+/** A text with a coloured dot. */
 export function Dot({ tone, children }: { tone: Tone; children: ReactNode }) {
   return (
     <Group gap={8} wrap="nowrap" align="baseline">
@@ -143,8 +143,8 @@ export function Dot({ tone, children }: { tone: Tone; children: ReactNode }) {
   );
 }
 
-/** What went wrong, to stay until it is dealt with; it can be copied. */
-export function Trouble({
+/** An error message. It stays until it is resolved or dismissed, and can be copied. */
+export function ErrorBox({
   error,
   onRetry,
   onClose,
@@ -189,12 +189,12 @@ export function Trouble({
   );
 }
 
-/** What a screen reader says when it changes; it is not seen. */
+/** Invisible text that a screen reader reads out when it changes. */
 export function Announce({ text }: { text: string }) {
   return <VisuallyHidden role="status">{text}</VisuallyHidden>;
 }
 
-/** The head of a page. */
+/** The frame of a page: title, lead, actions and content. */
 export function Page({
   title,
   lead,
@@ -225,7 +225,7 @@ export function Page({
   );
 }
 
-/** Pairs of a name and a value. */
+/** A list of names and values. */
 export function Facts({ facts }: { facts: [string, ReactNode][] }) {
   return (
     <dl className="facts">

@@ -1,9 +1,9 @@
-// A question before something that is not undone by a click.
+// A dialog that asks before an action that a click cannot undo.
 
 import { Button, Group, Modal, Stack } from "@mantine/core";
 import type { ReactNode } from "react";
 
-import { Trouble } from "./basics";
+import { ErrorBox } from "./basics";
 
 export function Confirm({
   title,
@@ -30,7 +30,7 @@ export function Confirm({
     <Modal opened={isOpen} onClose={onClose} title={title}>
       <Stack>
         {children}
-        <Trouble error={error} />
+        <ErrorBox error={error} />
         <Group justify="flex-end">
           <Button onClick={onClose} data-autofocus>
             Cancel

@@ -1,11 +1,11 @@
-// Choosing a directory of the machine that Archivist runs on.
+// A field for a directory on the computer that Archivist runs on.
 
 import { Button, Group, Loader, ScrollArea, Stack, Text, TextInput } from "@mantine/core";
 import { IconArrowUp, IconFolder } from "@tabler/icons-react";
 import { useEffect, useState } from "react";
 
 import { useDirectories } from "../api/queries";
-import { FileName, Trouble } from "./basics";
+import { FileName, ErrorBox } from "./basics";
 
 export function DirectoryPicker({
   label,
@@ -18,7 +18,7 @@ export function DirectoryPicker({
   value: string;
   onChange: (path: string) => void;
 }) {
-  // What is listed follows what is typed, with a pause.
+  // The list follows the typed path after a pause of 300 ms.
   const [listed, setListed] = useState(value);
   useEffect(() => {
     const timer = setTimeout(() => setListed(value), 300);
@@ -40,7 +40,7 @@ export function DirectoryPicker({
         data-autofocus
       />
       {found.isError ? (
-        <Trouble error={found.error} />
+        <ErrorBox error={found.error} />
       ) : (
         directories && (
           <>
@@ -64,7 +64,7 @@ export function DirectoryPicker({
             >
               {directories.directories.length === 0 && (
                 <Text size="sm" c="dimmed">
-                  There are no directories in it.
+                  No subdirectories.
                 </Text>
               )}
               {directories.directories.map((directory) => (
@@ -80,7 +80,7 @@ export function DirectoryPicker({
               ))}
               {directories.is_cut_short && (
                 <Text size="sm" c="dimmed">
-                  There are more; type the beginning of the path.
+                  More directories exist. Type the beginning of the path.
                 </Text>
               )}
             </ScrollArea.Autosize>

@@ -1,4 +1,4 @@
-// What a folder leaves out, and what that comes to.
+// The exclude patterns of a folder, and a preview of their effect.
 
 import { Loader, Stack, Table, Text, Textarea } from "@mantine/core";
 import { useEffect, useState } from "react";
@@ -6,7 +6,7 @@ import { useEffect, useState } from "react";
 import { usePreview } from "../api/queries";
 import { bytes, counted } from "../lib/format";
 import { patterns } from "../lib/patterns";
-import { FileName, Trouble } from "./basics";
+import { FileName, ErrorBox } from "./basics";
 
 export function Excludes({
   path,
@@ -17,18 +17,18 @@ export function Excludes({
   value: string;
   onChange: (text: string) => void;
 }) {
-  const [asked, setAsked] = useState({ path, exclude: patterns(value) });
+  const [requested, setRequested] = useState({ path, exclude: patterns(value) });
   useEffect(() => {
-    const timer = setTimeout(() => setAsked({ path, exclude: patterns(value) }), 400);
+    const timer = setTimeout(() => setRequested({ path, exclude: patterns(value) }), 400);
     return () => clearTimeout(timer);
   }, [path, value]);
-  const preview = usePreview(asked.path, asked.exclude, asked.path.startsWith("/"));
+  const preview = usePreview(requested.path, requested.exclude, requested.path.startsWith("/"));
   const found = preview.data;
   return (
     <Stack gap="xs">
       <Textarea
-        label="Leave out"
-        description="One pattern a line, as in .gitignore: *.tmp, node_modules/, /build. Files named .archivistignore count too."
+        label="Exclude"
+        description="One pattern per line, as in .gitignore: *.tmp, node_modules/, /build. Patterns in files named .archivistignore apply as well."
         value={value}
         onChange={(event) => onChange(event.currentTarget.value)}
         autosize
@@ -38,15 +38,15 @@ export function Excludes({
         styles={{ input: { fontFamily: "var(--mantine-font-family-monospace)" } }}
       />
       <div aria-live="polite">
-        {preview.isFetching && <Loader size="xs" aria-label="Looking through the folder" />}
-        {preview.isError && <Trouble error={preview.error} />}
+        {preview.isFetching && <Loader size="xs" aria-label="Scanning the folder" />}
+        {preview.isError && <ErrorBox error={preview.error} />}
         {!preview.isError && found && (
           <>
             <Text size="sm">
-              Backed up: {counted(found.files, "file")}, {bytes(found.bytes)}. Left out:{" "}
+              Backed up: {counted(found.files, "file")}, {bytes(found.bytes)}. Excluded:{" "}
               {counted(found.excluded_files, "file")}, {bytes(found.excluded_bytes)}.
               {found.is_cut_short &&
-                " The folder is large: only a part of it was looked at, so all is more than this."}
+                " The folder is large: only a part of it was scanned, so the totals are higher."}
             </Text>
             {found.excluded.length > 0 && (
               <div
@@ -54,12 +54,12 @@ export function Excludes({
                 style={{ maxHeight: 180, overflowY: "auto" }}
                 tabIndex={0}
                 role="group"
-                aria-label="What is left out"
+                aria-label="Excluded entries"
               >
                 <Table verticalSpacing={4} fz="sm">
                   <Table.Thead>
                     <Table.Tr>
-                      <Table.Th>Largest that are left out</Table.Th>
+                      <Table.Th>Largest excluded entries</Table.Th>
                       <Table.Th ta="right">Size</Table.Th>
                     </Table.Tr>
                   </Table.Thead>

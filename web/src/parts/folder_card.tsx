@@ -1,4 +1,4 @@
-// A folder of this machine: how it stands, and what can be done with it.
+// A folder of this computer: its state, and the actions on it.
 
 import { Anchor, Button, Card, Group, Loader, Stack, Text, Title } from "@mantine/core";
 import { IconCheck, IconPlayerPause, IconPlayerPlay, IconUpload, IconX } from "@tabler/icons-react";
@@ -8,17 +8,17 @@ import { Link } from "react-router";
 import type { Folder } from "../api/model";
 import { useBackupNow, useConfirmFolder, usePauseFolder, useStatus } from "../api/queries";
 import { bytes, count, counted, visibleName } from "../lib/format";
-import { standing } from "../lib/truth";
+import { folderSafety } from "../lib/truth";
 import { folderWord, stepWord } from "../lib/words";
-import { Facts, FileName, State, Trouble, When } from "./basics";
+import { Facts, FileName, State, ErrorBox, When } from "./basics";
 
-/** What a click on Backup now did, step by step. */
+/** The steps of a backup that "Backup now" started. */
 export function BackupSteps({ backup }: { backup: ReturnType<typeof useBackupNow> }) {
   const status = useStatus();
-  if (backup.isError) return <Trouble error={backup.error} onClose={() => backup.reset()} />;
+  if (backup.isError) return <ErrorBox error={backup.error} onClose={() => backup.reset()} />;
   if (!backup.data) return null;
-  // The receipt comes when all of it is there: it is looked for in the state.
-  const isTold = backup.data.steps.every((step) => step.ok || step.name === "trigger");
+  // The confirmation comes later: it appears in the status of the folder.
+  const isNotified = backup.data.steps.every((step) => step.ok || step.name === "trigger");
   const waiting = backup.data.folders.filter((one) => {
     const now = status.data?.folders.find((folder) => folder.id === one.folder_id);
     return (now?.backed_up_sequence ?? -1) < one.sequence;
@@ -37,7 +37,7 @@ export function BackupSteps({ backup }: { backup: ReturnType<typeof useBackupNow
           </Text>
         </Group>
       ))}
-      {isTold && (
+      {isNotified && (
         <Group gap={8} wrap="nowrap" align="flex-start">
           {waiting.length === 0 ? (
             <IconCheck size={18} className="ink-good" aria-label="done" />
@@ -45,10 +45,10 @@ export function BackupSteps({ backup }: { backup: ReturnType<typeof useBackupNow
             <Loader size={18} aria-label="waiting" />
           )}
           <Text size="sm">
-            <b>Receipt.</b>{" "}
+            <b>Confirmation.</b>{" "}
             {waiting.length === 0
-              ? "The backup server has all of it."
-              : "Waiting for the backup server to have all of it; this goes on by itself."}
+              ? "The backup server has confirmed the snapshot."
+              : "Waiting for the backup server to confirm the snapshot. The backup continues in the background."}
           </Text>
         </Group>
       )}
@@ -64,8 +64,8 @@ export function FolderCard({ folder, children }: { folder: Folder; children?: Re
   const pause = usePauseFolder();
   const confirm = useConfirmFolder();
   const isPaused = folder.state === "paused";
-  const at = standing(folder);
-  const needsWord = folder.state === "alarm" || Boolean(folder.held);
+  const safety = folderSafety(folder);
+  const needsConfirmation = folder.state === "alarm" || Boolean(folder.held);
   return (
     <Card withBorder component="article" aria-label={visibleName(folder.name)}>
       <Stack gap="sm">
@@ -83,17 +83,17 @@ export function FolderCard({ folder, children }: { folder: Folder; children?: Re
         <Text
           size="sm"
           className={
-            at.kind === "safe" ? "ink-good" : at.kind === "stopped" ? "ink-bad" : undefined
+            safety.kind === "safe" ? "ink-good" : safety.kind === "stopped" ? "ink-bad" : undefined
           }
         >
-          {at.kind === "safe" && (
+          {safety.kind === "safe" && (
             <>
-              All of it up to <When at={at.upTo} /> is on the backup server.
+              All changes up to <When at={safety.upTo} /> are on the backup server.
             </>
           )}
-          {at.kind === "pending" && `Not yet on the backup server: ${at.why}.`}
-          {at.kind === "stopped" && <FileName name={at.why} />}
-          {at.kind === "paused" && "Paused: changes are not backed up."}
+          {safety.kind === "pending" && `Not yet on the backup server: ${safety.why}.`}
+          {safety.kind === "stopped" && <FileName name={safety.why} />}
+          {safety.kind === "paused" && "Paused: changes are not backed up."}
         </Text>
         {(folder.state === "scanning" || folder.state === "publishing") && folder.detail && (
           <Text size="sm" c="dimmed">
@@ -112,9 +112,9 @@ export function FolderCard({ folder, children }: { folder: Folder; children?: Re
             ["Files", count(folder.files)],
             ["Size", bytes(folder.bytes)],
             ["Pending changes", count(folder.pending_changes)],
-            ["Version", folder.sequence == null ? "none yet" : `#${folder.sequence}`],
+            ["Snapshot", folder.sequence == null ? "none yet" : `#${folder.sequence}`],
             [
-              "Last receipt",
+              "Last confirmed",
               folder.backed_up_sequence == null ? (
                 "none yet"
               ) : (
@@ -124,7 +124,7 @@ export function FolderCard({ folder, children }: { folder: Folder; children?: Re
               ),
             ],
             [
-              "Not readable",
+              "Unreadable",
               folder.error_count === 0 ? (
                 "none"
               ) : (
@@ -156,14 +156,14 @@ export function FolderCard({ folder, children }: { folder: Folder; children?: Re
           >
             {isPaused ? "Resume" : "Pause"}
           </Button>
-          {needsWord && (
+          {needsConfirmation && (
             <Button loading={confirm.isPending} onClick={() => confirm.mutate(folder.id)}>
-              It is meant to be so
+              Accept this change
             </Button>
           )}
           {children}
         </Group>
-        <Trouble error={pause.error ?? confirm.error} />
+        <ErrorBox error={pause.error ?? confirm.error} />
         <BackupSteps backup={backup} />
       </Stack>
     </Card>

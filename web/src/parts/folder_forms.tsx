@@ -8,7 +8,7 @@ import type { Folder } from "../api/model";
 import { useAddFolder, useConfig, useEditFolder, useRemoveFolder } from "../api/queries";
 import { lastName, visibleName } from "../lib/format";
 import { folderEdit, patterns } from "../lib/patterns";
-import { Trouble } from "./basics";
+import { ErrorBox } from "./basics";
 import { Confirm } from "./confirm";
 import { DirectoryPicker } from "./directory_picker";
 import { Excludes } from "./excludes";
@@ -29,7 +29,7 @@ export function AddFolderForm({ onClose }: { onClose: () => void }) {
           {
             onSuccess: (folder) => {
               notifications.show({
-                message: `${visibleName(folder.name)} is watched from now on.`,
+                message: `${visibleName(folder.name)} is now watched and backed up.`,
                 color: "green.8",
               });
               onClose();
@@ -41,7 +41,7 @@ export function AddFolderForm({ onClose }: { onClose: () => void }) {
       <Stack>
         <DirectoryPicker
           label="Folder to back up"
-          description="On the machine that Archivist runs on."
+          description="A folder on this computer."
           value={path}
           onChange={setPath}
         />
@@ -62,10 +62,10 @@ export function AddFolderForm({ onClose }: { onClose: () => void }) {
             style={{ alignSelf: "flex-start" }}
             onClick={() => setHasMore(true)}
           >
-            Name it, or leave something out …
+            Options: name, exclusions …
           </Button>
         )}
-        <Trouble error={add.error} />
+        <ErrorBox error={add.error} />
         <Group justify="flex-end">
           <Button onClick={onClose}>Cancel</Button>
           <Button
@@ -90,7 +90,7 @@ export function AddFolderModal({ isOpen, onClose }: { isOpen: boolean; onClose: 
   );
 }
 
-/** What the configuration says that a folder leaves out. */
+/** Returns the exclude patterns of a folder from the configuration. */
 export function useExcludes(id: string): string[] | undefined {
   const config = useConfig();
   const folders = config.data?.sync?.folders;
@@ -123,7 +123,7 @@ function EditForm({
           {
             onSuccess: () => {
               notifications.show({
-                message: "Applied: it counts from the next version on.",
+                message: "Saved. Applies from the next snapshot on.",
                 color: "green.8",
               });
               onClose();
@@ -141,9 +141,9 @@ function EditForm({
         />
         <Excludes path={folder.path} value={exclude} onChange={setExclude} />
         <Text size="sm" c="dimmed">
-          What is left out from now on stays in the versions that exist already.
+          Files that you exclude now stay in the existing snapshots.
         </Text>
-        <Trouble error={edit.error} />
+        <ErrorBox error={edit.error} />
         <Group justify="flex-end">
           <Button onClick={onClose}>Cancel</Button>
           <Button type="submit" variant="filled" loading={edit.isPending}>
@@ -170,7 +170,7 @@ export function EditFolderModal({
     <Modal opened={isOpen} onClose={onClose} title={`Edit ${visibleName(folder.name)}`}>
       {isOpen && before && <EditForm folder={folder} before={before} onClose={onClose} />}
       {isOpen && !before && !config.isError && <Loader aria-label="Loading" />}
-      {isOpen && !before && <Trouble error={config.error} onRetry={() => void config.refetch()} />}
+      {isOpen && !before && <ErrorBox error={config.error} onRetry={() => void config.refetch()} />}
     </Modal>
   );
 }
@@ -197,14 +197,15 @@ export function RemoveFolder({
       onClose={onClose}
     >
       <List>
-        <List.Item>The folder on this machine is not touched.</List.Item>
-        <List.Item>No new versions of it are made.</List.Item>
+        <List.Item>The folder on this computer is not changed.</List.Item>
+        <List.Item>No new snapshots of it are made.</List.Item>
         <List.Item>
-          The versions that the backup server holds stay there, and can be restored, until its
-          retention rules let them go; the newest is always kept.
+          The backup server keeps its snapshots until its retention rules delete them. The newest
+          one is always kept. All of them can be restored.
         </List.Item>
         <List.Item>
-          Added again later, it begins as a new folder; nothing is sent twice that is there already.
+          If you add the folder again later, it starts as a new folder. Data that the backup server
+          already has is not sent again.
         </List.Item>
       </List>
     </Confirm>

@@ -1,4 +1,4 @@
-// Bringing two machines together by a code.
+// Pairing two computers with a code.
 
 import { Button, Group, List, Stack, Text, TextInput } from "@mantine/core";
 import { useQueryClient } from "@tanstack/react-query";
@@ -6,9 +6,9 @@ import { useEffect, useState } from "react";
 
 import { useJoin, useOpenPairing, usePairing } from "../api/queries";
 import { duration } from "../lib/format";
-import { Announce, Copy, Id, Trouble, useNow } from "./basics";
+import { Announce, Copy, Id, ErrorBox, useNow } from "./basics";
 
-/** The code that this machine shows. */
+/** Shows the pairing code of this computer. */
 export function ShowCode({ onClose }: { onClose: () => void }) {
   const open = useOpenPairing();
   const pairing = usePairing(open.isSuccess);
@@ -17,17 +17,17 @@ export function ShowCode({ onClose }: { onClose: () => void }) {
   const client = useQueryClient();
   const isJoined = open.isSuccess && state?.state === "joined";
   useEffect(() => {
-    // The other side has changed the settings of this one.
+    // Pairing has changed the settings of this computer.
     if (isJoined) void client.invalidateQueries();
   }, [client, isJoined]);
   const left = open.data ? (Date.parse(open.data.expires_at) - now.getTime()) / 1000 : 0;
   const isOver = state?.state === "expired" || state?.state === "failed" || left <= 0;
-  const over = state?.detail ?? "The code's time is over.";
+  const over = state?.detail ?? "The code has expired.";
   return (
     <Stack>
       <Text>
-        On the machine that is to keep the backups, open Archivist, choose Devices, and enter this
-        code. It counts once.
+        On the computer that will keep the backups, open Archivist, choose Devices and Enter a code,
+        then enter the code shown here. A code works once.
       </Text>
       {!open.data && (
         <Button
@@ -39,7 +39,7 @@ export function ShowCode({ onClose }: { onClose: () => void }) {
           Show a code
         </Button>
       )}
-      <Trouble error={open.error} />
+      <ErrorBox error={open.error} />
       {open.data && state?.state !== "joined" && (
         <>
           <Group gap="xs" wrap="nowrap">
@@ -49,16 +49,16 @@ export function ShowCode({ onClose }: { onClose: () => void }) {
           <Text size="sm" c="dimmed">
             {isOver
               ? over
-              : `Waiting for the other machine; the code counts for ${duration(left)} more.`}
+              : `Waiting for the other computer. The code expires in ${duration(left)}.`}
           </Text>
-          {/* Not every second of it. */}
-          <Announce text={isOver ? over : "Waiting for the other machine."} />
-          {isOver && <Button onClick={() => open.mutate(undefined)}>Make another code</Button>}
+          {/* Without the remaining time, which changes every second. */}
+          <Announce text={isOver ? over : "Waiting for the other computer."} />
+          {isOver && <Button onClick={() => open.mutate(undefined)}>Show a new code</Button>}
         </>
       )}
       {open.data && state?.state === "joined" && (
         <div className="band band-good" role="status">
-          <Text fw={600}>Paired. This machine's folders are backed up there from now on.</Text>
+          <Text fw={600}>Paired. This computer's folders are backed up there from now on.</Text>
           {state.peer_id && <Id id={state.peer_id} what="the peer id" />}
           {state.detail && (
             <List size="sm">
@@ -76,7 +76,7 @@ export function ShowCode({ onClose }: { onClose: () => void }) {
   );
 }
 
-/** The code that the other machine shows. */
+/** Accepts the pairing code that another computer shows. */
 export function EnterCode({ onClose }: { onClose: () => void }) {
   const [code, setCode] = useState("");
   const join = useJoin();
@@ -95,7 +95,7 @@ export function EnterCode({ onClose }: { onClose: () => void }) {
         </div>
         {join.data.needs_restart.length > 0 && (
           <Text className="ink-bad">
-            These settings count after a restart: {join.data.needs_restart.join(", ")}.
+            Restart needed to apply these settings: {join.data.needs_restart.join(", ")}.
           </Text>
         )}
         <Group justify="flex-end">
@@ -116,14 +116,14 @@ export function EnterCode({ onClose }: { onClose: () => void }) {
       <Stack>
         <TextInput
           label="Pairing code"
-          description="As the machine that is to be backed up shows it: there, open Devices and choose Show a code."
+          description="On the computer to back up, open Devices and choose Show a code."
           value={code}
           onChange={(event) => setCode(event.currentTarget.value)}
           autoComplete="off"
           spellCheck={false}
           data-autofocus
         />
-        <Trouble error={join.error} />
+        <ErrorBox error={join.error} />
         <Group justify="flex-end">
           <Button onClick={onClose}>Cancel</Button>
           <Button type="submit" variant="filled" loading={join.isPending} disabled={!code.trim()}>

@@ -1,4 +1,4 @@
-// A text as a QR code, made here.
+// A text as a QR code, drawn as SVG.
 
 import { encode } from "uqr";
 

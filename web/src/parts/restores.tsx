@@ -1,4 +1,4 @@
-// Restores under way, and what became of those that have ended.
+// The running restores, and the results of finished ones.
 
 import { Button, Card, Group, List, Stack, Text, Title } from "@mantine/core";
 import { useState } from "react";
@@ -9,7 +9,7 @@ import { bytes, counted } from "../lib/format";
 import { inOrder } from "../lib/restores";
 import type { Tone } from "../lib/words";
 import { WorkBar } from "./bar";
-import { Announce, Dot, FileName, Trouble } from "./basics";
+import { Announce, Dot, FileName, ErrorBox } from "./basics";
 
 function Names({ title, names }: { title: string; names: string[] }) {
   if (names.length === 0) return null;
@@ -29,11 +29,10 @@ function Names({ title, names }: { title: string; names: string[] }) {
   );
 }
 
-/** How one that is not running looks, and what became of it. */
+/** Returns the colour and the result of a restore that has ended. */
 function outcome(report: RestoreReport): [Tone, string] {
-  if (report.state === "done") return ["good", "is done"];
-  if (report.state === "cancelled")
-    return ["quiet", "was stopped; begun again, it goes on where it was"];
+  if (report.state === "done") return ["good", "finished"];
+  if (report.state === "cancelled") return ["quiet", "was stopped"];
   return ["bad", "failed"];
 }
 
@@ -55,7 +54,7 @@ function One({ report }: { report: RestoreReport }) {
             Stop
           </Button>
         </Group>
-        <Trouble error={cancel.error} />
+        <ErrorBox error={cancel.error} />
       </Stack>
     );
   }
@@ -65,19 +64,20 @@ function One({ report }: { report: RestoreReport }) {
       <Dot tone={tone}>
         Restore {report.id} {text}: {counted(report.entries_done, "entry", "entries")},{" "}
         {bytes(report.bytes_done)}.
+        {report.state === "cancelled" && " To continue, start the same restore again."}
       </Dot>
-      {report.error && <Trouble error={report.error} />}
-      <Names title="Were there already, and were left alone" names={report.in_the_way} />
+      {report.error && <ErrorBox error={report.error} />}
+      <Names title="Already existed, not replaced" names={report.in_the_way} />
       <Names title="Could not be restored" names={report.failed} />
-      <Names title="Not in the version" names={report.not_found} />
-      <Names title="Restored, but not with all that belongs to them" names={report.not_set} />
-      <Names title="Are never made again" names={report.skipped} />
-      {report.is_cut_short && <Text size="sm">There are more than are listed.</Text>}
+      <Names title="Not in the snapshot" names={report.not_found} />
+      <Names title="Restored without all attributes" names={report.not_set} />
+      <Names title="Skipped (sockets and devices)" names={report.skipped} />
+      {report.is_cut_short && <Text size="sm">More entries are affected than are listed.</Text>}
     </Stack>
   );
 }
 
-/** Restores that are shown at a time. */
+/** Number of restores shown at a time. */
 const SHOWN = 10;
 
 export function Restores() {
@@ -98,7 +98,7 @@ export function Restores() {
             size="compact-sm"
             onClick={() => setHidden(new Set([...hidden, ...ended.map((report) => report.id)]))}
           >
-            Hide those that have ended
+            Clear finished
           </Button>
         )}
       </Group>

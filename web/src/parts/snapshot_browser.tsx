@@ -1,4 +1,4 @@
-// What is in one snapshot: look around, search, choose, download, restore.
+// The contents of one snapshot: browse, search, select, download, restore.
 
 import {
   Anchor,
@@ -32,12 +32,12 @@ import { useMemo, useState } from "react";
 import { downloadUrl } from "../api/client";
 import type { ListedEntry, Snapshot } from "../api/model";
 import { entriesPage, PAGE, type Place, useRestore, useSearch, useVersions } from "../api/queries";
-import { type Line, trail } from "../lib/choice";
+import { breadcrumbs, type Series } from "../lib/choice";
 import { bytes, counted, fromNanoseconds, lastName, permissions, visibleName } from "../lib/format";
-import { FileName, Trouble, When } from "./basics";
+import { FileName, ErrorBox, When } from "./basics";
 import { DirectoryPicker } from "./directory_picker";
 
-/** An entry that can be named whatever its bytes are. */
+/** Returns the exact path of an entry: in Base64 if it is not UTF-8. */
 const keyOf = (entry: ListedEntry) => entry.path_base64 ?? entry.path;
 
 function placeOf(entry: ListedEntry, snapshot: string, remote: boolean): Place {
@@ -83,11 +83,11 @@ function Rows({
       <Table.Thead>
         <Table.Tr>
           <Table.Th w={40}>
-            <span className="skip">Choose</span>
+            <span className="skip">Select</span>
           </Table.Th>
           <Table.Th>Name</Table.Th>
           <Table.Th ta="right">Size</Table.Th>
-          <Table.Th visibleFrom="xs">Changed</Table.Th>
+          <Table.Th visibleFrom="xs">Modified</Table.Th>
         </Table.Tr>
       </Table.Thead>
       <Table.Tbody>
@@ -95,7 +95,7 @@ function Rows({
           <Table.Tr key={keyOf(entry)}>
             <Table.Td>
               <Checkbox
-                aria-label={`Choose ${visibleName(entry.path)}`}
+                aria-label={`Select ${visibleName(entry.path)}`}
                 checked={actions.isChosen(entry)}
                 onChange={() => actions.onToggle(entry)}
               />
@@ -126,24 +126,24 @@ function Rows({
   );
 }
 
-/** One file: what it is, its versions, and ways to have it. */
+/** One file: its attributes, its versions, and buttons to download or restore it. */
 function Details({
   entry,
   snapshot,
-  line,
+  series,
   remote,
   onClose,
   onRestore,
 }: {
   entry: ListedEntry;
   snapshot: Snapshot;
-  line: Line;
+  series: Series;
   remote: boolean;
   onClose: () => void;
   onRestore: (snapshot: Snapshot, entries: ListedEntry[]) => void;
 }) {
   const place = placeOf(entry, snapshot.id, remote);
-  const versions = useVersions(place, line.sourcePeerId, line.folderId, true);
+  const versions = useVersions(place, series.sourcePeerId, series.folderId, true);
   return (
     <Drawer
       opened
@@ -165,9 +165,9 @@ function Details({
           ) : (
             `${bytes(entry.size_bytes ?? 0)}, ${permissions(entry.mode)}`
           )}
-          , changed <When at={fromNanoseconds(entry.mtime_ns)} />
+          , modified <When at={fromNanoseconds(entry.mtime_ns)} />
         </Text>
-        {entry.error && <Trouble error={entry.error} />}
+        {entry.error && <ErrorBox error={entry.error} />}
         <Group>
           {entry.type === "file" && (
             <Button
@@ -193,14 +193,14 @@ function Details({
           </Group>
         </Title>
         {versions.isPending && <Loader size="sm" aria-label="Loading" />}
-        <Trouble error={versions.error} />
+        <ErrorBox error={versions.error} />
         {versions.data?.map((version) => {
-          const one = line.snapshots.find((snapshot) => snapshot.id === version.snapshot);
+          const one = series.snapshots.find((snapshot) => snapshot.id === version.snapshot);
           return (
             <Group key={version.snapshot} justify="space-between" gap="xs">
               <Text size="sm">
                 <When at={fromNanoseconds(version.entry.mtime_ns)} /> ·{" "}
-                {bytes(version.entry.size_bytes ?? 0)} · in version #{version.sequence}
+                {bytes(version.entry.size_bytes ?? 0)} · in snapshot #{version.sequence}
                 {version.snapshot === snapshot.id ? " (this one)" : ""}
               </Text>
               <Group gap={4}>
@@ -211,7 +211,7 @@ function Details({
                     href={fileUrl(placeOf(version.entry, version.snapshot, remote), "file")}
                     download
                   >
-                    Download<span className="skip"> version #{version.sequence}</span>
+                    Download<span className="skip"> from snapshot #{version.sequence}</span>
                   </Button>
                 )}
                 {one && (
@@ -228,7 +228,7 @@ function Details({
   );
 }
 
-/** Where to, and off. */
+/** The dialog that asks for the target and starts a restore. */
 function RestoreForm({
   snapshot,
   entries,
@@ -269,22 +269,22 @@ function RestoreForm({
               ? `All of ${visibleName(snapshot.folder_name)}`
               : entries.length === 1
                 ? visibleName(entries[0]?.path ?? "")
-                : `${entries.length} chosen entries of ${visibleName(snapshot.folder_name)}`}{" "}
+                : `${entries.length} selected entries of ${visibleName(snapshot.folder_name)}`}{" "}
             as of <When at={snapshot.created_at} />.
           </Text>
           <DirectoryPicker
-            label="Into the directory"
-            description="On the machine that Archivist runs on; it is made where it is not there. Nothing is written outside it."
+            label="Target directory"
+            description="A directory on this computer. It is created if it does not exist. Nothing is written outside it."
             value={target}
             onChange={setTarget}
           />
           <Checkbox
-            label="Replace what is in the way"
-            description="Otherwise files that are there already are left alone, and listed."
+            label="Replace existing files"
+            description="Otherwise files that already exist are not replaced. The result lists them."
             checked={overwrite}
             onChange={(event) => setOverwrite(event.currentTarget.checked)}
           />
-          <Trouble error={restore.error} />
+          <ErrorBox error={restore.error} />
           <Group justify="flex-end">
             <Button onClick={onClose}>Cancel</Button>
             <Button
@@ -303,11 +303,11 @@ function RestoreForm({
 }
 
 export function SnapshotBrowser({
-  line,
+  series,
   snapshot,
   remote,
 }: {
-  line: Line;
+  series: Series;
   snapshot: Snapshot;
   remote: boolean;
 }) {
@@ -317,7 +317,7 @@ export function SnapshotBrowser({
   const [chosen, setChosen] = useState<Map<string, ListedEntry>>(new Map());
   const [details, setDetails] = useState<ListedEntry>();
   const [restoring, setRestoring] = useState<{ snapshot: Snapshot; entries: ListedEntry[] }>();
-  // Another moment may not have what was chosen.
+  // Another snapshot may not contain the selected entries.
   const [of, setOf] = useState(snapshot.id);
   if (of !== snapshot.id) {
     setOf(snapshot.id);
@@ -353,8 +353,8 @@ export function SnapshotBrowser({
     <Card withBorder>
       <Stack gap="sm">
         <TextInput
-          aria-label="Search names in this version"
-          placeholder="Search names in this version"
+          aria-label="Search names in this snapshot"
+          placeholder="Search names in this snapshot"
           leftSection={<IconSearch size={16} aria-hidden />}
           value={text}
           onChange={(event) => setText(event.currentTarget.value)}
@@ -362,13 +362,13 @@ export function SnapshotBrowser({
         {!search && (
           <Breadcrumbs styles={{ root: { flexWrap: "wrap", rowGap: 4 } }}>
             <Anchor component="button" type="button" onClick={() => setDir({ path: "" })}>
-              <FileName name={line.folderName} />
+              <FileName name={series.folderName} />
             </Anchor>
-            {/* A path that is not UTF-8 cannot be cut into names here. */}
+            {/* A path that is not UTF-8 cannot be split into names here. */}
             {dir.base64 ? (
               <FileName name={dir.path} />
             ) : (
-              trail(dir.path).map((step) => (
+              breadcrumbs(dir.path).map((step) => (
                 <Anchor
                   key={step.path}
                   component="button"
@@ -389,7 +389,7 @@ export function SnapshotBrowser({
           >
             {chosen.size > 0
               ? `Restore ${counted(chosen.size, "entry", "entries")} …`
-              : "Restore all of it …"}
+              : "Restore everything …"}
           </Button>
           <Button
             component="a"
@@ -403,17 +403,17 @@ export function SnapshotBrowser({
                 ? "Zip of this directory"
                 : "Zip of the whole folder"}
           </Button>
-          {chosen.size > 0 && <Button onClick={() => setChosen(new Map())}>Choose nothing</Button>}
+          {chosen.size > 0 && <Button onClick={() => setChosen(new Map())}>Clear selection</Button>}
         </Group>
         {search ? (
           <>
             {found.isPending && <Loader size="sm" aria-label="Searching" />}
-            <Trouble error={found.error} />
+            <ErrorBox error={found.error} />
             {found.data && (
               <>
                 <Text size="sm" role="status">
-                  {counted(found.data.entries.length, "name")} with “{search}”
-                  {found.data.is_cut_short ? ", and more: type more of it" : ""}
+                  {counted(found.data.entries.length, "name contains", "names contain")} “{search}”.
+                  {found.data.is_cut_short ? " There are more: refine the search." : ""}
                 </Text>
                 <div className="scroll">
                   <Rows entries={found.data.entries} actions={actions} isWhole />
@@ -424,8 +424,8 @@ export function SnapshotBrowser({
         ) : (
           <>
             {pages.isPending && <Loader size="sm" aria-label="Loading" />}
-            <Trouble error={pages.error} onRetry={() => void pages.refetch()} />
-            {pages.data && entries.length === 0 && <Text c="dimmed">There is nothing in it.</Text>}
+            <ErrorBox error={pages.error} onRetry={() => void pages.refetch()} />
+            {pages.data && entries.length === 0 && <Text c="dimmed">This directory is empty.</Text>}
             {entries.length > 0 && (
               <div className="scroll">
                 <Rows entries={entries} actions={actions} isWhole={false} />
@@ -443,7 +443,7 @@ export function SnapshotBrowser({
         <Details
           entry={details}
           snapshot={snapshot}
-          line={line}
+          series={series}
           remote={remote}
           onClose={() => setDetails(undefined)}
           onRestore={(from, entries) => {
