@@ -19,16 +19,23 @@ const BANNED: [&str; 4] = ["FIXME", "XXX", "TODO", "for now"];
 /// Which of our crates a crate uses, to the letter.
 const ARROWS: &[(&str, &[&str])] = &[
     ("types", &[]),
-    ("store", &["types"]),
-    ("net", &["types"]),
+    ("disk", &[]),
+    ("store", &["types", "disk"]),
+    ("net", &["types", "disk"]),
     ("fstree", &["types"]),
-    ("config", &["types"]),
+    ("config", &["types", "disk"]),
     ("manifest", &["types", "config"]),
     ("api", &["types"]),
     ("restore", &["types", "store", "fstree"]),
-    ("sync", &["types", "store", "fstree"]),
-    ("backup", &["types", "config", "store", "net", "manifest"]),
-    ("node", &["types", "config", "store", "net", "manifest", "api", "restore", "sync", "backup"]),
+    ("sync", &["types", "disk", "store", "fstree"]),
+    ("backup", &["types", "disk", "config", "store", "net", "manifest"]),
+    (
+        "node",
+        &[
+            "types", "disk", "config", "store", "net", "manifest", "api", "restore", "sync",
+            "backup",
+        ],
+    ),
     ("cli", &["types", "config", "store", "fstree", "api", "restore", "backup", "node"]),
 ];
 

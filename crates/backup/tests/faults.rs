@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use backup::{ManifestPullError, SnapshotStore};
-use store::sim::{Fault, Power, SimDisk};
+use disk::sim::{Fault, Power, SimDisk};
 use store::{
     BlockStore, Call, FaultyStore, GcOptions, Limit, MemStore, PackStore, StoreError, StoreOptions,
     VerifyDepth,

@@ -14,8 +14,8 @@ use backup::{
 };
 use common::{Maker, noise, without};
 use config::Keep;
+use disk::sim::SimDisk;
 use jiff::Timestamp;
-use store::sim::SimDisk;
 use store::{
     BlockStore, Call, FaultyStore, GcOptions, MemStore, PackStore, StoreError, StoreOptions,
 };

@@ -13,11 +13,12 @@
 //! lock and the temporary file lie beside that one.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use disk::{AtomicWrite, Permissions, RealDisk, Writers, write_atomic};
 use serde::Serialize;
 
 use crate::MAX_FILE_LEN;
@@ -326,32 +327,16 @@ fn directory(path: &Path) -> &Path {
     path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Puts a file with these bytes in the place of `target`, whole or not at all.
+/// Replaces the content of `target` atomically. Its permissions and its owner
+/// stay; a new file is readable for its owner only.
 fn replace(target: &Path, bytes: &[u8]) -> Result<(), ConfigError> {
-    let refused = |error| ConfigError::io("write", target, error);
-    let dir = directory(target);
-    let name = target.file_name().unwrap_or_default().to_string_lossy();
-    let mut file = tempfile::Builder::new()
-        .prefix(&format!(".{name}."))
-        .suffix(".tmp")
-        .tempfile_in(dir)
-        .map_err(refused)?;
-    match std::fs::metadata(target) {
-        Ok(old) => {
-            let new = file.as_file().metadata().map_err(refused)?;
-            if (new.uid(), new.gid()) != (old.uid(), old.gid()) {
-                // Only root may give a file away; anyone else keeps it.
-                let _ = std::os::unix::fs::fchown(file.as_file(), Some(old.uid()), Some(old.gid()));
-            }
-            let mode = std::fs::Permissions::from_mode(old.permissions().mode() & 0o7777);
-            file.as_file().set_permissions(mode).map_err(refused)?;
-        }
-        // A new file is its owner's alone, as the temporary one is.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(refused(error)),
-    }
-    file.write_all(bytes).map_err(refused)?;
-    file.as_file().sync_all().map_err(refused)?;
-    file.persist(target).map_err(|error| refused(error.error))?;
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(refused)
+    let options = AtomicWrite {
+        permissions: Permissions::Inherit,
+        // An editor takes no lock.
+        writers: Writers::Several,
+        ..AtomicWrite::PRIVATE
+    };
+    write_atomic(&RealDisk, target, bytes, &options)
+        .map(drop)
+        .map_err(|error| ConfigError::io("write", target, error.into()))
 }

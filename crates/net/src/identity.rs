@@ -6,9 +6,10 @@
 //! node's name, and everything that others granted to that name.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::Path;
 
+use disk::{AtomicWrite, Existing, RealDisk, Writers, write_atomic};
 use libp2p::identity::{KeyType, Keypair};
 
 use crate::error::IdentityError;
@@ -72,21 +73,17 @@ fn create(path: &Path) -> Result<Keypair, IdentityError> {
     };
     let io = |action| move |source| failed(action, path, source);
     fs::create_dir_all(dir).map_err(io("make the directory of"))?;
-    // `tempfile` creates with mode 0600, so the key is never open to others.
-    let mut temp = tempfile::NamedTempFile::new_in(dir).map_err(io("create"))?;
-    temp.write_all(&bytes).map_err(io("write"))?;
-    temp.as_file().sync_all().map_err(io("sync"))?;
-    match temp.persist_noclobber(path) {
-        Ok(_) => {}
-        // Another process was faster: its key counts.
-        Err(lost) if lost.error.kind() == io::ErrorKind::AlreadyExists => {
+    let options =
+        AtomicWrite { existing: Existing::Keep, writers: Writers::Several, ..AtomicWrite::PRIVATE };
+    match write_atomic(&RealDisk, path, &bytes, &options) {
+        Ok(_) => Ok(key),
+        // Another process was faster: this computer uses its key.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             let file = File::open(path).map_err(io("open"))?;
-            return load(path, file);
+            load(path, file)
         }
-        Err(lost) => return Err(failed("rename", path, lost.error)),
+        Err(error) => Err(failed("write", path, error.into())),
     }
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(io("sync the directory of"))?;
-    Ok(key)
 }
 
 fn failed(action: &'static str, path: &Path, source: io::Error) -> IdentityError {

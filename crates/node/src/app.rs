@@ -1,13 +1,14 @@
 //! Starting an instance in the order of dependence, and ending it in reverse.
 
 use std::fs::{File, TryLockError};
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use backup::{BackupDaemon, BackupService, BackupStartError, SnapshotStore, TriggerError};
+use disk::{AtomicWrite, DiskFile, Permissions, RealDisk, write_atomic};
 use net::{Access, IdentityError, Keypair, Multiaddr, Net, NetError, PeerId, Purposes};
 use serde::{Deserialize, Serialize};
 use store::{BlockStore as _, OpenReport, PackStore, StoreError};
@@ -223,19 +224,16 @@ impl Running {
     /// Tells it in `dir`, for as long as what is returned lives.
     fn publish(&self, dir: &Path) -> Result<RunningFile, StartError> {
         let path = DataDir(dir).running();
-        let new = path.with_extension("json.new");
         let text = serde_json::to_vec(self).unwrap_or_default();
-        let publish = || {
-            let mut file = File::create(&new)?;
-            // Before it has its name: whoever finds it finds it locked.
-            file.try_lock()?;
-            file.write_all(&text)?;
-            std::fs::rename(&new, &path)?;
-            Ok(file)
+        // A file that is found without a lock is one of an instance that has ended.
+        let options = AtomicWrite {
+            permissions: Permissions::Mode(0o666),
+            lock: true,
+            ..AtomicWrite::PRIVATE
         };
-        match publish() {
+        match write_atomic(&RealDisk, &path, &text, &options) {
             Ok(lock) => Ok(RunningFile { path, _lock: lock }),
-            Err(source) => Err(StartError::Data { path, source }),
+            Err(error) => Err(StartError::Data { path, source: error.into() }),
         }
     }
 }
@@ -243,7 +241,7 @@ impl Running {
 /// The file that tells where a running instance is; gone when this is.
 struct RunningFile {
     path: PathBuf,
-    _lock: File,
+    _lock: Box<dyn DiskFile>,
 }
 
 impl Drop for RunningFile {

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ::backup::{BackupEvent, BackupHandle, SourceState, SourceStatus};
+use disk::{AtomicWrite, RealDisk, write_atomic};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -98,7 +99,7 @@ impl JournalFile {
         };
         if self.lines + new > LINES_MAX {
             let text = all.iter().map(line).collect::<io::Result<String>>()?;
-            ::backup::replace_file(&self.path, text.as_bytes())?;
+            write_atomic(&RealDisk, &self.path, text.as_bytes(), &AtomicWrite::PRIVATE)?;
             self.lines = all.len();
             return Ok(());
         }

@@ -6,10 +6,11 @@
 //! was edited by hand, or is an older one) is not noted, and loses nothing.
 
 use std::fs::File;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use disk::{AtomicWrite, Disk as _, Permissions, RealDisk, write_atomic};
 use parking_lot::Mutex;
 use types::FolderId;
 
@@ -80,16 +81,14 @@ impl RemovedFolders {
         }
         if all.is_empty() {
             std::fs::remove_file(self.path())?;
+            RealDisk.sync_dir(&self.dir)?;
         } else {
-            let new = self.path().with_extension("new");
-            let mut file = File::create(&new)?;
-            for folder in &all {
-                writeln!(file, "{folder}")?;
-            }
-            file.sync_all()?;
-            std::fs::rename(&new, self.path())?;
+            let text: String = all.iter().map(|folder| format!("{folder}\n")).collect();
+            let options =
+                AtomicWrite { permissions: Permissions::Mode(0o666), ..AtomicWrite::PRIVATE };
+            write_atomic(&RealDisk, &self.path(), text.as_bytes(), &options)?;
         }
-        File::open(&self.dir)?.sync_all()
+        Ok(())
     }
 }
 

@@ -1,10 +1,11 @@
 //! The token that changes through the API ask for: a file that only its owner
 //! can read.
 
-use std::fs::OpenOptions;
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::path::Path;
+
+use disk::{AtomicWrite, Existing, RealDisk, Writers, write_atomic};
 
 /// Reads the token; makes one where there is none.
 ///
@@ -12,31 +13,38 @@ use std::path::Path;
 ///
 /// The file system's; `InvalidData` where the file holds something else.
 pub(crate) fn load_or_create(path: &Path) -> io::Result<String> {
-    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
-        Ok(mut file) => {
-            let token: String =
-                rand::random::<[u8; 32]>().iter().map(|byte| format!("{byte:02x}")).collect();
-            file.write_all(token.as_bytes())?;
-            file.write_all(b"\n")?;
-            file.sync_all()?;
-            Ok(token)
-        }
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            let mut text = String::new();
-            std::fs::File::open(path)?.take(1024).read_to_string(&mut text)?;
-            let token = text.trim();
-            let is_token = (32..=128).contains(&token.len())
-                && token.bytes().all(|byte| byte.is_ascii_alphanumeric());
-            if is_token {
-                Ok(token.to_owned())
-            } else {
-                Err(io::Error::new(
-                    io::ErrorKind::InvalidData,
-                    "the file holds no token; remove it, and a new one is made",
-                ))
-            }
-        }
-        Err(error) => Err(error),
+    match load(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => create(path),
+        result => result,
+    }
+}
+
+fn load(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(1024).read_to_string(&mut text)?;
+    let token = text.trim();
+    let is_token =
+        (32..=128).contains(&token.len()) && token.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    if is_token {
+        Ok(token.to_owned())
+    } else {
+        Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "the file contains no token; remove the file to create a new one",
+        ))
+    }
+}
+
+fn create(path: &Path) -> io::Result<String> {
+    let token: String =
+        rand::random::<[u8; 32]>().iter().map(|byte| format!("{byte:02x}")).collect();
+    let options =
+        AtomicWrite { existing: Existing::Keep, writers: Writers::Several, ..AtomicWrite::PRIVATE };
+    match write_atomic(&RealDisk, path, format!("{token}\n").as_bytes(), &options) {
+        Ok(_) => Ok(token),
+        // Another process was faster.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => load(path),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use disk::{AtomicWrite, RealDisk, write_atomic};
 use jiff::Zoned;
 use jiff::civil::Date;
 use net::Handle;
@@ -156,9 +157,9 @@ fn read(path: &Path) -> BTreeMap<Date, Transferred> {
 }
 
 fn write(path: &Path, days: &BTreeMap<Date, Transferred>) {
-    let written = serde_json::to_vec_pretty(days)
-        .map_err(std::io::Error::from)
-        .and_then(|json| backup::replace_file(path, &json));
+    let written = serde_json::to_vec_pretty(days).map_err(std::io::Error::from).and_then(|json| {
+        Ok(write_atomic(&RealDisk, path, &json, &AtomicWrite::PRIVATE).map(drop)?)
+    });
     if let Err(error) = written {
         tracing::warn!(path = %path.display(), %error, "cannot be written; the days stay in memory");
     }

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use disk::FileError;
 use types::{BlockError, Cid, EncodedError, Hash, NodeError};
 
 /// Whether the same call can succeed later.
@@ -135,6 +136,18 @@ impl StoreError {
                 Retry::Temporary
             }
             _ => Retry::Permanent,
+        }
+    }
+}
+
+impl From<FileError> for StoreError {
+    fn from(error: FileError) -> Self {
+        match error {
+            FileError::Io { action, path, source } => Self::io(action, &path, source),
+            FileError::TooLong { path, len, limit } => Self::Unusable {
+                path,
+                reason: format!("{len} bytes are over the limit of {limit}"),
+            },
         }
     }
 }

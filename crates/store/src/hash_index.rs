@@ -17,9 +17,9 @@ use std::sync::Arc;
 use parking_lot::{Mutex, RwLock};
 use types::Hash;
 
-use crate::disk::Disk;
 use crate::error::{IoContext, StoreError};
 use crate::run::{self, Merge, Run, Value};
+use disk::Disk;
 
 /// A head of this many entries is written out; some 10 MB of memory.
 pub(crate) const HEAD_ENTRIES: usize = 64 * 1024;
@@ -309,7 +309,7 @@ impl HashIndex {
 mod tests {
     use super::*;
     use crate::run::VALUE_LEN;
-    use crate::sim::{Fault, SimDisk};
+    use disk::sim::{Fault, SimDisk};
 
     fn value(number: u32) -> Value {
         let mut value = [0; VALUE_LEN];
@@ -431,7 +431,7 @@ mod tests {
             }
             if result.is_err() {
                 // The catalog still names the first run.
-                let reopened = open(&disk.crash(crate::sim::Power::Kept), &first);
+                let reopened = open(&disk.crash(disk::sim::Power::Kept), &first);
                 assert_eq!(get(&reopened, 50), [50]);
                 flush(&index);
             }

@@ -25,11 +25,10 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use types::{Block, BlockError, Cid, Codec, EncodedBlock, Hash};
 
-use crate::atomic_file;
-use crate::disk::Disk;
 use crate::error::{IoContext, StoreError};
 use crate::hash_index::HashIndex;
 use crate::run::{VALUE_LEN, Value};
+use disk::{AtomicWrite, Disk, FileError, read_file, write_atomic};
 
 /// One version of one file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -170,10 +169,10 @@ impl InPlaceStore {
     ) -> Result<(Self, bool), StoreError> {
         disk.create_dir(dir).context("create", dir)?;
         let path = dir.join(CATALOG);
-        let found = atomic_file::read(&*disk, &path, CATALOG_LEN_MAX);
+        let found = read_file(&*disk, &path, CATALOG_LEN_MAX);
         let is_new = matches!(
             &found,
-            Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound
+            Err(error @ FileError::Io { .. }) if error.kind() == io::ErrorKind::NotFound
         );
         let runs = found.ok().and_then(|bytes| decode_catalog(&bytes));
         let opened =
@@ -232,7 +231,9 @@ impl InPlaceStore {
         let content = format!("{CATALOG_HEAD}\n{}\n", runs.join(" "));
         let sum = crc32c::crc32c(content.as_bytes());
         let content = format!("{content}{sum:08x}\n");
-        atomic_file::write(&*self.disk, &self.dir.join(CATALOG), content.as_bytes())
+        let path = self.dir.join(CATALOG);
+        write_atomic(&*self.disk, &path, content.as_bytes(), &AtomicWrite::PRIVATE)?;
+        Ok(())
     }
 
     /// Whether the block was in a file that is still of the same version. It
@@ -386,7 +387,7 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::*;
-    use crate::disk::RealDisk;
+    use disk::RealDisk;
 
     #[derive(Debug, Default)]
     struct Table(Mutex<BTreeMap<FileId, (PathBuf, Stamp)>>, AtomicBool);

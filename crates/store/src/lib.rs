@@ -8,11 +8,9 @@
 //! The flow of a write: bytes → chunk ([`Chunker`]) → block → pack → index, then
 //! one sync for many, then the root that names it.
 
-mod atomic_file;
 mod block_store;
 mod bytes_at;
 mod chunker;
-mod disk;
 mod error;
 #[cfg(any(test, feature = "testing"))]
 mod faulty_store;
@@ -26,14 +24,11 @@ mod pack_store;
 mod pins;
 mod root_log;
 mod run;
-#[cfg(any(test, feature = "testing"))]
-pub mod sim;
 
 pub use block_store::{
     Batch, BlockStore, Epoch, GcOptions, GcReport, Problem, Usage, VerifyDepth, VerifyReport,
 };
 pub use chunker::{CHUNK_LEN_AVG, CHUNK_LEN_MAX, CHUNK_LEN_MIN, Chunker, cut_point};
-pub use disk::{Disk, DiskFile, RealDisk, Space};
 pub use error::{Limit, Retry, StoreError};
 #[cfg(any(test, feature = "testing"))]
 pub use faulty_store::{Action, Call, FaultyStore, MakeError};

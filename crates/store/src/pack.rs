@@ -15,7 +15,7 @@ use bytes::Bytes;
 use types::{Cid, Codec, EncodedBlock, Encoding, Hash, MAX_BLOCK_LEN};
 
 use crate::bytes_at::{hash_at, u32_at, u64_at};
-use crate::disk::DiskFile;
+use disk::DiskFile;
 
 /// What a pack holds. Metadata is kept apart so that walking the trees of
 /// files never reads their data.
@@ -395,8 +395,8 @@ mod tests {
     use types::Block;
 
     use super::*;
-    use crate::disk::Disk;
-    use crate::sim::SimDisk;
+    use disk::Disk;
+    use disk::sim::SimDisk;
 
     const PACK: PackHeader = PackHeader { kind: PackKind::Data, number: 7, uuid: [9; 16] };
 

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use types::Hash;
 
 use crate::bytes_at::{u32_at, u64_at};
-use crate::disk::{Disk, DiskFile};
 use crate::error::{IoContext, StoreError};
+use disk::{Disk, DiskFile};
 
 /// The length of a value, in bytes: what a pack location takes.
 pub(crate) const VALUE_LEN: usize = 18;
@@ -324,7 +324,7 @@ impl Page {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sim::SimDisk;
+    use disk::sim::SimDisk;
 
     fn value(number: u32) -> Value {
         let mut value = [0; VALUE_LEN];

@@ -15,9 +15,10 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::thread;
 
 use common::{DIR, chunk, open, options, store_tree, tree};
+use disk::sim::{Fault, Power, SimDisk};
+use disk::{Disk, DiskFile, Space};
 use parking_lot::Mutex;
-use store::sim::{Fault, Power, SimDisk};
-use store::{BlockStore, Disk, DiskFile, GcOptions, PackStore, Root, Space, StoreError};
+use store::{BlockStore, GcOptions, PackStore, Root, StoreError};
 use types::{Block, EncodedBlock, FileNodeBuilder, NodeChild};
 
 type Hook = Box<dyn FnMut(&Path) + Send>;
@@ -75,9 +76,9 @@ impl Disk for Hooked {
         self.disk.create_dir(path)
     }
 
-    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+    fn create_with_mode(&self, path: &Path, mode: u32) -> io::Result<Box<dyn DiskFile>> {
         call(&self.on_create, path);
-        Ok(self.wrap(path, self.disk.create(path)?))
+        Ok(self.wrap(path, self.disk.create_with_mode(path, mode)?))
     }
 
     fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
@@ -86,6 +87,10 @@ impl Disk for Hooked {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.disk.rename(from, to)
+    }
+
+    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.disk.rename_new(from, to)
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
@@ -137,6 +142,10 @@ impl DiskFile for HookedFile {
 
     fn lock(&self) -> io::Result<()> {
         self.file.lock()
+    }
+
+    fn copy_permissions(&self, path: &Path) -> io::Result<()> {
+        self.file.copy_permissions(path)
     }
 }
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use common::{Acknowledged, Tree, assert_whole, mixed_tree, open, store_tree, tree, try_open};
-use store::sim::{Fault, Power, SimDisk};
+use disk::sim::{Fault, Power, SimDisk};
 use store::{BlockStore, GcOptions, PackStore, RecompressEnd, StoreError, VerifyDepth};
 
 const POWERS: [Power; 6] = [

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use common::{Tree, assert_whole, open, store_tree, tree};
-use store::sim::SimDisk;
+use disk::sim::SimDisk;
 use store::{BlockStore, GcOptions, PackStore, Root, StoreError, VerifyDepth};
 use types::EncodedBlock;
 
@@ -36,7 +36,7 @@ fn files(disk: &SimDisk, part: &str) -> Vec<PathBuf> {
 }
 
 fn len(disk: &SimDisk, path: &Path) -> usize {
-    use store::Disk as _;
+    use disk::Disk as _;
     usize::try_from(disk.open(path).unwrap().len().unwrap()).unwrap()
 }
 
@@ -317,7 +317,7 @@ fn the_good_copy_survives(block: &EncodedBlock) {
     disk.lose("/store/quarantine".as_ref());
     let mut hits = 0;
     for victim in files(&disk, ".pack") {
-        let image = disk.crash(store::sim::Power::Kept);
+        let image = disk.crash(disk::sim::Power::Kept);
         let hit = flip(&image, &victim, block);
         hits += usize::from(hit);
         let (store, _) = open(&image);

@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use common::{Tree, chunk, open, tree};
+use disk::sim::{Power, SimDisk};
 use proptest::prelude::*;
-use store::sim::{Power, SimDisk};
 use store::{Batch, BlockStore, GcOptions, MemStore, PackStore, Pin, Root, VerifyDepth};
 
 #[derive(Clone, Debug)]

@@ -15,7 +15,7 @@ use common::{
     Tree, assert_whole, chunk, mixed_tree, open, store_tree, text_chunk, tree, tree_of,
     write_and_remove,
 };
-use store::sim::{Fault, Power, SimDisk};
+use disk::sim::{Fault, Power, SimDisk};
 use store::{
     BlockStore, GcOptions, PackStore, RecompressEnd, RecompressReport, StoreOptions, VerifyDepth,
 };

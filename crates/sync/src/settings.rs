@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use disk::{Disk, RealDisk};
 use jiff::Timestamp;
-use store::{BlockStore, Disk, RealDisk};
+use store::BlockStore;
 use tokio::sync::watch;
 use types::{FolderId, Published};
 

@@ -11,8 +11,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use common::{Setup, id, noise};
-use store::sim::{Fault, Power, SimDisk};
-use store::{Call, Disk, FaultyStore, MemStore, PackStore, StoreError, StoreOptions};
+use disk::Disk;
+use disk::sim::{Fault, Power, SimDisk};
+use store::{Call, FaultyStore, MemStore, PackStore, StoreError, StoreOptions};
 use sync::SyncService;
 use types::{Cid, Published, SequenceNumber};
 

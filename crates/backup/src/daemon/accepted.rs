@@ -8,12 +8,11 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use disk::{AtomicWrite, RealDisk, write_atomic};
 use net::PeerId;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use types::{Cid, FolderId, SequenceNumber};
-
-use super::atomic_file;
 
 /// The name of the file.
 const FILE_NAME: &str = "accepted.json";
@@ -96,7 +95,7 @@ impl AcceptedFile {
         next.entry(source.to_string()).or_default().extend(folders);
         let wire = Wire { version: VERSION, sources: next };
         let json = serde_json::to_vec_pretty(&wire)?;
-        atomic_file::write(&self.path, &json)?;
+        write_atomic(&RealDisk, &self.path, &json, &AtomicWrite::PRIVATE)?;
         *self.sources.lock() = wire.sources;
         Ok(())
     }

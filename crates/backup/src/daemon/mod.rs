@@ -10,7 +10,6 @@
 //! effect while it runs.
 
 mod accepted;
-mod atomic_file;
 mod backoff;
 mod board;
 mod slots;
@@ -51,7 +50,6 @@ pub use self::state_file::STATE_FILE_NAME;
 pub use self::status::{
     BackupEvent, FolderStatus, Processed, PullStatus, SourceState, SourceStatus, Totals,
 };
-pub use atomic_file::write as replace_file;
 
 /// How long [`BackupDaemon::shutdown`] takes at most.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(2);

@@ -9,11 +9,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use disk::{AtomicWrite, RealDisk, write_atomic};
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 use tokio_util::sync::CancellationToken;
 
-use super::atomic_file;
 use super::board::Board;
 use super::status::{SourceStatus, Totals};
 use crate::blocking::{Panicked, blocking};
@@ -95,7 +95,9 @@ impl StateFile {
         let written = blocking(move || {
             let mut json = serde_json::to_vec_pretty(&state).map_err(std::io::Error::from)?;
             json.push(b'\n');
-            Ok::<_, WriteError>(atomic_file::write(&path, &json)?)
+            write_atomic(&RealDisk, &path, &json, &AtomicWrite::PRIVATE)
+                .map_err(std::io::Error::from)?;
+            Ok::<_, WriteError>(())
         });
         match written.await {
             Ok(()) => *is_failing = false,

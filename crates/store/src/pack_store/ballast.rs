@@ -8,7 +8,7 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::disk::Disk;
+use disk::Disk;
 
 #[derive(Debug)]
 pub(super) struct Ballast {

@@ -7,9 +7,8 @@
 
 use std::path::Path;
 
-use crate::atomic_file;
-use crate::disk::Disk;
 use crate::error::StoreError;
+use disk::{AtomicWrite, Disk, read_file, write_atomic};
 
 const MAGIC: [u8; 8] = *b"ARCHCATA";
 const VERSION: u32 = 1;
@@ -51,12 +50,13 @@ impl Catalog {
             bytes.extend_from_slice(&pack.indexed.to_le_bytes());
         }
         bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
-        atomic_file::write(disk, &dir.join(FILE), &bytes)
+        write_atomic(disk, &dir.join(FILE), &bytes, &AtomicWrite::PRIVATE)?;
+        Ok(())
     }
 
     /// The catalog, where there is one and it is whole.
     pub(super) fn read(disk: &dyn Disk, dir: &Path) -> Option<Self> {
-        let bytes = atomic_file::read(disk, &dir.join(FILE), MAX_LEN).ok()?;
+        let bytes = read_file(disk, &dir.join(FILE), MAX_LEN).ok()?;
         Self::decode(&bytes)
     }
 
@@ -99,7 +99,7 @@ impl Catalog {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sim::SimDisk;
+    use disk::sim::SimDisk;
 
     #[test]
     fn it_reads_back_and_any_damage_makes_it_none() {
@@ -115,7 +115,7 @@ mod tests {
         catalog.write(&disk, dir).unwrap();
         assert_eq!(Catalog::read(&disk, dir), Some(catalog));
         let path = dir.join(FILE);
-        let len = atomic_file::read(&disk, &path, MAX_LEN).unwrap().len();
+        let len = read_file(&disk, &path, MAX_LEN).unwrap().len();
         for at in 0..len {
             disk.damage(&path, |bytes| bytes[at] ^= 1);
             assert_eq!(Catalog::read(&disk, dir), None);

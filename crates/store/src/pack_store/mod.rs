@@ -53,11 +53,11 @@ use self::write::Writer;
 use crate::block_store::{
     BlockStore, Epoch, GcOptions, GcReport, Usage, VerifyDepth, VerifyReport,
 };
-use crate::disk::{Disk, DiskFile, RealDisk};
 use crate::error::StoreError;
 use crate::hash_index::HashIndex;
 use crate::pins::{Pin, Pins};
 use crate::root_log::{Root, RootLog};
+use disk::{Disk, DiskFile, RealDisk};
 
 pub use self::open::OpenReport;
 pub use self::recompress::{RecompressEnd, RecompressReport};

@@ -16,8 +16,6 @@ use super::recompress::Recompressed;
 use super::settled::Settled;
 use super::write::Writer;
 use super::{Commits, Inner, StoreOptions, Upkeep};
-use crate::atomic_file;
-use crate::disk::{Disk, DiskFile};
 use crate::error::{IoContext, StoreError};
 use crate::hash_index::HashIndex;
 use crate::pack::{
@@ -26,6 +24,7 @@ use crate::pack::{
 };
 use crate::pins::Pins;
 use crate::root_log::{self, Health, RootLog};
+use disk::{AtomicWrite, Disk, DiskFile, FileError, read_file, write_atomic};
 
 /// A disk holds at least so many full packs: the collector works by the pack.
 const PACKS_ON_DISK: u64 = 32;
@@ -261,7 +260,7 @@ fn lock(disk: &dyn Disk, layout: &Layout) -> Result<Box<dyn DiskFile>, StoreErro
 /// Refuses a store of another version; marks a new one.
 fn check_format(disk: &dyn Disk, layout: &Layout) -> Result<(), StoreError> {
     let path = layout.format();
-    match atomic_file::read(disk, &path, 1024) {
+    match read_file(disk, &path, 1024) {
         Ok(found) if found == FORMAT.as_bytes() => Ok(()),
         Ok(found) if found.starts_with(b"archivist store ") && found != b"archivist store " => {
             let found = String::from_utf8_lossy(&found);
@@ -274,13 +273,15 @@ fn check_format(disk: &dyn Disk, layout: &Layout) -> Result<(), StoreError> {
                 ),
             })
         }
-        Err(StoreError::Io { source, .. }) if source.kind() != std::io::ErrorKind::NotFound => {
+        Err(FileError::Io { source, .. }) if source.kind() != std::io::ErrorKind::NotFound => {
             Err(StoreError::io("read", &path, source))
         }
         // Missing or torn: the packs say themselves of which version they are.
-        _ => match atomic_file::write(disk, &path, FORMAT.as_bytes()) {
-            Err(StoreError::Full { .. }) => Ok(()),
-            result => result,
+        _ => match write_atomic(disk, &path, FORMAT.as_bytes(), &AtomicWrite::PRIVATE)
+            .map_err(StoreError::from)
+        {
+            Ok(_) | Err(StoreError::Full { .. }) => Ok(()),
+            Err(error) => Err(error),
         },
     }
 }

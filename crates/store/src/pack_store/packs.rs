@@ -10,9 +10,9 @@ use lru::LruCache;
 use parking_lot::{Mutex, RwLock};
 
 use super::catalog::CatalogPack;
-use crate::disk::{Disk, DiskFile};
 use crate::error::{IoContext, StoreError};
 use crate::pack::{Entry, PackHeader, PackKind, footer_len, read_footer, walk};
+use disk::{Disk, DiskFile};
 
 /// Files of sealed packs that are kept open.
 const OPEN_FILES: NonZeroUsize = NonZeroUsize::new(128).expect("not zero");

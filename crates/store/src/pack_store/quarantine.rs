@@ -7,8 +7,7 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 
-use crate::atomic_file;
-use crate::disk::Disk;
+use disk::{AtomicWrite, Disk, read_file, write_atomic};
 
 const MAX_LEN: u64 = 16 << 20;
 
@@ -25,7 +24,7 @@ pub(super) struct Quarantine {
 impl Quarantine {
     /// Reads the list. Losing it costs a read that fails once more.
     pub(super) fn open(disk: Arc<dyn Disk>, path: PathBuf) -> Self {
-        let bytes = atomic_file::read(&*disk, &path, MAX_LEN).unwrap_or_default();
+        let bytes = read_file(&*disk, &path, MAX_LEN).unwrap_or_default();
         let text = String::from_utf8(bytes).unwrap_or_default();
         let place = |line: &str| {
             let (pack, record) = line.split_once(' ')?;
@@ -63,7 +62,8 @@ impl Quarantine {
         for (pack, record) in &*self.places.read() {
             text.push_str(&format!("{pack} {record}\n"));
         }
-        if let Err(error) = atomic_file::write(&*self.disk, &self.path, text.as_bytes()) {
+        let options = AtomicWrite::PRIVATE;
+        if let Err(error) = write_atomic(&*self.disk, &self.path, text.as_bytes(), &options) {
             // It holds in memory; after a restart the next read finds it again.
             tracing::warn!(%error, "could not save the list of damaged blocks");
         }

@@ -246,8 +246,8 @@ mod tests {
     use types::Block;
 
     use super::*;
-    use crate::sim::SimDisk;
     use crate::{BlockStore as _, GcOptions, PackStore, Root, StoreOptions};
+    use disk::sim::SimDisk;
 
     #[test]
     fn a_block_that_is_moved_while_it_is_looked_for_is_found() {

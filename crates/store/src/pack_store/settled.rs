@@ -11,8 +11,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::packs::Pack;
-use crate::atomic_file;
-use crate::disk::Disk;
+use disk::{AtomicWrite, Disk, read_file, write_atomic};
 
 /// Some 500,000 packs: 64 TB of full ones.
 const MAX_LEN: u64 = 16 << 20;
@@ -40,7 +39,7 @@ fn name(pack: &Pack) -> u128 {
 impl Settled {
     /// Reads the list; what cannot be read of it is looked at again.
     pub(super) fn open(disk: Arc<dyn Disk>, path: PathBuf) -> Self {
-        let bytes = atomic_file::read(&*disk, &path, MAX_LEN).unwrap_or_default();
+        let bytes = read_file(&*disk, &path, MAX_LEN).unwrap_or_default();
         let text = String::from_utf8(bytes).unwrap_or_default();
         let whole = text.lines().filter(|line| line.len() == 32);
         let packs = whole.filter_map(|line| u128::from_str_radix(line, 16).ok()).collect();
@@ -78,7 +77,8 @@ impl Settled {
             state.packs.retain(|name| there.contains(name));
             state.packs.iter().map(|name| format!("{name:032x}\n")).collect::<String>()
         };
-        if let Err(error) = atomic_file::write(&*self.disk, &self.path, text.as_bytes()) {
+        let options = AtomicWrite::PRIVATE;
+        if let Err(error) = write_atomic(&*self.disk, &self.path, text.as_bytes(), &options) {
             // It holds in memory; after a restart the packs are looked at again.
             tracing::debug!(%error, "could not save the list of packs that were looked at");
         }

@@ -321,11 +321,11 @@ impl Inner {
         if pack.header.kind == PackKind::Data
             && let Ok(file) = self.packs.file(pack)
         {
-            file.forget_cached(len);
+            file.drop_cache(len);
         }
     }
 
-    fn sync_file(&self, pack: &Pack, file: &dyn crate::disk::DiskFile) -> Result<(), StoreError> {
+    fn sync_file(&self, pack: &Pack, file: &dyn disk::DiskFile) -> Result<(), StoreError> {
         let mut result = file.sync().context("sync", &pack.path);
         if result.is_ok() && !pack.is_named.load(Ordering::SeqCst) {
             result = self.disk.sync_dir(self.packs.dir()).context("sync", self.packs.dir());

@@ -21,9 +21,8 @@ use std::sync::Arc;
 use types::Cid;
 
 use self::format::{Change, Parsed, encode_base, encode_change, parse};
-use crate::atomic_file;
-use crate::disk::{Disk, DiskFile};
 use crate::error::{IoContext, StoreError};
+use disk::{AtomicWrite, Disk, DiskFile, read_file, write_atomic};
 
 /// The longest name of a root, in bytes.
 pub const MAX_ROOT_NAME_LEN: usize = 512;
@@ -98,7 +97,6 @@ impl RootLog {
             return Ok((log, Health::Clean));
         }
         let [first, second] = LOGS.map(|name| log.read(name));
-        let (first, second) = (first?, second?);
         let health = log.merge(&first, &second);
         log.incomplete = health == Health::Incomplete;
         if health == Health::Clean {
@@ -114,17 +112,12 @@ impl RootLog {
         Ok((log, health))
     }
 
-    fn read(&self, name: &str) -> Result<Parsed, StoreError> {
-        let path = self.dir.join(name);
-        match atomic_file::read(&*self.disk, &path, MAX_LOG_LEN) {
-            Ok(bytes) => Ok(parse(&bytes)),
-            Err(StoreError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-                Ok(Parsed::default())
-            }
-            // An EIO is damage like any other; the other log has it all.
-            Err(StoreError::Io { .. } | StoreError::Unusable { .. }) => Ok(Parsed::default()),
-            Err(error) => Err(error),
-        }
+    /// Reads a log. A log that is absent, too long or unreadable (`EIO` is
+    /// damage like any other) is empty: the other log has the roots, too.
+    fn read(&self, name: &str) -> Parsed {
+        read_file(&*self.disk, &self.dir.join(name), MAX_LOG_LEN)
+            .map(|bytes| parse(&bytes))
+            .unwrap_or_default()
     }
 
     /// Goes on behind what was read.
@@ -207,8 +200,7 @@ impl RootLog {
         padded.resize(usize::try_from(reserved).unwrap_or(usize::MAX), 0);
         let [first, second] = LOGS.map(|name| {
             let path = self.dir.join(name);
-            atomic_file::write(&*self.disk, &path, &padded)?;
-            let file = self.disk.open(&path).context("open", &path)?;
+            let file = write_atomic(&*self.disk, &path, &padded, &AtomicWrite::PRIVATE)?;
             Ok::<_, StoreError>(OpenLog { path, file, end, reserved })
         });
         self.logs = Some([first?, second?]);

@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use types::Codec;
 
 use super::*;
-use crate::sim::{Fault, Power, SimDisk};
+use disk::sim::{Fault, Power, SimDisk};
 
 fn disk() -> SimDisk {
     let disk = SimDisk::new();

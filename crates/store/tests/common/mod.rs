@@ -8,7 +8,7 @@ use std::convert::Infallible;
 use std::path::Path;
 use std::sync::Arc;
 
-use store::sim::SimDisk;
+use disk::sim::SimDisk;
 use store::{Batch, BlockStore, OpenReport, PackStore, Root, StoreError, StoreOptions};
 use types::{Block, Cid, Codec, EncodedBlock, FileNodeBuilder, NodeChild};
 

@@ -3,8 +3,8 @@
 
 use std::io;
 
+use disk::DiskFile;
 use redb::StorageBackend;
-use store::DiskFile;
 
 /// One file of a disk.
 #[derive(Debug)]

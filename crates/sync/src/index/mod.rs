@@ -28,11 +28,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use disk::{Disk, DiskFile};
 use parking_lot::Mutex;
 use redb::{
     Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
 };
-use store::{Disk, DiskFile, FileId};
+use store::FileId;
 use types::{FolderId, RelPath};
 
 #[cfg(test)]

@@ -4,9 +4,9 @@
 use std::io::ErrorKind;
 use std::sync::Arc;
 
+use disk::RealDisk;
+use disk::sim::{Fault, Power, SimDisk};
 use jiff::Timestamp;
-use store::RealDisk;
-use store::sim::{Fault, Power, SimDisk};
 use types::Xattrs;
 
 use super::row::tests::{dir_row, file_row};

@@ -1,174 +1,15 @@
-//! The few things that the store asks of a file system, behind a trait, so
-//! that the tests can count them, fail them and cut the power between them.
-//!
-//! What is assumed of a disk, and no more: written bytes are durable after
-//! [`DiskFile::sync`]; a name (created, renamed or removed) is durable after
-//! [`Disk::sync_dir`] of its directory; a rename replaces its target whole or
-//! not at all. Between syncs anything may be lost, torn or reordered.
+//! The file system of this computer.
 
 use std::ffi::OsString;
-use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice};
 use std::num::NonZeroU64;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt as _, OpenOptionsExt, PermissionsExt as _};
 use std::path::Path;
 
-/// A file system, as far as the store uses one.
-pub trait Disk: Send + Sync + fmt::Debug {
-    /// Makes a directory and its parents; nothing where it is there already.
-    ///
-    /// # Errors
-    ///
-    /// The file system's.
-    fn create_dir(&self, path: &Path) -> io::Result<()>;
+use crate::disk::{Disk, DiskFile, Space};
 
-    /// Makes a file that must not exist, open for reading and writing.
-    ///
-    /// # Errors
-    ///
-    /// The file system's; `AlreadyExists` among them.
-    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
-
-    /// Opens a file that must exist, for reading and writing.
-    ///
-    /// # Errors
-    ///
-    /// The file system's; `NotFound` among them.
-    fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
-
-    /// Gives a file another name, replacing what bore it.
-    ///
-    /// # Errors
-    ///
-    /// The file system's.
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
-
-    /// Removes a file.
-    ///
-    /// # Errors
-    ///
-    /// The file system's; `NotFound` among them.
-    fn remove(&self, path: &Path) -> io::Result<()>;
-
-    /// The names in a directory, in no order.
-    ///
-    /// # Errors
-    ///
-    /// The file system's; `NotFound` among them.
-    fn list(&self, dir: &Path) -> io::Result<Vec<OsString>>;
-
-    /// Makes the names in a directory durable.
-    ///
-    /// # Errors
-    ///
-    /// The file system's; what was not durable then may never be.
-    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
-
-    /// The room below `dir`.
-    ///
-    /// # Errors
-    ///
-    /// The file system's.
-    fn space(&self, dir: &Path) -> io::Result<Space>;
-}
-
-/// The room on a disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Space {
-    /// The bytes that may still be written.
-    pub free: u64,
-    /// All bytes that the file system holds, used or not.
-    pub total: u64,
-}
-
-/// An open file. Reads and writes name their place, so that several threads
-/// can use one.
-pub trait DiskFile: Send + Sync + fmt::Debug {
-    /// Fills `buf` from `offset` on, and returns how much there was: less than
-    /// `buf` holds only at the end of the file.
-    ///
-    /// # Errors
-    ///
-    /// The file system's.
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
-
-    /// The `len` bytes from `offset` on; fewer only at the end of the file.
-    ///
-    /// # Errors
-    ///
-    /// The file system's.
-    fn read_vec_at(&self, len: usize, offset: u64) -> io::Result<Vec<u8>> {
-        let mut bytes = vec![0; len];
-        let read = self.read_at(&mut bytes, offset)?;
-        bytes.truncate(read);
-        Ok(bytes)
-    }
-
-    /// Writes all of `parts`, one behind the other, from `offset` on.
-    ///
-    /// # Errors
-    ///
-    /// The file system's; any part of it may have been written then.
-    fn write_at(&self, parts: &[&[u8]], offset: u64) -> io::Result<()>;
-
-    /// Makes what was written durable, and the length with it.
-    ///
-    /// # Errors
-    ///
-    /// The file system's. What was written since the last sync that succeeded
-    /// has to be taken as lost: Linux marks the pages clean after a failure,
-    /// and a further sync would succeed without having written them (Rebello
-    /// et al., "Can Applications Recover from fsync Failures?", ATC 2020).
-    fn sync(&self) -> io::Result<()>;
-
-    /// Says that what is durable of the first `len` bytes will not be read
-    /// soon, so that the system need not keep it in memory. A hint: nothing
-    /// changes by it.
-    fn forget_cached(&self, len: u64) {
-        let _ = len;
-    }
-
-    /// The length of the file, in bytes.
-    ///
-    /// # Errors
-    ///
-    /// The file system's.
-    fn len(&self) -> io::Result<u64>;
-
-    /// Whether the file has no bytes.
-    ///
-    /// # Errors
-    ///
-    /// The file system's.
-    fn is_empty(&self) -> io::Result<bool> {
-        Ok(self.len()? == 0)
-    }
-
-    /// Cuts the file to `len` bytes.
-    ///
-    /// # Errors
-    ///
-    /// The file system's.
-    fn truncate(&self, len: u64) -> io::Result<()>;
-
-    /// Takes room on the disk for `len` bytes, which read as zeros.
-    ///
-    /// # Errors
-    ///
-    /// The file system's; `StorageFull` among them.
-    fn allocate(&self, len: u64) -> io::Result<()>;
-
-    /// Takes the lock that keeps a second process out; it is held until the
-    /// file is dropped, and dies with the process.
-    ///
-    /// # Errors
-    ///
-    /// `WouldBlock` where another holds it.
-    fn lock(&self) -> io::Result<()>;
-}
-
-/// The file system of this machine.
+/// The file system of this computer.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RealDisk;
 
@@ -180,10 +21,9 @@ impl Disk for RealDisk {
         std::fs::create_dir_all(path)
     }
 
-    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        // What is backed up is nobody else's business.
+    fn create_with_mode(&self, path: &Path, mode: u32) -> io::Result<Box<dyn DiskFile>> {
         let file =
-            OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
+            OpenOptions::new().read(true).write(true).create_new(true).mode(mode).open(path)?;
         Ok(Box::new(RealFile(file)))
     }
 
@@ -194,6 +34,18 @@ impl Disk for RealDisk {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         std::fs::rename(from, to)
+    }
+
+    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+            // Some file systems (NFS among them) do not support the flag.
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
+                std::fs::hard_link(from, to)?;
+                std::fs::remove_file(from)
+            }
+            result => Ok(result?),
+        }
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
@@ -231,8 +83,8 @@ impl DiskFile for RealFile {
         Ok(filled)
     }
 
-    // Without filling the place with zeros before: that was an eighth of the CPU
-    // time of a machine that sends what it has.
+    // Does not fill the buffer with zeros first: that took an eighth of the CPU
+    // time of a source that sends blocks.
     fn read_vec_at(&self, len: usize, offset: u64) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::with_capacity(len);
         while bytes.len() < len {
@@ -248,7 +100,7 @@ impl DiskFile for RealFile {
     }
 
     fn write_at(&self, parts: &[&[u8]], mut offset: u64) -> io::Result<()> {
-        // The kernel takes at most IOV_MAX parts a call.
+        // The kernel accepts at most IOV_MAX parts per call.
         for parts in parts.chunks(1024) {
             let mut slices: Vec<_> = parts.iter().map(|part| IoSlice::new(part)).collect();
             let mut rest = slices.as_mut_slice();
@@ -272,9 +124,9 @@ impl DiskFile for RealFile {
         self.0.sync_data()
     }
 
-    fn forget_cached(&self, len: u64) {
+    fn drop_cache(&self, len: u64) {
         let Some(len) = NonZeroU64::new(len) else { return };
-        // A file system may not know of it.
+        // Some file systems do not support the hint.
         let _ = rustix::fs::fadvise(&self.0, 0, Some(len), rustix::fs::Advice::DontNeed);
     }
 
@@ -306,11 +158,55 @@ impl DiskFile for RealFile {
     fn lock(&self) -> io::Result<()> {
         self.0.try_lock().map_err(Into::into)
     }
+
+    fn copy_permissions(&self, path: &Path) -> io::Result<()> {
+        let from = match std::fs::metadata(path) {
+            Ok(metadata) => metadata,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let own = self.0.metadata()?;
+        if (own.uid(), own.gid()) != (from.uid(), from.gid()) {
+            // Only root may give a file away.
+            let _ = std::os::unix::fs::fchown(&self.0, Some(from.uid()), Some(from.gid()));
+        }
+        let mode = std::fs::Permissions::from_mode(from.permissions().mode() & 0o7777);
+        self.0.set_permissions(mode)?;
+        // `sync` leaves out metadata that is not needed to read the file.
+        self.0.sync_all()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rename_new_never_replaces() {
+        let dir = tempfile::tempdir().unwrap();
+        let [from, to] = ["from", "to"].map(|name| dir.path().join(name));
+        RealDisk.create(&from).unwrap();
+        RealDisk.rename_new(&from, &to).unwrap();
+        assert!(!from.exists());
+        RealDisk.create(&from).unwrap();
+        let error = RealDisk.rename_new(&from, &to).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        assert!(from.exists());
+    }
+
+    #[test]
+    fn permissions_are_copied_if_there_is_a_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let [from, to] = ["from", "to"].map(|name| dir.path().join(name));
+        let file = RealDisk.create(&to).unwrap();
+        let mode = || std::fs::metadata(&to).unwrap().permissions().mode() & 0o7777;
+        file.copy_permissions(&from).unwrap();
+        assert_eq!(mode(), 0o600);
+        std::fs::write(&from, "").unwrap();
+        std::fs::set_permissions(&from, std::fs::Permissions::from_mode(0o644)).unwrap();
+        file.copy_permissions(&from).unwrap();
+        assert_eq!(mode(), 0o644);
+    }
 
     #[test]
     fn parts_land_one_behind_the_other() {
@@ -339,7 +235,7 @@ mod tests {
         file.write_at(&[&bytes], 0).unwrap();
         // Not durable yet, half of it, and all.
         for len in [0, 1, 200_000, u64::MAX] {
-            file.forget_cached(len);
+            file.drop_cache(len);
             let mut read = vec![0; bytes.len()];
             assert_eq!(file.read_at(&mut read, 0).unwrap(), bytes.len());
             assert!(read == bytes, "{len}");

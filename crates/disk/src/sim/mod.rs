@@ -62,6 +62,8 @@ struct State {
     fault: Option<(u64, Fault)>,
     dead: bool,
     capacity: Option<u64>,
+    ignores_file_syncs: bool,
+    ignores_dir_syncs: bool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -228,6 +230,14 @@ impl SimDisk {
         self.state.lock().capacity = bytes;
     }
 
+    /// Makes syncs succeed without making anything durable: those of files, those
+    /// of directories.
+    pub fn ignore_syncs(&self, of_files: bool, of_dirs: bool) {
+        let mut state = self.state.lock();
+        state.ignores_file_syncs = of_files;
+        state.ignores_dir_syncs = of_dirs;
+    }
+
     /// The bytes of all files together.
     pub fn used(&self) -> u64 {
         self.state.lock().used()
@@ -355,7 +365,7 @@ impl Disk for SimDisk {
         Ok(())
     }
 
-    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+    fn create_with_mode(&self, path: &Path, _: u32) -> io::Result<Box<dyn DiskFile>> {
         let mut state = self.state.lock();
         state.alive()?;
         if state.names.contains_key(path) {
@@ -385,6 +395,13 @@ impl Disk for SimDisk {
         state.change_name(NameChange::Rename { from, to, inode })
     }
 
+    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
+        if self.state.lock().names.contains_key(to) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        self.rename(from, to)
+    }
+
     fn remove(&self, path: &Path) -> io::Result<()> {
         let mut state = self.state.lock();
         state.alive()?;
@@ -407,7 +424,7 @@ impl Disk for SimDisk {
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         let mut state = self.state.lock();
         let survives = state.step_whole()?;
-        if survives {
+        if survives && !state.ignores_dir_syncs {
             let pending = std::mem::take(&mut state.pending_names);
             let (here, elsewhere) =
                 pending.into_iter().partition::<Vec<_>, _>(|change| change.dir() == Some(dir));
@@ -496,7 +513,7 @@ impl DiskFile for SimFile {
         let mut state = self.disk.state.lock();
         match state.step_whole() {
             Ok(survives) => {
-                if survives {
+                if survives && !state.ignores_file_syncs {
                     let inode = &mut state.inodes[self.inode];
                     for change in std::mem::take(&mut inode.pending) {
                         change.apply(&mut inode.durable);
@@ -537,6 +554,10 @@ impl DiskFile for SimFile {
         inode.locked = true;
         self.has_lock.store(true, std::sync::atomic::Ordering::Relaxed);
         Ok(())
+    }
+
+    fn copy_permissions(&self, _: &Path) -> io::Result<()> {
+        self.disk.state.lock().alive()
     }
 }
 

@@ -1,0 +1,21 @@
+//! File operations behind a trait, so that tests can make them fail.
+//!
+//! Role: the lowest layer of everything that writes files of Archivist's own
+//! (packs, indexes, lists, keys, the configuration). [`RealDisk`] is the file
+//! system of this computer; `sim::SimDisk` (feature `testing`) is a disk in
+//! memory that fails, fills up and loses power at any operation.
+//!
+//! [`write_atomic`] is the only way to write a small file as a whole. Packs and
+//! indexes, which grow, use [`DiskFile`] directly and sync it themselves.
+//!
+//! Absent: the files of users. Crate `fstree` reads and writes those.
+
+mod atomic;
+mod disk;
+mod real;
+#[cfg(any(test, feature = "testing"))]
+pub mod sim;
+
+pub use atomic::{AtomicWrite, Existing, FileError, Permissions, Writers, read_file, write_atomic};
+pub use disk::{Disk, DiskFile, Space};
+pub use real::RealDisk;
