@@ -24,7 +24,7 @@ use axum::response::Response;
 use axum::routing::{get, post};
 use config::{SourcePeer, host_of};
 use futures::future::BoxFuture;
-use manifest::{error_answer, health_answer, json_answer, wrong_method_answer};
+use manifest::{error_response, health_response, json_response, method_not_allowed_response};
 use parking_lot::Mutex;
 use serde_json::json;
 use tokio::sync::{Semaphore, watch};
@@ -142,7 +142,7 @@ impl TriggerServer {
     pub fn router(self) -> Router {
         Router::new()
             .route("/trigger", post(trigger).fallback(only_post))
-            .route("/health", get(health_answer).fallback(only_get))
+            .route("/health", get(health_response).fallback(only_get))
             .fallback(not_found)
             .with_state(self)
     }
@@ -245,11 +245,11 @@ async fn trigger(
     let client = client.ip().to_canonical();
     // Only browsers send it, and no page has any business here.
     if headers.contains_key(ORIGIN) {
-        return error_answer(StatusCode::FORBIDDEN, "this is not for web pages");
+        return error_response(StatusCode::FORBIDDEN, "this is not for web pages");
     }
     if !server.is_allowed(client).await {
         server.note_refused(client);
-        return error_answer(
+        return error_response(
             StatusCode::FORBIDDEN,
             &format!(
                 "{client} is not the host of a source of this backup server; on the backup \
@@ -258,19 +258,19 @@ async fn trigger(
         );
     }
     (server.0.on_trigger)();
-    json_answer(StatusCode::ACCEPTED, json!({ "status": "accepted" }).to_string())
+    json_response(StatusCode::ACCEPTED, json!({ "status": "accepted" }).to_string())
 }
 
 async fn not_found() -> Response {
-    error_answer(StatusCode::NOT_FOUND, "there is only /trigger and /health here")
+    error_response(StatusCode::NOT_FOUND, "there is only /trigger and /health here")
 }
 
 async fn only_post(_: Method) -> Response {
-    wrong_method_answer("POST")
+    method_not_allowed_response("POST")
 }
 
 async fn only_get(_: Method) -> Response {
-    wrong_method_answer("GET, HEAD")
+    method_not_allowed_response("GET, HEAD")
 }
 
 #[cfg(test)]

@@ -13,9 +13,9 @@ use types::{Cid, FolderId, SequenceNumber};
 use crate::signature;
 use crate::wire::{Discovery, Offer};
 
-/// What the asker holds of a folder.
+/// What the client holds of a folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Held {
+pub struct FolderHistory {
     /// The number of the manifest that was taken last.
     pub sequence: SequenceNumber,
     /// That manifest.
@@ -29,7 +29,7 @@ pub struct Held {
 
 /// What is to be done about one entry of an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum OfferVerdict {
     /// It is new and genuine.
     Take(Offer),
     /// It is what was taken last.
@@ -41,13 +41,13 @@ pub enum Verdict {
         /// What was offered, where that can be read.
         offer: Option<Offer>,
         /// Why not.
-        reason: Refusal,
+        reason: OfferRefusal,
     },
 }
 
 /// Why a manifest is not taken.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum OfferRefusal {
     /// The signature is not that of the configured peer.
     #[error("the signature is not that of the configured peer")]
     Signature,
@@ -89,7 +89,7 @@ pub enum Refusal {
     Malformed(String),
 }
 
-impl Refusal {
+impl OfferRefusal {
     /// Whether the user may accept the source as it is now.
     pub fn can_be_accepted(&self) -> bool {
         matches!(self, Self::Lower { .. } | Self::Equivocation { .. })
@@ -117,8 +117,8 @@ pub struct WrongPeer {
 pub fn check(
     discovery: &Discovery,
     expected: &PeerId,
-    held: &BTreeMap<FolderId, Held>,
-) -> Result<Vec<Verdict>, Box<WrongPeer>> {
+    held: &BTreeMap<FolderId, FolderHistory>,
+) -> Result<Vec<OfferVerdict>, Box<WrongPeer>> {
     if discovery.peer != *expected {
         let wrong = WrongPeer { expected: *expected, found: discovery.peer };
         return Err(Box::new(wrong));
@@ -130,57 +130,57 @@ pub fn check(
     let offers = discovery.manifests.iter().map(|offer| {
         let folder = &offer.published.folder_id;
         if times.get(folder).is_some_and(|times| *times > 1) {
-            return refuse(offer, Refusal::Twice);
+            return refuse(offer, OfferRefusal::Twice);
         }
         decide(offer, expected, held.get(folder))
     });
-    let malformed = discovery.malformed.iter().map(|malformed| Verdict::Refuse {
+    let malformed = discovery.malformed.iter().map(|malformed| OfferVerdict::Refuse {
         folder: malformed.folder.clone(),
         offer: None,
-        reason: Refusal::Malformed(malformed.reason.clone()),
+        reason: OfferRefusal::Malformed(malformed.reason.clone()),
     });
     Ok(offers.chain(malformed).collect())
 }
 
-fn refuse(offer: &Offer, reason: Refusal) -> Verdict {
-    Verdict::Refuse {
+fn refuse(offer: &Offer, reason: OfferRefusal) -> OfferVerdict {
+    OfferVerdict::Refuse {
         folder: Some(offer.published.folder_id.clone()),
         offer: Some(offer.clone()),
         reason,
     }
 }
 
-fn decide(offer: &Offer, peer: &PeerId, held: Option<&Held>) -> Verdict {
+fn decide(offer: &Offer, peer: &PeerId, held: Option<&FolderHistory>) -> OfferVerdict {
     let folder = &offer.published.folder_id;
     let (sequence, manifest) = (offer.published.sequence_number, offer.published.manifest_cid);
     if !(SequenceNumber::FIRST..=SequenceNumber::MAX).contains(&sequence) {
-        return refuse(offer, Refusal::Range(sequence));
+        return refuse(offer, OfferRefusal::Range(sequence));
     }
     // Before anything is said about numbers: what is not signed says nothing.
     if !signature::verify(peer, folder, sequence, &manifest, &offer.signature) {
-        return refuse(offer, Refusal::Signature);
+        return refuse(offer, OfferRefusal::Signature);
     }
-    let Some(held) = held else { return Verdict::Take(offer.clone()) };
+    let Some(held) = held else { return OfferVerdict::Take(offer.clone()) };
     if sequence == held.sequence && manifest == held.manifest {
-        return Verdict::Same(folder.clone());
+        return OfferVerdict::Same(folder.clone());
     }
     if held.older.contains(&manifest) {
-        return refuse(offer, Refusal::Replay);
+        return refuse(offer, OfferRefusal::Replay);
     }
     if let Some((from, accepted)) = held.accepted {
         // The number of what was accepted stands for that manifest alone.
         if sequence > from || (sequence == from && manifest == accepted) {
-            return Verdict::Take(offer.clone());
+            return OfferVerdict::Take(offer.clone());
         }
     }
     if sequence == held.sequence {
         let (taken, offered) = (held.manifest, manifest);
-        return refuse(offer, Refusal::Equivocation { sequence, taken, offered });
+        return refuse(offer, OfferRefusal::Equivocation { sequence, taken, offered });
     }
     if sequence < held.sequence {
-        return refuse(offer, Refusal::Lower { offered: sequence, last: held.sequence });
+        return refuse(offer, OfferRefusal::Lower { offered: sequence, last: held.sequence });
     }
-    Verdict::Take(offer.clone())
+    OfferVerdict::Take(offer.clone())
 }
 
 #[cfg(test)]
@@ -190,7 +190,7 @@ mod tests {
     use super::*;
     use crate::registry::tests::published;
     use crate::signature::sign;
-    use crate::wire::Malformed;
+    use crate::wire::MalformedOffer;
 
     fn offer(keypair: &Keypair, folder: &str, sequence: u64) -> Offer {
         let published = published(folder, sequence);
@@ -209,9 +209,9 @@ mod tests {
         }
     }
 
-    fn held(sequence: u64) -> BTreeMap<FolderId, Held> {
+    fn held(sequence: u64) -> BTreeMap<FolderId, FolderHistory> {
         let last = published("docs", sequence);
-        let held = Held {
+        let held = FolderHistory {
             sequence: last.sequence_number,
             manifest: last.manifest_cid,
             older: [published("docs", 90).manifest_cid].into(),
@@ -220,9 +220,9 @@ mod tests {
         [(last.folder_id, held)].into()
     }
 
-    fn reason(verdict: &Verdict) -> Option<&Refusal> {
+    fn reason(verdict: &OfferVerdict) -> Option<&OfferRefusal> {
         match verdict {
-            Verdict::Refuse { reason, .. } => Some(reason),
+            OfferVerdict::Refuse { reason, .. } => Some(reason),
             _ => None,
         }
     }
@@ -231,26 +231,29 @@ mod tests {
     fn only_what_goes_on_from_the_last_is_taken() {
         let key = Keypair::generate_secp256k1();
         let peer = key.public().to_peer_id();
-        let verdict = |offer: Offer, held: &BTreeMap<FolderId, Held>| {
+        let verdict = |offer: Offer, held: &BTreeMap<FolderId, FolderHistory>| {
             check(&discovery(&key, vec![offer]), &peer, held).unwrap().remove(0)
         };
         let held = held(5);
         for new in [6, 7, 1000, SequenceNumber::MAX.0] {
             let offer = offer(&key, "docs", new);
-            assert_eq!(verdict(offer.clone(), &held), Verdict::Take(offer));
+            assert_eq!(verdict(offer.clone(), &held), OfferVerdict::Take(offer));
         }
         let first = offer(&key, "docs", 3);
-        assert_eq!(verdict(first.clone(), &BTreeMap::new()), Verdict::Take(first.clone()));
-        assert_eq!(verdict(offer(&key, "docs", 5), &held), Verdict::Same("docs".parse().unwrap()));
+        assert_eq!(verdict(first.clone(), &BTreeMap::new()), OfferVerdict::Take(first.clone()));
+        assert_eq!(
+            verdict(offer(&key, "docs", 5), &held),
+            OfferVerdict::Same("docs".parse().unwrap())
+        );
         let lower = verdict(first, &held);
-        assert!(matches!(reason(&lower), Some(Refusal::Lower { .. })));
+        assert!(matches!(reason(&lower), Some(OfferRefusal::Lower { .. })));
         assert!(reason(&lower).unwrap().can_be_accepted());
         for number in [0, SequenceNumber::MAX.0 + 1, u64::MAX] {
             let verdict = verdict(offer(&key, "docs", number), &held);
-            assert!(matches!(reason(&verdict), Some(Refusal::Range(_))), "{number}");
+            assert!(matches!(reason(&verdict), Some(OfferRefusal::Range(_))), "{number}");
         }
         let replay = verdict(offer(&key, "docs", 90), &held);
-        assert_eq!(reason(&replay), Some(&Refusal::Replay));
+        assert_eq!(reason(&replay), Some(&OfferRefusal::Replay));
     }
 
     #[test]
@@ -262,13 +265,13 @@ mod tests {
         let signature = sign(&key, &other.folder_id, other.sequence_number, &other.manifest_cid);
         let other = Offer { published: other, signature: signature.unwrap() };
         let verdicts = check(&discovery(&key, vec![other.clone()]), &peer, &held(5)).unwrap();
-        assert!(matches!(reason(&verdicts[0]), Some(Refusal::Equivocation { .. })));
+        assert!(matches!(reason(&verdicts[0]), Some(OfferRefusal::Equivocation { .. })));
         // In one answer: neither of them.
         let both = vec![offer(&key, "docs", 5), other, offer(&key, "music", 1)];
         let verdicts = check(&discovery(&key, both), &peer, &BTreeMap::new()).unwrap();
-        assert_eq!(reason(&verdicts[0]), Some(&Refusal::Twice));
-        assert_eq!(reason(&verdicts[1]), Some(&Refusal::Twice));
-        assert!(matches!(verdicts[2], Verdict::Take(_)));
+        assert_eq!(reason(&verdicts[0]), Some(&OfferRefusal::Twice));
+        assert_eq!(reason(&verdicts[1]), Some(&OfferRefusal::Twice));
+        assert!(matches!(verdicts[2], OfferVerdict::Take(_)));
     }
 
     #[test]
@@ -283,10 +286,10 @@ mod tests {
             let offers = vec![offer(&key, "docs", sequence)];
             check(&discovery(&key, offers), &peer, &held).unwrap().remove(0)
         };
-        assert!(matches!(verdict(3), Verdict::Take(_)));
-        assert!(matches!(verdict(4), Verdict::Take(_)));
-        assert!(matches!(reason(&verdict(2)), Some(Refusal::Lower { .. })));
-        assert_eq!(reason(&verdict(90)), Some(&Refusal::Replay));
+        assert!(matches!(verdict(3), OfferVerdict::Take(_)));
+        assert!(matches!(verdict(4), OfferVerdict::Take(_)));
+        assert!(matches!(reason(&verdict(2)), Some(OfferRefusal::Lower { .. })));
+        assert_eq!(reason(&verdict(90)), Some(&OfferRefusal::Replay));
     }
 
     #[test]
@@ -299,7 +302,7 @@ mod tests {
         // The stranger says that it is the peer.
         let lying = Discovery { peer, ..theirs };
         let verdicts = check(&lying, &peer, &BTreeMap::new()).unwrap();
-        assert_eq!(reason(&verdicts[0]), Some(&Refusal::Signature));
+        assert_eq!(reason(&verdicts[0]), Some(&OfferRefusal::Signature));
         // A signature of the peer's over another folder, number or manifest.
         let mut moved = offer(&key, "docs", 9);
         moved.published.folder_id = "music".parse().unwrap();
@@ -309,11 +312,11 @@ mod tests {
         swapped.published.manifest_cid = published("music", 9).manifest_cid;
         for bad in [moved, renumbered, swapped] {
             let verdicts = check(&discovery(&key, vec![bad]), &peer, &held(5)).unwrap();
-            assert_eq!(reason(&verdicts[0]), Some(&Refusal::Signature));
+            assert_eq!(reason(&verdicts[0]), Some(&OfferRefusal::Signature));
         }
         let mut broken = discovery(&key, vec![]);
-        broken.malformed.push(Malformed { folder: None, reason: "odd".into() });
+        broken.malformed.push(MalformedOffer { folder: None, reason: "odd".into() });
         let verdicts = check(&broken, &peer, &held(5)).unwrap();
-        assert_eq!(reason(&verdicts[0]), Some(&Refusal::Malformed("odd".into())));
+        assert_eq!(reason(&verdicts[0]), Some(&OfferRefusal::Malformed("odd".into())));
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Role: the small channel beside the blocks. A signs what it has published
 //! ([`ManifestRegistry`]) and tells it to whitelisted addresses over plain
-//! HTTP ([`Server`], TCP 8085); B asks ([`ManifestClient`]) and decides what of
+//! HTTP ([`ManifestServer`], TCP 8085); B asks ([`ManifestClient`]) and decides what of
 //! the answer it may believe ([`check`]).
 //!
 //! Invariants: nothing that comes over HTTP has authority. A manifest counts
@@ -13,18 +13,18 @@
 //! What is absent: files, blocks and stores; retries, which are the caller's;
 //! the listening socket, which is the instance's.
 
-mod answers;
 mod check;
 mod client;
 mod registry;
+mod responses;
 mod server;
 mod signature;
 mod wire;
 
-pub use answers::{error_answer, health_answer, json_answer, wrong_method_answer};
-pub use check::{Held, Refusal, Verdict, WrongPeer, check};
-pub use client::{Answer, Ask, ClientError, ManifestClient, Retry, Timeouts};
+pub use check::{FolderHistory, OfferRefusal, OfferVerdict, WrongPeer, check};
+pub use client::{ClientError, ManifestClient, PollRequest, PollResponse, Retry, Timeouts};
 pub use registry::{ManifestRegistry, Offers, RegistryError};
-pub use server::{Asker, Askers, ListenAddresses, Server};
+pub use responses::{error_response, health_response, json_response, method_not_allowed_response};
+pub use server::{ListenAddresses, ManifestServer, SeenClient, SeenClients};
 pub use signature::{Signature, SignatureError, sign, signed_bytes, verify};
-pub use wire::{Discovery, Malformed, Offer, PEER_HEADER};
+pub use wire::{Discovery, MalformedOffer, Offer, PEER_HEADER};

@@ -12,7 +12,7 @@ use types::{Cid, FolderId, Published, SequenceNumber, for_people};
 
 use crate::signature::Signature;
 
-/// The header in which an asker says who it is. It proves nothing; it lets
+/// The header in which a client says who it is. It proves nothing; it lets
 /// the other end say which peer has to be allowed.
 pub const PEER_HEADER: &str = "archivist-peer";
 
@@ -45,14 +45,14 @@ pub struct Discovery {
     /// What it offers.
     pub manifests: Vec<Offer>,
     /// What it offers in a form that makes no sense.
-    pub malformed: Vec<Malformed>,
+    pub malformed: Vec<MalformedOffer>,
     /// When it said so, by its clock.
     pub timestamp: Option<Timestamp>,
 }
 
 /// An entry of the list that is no offer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Malformed {
+pub struct MalformedOffer {
     /// The folder, where that much can be read.
     pub folder: Option<FolderId>,
     /// What is wrong.
@@ -215,7 +215,7 @@ impl Discovery {
                 Err(reason) => {
                     let folder = serde_json::from_str(manifest.get()).ok();
                     let folder = folder.map(|only: FolderOnly| only.folder_id);
-                    discovery.malformed.push(Malformed { folder, reason });
+                    discovery.malformed.push(MalformedOffer { folder, reason });
                 }
             }
         }

@@ -11,23 +11,26 @@ use std::time::{Duration, Instant};
 use common::*;
 use libp2p_identity::Keypair;
 use manifest::{
-    Answer, Ask, ClientError, ManifestClient, ManifestRegistry, Retry, Timeouts, check, verify,
+    ClientError, ManifestClient, ManifestRegistry, PollRequest, PollResponse, Retry, Timeouts,
+    check, verify,
 };
 
 #[tokio::test]
 async fn what_is_published_is_found_and_verifies() {
     let source = Source::start().await;
     let client = ManifestClient::new(Some(libp2p_identity::PeerId::random())).unwrap();
-    let Answer::Changed { discovery, etag } =
-        client.ask(&source.url(), &Ask::default()).await.unwrap()
+    let PollResponse::Changed { discovery, etag } =
+        client.poll(&source.url(), &PollRequest::default()).await.unwrap()
     else {
         panic!("there is an answer before the first manifest");
     };
     assert_eq!(discovery.manifests, []);
     source.registry.publish(published("docs", 1)).unwrap();
     source.registry.publish(published("music", 7)).unwrap();
-    let ask = Ask { since: etag, wait: Duration::ZERO };
-    let Answer::Changed { discovery, etag } = client.ask(&source.url(), &ask).await.unwrap() else {
+    let request = PollRequest { since: etag, wait: Duration::ZERO };
+    let PollResponse::Changed { discovery, etag } =
+        client.poll(&source.url(), &request).await.unwrap()
+    else {
         panic!("it has changed");
     };
     assert_eq!(discovery.peer, source.registry.peer_id());
@@ -43,10 +46,10 @@ async fn what_is_published_is_found_and_verifies() {
         &offer.signature
     ));
     assert!(check(&discovery, &source.registry.peer_id(), &Default::default()).is_ok());
-    let ask = Ask { since: etag, wait: Duration::ZERO };
-    assert_eq!(client.ask(&source.url(), &ask).await.unwrap(), Answer::Unchanged);
-    let asker = &source.askers.list()[0];
-    assert!(asker.is_allowed && asker.peer.is_some() && asker.answered == 3);
+    let request = PollRequest { since: etag, wait: Duration::ZERO };
+    assert_eq!(client.poll(&source.url(), &request).await.unwrap(), PollResponse::Unchanged);
+    let client = &source.clients.list()[0];
+    assert!(client.is_allowed && client.peer.is_some() && client.answered == 3);
 }
 
 #[tokio::test]
@@ -137,26 +140,29 @@ async fn etags_are_of_the_content_alone() {
 async fn a_long_poll_ends_with_the_change_and_with_the_source() {
     let source = Arc::new(Source::start().await);
     let client = ManifestClient::new(None).unwrap();
-    let Answer::Changed { etag, .. } = client.ask(&source.url(), &Ask::default()).await.unwrap()
+    let PollResponse::Changed { etag, .. } =
+        client.poll(&source.url(), &PollRequest::default()).await.unwrap()
     else {
         panic!("a first answer");
     };
-    let ask = Ask { since: etag, wait: Duration::from_secs(50) };
+    let request = PollRequest { since: etag, wait: Duration::from_secs(50) };
     let (started, url) = (Instant::now(), source.url());
-    let (waiting, ()) = tokio::join!(client.ask(&url, &ask), async {
-        until(|| source.askers.list()[0].answered == 2).await;
+    let (waiting, ()) = tokio::join!(client.poll(&url, &request), async {
+        until(|| source.clients.list()[0].answered == 2).await;
         source.registry.publish(published("docs", 1)).unwrap();
     });
-    let Answer::Changed { discovery, etag } = waiting.unwrap() else { panic!("it has changed") };
+    let PollResponse::Changed { discovery, etag } = waiting.unwrap() else {
+        panic!("it has changed")
+    };
     assert_eq!(discovery.manifests.len(), 1);
-    let ask = Ask { since: etag.clone(), wait: Duration::from_secs(1) };
-    assert_eq!(client.ask(&source.url(), &ask).await.unwrap(), Answer::Unchanged);
-    let ask = Ask { since: etag, wait: Duration::from_secs(50) };
-    let (waiting, ()) = tokio::join!(client.ask(&url, &ask), async {
-        until(|| source.askers.list()[0].answered == 4).await;
+    let request = PollRequest { since: etag.clone(), wait: Duration::from_secs(1) };
+    assert_eq!(client.poll(&source.url(), &request).await.unwrap(), PollResponse::Unchanged);
+    let request = PollRequest { since: etag, wait: Duration::from_secs(50) };
+    let (waiting, ()) = tokio::join!(client.poll(&url, &request), async {
+        until(|| source.clients.list()[0].answered == 4).await;
         source.stop.cancel();
     });
-    assert_eq!(waiting.unwrap(), Answer::Unchanged);
+    assert_eq!(waiting.unwrap(), PollResponse::Unchanged);
     assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
 }
 
@@ -164,23 +170,25 @@ async fn a_long_poll_ends_with_the_change_and_with_the_source() {
 async fn only_so_many_wait_and_the_next_is_answered_at_once() {
     let source = Arc::new(Source::start().await);
     let client = ManifestClient::new(None).unwrap();
-    let Answer::Changed { etag, .. } = client.ask(&source.url(), &Ask::default()).await.unwrap()
+    let PollResponse::Changed { etag, .. } =
+        client.poll(&source.url(), &PollRequest::default()).await.unwrap()
     else {
         panic!("a first answer");
     };
-    let ask = Ask { since: etag, wait: Duration::from_secs(50) };
+    let request = PollRequest { since: etag, wait: Duration::from_secs(50) };
     let waiting: Vec<_> = (0..4)
         .map(|_| {
-            let (client, source, ask) = (client.clone(), source.clone(), ask.clone());
-            tokio::spawn(async move { client.ask(&source.url(), &ask).await })
+            let (client, source, request) = (client.clone(), source.clone(), request.clone());
+            tokio::spawn(async move { client.poll(&source.url(), &request).await })
         })
         .collect();
-    until(|| source.askers.list()[0].answered == 5).await;
-    let answer = tokio::time::timeout(PATIENCE, client.ask(&source.url(), &ask)).await.unwrap();
-    assert_eq!(answer.unwrap(), Answer::Unchanged);
+    until(|| source.clients.list()[0].answered == 5).await;
+    let answer =
+        tokio::time::timeout(PATIENCE, client.poll(&source.url(), &request)).await.unwrap();
+    assert_eq!(answer.unwrap(), PollResponse::Unchanged);
     source.registry.publish(published("docs", 1)).unwrap();
     for task in waiting {
-        assert!(matches!(task.await.unwrap().unwrap(), Answer::Changed { .. }));
+        assert!(matches!(task.await.unwrap().unwrap(), PollResponse::Changed { .. }));
     }
 }
 
@@ -214,8 +222,8 @@ async fn the_whitelist_is_of_addresses_and_networks_and_can_change() {
     }
     assert_eq!(status_from(source.router(), "203.0.113.1".parse().unwrap(), "/health").await, 200);
     let refused: Vec<_> =
-        source.askers.list().into_iter().filter(|asker| asker.refused > 0).collect();
-    assert!(refused.iter().any(|asker| asker.address == IpAddr::from([192, 0, 2, 8])));
+        source.clients.list().into_iter().filter(|client| client.refused > 0).collect();
+    assert!(refused.iter().any(|client| client.address == IpAddr::from([192, 0, 2, 8])));
 }
 
 #[tokio::test]
@@ -234,7 +242,7 @@ async fn a_long_poll_ends_where_the_address_is_taken_off_the_list() {
     source.whitelist.send_replace(vec![from.into()]);
     let router = source.router();
     let waiting = tokio::spawn(status_from(router, from, "/manifests?wait=50&since=*"));
-    until(|| source.askers.list().iter().any(|asker| asker.address == from)).await;
+    until(|| source.clients.list().iter().any(|client| client.address == from)).await;
     source.whitelist.send_replace(Vec::new());
     assert_eq!(tokio::time::timeout(PATIENCE, waiting).await.unwrap().unwrap(), 403);
 }
@@ -306,15 +314,15 @@ async fn what_is_no_manifest_server_is_named_for_what_it_is() {
     let client = ManifestClient::new(None).unwrap();
     for (answer, is_right, retry) in cases {
         let url = impostor(answer.clone()).await;
-        let ask = Ask::default();
-        let asking = tokio::time::timeout(PATIENCE, client.ask(&url, &ask));
+        let request = PollRequest::default();
+        let asking = tokio::time::timeout(PATIENCE, client.poll(&url, &request));
         let error = asking.await.unwrap().unwrap_err();
         assert!(is_right(&error), "{error:?} for {answer:.80}");
         assert_eq!(error.retry(), retry, "{error}");
         assert!(error.to_string().contains(&url.to_string()), "{error}");
     }
     let nobody = nobody().await;
-    let error = client.ask(&nobody, &Ask::default()).await.unwrap_err();
+    let error = client.poll(&nobody, &PollRequest::default()).await.unwrap_err();
     assert!(matches!(error, ClientError::Connect { .. }), "{error:?}");
     assert_eq!(error.retry(), Retry::Temporary);
 }
@@ -325,7 +333,7 @@ async fn a_server_that_trickles_is_given_up() {
     let total = Duration::from_millis(700);
     let timeouts = Timeouts { total, ..Timeouts::default() };
     let client = ManifestClient::with_timeouts(None, timeouts).unwrap();
-    let error = client.ask(&url, &Ask::default()).await.unwrap_err();
+    let error = client.poll(&url, &PollRequest::default()).await.unwrap_err();
     assert!(matches!(error, ClientError::Timeout { after, .. } if after == total), "{error:?}");
     assert_eq!(error.retry(), Retry::Temporary);
 }

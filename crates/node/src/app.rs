@@ -339,7 +339,7 @@ impl App {
             node,
             sync: source.sync.handle(),
             registry: source.registry.clone(),
-            askers: source.askers.clone(),
+            manifest_clients: source.manifest_clients.clone(),
             service,
             backup: backup.handle(),
             snapshots,

@@ -10,7 +10,7 @@ use backup::{
     BackupService, BackupServiceOptions, NotifySettings, OnReceipt, ReceiptAnswer, Register,
 };
 use futures::FutureExt as _;
-use manifest::{Askers, ManifestRegistry};
+use manifest::{ManifestRegistry, SeenClients};
 use net::{Keypair, Net, Purposes};
 use store::{InPlaceAnswer, PackStore, StoreError};
 use sync::{Publisher, SyncError, SyncHandle, SyncOptions, SyncService};
@@ -83,7 +83,7 @@ fn or_missing<T>(cid: &Cid, found: Result<T, SyncError>, missing: T) -> Result<T
 pub(crate) struct SourceSide {
     pub(crate) sync: SyncService,
     pub(crate) registry: ManifestRegistry,
-    pub(crate) askers: Askers,
+    pub(crate) manifest_clients: SeenClients,
 }
 
 impl SourceSide {
@@ -108,7 +108,7 @@ impl SourceSide {
             Ok(started) => started?,
             Err(panic) => std::panic::resume_unwind(panic.into_panic()),
         };
-        Ok(Self { sync, registry, askers: Askers::new() })
+        Ok(Self { sync, registry, manifest_clients: SeenClients::new() })
     }
 
     /// The blocks that are in files.
@@ -128,13 +128,13 @@ impl SourceSide {
     ) -> Result<BackupService, StartError> {
         let config = settings.get();
         let handle = net.handle();
-        let server = manifest::Server {
+        let server = manifest::ManifestServer {
             registry: self.registry.clone(),
             addresses: Arc::new(move || handle.listen_addrs()),
             whitelist: options::part(settings, tasks, |config| {
                 config.manifest_server.whitelisted_ips.clone()
             }),
-            askers: self.askers.clone(),
+            clients: self.manifest_clients.clone(),
             stop: tasks.stop_token(),
         };
         let addresses: Vec<SocketAddr> =

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use config::ManifestUrl;
 use futures::future::BoxFuture;
-use manifest::{Answer, Ask, ClientError, ManifestClient};
+use manifest::{ClientError, ManifestClient, PollRequest, PollResponse};
 use multiaddr::Multiaddr;
 use net::{Handle, NetError, PeerId};
 use types::FolderId;
@@ -29,7 +29,11 @@ pub(super) type Held = BTreeMap<FolderId, Vec<Snapshot>>;
 /// What a source's task does to the world.
 pub(super) trait World: Send + Sync + 'static {
     /// Asks a source what there is.
-    fn ask(&self, url: ManifestUrl, ask: Ask) -> BoxFuture<'static, Result<Answer, ClientError>>;
+    fn ask(
+        &self,
+        url: ManifestUrl,
+        ask: PollRequest,
+    ) -> BoxFuture<'static, Result<PollResponse, ClientError>>;
 
     /// The snapshots of a source.
     fn held(&self, source: PeerId) -> BoxFuture<'static, Result<Held, SnapshotError>>;
@@ -62,9 +66,13 @@ pub(super) struct RealWorld {
 }
 
 impl World for RealWorld {
-    fn ask(&self, url: ManifestUrl, ask: Ask) -> BoxFuture<'static, Result<Answer, ClientError>> {
+    fn ask(
+        &self,
+        url: ManifestUrl,
+        ask: PollRequest,
+    ) -> BoxFuture<'static, Result<PollResponse, ClientError>> {
         let client = self.client.clone();
-        Box::pin(async move { client.ask(&url, &ask).await })
+        Box::pin(async move { client.poll(&url, &ask).await })
     }
 
     fn held(&self, source: PeerId) -> BoxFuture<'static, Result<Held, SnapshotError>> {

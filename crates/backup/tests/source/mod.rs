@@ -16,7 +16,7 @@ use backup::{
     SystemClock, serve_patches, serve_receipts,
 };
 use config::SourcePeer;
-use manifest::{Askers, ManifestRegistry, Server};
+use manifest::{ManifestRegistry, ManifestServer, SeenClients};
 use net::{
     Access, Answer, BlockProvider, Keypair, Net, NetConfig, PeerId, Purposes, StreamProtocol,
 };
@@ -290,11 +290,11 @@ impl Source {
         let http = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
         let handle = net.handle();
-        let server = Server {
+        let server = ManifestServer {
             registry: registry.clone(),
             addresses: Arc::new(move || handle.listen_addrs()),
             whitelist: watch::Sender::default().subscribe(),
-            askers: Askers::new(),
+            clients: SeenClients::new(),
             stop: stop.clone(),
         };
         let service = server.router().into_make_service_with_connect_info::<SocketAddr>();

@@ -33,7 +33,7 @@ const ETAG_LEN_MAX: usize = 256;
 
 /// What to ask for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Ask {
+pub struct PollRequest {
     /// The ETag of the last answer.
     pub since: Option<String>,
     /// How long the source may hold the answer back until something changes.
@@ -42,14 +42,14 @@ pub struct Ask {
 
 /// What a source answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub enum PollResponse {
     /// What it had answered before.
     Unchanged,
     /// A list.
     Changed {
         /// The list, unchecked.
         discovery: Discovery,
-        /// What to give as [`Ask::since`] next.
+        /// What to give as [`PollRequest::since`] next.
         etag: Option<String>,
     },
 }
@@ -120,16 +120,20 @@ impl ManifestClient {
     /// # Errors
     ///
     /// [`ClientError`].
-    pub async fn ask(&self, url: &ManifestUrl, ask: &Ask) -> Result<Answer, ClientError> {
+    pub async fn poll(
+        &self,
+        url: &ManifestUrl,
+        poll: &PollRequest,
+    ) -> Result<PollResponse, ClientError> {
         let mut url = url.endpoint("manifests");
-        if !ask.wait.is_zero() {
-            url.query_pairs_mut().append_pair("wait", &ask.wait.as_secs().to_string());
-            if let Some(since) = &ask.since {
+        if !poll.wait.is_zero() {
+            url.query_pairs_mut().append_pair("wait", &poll.wait.as_secs().to_string());
+            if let Some(since) = &poll.since {
                 url.query_pairs_mut().append_pair("since", since);
             }
         }
-        let within = self.timeouts.total + ask.wait;
-        match tokio::time::timeout(within, self.exchange(&url, ask, within)).await {
+        let within = self.timeouts.total + poll.wait;
+        match tokio::time::timeout(within, self.exchange(&url, poll, within)).await {
             Ok(answer) => answer,
             Err(_) => Err(ClientError::Timeout { url, after: within }),
         }
@@ -138,17 +142,18 @@ impl ManifestClient {
     async fn exchange(
         &self,
         url: &Url,
-        ask: &Ask,
+        poll: &PollRequest,
         within: Duration,
-    ) -> Result<Answer, ClientError> {
+    ) -> Result<PollResponse, ClientError> {
         let mut request = self.http.get(url.clone());
-        if let Some(etag) = ask.since.as_deref().and_then(|etag| HeaderValue::from_str(etag).ok()) {
+        if let Some(etag) = poll.since.as_deref().and_then(|etag| HeaderValue::from_str(etag).ok())
+        {
             request = request.header(IF_NONE_MATCH, etag);
         }
         let response = request.send().await.map_err(|source| failed(url, source, within))?;
         let status = response.status();
-        if status == StatusCode::NOT_MODIFIED && ask.since.is_some() {
-            return Ok(Answer::Unchanged);
+        if status == StatusCode::NOT_MODIFIED && poll.since.is_some() {
+            return Ok(PollResponse::Unchanged);
         }
         if status.is_redirection() {
             let target = header(&response, &LOCATION).unwrap_or_else(|| "nowhere".to_owned());
@@ -188,7 +193,7 @@ impl ManifestClient {
                 reason: format!("{peer:?} is not a peer id"),
             },
         })?;
-        Ok(Answer::Changed { discovery, etag })
+        Ok(PollResponse::Changed { discovery, etag })
     }
 }
 

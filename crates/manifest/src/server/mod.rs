@@ -9,7 +9,7 @@
 //! never by a header; a request reads nothing of its body; requests that wait
 //! are bounded, for each address and in all, and end with the instance.
 
-mod askers;
+mod clients;
 mod long_poll;
 
 use std::net::{IpAddr, SocketAddr};
@@ -33,11 +33,13 @@ use tokio_util::sync::CancellationToken;
 use types::Hash;
 
 use self::long_poll::LongPolls;
-use crate::answers::{error_answer, health_answer, json_answer, wrong_method_answer};
 use crate::registry::ManifestRegistry;
+use crate::responses::{
+    error_response, health_response, json_response, method_not_allowed_response,
+};
 use crate::wire::{DiscoveryOut, OfferOut, PEER_HEADER};
 
-pub use self::askers::{Asker, Askers};
+pub use self::clients::{SeenClient, SeenClients};
 
 /// A request waits for a change at most this long.
 const WAIT_MAX: Duration = Duration::from_secs(60);
@@ -49,7 +51,7 @@ pub type ListenAddresses = Arc<dyn Fn() -> Vec<Multiaddr> + Send + Sync>;
 
 /// What the server needs.
 #[derive(Clone)]
-pub struct Server {
+pub struct ManifestServer {
     /// What there is to tell.
     pub registry: ManifestRegistry,
     /// Where blocks can be had.
@@ -57,24 +59,24 @@ pub struct Server {
     /// Who may ask, besides this machine.
     pub whitelist: watch::Receiver<Vec<Network>>,
     /// Where it is noted who asked.
-    pub askers: Askers,
+    pub clients: SeenClients,
     /// Ends what waits.
     pub stop: CancellationToken,
 }
 
 #[derive(Clone)]
 struct Shared {
-    server: Server,
+    server: ManifestServer,
     polls: LongPolls,
 }
 
-impl Server {
+impl ManifestServer {
     /// The router, to be served with `ConnectInfo<SocketAddr>`.
     pub fn router(self) -> Router {
         let shared = Arc::new(Shared { server: self, polls: LongPolls::default() });
         Router::new()
             .route("/manifests", get(list))
-            .route("/health", get(health_answer))
+            .route("/health", get(health_response))
             .method_not_allowed_fallback(wrong_method)
             .fallback(not_found)
             .with_state(shared)
@@ -88,11 +90,11 @@ struct ListQuery {
 }
 
 async fn not_found() -> Response {
-    error_answer(StatusCode::NOT_FOUND, "there is only /manifests and /health here")
+    error_response(StatusCode::NOT_FOUND, "there is only /manifests and /health here")
 }
 
 async fn wrong_method(_: Method) -> Response {
-    wrong_method_answer("GET, HEAD")
+    method_not_allowed_response("GET, HEAD")
 }
 
 async fn list(
@@ -107,14 +109,14 @@ async fn list(
     // person typed (`none`) is none of a page's.
     let of_page = headers.get_all("sec-fetch-site").iter().any(|site| site != "none");
     if headers.contains_key(ORIGIN) || of_page {
-        return error_answer(StatusCode::FORBIDDEN, "this is not for web pages");
+        return error_response(StatusCode::FORBIDDEN, "this is not for web pages");
     }
     let peer = headers.get(PEER_HEADER).and_then(|peer| peer.to_str().ok()?.parse().ok());
     if let Some(refused) = server.admit(client, peer) {
         return refused;
     }
     let Ok(Query(query)) = query else {
-        return error_answer(
+        return error_response(
             StatusCode::BAD_REQUEST,
             "`wait` is a number of seconds, `since` an ETag from an earlier answer",
         );
@@ -155,7 +157,7 @@ async fn list(
 }
 
 fn forbidden(client: IpAddr) -> Response {
-    error_answer(
+    error_response(
         StatusCode::FORBIDDEN,
         &format!(
             "{client} is not on the whitelist; on this machine, add it to [manifest_server] whitelisted_ips"
@@ -163,7 +165,7 @@ fn forbidden(client: IpAddr) -> Response {
     )
 }
 
-impl Server {
+impl ManifestServer {
     fn is_allowed(&self, client: IpAddr) -> bool {
         client.is_loopback() || self.whitelist.borrow().iter().any(|net| net.contains(client))
     }
@@ -171,7 +173,7 @@ impl Server {
     /// Notes who asks; returns the answer to one that may not.
     fn admit(&self, client: IpAddr, peer: Option<PeerId>) -> Option<Response> {
         let is_allowed = self.is_allowed(client);
-        let is_news = self.askers.note(client, peer, is_allowed, Timestamp::now());
+        let is_news = self.clients.note(client, peer, is_allowed, Timestamp::now());
         if is_allowed {
             return None;
         }
@@ -229,7 +231,7 @@ impl View {
             self.document.timestamp = Some(Timestamp::now());
             let text =
                 serde_json::to_string(&self.document).expect("texts and numbers have a JSON form");
-            json_answer(StatusCode::OK, text)
+            json_response(StatusCode::OK, text)
         };
         let etag = HeaderValue::from_str(&self.etag).expect("hexadecimal digits in quotes");
         response.headers_mut().insert(ETAG, etag);

@@ -12,7 +12,7 @@ use axum::extract::ConnectInfo;
 use axum::http::Request;
 use config::{ManifestUrl, Network};
 use libp2p_identity::Keypair;
-use manifest::{Askers, ManifestRegistry, Server};
+use manifest::{ManifestRegistry, ManifestServer, SeenClients};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -39,7 +39,7 @@ pub(crate) fn published(folder: &str, sequence: u64) -> Published {
 pub(crate) struct Source {
     pub(crate) registry: ManifestRegistry,
     pub(crate) whitelist: watch::Sender<Vec<Network>>,
-    pub(crate) askers: Askers,
+    pub(crate) clients: SeenClients,
     pub(crate) stop: CancellationToken,
     pub(crate) address: SocketAddr,
 }
@@ -54,7 +54,7 @@ impl Source {
         let source = Self {
             registry: ManifestRegistry::new(keypair),
             whitelist: watch::Sender::default(),
-            askers: Askers::new(),
+            clients: SeenClients::new(),
             stop: CancellationToken::new(),
             address: listener.local_addr().unwrap(),
         };
@@ -64,7 +64,7 @@ impl Source {
     }
 
     pub(crate) fn router(&self) -> Router {
-        let server = Server {
+        let server = ManifestServer {
             registry: self.registry.clone(),
             addresses: Arc::new(|| {
                 vec![
@@ -73,7 +73,7 @@ impl Source {
                 ]
             }),
             whitelist: self.whitelist.subscribe(),
-            askers: self.askers.clone(),
+            clients: self.clients.clone(),
             stop: self.stop.clone(),
         };
         server.router()

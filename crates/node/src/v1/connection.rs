@@ -7,7 +7,7 @@ use api::Step;
 use axum::extract::State;
 use axum::http::StatusCode;
 use config::SourcePeer;
-use manifest::{Ask, ManifestClient};
+use manifest::{ManifestClient, PollRequest};
 use net::{Multiaddr, PeerId};
 use serde::Deserialize;
 use utoipa::ToSchema;
@@ -91,20 +91,24 @@ async fn of_source(state: &ApiState, source: &SourcePeer) -> Vec<Step> {
     let name = "Manifest server";
     let own = state.node.net.peer_id();
     let asked = match ManifestClient::new(Some(own)) {
-        Ok(client) => client.ask(&source.manifest_server_url, &Ask::default()).await,
+        Ok(client) => client.poll(&source.manifest_server_url, &PollRequest::default()).await,
         Err(error) => Err(error),
     };
     steps.push(match asked {
-        Ok(manifest::Answer::Unchanged) => good(name, "it answers".to_owned()),
-        Ok(manifest::Answer::Changed { discovery, .. }) if discovery.peer != source.peer_id => bad(
-            name,
-            format!(
-                "{} answers, and says that it is {}, not {}: another machine has that address \
+        Ok(manifest::PollResponse::Unchanged) => good(name, "it answers".to_owned()),
+        Ok(manifest::PollResponse::Changed { discovery, .. })
+            if discovery.peer != source.peer_id =>
+        {
+            bad(
+                name,
+                format!(
+                    "{} answers, and says that it is {}, not {}: another machine has that address \
                  now, or the source has a new key. Nothing is taken from it",
-                source.manifest_server_url, discovery.peer, source.peer_id
-            ),
-        ),
-        Ok(manifest::Answer::Changed { discovery, .. }) => {
+                    source.manifest_server_url, discovery.peer, source.peer_id
+                ),
+            )
+        }
+        Ok(manifest::PollResponse::Changed { discovery, .. }) => {
             addresses.extend(discovery.addresses);
             let offered = discovery.manifests.len();
             good(
@@ -207,7 +211,7 @@ fn manifest_server(state: &ApiState) -> Step {
         return bad(name, "it is switched off: set [manifest_server] enabled".to_owned());
     }
     let server = config.sync.backup_peer_id();
-    let asker = state.askers.list().into_iter().find(|asker| asker.peer == server);
+    let asker = state.manifest_clients.list().into_iter().find(|asker| asker.peer == server);
     match asker {
         Some(asker) if asker.is_allowed => {
             good(name, format!("the backup server asks, from {}", asker.address))

@@ -38,7 +38,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use manifest::{Askers, ManifestRegistry};
+use manifest::{ManifestRegistry, SeenClients};
 use sync::SyncHandle;
 use tokio_util::sync::CancellationToken;
 use utoipa::OpenApi;
@@ -67,7 +67,7 @@ pub(crate) struct ApiState {
     pub(crate) node: NodeState,
     pub(crate) sync: SyncHandle,
     pub(crate) registry: ManifestRegistry,
-    pub(crate) askers: Askers,
+    pub(crate) manifest_clients: SeenClients,
     pub(crate) service: BackupService,
     pub(crate) backup: BackupHandle,
     pub(crate) snapshots: SnapshotStore,

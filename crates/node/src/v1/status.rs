@@ -189,7 +189,7 @@ fn needs_restart(state: &ApiState) -> Vec<String> {
 /// Who asks for manifests in vain, or could not fetch what they name.
 fn askers(state: &ApiState) -> Vec<Notice> {
     let mut notices = Vec::new();
-    for asker in state.askers.list() {
+    for asker in state.manifest_clients.list() {
         if !asker.is_allowed {
             notices.push(Notice {
                 level: NoticeLevel::Warning,

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use manifest::{Held, Offer};
+use manifest::{FolderHistory, Offer};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use types::{Cid, FolderId, SequenceNumber, with_causes};
@@ -77,9 +77,9 @@ impl Folder {
     }
 
     /// What [`manifest::check`] has to know of it.
-    pub(super) fn held(&self, accepted: Option<(SequenceNumber, Cid)>) -> Option<Held> {
+    pub(super) fn held(&self, accepted: Option<(SequenceNumber, Cid)>) -> Option<FolderHistory> {
         let newest = &self.newest.as_ref()?.record;
-        Some(Held {
+        Some(FolderHistory {
             sequence: newest.sequence,
             manifest: newest.manifest,
             older: self.older.clone(),

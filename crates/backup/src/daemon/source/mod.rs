@@ -24,7 +24,7 @@ use config::SourcePeer;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
-use manifest::{Answer, ClientError, Discovery, Verdict, WrongPeer};
+use manifest::{ClientError, Discovery, OfferVerdict, PollResponse, WrongPeer};
 use multiaddr::Multiaddr;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -95,7 +95,7 @@ pub(super) struct SourceTask {
     tools: Tools,
     common: Common,
     polling: Polling,
-    ask: Option<BoxFuture<'static, Result<Answer, ClientError>>>,
+    ask: Option<BoxFuture<'static, Result<PollResponse, ClientError>>>,
     last_poll: Option<Timestamp>,
     poll_error: Option<String>,
     discovery: Option<Discovery>,
@@ -238,7 +238,7 @@ impl SourceTask {
         self.folders.values_mut().for_each(Folder::hint);
     }
 
-    fn answered(&mut self, answer: Result<Answer, ClientError>) {
+    fn answered(&mut self, answer: Result<PollResponse, ClientError>) {
         self.ask = None;
         let (now, interval) = (Instant::now(), self.common.poll_interval);
         match answer {
@@ -246,8 +246,8 @@ impl SourceTask {
                 self.last_poll = Some(self.tools.clock.now());
                 self.poll_error = None;
                 let (etag, is_news) = match answer {
-                    Answer::Unchanged => (None, false),
-                    Answer::Changed { discovery, etag } => {
+                    PollResponse::Unchanged => (None, false),
+                    PollResponse::Changed { discovery, etag } => {
                         self.discovery = Some(discovery);
                         (Some(etag), self.evaluate())
                     }
@@ -295,9 +295,9 @@ impl SourceTask {
         let (mut taken, mut same, mut refusals) = (Vec::new(), Vec::new(), Vec::new());
         for verdict in verdicts {
             match verdict {
-                Verdict::Take(offer) => taken.push(offer),
-                Verdict::Same(folder) => same.push(folder),
-                Verdict::Refuse { folder, offer, reason } => {
+                OfferVerdict::Take(offer) => taken.push(offer),
+                OfferVerdict::Same(folder) => same.push(folder),
+                OfferVerdict::Refuse { folder, offer, reason } => {
                     refusals.push(self.refused(folder.as_ref(), offer, &reason));
                 }
             }
@@ -330,7 +330,7 @@ impl SourceTask {
         &self,
         folder: Option<&FolderId>,
         offer: Option<manifest::Offer>,
-        reason: &manifest::Refusal,
+        reason: &manifest::OfferRefusal,
     ) -> Refused {
         let name = folder.map_or("a folder".to_owned(), |id| format!("folder {id}"));
         let accept = offer.filter(|_| reason.can_be_accepted()).and_then(|offer| {
@@ -574,8 +574,8 @@ fn committed(source: &SourcePeer, snapshot: &Snapshot) -> BackupEvent {
 
 /// The answer to the question that is under way; never, where none is.
 async fn next_answer(
-    ask: &mut Option<BoxFuture<'static, Result<Answer, ClientError>>>,
-) -> Result<Answer, ClientError> {
+    ask: &mut Option<BoxFuture<'static, Result<PollResponse, ClientError>>>,
+) -> Result<PollResponse, ClientError> {
     match ask {
         Some(ask) => ask.await,
         None => std::future::pending().await,

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use manifest::Ask;
+use manifest::PollRequest;
 use tokio::time::Instant;
 
 use super::super::backoff::Backoff;
@@ -118,7 +118,7 @@ impl Polling {
     }
 
     /// Begins a question.
-    pub(super) fn start(&mut self, now: Instant, interval: Duration) -> Ask {
+    pub(super) fn start(&mut self, now: Instant, interval: Duration) -> PollRequest {
         let is_off = self.off_until.is_some_and(|until| now < until);
         let wait = interval.clamp(Duration::from_secs(1), WAIT_MAX);
         let kind = if self.is_plain_next || is_off || self.etag.is_none() {
@@ -133,7 +133,7 @@ impl Polling {
             Kind::Plain => Duration::ZERO,
             Kind::Waiting(wait) => wait,
         };
-        Ask { since: self.etag.clone(), wait }
+        PollRequest { since: self.etag.clone(), wait }
     }
 
     /// There is an answer: with `etag` where it is a list, and with news or
@@ -210,11 +210,11 @@ mod tests {
     /// Past the first answer, with a question held.
     fn holding(now: Instant) -> Polling {
         let mut polling = Polling::new(now);
-        assert_eq!(polling.start(now, INTERVAL), Ask::default());
+        assert_eq!(polling.start(now, INTERVAL), PollRequest::default());
         polling.answered(now, INTERVAL, tag("1"), true);
         let now = polling.next().unwrap();
         let ask = polling.start(now, INTERVAL);
-        assert_eq!(ask, Ask { since: Some("1".into()), wait: INTERVAL });
+        assert_eq!(ask, PollRequest { since: Some("1".into()), wait: INTERVAL });
         polling
     }
 
@@ -260,7 +260,7 @@ mod tests {
         polling.start(now, INTERVAL);
         polling.answered(now, INTERVAL, Some(None), true);
         assert_eq!(polling.next(), Some(now + INTERVAL));
-        assert_eq!(polling.start(now + INTERVAL, INTERVAL), Ask::default());
+        assert_eq!(polling.start(now + INTERVAL, INTERVAL), PollRequest::default());
     }
 
     #[tokio::test(start_paused = true)]

@@ -8,7 +8,7 @@ mod refusing;
 use std::collections::{BTreeMap, HashMap};
 
 use config::ManifestUrl;
-use manifest::{Ask, Offer, sign};
+use manifest::{Offer, PollRequest, sign};
 use net::{Keypair, NetError, PeerId};
 use parking_lot::Mutex;
 use store::{Limit, StoreError};
@@ -28,7 +28,7 @@ type Fails<T> = Arc<dyn Fn() -> Option<T> + Send + Sync>;
 struct Fake {
     keypair: Keypair,
     shown: watch::Sender<(u64, Discovery)>,
-    asked: Mutex<Vec<(Instant, Ask)>>,
+    asked: Mutex<Vec<(Instant, PollRequest)>>,
     /// Says no instead of an answer.
     no_answer: Mutex<Option<Fails<ClientError>>>,
     /// How long each answer takes.
@@ -175,7 +175,11 @@ impl Drop for Pulling {
 }
 
 impl World for Arc<Fake> {
-    fn ask(&self, _: ManifestUrl, ask: Ask) -> BoxFuture<'static, Result<Answer, ClientError>> {
+    fn ask(
+        &self,
+        _: ManifestUrl,
+        ask: PollRequest,
+    ) -> BoxFuture<'static, Result<PollResponse, ClientError>> {
         let fake = self.clone();
         Box::pin(async move {
             fake.asked.lock().push((Instant::now(), ask.clone()));
@@ -193,9 +197,9 @@ impl World for Arc<Fake> {
             }
             let (version, discovery) = shown.borrow().clone();
             if ask.since == tag(version) {
-                return Ok(Answer::Unchanged);
+                return Ok(PollResponse::Unchanged);
             }
-            Ok(Answer::Changed { discovery, etag: tag(version) })
+            Ok(PollResponse::Changed { discovery, etag: tag(version) })
         })
     }
 

@@ -11,11 +11,11 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 /// Addresses that are remembered; the one that was quiet for longest goes.
-const ASKERS_MAX: usize = 128;
+const SEEN_CLIENTS_MAX: usize = 128;
 
 /// An address that has asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Asker {
+pub struct SeenClient {
     /// The address; IPv4 as such, however it came in.
     pub address: IpAddr,
     /// Who it said that it is. That proves nothing.
@@ -32,24 +32,24 @@ pub struct Asker {
 
 /// The addresses that have asked. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct Askers(Arc<Shared>);
+pub struct SeenClients(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
-    table: Mutex<HashMap<IpAddr, Asker>>,
+    table: Mutex<HashMap<IpAddr, SeenClient>>,
     changed: watch::Sender<u64>,
 }
 
-impl Askers {
+impl SeenClients {
     /// Nobody has asked yet.
     pub fn new() -> Self {
         Self::default()
     }
 
     /// Everybody who is remembered, by address.
-    pub fn list(&self) -> Vec<Asker> {
+    pub fn list(&self) -> Vec<SeenClient> {
         let mut all: Vec<_> = self.0.table.lock().values().cloned().collect();
-        all.sort_by_key(|asker| asker.address);
+        all.sort_by_key(|client| client.address);
         all
     }
 
@@ -69,27 +69,28 @@ impl Askers {
     ) -> bool {
         let is_news = {
             let mut table = self.0.table.lock();
-            if !table.contains_key(&address) && table.len() >= ASKERS_MAX {
+            if !table.contains_key(&address) && table.len() >= SEEN_CLIENTS_MAX {
                 // Those who are allowed stay, however many others come by.
-                let oldest = table.values().min_by_key(|asker| (asker.is_allowed, asker.last_at));
-                if let Some(oldest) = oldest.map(|asker| asker.address) {
+                let oldest =
+                    table.values().min_by_key(|client| (client.is_allowed, client.last_at));
+                if let Some(oldest) = oldest.map(|client| client.address) {
                     table.remove(&oldest);
                 }
             }
             let mut is_news = false;
-            let asker = table.entry(address).or_insert_with(|| {
+            let client = table.entry(address).or_insert_with(|| {
                 is_news = true;
-                Asker { address, peer, is_allowed, answered: 0, refused: 0, last_at: now }
+                SeenClient { address, peer, is_allowed, answered: 0, refused: 0, last_at: now }
             });
-            is_news |= asker.is_allowed != is_allowed;
-            is_news |= peer.is_some() && asker.peer != peer;
-            asker.is_allowed = is_allowed;
-            asker.peer = peer.or(asker.peer);
-            asker.last_at = now;
+            is_news |= client.is_allowed != is_allowed;
+            is_news |= peer.is_some() && client.peer != peer;
+            client.is_allowed = is_allowed;
+            client.peer = peer.or(client.peer);
+            client.last_at = now;
             if is_allowed {
-                asker.answered += 1;
+                client.answered += 1;
             } else {
-                asker.refused += 1;
+                client.refused += 1;
             }
             is_news
         };
@@ -106,16 +107,16 @@ mod tests {
 
     #[test]
     fn the_table_is_bounded_and_keeps_those_who_may() {
-        let askers = Askers::new();
+        let clients = SeenClients::new();
         let at = |second| Timestamp::from_second(second).unwrap();
         let address = |n: u16| IpAddr::from([10, 0, (n >> 8) as u8, (n & 255) as u8]);
-        let watch = askers.watch();
-        assert!(askers.note(address(0), None, true, at(0)));
+        let watch = clients.watch();
+        assert!(clients.note(address(0), None, true, at(0)));
         for n in 1..1000 {
-            askers.note(address(n), None, false, at(i64::from(n)));
+            clients.note(address(n), None, false, at(i64::from(n)));
         }
-        let list = askers.list();
-        assert_eq!(list.len(), ASKERS_MAX);
+        let list = clients.list();
+        assert_eq!(list.len(), SEEN_CLIENTS_MAX);
         assert!(list[0].is_allowed);
         assert_eq!(list.last().unwrap().address, address(999));
         assert!(watch.has_changed().unwrap());
@@ -123,16 +124,16 @@ mod tests {
 
     #[test]
     fn only_news_are_told() {
-        let askers = Askers::new();
+        let clients = SeenClients::new();
         let address = IpAddr::from([192, 0, 2, 7]);
         let now = Timestamp::UNIX_EPOCH;
         let peer = PeerId::random();
-        assert!(askers.note(address, None, false, now));
-        assert!(!askers.note(address, None, false, now));
-        assert!(askers.note(address, Some(peer), false, now));
-        assert!(askers.note(address, None, true, now));
-        assert!(!askers.note(address, Some(peer), true, now));
-        let asker = &askers.list()[0];
-        assert_eq!((asker.answered, asker.refused, asker.peer), (2, 3, Some(peer)));
+        assert!(clients.note(address, None, false, now));
+        assert!(!clients.note(address, None, false, now));
+        assert!(clients.note(address, Some(peer), false, now));
+        assert!(clients.note(address, None, true, now));
+        assert!(!clients.note(address, Some(peer), true, now));
+        let client = &clients.list()[0];
+        assert_eq!((client.answered, client.refused, client.peer), (2, 3, Some(peer)));
     }
 }

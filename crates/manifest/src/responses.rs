@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
 /// JSON that was written already.
-pub fn json_answer(status: StatusCode, body: String) -> Response {
+pub fn json_response(status: StatusCode, body: String) -> Response {
     let mut response = (status, body).into_response();
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -17,20 +17,20 @@ pub fn json_answer(status: StatusCode, body: String) -> Response {
 }
 
 /// `{"error": …, "message": …}`: what is wrong, and what to do.
-pub fn error_answer(status: StatusCode, message: &str) -> Response {
+pub fn error_response(status: StatusCode, message: &str) -> Response {
     let name = status.canonical_reason().unwrap_or("Error");
-    json_answer(status, json!({ "error": name, "message": message }).to_string())
+    json_response(status, json!({ "error": name, "message": message }).to_string())
 }
 
 /// `GET /health`
-pub async fn health_answer() -> Response {
-    json_answer(StatusCode::OK, json!({ "status": "ok" }).to_string())
+pub async fn health_response() -> Response {
+    json_response(StatusCode::OK, json!({ "status": "ok" }).to_string())
 }
 
 /// Only the `allowed` methods are understood.
-pub fn wrong_method_answer(allowed: &'static str) -> Response {
+pub fn method_not_allowed_response(allowed: &'static str) -> Response {
     let message = format!("only {allowed} is understood here");
-    let mut response = error_answer(StatusCode::METHOD_NOT_ALLOWED, &message);
+    let mut response = error_response(StatusCode::METHOD_NOT_ALLOWED, &message);
     response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
     response
 }
