@@ -17,7 +17,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use backup::{Progress, Puller, SessionPool};
-use net::{Access, Answer, BlockProvider, Keypair, Multiaddr, Net, NetConfig, PeerId, Purposes};
+use net::{
+    Access, BlockAnswer, BlockProvider, Keypair, Multiaddr, Net, NetConfig, PeerId, Purposes,
+};
 use serde_json::json;
 use store::{BlockStore, PackStore, Root, StoreOptions};
 use types::Cid;
@@ -25,16 +27,16 @@ use types::Cid;
 struct Provider(Arc<PackStore>);
 
 impl BlockProvider for Provider {
-    fn read(&self, _: &PeerId, wanted: &[Cid], budget: usize) -> Vec<Answer> {
+    fn read(&self, _: &PeerId, wanted: &[Cid], budget: usize) -> Vec<BlockAnswer> {
         let mut answers = Vec::new();
         let mut len = 0;
         for cid in wanted {
             let answer = match self.0.get_encoded(cid) {
                 Ok(Some(block)) => {
                     len += block.payload().len();
-                    Answer::Block(block)
+                    BlockAnswer::Block(block)
                 }
-                _ => Answer::Missing,
+                _ => BlockAnswer::Missing,
             };
             answers.push(answer);
             if len >= budget {

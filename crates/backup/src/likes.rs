@@ -14,7 +14,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use net::{Likeness, Sketch, Want};
+use net::{SimilarBlock, Sketch, Want};
 use store::{BlockStore, StoreError};
 use types::{Cid, Codec, FileNode, NodeChild};
 
@@ -71,7 +71,7 @@ impl Likes {
         &mut self,
         store: &Arc<dyn BlockStore>,
         wants: &[Want],
-    ) -> Result<HashMap<Cid, Arc<Likeness>>, StoreError> {
+    ) -> Result<HashMap<Cid, Arc<SimilarBlock>>, StoreError> {
         let mut found = HashMap::new();
         for want in wants {
             let Some(mut here) = self.of(want.cid) else { continue };
@@ -85,7 +85,7 @@ impl Likes {
             let store = store.clone();
             // Read again when it is needed: what is under way would be much.
             let base = move || sound(&*store, &here).ok().flatten();
-            found.insert(want.cid, Arc::new(Likeness::new(sketch, base)));
+            found.insert(want.cid, Arc::new(SimilarBlock::new(sketch, base)));
         }
         Ok(found)
     }

@@ -18,7 +18,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use net::{Ask, BlockError, FetchError, Fetched, Likeness, Outcome, PeerId, Want};
+use net::{
+    BlockError, BlockRequest, FetchError, FetchOutcome, Fetched, PeerId, SimilarBlock, Want,
+};
 use store::{BlockStore, StoreError};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -191,7 +193,7 @@ pub struct Puller {
 }
 
 /// What is known to be like what is asked for, by its name.
-type Alike = HashMap<Cid, Arc<Likeness>>;
+type Alike = HashMap<Cid, Arc<SimilarBlock>>;
 
 impl Puller {
     /// Nothing is asked yet.
@@ -391,8 +393,9 @@ impl Puller {
             let answers = answers.clone();
             move |batch: Vec<Fetched>| take(&*store, &progress, &answers, batch)
         };
-        let ask = |want: &Want| Ask { want: *want, like: alike.get(&want.cid).cloned() };
-        let asks: Vec<Ask> = left.iter().map(ask).collect();
+        let ask =
+            |want: &Want| BlockRequest { want: *want, similar: alike.get(&want.cid).cloned() };
+        let asks: Vec<BlockRequest> = left.iter().map(ask).collect();
         let begun = Instant::now();
         let result = session.fetch(asks, sink).await;
         if let Ok(stats) = &result
@@ -400,7 +403,7 @@ impl Puller {
         {
             #[expect(clippy::cast_precision_loss, reason = "a batch is some MiB")]
             let bytes = stats.bytes as f64;
-            self.is_fast |= bytes > net::SLOW_LINK * begun.elapsed().as_secs_f64();
+            self.is_fast |= bytes > net::SLOW_LINK_BYTES_PER_SEC * begun.elapsed().as_secs_f64();
         }
         let answers = std::mem::take(&mut *answers.lock().unwrap_or_else(|e| e.into_inner()));
         // In the order of the wants, so what was answered is a prefix.
@@ -462,10 +465,10 @@ fn take(
     for fetched in batch {
         travelled += fetched.travelled;
         match fetched.outcome {
-            Outcome::Block(block) => blocks.push(block),
-            Outcome::Missing => lacking.push((fetched.cid, false)),
-            Outcome::Changed => lacking.push((fetched.cid, true)),
-            Outcome::Unmade => unmade.push(fetched.cid),
+            FetchOutcome::Block(block) => blocks.push(block),
+            FetchOutcome::Missing => lacking.push((fetched.cid, false)),
+            FetchOutcome::Changed => lacking.push((fetched.cid, true)),
+            FetchOutcome::PatchFailed => unmade.push(fetched.cid),
         }
     }
     store.put(&blocks)?;

@@ -11,7 +11,7 @@ use backup::{
     SnapshotStore, list_remote, serve_snapshots,
 };
 use common::{Maker, PATIENCE, connect, node_as, node_providing, node_with, noise, until};
-use net::{Access, Answer, BlockProvider, Keypair, PeerId, Purposes};
+use net::{Access, BlockAnswer, BlockProvider, Keypair, PeerId, Purposes};
 use parking_lot::Mutex;
 use store::{BlockStore, MemStore};
 use tokio_util::sync::CancellationToken;
@@ -131,7 +131,7 @@ struct Noting {
 }
 
 impl BlockProvider for Noting {
-    fn read(&self, peer: &PeerId, wanted: &[Cid], budget: usize) -> Vec<Answer> {
+    fn read(&self, peer: &PeerId, wanted: &[Cid], budget: usize) -> Vec<BlockAnswer> {
         let answers = common::Provider(self.store.clone()).read(peer, wanted, budget);
         self.asked.lock().extend(&wanted[..answers.len()]);
         answers

@@ -35,7 +35,7 @@ use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, StreamExt};
 use libp2p::swarm::SwarmEvent;
 use libp2p::{StreamProtocol, Swarm, SwarmBuilder, tcp, tls, yamux};
 use net::{
-    Access, Answer, BlockProvider, Keypair, Multiaddr, Net, NetConfig, PeerId, Purposes, Want,
+    Access, BlockAnswer, BlockProvider, Keypair, Multiaddr, Net, NetConfig, PeerId, Purposes, Want,
 };
 use serde_json::json;
 use types::{Block, Cid, Codec, EncodedBlock};
@@ -178,12 +178,12 @@ impl Memory {
 }
 
 impl BlockProvider for Memory {
-    fn read(&self, _: &PeerId, wanted: &[Cid], budget: usize) -> Vec<Answer> {
+    fn read(&self, _: &PeerId, wanted: &[Cid], budget: usize) -> Vec<BlockAnswer> {
         let mut left = budget;
         let mut answers = Vec::new();
         for cid in wanted {
             let Some(block) = self.blocks.get(cid) else {
-                answers.push(Answer::Missing);
+                answers.push(BlockAnswer::Missing);
                 continue;
             };
             let len = block.payload().len();
@@ -191,7 +191,7 @@ impl BlockProvider for Memory {
                 break;
             }
             left = left.saturating_sub(len);
-            answers.push(Answer::Block(block.clone()));
+            answers.push(BlockAnswer::Block(block.clone()));
         }
         answers
     }

@@ -36,9 +36,9 @@ pub use access::{Access, Purposes};
 pub use addresses::split_peer;
 pub use behaviour::{AGENT_VERSION, PROTOCOL_VERSION};
 pub use blocks::{
-    Answer, Ask, BlockClient, BlockError, BlockProvider, BlockSession, FetchError, FetchStats,
-    Fetched, Likeness, Outcome, PROTOCOL as BLOCK_PROTOCOL, Refusal, SLOW_LINK, Sketch, Violation,
-    Want,
+    BlockAnswer, BlockClient, BlockError, BlockProvider, BlockRequest, BlockSession, FetchError,
+    FetchOutcome, FetchStats, Fetched, PROTOCOL as BLOCK_PROTOCOL, SLOW_LINK_BYTES_PER_SEC,
+    SimilarBlock, Sketch, StreamRefusal, Violation, Want,
 };
 pub use config::NetConfig;
 pub use error::{IdentityError, NetError, Retry, WrongPeer};

@@ -282,14 +282,14 @@ mod tests {
     use types::Cid;
 
     use super::*;
-    use crate::blocks::Answer;
+    use crate::blocks::BlockAnswer;
     use crate::event_loop::Command;
 
     struct Nothing;
 
     impl BlockProvider for Nothing {
-        fn read(&self, _: &PeerId, wanted: &[Cid], _: usize) -> Vec<Answer> {
-            vec![Answer::Missing; wanted.len()]
+        fn read(&self, _: &PeerId, wanted: &[Cid], _: usize) -> Vec<BlockAnswer> {
+            vec![BlockAnswer::Missing; wanted.len()]
         }
     }
 

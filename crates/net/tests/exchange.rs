@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use common::*;
 use net::{
-    Access, BlockError, FetchError, Keypair, Net, NetConfig, NetError, NetEvent, Purposes, Refusal,
-    Retry,
+    Access, BlockError, FetchError, Keypair, Net, NetConfig, NetError, NetEvent, Purposes, Retry,
+    StreamRefusal,
 };
 use types::EncodedBlock;
 
@@ -94,7 +94,7 @@ async fn a_peer_that_is_not_on_the_list_is_refused_and_told_of_once() {
     for _ in 0..5 {
         let opened = client.handle().blocks().open(server.handle().peer_id()).await;
         let error = opened.err().unwrap();
-        assert!(matches!(error, BlockError::Refused(Refusal::NotAllowed)), "{error}");
+        assert!(matches!(error, BlockError::Refused(StreamRefusal::NotAllowed)), "{error}");
         assert_eq!(error.retry(), Retry::Permanent);
     }
     assert_eq!(server.handle().metrics().refused, 5);
@@ -137,7 +137,7 @@ async fn a_peer_that_is_removed_in_mid_transfer_loses_its_stream() {
     let again = session.fetch(wants(&blocks), |_| Ok::<(), ()>(())).await.unwrap_err();
     assert!(matches!(again, FetchError::Block(BlockError::Ended)));
     let refused = client.handle().blocks().open(server.handle().peer_id()).await.err().unwrap();
-    assert!(matches!(refused, BlockError::Refused(Refusal::NotAllowed)), "{refused}");
+    assert!(matches!(refused, BlockError::Refused(StreamRefusal::NotAllowed)), "{refused}");
 }
 
 #[tokio::test]
@@ -269,7 +269,7 @@ async fn too_many_sessions_are_told_so() {
     for _ in 0..12 {
         match client.handle().blocks().open(server.handle().peer_id()).await {
             Ok(session) => sessions.push(session),
-            Err(BlockError::Refused(Refusal::Overloaded)) => overloaded += 1,
+            Err(BlockError::Refused(StreamRefusal::Overloaded)) => overloaded += 1,
             Err(error) => panic!("{error}"),
         }
     }
@@ -280,7 +280,7 @@ async fn too_many_sessions_are_told_so() {
     for _ in 0..100 {
         match client.handle().blocks().open(server.handle().peer_id()).await {
             Ok(_) => return,
-            Err(BlockError::Refused(Refusal::Overloaded)) => tokio::task::yield_now().await,
+            Err(BlockError::Refused(StreamRefusal::Overloaded)) => tokio::task::yield_now().await,
             Err(error) => panic!("{error}"),
         }
     }

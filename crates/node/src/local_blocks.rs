@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 
-use net::{Answer, BlockProvider, PeerId};
+use net::{BlockAnswer, BlockProvider, PeerId};
 use store::{BlockStore, InPlaceAnswer, PackStore, StoreError};
 use tokio_util::sync::CancellationToken;
 use types::{Cid, EncodedBlock};
@@ -128,11 +128,11 @@ impl LocalBlocks {
         // A block of the store that is damaged is logged there, and may still
         // be in a file.
         if let Ok(Some(block)) = self.store.get_encoded(cid) {
-            return Begun::Done(Answer::Block(block));
+            return Begun::Done(BlockAnswer::Block(block));
         }
         match self.in_place.open(cid) {
             Ok(Some(open)) => Begun::Open(*cid, open),
-            Ok(None) => Begun::Done(Answer::Missing),
+            Ok(None) => Begun::Done(BlockAnswer::Missing),
             Err(error) => Begun::Done(not_found(cid, &error)),
         }
     }
@@ -144,7 +144,7 @@ const OPEN_MAX: usize = 32;
 
 /// An answer on the way.
 enum Begun<'a> {
-    Done(Answer),
+    Done(BlockAnswer),
     Open(Cid, OpenInPlace<'a>),
 }
 
@@ -152,28 +152,28 @@ impl Begun<'_> {
     /// Bytes of payload that it is expected to take.
     fn len(&self) -> usize {
         match self {
-            Self::Done(Answer::Block(block)) => block.payload().len(),
+            Self::Done(BlockAnswer::Block(block)) => block.payload().len(),
             Self::Done(_) => 0,
             Self::Open(_, open) => open.len_hint,
         }
     }
 
-    fn finish(self) -> Answer {
+    fn finish(self) -> BlockAnswer {
         match self {
             Self::Done(answer) => answer,
             Self::Open(cid, open) => match (open.read)() {
-                Ok(InPlaceAnswer::Block(block)) => Answer::Block(block),
-                Ok(InPlaceAnswer::Changed(_)) => Answer::Changed,
-                Ok(InPlaceAnswer::Missing) => Answer::Missing,
+                Ok(InPlaceAnswer::Block(block)) => BlockAnswer::Block(block),
+                Ok(InPlaceAnswer::Changed(_)) => BlockAnswer::Changed,
+                Ok(InPlaceAnswer::Missing) => BlockAnswer::Missing,
                 Err(error) => not_found(&cid, &error),
             },
         }
     }
 }
 
-fn not_found(cid: &Cid, error: &StoreError) -> Answer {
+fn not_found(cid: &Cid, error: &StoreError) -> BlockAnswer {
     tracing::error!(%cid, %error, "a block cannot be looked up");
-    Answer::Missing
+    BlockAnswer::Missing
 }
 
 impl BlockStore for LocalBlocks {
@@ -242,7 +242,7 @@ impl BlockStore for TakingOver {
 }
 
 impl BlockProvider for LocalBlocks {
-    fn read(&self, _: &PeerId, wanted: &[Cid], budget: usize) -> Vec<Answer> {
+    fn read(&self, _: &PeerId, wanted: &[Cid], budget: usize) -> Vec<BlockAnswer> {
         let mut answers = Vec::new();
         let mut len = 0;
         let mut next = wanted.iter();
@@ -261,7 +261,7 @@ impl BlockProvider for LocalBlocks {
                 return answers;
             }
             let answer = first.finish();
-            if let Answer::Block(block) = &answer {
+            if let BlockAnswer::Block(block) = &answer {
                 len += block.payload().len();
             }
             answers.push(answer);
@@ -344,9 +344,9 @@ mod tests {
         /// Reads one batch; tells which blocks it brought.
         fn read(&self, wanted: &[Cid], budget: usize) -> Vec<Option<Cid>> {
             let answers = self.local.read(&PeerId::random(), wanted, budget);
-            let cid = |answer: &Answer| match answer {
-                Answer::Block(block) => Some(block.cid()),
-                Answer::Missing | Answer::Changed => None,
+            let cid = |answer: &BlockAnswer| match answer {
+                BlockAnswer::Block(block) => Some(block.cid()),
+                BlockAnswer::Missing | BlockAnswer::Changed => None,
             };
             answers.iter().map(cid).collect()
         }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use backup::{
     PATCH_PROTOCOL, RECEIPT_PROTOCOL, SNAPSHOTS_PROTOCOL, Snapshot, SnapshotRecord, SnapshotStore,
 };
-use net::{Access, Answer, BlockProvider, Keypair, Net, NetConfig, PeerId};
+use net::{Access, BlockAnswer, BlockProvider, Keypair, Net, NetConfig, PeerId};
 use store::{BlockStore, FileWriter, MemStore};
 use types::{
     Block, Cid, Dataset, EncodedBlock, Entry, EntryKind, FolderId, Hash, ManifestHeader,
@@ -23,15 +23,15 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) struct Provider(pub(crate) Arc<dyn BlockStore>);
 
 impl BlockProvider for Provider {
-    fn read(&self, _: &PeerId, wanted: &[Cid], budget: usize) -> Vec<Answer> {
+    fn read(&self, _: &PeerId, wanted: &[Cid], budget: usize) -> Vec<BlockAnswer> {
         let (mut answers, mut len) = (Vec::new(), 0);
         for cid in wanted {
             let answer = match self.0.get_encoded(cid) {
                 Ok(Some(block)) => {
                     len += block.payload().len();
-                    Answer::Block(block)
+                    BlockAnswer::Block(block)
                 }
-                _ => Answer::Missing,
+                _ => BlockAnswer::Missing,
             };
             if len > budget && !answers.is_empty() {
                 break;

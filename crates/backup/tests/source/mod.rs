@@ -18,7 +18,7 @@ use backup::{
 use config::SourcePeer;
 use manifest::{ManifestRegistry, ManifestServer, SeenClients};
 use net::{
-    Access, Answer, BlockProvider, Keypair, Net, NetConfig, PeerId, Purposes, StreamProtocol,
+    Access, BlockAnswer, BlockProvider, Keypair, Net, NetConfig, PeerId, Purposes, StreamProtocol,
 };
 use parking_lot::Mutex;
 use store::{BlockStore, FileWriter, MemStore};
@@ -63,7 +63,7 @@ pub(crate) struct Served {
 }
 
 impl BlockProvider for Served {
-    fn read(&self, peer: &PeerId, wanted: &[Cid], budget: usize) -> Vec<Answer> {
+    fn read(&self, peer: &PeerId, wanted: &[Cid], budget: usize) -> Vec<BlockAnswer> {
         let (mut answers, mut len) = (Vec::new(), 0);
         for cid in wanted {
             while !self.is_gone.load(Ordering::SeqCst) {
@@ -83,13 +83,13 @@ impl BlockProvider for Served {
                 std::thread::sleep(Duration::from_millis(5));
             }
             if self.changed.lock().contains(cid) {
-                answers.push(Answer::Changed);
+                answers.push(BlockAnswer::Changed);
                 continue;
             }
             let is_missing = self.missing.lock().contains(cid);
             let block = self.store.get_encoded(cid).unwrap().filter(|_| !is_missing);
             let Some(block) = block else {
-                answers.push(Answer::Missing);
+                answers.push(BlockAnswer::Missing);
                 continue;
             };
             len += block.payload().len();
@@ -99,7 +99,7 @@ impl BlockProvider for Served {
             if *self.noted.lock() == Some(*peer) {
                 self.blocks.lock().push(*cid);
             }
-            answers.push(Answer::Block(block));
+            answers.push(BlockAnswer::Block(block));
         }
         answers
     }

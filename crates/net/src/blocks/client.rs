@@ -2,8 +2,8 @@
 
 use libp2p::PeerId;
 
-use super::ask::{Ask, FetchStats, Fetched};
 use super::fetch::Session;
+use super::request::{BlockRequest, FetchStats, Fetched};
 use super::{BlockError, FetchError, PROTOCOL};
 use crate::handle::Handle;
 use crate::streams::NetStream;
@@ -69,7 +69,7 @@ impl BlockSession {
     /// is closed.
     pub async fn fetch<W, F, E>(&mut self, asks: W, sink: F) -> Result<FetchStats, FetchError<E>>
     where
-        W: IntoIterator<Item: Into<Ask>>,
+        W: IntoIterator<Item: Into<BlockRequest>>,
         W::IntoIter: Send + 'static,
         F: FnMut(Vec<Fetched>) -> Result<(), E> + Send + 'static,
         E: Send + 'static,

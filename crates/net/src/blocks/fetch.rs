@@ -20,9 +20,9 @@ use tokio::task::JoinHandle;
 use tokio::time::Sleep;
 use types::{Cid, EncodedBlock, EncodedError, Encoding};
 
-use super::ask::{Ask, FetchStats, Fetched, Likeness, Outcome, Want};
 use super::frame::{self, Frame, MAX_WANTS_PER_FRAME, Side, Violation};
-use super::intake::Intake;
+use super::frame_reader::FrameReader;
+use super::request::{BlockRequest, FetchOutcome, FetchStats, Fetched, SimilarBlock, Want};
 use super::watchdog::{HELLO_TIMEOUT, MIN_PROGRESS, PROGRESS_WINDOW, Watchdog};
 use super::{BlockError, FetchError};
 use crate::metrics::Metrics;
@@ -56,7 +56,7 @@ const MAX_WANTS_IN_FLIGHT: usize = 16 << 10;
 /// An open session: the greeting is over.
 pub(super) struct Session<S> {
     stream: S,
-    intake: Intake,
+    reader: FrameReader,
     spare: Option<Vec<u8>>,
     max_wants: usize,
     metrics: Arc<Metrics>,
@@ -67,7 +67,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     pub(super) async fn open(stream: S, metrics: Arc<Metrics>) -> Result<Self, BlockError> {
         let mut session = Self {
             stream,
-            intake: Intake::new(Side::Client, HAND_OVER),
+            reader: FrameReader::new(Side::Client, HAND_OVER),
             spare: None,
             max_wants: 0,
             metrics,
@@ -93,7 +93,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
         .await;
         loop {
-            if let Some((answer, _)) = self.intake.next().map_err(BlockError::Violation)? {
+            if let Some((answer, _)) = self.reader.next().map_err(BlockError::Violation)? {
                 return match answer {
                     Frame::Ack { version, hash_mode, max_wants, .. } => {
                         if version != frame::VERSION
@@ -109,8 +109,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                     other => Err(BlockError::Violation(Violation::OutOfTurn(other.kind()))),
                 };
             }
-            let (intake, stream) = (&mut self.intake, &mut self.stream);
-            match std::future::poll_fn(|cx| intake.poll_read(stream, cx)).await {
+            let (reader, stream) = (&mut self.reader, &mut self.stream);
+            match std::future::poll_fn(|cx| reader.poll_read(stream, cx)).await {
                 Ok(0) => {
                     sent.map_err(BlockError::Io)?;
                     return Err(BlockError::Closed { outstanding: 0 });
@@ -129,7 +129,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         sink: F,
     ) -> Result<FetchStats, FetchError<E>>
     where
-        W: Iterator<Item: Into<Ask>>,
+        W: Iterator<Item: Into<BlockRequest>>,
         F: FnMut(Vec<Fetched>) -> Result<(), E> + Send + 'static,
         E: Send + 'static,
     {
@@ -173,7 +173,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
 struct Asked {
     cid: Cid,
     len: u32,
-    like: Option<Arc<Likeness>>,
+    similar: Option<Arc<SimilarBlock>>,
 }
 
 /// An answer that lies in the buffer.
@@ -184,7 +184,7 @@ struct Item {
 
 enum ItemKind {
     Block { encoding: Encoding, len: u32, payload: Range<usize> },
-    Patch { like: Arc<Likeness>, patch: Range<usize> },
+    Patch { similar: Arc<SimilarBlock>, patch: Range<usize> },
     Missing,
     Changed,
 }
@@ -222,7 +222,7 @@ impl<S, W, F, E> Unpin for Fetch<'_, S, W, F, E> {}
 impl<S, W, F, E> Fetch<'_, S, W, F, E>
 where
     S: AsyncRead + AsyncWrite + Unpin,
-    W: Iterator<Item: Into<Ask>>,
+    W: Iterator<Item: Into<BlockRequest>>,
     F: FnMut(Vec<Fetched>) -> Result<(), E> + Send + 'static,
     E: Send + 'static,
 {
@@ -261,7 +261,7 @@ where
     }
 
     fn has_room(&self) -> bool {
-        self.items.len() < MAX_ANSWERS && self.session.intake.has_room()
+        self.items.len() < MAX_ANSWERS && self.session.reader.has_room()
     }
 
     /// Takes the sink back from the blocking thread.
@@ -307,17 +307,17 @@ where
                 self.exhausted = true;
                 break;
             };
-            let Ask { want: Want { cid, len }, like } = ask.into();
+            let BlockRequest { want: Want { cid, len }, similar } = ask.into();
             let len = len.unwrap_or(ASSUMED_LEN);
             self.bytes_in_flight += u64::from(len);
-            match &like {
-                Some(like) => {
+            match &similar {
+                Some(similar) => {
                     self.put_wants(&mut batch);
-                    frame::put_like(&mut self.out, &cid, like.sketch());
+                    frame::put_similar(&mut self.out, &cid, similar.sketch());
                 }
                 None => batch.push(cid),
             }
-            self.in_flight.push_back(Asked { cid, len, like });
+            self.in_flight.push_back(Asked { cid, len, similar });
             if batch.len() == MAX_WANTS_PER_FRAME {
                 self.put_wants(&mut batch);
             }
@@ -363,7 +363,7 @@ where
         // Nothing is read that was not asked for: it is the next fetch's.
         while self.end.is_none() && !self.in_flight.is_empty() && self.has_room() {
             let session = &mut *self.session;
-            match session.intake.poll_read(&mut session.stream, cx) {
+            match session.reader.poll_read(&mut session.stream, cx) {
                 Poll::Pending => break,
                 // Within a frame or not: the peer may have died anywhere.
                 Poll::Ready(Ok(0)) => {
@@ -394,7 +394,7 @@ where
     }
 
     fn next_answer(&mut self) -> Result<Option<Item>, BlockError> {
-        let next = self.session.intake.next().map_err(BlockError::Violation)?;
+        let next = self.session.reader.next().map_err(BlockError::Violation)?;
         let Some((answer, range)) = next else {
             return Ok(None);
         };
@@ -405,7 +405,7 @@ where
             Frame::Patch(patch) => ItemKind::Patch {
                 // Where no sketch was sent, there is nothing that it could be a
                 // difference to.
-                like: (self.in_flight.front().and_then(|asked| asked.like.clone()))
+                similar: (self.in_flight.front().and_then(|asked| asked.similar.clone()))
                     .ok_or(BlockError::Violation(Violation::OutOfTurn(answer.kind())))?,
                 patch: range.end - patch.len()..range.end,
             },
@@ -429,7 +429,7 @@ where
         if self.items.is_empty() {
             self.linger = None;
             // A frame longer than the rest of the buffer.
-            if self.end.is_none() && !self.session.intake.has_room() {
+            if self.end.is_none() && !self.session.reader.has_room() {
                 self.session.spare = Some(self.swap());
                 return true;
             }
@@ -450,7 +450,7 @@ where
     /// Takes the full buffer, and leaves another in its place.
     fn swap(&mut self) -> Vec<u8> {
         let spare = self.session.spare.take();
-        self.session.intake.replace(spare)
+        self.session.reader.replace(spare)
     }
 
     fn start_work(&mut self) {
@@ -485,7 +485,7 @@ where
                 match EncodedBlock::verify(cid, encoding, len, buffer.slice(payload)) {
                     Ok(block) => {
                         stats.blocks += 1;
-                        Outcome::Block(block)
+                        FetchOutcome::Block(block)
                     }
                     Err(error) => {
                         wrong = Some(error);
@@ -495,24 +495,24 @@ where
             }
             // Nobody is to blame: what it is a difference to is ours, and may
             // be gone.
-            ItemKind::Patch { like, patch } => {
+            ItemKind::Patch { similar, patch } => {
                 travelled = patch.len() as u64;
-                match like.block(cid, &buffer[patch]) {
+                match similar.block(cid, &buffer[patch]) {
                     Some(block) => {
                         stats.blocks += 1;
                         stats.patched += 1;
-                        Outcome::Block(block)
+                        FetchOutcome::Block(block)
                     }
-                    None => Outcome::Unmade,
+                    None => FetchOutcome::PatchFailed,
                 }
             }
             ItemKind::Missing => {
                 stats.missing += 1;
-                Outcome::Missing
+                FetchOutcome::Missing
             }
             ItemKind::Changed => {
                 stats.changed += 1;
-                Outcome::Changed
+                FetchOutcome::Changed
             }
         };
         stats.bytes += travelled;

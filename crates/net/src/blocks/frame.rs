@@ -26,7 +26,7 @@ const WANT_LEN: usize = 1 + Hash::LEN;
 
 /// The length of a want with a sketch, without its pieces: the want, and the
 /// length of pieces.
-const LIKE_HEAD: usize = WANT_LEN + 1;
+const SIMILAR_HEAD: usize = WANT_LEN + 1;
 
 /// The most that tells which pieces a difference builds on, in bytes.
 const SHARED_MAX: usize = PIECES_MAX.div_ceil(8);
@@ -47,7 +47,7 @@ const MAX_GREETING: usize = 64;
 pub(crate) mod kind {
     pub(crate) const HELLO: u8 = 0x01;
     pub(crate) const WANT: u8 = 0x02;
-    pub(crate) const LIKE: u8 = 0x03;
+    pub(crate) const SIMILAR: u8 = 0x03;
     pub(crate) const ACK: u8 = 0x81;
     pub(crate) const BLOCK: u8 = 0x82;
     pub(crate) const MISSING: u8 = 0x83;
@@ -106,7 +106,7 @@ pub enum Violation {
 /// Why the server ends the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Refusal {
+pub enum StreamRefusal {
     /// The peer is not on the list of those that may have blocks.
     NotAllowed = 1,
     /// Too many streams are served.
@@ -121,7 +121,7 @@ pub enum Refusal {
     Stalled = 6,
 }
 
-impl Refusal {
+impl StreamRefusal {
     fn from_code(code: u8) -> Result<Self, Violation> {
         Ok(match code {
             1 => Self::NotAllowed,
@@ -143,7 +143,7 @@ impl Refusal {
     }
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for StreamRefusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::NotAllowed => "this node is not allowed to fetch blocks from it",
@@ -161,13 +161,13 @@ impl fmt::Display for Refusal {
 pub(crate) enum Frame<'a> {
     Hello { version: u16, hash_mode: u8, max_block_len: u32 },
     Want(&'a [u8]),
-    Like(&'a [u8]),
+    Similar(&'a [u8]),
     Ack { version: u16, hash_mode: u8, max_block_len: u32, max_wants: u32 },
     Block { encoding: Encoding, len: u32, payload: &'a [u8] },
     Missing,
     Changed,
     Patch(&'a [u8]),
-    Error(Refusal),
+    Error(StreamRefusal),
 }
 
 impl Frame<'_> {
@@ -175,7 +175,7 @@ impl Frame<'_> {
         match self {
             Self::Hello { .. } => kind::HELLO,
             Self::Want(_) => kind::WANT,
-            Self::Like(_) => kind::LIKE,
+            Self::Similar(_) => kind::SIMILAR,
             Self::Ack { .. } => kind::ACK,
             Self::Block { .. } => kind::BLOCK,
             Self::Missing => kind::MISSING,
@@ -192,8 +192,8 @@ fn check_len(side: Side, kind: u8, len: usize) -> Result<(), Violation> {
         (Side::Server, kind::WANT) => {
             len > 0 && len.is_multiple_of(WANT_LEN) && len / WANT_LEN <= MAX_WANTS_PER_FRAME
         }
-        (Side::Server, kind::LIKE) => {
-            let pieces = len.saturating_sub(LIKE_HEAD);
+        (Side::Server, kind::SIMILAR) => {
+            let pieces = len.saturating_sub(SIMILAR_HEAD);
             pieces > 0
                 && pieces.is_multiple_of(PIECE_HASH_LEN)
                 && pieces / PIECE_HASH_LEN <= PIECES_MAX
@@ -239,7 +239,7 @@ pub(crate) fn parse(side: Side, frame: &[u8]) -> Result<Frame<'_>, Violation> {
             max_block_len: u32::from_le_bytes(part(body, 3)),
         },
         kind::WANT => Frame::Want(body),
-        kind::LIKE => Frame::Like(body),
+        kind::SIMILAR => Frame::Similar(body),
         kind::ACK => Frame::Ack {
             version: u16::from_le_bytes(part(body, 0)),
             hash_mode: body[2],
@@ -260,7 +260,7 @@ pub(crate) fn parse(side: Side, frame: &[u8]) -> Result<Frame<'_>, Violation> {
         kind::MISSING => Frame::Missing,
         kind::CHANGED => Frame::Changed,
         kind::PATCH => Frame::Patch(body),
-        _ => Frame::Error(Refusal::from_code(body[0])?),
+        _ => Frame::Error(StreamRefusal::from_code(body[0])?),
     })
 }
 
@@ -283,13 +283,13 @@ fn want(bytes: &[u8]) -> Result<Cid, Violation> {
 }
 
 /// The want of a like frame, and the sketch of what the asker has.
-pub(crate) fn like(body: &[u8]) -> Result<(Cid, Sketch), Violation> {
+pub(crate) fn similar(body: &[u8]) -> Result<(Cid, Sketch), Violation> {
     let cid = want(body)?;
     let piece_log = body[WANT_LEN];
     if !PIECE_LOGS.contains(&piece_log) {
         return Err(Violation::UnknownTag { what: "length of pieces", value: piece_log });
     }
-    Ok((cid, Sketch::from_wire(piece_log, &body[LIKE_HEAD..])))
+    Ok((cid, Sketch::from_wire(piece_log, &body[SIMILAR_HEAD..])))
 }
 
 fn put_prefix(out: &mut Vec<u8>, kind: u8, body: usize) {
@@ -332,8 +332,8 @@ fn put_want(out: &mut Vec<u8>, cid: &Cid) {
 }
 
 /// Writes one want with the sketch of what is like it.
-pub(crate) fn put_like(out: &mut Vec<u8>, cid: &Cid, sketch: &Sketch) {
-    put_prefix(out, kind::LIKE, LIKE_HEAD + sketch.size());
+pub(crate) fn put_similar(out: &mut Vec<u8>, cid: &Cid, sketch: &Sketch) {
+    put_prefix(out, kind::SIMILAR, SIMILAR_HEAD + sketch.size());
     put_want(out, cid);
     out.push(sketch.piece_log());
     for piece in sketch.pieces() {
@@ -361,7 +361,7 @@ pub(crate) fn put_patch_head(out: &mut Vec<u8>, patch: usize) {
     put_prefix(out, kind::PATCH, patch);
 }
 
-pub(crate) fn put_error(out: &mut Vec<u8>, refusal: Refusal) {
+pub(crate) fn put_error(out: &mut Vec<u8>, refusal: StreamRefusal) {
     put_prefix(out, kind::ERROR, 1);
     out.push(refusal as u8);
 }
@@ -399,14 +399,14 @@ mod tests {
             [9, 0, 0, 0, 0x82, 1, 2, 1, 0, 0]
         );
         let sketch = Sketch::from_wire(9, b"first.second");
-        let like = built(|out| put_like(out, &cid, &sketch));
-        assert_eq!(like[..6], [47, 0, 0, 0, 3, 1]);
-        assert_eq!(like[6..38], *cid.hash().as_bytes());
-        assert_eq!(like[38..], *b"\x09first.second");
+        let similar = built(|out| put_similar(out, &cid, &sketch));
+        assert_eq!(similar[..6], [47, 0, 0, 0, 3, 1]);
+        assert_eq!(similar[6..38], *cid.hash().as_bytes());
+        assert_eq!(similar[38..], *b"\x09first.second");
         assert_eq!(built(|out| put_patch_head(out, 257)), [2, 1, 0, 0, 0x85]);
         assert_eq!(built(put_missing), [1, 0, 0, 0, 0x83]);
         assert_eq!(built(put_changed), [1, 0, 0, 0, 0x84]);
-        assert_eq!(built(|out| put_error(out, Refusal::NotAllowed)), [2, 0, 0, 0, 0xff, 1]);
+        assert_eq!(built(|out| put_error(out, StreamRefusal::NotAllowed)), [2, 0, 0, 0, 0xff, 1]);
     }
 
     #[test]
@@ -424,13 +424,13 @@ mod tests {
         let Ok(Frame::Want(body)) = whole(Side::Server, &bytes) else { panic!() };
         assert_eq!(wants(body).collect::<Result<Vec<_>, _>>(), Ok(cids));
         let (cid, sketch) = (Cid::of(Codec::DagCbor, b"x"), Sketch::from_wire(12, &[7; 600]));
-        let bytes = built(|out| put_like(out, &cid, &sketch));
-        let Ok(Frame::Like(body)) = whole(Side::Server, &bytes) else { panic!() };
-        assert_eq!(like(body), Ok((cid, sketch)));
+        let bytes = built(|out| put_similar(out, &cid, &sketch));
+        let Ok(Frame::Similar(body)) = whole(Side::Server, &bytes) else { panic!() };
+        assert_eq!(similar(body), Ok((cid, sketch)));
         for piece_log in [0, 7, 13, 255] {
-            let bytes = built(|out| put_like(out, &cid, &Sketch::from_wire(piece_log, &[7; 6])));
-            let Ok(Frame::Like(body)) = whole(Side::Server, &bytes) else { panic!() };
-            assert!(matches!(like(body), Err(Violation::UnknownTag { .. })));
+            let bytes = built(|out| put_similar(out, &cid, &Sketch::from_wire(piece_log, &[7; 6])));
+            let Ok(Frame::Similar(body)) = whole(Side::Server, &bytes) else { panic!() };
+            assert!(matches!(similar(body), Err(Violation::UnknownTag { .. })));
         }
         let mut bytes = built(|out| put_patch_head(out, 3));
         bytes.extend_from_slice(b"abc");
@@ -440,7 +440,7 @@ mod tests {
         let frame = Frame::Block { encoding: Encoding::Plain, len: 3, payload: b"abc" };
         assert_eq!(whole(Side::Client, &bytes), Ok(frame));
         for code in 1..=6 {
-            let refusal = Refusal::from_code(code).unwrap();
+            let refusal = StreamRefusal::from_code(code).unwrap();
             let bytes = built(|out| put_error(out, refusal));
             assert_eq!(whole(Side::Client, &bytes), Ok(Frame::Error(refusal)));
         }
@@ -451,10 +451,10 @@ mod tests {
         let prefix = |len: u32, kind: u8| [&len.to_le_bytes()[..], &[kind]].concat();
         let max_block = u32::try_from(1 + BLOCK_HEAD + MAX_BLOCK_LEN).unwrap();
         let max_want = u32::try_from(1 + WANT_LEN * MAX_WANTS_PER_FRAME).unwrap();
-        let max_like = u32::try_from(1 + LIKE_HEAD + 6 * PIECES_MAX).unwrap();
+        let max_similar = u32::try_from(1 + SIMILAR_HEAD + 6 * PIECES_MAX).unwrap();
         let max_patch = u32::try_from(1 + SHARED_MAX + MAX_BLOCK_LEN).unwrap();
         assert!(frame_len(Side::Client, &prefix(max_patch, kind::PATCH)).is_ok());
-        assert!(frame_len(Side::Server, &prefix(max_like, kind::LIKE)).is_ok());
+        assert!(frame_len(Side::Server, &prefix(max_similar, kind::SIMILAR)).is_ok());
         assert!(frame_len(Side::Client, &prefix(max_block, kind::BLOCK)).is_ok());
         assert!(frame_len(Side::Server, &prefix(max_want, kind::WANT)).is_ok());
         for (side, len, kind) in [
@@ -469,9 +469,9 @@ mod tests {
             (Side::Server, max_want - 1, kind::WANT),
             (Side::Server, 1, kind::WANT),
             (Side::Server, u32::MAX, kind::WANT),
-            (Side::Server, max_like + 6, kind::LIKE),
-            (Side::Server, max_like - 1, kind::LIKE),
-            (Side::Server, 35, kind::LIKE),
+            (Side::Server, max_similar + 6, kind::SIMILAR),
+            (Side::Server, max_similar - 1, kind::SIMILAR),
+            (Side::Server, 35, kind::SIMILAR),
             (Side::Client, max_patch + 1, kind::PATCH),
             (Side::Client, 2, kind::PATCH),
             (Side::Server, 7, kind::HELLO),
@@ -483,7 +483,7 @@ mod tests {
         // The frames of the other side, and those of nobody.
         for (side, kind) in [
             (Side::Client, kind::WANT),
-            (Side::Client, kind::LIKE),
+            (Side::Client, kind::SIMILAR),
             (Side::Server, kind::BLOCK),
             (Side::Server, kind::PATCH),
         ] {
@@ -509,8 +509,8 @@ mod tests {
                 if let Ok(Frame::Want(body)) = parse(side, &framed) {
                     let _ = wants(body).collect::<Vec<_>>();
                 }
-                if let Ok(Frame::Like(body)) = parse(side, &framed) {
-                    let _ = like(body);
+                if let Ok(Frame::Similar(body)) = parse(side, &framed) {
+                    let _ = similar(body);
                 }
             }
         }

@@ -11,12 +11,12 @@
 //! amounts, whatever the other does; and nothing here hashes, unpacks or
 //! touches a disk on the network thread.
 
-mod ask;
 mod client;
 mod fetch;
 mod frame;
-mod intake;
+mod frame_reader;
 mod pace;
+mod request;
 mod server;
 mod serving;
 mod sketch;
@@ -30,10 +30,10 @@ use std::time::Duration;
 use libp2p::{PeerId, StreamProtocol};
 use types::{Cid, EncodedBlock, EncodedError};
 
-pub use ask::{Ask, FetchStats, Fetched, Likeness, Outcome, Want};
 pub use client::{BlockClient, BlockSession};
-pub use frame::{Refusal, Violation};
-pub use pace::SLOW_LINK;
+pub use frame::{StreamRefusal, Violation};
+pub use pace::SLOW_LINK_BYTES_PER_SEC;
+pub use request::{BlockRequest, FetchOutcome, FetchStats, Fetched, SimilarBlock, Want};
 pub(crate) use server::Server;
 pub use sketch::Sketch;
 
@@ -44,7 +44,7 @@ pub const PROTOCOL: StreamProtocol = StreamProtocol::new("/archivist/blocks/1.0.
 
 /// What a node answers about one block.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub enum BlockAnswer {
     /// Here it is.
     Block(EncodedBlock),
     /// It is not here.
@@ -60,7 +60,7 @@ pub trait BlockProvider: Send + Sync + 'static {
     /// Answers a prefix of `wanted`, which is never empty: the first entry at
     /// least, and then as many as keep the payloads within `budget` bytes in
     /// total. `peer` has been checked against the access list.
-    fn read(&self, peer: &PeerId, wanted: &[Cid], budget: usize) -> Vec<Answer>;
+    fn read(&self, peer: &PeerId, wanted: &[Cid], budget: usize) -> Vec<BlockAnswer>;
 }
 
 /// Why a fetch ended early. What was handed to the sink before it stays good.
@@ -71,7 +71,7 @@ pub enum BlockError {
     Net(#[from] NetError),
     /// The peer says no.
     #[error("the peer ended the stream: {0}")]
-    Refused(Refusal),
+    Refused(StreamRefusal),
     /// The peer sent other bytes than those of the block that was asked for.
     #[error("the peer sent a wrong block")]
     WrongBlock(#[source] EncodedError),

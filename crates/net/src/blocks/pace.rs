@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 /// Bytes in a second on the wire below which a link is slow, and blocks are
 /// compressed: less than one core compresses of text that is hard on it.
-pub const SLOW_LINK: f64 = 40e6;
+pub const SLOW_LINK_BYTES_PER_SEC: f64 = 40e6;
 
 /// Fewer bytes say nothing: the buffers of both systems take them at once.
 const TELLS: f64 = 64e3;
@@ -93,7 +93,7 @@ impl Pace {
     /// Whether what is read from now on is worth compressing.
     pub(super) fn is_slow(&self) -> bool {
         let waited = self.for_link + self.for_blocks;
-        self.sent >= TELLS && self.is_waited_for() && self.sent < SLOW_LINK * waited
+        self.sent >= TELLS && self.is_waited_for() && self.sent < SLOW_LINK_BYTES_PER_SEC * waited
     }
 
     fn is_waited_for(&self) -> bool {

@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::BlockProvider;
-use super::frame::Refusal;
+use super::frame::StreamRefusal;
 use super::serving::{Source, refuse, serve};
 use crate::access::{Access, Purposes};
 use crate::event_loop::NetEvent;
@@ -103,13 +103,13 @@ impl Server {
         if !self.access.allows(&peer, Purposes::BLOCKS) {
             self.source.metrics.refused.add(1);
             self.tell_refused(peer);
-            self.refuse(stream, Refusal::NotAllowed);
+            self.refuse(stream, StreamRefusal::NotAllowed);
             return;
         }
         let of_peer = self.per_peer.get(&peer).copied().unwrap_or(0);
         if self.served.len() >= MAX_STREAMS || of_peer >= MAX_STREAMS_PER_PEER {
             self.source.metrics.overloaded.add(1);
-            self.refuse(stream, Refusal::Overloaded);
+            self.refuse(stream, StreamRefusal::Overloaded);
             return;
         }
         *self.per_peer.entry(peer).or_default() += 1;
@@ -133,7 +133,7 @@ impl Server {
         });
     }
 
-    fn refuse(&mut self, mut stream: NetStream, refusal: Refusal) {
+    fn refuse(&mut self, mut stream: NetStream, refusal: StreamRefusal) {
         if self.refusing.len() < MAX_REFUSING {
             self.refusing.spawn(async move { refuse(&mut stream, refusal).await });
         }

@@ -21,12 +21,12 @@ use tokio::time::{Instant, Sleep};
 use tokio_util::sync::PollSemaphore;
 use types::Cid;
 
-use super::frame::{self, Frame, MAX_WANTS_PER_FRAME, Refusal, Side, Violation};
-use super::intake::Intake;
+use super::frame::{self, Frame, MAX_WANTS_PER_FRAME, Side, StreamRefusal, Violation};
+use super::frame_reader::FrameReader;
 use super::pace::{self, Pace, WaitsFor};
 use super::sketch::{PIECE_HASH_LEN, PIECES_MAX, Sketch};
 use super::watchdog::{HELLO_TIMEOUT, Watchdog};
-use super::{Answer, BlockProvider};
+use super::{BlockAnswer, BlockProvider};
 use crate::limits::SEND_FRAME;
 use crate::metrics::Metrics;
 
@@ -47,7 +47,7 @@ const SKETCH_MAX: usize = PIECES_MAX * PIECE_HASH_LEN;
 const MAX_BATCH: usize = 4 << 10;
 
 /// Room for a few want frames.
-const INTAKE: usize = 64 << 10;
+const READ_BUFFER: usize = 64 << 10;
 
 /// A stream on which nothing is asked for this long is closed; the client
 /// opens another when it needs one.
@@ -73,12 +73,12 @@ pub(super) enum ServeError {
 
 impl ServeError {
     /// What the client is told; nothing where there is no way to.
-    fn refusal(&self) -> Option<Refusal> {
+    fn refusal(&self) -> Option<StreamRefusal> {
         match self {
-            Self::Violation(_) => Some(Refusal::Violation),
-            Self::Version { .. } => Some(Refusal::Version),
-            Self::Stalled => Some(Refusal::Stalled),
-            Self::Provider(_) => Some(Refusal::Internal),
+            Self::Violation(_) => Some(StreamRefusal::Violation),
+            Self::Version { .. } => Some(StreamRefusal::Version),
+            Self::Stalled => Some(StreamRefusal::Stalled),
+            Self::Provider(_) => Some(StreamRefusal::Internal),
             Self::Io(_) => None,
         }
     }
@@ -94,7 +94,7 @@ pub(super) struct Source {
 }
 
 /// Says no, and ends the stream.
-pub(super) async fn refuse<S: AsyncWrite + Unpin>(stream: &mut S, refusal: Refusal) {
+pub(super) async fn refuse<S: AsyncWrite + Unpin>(stream: &mut S, refusal: StreamRefusal) {
     use futures::AsyncWriteExt as _;
 
     let mut last = Vec::new();
@@ -113,12 +113,12 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     peer: PeerId,
     source: Source,
 ) -> Result<(), ServeError> {
-    let mut intake = Intake::new(Side::Server, INTAKE);
-    let greeting = tokio::time::timeout(HELLO_TIMEOUT, greet(&mut stream, &mut intake));
+    let mut reader = FrameReader::new(Side::Server, READ_BUFFER);
+    let greeting = tokio::time::timeout(HELLO_TIMEOUT, greet(&mut stream, &mut reader));
     let greeted = greeting.await.unwrap_or(Err(ServeError::Stalled));
     let (result, may_speak) = match greeted {
         Ok(true) => {
-            let mut serving = Serving::new(&mut stream, intake, peer, source.clone());
+            let mut serving = Serving::new(&mut stream, reader, peer, source.clone());
             let result = std::future::poll_fn(|cx| serving.poll(cx)).await;
             // Within a frame there is no place for a last word.
             (result, serving.is_between_frames())
@@ -146,12 +146,12 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
 /// Takes the client's greeting and answers it; false where it left at once.
 async fn greet<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
-    intake: &mut Intake,
+    reader: &mut FrameReader,
 ) -> Result<bool, ServeError> {
     use futures::AsyncWriteExt as _;
 
     loop {
-        if let Some((first, _)) = intake.next()? {
+        if let Some((first, _)) = reader.next()? {
             match first {
                 Frame::Hello {
                     version: frame::VERSION..,
@@ -164,8 +164,8 @@ async fn greet<S: AsyncRead + AsyncWrite + Unpin>(
                 other => return Err(Violation::OutOfTurn(other.kind()).into()),
             }
         }
-        let read = std::future::poll_fn(|cx| intake.poll_read(stream, cx)).await?;
-        if read == 0 && intake.is_partial() {
+        let read = std::future::poll_fn(|cx| reader.poll_read(stream, cx)).await?;
+        if read == 0 && reader.is_partial() {
             return Err(cut_off());
         }
         if read == 0 {
@@ -189,7 +189,7 @@ type Wanted = (Cid, Option<Box<Sketch>>);
 
 /// What is sent for one want.
 enum Reply {
-    Answer(Answer),
+    Answer(BlockAnswer),
     /// A difference.
     Patch(Bytes),
 }
@@ -204,7 +204,7 @@ struct Batch {
 /// One stream under way.
 struct Serving<'a, S> {
     stream: &'a mut S,
-    intake: Intake,
+    reader: FrameReader,
     peer: PeerId,
     source: Source,
     ended: bool,
@@ -233,10 +233,10 @@ struct Serving<'a, S> {
 }
 
 impl<'a, S: AsyncRead + AsyncWrite + Unpin> Serving<'a, S> {
-    fn new(stream: &'a mut S, intake: Intake, peer: PeerId, source: Source) -> Self {
+    fn new(stream: &'a mut S, reader: FrameReader, peer: PeerId, source: Source) -> Self {
         Self {
             stream,
-            intake,
+            reader,
             peer,
             readers: PollSemaphore::new(Arc::clone(&source.readers)),
             source,
@@ -279,7 +279,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Serving<'a, S> {
             moved |= self.poll_work(cx)?;
             moved |= self.poll_write(cx)?;
             if self.ended && self.is_idle() {
-                return Poll::Ready(match self.intake.is_partial() {
+                return Poll::Ready(match self.reader.is_partial() {
                     true => Err(cut_off()),
                     false => Ok(()),
                 });
@@ -306,7 +306,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Serving<'a, S> {
     /// Ready when the client was silent or slow for too long.
     fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ServeError>> {
         self.write_watch.set_waiting(!self.is_between_frames());
-        let partial = !self.ended && self.has_room() && self.intake.is_partial();
+        let partial = !self.ended && self.has_room() && self.reader.is_partial();
         self.read_watch.set_waiting(partial);
         let stalled = self.write_watch.poll_stalled(cx).is_ready()
             || self.read_watch.poll_stalled(cx).is_ready();
@@ -327,7 +327,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Serving<'a, S> {
     fn poll_wants(&mut self, cx: &mut Context<'_>) -> Result<bool, ServeError> {
         let mut moved = false;
         while self.has_room() {
-            match self.intake.next()? {
+            match self.reader.next()? {
                 Some((Frame::Want(body), _)) => {
                     for cid in frame::wants(body) {
                         self.wants.push_back((cid?, None));
@@ -335,8 +335,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Serving<'a, S> {
                     moved = true;
                     continue;
                 }
-                Some((Frame::Like(body), _)) => {
-                    let (cid, sketch) = frame::like(body)?;
+                Some((Frame::Similar(body), _)) => {
+                    let (cid, sketch) = frame::similar(body)?;
                     self.sketches += sketch.size();
                     self.wants.push_back((cid, Some(Box::new(sketch))));
                     moved = true;
@@ -349,8 +349,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Serving<'a, S> {
                 break;
             }
             // No range is kept here, so the rest may move.
-            self.intake.compact();
-            match self.intake.poll_read(self.stream, cx) {
+            self.reader.compact();
+            match self.reader.poll_read(self.stream, cx) {
                 Poll::Pending => break,
                 Poll::Ready(read) => {
                     let read = read?;
@@ -488,18 +488,18 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Serving<'a, S> {
                 metrics.block_bytes_sent.add(patch.len() as u64);
                 self.payload = patch;
             }
-            Reply::Answer(Answer::Block(block)) => {
+            Reply::Answer(BlockAnswer::Block(block)) => {
                 let (encoding, len, payload) = (block.encoding(), block.len(), block.payload());
                 frame::put_block_head(&mut self.staged, encoding, len, payload.len());
                 metrics.blocks_sent.add(1);
                 metrics.block_bytes_sent.add(payload.len() as u64);
                 self.payload = payload.clone();
             }
-            Reply::Answer(Answer::Missing) => {
+            Reply::Answer(BlockAnswer::Missing) => {
                 frame::put_missing(&mut self.staged);
                 metrics.blocks_not_sent.add(1);
             }
-            Reply::Answer(Answer::Changed) => {
+            Reply::Answer(BlockAnswer::Changed) => {
                 frame::put_changed(&mut self.staged);
                 metrics.blocks_not_sent.add(1);
             }
@@ -551,39 +551,39 @@ fn read(
 }
 
 /// The block as the difference to what the client has, where that is less.
-fn patched(answer: &Answer, sketch: &Sketch) -> Option<Bytes> {
-    let Answer::Block(block) = answer else { return None };
+fn patched(answer: &BlockAnswer, sketch: &Sketch) -> Option<Bytes> {
+    let BlockAnswer::Block(block) = answer else { return None };
     // Where memory runs out, the block is sent as it is.
     let patch = sketch.diff(&block.decode().ok()?).ok()??;
     (patch.len() < block.payload().len()).then(|| patch.into())
 }
 
-fn payload_len(answer: &Answer) -> usize {
+fn payload_len(answer: &BlockAnswer) -> usize {
     match answer {
-        Answer::Block(block) => block.payload().len(),
-        Answer::Missing | Answer::Changed => 0,
+        BlockAnswer::Block(block) => block.payload().len(),
+        BlockAnswer::Missing | BlockAnswer::Changed => 0,
     }
 }
 
-fn packed(answer: Answer) -> Answer {
+fn packed(answer: BlockAnswer) -> BlockAnswer {
     match answer {
-        Answer::Block(block) => Answer::Block(block.packed(pace::LEVEL)),
-        Answer::Missing | Answer::Changed => answer,
+        BlockAnswer::Block(block) => BlockAnswer::Block(block.packed(pace::LEVEL)),
+        BlockAnswer::Missing | BlockAnswer::Changed => answer,
     }
 }
 
 /// A provider that answers too much, nothing, or about other blocks would
 /// make every client take us for hostile.
-fn check(asked: &[Cid], answers: &[Answer]) -> Result<(), ServeError> {
+fn check(asked: &[Cid], answers: &[BlockAnswer]) -> Result<(), ServeError> {
     if answers.is_empty() {
         return Err(ServeError::Provider("it answered nothing"));
     }
     if answers.len() > asked.len() {
         return Err(ServeError::Provider("it answered more than was asked"));
     }
-    let is_other = |cid: &Cid, answer: &Answer| match answer {
-        Answer::Block(block) => block.cid() != *cid,
-        Answer::Missing | Answer::Changed => false,
+    let is_other = |cid: &Cid, answer: &BlockAnswer| match answer {
+        BlockAnswer::Block(block) => block.cid() != *cid,
+        BlockAnswer::Missing | BlockAnswer::Changed => false,
     };
     if asked.iter().zip(answers).any(|(cid, answer)| is_other(cid, answer)) {
         return Err(ServeError::Provider("it answered with another block"));

@@ -19,12 +19,12 @@ use tokio::time::Instant;
 use tokio_util::compat::{Compat, TokioAsyncReadCompatExt};
 use types::{Block, Cid, Codec, EncodedBlock, Encoding};
 
-use super::ask::{Ask, FetchStats, Fetched, Outcome, Want};
 use super::fetch::Session;
-use super::frame::{self, Refusal, Violation};
+use super::frame::{self, StreamRefusal, Violation};
+use super::request::{BlockRequest, FetchOutcome, FetchStats, Fetched, Want};
 use super::serving::{self, IDLE_TIMEOUT, ServeError, Source, refuse, serve};
 use super::watchdog::{HELLO_TIMEOUT, PROGRESS_WINDOW};
-use super::{Answer, BlockError, BlockProvider, FetchError};
+use super::{BlockAnswer, BlockError, BlockProvider, FetchError};
 use crate::error::Retry;
 use crate::metrics::Metrics;
 
@@ -34,7 +34,7 @@ type Batches = Arc<Mutex<Vec<Vec<Fetched>>>>;
 /// Blocks in memory, and what was asked for.
 #[derive(Default)]
 struct Shelf {
-    answers: HashMap<Cid, Answer>,
+    answers: HashMap<Cid, BlockAnswer>,
     calls: AtomicUsize,
     asked: AtomicUsize,
     bytes: AtomicUsize,
@@ -43,19 +43,19 @@ struct Shelf {
 impl Shelf {
     fn holding(blocks: &[EncodedBlock]) -> Self {
         let answers =
-            blocks.iter().map(|block| (block.cid(), Answer::Block(block.clone()))).collect();
+            blocks.iter().map(|block| (block.cid(), BlockAnswer::Block(block.clone()))).collect();
         Self { answers, ..Self::default() }
     }
 }
 
 impl BlockProvider for Shelf {
-    fn read(&self, _: &PeerId, wanted: &[Cid], budget: usize) -> Vec<Answer> {
+    fn read(&self, _: &PeerId, wanted: &[Cid], budget: usize) -> Vec<BlockAnswer> {
         self.calls.fetch_add(1, Ordering::Relaxed);
         let (mut left, mut answers) = (budget, Vec::new());
         for cid in wanted {
-            let answer = self.answers.get(cid).cloned().unwrap_or(Answer::Missing);
+            let answer = self.answers.get(cid).cloned().unwrap_or(BlockAnswer::Missing);
             let len = match &answer {
-                Answer::Block(block) => block.payload().len(),
+                BlockAnswer::Block(block) => block.payload().len(),
                 _ => 0,
             };
             if len > left && !answers.is_empty() {
@@ -101,7 +101,7 @@ fn wants(cids: impl IntoIterator<Item = Cid>) -> Vec<Want> {
 /// Fetches, and collects what the sink got.
 async fn fetch(
     session: &mut Session<Pipe>,
-    wants: Vec<impl Into<Ask>>,
+    wants: Vec<impl Into<BlockRequest>>,
 ) -> (Result<FetchStats, FetchError<()>>, Vec<Fetched>) {
     let batches = Batches::default();
     let sink_batches = Arc::clone(&batches);
@@ -120,7 +120,7 @@ fn assert_good_prefix(got: &[Fetched], asked: &[Cid], blocks: &[EncodedBlock]) {
     assert!(got.len() <= asked.len());
     for (fetched, cid) in got.iter().zip(asked) {
         assert_eq!(fetched.cid, *cid);
-        if let Outcome::Block(block) = &fetched.outcome {
+        if let FetchOutcome::Block(block) = &fetched.outcome {
             let right = blocks.iter().find(|right| right.cid() == *cid).unwrap();
             assert_eq!(block.decode().unwrap(), right.decode().unwrap());
         }
@@ -180,7 +180,7 @@ async fn over_a_slow_link_what_shrinks_is_compressed_and_over_a_fast_one_nothing
                 .skip(index)
                 .step_by(2)
                 .filter(|fetched| match &fetched.outcome {
-                    Outcome::Block(block) => block.encoding() == Encoding::Zstd,
+                    FetchOutcome::Block(block) => block.encoding() == Encoding::Zstd,
                     _ => false,
                 })
                 .count()
@@ -222,7 +222,7 @@ async fn blocks_of_all_sizes_arrive_in_order() {
     blocks.push(EncodedBlock::compress(Block::new(Codec::Raw, text).unwrap(), 1));
     let mut shelf = Shelf::holding(&blocks);
     let (missing, changed) = (Cid::of(Codec::Raw, b"gone"), Cid::of(Codec::Raw, b"edited"));
-    shelf.answers.insert(changed, Answer::Changed);
+    shelf.answers.insert(changed, BlockAnswer::Changed);
 
     let mut asked: Vec<Cid> = blocks.iter().map(EncodedBlock::cid).collect();
     asked.insert(500, missing);
@@ -238,11 +238,11 @@ async fn blocks_of_all_sizes_arrive_in_order() {
     assert_eq!(stats.blocks, blocks.len() as u64 + 1);
     assert_eq!(got.len(), asked.len());
     assert_good_prefix(&got, &asked, &blocks);
-    assert_eq!(got[100].outcome, Outcome::Changed);
-    assert!(got.iter().any(|fetched| fetched.outcome == Outcome::Missing));
+    assert_eq!(got[100].outcome, FetchOutcome::Changed);
+    assert!(got.iter().any(|fetched| fetched.outcome == FetchOutcome::Missing));
     // The payload is what was on the shelf, packed where it was packed.
     let packed = got.iter().find(|fetched| fetched.cid == blocks[2001].cid()).unwrap();
-    assert_eq!(packed.outcome, Outcome::Block(blocks[2001].clone()));
+    assert_eq!(packed.outcome, FetchOutcome::Block(blocks[2001].clone()));
 
     // The same stream serves again, and ends well.
     for turn in 0..50 {
@@ -384,7 +384,7 @@ async fn short_session() -> (Vec<u8>, Vec<u8>, Vec<Cid>, Vec<EncodedBlock>) {
     assert_eq!(blocks[1].encoding(), Encoding::Zstd);
     let changed = Cid::of(Codec::Raw, b"edited");
     let mut shelf = Shelf::holding(&blocks);
-    shelf.answers.insert(changed, Answer::Changed);
+    shelf.answers.insert(changed, BlockAnswer::Changed);
     let mut asked: Vec<Cid> = blocks.iter().map(EncodedBlock::cid).collect();
     asked.insert(2, Cid::of(Codec::Raw, b"gone"));
     asked.insert(3, changed);
@@ -405,12 +405,12 @@ async fn short_session() -> (Vec<u8>, Vec<u8>, Vec<Cid>, Vec<EncodedBlock>) {
 
 // ---- a provider that does not keep to its contract ----
 
-type Reader = fn(&[Cid]) -> Vec<Answer>;
+type Reader = fn(&[Cid]) -> Vec<BlockAnswer>;
 
 struct Odd(Reader);
 
 impl BlockProvider for Odd {
-    fn read(&self, _: &PeerId, wanted: &[Cid], _: usize) -> Vec<Answer> {
+    fn read(&self, _: &PeerId, wanted: &[Cid], _: usize) -> Vec<BlockAnswer> {
         (self.0)(wanted)
     }
 }
@@ -419,8 +419,8 @@ impl BlockProvider for Odd {
 async fn a_broken_provider_costs_the_stream_and_nothing_else() {
     let odd: [Reader; 4] = [
         |_| Vec::new(),
-        |wanted| vec![Answer::Missing; wanted.len() + 1],
-        |wanted| vec![Answer::Block(block(9, 9)); wanted.len()],
+        |wanted| vec![BlockAnswer::Missing; wanted.len() + 1],
+        |wanted| vec![BlockAnswer::Block(block(9, 9)); wanted.len()],
         |_| panic!("a bug in the provider"),
     ];
     for provider in odd {
@@ -428,7 +428,7 @@ async fn a_broken_provider_costs_the_stream_and_nothing_else() {
         let mut session = open(pipe).await.unwrap();
         let (result, got) = fetch(&mut session, wants([block(1, 10).cid()])).await;
         let error = block_error(result);
-        assert!(matches!(error, BlockError::Refused(Refusal::Internal)), "{error}");
+        assert!(matches!(error, BlockError::Refused(StreamRefusal::Internal)), "{error}");
         assert!(got.is_empty());
         assert!(matches!(server.await.unwrap(), Err(ServeError::Provider(_))));
     }

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use net::{
-    Access, Answer, BlockProvider, Fetched, Handle, Keypair, Multiaddr, Net, NetConfig, Outcome,
-    PeerId, Purposes, Want,
+    Access, BlockAnswer, BlockProvider, FetchOutcome, Fetched, Handle, Keypair, Multiaddr, Net,
+    NetConfig, PeerId, Purposes, Want,
 };
 use parking_lot::Mutex;
 use types::{Block, Cid, Codec, EncodedBlock};
@@ -32,11 +32,11 @@ impl Shelf {
 }
 
 impl BlockProvider for Shelf {
-    fn read(&self, _: &PeerId, wanted: &[Cid], budget: usize) -> Vec<Answer> {
+    fn read(&self, _: &PeerId, wanted: &[Cid], budget: usize) -> Vec<BlockAnswer> {
         let (mut left, mut answers) = (budget, Vec::new());
         for cid in wanted {
             let Some(block) = self.blocks.get(cid) else {
-                answers.push(Answer::Missing);
+                answers.push(BlockAnswer::Missing);
                 continue;
             };
             let len = block.payload().len();
@@ -44,7 +44,7 @@ impl BlockProvider for Shelf {
                 break;
             }
             left = left.saturating_sub(len);
-            answers.push(Answer::Block(block.clone()));
+            answers.push(BlockAnswer::Block(block.clone()));
         }
         self.asked.fetch_add(answers.len(), Ordering::Relaxed);
         answers
@@ -130,6 +130,6 @@ pub(crate) fn assert_all(got: &Got, blocks: &[EncodedBlock]) {
     assert_eq!(got.len(), blocks.len());
     for (fetched, block) in got.iter().zip(blocks) {
         assert_eq!(fetched.cid, block.cid());
-        assert_eq!(fetched.outcome, Outcome::Block(block.clone()));
+        assert_eq!(fetched.outcome, FetchOutcome::Block(block.clone()));
     }
 }

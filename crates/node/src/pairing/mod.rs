@@ -482,7 +482,7 @@ mod tests {
     use std::sync::Arc;
 
     use config::ConfigFile;
-    use net::{Access, Answer, BlockProvider, Net, NetConfig};
+    use net::{Access, BlockAnswer, BlockProvider, Net, NetConfig};
     use types::Cid;
 
     use super::*;
@@ -491,8 +491,8 @@ mod tests {
     struct Nothing;
 
     impl BlockProvider for Nothing {
-        fn read(&self, _: &PeerId, wanted: &[Cid], _: usize) -> Vec<Answer> {
-            wanted.iter().map(|_| Answer::Missing).collect()
+        fn read(&self, _: &PeerId, wanted: &[Cid], _: usize) -> Vec<BlockAnswer> {
+            wanted.iter().map(|_| BlockAnswer::Missing).collect()
         }
     }
 

@@ -12,7 +12,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use net::{BlockError, FetchError, Fetched, Outcome, PeerId, Want};
+use net::{BlockError, FetchError, FetchOutcome, Fetched, PeerId, Want};
 use parking_lot::Mutex;
 use tokio::runtime;
 use tokio::sync::Notify;
@@ -272,8 +272,12 @@ fn decode(batch: Vec<Fetched>) -> Result<Vec<(Cid, Option<Bytes>)>, EncodedError
     let bytes = |fetched: Fetched| match fetched.outcome {
         // A copy: the payloads of a batch share a buffer that the session
         // wants to have again.
-        Outcome::Block(block) => Ok((fetched.cid, Some(Bytes::copy_from_slice(&block.decode()?)))),
-        Outcome::Missing | Outcome::Changed | Outcome::Unmade => Ok((fetched.cid, None)),
+        FetchOutcome::Block(block) => {
+            Ok((fetched.cid, Some(Bytes::copy_from_slice(&block.decode()?))))
+        }
+        FetchOutcome::Missing | FetchOutcome::Changed | FetchOutcome::PatchFailed => {
+            Ok((fetched.cid, None))
+        }
     };
     batch.into_iter().map(bytes).collect()
 }

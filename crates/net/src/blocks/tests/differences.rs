@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::super::ask::Likeness;
+use super::super::request::SimilarBlock;
 use super::super::sketch::Sketch;
 use super::*;
 
@@ -23,11 +23,11 @@ fn edited(seed: usize, len: usize) -> (Vec<u8>, EncodedBlock) {
 }
 
 /// Asks for a block as the difference to `base`, which is there or is not.
-fn ask(block: &EncodedBlock, base: &[u8], found: Option<Vec<u8>>) -> Ask {
+fn ask(block: &EncodedBlock, base: &[u8], found: Option<Vec<u8>>) -> BlockRequest {
     let base = Sketch::of(base).unwrap();
-    let like = Likeness::new(base, move || found.clone().map(Bytes::from));
+    let similar = SimilarBlock::new(base, move || found.clone().map(Bytes::from));
     let want = Want { cid: block.cid(), len: Some(block.len()) };
-    Ask { want, like: Some(Arc::new(like)) }
+    BlockRequest { want, similar: Some(Arc::new(similar)) }
 }
 
 #[tokio::test]
@@ -56,8 +56,10 @@ async fn a_block_comes_as_its_difference_and_one_that_is_like_nothing_whole() {
     let right = [&other, &new, &other, &gone, &text];
     for (fetched, right) in got.iter().zip(right) {
         match &fetched.outcome {
-            Outcome::Block(block) => assert_eq!(block.decode().unwrap(), right.decode().unwrap()),
-            outcome => assert_eq!((outcome, right.cid()), (&Outcome::Missing, gone.cid())),
+            FetchOutcome::Block(block) => {
+                assert_eq!(block.decode().unwrap(), right.decode().unwrap())
+            }
+            outcome => assert_eq!((outcome, right.cid()), (&FetchOutcome::Missing, gone.cid())),
         }
     }
     drop(session);
@@ -74,8 +76,8 @@ async fn what_the_client_has_no_more_is_told_so_and_ends_nothing() {
         let asks = vec![ask(&new, &base, found), Want::from(next.cid()).into()];
         let (result, got) = fetch(&mut session, asks).await;
         assert_eq!(result.unwrap().patched, 0);
-        assert_eq!(got[0].outcome, Outcome::Unmade);
-        assert!(matches!(got[1].outcome, Outcome::Block(_)));
+        assert_eq!(got[0].outcome, FetchOutcome::PatchFailed);
+        assert!(matches!(got[1].outcome, FetchOutcome::Block(_)));
     }
     drop(session);
     server.await.unwrap().unwrap();
@@ -109,7 +111,10 @@ async fn over_a_slow_link_all_is_compared_and_over_a_fast_one_only_what_comes_fi
 }
 
 /// A server that answers the one want so.
-async fn answered(put: impl FnOnce(&mut Vec<u8>), ask: Ask) -> (Option<BlockError>, Vec<Fetched>) {
+async fn answered(
+    put: impl FnOnce(&mut Vec<u8>),
+    ask: BlockRequest,
+) -> (Option<BlockError>, Vec<Fetched>) {
     let mut bytes = Vec::new();
     frame::put_ack(&mut bytes, 100);
     put(&mut bytes);
@@ -139,7 +144,7 @@ async fn a_server_that_lies_about_a_difference_gets_nothing_through() {
     };
     let asked = || ask(&new, &base, Some(base.clone()));
     let (error, got) = answered(|out| put(out, &good), asked()).await;
-    assert!(error.is_none() && matches!(got[0].outcome, Outcome::Block(_)));
+    assert!(error.is_none() && matches!(got[0].outcome, FetchOutcome::Block(_)));
 
     let bits = good[..sketch.pieces().len().div_ceil(8)].to_vec();
     let bomb = zstd::bulk::compress(&vec![0; 64 << 20], 3).unwrap();
@@ -156,8 +161,10 @@ async fn a_server_that_lies_about_a_difference_gets_nothing_through() {
         assert!(error.is_none(), "{error:?}");
         // A flipped bit may be one that says nothing.
         match &got[0].outcome {
-            Outcome::Block(block) => assert_eq!(block.decode().unwrap(), new.decode().unwrap()),
-            outcome => assert_eq!(*outcome, Outcome::Unmade),
+            FetchOutcome::Block(block) => {
+                assert_eq!(block.decode().unwrap(), new.decode().unwrap())
+            }
+            outcome => assert_eq!(*outcome, FetchOutcome::PatchFailed),
         }
     }
     // To what was asked for without a sketch there is no difference.
@@ -179,7 +186,7 @@ async fn sketches_that_wait_are_bounded() {
     frame::put_hello(&mut said);
     let sketch = Sketch::of(&noise(1, types::MAX_BLOCK_LEN)).unwrap();
     for number in 0..1000_u32 {
-        frame::put_like(&mut said, &Cid::of(Codec::Raw, &number.to_le_bytes()), &sketch);
+        frame::put_similar(&mut said, &Cid::of(Codec::Raw, &number.to_le_bytes()), &sketch);
     }
     assert!(said.len() > 4 << 20);
     let mut taken = 0;

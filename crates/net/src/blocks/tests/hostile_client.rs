@@ -65,7 +65,7 @@ async fn every_misdeed_of_a_client_is_answered() {
         let (result, answer) = say(&bytes, false).await;
         let error = result.unwrap_err();
         assert!(matches!(error, ServeError::Violation(_)), "{error}");
-        assert_eq!(answer[answer.len() - 6..], [2, 0, 0, 0, 0xff, Refusal::Violation as u8]);
+        assert_eq!(answer[answer.len() - 6..], [2, 0, 0, 0, 0xff, StreamRefusal::Violation as u8]);
     }
     // An older version, a keyed hash mode, a smaller block.
     for (at, value) in [(5, 0), (7, 1), (10, 1)] {
@@ -73,7 +73,7 @@ async fn every_misdeed_of_a_client_is_answered() {
         odd[at] = value;
         let (result, answer) = say(&odd, false).await;
         assert!(matches!(result, Err(ServeError::Version { .. })));
-        assert_eq!(last(&answer), Refusal::Version as u8);
+        assert_eq!(last(&answer), StreamRefusal::Version as u8);
     }
     // A later version with more to say gets this one.
     let mut later = vec![10, 0, 0, 0, 1, 2, 0, 0, 0, 0, 0x40, 0, 9, 9];
@@ -90,7 +90,7 @@ async fn a_client_that_is_silent_or_trickles_loses_the_stream() {
     let start = Instant::now();
     let (result, answer) = say(&[], false).await;
     assert!(matches!(result, Err(ServeError::Stalled)));
-    assert_eq!(answer.last(), Some(&(Refusal::Stalled as u8)));
+    assert_eq!(answer.last(), Some(&(StreamRefusal::Stalled as u8)));
     assert!(start.elapsed() <= HELLO_TIMEOUT + Duration::from_secs(1));
 
     // Idle between requests is allowed, but not for ever.

@@ -137,7 +137,7 @@ async fn every_misdeed_of_a_server_has_its_name() {
     let error = result.unwrap_err();
     assert!(matches!(error, BlockError::Violation(Violation::BlockLength(3))), "{error}");
 
-    for refusal in [Refusal::NotAllowed, Refusal::Overloaded, Refusal::Stalled] {
+    for refusal in [StreamRefusal::NotAllowed, StreamRefusal::Overloaded, StreamRefusal::Stalled] {
         let (result, got) = play(&|out| {
             put_block(out, &a);
             frame::put_error(out, refusal);
@@ -249,9 +249,9 @@ async fn a_server_that_never_greets_is_left() {
 async fn a_refusal_reaches_the_client_whatever_it_does() {
     let (near, far) = tokio::io::duplex(64);
     let mut far = far.compat();
-    let refusing = tokio::spawn(async move { refuse(&mut far, Refusal::NotAllowed).await });
+    let refusing = tokio::spawn(async move { refuse(&mut far, StreamRefusal::NotAllowed).await });
     let error = open(near.compat()).await.err().unwrap();
-    assert!(matches!(error, BlockError::Refused(Refusal::NotAllowed)), "{error}");
+    assert!(matches!(error, BlockError::Refused(StreamRefusal::NotAllowed)), "{error}");
     assert_eq!(error.retry(), Retry::Permanent);
     refusing.await.unwrap();
 }

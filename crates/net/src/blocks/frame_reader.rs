@@ -13,7 +13,7 @@ use futures::AsyncRead;
 use super::frame::{self, Frame, Side, Violation};
 
 /// A buffer that is read into, and how far its frames were taken.
-pub(super) struct Intake {
+pub(super) struct FrameReader {
     side: Side,
     // All of it is initialised, so reading needs no clearing.
     buffer: Vec<u8>,
@@ -23,7 +23,7 @@ pub(super) struct Intake {
     size: usize,
 }
 
-impl Intake {
+impl FrameReader {
     pub(super) fn new(side: Side, size: usize) -> Self {
         Self { side, buffer: Vec::new(), taken: 0, filled: 0, size }
     }

@@ -26,12 +26,12 @@ impl From<Cid> for Want {
 
 /// Something that is here and likely to be like a block that is wanted: it may
 /// come as the difference to that.
-pub struct Likeness {
+pub struct SimilarBlock {
     sketch: Sketch,
     base: Box<dyn Fn() -> Option<Bytes> + Send + Sync>,
 }
 
-impl Likeness {
+impl SimilarBlock {
     /// `sketch` is that of what `base` reads. It is called on a thread that may
     /// block, where a difference has come.
     pub fn new(sketch: Sketch, base: impl Fn() -> Option<Bytes> + Send + Sync + 'static) -> Self {
@@ -51,30 +51,30 @@ impl Likeness {
     }
 }
 
-impl fmt::Debug for Likeness {
+impl fmt::Debug for SimilarBlock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Likeness").field("sketch", &self.sketch).finish_non_exhaustive()
+        f.debug_struct("SimilarBlock").field("sketch", &self.sketch).finish_non_exhaustive()
     }
 }
 
 /// A want, as it is asked.
 #[derive(Clone, Debug)]
-pub struct Ask {
+pub struct BlockRequest {
     /// What is wanted.
     pub want: Want,
     /// What is like it, where something is.
-    pub like: Option<Arc<Likeness>>,
+    pub similar: Option<Arc<SimilarBlock>>,
 }
 
-impl From<Want> for Ask {
+impl From<Want> for BlockRequest {
     fn from(want: Want) -> Self {
-        Self { want, like: None }
+        Self { want, similar: None }
     }
 }
 
 /// What the peer answered about a block.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum FetchOutcome {
     /// The block; its bytes were hashed. The payloads of a batch share one
     /// buffer, so copy what you keep in memory.
     Block(EncodedBlock),
@@ -83,7 +83,7 @@ pub enum Outcome {
     /// The file that held it has changed; the next manifest supersedes it.
     Changed,
     /// It came as a difference that does not make it: ask for it whole.
-    Unmade,
+    PatchFailed,
 }
 
 /// An answer.
@@ -92,7 +92,7 @@ pub struct Fetched {
     /// What was asked for.
     pub cid: Cid,
     /// What came.
-    pub outcome: Outcome,
+    pub outcome: FetchOutcome,
     /// What of the block travelled, in bytes.
     pub travelled: u64,
 }
