@@ -16,7 +16,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use types::for_people;
+use types::printable_line;
 
 /// What a peer may still be sending when it has been answered, in bytes …
 const DRAIN_LEN_MAX: usize = 64 << 10;
@@ -82,7 +82,7 @@ pub(crate) async fn read_frame<T: DeserializeOwned>(
     let mut bytes = vec![0; len];
     stream.read_exact(&mut bytes).await?;
     serde_json::from_slice(&bytes)
-        .map_err(|error| ExchangeError::Malformed(for_people(&error.to_string())))
+        .map_err(|error| ExchangeError::Malformed(printable_line(&error.to_string())))
 }
 
 /// The bytes of one frame.

@@ -25,10 +25,10 @@ use net::{Keypair, Multiaddr, Net};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use types::{Cid, Codec, FolderId, Published, SequenceNumber};
+use types::{Cid, Codec, FolderId, PublishedManifest, SequenceNumber};
 
-fn published(sequence: u64) -> Published {
-    Published {
+fn published(sequence: u64) -> PublishedManifest {
+    PublishedManifest {
         folder_id: "docs".parse().unwrap(),
         folder_name: "Documents".into(),
         folder_path: "/home/me/Documents".into(),

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use libp2p_identity::{Keypair, PeerId};
 use tokio::sync::watch;
-use types::{Cid, FolderId, Published, SequenceNumber};
+use types::{Cid, FolderId, PublishedManifest, SequenceNumber};
 
 use crate::signature::{self, SignatureError};
 use crate::wire::Offer;
@@ -92,7 +92,7 @@ impl ManifestRegistry {
     /// # Errors
     ///
     /// [`RegistryError`]; what is shown is as it was then.
-    pub fn publish(&self, published: Published) -> Result<(), RegistryError> {
+    pub fn publish(&self, published: PublishedManifest) -> Result<(), RegistryError> {
         let signature = signature::sign(
             &self.0.keypair,
             &published.folder_id,
@@ -150,7 +150,7 @@ impl ManifestRegistry {
     }
 }
 
-fn check_order(current: &Published, new: &Published) -> Result<(), RegistryError> {
+fn check_order(current: &PublishedManifest, new: &PublishedManifest) -> Result<(), RegistryError> {
     let (old, number) = (current.sequence_number, new.sequence_number);
     if number < old {
         return Err(RegistryError::Older {
@@ -176,8 +176,8 @@ pub(crate) mod tests {
 
     use super::*;
 
-    pub(crate) fn published(folder: &str, sequence: u64) -> Published {
-        Published {
+    pub(crate) fn published(folder: &str, sequence: u64) -> PublishedManifest {
+        PublishedManifest {
             folder_id: folder.parse().unwrap(),
             folder_name: folder.to_uppercase(),
             folder_path: format!("/home/me/{folder}"),
@@ -199,7 +199,7 @@ pub(crate) mod tests {
         registry.publish(published("docs", 1)).unwrap();
         assert!(!watch.has_changed().unwrap());
         let offer = registry.get(&"docs".parse().unwrap()).unwrap();
-        let Published { folder_id, sequence_number, manifest_cid, .. } = &offer.published;
+        let PublishedManifest { folder_id, sequence_number, manifest_cid, .. } = &offer.published;
         assert!(signature::verify(
             &registry.peer_id(),
             folder_id,
@@ -217,8 +217,10 @@ pub(crate) mod tests {
         let registry = ManifestRegistry::new(Keypair::generate_secp256k1());
         registry.publish(published("docs", 5)).unwrap();
         assert!(matches!(registry.publish(published("docs", 4)), Err(RegistryError::Older { .. })));
-        let other =
-            Published { manifest_cid: published("x", 1).manifest_cid, ..published("docs", 5) };
+        let other = PublishedManifest {
+            manifest_cid: published("x", 1).manifest_cid,
+            ..published("docs", 5)
+        };
         assert!(matches!(registry.publish(other), Err(RegistryError::SameNumber { .. })));
         registry.publish(published("docs", 7)).unwrap();
         registry.publish(published("music", 1)).unwrap();

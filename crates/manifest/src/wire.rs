@@ -8,7 +8,7 @@ use multiaddr::Multiaddr;
 use serde::de::{Error as _, IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
-use types::{Cid, FolderId, Published, SequenceNumber, for_people};
+use types::{Cid, FolderId, PublishedManifest, SequenceNumber, printable_line};
 
 use crate::signature::Signature;
 
@@ -29,7 +29,7 @@ const NAME_LEN_MAX: usize = 1024;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Offer {
     /// What is offered.
-    pub published: Published,
+    pub published: PublishedManifest,
     /// The signature over it.
     pub signature: Signature,
 }
@@ -200,7 +200,8 @@ impl Discovery {
         // First whether it is JSON at all, which is said in other words.
         serde_json::from_slice::<IgnoredAny>(bytes).map_err(ParseError::Json)?;
         let read: DiscoveryIn = serde_json::from_slice(bytes).map_err(ParseError::Schema)?;
-        let peer = read.peer_id.parse().map_err(|_| ParseError::Peer(for_people(&read.peer_id)))?;
+        let peer =
+            read.peer_id.parse().map_err(|_| ParseError::Peer(printable_line(&read.peer_id)))?;
         let addresses = read.addresses.iter().take(ADDRESSES_MAX);
         let mut discovery = Self {
             peer,
@@ -225,14 +226,14 @@ impl Discovery {
 
 impl Offer {
     fn read(manifest: &RawValue) -> Result<Self, String> {
-        let read: OfferIn =
-            serde_json::from_str(manifest.get()).map_err(|error| for_people(&error.to_string()))?;
+        let read: OfferIn = serde_json::from_str(manifest.get())
+            .map_err(|error| printable_line(&error.to_string()))?;
         if read.folder_name.len() > NAME_LEN_MAX || read.folder_path.len() > 4 * NAME_LEN_MAX {
             return Err("the name or the path of the folder is too long".to_owned());
         }
         let signature =
             Signature::from_base64(&read.signature).map_err(|error| error.to_string())?;
-        let published = Published {
+        let published = PublishedManifest {
             folder_id: read.folder_id,
             folder_name: read.folder_name,
             folder_path: read.folder_path,

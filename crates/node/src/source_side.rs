@@ -15,7 +15,7 @@ use net::{Keypair, Net, Purposes};
 use store::{InPlaceAnswer, PackStore, StoreError};
 use sync::{Publisher, SyncError, SyncHandle, SyncOptions, SyncService};
 use tokio::sync::watch;
-use types::{Cid, Codec, FolderId, Published, SequenceNumber};
+use types::{Cid, Codec, FolderId, PublishedManifest, SequenceNumber};
 
 use crate::app::StartError;
 use crate::listeners::{Problems, Switched};
@@ -30,7 +30,7 @@ use types::with_causes;
 struct RegistryPublisher(ManifestRegistry);
 
 impl Publisher for RegistryPublisher {
-    fn publish(&self, published: Published) {
+    fn publish(&self, published: PublishedManifest) {
         let folder = published.folder_id.clone();
         if let Err(error) = self.0.publish(published) {
             tracing::error!(%folder, %error, "a manifest cannot be shown");

@@ -14,14 +14,14 @@ use std::time::{Duration, Instant};
 use store::{PackStore, StoreOptions};
 use sync::{FolderSettings, Publisher, SyncOptions, SyncService, SyncSettings};
 use tokio::sync::watch;
-use types::{FolderId, Published};
+use types::{FolderId, PublishedManifest};
 
 /// The number of the last manifest.
 #[derive(Debug, Default)]
 struct Last(watch::Sender<u64>);
 
 impl Publisher for Last {
-    fn publish(&self, published: Published) {
+    fn publish(&self, published: PublishedManifest) {
         self.0.send_replace(published.sequence_number.0);
     }
 

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use parking_lot::{Mutex, RwLock};
 use store::{FileId, FileTable as _, InPlaceAnswer, InPlaceRead};
 use tokio::sync::{broadcast, oneshot};
-use types::{Cid, Codec, FolderId, Hash, Published, SequenceNumber};
+use types::{Cid, Codec, FolderId, Hash, PublishedManifest, SequenceNumber};
 
 use crate::core::Core;
 use crate::error::SyncError;
@@ -69,7 +69,7 @@ impl SyncHandle {
     ///
     /// [`SyncError::UnknownFolder`], [`SyncError::Paused`],
     /// [`SyncError::Alarm`], and whatever scanning and publishing can give.
-    pub async fn scan_now(&self, folder: &FolderId) -> Result<Published, SyncError> {
+    pub async fn scan_now(&self, folder: &FolderId) -> Result<PublishedManifest, SyncError> {
         let (reply, answer) = oneshot::channel();
         self.shared(folder)?.request_scan(reply);
         answer.await.unwrap_or(Err(SyncError::Stopped))

@@ -9,7 +9,7 @@ use disk::{Disk, RealDisk};
 use jiff::Timestamp;
 use store::BlockStore;
 use tokio::sync::watch;
-use types::{FolderId, Published};
+use types::{FolderId, PublishedManifest};
 
 /// A folder as it is configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,7 +55,7 @@ impl Default for SyncSettings {
 /// Called only with what is durable. It must not block for long.
 pub trait Publisher: Send + Sync + fmt::Debug {
     /// This is the folder's last manifest from now on.
-    fn publish(&self, published: Published);
+    fn publish(&self, published: PublishedManifest);
 
     /// The folder is not shown any more.
     fn withdraw(&self, folder: &FolderId);

@@ -288,7 +288,7 @@ async fn sequences_grow_by_one_and_one_change_changes_one_segment() {
     })
     .await;
     let mut last = setup.calm().await;
-    let segments = |published: &types::Published| -> Vec<_> {
+    let segments = |published: &types::PublishedManifest| -> Vec<_> {
         setup.manifest(published).0.segments.iter().map(|segment| segment.cid).collect()
     };
     assert!(segments(&last).len() > 2);

@@ -15,7 +15,7 @@ use disk::Disk;
 use disk::sim::{Fault, Power, SimDisk};
 use store::{Call, FaultyStore, MemStore, PackStore, StoreError, StoreOptions};
 use sync::SyncService;
-use types::{Cid, Published, SequenceNumber};
+use types::{Cid, PublishedManifest, SequenceNumber};
 
 fn pack_store(disk: &SimDisk) -> Result<Arc<PackStore>, StoreError> {
     let options = StoreOptions {
@@ -66,7 +66,7 @@ fn change(setup: &Setup, step: u32) {
 const STEPS: u32 = 3;
 
 /// What anybody may have seen: under one number there is one manifest.
-fn check_numbers(seen: &mut BTreeMap<SequenceNumber, Cid>, published: &[Published]) {
+fn check_numbers(seen: &mut BTreeMap<SequenceNumber, Cid>, published: &[PublishedManifest]) {
     for one in published {
         let before = seen.insert(one.sequence_number, one.manifest_cid);
         assert!(

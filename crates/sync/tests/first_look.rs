@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use common::{Setup, id, noise};
-use types::{EntryKind, Published};
+use types::{EntryKind, PublishedManifest};
 
 const FILES: u64 = 600;
 
@@ -26,12 +26,12 @@ fn setup() -> Setup {
     setup
 }
 
-fn held(setup: &Setup, published: &Published) -> Option<String> {
+fn held(setup: &Setup, published: &PublishedManifest) -> Option<String> {
     setup.manifest(published).0.held
 }
 
 /// Whatever a manifest names is there to be fetched, and is what the folder has.
-fn assert_served(setup: &Setup, published: &Published) -> u64 {
+fn assert_served(setup: &Setup, published: &PublishedManifest) -> u64 {
     let mut files = 0;
     for (path, entry) in setup.entries(published) {
         let EntryKind::File { cid, .. } = entry.kind else { continue };

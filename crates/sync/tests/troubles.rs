@@ -379,7 +379,7 @@ async fn receipts_are_kept_and_never_go_back() {
 struct Panicking(std::sync::atomic::AtomicU64);
 
 impl sync::Publisher for Panicking {
-    fn publish(&self, _: types::Published) {
+    fn publish(&self, _: types::PublishedManifest) {
         let before = self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         assert!(before == 0, "the publisher fails");
     }
@@ -468,7 +468,7 @@ impl Hanging {
 }
 
 impl sync::Publisher for Hanging {
-    fn publish(&self, published: types::Published) {
+    fn publish(&self, published: types::PublishedManifest) {
         if published.folder_id == id("docs") {
             let mut hangs = self.hangs.lock();
             self.goes_on.wait_while(&mut hangs, |hangs| {

@@ -64,7 +64,7 @@ pub enum NodeError {
 impl NodeError {
     /// What a decoder says, which may quote whatever the bytes hold.
     pub(crate) fn malformed(error: &dyn std::error::Error) -> Self {
-        Self::Malformed(crate::for_people(&error.to_string()))
+        Self::Malformed(crate::printable_line(&error.to_string()))
     }
 }
 

@@ -13,7 +13,7 @@
 //! * [`FileNode`], [`FileNodeBuilder`]: the tree of chunks of one file.
 //! * [`Dataset`]: content with a file name and a MIME type.
 //! * [`ManifestHeader`], [`Segment`], [`Entry`]: the state of a folder;
-//!   [`Published`]: that it can be had.
+//!   [`PublishedManifest`]: that it can be had.
 //! * [`FolderId`], [`SequenceNumber`], [`RelPath`]: names with rules.
 //! * [`links`]: what a block refers to, which is what keeps it alive.
 
@@ -45,9 +45,9 @@ pub use manifest::{
     Entry, EntryKind, MANIFEST_MIME, ManifestError, ManifestHeader, ManifestStats, Metadata,
     Segment, SegmentRef, SegmentWriter, TreeCheck, Xattrs, decode_segment, segment_lines,
 };
-pub use published::Published;
+pub use published::PublishedManifest;
 pub use rel_path::{MAX_NAME_LEN, MAX_PATH_LEN, PathError, RelPath, is_unsafe_to_show};
-pub use text::for_people;
+pub use text::printable_line;
 
 /// The longest block, in bytes: a limit of the store, of the wire and of
 /// every decoder. The chunker cuts at 1 MiB; metadata blocks may be longer.

@@ -6,7 +6,7 @@ use crate::{Cid, FolderId, SequenceNumber};
 
 /// A manifest that is durable and can be asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Published {
+pub struct PublishedManifest {
     /// The folder.
     pub folder_id: FolderId,
     /// What people call it.

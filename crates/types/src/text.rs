@@ -8,7 +8,7 @@ const CHARS_MAX: usize = 200;
 /// The beginning of `text` on one line, at most some 200 characters, with
 /// nothing in it that moves a cursor or turns the direction of writing.
 #[must_use]
-pub fn for_people(text: &str) -> String {
+pub fn printable_line(text: &str) -> String {
     let mut out = String::new();
     let mut chars = text.trim().chars();
     for char in chars.by_ref().take(CHARS_MAX) {
@@ -30,7 +30,7 @@ mod tests {
 
     #[test]
     fn nothing_in_it_moves_a_cursor() {
-        assert_eq!(for_people(" a\r\nb\x1b[31m\u{202e}c\t"), "a  b[31mc");
-        assert_eq!(for_people(&"x".repeat(1000)).chars().count(), CHARS_MAX + 1);
+        assert_eq!(printable_line(" a\r\nb\x1b[31m\u{202e}c\t"), "a  b[31mc");
+        assert_eq!(printable_line(&"x".repeat(1000)).chars().count(), CHARS_MAX + 1);
     }
 }

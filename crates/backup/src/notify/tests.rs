@@ -2,7 +2,7 @@
 
 use net::Keypair;
 use parking_lot::Mutex;
-use types::{Codec, Published};
+use types::{Codec, PublishedManifest};
 
 use super::*;
 use crate::SystemClock;
@@ -54,8 +54,8 @@ fn settings() -> NotifySettings {
     }
 }
 
-fn published(folder: &str, sequence: u64) -> Published {
-    Published {
+fn published(folder: &str, sequence: u64) -> PublishedManifest {
+    PublishedManifest {
         folder_id: folder.parse().unwrap(),
         folder_name: folder.to_owned(),
         folder_path: format!("/home/me/{folder}"),

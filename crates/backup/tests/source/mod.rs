@@ -27,7 +27,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use types::{
     Cid, Codec, Dataset, EncodedBlock, Entry, EntryKind, Hash, ManifestHeader, ManifestStats,
-    Metadata, Published, RelPath, Segment, SegmentRef, SegmentWriter, SequenceNumber,
+    Metadata, PublishedManifest, RelPath, Segment, SegmentRef, SegmentWriter, SequenceNumber,
 };
 
 /// Far above what anything here takes.
@@ -316,7 +316,7 @@ impl Source {
 
     /// Shows a manifest.
     pub(crate) fn show(&self, folder: &str, sequence: u64, manifest_cid: Cid) {
-        let published = Published {
+        let published = PublishedManifest {
             folder_id: folder.parse().unwrap(),
             folder_name: folder.to_uppercase(),
             folder_path: format!("/home/me/{folder}"),

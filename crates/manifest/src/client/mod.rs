@@ -18,7 +18,7 @@ use reqwest::header::{
     IF_NONE_MATCH, LOCATION,
 };
 use reqwest::{Response, StatusCode};
-use types::for_people;
+use types::printable_line;
 use url::Url;
 
 use crate::wire::{Discovery, PEER_HEADER, ParseError};
@@ -182,11 +182,12 @@ impl ManifestClient {
         let bytes = body(url, response, self.timeouts.read).await?;
         let discovery = Discovery::parse(&bytes).map_err(|error| match error {
             ParseError::Json(source) => {
-                let begins = for_people(&String::from_utf8_lossy(&bytes[..bytes.len().min(80)]));
+                let begins =
+                    printable_line(&String::from_utf8_lossy(&bytes[..bytes.len().min(80)]));
                 ClientError::NotJson { url: url.clone(), begins, source }
             }
             ParseError::Schema(error) => {
-                ClientError::Schema { url: url.clone(), reason: for_people(&error.to_string()) }
+                ClientError::Schema { url: url.clone(), reason: printable_line(&error.to_string()) }
             }
             ParseError::Peer(peer) => ClientError::Schema {
                 url: url.clone(),
@@ -199,7 +200,7 @@ impl ManifestClient {
 
 fn header(response: &Response, name: &HeaderName) -> Option<String> {
     let value = response.headers().get(name)?;
-    Some(for_people(&String::from_utf8_lossy(value.as_bytes())))
+    Some(printable_line(&String::from_utf8_lossy(value.as_bytes())))
 }
 
 fn is_json(content_type: &str) -> bool {
@@ -249,6 +250,6 @@ async fn said(mut response: Response, every: Duration) -> String {
     }
     let message = serde_json::from_slice::<serde_json::Value>(&bytes)
         .ok()
-        .and_then(|value| value.get("message").and_then(|text| text.as_str()).map(for_people));
+        .and_then(|value| value.get("message").and_then(|text| text.as_str()).map(printable_line));
     message.unwrap_or_else(|| "status 403".to_owned())
 }

@@ -18,13 +18,13 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
-use types::{Cid, Codec, Published, SequenceNumber};
+use types::{Cid, Codec, PublishedManifest, SequenceNumber};
 
 /// Far above what anything here takes.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-pub(crate) fn published(folder: &str, sequence: u64) -> Published {
-    Published {
+pub(crate) fn published(folder: &str, sequence: u64) -> PublishedManifest {
+    PublishedManifest {
         folder_id: folder.parse().unwrap(),
         folder_name: folder.to_uppercase(),
         folder_path: format!("/home/me/{folder}"),

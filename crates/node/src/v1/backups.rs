@@ -6,7 +6,7 @@ use api::{BackupNowReport, BackupNowRequest, FolderChoice, Registered, Step};
 use axum::extract::State;
 use axum::http::StatusCode;
 use backup::{BackupNowError, NotifyStep, StepReport, WaitError};
-use types::{FolderId, Published};
+use types::{FolderId, PublishedManifest};
 
 use super::extract::Json;
 use super::{Answer, ApiState, Problem, folders};
@@ -16,7 +16,7 @@ use types::with_causes;
 /// The longest time that a request waits for the backup server.
 const WAIT_MAX: u64 = 24 * 3600;
 
-fn registered(state: &ApiState, published: &Published) -> Registered {
+fn registered(state: &ApiState, published: &PublishedManifest) -> Registered {
     let receipt = state.sync.folder(&published.folder_id).and_then(|status| status.receipt);
     Registered {
         folder_id: published.folder_id.clone(),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use types::{Published, with_causes};
+use types::{PublishedManifest, with_causes};
 
 use super::shared::{ConfirmReply, ScanReply};
 use super::{Task, shown};
@@ -57,7 +57,7 @@ impl Task {
     }
 
     /// Looks at everything, and publishes whatever is in no manifest yet.
-    fn scan_and_publish(&mut self) -> Result<Published, SyncError> {
+    fn scan_and_publish(&mut self) -> Result<PublishedManifest, SyncError> {
         self.schedule.unblock();
         let end = self.now() + ASKED_PATIENCE;
         self.is_asked = true;

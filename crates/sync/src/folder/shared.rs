@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 use store::FileId;
 use tokio::sync::oneshot;
-use types::{FolderId, Published, RelPath};
+use types::{FolderId, PublishedManifest, RelPath};
 
 use crate::error::SyncError;
 use crate::path_key::FolderNumber;
@@ -30,7 +30,7 @@ pub(crate) struct Config {
 }
 
 /// Somebody who waits for a scan.
-pub(crate) type ScanReply = oneshot::Sender<Result<Published, SyncError>>;
+pub(crate) type ScanReply = oneshot::Sender<Result<PublishedManifest, SyncError>>;
 /// Somebody who waits for a confirmation.
 pub(crate) type ConfirmReply = oneshot::Sender<Result<(), SyncError>>;
 

@@ -4,7 +4,7 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use types::{Cid, FolderId, Published, SequenceNumber};
+use types::{Cid, FolderId, PublishedManifest, SequenceNumber};
 
 use crate::path_key::FolderNumber;
 use crate::root_id::RootId;
@@ -165,8 +165,8 @@ fn add_at(counts: &mut Vec<(u32, u64)>, hour: u32, count: u64) {
 
 impl ManifestRecord {
     /// As it is told to others.
-    pub(crate) fn published(&self, folder: &FolderId) -> Published {
-        Published {
+    pub(crate) fn published(&self, folder: &FolderId) -> PublishedManifest {
+        PublishedManifest {
             folder_id: folder.clone(),
             folder_name: self.folder_name.clone(),
             folder_path: self.folder_path.clone(),

@@ -17,8 +17,8 @@ use sync::{
 };
 use tokio::sync::watch;
 use types::{
-    Cid, Codec, Dataset, Entry, EntryKind, FileNode, FolderId, Hash, ManifestHeader, Published,
-    RelPath, TreeCheck, decode_segment,
+    Cid, Codec, Dataset, Entry, EntryKind, FileNode, FolderId, Hash, ManifestHeader,
+    PublishedManifest, RelPath, TreeCheck, decode_segment,
 };
 
 /// How long a test waits for what has to come.
@@ -26,10 +26,13 @@ const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Notes what was published.
 #[derive(Debug, Default)]
-pub(crate) struct Recorder(pub(crate) Mutex<Vec<Published>>, pub(crate) Mutex<Vec<FolderId>>);
+pub(crate) struct Recorder(
+    pub(crate) Mutex<Vec<PublishedManifest>>,
+    pub(crate) Mutex<Vec<FolderId>>,
+);
 
 impl Publisher for Recorder {
-    fn publish(&self, published: Published) {
+    fn publish(&self, published: PublishedManifest) {
         self.0.lock().push(published);
     }
 
@@ -168,13 +171,13 @@ impl Setup {
         std::fs::write(path, content).unwrap();
     }
 
-    pub(crate) async fn sync(&self) -> Published {
+    pub(crate) async fn sync(&self) -> PublishedManifest {
         self.handle().scan_now(&id("docs")).await.unwrap()
     }
 
     /// As [`Setup::sync`], until nothing was written too shortly before it was
     /// read.
-    pub(crate) async fn calm(&self) -> Published {
+    pub(crate) async fn calm(&self) -> PublishedManifest {
         let end = Instant::now() + DEADLINE;
         loop {
             let before = self.files_read();
@@ -203,14 +206,14 @@ impl Setup {
         }
     }
 
-    pub(crate) fn published(&self) -> Vec<Published> {
+    pub(crate) fn published(&self) -> Vec<PublishedManifest> {
         self.recorder.0.lock().clone()
     }
 
     /// What a manifest says, checked.
     pub(crate) fn manifest(
         &self,
-        published: &Published,
+        published: &PublishedManifest,
     ) -> (ManifestHeader, BTreeMap<RelPath, Entry>) {
         let get = |cid: &Cid| self.store.get(cid).unwrap().unwrap();
         let dataset = Dataset::decode(&get(&published.manifest_cid)).unwrap();
@@ -245,11 +248,11 @@ impl Setup {
         (header, entries)
     }
 
-    pub(crate) fn entries(&self, published: &Published) -> BTreeMap<RelPath, Entry> {
+    pub(crate) fn entries(&self, published: &PublishedManifest) -> BTreeMap<RelPath, Entry> {
         self.manifest(published).1
     }
 
-    pub(crate) fn names(&self, published: &Published) -> Vec<String> {
+    pub(crate) fn names(&self, published: &PublishedManifest) -> Vec<String> {
         self.entries(published).keys().map(ToString::to_string).collect()
     }
 
@@ -278,11 +281,11 @@ impl Setup {
     }
 
     /// Holds a manifest against the folder: every name, every byte.
-    pub(crate) fn check(&self, published: &Published) {
+    pub(crate) fn check(&self, published: &PublishedManifest) {
         self.check_tree(published, &self.dir.path().join("docs"), &[]);
     }
 
-    pub(crate) fn check_tree(&self, published: &Published, root: &Path, without: &[&str]) {
+    pub(crate) fn check_tree(&self, published: &PublishedManifest, root: &Path, without: &[&str]) {
         let mut entries = self.entries(published);
         let tree = fstree::Root::open(root).unwrap();
         for item in

@@ -45,7 +45,7 @@ impl ManifestError {
     /// What the decoder says, which may quote whatever the bytes hold.
     #[expect(clippy::needless_pass_by_value, reason = "it is what `map_err` gives")]
     fn malformed(error: serde_json::Error) -> Self {
-        Self::Malformed(crate::for_people(&error.to_string()))
+        Self::Malformed(crate::printable_line(&error.to_string()))
     }
 }
 

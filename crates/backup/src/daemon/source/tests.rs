@@ -12,7 +12,7 @@ use manifest::{Offer, PollRequest, sign};
 use net::{Keypair, NetError, PeerId};
 use parking_lot::Mutex;
 use store::{Limit, StoreError};
-use types::{Codec, Published, SequenceNumber};
+use types::{Codec, PublishedManifest, SequenceNumber};
 
 use super::super::status::{SourceState, SourceStatus};
 use super::super::world::Held;
@@ -79,7 +79,7 @@ impl Fake {
     }
 
     fn offer(&self, folder: &str, sequence: u64, content: &str) -> Offer {
-        let published = Published {
+        let published = PublishedManifest {
             folder_id: folder.parse().unwrap(),
             folder_name: folder.to_uppercase(),
             folder_path: format!("/{folder}"),
