@@ -1,41 +1,42 @@
-//! A block: bytes that are known to be the bytes of their name.
+//! [`Block`]: bytes that have been checked against their name.
 
 use bytes::Bytes;
 
 use crate::{Cid, Codec, Hash, MAX_BLOCK_LEN};
 
-/// Bytes and the name that they were checked against.
+/// Bytes together with their name.
 ///
-/// There is no way to make a `Block` whose bytes do not match its CID, so a
-/// function that takes one need not hash it again.
+/// Every constructor hashes the bytes, so a function that receives a `Block`
+/// does not need to verify it again. Cloning is cheap: clones share the bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Block {
     cid: Cid,
     data: Bytes,
 }
 
-/// Why bytes are not a block.
+/// Reasons for which bytes are not a block.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BlockError {
-    /// The bytes do not hash to the name.
-    #[error("the bytes are not those of block {wanted}: they hash to {found}")]
+    /// The hash of the bytes differs from that in the name.
+    #[error("the bytes are not those of block {wanted}: their hash is {found}")]
     Mismatch {
-        /// The name that was asked for.
+        /// Expected name.
         wanted: Cid,
-        /// What the bytes hash to.
+        /// Hash of the bytes.
         found: Hash,
     },
-    /// Longer than [`MAX_BLOCK_LEN`].
-    #[error("a block of {0} bytes is over the limit of {MAX_BLOCK_LEN}")]
+    /// The bytes are longer than [`MAX_BLOCK_LEN`]; contains their length.
+    #[error("a block of {0} bytes exceeds the limit of {MAX_BLOCK_LEN} bytes")]
     TooLong(usize),
 }
 
 impl Block {
-    /// Names `data`.
+    /// Makes a block from `data` and computes its name.
     ///
     /// # Errors
     ///
-    /// [`BlockError::TooLong`] above [`MAX_BLOCK_LEN`].
+    /// Returns [`BlockError::TooLong`] if `data` is longer than
+    /// [`MAX_BLOCK_LEN`].
     pub fn new(codec: Codec, data: impl Into<Bytes>) -> Result<Self, BlockError> {
         let data = data.into();
         if data.len() > MAX_BLOCK_LEN {
@@ -44,11 +45,12 @@ impl Block {
         Ok(Self { cid: Cid::of(codec, &data), data })
     }
 
-    /// Checks that `data` is what `cid` names.
+    /// Makes a block from `data` if `cid` is its name.
     ///
     /// # Errors
     ///
-    /// [`BlockError::Mismatch`] where it is not.
+    /// Returns [`BlockError::Mismatch`] if `data` has another hash, and
+    /// [`BlockError::TooLong`] if it is longer than [`MAX_BLOCK_LEN`].
     pub fn verify(cid: Cid, data: impl Into<Bytes>) -> Result<Self, BlockError> {
         let data = data.into();
         if data.len() > MAX_BLOCK_LEN {
@@ -61,17 +63,17 @@ impl Block {
         Ok(Self { cid, data })
     }
 
-    /// The block's name.
+    /// Returns the name of the block.
     pub fn cid(&self) -> Cid {
         self.cid
     }
 
-    /// The block's bytes.
+    /// Returns the bytes of the block.
     pub fn data(&self) -> &Bytes {
         &self.data
     }
 
-    /// The block's bytes, without a copy.
+    /// Returns the bytes of the block without a copy.
     pub fn into_data(self) -> Bytes {
         self.data
     }

@@ -1,7 +1,9 @@
-//! Errors in words.
+//! Formats an error together with its causes.
 
-/// An error and all that it came from, in one line. What a transparent error
-/// would say twice is said once.
+/// Returns the message of `error` and of each of its sources, joined by `: `.
+///
+/// Omits a source whose message the text already ends with. Transparent errors
+/// repeat their source in this way.
 pub fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();

@@ -1,9 +1,11 @@
-//! Block names: CIDv1 over BLAKE3-256, and the codecs that we use.
+//! Names of blocks: CID version 1 with a BLAKE3-256 hash and one of three
+//! codecs.
 //!
-//! The text form is the multibase `b` (base32, lower case) of the CID's bytes,
-//! as everywhere in IPFS. A name with another hash, another length or a codec
-//! that we do not know is refused at the door: an identity-hash CID, say,
-//! would let a peer inline data where a name is expected.
+//! The format is that of IPFS (<https://github.com/multiformats/cid>). The text
+//! form is multibase `b` (base32, lower case) of the binary form. Parsing
+//! refuses every other version, hash function, digest length and codec. An
+//! identity-hash CID, for example, would let a peer put data in the place of a
+//! name.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,15 +13,18 @@ use std::str::FromStr;
 use multihash::Multihash;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Multihash code of BLAKE3 (multicodec table, `blake3` = 0x1e).
+/// Multihash code of BLAKE3 in the multicodec table.
 const BLAKE3_256: u64 = 0x1e;
 
-/// A BLAKE3-256 digest: the part of a block's name that its bytes decide.
+/// BLAKE3 digest of 32 bytes: the part of a block's name that depends on its
+/// bytes alone.
+///
+/// Displayed as 64 hexadecimal digits, as `b3sum` prints it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Hash([u8; 32]);
 
 impl Hash {
-    /// The length of a digest, in bytes.
+    /// Length of a digest in bytes.
     pub const LEN: usize = 32;
 
     /// Hashes `bytes`.
@@ -27,17 +32,18 @@ impl Hash {
         Self(*blake3::hash(bytes).as_bytes())
     }
 
-    /// Wraps a digest that was computed or read elsewhere.
+    /// Wraps a digest that was computed or stored before.
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
-    /// The digest's bytes.
+    /// Returns the bytes of the digest.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
 
-    /// The first eight bytes as a big-endian number: sorts as the hash does.
+    /// Returns the first eight bytes as a big-endian number. Prefixes sort like
+    /// the hashes.
     pub fn prefix(&self) -> u64 {
         let mut first = [0; 8];
         first.copy_from_slice(&self.0[..8]);
@@ -60,20 +66,21 @@ impl fmt::Debug for Hash {
     }
 }
 
-/// How the bytes of a block are to be understood (multicodec table).
+/// Format of the bytes of a block, from the multicodec table
+/// (<https://github.com/multiformats/multicodec>).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Codec {
-    /// Bytes without structure: a chunk of a file. Multicodec 0x55.
+    /// Plain bytes: a chunk of a file. Multicodec 0x55.
     Raw = 0,
-    /// A node with links: file nodes, datasets. Multicodec 0x71.
+    /// DAG-CBOR: a file node or a dataset. Multicodec 0x71.
     DagCbor = 1,
-    /// The header or a segment of a manifest. Multicodec 0x0200.
+    /// JSON: the header or a segment of a manifest. Multicodec 0x0200.
     Json = 2,
 }
 
 impl Codec {
-    /// The number in the multicodec table.
+    /// Returns the number of the codec in the multicodec table.
     pub const fn multicodec(self) -> u64 {
         match self {
             Self::Raw => 0x55,
@@ -82,7 +89,8 @@ impl Codec {
         }
     }
 
-    /// The codec of a multicodec number, if it is one that we use.
+    /// Returns the codec with this number in the multicodec table, or `None` if
+    /// blocks do not use it.
     pub const fn from_multicodec(code: u64) -> Option<Self> {
         match code {
             0x55 => Some(Self::Raw),
@@ -92,12 +100,13 @@ impl Codec {
         }
     }
 
-    /// The one-byte form in packs and on the wire.
+    /// Returns the byte that stands for the codec in packs and on the wire.
     pub const fn tag(self) -> u8 {
         self as u8
     }
 
-    /// The codec of a one-byte form.
+    /// Returns the codec for the byte that [`Codec::tag`] returns, or `None` if
+    /// there is none.
     pub const fn from_tag(tag: u8) -> Option<Self> {
         match tag {
             0 => Some(Self::Raw),
@@ -108,68 +117,75 @@ impl Codec {
     }
 }
 
-/// The name of a block: its codec and the BLAKE3-256 of its bytes.
+/// Name of a block: its codec and the BLAKE3-256 hash of its bytes.
+///
+/// [`fmt::Display`] and [`FromStr`] use the text form of 59 characters or so,
+/// for example `bafkr4i…` for a [`Codec::Raw`] block.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Cid {
     codec: Codec,
     hash: Hash,
 }
 
-/// Why a text or a byte string is not a name of ours.
+/// Reasons for which a text or a byte string is not a [`Cid`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CidError {
-    /// It is not a CID at all.
+    /// The input is not a CID.
     #[error("not a CID")]
     Malformed,
-    /// A CID, but not version 1.
+    /// The CID has a version other than 1.
     #[error("CID version {0} is not supported, only version 1")]
     Version(u64),
-    /// A CID with a codec that we do not use.
+    /// The CID has a codec that blocks do not use; contains its multicodec
+    /// number.
     #[error(
         "CID codec 0x{0:x} is not supported, only raw (0x55), dag-cbor (0x71) and json (0x200)"
     )]
     Codec(u64),
-    /// A CID with another hash function, or another length of digest.
+    /// The CID has another hash function or another digest length.
     #[error("CID hash 0x{code:x} of {len} bytes is not supported, only BLAKE3-256 (0x1e, 32)")]
     Hash {
-        /// The multihash code.
+        /// Multihash code of the hash function.
         code: u64,
-        /// The digest's length, in bytes.
+        /// Length of the digest in bytes.
         len: u8,
     },
 }
 
 impl Cid {
-    /// The name of `hash` read as `codec`.
+    /// Combines a codec and a hash to a name.
     pub const fn new(codec: Codec, hash: Hash) -> Self {
         Self { codec, hash }
     }
 
-    /// The name of `bytes` read as `codec`.
+    /// Hashes `bytes` and returns their name under `codec`.
     pub fn of(codec: Codec, bytes: &[u8]) -> Self {
         Self::new(codec, Hash::of(bytes))
     }
 
-    /// How the block's bytes are to be understood.
+    /// Returns the format of the block's bytes.
     pub const fn codec(&self) -> Codec {
         self.codec
     }
 
-    /// The digest of the block's bytes.
+    /// Returns the digest of the block's bytes.
     pub const fn hash(&self) -> &Hash {
         &self.hash
     }
 
-    /// The binary form, as DAG-CBOR links carry it.
+    /// Returns the binary form, as used in DAG-CBOR links (there with a zero byte
+    /// in front).
     pub fn to_bytes(self) -> Vec<u8> {
         self.to_generic().to_bytes()
     }
 
-    /// Reads the binary form.
+    /// Parses the binary form.
     ///
     /// # Errors
     ///
-    /// [`CidError`] where it is not a CID, or one that we do not support.
+    /// Returns [`CidError::Malformed`] if `bytes` is not exactly one CID, and
+    /// another [`CidError`] if the CID has an unsupported version, codec or
+    /// hash.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, CidError> {
         let cid = cid::Cid::try_from(bytes).map_err(|_| CidError::Malformed)?;
         if cid.encoded_len() != bytes.len() {
@@ -215,8 +231,8 @@ impl FromStr for Cid {
     type Err = CidError;
 
     fn from_str(text: &str) -> Result<Self, CidError> {
-        // A base32 CIDv1 of ours has 59 characters; the bound keeps a long
-        // text from a request from being decoded at all.
+        // The text form has about 60 characters. The limit refuses a long text
+        // from a request before it is decoded.
         if text.len() > 128 {
             return Err(CidError::Malformed);
         }
@@ -269,7 +285,7 @@ mod tests {
         assert_eq!(sha256.parse::<Cid>(), Err(CidError::Hash { code: 0x12, len: 32 }));
         let dag_pb = "bafybeigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi";
         assert_eq!(dag_pb.parse::<Cid>(), Err(CidError::Codec(0x70)));
-        // An identity "hash" carries its data inline.
+        // An identity "hash" contains the data itself.
         let identity = cid::Cid::new_v1(0x55, Multihash::wrap(0, b"inline").unwrap());
         assert_eq!(identity.to_string().parse::<Cid>(), Err(CidError::Hash { code: 0, len: 6 }));
         for junk in ["", "b", "z", "../../etc/passwd", &"b".repeat(100_000)] {

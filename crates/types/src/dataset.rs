@@ -1,33 +1,39 @@
-//! Content with a name and a type: what `POST /data` makes.
+//! [`Dataset`]: content with a file name and a MIME type, as `POST /data` makes
+//! it.
 //!
-//! The DAG-CBOR map `{"tree": link, "size": u64, "filename": text | null,
-//! "mimetype": text | null, "dataset": 1}`, where `tree` is the CID of the
-//! content as a file: [`crate::FileNode`]'s root, or the one chunk. The same
-//! bytes under the same name and type are the same dataset.
+//! The block is the DAG-CBOR map `{"tree": link, "size": u64, "filename": text |
+//! null, "mimetype": text | null, "dataset": 1}`. `tree` is the CID of the
+//! content as a file: the root [`crate::FileNode`], or the only chunk. Equal
+//! bytes with equal name and type have equal CIDs. Specified in
+//! `docs/formats/block.md`.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{Block, Cid, Codec, NodeError};
 
-/// The longest file name, in bytes: what file systems allow one component.
+/// Maximum length of the file name in bytes, as in Linux file systems.
 pub const MAX_FILENAME_LEN: usize = 255;
 
-/// The longest MIME type with its parameters, in bytes.
+/// Maximum length of the MIME type with its parameters in bytes.
 pub const MAX_MIMETYPE_LEN: usize = 255;
 
-/// The version of the format.
+/// Version of the format.
 const VERSION: u8 = 1;
 
-/// Content with a file name and a MIME type.
+const LONG_FILENAME: &str = "the file name is longer than 255 bytes";
+const LONG_MIMETYPE: &str = "the MIME type is longer than 255 bytes";
+
+/// Content with a file name and a MIME type. An upload is a dataset, and so is a
+/// manifest (see [`crate::MANIFEST_MIME`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dataset {
-    /// The content: a file node, or a chunk.
+    /// CID of the content: a file node, a chunk, or the header of a manifest.
     pub tree: Cid,
-    /// The length of the content, in bytes.
+    /// Length of the content in bytes.
     pub size: u64,
-    /// The name that a download is given.
+    /// File name for a download, if any.
     pub filename: Option<String>,
-    /// The MIME type that a download is given.
+    /// MIME type for a download, if any.
     pub mimetype: Option<String>,
 }
 
@@ -42,11 +48,12 @@ struct Wire {
 }
 
 impl Dataset {
-    /// The dataset as a block.
+    /// Encodes the dataset as a block.
     ///
     /// # Errors
     ///
-    /// [`NodeError::Rule`] where the name or the type is over its limit.
+    /// Returns [`NodeError::Rule`] if the name exceeds [`MAX_FILENAME_LEN`] or
+    /// the type [`MAX_MIMETYPE_LEN`].
     pub fn encode(&self) -> Result<Block, NodeError> {
         self.check()?;
         let wire = Wire {
@@ -58,19 +65,22 @@ impl Dataset {
         };
         let bytes =
             serde_ipld_dagcbor::to_vec(&wire).expect("a map of texts and links has a CBOR form");
-        Block::new(Codec::DagCbor, bytes).map_err(|_| NodeError::Rule("a dataset over a block"))
+        Block::new(Codec::DagCbor, bytes)
+            .map_err(|_| NodeError::Rule("the dataset is longer than a block"))
     }
 
-    /// Reads a dataset and checks it.
+    /// Decodes a dataset and checks it.
     ///
     /// # Errors
     ///
-    /// [`NodeError`], naming what is wrong.
+    /// Returns [`NodeError::Malformed`] if the bytes are not a dataset,
+    /// [`NodeError::Link`] if `tree` is not a supported CID, and
+    /// [`NodeError::Rule`] if the version is unknown or a text is too long.
     pub fn decode(bytes: &[u8]) -> Result<Self, NodeError> {
         let wire: Wire =
             serde_ipld_dagcbor::from_slice(bytes).map_err(|error| NodeError::malformed(&error))?;
         if wire.dataset != VERSION {
-            return Err(NodeError::Rule("an unknown version of dataset"));
+            return Err(NodeError::Rule("the dataset has an unknown version"));
         }
         let dataset = Self {
             tree: Cid::from_bytes(&wire.tree.to_bytes())?,
@@ -84,10 +94,10 @@ impl Dataset {
 
     fn check(&self) -> Result<(), NodeError> {
         if self.filename.as_ref().is_some_and(|name| name.len() > MAX_FILENAME_LEN) {
-            return Err(NodeError::Rule("a file name over 255 bytes"));
+            return Err(NodeError::Rule(LONG_FILENAME));
         }
         if self.mimetype.as_ref().is_some_and(|mime| mime.len() > MAX_MIMETYPE_LEN) {
-            return Err(NodeError::Rule("a MIME type over 255 bytes"));
+            return Err(NodeError::Rule(LONG_MIMETYPE));
         }
         Ok(())
     }
@@ -120,8 +130,8 @@ mod tests {
     fn a_file_node_is_not_a_dataset_and_limits_hold() {
         assert!(matches!(Dataset::decode(b"\xa0"), Err(NodeError::Malformed(_))));
         let long = Dataset { filename: Some("x".repeat(256)), ..sample() };
-        assert_eq!(long.encode().unwrap_err(), NodeError::Rule("a file name over 255 bytes"));
+        assert_eq!(long.encode().unwrap_err(), NodeError::Rule(LONG_FILENAME));
         let long = Dataset { mimetype: Some("x".repeat(256)), ..sample() };
-        assert_eq!(long.encode().unwrap_err(), NodeError::Rule("a MIME type over 255 bytes"));
+        assert_eq!(long.encode().unwrap_err(), NodeError::Rule(LONG_MIMETYPE));
     }
 }

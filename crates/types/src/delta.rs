@@ -1,8 +1,11 @@
-//! A block as the difference to others: one zstd frame (RFC 8878) whose
-//! matches may reach into a prefix that both sides have.
+//! Encodes a block as its difference to other blocks (the bases).
 //!
-//! Pure. What comes out of [`apply`] is checked by nobody here: whoever calls
-//! it knows the name that its bytes have to have.
+//! The difference, or patch, is one zstd frame (RFC 8878) that is compressed with
+//! the concatenated bases as its raw prefix, like `zstd --patch-from`. Both sides
+//! must have the bases. The wire form is specified in `docs/formats/wire.md`.
+//!
+//! [`apply`] does not verify its result: the caller must check it against the
+//! name of the block.
 
 use std::io::{self, Read as _, Write as _};
 
@@ -11,40 +14,40 @@ use zstd::zstd_safe::CParameter;
 
 use crate::MAX_BLOCK_LEN;
 
-/// What the bases of one block may come to, in bytes: a block is at most as
-/// long, so the distances of matches have a bound.
+/// Maximum total length of the bases of one block in bytes. A block is at most
+/// as long, which bounds the distance of matches.
 pub const BASES_LEN_MAX: usize = MAX_BLOCK_LEN;
 
-/// The longest distance that a frame may need, as a power of two: the bases
-/// and the block.
+/// Largest window of a frame, as a power of two: the bases and the block.
 const WINDOW_LOG_MAX: u32 = 23;
-/// … and the shortest that is worth naming.
+/// Smallest window that is requested, as a power of two.
 const WINDOW_LOG_MIN: u32 = 17;
 
-/// From here on, as a power of two, the tables of a level do not hold all places,
-/// and what is far away is looked for otherwise.
+/// From this length of bases and block on, as a power of two, the tables of a
+/// level do not cover all positions, and long-distance matching is switched on.
 const FAR_LOG: u32 = 20;
 
-/// The level of zstd for what is the same but for a run of bytes here and there: 0.9
-/// ms for 300 kB, and as short as with level 6, which takes 6.7.
-pub const QUICK: i32 = 3;
-/// The level for lines of which each differs by a few bytes: 3 takes half as many
-/// bytes more. Level 15 takes a sixth less, and tables of 37 MB
-/// (docs/performance.md).
-pub const CLOSE: i32 = 6;
+/// zstd level for blocks that differ from their base in a few runs of bytes.
+/// Needs 0.9 ms for 300 kB; level 6 needs 6.7 ms and saves nothing.
+pub const LEVEL_FAST: i32 = 3;
+/// zstd level for text in which each line differs by a few bytes. Level 3 gives
+/// patches that are half as long again; level 15 saves a sixth more but needs
+/// tables of 37 MB (`docs/performance.md`).
+pub const LEVEL_SMALL: i32 = 6;
 
-/// The bases as one run of bytes, in their order; `None` where they are more
-/// than [`BASES_LEN_MAX`].
+/// Concatenates the bases in their order. Returns `None` if they are longer than
+/// [`BASES_LEN_MAX`].
 pub fn prefix(bases: &[Bytes]) -> Option<Vec<u8>> {
     let len: usize = bases.iter().map(Bytes::len).sum();
     (len <= BASES_LEN_MAX).then(|| bases.concat())
 }
 
-/// `block` as the difference to `prefix`; `level` is [`QUICK`] or [`CLOSE`].
+/// Returns the patch that turns `prefix` into `block`. `level` is [`LEVEL_FAST`]
+/// or [`LEVEL_SMALL`].
 ///
 /// # Errors
 ///
-/// Those of zstd, which are out of memory.
+/// Returns the error of zstd if memory runs out.
 pub fn diff(prefix: &[u8], block: &[u8], level: i32) -> io::Result<Vec<u8>> {
     let reach = (prefix.len() + block.len()).max(1).next_power_of_two().ilog2();
     let mut encoder = zstd::stream::write::Encoder::with_ref_prefix(Vec::new(), level, prefix)?;
@@ -56,19 +59,20 @@ pub fn diff(prefix: &[u8], block: &[u8], level: i32) -> io::Result<Vec<u8>> {
     encoder.finish()
 }
 
-/// The block that is `patch` away from `prefix`; it is not longer than a block
-/// may be.
+/// Applies `patch` to `prefix` and returns the result, which is at most
+/// [`MAX_BLOCK_LEN`] bytes long but otherwise unverified.
 ///
 /// # Errors
 ///
-/// What is no such difference, or one of something longer.
+/// Returns an error if `patch` is not a zstd frame, needs a window of more than
+/// 8 MiB, or decompresses to more than [`MAX_BLOCK_LEN`] bytes.
 pub fn apply(prefix: &[u8], patch: &[u8]) -> io::Result<Vec<u8>> {
     let mut decoder = zstd::stream::read::Decoder::with_ref_prefix(patch, prefix)?;
     decoder.window_log_max(WINDOW_LOG_MAX)?;
     let mut block = Vec::new();
     let read = decoder.take(MAX_BLOCK_LEN as u64 + 1).read_to_end(&mut block)?;
     if read > MAX_BLOCK_LEN {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is longer than a block may be"));
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "the patched block is too long"));
     }
     Ok(block)
 }
@@ -90,14 +94,14 @@ mod tests {
         let base = noise(200_000);
         let mut block = base.clone();
         block[100_000] ^= 1;
-        let patch = diff(&base, &block, CLOSE).unwrap();
+        let patch = diff(&base, &block, LEVEL_SMALL).unwrap();
         assert!(patch.len() < 200, "{}", patch.len());
         assert_eq!(apply(&base, &patch).unwrap(), block);
         // What has moved to the other end of four megabytes is found as well, zeros
         // or noise.
         let zeros = [base.clone(), vec![7; BASES_LEN_MAX - base.len()]].concat();
         let noise = noise(BASES_LEN_MAX);
-        for (base, level) in [(&zeros, CLOSE), (&noise, CLOSE), (&noise, QUICK)] {
+        for (base, level) in [(&zeros, LEVEL_SMALL), (&noise, LEVEL_SMALL), (&noise, LEVEL_FAST)] {
             let patch = diff(base, &block, level).unwrap();
             assert!(patch.len() < 10_000, "{level}: {}", patch.len());
             assert_eq!(apply(base, &patch).unwrap(), block);
@@ -119,7 +123,7 @@ mod tests {
     #[test]
     fn another_base_gives_other_bytes_or_an_error_and_a_cut_gives_an_error() {
         let (base, block) = (noise(5000), [noise(5000), b"more".to_vec()].concat());
-        let patch = diff(&base, &block, CLOSE).unwrap();
+        let patch = diff(&base, &block, LEVEL_SMALL).unwrap();
         let other = apply(&vec![0; 5000], &patch);
         assert!(other.is_err() || other.is_ok_and(|bytes| bytes != block));
         for len in 1..patch.len() {
@@ -134,7 +138,7 @@ mod tests {
             block in prop::collection::vec(any::<u8>(), 0..300),
             garbage in prop::collection::vec(any::<u8>(), 0..300),
         ) {
-            prop_assert_eq!(apply(&base, &diff(&base, &block, CLOSE).unwrap()).unwrap(), block);
+            prop_assert_eq!(apply(&base, &diff(&base, &block, LEVEL_SMALL).unwrap()).unwrap(), block);
             let _ = apply(&base, &garbage);
             let _ = apply(&base, &[&[0x28, 0xb5, 0x2f, 0xfd][..], &garbage].concat());
         }

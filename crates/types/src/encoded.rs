@@ -1,8 +1,9 @@
-//! A block as it is stored and as it travels: compressed where that pays.
+//! [`EncodedBlock`]: a block in the form in which it is stored and sent, either
+//! plain or compressed with zstd.
 //!
-//! The payload that came over the wire is the payload that goes to disk, so a
-//! receiver compresses nothing. It has been unpacked and hashed once, which is
-//! what makes it an [`EncodedBlock`].
+//! A receiver stores the payload as it arrived and compresses nothing. The
+//! constructor that takes a payload from elsewhere decompresses and hashes it
+//! once.
 
 use std::cell::RefCell;
 use std::io;
@@ -12,23 +13,24 @@ use bytes::Bytes;
 
 use crate::{Block, BlockError, Cid, Codec, Hash, MAX_BLOCK_LEN};
 
-/// How a payload holds the bytes of its block.
+/// Encoding of the bytes of a block in a payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Encoding {
-    /// The bytes themselves.
+    /// The bytes without compression.
     Plain = 0,
     /// One zstd frame (RFC 8878).
     Zstd = 1,
 }
 
 impl Encoding {
-    /// The one-byte form in packs and on the wire.
+    /// Returns the byte that stands for the encoding in packs and on the wire.
     pub const fn tag(self) -> u8 {
         self as u8
     }
 
-    /// The encoding of a one-byte form.
+    /// Returns the encoding for the byte that [`Encoding::tag`] returns, or
+    /// `None` if there is none.
     pub const fn from_tag(tag: u8) -> Option<Self> {
         match tag {
             0 => Some(Self::Plain),
@@ -38,7 +40,10 @@ impl Encoding {
     }
 }
 
-/// A payload that was checked: it unpacks to the bytes that its name says.
+/// Payload of a block that has been verified: it decodes to the bytes that the
+/// name stands for.
+///
+/// Cloning is cheap: clones share the payload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EncodedBlock {
     cid: Cid,
@@ -47,41 +52,43 @@ pub struct EncodedBlock {
     payload: Bytes,
 }
 
-/// Why a payload is not the block that it claims to be.
+/// Reasons for which a payload is not the block that it claims to be.
 #[derive(Debug, thiserror::Error)]
 pub enum EncodedError {
-    /// It unpacks to other bytes, or to too many.
+    /// The decoded bytes have another hash, or the declared length exceeds
+    /// [`MAX_BLOCK_LEN`].
     #[error(transparent)]
     Block(#[from] BlockError),
-    /// It does not unpack.
-    #[error("the payload of block {cid} does not unpack")]
+    /// The payload is not a zstd frame, or it decompresses to more bytes than
+    /// declared.
+    #[error("cannot decompress the payload of block {cid}")]
     Unpack {
-        /// The block that it claims to be.
+        /// Claimed name of the block.
         cid: Cid,
-        /// What zstd said.
+        /// Error of zstd.
         #[source]
         source: io::Error,
     },
-    /// It unpacks to fewer or more bytes than it declares.
-    #[error("the payload of block {cid} declares {declared} bytes and has {found}")]
+    /// The decoded bytes have another length than declared.
+    #[error("the payload of block {cid} declares {declared} bytes but contains {found}")]
     Length {
-        /// The block that it claims to be.
+        /// Claimed name of the block.
         cid: Cid,
-        /// What was declared.
+        /// Declared length in bytes.
         declared: u32,
-        /// What was found.
+        /// Actual length in bytes.
         found: usize,
     },
 }
 
 thread_local! {
-    // A context is some 100 KiB to several MiB of tables: one for each thread
-    // instead of one for each block.
+    // A context has tables of about 100 KiB to several MiB, so each thread keeps
+    // one instead of making one for each block.
     static UNPACK: RefCell<Option<zstd::bulk::Decompressor<'static>>> =
         const { RefCell::new(None) };
 }
 
-/// Unpacks one zstd frame of at most `len` bytes.
+/// Decompresses one zstd frame with a content of at most `len` bytes.
 fn unpack(payload: &[u8], len: usize) -> io::Result<Vec<u8>> {
     UNPACK.with_borrow_mut(|slot| {
         let unpacker = match slot {
@@ -92,12 +99,12 @@ fn unpack(payload: &[u8], len: usize) -> io::Result<Vec<u8>> {
     })
 }
 
-/// Contexts for compression that are kept for the next block: it is rarely
-/// more threads than this that compress.
+/// Maximum number of unused compression contexts that are kept for the next
+/// block. More threads than this rarely compress at the same time.
 const PACKERS_KEPT: usize = 2;
 
-/// What compresses, and where to: making both anew for each block costs as much
-/// as compressing a short one.
+/// Compression context with its output buffer. Making both for each block would
+/// cost as much as compressing a short block.
 struct Packer {
     context: zstd::bulk::Compressor<'static>,
     out: Vec<u8>,
@@ -105,7 +112,7 @@ struct Packer {
 
 static PACKERS: Mutex<Vec<Packer>> = Mutex::new(Vec::new());
 
-/// Packs bytes into one zstd frame. The result has no more memory than it needs.
+/// Compresses `bytes` to one zstd frame. The result uses no spare capacity.
 fn pack(bytes: &[u8], level: i32) -> io::Result<Bytes> {
     let kept = || PACKERS.lock().unwrap_or_else(PoisonError::into_inner);
     let free = kept().pop();
@@ -126,12 +133,17 @@ fn pack(bytes: &[u8], level: i32) -> io::Result<Bytes> {
 }
 
 impl EncodedBlock {
-    /// Checks that `payload` unpacks to the `len` bytes that `cid` names.
+    /// Verifies that `payload` decodes to exactly `len` bytes with the hash in
+    /// `cid`.
+    ///
+    /// Allocates at most [`MAX_BLOCK_LEN`] bytes, whatever `len` declares.
     ///
     /// # Errors
     ///
-    /// [`EncodedError`], before more than [`MAX_BLOCK_LEN`] bytes are
-    /// allocated, whatever is declared.
+    /// Returns [`EncodedError::Unpack`] if the payload cannot be decompressed,
+    /// [`EncodedError::Length`] if the length differs from `len`, and
+    /// [`EncodedError::Block`] if the hash differs or `len` exceeds
+    /// [`MAX_BLOCK_LEN`].
     pub fn verify(
         cid: Cid,
         encoding: Encoding,
@@ -163,7 +175,7 @@ impl EncodedBlock {
         Ok(Self { cid, encoding, len, payload })
     }
 
-    /// The block as it is, without compression.
+    /// Wraps a block without compression.
     #[expect(clippy::cast_possible_truncation, reason = "a block is at most 4 MiB")]
     pub fn plain(block: Block) -> Self {
         Self {
@@ -174,14 +186,14 @@ impl EncodedBlock {
         }
     }
 
-    /// The block compressed by zstd at `level`, or plain where that does not
-    /// save a twentieth.
+    /// Compresses a block with zstd at `level`. The result is plain if
+    /// compression saves less than 5 %.
     pub fn compress(block: Block, level: i32) -> Self {
         Self::plain(block).packed(level)
     }
 
-    /// The same block, compressed by zstd at `level` where it is not and that
-    /// saves a twentieth.
+    /// Compresses the payload with zstd at `level` if it is plain and
+    /// compression saves at least 5 %; otherwise returns the block unchanged.
     #[must_use]
     pub fn packed(self, level: i32) -> Self {
         if self.encoding != Encoding::Plain {
@@ -196,12 +208,12 @@ impl EncodedBlock {
         Self { encoding: Encoding::Zstd, payload: packed, ..self }
     }
 
-    /// Unpacks the payload.
+    /// Decodes the payload and returns the bytes of the block.
     ///
     /// # Errors
     ///
-    /// [`EncodedError::Unpack`], which a payload that was checked can give
-    /// only where memory runs out.
+    /// Returns [`EncodedError::Unpack`] if memory runs out. The payload itself
+    /// has been verified.
     pub fn decode(&self) -> Result<Bytes, EncodedError> {
         match self.encoding {
             Encoding::Plain => Ok(self.payload.clone()),
@@ -211,29 +223,29 @@ impl EncodedBlock {
         }
     }
 
-    /// The same bytes under their name as `codec`.
+    /// Renames the block to the same hash under `codec`.
     #[must_use]
     pub fn read_as(self, codec: Codec) -> Self {
         Self { cid: Cid::new(codec, *self.cid.hash()), ..self }
     }
 
-    /// The block's name.
+    /// Returns the name of the block.
     pub fn cid(&self) -> Cid {
         self.cid
     }
 
-    /// How the payload holds the block's bytes.
+    /// Returns the encoding of the payload.
     pub fn encoding(&self) -> Encoding {
         self.encoding
     }
 
-    /// The length of the block's bytes, unpacked.
+    /// Returns the length of the decoded bytes.
     #[expect(clippy::len_without_is_empty, reason = "the empty block is like any other")]
     pub fn len(&self) -> u32 {
         self.len
     }
 
-    /// What is stored and sent.
+    /// Returns the bytes that are stored and sent.
     pub fn payload(&self) -> &Bytes {
         &self.payload
     }

@@ -1,68 +1,70 @@
-//! The tree of chunks of one file.
+//! [`FileNode`]: a node in the tree of chunks of one file.
 //!
-//! A file of one chunk *is* its chunk: its CID is the raw block's. A longer
-//! file is a tree of nodes, each the DAG-CBOR map
-//! `{"size": u64, "chunks": [[link, length], …]}`, where a raw link is a chunk
-//! and a DAG-CBOR link is a further node, and `length` counts the bytes of
-//! content below the link.
+//! A file of one chunk has no node: its CID is that of the chunk. A longer file
+//! is a tree. Each node is the DAG-CBOR map `{"size": u64, "chunks": [[link,
+//! length], …]}`. A raw link refers to a chunk, a DAG-CBOR link to another node,
+//! and `length` is the number of content bytes below the link. Specified in
+//! `docs/formats/block.md`.
 //!
-//! Where a node ends is decided by the hash of the child at its end, as the
-//! chunker decides by content: bytes inserted at the front of a terabyte
-//! change the nodes that hold the changed chunks and the path to the root,
-//! where nodes of a fixed number of children would all change. [`MIN_FANOUT`]
-//! makes every level at least that much smaller than the one below it, for
-//! content too where every chunk would end a node (zeros, say).
+//! The hash of a child decides whether its node ends after it, like the content
+//! decides about the ends of chunks. If bytes are inserted at the front of a
+//! terabyte, only the nodes with changed chunks and their ancestors change; with
+//! a fixed number of children, all nodes would. [`MIN_FANOUT`] makes each level
+//! at least 256 times smaller than the level below, even for content whose every
+//! chunk would end a node (for example zeros).
 
 use serde::{Deserialize, Serialize};
 
 use crate::{Block, BlockError, Cid, CidError, Codec, MAX_BLOCK_LEN};
 
-/// A node that is not the last of its level has at least this many children.
+/// Minimum number of children of a node, except for the last node of a level.
 pub const MIN_FANOUT: usize = 256;
 
-/// No node has more children than this.
+/// Maximum number of children of a node.
 pub const MAX_FANOUT: usize = 4096;
 
-/// A child ends its node where these bits of its hash are zero: one in 1,024.
+/// A child ends its node if these bits of [`crate::Hash::prefix`] are zero, as
+/// for one child in 1,024.
 const CUT_MASK: u64 = 0x3ff;
 
-/// Deeper trees are refused: eight levels of [`MIN_FANOUT`] children hold more
-/// chunks than a `u64` counts.
+/// Maximum depth of a tree. Eight levels of [`MIN_FANOUT`] children have more
+/// chunks than a `u64` can count.
 pub const MAX_TREE_DEPTH: usize = 8;
 
-/// One child of a node: a chunk or a further node.
+/// Child of a node: a chunk or another node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NodeChild {
-    /// Its name; [`Codec::Raw`] for a chunk, [`Codec::DagCbor`] for a node.
+    /// Name of the child; [`Codec::Raw`] for a chunk, [`Codec::DagCbor`] for a
+    /// node.
     pub cid: Cid,
-    /// The bytes of file content below it.
+    /// Number of bytes of file content below the child.
     pub len: u64,
 }
 
-/// One node of the tree of a file.
+/// Node in the tree of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileNode {
     size: u64,
     children: Vec<NodeChild>,
 }
 
-/// Why bytes are not a node.
+/// Reasons for which bytes are not a valid file node or dataset.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NodeError {
-    /// Not DAG-CBOR, or not of the node's shape. The text is cut: it may hold
-    /// what the bytes say.
-    #[error("not a valid node: {0}")]
+    /// The bytes are not DAG-CBOR or do not have the expected fields. Contains
+    /// the decoder's message, cut because it may quote the bytes.
+    #[error("malformed node: {0}")]
     Malformed(String),
-    /// A link that is not a name of ours.
-    #[error("a node's link is unusable: {0}")]
+    /// A link is not a supported CID.
+    #[error("unusable link in a node: {0}")]
     Link(#[from] CidError),
-    /// Of the right shape, but against a rule of the format.
-    #[error("a node breaks the format: {0}")]
+    /// The node has the right fields but breaks the rule that the text names.
+    #[error("invalid node: {0}")]
     Rule(&'static str),
 }
 
 impl NodeError {
-    /// What a decoder says, which may quote whatever the bytes hold.
+    /// Makes an error from a decoder's message, which may quote hostile bytes.
     pub(crate) fn malformed(error: &dyn std::error::Error) -> Self {
         Self::Malformed(crate::printable_line(&error.to_string()))
     }
@@ -81,45 +83,47 @@ impl FileNode {
         Self { size: children.iter().map(|child| child.len).sum(), children }
     }
 
-    /// Reads a node and checks it: between one and [`MAX_FANOUT`] children,
-    /// none empty, no chunk over [`MAX_BLOCK_LEN`], and a size that is their
-    /// sum.
+    /// Decodes a node and checks it: it has 1 to [`MAX_FANOUT`] children, none of
+    /// them is empty, no chunk is longer than [`MAX_BLOCK_LEN`], and its size is
+    /// the sum of theirs.
     ///
     /// # Errors
     ///
-    /// [`NodeError`], naming the rule that is broken.
+    /// Returns [`NodeError::Malformed`] if the bytes are not a node,
+    /// [`NodeError::Link`] if a link is not a supported CID, and
+    /// [`NodeError::Rule`] if one of these checks fails.
     pub fn decode(bytes: &[u8]) -> Result<Self, NodeError> {
         let wire: Wire =
             serde_ipld_dagcbor::from_slice(bytes).map_err(|error| NodeError::malformed(&error))?;
         if wire.chunks.is_empty() {
-            return Err(NodeError::Rule("no children"));
+            return Err(NodeError::Rule("it has no children"));
         }
         if wire.chunks.len() > MAX_FANOUT {
-            return Err(NodeError::Rule("too many children"));
+            return Err(NodeError::Rule("it has too many children"));
         }
         let mut sum = 0_u64;
         let mut children = Vec::with_capacity(wire.chunks.len());
         for (cid, len) in wire.chunks {
             let cid = Cid::from_bytes(&cid.to_bytes())?;
             if len == 0 {
-                return Err(NodeError::Rule("an empty child"));
+                return Err(NodeError::Rule("a child is empty"));
             }
             if cid.codec() == Codec::Json {
-                return Err(NodeError::Rule("a manifest in a file"));
+                return Err(NodeError::Rule("a child is a manifest"));
             }
             if cid.codec() == Codec::Raw && len > MAX_BLOCK_LEN as u64 {
-                return Err(NodeError::Rule("a chunk over the limit of a block"));
+                return Err(NodeError::Rule("a chunk is longer than a block may be"));
             }
-            sum = sum.checked_add(len).ok_or(NodeError::Rule("a size beyond 64 bits"))?;
+            sum = sum.checked_add(len).ok_or(NodeError::Rule("its size exceeds 64 bits"))?;
             children.push(NodeChild { cid, len });
         }
         if sum != wire.size {
-            return Err(NodeError::Rule("the size is not the sum of the children"));
+            return Err(NodeError::Rule("its size is not the sum of its children"));
         }
         Ok(Self { size: sum, children })
     }
 
-    /// The node as a block.
+    /// Encodes the node as a block.
     fn encode(&self) -> Result<Block, BlockError> {
         let wire = Wire {
             size: self.size,
@@ -130,49 +134,71 @@ impl FileNode {
         Block::new(Codec::DagCbor, bytes)
     }
 
-    /// The bytes of content below this node.
+    /// Returns the number of bytes of file content below this node.
     pub fn size(&self) -> u64 {
         self.size
     }
 
-    /// The children, in the order of the file.
+    /// Returns the children, in the order of the file.
     pub fn children(&self) -> &[NodeChild] {
         &self.children
     }
 }
 
-/// Builds the tree of one file from its chunks, in order, in memory that does
-/// not grow with the file.
+/// Builds the tree of one file from its chunks.
+///
+/// The caller passes the chunks in order and stores the blocks that the builder
+/// emits. Memory use does not grow with the file: each level keeps at most
+/// [`MAX_FANOUT`] children.
+///
+/// ```
+/// use types::{Block, Codec, FileNode, FileNodeBuilder, NodeChild};
+///
+/// let mut nodes: Vec<Block> = Vec::new();
+/// let mut emit = |node: Block| {
+///     nodes.push(node);
+///     Ok::<(), std::convert::Infallible>(())
+/// };
+/// let mut builder = FileNodeBuilder::new();
+/// for chunk in ["first ", "second"] {
+///     let block = Block::new(Codec::Raw, chunk.as_bytes()).unwrap();
+///     builder.push(NodeChild { cid: block.cid(), len: chunk.len() as u64 }, &mut emit).unwrap();
+/// }
+/// let root = builder.finish(&mut emit).unwrap();
+/// assert_eq!(root, Some(nodes[0].cid()));
+/// assert_eq!(FileNode::decode(nodes[0].data()).unwrap().size(), 12);
+/// ```
 #[derive(Debug, Default)]
 pub struct FileNodeBuilder {
-    /// The children not yet in a node: chunks in the first level, nodes over
-    /// the level before in each further one.
+    /// Children that are not in a node yet: chunks in the first level, nodes over
+    /// the level below in each further level.
     levels: Vec<Vec<NodeChild>>,
     size: u64,
 }
 
 impl FileNodeBuilder {
-    /// An empty file so far.
+    /// Starts with an empty file.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The bytes of content so far.
+    /// Returns the number of bytes of content that were added so far.
     pub fn size(&self) -> u64 {
         self.size
     }
 
-    /// The names that no emitted node refers to yet: whoever keeps the blocks
-    /// of an unfinished file alive has to hold exactly these.
+    /// Returns the names that no emitted node refers to yet. To protect the
+    /// blocks of an unfinished file from garbage collection, the caller must pin
+    /// exactly these.
     pub fn pending(&self) -> impl Iterator<Item = Cid> {
         self.levels.iter().flatten().map(|child| child.cid)
     }
 
-    /// Adds the next chunk. Nodes that are complete go to `emit`.
+    /// Adds the next chunk. Passes each node that becomes complete to `emit`.
     ///
     /// # Errors
     ///
-    /// What `emit` returns; the builder is of no use after that.
+    /// Returns the error of `emit`. The builder must not be used after that.
     pub fn push<E>(
         &mut self,
         chunk: NodeChild,
@@ -195,12 +221,12 @@ impl FileNodeBuilder {
         Ok(())
     }
 
-    /// Ends the file and returns the name of its root: the chunk itself where
-    /// there was one, and `None` where there was none.
+    /// Ends the file and returns the CID of its root. The root of a file of one
+    /// chunk is that chunk; without any chunk the result is `None`.
     ///
     /// # Errors
     ///
-    /// What `emit` returns.
+    /// Returns the error of `emit`.
     pub fn finish<E>(
         mut self,
         mut emit: impl FnMut(Block) -> Result<(), E>,
@@ -225,7 +251,7 @@ impl FileNodeBuilder {
     }
 }
 
-/// Whether the last of `siblings` is the last child of its node.
+/// Reports whether a node ends after the last of `siblings`.
 fn ends_node(siblings: &[NodeChild]) -> bool {
     let Some(last) = siblings.last() else { return false };
     siblings.len() >= MAX_FANOUT
@@ -341,10 +367,10 @@ mod tests {
         let raw = chunk(1).cid.to_generic();
         let cases: Vec<(Vec<u8>, &str)> = vec![
             (encode(0, &[]), "no children"),
-            (encode(0, &[(raw, 0)]), "an empty child"),
+            (encode(0, &[(raw, 0)]), "a child is empty"),
             (encode(7, &[(raw, 5)]), "not the sum"),
-            (encode(1, &[(raw, u64::MAX), (raw, 2)]), "over the limit"),
-            (encode(5_000_000, &[(raw, 5_000_000)]), "over the limit of a block"),
+            (encode(1, &[(raw, u64::MAX), (raw, 2)]), "longer than a block"),
+            (encode(5_000_000, &[(raw, 5_000_000)]), "longer than a block"),
             (encode(4097, &vec![(raw, 1); 4097]), "too many children"),
         ];
         for (bytes, reason) in cases {

@@ -1,21 +1,25 @@
-//! Small names with rules.
+//! Folder ids and sequence numbers: names with rules that are checked once,
+//! when they are parsed.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-/// The stable name of a watched folder: 1 to 64 characters of `A-Z a-z 0-9 _ -`.
+/// Stable name of a watched folder: 1 to 64 characters of `A-Z a-z 0-9 _ -`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct FolderId(String);
 
-/// A text that cannot be a [`FolderId`].
+/// Error: the text is not a [`FolderId`]. Contains the text, cut to 80
+/// characters.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a folder id: 1 to 64 letters, digits, `-` or `_`")]
 pub struct FolderIdError(String);
 
 impl FolderId {
-    /// An id from 16 random bytes.
+    /// Makes an id of 24 characters from 16 random bytes.
+    ///
+    /// Uses the low 120 bits of `bytes`.
     pub fn from_random(bytes: [u8; 16]) -> Self {
         let alphabet = b"abcdefghijklmnopqrstuvwxyz234567";
         let number = u128::from_le_bytes(bytes);
@@ -23,7 +27,7 @@ impl FolderId {
         Self((0..24).map(digit).collect())
     }
 
-    /// The text.
+    /// Returns the id as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -56,21 +60,23 @@ impl<'de> Deserialize<'de> for FolderId {
     }
 }
 
-/// Counts the manifests of a folder, from 1.
+/// Number of a manifest within its folder. The first manifest has number 1;
+/// each later one has a higher number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct SequenceNumber(pub u64);
 
 impl SequenceNumber {
-    /// The number of the first manifest.
+    /// Number of the first manifest of a folder.
     pub const FIRST: Self = Self(1);
 
-    /// The next number; `None` after the last that JSON carries exactly.
+    /// Returns the next number, or `None` after [`SequenceNumber::MAX`].
     pub fn next(self) -> Option<Self> {
         (self.0 < Self::MAX.0).then(|| Self(self.0 + 1))
     }
 
-    /// The greatest: 2^53 − 1, so that every reader of JSON gets it right.
+    /// Greatest valid number: 2^53 − 1, the greatest integer that every JSON
+    /// parser reads exactly.
     pub const MAX: Self = Self((1 << 53) - 1);
 }
 

@@ -1,21 +1,48 @@
-//! The typed names of the domain, and the formats of the nodes that tie
-//! blocks together.
+//! Data formats of Archivist: names, blocks, file trees and manifests.
 //!
-//! Everything here is pure: no file, no socket, no clock, no async runtime.
-//! What is parsed here may come from a hostile peer, so every decoder is
-//! total and bounded: it returns an error, never panics, and never allocates
-//! more than a small multiple of its input.
+//! This crate defines what the other crates store, sign and send. It does no
+//! I/O: no files, no sockets, no clock, no async runtime.
 //!
-//! * [`struct@Hash`], [`Cid`], [`Codec`]: the name of a block.
-//! * [`Block`]: bytes together with the name that they were checked against.
-//! * [`EncodedBlock`]: a block as it is stored and sent.
-//! * [`delta`]: a block as its difference to others.
-//! * [`FileNode`], [`FileNodeBuilder`]: the tree of chunks of one file.
-//! * [`Dataset`]: content with a file name and a MIME type.
-//! * [`ManifestHeader`], [`Segment`], [`Entry`]: the state of a folder;
-//!   [`PublishedManifest`]: that it can be had.
-//! * [`FolderId`], [`SequenceNumber`], [`RelPath`]: names with rules.
-//! * [`links`]: what a block refers to, which is what keeps it alive.
+//! How the types fit together, from the bottom up:
+//!
+//! * A [`Block`] is a byte string of at most [`MAX_BLOCK_LEN`] bytes together
+//!   with its name, a [`Cid`]. A `Cid` is a [`Codec`] and a [`struct@Hash`]
+//!   (BLAKE3-256 of the bytes). An [`EncodedBlock`] is a block in the form in
+//!   which it is stored and sent, that is, possibly compressed.
+//! * A file is cut into chunks, each a block. [`FileNodeBuilder`] joins the
+//!   chunks of a long file to a tree of [`FileNode`]s; the CID of the root is
+//!   the CID of the file.
+//! * A [`ManifestHeader`] describes a folder at one [`SequenceNumber`]. Its
+//!   entries ([`Entry`], one for each path) are in [`Segment`]s, which are
+//!   blocks too. A [`Dataset`] wraps the header (or an uploaded file) with a
+//!   name and a MIME type; the CID of that dataset is the CID of the manifest.
+//!   [`PublishedManifest`] is what a source announces about it.
+//! * [`links`] returns the CIDs that a block refers to. Garbage collection
+//!   follows them.
+//! * [`delta`] encodes a block as its difference to other blocks.
+//!
+//! Invariants: a `Block`, an `EncodedBlock`, a [`RelPath`] or a [`FolderId`]
+//! that exists has been checked. Input may come from a hostile peer, so every
+//! decoder returns an error instead of panicking, and allocates at most a small
+//! multiple of its input. The bytes of each format are specified in
+//! `docs/formats/`.
+//!
+//! Absent: reading and writing of files (crate `fstree`), storage (`store`),
+//! cutting of files into chunks (`store`), signatures (`manifest`).
+//!
+//! ```
+//! use types::{Block, Cid, Codec};
+//!
+//! let block = Block::new(Codec::Raw, &b"hello world"[..])?;
+//! let name = block.cid().to_string();
+//! assert_eq!(name, "bafkr4igxjga67jykbseaxdmmdgc5a5o3zp3htom2l6mrjznk7fvyggu6eq");
+//!
+//! // Bytes from elsewhere become a block only if they match the name.
+//! let cid: Cid = name.parse()?;
+//! assert!(Block::verify(cid, &b"hello world"[..]).is_ok());
+//! assert!(Block::verify(cid, &b"hello w0rld"[..]).is_err());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 mod block;
 mod causes;
@@ -49,6 +76,7 @@ pub use published::PublishedManifest;
 pub use rel_path::{MAX_NAME_LEN, MAX_PATH_LEN, PathError, RelPath, is_unsafe_to_show};
 pub use text::printable_line;
 
-/// The longest block, in bytes: a limit of the store, of the wire and of
-/// every decoder. The chunker cuts at 1 MiB; metadata blocks may be longer.
+/// Maximum length of a block in bytes. The store, the wire protocol and every
+/// decoder enforce it. Chunks of files are at most 1 MiB; blocks of metadata may
+/// be longer.
 pub const MAX_BLOCK_LEN: usize = 4 << 20;

@@ -1,4 +1,4 @@
-//! What a block refers to.
+//! Finds the references from one block to others.
 
 use ipld_core::codec::Links;
 use serde_ipld_dagcbor::codec::DagCborCodec;
@@ -6,12 +6,16 @@ use serde_ipld_dagcbor::codec::DagCborCodec;
 use crate::manifest::manifest_links;
 use crate::{Cid, Codec, NodeError};
 
-/// The names that a block refers to, and that live as long as it does.
+/// Returns the CIDs of the blocks that a block refers to, in the order in which
+/// they occur. Garbage collection keeps them as long as the block itself.
+///
+/// A chunk ([`Codec::Raw`]) has none. The header of a manifest refers to its
+/// segments but not to the manifest before it.
 ///
 /// # Errors
 ///
-/// [`NodeError`] where the bytes are not of their codec, or hold a link that
-/// is not a name of ours.
+/// Returns [`NodeError::Malformed`] if the bytes do not have the format of
+/// `codec`, and [`NodeError::Link`] if a link is not a supported CID.
 pub fn links(codec: Codec, bytes: &[u8]) -> Result<Vec<Cid>, NodeError> {
     match codec {
         Codec::Raw => Ok(Vec::new()),

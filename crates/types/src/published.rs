@@ -1,26 +1,27 @@
-//! What a source says of a folder's newest manifest.
+//! [`PublishedManifest`]: what a source announces about the newest manifest of a
+//! folder.
 
 use jiff::Timestamp;
 
 use crate::{Cid, FolderId, SequenceNumber};
 
-/// A manifest that is durable and can be asked for.
+/// Manifest that is durable on the source, so that others may fetch it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PublishedManifest {
-    /// The folder.
+    /// Id of the folder.
     pub folder_id: FolderId,
-    /// What people call it.
+    /// Name of the folder, for display.
     pub folder_name: String,
-    /// Where it is on its machine, for people.
+    /// Path of the folder on the source, for display.
     pub folder_path: String,
-    /// The manifest: a dataset over its header.
+    /// CID of the manifest, that is, of the dataset with its header.
     pub manifest_cid: Cid,
-    /// Its number.
+    /// Sequence number of the manifest.
     pub sequence_number: SequenceNumber,
-    /// When it was made, by the clock of the source.
+    /// Creation time by the clock of the source.
     pub updated_at: Timestamp,
-    /// Everything in the folder but directories.
+    /// Number of entries that are not directories.
     pub file_count: u64,
-    /// The lengths of all files together, in bytes.
+    /// Total length of all files in bytes.
     pub total_size_bytes: u64,
 }

@@ -1,11 +1,11 @@
-//! A path below the root of a folder, as bytes.
+//! [`RelPath`]: a checked path below the root of a folder.
 //!
-//! Names on Unix are bytes without `/` and NUL, in any encoding or none. They
-//! are carried as they are; only showing them to a person loses anything.
+//! File names on Unix are bytes without `/` and NUL, in any encoding. A
+//! `RelPath` stores them unchanged. Only its display form loses information.
 //!
-//! The order is that of a walk that lists each directory sorted by bytes: part
-//! by part, so that a directory is followed by what is in it. (By plain bytes,
-//! `a-b` would stand between `a` and `a/c`.)
+//! Paths are ordered name by name, each name by its bytes. A directory is thus
+//! directly followed by its content, as in a walk that sorts each directory. (In
+//! the order of the plain bytes, `a-b` would stand between `a` and `a/c`.)
 
 use std::cmp::Ordering;
 use std::ffi::OsStr;
@@ -13,31 +13,42 @@ use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// The longest path, in bytes: four times what Linux takes in one call, since
-/// a tree may be deeper than one call can reach.
+/// Maximum length of a path in bytes: four times what Linux accepts in one
+/// system call, because a tree may be deeper than that.
 pub const MAX_PATH_LEN: usize = 16 * 1024;
 
-/// The longest name in a path, in bytes: what Linux file systems allow.
+/// Maximum length of one name in a path in bytes, as in Linux file systems.
 pub const MAX_NAME_LEN: usize = 255;
 
-/// A relative path: names joined by `/`, none empty, `.` or `..`, and none
-/// with NUL. The empty path is the root itself.
+/// Relative path: names joined by `/`. No name is empty, `.` or `..`, and none
+/// contains NUL. The empty path is the root of the folder.
+///
+/// ```
+/// use types::RelPath;
+///
+/// let path = RelPath::new("photos/2026/cat.jpg")?;
+/// assert_eq!(path.name(), Some(&b"cat.jpg"[..]));
+/// assert!(path.is_within(&RelPath::new("photos")?));
+/// assert!(RelPath::new("../etc/passwd").is_err());
+/// # Ok::<(), types::PathError>(())
+/// ```
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct RelPath(Vec<u8>);
 
-/// Why bytes are not a path below a root.
+/// Reasons for which bytes are not a [`RelPath`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PathError {
-    /// It begins with `/`.
+    /// The path begins with `/`.
     #[error("the path is absolute")]
     Absolute,
-    /// A name in it is empty, `.` or `..`.
-    #[error("the path has an empty name, `.` or `..` in it")]
+    /// A name in the path is empty, `.` or `..`.
+    #[error("the path contains an empty name, `.` or `..`")]
     Name,
-    /// It has a NUL in it.
-    #[error("the path has a NUL in it")]
+    /// The path contains NUL.
+    #[error("the path contains a NUL byte")]
     Nul,
-    /// It, or a name in it, is too long.
+    /// The path is longer than [`MAX_PATH_LEN`], or one of its names is longer
+    /// than [`MAX_NAME_LEN`].
     #[error("the path is too long")]
     TooLong,
 }
@@ -52,17 +63,18 @@ fn check_name(name: &[u8]) -> Result<(), PathError> {
 }
 
 impl RelPath {
-    /// The root.
+    /// Returns the empty path: the root of the folder.
     pub const fn root() -> Self {
         Self(Vec::new())
     }
 
-    /// Checks bytes from elsewhere.
+    /// Checks `bytes` and returns them as a path.
     ///
     /// # Errors
     ///
-    /// [`PathError`]: whatever could lead out of the root, or stand for
-    /// another path.
+    /// Returns the [`PathError`] for the rule that `bytes` break. No accepted
+    /// path leads out of the root, and no two accepted paths are spellings of
+    /// the same path.
     pub fn new(bytes: impl Into<Vec<u8>>) -> Result<Self, PathError> {
         let bytes = bytes.into();
         if bytes.len() > MAX_PATH_LEN {
@@ -78,11 +90,12 @@ impl RelPath {
         Ok(Self(bytes))
     }
 
-    /// The path of `name` in this directory.
+    /// Returns the path of `name` in this directory.
     ///
     /// # Errors
     ///
-    /// [`PathError`], as for [`RelPath::new`].
+    /// Same as [`RelPath::new`]. A `name` with `/` in it is a
+    /// [`PathError::Name`].
     pub fn join(&self, name: &[u8]) -> Result<Self, PathError> {
         check_name(name)?;
         if name.contains(&b'/') {
@@ -100,27 +113,27 @@ impl RelPath {
         Ok(Self(bytes))
     }
 
-    /// The bytes of the path.
+    /// Returns the bytes of the path.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// The path for calls of the system.
+    /// Returns the path for system calls, relative to the root of the folder.
     pub fn as_path(&self) -> &Path {
         Path::new(OsStr::from_bytes(&self.0))
     }
 
-    /// The names, from the root down.
+    /// Returns the names in the path, from the root down. The root has none.
     pub fn names(&self) -> impl Iterator<Item = &[u8]> {
         self.0.split(|byte| *byte == b'/').filter(|name| !name.is_empty())
     }
 
-    /// The last name; `None` for the root.
+    /// Returns the last name, or `None` for the root.
     pub fn name(&self) -> Option<&[u8]> {
         self.0.rsplit(|byte| *byte == b'/').next().filter(|name| !name.is_empty())
     }
 
-    /// The directory that it is in; `None` for the root.
+    /// Returns the path of the parent directory, or `None` for the root.
     pub fn parent(&self) -> Option<Self> {
         if self.0.is_empty() {
             return None;
@@ -129,14 +142,14 @@ impl RelPath {
         Some(Self(self.0[..end].to_vec()))
     }
 
-    /// Whether it is `other` or below it.
+    /// Reports whether the path is `other` or lies below it.
     pub fn is_within(&self, other: &Self) -> bool {
         other.0.is_empty()
             || self.0 == other.0
             || (self.0.starts_with(&other.0) && self.0.get(other.0.len()) == Some(&b'/'))
     }
 
-    /// Whether it is the root itself.
+    /// Reports whether the path is the root.
     pub fn is_root(&self) -> bool {
         self.0.is_empty()
     }
@@ -144,7 +157,7 @@ impl RelPath {
 
 impl Ord for RelPath {
     fn cmp(&self, other: &Self) -> Ordering {
-        // `/` before every other byte is part by part.
+        // The order is name by name if `/` sorts before every other byte.
         let key = |byte: &u8| if *byte == b'/' { 0 } else { u16::from(*byte) + 1 };
         self.0.iter().map(key).cmp(other.0.iter().map(key))
     }
@@ -156,9 +169,9 @@ impl PartialOrd for RelPath {
     }
 }
 
-/// For people: what is not UTF-8 or would not be seen is escaped, as in
-/// `a\x07b` or `\u{202e}`, so that nothing on a screen is what it does not
-/// look like.
+/// Formats the path for people. Bytes that are not UTF-8, backslashes and
+/// characters that [`is_unsafe_to_show`] reports are escaped, as in `a\xff`,
+/// `\\` or `\u{202e}`, so that different paths look different.
 impl fmt::Display for RelPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for chunk in self.0.utf8_chunks() {
@@ -179,8 +192,9 @@ impl fmt::Display for RelPath {
     }
 }
 
-/// Whether a character could make a text on a screen look like another one:
-/// control characters, and those that turn the direction of text or hide.
+/// Reports whether a character could make a text on a screen look like another
+/// one: control characters, invisible characters, and those that change the
+/// direction of text.
 pub fn is_unsafe_to_show(char: char) -> bool {
     char.is_control()
         || matches!(

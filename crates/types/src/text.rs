@@ -1,12 +1,15 @@
-//! Texts from elsewhere, made fit for a log, a terminal and a page.
+//! Cleans text from other machines before it is logged or shown.
 
 use crate::is_unsafe_to_show;
 
-/// What is kept of a text from elsewhere, in characters.
+/// Maximum number of characters that are kept.
 const CHARS_MAX: usize = 200;
 
-/// The beginning of `text` on one line, at most some 200 characters, with
-/// nothing in it that moves a cursor or turns the direction of writing.
+/// Returns the first 200 characters of `text` on one line, followed by `…` if
+/// there are more.
+///
+/// White space at the ends is removed, and becomes blanks within. Characters that [`is_unsafe_to_show`] reports,
+/// such as terminal escapes and direction overrides, are removed.
 #[must_use]
 pub fn printable_line(text: &str) -> String {
     let mut out = String::new();

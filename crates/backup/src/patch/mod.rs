@@ -288,7 +288,7 @@ fn renamed(prefix: &[u8], block: &[u8], plain: usize) -> Result<Option<Vec<u8>>,
 
 fn answer_of(renames: &[Rename], prefix: &[u8], block: &[u8]) -> Result<Vec<u8>, ExchangeError> {
     let mut answer = renames::encode(renames);
-    answer.extend(delta::diff(prefix, block, delta::CLOSE)?);
+    answer.extend(delta::diff(prefix, block, delta::LEVEL_SMALL)?);
     Ok(answer)
 }
 

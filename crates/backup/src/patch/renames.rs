@@ -243,9 +243,9 @@ mod tests {
             let renames = find(&bases, &block);
             assert_eq!(renames, [rename(from, to)], "{old} {new}");
             assert_eq!(apply(&bases, &renames).unwrap(), block);
-            let plain = delta::diff(&bases, &block, delta::CLOSE).unwrap().len();
+            let plain = delta::diff(&bases, &block, delta::LEVEL_SMALL).unwrap().len();
             let renamed = apply(&bases, &renames).unwrap();
-            let patch = delta::diff(&renamed, &block, delta::CLOSE).unwrap();
+            let patch = delta::diff(&renamed, &block, delta::LEVEL_SMALL).unwrap();
             let len = encode(&renames).len() + patch.len();
             assert!(len < 150 && plain > 1000, "{old} {new}: {plain}, {len}");
         }

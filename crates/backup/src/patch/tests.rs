@@ -78,11 +78,14 @@ async fn a_renamed_directory_costs_its_two_names() {
         assert_eq!(patched.blocks, 1);
         patched.bytes
     };
-    let plain =
-        delta::diff(&[a.data(), b.data()].map(|d| &d[..]).concat(), moved.data(), delta::CLOSE);
+    let plain = delta::diff(
+        &[a.data(), b.data()].map(|d| &d[..]).concat(),
+        moved.data(),
+        delta::LEVEL_SMALL,
+    );
     let (plain, bytes) = (plain.unwrap().len(), cost(&moved, &[&a, &b]).await);
     assert!(plain > 2000 && bytes < 200, "{plain} {bytes}");
-    let plain = delta::diff(a.data(), split.data(), delta::CLOSE).unwrap().len() as u64;
+    let plain = delta::diff(a.data(), split.data(), delta::LEVEL_SMALL).unwrap().len() as u64;
     let bytes = cost(&split, &[&a]).await;
     assert!(bytes <= plain + 1, "{plain} {bytes}");
 }
@@ -141,13 +144,13 @@ async fn what_is_not_the_block_is_never_put() {
     let (base, edited) = pair();
     let here = store_of(&[&base]);
     let wanted = want(&edited, &[&base]);
-    let good = delta::diff(base.data(), edited.data(), delta::CLOSE).unwrap();
+    let good = delta::diff(base.data(), edited.data(), delta::LEVEL_SMALL).unwrap();
     let framed = |answer: &[u8]| {
         let len = u32::try_from(answer.len()).unwrap().to_le_bytes();
         [&len[..], answer].concat()
     };
     let plain = |patch: &[u8]| framed(&[&[0], patch].concat());
-    let other = delta::diff(base.data(), base.data(), delta::CLOSE).unwrap();
+    let other = delta::diff(base.data(), base.data(), delta::LEVEL_SMALL).unwrap();
     let bomb = zstd::bulk::compress(&vec![0; 64 << 20], 3).unwrap();
     // One rename, of what the block has kept, and of more than there may be.
     let renamed = |from: &[u8], to: &[u8]| {

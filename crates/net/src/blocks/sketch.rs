@@ -115,7 +115,7 @@ impl Sketch {
         if prefix.is_empty() {
             return Ok(None);
         }
-        bytes.extend(delta::diff(&prefix, block, delta::QUICK)?);
+        bytes.extend(delta::diff(&prefix, block, delta::LEVEL_FAST)?);
         Ok(Some(bytes))
     }
 

@@ -1,4 +1,4 @@
-//! One entry of a manifest: a file, a directory, a link, or another thing.
+//! [`Entry`]: one path in a manifest with its content and metadata.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -9,87 +9,89 @@ use serde::{Deserialize, Serialize};
 use super::ManifestError;
 use crate::{Cid, Codec, Hash, MAX_BLOCK_LEN, RelPath};
 
-/// Extended attributes, POSIX ACLs among them, by name.
+/// Extended attributes by name, including POSIX ACLs.
 pub type Xattrs = BTreeMap<Vec<u8>, Vec<u8>>;
 
-/// The longest target of a symbolic link, in bytes: what Linux takes.
+/// Maximum length of the target of a symbolic link in bytes, as on Linux.
 const TARGET_LEN_MAX: usize = 4096;
-/// All extended attributes of an entry together, in bytes.
+/// Maximum total length of the extended attributes of an entry in bytes.
 const XATTRS_LEN_MAX: usize = 512 * 1024;
 
-/// What an entry is.
+const BAD_BASE64: &str = "a field is not valid base64";
+
+/// Type of an entry, with its content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EntryKind {
     /// A regular file.
     File {
-        /// Its content.
+        /// CID of the content: a chunk or a file node.
         cid: Cid,
-        /// Its length, in bytes.
+        /// Length in bytes.
         size: u64,
-        /// The BLAKE3 of its bytes: what `b3sum` prints.
+        /// BLAKE3 of the content, as `b3sum` prints it.
         blake3: Hash,
-        /// It has holes: zeros that take no room.
+        /// True if the file has holes: zeros that use no disk space.
         is_sparse: bool,
     },
     /// A directory.
     Dir,
-    /// A symbolic link, and where it points, followed by nobody.
+    /// A symbolic link. It is never followed.
     Symlink {
-        /// The target, as it stands in the link.
+        /// Bytes of the target, unchanged.
         target: Vec<u8>,
     },
     /// A named pipe.
     Fifo,
-    /// A socket: recorded, never made again.
+    /// A socket. It is recorded but never restored.
     Socket,
     /// A character device.
     CharDevice {
-        /// Its major and minor number.
+        /// Major and minor number.
         device: (u32, u32),
     },
     /// A block device.
     BlockDevice {
-        /// Its major and minor number.
+        /// Major and minor number.
         device: (u32, u32),
     },
 }
 
-/// What an entry has besides its content.
+/// Metadata of an entry.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Metadata {
     /// Permissions with setuid, setgid and sticky: the low twelve bits.
     pub mode: u32,
-    /// The time of the last write, in nanoseconds since 1970.
+    /// Modification time in nanoseconds since 1970, from −2^63 to 2^64 − 1.
     pub mtime_ns: i128,
-    /// The owner's number.
+    /// User id of the owner.
     pub uid: u32,
-    /// The group's number.
+    /// Group id of the owner.
     pub gid: u32,
-    /// The owner's name, where it has one.
+    /// Name of the owner, if known on the source.
     pub user: Option<String>,
-    /// The group's name, where it has one.
+    /// Name of the group, if known on the source.
     pub group: Option<String>,
-    /// Extended attributes.
+    /// Extended attributes; at most 512 KiB in total.
     pub xattrs: Xattrs,
-    /// The same for every name of one file, where it has several.
+    /// For a file with several hard links: a number that all of its paths share.
     pub hard_link: Option<u64>,
 }
 
-/// One line of a segment.
+/// One entry of a manifest: one line of a segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Where it is, below the root.
+    /// Path below the root of the folder.
     pub path: RelPath,
-    /// What it is.
+    /// Type and content.
     pub kind: EntryKind,
-    /// What else is known of it.
+    /// Mode, times, owner and attributes.
     pub metadata: Metadata,
-    /// Why it is not as it is on disk: it could not be read, and this is its
-    /// last good state.
+    /// Reason for which the source could not read the current state, if it could
+    /// not. The entry then has the last good state.
     pub error: Option<String>,
 }
 
-/// The JSON form; the fields in the order of their names, which makes it
+/// JSON form. The fields are in the order of their names, which makes it
 /// canonical.
 #[derive(Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -139,7 +141,8 @@ struct XattrWire<'a> {
     value: String,
 }
 
-/// Bytes as text, and in full beside it where the text is not all of it.
+/// Returns bytes as text. If they are not UTF-8, the text is lossy and the second
+/// value has the bytes in base64.
 pub(super) fn to_text(bytes: &[u8]) -> (Cow<'_, str>, Option<String>) {
     match std::str::from_utf8(bytes) {
         Ok(text) => (text.into(), None),
@@ -147,17 +150,16 @@ pub(super) fn to_text(bytes: &[u8]) -> (Cow<'_, str>, Option<String>) {
     }
 }
 
-/// The bytes of [`to_text`]. The text beside base64 is for people, and has to
-/// be what the bytes look like.
+/// Reverses [`to_text`]. The text beside base64 is for display; it must be the
+/// lossy form of the bytes.
 pub(super) fn from_text(
     text: Cow<'_, str>,
     base64: Option<&str>,
 ) -> Result<Vec<u8>, ManifestError> {
     let Some(base64) = base64 else { return Ok(text.into_owned().into_bytes()) };
-    let bytes =
-        BASE64.decode(base64.as_bytes()).map_err(|_| ManifestError::Rule("base64 that is none"))?;
+    let bytes = BASE64.decode(base64.as_bytes()).map_err(|_| ManifestError::Rule(BAD_BASE64))?;
     if std::str::from_utf8(&bytes).is_ok() || String::from_utf8_lossy(&bytes) != text {
-        return Err(ManifestError::Rule("a text that is not that of its bytes"));
+        return Err(ManifestError::Rule("a text does not match its base64 form"));
     }
     Ok(bytes)
 }
@@ -168,7 +170,7 @@ fn decode_hash(hex: &str) -> Result<Hash, ManifestError> {
         .ok()
         .and_then(|bytes| <[u8; 32]>::try_from(bytes).ok())
         .map(Hash::from_bytes)
-        .ok_or(ManifestError::Rule("a BLAKE3 that is none"))
+        .ok_or(ManifestError::Rule("a BLAKE3 hash is not 64 hexadecimal digits"))
 }
 
 fn rule(holds: bool, otherwise: &'static str) -> Result<(), ManifestError> {
@@ -176,7 +178,7 @@ fn rule(holds: bool, otherwise: &'static str) -> Result<(), ManifestError> {
 }
 
 impl EntryKind {
-    /// The word for it in a manifest.
+    /// Returns the value of the field `type` in a manifest.
     pub fn name(&self) -> &'static str {
         match self {
             Self::File { .. } => "file",
@@ -191,7 +193,7 @@ impl EntryKind {
 }
 
 impl Entry {
-    /// The entry as one line of JSON, without the line's end.
+    /// Returns the entry as one line of JSON, without the newline.
     pub fn to_json(&self) -> String {
         let metadata = &self.metadata;
         let (path, path_base64) = to_text(self.path.as_bytes());
@@ -219,7 +221,7 @@ impl Entry {
                 wire.cid = Some(*cid);
                 wire.size_bytes = Some(*size);
                 wire.sparse = *is_sparse;
-                // A file of one chunk is named by its hash already.
+                // The CID of a file of one chunk has the hash already.
                 wire.blake3 = (cid.codec() != Codec::Raw).then(|| blake3.to_string());
             }
             EntryKind::Symlink { target } => {
@@ -235,19 +237,21 @@ impl Entry {
         serde_json::to_string(&wire).expect("texts and numbers have a JSON form")
     }
 
-    /// Reads one line and checks it by itself; what it has to do with the
-    /// lines around it is checked by [`super::TreeCheck`].
+    /// Parses one line and checks it. [`super::TreeCheck`] checks it against the
+    /// lines before it.
     ///
     /// # Errors
     ///
-    /// [`ManifestError`].
+    /// Returns [`ManifestError::Malformed`] if the line is not an entry,
+    /// [`ManifestError::Path`] if its path is unusable, and
+    /// [`ManifestError::Rule`] if another rule is broken.
     pub fn from_json(line: &[u8]) -> Result<Self, ManifestError> {
         let wire: Wire<'_> = serde_json::from_slice(line).map_err(ManifestError::malformed)?;
         let path = RelPath::new(from_text(wire.path, wire.path_base64.as_deref())?)?;
-        rule(wire.mode <= 0o7777, "a mode of more than twelve bits")?;
+        rule(wire.mode <= 0o7777, "a mode has more than twelve bits")?;
         rule(
             (i128::from(i64::MIN)..=i128::from(u64::MAX)).contains(&wire.mtime_ns),
-            "a time beyond what file systems have",
+            "a modification time is out of range",
         )?;
         let mut xattrs = Xattrs::new();
         let mut xattrs_len = 0;
@@ -255,24 +259,31 @@ impl Entry {
             let name = from_text(xattr.name, xattr.name_base64.as_deref())?;
             let value = BASE64
                 .decode(xattr.value.as_bytes())
-                .map_err(|_| ManifestError::Rule("base64 that is none"))?;
+                .map_err(|_| ManifestError::Rule(BAD_BASE64))?;
             xattrs_len += name.len() + value.len();
-            rule(!name.is_empty() && !name.contains(&0), "an attribute without a name")?;
-            rule(xattrs.insert(name, value).is_none(), "the same attribute twice")?;
+            rule(
+                !name.is_empty() && !name.contains(&0),
+                "the name of an extended attribute is empty or contains NUL",
+            )?;
+            rule(xattrs.insert(name, value).is_none(), "an extended attribute occurs twice")?;
         }
-        rule(xattrs_len <= XATTRS_LEN_MAX, "attributes of more than 512 KiB")?;
+        rule(xattrs_len <= XATTRS_LEN_MAX, "the extended attributes of an entry exceed 512 KiB")?;
         let kind = match (&*wire.kind, wire.cid, wire.size_bytes, wire.target, wire.device) {
             ("file", Some(cid), Some(size), None, None) => {
                 let blake3 = match (cid.codec(), wire.blake3) {
                     (Codec::Raw, None) => *cid.hash(),
                     (Codec::DagCbor, Some(hex)) => decode_hash(&hex)?,
-                    _ => return Err(ManifestError::Rule("a file whose hashes do not fit")),
+                    _ => {
+                        return Err(ManifestError::Rule(
+                            "the BLAKE3 field of a file does not fit its CID",
+                        ));
+                    }
                 };
                 rule(
                     cid.codec() != Codec::Raw || size <= MAX_BLOCK_LEN as u64,
-                    "a chunk over the limit of a block",
+                    "a file of one chunk is longer than a block may be",
                 )?;
-                rule(i64::try_from(size).is_ok(), "a file longer than files can be")?;
+                rule(i64::try_from(size).is_ok(), "the length of a file exceeds 2^63 - 1")?;
                 EntryKind::File { cid, size, blake3, is_sparse: wire.sparse }
             }
             ("dir", None, None, None, None) => EntryKind::Dir,
@@ -280,14 +291,17 @@ impl Entry {
                 let target = from_text(target, wire.target_base64.as_deref())?;
                 let is_usable =
                     !target.is_empty() && target.len() <= TARGET_LEN_MAX && !target.contains(&0);
-                rule(is_usable, "a link to nowhere")?;
+                rule(
+                    is_usable,
+                    "the target of a symbolic link is empty, too long or contains NUL",
+                )?;
                 EntryKind::Symlink { target }
             }
             ("fifo", None, None, None, None) => EntryKind::Fifo,
             ("socket", None, None, None, None) => EntryKind::Socket,
             ("char_device", None, None, None, Some(device)) => EntryKind::CharDevice { device },
             ("block_device", None, None, None, Some(device)) => EntryKind::BlockDevice { device },
-            _ => return Err(ManifestError::Rule("an entry that is no kind of thing")),
+            _ => return Err(ManifestError::Rule("the fields of an entry do not match its type")),
         };
         let metadata = Metadata {
             mode: wire.mode,

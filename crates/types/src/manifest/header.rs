@@ -1,4 +1,4 @@
-//! The header of a manifest: what the folder is, and where its segments are.
+//! [`ManifestHeader`]: describes a folder and lists its segments.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -9,65 +9,105 @@ use crate::{Block, BlockError, Cid, Codec, FolderId, MAX_BLOCK_LEN, RelPath, Seq
 
 const VERSION: &str = "2";
 const HASH_MODE: &str = "blake3";
-/// The longest name of a folder, in bytes.
+const BAD_COUNTS: &str = "the numbers of entries do not add up";
+/// Maximum length of the folder name in bytes.
 const NAME_LEN_MAX: usize = 1024;
 
-/// How much a folder holds.
+/// Size of a folder in entries and bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ManifestStats {
-    /// Paths that the manifest before this one had, and this one has not.
+    /// Number of paths that the previous manifest had and this one does not have.
     pub deleted_files: u64,
-    /// Directories, without the root.
+    /// Number of directories, not counting the root.
     pub total_dirs: u64,
-    /// Everything else.
+    /// Number of entries that are not directories.
     pub total_files: u64,
-    /// The lengths of all files together, in bytes.
+    /// Total length of all files in bytes.
     pub total_size_bytes: u64,
 }
 
-/// Where a segment is.
+/// Reference from the header to a segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SegmentRef {
-    /// The path of its first entry.
+    /// Path of the first entry.
     pub first_path: RelPath,
-    /// Its block.
+    /// CID of the segment's block; its codec is [`Codec::Json`].
     pub cid: Cid,
-    /// How many entries it has.
+    /// Number of entries, at least 1.
     pub entries: u64,
-    /// The length of its block, in bytes.
+    /// Length of the block in bytes.
     pub bytes: u64,
 }
 
-/// The header; see SPEC section 6 for the names of its fields in JSON.
+/// Header of a manifest. The JSON form has the same field names, together with
+/// `version` and `hash_mode`.
+///
+/// ```
+/// use types::{
+///     Entry, EntryKind, ManifestHeader, ManifestStats, Metadata, RelPath, SegmentRef,
+///     SegmentWriter, SequenceNumber,
+/// };
+///
+/// let directory = |path: &str| -> Result<Entry, types::PathError> {
+///     let path = RelPath::new(path)?;
+///     Ok(Entry { path, kind: EntryKind::Dir, metadata: Metadata::default(), error: None })
+/// };
+/// let mut writer = SegmentWriter::new();
+/// assert!(writer.push(&directory("photos")?).is_none(), "the segment goes on");
+/// let segment = writer.finish().expect("there was an entry");
+///
+/// let header = ManifestHeader {
+///     folder_id: "docs".parse()?,
+///     folder_name: "Documents".into(),
+///     folder_path: "/home/me/Documents".into(),
+///     source_peer_id: "16Uiu2HAm5hPxT7s3TA2f4b4YjAPzS7yLRSgdj87ysDZ6NAXMiRuY".into(),
+///     sequence_number: SequenceNumber::FIRST,
+///     previous: None,
+///     created_at: "2026-11-22T10:30:00Z".parse()?,
+///     root: directory("")?,
+///     stats: ManifestStats { total_dirs: 1, ..ManifestStats::default() },
+///     held: None,
+///     segments: vec![SegmentRef {
+///         first_path: segment.first_path,
+///         cid: segment.block.cid(),
+///         entries: segment.entries,
+///         bytes: segment.block.data().len() as u64,
+///     }],
+/// };
+/// let block = header.encode()?;
+/// assert_eq!(ManifestHeader::decode(block.data())?, header);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ManifestHeader {
-    /// The folder.
+    /// Id of the folder.
     pub folder_id: FolderId,
-    /// What people call it.
+    /// Name of the folder, for display; at most 1,024 bytes.
     pub folder_name: String,
-    /// Where it is on its machine, for people.
+    /// Path of the folder on the source, for display.
     pub folder_path: String,
-    /// The peer id of that machine.
+    /// Peer id of the source.
     pub source_peer_id: String,
-    /// The number of this manifest.
+    /// Sequence number of this manifest.
     pub sequence_number: SequenceNumber,
-    /// The manifest before this one.
+    /// CID of the manifest before this one. It is not a link: it does not keep
+    /// that manifest alive.
     pub previous: Option<Cid>,
-    /// When it was made, by the clock of that machine.
+    /// Creation time by the clock of the source.
     pub created_at: Timestamp,
-    /// The root of the folder: a directory with an empty path.
+    /// Root of the folder: a directory with an empty path.
     pub root: Entry,
-    /// How much the folder holds.
+    /// Size of the folder.
     pub stats: ManifestStats,
-    /// Why this state may not be what the user wants, where that is so: much
-    /// was deleted or rewritten at once.
+    /// Reason to doubt this state, if any: the source found that much was
+    /// deleted or rewritten at the same time.
     pub held: Option<String>,
-    /// The segments, in the order of paths.
+    /// Segments, in the order of their paths.
     pub segments: Vec<SegmentRef>,
 }
 
-/// The JSON form; the fields in the order of their names, which makes it
+/// JSON form. The fields are in the order of their names, which makes it
 /// canonical.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -105,11 +145,12 @@ struct VersionOnly {
 }
 
 impl ManifestHeader {
-    /// The header as a block.
+    /// Encodes the header as a block.
     ///
     /// # Errors
     ///
-    /// [`BlockError::TooLong`] for a folder of more than some 20 million files.
+    /// Returns [`BlockError::TooLong`] if the list of segments does not fit into a
+    /// block, that is, for folders of more than about 20 million files.
     pub fn encode(&self) -> Result<Block, BlockError> {
         let segment = |segment: &SegmentRef| {
             let (first_path, first_path_base64) = to_text(segment.first_path.as_bytes());
@@ -142,11 +183,14 @@ impl ManifestHeader {
         Block::new(Codec::Json, json)
     }
 
-    /// Reads a header and checks it by itself.
+    /// Decodes a header and checks it. Does not check it against its segments.
     ///
     /// # Errors
     ///
-    /// [`ManifestError`].
+    /// Returns [`ManifestError::Malformed`] or [`ManifestError::Version`] if the
+    /// bytes are not a header of this version, [`ManifestError::Path`] if a path
+    /// is unusable, [`ManifestError::Order`] if the segments are not sorted, and
+    /// [`ManifestError::Rule`] if another rule is broken.
     pub fn decode(bytes: &[u8]) -> Result<Self, ManifestError> {
         let malformed = ManifestError::malformed;
         let version: VersionOnly = serde_json::from_slice(bytes).map_err(malformed)?;
@@ -157,14 +201,17 @@ impl ManifestHeader {
         let rule = |holds: bool, otherwise| {
             if holds { Ok(()) } else { Err(ManifestError::Rule(otherwise)) }
         };
-        rule(wire.hash_mode == HASH_MODE, "a hash that this program does not know")?;
-        rule(wire.folder_name.len() <= NAME_LEN_MAX, "a folder's name over 1,024 bytes")?;
+        rule(wire.hash_mode == HASH_MODE, "the hash mode is unknown")?;
+        rule(wire.folder_name.len() <= NAME_LEN_MAX, "the folder name is longer than 1,024 bytes")?;
         rule(
             (SequenceNumber::FIRST..=SequenceNumber::MAX).contains(&wire.sequence_number),
-            "a sequence number out of range",
+            "the sequence number is out of range",
         )?;
         let root = Entry::from_json(wire.root.get().as_bytes())?;
-        rule(root.path.is_root() && root.kind == EntryKind::Dir, "a root that is no root")?;
+        rule(
+            root.path.is_root() && root.kind == EntryKind::Dir,
+            "the root is not a directory with an empty path",
+        )?;
         let mut segments: Vec<SegmentRef> = Vec::with_capacity(wire.segments.len());
         let mut entries = 0_u64;
         for segment in wire.segments {
@@ -173,11 +220,11 @@ impl ManifestHeader {
             if segments.last().is_some_and(|last| last.first_path >= first_path) {
                 return Err(ManifestError::Order(first_path));
             }
-            rule(segment.cid.codec() == Codec::Json, "a segment of another codec")?;
-            rule(segment.entries > 0, "an empty segment")?;
-            rule(segment.bytes <= MAX_BLOCK_LEN as u64, "a segment longer than a block may be")?;
+            rule(segment.cid.codec() == Codec::Json, "a segment is not a JSON block")?;
+            rule(segment.entries > 0, "a segment is empty")?;
+            rule(segment.bytes <= MAX_BLOCK_LEN as u64, "a segment is longer than a block may be")?;
             let sum = entries.checked_add(segment.entries);
-            entries = sum.ok_or(ManifestError::Rule("counts that do not add up"))?;
+            entries = sum.ok_or(ManifestError::Rule(BAD_COUNTS))?;
             segments.push(SegmentRef {
                 first_path,
                 cid: segment.cid,
@@ -186,7 +233,7 @@ impl ManifestHeader {
             });
         }
         let counted = wire.stats.total_files.checked_add(wire.stats.total_dirs);
-        rule(counted == Some(entries), "counts that do not add up")?;
+        rule(counted == Some(entries), BAD_COUNTS)?;
         Ok(Self {
             folder_id: wire.folder_id,
             folder_name: wire.folder_name,
@@ -276,7 +323,7 @@ mod tests {
             let error = ManifestHeader::decode(bad.as_bytes()).unwrap_err().to_string();
             assert!(error.contains(why), "{to}: {error}");
         }
-        // A sum beyond what can be counted, which the counts seem to name.
+        // The true sum exceeds 64 bits; the wrapped sum equals the declared total.
         let most = json
             .replace(r#""entries":3"#, r#""entries":18446744073709551615"#)
             .replace(r#""total_files":4"#, r#""total_files":18446744073709551614"#);

@@ -1,9 +1,9 @@
-//! The manifest: the whole state of a folder at one sequence number.
+//! Manifests: the complete state of a folder at one sequence number.
 //!
-//! A [`ManifestHeader`] names segments; a segment is a block of JSON lines,
-//! one [`Entry`] a line, sorted by path. Where a segment ends is decided by
-//! the paths alone ([`SegmentWriter`]), so a changed file changes one segment
-//! and the header. `docs/formats/manifest.md` has the forms.
+//! A [`ManifestHeader`] lists segments. A segment is a block of JSON lines, one
+//! [`Entry`] per line, sorted by path. The paths alone decide where a segment
+//! ends ([`SegmentWriter`]), so one changed file changes one segment and the
+//! header. Specified in `docs/formats/manifest.md`.
 
 mod entry;
 mod header;
@@ -14,35 +14,38 @@ pub use header::{ManifestHeader, ManifestStats, SegmentRef};
 pub(crate) use segment::manifest_links;
 pub use segment::{Segment, SegmentWriter, TreeCheck, decode_segment, segment_lines};
 
-/// The MIME type of the dataset that a manifest is: its content is the header.
+/// MIME type of the [`crate::Dataset`] that represents a manifest. The content of
+/// the dataset is the header.
 pub const MANIFEST_MIME: &str = "application/vnd.archivist.manifest+json";
 
-/// Why bytes are not a manifest, or not one that can be trusted.
+/// Reasons for which bytes are not a valid manifest.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ManifestError {
-    /// Not JSON, or not of the form. The text is cut: it may hold what the
-    /// bytes say.
-    #[error("not a valid manifest: {0}")]
+    /// The bytes are not JSON or do not have the expected fields. Contains the
+    /// decoder's message, cut because it may quote the bytes.
+    #[error("malformed manifest: {0}")]
     Malformed(String),
-    /// Of a version that this program does not know.
-    #[error("the manifest is of version {0:?}, this program knows \"2\"")]
+    /// The version is unknown; contains it, cut to 20 characters.
+    #[error("the manifest has version {0:?}, but only \"2\" is supported")]
     Version(String),
-    /// A path that leads out of the folder, or is otherwise no path.
+    /// A path leads out of the folder or is not a path.
     #[error("the manifest has an unusable path")]
     Path(#[from] crate::PathError),
-    /// Of the right form, but against a rule.
-    #[error("the manifest breaks the format: {0}")]
+    /// The manifest has the right fields but breaks the rule that the text
+    /// names.
+    #[error("invalid manifest: {0}")]
     Rule(&'static str),
-    /// Two entries out of order, or the same path twice.
+    /// Two entries are out of order, or a path occurs twice; contains the second
+    /// path.
     #[error("the manifest is not sorted at {0}")]
     Order(crate::RelPath),
-    /// An entry in something that is no directory of the manifest.
-    #[error("{0} is in no directory of the manifest")]
+    /// The parent of an entry is not a directory of the manifest.
+    #[error("the manifest has no directory that contains {0}")]
     Orphan(crate::RelPath),
 }
 
 impl ManifestError {
-    /// What the decoder says, which may quote whatever the bytes hold.
+    /// Makes an error from the decoder's message, which may quote hostile bytes.
     #[expect(clippy::needless_pass_by_value, reason = "it is what `map_err` gives")]
     fn malformed(error: serde_json::Error) -> Self {
         Self::Malformed(crate::printable_line(&error.to_string()))

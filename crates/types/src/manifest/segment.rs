@@ -1,29 +1,30 @@
-//! Segments: the sorted entries of a folder, cut where the paths say so.
+//! Segments: blocks with the sorted entries of a folder.
 
 use std::ops::ControlFlow;
 
 use super::{Entry, EntryKind, ManifestError};
 use crate::{Block, Cid, Codec, Hash, RelPath};
 
-/// A segment ends before an entry whose path hashes to zeros in these bits:
-/// one in 1,024.
+/// A segment begins at an entry if these bits of [`Hash::prefix`] of its path are
+/// zero, as for one path in 1,024.
 const CUT_MASK: u64 = 0x3ff;
-/// A segment is cut where it has grown to this many bytes, whatever the
-/// paths: a block has a limit. The next such path puts the cuts right again.
+/// Maximum length of a segment in bytes, unless a single line is longer. A
+/// segment that would become longer ends early; the next path that begins a
+/// segment restores the usual cuts.
 const SEGMENT_LEN_MAX: usize = 1 << 20;
 
-/// A segment that is complete.
+/// Complete segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Segment {
-    /// The path of its first entry.
+    /// Path of the first entry.
     pub first_path: RelPath,
-    /// Its lines.
+    /// The entries as JSON lines.
     pub block: Block,
-    /// How many they are.
+    /// Number of entries.
     pub entries: u64,
 }
 
-/// Cuts entries, given in order, into segments.
+/// Groups entries into segments. The caller adds the entries in path order.
 #[derive(Debug, Default)]
 pub struct SegmentWriter {
     first_path: Option<RelPath>,
@@ -31,23 +32,24 @@ pub struct SegmentWriter {
     entries: u64,
 }
 
-/// Whether a segment begins with this path.
+/// Reports whether a segment begins at this path.
 fn begins_segment(path: &RelPath) -> bool {
     Hash::of(path.as_bytes()).prefix() & CUT_MASK == 0
 }
 
 impl SegmentWriter {
-    /// Before the first entry.
+    /// Starts before the first entry.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds the next entry; returns the segment that ends before it.
+    /// Adds the next entry. Returns the segment that ends before it, if any.
     pub fn push(&mut self, entry: &Entry) -> Option<Segment> {
         self.push_line(&entry.path, entry.to_json().as_bytes())
     }
 
-    /// Adds the next entry as the line that it is.
+    /// Adds the next entry in the form of its JSON line, without the newline.
+    /// Otherwise like [`SegmentWriter::push`].
     pub fn push_line(&mut self, path: &RelPath, line: &[u8]) -> Option<Segment> {
         let is_full = self.lines.len() + line.len() > SEGMENT_LEN_MAX;
         let ended =
@@ -61,7 +63,7 @@ impl SegmentWriter {
         ended
     }
 
-    /// The last segment; `None` where there was no entry since the one before.
+    /// Returns the last segment, or `None` if no entry was added.
     pub fn finish(mut self) -> Option<Segment> {
         self.take()
     }
@@ -76,23 +78,25 @@ impl SegmentWriter {
     }
 }
 
-/// The lines of a segment, an entry each, or of several one after the other; none is
-/// read.
+/// Splits the bytes of a segment, or of several concatenated segments, into lines
+/// without parsing them.
 pub fn segment_lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty())
 }
 
-/// Reads the entries of a segment, one after the other, until `each` breaks.
+/// Parses the entries of a segment and passes each to `each`, until it breaks.
+/// Returns the value of the break, if any.
 ///
 /// # Errors
 ///
-/// [`ManifestError`] at the first line that is none.
+/// Same as [`Entry::from_json`], for the first line that is not an entry, and
+/// [`ManifestError::Rule`] if the segment does not end with a newline.
 pub fn decode_segment<B>(
     bytes: &[u8],
     mut each: impl FnMut(Entry) -> ControlFlow<B>,
 ) -> Result<Option<B>, ManifestError> {
     let Some(lines) = bytes.strip_suffix(b"\n") else {
-        return Err(ManifestError::Rule("a segment that does not end with a line"));
+        return Err(ManifestError::Rule("a segment does not end with a newline"));
     };
     for line in lines.split(|byte| *byte == b'\n') {
         if let ControlFlow::Break(value) = each(Entry::from_json(line)?) {
@@ -102,12 +106,12 @@ pub fn decode_segment<B>(
     Ok(None)
 }
 
-/// Checks, entry by entry, that they are a tree: sorted, none twice, each in a
-/// directory that came before it.
+/// Checks that a sequence of entries is a tree: the paths are sorted and
+/// distinct, and the parent of each is a directory that came before.
 #[derive(Debug)]
 pub struct TreeCheck {
     last: Option<RelPath>,
-    /// The directories from the root down to where the last entry is.
+    /// Directories from the root down to the last entry.
     open: Vec<RelPath>,
 }
 
@@ -118,7 +122,7 @@ impl Default for TreeCheck {
 }
 
 impl TreeCheck {
-    /// Before the first entry.
+    /// Starts before the first entry.
     pub fn new() -> Self {
         Self::default()
     }
@@ -127,10 +131,12 @@ impl TreeCheck {
     ///
     /// # Errors
     ///
-    /// [`ManifestError::Order`], [`ManifestError::Orphan`].
+    /// Returns [`ManifestError::Order`] if the path does not follow the previous
+    /// one, [`ManifestError::Orphan`] if its parent is not a directory of the
+    /// manifest, and [`ManifestError::Rule`] if the entry is the root.
     pub fn next(&mut self, entry: &Entry) -> Result<(), ManifestError> {
         let Some(parent) = entry.path.parent() else {
-            return Err(ManifestError::Rule("the root as an entry"));
+            return Err(ManifestError::Rule("the root is among the entries"));
         };
         if self.last.as_ref().is_some_and(|last| *last >= entry.path) {
             return Err(ManifestError::Order(entry.path.clone()));
@@ -149,9 +155,9 @@ impl TreeCheck {
     }
 }
 
-/// The names in the blocks of a manifest: of its segments in a header, of its
-/// files in a segment. What the header says of the manifest before it is no
-/// link: a manifest does not keep its past alive.
+/// Returns the links of a JSON block: the segments of a header, or the files of a
+/// segment. `previous` of a header is not a link: a manifest does not keep earlier
+/// manifests alive.
 pub(crate) fn manifest_links(bytes: &[u8]) -> Result<Vec<Cid>, ManifestError> {
     if let Ok(header) = super::ManifestHeader::decode(bytes) {
         return Ok(header.segments.iter().map(|segment| segment.cid).collect());
