@@ -1,9 +1,10 @@
-//! What of an answer may be believed: pure, and the only place that decides.
+//! Decides which offered manifests a backup server takes. This is the only place
+//! that decides it; the function is pure.
 //!
-//! A manifest is taken where the answer is that of the peer that was
-//! configured, the signature is that peer's, and the number is above the last
-//! one that was taken of the folder. Everything else is refused with a reason,
-//! and changes nothing. Numbers may be skipped: a manifest is the whole state.
+//! A manifest is taken if the document comes from the configured peer, that peer
+//! signed the manifest, and its sequence number is above the last one taken for
+//! the folder. Every other offer is refused with a reason and changes nothing.
+//! Numbers may be skipped, because a manifest is the complete state of a folder.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,111 +14,117 @@ use types::{Cid, FolderId, SequenceNumber};
 use crate::signature;
 use crate::wire::{Discovery, Offer};
 
-/// What the client holds of a folder.
+/// What the backup server knows about the earlier manifests of a folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FolderHistory {
-    /// The number of the manifest that was taken last.
+    /// Sequence number of the manifest that was taken last.
     pub sequence: SequenceNumber,
-    /// That manifest.
+    /// CID of that manifest.
     pub manifest: Cid,
-    /// Manifests that were taken before it: none of them can be new.
+    /// CIDs of manifests that were taken before it. None of them can be new.
     pub older: BTreeSet<Cid>,
-    /// A manifest that the user has accepted although its number does not go
-    /// on from the last: it and whatever has a higher number are taken.
+    /// Manifest that the user accepted although its number is not above the last
+    /// one (`archivist source accept`). The check takes this manifest and every
+    /// one with a higher number.
     pub accepted: Option<(SequenceNumber, Cid)>,
 }
 
-/// What is to be done about one entry of an answer.
+/// Decision about one entry of a discovery document.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OfferVerdict {
-    /// It is new and genuine.
+    /// The manifest is new and genuine.
     Take(Offer),
-    /// It is what was taken last.
+    /// The manifest is the one that was taken last for this folder.
     Same(FolderId),
-    /// It is not taken.
+    /// The manifest must not be taken.
     Refuse {
-        /// The folder, where that can be read.
+        /// Id of the folder, if it could be parsed.
         folder: Option<FolderId>,
-        /// What was offered, where that can be read.
+        /// The refused offer, if it could be parsed.
         offer: Option<Offer>,
-        /// Why not.
+        /// Reason of the refusal.
         reason: OfferRefusal,
     },
 }
 
-/// Why a manifest is not taken.
+/// Reasons for which a manifest is not taken.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OfferRefusal {
-    /// The signature is not that of the configured peer.
-    #[error("the signature is not that of the configured peer")]
+    /// The configured peer did not sign the manifest.
+    #[error("the configured peer did not sign the manifest")]
     Signature,
-    /// The number is not above the last one.
+    /// The sequence number is below the last one.
     #[error(
-        "its number is {offered}, and {last} has been taken: the source has lost its state or was \
-         put back to an older one, or somebody repeats an old answer"
+        "the manifest has number {offered}, but number {last} was already taken: the source lost \
+         its state or was reset to an older one, or an old answer was replayed"
     )]
     Lower {
-        /// What was offered.
+        /// Number of the offered manifest.
         offered: SequenceNumber,
-        /// What was taken last.
+        /// Number of the manifest that was taken last.
         last: SequenceNumber,
     },
-    /// Another manifest was taken under that number.
+    /// Another manifest was taken under the same number.
     #[error(
-        "number {sequence} has been taken as {taken}, and now is {offered}: the source has given \
-         one number to two states"
+        "number {sequence} was already taken with manifest {taken}, and is now offered with \
+         {offered}: the source used one number for two manifests"
     )]
     Equivocation {
-        /// The number.
+        /// Sequence number of both manifests.
         sequence: SequenceNumber,
-        /// What was taken.
+        /// Manifest that was taken.
         taken: Cid,
-        /// What was offered.
+        /// Manifest that is offered now.
         offered: Cid,
     },
-    /// It is a manifest from before the last one.
-    #[error("it is an old manifest that somebody repeats")]
+    /// The manifest was already taken before the last one.
+    #[error("the manifest is an old one; the answer was replayed")]
     Replay,
-    /// A number that no manifest has.
-    #[error("{0} is no sequence number")]
+    /// The sequence number is 0 or above [`SequenceNumber::MAX`].
+    #[error("{0} is not a valid sequence number")]
     Range(SequenceNumber),
-    /// The answer names the folder more than once.
-    #[error("the answer names the folder more than once")]
+    /// The document lists the folder more than once.
+    #[error("the answer lists the folder more than once")]
     Twice,
-    /// It has not the form.
-    #[error("it cannot be understood: {0}")]
+    /// The entry is malformed.
+    #[error("the entry is malformed: {0}")]
     Malformed(String),
 }
 
 impl OfferRefusal {
-    /// Whether the user may accept the source as it is now.
+    /// Reports whether the user may accept the source in its current state with
+    /// `archivist source accept`.
     pub fn can_be_accepted(&self) -> bool {
         matches!(self, Self::Lower { .. } | Self::Equivocation { .. })
     }
 }
 
-/// Another peer answers than the one that was configured.
+/// Error: the document comes from another peer than the configured one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "peer {found} answers, and {expected} is configured: the source has a new key, or the address \
-     leads elsewhere"
+    "peer {found} answered, but {expected} is configured: the source has a new key, or the \
+     address belongs to another machine"
 )]
 pub struct WrongPeer {
-    /// Who was configured.
+    /// Configured peer.
     pub expected: PeerId,
-    /// Who answers.
+    /// Peer that the document names.
     pub found: PeerId,
 }
 
-/// Decides over an answer.
+/// Decides about each entry of a discovery document.
+///
+/// `expected` is the configured peer, `history` the history of each folder of which
+/// the backup server has taken a manifest.
 ///
 /// # Errors
 ///
-/// [`WrongPeer`]: then nothing of it counts.
+/// Returns [`WrongPeer`] if the document names another peer. No part of it may be
+/// used then.
 pub fn check(
     discovery: &Discovery,
     expected: &PeerId,
-    held: &BTreeMap<FolderId, FolderHistory>,
+    history: &BTreeMap<FolderId, FolderHistory>,
 ) -> Result<Vec<OfferVerdict>, Box<WrongPeer>> {
     if discovery.peer != *expected {
         let wrong = WrongPeer { expected: *expected, found: discovery.peer };
@@ -132,7 +139,7 @@ pub fn check(
         if times.get(folder).is_some_and(|times| *times > 1) {
             return refuse(offer, OfferRefusal::Twice);
         }
-        decide(offer, expected, held.get(folder))
+        decide(offer, expected, history.get(folder))
     });
     let malformed = discovery.malformed.iter().map(|malformed| OfferVerdict::Refuse {
         folder: malformed.folder.clone(),
@@ -150,35 +157,35 @@ fn refuse(offer: &Offer, reason: OfferRefusal) -> OfferVerdict {
     }
 }
 
-fn decide(offer: &Offer, peer: &PeerId, held: Option<&FolderHistory>) -> OfferVerdict {
+fn decide(offer: &Offer, peer: &PeerId, history: Option<&FolderHistory>) -> OfferVerdict {
     let folder = &offer.published.folder_id;
     let (sequence, manifest) = (offer.published.sequence_number, offer.published.manifest_cid);
     if !(SequenceNumber::FIRST..=SequenceNumber::MAX).contains(&sequence) {
         return refuse(offer, OfferRefusal::Range(sequence));
     }
-    // Before anything is said about numbers: what is not signed says nothing.
+    // Checked before numbers are compared: an unsigned number means nothing.
     if !signature::verify(peer, folder, sequence, &manifest, &offer.signature) {
         return refuse(offer, OfferRefusal::Signature);
     }
-    let Some(held) = held else { return OfferVerdict::Take(offer.clone()) };
-    if sequence == held.sequence && manifest == held.manifest {
+    let Some(history) = history else { return OfferVerdict::Take(offer.clone()) };
+    if sequence == history.sequence && manifest == history.manifest {
         return OfferVerdict::Same(folder.clone());
     }
-    if held.older.contains(&manifest) {
+    if history.older.contains(&manifest) {
         return refuse(offer, OfferRefusal::Replay);
     }
-    if let Some((from, accepted)) = held.accepted {
-        // The number of what was accepted stands for that manifest alone.
+    if let Some((from, accepted)) = history.accepted {
+        // The accepted number is valid for the accepted manifest alone.
         if sequence > from || (sequence == from && manifest == accepted) {
             return OfferVerdict::Take(offer.clone());
         }
     }
-    if sequence == held.sequence {
-        let (taken, offered) = (held.manifest, manifest);
+    if sequence == history.sequence {
+        let (taken, offered) = (history.manifest, manifest);
         return refuse(offer, OfferRefusal::Equivocation { sequence, taken, offered });
     }
-    if sequence < held.sequence {
-        return refuse(offer, OfferRefusal::Lower { offered: sequence, last: held.sequence });
+    if sequence < history.sequence {
+        return refuse(offer, OfferRefusal::Lower { offered: sequence, last: history.sequence });
     }
     OfferVerdict::Take(offer.clone())
 }
@@ -209,15 +216,15 @@ mod tests {
         }
     }
 
-    fn held(sequence: u64) -> BTreeMap<FolderId, FolderHistory> {
+    fn history(sequence: u64) -> BTreeMap<FolderId, FolderHistory> {
         let last = published("docs", sequence);
-        let held = FolderHistory {
+        let history = FolderHistory {
             sequence: last.sequence_number,
             manifest: last.manifest_cid,
             older: [published("docs", 90).manifest_cid].into(),
             accepted: None,
         };
-        [(last.folder_id, held)].into()
+        [(last.folder_id, history)].into()
     }
 
     fn reason(verdict: &OfferVerdict) -> Option<&OfferRefusal> {
@@ -231,28 +238,28 @@ mod tests {
     fn only_what_goes_on_from_the_last_is_taken() {
         let key = Keypair::generate_secp256k1();
         let peer = key.public().to_peer_id();
-        let verdict = |offer: Offer, held: &BTreeMap<FolderId, FolderHistory>| {
-            check(&discovery(&key, vec![offer]), &peer, held).unwrap().remove(0)
+        let verdict = |offer: Offer, history: &BTreeMap<FolderId, FolderHistory>| {
+            check(&discovery(&key, vec![offer]), &peer, history).unwrap().remove(0)
         };
-        let held = held(5);
+        let history = history(5);
         for new in [6, 7, 1000, SequenceNumber::MAX.0] {
             let offer = offer(&key, "docs", new);
-            assert_eq!(verdict(offer.clone(), &held), OfferVerdict::Take(offer));
+            assert_eq!(verdict(offer.clone(), &history), OfferVerdict::Take(offer));
         }
         let first = offer(&key, "docs", 3);
         assert_eq!(verdict(first.clone(), &BTreeMap::new()), OfferVerdict::Take(first.clone()));
         assert_eq!(
-            verdict(offer(&key, "docs", 5), &held),
+            verdict(offer(&key, "docs", 5), &history),
             OfferVerdict::Same("docs".parse().unwrap())
         );
-        let lower = verdict(first, &held);
+        let lower = verdict(first, &history);
         assert!(matches!(reason(&lower), Some(OfferRefusal::Lower { .. })));
         assert!(reason(&lower).unwrap().can_be_accepted());
         for number in [0, SequenceNumber::MAX.0 + 1, u64::MAX] {
-            let verdict = verdict(offer(&key, "docs", number), &held);
+            let verdict = verdict(offer(&key, "docs", number), &history);
             assert!(matches!(reason(&verdict), Some(OfferRefusal::Range(_))), "{number}");
         }
-        let replay = verdict(offer(&key, "docs", 90), &held);
+        let replay = verdict(offer(&key, "docs", 90), &history);
         assert_eq!(reason(&replay), Some(&OfferRefusal::Replay));
     }
 
@@ -264,7 +271,7 @@ mod tests {
         other.manifest_cid = published("music", 1).manifest_cid;
         let signature = sign(&key, &other.folder_id, other.sequence_number, &other.manifest_cid);
         let other = Offer { published: other, signature: signature.unwrap() };
-        let verdicts = check(&discovery(&key, vec![other.clone()]), &peer, &held(5)).unwrap();
+        let verdicts = check(&discovery(&key, vec![other.clone()]), &peer, &history(5)).unwrap();
         assert!(matches!(reason(&verdicts[0]), Some(OfferRefusal::Equivocation { .. })));
         // In one answer: neither of them.
         let both = vec![offer(&key, "docs", 5), other, offer(&key, "music", 1)];
@@ -278,13 +285,13 @@ mod tests {
     fn what_was_accepted_is_taken_and_what_follows_it() {
         let key = Keypair::generate_secp256k1();
         let peer = key.public().to_peer_id();
-        let mut held = held(50);
+        let mut history = history(50);
         let accepted = published("docs", 3);
-        let folder = held.get_mut(&accepted.folder_id).unwrap();
+        let folder = history.get_mut(&accepted.folder_id).unwrap();
         folder.accepted = Some((accepted.sequence_number, accepted.manifest_cid));
         let verdict = |sequence| {
             let offers = vec![offer(&key, "docs", sequence)];
-            check(&discovery(&key, offers), &peer, &held).unwrap().remove(0)
+            check(&discovery(&key, offers), &peer, &history).unwrap().remove(0)
         };
         assert!(matches!(verdict(3), OfferVerdict::Take(_)));
         assert!(matches!(verdict(4), OfferVerdict::Take(_)));
@@ -311,12 +318,12 @@ mod tests {
         let mut swapped = offer(&key, "docs", 9);
         swapped.published.manifest_cid = published("music", 9).manifest_cid;
         for bad in [moved, renumbered, swapped] {
-            let verdicts = check(&discovery(&key, vec![bad]), &peer, &held(5)).unwrap();
+            let verdicts = check(&discovery(&key, vec![bad]), &peer, &history(5)).unwrap();
             assert_eq!(reason(&verdicts[0]), Some(&OfferRefusal::Signature));
         }
         let mut broken = discovery(&key, vec![]);
         broken.malformed.push(MalformedOffer { folder: None, reason: "odd".into() });
-        let verdicts = check(&broken, &peer, &held(5)).unwrap();
+        let verdicts = check(&broken, &peer, &history(5)).unwrap();
         assert_eq!(reason(&verdicts[0]), Some(&OfferRefusal::Malformed("odd".into())));
     }
 }

@@ -1,11 +1,11 @@
-//! What this instance has published: one manifest for each folder, signed.
+//! [`ManifestRegistry`]: the newest published manifest of each folder, signed.
 //!
-//! Role: between the folders, which publish, and whoever tells others: the
-//! server here, and "Backup Now", which checks that a manifest is registered
-//! before it tells the backup server.
+//! Role: the folder tasks publish here. The manifest server lists the registry,
+//! and `backup-now` checks it before it triggers the backup server.
 //!
-//! Invariants: a folder's number only grows while it is here; what is shown
-//! is one value, replaced whole, so a reader never sees half a change.
+//! Invariants: the sequence number of a folder only grows while the folder is
+//! registered. Readers see one immutable value ([`Offers`]), which each change
+//! replaces as a whole.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,47 +18,52 @@ use types::{Cid, FolderId, PublishedManifest, SequenceNumber};
 use crate::signature::{self, SignatureError};
 use crate::wire::Offer;
 
-/// Everything that is published at one moment.
+/// All published manifests at one time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Offers {
-    /// Counts the changes since the registry was made.
+    /// Number of changes since the registry was created.
     pub version: u64,
-    /// The newest manifest of each folder.
+    /// Newest manifest of each folder.
     pub folders: BTreeMap<FolderId, Offer>,
 }
 
-/// Why something was not published.
+/// Reasons for which a manifest was not published.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RegistryError {
-    /// A newer manifest of the folder is there already.
-    #[error("manifest {published} of folder {folder} is older than {current}, which is published")]
+    /// A newer manifest of the folder is already published.
+    #[error(
+        "cannot publish manifest number {published} of folder {folder}: number {current} is \
+         already published"
+    )]
     Older {
-        /// The folder.
+        /// Id of the folder.
         folder: FolderId,
-        /// The number that was to be published.
+        /// Number of the manifest that was not published.
         published: SequenceNumber,
-        /// The number that is there.
+        /// Number of the published manifest.
         current: SequenceNumber,
     },
-    /// Another manifest with the same number is there: two states must not
-    /// share one.
-    #[error("folder {folder} has manifest {current} as number {sequence} already, not {published}")]
+    /// Another manifest with the same number is already published.
+    #[error(
+        "cannot publish manifest {published} of folder {folder}: number {sequence} is already \
+         manifest {current}"
+    )]
     SameNumber {
-        /// The folder.
+        /// Id of the folder.
         folder: FolderId,
-        /// The number.
+        /// Sequence number of both manifests.
         sequence: SequenceNumber,
-        /// What was to be published.
+        /// Manifest that was not published.
         published: Cid,
-        /// What is there.
+        /// Published manifest.
         current: Cid,
     },
-    /// It cannot be signed.
+    /// The manifest could not be signed.
     #[error(transparent)]
     Signature(#[from] SignatureError),
 }
 
-/// The registry. Clones share it.
+/// Registry of published manifests, in memory. Clones share the registry.
 #[derive(Clone)]
 pub struct ManifestRegistry(Arc<Shared>);
 
@@ -75,23 +80,25 @@ impl fmt::Debug for ManifestRegistry {
 }
 
 impl ManifestRegistry {
-    /// Nothing is published yet.
+    /// Creates an empty registry that signs with `keypair`.
     pub fn new(keypair: Keypair) -> Self {
         let peer = keypair.public().to_peer_id();
         Self(Arc::new(Shared { keypair, peer, offers: watch::Sender::default() }))
     }
 
-    /// Who signs.
+    /// Returns the peer id that the signatures belong to.
     pub fn peer_id(&self) -> PeerId {
         self.0.peer
     }
 
-    /// Shows a manifest, which is durable, to others. The same one again
-    /// changes nothing.
+    /// Signs a manifest and makes it visible to others. The manifest must be
+    /// durable. Publishing the same manifest again changes nothing.
     ///
     /// # Errors
     ///
-    /// [`RegistryError`]; what is shown is as it was then.
+    /// Returns [`RegistryError::Older`] or [`RegistryError::SameNumber`] if the
+    /// number of the folder would not grow, and [`RegistryError::Signature`] if
+    /// the key cannot sign. The registry is then unchanged.
     pub fn publish(&self, published: PublishedManifest) -> Result<(), RegistryError> {
         let signature = signature::sign(
             &self.0.keypair,
@@ -120,7 +127,7 @@ impl ManifestRegistry {
         result
     }
 
-    /// Shows nothing of a folder any more; tells whether it was there.
+    /// Removes the manifest of a folder. Returns false if there was none.
     pub fn withdraw(&self, folder: &FolderId) -> bool {
         self.0.offers.send_if_modified(|offers| {
             if !offers.folders.contains_key(folder) {
@@ -134,17 +141,17 @@ impl ManifestRegistry {
         })
     }
 
-    /// What is shown of a folder.
+    /// Returns the published manifest of a folder.
     pub fn get(&self, folder: &FolderId) -> Option<Offer> {
         self.0.offers.borrow().folders.get(folder).cloned()
     }
 
-    /// Everything that is shown.
+    /// Returns all published manifests.
     pub fn offers(&self) -> Arc<Offers> {
         self.0.offers.borrow().clone()
     }
 
-    /// Tells of every change.
+    /// Subscribes to changes.
     pub fn watch(&self) -> watch::Receiver<Arc<Offers>> {
         self.0.offers.subscribe()
     }

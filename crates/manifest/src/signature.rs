@@ -1,12 +1,13 @@
-//! The signature of a source over one manifest of one folder.
+//! [`Signature`]: the signature of a source over one manifest of a folder.
 //!
-//! It binds peer id, folder id, sequence number and manifest CID. The bytes
-//! that are signed begin with a text that no other protocol signs, and every
-//! part has its length before it, so that no two sets of parts give the same
-//! bytes. `docs/formats/manifest.md` has the form.
+//! The signature binds peer id, folder id, sequence number and manifest CID. The
+//! signed bytes begin with a text that no other protocol signs, and each part is
+//! preceded by its length, so that different parts never give equal bytes.
+//! Specified in `docs/formats/manifest.md`.
 //!
-//! Verification needs nothing but the peer id: the ids of secp256k1 and
-//! ed25519 keys hold the public key itself.
+//! The algorithm is that of the libp2p key: ECDSA over secp256k1 with SHA-256, or
+//! ed25519. Verification needs only the peer id, because the ids of these keys
+//! contain the public key.
 
 use std::fmt;
 
@@ -14,35 +15,35 @@ use data_encoding::BASE64;
 use libp2p_identity::{Keypair, PeerId, PublicKey};
 use types::{Cid, FolderId, SequenceNumber};
 
-/// What nothing else is signed with.
+/// First part of the signed bytes; separates them from all other uses of the key.
 const DOMAIN: &[u8] = b"archivist manifest signature 1";
-/// The multihash code of an identity hash: the digest is the key.
+/// Multihash code of an identity hash, whose digest is the data itself.
 const IDENTITY: u64 = 0;
-/// The longest signature that is looked at, in bytes: a secp256k1 signature
-/// has up to 72, one of ed25519 64.
+/// Maximum length of a signature in bytes. A secp256k1 signature has up to 72
+/// bytes, an ed25519 signature 64.
 const SIGNATURE_LEN_MAX: usize = 256;
 
-/// A signature, not yet checked.
+/// Signature that is well-formed but may be invalid; see [`verify`].
 #[derive(Clone, PartialEq, Eq)]
 pub struct Signature(Vec<u8>);
 
-/// Why there is no signature.
+/// Errors in making or parsing a signature.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SignatureError {
-    /// Not base64, or of an impossible length.
-    #[error("the signature is not base64 of a signature")]
+    /// The input is not base64, or its length is impossible for a signature.
+    #[error("the signature is malformed")]
     Malformed,
-    /// The key refused.
+    /// The key cannot sign; contains the reason.
     #[error("the key cannot sign: {0}")]
     Key(String),
 }
 
 impl Signature {
-    /// Wraps bytes.
+    /// Wraps the bytes of a signature.
     ///
     /// # Errors
     ///
-    /// [`SignatureError::Malformed`] where there are too many or none.
+    /// Returns [`SignatureError::Malformed`] if there are none, or more than 256.
     pub fn from_bytes(bytes: Vec<u8>) -> Result<Self, SignatureError> {
         if bytes.is_empty() || bytes.len() > SIGNATURE_LEN_MAX {
             return Err(SignatureError::Malformed);
@@ -50,11 +51,12 @@ impl Signature {
         Ok(Self(bytes))
     }
 
-    /// Reads the text form.
+    /// Parses the text form.
     ///
     /// # Errors
     ///
-    /// [`SignatureError::Malformed`].
+    /// Returns [`SignatureError::Malformed`] if `text` is not base64, or has an
+    /// impossible length.
     pub fn from_base64(text: &str) -> Result<Self, SignatureError> {
         if text.len() > SIGNATURE_LEN_MAX * 2 {
             return Err(SignatureError::Malformed);
@@ -63,12 +65,12 @@ impl Signature {
         Self::from_bytes(bytes)
     }
 
-    /// The text form: base64 with padding.
+    /// Returns the text form: base64 with padding.
     pub fn to_base64(&self) -> String {
         BASE64.encode(&self.0)
     }
 
-    /// The bytes.
+    /// Returns the bytes of the signature.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
@@ -80,7 +82,7 @@ impl fmt::Debug for Signature {
     }
 }
 
-/// The bytes that are signed.
+/// Returns the bytes that [`sign`] signs.
 pub fn signed_bytes(
     peer: &PeerId,
     folder: &FolderId,
@@ -99,11 +101,11 @@ pub fn signed_bytes(
     bytes
 }
 
-/// Signs for the peer whose key it is.
+/// Signs a manifest of the peer that `keypair` belongs to.
 ///
 /// # Errors
 ///
-/// [`SignatureError::Key`].
+/// Returns [`SignatureError::Key`] if the key cannot sign.
 pub fn sign(
     keypair: &Keypair,
     folder: &FolderId,
@@ -117,7 +119,9 @@ pub fn sign(
         .map_err(|error| SignatureError::Key(error.to_string()))
 }
 
-/// Whether `signature` is that of `peer` over exactly these.
+/// Reports whether `peer` signed this manifest of this folder under this number.
+///
+/// Returns false for a peer id that does not contain its public key (RSA).
 pub fn verify(
     peer: &PeerId,
     folder: &FolderId,
@@ -127,8 +131,8 @@ pub fn verify(
 ) -> bool {
     let hash = peer.as_ref();
     if hash.code() != IDENTITY {
-        // The id of a key that is too long to be inlined (RSA): there is
-        // nothing to verify with.
+        // The id of a long key (RSA) is a hash of the key and cannot verify
+        // anything.
         return false;
     }
     let Ok(key) = PublicKey::try_decode_protobuf(hash.digest()) else { return false };

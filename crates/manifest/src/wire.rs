@@ -1,4 +1,5 @@
-//! The JSON document of `GET /manifests`, for both ends (SPEC section 4).
+//! The JSON document of `GET /manifests`: writing on the source, parsing on the
+//! backup server. Specified in `docs/formats/http.md`.
 
 use std::fmt;
 
@@ -12,50 +13,47 @@ use types::{Cid, FolderId, PublishedManifest, SequenceNumber, printable_line};
 
 use crate::signature::Signature;
 
-/// The header in which a client says who it is. It proves nothing; it lets
-/// the other end say which peer has to be allowed.
+/// HTTP header in which a client sends its peer id. It proves nothing. The source
+/// shows it to tell its user which peer to allow.
 pub const PEER_HEADER: &str = "archivist-peer";
 
-/// Manifests that one source may offer; a document with more is refused.
+/// Maximum number of manifests in a document. A document with more is refused.
 const MANIFESTS_MAX: usize = 4096;
-/// Addresses of a source that are looked at.
+/// Maximum number of addresses that are used; further ones are ignored.
 const ADDRESSES_MAX: usize = 32;
-/// The longest name of a folder that is taken, in bytes; the path may be four
-/// times that.
+/// Maximum length of a folder name in bytes. The path may be four times as long.
 const NAME_LEN_MAX: usize = 1024;
 
-/// A manifest that a source offers, with its signature, which may not have
-/// been checked.
+/// Manifest that a source offers, with a signature that may be unverified.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Offer {
-    /// What is offered.
+    /// The offered manifest.
     pub published: PublishedManifest,
-    /// The signature over it.
+    /// Signature over the manifest.
     pub signature: Signature,
 }
 
-/// What a source answered. Nothing in it was checked but the form.
+/// Discovery document of a source, parsed but unverified; see [`crate::check`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Discovery {
-    /// Who the source says that it is.
+    /// Peer id that the source claims.
     pub peer: PeerId,
-    /// Where it says that it can be reached; those that are no addresses are
-    /// left out.
+    /// Claimed addresses of the source, without those that cannot be parsed.
     pub addresses: Vec<Multiaddr>,
-    /// What it offers.
+    /// Offered manifests.
     pub manifests: Vec<Offer>,
-    /// What it offers in a form that makes no sense.
+    /// Entries that could not be parsed.
     pub malformed: Vec<MalformedOffer>,
-    /// When it said so, by its clock.
+    /// Time of the response by the clock of the source.
     pub timestamp: Option<Timestamp>,
 }
 
-/// An entry of the list that is no offer.
+/// Entry of a discovery document that could not be parsed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MalformedOffer {
-    /// The folder, where that much can be read.
+    /// Id of the folder, if it could be parsed.
     pub folder: Option<FolderId>,
-    /// What is wrong.
+    /// Error of the parser.
     pub reason: String,
 }
 
@@ -65,7 +63,7 @@ pub(crate) struct DiscoveryOut {
     pub(crate) peer_id: String,
     pub(crate) addresses: Vec<String>,
     pub(crate) manifests: Vec<OfferOut>,
-    /// Not in the text that the ETag is of.
+    /// Not part of the text that the ETag is computed from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) timestamp: Option<Timestamp>,
 }
@@ -132,14 +130,14 @@ struct OfferIn {
     signature: String,
 }
 
-/// As much of an entry as tells which folder is meant.
+/// The field of an entry that identifies the folder.
 #[derive(Deserialize)]
 struct FolderOnly {
     #[serde(rename = "folderId")]
     folder_id: FolderId,
 }
 
-/// The first [`ADDRESSES_MAX`] of a list of texts.
+/// Deserializes the first [`ADDRESSES_MAX`] texts of a list and skips the rest.
 fn first_addresses<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
     struct First;
 
@@ -166,8 +164,8 @@ fn first_addresses<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D:
     from.deserialize_seq(First)
 }
 
-/// A list of at most [`MANIFESTS_MAX`] of whatever: 4 MiB could hold more than
-/// a million, each of which would be an entry in every list that follows.
+/// Deserializes a list of at most [`MANIFESTS_MAX`] values. A document of 4 MiB
+/// could have more than a million, each of which would use memory later.
 fn not_too_many<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Box<RawValue>>, D::Error> {
     struct Few;
 
@@ -195,9 +193,9 @@ fn not_too_many<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Box<RawValue>>
 }
 
 impl Discovery {
-    /// Reads the document. Fields that are not known are passed over.
+    /// Parses the document. Unknown fields are ignored.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, ParseError> {
-        // First whether it is JSON at all, which is said in other words.
+        // Text that is not JSON is a different error than unexpected JSON.
         serde_json::from_slice::<IgnoredAny>(bytes).map_err(ParseError::Json)?;
         let read: DiscoveryIn = serde_json::from_slice(bytes).map_err(ParseError::Schema)?;
         let peer =
@@ -229,7 +227,7 @@ impl Offer {
         let read: OfferIn = serde_json::from_str(manifest.get())
             .map_err(|error| printable_line(&error.to_string()))?;
         if read.folder_name.len() > NAME_LEN_MAX || read.folder_path.len() > 4 * NAME_LEN_MAX {
-            return Err("the name or the path of the folder is too long".to_owned());
+            return Err("the folder name or path is too long".to_owned());
         }
         let signature =
             Signature::from_base64(&read.signature).map_err(|error| error.to_string())?;
@@ -247,7 +245,7 @@ impl Offer {
     }
 }
 
-/// Why bytes are not the document.
+/// Reasons for which bytes are not a discovery document.
 #[derive(Debug)]
 pub(crate) enum ParseError {
     Json(serde_json::Error),
@@ -310,7 +308,7 @@ mod tests {
         }
         let odd = document("").replace("12D3", "ZZZZ");
         assert!(matches!(Discovery::parse(odd.as_bytes()), Err(ParseError::Peer(_))));
-        // Nesting without end is an error, not an overflow of the stack.
+        // Deep nesting is an error, not a stack overflow.
         let deep = "[".repeat(1 << 20);
         assert!(matches!(Discovery::parse(deep.as_bytes()), Err(ParseError::Json(_))));
     }
@@ -323,11 +321,11 @@ mod tests {
         let error = Discovery::parse(document(&format!("{most},{{}}")).as_bytes()).unwrap_err();
         let ParseError::Schema(error) = error else { panic!("{error:?}") };
         assert!(error.to_string().contains("more than 4096 manifests"), "{error}");
-        // Of addresses the first are taken, however many there are.
+        // Of any number of addresses, the first ones are taken.
         let many = vec![r#""/ip4/192.0.2.10/tcp/8070""#; 100_000].join(",");
         let with_many = document("").replace(r#""nonsense""#, &many);
         assert_eq!(Discovery::parse(with_many.as_bytes()).unwrap().addresses.len(), ADDRESSES_MAX);
-        // An entry that nests without end is one that makes no sense.
+        // An entry that nests too deeply is malformed.
         let deep = format!("{}{}", "[".repeat(1 << 20), "]".repeat(1 << 20));
         let document = document(&deep);
         assert_eq!(Discovery::parse(document.as_bytes()).unwrap().malformed.len(), 1);

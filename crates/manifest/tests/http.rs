@@ -97,7 +97,7 @@ async fn the_documents_are_those_of_the_contract() {
     }
     let page = "GET /manifests HTTP/1.1\r\nHost: a\r\nOrigin: http://evil\r\nConnection: close";
     assert!(raw(source.address, page).await.starts_with("HTTP/1.1 403"));
-    // An image of a page has no Origin. A person may look.
+    // A request for an image has no Origin. A person may open the address.
     for (site, status) in [("cross-site", 403), ("same-site", 403), ("none", 200)] {
         let head = format!("GET /manifests HTTP/1.1\r\nHost: a\r\nSec-Fetch-Site: {site}");
         let answer = raw(source.address, &format!("{head}\r\nConnection: close")).await;

@@ -1,131 +1,132 @@
-//! Why a source could not be asked: each error names the URL and what was
-//! found there.
+//! [`ClientError`]: reasons for which a source could not be polled. Each message
+//! names the URL and what was found there.
 
 use std::time::Duration;
 
 use url::Url;
 
-/// Whether asking again can help without anybody changing anything.
+/// Tells whether a failed request may succeed later without any change by a user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Retry {
-    /// Somebody has to change something: an address, a whitelist, a server.
+    /// The request fails until someone changes an address, a whitelist or the
+    /// server.
     Permanent,
-    /// It may pass by itself.
+    /// The cause may pass on its own.
     Temporary,
 }
 
-/// Why there is no answer.
+/// Reasons for which a source did not return a discovery document.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// The client itself could not be made.
-    #[error("cannot set up HTTP")]
+    /// The HTTP client could not be created.
+    #[error("cannot set up the HTTP client")]
     Setup(#[source] reqwest::Error),
-    /// Nobody there, or no way there.
-    #[error("cannot reach {url}")]
+    /// No connection to the server.
+    #[error("cannot connect to {url}")]
     Connect {
-        /// What was asked.
+        /// Requested URL.
         url: Url,
-        /// What the system said.
+        /// Error of the connection.
         #[source]
         source: reqwest::Error,
     },
-    /// It took too long.
+    /// The server did not answer in time.
     #[error("{url} did not answer within {} s", after.as_secs())]
     Timeout {
-        /// What was asked.
+        /// Requested URL.
         url: Url,
-        /// The time that it had.
+        /// Time limit.
         after: Duration,
     },
-    /// It broke off in the middle.
-    #[error("{url} broke off its answer")]
+    /// The connection broke before the response was complete.
+    #[error("the connection to {url} broke during the response")]
     Broken {
-        /// What was asked.
+        /// Requested URL.
         url: Url,
-        /// What happened.
+        /// Error of the connection.
         #[source]
         source: reqwest::Error,
     },
-    /// It points elsewhere, which is not followed.
-    #[error("{url} answers with a redirect to {target}: that is no manifest server")]
+    /// The server redirects. Redirects are not followed.
+    #[error("{url} redirects to {target}; it is not a manifest server")]
     Redirect {
-        /// What was asked.
+        /// Requested URL.
         url: Url,
-        /// Where it points.
+        /// Target of the redirect.
         target: String,
     },
-    /// This machine is not on its whitelist.
-    #[error("{url} does not allow this machine ({message})")]
+    /// The address of this computer is not on the whitelist of the source.
+    #[error("{url} does not allow this computer ({message})")]
     Forbidden {
-        /// What was asked.
+        /// Requested URL.
         url: Url,
-        /// What it said.
+        /// Message of the server.
         message: String,
     },
-    /// Another status than 200.
-    #[error("{url} answers with status {status}")]
+    /// The response has another status than 200.
+    #[error("{url} responded with HTTP status {status}")]
     Status {
-        /// What was asked.
+        /// Requested URL.
         url: Url,
-        /// The status.
+        /// HTTP status.
         status: u16,
     },
-    /// Something else than JSON.
+    /// The response is not of type `application/json`.
     #[error(
-        "{url} answers with {}: that is no manifest server",
+        "{url} responded with {}; it is not a manifest server",
         if found.contains("html") {
             "a web page".to_owned()
         } else if found.is_empty() {
-            "content of no type".to_owned()
+            "content of unknown type".to_owned()
         } else {
             format!("content of type {found}")
         }
     )]
     ContentType {
-        /// What was asked.
+        /// Requested URL.
         url: Url,
-        /// The type that it named, or nothing.
+        /// Value of `Content-Type`, or an empty text.
         found: String,
     },
-    /// It is packed, which was not asked for.
-    #[error("{url} packs its answer ({encoding}), which was not asked for")]
+    /// The response has a content encoding, although none was requested.
+    #[error("the response of {url} is encoded ({encoding}), but no encoding was requested")]
     Encoded {
-        /// What was asked.
+        /// Requested URL.
         url: Url,
-        /// How.
+        /// Value of `Content-Encoding`.
         encoding: String,
     },
-    /// More than any list of manifests has.
-    #[error("the answer of {url} is longer than {limit} bytes")]
+    /// The response is longer than the limit.
+    #[error("the response of {url} is longer than {limit} bytes")]
     TooLong {
-        /// What was asked.
+        /// Requested URL.
         url: Url,
-        /// The limit.
+        /// Limit in bytes.
         limit: usize,
     },
-    /// It says that it is JSON, and is not.
-    #[error("the answer of {url} is not JSON; it begins {begins:?}")]
+    /// The response has the type `application/json` but is not JSON.
+    #[error("the response of {url} is not JSON; it begins with {begins:?}")]
     NotJson {
-        /// What was asked.
+        /// Requested URL.
         url: Url,
-        /// How it begins.
+        /// First characters of the response.
         begins: String,
-        /// What is wrong with it.
+        /// Error of the parser.
         #[source]
         source: serde_json::Error,
     },
-    /// JSON, but not a list of manifests.
-    #[error("the answer of {url} is not a list of manifests: {reason}")]
+    /// The response is JSON but not a list of manifests.
+    #[error("the response of {url} is not a list of manifests: {reason}")]
     Schema {
-        /// What was asked.
+        /// Requested URL.
         url: Url,
-        /// What is wrong with it.
+        /// First deviation from the format.
         reason: String,
     },
 }
 
 impl ClientError {
-    /// Whether asking again can help.
+    /// Reports whether the same request may succeed later.
     pub fn retry(&self) -> Retry {
         match self {
             Self::Connect { .. } | Self::Timeout { .. } | Self::Broken { .. } => Retry::Temporary,

@@ -1,11 +1,11 @@
-//! Asking a source what there is to pull.
+//! [`ManifestClient`]: polls a source for its list of manifests.
 //!
-//! Role: one request, one answer, within bounds; the caller decides when to
-//! ask again, and [`crate::check`] what to believe.
+//! Role: one request and one response, within limits. The caller decides when to
+//! poll again; [`crate::check`] decides what to believe.
 //!
-//! Invariants: no redirect is followed and no proxy used, so what answers is
-//! what was configured; nothing is unpacked; no answer takes more than
-//! [`BODY_LEN_MAX`] bytes or its time, however it comes.
+//! Invariants: the client follows no redirect and uses no proxy, so the
+//! configured server itself answers. It decompresses nothing. A response needs at
+//! most [`BODY_LEN_MAX`] bytes of memory and ends within its time limit.
 
 mod error;
 
@@ -25,44 +25,45 @@ use crate::wire::{Discovery, PEER_HEADER, ParseError};
 
 pub use self::error::{ClientError, Retry};
 
-/// The longest answer that is read, in bytes: a thousand folders take less
+/// Maximum length of a response in bytes. A list of a thousand folders needs less
 /// than one million.
 const BODY_LEN_MAX: usize = 4 << 20;
-/// The longest ETag that is kept, in bytes.
+/// Maximum length of an ETag in bytes. A longer one is ignored.
 const ETAG_LEN_MAX: usize = 256;
 
-/// What to ask for.
+/// Parameters of one poll. The default requests the list immediately.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PollRequest {
-    /// The ETag of the last answer.
+    /// ETag of the last response, if any.
     pub since: Option<String>,
-    /// How long the source may hold the answer back until something changes.
+    /// Time for which the source may delay the response until the list changes,
+    /// rounded down to whole seconds.
     pub wait: Duration,
 }
 
-/// What a source answered.
+/// Response of a source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PollResponse {
-    /// What it had answered before.
+    /// The list has not changed since [`PollRequest::since`].
     Unchanged,
-    /// A list.
+    /// The list has changed, or the request had no ETag.
     Changed {
-        /// The list, unchecked.
+        /// Unverified list.
         discovery: Discovery,
-        /// What to give as [`PollRequest::since`] next.
+        /// ETag for [`PollRequest::since`] of the next poll.
         etag: Option<String>,
     },
 }
 
-/// How long a source may take.
+/// Time limits for a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
-    /// A connection has to be there within this.
+    /// Time limit for the connection.
     pub connect: Duration,
-    /// Bytes of the body have to come at least this often.
+    /// Maximum time between two pieces of the body.
     pub read: Duration,
-    /// The whole answer has to be there within this, besides the time that it
-    /// was asked to wait.
+    /// Time limit for the complete response, in addition to
+    /// [`PollRequest::wait`].
     pub total: Duration,
 }
 
@@ -73,7 +74,7 @@ impl Default for Timeouts {
     }
 }
 
-/// Asks sources. Clones share connections.
+/// Polls sources. Clones share a pool of connections.
 #[derive(Clone, Debug)]
 pub struct ManifestClient {
     http: reqwest::Client,
@@ -81,20 +82,24 @@ pub struct ManifestClient {
 }
 
 impl ManifestClient {
-    /// A client that says that it asks for `peer`.
+    /// Creates a client with the default time limits: 10 s to connect, 15 s
+    /// between two pieces, 30 s in total.
+    ///
+    /// `peer` is the peer id of this instance. The client sends it in the header
+    /// [`PEER_HEADER`].
     ///
     /// # Errors
     ///
-    /// [`ClientError::Setup`].
+    /// Returns [`ClientError::Setup`] if the HTTP client cannot be created.
     pub fn new(peer: Option<PeerId>) -> Result<Self, ClientError> {
         Self::with_timeouts(peer, Timeouts::default())
     }
 
-    /// A client with other timeouts.
+    /// Creates a client with other time limits.
     ///
     /// # Errors
     ///
-    /// [`ClientError::Setup`].
+    /// Same as [`ManifestClient::new`].
     pub fn with_timeouts(peer: Option<PeerId>, timeouts: Timeouts) -> Result<Self, ClientError> {
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
@@ -107,7 +112,7 @@ impl ManifestClient {
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
             .connect_timeout(timeouts.connect)
-            // One for a request that waits, one for one that does not.
+            // One for a long poll, one for a request that does not wait.
             .pool_max_idle_per_host(2)
             .pool_idle_timeout(Duration::from_secs(90))
             .build()
@@ -115,11 +120,11 @@ impl ManifestClient {
         Ok(Self { http, timeouts })
     }
 
-    /// Asks once.
+    /// Sends one request to the source at `url`.
     ///
     /// # Errors
     ///
-    /// [`ClientError`].
+    /// Returns any [`ClientError`] but [`ClientError::Setup`].
     pub async fn poll(
         &self,
         url: &ManifestUrl,
@@ -162,7 +167,7 @@ impl ManifestClient {
         if status == StatusCode::FORBIDDEN {
             return Err(ClientError::Forbidden {
                 url: url.clone(),
-                message: said(response, self.timeouts.read).await,
+                message: error_message(response, self.timeouts.read).await,
             });
         }
         if status != StatusCode::OK {
@@ -191,7 +196,7 @@ impl ManifestClient {
             }
             ParseError::Peer(peer) => ClientError::Schema {
                 url: url.clone(),
-                reason: format!("{peer:?} is not a peer id"),
+                reason: format!("peerId {peer:?} is not a peer id"),
             },
         })?;
         Ok(PollResponse::Changed { discovery, etag })
@@ -220,7 +225,7 @@ fn failed(url: &Url, source: reqwest::Error, within: Duration) -> ClientError {
     }
 }
 
-/// Reads the body up to the limit.
+/// Reads the body. `every` is the maximum time between two pieces.
 async fn body(url: &Url, mut response: Response, every: Duration) -> Result<Vec<u8>, ClientError> {
     let too_long = || ClientError::TooLong { url: url.clone(), limit: BODY_LEN_MAX };
     if response.content_length().is_some_and(|len| len > BODY_LEN_MAX as u64) {
@@ -238,13 +243,13 @@ async fn body(url: &Url, mut response: Response, every: Duration) -> Result<Vec<
     }
 }
 
-/// What the source says with a status that is no success.
-async fn said(mut response: Response, every: Duration) -> String {
-    const SAID_MAX: usize = 4096;
+/// Returns the message in the body of an error response.
+async fn error_message(mut response: Response, every: Duration) -> String {
+    const MESSAGE_LEN_MAX: usize = 4096;
     let mut bytes = Vec::new();
     while let Ok(Ok(Some(chunk))) = tokio::time::timeout(every, response.chunk()).await {
         bytes.extend_from_slice(&chunk);
-        if bytes.len() > SAID_MAX {
+        if bytes.len() > MESSAGE_LEN_MAX {
             break;
         }
     }

@@ -1,5 +1,5 @@
-//! Who has asked for manifests, and who was turned away: what the user has to
-//! know to put a whitelist right.
+//! [`SeenClients`]: records which addresses asked for manifests and which were
+//! refused. A user needs this to correct the whitelist.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -10,27 +10,29 @@ use libp2p_identity::PeerId;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-/// Addresses that are remembered; the one that was quiet for longest goes.
+/// Maximum number of recorded addresses. Refused addresses are removed first, and
+/// among them the one that was silent longest.
 const SEEN_CLIENTS_MAX: usize = 128;
 
-/// An address that has asked.
+/// Address that asked for manifests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SeenClient {
-    /// The address; IPv4 as such, however it came in.
+    /// Address of the client. An IPv4 address that came in over IPv6 is given as
+    /// IPv4.
     pub address: IpAddr,
-    /// Who it said that it is. That proves nothing.
+    /// Peer id that the client claims in [`crate::PEER_HEADER`]; unverified.
     pub peer: Option<PeerId>,
-    /// Whether it was on the whitelist the last time.
+    /// True if the address was on the whitelist at the last request.
     pub is_allowed: bool,
-    /// How often it was answered.
+    /// Number of requests that were answered.
     pub answered: u64,
-    /// How often it was turned away.
+    /// Number of requests that were refused.
     pub refused: u64,
-    /// When it asked last.
+    /// Time of the last request.
     pub last_at: Timestamp,
 }
 
-/// The addresses that have asked. Clones share it.
+/// Recorded addresses. Clones share the record.
 #[derive(Clone, Debug, Default)]
 pub struct SeenClients(Arc<Shared>);
 
@@ -41,25 +43,27 @@ struct Shared {
 }
 
 impl SeenClients {
-    /// Nobody has asked yet.
+    /// Creates an empty record.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Everybody who is remembered, by address.
+    /// Returns all recorded clients, sorted by address.
     pub fn list(&self) -> Vec<SeenClient> {
         let mut all: Vec<_> = self.0.table.lock().values().cloned().collect();
         all.sort_by_key(|client| client.address);
         all
     }
 
-    /// Tells when somebody asks for the first time, is turned away for the
-    /// first time, is let in again, or says that it is another peer.
+    /// Subscribes to changes: a new address, an address that was allowed and is
+    /// now refused or the reverse, or an address that claims another peer id. The
+    /// value counts the changes.
     pub fn watch(&self) -> watch::Receiver<u64> {
         self.0.changed.subscribe()
     }
 
-    /// Notes a request; returns whether there is something to tell.
+    /// Records a request. Returns true if it is a change in the sense of
+    /// [`SeenClients::watch`].
     pub(super) fn note(
         &self,
         address: IpAddr,
@@ -70,7 +74,7 @@ impl SeenClients {
         let is_news = {
             let mut table = self.0.table.lock();
             if !table.contains_key(&address) && table.len() >= SEEN_CLIENTS_MAX {
-                // Those who are allowed stay, however many others come by.
+                // Allowed clients stay, however many others send requests.
                 let oldest =
                     table.values().min_by_key(|client| (client.is_allowed, client.last_at));
                 if let Some(oldest) = oldest.map(|client| client.address) {

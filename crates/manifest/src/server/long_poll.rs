@@ -1,4 +1,4 @@
-//! How many requests may wait for a change at a time.
+//! Limits the number of requests that wait for a change at the same time.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -6,46 +6,47 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-/// Requests of one address that wait: a backup server has one, and behind one
-/// address there may be a few.
+/// Maximum number of waiting requests of one address. A backup server has one,
+/// and several of them may share an address.
 const WAITING_PER_ADDRESS_MAX: usize = 4;
-/// Requests that wait, of all addresses together: below what the server takes
-/// in connections, so that there is always room for one that does not wait.
+/// Maximum number of waiting requests of all addresses. It is below the limit on
+/// connections of the server, so that a request that does not wait always finds
+/// room.
 const WAITING_MAX: usize = 64;
 
-/// The requests that wait. Clones share it.
+/// Number of waiting requests for each address. Clones share the numbers.
 #[derive(Clone, Debug, Default)]
 pub(super) struct LongPolls(Arc<Mutex<HashMap<IpAddr, usize>>>);
 
-/// A request that may wait.
+/// Permission for one request to wait. Dropping it returns the permission.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct WaitPermit {
     address: IpAddr,
     polls: LongPolls,
 }
 
 impl LongPolls {
-    /// A place, if there is one.
-    pub(super) fn enter(&self, address: IpAddr) -> Option<Place> {
+    /// Permits a request of `address` to wait, unless too many already do.
+    pub(super) fn enter(&self, address: IpAddr) -> Option<WaitPermit> {
         let mut waiting = self.0.lock();
         if waiting.values().sum::<usize>() >= WAITING_MAX {
             return None;
         }
-        let here = waiting.entry(address).or_default();
-        if *here >= WAITING_PER_ADDRESS_MAX {
+        let count = waiting.entry(address).or_default();
+        if *count >= WAITING_PER_ADDRESS_MAX {
             return None;
         }
-        *here += 1;
-        Some(Place { address, polls: self.clone() })
+        *count += 1;
+        Some(WaitPermit { address, polls: self.clone() })
     }
 }
 
-impl Drop for Place {
+impl Drop for WaitPermit {
     fn drop(&mut self) {
         let mut waiting = self.polls.0.lock();
-        if let Some(here) = waiting.get_mut(&self.address) {
-            *here -= 1;
-            if *here == 0 {
+        if let Some(count) = waiting.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
                 waiting.remove(&self.address);
             }
         }
@@ -57,17 +58,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_are_bounded_and_come_back() {
+    fn permits_are_bounded_and_come_back() {
         let polls = LongPolls::default();
         let one = IpAddr::from([192, 0, 2, 1]);
-        let mut places: Vec<_> = (0..10).filter_map(|_| polls.enter(one)).collect();
-        assert_eq!(places.len(), WAITING_PER_ADDRESS_MAX);
-        places.pop();
+        let mut permits: Vec<_> = (0..10).filter_map(|_| polls.enter(one)).collect();
+        assert_eq!(permits.len(), WAITING_PER_ADDRESS_MAX);
+        permits.pop();
         assert!(polls.enter(one).is_some());
         let many: Vec<_> =
             (0..200).filter_map(|n| polls.enter(IpAddr::from([10, 0, 0, n]))).collect();
-        assert_eq!(places.len() + many.len(), WAITING_MAX);
-        drop((places, many));
+        assert_eq!(permits.len() + many.len(), WAITING_MAX);
+        drop((permits, many));
         assert!(polls.0.lock().is_empty());
     }
 }

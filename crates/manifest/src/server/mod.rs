@@ -1,13 +1,13 @@
-//! The server of the source: `GET /manifests` for whitelisted addresses, and
-//! `GET /health` for anyone (SPEC section 4, `docs/formats/http.md`).
+//! [`ManifestServer`]: serves `GET /manifests` to whitelisted addresses and `GET
+//! /health` to everyone (`docs/formats/http.md`).
 //!
-//! Role: an axum router; whoever runs it brings the socket, the limits on
-//! connections and on heads, and the address of the other end as
+//! Role: an axum router. The caller provides the socket, the limits on
+//! connections and request heads, and the address of the client as
 //! `ConnectInfo<SocketAddr>`.
 //!
-//! Invariants: who may ask is decided by the address of the connection alone,
-//! never by a header; a request reads nothing of its body; requests that wait
-//! are bounded, for each address and in all, and end with the instance.
+//! Invariants: the address of the connection alone decides who may ask, never a
+//! header. A request body is never read. Waiting requests are limited, for each
+//! address and in total, and end when the instance stops.
 
 mod clients;
 mod long_poll;
@@ -41,26 +41,28 @@ use crate::wire::{DiscoveryOut, OfferOut, PEER_HEADER};
 
 pub use self::clients::{SeenClient, SeenClients};
 
-/// A request waits for a change at most this long.
+/// Maximum time for which a request waits for a change.
 const WAIT_MAX: Duration = Duration::from_secs(60);
-/// The longest `since` or `If-None-Match` that is looked at, in bytes.
+/// Maximum length of `since` or `If-None-Match` in bytes. A longer one is
+/// ignored.
 const ETAG_LEN_MAX: usize = 1024;
 
-/// Tells the addresses that the instance listens on now.
+/// Function that returns the current addresses of this instance for block
+/// transfers.
 pub type ListenAddresses = Arc<dyn Fn() -> Vec<Multiaddr> + Send + Sync>;
 
-/// What the server needs.
+/// Manifest server of a source. The fields are its inputs.
 #[derive(Clone)]
 pub struct ManifestServer {
-    /// What there is to tell.
+    /// Manifests to list.
     pub registry: ManifestRegistry,
-    /// Where blocks can be had.
+    /// Addresses to list, from which blocks can be fetched.
     pub addresses: ListenAddresses,
-    /// Who may ask, besides this machine.
+    /// Networks that may ask. Loopback addresses always may.
     pub whitelist: watch::Receiver<Vec<Network>>,
-    /// Where it is noted who asked.
+    /// Record of the addresses that asked.
     pub clients: SeenClients,
-    /// Ends what waits.
+    /// Ends waiting requests when it is cancelled.
     pub stop: CancellationToken,
 }
 
@@ -71,7 +73,8 @@ struct Shared {
 }
 
 impl ManifestServer {
-    /// The router, to be served with `ConnectInfo<SocketAddr>`.
+    /// Returns the router. The caller must serve it with
+    /// `into_make_service_with_connect_info::<SocketAddr>()`.
     pub fn router(self) -> Router {
         let shared = Arc::new(Shared { server: self, polls: LongPolls::default() });
         Router::new()
@@ -90,7 +93,7 @@ struct ListQuery {
 }
 
 async fn not_found() -> Response {
-    error_response(StatusCode::NOT_FOUND, "there is only /manifests and /health here")
+    error_response(StatusCode::NOT_FOUND, "only /manifests and /health exist here")
 }
 
 async fn wrong_method(_: Method) -> Response {
@@ -105,11 +108,11 @@ async fn list(
 ) -> Response {
     let server = &shared.server;
     let client = client.ip().to_canonical();
-    // Only browsers send these, and no page has any business here; what a
-    // person typed (`none`) is none of a page's.
-    let of_page = headers.get_all("sec-fetch-site").iter().any(|site| site != "none");
-    if headers.contains_key(ORIGIN) || of_page {
-        return error_response(StatusCode::FORBIDDEN, "this is not for web pages");
+    // Only browsers send these headers. A web page may not ask. A person who types
+    // the address into a browser (`none`) may.
+    let is_from_page = headers.get_all("sec-fetch-site").iter().any(|site| site != "none");
+    if headers.contains_key(ORIGIN) || is_from_page {
+        return error_response(StatusCode::FORBIDDEN, "web pages may not call this server");
     }
     let peer = headers.get(PEER_HEADER).and_then(|peer| peer.to_str().ok()?.parse().ok());
     if let Some(refused) = server.admit(client, peer) {
@@ -118,24 +121,25 @@ async fn list(
     let Ok(Query(query)) = query else {
         return error_response(
             StatusCode::BAD_REQUEST,
-            "`wait` is a number of seconds, `since` an ETag from an earlier answer",
+            "`wait` must be a number of seconds, and `since` an ETag of an earlier response",
         );
     };
-    let known = Known::of(&headers, query.since);
-    // From before the first look, so that no change falls between.
+    let known = KnownEtags::new(&headers, query.since);
+    // Subscribed before the first read, so that no change is missed.
     let mut changes = server.registry.watch();
-    let mut view = server.view(client);
+    let mut prepared = server.prepare(client);
     let wait = Duration::from_secs(query.wait.unwrap_or(0)).min(WAIT_MAX);
-    // One that finds no room to wait is answered at once: it only learns later.
-    if known.is(&view.etag)
+    // A request without a permit is answered immediately. Its client learns about
+    // a change at its next poll.
+    if known.contains(&prepared.etag)
         && !wait.is_zero()
-        && let Some(_place) = shared.polls.enter(client)
+        && let Some(_permit) = shared.polls.enter(client)
     {
         let mut whitelist = server.whitelist.clone();
         whitelist.mark_unchanged();
         let deadline = tokio::time::sleep(wait);
         tokio::pin!(deadline);
-        while known.is(&view.etag) {
+        while known.contains(&prepared.etag) {
             tokio::select! {
                 () = server.stop.cancelled() => break,
                 () = &mut deadline => break,
@@ -143,7 +147,7 @@ async fn list(
                     if changed.is_err() {
                         break;
                     }
-                    view = server.view(client);
+                    prepared = server.prepare(client);
                 }
                 Ok(()) = whitelist.changed() => {
                     if !server.is_allowed(client) {
@@ -153,14 +157,14 @@ async fn list(
             }
         }
     }
-    view.answer(&known)
+    prepared.into_response(&known)
 }
 
 fn forbidden(client: IpAddr) -> Response {
     error_response(
         StatusCode::FORBIDDEN,
         &format!(
-            "{client} is not on the whitelist; on this machine, add it to [manifest_server] whitelisted_ips"
+            "{client} is not on the whitelist; add it to [manifest_server] whitelisted_ips on the source"
         ),
     )
 }
@@ -170,7 +174,7 @@ impl ManifestServer {
         client.is_loopback() || self.whitelist.borrow().iter().any(|net| net.contains(client))
     }
 
-    /// Notes who asks; returns the answer to one that may not.
+    /// Records the client. Returns the response to a client that may not ask.
     fn admit(&self, client: IpAddr, peer: Option<PeerId>) -> Option<Response> {
         let is_allowed = self.is_allowed(client);
         let is_news = self.clients.note(client, peer, is_allowed, Timestamp::now());
@@ -186,26 +190,26 @@ impl ManifestServer {
         Some(forbidden(client))
     }
 
-    /// What `client` is told now.
-    fn view(&self, client: IpAddr) -> View {
-        // Elsewhere, this machine's loopback is another machine's.
-        let is_of_use = |address: &Multiaddr| client.is_loopback() || !is_loopback(address);
+    /// Returns the current response for `client`.
+    fn prepare(&self, client: IpAddr) -> PreparedResponse {
+        // A loopback address is useless on another machine.
+        let is_useful = |address: &Multiaddr| client.is_loopback() || !is_loopback(address);
         let addresses = (self.addresses)();
         let offers = self.registry.watch().borrow().clone();
         let document = DiscoveryOut {
             peer_id: self.registry.peer_id().to_string(),
             addresses: addresses
                 .iter()
-                .filter(|a| is_of_use(a))
+                .filter(|address| is_useful(address))
                 .map(Multiaddr::to_string)
                 .collect(),
             manifests: offers.folders.values().map(OfferOut::from).collect(),
             timestamp: None,
         };
         let text = serde_json::to_vec(&document).expect("texts and numbers have a JSON form");
-        // Of the content: the same after a restart, another where it differs.
+        // A hash of the content, so that it stays the same after a restart.
         let hash = Hash::of(&text).to_string();
-        View { document, etag: format!("\"{}\"", &hash[..32]) }
+        PreparedResponse { document, etag: format!("\"{}\"", &hash[..32]) }
     }
 }
 
@@ -217,15 +221,15 @@ fn is_loopback(address: &Multiaddr) -> bool {
     }
 }
 
-/// An answer that could be given.
-struct View {
+/// Possible response, with its ETag.
+struct PreparedResponse {
     document: DiscoveryOut,
     etag: String,
 }
 
-impl View {
-    fn answer(mut self, known: &Known) -> Response {
-        let mut response = if known.is(&self.etag) {
+impl PreparedResponse {
+    fn into_response(mut self, known: &KnownEtags) -> Response {
+        let mut response = if known.contains(&self.etag) {
             StatusCode::NOT_MODIFIED.into_response()
         } else {
             self.document.timestamp = Some(Timestamp::now());
@@ -239,12 +243,12 @@ impl View {
     }
 }
 
-/// What the client has already.
-struct Known(Vec<String>);
+/// ETags of responses that the client already has.
+struct KnownEtags(Vec<String>);
 
-impl Known {
-    /// `since` counts before `If-None-Match`.
-    fn of(headers: &HeaderMap, since: Option<String>) -> Self {
+impl KnownEtags {
+    /// Parses `since` or, if there is none, `If-None-Match`.
+    fn new(headers: &HeaderMap, since: Option<String>) -> Self {
         let text = since.or_else(|| {
             headers.get(IF_NONE_MATCH).and_then(|value| value.to_str().ok()).map(str::to_owned)
         });
@@ -256,7 +260,7 @@ impl Known {
         Self(text.split(',').map(bare).filter(|etag| !etag.is_empty()).collect())
     }
 
-    fn is(&self, etag: &str) -> bool {
+    fn contains(&self, etag: &str) -> bool {
         let etag = etag.trim_matches('"');
         self.0.iter().any(|known| known == etag || known == "*")
     }

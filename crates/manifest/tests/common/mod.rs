@@ -1,4 +1,4 @@
-//! A source to ask, and what may stand in its place.
+//! A running source, and servers that imitate one.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 use types::{Cid, Codec, PublishedManifest, SequenceNumber};
 
-/// Far above what anything here takes.
+/// Time limit, far above what any test needs.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) fn published(folder: &str, sequence: u64) -> PublishedManifest {
@@ -103,7 +103,7 @@ pub(crate) async fn body_from(router: Router, from: IpAddr, path: &str) -> Strin
     String::from_utf8(axum::body::to_bytes(body, 1 << 20).await.unwrap().to_vec()).unwrap()
 }
 
-/// Sends a head and reads everything that comes.
+/// Sends a request head and returns the complete response.
 pub(crate) async fn raw(address: SocketAddr, head: &str) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(format!("{head}\r\n\r\n").as_bytes()).await.unwrap();
@@ -125,7 +125,7 @@ pub(crate) async fn until(is_so: impl Fn() -> bool) {
     tokio::time::timeout(PATIENCE, waiting).await.unwrap();
 }
 
-/// Answers the first request with these bytes, and closes.
+/// Answers the first request with these bytes and closes the connection.
 pub(crate) async fn impostor(answer: String) -> ManifestUrl {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = url(listener.local_addr().unwrap());
@@ -133,14 +133,14 @@ pub(crate) async fn impostor(answer: String) -> ManifestUrl {
         let (mut stream, _) = listener.accept().await.unwrap();
         let mut request = [0; 4096];
         let _ = stream.read(&mut request).await;
-        // The client may have had enough before it ends.
+        // The client may close the connection first.
         let _ = stream.write_all(answer.as_bytes()).await;
         let _ = stream.shutdown().await;
     });
     url
 }
 
-/// Answers with ten bytes a second, for ever.
+/// Answers with ten bytes a second, without end.
 pub(crate) async fn trickling() -> ManifestUrl {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = url(listener.local_addr().unwrap());
@@ -157,7 +157,7 @@ pub(crate) async fn trickling() -> ManifestUrl {
     url
 }
 
-/// A port at which nobody listens.
+/// Returns the URL of a port on which no server listens.
 pub(crate) async fn nobody() -> ManifestUrl {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     url(listener.local_addr().unwrap())
