@@ -1,4 +1,4 @@
-//! A client of the API of an instance on this machine.
+//! [`Client`]: calls the API of an instance on this computer.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -9,29 +9,28 @@ use serde::de::DeserializeOwned;
 use crate::listed::ListedEntry;
 use crate::model::ApiProblem;
 
-/// An instance that does not even accept a connection within this is not
-/// there.
+/// Time limit for the connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What only looks, or only asks for something to begin, is answered within
-/// this.
+/// Time limit for the response to a `GET`. Other calls may do long work and have
+/// no limit.
 const READ_TIMEOUT: Duration = Duration::from_secs(120);
-/// Entries of a snapshot that are asked for at once.
-const ENTRIES_AT_ONCE: usize = 1000;
-/// The longest message of an error that is shown, in characters.
+/// Number of entries of a snapshot that are requested in one call.
+const PAGE_LEN: usize = 1000;
+/// Maximum length of an error message in characters. A longer one is cut.
 const MESSAGE_LEN_MAX: usize = 2000;
 
-/// The query of a call: keys and values, escaped.
+/// Query string of a call. Values are percent-encoded.
 #[derive(Clone, Debug, Default)]
 pub struct Query(String);
 
 impl Query {
-    /// Without anything.
+    /// Creates an empty query.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// With this too.
+    /// Adds a key and a value.
     #[must_use]
     pub fn with(mut self, key: &str, value: &str) -> Self {
         use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -42,7 +41,7 @@ impl Query {
         self
     }
 
-    /// With this too, where there is a value.
+    /// Adds a key and a value, if there is a value.
     #[must_use]
     pub fn with_some(self, key: &str, value: Option<&str>) -> Self {
         match value {
@@ -51,8 +50,7 @@ impl Query {
         }
     }
 
-    /// With a path of any bytes: as `key`, or as `key_base64` where it is not
-    /// UTF-8.
+    /// Adds a path: as `key` if it is UTF-8, otherwise as `key_base64`.
     #[must_use]
     pub fn with_path(self, key: &str, path: &[u8]) -> Self {
         match crate::to_text(path) {
@@ -61,19 +59,19 @@ impl Query {
         }
     }
 
-    /// As it stands after the path of a call.
+    /// Returns the query with its leading `?`, or an empty text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// A text of any kind as one part of the path of a call.
+/// Percent-encodes `text` for use as one segment of the path of a call.
 pub fn path_part(text: &str) -> String {
     use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
     utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
 }
 
-/// Talks to one instance.
+/// Client of one instance. Clones share a pool of connections.
 #[derive(Clone, Debug)]
 pub struct Client {
     http: reqwest::Client,
@@ -81,61 +79,66 @@ pub struct Client {
     token: String,
 }
 
-/// Why a call failed.
+/// Reasons for which a call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// Nobody is there.
+    /// No instance accepts connections at this address.
     #[error("no instance answers at {address}")]
     NotRunning {
-        /// Where one was expected.
+        /// Address of the API.
         address: String,
-        /// What happened instead.
+        /// Error of the connection.
         #[source]
         source: reqwest::Error,
     },
-    /// It accepts connections, and does not answer.
-    #[error("the instance at {address} does not answer; look at its log, or restart it")]
+    /// The instance accepted the connection but did not respond in time.
+    #[error("the instance at {address} does not respond; read its log, or restart it")]
     Silent {
-        /// Where it is.
+        /// Address of the API.
         address: String,
     },
-    /// An answer of a form that this program does not know.
-    #[error("the instance answered {path} in an unknown form; is it of another version?")]
+    /// The response has an unexpected format.
+    #[error(
+        "cannot understand the response to {path}; the instance may be of another version than \
+         this program"
+    )]
     Unknown {
-        /// What was asked for.
+        /// Path of the call.
         path: String,
-        /// What is unknown about it.
+        /// Error of the parser.
         #[source]
         source: serde_json::Error,
     },
-    /// The pages of a listing have no end.
-    #[error("the instance does not go on with the list of snapshot {snapshot}")]
+    /// The instance repeats a page of a listing instead of continuing it.
+    #[error("the instance does not continue the list of entries of snapshot {snapshot}")]
     Pages {
-        /// The snapshot.
+        /// Id of the snapshot.
         snapshot: String,
     },
-    /// What was answered could not be written to where it should go.
-    #[error("cannot write the answer")]
+    /// The caller's function for the response failed.
+    #[error("cannot write the response")]
     Write(#[source] std::io::Error),
-    /// The connection broke.
-    #[error("the instance did not answer whole")]
+    /// The connection broke before the response was complete.
+    #[error("the connection to the instance broke")]
     Broken(#[source] reqwest::Error),
-    /// The instance says no, and why.
+    /// The instance responded with an error.
     #[error("{message}")]
     Refused {
-        /// The status of HTTP.
+        /// HTTP status.
         status: u16,
-        /// Its words.
+        /// Message of the instance.
         message: String,
     },
 }
 
 impl Client {
-    /// A client of the instance whose API listens at `address`.
+    /// Creates a client of the instance whose API listens at `address`.
+    ///
+    /// `token` is the content of the file `api-token` of the instance.
     ///
     /// # Errors
     ///
-    /// Those of setting up TLS roots and the like: none on a sane system.
+    /// Returns [`ClientError::Broken`] if the HTTP client cannot be created.
     pub fn new(address: SocketAddr, token: &str) -> Result<Self, ClientError> {
         let http = reqwest::Client::builder()
             .no_proxy()
@@ -145,20 +148,23 @@ impl Client {
         Ok(Self { http, base: format!("http://{address}"), token: token.to_owned() })
     }
 
-    /// `GET /api/v1{path}`
+    /// Calls `GET /api/v1{path}`.
     ///
     /// # Errors
     ///
-    /// [`ClientError`].
+    /// Returns [`ClientError::NotRunning`], [`ClientError::Silent`] or
+    /// [`ClientError::Broken`] if there is no complete response,
+    /// [`ClientError::Unknown`] if it has an unexpected format, and
+    /// [`ClientError::Refused`] if it is an error.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         self.call(reqwest::Method::GET, path, None::<&()>).await
     }
 
-    /// `POST /api/v1{path}`
+    /// Calls `POST /api/v1{path}`. Waits for the response without a time limit.
     ///
     /// # Errors
     ///
-    /// [`ClientError`].
+    /// Same as [`Client::get`].
     pub async fn post<T: DeserializeOwned>(
         &self,
         path: &str,
@@ -167,57 +173,63 @@ impl Client {
         self.call(reqwest::Method::POST, path, Some(body)).await
     }
 
-    /// `DELETE /api/v1{path}`
+    /// Calls `DELETE /api/v1{path}`. Waits for the response without a time limit.
     ///
     /// # Errors
     ///
-    /// [`ClientError`].
+    /// Same as [`Client::get`].
     pub async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         self.call(reqwest::Method::DELETE, path, None::<&()>).await
     }
 
-    /// Any call of `/api/v1`.
+    /// Calls `/api/v1{path}` with any method. An empty response is parsed as
+    /// `null`.
     ///
     /// # Errors
     ///
-    /// [`ClientError`].
+    /// Same as [`Client::get`].
     pub async fn call<T: DeserializeOwned>(
         &self,
         method: reqwest::Method,
         path: &str,
         body: Option<&impl Serialize>,
     ) -> Result<T, ClientError> {
-        let answer = self.send(method, path, body).await?;
-        let bytes = answer.bytes().await.map_err(ClientError::Broken)?;
+        let response = self.send(method, path, body).await?;
+        let bytes = response.bytes().await.map_err(ClientError::Broken)?;
         let text: &[u8] = if bytes.is_empty() { b"null" } else { &bytes };
         serde_json::from_slice(text)
             .map_err(|error| ClientError::Unknown { path: path.to_owned(), source: error })
     }
 
-    /// `GET /api/v1{path}`: the answer as it comes, piece by piece.
+    /// Calls `GET /api/v1{path}` and passes each piece of the response to `each` as
+    /// it arrives.
     ///
     /// # Errors
     ///
-    /// [`ClientError`].
+    /// Same as [`Client::get`], and [`ClientError::Write`] if `each` fails.
     pub async fn download(
         &self,
         path: &str,
         mut each: impl FnMut(&[u8]) -> std::io::Result<()>,
     ) -> Result<(), ClientError> {
-        let mut answer = self.send(reqwest::Method::GET, path, None::<&()>).await?;
-        while let Some(piece) = answer.chunk().await.map_err(ClientError::Broken)? {
+        let mut response = self.send(reqwest::Method::GET, path, None::<&()>).await?;
+        while let Some(piece) = response.chunk().await.map_err(ClientError::Broken)? {
             each(&piece).map_err(ClientError::Write)?;
         }
         Ok(())
     }
 
-    /// The entries below `path` in a snapshot, in their order, page by page.
-    /// Only what is directly in it, unless `recursive`; of a file, itself. The
-    /// snapshot is one that is held here, or on the backup server.
+    /// Lists the entries below `path` in a snapshot and passes them to `each` in
+    /// path order. Fetches them page by page.
+    ///
+    /// Lists only the direct children, unless `recursive`. If `path` is a file,
+    /// lists the file itself. The snapshot is stored by this instance, or by its
+    /// backup server if `from_backup_server`.
     ///
     /// # Errors
     ///
-    /// [`ClientError`].
+    /// Same as [`Client::download`], and [`ClientError::Pages`] if the instance
+    /// repeats a page.
     pub async fn entries(
         &self,
         snapshot: &str,
@@ -227,22 +239,22 @@ impl Client {
         mut each: impl FnMut(ListedEntry) -> std::io::Result<()>,
     ) -> Result<(), ClientError> {
         let base = format!("/snapshots/{}/entries", path_part(snapshot));
-        let word = |is_so: bool| if is_so { "true" } else { "false" };
+        let flag = |value: bool| if value { "true" } else { "false" };
         let mut after: Option<Vec<u8>> = None;
         loop {
             let mut query = Query::new()
                 .with_path("path", path)
-                .with("recursive", word(recursive))
-                .with("from_backup_server", word(from_backup_server))
-                .with("limit", &ENTRIES_AT_ONCE.to_string());
+                .with("recursive", flag(recursive))
+                .with("from_backup_server", flag(from_backup_server))
+                .with("limit", &PAGE_LEN.to_string());
             if let Some(after) = &after {
                 query = query.with_path("after", after);
             }
             let page: Vec<ListedEntry> = self.get(&format!("{base}{}", query.as_str())).await?;
-            let is_last = page.len() < ENTRIES_AT_ONCE;
+            let is_last = page.len() < PAGE_LEN;
             let last = page.last().and_then(ListedEntry::path_bytes);
-            // Without this, an instance that ignores `after` would be asked
-            // for ever.
+            // Without this check, an instance that ignores `after` would be asked
+            // without end.
             if !is_last && (last.is_none() || last == after) {
                 return Err(ClientError::Pages { snapshot: snapshot.to_owned() });
             }
@@ -256,7 +268,7 @@ impl Client {
         }
     }
 
-    /// Sends a call; an answer is one of success.
+    /// Sends a call and returns a response with a success status.
     async fn send(
         &self,
         method: reqwest::Method,
@@ -277,27 +289,28 @@ impl Client {
                 }
             })
         };
-        // What works may take its time; what looks may not.
-        let answer = if method == reqwest::Method::GET {
+        let response = if method == reqwest::Method::GET {
             match tokio::time::timeout(READ_TIMEOUT, sent).await {
-                Ok(answer) => answer?,
+                Ok(response) => response?,
                 Err(_) => return Err(ClientError::Silent { address: self.base.clone() }),
             }
         } else {
             sent.await?
         };
-        let status = answer.status();
+        let status = response.status();
         if status.is_success() {
-            return Ok(answer);
+            return Ok(response);
         }
-        let bytes = answer.bytes().await.map_err(ClientError::Broken)?;
-        let mut message = serde_json::from_slice::<ApiProblem>(&bytes)
-            .map_or_else(|_| String::from_utf8_lossy(&bytes).into_owned(), |told| told.message);
+        let bytes = response.bytes().await.map_err(ClientError::Broken)?;
+        let mut message = serde_json::from_slice::<ApiProblem>(&bytes).map_or_else(
+            |_| String::from_utf8_lossy(&bytes).into_owned(),
+            |problem| problem.message,
+        );
         if let Some((at, _)) = message.char_indices().nth(MESSAGE_LEN_MAX) {
             message.truncate(at);
         }
         if message.trim().is_empty() {
-            message = format!("the instance answered {path} with {status}");
+            message = format!("the instance responded to {path} with HTTP status {status}");
         }
         Err(ClientError::Refused { status: status.as_u16(), message })
     }

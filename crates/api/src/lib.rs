@@ -1,8 +1,25 @@
-//! The product's own API, `/api/v1`: what goes over it, written once, and the
-//! client that the command line uses.
+//! Data model of the HTTP API `/api/v1`, with its client.
 //!
-//! The server is in `node`; it serves these types and no others, and its
-//! OpenAPI document is made from them.
+//! The types in `model` are the JSON bodies of the API's requests and responses.
+//! The server serves these types and no others, and generates its OpenAPI document
+//! from them: the doc comments here are the descriptions in that document, and the
+//! names of the structs and fields are part of the API.
+//!
+//! * [`Status`], with [`Folder`], [`Source`], [`Storage`] and [`Notice`], describes
+//!   an instance.
+//! * [`Snapshot`] and [`ListedEntry`] describe what is stored.
+//! * [`BackupNowReport`], [`PruneReport`], [`RestoreReport`], [`VerifyResult`] and
+//!   others are the results of actions; [`Job`] is an action that takes long.
+//! * [`Client`] calls the API of an instance on this computer. The command line
+//!   uses it.
+//!
+//! Conventions: times are RFC 3339 in UTC, sizes are in bytes, and a path that is
+//! not UTF-8 has a second field in base64 (see [`to_text`]). Every error response
+//! is an [`ApiProblem`]. New fields are optional for a reader (`#[serde(default)]`),
+//! so that a client works with an older server.
+//!
+//! Absent: the server (crate `server`), and the node API for the Archivist
+//! SDK (`/api/archivist/v1`), which has a model of its own.
 
 mod client;
 mod listed;

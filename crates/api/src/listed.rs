@@ -1,39 +1,42 @@
-//! Entries of a manifest as the API lists them, and the paths of both forms.
+//! [`ListedEntry`]: an entry of a manifest as the API lists it, and the text form
+//! of paths.
 
 use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
 use types::{Cid, Entry, EntryKind};
 use utoipa::ToSchema;
 
-/// One entry of a snapshot. Entries are asked for page by page: a page with as
-/// many as its `limit` is followed by the one after its last path.
+/// One entry of a snapshot. Entries are listed in pages: if a page has as many
+/// entries as its `limit`, the next page starts after the last path of this one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ListedEntry {
-    /// Where it is in the folder; exact, unless `path_base64` is given too.
+    /// Path in the folder. Lossy if `path_base64` is present.
     pub path: String,
-    /// The same in full, in base64, where it is not UTF-8.
+    /// Path in base64, if it is not UTF-8.
     pub path_base64: Option<String>,
-    /// `file`, `dir`, `symlink`, …
+    /// Type: `file`, `dir`, `symlink`, `fifo`, `socket`, `char_device` or
+    /// `block_device`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// The length of a file.
+    /// Length of a file in bytes.
     pub size_bytes: Option<u64>,
-    /// The content of a file.
+    /// CID of the content of a file.
     #[schema(value_type = Option<String>)]
     pub cid: Option<Cid>,
-    /// The target of a link; what is not UTF-8 is replaced.
+    /// Target of a symbolic link. Bytes that are not UTF-8 are replaced.
     pub target: Option<String>,
-    /// Permissions.
+    /// Permissions with setuid, setgid and sticky, as a number.
     pub mode: u32,
-    /// The time of the last write, in nanoseconds since 1970, as a text: it
-    /// may be beyond what JSON numbers carry.
+    /// Modification time in nanoseconds since 1970, as text because it may exceed
+    /// the range of JSON numbers.
     pub mtime_ns: String,
-    /// Why this is not as it was on disk.
+    /// Reason for which the source could not read the current state, if it could
+    /// not. The entry then has the last good state.
     pub error: Option<String>,
 }
 
-/// Bytes as the API carries them: as text, and in full in base64 where they
-/// are not UTF-8.
+/// Returns bytes as text. If they are not UTF-8, the text is lossy and the second
+/// value has the bytes in base64.
 pub fn to_text(bytes: &[u8]) -> (String, Option<String>) {
     match std::str::from_utf8(bytes) {
         Ok(text) => (text.to_owned(), None),
@@ -41,7 +44,7 @@ pub fn to_text(bytes: &[u8]) -> (String, Option<String>) {
     }
 }
 
-/// The bytes that [`to_text`] was given; `None` where the base64 is none.
+/// Reverses [`to_text`]. Returns `None` if `base64` is not valid base64.
 pub fn from_text(text: &str, base64: Option<&str>) -> Option<Vec<u8>> {
     match base64 {
         Some(base64) => BASE64.decode(base64.as_bytes()).ok(),
@@ -50,7 +53,8 @@ pub fn from_text(text: &str, base64: Option<&str>) -> Option<Vec<u8>> {
 }
 
 impl ListedEntry {
-    /// The bytes of its path; `None` where the base64 is none.
+    /// Returns the bytes of the path, or `None` if `path_base64` is not valid
+    /// base64.
     pub fn path_bytes(&self) -> Option<Vec<u8>> {
         from_text(&self.path, self.path_base64.as_deref())
     }

@@ -1,70 +1,71 @@
-//! Pruning, as it goes over the API.
+//! Request and report of a prune.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// How to prune.
+/// Options of a prune.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct PruneRequest {
-    /// Only tell what would go.
+    /// Only report what would be removed.
     #[serde(default)]
     pub dry_run: bool,
-    /// Where records of what is kept were lost: whatever is known now is all
-    /// that is kept. Refused where that is not whole.
+    /// After the loss of records about stored snapshots: keep only the snapshots
+    /// that are still known, and delete the rest. Refused (409) if one of the known
+    /// snapshots is not complete.
     #[serde(default)]
     pub accept_roots: bool,
-    /// Also compress what was stored as it came, at once: an instance does so
-    /// by itself while it is idle. Not where it is only told what would go.
+    /// Also compress blocks that were stored uncompressed. An instance does this
+    /// automatically while it is idle. Ignored with `dry_run`.
     #[serde(default)]
     pub recompress: bool,
 }
 
-/// What a prune did, or would do.
+/// Result of a prune, or of a dry run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PruneReport {
-    /// Whether it was only looked at.
+    /// True for a dry run: nothing was removed.
     pub dry_run: bool,
-    /// Snapshots that stay, and which rule keeps each.
+    /// Snapshots that are kept, each with the rules that keep it.
     pub kept: Vec<PruneDecision>,
-    /// Snapshots that went, or would go.
+    /// Snapshots that were removed, or would be.
     pub removed: Vec<PruneDecision>,
-    /// Why nothing is removed in some folders.
+    /// Folders from which nothing is removed, each with the reason.
     pub holds: Vec<String>,
-    /// Bytes that the disk has back.
+    /// Number of bytes that were freed on the disk.
     pub freed_bytes: u64,
-    /// Why nothing could be freed, where that is so: what was removed still
-    /// takes its place on the disk.
+    /// Reason for which no disk space could be freed, if so. The removed snapshots
+    /// still use their space.
     #[serde(default)]
     pub not_collected: Option<String>,
-    /// What was compressed, where that was asked for.
+    /// Result of the compression, if it was requested.
     #[serde(default)]
     pub recompressed: Option<Recompressed>,
 }
 
-/// What was stored as it came, and is compressed now.
+/// Result of the compression of stored blocks.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Recompressed {
-    /// Files of blocks that were written anew.
+    /// Number of packs (files of blocks) that were rewritten.
     pub packs: u64,
-    /// Their lengths before, in bytes.
+    /// Total length of these packs before, in bytes.
     pub before_bytes: u64,
-    /// And after.
+    /// Total length of these packs after, in bytes.
     pub after_bytes: u64,
-    /// What kept it from compressing everything.
+    /// Reasons for which packs could not be compressed.
     pub problems: Vec<String>,
 }
 
-/// What happens to a snapshot, and why.
+/// Decision about one snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PruneDecision {
-    /// The snapshot.
+    /// Id of the snapshot.
     pub snapshot: String,
-    /// The folder.
+    /// Name of the folder.
     pub folder_name: String,
-    /// When all of it was here.
+    /// Time at which the snapshot was complete on this computer.
     #[schema(value_type = String)]
     pub received_at: Timestamp,
-    /// Which rules keep it.
+    /// Rules that keep the snapshot.
     pub reasons: Vec<String>,
 }

@@ -131,7 +131,7 @@ fn what_an_instance_refuses_is_said_in_its_words() {
     let ran = run(home.path(), ["status"]);
     assert_eq!((ran.code, ran.out.as_str()), (Some(1), ""));
     assert!(ran.err.contains("the disk\\u{1b}[2J is on fire"), "{ran:?}");
-    assert!(run(home.path(), ["peers"]).err.contains("unknown form"));
+    assert!(run(home.path(), ["peers"]).err.contains("cannot understand the response"));
     assert_eq!(run(home.path(), ["prune"]).code, Some(1));
     assert_eq!(run(home.path(), ["ui"]).code, Some(1));
     // Another token is another instance's.
