@@ -17,14 +17,14 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use fstree::{Root, Visit, WalkItem, WalkOptions};
+use fstree::{SourceTree, Visit, WalkItem, WalkOptions};
 use types::RelPath;
 
 /// Entries and errors.
 type Count = (u64, u64);
 
 fn walk(dir: &Path, with_xattrs: bool) -> Result<Count, Box<dyn Error>> {
-    let root = Root::open(dir)?;
+    let root = SourceTree::open(dir)?;
     let (mut entries, mut errors) = (0, 0);
     for item in root.walk(&RelPath::root(), WalkOptions::default(), |_, _| Visit::Descend)? {
         match item {

@@ -11,7 +11,7 @@ use types::RelPath;
 use crate::content::next_data;
 use crate::error::{ReadError, RootError};
 use crate::found::{Found, FoundKind, Kind};
-use crate::root::Root;
+use crate::root::SourceTree;
 use crate::walk::{Visit, WalkItem, WalkOptions};
 
 /// What is compared.
@@ -116,7 +116,7 @@ pub fn compare(
     second: &Path,
     options: CompareOptions,
 ) -> Result<Vec<Difference>, RootError> {
-    let roots = [Root::open(first)?, Root::open(second)?];
+    let roots = [SourceTree::open(first)?, SourceTree::open(second)?];
     let roots = [&roots[0], &roots[1]];
     let mut entries = Entries { roots, options, differences: Vec::new() };
     let walks = roots.map(|root| {
@@ -187,7 +187,7 @@ fn fill(
 }
 
 struct Entries<'a> {
-    roots: [&'a Root; 2],
+    roots: [&'a SourceTree; 2],
     options: CompareOptions,
     differences: Vec<Difference>,
 }

@@ -2,7 +2,7 @@
 //! can help.
 //!
 //! Three enums, since the three have different readers: [`RootError`] stops a
-//! folder, [`ReadError`] and [`TargetError`] are about one path, are counted,
+//! folder, [`ReadError`] and [`DestError`] are about one path, are counted,
 //! and stop nothing.
 
 use std::ffi::{OsStr, OsString};
@@ -158,7 +158,7 @@ impl ReadError {
 
 /// Why one entry could not be made.
 #[derive(Debug, thiserror::Error)]
-pub enum TargetError {
+pub enum DestError {
     /// Something else is there. It was left as it is.
     #[error("{path} is left as it is: a {found} is there already")]
     InTheWay {
@@ -280,7 +280,7 @@ pub(crate) fn os_name(name: &[u8]) -> OsString {
 /// The action of a call that gives a thing its name.
 pub(crate) const CREATE: &str = "create";
 
-impl TargetError {
+impl DestError {
     pub(crate) fn new(action: &'static str, path: &RelPath, errno: Errno) -> Self {
         Self::from_io(action, path, errno.into())
     }

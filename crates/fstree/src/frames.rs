@@ -11,7 +11,7 @@ use types::RelPath;
 use crate::beneath::is_absent;
 use crate::error::ReadError;
 use crate::names::Names;
-use crate::root::Root;
+use crate::root::SourceTree;
 use crate::stat::{Stat, stat_fd};
 
 /// Why a descriptor is there, after [`Frames::open_last`].
@@ -79,7 +79,7 @@ impl Frames {
     }
 
     /// Sees to it that the last frame has its descriptor.
-    pub(crate) fn open_last(&mut self, root: &Root) -> Result<(), ReadError> {
+    pub(crate) fn open_last(&mut self, root: &SourceTree) -> Result<(), ReadError> {
         if self.stack.last().is_none_or(|frame| frame.fd.is_some()) {
             return Ok(());
         }
@@ -93,7 +93,7 @@ impl Frames {
 
     /// Opens the last directory again, and some of those above it, which will
     /// be wanted soon.
-    fn reopen(&mut self, root: &Root) -> Result<(), ReadError> {
+    fn reopen(&mut self, root: &SourceTree) -> Result<(), ReadError> {
         let open = self.stack.iter().rposition(|frame| frame.fd.is_some());
         let half = self.open_max.div_ceil(2);
         let from = open.map_or(self.stack.len().saturating_sub(half), |open| open + 1);

@@ -4,9 +4,9 @@
 //! that makes files where a snapshot is restored. Which entries are wanted,
 //! what changed and where content comes from is decided elsewhere.
 //!
-//! * [`Root`], [`Walk`]: what is there, in the order of paths.
-//! * [`Root::open_file`], [`Root::xattrs`]: what is in it.
-//! * [`Target`], [`FileSink`]: making it again.
+//! * [`SourceTree`], [`Walk`]: what is there, in the order of paths.
+//! * [`SourceTree::open_file`], [`SourceTree::xattrs`]: what is in it.
+//! * [`DestTree`], [`FileSink`]: making it again.
 //! * [`compare`]: whether two trees are the same.
 //!
 //! **Invariants.** No link is followed below a root or a target, in no part of
@@ -19,6 +19,7 @@
 mod beneath;
 mod compare;
 mod content;
+mod dest;
 mod error;
 mod found;
 mod frames;
@@ -26,20 +27,19 @@ mod names;
 mod owners;
 mod root;
 mod stat;
-mod target;
 mod walk;
 mod xattrs;
 
 pub use beneath::Resolution;
 pub use compare::{CompareOptions, Difference, Unlike, compare};
-pub use error::{ReadError, Retry, RootError, TargetError};
+pub use dest::{
+    Attribute, DestOptions, DestTree, FileContent, FileSink, How, Made, MakeFile, NotSet,
+    OwnerPolicy, SameFile, WriteOut, is_temp_name,
+};
+pub use error::{DestError, ReadError, Retry, RootError};
 pub use found::{Found, FoundKind, Kind};
 pub use owners::Owners;
-pub use root::{OpenFile, Root};
+pub use root::{OpenFile, SourceTree};
 pub use stat::{Identity, Stamp};
-pub use target::{
-    Attribute, FileContent, FileSink, How, Made, MakeFile, NotSet, OwnerPolicy, SameFile, Target,
-    TargetOptions, WriteOut, is_temp_name,
-};
 pub use walk::{Visit, Walk, WalkItem, WalkOptions};
 pub use xattrs::{XATTRS_LEN_MAX, XattrsRead};

@@ -30,7 +30,7 @@ const CACHE_TAG_CONTENT: &[u8] = b"Signature: 8a477f597d28d172789f06886806bc55";
 
 /// The root of a tree that is read.
 #[derive(Debug)]
-pub struct Root {
+pub struct SourceTree {
     fd: OwnedFd,
     path: PathBuf,
     stat: Stat,
@@ -58,7 +58,7 @@ impl OpenFile {
     }
 }
 
-impl Root {
+impl SourceTree {
     /// Opens the root. It may be given by a link to it, which is followed now
     /// and never again.
     ///
@@ -69,7 +69,7 @@ impl Root {
         Self::open_with(path, Resolution::Best)
     }
 
-    /// As [`Root::open`], with a way to resolve paths below it.
+    /// As [`SourceTree::open`], with a way to resolve paths below it.
     ///
     /// # Errors
     ///
@@ -97,7 +97,7 @@ impl Root {
     ///
     /// # Errors
     ///
-    /// [`RootError::Replaced`], and those of [`Root::open`].
+    /// [`RootError::Replaced`], and those of [`SourceTree::open`].
     pub fn check(&self) -> Result<(), RootError> {
         if Self::open(&self.path)?.identity() == self.identity() {
             Ok(())

@@ -19,7 +19,7 @@ use crate::error::ReadError;
 use crate::found::{Found, FoundKind, Kind};
 use crate::frames::{Frames, OPEN};
 use crate::names::{Buffer, ListError, NAMES_MAX, Names};
-use crate::root::{Looked, Root, look, open_list};
+use crate::root::{Looked, SourceTree, look, open_list};
 use crate::stat::{Stat, stat_fd};
 
 /// What to do about a name, decided before anything but its kind is known.
@@ -62,7 +62,7 @@ pub enum WalkItem {
 
 /// A walk; the items are those of the iterator.
 pub struct Walk<'a, F> {
-    root: &'a Root,
+    root: &'a SourceTree,
     one_file_system: bool,
     decide: F,
     frames: Frames,
@@ -71,7 +71,7 @@ pub struct Walk<'a, F> {
     enter: Option<(RelPath, Stat)>,
 }
 
-impl Root {
+impl SourceTree {
     /// Walks over everything below the directory `start`, which is no item
     /// itself. `decide` is asked about every name.
     ///
@@ -115,7 +115,7 @@ impl Root {
     ///
     /// # Errors
     ///
-    /// As [`Root::walk`].
+    /// As [`SourceTree::walk`].
     pub fn list(
         &self,
         dir: &RelPath,

@@ -15,7 +15,7 @@ use types::Xattrs;
 
 use crate::error::ReadError;
 use crate::found::{Found, Kind};
-use crate::root::{OpenFile, Root, open_list, open_regular};
+use crate::root::{OpenFile, SourceTree, open_list, open_regular};
 use crate::stat::{proc_path, stat_fd};
 
 /// All attributes of an entry together, in bytes: what a manifest takes.
@@ -40,7 +40,7 @@ pub struct XattrsRead {
     pub unread: Vec<(Vec<u8>, io::Error)>,
 }
 
-impl Root {
+impl SourceTree {
     /// The extended attributes of what a walk found. They are read apart, as
     /// it takes a call or two for each entry, and none of them can change
     /// without a change of the entry's stamp.

@@ -10,12 +10,12 @@ use std::process::Command;
 
 use common::{Dirs, awkward, both_ways, copy, is_root, names, path, with_mount};
 use fstree::{
-    Attribute, CompareOptions, FileContent, Made, MakeFile, Retry, Target, TargetError,
-    TargetOptions, compare,
+    Attribute, CompareOptions, DestError, DestOptions, DestTree, FileContent, Made, MakeFile,
+    Retry, compare,
 };
 use types::{Metadata, RelPath};
 
-fn make_file(target: &Target, at: &RelPath, content: &[u8]) -> Result<Made, TargetError> {
+fn make_file(target: &DestTree, at: &RelPath, content: &[u8]) -> Result<Made, DestError> {
     let said = FileContent { size: content.len() as u64, mtime_ns: 0, is_sparse: false };
     match target.make_file(at, said, |_| Ok(false))? {
         MakeFile::Write(mut sink) => {
@@ -34,8 +34,8 @@ fn a_full_disk_is_told_and_nothing_is_left_behind() {
     let mount = "mount -t tmpfs -o size=2m tmpfs $DIR";
     let Some(dir) = with_mount(test, mount) else { return };
     let [options, _] = both_ways();
-    let options = TargetOptions { durable: true, ..options };
-    let target = Target::open(&dir, options).unwrap();
+    let options = DestOptions { durable: true, ..options };
+    let target = DestTree::open(&dir, options).unwrap();
     target.make_dir(&path("dir")).unwrap();
     target.sync().unwrap();
     for round in 0..3 {
@@ -47,7 +47,7 @@ fn a_full_disk_is_told_and_nothing_is_left_behind() {
             }
         };
         assert!((15..21).contains(&made), "round {round}: {made}");
-        assert!(matches!(&error, TargetError::Full { .. }), "{error:?}");
+        assert!(matches!(&error, DestError::Full { .. }), "{error:?}");
         assert_eq!(*error.path(), path(format!("dir/{made:03}")));
         assert_eq!(error.retry(), Retry::Temporary);
         assert_eq!(names(&dir.join("dir")).len(), made);
@@ -63,7 +63,7 @@ fn a_disk_without_inodes_is_full() {
     let test = "a_disk_without_inodes_is_full";
     let mount = "mount -t tmpfs -o nr_inodes=30 tmpfs $DIR";
     let Some(dir) = with_mount(test, mount) else { return };
-    let target = Target::open(&dir, TargetOptions::default()).unwrap();
+    let target = DestTree::open(&dir, DestOptions::default()).unwrap();
     let metadata = Metadata::default();
     let mut errors = Vec::new();
     for number in 0..20 {
@@ -74,7 +74,7 @@ fn a_disk_without_inodes_is_full() {
         errors.extend(target.make_fifo(&at("pipe"), &metadata).err());
     }
     assert!(errors.len() >= 50, "{}", errors.len());
-    assert!(errors.iter().all(|error| matches!(error, TargetError::Full { .. })), "{errors:?}");
+    assert!(errors.iter().all(|error| matches!(error, DestError::Full { .. })), "{errors:?}");
     assert_eq!(names(&dir).len() + errors.len(), 80);
 }
 
@@ -85,7 +85,7 @@ fn a_disk_that_cannot_be_written_to_is_told() {
         mount -o remount,ro $DIR";
     let Some(dir) = with_mount(test, mount) else { return };
     let [options, _] = both_ways();
-    let target = Target::open(&dir, TargetOptions { overwrite: true, ..options }).unwrap();
+    let target = DestTree::open(&dir, DestOptions { overwrite: true, ..options }).unwrap();
     let metadata = Metadata { mode: 0o700, ..Metadata::default() };
     let errors = [
         make_file(&target, &path("dir/new"), b"x").unwrap_err(),
@@ -95,7 +95,7 @@ fn a_disk_that_cannot_be_written_to_is_told() {
         target.make_fifo(&path("dir/new"), &metadata).unwrap_err(),
     ];
     for error in errors {
-        assert!(matches!(error, TargetError::ReadOnly { .. }), "{error:?}");
+        assert!(matches!(error, DestError::ReadOnly { .. }), "{error:?}");
         assert_eq!(error.retry(), Retry::Permanent);
     }
     // What is there is there.
@@ -216,7 +216,7 @@ fn attributes_over_the_limit_of_a_manifest_are_told() {
     for number in 0..10 {
         awkward::set_xattr(&dirs.source().join("file"), &format!("user.{number}"), &[1; 60_000]);
     }
-    let root = fstree::Root::open(&dirs.source()).unwrap();
+    let root = fstree::SourceTree::open(&dirs.source()).unwrap();
     let found = root.examine(&path("file")).unwrap().unwrap();
     let read = root.xattrs(&found).unwrap();
     assert_eq!((read.xattrs.len(), read.unread.len()), (8, 2));

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use common::{Dirs, both_ways, mode, names, path, set_mode, while_racing};
-use fstree::{FileContent, How, Kind, MakeFile, Target, TargetError, TargetOptions};
+use fstree::{DestError, DestOptions, DestTree, FileContent, How, Kind, MakeFile};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use types::{EntryKind, Metadata, RelPath};
 
@@ -23,7 +23,7 @@ fn metadata() -> Metadata {
     }
 }
 
-fn make_file(target: &Target, at: &RelPath, content: &[u8]) -> Result<fstree::Made, TargetError> {
+fn make_file(target: &DestTree, at: &RelPath, content: &[u8]) -> Result<fstree::Made, DestError> {
     let size = content.len() as u64;
     let said = FileContent { size, mtime_ns: 1_000_000_000, is_sparse: false };
     match target.make_file(at, said, |_| Ok(false))? {
@@ -37,7 +37,7 @@ fn make_file(target: &Target, at: &RelPath, content: &[u8]) -> Result<fstree::Ma
 
 /// All that a restore does, below one directory. The results of the calls are
 /// whatever they are.
-fn do_everything(target: &Target, dir: &RelPath, round: u64) -> usize {
+fn do_everything(target: &DestTree, dir: &RelPath, round: u64) -> usize {
     let at = |name: &str| dir.join(format!("{name}-{round}").as_bytes()).unwrap();
     let link = EntryKind::Symlink { target: b"x".to_vec() };
     let mut done = usize::from(target.make_dir(&at("dir")).is_ok());
@@ -105,14 +105,14 @@ fn links_that_were_planted_before_lead_nowhere() {
             symlink(outside.join("file"), target_dir.join("to a file")).unwrap();
             symlink("..", target_dir.join("up")).unwrap();
             symlink("/", target_dir.join("to root")).unwrap();
-            let options = TargetOptions { overwrite, ..options.clone() };
-            let target = Target::open(&target_dir, options).unwrap();
+            let options = DestOptions { overwrite, ..options.clone() };
+            let target = DestTree::open(&target_dir, options).unwrap();
             for link in links {
                 for below in [path(link), path(format!("{link}/b")), path(format!("{link}/b/c"))] {
                     assert_eq!(do_everything(&target, &below, 1), 0, "{below}");
                     let file = below.join(b"x").unwrap();
                     let error = make_file(&target, &file, b"x").unwrap_err();
-                    assert!(matches!(error, TargetError::NoParent { .. }), "{error:?}");
+                    assert!(matches!(error, DestError::NoParent { .. }), "{error:?}");
                 }
             }
             for below in ["up/outside", "up/outside/b", "up/source", "to root"] {
@@ -125,7 +125,7 @@ fn links_that_were_planted_before_lead_nowhere() {
                     assert!(do_everything(&target, &link, 2) >= 6);
                 } else {
                     assert!(
-                        matches!(&made, Err(TargetError::InTheWay { found: Kind::Symlink, .. })),
+                        matches!(&made, Err(DestError::InTheWay { found: Kind::Symlink, .. })),
                         "{made:?}"
                     );
                 }
@@ -152,8 +152,8 @@ fn a_directory_that_becomes_a_link_between_two_calls_leads_nowhere() {
         let (dir, link) = (dirs.target().join("a"), dirs.target().join("z"));
         fs::create_dir_all(dir.join("b/c")).unwrap();
         symlink(&outside, &link).unwrap();
-        let options = TargetOptions { overwrite: true, ..options };
-        let target = Target::open(&dirs.target(), options).unwrap();
+        let options = DestOptions { overwrite: true, ..options };
+        let target = DestTree::open(&dirs.target(), options).unwrap();
         let (mut done, mut round) = (0, 0);
         let exchange = || {
             renameat_with(CWD, &dir, CWD, &link, RenameFlags::EXCHANGE).unwrap();
@@ -185,7 +185,7 @@ fn what_is_put_in_the_place_of_a_new_thing_gets_nothing() {
         let inside = dirs.target().join("a");
         fs::create_dir(&inside).unwrap();
         let before = fs::metadata(&victim).unwrap();
-        let target = Target::open(&dirs.target(), options).unwrap();
+        let target = DestTree::open(&dirs.target(), options).unwrap();
         let race = || {
             for entry in fs::read_dir(&inside).into_iter().flatten().flatten() {
                 if entry.file_name().to_string_lossy().contains("archivist-tmp") {
@@ -214,16 +214,16 @@ fn what_is_put_in_the_place_of_a_new_thing_gets_nothing() {
 fn a_hard_link_is_made_to_the_file_that_was_made_and_no_other() {
     let dirs = Dirs::new();
     let [options, _] = both_ways();
-    let target = Target::open(&dirs.target(), options).unwrap();
+    let target = DestTree::open(&dirs.target(), options).unwrap();
     let made = make_file(&target, &path("first"), b"mine").unwrap();
     fs::rename(dirs.target().join("first"), dirs.target().join("moved")).unwrap();
     let link = || target.make_hard_link(&path("first"), made.identity, &path("second"));
-    assert!(matches!(link(), Err(TargetError::Changed { .. })));
+    assert!(matches!(link(), Err(DestError::Changed { .. })));
     fs::write(dirs.target().join("first"), b"another").unwrap();
-    assert!(matches!(link(), Err(TargetError::Changed { .. })));
+    assert!(matches!(link(), Err(DestError::Changed { .. })));
     fs::remove_file(dirs.target().join("first")).unwrap();
     symlink("moved", dirs.target().join("first")).unwrap();
-    assert!(matches!(link(), Err(TargetError::Changed { .. })));
+    assert!(matches!(link(), Err(DestError::Changed { .. })));
     assert_eq!(names(&dirs.target()), ["first", "moved"]);
     let moved = target.make_hard_link(&path("moved"), made.identity, &path("second")).unwrap();
     assert_eq!(moved.identity, made.identity);
@@ -235,7 +235,7 @@ fn a_hard_link_is_made_to_the_file_that_was_made_and_no_other() {
 fn a_file_is_never_open_to_more_than_it_will_be() {
     let dirs = Dirs::new();
     let [options, _] = both_ways();
-    let target = Target::open(&dirs.target(), options).unwrap();
+    let target = DestTree::open(&dirs.target(), options).unwrap();
     target.make_dir(&path("dir")).unwrap();
     assert_eq!(mode(&dirs.target().join("dir")), 0o700);
     let said = FileContent { size: 4, mtime_ns: 0, is_sparse: false };
@@ -281,7 +281,7 @@ fn rights_are_given_with_their_owner_or_not_at_all() {
         xattrs: [(b"security.capability".to_vec(), capability)].into(),
         ..Metadata::default()
     };
-    let make = |target: &Target, name: &str, metadata: &Metadata| {
+    let make = |target: &DestTree, name: &str, metadata: &Metadata| {
         let said = FileContent { size: 0, mtime_ns: 0, is_sparse: false };
         match target.make_file(&path(name), said, |_| Ok(false)).unwrap() {
             MakeFile::Write(sink) => sink.finish(metadata).unwrap(),
@@ -289,7 +289,7 @@ fn rights_are_given_with_their_owner_or_not_at_all() {
         }
     };
     // As this user, who is root: a program of another must not become root's.
-    let target = Target::open(&dirs.target(), TargetOptions::default()).unwrap();
+    let target = DestTree::open(&dirs.target(), DestOptions::default()).unwrap();
     let made = make(&target, "as root", &foreign);
     assert_eq!(mode(&dirs.target().join("as root")), 0o755);
     let what: Vec<_> = made.not_set.iter().map(|not_set| not_set.what.clone()).collect();
@@ -303,7 +303,7 @@ fn rights_are_given_with_their_owner_or_not_at_all() {
     assert_eq!(mode(&dirs.target().join("own")), 0o4755);
     drop(target);
     let [options, _] = both_ways();
-    let target = Target::open(&dirs.target(), options).unwrap();
+    let target = DestTree::open(&dirs.target(), options).unwrap();
     assert!(make(&target, "as its owner", &foreign).not_set.is_empty());
     let file = File::open(dirs.target().join("as its owner")).unwrap().metadata().unwrap();
     assert_eq!((file.mode() & 0o7777, file.uid(), file.gid()), (0o6755, 1000, 1000));

@@ -11,8 +11,8 @@ use std::path::Path;
 
 use common::{Dirs, awkward, both_ways, copy, names, path};
 use fstree::{
-    CompareOptions, FileContent, How, Kind, Made, MakeFile, RootError, Target, TargetError,
-    TargetOptions, compare,
+    CompareOptions, DestError, DestOptions, DestTree, FileContent, How, Kind, Made, MakeFile,
+    RootError, compare,
 };
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use types::{Metadata, RelPath};
@@ -23,7 +23,7 @@ fn metadata() -> Metadata {
     Metadata { mode: 0o640, mtime_ns: MTIME, ..Metadata::default() }
 }
 
-fn make_file(target: &Target, at: &RelPath, content: &[u8]) -> Result<Made, TargetError> {
+fn make_file(target: &DestTree, at: &RelPath, content: &[u8]) -> Result<Made, DestError> {
     let said = FileContent { size: content.len() as u64, mtime_ns: MTIME, is_sparse: false };
     let verify = |file: &fs::File| {
         let mut found = Vec::new();
@@ -56,7 +56,7 @@ fn put(dir: &Path, what: &str) {
 const THERE: [&str; 6] = ["file", "empty dir", "full dir", "link", "pipe", "socket"];
 const WANTED: [&str; 5] = ["file", "dir", "link", "pipe", "second name"];
 
-fn make(target: &Target, what: &str) -> Result<Made, TargetError> {
+fn make(target: &DestTree, what: &str) -> Result<Made, DestError> {
     let x = path("x");
     match what {
         "file" => make_file(target, &x, b"new"),
@@ -95,7 +95,7 @@ fn without_overwriting_what_is_there_stays() {
             for wanted in WANTED {
                 let dirs = Dirs::new();
                 put(&dirs.target(), there);
-                let target = Target::open(&dirs.target(), options.clone()).unwrap();
+                let target = DestTree::open(&dirs.target(), options.clone()).unwrap();
                 let made = make(&target, wanted);
                 let merges = wanted == "dir" && there.ends_with("dir");
                 let is_same = wanted == "pipe" && there == "pipe";
@@ -103,7 +103,7 @@ fn without_overwriting_what_is_there_stays() {
                     Ok(made) => {
                         assert!((merges || is_same) && made.how == How::Same, "{there} {wanted}");
                     }
-                    Err(TargetError::InTheWay { path: at, .. }) => assert_eq!(*at, path("x")),
+                    Err(DestError::InTheWay { path: at, .. }) => assert_eq!(*at, path("x")),
                     Err(error) => panic!("{there} {wanted}: {error:?}"),
                 }
                 assert_eq!(kind_of(&dirs.target()), there, "{wanted}");
@@ -130,12 +130,12 @@ fn with_overwriting_all_is_replaced_but_a_directory_with_something_in_it() {
             for wanted in WANTED {
                 let dirs = Dirs::new();
                 put(&dirs.target(), there);
-                let options = TargetOptions { overwrite: true, ..options.clone() };
-                let target = Target::open(&dirs.target(), options).unwrap();
+                let options = DestOptions { overwrite: true, ..options.clone() };
+                let target = DestTree::open(&dirs.target(), options).unwrap();
                 let made = make(&target, wanted);
                 if there == "full dir" && wanted != "dir" {
                     assert!(
-                        matches!(&made, Err(TargetError::InTheWay { found: Kind::Dir, .. })),
+                        matches!(&made, Err(DestError::InTheWay { found: Kind::Dir, .. })),
                         "{wanted}: {made:?}"
                     );
                     assert_eq!(kind_of(&dirs.target()), "full dir");
@@ -180,14 +180,14 @@ fn an_interrupted_restore_goes_on_where_it_was() {
 fn a_file_is_the_same_by_length_time_and_content() {
     let dirs = Dirs::new();
     let [options, _] = both_ways();
-    let target = Target::open(&dirs.target(), options.clone()).unwrap();
+    let target = DestTree::open(&dirs.target(), options.clone()).unwrap();
     let file = dirs.target().join("file");
     assert_eq!(make_file(&target, &path("file"), b"content").unwrap().how, How::New);
     assert_eq!(make_file(&target, &path("file"), b"content").unwrap().how, How::Same);
     let in_the_way = |content: &[u8]| {
         matches!(
             make_file(&target, &path("file"), content),
-            Err(TargetError::InTheWay { found: Kind::File, .. })
+            Err(DestError::InTheWay { found: Kind::File, .. })
         )
     };
     assert!(in_the_way(b"Content") && in_the_way(b"other length"));
@@ -199,7 +199,7 @@ fn a_file_is_the_same_by_length_time_and_content() {
     assert!(in_the_way(b"content"));
     drop(target);
     let target =
-        Target::open(&dirs.target(), TargetOptions { overwrite: true, ..options }).unwrap();
+        DestTree::open(&dirs.target(), DestOptions { overwrite: true, ..options }).unwrap();
     assert_eq!(make_file(&target, &path("file"), b"content").unwrap().how, How::New);
     common::set_mode(&file, 0o400);
     assert_eq!(make_file(&target, &path("file"), b"content").unwrap().how, How::Same);
@@ -215,7 +215,7 @@ fn a_file_is_the_same_by_length_time_and_content() {
 fn content_of_another_length_than_was_said_is_refused() {
     let dirs = Dirs::new();
     let [options, _] = both_ways();
-    let target = Target::open(&dirs.target(), options).unwrap();
+    let target = DestTree::open(&dirs.target(), options).unwrap();
     let sink = |is_sparse| {
         let said = FileContent { size: 100, mtime_ns: 0, is_sparse };
         match target.make_file(&path("file"), said, |_| Ok(false)).unwrap() {
@@ -228,14 +228,14 @@ fn content_of_another_length_than_was_said_is_refused() {
         long.write(&[1; 99]).unwrap();
         for _ in 0..2 {
             let result = long.write(b"xx");
-            assert!(matches!(result, Err(TargetError::Size { expected: 100, found: 101, .. })));
+            assert!(matches!(result, Err(DestError::Size { expected: 100, found: 101, .. })));
         }
         let mut short = sink(is_sparse);
         short.write(&[1; 60]).unwrap();
         short.write(&[0; 39]).unwrap();
         assert!(matches!(
             short.finish(&metadata()),
-            Err(TargetError::Size { expected: 100, found: 99, .. })
+            Err(DestError::Size { expected: 100, found: 99, .. })
         ));
         let mut whole = sink(is_sparse);
         whole.write(&[1; 20]).unwrap();
@@ -255,11 +255,11 @@ fn a_full_directory_in_the_way_is_told_before_anything_is_written() {
     let dirs = Dirs::new();
     put(&dirs.target(), "full dir");
     let [options, _] = both_ways();
-    let options = TargetOptions { overwrite: true, ..options };
-    let target = Target::open(&dirs.target(), options).unwrap();
+    let options = DestOptions { overwrite: true, ..options };
+    let target = DestTree::open(&dirs.target(), options).unwrap();
     let said = FileContent { size: 1 << 40, mtime_ns: 0, is_sparse: false };
     let made = target.make_file(&path("x"), said, |_| Ok(false));
-    assert!(matches!(made, Err(TargetError::InTheWay { found: Kind::Dir, .. })));
+    assert!(matches!(made, Err(DestError::InTheWay { found: Kind::Dir, .. })));
     // One that appears later is spared as well.
     let MakeFile::Write(sink) =
         target.make_file(&path("y"), FileContent { size: 0, ..said }, |_| Ok(false)).unwrap()
@@ -267,10 +267,7 @@ fn a_full_directory_in_the_way_is_told_before_anything_is_written() {
         panic!("there was none")
     };
     fs::create_dir_all(dirs.target().join("y/mine")).unwrap();
-    assert!(matches!(
-        sink.finish(&metadata()),
-        Err(TargetError::InTheWay { found: Kind::Dir, .. })
-    ));
+    assert!(matches!(sink.finish(&metadata()), Err(DestError::InTheWay { found: Kind::Dir, .. })));
     assert_eq!(names(&dirs.target()), ["x", "y"]);
 }
 
@@ -278,16 +275,13 @@ fn a_full_directory_in_the_way_is_told_before_anything_is_written() {
 fn what_appears_while_a_file_is_written_stays() {
     let dirs = Dirs::new();
     let [options, _] = both_ways();
-    let target = Target::open(&dirs.target(), options).unwrap();
+    let target = DestTree::open(&dirs.target(), options).unwrap();
     let said = FileContent { size: 0, mtime_ns: 0, is_sparse: false };
     let MakeFile::Write(sink) = target.make_file(&path("x"), said, |_| Ok(false)).unwrap() else {
         panic!("there was none")
     };
     put(&dirs.target(), "file");
-    assert!(matches!(
-        sink.finish(&metadata()),
-        Err(TargetError::InTheWay { found: Kind::File, .. })
-    ));
+    assert!(matches!(sink.finish(&metadata()), Err(DestError::InTheWay { found: Kind::File, .. })));
     assert_eq!(fs::read(dirs.target().join("x")).unwrap(), b"mine");
     assert_eq!(names(&dirs.target()), ["x"]);
 }
@@ -295,15 +289,15 @@ fn what_appears_while_a_file_is_written_stays() {
 #[test]
 fn a_target_is_used_by_one_run_at_a_time() {
     let dirs = Dirs::new();
-    let open = || Target::open(&dirs.target(), TargetOptions::default());
+    let open = || DestTree::open(&dirs.target(), DestOptions::default());
     let first = open().unwrap();
     assert!(matches!(open(), Err(RootError::InUse(_))));
     drop(first);
     assert!(open().is_ok());
-    let none = Target::open(&dirs.base().join("none"), TargetOptions::default());
+    let none = DestTree::open(&dirs.base().join("none"), DestOptions::default());
     assert!(matches!(none, Err(RootError::Missing(_))));
     fs::write(dirs.base().join("file"), b"").unwrap();
-    let file = Target::open(&dirs.base().join("file"), TargetOptions::default());
+    let file = DestTree::open(&dirs.base().join("file"), DestOptions::default());
     assert!(matches!(file, Err(RootError::NotADirectory(_))));
 }
 
@@ -313,7 +307,7 @@ const KILLED: &str = "ARCHIVIST_TEST_KILLED";
 fn what_a_killed_run_left_is_removed_by_the_next_and_nothing_else_is() {
     let test = "what_a_killed_run_left_is_removed_by_the_next_and_nothing_else_is";
     if let Ok(dir) = std::env::var(KILLED) {
-        let target = Target::open(Path::new(&dir), TargetOptions::default()).unwrap();
+        let target = DestTree::open(Path::new(&dir), DestOptions::default()).unwrap();
         let said = FileContent { size: 10, mtime_ns: 0, is_sparse: false };
         target.make_dir(&path("dir")).unwrap();
         let sinks = ["file", "dir/file", "dir/other"]
@@ -332,7 +326,7 @@ fn what_a_killed_run_left_is_removed_by_the_next_and_nothing_else_is() {
         .status;
     assert!(!status.success());
     assert_eq!((leftovers(&dirs.target()), leftovers(&dirs.target().join("dir"))), (2, 2));
-    let target = Target::open(&dirs.target(), TargetOptions::default()).unwrap();
+    let target = DestTree::open(&dirs.target(), DestOptions::default()).unwrap();
     assert_eq!((leftovers(&dirs.target()), leftovers(&dirs.target().join("dir"))), (1, 2));
     // What this run is making is not what another left.
     let said = FileContent { size: 0, mtime_ns: 0, is_sparse: false };
@@ -358,7 +352,7 @@ fn directories_are_merged_and_filled_whatever_their_mode() {
     common::set_mode(&inside.join("inner"), 0);
     common::set_mode(&inside, 0o555);
     let [options, _] = both_ways();
-    let target = Target::open(&dirs.target(), options).unwrap();
+    let target = DestTree::open(&dirs.target(), options).unwrap();
     for dir in ["dir", "dir/inner"].map(path) {
         assert_eq!(target.make_dir(&dir).unwrap().how, How::Same);
         make_file(&target, &dir.join(b"file").unwrap(), b"x").unwrap();
@@ -385,9 +379,8 @@ fn what_this_user_may_not_do_is_said() {
         return;
     }
     let dirs = Dirs::new();
-    let options =
-        TargetOptions { owners: fstree::OwnerPolicy::Numbers, ..TargetOptions::default() };
-    let target = Target::open(&dirs.target(), options).unwrap();
+    let options = DestOptions { owners: fstree::OwnerPolicy::Numbers, ..DestOptions::default() };
+    let target = DestTree::open(&dirs.target(), options).unwrap();
     let foreign = Metadata {
         mode: 0o4755,
         uid: 0,
@@ -423,12 +416,12 @@ fn what_this_user_may_not_do_is_said() {
     assert!(made.not_set.iter().all(|not_set| not_set.path == path("file")));
     assert_eq!(common::mode(&dirs.target().join("file")), 0o755);
     let device = target.make_device(&path("null"), Kind::CharDevice, (1, 3), &metadata());
-    assert!(matches!(device, Err(TargetError::CannotMake { kind: Kind::CharDevice, .. })));
+    assert!(matches!(device, Err(DestError::CannotMake { kind: Kind::CharDevice, .. })));
     fs::create_dir(dirs.target().join("closed")).unwrap();
     common::set_mode(&dirs.target().join("closed"), 0o500);
     let denied = make_file(&target, &path("closed/file"), b"x").unwrap_err();
-    assert!(matches!(denied, TargetError::Denied { .. }), "{denied:?}");
+    assert!(matches!(denied, DestError::Denied { .. }), "{denied:?}");
     assert_eq!(*denied.path(), path("closed/file"));
     let missing = make_file(&target, &path("none/file"), b"x").unwrap_err();
-    assert!(matches!(missing, TargetError::NoParent { .. }), "{missing:?}");
+    assert!(matches!(missing, DestError::NoParent { .. }), "{missing:?}");
 }

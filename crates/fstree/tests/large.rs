@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use common::{Dirs, awkward, both_ways, copy, path, walk};
 use fstree::{
-    CompareOptions, FileContent, MakeFile, ReadError, Resolution, Root, Target, TargetOptions,
-    Visit, WalkItem, WalkOptions, compare,
+    CompareOptions, DestOptions, DestTree, FileContent, MakeFile, ReadError, Resolution,
+    SourceTree, Visit, WalkItem, WalkOptions, compare,
 };
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
@@ -32,7 +32,7 @@ fn make_deep(dir: &Path, name: &str, levels: usize, every: usize) {
     }
 }
 
-fn check_round_trip(dirs: &Dirs, options: &fstree::TargetOptions) -> common::Report {
+fn check_round_trip(dirs: &Dirs, options: &fstree::DestOptions) -> common::Report {
     let report = copy(&dirs.source(), &dirs.target(), options);
     assert!(report.is_clean(), "{:?}", (&report.read_errors, &report.errors, &report.not_set));
     let differences = compare(&dirs.source(), &dirs.target(), CompareOptions::default()).unwrap();
@@ -53,7 +53,7 @@ fn what_was_written_out_is_not_in_the_way_of_others() {
     /// `TMPFS_MAGIC` of linux/magic.h: what is there is nowhere but in the cache.
     const TMPFS: rustix::fs::FsWord = 0x0102_1994;
     let dirs = Dirs::new();
-    let target = Target::open(&dirs.target(), TargetOptions::default()).unwrap();
+    let target = DestTree::open(&dirs.target(), DestOptions::default()).unwrap();
     let said = FileContent { size: 2 * LEN as u64, mtime_ns: 0, is_sparse: false };
     let made = target.make_file(&path("file"), said, |_| Ok(false)).unwrap();
     let MakeFile::Write(mut sink) = made else { unreachable!() };
@@ -99,7 +99,7 @@ fn as_many_levels_as_a_path_has_room_for() {
         // (Made one by one below the target, they would take their time: each
         // is reached from the target anew.)
         make_deep(&dirs.target(), "d", LEVELS - 3, 500);
-        let target = Target::open(&dirs.target(), options.clone()).unwrap();
+        let target = DestTree::open(&dirs.target(), options.clone()).unwrap();
         let deep = |levels: usize| path(vec!["d"; levels].join("/"));
         let metadata = Metadata { mode: 0o700, ..Metadata::default() };
         for levels in LEVELS - 4..=LEVELS - 1 {
@@ -111,7 +111,7 @@ fn as_many_levels_as_a_path_has_room_for() {
         let (not_set, errors) =
             target.finish_dirs((LEVELS - 4..LEVELS).map(|levels| (deep(levels), metadata.clone())));
         assert!(not_set.is_empty() && errors.is_empty());
-        let root = Root::open_with(&dirs.target(), options.resolution).unwrap();
+        let root = SourceTree::open_with(&dirs.target(), options.resolution).unwrap();
         let (found, errors) = walk(&root, WalkOptions::default());
         assert_eq!((found.len(), errors.len()), (LEVELS - 1 + LEVELS / 500 + 1 + 1, 0));
         assert!(found.iter().any(|found| found.path == file));
@@ -125,7 +125,7 @@ fn as_many_levels_as_a_path_has_room_for() {
 fn ten_thousand_levels_are_walked_as_far_as_a_path_goes() {
     let dirs = Dirs::new();
     make_deep(&dirs.source(), "d", 10_000, 1);
-    let root = Root::open(&dirs.source()).unwrap();
+    let root = SourceTree::open(&dirs.source()).unwrap();
     let started = Instant::now();
     let (found, errors) = walk(&root, WalkOptions::default());
     let levels = types::MAX_PATH_LEN / 2;
@@ -141,7 +141,7 @@ fn ten_thousand_levels_are_walked_as_far_as_a_path_goes() {
 fn levels_are_walked_name_by_name() {
     let dirs = Dirs::new();
     make_deep(&dirs.source(), "level", 1000, 1);
-    let root = Root::open_with(&dirs.source(), Resolution::ByName).unwrap();
+    let root = SourceTree::open_with(&dirs.source(), Resolution::ByName).unwrap();
     for open_dirs_max in [1, 16] {
         let options = WalkOptions { open_dirs_max, ..WalkOptions::default() };
         let (found, errors) = walk(&root, options);
@@ -177,7 +177,7 @@ fn a_directory_of_a_hundred_thousand_files() {
     for number in 0..100_000_u32 {
         File::create(wide.join(format!("{:08x}", number.wrapping_mul(2_654_435_761)))).unwrap();
     }
-    let root = Root::open(&dirs.source()).unwrap();
+    let root = SourceTree::open(&dirs.source()).unwrap();
     let mut last = None;
     let mut count = 0;
     for item in root.walk(&RelPath::root(), WalkOptions::default(), |_, _| Visit::Descend).unwrap()
@@ -225,7 +225,7 @@ fn every_time_that_the_file_system_keeps() {
     }
     let [options, _] = both_ways();
     check_round_trip(&dirs, &options);
-    let found = Root::open(&dirs.target()).unwrap().examine(&path("7")).unwrap().unwrap();
+    let found = SourceTree::open(&dirs.target()).unwrap().examine(&path("7")).unwrap().unwrap();
     let metadata = fs::metadata(dirs.target().join("7")).unwrap();
     assert_eq!(found.stamp.mtime, (metadata.mtime(), metadata.mtime_nsec()));
 }

@@ -11,8 +11,8 @@ use std::path::Path;
 
 use common::{Dirs, awkward, both_ways, copy, is_root, names, path, set_mode};
 use fstree::{
-    Attribute, CompareOptions, FileContent, How, Kind, MakeFile, Target, TargetError,
-    TargetOptions, Unlike, compare,
+    Attribute, CompareOptions, DestError, DestOptions, DestTree, FileContent, How, Kind, MakeFile,
+    Unlike, compare,
 };
 use types::Metadata;
 
@@ -48,18 +48,18 @@ fn names_that_are_one_to_the_file_system_are_told_and_nothing_is_lost() {
     }
     for overwrite in [false, true, true] {
         let [options, _] = both_ways();
-        let report = copy(&dirs.source(), &dirs.target(), &TargetOptions { overwrite, ..options });
+        let report = copy(&dirs.source(), &dirs.target(), &DestOptions { overwrite, ..options });
         let (mut told, mut below) = (BTreeMap::new(), BTreeSet::new());
         for error in report.errors {
             match error {
-                TargetError::Collision { path, existing } => {
+                DestError::Collision { path, existing } => {
                     told.insert(path.to_string(), existing);
                 }
                 // Of the directory that there cannot be.
-                TargetError::NoParent { path, .. } => _ = below.insert(path.to_string()),
+                DestError::NoParent { path, .. } => _ = below.insert(path.to_string()),
                 // (The file systems' times differ, so what is there is not known
                 // to be the same.)
-                TargetError::InTheWay { found: Kind::File, .. } => {}
+                DestError::InTheWay { found: Kind::File, .. } => {}
                 error => panic!("{error:?}"),
             }
         }
@@ -86,11 +86,11 @@ fn the_awkward_tree_on_a_memory_stick() {
     let mut refused: BTreeMap<&str, usize> = BTreeMap::new();
     for error in &report.errors {
         let why = match error {
-            TargetError::NameRefused { .. } => "name",
-            TargetError::Collision { .. } => "collision",
-            TargetError::CannotMake { .. } => "kind",
-            TargetError::CannotLink { .. } => "second name",
-            TargetError::NoParent { .. } => "parent",
+            DestError::NameRefused { .. } => "name",
+            DestError::Collision { .. } => "collision",
+            DestError::CannotMake { .. } => "kind",
+            DestError::CannotLink { .. } => "second name",
+            DestError::NoParent { .. } => "parent",
             error => panic!("{error:?}"),
         };
         *refused.entry(why).or_default() += 1;
@@ -120,7 +120,7 @@ fn the_awkward_tree_on_a_memory_stick() {
 fn without_a_rename_that_spares_what_is_there_it_is_spared() {
     let dirs = Dirs::new();
     let Some(_mounted) = mount(&dirs.target()) else { return };
-    let target = Target::open(&dirs.target(), TargetOptions::default()).unwrap();
+    let target = DestTree::open(&dirs.target(), DestOptions::default()).unwrap();
     let said = FileContent { size: 1, mtime_ns: 0, is_sparse: false };
     let make = |name: &str| match target.make_file(&path(name), said, |_| Ok(false)).unwrap() {
         MakeFile::Write(mut sink) => {
@@ -132,7 +132,7 @@ fn without_a_rename_that_spares_what_is_there_it_is_spared() {
     let metadata = Metadata { mode: 0o644, ..Metadata::default() };
     let (first, second) = (make("file"), make("other"));
     fs::write(dirs.target().join("FILE"), b"mine").unwrap();
-    assert!(matches!(first.finish(&metadata), Err(TargetError::InTheWay { .. })));
+    assert!(matches!(first.finish(&metadata), Err(DestError::InTheWay { .. })));
     let made = second.finish(&metadata).unwrap();
     assert_eq!((made.how, made.not_set.len()), (How::New, 0));
     assert_eq!(fs::read(dirs.target().join("FILE")).unwrap(), b"mine");
@@ -145,8 +145,8 @@ fn what_did_not_get_to_the_disk_is_told_whoever_wrote_it_out() {
     let Some(_mounted) = mount(&dirs.target()) else { return };
     let metadata = Metadata { mode: 0o644, ..Metadata::default() };
     for (durable, ahead) in [(false, true), (true, true), (true, false)] {
-        let options = TargetOptions { durable, ..TargetOptions::default() };
-        let target = Target::open(&dirs.target(), options).unwrap();
+        let options = DestOptions { durable, ..DestOptions::default() };
+        let target = DestTree::open(&dirs.target(), options).unwrap();
         let make = |name: &str, content: &[u8]| {
             let said = FileContent { size: 8, mtime_ns: 0, is_sparse: false };
             let made = target.make_file(&path(name), said, |_| Ok(false)).unwrap();
@@ -161,7 +161,7 @@ fn what_did_not_get_to_the_disk_is_told_whoever_wrote_it_out() {
             sink.finish(&metadata)
         };
         let error = make("bad", common::poor::LOST).unwrap_err();
-        assert!(matches!(error, TargetError::Io { .. }), "{error:?}");
+        assert!(matches!(error, DestError::Io { .. }), "{error:?}");
         assert_eq!(names(&dirs.target()), [""; 0]);
         make("good", b"good").unwrap();
         assert_eq!(fs::read(dirs.target().join("good")).unwrap(), b"goodrest");
@@ -178,7 +178,7 @@ fn on_a_file_system_that_tells_case_nothing_collides() {
     set_mode(&dirs.source().join("a"), 0o600);
     for overwrite in [false, true] {
         let [options, _] = both_ways();
-        let report = copy(&dirs.source(), &dirs.target(), &TargetOptions { overwrite, ..options });
+        let report = copy(&dirs.source(), &dirs.target(), &DestOptions { overwrite, ..options });
         assert!(report.is_clean(), "{report:#?}");
     }
     assert_eq!(names(&dirs.target()).len(), 5);

@@ -11,7 +11,7 @@ use std::os::unix::fs::{FileExt, symlink};
 use std::path::{Path, PathBuf};
 
 use common::{Dirs, awkward, copy, owners_to_set};
-use fstree::{CompareOptions, Kind, Resolution, TargetError, TargetOptions, Unlike, compare};
+use fstree::{CompareOptions, DestError, DestOptions, Kind, Resolution, Unlike, compare};
 use proptest::prelude::*;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 
@@ -114,9 +114,9 @@ fn make_file(path: &Path, runs: &[(bool, usize)], holes: bool) -> Option<()> {
     Some(())
 }
 
-fn options(overwrite: bool, by_name: bool) -> TargetOptions {
+fn options(overwrite: bool, by_name: bool) -> DestOptions {
     let resolution = if by_name { Resolution::ByName } else { Resolution::Best };
-    TargetOptions { overwrite, resolution, owners: owners_to_set(), durable: false }
+    DestOptions { overwrite, resolution, owners: owners_to_set(), durable: false }
 }
 
 /// (Holes of less than a block of the file system are not kept.)
@@ -153,9 +153,9 @@ proptest! {
         let mut spoiled = Vec::new();
         for error in &report.errors {
             match error {
-                TargetError::InTheWay { path, found: Kind::Dir } => spoiled.push(path.clone()),
+                DestError::InTheWay { path, found: Kind::Dir } => spoiled.push(path.clone()),
                 // Of a hard link whose first name could not be made.
-                TargetError::Changed { path } | TargetError::NoParent { path, .. } => {
+                DestError::Changed { path } | DestError::NoParent { path, .. } => {
                     spoiled.push(path.clone());
                 }
                 error => prop_assert!(false, "{:?}", error),

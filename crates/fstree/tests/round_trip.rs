@@ -7,7 +7,7 @@ mod common;
 use std::fs;
 
 use common::{Dirs, awkward, both_ways, copy};
-use fstree::{CompareOptions, TargetError, Unlike, compare};
+use fstree::{CompareOptions, DestError, Unlike, compare};
 
 #[test]
 fn the_awkward_tree() {
@@ -45,7 +45,7 @@ fn a_socket_is_recorded_and_reported() {
     let [options, _] = both_ways();
     let report = copy(&dirs.source(), &dirs.target(), &options);
     assert!(
-        matches!(&report.errors[..], [TargetError::CannotMake { kind: fstree::Kind::Socket, .. }]),
+        matches!(&report.errors[..], [DestError::CannotMake { kind: fstree::Kind::Socket, .. }]),
         "{report:#?}"
     );
     let differences = compare(&dirs.source(), &dirs.target(), CompareOptions::default()).unwrap();

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use common::{Dirs, awkward, path, set_mode, walk, while_racing, with_mount};
 use fstree::{
-    FoundKind, Kind, ReadError, Resolution, Root, RootError, Visit, WalkItem, WalkOptions,
+    FoundKind, Kind, ReadError, Resolution, RootError, SourceTree, Visit, WalkItem, WalkOptions,
     is_temp_name,
 };
 use rustix::fs::{CWD, FileType, Mode, RenameFlags, mknodat, renameat_with};
@@ -22,7 +22,7 @@ use types::RelPath;
 
 const BOTH: [Resolution; 2] = [Resolution::Best, Resolution::ByName];
 
-fn paths(root: &Root, options: WalkOptions) -> Vec<RelPath> {
+fn paths(root: &SourceTree, options: WalkOptions) -> Vec<RelPath> {
     let (found, errors) = walk(root, options);
     assert!(errors.is_empty(), "{errors:?}");
     found.into_iter().map(|found| found.path).collect()
@@ -54,7 +54,7 @@ fn every_entry_comes_once_in_the_order_of_paths() {
     paths_by_the_standard_library(&dirs.source(), &RelPath::root(), &mut expected);
     expected.sort();
     for resolution in BOTH {
-        let root = Root::open_with(&dirs.source(), resolution).unwrap();
+        let root = SourceTree::open_with(&dirs.source(), resolution).unwrap();
         for open_dirs_max in [0, 1, 2, 16] {
             let options = WalkOptions { open_dirs_max, ..WalkOptions::default() };
             assert_eq!(paths(&root, options), expected);
@@ -69,7 +69,7 @@ fn the_caller_decides_where_the_walk_goes() {
         fs::create_dir_all(dirs.source().join(name)).unwrap();
     }
     fs::write(dirs.source().join("file"), b"").unwrap();
-    let root = Root::open(&dirs.source()).unwrap();
+    let root = SourceTree::open(&dirs.source()).unwrap();
     let mut asked = Vec::new();
     let decide = |path: &RelPath, kind: Kind| {
         asked.push((path.clone(), kind));
@@ -100,7 +100,7 @@ fn one_path_and_one_directory_are_looked_at_again() {
     fs::write(dirs.source().join("a/file"), b"12345").unwrap();
     symlink("b", dirs.source().join("a/link")).unwrap();
     for resolution in BOTH {
-        let root = Root::open_with(&dirs.source(), resolution).unwrap();
+        let root = SourceTree::open_with(&dirs.source(), resolution).unwrap();
         let (all, _) = walk(&root, WalkOptions::default());
         for found in all {
             assert_eq!(root.examine(&found.path).unwrap().as_ref(), Some(&found));
@@ -126,7 +126,7 @@ fn a_root_that_is_none_is_told_apart() {
     fs::write(at("file"), b"").unwrap();
     symlink("source", at("link")).unwrap();
     symlink("nowhere", at("dangling")).unwrap();
-    let open = |name: &str| Root::open(&at(name));
+    let open = |name: &str| SourceTree::open(&at(name));
     assert!(matches!(open("none"), Err(RootError::Missing(_))));
     assert!(matches!(open("dangling"), Err(RootError::Missing(_))));
     assert!(matches!(open("file"), Err(RootError::NotADirectory(_))));
@@ -159,7 +159,7 @@ fn what_may_not_be_read_is_an_item_and_the_walk_goes_on() {
     set_mode(&dirs.source().join("closed"), 0);
     set_mode(&dirs.source().join("not searchable"), 0o600);
     for resolution in BOTH {
-        let root = Root::open_with(&dirs.source(), resolution).unwrap();
+        let root = SourceTree::open_with(&dirs.source(), resolution).unwrap();
         let (found, errors) = walk(&root, WalkOptions::default());
         let found: Vec<_> = found.iter().map(|found| found.path.to_string()).collect();
         let expected = ["a", "a/file", "closed", "not searchable", "secret", "z", "z/file"];
@@ -174,9 +174,11 @@ fn what_may_not_be_read_is_an_item_and_the_walk_goes_on() {
         assert!(root.list(&path("closed")).is_err());
     }
     set_mode(&dirs.source(), 0o000);
-    assert!(Root::open(&dirs.source()).is_ok_and(|root| root.list(&RelPath::root()).is_err()));
+    assert!(
+        SourceTree::open(&dirs.source()).is_ok_and(|root| root.list(&RelPath::root()).is_err())
+    );
     set_mode(dirs.base(), 0o000);
-    assert!(matches!(Root::open(&dirs.source()), Err(RootError::Denied(_))));
+    assert!(matches!(SourceTree::open(&dirs.source()), Err(RootError::Denied(_))));
 }
 
 #[test]
@@ -194,7 +196,7 @@ fn only_regular_files_are_opened_and_nothing_waits() {
         mknodat(CWD, source.join("device"), FileType::CharacterDevice, Mode::RWXU, device).unwrap();
     }
     for resolution in BOTH {
-        let root = Root::open_with(&source, resolution).unwrap();
+        let root = SourceTree::open_with(&source, resolution).unwrap();
         for (found, _) in common::capture(&root, &mut common::Report::default()) {
             let opened = root.open_file(&found.path);
             match found.kind() {
@@ -218,7 +220,7 @@ fn a_file_that_is_written_to_is_known_to_be() {
     let dirs = Dirs::new();
     let file = dirs.source().join("file");
     fs::write(&file, b"one").unwrap();
-    let root = Root::open(&dirs.source()).unwrap();
+    let root = SourceTree::open(&dirs.source()).unwrap();
     let found = root.examine(&path("file")).unwrap().unwrap();
     let open = root.open_file(&path("file")).unwrap();
     std::thread::sleep(Duration::from_millis(20));
@@ -243,7 +245,7 @@ fn cache_directories_say_what_they_are() {
     }
     fs::create_dir(dirs.source().join("by a link")).unwrap();
     symlink("../good/CACHEDIR.TAG", dirs.source().join("by a link/CACHEDIR.TAG")).unwrap();
-    let root = Root::open(&dirs.source()).unwrap();
+    let root = SourceTree::open(&dirs.source()).unwrap();
     for (name, _, expected) in cases {
         assert_eq!(root.is_cache_dir(&path(name)), expected, "{name}");
     }
@@ -260,12 +262,12 @@ fn hard_links_are_known_by_one_number_that_stays() {
     fs::write(at("alone"), b"").unwrap();
     fs::write(at("x"), b"").unwrap();
     fs::hard_link(at("x"), at("y")).unwrap();
-    let root = Root::open(&dirs.source()).unwrap();
+    let root = SourceTree::open(&dirs.source()).unwrap();
     let id = |name: &str| root.examine(&path(name)).unwrap().unwrap().hard_link;
     assert!(id("a").is_some() && id("a") == id("dir/b") && id("x") == id("y"));
     assert_ne!(id("a"), id("x"));
     assert_eq!((id("alone"), id("dir")), (None, None));
-    let again = Root::open(&dirs.source()).unwrap();
+    let again = SourceTree::open(&dirs.source()).unwrap();
     assert_eq!(again.examine(&path("a")).unwrap().unwrap().hard_link, id("a"));
 }
 
@@ -277,7 +279,7 @@ fn what_is_mounted_inside_is_told_and_can_be_left_out() {
         mount --bind $DIR/outside $DIR/in/bound";
     let Some(dir) = with_mount(test, mount) else { return };
     for resolution in BOTH {
-        let root = Root::open_with(&dir.join("in"), resolution).unwrap();
+        let root = SourceTree::open_with(&dir.join("in"), resolution).unwrap();
         let across = paths(&root, WalkOptions::default());
         let all = ["bound", "bound/inner", "mounted", "mounted/inner", "plain", "plain/inner"];
         assert_eq!(across, all.map(path));
@@ -329,9 +331,10 @@ fn without_proc_files_and_directories_have_all_they_have() {
         matches!(&report.read_errors[..], [error] if *error.path() == path("link")),
         "{report:#?}"
     );
-    let (found, errors) = walk(&Root::open(&dir.join("target")).unwrap(), WalkOptions::default());
+    let (found, errors) =
+        walk(&SourceTree::open(&dir.join("target")).unwrap(), WalkOptions::default());
     assert_eq!((found.len(), errors.len()), (2, 0));
-    let root = Root::open(&dir.join("target")).unwrap();
+    let root = SourceTree::open(&dir.join("target")).unwrap();
     for found in found {
         assert_eq!(root.xattrs(&found).unwrap().xattrs.len(), 1, "{found:?}");
     }
@@ -356,7 +359,7 @@ fn a_directory_that_becomes_a_link_is_never_followed() {
         let until = Instant::now() + Duration::from_secs(2);
         while Instant::now() < until {
             for resolution in BOTH {
-                let root = Root::open_with(&dirs.source(), resolution).unwrap();
+                let root = SourceTree::open_with(&dirs.source(), resolution).unwrap();
                 let options = WalkOptions { open_dirs_max: 1, ..WalkOptions::default() };
                 let (found, errors) = walk(&root, options);
                 for found in found {
@@ -387,7 +390,7 @@ fn files_that_become_pipes_are_never_waited_for() {
     let exchange = || renameat_with(CWD, &file, CWD, &pipe, RenameFlags::EXCHANGE).unwrap();
     let (mut opened, mut refused) = (0, 0);
     while_racing(exchange, || {
-        let root = Root::open(&dirs.source()).unwrap();
+        let root = SourceTree::open(&dirs.source()).unwrap();
         let until = Instant::now() + Duration::from_secs(1);
         while Instant::now() < until {
             match root.open_file(&path("file")) {
@@ -426,7 +429,7 @@ fn what_comes_and_goes_is_there_or_not() {
     while_racing(race, || {
         let until = Instant::now() + Duration::from_secs(2);
         while Instant::now() < until {
-            let root = Root::open(&dirs.source()).unwrap();
+            let root = SourceTree::open(&dirs.source()).unwrap();
             rounds += 1;
             let options = WalkOptions { open_dirs_max: 1, ..WalkOptions::default() };
             let (found, errors) = walk(&root, options);
@@ -452,9 +455,9 @@ fn descriptors_are_few_and_memory_is_names() {
         dir.push(format!("level {level}"));
         fs::create_dir(&dir).unwrap();
     }
-    let root = Root::open(&dirs.source()).unwrap();
+    let root = SourceTree::open(&dirs.source()).unwrap();
     for resolution in BOTH {
-        let root_by = Root::open_with(&dirs.source(), resolution).unwrap();
+        let root_by = SourceTree::open_with(&dirs.source(), resolution).unwrap();
         let options = WalkOptions { open_dirs_max: 4, ..WalkOptions::default() };
         let mut count = 0;
         let own = |link: fs::DirEntry| {

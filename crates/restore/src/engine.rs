@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use fstree::{
-    FileContent, How, Identity, Made, MakeFile, NotSet, OwnerPolicy, RootError, Target,
-    TargetError, TargetOptions,
+    DestError, DestOptions, DestTree, FileContent, How, Identity, Made, MakeFile, NotSet,
+    OwnerPolicy, RootError,
 };
 use parking_lot::Mutex;
 use types::{Cid, Codec, Entry, EntryKind, Metadata, RelPath, with_causes};
@@ -83,7 +83,7 @@ pub enum RestoreError {
     },
     /// The target takes no more.
     #[error("the restore has stopped: the target is full or cannot be written to")]
-    TargetEnds(#[source] TargetError),
+    TargetEnds(#[source] DestError),
     /// The blocks cannot be had any more.
     #[error("the restore has stopped: its blocks cannot be had")]
     Blocks(#[source] BlocksError),
@@ -114,13 +114,13 @@ pub fn restore(
     let of_root = &manifest.header().root.metadata;
     let is_empty = std::fs::read_dir(target).is_ok_and(|mut entries| entries.next().is_none());
     let is_its_own = is_empty || is_as(target, of_root);
-    let made = Target::open(
+    let made = DestTree::open(
         target,
-        TargetOptions {
+        DestOptions {
             overwrite: options.overwrite,
             owners: options.owners.clone(),
             durable: options.durable,
-            ..TargetOptions::default()
+            ..DestOptions::default()
         },
     )
     .map_err(|source| RestoreError::Target { path: target.to_owned(), source })?;
@@ -201,7 +201,7 @@ fn is_as(target: &Path, of_root: &Metadata) -> bool {
 /// What the threads share.
 struct Job<'a> {
     blocks: &'a dyn Blocks,
-    target: Target,
+    target: DestTree,
     progress: &'a Progress,
     report: Mutex<Report>,
     /// Why all of it ends, where it does.
@@ -323,7 +323,7 @@ impl WalkState {
             let linked =
                 identity.map(|identity| job.target.make_hard_link(&first, identity, &task.path));
             match linked {
-                Some(Err(TargetError::CannotLink { .. } | TargetError::Changed { .. })) | None => {
+                Some(Err(DestError::CannotLink { .. } | DestError::Changed { .. })) | None => {
                     // As a file of its own, then.
                     job.make_files(vec![task], ahead);
                 }
@@ -403,7 +403,7 @@ impl Job<'_> {
             }
             match self.make_file(&task, chunk, ahead) {
                 Ok(made) => self.made(&task.path, made, task.metadata.hard_link.is_some()),
-                Err(FileError::Target(error)) => {
+                Err(FileError::Dest(error)) => {
                     self.settle(&task.path, Err(error));
                 }
                 Err(FileError::Stopped) => self.end(RestoreError::Stopped),
@@ -460,22 +460,20 @@ impl Job<'_> {
     }
 
     /// Notes what came of an entry. `None`: it is not there.
-    fn settle(&self, path: &RelPath, made: Result<Made, TargetError>) -> Option<()> {
+    fn settle(&self, path: &RelPath, made: Result<Made, DestError>) -> Option<()> {
         match made {
             Ok(made) => {
                 self.made(path, made, false);
                 Some(())
             }
-            Err(error @ (TargetError::Full { .. } | TargetError::ReadOnly { .. })) => {
+            Err(error @ (DestError::Full { .. } | DestError::ReadOnly { .. })) => {
                 self.end(RestoreError::TargetEnds(error));
                 None
             }
             Err(error) => {
                 let trouble = match &error {
-                    TargetError::InTheWay { .. } | TargetError::Collision { .. } => {
-                        Trouble::InTheWay
-                    }
-                    TargetError::CannotMake { .. } => Trouble::Skipped,
+                    DestError::InTheWay { .. } | DestError::Collision { .. } => Trouble::InTheWay,
+                    DestError::CannotMake { .. } => Trouble::Skipped,
                     _ => Trouble::Failed,
                 };
                 self.note(trouble, with_causes(&error));

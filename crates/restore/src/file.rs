@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt as _;
 
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded};
-use fstree::{FileSink, TargetError, WriteOut};
+use fstree::{DestError, FileSink, WriteOut};
 use types::{Cid, Codec, FileNode, Hash, MAX_TREE_DEPTH, NodeChild, RelPath};
 
 use crate::blocks::{Blocks, BlocksError, one};
@@ -31,7 +31,7 @@ pub(crate) enum FileError {
     #[error(transparent)]
     Blocks(#[from] BlocksError),
     #[error(transparent)]
-    Target(#[from] TargetError),
+    Dest(#[from] DestError),
     #[error("its blocks do not make up the file: {0}")]
     Tree(&'static str),
     #[error("what its blocks make up is another file than was backed up")]
@@ -232,14 +232,14 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
     use crossbeam_channel::unbounded;
-    use fstree::{FileContent, MakeFile, Target, TargetOptions};
+    use fstree::{DestOptions, DestTree, FileContent, MakeFile};
 
     use super::*;
 
     /// Writes a file of `len` bytes, with nobody who writes out; how often it was asked for.
     fn asked_to_write_out(len: u64) -> usize {
         let dir = tempfile::tempdir().unwrap();
-        let target = Target::open(dir.path(), TargetOptions::default()).unwrap();
+        let target = DestTree::open(dir.path(), DestOptions::default()).unwrap();
         let said = FileContent { size: len, mtime_ns: 0, is_sparse: false };
         let path = RelPath::new("file").unwrap();
         let made = target.make_file(&path, said, |_| Ok(false)).unwrap();

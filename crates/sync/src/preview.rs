@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use fstree::{FoundKind, Kind, Root, RootError, Visit, WalkItem, WalkOptions};
+use fstree::{FoundKind, Kind, RootError, SourceTree, Visit, WalkItem, WalkOptions};
 use types::RelPath;
 
 use crate::rules::{Rules, RulesError, matcher};
@@ -94,7 +94,7 @@ pub fn preview(
     exclude: &[String],
     limits: PreviewLimits,
 ) -> Result<Preview, PreviewError> {
-    let root = Root::open(path)?;
+    let root = SourceTree::open(path)?;
     let rules = RefCell::new(Rules::new(&root, exclude)?);
     rules.borrow_mut().enter(&RelPath::root());
     // As a scan does: no other file systems, and nothing in a cache.

@@ -11,7 +11,7 @@
 
 use std::path::Path;
 
-use fstree::Root;
+use fstree::SourceTree;
 use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 use serde::{Deserialize, Serialize};
 
@@ -30,7 +30,7 @@ pub(crate) struct RootId {
 
 impl RootId {
     /// Of a root that is open.
-    pub(crate) fn of(root: &Root) -> Self {
+    pub(crate) fn of(root: &SourceTree) -> Self {
         let identity = root.identity();
         let mut id =
             Self { inode: identity.inode, device: identity.device, born: None, file_system: None };
@@ -108,11 +108,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("root");
         std::fs::create_dir(&path).unwrap();
-        let before = RootId::of(&Root::open(&path).unwrap());
-        assert!(before.is_same(&RootId::of(&Root::open(&path).unwrap())));
+        let before = RootId::of(&SourceTree::open(&path).unwrap());
+        assert!(before.is_same(&RootId::of(&SourceTree::open(&path).unwrap())));
         std::fs::remove_dir(&path).unwrap();
         std::fs::create_dir(&path).unwrap();
-        let after = RootId::of(&Root::open(&path).unwrap());
+        let after = RootId::of(&SourceTree::open(&path).unwrap());
         assert!(!before.is_same(&after), "{before:?} {after:?}");
     }
 }

@@ -6,7 +6,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use fstree::{ReadError, Root};
+use fstree::{ReadError, SourceTree};
 use parking_lot::RwLock;
 use store::{FileId, FileTable, Stamp};
 
@@ -42,7 +42,7 @@ impl FileTable for Files {
         let Some((number, path, row)) = located else { return Ok(None) };
         let Some(root) = self.roots.read().get(&number).cloned() else { return Ok(None) };
         // A root that was exchanged has other inodes, or the very same files.
-        let root = Root::open(&root).map_err(io::Error::other)?;
+        let root = SourceTree::open(&root).map_err(io::Error::other)?;
         let open = root.open_file(&path).map_err(|error| match error {
             ReadError::Io { source, .. } => source,
             error => io::Error::other(error),

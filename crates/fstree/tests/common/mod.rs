@@ -14,8 +14,8 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use fstree::{
-    FileContent, Found, FoundKind, Identity, MakeFile, Owners, ReadError, Resolution, Root, Target,
-    TargetError, TargetOptions, Visit, WalkItem, WalkOptions,
+    DestError, DestOptions, DestTree, FileContent, Found, FoundKind, Identity, MakeFile, Owners,
+    ReadError, Resolution, SourceTree, Visit, WalkItem, WalkOptions,
 };
 use types::{Metadata, RelPath};
 
@@ -23,7 +23,7 @@ use types::{Metadata, RelPath};
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     pub(crate) read_errors: Vec<ReadError>,
-    pub(crate) errors: Vec<TargetError>,
+    pub(crate) errors: Vec<DestError>,
     pub(crate) not_set: Vec<fstree::NotSet>,
     pub(crate) made: usize,
     pub(crate) same: usize,
@@ -44,7 +44,7 @@ pub(crate) fn is_root() -> bool {
 }
 
 /// Everything below `dir`.
-pub(crate) fn walk(root: &Root, options: WalkOptions) -> (Vec<Found>, Vec<ReadError>) {
+pub(crate) fn walk(root: &SourceTree, options: WalkOptions) -> (Vec<Found>, Vec<ReadError>) {
     let (mut found, mut errors) = (Vec::new(), Vec::new());
     for item in root.walk(&RelPath::root(), options, |_, _| Visit::Descend).unwrap() {
         match item {
@@ -56,7 +56,7 @@ pub(crate) fn walk(root: &Root, options: WalkOptions) -> (Vec<Found>, Vec<ReadEr
 }
 
 /// Reads all of a tree that a manifest would have.
-pub(crate) fn capture(root: &Root, report: &mut Report) -> Vec<(Found, Metadata)> {
+pub(crate) fn capture(root: &SourceTree, report: &mut Report) -> Vec<(Found, Metadata)> {
     let owners = Owners::system();
     let (found, errors) = walk(root, WalkOptions::default());
     report.read_errors.extend(errors);
@@ -75,19 +75,19 @@ pub(crate) fn capture(root: &Root, report: &mut Report) -> Vec<(Found, Metadata)
 }
 
 /// Copies a tree by capturing it and making it again.
-pub(crate) fn copy(from: &Path, to: &Path, options: &TargetOptions) -> Report {
+pub(crate) fn copy(from: &Path, to: &Path, options: &DestOptions) -> Report {
     let mut report = Report::default();
-    let root = Root::open_with(from, options.resolution).unwrap();
+    let root = SourceTree::open_with(from, options.resolution).unwrap();
     let entries = capture(&root, &mut report);
-    let target = Target::open(to, options.clone()).unwrap();
+    let target = DestTree::open(to, options.clone()).unwrap();
     make_all(&root, &entries, &target, &mut report);
     report
 }
 
 pub(crate) fn make_all(
-    root: &Root,
+    root: &SourceTree,
     entries: &[(Found, Metadata)],
-    target: &Target,
+    target: &DestTree,
     report: &mut Report,
 ) {
     let mut dirs = Vec::new();
@@ -124,12 +124,12 @@ pub(crate) fn make_all(
 }
 
 fn make_file(
-    root: &Root,
+    root: &SourceTree,
     found: &Found,
     is_sparse: bool,
     metadata: &Metadata,
-    target: &Target,
-) -> Result<fstree::Made, TargetError> {
+    target: &DestTree,
+) -> Result<fstree::Made, DestError> {
     let source = root.open_file(&found.path).unwrap();
     let size = source.stamp.size;
     let content = FileContent { size, mtime_ns: metadata.mtime_ns, is_sparse };
@@ -203,11 +203,11 @@ impl Drop for Dirs {
     }
 }
 
-pub(crate) fn both_ways() -> [TargetOptions; 2] {
-    [Resolution::Best, Resolution::ByName].map(|resolution| TargetOptions {
+pub(crate) fn both_ways() -> [DestOptions; 2] {
+    [Resolution::Best, Resolution::ByName].map(|resolution| DestOptions {
         resolution,
         owners: owners_to_set(),
-        ..TargetOptions::default()
+        ..DestOptions::default()
     })
 }
 

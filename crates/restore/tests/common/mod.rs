@@ -8,7 +8,7 @@ use std::io::Read as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use fstree::{FoundKind, Owners, Root, WalkItem, WalkOptions};
+use fstree::{FoundKind, Owners, SourceTree, WalkItem, WalkOptions};
 use restore::Blocks;
 use store::{BlockStore, FileWriter};
 use types::{
@@ -18,7 +18,7 @@ use types::{
 
 /// Puts a tree into a store; returns its manifest.
 pub fn capture(store: &Arc<dyn BlockStore>, dir: &Path) -> Cid {
-    let root = Root::open(dir).unwrap();
+    let root = SourceTree::open(dir).unwrap();
     let owners = Owners::system();
     let mut entries = Vec::new();
     let walk = root.walk(&RelPath::root(), WalkOptions::default(), |_, _| fstree::Visit::Descend);
@@ -37,7 +37,12 @@ pub fn capture(store: &Arc<dyn BlockStore>, dir: &Path) -> Cid {
     manifest(store, found.metadata(&owners, xattrs), &entries)
 }
 
-fn file(store: &Arc<dyn BlockStore>, root: &Root, path: &RelPath, is_sparse: bool) -> EntryKind {
+fn file(
+    store: &Arc<dyn BlockStore>,
+    root: &SourceTree,
+    path: &RelPath,
+    is_sparse: bool,
+) -> EntryKind {
     let mut open = root.open_file(path).unwrap();
     let mut writer = FileWriter::new(store.clone());
     let mut hasher = blake3::Hasher::new();

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use fstree::{Owners, Root, RootError};
+use fstree::{Owners, RootError, SourceTree};
 use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
 use store::Pin;
@@ -306,7 +306,7 @@ impl Task {
 
     fn look_impl(&mut self, targets: Targets, is_all: bool) -> Result<(), Trouble> {
         let folder = self.config.folder.clone();
-        let root = Root::open(&folder.path).map_err(|error| root_alarm(&error))?;
+        let root = SourceTree::open(&folder.path).map_err(|error| root_alarm(&error))?;
         let identity = RootId::of(&root);
         if let Some(known) = &self.record.root
             && !known.is_same(&identity)

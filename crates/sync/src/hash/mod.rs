@@ -11,7 +11,7 @@ mod pool;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use fstree::{Found, Root};
+use fstree::{Found, SourceTree};
 use parking_lot::Mutex;
 use store::{BlockStore, FileId, InPlaceChunk, InPlaceStore, Pin};
 use types::RelPath;
@@ -26,7 +26,7 @@ use crate::index::{Index, Row, RowStamp};
 /// What reading a file takes.
 #[derive(Debug)]
 pub(crate) struct Reading {
-    pub(crate) root: Root,
+    pub(crate) root: SourceTree,
     pub(crate) index: Arc<Index>,
     pub(crate) store: Arc<dyn BlockStore>,
     pub(crate) in_place: Arc<InPlaceStore>,

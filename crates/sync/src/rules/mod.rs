@@ -15,7 +15,7 @@ mod tests;
 
 use std::io::{self, Read};
 
-use fstree::{ReadError, Root};
+use fstree::{ReadError, SourceTree};
 use ignore::Match;
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 use types::{RelPath, with_causes};
@@ -50,7 +50,7 @@ pub(crate) struct RulesError {
 /// What is left out of one folder, as it is at one place of a walk.
 #[derive(Debug)]
 pub(crate) struct Rules<'a> {
-    root: &'a Root,
+    root: &'a SourceTree,
     config: Gitignore,
     /// The directories from the root down to where the walk is.
     levels: Vec<Level>,
@@ -88,7 +88,7 @@ impl<'a> Rules<'a> {
     /// # Errors
     ///
     /// [`RulesError`]: the first bad pattern of the configuration.
-    pub(crate) fn new(root: &'a Root, exclude: &[String]) -> Result<Self, RulesError> {
+    pub(crate) fn new(root: &'a SourceTree, exclude: &[String]) -> Result<Self, RulesError> {
         let config = matcher(exclude)?;
         Ok(Self { root, config, levels: Vec::new(), problems: Vec::new() })
     }

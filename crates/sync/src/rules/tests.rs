@@ -110,7 +110,7 @@ impl Tree {
 
     /// What the rules leave out, as a walk asks: nothing below what is.
     fn by_walk(&self, exclude: &[String]) -> (BTreeSet<Vec<u8>>, Vec<(RelPath, String)>) {
-        let root = Root::open(self.dir.path()).unwrap();
+        let root = SourceTree::open(self.dir.path()).unwrap();
         let mut rules = Rules::new(&root, exclude).unwrap();
         rules.enter(&RelPath::root());
         let mut sorted: Vec<_> = self
@@ -137,7 +137,7 @@ impl Tree {
     /// What the rules leave out, asked for each path as if it were the only
     /// one, excluded directories entered too.
     fn by_path(&self, exclude: &[String]) -> BTreeSet<Vec<u8>> {
-        let root = Root::open(self.dir.path()).unwrap();
+        let root = SourceTree::open(self.dir.path()).unwrap();
         let mut excluded = BTreeSet::new();
         for text in &self.paths {
             let target = path(text.strip_suffix(b"/").unwrap_or(text));

@@ -407,7 +407,11 @@ impl Scan<'_> {
     }
 
     /// The rules that hold in a directory.
-    fn rules_at<'r>(&self, root: &'r fstree::Root, dir: &RelPath) -> Result<Rules<'r>, SyncError> {
+    fn rules_at<'r>(
+        &self,
+        root: &'r fstree::SourceTree,
+        dir: &RelPath,
+    ) -> Result<Rules<'r>, SyncError> {
         let rules = Rules::new(root, self.order.exclude);
         let mut rules = rules.map_err(|error| SyncError::Refused {
             folder: self.order.folder.clone(),

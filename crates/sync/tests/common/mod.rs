@@ -287,7 +287,7 @@ impl Setup {
 
     pub(crate) fn check_tree(&self, published: &PublishedManifest, root: &Path, without: &[&str]) {
         let mut entries = self.entries(published);
-        let tree = fstree::Root::open(root).unwrap();
+        let tree = fstree::SourceTree::open(root).unwrap();
         for item in
             tree.walk(&RelPath::root(), Default::default(), |_, _| fstree::Visit::Descend).unwrap()
         {

@@ -65,7 +65,7 @@ fn ignore_files_above_each_other_have_a_limit_together() {
 #[test]
 fn a_bad_pattern_of_the_configuration_is_named() {
     let dir = tempfile::tempdir().unwrap();
-    let root = Root::open(dir.path()).unwrap();
+    let root = SourceTree::open(dir.path()).unwrap();
     let error = Rules::new(&root, &["*.o".to_owned(), "a[".to_owned()]).unwrap_err();
     assert_eq!(error.pattern, "a[");
     assert_eq!(error.source, PatternError::Class);
@@ -74,7 +74,7 @@ fn a_bad_pattern_of_the_configuration_is_named() {
 #[test]
 fn an_ignore_file_that_changed_counts_when_its_directory_is_entered_again() {
     let tree = Tree::new(&[b"d/a", b"d/e/a"]);
-    let root = Root::open(tree.dir.path()).unwrap();
+    let root = SourceTree::open(tree.dir.path()).unwrap();
     let mut rules = Rules::new(&root, &[]).unwrap();
     rules.enter(&RelPath::root());
     rules.enter(&path("d"));
@@ -95,7 +95,7 @@ fn an_ignore_file_that_changed_counts_when_its_directory_is_entered_again() {
 #[ignore = "measures"]
 fn rules_measured() {
     let dir = tempfile::tempdir().unwrap();
-    let root = Root::open(dir.path()).unwrap();
+    let root = SourceTree::open(dir.path()).unwrap();
     let paths: Vec<_> =
         (0..1_000_000).map(|n| path(format!("home/user/docs/d{}/file{n}.txt", n / 100))).collect();
     let few: Vec<String> =

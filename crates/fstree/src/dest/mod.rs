@@ -38,7 +38,7 @@ pub use file::{FileContent, FileSink, MakeFile, SameFile, WriteOut};
 pub use temp::is_temp_name;
 
 use crate::beneath::{Resolution, is_absent};
-use crate::error::{CREATE, RootError, TargetError, os_name};
+use crate::error::{CREATE, DestError, RootError, os_name};
 use crate::found::Kind;
 use crate::names::{Buffer, Names};
 use crate::root::open_list;
@@ -47,7 +47,7 @@ use temp::{Temp, TempNames};
 
 /// How a tree is made.
 #[derive(Clone, Debug, Default)]
-pub struct TargetOptions {
+pub struct DestOptions {
     /// Whether what is in the way is replaced. A directory that has something
     /// in it never is.
     pub overwrite: bool,
@@ -63,12 +63,12 @@ pub struct TargetOptions {
 /// A directory in which a tree is made. Its clones are the same target; one
 /// process at a time has a directory as its target.
 #[derive(Clone, Debug)]
-pub struct Target(Arc<Inner>);
+pub struct DestTree(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     fd: OwnedFd,
-    options: TargetOptions,
+    options: DestOptions,
     names: TempNames,
     made: AtomicU64,
     /// The directory that was last asked whether it tells upper from lower
@@ -110,10 +110,10 @@ impl Existing {
         Kind::new(self.stat.file_type)
     }
 
-    fn in_the_way(&self, path: &RelPath) -> TargetError {
+    fn in_the_way(&self, path: &RelPath) -> DestError {
         // What the system has no word for is as little a file as a socket is.
         let found = self.kind().unwrap_or(Kind::Socket);
-        TargetError::InTheWay { path: path.clone(), found }
+        DestError::InTheWay { path: path.clone(), found }
     }
 
     fn same(&self) -> Made {
@@ -140,15 +140,15 @@ fn lock(fd: BorrowedFd<'_>) -> Result<(), Errno> {
     }
 }
 
-impl Target {
+impl DestTree {
     /// Takes a directory as a target, and removes what a killed run left in it
-    /// (in the directories below, [`Target::make_dir`] does). It may be given
+    /// (in the directories below, [`DestTree::make_dir`] does). It may be given
     /// by a link to it, which is followed now and never again.
     ///
     /// # Errors
     ///
     /// [`RootError`]; [`RootError::InUse`] where another has it.
-    pub fn open(dir: &Path, options: TargetOptions) -> Result<Self, RootError> {
+    pub fn open(dir: &Path, options: DestOptions) -> Result<Self, RootError> {
         let context = |errno| RootError::new("open", dir, errno);
         let open = |flags: OFlags| {
             let flags = flags | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -188,7 +188,7 @@ impl Target {
     }
 
     /// Makes the names in the target itself durable, as
-    /// [`Target::finish_dir`] does for those of a directory where it is asked
+    /// [`DestTree::finish_dir`] does for those of a directory where it is asked
     /// to.
     ///
     /// # Errors
@@ -199,17 +199,17 @@ impl Target {
     }
 
     /// Makes what an entry of a manifest says, files excepted: those have
-    /// content, and are made by [`Target::make_file`].
+    /// content, and are made by [`DestTree::make_file`].
     ///
     /// # Errors
     ///
-    /// Those of the call for the kind; for a file, [`TargetError::CannotMake`].
+    /// Those of the call for the kind; for a file, [`DestError::CannotMake`].
     pub fn make(
         &self,
         path: &RelPath,
         kind: &EntryKind,
         metadata: &Metadata,
-    ) -> Result<Made, TargetError> {
+    ) -> Result<Made, DestError> {
         match kind {
             EntryKind::Dir => self.make_dir(path),
             EntryKind::Symlink { target } => self.make_symlink(path, target, metadata),
@@ -226,30 +226,30 @@ impl Target {
     }
 }
 
-fn cannot_make(path: &RelPath, kind: Kind, errno: Errno) -> TargetError {
-    TargetError::CannotMake { path: path.clone(), kind, source: errno.into() }
+fn cannot_make(path: &RelPath, kind: Kind, errno: Errno) -> DestError {
+    DestError::CannotMake { path: path.clone(), kind, source: errno.into() }
 }
 
 impl Inner {
     /// Opens the directory that `path` is in.
-    fn parent<'p>(&self, path: &'p RelPath) -> Result<(OwnedFd, &'p [u8]), TargetError> {
+    fn parent<'p>(&self, path: &'p RelPath) -> Result<(OwnedFd, &'p [u8]), DestError> {
         let bytes = path.as_bytes();
         // The root is there already, and nothing can take its place.
         let Some(name) = path.name() else {
-            return Err(TargetError::InTheWay { path: path.clone(), found: Kind::Dir });
+            return Err(DestError::InTheWay { path: path.clone(), found: Kind::Dir });
         };
         let dir = bytes[..bytes.len() - name.len()].strip_suffix(b"/").unwrap_or(b"");
         if path.parent().is_some_and(|parent| self.is_collided(&parent)) {
             let why = "its directory cannot be told from another here";
             let source = io::Error::new(io::ErrorKind::AlreadyExists, why);
-            return Err(TargetError::NoParent { path: path.clone(), source });
+            return Err(DestError::NoParent { path: path.clone(), source });
         }
         match self.options.resolution.open_dir(self.fd.as_fd(), dir) {
             Ok(fd) => Ok((fd, name)),
             Err(errno) if is_absent(errno) => {
-                Err(TargetError::NoParent { path: path.clone(), source: errno.into() })
+                Err(DestError::NoParent { path: path.clone(), source: errno.into() })
             }
-            Err(errno) => Err(TargetError::new("open the directory of", path, errno)),
+            Err(errno) => Err(DestError::new("open the directory of", path, errno)),
         }
     }
 
@@ -272,19 +272,16 @@ impl Inner {
         dir: BorrowedFd<'_>,
         name: &[u8],
         path: &RelPath,
-    ) -> Result<Option<Existing>, TargetError> {
+    ) -> Result<Option<Existing>, DestError> {
         let stat = match stat_at(dir, name) {
             Ok(stat) => stat,
             Err(Errno::NOENT) => return Ok(None),
-            Err(errno) => return Err(TargetError::new(CREATE, path, errno)),
+            Err(errno) => return Err(DestError::new(CREATE, path, errno)),
         };
         if self.is_folding(dir)
             && let Some(existing) = stored_name(dir, name, &stat)
         {
-            return Err(TargetError::Collision {
-                path: path.clone(),
-                existing: os_name(&existing),
-            });
+            return Err(DestError::Collision { path: path.clone(), existing: os_name(&existing) });
         }
         Ok(Some(Existing { stat }))
     }
@@ -297,7 +294,7 @@ impl Inner {
         dir: BorrowedFd<'_>,
         name: &[u8],
         path: &RelPath,
-    ) -> Result<(), TargetError> {
+    ) -> Result<(), DestError> {
         if !self.options.overwrite {
             return Err(existing.in_the_way(path));
         }
@@ -307,7 +304,7 @@ impl Inner {
         match rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR) {
             Err(Errno::NOTEMPTY | Errno::EXIST) => Err(existing.in_the_way(path)),
             Err(Errno::NOENT) => Ok(()),
-            removed => removed.map_err(|errno| TargetError::new("replace", path, errno)),
+            removed => removed.map_err(|errno| DestError::new("replace", path, errno)),
         }
     }
 
@@ -355,7 +352,7 @@ impl Inner {
     }
 
     /// Gives what is whole its own name.
-    fn commit(&self, temp: &mut Temp, name: &[u8], path: &RelPath) -> Result<(), TargetError> {
+    fn commit(&self, temp: &mut Temp, name: &[u8], path: &RelPath) -> Result<(), DestError> {
         let renamed = if self.options.overwrite {
             rename_over(temp.dir(), temp.name(), name)
         } else {
@@ -370,9 +367,9 @@ impl Inner {
                 let found = stat_at(temp.dir(), name).ok();
                 let found = found.and_then(|stat| Kind::new(stat.file_type));
                 let found = found.unwrap_or(Kind::File);
-                Err(TargetError::InTheWay { path: path.clone(), found })
+                Err(DestError::InTheWay { path: path.clone(), found })
             }
-            Err(errno) => Err(TargetError::new(CREATE, path, errno)),
+            Err(errno) => Err(DestError::new(CREATE, path, errno)),
         }
     }
 

@@ -7,14 +7,14 @@ use rustix::io::Errno;
 use types::{Metadata, RelPath};
 
 use super::apply::{Inode, NotSet};
-use super::{How, Made, Target};
+use super::{DestTree, How, Made};
 use crate::beneath::{PATH_ONLY, is_absent};
-use crate::error::{CREATE, TargetError};
+use crate::error::{CREATE, DestError};
 use crate::found::Kind;
 use crate::root::open_list;
 use crate::stat::stat_fd;
 
-impl Target {
+impl DestTree {
     /// Makes a directory, in which only this user can do anything until it is
     /// finished. A directory that is there already is taken as it is, but made
     /// accessible to its owner, and what a killed run left in it is removed.
@@ -27,16 +27,16 @@ impl Target {
     ///
     /// # Errors
     ///
-    /// [`TargetError`]; what is in the way is replaced only where overwriting
+    /// [`DestError`]; what is in the way is replaced only where overwriting
     /// is asked for.
-    pub fn make_dir(&self, path: &RelPath) -> Result<Made, TargetError> {
+    pub fn make_dir(&self, path: &RelPath) -> Result<Made, DestError> {
         let inner = &self.0;
         if path.is_root() {
             return self.merge(path, inner.fd.as_fd(), b".");
         }
         let (dir, name) = inner.parent(path)?;
         let existing = inner.existing(dir.as_fd(), name, path).inspect_err(|error| {
-            if matches!(error, TargetError::Collision { .. }) {
+            if matches!(error, DestError::Collision { .. }) {
                 inner.note_collision(path);
             }
         })?;
@@ -46,17 +46,17 @@ impl Target {
             }
             Some(_) if inner.options.overwrite => {
                 rustix::fs::unlinkat(&dir, name, AtFlags::empty())
-                    .map_err(|errno| TargetError::new("replace", path, errno))?;
+                    .map_err(|errno| DestError::new("replace", path, errno))?;
             }
             Some(existing) => return Err(existing.in_the_way(path)),
             None => {}
         }
-        let error = |errno| TargetError::new(CREATE, path, errno);
+        let error = |errno| DestError::new(CREATE, path, errno);
         match rustix::fs::mkdirat(&dir, name, Mode::RWXU) {
             Err(Errno::EXIST) => {
                 let found = inner.existing(dir.as_fd(), name, path)?;
                 let found = found.and_then(|found| found.kind()).unwrap_or(Kind::File);
-                return Err(TargetError::InTheWay { path: path.clone(), found });
+                return Err(DestError::InTheWay { path: path.clone(), found });
             }
             made => made.map_err(error)?,
         }
@@ -72,7 +72,7 @@ impl Target {
         path: &RelPath,
         dir: rustix::fd::BorrowedFd<'_>,
         name: &[u8],
-    ) -> Result<Made, TargetError> {
+    ) -> Result<Made, DestError> {
         let open = || {
             let flags = PATH_ONLY | OFlags::DIRECTORY;
             let fd = rustix::fs::openat(dir, name, flags, Mode::empty())?;
@@ -82,9 +82,9 @@ impl Target {
         };
         let (stat, fd) = open().map_err(|errno| match errno {
             errno if is_absent(errno) => {
-                TargetError::InTheWay { path: path.clone(), found: Kind::Symlink }
+                DestError::InTheWay { path: path.clone(), found: Kind::Symlink }
             }
-            errno => TargetError::new("open", path, errno),
+            errno => DestError::new("open", path, errno),
         })?;
         self.0.remove_leftovers(fd.as_fd());
         Ok(Made { how: How::Same, identity: stat.identity(), not_set: Vec::new() })
@@ -106,18 +106,18 @@ impl Target {
     ///
     /// # Errors
     ///
-    /// [`TargetError::NoParent`] where there is no such directory, and others.
+    /// [`DestError::NoParent`] where there is no such directory, and others.
     pub fn finish_dir(
         &self,
         path: &RelPath,
         metadata: &Metadata,
-    ) -> Result<Vec<NotSet>, TargetError> {
+    ) -> Result<Vec<NotSet>, DestError> {
         let inner = &self.0;
         let error = |errno| match errno {
             errno if is_absent(errno) => {
-                TargetError::NoParent { path: path.clone(), source: errno.into() }
+                DestError::NoParent { path: path.clone(), source: errno.into() }
             }
-            errno => TargetError::new("finish", path, errno),
+            errno => DestError::new("finish", path, errno),
         };
         if inner.is_collided(path) {
             return Err(error(Errno::NOENT));
@@ -137,12 +137,12 @@ impl Target {
     }
 
     /// Finishes many directories, those below before those above. (A caller
-    /// with more of them than fit in memory calls [`Target::finish_dir`] in the
+    /// with more of them than fit in memory calls [`DestTree::finish_dir`] in the
     /// reverse of the order of paths.)
     pub fn finish_dirs(
         &self,
         dirs: impl IntoIterator<Item = (RelPath, Metadata)>,
-    ) -> (Vec<NotSet>, Vec<TargetError>) {
+    ) -> (Vec<NotSet>, Vec<DestError>) {
         let mut dirs: Vec<_> = dirs.into_iter().collect();
         dirs.sort_by(|(a, _), (b, _)| b.cmp(a));
         let (mut not_set, mut errors) = (Vec::new(), Vec::new());

@@ -13,8 +13,8 @@ use types::{Metadata, RelPath};
 
 use super::apply::open_inode;
 use super::temp::Temp;
-use super::{How, Inner, Made, Target};
-use crate::error::{CREATE, TargetError};
+use super::{DestTree, How, Inner, Made};
+use crate::error::{CREATE, DestError};
 use crate::found::Kind;
 use crate::root::open_regular;
 use crate::stat::Stat;
@@ -108,20 +108,20 @@ pub struct SameFile {
     stat: Stat,
 }
 
-impl Target {
+impl DestTree {
     /// Begins a file. Where a file of the same length and time is there
     /// already, `verify` is asked whether it has the content, too; so a restore
     /// that was interrupted goes on where it was.
     ///
     /// # Errors
     ///
-    /// [`TargetError`].
+    /// [`DestError`].
     pub fn make_file(
         &self,
         path: &RelPath,
         content: FileContent,
         verify: impl FnOnce(&File) -> io::Result<bool>,
-    ) -> Result<MakeFile, TargetError> {
+    ) -> Result<MakeFile, DestError> {
         let inner = &self.0;
         let (dir, name) = inner.parent(path)?;
         if let Some(existing) = inner.existing(dir.as_fd(), name, path)? {
@@ -149,7 +149,7 @@ impl Target {
                 OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             rustix::fs::openat(dir, temp, flags, Mode::RUSR | Mode::WUSR)
         });
-        let (temp, fd) = made.map_err(|errno| TargetError::new(CREATE, path, errno))?;
+        let (temp, fd) = made.map_err(|errno| DestError::new(CREATE, path, errno))?;
         Ok(MakeFile::Write(FileSink {
             target: inner.clone(),
             path: path.clone(),
@@ -173,10 +173,10 @@ impl FileSink {
     ///
     /// # Errors
     ///
-    /// [`TargetError::Size`] beyond the length that was said;
-    /// [`TargetError::Full`]; [`TargetError::Io`]. The file cannot be finished
+    /// [`DestError::Size`] beyond the length that was said;
+    /// [`DestError::Full`]; [`DestError::Io`]. The file cannot be finished
     /// after any of them.
-    pub fn write(&mut self, bytes: &[u8]) -> Result<(), TargetError> {
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), DestError> {
         let end = self.at.saturating_add(bytes.len() as u64);
         if end > self.content.size {
             return Err(self.wrong_size(end));
@@ -185,7 +185,7 @@ impl FileSink {
             self.body
                 .file
                 .write_all_at(bytes, offset)
-                .map_err(|source| TargetError::from_io("write", &self.path, source))
+                .map_err(|source| DestError::from_io("write", &self.path, source))
         };
         if self.content.is_sparse {
             for (start, part) in data_parts(self.at, bytes) {
@@ -211,8 +211,8 @@ impl FileSink {
         WriteOut { body: self.body.clone(), len: self.at }
     }
 
-    fn wrong_size(&self, found: u64) -> TargetError {
-        TargetError::Size { path: self.path.clone(), expected: self.content.size, found }
+    fn wrong_size(&self, found: u64) -> DestError {
+        DestError::Size { path: self.path.clone(), expected: self.content.size, found }
     }
 
     /// Gives the file its metadata and then its name. Waits for a
@@ -220,14 +220,14 @@ impl FileSink {
     ///
     /// # Errors
     ///
-    /// [`TargetError::Size`] where not all of it has come;
-    /// [`TargetError::InTheWay`] where something has the name by now; those of
+    /// [`DestError::Size`] where not all of it has come;
+    /// [`DestError::InTheWay`] where something has the name by now; those of
     /// [`Self::write_out`]; others. Nothing is left behind.
-    pub fn finish(mut self, metadata: &Metadata) -> Result<Made, TargetError> {
+    pub fn finish(mut self, metadata: &Metadata) -> Result<Made, DestError> {
         if self.at != self.content.size {
             return Err(self.wrong_size(self.at));
         }
-        let error = |source| TargetError::from_io("finish", &self.path, source);
+        let error = |source| DestError::from_io("finish", &self.path, source);
         let file = &self.body.file;
         if self.content.is_sparse {
             file.set_len(self.content.size).map_err(error)?;
@@ -258,13 +258,13 @@ impl SameFile {
     ///
     /// # Errors
     ///
-    /// [`TargetError::Io`].
-    pub fn finish(self, metadata: &Metadata) -> Result<Made, TargetError> {
+    /// [`DestError::Io`].
+    pub fn finish(self, metadata: &Metadata) -> Result<Made, DestError> {
         let mut not_set = Vec::new();
         if self.target.options.overwrite {
             open_inode(&self.fd, Kind::File)
                 .apply(&self.path, metadata, &self.target.options.owners, &mut not_set)
-                .map_err(|errno| TargetError::new("finish", &self.path, errno))?;
+                .map_err(|errno| DestError::new("finish", &self.path, errno))?;
         }
         Ok(Made { how: How::Same, identity: self.stat.identity(), not_set })
     }

@@ -7,25 +7,25 @@ use types::{Metadata, RelPath};
 
 use super::apply::Inode;
 use super::temp::Temp;
-use super::{How, Inner, Made, Target, cannot_make};
+use super::{DestTree, How, Inner, Made, cannot_make};
 use crate::beneath::PATH_ONLY;
-use crate::error::{CREATE, TargetError};
+use crate::error::{CREATE, DestError};
 use crate::found::Kind;
 use crate::stat::{Identity, stat_at, stat_fd};
 
-impl Target {
+impl DestTree {
     /// Makes a symbolic link. Where it points is nobody's business: it is
     /// never followed here.
     ///
     /// # Errors
     ///
-    /// [`TargetError`].
+    /// [`DestError`].
     pub fn make_symlink(
         &self,
         path: &RelPath,
         target: &[u8],
         metadata: &Metadata,
-    ) -> Result<Made, TargetError> {
+    ) -> Result<Made, DestError> {
         let inner = &self.0;
         let (dir, name) = inner.parent(path)?;
         if let Some(existing) = inner.existing(dir.as_fd(), name, path)? {
@@ -46,8 +46,8 @@ impl Target {
     ///
     /// # Errors
     ///
-    /// [`TargetError`].
-    pub fn make_fifo(&self, path: &RelPath, metadata: &Metadata) -> Result<Made, TargetError> {
+    /// [`DestError`].
+    pub fn make_fifo(&self, path: &RelPath, metadata: &Metadata) -> Result<Made, DestError> {
         self.make_special(path, Kind::Fifo, (0, 0), metadata)
     }
 
@@ -55,14 +55,14 @@ impl Target {
     ///
     /// # Errors
     ///
-    /// [`TargetError::CannotMake`] without those rights, and others.
+    /// [`DestError::CannotMake`] without those rights, and others.
     pub fn make_device(
         &self,
         path: &RelPath,
         kind: Kind,
         device: (u32, u32),
         metadata: &Metadata,
-    ) -> Result<Made, TargetError> {
+    ) -> Result<Made, DestError> {
         self.make_special(path, kind, device, metadata)
     }
 
@@ -72,7 +72,7 @@ impl Target {
         kind: Kind,
         device: (u32, u32),
         metadata: &Metadata,
-    ) -> Result<Made, TargetError> {
+    ) -> Result<Made, DestError> {
         let file_type = match kind {
             Kind::Fifo => FileType::Fifo,
             Kind::CharDevice => FileType::CharacterDevice,
@@ -100,15 +100,15 @@ impl Target {
     ///
     /// # Errors
     ///
-    /// [`TargetError::Changed`] where another file is there now;
-    /// [`TargetError::CannotLink`] where the entry has to be made as a file of
+    /// [`DestError::Changed`] where another file is there now;
+    /// [`DestError::CannotLink`] where the entry has to be made as a file of
     /// its own; others.
     pub fn make_hard_link(
         &self,
         existing: &RelPath,
         identity: Identity,
         path: &RelPath,
-    ) -> Result<Made, TargetError> {
+    ) -> Result<Made, DestError> {
         let inner = &self.0;
         let (from_dir, from_name) = inner.parent(existing)?;
         let (dir, name) = inner.parent(path)?;
@@ -122,22 +122,22 @@ impl Target {
             rustix::fs::linkat(&from_dir, from_name, dir, temp, AtFlags::empty())
         });
         let (mut temp, ()) = made.map_err(|errno| match errno {
-            Errno::NOENT => TargetError::Changed { path: existing.clone() },
+            Errno::NOENT => DestError::Changed { path: existing.clone() },
             Errno::MLINK | Errno::XDEV | Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS => {
-                TargetError::CannotLink {
+                DestError::CannotLink {
                     path: path.clone(),
                     existing: existing.clone(),
                     source: errno.into(),
                 }
             }
-            errno => TargetError::new(CREATE, path, errno),
+            errno => DestError::new(CREATE, path, errno),
         })?;
         // Whatever bore the name at that instant has another one now. Only if
         // it is the right file does it get the one that was asked for.
         let linked = stat_at(temp.dir(), temp.name())
-            .map_err(|errno| TargetError::new(CREATE, path, errno))?;
+            .map_err(|errno| DestError::new(CREATE, path, errno))?;
         if linked.identity() != identity {
-            return Err(TargetError::Changed { path: existing.clone() });
+            return Err(DestError::Changed { path: existing.clone() });
         }
         inner.commit(&mut temp, name, path)?;
         // A rename onto another name of the same inode does nothing.
@@ -155,8 +155,8 @@ impl Inner {
         (kind, device): (Kind, (u32, u32)),
         metadata: &Metadata,
         make: impl Fn(BorrowedFd<'_>, &str) -> Result<(), Errno>,
-    ) -> Result<Made, TargetError> {
-        let error = |errno| TargetError::new(CREATE, path, errno);
+    ) -> Result<Made, DestError> {
+        let error = |errno| DestError::new(CREATE, path, errno);
         let (mut temp, ()) = self.make_temp(dir, make).map_err(|errno| match errno {
             Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS => cannot_make(path, kind, errno),
             errno => error(errno),
@@ -164,7 +164,7 @@ impl Inner {
         let fd = open_own(&temp, kind, device).map_err(error)?;
         let Some(fd) = fd else {
             temp.keep();
-            return Err(TargetError::Changed { path: path.clone() });
+            return Err(DestError::Changed { path: path.clone() });
         };
         let mut not_set = Vec::new();
         let inode = Inode { fd: fd.as_fd(), kind, is_path_only: true };
