@@ -1,5 +1,4 @@
-//! The values that say where something is in the network: addresses and
-//! networks, URLs, multiaddrs.
+//! Network values: IP addresses and networks, URLs, multiaddrs.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -13,13 +12,13 @@ use url::Url;
 
 use crate::values::{ValueError, serde_as_text};
 
-/// An address, or a network in CIDR form.
+/// An IP address, or a network in CIDR notation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Network(IpNet);
 
 impl Network {
-    /// Whether `address` belongs to it. An IPv4 address that came in through
-    /// an IPv6 socket (`::ffff:192.0.2.1`) counts as the IPv4 address.
+    /// Reports whether `address` is in the network. An IPv4 address reported by
+    /// an IPv6 socket (`::ffff:192.0.2.1`) is treated as the IPv4 address.
     pub fn contains(&self, address: IpAddr) -> bool {
         self.0.contains(&address.to_canonical())
     }
@@ -46,7 +45,8 @@ impl FromStr for Network {
                 text.contains(|c: char| c.is_ascii_alphabetic()) && !text.contains([':', '/']);
             if is_name { ValueError::HostName } else { ValueError::Network }
         })?;
-        // Addresses are compared as IPv4: such a network would match nothing.
+        // Mapped addresses are compared as IPv4, so this network would match
+        // nothing.
         if let IpAddr::V6(v6) = network.addr()
             && let Some(v4) = v6.to_ipv4_mapped()
         {
@@ -69,13 +69,13 @@ impl fmt::Display for Network {
 
 serde_as_text!(Network);
 
-/// Where a source's manifests are asked for: `http` or `https`, a host, and no
-/// user name, query or fragment.
+/// URL of a manifest server: `http` or `https`, a host, and no user name, query
+/// or fragment.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ManifestUrl(Url);
 
 impl ManifestUrl {
-    /// The URL of a resource below this one, such as `manifests`.
+    /// Returns the URL of a resource below this one, such as `manifests`.
     pub fn endpoint(&self, name: &str) -> Url {
         let mut url = self.0.clone();
         let path = format!("{}/{name}", url.path().trim_end_matches('/'));
@@ -83,12 +83,12 @@ impl ManifestUrl {
         url
     }
 
-    /// The host: a name or an address.
+    /// Returns the host: a name or an IP address.
     pub fn host(&self) -> url::Host<&str> {
-        self.0.host().expect("a URL without a host was refused when it was read")
+        self.0.host().expect("from_str rejects a URL without a host")
     }
 
-    /// The port, that of the scheme where none is given.
+    /// Returns the port, or the default port of the scheme.
     pub fn port(&self) -> u16 {
         self.0.port_or_known_default().unwrap_or(80)
     }
@@ -101,10 +101,10 @@ impl FromStr for ManifestUrl {
         if text.is_empty() {
             return Err(ValueError::Empty);
         }
-        // A URL parser for browsers forgives blanks, backslashes and missing
-        // slashes; what it then makes of the text is not what it says.
+        // The URL parser follows browsers: it accepts spaces, backslashes and
+        // missing slashes, and changes their meaning.
         if text.chars().any(|c| c.is_control() || c.is_whitespace() || c == '\\') {
-            return Err(ValueError::Url("it holds a blank or a backslash".to_owned()));
+            return Err(ValueError::Url("spaces and backslashes are not allowed".to_owned()));
         }
         let lower = text.to_ascii_lowercase();
         let rest = lower.strip_prefix("http://").or_else(|| lower.strip_prefix("https://"));
@@ -146,7 +146,8 @@ impl fmt::Display for ManifestUrl {
 
 serde_as_text!(ManifestUrl);
 
-/// The peer that a multiaddr leads to: the last `/p2p`, unless it is a relay's.
+/// Returns the destination peer of a multiaddr: the last `/p2p` component,
+/// unless it is the relay.
 pub fn peer_id_of(address: &Multiaddr) -> Option<PeerId> {
     address.iter().fold(None, |peer, part| match part {
         Protocol::P2p(id) => Some(id),
@@ -155,8 +156,8 @@ pub fn peer_id_of(address: &Multiaddr) -> Option<PeerId> {
     })
 }
 
-/// The host that a multiaddr leads to, as a URL writes it: IPv6 in brackets.
-/// `None` where a relay stands in between, because the host is the relay's.
+/// Returns the host of a multiaddr as written in a URL: IPv6 in brackets.
+/// `None` if a relay is in between, because the host is then the relay's.
 pub fn host_of(address: &Multiaddr) -> Option<String> {
     if address.iter().any(|part| part == Protocol::P2pCircuit) {
         return None;
@@ -171,16 +172,16 @@ pub fn host_of(address: &Multiaddr) -> Option<String> {
     })
 }
 
-/// What a multiaddr is for, which decides what it has to hold.
+/// The use of a multiaddr, which determines the required components.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AddressUse {
-    /// A host and a port.
+    /// Requires a host and a port.
     Reach,
-    /// A host, a port and a peer id.
+    /// Requires a host, a port and a peer id.
     Peer,
 }
 
-/// Reads a multiaddr and checks that it leads somewhere.
+/// Parses a multiaddr and checks that it can be dialed.
 pub(crate) fn parse_address(text: &str, purpose: AddressUse) -> Result<Multiaddr, ValueError> {
     if text.is_empty() {
         return Err(ValueError::Empty);
@@ -211,7 +212,7 @@ pub(crate) fn parse_address(text: &str, purpose: AddressUse) -> Result<Multiaddr
     match parts.next() {
         Some(Protocol::Tcp(0) | Protocol::Udp(0)) => return Err(ValueError::PortZero),
         Some(Protocol::Tcp(_) | Protocol::Udp(_)) => {}
-        // The records of a dnsaddr hold the ports.
+        // The DNS records of a dnsaddr contain the ports.
         _ if matches!(host, Some(Protocol::Dnsaddr(_))) => {}
         _ => return Err(ValueError::NoPort),
     }
@@ -221,7 +222,7 @@ pub(crate) fn parse_address(text: &str, purpose: AddressUse) -> Result<Multiaddr
     Ok(address)
 }
 
-/// A multiaddr that may be missing, which is written as the empty text.
+/// Serde for an optional multiaddr: `None` is the empty string.
 pub(crate) mod optional_address {
     use super::{Deserialize, Deserializer, Multiaddr, Serializer};
 

@@ -1,104 +1,29 @@
-//! From text to a [`Config`], or to everything that is wrong with the text.
-//!
-//! Three passes, each over the whole text, so that one look at the messages
-//! is enough to mend a file: the syntax; every key and value by itself, by the
-//! table in `schema.rs`; then what has to fit together. A pass runs only where
-//! the one before found nothing, because it would report consequences.
+//! Checks every key and value on its own against the key table.
 
 use std::net::IpAddr;
 use std::ops::Range;
 use std::str::FromStr;
 
 use libp2p_identity::PeerId;
-use serde::Deserialize;
 use toml::Spanned;
-use toml::de::{DeTable, DeValue, Deserializer};
+use toml::de::{DeTable, DeValue};
+use types::FolderId;
 
 use crate::addresses::{AddressUse, ManifestUrl, Network, parse_address};
-use crate::config::{Config, ROOT};
 use crate::error::{Fault, Place, Problem};
-use crate::schema::{KeySpec, Kind, similar};
+use crate::keys::{keys, similar};
+use crate::schema::{KeySpec, Kind};
+use crate::size::{ByteSize, Rate};
 use crate::values::{FolderPath, LogLevel, Name, Pattern, ValueError};
-use crate::{ByteSize, FolderId, Rate};
 
-/// How many errors of syntax are reported: the later ones mostly follow from
-/// the first.
-const SYNTAX_ERRORS_MAX: usize = 5;
-
-/// How many problems are collected. Each costs a walk over the file.
+/// Maximum number of collected problems. Each costs a walk over the file.
 const PROBLEMS_MAX: usize = 200;
 
-/// How many characters of a value a message shows.
+/// Maximum number of characters of a value in a message.
 const FOUND_CHARS_MAX: usize = 160;
 
-/// Reads a configuration.
-pub(crate) fn parse(text: &str) -> Result<Config, Vec<Problem>> {
-    let (table, errors) = DeTable::parse_recoverable(text);
-    if !errors.is_empty() {
-        return Err(syntax_problems(text, errors));
-    }
-    let mut check = Check { text, problems: Vec::new() };
-    check.table(ROOT, "", table.get_ref(), 0..0);
-    check.finish()?;
-
-    let config = match Config::deserialize(Deserializer::from(table.clone())) {
-        Ok(config) => config,
-        Err(error) => {
-            let place = place(text, error.span().unwrap_or(0..0).start);
-            let fault = Fault::Refused(error.message().to_owned());
-            return Err(vec![Problem { place, key: String::new(), fault }]);
-        }
-    };
-    let mut check = Check { text, problems: Vec::new() };
-    check.conflicts(&config, table.get_ref());
-    check.finish()?;
-    Ok(config)
-}
-
-/// The place of a byte of `text`.
-pub(crate) fn place(text: &str, offset: usize) -> Place {
-    // A file from Windows may begin with a mark that no editor shows.
-    let text = text.strip_prefix('\u{feff}').map_or((text, 0), |rest| (rest, 3));
-    let (text, offset) = (text.0, offset.saturating_sub(text.1));
-    let before = &text.as_bytes()[..offset.min(text.len())];
-    let line_start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-    Place {
-        line: 1 + before.iter().filter(|byte| **byte == b'\n').count(),
-        column: 1 + String::from_utf8_lossy(&before[line_start..]).chars().count(),
-    }
-}
-
-/// At most one a line, because the others on it follow from the first.
-fn syntax_problems(text: &str, mut errors: Vec<toml::de::Error>) -> Vec<Problem> {
-    let start = |error: &toml::de::Error| error.span().map_or(0, |span| span.start);
-    errors.sort_by_key(start);
-    let mut problems: Vec<Problem> = Vec::new();
-    let mut line_end = None;
-    for error in errors {
-        let at = start(&error).min(text.len());
-        if line_end.is_some_and(|end| at <= end) {
-            continue;
-        }
-        line_end = Some(text[at..].find('\n').map_or(text.len(), |newline| at + newline));
-        let found = error.span().and_then(|span| text.get(span)).map(clip).unwrap_or_default();
-        let message = match error.message() {
-            "duplicate key" => format!("`{found}` is given a second time"),
-            message if message.starts_with("string values must be quoted") => {
-                "a text has to stand in quotes".to_owned()
-            }
-            message => message.trim_end_matches(", expected nothing").to_owned(),
-        };
-        let fault = Fault::Syntax(message);
-        problems.push(Problem { place: place(text, at), key: String::new(), fault });
-        if problems.len() == SYNTAX_ERRORS_MAX {
-            break;
-        }
-    }
-    problems
-}
-
-/// A value of a known kind, in the text that stands for it in every spelling:
-/// what an item of a list is compared by.
+/// Returns the canonical spelling of a value, to compare list items that are
+/// spelled differently.
 pub(crate) fn canonical(kind: Kind, text: &str) -> Option<String> {
     fn read<T: FromStr + ToString>(text: &str) -> Option<String> {
         text.parse::<T>().ok().map(|value| value.to_string())
@@ -111,36 +36,42 @@ pub(crate) fn canonical(kind: Kind, text: &str) -> Option<String> {
     }
 }
 
-/// The problems of one pass over `text`.
+/// Collects the problems of one pass over a text.
 pub(crate) struct Check<'t> {
     text: &'t str,
     problems: Vec<Problem>,
 }
 
-impl Check<'_> {
-    fn finish(&mut self) -> Result<(), Vec<Problem>> {
+impl<'t> Check<'t> {
+    pub(crate) fn new(text: &'t str) -> Self {
+        Self { text, problems: Vec::new() }
+    }
+
+    /// Returns the collected problems in the order of the text, if there are
+    /// any.
+    pub(crate) fn finish(mut self) -> Result<(), Vec<Problem>> {
         if self.problems.is_empty() {
             return Ok(());
         }
-        let mut problems = std::mem::take(&mut self.problems);
-        problems.sort_by_key(|problem| problem.place);
-        Err(problems)
+        self.problems.sort_by_key(|problem| problem.place);
+        Err(self.problems)
     }
 
     pub(crate) fn report(&mut self, key: &str, span: &Range<usize>, fault: Fault) {
         if self.problems.len() == PROBLEMS_MAX {
             return;
         }
-        let place = place(self.text, span.start);
+        let place = Place::of(self.text, span.start);
         self.problems.push(Problem { place, key: key.to_owned(), fault });
     }
 
-    /// What stands at `span`, short enough for a message.
+    /// Returns the text at `span`, shortened for a message.
     fn found(&self, span: &Range<usize>) -> String {
         clip(self.text.get(span.clone()).unwrap_or_default())
     }
 
-    fn table(
+    /// Checks a table and everything in it.
+    pub(crate) fn table(
         &mut self,
         specs: &'static [KeySpec],
         path: &str,
@@ -241,9 +172,9 @@ impl Check<'_> {
 
     fn wrong_type(&mut self, kind: Kind, path: &str, value: &Spanned<DeValue<'_>>) {
         let type_name = match value.get_ref() {
-            DeValue::String(_) => "a text",
-            DeValue::Integer(_) => "a number",
-            DeValue::Float(_) => "a number with a fraction",
+            DeValue::String(_) => "a string",
+            DeValue::Integer(_) => "an integer",
+            DeValue::Float(_) => "a floating-point number",
             DeValue::Boolean(_) => "a boolean",
             DeValue::Datetime(_) => "a date",
             DeValue::Array(_) => "a list",
@@ -257,21 +188,6 @@ impl Check<'_> {
 enum TextFault {
     Range,
     Malformed(ValueError),
-}
-
-impl Kind {
-    /// Whether the value is written as a text.
-    pub(crate) fn is_text(self) -> bool {
-        !matches!(
-            self,
-            Self::Bool
-                | Self::Port
-                | Self::Number { .. }
-                | Self::List { .. }
-                | Self::Table(_)
-                | Self::Tables { .. }
-        )
-    }
 }
 
 fn check_text(kind: Kind, text: &str) -> Result<(), TextFault> {
@@ -313,21 +229,21 @@ fn integer(number: &toml::de::DeInteger<'_>) -> Option<i128> {
     i128::from_str_radix(number.as_str(), number.radix()).ok()
 }
 
-/// The key that was probably meant, here or in another section.
+/// Suggests a key for an unknown one, in this table or in another section.
 fn suggest(prefix: &str, name: &str, known: &[&'static str]) -> Option<String> {
     if let Some(here) = similar(name, known.iter().copied()) {
         return Some(here.to_owned());
     }
     let is_it = |path: &&str| !path.contains("[]") && path.rsplit('.').next() == Some(name);
-    let mut elsewhere = crate::keys().iter().map(|key| key.path.as_str()).filter(is_it);
+    let mut elsewhere = keys().iter().map(|key| key.path.as_str()).filter(is_it);
     match (elsewhere.next(), elsewhere.next()) {
         (Some(path), None) if !prefix.contains('[') => Some(path.to_owned()),
         _ => None,
     }
 }
 
-/// A value as a message shows it: on one line, without control characters.
-fn clip(text: &str) -> String {
+/// Returns a value as shown in a message: one line, without control characters.
+pub(crate) fn clip(text: &str) -> String {
     let mut shown = String::new();
     for (at, c) in text.chars().enumerate() {
         if at == FOUND_CHARS_MAX {

@@ -1,15 +1,16 @@
-//! Every setting: its type, its default, its range, what it is for, and
-//! whether a running instance applies a change.
+//! Every setting: its type, default, range, purpose, and whether a running
+//! instance applies a change.
 //!
-//! The `section!` declarations are the only place that says any of this. A
-//! line reads
+//! The `section!` declarations are the only place that states any of this. A
+//! declaration reads
 //!
 //! ```text
-//! /// What it is for.
+//! /// Purpose of the key.
 //! key: type = default, kind with its range, Live or NeedsRestart;
 //! ```
 //!
-//! A setting lands here together with the test of its effect.
+//! Add a setting here together with a test of its effect. Keys are looked up in
+//! `keys.rs`.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -26,7 +27,7 @@ use crate::size::{ByteSize, Rate};
 use crate::values::{FolderPath, LogLevel, Name, Pattern};
 use types::FolderId;
 
-/// A table whose keys all have defaults.
+/// Declares a table whose keys all have defaults.
 macro_rules! section {
     (
         $(#[doc = $about:literal])*
@@ -70,159 +71,155 @@ macro_rules! section {
 }
 
 section! {
-    /// The whole configuration.
+    /// The complete configuration.
     pub struct Config {
-        /// This instance: its ports, its peers, its disk.
+        /// This instance: ports, peers, disk space, logging.
         node: NodeConfig = NodeConfig::default(), Kind::Table(NodeConfig::KEYS), Live;
-        /// The source: which folders are watched and published.
+        /// The source: the folders to back up, and when to publish changes.
         sync: SyncConfig = SyncConfig::default(), Kind::Table(SyncConfig::KEYS), Live;
-        /// The server of the source, which tells a backup server what there is to pull.
+        /// The server on the source from which backup servers fetch manifests.
         manifest_server: ManifestServerConfig = ManifestServerConfig::default(),
             Kind::Table(ManifestServerConfig::KEYS), Live;
-        /// The backup server: whom to pull from, and what to keep.
+        /// The backup server: the sources to back up, and the snapshots to keep.
         backup_server: BackupServerConfig = BackupServerConfig::default(),
             Kind::Table(BackupServerConfig::KEYS), Live;
     }
 }
 
-/// The sections of the file.
-pub(crate) const ROOT: &[KeySpec] = Config::KEYS;
-
 section! {
-    /// This instance: its ports, its peers, its disk.
+    /// This instance: ports, peers, disk space, logging.
     pub struct NodeConfig {
-        /// TCP port for file transfer (libp2p).
+        /// TCP port for block transfer between peers (libp2p).
         listen_port: u16 = DEFAULT_LISTEN_PORT, Kind::Port, NeedsRestart;
-        /// UDP port for finding peers (libp2p over QUIC).
+        /// UDP port for peer discovery (libp2p over QUIC).
         discovery_port: u16 = 8090, Kind::Port, NeedsRestart;
-        /// TCP port of the REST API and the web UI, on this machine alone.
+        /// TCP port of the REST API and the web UI; reachable from this computer only.
         api_port: u16 = 8080, Kind::Port, NeedsRestart;
-        /// Ask for the token wherever the API answers: for the node API, metrics and looks too.
+        /// Require the API token for all API requests, including read-only requests and metrics.
         api_require_token: bool = false, Kind::Bool, Live;
-        /// Addresses that the sockets listen on, all but the API's.
+        /// IP addresses to listen on; the REST API always listens on loopback only.
         bind: Vec<IpAddr> = vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()],
             Kind::List { of: &Kind::IpAddr, min: 1, max: 64 }, NeedsRestart;
-        /// Multiaddrs to tell peers besides those that are found by themselves.
+        /// Multiaddrs to announce to peers in addition to the detected ones.
         announce_addresses: Vec<Multiaddr> = Vec::new(), list(&Kind::Address), NeedsRestart;
-        /// Peer ids that are served besides the backup peer and the source peers.
+        /// Peer ids that may fetch blocks, in addition to the backup server and the sources.
         allowed_peers: Vec<PeerId> = Vec::new(), list(&Kind::PeerId), Live;
-        /// Multiaddrs of peers through which others are found (DHT).
+        /// Multiaddrs of the peers used to enter the DHT and find other peers.
         bootstrap: Vec<Multiaddr> = Vec::new(), list(&Kind::PeerAddress), NeedsRestart;
-        /// Find peers on the local network by themselves.
+        /// Discover peers on the local network with mDNS.
         mdns: bool = true, Kind::Bool, NeedsRestart;
-        /// How much this instance may store; "0" goes up to the reserve of the disk.
+        /// Maximum size of the block store; "0" means no limit other than disk_reserve.
         max_storage: ByteSize = ByteSize::from_bytes(0), SIZE, Live;
-        /// How much always stays free on the disk.
+        /// Disk space that the block store leaves free.
         disk_reserve: ByteSize = ByteSize::from_bytes(1_000_000_000), SIZE, Live;
-        /// How much is logged.
+        /// Log level.
         log_level: LogLevel = LogLevel::Info, Kind::LogLevel, Live;
     }
 }
 
 section! {
-    /// The source: which folders are watched and published.
+    /// The source: the folders to back up, and when to publish changes.
     pub struct SyncConfig {
-        /// Multiaddr of the backup server, with its peer id; its host also receives the trigger.
+        /// Multiaddr of the backup server, including its peer id; triggers go to the same host.
         #[serde(with = "optional_address")]
         backup_peer_address: Option<Multiaddr> = None, Kind::PeerAddressOrNone, Live;
-        /// Port on the backup server that receives the trigger.
+        /// TCP port on the backup server that receives triggers.
         backup_trigger_port: u16 = DEFAULT_TRIGGER_PORT,
             Kind::Number { min: 1, max: 65_535, unit: Unit::Port }, Live;
-        /// Trigger the backup server after each new manifest.
+        /// Send the backup server a trigger after each new manifest.
         backup_auto_notify: bool = true, Kind::Bool, Live;
-        /// Publish after this many changed files …
+        /// Publish a manifest after this many changed files …
         manifest_update_threshold: u32 = 10, count(1, 1_000_000), Live;
-        /// … or after this long without a further change.
+        /// … or after this time without another change.
         manifest_max_delay_ms: u64 = 2_000,
             Kind::Number { min: 0, max: 600_000, unit: Unit::Milliseconds }, Live;
-        /// How often every folder is compared with the disk, whatever the watcher says.
+        /// Interval between complete scans of every folder, in case the watcher missed a change.
         rescan_interval_secs: u64 = 3_600, seconds(1, 7 * DAY), Live;
-        /// How long until the backup server is triggered again if it does not acknowledge.
+        /// Time until the trigger is sent again if the backup server does not confirm.
         manifest_retry_interval_secs: u64 = 300, seconds(1, DAY), Live;
-        /// How often it is triggered again before that is shown as an error.
+        /// Number of repeated triggers before the missing confirmation is shown as an error.
         manifest_max_retries: u32 = 5, count(0, 100), Live;
-        /// How fast this instance sends at most; "0" is without limit.
+        /// Maximum upload rate; "0" means no limit.
         upload_limit: Rate = Rate::from_bytes_per_sec(0), RATE, Live;
-        /// The watched folders.
+        /// The folders to back up.
         folders: Vec<FolderConfig> = Vec::new(),
             Kind::Tables { of: FolderConfig::KEYS, max: 1_000 }, Live;
     }
 }
 
 section! {
-    /// The server of the source, which tells a backup server what there is to
-    /// pull.
+    /// The server on the source from which backup servers fetch manifests.
     pub struct ManifestServerConfig {
-        /// Tell the whitelisted addresses what there is to pull, once a folder exists.
+        /// Serve manifests to the whitelisted addresses; the server starts with the first folder.
         enabled: bool = true, Kind::Bool, Live;
-        /// TCP port on which backup servers ask.
+        /// TCP port on which backup servers fetch manifests.
         port: u16 = 8085, Kind::Port, NeedsRestart;
-        /// Addresses or networks that may ask; this machine always may.
+        /// IP addresses or networks that may fetch manifests; this computer always may.
         whitelisted_ips: Vec<Network> = Vec::new(), list(&Kind::Network), Live;
     }
 }
 
 section! {
-    /// The backup server: whom to pull from, and what to keep.
+    /// The backup server: the sources to back up, and the snapshots to keep.
     pub struct BackupServerConfig {
-        /// Pull from the source peers.
+        /// Back up the sources in source_peers.
         enabled: bool = false, Kind::Bool, Live;
-        /// How often each source is asked for something new.
+        /// Interval at which each source is polled for a new manifest.
         poll_interval_secs: u64 = 30, seconds(1, DAY), Live;
-        /// How many folders are pulled at once, of all sources together.
+        /// Maximum number of folders pulled at the same time, over all sources.
         max_concurrent_downloads: u32 = 3, count(1, 64), Live;
-        /// How often a pull that failed is tried again before it is an error.
+        /// Number of times a failed pull is retried before it is reported as an error.
         max_retries: u32 = 3, count(0, 100), Live;
-        /// TCP port on which sources say that there is something new.
+        /// TCP port that receives triggers from sources.
         trigger_port: u16 = DEFAULT_TRIGGER_PORT, Kind::Port, NeedsRestart;
-        /// How fast this instance receives at most; "0" is without limit.
+        /// Maximum download rate; "0" means no limit.
         download_limit: Rate = Rate::from_bytes_per_sec(0), RATE, Live;
-        /// Which snapshots of a folder are kept: the newest, one an hour, day, week, month.
+        /// The snapshots of a folder to keep: the newest, and one per hour, day, week and month.
         keep: Keep = Keep::default(), Kind::Table(Keep::KEYS), Live;
-        /// The sources to pull from.
+        /// The sources to back up.
         source_peers: Vec<SourcePeer> = Vec::new(),
             Kind::Tables { of: SourcePeer::KEYS, max: 1_000 }, Live;
     }
 }
 
 section! {
-    /// Which snapshots of a folder are kept. A snapshot that one of the rules
-    /// keeps stays.
+    /// The snapshots of a folder to keep. A snapshot is kept if at least one
+    /// rule keeps it.
     pub struct Keep {
-        /// How many of the newest snapshots are kept.
+        /// Number of newest snapshots to keep.
         last: u32 = 10, count(0, 100_000), Live;
-        /// For how many hours the last snapshot of the hour is kept.
+        /// Number of hours for which the last snapshot of the hour is kept.
         hourly: u32 = 48, count(0, 100_000), Live;
-        /// For how many days the last snapshot of the day is kept.
+        /// Number of days for which the last snapshot of the day is kept.
         daily: u32 = 30, count(0, 100_000), Live;
-        /// For how many weeks the last snapshot of the week is kept.
+        /// Number of weeks for which the last snapshot of the week is kept.
         weekly: u32 = 12, count(0, 100_000), Live;
-        /// For how many months the last snapshot of the month is kept.
+        /// Number of months for which the last snapshot of the month is kept.
         monthly: u32 = 24, count(0, 100_000), Live;
     }
 }
 
-/// A watched folder.
+/// A folder to back up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FolderConfig {
-    /// The stable id.
+    /// Stable id of the folder.
     pub id: FolderId,
-    /// Where the folder is.
+    /// Path of the folder.
     pub path: FolderPath,
-    /// What people call it; the last part of the path where it is not given.
+    /// Display name; without it, the last component of the path.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<Name>,
-    /// Patterns of what is left out.
+    /// Patterns of the entries that are not backed up.
     #[serde(default)]
     pub exclude: Vec<Pattern>,
-    /// Whether nothing is published until it is resumed.
+    /// True if nothing is published until the folder is resumed.
     #[serde(default)]
     pub paused: bool,
 }
 
 impl FolderConfig {
-    /// What people call it: its name, or the last part of its path.
+    /// Returns the name, or the last component of the path if there is none.
     pub fn display_name(&self) -> String {
         if let Some(name) = &self.name {
             return name.as_str().to_owned();
@@ -232,67 +229,67 @@ impl FolderConfig {
     }
 
     pub(crate) const KEYS: &'static [KeySpec] = &[
-        item("id", "The stable id of the folder.", Kind::FolderId, true),
-        item("path", "Where the folder is.", Kind::FolderPath, true),
+        item("id", "Stable id of the folder.", Kind::FolderId, true),
+        item("path", "Path of the folder.", Kind::FolderPath, true),
         item(
             "name",
-            "What people call it; without it, the last part of the path.",
+            "Display name; without it, the last component of the path.",
             Kind::Name,
             false,
         ),
-        item("exclude", "What is left out, in .gitignore syntax.", list(&Kind::Pattern), false),
-        item("paused", "Publish nothing until it is resumed.", Kind::Bool, false),
+        item(
+            "exclude",
+            "Patterns of entries not to back up, in .gitignore syntax.",
+            list(&Kind::Pattern),
+            false,
+        ),
+        item("paused", "Publish nothing until the folder is resumed.", Kind::Bool, false),
     ];
 }
 
-/// A source that this instance pulls from.
+/// A source that this instance backs up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SourcePeer {
-    /// What people call it.
+    /// Display name.
     pub name: Name,
-    /// Where its manifests are asked for.
+    /// URL of the source's manifest server.
     pub manifest_server_url: ManifestUrl,
-    /// Whose signature the manifests have to bear.
+    /// Peer id that must have signed the manifests.
     pub peer_id: PeerId,
-    /// Where blocks are pulled from; see [`SourcePeer::dial_addresses`].
+    /// Multiaddrs to pull blocks from; see [`SourcePeer::dial_addresses`].
     #[serde(default)]
     pub addresses: Vec<Multiaddr>,
 }
 
 impl SourcePeer {
     pub(crate) const KEYS: &'static [KeySpec] = &[
-        item("name", "What people call the source.", Kind::Name, true),
-        item(
-            "manifest_server_url",
-            "Where the source is asked what there is to pull.",
-            Kind::Url,
-            true,
-        ),
+        item("name", "Display name of the source.", Kind::Name, true),
+        item("manifest_server_url", "URL of the source's manifest server.", Kind::Url, true),
         item(
             "peer_id",
-            "The peer id of the source: nobody else's manifests are taken.",
+            "Peer id of the source; manifests that it did not sign are rejected.",
             Kind::PeerId,
             true,
         ),
         item(
             "addresses",
-            "Multiaddrs to pull from; without any, TCP 8070 on the URL's host and what discovery finds.",
+            "Multiaddrs to pull blocks from; if empty, TCP port 8070 on the URL's host and discovered addresses.",
             list(&Kind::Address),
             false,
         ),
     ];
 }
 
-/// The port for file transfer of an instance that says nothing else.
+/// Default TCP port for block transfer.
 pub const DEFAULT_LISTEN_PORT: u16 = 8070;
-/// The port of the trigger, the same on both sides.
+/// Default TCP port for triggers, the same on both sides.
 const DEFAULT_TRIGGER_PORT: u16 = 8086;
 const DAY: u64 = 86_400;
 
-/// Below the smallest, a number without a unit was meant to have one.
+/// The minimum catches a number whose unit was forgotten.
 const SIZE: Kind = Kind::Size { min: 64_000, max: 1_000_000_000_000_000_000 };
-/// Below the smallest, nothing would arrive within any timeout.
+/// Below the minimum, no transfer would complete within its timeout.
 const RATE: Kind = Kind::Rate { min: 1_000, max: 1_000_000_000_000 };
 
 const fn list(of: &'static Kind) -> Kind {
@@ -312,70 +309,70 @@ const fn item(name: &'static str, doc: &'static str, kind: Kind, required: bool)
 }
 
 impl Config {
-    /// Every peer that blocks may be served to: the backup peer, the source
-    /// peers and [`NodeConfig::allowed_peers`].
+    /// Returns every peer that may fetch blocks: the backup server, the sources
+    /// and [`NodeConfig::allowed_peers`].
     pub fn served_peers(&self) -> BTreeSet<PeerId> {
         let backup = self.sync.backup_peer_id();
         let sources = self.backup_server.source_peers.iter().map(|source| source.peer_id);
         self.node.allowed_peers.iter().copied().chain(backup).chain(sources).collect()
     }
 
-    /// The watched folder of that id.
+    /// Returns the folder with this id.
     pub fn folder(&self, id: &FolderId) -> Option<&FolderConfig> {
         self.sync.folders.iter().find(|folder| folder.id == *id)
     }
 
-    /// The source of that name.
+    /// Returns the source with this name.
     pub fn source(&self, name: &str) -> Option<&SourcePeer> {
         self.backup_server.source_peers.iter().find(|source| source.name.as_str() == name)
     }
 }
 
 impl SyncConfig {
-    /// The backup server's peer id.
+    /// Returns the peer id of the backup server.
     pub fn backup_peer_id(&self) -> Option<PeerId> {
         self.backup_peer_address.as_ref().and_then(peer_id_of)
     }
 
-    /// The host that receives the trigger, as a URL writes it. `None` where
-    /// there is no backup server, or only a relay leads to it.
+    /// Returns the host that receives triggers, as written in a URL. `None` if
+    /// there is no backup server, or if it is reached through a relay.
     pub fn trigger_host(&self) -> Option<String> {
         self.backup_peer_address.as_ref().and_then(host_of)
     }
 
-    /// [`SyncConfig::manifest_max_delay_ms`].
+    /// Returns [`SyncConfig::manifest_max_delay_ms`] as a duration.
     pub fn manifest_max_delay(&self) -> Duration {
         Duration::from_millis(self.manifest_max_delay_ms)
     }
 
-    /// [`SyncConfig::rescan_interval_secs`].
+    /// Returns [`SyncConfig::rescan_interval_secs`] as a duration.
     pub fn rescan_interval(&self) -> Duration {
         Duration::from_secs(self.rescan_interval_secs)
     }
 
-    /// [`SyncConfig::manifest_retry_interval_secs`].
+    /// Returns [`SyncConfig::manifest_retry_interval_secs`] as a duration.
     pub fn manifest_retry_interval(&self) -> Duration {
         Duration::from_secs(self.manifest_retry_interval_secs)
     }
 }
 
 impl BackupServerConfig {
-    /// [`BackupServerConfig::poll_interval_secs`].
+    /// Returns [`BackupServerConfig::poll_interval_secs`] as a duration.
     pub fn poll_interval(&self) -> Duration {
         Duration::from_secs(self.poll_interval_secs)
     }
 }
 
 impl Keep {
-    /// Whether no rule keeps anything.
+    /// Reports whether no rule keeps any snapshot.
     pub fn is_nothing(&self) -> bool {
         [self.last, self.hourly, self.daily, self.weekly, self.monthly].iter().all(|n| *n == 0)
     }
 }
 
 impl SourcePeer {
-    /// Where to dial it: [`SourcePeer::addresses`], or TCP 8070 on the host of
-    /// the URL where there are none. Each names the peer.
+    /// Returns the multiaddrs to dial: [`SourcePeer::addresses`], or TCP port
+    /// 8070 on the host of the URL if there are none. Each includes the peer id.
     pub fn dial_addresses(&self) -> Vec<Multiaddr> {
         let name_peer = |address: &Multiaddr| {
             if peer_id_of(address).is_some() {

@@ -1,4 +1,4 @@
-//! What has to fit together: the checks that look at more than one key.
+//! Checks the rules that relate several keys.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -6,32 +6,40 @@ use std::ops::Range;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
+use types::FolderId;
 
-use crate::FolderId;
 use crate::addresses::peer_id_of;
 use crate::check::Check;
 use crate::config::Config;
 use crate::error::Conflict;
 use crate::values::FolderPath;
 
-impl Check<'_> {
-    fn conflict(&mut self, root: &DeTable<'_>, key: &str, conflict: Conflict) {
-        self.report(key, &locate(root, key), conflict.into());
+/// Reports every conflict between two values of `config`, which was read from
+/// `root`.
+pub(crate) fn check_conflicts(check: &mut Check<'_>, config: &Config, root: &DeTable<'_>) {
+    let mut conflicts = Conflicts { check, config, root };
+    conflicts.binds();
+    conflicts.ports();
+    conflicts.folders();
+    conflicts.sources();
+    if config.backup_server.keep.is_nothing() {
+        conflicts.report("backup_server.keep", Conflict::KeepNothing);
+    }
+}
+
+struct Conflicts<'a, 't, 'r> {
+    check: &'a mut Check<'t>,
+    config: &'a Config,
+    root: &'a DeTable<'r>,
+}
+
+impl Conflicts<'_, '_, '_> {
+    fn report(&mut self, key: &str, conflict: Conflict) {
+        self.check.report(key, &locate(self.root, key), conflict.into());
     }
 
-    /// What has to fit together.
-    pub(crate) fn conflicts(&mut self, config: &Config, root: &DeTable<'_>) {
-        self.binds(config, root);
-        self.ports(config, root);
-        self.folders(config, root);
-        self.sources(config, root);
-        if config.backup_server.keep.is_nothing() {
-            self.conflict(root, "backup_server.keep", Conflict::KeepNothing);
-        }
-    }
-
-    fn binds(&mut self, config: &Config, root: &DeTable<'_>) {
-        let binds = &config.node.bind;
+    fn binds(&mut self) {
+        let binds = &self.config.node.bind;
         for (at, &address) in binds.iter().enumerate() {
             let same = binds[..at].iter().copied().find(|other| *other == address);
             let wider = binds.iter().copied().find(|other| {
@@ -39,18 +47,19 @@ impl Check<'_> {
             });
             if let Some(other) = same.or(wider) {
                 let conflict = Conflict::SameBind { address, other };
-                self.conflict(root, &format!("node.bind[{at}]"), conflict);
+                self.report(&format!("node.bind[{at}]"), conflict);
             }
         }
     }
 
-    fn ports(&mut self, config: &Config, root: &DeTable<'_>) {
+    fn ports(&mut self) {
+        let config = self.config;
         let binds_loopback = config.node.bind.iter().any(|address| {
             address.is_unspecified()
                 || *address == IpAddr::from(Ipv4Addr::LOCALHOST)
                 || *address == IpAddr::from(Ipv6Addr::LOCALHOST)
         });
-        // A server that is off takes no port, and turning it on is checked too.
+        // A disabled server uses no port. Enabling it is checked again.
         let sockets = [
             ("node.listen_port", config.node.listen_port, true),
             ("node.api_port", config.node.api_port, true),
@@ -70,31 +79,31 @@ impl Check<'_> {
                 && port != 0
                 && enabled
             {
-                // The key that stands in the file is the one to mend.
-                let is_given = |key| lookup(root, key).is_some();
+                // Blame the key that the file sets, rather than a default.
+                let is_given = |key| lookup(self.root, key).is_some();
                 let (key, other) = if is_given(key) || !is_given(other_key) {
                     (key, other_key)
                 } else {
                     (other_key, key)
                 };
-                self.conflict(root, key, Conflict::SamePort { port, other });
+                self.report(key, Conflict::SamePort { port, other });
             }
         }
     }
 
-    fn folders(&mut self, config: &Config, root: &DeTable<'_>) {
-        let folders = &config.sync.folders;
+    fn folders(&mut self) {
+        let folders = &self.config.sync.folders;
         let mut ids: HashMap<&FolderId, &FolderPath> = HashMap::new();
         for (at, folder) in folders.iter().enumerate() {
             if let Some(path) = ids.get(&folder.id) {
                 let path = path.as_path().to_owned();
                 let conflict = Conflict::SameFolderId { id: folder.id.clone(), path };
-                self.conflict(root, &format!("sync.folders[{at}].id"), conflict);
+                self.report(&format!("sync.folders[{at}].id"), conflict);
             } else {
                 ids.insert(&folder.id, &folder.path);
             }
         }
-        // In this order a folder comes behind those that it lies in.
+        // In this order a folder comes after the folders that contain it.
         let mut order: Vec<usize> = (0..folders.len()).collect();
         order.sort_by(|a, b| folders[*a].path.cmp(&folders[*b].path).then(a.cmp(b)));
         let mut outer: Vec<usize> = Vec::new();
@@ -115,36 +124,37 @@ impl Check<'_> {
                     let outer = other.path.as_path().to_owned();
                     Conflict::NestedFolders { inner, outer, outer_id: other.id.clone() }
                 };
-                self.conflict(root, &format!("sync.folders[{at}].path"), conflict);
+                self.report(&format!("sync.folders[{at}].path"), conflict);
             }
             outer.push(at);
         }
     }
 
-    fn sources(&mut self, config: &Config, root: &DeTable<'_>) {
-        let sources = &config.backup_server.source_peers;
+    fn sources(&mut self) {
+        let sources = &self.config.backup_server.source_peers;
         for (at, source) in sources.iter().enumerate() {
             let path = format!("backup_server.source_peers[{at}]");
             if sources[..at].iter().any(|other| other.name == source.name) {
                 let conflict = Conflict::SameSourceName(source.name.to_string());
-                self.conflict(root, &format!("{path}.name"), conflict);
+                self.report(&format!("{path}.name"), conflict);
             }
             if let Some(other) = sources[..at].iter().find(|other| other.peer_id == source.peer_id)
             {
                 let conflict = Conflict::SameSourcePeer(other.name.to_string());
-                self.conflict(root, &format!("{path}.peer_id"), conflict);
+                self.report(&format!("{path}.peer_id"), conflict);
             }
             for (index, address) in source.addresses.iter().enumerate() {
                 if let Some(found) = peer_id_of(address).filter(|peer| *peer != source.peer_id) {
                     let conflict = Conflict::OtherPeer { found, expected: source.peer_id };
-                    self.conflict(root, &format!("{path}.addresses[{index}]"), conflict);
+                    self.report(&format!("{path}.addresses[{index}]"), conflict);
                 }
             }
         }
     }
 }
 
-/// Where the value of `path` stands, or as much of the path as does.
+/// Returns the span of the value at `path`, or of the longest prefix of the
+/// path that exists.
 fn locate(root: &DeTable<'_>, path: &str) -> Range<usize> {
     let mut span = 0..0;
     let mut end = Some(path.len());

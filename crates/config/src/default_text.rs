@@ -1,24 +1,26 @@
-//! The file that a new instance gets: every key, commented, with its default.
+//! Generates the configuration file of a new instance: every key as a comment,
+//! with its default.
 
-use crate::config::{Config, FolderConfig, ROOT, SourcePeer};
-use crate::schema::{Apply, KeySpec, Kind, Unit};
+use crate::config::{Config, FolderConfig, SourcePeer};
+use crate::schema::{Apply, KeySpec, Kind};
+use crate::values::LogLevel;
 
 const HEAD: &str = "\
-# The settings of Archivist.
+# Archivist configuration.
 #
-# Every key is shown with its default, as a comment. To change one, write it
-# without the `#`, or let `archivist config set KEY VALUE` do it: it leaves the
-# rest of this file as it is. A change of a key marked (restart) takes effect at
-# the next start, of any other at once. docs/config.md says more.
+# Every key is shown as a comment with its default. To change a key, remove the
+# `#`, or run `archivist config set KEY VALUE`, which preserves the rest of this
+# file. Changes of keys marked (restart) take effect at the next start, all
+# others immediately. See docs/config.md for details.
 ";
 
 impl Config {
-    /// A commented file that says nothing: every key with its default and what
-    /// it is for.
+    /// Returns a file that sets nothing and shows every key with its default
+    /// and its purpose as a comment.
     pub fn default_text() -> String {
         let defaults = toml::Table::try_from(Self::default()).unwrap_or_default();
         let mut text = HEAD.to_owned();
-        for section in ROOT {
+        for section in Self::KEYS {
             let Kind::Table(specs) = section.kind else { continue };
             let defaults = defaults.get(section.name).and_then(toml::Value::as_table);
             text += &format!("\n# {}\n[{}]\n", section.doc.trim(), section.name);
@@ -38,18 +40,11 @@ fn key(spec: &KeySpec, default: Option<&toml::Value>) -> String {
     format!("\n# {}{}\n# {} = {default}\n", spec.doc.trim(), note(spec), spec.name)
 }
 
-/// The range, and whether a change needs a restart.
+/// Returns the range of a key, and whether a change needs a restart.
 fn note(spec: &KeySpec) -> String {
     let range = match spec.kind {
-        Kind::Number { min, max, unit } => {
-            let unit = match unit {
-                Unit::Seconds => " seconds",
-                Unit::Milliseconds => " milliseconds",
-                _ => "",
-            };
-            Some(format!("{min} to {max}{unit}"))
-        }
-        Kind::LogLevel => Some(crate::LogLevel::NAMES.join(", ")),
+        Kind::Number { min, max, .. } => Some(format!("{min} to {max}{}", spec.kind.unit_suffix())),
+        Kind::LogLevel => Some(LogLevel::NAMES.join(", ")),
         _ => None,
     };
     let restart = (spec.apply == Apply::NeedsRestart).then(|| "restart".to_owned());
@@ -57,9 +52,9 @@ fn note(spec: &KeySpec) -> String {
     if notes.is_empty() { String::new() } else { format!(" ({})", notes.join("; ")) }
 }
 
-/// A table of a list. Indented, so that nobody takes it for a default.
+/// Returns an example table of a list, indented to set it apart from defaults.
 fn example(section: &str, spec: &KeySpec, of: &[KeySpec]) -> String {
-    let mut text = format!("\n# {} One such table each:\n#\n", spec.doc.trim());
+    let mut text = format!("\n# {} One table each:\n#\n", spec.doc.trim());
     text += &format!("#     [[{section}.{}]]\n", spec.name);
     for item in of {
         let value = match (spec.name, item.name) {

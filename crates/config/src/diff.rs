@@ -1,31 +1,31 @@
-//! What differs between two configurations, and what a running instance can
-//! do about it.
+//! Compares two configurations, and tells which changes a running instance
+//! applies.
 
 use serde::Serialize;
 
-use crate::config::{Config, ROOT};
+use crate::config::Config;
 use crate::schema::{Apply, KeySpec, Kind};
 
-/// A key that has another value.
+/// A key with a changed value.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Change {
-    /// The path of the key. A list of tables is one key: which folder or
-    /// source differs, the two configurations tell.
+    /// Path of the key. A list of tables is one key; compare the two
+    /// configurations to learn which folder or source differs.
     pub key: String,
-    /// Whether a running instance applies it.
+    /// When the change takes effect in a running instance.
     pub kind: Apply,
-    /// The old value, as the file would have it.
+    /// The old value in TOML syntax.
     pub old: String,
-    /// The new value, as the file would have it.
+    /// The new value in TOML syntax.
     pub new: String,
 }
 
-/// The keys whose values differ, in the order of the file.
+/// Returns the keys whose values differ, in the order of the file.
 pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
     let mut changes = Vec::new();
-    // A configuration is always a table: its type says so.
+    // A struct always serializes to a table.
     let table = |config| toml::Table::try_from(config).unwrap_or_default();
-    collect(ROOT, "", &table(old), &table(new), &mut changes);
+    collect(Config::KEYS, "", &table(old), &table(new), &mut changes);
     changes
 }
 

@@ -1,49 +1,49 @@
-//! `docs/config.md`, made from the table of the keys.
+//! Generates `docs/config.md` from the key table.
 
-use crate::config::{Config, ROOT};
-use crate::schema::{Apply, KeySpec, Kind, Unit, keys};
+use crate::config::Config;
+use crate::keys::keys;
+use crate::schema::{Apply, KeySpec, Kind};
 
 const HEAD: &str = "\
 # Configuration
 
-<!-- Made from crates/config/src/config.rs: UPDATE_DOCS=1 cargo test -p config -->
+<!-- Generated from crates/config/src/config.rs: UPDATE_DOCS=1 cargo test -p config -->
 
-`config.toml` lies in `$XDG_CONFIG_HOME/archivist/` (`~/.config/archivist/`), or in
-the directory that `--home` or `ARCHIVIST_HOME` names. Every key has a default, so
-an empty file is valid; `archivist init` writes one in which every key is shown as a
-comment.
+`config.toml` is in `$XDG_CONFIG_HOME/archivist/` (`~/.config/archivist/`), or in the
+directory given by `--home` or `ARCHIVIST_HOME`. Every key has a default, so an empty
+file is valid. `archivist init` creates a file that shows every key as a comment.
 
-* An unknown key, a wrong type or a value out of range stops the start. The message
-  names the file, line, column, key and what is allowed, for everything that is wrong
-  at once. The file is never overwritten.
+* An unknown key, a wrong type or a value out of range prevents the start. The message
+  lists every problem with its file, line, column, key and the allowed values. The file
+  is never overwritten.
 * `archivist config get KEY` and `archivist config set KEY VALUE` read and change one
-  key; comments, order and line ends stay. A change that would make the file invalid
-  is refused, and the file stays as it was.
-* **live**: a running instance applies a change that is made through the CLI or the
-  UI at once. **restart**: it applies the change when it is started the next time.
+  key. Comments, order and line endings are preserved. A change that would make the file
+  invalid is rejected, and the file stays unchanged.
+* **live**: a running instance applies a change made through the CLI or the web UI
+  immediately. **restart**: the change takes effect at the next start.
 
-Sizes are written `500GB` or `1GiB`, rates `10MB/s`: `KB` `MB` `GB` `TB` `PB` are
-powers of 1000, `KiB` `MiB` `GiB` `TiB` `PiB` of 1024, and a plain number is bytes.
-Where 0 is allowed for a port, it means any free one.
+Sizes are written as `500GB` or `1GiB`, rates as `10MB/s`. `KB` `MB` `GB` `TB` `PB` are
+powers of 1000, `KiB` `MiB` `GiB` `TiB` `PiB` are powers of 1024, and a number without a
+unit is bytes. Where a port may be 0, 0 selects any free port.
 ";
 
-/// The reference of all keys, in Markdown.
+/// Returns the reference of all keys in Markdown.
 pub fn reference() -> String {
     let mut text = HEAD.to_owned();
-    for section in ROOT {
+    for section in Config::KEYS {
         let Kind::Table(specs) = section.kind else { continue };
         text += &format!("\n## `[{}]`\n\n{}\n", section.name, section.doc.trim());
         let rows = |prefix: &str, specs: &[KeySpec]| -> String {
             specs.iter().map(|spec| row(prefix, spec)).collect()
         };
-        text += "\n| key | default | allowed | change | what it is for |\n|---|---|---|---|---|\n";
+        text += "\n| key | default | allowed | change | purpose |\n|---|---|---|---|---|\n";
         let prefix = format!("{}.", section.name);
         text += &rows(&prefix, specs);
         for spec in specs {
             if let Kind::Tables { of, .. } = spec.kind {
                 text +=
                     &format!("\n### `[[{}.{}]]`\n\n{}\n", section.name, spec.name, spec.doc.trim());
-                text += "\n| key | default | allowed | change | what it is for |\n|---|---|---|---|---|\n";
+                text += "\n| key | default | allowed | change | purpose |\n|---|---|---|---|---|\n";
                 text += &rows(&format!("{prefix}{}[].", spec.name), of);
             }
         }
@@ -72,14 +72,12 @@ fn row(prefix: &str, spec: &KeySpec) -> String {
     let name = path.trim_start_matches(|c| c != '.').trim_start_matches('.');
     let name = name.rsplit("[].").next().unwrap_or(name);
     let allowed = match spec.kind {
-        Kind::Number { min, max, unit } => match unit {
-            Unit::Seconds => format!("{min} to {max} s"),
-            Unit::Milliseconds => format!("{min} to {max} ms"),
-            _ => format!("{min} to {max}"),
-        },
-        Kind::Port => "0 to 65535".to_owned(),
+        Kind::Number { .. } | Kind::Port => {
+            let (min, max) = spec.kind.range().unwrap_or_default();
+            format!("{min} to {max}{}", spec.kind.unit_suffix())
+        }
         Kind::List { of, .. } => format!("list: {}", of.allowed()),
-        Kind::Tables { of: _, max } => format!("at most {max} tables, below"),
+        Kind::Tables { of: _, max } => format!("at most {max} tables, see below"),
         kind => kind.allowed(),
     };
     let change = match spec.apply {

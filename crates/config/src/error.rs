@@ -1,7 +1,8 @@
-//! What can go wrong with the configuration.
+//! Errors of the configuration.
 //!
-//! Each message names the file, the place in it, the key, what was found there
-//! and what is allowed, so that nobody has to look anything up to mend it.
+//! Each message names the file, the line, the key, the value that was found and
+//! the allowed values, so that the file can be corrected without looking
+//! anything up.
 
 use std::fmt;
 use std::io;
@@ -11,36 +12,36 @@ use std::path::{Path, PathBuf};
 use crate::values::ValueError;
 use types::FolderId;
 
-/// How many problems a message shows; the rest is counted.
+/// Maximum number of problems listed in a message; further ones are counted.
 const SHOWN_MAX: usize = 20;
 
-/// An error of the configuration. The file is as it was, whatever the error.
+/// An error of the configuration. The file is unchanged after any of them.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
-    /// There is no file. Whether that is an error is for the caller to say.
-    #[error("{} does not exist; `archivist init` writes it", .0.display())]
+    /// The file does not exist. The caller decides whether that is an error.
+    #[error("{} does not exist; `archivist init` creates it", .0.display())]
     Missing(PathBuf),
-    /// The file system refused.
+    /// A file system call failed.
     #[error("cannot {action} {}", path.display())]
     Io {
-        /// What was tried, as a verb.
+        /// The failed action, as a verb.
         action: &'static str,
-        /// On what.
+        /// The file or directory.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the operating system.
         #[source]
         source: io::Error,
     },
-    /// A directory, a pipe or a device where the file should be.
+    /// The path leads to a directory, a pipe or a device.
     #[error("{} is not a regular file", .0.display())]
     NotAFile(PathBuf),
-    /// Longer than [`crate::MAX_FILE_LEN`].
-    #[error("{} has {len} bytes, over the limit of {}: is it the right file?", path.display(), crate::MAX_FILE_LEN)]
+    /// The file is longer than [`crate::MAX_FILE_LEN`].
+    #[error("{} has {len} bytes, more than the limit of {}; check that it is the right file", path.display(), crate::MAX_FILE_LEN)]
     TooLarge {
         /// The file.
         path: PathBuf,
-        /// Its length, in bytes.
+        /// Length in bytes.
         len: u64,
     },
     /// The file is not a valid configuration.
@@ -48,7 +49,7 @@ pub enum ConfigError {
     Invalid {
         /// The file.
         path: PathBuf,
-        /// All that is wrong, in the order of the file.
+        /// Every problem, in the order of the file.
         problems: Vec<Problem>,
     },
     /// A change would make the configuration invalid.
@@ -56,70 +57,73 @@ pub enum ConfigError {
     Refused {
         /// The file, which was not changed.
         path: PathBuf,
-        /// What is wrong with the change.
+        /// The problems of the changed configuration.
         problems: Vec<Problem>,
     },
-    /// A path that names no key.
+    /// No key has this path.
     #[error("there is no key {key:?}{}", did_you_mean(suggestion.as_deref()))]
     NoSuchKey {
-        /// The path that was given.
+        /// The given path.
         key: String,
-        /// A path that looks like it.
+        /// A similar path that exists.
         suggestion: Option<String>,
     },
-    /// A path to a section or a list of tables, which has no single value.
-    #[error("`{key}` cannot be set as a whole: {hint}")]
+    /// The path leads to a section or a list of tables, which has no single
+    /// value.
+    #[error("`{key}` cannot be set as one value: {hint}")]
     NotSettable {
-        /// The path that was given.
+        /// The given path.
         key: String,
-        /// What to do instead.
+        /// The alternative, for the user.
         hint: &'static str,
     },
-    /// A list operation on what is not a list.
+    /// A list operation was applied to a key that is not a list.
     #[error("`{0}` is not a list of values")]
     NotAList(String),
-    /// An item to remove that is not in the list.
-    #[error("`{key}` does not hold {item}")]
+    /// The item to remove is not in the list.
+    #[error("`{key}` does not contain {item}")]
     NoSuchItem {
         /// The list.
         key: String,
-        /// The item that was given.
+        /// The given item.
         item: String,
     },
-    /// No watched folder has that id.
+    /// No folder has this id.
     #[error("no folder has the id {0}; `archivist folder list` shows the ids")]
     NoSuchFolder(FolderId),
-    /// No source has that name.
+    /// No source has this name.
     #[error("no source is named {0:?}; `archivist source list` shows the names")]
     NoSuchSource(String),
-    /// The file is written in a way that the change cannot be fitted into.
-    #[error("cannot change `{key}` in {} and leave the rest as it is: change it by hand", path.display())]
+    /// The file is written in a form that cannot be edited without changing
+    /// other parts of it.
+    #[error("cannot change `{key}` in {} without touching other lines; edit the file by hand", path.display())]
     NoPlace {
         /// The file.
         path: PathBuf,
-        /// The key that was to be changed.
+        /// The key to change.
         key: String,
     },
-    /// Another process holds the lock of the file for too long.
-    #[error("another process is changing {}: try again; if none is, check who holds {}", path.display(), lock.display())]
+    /// Another process kept the lock of the file for too long.
+    #[error("another process is changing {}; try again, or find the process that holds {}", path.display(), lock.display())]
     Locked {
         /// The file.
         path: PathBuf,
-        /// The lock beside it.
+        /// The lock file in the same directory.
         lock: PathBuf,
     },
-    /// Another program wrote the file each time that it was to be written.
-    #[error("{} is being changed by another program: try again", .0.display())]
+    /// Another program changed the file before every attempt to write it.
+    #[error("another program keeps changing {}; try again", .0.display())]
     Busy(PathBuf),
-    /// Neither a home directory nor what stands for it.
-    #[error("cannot tell where the {wanted} is: HOME is not set; set it, or give --home DIR")]
+    /// No environment variable names the directory, and there is no home
+    /// directory.
+    #[error("cannot find the {wanted} directory: HOME is not set; set it, or use --home DIR")]
     NoHome {
-        /// What was looked for.
+        /// The purpose of the directory.
         wanted: &'static str,
     },
 }
 
-/// Where in a file something is: counted from 1, columns in characters.
+/// A position in a text, counted from 1; columns count characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
     /// The line.
@@ -128,142 +132,142 @@ pub struct Place {
     pub column: usize,
 }
 
-/// One thing that is wrong with a configuration.
+/// One mistake in a configuration, with its position.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// Where it is.
+    /// Position of the key or value.
     pub place: Place,
-    /// The path of the key, such as `sync.folders[1].path`; empty where what
-    /// is wrong belongs to no key.
+    /// Path of the key, such as `sync.folders[1].path`; empty if the problem
+    /// concerns no key.
     pub key: String,
-    /// What is wrong.
+    /// The mistake.
     pub fault: Fault,
 }
 
-/// What is wrong with a key or its value.
+/// A mistake in a key or its value.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Fault {
     /// The file is not UTF-8.
-    #[error("this is not text: the file has to be UTF-8")]
+    #[error("the file is not valid UTF-8")]
     NotUtf8,
     /// The file is not TOML.
-    #[error("this is not TOML: {0}")]
+    #[error("invalid TOML: {0}")]
     Syntax(String),
-    /// There is no such key.
-    #[error("there is no such key{}", unknown(suggestion.as_deref(), known))]
+    /// The table has no such key.
+    #[error("unknown key{}", unknown(suggestion.as_deref(), known))]
     UnknownKey {
-        /// A key that looks like it.
+        /// A similar key that exists.
         suggestion: Option<String>,
-        /// The keys that can stand there.
+        /// The keys of the table.
         known: Vec<&'static str>,
     },
-    /// A key without a default is not given.
-    #[error("the key is missing; allowed: {allowed}")]
+    /// A key without a default is missing.
+    #[error("the key is required but missing; allowed: {allowed}")]
     MissingKey {
-        /// What is allowed.
+        /// The allowed values.
         allowed: String,
     },
-    /// The value has another type.
+    /// The value has the wrong type.
     #[error("found {found} ({type_name}); allowed: {allowed}")]
     WrongType {
-        /// What stands there.
+        /// The value that was found.
         found: String,
-        /// The type of it.
+        /// Its type.
         type_name: &'static str,
-        /// What is allowed.
+        /// The allowed values.
         allowed: String,
     },
-    /// A number, an amount or the length of a list is out of its range.
+    /// A number, a size, a rate or the length of a list is out of its range.
     #[error("found {found}, which is out of range; allowed: {allowed}")]
     OutOfRange {
-        /// What stands there.
+        /// The value that was found.
         found: String,
-        /// What is allowed.
+        /// The allowed values.
         allowed: String,
     },
-    /// A text that is not what it should be.
+    /// A string is not a valid value of its type.
     #[error("found {found}: {reason}; allowed: {allowed}")]
     Malformed {
-        /// What stands there.
+        /// The value that was found.
         found: String,
-        /// Why it is refused.
+        /// The reason.
         reason: ValueError,
-        /// What is allowed.
+        /// The allowed values.
         allowed: String,
     },
-    /// Two values that cannot both be.
+    /// Two values contradict each other.
     #[error(transparent)]
     Conflict(#[from] Conflict),
-    /// What the checks let through and the types refused, which is a defect of
-    /// this program.
-    #[error("the value is refused: {0}")]
+    /// The checks accepted the value and deserialization rejected it, which is
+    /// a bug of this program.
+    #[error("the value is rejected: {0}")]
     Refused(String),
 }
 
-/// Two values that cannot both be.
+/// A contradiction between two values.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Conflict {
-    /// Two of our listening sockets on one TCP port.
-    #[error("port {port} is that of {other} already: each needs its own")]
+    /// Two listening sockets have the same TCP port.
+    #[error("port {port} is already used by {other}; choose another port")]
     SamePort {
         /// The port.
         port: u16,
-        /// The key that has it too.
+        /// The other key with this port.
         other: &'static str,
     },
-    /// An address to listen on twice, or one that another one covers.
+    /// An address to listen on is listed twice, or covered by another one.
     #[error("{}", same_bind(*address, *other))]
     SameBind {
         /// The address.
         address: IpAddr,
-        /// The one that covers it.
+        /// The address that covers it.
         other: IpAddr,
     },
-    /// Two folders of one id.
-    #[error("the folder {} has the id {id} already: each needs its own", .path.display())]
+    /// Two folders have the same id.
+    #[error("the folder {} already has the id {id}; choose another id", .path.display())]
     SameFolderId {
         /// The id.
         id: FolderId,
         /// The other folder.
         path: PathBuf,
     },
-    /// One folder twice.
-    #[error("{} is watched already, as folder {id}", .path.display())]
+    /// A folder is listed twice.
+    #[error("{} is already backed up as folder {id}", .path.display())]
     SameFolder {
         /// The path.
         path: PathBuf,
-        /// The other folder's id.
+        /// Id of the other folder.
         id: FolderId,
     },
-    /// A folder in a folder.
-    #[error("{} lies in {}, which is watched already, as folder {outer_id}: a file cannot belong to two folders", inner.display(), outer.display())]
+    /// A folder contains another folder.
+    #[error("{} is inside the folder {}; a file cannot belong to two folders", inner.display(), outer.display())]
     NestedFolders {
         /// The inner folder.
         inner: PathBuf,
-        /// The outer one.
+        /// The outer folder.
         outer: PathBuf,
-        /// The outer one's id.
+        /// Id of the outer folder.
         outer_id: FolderId,
     },
-    /// Two sources of one name.
-    #[error("another source is named {0:?} already: each needs its own name")]
+    /// Two sources have the same name.
+    #[error("another source is already named {0:?}; choose another name")]
     SameSourceName(String),
-    /// Two sources of one peer id.
-    #[error("the source {0:?} has this peer id already: an instance is one source")]
+    /// Two sources have the same peer id.
+    #[error("the source {0:?} already has this peer id; list each instance once")]
     SameSourcePeer(String),
-    /// A source's address that leads to another peer.
-    #[error("this address leads to {found}, but the source's peer_id is {expected}")]
+    /// The address of a source names another peer.
+    #[error("the address names the peer {found}, but peer_id is {expected}")]
     OtherPeer {
-        /// The peer that the address names.
+        /// Peer id in the address.
         found: libp2p_identity::PeerId,
-        /// The source's.
+        /// Peer id of the source.
         expected: libp2p_identity::PeerId,
     },
-    /// No rule keeps anything.
+    /// No rule keeps any snapshot.
     #[error(
-        "all are 0, so that pruning would remove every snapshot: set at least one of last, hourly, daily, weekly, monthly to 1 or more"
+        "all rules are 0, so pruning would remove every snapshot; set last, hourly, daily, weekly or monthly to at least 1"
     )]
     KeepNothing,
 }
@@ -273,7 +277,8 @@ impl ConfigError {
         Self::Io { action, path: path.to_owned(), source }
     }
 
-    /// What is wrong with the file or the change, where that is the error.
+    /// Returns the problems of an invalid file or change; empty for other
+    /// errors.
     pub fn problems(&self) -> &[Problem] {
         match self {
             Self::Invalid { problems, .. } | Self::Refused { problems, .. } => problems,
@@ -282,8 +287,23 @@ impl ConfigError {
     }
 }
 
+impl Place {
+    /// Returns the position of a byte of `text`.
+    pub(crate) fn of(text: &str, offset: usize) -> Self {
+        // Editors do not show the byte order mark that Windows programs write.
+        let (text, mark_len) = text.strip_prefix('\u{feff}').map_or((text, 0), |rest| (rest, 3));
+        let offset = offset.saturating_sub(mark_len).min(text.len());
+        let before = &text.as_bytes()[..offset];
+        let line_start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        Self {
+            line: 1 + before.iter().filter(|byte| **byte == b'\n').count(),
+            column: 1 + String::from_utf8_lossy(&before[line_start..]).chars().count(),
+        }
+    }
+}
+
 impl Problem {
-    /// Whether the text cannot be read at all.
+    /// Reports whether the text cannot be parsed as TOML.
     pub(crate) fn is_syntax(&self) -> bool {
         matches!(self.fault, Fault::Syntax(_) | Fault::NotUtf8)
     }
@@ -315,7 +335,8 @@ fn list_problems(path: &Path, problems: &[Problem]) -> String {
     lines.join("\n") + &more(problems)
 }
 
-/// The places are those of a text that nobody has seen, so they are left out.
+/// Lists problems without positions: they refer to the changed text, which the
+/// user has never seen.
 fn list_refusals(path: &Path, problems: &[Problem]) -> String {
     let lines: Vec<String> = problems.iter().take(SHOWN_MAX).map(ToString::to_string).collect();
     format!("{}{}\n{} was not changed", lines.join("\n"), more(problems), path.display())
@@ -331,9 +352,9 @@ fn more(problems: &[Problem]) -> String {
 
 fn same_bind(address: IpAddr, other: IpAddr) -> String {
     if address == other {
-        format!("{address} is listed twice: remove one")
+        format!("{address} is listed twice; remove one")
     } else {
-        format!("{other} listens on {address} already: remove one")
+        format!("{address} is already covered by {other}; remove one")
     }
 }
 

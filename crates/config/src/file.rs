@@ -1,16 +1,16 @@
-//! The configuration file: changing it whole or not at all.
+//! The configuration file: reads it and changes it atomically.
 //!
-//! How a change is written: under a lock (`.config.toml.lock` beside the file,
-//! `flock`, which dies with its process) the file is read afresh, changed in
-//! memory and checked as a whole; the result goes to a temporary file in the
-//! same directory, with the mode and the owner of the old one, is synced, and
-//! takes the old one's name by a rename; then the directory is synced. A crash
-//! leaves the old file or the new one. An editor knows nothing of the lock, so
-//! the file is compared with what was read right before the rename, and the
-//! change is made again where it differs.
+//! A change takes a lock (`flock` on `.config.toml.lock` in the same directory,
+//! released when its process ends), reads the file again, edits it in memory and
+//! validates the complete result. The new text goes to a temporary file in the
+//! same directory with the mode and the owner of the old file, is synced and
+//! renamed over the old file; then the directory is synced. A crash leaves the
+//! old or the new file. Editors ignore the lock, so the file is compared with
+//! the text that was read directly before the rename, and the change is repeated
+//! if they differ.
 //!
-//! A symlink is followed first: the file that it leads to is replaced, and the
-//! lock and the temporary file lie beside that one.
+//! Symlinks are followed first: the file at the end is replaced, and the lock and
+//! the temporary file are in its directory.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
@@ -22,31 +22,30 @@ use disk::{AtomicWrite, Permissions, RealDisk, Writers, write_atomic};
 use serde::Serialize;
 
 use crate::MAX_FILE_LEN;
-use crate::check;
-use crate::config::{Config, FolderConfig, SourcePeer};
-use crate::draft::{Draft, FolderUpdate, SourceUpdate, no_such_key};
+use crate::config::Config;
+use crate::draft::{Draft, no_such_key};
 use crate::error::{ConfigError, Problem};
 use crate::load::{LoadedConfig, decode, read};
-use types::FolderId;
+use crate::parse::parse;
 
-/// How long a change waits for another process's change.
+/// Maximum time that a change waits for the change of another process.
 const LOCK_WAIT_MAX: Duration = Duration::from_secs(10);
 const LOCK_POLL: Duration = Duration::from_millis(10);
 
-/// How often a change is made again where another program was faster.
+/// Maximum number of attempts if other programs keep changing the file.
 const WRITE_TRIES_MAX: usize = 10;
 
-/// How many symlinks are followed, as the kernel does.
+/// Maximum number of symlinks to follow, the same as the kernel's.
 const SYMLINKS_MAX: usize = 40;
 
-/// What became of an edit.
+/// The result of an edit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Edited {
-    /// The configuration as the file now has it. What a running instance does
-    /// about it, [`crate::diff`] tells.
+    /// The configuration that the file now contains. Use [`crate::diff`] to find
+    /// the changes that a running instance must apply.
     pub config: Config,
-    /// Whether the file was written; not, where it said the same already.
+    /// True if the file was written; false if it already had this content.
     pub written: bool,
 }
 
@@ -54,48 +53,48 @@ pub struct Edited {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Setting {
-    /// The path of the key.
+    /// Path of the key.
     pub key: String,
     /// The value.
     pub value: serde_json::Value,
-    /// The value as the file would have it.
+    /// The value in TOML syntax.
     pub toml: String,
-    /// Whether the file says so; else it is the default.
+    /// True if the file sets the key, false if the value is the default.
     pub is_given: bool,
 }
 
-/// The configuration file of an instance, to read and to change.
+/// The configuration file of an instance.
 #[derive(Clone, Debug)]
 pub struct ConfigFile {
     path: PathBuf,
 }
 
 impl ConfigFile {
-    /// The file at `path`, whether it is there or not.
+    /// Creates a handle for the file at `path`, which need not exist.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into() }
     }
 
-    /// The path that was given.
+    /// Returns the path given to [`ConfigFile::new`].
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Reads it: [`Config::load`].
+    /// Loads the file with [`Config::load`].
     ///
     /// # Errors
     ///
-    /// As [`Config::load`].
+    /// Same as [`Config::load`].
     pub fn load(&self) -> Result<LoadedConfig, ConfigError> {
         Config::load(&self.path)
     }
 
-    /// Writes [`Config::default_text`] where there is no file, with the
-    /// directories that lead to it, and tells whether it did.
+    /// Creates the file with [`Config::default_text`] and its missing parent
+    /// directories. Returns false if the file already exists.
     ///
     /// # Errors
     ///
-    /// [`ConfigError::Io`], [`ConfigError::Locked`].
+    /// Returns [`ConfigError::Io`] and [`ConfigError::Locked`].
     pub fn create(&self) -> Result<bool, ConfigError> {
         let (target, _lock) = self.lock()?;
         if read(&target)?.is_some() {
@@ -105,12 +104,11 @@ impl ConfigFile {
         Ok(true)
     }
 
-    /// The value of a key or of a section, the default where the file does not
-    /// say.
+    /// Returns the value of a key or section: from the file, or the default.
     ///
     /// # Errors
     ///
-    /// As [`Config::load`]; [`ConfigError::NoSuchKey`].
+    /// Same as [`Config::load`], and [`ConfigError::NoSuchKey`].
     pub fn get(&self, key: &str) -> Result<Setting, ConfigError> {
         let loaded = self.load()?;
         let value = loaded.config.get(key).ok_or_else(|| no_such_key(key))?;
@@ -119,18 +117,19 @@ impl ConfigFile {
         Ok(Setting { key: key.to_owned(), value: json, toml: value.to_string(), is_given })
     }
 
-    /// Changes the file: `change` makes any number of changes in a draft, and
-    /// they are written together, or not at all. A file that is not there
-    /// begins as [`Config::default_text`].
+    /// Changes the file: `change` makes any number of changes in a draft, which
+    /// are written together or not at all. If the file does not exist, the draft
+    /// starts as [`Config::default_text`].
     ///
-    /// `change` may be called more than once, each time with a fresh draft.
+    /// `change` may be called more than once, each time with a new draft.
     ///
     /// # Errors
     ///
-    /// What `change` returns; [`ConfigError::Refused`] where the result is not
-    /// valid; [`ConfigError::Invalid`] where the file was not, and the change
-    /// does not mend it; [`ConfigError::Io`], [`ConfigError::Locked`],
-    /// [`ConfigError::Busy`]. The file is as it was then.
+    /// Returns the error of `change`; [`ConfigError::Refused`] if the result is
+    /// invalid; [`ConfigError::Invalid`] if the file already was invalid and the
+    /// change does not correct it; [`ConfigError::Io`], [`ConfigError::Locked`],
+    /// [`ConfigError::Busy`] and [`ConfigError::TooLarge`]. The file is unchanged
+    /// after an error.
     pub fn edit(
         &self,
         mut change: impl FnMut(&mut Draft) -> Result<(), ConfigError>,
@@ -142,7 +141,7 @@ impl ConfigFile {
                 Some(bytes) => decode(&self.path, bytes.clone())?,
                 None => Config::default_text(),
             };
-            let problems_before = check::parse(&text).err();
+            let problems_before = parse(&text).err();
             let is_toml = !problems_before.iter().flatten().any(Problem::is_syntax);
             let invalid = |problems| ConfigError::Invalid { path: self.path.clone(), problems };
             if let (Some(problems), false) = (&problems_before, is_toml) {
@@ -169,102 +168,26 @@ impl ConfigFile {
         Err(ConfigError::Busy(self.path.clone()))
     }
 
-    /// [`Draft::set`] as one edit.
+    /// Calls [`Draft::set`] as one edit.
     ///
     /// # Errors
     ///
-    /// As [`Draft::set`] and [`ConfigFile::edit`].
+    /// Same as [`Draft::set`] and [`ConfigFile::edit`].
     pub fn set(&self, key: &str, text: &str) -> Result<Edited, ConfigError> {
         self.edit(|draft| draft.set(key, text))
     }
 
-    /// [`Draft::reset`] as one edit.
+    /// Calls [`Draft::reset`] as one edit.
     ///
     /// # Errors
     ///
-    /// As [`Draft::reset`] and [`ConfigFile::edit`].
+    /// Same as [`Draft::reset`] and [`ConfigFile::edit`].
     pub fn reset(&self, key: &str) -> Result<Edited, ConfigError> {
         self.edit(|draft| draft.reset(key))
     }
 
-    /// [`Draft::add_item`] as one edit.
-    ///
-    /// # Errors
-    ///
-    /// As [`Draft::add_item`] and [`ConfigFile::edit`].
-    pub fn add_item(&self, key: &str, item: &str) -> Result<Edited, ConfigError> {
-        self.edit(|draft| draft.add_item(key, item))
-    }
-
-    /// [`Draft::remove_item`] as one edit.
-    ///
-    /// # Errors
-    ///
-    /// As [`Draft::remove_item`] and [`ConfigFile::edit`].
-    pub fn remove_item(&self, key: &str, item: &str) -> Result<Edited, ConfigError> {
-        self.edit(|draft| draft.remove_item(key, item))
-    }
-
-    /// [`Draft::add_folder`] as one edit.
-    ///
-    /// # Errors
-    ///
-    /// As [`Draft::add_folder`] and [`ConfigFile::edit`].
-    pub fn add_folder(&self, folder: &FolderConfig) -> Result<Edited, ConfigError> {
-        self.edit(|draft| draft.add_folder(folder))
-    }
-
-    /// [`Draft::update_folder`] as one edit.
-    ///
-    /// # Errors
-    ///
-    /// As [`Draft::update_folder`] and [`ConfigFile::edit`].
-    pub fn update_folder(
-        &self,
-        id: &FolderId,
-        update: &FolderUpdate,
-    ) -> Result<Edited, ConfigError> {
-        self.edit(|draft| draft.update_folder(id, update))
-    }
-
-    /// [`Draft::remove_folder`] as one edit.
-    ///
-    /// # Errors
-    ///
-    /// As [`Draft::remove_folder`] and [`ConfigFile::edit`].
-    pub fn remove_folder(&self, id: &FolderId) -> Result<Edited, ConfigError> {
-        self.edit(|draft| draft.remove_folder(id))
-    }
-
-    /// [`Draft::add_source`] as one edit.
-    ///
-    /// # Errors
-    ///
-    /// As [`Draft::add_source`] and [`ConfigFile::edit`].
-    pub fn add_source(&self, source: &SourcePeer) -> Result<Edited, ConfigError> {
-        self.edit(|draft| draft.add_source(source))
-    }
-
-    /// [`Draft::update_source`] as one edit.
-    ///
-    /// # Errors
-    ///
-    /// As [`Draft::update_source`] and [`ConfigFile::edit`].
-    pub fn update_source(&self, name: &str, update: &SourceUpdate) -> Result<Edited, ConfigError> {
-        self.edit(|draft| draft.update_source(name, update))
-    }
-
-    /// [`Draft::remove_source`] as one edit.
-    ///
-    /// # Errors
-    ///
-    /// As [`Draft::remove_source`] and [`ConfigFile::edit`].
-    pub fn remove_source(&self, name: &str) -> Result<Edited, ConfigError> {
-        self.edit(|draft| draft.remove_source(name))
-    }
-
-    /// Takes the lock for a change: the file that is to be replaced, and what
-    /// holds the lock until it is dropped.
+    /// Takes the lock for a change. Returns the path of the file to replace, and
+    /// the lock, which is released when it is dropped.
     fn lock(&self) -> Result<(PathBuf, File), ConfigError> {
         let target = follow(&self.path)?;
         let dir = directory(&target);
@@ -272,7 +195,7 @@ impl ConfigFile {
             .recursive(true)
             .mode(0o700)
             .create(dir)
-            .map_err(|error| ConfigError::io("make the directory", dir, error))?;
+            .map_err(|error| ConfigError::io("create the directory", dir, error))?;
         let name = target.file_name().unwrap_or_default().to_string_lossy();
         let path = dir.join(format!(".{name}.lock"));
         let lock = OpenOptions::new()
@@ -282,7 +205,7 @@ impl ConfigFile {
             .truncate(false)
             .mode(0o600)
             .open(&path)
-            .map_err(|error| ConfigError::io("open the lock", &path, error))?;
+            .map_err(|error| ConfigError::io("open the lock file", &path, error))?;
         let deadline = Instant::now() + LOCK_WAIT_MAX;
         loop {
             match lock.try_lock() {
@@ -294,20 +217,20 @@ impl ConfigFile {
                     return Err(ConfigError::Locked { path: self.path.clone(), lock: path });
                 }
                 Err(TryLockError::Error(error)) => {
-                    return Err(ConfigError::io("take the lock", &path, error));
+                    return Err(ConfigError::io("lock", &path, error));
                 }
             }
         }
     }
 }
 
-/// The file that a path leads to, be it there or not.
+/// Follows the symlinks of a path to a file, which need not exist.
 fn follow(path: &Path) -> Result<PathBuf, ConfigError> {
     let mut target = path.to_owned();
     for _ in 0..SYMLINKS_MAX {
         match std::fs::read_link(&target) {
             Ok(next) => target = directory(&target).join(next),
-            // Not a symlink, or nothing.
+            // Not a symlink, or nothing exists at this path.
             Err(error)
                 if matches!(
                     error.kind(),
@@ -319,7 +242,7 @@ fn follow(path: &Path) -> Result<PathBuf, ConfigError> {
             Err(error) => return Err(ConfigError::io("read", &target, error)),
         }
     }
-    let error = io::Error::other("too many symlinks");
+    let error = io::Error::other("too many levels of symlinks");
     Err(ConfigError::io("read", path, error))
 }
 

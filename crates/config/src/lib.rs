@@ -1,19 +1,19 @@
 //! The configuration of an instance.
 //!
-//! Role: the one place that knows every setting: its name, its default, its
-//! range and what it is for. It reads `config.toml`, says everything that is
-//! wrong with it, edits it without touching what it was not asked to touch,
-//! and knows where an instance keeps its files.
+//! This crate is the only place that knows every setting: its name, default,
+//! range and purpose. It loads `config.toml`, reports every problem in it,
+//! edits it without changing other parts of the file, and knows the paths of
+//! the instance's files.
 //!
 //! Invariants:
 //!
-//! * A file that is not valid is never replaced, and never read as defaults.
-//! * Every write is a rename of a whole file that was checked first.
-//! * An edit changes the bytes that say what it changes, and no others.
+//! * An invalid file is never replaced, and never treated as the defaults.
+//! * Every write checks the new file completely and then renames it into place.
+//! * An edit changes only the bytes of the value that it changes.
 //!
-//! Absent on purpose: the environment (what is needed of it is passed in),
-//! the network, the state of the instance, and any look at whether a folder
-//! or a host exists.
+//! Absent on purpose: the environment (callers pass the variables in), the
+//! network, the state of the instance, and checks that a folder or a host
+//! exists.
 
 mod addresses;
 mod check;
@@ -25,7 +25,9 @@ mod docs;
 mod draft;
 mod error;
 mod file;
+mod keys;
 mod load;
+mod parse;
 mod paths;
 mod schema;
 mod size;
@@ -43,14 +45,15 @@ pub use docs::reference;
 pub use draft::{Draft, FolderUpdate, SourceUpdate};
 pub use error::{ConfigError, Conflict, Fault, Place, Problem};
 pub use file::{ConfigFile, Edited, Setting};
+pub use keys::{KeyInfo, keys};
 pub use load::LoadedConfig;
 pub use paths::Paths;
-pub use schema::{Apply, KeyInfo, Unit, keys};
+pub use schema::{Apply, Unit};
 pub use size::{ByteSize, Rate, SizeError};
 pub use types::{FolderId, FolderIdError};
 pub use values::{
     FolderPath, LogLevel, MAX_NAME_CHARS, MAX_PATTERN_LEN, Name, Pattern, ValueError,
 };
 
-/// The longest configuration file, in bytes.
+/// Maximum length of a configuration file in bytes.
 pub const MAX_FILE_LEN: u64 = 1 << 20;

@@ -1,4 +1,4 @@
-//! Reading a configuration, from a file or a text.
+//! Loads a configuration from a file or a text.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -6,12 +6,12 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use crate::MAX_FILE_LEN;
-use crate::check;
 use crate::config::Config;
-use crate::error::{ConfigError, Fault, Problem};
-use crate::schema::find;
+use crate::error::{ConfigError, Fault, Place, Problem};
+use crate::keys::find;
+use crate::parse::parse;
 
-/// A configuration and the file that it was read from.
+/// A configuration and the file from which it was loaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LoadedConfig {
@@ -23,19 +23,20 @@ pub struct LoadedConfig {
 }
 
 impl LoadedConfig {
-    /// Whether the file says something about `key`, were it the default.
+    /// Reports whether the file sets `key`, even if to the default.
     pub fn is_given(&self, key: &str) -> bool {
         self.given.contains(key)
     }
 }
 
 impl Config {
-    /// Reads a configuration file.
+    /// Loads a configuration file.
     ///
     /// # Errors
     ///
-    /// [`ConfigError::Missing`] where there is none, which the caller may take
-    /// for a first start; any other where there is one that cannot be used.
+    /// Returns [`ConfigError::Missing`] if the file does not exist, which the
+    /// caller may treat as a first start, and another variant if it exists and
+    /// cannot be used.
     pub fn load(path: &Path) -> Result<LoadedConfig, ConfigError> {
         let text = decode(path, read(path)?.ok_or_else(|| ConfigError::Missing(path.to_owned()))?)?;
         let config = Self::from_toml(&text, path)?;
@@ -43,31 +44,30 @@ impl Config {
         Ok(LoadedConfig { config, path: path.to_owned(), given })
     }
 
-    /// Reads a configuration from a text, for messages about `path`.
+    /// Parses a configuration; messages name `path` as the file.
     ///
     /// # Errors
     ///
-    /// [`ConfigError::Invalid`] with everything that is wrong with it.
+    /// Returns [`ConfigError::Invalid`] with every problem of the text.
     pub fn from_toml(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        check::parse(text)
-            .map_err(|problems| ConfigError::Invalid { path: path.to_owned(), problems })
+        parse(text).map_err(|problems| ConfigError::Invalid { path: path.to_owned(), problems })
     }
 
-    /// Checks a configuration that was not read from a file.
+    /// Checks a configuration that was not loaded from a file.
     ///
     /// # Errors
     ///
-    /// Everything that is wrong with it. The places are those of the text that
-    /// it would be written as.
+    /// Returns every problem. Positions refer to the configuration serialized
+    /// as TOML.
     pub fn check(&self) -> Result<(), Vec<Problem>> {
         let refused = |error: toml::ser::Error| {
-            let place = check::place("", 0);
+            let place = Place::of("", 0);
             vec![Problem { place, key: String::new(), fault: Fault::Refused(error.to_string()) }]
         };
-        check::parse(&toml::to_string(self).map_err(refused)?).map(drop)
+        parse(&toml::to_string(self).map_err(refused)?).map(drop)
     }
 
-    /// The value of a key or of a section; `None` where there is no such key.
+    /// Returns the value of a key or section; `None` if no key has this path.
     pub fn get(&self, key: &str) -> Option<toml::Value> {
         find(key)?;
         let value = toml::Value::try_from(self).ok()?;
@@ -75,7 +75,7 @@ impl Config {
     }
 }
 
-/// The bytes of the file, `None` where there is none.
+/// Reads the file; `None` if it does not exist.
 pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>, ConfigError> {
     let refused = |error| ConfigError::io("read", path, error);
     let metadata = match std::fs::metadata(path) {
@@ -83,7 +83,7 @@ pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>, ConfigError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(refused(error)),
     };
-    // A pipe would be waited for.
+    // Opening a pipe would block.
     if !metadata.is_file() {
         return Err(ConfigError::NotAFile(path.to_owned()));
     }
@@ -108,13 +108,13 @@ pub(crate) fn decode(path: &Path, bytes: Vec<u8>) -> Result<String, ConfigError>
     String::from_utf8(bytes).map_err(|error| {
         let valid = error.utf8_error().valid_up_to();
         let text = String::from_utf8_lossy(&error.as_bytes()[..valid]).into_owned();
-        let place = check::place(&text, valid);
+        let place = Place::of(&text, valid);
         let problem = Problem { place, key: String::new(), fault: Fault::NotUtf8 };
         ConfigError::Invalid { path: path.to_owned(), problems: vec![problem] }
     })
 }
 
-/// The keys that a text says something about.
+/// Returns the paths of the keys and sections that a text sets.
 fn given(text: &str) -> BTreeSet<String> {
     fn collect(table: &toml::Table, prefix: &str, given: &mut BTreeSet<String>) {
         for (key, value) in table {

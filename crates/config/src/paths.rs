@@ -1,4 +1,4 @@
-//! Where an instance keeps its files.
+//! Paths of an instance's files.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -13,17 +13,17 @@ pub struct Paths {
 }
 
 impl Paths {
-    /// The paths of the instance of `home` (`--home`), else of
-    /// `ARCHIVIST_HOME`, else of the user, by the XDG rules: a variable that
-    /// is empty, or not an absolute path where it has to be, counts as unset.
+    /// Returns the paths of the instance in `home` (`--home`), or else in
+    /// `ARCHIVIST_HOME`, or else of the user by the XDG rules: a variable that is
+    /// empty is ignored, and so is a relative path in an XDG variable or `HOME`.
     ///
-    /// `env` looks an environment variable up.
+    /// `env` returns the value of an environment variable.
     ///
     /// # Errors
     ///
-    /// [`ConfigError::NoHome`] where nothing says where to look;
-    /// [`ConfigError::Io`] where `home` is relative and the current directory
-    /// is gone.
+    /// Returns [`ConfigError::NoHome`] if no variable names a directory, and
+    /// [`ConfigError::Io`] if `home` is relative and the current directory no
+    /// longer exists.
     pub fn resolve(
         home: Option<&Path>,
         env: impl Fn(&str) -> Option<OsString>,
@@ -47,45 +47,45 @@ impl Paths {
         })
     }
 
-    /// The paths of the instance that lies wholly under `home`.
+    /// Returns the paths of an instance whose files are all in `home`.
     ///
     /// # Errors
     ///
-    /// [`ConfigError::Io`] where `home` is empty, or relative and the current
-    /// directory is gone.
+    /// Returns [`ConfigError::Io`] if `home` is empty, or if it is relative and
+    /// the current directory no longer exists.
     pub fn of_home(home: &Path) -> Result<Self, ConfigError> {
-        // A daemon may leave the directory that it was started in.
+        // A daemon may change its working directory.
         let home = std::path::absolute(home)
             .map_err(|error| ConfigError::io("find the home directory", home, error))?;
         Ok(Self { config_file: home.join("config.toml"), data_dir: home.join("data") })
     }
 
-    /// The configuration.
+    /// Returns the configuration file.
     pub fn config_file(&self) -> &Path {
         &self.config_file
     }
 
-    /// Everything else.
+    /// Returns the directory of all other files.
     pub fn data_dir(&self) -> &Path {
         &self.data_dir
     }
 
-    /// The token that changes through the API need.
+    /// Returns the file of the API token, which changes through the API require.
     pub fn api_token(&self) -> PathBuf {
         self.data_dir.join("api-token")
     }
 
-    /// The secret key that the peer id comes from.
+    /// Returns the file of the secret key from which the peer id is derived.
     pub fn identity_key(&self) -> PathBuf {
         self.data_dir.join("identity.key")
     }
 
-    /// What the backup daemon remembers.
+    /// Returns the state file of the backup daemon.
     pub fn daemon_state(&self) -> PathBuf {
         self.data_dir.join("backup-daemon-state.json")
     }
 
-    /// The blocks.
+    /// Returns the directory of the block store.
     pub fn store_dir(&self) -> PathBuf {
         self.data_dir.join("store")
     }
@@ -136,9 +136,9 @@ mod tests {
     #[test]
     fn without_a_home_the_message_says_what_to_do() {
         let error = resolve(None, &[("XDG_DATA_HOME", "/d")]).unwrap_err();
-        insta::assert_snapshot!(error, @"cannot tell where the configuration is: HOME is not set; set it, or give --home DIR");
+        insta::assert_snapshot!(error, @"cannot find the configuration directory: HOME is not set; set it, or use --home DIR");
         let error = resolve(None, &[("XDG_CONFIG_HOME", "/c"), ("HOME", "relative")]).unwrap_err();
-        insta::assert_snapshot!(error, @"cannot tell where the data is: HOME is not set; set it, or give --home DIR");
+        insta::assert_snapshot!(error, @"cannot find the data directory: HOME is not set; set it, or use --home DIR");
     }
 
     #[test]

@@ -1,46 +1,45 @@
-//! The keys of the configuration as data: path, type, range, unit, what they
-//! are for, and whether a running instance can apply a change.
+//! The types of the key table: what a key accepts, its unit, and whether a
+//! running instance applies a change.
 //!
-//! The table is written in `config.rs`, in the same declaration that makes the
-//! structs and the defaults, so that there is no second list to keep in step.
-//! What reads it: the check of a file, the messages, the commented default
-//! file, `docs/config.md`, `config get/set` and the forms of the UI.
-
-use std::sync::LazyLock;
+//! The table itself is written in `config.rs`, in the declaration that also
+//! makes the structs and their defaults, so no second list has to be kept in
+//! step. `keys.rs` looks keys up in it. The checks, the messages, the commented
+//! default file, `docs/config.md`, `config get` and `config set`, and the forms
+//! of the web UI read it.
 
 use serde::Serialize;
 
-use crate::Config;
-use crate::config::ROOT;
+use crate::size::{ByteSize, Rate};
+use crate::values::{LogLevel, MAX_NAME_CHARS};
 
-/// Whether a running instance can apply a change of a key.
+/// When a change of a key takes effect in a running instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Apply {
-    /// At once.
+    /// Immediately.
     Live,
-    /// When it is started the next time.
+    /// At the next start.
     NeedsRestart,
 }
 
-/// What a key holds.
+/// The type of a value, with its range.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Kind {
     Bool,
-    /// A port of this machine; 0 lets the system choose a free one.
+    /// A port of this computer; 0 lets the system choose a free one.
     Port,
-    /// A whole number, in a unit.
+    /// An integer in a unit.
     Number {
         min: u64,
         max: u64,
         unit: Unit,
     },
-    /// An amount of data; 0 is always allowed.
+    /// A number of bytes; 0 is always allowed.
     Size {
         min: u64,
         max: u64,
     },
-    /// Data per second; 0 is always allowed.
+    /// Bytes per second; 0 is always allowed.
     Rate {
         min: u64,
         max: u64,
@@ -54,11 +53,11 @@ pub(crate) enum Kind {
     PeerId,
     IpAddr,
     Network,
-    /// A multiaddr that can be reached.
+    /// A multiaddr with a host and a port.
     Address,
-    /// A multiaddr that names its peer, or nothing.
+    /// A multiaddr with a host, a port and a peer id, or the empty string.
     PeerAddressOrNone,
-    /// A multiaddr that names its peer.
+    /// A multiaddr with a host, a port and a peer id.
     PeerAddress,
     List {
         of: &'static Kind,
@@ -72,13 +71,13 @@ pub(crate) enum Kind {
     },
 }
 
-/// What a number counts.
+/// The unit of a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Unit {
-    /// Nothing that has a name of its own.
+    /// No unit: a count.
     Count,
-    /// A port of TCP or UDP.
+    /// A TCP or UDP port.
     Port,
     /// Seconds.
     Seconds,
@@ -97,15 +96,15 @@ pub(crate) struct KeySpec {
     pub(crate) doc: &'static str,
     pub(crate) kind: Kind,
     pub(crate) apply: Apply,
-    /// Whether it has no default.
+    /// True if the key has no default.
     pub(crate) required: bool,
 }
 
 impl Kind {
-    /// The largest list of single values.
+    /// Maximum number of values in a list of single values.
     pub(crate) const LIST_LEN_MAX: usize = 1_000;
 
-    /// The name of the type, for programs.
+    /// Returns the name of the type, for programs.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Bool => "bool",
@@ -129,39 +128,33 @@ impl Kind {
         }
     }
 
-    /// What is allowed, as a phrase: "a whole number from 1 to 64".
+    /// Returns the allowed values as a phrase: "an integer from 1 to 64".
     pub(crate) fn allowed(self) -> String {
         match self {
             Self::Bool => "true or false".to_owned(),
-            Self::Port => "a port from 0 to 65535, where 0 is any free one".to_owned(),
+            Self::Port => "a port from 0 to 65535 (0: any free port)".to_owned(),
             Self::Number { min, max, unit: Unit::Port } => format!("a port from {min} to {max}"),
-            Self::Number { min, max, unit } => {
-                let unit = match unit {
-                    Unit::Seconds => " of seconds",
-                    Unit::Milliseconds => " of milliseconds",
-                    _ => "",
-                };
-                format!("a whole number{unit} from {min} to {max}")
+            Self::Number { min, max, unit: Unit::Count } => {
+                format!("an integer from {min} to {max}")
             }
+            Self::Number { min, max, .. } => format!("{min} to {max}{}", self.unit_suffix()),
             Self::Size { min, max } => {
-                let (min, max) =
-                    (crate::ByteSize::from_bytes(min), crate::ByteSize::from_bytes(max));
+                let (min, max) = (ByteSize::from_bytes(min), ByteSize::from_bytes(max));
                 format!("a size such as \"500GB\" or \"1GiB\", from {min} to {max}, or \"0\"")
             }
             Self::Rate { min, max } => {
-                let min = crate::Rate::from_bytes_per_sec(min);
-                let max = crate::Rate::from_bytes_per_sec(max);
+                let (min, max) = (Rate::from_bytes_per_sec(min), Rate::from_bytes_per_sec(max));
                 format!("a rate such as \"10MB/s\", from {min} to {max}, or \"0\"")
             }
-            Self::LogLevel => format!("one of {}", crate::LogLevel::NAMES.join(", ")),
-            Self::Name => format!("a text of 1 to {} characters", crate::MAX_NAME_CHARS),
+            Self::LogLevel => format!("one of {}", LogLevel::NAMES.join(", ")),
+            Self::Name => format!("a string of 1 to {MAX_NAME_CHARS} characters"),
             Self::FolderId => "1 to 64 letters, digits, `-` or `_`".to_owned(),
-            Self::FolderPath => "the path of a folder, from `/` on".to_owned(),
-            Self::Pattern => "a pattern of .gitignore syntax".to_owned(),
+            Self::FolderPath => "the absolute path of a directory".to_owned(),
+            Self::Pattern => "a pattern in .gitignore syntax".to_owned(),
             Self::Url => "a URL such as \"http://192.0.2.10:8085\"".to_owned(),
             Self::PeerId => "a peer id such as \"16Uiu2HAm…\"".to_owned(),
             Self::IpAddr => "an IP address such as \"0.0.0.0\" or \"::1\"".to_owned(),
-            Self::Network => "an address or a network such as \"192.0.2.0/24\"".to_owned(),
+            Self::Network => "an IP address or a network such as \"192.0.2.0/24\"".to_owned(),
             Self::Address => "a multiaddr such as \"/ip4/192.0.2.10/tcp/8070\"".to_owned(),
             Self::PeerAddress => {
                 "a multiaddr such as \"/ip4/192.0.2.10/tcp/8070/p2p/16Uiu2HAm…\"".to_owned()
@@ -175,18 +168,16 @@ impl Kind {
             }
             Self::Table(keys) => {
                 let names: Vec<_> = keys.iter().map(|key| key.name).collect();
-                format!("a table with {}", names.join(", "))
+                format!("a table with the keys {}", names.join(", "))
             }
             Self::Tables { of, max } => {
-                format!(
-                    "at most {max} tables, as `[[…]]` begins them, each {}",
-                    Self::Table(of).allowed()
-                )
+                format!("at most {max} `[[…]]` tables, each {}", Self::Table(of).allowed())
             }
         }
     }
 
-    fn range(self) -> Option<(u64, u64)> {
+    /// Returns the smallest and the largest number, if the value is one.
+    pub(crate) fn range(self) -> Option<(u64, u64)> {
         match self {
             Self::Port => Some((0, u64::from(u16::MAX))),
             Self::Number { min, max, .. } | Self::Size { min, max } | Self::Rate { min, max } => {
@@ -196,7 +187,8 @@ impl Kind {
         }
     }
 
-    fn unit(self) -> Option<Unit> {
+    /// Returns the unit of a number that has one.
+    pub(crate) fn unit(self) -> Option<Unit> {
         match self {
             Self::Port => Some(Unit::Port),
             Self::Number { unit, .. } => (unit != Unit::Count).then_some(unit),
@@ -205,152 +197,36 @@ impl Kind {
             _ => None,
         }
     }
-}
 
-/// One key, for a person or a program that shows or edits the configuration.
-#[derive(Clone, Debug, Serialize)]
-pub struct KeyInfo {
-    /// The path, such as `node.listen_port`. `[]` stands for each table of a
-    /// list, as in `sync.folders[].path`.
-    pub path: String,
-    /// The type: `bool`, `port`, `number`, `size`, `list`, `tables`, …
-    #[serde(rename = "type")]
-    pub type_name: &'static str,
-    /// For a list, the type of its values.
-    pub item_type: Option<&'static str>,
-    /// Whether it has to be given: a key of a table in a list that has no
-    /// default.
-    pub required: bool,
-    /// The default, where there is a fixed one.
-    pub default: Option<serde_json::Value>,
-    /// The smallest value of a number or an amount, beside 0 for an amount.
-    pub min: Option<u64>,
-    /// The largest value of a number or an amount.
-    pub max: Option<u64>,
-    /// What the number counts.
-    pub unit: Option<Unit>,
-    /// The words to choose from, where there is a choice.
-    pub choices: Option<&'static [&'static str]>,
-    /// What is allowed, in words.
-    pub allowed: String,
-    /// What it is for, in a line.
-    pub description: &'static str,
-    /// Whether a running instance applies a change.
-    pub apply: Apply,
-}
-
-/// Every key, in the order of the file.
-pub fn keys() -> &'static [KeyInfo] {
-    static KEYS: LazyLock<Vec<KeyInfo>> = LazyLock::new(|| {
-        let defaults = serde_json::to_value(Config::default()).unwrap_or_default();
-        let mut keys = Vec::new();
-        collect(ROOT, "", Some(&defaults), &mut keys);
-        keys
-    });
-    &KEYS
-}
-
-fn collect(
-    specs: &[KeySpec],
-    prefix: &str,
-    defaults: Option<&serde_json::Value>,
-    keys: &mut Vec<KeyInfo>,
-) {
-    for spec in specs {
-        let path = format!("{prefix}{}", spec.name);
-        let default = defaults.and_then(|table| table.get(spec.name));
-        if let Kind::Table(of) = spec.kind {
-            collect(of, &format!("{path}."), default, keys);
-            continue;
-        }
-        let item = if let Kind::List { of, .. } = spec.kind { Some(of.name()) } else { None };
-        let is_level = matches!(spec.kind, Kind::LogLevel);
-        keys.push(KeyInfo {
-            type_name: spec.kind.name(),
-            item_type: item,
-            required: spec.required,
-            default: match default {
-                None if !spec.required => spec.kind.item_default(),
-                default => default.cloned(),
-            },
-            min: spec.kind.range().map(|(min, _)| min),
-            max: spec.kind.range().map(|(_, max)| max),
-            unit: spec.kind.unit(),
-            choices: is_level.then_some(crate::LogLevel::NAMES),
-            allowed: spec.kind.allowed(),
-            description: spec.doc.trim(),
-            apply: spec.apply,
-            path: path.clone(),
-        });
-        if let Kind::Tables { of, .. } = spec.kind {
-            collect(of, &format!("{path}[]."), None, keys);
+    /// Returns the unit to write behind a number: " seconds".
+    pub(crate) fn unit_suffix(self) -> &'static str {
+        match self.unit() {
+            Some(Unit::Seconds) => " seconds",
+            Some(Unit::Milliseconds) => " milliseconds",
+            _ => "",
         }
     }
-}
 
-impl Kind {
-    /// The default of a key of a table in a list: nothing, of its kind.
-    fn item_default(self) -> Option<serde_json::Value> {
+    /// Returns the default of an optional key in a table of a list: false, or
+    /// the empty list.
+    pub(crate) fn item_default(self) -> Option<serde_json::Value> {
         match self {
             Self::Bool => Some(false.into()),
             Self::List { .. } => Some(serde_json::Value::Array(Vec::new())),
             _ => None,
         }
     }
-}
 
-/// A key or a section, with the tables on the way to it.
-#[derive(Clone, Debug)]
-pub(crate) struct Found {
-    pub(crate) tables: Vec<&'static str>,
-    pub(crate) spec: &'static KeySpec,
-}
-
-/// Looks a path such as `backup_server.keep.last` up.
-pub(crate) fn find(path: &str) -> Option<Found> {
-    let mut specs = ROOT;
-    let mut tables = Vec::new();
-    let mut names = path.split('.').peekable();
-    while let Some(name) = names.next() {
-        let spec = specs.iter().find(|spec| spec.name == name)?;
-        if names.peek().is_none() {
-            return Some(Found { tables, spec });
-        }
-        specs = if let Kind::Table(of) = spec.kind { of } else { &[] };
-        tables.push(spec.name);
+    /// Reports whether TOML writes the value as a string.
+    pub(crate) fn is_text(self) -> bool {
+        !matches!(
+            self,
+            Self::Bool
+                | Self::Port
+                | Self::Number { .. }
+                | Self::List { .. }
+                | Self::Table(_)
+                | Self::Tables { .. }
+        )
     }
-    None
-}
-
-/// The path that was probably meant: with the right section, or without a
-/// slip of the pen.
-pub(crate) fn suggest_path(path: &str) -> Option<String> {
-    let paths = || keys().iter().map(|key| key.path.as_str()).filter(|path| !path.contains("[]"));
-    let name = path.rsplit('.').next().unwrap_or(path);
-    let mut elsewhere = paths().filter(|known| known.rsplit('.').next() == Some(name));
-    let found = match (elsewhere.next(), elsewhere.next()) {
-        (Some(only), None) => Some(only),
-        _ => similar(path, paths()),
-    };
-    let found = found.or_else(|| {
-        let names = paths().filter_map(|path| path.rsplit('.').next());
-        let name = similar(name, names)?;
-        paths().find(|path| path.rsplit('.').next() == Some(name))
-    });
-    found.map(str::to_owned)
-}
-
-/// The candidate that a misspelt word was probably meant to be.
-pub(crate) fn similar<'a>(
-    word: &str,
-    candidates: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
-    // A long word may come from a file that is not ours at all.
-    let word: String = word.to_lowercase().replace(['-', ' '], "_").chars().take(80).collect();
-    candidates
-        .into_iter()
-        .map(|candidate| (strsim::damerau_levenshtein(&word, candidate), candidate))
-        .filter(|(distance, candidate)| *distance <= 1 + candidate.len() / 5)
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, candidate)| candidate)
 }

@@ -1,15 +1,15 @@
-//! Amounts of data and rates, as people write them: `500GB`, `1GiB`, `10MB/s`.
+//! Sizes and rates in human notation: `500GB`, `1GiB`, `10MB/s`.
 //!
-//! Units are matched to the letter. `500gb` and `10Mb/s` are refused with what
-//! was probably meant, because a guess would be wrong by a factor of eight for
-//! those who mean bits.
+//! Units are case-sensitive. `500gb` and `10Mb/s` are rejected with a
+//! suggestion, because a guess would be wrong by a factor of eight if the user
+//! meant bits.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// The units, each with its bytes.
+/// The units, each with its number of bytes.
 const UNITS: [(&str, u64); 11] = [
     ("B", 1),
     ("KB", 1_000),
@@ -24,83 +24,86 @@ const UNITS: [(&str, u64); 11] = [
     ("PiB", 1 << 50),
 ];
 
-/// An amount of data. Its text is exact: it reads back as the same number.
+/// A number of bytes. Its text form is exact: it parses to the same number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ByteSize(u64);
 
-/// Data per second. Its text is exact: it reads back as the same number.
+/// Bytes per second. Its text form is exact: it parses to the same number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Rate(u64);
 
-/// Why a text is not an amount of data, or not a rate.
+/// The reason why a text is not a size, or not a rate.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SizeError {
-    /// It does not begin with a number.
-    #[error("it has to begin with a number")]
+    /// The text does not begin with a number.
+    #[error("a number must come first")]
     NoNumber,
-    /// The unit is not one that we know.
+    /// The unit is unknown.
     #[error("`{found}` is not a unit{}", hint(.found, .suggestion.as_deref()))]
     Unit {
-        /// What stands behind the number.
+        /// The text behind the number.
         found: String,
-        /// A unit that looks like it.
+        /// A similar unit that exists.
         suggestion: Option<String>,
     },
-    /// A rate whose unit is not per second.
-    #[error("a rate is per second: write `{0}/s`")]
+    /// The unit of a rate lacks `/s`.
+    #[error("a rate is per second; write `{0}/s`")]
     NotPerSecond(String),
-    /// A fraction that leaves part of a byte.
-    #[error("it is not a whole number of bytes")]
+    /// The value is not a whole number of bytes.
+    #[error("not a whole number of bytes")]
     NotWhole,
-    /// More than a number of 64 bits.
-    #[error("it is too large")]
+    /// The value exceeds 64 bits.
+    #[error("the number is too large")]
     TooLarge,
 }
 
 fn hint(found: &str, suggestion: Option<&str>) -> String {
     let bits = found.contains('b') && found.contains(['i', 'p', 'M', 'G']);
     match suggestion {
-        Some(unit) if bits => format!(" (did you mean `{unit}`? `B` is bytes; 8 bits are 1 byte)"),
+        Some(unit) if bits => {
+            format!(" (did you mean `{unit}`? `B` means bytes; 1 byte is 8 bits)")
+        }
         Some(unit) => format!(" (did you mean `{unit}`?)"),
         None => String::new(),
     }
 }
 
 impl ByteSize {
-    /// An amount of so many bytes.
+    /// Creates a size of `bytes` bytes.
     pub const fn from_bytes(bytes: u64) -> Self {
         Self(bytes)
     }
 
-    /// How many bytes.
+    /// Returns the number of bytes.
     pub const fn bytes(self) -> u64 {
         self.0
     }
 
-    /// The bytes, or `None` where `0` stands for "no limit".
+    /// Returns the number of bytes, or `None` for 0, which means "no limit".
     pub const fn limit(self) -> Option<u64> {
         if self.0 == 0 { None } else { Some(self.0) }
     }
 }
 
 impl Rate {
-    /// A rate of so many bytes per second.
+    /// Creates a rate of `bytes` bytes per second.
     pub const fn from_bytes_per_sec(bytes: u64) -> Self {
         Self(bytes)
     }
 
-    /// How many bytes per second.
+    /// Returns the number of bytes per second.
     pub const fn bytes_per_sec(self) -> u64 {
         self.0
     }
 
-    /// The bytes per second, or `None` where `0` stands for "no limit".
+    /// Returns the number of bytes per second, or `None` for 0, which means "no
+    /// limit".
     pub const fn limit(self) -> Option<u64> {
         if self.0 == 0 { None } else { Some(self.0) }
     }
 }
 
-/// A number and the text behind it.
+/// Splits a text into the number and the unit behind it.
 fn split(text: &str) -> (&str, &str) {
     let text = text.trim();
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
@@ -115,7 +118,7 @@ fn parse(number: &str, unit: &str) -> Result<u64, SizeError> {
     }
     let scale = match unit {
         "" => 1,
-        // The prefix of the metric system is a small k.
+        // The SI prefix is a lower-case k.
         "kB" => 1_000,
         _ => UNITS.iter().find(|(name, _)| *name == unit).map(|(_, bytes)| *bytes).ok_or_else(
             || SizeError::Unit { found: clip(unit), suggestion: similar(unit).map(str::to_owned) },
@@ -139,7 +142,7 @@ fn parse(number: &str, unit: &str) -> Result<u64, SizeError> {
     u64::try_from(bytes).map_err(|_| SizeError::TooLarge)
 }
 
-/// The unit that a wrong one was probably meant to be.
+/// Suggests a unit for an unknown one.
 fn similar(unit: &str) -> Option<&'static str> {
     let lower = unit.to_ascii_lowercase();
     let lower = lower.trim_end_matches("bps").trim_end_matches("it").trim_end_matches("its");
@@ -153,7 +156,7 @@ fn clip(text: &str) -> String {
     text.chars().take(20).collect()
 }
 
-/// The unit with the smallest whole number of it.
+/// Writes a number in the largest unit that divides it.
 fn write_exact(f: &mut fmt::Formatter<'_>, bytes: u64, suffix: &str) -> fmt::Result {
     if bytes == 0 {
         return f.write_str("0");
@@ -211,7 +214,7 @@ impl fmt::Display for Rate {
     }
 }
 
-/// What both types read: a text, or a plain number of bytes.
+/// The serialized forms of both types: a text, or a number of bytes.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum NumberOrText {

@@ -1,47 +1,47 @@
-//! Changes of a TOML text that leave every other byte as it is.
+//! Edits a TOML text and leaves all other bytes unchanged.
 //!
-//! `toml_edit` tells where in the text things stand; the change is then made
-//! in the text itself. Printing its document instead would turn CRLF into LF,
-//! add a last line break, gather dotted keys and lose the comments above a
-//! table that is removed (documented limits of the library).
+//! `toml_edit` provides the positions of keys and values; the edit is made in the
+//! text itself. Printing the document of `toml_edit` instead would turn CRLF into
+//! LF, add a final line break, group dotted keys and lose the comments above a
+//! removed table (documented limits of the library).
 //!
-//! Every function returns the new text, or `None` where the text is written
-//! in a way that the change cannot be fitted into. The caller checks that the
-//! new text means what it should: nothing here has to be trusted for that.
+//! Every function returns the new text, or `None` if the text is written in a
+//! form that the edit does not support. The caller verifies the meaning of the
+//! new text, so a mistake here cannot corrupt a file.
 
 use std::ops::Range;
 
 use toml_edit::{Array, Document, Item, Table, TableLike, Value};
 
-/// A way into a document.
+/// One step of a path into a document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step<'a> {
     Key(&'a str),
     Index(usize),
 }
 
-/// A parsed text with the places of everything in it.
+/// A parsed text with the positions of its parts.
 pub(crate) struct Source<'t> {
     text: &'t str,
     document: Document<&'t str>,
-    /// The headers, in the order of the text.
+    /// Positions of the table headers, in the order of the text.
     headers: Vec<Range<usize>>,
 }
 
-/// How the keys of a table are written.
+/// The way in which the keys of a table are written.
 #[derive(Clone, Debug)]
 enum Form {
-    /// A line each, below a header or, without one, at the beginning of the
-    /// file. The prefix is that of dotted keys: `keep.`.
+    /// One line per key, below a header or, without one, at the beginning of the
+    /// file. The prefix of dotted keys is, for example, `keep.`.
     Lines { header: Option<Range<usize>>, prefix: String },
-    /// In braces, which hold `values`.
+    /// In braces that contain `values`.
     Inline { braces: Range<usize>, values: Vec<Range<usize>>, prefix: String },
-    /// Nowhere: the table only shows in the headers of tables in it.
+    /// Not at all: only the headers of inner tables name the table.
     Implied,
 }
 
 impl<'t> Source<'t> {
-    /// Parses `text`, which has to be TOML.
+    /// Parses `text`; `None` if it is not TOML.
     pub(crate) fn parse(text: &'t str) -> Option<Self> {
         let document = Document::parse(text).ok()?;
         let mut headers = Vec::new();
@@ -50,7 +50,7 @@ impl<'t> Source<'t> {
         Some(Self { text, document, headers })
     }
 
-    /// Gives a key another value, or adds the key.
+    /// Changes the value of a key, or adds the key.
     pub(crate) fn set(&self, table: &[Step<'_>], key: &str, value: &str) -> Option<String> {
         let Some((form, entries)) = self.resolve(table) else {
             return self.add_table(table, key, value);
@@ -62,7 +62,7 @@ impl<'t> Source<'t> {
         }
     }
 
-    /// Removes a key with its value, and the line that they stand on.
+    /// Removes a key with its value, and their line.
     pub(crate) fn remove(&self, table: &[Step<'_>], key: &str) -> Option<String> {
         let (form, entries) = self.resolve(table)?;
         let (key, item) = entries.get_key_value(key)?;
@@ -91,22 +91,22 @@ impl<'t> Source<'t> {
         }
     }
 
-    /// Adds a value at the end of a list that stands in the text.
+    /// Adds a value at the end of a list that the text contains.
     pub(crate) fn push(&self, table: &[Step<'_>], key: &str, value: &str) -> Option<String> {
         self.push_to(self.array(table, key)?, value)
     }
 
-    /// Removes a value of a list that stands in the text.
+    /// Removes a value from a list that the text contains.
     pub(crate) fn remove_at(&self, table: &[Step<'_>], key: &str, index: usize) -> Option<String> {
         self.remove_from(self.array(table, key)?, index)
     }
 
-    /// Adds a table at the end of a list of tables, however it is written.
+    /// Adds a table at the end of a list of tables, in the form of the list.
     pub(crate) fn push_table(
         &self,
         section: &str,
         key: &str,
-        fields: &[(&str, String)],
+        fields: &[(String, String)],
     ) -> Option<String> {
         let inline = || {
             let fields: Vec<_> =
@@ -136,7 +136,7 @@ impl<'t> Source<'t> {
         }
     }
 
-    /// Removes a table from a list of tables, however it is written.
+    /// Removes a table from a list of tables of any form.
     pub(crate) fn remove_table(&self, section: &str, key: &str, index: usize) -> Option<String> {
         let (_, entries) = self.resolve(&[Step::Key(section)])?;
         match entries.get(key)? {
@@ -146,7 +146,7 @@ impl<'t> Source<'t> {
                 let last = value_spans(table).map(|value| value.end).max();
                 let mut range =
                     self.line_start(header.start)..self.next_line(last.unwrap_or(header.end));
-                // The blank line that set it apart goes with it.
+                // Remove the blank line above the table, too.
                 let before = self.text[..range.start].trim_end_matches([' ', '\t']);
                 if is_blank_before(before) && self.is_blank_at(range.end) {
                     let line = before.strip_suffix('\n').unwrap_or(before);
@@ -159,7 +159,7 @@ impl<'t> Source<'t> {
         }
     }
 
-    /// How a table is written, and what it holds.
+    /// Returns the form of a table, and its entries.
     fn resolve(&self, path: &[Step<'_>]) -> Option<(Form, &dyn TableLike)> {
         let mut form = Form::Lines { header: None, prefix: String::new() };
         let mut entries: &dyn TableLike = self.document.as_table();
@@ -204,7 +204,7 @@ impl<'t> Source<'t> {
         entries.get(key)?.as_array()
     }
 
-    /// Adds a table that holds one key.
+    /// Adds a table with one key.
     fn add_table(&self, path: &[Step<'_>], key: &str, value: &str) -> Option<String> {
         match path {
             [] => None,
@@ -237,7 +237,7 @@ impl<'t> Source<'t> {
             }
             Form::Lines { header, prefix } => {
                 let last = value_spans(entries).max_by_key(|value| value.start);
-                // Below the line that shows the default, if there is one.
+                // Below the comment that shows the default, if there is one.
                 let shown = header.as_ref().filter(|_| prefix.is_empty());
                 let shown = shown.and_then(|header| self.commented(header, entries, key));
                 let anchor = shown
@@ -268,8 +268,8 @@ impl<'t> Source<'t> {
         let last = array.iter().filter_map(Value::span).max_by_key(|value| value.end);
         let start = last.as_ref().map_or(span.start + 1, |value| value.end);
         let comma = self.comma(start..close);
-        // The line break after the last value and its comma: a comment between
-        // them belongs to that value.
+        // Insert at the end of the line of the last value and its comma, because
+        // a comment on that line belongs to the value.
         let from = comma.map_or(start, |at| at + 1);
         let line_end = self.line_end(from);
         let mut text = self.text.to_owned();
@@ -301,7 +301,7 @@ impl<'t> Source<'t> {
         let gap_end = next.as_ref().map_or(close, |next| next.start);
         let comma = self.comma(item.end..gap_end);
         let after = comma.map_or(item.end, |at| at + 1);
-        // Where the value has a line of its own, the line goes with its comment.
+        // If the value has its own line, remove the line with its comment.
         let line = self.line_start(item.start)..self.next_line(after);
         let is_alone = self.text[line.start..item.start].trim().is_empty()
             && line.end <= gap_end
@@ -318,8 +318,8 @@ impl<'t> Source<'t> {
         Some(self.replace(range, ""))
     }
 
-    /// The end of the line that shows the default of a key as a comment,
-    /// `# key = …`, below a header.
+    /// Returns the end of the comment `# key = …` below a header, which shows the
+    /// default of a key.
     fn commented(
         &self,
         header: &Range<usize>,
@@ -342,13 +342,13 @@ impl<'t> Source<'t> {
         None
     }
 
-    /// Puts lines behind what belongs to a header, set apart by blank lines.
+    /// Inserts lines at the end of the table of a header, between blank lines.
     fn insert_block(&self, header: &Range<usize>, block: &[String]) -> String {
         let end = self.body_end(header);
         if end == self.text.len() {
             return self.append(block);
         }
-        // A comment right above the next header belongs to that header.
+        // A comment directly above the next header belongs to that header.
         let mut at = end;
         while at > 0 {
             let above = self.line_start(at - 1);
@@ -363,7 +363,7 @@ impl<'t> Source<'t> {
         self.replace(at..at, &block)
     }
 
-    /// Puts lines at the end of the file, set apart by a blank line.
+    /// Adds lines at the end of the file, after a blank line.
     fn append(&self, block: &[String]) -> String {
         let newline = self.newline();
         let mut text = self.text.to_owned();
@@ -381,7 +381,7 @@ impl<'t> Source<'t> {
         text
     }
 
-    /// Where the lines below a header end: at the next header's line.
+    /// Returns the end of the table of a header: the line of the next header.
     fn body_end(&self, header: &Range<usize>) -> usize {
         let next = self.headers.iter().find(|other| other.start > header.start);
         next.map_or(self.text.len(), |next| self.line_start(next.start))
@@ -401,7 +401,7 @@ impl<'t> Source<'t> {
         self.text[..at].rfind('\n').map_or(0, |newline| newline + 1)
     }
 
-    /// Where the line of `at` ends, before its line break.
+    /// Returns the end of the line of `at`, before its line break.
     fn line_end(&self, at: usize) -> usize {
         let end = self.text[at..].find('\n').map_or(self.text.len(), |newline| at + newline);
         if end > at && self.text.as_bytes()[end - 1] == b'\r' { end - 1 } else { end }
@@ -411,7 +411,7 @@ impl<'t> Source<'t> {
         self.text[at..].find('\n').map_or(self.text.len(), |newline| at + newline + 1)
     }
 
-    /// The blanks at the beginning of the line of `at`.
+    /// Returns the spaces and tabs at the beginning of the line of `at`.
     fn indent(&self, at: usize) -> &str {
         let line = &self.text[self.line_start(at)..at];
         &line[..line.len() - line.trim_start_matches([' ', '\t']).len()]
@@ -421,7 +421,7 @@ impl<'t> Source<'t> {
         self.text[at..self.line_end(at)].trim().is_empty()
     }
 
-    /// The first comma of `gap`, which lies between values.
+    /// Returns the first comma in the gap between two values.
     fn comma(&self, gap: Range<usize>) -> Option<usize> {
         let mut is_comment = false;
         for (at, byte) in self.text[gap.clone()].bytes().enumerate() {
@@ -435,7 +435,8 @@ impl<'t> Source<'t> {
         None
     }
 
-    /// The first byte from `at` on that is not a blank, a comma or a comment.
+    /// Returns the first position from `at` on that is not white space, a comma
+    /// or a comment.
     fn skip_gap(&self, at: usize) -> usize {
         let mut is_comment = false;
         for (offset, byte) in self.text[at..].bytes().enumerate() {
@@ -457,7 +458,8 @@ impl Form {
         Some(Self::Inline { braces: table.span()?, values, prefix: String::new() })
     }
 
-    /// The same, for a table that is written with dotted keys.
+    /// Returns the form of a table inside this one that is written with dotted
+    /// keys.
     fn dotted(self, key: &str) -> Option<Self> {
         match self {
             Self::Lines { header, prefix } => {
@@ -471,13 +473,14 @@ impl Form {
     }
 }
 
-/// Whether a value is a table that only shows in dotted keys, so that it has no
-/// place of its own.
+/// Reports whether a value is a table that only dotted keys name, so that it has
+/// no position of its own.
 fn is_dotted(value: &Value) -> bool {
     value.as_inline_table().is_some_and(toml_edit::InlineTable::is_dotted)
 }
 
-/// The places of the values below one header or in one pair of braces.
+/// Returns the positions of the values below one header or in one pair of
+/// braces.
 fn value_spans(table: &dyn TableLike) -> impl Iterator<Item = Range<usize>> {
     table.get_values().into_iter().filter_map(|(_, value)| value.span())
 }
@@ -502,7 +505,7 @@ fn collect_headers(table: &Table, headers: &mut Vec<Range<usize>>) {
     }
 }
 
-/// Whether the last line of `text` is blank, or there is none.
+/// Reports whether the last line of `text` is blank, or `text` is empty.
 fn is_blank_before(text: &str) -> bool {
     let Some(text) = text.strip_suffix('\n') else { return text.is_empty() };
     text.rsplit('\n').next().unwrap_or_default().trim().is_empty()

@@ -1,9 +1,9 @@
-//! The values that have rules of their own, each as a type that only holds
-//! what the rules allow.
+//! Types for values with their own rules. A value of such a type always
+//! follows the rules.
 //!
-//! Every type reads itself from text (`FromStr`) and says in a [`ValueError`]
-//! why a text is refused. Nothing here looks at a disk or a network: whether
-//! a folder exists or a host answers is not a question of the configuration.
+//! Every type implements `FromStr` and reports in a [`ValueError`] why a text is
+//! rejected. Nothing here accesses the disk or the network: the configuration
+//! does not check that a folder exists or a host answers.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -15,102 +15,103 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::size::SizeError;
 use types::FolderIdError;
 
-/// The longest name of a folder or a source, in characters.
+/// Maximum length of the name of a folder or a source, in characters.
 pub const MAX_NAME_CHARS: usize = 100;
 
-/// The longest exclude pattern, in bytes.
+/// Maximum length of an exclude pattern in bytes.
 pub const MAX_PATTERN_LEN: usize = 1024;
 
-/// Why a text is not the value that it should be.
+/// The reason why a text is not a valid value.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ValueError {
-    /// Not an amount of data, or not a rate.
+    /// Not a size, or not a rate.
     #[error(transparent)]
     Size(#[from] SizeError),
-    /// Not the id of a folder.
-    #[error("it does not follow the rule")]
+    /// Not a folder id.
+    #[error("not a valid folder id")]
     FolderId(#[from] FolderIdError),
-    /// Nothing, or blanks alone.
-    #[error("it is empty")]
+    /// Empty, or only spaces.
+    #[error("the value is empty")]
     Empty,
-    /// A word that is not in the list.
-    #[error("there is no such word")]
+    /// Not one of the allowed words.
+    #[error("unknown word")]
     Choice,
-    /// A name over [`MAX_NAME_CHARS`], or a pattern over [`MAX_PATTERN_LEN`].
-    #[error("it is too long: at most {0}")]
+    /// A name longer than [`MAX_NAME_CHARS`], or a pattern longer than
+    /// [`MAX_PATTERN_LEN`].
+    #[error("longer than the maximum of {0}")]
     TooLong(usize),
     /// A line break, a tab or another control character.
-    #[error("it holds a control character")]
+    #[error("control characters are not allowed")]
     Control,
-    /// A blank at the beginning or the end.
-    #[error("it begins or ends with a blank")]
+    /// A space at the beginning or the end.
+    #[error("spaces at the beginning or the end are not allowed")]
     Blank,
-    /// A path from the home directory in the shell's short form.
-    #[error("`~` is not expanded here: write the path from `/` on")]
+    /// A path that starts with `~`, the shell's short form of the home directory.
+    #[error("`~` is not expanded; write the absolute path")]
     Tilde,
-    /// A path that TOML cannot hold.
-    #[error("it is not UTF-8, and the configuration file cannot name it")]
+    /// A path that TOML cannot represent.
+    #[error("the path is not UTF-8, so the configuration file cannot contain it")]
     NotUtf8,
     /// A path that does not begin with `/`.
-    #[error("it is not a path from `/` on")]
+    #[error("not an absolute path")]
     Relative,
-    /// A path with `..` in it.
-    #[error("`..` is not allowed in it")]
+    /// A path with a `..` component.
+    #[error("`..` is not allowed in the path")]
     ParentDir,
     /// Not an IP address.
-    #[error("it is not an IP address")]
+    #[error("not an IP address")]
     IpAddr,
-    /// A host name where an address has to stand.
-    #[error("host names are not allowed here: write the address")]
+    /// A host name instead of an address.
+    #[error("host names are not allowed here; write the IP address")]
     HostName,
     /// Not an address and not a network.
-    #[error("it is neither an address nor a network")]
+    #[error("neither an IP address nor a network")]
     Network,
-    /// An IPv4 address in an IPv6 one.
-    #[error("write it as IPv4: `{0}`")]
+    /// An IPv4-mapped IPv6 network.
+    #[error("write the network as IPv4: `{0}`")]
     MappedIpv4(String),
     /// Not a URL.
-    #[error("it is not a URL ({0})")]
+    #[error("not a valid URL: {0}")]
     Url(String),
     /// An IPv6 address without brackets.
-    #[error("an IPv6 address stands in brackets: `http://[2001:db8::1]:8085`")]
+    #[error("an IPv6 address must be in brackets: `http://[2001:db8::1]:8085`")]
     UrlBrackets,
     /// A URL that does not begin with `http://` or `https://`.
-    #[error("it does not begin with `http://` or `https://`")]
+    #[error("the URL must begin with `http://` or `https://`")]
     UrlScheme,
     /// A URL with a user name, a query or a fragment.
-    #[error("{0} is not allowed in it")]
+    #[error("{0} is not allowed in the URL")]
     UrlPart(&'static str),
-    /// Port 0 of another machine.
-    #[error("port 0 cannot be reached")]
+    /// Port 0, which no connection can reach.
+    #[error("port 0 is not a valid destination")]
     PortZero,
     /// Not a peer id.
-    #[error("it is not a peer id")]
+    #[error("not a peer id")]
     PeerId,
     /// Not a multiaddr.
-    #[error("it is not a multiaddr")]
+    #[error("not a multiaddr")]
     Multiaddr,
     /// A multiaddr that does not begin with a host.
-    #[error("it does not begin with /ip4, /ip6, /dns, /dns4 or /dns6")]
+    #[error("the multiaddr must begin with /ip4, /ip6, /dns, /dns4 or /dns6")]
     NoHost,
     /// A multiaddr without a port.
-    #[error("/tcp or /udp with a port has to follow the host")]
+    #[error("/tcp or /udp with a port must follow the host")]
     NoPort,
-    /// The address that stands for "all of this machine's".
-    #[error("nobody can reach {0}")]
+    /// The unspecified address (`0.0.0.0` or `::`).
+    #[error("{0} is not an address that peers can reach")]
     Unspecified(IpAddr),
-    /// A multiaddr that does not name the peer.
-    #[error("the peer id is missing: add `/p2p/` and the peer id")]
+    /// A multiaddr without a peer id.
+    #[error("the peer id is missing; add `/p2p/` and the peer id")]
     NoPeerId,
-    /// A pattern that `.gitignore` would take for a comment.
-    #[error("`#` makes it a comment: write `\\#` for a name that begins with `#`")]
+    /// A pattern that `.gitignore` syntax treats as a comment.
+    #[error("`#` starts a comment; write `\\#` to match a name that begins with `#`")]
     PatternComment,
-    /// A pattern that is not one.
-    #[error("it is not a pattern ({0})")]
+    /// Not a valid pattern.
+    #[error("not a valid pattern: {0}")]
     Pattern(String),
 }
 
-/// Serialises as the text of `Display`, and reads with `FromStr`.
+/// Implements serde: serializes with `Display`, deserializes with `FromStr`.
 macro_rules! serde_as_text {
     ($name:ident) => {
         impl Serialize for $name {
@@ -130,12 +131,12 @@ macro_rules! serde_as_text {
 
 pub(crate) use serde_as_text;
 
-/// A name that people read: 1 to [`MAX_NAME_CHARS`] characters.
+/// A display name of 1 to [`MAX_NAME_CHARS`] characters.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name(String);
 
 impl Name {
-    /// The text.
+    /// Returns the text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -167,30 +168,31 @@ impl fmt::Display for Name {
 
 serde_as_text!(Name);
 
-/// The root of a watched folder: absolute, without `..`.
+/// The path of a folder: absolute, without `..`.
 ///
-/// Two paths that differ in repeated or trailing slashes or in `/./` are
-/// equal. Symlinks are not looked through.
+/// Two paths that differ only in repeated or trailing slashes or in `/./` are
+/// equal. Symlinks are not resolved.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FolderPath(PathBuf);
 
 impl FolderPath {
-    /// The folder at `path`.
+    /// Creates a folder path.
     ///
     /// # Errors
     ///
-    /// [`ValueError`] where the path is not absolute, has `..` in it or is not
-    /// UTF-8.
+    /// Returns [`ValueError::Relative`] if the path is not absolute,
+    /// [`ValueError::ParentDir`] if it contains `..`, [`ValueError::NotUtf8`] if
+    /// it is not UTF-8, and the other variants for paths of a wrong form.
     pub fn new(path: &Path) -> Result<Self, ValueError> {
         path.to_str().ok_or(ValueError::NotUtf8)?.parse()
     }
 
-    /// The path.
+    /// Returns the path.
     pub fn as_path(&self) -> &Path {
         &self.0
     }
 
-    /// Whether `other` lies in this folder, at any depth.
+    /// Reports whether `other` is inside this folder, at any depth.
     pub fn contains(&self, other: &Self) -> bool {
         self != other && other.0.starts_with(&self.0)
     }
@@ -228,12 +230,12 @@ impl fmt::Display for FolderPath {
 
 serde_as_text!(FolderPath);
 
-/// A pattern of `.gitignore` syntax.
+/// A pattern in `.gitignore` syntax.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Pattern(String);
 
 impl Pattern {
-    /// The text.
+    /// Returns the text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -270,27 +272,27 @@ impl fmt::Display for Pattern {
 
 serde_as_text!(Pattern);
 
-/// How much is logged.
+/// A log level.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum LogLevel {
-    /// What failed.
+    /// Failures only.
     Error,
-    /// And what may fail next.
+    /// Also conditions that may lead to a failure.
     Warn,
-    /// And what was done.
+    /// Also completed work.
     #[default]
     Info,
-    /// And how.
+    /// Also the steps of the work.
     Debug,
     /// Everything.
     Trace,
 }
 
 impl LogLevel {
-    /// All levels, as they are written.
+    /// Names of all levels.
     pub const NAMES: &'static [&'static str] = &["error", "warn", "info", "debug", "trace"];
 
-    /// The level as it is written.
+    /// Returns the name of the level.
     pub fn as_str(self) -> &'static str {
         Self::NAMES[self as usize]
     }
@@ -300,7 +302,7 @@ impl FromStr for LogLevel {
     type Err = ValueError;
 
     fn from_str(text: &str) -> Result<Self, ValueError> {
-        // The levels of the node API are in capitals.
+        // The node API writes levels in upper case.
         match text.to_ascii_lowercase().as_str() {
             "error" => Ok(Self::Error),
             "warn" => Ok(Self::Warn),

@@ -155,7 +155,7 @@ impl Add {
                         .collect::<Result<_>>()?,
                     paused: false,
                 };
-                context.config_file().add_folder(&folder)?;
+                context.config_file().edit(|draft| draft.add_folder(&folder))?;
                 if !self.json {
                     eprintln!("no instance runs: the folder is backed up from its next start on");
                 }
@@ -224,7 +224,7 @@ impl Remove {
                 RemovedFolders::new(data)
                     .note(&folder.id)
                     .with_context(|| format!("cannot write to {}", data.display()))?;
-                context.config_file().remove_folder(&folder.id)?;
+                context.config_file().edit(|draft| draft.remove_folder(&folder.id))?;
                 folder.display_name()
             }
         };
@@ -244,7 +244,7 @@ fn set_paused(context: &Context, folder: &str, paused: bool) -> Result<()> {
         None => {
             let folder = configured(context, folder)?;
             let update = FolderUpdate { paused: Some(paused), ..FolderUpdate::default() };
-            context.config_file().update_folder(&folder.id, &update)?;
+            context.config_file().edit(|draft| draft.update_folder(&folder.id, &update))?;
             folder.display_name()
         }
     };

@@ -70,9 +70,10 @@ fn edits_at_the_same_time_do_not_lose_one_another() {
                 barrier.wait();
                 for edit in 0..EDITS {
                     let id = format!("f{thread}-{edit}");
-                    file.add_folder(&folder(&id, &format!("/f/{id}"))).unwrap();
+                    file.edit(|draft| draft.add_folder(&folder(&id, &format!("/f/{id}")))).unwrap();
                     let ip = format!("10.0.{thread}.{edit}");
-                    file.add_item("manifest_server.whitelisted_ips", &ip).unwrap();
+                    file.edit(|draft| draft.add_item("manifest_server.whitelisted_ips", &ip))
+                        .unwrap();
                 }
             });
         }

@@ -249,14 +249,17 @@ fn what_is_refused_leaves_the_file_as_it_was() {
     ] {
         refuse(&format!("set {key} {value:?}"), file.set(key, value));
     }
-    refuse("add node.bind", file.add_item("node.bind", "localhost"));
-    refuse("add node.mdns", file.add_item("node.mdns", "true"));
-    refuse("remove node.bind", file.remove_item("node.bind", "::1"));
-    refuse("add folder a", file.add_folder(&folder("a", "/b")));
-    refuse("add folder b", file.add_folder(&folder("b", "/home/me/x")));
-    refuse("remove folder c", file.remove_folder(&"c".parse().unwrap()));
-    refuse("update folder c", file.update_folder(&"c".parse().unwrap(), &FolderUpdate::default()));
-    refuse("remove source c", file.remove_source("c"));
+    refuse("add node.bind", file.edit(|draft| draft.add_item("node.bind", "localhost")));
+    refuse("add node.mdns", file.edit(|draft| draft.add_item("node.mdns", "true")));
+    refuse("remove node.bind", file.edit(|draft| draft.remove_item("node.bind", "::1")));
+    refuse("add folder a", file.edit(|draft| draft.add_folder(&folder("a", "/b"))));
+    refuse("add folder b", file.edit(|draft| draft.add_folder(&folder("b", "/home/me/x"))));
+    refuse("remove folder c", file.edit(|draft| draft.remove_folder(&"c".parse().unwrap())));
+    refuse(
+        "update folder c",
+        file.edit(|draft| draft.update_folder(&"c".parse().unwrap(), &FolderUpdate::default())),
+    );
+    refuse("remove source c", file.edit(|draft| draft.remove_source("c")));
     insta::assert_snapshot!("refused", shown.join("\n"));
 }
 
@@ -480,10 +483,13 @@ fn the_default_file_takes_every_kind_of_change() {
     assert_eq!(mode & 0o777, 0o600);
     fixture.file.set("node.log_level", "debug").unwrap();
     fixture.file.set("backup_server.keep.last", "3").unwrap();
-    fixture.file.add_item("manifest_server.whitelisted_ips", "192.0.2.7").unwrap();
-    fixture.file.add_folder(&folder("a", "/a")).unwrap();
-    fixture.file.add_folder(&folder("b", "/b")).unwrap();
-    fixture.file.add_source(&source("x", 1)).unwrap();
+    fixture
+        .file
+        .edit(|draft| draft.add_item("manifest_server.whitelisted_ips", "192.0.2.7"))
+        .unwrap();
+    fixture.file.edit(|draft| draft.add_folder(&folder("a", "/a"))).unwrap();
+    fixture.file.edit(|draft| draft.add_folder(&folder("b", "/b"))).unwrap();
+    fixture.file.edit(|draft| draft.add_source(&source("x", 1))).unwrap();
     fixture.file.set("sync.upload_limit", "1MB/s").unwrap();
     fixture.file.set("sync.backup_auto_notify", "false").unwrap();
     insta::assert_snapshot!("edited_default", fixture.text());
@@ -498,9 +504,9 @@ fn the_default_file_takes_every_kind_of_change() {
     ] {
         fixture.file.reset(key).unwrap();
     }
-    fixture.file.remove_folder(&"a".parse().unwrap()).unwrap();
-    fixture.file.remove_folder(&"b".parse().unwrap()).unwrap();
-    fixture.file.remove_source("x").unwrap();
+    fixture.file.edit(|draft| draft.remove_folder(&"a".parse().unwrap())).unwrap();
+    fixture.file.edit(|draft| draft.remove_folder(&"b".parse().unwrap())).unwrap();
+    fixture.file.edit(|draft| draft.remove_source("x")).unwrap();
     assert_eq!(fixture.text(), Config::default_text());
 }
 

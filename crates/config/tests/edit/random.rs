@@ -78,12 +78,12 @@ proptest! {
             let result = match &op {
                 Op::Set(key, value) => fixture.file.set(key, value),
                 Op::Reset(key) => fixture.file.reset(key),
-                Op::AddItem(ip) => fixture.file.add_item("manifest_server.whitelisted_ips", ip),
+                Op::AddItem(ip) => fixture.file.edit(|draft| draft.add_item("manifest_server.whitelisted_ips", ip)),
                 Op::RemoveItem(index) if !ips.is_empty() => {
                     let item = ips[index % ips.len()];
                     let at = ips.iter().position(|ip| *ip == item).unwrap();
                     wanted.manifest_server.whitelisted_ips.remove(at);
-                    fixture.file.remove_item("manifest_server.whitelisted_ips", &item.to_string())
+                    fixture.file.edit(|draft| draft.remove_item("manifest_server.whitelisted_ips", &item.to_string()))
                 }
                 Op::AddFolder(number) => {
                     let folder = folder(&format!("f{number}"), &format!("/f/{number}"));
@@ -91,18 +91,18 @@ proptest! {
                         continue;
                     }
                     wanted.sync.folders.push(folder.clone());
-                    fixture.file.add_folder(&folder)
+                    fixture.file.edit(|draft| draft.add_folder(&folder))
                 }
                 Op::RemoveFolder(index) if !folders.is_empty() => {
                     let index = index % folders.len();
                     wanted.sync.folders.remove(index);
-                    fixture.file.remove_folder(&folders[index].id)
+                    fixture.file.edit(|draft| draft.remove_folder(&folders[index].id))
                 }
                 Op::PauseFolder(index) if !folders.is_empty() => {
                     let index = index % folders.len();
                     wanted.sync.folders[index].paused = true;
                     let update = FolderUpdate { paused: Some(true), ..FolderUpdate::default() };
-                    fixture.file.update_folder(&folders[index].id, &update)
+                    fixture.file.edit(|draft| draft.update_folder(&folders[index].id, &update))
                 }
                 Op::AddSource(number) => {
                     let source = source(&format!("s{number}"), *number);
@@ -110,12 +110,12 @@ proptest! {
                         continue;
                     }
                     wanted.backup_server.source_peers.push(source.clone());
-                    fixture.file.add_source(&source)
+                    fixture.file.edit(|draft| draft.add_source(&source))
                 }
                 Op::RemoveSource(index) if !sources.is_empty() => {
                     let index = index % sources.len();
                     wanted.backup_server.source_peers.remove(index);
-                    fixture.file.remove_source(sources[index].name.as_str())
+                    fixture.file.edit(|draft| draft.remove_source(sources[index].name.as_str()))
                 }
                 _ => continue,
             };
