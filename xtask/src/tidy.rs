@@ -36,7 +36,14 @@ const ARROWS: &[(&str, &[&str])] = &[
             "backup",
         ],
     ),
-    ("cli", &["types", "config", "store", "fstree", "api", "restore", "backup", "node"]),
+    (
+        "server",
+        &[
+            "types", "config", "store", "net", "manifest", "api", "restore", "sync", "backup",
+            "node",
+        ],
+    ),
+    ("cli", &["types", "config", "store", "fstree", "api", "restore", "backup", "node", "server"]),
 ];
 
 /// Checks every file; all that is wrong is said at once.

@@ -22,11 +22,13 @@
 //! SDK (`/api/archivist/v1`), which has a model of its own.
 
 mod client;
+mod journal;
 mod listed;
 mod model;
 mod prune;
 
 pub use client::{Client, ClientError, Query, path_part};
+pub use journal::{JournalEntry, LogLine, TrafficDay, Transferred};
 pub use listed::{ListedEntry, from_text, to_text};
 pub use model::*;
 pub use prune::{PruneDecision, PruneReport, PruneRequest, Recompressed};

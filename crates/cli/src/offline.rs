@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail};
 use backup::{DamagedSnapshot, RemoteSnapshot, SnapshotStore};
 use config::Config;
 use jiff::Timestamp;
-use node::{Running, SnapshotChoice, snapshot_model};
+use node::{Running, SnapshotSelector, snapshot_model};
 use restore::Blocks;
 use store::{BlockStore, PackStore, StoreError, StoreOptions};
 
@@ -121,7 +121,7 @@ impl Offline {
         at: Option<Timestamp>,
     ) -> Result<api::Snapshot> {
         let all = self.snapshots.list()?.snapshots.into_iter().map(RemoteSnapshot::from).collect();
-        let choice = SnapshotChoice { folder, id, at, ..SnapshotChoice::default() };
-        Ok(snapshot_model(&self.config, choice.newest(&self.config, all)?))
+        let selector = SnapshotSelector { folder, id, at, ..SnapshotSelector::default() };
+        Ok(snapshot_model(&self.config, selector.newest(&self.config, all)?))
     }
 }

@@ -1,52 +1,37 @@
-//! The side of the backup server, wired: sources are asked, manifests are
-//! pulled, triggers are heard, and what is not kept any more goes.
+//! The backup server side: pulls from sources, and lets sources restore.
 
 use std::path::Path;
-use std::sync::Arc;
 
-use backup::{BackupDaemon, BackupOptions, BackupSettings, SnapshotStore, TriggerServer};
-use net::Net;
+use backup::{BackupDaemon, BackupOptions, BackupSettings, SnapshotStore};
+use net::{Access, Net, PeerId, Purposes};
 
-use crate::app::StartError;
-use crate::listeners::{Problems, Switched};
-use crate::options;
 use crate::settings::Settings;
+use crate::start_error::StartError;
 use crate::tasks::Tasks;
 
-/// Starts the backup server's daemon, and its trigger.
+/// Starts the backup daemon, and serves snapshots to the sources that made
+/// them.
 pub(crate) async fn start(
     settings: &Settings,
     tasks: &Tasks,
     data_dir: &Path,
     snapshots: &SnapshotStore,
     net: &Net,
-    problems: Problems,
+    access: &Access,
 ) -> Result<BackupDaemon, StartError> {
-    let config = settings.get();
     let daemon = BackupDaemon::start(BackupOptions {
         snapshots: snapshots.clone(),
         net: net.handle(),
         data_dir: data_dir.to_owned(),
-        settings: options::part(settings, tasks, |config| {
-            BackupSettings::from(&config.backup_server)
-        }),
+        settings: settings.part(tasks, |config| BackupSettings::from(&config.backup_server)),
         clock: backup::SystemClock::shared(),
     })
     .await?;
-    let handle = daemon.handle();
-    let trigger = TriggerServer::new(
-        Arc::new(move || handle.poll_now()),
-        options::part(settings, tasks, |config| config.backup_server.source_peers.clone()),
-    );
-    let server = Switched::new(
-        "the trigger, [backup_server] trigger_port",
-        options::listen_addresses(&config, config.backup_server.trigger_port),
-        trigger.router(),
-        config.backup_server.enabled,
-        problems,
-    )
-    .await?;
-    let wanted = options::part(settings, tasks, |config| config.backup_server.enabled);
-    tasks.spawn("trigger", server.run(wanted, tasks.stop_token()));
+    if let Some(streams) = net.accept(&backup::SNAPSHOTS_PROTOCOL) {
+        let access = access.clone();
+        let may_restore = move |peer: &PeerId| access.allows(peer, Purposes::RESTORE);
+        let serving = backup::serve_snapshots(streams, may_restore, snapshots.clone());
+        tasks.spawn_until_stop("snapshots", serving);
+    }
     Ok(daemon)
 }

@@ -29,7 +29,7 @@ const ENDED_MAX: usize = 1000;
 
 /// How a fetch stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum DownloadState {
     /// It goes on.
     Fetching,
     /// Everything is here.
@@ -40,20 +40,20 @@ pub enum State {
 
 /// One fetch.
 #[derive(Debug)]
-pub struct Job {
+pub struct Download {
     /// What it fetches.
     pub cid: Cid,
     /// The length of the content, in bytes.
     pub size: u64,
     /// How far it is.
     pub progress: Arc<Progress>,
-    state: watch::Sender<State>,
+    state: watch::Sender<DownloadState>,
     stop: CancellationToken,
 }
 
-impl Job {
+impl Download {
     /// How it stands; to be watched.
-    pub fn state(&self) -> watch::Receiver<State> {
+    pub fn state(&self) -> watch::Receiver<DownloadState> {
         self.state.subscribe()
     }
 }
@@ -78,7 +78,7 @@ pub struct Downloads {
     store: LocalBlocks,
     net: Handle,
     pool: SessionPool,
-    jobs: Arc<Mutex<HashMap<Cid, Arc<Job>>>>,
+    jobs: Arc<Mutex<HashMap<Cid, Arc<Download>>>>,
     tasks: Tasks,
 }
 
@@ -96,7 +96,7 @@ impl Downloads {
     }
 
     /// The fetch of this name, where there is or was one.
-    pub fn get(&self, cid: Cid) -> Option<Arc<Job>> {
+    pub fn get(&self, cid: Cid) -> Option<Arc<Download>> {
         self.jobs.lock().get(&cid).cloned()
     }
 
@@ -174,29 +174,29 @@ impl Downloads {
     /// # Errors
     ///
     /// Those of noting it in the store.
-    pub async fn start(&self, cid: Cid, content: &Content) -> Result<Arc<Job>, StoreError> {
+    pub async fn start(&self, cid: Cid, content: &Content) -> Result<Arc<Download>, StoreError> {
         if let Some(job) = self.get(cid)
-            && matches!(*job.state.borrow(), State::Fetching | State::Complete)
+            && matches!(*job.state.borrow(), DownloadState::Fetching | DownloadState::Complete)
         {
             return Ok(job);
         }
-        let job = Arc::new(Job {
+        let job = Arc::new(Download {
             cid,
             size: content.size,
             progress: Arc::default(),
-            state: watch::Sender::new(State::Fetching),
+            state: watch::Sender::new(DownloadState::Fetching),
             stop: self.tasks.stop_token().child_token(),
         });
         {
             let mut jobs = self.jobs.lock();
             // Another may have come first.
             if let Some(other) = jobs.get(&cid)
-                && *other.state.borrow() == State::Fetching
+                && *other.state.borrow() == DownloadState::Fetching
             {
                 return Ok(other.clone());
             }
             if jobs.len() >= ENDED_MAX {
-                jobs.retain(|_, job| *job.state.borrow() == State::Fetching);
+                jobs.retain(|_, job| *job.state.borrow() == DownloadState::Fetching);
             }
             jobs.insert(cid, job.clone());
         }
@@ -204,24 +204,24 @@ impl Downloads {
         self.tasks.spawn("fetch", async move {
             let end = tokio::select! {
                 end = this.fetch(&running) => end,
-                () = running.stop.cancelled() => State::Failed("it was stopped".into()),
+                () = running.stop.cancelled() => DownloadState::Failed("it was stopped".into()),
             };
             running.state.send_replace(end);
         });
         Ok(job)
     }
 
-    async fn fetch(&self, job: &Job) -> State {
+    async fn fetch(&self, job: &Download) -> DownloadState {
         match self.try_fetch(job).await {
-            Ok(()) => State::Complete,
+            Ok(()) => DownloadState::Complete,
             Err(reason) => {
                 tracing::info!(cid = %job.cid, reason, "a fetch ended early");
-                State::Failed(reason)
+                DownloadState::Failed(reason)
             }
         }
     }
 
-    async fn try_fetch(&self, job: &Job) -> Result<(), String> {
+    async fn try_fetch(&self, job: &Download) -> Result<(), String> {
         let cid = job.cid;
         let epoch = self.store.epoch();
         let partial = Root { cid, partial: true };

@@ -11,17 +11,16 @@ use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ::backup::{BackupEvent, BackupHandle, SourceState, SourceStatus};
+use api::JournalEntry;
+use backup::{BackupEvent, BackupHandle, SourceState, SourceStatus};
 use disk::{AtomicWrite, RealDisk, write_atomic};
 use jiff::Timestamp;
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
 use sync::{FolderState, FolderStatus, SyncHandle};
 use tokio::sync::Notify;
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 use types::{FolderId, SequenceNumber};
-use utoipa::ToSchema;
 
 /// Entries that are kept; the oldest go first.
 const KEPT_MAX: usize = 2000;
@@ -29,25 +28,6 @@ const KEPT_MAX: usize = 2000;
 const LINES_MAX: usize = 2 * KEPT_MAX;
 /// What is read of the file, from its end, in bytes.
 const READ_MAX: u64 = 16 << 20;
-
-/// Something that happened.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub(crate) struct JournalEntry {
-    /// Grows with each.
-    pub(crate) id: u64,
-    /// When.
-    #[schema(value_type = String)]
-    pub(crate) at: Timestamp,
-    /// How pressing it is: `error`, `warning` or `info`.
-    #[schema(value_type = api::NoticeLevel)]
-    pub(crate) level: api::NoticeLevel,
-    /// What, in a sentence.
-    pub(crate) message: String,
-    /// The folder, by name.
-    pub(crate) folder: Option<String>,
-    /// The other machine, by name.
-    pub(crate) device: Option<String>,
-}
 
 #[derive(Debug, Default)]
 struct Kept {
@@ -65,7 +45,7 @@ struct Shared {
 
 /// The journal of an instance. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Journal(Arc<Shared>);
+pub struct Journal(Arc<Shared>);
 
 /// Where a journal is kept.
 #[derive(Debug)]
@@ -173,12 +153,12 @@ struct Observer {
 
 impl Journal {
     /// Everything that is kept, the oldest first.
-    pub(crate) fn entries(&self) -> Vec<JournalEntry> {
+    pub fn entries(&self) -> Vec<JournalEntry> {
         self.0.kept.lock().entries.iter().cloned().collect()
     }
 
     /// Takes up the journal in a file, and keeps it there until `stop`.
-    pub(crate) async fn keep(self, path: PathBuf, stop: CancellationToken) {
+    pub(crate) async fn save(self, path: PathBuf, stop: CancellationToken) {
         let opened = tokio::task::spawn_blocking(move || JournalFile::open(path)).await;
         let Ok((mut file, before)) = opened else { return };
         self.0.kept.lock().goes_on_from(before);
@@ -393,7 +373,7 @@ mod tests {
         let (journal, stop) = (Journal::default(), CancellationToken::new());
         note(&journal);
         stop.cancel();
-        journal.clone().keep(path.to_owned(), stop).await;
+        journal.clone().save(path.to_owned(), stop).await;
         let entries = journal.entries();
         assert!(entries.windows(2).all(|pair| pair[0].id < pair[1].id), "{entries:?}");
         entries.into_iter().map(|entry| entry.message).collect()

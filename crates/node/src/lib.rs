@@ -1,49 +1,67 @@
-//! One running instance, wired together: the store, the network, and the REST
-//! API in front of them.
+//! One instance of Archivist: its services and its jobs.
 //!
-//! * [`App`]: starting and ending an instance.
-//! * [`Settings`]: the configuration of a running instance.
-//! * [`rest`]: the node's REST API.
-//! * [`Downloads`], [`Collector`], [`LocalBlocks`]: what it works with.
-//! * [`http`]: serving HTTP with limits.
+//! * [`Instance`] starts the services in the order of their dependencies and
+//!   ends them.
+//! * [`Services`] is what jobs and HTTP handlers work with: the store, the
+//!   network, both sides, the settings, the journal.
+//! * [`Settings`] is the configuration of a running instance.
+//! * [`Running`] tells commands where the API of a running instance is.
+//!
+//! The jobs (retention, collection, recompression, verification, restores) run
+//! here. The HTTP interfaces are in the crate `server`, which uses this one.
 
-mod app;
 mod backup_side;
-mod choice;
-mod collector;
+mod data_dir;
 mod downloads;
-pub mod http;
+mod forget;
+mod gc_task;
+mod instance;
+mod jobs;
 mod journal;
-mod keeper;
-mod listeners;
 mod local_blocks;
 mod log_level;
 mod maintenance;
 mod options;
 pub mod pairing;
-mod pieces;
+mod problems;
 mod recent_log;
 mod recompression;
 mod removed;
-pub mod rest;
+mod restores;
+mod retention_task;
 pub mod roots;
+mod running;
+mod services;
 mod settings;
+mod snapshot_selector;
+pub mod snapshot_source;
 mod source_side;
+mod start_error;
 mod tasks;
 mod token;
 mod traffic;
-mod v1;
-mod web;
 
-pub use app::{App, AppOptions, Running, StartError, load_identity, make_data_dir};
-pub use choice::{SnapshotChoice, snapshot_model};
-pub use collector::Collector;
-pub use downloads::{DownloadError, Downloads};
-pub use local_blocks::{InPlace, LocalBlocks};
+pub use data_dir::{load_identity, make_data_dir};
+pub use downloads::{Download, DownloadError, DownloadState, Downloads};
+pub use forget::forget_folder;
+pub use gc_task::GcTask;
+pub use instance::{Instance, InstanceOptions};
+pub use jobs::{AlreadyRunning, Jobs};
+pub use journal::Journal;
+pub use local_blocks::{InPlace, LocalBlocks, OpenInPlace};
 pub use log_level::{LogLevel, filter};
-pub use maintenance::verify_result;
-pub use recent_log::RecentLog;
+pub use maintenance::{check_complete, prune, start_verify, verify_result};
+pub use options::listen_addresses;
+pub use problems::Problems;
+pub use recent_log::{RecentLog, lines as recent_log_lines};
 pub use removed::RemovedFolders;
+pub use restores::{RestoreJob, RestoreStartError, Restores, restore_model, start_restore};
+pub use running::Running;
+pub use services::Services;
 pub use settings::{Applied, Settings};
+pub use snapshot_selector::{SnapshotSelector, snapshot_model};
+pub use snapshot_source::SnapshotSourceError;
+pub use source_side::folder_name;
+pub use start_error::StartError;
 pub use tasks::Tasks;
-pub use v1::restore_model;
+pub use traffic::Traffic;

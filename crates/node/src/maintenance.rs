@@ -15,36 +15,64 @@ use store::{BlockStore, RecompressEnd};
 
 use types::with_causes;
 
+use crate::jobs::{AlreadyRunning, JobStatus};
 use crate::recompression::{self, recompress};
 use crate::roots;
-use crate::v1::{ApiState, RunningJob};
+use crate::services::Services;
 
 /// How often the progress of a verification is noted.
 const LOOK: Duration = Duration::from_millis(200);
 /// Bytes of packs that are read before others may have the store.
 const RECOMPRESSED_AT_ONCE: u64 = 512 << 20;
 
-/// Verifies, and repairs where that is asked for.
-pub(crate) async fn verify(
-    state: &ApiState,
+/// Starts to verify every snapshot in the background.
+///
+/// # Errors
+///
+/// Returns [`AlreadyRunning`] if another verification is running.
+pub fn start_verify(
+    services: &Services,
     request: VerifyRequest,
-    job: &RunningJob,
+) -> Result<api::Job, AlreadyRunning> {
+    let running = services.jobs.start("verify")?;
+    let job = running.status().to_api();
+    let (services, stop) = (services.clone(), services.stop_token());
+    let tasks = services.tasks.clone();
+    tasks.spawn("verify", async move {
+        let result = tokio::select! {
+            result = verify(&services, request, running.status()) => result,
+            () = stop.cancelled() => Err("the instance is stopping".into()),
+        };
+        running
+            .finish(result.and_then(|result| {
+                serde_json::to_value(result).map_err(|error| error.to_string())
+            }));
+    });
+    Ok(job)
+}
+
+/// Verifies, and repairs where that is asked for.
+async fn verify(
+    services: &Services,
+    request: VerifyRequest,
+    job: &JobStatus,
 ) -> Result<VerifyResult, String> {
-    let first = look(state, request.full, job).await?;
+    let first = look(services, request.full, job).await?;
     let mut repaired = 0;
     let report = if request.repair && !first.is_ok() {
-        repaired = repair(state, &first).await?;
+        repaired = repair(services, &first).await?;
         // What counts is what is there afterwards.
-        look(state, request.full, job).await?
+        look(services, request.full, job).await?
     } else {
         first
     };
-    Ok(verify_result(&**state.snapshots.store(), &report, repaired))
+    Ok(verify_result(&**services.snapshots.store(), &report, repaired))
 }
 
-async fn look(state: &ApiState, full: bool, job: &RunningJob) -> Result<VerifyReport, String> {
+async fn look(services: &Services, full: bool, job: &JobStatus) -> Result<VerifyReport, String> {
     let progress = Arc::new(VerifyProgress::default());
-    let (snapshots, stop, seen) = (state.snapshots.clone(), state.stop.clone(), progress.clone());
+    let (snapshots, stop, seen) =
+        (services.snapshots.clone(), services.stop_token(), progress.clone());
     let mut work =
         tokio::task::spawn_blocking(move || backup::verify(&snapshots, full, &seen, &stop));
     loop {
@@ -63,9 +91,9 @@ async fn look(state: &ApiState, full: bool, job: &RunningJob) -> Result<VerifyRe
 
 /// Pulls again from whoever may have it: the source itself, then every other
 /// peer that is connected.
-async fn repair(state: &ApiState, report: &VerifyReport) -> Result<u64, String> {
-    let net = &state.node.net;
-    let config = state.node.settings.get();
+async fn repair(services: &Services, report: &VerifyReport) -> Result<u64, String> {
+    let net = &services.net;
+    let config = services.settings.get();
     for source in &config.backup_server.source_peers {
         // Who cannot be reached is told by the pull.
         let _ = net.connect(source.peer_id, source.dial_addresses(), Duration::from_secs(10)).await;
@@ -73,13 +101,13 @@ async fn repair(state: &ApiState, report: &VerifyReport) -> Result<u64, String> 
     let connected = net.peers().await.map_err(|error| with_causes(&error))?;
     let connected: Vec<PeerId> = connected.into_iter().map(|peer| peer.peer).collect();
     let pool = SessionPool::new(net.clone());
-    let store = state.snapshots.store().clone();
+    let store = services.snapshots.store().clone();
     let puller = |source: &PeerId| {
         let others = connected.iter().copied().filter(|peer| peer != source);
         let peers = std::iter::once(*source).chain(others).collect();
         Puller::new(store.clone(), pool.clone(), peers, Arc::new(Progress::default()))
     };
-    let done = backup::repair(&state.snapshots, report, puller)
+    let done = backup::repair(&services.snapshots, report, puller)
         .await
         .map_err(|error| with_causes(&error))?;
     for (snapshot, reason) in &done.failed {
@@ -126,8 +154,8 @@ pub fn verify_result(store: &dyn BlockStore, report: &VerifyReport, repaired: u6
 /// # Errors
 ///
 /// What is not, and what to do.
-pub(crate) async fn check_whole(state: &ApiState) -> Result<(), String> {
-    let (snapshots, stop) = (state.snapshots.clone(), state.stop.clone());
+pub async fn check_complete(services: &Services) -> Result<(), String> {
+    let (snapshots, stop) = (services.snapshots.clone(), services.stop_token());
     let work = tokio::task::spawn_blocking(move || {
         backup::verify(&snapshots, false, &VerifyProgress::default(), &stop)
     });
@@ -153,21 +181,21 @@ pub(crate) async fn check_whole(state: &ApiState) -> Result<(), String> {
 
 /// Removes what no rule keeps, frees what nothing needs, and compresses the
 /// rest where that is asked for.
-pub(crate) async fn prune(state: &ApiState, request: PruneRequest) -> Result<PruneReport, String> {
-    let mut report = run_prune(state, request, true).await?;
+pub async fn prune(services: &Services, request: PruneRequest) -> Result<PruneReport, String> {
+    let mut report = run_prune(services, request, true).await?;
     if request.recompress && !request.dry_run {
-        report.recompressed = Some(recompress_all(state).await?);
+        report.recompressed = Some(recompress_all(services).await?);
     }
     Ok(report)
 }
 
 /// Compresses everything that shrinks, a few packs at a time: a collection that
 /// is asked for meanwhile does not wait for all of it.
-async fn recompress_all(state: &ApiState) -> Result<Recompressed, String> {
+async fn recompress_all(services: &Services) -> Result<Recompressed, String> {
     let mut all = Recompressed::default();
     loop {
-        let stop = state.stop.clone();
-        let store = state.node.store.clone();
+        let stop = services.stop_token();
+        let store = services.store.clone();
         let done = recompress(store, RECOMPRESSED_AT_ONCE, move || stop.is_cancelled()).await?;
         recompression::log(&done);
         all.packs += done.rewritten_packs;
@@ -187,20 +215,20 @@ async fn recompress_all(state: &ApiState) -> Result<Recompressed, String> {
 
 /// As [`prune`], for the instance itself: where nothing is removed, it collects
 /// only if that is asked for.
-pub(crate) async fn prune_by_itself(
-    state: &ApiState,
+pub(crate) async fn prune_unattended(
+    services: &Services,
     collect: bool,
 ) -> Result<PruneReport, String> {
-    run_prune(state, PruneRequest::default(), collect).await
+    run_prune(services, PruneRequest::default(), collect).await
 }
 
 async fn run_prune(
-    state: &ApiState,
+    services: &Services,
     request: PruneRequest,
     always_collect: bool,
 ) -> Result<PruneReport, String> {
-    let keep = state.node.settings.get().backup_server.keep.clone();
-    let (snapshots, stop) = (state.snapshots.clone(), state.stop.clone());
+    let keep = services.settings.get().backup_server.keep.clone();
+    let (snapshots, stop) = (services.snapshots.clone(), services.stop_token());
     let work = tokio::task::spawn_blocking(move || {
         let PruneRequest { dry_run, accept_roots, recompress: _ } = request;
         let options = PruneOptions { dry_run, always_collect, accept_roots, stop };
@@ -218,7 +246,7 @@ async fn run_prune(
     holds.extend(report.damaged.iter().map(|one| format!("{}: {}", one.root, one.reason)));
     let not_collected = report.not_collected.as_ref().map(|error| with_causes(error));
     if report.collected.is_some() || not_collected.is_some() {
-        state.problems.set_collection(not_collected.as_deref());
+        services.problems.set_collection(not_collected.as_deref());
     }
     Ok(PruneReport {
         dry_run: report.dry_run,

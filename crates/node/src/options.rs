@@ -1,8 +1,8 @@
-//! From the configuration to what the parts of an instance are given, at the
-//! start and when it changes.
+//! Derives the options of each part of an instance from the configuration, at
+//! the start and after a change.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,26 +10,20 @@ use config::Config;
 use net::{Access, Handle, NetConfig, PeerId, Purposes};
 use store::{PackStore, StoreOptions};
 use sync::{FolderSettings, SyncSettings};
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::log_level::LogLevel;
 use crate::pairing;
 use crate::settings::Settings;
-use crate::tasks::Tasks;
 
-/// Where the API listens: loopback, whatever else is configured.
-pub(crate) fn api_address(config: &Config) -> SocketAddr {
-    SocketAddr::new(Ipv4Addr::LOCALHOST.into(), config.node.api_port)
-}
-
-/// The addresses of `[node] bind` that this machine has, with a port.
-pub(crate) fn listen_addresses(config: &Config, port: u16) -> Vec<SocketAddr> {
+/// Returns the addresses of `[node] bind` that this computer supports, with a
+/// port.
+pub fn listen_addresses(config: &Config, port: u16) -> Vec<SocketAddr> {
     let usable = config.node.bind.iter().filter(|address| is_usable(**address));
     usable.map(|address| SocketAddr::new(*address, port)).collect()
 }
 
-/// What the network is started with.
+/// Returns the options of the network.
 pub(crate) fn net_config(config: &Config) -> NetConfig {
     let node = &config.node;
     NetConfig {
@@ -50,7 +44,7 @@ pub(crate) fn net_config(config: &Config) -> NetConfig {
     }
 }
 
-/// What the store is opened with.
+/// Returns the options of the store.
 pub(crate) fn store_options(config: &Config) -> StoreOptions {
     StoreOptions {
         max_storage: config.node.max_storage.limit(),
@@ -59,13 +53,13 @@ pub(crate) fn store_options(config: &Config) -> StoreOptions {
     }
 }
 
-/// Who may do what here: a backup server fetches blocks and says what it has;
-/// a source restores.
+/// Returns the peers that may connect, each with its purposes: a backup server
+/// fetches blocks and sends receipts; a source fetches blocks and restores.
 pub(crate) fn access_list(config: &Config) -> HashMap<PeerId, Purposes> {
     let allowed = config.node.allowed_peers.iter().copied();
     let backup_peer = config.sync.backup_peer_id();
-    // What the backup server has is what it says itself; where none is named,
-    // every peer that may fetch is one.
+    // Only the backup server may send receipts. If none is configured, every
+    // peer that may fetch blocks can be one.
     let is_server = |peer| backup_peer.is_none_or(|server| server == peer);
     let sources = config.backup_server.source_peers.iter().map(|source| source.peer_id);
     let mut list = HashMap::new();
@@ -83,7 +77,7 @@ pub(crate) fn access_list(config: &Config) -> HashMap<PeerId, Purposes> {
     list
 }
 
-/// What the source side goes by.
+/// Returns the settings of the source side.
 pub(crate) fn sync_settings(config: &Config) -> SyncSettings {
     let sync = &config.sync;
     let folders = sync.folders.iter().map(|folder| FolderSettings {
@@ -101,40 +95,7 @@ pub(crate) fn sync_settings(config: &Config) -> SyncSettings {
     }
 }
 
-/// Whether the manifest server is to run: by default once there is something
-/// to tell.
-pub(crate) fn wants_manifest_server(config: &Config) -> bool {
-    config.manifest_server.enabled && !config.sync.folders.is_empty()
-}
-
-/// A part of the configuration, kept up to date.
-pub(crate) fn part<T: PartialEq + Send + Sync + 'static>(
-    settings: &Settings,
-    tasks: &Tasks,
-    part: impl Fn(&Config) -> T + Send + 'static,
-) -> watch::Receiver<T> {
-    let mut changes = settings.subscribe();
-    let sender = watch::Sender::new(part(&changes.borrow_and_update()));
-    let receiver = sender.subscribe();
-    let stop = tasks.stop_token();
-    tasks.spawn("settings", async move {
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                changed = changes.changed() => if changed.is_err() { return },
-            }
-            let now = part(&changes.borrow_and_update());
-            sender.send_if_modified(|before| {
-                let is_new = *before != now;
-                *before = now;
-                is_new
-            });
-        }
-    });
-    receiver
-}
-
-/// What changes while an instance runs.
+/// The parts that the settings are applied to while the instance runs.
 pub(crate) struct Live {
     pub(crate) net: Handle,
     pub(crate) access: Access,
@@ -163,24 +124,25 @@ impl Live {
         self.net.set_upload_limit(config.sync.upload_limit.bytes_per_sec());
         self.net.set_download_limit(config.backup_server.download_limit.bytes_per_sec());
         self.store.set_limits(config.node.max_storage.limit(), config.node.disk_reserve.bytes());
-        // The node API may have set another one, until this one is changed.
+        // The node API may have set another level, which stays until the
+        // configuration changes.
         if before.node.log_level != config.node.log_level
             && let Err(error) = self.log_level.set(config.node.log_level.as_str())
         {
-            tracing::warn!(error, "the log level stays as it is");
+            tracing::warn!(error, "cannot change the log level");
         }
     }
 }
 
-/// Whether this machine has the kind of address at all: `::` stands in the
-/// defaults, and a machine without IPv6 is not an error.
+/// Reports whether this computer supports the address. The default contains
+/// `::`, and a computer without IPv6 is not an error.
 fn is_usable(address: IpAddr) -> bool {
     if address != IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
         return true;
     }
     let has_ipv6 = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).is_ok();
     if !has_ipv6 {
-        tracing::info!("this machine has no IPv6; `::` in [node] bind is left out");
+        tracing::info!("this computer has no IPv6; `::` in [node] bind is ignored");
     }
     has_ipv6
 }

@@ -1,39 +1,24 @@
 //! The last lines of the log, in memory, for the web UI.
 //!
-//! The log belongs to the process, as the subscriber does that writes it; so
-//! there is one of these for all instances in it.
+//! The log belongs to the process, like the subscriber that writes it, so all
+//! instances in a process share these lines.
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::sync::LazyLock;
 
+use api::LogLine;
 use jiff::Timestamp;
 use parking_lot::Mutex;
-use serde::Serialize;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
-use utoipa::ToSchema;
 
-/// Lines that are kept; the oldest go first.
+/// Maximum number of lines; the oldest are dropped first.
 const LINES_MAX: usize = 1000;
-/// The longest line, in bytes; the rest of it is left out.
+/// Maximum length of a line in bytes; the rest is cut off.
 const LINE_LEN_MAX: usize = 2000;
-
-/// A line of the log.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
-pub(crate) struct LogLine {
-    /// Grows with each.
-    id: u64,
-    /// When.
-    #[schema(value_type = String)]
-    at: Timestamp,
-    /// `error`, `warn`, `info`, `debug` or `trace`.
-    level: String,
-    /// What was logged.
-    text: String,
-}
 
 #[derive(Debug, Default)]
 struct Lines {
@@ -58,12 +43,12 @@ impl Lines {
 
 static LINES: LazyLock<Mutex<Lines>> = LazyLock::new(Mutex::default);
 
-/// The lines that are kept, the oldest first.
-pub(crate) fn lines() -> Vec<LogLine> {
+/// Returns the last lines of the log, the oldest first.
+pub fn lines() -> Vec<LogLine> {
     LINES.lock().lines.iter().cloned().collect()
 }
 
-/// Keeps the last lines of the log; one more layer of the subscriber.
+/// A layer of the subscriber that keeps the last lines of the log.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RecentLog;
 

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use types::with_causes;
 
-use crate::v1::ApiState;
+use crate::services::Services;
 
 /// How often it is looked at what goes on: a look costs next to nothing.
 const LOOK: Duration = Duration::from_secs(60);
@@ -90,41 +90,42 @@ async fn run_while_idle<F: Future<Output = bool>>(
     }
 }
 
-fn look(state: &ApiState) -> Seen {
-    let net = state.node.net.metrics();
+fn look(services: &Services) -> Seen {
+    let net = services.net.metrics();
     Seen {
-        is_busy: is_busy(state),
+        is_busy: is_busy(services),
         moved: net.block_bytes_sent + net.block_bytes_received,
-        used: state.node.store.used_bytes(),
+        used: services.store.used_bytes(),
     }
 }
 
-fn is_busy(state: &ApiState) -> bool {
-    state.restores.is_any_running()
-        || state.jobs.is_any_running()
-        || state.backup.sources().iter().any(|source| !source.pulls.is_empty())
+fn is_busy(services: &Services) -> bool {
+    services.restores.is_any_running()
+        || services.jobs.is_any_running()
+        || services.backup_daemon.sources().iter().any(|source| !source.pulls.is_empty())
 }
 
-/// Compresses while the instance is idle, until `stop`.
-pub(crate) async fn run(state: ApiState, stop: CancellationToken) {
+/// Compresses while the instance is idle, until it stops.
+pub(crate) async fn run(services: Services) {
+    let stop = services.stop_token();
     let step = || {
-        let (state, stop) = (state.clone(), stop.clone());
+        let (services, stop) = (services.clone(), stop.clone());
         async move {
-            let store = state.node.store.clone();
-            let wanted = move || stop.is_cancelled() || is_busy(&state);
-            match recompress(store, STEP, wanted).await {
+            let store = services.store.clone();
+            let must_stop = move || stop.is_cancelled() || is_busy(&services);
+            match recompress(store, STEP, must_stop).await {
                 Ok(report) => {
                     log(&report);
                     matches!(report.end, RecompressEnd::Budget | RecompressEnd::Stopped)
                 }
                 Err(error) => {
-                    tracing::warn!(error, "what is stored could not be compressed");
+                    tracing::warn!(error, "cannot compress stored packs");
                     false
                 }
             }
         }
     };
-    run_while_idle(|| look(&state), step, stop.clone()).await;
+    run_while_idle(|| look(&services), step, stop.clone()).await;
 }
 
 /// Compresses on a thread of its own, which gives way to every other; see

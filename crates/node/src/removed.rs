@@ -1,9 +1,10 @@
-//! Folders that were removed, and whose state is still to be dropped.
+//! The list of removed folders whose state must still be dropped.
 //!
-//! A removal is noted here before the configuration changes, so that neither an
-//! end in between nor a removal without a running instance leaves the state
-//! behind for ever. A folder that is merely not in the configuration (the file
-//! was edited by hand, or is an older one) is not noted, and loses nothing.
+//! A removal is added to the list before the configuration changes. So neither a
+//! crash in between nor a removal without a running instance leaves the state
+//! behind permanently. A folder that is merely missing in the configuration (the
+//! file was edited by hand, or replaced by an older one) is not in the list and
+//! keeps its state.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -14,12 +15,12 @@ use disk::{AtomicWrite, Disk as _, Permissions, RealDisk, write_atomic};
 use parking_lot::Mutex;
 use types::FolderId;
 
-/// The longest list, in bytes.
+/// Maximum length of the list in bytes.
 const LEN_MAX: u64 = 1 << 20;
 
-/// The list of them, the file `removed-folders` in the data directory: one id a
-/// line. Clones share it; only one process changes it, the instance or, where
-/// none runs, the command line.
+/// The list of removed folders: the file `removed-folders` in the data
+/// directory, with one id per line. Clones share it. Only one process changes
+/// the file: the instance or, if none is running, the command.
 #[derive(Clone, Debug)]
 pub struct RemovedFolders {
     dir: PathBuf,
@@ -27,7 +28,7 @@ pub struct RemovedFolders {
 }
 
 impl RemovedFolders {
-    /// The list of the instance whose data are in `data_dir`.
+    /// Opens the list of the instance whose data is in `data_dir`.
     pub fn new(data_dir: &Path) -> Self {
         Self { dir: data_dir.to_owned(), changing: Arc::default() }
     }
@@ -36,13 +37,14 @@ impl RemovedFolders {
         self.dir.join("removed-folders")
     }
 
-    /// Notes that a folder is removed; it is on the disk when this returns.
+    /// Adds a folder to the list. The list is durable when this returns.
     ///
     /// # Errors
     ///
-    /// Those of the file system.
+    /// Returns the error of the file system if the list cannot be read or
+    /// written.
     pub fn note(&self, folder: &FolderId) -> io::Result<()> {
-        // Where there are no data, there is no state to drop.
+        // Without a data directory there is no state to drop.
         if !self.dir.is_dir() {
             return Ok(());
         }
@@ -53,14 +55,14 @@ impl RemovedFolders {
         })
     }
 
-    /// Takes a folder from the list: its state is dropped, or it was not
-    /// removed after all.
-    pub(crate) fn settle(&self, folder: &FolderId) -> io::Result<()> {
-        self.change(|all| all.retain(|one| one != folder))
+    /// Takes a folder off the list: its state is dropped, or it was not removed
+    /// after all.
+    pub(crate) fn unlist(&self, folder: &FolderId) -> io::Result<()> {
+        self.change(|all| all.retain(|listed| listed != folder))
     }
 
-    /// The folders whose state is to be dropped. A line that is no id says
-    /// nothing.
+    /// Returns the folders whose state must be dropped. Lines that are not ids
+    /// are ignored.
     pub(crate) fn list(&self) -> io::Result<Vec<FolderId>> {
         let mut text = String::new();
         match File::open(self.path()) {
@@ -97,24 +99,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_noted_stays_until_it_is_settled() {
+    fn a_listed_folder_stays_until_it_is_taken_off() {
         let dir = tempfile::tempdir().unwrap();
         let id = |byte: u8| FolderId::from_random([byte; 16]);
         let removed = RemovedFolders::new(dir.path());
         assert_eq!(removed.list().unwrap(), []);
-        removed.settle(&id(1)).unwrap();
+        removed.unlist(&id(1)).unwrap();
         for byte in [1, 2, 1] {
             removed.note(&id(byte)).unwrap();
         }
         let again = RemovedFolders::new(dir.path());
         assert_eq!(again.list().unwrap(), [id(1), id(2)]);
-        again.settle(&id(1)).unwrap();
-        again.settle(&id(2)).unwrap();
+        again.unlist(&id(1)).unwrap();
+        again.unlist(&id(2)).unwrap();
         assert_eq!(removed.list().unwrap(), []);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
-        // There is nothing to drop where nothing was ever kept.
+        // Without a data directory nothing is listed.
         RemovedFolders::new(&dir.path().join("none")).note(&id(1)).unwrap();
-        // What is no id harms nobody.
+        // Other lines are ignored.
         std::fs::write(dir.path().join("removed-folders"), format!("../x\n\n{}\n", id(3))).unwrap();
         assert_eq!(removed.list().unwrap(), [id(3)]);
     }

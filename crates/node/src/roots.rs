@@ -1,25 +1,26 @@
-//! The names of roots in the store, in one place.
+//! Names of the roots that an instance sets in its store.
 
 use types::Cid;
 
-/// Data items: what `GET /data` lists.
+/// Prefix of data items, which `GET /data` lists.
 pub const DATA: &str = "data/";
-/// Fetches that go on, or were given up.
+/// Prefix of fetches that are running or have failed.
 pub const FETCH: &str = "fetch/";
+/// Prefix of snapshots that are being restored. Roots of an earlier run are
+/// removed at the start.
+pub const RESTORE: &str = "restore/";
 
-/// The root of a data item.
+/// Returns the root name of a data item.
 pub fn data(cid: Cid) -> String {
     format!("{DATA}{cid}")
 }
 
-/// The root of a fetch.
+/// Returns the root name of a fetch.
 pub fn fetch(cid: Cid) -> String {
     format!("{FETCH}{cid}")
 }
-/// Snapshots that are being restored; those of an earlier run mean nothing.
-pub const RESTORE: &str = "restore/";
 
-/// The root of what is being restored.
+/// Returns the root name of a restore.
 pub fn restore(id: u64) -> String {
     format!("{RESTORE}{id}")
 }

@@ -1,11 +1,12 @@
-//! The configuration of a running instance: changed in the file first, then
-//! here, then everywhere it counts.
+//! The configuration of a running instance. A change is written to the file
+//! first, then published here, then applied by its subscribers.
 //!
-//! Readers get copies. A change is valid as a whole or does not happen; what
-//! cannot be applied to what runs is told.
+//! Readers get copies. A change is either valid as a whole or rejected. Keys
+//! that need a restart are listed by [`Settings::waiting_for_restart`].
 //!
-//! **Invariant.** Changes happen one after the other, from looking at what is
-//! there to telling what is new: what runs is never older than the file.
+//! **Invariant.** Changes happen one after the other, from reading the current
+//! configuration to publishing the new one, so the published configuration is
+//! never older than the file.
 
 use std::sync::Arc;
 
@@ -13,53 +14,56 @@ use config::{Apply, Change, Config, ConfigError, ConfigFile, Draft, diff};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use crate::tasks::Tasks;
+
 /// The configuration of one instance. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Settings {
     file: Arc<ConfigFile>,
-    /// What is in the file.
+    /// The configuration in the file.
     current: watch::Sender<Arc<Config>>,
-    /// What the instance was started with.
+    /// The configuration that the instance was started with.
     started: Arc<Config>,
-    /// Held over the whole of a change.
+    /// Locked during a change.
     editing: Arc<Mutex<()>>,
 }
 
-/// What a change did.
+/// The result of a change.
 #[derive(Clone, Debug)]
 pub struct Applied {
-    /// Keys that have another value now.
+    /// The keys with a new value.
     pub changes: Vec<Change>,
 }
 
 impl Settings {
-    /// The configuration that was read from `file`.
+    /// Creates the settings from a configuration that was read from `file`.
     pub fn new(file: ConfigFile, config: Config) -> Self {
         let config = Arc::new(config);
         let current = watch::Sender::new(config.clone());
         Self { file: Arc::new(file), current, started: config, editing: Arc::default() }
     }
 
-    /// The configuration now.
+    /// Returns the current configuration.
     pub fn get(&self) -> Arc<Config> {
         self.current.borrow().clone()
     }
 
-    /// Tells of every change.
+    /// Returns a receiver that is notified of every change.
     pub fn subscribe(&self) -> watch::Receiver<Arc<Config>> {
         self.current.subscribe()
     }
 
-    /// The file.
+    /// Returns the configuration file.
     pub fn file(&self) -> &ConfigFile {
         &self.file
     }
 
-    /// Changes the file, and what runs. Blocks on the disk.
+    /// Changes the file and publishes the new configuration. Blocks on the disk.
     ///
     /// # Errors
     ///
-    /// [`ConfigError`]; nothing has changed then.
+    /// Returns [`ConfigError`] if the change is not valid or the file cannot be
+    /// written. Nothing has changed then.
     pub fn edit(
         &self,
         mut edit: impl FnMut(&mut Draft) -> Result<(), ConfigError>,
@@ -67,12 +71,12 @@ impl Settings {
         self.edit_from(|_, draft| edit(draft))
     }
 
-    /// As [`Settings::edit`], for a change that goes by what is there: nothing
-    /// else changes between looking and changing.
+    /// Same as [`Settings::edit`], for a change that depends on the current
+    /// configuration: no other change happens in between.
     ///
     /// # Errors
     ///
-    /// [`ConfigError`]; nothing has changed then.
+    /// Same as [`Settings::edit`].
     pub fn edit_from(
         &self,
         mut edit: impl FnMut(&Config, &mut Draft) -> Result<(), ConfigError>,
@@ -87,7 +91,30 @@ impl Settings {
         Ok(Applied { changes })
     }
 
-    /// The keys whose values will count after a restart only.
+    /// Returns a part of the configuration that is updated with every change,
+    /// by one of `tasks`.
+    pub fn part<T: PartialEq + Send + Sync + 'static>(
+        &self,
+        tasks: &Tasks,
+        part: impl Fn(&Config) -> T + Send + 'static,
+    ) -> watch::Receiver<T> {
+        let mut changes = self.subscribe();
+        let sender = watch::Sender::new(part(&changes.borrow_and_update()));
+        let receiver = sender.subscribe();
+        tasks.spawn_until_stop("settings", async move {
+            while changes.changed().await.is_ok() {
+                let new = part(&changes.borrow_and_update());
+                sender.send_if_modified(|current| {
+                    let is_new = *current != new;
+                    *current = new;
+                    is_new
+                });
+            }
+        });
+        receiver
+    }
+
+    /// Returns the changed keys that take effect after a restart only.
     pub fn waiting_for_restart(&self) -> Vec<Change> {
         let changes = diff(&self.started, &self.get());
         changes.into_iter().filter(|change| change.kind == Apply::NeedsRestart).collect()

@@ -1,8 +1,7 @@
-//! The side of the source, wired: folders are watched, manifests are shown,
-//! blocks are served, and the backup server is told.
+//! The source side: watches folders, offers manifests, and notifies the backup
+//! server.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,17 +10,16 @@ use backup::{
 };
 use futures::FutureExt as _;
 use manifest::{ManifestRegistry, SeenClients};
-use net::{Keypair, Net, Purposes};
+use net::{Access, Keypair, Net, PeerId, Purposes};
 use store::{InPlaceAnswer, PackStore, StoreError};
 use sync::{Publisher, SyncError, SyncHandle, SyncOptions, SyncService};
 use tokio::sync::watch;
 use types::{Cid, Codec, FolderId, PublishedManifest, SequenceNumber};
 
-use crate::app::StartError;
-use crate::listeners::{Problems, Switched};
 use crate::local_blocks::{InPlace, OpenInPlace};
 use crate::options;
 use crate::settings::Settings;
+use crate::start_error::StartError;
 use crate::tasks::Tasks;
 use types::with_causes;
 
@@ -100,7 +98,7 @@ impl SourceSide {
             data_dir.to_owned(),
             store,
             Arc::new(RegistryPublisher(registry.clone())),
-            options::part(settings, tasks, options::sync_settings),
+            settings.part(tasks, options::sync_settings),
             keypair.public().to_peer_id().to_string(),
         );
         let starting = tokio::task::spawn_blocking(move || SyncService::start(sync_options));
@@ -116,45 +114,21 @@ impl SourceSide {
         Arc::new(Places(self.sync.handle()))
     }
 
-    /// Starts what needs the network: the manifest server, receipts, and
-    /// telling the backup server.
-    pub(crate) async fn serve(
+    /// Starts everything of the source side that needs the network: sending
+    /// triggers, receiving receipts, and serving patches.
+    pub(crate) fn connect(
         &self,
         settings: &Settings,
         tasks: &Tasks,
         net: &Net,
-        access: &net::Access,
-        problems: Problems,
+        access: &Access,
+        store: &Arc<PackStore>,
     ) -> Result<BackupService, StartError> {
-        let config = settings.get();
-        let handle = net.handle();
-        let server = manifest::ManifestServer {
-            registry: self.registry.clone(),
-            addresses: Arc::new(move || handle.listen_addrs()),
-            whitelist: options::part(settings, tasks, |config| {
-                config.manifest_server.whitelisted_ips.clone()
-            }),
-            clients: self.manifest_clients.clone(),
-            stop: tasks.stop_token(),
-        };
-        let addresses: Vec<SocketAddr> =
-            options::listen_addresses(&config, config.manifest_server.port);
-        let server = Switched::new(
-            "the manifest server, [manifest_server] port",
-            addresses,
-            server.router(),
-            options::wants_manifest_server(&config),
-            problems,
-        )
-        .await?;
-        let wanted = options::part(settings, tasks, options::wants_manifest_server);
-        tasks.spawn("manifest-server", server.run(wanted, tasks.stop_token()));
-
         let receipts = watch::Sender::new(acknowledged(&self.sync.handle()));
         let service = BackupService::new(BackupServiceOptions {
             net: net.handle(),
             registry: self.registry.clone(),
-            settings: options::part(settings, tasks, |config| NotifySettings::from(&config.sync)),
+            settings: settings.part(tasks, |config| NotifySettings::from(&config.sync)),
             receipts: receipts.subscribe(),
             register: register(self.sync.handle(), settings.clone()),
             clock: backup::SystemClock::shared(),
@@ -162,19 +136,19 @@ impl SourceSide {
         tasks.spawn("backup-service", service.clone().run(tasks.stop_token()));
 
         if let Some(streams) = net.accept(&backup::RECEIPT_PROTOCOL) {
-            let allowed = access.clone();
+            let access = access.clone();
             let serving = backup::serve_receipts(
                 streams,
-                move |peer| allowed.allows(peer, Purposes::RECEIPTS),
+                move |peer| access.allows(peer, Purposes::RECEIPTS),
                 on_receipt(self.sync.handle(), receipts),
             );
-            let stop = tasks.stop_token();
-            tasks.spawn("receipts", async move {
-                tokio::select! {
-                    () = serving => {}
-                    () = stop.cancelled() => {}
-                }
-            });
+            tasks.spawn_until_stop("receipts", serving);
+        }
+        if let Some(streams) = net.accept(&backup::PATCH_PROTOCOL) {
+            let access = access.clone();
+            let may_fetch = move |peer: &PeerId| access.allows(peer, Purposes::BLOCKS);
+            let serving = backup::serve_patches(streams, may_fetch, store.clone());
+            tasks.spawn_until_stop("patches", serving);
         }
         Ok(service)
     }
@@ -204,7 +178,11 @@ fn register(sync: SyncHandle, settings: Settings) -> Register {
             let mut failed = Vec::new();
             for folder in wanted {
                 if let Err(error) = sync.scan_now(&folder).await {
-                    failed.push(format!("{}: {}", name_of(&sync, &folder), with_causes(&error)));
+                    failed.push(format!(
+                        "{}: {}",
+                        folder_name(&sync, &folder),
+                        with_causes(&error)
+                    ));
                 }
             }
             if failed.is_empty() { Ok(()) } else { Err(failed.join("; ").into()) }
@@ -213,8 +191,8 @@ fn register(sync: SyncHandle, settings: Settings) -> Register {
     })
 }
 
-/// What people call a folder.
-pub(crate) fn name_of(sync: &SyncHandle, folder: &FolderId) -> String {
+/// Returns the name of a folder, or its id if it is not watched.
+pub fn folder_name(sync: &SyncHandle, folder: &FolderId) -> String {
     sync.folder(folder).map_or_else(|| folder.to_string(), |status| status.name.clone())
 }
 

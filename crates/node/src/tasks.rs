@@ -1,5 +1,5 @@
-//! The tasks of an instance: started by name, ended together, and none dies in
-//! silence.
+//! The tasks of an instance: started by name and ended together. A panic in a
+//! task stops the instance.
 
 use std::any::Any;
 use std::future::Future;
@@ -21,23 +21,23 @@ pub struct Tasks {
 }
 
 impl Tasks {
-    /// Nothing runs yet.
+    /// Creates an empty set of tasks.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Ends when everything is to end.
+    /// Returns the token that is cancelled when all tasks must end.
     pub fn stop_token(&self) -> CancellationToken {
         self.stop.clone()
     }
 
-    /// Starts a task. It ends by the stop token; a panic in it stops the
-    /// instance, since what it did is not done any more.
+    /// Starts a task, which must end when the stop token is cancelled. A panic
+    /// in it stops the instance, since nobody does its work any more.
     pub fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         let (stop, panicked) = (self.stop.clone(), self.panicked.clone());
         self.tracker.spawn(async move {
             if let Err(panic) = AssertUnwindSafe(task).catch_unwind().await {
-                let text = format!("the task {name:?} panicked: {}", panic_text(&*panic));
+                let text = format!("task {name:?} panicked: {}", panic_text(&*panic));
                 tracing::error!("{text}; the instance stops");
                 panicked.lock().get_or_insert(text);
                 stop.cancel();
@@ -45,19 +45,35 @@ impl Tasks {
         });
     }
 
-    /// Notes that something outside of these tasks has died, and stops.
+    /// Starts a task that is dropped when everything must end.
+    pub fn spawn_until_stop(
+        &self,
+        name: &'static str,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let stop = self.stop_token();
+        self.spawn(name, async move {
+            tokio::select! {
+                () = task => {}
+                () = stop.cancelled() => {}
+            }
+        });
+    }
+
+    /// Stops the instance because a part outside of these tasks has ended.
     pub fn fail(&self, reason: String) {
         tracing::error!("{reason}; the instance stops");
         self.panicked.lock().get_or_insert(reason);
         self.stop.cancel();
     }
 
-    /// Why the instance stopped by itself, where it did.
+    /// Returns the reason if the instance stopped because of a failure.
     pub fn failure(&self) -> Option<String> {
         self.panicked.lock().clone()
     }
 
-    /// Asks all to end and waits, at most so long; tells whether all did.
+    /// Stops all tasks and waits for them, at most for `within`. Reports whether
+    /// all have ended.
     pub async fn end(&self, within: Duration) -> bool {
         self.stop.cancel();
         self.tracker.close();

@@ -1,5 +1,5 @@
-//! The token that changes through the API ask for: a file that only its owner
-//! can read.
+//! The API token: a file that only its owner can read. A request that changes
+//! something must carry its content.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -7,11 +7,12 @@ use std::path::Path;
 
 use disk::{AtomicWrite, Existing, RealDisk, Writers, write_atomic};
 
-/// Reads the token; makes one where there is none.
+/// Reads the token. Creates the file with a random token if there is none.
 ///
 /// # Errors
 ///
-/// The file system's; `InvalidData` where the file holds something else.
+/// Returns the error of the file system, and `InvalidData` if the content of
+/// the file is not a token.
 pub(crate) fn load_or_create(path: &Path) -> io::Result<String> {
     match load(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => create(path),

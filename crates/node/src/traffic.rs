@@ -1,72 +1,48 @@
-//! How much travelled on each day: for people who want to see what a backup
-//! costs.
+//! The traffic of each day, for a chart in the web UI.
 //!
-//! The network counts from the start of the instance; what it has counted goes
-//! to the day on which it is looked at, a minute later at most. The days are in
-//! one small file; nothing but a chart is lost with it.
+//! The network counts bytes since the start of the instance. Every minute the new
+//! bytes are added to the current day. The days are in one small file; only the
+//! chart is lost with it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::{TrafficDay, Transferred};
 use disk::{AtomicWrite, RealDisk, write_atomic};
 use jiff::Zoned;
 use jiff::civil::Date;
 use net::Handle;
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
-use utoipa::ToSchema;
 
-/// Days that are kept.
+/// Maximum number of days; the oldest are dropped first.
 const DAYS_MAX: usize = 400;
-/// How often the file is written, where there is something new.
-const SAVED_EVERY: Duration = Duration::from_secs(60);
-/// The longest file that is read, in bytes: some eighty for a day.
+/// Interval at which the file is written if there is something new.
+const SAVE_INTERVAL: Duration = Duration::from_secs(60);
+/// Maximum length of the file in bytes; a day needs about eighty.
 const FILE_LEN_MAX: u64 = 1 << 20;
 
-/// What travelled on one day, between this machine and others.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub(crate) struct Transferred {
-    /// Bytes that were sent.
-    pub(crate) sent_bytes: u64,
-    /// Bytes that were received.
-    pub(crate) received_bytes: u64,
-}
-
-impl Transferred {
-    /// What the network has counted since the instance was started.
-    fn now(net: &Handle) -> Self {
-        let counted = net.metrics();
-        Self {
-            sent_bytes: counted.stream_bytes_sent,
-            received_bytes: counted.stream_bytes_received,
-        }
+/// Returns the bytes that the network has counted since the start.
+fn counted(net: &Handle) -> Transferred {
+    let metrics = net.metrics();
+    Transferred {
+        sent_bytes: metrics.stream_bytes_sent,
+        received_bytes: metrics.stream_bytes_received,
     }
-}
-
-/// One day.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
-pub(crate) struct TrafficDay {
-    /// The date, by the clock and the time zone of this machine.
-    #[schema(value_type = String, format = Date)]
-    pub(crate) day: Date,
-    /// What travelled.
-    #[serde(flatten)]
-    pub(crate) transferred: Transferred,
 }
 
 #[derive(Debug, Default)]
 struct Days {
     days: BTreeMap<Date, Transferred>,
-    /// What of the network's counts is in the days.
+    /// The part of the network's counters that is in the days already.
     counted: Transferred,
     is_changed: bool,
 }
 
 impl Days {
-    fn count(&mut self, now: Transferred, today: Date) {
+    fn add(&mut self, now: Transferred, today: Date) {
         let sent = now.sent_bytes.saturating_sub(self.counted.sent_bytes);
         let received = now.received_bytes.saturating_sub(self.counted.received_bytes);
         self.counted = now;
@@ -83,51 +59,51 @@ impl Days {
     }
 }
 
-/// The days of an instance. Clones share them.
+/// The traffic of an instance per day. Clones share it.
 #[derive(Clone)]
-pub(crate) struct Traffic {
+pub struct Traffic {
     net: Handle,
     days: Arc<Mutex<Days>>,
 }
 
 impl Traffic {
-    /// Nothing is known yet of the days before.
+    /// Creates a value without earlier days.
     pub(crate) fn new(net: Handle) -> Self {
         Self { net, days: Arc::default() }
     }
 
-    /// The days on which something travelled, the oldest first.
-    pub(crate) fn days(&self) -> Vec<TrafficDay> {
+    /// Returns the days with traffic, the oldest first.
+    pub fn days(&self) -> Vec<TrafficDay> {
         let mut days = self.days.lock();
-        days.count(Transferred::now(&self.net), Zoned::now().date());
+        days.add(counted(&self.net), Zoned::now().date());
         days.days.iter().map(|(day, sum)| TrafficDay { day: *day, transferred: *sum }).collect()
     }
 
-    /// Takes up the days in a file, and keeps them there until `stop`.
-    pub(crate) async fn keep(self, path: PathBuf, stop: CancellationToken) {
+    /// Adds the days in a file, and writes the file until `stop`.
+    pub(crate) async fn save(self, path: PathBuf, stop: CancellationToken) {
         let from = path.clone();
         let before = tokio::task::spawn_blocking(move || read(&from)).await.unwrap_or_default();
         {
             let mut days = self.days.lock();
             for (day, sum) in before {
-                let there = days.days.entry(day).or_default();
-                there.sent_bytes = there.sent_bytes.saturating_add(sum.sent_bytes);
-                there.received_bytes = there.received_bytes.saturating_add(sum.received_bytes);
+                let total = days.days.entry(day).or_default();
+                total.sent_bytes = total.sent_bytes.saturating_add(sum.sent_bytes);
+                total.received_bytes = total.received_bytes.saturating_add(sum.received_bytes);
             }
         }
         loop {
             let is_last = tokio::select! {
-                () = tokio::time::sleep(SAVED_EVERY) => false,
+                () = tokio::time::sleep(SAVE_INTERVAL) => false,
                 () = stop.cancelled() => true,
             };
             let changed = {
                 let mut days = self.days.lock();
-                days.count(Transferred::now(&self.net), Zoned::now().date());
+                days.add(counted(&self.net), Zoned::now().date());
                 std::mem::take(&mut days.is_changed).then(|| days.days.clone())
             };
             if let Some(days) = changed {
                 let to = path.clone();
-                // A panic in it was logged.
+                // The panic hook has logged a panic.
                 let _ = tokio::task::spawn_blocking(move || write(&to, &days)).await;
             }
             if is_last {
@@ -137,12 +113,12 @@ impl Traffic {
     }
 }
 
-/// What a file says; nothing where it cannot be read.
+/// Reads the days in a file. Returns none if the file cannot be read.
 fn read(path: &Path) -> BTreeMap<Date, Transferred> {
     match std::fs::metadata(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return BTreeMap::new(),
         Ok(metadata) if metadata.len() > FILE_LEN_MAX => {
-            tracing::warn!(path = %path.display(), "too long for what it is; it begins anew");
+            tracing::warn!(path = %path.display(), "the traffic file is too long and is ignored");
             return BTreeMap::new();
         }
         _ => {}
@@ -151,7 +127,7 @@ fn read(path: &Path) -> BTreeMap<Date, Transferred> {
         .map_err(|error| error.to_string())
         .and_then(|bytes| serde_json::from_slice(&bytes).map_err(|error| error.to_string()));
     days.unwrap_or_else(|error| {
-        tracing::warn!(path = %path.display(), error, "cannot be read; it begins anew");
+        tracing::warn!(path = %path.display(), error, "cannot read the traffic file; it is ignored");
         BTreeMap::new()
     })
 }
@@ -161,7 +137,7 @@ fn write(path: &Path, days: &BTreeMap<Date, Transferred>) {
         Ok(write_atomic(&RealDisk, path, &json, &AtomicWrite::PRIVATE).map(drop)?)
     });
     if let Err(error) = written {
-        tracing::warn!(path = %path.display(), %error, "cannot be written; the days stay in memory");
+        tracing::warn!(path = %path.display(), %error, "cannot write the traffic file");
     }
 }
 
@@ -177,17 +153,17 @@ mod tests {
     fn what_is_counted_goes_to_its_day_once_and_the_oldest_days_go() {
         let mut days = Days::default();
         let first: Date = "2026-11-22".parse().unwrap();
-        days.count(of(0, 0), first);
+        days.add(of(0, 0), first);
         assert!(!days.is_changed && days.days.is_empty());
-        days.count(of(10, 1), first);
-        days.count(of(15, 1), first);
-        days.count(of(15, 3), first.tomorrow().unwrap());
+        days.add(of(10, 1), first);
+        days.add(of(15, 1), first);
+        days.add(of(15, 3), first.tomorrow().unwrap());
         let found: Vec<_> = days.days.values().copied().collect();
         assert_eq!(found, [of(15, 1), of(0, 2)]);
         let mut day = first;
         for number in 0..DAYS_MAX as u64 + 10 {
             day = day.tomorrow().unwrap();
-            days.count(of(100 + number, 3), day);
+            days.add(of(100 + number, 3), day);
         }
         assert_eq!(days.days.len(), DAYS_MAX);
         assert_eq!(*days.days.last_key_value().unwrap().0, day);

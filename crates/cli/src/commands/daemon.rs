@@ -1,7 +1,8 @@
 //! `archivist daemon`
 
 use anyhow::{Context as _, Result, bail};
-use node::{App, AppOptions, LogLevel, Settings};
+use node::{InstanceOptions, LogLevel, Settings};
+use server::Server;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::Layer as _;
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -32,7 +33,7 @@ impl Daemon {
         let config = context.config()?;
         let log_level = start_logging(config.node.log_level.as_str(), self.log_format)?;
         raise_open_files();
-        let options = AppOptions {
+        let options = InstanceOptions {
             settings: Settings::new(context.config_file(), config),
             data_dir: context.paths.data_dir().to_owned(),
             log_level,
@@ -50,29 +51,30 @@ impl Daemon {
     }
 }
 
-async fn run(options: AppOptions) -> Result<()> {
+async fn run(options: InstanceOptions) -> Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for signals")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for signals")?;
-    let app = tokio::select! {
-        started = App::start(options) => started?,
+    let server = tokio::select! {
+        started = Server::start(options) => started?,
         _ = interrupt.recv() => return Ok(()),
         _ = terminate.recv() => return Ok(()),
     };
+    let net = &server.instance().services().net;
     tracing::info!(
-        peer_id = %app.peer_id(),
-        api = %app.api_addr(),
+        peer_id = %net.peer_id(),
+        api = %server.api_addr(),
         version = env!("CARGO_PKG_VERSION"),
         "archivist is running"
     );
-    for address in app.listen_addrs() {
+    for address in net.listen_addrs() {
         tracing::info!(%address, "listening");
     }
     tokio::select! {
-        () = app.failed() => {}
+        () = server.instance().failed() => {}
         _ = interrupt.recv() => tracing::info!("stopping: SIGINT"),
         _ = terminate.recv() => tracing::info!("stopping: SIGTERM"),
     }
-    match app.shutdown().await {
+    match server.shutdown().await {
         Ok(()) => {
             tracing::info!("stopped");
             Ok(())

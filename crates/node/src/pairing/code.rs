@@ -1,11 +1,11 @@
-//! The code that one machine shows and the other is given: who the first one
-//! is, where it listens, and a secret that counts once.
+//! The pairing code: the peer id of the computer that shows it, the addresses
+//! that this computer listens on, and a secret that is valid once.
 //!
-//! Form: one version byte; the secret; the length of the peer id and the peer
+//! Format: one version byte; the secret; the length of the peer id and the peer
 //! id; the number of addresses, each a kind, the address and a port; and the
-//! first bytes of the BLAKE3 hash of all that, so that a slip of the pen is
-//! found before anything is dialled. Written in base32 (RFC 4648) without
-//! padding, in lower case; case, blanks and hyphens do not count.
+//! first bytes of the BLAKE3 hash of everything before, so that a typing error
+//! is found before any connection is tried. Written in base32 (RFC 4648)
+//! without padding, in lower case; case, blanks and hyphens are ignored.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -16,36 +16,44 @@ use multiaddr::Protocol;
 use net::{Multiaddr, PeerId};
 
 const VERSION: u8 = 1;
-/// 80 bits: it counts for minutes, and for a few tries.
+/// Length of the secret in bytes: 80 bits are enough for a secret that expires
+/// after minutes and after a few wrong tries.
 pub(crate) const SECRET_LEN: usize = 10;
 const CHECKSUM_LEN: usize = 3;
-/// More addresses make the code too long to be passed on by hand.
+/// Maximum number of addresses: more make the code too long to be typed.
 const ADDRESSES_MAX: usize = 4;
-/// Longer than any code that this program makes.
+/// Maximum length of a text that is parsed, in characters: more than any code
+/// has.
 const TEXT_LEN_MAX: usize = 1000;
 
-/// What a code says.
+/// The content of a pairing code.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Code {
     pub(crate) secret: [u8; SECRET_LEN],
     pub(crate) peer: PeerId,
-    /// Where it listens for TCP.
+    /// The TCP addresses that it listens on.
     pub(crate) addresses: Vec<SocketAddr>,
 }
 
-/// Why a text is not a code.
+/// Why a text is not a pairing code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CodeError {
-    /// It has been cut short, or mistyped.
-    #[error("this is not a whole pairing code: copy all of what `archivist pair` printed there")]
+    /// The text is incomplete or mistyped.
+    #[error(
+        "the pairing code is incomplete or mistyped; copy the complete code that `archivist pair` \
+         printed on the other computer"
+    )]
     Damaged,
-    /// Another program made it.
-    #[error("this pairing code is of another version of archivist; update the older of the two")]
+    /// Another version of the program made the code.
+    #[error(
+        "the pairing code was made by another version of archivist; update the older of the two"
+    )]
     Version,
 }
 
 impl Code {
-    /// A code with those of `addresses` that another machine may reach first.
+    /// Creates a code with the few of `addresses` that another computer is most
+    /// likely to reach.
     pub(crate) fn new(secret: [u8; SECRET_LEN], peer: PeerId, addresses: &[Multiaddr]) -> Self {
         let mut usable: Vec<SocketAddr> = addresses.iter().filter_map(tcp_address).collect();
         usable.sort_by_key(|address| (rank(address.ip()), *address));
@@ -55,7 +63,7 @@ impl Code {
     }
 }
 
-/// The socket of a multiaddr of plain TCP.
+/// Returns the socket address of a multiaddr, if it is plain TCP.
 pub(crate) fn tcp_address(address: &Multiaddr) -> Option<SocketAddr> {
     let mut parts = address.iter();
     let ip: IpAddr = match parts.next()? {
@@ -69,12 +77,13 @@ pub(crate) fn tcp_address(address: &Multiaddr) -> Option<SocketAddr> {
     }
 }
 
-/// What is likely to be reached from elsewhere comes first.
+/// Returns the sort key of an address: addresses that other computers are
+/// likely to reach come first.
 fn rank(ip: IpAddr) -> u8 {
     match ip {
         _ if ip.is_loopback() => 3,
         IpAddr::V4(ip) if ip.is_link_local() => 2,
-        // A link-local address needs the name of an interface.
+        // A link-local address is useless without the name of an interface.
         IpAddr::V6(ip) if ip.is_unicast_link_local() => 4,
         IpAddr::V4(_) => 0,
         IpAddr::V6(_) => 1,
@@ -110,7 +119,7 @@ impl fmt::Display for Code {
 
 impl fmt::Debug for Code {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The secret stays out of logs.
+        // The secret must not get into logs.
         f.debug_struct("Code")
             .field("peer", &self.peer)
             .field("addresses", &self.addresses)

@@ -1,10 +1,10 @@
-//! Pairing: a code that A shows and B is given introduces both to each other,
-//! and each writes what it has learnt into its own configuration.
+//! Pairing: the source A shows a code, a person enters it on the backup server
+//! B, and each side adds the other one to its own configuration.
 //!
-//! A code counts once, for ten minutes, and for a few tries; only its holder
-//! gets an answer other than no. What B learns from A's answer, and A from B's
-//! greeting, is who the other is (the channel proves that) and where it
-//! listens (which harms nobody if it is wrong).
+//! A code is valid once, for ten minutes, and for a few wrong tries. A peer
+//! without the code is refused. Each side learns the peer id of the other one,
+//! which the channel proves, and its addresses, which do no harm if they are
+//! wrong.
 
 mod code;
 mod wire;
@@ -31,97 +31,96 @@ use types::with_causes;
 pub use self::code::CodeError;
 pub use self::wire::PROTOCOL;
 
-/// How long a code counts.
+/// Time for which a code is valid.
 const VALID_FOR: Duration = Duration::from_secs(600);
-/// Wrong secrets before the code does not count any more.
+/// Number of wrong secrets after which a code is no longer valid.
 const TRIES_MAX: u32 = 5;
-/// Greetings that are answered at once.
+/// Maximum number of peers that are answered at the same time.
 const GREETINGS_MAX: usize = 4;
-/// Names are for people.
+/// Maximum length of a host name, in characters.
 const NAME_LEN_MAX: usize = 60;
 
-/// Why pairing did not work.
+/// Why pairing failed.
 #[derive(Debug, thiserror::Error)]
 pub enum PairError {
-    /// What was typed.
+    /// The text is not a pairing code.
     #[error(transparent)]
     Code(#[from] CodeError),
-    /// The code of this very instance.
-    #[error("this code was made here; enter it on the backup server")]
+    /// The code was made by this instance.
+    #[error("this pairing code was made on this computer; enter it on the backup server")]
     Own,
-    /// The other machine cannot be reached.
+    /// The other computer cannot be reached.
     #[error(
-        "cannot reach the other machine at {addresses}: let TCP port {port} through its firewall"
+        "cannot connect to the other computer at {addresses}; open TCP port {port} in its firewall"
     )]
     Unreachable {
-        /// Where it was tried.
+        /// The addresses that were tried.
         addresses: String,
-        /// The port there.
+        /// The port of the first address.
         port: u16,
-        /// What happened.
+        /// The error of the network.
         #[source]
         source: Box<NetError>,
     },
-    /// It does not speak the protocol, or broke off.
-    #[error("the other machine broke off; is the same version of archivist running there?")]
+    /// The other computer closed the stream or sent something unexpected.
+    #[error(
+        "the other computer ended the pairing; check that it runs the same version of archivist"
+    )]
     Broken(#[source] std::io::Error),
-    /// It says something of itself that cannot be written down here.
-    #[error("the other machine has a name or an address that cannot be used: {0:?}")]
+    /// The name or the address of the other computer is not valid here.
+    #[error("the other computer has a name or an address that is not valid: {0:?}")]
     Unusable(String),
-    /// It says no.
-    #[error("the other machine says: {0}")]
+    /// The other computer refused, with this reason.
+    #[error("the other computer refused the pairing: {0}")]
     Refused(String),
-    /// The network of this instance.
+    /// The network of this instance failed.
     #[error(transparent)]
     Net(#[from] NetError),
-    /// The other machine cannot be connected to.
-    #[error(
-        "the backup server names no TCP address at which it listens: look at its [node] bind and \
-         listen_port"
-    )]
+    /// The backup server has no TCP address.
+    #[error("the backup server listens on no TCP address; check its [node] bind and listen_port")]
     Nowhere,
-    /// The configuration here.
+    /// The configuration of this instance cannot be changed.
     #[error(transparent)]
     Config(#[from] ConfigError),
 }
 
-/// What entering a code has set up.
+/// The result of entering a code on the backup server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Joined {
-    /// What the new source is called here.
+    /// The name of the new source in this configuration.
     pub name: String,
-    /// Who it is.
+    /// The peer id of the source.
     pub peer: PeerId,
-    /// Where it is asked what there is to pull.
+    /// The URL of its manifest server.
     pub manifest_server_url: String,
-    /// Where it listens.
+    /// The addresses that it listens on.
     pub addresses: Vec<Multiaddr>,
-    /// What was set on either side, in plain words.
+    /// The changes on both sides, as sentences for people.
     pub changes: Vec<String>,
 }
 
-/// How the code stands that was made last.
+/// The state of the newest code.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// None was made.
+pub enum CodeState {
+    /// No code was made.
     None,
-    /// Nobody has entered it.
+    /// The code was not entered yet.
     Waiting {
-        /// Until then it counts.
+        /// The time at which it expires.
         until: Timestamp,
     },
-    /// Somebody has entered it; what that means is being written down.
+    /// The code was entered; the configuration is being changed.
     Joining,
-    /// It has served its purpose.
+    /// The code was entered and both sides are paired.
     Joined {
-        /// Who has entered it.
+        /// The peer on which it was entered.
         peer: PeerId,
-        /// What was set here, in plain words.
+        /// The changes of this configuration, as sentences for people.
         changes: Vec<String>,
     },
-    /// Its time is over.
+    /// The code has expired.
     Expired,
-    /// It counts no more, and why, in plain words.
+    /// The code is no longer valid, for this reason.
     Failed(String),
 }
 
@@ -134,7 +133,7 @@ enum State {
     Failed(String),
 }
 
-/// Pairs this instance. Clones share the code.
+/// Pairs this instance with others. Clones share the code.
 #[derive(Clone)]
 pub struct Pairing {
     net: Handle,
@@ -149,12 +148,13 @@ impl std::fmt::Debug for Pairing {
 }
 
 impl Pairing {
-    /// No code counts yet.
+    /// Creates a value without a valid code.
     pub fn new(net: Handle, settings: Settings) -> Self {
         Self { net, settings, state: Arc::new(Mutex::new(State::None)) }
     }
 
-    /// Makes a code; one that was made before does not count any more.
+    /// Makes a code, and returns it with its expiry time. An earlier code is no
+    /// longer valid.
     pub fn open(&self) -> (String, Timestamp) {
         let secret: [u8; SECRET_LEN] = rand::random();
         let until = Timestamp::now() + VALID_FOR;
@@ -165,21 +165,21 @@ impl Pairing {
         (code.to_string(), until)
     }
 
-    /// How it stands.
-    pub fn standing(&self) -> Standing {
+    /// Returns the state of the newest code.
+    pub fn code_state(&self) -> CodeState {
         match &*self.state.lock() {
-            State::None => Standing::None,
-            State::Open { until, .. } if *until < Timestamp::now() => Standing::Expired,
-            State::Open { until, .. } => Standing::Waiting { until: *until },
-            State::Joining => Standing::Joining,
+            State::None => CodeState::None,
+            State::Open { until, .. } if *until < Timestamp::now() => CodeState::Expired,
+            State::Open { until, .. } => CodeState::Waiting { until: *until },
+            State::Joining => CodeState::Joining,
             State::Joined { peer, changes } => {
-                Standing::Joined { peer: *peer, changes: changes.clone() }
+                CodeState::Joined { peer: *peer, changes: changes.clone() }
             }
-            State::Failed(reason) => Standing::Failed(reason.clone()),
+            State::Failed(reason) => CodeState::Failed(reason.clone()),
         }
     }
 
-    /// Answers those who were given the code, until the tasks are to end.
+    /// Answers peers on which the code was entered, until the tasks must end.
     pub async fn serve(self, mut streams: mpsc::Receiver<NetStream>, tasks: Tasks) {
         let stop = tasks.stop_token();
         let permits = Arc::new(tokio::sync::Semaphore::new(GREETINGS_MAX));
@@ -189,7 +189,7 @@ impl Pairing {
                 stream = streams.recv() => stream,
             };
             let Some(stream) = stream else { return };
-            // Whoever comes when too many are there is turned away.
+            // If too many are being answered, this one is refused.
             let Ok(permit) = permits.clone().try_acquire_owned() else { continue };
             let (this, stop) = (self.clone(), stop.clone());
             tasks.spawn("pairing", async move {
@@ -199,8 +199,8 @@ impl Pairing {
                 tokio::select! {
                     greeted = greeting => match greeted {
                         Ok(Ok(())) => {}
-                        Ok(Err(error)) => tracing::debug!(%peer, %error, "a pairing broke off"),
-                        Err(_) => tracing::debug!(%peer, "a pairing took too long"),
+                        Ok(Err(error)) => tracing::debug!(%peer, %error, "a pairing was interrupted"),
+                        Err(_) => tracing::debug!(%peer, "a pairing timed out"),
                     },
                     () = stop.cancelled() => {}
                 }
@@ -212,15 +212,17 @@ impl Pairing {
         let peer = stream.peer();
         let hello: Hello = wire::receive(&mut stream).await?;
         let observed = self.observed_ip(peer).await;
-        let reply = if self.take(&hello.secret) {
+        let reply = if self.use_secret(&hello.secret) {
             let this = self.clone();
-            let entered =
-                tokio::task::spawn_blocking(move || this.entered(peer, observed, &hello)).await;
-            entered.unwrap_or_else(|panic| self.failed(panic.to_string()))
+            let added =
+                tokio::task::spawn_blocking(move || this.add_backup_server(peer, observed, &hello))
+                    .await;
+            added.unwrap_or_else(|panic| self.failed(panic.to_string()))
         } else {
-            tracing::warn!(%peer, "a wrong pairing code was refused");
+            tracing::warn!(%peer, "refused a wrong pairing code");
             Reply::Refused {
-                reason: "this code does not count (any more); make a new one with `archivist pair`"
+                reason: "the pairing code is not valid or has expired; make a new one with \
+                         `archivist pair`"
                     .into(),
             }
         };
@@ -228,8 +230,9 @@ impl Pairing {
         futures::AsyncWriteExt::close(&mut stream).await
     }
 
-    /// Whether this is the secret; it does not count again.
-    fn take(&self, given: &str) -> bool {
+    /// Reports whether this is the secret of the valid code, which is used up by
+    /// that.
+    fn use_secret(&self, given: &str) -> bool {
         let mut state = self.state.lock();
         let State::Open { secret, until, tries } = &mut *state else { return false };
         if *until < Timestamp::now() {
@@ -242,52 +245,53 @@ impl Pairing {
         }
         *tries += 1;
         if *tries >= TRIES_MAX {
-            *state = State::Failed("too many wrong codes were tried; make a new one".into());
+            *state = State::Failed("too many wrong codes were entered; make a new one".into());
         }
         false
     }
 
-    /// Where the peer comes from.
+    /// Returns the IP address that the peer is connected from.
     async fn observed_ip(&self, peer: PeerId) -> Option<IpAddr> {
         let peers = self.net.peers().await.ok()?;
         let addresses = peers.into_iter().find(|info| info.peer == peer)?.addresses;
         addresses.iter().find_map(ip_of)
     }
 
-    /// The code was entered: notes the backup server, and how that went. Not
-    /// cut short by a peer that has gone meanwhile.
-    fn entered(&self, peer: PeerId, observed: Option<IpAddr>, hello: &Hello) -> Reply {
-        let changes = match self.note_server(peer, observed, hello) {
+    /// Adds the backup server to the configuration after the code was entered
+    /// on it. A peer that disconnects meanwhile does not interrupt this.
+    fn add_backup_server(&self, peer: PeerId, observed: Option<IpAddr>, hello: &Hello) -> Reply {
+        let changes = match self.configure_backup_server(peer, observed, hello) {
             Ok(changes) => changes,
             Err(error) => return self.failed(with_causes(&error)),
         };
-        tracing::info!(%peer, "paired: this is the backup server now");
+        tracing::info!(%peer, "paired with a backup server");
         *self.state.lock() = State::Joined { peer, changes: changes.clone() };
         Reply::Paired {
-            name: own_name(),
+            name: host_name(),
             addresses: self.net.listen_addrs(),
             manifest_port: self.settings.get().manifest_server.port,
             changes,
         }
     }
 
-    /// Tells both sides why nothing came of it.
+    /// Records why the pairing failed, for both sides.
     fn failed(&self, reason: String) -> Reply {
         tracing::warn!(reason, "pairing failed");
-        *self.state.lock() = State::Failed(format!("{reason}. Make a new code then"));
+        *self.state.lock() = State::Failed(format!("{reason}. Make a new code to try again"));
         Reply::Refused { reason }
     }
 
-    /// A notes its backup server. Says what was set.
-    fn note_server(
+    /// Writes the backup server into the configuration of the source. Returns
+    /// the changes, as sentences for people.
+    fn configure_backup_server(
         &self,
         peer: PeerId,
         observed: Option<IpAddr>,
         hello: &Hello,
     ) -> Result<Vec<String>, PairError> {
         let listens: Vec<SocketAddr> = hello.addresses.iter().filter_map(tcp_address).collect();
-        // Where it listens at the address that it came from; else where it
-        // says that it does.
+        // The address that it is connected from with its port is more reliable
+        // than the addresses that it lists.
         let at_observed =
             observed.and_then(|ip| Some(SocketAddr::new(ip, listens.first()?.port())));
         let Some(address) = at_observed.or(listens.first().copied()) else {
@@ -302,25 +306,26 @@ impl Pairing {
                 draft.set("sync.backup_trigger_port", &hello.trigger_port.to_string())?;
                 changes.push(format!("the backup server is {address}"));
             } else {
-                // A second one pulls by itself; the first is still triggered.
+                // A second backup server polls; only the first is triggered.
                 draft.add_item("node.allowed_peers", &peer.to_string())?;
-                changes.push(format!("{peer} may pull, besides the backup server"));
+                changes.push(format!("{peer} may fetch blocks, in addition to the backup server"));
             }
             if let Some(ip) = observed.filter(|ip| needs_whitelist(config, *ip)) {
                 draft.add_item("manifest_server.whitelisted_ips", &ip.to_string())?;
-                changes.push(format!("{ip} may ask for manifests"));
+                changes.push(format!("{ip} may request manifests"));
             }
             Ok(())
         })?;
         Ok(changes)
     }
 
-    /// Enters a code that another machine has shown: this instance becomes
-    /// its backup server.
+    /// Enters a code that another computer has shown. This instance becomes its
+    /// backup server.
     ///
     /// # Errors
     ///
-    /// [`PairError`]; nothing has changed here then.
+    /// Returns [`PairError`] if the code is not valid, or if the other computer
+    /// cannot be reached or refuses. The configuration is unchanged then.
     pub async fn join(&self, code: &str) -> Result<Joined, PairError> {
         let code: Code = code.parse()?;
         if code.peer == self.net.peer_id() {
@@ -360,12 +365,18 @@ impl Pairing {
         let this = self.clone();
         let (wanted, peer) = (printable(&name, NAME_LEN_MAX), code.peer);
         let noted = tokio::task::spawn_blocking(move || {
-            this.note_source(&wanted, peer, &url, host, port).map(|name| (name, url))
+            this.configure_source(&wanted, peer, &url, host, port).map(|name| (name, url))
         });
         let (name, url) =
             noted.await.map_err(|error| PairError::Broken(std::io::Error::other(error)))??;
-        let mut all = vec![format!("here: {name:?} ({url}) is a source, and backups are enabled")];
-        all.extend(changes.iter().map(|change| format!("there: {}", printable(change, 400))));
+        let mut all = vec![format!(
+            "on this computer: {name:?} ({url}) is a source, and the backup server is enabled"
+        )];
+        all.extend(
+            changes
+                .iter()
+                .map(|change| format!("on the other computer: {}", printable(change, 400))),
+        );
         Ok(Joined { name, peer: code.peer, manifest_server_url: url, addresses, changes: all })
     }
 
@@ -374,7 +385,7 @@ impl Pairing {
         let config = self.settings.get();
         let hello = Hello {
             secret: BASE32_NOPAD.encode(&code.secret),
-            name: own_name(),
+            name: host_name(),
             addresses: self.net.listen_addrs(),
             trigger_port: config.backup_server.trigger_port,
         };
@@ -382,8 +393,9 @@ impl Pairing {
         wire::receive(&mut stream).await.map_err(PairError::Broken)
     }
 
-    /// B notes a source; returns what it is called here.
-    fn note_source(
+    /// Writes the source into the configuration of the backup server. Returns
+    /// its name there.
+    fn configure_source(
         &self,
         wanted: &str,
         peer: PeerId,
@@ -392,20 +404,20 @@ impl Pairing {
         port: Option<u16>,
     ) -> Result<String, PairError> {
         let url: ManifestUrl = url.parse().map_err(|_| PairError::Unusable(url.to_owned()))?;
-        // The default port is found from the URL; another has to be said.
+        // The default port needs no address: the host of the URL is used.
         let addresses: Vec<Multiaddr> = port
             .filter(|port| *port != config::DEFAULT_LISTEN_PORT)
             .map(|port| multiaddr_of(SocketAddr::new(host, port)))
             .into_iter()
             .collect();
-        let mut noted: Option<Name> = None;
+        let mut used_name: Option<Name> = None;
         self.settings.edit_from(|config, draft| {
             let known = config.backup_server.source_peers.iter().find(|one| one.peer_id == peer);
-            noted = match known {
+            used_name = match known {
                 Some(known) => Some(known.name.clone()),
                 None => free_name(wanted, |name| config.source(name).is_some()).parse().ok(),
             };
-            let Some(name) = &noted else { return Ok(()) };
+            let Some(name) = &used_name else { return Ok(()) };
             match known {
                 Some(_) => draft.update_source(
                     name.as_str(),
@@ -424,7 +436,7 @@ impl Pairing {
             }
             draft.set("backup_server.enabled", "true")
         })?;
-        let name = noted.ok_or_else(|| PairError::Unusable(wanted.to_owned()))?;
+        let name = used_name.ok_or_else(|| PairError::Unusable(wanted.to_owned()))?;
         Ok(name.as_str().to_owned())
     }
 }
@@ -450,17 +462,18 @@ fn needs_whitelist(config: &Config, ip: IpAddr) -> bool {
     !ip.is_loopback() && !known.iter().any(|network| network.contains(ip))
 }
 
-/// What this machine is called.
-fn own_name() -> String {
+/// Returns the host name of this computer.
+fn host_name() -> String {
     let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
     if name.is_empty() { "archivist".to_owned() } else { name }
 }
 
-/// What another machine says, fit to be shown and written down.
+/// Returns a text of another computer without control characters and with a
+/// limited length.
 fn printable(text: &str, len_max: usize) -> String {
     let clean: String = text.chars().filter(|c| !c.is_control()).take(len_max).collect();
     let clean = clean.trim();
-    if clean.is_empty() { "another machine".to_owned() } else { clean.to_owned() }
+    if clean.is_empty() { "another computer".to_owned() } else { clean.to_owned() }
 }
 
 fn free_name(wanted: &str, is_taken: impl Fn(&str) -> bool) -> String {
@@ -507,7 +520,7 @@ mod tests {
         (Pairing::new(net.handle(), Settings::new(file, config)), net)
     }
 
-    /// A greeting with the secret of the code that was made last.
+    /// Returns a message with the secret of the newest code.
     fn hello(pairing: &Pairing, addresses: &[&str]) -> Hello {
         let State::Open { secret, .. } = &*pairing.state.lock() else { panic!("no code is open") };
         Hello {
@@ -519,33 +532,33 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn from_entering_to_the_end_it_is_told_how_it_stands() {
+    async fn the_state_of_a_code_is_right_from_entering_to_the_end() {
         let dir = tempfile::tempdir().unwrap();
         let (pairing, _net) = pairing(dir.path()).await;
         let peer = PeerId::random();
         let before = pairing.settings.get();
         pairing.open();
         let greeting = hello(&pairing, &["/ip4/192.0.2.1/udp/8090/quic-v1"]);
-        assert!(pairing.take(&greeting.secret));
-        // Whoever looks now sees that it goes on, and not that there is no code.
-        assert_eq!(pairing.standing(), Standing::Joining);
-        let reply = pairing.entered(peer, None, &greeting);
+        assert!(pairing.use_secret(&greeting.secret));
+        // The state must not be "no code" meanwhile.
+        assert_eq!(pairing.code_state(), CodeState::Joining);
+        let reply = pairing.add_backup_server(peer, None, &greeting);
         let Reply::Refused { reason } = reply else { panic!("{reply:?}") };
         assert!(reason.contains("listens"), "{reason}");
-        let Standing::Failed(told) = pairing.standing() else { panic!("it did not fail") };
+        let CodeState::Failed(told) = pairing.code_state() else { panic!("it did not fail") };
         assert!(told.contains(&reason), "{told}");
         assert_eq!(pairing.settings.get(), before);
 
         pairing.open();
         let greeting = hello(&pairing, &["/ip4/192.0.2.1/tcp/8070"]);
-        assert!(pairing.take(&greeting.secret) && !pairing.take(&greeting.secret));
-        // The configuration cannot be written: both sides are told so.
+        assert!(pairing.use_secret(&greeting.secret) && !pairing.use_secret(&greeting.secret));
+        // If the configuration cannot be written, both sides learn about it.
         std::fs::write(dir.path().join("config.toml"), "nonsense").unwrap();
-        let Reply::Refused { reason } = pairing.entered(peer, None, &greeting) else {
+        let Reply::Refused { reason } = pairing.add_backup_server(peer, None, &greeting) else {
             panic!("it was written")
         };
         assert!(reason.contains("config.toml"), "{reason}");
-        let Standing::Failed(told) = pairing.standing() else { panic!("it did not fail") };
+        let CodeState::Failed(told) = pairing.code_state() else { panic!("it did not fail") };
         assert!(told.contains(&reason), "{told}");
     }
 }

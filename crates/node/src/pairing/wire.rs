@@ -1,9 +1,9 @@
-//! `/archivist/pair/1.0.0`: the machine that was given a code introduces
-//! itself to the one that showed it.
+//! `/archivist/pair/1.0.0`: the computer on which a code was entered introduces
+//! itself to the computer that showed the code.
 //!
-//! One message each way on a stream, then it is closed: a length (four bytes,
-//! big-endian) and so many bytes of JSON. The channel is that of libp2p, so
-//! each side knows whom it talks to; the secret shows that a person meant it.
+//! Each side sends one message, then the stream is closed. A message is a length
+//! (four bytes, big-endian) and as many bytes of JSON. The libp2p channel proves
+//! the peer id of each side; the secret proves that a person wants to pair.
 
 use std::io;
 use std::time::Duration;
@@ -13,45 +13,45 @@ use net::{Multiaddr, StreamProtocol};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-/// The name of the protocol.
+/// Name of the protocol.
 pub const PROTOCOL: StreamProtocol = StreamProtocol::new("/archivist/pair/1.0.0");
-/// The longest message, in bytes.
+/// Maximum length of a message in bytes.
 const MESSAGE_LEN_MAX: usize = 16 * 1024;
-/// A conversation may take this long.
+/// Time within which both messages must be exchanged.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// What the machine says that was given the code: it is to be the backup
+/// The message of the computer on which the code was entered, the future backup
 /// server.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Hello {
-    /// The secret of the code, in base32.
+    /// The secret of the code in base32.
     pub(super) secret: String,
-    /// What the machine calls itself.
+    /// The host name.
     pub(super) name: String,
-    /// Where it listens.
+    /// The addresses that it listens on.
     pub(super) addresses: Vec<Multiaddr>,
     /// The port of its trigger.
     pub(super) trigger_port: u16,
 }
 
-/// What the other answers.
+/// The answer of the computer that showed the code.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "snake_case")]
 pub(super) enum Reply {
-    /// It has noted the backup server.
+    /// The backup server is in its configuration now.
     Paired {
-        /// What the machine calls itself.
+        /// The host name.
         name: String,
-        /// Where it listens.
+        /// The addresses that it listens on.
         addresses: Vec<Multiaddr>,
         /// The port of its manifest server.
         manifest_port: u16,
-        /// What it has set, in plain words.
+        /// The changes of its configuration, as sentences for people.
         changes: Vec<String>,
     },
-    /// It has not, and why.
+    /// Nothing was changed.
     Refused {
-        /// In plain words.
+        /// The reason, as a sentence for people.
         reason: String,
     },
 }
@@ -77,7 +77,7 @@ pub(super) async fn receive<T: DeserializeOwned>(
     stream.read_exact(&mut len).await?;
     let len = u32::from_be_bytes(len) as usize;
     if len > MESSAGE_LEN_MAX {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "a message that is too long"));
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "the message is too long"));
     }
     let mut bytes = vec![0; len];
     stream.read_exact(&mut bytes).await?;

@@ -1,0 +1,344 @@
+//! Restores: from the store of this instance, or from the backup server of its
+//! folders.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use api::RestoreReport;
+use parking_lot::Mutex;
+use restore::{Blocks, Progress, Report, RestoreError, RestoreOptions, restore};
+use store::{BlockStore, PackStore, Root, StoreError};
+use types::{Cid, RelPath, with_causes};
+
+use crate::roots;
+use crate::services::Services;
+use crate::snapshot_source::{BackupServerBlocks, SnapshotSourceError};
+
+/// Maximum number of restores in the list; the oldest finished one is dropped
+/// first.
+const RESTORES_MAX: usize = 100;
+
+/// The restores of an instance since its start. Clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct Restores(Arc<List>);
+
+#[derive(Debug, Default)]
+struct List {
+    last_id: AtomicU64,
+    restores: Mutex<BTreeMap<u64, Arc<RestoreStatus>>>,
+}
+
+/// One restore: its progress and, once it has finished, its result.
+#[derive(Debug)]
+struct RestoreStatus {
+    id: u64,
+    snapshot: String,
+    progress: Progress,
+    end: Mutex<Option<RestoreEnd>>,
+}
+
+#[derive(Clone, Debug)]
+enum RestoreEnd {
+    Done(Report),
+    Failed(String),
+    Cancelled,
+}
+
+/// What to restore, and to which directory.
+#[derive(Clone, Debug)]
+pub struct RestoreJob {
+    /// The id of the snapshot.
+    pub snapshot: String,
+    /// The manifest of the snapshot.
+    pub manifest: Cid,
+    /// The target directory.
+    pub target: PathBuf,
+    /// The entries to restore, and whether existing files are replaced.
+    pub options: RestoreOptions,
+    /// True if the backup server has the snapshot, not this instance.
+    pub from_backup_server: bool,
+}
+
+/// Why a restore cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreStartError {
+    /// The snapshot cannot be read.
+    #[error(transparent)]
+    Source(#[from] SnapshotSourceError),
+    /// The snapshot cannot be protected from the collector.
+    #[error("cannot protect the snapshot while it is restored")]
+    Root(#[source] StoreError),
+    /// The thread that writes to the store panicked.
+    #[error("cannot protect the snapshot while it is restored")]
+    Panicked(#[source] tokio::task::JoinError),
+}
+
+/// Completes the report of a restore that has finished. The instance and a
+/// restore without an instance report the same.
+pub fn restore_model(shown: RestoreReport, done: Report) -> RestoreReport {
+    let is_complete = done.is_complete();
+    let text = |path: &RelPath| String::from_utf8_lossy(path.as_bytes()).into_owned();
+    RestoreReport {
+        state: if is_complete { "done" } else { "failed" }.to_owned(),
+        error: (!is_complete).then(|| incomplete(&done)),
+        in_the_way: done.in_the_way,
+        not_set: done.not_set,
+        skipped: done.skipped,
+        failed: done.failed,
+        is_cut_short: done.is_cut_short,
+        not_found: done.not_found.iter().map(text).collect(),
+        ..shown
+    }
+}
+
+/// Describes why a restore is incomplete, and the remedy.
+fn incomplete(done: &Report) -> String {
+    let at_least = if done.is_cut_short { "at least " } else { "" };
+    let counted = |count: usize, one: &str, more: &str| match count {
+        0 => None,
+        1 => Some(format!("1 {one}")),
+        count => Some(format!("{at_least}{count} {more}")),
+    };
+    let parts = [
+        counted(
+            done.in_the_way.len(),
+            "file already exists and was not replaced",
+            "files already exist and were not replaced",
+        ),
+        counted(done.failed.len(), "entry was not restored", "entries were not restored"),
+        counted(
+            done.not_found.len(),
+            "path is not in the snapshot",
+            "paths are not in the snapshot",
+        ),
+    ];
+    let mut text = parts.into_iter().flatten().collect::<Vec<_>>().join("; ");
+    match done.in_the_way.len() {
+        0 => {}
+        1 => text.push_str(". Use --overwrite to replace it"),
+        _ => text.push_str(". Use --overwrite to replace them"),
+    }
+    text
+}
+
+impl RestoreStatus {
+    fn to_api(&self) -> RestoreReport {
+        let mut report = RestoreReport {
+            id: self.id,
+            state: "running".to_owned(),
+            snapshot: self.snapshot.clone(),
+            entries_done: self.progress.entries_done(),
+            entries_total: self.progress.entries_total(),
+            bytes_done: self.progress.bytes_done(),
+            bytes_total: self.progress.bytes_total(),
+            ..RestoreReport::default()
+        };
+        match self.end.lock().clone() {
+            None => {}
+            Some(RestoreEnd::Done(done)) => {
+                report = restore_model(report, done);
+            }
+            Some(RestoreEnd::Failed(error)) => {
+                report.state = "failed".to_owned();
+                report.error = Some(error);
+            }
+            Some(RestoreEnd::Cancelled) => report.state = "cancelled".to_owned(),
+        }
+        report
+    }
+}
+
+/// Keeps a restore in the state "running" while it exists. Dropping it without
+/// [`RunningRestore::finish`], for example by a panic, marks the restore as
+/// failed.
+struct RunningRestore(Arc<RestoreStatus>);
+
+impl RunningRestore {
+    fn finish(self, end: RestoreEnd) {
+        *self.0.end.lock() = Some(end);
+    }
+}
+
+impl Drop for RunningRestore {
+    fn drop(&mut self) {
+        let mut end = self.0.end.lock();
+        if end.is_none() {
+            *end = Some(RestoreEnd::Failed("the restore ended unexpectedly; see the log".into()));
+        }
+    }
+}
+
+impl Restores {
+    fn next_id(&self) -> u64 {
+        self.0.last_id.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    fn add(&self, id: u64, snapshot: &str) -> RunningRestore {
+        let mut all = self.0.restores.lock();
+        if all.len() >= RESTORES_MAX
+            && let Some(id) =
+                all.iter().find(|(_, restore)| restore.end.lock().is_some()).map(|(id, _)| *id)
+        {
+            all.remove(&id);
+        }
+        let restore = Arc::new(RestoreStatus {
+            id,
+            snapshot: snapshot.to_owned(),
+            progress: Progress::default(),
+            end: Mutex::new(None),
+        });
+        all.insert(id, restore.clone());
+        RunningRestore(restore)
+    }
+
+    /// Returns every restore, the oldest first.
+    pub fn list(&self) -> Vec<RestoreReport> {
+        self.0.restores.lock().values().map(|restore| restore.to_api()).collect()
+    }
+
+    /// Returns the restore with this id.
+    pub fn get(&self, id: u64) -> Option<RestoreReport> {
+        self.0.restores.lock().get(&id).map(|restore| restore.to_api())
+    }
+
+    /// Asks the restore with this id to stop soon, and returns its report.
+    pub fn cancel(&self, id: u64) -> Option<RestoreReport> {
+        let restore = self.0.restores.lock().get(&id).cloned()?;
+        restore.progress.stop();
+        Some(restore.to_api())
+    }
+
+    /// Reports whether a restore is running.
+    pub fn is_any_running(&self) -> bool {
+        self.0.restores.lock().values().any(|restore| restore.end.lock().is_none())
+    }
+
+    /// Asks every restore to stop soon. A restore that is run again continues
+    /// after the files that exist already.
+    pub(crate) fn stop(&self) {
+        self.0.restores.lock().values().for_each(|restore| restore.progress.stop());
+    }
+}
+
+/// Starts a restore on a thread of its own, and returns its first report.
+///
+/// # Errors
+///
+/// Returns [`RestoreStartError`] if the snapshot's blocks cannot be read or
+/// protected. Later errors are in the report.
+pub async fn start_restore(
+    services: &Services,
+    job: RestoreJob,
+) -> Result<RestoreReport, RestoreStartError> {
+    let blocks: Arc<dyn Blocks> = if job.from_backup_server {
+        Arc::new(BackupServerBlocks::new(services)?)
+    } else {
+        let store: Arc<dyn BlockStore> = services.store.clone();
+        Arc::new(store)
+    };
+    let id = services.restores.next_id();
+    let hold = if job.from_backup_server {
+        None
+    } else {
+        Some(Hold::new(services.store.clone(), id, job.manifest).await?)
+    };
+    let running = services.restores.add(id, &job.snapshot);
+    let report = running.0.to_api();
+    tokio::task::spawn_blocking(move || {
+        let _hold = hold;
+        let restored =
+            restore(&blocks, job.manifest, &job.target, &job.options, &running.0.progress);
+        running.finish(match restored {
+            Ok(report) => RestoreEnd::Done(report),
+            Err(RestoreError::Stopped) => RestoreEnd::Cancelled,
+            Err(error) => RestoreEnd::Failed(with_causes(&error)),
+        });
+    });
+    Ok(report)
+}
+
+/// A root that keeps a snapshot's blocks while the snapshot is restored, even
+/// if the snapshot is pruned meanwhile.
+struct Hold {
+    store: Arc<PackStore>,
+    root: String,
+}
+
+impl Hold {
+    async fn new(store: Arc<PackStore>, id: u64, manifest: Cid) -> Result<Self, RestoreStartError> {
+        let hold = Self { store: store.clone(), root: roots::restore(id) };
+        let name = hold.root.clone();
+        let set = tokio::task::spawn_blocking(move || {
+            let root = Root { cid: manifest, partial: true };
+            let epoch = store.epoch();
+            store.set_root(&name, root, epoch)
+        });
+        set.await.map_err(RestoreStartError::Panicked)?.map_err(RestoreStartError::Root)?;
+        Ok(hold)
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        if let Err(error) = self.store.remove_root(&self.root) {
+            tracing::warn!(
+                error = with_causes(&error),
+                "cannot remove the root of a finished restore; the next start removes it"
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_restore_whose_work_breaks_off_has_failed() {
+        let restores = Restores::default();
+        let id = restores.next_id();
+        let running = restores.add(id, "aabb");
+        assert_eq!(restores.get(id).unwrap().state, "running");
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
+            let _running = running;
+            panic!("on purpose");
+        }));
+        assert!(panicked.is_err());
+        let report = restores.get(id).unwrap();
+        assert_eq!(report.state, "failed");
+        assert!(report.error.unwrap().contains("ended unexpectedly"));
+        // Another end stays.
+        let id = restores.next_id();
+        restores.add(id, "aabb").finish(RestoreEnd::Cancelled);
+        assert_eq!(restores.get(id).unwrap().state, "cancelled");
+    }
+
+    #[test]
+    fn an_incomplete_restore_is_described_with_its_remedy() {
+        let list = |count: usize| (0..count).map(|number| number.to_string()).collect();
+        let one = Report { in_the_way: list(1), ..Report::default() };
+        assert_eq!(
+            incomplete(&one),
+            "1 file already exists and was not replaced. Use --overwrite to replace it"
+        );
+        let more = Report { failed: list(2), is_cut_short: true, ..one };
+        assert_eq!(
+            incomplete(&more),
+            "1 file already exists and was not replaced; at least 2 entries were not restored. \
+             Use --overwrite to replace it"
+        );
+    }
+
+    #[test]
+    fn of_many_the_oldest_that_have_ended_are_forgotten() {
+        let restores = Restores::default();
+        let first = restores.add(restores.next_id(), "aabb");
+        for _ in 0..RESTORES_MAX + 5 {
+            drop(restores.add(restores.next_id(), "aabb"));
+        }
+        assert_eq!(restores.list().len(), RESTORES_MAX);
+        assert_eq!(restores.get(first.0.id).unwrap().state, "running");
+    }
+}

@@ -1,0 +1,168 @@
+//! Which snapshot is meant, and how it is told: the same for the API and for
+//! whoever opens the store without it.
+
+use std::fmt;
+
+use backup::{RemoteSnapshot, SnapshotError, SnapshotId, Wanted};
+use config::Config;
+use jiff::Timestamp;
+
+/// What was said of a snapshot; nothing is as good as anything.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SnapshotSelector<'a> {
+    /// Its source, by name or peer id.
+    pub source: Option<&'a str>,
+    /// Its folder, by id or name.
+    pub folder: Option<&'a str>,
+    /// Its id, or the beginning of it.
+    pub id: Option<&'a str>,
+    /// It was here at this time.
+    pub at: Option<Timestamp>,
+}
+
+impl SnapshotSelector<'_> {
+    /// Those that fit, in the order in which they came.
+    ///
+    /// # Errors
+    ///
+    /// [`SnapshotError::Id`] where the id is none.
+    pub fn fitting(
+        &self,
+        config: &Config,
+        mut all: Vec<RemoteSnapshot>,
+    ) -> Result<Vec<RemoteSnapshot>, SnapshotError> {
+        let id: Option<SnapshotId> = self.id.map(str::parse).transpose()?;
+        all.retain(|snapshot| {
+            let is_source = self.source.is_none_or(|wanted| {
+                wanted == snapshot.source || wanted == source_name(config, &snapshot.source)
+            });
+            let is_folder = self.folder.is_none_or(|wanted| {
+                wanted == snapshot.folder_id.as_str() || wanted == snapshot.folder_name
+            });
+            let is_id = id.as_ref().is_none_or(|id| snapshot.id.starts_with(id.as_str()));
+            let was_here = self.at.is_none_or(|at| snapshot.received_at <= at);
+            is_source && is_folder && is_id && was_here
+        });
+        Ok(all)
+    }
+
+    /// The newest that fits, by the backup server's order, which is that of
+    /// `all`; they have to be of one folder.
+    ///
+    /// # Errors
+    ///
+    /// [`SnapshotError::Id`], [`SnapshotError::None`],
+    /// [`SnapshotError::Ambiguous`], [`SnapshotError::Folders`].
+    pub fn newest(
+        &self,
+        config: &Config,
+        all: Vec<RemoteSnapshot>,
+    ) -> Result<RemoteSnapshot, SnapshotError> {
+        let mut fitting = self.fitting(config, all)?;
+        if let Some(id) = self.id
+            && fitting.len() > 1
+        {
+            return Err(SnapshotError::Ambiguous(id.parse()?));
+        }
+        let is_other = |pair: &[RemoteSnapshot]| {
+            (&pair[0].source, &pair[0].folder_id) != (&pair[1].source, &pair[1].folder_id)
+        };
+        if fitting.windows(2).any(is_other) {
+            let mut folders: Vec<String> = fitting
+                .iter()
+                .map(|one| {
+                    let source = source_name(config, &one.source);
+                    format!("{} ({}) of {source}", one.folder_name, one.folder_id)
+                })
+                .collect();
+            folders.dedup();
+            return Err(SnapshotError::Folders(folders));
+        }
+        fitting.pop().ok_or_else(|| SnapshotError::None(self.wanted()))
+    }
+
+    fn wanted(&self) -> Wanted {
+        let Self { source, folder, id, at } = self;
+        fn shown<'a>(said: &'a Option<&str>) -> Option<&'a dyn fmt::Display> {
+            said.as_ref().map(|said| said as &dyn fmt::Display)
+        }
+        Wanted::new(shown(id), shown(source), shown(folder), *at, None)
+    }
+}
+
+/// What a source is called here; its peer id where it has no name any more.
+fn source_name(config: &Config, peer: &str) -> String {
+    let mut sources = config.backup_server.source_peers.iter();
+    let source = sources.find(|source| source.peer_id.to_string() == peer);
+    source.map_or_else(|| peer.to_owned(), |source| source.name.as_str().to_owned())
+}
+
+/// A snapshot as it is told.
+pub fn snapshot_model(config: &Config, snapshot: RemoteSnapshot) -> api::Snapshot {
+    api::Snapshot {
+        source: source_name(config, &snapshot.source),
+        source_peer_id: snapshot.source,
+        id: snapshot.id,
+        folder_id: snapshot.folder_id,
+        folder_name: snapshot.folder_name,
+        sequence: snapshot.sequence,
+        created_at: snapshot.created_at,
+        received_at: snapshot.received_at,
+        files: snapshot.files,
+        bytes: snapshot.bytes,
+        manifest_cid: snapshot.manifest_cid,
+        held: snapshot.held,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn snapshot(id: &str, folder: &str, second: i64) -> RemoteSnapshot {
+        RemoteSnapshot {
+            id: id.into(),
+            source: "peer".into(),
+            folder_id: folder.parse().unwrap(),
+            folder_name: folder.to_uppercase(),
+            sequence: types::SequenceNumber(1),
+            created_at: Timestamp::UNIX_EPOCH,
+            received_at: Timestamp::from_second(second).unwrap(),
+            files: 0,
+            bytes: 0,
+            manifest_cid: types::Cid::of(types::Codec::Json, id.as_bytes()),
+            held: None,
+            signature: String::new(),
+        }
+    }
+
+    #[test]
+    fn the_newest_that_fits_is_meant_and_doubt_is_told() {
+        let all = vec![
+            snapshot("aaaa1", "docs", 10),
+            snapshot("bbbb1", "docs", 20),
+            snapshot("bbbb2", "music", 5),
+        ];
+        let config = Config::default();
+        let find = |selector: SnapshotSelector<'_>| {
+            selector.newest(&config, all.clone()).map(|found| found.id)
+        };
+        let any = SnapshotSelector::default();
+        assert_eq!(find(SnapshotSelector { folder: Some("DOCS"), ..any }).unwrap(), "bbbb1");
+        assert_eq!(find(SnapshotSelector { folder: Some("docs"), ..any }).unwrap(), "bbbb1");
+        assert_eq!(find(SnapshotSelector { id: Some("aaaa"), ..any }).unwrap(), "aaaa1");
+        let at = Timestamp::from_second(19).ok();
+        let then = find(SnapshotSelector { folder: Some("docs"), at, ..any });
+        assert_eq!(then.unwrap(), "aaaa1");
+        assert!(matches!(find(any), Err(SnapshotError::Folders(names)) if names.len() == 2));
+        let twice = find(SnapshotSelector { id: Some("bbbb"), ..any });
+        assert!(matches!(twice, Err(SnapshotError::Ambiguous(_))));
+        let none = find(SnapshotSelector { source: Some("nobody"), ..any });
+        assert!(matches!(&none, Err(SnapshotError::None(_))));
+        assert!(none.unwrap_err().to_string().contains("source nobody"));
+        assert!(matches!(
+            find(SnapshotSelector { id: Some("xyz"), ..any }),
+            Err(SnapshotError::Id(_))
+        ));
+    }
+}

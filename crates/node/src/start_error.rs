@@ -1,0 +1,40 @@
+//! Why an instance cannot start.
+
+use std::path::PathBuf;
+
+use backup::{BackupStartError, TriggerError};
+use net::{IdentityError, NetError};
+use store::StoreError;
+use sync::SyncError;
+
+/// Why an instance cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A file or directory of the data directory cannot be used.
+    #[error("cannot use {}", path.display())]
+    Data {
+        /// The file or directory.
+        path: PathBuf,
+        /// The error of the operating system.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The store cannot be opened.
+    #[error("cannot open the store")]
+    Store(#[from] StoreError),
+    /// The key cannot be read or created.
+    #[error("cannot use the identity")]
+    Identity(#[from] IdentityError),
+    /// The network cannot start.
+    #[error("cannot start the network")]
+    Net(#[from] NetError),
+    /// The source side cannot start.
+    #[error("cannot watch the folders")]
+    Sync(#[from] SyncError),
+    /// The backup server side cannot start.
+    #[error("cannot start the backup daemon")]
+    Backup(#[from] BackupStartError),
+    /// The client that sends triggers cannot be made.
+    #[error("cannot notify the backup server")]
+    Trigger(#[from] TriggerError),
+}

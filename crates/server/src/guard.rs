@@ -1,0 +1,247 @@
+//! Who may call: programs of this machine, and no web page.
+//!
+//! The API listens on loopback alone, but every page that a browser on this
+//! machine shows can send requests there too, also through a name of its own
+//! that resolves to 127.0.0.1 (DNS rebinding). So the `Host` has to be a name
+//! of loopback, and an `Origin`, which browsers send with much of what pages
+//! do, has to be the API's own. An image, a script or a link of another site is
+//! asked for without an `Origin`: there `Sec-Fetch-Site` tells, and only the
+//! UI's own pages may be opened from elsewhere. Browsers are also told that no
+//! other site may use an answer.
+
+use std::net::{IpAddr, SocketAddr};
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use jiff::Timestamp;
+use node::Services;
+use subtle::ConstantTimeEq as _;
+
+use crate::session::Sessions;
+use crate::text_error::TextError;
+
+/// Serves only requests of this computer's programs.
+pub(crate) fn guarded(router: Router) -> Router {
+    router
+        .fallback(|| async { TextError::new(StatusCode::NOT_FOUND, "there is no such path here") })
+        .layer(axum::middleware::from_fn(origin))
+}
+
+/// Lets a request of this machine's programs through, or says why not.
+async fn origin(request: Request, next: Next) -> Response {
+    let checked = check_origin(request.headers()).and_then(|()| {
+        let is_page = matches!(*request.method(), Method::GET | Method::HEAD)
+            && is_page(request.uri().path());
+        check_site(request.headers(), is_page)
+    });
+    let mut response = match checked {
+        Ok(()) => next.run(request).await,
+        Err(error) => error.into_response(),
+    };
+    let same_origin = HeaderValue::from_static("same-origin");
+    response.headers_mut().insert("cross-origin-resource-policy", same_origin);
+    response
+}
+
+/// Whether a path is a page of the UI, which a link anywhere may lead to.
+fn is_page(path: &str) -> bool {
+    matches!(path, "/" | "/ui") || path.starts_with("/ui/")
+}
+
+/// Refuses what a page of another site asks for, as far as browsers tell:
+/// programs send none of these headers.
+fn check_site(headers: &HeaderMap, is_page: bool) -> Result<(), TextError> {
+    let mut sites = headers.get_all("sec-fetch-site").iter();
+    let is = |name, value: &str| headers.get(name).is_some_and(|given| given == value);
+    match (sites.next(), sites.next()) {
+        (None, _) => Ok(()),
+        // `none` is what a person typed, or has as a bookmark.
+        (Some(site), None) if site == "same-origin" || site == "none" => Ok(()),
+        (Some(_), None)
+            if is_page && is("sec-fetch-mode", "navigate") && is("sec-fetch-dest", "document") =>
+        {
+            Ok(())
+        }
+        _ => Err(forbidden("this API does not answer to pages of other sites")),
+    }
+}
+
+/// Asks for the token where the configuration says so.
+pub(crate) async fn token(
+    State(services): State<Services>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let must_have_token = services.settings.get().node.api_require_token;
+    if must_have_token && !is_owner(request.method(), request.headers(), &services.token) {
+        return TextError::new(
+            StatusCode::UNAUTHORIZED,
+            "this API asks for a token: send `Authorization: Bearer` with the content of the \
+             api-token file in the data directory",
+        )
+        .into_response();
+    }
+    next.run(request).await
+}
+
+fn forbidden(message: &str) -> TextError {
+    TextError::new(StatusCode::FORBIDDEN, message)
+}
+
+fn check_origin(headers: &HeaderMap) -> Result<(), TextError> {
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let (Some(host), None) = (hosts.next(), hosts.next()) else {
+        return Err(forbidden("a request has exactly one Host header"));
+    };
+    let host = host.to_str().map_err(|_| forbidden("the Host header cannot be read"))?;
+    if !is_loopback(host) {
+        return Err(forbidden(
+            "this API answers to localhost, 127.0.0.1 and [::1] alone; to reach it from another \
+             machine, use an SSH tunnel",
+        ));
+    }
+    let mut origins = headers.get_all(header::ORIGIN).iter();
+    match (origins.next(), origins.next()) {
+        (None, _) => Ok(()),
+        (Some(origin), None) if origin.to_str().ok() == Some(&format!("http://{host}")) => Ok(()),
+        _ => Err(forbidden("this API does not answer to pages of other origins")),
+    }
+}
+
+/// Whether a `Host` header names this machine's loopback.
+fn is_loopback(host: &str) -> bool {
+    let name = if let Ok(address) = host.parse::<SocketAddr>() {
+        return address.ip().is_loopback();
+    } else if let Some(literal) = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
+        return literal.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+    } else {
+        match host.rsplit_once(':') {
+            Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+            Some(_) => return false,
+            None => host,
+        }
+    };
+    name.eq_ignore_ascii_case("localhost")
+        || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// Whether a request of this method changes nothing.
+pub(crate) fn only_looks(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
+}
+
+/// Whether the instance's owner asks: with the token, or in a session of the
+/// web UI, which for a change takes what belongs to it besides.
+pub(crate) fn is_owner(method: &Method, headers: &HeaderMap, token: &str) -> bool {
+    let (sessions, now) = (Sessions::new(token), Timestamp::now());
+    has_token(headers, token)
+        || sessions.allows_change(headers, now)
+        || (only_looks(method) && sessions.allows_looking(headers, now))
+}
+
+/// Whether the request carries the token, compared in constant time.
+fn has_token(headers: &HeaderMap, token: &str) -> bool {
+    let Some(given) = headers.get(header::AUTHORIZATION) else { return false };
+    let given = given.as_bytes();
+    let Some((scheme, given)) = given.split_at_checked("Bearer ".len()) else { return false };
+    scheme.eq_ignore_ascii_case(b"Bearer ") && bool::from(given.ct_eq(token.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(*name, value.parse().unwrap());
+        }
+        headers
+    }
+
+    #[test]
+    fn loopback_by_any_name_is_served() {
+        for host in [
+            "localhost",
+            "localhost:8080",
+            "LOCALHOST:1",
+            "127.0.0.1:8080",
+            "127.3.2.1",
+            "[::1]:8080",
+            "[::1]",
+        ] {
+            assert!(check_origin(&headers(&[("host", host)])).is_ok(), "{host}");
+            let origin = format!("http://{host}");
+            assert!(check_origin(&headers(&[("host", host), ("origin", &origin)])).is_ok());
+        }
+    }
+
+    #[test]
+    fn foreign_hosts_and_origins_are_not() {
+        for host in [
+            "evil.example",
+            "evil.example:8080",
+            "localhost.evil.example",
+            "10.0.0.1",
+            "",
+            "localhost:x",
+            "[::2]:8080",
+            "127.0.0.1.evil.example",
+            "user@localhost",
+        ] {
+            assert!(check_origin(&headers(&[("host", host)])).is_err(), "{host}");
+        }
+        assert!(check_origin(&headers(&[])).is_err());
+        assert!(check_origin(&headers(&[("host", "localhost"), ("host", "evil")])).is_err());
+        for origin in [
+            "null",
+            "http://evil.example",
+            "https://localhost:8080",
+            "http://localhost",
+            "http://localhost:8081",
+        ] {
+            let pairs = [("host", "localhost:8080"), ("origin", origin)];
+            assert!(check_origin(&headers(&pairs)).is_err(), "{origin}");
+        }
+    }
+
+    #[test]
+    fn other_sites_may_lead_to_the_pages_and_get_nothing_else() {
+        let check = |site: &str, mode: &str, dest: &str, path: &str| {
+            let given =
+                [("sec-fetch-site", site), ("sec-fetch-mode", mode), ("sec-fetch-dest", dest)];
+            check_site(&headers(&given), is_page(path)).is_ok()
+        };
+        let api = "/api/v1/status";
+        for site in ["same-origin", "none"] {
+            assert!(check(site, "cors", "empty", api) && check(site, "navigate", "document", api));
+        }
+        for site in ["cross-site", "same-site", "of-the-future", ""] {
+            for (mode, dest) in [("no-cors", "image"), ("no-cors", "script"), ("cors", "empty")] {
+                for path in [api, "/metrics", "/", "/ui/", "/ui/assets/x.js"] {
+                    assert!(!check(site, mode, dest, path), "{site} {mode} {dest} {path}");
+                }
+            }
+            assert!(!check(site, "navigate", "iframe", "/ui/"));
+            assert!(!check(site, "navigate", "document", api));
+            assert!(!check(site, "navigate", "document", "/uix"));
+            assert!(check(site, "navigate", "document", "/ui/login"));
+        }
+        let twice = [("sec-fetch-site", "same-origin"), ("sec-fetch-site", "cross-site")];
+        assert!(check_site(&headers(&twice), false).is_err());
+        assert!(check_site(&headers(&[]), false).is_ok());
+    }
+
+    #[test]
+    fn a_token_has_to_be_the_token() {
+        assert!(has_token(&headers(&[("authorization", "Bearer secret")]), "secret"));
+        assert!(has_token(&headers(&[("authorization", "bearer secret")]), "secret"));
+        for wrong in ["Bearer secre", "Bearer secrets", "Bearer ", "Basic secret", "secret", ""] {
+            assert!(!has_token(&headers(&[("authorization", wrong)]), "secret"), "{wrong}");
+        }
+        assert!(!has_token(&headers(&[]), "secret"));
+    }
+}

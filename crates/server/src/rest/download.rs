@@ -1,0 +1,265 @@
+//! `GET /data/{cid}`: content that is here, with `Range` and `ETag`.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use node::Services;
+use store::{BlockStore, Content, FileReader, StoreError, is_complete, resolve};
+use tokio::sync::mpsc;
+use types::Cid;
+
+use super::{blocking, parse_cid};
+use crate::disposition;
+use crate::text_error::TextError;
+use types::with_causes;
+
+/// Chunks between the disk and the network; a chunk is at most 4 MiB.
+const CHUNKS: usize = 2;
+
+/// `GET /data/{cid}`: local only.
+pub(crate) async fn local(
+    State(services): State<Services>,
+    Path(cid): Path<String>,
+    method: Method,
+    headers: HeaderMap,
+) -> Result<Response, TextError> {
+    let cid = parse_cid(&cid)?;
+    let store = services.blocks.clone();
+    let content = blocking(move || {
+        let content = match resolve(&store, cid) {
+            Err(StoreError::Damaged { .. }) => None,
+            result => result?,
+        };
+        let content = content.ok_or_else(|| TextError::not_found(cid))?;
+        match is_complete(&store, cid) {
+            Ok(true) => Ok(content),
+            Ok(false) | Err(StoreError::Damaged { .. }) => Err(TextError::new(
+                StatusCode::NOT_FOUND,
+                format!("{cid} is not here whole; fetch it with POST /data/{cid}/network"),
+            )),
+            Err(error) => Err(error.into()),
+        }
+    })
+    .await?;
+    let answer = Answer::new(cid, &content, &headers)?;
+    let store: Arc<dyn BlockStore> = Arc::new(services.blocks.clone());
+    Ok(answer.into_response(&content, method == Method::HEAD, |range, chunks| {
+        let reader = FileReader::new(store, &content).range(range);
+        tokio::task::spawn_blocking(move || read(reader, &chunks));
+    }))
+}
+
+/// Sends a file's chunks until the end, or until nobody takes them.
+fn read(mut reader: FileReader, chunks: &mpsc::Sender<Result<Bytes, StoreError>>) {
+    loop {
+        let chunk = match reader.read() {
+            Ok(Some(chunk)) => Ok(chunk),
+            Ok(None) => return,
+            Err(error) => {
+                tracing::error!(%error, "a download broke off");
+                Err(error)
+            }
+        };
+        let is_last = chunk.is_err();
+        if chunks.blocking_send(chunk).is_err() || is_last {
+            return;
+        }
+    }
+}
+
+/// What is to be sent: all, a part, or nothing.
+#[derive(Debug, PartialEq, Eq)]
+enum Part {
+    Whole,
+    Range(Range<u64>),
+    NotModified,
+}
+
+/// The head of an answer with content.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    etag: String,
+    part: Part,
+}
+
+impl Answer {
+    /// Decides on what is sent.
+    pub(crate) fn new(cid: Cid, content: &Content, headers: &HeaderMap) -> Result<Self, TextError> {
+        // The name is that of the bytes: it is the strongest tag there is.
+        let etag = format!("\"{cid}\"");
+        let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+        if text(header::IF_NONE_MATCH).is_some_and(|tags| matches(tags, &etag)) {
+            return Ok(Self { etag, part: Part::NotModified });
+        }
+        // A range is of the content that the client had before, or not asked.
+        let is_same = text(header::IF_RANGE).is_none_or(|tag| tag == etag);
+        let part = match text(header::RANGE) {
+            Some(range) if is_same => match parse_range(range, content.size) {
+                RangeHeader::One(range) => Part::Range(range),
+                RangeHeader::Ignored => Part::Whole,
+                RangeHeader::Unsatisfiable => {
+                    return Err(TextError::new(
+                        StatusCode::RANGE_NOT_SATISFIABLE,
+                        format!("the content has {} bytes", content.size),
+                    ));
+                }
+            },
+            _ => Part::Whole,
+        };
+        Ok(Self { etag, part })
+    }
+
+    /// Whether the client has all of it.
+    pub(crate) fn is_not_modified(&self) -> bool {
+        self.part == Part::NotModified
+    }
+
+    /// The bytes that are sent.
+    pub(crate) fn range(&self, content: &Content) -> Range<u64> {
+        match &self.part {
+            Part::NotModified => 0..0,
+            Part::Whole => 0..content.size,
+            Part::Range(range) => range.clone(),
+        }
+    }
+
+    /// Makes the answer; `start` begins to send the bytes of a range.
+    pub(crate) fn into_response(
+        self,
+        content: &Content,
+        is_head: bool,
+        start: impl FnOnce(Range<u64>, mpsc::Sender<Result<Bytes, StoreError>>),
+    ) -> Response {
+        let size = content.size;
+        let range = self.range(content);
+        let status = match self.part {
+            Part::NotModified => StatusCode::NOT_MODIFIED,
+            Part::Whole => StatusCode::OK,
+            Part::Range(_) => StatusCode::PARTIAL_CONTENT,
+        };
+        let body = if is_head || range.is_empty() {
+            Body::empty()
+        } else {
+            let (sender, receiver) = mpsc::channel(CHUNKS);
+            start(range.clone(), sender);
+            Body::from_stream(chunk_stream(receiver))
+        };
+        let mut response = (status, body).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::ETAG, ascii(&self.etag));
+        if status == StatusCode::NOT_MODIFIED {
+            return response;
+        }
+        let dataset = content.dataset.as_ref();
+        let mimetype = dataset.and_then(|dataset| dataset.mimetype.as_deref());
+        let mimetype = mimetype.and_then(|text| HeaderValue::from_str(text).ok());
+        let mimetype = mimetype.unwrap_or(HeaderValue::from_static("application/octet-stream"));
+        headers.insert(header::CONTENT_TYPE, mimetype);
+        // Whatever was uploaded, a browser must not run it on this origin.
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        headers.insert(
+            header::CONTENT_SECURITY_POLICY,
+            HeaderValue::from_static("sandbox; default-src 'none'"),
+        );
+        let filename = dataset.and_then(|dataset| dataset.filename.as_deref());
+        headers.insert(header::CONTENT_DISPOSITION, ascii(&disposition::attachment(filename)));
+        headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(range.end - range.start));
+        if status == StatusCode::PARTIAL_CONTENT {
+            let text = format!("bytes {}-{}/{size}", range.start, range.end - 1);
+            headers.insert(header::CONTENT_RANGE, ascii(&text));
+        }
+        response
+    }
+}
+
+fn ascii(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).expect("made of printable ASCII alone")
+}
+
+/// The chunks as a body; an error breaks the connection off, so that nobody
+/// takes a part for the whole.
+pub(crate) fn chunk_stream(
+    receiver: mpsc::Receiver<Result<Bytes, StoreError>>,
+) -> impl futures::Stream<Item = Result<Bytes, std::io::Error>> {
+    futures::stream::unfold(receiver, |mut receiver| async {
+        let chunk = receiver.recv().await?;
+        Some((chunk.map_err(|error| std::io::Error::other(with_causes(&error))), receiver))
+    })
+}
+
+/// Whether one of the tags of `If-None-Match` is ours.
+fn matches(tags: &str, etag: &str) -> bool {
+    tags.split(',')
+        .map(str::trim)
+        .any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag)
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum RangeHeader {
+    One(Range<u64>),
+    /// Not of bytes, or of several parts: RFC 9110 lets it be ignored.
+    Ignored,
+    Unsatisfiable,
+}
+
+fn parse_range(text: &str, size: u64) -> RangeHeader {
+    let Some(ranges) = text.trim().strip_prefix("bytes=") else { return RangeHeader::Ignored };
+    let Some((start, end)) = ranges.trim().split_once('-') else { return RangeHeader::Ignored };
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    // A number beyond 64 bits is beyond every content.
+    let number = |text: &str| text.parse::<u64>().unwrap_or(u64::MAX);
+    let range = match (start.trim(), end.trim()) {
+        ("", end) if is_number(end) => size.saturating_sub(number(end))..size,
+        (start, "") if is_number(start) => number(start)..size,
+        (start, end) if is_number(start) && is_number(end) => {
+            if number(end) < number(start) {
+                return RangeHeader::Ignored;
+            }
+            number(start)..number(end).saturating_add(1).min(size)
+        }
+        _ => return RangeHeader::Ignored,
+    };
+    if range.start >= range.end { RangeHeader::Unsatisfiable } else { RangeHeader::One(range) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_of_rfc_9110() {
+        for (text, expected) in [
+            ("bytes=0-499", RangeHeader::One(0..500)),
+            ("bytes=500-", RangeHeader::One(500..1000)),
+            ("bytes=-1", RangeHeader::One(999..1000)),
+            ("bytes=-5000", RangeHeader::One(0..1000)),
+            ("bytes=999-99999999999999999999", RangeHeader::One(999..1000)),
+            ("bytes=1000-", RangeHeader::Unsatisfiable),
+            ("bytes=99999999999999999999-", RangeHeader::Unsatisfiable),
+            ("bytes=-0", RangeHeader::Unsatisfiable),
+            ("bytes=5-1", RangeHeader::Ignored),
+            ("bytes=0-1,3-4", RangeHeader::Ignored),
+            ("bytes=a-b", RangeHeader::Ignored),
+            ("bytes=-", RangeHeader::Ignored),
+            ("items=0-1", RangeHeader::Ignored),
+            ("", RangeHeader::Ignored),
+        ] {
+            assert_eq!(parse_range(text, 1000), expected, "{text}");
+        }
+        assert_eq!(parse_range("bytes=0-", 0), RangeHeader::Unsatisfiable);
+    }
+
+    #[test]
+    fn tags_match_in_lists_and_weakly() {
+        let etag = "\"abc\"";
+        for tags in ["\"abc\"", "W/\"abc\"", "\"x\", \"abc\"", "*"] {
+            assert!(matches(tags, etag), "{tags}");
+        }
+        assert!(!matches("\"ab\"", etag) && !matches("", etag));
+    }
+}

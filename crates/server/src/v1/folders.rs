@@ -1,0 +1,459 @@
+//! The watched folders.
+
+use std::path::Path as FsPath;
+use std::time::Duration;
+
+use api::{AddFolder, FileError, Folder};
+use axum::extract::State;
+use axum::http::StatusCode;
+use config::{FolderConfig, FolderUpdate};
+use node::Services;
+use serde::Deserialize;
+use sync::{FolderState, FolderStatus, SyncError};
+use types::FolderId;
+use utoipa::ToSchema;
+
+use super::extract::{Json, Path};
+use super::{Answer, Problem, blocking};
+use types::with_causes;
+
+/// A folder that was added is known to the watching side within this.
+const WATCHED_MAX: Duration = Duration::from_secs(10);
+
+impl From<SyncError> for Problem {
+    fn from(error: SyncError) -> Self {
+        match &error {
+            SyncError::UnknownFolder(_) => Self::not_found(error.to_string()),
+            SyncError::Paused(_)
+            | SyncError::Alarm { .. }
+            | SyncError::Refused { .. }
+            | SyncError::StillConfigured(_) => Self::conflict(&error),
+            _ => Self::internal(&error),
+        }
+    }
+}
+
+fn changed(error: &config::ConfigError) -> Problem {
+    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, with_causes(error))
+}
+
+/// The watched folders.
+#[utoipa::path(get, path = "/folders", responses((status = 200, body = Vec<Folder>)))]
+pub(crate) async fn list(State(services): State<Services>) -> Json<Vec<Folder>> {
+    Json(all(&services))
+}
+
+/// Every configured folder, in the order of the file.
+pub(crate) fn all(services: &Services) -> Vec<Folder> {
+    let config = services.settings.get();
+    config.sync.folders.iter().map(|folder| one(services, folder)).collect()
+}
+
+fn one(services: &Services, folder: &FolderConfig) -> Folder {
+    match services.sync.folder(&folder.id) {
+        Some(status) => to_api(&status),
+        // It was added this moment.
+        None => Folder {
+            id: folder.id.clone(),
+            name: folder.display_name(),
+            path: folder.path.to_string(),
+            state: if folder.paused { "paused" } else { "scanning" }.to_owned(),
+            detail: None,
+            sequence: None,
+            manifest_cid: None,
+            files: 0,
+            dirs: 0,
+            bytes: 0,
+            pending_changes: 0,
+            backed_up_sequence: None,
+            backed_up_at: None,
+            published_at: None,
+            up_to: None,
+            last_scan: None,
+            watched_dirs: 0,
+            dirs_to_watch: 0,
+            held: None,
+            errors: Vec::new(),
+            error_count: 0,
+        },
+    }
+}
+
+/// The word for what a folder does.
+pub(crate) fn word(state: &FolderState) -> &'static str {
+    match state {
+        FolderState::Idle => "idle",
+        FolderState::Scanning => "scanning",
+        FolderState::Waiting => "waiting",
+        FolderState::Publishing => "publishing",
+        FolderState::Paused => "paused",
+        FolderState::Alarm { .. } => "alarm",
+        FolderState::Error { .. } => "error",
+    }
+}
+
+pub(crate) fn to_api(status: &FolderStatus) -> Folder {
+    let mut detail = match &status.state {
+        FolderState::Alarm { text, .. } | FolderState::Error { text, .. } => Some(text.clone()),
+        FolderState::Scanning => {
+            let progress = status.progress;
+            Some(format!("{} entries looked at, {} files read", progress.entries, progress.files))
+        }
+        _ => None,
+    };
+    if let Some(stalled) = status.stalled_for {
+        detail = Some(format!("the file system has not answered for {} s", stalled.as_secs()));
+    }
+    Folder {
+        id: status.id.clone(),
+        name: status.name.clone(),
+        path: status.path.display().to_string(),
+        state: word(&status.state).to_owned(),
+        detail,
+        sequence: status.manifest_cid.map(|_| status.sequence),
+        manifest_cid: status.manifest_cid,
+        files: status.files,
+        dirs: status.dirs,
+        bytes: status.bytes,
+        pending_changes: status.pending_changes,
+        backed_up_sequence: status.receipt.map(|receipt| receipt.sequence),
+        backed_up_at: status.receipt.map(|receipt| receipt.at),
+        published_at: status.published_at,
+        up_to: up_to(status),
+        last_scan: status.last_scan,
+        watched_dirs: status.watch.watched,
+        dirs_to_watch: status.watch.needed,
+        held: status.held.clone(),
+        errors: status.errors.iter().map(problem).collect(),
+        error_count: status.error_count,
+    }
+}
+
+/// Up to when everything is on the backup server: what its newest manifest
+/// has, once that is acknowledged.
+fn up_to(status: &FolderStatus) -> Option<jiff::Timestamp> {
+    let receipt = status.receipt?;
+    status.covers_until.filter(|_| receipt.sequence >= status.sequence)
+}
+
+fn problem(problem: &sync::FileProblem) -> FileError {
+    FileError {
+        path: String::from_utf8_lossy(problem.path.as_bytes()).into_owned(),
+        error: problem.what.clone(),
+        since: Some(problem.since),
+    }
+}
+
+/// The folder of this id, or of this name.
+pub(crate) fn find(services: &Services, wanted: &str) -> Result<FolderConfig, Problem> {
+    let config = services.settings.get();
+    let folders = &config.sync.folders;
+    if let Some(folder) = folders.iter().find(|folder| folder.id.as_str() == wanted) {
+        return Ok(folder.clone());
+    }
+    let mut named = folders.iter().filter(|folder| folder.display_name() == wanted);
+    match (named.next(), named.next()) {
+        (Some(folder), None) => Ok(folder.clone()),
+        (Some(_), Some(_)) => Err(Problem::new(
+            StatusCode::CONFLICT,
+            format!("more than one folder is called {wanted:?}; name it by its id"),
+        )),
+        (None, _) => Err(Problem::not_found(format!(
+            "there is no folder {wanted:?}; `archivist folder list` shows them"
+        ))),
+    }
+}
+
+/// Watches a folder from now on.
+#[utoipa::path(
+    post,
+    path = "/folders",
+    request_body = AddFolder,
+    responses(
+        (status = 200, body = Folder),
+        (status = 401, description = "Without the token", body = api::ApiProblem),
+        (status = 422, description = "Not a directory, or it cannot be watched so",
+            body = api::ApiProblem),
+    )
+)]
+pub(crate) async fn add(
+    State(services): State<Services>,
+    Json(request): Json<AddFolder>,
+) -> Answer<Folder> {
+    let mut changes = services.sync.subscribe();
+    let sync = services.sync.clone();
+    let Json(folder) = note(services, request).await?;
+    // Whoever added it may ask for it at once.
+    let watched = async {
+        while sync.folder(&folder.id).is_none() {
+            let _ = changes.recv().await;
+        }
+    };
+    let _ = tokio::time::timeout(WATCHED_MAX, watched).await;
+    Ok(Json(folder))
+}
+
+async fn note(services: Services, request: AddFolder) -> Answer<Folder> {
+    blocking(move || {
+        let bad = |message: String| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, message);
+        let path = FsPath::new(&request.path);
+        match std::fs::metadata(path) {
+            Ok(metadata) if metadata.is_dir() => {}
+            Ok(_) => return Err(bad(format!("{} is not a directory", path.display()))),
+            Err(error) => return Err(bad(format!("cannot use {}: {error}", path.display()))),
+        }
+        let value = |what: &str, error: &dyn std::error::Error| bad(format!("{what}: {error}"));
+        check(&request.exclude)?;
+        let mut exclude = Vec::new();
+        for pattern in &request.exclude {
+            let parsed = pattern.parse();
+            exclude.push(parsed.map_err(|error: config::ValueError| value(pattern, &error))?);
+        }
+        let name = match request.name.as_deref() {
+            Some(name) => {
+                let parsed = name.parse();
+                Some(parsed.map_err(|error: config::ValueError| value(name, &error))?)
+            }
+            None => None,
+        };
+        let parsed = request.path.parse();
+        let folder = FolderConfig {
+            id: FolderId::from_random(rand::random()),
+            path: parsed.map_err(|error: config::ValueError| value(&request.path, &error))?,
+            name,
+            exclude,
+            paused: false,
+        };
+        let edited = services.settings.edit(|draft| draft.add_folder(&folder));
+        edited.map_err(|error| changed(&error))?;
+        Ok(Json(one(&services, &folder)))
+    })
+    .await
+}
+
+/// Watches a folder no more. What the backup server holds of it stays there.
+#[utoipa::path(
+    delete,
+    path = "/folders/{id}",
+    params(("id" = String, Path, description = "Its id, or its name")),
+    responses(
+        (status = 200, description = "It is gone from the configuration"),
+        (status = 401, description = "Without the token", body = api::ApiProblem),
+        (status = 404, description = "No such folder", body = api::ApiProblem),
+    )
+)]
+pub(crate) async fn remove(State(services): State<Services>, Path(id): Path<String>) -> Answer<()> {
+    let folder = find(&services, &id)?;
+    let (removed, settings) = (services.removed_folders.clone(), services.settings.clone());
+    let folder_id = folder.id.clone();
+    blocking(move || {
+        removed.note(&folder_id).map_err(|error| Problem::internal(&error))?;
+        let edited = settings.edit(|draft| draft.remove_folder(&folder_id));
+        edited.map_err(|error| changed(&error))
+    })
+    .await?;
+    node::forget_folder(&services, folder.id);
+    Ok(Json(()))
+}
+
+/// What is configured has to be what the source side can use.
+fn check(exclude: &[String]) -> Result<(), Problem> {
+    sync::check_patterns(exclude)
+        .map_err(|error| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, with_causes(&error)))
+}
+
+/// What of a folder is to change; what is not given stays.
+#[derive(Clone, Debug, Default, Deserialize, ToSchema)]
+pub(crate) struct FolderChanges {
+    /// What to call it.
+    #[serde(default)]
+    name: Option<String>,
+    /// What to leave out, in the syntax of .gitignore.
+    #[serde(default)]
+    exclude: Option<Vec<String>>,
+}
+
+/// Changes how a folder is called, or what is left out of it.
+#[utoipa::path(
+    patch,
+    path = "/folders/{id}",
+    params(("id" = String, Path, description = "Its id, or its name")),
+    request_body = FolderChanges,
+    responses(
+        (status = 200, body = Folder),
+        (status = 401, description = "Without the token", body = api::ApiProblem),
+        (status = 404, description = "No such folder", body = api::ApiProblem),
+        (status = 409, description = "More than one folder has that name",
+            body = api::ApiProblem),
+        (status = 422, description = "Not such a name or pattern", body = api::ApiProblem),
+    )
+)]
+pub(crate) async fn update(
+    State(services): State<Services>,
+    Path(id): Path<String>,
+    Json(changes): Json<FolderChanges>,
+) -> Answer<Folder> {
+    blocking(move || {
+        let folder = find(&services, &id)?;
+        check(changes.exclude.as_deref().unwrap_or_default())?;
+        let bad = |what: &str, error: &config::ValueError| {
+            Problem::new(StatusCode::UNPROCESSABLE_ENTITY, format!("{what}: {error}"))
+        };
+        let name = changes.name.as_deref();
+        let name = name.map(|name| name.parse().map_err(|error| bad(name, &error))).transpose()?;
+        let parse = |text: &String| text.parse().map_err(|error| bad(text, &error));
+        let exclude =
+            changes.exclude.map(|all| all.iter().map(parse).collect::<Result<Vec<_>, _>>());
+        let exclude = exclude.transpose()?;
+        let update = FolderUpdate { name, exclude, ..FolderUpdate::default() };
+        let edited = services.settings.edit(|draft| draft.update_folder(&folder.id, &update));
+        edited.map_err(|error| changed(&error))?;
+        let folder = find(&services, folder.id.as_str())?;
+        let mut answer = one(&services, &folder);
+        answer.name = folder.display_name();
+        Ok(Json(answer))
+    })
+    .await
+}
+
+async fn set_paused(services: Services, id: String, paused: bool) -> Answer<Folder> {
+    blocking(move || {
+        let folder = find(&services, &id)?;
+        let update = FolderUpdate { paused: Some(paused), ..FolderUpdate::default() };
+        let edited = services.settings.edit(|draft| draft.update_folder(&folder.id, &update));
+        edited.map_err(|error| changed(&error))?;
+        let mut answer = one(&services, &folder);
+        if paused {
+            answer.state = "paused".to_owned();
+        }
+        Ok(Json(answer))
+    })
+    .await
+}
+
+/// Publishes nothing of a folder until it is resumed.
+#[utoipa::path(
+    post,
+    path = "/folders/{id}/pause",
+    params(("id" = String, Path, description = "Its id, or its name")),
+    responses(
+        (status = 200, body = Folder),
+        (status = 401, description = "Without the token", body = api::ApiProblem),
+        (status = 404, description = "No such folder", body = api::ApiProblem),
+    )
+)]
+pub(crate) async fn pause(
+    State(services): State<Services>,
+    Path(id): Path<String>,
+) -> Answer<Folder> {
+    set_paused(services, id, true).await
+}
+
+/// Goes on with a folder that was paused.
+#[utoipa::path(
+    post,
+    path = "/folders/{id}/resume",
+    params(("id" = String, Path, description = "Its id, or its name")),
+    responses(
+        (status = 200, body = Folder),
+        (status = 401, description = "Without the token", body = api::ApiProblem),
+        (status = 404, description = "No such folder", body = api::ApiProblem),
+    )
+)]
+pub(crate) async fn resume(
+    State(services): State<Services>,
+    Path(id): Path<String>,
+) -> Answer<Folder> {
+    set_paused(services, id, false).await
+}
+
+/// Says that what stopped a folder, or had it held, was meant: its directory
+/// is another one, or is empty, or much was deleted or rewritten.
+#[utoipa::path(
+    post,
+    path = "/folders/{id}/confirm",
+    params(("id" = String, Path, description = "Its id, or its name")),
+    responses(
+        (status = 200, body = Folder),
+        (status = 401, description = "Without the token", body = api::ApiProblem),
+        (status = 404, description = "No such folder", body = api::ApiProblem),
+        (status = 409, description = "It cannot go on all the same", body = api::ApiProblem),
+    )
+)]
+pub(crate) async fn confirm(
+    State(services): State<Services>,
+    Path(id): Path<String>,
+) -> Answer<Folder> {
+    let folder = find(&services, &id)?;
+    services.sync.confirm(&folder.id).await?;
+    Ok(Json(one(&services, &folder)))
+}
+
+/// Everything in a folder that could not be read.
+#[utoipa::path(
+    get,
+    path = "/folders/{id}/errors",
+    params(("id" = String, Path, description = "Its id, or its name")),
+    responses(
+        (status = 200, body = Vec<FileError>),
+        (status = 404, description = "No such folder", body = api::ApiProblem),
+    )
+)]
+pub(crate) async fn errors(
+    State(services): State<Services>,
+    Path(id): Path<String>,
+) -> Answer<Vec<FileError>> {
+    blocking(move || {
+        let folder = find(&services, &id)?;
+        let errors = services.sync.errors(&folder.id)?;
+        Ok(Json(errors.iter().map(problem).collect()))
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use sync::{Progress, Receipt, WatchMode, WatchStatus};
+    use types::SequenceNumber;
+
+    use super::*;
+
+    /// Whoever reads "up to" relies on it: it is what the backup server has,
+    /// neither what was only published nor when it said so.
+    #[test]
+    fn up_to_is_said_only_of_what_is_acknowledged() {
+        let moment = |text: &str| text.parse::<jiff::Timestamp>().unwrap();
+        let covered = moment("2026-11-22T12:00:00Z");
+        let status = |sequence, receipt: Option<u64>| FolderStatus {
+            id: "docs".parse().unwrap(),
+            name: "docs".into(),
+            path: "/docs".into(),
+            state: FolderState::Idle,
+            sequence: SequenceNumber(sequence),
+            manifest_cid: None,
+            published_at: Some(moment("2026-11-22T12:00:01Z")),
+            covers_until: Some(covered),
+            files: 1,
+            dirs: 1,
+            bytes: 1,
+            pending_changes: 0,
+            error_count: 0,
+            errors: Vec::new(),
+            watch: WatchStatus { watched: 1, needed: 1, mode: WatchMode::Watching },
+            held: None,
+            receipt: receipt.map(|sequence| Receipt {
+                sequence: SequenceNumber(sequence),
+                at: moment("2026-11-22T12:00:09Z"),
+            }),
+            last_scan: Some(moment("2026-11-22T12:00:05Z")),
+            progress: Progress::default(),
+            files_read: 1,
+            stalled_for: None,
+        };
+        assert_eq!(to_api(&status(7, Some(7))).up_to, Some(covered));
+        assert_eq!(to_api(&status(7, Some(6))).up_to, None);
+        assert_eq!(to_api(&status(7, None)).up_to, None);
+        let unseen = FolderStatus { covers_until: None, ..status(7, Some(7)) };
+        assert_eq!(to_api(&unseen).up_to, None);
+    }
+}

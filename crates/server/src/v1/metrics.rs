@@ -1,0 +1,105 @@
+//! `/metrics`: what can be counted, in the text format of Prometheus.
+
+use std::fmt::Write as _;
+
+use axum::extract::State;
+use axum::http::{HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use node::Services;
+use store::BlockStore as _;
+
+use super::{Problem, blocking, folders};
+
+/// The text that is made.
+#[derive(Default)]
+struct Text(String);
+
+impl Text {
+    fn metric(&mut self, name: &str, kind: &str, help: &str, values: &[(String, f64)]) {
+        // Writing to a string cannot fail.
+        let _ = writeln!(self.0, "# HELP archivist_{name} {help}");
+        let _ = writeln!(self.0, "# TYPE archivist_{name} {kind}");
+        for (labels, value) in values {
+            let _ = writeln!(self.0, "archivist_{name}{labels} {value}");
+        }
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "a float is what the format has")]
+    fn one(&mut self, name: &str, kind: &str, help: &str, value: u64) {
+        self.metric(name, kind, help, &[(String::new(), value as f64)]);
+    }
+}
+
+/// A label, with what the format cannot hold escaped.
+fn label(name: &str, value: &str) -> String {
+    let value = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+    format!("{{{name}=\"{value}\"}}")
+}
+
+/// `GET /metrics`
+#[expect(clippy::cast_precision_loss, reason = "a float is what the format has")]
+pub(crate) async fn metrics(State(services): State<Services>) -> Result<Response, Problem> {
+    let text = blocking(move || {
+        let mut text = Text::default();
+        for (name, help, value) in services.net.metrics().counters() {
+            text.one(&format!("net_{name}_total"), "counter", help.trim(), value);
+        }
+        if let Ok(usage) = services.store.usage() {
+            text.one("store_blocks", "gauge", "Blocks in the store.", usage.blocks);
+            text.one("store_used_bytes", "gauge", "What the store takes.", usage.used_bytes);
+            let help = "What may still be written until a limit is reached.";
+            text.one("store_available_bytes", "gauge", help, usage.available_bytes);
+        }
+        let (before, after) = services.store.recompressed();
+        let help = "What was compressed later since the start, before that.";
+        text.one("store_recompressed_before_bytes_total", "counter", help, before);
+        let help = "What was compressed later since the start, after that.";
+        text.one("store_recompressed_after_bytes_total", "counter", help, after);
+        let all = folders::all(&services);
+        let of = |value: fn(&api::Folder) -> u64| -> Vec<(String, f64)> {
+            all.iter().map(|f| (label("folder", f.id.as_str()), value(f) as f64)).collect()
+        };
+        text.metric("folder_files", "gauge", "Files in the folder.", &of(|f| f.files));
+        text.metric("folder_bytes", "gauge", "The lengths of its files.", &of(|f| f.bytes));
+        let help = "Changes that are in no manifest yet.";
+        text.metric("folder_pending_changes", "gauge", help, &of(|f| f.pending_changes));
+        let help = "Files that could not be read.";
+        text.metric("folder_errors", "gauge", help, &of(|f| f.error_count));
+        let help = "The number of its newest manifest.";
+        text.metric("folder_sequence", "gauge", help, &of(|f| f.sequence.map_or(0, |s| s.0)));
+        let help = "The number of the newest manifest that the backup server has.";
+        let acknowledged = of(|f| f.backed_up_sequence.map_or(0, |s| s.0));
+        text.metric("folder_backed_up_sequence", "gauge", help, &acknowledged);
+        let totals = services.backup_daemon.totals();
+        text.one("snapshots", "gauge", "Snapshots that are held.", totals.snapshots);
+        let help = "Snapshots that were completed since the start.";
+        text.one("snapshots_committed_total", "counter", help, totals.committed);
+        let help = "Pulls that failed since the start.";
+        text.one("pulls_failed_total", "counter", help, totals.failed_attempts);
+        let sources: Vec<(String, f64)> = services
+            .backup_daemon
+            .sources()
+            .iter()
+            .map(|source| {
+                let last = source.last_poll.map_or(0, jiff::Timestamp::as_second);
+                (label("source", &source.name), last as f64)
+            })
+            .collect();
+        let help = "When the source last answered, in seconds since 1970.";
+        text.metric("source_last_poll_seconds", "gauge", help, &sources);
+        Ok(text.0)
+    })
+    .await?;
+    let kind = HeaderValue::from_static("text/plain; version=0.0.4");
+    Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_cannot_end_its_line() {
+        assert_eq!(label("a", "x\"\n\\"), r#"{a="x\"\n\\"}"#);
+    }
+}

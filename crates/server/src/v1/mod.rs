@@ -1,0 +1,275 @@
+//! The product's own API, `/api/v1`: what the command line and the web UI are
+//! made of, and open to other programs. Its OpenAPI document is made from
+//! these handlers, so it cannot say anything else than they do.
+//!
+//! Whoever may reach the API may look at how things stand. What is in the
+//! backups, and the settings, take the token or a session of the web UI
+//! ([`ui::Owner`]); so does every change, and everything where
+//! `[node] api_require_token` is set.
+
+mod backup_now;
+mod config;
+mod connection;
+mod contents;
+mod directories;
+mod events;
+mod extract;
+mod folders;
+mod jobs;
+mod journal;
+mod manifests;
+mod metrics;
+mod pairing;
+mod peers;
+mod restores;
+mod search;
+mod snapshots;
+mod sources;
+mod status;
+mod ui;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use node::Services;
+use types::with_causes;
+use utoipa::OpenApi;
+use utoipa::openapi::ResponseBuilder;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use self::extract::Json;
+use crate::guard;
+use crate::state::ApiState;
+
+/// The parts of the document that are in no handler.
+#[derive(OpenApi)]
+#[openapi(info(
+    title = "Archivist",
+    description = "Continuous, versioned backup of folders from one machine to another. \
+                   The API listens on loopback alone. How things stand is open there; names and \
+                   contents of backups, the settings and every change take \
+                   `Authorization: Bearer` with the content of `api-token` in the data directory."
+))]
+struct Document;
+
+/// The handlers, and the document that is made from them.
+fn documented() -> (Router<ApiState>, utoipa::openapi::OpenApi) {
+    let documented = OpenApiRouter::with_openapi(Document::openapi()).nest("/api/v1", routes());
+    let (api, mut document) = documented.split_for_parts();
+    for (path, item) in &mut document.paths.paths {
+        for (method, operation) in [
+            ("get", &mut item.get),
+            ("post", &mut item.post),
+            ("patch", &mut item.patch),
+            ("delete", &mut item.delete),
+        ] {
+            if let Some(operation) = operation {
+                operation.operation_id = Some(operation_id(method, path));
+                // Whatever says no, at whatever layer, says it in the same form.
+                let responses = &mut operation.responses.responses;
+                responses.insert("default".to_owned(), problem_response().into());
+            }
+        }
+    }
+    (api, document)
+}
+
+/// An answer that says no, in the document.
+fn problem_response() -> utoipa::openapi::Response {
+    let problem = utoipa::openapi::Ref::from_schema_name("ApiProblem");
+    let content = utoipa::openapi::ContentBuilder::new().schema(Some(problem)).build();
+    ResponseBuilder::new()
+        .description("Any other failure, in words")
+        .content("application/json", content)
+        .build()
+}
+
+/// A name that no other operation has: handlers of several modules are called
+/// the same.
+fn operation_id(method: &str, path: &str) -> String {
+    let parts = path.trim_start_matches("/api/v1").split('/').filter(|part| !part.is_empty());
+    let parts: Vec<String> =
+        parts.map(|part| part.trim_matches(['{', '}']).replace('-', "_")).collect();
+    format!("{method}_{}", parts.join("_"))
+}
+
+/// The routes.
+pub(crate) fn router(state: ApiState) -> Router {
+    let (api, document) = documented();
+    // It does not change while the program runs.
+    let document: Arc<str> = document.to_json().unwrap_or_default().into();
+    let document = move || {
+        let document = document.clone();
+        async move {
+            let json = HeaderValue::from_static("application/json");
+            ([(header::CONTENT_TYPE, json)], document.to_string())
+        }
+    };
+    api.route("/api/v1/openapi.json", get(document))
+        .route("/metrics", get(metrics::metrics))
+        .layer(axum::middleware::from_fn_with_state(state.services.clone(), token))
+        .route("/api/v1/{*rest}", axum::routing::any(no_such_thing))
+        .method_not_allowed_fallback(no_such_method)
+        .with_state(state)
+}
+
+async fn no_such_thing() -> Problem {
+    Problem::not_found(
+        "there is nothing of this name here; /api/v1/openapi.json says what there is",
+    )
+}
+
+async fn no_such_method() -> Problem {
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this cannot be done here; see the Allow header")
+}
+
+fn routes() -> OpenApiRouter<ApiState> {
+    OpenApiRouter::new()
+        .routes(routes!(status::status))
+        .routes(routes!(events::events))
+        .routes(routes!(folders::list, folders::add))
+        .routes(routes!(folders::remove, folders::update))
+        .routes(routes!(folders::pause))
+        .routes(routes!(folders::resume))
+        .routes(routes!(folders::confirm))
+        .routes(routes!(folders::errors))
+        .routes(routes!(backup_now::sync_now))
+        .routes(routes!(backup_now::backup_now))
+        .routes(routes!(pairing::open, pairing::state))
+        .routes(routes!(pairing::join))
+        .routes(routes!(snapshots::list))
+        .routes(routes!(snapshots::entries))
+        .routes(routes!(restores::start, restores::list))
+        .routes(routes!(restores::get, restores::cancel))
+        .routes(routes!(jobs::verify))
+        .routes(routes!(jobs::get))
+        .routes(routes!(jobs::list))
+        .routes(routes!(jobs::prune))
+        .routes(routes!(sources::list, sources::add))
+        .routes(routes!(sources::remove))
+        .routes(routes!(sources::accept))
+        .routes(routes!(sources::poll_one))
+        .routes(routes!(sources::poll))
+        .routes(routes!(peers::list))
+        .routes(routes!(peers::connect))
+        .routes(routes!(manifests::show))
+        .routes(routes!(config::all, config::set))
+        .routes(routes!(config::keys))
+        .routes(routes!(ui::link))
+        .routes(routes!(ui::session, ui::sign_in, ui::sign_out))
+        .routes(routes!(directories::list))
+        .routes(routes!(directories::preview))
+        .routes(routes!(search::search))
+        .routes(routes!(search::of_file))
+        .routes(routes!(contents::file))
+        .routes(routes!(contents::zip))
+        .routes(routes!(connection::test))
+        .routes(routes!(journal::journal))
+        .routes(routes!(journal::logs))
+        .routes(routes!(journal::traffic))
+}
+
+/// What only looks is open on loopback, as far as nothing else is said; what
+/// changes something takes the token, or a session of the web UI with what
+/// belongs to it, whoever asks.
+async fn token(State(services): State<Services>, request: Request, next: Next) -> Response {
+    let only_looks = guard::only_looks(request.method());
+    // A browser has to be able to find out that it has no session.
+    let is_open = !services.settings.get().node.api_require_token
+        || request.uri().path() == "/api/v1/ui/session";
+    if (only_looks && is_open)
+        || guard::is_owner(request.method(), request.headers(), &services.token)
+    {
+        return next.run(request).await;
+    }
+    let what = if only_looks { "this API asks for" } else { "a change takes" };
+    Problem::new(
+        StatusCode::UNAUTHORIZED,
+        format!(
+            "{what} a token: send `Authorization: Bearer` with the content of the api-token file \
+             in the data directory"
+        ),
+    )
+    .into_response()
+}
+
+/// An answer that says what is wrong, and what to do.
+#[derive(Debug)]
+pub(crate) struct Problem {
+    status: StatusCode,
+    message: String,
+}
+
+impl Problem {
+    pub(crate) fn new(status: StatusCode, message: impl Into<String>) -> Self {
+        Self { status, message: message.into() }
+    }
+
+    pub(crate) fn bad(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, message)
+    }
+
+    pub(crate) fn not_found(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, message)
+    }
+
+    /// What somebody has to change before it can work.
+    pub(crate) fn conflict(error: &dyn std::error::Error) -> Self {
+        Self::new(StatusCode::CONFLICT, with_causes(error))
+    }
+
+    /// Something that should not happen: the log has it whole.
+    pub(crate) fn internal(error: &dyn std::error::Error) -> Self {
+        tracing::error!(error = with_causes(error), "a request failed");
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, with_causes(error))
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response =
+            (self.status, Json(::api::ApiProblem { message: self.message })).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        response
+    }
+}
+
+type Answer<T> = Result<Json<T>, Problem>;
+
+/// Runs what may block where it may.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
+) -> Result<T, Problem> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(Problem::internal(&error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    /// The types of the web UI are made from this file (`npm run api` in
+    /// `web`): `UPDATE_DOCS=1 cargo test -p server openapi` makes it anew.
+    #[test]
+    fn the_openapi_document_of_the_web_ui_is_current() {
+        let path =
+            std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../web/src/api/openapi.json");
+        let document = super::documented().1.to_pretty_json().unwrap() + "\n";
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            std::fs::write(&path, &document).unwrap();
+        }
+        let known = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(
+            known == document,
+            "{} is not current; UPDATE_DOCS=1 makes it anew",
+            path.display()
+        );
+    }
+}

@@ -1,0 +1,92 @@
+//! Pairing with another machine.
+
+use api::{JoinReport, JoinRequest, PairingCode, PairingState};
+use axum::extract::State;
+use axum::http::StatusCode;
+use node::Services;
+use node::pairing::{CodeState, PairError};
+
+use super::extract::Json;
+use super::{Answer, Problem};
+use types::with_causes;
+
+/// Makes a code that is to be entered on the backup server; one that was made
+/// before does not count any more.
+#[utoipa::path(
+    post,
+    path = "/pairing",
+    responses(
+        (status = 200, body = PairingCode),
+        (status = 401, description = "Without the token", body = api::ApiProblem),
+    )
+)]
+pub(crate) async fn open(State(services): State<Services>) -> Json<PairingCode> {
+    let (code, expires_at) = services.pairing.open();
+    Json(PairingCode { code, expires_at })
+}
+
+/// How the code stands that was made last.
+#[utoipa::path(get, path = "/pairing", responses((status = 200, body = PairingState)))]
+pub(crate) async fn state(State(services): State<Services>) -> Json<PairingState> {
+    let plain = |state: &str| PairingState {
+        state: state.to_owned(),
+        expires_at: None,
+        peer_id: None,
+        detail: None,
+    };
+    Json(match services.pairing.code_state() {
+        CodeState::None => plain("none"),
+        CodeState::Waiting { until } => {
+            PairingState { expires_at: Some(until), ..plain("waiting") }
+        }
+        CodeState::Joining => plain("joining"),
+        CodeState::Joined { peer, changes } => PairingState {
+            peer_id: Some(peer.to_string()),
+            detail: Some(changes.join("; ")),
+            ..plain("joined")
+        },
+        CodeState::Expired => PairingState {
+            detail: Some("the code's time is over; make a new one".into()),
+            ..plain("expired")
+        },
+        CodeState::Failed(reason) => PairingState { detail: Some(reason), ..plain("failed") },
+    })
+}
+
+/// Enters a code that another machine has shown: this one becomes its backup
+/// server.
+#[utoipa::path(
+    post,
+    path = "/pairing/join",
+    request_body = JoinRequest,
+    responses(
+        (status = 200, description = "Both are set up", body = JoinReport),
+        (status = 400, description = "Not a code", body = api::ApiProblem),
+        (status = 401, description = "Without the token", body = api::ApiProblem),
+        (status = 409, description = "The configuration does not allow it", body = api::ApiProblem),
+        (status = 502, description = "The other machine cannot be reached, or says no",
+            body = api::ApiProblem),
+    )
+)]
+pub(crate) async fn join(
+    State(services): State<Services>,
+    Json(request): Json<JoinRequest>,
+) -> Answer<JoinReport> {
+    let joined = services.pairing.join(&request.code).await.map_err(|error| {
+        let status = match &error {
+            PairError::Code(_) | PairError::Own => StatusCode::BAD_REQUEST,
+            PairError::Config(_) => StatusCode::CONFLICT,
+            _ => StatusCode::BAD_GATEWAY,
+        };
+        Problem::new(status, with_causes(&error))
+    })?;
+    let waiting = services.settings.waiting_for_restart();
+    Ok(Json(JoinReport {
+        name: joined.name,
+        peer_id: joined.peer.to_string(),
+        manifest_server_url: joined.manifest_server_url,
+        addresses: joined.addresses.iter().map(ToString::to_string).collect(),
+        changes: joined.changes,
+        needs_restart: waiting.into_iter().map(|change| change.key.to_string()).collect(),
+    }))
+}

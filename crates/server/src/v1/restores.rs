@@ -1,0 +1,156 @@
+//! Restores: from the snapshots of this instance, or from the snapshots on the
+//! backup server of its folders.
+
+use std::path::PathBuf;
+
+use api::{RestoreReport, RestoreRequest, from_text};
+use axum::extract::State;
+use node::{RestoreJob, RestoreStartError, Services};
+use restore::{RestoreOptions, Selection};
+use types::{RelPath, with_causes};
+
+use super::extract::{Json, Path};
+use super::snapshots::{self, Choice};
+use super::ui::Owner;
+use super::{Answer, Problem, blocking};
+
+impl From<RestoreStartError> for Problem {
+    fn from(error: RestoreStartError) -> Self {
+        match error {
+            RestoreStartError::Source(error) => error.into(),
+            error => Self::internal(&error),
+        }
+    }
+}
+
+/// Begins a restore, in the background.
+#[utoipa::path(
+    post,
+    path = "/restores",
+    request_body = RestoreRequest,
+    responses(
+        (status = 200, description = "It has begun; ask for it by its id", body = RestoreReport),
+        (status = 400, description = "Not such a path or snapshot", body = api::ApiProblem),
+        (status = 401, description = "Without the token", body = api::ApiProblem),
+        (status = 404, description = "No such snapshot", body = api::ApiProblem),
+        (status = 409, description = "More than one folder fits, or there is no backup server",
+            body = api::ApiProblem),
+        (status = 502, description = "The backup server cannot be asked", body = api::ApiProblem),
+    )
+)]
+pub(crate) async fn start(
+    State(services): State<Services>,
+    Json(request): Json<RestoreRequest>,
+) -> Answer<RestoreReport> {
+    let target = target(&request).await?;
+    let selection = selection(&request)?;
+    let choice = Choice {
+        source: None,
+        folder: request.folder.clone(),
+        from_backup_server: request.from_backup_server,
+    };
+    let snapshot =
+        snapshots::find(&services, &choice, request.snapshot.as_deref(), request.at).await?;
+    let job = RestoreJob {
+        snapshot: snapshot.id,
+        manifest: snapshot.manifest_cid,
+        target,
+        options: RestoreOptions {
+            selection,
+            overwrite: request.overwrite,
+            ..RestoreOptions::default()
+        },
+        from_backup_server: request.from_backup_server,
+    };
+    Ok(Json(node::start_restore(&services, job).await?))
+}
+
+async fn target(request: &RestoreRequest) -> Result<PathBuf, Problem> {
+    use std::os::unix::ffi::OsStringExt as _;
+    let bytes = from_text(&request.target, request.target_base64.as_deref())
+        .ok_or_else(|| Problem::bad("target_base64 is no base64"))?;
+    let target = PathBuf::from(std::ffi::OsString::from_vec(bytes));
+    if !target.is_absolute() {
+        return Err(Problem::bad(format!("the target {} is not absolute", target.display())));
+    }
+    // The disk may be slow, or one of the network.
+    blocking(move || {
+        if std::fs::metadata(&target).is_ok_and(|metadata| !metadata.is_dir()) {
+            return Err(Problem::bad(format!(
+                "the target {} is not a directory",
+                target.display()
+            )));
+        }
+        Ok(target)
+    })
+    .await
+}
+
+fn selection(request: &RestoreRequest) -> Result<Selection, Problem> {
+    let mut paths = Vec::new();
+    let texts = request.paths.iter().map(|path| from_text(path, None));
+    let coded = request.paths_base64.iter().map(|path| from_text("", Some(path)));
+    for bytes in texts.chain(coded) {
+        let bytes = bytes.ok_or_else(|| Problem::bad("a path that is no base64"))?;
+        let trimmed = bytes.strip_suffix(b"/").unwrap_or(&bytes);
+        let path = RelPath::new(trimmed).map_err(|error| Problem::bad(with_causes(&error)))?;
+        paths.push(path);
+    }
+    Ok(if paths.is_empty() { Selection::default() } else { Selection::new(paths) })
+}
+
+/// The restores since the instance was started.
+#[utoipa::path(
+    get,
+    path = "/restores",
+    responses(
+        (status = 200, body = Vec<RestoreReport>),
+        (status = 401, description = "Without the token or a session", body = api::ApiProblem),
+    )
+)]
+pub(crate) async fn list(_: Owner, State(services): State<Services>) -> Json<Vec<RestoreReport>> {
+    Json(services.restores.list())
+}
+
+/// How a restore stands.
+#[utoipa::path(
+    get,
+    path = "/restores/{id}",
+    params(("id" = u64, Path, description = "As it was answered when it began")),
+    responses(
+        (status = 200, body = RestoreReport),
+        (status = 401, description = "Without the token or a session", body = api::ApiProblem),
+        (status = 404, description = "No such restore since the instance was started",
+            body = api::ApiProblem),
+    )
+)]
+pub(crate) async fn get(
+    _: Owner,
+    State(services): State<Services>,
+    Path(id): Path<u64>,
+) -> Answer<RestoreReport> {
+    services.restores.get(id).map(Json).ok_or_else(|| unknown(id))
+}
+
+/// Ends a restore. What it has made stays; begun again, it goes on there.
+#[utoipa::path(
+    delete,
+    path = "/restores/{id}",
+    params(("id" = u64, Path, description = "As it was answered when it began")),
+    responses(
+        (status = 200, description = "It ends soon", body = RestoreReport),
+        (status = 401, description = "Without the token", body = api::ApiProblem),
+        (status = 404, description = "No such restore since the instance was started",
+            body = api::ApiProblem),
+    )
+)]
+pub(crate) async fn cancel(
+    State(services): State<Services>,
+    Path(id): Path<u64>,
+) -> Answer<RestoreReport> {
+    services.restores.cancel(id).map(Json).ok_or_else(|| unknown(id))
+}
+
+fn unknown(id: u64) -> Problem {
+    Problem::not_found(format!("there is no restore {id}"))
+}

@@ -1,0 +1,241 @@
+//! The sources that this instance pulls from.
+
+use api::{Pull, Source};
+use axum::extract::State;
+use axum::http::StatusCode;
+use backup::{AcceptError, SourceStatus};
+use config::SourceUpdate;
+use node::Services;
+use serde::Deserialize;
+use utoipa::ToSchema;
+
+use super::extract::{Json, Path};
+use super::{Answer, Problem, blocking};
+use types::with_causes;
+
+/// The sources.
+#[utoipa::path(get, path = "/sources", responses((status = 200, body = Vec<Source>)))]
+pub(crate) async fn list(State(services): State<Services>) -> Json<Vec<Source>> {
+    Json(all(&services))
+}
+
+/// Every configured source, in the order of the file.
+pub(crate) fn all(services: &Services) -> Vec<Source> {
+    let config = services.settings.get();
+    let known = services.backup_daemon.sources();
+    let sources = config.backup_server.source_peers.iter().map(|source| {
+        let name = source.name.as_str();
+        match known.iter().find(|status| status.name == name) {
+            Some(status) => to_api(status),
+            // It was added this moment.
+            None => Source {
+                name: name.to_owned(),
+                peer_id: source.peer_id.to_string(),
+                manifest_server_url: source.manifest_server_url.to_string(),
+                state: "starting".to_owned(),
+                detail: None,
+                last_poll: None,
+                errors: Vec::new(),
+                pulls: Vec::new(),
+            },
+        }
+    });
+    sources.collect()
+}
+
+pub(crate) fn to_api(status: &SourceStatus) -> Source {
+    let mut errors = status.errors.clone();
+    for folder in &status.folders {
+        let told = folder.refused.iter().chain(&folder.error);
+        for error in told.map(|error| format!("{}: {error}", folder.folder_name)) {
+            if !errors.contains(&error) {
+                errors.push(error);
+            }
+        }
+    }
+    let pulls = status.pulls.iter().map(|pull| Pull {
+        folder_id: pull.folder_id.clone(),
+        folder_name: pull.folder_name.clone(),
+        sequence: pull.sequence,
+        files_done: pull.numbers.files_done,
+        files_total: pull.numbers.files_total,
+        bytes_done: pull.numbers.bytes_done,
+        bytes_total: pull.numbers.bytes_total,
+        started_at: pull.started_at,
+    });
+    Source {
+        name: status.name.clone(),
+        peer_id: status.peer_id.to_string(),
+        manifest_server_url: status.manifest_server_url.clone(),
+        state: status.state.as_str().to_owned(),
+        detail: status.detail.clone(),
+        last_poll: status.last_poll,
+        errors,
+        pulls: pulls.collect(),
+    }
+}
+
+fn find(services: &Services, name: &str) -> Result<Source, Problem> {
+    all(services)
+        .into_iter()
+        .find(|source| source.name == name || source.peer_id == name)
+        .ok_or_else(|| {
+            Problem::not_found(format!(
+                "there is no source {name:?}; `archivist source list` shows them"
+            ))
+        })
+}
+
+/// A source that is to be pulled from.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+pub(crate) struct NewSource {
+    /// What to call it.
+    name: String,
+    /// Where it says what there is to pull: `http://192.0.2.10:8085`.
+    manifest_server_url: String,
+    /// Who it is: nobody else's manifests are taken.
+    peer_id: String,
+    /// Multiaddrs to pull from; without any, those that discovery finds.
+    #[serde(default)]
+    addresses: Vec<String>,
+}
+
+fn unusable(what: &str, error: impl std::fmt::Display) -> Problem {
+    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, format!("{what}: {error}"))
+}
+
+fn refused(error: &config::ConfigError) -> Problem {
+    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, with_causes(error))
+}
+
+/// Pulls from a source from now on. The source has to name this instance too;
+/// pairing sets up both sides.
+#[utoipa::path(
+    post,
+    path = "/sources",
+    request_body = NewSource,
+    responses(
+        (status = 200, body = Source),
+        (status = 401, description = "Without the token", body = api::ApiProblem),
+        (status = 422, description = "Not such a name, URL, peer id or address",
+            body = api::ApiProblem),
+    )
+)]
+pub(crate) async fn add(
+    State(services): State<Services>,
+    Json(new): Json<NewSource>,
+) -> Answer<Source> {
+    blocking(move || {
+        let mut addresses = Vec::new();
+        for address in &new.addresses {
+            addresses.push(address.parse().map_err(|error| unusable(address, error))?);
+        }
+        let url = &new.manifest_server_url;
+        let source = config::SourcePeer {
+            name: new.name.parse().map_err(|error| unusable(&new.name, error))?,
+            manifest_server_url: url.parse().map_err(|error| unusable(url, error))?,
+            peer_id: new.peer_id.parse().map_err(|error| unusable(&new.peer_id, error))?,
+            addresses,
+        };
+        let edited = services.settings.edit(|draft| draft.add_source(&source));
+        edited.map_err(|error| refused(&error))?;
+        Ok(Json(find(&services, source.name.as_str())?))
+    })
+    .await
+}
+
+/// Pulls from a source no more. What is held of it stays.
+#[utoipa::path(
+    delete,
+    path = "/sources/{name}",
+    params(("name" = String, Path, description = "Its name, or its peer id")),
+    responses(
+        (status = 200, description = "It is done"),
+        (status = 401, description = "Without the token", body = api::ApiProblem),
+        (status = 404, description = "No such source", body = api::ApiProblem),
+        (status = 422, description = "The configuration cannot be changed",
+            body = api::ApiProblem),
+    )
+)]
+pub(crate) async fn remove(
+    State(services): State<Services>,
+    Path(name): Path<String>,
+) -> Answer<()> {
+    blocking(move || {
+        let source = find(&services, &name)?;
+        let edited = services.settings.edit(|draft| draft.remove_source(&source.name));
+        edited.map_err(|error| refused(&error))?;
+        Ok(Json(()))
+    })
+    .await
+}
+
+/// Goes on with a source that was refused: its state was lost, or went back.
+/// What is held of it stays.
+#[utoipa::path(
+    post,
+    path = "/sources/{name}/accept",
+    params(("name" = String, Path, description = "Its name, or its peer id")),
+    responses(
+        (status = 200, body = Source),
+        (status = 401, description = "Without the token", body = api::ApiProblem),
+        (status = 404, description = "No such source", body = api::ApiProblem),
+        (status = 409, description = "There is nothing to accept", body = api::ApiProblem),
+    )
+)]
+pub(crate) async fn accept(
+    State(services): State<Services>,
+    Path(name): Path<String>,
+) -> Answer<Source> {
+    let source = find(&services, &name)?;
+    let accepted =
+        services.backup_daemon.accept(&source.name).await.map_err(|error| match error {
+            AcceptError::NoSource(_) => Problem::not_found(with_causes(&error)),
+            AcceptError::Nothing | AcceptError::NotRunning => Problem::conflict(&error),
+            _ => Problem::internal(&error),
+        })?;
+    if let Some(peer) = accepted.peer_id {
+        let update = SourceUpdate { peer_id: Some(peer), ..SourceUpdate::default() };
+        let (settings, name) = (services.settings.clone(), source.name.clone());
+        blocking(move || {
+            let edited = settings.edit(|draft| draft.update_source(&name, &update));
+            edited.map_err(|error| Problem::conflict(&error))
+        })
+        .await?;
+    }
+    Ok(Json(find(&services, &source.name)?))
+}
+
+/// Asks a source now whether there is something new.
+#[utoipa::path(
+    post,
+    path = "/sources/{name}/poll",
+    params(("name" = String, Path, description = "Its name, or its peer id")),
+    responses(
+        (status = 200, body = Source),
+        (status = 401, description = "Without the token", body = api::ApiProblem),
+        (status = 404, description = "No such source", body = api::ApiProblem),
+    )
+)]
+pub(crate) async fn poll_one(
+    State(services): State<Services>,
+    Path(name): Path<String>,
+) -> Answer<Source> {
+    let source = find(&services, &name)?;
+    services.backup_daemon.poll_now_source(&source.name);
+    Ok(Json(source))
+}
+
+/// Asks every source now.
+#[utoipa::path(
+    post,
+    path = "/poll",
+    responses(
+        (status = 202, description = "They are being asked"),
+        (status = 401, description = "Without the token", body = api::ApiProblem),
+    )
+)]
+pub(crate) async fn poll(State(services): State<Services>) -> StatusCode {
+    services.backup_daemon.poll_now();
+    StatusCode::ACCEPTED
+}
