@@ -68,6 +68,12 @@ pub trait Clock: Send + Sync + fmt::Debug {
 
     /// Since some moment in the past; it never goes back.
     fn elapsed(&self) -> Duration;
+
+    /// The current time of the clock that stamps files. A file whose last change is close
+    /// to it may change again without a new stamp. Only tests return another time here.
+    fn file_time(&self) -> Timestamp {
+        Timestamp::now()
+    }
 }
 
 /// The clock of the machine.

@@ -45,6 +45,7 @@ fn assert_served(setup: &Setup, published: &PublishedManifest) -> u64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_found_by_then_is_published_and_marked_as_a_part() {
     let mut setup = setup();
+    setup.work_on_request_only();
     setup.start();
     let last = setup.sync().await;
     let published = setup.published();

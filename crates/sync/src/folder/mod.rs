@@ -326,6 +326,7 @@ impl Task {
             in_place: self.core.in_place.clone(),
             pin: self.pin.clone(),
             shared: self.shared.clone(),
+            clock: self.core.clock.clone(),
             put: Unsaved::default(),
             noted: Unsaved::default(),
             second_reader: Mutex::default(),

@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use fstree::{Found, FoundKind, OpenFile, ReadError};
@@ -54,14 +53,15 @@ pub(crate) fn read_files(reading: &Reading, buffer: &mut Buffer, jobs: Vec<Job>)
 
 /// What opening a file came to, and when that was.
 struct Opened {
-    /// By the clock that file systems use, before it was looked at.
+    /// The time of [`Clock::file_time`](crate::Clock::file_time) before the file was opened,
+    /// in nanoseconds since 1970.
     now_ns: i128,
     file: Result<OpenFile, ReadError>,
 }
 
 impl Opened {
     fn new(reading: &Reading, path: &RelPath) -> Self {
-        let now_ns = now_ns();
+        let now_ns = reading.clock.file_time().as_nanosecond();
         Self { now_ns, file: reading.root.open_file(path) }
     }
 }
@@ -161,17 +161,12 @@ fn row(
     Ok(Outcome::Row(Box::new(row)))
 }
 
-/// Whether a further write may leave the stamp as it is. Every write sets the
-/// time of the last change of the inode, and nobody can set it back.
+/// Reports whether a write after `now_ns` may leave the stamp unchanged: the file was
+/// changed less than one tick of the file system's clock before. Every write sets the
+/// ctime, and no program can set it back.
 fn is_racy(ctime: (i64, i64), now_ns: i128) -> bool {
     let tick = if ctime.1 == 0 { COARSE_TICK_NS } else { TICK_NS };
     i128::from(ctime.0) * 1_000_000_000 + i128::from(ctime.1) + tick >= now_ns
-}
-
-/// By the clock that file systems use.
-fn now_ns() -> i128 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i128::try_from(since.as_nanos()).unwrap_or(i128::MAX)
 }
 
 impl Content {
@@ -309,5 +304,24 @@ impl Tree {
         };
         let is_sparse = matches!(found.kind, FoundKind::File { is_sparse: true });
         Ok(Content { id, cid, blake3, is_sparse })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_racy_for_one_tick_after_its_last_change() {
+        let second = 1_790_000_000;
+        let at = |nanoseconds: i128| i128::from(second) * 1_000_000_000 + nanoseconds;
+        // Read before the change (another clock), at the change, and a tick later.
+        for now in [at(0), at(7), at(7 + TICK_NS)] {
+            assert!(is_racy((second, 7), now), "{now}");
+        }
+        assert!(!is_racy((second, 7), at(8 + TICK_NS)));
+        // Without a fraction, the file system may store whole seconds only.
+        assert!(is_racy((second, 0), at(COARSE_TICK_NS)));
+        assert!(!is_racy((second, 0), at(COARSE_TICK_NS + 1)));
     }
 }

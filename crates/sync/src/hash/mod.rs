@@ -22,6 +22,7 @@ pub(crate) use pool::Pool;
 use crate::error::SyncError;
 use crate::folder::Shared;
 use crate::index::{Index, Row, RowStamp};
+use crate::settings::Clock;
 
 /// What reading a file takes.
 #[derive(Debug)]
@@ -33,6 +34,7 @@ pub(crate) struct Reading {
     /// Keeps nodes alive until a manifest does.
     pub(crate) pin: Arc<Pin>,
     pub(crate) shared: Arc<Shared>,
+    pub(crate) clock: Arc<dyn Clock>,
     /// What was put into the store.
     pub(crate) put: Unsaved,
     /// What was noted in the index of blocks in place.

@@ -41,10 +41,12 @@ impl Publisher for Recorder {
     }
 }
 
-/// A clock whose time of day can be moved.
+/// A clock whose time of day can be moved, and the time by which the age of files is
+/// judged.
 #[derive(Debug, Default)]
 pub(crate) struct MovedClock {
     hours: Mutex<i64>,
+    file_hours: Mutex<i64>,
     real: SystemClock,
 }
 
@@ -52,16 +54,30 @@ impl MovedClock {
     pub(crate) fn advance_hours(&self, hours: i64) {
         *self.hours.lock() += hours;
     }
+
+    /// Sets how far the time by which the age of files is judged is ahead of the clock of
+    /// the machine. 1: no file was changed recently enough to be read a second time. -1:
+    /// every file was.
+    pub(crate) fn set_file_time(&self, hours: i64) {
+        *self.file_hours.lock() = hours;
+    }
+}
+
+fn ahead(time: jiff::Timestamp, hours: &Mutex<i64>) -> jiff::Timestamp {
+    time.checked_add(jiff::SignedDuration::from_hours(*hours.lock())).unwrap()
 }
 
 impl Clock for MovedClock {
     fn now(&self) -> jiff::Timestamp {
-        let ahead = jiff::SignedDuration::from_hours(*self.hours.lock());
-        self.real.now().checked_add(ahead).unwrap()
+        ahead(self.real.now(), &self.hours)
     }
 
     fn elapsed(&self) -> Duration {
         self.real.elapsed()
+    }
+
+    fn file_time(&self) -> jiff::Timestamp {
+        ahead(self.real.file_time(), &self.file_hours)
     }
 }
 
@@ -125,6 +141,22 @@ impl Setup {
         let mut setup = Self::stopped();
         setup.start();
         setup
+    }
+
+    /// From its next start on, the service scans and publishes only when the test requests
+    /// it, apart from the scan at the start. Otherwise, on a busy machine, work that a hint
+    /// has started runs between any two steps of a test: it sees files half written, uses up
+    /// injected faults, and is counted.
+    pub(crate) fn work_on_request_only(&mut self) {
+        let never = Duration::from_hours(1);
+        self.tuning.settle = never;
+        self.tuning.settle_max = never;
+        self.tuning.unrest_max = never;
+        self.tuning.alarm_interval = never;
+        self.settings.send_modify(|settings| {
+            settings.manifest_max_delay = never;
+            settings.manifest_update_threshold = u32::MAX;
+        });
     }
 
     pub(crate) fn options(&self) -> SyncOptions {
