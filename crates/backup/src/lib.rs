@@ -1,43 +1,25 @@
-//! The side that keeps: pulling what a name leads to from peers into the
-//! store.
+//! The daemon of the backup server: it polls the sources until it has a snapshot of everything
+//! that they offer.
 
-mod blocking;
-mod clock;
+mod accept;
+mod accepted;
+mod backoff;
+mod board;
 mod daemon;
-mod exchange;
-mod likes;
-mod manifest_pull;
-mod notify;
-mod patch;
-mod plan;
-mod pool;
-mod prune;
-mod pull;
-mod receipt;
-mod remote;
-mod retention;
-mod snapshot;
-mod tree;
-mod trigger;
-mod verify;
+mod manager;
+mod offered;
+mod settings;
+mod slots;
+mod source;
+mod state_file;
+mod status;
+mod world;
 
-pub use blocking::Panicked;
-pub use clock::{Clock, SystemClock};
-pub use daemon::*;
-pub use exchange::ExchangeError;
-pub use manifest_pull::{
-    ManifestJob, ManifestProgress, ManifestPullError, ManifestPuller, PullNumbers,
+pub use accept::{AcceptError, Accepted, AcceptedFolder};
+pub use daemon::{BackupDaemon, BackupHandle, BackupOptions, BackupStartError};
+pub use offered::{list_offered, remote_snapshot};
+pub use settings::BackupSettings;
+pub use state_file::STATE_FILE_NAME;
+pub use status::{
+    BackupEvent, FolderStatus, Processed, PullStatus, SourceState, SourceStatus, Totals,
 };
-pub use notify::*;
-pub use patch::{PATCH_PROTOCOL, serve_patches};
-pub use plan::*;
-pub use pool::{PooledSession, SessionPool};
-pub use prune::*;
-pub use pull::{Progress, PullError, PullReport, Puller};
-pub use receipt::*;
-pub use remote::*;
-pub use retention::*;
-pub use snapshot::*;
-pub use tree::*;
-pub use trigger::*;
-pub use verify::*;

@@ -3,15 +3,16 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-mod source;
+mod server;
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
 use backup::SourceState;
 use store::{BlockStore, MemStore};
+use testkit::{Source, Tree, assert_holds, entries, file, noise, plain_net, segments, tree, until};
 
-use self::source::*;
+use self::server::{Backup, settings};
 
 #[tokio::test]
 async fn a_folder_is_pulled_and_then_only_what_has_changed() {
@@ -54,7 +55,7 @@ async fn a_folder_is_pulled_and_then_only_what_has_changed() {
 #[tokio::test]
 async fn a_source_without_differences_is_backed_up_all_the_same() {
     let key = net::Keypair::generate_secp256k1();
-    let source = Source::speaking(key, vec![backup::RECEIPT_PROTOCOL]).await;
+    let source = Source::speaking(key, vec![protocols::RECEIPT_PROTOCOL]).await;
     let mut files = tree(3000, 0);
     source.publish("docs", 1, &files);
     let store: Arc<dyn BlockStore> = Arc::new(MemStore::new());
@@ -230,7 +231,7 @@ async fn a_peer_that_is_not_allowed_there_says_so_and_goes_on_once_it_is() {
     let source = Source::start().await;
     source.publish("docs", 1, &tree(5, 0));
     let store: Arc<dyn BlockStore> = Arc::new(MemStore::new());
-    let net = Backup::net().await;
+    let net = plain_net().await;
     let peer = net.handle().peer_id();
     let settings = settings(&[source.config("a")]);
     let backup = Backup::with(store, net, settings, tempfile::tempdir().unwrap()).await;
@@ -270,7 +271,7 @@ async fn the_state_file_is_for_people_and_needed_by_nobody() {
     for garbage in ["", "{\"version\": 99", "\u{0}\u{1}", "[]"] {
         let path = dir.path().join(backup::STATE_FILE_NAME);
         std::fs::write(&path, garbage).unwrap();
-        let net = Backup::net().await;
+        let net = plain_net().await;
         source.allow(net.handle().peer_id());
         let settings = settings(&[source.config("desktop")]);
         let backup = Backup::with(store.clone(), net, settings, dir).await;

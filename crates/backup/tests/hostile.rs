@@ -3,15 +3,18 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-mod source;
+mod server;
 
 use std::sync::Arc;
 
-use backup::{MANIFEST_MIME, SourceState};
+use backup::SourceState;
 use store::{BlockStore, MemStore};
-use types::{Block, Cid, Codec, Dataset, ManifestHeader};
+use testkit::{
+    Source, Tree, assert_holds, dataset, entries, file, file_entry, header, noise, put, raw, tree,
+};
+use types::{Block, Cid, Codec, Dataset, MANIFEST_MIME, ManifestHeader};
 
-use self::source::*;
+use self::server::Backup;
 
 /// Makes the manifest of one attack.
 type Attack = Box<dyn Fn(&Source, u64) -> Cid>;

@@ -2,15 +2,16 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-mod source;
+mod server;
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use store::{BlockStore, MemStore};
+use testkit::{Source, dir_entry, file_entry, plain_net, put, segments, until};
 use types::{Block, Codec, EncodedBlock, Entry};
 
-use self::source::*;
+use self::server::{Backup, settings};
 
 /// Files in the folder: some two hundred segments.
 const FILES: usize = 200_000;
@@ -90,7 +91,7 @@ async fn one_changed_file_of_many_costs_a_line() {
     pack(&a, &entries);
     let third = source.manifest("docs", 3, &entries);
     source.show("docs", 3, third);
-    let net = Backup::net().await;
+    let net = plain_net().await;
     source.allow(net.handle().peer_id());
     let settings = settings(&[source.config("source-0")]);
     let started = Instant::now();

@@ -2,18 +2,20 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test it is an assertion")]
 
-mod common;
-
 use std::sync::Arc;
 
-use backup::{
-    RemoteBlocks, RemoteBlocksError, RemoteError, SNAPSHOTS_PROTOCOL, SessionPool, SnapshotRecord,
-    SnapshotStore, list_remote, serve_snapshots,
-};
-use common::{Maker, PATIENCE, connect, node_as, node_providing, node_with, noise, until};
+use backup::list_offered;
 use net::{Access, BlockAnswer, BlockProvider, Keypair, PeerId, Purposes};
 use parking_lot::Mutex;
+use protocols::{
+    RemoteBlocks, RemoteBlocksError, RemoteError, SNAPSHOTS_PROTOCOL, SessionPool, list_remote,
+    serve_snapshots,
+};
+use snapshots::{SnapshotRecord, SnapshotStore, SnapshotTree};
 use store::{BlockStore, MemStore};
+use testkit::{
+    Maker, PATIENCE, Provider, connect, node_as, node_providing, node_with, noise, until,
+};
 use tokio_util::sync::CancellationToken;
 use types::{Block, Cid, Codec, EncodedBlock, EntryKind, FileNode, SequenceNumber};
 
@@ -48,7 +50,7 @@ async fn a_source_sees_and_fetches_its_own() {
     let inbound = b.accept(&SNAPSHOTS_PROTOCOL).unwrap();
     let list = access.clone();
     let allowed = move |peer: &net::PeerId| list.allows(peer, Purposes::RESTORE);
-    tokio::spawn(serve_snapshots(inbound, allowed, snapshots));
+    tokio::spawn(serve_snapshots(inbound, allowed, list_offered(snapshots)));
     connect(&a, &b).await;
     let (handle, at) = (a.handle(), b.handle().peer_id());
     let listing = list_remote(&handle, at, None).await.unwrap();
@@ -132,7 +134,7 @@ struct Noting {
 
 impl BlockProvider for Noting {
     fn read(&self, peer: &PeerId, wanted: &[Cid], budget: usize) -> Vec<BlockAnswer> {
-        let answers = common::Provider(self.store.clone()).read(peer, wanted, budget);
+        let answers = Provider(self.store.clone()).read(peer, wanted, budget);
         self.asked.lock().extend(&wanted[..answers.len()]);
         answers
     }
@@ -186,12 +188,12 @@ async fn what_comes_next_is_fetched_ahead_and_only_once() {
     let remote = RemoteBlocks::new(pool, b.handle().peer_id(), runtime, stop);
 
     // The root of a file alone: its chunks come by themselves, up to a window.
-    let tree = backup::SnapshotTree::open(store.clone(), snapshot.record.manifest).unwrap();
+    let tree = SnapshotTree::open(store.clone(), snapshot.record.manifest).unwrap();
     let entry = tree.lookup(&types::RelPath::new("big").unwrap()).unwrap().unwrap();
     let EntryKind::File { cid: root, .. } = entry.kind else { panic!("no file") };
     let ask = remote.clone();
     tokio::task::spawn_blocking(move || ask.get(&[root]).unwrap()).await.unwrap();
-    until(|| asked.lock().len() > 3).await;
+    until(|| (asked.lock().len() > 3).then_some(())).await;
     let root_node = FileNode::decode(&store.get(&root).unwrap().unwrap()).unwrap();
     assert!(asked.lock().len() < root_node.children().len());
 

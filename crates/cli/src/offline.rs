@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use backup::{DamagedSnapshot, RemoteSnapshot, SnapshotStore};
 use config::Config;
 use jiff::Timestamp;
 use node::{Running, SnapshotSelector, snapshot_model};
 use restore::Blocks;
+use snapshots::{DamagedSnapshot, SnapshotStore};
 use store::{BlockStore, PackStore, StoreError, StoreOptions};
 
 use crate::context::Context;
@@ -103,7 +103,8 @@ impl Offline {
     pub(crate) fn list(&self) -> Result<(Vec<api::Snapshot>, Vec<DamagedSnapshot>)> {
         let listing = self.snapshots.list()?;
         let snapshots = listing.snapshots.into_iter();
-        let models = snapshots.map(|snapshot| snapshot_model(&self.config, snapshot.into()));
+        let models = snapshots
+            .map(|snapshot| snapshot_model(&self.config, backup::remote_snapshot(snapshot)));
         Ok((models.collect(), listing.damaged))
     }
 
@@ -120,7 +121,8 @@ impl Offline {
         folder: Option<&str>,
         at: Option<Timestamp>,
     ) -> Result<api::Snapshot> {
-        let all = self.snapshots.list()?.snapshots.into_iter().map(RemoteSnapshot::from).collect();
+        let all =
+            self.snapshots.list()?.snapshots.into_iter().map(backup::remote_snapshot).collect();
         let selector = SnapshotSelector { folder, id, at, ..SnapshotSelector::default() };
         Ok(snapshot_model(&self.config, selector.newest(&self.config, all)?))
     }

@@ -7,9 +7,9 @@ mod common;
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
-use backup::{SnapshotRecord, SnapshotStore};
 use common::kept::{Thing, commit, open};
 use common::{Home, archivist};
+use snapshots::{SnapshotRecord, SnapshotStore};
 use types::{Cid, Codec};
 
 #[test]

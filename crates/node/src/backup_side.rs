@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use backup::{BackupDaemon, BackupOptions, BackupSettings, SnapshotStore};
+use backup::{BackupDaemon, BackupOptions, BackupSettings};
 use net::{Access, Net, PeerId, Purposes};
+use snapshots::SnapshotStore;
 
 use crate::settings::Settings;
 use crate::start_error::StartError;
@@ -24,13 +25,17 @@ pub(crate) async fn start(
         net: net.handle(),
         data_dir: data_dir.to_owned(),
         settings: settings.part(tasks, |config| BackupSettings::from(&config.backup_server)),
-        clock: backup::SystemClock::shared(),
+        clock: protocols::SystemClock::shared(),
     })
     .await?;
-    if let Some(streams) = net.accept(&backup::SNAPSHOTS_PROTOCOL) {
+    if let Some(streams) = net.accept(&protocols::SNAPSHOTS_PROTOCOL) {
         let access = access.clone();
         let may_restore = move |peer: &PeerId| access.allows(peer, Purposes::RESTORE);
-        let serving = backup::serve_snapshots(streams, may_restore, snapshots.clone());
+        let serving = protocols::serve_snapshots(
+            streams,
+            may_restore,
+            backup::list_offered(snapshots.clone()),
+        );
         tasks.spawn_until_stop("snapshots", serving);
     }
     Ok(daemon)

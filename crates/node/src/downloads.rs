@@ -10,11 +10,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use backup::{Progress, PullError, Puller, SessionPool};
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use net::{Handle, PeerId};
 use parking_lot::Mutex;
+use protocols::SessionPool;
+use pull::{Progress, PullError, Puller};
 use store::{BlockStore, Content, Root, StoreError, resolve};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;

@@ -10,8 +10,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use backup::{BackupDaemon, BackupService, SnapshotStore};
+use backup::BackupDaemon;
 use net::{Access, Keypair, Net};
+use protocols::BackupService;
+use snapshots::SnapshotStore;
 use store::{BlockStore as _, OpenReport, PackStore};
 
 use crate::backup_side;

@@ -6,11 +6,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use api::{PruneReport, PruneRequest, Recompressed, VerifyProblem, VerifyRequest, VerifyResult};
-use backup::{
-    HeldFolder, Progress, PruneOptions, Puller, SessionPool, VerifyProgress, VerifyReport,
-};
 use jiff::Timestamp;
 use net::PeerId;
+use protocols::SessionPool;
+use pull::{Progress, Puller};
+use snapshots::{HeldFolder, PruneOptions, VerifyProgress, VerifyReport};
 use store::{BlockStore, RecompressEnd};
 
 use types::with_causes;
@@ -74,7 +74,7 @@ async fn look(services: &Services, full: bool, job: &JobStatus) -> Result<Verify
     let (snapshots, stop, seen) =
         (services.snapshots.clone(), services.stop_token(), progress.clone());
     let mut work =
-        tokio::task::spawn_blocking(move || backup::verify(&snapshots, full, &seen, &stop));
+        tokio::task::spawn_blocking(move || snapshots::verify(&snapshots, full, &seen, &stop));
     loop {
         job.done.store(progress.snapshots(), Ordering::Relaxed);
         job.total.store(progress.snapshots_total(), Ordering::Relaxed);
@@ -107,7 +107,7 @@ async fn repair(services: &Services, report: &VerifyReport) -> Result<u64, Strin
         let peers = std::iter::once(*source).chain(others).collect();
         Puller::new(store.clone(), pool.clone(), peers, Arc::new(Progress::default()))
     };
-    let done = backup::repair(&services.snapshots, report, puller)
+    let done = pull::repair(&services.snapshots, report, puller)
         .await
         .map_err(|error| with_causes(&error))?;
     for (snapshot, reason) in &done.failed {
@@ -157,7 +157,7 @@ pub fn verify_result(store: &dyn BlockStore, report: &VerifyReport, repaired: u6
 pub async fn check_complete(services: &Services) -> Result<(), String> {
     let (snapshots, stop) = (services.snapshots.clone(), services.stop_token());
     let work = tokio::task::spawn_blocking(move || {
-        backup::verify(&snapshots, false, &VerifyProgress::default(), &stop)
+        snapshots::verify(&snapshots, false, &VerifyProgress::default(), &stop)
     });
     let report = work.await.map_err(|error| error.to_string())?;
     let report = report.map_err(|error| with_causes(&error))?;
@@ -232,11 +232,11 @@ async fn run_prune(
     let work = tokio::task::spawn_blocking(move || {
         let PruneRequest { dry_run, accept_roots, recompress: _ } = request;
         let options = PruneOptions { dry_run, always_collect, accept_roots, stop };
-        backup::prune(&snapshots, &keep, Timestamp::now(), &options)
+        snapshots::prune(&snapshots, &keep, Timestamp::now(), &options)
     });
     let done = work.await.map_err(|error| error.to_string())?;
     let report = done.map_err(|error| with_causes(&error))?;
-    let decision = |one: &backup::PruneDecision| api::PruneDecision {
+    let decision = |one: &snapshots::PruneDecision| api::PruneDecision {
         snapshot: one.snapshot.id.to_string(),
         folder_name: one.snapshot.record.folder_name.clone(),
         received_at: one.snapshot.record.received_at,

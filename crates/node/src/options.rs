@@ -35,9 +35,9 @@ pub(crate) fn net_config(config: &Config) -> NetConfig {
         upload_limit: config.sync.upload_limit.bytes_per_sec(),
         download_limit: config.backup_server.download_limit.bytes_per_sec(),
         protocols: vec![
-            backup::RECEIPT_PROTOCOL,
-            backup::SNAPSHOTS_PROTOCOL,
-            backup::PATCH_PROTOCOL,
+            protocols::RECEIPT_PROTOCOL,
+            protocols::SNAPSHOTS_PROTOCOL,
+            protocols::PATCH_PROTOCOL,
             pairing::PROTOCOL,
         ],
         ..NetConfig::default()

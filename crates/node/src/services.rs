@@ -8,8 +8,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use backup::{BackupHandle, BackupService, SnapshotStore};
+use backup::BackupHandle;
 use manifest::{ManifestRegistry, SeenClients};
+use protocols::BackupService;
+use snapshots::SnapshotStore;
 use store::PackStore;
 use sync::SyncHandle;
 use tokio_util::sync::CancellationToken;

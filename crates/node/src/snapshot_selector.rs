@@ -3,9 +3,10 @@
 
 use std::fmt;
 
-use backup::{RemoteSnapshot, SnapshotError, SnapshotId, Wanted};
 use config::Config;
 use jiff::Timestamp;
+use protocols::RemoteSnapshot;
+use snapshots::{SnapshotError, SnapshotId, Wanted};
 
 /// What was said of a snapshot; nothing is as good as anything.
 #[derive(Clone, Copy, Debug, Default)]

@@ -4,10 +4,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use backup::{RemoteBlocks, RemoteSnapshot, SessionPool, SnapshotError};
 use bytes::Bytes;
 use net::{NetError, PeerId};
+use protocols::{RemoteBlocks, RemoteSnapshot, SessionPool};
 use restore::{Blocks, BlocksError};
+use snapshots::SnapshotError;
 use store::{BlockStore, StoreError};
 use types::{Block, Cid, EncodedBlock};
 
@@ -31,7 +32,7 @@ pub enum SnapshotSourceError {
     Unreachable(#[source] NetError),
     /// The backup server did not list its snapshots.
     #[error("cannot list the snapshots on the backup server")]
-    List(#[source] backup::RemoteError),
+    List(#[source] protocols::RemoteError),
     /// The snapshots of this instance cannot be listed.
     #[error(transparent)]
     Local(#[from] SnapshotError),
@@ -67,7 +68,7 @@ pub async fn list(
     let snapshots = services.snapshots.clone();
     let listed = tokio::task::spawn_blocking(move || snapshots.list()).await;
     let all = listed.map_err(SnapshotSourceError::Panicked)??.snapshots;
-    Ok(all.into_iter().map(RemoteSnapshot::from).collect())
+    Ok(all.into_iter().map(backup::remote_snapshot).collect())
 }
 
 async fn list_remote(services: &Services) -> Result<Vec<RemoteSnapshot>, SnapshotSourceError> {
@@ -81,7 +82,8 @@ async fn list_remote(services: &Services) -> Result<Vec<RemoteSnapshot>, Snapsho
         let connected = net.connect(peer, [plain], CONNECT_TIMEOUT).await;
         connected.map_err(SnapshotSourceError::Unreachable)?;
     }
-    let listing = backup::list_remote(net, peer, None).await.map_err(SnapshotSourceError::List)?;
+    let listing =
+        protocols::list_remote(net, peer, None).await.map_err(SnapshotSourceError::List)?;
     if listing.forged > 0 {
         tracing::warn!(%peer, forged = listing.forged,
             "the backup server lists snapshots that this instance did not sign");

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use backup::{
-    BackupService, BackupServiceOptions, NotifySettings, OnReceipt, ReceiptAnswer, Register,
-};
 use futures::FutureExt as _;
 use manifest::{ManifestRegistry, SeenClients};
 use net::{Access, Keypair, Net, PeerId, Purposes};
+use protocols::{
+    BackupService, BackupServiceOptions, NotifySettings, OnReceipt, ReceiptAnswer, Register,
+};
 use store::{InPlaceAnswer, PackStore, StoreError};
 use sync::{Publisher, SyncError, SyncHandle, SyncOptions, SyncService};
 use tokio::sync::watch;
@@ -131,23 +131,23 @@ impl SourceSide {
             settings: settings.part(tasks, |config| NotifySettings::from(&config.sync)),
             receipts: receipts.subscribe(),
             register: register(self.sync.handle(), settings.clone()),
-            clock: backup::SystemClock::shared(),
+            clock: protocols::SystemClock::shared(),
         })?;
         tasks.spawn("backup-service", service.clone().run(tasks.stop_token()));
 
-        if let Some(streams) = net.accept(&backup::RECEIPT_PROTOCOL) {
+        if let Some(streams) = net.accept(&protocols::RECEIPT_PROTOCOL) {
             let access = access.clone();
-            let serving = backup::serve_receipts(
+            let serving = protocols::serve_receipts(
                 streams,
                 move |peer| access.allows(peer, Purposes::RECEIPTS),
                 on_receipt(self.sync.handle(), receipts),
             );
             tasks.spawn_until_stop("receipts", serving);
         }
-        if let Some(streams) = net.accept(&backup::PATCH_PROTOCOL) {
+        if let Some(streams) = net.accept(&protocols::PATCH_PROTOCOL) {
             let access = access.clone();
             let may_fetch = move |peer: &PeerId| access.allows(peer, Purposes::BLOCKS);
-            let serving = backup::serve_patches(streams, may_fetch, store.clone());
+            let serving = protocols::serve_patches(streams, may_fetch, store.clone());
             tasks.spawn_until_stop("patches", serving);
         }
         Ok(service)

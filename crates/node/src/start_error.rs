@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
-use backup::{BackupStartError, TriggerError};
+use backup::BackupStartError;
 use net::{IdentityError, NetError};
+use protocols::TriggerError;
 use store::StoreError;
 use sync::SyncError;
 

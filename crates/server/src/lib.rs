@@ -23,8 +23,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use axum::Router;
-use backup::TriggerServer;
 use node::{Instance, InstanceOptions, Services, listen_addresses};
+use protocols::TriggerServer;
 use tokio::net::TcpListener;
 
 pub use self::http::ListenError;

@@ -18,6 +18,7 @@ mod file_reader;
 mod file_writer;
 mod hash_index;
 mod in_place;
+mod lookup;
 mod mem_store;
 mod pack;
 mod pack_store;
@@ -38,6 +39,7 @@ pub use in_place::{
     FileId, FileTable, InPlaceAnswer, InPlaceChunk, InPlaceRead, InPlaceStore, Stamp, open_regular,
     will_need,
 };
+pub use lookup::{get_required, get_sound};
 pub use mem_store::MemStore;
 pub use pack_store::{OpenReport, PackStore, RecompressEnd, RecompressReport, StoreOptions};
 pub use pins::Pin;

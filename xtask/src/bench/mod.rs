@@ -54,7 +54,7 @@ pub(crate) fn run(arguments: &[&str]) -> Result<()> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
     // Together, so that what they share is built once.
     let mut arguments = vec!["build", "--release"];
-    for (package, example) in [("store", "ingest"), ("backup", "pull"), ("net", "throughput")] {
+    for (package, example) in [("store", "ingest"), ("pull", "pull"), ("net", "throughput")] {
         arguments.extend(["--package", package, "--example", example]);
     }
     shell::run(&root(), &cargo, &arguments)?;

@@ -5,9 +5,9 @@ use std::io::{self, Write as _};
 use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt as _;
 
+use ::snapshots::{Depth, SnapshotTree};
 use anyhow::{Context as _, Result, bail};
 use api::{Client, ListedEntry, Query, Snapshot};
-use backup::{Depth, SnapshotTree};
 use types::RelPath;
 
 use crate::context::{Context, block_on};

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use api::{Client, Job, VerifyRequest, VerifyResult};
-use backup::VerifyProgress;
+use snapshots::VerifyProgress;
 use tokio_util::sync::CancellationToken;
 
 use crate::context::{Context, block_on};
@@ -69,7 +69,7 @@ impl Verify {
         let Some(offline) = Offline::open(context)? else { return Ok(VerifyResult::default()) };
         let progress = Progress::new(Unit::Things, "checking");
         let (looked_at, never) = (VerifyProgress::default(), CancellationToken::new());
-        let report = backup::verify(offline.snapshots(), self.full, &looked_at, &never);
+        let report = snapshots::verify(offline.snapshots(), self.full, &looked_at, &never);
         progress.end();
         Ok(node::verify_result(&**offline.store(), &report?, 0))
     }

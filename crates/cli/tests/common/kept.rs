@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use backup::{SnapshotRecord, SnapshotStore};
 use manifest::Signature;
+use snapshots::{SnapshotRecord, SnapshotStore};
 use store::{BlockStore, FileWriter, PackStore, StoreError, StoreOptions};
 use types::{
     Cid, Dataset, EncodedBlock, Entry, EntryKind, Hash, ManifestHeader, ManifestStats, Metadata,
@@ -46,7 +46,7 @@ pub fn commit(
     sequence: u64,
     received_at: &str,
     things: &[(&[u8], Thing)],
-) -> backup::Snapshot {
+) -> snapshots::Snapshot {
     let store = open(home);
     let epoch = store.epoch();
     let entries: Vec<Entry> =
@@ -136,7 +136,7 @@ fn manifest(
         tree: block.cid(),
         size: block.data().len() as u64,
         filename: None,
-        mimetype: Some(backup::MANIFEST_MIME.into()),
+        mimetype: Some(types::MANIFEST_MIME.into()),
     };
     let node = dataset.encode().unwrap();
     let cid = node.cid();

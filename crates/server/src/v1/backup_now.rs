@@ -5,8 +5,8 @@ use std::time::Duration;
 use api::{BackupNowReport, BackupNowRequest, FolderChoice, Registered, Step};
 use axum::extract::State;
 use axum::http::StatusCode;
-use backup::{BackupNowError, NotifyStep, StepReport, WaitError};
 use node::{Services, folder_name};
+use protocols::{BackupNowError, NotifyStep, StepReport, WaitError};
 use types::{FolderId, PublishedManifest};
 
 use super::extract::Json;

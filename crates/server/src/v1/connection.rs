@@ -154,7 +154,7 @@ async fn of_server(services: &Services) -> Result<Vec<Step>, Problem> {
     let mut steps = vec![dial(services, peer, vec![plain]).await];
     if steps.iter().all(|step| step.ok) {
         let name = "It knows this machine";
-        steps.push(match backup::list_remote(&services.net, peer, None).await {
+        steps.push(match protocols::list_remote(&services.net, peer, None).await {
             Ok(listing) => {
                 good(name, format!("it holds {} versions of its folders", listing.snapshots.len()))
             }

@@ -9,12 +9,12 @@ use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use ::snapshots::{Depth, SnapshotTree, TreeError};
 use ::zip::write::SimpleFileOptions;
 use ::zip::{CompressionMethod, DateTime, ZipWriter};
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use backup::{Depth, SnapshotTree, TreeError};
 use node::{Services, snapshot_source};
 use serde::Deserialize;
 use store::{BlockStore, FileReader, StoreError, resolve};

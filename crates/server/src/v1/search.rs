@@ -2,9 +2,9 @@
 
 use std::ops::ControlFlow;
 
+use ::snapshots::{Depth, SnapshotTree};
 use api::{ListedEntry, to_text};
 use axum::extract::State;
-use backup::{Depth, SnapshotTree};
 use jiff::Timestamp;
 use node::{Services, snapshot_source};
 use serde::{Deserialize, Serialize};

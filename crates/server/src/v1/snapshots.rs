@@ -5,10 +5,11 @@ use std::ops::ControlFlow;
 use api::{ListedEntry, from_text};
 use axum::extract::State;
 use axum::http::StatusCode;
-use backup::{Depth, RemoteSnapshot, SnapshotError, SnapshotTree, TreeError};
 use jiff::Timestamp;
 use node::{Services, SnapshotSelector, SnapshotSourceError, snapshot_model, snapshot_source};
+use protocols::RemoteSnapshot;
 use serde::Deserialize;
+use snapshots::{Depth, SnapshotError, SnapshotTree, TreeError};
 use types::RelPath;
 use utoipa::IntoParams;
 
@@ -47,10 +48,7 @@ impl From<SnapshotSourceError> for Problem {
 
 impl From<TreeError> for Problem {
     fn from(error: TreeError) -> Self {
-        match error {
-            TreeError::Panicked(_) => Self::internal(&error),
-            _ => Self::not_found(with_causes(&error)),
-        }
+        Self::not_found(with_causes(&error))
     }
 }
 

@@ -1,0 +1,152 @@
+//! What the user has accepted (`archivist source accept`), in
+//! `accepted.json`: that a folder goes on from a manifest whose number does
+//! not follow from the last.
+//!
+//! It holds only for as long as the newest snapshot is the one over which it
+//! was given. Losing the file only asks the user again.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use disk::{AtomicWrite, RealDisk, write_atomic};
+use net::PeerId;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use types::{Cid, FolderId, SequenceNumber};
+
+/// The name of the file.
+const FILE_NAME: &str = "accepted.json";
+const VERSION: u32 = 1;
+/// Nothing that was written here is longer, in bytes.
+const FILE_LEN_MAX: u64 = 4 << 20;
+
+/// One acceptance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Acceptance {
+    /// The number that was accepted.
+    pub(crate) sequence: SequenceNumber,
+    /// The manifest that was accepted.
+    pub(crate) manifest: Cid,
+    /// The manifest of the newest snapshot at that time.
+    pub(crate) over: Cid,
+}
+
+type Folders = BTreeMap<FolderId, Acceptance>;
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wire {
+    version: u32,
+    sources: BTreeMap<String, Folders>,
+}
+
+/// All that was accepted, of all sources.
+#[derive(Debug)]
+pub(crate) struct AcceptedFile {
+    path: PathBuf,
+    /// Held while the file is written; the sources' tasks read meanwhile.
+    writing: Mutex<()>,
+    sources: Mutex<BTreeMap<String, Folders>>,
+}
+
+impl AcceptedFile {
+    /// Reads the file, if there is one that can be read. Blocks.
+    pub(crate) fn open(data_dir: &Path) -> Self {
+        let path = data_dir.join(FILE_NAME);
+        let sources = match read(&path) {
+            Ok(sources) => sources,
+            Err(reason) => {
+                tracing::warn!(
+                    path = %path.display(),
+                    reason,
+                    "what was accepted cannot be read; it will be asked for again"
+                );
+                BTreeMap::new()
+            }
+        };
+        Self { path, writing: Mutex::new(()), sources: Mutex::new(sources) }
+    }
+
+    /// What was accepted of a folder over the manifest `newest`.
+    pub(crate) fn get(
+        &self,
+        source: &PeerId,
+        folder: &FolderId,
+        newest: &Cid,
+    ) -> Option<(SequenceNumber, Cid)> {
+        let sources = self.sources.lock();
+        let found = sources.get(&source.to_string())?.get(folder)?;
+        (found.over == *newest).then_some((found.sequence, found.manifest))
+    }
+
+    /// Adds acceptances, durably. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// Those of the disk; then nothing has changed.
+    pub(crate) fn add(
+        &self,
+        source: &PeerId,
+        folders: impl IntoIterator<Item = (FolderId, Acceptance)>,
+    ) -> std::io::Result<()> {
+        let _one_at_a_time = self.writing.lock();
+        let mut next = self.sources.lock().clone();
+        next.entry(source.to_string()).or_default().extend(folders);
+        let wire = Wire { version: VERSION, sources: next };
+        let json = serde_json::to_vec_pretty(&wire)?;
+        write_atomic(&RealDisk, &self.path, &json, &AtomicWrite::PRIVATE)?;
+        *self.sources.lock() = wire.sources;
+        Ok(())
+    }
+}
+
+fn read(path: &Path) -> Result<BTreeMap<String, Folders>, String> {
+    let len = match std::fs::metadata(path) {
+        Ok(metadata) => metadata.len(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+        Err(error) => return Err(error.to_string()),
+    };
+    if len > FILE_LEN_MAX {
+        return Err(format!("it has {len} bytes"));
+    }
+    let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
+    let wire: Wire = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
+    if wire.version != VERSION {
+        return Err(format!("it is of version {}", wire.version));
+    }
+    Ok(wire.sources)
+}
+
+#[cfg(test)]
+mod tests {
+    use types::Codec;
+
+    use super::*;
+
+    #[test]
+    fn it_holds_over_one_manifest_and_survives_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let peer = PeerId::random();
+        let folder: FolderId = "docs".parse().unwrap();
+        let [old, new, other] = [b"old", b"new", b"oth"].map(|b| Cid::of(Codec::DagCbor, b));
+        let acceptance = Acceptance { sequence: SequenceNumber(3), manifest: new, over: old };
+        AcceptedFile::open(dir.path()).add(&peer, [(folder.clone(), acceptance)]).unwrap();
+        let file = AcceptedFile::open(dir.path());
+        assert_eq!(file.get(&peer, &folder, &old), Some((SequenceNumber(3), new)));
+        assert_eq!(file.get(&peer, &folder, &other), None);
+        assert_eq!(file.get(&PeerId::random(), &folder, &old), None);
+    }
+
+    #[test]
+    fn garbage_is_as_good_as_nothing() {
+        for garbage in ["", "{", "[]", r#"{"version":2,"sources":{}}"#] {
+            let dir = tempfile::tempdir().unwrap();
+            std::fs::write(dir.path().join(FILE_NAME), garbage).unwrap();
+            let file = AcceptedFile::open(dir.path());
+            assert!(file.sources.lock().is_empty());
+            file.add(&PeerId::random(), []).unwrap();
+            assert_eq!(AcceptedFile::open(dir.path()).sources.lock().len(), 1);
+        }
+    }
+}

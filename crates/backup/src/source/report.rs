@@ -1,0 +1,59 @@
+//! How a source is, in the form in which others are told.
+
+use super::folder::Folder;
+use super::{Refused, SourceTask};
+use crate::status::{SourceState, SourceStatus};
+
+/// Lines of what is wrong that are shown.
+const ERRORS_MAX: usize = 20;
+
+impl SourceTask {
+    /// Tells the board how the source is.
+    pub(super) fn publish(&self) {
+        let mut errors: Vec<String> = Vec::new();
+        errors.extend(self.wrong_peer.iter().map(ToString::to_string));
+        errors.extend(self.poll_error.clone());
+        errors.extend(self.refusals.iter().map(|refused| refused.text.clone()));
+        for (id, folder) in &self.folders {
+            let what = folder.refused().or(folder.error());
+            errors.extend(what.map(|what| format!("folder {id}: {what}")));
+        }
+        errors.truncate(ERRORS_MAX);
+        let folders = &self.folders;
+        let pulls: Vec<_> = folders.iter().filter_map(|(id, folder)| folder.pull(id)).collect();
+        let is_refused = self.wrong_peer.is_some()
+            || !self.refusals.is_empty()
+            || folders.values().any(|folder| folder.refused().is_some());
+        let most_failures = folders.values().map(Folder::failures).max().unwrap_or(0);
+        let has_failed = self.polling.failures().max(most_failures) > self.common.max_retries;
+        let (state, detail) = if self.last_poll.is_none() && !has_failed {
+            (SourceState::Starting, errors.first().cloned())
+        } else if !pulls.is_empty() && !has_failed {
+            (SourceState::Pulling, None)
+        } else if is_refused {
+            (SourceState::Refused, errors.first().cloned())
+        } else if has_failed {
+            (SourceState::Failed, errors.first().cloned())
+        } else if self.polling.is_asking() {
+            (SourceState::Polling, errors.first().cloned())
+        } else {
+            (SourceState::Idle, errors.first().cloned())
+        };
+        let is_accept = |refused: &Refused| refused.accept.is_some();
+        let status = SourceStatus {
+            name: self.source.name.to_string(),
+            peer_id: self.source.peer_id,
+            manifest_server_url: self.source.manifest_server_url.to_string(),
+            state,
+            detail,
+            last_poll: self.last_poll,
+            poll_failures: self.polling.failures(),
+            long_poll: self.polling.is_held(),
+            can_be_accepted: self.wrong_peer.is_some() || self.refusals.iter().any(is_accept),
+            errors,
+            pulls,
+            folders: folders.iter().map(|(id, folder)| folder.status(id)).collect(),
+        };
+        self.tools.board.set(status, Some(&self.tools.stop));
+    }
+}

@@ -1,0 +1,41 @@
+//! What source and backup server say to each other, beyond the block protocol of `net`.
+//!
+//! Both ends of each protocol are here, with tests that join them:
+//!
+//! * [`send_receipt`], [`serve_receipts`]: the backup server confirms a snapshot to its source.
+//! * [`TriggerServer`], [`BackupService`]: the source asks the backup server to poll it.
+//! * [`fetch_patches`], [`serve_patches`]: parts of a manifest, sent as differences.
+//! * [`list_remote`], [`serve_snapshots`], [`RemoteBlocks`]: the source restores through the
+//!   backup server.
+
+mod blocking;
+mod clock;
+mod exchange;
+mod notify;
+mod patch;
+mod receipt;
+mod remote;
+mod session_pool;
+mod trigger;
+
+pub use blocking::{Panicked, blocking};
+pub use clock::{Clock, SystemClock};
+pub use exchange::ExchangeError;
+pub use notify::{
+    BackupNowError, BackupNowReport, BackupService, BackupServiceOptions, NotifiedManifest,
+    NotifySettings, NotifyState, NotifyStep, Register, RegisterError, StepReport, TriggerError,
+    WaitError,
+};
+pub use patch::{
+    PATCH_BASES_MAX, PATCH_PROTOCOL, PATCH_WANTS_MAX, PatchError, PatchWant, Patched,
+    fetch_patches, serve_patches,
+};
+pub use receipt::{
+    OnReceipt, RECEIPT_PROTOCOL, Receipt, ReceiptAnswer, send_receipt, serve_receipts,
+};
+pub use remote::{
+    ListOffered, OfferedSnapshots, RemoteBlocks, RemoteBlocksError, RemoteError, RemoteListing,
+    RemoteSnapshot, SNAPSHOTS_PROTOCOL, list_remote, serve_snapshots,
+};
+pub use session_pool::{PooledSession, SessionPool};
+pub use trigger::{Lookup, OnTrigger, TriggerServer};

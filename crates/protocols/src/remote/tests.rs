@@ -1,0 +1,204 @@
+//! Both halves over pipes, against each other and against hostile peers.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use net::Keypair;
+use proptest::prelude::*;
+use tokio_util::compat::TokioAsyncReadCompatExt as _;
+use types::{Cid, Codec, SequenceNumber};
+
+use super::*;
+
+fn snapshot(keypair: &Keypair, folder: &str, sequence: u64) -> RemoteSnapshot {
+    let folder: FolderId = folder.parse().unwrap();
+    let sequence = SequenceNumber(sequence);
+    let manifest = Cid::of(Codec::DagCbor, format!("{folder} {sequence}").as_bytes());
+    RemoteSnapshot {
+        id: format!("{:010x}", sequence.0),
+        source: keypair.public().to_peer_id().to_string(),
+        signature: manifest::sign(keypair, &folder, sequence, &manifest).unwrap().to_base64(),
+        folder_name: "x\u{1}".repeat(2000),
+        folder_id: folder,
+        sequence,
+        manifest_cid: manifest,
+        received_at: Timestamp::from_second(1000 + i64::try_from(sequence.0).unwrap()).unwrap(),
+        created_at: Timestamp::UNIX_EPOCH,
+        files: 3,
+        bytes: 99,
+        held: None,
+    }
+}
+
+/// Lists those of `all` that are asked for.
+fn list_of(all: Vec<RemoteSnapshot>) -> ListOffered {
+    Arc::new(move |source, folder| {
+        let source = source.to_string();
+        let is_asked = |snapshot: &&RemoteSnapshot| {
+            snapshot.source == source && folder.is_none_or(|folder| *folder == snapshot.folder_id)
+        };
+        let snapshots = all.iter().filter(is_asked).cloned().collect();
+        Ok(OfferedSnapshots { snapshots, damaged: 0 })
+    })
+}
+
+async fn exchange(
+    list: Option<&ListOffered>,
+    peer: PeerId,
+    question: &Question,
+) -> Result<RemoteListing, RemoteError> {
+    let (near, far) = tokio::io::duplex(1024);
+    let serving = tokio::spawn(answer(far.compat(), peer, list.cloned()));
+    let result = hear(near.compat(), peer, question).await;
+    serving.await.unwrap().unwrap();
+    result
+}
+
+#[tokio::test]
+async fn a_peer_is_told_of_its_own_snapshots_alone() {
+    let [own, other] = [(); 2].map(|()| Keypair::generate_secp256k1());
+    let peer = own.public().to_peer_id();
+    let mut all: Vec<_> = (1..=40).map(|sequence| snapshot(&own, "docs", sequence)).collect();
+    let first = all[0].clone();
+    let music = snapshot(&own, "music", 7);
+    all.push(music.clone());
+    all.push(snapshot(&other, "docs", 99));
+    let snapshots = list_of(all);
+    let list = |folder: Option<&str>| Question::List {
+        folder: folder.map(|folder| folder.parse().unwrap()),
+    };
+    let all = exchange(Some(&snapshots), peer, &list(None)).await.unwrap();
+    assert_eq!((all.snapshots.len(), all.damaged, all.forged), (41, 0, 0));
+    assert_eq!(all.snapshots[0], first);
+    assert!(all.snapshots.iter().all(|snapshot| snapshot.source == peer.to_string()));
+    let some = exchange(Some(&snapshots), peer, &list(Some("music"))).await.unwrap();
+    assert_eq!(some.snapshots, [music]);
+    let none = exchange(Some(&snapshots), PeerId::random(), &list(None)).await.unwrap();
+    assert_eq!(none, RemoteListing::default());
+    let found = exchange(None, peer, &list(None)).await;
+    assert!(matches!(found, Err(RemoteError::NotAllowed)));
+}
+
+#[tokio::test]
+async fn what_was_never_signed_does_not_count() {
+    let own = Keypair::generate_secp256k1();
+    let peer = own.public().to_peer_id();
+    let good = snapshot(&own, "docs", 1);
+    // Another manifest under the same number.
+    let never = Cid::of(Codec::DagCbor, b"never");
+    let forged = RemoteSnapshot { manifest_cid: never, ..good.clone() };
+    let snapshots = list_of(vec![good.clone(), forged]);
+    let list = Question::List { folder: None };
+    let listing = exchange(Some(&snapshots), peer, &list).await.unwrap();
+    assert_eq!((listing.snapshots.len(), listing.forged), (1, 1));
+    assert!(good.is_signed_by(&peer));
+    assert!(!listing.snapshots[0].is_signed_by(&PeerId::random()));
+}
+
+#[test]
+fn the_words_are_those_of_the_page() {
+    let text = |value: &serde_json::Value| value.to_string();
+    let of = |question: &Question| text(&serde_json::to_value(question).unwrap());
+    assert_eq!(of(&Question::List { folder: None }), r#"{"ask":"list"}"#);
+    let docs = Question::List { folder: Some("docs".parse().unwrap()) };
+    assert_eq!(of(&docs), r#"{"ask":"list","folder":"docs"}"#);
+    let answer = |answer: &Answer| text(&serde_json::to_value(answer).unwrap());
+    assert_eq!(answer(&Answer::End { damaged: 0 }), r#"{"end":{"damaged":0}}"#);
+    for (failure, code) in [(Failure::NotAllowed, "not_allowed"), (Failure::Failed, "failed")] {
+        let wanted = format!(r#"{{"failure":{{"code":"{code}"}}}}"#);
+        assert_eq!(answer(&Answer::Failure(failure)), wanted);
+    }
+    let snapshot = snapshot(&Keypair::generate_secp256k1(), "docs", 42);
+    let json = serde_json::to_string(&Answer::Snapshot(Box::new(snapshot.clone()))).unwrap();
+    let RemoteSnapshot { id, source, folder_name, manifest_cid, signature, .. } = &snapshot;
+    let name = serde_json::to_string(folder_name).unwrap();
+    assert_eq!(
+        json,
+        format!(
+            r#"{{"snapshot":{{"id":"{id}","source":"{source}","folder_id":"docs","folder_name":{name},"sequence":42,"created_at":"1970-01-01T00:00:00Z","received_at":"1970-01-01T00:17:22Z","files":3,"bytes":99,"manifest_cid":"{manifest_cid}","signature":"{signature}"}}}}"#
+        )
+    );
+    // Fields may be added to answers, not to questions.
+    let more = json.replace(r#""files":3"#, r#""files":3,"new":[]"#);
+    assert!(serde_json::from_str::<Answer>(&more).is_ok());
+    assert!(serde_json::from_str::<Question>(r#"{"ask":"list","new":1}"#).is_err());
+}
+
+async fn hear_bytes(bytes: Vec<u8>) -> Result<RemoteListing, RemoteError> {
+    let (near, far) = tokio::io::duplex(1 << 20);
+    let mut far = far.compat();
+    let sending = tokio::spawn(async move {
+        let _ = far.write_all(&bytes).await;
+        let _ = far.close().await;
+    });
+    let heard = hear(near.compat(), PeerId::random(), &Question::List { folder: None }).await;
+    sending.abort();
+    heard
+}
+
+#[tokio::test]
+async fn hostile_answers_are_errors_within_bounds() {
+    let end = frame(&Answer::End { damaged: 2 }, 99).unwrap();
+    assert_eq!(hear_bytes(end.clone()).await.unwrap().damaged, 2);
+    for len in 0..end.len() {
+        assert!(hear_bytes(end[..len].to_vec()).await.is_err(), "{len}");
+    }
+    for bytes in [vec![0xff; 4096], b"\x02\0\0\0{}".to_vec(), b"\0\0\0\0".to_vec()] {
+        assert!(hear_bytes(bytes).await.is_err());
+    }
+    // A list without an end.
+    let snapshot = snapshot(&Keypair::generate_secp256k1(), "docs", 1);
+    let one = frame(&Answer::Snapshot(Box::new(snapshot)), ANSWER_LEN_MAX).unwrap();
+    let (near, far) = tokio::io::duplex(1 << 20);
+    let mut far = far.compat();
+    let flooding = tokio::spawn(async move { while far.write_all(&one).await.is_ok() {} });
+    let heard = hear(near.compat(), PeerId::random(), &Question::List { folder: None }).await;
+    assert!(matches!(heard, Err(RemoteError::TooMany)));
+    flooding.await.unwrap();
+}
+
+#[tokio::test]
+async fn hostile_questions_cost_their_stream() {
+    let snapshots = list_of(Vec::new());
+    let question = Question::List { folder: Some("docs".parse().unwrap()) };
+    let good = frame(&question, QUESTION_LEN_MAX).unwrap();
+    let mut hostile = vec![
+        vec![0xff; 10_000],
+        frame(&serde_json::json!({"ask": "delete"}), 99).unwrap(),
+        frame(&serde_json::json!({"ask": "find", "id": "1d16"}), 99).unwrap(),
+        frame(&serde_json::json!({"ask": "list", "source": "another"}), 99).unwrap(),
+        frame(&serde_json::json!({"ask": "list", "folder": "../.."}), 99).unwrap(),
+    ];
+    hostile.extend((0..good.len()).map(|len| good[..len].to_vec()));
+    for bytes in hostile {
+        let (near, far) = tokio::io::duplex(1 << 16);
+        let mut near = near.compat();
+        near.write_all(&bytes).await.unwrap();
+        near.close().await.unwrap();
+        let answered = answer(far.compat(), PeerId::random(), Some(snapshots.clone())).await;
+        assert!(answered.is_err());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn damaged_answers_never_panic(at in 0..4000_usize, bit in 0..8_u32) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let own = Keypair::generate_secp256k1();
+        let snapshot = snapshot(&own, "docs", 1);
+        let answer = Answer::Snapshot(Box::new(snapshot.clone()));
+        let mut bytes = frame(&answer, ANSWER_LEN_MAX).unwrap();
+        let at = bytes.len() - 1 - at % (bytes.len() - 4);
+        bytes[at] ^= 1 << bit;
+        let mut stream = futures::io::Cursor::new(bytes);
+        let read = runtime.block_on(read_frame::<Answer>(&mut stream, ANSWER_LEN_MAX));
+        if let Ok(Answer::Snapshot(read)) = read
+            && read.is_signed_by(&own.public().to_peer_id())
+        {
+            // What is signed was not touched.
+            prop_assert_eq!(read.manifest_cid, snapshot.manifest_cid);
+            prop_assert_eq!(read.sequence, snapshot.sequence);
+        }
+    }
+}

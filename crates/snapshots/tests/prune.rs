@@ -1,0 +1,221 @@
+//! Pruning removes what the rules let go, and nothing else, whenever it ends.
+
+#![allow(clippy::unwrap_used, reason = "in a test it is an assertion")]
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use config::Keep;
+use disk::sim::SimDisk;
+use jiff::Timestamp;
+use snapshots::{
+    Hold, PruneHold, PruneOptions, PruneReport, Reason, SnapshotError, SnapshotStore,
+    VerifyProgress, prune, root_name, verify,
+};
+use store::{
+    BlockStore, Call, FaultyStore, GcOptions, MemStore, PackStore, StoreError, StoreOptions,
+};
+use testkit::{Maker, noise, without};
+use tokio_util::sync::CancellationToken;
+
+const KEEP: Keep = Keep { last: 2, hourly: 0, daily: 0, weekly: 0, monthly: 0 };
+
+fn options() -> PruneOptions {
+    PruneOptions {
+        dry_run: false,
+        always_collect: false,
+        accept_roots: false,
+        stop: CancellationToken::new(),
+    }
+}
+
+fn now() -> Timestamp {
+    Timestamp::from_second(10_000).unwrap()
+}
+
+fn run(snapshots: &SnapshotStore) -> PruneReport {
+    prune(snapshots, &KEEP, now(), &options()).unwrap()
+}
+
+fn sequences(snapshots: &SnapshotStore) -> Vec<(String, u64)> {
+    let listing = snapshots.list().unwrap();
+    let all = listing.snapshots.into_iter();
+    all.map(|one| (one.record.folder.to_string(), one.record.sequence.0)).collect()
+}
+
+fn is_whole(snapshots: &SnapshotStore) -> bool {
+    let stop = CancellationToken::new();
+    verify(snapshots, true, &VerifyProgress::default(), &stop).unwrap().is_ok()
+}
+
+/// Five snapshots of a folder, each with a file of its own, and one of another.
+fn filled(store: Arc<dyn BlockStore>) -> Maker {
+    let maker = Maker::new(store);
+    for sequence in 1..=5 {
+        let own = noise(usize::try_from(sequence).unwrap(), 400_000);
+        let files = [("own", own), ("shared", noise(99, 500_000))];
+        let second = 1000 * i64::try_from(sequence).unwrap();
+        maker.snapshot("docs", sequence, second, &files, None);
+    }
+    maker.snapshot("music", 1, 500, &[("song", noise(77, 1000))], None);
+    maker
+}
+
+#[test]
+fn old_snapshots_go_with_their_blocks_and_what_is_shared_stays() {
+    let store = Arc::new(MemStore::new());
+    let maker = filled(store.clone());
+    let before = store.usage().unwrap().used_bytes;
+    // Only looked at.
+    let looking = PruneOptions { dry_run: true, ..options() };
+    let report = prune(&maker.snapshots, &KEEP, now(), &looking).unwrap();
+    assert!(report.dry_run && report.collected.is_none());
+    assert_eq!((report.kept.len(), report.removed.len()), (3, 3));
+    assert_eq!(sequences(&maker.snapshots).len(), 6);
+    assert_eq!(store.usage().unwrap().used_bytes, before);
+    // Done.
+    let done = run(&maker.snapshots);
+    assert_eq!(done.removed, report.removed);
+    assert_eq!(done.kept, report.kept);
+    assert_eq!(done.kept[0].reasons, [Reason::Last]);
+    assert_eq!(done.kept[1].reasons, [Reason::Newest, Reason::Last]);
+    assert!(done.held.is_empty());
+    assert!(done.collected.unwrap().freed_bytes > 1_000_000);
+    let left = sequences(&maker.snapshots);
+    assert_eq!(left, [("docs".into(), 4), ("docs".into(), 5), ("music".into(), 1)]);
+    assert!(is_whole(&maker.snapshots));
+    // Again: nothing is left to do, so nothing is collected either.
+    let again = run(&maker.snapshots);
+    assert!(again.removed.is_empty() && again.collected.is_none());
+}
+
+#[test]
+fn a_prune_that_ends_anywhere_leaves_whole_snapshots_and_goes_on() {
+    for nth in 0..4 {
+        let store = Arc::new(MemStore::new());
+        filled(store.clone());
+        let faulty = Arc::new(FaultyStore::new(store.clone()));
+        let snapshots = SnapshotStore::new(faulty.clone());
+        faulty.fail(Call::RemoveRoot, nth, || StoreError::Injected("remove"));
+        let ended = prune(&snapshots, &KEEP, now(), &options());
+        if nth == 3 {
+            assert_eq!(ended.unwrap().removed.len(), 3);
+            break;
+        }
+        assert!(matches!(ended, Err(SnapshotError::Store(StoreError::Injected(_)))));
+        assert_eq!(sequences(&snapshots).len(), 6 - usize::try_from(nth).unwrap());
+        // As after a crash: nothing but what is in the store is known.
+        let snapshots = SnapshotStore::new(store.clone());
+        assert!(is_whole(&snapshots));
+        run(&snapshots);
+        assert_eq!(sequences(&snapshots).len(), 3);
+        assert!(is_whole(&snapshots));
+    }
+}
+
+#[test]
+fn what_a_crash_before_the_collection_left_is_collected_when_asked() {
+    let store = Arc::new(MemStore::new());
+    let maker = filled(store.clone());
+    let oldest = maker.snapshots.list().unwrap().snapshots.remove(0);
+    maker.snapshots.remove(&oldest).unwrap();
+    let keep_all = Keep { last: 100, ..KEEP };
+    let all = PruneOptions { always_collect: true, ..options() };
+    let report = prune(&maker.snapshots, &keep_all, now(), &all).unwrap();
+    assert!(report.removed.is_empty());
+    assert!(report.collected.unwrap().freed_bytes > 300_000);
+    assert!(is_whole(&maker.snapshots));
+}
+
+#[test]
+fn where_roots_were_lost_it_collects_when_what_is_known_is_accepted() {
+    let disk = SimDisk::new();
+    let open = || {
+        let options =
+            StoreOptions { disk_reserve: 0, background: false, ..StoreOptions::default() };
+        PackStore::open_on(Arc::new(disk.clone()), Path::new("/store"), &options).unwrap()
+    };
+    let (store, _) = open();
+    let maker = filled(Arc::new(store));
+    drop(maker);
+    // The last root of both logs rots: that of the only snapshot of "music".
+    for path in disk.files().iter().filter(|path| path.starts_with("/store/roots")) {
+        disk.damage(path, |bytes| {
+            let at = bytes.windows(7).rposition(|window| window == b"/music/").unwrap();
+            bytes[at] ^= 1;
+        });
+    }
+    for _ in 0..2 {
+        let (store, opened) = open();
+        assert!(opened.roots_incomplete);
+        let snapshots = SnapshotStore::new(Arc::new(store));
+        assert!(is_whole(&snapshots), "what is known of is whole");
+        let report = run(&snapshots);
+        assert!(matches!(report.not_collected, None | Some(StoreError::NotCollected(_))));
+        assert!(report.collected.is_none());
+    }
+    let accepting = PruneOptions { accept_roots: true, ..options() };
+    let (store, _) = open();
+    let snapshots = SnapshotStore::new(Arc::new(store));
+    let looking = PruneOptions { dry_run: true, ..accepting.clone() };
+    prune(&snapshots, &KEEP, now(), &looking).unwrap();
+    assert!(run(&snapshots).removed.is_empty(), "looking accepts nothing");
+    let report = prune(&snapshots, &KEEP, now(), &accepting).unwrap();
+    assert!(report.collected.unwrap().deleted_blocks > 0);
+    assert_eq!(sequences(&snapshots), [("docs".into(), 4), ("docs".into(), 5)]);
+    assert!(is_whole(&snapshots));
+    drop(snapshots);
+    assert!(!open().1.roots_incomplete);
+}
+
+#[test]
+fn in_doubt_nothing_goes() {
+    let held_reasons = |report: &PruneReport| {
+        report.held.iter().map(|held| (held.folder.to_string(), held.hold)).collect::<Vec<_>>()
+    };
+    // The source holds its newest state for doubtful.
+    let maker = filled(Arc::new(MemStore::new()));
+    maker.snapshot("docs", 6, 6000, &[("ransom", noise(5, 10))], Some("all was rewritten"));
+    let report = run(&maker.snapshots);
+    assert!(report.removed.is_empty() && report.collected.is_none());
+    assert_eq!(held_reasons(&report), [("docs".into(), PruneHold::Retention(Hold::Held))]);
+    assert_eq!(sequences(&maker.snapshots).len(), 7);
+    // A record cannot be read.
+    let store = Arc::new(MemStore::new());
+    let maker = filled(store.clone());
+    let lost = maker.snapshots.list().unwrap().snapshots[1].clone();
+    let snapshots = SnapshotStore::new(without(&*store, &BTreeSet::from([lost.cid])));
+    let report = run(&snapshots);
+    assert!(report.removed.is_empty());
+    assert_eq!(held_reasons(&report), [("docs".into(), PruneHold::Damaged)]);
+    assert_eq!(report.damaged.len(), 1);
+    let name = root_name(&lost.record.source, &lost.record.folder, lost.record.order);
+    assert!(snapshots.store().root(&name).is_some());
+    // The clock is wrong; no rule keeps anything.
+    for (second, keep, hold) in [
+        (0, KEEP, Hold::ClockBehind),
+        (4_000_000_000, KEEP, Hold::ClockAhead),
+        (10_000, Keep { last: 0, ..KEEP }, Hold::NoRule),
+    ] {
+        let maker = filled(Arc::new(MemStore::new()));
+        let now = Timestamp::from_second(second).unwrap();
+        let report = prune(&maker.snapshots, &keep, now, &options()).unwrap();
+        assert!(report.removed.is_empty());
+        assert!(held_reasons(&report).contains(&("docs".into(), PruneHold::Retention(hold))));
+        assert_eq!(sequences(&maker.snapshots).len(), 6);
+    }
+}
+
+#[test]
+fn a_stopped_prune_removes_nothing_more() {
+    let store = Arc::new(MemStore::new());
+    let maker = filled(store.clone());
+    let options = options();
+    options.stop.cancel();
+    let report = prune(&maker.snapshots, &KEEP, now(), &options).unwrap();
+    assert!(report.is_stopped && report.removed.is_empty() && report.collected.is_none());
+    assert_eq!((report.kept.len(), sequences(&maker.snapshots).len()), (6, 6));
+    store.gc(GcOptions::EVERYTHING).unwrap();
+    assert!(is_whole(&maker.snapshots));
+}

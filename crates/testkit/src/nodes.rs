@@ -1,0 +1,92 @@
+//! Nodes on loopback, and waiting for what they do.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use net::{Access, BlockAnswer, BlockProvider, Keypair, Net, NetConfig, PeerId};
+use protocols::{PATCH_PROTOCOL, RECEIPT_PROTOCOL, SNAPSHOTS_PROTOCOL};
+use store::{BlockStore, MemStore};
+use types::Cid;
+
+/// Long enough for a busy machine; only a failed test waits that long.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Serves a store.
+pub struct Provider(pub Arc<dyn BlockStore>);
+
+impl BlockProvider for Provider {
+    fn read(&self, _: &PeerId, wanted: &[Cid], budget: usize) -> Vec<BlockAnswer> {
+        let (mut answers, mut len) = (Vec::new(), 0);
+        for cid in wanted {
+            let answer = match self.0.get_encoded(cid) {
+                Ok(Some(block)) => {
+                    len += block.payload().len();
+                    BlockAnswer::Block(block)
+                }
+                _ => BlockAnswer::Missing,
+            };
+            if len > budget && !answers.is_empty() {
+                break;
+            }
+            answers.push(answer);
+        }
+        answers
+    }
+}
+
+/// A node on loopback with a free port, which serves a store.
+pub async fn node_with(store: Arc<dyn BlockStore>, access: Access) -> Net {
+    node_as(Keypair::generate_secp256k1(), store, access).await
+}
+
+/// The same, with this key.
+pub async fn node_as(key: Keypair, store: Arc<dyn BlockStore>, access: Access) -> Net {
+    node_providing(key, Arc::new(Provider(store)), access).await
+}
+
+/// The same, with blocks from anywhere.
+pub async fn node_providing(key: Keypair, provider: Arc<dyn BlockProvider>, access: Access) -> Net {
+    let config = NetConfig {
+        tcp: vec!["127.0.0.1:0".parse().unwrap()],
+        protocols: vec![RECEIPT_PROTOCOL, SNAPSHOTS_PROTOCOL, PATCH_PROTOCOL],
+        ..NetConfig::default()
+    };
+    Net::start(config, key, provider, access).await.unwrap()
+}
+
+/// A node on loopback that has no blocks.
+pub async fn node() -> Net {
+    node_with(Arc::new(MemStore::new()), Access::new()).await
+}
+
+/// Connects two nodes.
+pub async fn connect(from: &Net, to: &Net) {
+    let to = to.handle();
+    from.handle().connect(to.peer_id(), to.listen_addrs(), PATIENCE).await.unwrap();
+}
+
+/// Waits until `find` returns something.
+///
+/// # Panics
+///
+/// Panics if that takes longer than [`PATIENCE`].
+pub async fn until<T>(mut find: impl FnMut() -> Option<T>) -> T {
+    let waiting = async {
+        loop {
+            if let Some(found) = find() {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waiting).await.expect("it did not happen in time")
+}
+
+/// Noise that is the same in every run.
+pub fn noise(seed: usize, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&seed.to_le_bytes());
+    hasher.finalize_xof().fill(&mut bytes);
+    bytes
+}
