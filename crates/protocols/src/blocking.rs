@@ -1,15 +1,15 @@
-//! Work that waits for a disk, on a thread that may.
+//! Runs work that waits for a disk on a thread that may block.
 
-/// The work panicked; the panic was logged.
+/// Error of work that panicked. The panic itself was logged by the panic hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the work panicked")]
+#[error("an internal task panicked; the log has the panic message")]
 pub struct Panicked;
 
-/// Does `work` on a thread that may block.
+/// Runs `work` on a thread that may block.
 ///
 /// # Errors
 ///
-/// Those of the work; [`Panicked`] where it did.
+/// Returns the error of `work`, or [`Panicked`] if `work` panicked.
 pub async fn blocking<T, E>(work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, E>
 where
     T: Send + 'static,

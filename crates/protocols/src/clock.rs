@@ -1,17 +1,17 @@
-//! The time, as it is told to what keeps it: so that a test can tell another.
+//! The time of day behind a trait, so that tests can set it.
 
 use std::fmt;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 
-/// Tells the time of day. Intervals are the runtime's business.
+/// Source of the time of day. Intervals are measured by the async runtime instead.
 pub trait Clock: fmt::Debug + Send + Sync {
-    /// Now.
+    /// Returns the current time.
     fn now(&self) -> Timestamp;
 }
 
-/// The clock of this machine.
+/// The clock of this computer.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock;
 
@@ -22,7 +22,7 @@ impl Clock for SystemClock {
 }
 
 impl SystemClock {
-    /// The clock, to be shared.
+    /// Returns the clock as a shared trait object.
     pub fn shared() -> Arc<dyn Clock> {
         Arc::new(Self)
     }

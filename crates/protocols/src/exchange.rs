@@ -1,9 +1,8 @@
-//! Short conversations over a stream: frames of JSON, and the loop that takes
-//! such streams and answers them (docs/formats/wire.md).
+//! Short exchanges over a stream: frames of JSON, and the loop that accepts and answers such
+//! streams (docs/formats/wire.md).
 //!
-//! Invariants: a length is checked before anything is allocated; every
-//! conversation has an end in time; who floods, lies or says nothing loses
-//! the stream, and nothing else happens.
+//! Invariants: a length is checked before anything is allocated; every exchange has a time limit;
+//! a peer that floods, lies or stays silent loses its stream and has no other effect.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -18,42 +17,42 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use types::printable_line;
 
-/// What a peer may still be sending when it has been answered, in bytes …
+/// Maximum number of bytes that are read from a peer after it has been answered.
 const DRAIN_LEN_MAX: usize = 64 << 10;
-/// … and for how long it is listened to: a stream that is dropped unread can
-/// take with it what was answered.
+/// Maximum time for which these bytes are read. Dropping a stream with unread data can discard the
+/// answer before the peer has read it.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Why a short conversation with a peer failed.
+/// Reason why an exchange with a peer failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ExchangeError {
-    /// There is no stream to the peer.
+    /// No stream to the peer could be opened.
     #[error(transparent)]
     Net(#[from] NetError),
-    /// The connection broke.
-    #[error("the connection broke")]
+    /// The connection failed during the exchange.
+    #[error("the connection failed")]
     Io(#[source] io::Error),
-    /// The peer closed the stream before it had said all.
-    #[error("the peer closed the stream before its answer was whole")]
+    /// The peer closed the stream in the middle of the exchange.
+    #[error("the peer closed the stream before its answer was complete")]
     Closed,
-    /// The peer announced more than may be.
-    #[error("a frame of {len} bytes, where at most {max} may be")]
+    /// A frame is longer than the limit.
+    #[error("a frame of {len} bytes exceeds the limit of {max} bytes")]
     TooLong {
-        /// What it announced, in bytes.
+        /// Announced length of the frame, in bytes.
         len: u64,
-        /// The limit, in bytes.
+        /// Maximum length of a frame here, in bytes.
         max: usize,
     },
-    /// What the peer said is not of the format.
-    #[error("the peer broke the protocol: {0}")]
+    /// The peer sent something that is not of the format.
+    #[error("the peer violated the protocol: {0}")]
     Malformed(String),
-    /// The peer took too long.
+    /// The peer did not answer in time.
     #[error("the peer did not answer within {0:?}")]
     Timeout(Duration),
-    /// What was to be said has no form.
-    #[error("what was to be sent cannot be written: {0}")]
+    /// The value to send has no JSON form.
+    #[error("cannot encode the message to send: {0}")]
     Unsendable(String),
-    /// The work panicked; the panic was logged.
+    /// A task of the exchange panicked.
     #[error(transparent)]
     Panicked(#[from] crate::Panicked),
 }
@@ -67,7 +66,7 @@ impl From<io::Error> for ExchangeError {
     }
 }
 
-/// Reads one frame: a length (u32, little-endian), and so many bytes of JSON.
+/// Reads one frame: a length (u32, little-endian), then that many bytes of JSON.
 pub(crate) async fn read_frame<T: DeserializeOwned>(
     stream: &mut (impl AsyncRead + Unpin),
     max: usize,
@@ -85,7 +84,7 @@ pub(crate) async fn read_frame<T: DeserializeOwned>(
         .map_err(|error| ExchangeError::Malformed(printable_line(&error.to_string())))
 }
 
-/// The bytes of one frame.
+/// Returns the bytes of one frame.
 pub(crate) fn frame(value: &impl Serialize, max: usize) -> Result<Vec<u8>, ExchangeError> {
     let mut bytes = vec![0; 4];
     serde_json::to_writer(&mut bytes, value)
@@ -109,7 +108,7 @@ pub(crate) async fn write_frame(
     Ok(())
 }
 
-/// Ends our side, and listens for a moment until the peer ends its own.
+/// Closes the sending side, then reads until the peer closes its own side or a limit is reached.
 pub(crate) async fn finish(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
 ) -> Result<(), ExchangeError> {
@@ -123,12 +122,12 @@ pub(crate) async fn finish(
             }
         }
     };
-    // What it still says, or that it says nothing, is of no interest.
+    // The result does not matter: the exchange is complete.
     let _ = tokio::time::timeout(DRAIN_TIMEOUT, drained).await;
     Ok(())
 }
 
-/// How many streams a server takes at once, and how long each may last.
+/// Limits of a server: its streams at the same time, and the time for each.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     pub(crate) streams: usize,
@@ -136,14 +135,13 @@ pub(crate) struct Limits {
     pub(crate) time: Duration,
 }
 
-/// Streams that are being turned away at once; any more are just reset. They
-/// count for themselves: strangers, of whom there can be any number, take no
-/// place of those who may.
+/// Limits for streams of peers that are not allowed; further ones are reset without an answer.
+/// They are counted separately, so that any number of strangers cannot displace an allowed peer.
 const REFUSING: Limits = Limits { streams: 16, streams_per_peer: 2, time: Duration::from_secs(5) };
 
-/// Takes streams until there are no more; each is answered by a task of its
-/// own. `handle` is told whether its peer may ask. Streams beyond the limits
-/// are reset. Ends all when it is dropped.
+/// Accepts streams until the channel closes, and answers each in a task of its own. `handle` gets
+/// the stream and whether its peer is allowed. Streams beyond the limits are reset. Dropping the
+/// future ends all tasks.
 pub(crate) async fn serve<H, F>(
     mut inbound: mpsc::Receiver<NetStream>,
     limits: Limits,
@@ -168,18 +166,18 @@ pub(crate) async fn serve<H, F>(
         };
         let Some(stream) = stream else { break };
         let peer = stream.peer();
-        let may = allowed(&peer);
-        let serving = if may { &mut served } else { &mut refused };
+        let is_allowed = allowed(&peer);
+        let serving = if is_allowed { &mut served } else { &mut refused };
         if serving.has_room(&peer) {
-            serving.spawn(peer, handle(stream, may));
+            serving.spawn(peer, handle(stream, is_allowed));
         } else {
-            tracing::debug!(%peer, protocol = %stream.protocol(), "too many streams: one was reset");
+            tracing::debug!(%peer, protocol = %stream.protocol(), "reset a stream: limit reached");
         }
     }
     while served.tasks.join_next().await.is_some() {}
 }
 
-/// Streams that are being answered.
+/// The streams that are being answered, and their number for each peer.
 struct Serving {
     limits: Limits,
     tasks: JoinSet<PeerId>,
@@ -192,25 +190,27 @@ impl Serving {
     }
 
     fn has_room(&self, peer: &PeerId) -> bool {
-        let of_peer = self.per_peer.get(peer).copied().unwrap_or(0);
-        self.tasks.len() < self.limits.streams && of_peer < self.limits.streams_per_peer
+        let peer_count = self.per_peer.get(peer).copied().unwrap_or(0);
+        self.tasks.len() < self.limits.streams && peer_count < self.limits.streams_per_peer
     }
 
     fn spawn(
         &mut self,
         peer: PeerId,
-        answer: impl Future<Output = Result<(), ExchangeError>> + Send + 'static,
+        serving: impl Future<Output = Result<(), ExchangeError>> + Send + 'static,
     ) {
         *self.per_peer.entry(peer).or_default() += 1;
-        let answered = tokio::time::timeout(self.limits.time, answer);
+        let limited = tokio::time::timeout(self.limits.time, serving);
         self.tasks.spawn(async move {
             use futures::FutureExt as _;
 
-            // Caught, so that the place of the peer is given back.
-            match std::panic::AssertUnwindSafe(answered).catch_unwind().await {
+            // Caught, so that the peer's count is lowered after a panic, too.
+            match std::panic::AssertUnwindSafe(limited).catch_unwind().await {
                 Ok(Ok(Ok(()))) => {}
-                Ok(Ok(Err(error))) => tracing::debug!(%peer, %error, "a stream ended early"),
-                Ok(Err(_)) => tracing::debug!(%peer, "a stream took too long and was reset"),
+                Ok(Ok(Err(error))) => {
+                    tracing::debug!(%peer, %error, "a stream ended with an error")
+                }
+                Ok(Err(_)) => tracing::debug!(%peer, "reset a stream: it took too long"),
                 Err(_) => tracing::error!(%peer, "serving a stream panicked"),
             }
             peer
@@ -271,7 +271,7 @@ mod tests {
             for silent in 0..10 {
                 if serving.has_room(peer) {
                     taken.push((*peer, silent));
-                    // One that panics gives its place back as well.
+                    // A task that panics also lowers its count.
                     if silent == 0 {
                         serving.spawn(*peer, std::future::pending());
                     } else {
@@ -282,11 +282,11 @@ mod tests {
         }
         let [a, b, c, _] = peers[..] else { panic!("four") };
         assert_eq!(taken, [(a, 0), (a, 1), (b, 0), (b, 1), (c, 0)]);
-        let begun = tokio::time::Instant::now();
+        let started = tokio::time::Instant::now();
         while let Some(ended) = serving.tasks.join_next().await {
             serving.ended(ended);
         }
-        assert_eq!(begun.elapsed(), time);
+        assert_eq!(started.elapsed(), time);
         assert!(serving.per_peer.is_empty());
         assert!(peers.iter().all(|peer| serving.has_room(peer)));
     }
@@ -294,12 +294,12 @@ mod tests {
     proptest! {
         #[test]
         fn garbage_is_an_error(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
-            // Never JSON, whatever follows.
+            // 0xff never begins JSON.
             let bytes = [&b"\xff"[..], &bytes].concat();
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
             let length = u32::try_from(bytes.len()).unwrap().to_le_bytes();
-            let whole = [&length[..], &bytes].concat();
-            prop_assert!(runtime.block_on(read(whole, 64)).is_err());
+            let frame = [&length[..], &bytes].concat();
+            prop_assert!(runtime.block_on(read(frame, 64)).is_err());
         }
     }
 }

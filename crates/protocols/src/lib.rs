@@ -38,4 +38,4 @@ pub use remote::{
     RemoteSnapshot, SNAPSHOTS_PROTOCOL, list_remote, serve_snapshots,
 };
 pub use session_pool::{PooledSession, SessionPool};
-pub use trigger::{Lookup, OnTrigger, TriggerServer};
+pub use trigger::{OnTrigger, TriggerServer};

@@ -1,9 +1,8 @@
-//! Receipts: B tells A that it holds a snapshot, whole and durable.
+//! Receipts: the backup server confirms to a source that a snapshot is complete and durable.
 //!
-//! `/archivist/receipts/1.0.0` (docs/formats/wire.md): one stream, one
-//! receipt, one answer. Who sends it is proven by the connection. A receipt
-//! moves nothing but what A shows as backed up, and A takes one only for a
-//! manifest that it has published itself.
+//! `/archivist/receipts/1.0.0` (docs/formats/wire.md): one stream, one receipt, one answer. The
+//! connection proves the identity of the sender. A receipt changes only what the source shows as
+//! confirmed, and the source accepts one only for a manifest that it has published.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,44 +17,45 @@ use types::{Cid, FolderId, SequenceNumber};
 use crate::blocking::blocking;
 use crate::exchange::{self, ExchangeError, Limits, finish, read_frame, write_frame};
 
-/// The name of the protocol.
+/// Name of the receipt protocol.
 pub const RECEIPT_PROTOCOL: StreamProtocol = StreamProtocol::new("/archivist/receipts/1.0.0");
 
-/// The longest receipt or answer, in bytes; one takes some 250.
+/// Maximum length of a receipt or an answer, in bytes; a receipt has about 250.
 const FRAME_LEN_MAX: usize = 4096;
-/// The whole conversation, as the server sees it.
+/// Maximum time of an exchange on the server side.
 const SERVE_TIMEOUT: Duration = Duration::from_secs(15);
-/// … and as the client does, from the open stream on.
+/// Maximum time of an exchange on the client side, counted from the opened stream.
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
-/// A backup server sends one for each folder that has a new snapshot.
+/// Maximum number of streams at the same time. A backup server opens one for each folder that has
+/// a new snapshot.
 const STREAMS_MAX: usize = 32;
-/// See [`STREAMS_MAX`].
+/// Maximum number of streams of one peer at the same time; see [`STREAMS_MAX`].
 const STREAMS_PER_PEER_MAX: usize = 8;
 
-/// B's word that a snapshot is complete.
+/// The backup server's confirmation that a snapshot is complete.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Receipt {
     /// The folder.
     pub folder_id: FolderId,
-    /// The number of the manifest.
+    /// Sequence number of the manifest.
     pub sequence: SequenceNumber,
-    /// The manifest.
+    /// CID of the manifest.
     pub manifest_cid: Cid,
-    /// When all of it was durable, by B's clock.
+    /// Time at which the snapshot was durable, by the backup server's clock.
     pub received_at: Timestamp,
 }
 
-/// What A says to a receipt.
+/// The source's answer to a receipt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReceiptAnswer {
-    /// It was noted, or had been before.
+    /// The receipt was recorded, now or earlier.
     Ok,
-    /// There is no such folder (any more).
+    /// The source does not back up such a folder (any longer).
     UnknownFolder,
-    /// There never was such a manifest of that folder.
+    /// The source never published such a manifest of this folder.
     Refused,
-    /// The sender is not the backup peer. Said before its receipt is read.
+    /// The sender is not the backup server of this source. Sent before the receipt is read.
     NotAllowed,
 }
 
@@ -64,34 +64,34 @@ struct Answer {
     answer: ReceiptAnswer,
 }
 
-/// Decides about a receipt, and notes it. Called on a thread that may block.
+/// Checks a receipt and records it. Called on a thread that may block.
 pub type OnReceipt = Arc<dyn Fn(PeerId, Receipt) -> ReceiptAnswer + Send + Sync>;
 
-/// Tells `peer` of a snapshot, and returns what it says to it. The same
-/// receipt may be sent again at any time.
+/// Sends a receipt to `peer` and returns its answer. The same receipt may be sent again at any
+/// time.
 ///
 /// # Errors
 ///
-/// [`ExchangeError`]: then it is not known whether it arrived.
+/// Returns [`ExchangeError`] if the exchange failed; the receipt may have arrived all the same.
 pub async fn send_receipt(
     handle: &Handle,
     peer: PeerId,
     receipt: Receipt,
 ) -> Result<ReceiptAnswer, ExchangeError> {
     let stream = handle.open(peer, RECEIPT_PROTOCOL).await?;
-    let sending = tell(stream, &receipt);
+    let sending = send(stream, &receipt);
     tokio::time::timeout(SEND_TIMEOUT, sending)
         .await
         .map_err(|_| ExchangeError::Timeout(SEND_TIMEOUT))?
 }
 
-async fn tell(
+async fn send(
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
     receipt: &Receipt,
 ) -> Result<ReceiptAnswer, ExchangeError> {
     use futures::AsyncWriteExt as _;
 
-    // Who refuses us may have closed before it read ours: what it says counts.
+    // A peer that refuses us may close before it has read the receipt: its answer is still valid.
     let sent = write_frame(&mut stream, receipt, FRAME_LEN_MAX).await;
     match read_frame::<Answer>(&mut stream, FRAME_LEN_MAX).await {
         Ok(Answer { answer }) => {
@@ -102,8 +102,8 @@ async fn tell(
     }
 }
 
-/// Takes the streams of [`RECEIPT_PROTOCOL`] until the node stops. Receipts of
-/// peers that `allowed` does not name are not read.
+/// Answers the streams of [`RECEIPT_PROTOCOL`] until the node stops. Receipts of peers that are
+/// not `allowed` are not read.
 pub async fn serve_receipts(
     receiver: mpsc::Receiver<NetStream>,
     allowed: impl Fn(&PeerId) -> bool,
@@ -114,17 +114,17 @@ pub async fn serve_receipts(
         streams_per_peer: STREAMS_PER_PEER_MAX,
         time: SERVE_TIMEOUT,
     };
-    exchange::serve(receiver, limits, allowed, |stream, may| {
+    exchange::serve(receiver, limits, allowed, |stream, is_allowed| {
         let peer = stream.peer();
-        if !may {
-            tracing::debug!(%peer, "refused: it sent a receipt and is not the backup peer");
+        if !is_allowed {
+            tracing::debug!(%peer, "refused a receipt: the peer is not the backup server");
         }
-        answer(stream, peer, may.then(|| on_receipt.clone()))
+        answer(stream, peer, is_allowed.then(|| on_receipt.clone()))
     })
     .await;
 }
 
-/// Answers one stream; `None`: its peer may not send receipts.
+/// Answers one stream; `on_receipt` is `None` if the peer may not send receipts.
 async fn answer(
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
     peer: PeerId,
@@ -192,7 +192,7 @@ mod tests {
         {
             let (near, far) = tokio::io::duplex(64);
             let serving = tokio::spawn(answer(far.compat(), PeerId::random(), asked));
-            assert_eq!(tell(near.compat(), &receipt()).await.unwrap(), wanted);
+            assert_eq!(send(near.compat(), &receipt()).await.unwrap(), wanted);
             serving.await.unwrap().unwrap();
         }
         assert_eq!(count.load(Ordering::SeqCst), 1);
@@ -230,7 +230,7 @@ mod tests {
             let mut far = far.compat();
             far.write_all(bytes).await.unwrap();
             far.close().await.unwrap();
-            assert!(tell(near.compat(), &receipt()).await.is_err());
+            assert!(send(near.compat(), &receipt()).await.is_err());
         }
     }
 
@@ -239,7 +239,7 @@ mod tests {
         let (near, far) = tokio::io::duplex(1 << 16);
         let on_receipt: OnReceipt = Arc::new(|_, _| panic!("on purpose"));
         let serving = tokio::spawn(answer(far.compat(), PeerId::random(), Some(on_receipt)));
-        assert!(tell(near.compat(), &receipt()).await.is_err());
+        assert!(send(near.compat(), &receipt()).await.is_err());
         assert!(matches!(serving.await.unwrap(), Err(ExchangeError::Panicked(_))));
     }
 

@@ -1,5 +1,5 @@
-//! Sessions with peers, shared by everything that pulls: a stream costs two
-//! round trips to open, and a peer serves only so many.
+//! Sessions of the block protocol, shared by everything that fetches blocks: opening a stream costs
+//! two round trips, and a peer serves only a limited number of them.
 
 use std::collections::HashMap;
 use std::ops::{Deref, DerefMut};
@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use net::{BlockError, BlockSession, Handle, PeerId};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Sessions with one peer at a time; who comes later waits.
+/// Maximum number of sessions with one peer at the same time; a further caller waits.
 const SESSIONS_PER_PEER: usize = 4;
 
 /// The sessions of one instance. Clones share them.
@@ -29,7 +29,7 @@ impl Default for Peer {
     }
 }
 
-/// A session that goes back to the pool when it is dropped, if it is good.
+/// A session that returns to the pool when it is dropped, if it is still open.
 pub struct PooledSession {
     session: Option<BlockSession>,
     pool: SessionPool,
@@ -37,12 +37,12 @@ pub struct PooledSession {
 }
 
 impl SessionPool {
-    /// No session is open yet.
+    /// Returns a pool without open sessions.
     pub fn new(net: Handle) -> Self {
         Self { net, peers: Arc::default() }
     }
 
-    /// The network that the sessions are opened in.
+    /// Returns the network in which the sessions are opened.
     pub fn net(&self) -> &Handle {
         &self.net
     }
@@ -52,11 +52,11 @@ impl SessionPool {
         work(peers.entry(peer).or_default())
     }
 
-    /// A session with `peer`: one that is open, or a new one.
+    /// Returns a session with `peer`: an idle one, or a new one. Waits while too many are in use.
     ///
     /// # Errors
     ///
-    /// Those of opening one.
+    /// Returns [`BlockError`] if a new session cannot be opened.
     pub async fn session(&self, peer: PeerId) -> Result<PooledSession, BlockError> {
         let limit = self.with_peer(peer, |peer| peer.limit.clone());
         let permit = limit.acquire_owned().await.map_err(|_| BlockError::Ended)?;
@@ -67,8 +67,8 @@ impl SessionPool {
         Ok(PooledSession { session: Some(session), pool: self.clone(), _permit: permit })
     }
 
-    /// Forgets the open sessions with `peer`: one of them has turned out to be
-    /// dead, and so may the others be.
+    /// Drops the idle sessions with `peer`. Called after a session has failed, because the others
+    /// have probably failed with it.
     pub fn forget(&self, peer: PeerId) {
         let idle = self.with_peer(peer, |peer| std::mem::take(&mut peer.idle));
         drop(idle);
@@ -79,13 +79,13 @@ impl Deref for PooledSession {
     type Target = BlockSession;
 
     fn deref(&self) -> &BlockSession {
-        self.session.as_ref().expect("it is taken only by drop")
+        self.session.as_ref().expect("only drop takes the session")
     }
 }
 
 impl DerefMut for PooledSession {
     fn deref_mut(&mut self) -> &mut BlockSession {
-        self.session.as_mut().expect("it is taken only by drop")
+        self.session.as_mut().expect("only drop takes the session")
     }
 }
 

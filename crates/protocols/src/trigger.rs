@@ -1,13 +1,12 @@
-//! The trigger of the backup server: `POST /trigger` tells it that there may
-//! be something new (SPEC section 5, `docs/formats/http.md`).
+//! The trigger server: `POST /trigger` tells the backup server that a source may have published
+//! something (SPEC section 5, `docs/formats/http.md`).
 //!
-//! Role: an axum router; whoever runs it brings the socket, the limits on
-//! connections and on heads, and the address of the other end as
-//! `ConnectInfo<SocketAddr>`.
+//! Role: an axum router. The caller provides the socket, the limits on connections and on request
+//! heads, and the client's address as `ConnectInfo<SocketAddr>`.
 //!
-//! Invariants: a trigger carries nothing and has no authority; who may send
-//! one is decided by the address of the connection alone; no body is read;
-//! whoever asks, each name is looked up at most once in [`LOOKUP_EVERY`].
+//! Invariants: a trigger carries no data and has no authority; the address of the connection alone
+//! decides who may send one; no body is read; each host name is resolved at most once in
+//! [`LOOKUP_EVERY`], however many requests arrive.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
@@ -30,25 +29,25 @@ use serde_json::json;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
-/// A name is looked up at most this often, whoever asks.
+/// Minimum time between two lookups of the same name.
 const LOOKUP_EVERY: Duration = Duration::from_secs(60);
-/// A lookup may take this long; what was found before counts meanwhile.
+/// Maximum time of a lookup. The addresses that were found before are valid meanwhile.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
-/// Names that are looked up at once.
+/// Maximum number of names that are looked up at the same time.
 const LOOKUPS_AT_ONCE: usize = 16;
-/// Addresses of one name that are kept.
+/// Maximum number of addresses that are kept for one name.
 const ADDRESSES_PER_NAME_MAX: usize = 32;
-/// Refused addresses that are logged; after that many no others are.
+/// Maximum number of refused addresses that are logged; further ones are not.
 const LOGGED_MAX: usize = 64;
 
-/// Told of every trigger. It must return at once: whoever polls makes one of
-/// many.
+/// Called for every trigger. Must return immediately; the callee merges many triggers into one
+/// poll.
 pub type OnTrigger = Arc<dyn Fn() + Send + Sync>;
 
 /// Finds the addresses of a host name.
-pub type Lookup = Arc<dyn Fn(String) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> + Send + Sync>;
+type Lookup = Arc<dyn Fn(String) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> + Send + Sync>;
 
-/// The server that takes triggers. Clones share what was looked up.
+/// The server that accepts triggers. Clones share the resolved addresses.
 #[derive(Clone)]
 pub struct TriggerServer(Arc<Shared>);
 
@@ -56,16 +55,16 @@ struct Shared {
     on_trigger: OnTrigger,
     sources: watch::Receiver<Vec<SourcePeer>>,
     lookup: Lookup,
-    names: Mutex<HashMap<String, Found>>,
-    /// Held by who looks names up: one at a time, the others wait for it.
+    names: Mutex<HashMap<String, ResolvedName>>,
+    /// Permit to resolve names: one caller at a time, the others wait for it.
     turn: Arc<Semaphore>,
     logged: Mutex<HashSet<IpAddr>>,
 }
 
-/// What is known of a name.
-struct Found {
+/// Result of the last lookup of a name.
+struct ResolvedName {
     addresses: Vec<IpAddr>,
-    asked_at: Instant,
+    looked_up_at: Instant,
 }
 
 impl fmt::Debug for TriggerServer {
@@ -110,8 +109,8 @@ impl Hosts {
 }
 
 impl TriggerServer {
-    /// Takes triggers from this machine and the hosts of `sources`, as they
-    /// are at that moment.
+    /// Creates a server that accepts triggers from this computer and from the hosts of `sources`;
+    /// changes of `sources` apply immediately.
     pub fn new(on_trigger: OnTrigger, sources: watch::Receiver<Vec<SourcePeer>>) -> Self {
         let lookup: Lookup = Arc::new(|name| {
             Box::pin(async move {
@@ -122,8 +121,8 @@ impl TriggerServer {
         Self::with_lookup(on_trigger, sources, lookup)
     }
 
-    /// The same, with another way to look names up.
-    pub fn with_lookup(
+    /// Same as [`TriggerServer::new`], with another way to resolve names.
+    fn with_lookup(
         on_trigger: OnTrigger,
         sources: watch::Receiver<Vec<SourcePeer>>,
         lookup: Lookup,
@@ -138,7 +137,7 @@ impl TriggerServer {
         }))
     }
 
-    /// The router, to be served with `ConnectInfo<SocketAddr>`.
+    /// Returns the router, to be served with `ConnectInfo<SocketAddr>`.
     pub fn router(self) -> Router {
         Router::new()
             .route("/trigger", post(trigger).fallback(only_post))
@@ -147,25 +146,25 @@ impl TriggerServer {
             .with_state(self)
     }
 
-    /// Whether a trigger from `client` counts.
-    pub async fn is_allowed(&self, client: IpAddr) -> bool {
+    /// Reports whether a trigger from `client` is accepted.
+    async fn is_allowed(&self, client: IpAddr) -> bool {
         let client = client.to_canonical();
         if client.is_loopback() {
             return true;
         }
         let hosts = Hosts::of(&self.0.sources.borrow());
-        if hosts.addresses.contains(&client) || self.is_found(&hosts, client) {
+        if hosts.addresses.contains(&client) || self.is_resolved(&hosts, client) {
             return true;
         }
         if hosts.names.is_empty() {
             return false;
         }
         self.look_up(&hosts).await;
-        self.is_found(&hosts, client)
+        self.is_resolved(&hosts, client)
     }
 
-    /// Whether one of the names has this address, as far as is known.
-    fn is_found(&self, hosts: &Hosts, client: IpAddr) -> bool {
+    /// Reports whether a lookup of one of the names has found this address.
+    fn is_resolved(&self, hosts: &Hosts, client: IpAddr) -> bool {
         let names = self.0.names.lock();
         hosts
             .names
@@ -174,23 +173,23 @@ impl TriggerServer {
             .any(|found| found.addresses.contains(&client))
     }
 
-    /// Looks up the names that were not for a while. Where it fails, what was
-    /// found before goes on to count: a trigger is only a hint.
+    /// Looks up the names whose last lookup is too old. If a lookup fails, the addresses that were
+    /// found before stay valid: a trigger is only a hint.
     async fn look_up(&self, hosts: &Hosts) {
         let Ok(turn) = self.0.turn.clone().acquire_owned().await else { return };
         let due: Vec<String> = {
             let mut names = self.0.names.lock();
             names.retain(|name, _| hosts.names.contains(name));
             let is_due = |name: &&String| {
-                names.get(*name).is_none_or(|found| found.asked_at.elapsed() >= LOOKUP_EVERY)
+                names.get(*name).is_none_or(|found| found.looked_up_at.elapsed() >= LOOKUP_EVERY)
             };
             hosts.names.iter().filter(is_due).cloned().collect()
         };
         if due.is_empty() {
             return;
         }
-        // A task of its own: one who asks and leaves must not end a lookup
-        // that others wait for, nor make it begin again and again.
+        // A task of its own: a client that disconnects must not abort a lookup that others wait
+        // for, nor restart it again and again.
         let server = self.clone();
         let looking = tokio::spawn(async move {
             server.look_up_all(due).await;
@@ -203,20 +202,21 @@ impl TriggerServer {
         use futures::StreamExt as _;
 
         let each = |name: String| async move {
-            let asked = (self.0.lookup)(name.clone());
-            let found = tokio::time::timeout(LOOKUP_TIMEOUT, asked).await;
+            let looking = (self.0.lookup)(name.clone());
+            let found = tokio::time::timeout(LOOKUP_TIMEOUT, looking).await;
             let found = found.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
             let mut names = self.0.names.lock();
-            let asked_at = Instant::now();
-            let entry = names.entry(name).or_insert(Found { addresses: Vec::new(), asked_at });
-            entry.asked_at = asked_at;
+            let looked_up_at = Instant::now();
+            let entry =
+                names.entry(name).or_insert(ResolvedName { addresses: Vec::new(), looked_up_at });
+            entry.looked_up_at = looked_up_at;
             match found {
                 Ok(found) => {
                     let found = found.into_iter().map(|ip| ip.to_canonical());
                     entry.addresses = found.take(ADDRESSES_PER_NAME_MAX).collect();
                 }
                 Err(error) => {
-                    tracing::debug!(%error, "the host name of a source was not found");
+                    tracing::debug!(%error, "cannot resolve the host name of a source");
                 }
             }
         };
@@ -224,14 +224,14 @@ impl TriggerServer {
     }
 
     fn note_refused(&self, client: IpAddr) {
-        let is_news = {
+        let is_new = {
             let mut logged = self.0.logged.lock();
             logged.len() < LOGGED_MAX && logged.insert(client)
         };
-        if is_news {
+        if is_new {
             tracing::warn!(
                 address = %client,
-                "refused a trigger: the address is not that of a source in [backup_server]"
+                "refused a trigger: no source in [backup_server] has this address"
             );
         }
     }
@@ -243,17 +243,17 @@ async fn trigger(
     headers: HeaderMap,
 ) -> Response {
     let client = client.ip().to_canonical();
-    // Only browsers send it, and no page has any business here.
+    // Only browsers send this header, and no web page may send a trigger.
     if headers.contains_key(ORIGIN) {
-        return error_response(StatusCode::FORBIDDEN, "this is not for web pages");
+        return error_response(StatusCode::FORBIDDEN, "requests from web pages are refused");
     }
     if !server.is_allowed(client).await {
         server.note_refused(client);
         return error_response(
             StatusCode::FORBIDDEN,
             &format!(
-                "{client} is not the host of a source of this backup server; on the backup \
-                 server, look at manifest_server_url and addresses in [[backup_server.source_peers]]"
+                "{client} is not the address of a source of this backup server; on the backup \
+                 server, check manifest_server_url and addresses in [[backup_server.source_peers]]"
             ),
         );
     }
@@ -262,7 +262,7 @@ async fn trigger(
 }
 
 async fn not_found() -> Response {
-    error_response(StatusCode::NOT_FOUND, "there is only /trigger and /health here")
+    error_response(StatusCode::NOT_FOUND, "this server has only /trigger and /health")
 }
 
 async fn only_post(_: Method) -> Response {
@@ -377,7 +377,7 @@ mod tests {
         }
         let page = Some(("origin", "http://evil.example"));
         assert_eq!(ask(server, "POST", "/trigger", "127.0.0.1", page).await.0.as_u16(), 403);
-        // No header says where one comes from.
+        // The address comes from the connection, never from a header.
         let forged = Some(("x-forwarded-for", "127.0.0.1"));
         assert_eq!(ask(server, "POST", "/trigger", "203.0.113.9", forged).await.0.as_u16(), 403);
         assert_eq!(fixture.triggers.load(Ordering::SeqCst), 1);
@@ -404,7 +404,7 @@ mod tests {
             assert_eq!(status(server, from).await, wanted, "{from}");
         }
         assert_eq!(fixture.lookups.load(Ordering::SeqCst), 0);
-        // Settings are looked at each time.
+        // The settings are read for each request.
         fixture.sources.send_replace(vec![source("http://192.0.2.11:8085", &[])]);
         assert_eq!(status(server, "192.0.2.11").await, 202);
         assert_eq!(status(server, "192.0.2.10").await, 403);
@@ -420,19 +420,19 @@ mod tests {
             assert_eq!(status(server, "203.0.113.9").await, 403);
         }
         assert_eq!(fixture.lookups.load(Ordering::SeqCst), 1);
-        // Its address has changed.
+        // The address of the name has changed.
         *fixture.answer.lock() = Some(vec!["::ffff:192.0.2.77".parse().unwrap()]);
         assert_eq!(status(server, "192.0.2.77").await, 403);
         tokio::time::advance(LOOKUP_EVERY).await;
         assert_eq!(status(server, "192.0.2.77").await, 202);
         assert_eq!(status(server, "192.0.2.10").await, 403);
-        // While names cannot be looked up, what was found last counts.
+        // While names cannot be resolved, the last addresses stay valid.
         *fixture.answer.lock() = None;
         tokio::time::advance(LOOKUP_EVERY).await;
         assert_eq!(status(server, "192.0.2.10").await, 403);
         assert_eq!(status(server, "192.0.2.77").await, 202);
         assert_eq!(fixture.lookups.load(Ordering::SeqCst), 3);
-        // The name is gone from the settings, and so is what was found.
+        // The name is no longer in the settings, so its addresses are dropped.
         fixture.sources.send_replace(vec![source("http://192.0.2.1", &[])]);
         assert_eq!(status(server, "192.0.2.77").await, 403);
     }
@@ -448,7 +448,7 @@ mod tests {
         });
         let on_trigger: OnTrigger = Arc::new(|| panic!("nobody was allowed"));
         let server = TriggerServer::with_lookup(on_trigger, fixture.sources.subscribe(), lookup);
-        // Some leave before they are answered; their lookup goes on.
+        // Some clients disconnect before the answer; their lookup continues.
         for _ in 0..100 {
             let asking = status(&server, "203.0.113.9");
             let left = tokio::time::timeout(Duration::from_millis(1), asking).await;

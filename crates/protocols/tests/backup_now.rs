@@ -173,7 +173,7 @@ async fn a_trigger_that_does_not_arrive_is_a_warning_that_says_why() {
     let source = source(&a, settings(&b, closed));
     source.registry.publish(published(1)).unwrap();
     for (port, wanted) in [
-        (closed, "no connection"),
+        (closed, "cannot connect"),
         (serve(redirect).await, "status 307"),
         (serve(forbid).await, "manifest_server_url"),
         (serve(Router::new()).await, "status 404"),

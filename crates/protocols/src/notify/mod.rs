@@ -1,13 +1,13 @@
-//! A tells B that there is something to pull: after each manifest by itself,
-//! and by hand ("Backup Now").
+//! The source notifies the backup server of a new manifest: after each one automatically, and on
+//! request ("Backup Now").
 //!
-//! Role: hints only. B asks by itself as well; what is lost here costs time.
-//! What ends the telling is a receipt, never that a hint went out.
+//! Role: hints only. The backup server also polls, so a lost notification costs only time.
+//! Notifications end with the receipt, not with a delivered notification.
 //!
 //! * [`BackupService`]: the service; [`BackupService::run`] is its task.
-//! * [`NotifyState`]: what to show of a folder that is not acknowledged yet.
+//! * [`NotifyState`]: the state of a folder that is not confirmed yet.
 
-mod reach;
+mod channel;
 mod schedule;
 #[cfg(test)]
 mod tests;
@@ -27,25 +27,24 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use types::{Cid, FolderId, SequenceNumber};
 
-use self::reach::{Network, Reach, peer_of};
+use self::channel::{Channel, NetworkChannel, peer_of};
 use self::schedule::Schedule;
 use crate::Clock;
 
-pub use self::reach::TriggerError;
+pub use self::channel::TriggerError;
 
-/// How and when the backup server is told.
+/// Settings of the notifications.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NotifySettings {
-    /// Where the backup server is, with its peer id; its host also gets the
-    /// trigger.
+    /// Address of the backup server, with its peer id. The trigger goes to the same host.
     pub backup_peer: Option<Multiaddr>,
-    /// The TCP port of the trigger.
+    /// TCP port of the trigger.
     pub trigger_port: u16,
-    /// Tell it after each manifest.
+    /// True if the backup server is notified after each manifest.
     pub auto_notify: bool,
-    /// How long it may take to acknowledge before it is told again.
+    /// Time without a receipt after which it is notified again.
     pub retry_interval: Duration,
-    /// How often it is told again.
+    /// Maximum number of repeated notifications.
     pub max_retries: u32,
 }
 
@@ -61,59 +60,58 @@ impl From<&config::SyncConfig> for NotifySettings {
     }
 }
 
-/// How it stands with a manifest that is not acknowledged.
+/// State of a manifest that is not confirmed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NotifyState {
-    /// Its number.
+    /// Sequence number of the manifest.
     pub sequence: SequenceNumber,
-    /// How often the backup server was told.
+    /// Number of notifications so far.
     pub attempts: u32,
-    /// When it was told last.
+    /// Time of the last notification.
     pub last_attempt_at: Option<Timestamp>,
-    /// What went wrong the last time.
+    /// Error of the last notification.
     pub error: Option<String>,
-    /// It was told as often as it should be, and nothing came: something is
-    /// wrong that somebody should look at.
+    /// True if the retries are used up without a receipt. The user should find out why.
     pub is_overdue: bool,
 }
 
-/// What goes wrong where a manifest is to be made: for people.
+/// Reason why a manifest could not be registered, to be shown to the user.
 pub type RegisterError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Has the newest state of a folder (of all, where none is named) scanned,
-/// published and registered; returns when that is done.
+/// Scans a folder (all folders, if `None`), publishes its current state and registers the manifest.
+/// Returns when that is done.
 pub type Register =
     Arc<dyn Fn(Option<FolderId>) -> BoxFuture<'static, Result<(), RegisterError>> + Send + Sync>;
 
-/// What the service needs.
+/// Dependencies of the service.
 pub struct BackupServiceOptions {
     /// The network.
     pub net: Handle,
-    /// What is published.
+    /// The published manifests.
     pub registry: ManifestRegistry,
-    /// How it is to be done; may change at any time.
+    /// Settings; may change at any time.
     pub settings: watch::Receiver<NotifySettings>,
-    /// The last sequence number of each folder that was acknowledged.
+    /// Sequence number of the last confirmed manifest of each folder.
     pub receipts: watch::Receiver<BTreeMap<FolderId, SequenceNumber>>,
-    /// How a manifest is made sure of.
+    /// Registers the current state of a folder.
     pub register: Register,
-    /// The time.
+    /// The time of day.
     pub clock: Arc<dyn Clock>,
 }
 
-/// The service. Clones share it.
+/// Notifies the backup server of new manifests. Clones share the service.
 #[derive(Clone)]
 pub struct BackupService(Arc<Shared>);
 
 struct Shared {
-    reach: Arc<dyn Reach>,
+    channel: Arc<dyn Channel>,
     registry: ManifestRegistry,
     settings: watch::Receiver<NotifySettings>,
     receipts: watch::Receiver<BTreeMap<FolderId, SequenceNumber>>,
     register: Register,
     clock: Arc<dyn Clock>,
     states: watch::Sender<BTreeMap<FolderId, NotifyState>>,
-    told_by_hand: Notify,
+    notified_manually: Notify,
 }
 
 impl fmt::Debug for BackupService {
@@ -122,16 +120,16 @@ impl fmt::Debug for BackupService {
     }
 }
 
-/// A manifest that the backup server was told of.
+/// A manifest that the backup server was notified of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct NotifiedManifest {
     /// The folder.
     pub folder_id: FolderId,
-    /// What people call it.
+    /// Display name of the folder.
     pub folder_name: String,
-    /// Its number.
+    /// Sequence number of the manifest.
     pub sequence: SequenceNumber,
-    /// Its name.
+    /// CID of the manifest.
     pub manifest_cid: Cid,
 }
 
@@ -139,89 +137,89 @@ pub struct NotifiedManifest {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NotifyStep {
-    /// The manifest is registered.
+    /// Registering the manifest.
     Register,
-    /// The backup server is connected.
+    /// Connecting to the backup server.
     Connect,
-    /// The trigger was sent.
+    /// Sending the trigger.
     Trigger,
 }
 
-/// How a step went.
+/// Result of a step.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct StepReport {
-    /// Which one.
+    /// The step.
     pub step: NotifyStep,
-    /// What was done; or what went wrong, and what to do about it.
+    /// Text for the user: what was done, or what failed and what to do about it.
     pub message: String,
-    /// Whether it went wrong. The backup goes on all the same, but may take
-    /// until the backup server asks by itself.
+    /// True if the step failed. The backup still happens, at the latest when the backup server
+    /// polls the next time.
     pub is_warning: bool,
 }
 
-/// What "Backup Now" did.
+/// Result of "Backup Now".
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct BackupNowReport {
-    /// The manifests whose receipts can be waited for.
+    /// Manifests whose receipts the caller can wait for.
     pub manifests: Vec<NotifiedManifest>,
-    /// The backup server.
+    /// Peer id of the backup server.
     pub peer: PeerId,
-    /// Where it is.
+    /// Address of the backup server.
     pub address: Multiaddr,
-    /// Every step, in order.
+    /// The steps, in order.
     pub steps: Vec<StepReport>,
 }
 
-/// Why "Backup Now" could not do what it should.
+/// Reason why "Backup Now" failed.
 #[derive(Debug, thiserror::Error)]
 pub enum BackupNowError {
-    /// There is no backup server.
+    /// No backup server is set.
     #[error(
         "no backup server is set: pair with one (`archivist pair`), or set [sync] \
          backup_peer_address to its multiaddr"
     )]
     NoBackupPeer,
-    /// The address does not say who is there.
+    /// The address has no peer id.
     #[error(
-        "[sync] backup_peer_address {0} does not end with /p2p/ and the backup server's peer id"
+        "[sync] backup_peer_address {0} does not end with /p2p/ and the peer id of the backup server"
     )]
     NoPeerId(Multiaddr),
     /// The folder has no manifest.
-    #[error("folder {0} has no manifest yet; `archivist status` tells why")]
+    #[error("folder {0} has no manifest yet; `archivist status` shows why")]
     NotRegistered(FolderId),
     /// No folder has a manifest.
-    #[error("there is no manifest yet: add a folder first (`archivist folder add PATH`)")]
+    #[error("no folder has a manifest yet; add one with `archivist folder add PATH`")]
     NothingRegistered,
-    /// The manifest could not be made, and there is none from before.
-    #[error("the manifest could not be made: {0}")]
+    /// The manifest could not be made, and no earlier one exists.
+    #[error("cannot make the manifest: {0}")]
     Register(#[source] RegisterError),
-    /// The backup server cannot be reached over libp2p.
+    /// The connection over libp2p failed.
     #[error(
         "cannot connect to the backup server at {address}: {source}; check that it runs, that \
          [sync] backup_peer_address is right, and that its listen_port is open{}",
-        if *is_triggered { " (the trigger arrived: it is there)" } else { "" }
+        if *is_triggered { " (the backup server received the trigger, so it runs)" } else { "" }
     )]
     Connect {
-        /// Where it should be.
+        /// Address of the backup server.
         address: Multiaddr,
-        /// Whether the trigger arrived all the same.
+        /// True if the trigger was delivered all the same.
         is_triggered: bool,
-        /// The steps before: what was registered stays so.
+        /// The steps before this one. Manifests that they registered stay registered.
         steps: Vec<StepReport>,
-        /// What the network said.
+        /// Error of the connection.
         source: NetError,
     },
 }
 
-/// Why there is no receipt.
+/// Reason why waiting for a receipt ended without one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WaitError {
-    /// It did not come in time.
-    #[error("the backup server has not acknowledged manifest {sequence} within {after:?}")]
+    /// No receipt arrived in time.
+    #[error("the backup server has not confirmed manifest {sequence} within {after:?}")]
     Timeout {
-        /// What was waited for.
+        /// Sequence number of the manifest.
         sequence: SequenceNumber,
-        /// How long.
+        /// The time limit.
         after: Duration,
     },
     /// The instance is stopping.
@@ -229,14 +227,14 @@ pub enum WaitError {
     Stopped,
 }
 
-/// How one telling went.
-struct Outcome {
+/// Result of one notification.
+struct Notified {
     connect: Result<(), NetError>,
     trigger: Result<(), TriggerError>,
 }
 
-impl Outcome {
-    /// What to show of it, where something went wrong.
+impl Notified {
+    /// Returns the error to show, if the connection or the trigger failed.
     fn error(&self) -> Option<String> {
         match (&self.connect, &self.trigger) {
             (Ok(()), Ok(())) => None,
@@ -247,7 +245,7 @@ impl Outcome {
     }
 }
 
-fn numbers(offers: &Offers) -> BTreeMap<FolderId, SequenceNumber> {
+fn sequence_numbers(offers: &Offers) -> BTreeMap<FolderId, SequenceNumber> {
     let number = |(folder, offer): (&FolderId, &manifest::Offer)| {
         (folder.clone(), offer.published.sequence_number)
     };
@@ -255,19 +253,19 @@ fn numbers(offers: &Offers) -> BTreeMap<FolderId, SequenceNumber> {
 }
 
 impl BackupService {
-    /// Makes the service; nothing is told before [`BackupService::run`].
+    /// Creates the service. It sends nothing before [`BackupService::run`].
     ///
     /// # Errors
     ///
-    /// [`TriggerError::Setup`].
+    /// Returns [`TriggerError::Setup`] if the HTTP client cannot be created.
     pub fn new(options: BackupServiceOptions) -> Result<Self, TriggerError> {
-        let reach = Arc::new(Network::new(options.net)?);
+        let channel = Arc::new(NetworkChannel::new(options.net)?);
         let BackupServiceOptions { registry, settings, receipts, register, clock, .. } = options;
-        Ok(Self::with_reach(reach, registry, settings, receipts, register, clock))
+        Ok(Self::with_channel(channel, registry, settings, receipts, register, clock))
     }
 
-    fn with_reach(
-        reach: Arc<dyn Reach>,
+    fn with_channel(
+        channel: Arc<dyn Channel>,
         registry: ManifestRegistry,
         settings: watch::Receiver<NotifySettings>,
         receipts: watch::Receiver<BTreeMap<FolderId, SequenceNumber>>,
@@ -275,45 +273,45 @@ impl BackupService {
         clock: Arc<dyn Clock>,
     ) -> Self {
         let states = watch::Sender::default();
-        let told_by_hand = Notify::new();
+        let notified_manually = Notify::new();
         Self(Arc::new(Shared {
-            reach,
+            channel,
             registry,
             settings,
             receipts,
             register,
             clock,
             states,
-            told_by_hand,
+            notified_manually,
         }))
     }
 
-    /// Tells how it stands with the folders that are not acknowledged.
+    /// Returns the states of the folders that are not confirmed.
     pub fn states(&self) -> watch::Receiver<BTreeMap<FolderId, NotifyState>> {
         self.0.states.subscribe()
     }
 
-    /// Tells the backup server after each manifest, until `stop`.
+    /// Notifies the backup server after each manifest, until `stop`.
     pub async fn run(self, stop: CancellationToken) {
         let shared = &*self.0;
         let mut offers = shared.registry.watch();
         let (mut settings, mut receipts) = (shared.settings.clone(), shared.receipts.clone());
         let mut schedule = Schedule::default();
-        let mut begun = Vec::new();
-        let mut attempt: Option<BoxFuture<'static, Outcome>> = None;
+        let mut started = Vec::new();
+        let mut attempt: Option<BoxFuture<'static, Notified>> = None;
         loop {
-            let how = settings.borrow_and_update().clone();
-            let published = numbers(&offers.borrow_and_update().clone());
-            let acknowledged = receipts.borrow_and_update().clone();
-            schedule.update(&how, &published, &acknowledged);
+            let current = settings.borrow_and_update().clone();
+            let published = sequence_numbers(&offers.borrow_and_update().clone());
+            let confirmed = receipts.borrow_and_update().clone();
+            schedule.update(&current, &published, &confirmed);
             let now = Instant::now();
             for (folder, sequence) in schedule.expire(now) {
-                tracing::warn!(%folder, %sequence, "the backup server does not acknowledge");
+                tracing::warn!(%folder, %sequence, "the backup server has not confirmed the manifest");
             }
             if attempt.is_none() {
-                begun = schedule.begin(now, shared.clock.now());
-                if !begun.is_empty() {
-                    attempt = self.telling(&how);
+                started = schedule.start(now, shared.clock.now());
+                if !started.is_empty() {
+                    attempt = self.notify(&current);
                 }
             }
             let states = schedule.states();
@@ -322,56 +320,55 @@ impl BackupService {
                 *old = states;
                 is_new
             });
-            // What becomes due meanwhile waits for the end of the attempt.
+            // Folders that become due during an attempt wait for its end.
             let wake = if attempt.is_some() { None } else { schedule.next(now) };
             tokio::select! {
                 () = stop.cancelled() => return,
                 changed = offers.changed() => if changed.is_err() { return },
-                // Whoever held the other end has gone: the instance ends.
+                // A closed channel means that the instance is stopping.
                 changed = settings.changed() => if changed.is_err() { return },
                 changed = receipts.changed() => if changed.is_err() { return },
-                () = shared.told_by_hand.notified() => {
-                    schedule.told_by_hand(Instant::now(), shared.clock.now());
+                () = shared.notified_manually.notified() => {
+                    schedule.notified_manually(Instant::now(), shared.clock.now());
                 }
-                outcome = async {
+                notified = async {
                     match attempt.as_mut() {
                         Some(attempt) => attempt.await,
                         None => std::future::pending().await,
                     }
                 } => {
                     attempt = None;
-                    let error = outcome.error();
+                    let error = notified.error();
                     if let Some(error) = &error {
-                        tracing::info!(%error, "the backup server was not told");
+                        tracing::info!(%error, "cannot notify the backup server");
                     }
-                    schedule.ended(&begun, error.as_deref());
+                    schedule.ended(&started, error.as_deref());
                 }
                 () = tokio::time::sleep_until(wake.unwrap_or(now)), if wake.is_some() => {}
             }
         }
     }
 
-    /// Connects and triggers at once: either alone is of use.
-    fn telling(&self, settings: &NotifySettings) -> Option<BoxFuture<'static, Outcome>> {
+    /// Connects and triggers at the same time: each helps without the other.
+    fn notify(&self, settings: &NotifySettings) -> Option<BoxFuture<'static, Notified>> {
         let address = settings.backup_peer.clone()?;
         let peer = peer_of(&address)?;
-        let connecting = self.0.reach.connect(peer, address.clone());
-        let triggering = self.0.reach.trigger(address, settings.trigger_port);
+        let connecting = self.0.channel.connect(peer, address.clone());
+        let triggering = self.0.channel.trigger(address, settings.trigger_port);
         Some(Box::pin(async move {
             let (connect, trigger) = tokio::join!(connecting, triggering);
-            Outcome { connect, trigger }
+            Notified { connect, trigger }
         }))
     }
 
-    /// Backs up now: makes sure that the newest state of the folder (of all,
-    /// where none is named) is registered, connects to the backup server and
-    /// triggers it. Returns when it knows; [`BackupService::wait_for_receipt`]
-    /// waits for the backup itself.
+    /// Backs up now: registers the current state of the folder (of all folders, if `None`),
+    /// connects to the backup server and triggers it. Returns when the backup server is notified;
+    /// [`BackupService::wait_for_receipt`] waits for the backup itself.
     ///
     /// # Errors
     ///
-    /// [`BackupNowError`], which says what to do. A trigger that did not
-    /// arrive is a warning in the report.
+    /// Returns [`BackupNowError`] if no manifest is registered or the connection fails. A trigger
+    /// that was not delivered is a warning in the report.
     pub async fn backup_now(
         &self,
         folder: Option<FolderId>,
@@ -382,34 +379,34 @@ impl BackupService {
         let peer = peer_of(&address).ok_or_else(no_peer)?;
         let mut steps = Vec::new();
         let manifests = self.registered(folder, &mut steps).await?;
-        let telling = self.telling(&settings).ok_or_else(no_peer)?;
-        let outcome = telling.await;
-        if let Err(source) = outcome.connect {
-            let is_triggered = outcome.trigger.is_ok();
+        let notifying = self.notify(&settings).ok_or_else(no_peer)?;
+        let notified = notifying.await;
+        if let Err(source) = notified.connect {
+            let is_triggered = notified.trigger.is_ok();
             return Err(BackupNowError::Connect { address, is_triggered, steps, source });
         }
-        self.0.told_by_hand.notify_one();
+        self.0.notified_manually.notify_one();
         steps.push(StepReport {
             step: NotifyStep::Connect,
             message: format!("connected to the backup server {peer}"),
             is_warning: false,
         });
-        steps.push(match outcome.trigger {
+        steps.push(match notified.trigger {
             Ok(()) => StepReport {
                 step: NotifyStep::Trigger,
-                message: "the backup server was triggered".to_owned(),
+                message: "triggered the backup server".to_owned(),
                 is_warning: false,
             },
             Err(error) => StepReport {
                 step: NotifyStep::Trigger,
-                message: format!("{error}. The backup server also asks by itself"),
+                message: format!("{error}. The backup server also polls automatically"),
                 is_warning: true,
             },
         });
         Ok(BackupNowReport { manifests, peer, address, steps })
     }
 
-    /// The manifests that are registered, after the newest state was.
+    /// Registers the current state and returns the registered manifests.
     async fn registered(
         &self,
         folder: Option<FolderId>,
@@ -432,14 +429,14 @@ impl BackupService {
             (Ok(()), true, None) => return Err(BackupNowError::NothingRegistered),
             (Err(error), false, _) => steps.push(StepReport {
                 step: NotifyStep::Register,
-                message: format!("the newest state could not be published: {error}"),
+                message: format!("cannot publish the current state: {error}"),
                 is_warning: true,
             }),
             (Ok(()), false, _) => steps.push(StepReport {
                 step: NotifyStep::Register,
                 message: match &manifests[..] {
-                    [one] => format!("manifest {} is registered", one.sequence),
-                    many => format!("{} manifests are registered", many.len()),
+                    [one] => format!("registered manifest {}", one.sequence),
+                    many => format!("registered {} manifests", many.len()),
                 },
                 is_warning: false,
             }),
@@ -447,12 +444,13 @@ impl BackupService {
         Ok(manifests)
     }
 
-    /// Waits until the backup server has acknowledged this manifest of the
-    /// folder or a later one; returns the number that it has.
+    /// Waits until the backup server has confirmed this manifest of the folder or a later one, and
+    /// returns the confirmed sequence number.
     ///
     /// # Errors
     ///
-    /// [`WaitError`].
+    /// Returns [`WaitError::Timeout`] if no receipt arrives in time, and [`WaitError::Stopped`] if
+    /// the instance stops.
     pub async fn wait_for_receipt(
         &self,
         folder: &FolderId,
@@ -460,10 +458,10 @@ impl BackupService {
         timeout: Duration,
     ) -> Result<SequenceNumber, WaitError> {
         let mut receipts = self.0.receipts.clone();
-        let is_there = |all: &BTreeMap<FolderId, SequenceNumber>| {
+        let is_confirmed = |all: &BTreeMap<FolderId, SequenceNumber>| {
             all.get(folder).is_some_and(|number| *number >= sequence)
         };
-        let waiting = tokio::time::timeout(timeout, receipts.wait_for(is_there));
+        let waiting = tokio::time::timeout(timeout, receipts.wait_for(is_confirmed));
         match waiting.await {
             Ok(Ok(all)) => Ok(all.get(folder).copied().unwrap_or(sequence)),
             Ok(Err(_)) => Err(WaitError::Stopped),

@@ -1,7 +1,7 @@
-//! When the backup server is told of what: pure.
+//! The schedule of notifications, without I/O.
 //!
-//! Each folder's newest manifest is told at once, and again in intervals until
-//! it is acknowledged or was told often enough. A newer manifest begins anew.
+//! The newest manifest of each folder is notified immediately, then again at intervals until it is
+//! confirmed or the retries are used up. A newer manifest starts from the beginning.
 
 use std::collections::BTreeMap;
 
@@ -11,35 +11,35 @@ use types::{FolderId, SequenceNumber};
 
 use super::{NotifySettings, NotifyState};
 
-/// What is known of every folder.
+/// The folders whose newest manifest is not confirmed.
 #[derive(Debug, Default)]
 pub(super) struct Schedule {
-    folders: BTreeMap<FolderId, Told>,
+    folders: BTreeMap<FolderId, Unconfirmed>,
     settings: NotifySettings,
 }
 
 #[derive(Clone, Debug)]
-struct Told {
+struct Unconfirmed {
     sequence: SequenceNumber,
     attempts: u32,
-    last: Option<(Instant, Timestamp)>,
+    last_attempt: Option<(Instant, Timestamp)>,
     error: Option<String>,
     is_overdue: bool,
 }
 
-impl Told {
+impl Unconfirmed {
     fn new(sequence: SequenceNumber) -> Self {
-        Self { sequence, attempts: 0, last: None, error: None, is_overdue: false }
+        Self { sequence, attempts: 0, last_attempt: None, error: None, is_overdue: false }
     }
 }
 
 impl Schedule {
-    /// Takes what is published, what is acknowledged and how things are to be.
+    /// Applies the current settings, published manifests and receipts.
     pub(super) fn update(
         &mut self,
         settings: &NotifySettings,
         published: &BTreeMap<FolderId, SequenceNumber>,
-        acknowledged: &BTreeMap<FolderId, SequenceNumber>,
+        confirmed: &BTreeMap<FolderId, SequenceNumber>,
     ) {
         if settings.backup_peer != self.settings.backup_peer
             || settings.trigger_port != self.settings.trigger_port
@@ -52,97 +52,98 @@ impl Schedule {
             self.folders.clear();
             return;
         }
-        let is_open = |folder: &FolderId, sequence: SequenceNumber| {
-            acknowledged.get(folder).is_none_or(|number| *number < sequence)
+        let is_unconfirmed = |folder: &FolderId, sequence: SequenceNumber| {
+            confirmed.get(folder).is_none_or(|number| *number < sequence)
         };
         self.folders.retain(|folder, _| published.contains_key(folder));
         for (folder, sequence) in published {
-            if !is_open(folder, *sequence) {
+            if !is_unconfirmed(folder, *sequence) {
                 self.folders.remove(folder);
                 continue;
             }
-            let told = self.folders.entry(folder.clone()).or_insert_with(|| Told::new(*sequence));
-            if told.sequence != *sequence {
-                *told = Told::new(*sequence);
+            let new = || Unconfirmed::new(*sequence);
+            let entry = self.folders.entry(folder.clone()).or_insert_with(new);
+            if entry.sequence != *sequence {
+                *entry = new();
             }
         }
     }
 
-    /// When something is to be done next.
+    /// Returns the time of the next attempt or expiry, if any.
     pub(super) fn next(&self, now: Instant) -> Option<Instant> {
-        let open = self.folders.values().filter(|told| !told.is_overdue);
-        open.map(|told| self.due(told, now)).min()
+        let active = self.folders.values().filter(|folder| !folder.is_overdue);
+        active.map(|folder| self.due(folder, now)).min()
     }
 
-    fn due(&self, told: &Told, now: Instant) -> Instant {
-        told.last.map_or(now, |(last, _)| last + self.settings.retry_interval)
+    fn due(&self, folder: &Unconfirmed, now: Instant) -> Instant {
+        folder.last_attempt.map_or(now, |(last, _)| last + self.settings.retry_interval)
     }
 
-    /// Notes the folders whose last telling has had its time; returns those.
+    /// Marks the folders whose last retry was not confirmed within the interval as overdue, and
+    /// returns the newly marked ones.
     pub(super) fn expire(&mut self, now: Instant) -> Vec<(FolderId, SequenceNumber)> {
         let interval = self.settings.retry_interval;
-        let most = self.settings.max_retries.saturating_add(1);
+        let attempts_max = self.settings.max_retries.saturating_add(1);
         let mut overdue = Vec::new();
-        for (folder, told) in &mut self.folders {
-            let has_passed = told.last.is_some_and(|(last, _)| last + interval <= now);
-            if has_passed && told.attempts >= most && !told.is_overdue {
-                told.is_overdue = true;
-                overdue.push((folder.clone(), told.sequence));
+        for (folder, entry) in &mut self.folders {
+            let has_passed = entry.last_attempt.is_some_and(|(last, _)| last + interval <= now);
+            if has_passed && entry.attempts >= attempts_max && !entry.is_overdue {
+                entry.is_overdue = true;
+                overdue.push((folder.clone(), entry.sequence));
             }
         }
         overdue
     }
 
-    /// Begins an attempt, where one is due: the folders that it is for.
-    pub(super) fn begin(
+    /// Starts an attempt for the folders that are due, and returns them.
+    pub(super) fn start(
         &mut self,
         now: Instant,
         time: Timestamp,
     ) -> Vec<(FolderId, SequenceNumber)> {
-        let most = self.settings.max_retries.saturating_add(1);
+        let attempts_max = self.settings.max_retries.saturating_add(1);
         let interval = self.settings.retry_interval;
-        let mut begun = Vec::new();
-        for (folder, told) in &mut self.folders {
-            let is_due = told.last.is_none_or(|(last, _)| last + interval <= now);
-            if is_due && told.attempts < most {
-                told.attempts += 1;
-                told.last = Some((now, time));
-                begun.push((folder.clone(), told.sequence));
+        let mut started = Vec::new();
+        for (folder, entry) in &mut self.folders {
+            let is_due = entry.last_attempt.is_none_or(|(last, _)| last + interval <= now);
+            if is_due && entry.attempts < attempts_max {
+                entry.attempts += 1;
+                entry.last_attempt = Some((now, time));
+                started.push((folder.clone(), entry.sequence));
             }
         }
-        begun
+        started
     }
 
-    /// Notes how an attempt ended.
-    pub(super) fn ended(&mut self, begun: &[(FolderId, SequenceNumber)], error: Option<&str>) {
-        for (folder, sequence) in begun {
-            if let Some(told) = self.folders.get_mut(folder)
-                && told.sequence == *sequence
+    /// Records the result of an attempt.
+    pub(super) fn ended(&mut self, started: &[(FolderId, SequenceNumber)], error: Option<&str>) {
+        for (folder, sequence) in started {
+            if let Some(entry) = self.folders.get_mut(folder)
+                && entry.sequence == *sequence
             {
-                told.error = error.map(str::to_owned);
+                entry.error = error.map(str::to_owned);
             }
         }
     }
 
-    /// Somebody has told the backup server by hand: from here on as if the
-    /// first attempt had been made now.
-    pub(super) fn told_by_hand(&mut self, now: Instant, time: Timestamp) {
-        for told in self.folders.values_mut() {
-            told.attempts = 1;
-            told.last = Some((now, time));
-            told.is_overdue = false;
+    /// Records a manual notification, as if it were the first attempt.
+    pub(super) fn notified_manually(&mut self, now: Instant, time: Timestamp) {
+        for folder in self.folders.values_mut() {
+            folder.attempts = 1;
+            folder.last_attempt = Some((now, time));
+            folder.is_overdue = false;
         }
     }
 
-    /// How it stands with each folder that is not acknowledged.
+    /// Returns the state of each folder that is not confirmed.
     pub(super) fn states(&self) -> BTreeMap<FolderId, NotifyState> {
-        let state = |told: &Told| NotifyState {
-            sequence: told.sequence,
-            attempts: told.attempts,
-            last_attempt_at: told.last.map(|(_, time)| time),
-            error: told.error.clone(),
-            is_overdue: told.is_overdue,
+        let state = |folder: &Unconfirmed| NotifyState {
+            sequence: folder.sequence,
+            attempts: folder.attempts,
+            last_attempt_at: folder.last_attempt.map(|(_, time)| time),
+            error: folder.error.clone(),
+            is_overdue: folder.is_overdue,
         };
-        self.folders.iter().map(|(folder, told)| (folder.clone(), state(told))).collect()
+        self.folders.iter().map(|(id, folder)| (id.clone(), state(folder))).collect()
     }
 }

@@ -1,4 +1,4 @@
-//! The service on a clock of its own, with a backup server that is a counter.
+//! The service on a simulated clock, with a channel that records the triggers.
 
 use net::Keypair;
 use parking_lot::Mutex;
@@ -17,7 +17,7 @@ struct Fake {
     takes: Mutex<Duration>,
 }
 
-impl Reach for Fake {
+impl Channel for Fake {
     fn connect(&self, peer: PeerId, _: Multiaddr) -> BoxFuture<'static, Result<(), NetError>> {
         assert_eq!(peer.to_string(), PEER);
         let fails = *self.connect_fails.lock();
@@ -74,7 +74,7 @@ impl Fixture {
         let settings = watch::Sender::new(settings());
         let receipts = watch::Sender::default();
         let register = register.unwrap_or_else(|| Arc::new(|_| Box::pin(async { Ok(()) })));
-        let service = BackupService::with_reach(
+        let service = BackupService::with_channel(
             fake.clone(),
             registry.clone(),
             settings.subscribe(),
@@ -98,7 +98,7 @@ impl Fixture {
         });
     }
 
-    /// At which seconds it was told since the last time.
+    /// Returns the times of the triggers since the last call, in seconds.
     fn told(&self) -> Vec<u64> {
         let told = std::mem::take(&mut *self.fake.told.lock());
         told.iter().map(|at| at.duration_since(self.start).as_secs()).collect()
@@ -147,7 +147,7 @@ async fn it_gives_up_after_its_retries_and_a_newer_manifest_begins_anew() {
     assert_eq!(fixture.told(), [11_799, 12_099]);
     let state = fixture.state("docs").unwrap();
     assert_eq!((state.attempts, state.error, state.is_overdue), (2, None, false));
-    // A receipt of the one before does not count; of a later one it does.
+    // A receipt for an earlier manifest confirms nothing; one for a later manifest does.
     fixture.acknowledge("docs", 1);
     fixture.pass(300).await;
     assert_eq!(fixture.told(), [12_399]);
@@ -167,7 +167,7 @@ async fn folders_have_their_own_retries() {
     fixture.acknowledge("docs", 1);
     fixture.pass(100).await;
     assert_eq!(fixture.told(), [400]);
-    // A folder that is gone is of no interest.
+    // A withdrawn folder is not notified.
     fixture.registry.withdraw(&"music".parse().unwrap());
     fixture.pass(10_000).await;
     assert!(fixture.told().is_empty());
@@ -198,18 +198,18 @@ async fn settings_count_when_they_change() {
     fixture.settings.send_modify(|settings| settings.auto_notify = true);
     fixture.pass(1).await;
     assert_eq!(fixture.told(), [1000]);
-    // A shorter interval counts at once.
+    // A shorter interval applies immediately.
     fixture.settings.send_modify(|settings| settings.retry_interval = Duration::from_secs(10));
     fixture.pass(12).await;
     assert_eq!(fixture.told(), [1010]);
-    // Another way to the backup server: at once.
+    // Another port: notified immediately.
     fixture.settings.send_modify(|settings| settings.trigger_port = 9000);
     fixture.pass(1).await;
     assert_eq!(fixture.told(), [1013]);
     fixture.settings.send_modify(|settings| settings.backup_peer = None);
     fixture.pass(1000).await;
     assert!(fixture.told().is_empty());
-    // It ends when it is told to.
+    // The task ends with `stop`.
     fixture.settings.send_modify(|all| *all = settings());
     fixture.stop.cancel();
     fixture.pass(1).await;
@@ -248,7 +248,7 @@ async fn backup_now_says_what_is_wrong() {
     let [register, connect, trigger] =
         [NotifyStep::Register, NotifyStep::Connect, NotifyStep::Trigger];
     assert_eq!(steps, [(register, false), (connect, false), (trigger, false)]);
-    // What was registered before is told, with a warning.
+    // The manifest that was registered earlier is used, with a warning.
     let report = service.backup_now(Some("broken".parse().unwrap())).await.unwrap();
     assert!(report.steps[0].is_warning);
     *fixture.fake.trigger_fails.lock() = true;

@@ -1,15 +1,14 @@
-//! Parts of a manifest as differences to those of the manifest before.
+//! Parts of a manifest, sent as differences (patches) to the parts of an earlier manifest.
 //!
-//! `/archivist/patches/1.0.0` (docs/formats/wire.md): one stream, one question
-//! about some blocks, each with the blocks that the asker has and that are
-//! likely to be like it; the answers are differences. One edit in a folder of
-//! a million files changes one segment of a thousand entries and the header:
-//! 60 kB that B has but for a line. Where a directory has another name, the
-//! answer says so, and the difference is to what is so renamed (`renames`).
+//! `/archivist/patches/1.0.0` (docs/formats/wire.md): one stream, one request for some blocks, each
+//! with similar blocks that the client has (its bases); the answers are patches. One edit in a
+//! folder of a million files changes the header and one segment of a thousand entries: 60 kB, of
+//! which the backup server lacks one line. If a directory was renamed, the answer says so, and the
+//! patch applies to the bases after that renaming (`renames`).
 //!
-//! Invariants: nothing depends on it. What does not come so, for whatever
-//! reason, is fetched whole; what comes is taken only where its bytes have the
-//! name that was asked for. Only parts of manifests are answered.
+//! Invariants: nothing depends on this protocol. A block that does not arrive as a patch is fetched
+//! complete; a patched block is stored only if its bytes have the requested CID. The server answers
+//! only for parts of manifests.
 
 mod renames;
 
@@ -30,78 +29,78 @@ use self::renames::Rename;
 use crate::blocking::{Panicked, blocking};
 use crate::exchange::{self, ExchangeError, Limits, finish, read_frame, write_frame};
 
-/// The name of the protocol.
+/// Name of the patch protocol.
 pub const PATCH_PROTOCOL: StreamProtocol = StreamProtocol::new("/archivist/patches/1.0.0");
 
-/// Blocks in one question.
+/// Maximum number of blocks in one request.
 pub const PATCH_WANTS_MAX: usize = 64;
-/// Bases of one block.
+/// Maximum number of bases of one block.
 pub const PATCH_BASES_MAX: usize = 8;
-/// The longest question, in bytes: so many names of 61 characters.
-const QUESTION_LEN_MAX: usize = 64 << 10;
-/// The whole conversation, as the server sees it.
+/// Maximum length of a request, in bytes: that many CIDs of 61 characters.
+const REQUEST_LEN_MAX: usize = 64 << 10;
+/// Maximum time of an exchange on the server side.
 const SERVE_TIMEOUT: Duration = Duration::from_secs(30);
-/// … and as the client does, from the open stream on.
+/// Maximum time of an exchange on the client side, including opening the stream.
 const ASK_TIMEOUT: Duration = Duration::from_secs(40);
-/// Each holds the bases, what is renamed of them, the block and two differences, 4 MiB
-/// each at most.
+/// Maximum number of streams at the same time. Each needs memory for the bases, the renamed bases,
+/// the block and two patches, at most 4 MiB each.
 const STREAMS_MAX: usize = 4;
-/// See [`STREAMS_MAX`].
+/// Maximum number of streams of one peer at the same time; see [`STREAMS_MAX`].
 const STREAMS_PER_PEER_MAX: usize = 2;
-/// Differences that are applied at once, each on a thread, and each with its
-/// bases, its block and what that is compressed to in memory.
+/// Maximum number of patches that are applied at the same time. Each occupies a thread, and memory
+/// for its bases, its block and the compressed block.
 const APPLIED_AT_ONCE: usize = 2;
-/// A shorter difference is not worth looking for renames, in bytes.
+/// Minimum length of a patch for which renames are searched, in bytes.
 const RENAMES_FROM: usize = 512;
-/// How B keeps what came as a difference: as A keeps its own.
+/// Compression level for storing a patched block, the same as on the source.
 const LEVEL: i32 = 3;
 
-/// A block that is wanted as a difference.
+/// A block that is requested as a patch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PatchWant {
-    /// Its name.
+    /// CID of the block.
     pub cid: Cid,
-    /// What is here and likely to be like it, 1 to [`PATCH_BASES_MAX`].
+    /// Stored blocks that are probably similar to it, 1 to [`PATCH_BASES_MAX`].
     pub bases: Vec<Cid>,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Question {
+struct Request {
     patches: Vec<PatchWant>,
 }
 
-/// Why differences did not come.
+/// Reason why patches were not received.
 #[derive(Debug, thiserror::Error)]
 pub enum PatchError {
-    /// The conversation, or the peer: asking for whole blocks is the way.
+    /// The exchange failed. The caller fetches the complete blocks instead.
     #[error(transparent)]
     Exchange(#[from] ExchangeError),
-    /// The store here.
+    /// The local store cannot be read or written.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The work panicked; the panic was logged.
+    /// Applying a patch panicked.
     #[error(transparent)]
     Panicked(#[from] Panicked),
 }
 
-/// What came.
+/// Numbers of the blocks that were received as patches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Patched {
-    /// Blocks that were made and put.
+    /// Number of blocks that were stored.
     pub blocks: u64,
-    /// The bytes of their differences.
+    /// Length of their patches, in bytes.
     pub bytes: u64,
 }
 
-/// Asks `peer` for differences, and puts the blocks that they make into
-/// `store`. At most [`PATCH_WANTS_MAX`] wants; those that are not there afterwards
-/// have to be fetched whole.
+/// Requests patches from `peer` and stores the blocks that result. Accepts at most
+/// [`PATCH_WANTS_MAX`] wants. The caller must fetch the blocks that are still missing afterwards.
 ///
 /// # Errors
 ///
-/// [`PatchError`]; what came before stays.
+/// Returns [`PatchError`] if the exchange or the local store fails. Blocks that were stored before
+/// stay.
 pub async fn fetch_patches(
     handle: &Handle,
     peer: PeerId,
@@ -121,12 +120,12 @@ async fn ask(
     store: &Arc<dyn BlockStore>,
     wants: Vec<PatchWant>,
 ) -> Result<Patched, PatchError> {
-    let question = Question { patches: wants };
-    write_frame(&mut stream, &question, QUESTION_LEN_MAX).await?;
+    let request = Request { patches: wants };
+    write_frame(&mut stream, &request, REQUEST_LEN_MAX).await?;
     let mut patched = Patched::default();
-    // While some are applied the next ones come.
+    // The next patches are received while earlier ones are applied.
     let mut applying = VecDeque::with_capacity(APPLIED_AT_ONCE);
-    for want in question.patches {
+    for want in request.patches {
         let mut length = [0; 4];
         stream.read_exact(&mut length).await.map_err(ExchangeError::from)?;
         let len = u32::from_le_bytes(length) as usize;
@@ -140,21 +139,21 @@ async fn ask(
         let mut patch = vec![0; len];
         stream.read_exact(&mut patch).await.map_err(ExchangeError::from)?;
         if applying.len() == APPLIED_AT_ONCE {
-            applied(applying.pop_front(), &mut patched).await?;
+            finish_one(applying.pop_front(), &mut patched).await?;
         }
         let store = store.clone();
         let apply = move || put(&*store, &want, &patch).map(|()| len);
         applying.push_back(tokio::task::spawn_blocking(apply));
     }
     while !applying.is_empty() {
-        applied(applying.pop_front(), &mut patched).await?;
+        finish_one(applying.pop_front(), &mut patched).await?;
     }
     let _ = stream.close().await;
     Ok(patched)
 }
 
-/// Waits until a difference has been applied, and counts it.
-async fn applied(
+/// Waits until a patch has been applied, and counts it.
+async fn finish_one(
     work: Option<JoinHandle<Result<usize, PatchError>>>,
     patched: &mut Patched,
 ) -> Result<(), PatchError> {
@@ -166,29 +165,30 @@ async fn applied(
     Ok(())
 }
 
-/// Makes the block of a difference, and puts it if it is the one.
+/// Applies a patch, and stores the block if it has the requested CID.
 fn put(store: &dyn BlockStore, want: &PatchWant, answer: &[u8]) -> Result<(), PatchError> {
-    let wrong = |what: String| ExchangeError::Malformed(format!("the block {}: {what}", want.cid));
+    let wrong =
+        |reason: String| ExchangeError::Malformed(format!("patch for {}: {reason}", want.cid));
     let Some((renames, patch)) = renames::decode(answer) else {
-        return Err(wrong("its difference is of another form".to_owned()).into());
+        return Err(wrong("malformed answer".to_owned()).into());
     };
     let Some(mut prefix) = prefix(store, &want.bases)? else {
-        return Err(wrong("its bases are gone".to_owned()).into());
+        return Err(wrong("a base is no longer stored".to_owned()).into());
     };
     if !renames.is_empty() {
         prefix = renames::apply(&prefix, &renames)
-            .ok_or_else(|| wrong("what is renamed of its bases is too long".to_owned()))?;
+            .ok_or_else(|| wrong("the renamed bases are too long".to_owned()))?;
     }
     let bytes = delta::apply(&prefix, patch).map_err(|error| wrong(error.to_string()))?;
     let block = Block::new(want.cid.codec(), bytes).map_err(|error| wrong(error.to_string()))?;
     if block.cid() != want.cid {
-        return Err(wrong("its difference is one to something else".to_owned()).into());
+        return Err(wrong("it results in another block".to_owned()).into());
     }
     store.put(&[EncodedBlock::compress(block, LEVEL)])?;
     Ok(())
 }
 
-/// The bases, where they are all here and not too many bytes.
+/// Returns the concatenated bases, or `None` if one is missing or they are too long.
 fn prefix(store: &dyn BlockStore, bases: &[Cid]) -> Result<Option<Vec<u8>>, StoreError> {
     let (mut found, mut len) = (Vec::with_capacity(bases.len()), 0);
     for cid in bases {
@@ -202,8 +202,8 @@ fn prefix(store: &dyn BlockStore, bases: &[Cid]) -> Result<Option<Vec<u8>>, Stor
     Ok(delta::prefix(&found))
 }
 
-/// A part of a manifest; one that is damaged is as good as missing, and so is
-/// what is not of a manifest.
+/// Returns the bytes of a part of a manifest, or `None` if it is missing, damaged or of another
+/// kind.
 fn part(store: &dyn BlockStore, cid: &Cid) -> Result<Option<Bytes>, StoreError> {
     if cid.codec() != Codec::Json {
         return Ok(None);
@@ -211,9 +211,8 @@ fn part(store: &dyn BlockStore, cid: &Cid) -> Result<Option<Bytes>, StoreError> 
     get_sound(store, cid)
 }
 
-/// Takes the streams of [`PATCH_PROTOCOL`] until the node stops. Those of
-/// peers that `allowed` does not name are closed unread: the block protocol
-/// tells them why.
+/// Answers the streams of [`PATCH_PROTOCOL`] until the node stops. Streams of peers that are not
+/// `allowed` are closed unread: the block protocol reports the reason to them.
 pub async fn serve_patches(
     receiver: mpsc::Receiver<NetStream>,
     allowed: impl Fn(&PeerId) -> bool,
@@ -224,13 +223,13 @@ pub async fn serve_patches(
         streams_per_peer: STREAMS_PER_PEER_MAX,
         time: SERVE_TIMEOUT,
     };
-    exchange::serve(receiver, limits, allowed, |stream, may| {
-        answer(stream, may.then(|| store.clone()))
+    exchange::serve(receiver, limits, allowed, |stream, is_allowed| {
+        answer(stream, is_allowed.then(|| store.clone()))
     })
     .await;
 }
 
-/// Answers one stream; `None`: its peer may not have blocks.
+/// Answers one stream; `store` is `None` if the peer may not fetch blocks.
 async fn answer(
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
     store: Option<Arc<dyn BlockStore>>,
@@ -238,16 +237,16 @@ async fn answer(
     let Some(store) = store else {
         return finish(&mut stream).await;
     };
-    let question: Question = read_frame(&mut stream, QUESTION_LEN_MAX).await?;
+    let request: Request = read_frame(&mut stream, REQUEST_LEN_MAX).await?;
     let is_too_much = |want: &PatchWant| want.bases.len() > PATCH_BASES_MAX;
-    if question.patches.len() > PATCH_WANTS_MAX || question.patches.iter().any(is_too_much) {
-        return Err(ExchangeError::Malformed("it asks for too much at once".to_owned()));
+    if request.patches.len() > PATCH_WANTS_MAX || request.patches.iter().any(is_too_much) {
+        return Err(ExchangeError::Malformed("the request exceeds the limits".to_owned()));
     }
-    for want in question.patches {
+    for want in request.patches {
         let store = store.clone();
-        // Where it cannot be had, the block protocol says why.
+        // If the block cannot be read, the block protocol reports why.
         let patch = blocking(move || patch(&*store, &want)).await.unwrap_or_else(|error| {
-            tracing::debug!(%error, "a difference could not be made");
+            tracing::debug!(%error, "cannot make a patch");
             Vec::new()
         });
         let len = u32::try_from(patch.len()).unwrap_or_default().to_le_bytes();
@@ -258,7 +257,7 @@ async fn answer(
     finish(&mut stream).await
 }
 
-/// The difference that is wanted; empty where there is none to be had.
+/// Returns the requested patch; empty if a block is missing or a patch would not be shorter.
 fn patch(store: &dyn BlockStore, want: &PatchWant) -> Result<Vec<u8>, PatchError> {
     let Some(block) = part(store, &want.cid)? else { return Ok(Vec::new()) };
     let Some(prefix) = prefix(store, &want.bases)? else { return Ok(Vec::new()) };
@@ -267,14 +266,18 @@ fn patch(store: &dyn BlockStore, want: &PatchWant) -> Result<Vec<u8>, PatchError
         Some(renamed) if renamed.len() < plain.len() => renamed,
         _ => plain,
     };
-    // Noise grows by a few bytes, and is not worth the detour.
+    // Incompressible data grows by a few bytes: a patch would only cost time.
     Ok(if patch.len() < block.len() { patch } else { Vec::new() })
 }
 
-/// The difference to what is renamed of the bases, where anything was renamed;
-/// `plain` is the length of the one without that.
-fn renamed(prefix: &[u8], block: &[u8], plain: usize) -> Result<Option<Vec<u8>>, ExchangeError> {
-    if plain < RENAMES_FROM {
+/// Returns the patch to the renamed bases, if any directory was renamed. `plain_len` is the length
+/// of the patch without renames.
+fn renamed(
+    prefix: &[u8],
+    block: &[u8],
+    plain_len: usize,
+) -> Result<Option<Vec<u8>>, ExchangeError> {
+    if plain_len < RENAMES_FROM {
         return Ok(None);
     }
     let renames = renames::find(prefix, block);

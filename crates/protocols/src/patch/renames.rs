@@ -1,12 +1,11 @@
-//! Directories that were renamed or moved: the bases of a difference with the
-//! new paths in the place of the old ones.
+//! Renamed or moved directories: replaces the old paths in the bases of a patch by the new ones.
 //!
-//! The lines of what has moved are those that were there but for the front of
-//! their paths, at another distance each, so that each costs some bytes as a
-//! difference: 3 of 240. With that front replaced they are one match.
+//! The lines of moved files differ from the old lines only in the front of their paths. Each such
+//! line is a match of its own in a patch and costs some bytes: 3 of 240. With the front replaced,
+//! all lines together are one match.
 //!
-//! Pure. The server finds out what has moved; the client replaces what it is
-//! told, and whatever comes of that is checked by its name as ever.
+//! No I/O. The server finds the renames; the client applies them, and checks the CID of the result
+//! as for every patch.
 
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
@@ -14,34 +13,34 @@ use std::collections::{HashMap, HashSet};
 use memchr::memmem;
 use types::{delta, segment_lines};
 
-/// What stands before the path of an entry. In a text of JSON it cannot: there the
-/// quotes would be escaped.
+/// Text before the path of an entry. It cannot occur inside a JSON string, because the quotes would
+/// be escaped there.
 const PATH: &[u8] = b"\"path\":\"";
-/// … and after it, in the line of a file.
+/// Text after the path in the line of a file.
 const AFTER_PATH: &[u8] = b"\",\"size_bytes\":";
 
-/// Renames in one answer.
+/// Maximum number of renames in one answer.
 pub(super) const RENAMES_MAX: usize = 8;
-/// Files that have to be under it for a rename to be worth its bytes.
+/// Minimum number of moved files for which a rename saves more bytes than it costs.
 const FILES_MIN: usize = 8;
 
-/// The front of a path, which has become another: empty, or up to a slash and
-/// with it. As it stands in a line, so what JSON escapes is escaped.
+/// The front of a path and its replacement: empty, or up to and including a slash. In the form in
+/// which it stands in a line, so with JSON escapes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Rename {
     from: Vec<u8>,
     to: Vec<u8>,
 }
 
-/// What has happened to the files that lost one front and got another.
+/// The files whose paths changed from one front to another.
 struct Moved<'a> {
     files: usize,
-    /// The directories that all of them are in, below that front.
+    /// The directories below that front that contain all of them.
     below: &'a [u8],
 }
 
-/// What was renamed between the lines of `bases` and those of `block`, as far as
-/// the files tell that are in both, unchanged.
+/// Finds the renames between the lines of `bases` and those of `block`, from the files whose lines
+/// differ only in the path.
 pub(super) fn find(bases: &[u8], block: &[u8]) -> Vec<Rename> {
     let new: HashSet<&[u8]> = segment_lines(block).collect();
     let gone = segment_lines(bases).filter(|line| !new.contains(line)).filter_map(Line::of_file);
@@ -69,21 +68,21 @@ pub(super) fn find(bases: &[u8], block: &[u8]) -> Vec<Rename> {
             to: [to, below].concat(),
         })
         .collect();
-    // What lies deeper comes first, or what is above it would hide it.
+    // Deeper directories come first: the first fitting rename is applied.
     renames.sort_by_key(|rename| Reverse(rename.from.len()));
     renames
 }
 
-/// `bases` with the fronts of their paths replaced, by the first that fits each;
-/// `None` where it grows beyond what bases may be.
+/// Returns `bases` with the front of each path replaced by the first rename that fits, or `None` if
+/// the result exceeds the length limit of bases.
 pub(super) fn apply(bases: &[u8], renames: &[Rename]) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(bases.len());
     let mut rest = bases;
-    // Where `rest` begins.
+    // Offset at which `rest` begins.
     let mut done = 0;
     for at in memmem::find_iter(bases, PATH) {
         let path = at + PATH.len();
-        // What is replaced may hold it, where somebody means harm.
+        // A hostile rename may contain this text.
         let Some(kept) = path.checked_sub(done) else { continue };
         let (before, after) = rest.split_at(kept);
         let Some((rename, after)) =
@@ -103,8 +102,7 @@ pub(super) fn apply(bases: &[u8], renames: &[Rename]) -> Option<Vec<u8>> {
     (out.len() <= delta::BASES_LEN_MAX).then_some(out)
 }
 
-/// The renames as they stand before a difference; those that are too long are
-/// left out.
+/// Returns the renames in the form that precedes a patch, without those that are too long.
 pub(super) fn encode(renames: &[Rename]) -> Vec<u8> {
     let mut bytes = vec![0];
     for rename in renames.iter().take(RENAMES_MAX) {
@@ -121,8 +119,7 @@ pub(super) fn encode(renames: &[Rename]) -> Vec<u8> {
     bytes
 }
 
-/// The renames of an answer, and the difference that follows them; `None` where
-/// it is no answer.
+/// Returns the renames of an answer and the patch that follows them, or `None` if it is malformed.
 pub(super) fn decode(answer: &[u8]) -> Option<(Vec<Rename>, &[u8])> {
     let (&count, mut rest) = answer.split_first()?;
     if usize::from(count) > RENAMES_MAX {
@@ -142,12 +139,12 @@ pub(super) fn decode(answer: &[u8]) -> Option<(Vec<Rename>, &[u8])> {
 /// The line of a file.
 struct Line<'a> {
     path: &'a [u8],
-    /// What is before the path and after it.
+    /// The text before and after the path.
     rest: (&'a [u8], &'a [u8]),
 }
 
 impl<'a> Line<'a> {
-    /// `None` where it is of something else, or its path is not UTF-8.
+    /// Returns `None` if the line is not that of a file, or its path is not UTF-8.
     fn of_file(line: &'a [u8]) -> Option<Self> {
         let (before, after) = line.split_at(memmem::find(line, PATH)? + PATH.len());
         let (path, after) = after.split_at(memmem::find(after, AFTER_PATH)?);
@@ -156,31 +153,31 @@ impl<'a> Line<'a> {
     }
 }
 
-/// The names that both paths end with.
+/// Returns the names with which both paths end.
 fn common_tail<'a>(a: &'a [u8], b: &[u8]) -> &'a [u8] {
     let len = a.iter().rev().zip(b.iter().rev()).take_while(|(a, b)| a == b).count();
     let (front_a, tail) = a.split_at(a.len() - len);
     let (front_b, _) = b.split_at(b.len() - len);
-    let is_whole = |front: &[u8]| front.last().is_none_or(|byte| *byte == b'/');
-    if is_whole(front_a) && is_whole(front_b) {
+    let is_name_end = |front: &[u8]| front.last().is_none_or(|byte| *byte == b'/');
+    if is_name_end(front_a) && is_name_end(front_b) {
         return tail;
     }
-    // The first of them is only the end of a name.
+    // The tail begins in the middle of a name: skip that part.
     tail.iter().position(|byte| *byte == b'/').map_or(&[], |at| tail.split_at(at + 1).1)
 }
 
-/// A path without the end of it.
+/// Returns a path without its tail.
 fn front<'a>(path: &'a [u8], tail: &[u8]) -> &'a [u8] {
     path.split_at(path.len() - tail.len()).0
 }
 
-/// A path without the last name.
+/// Returns a path without its last name.
 fn directories(path: &[u8]) -> &[u8] {
     let len = path.iter().rposition(|byte| *byte == b'/').map_or(0, |at| at + 1);
     path.split_at(len).0
 }
 
-/// The directories that both begin with.
+/// Returns the directories with which both paths begin.
 fn common_directories<'a>(a: &'a [u8], b: &[u8]) -> &'a [u8] {
     let len = a.iter().zip(b).take_while(|(a, b)| a == b).count();
     directories(a.split_at(len).0)
@@ -229,12 +226,12 @@ mod tests {
     fn a_directory_that_has_another_name_costs_a_few_bytes() {
         for (old, new, from, to) in [
             ("2024/trip/", "2024/sea/", "2024/trip/", "2024/sea/"),
-            // The ends of both are the same, not the names.
+            // The ends of both names are equal, but the names differ.
             ("a/old trip/", "a/new trip/", "a/old trip/", "a/new trip/"),
-            // Moved elsewhere under its own name, and nothing else with it.
+            // Moved elsewhere under its own name.
             ("2024/trip/", "attic/2024/trip/", "2024/trip/", "attic/2024/trip/"),
             ("trip/x/", "x/", "trip/x/", "x/"),
-            // All there is.
+            // All entries.
             ("", "attic/", "", "attic/"),
             ("attic/", "", "attic/", ""),
             ("a \"quoted\" \\ name/", "b/", r#"a \"quoted\" \\ name/"#, "b/"),
@@ -258,9 +255,9 @@ mod tests {
         let renames = find(&bases, &block);
         assert_eq!(renames.len(), 2);
         assert!(renames.contains(&rename("a/", "x/")) && renames.contains(&rename("b/", "a/b/")));
-        // Each path is replaced once: what becomes `a/b/` does not become `x/b/`.
+        // Each path is replaced once: a path that becomes `a/b/` does not become `x/b/`.
         assert_eq!(apply(&bases, &renames).unwrap(), block);
-        // What lies deeper goes its own way.
+        // The deeper directory has a rename of its own.
         let (bases, block) = (of("a/", "a/b/", "c/"), of("x/", "y/", "c/"));
         assert_eq!(apply(&bases, &find(&bases, &block)).unwrap(), block);
     }
@@ -272,7 +269,7 @@ mod tests {
         assert_eq!(find(&[], &base), []);
         assert_eq!(find(&base, &[]), []);
         assert_eq!(find(b"no\nlines\n", &[0xff; 1000]), []);
-        // Other files under other names; the same ones under names of their own.
+        // Other files under other names, and the same files with other names.
         assert_eq!(find(&base, &segment((0..900).map(|n| format!("b/{}", n * 7)))), []);
         assert_eq!(
             find(
@@ -281,7 +278,7 @@ mod tests {
             ),
             []
         );
-        // Too few.
+        // Too few files.
         let some = |dir: &'static str| segment((0..7).map(move |n| format!("{dir}/{n}")));
         assert_eq!(find(&some("a"), &some("b")), []);
     }

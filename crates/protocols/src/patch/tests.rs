@@ -1,4 +1,4 @@
-//! Differences over a pipe: what comes, what does not, and who lies.
+//! Patches over a pipe: what is sent, what is not, and hostile peers.
 
 use store::MemStore;
 use tokio_util::compat::TokioAsyncReadCompatExt as _;
@@ -16,13 +16,13 @@ fn store_of(blocks: &[&Block]) -> Arc<dyn BlockStore> {
     Arc::new(store)
 }
 
-/// The line of a file, of noise that nothing but its base makes small.
+/// Returns the line of a file, with noise that only its base can compress.
 fn line(dir: &str, n: usize) -> String {
     let cid = blake3::hash(&n.to_le_bytes());
     format!("{{\"cid\":\"{cid}\",\"path\":\"{dir}/{n}\",\"size_bytes\":1}}\n")
 }
 
-/// A segment, and one like it.
+/// Returns a segment and a similar one.
 fn pair() -> (Block, Block) {
     let base: String = (0..1000).map(|n| line("a", n)).collect();
     let edited: String = (0..1000).map(|n| line("a", if n == 500 { 5000 } else { n })).collect();
@@ -33,7 +33,7 @@ fn want(block: &Block, bases: &[&Block]) -> PatchWant {
     PatchWant { cid: block.cid(), bases: bases.iter().map(|base| base.cid()).collect() }
 }
 
-/// Asks a server of `there`, and counts the bytes that it sends.
+/// Requests patches from a server of `there`.
 async fn exchange(
     here: &Arc<dyn BlockStore>,
     there: &Arc<dyn BlockStore>,
@@ -54,7 +54,7 @@ async fn a_block_comes_as_its_difference_to_one_that_is_here() {
     let wants = vec![want(&edited, &[&base]), want(&other, &[&base])];
     let patched = exchange(&here, &there, wants).await.unwrap();
     assert_eq!(here.get(&edited.cid()).unwrap().as_ref(), Some(edited.data()));
-    // What does not gain by it is not sent so.
+    // A block that a patch does not shorten is not sent.
     assert_eq!(patched.blocks, 1);
     assert!(patched.bytes < 200, "{patched:?}");
     assert!(!here.has(&other.cid()).unwrap());
@@ -65,11 +65,11 @@ async fn a_renamed_directory_costs_its_two_names() {
     let of = |dir: &str, numbers: std::ops::Range<usize>| -> String {
         numbers.map(|n| line(dir, n)).collect()
     };
-    // Cut elsewhere than before, and with something edited in it.
+    // Cut at other places than before, and with one edit.
     let (a, b) = (json(&of("2024/a", 0..1000)), json(&of("2024/a", 1000..2000)));
     let moved = of("attic/2024/a", 300..1400) + &line("attic/2024/a", 5000);
     let moved = json(&moved);
-    // Most of it stays: what is renamed would be in the way of that.
+    // Most entries stay: with renames applied, they would differ from the bases.
     let split = json(&(of("2024/a", 0..700) + &of("2024/b", 700..1000)));
     let (here, there) = (store_of(&[&a, &b]), store_of(&[&a, &b, &moved, &split]));
     let cost = async |block: &Block, bases: &[&Block]| {
@@ -99,7 +99,7 @@ async fn what_either_side_lacks_does_not_come_and_costs_the_others_nothing() {
     let wants = vec![
         want(&edited, &[&x]),
         want(&x, &[&base]),
-        // Files are not of this protocol, whatever their bytes are like.
+        // Blocks of files are not served, even if their bytes are similar.
         want(&y, &[&base]),
         want(&edited, &[&base, &y]),
         want(&edited, &[&base, &base]),
@@ -130,7 +130,7 @@ async fn a_peer_that_may_not_have_blocks_learns_nothing() {
     serving.await.unwrap().unwrap();
 }
 
-/// Answers every question with these bytes, and closes.
+/// Answers every request with these bytes, and closes the stream.
 async fn hostile(here: &Arc<dyn BlockStore>, wanted: &PatchWant, bytes: Vec<u8>) -> PatchError {
     let (near, far) = tokio::io::duplex(1 << 20);
     let mut far = far.compat();
@@ -152,7 +152,7 @@ async fn what_is_not_the_block_is_never_put() {
     let plain = |patch: &[u8]| framed(&[&[0], patch].concat());
     let other = delta::diff(base.data(), base.data(), delta::LEVEL_SMALL).unwrap();
     let bomb = zstd::bulk::compress(&vec![0; 64 << 20], 3).unwrap();
-    // One rename, of what the block has kept, and of more than there may be.
+    // A rename of entries that the block has kept, and one beyond the length limit.
     let renamed = |from: &[u8], to: &[u8]| {
         let lens = [from, to].map(|text| u16::try_from(text.len()).unwrap().to_le_bytes());
         framed(&[&[1], &lens[0][..], from, &lens[1], to, &good].concat())
@@ -183,7 +183,7 @@ async fn what_is_not_the_block_is_never_put() {
 }
 
 #[tokio::test]
-async fn what_is_no_question_is_answered_with_nothing() {
+async fn a_malformed_request_gets_no_answer() {
     let (base, edited) = pair();
     let there = store_of(&[&base, &edited]);
     let of = |value: serde_json::Value| exchange::frame(&value, 1 << 20).unwrap();
@@ -210,13 +210,13 @@ async fn what_is_no_question_is_answered_with_nothing() {
 }
 
 #[test]
-fn the_bytes_of_a_question_are_those_of_the_page() {
+fn the_bytes_of_a_request_are_those_of_the_page() {
     let (a, b) = (json("a"), json("b"));
-    let question = Question { patches: vec![want(&a, &[&b])] };
-    let bytes = exchange::frame(&question, QUESTION_LEN_MAX).unwrap();
+    let request = Request { patches: vec![want(&a, &[&b])] };
+    let bytes = exchange::frame(&request, REQUEST_LEN_MAX).unwrap();
     let text = format!(r#"{{"patches":[{{"cid":"{}","bases":["{}"]}}]}}"#, a.cid(), b.cid());
     assert_eq!(String::from_utf8_lossy(&bytes[4..]), text);
     let bases = vec![a.cid(); PATCH_BASES_MAX];
     let patches = vec![PatchWant { cid: a.cid(), bases }; PATCH_WANTS_MAX];
-    assert!(exchange::frame(&Question { patches }, QUESTION_LEN_MAX).is_ok());
+    assert!(exchange::frame(&Request { patches }, REQUEST_LEN_MAX).is_ok());
 }

@@ -1,13 +1,11 @@
-//! A looks at what B holds of it, and restores through B.
+//! A source lists its snapshots on the backup server, and restores through it.
 //!
-//! `/archivist/snapshots/1.0.0` (docs/formats/wire.md): one stream, one
-//! question, its answers. A peer is told of its own snapshots alone, and only
-//! where it may restore. The blocks then come by the block protocol
-//! ([`RemoteBlocks`]).
+//! `/archivist/snapshots/1.0.0` (docs/formats/wire.md): one stream, one request, its answers. A
+//! peer gets only its own snapshots, and only if it may restore. The blocks then travel by the
+//! block protocol ([`RemoteBlocks`]).
 //!
-//! Invariants: what B says of a snapshot counts only with A's own signature,
-//! so a backup server cannot pass off a state that never was; lists are
-//! bounded on both sides.
+//! Invariants: the source accepts a snapshot only with its own signature, so a backup server cannot
+//! present one that never existed; lists are bounded on both sides.
 
 mod blocks;
 mod wire;
@@ -20,53 +18,54 @@ use net::{Handle, NetStream, PeerId, StreamProtocol};
 use tokio::sync::mpsc;
 use types::FolderId;
 
-use self::wire::{Answer, Failure, Question};
+use self::wire::{Answer, Failure, Request};
 use crate::blocking::blocking;
 use crate::exchange::{self, ExchangeError, Limits, finish, frame, read_frame, write_frame};
 
 pub use self::blocks::{RemoteBlocks, RemoteBlocksError};
 pub use self::wire::RemoteSnapshot;
 
-/// The name of the protocol.
+/// Name of the snapshot protocol.
 pub const SNAPSHOTS_PROTOCOL: StreamProtocol = StreamProtocol::new("/archivist/snapshots/1.0.0");
 
-/// The longest question, in bytes.
-const QUESTION_LEN_MAX: usize = 4096;
-/// The longest answer about one snapshot, in bytes: two texts of 8 KiB, each
-/// byte of which may be escaped by six.
+/// Maximum length of a request, in bytes.
+const REQUEST_LEN_MAX: usize = 4096;
+/// Maximum length of the answer for one snapshot, in bytes: two texts of 8 KiB, in which each byte
+/// may be escaped as six.
 const ANSWER_LEN_MAX: usize = 128 << 10;
-/// Snapshots that are taken from a list.
+/// Maximum number of snapshots that are accepted from one list.
 const LISTED_MAX: usize = 100_000;
-/// … and bytes of it.
+/// Maximum memory use of the snapshots of one list, in bytes.
 const LIST_LEN_MAX: usize = 64 << 20;
-/// Answers are sent in pieces of about so many bytes.
+/// Approximate length of the pieces in which answers are sent, in bytes.
 const PIECE_LEN: usize = 64 << 10;
-/// The whole conversation, as the server sees it.
+/// Maximum time of an exchange on the server side.
 const SERVE_TIMEOUT: Duration = Duration::from_secs(60);
-/// … and as the client does, from the open stream on.
+/// Maximum time of an exchange on the client side, counted from the opened stream.
 const ASK_TIMEOUT: Duration = Duration::from_secs(90);
-/// Who restores asks now and then.
+/// Maximum number of streams at the same time. A restoring client sends requests only
+/// occasionally.
 const STREAMS_MAX: usize = 16;
-/// See [`STREAMS_MAX`].
+/// Maximum number of streams of one peer at the same time; see [`STREAMS_MAX`].
 const STREAMS_PER_PEER_MAX: usize = 4;
 
-/// Why B's snapshots cannot be had.
+/// Reason why the snapshots on the backup server cannot be listed.
 #[derive(Debug, thiserror::Error)]
 pub enum RemoteError {
-    /// The conversation.
+    /// The exchange failed.
     #[error(transparent)]
     Exchange(#[from] ExchangeError),
-    /// The backup server does not let this instance restore.
+    /// The backup server does not allow this instance to restore.
     #[error(
-        "the backup server does not let this instance restore: it has to be one of its \
-         source_peers, with the peer id of this instance"
+        "the backup server does not allow this instance to restore: add it to source_peers on the \
+         backup server, with the peer id of this instance"
     )]
     NotAllowed,
-    /// The backup server could not look.
-    #[error("the backup server could not read its snapshots; its log says why")]
+    /// The backup server could not read its snapshots.
+    #[error("the backup server could not read its snapshots; its log has the reason")]
     Failed,
-    /// It says more than can be taken.
-    #[error("the backup server lists more than {LISTED_MAX} snapshots")]
+    /// The list exceeds the limits.
+    #[error("the list of the backup server is too long: over {LISTED_MAX} snapshots or 64 MiB")]
     TooMany,
 }
 
@@ -84,49 +83,42 @@ pub struct OfferedSnapshots {
 pub type ListOffered =
     Arc<dyn Fn(&PeerId, Option<&FolderId>) -> Result<OfferedSnapshots, String> + Send + Sync>;
 
-/// What B holds of this instance.
+/// The snapshots of this instance on a backup server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RemoteListing {
-    /// By folder and B's order.
+    /// Sorted by folder, then in the backup server's order.
     pub snapshots: Vec<RemoteSnapshot>,
-    /// How many records B cannot read.
+    /// Number of records that the backup server cannot read.
     pub damaged: u64,
-    /// How many were left out, since this instance has never signed them.
+    /// Number of snapshots that were left out because this instance never signed them.
     pub forged: u64,
 }
 
-/// Asks `peer` for its snapshots of this instance, or of one folder of it.
+/// Requests the list of this instance's snapshots from `peer`, for all folders or for one.
 ///
 /// # Errors
 ///
-/// [`RemoteError`].
+/// Returns [`RemoteError`] if the exchange fails, `peer` refuses, or the list is too long.
 pub async fn list_remote(
     handle: &Handle,
     peer: PeerId,
     folder: Option<FolderId>,
 ) -> Result<RemoteListing, RemoteError> {
-    ask(handle, peer, &Question::List { folder }).await
-}
-
-async fn ask(
-    handle: &Handle,
-    peer: PeerId,
-    question: &Question,
-) -> Result<RemoteListing, RemoteError> {
+    let request = Request::List { folder };
     let stream = handle.open(peer, SNAPSHOTS_PROTOCOL).await.map_err(ExchangeError::from)?;
-    let asking = hear(stream, handle.peer_id(), question);
+    let listing = list_over(stream, handle.peer_id(), &request);
     let late = |_| RemoteError::from(ExchangeError::Timeout(ASK_TIMEOUT));
-    tokio::time::timeout(ASK_TIMEOUT, asking).await.map_err(late)?
+    tokio::time::timeout(ASK_TIMEOUT, listing).await.map_err(late)?
 }
 
-/// Asks, and takes the answers until the last.
-async fn hear(
+/// Sends the request and reads the answers until the last.
+async fn list_over(
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
     own: PeerId,
-    question: &Question,
+    request: &Request,
 ) -> Result<RemoteListing, RemoteError> {
-    // Who refuses us may have closed before it read ours: what it says counts.
-    let sent = write_frame(&mut stream, question, QUESTION_LEN_MAX).await;
+    // A peer that refuses us may close before it has read the request: its answer is still valid.
+    let sent = write_frame(&mut stream, request, REQUEST_LEN_MAX).await;
     let mut stream = futures::io::BufReader::with_capacity(PIECE_LEN, stream);
     let mut listing = RemoteListing::default();
     let mut len = 0;
@@ -163,8 +155,8 @@ async fn hear(
     }
 }
 
-/// Takes the streams of [`SNAPSHOTS_PROTOCOL`] until the node stops. Questions
-/// of peers that `allowed` does not name are not read.
+/// Answers the streams of [`SNAPSHOTS_PROTOCOL`] until the node stops. Requests of peers that are
+/// not `allowed` are not read.
 pub async fn serve_snapshots(
     receiver: mpsc::Receiver<NetStream>,
     allowed: impl Fn(&PeerId) -> bool,
@@ -175,37 +167,38 @@ pub async fn serve_snapshots(
         streams_per_peer: STREAMS_PER_PEER_MAX,
         time: SERVE_TIMEOUT,
     };
-    exchange::serve(receiver, limits, allowed, |stream, may| {
+    exchange::serve(receiver, limits, allowed, |stream, is_allowed| {
         let peer = stream.peer();
-        answer(stream, peer, may.then(|| list.clone()))
+        answer(stream, peer, is_allowed.then(|| list.clone()))
     })
     .await;
 }
 
-/// Answers one stream; `None`: its peer may not restore.
+/// Answers one stream; `list` is `None` if the peer may not restore.
 async fn answer(
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
     peer: PeerId,
     list: Option<ListOffered>,
 ) -> Result<(), ExchangeError> {
     let Some(list) = list else {
-        tracing::debug!(%peer, "refused: it asked for snapshots and may not restore");
+        tracing::debug!(%peer, "refused a list of snapshots: the peer may not restore");
         let answer = Answer::Failure(Failure::NotAllowed);
         write_frame(&mut stream, &answer, ANSWER_LEN_MAX).await?;
         return finish(&mut stream).await;
     };
-    let Question::List { folder } = read_frame(&mut stream, QUESTION_LEN_MAX).await?;
-    let listed = blocking(move || Ok::<_, ExchangeError>(list(&peer, folder.as_ref()))).await?;
+    let Request::List { folder } = read_frame(&mut stream, REQUEST_LEN_MAX).await?;
+    let listed = blocking(move || Ok::<_, ExchangeError>(list(&peer, folder.as_ref()))).await;
+    let listed = listed.unwrap_or_else(|panicked| Err(panicked.to_string()));
     let (found, last) = match listed {
         Ok(offered) => (offered.snapshots, Answer::End { damaged: offered.damaged }),
         Err(error) => {
-            tracing::warn!(%error, "the snapshots cannot be read for a peer");
+            tracing::warn!(%error, "cannot list the snapshots for a peer");
             (Vec::new(), Answer::Failure(Failure::Failed))
         }
     };
     let mut piece = Vec::new();
     for snapshot in found {
-        // Such a one could not have been made; the others are as good.
+        // A record has shorter texts than this limit; skipping one does not affect the others.
         let snapshot = Answer::Snapshot(Box::new(snapshot));
         let Ok(bytes) = frame(&snapshot, ANSWER_LEN_MAX) else { continue };
         piece.extend(bytes);

@@ -1,4 +1,4 @@
-//! Both halves over pipes, against each other and against hostile peers.
+//! Client and server over pipes, against each other and against hostile peers.
 
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ fn snapshot(keypair: &Keypair, folder: &str, sequence: u64) -> RemoteSnapshot {
     }
 }
 
-/// Lists those of `all` that are asked for.
+/// Returns a lister of the requested ones of `all`.
 fn list_of(all: Vec<RemoteSnapshot>) -> ListOffered {
     Arc::new(move |source, folder| {
         let source = source.to_string();
@@ -42,14 +42,14 @@ fn list_of(all: Vec<RemoteSnapshot>) -> ListOffered {
     })
 }
 
-async fn exchange(
+async fn list(
     list: Option<&ListOffered>,
     peer: PeerId,
-    question: &Question,
+    request: &Request,
 ) -> Result<RemoteListing, RemoteError> {
     let (near, far) = tokio::io::duplex(1024);
     let serving = tokio::spawn(answer(far.compat(), peer, list.cloned()));
-    let result = hear(near.compat(), peer, question).await;
+    let result = list_over(near.compat(), peer, request).await;
     serving.await.unwrap().unwrap();
     result
 }
@@ -64,18 +64,18 @@ async fn a_peer_is_told_of_its_own_snapshots_alone() {
     all.push(music.clone());
     all.push(snapshot(&other, "docs", 99));
     let snapshots = list_of(all);
-    let list = |folder: Option<&str>| Question::List {
+    let of = |folder: Option<&str>| Request::List {
         folder: folder.map(|folder| folder.parse().unwrap()),
     };
-    let all = exchange(Some(&snapshots), peer, &list(None)).await.unwrap();
+    let all = list(Some(&snapshots), peer, &of(None)).await.unwrap();
     assert_eq!((all.snapshots.len(), all.damaged, all.forged), (41, 0, 0));
     assert_eq!(all.snapshots[0], first);
     assert!(all.snapshots.iter().all(|snapshot| snapshot.source == peer.to_string()));
-    let some = exchange(Some(&snapshots), peer, &list(Some("music"))).await.unwrap();
+    let some = list(Some(&snapshots), peer, &of(Some("music"))).await.unwrap();
     assert_eq!(some.snapshots, [music]);
-    let none = exchange(Some(&snapshots), PeerId::random(), &list(None)).await.unwrap();
+    let none = list(Some(&snapshots), PeerId::random(), &of(None)).await.unwrap();
     assert_eq!(none, RemoteListing::default());
-    let found = exchange(None, peer, &list(None)).await;
+    let found = list(None, peer, &of(None)).await;
     assert!(matches!(found, Err(RemoteError::NotAllowed)));
 }
 
@@ -88,8 +88,8 @@ async fn what_was_never_signed_does_not_count() {
     let never = Cid::of(Codec::DagCbor, b"never");
     let forged = RemoteSnapshot { manifest_cid: never, ..good.clone() };
     let snapshots = list_of(vec![good.clone(), forged]);
-    let list = Question::List { folder: None };
-    let listing = exchange(Some(&snapshots), peer, &list).await.unwrap();
+    let request = Request::List { folder: None };
+    let listing = list(Some(&snapshots), peer, &request).await.unwrap();
     assert_eq!((listing.snapshots.len(), listing.forged), (1, 1));
     assert!(good.is_signed_by(&peer));
     assert!(!listing.snapshots[0].is_signed_by(&PeerId::random()));
@@ -98,9 +98,9 @@ async fn what_was_never_signed_does_not_count() {
 #[test]
 fn the_words_are_those_of_the_page() {
     let text = |value: &serde_json::Value| value.to_string();
-    let of = |question: &Question| text(&serde_json::to_value(question).unwrap());
-    assert_eq!(of(&Question::List { folder: None }), r#"{"ask":"list"}"#);
-    let docs = Question::List { folder: Some("docs".parse().unwrap()) };
+    let of = |request: &Request| text(&serde_json::to_value(request).unwrap());
+    assert_eq!(of(&Request::List { folder: None }), r#"{"ask":"list"}"#);
+    let docs = Request::List { folder: Some("docs".parse().unwrap()) };
     assert_eq!(of(&docs), r#"{"ask":"list","folder":"docs"}"#);
     let answer = |answer: &Answer| text(&serde_json::to_value(answer).unwrap());
     assert_eq!(answer(&Answer::End { damaged: 0 }), r#"{"end":{"damaged":0}}"#);
@@ -118,50 +118,50 @@ fn the_words_are_those_of_the_page() {
             r#"{{"snapshot":{{"id":"{id}","source":"{source}","folder_id":"docs","folder_name":{name},"sequence":42,"created_at":"1970-01-01T00:00:00Z","received_at":"1970-01-01T00:17:22Z","files":3,"bytes":99,"manifest_cid":"{manifest_cid}","signature":"{signature}"}}}}"#
         )
     );
-    // Fields may be added to answers, not to questions.
+    // Fields may be added to answers, not to requests.
     let more = json.replace(r#""files":3"#, r#""files":3,"new":[]"#);
     assert!(serde_json::from_str::<Answer>(&more).is_ok());
-    assert!(serde_json::from_str::<Question>(r#"{"ask":"list","new":1}"#).is_err());
+    assert!(serde_json::from_str::<Request>(r#"{"ask":"list","new":1}"#).is_err());
 }
 
-async fn hear_bytes(bytes: Vec<u8>) -> Result<RemoteListing, RemoteError> {
+async fn read_bytes(bytes: Vec<u8>) -> Result<RemoteListing, RemoteError> {
     let (near, far) = tokio::io::duplex(1 << 20);
     let mut far = far.compat();
     let sending = tokio::spawn(async move {
         let _ = far.write_all(&bytes).await;
         let _ = far.close().await;
     });
-    let heard = hear(near.compat(), PeerId::random(), &Question::List { folder: None }).await;
+    let listed = list_over(near.compat(), PeerId::random(), &Request::List { folder: None }).await;
     sending.abort();
-    heard
+    listed
 }
 
 #[tokio::test]
 async fn hostile_answers_are_errors_within_bounds() {
     let end = frame(&Answer::End { damaged: 2 }, 99).unwrap();
-    assert_eq!(hear_bytes(end.clone()).await.unwrap().damaged, 2);
+    assert_eq!(read_bytes(end.clone()).await.unwrap().damaged, 2);
     for len in 0..end.len() {
-        assert!(hear_bytes(end[..len].to_vec()).await.is_err(), "{len}");
+        assert!(read_bytes(end[..len].to_vec()).await.is_err(), "{len}");
     }
     for bytes in [vec![0xff; 4096], b"\x02\0\0\0{}".to_vec(), b"\0\0\0\0".to_vec()] {
-        assert!(hear_bytes(bytes).await.is_err());
+        assert!(read_bytes(bytes).await.is_err());
     }
-    // A list without an end.
+    // An endless list.
     let snapshot = snapshot(&Keypair::generate_secp256k1(), "docs", 1);
     let one = frame(&Answer::Snapshot(Box::new(snapshot)), ANSWER_LEN_MAX).unwrap();
     let (near, far) = tokio::io::duplex(1 << 20);
     let mut far = far.compat();
     let flooding = tokio::spawn(async move { while far.write_all(&one).await.is_ok() {} });
-    let heard = hear(near.compat(), PeerId::random(), &Question::List { folder: None }).await;
-    assert!(matches!(heard, Err(RemoteError::TooMany)));
+    let listed = list_over(near.compat(), PeerId::random(), &Request::List { folder: None }).await;
+    assert!(matches!(listed, Err(RemoteError::TooMany)));
     flooding.await.unwrap();
 }
 
 #[tokio::test]
-async fn hostile_questions_cost_their_stream() {
+async fn hostile_requests_cost_their_stream() {
     let snapshots = list_of(Vec::new());
-    let question = Question::List { folder: Some("docs".parse().unwrap()) };
-    let good = frame(&question, QUESTION_LEN_MAX).unwrap();
+    let request = Request::List { folder: Some("docs".parse().unwrap()) };
+    let good = frame(&request, REQUEST_LEN_MAX).unwrap();
     let mut hostile = vec![
         vec![0xff; 10_000],
         frame(&serde_json::json!({"ask": "delete"}), 99).unwrap(),
@@ -196,7 +196,7 @@ proptest! {
         if let Ok(Answer::Snapshot(read)) = read
             && read.is_signed_by(&own.public().to_peer_id())
         {
-            // What is signed was not touched.
+            // The signature covers these fields.
             prop_assert_eq!(read.manifest_cid, snapshot.manifest_cid);
             prop_assert_eq!(read.sequence, snapshot.sequence);
         }

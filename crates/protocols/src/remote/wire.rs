@@ -1,4 +1,4 @@
-//! What goes over the stream, as JSON.
+//! The messages of the protocol, as JSON.
 
 use jiff::Timestamp;
 use manifest::Signature;
@@ -6,18 +6,18 @@ use net::PeerId;
 use serde::{Deserialize, Serialize};
 use types::{Cid, FolderId, SequenceNumber};
 
-/// What is asked for. The source is the peer that asks.
+/// A request. The source is the peer that sends it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "snake_case", deny_unknown_fields)]
-pub(super) enum Question {
-    /// All snapshots, or those of a folder.
+pub(super) enum Request {
+    /// Lists all snapshots of the source, or those of one folder.
     List {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         folder: Option<FolderId>,
     },
 }
 
-/// One answer; any number of snapshots, then one of the others.
+/// One answer. Any number of snapshots, followed by one of the others.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Answer {
@@ -26,7 +26,7 @@ pub(super) enum Answer {
     Failure(Failure),
 }
 
-/// Why there is nothing.
+/// Reason why the backup server lists nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "code", rename_all = "snake_case")]
 pub(super) enum Failure {
@@ -34,30 +34,30 @@ pub(super) enum Failure {
     Failed,
 }
 
-/// A snapshot that a backup server holds of this instance.
+/// A snapshot that a backup server stores for its source.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RemoteSnapshot {
-    /// Its name there.
+    /// Id of the snapshot.
     pub id: String,
-    /// Whose it is: this instance.
+    /// Peer id of the source.
     pub source: String,
     /// The folder.
     pub folder_id: FolderId,
-    /// What people call it.
+    /// Display name of the folder.
     pub folder_name: String,
-    /// The number of the manifest.
+    /// Sequence number of the manifest.
     pub sequence: SequenceNumber,
-    /// When it was made, by the clock of the source.
+    /// Time at which the manifest was made, by the clock of the source.
     pub created_at: Timestamp,
-    /// When all of it was there, by the clock of the backup server.
+    /// Time at which the snapshot was complete, by the clock of the backup server.
     pub received_at: Timestamp,
-    /// Everything in it but directories.
+    /// Number of entries that are not directories.
     pub files: u64,
-    /// The lengths of all files together.
+    /// Total length of all files, in bytes.
     pub bytes: u64,
-    /// The manifest.
+    /// CID of the manifest.
     pub manifest_cid: Cid,
-    /// Why the source held it, where it did.
+    /// Reason why the source waits for the user to confirm this snapshot, if it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held: Option<String>,
     /// The source's signature over the manifest, in base64.
@@ -65,7 +65,7 @@ pub struct RemoteSnapshot {
 }
 
 impl RemoteSnapshot {
-    /// Whether `peer` has signed that this manifest has this number.
+    /// Reports whether `peer` has signed this manifest with this sequence number.
     pub fn is_signed_by(&self, peer: &PeerId) -> bool {
         self.source == peer.to_string()
             && Signature::from_base64(&self.signature).is_ok_and(|signature| {
@@ -74,7 +74,7 @@ impl RemoteSnapshot {
             })
     }
 
-    /// About how much memory it takes, in bytes.
+    /// Returns the approximate memory use of the snapshot, in bytes.
     pub(super) fn cost(&self) -> usize {
         let texts = [&self.id, &self.source, &self.folder_name, &self.signature];
         let held = self.held.as_ref().map_or(0, String::len);

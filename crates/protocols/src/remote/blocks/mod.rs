@@ -1,10 +1,10 @@
 //! Blocks from a peer, for threads that read a tree and may block.
 //!
-//! A node, a header or a segment that was fetched tells what will be wanted
-//! next, and that is fetched ahead ([`ahead`]), over the same few sessions. So
-//! a restore waits for the peer once for a file, not once for every piece.
+//! A fetched node, header or segment lists the blocks that will be requested next. These are
+//! prefetched ([`readahead`]) over the same sessions, so that a restore waits for the peer once for
+//! each file, not once for each block.
 
-mod ahead;
+mod readahead;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -21,31 +21,30 @@ use types::{
     Cid, Codec, EncodedError, EntryKind, FileNode, ManifestHeader, NodeChild, decode_segment,
 };
 
-use self::ahead::{Ahead, Taken};
+use self::readahead::{Readahead, Taken};
 use crate::session_pool::SessionPool;
 
-/// How often a peer whose stream broke is asked again.
+/// Maximum number of attempts in a row that bring no block.
 const TRIES: usize = 3;
-/// About how long a node is, in bytes: that of a file of some megabytes.
+/// Assumed length of a node, in bytes: that of a file of some megabytes.
 const NODE_LEN: u32 = 4096;
 
-/// Why blocks cannot be had from the peer.
+/// Reason why blocks cannot be fetched from the peer.
 #[derive(Debug, thiserror::Error)]
 pub enum RemoteBlocksError {
-    /// The peer or the network.
-    #[error("the backup server cannot be asked")]
+    /// The peer or the network failed.
+    #[error("cannot fetch blocks from the backup server")]
     Peer(#[source] BlockError),
-    /// It was told to stop.
-    #[error("it was stopped")]
+    /// The caller stopped the work.
+    #[error("stopped")]
     Stopped,
 }
 
-/// The blocks that a peer has. What it returns is what `restore::Blocks` asks
-/// for; the two are put together where both are known.
+/// The blocks of a peer, in the form that `restore::Blocks` requires; the crate that uses both
+/// connects them.
 ///
-/// Several threads may ask at once; their questions go over several streams.
-/// Besides what it is asked for, it holds at most 64 MiB that it has fetched
-/// ahead. Clones share that.
+/// Several threads may fetch at the same time; their requests use several streams. In addition to
+/// the requested blocks, at most 64 MiB of prefetched blocks are in memory. Clones share them.
 #[derive(Clone)]
 pub struct RemoteBlocks(Arc<Shared>);
 
@@ -54,9 +53,9 @@ struct Shared {
     peer: PeerId,
     runtime: runtime::Handle,
     stop: CancellationToken,
-    ahead: Mutex<Ahead>,
-    /// Told when something came ahead, or will not.
-    came: Notify,
+    readahead: Mutex<Readahead>,
+    /// Notified when a prefetched block arrives or its prefetch fails.
+    prefetched: Notify,
 }
 
 impl fmt::Debug for RemoteBlocks {
@@ -65,38 +64,36 @@ impl fmt::Debug for RemoteBlocks {
     }
 }
 
-/// Blocks by name; `None` for what the peer does not have.
+/// Blocks by CID; `None` if the peer does not have the block.
 type Blocks = HashMap<Cid, Option<Bytes>>;
 
 impl RemoteBlocks {
-    /// The blocks of `peer`, until `stop`. `runtime` is where its sessions
-    /// are waited for.
+    /// Creates access to the blocks of `peer`, until `stop`. The sessions run on `runtime`.
     pub fn new(
         pool: SessionPool,
         peer: PeerId,
         runtime: runtime::Handle,
         stop: CancellationToken,
     ) -> Self {
-        let (ahead, came) = (Mutex::default(), Notify::new());
-        Self(Arc::new(Shared { pool, peer, runtime, stop, ahead, came }))
+        let (readahead, prefetched) = (Mutex::default(), Notify::new());
+        Self(Arc::new(Shared { pool, peer, runtime, stop, readahead, prefetched }))
     }
 
-    /// The bytes of blocks, each checked against its name, in the order of
-    /// `wanted`; `None` for what the peer does not have. It holds as much as
-    /// it is asked for, so ask for what is needed next. Blocks; not to be
-    /// called from async code.
+    /// Returns the bytes of blocks, each verified against its CID, in the order of `wanted`; `None`
+    /// if the peer does not have the block. All requested blocks are in memory at the same time, so
+    /// request only the next ones. Blocks the thread; must not be called from async code.
     ///
     /// # Errors
     ///
-    /// [`RemoteBlocksError`] where the peer cannot be asked, even after a few
-    /// tries.
+    /// Returns [`RemoteBlocksError::Peer`] if the peer still fails after some attempts, and
+    /// [`RemoteBlocksError::Stopped`] after `stop`.
     pub fn get(&self, wanted: &[Cid]) -> Result<Vec<Option<Bytes>>, RemoteBlocksError> {
         if wanted.is_empty() {
             return Ok(Vec::new());
         }
         let got = self.0.runtime.block_on(async {
             tokio::select! {
-                // First: who stopped it wants no other reason.
+                // Checked first, so that a stop is not reported as a failure of the peer.
                 biased;
                 () = self.0.stop.cancelled() => Err(RemoteBlocksError::Stopped),
                 got = self.gather(wanted) => got,
@@ -105,55 +102,55 @@ impl RemoteBlocks {
         let runs = got.iter().filter_map(|(cid, bytes)| run_of(*cid, bytes.as_ref()?));
         let runs: Vec<(Vec<Want>, bool)> = runs.collect();
         if !runs.is_empty() {
-            let mut ahead = self.0.ahead.lock();
+            let mut readahead = self.0.readahead.lock();
             for (items, is_wanted) in runs {
-                ahead.follow(items, is_wanted);
+                readahead.follow(items, is_wanted);
             }
         }
-        self.fetch_ahead();
+        self.prefetch();
         Ok(wanted.iter().map(|cid| got.get(cid).cloned().flatten()).collect())
     }
 
-    /// Takes what came ahead, waits for what is coming, and fetches the rest.
+    /// Takes prefetched blocks, waits for those in flight, and fetches the rest.
     async fn gather(&self, wanted: &[Cid]) -> Result<Blocks, RemoteBlocksError> {
         let mut got = Blocks::with_capacity(wanted.len());
-        let (mut coming, mut lacking) = (Vec::new(), Vec::new());
+        let (mut in_flight, mut absent) = (Vec::new(), Vec::new());
         {
-            let mut ahead = self.0.ahead.lock();
+            let mut readahead = self.0.readahead.lock();
             let mut seen = std::collections::HashSet::with_capacity(wanted.len());
             for cid in wanted.iter().filter(|cid| seen.insert(**cid)) {
-                match ahead.take(cid) {
+                match readahead.take(cid) {
                     Taken::Here(bytes) => {
                         got.insert(*cid, Some(bytes));
                     }
-                    Taken::Coming => coming.push(*cid),
-                    Taken::Not => lacking.push(Want::from(*cid)),
+                    Taken::InFlight => in_flight.push(*cid),
+                    Taken::Absent => absent.push(Want::from(*cid)),
                 }
             }
-            ahead.asked_for(wanted);
+            readahead.requested(wanted);
         }
         let fetching =
-            async { if lacking.is_empty() { Ok(()) } else { self.fetch(lacking, &mut got).await } };
-        // In this order: what is wanted now gets the first session that is
-        // free, and what comes after it is on its way meanwhile.
-        let (fetched, ()) = tokio::join!(fetching, async { self.fetch_ahead() });
+            async { if absent.is_empty() { Ok(()) } else { self.fetch(absent, &mut got).await } };
+        // In this order, so that the requested blocks get the first free session; prefetching runs
+        // meanwhile.
+        let (fetched, ()) = tokio::join!(fetching, async { self.prefetch() });
         fetched?;
-        while !coming.is_empty() {
-            let came = self.0.came.notified();
-            tokio::pin!(came);
-            // From before the look, so that nothing falls between.
-            came.as_mut().enable();
+        while !in_flight.is_empty() {
+            let prefetched = self.0.prefetched.notified();
+            tokio::pin!(prefetched);
+            // Enabled before the check, so that no notification is lost in between.
+            prefetched.as_mut().enable();
             let mut failed = Vec::new();
             {
-                let mut ahead = self.0.ahead.lock();
-                coming.retain(|cid| match ahead.take(cid) {
+                let mut readahead = self.0.readahead.lock();
+                in_flight.retain(|cid| match readahead.take(cid) {
                     Taken::Here(bytes) => {
                         got.insert(*cid, Some(bytes));
                         false
                     }
-                    Taken::Coming => true,
-                    // It could not be had ahead, or another has taken it.
-                    Taken::Not => {
+                    Taken::InFlight => true,
+                    // The prefetch failed, or another thread has taken the block.
+                    Taken::Absent => {
                         failed.push(Want::from(*cid));
                         false
                     }
@@ -161,24 +158,23 @@ impl RemoteBlocks {
             }
             if !failed.is_empty() {
                 self.fetch(failed, &mut got).await?;
-            } else if !coming.is_empty() {
-                came.await;
+            } else if !in_flight.is_empty() {
+                prefetched.await;
             }
         }
         Ok(got)
     }
 
-    /// Begins what is to be fetched ahead.
-    fn fetch_ahead(&self) {
-        let due = self.0.ahead.lock().due();
+    /// Starts prefetching the blocks that are due.
+    fn prefetch(&self) {
+        let due = self.0.readahead.lock().due();
         for wants in due {
             let this = self.clone();
             self.0.runtime.spawn(async move {
-                // Where this is dropped, too, nobody waits for what will not
-                // come.
+                // Also if this task is aborted, so that nobody waits for these blocks.
                 let guard = Unfinished { blocks: &this, wants: &wants };
                 tokio::select! {
-                    () = this.attempt_ahead(&wants) => {}
+                    () = this.prefetch_once(&wants) => {}
                     () = this.0.stop.cancelled() => {}
                 }
                 drop(guard);
@@ -186,18 +182,18 @@ impl RemoteBlocks {
         }
     }
 
-    /// Fetches ahead once: what fails is asked for again by who wants it.
-    async fn attempt_ahead(&self, wants: &[Want]) {
+    /// Prefetches blocks in one attempt. If it fails, the reader requests them again.
+    async fn prefetch_once(&self, wants: &[Want]) {
         let Ok(mut session) = self.0.pool.session(self.0.peer).await else { return };
         let this = self.clone();
         let sink = move |batch: Vec<Fetched>| {
             let taken = decode(batch)?;
-            let mut ahead = this.0.ahead.lock();
+            let mut readahead = this.0.readahead.lock();
             for (cid, bytes) in taken {
-                ahead.came(cid, bytes);
+                readahead.received(cid, bytes);
             }
-            drop(ahead);
-            this.0.came.notify_waiters();
+            drop(readahead);
+            this.0.prefetched.notify_waiters();
             Ok::<_, EncodedError>(())
         };
         if session.fetch(wants.to_vec(), sink).await.is_err() {
@@ -205,17 +201,17 @@ impl RemoteBlocks {
         }
     }
 
-    /// Fetches what is wanted now.
+    /// Fetches blocks that the reader waits for.
     async fn fetch(&self, mut wants: Vec<Want>, all: &mut Blocks) -> Result<(), RemoteBlocksError> {
         let mut tries = 0;
         loop {
             let (answered, result) = self.attempt(&wants, all).await;
-            // In the order of the wants, so what was answered is a prefix.
+            // Answers come in the order of the wants, so the answered ones are a prefix.
             wants.drain(..answered.min(wants.len()));
             let Err(error) = result else { return Ok(()) };
-            tracing::debug!(peer = %self.0.peer, %error, "blocks could not be fetched");
+            tracing::debug!(peer = %self.0.peer, %error, "cannot fetch blocks");
             self.0.pool.forget(self.0.peer);
-            // One that got somewhere may go on.
+            // An attempt that brought blocks starts the count again.
             tries = if answered > 0 { 1 } else { tries + 1 };
             if tries >= TRIES || error.retry() == net::Retry::Permanent {
                 return Err(RemoteBlocksError::Peer(error));
@@ -248,7 +244,7 @@ impl RemoteBlocks {
     }
 }
 
-/// Tells those who wait, when fetching ahead ends in whatever way.
+/// Notifies the waiting readers when a prefetch ends, for whatever reason.
 struct Unfinished<'a> {
     blocks: &'a RemoteBlocks,
     wants: &'a [Want],
@@ -257,21 +253,20 @@ struct Unfinished<'a> {
 impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
         let shared = &self.blocks.0;
-        let mut ahead = shared.ahead.lock();
+        let mut readahead = shared.readahead.lock();
         for want in self.wants {
-            // Those that came are not touched.
-            ahead.came(want.cid, None);
+            // No effect on blocks that were received.
+            readahead.received(want.cid, None);
         }
-        drop(ahead);
-        shared.came.notify_waiters();
+        drop(readahead);
+        shared.prefetched.notify_waiters();
     }
 }
 
-/// The bytes of a batch of answers. On a blocking thread.
+/// Returns the bytes of a batch of answers. Runs on a thread that may block.
 fn decode(batch: Vec<Fetched>) -> Result<Vec<(Cid, Option<Bytes>)>, EncodedError> {
     let bytes = |fetched: Fetched| match fetched.outcome {
-        // A copy: the payloads of a batch share a buffer that the session
-        // wants to have again.
+        // A copy, because the payloads of a batch share a buffer that the session reuses.
         FetchOutcome::Block(block) => {
             Ok((fetched.cid, Some(Bytes::copy_from_slice(&block.decode()?))))
         }
@@ -282,9 +277,8 @@ fn decode(batch: Vec<Fetched>) -> Result<Vec<(Cid, Option<Bytes>)>, EncodedError
     batch.into_iter().map(bytes).collect()
 }
 
-/// In which order blocks will be wanted, by what a block says; and whether
-/// that is sure: who reads a node of a file reads all of it, but who reads a
-/// segment may want one file.
+/// Returns the run that a block lists, and whether the reader certainly needs it: a reader of a
+/// file's node reads the complete file, but a reader of a segment may need only one file.
 fn run_of(cid: Cid, bytes: &Bytes) -> Option<(Vec<Want>, bool)> {
     let want = |cid: Cid, len: u64| Want {
         cid,

@@ -1,4 +1,4 @@
-//! Reaching the backup server: a connection over libp2p, and the trigger.
+//! The two ways to notify a backup server: a libp2p connection, and the HTTP trigger.
 
 use std::fmt;
 use std::time::Duration;
@@ -9,73 +9,74 @@ use net::{Handle, Multiaddr, NetError, PeerId};
 use reqwest::StatusCode;
 use url::Url;
 
-/// A connection over libp2p has to be there within this.
+/// Maximum time to connect over libp2p.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
-/// A connection to the trigger's port has to be there within this …
+/// Maximum time to connect to the trigger port.
 const HTTP_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// … and its answer within this, in all.
+/// Maximum time of the trigger request, including the connection.
 const HTTP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Why the trigger did not arrive. None of it is fatal: the backup server
-/// also asks by itself.
+/// Reason why a trigger was not delivered. None is fatal: the backup server also polls
+/// automatically.
 #[derive(Debug, thiserror::Error)]
 pub enum TriggerError {
-    /// The HTTP client cannot be set up.
-    #[error("the HTTP client cannot be set up")]
+    /// The HTTP client cannot be created.
+    #[error("cannot create the HTTP client")]
     Setup(#[source] reqwest::Error),
-    /// There is no host to send it to.
-    #[error("{0} has no host that a trigger could be sent to")]
+    /// The address names no host.
+    #[error("{0} has no host to send the trigger to")]
     NoHost(Multiaddr),
-    /// Nobody takes connections there.
+    /// The connection to the trigger port failed.
     #[error(
-        "no connection to {url}: check that the backup server runs there, that its [backup_server] \
-         trigger_port is [sync] backup_trigger_port here, and that no firewall is in between"
+        "cannot connect to {url}: check that the backup server runs there, that [sync] \
+         backup_trigger_port here equals [backup_server] trigger_port there, and that no firewall \
+         blocks the port"
     )]
     Connect {
-        /// What was asked.
+        /// URL of the trigger.
         url: Url,
-        /// What the connection said.
+        /// Error of the connection.
         #[source]
         source: reqwest::Error,
     },
-    /// It took too long.
+    /// The backup server did not answer in time.
     #[error("{url} did not answer within {after:?}")]
     Timeout {
-        /// What was asked.
+        /// URL of the trigger.
         url: Url,
-        /// The limit that was passed.
+        /// The time limit.
         after: Duration,
     },
-    /// The backup server does not take triggers from this machine.
+    /// The backup server does not accept triggers from this computer.
     #[error(
-        "{0} takes no trigger from here: on the backup server, manifest_server_url of this source \
-         has to lead to the address that this machine has there"
+        "{0} refuses triggers from this computer: on the backup server, manifest_server_url of this \
+         source must name the address from which this computer connects"
     )]
     Forbidden(Url),
-    /// What answers is no trigger of ours.
+    /// The answer is not that of a trigger server.
     #[error(
-        "{url} answered with status {status}: another program seems to listen there; set [sync] \
+        "{url} answered with status {status}, as if another program listened there: set [sync] \
          backup_trigger_port to the [backup_server] trigger_port of the backup server"
     )]
     Status {
-        /// What was asked.
+        /// URL of the trigger.
         url: Url,
-        /// What it answered.
+        /// HTTP status of the answer.
         status: u16,
     },
-    /// The connection broke.
-    #[error("the connection to {url} broke")]
+    /// The connection failed during the request.
+    #[error("the connection to {url} failed")]
     Broken {
-        /// What was asked.
+        /// URL of the trigger.
         url: Url,
-        /// What the connection said.
+        /// Error of the connection.
         #[source]
         source: reqwest::Error,
     },
 }
 
-/// The two ways to a backup server: so that tests can have others.
-pub(super) trait Reach: Send + Sync {
+/// The two ways to a backup server, behind a trait for tests.
+pub(super) trait Channel: Send + Sync {
     /// Connects over libp2p.
     fn connect(&self, peer: PeerId, address: Multiaddr)
     -> BoxFuture<'static, Result<(), NetError>>;
@@ -88,14 +89,14 @@ pub(super) trait Reach: Send + Sync {
     ) -> BoxFuture<'static, Result<(), TriggerError>>;
 }
 
-/// The ways over the network.
+/// The channel over the network.
 #[derive(Clone)]
-pub(super) struct Network {
+pub(super) struct NetworkChannel {
     net: Handle,
     http: reqwest::Client,
 }
 
-impl Network {
+impl NetworkChannel {
     pub(super) fn new(net: Handle) -> Result<Self, TriggerError> {
         let http = reqwest::Client::builder()
             .user_agent(concat!("archivist/", env!("CARGO_PKG_VERSION")))
@@ -109,13 +110,13 @@ impl Network {
     }
 }
 
-impl fmt::Debug for Network {
+impl fmt::Debug for NetworkChannel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Network").finish_non_exhaustive()
+        f.debug_struct("NetworkChannel").finish_non_exhaustive()
     }
 }
 
-impl Reach for Network {
+impl Channel for NetworkChannel {
     fn connect(
         &self,
         peer: PeerId,
@@ -159,20 +160,20 @@ async fn post(http: &reqwest::Client, url: &Url) -> Result<(), TriggerError> {
     }
 }
 
-/// Where the trigger of the backup server at `address` is.
+/// Returns the URL of the trigger of the backup server at `address`.
 pub(super) fn trigger_url(address: &Multiaddr, port: u16) -> Option<Url> {
     let host = host_of(address)?;
     let url = Url::parse(&format!("http://{host}:{port}/trigger")).ok()?;
-    // A name with a slash or an `@` in it would lead elsewhere.
-    let is_so = url.path() == "/trigger"
+    // A name that contains a slash or an `@` would lead to another host or path.
+    let is_plain = url.path() == "/trigger"
         && url.query().is_none()
         && url.fragment().is_none()
         && url.username().is_empty()
         && url.password().is_none();
-    is_so.then_some(url)
+    is_plain.then_some(url)
 }
 
-/// The peer that an address leads to.
+/// Returns the peer id at the end of an address.
 pub(super) fn peer_of(address: &Multiaddr) -> Option<PeerId> {
     peer_id_of(address)
 }
@@ -198,7 +199,7 @@ mod tests {
             assert_eq!(found.as_deref(), url, "{address}");
             assert!(peer_of(&address).is_some());
         }
-        // What is no host makes no URL, and no other one either.
+        // A name that is no host name gives no URL, and not that of another host either.
         for name in ["evil@good", "user:word@good", "a b", "x/../y", "x/trigger?", "good#"] {
             let name = multiaddr::Protocol::Dns(name.into());
             let address = Multiaddr::empty().with(name);
