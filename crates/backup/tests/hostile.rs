@@ -8,7 +8,7 @@ mod server;
 use std::sync::Arc;
 
 use backup::SourceState;
-use store::{BlockStore, MemStore};
+use store::{BlockRead as _, BlockStore, MemStore};
 use testkit::{
     Source, Tree, assert_holds, dataset, entries, file, file_entry, header, noise, put, raw, tree,
 };

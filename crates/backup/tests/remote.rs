@@ -12,7 +12,7 @@ use protocols::{
     serve_snapshots,
 };
 use snapshots::{SnapshotRecord, SnapshotStore, SnapshotTree};
-use store::{BlockStore, MemStore};
+use store::{BlockStore, BlockWrite as _, MemStore};
 use testkit::{
     Maker, PATIENCE, Provider, connect, node_as, node_providing, node_with, noise, until,
 };
@@ -42,7 +42,7 @@ async fn a_source_sees_and_fetches_its_own() {
         bytes: 5,
         held: None,
     };
-    let snapshot = snapshots.commit(record, store.epoch()).unwrap();
+    let snapshot = snapshots.commit(record, store.write_epoch()).unwrap();
     let access = Access::new();
     access.set(peer, Purposes::RESTORE | Purposes::BLOCKS);
     let b = node_with(store, access.clone()).await;

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use node::{Running, SnapshotSelector, snapshot_model};
 use restore::Blocks;
 use snapshots::{DamagedSnapshot, SnapshotStore};
-use store::{BlockStore, PackStore, StoreError, StoreOptions};
+use store::{BlockRead, BlockStore, PackStore, StoreError, StoreOptions};
 
 use crate::context::Context;
 use crate::output::safe;
@@ -95,7 +95,8 @@ impl Offline {
 
     /// The store, as what a restore takes blocks from.
     pub(crate) fn blocks(&self) -> Arc<dyn Blocks> {
-        Arc::new(self.store.clone())
+        let store: Arc<dyn BlockRead> = self.store.clone();
+        Arc::new(store)
     }
 
     /// Every snapshot that can be read, by source, folder and B's order; and

@@ -181,7 +181,7 @@ fn the_versions_of_a_file_come_in_order_and_past_what_is_damaged() {
     let nowhere = Cid::of(Codec::DagCbor, b"nowhere");
     let order = snapshots.next_order();
     let broken = SnapshotRecord { manifest: nowhere, order, ..middle.record };
-    snapshots.commit(broken, store.epoch()).unwrap();
+    snapshots.commit(broken, store.write_epoch()).unwrap();
     drop((snapshots, store));
     // Its state was lost, and it was accepted again.
     commit_file(1, 11, "the newest");

@@ -16,7 +16,9 @@ use net::{Handle, PeerId};
 use parking_lot::Mutex;
 use protocols::SessionPool;
 use pull::{Progress, PullError, Puller};
-use store::{BlockStore, Content, Root, StoreError, resolve};
+use store::{
+    BlockRead as _, BlockWrite, Content, PackStore, Root, Roots as _, StoreError, resolve,
+};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use types::Cid;
@@ -136,7 +138,8 @@ impl Downloads {
             .await
             .into_iter()
             .map(|peer| async move {
-                let mut puller = self.puller(self.store.clone(), vec![peer], Arc::default());
+                let mut puller =
+                    self.puller(self.store.store().clone(), vec![peer], Arc::default());
                 (peer, puller.block(cid).await)
             })
             .collect();
@@ -162,11 +165,11 @@ impl Downloads {
 
     fn puller(
         &self,
-        store: impl BlockStore + 'static,
+        store: Arc<dyn BlockWrite>,
         peers: Vec<PeerId>,
         progress: Arc<Progress>,
     ) -> Puller {
-        Puller::new(Arc::new(store), self.pool.clone(), peers, progress)
+        Puller::new(store, self.pool.clone(), peers, progress)
     }
 
     /// Begins to fetch all of what `content` names, unless that goes on
@@ -224,10 +227,10 @@ impl Downloads {
 
     async fn try_fetch(&self, job: &Download) -> Result<(), String> {
         let cid = job.cid;
-        let epoch = self.store.epoch();
+        let epoch = self.store.store().write_epoch();
         let partial = Root { cid, partial: true };
         self.with_store(move |store| store.set_root(&roots::fetch(cid), partial, epoch)).await?;
-        let kept = TakingOver::new(self.store.clone(), job.stop.clone());
+        let kept = Arc::new(TakingOver::new(self.store.clone(), job.stop.clone()));
         let mut puller = self.puller(kept, self.peers().await, job.progress.clone());
         let report = puller.tree(cid).await.map_err(|error| error.to_string())?;
         if let Some(missing) = report.missing.first().or(report.changed.first()) {
@@ -247,9 +250,9 @@ impl Downloads {
 
     async fn with_store<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&LocalBlocks) -> Result<T, StoreError> + Send + 'static,
+        work: impl FnOnce(&PackStore) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, String> {
-        let store = self.store.clone();
+        let store = self.store.store().clone();
         match tokio::task::spawn_blocking(move || work(&store)).await {
             Ok(result) => result.map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),

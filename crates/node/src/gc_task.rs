@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use store::{BlockStore, GcOptions, PackStore};
+use store::{GcOptions, PackStore, StoreAdmin as _};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use types::with_causes;

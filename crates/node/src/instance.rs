@@ -14,7 +14,7 @@ use backup::BackupDaemon;
 use net::{Access, Keypair, Net};
 use protocols::BackupService;
 use snapshots::SnapshotStore;
-use store::{BlockStore as _, OpenReport, PackStore};
+use store::{OpenReport, PackStore, Roots as _};
 
 use crate::backup_side;
 use crate::data_dir::{DataDir, make_data_dir};

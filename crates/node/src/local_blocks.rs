@@ -6,74 +6,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use net::{BlockAnswer, BlockProvider, PeerId};
-use store::{BlockStore, InPlaceAnswer, PackStore, StoreError};
+use store::{BlockRead, BlockWrite, InPlaceAnswer, PackStore, Pin, StoreError, WriteEpoch};
 use tokio_util::sync::CancellationToken;
 use types::{Cid, EncodedBlock};
-
-/// What a store does besides telling of blocks, done by the store in a field.
-macro_rules! delegate_to_store {
-    ($field:ident) => {
-        fn epoch(&self) -> ::store::Epoch {
-            self.$field.epoch()
-        }
-
-        fn put(&self, blocks: &[::types::EncodedBlock]) -> Result<(), ::store::StoreError> {
-            self.$field.put(blocks)
-        }
-
-        fn commit(&self, epoch: ::store::Epoch) -> Result<(), ::store::StoreError> {
-            self.$field.commit(epoch)
-        }
-
-        fn losses(&self) -> u64 {
-            self.$field.losses()
-        }
-
-        fn set_root(
-            &self,
-            name: &str,
-            root: ::store::Root,
-            epoch: ::store::Epoch,
-        ) -> Result<(), ::store::StoreError> {
-            self.$field.set_root(name, root, epoch)
-        }
-
-        fn remove_root(&self, name: &str) -> Result<bool, ::store::StoreError> {
-            self.$field.remove_root(name)
-        }
-
-        fn root(&self, name: &str) -> Option<::store::Root> {
-            self.$field.root(name)
-        }
-
-        fn roots(&self, prefix: &str) -> Vec<(String, ::store::Root)> {
-            self.$field.roots(prefix)
-        }
-
-        fn pin(&self) -> ::store::Pin {
-            self.$field.pin()
-        }
-
-        fn gc(
-            &self,
-            options: ::store::GcOptions,
-        ) -> Result<::store::GcReport, ::store::StoreError> {
-            self.$field.gc(options)
-        }
-
-        fn verify(
-            &self,
-            depth: ::store::VerifyDepth,
-        ) -> Result<::store::VerifyReport, ::store::StoreError> {
-            self.$field.verify(depth)
-        }
-
-        fn usage(&self) -> Result<::store::Usage, ::store::StoreError> {
-            self.$field.usage()
-        }
-    };
-}
-pub(crate) use delegate_to_store;
 
 /// Blocks that are in no store, but in files.
 pub trait InPlace: Send + Sync + fmt::Debug {
@@ -109,8 +44,7 @@ pub struct OpenInPlace<'a> {
     pub read: Box<dyn FnOnce() -> Result<InPlaceAnswer, StoreError> + 'a>,
 }
 
-/// The blocks of a store and of files, as one store. What is put goes to the
-/// store.
+/// The blocks of a store and of watched files, to read.
 #[derive(Clone, Debug)]
 pub struct LocalBlocks {
     store: Arc<PackStore>,
@@ -121,6 +55,11 @@ impl LocalBlocks {
     /// Both.
     pub fn new(store: Arc<PackStore>, in_place: Arc<dyn InPlace>) -> Self {
         Self { store, in_place }
+    }
+
+    /// Returns the store.
+    pub(crate) fn store(&self) -> &Arc<PackStore> {
+        &self.store
     }
 
     /// Begins to answer for one block; a block in a file is not read yet.
@@ -176,7 +115,7 @@ fn not_found(cid: &Cid, error: &StoreError) -> BlockAnswer {
     BlockAnswer::Missing
 }
 
-impl BlockStore for LocalBlocks {
+impl BlockRead for LocalBlocks {
     fn get_encoded(&self, cid: &Cid) -> Result<Option<EncodedBlock>, StoreError> {
         let stored = self.store.get_encoded(cid);
         if let Ok(Some(_)) = &stored {
@@ -192,7 +131,9 @@ impl BlockStore for LocalBlocks {
         Ok(self.store.has(cid)? || self.in_place.has(cid)?)
     }
 
-    delegate_to_store!(store);
+    fn loss_counter(&self) -> u64 {
+        self.store.loss_counter()
+    }
 }
 
 /// The blocks of this machine, for what is to be kept whole: a file may change
@@ -211,7 +152,7 @@ impl TakingOver {
     }
 }
 
-impl BlockStore for TakingOver {
+impl BlockRead for TakingOver {
     fn get_encoded(&self, cid: &Cid) -> Result<Option<EncodedBlock>, StoreError> {
         self.local.get_encoded(cid)
     }
@@ -238,7 +179,27 @@ impl BlockStore for TakingOver {
         }
     }
 
-    delegate_to_store!(local);
+    fn loss_counter(&self) -> u64 {
+        self.local.loss_counter()
+    }
+}
+
+impl BlockWrite for TakingOver {
+    fn write_epoch(&self) -> WriteEpoch {
+        self.local.store.write_epoch()
+    }
+
+    fn put(&self, blocks: &[EncodedBlock]) -> Result<(), StoreError> {
+        self.local.store.put(blocks)
+    }
+
+    fn commit(&self, epoch: WriteEpoch) -> Result<(), StoreError> {
+        self.local.store.commit(epoch)
+    }
+
+    fn pin(&self) -> Pin {
+        self.local.store.pin()
+    }
 }
 
 impl BlockProvider for LocalBlocks {
@@ -377,7 +338,7 @@ mod tests {
     fn blocks_of_the_store_and_what_is_nowhere_keep_their_place() {
         let setup = setup(3, 1000);
         let stored = EncodedBlock::plain(Block::new(Codec::Raw, vec![7; 1000]).unwrap());
-        setup.local.put(std::slice::from_ref(&stored)).unwrap();
+        setup.local.store.put(std::slice::from_ref(&stored)).unwrap();
         let nowhere = Cid::of(Codec::Raw, b"nowhere");
         let wanted = [setup.cids[0], stored.cid(), nowhere, setup.cids[1]];
         let found = [Some(setup.cids[0]), Some(stored.cid()), None, Some(setup.cids[1])];

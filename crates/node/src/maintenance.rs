@@ -11,7 +11,7 @@ use net::PeerId;
 use protocols::SessionPool;
 use pull::{Progress, Puller};
 use snapshots::{HeldFolder, PruneOptions, VerifyProgress, VerifyReport};
-use store::{BlockStore, RecompressEnd};
+use store::{RecompressEnd, Roots};
 
 use types::with_causes;
 
@@ -117,7 +117,7 @@ async fn repair(services: &Services, report: &VerifyReport) -> Result<u64, Strin
 }
 
 /// What a verification of `store` has found, as it is told.
-pub fn verify_result(store: &dyn BlockStore, report: &VerifyReport, repaired: u64) -> VerifyResult {
+pub fn verify_result(store: &dyn Roots, report: &VerifyReport, repaired: u64) -> VerifyResult {
     let item = |root: &String| root.strip_prefix(roots::DATA).unwrap_or(root).to_owned();
     let mut problems: Vec<VerifyProblem> = report
         .problems

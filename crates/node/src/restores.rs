@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use api::RestoreReport;
 use parking_lot::Mutex;
 use restore::{Blocks, Progress, Report, RestoreError, RestoreOptions, restore};
-use store::{BlockStore, PackStore, Root, StoreError};
+use store::{BlockRead, BlockWrite as _, PackStore, Root, Roots as _, StoreError};
 use types::{Cid, RelPath, with_causes};
 
 use crate::roots;
@@ -235,7 +235,7 @@ pub async fn start_restore(
     let blocks: Arc<dyn Blocks> = if job.from_backup_server {
         Arc::new(BackupServerBlocks::new(services)?)
     } else {
-        let store: Arc<dyn BlockStore> = services.store.clone();
+        let store: Arc<dyn BlockRead> = services.store.clone();
         Arc::new(store)
     };
     let id = services.restores.next_id();
@@ -272,7 +272,7 @@ impl Hold {
         let name = hold.root.clone();
         let set = tokio::task::spawn_blocking(move || {
             let root = Root { cid: manifest, partial: true };
-            let epoch = store.epoch();
+            let epoch = store.write_epoch();
             store.set_root(&name, root, epoch)
         });
         set.await.map_err(RestoreStartError::Panicked)?.map_err(RestoreStartError::Root)?;

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use backup::BackupEvent;
-use store::BlockStore as _;
+use store::StoreAdmin as _;
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 

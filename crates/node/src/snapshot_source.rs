@@ -9,10 +9,10 @@ use net::{NetError, PeerId};
 use protocols::{RemoteBlocks, RemoteSnapshot, SessionPool};
 use restore::{Blocks, BlocksError};
 use snapshots::SnapshotError;
-use store::{BlockStore, StoreError};
+use store::{BlockRead, StoreError};
 use types::{Block, Cid, EncodedBlock};
 
-use crate::local_blocks::{LocalBlocks, delegate_to_store};
+use crate::local_blocks::LocalBlocks;
 use crate::services::Services;
 
 /// Time within which the backup server must accept a connection.
@@ -100,7 +100,7 @@ async fn list_remote(services: &Services) -> Result<Vec<RemoteSnapshot>, Snapsho
 pub fn blocks(
     services: &Services,
     from_backup_server: bool,
-) -> Result<Arc<dyn BlockStore>, SnapshotSourceError> {
+) -> Result<Arc<dyn BlockRead>, SnapshotSourceError> {
     if from_backup_server {
         return Ok(Arc::new(BackupServerBlocks::new(services)?));
     }
@@ -133,7 +133,7 @@ impl BackupServerBlocks {
 impl Blocks for BackupServerBlocks {
     fn get(&self, wanted: &[Cid]) -> Result<Vec<Option<Bytes>>, BlocksError> {
         let mut all: Vec<Option<Bytes>> =
-            wanted.iter().map(|cid| BlockStore::get(&self.local, cid).ok().flatten()).collect();
+            wanted.iter().map(|cid| BlockRead::get(&self.local, cid).ok().flatten()).collect();
         let missing: Vec<usize> = (0..all.len()).filter(|at| all[*at].is_none()).collect();
         let wants: Vec<Cid> = missing.iter().map(|at| wanted[*at]).collect();
         let got =
@@ -145,7 +145,7 @@ impl Blocks for BackupServerBlocks {
     }
 }
 
-impl BlockStore for BackupServerBlocks {
+impl BlockRead for BackupServerBlocks {
     fn get_encoded(&self, cid: &Cid) -> Result<Option<EncodedBlock>, StoreError> {
         if let Ok(Some(block)) = self.local.get_encoded(cid) {
             return Ok(Some(block));
@@ -156,14 +156,14 @@ impl BlockStore for BackupServerBlocks {
             source: std::io::Error::other(error),
         })?;
         let Some(bytes) = found.into_iter().next().flatten() else { return Ok(None) };
-        // It was verified on arrival.
-        let block = Block::new(cid.codec(), bytes).ok();
-        Ok(block.filter(|block| block.cid() == *cid).map(EncodedBlock::plain))
+        Ok(Block::verify(*cid, bytes).ok().map(EncodedBlock::plain))
     }
 
     fn has(&self, cid: &Cid) -> Result<bool, StoreError> {
         Ok(self.local.has(cid)? || self.get_encoded(cid)?.is_some())
     }
 
-    delegate_to_store!(local);
+    fn loss_counter(&self) -> u64 {
+        self.local.loss_counter()
+    }
 }

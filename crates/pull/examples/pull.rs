@@ -22,7 +22,7 @@ use net::{
 use protocols::SessionPool;
 use pull::{Progress, Puller};
 use serde_json::json;
-use store::{BlockStore, PackStore, Root, StoreOptions};
+use store::{BlockRead as _, BlockWrite as _, PackStore, Root, Roots as _, StoreOptions};
 use types::Cid;
 
 struct Provider(Arc<PackStore>);
@@ -119,7 +119,7 @@ async fn fetch(store: &str, peer: &str, address: &str, root: &str) -> Result<(),
     handle.connect(peer, [address], Duration::from_secs(10)).await?;
     let progress = Arc::new(Progress::default());
     let started = Instant::now();
-    let epoch = store.epoch();
+    let epoch = store.write_epoch();
     store.set_root("last", Root { cid: root, partial: true }, epoch)?;
     let mut puller =
         Puller::new(store.clone(), SessionPool::new(handle), vec![peer], progress.clone());

@@ -15,7 +15,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use net::{SimilarBlock, Sketch, Want};
-use store::{BlockStore, StoreError, get_sound};
+use store::{BlockRead, StoreError, get_sound};
 use types::{Cid, Codec, FileNode, NodeChild};
 
 /// Pairs that are known at once. A node has at most 4,096 children, and those
@@ -46,7 +46,7 @@ impl Likes {
     /// Those of the disk.
     pub(crate) fn follow(
         &mut self,
-        store: &dyn BlockStore,
+        store: &dyn BlockRead,
         node: &Cid,
         bytes: &[u8],
     ) -> Result<(), StoreError> {
@@ -67,7 +67,7 @@ impl Likes {
     /// Those of the disk.
     pub(crate) fn take(
         &mut self,
-        store: &Arc<dyn BlockStore>,
+        store: Arc<dyn BlockRead>,
         wants: &[Want],
     ) -> Result<HashMap<Cid, Arc<SimilarBlock>>, StoreError> {
         let mut found = HashMap::new();
@@ -75,10 +75,10 @@ impl Likes {
             let Some(mut here) = self.of(want.cid) else { continue };
             // A file that was longer: its front.
             while want.cid.codec() == Codec::Raw && here.codec() != Codec::Raw {
-                let Some(below) = children(&**store, &here)? else { break };
+                let Some(below) = children(&*store, &here)? else { break };
                 here = below.first().map_or(want.cid, |child| child.cid);
             }
-            let Some(bytes) = get_sound(&**store, &here)? else { continue };
+            let Some(bytes) = get_sound(&*store, &here)? else { continue };
             let Some(sketch) = Sketch::of(&bytes) else { continue };
             let store = store.clone();
             // Read again when it is needed: what is under way would be much.
@@ -100,7 +100,7 @@ impl Likes {
 }
 
 /// What is below a node; a file of one chunk is that chunk.
-fn children(store: &dyn BlockStore, cid: &Cid) -> Result<Option<Vec<NodeChild>>, StoreError> {
+fn children(store: &dyn BlockRead, cid: &Cid) -> Result<Option<Vec<NodeChild>>, StoreError> {
     if cid.codec() == Codec::Raw {
         return Ok(store.len_of(cid)?.map(|len| vec![NodeChild { cid: *cid, len }]));
     }
@@ -161,7 +161,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
     use proptest::prelude::*;
-    use store::MemStore;
+    use store::{BlockWrite as _, MemStore};
     use types::{Block, EncodedBlock};
 
     use super::*;
@@ -234,10 +234,10 @@ mod tests {
         likes.add(old.cid(), old.cid());
         assert_eq!(likes.0.len(), 2);
         likes.follow(&store, &node, b"node").unwrap();
-        let store: Arc<dyn BlockStore> = Arc::new(store);
-        assert!(likes.clone().take(&store, &[new.cid().into()]).unwrap().is_empty());
+        let store = Arc::new(store);
+        assert!(likes.clone().take(store.clone(), &[new.cid().into()]).unwrap().is_empty());
         store.put(&[EncodedBlock::plain(old)]).unwrap();
-        assert_eq!(likes.take(&store, &[new.cid().into()]).unwrap().len(), 1);
+        assert_eq!(likes.take(store.clone(), &[new.cid().into()]).unwrap().len(), 1);
         assert!(likes.is_empty());
     }
 

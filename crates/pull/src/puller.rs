@@ -22,7 +22,7 @@ use net::{
     BlockError, BlockRequest, FetchError, FetchOutcome, Fetched, PeerId, SimilarBlock, Want,
 };
 use protocols::{Panicked, SessionPool, blocking};
-use store::{BlockStore, StoreError, get_sound};
+use store::{BlockWrite, StoreError, get_sound};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -180,7 +180,7 @@ impl fmt::Display for Reasons<'_> {
 /// each other, and share what is told of their progress.
 #[derive(Clone)]
 pub struct Puller {
-    store: Arc<dyn BlockStore>,
+    store: Arc<dyn BlockWrite>,
     pool: SessionPool,
     peers: Vec<PeerId>,
     progress: Arc<Progress>,
@@ -196,7 +196,7 @@ type Alike = HashMap<Cid, Arc<SimilarBlock>>;
 impl Puller {
     /// Nothing is asked yet.
     pub fn new(
-        store: Arc<dyn BlockStore>,
+        store: Arc<dyn BlockWrite>,
         pool: SessionPool,
         peers: Vec<PeerId>,
         progress: Arc<Progress>,
@@ -279,7 +279,7 @@ impl Puller {
             let gathered = blocking(move || {
                 let mut gathered = Gathered { tasks, followed, likes, ..Gathered::default() };
                 gathered.gather(&*store, &progress, len_max)?;
-                let alike = gathered.likes.take(&store, &gathered.wants)?;
+                let alike = gathered.likes.take(store.clone(), &gathered.wants)?;
                 Ok::<_, PullError>((gathered, alike))
             });
             let (gathered, alike) = gathered.await?;
@@ -451,7 +451,7 @@ struct Answers {
 
 /// Takes a batch of answers: blocks go to the store. On a blocking thread.
 fn take(
-    store: &dyn BlockStore,
+    store: &dyn BlockWrite,
     progress: &Progress,
     answers: &std::sync::Mutex<Answers>,
     batch: Vec<Fetched>,
@@ -500,7 +500,7 @@ impl Gathered {
     /// Follows names that are here, until there is a batch that is not.
     fn gather(
         &mut self,
-        store: &dyn BlockStore,
+        store: &dyn BlockWrite,
         progress: &Progress,
         len_max: u64,
     ) -> Result<(), PullError> {

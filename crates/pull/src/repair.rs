@@ -33,7 +33,7 @@ pub async fn repair(
     report: &VerifyReport,
     mut puller: impl FnMut(&PeerId) -> Puller,
 ) -> Result<RepairReport, PullError> {
-    let epoch = snapshots.store().epoch();
+    let epoch = snapshots.store().write_epoch();
     let list = snapshots.clone();
     let listing = blocking(move || list.list().map_err(as_pull_error)).await?;
     let mut broken: Vec<Snapshot> = listing.snapshots;

@@ -12,9 +12,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use disk::sim::{Fault, Power, SimDisk};
 use pull::ManifestPullError;
 use snapshots::SnapshotStore;
+use store::check::missing_blocks;
 use store::{
-    BlockStore, Call, FaultyStore, GcOptions, Limit, MemStore, PackStore, StoreError, StoreOptions,
-    VerifyDepth,
+    BlockStore, Call, FaultyStore, GcOptions, Limit, MemStore, PackStore, Roots as _, StoreError,
+    StoreOptions,
 };
 use testkit::{Source, Tree, assert_holds, file, file_entry, noise, put, tree, until};
 use types::{FileNodeBuilder, MAX_TREE_DEPTH, NodeChild};
@@ -53,7 +54,7 @@ async fn whatever_call_fails_there_is_no_snapshot_or_a_complete_one() {
             let (is_failed, plain) = (result.is_err(), inner.clone() as Arc<dyn BlockStore>);
             let committed = SnapshotStore::new(plain.clone()).list().unwrap().snapshots.len();
             assert_eq!(committed, if is_failed { 1 } else { 2 }, "{call:?} {nth}");
-            assert!(plain.verify(VerifyDepth::Full).unwrap().is_ok(), "{call:?} {nth}");
+            assert_eq!(missing_blocks(&*plain).unwrap(), [], "{call:?} {nth}");
             faults += usize::from(is_failed);
             // Half of them lose whatever no root keeps.
             if nth % 2 == 0 {
@@ -114,7 +115,7 @@ async fn a_pull_that_is_cut_off_anywhere_goes_on_after_the_store_is_opened_again
         *source.served.left.lock() = None;
         let snapshots = SnapshotStore::new(store.clone()).list().unwrap().snapshots.len();
         assert_eq!(snapshots, 0);
-        assert!(store.verify(VerifyDepth::Full).unwrap().is_ok());
+        assert_eq!(missing_blocks(&*store).unwrap(), []);
     }
     let store = open(dir.path()).await;
     pull(&hand.puller(store.clone()), &source, &offer).await.unwrap();
@@ -279,7 +280,7 @@ async fn what_a_failed_sync_took_of_an_unfinished_pull_is_pulled_again() {
     assert!(matches!(error, ManifestPullError::Missing { count: 1, .. }), "{error}");
     assert!(source.served().len() > 5000);
     // Nothing of it was durable. Somebody else's sync is the one that fails.
-    let epoch = store.epoch();
+    let epoch = store.write_epoch();
     let theirs = types::Block::new(types::Codec::Raw, b"theirs".to_vec()).unwrap();
     store.put(&[types::EncodedBlock::plain(theirs)]).unwrap();
     disk.set_fault(disk.operations(), Fault::Fail(std::io::ErrorKind::Other));
@@ -346,8 +347,8 @@ async fn damage_that_is_found_is_mended_by_the_next_manifest() {
     let (_, first) = files.iter().find(|(path, _)| !path.ends_with('/')).unwrap();
     let rotten = file(&source.served.store, first);
     rot(&disk, first);
-    let found = store.verify(VerifyDepth::Full).unwrap();
-    assert_eq!(found.problems.iter().map(|problem| problem.cid).collect::<Vec<_>>(), [rotten]);
+    let missing = missing_blocks(&*store).unwrap();
+    assert_eq!(missing.iter().map(|block| block.cid).collect::<Vec<_>>(), [rotten]);
     // Only the last segment changes.
     files.insert("z".into(), b"new".to_vec());
     let manifest = source.publish("docs", 2, &files);

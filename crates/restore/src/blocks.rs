@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use store::{BlockStore, StoreError};
+use store::{BlockRead, StoreError};
 use types::Cid;
 
 /// Why blocks could not be had.
@@ -32,11 +32,11 @@ pub trait Blocks: Send + Sync + fmt::Debug {
     fn get(&self, wanted: &[Cid]) -> Result<Vec<Option<Bytes>>, BlocksError>;
 }
 
-impl Blocks for Arc<dyn BlockStore> {
+impl Blocks for Arc<dyn BlockRead> {
     fn get(&self, wanted: &[Cid]) -> Result<Vec<Option<Bytes>>, BlocksError> {
         wanted
             .iter()
-            .map(|cid| match BlockStore::get(&**self, cid) {
+            .map(|cid| match BlockRead::get(&**self, cid) {
                 // The store has logged it; for this file it is gone.
                 Err(StoreError::Damaged { .. }) => Ok(None),
                 result => Ok(result?),

@@ -398,7 +398,7 @@ impl Drop for Counted {
 
 impl restore::Blocks for Held {
     fn get(&self, wanted: &[Cid]) -> Result<Vec<Option<bytes::Bytes>>, BlocksError> {
-        let found = restore::Blocks::get(&self.store, wanted)?;
+        let found = blocks(&self.store).get(wanted)?;
         let count = |bytes: bytes::Bytes| {
             let now = self.now.fetch_add(bytes.len(), Ordering::Relaxed) + bytes.len();
             self.most.fetch_max(now, Ordering::Relaxed);

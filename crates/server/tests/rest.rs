@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use common::{Instance, noise};
 use futures::StreamExt as _;
 use serde_json::json;
-use store::BlockStore as _;
+use store::{BlockRead as _, BlockWrite as _, StoreAdmin as _};
 use types::{Cid, Dataset, FileNode};
 
 #[tokio::test(flavor = "multi_thread")]

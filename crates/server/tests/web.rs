@@ -7,7 +7,7 @@ mod common;
 use common::Instance;
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
-use store::{BlockStore as _, Root};
+use store::{BlockWrite as _, Root, Roots as _};
 
 struct Ui {
     instance: Instance,
@@ -266,7 +266,7 @@ async fn a_collection_that_fails_is_told_until_one_succeeds() {
     let ui = Ui::start().await;
     let store = &ui.instance.services().store;
     let gone = Root { cid: ABSENT.parse().unwrap(), partial: false };
-    store.set_root("data/gone", gone, store.epoch()).unwrap();
+    store.set_root("data/gone", gone, store.write_epoch()).unwrap();
     let prune = || ui.ask(Method::POST, "/api/v1/prune").bearer_auth(&ui.token);
     let report = ui.json(prune().json(&json!({ "dry_run": false }))).await;
     let error = report["not_collected"].as_str().unwrap();
@@ -385,7 +385,7 @@ async fn a_snapshot_that_cannot_be_read_is_told_by_the_running_instance() {
     let store = &ui.instance.services().store;
     let gone = Root { cid: ABSENT.parse().unwrap(), partial: false };
     let name = format!("snapshot/{SOMEBODY}/docs/1");
-    store.set_root(&name, gone, store.epoch()).unwrap();
+    store.set_root(&name, gone, store.write_epoch()).unwrap();
     let notices = status().await["notices"].to_string();
     assert!(notices.contains(&name) && notices.contains("missing"), "{notices}");
     assert!(notices.contains("verify"), "{notices}");

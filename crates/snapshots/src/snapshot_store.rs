@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use jiff::Timestamp;
 use net::PeerId;
 use parking_lot::Mutex;
-use store::{Batch, BlockStore, Epoch, Pin, Root, StoreError};
+use store::{Batch, BlockStore, Pin, Root, StoreError, WriteEpoch};
 use types::{Cid, EncodedBlock, FolderId, SequenceNumber};
 
 use crate::record::{RecordError, SnapshotRecord};
@@ -299,8 +299,12 @@ impl SnapshotStore {
     ///
     /// # Errors
     ///
-    /// As [`BlockStore::set_root`]: then there is no snapshot.
-    pub fn commit(&self, record: SnapshotRecord, epoch: Epoch) -> Result<Snapshot, SnapshotError> {
+    /// As [`store::Roots::set_root`]: then there is no snapshot.
+    pub fn commit(
+        &self,
+        record: SnapshotRecord,
+        epoch: WriteEpoch,
+    ) -> Result<Snapshot, SnapshotError> {
         let block = record.encode()?;
         let cid = block.cid();
         let pin: Pin = self.0.store.pin();
@@ -366,7 +370,7 @@ mod tests {
     use crate::record::tests::record;
 
     fn commit(snapshots: &SnapshotStore, folder: &str, sequence: u64, second: i64) -> Snapshot {
-        let epoch = snapshots.store().epoch();
+        let epoch = snapshots.store().write_epoch();
         let record = SnapshotRecord {
             folder: folder.parse().unwrap(),
             sequence: SequenceNumber(sequence),
@@ -418,7 +422,7 @@ mod tests {
         let store: Arc<dyn BlockStore> = Arc::new(MemStore::new());
         let snapshots = SnapshotStore::new(store.clone());
         let good = commit(&snapshots, "docs", 1, 1000);
-        let epoch = store.epoch();
+        let epoch = store.write_epoch();
         let missing = Cid::of(types::Codec::DagCbor, b"nowhere");
         let root = Root { cid: missing, partial: false };
         let source = record().source;

@@ -6,7 +6,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use store::{BlockStore, StoreError, get_required};
+use store::{BlockRead, StoreError, get_required};
 use types::{
     Cid, Codec, Dataset, Entry, MANIFEST_MIME, ManifestError, ManifestHeader, NodeError, RelPath,
     SegmentRef, decode_segment,
@@ -49,7 +49,7 @@ pub enum TreeError {
 /// A manifest in a store, open for reading.
 #[derive(Clone, Debug)]
 pub struct SnapshotTree {
-    store: Arc<dyn BlockStore>,
+    store: Arc<dyn BlockRead>,
     header_cid: Cid,
     header: Arc<ManifestHeader>,
 }
@@ -77,7 +77,7 @@ impl SnapshotTree {
     /// # Errors
     ///
     /// [`TreeError`].
-    pub fn open(store: Arc<dyn BlockStore>, cid: Cid) -> Result<Self, TreeError> {
+    pub fn open(store: Arc<dyn BlockRead>, cid: Cid) -> Result<Self, TreeError> {
         let header_cid = header_of(cid, &get_required(&*store, cid)?)?;
         let header = ManifestHeader::decode(&get_required(&*store, header_cid)?)
             .map_err(|source| TreeError::Manifest { cid: header_cid, source })?;

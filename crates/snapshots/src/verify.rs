@@ -11,7 +11,7 @@ use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use store::{BlockStore, content_of};
+use store::{BlockRead, content_of};
 use tokio_util::sync::CancellationToken;
 use types::{Cid, Codec, EntryKind, FileNode, MAX_TREE_DEPTH, ManifestHeader, decode_segment};
 
@@ -164,7 +164,7 @@ pub fn verify(
 }
 
 struct Walk<'a> {
-    store: &'a dyn BlockStore,
+    store: &'a dyn BlockRead,
     full: bool,
     progress: &'a VerifyProgress,
     stop: &'a CancellationToken,

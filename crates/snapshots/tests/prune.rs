@@ -14,7 +14,8 @@ use snapshots::{
     VerifyProgress, prune, root_name, verify,
 };
 use store::{
-    BlockStore, Call, FaultyStore, GcOptions, MemStore, PackStore, StoreError, StoreOptions,
+    BlockStore, Call, FaultyStore, GcOptions, MemStore, PackStore, StoreAdmin as _, StoreError,
+    StoreOptions,
 };
 use testkit::{Maker, noise, without};
 use tokio_util::sync::CancellationToken;

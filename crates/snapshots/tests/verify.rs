@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use snapshots::{SnapshotStore, VerifyError, VerifyProgress, VerifyReport, verify};
 use store::{
-    BlockStore, Call, FaultyStore, FileWriter, MemStore, PackStore, Root, StoreError, StoreOptions,
+    BlockRead as _, BlockWrite as _, Call, FaultyStore, FileWriter, MemStore, PackStore, Root,
+    Roots as _, StoreAdmin as _, StoreError, StoreOptions,
 };
 use testkit::{all_blocks, filled, noise, without};
 use tokio_util::sync::CancellationToken;
@@ -100,7 +101,7 @@ fn data_items_are_looked_through_as_well() {
         ("data/partial", nowhere, true),
     ];
     for (name, cid, partial) in roots {
-        store.set_root(name, Root { cid, partial }, store.epoch()).unwrap();
+        store.set_root(name, Root { cid, partial }, store.write_epoch()).unwrap();
     }
     for full in [false, true] {
         let report = check(&SnapshotStore::new(store.clone()), full);
@@ -146,7 +147,7 @@ fn a_tree_that_names_what_is_bad_again_and_again_is_walked_once() {
         top = NodeChild { cid, len: top.len * 16 };
     }
     let root = Root { cid: top.cid, partial: false };
-    store.set_root("data/bad", root, store.epoch()).unwrap();
+    store.set_root("data/bad", root, store.write_epoch()).unwrap();
     let faulty = Arc::new(FaultyStore::new(store));
     for full in [false, true] {
         let before = faulty.calls();

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use store::{Batch, BlockStore, FileWriter, PackStore, Root, StoreError, StoreOptions};
+use store::{Batch, FileWriter, PackStore, Root, StoreAdmin as _, StoreError, StoreOptions};
 use types::{EncodedBlock, FileNodeBuilder, NodeChild};
 
 fn files(dir: &Path, found: &mut Vec<PathBuf>) -> std::io::Result<()> {
@@ -72,7 +72,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let root = tree.finish(&mut emit)?.ok_or("there is nothing to put")?;
     batch.put(&nodes)?;
-    batch.commit_root("last", Root { cid: root, partial: false })?;
+    batch.commit_root(&*store, "last", Root { cid: root, partial: false })?;
     let seconds = started.elapsed().as_secs_f64();
     println!(
         "{{\"seconds\": {seconds:.4}, \"files\": {}, \"bytes\": {bytes}, \"stored\": {}}}",

@@ -1,10 +1,14 @@
-//! What every store of blocks does: the trait, and what goes in and out of it.
+//! The traits of a store of blocks, and the values that their methods use.
 //!
-//! [`crate::MemStore`] is the plain statement of these semantics; the tests
-//! hold [`crate::PackStore`] to it.
+//! [`BlockRead`] serves readers, [`BlockWrite`] those who also store blocks,
+//! [`Roots`] keeps the names that keep blocks alive, and [`StoreAdmin`] deletes
+//! and measures. A function asks for the narrowest that it needs;
+//! [`BlockStore`] is all four.
+//!
+//! [`crate::MemStore`] states these semantics in the fewest words; the tests
+//! compare [`crate::PackStore`] with it.
 
 use std::fmt;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use types::{Cid, EncodedBlock};
@@ -13,58 +17,25 @@ use crate::error::StoreError;
 use crate::pins::Pin;
 use crate::root_log::Root;
 
-/// A moment in the life of a store; see [`BlockStore::epoch`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Epoch {
-    /// How many syncs had failed.
-    pub(crate) failures: u64,
-    /// What is put from then on goes to this pack or to later ones.
-    pub(crate) first_pack: u32,
-}
-
-/// A store of blocks: write-once, named by content, verified on every read.
+/// Reads blocks. Every block is checked against its name when it is read.
 ///
-/// Every call blocks until it is done, so async code makes it on a thread that
-/// may block. Blocks are *visible* to everyone when `put` returns, and
-/// *durable* when a `commit` that began later has returned.
-///
-/// Nothing deletes a block but [`BlockStore::gc`], and it deletes only what no
-/// root and no pin leads to.
-pub trait BlockStore: Send + Sync + fmt::Debug {
-    /// The moment now: to be taken before the first `put` of a unit of work,
-    /// and given to the `commit` that ends it.
-    fn epoch(&self) -> Epoch;
-
-    /// Stores blocks; those that are there already cost nothing.
+/// Every call of a store blocks until it is done: async code makes it on a
+/// thread that may block.
+pub trait BlockRead: Send + Sync + fmt::Debug {
+    /// Returns the block as it is stored, or `None` if it is absent.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Full`], [`StoreError::Io`]. Some of the blocks may have
-    /// been stored then.
-    fn put(&self, blocks: &[EncodedBlock]) -> Result<(), StoreError>;
-
-    /// Makes everything durable that was put before, by anyone. Many callers
-    /// share one sync.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError::LostWrites`] where a sync failed since `epoch`: what was
-    /// put since then has to be put again.
-    fn commit(&self, epoch: Epoch) -> Result<(), StoreError>;
-
-    /// The block as it is stored, checked against its name.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError::Damaged`] where it is there and is not what it was: it
-    /// counts as absent from then on, and can be put again.
+    /// Returns [`StoreError::Damaged`] if the stored bytes do not match the name
+    /// (the block counts as absent from then on and can be put again), and
+    /// [`StoreError::Io`] if it cannot be read.
     fn get_encoded(&self, cid: &Cid) -> Result<Option<EncodedBlock>, StoreError>;
 
-    /// The bytes of a block, checked against its name.
+    /// Returns the bytes of the block, or `None` if it is absent.
     ///
     /// # Errors
     ///
-    /// As [`BlockStore::get_encoded`].
+    /// Same as [`BlockRead::get_encoded`].
     fn get(&self, cid: &Cid) -> Result<Option<Bytes>, StoreError> {
         match self.get_encoded(cid)? {
             Some(block) => Ok(Some(block.decode()?)),
@@ -72,94 +43,146 @@ pub trait BlockStore: Send + Sync + fmt::Debug {
         }
     }
 
-    /// Whether a block is there, without reading it. While it is pinned, or
-    /// reachable from a root, it stays.
+    /// Reports whether the block is present, without reading it. It stays
+    /// present while it is pinned or reachable from a root.
     ///
     /// # Errors
     ///
-    /// Those of reading the index.
+    /// Returns [`StoreError::Io`] if the index cannot be read.
     fn has(&self, cid: &Cid) -> Result<bool, StoreError>;
 
-    /// How often blocks were lost that were there: with a sync that failed, by
-    /// damage that was found, with a pack that has vanished. Whoever remembers
-    /// that a block is there looks again when this is another number than it
-    /// was before the block was looked for.
-    fn losses(&self) -> u64;
-
-    /// The length of a block in bytes, where it is there; as
-    /// [`BlockStore::has`].
+    /// Returns the length of the block in bytes, or `None` if it is absent.
     ///
     /// # Errors
     ///
-    /// As [`BlockStore::has`]; where the block has to be read, as
-    /// [`BlockStore::get`].
+    /// Same as [`BlockRead::has`], or as [`BlockRead::get`] if the block has to
+    /// be read.
     fn len_of(&self, cid: &Cid) -> Result<Option<u64>, StoreError> {
         Ok(self.get(cid)?.map(|bytes| bytes.len() as u64))
     }
 
-    /// Sets a root, durably, after everything that was put before is durable:
-    /// a name never refers to what a power cut can take.
+    /// Returns the number of times that stored blocks became unavailable: by a
+    /// failed sync, by damage that was found, with a pack that vanished.
+    ///
+    /// A caller that remembers that a block is present reads this counter before
+    /// it looks the block up, and looks it up again when the counter has
+    /// changed. A writer uses [`BlockWrite::write_epoch`] instead, which covers
+    /// its own writes only.
+    fn loss_counter(&self) -> u64;
+}
+
+/// Writes blocks. A writer can also read: it asks for what is present before it
+/// writes.
+///
+/// Blocks are *visible* to everyone when [`BlockWrite::put`] returns, and
+/// *durable* when a [`BlockWrite::commit`] that started later has returned. A
+/// block is never changed, and only [`StoreAdmin::gc`] deletes blocks.
+pub trait BlockWrite: BlockRead {
+    /// Returns the current moment. A unit of work takes it before its first
+    /// [`BlockWrite::put`] and passes it to the [`BlockWrite::commit`] at its
+    /// end, which then knows whether a sync failed in between.
+    fn write_epoch(&self) -> WriteEpoch;
+
+    /// Stores blocks. Blocks that are present already cost nothing.
     ///
     /// # Errors
     ///
-    /// As [`BlockStore::commit`]; the root is as it was then.
-    fn set_root(&self, name: &str, root: Root, epoch: Epoch) -> Result<(), StoreError>;
+    /// Returns [`StoreError::Full`] if there is no room and [`StoreError::Io`]
+    /// if a pack cannot be written. Some of the blocks may have been stored.
+    fn put(&self, blocks: &[EncodedBlock]) -> Result<(), StoreError>;
 
-    /// Removes a root, durably; tells whether it was there. It works on a full
-    /// disk. What it kept alive goes with the next [`BlockStore::gc`].
+    /// Makes every block durable that anyone has put before. Many callers share
+    /// one sync.
     ///
     /// # Errors
     ///
-    /// Those of the disk.
-    fn remove_root(&self, name: &str) -> Result<bool, StoreError>;
+    /// Returns [`StoreError::LostWrites`] if a sync has failed since `epoch`:
+    /// the blocks put since then must be put again. Returns [`StoreError::Io`]
+    /// if the sync itself fails.
+    fn commit(&self, epoch: WriteEpoch) -> Result<(), StoreError>;
 
-    /// The root of this name.
+    /// Creates an empty pin. It keeps the blocks that are added to it, and all
+    /// that they refer to, until it is dropped. Pin a block before you put it.
+    fn pin(&self) -> Pin;
+}
+
+/// Keeps roots: names that keep blocks alive.
+pub trait Roots: Send + Sync + fmt::Debug {
+    /// Returns the root with this name.
     fn root(&self, name: &str) -> Option<Root>;
 
-    /// The roots whose names begin with `prefix`, sorted by name.
+    /// Returns the roots whose names start with `prefix`, sorted by name.
     fn roots(&self, prefix: &str) -> Vec<(String, Root)>;
 
-    /// A pin: keeps what it is given, and all that it refers to, until it is
-    /// dropped. Pin a block before you put it.
-    fn pin(&self) -> Pin;
-
-    /// Deletes what nothing refers to, as far as it pays.
+    /// Sets a root durably, after it has committed all blocks put before: a
+    /// root never refers to a block that a power cut can take.
     ///
     /// # Errors
     ///
-    /// [`StoreError::NotCollected`] where it cannot be known what is alive: a
-    /// block is needed and cannot be read, or records of roots are lost and are
-    /// not given up with [`GcOptions::accept_roots`].
+    /// Same as [`BlockWrite::commit`], and [`StoreError::RootName`] if the name
+    /// is not valid. The root is unchanged then.
+    fn set_root(&self, name: &str, root: Root, epoch: WriteEpoch) -> Result<(), StoreError>;
+
+    /// Removes a root durably and reports whether it existed. This works on a
+    /// full disk. The next [`StoreAdmin::gc`] deletes the blocks that only this
+    /// root kept alive.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`StoreError::Io`] if the record of roots cannot be written.
+    fn remove_root(&self, name: &str) -> Result<bool, StoreError>;
+}
+
+/// Administers a store: deletes and measures.
+pub trait StoreAdmin: Send + Sync + fmt::Debug {
+    /// Deletes the blocks that no root and no pin leads to, as far as the
+    /// options ask for it.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`StoreError::NotCollected`] if it is not known which blocks are
+    /// needed: a needed block cannot be read, or records of roots are lost and
+    /// [`GcOptions::accept_roots`] is not set. Returns [`StoreError::Io`],
+    /// [`StoreError::Full`] or [`StoreError::LostWrites`] if a pack cannot be
+    /// rewritten.
     fn gc(&self, options: GcOptions) -> Result<GcReport, StoreError>;
 
-    /// Checks that every block is there that a root leads to.
+    /// Measures the used and the available space.
     ///
     /// # Errors
     ///
-    /// Those of the disk; what is missing or damaged is in the report.
-    fn verify(&self, depth: VerifyDepth) -> Result<VerifyReport, StoreError>;
-
-    /// What is used, and what may be.
-    ///
-    /// # Errors
-    ///
-    /// Those of asking the disk.
+    /// Returns [`StoreError::Io`] if the file system does not report its space.
     fn usage(&self) -> Result<Usage, StoreError>;
 }
 
-/// How hard to collect.
+/// A complete store: reading, writing, roots and administration. Every type
+/// that implements the four traits is one.
+pub trait BlockStore: BlockWrite + Roots + StoreAdmin {}
+
+impl<S: BlockWrite + Roots + StoreAdmin + ?Sized> BlockStore for S {}
+
+/// A moment in the life of a store; see [`BlockWrite::write_epoch`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WriteEpoch {
+    /// Number of syncs that had failed.
+    pub(crate) failed_syncs: u64,
+    /// Blocks put from then on go to the pack with this number or to later ones.
+    pub(crate) first_pack: u32,
+}
+
+/// Options of a collection.
 #[derive(Clone, Copy, Debug)]
 pub struct GcOptions {
-    /// A pack with less than this percentage of live bytes is written anew
-    /// without the rest. 0 removes only packs that are wholly dead, 100
-    /// leaves nothing dead.
+    /// A pack with less than this percentage of live bytes is rewritten without
+    /// its dead blocks. 0 removes only packs without live blocks, 100 leaves no
+    /// dead block.
     pub min_live_percent: u8,
-    /// Where records of roots are lost, take the roots that are known as all
-    /// that there are, durably: what only a lost root kept alive goes. Not
-    /// before everything is known to be there that those lead to.
+    /// If records of roots are lost, regard the known roots as all that exist,
+    /// durably: blocks that only a lost root kept alive are deleted. This
+    /// happens only if every block that the known roots need is present.
     pub accept_roots: bool,
-    /// Look only where something was put since then.
-    pub since: Option<Epoch>,
+    /// Collect only from packs to which blocks were put since then.
+    pub since: Option<WriteEpoch>,
 }
 
 impl Default for GcOptions {
@@ -169,142 +192,42 @@ impl Default for GcOptions {
 }
 
 impl GcOptions {
-    /// Leaves nothing dead behind.
+    /// Deletes every dead block.
     pub const EVERYTHING: Self = Self { min_live_percent: 100, accept_roots: false, since: None };
 
-    /// Leaves nothing behind of work that was given up.
-    pub fn undo(since: Epoch) -> Self {
+    /// Deletes every dead block of a unit of work that was given up.
+    pub fn undo(since: WriteEpoch) -> Self {
         Self { since: Some(since), ..Self::EVERYTHING }
     }
 }
 
-/// What a collection did.
+/// Result of a collection.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GcReport {
-    /// Blocks that something refers to.
+    /// Number of blocks that a root or a pin leads to.
     pub live_blocks: u64,
-    /// Blocks that were deleted.
+    /// Number of deleted blocks.
     pub deleted_blocks: u64,
-    /// Bytes that the disk has back.
+    /// Number of bytes that were given back to the disk.
     pub freed_bytes: u64,
-    /// Bytes that had to be written for it.
+    /// Number of bytes that were written to move live blocks.
     pub rewritten_bytes: u64,
-    /// Dead bytes that stay, in packs that are mostly alive.
+    /// Number of dead bytes that remain, in packs that are mostly alive.
     pub left_bytes: u64,
-    /// Blocks that are damaged; their packs were left alone.
+    /// Descriptions of damaged blocks. Their packs were not changed.
     pub damaged: Vec<String>,
 }
 
-/// How closely to look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum VerifyDepth {
-    /// Every block that is needed is in the index, and its pack is there.
-    Present,
-    /// Every block that is needed is read and hashed.
-    Full,
-}
-
-/// What a check found.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct VerifyReport {
-    /// Roots that were checked.
-    pub roots: u64,
-    /// Blocks that are needed and there (and intact, if they were read).
-    pub blocks: u64,
-    /// Bytes that were read.
-    pub read_bytes: u64,
-    /// What is wrong.
-    pub problems: Vec<Problem>,
-}
-
-impl VerifyReport {
-    /// Whether every root is whole.
-    pub fn is_ok(&self) -> bool {
-        self.problems.is_empty()
-    }
-}
-
-/// A block that is needed and cannot be had.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
-    /// The block.
-    pub cid: Cid,
-    /// Why it cannot be had.
-    pub reason: String,
-    /// The names of the roots that need it.
-    pub roots: Vec<String>,
-}
-
-/// What a store uses.
+/// Space that a store uses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Blocks in the store, dead ones included.
+    /// Number of blocks in the store, dead ones included.
     pub blocks: u64,
-    /// Bytes of all packs.
+    /// Length of all packs in bytes.
     pub used_bytes: u64,
-    /// What `max_storage` allows; `None`: only the disk is the limit.
+    /// Limit set by `max_storage` in bytes; `None` if only the disk limits the
+    /// store.
     pub max_bytes: Option<u64>,
-    /// What may still be written until a limit is reached.
+    /// Number of bytes that can be written before a limit is reached.
     pub available_bytes: u64,
-}
-
-/// A unit of work on a store: what it puts is pinned until the batch is
-/// dropped, and durable when it is committed.
-#[derive(Debug)]
-pub struct Batch {
-    store: Arc<dyn BlockStore>,
-    epoch: Epoch,
-    pin: Pin,
-}
-
-impl Batch {
-    /// Begins a unit of work.
-    pub fn new(store: Arc<dyn BlockStore>) -> Self {
-        let epoch = store.epoch();
-        let pin = store.pin();
-        Self { store, epoch, pin }
-    }
-
-    /// Puts blocks; they are pinned from before that.
-    ///
-    /// # Errors
-    ///
-    /// As [`BlockStore::put`].
-    pub fn put(&self, blocks: &[EncodedBlock]) -> Result<(), StoreError> {
-        self.pin.add(blocks.iter().map(EncodedBlock::cid));
-        self.store.put(blocks)
-    }
-
-    /// When it began.
-    pub fn epoch(&self) -> Epoch {
-        self.epoch
-    }
-
-    /// What keeps the blocks of this batch alive.
-    pub fn pin(&self) -> &Pin {
-        &self.pin
-    }
-
-    /// The store that it works on.
-    pub fn store(&self) -> &Arc<dyn BlockStore> {
-        &self.store
-    }
-
-    /// Makes everything durable that was put.
-    ///
-    /// # Errors
-    ///
-    /// As [`BlockStore::commit`].
-    pub fn commit(&self) -> Result<(), StoreError> {
-        self.store.commit(self.epoch)
-    }
-
-    /// Ends the work with a root.
-    ///
-    /// # Errors
-    ///
-    /// As [`BlockStore::set_root`].
-    pub fn commit_root(self, name: &str, root: Root) -> Result<(), StoreError> {
-        self.store.set_root(name, root, self.epoch)
-    }
 }

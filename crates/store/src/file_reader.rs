@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use types::{Cid, Codec, Dataset, FileNode, MAX_TREE_DEPTH, NodeChild, NodeError};
 
-use crate::block_store::BlockStore;
+use crate::block_store::BlockRead;
 use crate::error::StoreError;
 
 /// What a name stands for.
@@ -27,7 +27,7 @@ pub struct Content {
 ///
 /// [`StoreError::Node`] where the block is a node of neither kind; those of
 /// reading.
-pub fn resolve(store: &dyn BlockStore, cid: Cid) -> Result<Option<Content>, StoreError> {
+pub fn resolve(store: &dyn BlockRead, cid: Cid) -> Result<Option<Content>, StoreError> {
     let Some(bytes) = store.get(&cid)? else { return Ok(None) };
     content_of(cid, &bytes).map(Some)
 }
@@ -58,7 +58,7 @@ pub fn content_of(cid: Cid, bytes: &Bytes) -> Result<Content, StoreError> {
 /// with it.
 #[derive(Debug)]
 pub struct FileReader {
-    store: Arc<dyn BlockStore>,
+    store: Arc<dyn BlockRead>,
     size: u64,
     /// What is still to be read, the next last.
     stack: Vec<NodeChild>,
@@ -77,13 +77,13 @@ impl FileReader {
     /// # Errors
     ///
     /// As [`resolve`].
-    pub fn open(store: Arc<dyn BlockStore>, cid: Cid) -> Result<Option<Self>, StoreError> {
+    pub fn open(store: Arc<dyn BlockRead>, cid: Cid) -> Result<Option<Self>, StoreError> {
         let Some(content) = resolve(&*store, cid)? else { return Ok(None) };
         Ok(Some(Self::new(store, &content)))
     }
 
     /// Reads what has been resolved.
-    pub fn new(store: Arc<dyn BlockStore>, content: &Content) -> Self {
+    pub fn new(store: Arc<dyn BlockRead>, content: &Content) -> Self {
         let root = NodeChild { cid: content.tree, len: content.size };
         Self { store, size: content.size, stack: vec![root], skip: 0, left: content.size, depth: 0 }
     }
@@ -158,7 +158,7 @@ impl FileReader {
 /// # Errors
 ///
 /// Those of reading.
-pub fn is_complete(store: &dyn BlockStore, cid: Cid) -> Result<bool, StoreError> {
+pub fn is_complete(store: &dyn BlockRead, cid: Cid) -> Result<bool, StoreError> {
     let mut stack = vec![cid];
     while let Some(cid) = stack.pop() {
         if cid.codec() == Codec::Raw {
@@ -180,6 +180,7 @@ mod tests {
     use types::{Block, EncodedBlock};
 
     use super::*;
+    use crate::block_store::BlockWrite as _;
     use crate::file_writer::FileWriter;
     use crate::mem_store::MemStore;
 
@@ -217,14 +218,14 @@ mod tests {
         let node = store.get_encoded(&cid).unwrap().unwrap();
         holes.put(&[node]).unwrap();
         assert!(!is_complete(&*holes, cid).unwrap());
-        let mut reader = FileReader::open(holes, cid).unwrap().unwrap();
+        let mut reader = FileReader::open(holes.clone(), cid).unwrap().unwrap();
         for cid in types::links(cid.codec(), &store.get(&cid).unwrap().unwrap()).unwrap() {
             // Missing twice, then there: it is read once.
             for _ in 0..2 {
                 assert!(matches!(reader.read(), Err(StoreError::Missing(_))));
             }
             let chunk = store.get_encoded(&cid).unwrap().unwrap();
-            reader.store.put(std::slice::from_ref(&chunk)).unwrap();
+            holes.put(std::slice::from_ref(&chunk)).unwrap();
             assert_eq!(reader.read().unwrap().as_ref(), Some(chunk.payload()));
         }
         assert_eq!(reader.read().unwrap(), None);

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use types::{Block, Cid, Codec, EncodedBlock, FileNodeBuilder, NodeChild};
 
-use crate::block_store::{Batch, BlockStore};
+use crate::batch::Batch;
+use crate::block_store::BlockWrite;
 use crate::chunker::Chunker;
 use crate::error::StoreError;
 
@@ -44,7 +45,7 @@ struct TreeWriter {
 
 impl FileWriter {
     /// An empty file so far.
-    pub fn new(store: Arc<dyn BlockStore>) -> Self {
+    pub fn new(store: Arc<dyn BlockWrite>) -> Self {
         Self {
             batch: Batch::new(store),
             chunker: Some(Chunker::new()),
@@ -56,7 +57,7 @@ impl FileWriter {
     ///
     /// # Errors
     ///
-    /// As [`BlockStore::put`]; the file cannot be gone on with then.
+    /// As [`BlockWrite::put`]; the file cannot be gone on with then.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
         let Self { batch, chunker, tree } = self;
         let Some(chunker) = chunker else { unreachable!("it is taken only by `finish`") };
@@ -67,7 +68,7 @@ impl FileWriter {
     ///
     /// # Errors
     ///
-    /// As [`BlockStore::put`].
+    /// As [`BlockWrite::put`].
     pub fn finish(mut self) -> Result<WrittenFile, StoreError> {
         let Self { batch, chunker, tree } = &mut self;
         if let Some(chunker) = chunker.take() {
@@ -130,9 +131,10 @@ impl TreeWriter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::check::missing_blocks;
     use crate::file_reader::FileReader;
     use crate::mem_store::MemStore;
-    use crate::{GcOptions, Root};
+    use crate::{GcOptions, Root, Roots as _, StoreAdmin as _};
 
     fn bytes(len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
@@ -187,8 +189,8 @@ mod tests {
         let file = writer.finish().unwrap();
         store.gc(GcOptions::EVERYTHING).unwrap();
         let cid = file.cid;
-        file.batch.commit_root("file", Root { cid, partial: false }).unwrap();
-        assert!(store.verify(crate::VerifyDepth::Full).unwrap().is_ok());
+        file.batch.commit_root(&*store, "file", Root { cid, partial: false }).unwrap();
+        assert_eq!(missing_blocks(&*store).unwrap(), []);
         store.remove_root("file").unwrap();
         store.gc(GcOptions::EVERYTHING).unwrap();
         assert_eq!(store.usage().unwrap().blocks, 0);

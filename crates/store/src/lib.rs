@@ -8,8 +8,11 @@
 //! The flow of a write: bytes → chunk ([`Chunker`]) → block → pack → index, then
 //! one sync for many, then the root that names it.
 
+mod batch;
 mod block_store;
 mod bytes_at;
+#[cfg(any(test, feature = "testing"))]
+pub mod check;
 mod chunker;
 mod error;
 #[cfg(any(test, feature = "testing"))]
@@ -26,8 +29,9 @@ mod pins;
 mod root_log;
 mod run;
 
+pub use batch::Batch;
 pub use block_store::{
-    Batch, BlockStore, Epoch, GcOptions, GcReport, Problem, Usage, VerifyDepth, VerifyReport,
+    BlockRead, BlockStore, BlockWrite, GcOptions, GcReport, Roots, StoreAdmin, Usage, WriteEpoch,
 };
 pub use chunker::{CHUNK_LEN_AVG, CHUNK_LEN_MAX, CHUNK_LEN_MIN, Chunker, cut_point};
 pub use error::{Limit, Retry, StoreError};

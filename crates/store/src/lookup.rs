@@ -3,15 +3,15 @@
 use bytes::Bytes;
 use types::Cid;
 
-use crate::{BlockStore, StoreError};
+use crate::{BlockRead, StoreError};
 
 /// Returns the bytes of a block that must exist.
 ///
 /// # Errors
 ///
 /// Returns [`StoreError::Missing`] if the store does not have the block; otherwise the same as
-/// [`BlockStore::get`].
-pub fn get_required(store: &dyn BlockStore, cid: Cid) -> Result<Bytes, StoreError> {
+/// [`BlockRead::get`].
+pub fn get_required(store: &dyn BlockRead, cid: Cid) -> Result<Bytes, StoreError> {
     store.get(&cid)?.ok_or(StoreError::Missing(cid))
 }
 
@@ -19,8 +19,8 @@ pub fn get_required(store: &dyn BlockStore, cid: Cid) -> Result<Bytes, StoreErro
 ///
 /// # Errors
 ///
-/// Same as [`BlockStore::get`], except for [`StoreError::Damaged`].
-pub fn get_sound(store: &dyn BlockStore, cid: &Cid) -> Result<Option<Bytes>, StoreError> {
+/// Same as [`BlockRead::get`], except for [`StoreError::Damaged`].
+pub fn get_sound(store: &dyn BlockRead, cid: &Cid) -> Result<Option<Bytes>, StoreError> {
     match store.get(cid) {
         Err(StoreError::Damaged { .. }) => Ok(None),
         result => result,

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use types::{Cid, EncodedBlock, Hash, links};
 
 use crate::block_store::{
-    BlockStore, Epoch, GcOptions, GcReport, Problem, Usage, VerifyDepth, VerifyReport,
+    BlockRead, BlockWrite, GcOptions, GcReport, Roots, StoreAdmin, Usage, WriteEpoch,
 };
 use crate::error::{Limit, StoreError};
 use crate::pins::{Pin, Pins};
@@ -32,21 +32,16 @@ impl State {
         self.blocks.values().map(|block| block.payload().len() as u64).sum()
     }
 
-    /// Everything that `from` leads to and that is there; what is not there
-    /// goes to `missing`.
-    fn reach(&self, from: Cid, reached: &mut HashSet<Cid>, missing: &mut Vec<Cid>) {
+    /// Adds `from` to `reached`, and every block that it leads to.
+    fn reach(&self, from: Cid, reached: &mut HashSet<Cid>) {
         let mut stack = vec![from];
         while let Some(cid) = stack.pop() {
             if !reached.insert(cid) {
                 continue;
             }
-            let Some(block) = self.blocks.get(cid.hash()) else {
-                missing.push(cid);
-                continue;
-            };
-            match block.decode().map(|bytes| links(cid.codec(), &bytes)) {
-                Ok(Ok(links)) => stack.extend(links),
-                _ => missing.push(cid),
+            let Some(block) = self.blocks.get(cid.hash()) else { continue };
+            if let Ok(Ok(links)) = block.decode().map(|bytes| links(cid.codec(), &bytes)) {
+                stack.extend(links);
             }
         }
     }
@@ -64,9 +59,27 @@ impl MemStore {
     }
 }
 
-impl BlockStore for MemStore {
-    fn epoch(&self) -> Epoch {
-        Epoch { failures: 0, first_pack: 0 }
+impl BlockRead for MemStore {
+    fn get_encoded(&self, cid: &Cid) -> Result<Option<EncodedBlock>, StoreError> {
+        Ok(self.state.lock().blocks.get(cid.hash()).cloned())
+    }
+
+    fn has(&self, cid: &Cid) -> Result<bool, StoreError> {
+        Ok(self.state.lock().blocks.contains_key(cid.hash()))
+    }
+
+    fn len_of(&self, cid: &Cid) -> Result<Option<u64>, StoreError> {
+        Ok(self.state.lock().blocks.get(cid.hash()).map(|block| u64::from(block.len())))
+    }
+
+    fn loss_counter(&self) -> u64 {
+        0
+    }
+}
+
+impl BlockWrite for MemStore {
+    fn write_epoch(&self) -> WriteEpoch {
+        WriteEpoch { failed_syncs: 0, first_pack: 0 }
     }
 
     fn put(&self, blocks: &[EncodedBlock]) -> Result<(), StoreError> {
@@ -81,36 +94,16 @@ impl BlockStore for MemStore {
         Ok(())
     }
 
-    fn commit(&self, _: Epoch) -> Result<(), StoreError> {
+    fn commit(&self, _: WriteEpoch) -> Result<(), StoreError> {
         Ok(())
     }
 
-    fn get_encoded(&self, cid: &Cid) -> Result<Option<EncodedBlock>, StoreError> {
-        Ok(self.state.lock().blocks.get(cid.hash()).cloned())
+    fn pin(&self) -> Pin {
+        self.pins.add()
     }
+}
 
-    fn has(&self, cid: &Cid) -> Result<bool, StoreError> {
-        Ok(self.state.lock().blocks.contains_key(cid.hash()))
-    }
-
-    fn len_of(&self, cid: &Cid) -> Result<Option<u64>, StoreError> {
-        Ok(self.state.lock().blocks.get(cid.hash()).map(|block| u64::from(block.len())))
-    }
-
-    fn losses(&self) -> u64 {
-        0
-    }
-
-    fn set_root(&self, name: &str, root: Root, _: Epoch) -> Result<(), StoreError> {
-        check_name(name)?;
-        self.state.lock().roots.insert(name.to_owned(), root);
-        Ok(())
-    }
-
-    fn remove_root(&self, name: &str) -> Result<bool, StoreError> {
-        Ok(self.state.lock().roots.remove(name).is_some())
-    }
-
+impl Roots for MemStore {
     fn root(&self, name: &str) -> Option<Root> {
         self.state.lock().roots.get(name).copied()
     }
@@ -121,16 +114,24 @@ impl BlockStore for MemStore {
         roots.map(|(name, root)| (name.clone(), *root)).collect()
     }
 
-    fn pin(&self) -> Pin {
-        self.pins.add()
+    fn set_root(&self, name: &str, root: Root, _: WriteEpoch) -> Result<(), StoreError> {
+        check_name(name)?;
+        self.state.lock().roots.insert(name.to_owned(), root);
+        Ok(())
     }
 
+    fn remove_root(&self, name: &str) -> Result<bool, StoreError> {
+        Ok(self.state.lock().roots.remove(name).is_some())
+    }
+}
+
+impl StoreAdmin for MemStore {
     fn gc(&self, _: GcOptions) -> Result<GcReport, StoreError> {
         let mut state = self.state.lock();
         let mut reached = HashSet::new();
         let pinned = self.pins.snapshot();
         for cid in state.roots.values().map(|root| root.cid).chain(pinned) {
-            state.reach(cid, &mut reached, &mut Vec::new());
+            state.reach(cid, &mut reached);
         }
         let alive: HashSet<_> = reached.iter().map(|cid| *cid.hash()).collect();
         let before = (state.blocks.len() as u64, state.used());
@@ -142,30 +143,6 @@ impl BlockStore for MemStore {
             freed_bytes: before.1 - state.used(),
             ..GcReport::default()
         })
-    }
-
-    fn verify(&self, _: VerifyDepth) -> Result<VerifyReport, StoreError> {
-        let state = self.state.lock();
-        let mut report = VerifyReport::default();
-        let mut all = HashSet::new();
-        let mut problems: BTreeMap<Cid, Vec<String>> = BTreeMap::new();
-        for (name, root) in &state.roots {
-            let (mut reached, mut missing) = (HashSet::new(), Vec::new());
-            state.reach(root.cid, &mut reached, &mut missing);
-            report.roots += 1;
-            if !root.partial {
-                for cid in missing {
-                    problems.entry(cid).or_default().push(name.clone());
-                }
-            }
-            all.extend(reached.iter().map(|cid| *cid.hash()));
-        }
-        report.blocks = all.iter().filter(|hash| state.blocks.contains_key(hash)).count() as u64;
-        report.problems = problems
-            .into_iter()
-            .map(|(cid, roots)| Problem { cid, reason: "it is missing".into(), roots })
-            .collect();
-        Ok(report)
     }
 
     fn usage(&self) -> Result<Usage, StoreError> {

@@ -18,7 +18,10 @@ use common::{DIR, chunk, open, options, store_tree, tree};
 use disk::sim::{Fault, Power, SimDisk};
 use disk::{Disk, DiskFile, Space};
 use parking_lot::Mutex;
-use store::{BlockStore, GcOptions, PackStore, Root, StoreError};
+use store::{
+    BlockRead as _, BlockWrite as _, GcOptions, PackStore, Root, Roots as _, StoreAdmin as _,
+    StoreError,
+};
 use types::{Block, EncodedBlock, FileNodeBuilder, NodeChild};
 
 type Hook = Box<dyn FnMut(&Path) + Send>;
@@ -159,7 +162,7 @@ fn an_original_stays_where_another_thread_was_told_that_its_copy_is_lost() {
     // what is alive in the last two that are emptied fills more than a pack.
     let kept: Vec<_> = (0..10).map(|seed| chunk(seed, 700)).collect();
     for (number, pair) in kept.chunks(2).enumerate() {
-        let epoch = store.epoch();
+        let epoch = store.write_epoch();
         store.put(&[chunk(100 + number as u64, 100)]).unwrap();
         store.put(pair).unwrap();
         for block in pair {
@@ -185,7 +188,7 @@ fn an_original_stays_where_another_thread_was_told_that_its_copy_is_lost() {
             1 => *fails.lock() = Some(path.to_owned()),
             2 => {
                 let store = Weak::upgrade(&weak).unwrap();
-                let committing = thread::spawn(move || store.commit(store.epoch()));
+                let committing = thread::spawn(move || store.commit(store.write_epoch()));
                 tell.set(committing.join().unwrap()).unwrap();
             }
             _ => {}
@@ -242,7 +245,7 @@ fn what_arrives_while_a_collection_marks_is_walked_once() {
         top = above;
     }
     // A pull that goes on: its manifest comes while the other roots are walked.
-    store.set_root("pull", Root { cid: top.cid, partial: true }, store.epoch()).unwrap();
+    store.set_root("pull", Root { cid: top.cid, partial: true }, store.write_epoch()).unwrap();
     let reads = Arc::new(AtomicU64::new(0));
     let (weak, counted, new) = (Arc::downgrade(&store), reads.clone(), blocks.clone());
     *hooked.on_read.lock() = Some(Box::new(move |_| {

@@ -11,7 +11,11 @@ use std::sync::Arc;
 
 use common::{Tree, assert_whole, open, store_tree, tree};
 use disk::sim::SimDisk;
-use store::{BlockStore, GcOptions, PackStore, Root, StoreError, VerifyDepth};
+use store::check::missing_blocks;
+use store::{
+    BlockRead as _, BlockWrite as _, GcOptions, PackStore, Root, Roots as _, StoreAdmin as _,
+    StoreError,
+};
 use types::EncodedBlock;
 
 fn trees() -> Vec<(String, Tree)> {
@@ -40,8 +44,8 @@ fn len(disk: &SimDisk, path: &Path) -> usize {
     usize::try_from(disk.open(path).unwrap().len().unwrap()).unwrap()
 }
 
-/// Every block is right or missing, never wrong; `verify` names exactly what
-/// is missing; putting it again heals the store.
+/// Every block is right or missing, never wrong; the check names exactly the
+/// missing blocks; putting it again heals the store.
 fn check_honest(disk: &SimDisk, context: &str) {
     let (store, _) = open(disk);
     for round in ["found", "remembered"] {
@@ -59,25 +63,25 @@ fn check_honest(disk: &SimDisk, context: &str) {
             }
         }
     }
-    let report = store.verify(VerifyDepth::Full).unwrap();
+    let missing = missing_blocks(&*store).unwrap();
     for (name, tree) in trees() {
         let lacks = tree.blocks.iter().any(|block| !store.has(&block.cid()).unwrap());
-        let named = report.problems.iter().any(|problem| problem.roots.contains(&name));
+        let named = missing.iter().any(|block| block.roots.contains(&name));
         // A node that is gone hides what is below it: then it is the problem.
-        assert_eq!(lacks, named, "{context}: {name} in {report:?}");
+        assert_eq!(lacks, named, "{context}: {name} in {missing:?}");
     }
-    if !report.is_ok() {
+    if !missing.is_empty() {
         // Nothing is deleted while it is not known what is needed … unless
         // only data is missing, which refers to nothing.
         let _ = store.gc(GcOptions::EVERYTHING);
     }
     for (_, tree) in trees() {
-        let epoch = store.epoch();
+        let epoch = store.write_epoch();
         store.put(&tree.blocks).unwrap();
         store.commit(epoch).unwrap();
         assert_whole(&store, &tree, context);
     }
-    assert!(store.verify(VerifyDepth::Full).unwrap().is_ok(), "{context}");
+    assert_eq!(missing_blocks(&*store).unwrap(), [], "{context}");
     store.gc(GcOptions::EVERYTHING).unwrap();
     drop(store);
     let (store, _) = open(disk);
@@ -140,7 +144,7 @@ fn a_pack_lost_under_a_running_store() {
         for block in &tree.blocks {
             assert!(matches!(store.get(&block.cid()), Ok(None | Some(_))));
         }
-        let epoch = store.epoch();
+        let epoch = store.write_epoch();
         store.put(&tree.blocks).unwrap();
         store.commit(epoch).unwrap();
     }
@@ -216,7 +220,7 @@ fn with_both_root_logs_gone_nothing_is_collected() {
     // Not where what is known leads to something that is not there.
     let accepting = GcOptions { accept_roots: true, ..GcOptions::EVERYTHING };
     let nowhere = Root { cid: tree(&[99]).root, partial: false };
-    store.set_root("broken", nowhere, store.epoch()).unwrap();
+    store.set_root("broken", nowhere, store.write_epoch()).unwrap();
     assert!(matches!(store.gc(accepting), Err(StoreError::NotCollected(_))));
     drop(store);
     let (store, report) = open(&disk);
@@ -300,7 +304,7 @@ fn the_good_copy_survives(block: &EncodedBlock) {
     let first = &flipped[0];
     let (store, _) = open(&disk);
     assert!(store.get(&block.cid()).is_err());
-    let epoch = store.epoch();
+    let epoch = store.write_epoch();
     store.put(std::slice::from_ref(block)).unwrap();
     store.commit(epoch).unwrap();
     fill(&store, 60..80);
@@ -326,7 +330,7 @@ fn the_good_copy_survives(block: &EncodedBlock) {
         let found = store.get_encoded(&block.cid()).unwrap();
         let found = found.as_ref().map(EncodedBlock::payload);
         assert_eq!(found, Some(block.payload()), "hit: {hit}, {}", victim.display());
-        assert!(store.verify(VerifyDepth::Full).unwrap().is_ok(), "{}", victim.display());
+        assert_eq!(missing_blocks(&*store).unwrap(), [], "{}", victim.display());
     }
     assert_eq!(hits, 2, "there were two copies");
 }
@@ -352,7 +356,7 @@ fn a_pack_without_a_footer_and_a_record_keeps_the_rest() {
     store.put(&blocks).unwrap();
     let kept = &blocks[3];
     let root = Root { cid: kept.cid(), partial: false };
-    store.set_root("kept", root, store.epoch()).unwrap();
+    store.set_root("kept", root, store.write_epoch()).unwrap();
     let pack = files(&disk, "/d-").remove(0);
     disk.damage(&pack, |bytes| {
         let record = bytes.windows(700).position(|found| found == blocks[1].payload()).unwrap();

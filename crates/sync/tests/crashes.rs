@@ -218,7 +218,7 @@ async fn each_step_of_publishing_may_fail() {
 /// other files are backed up.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_that_finds_no_room_is_that_files_trouble() {
-    use store::{BlockStore, Limit};
+    use store::{BlockRead as _, Limit};
     let store = Arc::new(FaultyStore::new(Arc::new(MemStore::new())));
     let mut setup = Setup::on(store.clone());
     setup.work_on_request_only();
@@ -341,7 +341,7 @@ async fn what_a_collection_took_before_it_was_published_is_read_again() {
     setup.handle().scan_now(&id("docs")).await.unwrap_err();
     setup.stop().await;
     // Collected by somebody else while it is off.
-    use store::BlockStore;
+    use store::StoreAdmin as _;
     assert!(store.gc(store::GcOptions::EVERYTHING).unwrap().deleted_blocks > 0);
     setup.start();
     let published = setup.sync().await;

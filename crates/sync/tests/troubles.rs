@@ -189,7 +189,7 @@ async fn an_unreadable_file_or_directory_keeps_its_last_good_state() {
 /// be read again: that is its trouble, and not that of all others.
 #[tokio::test(flavor = "multi_thread")]
 async fn lost_content_that_cannot_be_read_again_stops_nothing() {
-    use store::{BlockStore, Call, FaultyStore, GcOptions, MemStore, StoreError};
+    use store::{Call, FaultyStore, GcOptions, MemStore, StoreAdmin as _, StoreError};
     let store = std::sync::Arc::new(FaultyStore::new(std::sync::Arc::new(MemStore::new())));
     let mut setup = Setup::on(store.clone());
     setup.work_on_request_only();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use net::Keypair;
 use snapshots::{Snapshot, SnapshotRecord, SnapshotStore};
-use store::{BlockStore, FileWriter, MemStore};
+use store::{BlockStore, BlockWrite as _, FileWriter, MemStore, Roots as _};
 use types::{
     Block, Cid, Dataset, EncodedBlock, Entry, EntryKind, FolderId, Hash, MANIFEST_MIME,
     ManifestHeader, ManifestStats, Metadata, RelPath, Segment, SegmentRef, SegmentWriter,
@@ -133,7 +133,7 @@ pub fn without(store: &dyn BlockStore, holes: &BTreeSet<Cid>) -> Arc<MemStore> {
     let copy = Arc::new(MemStore::new());
     let mut all = BTreeSet::new();
     for (name, root) in store.roots("") {
-        copy.set_root(&name, root, copy.epoch()).unwrap();
+        copy.set_root(&name, root, copy.write_epoch()).unwrap();
         let mut stack = vec![root.cid];
         while let Some(cid) = stack.pop() {
             if all.insert(cid) {

@@ -48,7 +48,7 @@ pub fn commit(
     things: &[(&[u8], Thing)],
 ) -> snapshots::Snapshot {
     let store = open(home);
-    let epoch = store.epoch();
+    let epoch = store.write_epoch();
     let entries: Vec<Entry> =
         things.iter().map(|(path, thing)| entry(&store, path, thing)).collect();
     let (manifest, header) = manifest(&store, folder, sequence, &entries);

@@ -1,10 +1,10 @@
 //! A disk in memory that fails on demand and loses power.
 //!
-//! It keeps apart what a program sees and what would be there after a power
-//! cut: written bytes count only after `sync` of their file, names only after
-//! `sync_dir` of their directory. Every operation that changes something has a
-//! number, so that a test can run the same work once for each number N and
-//! fail, or cut the power, at the Nth.
+//! The disk separates the content that a program sees from the content that a
+//! power cut leaves: written bytes survive only after `sync` of their file,
+//! names only after `sync_dir` of their directory. Every operation that changes
+//! the disk has a number, so that a test can run the same work once for each
+//! number N and fail, or cut the power, at the Nth operation.
 
 #[cfg(test)]
 mod tests;
@@ -21,27 +21,28 @@ use rand::{Rng, RngExt as _, SeedableRng};
 
 use crate::disk::{Disk, DiskFile, Space};
 
-/// What happens at the operation with a given number (from 0).
+/// A fault at the operation with a given number (from 0).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// It fails once; half of a write may have happened.
+    /// The operation fails once; half of a write may have happened.
     Fail(io::ErrorKind),
-    /// It fails, and everything that changes something after it.
+    /// The operation fails, and so do all later operations that change the disk.
     FailForever(io::ErrorKind),
-    /// The process dies in it: nothing works any more. See [`SimDisk::crash`].
+    /// The process dies during the operation: every later call fails. See
+    /// [`SimDisk::crash`].
     Die,
 }
 
-/// What a power cut leaves of what was not synced.
+/// The part of the unsynced changes that survives a power cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Power {
-    /// All of it: the process was killed, the machine ran on.
+    /// All changes: the process was killed, but the computer kept running.
     Kept,
-    /// Nothing.
+    /// No change.
     Dropped,
-    /// All but the second half of the last write of each file.
+    /// All changes except the second half of the last write to each file.
     Torn,
-    /// Any part: single pages, single names, chosen by the seed.
+    /// Any part: single pages and single names, chosen by the seed.
     Reordered(u64),
 }
 
@@ -103,7 +104,7 @@ impl Change {
         }
     }
 
-    /// The changes that together are this one, none of more than a page.
+    /// Splits the change into changes of at most one page each.
     fn pages(&self) -> Vec<Self> {
         let Self::Write { offset, data } = self else { return vec![self.clone()] };
         let mut pages = Vec::new();
@@ -150,7 +151,7 @@ fn dead() -> io::Error {
 }
 
 impl State {
-    /// Counts an operation; tells whether it is to fail, and with what.
+    /// Counts an operation and returns the fault that it must suffer, if any.
     fn step(&mut self) -> Result<(), Fault> {
         let number = self.operations;
         self.operations += 1;
@@ -165,8 +166,8 @@ impl State {
         if self.dead { Err(dead()) } else { Ok(()) }
     }
 
-    /// Counts an operation of which nothing happens where it fails. `Ok(false)`
-    /// says that the process dies after doing it.
+    /// Counts an operation that has no effect if it fails. Returns `Ok(false)` if
+    /// the process dies after the operation.
     fn step_whole(&mut self) -> io::Result<bool> {
         self.alive()?;
         match self.step() {
@@ -200,12 +201,12 @@ impl Default for SimDisk {
 }
 
 impl SimDisk {
-    /// An empty disk without limits or faults.
+    /// Creates an empty disk without limits or faults.
     pub fn new() -> Self {
         Self { state: Arc::default() }
     }
 
-    /// How many operations have changed something so far.
+    /// Returns the number of operations that have changed the disk so far.
     pub fn operations(&self) -> u64 {
         self.state.lock().operations
     }
@@ -220,34 +221,34 @@ impl SimDisk {
         self.state.lock().fault = None;
     }
 
-    /// Whether the process died here.
+    /// Reports whether the process died.
     pub fn is_dead(&self) -> bool {
         self.state.lock().dead
     }
 
-    /// Limits what all files together may hold, in bytes.
+    /// Limits the total length of all files in bytes.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.state.lock().capacity = bytes;
     }
 
-    /// Makes syncs succeed without making anything durable: those of files, those
-    /// of directories.
+    /// Makes syncs of files, or of directories, succeed without making anything
+    /// durable.
     pub fn ignore_syncs(&self, of_files: bool, of_dirs: bool) {
         let mut state = self.state.lock();
         state.ignores_file_syncs = of_files;
         state.ignores_dir_syncs = of_dirs;
     }
 
-    /// The bytes of all files together.
+    /// Returns the total length of all files in bytes.
     pub fn used(&self) -> u64 {
         self.state.lock().used()
     }
 
-    /// The disk as the next process finds it.
+    /// Returns the disk as the next process finds it.
     pub fn crash(&self, power: Power) -> Self {
         let state = self.state.lock();
         if power == Power::Kept {
-            // What was in flight still is: the power may go later.
+            // Unsynced changes stay unsynced: the power may still fail later.
             let next = State {
                 inodes: state.inodes.iter().map(|i| Inode { locked: false, ..i.clone() }).collect(),
                 names: state.names.clone(),
@@ -293,26 +294,26 @@ impl SimDisk {
         Self { state: Arc::new(Mutex::new(next)) }
     }
 
-    /// The paths of all files, sorted.
+    /// Returns the paths of all files, sorted.
     pub fn files(&self) -> Vec<PathBuf> {
         self.state.lock().names.keys().cloned().collect()
     }
 
-    /// Changes the content of a file behind everyone's back, durably.
+    /// Changes the content of a file durably, unseen by the program under test.
     ///
     /// # Panics
     ///
-    /// Where there is no such file.
+    /// Panics if there is no such file.
     pub fn damage(&self, path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
         let mut state = self.state.lock();
-        let inode = *state.names.get(path).expect("the file to damage is there");
+        let inode = *state.names.get(path).expect("the file to damage exists");
         let inode = &mut state.inodes[inode];
         change(&mut inode.current);
         inode.durable = inode.current.clone();
         inode.pending.clear();
     }
 
-    /// Removes a file behind everyone's back, durably.
+    /// Removes a file durably, unseen by the program under test.
     pub fn lose(&self, path: &Path) {
         let mut state = self.state.lock();
         state.names.remove(path);
@@ -345,7 +346,7 @@ impl Inode {
                         page.apply(&mut content);
                     }
                 }
-                // The length may be durable where the pages are not.
+                // The length may be durable even if the pages are not.
                 if content.len() < self.current.len() && rng.random() {
                     content.resize(self.current.len(), 0);
                 }
@@ -522,8 +523,8 @@ impl DiskFile for SimFile {
                 state.die_unless(survives)
             }
             Err(error) => {
-                // The pages are clean now, as far as the system knows: they
-                // will never be written.
+                // The system regards the pages as clean now and will never
+                // write them.
                 state.inodes[self.inode].pending.clear();
                 Err(error)
             }

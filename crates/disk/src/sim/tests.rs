@@ -1,4 +1,4 @@
-//! The simulated disk loses what it should, and nothing else.
+//! The simulated disk loses the changes that it should, and no others.
 
 use super::*;
 

@@ -20,7 +20,7 @@ use bytes::Bytes;
 use futures::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use net::{Handle, NetStream, PeerId, StreamProtocol};
 use serde::{Deserialize, Serialize};
-use store::{BlockStore, StoreError, get_sound};
+use store::{BlockRead, BlockWrite, StoreError, get_sound};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use types::{Block, Cid, Codec, EncodedBlock, MAX_BLOCK_LEN, delta};
@@ -104,12 +104,12 @@ pub struct Patched {
 pub async fn fetch_patches(
     handle: &Handle,
     peer: PeerId,
-    store: &Arc<dyn BlockStore>,
+    store: Arc<dyn BlockWrite>,
     wants: Vec<PatchWant>,
 ) -> Result<Patched, PatchError> {
     let asking = async {
         let stream = handle.open(peer, PATCH_PROTOCOL).await.map_err(ExchangeError::from)?;
-        ask(stream, store, wants).await
+        ask(stream, &store, wants).await
     };
     let late = |_| PatchError::from(ExchangeError::Timeout(ASK_TIMEOUT));
     tokio::time::timeout(ASK_TIMEOUT, asking).await.map_err(late)?
@@ -117,7 +117,7 @@ pub async fn fetch_patches(
 
 async fn ask(
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
-    store: &Arc<dyn BlockStore>,
+    store: &Arc<dyn BlockWrite>,
     wants: Vec<PatchWant>,
 ) -> Result<Patched, PatchError> {
     let request = Request { patches: wants };
@@ -166,7 +166,7 @@ async fn finish_one(
 }
 
 /// Applies a patch, and stores the block if it has the requested CID.
-fn put(store: &dyn BlockStore, want: &PatchWant, answer: &[u8]) -> Result<(), PatchError> {
+fn put(store: &dyn BlockWrite, want: &PatchWant, answer: &[u8]) -> Result<(), PatchError> {
     let wrong =
         |reason: String| ExchangeError::Malformed(format!("patch for {}: {reason}", want.cid));
     let Some((renames, patch)) = renames::decode(answer) else {
@@ -189,7 +189,7 @@ fn put(store: &dyn BlockStore, want: &PatchWant, answer: &[u8]) -> Result<(), Pa
 }
 
 /// Returns the concatenated bases, or `None` if one is missing or they are too long.
-fn prefix(store: &dyn BlockStore, bases: &[Cid]) -> Result<Option<Vec<u8>>, StoreError> {
+fn prefix(store: &dyn BlockRead, bases: &[Cid]) -> Result<Option<Vec<u8>>, StoreError> {
     let (mut found, mut len) = (Vec::with_capacity(bases.len()), 0);
     for cid in bases {
         let Some(bytes) = part(store, cid)? else { return Ok(None) };
@@ -204,7 +204,7 @@ fn prefix(store: &dyn BlockStore, bases: &[Cid]) -> Result<Option<Vec<u8>>, Stor
 
 /// Returns the bytes of a part of a manifest, or `None` if it is missing, damaged or of another
 /// kind.
-fn part(store: &dyn BlockStore, cid: &Cid) -> Result<Option<Bytes>, StoreError> {
+fn part(store: &dyn BlockRead, cid: &Cid) -> Result<Option<Bytes>, StoreError> {
     if cid.codec() != Codec::Json {
         return Ok(None);
     }
@@ -216,7 +216,7 @@ fn part(store: &dyn BlockStore, cid: &Cid) -> Result<Option<Bytes>, StoreError> 
 pub async fn serve_patches(
     receiver: mpsc::Receiver<NetStream>,
     allowed: impl Fn(&PeerId) -> bool,
-    store: Arc<dyn BlockStore>,
+    store: Arc<dyn BlockRead>,
 ) {
     let limits = Limits {
         streams: STREAMS_MAX,
@@ -232,7 +232,7 @@ pub async fn serve_patches(
 /// Answers one stream; `store` is `None` if the peer may not fetch blocks.
 async fn answer(
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
-    store: Option<Arc<dyn BlockStore>>,
+    store: Option<Arc<dyn BlockRead>>,
 ) -> Result<(), ExchangeError> {
     let Some(store) = store else {
         return finish(&mut stream).await;
@@ -258,7 +258,7 @@ async fn answer(
 }
 
 /// Returns the requested patch; empty if a block is missing or a patch would not be shorter.
-fn patch(store: &dyn BlockStore, want: &PatchWant) -> Result<Vec<u8>, PatchError> {
+fn patch(store: &dyn BlockRead, want: &PatchWant) -> Result<Vec<u8>, PatchError> {
     let Some(block) = part(store, &want.cid)? else { return Ok(Vec::new()) };
     let Some(prefix) = prefix(store, &want.bases)? else { return Ok(Vec::new()) };
     let plain = answer_of(&[], &prefix, &block)?;

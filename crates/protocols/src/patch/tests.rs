@@ -9,7 +9,7 @@ fn json(text: &str) -> Block {
     Block::new(Codec::Json, text.to_owned().into_bytes()).unwrap()
 }
 
-fn store_of(blocks: &[&Block]) -> Arc<dyn BlockStore> {
+fn store_of(blocks: &[&Block]) -> Arc<dyn BlockWrite> {
     let store = MemStore::new();
     let blocks: Vec<_> = blocks.iter().map(|block| EncodedBlock::plain((*block).clone())).collect();
     store.put(&blocks).unwrap();
@@ -35,8 +35,8 @@ fn want(block: &Block, bases: &[&Block]) -> PatchWant {
 
 /// Requests patches from a server of `there`.
 async fn exchange(
-    here: &Arc<dyn BlockStore>,
-    there: &Arc<dyn BlockStore>,
+    here: &Arc<dyn BlockWrite>,
+    there: &Arc<dyn BlockWrite>,
     wants: Vec<PatchWant>,
 ) -> Result<Patched, PatchError> {
     let (near, far) = tokio::io::duplex(64);
@@ -131,7 +131,7 @@ async fn a_peer_that_may_not_have_blocks_learns_nothing() {
 }
 
 /// Answers every request with these bytes, and closes the stream.
-async fn hostile(here: &Arc<dyn BlockStore>, wanted: &PatchWant, bytes: Vec<u8>) -> PatchError {
+async fn hostile(here: &Arc<dyn BlockWrite>, wanted: &PatchWant, bytes: Vec<u8>) -> PatchError {
     let (near, far) = tokio::io::duplex(1 << 20);
     let mut far = far.compat();
     far.write_all(&bytes).await.unwrap();

@@ -31,7 +31,7 @@ pub(crate) struct Complete {
 /// What is remembered of a folder.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct FolderCache {
-    /// What the store had lost by then; see [`store::BlockStore::losses`].
+    /// What the store had lost by then; see [`store::BlockRead::loss_counter`].
     pub(crate) losses: u64,
     /// Below the newest snapshot.
     pub(crate) base: Option<Complete>,

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
 
 use net::Want;
-use store::{BlockStore, StoreError, get_required};
+use store::{BlockRead, StoreError, get_required};
 use types::{
     Cid, Codec, Entry, EntryKind, FileNode, MAX_TREE_DEPTH, SegmentRef, decode_segment,
     segment_lines,
@@ -39,7 +39,7 @@ impl From<&FileWant> for Want {
 
 /// Checks a segment that is here, entry by entry.
 pub(super) fn check_segment(
-    store: &dyn BlockStore,
+    store: &dyn BlockRead,
     segment: &SegmentRef,
     walk: &mut TreeWalk,
 ) -> Result<Summary, ManifestPullError> {
@@ -70,7 +70,7 @@ pub(super) struct Held {
 /// A line that stands in one of these is not read: what it names is there
 /// under that very name. After a few edits or deletions that is nearly all.
 pub(super) fn files_of(
-    store: &dyn BlockStore,
+    store: &dyn BlockRead,
     segment: Cid,
     held: &[Held],
 ) -> Result<Vec<FileWant>, ManifestPullError> {
@@ -130,7 +130,7 @@ fn entry(cid: Cid, line: &[u8]) -> Result<Entry, ManifestPullError> {
 /// The first block that is missing of these files, if one is. They are of the
 /// lengths that the manifest says, so that a restore can read them.
 pub(super) fn first_missing(
-    store: &dyn BlockStore,
+    store: &dyn BlockRead,
     files: &[FileWant],
 ) -> Result<Option<Cid>, ManifestPullError> {
     let mut checked = HashMap::new();
@@ -143,7 +143,7 @@ pub(super) fn first_missing(
 }
 
 fn missing_of(
-    store: &dyn BlockStore,
+    store: &dyn BlockRead,
     file: &FileWant,
     checked: &mut HashMap<Cid, usize>,
 ) -> Result<Option<Cid>, ManifestPullError> {
@@ -186,7 +186,7 @@ fn missing_of(
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
-    use store::MemStore;
+    use store::{BlockWrite as _, MemStore};
     use types::{EncodedBlock, Hash, Metadata, RelPath, SegmentWriter};
 
     use super::*;

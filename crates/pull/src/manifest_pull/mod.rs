@@ -31,7 +31,7 @@ use manifest::Offer;
 use net::{PeerId, Want};
 use protocols::{Clock, PatchWant, SessionPool, blocking};
 use snapshots::{Snapshot, SnapshotRecord, SnapshotStore, SnapshotTree, header_of};
-use store::{BlockStore, Epoch, Pin, Root, StoreError};
+use store::{BlockStore, Pin, Root, StoreError, WriteEpoch};
 use tokio_util::sync::CancellationToken;
 use types::{Cid, FolderId, ManifestHeader};
 
@@ -112,7 +112,7 @@ impl ManifestPuller {
         let shared = &self.0;
         let (source, folder) = (job.source, job.offer.published.folder_id.clone());
         let store = shared.snapshots.store().clone();
-        let (epoch, losses) = (store.epoch(), store.losses());
+        let (epoch, losses) = (store.write_epoch(), store.loss_counter());
         let pin = store.pin();
         pin.add([job.offer.published.manifest_cid]);
         let puller = Puller::new(
@@ -200,7 +200,7 @@ struct Attempt<'a> {
     job: ManifestJob,
     store: Arc<dyn BlockStore>,
     root_name: String,
-    epoch: Epoch,
+    epoch: WriteEpoch,
     /// What the store had lost when the attempt began.
     losses: u64,
     /// Shared with the commit, which may outlive an attempt that is cut off.
@@ -514,7 +514,7 @@ impl Attempt<'_> {
                 }
             }
             // The files were looked for one by one, while the store went on.
-            if store.losses() != losses {
+            if store.loss_counter() != losses {
                 return Err(ManifestPullError::Lost);
             }
             let snapshot = snapshots.commit(record, epoch)?;

@@ -34,7 +34,8 @@ impl Attempt<'_> {
             Ok::<_, ManifestPullError>(lacking)
         });
         for wants in lacking.await?.chunks(PATCH_WANTS_MAX) {
-            let asking = fetch_patches(self.shared.pool.net(), *peer, &self.store, wants.to_vec());
+            let asking =
+                fetch_patches(self.shared.pool.net(), *peer, self.store.clone(), wants.to_vec());
             let patched = tokio::select! {
                 patched = asking => patched,
                 () = self.job.stop.cancelled() => return Err(ManifestPullError::Stopped),

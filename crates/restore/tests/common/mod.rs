@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use fstree::{FoundKind, Owners, SourceTree, WalkItem, WalkOptions};
 use restore::Blocks;
-use store::{BlockStore, FileWriter};
+use store::{BlockRead, BlockStore, FileWriter};
 use types::{
     Cid, Dataset, EncodedBlock, Entry, EntryKind, Hash, ManifestHeader, ManifestStats, Metadata,
     RelPath, SegmentRef, SegmentWriter, SequenceNumber,
@@ -108,5 +108,6 @@ pub fn manifest(store: &Arc<dyn BlockStore>, root: Metadata, entries: &[Entry]) 
 
 /// The blocks of a store.
 pub fn blocks(store: &Arc<dyn BlockStore>) -> Arc<dyn Blocks> {
-    Arc::new(store.clone())
+    let store: Arc<dyn BlockRead> = store.clone();
+    Arc::new(store)
 }

@@ -8,7 +8,7 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use node::Services;
-use store::{BlockStore, Content, FileReader, StoreError, is_complete, resolve};
+use store::{BlockRead, Content, FileReader, StoreError, is_complete, resolve};
 use tokio::sync::mpsc;
 use types::Cid;
 
@@ -46,7 +46,7 @@ pub(crate) async fn local(
     })
     .await?;
     let answer = Answer::new(cid, &content, &headers)?;
-    let store: Arc<dyn BlockStore> = Arc::new(services.blocks.clone());
+    let store: Arc<dyn BlockRead> = Arc::new(services.blocks.clone());
     Ok(answer.into_response(&content, method == Method::HEAD, |range, chunks| {
         let reader = FileReader::new(store, &content).range(range);
         tokio::task::spawn_blocking(move || read(reader, &chunks));

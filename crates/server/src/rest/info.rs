@@ -13,7 +13,7 @@ use node::Services;
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
 use serde_json::json;
-use store::BlockStore as _;
+use store::StoreAdmin as _;
 
 use super::blocking;
 use crate::text_error::TextError;

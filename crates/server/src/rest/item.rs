@@ -5,7 +5,7 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use node::{Services, roots};
 use serde::Serialize;
-use store::{BlockStore, CHUNK_LEN_MAX, Content, resolve};
+use store::{CHUNK_LEN_MAX, Content, Roots as _, resolve};
 use types::Cid;
 
 use super::{blocking, parse_cid};

@@ -11,7 +11,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use node::{Download, DownloadError, DownloadState, Services};
 use serde::{Deserialize, Serialize};
-use store::{BlockStore, Content, FileReader, StoreError};
+use store::{BlockRead, Content, FileReader, StoreError};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use types::Cid;
@@ -142,7 +142,7 @@ pub(crate) async fn stream(
         tokio::time::timeout_at(deadline, first)
             .await
             .map_err(|_| TextError::from(DownloadError::Timeout(timeout)))??;
-        let store: Arc<dyn BlockStore> = Arc::new(services.blocks.clone());
+        let store: Arc<dyn BlockRead> = Arc::new(services.blocks.clone());
         let mut response = answer.into_response(&content, false, |range, chunks| {
             let reader = FileReader::new(store, &content).range(range);
             services.tasks.spawn("stream", follow(reader, job, chunks));

@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use futures::StreamExt as _;
 use node::{Services, roots};
-use store::{BlockStore, FileWriter, GcOptions, PackStore, Root};
+use store::{BlockWrite as _, FileWriter, GcOptions, PackStore, Root, StoreAdmin as _};
 use tokio::sync::mpsc;
 use types::{Cid, Dataset, EncodedBlock, MAX_MIMETYPE_LEN};
 
@@ -125,7 +125,7 @@ fn write(
     filename: Option<String>,
     mimetype: Option<String>,
 ) -> Result<Cid, TextError> {
-    let since = store.epoch();
+    let since = store.write_epoch();
     let result = try_write(store, pieces, filename, mimetype);
     if result.is_err() {
         // What it has put is garbage: it goes before the answer.
@@ -159,7 +159,7 @@ fn try_write(
         .map_err(|error| TextError::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()))?;
     let cid = node.cid();
     file.batch.put(&[EncodedBlock::plain(node)])?;
-    file.batch.commit_root(&roots::data(cid), Root { cid, partial: false })?;
+    file.batch.commit_root(&**store, &roots::data(cid), Root { cid, partial: false })?;
     Ok(cid)
 }
 

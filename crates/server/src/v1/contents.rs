@@ -17,7 +17,7 @@ use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use node::{Services, snapshot_source};
 use serde::Deserialize;
-use store::{BlockStore, FileReader, StoreError, resolve};
+use store::{BlockRead, FileReader, StoreError, resolve};
 use types::{Entry, EntryKind, RelPath};
 use utoipa::IntoParams;
 
@@ -44,7 +44,7 @@ pub(crate) struct What {
 /// The entry that is meant, and what it is read with.
 struct Meant {
     tree: SnapshotTree,
-    blocks: Arc<dyn BlockStore>,
+    blocks: Arc<dyn BlockRead>,
     entry: Entry,
     folder: String,
 }

@@ -7,7 +7,7 @@ use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse as _, Response};
 use node::Services;
 use restore::{Blocks, Manifest};
-use store::BlockStore;
+use store::BlockRead;
 
 use super::extract::Path;
 use super::ui::Owner;
@@ -34,7 +34,7 @@ pub(crate) async fn show(
     Path(cid): Path<String>,
 ) -> Result<Response, Problem> {
     let cid = parse_cid(&cid).map_err(|error| Problem::bad(error.message()))?;
-    let store: Arc<dyn BlockStore> = Arc::new(services.blocks);
+    let store: Arc<dyn BlockRead> = Arc::new(services.blocks);
     let manifest = blocking(move || {
         let blocks: Arc<dyn Blocks> = Arc::new(store);
         Manifest::open(blocks, cid).map_err(|error| Problem::not_found(with_causes(&error)))

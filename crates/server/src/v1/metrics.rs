@@ -6,7 +6,7 @@ use axum::extract::State;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use node::Services;
-use store::BlockStore as _;
+use store::StoreAdmin as _;
 
 use super::{Problem, blocking, folders};
 

@@ -3,7 +3,7 @@
 use api::{Notice, NoticeLevel, Status, Storage};
 use axum::extract::State;
 use node::Services;
-use store::BlockStore as _;
+use store::StoreAdmin as _;
 
 use super::extract::Json;
 use super::{Answer, blocking, folders, sources};

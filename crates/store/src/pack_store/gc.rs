@@ -21,7 +21,7 @@ use super::moving::Moving;
 use super::packs::Pack;
 use super::read::Place;
 use super::write::Writer;
-use crate::block_store::{Epoch, GcOptions, GcReport};
+use crate::block_store::{GcOptions, GcReport, WriteEpoch};
 use crate::error::{IoContext, StoreError};
 use crate::pack::{Entry, HEADER_LEN, PackKind, RETIRED_MAGIC};
 
@@ -84,7 +84,7 @@ impl Inner {
     fn collect(&self, marks: &Marks, options: GcOptions) -> Result<GcReport, StoreError> {
         // From before the first block is moved: an original goes only where
         // no sync has failed since, whoever's it was.
-        let epoch = self.epoch();
+        let epoch = self.write_epoch();
         // Roots and pins as they were at one moment: who hands a block over
         // from a pin to a root, or from a root to a pin, holds both for a
         // while, but not for as long as this takes.
@@ -313,7 +313,7 @@ impl Inner {
     /// Makes what was moved durable, and removes the packs that it was in.
     fn remove_moved(
         &self,
-        epoch: Epoch,
+        epoch: WriteEpoch,
         writers: &mut [Writer; 2],
         moved: &mut Vec<&PackMarks>,
         report: &mut GcReport,

@@ -31,7 +31,6 @@ mod quarantine;
 mod read;
 mod recompress;
 mod settled;
-mod verify;
 mod write;
 
 use std::path::{Path, PathBuf};
@@ -51,7 +50,7 @@ use self::recompress::Recompressed;
 use self::settled::Settled;
 use self::write::Writer;
 use crate::block_store::{
-    BlockStore, Epoch, GcOptions, GcReport, Usage, VerifyDepth, VerifyReport,
+    BlockRead, BlockWrite, GcOptions, GcReport, Roots, StoreAdmin, Usage, WriteEpoch,
 };
 use crate::error::StoreError;
 use crate::hash_index::HashIndex;
@@ -107,7 +106,7 @@ struct Inner {
     /// Numbers the appends; see `commit`.
     appended: AtomicU64,
     /// Counts the syncs that failed.
-    failures: AtomicU64,
+    failed_syncs: AtomicU64,
     /// Counts what took blocks; held while it takes them.
     losses: Mutex<u64>,
     commits: Mutex<Commits>,
@@ -335,19 +334,7 @@ impl Inner {
     }
 }
 
-impl BlockStore for PackStore {
-    fn epoch(&self) -> Epoch {
-        self.inner.epoch()
-    }
-
-    fn put(&self, blocks: &[EncodedBlock]) -> Result<(), StoreError> {
-        self.inner.put(blocks)
-    }
-
-    fn commit(&self, epoch: Epoch) -> Result<(), StoreError> {
-        self.inner.commit(epoch)
-    }
-
+impl BlockRead for PackStore {
     fn get_encoded(&self, cid: &Cid) -> Result<Option<EncodedBlock>, StoreError> {
         self.inner.get_encoded(cid)
     }
@@ -360,20 +347,30 @@ impl BlockStore for PackStore {
         Ok(self.inner.locate(cid.hash())?.map(|place| u64::from(place.entry.len)))
     }
 
-    fn losses(&self) -> u64 {
+    fn loss_counter(&self) -> u64 {
         *self.inner.losses.lock()
     }
+}
 
-    fn set_root(&self, name: &str, root: Root, epoch: Epoch) -> Result<(), StoreError> {
-        crate::root_log::check_name(name)?;
-        self.inner.commit(epoch)?;
-        self.inner.roots.lock().set(name, root)
+impl BlockWrite for PackStore {
+    fn write_epoch(&self) -> WriteEpoch {
+        self.inner.write_epoch()
     }
 
-    fn remove_root(&self, name: &str) -> Result<bool, StoreError> {
-        self.inner.roots.lock().remove(name)
+    fn put(&self, blocks: &[EncodedBlock]) -> Result<(), StoreError> {
+        self.inner.put(blocks)
     }
 
+    fn commit(&self, epoch: WriteEpoch) -> Result<(), StoreError> {
+        self.inner.commit(epoch)
+    }
+
+    fn pin(&self) -> Pin {
+        self.inner.pins.add()
+    }
+}
+
+impl Roots for PackStore {
     fn root(&self, name: &str) -> Option<Root> {
         self.inner.roots.lock().get(name)
     }
@@ -382,16 +379,20 @@ impl BlockStore for PackStore {
         self.inner.roots.lock().with_prefix(prefix)
     }
 
-    fn pin(&self) -> Pin {
-        self.inner.pins.add()
+    fn set_root(&self, name: &str, root: Root, epoch: WriteEpoch) -> Result<(), StoreError> {
+        crate::root_log::check_name(name)?;
+        self.inner.commit(epoch)?;
+        self.inner.roots.lock().set(name, root)
     }
 
+    fn remove_root(&self, name: &str) -> Result<bool, StoreError> {
+        self.inner.roots.lock().remove(name)
+    }
+}
+
+impl StoreAdmin for PackStore {
     fn gc(&self, options: GcOptions) -> Result<GcReport, StoreError> {
         self.inner.gc(options)
-    }
-
-    fn verify(&self, depth: VerifyDepth) -> Result<VerifyReport, StoreError> {
-        self.inner.verify(depth)
     }
 
     fn usage(&self) -> Result<Usage, StoreError> {

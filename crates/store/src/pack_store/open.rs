@@ -151,7 +151,7 @@ impl Inner {
             pins: Pins::default(),
             writers: [Mutex::default(), Mutex::default()],
             appended: AtomicU64::new(0),
-            failures: AtomicU64::new(0),
+            failed_syncs: AtomicU64::new(0),
             losses: Mutex::new(0),
             commits: Mutex::new(Commits::default()),
             commit_done: Condvar::new(),

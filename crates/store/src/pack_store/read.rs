@@ -246,7 +246,9 @@ mod tests {
     use types::Block;
 
     use super::*;
-    use crate::{BlockStore as _, GcOptions, PackStore, Root, StoreOptions};
+    use crate::{
+        BlockWrite as _, GcOptions, PackStore, Root, Roots as _, StoreAdmin as _, StoreOptions,
+    };
     use disk::sim::SimDisk;
 
     #[test]
@@ -260,7 +262,7 @@ mod tests {
         let [kept, dropped, other] = [&b"kept"[..], b"dropped", b"other"].map(block);
         store.put(&[kept.clone(), dropped.clone()]).unwrap();
         let root = Root { cid: kept.cid(), partial: false };
-        store.set_root("kept", root, store.epoch()).unwrap();
+        store.set_root("kept", root, store.write_epoch()).unwrap();
         // Whoever looks has just asked the index when everything moves, twice.
         let inner = &store.inner;
         let [found, gone] = [&kept, &dropped].map(|b| inner.index_values(b.cid().hash()).unwrap());

@@ -236,7 +236,7 @@ impl Inner {
         report: &mut RecompressReport,
     ) -> Result<Outcome, StoreError> {
         // From before the first block is moved, as in a collection.
-        let epoch = self.epoch();
+        let epoch = self.write_epoch();
         let losses = *self.losses.lock();
         let mut writer = Writer { pack: None, made: Some(Vec::new()) };
         let moved = self.move_all(pack, entries, &mut writer, stop, report).and_then(|outcome| {
@@ -316,7 +316,7 @@ impl Inner {
             return Ok(());
         }
         // From then on, nobody else's commit syncs them.
-        self.commit(self.epoch())?;
+        self.commit(self.write_epoch())?;
         {
             let _nobody_seals: Vec<_> = made.iter().map(|pack| pack.syncing.lock()).collect();
             let now = self.losses.lock();

@@ -10,7 +10,7 @@ use types::EncodedBlock;
 use super::packs::Pack;
 use super::read::encode_place;
 use super::{Inner, Upkeep};
-use crate::block_store::{Epoch, Usage};
+use crate::block_store::{Usage, WriteEpoch};
 use crate::error::{IoContext, Limit, StoreError};
 use crate::pack::{Entry, HEADER_LEN, PackKind, RECORD_HEADER_LEN, encode_footer, record_header};
 
@@ -68,13 +68,13 @@ impl Inner {
         Ok(())
     }
 
-    pub(super) fn epoch(&self) -> Epoch {
+    pub(super) fn write_epoch(&self) -> WriteEpoch {
         let open = self
             .writers
             .iter()
             .filter_map(|writer| writer.lock().pack.as_ref().map(|pack| pack.number()));
-        Epoch {
-            failures: self.failures.load(Ordering::SeqCst),
+        WriteEpoch {
+            failed_syncs: self.failed_syncs.load(Ordering::SeqCst),
             first_pack: open.min().unwrap_or_else(|| self.packs.next_number()),
         }
     }
@@ -245,7 +245,7 @@ impl Inner {
     /// Makes durable what was appended before; see
     /// [`crate::BlockStore::commit`]. Whoever comes first syncs for all that
     /// have come by then; the others wait.
-    pub(super) fn commit(&self, epoch: Epoch) -> Result<(), StoreError> {
+    pub(super) fn commit(&self, epoch: WriteEpoch) -> Result<(), StoreError> {
         let ticket = self.appended.load(Ordering::SeqCst);
         let mut commits = self.commits.lock();
         while commits.done < ticket {
@@ -264,7 +264,7 @@ impl Inner {
             result?;
         }
         drop(commits);
-        if self.failures.load(Ordering::SeqCst) == epoch.failures {
+        if self.failed_syncs.load(Ordering::SeqCst) == epoch.failed_syncs {
             Ok(())
         } else {
             Err(StoreError::LostWrites)
@@ -345,7 +345,7 @@ impl Inner {
             pack.usable_records.store(state.synced_records, Ordering::SeqCst);
         });
         // After the pack: whoever takes the new epoch sees the pack failed.
-        self.failures.fetch_add(1, Ordering::SeqCst);
+        self.failed_syncs.fetch_add(1, Ordering::SeqCst);
     }
 
     /// Gives a pack to which nobody appends any more its footer.

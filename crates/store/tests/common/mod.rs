@@ -9,7 +9,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use disk::sim::SimDisk;
-use store::{Batch, BlockStore, OpenReport, PackStore, Root, StoreError, StoreOptions};
+use store::{
+    Batch, BlockRead as _, OpenReport, PackStore, Root, Roots as _, StoreError, StoreOptions,
+};
 use types::{Block, Cid, Codec, EncodedBlock, FileNodeBuilder, NodeChild};
 
 pub const DIR: &str = "/store";
@@ -101,7 +103,7 @@ pub fn store_tree(store: &Arc<PackStore>, name: &str, tree: &Tree) -> Result<(),
     for pair in tree.blocks.chunks(2) {
         batch.put(pair)?;
     }
-    batch.commit_root(name, Root { cid: tree.root, partial: false })
+    batch.commit_root(&**store, name, Root { cid: tree.root, partial: false })
 }
 
 /// What one of several writers does at once with others: stores trees under five

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use fstree::{Found, SourceTree};
 use parking_lot::Mutex;
-use store::{BlockStore, FileId, InPlaceChunk, InPlaceStore, Pin};
+use store::{BlockWrite, FileId, InPlaceChunk, InPlaceStore, Pin};
 use types::RelPath;
 
 pub(crate) use file::read_files;
@@ -29,7 +29,7 @@ use crate::settings::Clock;
 pub(crate) struct Reading {
     pub(crate) root: SourceTree,
     pub(crate) index: Arc<Index>,
-    pub(crate) store: Arc<dyn BlockStore>,
+    pub(crate) store: Arc<dyn BlockWrite>,
     pub(crate) in_place: Arc<InPlaceStore>,
     /// Keeps nodes alive until a manifest does.
     pub(crate) pin: Arc<Pin>,

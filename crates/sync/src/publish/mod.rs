@@ -154,7 +154,8 @@ pub(crate) fn make(
     batch.put(&[EncodedBlock::compress(header, LEVEL), EncodedBlock::plain(dataset)])?;
     // Chunks in place are not in the store, so something is missing below it.
     // Where those are is durable since before the rows were.
-    batch.commit_root(&root_name(folder, sequence), Root { cid, partial: true })?;
+    let manifest_root = Root { cid, partial: true };
+    batch.commit_root(&*core.store, &root_name(folder, sequence), manifest_root)?;
     let manifest = ManifestRecord {
         sequence,
         cid,
