@@ -1,6 +1,7 @@
 //! `archivist demo`: the whole life of a backup, on this machine, for real.
 
 mod instance;
+mod listing;
 mod sample;
 
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use api::{
     PruneReport, PruneRequest, RestoreReport, RestoreRequest, Snapshot, VerifyRequest,
 };
 use fstree::{CompareOptions, compare};
+use types::SequenceNumber;
 
 use self::instance::Instance;
 use crate::context::block_on;
@@ -19,6 +21,8 @@ use crate::output::{safe, size};
 
 /// Nothing in the demo takes longer, unless the folder is huge.
 const STEP_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Maximum time from a change of the sample until B has confirmed it.
+const CHANGE_MAX: Duration = Duration::from_secs(600);
 /// How often a state is asked for that has to change by itself.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -98,7 +102,7 @@ async fn show(dir: &Path, own: Option<&Path>) -> Result<()> {
     steps.done(&format!("paired: B pulls from {}", joined.manifest_server_url));
 
     let folder = add(&a, &sample, "Sample").await?;
-    let first = backed_up(&a, &folder).await?;
+    let first = back_up(&a, &b, &folder).await?;
     steps.done(&format!(
         "first backup: {} files, {} are on B, synced and checked",
         first.files,
@@ -108,47 +112,45 @@ async fn show(dir: &Path, own: Option<&Path>) -> Result<()> {
         None => None,
         Some(own) => {
             let added = add(&a, own, "Yours").await?;
-            let backed_up = backed_up(&a, &added).await?;
+            let backed_up = back_up(&a, &b, &added).await?;
             steps.done(&format!(
                 "your folder: {} files, {} are on B",
                 backed_up.files,
                 size(backed_up.bytes)
             ));
-            Some((own, added))
+            Some((own, added, backed_up))
         }
     };
     let before = dir.join("before");
-    restore(&b, &folder, None, &before).await?;
+    restore(&b, &folder, &first, &before).await?;
     same(&sample, &before)?;
     steps.done("restored on B: everything is as it is on A");
 
     sample::change(&sample)?;
     let saved = Instant::now();
-    wait_for(&a, &folder, first.sequence.map_or(0, |number| number.0) + 1).await?;
+    let second = wait_until_on_b(&a, &b, &folder, &sample).await?;
     let took = saved.elapsed().as_millis();
     steps
         .done(&format!("files are changed, renamed, deleted; B has it {took} ms later, by itself"));
     let after = dir.join("after");
-    restore(&b, &folder, None, &after).await?;
+    restore(&b, &folder, &second, &after).await?;
     same(&sample, &after)?;
     steps.done("restored on B: everything is as it is on A now");
 
     sample::destroy(&sample)?;
-    backed_up(&a, &folder).await?;
+    back_up(&a, &b, &folder).await?;
     steps.done("every file on A is overwritten, as malware does; B has that as well");
-    let snapshots: Vec<Snapshot> = b.api.get("/snapshots?folder=Sample").await?;
-    ensure!(snapshots.len() >= 3, "B holds {} snapshots, not three", snapshots.len());
     let rescued = dir.join("rescued");
-    restore(&a, &folder, Some(&snapshots[snapshots.len() - 2].id), &rescued).await?;
+    restore(&a, &folder, &second, &rescued).await?;
     same(&after, &rescued)?;
     let rescued_first = dir.join("rescued-first");
-    restore(&b, &folder, Some(&snapshots[0].id), &rescued_first).await?;
+    restore(&b, &folder, &first, &rescued_first).await?;
     same(&before, &rescued_first)?;
     steps.done("both older versions come back, one of them on A, through B");
 
-    if let Some((own, folder)) = &own {
+    if let Some((own, folder, snapshot)) = &own {
         let back = dir.join("yours");
-        restore(&b, folder, None, &back).await?;
+        restore(&b, folder, snapshot, &back).await?;
         same(own, &back)?;
         steps.done("your folder is restored, and is as it is");
     }
@@ -170,8 +172,9 @@ async fn add(a: &Instance, path: &Path, name: &str) -> Result<Folder> {
     Ok(a.api.post("/folders", &request).await?)
 }
 
-/// Backs up now, and waits for the receipt.
-async fn backed_up(a: &Instance, folder: &Folder) -> Result<Folder> {
+/// Backs the folder up now, waits for the receipt, and returns the snapshot
+/// that the receipt is for.
+async fn back_up(a: &Instance, b: &Instance, folder: &Folder) -> Result<Snapshot> {
     let request = BackupNowRequest {
         folder: Some(folder.id.to_string()),
         wait_secs: Some(STEP_MAX.as_secs()),
@@ -180,7 +183,24 @@ async fn backed_up(a: &Instance, folder: &Folder) -> Result<Folder> {
     if let Some(failed) = report.steps.iter().find(|step| !step.ok) {
         bail!("{}: {}", failed.name, failed.detail.as_deref().unwrap_or_default());
     }
-    status_of(a, folder).await
+    let registered = report.folders.iter().find(|registered| registered.folder_id == folder.id);
+    let confirmed = registered.and_then(|registered| registered.backed_up_sequence);
+    snapshot_since(b, folder, confirmed.context("the folder was not backed up")?).await
+}
+
+/// Returns the oldest snapshot on B whose sequence number is at least
+/// `sequence`. Snapshots before it hold a part of the folder or an older state
+/// of it: A publishes several while it scans a folder for the first time.
+async fn snapshot_since(
+    b: &Instance,
+    folder: &Folder,
+    sequence: SequenceNumber,
+) -> Result<Snapshot> {
+    let snapshots: Vec<Snapshot> = b.api.get(&format!("/snapshots?folder={}", folder.id)).await?;
+    let since = snapshots.into_iter().filter(|snapshot| snapshot.sequence >= sequence);
+    since
+        .min_by_key(|snapshot| snapshot.sequence)
+        .with_context(|| format!("B confirmed manifest {sequence} and has no snapshot of it"))
 }
 
 async fn status_of(a: &Instance, folder: &Folder) -> Result<Folder> {
@@ -188,36 +208,46 @@ async fn status_of(a: &Instance, folder: &Folder) -> Result<Folder> {
     folders.into_iter().find(|one| one.id == folder.id).context("the folder is gone")
 }
 
-/// Waits until B has acknowledged this manifest of the folder, or a later one.
-async fn wait_for(a: &Instance, folder: &Folder, sequence: u64) -> Result<()> {
-    let until = Instant::now() + STEP_MAX;
+/// Waits until B has confirmed a snapshot that lists what is in `dir` now, and
+/// returns that snapshot.
+///
+/// A newer sequence number alone proves nothing: on a busy machine A may
+/// publish between two of the changes, or before it has heard of the last one.
+async fn wait_until_on_b(
+    a: &Instance,
+    b: &Instance,
+    folder: &Folder,
+    dir: &Path,
+) -> Result<Snapshot> {
+    let wanted = listing::of_directory(dir)?;
+    let until = Instant::now() + CHANGE_MAX;
+    let mut compared = None;
     while Instant::now() < until {
         let status = status_of(a, folder).await?;
-        if status.backed_up_sequence.is_some_and(|number| number.0 >= sequence)
-            && status.pending_changes == 0
-        {
-            return Ok(());
-        }
         ensure!(
             !matches!(status.state.as_str(), "alarm" | "error"),
             "{}",
             status.detail.unwrap_or(status.state)
         );
+        if let Some(confirmed) = status.backed_up_sequence
+            && compared != Some(confirmed)
+        {
+            let snapshot = snapshot_since(b, folder, confirmed).await?;
+            if listing::of_snapshot(&b.api, &snapshot.id).await? == wanted {
+                return Ok(snapshot);
+            }
+            compared = Some(confirmed);
+        }
         tokio::time::sleep(LOOK).await;
     }
-    bail!("B has not acknowledged it")
+    bail!("B has not confirmed the changes within {} s", CHANGE_MAX.as_secs())
 }
 
 /// Restores, on B from its own store, on A through B.
-async fn restore(
-    on: &Instance,
-    folder: &Folder,
-    snapshot: Option<&str>,
-    target: &Path,
-) -> Result<()> {
+async fn restore(on: &Instance, folder: &Folder, snapshot: &Snapshot, target: &Path) -> Result<()> {
     let is_source = status_of(on, folder).await.is_ok();
     let request = RestoreRequest {
-        snapshot: snapshot.map(ToOwned::to_owned),
+        snapshot: Some(snapshot.id.clone()),
         folder: Some(folder.id.to_string()),
         target: target.to_str().context("the temporary directory is not UTF-8")?.to_owned(),
         from_backup_server: is_source,
