@@ -1,38 +1,47 @@
-//! What developers run: `cargo xtask test` passes every test, `cargo xtask`
-//! alone lists the rest.
+//! The commands of developers. `cargo xtask test` runs every test; `cargo xtask`
+//! lists the others.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for a terminal")]
 
 mod bench;
+mod build;
+mod deny;
+mod npm;
 mod shell;
 mod test;
 mod tidy;
+mod tools;
 mod web;
 
 use std::process::ExitCode;
 
+use self::build::Profile;
+
 const USAGE: &str = "\
 usage: cargo xtask COMMAND
 
-  build [--release]
-                  the web UI, and then the program with it in it
-  test [--fast]   everything that has to pass: format, lints, tidy, all tests
-                  (--fast: without those that need npm or take minutes)
-  ci              the same as `test`; what .ci/run runs
-  tidy            the rules about the source itself
-  soak [N]        both sides killed at N random moments (500), then compared
-  bench           the store and the transfer, measured (--help)
-  bench peers     the whole product against its peers (--help; --smoke: does it work?)
+  build [--release | --dist]
+                  builds the web UI and the program that embeds it
+                  (--dist: stripped for installation, in target/dist/install)
+  test [--fast]   runs all checks and tests: format, lints, tidy, dependencies,
+                  tests (--fast: only those that need nothing but cargo)
+  ci              the same as `test`; .ci/run runs it
+  tidy            checks the rules about the source itself
+  soak [N]        kills both sides at N random moments (500), then compares
+  bench           measures the store and the transfer (--help)
+  bench peers     measures the whole product against its peers (--help;
+                  --smoke: a short run that only checks that it works)
 ";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match arguments.as_slice() {
-        ["test" | "ci"] => test::run(test::Scope::All),
-        ["test", "--fast"] => test::run(test::Scope::Fast),
-        ["build"] => web::build(false),
-        ["build", "--release"] => web::build(true),
+        ["test" | "ci"] => test::run(tools::Scope::All),
+        ["test", "--fast"] => test::run(tools::Scope::Fast),
+        ["build"] => build::run(Profile::Dev),
+        ["build", "--release"] => build::run(Profile::Release),
+        ["build", "--dist"] => build::run(Profile::Dist),
         ["tidy"] => tidy::run(),
         ["soak"] => test::soak("500"),
         ["soak", kills] if kills.parse::<u32>().is_ok() => test::soak(kills),

@@ -1,4 +1,4 @@
-//! Running programs.
+//! Runs programs, and lists the files of the repository.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -6,24 +6,33 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-/// The root of the repository.
+/// Returns the root of the repository.
 pub(crate) fn root() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     here.parent().unwrap_or(here).to_owned()
 }
 
-/// Where cargo puts what it builds.
+/// Returns the directory of the build output.
 pub(crate) fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
 
-/// Runs a program in `dir`, its output on the terminal.
+/// Returns the cargo that runs this program, or else the one in the path.
+pub(crate) fn cargo() -> String {
+    std::env::var("CARGO").unwrap_or_else(|_| "cargo".into())
+}
+
+/// Runs a program in `dir` with its output on the terminal.
+///
+/// # Errors
+///
+/// The program cannot be started, or exits with a failure.
 pub(crate) fn run(dir: &Path, program: &str, arguments: &[&str]) -> Result<()> {
     println!("$ {program} {}", arguments.join(" "));
     let mut command = Command::new(program);
-    // What cargo says to this program about this program: build scripts that
-    // look at it (ring's does) would be run again, and all that uses them built
-    // again, whenever one has built without xtask before.
+    // cargo describes xtask to xtask in these variables. Build scripts that
+    // read them (ring's does) would run again, with everything that depends on
+    // them, after each build that was started without xtask.
     let ours = std::env::vars_os().map(|(name, _)| name).filter(|name| is_of_xtask(name));
     ours.for_each(|name| {
         command.env_remove(name);
@@ -45,7 +54,7 @@ fn is_of_xtask(name: &OsStr) -> bool {
     [&b"CARGO_PKG_"[..], b"CARGO_MANIFEST_"].iter().any(|prefix| name.starts_with(prefix))
 }
 
-/// Whether a program can be run at all.
+/// Returns true if a program can be run at all.
 pub(crate) fn has(program: &str) -> bool {
     Command::new(program)
         .arg("--version")
@@ -56,7 +65,7 @@ pub(crate) fn has(program: &str) -> bool {
         .is_ok_and(|status| status.success())
 }
 
-/// The first two numbers of what a program says to `--version`.
+/// Returns the first two numbers that a program prints for `--version`.
 pub(crate) fn version(program: &str) -> Option<(u32, u32)> {
     let output = Command::new(program).arg("--version").stdin(Stdio::null()).output().ok()?;
     parse_version(&String::from_utf8_lossy(&output.stdout))
@@ -71,7 +80,7 @@ fn parse_version(text: &str) -> Option<(u32, u32)> {
     found.next()
 }
 
-/// The files of the repository that git knows or would add.
+/// Returns the files of the repository that git tracks or would add.
 pub(crate) fn files() -> Result<Vec<PathBuf>> {
     let output = Command::new("git")
         .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
@@ -81,7 +90,7 @@ pub(crate) fn files() -> Result<Vec<PathBuf>> {
     if !output.status.success() {
         bail!("`git ls-files` failed: {}", String::from_utf8_lossy(&output.stderr));
     }
-    let names = String::from_utf8(output.stdout).context("a file's name is not UTF-8")?;
+    let names = String::from_utf8(output.stdout).context("a file name is not UTF-8")?;
     Ok(names.split('\0').filter(|name| !name.is_empty()).map(PathBuf::from).collect())
 }
 

@@ -1,4 +1,4 @@
-//! The data of the benchmarks: the same bytes wherever they are made.
+//! Generates the data of the benchmarks. Every machine gets the same bytes.
 
 use std::fs::File;
 use std::io::{BufWriter, Write as _};
@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 const STRIPE: usize = 8 << 20;
 const LETTERS: &[u8; 26] = b"abcdefghijklmnopqrstuvwxyz";
 
-/// Bytes that do not compress, from a seed.
+/// A stream of bytes that do not compress, made from a seed.
 struct Noise(blake3::OutputReader);
 
 impl Noise {
@@ -24,7 +24,7 @@ impl Noise {
     }
 }
 
-/// Text of made-up words: it compresses about as text does.
+/// Returns text of made-up words, which compresses about as well as real text.
 fn words(noise: &mut Noise, len: usize) -> Vec<u8> {
     let dictionary: Vec<Vec<u8>> = (0..4000)
         .map(|_| (0..2 + noise.below(8)).map(|_| LETTERS[noise.below(26)]).collect())
@@ -38,9 +38,9 @@ fn words(noise: &mut Noise, len: usize) -> Vec<u8> {
     text
 }
 
-/// A file of stripes, noise and text by turns.
+/// Writes a file of 8 MiB stripes that alternate between noise and text.
 pub(super) fn large_file(path: &Path, mib: u64) -> Result<()> {
-    let file = File::create(path).with_context(|| format!("cannot make {}", path.display()))?;
+    let file = File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
     let mut file = BufWriter::new(file);
     let mut noise = Noise::new(1);
     let mut left = usize::try_from(mib << 20)?;
@@ -61,7 +61,7 @@ pub(super) fn large_file(path: &Path, mib: u64) -> Result<()> {
     Ok(())
 }
 
-/// Files of 0.5 to 20 KiB of text, a hundred to a directory.
+/// Writes files of 0.5 to 20 KiB of text, one hundred in each directory.
 pub(super) fn small_files(dir: &Path, count: u32) -> Result<()> {
     let mut noise = Noise::new(2);
     let text = words(&mut noise, STRIPE);
@@ -72,7 +72,7 @@ pub(super) fn small_files(dir: &Path, count: u32) -> Result<()> {
         }
         let len = 512 + noise.below(20 * 1024 - 512);
         let start = noise.below(STRIPE - len);
-        // A few bytes that make every file one of its own.
+        // The number makes the content of each file unique.
         let mut content = text[start..start + len].to_vec();
         content[..4].copy_from_slice(&number.to_le_bytes());
         std::fs::write(dir.join(format!("{number:06}.txt")), content)?;

@@ -1,8 +1,8 @@
-//! `cargo xtask bench`: what the store and the transfer do, against what the
-//! same machine does anyway, in the same run.
+//! `cargo xtask bench`: measures the store and the transfer beside `cp` and raw
+//! streams in the same run.
 //!
-//! These machines are noisy: every figure is a median, and every comparison is
-//! of runs that took turns.
+//! Machines are noisy: every figure is a median, and compared programs run
+//! alternately.
 
 mod data;
 pub(crate) mod peers;
@@ -36,7 +36,7 @@ struct Options {
     files: u32,
 }
 
-/// Parses the arguments and runs all of it.
+/// Parses the arguments and runs all benchmarks.
 pub(crate) fn run(arguments: &[&str]) -> Result<()> {
     let mut options = Options { dir: std::env::temp_dir(), runs: 3, mib: 2048, files: 20_000 };
     let mut arguments = arguments.iter();
@@ -51,22 +51,22 @@ pub(crate) fn run(arguments: &[&str]) -> Result<()> {
             _ => bail!("unknown argument {argument}\n{USAGE}"),
         }
     }
-    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
-    // Together, so that what they share is built once.
+    let cargo = shell::cargo();
+    // One build for all of them, so that shared crates are compiled once.
     let mut arguments = vec!["build", "--release"];
     for (package, example) in [("store", "ingest"), ("pull", "pull"), ("net", "throughput")] {
         arguments.extend(["--package", package, "--example", example]);
     }
     shell::run(&root(), &cargo, &arguments)?;
     let work = options.dir.join(format!("archivist-bench-{}", std::process::id()));
-    std::fs::create_dir_all(&work).with_context(|| format!("cannot make {}", work.display()))?;
+    std::fs::create_dir_all(&work).with_context(|| format!("cannot create {}", work.display()))?;
     let result = all(&options, &work);
     std::fs::remove_dir_all(&work).with_context(|| format!("cannot remove {}", work.display()))?;
     result
 }
 
 fn all(options: &Options, work: &Path) -> Result<()> {
-    println!("making the data below {}", work.display());
+    println!("writing the data below {}", work.display());
     let large = work.join("large");
     let small = work.join("small");
     data::large_file(&large, options.mib)?;
@@ -89,7 +89,8 @@ fn example(name: &str) -> PathBuf {
     target().join("release/examples").join(name)
 }
 
-/// `cp -a` and sync, ingest, and a pull into another store, taking turns.
+/// Runs `cp -a` with a sync, an ingest, and a pull into another store
+/// alternately, and returns the medians as JSON.
 fn one_set(name: &str, source: &Path, options: &Options, work: &Path) -> Result<Value> {
     let (mut copies, mut ingests, mut pulls) = (Vec::new(), Vec::new(), Vec::new());
     let mut sent = json!({});
@@ -159,7 +160,7 @@ fn report(sets: &[Value], streams: &Value) -> Result<String> {
 }
 
 fn seconds(value: &Value) -> Result<f64> {
-    value["seconds"].as_f64().context("a run did not say how long it took")
+    value["seconds"].as_f64().context("the output of a run has no `seconds`")
 }
 
 fn median(values: &[f64]) -> f64 {

@@ -1,5 +1,5 @@
-//! `cargo xtask bench peers`: Archivist and what people use instead. The work is
-//! done by the program in `bench/`; this builds what it measures.
+//! `cargo xtask bench peers`: measures Archivist beside the programs that people
+//! use instead. Builds Archivist and runs the program in `bench/`.
 
 use std::path::PathBuf;
 
@@ -7,17 +7,17 @@ use anyhow::{Result, bail};
 
 use crate::shell::{self, has, root, target};
 
-/// Runs `bench/peers.py` with these arguments and a release build.
+/// Runs `bench/peers.py` with `arguments` on a release build.
 pub(crate) fn run(arguments: &[&str]) -> Result<()> {
     if !has("python3") {
-        bail!("`python3` is missing, which runs bench/peers.py");
+        bail!("bench/peers.py needs `python3`, which is not installed");
     }
     let script = directory().join("peers.py").to_string_lossy().into_owned();
     let only_reads = ["--help", "-h", "--report"];
     let mut all = vec![script.as_str()];
     let program = target().join("release/archivist").to_string_lossy().into_owned();
     if !arguments.iter().any(|argument| only_reads.contains(argument)) {
-        let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
+        let cargo = shell::cargo();
         shell::run(&root(), &cargo, &["build", "--release", "--package", "cli"])?;
         all.extend(["--archivist", program.as_str()]);
     }

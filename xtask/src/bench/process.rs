@@ -1,4 +1,4 @@
-//! Running the programs that are measured.
+//! Runs the measured programs.
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::Path;
@@ -7,14 +7,15 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-/// What a process cost.
+/// The cost of a process: CPU time of user and system in seconds, and peak
+/// resident set size in bytes.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Cost {
     pub(super) cpu_seconds: f64,
     pub(super) peak_rss: u64,
 }
 
-/// What a program prints.
+/// Runs a program and returns its standard output.
 pub(super) fn output(program: &Path, arguments: &[String]) -> Result<Vec<u8>> {
     let output = Command::new(program)
         .args(arguments)
@@ -28,7 +29,8 @@ pub(super) fn output(program: &Path, arguments: &[String]) -> Result<Vec<u8>> {
     Ok(output.stdout)
 }
 
-/// What a program prints, as JSON, and what it cost (by GNU time).
+/// Runs a program and returns its standard output, parsed as JSON, with its cost
+/// as measured by GNU time. Without GNU time the cost is zero.
 pub(super) fn measure(program: &Path, arguments: &[String]) -> Result<(Value, Cost)> {
     let timed = Path::new("/usr/bin/time");
     if !timed.exists() {
@@ -77,7 +79,7 @@ pub(super) fn pull(program: &Path, from: &Path, to: &Path) -> Result<Value> {
         text("root"),
     ];
     let result = output(program, &arguments);
-    // The end of its input ends the server, which then tells what it cost.
+    // The server exits at the end of its input, and prints its cost.
     drop(server.stdin.take());
     let mut rest = String::new();
     lines.read_to_string(&mut rest)?;

@@ -1,22 +1,27 @@
 //! The rules about the source itself, checked by machine.
 
-use std::path::Path;
+mod circles;
+mod words;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
+use self::circles::SourceFile;
 use crate::shell::{files, root};
 
-/// The longest line of source, in characters.
+/// Maximum length of a source line, in characters.
 const LINE_MAX: usize = 100;
-/// A file of more lines has two ideas in it.
+/// Maximum number of lines of a source file. A longer file contains two ideas.
 const FILE_LINES_MAX: usize = 600;
-/// A file in the repository is at most this long, in bytes.
+/// Maximum size of a file in the repository, in bytes.
 const FILE_LEN_MAX: u64 = 1 << 20;
 
-/// Words of what is not finished.
+/// Words that mark unfinished work.
 const BANNED: [&str; 4] = ["FIXME", "XXX", "TODO", "for now"];
 
-/// Which of our crates a crate uses, to the letter.
+/// The crates of the workspace that each crate uses, exactly.
 const ARROWS: &[(&str, &[&str])] = &[
     ("types", &[]),
     ("disk", &[]),
@@ -85,9 +90,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("testkit", &["types", "config", "store", "net", "manifest", "protocols", "snapshots"]),
 ];
 
-/// Checks every file; all that is wrong is said at once.
+/// Checks every file of the repository and prints all problems.
 pub(crate) fn run() -> Result<()> {
     let mut problems = Vec::new();
+    let mut crates: BTreeMap<PathBuf, Vec<SourceFile>> = BTreeMap::new();
     for path in files()? {
         let full = root().join(&path);
         let Ok(metadata) = full.symlink_metadata() else { continue };
@@ -108,22 +114,38 @@ pub(crate) fn run() -> Result<()> {
             _ if is_lock => check_lock(&path, &text, &mut problems),
             _ => {}
         }
+        if !path.starts_with("xtask/src/tidy") {
+            words::check(&path, &text, &mut problems);
+        }
         if !is_lock && text.lines().any(|line| line.ends_with([' ', '\t'])) {
-            problems.push(format!("{}: blanks at the end of a line", path.display()));
+            problems.push(format!("{}: white space at the end of a line", path.display()));
         }
         if !text.is_empty() && !text.ends_with('\n') {
             problems.push(format!("{}: no newline at the end", path.display()));
         }
+        if let Some(src) = source_directory(&path) {
+            crates.entry(src).or_default().push(SourceFile { path, text });
+        }
+    }
+    for (src, files) in &crates {
+        problems.extend(circles::find(src, files));
     }
     for problem in &problems {
         eprintln!("tidy: {problem}");
     }
     if problems.is_empty() {
-        println!("tidy: nothing to say");
+        println!("tidy: no problems");
         Ok(())
     } else {
         bail!("tidy found {} problems", problems.len())
     }
+}
+
+/// Returns the `src` directory of the crate that a Rust file belongs to.
+fn source_directory(path: &Path) -> Option<PathBuf> {
+    let is_rust = path.extension().is_some_and(|extension| extension == "rs");
+    let src = path.ancestors().filter(|dir| dir.ends_with("src")).last()?;
+    is_rust.then(|| src.to_owned())
 }
 
 fn check_rust(path: &Path, text: &str, problems: &mut Vec<String>) {
@@ -135,11 +157,12 @@ fn check_rust(path: &Path, text: &str, problems: &mut Vec<String>) {
     if !text.starts_with("//!") {
         problems.push(format!("{}: does not begin by saying what it is", path.display()));
     }
-    // This file has to spell them.
-    let is_own = path.ends_with("xtask/src/tidy.rs");
+    // This file contains the words as data.
+    let is_own = path.ends_with("xtask/src/tidy/mod.rs");
     for (number, line) in text.lines().enumerate() {
         let number = number + 1;
-        // A text cannot always be broken, nor what is in a macro of a test.
+        // Neither string literals nor the inside of macros in tests can always be
+        // wrapped.
         if !is_test && line.chars().count() > LINE_MAX && !line.contains('"') {
             problems.push(format!("{}:{number}: over {LINE_MAX} characters", path.display()));
         }
@@ -149,12 +172,15 @@ fn check_rust(path: &Path, text: &str, problems: &mut Vec<String>) {
             }
         }
         if !is_test && !is_own && line.contains("allow(dead_code") {
-            problems.push(format!("{}:{number}: code that nobody uses", path.display()));
+            problems.push(format!(
+                "{}:{number}: unused code must be removed, not allowed",
+                path.display()
+            ));
         }
     }
 }
 
-/// The crates depend on each other in one direction.
+/// Checks that a crate uses exactly the crates that the table gives it.
 fn check_arrows(path: &Path, text: &str, problems: &mut Vec<String>) {
     let Some(name) = path.parent().and_then(|dir| dir.file_name()).and_then(|name| name.to_str())
     else {
@@ -171,11 +197,12 @@ fn check_arrows(path: &Path, text: &str, problems: &mut Vec<String>) {
         unused.retain(|allowed| *allowed != used);
     }
     for one in unused {
-        problems.push(format!("{}: {name} does not use {one}: the table says so", path.display()));
+        problems
+            .push(format!("{}: {name} does not use {one}, which the table lists", path.display()));
     }
 }
 
-/// Lock files name public registries alone.
+/// Checks that lock files name public registries only.
 fn check_lock(path: &Path, text: &str, problems: &mut Vec<String>) {
     let public =
         ["https://registry.npmjs.org/", "registry+https://github.com/rust-lang/crates.io-index"];
@@ -222,10 +249,10 @@ mod tests {
         assert_eq!(problems.len(), 2, "{problems:?}");
         // In no other file of that name either.
         problems.clear();
-        check_rust(Path::new("crates/types/src/tidy.rs"), text, &mut problems);
+        check_rust(Path::new("crates/types/src/tidy/mod.rs"), text, &mut problems);
         assert_eq!(problems.len(), 2, "{problems:?}");
         problems.clear();
-        check_rust(Path::new("xtask/src/tidy.rs"), text, &mut problems);
+        check_rust(Path::new("xtask/src/tidy/mod.rs"), text, &mut problems);
         assert!(problems.is_empty(), "{problems:?}");
     }
 }
