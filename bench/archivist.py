@@ -11,15 +11,15 @@ from meter import free_port, memory_of
 from systems import START_SECS, System
 
 FOLDER = "bench"
-# How long a save may take until it counts as lost, in seconds.
+# Seconds after which a save is reported as lost.
 SAVE_SECS = 60
-# How long an instance is left alone before its memory is called idle.
+# Seconds without work before the memory of an instance is measured as idle.
 IDLE_SECS = 10
 
 
 class Archivist(System):
-    """A offers the folder, B pulls it; done is when A has B's receipt, which B
-    signs when every block is verified and synced."""
+    """A offers the folder and B pulls it. Done when A has B's receipt, which B
+    signs after every block is verified and synced."""
 
     name, program = "archivist", "archivist"
     note = "two instances; done when A has the receipt of B: durable and verified"
@@ -40,7 +40,7 @@ class Archivist(System):
         self.run(side, self.command(side, *arguments))
 
     def ask(self, side, path):
-        """`GET /api/v1…` of a running instance."""
+        """Returns the answer to `GET /api/v1…` of a running instance."""
         connection = http.client.HTTPConnection(self.api[side], timeout=60)
         try:
             connection.request("GET", "/api/v1" + path)
@@ -56,7 +56,7 @@ class Archivist(System):
         self.api, self.daemon = {}, {}
         identities = {}
         for side in "AB":
-            # Without a configuration, `init` would write one on usual ports.
+            # Without a configuration, `init` would write one with the default ports.
             self.configure(side, "")
             self.tell(side, "init")
             identities[side] = self.identity(side)
@@ -120,8 +120,8 @@ class Archivist(System):
         self.tell("A", "backup-now", FOLDER, "--wait")
 
     def before_change(self):
-        # The change is one moment for it: what it would do while the harness
-        # writes would not be in the time that is measured.
+        # For A the whole change must happen at one moment. Work that A did while
+        # the harness writes would be missing from the measured time.
         os.kill(self.daemon["A"].pid, signal.SIGSTOP)
 
     def backup(self, changed):
@@ -129,8 +129,8 @@ class Archivist(System):
         self.tell("A", "backup-now", FOLDER, "--wait")
 
     def before_restore(self):
-        """A is lost, and set up anew with its identity: with the folder there,
-        it would take the blocks from the files that it has."""
+        """Sets up a new A with the identity of the lost one, without the folder: with
+        it, A would take the blocks from its own files."""
         self.stop("A")
         lost, self.state = self.state, self.cell + "/A-anew"
         os.makedirs(self.state + "/data")
@@ -155,7 +155,7 @@ class Archivist(System):
         return quiet and sequence is not None and folder["backed_up_sequence"] == sequence
 
     def restart(self):
-        """A ends and begins again, until it has looked at every file."""
+        """Restarts A and waits until it has scanned every file."""
         before = self.status()["last_scan"]
         self.stop("A")
         self.start("A")
@@ -168,13 +168,13 @@ class Archivist(System):
         raise RuntimeError("archivist: no scan after the restart")
 
     def idle(self):
-        """Nothing happens; what that costs, and what is held meanwhile."""
+        """Measures the cost and the memory of both sides while nothing changes."""
         time.sleep(IDLE_SECS)
         held = {side: memory_of(self.daemon[side].pid)[0] for side in "AB"}
         return {"idle_rss_a": held["A"], "idle_rss_b": held["B"]}
 
     def scan_alone(self):
-        """A's part of a first backup: until the manifest is there for B."""
+        """A's part of a first backup: until the manifest is published."""
         self.stop("B")
 
         def work():
@@ -184,12 +184,12 @@ class Archivist(System):
         return work
 
     def pull_alone(self):
-        """B's part of it: it starts, and pulls what A offers."""
+        """B's part of a first backup: B starts and pulls from A."""
         self.start("B")
         self.tell("A", "backup-now", FOLDER, "--wait")
 
     def killed(self, after):
-        """B dies in the middle of the first backup, and begins again."""
+        """Kills B in the middle of the first backup and starts it again."""
         self.tell("A", "folder", "add", self.source, "--name", FOLDER)
         time.sleep(after)
         self.stop("B", signal.SIGKILL)
@@ -201,8 +201,8 @@ class Archivist(System):
         return found + ([("idle", self.idle)] if set_name == "K" else [])
 
     def once_idle(self):
-        """What B does by itself while it is idle, at once; and how long its packs
-        are then. `stored` counts the room that is kept for the collector too."""
+        """Does now the work that B does automatically while it is idle, and measures
+        the size of its packs. `stored` includes the reserve file for the collection."""
         self.tell("B", "prune", "--recompress")
         with os.scandir(self.home("B") + "/data/store/packs") as found:
             return {"packs": sum(one.stat().st_size for one in found)}
@@ -210,7 +210,7 @@ class Archivist(System):
     def at_last(self, set_name):
         return [("once idle", self.once_idle)] if set_name in "SLM" else []
 
-    # For the time from a save until it is there:
+    # Methods for the time from a save until it is safe:
 
     def watching(self):
         self.first()
@@ -220,8 +220,8 @@ class Archivist(System):
         self.sequence = self.status()["sequence"]
 
     def saved(self, path, content):
-        """Waits until A has the receipt of a manifest that is newer than the
-        save. Saves come one by one, so that it is in the next."""
+        """Waits until A has the receipt of a manifest that is newer than the save.
+        Saves are made one by one, so the next manifest contains it."""
         until = time.monotonic() + SAVE_SECS
         while time.monotonic() < until:
             line = self.stream.readline().decode()
@@ -235,11 +235,11 @@ class Archivist(System):
             if self.is_backed_up(found) and found["sequence"] > self.sequence:
                 self.sequence = found["sequence"]
                 return
-        raise RuntimeError("archivist: a save was not acknowledged")
+        raise RuntimeError("archivist: a save was not confirmed")
 
 
 class ArchivistAtOnce(Archivist):
-    """With `manifest_max_delay_ms = 0`: every save is published at once."""
+    """Archivist with `manifest_max_delay_ms = 0`: publishes every save immediately."""
 
     name, max_delay_ms = "archivist-0", 0
     note = "as archivist, with manifest_max_delay_ms = 0"

@@ -1,5 +1,5 @@
-"""Data sets that a seed makes, the changes that are made to them, and the
-comparison of what came back with what was there."""
+"""Data sets generated from a seed, changes to them, and the comparison of a
+restored set with the original."""
 
 import array
 import hashlib
@@ -16,7 +16,7 @@ KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 # The time of the oldest file, in nanoseconds since 1970.
 EPOCH = 1_700_000_000_000_000_000
 
-# At scale 1.
+# Descriptions of the sets at scale 1.
 S_DIRS, S_FILES_PER_DIR = 2000, 50
 L_LEN = 4 * GIB
 L_STRIPE = 8 * MIB
@@ -32,8 +32,8 @@ SETS = {
 
 
 def make_words(seed=7, count=20_000):
-    """65,536 words by frequency, as in a language: text that compresses as
-    text does, without long repetitions."""
+    """Returns 65,536 words with the frequencies of a language. Text of them compresses
+    like real text and has no long repetitions."""
     rng = random.Random(seed)
     consonants, vowels = "bcdfghjklmnprstvwz", "aeiou"
     words = set()
@@ -64,7 +64,7 @@ _WORDS = None
 
 
 def text(rng, length):
-    """So many bytes of text."""
+    """Returns `length` bytes of text."""
     global _WORDS
     if _WORDS is None:
         _WORDS = make_words()
@@ -108,8 +108,8 @@ def make_large(root, scale, seed, part, parts):
 
 
 def plan_mixed(scale, seed):
-    """Path, length, kind and seed of every file; a copy has the seed of what
-    it is a copy of."""
+    """Returns path, length, kind and seed of every file. A copy has the seed of its
+    original."""
     rng = random.Random(f"{seed}-M-plan")
     count, total = max(50, int(M_FILES * scale)), M_LEN * scale
     longest = 200 * MIB
@@ -138,7 +138,7 @@ def plan_mixed(scale, seed):
 
 
 def fifth_of(plan):
-    """The top directory that is nearest to a fifth of the whole."""
+    """Returns the top directory whose size is nearest to a fifth of the set."""
     tops = {}
     for path, length, _, _ in plan:
         top = path.split("/")[0]
@@ -171,7 +171,7 @@ MAKERS = {"S": make_small, "L": make_large, "M": make_mixed, "K": make_many}
 
 
 def make_set(work, name, scale, seed):
-    """Makes a set unless it is there; where it is, its files and its bytes."""
+    """Makes a set unless it exists. Returns its path, and its number of files and bytes."""
     root = f"{work}/data/{name}-{scale:g}-{seed}"
     mark = root + ".complete"
     if not os.path.exists(mark):
@@ -204,14 +204,14 @@ def make_set(work, name, scale, seed):
 
 
 class Change:
-    """A change of a data set that can be taken back. `paths` are the files
-    that it concerned, below the root."""
+    """A reversible change of a data set. `paths` are the affected files, relative to
+    the root."""
 
     def __init__(self, root, paths, undo, times):
         self.root, self.paths, self._undo, self._times = root, paths, undo, times
 
     def undo(self):
-        """The set is as it was, times of directories included."""
+        """Restores the set completely, including the times of directories."""
         self._undo()
         for directory, modified in self._times.items():
             os.utime(directory, ns=(modified, modified))
@@ -227,7 +227,7 @@ def texts(root):
 
 
 def edit(root, count, seed):
-    """So many files are edited in the middle and grow at their end."""
+    """Edits `count` files in the middle and appends to them."""
     rng = random.Random(f"{seed}-edit-{count}")
     picked = rng.sample(texts(root), count)
     before = {}
@@ -249,7 +249,7 @@ def edit(root, count, seed):
 
 
 def delete(root, count, seed):
-    """So many files are deleted."""
+    """Deletes `count` files."""
     rng = random.Random(f"{seed}-delete")
     picked = rng.sample(texts(root), count)
     times = times_of(os.path.dirname(path) for path in picked)
@@ -267,7 +267,7 @@ def delete(root, count, seed):
 
 
 def insert(root, seed):
-    """1 KiB goes into the middle of the large file, and 1 MiB to its end."""
+    """Inserts 1 KiB in the middle of the large file and appends 1 MiB."""
     rng = random.Random(f"{seed}-insert")
     path = root + "/big.bin"
     length, modified = os.path.getsize(path), os.stat(path).st_mtime_ns
@@ -302,8 +302,8 @@ def insert(root, seed):
 
 
 def scatter(root, scale, seed):
-    """4 KiB of noise are written to so many places of the longest files, as a
-    machine does in its disk's image, or a program in its database."""
+    """Writes 4 KiB of noise to many places of the longest files, as a virtual machine
+    writes to its disk image, or a program to its database."""
     rng = random.Random(f"{seed}-scatter")
     found = [f"{d}/{name}" for d, _, names in os.walk(root) for name in names]
     longest = sorted(found, key=lambda path: (-os.path.getsize(path), path))[:4]
@@ -330,7 +330,7 @@ def scatter(root, scale, seed):
 
 
 def rename(root, scale, seed):
-    """A directory with a fifth of all bytes gets another name."""
+    """Renames a directory with a fifth of all bytes."""
     top = fifth_of(plan_mixed(scale, seed))
     old, new = f"{root}/{top}", f"{root}/{top}-renamed"
     times = times_of([root])
@@ -350,7 +350,7 @@ def digest(path):
 
 
 def describe(root, ignore=lambda name: False):
-    """Path → what is there: content, mode, owner, and time to the nanosecond."""
+    """Maps each path to its content, mode, owner, and time in nanoseconds."""
     found, files = {}, []
     for directory, directories, names in os.walk(root):
         directories[:] = [name for name in directories if not ignore(name)]
@@ -373,8 +373,8 @@ def describe(root, ignore=lambda name: False):
 
 
 def compare(wanted, got):
-    """What differs; `identical` is about paths and contents alone, since not
-    every peer means to keep all metadata."""
+    """Counts the differences. `identical` covers paths and contents only, because not
+    every system is meant to keep all metadata."""
     missing = [path for path in wanted if path not in got]
     extra = [path for path in got if path not in wanted]
     both = [path for path in wanted if path in got]

@@ -1,11 +1,11 @@
-"""A long thin link between two ends on one machine: connections go through
-here, and come out later and slower.
+"""A slow link with a long delay between two ends on one machine. Connections
+pass through this program, which delays and paces them.
 
-Each direction has a rate and a delay. It is TCP that ends here and begins anew,
-so nothing is lost and no window has to grow: a real link is worse, the same for
-everybody. It needs no module of the kernel; but programs that tell each other
-their addresses would go past it, so a rule of nftables lets nobody else connect
-to what it leads to, and that takes root."""
+Each direction has a rate and a delay. The link terminates TCP and opens a new
+connection, so no packet is lost and no window has to grow: a real link is worse,
+equally for every system. No kernel module is needed. But programs that exchange
+their addresses would bypass the link, so an nftables rule blocks every other
+connection to the far end, and that needs root."""
 
 import asyncio
 import multiprocessing
@@ -15,30 +15,29 @@ import subprocess
 import time
 
 READ = 16 << 10
-# What may be on the way beyond what rate and delay hold, in bytes: the buffer
-# of a router.
+# Bytes that can be in transit beyond rate × delay, like the buffer of a router.
 BUFFER = 256 << 10
-# Where the link's own connections come from, which are the only ones allowed.
+# Source address of the link's own connections, the only ones allowed.
 SOURCE = "127.0.0.2"
 
 
 class Direction:
-    """The bytes of all connections in one direction share the rate."""
+    """One direction of the link. All of its connections share the rate."""
 
     def __init__(self, rate, delay, counter):
         self.rate, self.delay, self.counter = rate, delay, counter
         self.free_at = 0.0
 
     def arrival(self, length):
-        """When so many bytes that leave now have arrived."""
+        """Returns the time at which `length` bytes sent now have arrived."""
         now = time.monotonic()
         self.free_at = max(self.free_at, now) + length / self.rate
         self.counter.value += length
         return self.free_at + self.delay
 
     async def carry(self, reader, writer, handshake):
-        """Until one side closes. Nothing leaves before the handshake, which takes
-        so long."""
+        """Forwards data until one side closes. Nothing is sent before the handshake,
+        which takes `handshake` seconds, is over."""
         queue = asyncio.Queue()
         limit = int(self.rate * self.delay) + BUFFER
         room = asyncio.Event()
@@ -81,7 +80,7 @@ class Direction:
 
 
 def serve(routes, rate, delay, forth, back, ready):
-    """Listens on each route's port and connects to where it leads."""
+    """Listens on the port of each route and connects to its target."""
     there, here = Direction(rate, delay, forth), Direction(rate, delay, back)
 
     async def one(target, reader, writer):
@@ -92,7 +91,7 @@ def serve(routes, rate, delay, forth, back, ready):
         except OSError:
             writer.close()
             return
-        # SYN and its answer travel first.
+        # SYN and its answer are sent first.
         await asyncio.gather(
             there.carry(reader, far_writer, 2 * delay), here.carry(far_reader, writer, 0)
         )
@@ -112,7 +111,7 @@ def serve(routes, rate, delay, forth, back, ready):
 
 
 class Link:
-    """`routes` are pairs of ports: where to listen, and where that leads."""
+    """The link. `routes` are pairs of ports: the port to listen on, and its target."""
 
     def __init__(self, routes, bits_per_sec, round_trip, alone=True):
         self.table = None
@@ -137,13 +136,13 @@ class Link:
 
     @staticmethod
     def why_not():
-        """What is missing for a link that nobody goes past."""
+        """Returns the reason why the link cannot be enforced, or `None`."""
         if os.geteuid() != 0 or shutil.which("nft") is None:
-            return "W takes root and `nft`"
+            return "W needs root and `nft`"
         return None
 
     def bytes(self):
-        """What was carried, both ways, without headers."""
+        """Returns the bytes transferred in both directions, without headers."""
         return self.forth.value + self.back.value
 
     def close(self):

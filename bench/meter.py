@@ -1,7 +1,7 @@
-"""What a piece of work costs: time, CPU, memory, and bytes on the wire.
+"""Measures the cost of work: time, CPU, memory, and bytes on the wire.
 
-Side A has the folder, side B keeps the backup. Whatever a system starts is
-started for a side, and counted for it with all its children."""
+Side A has the folder, side B keeps the backup. Every process of a system is started
+for one side. Its cost and that of all its children are added to that side."""
 
 import json
 import os
@@ -14,7 +14,7 @@ import time
 
 TICK = os.sysconf("SC_CLK_TCK")
 SAMPLE_SECS = 0.05
-# How long a process has to end by itself.
+# Seconds that a process may take to end after SIGTERM.
 END_SECS = 10
 
 
@@ -25,13 +25,13 @@ def free_port():
 
 
 def with_children(pid):
-    """The process and those that came from it."""
+    """Returns the ids of a process and of all its descendants."""
     found, todo = [], [pid]
     while todo:
         one = todo.pop()
         found.append(one)
         try:
-            # Any thread may have begun them.
+            # Any thread may have started them.
             for thread in os.listdir(f"/proc/{one}/task"):
                 with open(f"/proc/{one}/task/{thread}/children") as file:
                     todo.extend(int(child) for child in file.read().split())
@@ -41,7 +41,7 @@ def with_children(pid):
 
 
 def cpu_of(pid):
-    """CPU seconds of a process and of its children that have ended."""
+    """Returns the CPU seconds of a process and of its children that have ended."""
     try:
         with open(f"/proc/{pid}/stat") as file:
             fields = file.read().rsplit(")", 1)[1].split()
@@ -51,7 +51,7 @@ def cpu_of(pid):
 
 
 def memory_of(pid):
-    """Resident bytes: now, and at most since they were reset."""
+    """Returns the resident bytes: now, and the peak since the last reset."""
     now = most = 0
     try:
         with open(f"/proc/{pid}/status") as file:
@@ -66,15 +66,15 @@ def memory_of(pid):
 
 
 class Wire:
-    """Counts what goes over ports of loopback, headers included, by rules of
-    nftables: it needs root and `nft`. Without them nothing is known."""
+    """Counts the bytes on loopback ports, including headers, with nftables rules. It
+    needs root and `nft`. Without them the figure is unknown."""
 
     def __init__(self, ports):
         self.table = None
         if os.geteuid() != 0 or shutil.which("nft") is None:
             return
         table = f"archivist_bench_{os.getpid()}"
-        # `accept` ends the chain: a packet between two of the ports counts once.
+        # `accept` ends the chain, so a packet between two of the ports is counted once.
         rules = "".join(
             f"tcp dport {port} counter name wire accept\ntcp sport {port} counter name wire accept\n"
             for port in ports
@@ -101,7 +101,7 @@ class Wire:
 
 
 class Sampler(threading.Thread):
-    """The most memory that each side had, all of its processes together."""
+    """Samples the peak memory of each side, summed over its processes."""
 
     def __init__(self, meter):
         super().__init__(daemon=True)
@@ -129,7 +129,7 @@ class Sampler(threading.Thread):
 
 
 class Meter:
-    """Starts processes for a side, and counts what they cost."""
+    """Starts processes for a side and measures their cost."""
 
     def __init__(self, ports):
         self.wire = Wire(ports)
@@ -158,7 +158,7 @@ class Meter:
         return process
 
     def wait(self, side, process):
-        """Its exit code; what it has cost is added to the side."""
+        """Waits for a process. Returns its exit code and adds its cost to the side."""
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         with self.lock:
@@ -175,7 +175,7 @@ class Meter:
         return self.ended_cpu[side] + sum(cpu_of(pid) for pid in self.pids(side))
 
     def stop(self, side, process, first=signal.SIGTERM):
-        """Ends one process, by force if it does not end by itself."""
+        """Ends a process. Kills it if it does not react to SIGTERM in time."""
         children = with_children(process.pid)
         for with_signal in (first, signal.SIGKILL):
             for pid in children:
@@ -185,7 +185,7 @@ class Meter:
                     pass
             until = time.monotonic() + END_SECS
             while time.monotonic() < until:
-                # A zombie is ended; it is waited for below, with its costs.
+                # A zombie has ended. It is waited for below, with its cost.
                 with open(f"/proc/{process.pid}/stat") as file:
                     if file.read().rsplit(")", 1)[1].split()[0] == "Z":
                         return self.wait(side, process)
@@ -202,7 +202,7 @@ class Meter:
                 self.stop(side, process)
 
     def measure(self, work):
-        """Does the work, and then syncs all disks; what that has cost."""
+        """Does the work, syncs all disks, and returns the cost."""
         for side in "AB":
             for pid in self.pids(side):
                 try:

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Archivist and what people use instead, on the same work, in the same run.
+"""Runs Archivist and comparable programs on the same work, in the same run.
 
-Every cell is one system on one data set: a first backup, changes, a restore
-that is compared with the source by path and SHA-256. README.md beside this file
-says what is measured and how to read it."""
+A cell is one system on one data set: a first backup, changes, and a restore that is
+compared with the source by path and SHA-256. README.md in this directory explains
+what is measured and how to read the results."""
 
 import argparse
 import fcntl
@@ -29,15 +29,16 @@ from systems import PEERS, Missing  # noqa: E402
 
 SYSTEMS = {system.name: system for system in (*PEERS, Archivist, ArchivistAtOnce)}
 DEFAULT = "cp,rsync,rsync-snapshots,restic,borg,syncthing,archivist"
-# What Archivist does besides what all do.
+# Steps that only Archivist has.
 BESIDES = ("restart A", "restore on B", "idle", "once idle")
 # The link of case W.
 LINK_BITS_PER_SEC, LINK_ROUND_TRIP = 100_000_000, 0.040
-# What a used cell leaves is deleted at the end: after a mass deletion, ext4
-# makes files ten times slower for minutes, and the next cell would pay for it.
+# Used cells are deleted at the end, or earlier if less than this is free: after a mass
+# deletion, ext4 creates files ten times slower for minutes, which would slow down the
+# next cell.
 FREE_BYTES = 12 << 30
-# A cell fills so many times its set at the most: the store, what each of two
-# restores makes, and some room.
+# Disk space of a cell in multiples of its set: the store, two restores, and some
+# reserve.
 CELL_SETS = 4
 
 
@@ -46,7 +47,7 @@ def log(*words):
 
 
 def steps(name, scale, seed):
-    """(operation, change) of a data set, in order."""
+    """Returns the steps of a data set as (operation, change), in order."""
     no_change = ("no-op", None)
     edit = lambda count: lambda root: data.edit(root, count, seed)
     fraction = max(10, int(1000 * scale))
@@ -80,11 +81,11 @@ class Bench:
             os.makedirs(trash, exist_ok=True)
             os.rename(cell, f"{trash}/{time.time_ns()}")
             if shutil.disk_usage(trash).free < free:
-                log("removing old cells: the disk is nearly full; times after this are worse")
+                log("removing old cells: the disk is nearly full; later times will be worse")
                 shutil.rmtree(trash, ignore_errors=True)
 
     def cell(self, name, set_name, link=None):
-        """A system, prepared, in a directory of its own."""
+        """Prepares a system in its own directory."""
         cell = self.options.work + "/cell"
         source, info = data.make_set(
             self.options.work, set_name, self.options.scales[set_name], self.options.seed
@@ -105,7 +106,7 @@ class Bench:
         os.replace(self.options.out + ".new", self.options.out)
 
     def check(self, system, source, result, operation=lambda _, function: function()):
-        """Restores, and compares what came back with the source."""
+        """Restores, and compares the result with the source."""
         root = system.store + "/tree"
         if system.restores:
             target, found = system.cell + "/restored", {}
@@ -121,7 +122,7 @@ class Bench:
             raise RuntimeError(f"the restore differs: {result['compared']}")
 
     def work(self, name, set_name, run):
-        """First backup, changes and restore of one system on one set."""
+        """Runs first backup, changes and restore of one system on one set."""
         system, source, info = self.cell(name, set_name)
         result = {"system": name, "set": set_name, "run": run, **info, "operations": {}}
         result["scale"] = self.options.scales[set_name]
@@ -161,7 +162,7 @@ class Bench:
             for label, function in system.at_last(set_name):
                 if label not in self.options.without:
                     operation(label, function)
-        except Exception as error:  # one system that fails does not end the run
+        except Exception as error:  # a failing system does not end the run
             result["error"] = f"{error}"[:500]
             log(f"  {name}: {error}\n{traceback.format_exc()}\n{system.tail()}")
         finally:
@@ -173,7 +174,7 @@ class Bench:
             self.record(result)
 
     def latency(self, name):
-        """From the close of a saved file until it is safe on B."""
+        """Measures the time from the close of a saved file until it is safe on B."""
         saves_in = self.options.saves_in
         system, source, info = self.cell(name, saves_in)
         result = {"system": name, "set": "latency", **info}
@@ -216,11 +217,10 @@ class Bench:
             self.record(result)
 
     def over_link(self, name):
-        """Case W: first backup of M over a long thin link, and writes here and
-        there in its longest files; for archivist the first backup also with B
-        killed in the middle."""
+        """Case W: the first backup of M over a slow link, then scattered writes in its
+        longest files. For archivist also the first backup with B killed in the middle."""
         if missing := Link.why_not():
-            log(f"  {name}: left out: {missing}")
+            log(f"  {name}: skipped: {missing}")
             return
         kinds = ["first", "resume"] if issubclass(SYSTEMS[name], Archivist) else ["first"]
         whole = None
@@ -274,7 +274,7 @@ def shown(value, unit=1.0, digits=2):
 
 
 def tables(results):
-    """The results as Markdown: a table for each set and operation."""
+    """Formats the results as Markdown: a table for each set and operation."""
     out = []
     cells = [result for result in results if result["set"] != "latency"]
     for key in dict.fromkeys((cell["set"], cell["scale"]) for cell in cells):
@@ -344,7 +344,7 @@ def tables(results):
 
 
 def machine():
-    """One line on what it was measured on."""
+    """Describes this machine in one line."""
     model = "?"
     with open("/proc/cpuinfo") as file:
         for line in file:
@@ -364,27 +364,27 @@ def parse():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--systems", default=DEFAULT, help=f"of {','.join(SYSTEMS)}")
-    parser.add_argument("--sets", default="S,L,M", help="of S, L, M, K, latency and W")
-    parser.add_argument("--scale", type=float, default=0.1, help="1 is the full size (0.1)")
+    parser.add_argument("--systems", default=DEFAULT, help=f"comma-separated, of {','.join(SYSTEMS)}")
+    parser.add_argument("--sets", default="S,L,M", help="comma-separated, of S, L, M, K, latency, W")
+    parser.add_argument("--scale", type=float, default=0.1, help="1 is the full size (default: 0.1)")
     for name in data.SETS:
         parser.add_argument(f"--scale-{name.lower()}", type=float, help=data.SETS[name])
-    parser.add_argument("--runs", type=int, default=1, help="of each cell, taking turns")
+    parser.add_argument("--runs", type=int, default=1, help="runs of each cell, interleaved (default: 1)")
     parser.add_argument(
         "--without", action="append", default=[], choices=BESIDES,
-        help="leaves out what Archivist does besides",
+        help="skip a step that only Archivist has",
     )
-    parser.add_argument("--saves", type=int, default=20, help="for latency")
-    parser.add_argument("--saves-in", default="S", choices=("S", "K"), help="… in this set (S)")
+    parser.add_argument("--saves", type=int, default=20, help="saves of the set latency (default: 20)")
+    parser.add_argument("--saves-in", default="S", choices=("S", "K"), help="set for these saves (default: S)")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--work", help="a directory on the disk to measure")
+    parser.add_argument("--work", help="directory on the disk to measure")
     parser.add_argument("--keep", action="store_true", help="keep the data sets for another run")
-    parser.add_argument("--out", help="where the results go, as JSON")
-    parser.add_argument("--opt", help="where peers are that are not in the path: NAME/usr/bin/NAME")
-    parser.add_argument("--archivist", help="the program, if it is not in the path")
+    parser.add_argument("--out", help="file for the results, as JSON")
+    parser.add_argument("--opt", help="directory of systems outside the path: NAME/usr/bin/NAME")
+    parser.add_argument("--archivist", help="path of the program, if it is not in the path")
     parser.add_argument("--plugin", action="append", default=[], help="FILE with SYSTEMS = {…}")
-    parser.add_argument("--smoke", action="store_true", help="tiny: does all of it work?")
-    parser.add_argument("--report", metavar="FILE", help="only show what such a file has")
+    parser.add_argument("--smoke", action="store_true", help="check with tiny sets that everything works")
+    parser.add_argument("--report", metavar="FILE", help="only print the results in FILE")
     options = parser.parse_args()
     for plugin in options.plugin:
         spec = importlib.util.spec_from_file_location("plugin", plugin)
@@ -401,17 +401,17 @@ def parse():
 
 
 def available(names, options):
-    """Those that are installed; of the others, why not."""
+    """Returns the systems that are installed, and logs why the others are skipped."""
     found = []
     for name in names:
         if name not in SYSTEMS:
-            sys.exit(f"no system {name}: there are {', '.join(SYSTEMS)}")
+            sys.exit(f"unknown system {name}; known: {', '.join(SYSTEMS)}")
         try:
             SYSTEMS[name].find(options)
             log(f"{name}: {SYSTEMS[name].version(options)}; {SYSTEMS[name].note}")
             found.append(name)
         except Missing as missing:
-            log(f"{name}: left out: {missing}")
+            log(f"{name}: skipped: {missing}")
     return found
 
 
@@ -425,8 +425,8 @@ def main():
     options.work = os.path.abspath(options.work or f"/var/tmp/archivist-bench-{os.getpid()}")
     options.out = os.path.abspath(options.out or options.work + "/results.json")
     os.makedirs(options.work + "/data", exist_ok=True)
-    # ext4: directories below this are spread over the disk, so that the cells
-    # do not slow each other down. Elsewhere it means nothing.
+    # ext4 spreads the directories below this one over the disk, so that the cells do
+    # not slow each other down. Other file systems ignore it.
     subprocess.run(["chattr", "+T", options.work], capture_output=True, check=False)
     lock = open(options.work + "/lock", "w")
     fcntl.flock(lock, fcntl.LOCK_EX)
@@ -437,7 +437,7 @@ def main():
     sets = options.sets.split(",")
     bench = Bench(options)
     if bench.meter.wire.table is None:
-        log("the wire is not counted: that takes root and `nft`")
+        log("bytes on the wire are not counted: that needs root and `nft`")
     try:
         for run in range(options.runs):
             for set_name in sets:

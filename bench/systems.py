@@ -1,5 +1,5 @@
-"""What is compared: one class for each system, with the settings that its
-manual gives for the job. A plug-in is a class like these."""
+"""The compared systems: one class for each, with the settings that its manual
+recommends for the job. A plug-in is a class like these."""
 
 import json
 import os
@@ -15,16 +15,16 @@ from link import SOURCE
 from meter import free_port
 
 START_SECS = 30
-# A cell that takes longer than this has failed.
+# Seconds after which a cell fails.
 WORK_SECS = 3600
 
 
 class Missing(Exception):
-    """The program is not on this machine."""
+    """The program is not installed."""
 
 
 def on_disk(path):
-    """The bytes that a directory takes on its disk."""
+    """Returns the disk space of a directory in bytes."""
     listed = subprocess.run(["du", "-s", "-B1", path], capture_output=True, text=True)
     return int(listed.stdout.split()[0]) if listed.stdout else 0
 
@@ -33,7 +33,7 @@ def wait_for_port(port):
     until = time.monotonic() + START_SECS
     while True:
         try:
-            # As the link does: beside it, nobody else gets through.
+            # The same as the link does: the firewall blocks every other address.
             socket.create_connection(("127.0.0.1", port), 1, (SOURCE, 0)).close()
             return
         except OSError:
@@ -43,17 +43,17 @@ def wait_for_port(port):
 
 
 class System:
-    """One system in one cell: a directory of its own with `A` and `B`.
+    """One system in one cell, with its own directory that contains `A` and `B`.
 
-    `ports` are the names of the ports that carry data; `self.port(name)` is
-    where to listen, and `self.via(name)` where the other side connects to: the
-    same, or the end of a long link."""
+    `ports` are the names of the ports that carry data. `self.port(name)` is the port to
+    listen on; `self.via(name)` is the port that the other side connects to: the same
+    one, or the near end of a slow link."""
 
     name = "?"
     program = "?"
     note = ""
     sets = "SLMK"
-    # Otherwise it keeps a plain tree on B, which is compared where it is.
+    # If false, the system keeps a plain tree on B, which is compared in place.
     restores = True
     ports = ()
 
@@ -69,8 +69,8 @@ class System:
 
     @classmethod
     def find(cls, options):
-        """The program, or `Missing`: below `--opt DIR/NAME/` first, where a
-        package can be unpacked, and in the path then."""
+        """Returns the program: from an unpacked package below `--opt DIR/NAME/`, else from
+        the path. Raises `Missing`."""
         name = os.path.basename(cls.program)
         for below in ("usr/bin", "bin", ""):
             path = os.path.join(options.opt, name, below, name) if options.opt else ""
@@ -105,46 +105,46 @@ class System:
             raise RuntimeError(f"{self.name}: exit code {code} of {' '.join(command)[:200]}")
 
     def tail(self):
-        """The end of what the programs have said."""
+        """Returns the end of the programs' output."""
         self.log.flush()
         with open(self.log.name, "rb") as file:
             return file.read()[-2000:].decode(errors="replace")
 
-    # What a system does:
+    # Operations of a system:
 
     def prepare(self):
-        """Everything before the clock runs: daemons, an empty repository."""
+        """Prepares everything before the clock starts: daemons, an empty repository."""
 
     def first(self):
         self.backup(())
 
     def backup(self, changed):
-        """The state of now is on B when this returns. `changed` are paths."""
+        """Backs up. When this returns, the current state is on B. `changed` are paths."""
         raise NotImplementedError
 
     def restore(self, target):
-        """To A, through the network; returns the root of what came back."""
+        """Restores to A over the network. Returns the root of the restored tree."""
         raise NotImplementedError
 
     def before_change(self):
-        """The source is about to change."""
+        """Is called before the source changes."""
 
     def before_restore(self):
-        """The clock does not run yet."""
+        """Is called before a restore, before the clock starts."""
 
     def more(self, set_name):
-        """Operations of this system alone: (name, function)."""
+        """Returns operations that only this system has, as (name, function)."""
         return []
 
     def at_last(self, set_name):
-        """The same, after the restore."""
+        """Same as `more`, for operations after the restore."""
         return []
 
     def stored(self):
         return on_disk(self.store)
 
     def ignore(self, name):
-        """What the system has put among the files."""
+        """Reports whether the system has added an entry of this name to the source."""
         return False
 
     def close(self):
@@ -153,7 +153,7 @@ class System:
 
 
 class Copy(System):
-    """The floor: what the machine needs to copy the same data, locally."""
+    """The lower bound: a local copy of the same data on this machine."""
 
     name, program = "cp", "cp"
     note = "cp -a and sync, locally; the no-op is `find`, which looks at every file"
@@ -162,7 +162,7 @@ class Copy(System):
         self.run("A", ["cp", "-a", self.source + "/.", self.store + "/tree"])
 
     def backup(self, changed):
-        # The walk is the floor for finding out what has changed.
+        # The walk is the lower bound for finding changes.
         find = 'exec find "$1" -printf "%s %T@ %C@ %i %p\\n" > /dev/null'
         self.run("A", ["sh", "-c", find, "find", self.source])
 
@@ -172,7 +172,7 @@ class Copy(System):
 
 
 class Rsync(System):
-    """A daemon on A from which B pulls: a mirror, no versions, no encryption."""
+    """rsync: B pulls from a daemon on A. A mirror without versions or encryption."""
 
     name, program = "rsync", "rsync"
     note = "daemon on A, `rsync -a --delete` pulls on B; no versions, no encryption, no fsync"
@@ -204,7 +204,7 @@ class Rsync(System):
 
 
 class RsyncSnapshots(Rsync):
-    """As rsnapshot does it: a hard-linked tree for each backup."""
+    """rsync with a hard-linked tree for each backup, as rsnapshot uses it."""
 
     name = "rsync-snapshots"
     note = "as rsync, with --link-dest and a tree for each backup"
@@ -222,7 +222,7 @@ class RsyncSnapshots(Rsync):
 
 
 class Restic(System):
-    """Pushes to `rclone serve restic` on B, over plain HTTP."""
+    """restic: pushes to `rclone serve restic` on B, over plain HTTP."""
 
     name, program = "restic", "restic"
     note = "pushes to `rclone serve restic` over plain HTTP; encrypts; defaults"
@@ -251,13 +251,13 @@ class Restic(System):
     def restore(self, target):
         command = [self.find(self.options), "restore", "--quiet", "latest", "--target", target]
         self.run("A", command, self.env)
-        # Older ones keep the whole path that was backed up.
+        # Older versions keep the full path of the source.
         below = target + self.source
         return below if os.path.isdir(below) else target
 
 
 class Rclone(System):
-    """Mirrors by WebDAV; old versions go into a directory beside it."""
+    """rclone: mirrors over WebDAV. Old versions go to a separate directory."""
 
     name, program = "rclone", "rclone"
     note = "sync to `rclone serve webdav` on B with --backup-dir; no encryption"
@@ -286,14 +286,14 @@ class Rclone(System):
 
 
 class Borg(System):
-    """Pushes to `borg serve` on B, over a pipe instead of ssh."""
+    """borg: pushes to `borg serve` on B, over a pipe instead of ssh."""
 
     name, program = "borg", "borg"
     note = "pushes to `borg serve` over a pipe (no ssh, so no wire counted); encrypts; lz4"
 
     def prepare(self):
         program = self.find(self.options)
-        # In place of ssh: what follows the host is the command for the other side.
+        # Replaces ssh: the arguments after the host are the command for the other side.
         remote = self.cell + "/remote"
         with open(remote, "w") as file:
             file.write('#!/bin/sh\nwhile [ "$1" != localhost ]; do shift; done\nshift\nexec "$@"\n')
@@ -319,13 +319,13 @@ class Borg(System):
 
 
 class Syncthing(System):
-    """Two instances; B receives only, and keeps five versions."""
+    """Syncthing: two instances. B only receives, and keeps five versions."""
 
     name, program = "syncthing", "syncthing"
     note = "TLS; B receive-only, 5 versions; watcher off for batches, which a rescan begins"
     ports = ("device_a", "device_b")
     restores = False
-    # Seconds that its watcher waits, or None where it is off.
+    # Delay of the watcher in seconds, or None if it is off.
     watch = None
 
     def prepare(self):
@@ -427,7 +427,8 @@ class Syncthing(System):
         raise RuntimeError("syncthing: B is not in sync")
 
     def is_there(self, path):
-        """A changed file has B's length and second, or is deleted on both."""
+        """Reports whether a changed file has the same length and time (in seconds) on both
+        sides, or is deleted on both."""
         found = []
         for root in (self.source, self.store + "/tree"):
             try:
@@ -444,16 +445,16 @@ class Syncthing(System):
     def ignore(self, name):
         return name.startswith((".stfolder", ".stversions", ".syncthing", ".stignore"))
 
-    # For the time from a save until it is there:
+    # Methods for the time from a save until it is there:
 
     def watching(self):
         version = self.api("A", "system/version")["version"].removeprefix("v").split(".")
-        # Older ones take whole seconds alone.
+        # Older versions accept only whole seconds.
         self.watch = 0.1 if (int(version[0]), int(version[1])) >= (1, 28) else 1
         self.first()
 
     def saved(self, path, content):
-        """Waits until B's tree has it: syncthing proves nothing more."""
+        """Waits until B's tree contains the save: Syncthing gives no further proof."""
         until = time.monotonic() + 120
         while time.monotonic() < until:
             try:

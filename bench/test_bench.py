@@ -114,7 +114,7 @@ class Measuring(unittest.TestCase):
 
 
 class NoWaiting(asyncio.SelectorEventLoop):
-    """Its clock goes on to what is next to do."""
+    """An event loop whose clock jumps to the next scheduled event."""
 
     now = 0.0
 
@@ -159,8 +159,9 @@ class LongLink(unittest.TestCase):
         long_link.close()
 
     def test_whoever_has_connected_sends_as_fast_as_whoever_was_connected_to(self):
-        """The handshake was once added to all that the one who connects sends,
-        and what is on the way is bounded: so only a part of the rate was left."""
+        """Regression test: the handshake was once added to everything that the connecting
+        side sends. Because the bytes in transit are bounded, only a part of the rate was
+        left."""
 
         async def seconds(handshake):
             direction = link.Direction(20e6, 0.1, multiprocessing.Value("q", 0))
