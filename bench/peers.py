@@ -364,18 +364,20 @@ def parse():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--systems", default=DEFAULT, help=f"comma-separated, of {','.join(SYSTEMS)}")
-    parser.add_argument("--sets", default="S,L,M", help="comma-separated, of S, L, M, K, latency, W")
-    parser.add_argument("--scale", type=float, default=0.1, help="1 is the full size (default: 0.1)")
+    parser.add_argument(
+        "--systems", default=DEFAULT, help=f"comma-separated, of {','.join(SYSTEMS)}"
+    )
+    parser.add_argument("--sets", default="S,L,M", help="of S, L, M, K, latency, W (with commas)")
+    parser.add_argument("--scale", type=float, default=0.1, help="1 is the full size [0.1]")
     for name in data.SETS:
         parser.add_argument(f"--scale-{name.lower()}", type=float, help=data.SETS[name])
-    parser.add_argument("--runs", type=int, default=1, help="runs of each cell, interleaved (default: 1)")
+    parser.add_argument("--runs", type=int, default=1, help="runs of each cell, interleaved [1]")
     parser.add_argument(
         "--without", action="append", default=[], choices=BESIDES,
         help="skip a step that only Archivist has",
     )
-    parser.add_argument("--saves", type=int, default=20, help="saves of the set latency (default: 20)")
-    parser.add_argument("--saves-in", default="S", choices=("S", "K"), help="set for these saves (default: S)")
+    parser.add_argument("--saves", type=int, default=20, help="saves of the set latency [20]")
+    parser.add_argument("--saves-in", default="S", choices="SK", help="set for these saves [S]")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--work", help="directory on the disk to measure")
     parser.add_argument("--keep", action="store_true", help="keep the data sets for another run")
@@ -383,7 +385,7 @@ def parse():
     parser.add_argument("--opt", help="directory of systems outside the path: NAME/usr/bin/NAME")
     parser.add_argument("--archivist", help="path of the program, if it is not in the path")
     parser.add_argument("--plugin", action="append", default=[], help="FILE with SYSTEMS = {…}")
-    parser.add_argument("--smoke", action="store_true", help="check with tiny sets that everything works")
+    parser.add_argument("--smoke", action="store_true", help="check with tiny sets that all works")
     parser.add_argument("--report", metavar="FILE", help="only print the results in FILE")
     options = parser.parse_args()
     for plugin in options.plugin:

@@ -329,7 +329,7 @@ test("the connection is tested step by step", async () => {
 test("prune shows what it would delete, and verify finds nothing missing", async () => {
   await go(pageB, "Backup server");
   await pageB.getByRole("button", { name: "Prune …" }).click();
-  await pageB.getByText("No snapshot to delete").waitFor();
+  await pageB.getByText("No snapshot to remove").waitFor();
   await pageB.getByRole("dialog").getByRole("button", { name: "Close" }).last().click();
   await pageB.getByLabel("Read and compare every byte").check();
   await pageB.getByRole("button", { name: "Verify now" }).click();

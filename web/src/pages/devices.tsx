@@ -200,7 +200,7 @@ function BackupPeer({ address, peers }: { address: string; peers: Peer[] | undef
       >
         <Text>
           The backup server can no longer fetch anything from this computer. It keeps the snapshots
-          that it has until its own retention rules delete them.
+          that it has until its own retention rules remove them.
         </Text>
       </Confirm>
     </Card>

@@ -163,10 +163,10 @@ function Decisions({ report }: { report: PruneReport }) {
     <Stack gap="sm">
       <Text>
         {report.removed.length === 0
-          ? "No snapshot to delete: the retention rules keep all of them."
+          ? "No snapshot to remove: the retention rules keep all of them."
           : report.dry_run
-            ? `${counted(report.removed.length, "snapshot")} would be deleted, ${count(report.kept.length)} kept.`
-            : `${counted(report.removed.length, "snapshot")} deleted, ${count(report.kept.length)} kept. Disk space freed: ${bytes(report.freed_bytes)}.`}
+            ? `${counted(report.removed.length, "snapshot")} would be removed, ${count(report.kept.length)} kept.`
+            : `${counted(report.removed.length, "snapshot")} removed, ${count(report.kept.length)} kept. Disk space freed: ${bytes(report.freed_bytes)}.`}
       </Text>
       {report.not_collected && (
         <Dot tone="bad">No disk space could be freed: {report.not_collected}</Dot>
@@ -181,7 +181,7 @@ function Decisions({ report }: { report: PruneReport }) {
           style={{ maxHeight: 240, overflow: "auto" }}
           tabIndex={0}
           role="group"
-          aria-label="Snapshots to delete"
+          aria-label="Snapshots to remove"
         >
           <Table fz="sm">
             <Table.Thead>
@@ -219,10 +219,10 @@ function Prune() {
   return (
     <>
       <Button onClick={open}>Prune …</Button>
-      <Modal opened={isOpen} onClose={opened.close} title="Delete old snapshots">
+      <Modal opened={isOpen} onClose={opened.close} title="Remove old snapshots">
         <Stack>
           <Text size="sm" c="dimmed">
-            This deletes the snapshots that no retention rule keeps. The rules are under{" "}
+            This removes the snapshots that no retention rule keeps. The rules are under{" "}
             <Anchor component={Link} to="/settings">
               Settings
             </Anchor>
@@ -240,7 +240,7 @@ function Prune() {
                 loading={prune.isPending}
                 onClick={() => prune.mutate(false)}
               >
-                Delete {counted(prune.data.removed.length, "snapshot")}
+                Remove {counted(prune.data.removed.length, "snapshot")}
               </Button>
             )}
           </Group>
