@@ -1,5 +1,5 @@
-//! What every command needs: where this instance is, its configuration, and
-//! the instance itself where it runs.
+//! The context of a command: the paths of the instance, its configuration, and
+//! a client of the running instance.
 
 use std::io;
 use std::net::TcpStream;
@@ -13,28 +13,28 @@ use node::Running;
 
 use crate::exit::End;
 
-/// An instance on this machine accepts a connection within this.
+/// Time within which an instance on this computer must accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Where this instance is.
+/// The instance that a command works on.
 #[derive(Debug)]
 pub(crate) struct Context {
     pub(crate) paths: Paths,
 }
 
 impl Context {
-    /// Finds the instance: below `home`, or where the environment says.
+    /// Locates the instance below `home`, else by the environment.
     pub(crate) fn new(home: Option<&Path>) -> Result<Self> {
         let paths = Paths::resolve(home, |name| std::env::var_os(name))?;
         Ok(Self { paths })
     }
 
-    /// The file of the configuration.
+    /// Returns the configuration file.
     pub(crate) fn config_file(&self) -> ConfigFile {
         ConfigFile::new(self.paths.config_file())
     }
 
-    /// The configuration; the defaults where there is no file.
+    /// Loads the configuration. Returns the defaults if there is no file.
     pub(crate) fn config(&self) -> Result<Config> {
         match Config::load(self.paths.config_file()) {
             Ok(loaded) => Ok(loaded.config),
@@ -43,18 +43,23 @@ impl Context {
         }
     }
 
-    /// The running instance. What a killed one left behind is none, whoever
-    /// listens there now.
+    /// Returns a client of the running instance, or `None` if none is running.
+    ///
+    /// A `running.json` that a killed instance left behind does not count, even
+    /// if another program listens on its port now.
     pub(crate) fn instance(&self) -> Result<Option<Client>> {
         let data = self.paths.data_dir();
-        // What may not be read is not the same as what is not there.
+        // A data directory without permission may still belong to a running instance.
         if let Err(error) = std::fs::metadata(data.join("running.json"))
             && error.kind() != io::ErrorKind::NotFound
             && error.kind() != io::ErrorKind::NotADirectory
         {
             return Err(error)
-                .with_context(|| format!("cannot look into {}", data.display()))
-                .context("cannot tell whether an instance runs; are you the user that runs it?");
+                .with_context(|| format!("cannot access {}", data.display()))
+                .context(
+                    "cannot determine whether an instance is running; \
+                     run this command as the user of the instance",
+                );
         }
         let Some(running) = Running::find(data) else { return Ok(None) };
         if TcpStream::connect_timeout(&running.api, CONNECT_TIMEOUT).is_err() {
@@ -62,19 +67,23 @@ impl Context {
         }
         let path = self.paths.api_token();
         let token = std::fs::read_to_string(&path).with_context(|| {
-            format!("cannot read {}; are you the user that runs the instance?", path.display())
+            format!("cannot read {}; run this command as the user of the instance", path.display())
         })?;
         Ok(Some(Client::new(running.api, token.trim())?))
     }
 
-    /// The running instance, which `what` needs.
+    /// Returns a client of the running instance.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`End::NotRunning`], which names `what`, if none is running.
     pub(crate) fn need_instance(&self, what: &'static str) -> Result<Client> {
         let data = self.paths.data_dir().to_owned();
         self.instance()?.ok_or_else(|| End::NotRunning { data, what }.into())
     }
 }
 
-/// Runs what talks to an instance.
+/// Runs asynchronous work to its end on this thread.
 pub(crate) fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -1,4 +1,4 @@
-//! How the program ends: what is said, and with which code.
+//! The end of the program: its error message and its exit code.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -7,40 +7,40 @@ use api::ClientError;
 
 use crate::output::safe;
 
-/// Something failed.
+/// The command failed.
 const FAILED: u8 = 1;
-/// The command line is wrong.
+/// The command line is not valid.
 const USAGE: u8 = 2;
-/// No instance runs, and one is needed.
+/// The command needs a running instance, and there is none.
 const NOT_RUNNING: u8 = 3;
 
-/// An end with a code of its own.
+/// An error with an exit code of its own.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum End {
     /// The command needs a running instance.
     #[error(
-        "no instance runs on {}, and {what} needs one: start it with `archivist daemon`, \
-         or name another one with --home",
+        "no instance is running on {}, and {what} needs one: start it with `archivist daemon`, \
+         or choose another one with --home",
         data.display()
     )]
     NotRunning {
-        /// The data of the instance.
+        /// Data directory of the instance.
         data: PathBuf,
-        /// What needs it.
+        /// The command that needs the instance.
         what: &'static str,
     },
-    /// The command line says something that cannot be meant.
+    /// An argument is not valid.
     #[error("{0}\n\nFor more information, try '--help'.")]
     Usage(String),
-    /// It failed, and all of it has been said already.
+    /// The command failed and has already printed why.
     #[error("failed")]
-    Told,
+    Reported,
 }
 
-/// Says what went wrong, and returns the code for it.
+/// Prints an error and returns its exit code.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     let end = error.downcast_ref::<End>();
-    if !matches!(end, Some(End::Told)) {
+    if !matches!(end, Some(End::Reported)) {
         eprintln!("archivist: {}", safe(&format!("{error:#}")));
     }
     let not_running = error

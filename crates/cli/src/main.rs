@@ -1,9 +1,9 @@
-//! The program `archivist`: both sides of a backup, and what a person does
-//! with them.
+//! The program `archivist`: the daemon of both sides of a backup, and the
+//! commands for its user.
 //!
-//! One file a command, in `commands/`. What goes to standard output is the
-//! answer; everything else goes to standard error. Exit codes: 0 done,
-//! 1 failed, 2 wrong usage, 3 no running instance where one is needed.
+//! Each command is a file in `commands/`. Results go to standard output,
+//! everything else to standard error. Exit codes: 0 done, 1 failed, 2 wrong
+//! usage, 3 no running instance although the command needs one.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for a terminal")]
 
@@ -22,7 +22,7 @@ use clap::Parser;
 use self::commands::Command;
 use self::context::Context;
 
-/// Continuous, versioned backup of folders from one machine to another,
+/// Continuous, versioned backup of folders from one computer to another,
 /// without a cloud.
 #[derive(Debug, Parser)]
 #[command(
@@ -31,10 +31,12 @@ use self::context::Context;
     propagate_version = true,
     after_help = "Examples:\n  archivist init\n  archivist daemon\n  archivist folder add ~/Documents\n  \
                   archivist restore --target /tmp/back\n\n\
-                  Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no running instance."
+                  Exit codes: 0 done, 1 failed, 2 wrong usage, \
+                  3 the command needs a running instance."
 )]
 struct Arguments {
-    /// Keep configuration and data of this instance below DIR.
+    /// Use the instance in DIR: DIR/config.toml and DIR/data
+    /// [default: the XDG directories].
     #[arg(long, global = true, env = "ARCHIVIST_HOME", value_name = "DIR")]
     home: Option<PathBuf>,
 
@@ -43,7 +45,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    // A wrong usage ends here with 2, help and version with 0.
+    // Wrong usage exits here with 2, `--help` and `--version` with 0.
     let arguments = Arguments::parse();
     let result =
         Context::new(arguments.home.as_deref()).and_then(|context| arguments.command.run(&context));

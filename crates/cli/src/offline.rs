@@ -1,5 +1,5 @@
-//! The store of an instance that does not run, opened here: looking at what
-//! it keeps and getting it back needs nobody else.
+//! The store of an instance that is not running, opened by the command itself:
+//! listing, checking and restoring snapshots needs no daemon.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use store::{BlockRead, BlockStore, PackStore, StoreError, StoreOptions};
 use crate::context::Context;
 use crate::output::safe;
 
-/// An instance that is just ending lets go of its store within this.
+/// Time to wait for the lock of the store: an instance that is stopping releases it.
 const LOCK_WAIT: Duration = Duration::from_secs(2);
 const LOCK_POLL: Duration = Duration::from_millis(20);
 
@@ -24,20 +24,20 @@ const LOCK_POLL: Duration = Duration::from_millis(20);
 pub(crate) struct Offline {
     store: Arc<dyn BlockStore>,
     snapshots: SnapshotStore,
-    /// It has the names of the sources.
+    /// Provides the names of the sources.
     config: Config,
 }
 
 impl Offline {
-    /// Opens the store of this instance; `None` where it has none yet.
+    /// Opens the store of this instance. Returns `None` if it has none yet.
     ///
-    /// Damage is told on standard error: what it took is missing.
+    /// Prints damage to standard error. The affected blocks are treated as missing.
     pub(crate) fn open(context: &Context) -> Result<Option<Self>> {
         let data = context.paths.data_dir();
         if !data.is_dir() {
             bail!(
-                "there is no instance in {}: nothing was ever kept there; \
-                 name another one with --home",
+                "{} does not exist: no instance was ever started there; \
+                 choose another one with --home",
                 data.display()
             );
         }
@@ -63,12 +63,13 @@ impl Offline {
         let (store, report) = match opened {
             Err(error @ StoreError::Locked(_)) => {
                 let hint = match Running::find(data) {
-                    Some(running) => {
-                        format!("its instance (process {}) does not answer", running.pid)
-                    }
-                    None => "its instance is starting or ending".to_owned(),
+                    Some(running) => format!(
+                        "the instance (process {}) does not answer: try again, or end the process",
+                        running.pid
+                    ),
+                    None => "the instance is starting or stopping: try again".to_owned(),
                 };
-                return Err(error).context(format!("{hint}: try again, or end it"));
+                return Err(error).context(hint);
             }
             opened => opened?,
         };
@@ -76,31 +77,31 @@ impl Offline {
             eprintln!("archivist: the store is damaged: {}", safe(damage));
         }
         for pack in &report.lost_packs {
-            eprintln!("archivist: a file of the store is gone: {}", pack.display());
+            eprintln!("archivist: a pack of the store is missing: {}", pack.display());
         }
         if report.roots_incomplete {
             eprintln!(
-                "archivist: records of what is kept are lost: some snapshots may be missing, and \
-                 nothing is freed until `archivist prune --accept-roots`"
+                "archivist: the list of snapshots is incomplete: some snapshots may be missing, \
+                 and no space is freed until you run `archivist prune --accept-roots`"
             );
         }
         let store: Arc<dyn BlockStore> = Arc::new(store);
         Ok(Some(Self { snapshots: SnapshotStore::new(store.clone()), store, config }))
     }
 
-    /// The store.
+    /// Returns the store.
     pub(crate) fn store(&self) -> &Arc<dyn BlockStore> {
         &self.store
     }
 
-    /// The store, as what a restore takes blocks from.
+    /// Returns the store as a source of blocks for a restore.
     pub(crate) fn blocks(&self) -> Arc<dyn Blocks> {
         let store: Arc<dyn BlockRead> = self.store.clone();
         Arc::new(store)
     }
 
-    /// Every snapshot that can be read, by source, folder and B's order; and
-    /// those that cannot.
+    /// Returns every readable snapshot, sorted by source, folder and the backup
+    /// server's order, and the snapshots that cannot be read.
     pub(crate) fn list(&self) -> Result<(Vec<api::Snapshot>, Vec<DamagedSnapshot>)> {
         let listing = self.snapshots.list()?;
         let snapshots = listing.snapshots.into_iter();
@@ -109,13 +110,13 @@ impl Offline {
         Ok((models.collect(), listing.damaged))
     }
 
-    /// The snapshots.
+    /// Returns the snapshots.
     pub(crate) fn snapshots(&self) -> &SnapshotStore {
         &self.snapshots
     }
 
-    /// The snapshot that is meant: by id or the beginning of it, else the
-    /// newest of the folder, by id or name, that was here at a time.
+    /// Finds a snapshot by its id or the beginning of it, else the newest one of a
+    /// folder (given by id or name) that had arrived by a time.
     pub(crate) fn find(
         &self,
         id: Option<&str>,

@@ -1,24 +1,24 @@
-//! Times as people type them.
+//! Parsing of times that users type.
 
 use anyhow::{Result, anyhow};
 use jiff::civil::{Date, DateTime};
 use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp, Zoned};
 
-/// Reads a time: RFC 3339, local time, a date (its end), or how long ago.
+/// Parses a time: RFC 3339, a local time, a date, or an age such as `2h ago`.
 ///
-/// What is left out means its end: `10:30` is all of that minute, since that
-/// is the snapshot that a list shows with it.
+/// Missing parts mean the end of the period: `10:30` is the last nanosecond of
+/// that minute, so that it includes the snapshot that a list shows with 10:30.
 ///
 /// # Errors
 ///
-/// What would be understood.
+/// Returns an error that lists the accepted forms if `text` has none of them.
 pub(crate) fn parse(text: &str, now: &Zoned) -> Result<Timestamp> {
     let text = text.trim();
     let unknown = || {
         anyhow!(
-            "{text:?} is no time: give one such as `2026-11-22 10:30`, `2026-11-22`, \
-             `2026-11-22T10:30:00Z` or `2h ago`"
+            "{text:?} is not a valid time; accepted forms: `2026-11-22 10:30`, `2026-11-22`, \
+             `2026-11-22T10:30:00Z`, `2h ago`"
         )
     };
     if let Ok(time) = text.parse::<Timestamp>() {

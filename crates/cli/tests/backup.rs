@@ -1,5 +1,4 @@
-//! Two real processes, a source and its backup server: from a saved file to a
-//! restored one.
+//! Two real processes, a source and its backup server, from a saved file to a restored one.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
 
@@ -26,12 +25,12 @@ fn state(two: &Two) -> Value {
     serde_json::from_slice(&text).unwrap_or_default()
 }
 
-/// The seven steps of the document that the project started from.
+/// The seven steps of the project's original requirements.
 #[test]
 fn the_seven_steps() {
     let two = Two::new();
     let a = two.a.start();
-    // Before there is a manifest, the list is there and empty, or has it.
+    // The list exists before the first manifest: it is empty, or contains that manifest.
     let manifests = format!("http://127.0.0.1:{}/manifests", two.manifest_port);
     assert_eq!(get(&manifests).0, 200);
     for number in 0..12 {
@@ -87,7 +86,7 @@ fn the_seven_steps() {
     assert!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
     assert_same(&two.path(), &target);
     assert_eq!((a.terminate().0, b.terminate().0), (Some(0), Some(0)));
-    // And with nobody running.
+    // And with no instance running.
     two.assert_restores("offline");
 }
 
@@ -117,7 +116,7 @@ fn whoever_is_off_catches_up() {
     let b = two.b.start();
     eventually("B has it", || a.v1("/folders")[0]["backed_up_sequence"] == sequence);
     two.assert_restores("b-was-off");
-    // Both are; A comes first.
+    // Both are off; A starts first.
     a.kill();
     b.kill();
     fs::write(&file, "4444").unwrap();
@@ -159,8 +158,8 @@ fn what_people_do_with_files() {
     symlink("renamed", at("three")).unwrap();
     fs::remove_file(at("four")).unwrap();
     fs::write(at("four"), "a file again").unwrap();
-    // As editors save: a temporary file and a rename; a backup and a new
-    // file; truncation and a write.
+    // Three ways in which editors save: temporary file and rename; backup and new file; truncate
+    // and write.
     fs::write(at(".one.swp"), "saved").unwrap();
     fs::rename(at(".one.swp"), at("one")).unwrap();
     fs::rename(at("two"), at("two~")).unwrap();
@@ -169,7 +168,7 @@ fn what_people_do_with_files() {
     two.eventually_same(&a);
     two.backed_up();
     two.assert_restores("edited");
-    // 20 rapid saves: the last one counts.
+    // 20 rapid saves: the last one must be backed up.
     for number in 0..20 {
         fs::write(at("often"), format!("save {number}")).unwrap();
     }
@@ -182,7 +181,7 @@ fn what_people_do_with_files() {
     });
 }
 
-/// Stops what looks at it, however the scope is left.
+/// Stops the writing thread when the scope ends, even by a panic.
 struct Stop<'a>(&'a std::sync::atomic::AtomicBool);
 
 impl Drop for Stop<'_> {
@@ -194,13 +193,13 @@ impl Drop for Stop<'_> {
 #[test]
 fn a_file_that_is_appended_to_all_the_time_is_a_prefix_of_itself() {
     let two = Two::new();
-    // Before anything looks: the first version has it.
+    // Before the first scan, so that the first snapshot contains it.
     fs::write(two.path().join("still"), "still").unwrap();
     let (_a, _b) = (two.a.start(), two.b.start());
     let log = two.path().join("log");
     let stop = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
-        // A failure ends the writing too, and so the test.
+        // A failure ends the writing as well, and with it the test.
         let _stop = Stop(&stop);
         scope.spawn(|| {
             let mut file = fs::File::create(&log).unwrap();
@@ -278,7 +277,7 @@ fn a_checkout_of_a_large_tree() {
     two.assert_restores("other-again");
 }
 
-/// Names, kinds, modes and times that break programs.
+/// Names, types, modes and times that programs often handle wrongly.
 fn awkward(dir: &Path) {
     let name = |bytes: &[u8]| dir.join(std::ffi::OsStr::from_bytes(bytes));
     for bytes in [
@@ -333,7 +332,7 @@ fn the_awkward_tree() {
     let (_a, _b) = (two.a.start(), two.b.start());
     two.backed_up();
     two.assert_restores("awkward");
-    // Listed without harm to a terminal, and whole for programs.
+    // The list escapes unsafe characters for terminals; JSON contains them unchanged.
     let snapshots = two.b.run_json(&["snapshots", "--json"]);
     let id = snapshots[0]["id"].as_str().unwrap();
     let listed = two.b.run(&["ls", id]);
@@ -364,7 +363,7 @@ fn a_source_that_is_somebody_else_is_refused_and_shown() {
 
 #[test]
 fn a_flood_of_triggers_harms_nobody() {
-    // B would not ask by itself for an hour.
+    // B polls only once an hour.
     let two = Two::with(100, 3600);
     fs::write(two.path().join("file"), "x").unwrap();
     let (a, b) = (two.a.start(), two.b.start());
@@ -396,7 +395,7 @@ fn an_empty_root_is_an_alarm_and_much_deletion_is_held() {
     }
     let (a, _b) = (two.a.start(), two.b.start());
     let first = two.backed_up();
-    // Everything goes: nothing is published.
+    // All files are deleted: nothing is published.
     let away = two.beside("away");
     fs::rename(two.path(), &away).unwrap();
     fs::create_dir(two.path()).unwrap();
@@ -408,7 +407,7 @@ fn an_empty_root_is_an_alarm_and_much_deletion_is_held() {
     fs::remove_dir(two.path()).unwrap();
     fs::rename(&away, two.path()).unwrap();
     eventually("it is over", || a.v1("/folders")[0]["state"] == "idle");
-    // Most goes: it is published, and held.
+    // Most files are deleted: the manifest is published and marked as held.
     for number in 0..100 {
         fs::remove_file(two.path().join(number.to_string())).unwrap();
     }

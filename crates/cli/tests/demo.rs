@@ -1,4 +1,4 @@
-//! The demo does what it says, and leaves a folder of one's own as it is.
+//! `archivist demo` succeeds, and does not change the user's folder.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 

@@ -1,4 +1,4 @@
-//! `archivist init` and `archivist daemon`, as a user meets them.
+//! `archivist init` and `archivist daemon` as a user runs them.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -90,7 +90,7 @@ fn what_is_removed_while_nothing_runs_is_forgotten_and_what_is_merely_absent_is_
     let with_both = std::fs::read_to_string(home.config()).unwrap();
     assert_eq!(daemon.terminate().0, Some(0));
 
-    // One goes by the command; the other is only not in the file for a while.
+    // One folder is removed by the command; the other is only missing from the file for a while.
     assert!(home.run(&["folder", "remove", "removed"]).status.success());
     assert_eq!(std::fs::read_to_string(home.config()).unwrap(), with_one);
     home.configure("");
@@ -110,7 +110,7 @@ fn what_is_removed_while_nothing_runs_is_forgotten_and_what_is_merely_absent_is_
     assert!(settled);
     assert_eq!(daemon.terminate().0, Some(0));
 
-    // A removal that was noted and not made is none.
+    // A removal that was recorded but not carried out has no effect.
     std::fs::write(home.config(), &with_both).unwrap();
     let ids: Vec<String> = with_both
         .lines()
@@ -163,8 +163,8 @@ fn a_second_daemon_on_the_same_data_and_a_taken_port_are_plain_errors() {
     }
 }
 
-/// A file's versions are in the backup server's order, whatever the source
-/// counts, and a snapshot that cannot be read hides none of them.
+/// The versions of a file are in the backup server's order, independent of the source's sequence
+/// numbers. An unreadable snapshot hides none of them.
 #[test]
 fn the_versions_of_a_file_come_in_order_and_past_what_is_damaged() {
     let home = Home::new("");
@@ -183,7 +183,7 @@ fn the_versions_of_a_file_come_in_order_and_past_what_is_damaged() {
     let broken = SnapshotRecord { manifest: nowhere, order, ..middle.record };
     snapshots.commit(broken, store.write_epoch()).unwrap();
     drop((snapshots, store));
-    // Its state was lost, and it was accepted again.
+    // The source lost its state and was accepted again.
     commit_file(1, 11, "the newest");
     let daemon = home.start();
     let token = std::fs::read_to_string(home.path().join("data/api-token")).unwrap();
@@ -199,6 +199,6 @@ fn the_versions_of_a_file_come_in_order_and_past_what_is_damaged() {
         .map(|version| version["entry"]["size_bytes"].as_u64().unwrap())
         .collect();
     assert_eq!(sizes, [10, 6, 3], "{versions}");
-    // Where nothing was found, that is not known for certain.
+    // With an unreadable snapshot, "no versions" would not be certain.
     assert!(!ask("g").status().is_success());
 }

@@ -1,5 +1,4 @@
-//! Both sides are killed at random moments, again and again; what comes out
-//! is what comes out without.
+//! Both sides are killed at random moments, many times. The result is the same as without.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
 
@@ -13,10 +12,10 @@ use common::{Two, noise};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
-/// How often, unless `ARCHIVIST_KILLS` says otherwise.
+/// Default number of kills. `ARCHIVIST_KILLS` overrides it.
 const KILLS: u32 = 20;
 
-/// Somebody works in the folder.
+/// Changes files in the folder, as a user does.
 fn work(two: &Two, random: &mut StdRng) {
     for _ in 0..random.random_range(1..20) {
         let dir = two.path().join(random.random_range(0..5_u32).to_string());
@@ -48,7 +47,7 @@ fn killed_at_any_moment_nothing_is_lost() {
     for kill in 0..kills {
         work(&two, &mut random);
         std::thread::sleep(Duration::from_millis(random.random_range(0..400)));
-        // What B has acknowledged before the kill is there after it.
+        // Snapshots that B confirmed before the kill must exist after it.
         let acknowledged = a.v1("/folders")[0]["backed_up_sequence"].as_u64();
         if random.random() {
             a.kill();
@@ -73,7 +72,7 @@ fn killed_at_any_moment_nothing_is_lost() {
     }
     two.backed_up();
     two.assert_restores("at the end");
-    // Every snapshot on the way is whole.
+    // Every intermediate snapshot is complete.
     let verified = two.b.run_json(&["verify", "--full", "--json"]);
     assert_eq!(verified["problems"].as_array().unwrap().len(), 0, "{verified:#}");
     assert!(held.len() > kills as usize / 20, "hardly anything was backed up on the way");

@@ -1,5 +1,5 @@
-//! Looking at what is kept, and getting it back, where no instance runs: the
-//! commands open the store themselves.
+//! Listing, verifying and restoring without a running instance: the commands open the store
+//! themselves.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -16,7 +16,7 @@ use serde_json::json;
 
 const HOSTILE: &[u8] = b"red\x1b[31m\n\xff";
 
-/// A home with three snapshots: two of `docs`, one of `pics`.
+/// Creates a home with three snapshots: two of `docs`, one of `pics`.
 fn kept() -> (Home, [String; 3]) {
     let home = Home::new(&format!(
         "[[backup_server.source_peers]]\nname = \"Desk\"\n\
@@ -155,7 +155,7 @@ fn a_folder_comes_back_as_it_was() {
     let mtime = metadata.modified().unwrap().duration_since(std::time::UNIX_EPOCH).unwrap();
     assert_eq!(mtime.as_nanos(), 1_700_000_000_123_456_789);
     assert!(!target.join("gone").exists());
-    // Once more: all of it is there, which is no failure.
+    // A second run finds everything in place, which is no failure.
     let ran = restore(&home, &target, words(&[&ids[1]]));
     assert_eq!(ran.code, Some(0), "{ran:?}");
 }
@@ -226,7 +226,7 @@ fn parts_come_back_by_paths_of_any_bytes() {
     assert!(ran.err.contains("not in the snapshot: no\\u{202e}where"), "{ran:?}");
 }
 
-/// Turns the bits of a byte in the middle of the pack with the one large file.
+/// Inverts a byte in the middle of the pack that contains the large file.
 fn damage(home: &Home) {
     let packs = home.path().join("data/store/packs");
     let mut turned = 0;
@@ -261,7 +261,7 @@ fn damage_is_found_named_and_costs_only_what_it_hit() {
     assert_eq!(problems[0]["concerns"], json!([ids[1], "big"]));
     let ran = run(home.path(), ["verify", "--full"]);
     assert!(ran.out.contains(&ids[1]) && ran.err.contains("--repair"), "{ran:?}");
-    // The others come back whole, and of this one everything else.
+    // The other snapshots are restored completely, and this one except for the damaged file.
     let dir = tempfile::tempdir().unwrap();
     assert_eq!(restore(&home, &dir.path().join("1"), words(&[&ids[0]])).code, Some(0));
     let ran = restore(&home, &dir.path().join("2"), words(&[&ids[1]]));

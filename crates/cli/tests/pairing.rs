@@ -1,5 +1,4 @@
-//! Two machines are introduced to each other by a code, and then back up: as
-//! a new user does it, by the README.
+//! Two computers are paired with a code and then back up, following the README.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -10,7 +9,7 @@ use std::fs;
 use common::{Home, assert_same, eventually, free_port};
 use serde_json::Value;
 
-/// A home as `archivist init` leaves it, on ports of its own.
+/// A home as `archivist init` creates it, with its own ports.
 fn fresh() -> Home {
     let home = Home::new("");
     fs::remove_file(home.config()).unwrap();
@@ -44,12 +43,12 @@ fn from_nothing_to_a_restored_file_in_a_few_commands() {
     let (running_a, running_b) = (a.start(), b.start());
     let code: Value = a.run_json(&["pair", "--json"]);
     let code = code["code"].as_str().unwrap().to_owned();
-    // Not on A itself, and not with a slip of the pen.
+    // The code is refused on A itself, and with a typing error.
     let (exit, text) = output(&a, &["pair", &code]);
     assert!(exit == Some(1) && text.contains("backup server"), "{text}");
     let (exit, text) = output(&b, &["pair", &code[..code.len() - 1]]);
     assert!(exit == Some(1) && text.contains("not a whole pairing code"), "{text}");
-    // In upper case and groups, as people write things down.
+    // Upper case and groups are accepted.
     let spaced: Vec<String> = code
         .to_uppercase()
         .as_bytes()
@@ -58,7 +57,7 @@ fn from_nothing_to_a_restored_file_in_a_few_commands() {
         .collect();
     let joined = b.run_json(&["pair", &spaced.join("-"), "--json"]);
     assert_eq!(joined["peer_id"], a.peer_id());
-    // It counts once.
+    // The code works once.
     let third = fresh();
     let running_third = third.start();
     let (exit, text) = output(&third, &["pair", &code]);
@@ -93,7 +92,7 @@ fn from_nothing_to_a_restored_file_in_a_few_commands() {
     assert_eq!(fs::read_to_string(target.join("letter.txt")).unwrap(), "Dear all");
     assert!(!target.join("cache.tmp").exists());
 
-    // Both remember it over a restart, with the same ids and numbers.
+    // The pairing, the ids and the sequence numbers survive a restart.
     running_a.kill();
     running_b.kill();
     fs::remove_file(path.join("cache.tmp")).unwrap();
@@ -110,13 +109,13 @@ fn from_nothing_to_a_restored_file_in_a_few_commands() {
         Some(0)
     );
     assert_same(&path, &target);
-    // Nothing is overwritten unasked.
+    // Existing files are not replaced without --overwrite.
     fs::write(target.join("letter.txt"), "mine").unwrap();
     let again =
         output(&b, &["restore", "--folder", "Documents", "--target", target.to_str().unwrap()]);
     assert!(again.0 == Some(1) && again.1.contains("letter.txt"), "{}", again.1);
     assert_eq!(fs::read_to_string(target.join("letter.txt")).unwrap(), "mine");
-    // A folder that goes is not shown any more; what B holds stays.
+    // A removed folder is no longer listed; its snapshots on B are kept.
     let id = shown["id"].as_str().unwrap();
     assert_eq!(output(&a, &["folder", "remove", id]).0, Some(0));
     assert_eq!(a.run_json(&["status", "--json"])["folders"], serde_json::json!([]));
@@ -128,7 +127,7 @@ fn wrong_codes_use_a_code_up() {
     let (a, b) = (fresh(), fresh());
     let (running_a, _running_b) = (a.start(), b.start());
     let first: Value = a.run_json(&["pair", "--json"]);
-    // A new one takes the place of the old one: that is a wrong one now.
+    // A new code replaces the old one, which is no longer valid.
     let second: Value = a.run_json(&["pair", "--json"]);
     for _ in 0..5 {
         let (exit, text) = output(&b, &["pair", first["code"].as_str().unwrap()]);

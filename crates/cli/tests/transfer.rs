@@ -1,4 +1,4 @@
-//! Two real processes: content travels whole, and goes on after kill -9.
+//! Two real processes: content arrives complete, and a transfer continues after kill -9.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::{Daemon, Home, eventually, noise};
 
-/// Two homes, B allowed to fetch from A, and what each is called.
+/// Two homes, with B allowed to fetch from A.
 struct Pair {
     a_home: Home,
     b_home: Home,
@@ -45,7 +45,7 @@ fn wait_for(b: &Daemon, cid: &str) {
     });
 }
 
-/// A long stream of bytes that anyone can make again, in little memory.
+/// A long reproducible stream of bytes that needs little memory.
 struct Long {
     hash: blake3::OutputReader,
     left: u64,
@@ -137,10 +137,10 @@ fn ten_thousand_small_files() {
     }
 }
 
-/// Kills one side in the middle, `kill`, and goes on.
+/// Kills one side (`kill`) in the middle of a transfer, then continues.
 fn killed_in_the_middle(kill_a: bool) {
     const LEN: u64 = 300_000_000;
-    // Slow enough to be in the middle when it is killed.
+    // Slow enough that the kill happens during the transfer.
     let pair = Pair::new("[sync]\nupload_limit = \"60MB/s\"\n");
     let (mut a, mut b) = (pair.a_home.start(), pair.b_home.start());
     pair.connect(&b, &a);
@@ -166,7 +166,7 @@ fn killed_in_the_middle(kill_a: bool) {
     fetch(&b, &cid);
     wait_for(&b, &cid);
     let again = progress(&b, &cid)["bytesFetched"].as_u64().unwrap();
-    // A block or two may have been on the way, and some were not in a pack.
+    // A few blocks may have been in transit, and some were not in a pack yet.
     assert!(again <= LEN - had + (8 << 20), "{had} were there, {again} were fetched again");
     assert_same(b.get(&format!("/data/{cid}")), Long::new(9, LEN));
 }

@@ -1,5 +1,5 @@
-//! What the commands do where nothing runs: usage, exit codes, settings,
-//! folders, completions and manual pages.
+//! The commands without a running instance: usage, exit codes, settings, folders, completions and
+//! manual pages.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -72,14 +72,14 @@ fn what_needs_an_instance_ends_with_three_where_none_runs() {
         }
     };
     check();
-    // A killed instance leaves its file behind; nobody listens there.
+    // A killed instance leaves its `running.json` behind, but nothing listens on its port.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let running = json!({ "api": port, "pid": 1 });
     std::fs::write(home.path().join("data/running.json"), running.to_string()).unwrap();
     check();
     std::fs::write(home.path().join("data/running.json"), "{ torn").unwrap();
     check();
-    // A machine that keeps its snapshots elsewhere has to be asked through.
+    // A source needs a running instance to reach its backup server.
     let peer = "16Uiu2HAm5hPxT7s3TA2f4b4YjAPzS7yLRSgdj87ysDZ6NAXMiRuY";
     let address = format!("/ip4/192.0.2.1/tcp/8070/p2p/{peer}");
     assert_eq!(
@@ -101,7 +101,7 @@ fn settings_are_read_and_changed_without_an_instance() {
     assert_eq!(get("node.log_level").out, "debug\n");
     let text = std::fs::read_to_string(home.config()).unwrap();
     assert!(text.starts_with("# mine\n[node]\nmdns = false # quiet\n"), "{text}");
-    // What is not valid changes nothing, and is explained.
+    // A value that is not valid changes nothing, and the error explains why.
     for (key, value, says) in [
         ("node.listen_port", "70000", "65535"),
         ("node.log_lvel", "debug", "node.log_level"),
@@ -141,7 +141,7 @@ fn folders_are_added_and_removed_without_an_instance() {
     let list = || run(home.path(), ["folder", "list", "--json"]).json();
     assert_eq!(list(), json!([added]));
     assert!(run(home.path(), ["folder", "list"]).out.contains(id));
-    // The same again, and one within it, are refused.
+    // The same folder cannot be added twice.
     assert_eq!(run(home.path(), arguments).code, Some(1));
     assert_eq!(run(home.path(), ["folder", "pause", "Docs"]).code, Some(0));
     assert_eq!(list()[0]["state"], "paused");

@@ -9,26 +9,29 @@ use crate::output::{Out, print_json, safe};
 
 use super::sync::{show, watching};
 
-/// How long `--wait` waits where it is not told, in seconds: a day, since a
-/// first backup may be large.
+/// Default time limit of `--wait`, in seconds: a day, because a first backup may
+/// be large.
 const WAIT_SECS: u64 = 24 * 3600;
 
-/// The step that waits for the backup server's receipt.
+/// Name of the step that waits for the backup server's receipt.
 const ACKNOWLEDGE: &str = "acknowledge";
-/// The steps by which the backup server is told; it also asks by itself.
-const WAYS: [&str; 2] = ["connect", "trigger"];
+/// Names of the steps that notify the backup server. They are optional: the backup
+/// server also polls.
+const NOTIFY: [&str; 2] = ["connect", "trigger"];
 
-/// Back up now: see that the manifest is registered, and tell the backup
-/// server to pull it.
+/// Back up folders now instead of waiting for the next automatic backup.
+///
+/// Scans the folders, registers their manifests, connects to the backup server and
+/// asks it to pull. With `--wait`, also waits for its confirmation.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  archivist backup-now\n  archivist backup-now Documents --wait 600"
 )]
 pub(crate) struct BackupNow {
-    /// The id or the name of a folder; all, where none is named.
+    /// Id or name of the folder [default: all folders].
     folder: Option<String>,
-    /// Wait until the backup server has acknowledged the snapshot, at most so
-    /// many seconds; a day, where no number is given.
+    /// Wait until the backup server has confirmed the snapshot, at most SECS
+    /// seconds [default: one day].
     #[arg(long, value_name = "SECS", num_args = 0..=1, default_missing_value = "")]
     wait: Option<String>,
     /// Print JSON.
@@ -67,12 +70,13 @@ impl BackupNow {
         }
         match failed {
             None => Ok(()),
-            Some(_) if self.json => Err(End::Told.into()),
+            Some(_) if self.json => Err(End::Reported.into()),
             Some(step) => bail!("{} failed", step.name),
         }
     }
 
-    /// `--wait` may be followed by a number, and without one by the folder.
+    /// Builds the request. The word after `--wait` is the number of seconds or, if it
+    /// is not a number and no folder was given before, the folder.
     fn request(&self) -> Result<BackupNowRequest> {
         let mut folder = self.folder.clone();
         let wait_secs = match self.wait.as_deref() {
@@ -86,7 +90,7 @@ impl BackupNow {
                 }
                 Err(_) => {
                     return Err(End::Usage(format!(
-                        "--wait {text:?} is no number of seconds; give one, such as --wait 600"
+                        "--wait: {text:?} is not a number of seconds; example: --wait 600"
                     ))
                     .into());
                 }
@@ -96,13 +100,14 @@ impl BackupNow {
     }
 }
 
-/// The step that makes the whole a failure, if one does. What the backup
-/// server has acknowledged is backed up, by whatever way it heard of it; what
-/// was not registered is not.
+/// Returns the step that makes the backup a failure, if any.
+///
+/// A failed notification does not matter once the backup server has confirmed the
+/// snapshot. A failed registration always does.
 fn failed(report: &BackupNowReport) -> Option<&Step> {
     let is_acknowledged = report.steps.iter().any(|step| step.name == ACKNOWLEDGE);
-    let is_way = |step: &Step| WAYS.contains(&step.name.as_str());
-    report.steps.iter().find(|step| !(step.ok || is_acknowledged && is_way(step)))
+    let is_notify = |step: &Step| NOTIFY.contains(&step.name.as_str());
+    report.steps.iter().find(|step| !(step.ok || is_acknowledged && is_notify(step)))
 }
 
 #[cfg(test)]

@@ -8,8 +8,10 @@ use serde::Serialize;
 use crate::context::{Context, block_on};
 use crate::output::{Align, Out, Table, print_json, print_line, safe};
 
-/// Read and change the settings. A running instance applies a change, or says
-/// what needs a restart.
+/// Show and change the settings.
+///
+/// A running instance applies a change immediately, or reports that it needs a
+/// restart.
 #[derive(Debug, clap::Subcommand)]
 #[command(
     after_help = "Examples:\n  archivist config get\n  archivist config set sync.upload_limit 10MB/s"
@@ -20,25 +22,25 @@ pub(crate) enum Config {
     Unset(Unset),
 }
 
-/// Print a setting, or all of them, as the file has them.
+/// Print one setting, a section, or all settings.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  archivist config get node.log_level")]
 pub(crate) struct Get {
-    /// The key, such as `node.log_level`, or a section; all, where none is
-    /// named.
+    /// Key, such as `node.log_level`, or section, such as `node` [default: all].
     key: Option<String>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
 }
 
-/// Change a setting.
+/// Change a setting. Comments in the configuration file are kept.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  archivist config set node.log_level debug")]
 pub(crate) struct Set {
-    /// The key, such as `node.log_level`.
+    /// Key, such as `node.log_level`.
     key: String,
-    /// The value: `debug`, `9000`, `10MB/s`, `true`, a list with commas.
+    /// New value, such as `debug`, `9000`, `10MB/s` or `true`. Lists: comma-separated
+    /// or JSON.
     #[arg(allow_hyphen_values = true)]
     value: String,
     /// Print JSON.
@@ -46,11 +48,11 @@ pub(crate) struct Set {
     json: bool,
 }
 
-/// Give a setting its default again.
+/// Reset a setting to its default.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  archivist config unset node.log_level")]
 pub(crate) struct Unset {
-    /// The key, such as `node.log_level`.
+    /// Key, such as `node.log_level`.
     key: String,
     /// Print JSON.
     #[arg(long)]
@@ -62,7 +64,7 @@ pub(crate) struct Unset {
 struct Setting {
     key: String,
     value: serde_json::Value,
-    /// Whether the file says so; else it is the default.
+    /// True if the file sets the value. Otherwise it is the default.
     is_given: bool,
     #[serde(skip)]
     shown: String,
@@ -92,7 +94,7 @@ impl Get {
                 key: key.to_owned(),
                 value: serde_json::to_value(&value).unwrap_or_default(),
                 is_given: loaded.as_ref().is_some_and(|loaded| loaded.is_given(key)),
-                // A person wants the text, not its quotes.
+                // Text is shown without quotes.
                 shown: value.as_str().map_or_else(|| value.to_string(), str::to_owned),
             })
         };
@@ -117,11 +119,11 @@ impl Get {
     }
 }
 
-/// The usual words for a key that is not there, with what may be meant.
+/// Returns the error for a key that does not exist, with suggestions.
 fn no_such_key(context: &Context, key: &str) -> anyhow::Error {
     match context.config_file().get(key) {
         Err(error @ ConfigError::NoSuchKey { .. }) => error.into(),
-        _ => anyhow!("there is no key {key:?}; `archivist config get` shows them"),
+        _ => anyhow!("there is no key {key:?}; `archivist config get` lists all keys"),
     }
 }
 
@@ -138,7 +140,7 @@ fn change(context: &Context, key: &str, value: Option<&str>, json: bool) -> Resu
                 Some(value) => file.set(key, value)?,
                 None => file.reset(key)?,
             };
-            // Nothing runs that would go by something else.
+            // No instance is running that would have to apply the change.
             ConfigChanged { applied: true, needs_restart: Vec::new() }
         }
     };
@@ -147,7 +149,7 @@ fn change(context: &Context, key: &str, value: Option<&str>, json: bool) -> Resu
     }
     if !done.needs_restart.is_empty() {
         let keys = safe(&done.needs_restart.join(", "));
-        eprintln!("these settings count after a restart of the instance: {keys}");
+        eprintln!("saved; restart the daemon to apply: {keys}");
     }
     Ok(())
 }

@@ -10,21 +10,21 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::context::Context;
 
-/// Run this instance in the foreground, until SIGINT or SIGTERM.
+/// Run this instance in the foreground until SIGINT or SIGTERM.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  archivist daemon")]
 pub(crate) struct Daemon {
-    /// How log lines on standard error look.
+    /// Format of the log lines on standard error.
     #[arg(long, value_enum, default_value_t = LogFormat::Text, value_name = "FORMAT")]
     log_format: LogFormat,
 }
 
-/// How log lines look.
+/// Format of the log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum LogFormat {
-    /// For people.
+    /// Plain text.
     Text,
-    /// One JSON object a line, for programs.
+    /// One JSON object per line.
     Json,
 }
 
@@ -44,8 +44,8 @@ impl Daemon {
             .build()
             .context("cannot start the runtime")?;
         let result = runtime.block_on(run(options));
-        // What still blocks, blocks on the disk; it is as safe to end it here
-        // as anywhere.
+        // Tasks that are still blocked wait for the disk. Ending them here is as safe
+        // as anywhere else.
         runtime.shutdown_background();
         result
     }
@@ -83,9 +83,9 @@ async fn run(options: InstanceOptions) -> Result<()> {
     }
 }
 
-/// Logs to standard error; a terminal gets colours.
+/// Starts to log to standard error, in colour if it is a terminal.
 fn start_logging(level: &str, format: LogFormat) -> Result<LogLevel> {
-    let filter = node::filter(level).with_context(|| format!("{level:?} is no log level"))?;
+    let filter = node::filter(level).with_context(|| format!("{level:?} is not a log level"))?;
     let (filter, handle) = tracing_subscriber::reload::Layer::new(filter);
     let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
@@ -99,17 +99,18 @@ fn start_logging(level: &str, format: LogFormat) -> Result<LogLevel> {
         .with(lines)
         .try_init()
         .context("cannot start logging")?;
-    // A panic is a log line too, with its place.
+    // Panics are logged too, with their location.
     std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
     Ok(LogLevel::of(handle))
 }
 
-/// As many open files as the system lets us have: packs, peers, watched files.
+/// Raises the limit of open files to the allowed maximum: packs, connections and
+/// watched files need many.
 fn raise_open_files() {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        tracing::debug!(%error, "the limit of open files stays as it is");
+        tracing::debug!(%error, "cannot raise the limit of open files");
     }
 }

@@ -13,7 +13,7 @@ use crate::output::{Align, Out, Table, print_json, print_line, safe};
 
 use super::status::show_folders;
 
-/// Say which folders are watched and backed up.
+/// Manage the folders that are backed up.
 #[derive(Debug, clap::Subcommand)]
 #[command(after_help = "Example:\n  archivist folder add ~/Documents --exclude '*.tmp'")]
 pub(crate) enum Folder {
@@ -27,18 +27,18 @@ pub(crate) enum Folder {
 
 /// Watch a folder and back it up.
 ///
-/// Works without a running instance too: then it begins with the next start.
+/// If no instance is running, the folder is watched from the next start on.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Example:\n  archivist folder add ~/Documents --name Documents --exclude '*.tmp' --exclude node_modules/"
 )]
 pub(crate) struct Add {
-    /// The folder; it has to be there.
+    /// Folder to back up. It must exist.
     path: PathBuf,
-    /// What to call it; its last name otherwise.
+    /// Display name [default: the last part of PATH].
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
-    /// What to leave out, in the syntax of .gitignore; can be given again.
+    /// Pattern of files to exclude, in .gitignore syntax. Can be repeated.
     #[arg(long, value_name = "PATTERN")]
     exclude: Vec<String>,
     /// Print JSON.
@@ -46,7 +46,7 @@ pub(crate) struct Add {
     json: bool,
 }
 
-/// List the folders, and how each is.
+/// List the folders and their state.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  archivist folder list")]
 pub(crate) struct List {
@@ -55,46 +55,46 @@ pub(crate) struct List {
     json: bool,
 }
 
-/// Stop watching a folder. Its files stay, and so does what is backed up.
+/// Stop backing up a folder. Its files and its snapshots are kept.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  archivist folder remove Documents")]
 pub(crate) struct Remove {
-    /// The id of the folder, or its name.
+    /// Id or name of the folder.
     #[arg(value_name = "ID")]
     folder: String,
 }
 
-/// Publish nothing of a folder until it is resumed.
+/// Stop making snapshots of a folder until it is resumed.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  archivist folder pause Documents")]
 pub(crate) struct Pause {
-    /// The id of the folder, or its name.
+    /// Id or name of the folder.
     #[arg(value_name = "ID")]
     folder: String,
 }
 
-/// Go on with a paused folder.
+/// Resume a paused folder.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  archivist folder resume Documents")]
 pub(crate) struct Resume {
-    /// The id of the folder, or its name.
+    /// Id or name of the folder.
     #[arg(value_name = "ID")]
     folder: String,
 }
 
-/// Say that a held change is meant: much was deleted or rewritten at once.
+/// Confirm a suspicious change: much of a folder was deleted or rewritten at once.
 ///
-/// Look at the folder before. As long as it is held, no older snapshot of it
-/// is removed.
+/// Check the folder first. Until the change is confirmed, the backup server removes
+/// no older snapshot of the folder.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  archivist folder confirm Documents")]
 pub(crate) struct Confirm {
-    /// The id of the folder, or its name.
+    /// Id or name of the folder.
     #[arg(value_name = "ID")]
     folder: String,
 }
 
-/// A folder of an instance that does not run.
+/// A folder of an instance that is not running.
 #[derive(Debug, Serialize)]
 struct Configured {
     id: FolderId,
@@ -157,7 +157,9 @@ impl Add {
                 };
                 context.config_file().edit(|draft| draft.add_folder(&folder))?;
                 if !self.json {
-                    eprintln!("no instance runs: the folder is backed up from its next start on");
+                    eprintln!(
+                        "no instance is running: the folder is backed up from its next start on"
+                    );
                 }
                 let added = Configured::new(&folder);
                 (added.id.to_string(), added.name.clone(), serde_json::to_value(&added)?)
@@ -166,7 +168,7 @@ impl Add {
         if self.json {
             return print_json(&json);
         }
-        print_line(format_args!("{} is watched, as folder {}", safe(&label), safe(&id)))
+        print_line(format_args!("{} is now watched (folder id {})", safe(&label), safe(&id)))
     }
 }
 
@@ -193,7 +195,7 @@ impl List {
         if self.json {
             return print_json(&folders);
         }
-        eprintln!("no instance runs; this is what is configured");
+        eprintln!("no instance is running; these folders are configured");
         let mut table = Table::new(&[
             ("ID", Align::Left),
             ("NAME", Align::Left),
@@ -219,7 +221,7 @@ impl Remove {
             })?,
             None => {
                 let folder = configured(context, &self.folder)?;
-                // The next instance drops what is known of it.
+                // The next start of the instance deletes its data about the folder.
                 let data = context.paths.data_dir();
                 RemovedFolders::new(data)
                     .note(&folder.id)
@@ -228,7 +230,7 @@ impl Remove {
                 folder.display_name()
             }
         };
-        print_line(format_args!("{} is not watched any more", safe(&label)))
+        print_line(format_args!("{} is no longer watched", safe(&label)))
     }
 }
 
@@ -248,7 +250,7 @@ fn set_paused(context: &Context, folder: &str, paused: bool) -> Result<()> {
             folder.display_name()
         }
     };
-    let state = if paused { "is paused" } else { "goes on" };
+    let state = if paused { "is paused" } else { "is resumed" };
     print_line(format_args!("{} {state}", safe(&label)))
 }
 
@@ -261,18 +263,18 @@ impl Confirm {
                 client.post(&format!("/folders/{id}/confirm"), &serde_json::json!({})).await?;
             Ok(name)
         })?;
-        print_line(format_args!("the state of {} is confirmed", safe(&name)))
+        print_line(format_args!("the current state of {} is confirmed", safe(&name)))
     }
 }
 
-/// The id and the name of the folder that is meant.
+/// Finds a folder of the running instance by id or name. Returns its id and name.
 async fn resolve(client: &Client, given: &str) -> Result<(FolderId, String)> {
     let folders: Vec<api::Folder> = client.get("/folders").await?;
     let folders = folders.into_iter().map(|folder| (folder.id, folder.name));
     choose(folders.collect(), given)
 }
 
-/// The folder of the configuration that is meant.
+/// Finds a folder of the configuration by id or name.
 fn configured(context: &Context, given: &str) -> Result<FolderConfig> {
     let config = context.config()?;
     let folders = config.sync.folders.iter();
@@ -280,7 +282,7 @@ fn configured(context: &Context, given: &str) -> Result<FolderConfig> {
     config.folder(&id).cloned().with_context(|| format!("there is no folder {id}"))
 }
 
-/// An id counts before a name.
+/// Selects the folder with the given id, else the only one with the given name.
 fn choose(folders: Vec<(FolderId, String)>, given: &str) -> Result<(FolderId, String)> {
     if let Some(found) = folders.iter().find(|(id, _)| id.as_str() == given) {
         return Ok(found.clone());
@@ -289,33 +291,35 @@ fn choose(folders: Vec<(FolderId, String)>, given: &str) -> Result<(FolderId, St
     match (named.next(), named.next()) {
         (Some(one), None) => Ok(one),
         (Some(_), Some(_)) => bail!(
-            "more than one folder is called {given:?}; name its id, which `archivist folder list` shows"
+            "more than one folder is called {given:?}; use its id, which `archivist folder list` shows"
         ),
-        (None, _) => bail!("no folder is called {given:?}; `archivist folder list` shows them"),
+        (None, _) => {
+            bail!("no folder is called {given:?}; `archivist folder list` lists all folders")
+        }
     }
 }
 
-/// The absolute path of a directory that is there and can be listed.
+/// Returns the absolute path of a directory, after a check that it exists and can be
+/// listed.
 fn existing_dir(path: &Path) -> Result<PathBuf> {
     let shown = path.display();
     let mut absolute =
-        std::path::absolute(path).with_context(|| format!("cannot tell where {shown} is"))?;
-    // `..` is where the system says, not where the text looks like: the way
-    // may lead through symlinks.
+        std::path::absolute(path).with_context(|| format!("cannot resolve {shown}"))?;
+    // Only the system can resolve `..`: the path may lead through symlinks.
     if absolute.components().any(|part| part == Component::ParentDir) {
         absolute = absolute.canonicalize().with_context(|| format!("cannot find {shown}"))?;
     }
     let shown = absolute.display();
     let metadata = std::fs::metadata(&absolute).with_context(|| format!("cannot find {shown}"))?;
     if !metadata.is_dir() {
-        bail!("{shown} is not a directory: only a directory can be watched; name the one it is in");
+        bail!("{shown} is not a directory; only a directory can be watched");
     }
     std::fs::read_dir(&absolute)
-        .with_context(|| format!("cannot read {shown}; it could not be backed up"))?;
+        .with_context(|| format!("cannot read {shown}, so it cannot be backed up"))?;
     if absolute.to_str().is_none() {
         bail!(
-            "{shown} is not UTF-8, and the configuration is a text: give the folder another name, \
-             or watch the one that it is in"
+            "the path {shown} is not valid UTF-8, so the configuration cannot store it: rename \
+             the folder, or back up its parent"
         );
     }
     Ok(absolute)

@@ -1,5 +1,5 @@
-//! `archivist completions`, `archivist man`: made from the commands
-//! themselves.
+//! `archivist completions`, `archivist man`: generated from the definitions of
+//! the commands.
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -11,27 +11,27 @@ use clap_complete::Shell;
 use crate::Arguments;
 use crate::output::Out;
 
-/// Print what a shell needs to complete the commands.
+/// Print the completion script for a shell.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Example:\n  archivist completions bash > ~/.local/share/bash-completion/completions/archivist"
 )]
 pub(crate) struct Completions {
-    /// The shell.
+    /// Shell that the script is for.
     shell: Shell,
 }
 
-/// Write the manual pages, one for each command.
+/// Write the manual pages, one per command.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  archivist man ~/.local/share/man/man1")]
 pub(crate) struct Man {
-    /// Where to; made where it is not there.
+    /// Directory to write to. Created if it does not exist.
     dir: PathBuf,
 }
 
 impl Completions {
     pub(crate) fn run(&self) -> Result<()> {
-        // It wants a writer that cannot fail; a pipe that is closed can.
+        // `generate` panics if a write fails, as it does on a closed pipe.
         let mut text = Vec::new();
         clap_complete::generate(self.shell, &mut Arguments::command(), "archivist", &mut text);
         let mut out = Out::new();
@@ -43,7 +43,7 @@ impl Completions {
 impl Man {
     pub(crate) fn run(&self) -> Result<()> {
         let shown = self.dir.display();
-        std::fs::create_dir_all(&self.dir).with_context(|| format!("cannot make {shown}"))?;
+        std::fs::create_dir_all(&self.dir).with_context(|| format!("cannot create {shown}"))?;
         clap_mangen::generate_to(Arguments::command(), &self.dir)
             .with_context(|| format!("cannot write to {shown}"))
     }

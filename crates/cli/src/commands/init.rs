@@ -5,9 +5,9 @@ use serde_json::json;
 
 use crate::context::Context;
 
-/// Write a commented configuration and an identity where there are none.
+/// Create the commented configuration file and the identity of this instance.
 ///
-/// Changes nothing where there are, and prints where everything is either way.
+/// Existing files are not changed. Prints the peer id and the paths in either case.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  archivist init")]
 pub(crate) struct Init {
@@ -18,8 +18,8 @@ pub(crate) struct Init {
 
 impl Init {
     pub(crate) fn run(&self, context: &Context) -> Result<()> {
-        // A file that is there and is not valid is an error, before anything
-        // is made.
+        // An existing configuration that is not valid is an error. Nothing is created
+        // then.
         context.config()?;
         context.config_file().create()?;
         let data = context.paths.data_dir();

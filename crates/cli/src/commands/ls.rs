@@ -17,26 +17,28 @@ use crate::output::{JsonArray, Out, mode, ns_time, path, safe, size};
 
 use super::snapshots;
 
-/// The word for the newest snapshot.
+/// Name of the newest snapshot on the command line.
 pub(super) const LATEST: &str = "latest";
 
-/// List what is in a snapshot, running or not.
+/// List the contents of a snapshot.
+///
+/// Works with and without a running instance.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  archivist ls latest\n  archivist ls 3f2a91c04d letters --recursive"
 )]
 pub(crate) struct Ls {
-    /// The id of the snapshot, the beginning of it, or `latest`.
+    /// Id of the snapshot, the beginning of its id, or `latest`.
     snapshot: String,
-    /// A path in the folder; its root, where none is named.
+    /// Path in the folder [default: the folder itself].
     path: Option<OsString>,
-    /// With all that is below.
+    /// List all subdirectories too.
     #[arg(long, short = 'R')]
     recursive: bool,
-    /// Of a snapshot of this machine's folders that the backup server holds.
+    /// List a snapshot of this computer's folders on the backup server.
     ///
-    /// It is looked for there anyway where none that fits is held here and a
-    /// backup server is set.
+    /// This is the default if no snapshot on this computer matches and a backup
+    /// server is set.
     #[arg(long)]
     from_backup_server: bool,
     /// Print JSON.
@@ -44,8 +46,8 @@ pub(crate) struct Ls {
     json: bool,
 }
 
-/// What may be looked for on another machine needs the network.
-const NEEDS_NETWORK: &str = "`archivist ls` of what the backup server holds";
+/// The command as an error names it that needs an instance for the network.
+const NEEDS_NETWORK: &str = "`archivist ls` of a snapshot on the backup server";
 
 impl Ls {
     pub(crate) fn run(&self, context: &Context) -> Result<()> {
@@ -74,7 +76,7 @@ impl Ls {
         let is_latest = wanted == LATEST;
         let mut is_remote = self.from_backup_server;
         let mut all = Vec::new();
-        // An id that can only be one here is not looked for.
+        // Without a backup server, an id can only name a snapshot here: no search needed.
         if !is_remote && (is_latest || has_server) {
             all = snapshots::list(client, &Query::new()).await?;
             let fits = |one: &Snapshot| is_latest || one.id.starts_with(&wanted);
@@ -104,7 +106,7 @@ impl Ls {
         if !all.iter().any(fits) && context.config()?.sync.backup_peer_address.is_some() {
             context.need_instance(NEEDS_NETWORK)?;
         }
-        let Some(offline) = offline else { bail!("there are no snapshots here") };
+        let Some(offline) = offline else { bail!("this computer has no snapshots") };
         let snapshot = match wanted.as_str() {
             LATEST => newest(all)?,
             id => offline.find(Some(id), None, None)?,
@@ -129,16 +131,16 @@ impl Ls {
     }
 }
 
-/// The snapshot that came last.
+/// Returns the snapshot that arrived last.
 fn newest(all: Vec<Snapshot>) -> Result<Snapshot> {
     let newest = all.into_iter().max_by_key(|one| (one.received_at, one.sequence));
-    newest.context("there are no snapshots here")
+    newest.context("no snapshots found")
 }
 
-/// Entries, printed as they come.
+/// Prints entries as they arrive.
 struct List {
     out: Out,
-    /// As JSON.
+    /// Set for JSON output.
     array: Option<JsonArray>,
 }
 
@@ -160,7 +162,7 @@ impl List {
             line.push_str(&safe(target).replace('\n', "\\n"));
         }
         if let Some(error) = &entry.error {
-            line.push_str("  (an older state: ");
+            line.push_str("  (older content: ");
             line.push_str(&safe(error).replace('\n', " "));
             line.push(')');
         }
@@ -175,8 +177,11 @@ impl List {
     }
 }
 
-/// A path in a folder as it was typed: `/`, `./` and `/` at the end are
-/// nothing, `..` is refused.
+/// Parses a typed path in a folder. Leading and trailing `/`, and `.`, are ignored.
+///
+/// # Errors
+///
+/// Returns [`End::Usage`] for `..` and for paths that are not valid.
 pub(super) fn folder_path(typed: &OsString) -> Result<RelPath> {
     let names: Vec<&[u8]> = typed
         .as_bytes()
@@ -185,7 +190,7 @@ pub(super) fn folder_path(typed: &OsString) -> Result<RelPath> {
         .collect();
     RelPath::new(names.join(&b'/')).map_err(|error| {
         let shown = typed.display();
-        End::Usage(format!("{shown:?} is no path in a folder: {error}")).into()
+        End::Usage(format!("{shown:?} is not a path in a folder: {error}")).into()
     })
 }
 

@@ -9,18 +9,18 @@ use crate::context::{Context, block_on};
 use crate::offline::Offline;
 use crate::output::Out;
 
-/// Look at manifests.
+/// Inspect manifests.
 #[derive(Debug, clap::Subcommand)]
 #[command(after_help = "Example:\n  archivist manifest show bafyr4i…")]
 pub(crate) enum Manifest {
     Show(Show),
 }
 
-/// Print a manifest whole: one JSON document with a `files` array.
+/// Print a complete manifest: one JSON document with a `files` array.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  archivist manifest show bafyr4i… | jq '.files[].path'")]
 pub(crate) struct Show {
-    /// The CID of the manifest, as `status` and `snapshots` show it.
+    /// CID of the manifest, as `status --json` and `snapshots --json` show it.
     cid: Cid,
 }
 
@@ -35,7 +35,7 @@ impl Manifest {
             })?,
             None => {
                 let Some(offline) = Offline::open(context)? else {
-                    bail!("manifest {cid} is not here: nothing was ever kept here");
+                    bail!("manifest {cid} not found: this computer has no snapshots");
                 };
                 restore::Manifest::open(offline.blocks(), cid)?.write_json(&mut out)?;
             }

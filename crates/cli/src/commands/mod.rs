@@ -1,4 +1,4 @@
-//! The commands, one file a group.
+//! The commands, one file per group.
 
 mod backup_now;
 mod config;

@@ -9,22 +9,22 @@ use serde_json::json;
 use crate::context::{Context, block_on};
 use crate::output::{Out, local_time, print_json, print_line, safe};
 
-/// How often is asked whether the code was entered.
+/// Interval of the checks whether the code has been entered.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 
-/// Introduce two machines to each other.
+/// Pair a source with a backup server.
 ///
-/// Without CODE, on the machine that has the folders: makes a code that counts
-/// once, and prints it. With CODE, on the backup server: enters it there. Both
-/// sides are set up then: peer ids, addresses, who may ask, and the source.
+/// On the source (the computer with the folders), run it without CODE: it prints a
+/// code that works once. On the backup server, run it with that CODE. This configures
+/// both computers: peer ids, addresses, permissions, and the source.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  archivist pair                  # on the machine with the folders\n  archivist pair CODE             # on the backup server"
+    after_help = "Examples:\n  archivist pair                  # on the source\n  archivist pair CODE             # on the backup server"
 )]
 pub(crate) struct Pair {
-    /// The code that the other machine shows.
+    /// Code that the source shows.
     code: Option<String>,
-    /// Wait until the code was entered on the backup server, or counts no more.
+    /// Wait until the code has been entered on the backup server or has expired.
     #[arg(long, conflicts_with = "code")]
     wait: bool,
     /// Print JSON.
@@ -45,10 +45,10 @@ impl Pair {
         if self.json {
             print_json(&code)?;
         } else {
-            // The code alone is the answer, for whoever reads along.
+            // Only the code goes to standard output, for scripts.
             print_line(safe(&code.code))?;
             eprintln!(
-                "It counts once, until {}. On the backup server:\n  archivist pair {}",
+                "The code works once, until {}. Enter it on the backup server:\n  archivist pair {}",
                 local_time(code.expires_at),
                 safe(&code.code)
             );
@@ -73,9 +73,9 @@ impl Pair {
                 }
                 Ok(())
             }
-            ("expired", _, _) => bail!("nobody entered the code in time; make another one"),
+            ("expired", _, _) => bail!("the code has expired; get a new one: `archivist pair`"),
             (state, _, detail) => {
-                bail!("the pairing has ended ({state}): {}", detail.unwrap_or_default())
+                bail!("pairing ended ({state}): {}", detail.unwrap_or_default())
             }
         }
     }
@@ -94,7 +94,7 @@ fn show(report: &JoinReport) -> Result<()> {
     }
     out.finish()?;
     if !report.needs_restart.is_empty() {
-        eprintln!("counts after a restart: {}", safe(&report.needs_restart.join(", ")));
+        eprintln!("restart the daemon to apply: {}", safe(&report.needs_restart.join(", ")));
     }
     Ok(())
 }

@@ -15,13 +15,13 @@ pub(crate) struct Peers {
     json: bool,
 }
 
-/// Connect to a peer.
+/// Connect to a peer by its address.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Example:\n  archivist connect /ip4/192.0.2.10/tcp/8070/p2p/16Uiu2HAm5hPxT7s3TA2f4b4YjAPzS7yLRSgdj87ysDZ6NAXMiRuY"
 )]
 pub(crate) struct Connect {
-    /// Its multiaddr, with its peer id at the end.
+    /// Multiaddr of the peer. It must end with its peer id.
     #[arg(value_name = "MULTIADDR")]
     address: String,
     /// Print JSON.

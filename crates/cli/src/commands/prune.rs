@@ -7,23 +7,23 @@ use crate::context::{Context, block_on};
 use crate::exit::End;
 use crate::output::{Align, Out, Progress, Table, Unit, count, local_time, print_json, safe, size};
 
-/// Remove the snapshots that no rule of `backup_server.keep` keeps, and free
-/// their space.
+/// Remove the snapshots that no rule in `backup_server.keep` keeps, and free their
+/// disk space.
 ///
-/// A running instance does so by itself from time to time. The newest snapshot
-/// of a folder always stays.
+/// A running instance does this automatically from time to time. The newest snapshot
+/// of each folder is always kept.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  archivist prune --dry-run")]
 pub(crate) struct Prune {
-    /// Only tell what would go.
+    /// Show the snapshots that would be removed, and remove nothing.
     #[arg(long)]
     dry_run: bool,
-    /// Where records of what is kept were lost, so that nothing is freed any
-    /// more: say that `archivist snapshots` lists all that there is to keep.
+    /// Confirm that `archivist snapshots` lists every snapshot to keep. Needed after the
+    /// list of snapshots was damaged: until then no space is freed.
     #[arg(long, conflicts_with = "dry_run")]
     accept_roots: bool,
-    /// Also compress what was stored as it came, at once. A running instance
-    /// does so by itself while it is idle.
+    /// Also compress data that is stored uncompressed, now. A running instance does
+    /// this automatically while it is idle.
     #[arg(long, conflicts_with = "dry_run")]
     recompress: bool,
     /// Print JSON.
@@ -45,7 +45,7 @@ impl Prune {
         let report: PruneReport = report?;
         if self.json {
             print_json(&report)?;
-            return if report.not_collected.is_some() { Err(End::Told.into()) } else { Ok(()) };
+            return if report.not_collected.is_some() { Err(End::Reported.into()) } else { Ok(()) };
         }
         let mut out = Out::new();
         if !report.removed.is_empty() {
@@ -63,7 +63,7 @@ impl Prune {
         let removed = count(report.removed.len() as u64, "snapshot", "snapshots");
         let kept = report.kept.len();
         if report.dry_run {
-            out.line(format_args!("{removed} would go, {kept} would stay"))?;
+            out.line(format_args!("{removed} would be removed, {kept} kept"))?;
         } else {
             let freed = size(report.freed_bytes);
             out.line(format_args!("{removed} removed, {kept} kept, {freed} freed"))?;
@@ -73,15 +73,15 @@ impl Prune {
             let packs = count(done.packs, "pack", "packs");
             out.line(format_args!("{packs} compressed: {before} before, {after} after"))?;
             for problem in &done.problems {
-                out.line(format_args!("not everything is compressed: {}", safe(problem)))?;
+                out.line(format_args!("could not be compressed: {}", safe(problem)))?;
             }
         }
         for hold in &report.holds {
-            out.line(format_args!("nothing is removed: {}", safe(hold)))?;
+            out.line(format_args!("pruning is suspended: {}", safe(hold)))?;
         }
         out.finish()?;
         match &report.not_collected {
-            Some(error) => bail!("nothing could be freed: {error}"),
+            Some(error) => bail!("no space could be freed: {error}"),
             None => Ok(()),
         }
     }

@@ -20,43 +20,46 @@ use crate::time;
 use super::ls::{LATEST, folder_path};
 use super::snapshots;
 
-/// How often is looked how far it is.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// Of each kind of trouble, so much is shown; `--json` has all.
+/// Longest interval of the progress checks.
+const POLL_INTERVAL_MAX: Duration = Duration::from_millis(250);
+/// Maximum number of entries shown per kind of problem. `--json` prints all.
 const SHOWN: usize = 20;
+/// Message after an interrupt.
+const STOPPED: &str = "the restore was stopped; run the same command again to continue";
 
-/// Get a folder back, or a part of it, as it was in a snapshot.
+/// Restore a folder, or parts of it, from a snapshot.
 ///
-/// Its content goes directly into DIR. Works on the backup server, running or
-/// not, and on the machine with the folders through the backup server. What is
-/// in DIR already is left alone, unless `--overwrite` is given.
+/// The content of the folder goes directly into DIR. Works on the backup server, with
+/// and without a running instance, and on the source through the backup server.
+/// Existing files in DIR are not replaced unless `--overwrite` is given. To continue
+/// an interrupted restore, run the same command again.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  archivist restore --folder Documents --target /tmp/back\n  archivist restore --folder Documents --at '2026-11-22 10:30' --path letters --target /tmp/back\n  archivist restore 3f2a91c04d --target /tmp/back"
 )]
 pub(crate) struct Restore {
-    /// The id of the snapshot, or the beginning of it; the newest that fits,
-    /// where none is named.
+    /// Id of the snapshot, or the beginning of its id [default: the newest one that
+    /// matches].
     #[arg(conflicts_with = "at")]
     snapshot: Option<String>,
-    /// The folder, by id or name; needed where there are snapshots of several.
+    /// Folder to restore, by id or name. Required if there are snapshots of several
+    /// folders.
     #[arg(long, value_name = "FOLDER")]
     folder: Option<String>,
-    /// As it was at this time: `2026-11-22 10:30`, `2026-11-22` (its end),
-    /// `2026-11-22T10:30:00Z`, `2h ago`.
+    /// Restore the newest snapshot that had arrived by this time: `2026-11-22 10:30`,
+    /// `2026-11-22` (the end of that day), `2026-11-22T10:30:00Z`, `2h ago`.
     #[arg(long, value_name = "TIME")]
     at: Option<String>,
-    /// Only this path in the folder, with all that is below it; can be given
-    /// again.
+    /// Restore only this path of the folder and everything below it. Can be repeated.
     #[arg(long = "path", value_name = "PATH")]
     paths: Vec<OsString>,
-    /// Where to; made where it is not there.
+    /// Directory to restore into. Created if it does not exist.
     #[arg(long, value_name = "DIR")]
     target: PathBuf,
-    /// Replace what is in the way.
+    /// Replace existing files.
     #[arg(long)]
     overwrite: bool,
-    /// Get it from the backup server, whatever is kept here.
+    /// Restore from the backup server, even if this computer has a matching snapshot.
     #[arg(long)]
     from_backup_server: bool,
     /// Print JSON.
@@ -76,10 +79,10 @@ impl Restore {
         };
         let paths = self.paths.iter().map(folder_path).collect::<Result<Vec<_>>>()?;
         if self.target.as_os_str().is_empty() {
-            return Err(End::Usage("--target: name a directory".to_owned()).into());
+            return Err(End::Usage("--target: the directory must not be empty".to_owned()).into());
         }
         let target = std::path::absolute(&self.target)
-            .with_context(|| format!("cannot tell where {} is", self.target.display()))?;
+            .with_context(|| format!("cannot resolve {}", self.target.display()))?;
         let report = match context.instance()? {
             Some(client) => {
                 let request = self.request(at, &paths, &target);
@@ -87,7 +90,7 @@ impl Restore {
             }
             None => self.offline(context, at, paths, &target)?,
         };
-        self.tell(&report, &target)
+        self.print(&report, &target)
     }
 
     fn request(&self, at: Option<Timestamp>, paths: &[RelPath], target: &Path) -> RestoreRequest {
@@ -107,7 +110,7 @@ impl Restore {
         }
     }
 
-    /// Has the running instance do it.
+    /// Restores through the running instance.
     async fn through(
         &self,
         context: &Context,
@@ -115,24 +118,24 @@ impl Restore {
         mut request: RestoreRequest,
     ) -> Result<RestoreReport> {
         if !request.from_backup_server && context.config()?.sync.backup_peer_address.is_some() {
-            // A machine that only has the folders keeps no snapshots itself.
+            // A computer that is only a source has no snapshots of its own.
             let own = snapshots::list(client, &Query::new()).await?;
-            request.from_backup_server = !own.iter().any(|one| self.may_mean(one));
+            request.from_backup_server = !own.iter().any(|one| self.matches(one));
         }
         let mut report: RestoreReport = client.post("/restores", &request).await?;
         let path = format!("/restores/{}", report.id);
         let mut progress = Progress::new(Unit::Bytes, "restoring");
         let stop = tokio::signal::ctrl_c();
         tokio::pin!(stop);
-        // Short work should not have to wait for the clock.
+        // Poll quickly at first: a short restore ends before the longest interval.
         let mut pause = Duration::from_millis(5);
         while report.state == "running" {
             tokio::select! {
-                () = tokio::time::sleep(pause) => pause = (pause * 2).min(LOOK_EVERY),
+                () = tokio::time::sleep(pause) => pause = (pause * 2).min(POLL_INTERVAL_MAX),
                 _ = &mut stop => {
                     progress.end();
                     let _: serde_json::Value = client.delete(&path).await?;
-                    bail!("the restore was stopped; begun again, it goes on where it was");
+                    bail!("{STOPPED}");
                 }
             }
             report = client.get(&path).await?;
@@ -146,14 +149,15 @@ impl Restore {
         Ok(report)
     }
 
-    fn may_mean(&self, snapshot: &api::Snapshot) -> bool {
+    /// Reports whether a snapshot matches the given id and folder.
+    fn matches(&self, snapshot: &api::Snapshot) -> bool {
         let is_id = |id: &str| snapshot.id.starts_with(id);
         let is_folder =
             |folder: &str| snapshot.folder_id.as_str() == folder || snapshot.folder_name == folder;
         self.snapshot.as_deref().is_none_or(is_id) && self.folder.as_deref().is_none_or(is_folder)
     }
 
-    /// Does it here, from the store of an instance that does not run.
+    /// Restores in this process, from the store of an instance that is not running.
     fn offline(
         &self,
         context: &Context,
@@ -168,13 +172,13 @@ impl Restore {
         let offline = Offline::open(context)?;
         let is_kept_elsewhere = context.config()?.sync.backup_peer_address.is_some();
         let has_own = match &offline {
-            Some(offline) => offline.list()?.0.iter().any(|one| self.may_mean(one)),
+            Some(offline) => offline.list()?.0.iter().any(|one| self.matches(one)),
             None => false,
         };
         if !has_own && is_kept_elsewhere {
             context.need_instance(need)?;
         }
-        let Some(offline) = offline else { bail!("there are no snapshots here") };
+        let Some(offline) = offline else { bail!("this computer has no snapshots") };
         let snapshot = offline.find(self.snapshot.as_deref(), self.folder.as_deref(), at)?;
         let options = RestoreOptions {
             selection: Selection::new(paths),
@@ -188,11 +192,11 @@ impl Restore {
                 restore::restore(&blocks, snapshot.manifest_cid, target, &options, &done)
             });
             watch(&done, || work.is_finished())?;
-            work.join().map_err(|_| anyhow::anyhow!("the restore has ended by a defect"))
+            work.join().map_err(|_| anyhow::anyhow!("the restore failed: internal error"))
         })?;
         let report = match ended {
             Err(RestoreError::Stopped) => {
-                bail!("the restore was stopped; begun again, it goes on where it was")
+                bail!("{STOPPED}")
             }
             result => result?,
         };
@@ -207,15 +211,15 @@ impl Restore {
         Ok(node::restore_model(shown, report))
     }
 
-    /// Says what came of it.
-    fn tell(&self, report: &RestoreReport, target: &Path) -> Result<()> {
-        let is_whole = report.state == "done"
+    /// Prints the result. Returns an error if it is incomplete.
+    fn print(&self, report: &RestoreReport, target: &Path) -> Result<()> {
+        let is_complete = report.state == "done"
             && report.in_the_way.is_empty()
             && report.failed.is_empty()
             && report.not_found.is_empty();
         if self.json {
             print_json(report)?;
-            return if is_whole { Ok(()) } else { Err(End::Told.into()) };
+            return if is_complete { Ok(()) } else { Err(End::Reported.into()) };
         }
         let mut out = Out::new();
         out.line(format_args!(
@@ -226,32 +230,57 @@ impl Restore {
             safe(&target.display().to_string())
         ))?;
         out.finish()?;
-        let in_the_way = "left as it is, since --overwrite is not given";
-        list(in_the_way, &report.in_the_way);
+        list("not replaced", &report.in_the_way);
         list("not in the snapshot", &report.not_found);
         list("could not be restored", &report.failed);
-        list("is never made again", &report.skipped);
+        list("skipped", &report.skipped);
         list("could not be set", &report.not_set);
+        let reasons = self.reasons(report);
         match &report.error {
-            _ if is_whole => Ok(()),
+            _ if is_complete => Ok(()),
+            _ if !reasons.is_empty() => bail!("the restore is incomplete: {}", reasons.join("; ")),
             Some(error) => bail!("{error}"),
-            None if report.state == "done" => bail!("not everything is restored"),
-            None => bail!("the restore has ended ({}): begun again, it goes on", report.state),
+            None => {
+                bail!("the restore ended ({}): run the command again to continue", report.state)
+            }
         }
+    }
+
+    /// Returns the reasons for which entries are missing, each with its number.
+    fn reasons(&self, report: &RestoreReport) -> Vec<String> {
+        let mut reasons = Vec::new();
+        let existing = report.in_the_way.len() as u64;
+        if existing > 0 && self.overwrite {
+            let entries = count(existing, "existing entry", "existing entries");
+            reasons.push(format!("{entries} could not be replaced"));
+        } else if existing > 0 {
+            let entries =
+                count(existing, "entry already exists and was", "entries already exist and were");
+            reasons.push(format!("{entries} not replaced (use --overwrite to replace)"));
+        }
+        if !report.failed.is_empty() {
+            let entries = count(report.failed.len() as u64, "entry", "entries");
+            reasons.push(format!("{entries} could not be restored"));
+        }
+        if !report.not_found.is_empty() {
+            let paths = count(report.not_found.len() as u64, "path is", "paths are");
+            reasons.push(format!("{paths} not in the snapshot"));
+        }
+        reasons
     }
 }
 
-/// Shows how far a restore here is, until it ends or is stopped by a signal.
+/// Shows the progress of a restore in this process until it ends. Stops it on SIGINT.
 fn watch(done: &restore::Progress, is_finished: impl Fn() -> bool) -> Result<()> {
     let mut progress = Progress::new(Unit::Bytes, "restoring");
     let result = block_on(async {
         let stop = tokio::signal::ctrl_c();
         tokio::pin!(stop);
-        // Short work should not have to wait for the clock.
+        // Poll quickly at first: a short restore ends before the longest interval.
         let mut pause = Duration::from_millis(2);
         while !is_finished() {
             tokio::select! {
-                () = tokio::time::sleep(pause) => pause = (pause * 2).min(LOOK_EVERY),
+                () = tokio::time::sleep(pause) => pause = (pause * 2).min(POLL_INTERVAL_MAX),
                 _ = &mut stop => {
                     done.stop();
                     break;
@@ -274,11 +303,12 @@ fn show_progress(progress: &mut Progress, entries: (u64, u64), bytes: (u64, u64)
     progress.set(bytes.0, Some(bytes.1), &message);
 }
 
+/// Prints the first entries of a list to standard error, each after the heading `what`.
 fn list(what: &str, texts: &[String]) {
     for text in texts.iter().take(SHOWN) {
         eprintln!("{what}: {}", safe(text).replace('\n', "\\n"));
     }
     if texts.len() > SHOWN {
-        eprintln!("{what}: {} more; --json lists them", texts.len() - SHOWN);
+        eprintln!("{what}: {} more; use --json to list them", texts.len() - SHOWN);
     }
 }

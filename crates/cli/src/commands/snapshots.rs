@@ -7,19 +7,21 @@ use crate::context::{Context, block_on};
 use crate::offline::Offline;
 use crate::output::{Align, Out, Table, local_time, print_json, safe, size};
 
-/// List the snapshots that this backup server holds, running or not.
+/// List the snapshots on this backup server.
+///
+/// Works with and without a running instance.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  archivist snapshots --folder Documents")]
 pub(crate) struct Snapshots {
-    /// Those of this source, by name or peer id.
+    /// List only the snapshots of this source, by name or peer id.
     #[arg(long, value_name = "SOURCE")]
     source: Option<String>,
-    /// Those of this folder, by id or name.
+    /// List only the snapshots of this folder, by id or name.
     #[arg(long, value_name = "FOLDER")]
     folder: Option<String>,
-    /// Those that the backup server holds of this machine's folders.
+    /// List the snapshots of this computer's folders on the backup server.
     ///
-    /// They are shown anyway where none are held here and a backup server is
+    /// This is the default if this computer has no snapshots and a backup server is
     /// set.
     #[arg(long)]
     from_backup_server: bool,
@@ -38,7 +40,7 @@ impl Snapshots {
             return print_json(&snapshots);
         }
         if snapshots.is_empty() {
-            eprintln!("there are no such snapshots here");
+            eprintln!("no snapshots found");
             return Ok(());
         }
         let mut table = Table::new(&[
@@ -60,7 +62,7 @@ impl Snapshots {
                 local_time(snapshot.received_at),
                 snapshot.files.to_string(),
                 size(snapshot.bytes),
-                snapshot.held.map_or(String::new(), |held| format!("held: {held}")),
+                snapshot.held.map_or(String::new(), |reason| format!("suspicious: {reason}")),
             ]);
         }
         let mut out = Out::new();
@@ -111,7 +113,7 @@ impl Snapshots {
     }
 }
 
-/// Asks a running instance for snapshots.
+/// Requests snapshots from the running instance.
 pub(super) async fn list(client: &Client, query: &Query) -> Result<Vec<Snapshot>> {
     Ok(client.get(&format!("/snapshots{}", query.as_str())).await?)
 }

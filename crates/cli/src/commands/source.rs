@@ -10,7 +10,7 @@ use crate::output::{Align, Out, Table, print_json, print_line, safe};
 
 use super::status::show_sources;
 
-/// Look at the sources that this backup server pulls from.
+/// Manage the sources that this backup server pulls from.
 #[derive(Debug, clap::Subcommand)]
 #[command(after_help = "Example:\n  archivist source list")]
 pub(crate) enum Source {
@@ -18,7 +18,7 @@ pub(crate) enum Source {
     Accept(Accept),
 }
 
-/// List the sources, and how each is.
+/// List the sources and their state.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  archivist source list --json")]
 pub(crate) struct List {
@@ -27,21 +27,21 @@ pub(crate) struct List {
     json: bool,
 }
 
-/// Go on with a source whose state was lost or went back.
+/// Accept a source again whose state was lost or reset.
 ///
-/// Such a source begins to count anew, or has another key. What this backup
-/// server holds of it stays.
+/// Such a source restarts its sequence numbers, or has another key. Its snapshots on
+/// this backup server are kept.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  archivist source accept \"My Desktop\"")]
 pub(crate) struct Accept {
-    /// The name of the source.
+    /// Name of the source.
     name: String,
     /// Print JSON.
     #[arg(long)]
     json: bool,
 }
 
-/// A source of an instance that does not run.
+/// A source of an instance that is not running.
 #[derive(Debug, Serialize)]
 struct Configured {
     name: String,
@@ -93,7 +93,7 @@ impl List {
         if self.json {
             return print_json(&sources);
         }
-        eprintln!("no instance runs; this is what is configured");
+        eprintln!("no instance is running; these sources are configured");
         let mut table =
             Table::new(&[("NAME", Align::Left), ("PEER ID", Align::Left), ("URL", Align::Left)]);
         for source in sources {
@@ -109,11 +109,13 @@ impl Accept {
     fn run(&self, context: &Context) -> Result<()> {
         let client = context.need_instance("`archivist source accept`")?;
         let accepted: api::Source = block_on(async {
-            // The name is a text of any kind: it is looked up before it
-            // becomes a part of a path.
+            // The name can be any text: check it before it becomes part of a URL path.
             let sources: Vec<api::Source> = client.get("/sources").await?;
             if !sources.iter().any(|source| source.name == self.name) {
-                bail!("no source is called {:?}; `archivist source list` shows them", self.name);
+                bail!(
+                    "no source is called {:?}; `archivist source list` lists all sources",
+                    self.name
+                );
             }
             let part = api::path_part(&self.name);
             Ok(client.post(&format!("/sources/{part}/accept"), &json!({})).await?)
@@ -121,6 +123,6 @@ impl Accept {
         if self.json {
             return print_json(&accepted);
         }
-        print_line(format_args!("{} is accepted as it is now", safe(&accepted.name)))
+        print_line(format_args!("{} is accepted in its current state", safe(&accepted.name)))
     }
 }

@@ -6,8 +6,7 @@ use api::NoticeLevel;
 use crate::context::{Context, block_on};
 use crate::output::{Align, Out, Table, count, local_time, print_json, safe, size};
 
-/// Show how this instance is: its folders, its sources, its store, and what
-/// somebody should look at.
+/// Show the state of this instance: notices, folders, sources and storage.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  archivist status")]
 pub(crate) struct Status {
@@ -20,7 +19,7 @@ impl Status {
     pub(crate) fn run(&self, context: &Context) -> Result<()> {
         let client = context.need_instance("`archivist status`")?;
         if self.json {
-            // As it comes, so that what this program does not know is in it too.
+            // Printed as received, including fields that this program does not know.
             let status: serde_json::Value = block_on(async { Ok(client.get("/status").await?) })?;
             return print_json(&status);
         }
@@ -42,7 +41,7 @@ fn show(status: &api::Status, out: &mut Out) -> Result<()> {
     let storage = &status.storage;
     let limit = storage.max_bytes.map_or(String::new(), |max| format!(" of {}", size(max)));
     out.line(format_args!(
-        "storage    {}{limit} in {}; room for {} more",
+        "storage    {}{limit} in {}; {} free for backups",
         size(storage.used_bytes),
         count(storage.blocks, "block", "blocks"),
         size(storage.available_bytes)
@@ -72,10 +71,10 @@ fn show(status: &api::Status, out: &mut Out) -> Result<()> {
     Ok(())
 }
 
-/// Errors of a folder that are shown; `--json` has more.
+/// Maximum number of errors shown per folder. `--json` prints more.
 const ERRORS_SHOWN: usize = 10;
 
-/// The folders as a table, with what is wrong below it.
+/// Prints the folders as a table, followed by their problems.
 pub(super) fn show_folders(folders: &[api::Folder], out: &mut Out, indent: &str) -> Result<()> {
     let mut table = Table::new(&[
         ("ID", Align::Left),
@@ -114,8 +113,10 @@ pub(super) fn show_folders(folders: &[api::Folder], out: &mut Out, indent: &str)
         }
         if let Some(held) = &folder.held {
             let id = &folder.id;
-            out.line(format_args!("{indent}{name} is held: {}", safe(held)))?;
-            out.line(format_args!("{indent}  if it is meant: archivist folder confirm {id}"))?;
+            out.line(format_args!("{indent}{name}: suspicious change: {}", safe(held)))?;
+            out.line(format_args!(
+                "{indent}  if this change is intended: archivist folder confirm {id}"
+            ))?;
         }
         for error in folder.errors.iter().take(ERRORS_SHOWN) {
             let (path, error) = (safe(&error.path).replace('\n', "\\n"), safe(&error.error));
@@ -130,7 +131,7 @@ pub(super) fn show_folders(folders: &[api::Folder], out: &mut Out, indent: &str)
     Ok(())
 }
 
-/// The sources as a table, with what they do and what is wrong below it.
+/// Prints the sources as a table, followed by their problems and running pulls.
 pub(super) fn show_sources(sources: &[api::Source], out: &mut Out, indent: &str) -> Result<()> {
     let mut table = Table::new(&[
         ("NAME", Align::Left),

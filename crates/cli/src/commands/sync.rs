@@ -8,14 +8,16 @@ use api::{Client, FolderChoice, Registered};
 use crate::context::{Context, block_on};
 use crate::output::{Align, Out, Progress, Table, Unit, print_json};
 
-/// How often is asked how far it is.
+/// Interval of the progress checks.
 const ASK_EVERY: Duration = Duration::from_millis(500);
 
-/// Scan and publish now; returns when the manifest is registered.
+/// Scan folders and publish their manifests now.
+///
+/// Returns when the manifests are registered. Does not wait for the backup server.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  archivist sync Documents")]
 pub(crate) struct Sync {
-    /// The id or the name of a folder; all, where none is named.
+    /// Id or name of the folder [default: all folders].
     folder: Option<String>,
     /// Print JSON.
     #[arg(long)]
@@ -43,7 +45,7 @@ impl Sync {
     }
 }
 
-/// The registered manifests as a table.
+/// Prints the registered manifests as a table.
 pub(super) fn show(registered: &[Registered], out: &mut Out) -> Result<()> {
     let mut table = Table::new(&[
         ("FOLDER", Align::Left),
@@ -62,7 +64,7 @@ pub(super) fn show(registered: &[Registered], out: &mut Out) -> Result<()> {
     table.print(out, "")
 }
 
-/// Does `work`, and shows meanwhile what the folders do.
+/// Awaits `work` and shows the state of the folders meanwhile.
 pub(super) async fn watching<T>(
     client: &Client,
     message: &str,
@@ -81,7 +83,7 @@ pub(super) async fn watching<T>(
             result = &mut work => break result,
             asked = client.get::<Vec<api::Folder>>("/folders") => asked,
         };
-        // It is only to look at: what goes wrong with it is nothing.
+        // Only for display: errors are ignored.
         let busy = asked.unwrap_or_default();
         let busy: Vec<String> = busy
             .iter()

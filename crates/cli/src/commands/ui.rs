@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::context::{Context, block_on};
 use crate::output::{print_json, print_line, safe};
 
-/// Print a link that opens the web UI, once.
+/// Print a link that opens the web UI. The link works once.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  xdg-open \"$(archivist ui)\"")]
 pub(crate) struct Ui {

@@ -12,17 +12,19 @@ use crate::exit::End;
 use crate::offline::Offline;
 use crate::output::{Out, Progress, Unit, count, print_json, safe, size};
 
-/// How often is asked how far it is.
+/// Interval of the progress checks.
 const ASK_EVERY: Duration = Duration::from_millis(500);
 
-/// Check that everything is there that is kept here, running or not.
+/// Check that no block of any snapshot is missing.
+///
+/// Works with and without a running instance; `--repair` needs one.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  archivist verify\n  archivist verify --full --repair")]
 pub(crate) struct Verify {
-    /// Read and hash every block, not only look whether it is there.
+    /// Read and hash every block, instead of only checking that it exists.
     #[arg(long)]
     full: bool,
-    /// Pull what is damaged or missing again, from a peer that has it.
+    /// Pull damaged and missing blocks again from a peer that has them.
     #[arg(long)]
     repair: bool,
     /// Print JSON.
@@ -40,7 +42,7 @@ impl Verify {
             }
             None => self.offline(context)?,
         };
-        self.tell(&result)
+        self.print(&result)
     }
 
     async fn through(&self, client: &Client) -> Result<VerifyResult> {
@@ -56,11 +58,11 @@ impl Verify {
         progress.end();
         match (job.state.as_str(), job.result) {
             ("done", Some(result)) => {
-                serde_json::from_value(result).context("the instance answered in an unknown form")
+                serde_json::from_value(result).context("the instance sent an unknown answer")
             }
             (state, _) => {
-                let why = job.error.unwrap_or_else(|| "no reason was given".to_owned());
-                bail!("the check has ended ({state}): {why}")
+                let why = job.error.unwrap_or_else(|| "unknown reason".to_owned());
+                bail!("the check ended ({state}): {why}")
             }
         }
     }
@@ -68,24 +70,24 @@ impl Verify {
     fn offline(&self, context: &Context) -> Result<VerifyResult> {
         let Some(offline) = Offline::open(context)? else { return Ok(VerifyResult::default()) };
         let progress = Progress::new(Unit::Things, "checking");
-        let (looked_at, never) = (VerifyProgress::default(), CancellationToken::new());
-        let report = snapshots::verify(offline.snapshots(), self.full, &looked_at, &never);
+        let (counts, never) = (VerifyProgress::default(), CancellationToken::new());
+        let report = snapshots::verify(offline.snapshots(), self.full, &counts, &never);
         progress.end();
         Ok(node::verify_result(&**offline.store(), &report?, 0))
     }
 
-    /// Says what was found.
-    fn tell(&self, result: &VerifyResult) -> Result<()> {
+    /// Prints the result. Returns an error if blocks are damaged or missing.
+    fn print(&self, result: &VerifyResult) -> Result<()> {
         let is_ok = result.problems.is_empty();
         if self.json {
             print_json(result)?;
-            return if is_ok { Ok(()) } else { Err(End::Told.into()) };
+            return if is_ok { Ok(()) } else { Err(End::Reported.into()) };
         }
         let mut out = Out::new();
         for problem in &result.problems {
             let concerns = match problem.concerns.as_slice() {
                 [] => String::new(),
-                concerns => format!("; it is needed by {}", safe(&concerns.join(", "))),
+                concerns => format!("; needed by {}", safe(&concerns.join(", "))),
             };
             out.line(format_args!("{}: {}{concerns}", problem.cid, safe(&problem.reason)))?;
         }
@@ -94,7 +96,7 @@ impl Verify {
             bytes => format!(", {} read and hashed", size(bytes)),
         };
         let checked = count(result.checked, "snapshot or item", "snapshots and items");
-        let blocks = count(result.blocks, "block is there", "blocks are there");
+        let blocks = count(result.blocks, "block present", "blocks present");
         out.line(format_args!("checked {checked}: {blocks}{read}"))?;
         if result.repaired > 0 {
             let repaired = count(result.repaired, "block was", "blocks were");
@@ -106,8 +108,8 @@ impl Verify {
         }
         let damaged = count(result.problems.len() as u64, "block is", "blocks are");
         if self.repair {
-            bail!("{damaged} damaged or missing, and no peer that can be reached has them");
+            bail!("{damaged} damaged or missing, and no reachable peer has a copy");
         }
-        bail!("{damaged} damaged or missing; `archivist verify --repair` pulls them again")
+        bail!("{damaged} damaged or missing; to pull again, run `archivist verify --repair`")
     }
 }

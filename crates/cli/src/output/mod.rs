@@ -1,4 +1,4 @@
-//! What goes to a terminal, or to a program that reads along.
+//! Output for terminals and for programs: text, tables, JSON, progress.
 
 mod progress;
 mod table;
@@ -13,8 +13,8 @@ pub(crate) use self::progress::{Progress, Unit};
 pub(crate) use self::table::{Align, Table};
 pub(crate) use self::text::{count, local_time, mode, ns_time, path, safe, size};
 
-/// Standard output. Where nobody reads any more, the program ends: that is
-/// how `archivist ls … | head` is meant.
+/// Standard output. If its reader has closed it, the program ends with 0, as
+/// `archivist ls … | head` expects.
 #[derive(Debug)]
 pub(crate) struct Out(BufWriter<StdoutLock<'static>>);
 
@@ -35,7 +35,7 @@ impl Out {
         self.line("")
     }
 
-    /// Has everything written.
+    /// Flushes the output.
     pub(crate) fn finish(mut self) -> Result<()> {
         self.flush().context("cannot write to standard output")
     }
@@ -71,7 +71,7 @@ pub(crate) fn print_line(text: impl std::fmt::Display) -> Result<()> {
     out.finish()
 }
 
-/// Writes the elements of a JSON array as they come.
+/// Writes the elements of a JSON array one by one.
 #[derive(Debug, Default)]
 pub(crate) struct JsonArray {
     len: u64,

@@ -1,5 +1,5 @@
-//! How far long work is: a bar on a terminal, a line now and then elsewhere.
-//! Either goes to standard error.
+//! Progress of long work on standard error: a bar on a terminal, else a line
+//! every few seconds.
 
 use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
@@ -8,34 +8,34 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::text::{safe, size};
 
-/// Where there is no terminal, a line comes so often.
+/// Interval of the lines without a terminal.
 const LINE_EVERY: Duration = Duration::from_secs(5);
-/// The bar moves so often by itself.
+/// Interval at which the bar is redrawn.
 const TICK: Duration = Duration::from_millis(150);
 
 const BYTES: &str = "{msg}  [{wide_bar}] {binary_bytes} of {binary_total_bytes}  {eta}";
 const COUNTED: &str = "{msg}  [{wide_bar}] {human_pos} of {human_len}  {eta}";
 const OPEN: &str = "{spinner} {wide_msg}  {elapsed}";
 
-/// What is counted.
+/// The unit of the progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unit {
     Bytes,
     Things,
 }
 
-/// How far one piece of work is.
+/// The progress of one piece of work.
 #[derive(Debug)]
 pub(crate) struct Progress {
     unit: Unit,
-    /// On a terminal.
+    /// Set if standard error is a terminal.
     bar: Option<ProgressBar>,
     has_total: bool,
     last_line: Instant,
 }
 
 impl Progress {
-    /// Work that has just begun.
+    /// Starts to show progress, with `message` as its label.
     pub(crate) fn new(unit: Unit, message: &str) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::new_spinner().with_style(style(OPEN));
@@ -46,7 +46,7 @@ impl Progress {
         Self { unit, bar, has_total: false, last_line: Instant::now() }
     }
 
-    /// Tells how far it is, of how much where that is known.
+    /// Shows the amount done, and the total if it is known.
     pub(crate) fn set(&mut self, done: u64, total: Option<u64>, message: &str) {
         let message = safe(message).replace('\n', " ");
         let Some(bar) = &self.bar else {
@@ -70,7 +70,7 @@ impl Progress {
         bar.set_message(message);
     }
 
-    /// Takes the bar away: what came of it is said otherwise.
+    /// Removes the bar. The caller prints the result.
     pub(crate) fn end(self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();

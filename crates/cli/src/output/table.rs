@@ -1,4 +1,4 @@
-//! Short, aligned tables.
+//! Aligned tables.
 
 use anyhow::Result;
 use unicode_width::UnicodeWidthStr as _;
@@ -6,14 +6,14 @@ use unicode_width::UnicodeWidthStr as _;
 use super::Out;
 use super::text::safe;
 
-/// To which side a column is aligned.
+/// Alignment of a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Align {
     Left,
     Right,
 }
 
-/// A table with a heading. What is in it is made safe to show.
+/// A table with a heading. Unsafe characters in its cells are escaped.
 #[derive(Debug)]
 pub(crate) struct Table {
     align: Vec<Align>,
@@ -26,14 +26,14 @@ impl Table {
         Self { align: columns.iter().map(|(_, align)| *align).collect(), rows: vec![heading] }
     }
 
-    /// Adds a row with as many cells as there are columns.
+    /// Adds a row with one cell for each column.
     pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
         debug_assert_eq!(N, self.align.len(), "a cell for each column");
         let one_line = |cell: String| safe(&cell).replace('\n', " ");
         self.rows.push(cells.into_iter().map(one_line).collect());
     }
 
-    /// Prints it, each line after `indent`.
+    /// Prints the table, each line prefixed with `indent`.
     pub(crate) fn print(&self, out: &mut Out, indent: &str) -> Result<()> {
         for line in self.lines() {
             out.line(format_args!("{indent}{line}"))?;

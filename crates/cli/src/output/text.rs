@@ -1,11 +1,11 @@
-//! Sizes, times, names and messages as a person reads them.
+//! Formatting of sizes, times, names and messages.
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use types::{RelPath, is_unsafe_to_show};
 
-/// A text in which nothing moves the cursor, colours the screen, hides or
-/// turns around. The ends of lines stay.
+/// Escapes every character that moves the cursor, colours the screen, is
+/// invisible or reorders text. Line feeds stay.
 pub(crate) fn safe(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for char in text.chars() {
@@ -18,7 +18,7 @@ pub(crate) fn safe(text: &str) -> String {
     shown
 }
 
-/// A path of any bytes, on one line.
+/// Formats a path of any bytes on one line.
 pub(crate) fn path(bytes: &[u8]) -> String {
     match RelPath::new(bytes) {
         Ok(path) => path.to_string(),
@@ -26,7 +26,7 @@ pub(crate) fn path(bytes: &[u8]) -> String {
     }
 }
 
-/// A number of bytes, in binary units with at most four digits.
+/// Formats a number of bytes in binary units, with at most four digits.
 #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
 pub(crate) fn size(bytes: u64) -> String {
     const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
@@ -40,23 +40,24 @@ pub(crate) fn size(bytes: u64) -> String {
     format!("{value:.digits$} {}", UNITS[unit])
 }
 
-/// A number of things.
+/// Formats a number with the singular or plural of its noun.
 pub(crate) fn count(number: u64, one: &str, many: &str) -> String {
     format!("{number} {}", if number == 1 { one } else { many })
 }
 
-/// A time in the time zone of whoever reads it.
+/// Formats a time in the system's time zone.
 pub(crate) fn local_time(time: Timestamp) -> String {
     time.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string()
 }
 
-/// A time in nanoseconds since 1970, as the API has it.
+/// Formats a time of the API: nanoseconds since 1970, as text. Text that is not a
+/// valid time is returned as is.
 pub(crate) fn ns_time(ns: &str) -> String {
     let time = ns.parse().ok().and_then(|ns: i128| Timestamp::from_nanosecond(ns).ok());
     time.map_or_else(|| safe(ns), local_time)
 }
 
-/// The type of an entry and its permissions, as `ls -l` has them.
+/// Formats the type and the permissions of an entry like `ls -l`.
 pub(crate) fn mode(kind: &str, mode: u32) -> String {
     let kind = match kind {
         "file" => '-',

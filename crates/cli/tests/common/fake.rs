@@ -1,5 +1,4 @@
-//! An instance that is none: it answers what a test says, and keeps what it
-//! was asked.
+//! A fake instance: it gives the answers that a test defines, and records the requests.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -13,22 +12,22 @@ use serde_json::{Value, json};
 
 pub const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
-/// What was asked.
+/// A recorded request.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// `POST /folders`, without `/api/v1` and without a query.
+    /// Method and path, such as `POST /folders`, without `/api/v1` and without the query.
     pub call: String,
-    /// What stands behind the `?`, as it stands there.
+    /// The query string after the `?`, not decoded.
     pub query: String,
-    /// `null` where there was none.
+    /// The JSON body; `null` if there was none.
     pub body: Value,
 }
 
-/// A server that answers as `archivist daemon` would.
+/// A server in place of `archivist daemon`.
 pub struct Fake {
     pub address: SocketAddr,
     requests: Arc<Mutex<Vec<Request>>>,
-    /// What shows that it runs.
+    /// The file that marks it as running.
     lock: Option<std::fs::File>,
     _runtime: tokio::runtime::Runtime,
 }
@@ -36,7 +35,7 @@ pub struct Fake {
 type Answer = dyn Fn(&Request) -> (u16, Value) + Send + Sync;
 
 impl Fake {
-    /// Serves for the home in `home`, as the instance that runs on it.
+    /// Starts a server that the commands take for the instance of `home`.
     pub fn start(
         home: &Path,
         answer: impl Fn(&Request) -> (u16, Value) + Send + Sync + 'static,
@@ -85,23 +84,22 @@ impl Fake {
         Self { address, requests, lock: Some(lock), _runtime: runtime }
     }
 
-    /// From now on it is somebody else, who listens on the port of an instance
-    /// that was killed.
+    /// Turns the server into another program that listens on the port of a killed instance.
     pub fn usurp(&mut self) {
         self.lock = None;
     }
 
-    /// What was asked until now, the oldest first.
+    /// Returns all requests so far, oldest first.
     pub fn requests(&self) -> Vec<Request> {
         self.requests.lock().unwrap().clone()
     }
 
-    /// The calls until now.
+    /// Returns the calls so far.
     pub fn calls(&self) -> Vec<String> {
         self.requests().into_iter().map(|request| request.call).collect()
     }
 
-    /// The one request of this call.
+    /// Returns the only request of this call.
     pub fn request(&self, call: &str) -> Request {
         let mut all = self.requests();
         all.retain(|request| request.call == call);

@@ -1,4 +1,4 @@
-//! Snapshots in the store of a home, without anything that travels.
+//! Writes snapshots directly into the store of a home, without a network.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,19 +13,19 @@ use types::{
 
 pub const PEER: &str = "16Uiu2HAm5hPxT7s3TA2f4b4YjAPzS7yLRSgdj87ysDZ6NAXMiRuY";
 
-/// What is at a path.
+/// The entry at a path.
 pub enum Thing {
     File(Vec<u8>),
     Dir,
     Link(&'static str),
 }
 
-/// Opens the store of a home; while it is open, nobody else can.
+/// Opens the store of a home. No other process can open it meanwhile.
 pub fn open(home: &Path) -> Arc<dyn BlockStore> {
     let options = StoreOptions { disk_reserve: 0, background: false, ..StoreOptions::default() };
     let mut opened = None;
-    // Where another test starts a program just now, that has the lock too from
-    // its fork to its exec.
+    // A program that another test starts at this moment shares the lock between its fork and its
+    // exec.
     super::eventually("the store is free", || {
         match PackStore::open(&home.join("data/store"), &options) {
             Err(StoreError::Locked(_)) => false,
@@ -38,8 +38,7 @@ pub fn open(home: &Path) -> Arc<dyn BlockStore> {
     Arc::new(opened.unwrap())
 }
 
-/// Commits a snapshot of a folder with these things, in the order of paths,
-/// that came at this time.
+/// Commits a snapshot of a folder with these entries, sorted by path, received at this time.
 pub fn commit(
     home: &Path,
     folder: &str,

@@ -1,4 +1,4 @@
-//! Real processes for tests: each with a home of its own, on free ports.
+//! Real processes for tests, each with its own home and free ports.
 
 #![allow(dead_code, unreachable_pub, reason = "not every test uses all of it")]
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-/// The directory of an instance; it outlives the processes that run on it.
+/// The home of an instance. It outlives the processes that use it.
 pub struct Home {
     dir: tempfile::TempDir,
 }
@@ -27,14 +27,14 @@ pub struct Daemon {
     http: reqwest::blocking::Client,
 }
 
-/// The program with a home.
+/// Returns a command that runs the program with a home.
 pub fn archivist(home: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_archivist"));
     command.arg("--home").arg(home).env_remove("ARCHIVIST_HOME").stdin(Stdio::null());
     command
 }
 
-/// What a run of the program came to.
+/// The result of a run of the program.
 #[derive(Debug)]
 pub struct Ran {
     pub code: Option<i32>,
@@ -42,7 +42,7 @@ pub struct Ran {
     pub err: String,
 }
 
-/// Runs the program to its end.
+/// Runs the program and waits for its end.
 pub fn run<A: AsRef<std::ffi::OsStr>>(home: &Path, arguments: impl IntoIterator<Item = A>) -> Ran {
     let output = archivist(home).args(arguments).env("TZ", "UTC").output().unwrap();
     Ran {
@@ -53,14 +53,14 @@ pub fn run<A: AsRef<std::ffi::OsStr>>(home: &Path, arguments: impl IntoIterator<
 }
 
 impl Ran {
-    /// What it printed, which has to be JSON.
+    /// Parses the output as JSON.
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 }
 
 impl Home {
-    /// A home on free ports of loopback; `more` is added to its sections.
+    /// Creates a home with free loopback ports. `more` is added to its configuration.
     pub fn new(more: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let home = Self { dir };
@@ -76,7 +76,7 @@ impl Home {
         self.path().join("config.toml")
     }
 
-    /// Writes the configuration anew. `more` begins with keys of `[node]`.
+    /// Rewrites the configuration. `more` starts with keys of `[node]`.
     pub fn configure(&self, more: &str) {
         let text = format!(
             "[node]\nlisten_port = 0\ndiscovery_port = 0\napi_port = 0\nbind = [\"127.0.0.1\"]\n\
@@ -85,7 +85,7 @@ impl Home {
         std::fs::write(self.config(), text).unwrap();
     }
 
-    /// `archivist init --json`
+    /// Runs `archivist init --json`.
     pub fn init(&self) -> Value {
         let output = archivist(self.path()).args(["init", "--json"]).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -136,7 +136,7 @@ impl Home {
 }
 
 impl Home {
-    /// Runs a command on this home; its answer, which has to be JSON.
+    /// Runs a command on this home and parses its output as JSON.
     pub fn run_json(&self, arguments: &[&str]) -> Value {
         let output = self.run(arguments);
         assert!(
@@ -197,7 +197,7 @@ impl Daemon {
         answer.text().unwrap()
     }
 
-    /// The addresses of the network.
+    /// Returns the addresses of the libp2p node.
     pub fn addresses(&self) -> Vec<String> {
         let info = self.json("/debug/info");
         let addresses = info["addrs"].as_array().unwrap().clone();
@@ -211,18 +211,18 @@ impl Daemon {
         assert_eq!(status, 200, "{}\n{}", answer.text().unwrap(), self.log());
     }
 
-    /// What it has logged.
+    /// Returns the log.
     pub fn log(&self) -> String {
         self.log.lock().unwrap().join("\n")
     }
 
-    /// `kill -9`
+    /// Kills the daemon with SIGKILL.
     pub fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    /// SIGTERM; returns the exit code, and how long the end took.
+    /// Sends SIGTERM. Returns the exit code and the time until the end.
     pub fn terminate(mut self) -> (Option<i32>, Duration) {
         let started = std::time::Instant::now();
         let pid = rustix::process::Pid::from_child(&self.child);
@@ -242,8 +242,8 @@ impl Drop for Daemon {
     }
 }
 
-/// A free port of TCP on loopback, as far as one can know. Below those that
-/// the system gives to whoever connects, and each only once.
+/// Returns a TCP port that is free on loopback, below the system's ephemeral ports, and never the
+/// same port twice.
 pub fn free_port() -> u16 {
     static NEXT: std::sync::OnceLock<std::sync::atomic::AtomicU16> = std::sync::OnceLock::new();
     let next = NEXT.get_or_init(|| rand::random_range(10_000..30_000).into());
@@ -268,12 +268,12 @@ pub struct Two {
 pub const FOLDER: &str = "documents";
 
 impl Two {
-    /// Both are configured, and neither runs.
+    /// Configures both. Neither runs.
     pub fn new() -> Self {
         Self::with(100, 1)
     }
 
-    /// With other times: the quiet before a manifest, and B's interval.
+    /// Same, with another quiet time before a manifest and another poll interval of B.
     pub fn with(max_delay_ms: u64, poll_interval_secs: u64) -> Self {
         let (a, b) = (Home::new(""), Home::new(""));
         let folder = tempfile::tempdir().unwrap();
@@ -318,12 +318,12 @@ impl Two {
         self.folder.path().join("Documents")
     }
 
-    /// Somewhere to restore to.
+    /// Returns a directory to restore into.
     pub fn beside(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    /// Scans and backs up now; returns when B has acknowledged it.
+    /// Scans and backs up now. Returns when B has confirmed the snapshot.
     pub fn backed_up(&self) -> Value {
         let report = self.a.run_json(&["backup-now", "--wait", "120", "--json"]);
         report["folders"][0].clone()
@@ -343,7 +343,7 @@ impl Two {
         assert_same(&self.path(), &target);
     }
 
-    /// Waits until B has a snapshot that is the folder as it is now.
+    /// Waits until B has a snapshot that equals the folder's current content.
     pub fn eventually_same(&self, a: &Daemon) {
         let last = std::cell::RefCell::new(Value::Null);
         let is_there = || {
@@ -359,7 +359,7 @@ impl Two {
     }
 }
 
-/// Two trees are the same, in all that is recorded.
+/// Asserts that two trees are equal in everything that a snapshot records.
 pub fn assert_same(first: &Path, second: &Path) {
     let options = fstree::CompareOptions {
         owners: rustix::process::geteuid().is_root(),
@@ -369,7 +369,7 @@ pub fn assert_same(first: &Path, second: &Path) {
     assert!(differences.is_empty(), "{differences:#?}");
 }
 
-/// As [`eventually`]; says how it was, where it never came about.
+/// Same as [`eventually`], but the failure message contains the last state.
 pub fn eventually_or(what: &str, mut holds: impl FnMut() -> bool, how: impl FnOnce() -> String) {
     for _ in 0..6000 {
         if holds() {
@@ -380,7 +380,7 @@ pub fn eventually_or(what: &str, mut holds: impl FnMut() -> bool, how: impl FnOn
     panic!("it never came about that {what}:\n{}", how());
 }
 
-/// Asks again until it holds; a bounded number of times.
+/// Waits until a condition holds. Panics after a bounded number of checks.
 pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     for _ in 0..6000 {
         if holds() {
@@ -391,7 +391,7 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     panic!("it never came about that {what}");
 }
 
-/// Bytes that anyone can make again.
+/// Returns reproducible pseudo-random bytes.
 pub fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);

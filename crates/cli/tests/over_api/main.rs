@@ -1,5 +1,4 @@
-//! The commands against an instance that answers what a test says: what they
-//! ask, what they print, and how they end.
+//! The commands against a fake instance: their requests, their output and their exit codes.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -70,7 +69,7 @@ fn not_found(request: &Request) -> (u16, Value) {
     (404, json!({ "message": format!("nothing at {}", request.call) }))
 }
 
-/// A home with an instance that answers these calls.
+/// Creates a home with a fake instance that answers these calls.
 fn fake(answers: &[(&'static str, Value)]) -> (Home, Fake) {
     let home = Home::new("");
     let answers = answers.to_vec();
@@ -134,7 +133,7 @@ fn what_an_instance_refuses_is_said_in_its_words() {
     assert!(run(home.path(), ["peers"]).err.contains("cannot understand the response"));
     assert_eq!(run(home.path(), ["prune"]).code, Some(1));
     assert_eq!(run(home.path(), ["ui"]).code, Some(1));
-    // Another token is another instance's.
+    // The token belongs to another instance.
     std::fs::write(home.path().join("data/api-token"), "f".repeat(64)).unwrap();
     let ran = run(home.path(), ["status"]);
     assert_eq!(ran.code, Some(1));
@@ -177,7 +176,7 @@ fn folders_go_through_the_instance() {
     assert_eq!(ran.code, Some(1));
     assert!(ran.err.contains("folder list"), "{ran:?}");
     assert!(fake.calls().iter().all(|call| !call.contains("..")));
-    // The file is the instance's to change.
+    // Only the instance changes the configuration file.
     assert!(!std::fs::read_to_string(home.config()).unwrap().contains(path));
 }
 
@@ -218,7 +217,7 @@ fn a_backup_that_was_not_made_is_a_failure() {
     let ran = run(home.path(), ["backup-now", "--json"]);
     assert_eq!((ran.code, ran.err.as_str()), (Some(1), ""));
     assert_eq!(ran.json()["steps"][1]["ok"], false);
-    // What the backup server has acknowledged is backed up.
+    // A confirmed snapshot is a success, even if the notification failed.
     for (is_acknowledged, code) in [(true, 0), (false, 1)] {
         let report = json!({ "folders": [], "steps": [
             { "name": "trigger", "ok": false },
@@ -227,8 +226,7 @@ fn a_backup_that_was_not_made_is_a_failure() {
         let (home, _fake) = fake(&[("POST /backup-now", report)]);
         assert_eq!(run(home.path(), ["backup-now", "--wait"]).code, Some(code));
     }
-    // What was acknowledged is an older state, where the newest was not
-    // registered.
+    // If the newest state was not registered, the confirmation is about an older one.
     let report = json!({ "folders": [], "steps": [
         { "name": "register", "ok": false, "detail": "Documents: it is gone" },
         { "name": "connect", "ok": true },
@@ -405,7 +403,7 @@ fn prune_says_what_goes_and_why_not() {
     let (home, fake) = fake(&[("POST /prune", report.clone())]);
     let ran = run(home.path(), ["prune", "--dry-run"]);
     assert_eq!(ran.code, Some(0), "{ran:?}");
-    for part in ["gone", "1 snapshot would go, 2 would stay", "the clock is behind"] {
+    for part in ["gone", "1 snapshot would be removed, 2 kept", "the clock is behind"] {
         assert!(ran.out.contains(part), "{part}: {ran:?}");
     }
     let asked = json!({ "accept_roots": false, "dry_run": true, "recompress": false });
@@ -439,7 +437,7 @@ fn a_prune_that_frees_nothing_is_a_failure() {
     let (home, _fake) = fake(&[("POST /prune", report.clone())]);
     let ran = run(home.path(), ["prune"]);
     assert_eq!(ran.code, Some(1), "{ran:?}");
-    assert!(ran.err.contains("nothing could be freed: a block is gone\\u{1b}"), "{ran:?}");
+    assert!(ran.err.contains("no space could be freed: a block is gone\\u{1b}"), "{ran:?}");
     let ran = run(home.path(), ["prune", "--json"]);
     assert_eq!((ran.code, ran.json()), (Some(1), report));
 }

@@ -1,5 +1,4 @@
-//! Restores, and what there is to be restored, on this machine and on the backup
-//! server.
+//! Restores and lists of snapshots, from this computer and from the backup server.
 
 use super::*;
 
@@ -67,7 +66,7 @@ fn a_restore_is_cancelled_by_an_interrupt() {
         .stderr(std::process::Stdio::piped())
         .spawn()
         .unwrap();
-    // It listens for signals by the time that it asks how far it is.
+    // Once it polls the progress, it handles signals.
     common::eventually("it asks", || fake.calls().iter().any(|call| call == "GET /restores/7"));
     let pid = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
@@ -92,7 +91,7 @@ fn an_instance_that_dies_meanwhile_is_none() {
     drop(fake);
     let output = child.wait_with_output().unwrap();
     let error = String::from_utf8(output.stderr).unwrap();
-    // Its connection breaks, or no new one can be had.
+    // Its connection breaks, or it cannot open a new one.
     assert!(matches!(output.status.code(), Some(1 | 3)), "{error}");
     assert!(error.contains("instance"), "{error}");
 }
@@ -118,7 +117,7 @@ fn a_restore_that_is_not_whole_is_a_failure() {
         let ran = run(home.path(), ["restore", "aabb", "--target", "x", "--json"]);
         assert_eq!((ran.code, ran.json()["state"].clone()), (Some(1), report["state"].clone()));
     }
-    // What could not be set is told, and is no failure.
+    // Attributes that could not be set are listed, but are no failure.
     let report = restore_report("done", &json!({ "not_set": ["f: owner"] }));
     let (home, _fake) = fake(&[("POST /restores", report)]);
     let ran = run(home.path(), ["restore", "--target", "x"]);
@@ -195,7 +194,7 @@ fn what_only_the_backup_server_holds_is_listed_from_there() {
     assert_eq!(asked(&["FFEE"]), (entries("ffee"), true));
     assert_eq!(asked(&["aabb"]), (entries("aabb"), false));
     assert_eq!(asked(&["latest"]), (entries("aabbccddee"), false));
-    // With nobody to ask, that is what is said, and not that there is nothing.
+    // Without a running instance the error says so, instead of "no snapshots".
     drop(fake);
     for command in [&["snapshots"][..], &["ls", "latest"], &["ls", "ffee"]] {
         let ran = run(home.path(), command);
