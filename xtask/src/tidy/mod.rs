@@ -18,6 +18,9 @@ const FILE_LINES_MAX: usize = 600;
 /// Maximum size of a file in the repository, in bytes.
 const FILE_LEN_MAX: u64 = 1 << 20;
 
+/// The page that names the files to change for each kind of addition.
+const GUIDE: &str = "docs/how-to-add.md";
+
 /// Words that mark unfinished work.
 const BANNED: [&str; 4] = ["FIXME", "XXX", "TODO", "for now"];
 
@@ -127,6 +130,11 @@ pub(crate) fn run() -> Result<()> {
             crates.entry(src).or_default().push(SourceFile { path, text });
         }
     }
+    let guide = std::fs::read_to_string(root().join(GUIDE))
+        .with_context(|| format!("cannot read {GUIDE}"))?;
+    for name in named_files(&guide).filter(|name| !root().join(name).exists()) {
+        problems.push(format!("{GUIDE}: {name} does not exist"));
+    }
     for (src, files) in &crates {
         problems.extend(circles::find(src, files));
     }
@@ -139,6 +147,12 @@ pub(crate) fn run() -> Result<()> {
     } else {
         bail!("tidy found {} problems", problems.len())
     }
+}
+
+/// Returns the paths in a document: the words in backticks that contain a slash.
+fn named_files(document: &str) -> impl Iterator<Item = &str> {
+    let quoted = document.split('`').skip(1).step_by(2);
+    quoted.filter(|text| text.contains('/') && !text.contains(char::is_whitespace))
 }
 
 /// Returns the `src` directory of the crate that a Rust file belongs to.
@@ -239,6 +253,12 @@ mod tests {
         assert!(less.len() == 1 && less[0].contains("does not use store"), "{less:?}");
         // The table may not allow what an invariant forbids.
         assert!(!arrows("backup", "restore.workspace = true\n").is_empty());
+    }
+
+    #[test]
+    fn documents_name_files_in_backticks() {
+        let text = "1. `a/b.rs`: a field, `npm run api` in `web`, `x` and `docs/`\n";
+        assert_eq!(named_files(text).collect::<Vec<_>>(), ["a/b.rs", "docs/"]);
     }
 
     #[test]
