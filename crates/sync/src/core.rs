@@ -24,6 +24,5 @@ pub(crate) struct Core {
     /// Directories that are never backed up; absolute, without links.
     pub(crate) own_dirs: Vec<std::path::PathBuf>,
     pub(crate) board: Board,
-    /// `None` where the system gives no watches: everything is found by scans.
-    pub(crate) watcher: Option<Watcher>,
+    pub(crate) watcher: Box<dyn Watcher>,
 }

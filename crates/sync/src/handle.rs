@@ -11,7 +11,7 @@ use types::{Cid, Codec, FolderId, Hash, PublishedManifest, SequenceNumber};
 
 use crate::core::Core;
 use crate::error::SyncError;
-use crate::folder::{Shared, problem};
+use crate::folder::{Mailbox, problem};
 use crate::index::ReceiptRecord;
 use crate::publish;
 use crate::status::{FileProblem, FolderStatus, Receipt};
@@ -23,13 +23,13 @@ const ERRORS_MAX: usize = 100_000;
 #[derive(Clone, Debug)]
 pub struct SyncHandle {
     pub(crate) core: Arc<Core>,
-    pub(crate) folders: Arc<RwLock<BTreeMap<FolderId, Arc<Shared>>>>,
+    pub(crate) folders: Arc<RwLock<BTreeMap<FolderId, Arc<Mailbox>>>>,
     /// Held while a folder is added or forgotten, so that none is both.
     pub(crate) changing: Arc<Mutex<()>>,
 }
 
 impl SyncHandle {
-    fn shared(&self, folder: &FolderId) -> Result<Arc<Shared>, SyncError> {
+    fn mailbox(&self, folder: &FolderId) -> Result<Arc<Mailbox>, SyncError> {
         let found = self.folders.read().get(folder).cloned();
         found.ok_or_else(|| SyncError::UnknownFolder(folder.clone()))
     }
@@ -46,11 +46,12 @@ impl SyncHandle {
 
     /// The status with how far work is at this moment.
     fn current(&self, status: Arc<FolderStatus>) -> Arc<FolderStatus> {
-        let Ok(shared) = self.shared(&status.id) else { return status };
+        let Ok(mailbox) = self.mailbox(&status.id) else { return status };
+        let monitor = &mailbox.monitor;
         Arc::new(FolderStatus {
-            progress: shared.progress(),
-            files_read: shared.files_read(),
-            stalled_for: shared.stalled_for(),
+            progress: monitor.progress(),
+            files_read: monitor.files_read(),
+            stalled_for: monitor.stalled_for(),
             ..FolderStatus::clone(&status)
         })
     }
@@ -71,7 +72,7 @@ impl SyncHandle {
     /// [`SyncError::Alarm`], and whatever scanning and publishing can give.
     pub async fn scan_now(&self, folder: &FolderId) -> Result<PublishedManifest, SyncError> {
         let (reply, answer) = oneshot::channel();
-        self.shared(folder)?.request_scan(reply);
+        self.mailbox(folder)?.request_scan(reply);
         answer.await.unwrap_or(Err(SyncError::Stopped))
     }
 
@@ -85,7 +86,7 @@ impl SyncHandle {
     /// directory.
     pub async fn confirm(&self, folder: &FolderId) -> Result<(), SyncError> {
         let (reply, answer) = oneshot::channel();
-        self.shared(folder)?.request_confirm(reply);
+        self.mailbox(folder)?.request_confirm(reply);
         answer.await.unwrap_or(Err(SyncError::Stopped))
     }
 
@@ -175,8 +176,8 @@ impl SyncHandle {
                 let is_there = matches!(self.core.files.open(*id), Ok(Some(_)));
                 let written = is_there.then_some(*id);
                 let folders = self.folders.read();
-                if let Some(shared) = folders.values().find(|one| one.number == number) {
-                    shared.suspect(path, written, self.core.clock.elapsed());
+                if let Some(mailbox) = folders.values().find(|one| one.number == number) {
+                    mailbox.suspect(path, written, self.core.clock.elapsed());
                 }
             }
         }

@@ -36,6 +36,7 @@ mod service;
 mod settings;
 mod status;
 mod watch;
+mod work_monitor;
 
 pub use error::{Retry, SyncError};
 pub use handle::{OpenBlock, SyncHandle};

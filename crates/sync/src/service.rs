@@ -2,6 +2,7 @@
 //! changes of the settings.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -9,20 +10,21 @@ use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
 use store::InPlaceStore;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch as watch_channel};
 use types::{Dataset, FolderId, ManifestHeader, with_causes};
 
 use crate::core::Core;
 use crate::error::SyncError;
-use crate::folder::{Config, Shared, Task};
+use crate::folder::{Config, Mailbox, Task};
 use crate::handle::SyncHandle;
 use crate::index::{Index, ManifestRecord, Totals};
+use crate::path_key::FolderNumber;
 use crate::publish;
 use crate::schedule::Times;
 use crate::serve::Files;
 use crate::settings::{FolderSettings, SyncOptions, SyncSettings, Tuning};
 use crate::status::Board;
-use crate::watch::{Hint, Watcher};
+use crate::watch::{self, Hint, HintSink, NoWatcher, Watcher};
 
 /// Where the state is, below the data of the instance.
 const DIR: &str = "sync";
@@ -41,9 +43,12 @@ const STOP_PAUSE: Duration = Duration::from_millis(2);
 pub struct SyncService {
     handle: SyncHandle,
     stop: Arc<Stop>,
-    failed: watch::Receiver<Option<Failure>>,
+    failed: watch_channel::Receiver<Option<Failure>>,
     settings: Option<JoinHandle<()>>,
 }
+
+/// Starts a watcher; [`watch::start`] is the one of this platform.
+type StartWatcher<'a> = &'a dyn Fn(Option<usize>, HintSink) -> io::Result<Box<dyn Watcher>>;
 
 /// Told to the thread of the settings, which stops all others.
 #[derive(Debug, Default)]
@@ -66,6 +71,14 @@ impl SyncService {
     /// [`SyncError`]: state that cannot be read stops the start; nothing is
     /// replaced. A folder that cannot be read does not.
     pub fn start(options: SyncOptions) -> Result<Self, SyncError> {
+        Self::start_with(options, &watch::start)
+    }
+
+    /// Same as [`SyncService::start`], with another watcher.
+    pub(crate) fn start_with(
+        options: SyncOptions,
+        start_watcher: StartWatcher<'_>,
+    ) -> Result<Self, SyncError> {
         let dir = options.data_dir.join(DIR);
         let index = Arc::new(Index::open(options.disk.clone(), &dir, options.tuning.index_cache)?);
         let files = Arc::new(Files::new(index.clone()));
@@ -83,8 +96,8 @@ impl SyncService {
             in_place.commit()?;
         }
         forget_old_places(&index, &in_place)?;
-        let folders: Arc<RwLock<BTreeMap<FolderId, Arc<Shared>>>> = Arc::default();
-        let watcher = start_watcher(&options, folders.clone());
+        let folders: Arc<RwLock<BTreeMap<FolderId, Arc<Mailbox>>>> = Arc::default();
+        let watcher = watcher_for(&options, folders.clone(), start_watcher);
         let own_dirs = options.own_dirs.iter().chain([&options.data_dir]);
         let own_dirs = own_dirs.map(|dir| std::fs::canonicalize(dir).unwrap_or(dir.clone()));
         let core = Arc::new(Core {
@@ -101,7 +114,7 @@ impl SyncService {
             watcher,
         });
         let handle = SyncHandle { core, folders, changing: Arc::default() };
-        let (tell_failed, failed) = watch::channel(None);
+        let (tell_failed, failed) = watch_channel::channel(None);
         let (tell_ended, ended) = mpsc::unbounded_channel();
         let mut folders = Folders {
             handle: handle.clone(),
@@ -192,25 +205,26 @@ fn forget_old_places(index: &Index, in_place: &InPlaceStore) -> Result<(), SyncE
     Ok(())
 }
 
-fn start_watcher(
+fn watcher_for(
     options: &SyncOptions,
-    folders: Arc<RwLock<BTreeMap<FolderId, Arc<Shared>>>>,
-) -> Option<Watcher> {
+    folders: Arc<RwLock<BTreeMap<FolderId, Arc<Mailbox>>>>,
+    start_watcher: StartWatcher<'_>,
+) -> Box<dyn Watcher> {
     let clock = options.clock.clone();
-    let wake = move |number: u32, hint: Hint| {
+    let sink = move |number: FolderNumber, hint: Hint| {
         let folders = folders.read();
-        if let Some(shared) = folders.values().find(|shared| shared.number == number) {
-            shared.hint(hint, clock.elapsed());
+        if let Some(mailbox) = folders.values().find(|mailbox| mailbox.number == number) {
+            mailbox.hint(hint, clock.elapsed());
         }
     };
-    match Watcher::start(options.tuning.watch_limit, wake) {
-        Ok(watcher) => Some(watcher),
+    match start_watcher(options.tuning.watch_limit, Box::new(sink)) {
+        Ok(watcher) => watcher,
         Err(error) => {
             tracing::warn!(
                 error = with_causes(&error),
-                "folders are not watched, only looked through"
+                "cannot watch folders for changes; they are scanned every minute instead"
             );
-            None
+            Box::new(NoWatcher)
         }
     }
 }
@@ -222,7 +236,7 @@ struct Folders {
     /// Those of folders that are not wanted any more. A folder is not added
     /// again before its thread has ended: two would work on one state.
     ending: BTreeMap<FolderId, JoinHandle<()>>,
-    failed: Arc<watch::Sender<Option<Failure>>>,
+    failed: Arc<watch_channel::Sender<Option<Failure>>>,
     /// Told by every thread when it ends.
     tell_ended: mpsc::UnboundedSender<FolderId>,
     ended: mpsc::UnboundedReceiver<FolderId>,
@@ -230,7 +244,11 @@ struct Folders {
 
 impl Folders {
     /// Applies settings as they change, until it is stopped.
-    async fn follow(mut self, mut settings: watch::Receiver<SyncSettings>, stop: Arc<Stop>) {
+    async fn follow(
+        mut self,
+        mut settings: watch_channel::Receiver<SyncSettings>,
+        stop: Arc<Stop>,
+    ) {
         let mut may_change = true;
         loop {
             tokio::select! {
@@ -275,8 +293,8 @@ impl Folders {
                 Some((known, _)) if *known == config => {}
                 Some((known, _)) => {
                     *known = config.clone();
-                    if let Some(shared) = self.handle.folders.read().get(&folder.id) {
-                        shared.configure(config);
+                    if let Some(mailbox) = self.handle.folders.read().get(&folder.id) {
+                        mailbox.configure(config);
                     }
                 }
                 // Its old thread ends first, and has it added then.
@@ -298,14 +316,14 @@ impl Folders {
             None => core.index.create_folder(&folder.id, manifest_in_store(core, folder))?,
         };
         core.files.set_root(record.number, folder.path.clone());
-        let shared = Arc::new(Shared::new(folder.id.clone(), record.number));
+        let mailbox = Arc::new(Mailbox::new(folder.id.clone(), record.number));
         if let Some(manifest) = &record.manifest {
             core.publisher.publish(manifest.published(&folder.id));
         }
-        let mut task = Task::new(core.clone(), shared.clone(), config.clone(), record)?;
-        let of_thread = shared.clone();
+        let mut task = Task::new(core.clone(), mailbox.clone(), config.clone(), record)?;
+        let of_thread = mailbox.clone();
         // Whoever sees the folder may ask for it at once: it is known first.
-        self.handle.folders.write().insert(folder.id.clone(), shared);
+        self.handle.folders.write().insert(folder.id.clone(), mailbox);
         task.show_rest();
         let failed = self.failed.clone();
         let ended = self.tell_ended.clone();
@@ -339,9 +357,9 @@ impl Folders {
     /// not answer would hold up all other folders.
     fn remove(&mut self, id: &FolderId) {
         let Some((_, thread)) = self.threads.remove(id) else { return };
-        if let Some(shared) = self.handle.folders.read().get(id) {
-            shared.stop();
-            self.handle.core.files.remove_root(shared.number);
+        if let Some(mailbox) = self.handle.folders.read().get(id) {
+            mailbox.stop();
+            self.handle.core.files.remove_root(mailbox.number);
         }
         self.ending.insert(id.clone(), thread);
     }
@@ -353,9 +371,9 @@ impl Folders {
         // (A panic in it was told.)
         let _ = thread.join();
         let core = &self.handle.core;
-        let shared = self.handle.folders.write().remove(id);
-        if let (Some(watcher), Some(shared)) = (&core.watcher, shared) {
-            watcher.remove_folder(shared.number);
+        let mailbox = self.handle.folders.write().remove(id);
+        if let Some(mailbox) = mailbox {
+            core.watcher.unwatch_folder(mailbox.number);
         }
         core.publisher.withdraw(id);
         core.board.remove(id);
@@ -364,8 +382,8 @@ impl Folders {
 
     /// Ends all threads, as far as they let themselves be ended.
     fn stop(&mut self) {
-        for shared in self.handle.folders.read().values() {
-            shared.stop();
+        for mailbox in self.handle.folders.read().values() {
+            mailbox.stop();
         }
         let threads = std::mem::take(&mut self.threads).into_iter();
         let threads = threads.map(|(id, (_, thread))| (id, thread));

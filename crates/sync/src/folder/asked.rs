@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use types::{PublishedManifest, with_causes};
 
-use super::shared::{ConfirmReply, ScanReply};
+use super::mailbox::{ConfirmReply, ScanReply};
 use super::{Task, shown};
 use crate::error::SyncError;
 use crate::publish::Standing;
@@ -46,7 +46,7 @@ impl Task {
             let _ = reply.send(match &result {
                 Ok(published) => Ok(published.clone()),
                 Err(error) => Err(SyncError::Failed {
-                    folder: self.shared.id.clone(),
+                    folder: self.mailbox.id.clone(),
                     text: with_causes(error),
                 }),
             });
@@ -80,9 +80,9 @@ impl Task {
             }
         }
         let manifest = self.record.manifest.as_ref();
-        let published = manifest.map(|manifest| manifest.published(&self.shared.id));
+        let published = manifest.map(|manifest| manifest.published(&self.mailbox.id));
         published.ok_or_else(|| SyncError::Failed {
-            folder: self.shared.id.clone(),
+            folder: self.mailbox.id.clone(),
             text: "files change while they are read; it is tried again".to_owned(),
         })
     }
@@ -123,7 +123,7 @@ impl Task {
                     Err(SyncError::Alarm { folder: folder.clone(), text: text.clone() })
                 }
                 Err(error) => Err(SyncError::Failed {
-                    folder: self.shared.id.clone(),
+                    folder: self.mailbox.id.clone(),
                     text: with_causes(error),
                 }),
             });
@@ -141,7 +141,7 @@ impl Task {
             self.is_accepted = false;
             looked?;
         }
-        self.core.index.update(&self.shared.id, |record| {
+        self.core.index.update(&self.mailbox.id, |record| {
             record.losses.clear();
             record.removals.clear();
             record.lost = 0;

@@ -1,12 +1,14 @@
 //! One folder: a thread that waits until something is due, looks at the disk,
 //! and makes manifests. It alone changes the folder's state; others tell it
-//! things through [`Shared`].
+//! things through [`Mailbox`].
 
 mod asked;
+mod mailbox;
 mod publishing;
 mod retries;
-mod shared;
 mod status;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use status::problem;
 
@@ -20,7 +22,7 @@ use parking_lot::Mutex;
 use store::Pin;
 use types::{RelPath, with_causes};
 
-pub(crate) use shared::{Config, Shared};
+pub(crate) use mailbox::{Config, Mailbox};
 
 use crate::core::Core;
 use crate::error::SyncError;
@@ -44,7 +46,7 @@ const HINT_LAG: SignedDuration = SignedDuration::from_millis(100);
 /// See the module.
 pub(crate) struct Task {
     core: Arc<Core>,
-    shared: Arc<Shared>,
+    mailbox: Arc<Mailbox>,
     config: Config,
     record: FolderRecord,
     schedule: Schedule,
@@ -79,7 +81,7 @@ impl Task {
     /// from when this returns, so that it has to be before any collection.
     pub(crate) fn new(
         core: Arc<Core>,
-        shared: Arc<Shared>,
+        mailbox: Arc<Mailbox>,
         config: Config,
         record: FolderRecord,
     ) -> Result<Self, SyncError> {
@@ -88,7 +90,7 @@ impl Task {
         Ok(Self {
             schedule: Schedule::new(config.times.clone()),
             core,
-            shared,
+            mailbox,
             config,
             record,
             retries: Retries::default(),
@@ -115,7 +117,7 @@ impl Task {
     /// Works until it is stopped.
     pub(crate) fn run(mut self) {
         loop {
-            let (requests, hints) = self.shared.take_requests();
+            let (requests, hints) = self.mailbox.take_requests();
             if requests.is_stop {
                 self.refuse(requests.scans, requests.confirms, || SyncError::Stopped);
                 return;
@@ -124,9 +126,9 @@ impl Task {
                 self.configure(config);
             }
             if self.config.folder.paused {
-                let id = self.shared.id.clone();
+                let id = self.mailbox.id.clone();
                 self.refuse(requests.scans, requests.confirms, || SyncError::Paused(id.clone()));
-                self.shared.wait(None);
+                self.mailbox.wait(None);
                 continue;
             }
             self.schedule.hints = hints;
@@ -150,7 +152,7 @@ impl Task {
                 Action::Publish => self.publish(Standing::Found),
                 Action::Wait(until) => {
                     self.show_rest();
-                    self.shared.wait(until.map(|until| until.saturating_sub(self.now())));
+                    self.mailbox.wait(until.map(|until| until.saturating_sub(self.now())));
                     continue;
                 }
             };
@@ -165,10 +167,8 @@ impl Task {
         self.schedule.times = self.config.times.clone();
         self.times_of_watching();
         let (old, new) = (old.folder, &self.config.folder);
-        if let Some(watcher) = &self.core.watcher
-            && new.paused
-        {
-            watcher.remove_folder(self.record.number);
+        if new.paused {
+            self.core.watcher.unwatch_folder(self.record.number);
         }
         if (&old.path, &old.exclude, old.paused) != (&new.path, &new.exclude, new.paused)
             || old.name != new.name
@@ -189,7 +189,7 @@ impl Task {
             _ => {}
         }
         let text = with_causes(error);
-        tracing::warn!(folder = %self.shared.id, error = text, "the folder cannot be backed up");
+        tracing::warn!(folder = %self.mailbox.id, error = text, "the folder cannot be backed up");
         let since = self.trouble.take().map_or_else(|| self.core.clock.now(), |(_, since)| since);
         self.trouble = Some((text, since));
         self.schedule.failed(self.now());
@@ -197,14 +197,14 @@ impl Task {
     }
 
     fn reload(&mut self) -> Result<(), SyncError> {
-        let record = self.core.index.folder(&self.shared.id)?;
-        self.record = record.ok_or_else(|| SyncError::UnknownFolder(self.shared.id.clone()))?;
+        let record = self.core.index.folder(&self.mailbox.id)?;
+        self.record = record.ok_or_else(|| SyncError::UnknownFolder(self.mailbox.id.clone()))?;
         Ok(())
     }
 
     fn look_at_all(&mut self) -> Result<(), SyncError> {
         let begun = self.core.clock.now();
-        let dirt = self.shared.take_dirt();
+        let dirt = self.mailbox.take_dirt();
         self.suspects.extend(dirt.suspects);
         (self.again, self.again_at) = (Targets::default(), None);
         self.look(Targets::all(), dirt.hints.map(|hints| hints.last))?;
@@ -214,7 +214,7 @@ impl Task {
 
     fn look_at_dirt(&mut self) -> Result<(), SyncError> {
         let begun = self.core.clock.now();
-        let dirt = self.shared.take_dirt();
+        let dirt = self.mailbox.take_dirt();
         self.suspects.extend(dirt.suspects);
         self.again_at = None;
         let mut targets = std::mem::take(&mut self.again);
@@ -260,10 +260,10 @@ impl Task {
             return Ok(());
         }
         self.show(FolderState::Scanning);
-        self.shared.set_working(true);
+        self.mailbox.monitor.set_working(true);
         let is_all = targets.is_all();
         let result = self.look_impl(targets, is_all);
-        self.shared.set_working(false);
+        self.mailbox.monitor.set_working(false);
         match result {
             Ok(()) => {}
             Err(Trouble::Alarm(kind, text)) => return Err(self.raise(kind, text)?),
@@ -294,14 +294,14 @@ impl Task {
     fn raise(&mut self, kind: AlarmKind, text: String) -> Result<SyncError, SyncError> {
         self.schedule.alarmed(self.now());
         if self.record.alarm.as_ref().is_none_or(|alarm| alarm.kind != kind) {
-            tracing::error!(folder = %self.shared.id, "{text}");
+            tracing::error!(folder = %self.mailbox.id, "{text}");
             let since = self.core.clock.now();
             let alarm = AlarmRecord { kind, text: text.clone(), since };
-            self.core.index.update(&self.shared.id, |record| record.alarm = Some(alarm))?;
+            self.core.index.update(&self.mailbox.id, |record| record.alarm = Some(alarm))?;
             self.reload()?;
         }
         self.show_rest();
-        Ok(SyncError::Alarm { folder: self.shared.id.clone(), text })
+        Ok(SyncError::Alarm { folder: self.mailbox.id.clone(), text })
     }
 
     fn look_impl(&mut self, targets: Targets, is_all: bool) -> Result<(), Trouble> {
@@ -316,7 +316,7 @@ impl Task {
         }
         if self.record.root.is_none() {
             // From the first row on it is known what they are of.
-            self.core.index.update(&self.shared.id, |record| record.root = Some(identity))?;
+            self.core.index.update(&self.mailbox.id, |record| record.root = Some(identity))?;
         }
         let own_dirs = self.own_dirs()?;
         let reading = Arc::new(Reading {
@@ -325,7 +325,7 @@ impl Task {
             store: self.core.store.clone(),
             in_place: self.core.in_place.clone(),
             pin: self.pin.clone(),
-            shared: self.shared.clone(),
+            monitor: self.mailbox.monitor.clone(),
             clock: self.core.clock.clone(),
             put: Unsaved::default(),
             noted: Unsaved::default(),
@@ -339,7 +339,7 @@ impl Task {
         let batch_time = self.core.tuning.batch_time;
         let batch_time = first_look.as_ref().map_or(batch_time, FirstLook::pause);
         let order = Order {
-            folder: &self.shared.id,
+            folder: &self.mailbox.id,
             number: self.record.number,
             targets,
             exclude: &folder.exclude,
@@ -373,7 +373,7 @@ impl Task {
         };
         if is_all || self.record.alarm.is_some() {
             let now = self.core.clock.now();
-            self.core.index.update(&self.shared.id, |record| {
+            self.core.index.update(&self.mailbox.id, |record| {
                 record.root = Some(identity);
                 record.alarm = None;
                 if is_all {
@@ -392,7 +392,7 @@ impl Task {
     fn modes(&self) -> Result<BTreeMap<RelPath, Mode>, SyncError> {
         let mut modes = BTreeMap::new();
         let mut room = self.core.tuning.spool_max;
-        for path in self.shared.hot(HOT) {
+        for path in self.mailbox.hot(HOT) {
             let row = self.core.index.row(self.record.number, &path)?;
             if let Some(left) = room.checked_sub(row.map_or(0, |row| row.stamp.size)) {
                 room = left;
@@ -417,7 +417,7 @@ impl Task {
             }
         }
         if !restless.is_empty() {
-            self.core.index.apply(&self.shared.id, &restless, self.core.clock.now())?;
+            self.core.index.apply(&self.mailbox.id, &restless, self.core.clock.now())?;
         }
         for dir in scanned.again {
             self.again.add_dir(dir, true);
@@ -434,7 +434,7 @@ impl Task {
         for own in &self.core.own_dirs {
             if root.starts_with(own) {
                 return Err(SyncError::Refused {
-                    folder: self.shared.id.clone(),
+                    folder: self.mailbox.id.clone(),
                     text: format!("{} is Archivist's own; choose another folder", own.display()),
                 });
             }

@@ -35,20 +35,20 @@ impl Task {
     fn make_and_tell(&self, standing: Standing) -> Result<Made, SyncError> {
         let path = shown(&self.config.folder.path);
         let naming =
-            Naming { folder: &self.shared.id, name: &self.config.folder.name, path: &path };
-        let is_stopped = || self.shared.is_interrupted();
+            Naming { folder: &self.mailbox.id, name: &self.config.folder.name, path: &path };
+        let is_stopped = || self.mailbox.monitor.is_interrupted();
         let made = publish::make(&self.core, &naming, &self.owners, standing, &is_stopped)?;
         let Made::Manifest(record) = &made else { return Ok(made) };
         if let Some(manifest) = &record.manifest {
-            tracing::info!(folder = %self.shared.id, sequence = %manifest.sequence,
+            tracing::info!(folder = %self.mailbox.id, sequence = %manifest.sequence,
                 files = manifest.totals.files, "a manifest was made");
-            self.core.publisher.publish(manifest.published(&self.shared.id));
+            self.core.publisher.publish(manifest.published(&self.mailbox.id));
         }
         if let Err(error) =
-            publish::remove_old_roots(&self.core, &self.shared.id, Some(record.sequence()))
+            publish::remove_old_roots(&self.core, &self.mailbox.id, Some(record.sequence()))
         {
             // It takes room until the next manifest.
-            tracing::warn!(folder = %self.shared.id, error = with_causes(&error),
+            tracing::warn!(folder = %self.mailbox.id, error = with_causes(&error),
                 "the root of an old manifest stays");
         }
         Ok(made)
@@ -58,7 +58,7 @@ impl Task {
     /// read again is as a new file that cannot be read: it is on the error
     /// list, and all others need not wait for it.
     fn read_missing(&mut self, missing: Vec<(RelPath, RowStamp)>) -> Result<(), SyncError> {
-        tracing::warn!(folder = %self.shared.id, files = missing.len(),
+        tracing::warn!(folder = %self.mailbox.id, files = missing.len(),
             "content that is to be published is not there any more; it is read again");
         let (mut lost, mut errors) = (Batch::default(), Batch::default());
         for (path, stamp) in missing {
@@ -73,7 +73,7 @@ impl Task {
         }
         for batch in [lost, errors] {
             if !batch.is_empty() {
-                self.core.index.apply(&self.shared.id, &batch, self.core.clock.now())?;
+                self.core.index.apply(&self.mailbox.id, &batch, self.core.clock.now())?;
             }
         }
         self.again_at = Some(self.now());

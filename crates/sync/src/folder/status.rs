@@ -12,7 +12,7 @@ impl Task {
     /// Shows what the folder is when it does nothing.
     pub(crate) fn show_rest(&mut self) {
         // The state of its own rows may have changed under it: a receipt.
-        if let Ok(Some(record)) = self.core.index.folder(&self.shared.id) {
+        if let Ok(Some(record)) = self.core.index.folder(&self.mailbox.id) {
             self.record = record;
         }
         let manifest = self.record.manifest.as_ref();
@@ -37,8 +37,7 @@ impl Task {
     }
 
     pub(super) fn watch_status(&self) -> WatchStatus {
-        let watcher = self.core.watcher.as_ref();
-        let watched = watcher.map_or(0, |watcher| watcher.watched(self.record.number));
+        let watched = self.core.watcher.watched(self.record.number);
         let needed = watched + self.unwatched;
         let mode = if watched < needed { WatchMode::Scanning } else { WatchMode::Watching };
         WatchStatus { watched, needed, mode }
@@ -68,7 +67,7 @@ impl Task {
         let FolderRecord { rows, manifest, receipt, .. } = record;
         let folder = &self.config.folder;
         FolderStatus {
-            id: self.shared.id.clone(),
+            id: self.mailbox.id.clone(),
             name: folder.name.clone(),
             path: folder.path.clone(),
             state,
@@ -86,8 +85,8 @@ impl Task {
             held: record.held.clone(),
             receipt: receipt.map(|receipt| Receipt { sequence: receipt.sequence, at: receipt.at }),
             last_scan: record.last_scan,
-            progress: self.shared.progress(),
-            files_read: self.shared.files_read(),
+            progress: self.mailbox.monitor.progress(),
+            files_read: self.mailbox.monitor.files_read(),
             stalled_for: None,
         }
     }

@@ -6,7 +6,6 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -15,6 +14,7 @@ use store::{CHUNK_LEN_MAX, cut_point};
 
 use super::Outcome;
 use crate::error::SyncError;
+use crate::work_monitor::WorkMonitor;
 
 /// How much of a file is in memory at once, for each thread that reads.
 pub(super) const BUFFER_LEN: usize = 4 * CHUNK_LEN_MAX;
@@ -28,7 +28,7 @@ pub(super) struct Chunks<'a> {
     /// How many.
     pub(super) size: u64,
     /// Counts the bytes that are read.
-    pub(super) counter: &'a AtomicU64,
+    pub(super) monitor: &'a WorkMonitor,
 }
 
 /// Some chunks of a file. Its memory is used again.
@@ -136,7 +136,7 @@ impl<'a> Cutter<'a> {
     }
 
     fn next(&mut self, buffer: &mut Buffer) -> Result<(), Outcome> {
-        let Chunks { file, size, counter } = *self.chunks;
+        let Chunks { file, size, monitor } = *self.chunks;
         let Buffer { bytes, cuts, is_last } = buffer;
         bytes.resize(BUFFER_LEN, 0);
         cuts.clear();
@@ -151,7 +151,7 @@ impl<'a> Cutter<'a> {
                 Ok(len) => {
                     end += len;
                     self.offset += len as u64;
-                    counter.fetch_add(len as u64, Ordering::Relaxed);
+                    monitor.add_bytes(len as u64);
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(Outcome::Failed(format!("cannot be read: {error}"))),
@@ -198,8 +198,8 @@ mod tests {
         [read(&taken), read(&free)]
     }
 
-    fn of<'a>(file: &'a File, size: u64, counter: &'a AtomicU64) -> Chunks<'a> {
-        Chunks { file, size, counter }
+    fn of<'a>(file: &'a File, size: u64, monitor: &'a WorkMonitor) -> Chunks<'a> {
+        Chunks { file, size, monitor }
     }
 
     #[test]
@@ -216,17 +216,17 @@ mod tests {
             chunker.push(bytes, &mut emit).unwrap();
             chunker.finish(&mut emit).unwrap();
             for done in both(|second| {
-                let (counter, mut cut, mut all) = (AtomicU64::new(0), Vec::new(), Vec::new());
+                let (monitor, mut cut, mut all) = (WorkMonitor::new(), Vec::new(), Vec::new());
                 let each = |chunk: &[u8]| {
                     cut.push(chunk.len());
                     all.extend_from_slice(chunk);
                     Ok(())
                 };
-                let chunks = of(&file, len as u64, &counter);
+                let chunks = of(&file, len as u64, &monitor);
                 let done = chunks.take(&mut Buffer::default(), second, each, || Ok(true));
                 done.unwrap().unwrap();
                 assert!(all == bytes);
-                (cut, counter.into_inner())
+                (cut, monitor.progress().bytes)
             }) {
                 assert_eq!(done, (wanted.clone(), len as u64));
             }
@@ -237,11 +237,11 @@ mod tests {
     fn what_is_longer_is_cut_where_it_was_to_end_and_what_is_shorter_is_changing() {
         let len = LONG + 1_000_000;
         let bytes = noise(LONG + 2_000_000);
-        let counter = AtomicU64::new(0);
+        let monitor = WorkMonitor::new();
         let (longer, shorter) = (file(&bytes), file(&bytes[..LONG - 5]));
         for done in both(|second| {
             let read = |file| {
-                let (chunks, mut whole) = (of(file, len as u64, &counter), blake3::Hasher::new());
+                let (chunks, mut whole) = (of(file, len as u64, &monitor), blake3::Hasher::new());
                 let each = |chunk: &[u8]| {
                     whole.update(chunk);
                     Ok(())
@@ -259,10 +259,10 @@ mod tests {
     #[test]
     fn whatever_ends_it_no_thread_is_left_waiting() {
         let bytes = noise(LONG);
-        let (file, counter) = (file(&bytes), AtomicU64::new(0));
+        let (file, monitor) = (file(&bytes), WorkMonitor::new());
         for nth in [0, 1, 7, 40] {
             for done in both(|second| {
-                let chunks = of(&file, LONG as u64, &counter);
+                let chunks = of(&file, LONG as u64, &monitor);
                 let calls = Cell::new(0);
                 let fails = || {
                     calls.set(calls.get() + 1);
@@ -290,9 +290,9 @@ mod tests {
     #[test]
     fn what_cannot_be_read_fails() {
         let dir = File::open(std::env::temp_dir()).unwrap();
-        let counter = AtomicU64::new(0);
+        let monitor = WorkMonitor::new();
         for done in both(|second| {
-            let chunks = of(&dir, LONG as u64, &counter);
+            let chunks = of(&dir, LONG as u64, &monitor);
             chunks.take(&mut Buffer::default(), second, |_| Ok(()), || Ok(true)).unwrap()
         }) {
             assert!(matches!(done, Err(Outcome::Failed(_))));

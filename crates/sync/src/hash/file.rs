@@ -1,7 +1,6 @@
 //! One file: stat, read, stat.
 
 use std::collections::VecDeque;
-use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use fstree::{Found, FoundKind, OpenFile, ReadError};
@@ -89,7 +88,7 @@ fn read(
 ) -> Result<Outcome, SyncError> {
     let mut found = job.found;
     for _ in 0..TRIES_MAX {
-        reading.check_stopped()?;
+        reading.monitor.check()?;
         let Opened { now_ns, file } =
             opened.take().unwrap_or_else(|| Opened::new(reading, &found.path));
         let open = match file {
@@ -113,7 +112,7 @@ fn read(
                 continue;
             }
         }
-        reading.shared.counters.files.fetch_add(1, Ordering::Relaxed);
+        reading.monitor.add_file();
         let (content, is_whole) = match Content::read(reading, buffer, &found, &open, job.mode)? {
             Ok(content) => content,
             Err(outcome) => return Ok(outcome),
@@ -228,10 +227,10 @@ fn each_chunk(
     mode: Mode,
     each: impl FnMut(&[u8]) -> Result<(), SyncError>,
 ) -> Result<Result<(), Outcome>, SyncError> {
-    let counter = &reading.shared.counters.bytes;
-    let chunks = Chunks { file: &open.file, size: open.stamp.size, counter };
+    let monitor = &reading.monitor;
+    let chunks = Chunks { file: &open.file, size: open.stamp.size, monitor };
     chunks.take(buffer, &reading.second_reader, each, || {
-        reading.check_stopped()?;
+        reading.monitor.check()?;
         // A long file that changes is given up early.
         Ok(mode == Mode::Prefix || open.is_unchanged().unwrap_or(false))
     })

@@ -20,9 +20,9 @@ pub(crate) use file::read_files;
 pub(crate) use pool::Pool;
 
 use crate::error::SyncError;
-use crate::folder::Shared;
 use crate::index::{Index, Row, RowStamp};
 use crate::settings::Clock;
+use crate::work_monitor::WorkMonitor;
 
 /// What reading a file takes.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ pub(crate) struct Reading {
     pub(crate) in_place: Arc<InPlaceStore>,
     /// Keeps nodes alive until a manifest does.
     pub(crate) pin: Arc<Pin>,
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) monitor: Arc<WorkMonitor>,
     pub(crate) clock: Arc<dyn Clock>,
     /// What was put into the store.
     pub(crate) put: Unsaved,
@@ -66,10 +66,6 @@ impl Unsaved {
 }
 
 impl Reading {
-    pub(crate) fn check_stopped(&self) -> Result<(), SyncError> {
-        if self.shared.is_interrupted() { Err(SyncError::Stopped) } else { Ok(()) }
-    }
-
     /// Puts blocks, kept alive by `pin` from before that.
     fn put(&self, blocks: &[types::EncodedBlock], pin: &Pin) -> Result<(), SyncError> {
         if blocks.is_empty() {

@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
@@ -54,7 +53,7 @@ impl Pool {
 
     /// Takes a job. It waits while there are too many.
     pub(crate) fn add(&mut self, job: Job) {
-        self.reading.shared.counters.in_work.fetch_add(1, Ordering::Relaxed);
+        self.reading.monitor.add_job();
         self.group_bytes = self.group_bytes.saturating_add(job.found.stamp.size);
         self.group.push(job);
         if self.group.len() >= GROUP_LEN || self.group_bytes >= GROUP_BYTES {
@@ -95,7 +94,7 @@ impl Pool {
 
     fn next_ready(&mut self) -> Option<Read> {
         let read = self.ready.pop_front()?;
-        self.reading.shared.counters.in_work.fetch_sub(1, Ordering::Relaxed);
+        self.reading.monitor.end_job();
         Some(read)
     }
 
@@ -142,7 +141,7 @@ impl Pool {
 impl Drop for Pool {
     fn drop(&mut self) {
         self.end();
-        self.reading.shared.counters.in_work.store(0, Ordering::Relaxed);
+        self.reading.monitor.end_all_jobs();
     }
 }
 

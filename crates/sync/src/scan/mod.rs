@@ -16,7 +16,6 @@ mod targets;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use fstree::{Kind, ReadError, Visit, WalkItem, WalkOptions};
@@ -28,7 +27,7 @@ use crate::hash::{Mode, Outcome, Pool, Read, Reading};
 use crate::index::{Batch, Change, RowStamp};
 use crate::path_key::{FolderNumber, below_range, cmp_path_to_key};
 use crate::rules::Rules;
-use crate::watch::AddDir;
+use crate::watch::WatchResult;
 use rows::Rows;
 pub(crate) use targets::{Targets, normalise};
 
@@ -177,9 +176,7 @@ impl Scan<'_> {
         // What follows deletes; it counts only if the root is what it was.
         self.reading.root.check()?;
         for (path, before) in std::mem::take(&mut self.gone) {
-            if let Some(watcher) = &self.core.watcher {
-                watcher.remove_below(self.order.number, &path);
-            }
+            self.core.watcher.unwatch_below(self.order.number, &path);
             self.batch.forget(path, before);
         }
         self.flush()?;
@@ -267,10 +264,10 @@ impl Scan<'_> {
             }
         };
         for item in walk {
-            self.reading.check_stopped()?;
+            self.reading.monitor.check()?;
             match item {
                 WalkItem::Entry(found) => {
-                    self.reading.shared.counters.entries.fetch_add(1, Ordering::Relaxed);
+                    self.reading.monitor.add_entry();
                     self.in_root += u64::from(dir.is_root());
                     let path = found.path.clone();
                     let (kind, is_mount_point) = match found.kind {
@@ -295,12 +292,9 @@ impl Scan<'_> {
                             && row.stamp.inode == found.stamp.inode
                             && row.error.as_deref() != Some(MOUNTED)
                     });
-                    if let Some(watcher) = &self.core.watcher
-                        && row.as_ref().is_some_and(crate::index::Row::is_dir)
-                        && !is_same
-                    {
+                    if row.as_ref().is_some_and(crate::index::Row::is_dir) && !is_same {
                         // What is watched there is another directory.
-                        watcher.remove_below(self.order.number, &path);
+                        self.core.watcher.unwatch_below(self.order.number, &path);
                     }
                     if kind == Kind::Dir {
                         let is_entered =
@@ -443,16 +437,10 @@ impl Scan<'_> {
     }
 
     fn watch(&mut self, dir: &RelPath) {
-        let Some(watcher) = &self.core.watcher else {
-            self.scanned.unwatched += 1;
-            return;
-        };
-        // What is not there any more needs no watch.
-        let Ok(fd) = self.reading.root.hold_dir(dir) else { return };
-        match watcher.add_dir(self.order.number, dir, rustix::fd::AsFd::as_fd(&fd)) {
-            AddDir::Watched | AddDir::Gone => {}
-            AddDir::LimitReached => self.scanned.unwatched += 1,
-            AddDir::Failed(error) => {
+        match self.core.watcher.watch_dir(self.order.number, &self.reading.root, dir) {
+            WatchResult::Watched | WatchResult::Gone => {}
+            WatchResult::LimitReached => self.scanned.unwatched += 1,
+            WatchResult::Failed(error) => {
                 tracing::debug!(%dir, %error, "a directory cannot be watched");
                 self.scanned.unwatched += 1;
             }

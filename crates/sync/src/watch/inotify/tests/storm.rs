@@ -1,30 +1,29 @@
-//! A scanner that looks only where it is told to, while everything changes.
+//! A scanner that lists only the hinted directories, while everything changes.
 
 use super::*;
 
-/// By name: whether it is a directory, its inode, its length.
+/// For each name: whether it is a directory, the inode, the length.
 type List = BTreeMap<Vec<u8>, (bool, u64, u64)>;
 
-/// What a scanner does with hints, in the fewest words: what it has seen has
-/// to be what is there in the end.
+/// A minimal scanner: in the end, what it has seen must equal the tree on disk.
 struct Scanner<'a> {
     f: &'a Fixture,
     seen: BTreeMap<RelPath, List>,
 }
 
 impl Scanner<'_> {
-    fn look(&mut self, dir: &RelPath, all: bool) {
+    fn scan(&mut self, dir: &RelPath, all: bool) {
         let Ok(fd) = File::open(self.f.dir.path().join(dir.as_path())) else {
-            self.f.watcher.remove_below(1, dir);
+            self.f.watcher.unwatch_below(1, dir);
             self.seen.retain(|path, _| !path.is_within(dir));
             return;
         };
-        let added = self.f.watcher.add_dir(1, dir, fd.as_fd());
-        assert!(matches!(added, AddDir::Watched | AddDir::Gone), "{added:?}");
+        let added = self.f.watcher.watch_fd(1, dir, fd.as_fd());
+        assert!(matches!(added, WatchResult::Watched | WatchResult::Gone), "{added:?}");
         let mut list = BTreeMap::new();
         let at = format!("/proc/self/fd/{}", fd.as_raw_fd());
         for entry in fs::read_dir(at).unwrap().flatten() {
-            // Gone already: there is a hint of it.
+            // Already gone: a hint for it follows.
             let Ok(data) = entry.metadata() else { continue };
             let len = if data.is_dir() { 0 } else { data.len() };
             list.insert(entry.file_name().as_bytes().to_vec(), (data.is_dir(), data.ino(), len));
@@ -34,29 +33,29 @@ impl Scanner<'_> {
             let is_same = list.get(name).is_some_and(|(_, other, _)| other == inode);
             if *was_dir && !is_same {
                 let gone = dir.join(name).unwrap();
-                self.f.watcher.remove_below(1, &gone);
+                self.f.watcher.unwatch_below(1, &gone);
                 self.seen.retain(|path, _| !path.is_within(&gone));
             }
         }
         for (name, (is_dir, inode, _)) in &list {
             let is_same = before.get(name).is_some_and(|(_, other, _)| other == inode);
             if *is_dir && (all || !is_same) {
-                self.look(&dir.join(name).unwrap(), true);
+                self.scan(&dir.join(name).unwrap(), true);
             }
         }
     }
 
     fn take(&mut self, hint: &Hint) {
         match hint {
-            Hint::Dirty(dir) if self.seen.contains_key(dir) => self.look(dir, false),
-            // Nobody knows of it; whoever is above it does.
+            Hint::Dirty(dir) if self.seen.contains_key(dir) => self.scan(dir, false),
+            // A directory that was not scanned yet: the scan of its parent finds it.
             Hint::Dirty(_) => {}
             Hint::DirtyBelow(dir) => match dir.parent() {
                 Some(parent) if !self.seen.contains_key(&parent) => {}
-                _ => self.look(dir, true),
+                _ => self.scan(dir, true),
             },
-            Hint::Overflow => self.look(&RelPath::root(), true),
-            Hint::RootGone => panic!("the root is there"),
+            Hint::Overflow => self.scan(&RelPath::root(), true),
+            Hint::RootGone => panic!("the root exists"),
         }
     }
 
@@ -81,7 +80,7 @@ impl Scanner<'_> {
     }
 }
 
-/// Something happens to a tree.
+/// Changes a tree at random.
 fn storm(root: &Path, seed: u64, steps: u32) {
     let mut random = StdRng::seed_from_u64(seed);
     let any_path = |random: &mut StdRng| {
@@ -90,7 +89,7 @@ fn storm(root: &Path, seed: u64, steps: u32) {
     };
     for step in 0..steps {
         let (one, other) = (any_path(&mut random), any_path(&mut random));
-        // Much of it cannot be done, as nothing is there, or something is.
+        // Many of these fail, as a path is missing or exists.
         let _ = match random.random_range(0..10) {
             0..3 => fs::create_dir_all(&one).and_then(|()| {
                 fs::write(one.join(format!("f{}", step % 5)), vec![0; step as usize])
@@ -108,11 +107,11 @@ fn storm(root: &Path, seed: u64, steps: u32) {
 }
 
 #[test]
-fn whatever_happens_the_scanner_ends_with_what_is_there() {
+fn after_any_storm_the_scanner_has_seen_what_is_on_disk() {
     for seed in 0..8 {
         let f = Fixture::new(None);
         let mut scanner = Scanner { f: &f, seen: BTreeMap::new() };
-        scanner.look(&RelPath::root(), true);
+        scanner.scan(&RelPath::root(), true);
         let root = f.dir.path().to_owned();
         let stormy = std::thread::spawn(move || storm(&root, seed, 3000));
         while !stormy.is_finished() {
@@ -130,7 +129,7 @@ fn whatever_happens_the_scanner_ends_with_what_is_there() {
                 Err(_) => assert_eq!(scanner.seen, on_disk, "seed {seed}"),
             }
         }
-        // Nothing is watched but that, once the system has said all.
+        // Once all events have arrived, exactly these directories are watched.
         let dirs = on_disk.len() as u64;
         while f.watcher.watched(1) != dirs {
             let left = DEADLINE.saturating_sub(start.elapsed());

@@ -1,5 +1,5 @@
-//! What becomes of what the system tells, without a system; and what is known of
-//! each watch, against a plain map.
+//! The hints that follow from events, without a system; and the tree of watches, compared
+//! with a plain map.
 
 use super::*;
 
@@ -21,21 +21,21 @@ fn state(dirs: &[(u32, &str, i32)]) -> State {
 #[test]
 fn a_number_that_is_used_again_is_not_forgotten_by_the_end_of_its_former_use() {
     let mut state = state(&[(1, "", 1), (1, "a", 2)]);
-    // Removed by us; the number comes back before the system has said so.
+    // Removed by this process; the system uses the descriptor again before it confirms.
     let id = state.tree.find(1, &path("a")).unwrap();
     assert_eq!(state.tree.remove(id), [2]);
     state.expect_ignored(2);
     let id = state.tree.make(1, &path("b"));
     state.tree.set_wd(id, Some(2));
     assert_eq!(take(&mut state, 2, ReadFlags::IGNORED, None), []);
-    let told = take(&mut state, 2, ReadFlags::MODIFY, Some(b"file"));
-    assert_eq!(told, [(1, dirty("b"))]);
-    // Removed by the system, and used again before we know: `b` is looked at,
-    // and so is watched again.
+    let hints = take(&mut state, 2, ReadFlags::MODIFY, Some(b"file"));
+    assert_eq!(hints, [(1, dirty("b"))]);
+    // Removed by the system and used again before this process knows: the hint for `b`
+    // starts a scan, which watches it again.
     let id = state.tree.make(1, &path("c"));
     state.tree.set_wd(id, Some(2));
-    let told = take(&mut state, 2, ReadFlags::IGNORED, None);
-    assert_eq!(told, [(1, dirty("")), (1, below("b")), (1, below("c"))]);
+    let hints = take(&mut state, 2, ReadFlags::IGNORED, None);
+    assert_eq!(hints, [(1, dirty("")), (1, below("b")), (1, below("c"))]);
     assert_eq!(take(&mut state, 2, ReadFlags::MODIFY, Some(b"file")), []);
     assert_eq!(state.tree.watched(1), 1);
 }
@@ -44,28 +44,27 @@ fn a_number_that_is_used_again_is_not_forgotten_by_the_end_of_its_former_use() {
 fn an_overflow_ends_what_was_expected() {
     let mut state = state(&[(1, "", 1), (2, "", 2), (2, "a", 3)]);
     state.expect_ignored(3);
-    let told = take(&mut state, -1, ReadFlags::QUEUE_OVERFLOW, None);
-    assert_eq!(told, [(1, Hint::Overflow), (2, Hint::Overflow)]);
-    let told = take(&mut state, 3, ReadFlags::IGNORED, None);
-    assert_eq!(told, [(2, dirty("")), (2, below("a"))]);
+    let hints = take(&mut state, -1, ReadFlags::QUEUE_OVERFLOW, None);
+    assert_eq!(hints, [(1, Hint::Overflow), (2, Hint::Overflow)]);
+    let hints = take(&mut state, 3, ReadFlags::IGNORED, None);
+    assert_eq!(hints, [(2, dirty("")), (2, below("a"))]);
 }
 
 #[test]
-fn an_unmount_is_told_of() {
+fn an_unmount_is_hinted() {
     let mut state = state(&[(1, "", 1), (1, "mnt", 2), (2, "", 2)]);
     let mut hints = Hints::default();
     for mask in [ReadFlags::UNMOUNT, ReadFlags::IGNORED] {
         state.take(Event { wd: 2, mask, name: None }, &mut hints);
     }
-    let told: Vec<_> = hints.set.into_iter().collect();
+    let hints: Vec<_> = hints.set.into_iter().collect();
     let expected = [(1, dirty("")), (1, below("mnt")), (2, below("")), (2, Hint::RootGone)];
-    assert_eq!(told, expected);
+    assert_eq!(hints, expected);
     assert_eq!((state.tree.watched(1), state.tree.watched(2)), (1, 0));
 }
 
-/// The tree against a plain map.
 #[test]
-fn the_tree_is_what_a_map_would_be() {
+fn the_tree_equals_a_plain_map() {
     let mut random = StdRng::seed_from_u64(7);
     let mut tree = Tree::new();
     let mut map: BTreeMap<(u32, RelPath), i32> = BTreeMap::new();

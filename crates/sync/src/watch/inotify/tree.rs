@@ -1,10 +1,9 @@
-//! The watched directories of all folders: which watch descriptor belongs to
-//! which paths, and back.
+//! The watched directories of all folders: maps watch descriptors to paths, and paths to
+//! watch descriptors.
 //!
-//! A directory is a node with its name and its parent, so that a million of
-//! them take little memory, and a rename is one step. One inode has one watch
-//! descriptor whatever paths lead to it (folders may overlap), so the nodes of
-//! a descriptor are a list.
+//! A directory is a node with its name and its parent, so that a million of them need little
+//! memory, and a rename is one step. One inode has one watch descriptor, whichever paths lead
+//! to it (folders may overlap), so a watch descriptor has a list of nodes.
 
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
@@ -12,43 +11,45 @@ use std::hash::BuildHasher;
 
 use types::RelPath;
 
-/// A node's place; [`NONE`] for no node.
+use crate::path_key::FolderNumber;
+
+/// The index of a node; [`NONE`] stands for no node.
 pub(super) type Id = u32;
 
 const NONE: Id = Id::MAX;
 
-/// No watch descriptor; the system's are positive.
+/// Stands for no watch descriptor; those of the system are positive.
 const NO_WD: i32 = -1;
 
 #[derive(Debug)]
 struct Node {
     name: Box<[u8]>,
-    folder: u32,
-    /// `NONE` for the root of a folder. Of a free node: the next free one.
+    folder: FolderNumber,
+    /// `NONE` for the root of a folder. In a free node: the next free node.
     parent: Id,
     first_child: Id,
     next_sibling: Id,
     prev_sibling: Id,
-    /// The next node under the same hash of parent and name.
+    /// The next node with the same hash of parent and name.
     next_same_hash: Id,
     wd: i32,
     /// The next node with the same watch descriptor.
     next_same_wd: Id,
 }
 
-/// See the module.
+/// The tree of watched directories. See the module.
 #[derive(Debug)]
 pub(super) struct Tree {
     nodes: Vec<Node>,
     free: Id,
-    roots: HashMap<u32, Id>,
-    /// The first node of each hash of parent and name. Keyed, since names come
-    /// from anybody.
+    roots: HashMap<FolderNumber, Id>,
+    /// The first node of each hash of parent and name. The hash is keyed, since an attacker
+    /// may choose the names.
     by_name: HashMap<u32, Id>,
     hasher: RandomState,
     /// The first node of each watch descriptor.
     by_wd: HashMap<i32, Id>,
-    watched: HashMap<u32, u64>,
+    watched: HashMap<FolderNumber, u64>,
 }
 
 impl Tree {
@@ -64,17 +65,17 @@ impl Tree {
         }
     }
 
-    /// How many directories of a folder are watched.
-    pub(super) fn watched(&self, folder: u32) -> u64 {
+    /// Returns the number of watched directories of a folder.
+    pub(super) fn watched(&self, folder: FolderNumber) -> u64 {
         self.watched.get(&folder).copied().unwrap_or(0)
     }
 
-    /// How many watch descriptors there are.
+    /// Returns the number of watch descriptors.
     pub(super) fn descriptors(&self) -> usize {
         self.by_wd.len()
     }
 
-    pub(super) fn folders(&self) -> impl Iterator<Item = u32> {
+    pub(super) fn folders(&self) -> impl Iterator<Item = FolderNumber> {
         self.roots.keys().copied()
     }
 
@@ -90,7 +91,7 @@ impl Tree {
         Some(self.node(id).wd).filter(|wd| *wd != NO_WD)
     }
 
-    /// The path of a node; `None` if renames have made it too long for one.
+    /// Returns the path of a node; `None` if renames have made it too long for a path.
     pub(super) fn path(&self, id: Id) -> Option<RelPath> {
         let mut names = Vec::new();
         let mut at = id;
@@ -102,13 +103,13 @@ impl Tree {
         RelPath::new(names.join(&b'/')).ok()
     }
 
-    pub(super) fn find(&self, folder: u32, path: &RelPath) -> Option<Id> {
+    pub(super) fn find(&self, folder: FolderNumber, path: &RelPath) -> Option<Id> {
         let root = *self.roots.get(&folder)?;
         path.names().try_fold(root, |at, name| self.child(at, name))
     }
 
-    /// The node of a path; it and those on the way are made where missing.
-    pub(super) fn make(&mut self, folder: u32, path: &RelPath) -> Id {
+    /// Returns the node of a path. Missing nodes on the way are added.
+    pub(super) fn make(&mut self, folder: FolderNumber, path: &RelPath) -> Id {
         let root = match self.roots.get(&folder) {
             Some(root) => *root,
             None => {
@@ -123,7 +124,7 @@ impl Tree {
         })
     }
 
-    /// The nodes of a watch descriptor.
+    /// Returns the nodes of a watch descriptor.
     pub(super) fn of_wd(&self, wd: i32) -> Vec<Id> {
         let mut ids = Vec::new();
         let mut at = self.by_wd.get(&wd).copied().unwrap_or(NONE);
@@ -134,8 +135,7 @@ impl Tree {
         ids
     }
 
-    /// Sets what a node is watched by, and returns the descriptor that it was
-    /// watched by before, if no other node has that any more.
+    /// Sets the watch descriptor of a node. Returns the former one if no other node has it.
     pub(super) fn set_wd(&mut self, id: Id, wd: Option<i32>) -> Option<i32> {
         let before = self.node(id).wd;
         let wd = wd.unwrap_or(NO_WD);
@@ -161,8 +161,8 @@ impl Tree {
         orphan
     }
 
-    /// Forgets a node, and those above it, as long as they are not watched and
-    /// have nothing in them.
+    /// Removes a node, and then the nodes above it, as long as they are not watched and have
+    /// no children.
     pub(super) fn prune(&mut self, id: Id) {
         let mut at = id;
         while self.node(at).wd == NO_WD && self.node(at).first_child == NONE {
@@ -176,8 +176,8 @@ impl Tree {
         }
     }
 
-    /// Forgets a node and all below it; returns the descriptors that no node
-    /// has any more.
+    /// Removes a node and all nodes below it. Returns the watch descriptors that no node has
+    /// any more.
     pub(super) fn remove(&mut self, id: Id) -> Vec<i32> {
         let parent = self.parent(id);
         let mut subtree = vec![id];
@@ -187,7 +187,7 @@ impl Tree {
             next += 1;
         }
         let mut orphans = Vec::new();
-        // From the leaves up: whoever is released has no children.
+        // From the leaves up, so that a released node has no children.
         for at in subtree.into_iter().rev() {
             orphans.extend(self.set_wd(at, None));
             self.detach(at);
@@ -200,7 +200,7 @@ impl Tree {
     }
 }
 
-/// The lists.
+/// The linked lists.
 impl Tree {
     fn node(&self, id: Id) -> &Node {
         &self.nodes[id as usize]
@@ -212,7 +212,7 @@ impl Tree {
 
     fn hash(&self, parent: Id, name: &[u8]) -> u32 {
         let hash = self.hasher.hash_one((parent, name));
-        // Half of it does: what collides is told apart by the name.
+        // 32 bits are enough: nodes that collide differ by their names.
         (hash >> 32) as u32
     }
 
@@ -238,7 +238,7 @@ impl Tree {
         children
     }
 
-    fn insert(&mut self, folder: u32, parent: Id, name: &[u8]) -> Id {
+    fn insert(&mut self, folder: FolderNumber, parent: Id, name: &[u8]) -> Id {
         let node = Node {
             name: name.into(),
             folder,
@@ -258,8 +258,7 @@ impl Tree {
             }
             None => {
                 self.nodes.push(node);
-                // The system has less watches, and paths have less names, than
-                // would take four thousand million nodes.
+                // The numbers of watches and of names in a path are too small for 2^32 nodes.
                 Id::try_from(self.nodes.len() - 1).unwrap_or(NONE)
             }
         };
@@ -283,8 +282,8 @@ impl Tree {
         node.next_same_hash = same;
     }
 
-    /// Takes a node out of its parent; it keeps what is below it. A root is
-    /// the folder's no more.
+    /// Removes a node from its parent; the node keeps its children. A root is removed from
+    /// the list of roots.
     fn detach(&mut self, id: Id) {
         let node = self.node(id);
         let (parent, next, prev) = (node.parent, node.next_sibling, node.prev_sibling);
@@ -321,7 +320,8 @@ impl Tree {
         }
     }
 
-    /// Whether no node has the descriptor any more.
+    /// Removes a node from the list of a watch descriptor. Returns true if that list is empty
+    /// now.
     fn unlink_wd(&mut self, id: Id, wd: i32) -> bool {
         let after = std::mem::replace(&mut self.node_mut(id).next_same_wd, NONE);
         let mut at = self.by_wd.get(&wd).copied().unwrap_or(NONE);
@@ -343,7 +343,7 @@ impl Tree {
         false
     }
 
-    /// A node that is in no list is free for another.
+    /// Makes a node that is in no list free for another directory.
     fn release(&mut self, id: Id) {
         let free = std::mem::replace(&mut self.free, id);
         let node = self.node_mut(id);

@@ -1,8 +1,7 @@
-//! From events of the system to hints.
+//! Turning events of the system into hints.
 //!
-//! **Invariant.** A change in a directory that is watched leads to a hint of
-//! every path that it is watched by; where that cannot be told, to one that
-//! says more. A hint too many costs a look.
+//! **Invariant.** A change in a watched directory leads to a hint for every path under which
+//! the directory is watched; if a path is unknown, to a hint that covers more.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -10,59 +9,46 @@ use rustix::fs::inotify::ReadFlags;
 use types::RelPath;
 
 use super::tree::{Id, Tree};
+use crate::path_key::FolderNumber;
+use crate::watch::Hint;
 
-/// Where something may have changed.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Hint {
-    /// In this directory: its list, a file in it, or what it is itself.
-    Dirty(RelPath),
-    /// This directory was made or moved here, or is not watched any more:
-    /// anything may have changed in it and below.
-    DirtyBelow(RelPath),
-    /// Changes were lost; they may be anywhere in the folder.
-    Overflow,
-    /// The root was moved, deleted or unmounted.
-    RootGone,
-}
-
-/// One event.
+/// One event of the system.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Event<'a> {
     pub(super) wd: i32,
     pub(super) mask: ReadFlags,
-    /// The name in the directory; none if it is about the directory itself.
+    /// The name in the directory; `None` if the event is about the directory itself.
     pub(super) name: Option<&'a [u8]>,
 }
 
-/// Hints to be handed over, each once.
+/// Hints that will be delivered together, each once.
 #[derive(Debug, Default)]
 pub(super) struct Hints {
-    pub(super) set: BTreeSet<(u32, Hint)>,
-    /// Descriptors whose directories all have their `Dirty` here, so that a
-    /// storm of events in one directory costs next to nothing. Good for as
-    /// long as the tree is as it is.
+    pub(super) set: BTreeSet<(FolderNumber, Hint)>,
+    /// Watch descriptors whose directories all have their `Dirty` hint in `set`, so that a
+    /// storm of events in one directory costs next to nothing. Valid until the tree changes.
     dirty: HashSet<i32>,
 }
 
 impl Hints {
-    /// The tree may be another.
+    /// Notes that the tree may have changed.
     pub(super) fn tree_changed(&mut self) {
         self.dirty.clear();
     }
 
-    fn add(&mut self, folder: u32, hint: Hint) {
+    fn add(&mut self, folder: FolderNumber, hint: Hint) {
         self.set.insert((folder, hint));
     }
 }
 
-/// What is watched, and what is known of events to come.
+/// The watched directories, and the events that are expected.
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) tree: Tree,
-    /// Hints that are to be handed over with the next ones.
-    pub(super) waiting: BTreeSet<(u32, Hint)>,
-    /// How many `IN_IGNORED` come that say no more than that we removed a
-    /// watch ourselves.
+    /// Hints that wait for the next delivery.
+    pub(super) waiting: BTreeSet<(FolderNumber, Hint)>,
+    /// For each watch descriptor: the number of `IN_IGNORED` events to come that only
+    /// confirm that this process removed a watch.
     expected: HashMap<i32, u32>,
 }
 
@@ -71,12 +57,12 @@ impl State {
         Self { tree: Tree::new(), waiting: BTreeSet::new(), expected: HashMap::new() }
     }
 
-    /// We removed a watch: the system will say so.
+    /// Notes that this process removed a watch, which the system will confirm by an event.
     pub(super) fn expect_ignored(&mut self, wd: i32) {
         *self.expected.entry(wd).or_default() += 1;
     }
 
-    /// Takes in one event.
+    /// Adds the hints that follow from one event.
     pub(super) fn take(&mut self, event: Event<'_>, hints: &mut Hints) {
         let Event { wd, mask, name } = event;
         if mask.contains(ReadFlags::QUEUE_OVERFLOW) {
@@ -102,9 +88,9 @@ impl State {
         }
     }
 
-    /// Events are missing.
+    /// Adds the hints that follow from the loss of events.
     pub(super) fn lost(&mut self, hints: &mut Hints) {
-        // Among them may be those that were expected.
+        // Expected events may be among those that were lost.
         self.expected.clear();
         for folder in self.tree.folders() {
             hints.add(folder, Hint::Overflow);
@@ -119,9 +105,9 @@ impl State {
         }
     }
 
-    /// The system watches it no more. Either the directory is gone; or this is
-    /// the end of an earlier watch of the same number, and the new one is
-    /// forgotten here by mistake: then looking at it watches it again.
+    /// The system has ended the watch. Either the directory is gone; or this is the end of an
+    /// earlier watch with the same descriptor. In the second case the new watch is forgotten
+    /// here by mistake, and the scan that the hint starts watches the directory again.
     fn ignored(&mut self, wd: i32, hints: &mut Hints) {
         if let Some(count) = self.expected.get_mut(&wd) {
             *count -= 1;
@@ -139,7 +125,7 @@ impl State {
         hints.tree_changed();
     }
 
-    /// The directory is not at its path any more, it seems.
+    /// Adds the hint for a directory that seems to be gone from its path.
     fn gone(&self, id: Id, hints: &mut Hints) {
         match self.tree.parent(id) {
             Some(parent) => self.hint(parent, Hint::Dirty, hints),
@@ -154,8 +140,7 @@ impl State {
 
     fn hint_child(&self, id: Id, name: &[u8], hints: &mut Hints) {
         let path = self.tree.path(id).and_then(|path| path.join(name).ok());
-        // What is too long for a path is no part of a backup, and the look at
-        // the directory that it is in reports it.
+        // A path that is too long cannot be backed up. The scan of its directory reports it.
         if let Some(path) = path {
             hints.add(self.tree.folder(id), Hint::DirtyBelow(path));
         }

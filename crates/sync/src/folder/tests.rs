@@ -1,0 +1,215 @@
+//! A folder's thread with a watcher that delivers only the hints of the test: what is
+//! watched, and where each hint makes the thread scan.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use store::MemStore;
+use tokio::sync::watch;
+use types::{FolderId, PublishedManifest, RelPath};
+
+use crate::service::SyncService;
+use crate::settings::{FolderSettings, Publisher, SyncOptions, SyncSettings, Tuning};
+use crate::status::{AlarmKind, FolderState, FolderStatus, WatchMode};
+use crate::watch::Hint;
+use crate::watch::fake::FakeWatcher;
+
+/// Maximum time that a test waits.
+const DEADLINE: Duration = Duration::from_secs(60);
+/// The number of the only folder in a new index.
+const NUMBER: u32 = 1;
+
+#[derive(Debug)]
+struct NoPublisher;
+
+impl Publisher for NoPublisher {
+    fn publish(&self, _: PublishedManifest) {}
+
+    fn withdraw(&self, _: &FolderId) {}
+}
+
+struct Setup {
+    dir: tempfile::TempDir,
+    watcher: FakeWatcher,
+    settings: watch::Sender<SyncSettings>,
+    service: Option<SyncService>,
+}
+
+fn path(text: &str) -> RelPath {
+    RelPath::new(text).unwrap()
+}
+
+fn id() -> FolderId {
+    "docs".parse().unwrap()
+}
+
+impl Setup {
+    /// One empty folder; the service is not started.
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("docs")).unwrap();
+        let folder = FolderSettings {
+            id: id(),
+            path: dir.path().join("docs"),
+            name: "docs".to_owned(),
+            exclude: Vec::new(),
+            paused: false,
+        };
+        let settings = SyncSettings {
+            folders: vec![folder],
+            manifest_max_delay: Duration::ZERO,
+            ..SyncSettings::default()
+        };
+        let settings = watch::Sender::new(settings);
+        Self { dir, watcher: FakeWatcher::default(), settings, service: None }
+    }
+
+    /// Starts the service and waits for its first scan.
+    async fn start(&mut self, watch_limit: Option<usize>) {
+        let options = SyncOptions {
+            tuning: Tuning { watch_limit, ..Tuning::default() },
+            ..SyncOptions::new(
+                self.dir.path().join("data"),
+                Arc::new(MemStore::new()),
+                Arc::new(NoPublisher),
+                self.settings.subscribe(),
+                "16Uiu2HAm".to_owned(),
+            )
+        };
+        let watcher = self.watcher.clone();
+        let start = |limit, sink| watcher.start(limit, sink);
+        self.service = Some(SyncService::start_with(options, &start).unwrap());
+        // Only the scan at the start: a requested one would be the second.
+        self.until("the first scan", |status| status.last_scan.is_some()).await;
+    }
+
+    fn service(&self) -> &SyncService {
+        self.service.as_ref().unwrap()
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.dir.path().join("docs").join(name)
+    }
+
+    fn write(&self, name: &str, content: &str) {
+        std::fs::create_dir_all(self.at(name).parent().unwrap()).unwrap();
+        std::fs::write(self.at(name), content).unwrap();
+    }
+
+    fn send(&self, hint: Hint) {
+        self.watcher.send(NUMBER, hint);
+    }
+
+    fn status(&self) -> Arc<FolderStatus> {
+        self.service().handle().folder(&id()).unwrap()
+    }
+
+    /// Waits until the status satisfies `is_so`.
+    async fn until(&self, what: &str, is_so: impl Fn(&FolderStatus) -> bool) {
+        let end = Instant::now() + DEADLINE;
+        while !is_so(&self.status()) {
+            assert!(Instant::now() < end, "{what} has not come: {:?}", self.status());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    async fn end(mut self) {
+        self.service.take().unwrap().shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hint_is_scanned_where_it_points_and_nowhere_else() {
+    let mut setup = Setup::new();
+    setup.write("a/file", "a");
+    setup.write("b/file", "b");
+    setup.start(None).await;
+    assert_eq!(setup.watcher.dirs(NUMBER), ["", "a", "b"]);
+    assert_eq!(setup.status().files, 2);
+
+    setup.write("a/new", "new");
+    setup.write("a/deep/er/new", "new");
+    setup.write("b/new", "new");
+    setup.send(Hint::Dirty(path("a")));
+    // A directory that is new is scanned with everything below it.
+    setup.until("the scan of a", |status| status.files == 4).await;
+    assert_eq!(setup.watcher.dirs(NUMBER), ["", "a", "a/deep", "a/deep/er", "b"]);
+
+    // Not the directory itself: what is below it is not scanned for this hint.
+    setup.write("a/deep/er/more", "more");
+    setup.write("a/more", "more");
+    setup.send(Hint::Dirty(path("a")));
+    setup.until("the scan of a alone", |status| status.files == 5).await;
+    setup.send(Hint::DirtyBelow(path("a/deep")));
+    setup.until("the scan below a/deep", |status| status.files == 6).await;
+
+    // Lost events may have been anywhere.
+    setup.send(Hint::Overflow);
+    setup.until("the full scan", |status| status.files == 7).await;
+    setup.end().await;
+}
+
+/// No hint reports the file that appears while its directory is being watched: the scan lists
+/// it afterwards, or it is missed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_is_watched_before_it_is_listed() {
+    let mut setup = Setup::new();
+    setup.write("a/file", "");
+    let next: Arc<Mutex<Option<RelPath>>> = Arc::new(Mutex::new(Some(path(""))));
+    let (root, wanted) = (setup.at(""), next.clone());
+    setup.watcher.on_watch(move |dir| {
+        if let Some(dir) = wanted.lock().take_if(|wanted| wanted == dir) {
+            std::fs::write(root.join(dir.as_path()).join("late"), "").unwrap();
+        }
+    });
+    setup.start(None).await;
+    assert_eq!(setup.status().files, 2, "{:?}", setup.status());
+    *next.lock() = Some(path("a"));
+    setup.send(Hint::Dirty(path("a")));
+    setup.until("the scan of a", |status| status.files == 3).await;
+    setup.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn directories_that_are_gone_or_paused_are_not_watched() {
+    let mut setup = Setup::new();
+    setup.write("a/b/file", "");
+    setup.write("c/file", "");
+    setup.start(None).await;
+    std::fs::remove_dir_all(setup.at("a")).unwrap();
+    setup.send(Hint::Dirty(path("")));
+    setup.until("the scan", |status| status.files == 1).await;
+    assert_eq!(setup.watcher.dirs(NUMBER), ["", "c"]);
+    setup.settings.send_modify(|settings| settings.folders[0].paused = true);
+    setup.until("the pause", |status| status.state == FolderState::Paused).await;
+    assert!(setup.watcher.dirs(NUMBER).is_empty());
+    setup.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_beyond_the_limit_says_that_it_is_scanned() {
+    let mut setup = Setup::new();
+    setup.write("a/file", "");
+    setup.write("b/file", "");
+    setup.start(Some(2)).await;
+    let watch = setup.status().watch;
+    assert_eq!((watch.watched, watch.needed, watch.mode), (2, 3, WatchMode::Scanning));
+    setup.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_root_that_is_gone_is_an_alarm_and_no_deletion() {
+    let mut setup = Setup::new();
+    setup.write("file", "");
+    setup.start(None).await;
+    std::fs::rename(setup.at(""), setup.dir.path().join("away")).unwrap();
+    setup.send(Hint::RootGone);
+    let is_alarm = |status: &FolderStatus| {
+        matches!(status.state, FolderState::Alarm { kind: AlarmKind::RootGone, .. })
+    };
+    setup.until("the alarm", is_alarm).await;
+    assert_eq!(setup.status().files, 1);
+    setup.end().await;
+}
