@@ -46,7 +46,7 @@ async fn what_is_not_signed_is_refused_and_hides_no_other_folder() {
     assert_eq!(fake.pulled(), [7]);
     let status = running.status();
     assert_eq!(status.state, SourceState::Refused);
-    assert!(status.errors.iter().any(|error| error.contains("signature")), "{status:?}");
+    assert!(status.errors.iter().any(|error| error.contains("did not sign")), "{status:?}");
     assert!(!status.can_be_accepted);
     assert!(matches!(running.accept().await, Err(AcceptError::Nothing)));
     // A new folder is not made by a refusal.
