@@ -1,46 +1,46 @@
-//! What goes over the API. Times are RFC 3339, sizes are bytes.
+//! JSON bodies of requests and responses. Times are RFC 3339, sizes are in bytes.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use types::{Cid, FolderId, SequenceNumber};
 use utoipa::ToSchema;
 
-/// How an instance is.
+/// State of an instance.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Status {
-    /// Who it is.
+    /// Peer id of the instance.
     pub peer_id: String,
-    /// The multiaddrs at which peers reach it.
+    /// Multiaddrs under which peers can reach the instance.
     pub addresses: Vec<String>,
-    /// The version of the program.
+    /// Version of the program.
     pub version: String,
-    /// Its own data directory.
+    /// Path of the data directory.
     pub data: String,
-    /// The watched folders.
+    /// Watched folders.
     pub folders: Vec<Folder>,
-    /// The sources that it pulls from.
+    /// Sources that the instance backs up.
     pub sources: Vec<Source>,
-    /// What it stores.
+    /// Use of the store.
     pub storage: Storage,
-    /// What somebody should look at, in plain words, the most pressing first.
+    /// Conditions that need attention, the most urgent first.
     pub notices: Vec<Notice>,
-    /// The settings that were changed and count after a restart.
+    /// Keys of settings that were changed and apply after a restart.
     #[serde(default)]
     pub needs_restart: Vec<String>,
 }
 
-/// Something that somebody should look at.
+/// Condition that needs attention.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Notice {
-    /// How pressing it is.
+    /// Urgency.
     pub level: NoticeLevel,
-    /// What is the case.
+    /// Description of the condition.
     pub message: String,
-    /// What to do about it.
+    /// Recommended action, if any.
     pub action: Option<String>,
 }
 
-/// How pressing a notice is.
+/// Urgency of a notice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum NoticeLevel {
@@ -48,502 +48,511 @@ pub enum NoticeLevel {
     Error,
     /// Something will need attention.
     Warning,
-    /// Good to know.
+    /// For information.
     Info,
 }
 
-/// What an instance stores, in bytes.
+/// Use of the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Storage {
-    /// Blocks in the store.
+    /// Number of blocks in the store.
     pub blocks: u64,
-    /// What the store takes.
+    /// Disk space that the store uses, in bytes.
     pub used_bytes: u64,
-    /// What `max_storage` allows, where there is such a limit.
+    /// Value of the setting `max_storage` in bytes, if it is set.
     pub max_bytes: Option<u64>,
-    /// What may still be written until a limit is reached.
+    /// Number of bytes that may be written before `max_storage` or the disk
+    /// reserve is reached.
     pub available_bytes: u64,
 }
 
-/// A watched folder.
+/// Watched folder.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Folder {
-    /// Its stable id.
+    /// Stable id of the folder.
     #[schema(value_type = String)]
     pub id: FolderId,
-    /// What people call it.
+    /// Name of the folder.
     pub name: String,
-    /// Where it is.
+    /// Path of the folder on this computer.
     pub path: String,
-    /// One word for how it is: `idle`, `scanning`, `waiting`, `publishing`,
-    /// `paused`, `alarm` or `error`.
+    /// State: `idle`, `scanning`, `waiting` (for the end of changes), `publishing`,
+    /// `paused`, `alarm` (publishes nothing until a user confirms) or `error` (tries
+    /// again).
     pub state: String,
-    /// What the word means now, where there is more to say.
+    /// Details of the state, if any.
     pub detail: Option<String>,
-    /// The number of its newest manifest.
+    /// Sequence number of the newest manifest.
     #[schema(value_type = Option<u64>)]
     pub sequence: Option<SequenceNumber>,
-    /// Its newest manifest.
+    /// CID of the newest manifest.
     #[schema(value_type = Option<String>)]
     pub manifest_cid: Option<Cid>,
-    /// Everything in it but directories.
+    /// Number of entries that are not directories.
     pub files: u64,
-    /// Directories.
+    /// Number of directories.
     pub dirs: u64,
-    /// The lengths of all files together.
+    /// Total length of all files in bytes.
     pub bytes: u64,
-    /// Changes that are in no manifest yet.
+    /// Number of changes that are in no manifest yet.
     pub pending_changes: u64,
-    /// The number of the newest manifest that the backup server has
-    /// acknowledged.
+    /// Sequence number of the newest manifest that the backup server has confirmed.
     #[schema(value_type = Option<u64>)]
     pub backed_up_sequence: Option<SequenceNumber>,
-    /// When it did.
+    /// Time of that confirmation.
     #[schema(value_type = Option<String>)]
     pub backed_up_at: Option<Timestamp>,
-    /// When its newest manifest was made.
+    /// Creation time of the newest manifest.
     #[serde(default)]
     #[schema(value_type = Option<String>)]
     pub published_at: Option<Timestamp>,
-    /// Whatever was saved before this is on the backup server, but for what is
-    /// listed in `errors`. Absent while the newest manifest is not
-    /// acknowledged, and until the folder was looked through once since the
-    /// start.
+    /// Every change that was saved before this time is on the backup server, except
+    /// in the files listed in `errors`. Absent while the newest manifest is not
+    /// confirmed, and before the first complete scan since the start.
     #[serde(default)]
     #[schema(value_type = Option<String>)]
     pub up_to: Option<Timestamp>,
-    /// When its last scan ended.
+    /// End of the last scan.
     #[schema(value_type = Option<String>)]
     pub last_scan: Option<Timestamp>,
-    /// How many directories are watched, and how many should be.
+    /// Number of directories that are watched for changes.
     pub watched_dirs: u64,
-    /// See `watched_dirs`.
+    /// Number of directories that should be watched.
     pub dirs_to_watch: u64,
-    /// Why its newest state is held, where it is: much was deleted or
-    /// rewritten at once.
+    /// Reason to doubt the newest manifest, if any: much was deleted or rewritten
+    /// at the same time. A user must confirm it.
     pub held: Option<String>,
-    /// What could not be read.
+    /// Files that could not be read. The list may be incomplete; see `error_count`.
     pub errors: Vec<FileError>,
-    /// How many there are, of which some are listed.
+    /// Number of files that could not be read.
     pub error_count: u64,
 }
 
-/// A file that could not be read; its last good state is in the manifest.
+/// File that could not be read. The manifest has its last good state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FileError {
-    /// Where it is in the folder.
+    /// Path of the file in the folder.
     pub path: String,
-    /// What is wrong.
+    /// Error message.
     pub error: String,
-    /// Since when.
+    /// Time of the first failed attempt.
     #[schema(value_type = Option<String>)]
     pub since: Option<Timestamp>,
 }
 
-/// A source that this instance pulls from.
+/// Source that this instance backs up.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Source {
-    /// What it is called in the configuration.
+    /// Name of the source in the configuration.
     pub name: String,
-    /// Who it is.
+    /// Peer id of the source.
     pub peer_id: String,
-    /// Where it says what there is to pull.
+    /// URL of the manifest server of the source.
     pub manifest_server_url: String,
-    /// One word for how it is: `starting`, `idle`, `polling`, `pulling`, `failed`,
-    /// `refused` or `disabled`.
+    /// State: `starting` (not polled yet), `idle` (up to date), `polling`, `pulling`,
+    /// `failed` (tries again), `refused` (its manifests are not taken; see
+    /// `archivist source accept`) or `disabled`.
     pub state: String,
-    /// What the word means now, where there is more to say.
+    /// Details of the state, if any.
     pub detail: Option<String>,
-    /// When it was last asked, and answered.
+    /// Time of the last successful poll.
     #[schema(value_type = Option<String>)]
     pub last_poll: Option<Timestamp>,
-    /// What is wrong.
+    /// Error messages.
     pub errors: Vec<String>,
-    /// What is being pulled.
+    /// Manifests that are being pulled.
     pub pulls: Vec<Pull>,
 }
 
-/// A manifest that is being pulled.
+/// Manifest that is being pulled.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Pull {
-    /// The folder.
+    /// Id of the folder.
     #[schema(value_type = String)]
     pub folder_id: FolderId,
-    /// What people call it.
+    /// Name of the folder.
     pub folder_name: String,
-    /// The number of the manifest.
+    /// Sequence number of the manifest.
     #[schema(value_type = u64)]
     pub sequence: SequenceNumber,
-    /// Files that are here, and all of them.
+    /// Number of files that are complete on this computer.
     pub files_done: u64,
-    /// See `files_done`.
+    /// Number of files in the manifest.
     pub files_total: u64,
-    /// Bytes that are here, and all of them.
+    /// Number of bytes that are stored on this computer.
     pub bytes_done: u64,
-    /// See `bytes_done`.
+    /// Number of bytes in the manifest.
     pub bytes_total: u64,
-    /// When it began.
+    /// Start of the pull.
     #[schema(value_type = String)]
     pub started_at: Timestamp,
 }
 
-/// A manifest that this instance holds, whole.
+/// Snapshot that this instance stores completely.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Snapshot {
-    /// Its name here.
+    /// Id of the snapshot on this instance.
     pub id: String,
-    /// The name of its source, or its peer id where it has no name any more.
+    /// Name of the source, or its peer id if it is not configured any more.
     pub source: String,
-    /// The peer id of its source.
+    /// Peer id of the source.
     pub source_peer_id: String,
-    /// The folder.
+    /// Id of the folder.
     #[schema(value_type = String)]
     pub folder_id: FolderId,
-    /// What people call it.
+    /// Name of the folder.
     pub folder_name: String,
-    /// The number of the manifest.
+    /// Sequence number of the manifest.
     #[schema(value_type = u64)]
     pub sequence: SequenceNumber,
-    /// When the source made it, by its clock.
+    /// Creation time of the manifest by the clock of the source.
     #[schema(value_type = String)]
     pub created_at: Timestamp,
-    /// When all of it was here, by this machine's clock.
+    /// Time at which the snapshot was complete, by the clock of this computer.
     #[schema(value_type = String)]
     pub received_at: Timestamp,
-    /// Everything in it but directories.
+    /// Number of entries that are not directories.
     pub files: u64,
-    /// The lengths of all files together.
+    /// Total length of all files in bytes.
     pub bytes: u64,
-    /// The manifest.
+    /// CID of the manifest.
     #[schema(value_type = String)]
     pub manifest_cid: Cid,
-    /// Why the source held it, where it did.
+    /// Reason to doubt the snapshot, if any: much was deleted or rewritten at the
+    /// same time.
     pub held: Option<String>,
 }
 
-/// A folder that is to be watched.
+/// Request to watch a folder.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct AddFolder {
-    /// Where it is.
+    /// Absolute path of the folder.
     pub path: String,
-    /// What to call it; its last name otherwise.
+    /// Name of the folder. The default is the last part of the path.
     #[serde(default)]
     pub name: Option<String>,
-    /// What to leave out, in the syntax of .gitignore.
+    /// Patterns of files to exclude, in gitignore syntax.
     #[serde(default)]
     pub exclude: Vec<String>,
 }
 
-/// Which folder is meant; all, where none is named.
+/// Choice of one folder or all folders.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct FolderChoice {
-    /// Its id or its name.
+    /// Id or name of a folder. All folders if absent.
     #[serde(default)]
     pub folder: Option<String>,
 }
 
-/// A manifest that is registered.
+/// Manifest that is registered, so that the backup server can pull it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Registered {
-    /// The folder.
+    /// Id of the folder.
     #[schema(value_type = String)]
     pub folder_id: FolderId,
-    /// What people call it.
+    /// Name of the folder.
     pub folder_name: String,
-    /// Its number.
+    /// Sequence number of the manifest.
     #[schema(value_type = u64)]
     pub sequence: SequenceNumber,
-    /// The manifest.
+    /// CID of the manifest.
     #[schema(value_type = String)]
     pub manifest_cid: Cid,
-    /// The number that the backup server has acknowledged.
+    /// Sequence number of the newest manifest that the backup server has confirmed.
     #[schema(value_type = Option<u64>)]
     pub backed_up_sequence: Option<SequenceNumber>,
 }
 
-/// What a backup at once is asked for with.
+/// Request to back up now.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct BackupNowRequest {
-    /// The id or the name of a folder; all, where none is named.
+    /// Id or name of a folder. All folders that are not paused if absent.
     #[serde(default)]
     pub folder: Option<String>,
-    /// How long to wait for the backup server to acknowledge, in seconds; not
-    /// at all, where it is not given.
+    /// Maximum time in seconds to wait for the confirmation of the backup server.
+    /// The call does not wait if absent.
     #[serde(default)]
     pub wait_secs: Option<u64>,
 }
 
-/// What a backup at once came to.
+/// Result of a request to back up now.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct BackupNowReport {
-    /// The manifests that are registered.
+    /// Registered manifests.
     pub folders: Vec<Registered>,
-    /// What was done, in order; it ends with the first that failed.
+    /// Steps in their order. The list ends with the first step that failed.
     pub steps: Vec<Step>,
 }
 
-/// One thing that was tried.
+/// One step of a longer action.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Step {
-    /// What, in a few words.
+    /// Name of the step.
     pub name: String,
-    /// Whether it went well.
+    /// True if the step succeeded.
     pub ok: bool,
-    /// How it went; where it failed, why, and what to do.
+    /// Result of the step; after a failure, the reason and the recommended action.
     #[serde(default)]
     pub detail: Option<String>,
 }
 
-/// A code that lets another machine introduce itself, once.
+/// One-time code for pairing with another computer.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct PairingCode {
-    /// What to type there.
+    /// Code to enter on the other computer.
     pub code: String,
-    /// Until when.
+    /// End of the validity of the code.
     #[schema(value_type = String)]
     pub expires_at: Timestamp,
 }
 
-/// How the pairing stands on the side that made a code.
+/// State of the pairing on the computer that created the code.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PairingState {
-    /// `none`, `waiting`, `joined`, `expired` or `failed`.
+    /// State: `none` (no code was created), `waiting` (for the other computer),
+    /// `joining`, `joined`, `expired` or `failed`.
     pub state: String,
-    /// Until when the code counts, where there is one.
+    /// End of the validity of the code, while it is waiting.
     #[serde(default)]
     #[schema(value_type = Option<String>)]
     pub expires_at: Option<Timestamp>,
-    /// Who has entered it.
+    /// Peer id of the computer that entered the code.
     #[serde(default)]
     pub peer_id: Option<String>,
-    /// What went wrong, or what to do.
+    /// Settings that were changed, or the reason of the failure.
     #[serde(default)]
     pub detail: Option<String>,
 }
 
-/// A code that the other machine has shown.
+/// Request to pair with the computer that created a code.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct JoinRequest {
-    /// As it was typed.
+    /// The code. Case, blanks and hyphens do not matter.
     pub code: String,
 }
 
-/// What entering a code has set up.
+/// Result of entering a pairing code.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct JoinReport {
-    /// What the new source is called here.
+    /// Name of the new source on this computer.
     pub name: String,
-    /// Who it is.
+    /// Peer id of the source.
     pub peer_id: String,
-    /// Where it says what there is to pull.
+    /// URL of the manifest server of the source.
     pub manifest_server_url: String,
-    /// Its multiaddrs.
+    /// Multiaddrs of the source.
     #[serde(default)]
     pub addresses: Vec<String>,
-    /// What was set on either side, in plain words.
+    /// Settings that were changed on both computers, in words.
     #[serde(default)]
     pub changes: Vec<String>,
-    /// Keys of this side that count after a restart only.
+    /// Keys of settings on this computer that apply after a restart.
     #[serde(default)]
     pub needs_restart: Vec<String>,
 }
 
-/// What is to be restored, and where to.
+/// Request to restore a snapshot or a part of it.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct RestoreRequest {
-    /// The snapshot; the newest that fits, where none is named.
+    /// Id of the snapshot. The newest one that matches `folder` and `at` if absent.
     #[serde(default)]
     pub snapshot: Option<String>,
-    /// The folder, by id or name.
+    /// Id or name of the folder.
     #[serde(default)]
     pub folder: Option<String>,
-    /// The newest at this time.
+    /// Restore the newest snapshot that existed at this time.
     #[serde(default)]
     #[schema(value_type = Option<String>)]
     pub at: Option<Timestamp>,
-    /// What of it, by paths in the folder; all, where none is named.
+    /// Paths in the folder to restore. The complete folder if `paths` and
+    /// `paths_base64` are empty.
     #[serde(default)]
     pub paths: Vec<String>,
-    /// More of it, each in base64: paths that are not UTF-8.
+    /// Further paths to restore, in base64, for paths that are not UTF-8.
     #[serde(default)]
     pub paths_base64: Vec<String>,
-    /// An absolute path; made where it is not there.
+    /// Absolute path of the target directory. Created if it does not exist.
     pub target: String,
-    /// The same in base64, where it is not UTF-8; it counts, then.
+    /// Target directory in base64, for a path that is not UTF-8. Takes precedence
+    /// over `target`.
     #[serde(default)]
     pub target_base64: Option<String>,
-    /// Replace what is in the way.
+    /// Replace existing files.
     #[serde(default)]
     pub overwrite: bool,
-    /// Ask the backup server for it, not this instance's own store.
+    /// Fetch the snapshot from the backup server instead of the store of this
+    /// instance.
     #[serde(default)]
     pub from_backup_server: bool,
 }
 
-/// How a restore stands, or what it did.
+/// Progress or result of a restore.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RestoreReport {
-    /// Its name while the instance runs.
+    /// Id of the restore, valid until the instance stops.
     pub id: u64,
-    /// `running`, `done`, `failed` or `cancelled`.
+    /// State: `running`, `done`, `failed` or `cancelled`.
     pub state: String,
-    /// The snapshot.
+    /// Id of the snapshot.
     pub snapshot: String,
-    /// Entries that were made, and all of them.
+    /// Number of entries that were restored.
     pub entries_done: u64,
-    /// See `entries_done`.
+    /// Number of entries to restore.
     pub entries_total: u64,
-    /// Bytes that were written, and all of them.
+    /// Number of bytes that were written.
     pub bytes_done: u64,
-    /// See `bytes_done`.
+    /// Number of bytes to write.
     pub bytes_total: u64,
-    /// What was there already and was left alone.
+    /// Paths that already existed and were not replaced.
     pub in_the_way: Vec<String>,
-    /// What could not be set: owner, attributes, …
+    /// Metadata that could not be set, such as owners and attributes.
     pub not_set: Vec<String>,
-    /// What could not be restored.
+    /// Entries that could not be restored.
     pub failed: Vec<String>,
-    /// What is never made again: sockets, and devices without the right to.
+    /// Entries that are not restored on purpose: sockets, and devices without the
+    /// privilege to create them.
     #[serde(default)]
     pub skipped: Vec<String>,
-    /// Paths that were asked for and are not in the snapshot.
+    /// Requested paths that are not in the snapshot.
     #[serde(default)]
     pub not_found: Vec<String>,
-    /// Whether there is more of these than is listed.
+    /// True if some of these lists are incomplete.
     #[serde(default)]
     pub is_cut_short: bool,
-    /// Why it ended, where it failed as a whole.
+    /// Reason for which the restore failed as a whole.
     pub error: Option<String>,
 }
 
-/// What is to be checked.
+/// Options of a verification.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct VerifyRequest {
-    /// Read and hash every block, not only look whether it is there.
+    /// Read and hash every block. Otherwise only their presence is checked.
     #[serde(default)]
     pub full: bool,
-    /// Pull what is damaged or missing again, from a peer that has it.
+    /// Pull damaged and missing blocks again from a peer that has them.
     #[serde(default)]
     pub repair: bool,
 }
 
-/// Long work that an instance does.
+/// Long-running action of an instance.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Job {
-    /// Its name while the instance runs.
+    /// Id of the job, valid until the instance stops.
     pub id: u64,
-    /// What it is: `verify`.
+    /// Kind of the job: `verify`.
     pub kind: String,
-    /// `running`, `done` or `failed`.
+    /// State: `running`, `done` or `failed`.
     pub state: String,
-    /// How much is done: for `verify`, snapshots …
+    /// Number of units that are done. A unit of `verify` is a snapshot.
     pub progress_done: u64,
-    /// … of so much, where that is known.
+    /// Total number of units, if known.
     #[serde(default)]
     pub progress_total: Option<u64>,
-    /// What came of it, where it is done: for `verify` a [`VerifyResult`].
+    /// Result of a job that is done. For `verify` a [`VerifyResult`].
     #[serde(default)]
     #[schema(value_type = Option<Object>)]
     pub result: Option<serde_json::Value>,
-    /// Why it failed.
+    /// Reason of a failure.
     #[serde(default)]
     pub error: Option<String>,
-    /// When it began.
+    /// Start of the job.
     #[serde(default)]
     #[schema(value_type = Option<String>)]
     pub started_at: Option<Timestamp>,
-    /// When it ended, where it has.
+    /// End of the job.
     #[serde(default)]
     #[schema(value_type = Option<String>)]
     pub ended_at: Option<Timestamp>,
 }
 
-/// What a check found.
+/// Result of a verification.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct VerifyResult {
-    /// Snapshots (and data items) that were checked.
+    /// Number of snapshots and data items that were checked.
     pub checked: u64,
-    /// Blocks that are needed and there.
+    /// Number of needed blocks that are present.
     pub blocks: u64,
-    /// Bytes that were read.
+    /// Number of bytes that were read.
     pub read_bytes: u64,
-    /// What is wrong.
+    /// Blocks that are damaged or missing.
     pub problems: Vec<VerifyProblem>,
-    /// Blocks that were pulled again.
+    /// Number of blocks that were pulled again.
     pub repaired: u64,
 }
 
-/// A block that is needed and cannot be had.
+/// Block that is needed but damaged or missing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct VerifyProblem {
-    /// The block.
+    /// CID of the block.
     #[schema(value_type = String)]
     pub cid: Cid,
-    /// Why.
+    /// Description of the problem.
     pub reason: String,
-    /// What it concerns: snapshots by id, data items by CID.
+    /// Snapshots (by id) and data items (by CID) that need the block.
     pub concerns: Vec<String>,
 }
 
-/// A connected peer.
+/// Connected peer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Peer {
-    /// Who it is.
+    /// Peer id.
     pub peer_id: String,
-    /// Its name in the configuration, where it has one.
+    /// Name of the peer in the configuration, if any.
     pub name: Option<String>,
-    /// The addresses of its connections.
+    /// Addresses of the connections.
     pub addresses: Vec<String>,
-    /// Who opened the connection: `inbound`, `outbound` or `both`.
+    /// Direction of the connections: `inbound` (opened by the peer), `outbound` or
+    /// `both`.
     pub direction: String,
-    /// The time of the last ping, in milliseconds.
+    /// Round-trip time of the last ping in milliseconds.
     pub rtt_ms: Option<f64>,
-    /// The program that it says it is.
+    /// Program name and version that the peer reports.
     pub agent: Option<String>,
-    /// Whether it may fetch blocks here.
+    /// True if the peer may fetch blocks from this instance.
     pub is_allowed: bool,
-    /// Since when.
+    /// Start of the oldest connection.
     #[schema(value_type = String)]
     pub connected_since: Timestamp,
 }
 
-/// A peer that is to be connected.
+/// Request to connect to a peer.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct ConnectRequest {
-    /// Its multiaddr, with its peer id at the end.
+    /// Multiaddr of the peer that ends with `/p2p/` and its peer id.
     pub address: String,
 }
 
-/// A setting that is to have another value.
+/// Request to change a setting.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct ConfigChange {
-    /// The path of the key, such as `node.log_level`.
+    /// Key of the setting, for example `node.log_level`.
     pub key: String,
-    /// A text is read as a person types it, everything else as it is; `null`
-    /// is the default.
+    /// New value. Text is parsed like the argument of `archivist config set`; other
+    /// JSON values are used unchanged; `null` restores the default.
     #[schema(value_type = Object)]
     pub value: serde_json::Value,
 }
 
-/// What a change of the configuration did.
+/// Result of a change of the configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ConfigChanged {
-    /// Whether what runs goes by it already.
+    /// True if the running instance already uses the new value.
     pub applied: bool,
-    /// The keys whose values count after a restart only.
+    /// Keys of settings that apply after a restart.
     pub needs_restart: Vec<String>,
 }
 
-/// A link that opens the web UI, once.
+/// One-time link that opens the web UI.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct UiLink {
-    /// Where it is.
+    /// URL of the link.
     pub url: String,
 }
 
-/// An error, as every call answers it.
+/// Body of every error response.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ApiProblem {
-    /// What failed, on what, and what to do.
+    /// Description of the failure, the thing that it concerns, and the recommended
+    /// action.
     pub message: String,
 }
