@@ -1,9 +1,8 @@
-//! Which peer may do what.
+//! [`Access`]: the list of peers with their purposes.
 //!
-//! Any peer may connect, identify itself and ask for addresses; all else
-//! needs a purpose on this list. The list is replaced as a whole or changed
-//! peer by peer while the node runs, and a peer that loses a purpose loses
-//! the streams that rest on it.
+//! Any peer may connect, identify itself and query the DHT for addresses.
+//! Everything else requires a purpose on this list. The list may change while the
+//! node runs. A peer that loses a purpose loses the streams that require it.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -13,29 +12,29 @@ use std::sync::Arc;
 use libp2p::PeerId;
 use tokio::sync::watch;
 
-/// A set of things that a peer may do.
+/// Set of actions that a peer may perform.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Purposes(u8);
 
 impl Purposes {
-    /// Nothing.
+    /// The empty set.
     pub const NONE: Self = Self(0);
-    /// Fetch blocks from us.
+    /// Fetch blocks from this node.
     pub const BLOCKS: Self = Self(1);
-    /// Tell us that it holds a snapshot.
+    /// Send receipts for snapshots of this node's folders.
     pub const RECEIPTS: Self = Self(2);
-    /// Restore from the snapshots that we hold of it.
+    /// Restore the snapshots of its own folders that this node stores.
     pub const RESTORE: Self = Self(4);
 
     const NAMES: [(Self, &'static str); 3] =
         [(Self::BLOCKS, "blocks"), (Self::RECEIPTS, "receipts"), (Self::RESTORE, "restore")];
 
-    /// Whether all of `wanted` is in it.
+    /// Reports whether the set contains all of `wanted`.
     pub const fn contains(self, wanted: Self) -> bool {
         self.0 & wanted.0 == wanted.0
     }
 
-    /// Whether it is empty.
+    /// Reports whether the set is empty.
     pub const fn is_none(self) -> bool {
         self.0 == 0
     }
@@ -56,7 +55,7 @@ impl fmt::Debug for Purposes {
     }
 }
 
-/// The list of peers and their purposes; clones share it.
+/// List of peers with their purposes. Clones share the list.
 #[derive(Clone, Debug)]
 pub struct Access(Arc<watch::Sender<HashMap<PeerId, Purposes>>>);
 
@@ -67,12 +66,12 @@ impl Default for Access {
 }
 
 impl Access {
-    /// An empty list: nobody may do anything.
+    /// Creates an empty list.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Gives a peer exactly these purposes.
+    /// Sets the purposes of a peer.
     pub fn set(&self, peer: PeerId, purposes: Purposes) {
         self.0.send_if_modified(|list| {
             let before =
@@ -81,12 +80,12 @@ impl Access {
         });
     }
 
-    /// Takes everything from a peer.
+    /// Removes a peer from the list.
     pub fn remove(&self, peer: PeerId) {
         self.set(peer, Purposes::NONE);
     }
 
-    /// Replaces the whole list, as after a change of the configuration.
+    /// Replaces the complete list, for example after a change of the configuration.
     pub fn replace(&self, list: impl IntoIterator<Item = (PeerId, Purposes)>) {
         let list = list.into_iter().filter(|(_, purposes)| !purposes.is_none()).collect();
         self.0.send_if_modified(|old| {
@@ -96,23 +95,23 @@ impl Access {
         });
     }
 
-    /// What a peer may do now.
+    /// Returns the current purposes of a peer.
     pub fn get(&self, peer: &PeerId) -> Purposes {
         self.0.borrow().get(peer).copied().unwrap_or_default()
     }
 
-    /// Whether a peer may do all of `wanted` now.
+    /// Reports whether a peer currently has all purposes in `wanted`.
     pub fn allows(&self, peer: &PeerId, wanted: Purposes) -> bool {
         self.get(peer).contains(wanted)
     }
 
-    /// A copy of the list.
+    /// Returns a copy of the list.
     pub fn list(&self) -> HashMap<PeerId, Purposes> {
         self.0.borrow().clone()
     }
 
-    /// Waits until a peer may not do all of `wanted` any more; at once where
-    /// it may not now.
+    /// Waits until a peer does not have all purposes in `wanted`. Returns
+    /// immediately if this is so already.
     pub async fn revoked(&self, peer: &PeerId, wanted: Purposes) {
         let gone = |list: &HashMap<PeerId, Purposes>| {
             !list.get(peer).copied().unwrap_or_default().contains(wanted)

@@ -1,4 +1,4 @@
-//! The addresses of peers, and the order in which they are tried.
+//! Known addresses of peers and the order in which they are dialled.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -8,8 +8,8 @@ use libp2p::{Multiaddr, PeerId};
 use crate::error::{NetError, WrongPeer};
 use crate::limits::{MAX_ADDRESSES_PER_PEER, MAX_KNOWN_PEERS};
 
-/// The addresses that were configured, discovered or told. The peer that was
-/// learned of first is forgotten first.
+/// Addresses that were configured, discovered or reported by peers. If the book is
+/// full, the peer that was added first is removed.
 #[derive(Debug, Default)]
 pub(crate) struct AddressBook {
     peers: HashMap<PeerId, VecDeque<Multiaddr>>,
@@ -17,7 +17,7 @@ pub(crate) struct AddressBook {
 }
 
 impl AddressBook {
-    /// Remembers `address`; the newest is the first to be tried.
+    /// Adds an address in front of the other addresses of the peer.
     pub(crate) fn add(&mut self, peer: PeerId, address: Multiaddr) {
         if !self.peers.contains_key(&peer) {
             if self.order.len() >= MAX_KNOWN_PEERS
@@ -33,17 +33,18 @@ impl AddressBook {
         known.truncate(MAX_ADDRESSES_PER_PEER);
     }
 
-    /// The addresses of a peer, newest first.
+    /// Returns the addresses of a peer, newest first.
     pub(crate) fn get(&self, peer: &PeerId) -> impl Iterator<Item = &Multiaddr> {
         self.peers.get(peer).into_iter().flatten()
     }
 }
 
-/// The address without its `/p2p/…` end.
+/// Returns the address without a final `/p2p/…`.
 ///
 /// # Errors
 ///
-/// [`NetError::WrongPeer`] where that end names another peer.
+/// Returns [`NetError::WrongPeer`] if the final part names another peer than
+/// `expected`.
 pub(crate) fn without_peer(
     mut address: Multiaddr,
     expected: PeerId,
@@ -58,7 +59,8 @@ pub(crate) fn without_peer(
     }
 }
 
-/// The peer and the address of a multiaddr that ends in `/p2p/…`.
+/// Splits a multiaddr that ends with `/p2p/…` into the peer and the address in
+/// front of it. Returns `None` for any other multiaddr.
 pub fn split_peer(mut address: Multiaddr) -> Option<(PeerId, Multiaddr)> {
     match address.pop() {
         Some(Protocol::P2p(peer)) => Some((peer, address)),
@@ -66,18 +68,18 @@ pub fn split_peer(mut address: Multiaddr) -> Option<(PeerId, Multiaddr)> {
     }
 }
 
-/// Whether the public network can reach the address, as far as can be told
-/// from the address alone.
+/// Reports whether the address belongs to the public internet, judging from the
+/// address alone.
 pub(crate) fn is_public(address: &Multiaddr) -> bool {
     match address.iter().next() {
         Some(Protocol::Ip4(ip)) => {
             let [a, b, ..] = ip.octets();
-            // 100.64.0.0/10 is that of providers' address translation.
+            // 100.64.0.0/10 is used for address translation by providers.
             let is_shared = a == 100 && (64..128).contains(&b);
             let is_special = ip.is_unspecified() || ip.is_loopback() || ip.is_link_local();
             !(is_shared || is_special || ip.is_private() || ip.is_documentation() || a >= 224)
         }
-        // 2000::/3 is all that is given out, but for examples.
+        // Only 2000::/3 is allocated; 2001:db8::/32 is for documentation.
         Some(Protocol::Ip6(ip)) => {
             let [a, b, ..] = ip.segments();
             a & 0xe000 == 0x2000 && (a, b) != (0x2001, 0xdb8)
@@ -86,9 +88,9 @@ pub(crate) fn is_public(address: &Multiaddr) -> bool {
     }
 }
 
-/// The rounds in which addresses are dialled: all that lead over TCP at
-/// once, and the others only when these have failed, since the first
-/// connection that comes about is the one that is used.
+/// Groups addresses into the rounds in which they are dialled: first all TCP
+/// addresses at the same time, then, if all of them failed, the others. Within a
+/// round the first connection that succeeds is used.
 pub(crate) fn rounds(addresses: impl IntoIterator<Item = Multiaddr>) -> VecDeque<Vec<Multiaddr>> {
     let (mut tcp, mut other) = (Vec::new(), Vec::new());
     for address in addresses {

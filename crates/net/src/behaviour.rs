@@ -1,4 +1,5 @@
-//! What runs on every connection.
+//! [`Behaviour`]: the libp2p protocols that run on every connection, with their
+//! settings.
 
 use std::num::NonZeroUsize;
 use std::time::Duration;
@@ -18,16 +19,17 @@ use crate::limits::{
 };
 use crate::streams;
 
-/// What identify says that we speak.
+/// Protocol version that the node reports in identify.
 pub const PROTOCOL_VERSION: &str = "/archivist/1.0.0";
 
-/// What identify says that we are.
+/// Program name and version that the node reports in identify.
 pub const AGENT_VERSION: &str = concat!("archivist/", env!("CARGO_PKG_VERSION"));
 
-/// Our own DHT: strangers' records are none of our business.
+/// Kademlia protocol of a DHT of our own, apart from the public IPFS DHT.
 pub(crate) const KADEMLIA: StreamProtocol = StreamProtocol::new("/archivist/kad/1.0.0");
 
-/// The limits come first: what they deny, the others never see.
+/// All behaviours of the node. `limits` comes first, so that the others never see
+/// a connection that it denies.
 #[derive(NetworkBehaviour)]
 pub(crate) struct Behaviour {
     limits: connection_limits::Behaviour,
@@ -81,7 +83,7 @@ impl Behaviour {
     }
 }
 
-/// The DHT only finds peers: it stores nothing for anybody.
+/// Returns settings with which the DHT only finds peers and stores no records.
 fn kademlia_config() -> kad::Config {
     let mut config = kad::Config::new(KADEMLIA);
     config

@@ -1,32 +1,32 @@
-//! What a node needs to know to start.
+//! [`NetConfig`]: settings of the node.
 
 use std::net::SocketAddr;
 
 use libp2p::{Multiaddr, StreamProtocol};
 
-/// The node's configuration; checked by whoever reads it from a file.
+/// Settings of the node. The caller has validated them.
 #[derive(Clone, Debug, Default)]
 pub struct NetConfig {
-    /// Where to listen for TCP. Port 0 takes any free one.
+    /// TCP addresses to listen on. Port 0 selects a free port.
     pub tcp: Vec<SocketAddr>,
-    /// Where to listen for QUIC, on UDP. Port 0 takes any free one.
+    /// UDP addresses to listen on for QUIC. Port 0 selects a free port.
     pub quic: Vec<SocketAddr>,
-    /// Addresses to tell other peers besides those we listen on.
+    /// Addresses to announce to peers in addition to the listening addresses.
     pub announce: Vec<Multiaddr>,
-    /// Peers to enter the DHT through; each address ends in `/p2p/…`.
+    /// Peers through which the node joins the DHT. Each address ends with `/p2p/…`.
     pub bootstrap: Vec<Multiaddr>,
-    /// Whether to look for peers on the local network.
+    /// True to find peers on the local network with mDNS.
     pub mdns: bool,
-    /// Whether to answer questions of the DHT. `None`: where we have an
-    /// address that the public network can reach.
+    /// True to answer queries of the DHT. `None` answers them if the node has an
+    /// address on the public internet.
     pub kademlia_server: Option<bool>,
-    /// Bytes per second that all streams of our protocols may send; 0 is no
-    /// limit.
+    /// Maximum number of bytes per second that all streams of our protocols send;
+    /// 0 means no limit.
     pub upload_limit: u64,
-    /// Bytes per second that all streams of our protocols may receive; 0 is
-    /// no limit.
+    /// Maximum number of bytes per second that all streams of our protocols
+    /// receive; 0 means no limit.
     pub download_limit: u64,
-    /// Protocols other than that of blocks whose streams the owner of the
-    /// node takes through [`Net::accept`](crate::Net::accept).
+    /// Further protocols whose inbound streams the owner of the node takes from
+    /// [`Net::accept`](crate::Net::accept).
     pub protocols: Vec<StreamProtocol>,
 }

@@ -1,4 +1,5 @@
-//! Connections that are being made: one dial per peer, many who wait for it.
+//! [`Dials`]: the connections that are being opened. There is one dial for each
+//! peer, with any number of callers that wait for it.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -10,19 +11,19 @@ use tokio::sync::oneshot;
 use crate::addresses::rounds;
 use crate::error::{NetError, WrongPeer};
 use crate::limits::MAX_WAITING_DIALS;
-use crate::streams::Open;
+use crate::streams::OpenRequest;
 
-/// What happens when the connection is up.
+/// Request that waits for a connection.
 pub(crate) enum Waiter {
-    /// Somebody is told.
+    /// A call of `Handle::connect`.
     Connect(oneshot::Sender<Result<(), NetError>>),
-    /// A stream is opened.
-    Open(Open),
+    /// A request for a stream.
+    Open(OpenRequest),
 }
 
 impl Waiter {
     fn fail(self, error: NetError) {
-        // Whoever waits may have gone.
+        // The caller may have stopped waiting.
         match self {
             Self::Connect(reply) => drop(reply.send(Err(error))),
             Self::Open(open) => drop(open.reply.send(Err(error))),
@@ -37,7 +38,7 @@ struct Dial {
     waiters: Vec<Waiter>,
 }
 
-/// All dials that are under way.
+/// All dials in progress.
 #[derive(Default)]
 pub(crate) struct Dials {
     peers: HashMap<PeerId, Dial>,
@@ -46,7 +47,7 @@ pub(crate) struct Dials {
 }
 
 impl Dials {
-    /// Adds a waiter; gives what to dial where that has to begin now.
+    /// Adds a waiter. Returns the addresses to dial if this starts a new dial.
     pub(crate) fn start(
         &mut self,
         peer: PeerId,
@@ -54,13 +55,13 @@ impl Dials {
         waiter: Waiter,
     ) -> Option<DialOpts> {
         if self.waiting >= MAX_WAITING_DIALS {
-            waiter.fail(NetError::TooMany("connections asked for"));
+            waiter.fail(NetError::TooMany("requests for a connection"));
             return None;
         }
         if let Some(dial) = self.peers.get_mut(&peer) {
             self.waiting += 1;
             dial.waiters.push(waiter);
-            // Addresses that only this waiter knows are tried in their turn.
+            // Addresses that only this waiter knows are tried in further rounds.
             let tried: Vec<Multiaddr> = dial.rounds.iter().flatten().cloned().collect();
             let new = addresses.into_iter().filter(|address| !tried.contains(address));
             dial.rounds.extend(rounds(new));
@@ -78,7 +79,7 @@ impl Dials {
         self.next_round(peer)
     }
 
-    /// The next addresses to try; without any left the waiters are told.
+    /// Returns the next addresses to dial. If there are none, fails the waiters.
     fn next_round(&mut self, peer: PeerId) -> Option<DialOpts> {
         let dial = self.peers.get_mut(&peer)?;
         if let Some(addresses) = dial.rounds.pop_front() {
@@ -100,7 +101,7 @@ impl Dials {
         None
     }
 
-    /// Notes that an attempt failed; gives what to try next.
+    /// Records a failed attempt. Returns the next addresses to dial, if any.
     pub(crate) fn failed(&mut self, attempt: ConnectionId, error: &DialError) -> Option<DialOpts> {
         let peer = self.attempts.remove(&attempt)?;
         if let Some(dial) = self.peers.get_mut(&peer) {
@@ -118,7 +119,7 @@ impl Dials {
         self.next_round(peer)
     }
 
-    /// Who waited for the peer, now that it is connected.
+    /// Ends the dial of a peer that is now connected. Returns its waiters.
     pub(crate) fn connected(&mut self, attempt: ConnectionId, peer: PeerId) -> Vec<Waiter> {
         self.attempts.remove(&attempt);
         let waiters = self.peers.remove(&peer).map(|dial| dial.waiters).unwrap_or_default();
@@ -127,7 +128,7 @@ impl Dials {
     }
 }
 
-/// The innermost cause, which is what tells a user something.
+/// Returns the message of the innermost cause, the only one that helps a user.
 fn root(error: &dyn std::error::Error) -> String {
     let mut innermost = error;
     while let Some(source) = innermost.source() {

@@ -1,4 +1,4 @@
-//! What can go wrong, and whether trying again can help.
+//! Errors of the crate.
 
 use std::io;
 use std::net::SocketAddr;
@@ -7,51 +7,53 @@ use std::time::Duration;
 
 use libp2p::{Multiaddr, PeerId, StreamProtocol};
 
-/// Whether the same call can succeed later without anybody changing anything.
+/// Tells whether a failed call may succeed later without any change by a user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Retry {
-    /// It cannot: the configuration, the peer or this program has to change.
+    /// The call fails until the configuration, the peer or this program changes.
     Permanent,
-    /// It can: the network or the peer was busy, slow or away.
+    /// The call may succeed later: the network or the peer was busy, slow or
+    /// unreachable.
     Temporary,
 }
 
-/// Why the identity cannot be loaded or made.
+/// Errors in loading or creating the identity key.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
-    /// The file could not be read, or the directory not be written.
+    /// The file could not be read, or the file or its directory could not be
+    /// created.
     #[error("cannot {action} the identity key {path}")]
     Io {
-        /// What was tried.
+        /// Action that failed, as a verb.
         action: &'static str,
-        /// The key file.
+        /// Path of the key file.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the system.
         #[source]
         source: io::Error,
     },
-    /// There is a file, but it does not hold a secp256k1 key.
+    /// The file exists but does not contain a secp256k1 key.
     #[error(
-        "{path} does not hold a secp256k1 libp2p key ({reason}); it was left as it is: restore it \
+        "{path} is not a secp256k1 libp2p key ({reason}); the file was not changed: restore it \
          from a copy, or move it away to get a new identity"
     )]
     Damaged {
-        /// The key file.
+        /// Path of the key file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Problem of the file.
         reason: &'static str,
     },
 }
 
-/// Another peer than the one that was asked for.
+/// Error: an address belongs to another peer than the expected one.
 #[derive(Debug, thiserror::Error)]
 #[error("{address} is peer {found}, not {expected}")]
 pub struct WrongPeer {
-    /// Who was asked for.
+    /// Expected peer.
     pub expected: PeerId,
-    /// Who answered, or is named by the address.
+    /// Peer that answered, or that the address names.
     pub found: PeerId,
-    /// Where.
+    /// Address that was dialled.
     pub address: Multiaddr,
 }
 
@@ -61,7 +63,7 @@ impl WrongPeer {
     }
 }
 
-/// Why the node cannot start, or cannot do what was asked.
+/// Errors of the node and its connections.
 #[derive(Debug, thiserror::Error)]
 pub enum NetError {
     /// A listening socket could not be opened.
@@ -69,37 +71,38 @@ pub enum NetError {
     Listen {
         /// `TCP` or `UDP (QUIC)`.
         transport: &'static str,
-        /// The address and port.
+        /// Address and port.
         address: SocketAddr,
-        /// What the system said.
+        /// Error of the system.
         #[source]
         source: io::Error,
     },
-    /// No listening socket was asked for, or none could be opened.
-    #[error("there is no address to listen on")]
+    /// The configuration has no listening address, or none of its addresses exists
+    /// on this computer.
+    #[error("no address to listen on")]
     NoListenAddress,
     /// The listening sockets were not ready in time.
     #[error("the listening sockets were not ready within {0:?}")]
     ListenTimeout(Duration),
-    /// The transports could not be set up.
+    /// The network thread or one of the transports could not be set up.
     #[error("cannot set up the {what}")]
     Setup {
-        /// Which part.
+        /// Name of the part.
         what: &'static str,
-        /// What it said.
+        /// Error of that part.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The node has stopped, or is stopping.
     #[error("the network has stopped")]
     Stopped,
-    /// The network thread panicked.
+    /// The network thread panicked; contains the message.
     #[error("the network thread panicked: {0}")]
     Panicked(String),
     /// The network thread did not stop in time.
     #[error("the network did not stop within {0:?}")]
     StopTimeout(Duration),
-    /// Nobody knows an address of the peer.
+    /// No address of the peer is known.
     #[error("no address of peer {0} is known")]
     NoAddress(PeerId),
     /// Another peer answered at the address.
@@ -108,46 +111,47 @@ pub enum NetError {
     /// The peer is this node itself.
     #[error("{0} is this node itself")]
     SelfDial(Multiaddr),
-    /// No address of the peer led to a connection.
+    /// The node could not connect to any address of the peer.
     #[error("cannot connect to peer {peer}: {reason}")]
     Unreachable {
-        /// The peer.
+        /// Peer that was dialled.
         peer: PeerId,
-        /// What each address said.
+        /// Error for each address, joined by `; `.
         reason: String,
     },
-    /// It took too long.
+    /// The time limit of the call was reached.
     #[error("no connection to peer {peer} within {after:?}")]
     Timeout {
-        /// The peer.
+        /// Peer that was called.
         peer: PeerId,
-        /// The limit that was passed.
+        /// Time limit.
         after: Duration,
     },
-    /// The peer does not speak the protocol.
-    #[error("peer {peer} does not speak {protocol}")]
+    /// The peer does not support the protocol.
+    #[error("peer {peer} does not support {protocol}")]
     UnsupportedProtocol {
-        /// The peer.
+        /// Peer that was called.
         peer: PeerId,
-        /// The protocol.
+        /// Requested protocol.
         protocol: StreamProtocol,
     },
-    /// A limit of this node would be passed.
-    #[error("too many {0} at once")]
+    /// A limit of this node is reached; contains the name of the things that are
+    /// limited.
+    #[error("too many {0} at the same time")]
     TooMany(&'static str),
     /// The connection broke while the stream was opened.
-    #[error("the stream to peer {peer} could not be opened")]
+    #[error("cannot open a stream to peer {peer}")]
     Stream {
-        /// The peer.
+        /// Peer that was called.
         peer: PeerId,
-        /// What the connection said.
+        /// Error of the connection.
         #[source]
         source: io::Error,
     },
 }
 
 impl NetError {
-    /// Whether the same call can succeed later.
+    /// Reports whether the same call may succeed later.
     pub fn retry(&self) -> Retry {
         match self {
             Self::Listen { .. }

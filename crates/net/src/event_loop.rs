@@ -1,8 +1,8 @@
-//! The one task that owns the swarm.
+//! [`EventLoop`]: the task that owns the libp2p swarm.
 //!
-//! Everybody else sends commands through a bounded queue and is answered
-//! through a channel of their own. Nothing here waits, hashes or touches a
-//! disk, since every stream of the node runs on this thread.
+//! Other tasks send it commands through a bounded queue and get the reply through a
+//! channel of their own. The loop does not wait, hash or use a disk, because every
+//! stream of the node runs on its thread.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -23,75 +23,75 @@ use crate::dials::{Dials, Waiter};
 use crate::error::NetError;
 use crate::limits::{MAX_ADDRESSES_PER_PEER, MAX_QUERIES};
 use crate::metrics::Metrics;
-use crate::streams::Open;
+use crate::streams::OpenRequest;
 
-/// How long connections may take to close in an orderly way at the end.
+/// Time limit for closing the connections when the node stops.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// What happened, for whoever wants to know.
+/// Event of a running node; see [`Handle::events`](crate::Handle::events).
 #[derive(Clone, Debug)]
 pub enum NetEvent {
-    /// The first connection with a peer is up.
+    /// The first connection with a peer was established.
     Connected {
-        /// The peer.
+        /// Peer id.
         peer: PeerId,
-        /// Its address.
+        /// Address of the peer.
         address: Multiaddr,
     },
-    /// The last connection with a peer is gone.
+    /// The last connection with a peer was closed.
     Disconnected {
-        /// The peer.
+        /// Peer id.
         peer: PeerId,
     },
-    /// A peer that is not on the list asked for blocks; told once a minute
-    /// for each peer.
+    /// A peer without the purpose [`Purposes::BLOCKS`] asked for blocks. Reported at
+    /// most once a minute for each peer.
     Refused {
-        /// The peer.
+        /// Peer id.
         peer: PeerId,
     },
     /// A peer was found on the local network.
     Discovered {
-        /// The peer.
+        /// Peer id.
         peer: PeerId,
         /// One of its addresses.
         address: Multiaddr,
     },
-    /// The node listens on one more address.
+    /// The node started to listen on an address.
     Listening {
         /// The address.
         address: Multiaddr,
     },
-    /// The node does not listen on an address any more.
+    /// The node stopped listening on an address.
     NotListening {
         /// The address.
         address: Multiaddr,
     },
 }
 
-/// A connected peer.
+/// Connected peer.
 #[derive(Clone, Debug)]
 pub struct PeerInfo {
-    /// Who it is.
+    /// Peer id.
     pub peer: PeerId,
-    /// The addresses of its connections.
+    /// Remote addresses of its connections.
     pub addresses: Vec<Multiaddr>,
-    /// Whether it opened one of them.
+    /// True if the peer opened one of the connections.
     pub inbound: bool,
-    /// Whether we opened one of them.
+    /// True if this node opened one of the connections.
     pub outbound: bool,
-    /// The time that the last ping took.
+    /// Round-trip time of the last ping.
     pub rtt: Option<Duration>,
-    /// The protocol that it told us, such as `/archivist/1.0.0`.
+    /// Protocol version that the peer reports, for example `/archivist/1.0.0`.
     pub protocol: Option<String>,
-    /// The program that it told us, such as `archivist/0.1.0`.
+    /// Program that the peer reports, for example `archivist/0.1.0`.
     pub agent: Option<String>,
-    /// When the oldest of its connections came up.
+    /// Start of the oldest connection.
     pub connected_since: SystemTime,
-    /// What it may do.
+    /// Current purposes of the peer.
     pub purposes: Purposes,
 }
 
-/// What the owner of the node can ask of the event loop.
+/// Command of a [`Handle`](crate::Handle) to the event loop.
 pub(crate) enum Command {
     Connect {
         peer: PeerId,
@@ -103,16 +103,16 @@ pub(crate) enum Command {
     },
     Open {
         peer: PeerId,
-        open: Open,
+        open: OpenRequest,
     },
     Peers {
         reply: oneshot::Sender<Vec<PeerInfo>>,
     },
-    Known {
+    KnownAddresses {
         peer: PeerId,
         reply: oneshot::Sender<Vec<Multiaddr>>,
     },
-    Find {
+    FindPeer {
         peer: PeerId,
         reply: oneshot::Sender<Vec<Multiaddr>>,
     },
@@ -120,15 +120,15 @@ pub(crate) enum Command {
     Panic,
 }
 
-/// What a peer told about itself.
+/// Facts about a connected peer from identify and ping.
 #[derive(Default)]
-struct Told {
+struct PeerFacts {
     rtt: Option<Duration>,
     protocol: Option<String>,
     agent: Option<String>,
 }
 
-/// The state of the node.
+/// Swarm of the node with the state that belongs to it.
 pub(crate) struct EventLoop {
     pub(crate) swarm: Swarm<Behaviour>,
     pub(crate) commands: mpsc::Receiver<Command>,
@@ -144,11 +144,12 @@ pub(crate) struct EventLoop {
 struct State {
     book: AddressBook,
     dials: Dials,
-    told: HashMap<PeerId, Told>,
-    queries: HashMap<QueryId, Query>,
+    facts: HashMap<PeerId, PeerFacts>,
+    queries: HashMap<QueryId, PeerSearch>,
 }
 
-struct Query {
+/// Running search for the addresses of a peer in the DHT.
+struct PeerSearch {
     peer: PeerId,
     reply: oneshot::Sender<Vec<Multiaddr>>,
     found: Vec<Multiaddr>,
@@ -168,22 +169,25 @@ impl EventLoop {
         Self { swarm, commands, events, listening, access, metrics, stop, state }
     }
 
-    /// Enters the DHT through `peers`.
+    /// Joins the DHT through `peers`.
     pub(crate) fn bootstrap(&mut self, peers: &[Multiaddr]) {
         for address in peers {
             let Some((peer, address)) = split_peer(address.clone()) else {
-                tracing::warn!(%address, "a bootstrap address does not end in /p2p/…; ignored");
+                tracing::warn!(
+                    %address,
+                    "ignored a bootstrap address: it does not end with /p2p/PEER"
+                );
                 continue;
             };
             self.state.book.add(peer, address.clone());
             self.swarm.behaviour_mut().kademlia.add_address(&peer, address);
         }
         if !peers.is_empty() && self.swarm.behaviour_mut().kademlia.bootstrap().is_err() {
-            tracing::warn!("there is no usable bootstrap address");
+            tracing::warn!("none of the bootstrap addresses can be used");
         }
     }
 
-    /// Runs until it is told to stop or nobody holds a handle any more.
+    /// Runs until the node is stopped or the last handle is dropped.
     pub(crate) async fn run(mut self) {
         let stop = self.stop.clone();
         loop {
@@ -202,7 +206,7 @@ impl EventLoop {
     async fn close(&mut self) {
         let peers: Vec<PeerId> = self.swarm.connected_peers().copied().collect();
         for peer in peers {
-            // It may have gone meanwhile.
+            // Fails if the peer has disconnected meanwhile.
             let _ = self.swarm.disconnect_peer_id(peer);
         }
         let closed = async {
@@ -211,7 +215,7 @@ impl EventLoop {
             }
         };
         if tokio::time::timeout(CLOSE_TIMEOUT, closed).await.is_err() {
-            tracing::debug!("some connections did not close in time");
+            tracing::debug!("some connections were not closed in time");
         }
     }
 
@@ -228,7 +232,7 @@ impl EventLoop {
                 }
             }
             Command::Disconnect { peer } => {
-                // Not connected is what was wanted.
+                // Fails if the peer is not connected, which is the desired state.
                 let _ = self.swarm.disconnect_peer_id(peer);
             }
             Command::Open { peer, open } => {
@@ -237,20 +241,23 @@ impl EventLoop {
                 }
             }
             Command::Peers { reply } => drop(reply.send(self.peers())),
-            Command::Known { peer, reply } => drop(reply.send(self.known(peer))),
-            Command::Find { peer, reply } => self.find(peer, reply),
+            Command::KnownAddresses { peer, reply } => {
+                drop(reply.send(self.known_addresses(peer)));
+            }
+            Command::FindPeer { peer, reply } => self.find_peer(peer, reply),
             #[cfg(test)]
             Command::Panic => panic!("asked to"),
         }
     }
 
     fn dial(&mut self, peer: PeerId, first: Vec<Multiaddr>, waiter: Waiter) {
-        let addresses: Vec<Multiaddr> = first.into_iter().chain(self.known(peer)).collect();
+        let addresses: Vec<Multiaddr> =
+            first.into_iter().chain(self.known_addresses(peer)).collect();
         let next = self.state.dials.start(peer, addresses, waiter);
         self.drive(next);
     }
 
-    /// Dials; an attempt that fails before it begins leads to the next.
+    /// Starts a dial attempt. If an attempt fails immediately, starts the next one.
     fn drive(&mut self, mut next: Option<DialOpts>) {
         while let Some(options) = next {
             let attempt = options.connection_id();
@@ -261,8 +268,8 @@ impl EventLoop {
         }
     }
 
-    /// All addresses of a peer that we know, best first.
-    fn known(&mut self, peer: PeerId) -> Vec<Multiaddr> {
+    /// Returns the known addresses of a peer, best first.
+    fn known_addresses(&mut self, peer: PeerId) -> Vec<Multiaddr> {
         let mut known: Vec<Multiaddr> = self.state.book.get(&peer).cloned().collect();
         if let Some(bucket) = self.swarm.behaviour_mut().kademlia.kbucket(peer) {
             let entries = bucket.iter().filter(|entry| *entry.node.key.preimage() == peer);
@@ -286,15 +293,15 @@ impl EventLoop {
             .iter()
             .map(|(peer, connections)| {
                 let infos = || connections.iter().map(|(_, info)| info);
-                let told = self.state.told.get(peer);
+                let facts = self.state.facts.get(peer);
                 PeerInfo {
                     peer: *peer,
                     addresses: infos().map(|info| info.address.clone()).collect(),
                     inbound: infos().any(|info| !info.outbound),
                     outbound: infos().any(|info| info.outbound),
-                    rtt: told.and_then(|told| told.rtt),
-                    protocol: told.and_then(|told| told.protocol.clone()),
-                    agent: told.and_then(|told| told.agent.clone()),
+                    rtt: facts.and_then(|facts| facts.rtt),
+                    protocol: facts.and_then(|facts| facts.protocol.clone()),
+                    agent: facts.and_then(|facts| facts.agent.clone()),
                     connected_since: infos()
                         .map(|info| info.since)
                         .min()
@@ -307,18 +314,18 @@ impl EventLoop {
         peers
     }
 
-    fn find(&mut self, peer: PeerId, reply: oneshot::Sender<Vec<Multiaddr>>) {
-        self.state.queries.retain(|_, query| !query.reply.is_closed());
+    fn find_peer(&mut self, peer: PeerId, reply: oneshot::Sender<Vec<Multiaddr>>) {
+        self.state.queries.retain(|_, search| !search.reply.is_closed());
         if self.state.queries.len() >= MAX_QUERIES {
-            // Dropping the reply tells that nothing was looked up.
+            // Dropping the reply reports to the caller that there was no search.
             return;
         }
         let id = self.swarm.behaviour_mut().kademlia.get_closest_peers(peer);
-        self.state.queries.insert(id, Query { peer, reply, found: Vec::new() });
+        self.state.queries.insert(id, PeerSearch { peer, reply, found: Vec::new() });
     }
 
-    fn tell(&self, event: NetEvent) {
-        // Nobody may listen.
+    fn emit(&self, event: NetEvent) {
+        // Fails if there is no subscriber.
         let _ = self.events.send(event);
     }
 
@@ -335,13 +342,13 @@ impl EventLoop {
                 let address = endpoint.get_remote_address().clone();
                 tracing::debug!(%peer, %address, "connected");
                 if num_established.get() == 1 {
-                    self.tell(NetEvent::Connected { peer, address });
+                    self.emit(NetEvent::Connected { peer, address });
                 }
                 for waiter in self.state.dials.connected(connection_id, peer) {
                     match waiter {
                         Waiter::Connect(reply) => drop(reply.send(Ok(()))),
                         Waiter::Open(open) => {
-                            // The connection is up, so there is one.
+                            // Cannot fail: the connection was just established.
                             let _ = self.swarm.behaviour_mut().streams.open(peer, open);
                         }
                     }
@@ -349,8 +356,8 @@ impl EventLoop {
             }
             SwarmEvent::ConnectionClosed { peer_id: peer, num_established: 0, cause, .. } => {
                 tracing::debug!(%peer, ?cause, "disconnected");
-                self.state.told.remove(&peer);
-                self.tell(NetEvent::Disconnected { peer });
+                self.state.facts.remove(&peer);
+                self.emit(NetEvent::Disconnected { peer });
             }
             SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {
                 let next = self.state.dials.failed(connection_id, &error);
@@ -365,11 +372,11 @@ impl EventLoop {
             SwarmEvent::NewListenAddr { address, .. } => {
                 tracing::info!(%address, "listening");
                 if is_public(&address) {
-                    // Which makes Kademlia answer questions.
+                    // With an external address, Kademlia answers queries.
                     self.swarm.add_external_address(address.clone());
                 }
                 self.listening.send_modify(|all| all.push(address.clone()));
-                self.tell(NetEvent::Listening { address });
+                self.emit(NetEvent::Listening { address });
             }
             SwarmEvent::ExpiredListenAddr { address, .. } => self.not_listening(&[address]),
             SwarmEvent::ListenerClosed { addresses, reason, .. } => {
@@ -377,7 +384,7 @@ impl EventLoop {
                 self.not_listening(&addresses);
             }
             SwarmEvent::ListenerError { error, .. } => {
-                tracing::warn!(%error, "a listening socket had an error");
+                tracing::warn!(%error, "a listening socket reported an error");
             }
             _ => {}
         }
@@ -389,7 +396,7 @@ impl EventLoop {
             if is_public(address) {
                 self.swarm.remove_external_address(address);
             }
-            self.tell(NetEvent::NotListening { address: address.clone() });
+            self.emit(NetEvent::NotListening { address: address.clone() });
         }
     }
 
@@ -404,28 +411,28 @@ impl EventLoop {
                         kademlia.add_address(&peer_id, address.clone());
                     }
                 }
-                if let Some(told) = self.told(peer_id) {
-                    told.protocol = Some(info.protocol_version);
-                    told.agent = Some(info.agent_version);
+                if let Some(facts) = self.facts_of(peer_id) {
+                    facts.protocol = Some(info.protocol_version);
+                    facts.agent = Some(info.agent_version);
                 }
             }
             BehaviourEvent::Ping(event) => {
                 if let Ok(rtt) = event.result
-                    && let Some(told) = self.told(event.peer)
+                    && let Some(facts) = self.facts_of(event.peer)
                 {
-                    told.rtt = Some(rtt);
+                    facts.rtt = Some(rtt);
                 }
             }
             BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => {
-                let mut told = HashSet::new();
+                let mut reported = HashSet::new();
                 for (peer, address) in found {
                     let address = match split_peer(address.clone()) {
                         Some((_, plain)) => plain,
                         None => address,
                     };
                     self.state.book.add(peer, address.clone());
-                    if told.insert(peer) {
-                        self.tell(NetEvent::Discovered { peer, address });
+                    if reported.insert(peer) {
+                        self.emit(NetEvent::Discovered { peer, address });
                     }
                 }
             }
@@ -439,29 +446,30 @@ impl EventLoop {
                     Ok(ok) => ok.peers,
                     Err(kad::GetClosestPeersError::Timeout { peers, .. }) => peers,
                 };
-                if let Some(query) = self.state.queries.get_mut(&id) {
-                    let wanted = query.peer;
+                if let Some(search) = self.state.queries.get_mut(&id) {
+                    let wanted = search.peer;
                     let found = peers.into_iter().filter(|info| info.peer_id == wanted);
-                    query.found.extend(found.flat_map(|info| info.addrs));
+                    search.found.extend(found.flat_map(|info| info.addrs));
                 }
                 if step.last
-                    && let Some(mut query) = self.state.queries.remove(&id)
+                    && let Some(mut search) = self.state.queries.remove(&id)
                 {
-                    for address in self.known(query.peer) {
-                        if !query.found.contains(&address) {
-                            query.found.push(address);
+                    for address in self.known_addresses(search.peer) {
+                        if !search.found.contains(&address) {
+                            search.found.push(address);
                         }
                     }
-                    let _ = query.reply.send(query.found);
+                    let _ = search.reply.send(search.found);
                 }
             }
             _ => {}
         }
     }
 
-    // The entry goes when the peer's last connection does, so there are no
-    // more of them than connections; what comes later is not taken.
-    fn told(&mut self, peer: PeerId) -> Option<&mut Told> {
-        self.swarm.is_connected(&peer).then(|| self.state.told.entry(peer).or_default())
+    /// Returns the entry for a peer, or `None` if it is not connected. The entry is
+    /// removed with the last connection, so there are no more entries than
+    /// connections.
+    fn facts_of(&mut self, peer: PeerId) -> Option<&mut PeerFacts> {
+        self.swarm.is_connected(&peer).then(|| self.state.facts.entry(peer).or_default())
     }
 }

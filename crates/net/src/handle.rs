@@ -1,4 +1,7 @@
-//! The handle through which everybody uses the node.
+//! [`Handle`]: the interface to a running node.
+//!
+//! A handle sends commands to the event loop and waits for its reply. It works
+//! from any thread and any async runtime.
 
 use std::future::Future;
 use std::io;
@@ -13,18 +16,17 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::addresses::without_peer;
-use crate::blocks::BlockClient;
 use crate::error::NetError;
 use crate::event_loop::{Command, NetEvent, PeerInfo};
 use crate::limits::OPEN_TIMEOUT;
 use crate::metrics::MetricsSnapshot;
-use crate::streams::{Meter, NetStream, Open};
+use crate::streams::{Meter, NetStream, OpenRequest};
 
-/// A cheap, cloneable way to use the node from anywhere.
+/// Interface to a running node. Clones are cheap.
 #[derive(Clone)]
 pub struct Handle(pub(crate) Arc<Shared>);
 
-/// What all handles share.
+/// State that all handles share.
 pub(crate) struct Shared {
     pub(crate) keypair: Keypair,
     pub(crate) peer: PeerId,
@@ -37,23 +39,24 @@ pub(crate) struct Shared {
 }
 
 impl Handle {
-    /// Who this node is.
+    /// Returns the peer id of this node.
     pub fn peer_id(&self) -> PeerId {
         self.0.peer
     }
 
-    /// The addresses that the node listens on now, ports resolved.
+    /// Returns the addresses that the node currently listens on, with the actual
+    /// ports.
     pub fn listen_addrs(&self) -> Vec<Multiaddr> {
         self.0.listening.borrow().clone()
     }
 
-    /// The addresses that the node was told to announce besides.
+    /// Returns [`NetConfig::announce`](crate::NetConfig::announce).
     pub fn announce_addrs(&self) -> &[Multiaddr] {
         &self.0.announce
     }
 
-    /// The node's addresses, signed by its key: a libp2p signed envelope with
-    /// a peer record, in its protobuf encoding.
+    /// Returns the addresses of the node, signed with its key: a libp2p signed
+    /// envelope (RFC 0002 of libp2p) with a peer record, in protobuf encoding.
     pub fn signed_peer_record(&self) -> Vec<u8> {
         let mut addresses = self.0.announce.clone();
         addresses.extend(self.listen_addrs());
@@ -63,23 +66,25 @@ impl Handle {
             .into_protobuf_encoding()
     }
 
-    /// What happens from now on. A listener that falls far behind misses
-    /// the oldest events, and is told how many.
+    /// Subscribes to the events from now on. A receiver that falls behind by more
+    /// than 256 events loses the oldest ones and gets an error with their number.
     pub fn events(&self) -> broadcast::Receiver<NetEvent> {
         self.0.events.subscribe()
     }
 
-    /// The counters.
+    /// Returns the current counters.
     pub fn metrics(&self) -> MetricsSnapshot {
         self.0.meter.metrics.snapshot()
     }
 
-    /// Changes how many bytes per second may be sent; 0 is no limit.
+    /// Sets the maximum number of bytes per second that all streams send; 0 means
+    /// no limit.
     pub fn set_upload_limit(&self, rate: u64) {
         self.0.meter.upload.set(rate);
     }
 
-    /// Changes how many bytes per second may be received; 0 is no limit.
+    /// Sets the maximum number of bytes per second that all streams receive; 0
+    /// means no limit.
     pub fn set_download_limit(&self, rate: u64) {
         self.0.meter.download.set(rate);
     }
@@ -88,11 +93,16 @@ impl Handle {
         self.0.commands.send(command).await.map_err(|_| NetError::Stopped)
     }
 
-    /// Connects to `peer` at `addresses` or at those that are known already.
+    /// Connects to `peer` at `addresses` or at an address that is known already.
+    /// Returns immediately if the peer is connected.
     ///
     /// # Errors
     ///
-    /// [`NetError::WrongPeer`] where another peer is there, and others.
+    /// Returns [`NetError::WrongPeer`] if an address belongs to another peer,
+    /// [`NetError::NoAddress`] if no address is known, [`NetError::Unreachable`] if
+    /// none works, [`NetError::Timeout`] after `timeout`, [`NetError::SelfDial`] for
+    /// the id of this node, [`NetError::TooMany`] if too many callers wait for
+    /// connections, and [`NetError::Stopped`].
     pub async fn connect(
         &self,
         peer: PeerId,
@@ -115,71 +125,77 @@ impl Handle {
         }
     }
 
-    /// Closes all connections with `peer`.
+    /// Closes all connections with `peer`. Does not wait until they are closed.
     ///
     /// # Errors
     ///
-    /// [`NetError::Stopped`].
+    /// Returns [`NetError::Stopped`] if the node has stopped.
     pub async fn disconnect(&self, peer: PeerId) -> Result<(), NetError> {
         self.send(Command::Disconnect { peer }).await
     }
 
-    /// The peers that are connected, oldest first.
+    /// Returns the connected peers, the longest connected first.
     ///
     /// # Errors
     ///
-    /// [`NetError::Stopped`].
+    /// Returns [`NetError::Stopped`] if the node has stopped.
     pub async fn peers(&self) -> Result<Vec<PeerInfo>, NetError> {
         let (reply, answer) = oneshot::channel();
         self.send(Command::Peers { reply }).await?;
         answer.await.map_err(|_| NetError::Stopped)
     }
 
-    /// The addresses of `peer` that are known here, without asking anybody.
+    /// Returns the addresses of `peer` that this node knows, without a search.
     ///
     /// # Errors
     ///
-    /// [`NetError::Stopped`].
+    /// Returns [`NetError::Stopped`] if the node has stopped.
     pub async fn known_addresses(&self, peer: PeerId) -> Result<Vec<Multiaddr>, NetError> {
         let (reply, answer) = oneshot::channel();
-        self.send(Command::Known { peer, reply }).await?;
+        self.send(Command::KnownAddresses { peer, reply }).await?;
         answer.await.map_err(|_| NetError::Stopped)
     }
 
-    /// Asks the DHT for the addresses of `peer`; adds what is known here.
+    /// Searches the DHT for the addresses of `peer` and adds the addresses that
+    /// this node knows.
     ///
     /// # Errors
     ///
-    /// [`NetError::NoAddress`] where nobody knows one.
+    /// Returns [`NetError::NoAddress`] if there is none, [`NetError::Timeout`] after
+    /// `timeout`, [`NetError::TooMany`] if 64 searches are running, and
+    /// [`NetError::Stopped`].
     pub async fn find_peer(
         &self,
         peer: PeerId,
         timeout: Duration,
     ) -> Result<Vec<Multiaddr>, NetError> {
         let (reply, answer) = oneshot::channel();
-        self.send(Command::Find { peer, reply }).await?;
+        self.send(Command::FindPeer { peer, reply }).await?;
         match tokio::time::timeout(timeout, answer).await {
             Ok(Ok(found)) if found.is_empty() => Err(NetError::NoAddress(peer)),
             Ok(Ok(found)) => Ok(found),
-            Ok(Err(_)) => Err(NetError::TooMany("searches for peers")),
+            Ok(Err(_)) => Err(NetError::TooMany("searches for a peer")),
             Err(_) => Err(NetError::Timeout { peer, after: timeout }),
         }
     }
 
-    /// Opens a stream to `peer`, over TCP where there is the choice, and
-    /// connects first where that is needed and an address is known.
+    /// Opens a stream to `peer`, over TCP if there is a choice. Connects first if
+    /// necessary. The time limit is 15 s.
     ///
     /// # Errors
     ///
-    /// [`NetError::UnsupportedProtocol`] where the peer does not speak
-    /// `protocol`, and others.
+    /// Returns [`NetError::UnsupportedProtocol`] if the peer does not support
+    /// `protocol`, [`NetError::Stream`] if the connection broke,
+    /// [`NetError::Timeout`] after the time limit, [`NetError::TooMany`] if too many
+    /// streams are requested, and the errors of [`Handle::connect`] if the peer was
+    /// not connected.
     pub async fn open(
         &self,
         peer: PeerId,
         protocol: StreamProtocol,
     ) -> Result<NetStream, NetError> {
         let (reply, answer) = oneshot::channel();
-        self.send(Command::Open { peer, open: Open { protocol, reply } }).await?;
+        self.send(Command::Open { peer, open: OpenRequest { protocol, reply } }).await?;
         match tokio::time::timeout(OPEN_TIMEOUT, answer).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => {
@@ -189,15 +205,11 @@ impl Handle {
         }
     }
 
-    /// The way to fetch blocks from other nodes.
-    pub fn blocks(&self) -> BlockClient {
-        BlockClient::new(self.clone())
-    }
-
-    /// Runs a task on the network's own thread, where the bytes of its
-    /// streams are: reading them from elsewhere costs a wake-up across threads
-    /// for each piece. The task must never block, nor hash or pack much.
-    /// Dropping what is returned ends it, and so does the end of the node.
+    /// Runs a task on the network thread, on which the bytes of streams arrive.
+    /// Reading a stream on another thread costs a wake-up across threads for each
+    /// piece. The task must not block, and must not hash or compress much.
+    ///
+    /// The task ends when the returned handle is dropped or the node stops.
     pub fn spawn<T: Send + 'static>(
         &self,
         task: impl Future<Output = T> + Send + 'static,

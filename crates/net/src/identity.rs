@@ -1,9 +1,9 @@
-//! The node's key: who it is to every other node.
+//! The identity key of a node, from which its peer id is derived.
 //!
-//! The file holds the protobuf encoding of a libp2p secp256k1 key, readable by
-//! its owner alone. It is written once, whole or not at all. A file that
-//! cannot be read or understood is never replaced: with the key goes the
-//! node's name, and everything that others granted to that name.
+//! The key file contains the protobuf encoding of a libp2p secp256k1 key and is
+//! readable only by its owner. It is written once and atomically. A file that
+//! cannot be read or parsed is never replaced: without the key the node loses its
+//! peer id and every permission that others gave to that id.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -14,15 +14,16 @@ use libp2p::identity::{KeyType, Keypair};
 
 use crate::error::IdentityError;
 
-/// A key takes 36 bytes; a file far longer than that is something else.
+/// Maximum length of a key file in bytes. A key needs 36 bytes.
 const MAX_KEY_FILE_LEN: u64 = 4096;
 
-/// Reads the key at `path`, or makes one where there is no file.
+/// Reads the key at `path`, or creates one if there is no file. Never changes an
+/// existing file.
 ///
 /// # Errors
 ///
-/// [`IdentityError`], which names the file; a file that is there is never
-/// changed.
+/// Returns [`IdentityError::Io`] if the file cannot be read or created, and
+/// [`IdentityError::Damaged`] if it does not contain a secp256k1 key.
 pub fn load_or_create(path: &Path) -> Result<Keypair, IdentityError> {
     match File::open(path) {
         Ok(file) => load(path, file),
@@ -43,18 +44,19 @@ fn load(path: &Path, file: File) -> Result<Keypair, IdentityError> {
     if bytes.len() as u64 > MAX_KEY_FILE_LEN {
         return Err(damaged("it is too long"));
     }
-    let key = Keypair::from_protobuf_encoding(&bytes).map_err(|_| damaged("it does not decode"))?;
+    let key =
+        Keypair::from_protobuf_encoding(&bytes).map_err(|_| damaged("it cannot be decoded"))?;
     if key.key_type() != KeyType::Secp256k1 {
-        return Err(damaged("it holds another type of key"));
+        return Err(damaged("it has another type of key"));
     }
     Ok(key)
 }
 
-/// How the peer ids of almost all secp256k1 keys begin, and those of all that
-/// are made here: other programs tell them by it.
+/// Prefix of the peer ids of almost all secp256k1 keys, and of every key that is
+/// created here. Other programs recognise peer ids by it.
 const PEER_ID_PREFIX: &str = "16Uiu2HAm";
 
-/// A new key whose peer id reads as people expect.
+/// Generates a key whose peer id has the usual prefix.
 fn generate() -> Keypair {
     loop {
         let key = Keypair::generate_secp256k1();

@@ -1,18 +1,27 @@
-//! The network: who this node is, how it talks to others, and the protocol
-//! by which blocks travel.
+//! Peer-to-peer network of an instance: connections and block transfer over
+//! libp2p.
 //!
-//! [`Net`] owns a thread with the libp2p swarm; everybody else holds a
-//! [`Handle`]. Only the event loop touches the swarm. Nothing from the
-//! network can stop the node or make it hold more than the stated bounds
-//! (`limits.rs`): a peer that misbehaves loses its stream or its connection.
+//! * [`Net`] runs the libp2p swarm on a thread of its own. [`NetConfig`] has its
+//!   settings, [`identity`] its key.
+//! * [`Handle`] is the way to use the node from other threads: connect to peers,
+//!   open streams, read counters. Handles are cheap to clone. [`NetEvent`] and
+//!   [`PeerInfo`] report what happens.
+//! * [`Access`] lists which peer may do what ([`Purposes`]). It can change at any
+//!   time.
+//! * [`NetStream`] is a long-lived stream of one of our protocols. A [`Limiter`]
+//!   bounds the bandwidth of all streams in one direction.
+//! * [`BlockProvider`] is the interface from which the node reads the blocks that
+//!   it serves. [`BlockClient`] opens a [`BlockSession`] with a peer, which fetches
+//!   blocks. The protocol is specified in `docs/formats/wire.md`.
 //!
-//! * [`identity`]: the node's key.
-//! * [`NetConfig`], [`Net`], [`Handle`], [`NetEvent`], [`PeerInfo`]: the node.
-//! * [`Access`], [`Purposes`]: which peer may do what.
-//! * [`NetStream`]: a long-lived stream of one of our protocols.
-//! * [`BlockProvider`], [`BlockClient`], [`BlockSession`]: blocks, both ways
-//!   (docs/formats/wire.md).
-//! * [`Limiter`]: the bandwidth limit of one direction.
+//! Invariants: only the event loop touches the swarm. A fetched block is passed on
+//! only after its bytes were hashed. A peer without a purpose cannot learn which
+//! blocks exist. Whatever a peer does, it cannot stop the node or make it use more
+//! than the amounts in `limits.rs`; a peer that misbehaves loses its stream or its
+//! connection.
+//!
+//! Absent: storage, manifests, and the protocols on top of streams, such as
+//! receipts (their crates register them in [`NetConfig::protocols`]).
 
 mod access;
 mod addresses;

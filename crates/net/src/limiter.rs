@@ -1,11 +1,11 @@
-//! The bandwidth limit of one direction, shared by all its streams.
+//! [`Limiter`]: the bandwidth limit of one direction, shared by all its streams.
 //!
-//! It books time: `n` bytes at `rate` take `n / rate` seconds of the line,
-//! and whoever has sent or read them waits until the line has caught up. So
-//! every stream gets its turn in the order of asking, and what was sent over
-//! ten seconds is what the rate allows, whatever the sizes of the pieces.
-//! Streams ask for little pieces ([`Limiter::piece`]), so a changed rate is
-//! felt at once, and nobody holds the line for long.
+//! The limiter books time on the line: `n` bytes at `rate` occupy it for
+//! `n / rate` seconds. A stream that has sent or read a piece waits until the end
+//! of its booking. Streams thus take turns in the order of their requests, and the
+//! bytes of any ten seconds are what the rate allows, whatever the sizes of the
+//! pieces. Pieces are small ([`Limiter::piece`]), so that a new rate takes effect
+//! immediately and no stream occupies the line for long.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,52 +14,53 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// How much unused time may be saved up: what a stream may send at once after
-/// a pause. It also bridges the millisecond that a timer may be late.
+/// Maximum unused time that is saved for later, that is, the burst that is possible
+/// after a pause. Also makes up for timers that are a millisecond late.
 const BURST: Duration = Duration::from_millis(50);
 
-/// A piece takes this long at most, unless it is smaller than [`MIN_PIECE`].
+/// Maximum time on the line for a piece, unless it is shorter than [`MIN_PIECE`].
 const PIECE: Duration = Duration::from_millis(20);
 
-/// Smaller pieces would be all overhead.
+/// Minimum length of a piece in bytes. Shorter pieces would be mostly overhead.
 const MIN_PIECE: usize = 256;
 
-/// Larger pieces would give nothing more.
+/// Maximum length of a piece in bytes. Longer pieces have no benefit.
 const MAX_PIECE: usize = 256 << 10;
 
-/// A limit in bytes per second that can be changed while it is in use.
+/// Limit in bytes per second that can change while it is in use. Clones share the
+/// limit.
 #[derive(Clone, Debug, Default)]
 pub struct Limiter(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
-    /// Bytes per second; 0 is no limit.
+    /// Bytes per second; 0 means no limit.
     rate: AtomicU64,
-    /// Until when the line is booked.
+    /// End of the last booking.
     booked_until: Mutex<Option<Instant>>,
 }
 
 impl Limiter {
-    /// A limit of `rate` bytes per second; 0 is none.
+    /// Creates a limit of `rate` bytes per second; 0 means no limit.
     pub fn new(rate: u64) -> Self {
         let limiter = Self::default();
         limiter.set(rate);
         limiter
     }
 
-    /// Changes the limit; 0 lifts it.
+    /// Changes the limit; 0 removes it.
     pub fn set(&self, rate: u64) {
         self.0.rate.store(rate, Ordering::Relaxed);
-        // What was booked at the old rate would bind the new one.
+        // Bookings at the old rate must not delay streams at the new one.
         *self.0.booked_until.lock() = None;
     }
 
-    /// The limit in bytes per second; 0 is none.
+    /// Returns the limit in bytes per second; 0 means no limit.
     pub fn rate(&self) -> u64 {
         self.0.rate.load(Ordering::Relaxed)
     }
 
-    /// How many bytes to send or read at once.
+    /// Returns the maximum number of bytes to send or read in one piece.
     pub(crate) fn piece(&self) -> usize {
         match self.rate() {
             0 => usize::MAX,
@@ -70,8 +71,9 @@ impl Limiter {
         }
     }
 
-    /// Books the time for `bytes` that were sent or read, and tells until
-    /// when to wait before the next piece; `None` is not at all.
+    /// Books the time for `bytes` that were sent or read. Returns the time until
+    /// which the stream must wait before its next piece, or `None` if it need not
+    /// wait.
     pub(crate) fn book(&self, bytes: usize) -> Option<Instant> {
         let rate = self.rate();
         if rate == 0 || bytes == 0 {
@@ -81,7 +83,7 @@ impl Limiter {
         let cost = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
         let now = Instant::now();
         let mut booked = self.0.booked_until.lock();
-        // Time that nobody used is lost, but for the burst.
+        // Unused time is lost, except for the burst.
         let earliest = now.checked_sub(BURST).unwrap_or(now);
         let from = booked.map_or(earliest, |until| until.max(earliest));
         let until = from + cost;

@@ -1,85 +1,87 @@
-//! Every bound on what peers can make this node hold or do, in one place.
+//! Limits on the memory and work that peers can cause in this node.
 
 use std::time::Duration;
 
-/// TCP connect, security and Yamux together; a slow handshake ends here.
+/// Time limit for TCP connect, security handshake and Yamux negotiation together.
 pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Streams of one connection, both directions together. A few long-lived ones
-/// are what our protocols use; the rest is for bursts of short ones. Yamux
+/// Maximum number of streams on one connection, both directions together. Our
+/// protocols use a few long-lived ones; the rest is for bursts of short ones. Yamux
 /// closes the connection of a peer that opens more.
 pub(crate) const MAX_STREAMS_PER_CONNECTION: usize = 128;
 
-/// What one Yamux connection may have in flight towards us: 256 KiB for each
-/// stream, which the protocol promises, and 32 MiB that it may add to busy
-/// ones. That is the bandwidth-delay product of 2.5 Gbit/s at 100 ms.
+/// Maximum number of bytes in flight towards us on one Yamux connection: 256 KiB for
+/// each stream, which the protocol requires, and 32 MiB that Yamux may add to the
+/// windows of busy streams. 32 MiB is the bandwidth-delay product of 2.5 Gbit/s at
+/// 100 ms.
 pub(crate) const RECEIVE_WINDOW: usize = MAX_STREAMS_PER_CONNECTION * (256 << 10) + (32 << 20);
 
-/// The length of the body of a Yamux frame that we send: with its header of 12
+/// Length of the body of a Yamux frame that we send, in bytes. With its header of 12
 /// bytes it fills four TLS records.
 pub(crate) const SEND_FRAME: usize = (64 << 10) - 12;
 
-/// Streams that we negotiate at once on a connection; the others wait here, so
-/// that the other side does not have to reset any.
+/// Maximum number of outbound streams that are negotiated at the same time on a
+/// connection. Further requests wait, so that the peer does not have to reset any.
 pub(crate) const MAX_NEGOTIATING_STREAMS: usize = 32;
 
-/// Streams that a peer may negotiate at once on a connection: twice what our
-/// own kind does, for identify, ping and Kademlia. Those above are reset.
+/// Maximum number of inbound streams that are negotiated at the same time on a
+/// connection: twice the number above, to have room for identify, ping and
+/// Kademlia. Further streams are reset.
 pub(crate) const MAX_NEGOTIATING_INBOUND: usize = 64;
 
-/// Streams that we keep open at once on a connection; with as many of the
-/// peer's and those of Kademlia, identify and ping there is room left below
-/// [`MAX_STREAMS_PER_CONNECTION`].
+/// Maximum number of outbound streams that are open at the same time on a
+/// connection. Together with as many inbound streams and those of Kademlia, identify
+/// and ping they stay below [`MAX_STREAMS_PER_CONNECTION`].
 pub(crate) const MAX_OUTBOUND_STREAMS: usize = 40;
 
-/// Requests for a stream that wait for one connection.
+/// Maximum number of requests for a stream that wait on one connection.
 pub(crate) const MAX_WAITING_OPENS: usize = 512;
 
-/// From the request for a stream to its negotiation, on a live connection.
+/// Time limit from the request for a stream to the end of its negotiation.
 pub(crate) const OPEN_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// How long a peer may take to agree on the protocol of a stream.
+/// Time limit for a peer to agree on the protocol of a stream.
 pub(crate) const NEGOTIATION_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Inbound streams of one protocol that wait to be taken by its owner. The
-/// next one is reset.
+/// Maximum number of inbound streams of one protocol that wait for their owner.
+/// Further ones are reset.
 pub(crate) const INBOUND_QUEUE: usize = 64;
 
-/// A connection without any stream for this long is closed. A backup server
-/// asks its source every 30 s by default, so their connection stays.
+/// Time after which a connection without streams is closed. A backup server polls
+/// its source every 30 s by default, so their connection stays open.
 pub(crate) const IDLE_CONNECTION_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// Connections in their handshake. A socket that says nothing holds its place
-/// for [`HANDSHAKE_TIMEOUT`], so there is room for many; with all the others
-/// below they stay under the usual limit of 1024 open files.
+/// Maximum number of inbound connections in the handshake. A silent socket counts
+/// for [`HANDSHAKE_TIMEOUT`], so many are allowed. Together with the limits below
+/// they stay under the usual limit of 1024 open files.
 pub(crate) const MAX_PENDING_INCOMING: u32 = 512;
-/// Dials at once.
+/// Maximum number of outbound connections in the handshake.
 pub(crate) const MAX_PENDING_OUTGOING: u32 = 64;
-/// Connections that others opened.
+/// Maximum number of inbound connections.
 pub(crate) const MAX_ESTABLISHED_INCOMING: u32 = 160;
-/// Of these, those of peers that may do nothing here but ask for addresses;
-/// the rest is kept for the peers on the list.
+/// Maximum number of inbound connections of strangers, that is, of peers without
+/// any purpose. The rest is reserved for peers on the access list.
 pub(crate) const MAX_STRANGERS: usize = 128;
-/// Connections that we opened.
+/// Maximum number of outbound connections.
 pub(crate) const MAX_ESTABLISHED_OUTGOING: u32 = 96;
-/// Connections with one peer: one over each transport in each direction, and
-/// as many again while old ones time out.
+/// Maximum number of connections with one peer: one over each transport in each
+/// direction, and as many again while old ones time out.
 pub(crate) const MAX_ESTABLISHED_PER_PEER: u32 = 8;
 
-/// Commands that wait for the event loop.
+/// Maximum number of commands that wait for the event loop.
 pub(crate) const COMMAND_QUEUE: usize = 256;
-/// Events that a slow listener may be behind before it misses some.
+/// Maximum number of events that are kept for a slow receiver.
 pub(crate) const EVENT_QUEUE: usize = 256;
-/// Callers that wait for a connection to come about.
+/// Maximum number of callers that wait for connections.
 pub(crate) const MAX_WAITING_DIALS: usize = 512;
-/// Kademlia queries of our own at once.
+/// Maximum number of searches in the DHT at the same time.
 pub(crate) const MAX_QUERIES: usize = 64;
 
-/// Peers whose addresses we remember, and addresses for each.
+/// Maximum number of peers whose addresses are remembered.
 pub(crate) const MAX_KNOWN_PEERS: usize = 1024;
-/// See [`MAX_KNOWN_PEERS`].
+/// Maximum number of addresses that are remembered for a peer.
 pub(crate) const MAX_ADDRESSES_PER_PEER: usize = 16;
 
-/// Threads for disks, hashes and sinks. Each stream has at most two pieces of
-/// work there at a time.
+/// Maximum number of threads for disks, hashing and sinks. Each stream uses at most
+/// two of them at a time.
 pub(crate) const MAX_BLOCKING_THREADS: usize = 32;

@@ -14,9 +14,10 @@ use crate::config::NetConfig;
 use crate::error::NetError;
 use crate::event_loop::EventLoop;
 
-/// Sockets are there at once or never.
+/// Time limit for the listening sockets.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Transport of a listening socket.
 #[derive(Clone, Copy)]
 enum Kind {
     Tcp,
@@ -39,13 +40,14 @@ impl Kind {
         }
     }
 
-    /// Tries the address without sharing it. libp2p listens with
-    /// SO_REUSEPORT, which would quietly share a port with another node of
-    /// the same user, each getting some of the connections.
+    /// Checks that no other socket uses the address. libp2p listens with
+    /// SO_REUSEPORT and would silently share the port with another node of the same
+    /// user; each would then get some of the connections.
     fn probe(self, address: SocketAddr) -> io::Result<()> {
         match self {
             _ if address.port() == 0 => Ok(()),
-            // An IPv6 socket that also takes IPv4 would collide with our own.
+            // A probe on `[::]` would also take IPv4 and collide with our own
+            // socket.
             _ if address.is_ipv6() && address.ip().is_unspecified() => {
                 let loopback = SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, address.port()));
                 match self.bind(loopback) {
@@ -65,7 +67,7 @@ impl Kind {
     }
 }
 
-/// What the system said, out of the layers of transports around it.
+/// Extracts the error of the system from the transport errors around it.
 fn system_error(error: io::Error) -> io::Error {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
     while let Some(error) = cause {
@@ -73,8 +75,8 @@ fn system_error(error: io::Error) -> io::Error {
         if let Some(code) = io.and_then(io::Error::raw_os_error) {
             return io::Error::from_raw_os_error(code);
         }
-        // An error made by `io::Error::other` hides its content from
-        // `source`, which gives what is below that.
+        // `source` of an error made by `io::Error::other` skips its content, so
+        // the content is taken from `get_ref`.
         cause = match io.and_then(io::Error::get_ref) {
             Some(inner) => Some(inner),
             None => error.source(),
@@ -83,8 +85,7 @@ fn system_error(error: io::Error) -> io::Error {
     error
 }
 
-/// Whether the machine lacks the address family: then the unspecified
-/// address of that family is passed over.
+/// Reports whether the computer does not support the address family.
 fn is_missing_family(error: &io::Error) -> bool {
     matches!(
         rustix::io::Errno::from_io_error(error),
@@ -92,7 +93,13 @@ fn is_missing_family(error: &io::Error) -> bool {
     )
 }
 
-/// Opens all sockets, or none and says which could not be.
+/// Opens all listening sockets. Skips the unspecified address of an address family
+/// that the computer does not support.
+///
+/// # Errors
+///
+/// Returns [`NetError::Listen`] for the first socket that cannot be opened,
+/// [`NetError::NoListenAddress`] if there is none, and [`NetError::ListenTimeout`].
 pub(crate) async fn listen(node: &mut EventLoop, config: &NetConfig) -> Result<(), NetError> {
     let tcp = config.tcp.iter().map(|address| (Kind::Tcp, *address));
     let quic = config.quic.iter().map(|address| (Kind::Quic, *address));
@@ -109,14 +116,17 @@ pub(crate) async fn listen(node: &mut EventLoop, config: &NetConfig) -> Result<(
         match opening {
             Ok(id) => {
                 opened += 1;
-                // The unspecified address has no address of its own to wait
-                // for: those of the interfaces come and go.
+                // For the unspecified address, libp2p reports the addresses of the
+                // interfaces, which come and go. There is none to wait for.
                 if !address.ip().is_unspecified() {
                     waiting.push((id, kind, address));
                 }
             }
             Err(error) if address.ip().is_unspecified() && is_missing_family(&error) => {
-                tracing::warn!(%address, %error, "this machine cannot listen there; left out");
+                tracing::warn!(
+                    %address, %error,
+                    "skipped a listening address: this computer does not support it"
+                );
             }
             Err(error) => return Err(failed(error)),
         }

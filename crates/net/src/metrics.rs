@@ -1,30 +1,31 @@
-//! Plain counters, to be read as one snapshot.
+//! Counters of the node. [`MetricsSnapshot`] has their values at one time.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 macro_rules! counters {
     ($(#[doc = $doc:literal] $name:ident,)*) => {
-        /// What the node counts while it runs.
+        /// Counters of a running node.
         #[derive(Debug, Default)]
         pub(crate) struct Metrics {
             $(pub(crate) $name: Counter,)*
         }
 
-        /// The counters at one moment.
+        /// Values of all counters at one time. Each counts from the start of the
+        /// node.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         pub struct MetricsSnapshot {
             $(#[doc = $doc] pub $name: u64,)*
         }
 
         impl MetricsSnapshot {
-            /// The name, the meaning and the value of each counter.
+            /// Returns the name, the description and the value of each counter.
             pub fn counters(&self) -> Vec<(&'static str, &'static str, u64)> {
                 vec![$((stringify!($name), $doc, self.$name),)*]
             }
         }
 
         impl Metrics {
-            /// Reads all counters.
+            /// Returns the values of all counters.
             pub(crate) fn snapshot(&self) -> MetricsSnapshot {
                 MetricsSnapshot { $($name: self.$name.get(),)* }
             }
@@ -33,43 +34,43 @@ macro_rules! counters {
 }
 
 counters! {
-    /// Bytes of blocks that were sent, as they travel.
+    /// Bytes of blocks sent, in encoded form.
     block_bytes_sent,
-    /// Blocks that were sent.
+    /// Blocks sent.
     blocks_sent,
-    /// Bytes of blocks that were received and checked, as they travel.
+    /// Bytes of blocks received and verified, in encoded form.
     block_bytes_received,
-    /// Blocks that were received and checked.
+    /// Blocks received and verified.
     blocks_received,
-    /// Blocks that were sent as differences, of those that were sent.
+    /// Blocks sent as differences to similar blocks; included in the blocks sent.
     patches_sent,
-    /// Blocks that were received as differences, of those that were received.
+    /// Blocks received as differences to similar blocks; included in the blocks received.
     patches_received,
-    /// Answers `missing` and `changed` that were sent.
+    /// Answers "missing" and "changed" sent instead of a block.
     blocks_not_sent,
-    /// Bytes written to streams of our protocols.
+    /// Bytes written to streams of Archivist protocols.
     stream_bytes_sent,
-    /// Bytes read from streams of our protocols.
+    /// Bytes read from streams of Archivist protocols.
     stream_bytes_received,
-    /// Block requests of peers that are not on the list.
+    /// Block streams refused because the peer is not allowed.
     refused,
-    /// Block requests turned away because too many were served.
+    /// Block streams refused because too many were being served.
     overloaded,
-    /// Streams that were ended because the peer broke the protocol.
+    /// Streams ended because the peer broke the protocol.
     protocol_violations,
-    /// Streams that were ended because the peer was silent or too slow.
+    /// Streams ended because the peer was silent or too slow.
     stalled,
-    /// Inbound streams that were reset because nobody took them in time.
+    /// Inbound streams reset because the queue of their protocol was full.
     streams_dropped,
-    /// Streams that we opened.
+    /// Streams opened by this node.
     streams_opened,
-    /// Streams that others opened.
+    /// Streams opened by peers.
     streams_accepted,
-    /// Connections turned away because of a limit.
+    /// Connections denied because of a limit.
     connections_denied,
 }
 
-/// One counter.
+/// Counter that only grows.
 #[derive(Debug, Default)]
 pub(crate) struct Counter(AtomicU64);
 

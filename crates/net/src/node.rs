@@ -1,4 +1,4 @@
-//! Starting and stopping the node.
+//! [`Net`]: starts and stops the node.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -30,12 +30,13 @@ use crate::limits::{
 use crate::streams::{self, Meter, NetStream};
 use crate::{listen, transport};
 
-/// The streams that peers open, by protocol.
+/// Queues of inbound streams by protocol.
 type Accepts = HashMap<StreamProtocol, mpsc::Receiver<NetStream>>;
 
-/// The node: owns the network thread.
+/// Running node. Owns the network thread.
 ///
-/// Dropping it stops the thread without waiting; [`Net::shutdown`] waits.
+/// Dropping it stops the thread without waiting for its end; [`Net::shutdown`]
+/// waits.
 pub struct Net {
     handle: Handle,
     accepts: Mutex<Accepts>,
@@ -43,22 +44,28 @@ pub struct Net {
     exit: watch::Receiver<Option<Exit>>,
 }
 
-/// How the network thread ended.
+/// End of the network thread.
 #[derive(Clone, Debug)]
 enum Exit {
     Stopped,
     Panicked(String),
 }
 
-/// What the thread sends back once it listens.
+/// Result that the network thread sends when it listens.
 type Started = Result<(Handle, Accepts), NetError>;
 
 impl Net {
-    /// Starts the node; returns when it listens.
+    /// Starts the node. Returns when it listens.
+    ///
+    /// `provider` is the source of the blocks that the node serves to peers with
+    /// the purpose [`Purposes::BLOCKS`](crate::Purposes::BLOCKS) in `access`.
     ///
     /// # Errors
     ///
-    /// [`NetError::Listen`] names a port that is taken, with its address.
+    /// Returns [`NetError::Listen`] if a port is in use or an address does not
+    /// exist, [`NetError::NoListenAddress`] if there is no address to listen on,
+    /// [`NetError::ListenTimeout`], [`NetError::Setup`] if a transport cannot be set
+    /// up, and [`NetError::Panicked`].
     pub async fn start(
         config: NetConfig,
         keypair: Keypair,
@@ -66,7 +73,7 @@ impl Net {
         access: Access,
     ) -> Result<Self, NetError> {
         let stop = CancellationToken::new();
-        // A caller that gives up takes the half-started thread with it.
+        // If the caller drops this future, the half-started thread stops.
         let guard = stop.clone().drop_guard();
         let (started, starting) = oneshot::channel();
         let (exited, exit) = watch::channel(None);
@@ -93,33 +100,33 @@ impl Net {
         Ok(Self { handle, accepts: Mutex::new(accepts), stop, exit })
     }
 
-    /// The handle to use the node with.
+    /// Returns a handle to the node.
     pub fn handle(&self) -> Handle {
         self.handle.clone()
     }
 
-    /// Takes the queue of inbound streams of one of
-    /// [`NetConfig::protocols`]; the first caller gets it.
+    /// Returns the queue of inbound streams of one of [`NetConfig::protocols`] to
+    /// its first caller, and `None` to later ones.
     pub fn accept(&self, protocol: &StreamProtocol) -> Option<mpsc::Receiver<NetStream>> {
         self.accepts.lock().remove(protocol)
     }
 
-    /// Waits until the network thread has ended by itself or was stopped.
+    /// Waits until the network thread has ended.
     ///
     /// # Errors
     ///
-    /// [`NetError::Panicked`] where it panicked: the owner must not go on as
-    /// if it had a network.
+    /// Returns [`NetError::Panicked`] if it panicked. The owner must then not
+    /// continue as if it had a network.
     pub async fn stopped(&self) -> Result<(), NetError> {
         wait(&mut self.exit.clone()).await
     }
 
-    /// Closes the connections and stops the thread.
+    /// Closes the connections and stops the network thread.
     ///
     /// # Errors
     ///
-    /// [`NetError::StopTimeout`] where it takes longer than `deadline`, and
-    /// [`NetError::Panicked`].
+    /// Returns [`NetError::StopTimeout`] if this takes longer than `deadline`, and
+    /// [`NetError::Panicked`] if the thread panicked.
     pub async fn shutdown(self, deadline: Duration) -> Result<(), NetError> {
         self.stop.cancel();
         let stopped = tokio::time::timeout(deadline, self.stopped()).await;
@@ -145,19 +152,19 @@ fn panic_text(panic: &(dyn Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "?".to_owned())
 }
 
-/// Makes the allocator keep what is freed for the next frame.
+/// Makes the allocator keep freed memory for the next frame.
 ///
-/// glibc gives the top of the heap back to the system when 128 KiB of it are
-/// free, which happens after nearly every frame of 64 KiB; the page faults
-/// that follow cost a third of all time (measured: docs/decisions/0002). Both
-/// its thresholds follow the largest mapped piece that was ever freed, so
-/// freeing one of 8 MiB raises them to 8 and 16 MiB for good. Nothing is
-/// touched, so no memory is used; another allocator does not care.
+/// glibc returns the top of the heap to the system when 128 KiB of it are free,
+/// which happens after nearly every frame of 64 KiB. The page faults that follow
+/// cost a third of all time (measured: `docs/decisions/0002`). Both thresholds of
+/// glibc follow the largest mapped allocation that was ever freed, so freeing one
+/// of 8 MiB raises them permanently to 8 and 16 MiB. The allocation is not touched
+/// and uses no memory. Other allocators are not affected.
 fn keep_freed_memory() {
     drop(std::hint::black_box(Vec::<u8>::with_capacity(8 << 20)));
 }
 
-/// The whole life of the network thread.
+/// Runs the network thread from its start to its end.
 fn run_thread(
     config: NetConfig,
     keypair: Keypair,
@@ -180,8 +187,8 @@ fn run_thread(
             return Exit::Stopped;
         }
     };
-    // A task that panics leaves the swarm in an unknown state, so it ends
-    // the thread as a panic of the thread itself would.
+    // A task that panics leaves the swarm in an unknown state. It ends the thread,
+    // like a panic of the thread itself.
     let (panicked, mut panics) = mpsc::channel(1);
     let exit = runtime.block_on(async {
         let (event_loop, tasks) =
@@ -197,23 +204,23 @@ fn run_thread(
             };
         tokio::select! {
             () = event_loop.run() => Exit::Stopped,
-            // Ends only by a panic, which the other branch reports.
+            // The tasks end only by a panic, which the next branch reports.
             () = tasks => std::future::pending().await,
             Some(text) = panics.recv() => Exit::Panicked(text),
         }
     });
-    // Work on blocking threads finishes by itself; nobody waits for it here.
+    // Does not wait for work on blocking threads.
     runtime.shutdown_background();
     exit
 }
 
 type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Runs a task so that a panic in it is told.
+/// Wraps a task so that a panic in it is reported to `panicked`.
 fn guarded(task: Task, panicked: mpsc::Sender<String>) -> Task {
     Box::pin(async move {
         if let Err(panic) = AssertUnwindSafe(task).catch_unwind().await {
-            // Full means that another panic has been told already.
+            // The channel is full if another panic was reported before.
             let _ = panicked.try_send(panic_text(&*panic));
         }
     })

@@ -73,8 +73,8 @@ pub use manifest::{
     Segment, SegmentRef, SegmentWriter, TreeCheck, Xattrs, decode_segment, segment_lines,
 };
 pub use published::PublishedManifest;
-pub use rel_path::{MAX_NAME_LEN, MAX_PATH_LEN, PathError, RelPath, is_unsafe_to_show};
-pub use text::printable_line;
+pub use rel_path::{MAX_NAME_LEN, MAX_PATH_LEN, PathError, RelPath};
+pub use text::{is_unsafe_to_show, printable_line};
 
 /// Maximum length of a block in bytes. The store, the wire protocol and every
 /// decoder enforce it. Chunks of files are at most 1 MiB; blocks of metadata may

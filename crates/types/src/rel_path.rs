@@ -13,6 +13,8 @@ use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use crate::text::is_unsafe_to_show;
+
 /// Maximum length of a path in bytes: four times what Linux accepts in one
 /// system call, because a tree may be deeper than that.
 pub const MAX_PATH_LEN: usize = 16 * 1024;
@@ -190,21 +192,6 @@ impl fmt::Display for RelPath {
         }
         Ok(())
     }
-}
-
-/// Reports whether a character could make a text on a screen look like another
-/// one: control characters, invisible characters, and those that change the
-/// direction of text.
-pub fn is_unsafe_to_show(char: char) -> bool {
-    char.is_control()
-        || matches!(
-            char,
-            '\u{200b}'..='\u{200f}'
-                | '\u{2028}'..='\u{202e}'
-                | '\u{2060}'..='\u{2069}'
-                | '\u{feff}'
-                | '\u{061c}'
-        )
 }
 
 impl fmt::Debug for RelPath {

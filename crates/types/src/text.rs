@@ -1,6 +1,7 @@
 //! Cleans text from other machines before it is logged or shown.
-
-use crate::is_unsafe_to_show;
+//!
+//! Names, error messages and other text from elsewhere may contain characters
+//! that control a terminal or hide other text.
 
 /// Maximum number of characters that are kept.
 const CHARS_MAX: usize = 200;
@@ -8,8 +9,9 @@ const CHARS_MAX: usize = 200;
 /// Returns the first 200 characters of `text` on one line, followed by `…` if
 /// there are more.
 ///
-/// White space at the ends is removed, and becomes blanks within. Characters that [`is_unsafe_to_show`] reports,
-/// such as terminal escapes and direction overrides, are removed.
+/// White space at the ends is removed; other white space becomes blanks.
+/// Characters that [`is_unsafe_to_show`] reports, such as terminal escapes and
+/// direction overrides, are removed.
 #[must_use]
 pub fn printable_line(text: &str) -> String {
     let mut out = String::new();
@@ -25,6 +27,21 @@ pub fn printable_line(text: &str) -> String {
         out.push('…');
     }
     out
+}
+
+/// Reports whether a character could make a text on a screen look like another
+/// one: control characters, invisible characters, and those that change the
+/// direction of text.
+pub fn is_unsafe_to_show(char: char) -> bool {
+    char.is_control()
+        || matches!(
+            char,
+            '\u{200b}'..='\u{200f}'
+                | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{2069}'
+                | '\u{feff}'
+                | '\u{061c}'
+        )
 }
 
 #[cfg(test)]

@@ -1,4 +1,7 @@
-//! Fetching blocks from other nodes.
+//! [`BlockClient`]: fetches blocks from other nodes.
+//!
+//! The protocol itself is in `fetch.rs`. This file connects it to the node: it
+//! opens the stream and runs each fetch on the network thread.
 
 use libp2p::PeerId;
 
@@ -8,22 +11,27 @@ use super::{BlockError, FetchError, PROTOCOL};
 use crate::handle::Handle;
 use crate::streams::NetStream;
 
-/// Opens sessions with peers.
+impl Handle {
+    /// Returns a client for fetching blocks from other nodes.
+    pub fn blocks(&self) -> BlockClient {
+        BlockClient { node: self.clone() }
+    }
+}
+
+/// Opens block sessions with peers; made by [`Handle::blocks`].
 #[derive(Clone)]
 pub struct BlockClient {
     node: Handle,
 }
 
 impl BlockClient {
-    pub(crate) fn new(node: Handle) -> Self {
-        Self { node }
-    }
-
-    /// Opens a session; connects first where an address is known.
+    /// Opens a session with a peer. Connects first if necessary.
     ///
     /// # Errors
     ///
-    /// [`BlockError::Refused`] where the peer does not allow us, and others.
+    /// Returns [`BlockError::Net`] if there is no stream to the peer,
+    /// [`BlockError::Refused`] if the peer refuses to serve this node, and another
+    /// [`BlockError`] if the greeting fails.
     pub async fn open(&self, peer: PeerId) -> Result<BlockSession, BlockError> {
         let stream = self.node.open(peer, PROTOCOL).await?;
         let metrics = self.node.meter().metrics.clone();
@@ -32,54 +40,59 @@ impl BlockClient {
     }
 }
 
-/// One stream to one peer, for many fetches.
+/// Session with one peer: one stream, used for any number of fetches.
 ///
-/// Dropping it, or a fetch that is under way, resets the stream, and the peer
-/// stops soon after.
+/// Dropping the session, or the future of a fetch, resets the stream. The peer
+/// then stops soon.
 pub struct BlockSession {
     peer: PeerId,
-    // Gone after an error, and while a fetch is under way.
+    // `None` after an error and while a fetch is running.
     session: Option<Session<NetStream>>,
     node: Handle,
 }
 
 impl BlockSession {
-    /// Whom it is with.
+    /// Returns the peer of the session.
     pub fn peer(&self) -> PeerId {
         self.peer
     }
 
-    /// Whether another fetch can succeed: not after an error, and not after a
-    /// fetch that was dropped.
+    /// Reports whether the session can be used for another fetch. It cannot after
+    /// an error or after a fetch that was dropped.
     pub fn is_open(&self) -> bool {
         self.session.is_some()
     }
 
-    /// Fetches blocks, and returns when every one was answered.
+    /// Fetches blocks. Returns when each request was answered.
     ///
-    /// `asks` is taken from as the answers come. `sink` gets the answers in
-    /// the order of the asks, in batches, on a thread where it may block;
-    /// while it does, the next batch comes in, and no more than that. It is
-    /// given only blocks whose bytes were hashed. A batch that it has begun
-    /// is finished even where the fetch is dropped.
+    /// The session takes the next items of `requests` as answers arrive. It passes
+    /// the answers to `sink` in batches, in the order of the requests. `sink` runs
+    /// on a thread on which it may block; meanwhile at most one further batch is
+    /// received. Every block that it gets has been verified. If the fetch is
+    /// dropped, a running call of `sink` still completes.
     ///
     /// # Errors
     ///
-    /// [`FetchError`]; what the sink got before stays good, and the session
-    /// is closed.
-    pub async fn fetch<W, F, E>(&mut self, asks: W, sink: F) -> Result<FetchStats, FetchError<E>>
+    /// Returns [`FetchError::Block`] if the peer or the connection fails, and
+    /// [`FetchError::Sink`] if `sink` fails. The session is then closed. Answers that
+    /// `sink` got before remain valid.
+    pub async fn fetch<R, F, E>(
+        &mut self,
+        requests: R,
+        sink: F,
+    ) -> Result<FetchStats, FetchError<E>>
     where
-        W: IntoIterator<Item: Into<BlockRequest>>,
-        W::IntoIter: Send + 'static,
+        R: IntoIterator<Item: Into<BlockRequest>>,
+        R::IntoIter: Send + 'static,
         F: FnMut(Vec<Fetched>) -> Result<(), E> + Send + 'static,
         E: Send + 'static,
     {
         let mut session = self.session.take().ok_or(BlockError::Ended)?;
-        let asks = asks.into_iter();
-        // On the network's own thread, where the stream's bytes are: a
-        // wake-up across threads for each frame would cost more than all else.
+        let requests = requests.into_iter();
+        // Runs on the network thread, on which the bytes of the stream arrive. A
+        // wake-up across threads for each frame would cost more than all the rest.
         let fetching = self.node.spawn(async move {
-            let result = session.fetch(asks, sink).await;
+            let result = session.fetch(requests, sink).await;
             (session, result)
         });
         let (session, result) = joined(fetching.await)?;
@@ -89,7 +102,8 @@ impl BlockSession {
     }
 }
 
-/// The node's runtime drops its tasks when the node stops.
+/// Converts the error of a task. The runtime of the node cancels its tasks when
+/// the node stops.
 fn joined<T>(result: Result<T, tokio::task::JoinError>) -> Result<T, BlockError> {
     result.map_err(|error| match error.is_panic() {
         true => BlockError::Panicked,

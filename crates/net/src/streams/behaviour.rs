@@ -1,4 +1,4 @@
-//! The part of the behaviour that knows all connections.
+//! [`Behaviour`]: the part of the stream behaviour that knows all connections.
 
 use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
@@ -16,19 +16,19 @@ use libp2p::swarm::{
 use libp2p::{Multiaddr, PeerId, StreamProtocol};
 use tokio::sync::mpsc;
 
-use super::handler::{Handler, Open, Queues};
+use super::handler::{Handler, OpenRequest, Queues};
 use super::stream::{Meter, NetStream};
 use crate::access::Access;
 use crate::limits::{INBOUND_QUEUE, MAX_STRANGERS};
 
-/// A live connection.
+/// Open connection.
 #[derive(Clone, Debug)]
 pub(crate) struct ConnectionInfo {
-    /// The other side's address.
+    /// Address of the peer.
     pub(crate) address: Multiaddr,
-    /// Whether we opened it.
+    /// True if this node opened the connection.
     pub(crate) outbound: bool,
-    /// Since when it is up.
+    /// Time at which the connection was established.
     pub(crate) since: SystemTime,
 }
 
@@ -38,24 +38,26 @@ impl ConnectionInfo {
     }
 }
 
-/// Opens streams, takes streams, and admits connections.
+/// Opens and accepts streams, and limits the connections of strangers.
 pub(crate) struct Behaviour {
     queues: Queues,
     meter: Meter,
     access: Access,
     connections: HashMap<PeerId, Vec<(ConnectionId, ConnectionInfo)>>,
-    /// Inbound connections of peers that were not on the list when they came.
+    /// Inbound connections of peers that were not on the access list when they
+    /// connected.
     strangers: HashMap<ConnectionId, PeerId>,
-    events: VecDeque<ToSwarm<Infallible, Open>>,
+    events: VecDeque<ToSwarm<Infallible, OpenRequest>>,
 }
 
-/// Too many peers that we know nothing of are connected.
+/// Error: the limit for connections of strangers is reached.
 #[derive(Debug, thiserror::Error)]
-#[error("{MAX_STRANGERS} peers that are not on the list are connected")]
+#[error("{MAX_STRANGERS} peers that are not on the access list are already connected")]
 struct TooManyStrangers;
 
 impl Behaviour {
-    /// A behaviour that takes streams of `protocols`, and where they come out.
+    /// Creates a behaviour for `protocols`. Returns the queues of inbound streams
+    /// with it.
     pub(crate) fn new(
         protocols: impl IntoIterator<Item = StreamProtocol>,
         meter: Meter,
@@ -79,19 +81,19 @@ impl Behaviour {
         (behaviour, receivers)
     }
 
-    /// The connections with a peer.
+    /// Returns the open connections by peer, the oldest first.
     pub(crate) fn connections(&self) -> &HashMap<PeerId, Vec<(ConnectionId, ConnectionInfo)>> {
         &self.connections
     }
 
-    /// Opens a stream on the best connection with the peer; gives the request
-    /// back where there is none.
-    pub(crate) fn open(&mut self, peer: PeerId, open: Open) -> Result<(), Open> {
+    /// Opens a stream on the best connection with the peer. Returns the request if
+    /// there is no connection.
+    pub(crate) fn open(&mut self, peer: PeerId, open: OpenRequest) -> Result<(), OpenRequest> {
         let Some(connections) = self.connections.get(&peer) else {
             return Err(open);
         };
-        // TCP costs a third of QUIC's time per byte; the oldest connection is
-        // the one that both sides are most likely to agree on.
+        // TCP needs a third of the CPU time of QUIC per byte. Both sides most likely
+        // choose the same connection if they choose the oldest.
         let best = connections.iter().find(|(_, info)| info.is_tcp()).or(connections.first());
         let Some((connection, _)) = best else {
             return Err(open);
@@ -121,7 +123,7 @@ impl NetworkBehaviour for Behaviour {
         _: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
         if self.access.get(&peer).is_none() {
-            // A peer may have been put on the list since it came.
+            // A peer may have been added to the access list since it connected.
             let access = &self.access;
             self.strangers.retain(|_, peer| access.get(peer).is_none());
             if self.strangers.len() >= MAX_STRANGERS {
@@ -164,7 +166,7 @@ impl NetworkBehaviour for Behaviour {
                     }
                 }
             }
-            // Another behaviour denied what this one had let in.
+            // Another behaviour denied a connection that this one had accepted.
             FromSwarm::ListenFailure(failure) => {
                 self.strangers.remove(&failure.connection_id);
             }
@@ -229,10 +231,10 @@ mod tests {
         }));
     }
 
-    /// On which connection the next stream is opened.
+    /// Returns the connection on which the next stream is opened.
     fn chosen(behaviour: &mut Behaviour, peer: PeerId) -> Option<ConnectionId> {
         let (reply, _) = oneshot::channel();
-        behaviour.open(peer, Open { protocol: TEST, reply }).ok()?;
+        behaviour.open(peer, OpenRequest { protocol: TEST, reply }).ok()?;
         match behaviour.events.pop_front() {
             Some(ToSwarm::NotifyHandler { handler: NotifyHandler::One(id), .. }) => Some(id),
             _ => None,
@@ -275,7 +277,7 @@ mod tests {
         assert!(enter(1000, late).is_err());
         access.set(friend, Purposes::BLOCKS);
         enter(1001, friend).unwrap();
-        // One who is put on the list is a stranger no more.
+        // A peer that is added to the list is no longer a stranger.
         access.set(strangers[0], Purposes::RESTORE);
         enter(1002, late).unwrap();
         assert!(enter(1003, PeerId::random()).is_err());

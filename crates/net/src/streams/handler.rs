@@ -1,4 +1,4 @@
-//! The part of the behaviour that sits on one connection.
+//! [`Handler`]: the part of the behaviour that belongs to one connection.
 
 use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
@@ -7,7 +7,7 @@ use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use futures::future::{Ready, ready as now};
+use futures::future::{Ready, ready as ready_future};
 use libp2p::core::upgrade::{InboundUpgrade, OutboundUpgrade, UpgradeInfo};
 use libp2p::swarm::handler::{
     ConnectionEvent, DialUpgradeError, FullyNegotiatedInbound, FullyNegotiatedOutbound,
@@ -25,22 +25,22 @@ use crate::limits::{
     MAX_NEGOTIATING_STREAMS, MAX_OUTBOUND_STREAMS, MAX_WAITING_OPENS, NEGOTIATION_TIMEOUT,
 };
 
-/// Where the inbound streams of each protocol go.
+/// Queues for the inbound streams of each protocol.
 pub(super) type Queues = Arc<HashMap<StreamProtocol, mpsc::Sender<NetStream>>>;
 
-/// A request for an outbound stream.
-pub(crate) struct Open {
+/// Request for an outbound stream.
+pub(crate) struct OpenRequest {
     pub(crate) protocol: StreamProtocol,
     pub(crate) reply: oneshot::Sender<Result<NetStream, NetError>>,
 }
 
-impl fmt::Debug for Open {
+impl fmt::Debug for OpenRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Open").field(&self.protocol).finish()
+        f.debug_tuple("OpenRequest").field(&self.protocol).finish()
     }
 }
 
-/// Agrees on one of some protocols and hands out the bare stream.
+/// Upgrade that negotiates one of several protocols and returns the plain stream.
 #[derive(Clone)]
 pub(crate) struct Upgrade(Vec<StreamProtocol>);
 
@@ -59,7 +59,7 @@ impl InboundUpgrade<Stream> for Upgrade {
     type Future = Ready<Result<Self::Output, Infallible>>;
 
     fn upgrade_inbound(self, stream: Stream, protocol: StreamProtocol) -> Self::Future {
-        now(Ok((stream, protocol)))
+        ready_future(Ok((stream, protocol)))
     }
 }
 
@@ -69,24 +69,24 @@ impl OutboundUpgrade<Stream> for Upgrade {
     type Future = Ready<Result<Self::Output, Infallible>>;
 
     fn upgrade_outbound(self, stream: Stream, protocol: StreamProtocol) -> Self::Future {
-        now(Ok((stream, protocol)))
+        ready_future(Ok((stream, protocol)))
     }
 }
 
-/// A stream that is being negotiated.
-pub(crate) struct Pending {
-    open: Open,
+/// Outbound stream in negotiation.
+pub(crate) struct PendingOpen {
+    open: OpenRequest,
     permit: OwnedSemaphorePermit,
 }
 
-/// The streams of one connection.
+/// Opens and accepts the streams of one connection.
 pub(crate) struct Handler {
     peer: PeerId,
     queues: Queues,
     meter: Meter,
-    waiting: VecDeque<Open>,
+    waiting: VecDeque<OpenRequest>,
     negotiating: usize,
-    /// Bounds the outbound streams that are open, however long they live.
+    /// Limits the outbound streams that are open at the same time.
     open: PollSemaphore,
 }
 
@@ -103,15 +103,18 @@ impl Handler {
         let stream = NetStream::new(stream, self.peer, protocol, self.meter.clone(), None);
         match queue.try_send(stream) {
             Ok(()) => self.meter.metrics.streams_accepted.add(1),
-            // Dropping the stream resets it, which its opener sees.
+            // Dropping the stream resets it, so the opener gets an error.
             Err(error) => {
                 self.meter.metrics.streams_dropped.add(1);
-                tracing::warn!(peer = %self.peer, %error, "reset an inbound stream");
+                tracing::warn!(
+                    peer = %self.peer, %error,
+                    "reset an inbound stream: its queue is full or closed"
+                );
             }
         }
     }
 
-    fn failed(&self, open: Open, error: StreamUpgradeError<Infallible>) {
+    fn failed(&self, open: OpenRequest, error: StreamUpgradeError<Infallible>) {
         let peer = self.peer;
         let stream = |source| NetError::Stream { peer, source };
         let error = match error {
@@ -122,27 +125,27 @@ impl Handler {
             StreamUpgradeError::Io(error) => stream(error),
             StreamUpgradeError::Apply(never) => match never {},
         };
-        // Whoever asked may have gone.
+        // The caller may have stopped waiting.
         let _ = open.reply.send(Err(error));
     }
 }
 
 impl ConnectionHandler for Handler {
-    type FromBehaviour = Open;
+    type FromBehaviour = OpenRequest;
     type ToBehaviour = Infallible;
     type InboundProtocol = Upgrade;
     type OutboundProtocol = Upgrade;
     type InboundOpenInfo = ();
-    type OutboundOpenInfo = Pending;
+    type OutboundOpenInfo = PendingOpen;
 
     fn listen_protocol(&self) -> SubstreamProtocol<Upgrade> {
         SubstreamProtocol::new(Upgrade(self.queues.keys().cloned().collect()), ())
             .with_timeout(NEGOTIATION_TIMEOUT)
     }
 
-    fn on_behaviour_event(&mut self, open: Open) {
+    fn on_behaviour_event(&mut self, open: OpenRequest) {
         if self.waiting.len() >= MAX_WAITING_OPENS {
-            let _ = open.reply.send(Err(NetError::TooMany("streams asked for")));
+            let _ = open.reply.send(Err(NetError::TooMany("requests for a stream")));
             return;
         }
         self.waiting.push_back(open);
@@ -151,7 +154,7 @@ impl ConnectionHandler for Handler {
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<ConnectionHandlerEvent<Upgrade, Pending, Infallible>> {
+    ) -> Poll<ConnectionHandlerEvent<Upgrade, PendingOpen, Infallible>> {
         self.waiting.retain(|open| !open.reply.is_closed());
         if self.waiting.is_empty() || self.negotiating >= MAX_NEGOTIATING_STREAMS {
             return Poll::Pending;
@@ -165,12 +168,15 @@ impl ConnectionHandler for Handler {
         self.negotiating += 1;
         let upgrade = Upgrade(vec![open.protocol.clone()]);
         Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest {
-            protocol: SubstreamProtocol::new(upgrade, Pending { open, permit })
+            protocol: SubstreamProtocol::new(upgrade, PendingOpen { open, permit })
                 .with_timeout(NEGOTIATION_TIMEOUT),
         })
     }
 
-    fn on_connection_event(&mut self, event: ConnectionEvent<'_, Upgrade, Upgrade, (), Pending>) {
+    fn on_connection_event(
+        &mut self,
+        event: ConnectionEvent<'_, Upgrade, Upgrade, (), PendingOpen>,
+    ) {
         match event {
             ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound {
                 protocol: (stream, protocol),
@@ -178,7 +184,7 @@ impl ConnectionHandler for Handler {
             }) => self.accept(stream, protocol),
             ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound {
                 protocol: (stream, protocol),
-                info: Pending { open, permit },
+                info: PendingOpen { open, permit },
             }) => {
                 self.negotiating -= 1;
                 self.meter.metrics.streams_opened.add(1);
@@ -187,7 +193,7 @@ impl ConnectionHandler for Handler {
                 let _ = open.reply.send(Ok(stream));
             }
             ConnectionEvent::DialUpgradeError(DialUpgradeError {
-                info: Pending { open, permit: _ },
+                info: PendingOpen { open, permit: _ },
                 error,
             }) => {
                 self.negotiating -= 1;

@@ -1,20 +1,21 @@
-//! Long streams for our protocols: a behaviour of our own in the place of
-//! `libp2p-stream`, which drops inbound streams without a word when nobody
-//! takes them at that instant.
+//! Long-lived streams for our protocols: a libp2p behaviour that replaces
+//! `libp2p-stream`. That crate silently drops inbound streams when its queue is
+//! full.
 //!
-//! The protocols are fixed at start. Each has a bounded queue of inbound
-//! streams; a stream that finds it full is reset and counted, so its opener
-//! knows. Outbound streams of one connection are opened a few at a time, so
-//! the other side never has to reset one for negotiating too many.
+//! The protocols are fixed at the start. Each has a bounded queue of inbound
+//! streams. If the queue is full, the stream is reset and counted, so that its
+//! opener gets an error. On each connection only a limited number of outbound
+//! streams is negotiated at the same time, so that the peer does not have to reset
+//! any.
 //!
-//! The behaviour also keeps room for the peers on the list: strangers may
-//! take only so many of the inbound connections.
+//! The behaviour also limits the number of inbound connections of strangers, which
+//! leaves room for the peers on the access list.
 
 mod behaviour;
 mod handler;
 mod stream;
 
 pub(crate) use behaviour::Behaviour;
-pub(crate) use handler::Open;
+pub(crate) use handler::OpenRequest;
 pub(crate) use stream::Meter;
 pub use stream::NetStream;

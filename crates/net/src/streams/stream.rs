@@ -1,4 +1,4 @@
-//! A stream of one of our protocols, with the bandwidth limits applied.
+//! [`NetStream`]: a stream of one of our protocols, with bandwidth limits.
 
 use std::fmt;
 use std::io;
@@ -14,7 +14,7 @@ use tokio::time::{Sleep, sleep_until};
 use crate::limiter::Limiter;
 use crate::metrics::Metrics;
 
-/// The limits and counters of all streams of a node.
+/// Bandwidth limits and counters that all streams of a node share.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Meter {
     pub(crate) upload: Limiter,
@@ -22,12 +22,12 @@ pub(crate) struct Meter {
     pub(crate) metrics: Arc<Metrics>,
 }
 
-/// A stream to a peer. Dropping it without closing resets it.
+/// Bidirectional byte stream to a peer. Dropping it without closing it resets it.
 pub struct NetStream {
     limited: Limited<libp2p::Stream>,
     peer: PeerId,
     protocol: StreamProtocol,
-    // Counts against the streams that we may keep open on the connection.
+    // One of the outbound streams that may be open on the connection.
     _permit: Option<OwnedSemaphorePermit>,
 }
 
@@ -42,12 +42,12 @@ impl NetStream {
         Self { limited: Limited::new(stream, meter), peer, protocol, _permit: permit }
     }
 
-    /// Who is at the other end.
+    /// Returns the peer at the other end.
     pub fn peer(&self) -> PeerId {
         self.peer
     }
 
-    /// What is spoken.
+    /// Returns the protocol of the stream.
     pub fn protocol(&self) -> &StreamProtocol {
         &self.protocol
     }
@@ -90,9 +90,10 @@ impl AsyncWrite for NetStream {
     }
 }
 
-/// Bytes in and out under the limits of a [`Meter`].
+/// Stream that respects the limits of a [`Meter`].
 ///
-/// The time of a piece is booked when it has passed; the next one waits.
+/// The time for a piece is booked after it has passed; the next piece waits for
+/// the end of the booking.
 struct Limited<S> {
     inner: S,
     meter: Meter,
@@ -106,7 +107,7 @@ impl<S> Limited<S> {
     }
 }
 
-/// Until when one direction of a stream waits for its turn.
+/// Delay of one direction of a stream until its next piece.
 #[derive(Default)]
 struct Wait(Option<Pin<Box<Sleep>>>);
 
@@ -174,7 +175,7 @@ mod tests {
 
     use super::*;
 
-    /// How long `streams` streams take to carry `len` bytes each.
+    /// Returns the time that `streams` streams need to transfer `len` bytes each.
     async fn carry(sender: &Meter, receiver: &Meter, streams: usize, len: usize) -> Duration {
         let start = Instant::now();
         let pairs = (0..streams).map(|_| {
