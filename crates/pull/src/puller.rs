@@ -459,9 +459,9 @@ fn take(
     let mut blocks = Vec::with_capacity(batch.len());
     let (mut lacking, mut unmade) = (Vec::new(), Vec::new());
     let count = batch.len();
-    let mut travelled = 0;
+    let mut wire_len = 0;
     for fetched in batch {
-        travelled += fetched.travelled;
+        wire_len += fetched.wire_len;
         match fetched.outcome {
             FetchOutcome::Block(block) => blocks.push(block),
             FetchOutcome::Missing => lacking.push((fetched.cid, false)),
@@ -475,7 +475,7 @@ fn take(
             progress.found(u64::from(block.len()));
         }
     }
-    progress.fetched_bytes.fetch_add(travelled, Ordering::Relaxed);
+    progress.fetched_bytes.fetch_add(wire_len, Ordering::Relaxed);
     progress.blocks.fetch_add(blocks.len() as u64, Ordering::Relaxed);
     progress.tell();
     let mut answers = answers.lock().unwrap_or_else(|poisoned| poisoned.into_inner());

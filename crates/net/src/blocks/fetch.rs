@@ -1,11 +1,10 @@
-//! The client's half of the protocol, over any byte stream.
+//! The client side of the block protocol, over any byte stream.
 //!
-//! One loop sends wants, reads answers and hands them on. What was read goes
-//! to a blocking thread a buffer at a time, where every block is hashed and
-//! the sink takes the whole batch; meanwhile the next buffer fills. When both
-//! are full nothing is read, so the stream's window closes and the server
-//! stops: that is the back-pressure, and three buffers are all that a session
-//! ever holds.
+//! One loop sends requests, reads answers and passes them on. Each full buffer goes
+//! to a blocking thread, which verifies its blocks and calls the sink; meanwhile the
+//! next buffer fills. If both are full, the loop stops reading. The window of the
+//! stream then closes and the server stops sending. A session thus never uses more
+//! than three buffers.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -27,33 +26,36 @@ use super::watchdog::{HELLO_TIMEOUT, MIN_PROGRESS, PROGRESS_WINDOW, Watchdog};
 use super::{BlockError, FetchError};
 use crate::metrics::Metrics;
 
-/// What is handed to a blocking thread at once: enough that waking it, which
-/// can take 170 µs, is lost in the hashing.
-const HAND_OVER: usize = 1 << 20;
+/// Length of a buffer, that is, of a batch for the blocking thread, in bytes. To wake
+/// that thread needs up to 170 µs, which is little compared with hashing 1 MiB.
+const BATCH_BYTES: usize = 1 << 20;
 
-/// Answers in one hand-over at most, however small they are.
+/// Maximum number of answers in one batch.
 const MAX_ANSWERS: usize = 16 << 10;
 
-/// How long an answer waits for others before it is handed over alone.
+/// Maximum time for which an answer waits for others in its batch.
 const LINGER: Duration = Duration::from_millis(2);
 
-/// Bytes of blocks that are asked for and not here: covers 100 ms at 160 MB/s.
-/// It bounds nothing by itself, since what comes is read only when there is
-/// room; it keeps a slow consumer from asking for what it will not take soon.
+/// Maximum number of bytes of blocks that are requested and not received. Covers
+/// 100 ms at 160 MB/s. This does not limit memory, because answers are read only if
+/// there is room; it keeps a slow consumer from requesting blocks that it cannot
+/// process soon.
 const MAX_BYTES_IN_FLIGHT: u64 = 16 << 20;
 
-/// Bytes of questions that are written at once: sketches are longer than names.
-const OUT_ENOUGH: usize = 256 << 10;
+/// Number of bytes of requests after which no further request is added to a write.
+/// Sketches make requests long.
+const MAX_REQUEST_BYTES: usize = 256 << 10;
 
-/// What a block is taken for when its length is not known: between a small
-/// file and a chunk. Too little costs nothing (see above), too much would
-/// leave a fast link idle.
+/// Assumed length of a block of unknown length, in bytes: between a small file and a
+/// chunk. Too small a value does no harm (see above); too large a value would leave a
+/// fast link idle.
 const ASSUMED_LEN: u32 = 64 << 10;
 
-/// Blocks that are asked for and not here. The server says its own bound.
+/// Maximum number of blocks that are requested and not received. The server announces
+/// a limit of its own.
 const MAX_WANTS_IN_FLIGHT: usize = 16 << 10;
 
-/// An open session: the greeting is over.
+/// Session after the greeting.
 pub(super) struct Session<S> {
     stream: S,
     reader: FrameReader,
@@ -63,11 +65,11 @@ pub(super) struct Session<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
-    /// Greets the server.
+    /// Exchanges greetings with the server.
     pub(super) async fn open(stream: S, metrics: Arc<Metrics>) -> Result<Self, BlockError> {
         let mut session = Self {
             stream,
-            reader: FrameReader::new(Side::Client, HAND_OVER),
+            reader: FrameReader::new(Side::Client, BATCH_BYTES),
             spare: None,
             max_wants: 0,
             metrics,
@@ -85,8 +87,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
 
         let mut hello = Vec::new();
         frame::put_hello(&mut hello);
-        // A server that refuses us may close its side before it reads ours:
-        // what it says counts, not that the write failed.
+        // A server that refuses this node may close the stream before it reads the
+        // greeting. Its ERROR frame is then more useful than the failed write.
         let sent = async {
             self.stream.write_all(&hello).await?;
             self.stream.flush().await
@@ -121,27 +123,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
     }
 
-    /// Fetches `asks` and hands the answers to `sink`, in order, in batches,
-    /// on a blocking thread. After an error the session is of no use.
-    pub(super) async fn fetch<W, F, E>(
+    /// Fetches blocks and passes the answers to `sink` in batches, in the order of the
+    /// requests, on a blocking thread. The session must not be used after an error.
+    pub(super) async fn fetch<R, F, E>(
         &mut self,
-        asks: W,
+        requests: R,
         sink: F,
     ) -> Result<FetchStats, FetchError<E>>
     where
-        W: Iterator<Item: Into<BlockRequest>>,
+        R: Iterator<Item: Into<BlockRequest>>,
         F: FnMut(Vec<Fetched>) -> Result<(), E> + Send + 'static,
         E: Send + 'static,
     {
         let mut fetch = Fetch {
-            asks: asks.fuse(),
+            requests: requests.fuse(),
             exhausted: false,
             in_flight: VecDeque::new(),
             bytes_in_flight: 0,
             out: Vec::new(),
             written: 0,
             flushed: true,
-            items: Vec::new(),
+            answers: Vec::new(),
             linger: None,
             work: None,
             sink: Some(sink),
@@ -169,60 +171,62 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 }
 
-/// What was asked for and has not been answered.
-struct Asked {
+/// Request that was sent and is not answered yet.
+struct InFlight {
     cid: Cid,
     len: u32,
     similar: Option<Arc<SimilarBlock>>,
 }
 
-/// An answer that lies in the buffer.
-struct Item {
+/// Answer in the buffer that is not processed yet.
+struct BufferedAnswer {
     cid: Cid,
-    kind: ItemKind,
+    kind: BufferedKind,
 }
 
-enum ItemKind {
+/// Kind of an answer. The ranges are positions in the buffer.
+enum BufferedKind {
     Block { encoding: Encoding, len: u32, payload: Range<usize> },
     Patch { similar: Arc<SimilarBlock>, patch: Range<usize> },
     Missing,
     Changed,
 }
 
-/// What comes back from the blocking thread.
-struct Done<F, E> {
+/// Result of the blocking thread.
+struct BatchDone<F, E> {
     sink: F,
     spare: Option<Vec<u8>>,
     stats: FetchStats,
     error: Option<FetchError<E>>,
 }
 
-/// One fetch under way.
-struct Fetch<'a, S, W, F, E> {
+/// Running fetch.
+struct Fetch<'a, S, R, F, E> {
     session: &'a mut Session<S>,
-    asks: std::iter::Fuse<W>,
+    requests: std::iter::Fuse<R>,
     exhausted: bool,
-    in_flight: VecDeque<Asked>,
+    in_flight: VecDeque<InFlight>,
     bytes_in_flight: u64,
     out: Vec<u8>,
     written: usize,
     flushed: bool,
-    items: Vec<Item>,
+    answers: Vec<BufferedAnswer>,
     linger: Option<Pin<Box<Sleep>>>,
-    work: Option<JoinHandle<Done<F, E>>>,
+    work: Option<JoinHandle<BatchDone<F, E>>>,
     sink: Option<F>,
     watchdog: Watchdog,
-    /// Why nothing more is read; what came before is still handed on.
+    /// Error that ends the fetch. Nothing more is read; answers from before it are
+    /// still passed on.
     end: Option<BlockError>,
     stats: FetchStats,
 }
 
-impl<S, W, F, E> Unpin for Fetch<'_, S, W, F, E> {}
+impl<S, R, F, E> Unpin for Fetch<'_, S, R, F, E> {}
 
-impl<S, W, F, E> Fetch<'_, S, W, F, E>
+impl<S, R, F, E> Fetch<'_, S, R, F, E>
 where
     S: AsyncRead + AsyncWrite + Unpin,
-    W: Iterator<Item: Into<BlockRequest>>,
+    R: Iterator<Item: Into<BlockRequest>>,
     F: FnMut(Vec<Fetched>) -> Result<(), E> + Send + 'static,
     E: Send + 'static,
 {
@@ -230,12 +234,12 @@ where
         loop {
             let mut moved = self.poll_work(cx)?;
             if self.end.is_none() {
-                self.ask();
+                self.queue_requests();
                 moved |= self.poll_write(cx);
                 moved |= self.poll_answers(cx);
             }
             moved |= self.poll_hand_over(cx);
-            if self.items.is_empty() && self.work.is_none() {
+            if self.answers.is_empty() && self.work.is_none() {
                 if let Some(error) = self.end.take() {
                     return Poll::Ready(Err(error.into()));
                 }
@@ -249,7 +253,7 @@ where
         }
     }
 
-    /// Ends the fetch where the server has the word and says too little.
+    /// Ends the fetch if the server owes answers and sends too few bytes.
     fn is_stalled(&mut self, cx: &mut Context<'_>) -> bool {
         let waits = self.end.is_none() && !self.in_flight.is_empty() && self.has_room();
         self.watchdog.set_waiting(waits);
@@ -261,10 +265,10 @@ where
     }
 
     fn has_room(&self) -> bool {
-        self.items.len() < MAX_ANSWERS && self.session.reader.has_room()
+        self.answers.len() < MAX_ANSWERS && self.session.reader.has_room()
     }
 
-    /// Takes the sink back from the blocking thread.
+    /// Takes the sink back from the blocking thread when it is done.
     fn poll_work(&mut self, cx: &mut Context<'_>) -> Result<bool, FetchError<E>> {
         let Some(work) = &mut self.work else {
             return Ok(false);
@@ -287,9 +291,9 @@ where
         }
     }
 
-    /// Asks for more where half of what may be in flight has come, so that
-    /// wants travel many to a frame.
-    fn ask(&mut self) {
+    /// Prepares further requests when half of the requests in flight are answered, so
+    /// that a frame has many wants.
+    fn queue_requests(&mut self) {
         let max_wants = self.session.max_wants;
         let has_half = self.in_flight.len() <= max_wants / 2
             && self.bytes_in_flight <= MAX_BYTES_IN_FLIGHT / 2;
@@ -301,13 +305,13 @@ where
         let mut batch = Vec::new();
         while self.in_flight.len() < max_wants
             && self.bytes_in_flight < MAX_BYTES_IN_FLIGHT
-            && self.out.len() < OUT_ENOUGH
+            && self.out.len() < MAX_REQUEST_BYTES
         {
-            let Some(ask) = self.asks.next() else {
+            let Some(request) = self.requests.next() else {
                 self.exhausted = true;
                 break;
             };
-            let BlockRequest { want: Want { cid, len }, similar } = ask.into();
+            let BlockRequest { want: Want { cid, len }, similar } = request.into();
             let len = len.unwrap_or(ASSUMED_LEN);
             self.bytes_in_flight += u64::from(len);
             match &similar {
@@ -317,7 +321,7 @@ where
                 }
                 None => batch.push(cid),
             }
-            self.in_flight.push_back(Asked { cid, len, similar });
+            self.in_flight.push_back(InFlight { cid, len, similar });
             if batch.len() == MAX_WANTS_PER_FRAME {
                 self.put_wants(&mut batch);
             }
@@ -337,8 +341,8 @@ where
         let stream = &mut self.session.stream;
         while self.written < self.out.len() {
             match Pin::new(&mut *stream).poll_write(cx, &self.out[self.written..]) {
-                // The server has closed. It may have said why, and what it
-                // sent before is good: reading on tells.
+                // The server has closed the stream. It may have sent answers and a
+                // reason before; reading shows them.
                 Poll::Ready(Ok(0) | Err(_)) => {
                     self.written = self.out.len();
                     return true;
@@ -357,15 +361,15 @@ where
         moved
     }
 
-    /// Reads and takes answers while there is room.
+    /// Reads and parses answers while there is room.
     fn poll_answers(&mut self, cx: &mut Context<'_>) -> bool {
         let mut moved = self.take_answers();
-        // Nothing is read that was not asked for: it is the next fetch's.
+        // Bytes beyond the last answer belong to the next fetch and are not read.
         while self.end.is_none() && !self.in_flight.is_empty() && self.has_room() {
             let session = &mut *self.session;
             match session.reader.poll_read(&mut session.stream, cx) {
                 Poll::Pending => break,
-                // Within a frame or not: the peer may have died anywhere.
+                // Within a frame or not: the peer may die at any point.
                 Poll::Ready(Ok(0)) => {
                     self.end = Some(BlockError::Closed { outstanding: self.in_flight.len() });
                 }
@@ -380,55 +384,54 @@ where
         moved
     }
 
-    /// Takes the answers that are whole; a bad one ends the fetch.
+    /// Parses the complete answers in the buffer. An invalid one ends the fetch.
     fn take_answers(&mut self) -> bool {
-        let before = self.items.len();
-        while self.items.len() < MAX_ANSWERS && self.end.is_none() {
+        let before = self.answers.len();
+        while self.answers.len() < MAX_ANSWERS && self.end.is_none() {
             match self.next_answer() {
-                Ok(Some(item)) => self.items.push(item),
+                Ok(Some(answer)) => self.answers.push(answer),
                 Ok(None) => break,
                 Err(error) => self.end = Some(error),
             }
         }
-        self.items.len() > before
+        self.answers.len() > before
     }
 
-    fn next_answer(&mut self) -> Result<Option<Item>, BlockError> {
+    fn next_answer(&mut self) -> Result<Option<BufferedAnswer>, BlockError> {
         let next = self.session.reader.next().map_err(BlockError::Violation)?;
         let Some((answer, range)) = next else {
             return Ok(None);
         };
         let kind = match answer {
             Frame::Block { encoding, len, payload } => {
-                ItemKind::Block { encoding, len, payload: range.end - payload.len()..range.end }
+                BufferedKind::Block { encoding, len, payload: range.end - payload.len()..range.end }
             }
-            Frame::Patch(patch) => ItemKind::Patch {
-                // Where no sketch was sent, there is nothing that it could be a
-                // difference to.
-                similar: (self.in_flight.front().and_then(|asked| asked.similar.clone()))
+            Frame::Patch(patch) => BufferedKind::Patch {
+                // Without a sketch in the request, a difference is a violation.
+                similar: (self.in_flight.front().and_then(|request| request.similar.clone()))
                     .ok_or(BlockError::Violation(Violation::OutOfTurn(answer.kind())))?,
                 patch: range.end - patch.len()..range.end,
             },
-            Frame::Missing => ItemKind::Missing,
-            Frame::Changed => ItemKind::Changed,
+            Frame::Missing => BufferedKind::Missing,
+            Frame::Changed => BufferedKind::Changed,
             Frame::Error(refusal) => return Err(BlockError::Refused(refusal)),
             other => return Err(BlockError::Violation(Violation::OutOfTurn(other.kind()))),
         };
-        let asked = self.in_flight.pop_front();
-        let Asked { cid, len, .. } = asked.ok_or(BlockError::Violation(Violation::Unasked))?;
+        let request = self.in_flight.pop_front();
+        let InFlight { cid, len, .. } = request.ok_or(BlockError::Violation(Violation::Unasked))?;
         self.bytes_in_flight -= u64::from(len);
-        Ok(Some(Item { cid, kind }))
+        Ok(Some(BufferedAnswer { cid, kind }))
     }
 
-    /// Hands over what has come: at once where the buffer is full or nothing
-    /// more can come, and else when nothing did for a little while.
+    /// Starts the processing of the received answers: immediately if the buffer is full
+    /// or no more answers can come, otherwise when none came for [`LINGER`].
     fn poll_hand_over(&mut self, cx: &mut Context<'_>) -> bool {
         if self.work.is_some() {
             return false;
         }
-        if self.items.is_empty() {
+        if self.answers.is_empty() {
             self.linger = None;
-            // A frame longer than the rest of the buffer.
+            // The next frame is longer than the rest of the buffer.
             if self.end.is_none() && !self.session.reader.has_room() {
                 self.session.spare = Some(self.swap());
                 return true;
@@ -447,7 +450,7 @@ where
         true
     }
 
-    /// Takes the full buffer, and leaves another in its place.
+    /// Returns the full buffer and puts another one in its place.
     fn swap(&mut self) -> Vec<u8> {
         let spare = self.session.spare.take();
         self.session.reader.replace(spare)
@@ -455,33 +458,40 @@ where
 
     fn start_work(&mut self) {
         let buffer = self.swap();
-        let items = std::mem::take(&mut self.items);
-        let mut sink = self.sink.take().expect("the sink is here while no work is under way");
+        let answers = std::mem::take(&mut self.answers);
+        let mut sink = self.sink.take().expect("no batch is being processed");
         let metrics = Arc::clone(&self.session.metrics);
         self.work = Some(tokio::task::spawn_blocking(move || {
-            let (spare, stats, error) = work(buffer, items, &mut sink, &metrics);
-            Done { sink, spare, stats, error }
+            let (spare, stats, error) = process_batch(buffer, answers, &mut sink, &metrics);
+            BatchDone { sink, spare, stats, error }
         }));
     }
 }
 
-/// What has happened to a batch: the buffer again, what it held, what failed.
-type Worked<E> = (Option<Vec<u8>>, FetchStats, Option<FetchError<E>>);
+/// Result of [`process_batch`]: the buffer if it is free again, the totals of the batch,
+/// and the error if there is one.
+type BatchResult<E> = (Option<Vec<u8>>, FetchStats, Option<FetchError<E>>);
 
-/// Hashes the blocks of a batch and gives them to the sink.
-fn work<F, E>(buffer: Vec<u8>, items: Vec<Item>, sink: &mut F, metrics: &Metrics) -> Worked<E>
+/// Verifies the blocks of a batch and passes them to the sink. Stops at a wrong block,
+/// but passes on the answers before it.
+fn process_batch<F, E>(
+    buffer: Vec<u8>,
+    answers: Vec<BufferedAnswer>,
+    sink: &mut F,
+    metrics: &Metrics,
+) -> BatchResult<E>
 where
     F: FnMut(Vec<Fetched>) -> Result<(), E>,
 {
     let buffer = Bytes::from(buffer);
     let mut stats = FetchStats::default();
-    let mut batch = Vec::with_capacity(items.len());
+    let mut batch = Vec::with_capacity(answers.len());
     let mut wrong: Option<EncodedError> = None;
-    for Item { cid, kind } in items {
-        let mut travelled = 0;
+    for BufferedAnswer { cid, kind } in answers {
+        let mut wire_len = 0;
         let outcome = match kind {
-            ItemKind::Block { encoding, len, payload } => {
-                travelled = payload.len() as u64;
+            BufferedKind::Block { encoding, len, payload } => {
+                wire_len = payload.len() as u64;
                 match EncodedBlock::verify(cid, encoding, len, buffer.slice(payload)) {
                     Ok(block) => {
                         stats.blocks += 1;
@@ -493,11 +503,11 @@ where
                     }
                 }
             }
-            // Nobody is to blame: what it is a difference to is ours, and may
-            // be gone.
-            ItemKind::Patch { similar, patch } => {
-                travelled = patch.len() as u64;
-                match similar.block(cid, &buffer[patch]) {
+            // Not a violation: the local block may have changed since the request, or
+            // a piece hash of 6 bytes may have matched by chance.
+            BufferedKind::Patch { similar, patch } => {
+                wire_len = patch.len() as u64;
+                match similar.reconstruct(cid, &buffer[patch]) {
                     Some(block) => {
                         stats.blocks += 1;
                         stats.patched += 1;
@@ -506,17 +516,17 @@ where
                     None => FetchOutcome::PatchFailed,
                 }
             }
-            ItemKind::Missing => {
+            BufferedKind::Missing => {
                 stats.missing += 1;
                 FetchOutcome::Missing
             }
-            ItemKind::Changed => {
+            BufferedKind::Changed => {
                 stats.changed += 1;
                 FetchOutcome::Changed
             }
         };
-        stats.bytes += travelled;
-        batch.push(Fetched { cid, outcome, travelled });
+        stats.bytes += wire_len;
+        batch.push(Fetched { cid, outcome, wire_len });
     }
     metrics.blocks_received.add(stats.blocks);
     metrics.block_bytes_received.add(stats.bytes);
@@ -527,7 +537,7 @@ where
         (Ok(()), Some(error)) => Some(BlockError::WrongBlock(error).into()),
         (Ok(()), None) => None,
     };
-    // Where the sink kept nothing, the buffer is ours again.
+    // The buffer is free again if the sink kept no slice of it.
     let spare = buffer.is_unique().then(|| Vec::from(buffer));
     (spare, stats, error)
 }

@@ -1,8 +1,9 @@
-//! The frames of the protocol: see docs/formats/wire.md.
+//! Frames of the block protocol: writing and parsing. Specified in
+//! `docs/formats/wire.md`.
 //!
-//! A frame is a length (u32, little-endian, of what follows), a kind (u8) and a
-//! body. Parsing is total: it allocates nothing, and every length is checked
-//! against the largest that its kind may have before anything waits for it.
+//! A frame is a length (u32, little-endian; the number of bytes that follow), a kind
+//! (u8) and a body. The parser never panics and allocates nothing. It checks the
+//! length against the maximum for the kind before anyone waits for the body.
 
 use std::fmt;
 
@@ -11,39 +12,39 @@ use types::{Cid, Codec, Encoding, Hash, MAX_BLOCK_LEN};
 use super::sketch::{PIECE_HASH_LEN, PIECE_LOGS, PIECES_MAX, Sketch};
 use crate::error::Retry;
 
-/// The version that this code speaks.
+/// Version of the protocol that this code implements.
 pub(crate) const VERSION: u16 = 1;
 
-/// Block names are plain BLAKE3 of the bytes. Keyed names come with
-/// encryption.
+/// Hash mode in which the name of a block is the plain BLAKE3 of its bytes. The other
+/// value, 1, is reserved for keyed names.
 pub(crate) const HASH_MODE_PLAIN: u8 = 0;
 
-/// The length of a frame's prefix: length and kind.
+/// Length of the prefix of a frame in bytes: length and kind.
 pub(crate) const PREFIX: usize = 5;
 
-/// The length of a want: codec and digest.
+/// Length of a want in bytes: codec and digest.
 const WANT_LEN: usize = 1 + Hash::LEN;
 
-/// The length of a want with a sketch, without its pieces: the want, and the
-/// length of pieces.
+/// Length of a SIMILAR body without the pieces, in bytes: a want and `piece_log`.
 const SIMILAR_HEAD: usize = WANT_LEN + 1;
 
-/// The most that tells which pieces a difference builds on, in bytes.
+/// Maximum length of the bits in a PATCH body that select the shared pieces, in
+/// bytes.
 const SHARED_MAX: usize = PIECES_MAX.div_ceil(8);
 
-/// Wants in one frame.
+/// Maximum number of wants in one frame.
 pub(crate) const MAX_WANTS_PER_FRAME: usize = 1024;
 
-/// What a block frame has before its payload: encoding and unpacked length.
+/// Length of a BLOCK body without the payload, in bytes: encoding and decoded length.
 pub(crate) const BLOCK_HEAD: usize = 1 + 4;
 
 const HELLO_LEN: usize = 2 + 1 + 4;
 const ACK_LEN: usize = 2 + 1 + 4 + 4;
-/// A greeting of a later version may be this long; what is unknown is
-/// skipped.
+/// Maximum length of the body of a greeting, in bytes. Later versions may add fields,
+/// which this version skips.
 const MAX_GREETING: usize = 64;
 
-/// The kinds of frames. Those of the server have the high bit.
+/// Kinds of frames. The kinds that a server sends have the high bit set.
 pub(crate) mod kind {
     pub(crate) const HELLO: u8 = 0x01;
     pub(crate) const WANT: u8 = 0x02;
@@ -56,64 +57,65 @@ pub(crate) mod kind {
     pub(crate) const ERROR: u8 = 0xff;
 }
 
-/// Which side reads, and so which frames may come.
+/// Side that reads. It determines which kinds of frames are allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
     Client,
     Server,
 }
 
-/// How a peer broke the protocol.
+/// Ways in which a peer broke the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Violation {
-    /// A frame of a kind that does not exist, or not from that side.
-    #[error("an unknown frame 0x{0:02x}")]
+    /// The kind of a frame does not exist, or the peer may not send it; contains the
+    /// kind.
+    #[error("unknown frame kind 0x{0:02x}")]
     UnknownFrame(u8),
-    /// A frame of a length that its kind cannot have.
-    #[error("a frame 0x{kind:02x} of {len} bytes")]
+    /// The length of a frame is not allowed for its kind.
+    #[error("invalid length of {len} bytes for a frame of kind 0x{kind:02x}")]
     FrameLength {
-        /// The kind.
+        /// Kind of the frame.
         kind: u8,
-        /// The length of the body.
+        /// Length of the body in bytes.
         len: usize,
     },
-    /// A frame without even a kind.
-    #[error("an empty frame")]
+    /// A frame has no kind.
+    #[error("empty frame")]
     EmptyFrame,
-    /// A frame that may not come at that point.
-    #[error("a frame 0x{0:02x} out of turn")]
+    /// A frame is not allowed at that point; contains its kind.
+    #[error("unexpected frame of kind 0x{0:02x}")]
     OutOfTurn(u8),
-    /// An answer to nothing.
-    #[error("an answer that was not asked for")]
+    /// The server sent an answer that the client did not request.
+    #[error("answer without a request")]
     Unasked,
-    /// A codec, encoding or error code that does not exist.
-    #[error("an unknown {what} {value}")]
+    /// A codec, an encoding, a `piece_log` or an error code has an unknown value.
+    #[error("unknown {what} {value}")]
     UnknownTag {
-        /// Of what.
+        /// Name of the field.
         what: &'static str,
-        /// Which.
+        /// Value of the field.
         value: u8,
     },
-    /// A block that declares more bytes than a block may have, or other than
-    /// it carries.
-    #[error("a block that declares {0} bytes")]
+    /// A block declares more bytes than a block may have, or, if it is plain, another
+    /// length than its payload has; contains the declared length.
+    #[error("invalid block length {0}")]
     BlockLength(u32),
-    /// The server chose what was not offered.
-    #[error("a version or hash mode that was not offered")]
+    /// The server chose a version or hash mode that the client did not offer.
+    #[error("the server chose a version or hash mode that was not offered")]
     Greeting,
 }
 
-/// Why the server ends the stream.
+/// Reasons for which a server ends a stream; sent in an ERROR frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum StreamRefusal {
-    /// The peer is not on the list of those that may have blocks.
+    /// The client may not fetch blocks from this server.
     NotAllowed = 1,
-    /// Too many streams are served.
+    /// The server serves too many streams.
     Overloaded = 2,
     /// The client broke the protocol.
     Violation = 3,
-    /// The version or the hash mode is not supported.
+    /// The server does not support the version or the hash mode.
     Version = 4,
     /// The server failed.
     Internal = 5,
@@ -134,7 +136,7 @@ impl StreamRefusal {
         })
     }
 
-    /// Whether the peer may answer otherwise next time.
+    /// Reports whether the server may serve a later stream.
     pub fn retry(self) -> Retry {
         match self {
             Self::NotAllowed | Self::Violation | Self::Version => Retry::Permanent,
@@ -146,17 +148,17 @@ impl StreamRefusal {
 impl fmt::Display for StreamRefusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::NotAllowed => "this node is not allowed to fetch blocks from it",
-            Self::Overloaded => "it serves too many streams",
-            Self::Violation => "it says that this node broke the protocol",
-            Self::Version => "it does not support this version of the protocol",
-            Self::Internal => "it failed",
-            Self::Stalled => "it says that this node was too slow",
+            Self::NotAllowed => "this node may not fetch blocks there",
+            Self::Overloaded => "the peer serves too many streams",
+            Self::Violation => "according to the peer, this node broke the protocol",
+            Self::Version => "the peer does not support this version of the protocol",
+            Self::Internal => "the peer had an internal error",
+            Self::Stalled => "according to the peer, this node was too slow",
         })
     }
 }
 
-/// A frame that arrived whole; payloads stay where they are.
+/// Complete frame that was received. Borrows the bytes of its body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Frame<'a> {
     Hello { version: u16, hash_mode: u8, max_block_len: u32 },
@@ -208,8 +210,8 @@ fn check_len(side: Side, kind: u8, len: usize) -> Result<(), Violation> {
     if fits { Ok(()) } else { Err(Violation::FrameLength { kind, len }) }
 }
 
-/// The length of the frame that begins with `bytes`, prefix included; `None`
-/// where the prefix is not whole yet.
+/// Returns the length of the frame at the start of `bytes`, including its prefix, or
+/// `None` if the prefix is incomplete.
 pub(crate) fn frame_len(side: Side, bytes: &[u8]) -> Result<Option<usize>, Violation> {
     let Some((len, rest)) = bytes.split_first_chunk::<4>() else {
         return Ok(None);
@@ -225,7 +227,7 @@ pub(crate) fn frame_len(side: Side, bytes: &[u8]) -> Result<Option<usize>, Viola
     Ok(Some(PREFIX + len - 1))
 }
 
-/// Reads one whole frame, as [`frame_len`] measured it.
+/// Parses one complete frame of the length that [`frame_len`] returned.
 pub(crate) fn parse(side: Side, frame: &[u8]) -> Result<Frame<'_>, Violation> {
     let Some((prefix, body)) = frame.split_first_chunk::<PREFIX>() else {
         return Err(Violation::EmptyFrame);
@@ -234,25 +236,25 @@ pub(crate) fn parse(side: Side, frame: &[u8]) -> Result<Frame<'_>, Violation> {
     check_len(side, kind, body.len())?;
     Ok(match kind {
         kind::HELLO => Frame::Hello {
-            version: u16::from_le_bytes(part(body, 0)),
+            version: u16::from_le_bytes(bytes_at(body, 0)),
             hash_mode: body[2],
-            max_block_len: u32::from_le_bytes(part(body, 3)),
+            max_block_len: u32::from_le_bytes(bytes_at(body, 3)),
         },
         kind::WANT => Frame::Want(body),
         kind::SIMILAR => Frame::Similar(body),
         kind::ACK => Frame::Ack {
-            version: u16::from_le_bytes(part(body, 0)),
+            version: u16::from_le_bytes(bytes_at(body, 0)),
             hash_mode: body[2],
-            max_block_len: u32::from_le_bytes(part(body, 3)),
-            max_wants: u32::from_le_bytes(part(body, 7)),
+            max_block_len: u32::from_le_bytes(bytes_at(body, 3)),
+            max_wants: u32::from_le_bytes(bytes_at(body, 7)),
         },
         kind::BLOCK => {
-            let len = u32::from_le_bytes(part(body, 1));
+            let len = u32::from_le_bytes(bytes_at(body, 1));
             let payload = &body[BLOCK_HEAD..];
             let encoding = Encoding::from_tag(body[0])
                 .ok_or(Violation::UnknownTag { what: "encoding", value: body[0] })?;
-            let lies = encoding == Encoding::Plain && payload.len() != len as usize;
-            if len as usize > MAX_BLOCK_LEN || lies {
+            let is_inconsistent = encoding == Encoding::Plain && payload.len() != len as usize;
+            if len as usize > MAX_BLOCK_LEN || is_inconsistent {
                 return Err(Violation::BlockLength(len));
             }
             Frame::Block { encoding, len, payload }
@@ -264,14 +266,14 @@ pub(crate) fn parse(side: Side, frame: &[u8]) -> Result<Frame<'_>, Violation> {
     })
 }
 
-/// `N` bytes of a body whose length was checked.
-fn part<const N: usize>(body: &[u8], at: usize) -> [u8; N] {
-    let mut part = [0; N];
-    part.copy_from_slice(&body[at..at + N]);
-    part
+/// Returns `N` bytes of a body whose length was checked before.
+fn bytes_at<const N: usize>(body: &[u8], at: usize) -> [u8; N] {
+    let mut array = [0; N];
+    array.copy_from_slice(&body[at..at + N]);
+    array
 }
 
-/// The CIDs of a want frame.
+/// Parses the CIDs in the body of a WANT frame.
 pub(crate) fn wants(body: &[u8]) -> impl ExactSizeIterator<Item = Result<Cid, Violation>> {
     body.chunks_exact(WANT_LEN).map(want)
 }
@@ -279,15 +281,16 @@ pub(crate) fn wants(body: &[u8]) -> impl ExactSizeIterator<Item = Result<Cid, Vi
 fn want(bytes: &[u8]) -> Result<Cid, Violation> {
     let codec = Codec::from_tag(bytes[0])
         .ok_or(Violation::UnknownTag { what: "codec", value: bytes[0] })?;
-    Ok(Cid::new(codec, Hash::from_bytes(part(bytes, 1))))
+    Ok(Cid::new(codec, Hash::from_bytes(bytes_at(bytes, 1))))
 }
 
-/// The want of a like frame, and the sketch of what the asker has.
+/// Parses the body of a SIMILAR frame: the CID of the wanted block and the sketch of
+/// a block that the client has.
 pub(crate) fn similar(body: &[u8]) -> Result<(Cid, Sketch), Violation> {
     let cid = want(body)?;
     let piece_log = body[WANT_LEN];
     if !PIECE_LOGS.contains(&piece_log) {
-        return Err(Violation::UnknownTag { what: "length of pieces", value: piece_log });
+        return Err(Violation::UnknownTag { what: "piece_log", value: piece_log });
     }
     Ok((cid, Sketch::from_wire(piece_log, &body[SIMILAR_HEAD..])))
 }
@@ -318,7 +321,7 @@ fn put_max_block_len(out: &mut Vec<u8>) {
     out.extend_from_slice(&max.to_le_bytes());
 }
 
-/// Writes one want frame; `cids` is 1 to [`MAX_WANTS_PER_FRAME`] long.
+/// Writes a WANT frame. `cids` has 1 to [`MAX_WANTS_PER_FRAME`] entries.
 pub(crate) fn put_wants(out: &mut Vec<u8>, cids: &[Cid]) {
     put_prefix(out, kind::WANT, cids.len() * WANT_LEN);
     for cid in cids {
@@ -331,7 +334,7 @@ fn put_want(out: &mut Vec<u8>, cid: &Cid) {
     out.extend_from_slice(cid.hash().as_bytes());
 }
 
-/// Writes one want with the sketch of what is like it.
+/// Writes a SIMILAR frame: a want with the sketch of a similar block.
 pub(crate) fn put_similar(out: &mut Vec<u8>, cid: &Cid, sketch: &Sketch) {
     put_prefix(out, kind::SIMILAR, SIMILAR_HEAD + sketch.size());
     put_want(out, cid);
@@ -341,7 +344,7 @@ pub(crate) fn put_similar(out: &mut Vec<u8>, cid: &Cid, sketch: &Sketch) {
     }
 }
 
-/// Writes what a block frame has before its payload.
+/// Writes a BLOCK frame up to its payload, which has `payload` bytes.
 pub(crate) fn put_block_head(out: &mut Vec<u8>, encoding: Encoding, len: u32, payload: usize) {
     put_prefix(out, kind::BLOCK, BLOCK_HEAD + payload);
     out.push(encoding.tag());
@@ -356,7 +359,7 @@ pub(crate) fn put_changed(out: &mut Vec<u8>) {
     put_prefix(out, kind::CHANGED, 0);
 }
 
-/// Writes what a difference has before it.
+/// Writes the prefix of a PATCH frame, whose body has `patch` bytes.
 pub(crate) fn put_patch_head(out: &mut Vec<u8>, patch: usize) {
     put_prefix(out, kind::PATCH, patch);
 }

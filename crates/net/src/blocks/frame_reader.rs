@@ -1,7 +1,8 @@
-//! What has been read from a stream and not yet been handed on.
+//! [`FrameReader`]: the buffer between a stream and the frames in it.
 //!
-//! Frames are parsed where they lie; the payloads of one buffer are handed on
-//! together as slices of it, and the buffer comes back when they are gone.
+//! Frames are parsed in the buffer without a copy. The payloads of one buffer are
+//! passed on together as slices of it, and the buffer is used again after they are
+//! dropped.
 
 use std::io;
 use std::ops::Range;
@@ -12,14 +13,14 @@ use futures::AsyncRead;
 
 use super::frame::{self, Frame, Side, Violation};
 
-/// A buffer that is read into, and how far its frames were taken.
+/// Buffer of received bytes. `taken..filled` is not parsed yet.
 pub(super) struct FrameReader {
     side: Side,
-    // All of it is initialised, so reading needs no clearing.
+    // Always initialised to its full length, so that reading needs no clearing.
     buffer: Vec<u8>,
     taken: usize,
     filled: usize,
-    /// What a buffer has at least.
+    /// Minimum length of a buffer.
     size: usize,
 }
 
@@ -28,17 +29,17 @@ impl FrameReader {
         Self { side, buffer: Vec::new(), taken: 0, filled: 0, size }
     }
 
-    /// Whether part of a frame has come.
+    /// Reports whether the buffer has a part of a frame.
     pub(super) fn is_partial(&self) -> bool {
         self.taken < self.filled
     }
 
-    /// Whether there is room to read into.
+    /// Reports whether the buffer has room for more bytes.
     pub(super) fn has_room(&self) -> bool {
         self.buffer.is_empty() || self.filled < self.buffer.len()
     }
 
-    /// Reads what is there.
+    /// Reads available bytes into the buffer. There must be room.
     pub(super) fn poll_read<S: AsyncRead + Unpin>(
         &mut self,
         stream: &mut S,
@@ -48,13 +49,14 @@ impl FrameReader {
             self.buffer = vec![0; self.size];
         }
         let room = &mut self.buffer[self.filled..];
-        debug_assert!(!room.is_empty(), "the caller asks for room first");
+        debug_assert!(!room.is_empty(), "the caller checks for room first");
         let read = ready!(Pin::new(stream).poll_read(cx, room))?;
         self.filled += read;
         Poll::Ready(Ok(read))
     }
 
-    /// Takes the next frame that is whole, and where its bytes lie.
+    /// Takes the next complete frame. Returns it with the range of its bytes in the
+    /// buffer.
     pub(super) fn next(&mut self) -> Result<Option<(Frame<'_>, Range<usize>)>, Violation> {
         let bytes = &self.buffer[self.taken..self.filled];
         let Some(len) = frame::frame_len(self.side, bytes)?.filter(|len| *len <= bytes.len())
@@ -66,23 +68,23 @@ impl FrameReader {
         Ok(Some((frame::parse(self.side, &self.buffer[range.clone()])?, range)))
     }
 
-    /// Makes room for the rest of the frame that has begun, by moving it to
-    /// the front. Only for a side that keeps no ranges.
+    /// Moves an incomplete frame to the front of the buffer to make room for the rest
+    /// of it. Invalidates ranges that [`FrameReader::next`] returned.
     pub(super) fn compact(&mut self) {
         self.buffer.copy_within(self.taken..self.filled, 0);
         self.filled -= self.taken;
         self.taken = 0;
     }
 
-    /// Gives the buffer away, and goes on in `spare` or in a new one with
-    /// what was not taken.
+    /// Returns the buffer and continues in `spare` or a new buffer, into which it
+    /// copies the bytes that are not parsed yet.
     pub(super) fn replace(&mut self, spare: Option<Vec<u8>>) -> Vec<u8> {
         let rest = self.taken..self.filled;
-        // A bad length shows when the frame is taken.
-        let begun = frame::frame_len(self.side, &self.buffer[rest.clone()]);
-        let needed = begun.ok().flatten().unwrap_or(0);
+        // An invalid length is reported when the frame is taken.
+        let started = frame::frame_len(self.side, &self.buffer[rest.clone()]);
+        let needed = started.ok().flatten().unwrap_or(0);
         let size = self.size.max(needed).max(rest.len());
-        // A buffer that one long frame made long is not kept.
+        // A longer buffer, which one long frame needed, is not kept.
         let mut next = match spare {
             Some(spare) if spare.len() == size => spare,
             _ => vec![0; size],

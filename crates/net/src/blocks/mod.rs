@@ -1,21 +1,21 @@
-//! The block protocol: B names blocks, A sends them.
+//! The block protocol: a client names blocks, a server sends them. Specified in
+//! `docs/formats/wire.md`.
 //!
-//! The bytes on the wire are described in docs/formats/wire.md. One side is
-//! [`Server`], which reads blocks through a [`BlockProvider`]; the other is
-//! [`BlockClient`], whose [`BlockSession`] keeps one stream for many fetches.
-//! Both halves are written over any byte stream, so they are tested against
-//! each other and against hostile peers without a network.
+//! The server side is [`Server`], which reads blocks through a [`BlockProvider`].
+//! The client side is [`BlockClient`], whose [`BlockSession`] uses one stream for
+//! many fetches. Both sides work on any byte stream, so that they can be tested
+//! against each other and against hostile peers without a network.
 //!
-//! Invariants: a block is handed on only when its bytes were hashed; answers
-//! come in the order of the wants; neither side holds more than stated
-//! amounts, whatever the other does; and nothing here hashes, unpacks or
-//! touches a disk on the network thread.
+//! Invariants: a block is passed on only after its bytes were hashed. Answers come
+//! in the order of the requests. Each side uses a bounded amount of memory, whatever
+//! the other side does. Nothing hashes, compresses or uses a disk on the network
+//! thread.
 
 mod client;
 mod fetch;
 mod frame;
 mod frame_reader;
-mod pace;
+mod link_speed;
 mod request;
 mod server;
 mod serving;
@@ -32,79 +32,81 @@ use types::{Cid, EncodedBlock, EncodedError};
 
 pub use client::{BlockClient, BlockSession};
 pub use frame::{StreamRefusal, Violation};
-pub use pace::SLOW_LINK_BYTES_PER_SEC;
+pub use link_speed::SLOW_LINK_BYTES_PER_SEC;
 pub use request::{BlockRequest, FetchOutcome, FetchStats, Fetched, SimilarBlock, Want};
 pub(crate) use server::Server;
 pub use sketch::Sketch;
 
 use crate::error::{NetError, Retry};
 
-/// The name of the protocol.
+/// Name of the protocol in libp2p.
 pub const PROTOCOL: StreamProtocol = StreamProtocol::new("/archivist/blocks/1.0.0");
 
-/// What a node answers about one block.
+/// Answer of a [`BlockProvider`] about one block.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BlockAnswer {
-    /// Here it is.
+    /// The block.
     Block(EncodedBlock),
-    /// It is not here.
+    /// The provider does not have the block.
     Missing,
-    /// It was here, but the file that held it has changed since.
+    /// The provider had the block, but the file that contains it has changed.
     Changed,
 }
 
-/// Where the blocks that we serve come from.
+/// Source of the blocks that a node serves.
 ///
-/// Called on threads that may block; several calls may run at once.
+/// The node calls it on threads that may block, and on several at the same time.
 pub trait BlockProvider: Send + Sync + 'static {
-    /// Answers a prefix of `wanted`, which is never empty: the first entry at
-    /// least, and then as many as keep the payloads within `budget` bytes in
-    /// total. `peer` has been checked against the access list.
+    /// Answers a prefix of `wanted`, in order.
+    ///
+    /// `wanted` is not empty. The result has at least one answer, and further ones
+    /// as long as the payloads stay within `budget` bytes in total. The node has
+    /// checked that `peer` may fetch blocks.
     fn read(&self, peer: &PeerId, wanted: &[Cid], budget: usize) -> Vec<BlockAnswer>;
 }
 
-/// Why a fetch ended early. What was handed to the sink before it stays good.
+/// Errors that end a block session. Blocks that the sink got before remain valid.
 #[derive(Debug, thiserror::Error)]
 pub enum BlockError {
     /// There is no stream to the peer.
     #[error(transparent)]
     Net(#[from] NetError),
-    /// The peer says no.
+    /// The peer refused the stream or ended it with a reason.
     #[error("the peer ended the stream: {0}")]
     Refused(StreamRefusal),
-    /// The peer sent other bytes than those of the block that was asked for.
+    /// The peer sent other bytes than those of the requested block.
     #[error("the peer sent a wrong block")]
     WrongBlock(#[source] EncodedError),
-    /// The peer does not keep to the protocol.
+    /// The peer broke the protocol.
     #[error("the peer broke the protocol: {0}")]
     Violation(Violation),
-    /// The peer sent nothing, or next to nothing, for too long.
+    /// The peer sent too few bytes in the given time.
     #[error("the peer sent less than {min} bytes in {within:?}")]
     Stalled {
-        /// What it should have sent.
+        /// Required number of bytes.
         min: usize,
-        /// In which time.
+        /// Time in which they were required.
         within: Duration,
     },
-    /// The peer closed the stream while answers were outstanding.
-    #[error("the stream closed with {outstanding} answers outstanding")]
+    /// The peer closed the stream before it sent all answers.
+    #[error("the stream was closed with {outstanding} answers missing")]
     Closed {
-        /// How many answers are missing.
+        /// Number of missing answers.
         outstanding: usize,
     },
     /// The connection broke.
     #[error("the connection broke")]
     Io(#[source] io::Error),
-    /// The session ended with an earlier error, or a fetch on it was dropped.
+    /// The session ended earlier, by an error or by a fetch that was dropped.
     #[error("the session has ended")]
     Ended,
-    /// The work on a batch panicked; the panic was logged.
-    #[error("the work on a batch of blocks panicked")]
+    /// The sink or the verification of a batch panicked. The panic was logged.
+    #[error("the processing of a batch of blocks panicked")]
     Panicked,
 }
 
 impl BlockError {
-    /// Whether the same peer may do better on a new session.
+    /// Reports whether a new session with the same peer may succeed.
     pub fn retry(&self) -> Retry {
         match self {
             Self::Net(error) => error.retry(),
@@ -117,13 +119,13 @@ impl BlockError {
     }
 }
 
-/// Why a fetch ended early: the network's side, or the sink's.
+/// Errors that end a fetch. `E` is the error type of the sink.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError<E> {
-    /// The peer or the network.
+    /// The peer or the connection failed.
     #[error(transparent)]
     Block(#[from] BlockError),
-    /// What the sink returned.
-    #[error("the blocks could not be taken")]
+    /// The sink failed; contains its error.
+    #[error("the received blocks could not be processed")]
     Sink(E),
 }

@@ -1,4 +1,5 @@
-//! What is asked for, and what comes of it.
+//! Types of a fetch: requests ([`Want`], [`BlockRequest`]), answers ([`Fetched`])
+//! and totals ([`FetchStats`]).
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,15 +7,16 @@ use std::sync::Arc;
 use bytes::Bytes;
 use types::{Block, Cid, EncodedBlock};
 
-use super::pace;
+use super::link_speed;
 use super::sketch::Sketch;
 
-/// A block that is wanted.
+/// Block to fetch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Want {
-    /// Its name.
+    /// Name of the block.
     pub cid: Cid,
-    /// Its length, where it is known: it only makes the pipeline fit better.
+    /// Length of the block in bytes, if known. Only used to decide how many blocks
+    /// to request in advance.
     pub len: Option<u32>,
 }
 
@@ -24,16 +26,21 @@ impl From<Cid> for Want {
     }
 }
 
-/// Something that is here and likely to be like a block that is wanted: it may
-/// come as the difference to that.
+/// Local block that is likely to be similar to a requested one.
+///
+/// The client sends its [`Sketch`] with the request. The peer may then answer with
+/// the difference to the local block instead of the complete block.
 pub struct SimilarBlock {
     sketch: Sketch,
     base: Box<dyn Fn() -> Option<Bytes> + Send + Sync>,
 }
 
 impl SimilarBlock {
-    /// `sketch` is that of what `base` reads. It is called on a thread that may
-    /// block, where a difference has come.
+    /// Creates a hint from the sketch of a local block and a function that reads
+    /// the block.
+    ///
+    /// The function is called only if the peer sends a difference, on a thread that
+    /// may block. It returns `None` if the block is not available any more.
     pub fn new(sketch: Sketch, base: impl Fn() -> Option<Bytes> + Send + Sync + 'static) -> Self {
         Self { sketch, base: Box::new(base) }
     }
@@ -42,12 +49,13 @@ impl SimilarBlock {
         &self.sketch
     }
 
-    /// The block that is `patch` away from it, in the form in which it is kept.
-    pub(super) fn block(&self, cid: Cid, patch: &[u8]) -> Option<EncodedBlock> {
+    /// Applies `patch` to the local block. Returns the result, compressed for
+    /// storage, or `None` if it is not the block `cid`.
+    pub(super) fn reconstruct(&self, cid: Cid, patch: &[u8]) -> Option<EncodedBlock> {
         let base = (self.base)()?;
         let bytes = self.sketch.apply(&base, patch).ok()?;
         let block = Block::verify(cid, bytes).ok()?;
-        Some(EncodedBlock::compress(block, pace::LEVEL))
+        Some(EncodedBlock::compress(block, link_speed::COMPRESSION_LEVEL))
     }
 }
 
@@ -57,12 +65,12 @@ impl fmt::Debug for SimilarBlock {
     }
 }
 
-/// A want, as it is asked.
+/// Request for one block, with an optional similarity hint.
 #[derive(Clone, Debug)]
 pub struct BlockRequest {
-    /// What is wanted.
+    /// Block to fetch.
     pub want: Want,
-    /// What is like it, where something is.
+    /// Local block that is similar to it, if any.
     pub similar: Option<Arc<SimilarBlock>>,
 }
 
@@ -72,42 +80,45 @@ impl From<Want> for BlockRequest {
     }
 }
 
-/// What the peer answered about a block.
+/// Result of the request for one block.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FetchOutcome {
-    /// The block; its bytes were hashed. The payloads of a batch share one
-    /// buffer, so copy what you keep in memory.
+    /// The block, verified. The payloads of a batch share one buffer; copy a payload
+    /// to keep it in memory.
     Block(EncodedBlock),
-    /// The peer does not have it.
+    /// The peer does not have the block.
     Missing,
-    /// The file that held it has changed; the next manifest supersedes it.
+    /// The file that contained the block has changed on the peer. The next manifest
+    /// replaces it.
     Changed,
-    /// It came as a difference that does not make it: ask for it whole.
+    /// The peer sent a difference from which the block could not be reconstructed.
+    /// Request the block again without a hint.
     PatchFailed,
 }
 
-/// An answer.
+/// Answer to one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fetched {
-    /// What was asked for.
+    /// Name of the requested block.
     pub cid: Cid,
-    /// What came.
+    /// Result of the request.
     pub outcome: FetchOutcome,
-    /// What of the block travelled, in bytes.
-    pub travelled: u64,
+    /// Number of bytes that were received for the block, without frame headers.
+    pub wire_len: u64,
 }
 
-/// What a fetch brought.
+/// Totals of a fetch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FetchStats {
-    /// Blocks that came and were checked.
+    /// Number of blocks that were received and verified.
     pub blocks: u64,
-    /// Their bytes, as they travelled.
+    /// Number of bytes that were received for blocks, without frame headers.
     pub bytes: u64,
-    /// Blocks that the peer does not have.
+    /// Number of blocks that the peer does not have.
     pub missing: u64,
-    /// Blocks whose files have changed.
+    /// Number of blocks whose files have changed.
     pub changed: u64,
-    /// Blocks that came as differences, of [`FetchStats::blocks`].
+    /// Number of blocks that came as differences; included in
+    /// [`FetchStats::blocks`].
     pub patched: u64,
 }

@@ -1,7 +1,8 @@
-//! Takes inbound streams of the block protocol and serves them.
+//! [`Server`]: accepts the inbound streams of the block protocol, up to its limits.
 //!
-//! A peer that is not on the list is told so before a byte of its own is
-//! read, whatever it would have asked: it cannot learn which blocks exist.
+//! A peer without the purpose [`Purposes::BLOCKS`] is refused before a byte of its
+//! stream is read, so it cannot learn which blocks exist. `serving.rs` serves the
+//! others.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,34 +15,36 @@ use tokio::time::Instant;
 
 use super::BlockProvider;
 use super::frame::StreamRefusal;
-use super::serving::{Source, refuse, serve};
+use super::serving::{ServeContext, refuse, serve};
 use crate::access::{Access, Purposes};
 use crate::event_loop::NetEvent;
 use crate::metrics::Metrics;
 use crate::streams::NetStream;
 
-/// Streams that are served at once. Each holds at most three batches.
+/// Maximum number of streams that are served at the same time. Each uses memory for
+/// at most three batches.
 const MAX_STREAMS: usize = 24;
 
-/// Streams of one peer that are served at once, so that one leaves room for
-/// others.
+/// Maximum number of streams of one peer that are served at the same time. Leaves room
+/// for other peers.
 const MAX_STREAMS_PER_PEER: usize = 8;
 
-/// Streams that are being turned away at once; any more are just reset.
+/// Maximum number of refusals that are sent at the same time. Further streams are
+/// reset without a reason.
 const MAX_REFUSING: usize = 64;
 
-/// Batches that are read at once, for all streams together.
+/// Maximum number of batches that are read at the same time for all streams.
 const MAX_READERS: usize = 4;
 
-/// A refused peer is told of once in this time.
+/// Minimum time between two reports about the same refused peer.
 const REFUSED_EVERY: Duration = Duration::from_secs(60);
 
-/// Refused peers that are remembered for that.
+/// Maximum number of refused peers that are remembered for that.
 const MAX_REFUSED: usize = 1024;
 
 /// Serves all streams of the node.
 pub(crate) struct Server {
-    source: Source,
+    context: ServeContext,
     access: Access,
     events: broadcast::Sender<NetEvent>,
     refused: HashMap<PeerId, Instant>,
@@ -59,7 +62,7 @@ impl Server {
     ) -> Self {
         let readers = Arc::new(Semaphore::new(MAX_READERS));
         Self {
-            source: Source { provider, readers, metrics },
+            context: ServeContext { provider, readers, metrics },
             access,
             events,
             refused: HashMap::new(),
@@ -93,40 +96,43 @@ impl Server {
                     }
                 }
             }
-            // The task catches its own panics, so that it can name its peer.
-            Err(error) => tracing::error!(%error, "serving a stream failed"),
+            // The task catches panics itself, so that it can log its peer.
+            Err(error) => tracing::error!(%error, "serving a block stream failed"),
         }
     }
 
     fn take(&mut self, stream: NetStream) {
         let peer = stream.peer();
         if !self.access.allows(&peer, Purposes::BLOCKS) {
-            self.source.metrics.refused.add(1);
-            self.tell_refused(peer);
+            self.context.metrics.refused.add(1);
+            self.report_refused(peer);
             self.refuse(stream, StreamRefusal::NotAllowed);
             return;
         }
         let of_peer = self.per_peer.get(&peer).copied().unwrap_or(0);
         if self.served.len() >= MAX_STREAMS || of_peer >= MAX_STREAMS_PER_PEER {
-            self.source.metrics.overloaded.add(1);
+            self.context.metrics.overloaded.add(1);
             self.refuse(stream, StreamRefusal::Overloaded);
             return;
         }
         *self.per_peer.entry(peer).or_default() += 1;
-        let (source, access) = (self.source.clone(), self.access.clone());
+        let (context, access) = (self.context.clone(), self.access.clone());
         self.served.spawn(async move {
             use futures::FutureExt as _;
 
-            let serving = std::panic::AssertUnwindSafe(serve(stream, peer, source)).catch_unwind();
+            let serving = std::panic::AssertUnwindSafe(serve(stream, peer, context)).catch_unwind();
             tokio::select! {
                 result = serving => match result {
                     Ok(Ok(())) => {}
                     Ok(Err(error)) => tracing::debug!(%peer, %error, "a block stream ended"),
-                    Err(_) => tracing::error!(%peer, "serving a stream panicked"),
+                    Err(_) => tracing::error!(%peer, "serving a block stream panicked"),
                 },
                 // Dropping the stream resets it.
                 () = access.revoked(&peer, Purposes::BLOCKS) => {
-                    tracing::info!(%peer, "no longer allowed to fetch blocks; stream reset");
+                    tracing::info!(
+                        %peer,
+                        "reset a block stream: the peer may not fetch blocks any more"
+                    );
                 }
             }
             peer
@@ -139,20 +145,22 @@ impl Server {
         }
     }
 
-    fn tell_refused(&mut self, peer: PeerId) {
+    /// Reports a refused peer in the log and as an event, at most once a minute.
+    fn report_refused(&mut self, peer: PeerId) {
         let now = Instant::now();
         if self.refused.len() >= MAX_REFUSED {
-            self.refused.retain(|_, told| now.duration_since(*told) < REFUSED_EVERY);
+            self.refused.retain(|_, last| now.duration_since(*last) < REFUSED_EVERY);
         }
-        let told = self.refused.get(&peer);
-        let is_due = told.is_none_or(|told| now.duration_since(*told) >= REFUSED_EVERY);
-        // With the table full of peers that are not due, one more stays quiet.
-        if !is_due || (told.is_none() && self.refused.len() >= MAX_REFUSED) {
+        let last = self.refused.get(&peer);
+        let is_due = last.is_none_or(|last| now.duration_since(*last) >= REFUSED_EVERY);
+        // If the table is full of peers that were reported recently, further peers are
+        // not reported.
+        if !is_due || (last.is_none() && self.refused.len() >= MAX_REFUSED) {
             return;
         }
         self.refused.insert(peer, now);
-        tracing::info!(%peer, "refused: it asked for blocks and is not allowed to");
-        // Nobody may listen.
+        tracing::info!(%peer, "refused a block stream: the peer is not allowed to fetch blocks");
+        // Fails if there is no subscriber.
         let _ = self.events.send(NetEvent::Refused { peer });
     }
 }

@@ -1,10 +1,10 @@
-//! The server's half of the protocol, over any byte stream.
+//! The server side of the block protocol, over any byte stream.
 //!
-//! One loop reads wants, has them read a batch at a time on a blocking
-//! thread, and sends the answers. While one batch is sent the next is read.
-//! When the client does not take the answers no further batch is read, and
-//! when enough wants wait no further ones are: a client that asks without
-//! reading is held at that.
+//! One loop receives wants, has their blocks read in batches on a blocking thread,
+//! and sends the answers. While it sends one batch, the next one is read. If the
+//! client does not accept the answers, no further batch is read; if many wants are
+//! waiting, no further wants are received. A client that requests without reading
+//! thus stops at these limits.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -23,40 +23,41 @@ use types::Cid;
 
 use super::frame::{self, Frame, MAX_WANTS_PER_FRAME, Side, StreamRefusal, Violation};
 use super::frame_reader::FrameReader;
-use super::pace::{self, Pace, WaitsFor};
+use super::link_speed::{self, LinkSpeed, WaitsFor};
 use super::sketch::{PIECE_HASH_LEN, PIECES_MAX, Sketch};
 use super::watchdog::{HELLO_TIMEOUT, Watchdog};
 use super::{BlockAnswer, BlockProvider};
 use crate::limits::SEND_FRAME;
 use crate::metrics::Metrics;
 
-/// Wants that wait for one stream; told to the client. 33 bytes each.
+/// Maximum number of wants that wait on one stream, 33 bytes each. The server
+/// announces it to the client.
 pub(super) const MAX_WANTS_WAITING: usize = 16 << 10;
 
-/// Bytes of blocks that are read at once.
+/// Maximum number of bytes of blocks in one batch.
 const BATCH_BYTES: usize = 1 << 20;
 
-/// Bytes of sketches that wait for one stream: no more wants are taken from it
-/// until fewer do. A want frame may bring [`SKETCH_MAX`].
-const SKETCHES_WAITING: usize = 1 << 20;
+/// Maximum number of bytes of sketches that wait on one stream. The server receives no
+/// wants while a sketch of [`SKETCH_MAX`] bytes more would exceed it.
+const MAX_SKETCHES_WAITING: usize = 1 << 20;
 
-/// The longest sketch, in bytes.
+/// Maximum length of a sketch in bytes.
 const SKETCH_MAX: usize = PIECES_MAX * PIECE_HASH_LEN;
 
-/// Blocks that are read at once, however small.
+/// Maximum number of blocks in one batch.
 const MAX_BATCH: usize = 4 << 10;
 
-/// Room for a few want frames.
+/// Length of the buffer for received frames: several WANT frames.
 const READ_BUFFER: usize = 64 << 10;
 
-/// A stream on which nothing is asked for this long is closed; the client
-/// opens another when it needs one.
+/// Time without a request after which a stream is closed. The client opens another one
+/// when it needs it.
 pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// The last word, and the end of the stream, have to be sent within this.
+/// Time limit for sending the last frame and the end of the stream.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Why a stream ended, other than by the client's will.
+/// Reasons for which the server ends a stream.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ServeError {
     #[error(transparent)]
@@ -65,14 +66,14 @@ pub(super) enum ServeError {
     Version { version: u16, hash_mode: u8 },
     #[error("the client was too slow")]
     Stalled,
-    #[error("the provider did not answer as it should: {0}")]
+    #[error("the block provider failed: {0}")]
     Provider(&'static str),
     #[error("the connection broke")]
     Io(#[from] std::io::Error),
 }
 
 impl ServeError {
-    /// What the client is told; nothing where there is no way to.
+    /// Returns the reason to send to the client, or `None` if nothing can be sent.
     fn refusal(&self) -> Option<StreamRefusal> {
         match self {
             Self::Violation(_) => Some(StreamRefusal::Violation),
@@ -84,43 +85,43 @@ impl ServeError {
     }
 }
 
-/// What all streams share.
+/// Inputs that all streams share.
 #[derive(Clone)]
-pub(super) struct Source {
+pub(super) struct ServeContext {
     pub(super) provider: Arc<dyn BlockProvider>,
-    /// Bounds how many batches are read at once, for all streams.
+    /// Limits the number of batches that are read at the same time for all streams.
     pub(super) readers: Arc<Semaphore>,
     pub(super) metrics: Arc<Metrics>,
 }
 
-/// Says no, and ends the stream.
+/// Sends an ERROR frame and closes the stream.
 pub(super) async fn refuse<S: AsyncWrite + Unpin>(stream: &mut S, refusal: StreamRefusal) {
     use futures::AsyncWriteExt as _;
 
     let mut last = Vec::new();
     frame::put_error(&mut last, refusal);
-    let said = async {
+    let sent = async {
         stream.write_all(&last).await?;
         stream.close().await
     };
-    // A client that does not listen is dropped all the same.
-    let _ = tokio::time::timeout(CLOSE_TIMEOUT, said).await;
+    // Fails if the client does not read, which makes no difference.
+    let _ = tokio::time::timeout(CLOSE_TIMEOUT, sent).await;
 }
 
-/// Serves one stream to its end.
+/// Serves one stream until it ends.
 pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     mut stream: S,
     peer: PeerId,
-    source: Source,
+    context: ServeContext,
 ) -> Result<(), ServeError> {
     let mut reader = FrameReader::new(Side::Server, READ_BUFFER);
     let greeting = tokio::time::timeout(HELLO_TIMEOUT, greet(&mut stream, &mut reader));
     let greeted = greeting.await.unwrap_or(Err(ServeError::Stalled));
     let (result, may_speak) = match greeted {
         Ok(true) => {
-            let mut serving = Serving::new(&mut stream, reader, peer, source.clone());
+            let mut serving = Serving::new(&mut stream, reader, peer, context.clone());
             let result = std::future::poll_fn(|cx| serving.poll(cx)).await;
-            // Within a frame there is no place for a last word.
+            // An ERROR frame can be sent only between frames.
             (result, serving.is_between_frames())
         }
         Ok(false) => (Ok(()), true),
@@ -136,14 +137,15 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
         _ => {}
     }
     match &result {
-        Err(ServeError::Violation(_)) => source.metrics.protocol_violations.add(1),
-        Err(ServeError::Stalled) => source.metrics.stalled.add(1),
+        Err(ServeError::Violation(_)) => context.metrics.protocol_violations.add(1),
+        Err(ServeError::Stalled) => context.metrics.stalled.add(1),
         _ => {}
     }
     result
 }
 
-/// Takes the client's greeting and answers it; false where it left at once.
+/// Receives and answers the greeting of the client. Returns false if the client closed
+/// the stream without one.
 async fn greet<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     reader: &mut FrameReader,
@@ -179,53 +181,53 @@ async fn greet<S: AsyncRead + AsyncWrite + Unpin>(
     Ok(true)
 }
 
-/// The client died within a frame.
+/// Returns the error for a stream that ends within a frame.
 fn cut_off() -> ServeError {
     std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into()
 }
 
-/// What is asked for: a block, or its difference to what this is the sketch of.
+/// Requested block, with the sketch of a similar block of the client if there is one.
 type Wanted = (Cid, Option<Box<Sketch>>);
 
-/// What is sent for one want.
+/// Reply to one want.
 enum Reply {
     Answer(BlockAnswer),
-    /// A difference.
+    /// The difference to the similar block.
     Patch(Bytes),
 }
 
-/// What has been read: the replies to a prefix of what was asked, and the rest.
+/// Result of reading a batch: the replies to a prefix of the wants, and the other wants.
 struct Batch {
     replies: Vec<Reply>,
     rest: Vec<Wanted>,
     patches: usize,
 }
 
-/// One stream under way.
+/// Stream that is being served.
 struct Serving<'a, S> {
     stream: &'a mut S,
     reader: FrameReader,
     peer: PeerId,
-    source: Source,
+    context: ServeContext,
     ended: bool,
     wants: VecDeque<Wanted>,
-    /// Bytes of the sketches among them.
+    /// Number of bytes of the sketches in `wants`.
     sketches: usize,
-    /// Whether the last batch was differences for the most part.
+    /// True if most replies of the last batch were differences.
     were_patches: bool,
     readers: PollSemaphore,
     work: Option<JoinHandle<Result<Batch, ServeError>>>,
-    /// The batch after the one that is sent.
+    /// Batch after the one in `sending`.
     ready: Vec<Reply>,
-    pace: Pace,
+    link_speed: LinkSpeed,
     sending: std::vec::IntoIter<Reply>,
-    /// What fills one frame of the muxer.
+    /// Bytes for one frame of the muxer.
     staged: Vec<u8>,
     staged_sent: usize,
-    /// What is left of the block that is sent, and how much of that is
-    /// written from where it lies.
+    /// Rest of the payload that is being sent.
     payload: Bytes,
-    through: usize,
+    /// Number of bytes of `payload` that are written without a copy to `staged`.
+    direct: usize,
     flushed: bool,
     idle: Pin<Box<Sleep>>,
     write_watch: Watchdog,
@@ -233,25 +235,25 @@ struct Serving<'a, S> {
 }
 
 impl<'a, S: AsyncRead + AsyncWrite + Unpin> Serving<'a, S> {
-    fn new(stream: &'a mut S, reader: FrameReader, peer: PeerId, source: Source) -> Self {
+    fn new(stream: &'a mut S, reader: FrameReader, peer: PeerId, context: ServeContext) -> Self {
         Self {
             stream,
             reader,
             peer,
-            readers: PollSemaphore::new(Arc::clone(&source.readers)),
-            source,
+            readers: PollSemaphore::new(Arc::clone(&context.readers)),
+            context,
             ended: false,
             wants: VecDeque::new(),
             sketches: 0,
             were_patches: false,
             work: None,
             ready: Vec::new(),
-            pace: Pace::new(),
+            link_speed: LinkSpeed::new(),
             sending: Vec::new().into_iter(),
             staged: Vec::new(),
             staged_sent: 0,
             payload: Bytes::new(),
-            through: 0,
+            direct: 0,
             flushed: true,
             idle: Box::pin(tokio::time::sleep(IDLE_TIMEOUT)),
             write_watch: Watchdog::new(),
@@ -263,7 +265,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Serving<'a, S> {
         self.staged_sent == self.staged.len() && self.payload.is_empty()
     }
 
-    /// Nothing is asked, read or unsent.
+    /// Reports whether nothing is requested, being read, or unsent.
     fn is_idle(&self) -> bool {
         self.wants.is_empty()
             && self.work.is_none()
@@ -273,7 +275,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Serving<'a, S> {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ServeError>> {
-        self.pace.waits_for(self.waits_for());
+        self.link_speed.waits_for(self.waits_for());
         loop {
             let mut moved = self.poll_wants(cx)?;
             moved |= self.poll_work(cx)?;
@@ -288,11 +290,11 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Serving<'a, S> {
                 break;
             }
         }
-        self.pace.waits_for(self.waits_for());
-        self.poll_patience(cx)
+        self.link_speed.waits_for(self.waits_for());
+        self.poll_timeouts(cx)
     }
 
-    /// What it waits for, after it has done what it can.
+    /// Returns the thing that the stream waits for.
     fn waits_for(&self) -> WaitsFor {
         if !self.is_between_frames() {
             WaitsFor::Link
@@ -303,8 +305,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Serving<'a, S> {
         }
     }
 
-    /// Ready when the client was silent or slow for too long.
-    fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ServeError>> {
+    /// Becomes ready when the client was silent or slow for too long.
+    fn poll_timeouts(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ServeError>> {
         self.write_watch.set_waiting(!self.is_between_frames());
         let partial = !self.ended && self.has_room() && self.reader.is_partial();
         self.read_watch.set_waiting(partial);
@@ -321,7 +323,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Serving<'a, S> {
 
     fn has_room(&self) -> bool {
         self.wants.len() + MAX_WANTS_PER_FRAME <= MAX_WANTS_WAITING
-            && self.sketches + SKETCH_MAX <= SKETCHES_WAITING
+            && self.sketches + SKETCH_MAX <= MAX_SKETCHES_WAITING
     }
 
     fn poll_wants(&mut self, cx: &mut Context<'_>) -> Result<bool, ServeError> {
@@ -348,7 +350,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Serving<'a, S> {
             if self.ended {
                 break;
             }
-            // No range is kept here, so the rest may move.
+            // No ranges are in use, so the buffer may be compacted.
             self.reader.compact();
             match self.reader.poll_read(self.stream, cx) {
                 Poll::Pending => break,
@@ -364,7 +366,8 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Serving<'a, S> {
         Ok(moved)
     }
 
-    /// Has the next batch read while the one before it is sent.
+    /// Starts reading the next batch while the one before it is sent, and takes its
+    /// result.
     fn poll_work(&mut self, cx: &mut Context<'_>) -> Result<bool, ServeError> {
         if let Some(work) = &mut self.work {
             let Poll::Ready(done) = Pin::new(work).poll(cx) else {
@@ -372,10 +375,10 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Serving<'a, S> {
             };
             self.work = None;
             let batch = done.map_err(|_| ServeError::Provider("it panicked"))??;
-            // What was not answered is asked again with the next batch.
-            for asked in batch.rest.into_iter().rev() {
-                self.sketches += sketch_len(&asked);
-                self.wants.push_front(asked);
+            // Wants without a reply are part of the next batch.
+            for wanted in batch.rest.into_iter().rev() {
+                self.sketches += sketch_len(&wanted);
+                self.wants.push_front(wanted);
             }
             self.were_patches = batch.patches > batch.replies.len() / 2;
             self.ready = batch.replies;
@@ -388,17 +391,17 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Serving<'a, S> {
             return Ok(false);
         };
         let len = self.wants.len().min(MAX_BATCH);
-        let asked: Vec<Wanted> = self.wants.drain(..len).collect();
-        self.sketches -= asked.iter().map(sketch_len).sum::<usize>();
+        let wanted: Vec<Wanted> = self.wants.drain(..len).collect();
+        self.sketches -= wanted.iter().map(sketch_len).sum::<usize>();
         let is_idle = self.sending.len() == 0 && self.is_between_frames();
-        let packing = Packing {
+        let compression = Compression {
             is_idle,
-            is_slow: self.pace.is_slow(),
-            patches: is_idle || self.pace.is_worth_patching(self.were_patches),
+            is_slow: self.link_speed.is_slow(),
+            patches: is_idle || self.link_speed.is_worth_patching(self.were_patches),
         };
-        let (peer, source) = (self.peer, self.source.clone());
+        let (peer, context) = (self.peer, self.context.clone());
         self.work = Some(tokio::task::spawn_blocking(move || {
-            let batch = read(&source, &peer, asked, &packing);
+            let batch = read_batch(&context, &peer, wanted, &compression);
             drop(permit);
             batch
         }));
@@ -416,14 +419,15 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Serving<'a, S> {
                 self.staged_sent += self.wrote(written?)?;
                 moved = true;
             }
-            while self.through > 0 {
-                let whole = &self.payload[..self.through];
-                let Poll::Ready(written) = Pin::new(&mut *self.stream).poll_write(cx, whole) else {
+            while self.direct > 0 {
+                let direct = &self.payload[..self.direct];
+                let Poll::Ready(written) = Pin::new(&mut *self.stream).poll_write(cx, direct)
+                else {
                     return Ok(moved);
                 };
                 let written = self.wrote(written?)?;
                 self.payload.advance(written);
-                self.through -= written;
+                self.direct -= written;
                 moved = true;
             }
             if !self.stage() {
@@ -444,21 +448,23 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Serving<'a, S> {
             return Err(std::io::Error::from(std::io::ErrorKind::WriteZero).into());
         }
         self.flushed = false;
-        self.pace.sent(written);
+        self.link_speed.sent(written);
         self.write_watch.progress(written);
         Ok(written)
     }
 
-    /// Prepares what is written next; false where there is nothing. Every
-    /// write fills a frame of the muxer, since the cost is per frame: the ends
-    /// of blocks and tiny blocks are gathered, whole frames go as they lie.
+    /// Prepares the next write. Returns false if there is nothing to write.
+    ///
+    /// Each write fills a frame of the muxer, because the cost is per frame. Short
+    /// blocks and the ends of blocks are gathered in `staged`; the parts of a payload
+    /// that fill complete frames are written without a copy.
     fn stage(&mut self) -> bool {
         self.staged.clear();
         self.staged_sent = 0;
         loop {
             if !self.payload.is_empty() {
                 if self.staged.is_empty() && self.payload.len() >= SEND_FRAME {
-                    self.through = self.payload.len() / SEND_FRAME * SEND_FRAME;
+                    self.direct = self.payload.len() / SEND_FRAME * SEND_FRAME;
                     return true;
                 }
                 let len = self.payload.len().min(SEND_FRAME - self.staged.len());
@@ -471,7 +477,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Serving<'a, S> {
         }
     }
 
-    /// Puts the next answer, or the head of its block, to the others.
+    /// Appends the next reply, or the head of its block, to `staged`.
     fn stage_answer(&mut self) -> bool {
         if self.sending.len() == 0 {
             self.sending = std::mem::take(&mut self.ready).into_iter();
@@ -479,7 +485,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Serving<'a, S> {
         let Some(reply) = self.sending.next() else {
             return false;
         };
-        let metrics = &self.source.metrics;
+        let metrics = &self.context.metrics;
         match reply {
             Reply::Patch(patch) => {
                 frame::put_patch_head(&mut self.staged, patch.len());
@@ -512,48 +518,50 @@ fn sketch_len((_, sketch): &Wanted) -> usize {
     sketch.as_ref().map_or(0, |sketch| sketch.size())
 }
 
-/// How a batch is made small.
-struct Packing {
-    /// Nothing is under way.
+/// Conditions that decide how the replies of a batch are compressed.
+struct Compression {
+    /// True if nothing else is being sent.
     is_idle: bool,
-    /// The link is slower than the compressor.
+    /// True if the link is slower than the compressor.
     is_slow: bool,
-    /// Differences are made where they are asked for.
+    /// True to send differences to similar blocks.
     patches: bool,
 }
 
-/// Has a batch read, and made small where that pays. Blocks.
-fn read(
-    source: &Source,
+/// Reads a batch and compresses the replies if that saves time. Blocks the thread.
+fn read_batch(
+    context: &ServeContext,
     peer: &PeerId,
-    mut asked: Vec<Wanted>,
-    packing: &Packing,
+    mut wanted: Vec<Wanted>,
+    compression: &Compression,
 ) -> Result<Batch, ServeError> {
-    let cids: Vec<Cid> = asked.iter().map(|(cid, _)| *cid).collect();
-    let answers = source.provider.read(peer, &cids, BATCH_BYTES);
+    let cids: Vec<Cid> = wanted.iter().map(|(cid, _)| *cid).collect();
+    let answers = context.provider.read(peer, &cids, BATCH_BYTES);
     check(&cids, &answers)?;
-    let rest = asked.split_off(answers.len());
+    let rest = wanted.split_off(answers.len());
     let len: usize = answers.iter().map(payload_len).sum();
-    let packs = packing.is_slow || (packing.is_idle && len <= pace::FEW);
+    let compresses =
+        compression.is_slow || (compression.is_idle && len <= link_speed::SMALL_BATCH_LEN);
     let (mut replies, mut patches) = (Vec::with_capacity(answers.len()), 0);
-    for (answer, (_, sketch)) in answers.into_iter().zip(asked) {
-        let sketch = sketch.filter(|_| packing.patches);
-        replies.push(match sketch.and_then(|sketch| patched(&answer, &sketch)) {
+    for (answer, (_, sketch)) in answers.into_iter().zip(wanted) {
+        let sketch = sketch.filter(|_| compression.patches);
+        replies.push(match sketch.and_then(|sketch| patch_for(&answer, &sketch)) {
             Some(patch) => {
                 patches += 1;
                 Reply::Patch(patch)
             }
-            None if packs => Reply::Answer(packed(answer)),
+            None if compresses => Reply::Answer(compressed(answer)),
             None => Reply::Answer(answer),
         });
     }
     Ok(Batch { replies, rest, patches })
 }
 
-/// The block as the difference to what the client has, where that is less.
-fn patched(answer: &BlockAnswer, sketch: &Sketch) -> Option<Bytes> {
+/// Returns the difference between the block and the client's block, if it is shorter
+/// than the payload.
+fn patch_for(answer: &BlockAnswer, sketch: &Sketch) -> Option<Bytes> {
     let BlockAnswer::Block(block) = answer else { return None };
-    // Where memory runs out, the block is sent as it is.
+    // If memory runs out, the complete block is sent.
     let patch = sketch.diff(&block.decode().ok()?).ok()??;
     (patch.len() < block.payload().len()).then(|| patch.into())
 }
@@ -565,28 +573,30 @@ fn payload_len(answer: &BlockAnswer) -> usize {
     }
 }
 
-fn packed(answer: BlockAnswer) -> BlockAnswer {
+fn compressed(answer: BlockAnswer) -> BlockAnswer {
     match answer {
-        BlockAnswer::Block(block) => BlockAnswer::Block(block.packed(pace::LEVEL)),
+        BlockAnswer::Block(block) => {
+            BlockAnswer::Block(block.packed(link_speed::COMPRESSION_LEVEL))
+        }
         BlockAnswer::Missing | BlockAnswer::Changed => answer,
     }
 }
 
-/// A provider that answers too much, nothing, or about other blocks would
-/// make every client take us for hostile.
-fn check(asked: &[Cid], answers: &[BlockAnswer]) -> Result<(), ServeError> {
+/// Checks the answers of the provider. Sending wrong answers would make every client
+/// treat this node as hostile.
+fn check(wanted: &[Cid], answers: &[BlockAnswer]) -> Result<(), ServeError> {
     if answers.is_empty() {
-        return Err(ServeError::Provider("it answered nothing"));
+        return Err(ServeError::Provider("it returned no answer"));
     }
-    if answers.len() > asked.len() {
-        return Err(ServeError::Provider("it answered more than was asked"));
+    if answers.len() > wanted.len() {
+        return Err(ServeError::Provider("it returned more answers than requested"));
     }
     let is_other = |cid: &Cid, answer: &BlockAnswer| match answer {
         BlockAnswer::Block(block) => block.cid() != *cid,
         BlockAnswer::Missing | BlockAnswer::Changed => false,
     };
-    if asked.iter().zip(answers).any(|(cid, answer)| is_other(cid, answer)) {
-        return Err(ServeError::Provider("it answered with another block"));
+    if wanted.iter().zip(answers).any(|(cid, answer)| is_other(cid, answer)) {
+        return Err(ServeError::Provider("it returned another block than requested"));
     }
     Ok(())
 }

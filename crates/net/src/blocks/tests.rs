@@ -22,7 +22,7 @@ use types::{Block, Cid, Codec, EncodedBlock, Encoding};
 use super::fetch::Session;
 use super::frame::{self, StreamRefusal, Violation};
 use super::request::{BlockRequest, FetchOutcome, FetchStats, Fetched, Want};
-use super::serving::{self, IDLE_TIMEOUT, ServeError, Source, refuse, serve};
+use super::serving::{self, IDLE_TIMEOUT, ServeContext, ServeError, refuse, serve};
 use super::watchdog::{HELLO_TIMEOUT, PROGRESS_WINDOW};
 use super::{BlockAnswer, BlockError, BlockProvider, FetchError};
 use crate::error::Retry;
@@ -79,8 +79,8 @@ fn block(seed: usize, len: usize) -> EncodedBlock {
     EncodedBlock::plain(Block::new(codec, bytes).unwrap())
 }
 
-fn source(provider: Arc<dyn BlockProvider>) -> Source {
-    Source { provider, readers: Arc::new(Semaphore::new(4)), metrics: Arc::default() }
+fn source(provider: Arc<dyn BlockProvider>) -> ServeContext {
+    ServeContext { provider, readers: Arc::new(Semaphore::new(4)), metrics: Arc::default() }
 }
 
 /// A served pipe: the client's end, and the server's result.

@@ -1,8 +1,9 @@
-//! The rule of minimum progress: a peer that trickles loses its stream.
+//! [`Watchdog`]: enforces minimum progress, so that a peer that sends or reads too
+//! slowly loses its stream.
 //!
-//! While a side waits for the other, at least [`MIN_PROGRESS`] bytes have to
-//! pass in every [`PROGRESS_WINDOW`]. The clock stands while it is this side
-//! that has no room or nothing to ask, so a slow disk is nobody's fault.
+//! While a side waits for its peer, at least [`MIN_PROGRESS`] bytes must pass in each
+//! [`PROGRESS_WINDOW`]. The clock stops while the side itself has no room or nothing
+//! to request, so a slow disk on this side is not held against the peer.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -10,17 +11,18 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep};
 
-/// What has to pass within [`PROGRESS_WINDOW`]: 68 bytes a second. It is far
-/// below any link, and above what costs an attacker nothing.
+/// Minimum number of bytes in each [`PROGRESS_WINDOW`]: 68 bytes per second. This is
+/// far below the speed of any link, but not free for an attacker.
 pub(crate) const MIN_PROGRESS: usize = 4 << 10;
 
-/// See [`MIN_PROGRESS`]. Also what a disk that spins up may take.
+/// Time in which [`MIN_PROGRESS`] bytes must pass. Long enough for a disk of the peer
+/// to spin up.
 pub(crate) const PROGRESS_WINDOW: Duration = Duration::from_secs(60);
 
-/// The greeting has to be over within this.
+/// Time limit for the greeting.
 pub(crate) const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Watches one direction.
+/// Watches one direction of a stream.
 pub(crate) struct Watchdog {
     sleep: Pin<Box<Sleep>>,
     waiting: bool,
@@ -32,8 +34,8 @@ impl Watchdog {
         Self { sleep: Box::pin(tokio::time::sleep(PROGRESS_WINDOW)), waiting: false, bytes: 0 }
     }
 
-    /// Says whether the other side has the word. A window begins when it
-    /// gets it.
+    /// Sets whether this side waits for the peer. A window starts when it begins to
+    /// wait.
     pub(crate) fn set_waiting(&mut self, waiting: bool) {
         if waiting && !self.waiting {
             self.restart();
@@ -41,7 +43,7 @@ impl Watchdog {
         self.waiting = waiting;
     }
 
-    /// Counts what passed.
+    /// Records that `bytes` passed.
     pub(crate) fn progress(&mut self, bytes: usize) {
         self.bytes = self.bytes.saturating_add(bytes);
     }
@@ -51,7 +53,7 @@ impl Watchdog {
         self.sleep.as_mut().reset(Instant::now() + PROGRESS_WINDOW);
     }
 
-    /// Ready when the other side was too slow.
+    /// Becomes ready when the peer was too slow.
     pub(crate) fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while self.waiting && self.sleep.as_mut().poll(cx).is_ready() {
             if self.bytes < MIN_PROGRESS {

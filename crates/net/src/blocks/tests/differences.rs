@@ -49,10 +49,10 @@ async fn a_block_comes_as_its_difference_and_one_that_is_like_nothing_whole() {
     let (result, got) = fetch(&mut session, asks).await;
     let stats = result.unwrap();
     assert_eq!((stats.blocks, stats.patched, stats.missing), (4, 1, 1));
-    let travelled: Vec<u64> = got.iter().map(|fetched| fetched.travelled).collect();
-    assert!(travelled[1] < 6_000, "{travelled:?}");
-    assert!(travelled[0] >= 50_000 && travelled[2] >= 50_000, "{travelled:?}");
-    assert_eq!(stats.bytes, travelled.iter().sum::<u64>());
+    let wire_len: Vec<u64> = got.iter().map(|fetched| fetched.wire_len).collect();
+    assert!(wire_len[1] < 6_000, "{wire_len:?}");
+    assert!(wire_len[0] >= 50_000 && wire_len[2] >= 50_000, "{wire_len:?}");
+    assert_eq!(stats.bytes, wire_len.iter().sum::<u64>());
     let right = [&other, &new, &other, &gone, &text];
     for (fetched, right) in got.iter().zip(right) {
         match &fetched.outcome {

@@ -1,59 +1,64 @@
-//! Whether a stream is slower than a compressor, so that compressing saves time.
+//! [`LinkSpeed`]: estimates whether a stream is slower than the compressor, so that
+//! compression saves time.
 //!
-//! On a fast link compression is what sets the time of a first backup, and
-//! nothing is compressed. On a slow one text takes half the time. The link is
-//! known by how long what is ready has to wait for it, over some MiB: buffers of
-//! both systems take a MiB at once, and then nothing for long, so that one batch
-//! tells nothing. Where the link waits for what is read or compressed, nothing is
-//! to be had from more of that.
+//! On a fast link, compression would limit the speed of a first backup, so nothing
+//! is compressed. On a slow link, compressed text needs half the time. The estimate
+//! compares the bytes that were sent with the time that ready data waited for the
+//! link, over several MiB. A single batch proves nothing: the buffers of both
+//! systems accept about 1 MiB immediately and then nothing for a while. If the link
+//! waits for the disk or the compressor, it does not count as slow, because more
+//! compression would not help.
 
 use tokio::time::Instant;
 
-/// Bytes in a second on the wire below which a link is slow, and blocks are
-/// compressed: less than one core compresses of text that is hard on it.
+/// Speed below which a link counts as slow and blocks are compressed, in bytes per
+/// second. One core compresses even difficult text faster than this.
 pub const SLOW_LINK_BYTES_PER_SEC: f64 = 40e6;
 
-/// Fewer bytes say nothing: the buffers of both systems take them at once.
-const TELLS: f64 = 64e3;
+/// Number of sent bytes from which on the estimate is valid. The buffers of both
+/// systems accept fewer bytes immediately.
+const MIN_SAMPLE_LEN: f64 = 64e3;
 
-/// After so many bytes, what was seen counts half: links change, and the first
-/// MiB fill buffers.
-const FORGETS: f64 = 4e6;
+/// Number of sent bytes after which all observations are halved. Links change, and
+/// the first MiB only fill buffers.
+const HALVE_AFTER: f64 = 4e6;
 
-/// What is asked for when nothing is under way, and is no more bytes than this,
-/// is compressed over any link: a save of some files, which nobody waits a
-/// millisecond longer for.
-pub(super) const FEW: usize = 256 << 10;
+/// Maximum length of a batch that is compressed over any link if the stream was
+/// idle, in bytes. This is the case when a user saves a few files; one millisecond
+/// more does not matter then.
+pub(super) const SMALL_BATCH_LEN: usize = 256 << 10;
 
-/// What zstd does to blocks that go over a slow link.
-pub(super) const LEVEL: i32 = 3;
+/// zstd level for blocks that are sent over a slow link.
+pub(super) const COMPRESSION_LEVEL: i32 = 3;
 
-/// What a stream waits for.
+/// Thing that a stream waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum WaitsFor {
-    /// Something is ready to be sent: the link, or who reads at its other end.
+    /// Data is ready, and the link or the receiver does not accept it yet.
     Link,
-    /// Something is asked for, and nothing is ready: the disk, or the compressor.
+    /// Blocks were requested, but the disk or the compressor has not delivered them.
     Blocks,
-    /// Nothing is asked for.
+    /// No block is requested.
     Client,
 }
 
-/// Watches one stream.
+/// Speed estimate of one stream.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(super) struct LinkSpeed {
     state: WaitsFor,
     since: Instant,
-    /// Bytes that were sent, and seconds that were waited.
+    /// Bytes that were sent.
     sent: f64,
+    /// Seconds of waiting for the link.
     for_link: f64,
+    /// Seconds of waiting for blocks.
     for_blocks: f64,
-    /// What was found last of differences, see [`Pace::is_worth_patching`].
+    /// Last result of [`LinkSpeed::is_worth_patching`].
     patches: bool,
 }
 
-impl Pace {
-    /// Before anything is sent: a link is taken for fast.
+impl LinkSpeed {
+    /// Starts before anything is sent. The link counts as fast.
     pub(super) fn new() -> Self {
         let since = Instant::now();
         Self {
@@ -66,7 +71,7 @@ impl Pace {
         }
     }
 
-    /// From now on it waits for `state`.
+    /// Records that the stream waits for `state` from now on.
     pub(super) fn waits_for(&mut self, state: WaitsFor) {
         let now = Instant::now();
         let waited = (now - self.since).as_secs_f64();
@@ -78,33 +83,39 @@ impl Pace {
         (self.state, self.since) = (state, now);
     }
 
-    /// So many bytes were taken by the system.
+    /// Records that the system accepted `len` bytes.
     pub(super) fn sent(&mut self, len: usize) {
         #[expect(clippy::cast_precision_loss, reason = "a write is some KiB")]
         let len = len as f64;
         self.sent += len;
-        if self.sent >= FORGETS {
+        if self.sent >= HALVE_AFTER {
             for seen in [&mut self.sent, &mut self.for_link, &mut self.for_blocks] {
                 *seen /= 2.0;
             }
         }
     }
 
-    /// Whether what is read from now on is worth compressing.
+    /// Reports whether the link is slow, so that further blocks should be
+    /// compressed.
     pub(super) fn is_slow(&self) -> bool {
         let waited = self.for_link + self.for_blocks;
-        self.sent >= TELLS && self.is_waited_for() && self.sent < SLOW_LINK_BYTES_PER_SEC * waited
+        self.sent >= MIN_SAMPLE_LEN
+            && self.is_waited_for()
+            && self.sent < SLOW_LINK_BYTES_PER_SEC * waited
     }
 
     fn is_waited_for(&self) -> bool {
         self.for_link > self.for_blocks
     }
 
-    /// Whether what is read from now on is worth comparing with what the client
-    /// has. Differences are so few bytes that no link is waited for while they
-    /// are sent: what was found before holds as long as they are.
+    /// Reports whether further blocks should be sent as differences to blocks of the
+    /// client.
+    ///
+    /// Differences are so short that the stream does not wait for the link while it
+    /// sends them. The last result therefore stays valid while the last batch
+    /// consisted of differences (`were_patches`).
     pub(super) fn is_worth_patching(&mut self, were_patches: bool) -> bool {
-        if self.sent >= TELLS && (self.is_waited_for() || !were_patches) {
+        if self.sent >= MIN_SAMPLE_LEN && (self.is_waited_for() || !were_patches) {
             self.patches = self.is_slow();
         }
         self.patches
@@ -117,31 +128,32 @@ mod tests {
 
     use super::*;
 
-    /// What is found of a link that takes `burst` bytes at once, and then nothing
-    /// for `millis`, of which the blocks are not ready for `unready`.
+    /// Returns the estimates for a link that accepts `burst` bytes immediately and
+    /// then nothing for `millis`, during the first `unready` of which no blocks are
+    /// ready.
     async fn found(burst: usize, millis: u64, unready: u64) -> Vec<bool> {
-        let mut pace = Pace::new();
+        let mut link = LinkSpeed::new();
         let mut found = Vec::new();
         for _ in 0..40 {
             for _ in 0..8 {
-                pace.sent(burst / 8);
+                link.sent(burst / 8);
             }
-            pace.waits_for(WaitsFor::Blocks);
+            link.waits_for(WaitsFor::Blocks);
             tokio::time::sleep(Duration::from_millis(unready)).await;
-            pace.waits_for(WaitsFor::Link);
+            link.waits_for(WaitsFor::Link);
             tokio::time::sleep(Duration::from_millis(millis - unready)).await;
             // However long nothing is asked for.
-            pace.waits_for(WaitsFor::Client);
+            link.waits_for(WaitsFor::Client);
             tokio::time::sleep(Duration::from_secs(10)).await;
-            pace.waits_for(WaitsFor::Link);
-            found.push(pace.is_slow());
+            link.waits_for(WaitsFor::Link);
+            found.push(link.is_slow());
         }
         found
     }
 
     #[tokio::test(start_paused = true)]
     async fn only_a_slow_link_that_is_waited_for_is_slow() {
-        assert!(!Pace::new().is_slow(), "nothing is known");
+        assert!(!LinkSpeed::new().is_slow(), "nothing is known");
         assert!(!found(1 << 10, 10, 0).await[0], "a KiB tells nothing");
         for burst in [64 << 10, 1 << 20, 3 << 20] {
             let millis = |rate: u64| burst as u64 / rate / 1000;
@@ -156,15 +168,15 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_link_that_was_slow_is_while_differences_go_over_it() {
-        let mut pace = Pace::new();
+        let mut link = LinkSpeed::new();
         let mut after = async |len: usize, millis: u64, waits: WaitsFor, were_patches: bool| {
             for _ in 0..64 {
-                pace.sent(len);
-                pace.waits_for(waits);
+                link.sent(len);
+                link.waits_for(waits);
                 tokio::time::sleep(Duration::from_millis(millis)).await;
-                pace.waits_for(WaitsFor::Client);
+                link.waits_for(WaitsFor::Client);
             }
-            pace.is_worth_patching(were_patches)
+            link.is_worth_patching(were_patches)
         };
         assert!(!after(1 << 20, 1, WaitsFor::Link, false).await);
         assert!(after(1 << 20, 100, WaitsFor::Link, false).await);
@@ -176,15 +188,15 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_link_that_gets_faster_or_slower_is_seen_to_be_so() {
-        let mut pace = Pace::new();
+        let mut link = LinkSpeed::new();
         let mut after = async |millis: u64| {
             for _ in 0..16 {
-                pace.sent(1 << 20);
-                pace.waits_for(WaitsFor::Link);
+                link.sent(1 << 20);
+                link.waits_for(WaitsFor::Link);
                 tokio::time::sleep(Duration::from_millis(millis)).await;
-                pace.waits_for(WaitsFor::Link);
+                link.waits_for(WaitsFor::Link);
             }
-            pace.is_slow()
+            link.is_slow()
         };
         assert!(!after(0).await, "buffers take it");
         assert!(after(100).await);
