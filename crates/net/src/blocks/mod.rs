@@ -11,6 +11,7 @@
 //! the other side does. Nothing hashes, compresses or uses a disk on the network
 //! thread.
 
+mod batch;
 mod client;
 mod fetch;
 mod frame;

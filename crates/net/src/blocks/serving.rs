@@ -19,12 +19,12 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::PollSemaphore;
-use types::Cid;
 
+use super::batch::{Batch, Compression, Reply, Wanted, read_batch, sketch_len};
 use super::frame::{self, Frame, MAX_WANTS_PER_FRAME, Side, StreamRefusal, Violation};
 use super::frame_reader::FrameReader;
-use super::link_speed::{self, LinkSpeed, WaitsFor};
-use super::sketch::{PIECE_HASH_LEN, PIECES_MAX, Sketch};
+use super::link_speed::{LinkSpeed, WaitsFor};
+use super::sketch::{PIECE_HASH_LEN, PIECES_MAX};
 use super::watchdog::{HELLO_TIMEOUT, Watchdog};
 use super::{BlockAnswer, BlockProvider};
 use crate::limits::SEND_FRAME;
@@ -33,9 +33,6 @@ use crate::metrics::Metrics;
 /// Maximum number of wants that wait on one stream, 33 bytes each. The server
 /// announces it to the client.
 pub(super) const MAX_WANTS_WAITING: usize = 16 << 10;
-
-/// Maximum number of bytes of blocks in one batch.
-const BATCH_BYTES: usize = 1 << 20;
 
 /// Maximum number of bytes of sketches that wait on one stream. The server receives no
 /// wants while a sketch of [`SKETCH_MAX`] bytes more would exceed it.
@@ -186,23 +183,6 @@ fn cut_off() -> ServeError {
     std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into()
 }
 
-/// Requested block, with the sketch of a similar block of the client if there is one.
-type Wanted = (Cid, Option<Box<Sketch>>);
-
-/// Reply to one want.
-enum Reply {
-    Answer(BlockAnswer),
-    /// The difference to the similar block.
-    Patch(Bytes),
-}
-
-/// Result of reading a batch: the replies to a prefix of the wants, and the other wants.
-struct Batch {
-    replies: Vec<Reply>,
-    rest: Vec<Wanted>,
-    patches: usize,
-}
-
 /// Stream that is being served.
 struct Serving<'a, S> {
     stream: &'a mut S,
@@ -216,7 +196,7 @@ struct Serving<'a, S> {
     /// True if most replies of the last batch were differences.
     were_patches: bool,
     readers: PollSemaphore,
-    work: Option<JoinHandle<Result<Batch, ServeError>>>,
+    work: Option<JoinHandle<Result<Batch, &'static str>>>,
     /// Batch after the one in `sending`.
     ready: Vec<Reply>,
     link_speed: LinkSpeed,
@@ -374,7 +354,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Serving<'a, S> {
                 return Ok(false);
             };
             self.work = None;
-            let batch = done.map_err(|_| ServeError::Provider("it panicked"))??;
+            let batch = done.unwrap_or(Err("it panicked")).map_err(ServeError::Provider)?;
             // Wants without a reply are part of the next batch.
             for wanted in batch.rest.into_iter().rev() {
                 self.sketches += sketch_len(&wanted);
@@ -399,9 +379,9 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Serving<'a, S> {
             is_slow: self.link_speed.is_slow(),
             patches: is_idle || self.link_speed.is_worth_patching(self.were_patches),
         };
-        let (peer, context) = (self.peer, self.context.clone());
+        let (peer, provider) = (self.peer, Arc::clone(&self.context.provider));
         self.work = Some(tokio::task::spawn_blocking(move || {
-            let batch = read_batch(&context, &peer, wanted, &compression);
+            let batch = read_batch(&*provider, &peer, wanted, &compression);
             drop(permit);
             batch
         }));
@@ -512,91 +492,4 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Serving<'a, S> {
         }
         true
     }
-}
-
-fn sketch_len((_, sketch): &Wanted) -> usize {
-    sketch.as_ref().map_or(0, |sketch| sketch.size())
-}
-
-/// Conditions that decide how the replies of a batch are compressed.
-struct Compression {
-    /// True if nothing else is being sent.
-    is_idle: bool,
-    /// True if the link is slower than the compressor.
-    is_slow: bool,
-    /// True to send differences to similar blocks.
-    patches: bool,
-}
-
-/// Reads a batch and compresses the replies if that saves time. Blocks the thread.
-fn read_batch(
-    context: &ServeContext,
-    peer: &PeerId,
-    mut wanted: Vec<Wanted>,
-    compression: &Compression,
-) -> Result<Batch, ServeError> {
-    let cids: Vec<Cid> = wanted.iter().map(|(cid, _)| *cid).collect();
-    let answers = context.provider.read(peer, &cids, BATCH_BYTES);
-    check(&cids, &answers)?;
-    let rest = wanted.split_off(answers.len());
-    let len: usize = answers.iter().map(payload_len).sum();
-    let compresses =
-        compression.is_slow || (compression.is_idle && len <= link_speed::SMALL_BATCH_LEN);
-    let (mut replies, mut patches) = (Vec::with_capacity(answers.len()), 0);
-    for (answer, (_, sketch)) in answers.into_iter().zip(wanted) {
-        let sketch = sketch.filter(|_| compression.patches);
-        replies.push(match sketch.and_then(|sketch| patch_for(&answer, &sketch)) {
-            Some(patch) => {
-                patches += 1;
-                Reply::Patch(patch)
-            }
-            None if compresses => Reply::Answer(compressed(answer)),
-            None => Reply::Answer(answer),
-        });
-    }
-    Ok(Batch { replies, rest, patches })
-}
-
-/// Returns the difference between the block and the client's block, if it is shorter
-/// than the payload.
-fn patch_for(answer: &BlockAnswer, sketch: &Sketch) -> Option<Bytes> {
-    let BlockAnswer::Block(block) = answer else { return None };
-    // If memory runs out, the complete block is sent.
-    let patch = sketch.diff(&block.decode().ok()?).ok()??;
-    (patch.len() < block.payload().len()).then(|| patch.into())
-}
-
-fn payload_len(answer: &BlockAnswer) -> usize {
-    match answer {
-        BlockAnswer::Block(block) => block.payload().len(),
-        BlockAnswer::Missing | BlockAnswer::Changed => 0,
-    }
-}
-
-fn compressed(answer: BlockAnswer) -> BlockAnswer {
-    match answer {
-        BlockAnswer::Block(block) => {
-            BlockAnswer::Block(block.packed(link_speed::COMPRESSION_LEVEL))
-        }
-        BlockAnswer::Missing | BlockAnswer::Changed => answer,
-    }
-}
-
-/// Checks the answers of the provider. Sending wrong answers would make every client
-/// treat this node as hostile.
-fn check(wanted: &[Cid], answers: &[BlockAnswer]) -> Result<(), ServeError> {
-    if answers.is_empty() {
-        return Err(ServeError::Provider("it returned no answer"));
-    }
-    if answers.len() > wanted.len() {
-        return Err(ServeError::Provider("it returned more answers than requested"));
-    }
-    let is_other = |cid: &Cid, answer: &BlockAnswer| match answer {
-        BlockAnswer::Block(block) => block.cid() != *cid,
-        BlockAnswer::Missing | BlockAnswer::Changed => false,
-    };
-    if wanted.iter().zip(answers).any(|(cid, answer)| is_other(cid, answer)) {
-        return Err(ServeError::Provider("it returned another block than requested"));
-    }
-    Ok(())
 }

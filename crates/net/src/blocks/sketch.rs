@@ -1,20 +1,20 @@
-//! What a block is made of, in few bytes; and another block as its difference
-//! to that.
+//! [`Sketch`]: a short description of a block by which a peer finds what another
+//! block has in common with it.
 //!
-//! A source keeps no copy of what a file was before it was saved, so it cannot
-//! tell what has changed in it; the backup server has both that and time. So
-//! the asker cuts what it has into pieces, as the chunker cuts files, and says
-//! the first bytes of each piece's hash. Who answers cuts the block in the same
-//! way: the pieces that both have are the base of a difference
-//! ([`types::delta`]).
+//! A source keeps no copy of a file as it was before a save, so it does not know
+//! which bytes changed. The backup server has the old blocks. It cuts an old block
+//! into pieces, as the chunker cuts files, and sends the first 6 bytes of the hash of
+//! each piece: the sketch. The source cuts the new block in the same way. The pieces
+//! that both blocks have are the base of the difference ([`types::delta`]).
+//! Specified in `docs/formats/wire.md`.
 //!
-//! Pure. Nothing here is trusted: two pieces may have the same six bytes, a peer
-//! may lie, what is here may have changed. What comes out has to be checked
-//! against the name of the block.
+//! Nothing here is trusted: two pieces may have the same 6 bytes, a peer may lie, and
+//! the old block may have changed since. The caller must check the result against the
+//! name of the block.
 //!
-//! After A. Tridgell, "Efficient Algorithms for Sorting and Synchronization",
-//! 1999, with cuts by content in the place of a rolling search, so that the
-//! work is linear whatever the bytes.
+//! The method is that of rsync (A. Tridgell, "Efficient Algorithms for Sorting and
+//! Synchronization", 1999), with content-defined cuts instead of a rolling search.
+//! The work is therefore linear for all inputs.
 
 use std::collections::HashMap;
 use std::io;
@@ -23,24 +23,27 @@ use std::ops::RangeInclusive;
 use fastcdc::v2020::FastCDC;
 use types::{Hash, MAX_BLOCK_LEN, delta};
 
-/// What is said of a piece: in a block of four thousand pieces compared with
-/// another, one pair in 10⁷ blocks is taken for equal and is not; the block's
-/// own hash tells, and it is asked for whole.
+/// Number of bytes of a piece's hash that are sent. If two blocks of four thousand
+/// pieces are compared, different pieces have the same 6 bytes once in 10⁷ blocks. The
+/// hash of the block then shows the mistake, and the client requests the complete
+/// block.
 pub(super) const PIECE_HASH_LEN: usize = 6;
 
-/// Pieces of a sketch: a block of [`MAX_BLOCK_LEN`], cut as finely as can be.
+/// Maximum number of pieces in a sketch: a block of [`MAX_BLOCK_LEN`], cut as finely as
+/// possible.
 pub(super) const PIECES_MAX: usize = MAX_BLOCK_LEN / 1024;
 
-/// What pieces are aimed at, in bytes, as a power of two: the chunker takes no
-/// less than 2⁸, and the longest block is not cut finer than 2¹².
+/// Allowed average lengths of pieces in bytes, as powers of two. The chunker supports
+/// no average below 2⁸; the longest block is cut to an average of 2¹².
 pub(super) const PIECE_LOGS: RangeInclusive<u8> = 8..=12;
 
-/// What is shorter is sooner sent than compared.
+/// Minimum length of a block for which a sketch is made, in bytes. A shorter block is
+/// cheaper to send than to compare.
 const BASE_LEN_MIN: usize = 1024;
 
 type PieceHash = [u8; PIECE_HASH_LEN];
 
-/// The pieces of a block.
+/// Hashes of the pieces of a block, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sketch {
     piece_log: u8,
@@ -48,21 +51,23 @@ pub struct Sketch {
 }
 
 impl Sketch {
-    /// That of a block; `None` where it is not worth having.
+    /// Returns the sketch of a block, or `None` if the block is shorter than 1 KiB or
+    /// longer than [`MAX_BLOCK_LEN`].
     pub fn of(base: &[u8]) -> Option<Self> {
         if !(BASE_LEN_MIN..=MAX_BLOCK_LEN).contains(&base.len()) {
             return None;
         }
-        // A change costs the piece around it, and the sketch each piece: their
-        // sum is least about here.
+        // A change costs the piece around it; the sketch costs 6 bytes for each piece.
+        // The sum is smallest if pieces are about twice the square root of the length.
         let half_log = base.len().next_power_of_two().ilog2() / 2;
         let piece_log =
             u8::try_from(half_log + 1).ok()?.clamp(*PIECE_LOGS.start(), *PIECE_LOGS.end());
-        let pieces: Vec<_> = cut(base, piece_log).map(name).collect();
+        let pieces: Vec<_> = cut(base, piece_log).map(piece_hash).collect();
         (pieces.len() <= PIECES_MAX).then_some(Self { piece_log, pieces })
     }
 
-    /// As it came: `pieces` is a whole number of hashes.
+    /// Makes a sketch from its wire form. The length of `pieces` is a multiple of
+    /// [`PIECE_HASH_LEN`].
     pub(super) fn from_wire(piece_log: u8, pieces: &[u8]) -> Self {
         let hash = |bytes: &[u8]| {
             let mut hash = PieceHash::default();
@@ -81,18 +86,21 @@ impl Sketch {
         &self.pieces
     }
 
-    /// What it takes in memory and on the wire, in bytes.
+    /// Returns the length of the hashes in memory and on the wire, in bytes.
     pub(super) fn size(&self) -> usize {
         self.pieces.len() * PIECE_HASH_LEN
     }
 
-    /// `block` as the difference to what this is the sketch of: one bit a piece,
-    /// the first in the lowest bit of the first byte, and the difference to those
-    /// whose bit is set. `None` where they have nothing in common.
+    /// Returns the difference between `block` and the block with this sketch, or
+    /// `None` if they have no piece in common.
+    ///
+    /// The result has one bit for each piece of the sketch, the first in the lowest bit
+    /// of the first byte. The bit is set if `block` has the piece too. The rest is the
+    /// [`delta::diff`] of `block` to the pieces with a set bit.
     ///
     /// # Errors
     ///
-    /// Those of zstd, which are out of memory.
+    /// Returns the error of zstd if memory runs out.
     pub(super) fn diff(&self, block: &[u8]) -> io::Result<Option<Vec<u8>>> {
         let mut theirs: HashMap<&PieceHash, usize> = HashMap::with_capacity(self.pieces.len());
         for (at, piece) in self.pieces.iter().enumerate() {
@@ -100,7 +108,7 @@ impl Sketch {
         }
         let mut shared: Vec<Option<&[u8]>> = vec![None; self.pieces.len()];
         for piece in cut(block, self.piece_log) {
-            if let Some(at) = theirs.get(&name(piece)) {
+            if let Some(at) = theirs.get(&piece_hash(piece)) {
                 shared[*at] = Some(piece);
             }
         }
@@ -119,15 +127,18 @@ impl Sketch {
         Ok(Some(bytes))
     }
 
-    /// What [`Sketch::diff`] was given, from `base`, which this is the sketch of.
+    /// Reverses [`Sketch::diff`]. `base` is the block with this sketch. The result is
+    /// unverified.
     ///
     /// # Errors
     ///
-    /// What is no difference, or one to something else, as far as that shows.
+    /// Returns an error if `patch` is malformed, or if `base` has another number of
+    /// pieces than this sketch.
     pub(super) fn apply(&self, base: &[u8], patch: &[u8]) -> io::Result<Vec<u8>> {
-        let invalid = |what| io::Error::new(io::ErrorKind::InvalidData, what);
+        let invalid = |reason| io::Error::new(io::ErrorKind::InvalidData, reason);
         let len = self.pieces.len().div_ceil(8);
-        let (bits, delta) = patch.split_at_checked(len).ok_or_else(|| invalid("it is cut off"))?;
+        let (bits, delta) =
+            patch.split_at_checked(len).ok_or_else(|| invalid("the patch is too short"))?;
         let mut prefix = Vec::with_capacity(base.len());
         let mut count = 0;
         for (at, piece) in cut(base, self.piece_log).enumerate() {
@@ -137,24 +148,24 @@ impl Sketch {
             }
         }
         if count != self.pieces.len() {
-            return Err(invalid("what it is the difference to has changed"));
+            return Err(invalid("the base of the patch has changed"));
         }
         delta::apply(&prefix, delta)
     }
 }
 
-/// The pieces of some bytes, as the chunker would cut them if chunks were of
-/// this length: a quarter of it at least, and four times at most.
+/// Cuts bytes into pieces with an average length of 2^`piece_log` bytes, a quarter of it
+/// at least and four times as much at most, with the algorithm of the chunker.
 fn cut(bytes: &[u8], piece_log: u8) -> impl Iterator<Item = &[u8]> {
-    let aim = 1_usize << piece_log;
-    FastCDC::new(bytes, aim / 4, aim, aim * 4)
+    let average = 1_usize << piece_log;
+    FastCDC::new(bytes, average / 4, average, average * 4)
         .map(|piece| &bytes[piece.offset..piece.offset + piece.length])
 }
 
-fn name(piece: &[u8]) -> PieceHash {
-    let mut name = PieceHash::default();
-    name.copy_from_slice(&Hash::of(piece).as_bytes()[..PIECE_HASH_LEN]);
-    name
+fn piece_hash(piece: &[u8]) -> PieceHash {
+    let mut hash = PieceHash::default();
+    hash.copy_from_slice(&Hash::of(piece).as_bytes()[..PIECE_HASH_LEN]);
+    hash
 }
 
 #[cfg(test)]
@@ -169,7 +180,7 @@ mod tests {
         bytes
     }
 
-    /// The length of the sketch, and that of the difference.
+    /// Returns the length of the sketch and that of the difference.
     fn cost(base: &[u8], block: &[u8]) -> (usize, usize) {
         let sketch = Sketch::of(base).unwrap();
         let patch = sketch.diff(block).unwrap().unwrap();
@@ -220,7 +231,7 @@ mod tests {
 
     #[test]
     fn the_pieces_are_those_of_the_page() {
-        // Were a cut to move, peers of two versions would find nothing in common.
+        // If the cuts moved, peers of different versions would find nothing in common.
         let sketch = Sketch::of(&noise("golden", 4096)).unwrap();
         let lens: Vec<usize> = cut(&noise("golden", 4096), 8).map(<[u8]>::len).collect();
         assert_eq!(sketch.piece_log(), 8);

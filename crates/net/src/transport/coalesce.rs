@@ -1,8 +1,11 @@
-//! Puts the header of a Yamux frame and its body into one write.
+//! [`Coalesce`]: joins the header of a Yamux frame and its body to one write.
 //!
-//! Yamux writes the 12 bytes of a header and the body apart. Encrypted apart,
-//! each header would be a record and a system call of its own. So small writes
-//! wait here, and travel with the large one that follows or at the flush.
+//! yamux 0.14.1 writes the 12 bytes of a header and the body separately. Encrypted
+//! separately, each header would become a TLS record and a system call of its own. So
+//! small writes wait here for the large write that follows, or for the flush. Together
+//! with not reading ahead of rustls, this saves 0.2 CPU seconds per GB
+//! (`docs/decisions/0002`). This file can be deleted when yamux passes header and body to
+//! one vectored write.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -10,13 +13,13 @@ use std::task::{Context, Poll, ready};
 
 use futures::{AsyncRead, AsyncWrite};
 
-/// A write below this waits for the next one.
+/// Length below which a write waits for the next one, in bytes.
 const SMALL: usize = 1 << 10;
 
-/// No more than this waits: some hundred window updates.
+/// Maximum number of bytes that wait: several hundred window updates.
 const MAX_WAITING: usize = 8 << 10;
 
-/// Gathers small writes until a large one or a flush.
+/// Writer that gathers small writes until a large write or a flush.
 pub(super) struct Coalesce<C> {
     inner: C,
     waiting: Vec<u8>,
@@ -30,7 +33,8 @@ impl<C> Coalesce<C> {
 }
 
 impl<C: AsyncWrite + Unpin> Coalesce<C> {
-    /// Counts what was written; gives what of it was beyond what waited.
+    /// Records that `written` bytes were written. Returns how many of them are beyond the
+    /// waiting bytes.
     fn advance(&mut self, written: usize) -> io::Result<usize> {
         if written == 0 {
             return Err(io::ErrorKind::WriteZero.into());
@@ -109,7 +113,7 @@ mod tests {
 
     use super::*;
 
-    /// Takes at most `step` bytes a call, and counts the calls.
+    /// Writer that accepts at most `step` bytes per call and counts the calls.
     struct Reluctant {
         step: usize,
         calls: usize,
@@ -177,7 +181,7 @@ mod tests {
             writer.flush().await.unwrap();
         }
         assert_eq!(writer.inner.calls, 10);
-        // A flush sends what waits.
+        // A flush writes the waiting bytes.
         writer.write_all(&[1; 12]).await.unwrap();
         writer.flush().await.unwrap();
         assert_eq!(writer.inner.taken.len(), 10 * 60_012 + 12);

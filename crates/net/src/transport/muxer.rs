@@ -1,9 +1,13 @@
-//! Yamux, with longer frames than the stock wrapper sends.
+//! [`Muxer`]: the Yamux upgrade with longer frames than that of `libp2p-yamux`.
 //!
-//! `libp2p-yamux` fixes a data frame at 16 KiB; the cost of a frame is paid
-//! per frame, so ours are 64 KiB, which every Yamux takes. The window is
-//! bounded: what peers can make us hold for streams that nobody reads is
-//! [`RECEIVE_WINDOW`] a connection.
+//! `libp2p-yamux` 0.48.0 sends data frames of 16 KiB and does not let its user change
+//! that. Much of the cost is per frame, so this upgrade sends 64 KiB, which every Yamux
+//! implementation accepts. It also bounds the memory for streams that are not read to
+//! [`RECEIVE_WINDOW`] per connection. The Yamux protocol itself is the crate `yamux`.
+//!
+//! The buffer for inbound streams follows the code of `libp2p-yamux`. This file can be
+//! deleted when `libp2p-yamux` lets its user set `split_send_size` and
+//! `max_connection_receive_window`.
 
 use std::collections::VecDeque;
 use std::io;
@@ -18,11 +22,11 @@ use yamux::{Connection, ConnectionError, Mode};
 use super::coalesce::Coalesce;
 use crate::limits::{MAX_STREAMS_PER_CONNECTION, RECEIVE_WINDOW, SEND_FRAME};
 
-/// Inbound streams that wait for the swarm to take them; Yamux itself lets a
-/// well-behaved peer open no more than this without an acknowledgement.
+/// Maximum number of inbound streams that wait for the swarm. Yamux lets a well-behaved
+/// peer open no more than this without an acknowledgement.
 const MAX_WAITING_INBOUND: usize = 256;
 
-/// The Yamux upgrade.
+/// Yamux upgrade of a connection.
 #[derive(Clone)]
 pub(super) struct Config(yamux::Config);
 
@@ -72,11 +76,10 @@ where
     }
 }
 
-/// A Yamux connection as the swarm wants it.
+/// Yamux connection with the interface that the swarm uses.
 ///
-/// Yamux makes progress only in `poll_next_inbound`, which may turn up an
-/// inbound stream when the swarm asked for something else: such streams wait
-/// in `inbound`.
+/// Yamux makes progress only in `poll_next_inbound`, which may return an inbound stream
+/// when the swarm polls for something else. Such streams wait in `inbound`.
 pub(super) struct Muxer<C> {
     connection: Connection<Coalesce<C>>,
     inbound: VecDeque<yamux::Stream>,
@@ -141,10 +144,10 @@ impl<C: AsyncRead + AsyncWrite + Unpin> StreamMuxer for Muxer<C> {
                 waker.wake();
             }
         } else {
-            // Dropping it sends a reset, so the peer learns of it.
-            tracing::warn!(%stream, "resetting an inbound stream: too many wait");
+            // Dropping the stream sends a reset to the peer.
+            tracing::warn!(%stream, "reset an inbound stream: too many are waiting");
         }
-        // Yamux may have more to do, but other streams come first.
+        // Yamux may have more to do, but other tasks get a turn first.
         cx.waker().wake_by_ref();
         Poll::Pending
     }

@@ -1,4 +1,4 @@
-//! The security upgrade of TCP connections: TLS first, Noise second.
+//! The security upgrade of TCP connections: TLS is preferred, Noise is the fallback.
 
 use std::io;
 
@@ -15,10 +15,10 @@ use crate::error::NetError;
 const TLS: &str = "/tls/1.0.0";
 const NOISE: &str = "/noise";
 
-/// A connection whose other side is known.
+/// Encrypted connection with an authenticated peer.
 pub(super) type Secured<C> = Either<TlsStream<C>, noise::Output<C>>;
 
-/// The upgrades that are offered, in the order of preference.
+/// Offered upgrades, in order of preference.
 #[derive(Clone)]
 pub(super) struct Config {
     tls: tls::Config,

@@ -1,9 +1,21 @@
-//! TLS 1.3 as libp2p specifies it (`/tls/1.0.0`), with AES first where the
-//! processor has instructions for it.
+//! TLS 1.3 as libp2p specifies it (`/tls/1.0.0`,
+//! <https://github.com/libp2p/specs/blob/master/tls/tls.md>), with AES-GCM as the first
+//! cipher if the processor has instructions for it.
 //!
-//! The stock upgrade offers ChaCha20 first always, which costs more than
-//! twice the time on such a processor. The provider is given explicitly, so
-//! nothing depends on a process-wide default; and no key is ever logged.
+//! Differences from the upgrade of `libp2p-tls` 0.7.0:
+//!
+//! * It always offers ChaCha20 first, which needs more than twice the time on such a
+//!   processor (2.3 against 6.0 GB/s per core).
+//! * It uses the provider aws-lc-rs, whose preferred key exchange is the hybrid
+//!   X25519MLKEM768. This upgrade uses ring, which offers X25519 and no post-quantum key
+//!   exchange.
+//! * It logs keys to the file `SSLKEYLOGFILE`, if that variable is set. This upgrade
+//!   never logs keys.
+//! * It does not switch off session resumption. This upgrade does, because a resumed
+//!   session would skip the certificate, which is the only proof of the peer's identity.
+//!
+//! The provider is given explicitly, so that nothing depends on the process-wide default
+//! of rustls. Certificates are those of `libp2p-tls`.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
@@ -25,13 +37,14 @@ use crate::error::NetError;
 
 const ALPN: &[u8] = b"libp2p";
 
-/// Both sides of the upgrade.
+/// Configuration for both sides of the upgrade.
 #[derive(Clone)]
 pub(super) struct Config {
     server: Arc<ServerConfig>,
     client: Arc<ClientConfig>,
 }
 
+/// Returns the cryptography provider, with the cipher suites in order of preference.
 fn provider() -> CryptoProvider {
     let aes = [cipher_suite::TLS13_AES_128_GCM_SHA256, cipher_suite::TLS13_AES_256_GCM_SHA384];
     let chacha = [cipher_suite::TLS13_CHACHA20_POLY1305_SHA256];
@@ -78,8 +91,7 @@ impl Config {
             .with_client_cert_verifier(Arc::new(Verifier))
             .with_cert_resolver(Arc::clone(&certified) as _);
         server.alpn_protocols = vec![ALPN.to_vec()];
-        // A resumed session would skip the certificate, which is all there is
-        // to know the peer by.
+        // A resumed session would skip the certificate.
         server.send_tls13_tickets = 0;
         let mut client = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(versions)?
@@ -104,14 +116,14 @@ impl Config {
     where
         C: AsyncRead + AsyncWrite + Unpin,
     {
-        // The specification forbids a server name; an address is never sent.
+        // The specification forbids a server name. An address is never sent as one.
         let name = ServerName::from(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         let stream = TlsStream::connect(self.client, name, socket).await?;
         Ok((peer_of(stream.state())?, stream))
     }
 }
 
-/// Whose certificate the handshake was made with.
+/// Returns the peer whose certificate was used in the handshake.
 fn peer_of(connection: &CommonState) -> io::Result<PeerId> {
     let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
     let Some([certificate]) = connection.peer_certificates() else {
@@ -169,7 +181,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_certificate_without_a_libp2p_key_is_refused() {
-        // The certificate of another peer, with a key of one's own.
+        // The certificate of another peer with a different key.
         let victim = Keypair::generate_secp256k1();
         let (certificate, _) = certificate::generate(&victim).unwrap();
         let (_, own_key) = certificate::generate(&Keypair::generate_secp256k1()).unwrap();

@@ -1,8 +1,12 @@
-//! Checks the other side's certificate as libp2p's TLS specification says.
+//! [`Verifier`]: checks the certificate of the peer according to the TLS specification
+//! of libp2p.
 //!
-//! The certificate signs itself and carries the peer's key with that key's
-//! signature of it, so there is no authority and no name to check: whoever
-//! completes the handshake is the peer whose key it is.
+//! The certificate is self-signed. It contains the public key of the peer and a signature
+//! with that key over the key of the certificate. There is no authority and no name to
+//! check: the other side of a completed handshake is the peer that the key belongs to.
+//!
+//! Replaces the verifier of `libp2p-tls` 0.7.0, which is private, with the same rules.
+//! The parsing and the verification of certificates are those of `libp2p-tls`.
 
 use std::sync::Arc;
 
@@ -15,11 +19,11 @@ use rustls::{
     SignatureScheme,
 };
 
-/// The verifier of both sides of a handshake.
+/// Verifier for both sides of a handshake.
 #[derive(Debug)]
 pub(super) struct Verifier;
 
-/// Reads a peer's certificate and checks both of its signatures.
+/// Parses the certificate of a peer and checks both of its signatures.
 pub(super) fn parse<'a>(
     certificate: &'a CertificateDer<'a>,
     intermediates: &[CertificateDer<'_>],
@@ -45,7 +49,7 @@ fn verify_signature(
     Ok(HandshakeSignatureValid::assertion())
 }
 
-// What `P2pCertificate::verify_signature` can check, best first.
+// Schemes that `P2pCertificate::verify_signature` supports, in order of preference.
 fn schemes() -> Vec<SignatureScheme> {
     vec![
         SignatureScheme::ECDSA_NISTP256_SHA256,
@@ -60,7 +64,7 @@ fn schemes() -> Vec<SignatureScheme> {
     ]
 }
 
-// TLS 1.2 is not offered, so nobody can come here by the protocol.
+// TLS 1.2 is not offered, so the protocol never leads here.
 fn tls12() -> Error {
     PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme.into()
 }

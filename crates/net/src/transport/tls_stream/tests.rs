@@ -68,7 +68,7 @@ async fn a_side_that_has_closed_can_still_be_sent_to() {
     let (mut client, mut server) = pair(1 << 20).await;
     client.write_all(b"question").await.unwrap();
     // Only the last word: the pipe itself stays open.
-    client.encrypt(Say::Close).unwrap();
+    client.encrypt(ToEncrypt::Close).unwrap();
     client.flush().await.unwrap();
     let mut question = Vec::new();
     server.read_to_end(&mut question).await.unwrap();
@@ -137,7 +137,7 @@ async fn one_flipped_bit_ends_the_connection() {
     for at in [0, 3, 5, 100, 16_000, 30_000] {
         let (mut client, mut server) = pair(1 << 20).await;
         let sent = bytes(40_000);
-        client.encrypt(Say::Bytes(&sent)).unwrap();
+        client.encrypt(ToEncrypt::Bytes(&sent)).unwrap();
         client.outgoing.bytes[at] ^= 4;
         client.flush().await.unwrap();
         client.io.close().await.unwrap();
