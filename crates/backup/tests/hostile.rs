@@ -44,7 +44,7 @@ fn lines(change: impl Fn(String) -> String + 'static) -> Attack {
         header.stats.total_files = header.stats.total_files + count - header.segments[0].entries;
         header.segments[0].entries = count;
         header.segments[0].cid = put(store, block);
-        dataset(store, header.encode().unwrap())
+        dataset(store, header.encode(&types::BlockScheme::plain()).unwrap())
     })
 }
 
@@ -60,18 +60,18 @@ fn headed(change: impl Fn(&mut ManifestHeader) + 'static) -> Attack {
     Box::new(move |source, sequence| {
         let mut header = good(source, sequence);
         change(&mut header);
-        dataset(&source.served.store, header.encode().unwrap())
+        dataset(&source.served.store, header.encode(&types::BlockScheme::plain()).unwrap())
     })
 }
 
 fn typed(mimetype: Option<&'static str>, codec: Codec) -> Attack {
     Box::new(move |source, sequence| {
         let store = &source.served.store;
-        let block = good(source, sequence).encode().unwrap();
+        let block = good(source, sequence).encode(&types::BlockScheme::plain()).unwrap();
         let tree = put(store, Block::new(codec, block.data().to_vec()).unwrap());
         let mimetype = mimetype.map(str::to_owned);
         let dataset = Dataset { tree, size: 1, filename: None, mimetype };
-        put(store, dataset.encode().unwrap())
+        put(store, dataset.encode(&types::BlockScheme::plain()).unwrap())
     })
 }
 
@@ -133,7 +133,10 @@ fn attacks() -> Vec<(&'static str, Attack)> {
         (
             "a header without a dataset",
             Box::new(|source, sequence| {
-                put(&source.served.store, good(source, sequence).encode().unwrap())
+                put(
+                    &source.served.store,
+                    good(source, sequence).encode(&types::BlockScheme::plain()).unwrap(),
+                )
             }),
         ),
         (
@@ -188,7 +191,7 @@ async fn a_file_that_is_another_than_the_manifest_says_is_refused() {
     let node = file(&store, &large);
     let short = &large[..2_999_999];
     let manifest = good(&source, 1);
-    let no_file = dataset(&store, manifest.encode().unwrap());
+    let no_file = dataset(&store, manifest.encode(&types::BlockScheme::plain()).unwrap());
     let backup_store: Arc<dyn BlockStore> = Arc::new(MemStore::new());
     let backup = Backup::start(backup_store.clone(), &[&source]).await;
     for (sequence, entry) in

@@ -316,7 +316,8 @@ mod tests {
     }
 
     fn cut(entries: &[Entry]) -> Vec<(Segment, Vec<Entry>)> {
-        let (mut writer, mut segments) = (SegmentWriter::new(), Vec::new());
+        let (mut writer, mut segments) =
+            (SegmentWriter::new(types::BlockScheme::plain()), Vec::new());
         let mut run = Vec::new();
         for entry in entries {
             if let Some(segment) = writer.push(entry) {

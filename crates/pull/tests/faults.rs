@@ -428,7 +428,8 @@ async fn a_file_that_could_not_be_restored_is_in_no_snapshot() {
     let cids: Vec<_> = chunks.iter().map(|bytes| file(served, bytes)).collect();
     let child = |cid, len| NodeChild { cid, len };
     let node = |children: [NodeChild; 2]| {
-        let (mut builder, mut nodes) = (FileNodeBuilder::new(), Vec::new());
+        let (mut builder, mut nodes) =
+            (FileNodeBuilder::new(types::BlockScheme::plain()), Vec::new());
         let mut emit = |block: types::Block| {
             nodes.push(block);
             Ok::<_, std::convert::Infallible>(())

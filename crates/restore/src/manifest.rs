@@ -119,8 +119,8 @@ impl Manifest {
     ///
     /// [`ManifestError`]; those of `out`.
     pub fn write_json(&self, out: &mut impl std::io::Write) -> Result<(), WriteError> {
-        let block = self.header.encode().map_err(|_| ManifestError::NotOne(self.cid))?;
-        let text = String::from_utf8_lossy(block.data());
+        let json = self.header.to_json();
+        let text = String::from_utf8_lossy(&json);
         let head = text.strip_suffix('}').unwrap_or(&text);
         write!(out, "{head},\"files\":[")?;
         let mut is_first = true;

@@ -155,7 +155,7 @@ fn a_missing_or_damaged_block_costs_its_file_alone() {
     // Everything but one small file's chunk, and one chunk of the large one.
     let small = Cid::of(Codec::Raw, &noise(50, 50 * 37));
     let large = {
-        let mut writer = FileWriter::new(setup.store.clone());
+        let mut writer = FileWriter::new(setup.store.clone(), types::BlockScheme::plain());
         writer.write(&noise(1000, 12_000_000)).unwrap();
         writer.finish().unwrap().cid
     };
@@ -204,12 +204,12 @@ fn entry(at: &str, cid: Cid, size: u64, blake3: Hash) -> Entry {
 fn blocks_that_make_up_another_file_are_refused() {
     let setup = Setup::new();
     let content = noise(3, 3_000_000);
-    let mut writer = FileWriter::new(setup.store.clone());
+    let mut writer = FileWriter::new(setup.store.clone(), types::BlockScheme::plain());
     writer.write(&content).unwrap();
     let cid = writer.finish().unwrap().cid;
     let hash = Hash::of(&content);
     let dataset = Dataset { tree: cid, size: 3_000_000, filename: None, mimetype: None };
-    let node = dataset.encode().unwrap();
+    let node = dataset.encode(&types::BlockScheme::plain()).unwrap();
     let wrong_kind = node.cid();
     setup.store.put(&[EncodedBlock::plain(node)]).unwrap();
     let entries = [

@@ -85,11 +85,11 @@ fn data_items_are_looked_through_as_well() {
     let store = Arc::new(MemStore::new());
     filled(store.clone());
     let content = noise(50, 3_000_000);
-    let mut writer = FileWriter::new(store.clone());
+    let mut writer = FileWriter::new(store.clone(), types::BlockScheme::plain());
     writer.write(&content).unwrap();
     let file = writer.finish().unwrap();
     let dataset = Dataset { tree: file.cid, size: file.size, filename: None, mimetype: None };
-    let dataset = EncodedBlock::plain(dataset.encode().unwrap());
+    let dataset = EncodedBlock::plain(dataset.encode(&types::BlockScheme::plain()).unwrap());
     let small = EncodedBlock::plain(Block::new(Codec::Raw, noise(51, 10)).unwrap());
     store.put(&[dataset.clone(), small.clone()]).unwrap();
     let nowhere = Cid::of(Codec::DagCbor, b"nowhere");
@@ -134,7 +134,8 @@ fn a_tree_that_names_what_is_bad_again_and_again_is_walked_once() {
     let missing = Cid::of(Codec::Raw, b"missing");
     let mut top = NodeChild { cid: missing, len: 7 };
     for _ in 0..6 {
-        let (mut builder, mut nodes) = (FileNodeBuilder::new(), Vec::new());
+        let (mut builder, mut nodes) =
+            (FileNodeBuilder::new(types::BlockScheme::plain()), Vec::new());
         let mut emit = |block: Block| {
             nodes.push(EncodedBlock::plain(block));
             Ok::<_, std::convert::Infallible>(())

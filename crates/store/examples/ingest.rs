@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use store::{Batch, FileWriter, PackStore, Root, StoreAdmin as _, StoreError, StoreOptions};
-use types::{EncodedBlock, FileNodeBuilder, NodeChild};
+use types::{BlockScheme, EncodedBlock, FileNodeBuilder, NodeChild};
 
 fn files(dir: &Path, found: &mut Vec<PathBuf>) -> std::io::Result<()> {
     for entry in std::fs::read_dir(dir)? {
@@ -47,7 +47,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut buffer = vec![0; 1 << 20];
     let mut bytes = 0;
     let batch = Batch::new(store.clone());
-    let mut tree = FileNodeBuilder::new();
+    let mut tree = FileNodeBuilder::new(BlockScheme::plain());
     let mut nodes = Vec::new();
     let mut emit = |node| {
         nodes.push(EncodedBlock::plain(node));
@@ -55,7 +55,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     for path in &sources {
         let mut file = File::open(path)?;
-        let mut writer = FileWriter::new(store.clone());
+        let mut writer = FileWriter::new(store.clone(), BlockScheme::plain());
         loop {
             let read = file.read(&mut buffer)?;
             if read == 0 {

@@ -190,7 +190,7 @@ mod tests {
             let inner = Arc::new(MemStore::new());
             let store = Arc::new(FaultyStore::new(inner.clone()));
             store.fail(Call::Put, nth, || StoreError::Injected("put"));
-            let mut writer = FileWriter::new(store.clone());
+            let mut writer = FileWriter::new(store.clone(), types::BlockScheme::plain());
             let result = (0..8)
                 .try_for_each(|n| writer.write(&[n; 700_000]))
                 .and_then(|()| writer.finish())

@@ -188,7 +188,7 @@ mod tests {
         let mut bytes = vec![0; len];
         blake3::Hasher::new().finalize_xof().fill(&mut bytes);
         let store = Arc::new(MemStore::new());
-        let mut writer = FileWriter::new(store.clone());
+        let mut writer = FileWriter::new(store.clone(), types::BlockScheme::plain());
         writer.write(&bytes).unwrap();
         let cid = writer.finish().unwrap().cid;
         (store, cid, bytes)
@@ -237,14 +237,14 @@ mod tests {
         let store = Arc::new(MemStore::new());
         let chunk = Block::new(Codec::Raw, &b"five!"[..]).unwrap();
         let dataset = Dataset { tree: chunk.cid(), size: 50, filename: None, mimetype: None };
-        let node = dataset.encode().unwrap();
+        let node = dataset.encode(&types::BlockScheme::plain()).unwrap();
         let cid = node.cid();
         store.put(&[EncodedBlock::plain(chunk), EncodedBlock::plain(node)]).unwrap();
         let mut reader = FileReader::open(store.clone(), cid).unwrap().unwrap();
         assert!(matches!(reader.read(), Err(StoreError::Node { .. })));
         // A dataset as the tree of a dataset.
         let outer = Dataset { tree: cid, size: 50, filename: None, mimetype: None };
-        let node = outer.encode().unwrap();
+        let node = outer.encode(&types::BlockScheme::plain()).unwrap();
         let cid = node.cid();
         store.put(&[EncodedBlock::plain(node)]).unwrap();
         let mut reader = FileReader::open(store, cid).unwrap().unwrap();

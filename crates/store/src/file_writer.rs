@@ -3,17 +3,14 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use types::{Block, Cid, Codec, EncodedBlock, FileNodeBuilder, NodeChild};
+use types::{BlockScheme, Chunker, Cid, Codec, EncodedBlock, FileNodeBuilder, NodeChild};
 
 use crate::batch::Batch;
 use crate::block_store::BlockWrite;
-use crate::chunker::Chunker;
 use crate::error::StoreError;
 
 /// Blocks are put when so many bytes of them have come together.
 const PUT_LEN: usize = 1 << 20;
-/// Nodes are mostly digests; a low level takes what there is to take.
-const NODE_LEVEL: i32 = 1;
 
 /// Writes one file, front to back, in memory that does not grow with it. What
 /// it has put is pinned until the writer, or the batch that it becomes, is
@@ -21,7 +18,7 @@ const NODE_LEVEL: i32 = 1;
 #[derive(Debug)]
 pub struct FileWriter {
     batch: Batch,
-    chunker: Option<Chunker>,
+    chunker: Chunker,
     tree: TreeWriter,
 }
 
@@ -36,8 +33,9 @@ pub struct WrittenFile {
     pub batch: Batch,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct TreeWriter {
+    scheme: BlockScheme,
     nodes: FileNodeBuilder,
     waiting: Vec<EncodedBlock>,
     waiting_len: usize,
@@ -45,11 +43,16 @@ struct TreeWriter {
 
 impl FileWriter {
     /// An empty file so far.
-    pub fn new(store: Arc<dyn BlockWrite>) -> Self {
+    pub fn new(store: Arc<dyn BlockWrite>, scheme: BlockScheme) -> Self {
         Self {
             batch: Batch::new(store),
-            chunker: Some(Chunker::new()),
-            tree: TreeWriter::default(),
+            chunker: Chunker::new(scheme.clone()),
+            tree: TreeWriter {
+                nodes: FileNodeBuilder::new(scheme.clone()),
+                scheme,
+                waiting: Vec::new(),
+                waiting_len: 0,
+            },
         }
     }
 
@@ -60,7 +63,6 @@ impl FileWriter {
     /// As [`BlockWrite::put`]; the file cannot be gone on with then.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
         let Self { batch, chunker, tree } = self;
-        let Some(chunker) = chunker else { unreachable!("it is taken only by `finish`") };
         chunker.push(bytes, |chunk| tree.add(batch, chunk))
     }
 
@@ -69,44 +71,26 @@ impl FileWriter {
     /// # Errors
     ///
     /// As [`BlockWrite::put`].
-    pub fn finish(mut self) -> Result<WrittenFile, StoreError> {
-        let Self { batch, chunker, tree } = &mut self;
-        if let Some(chunker) = chunker.take() {
-            chunker.finish(|chunk| tree.add(batch, chunk))?;
-        }
+    pub fn finish(self) -> Result<WrittenFile, StoreError> {
+        let Self { batch, chunker, mut tree } = self;
+        chunker.finish(|chunk| tree.add(&batch, chunk))?;
         let size = tree.nodes.size();
-        let mut last_nodes = Vec::new();
-        let root = std::mem::take(&mut tree.nodes).finish(|node| {
-            last_nodes.push(EncodedBlock::compress(node, NODE_LEVEL));
-            Ok::<_, StoreError>(())
-        })?;
-        tree.waiting.append(&mut last_nodes);
-        let cid = match root {
-            Some(cid) => cid,
-            None => {
-                // An empty file is the empty chunk.
-                let empty = Block::new(Codec::Raw, Bytes::new())?;
-                let cid = empty.cid();
-                tree.waiting.push(EncodedBlock::plain(empty));
-                cid
-            }
-        };
-        tree.put(batch)?;
+        let cid = tree.finish(&batch)?;
         batch.pin().replace([cid]);
-        Ok(WrittenFile { cid, size, batch: self.batch })
+        Ok(WrittenFile { cid, size, batch })
     }
 }
 
 impl TreeWriter {
     fn add(&mut self, batch: &Batch, chunk: Bytes) -> Result<(), StoreError> {
         let len = chunk.len();
-        let block = Block::new(Codec::Raw, chunk)?;
+        let block = self.scheme.block(Codec::Raw, chunk)?;
         let child = NodeChild { cid: block.cid(), len: len as u64 };
-        self.waiting.push(EncodedBlock::plain(block));
+        self.waiting.push(self.scheme.encode(block));
         self.waiting_len += len;
         let mut emitted = Vec::new();
         self.nodes.push(child, |node| {
-            emitted.push(EncodedBlock::compress(node, NODE_LEVEL));
+            emitted.push(self.scheme.encode(node));
             Ok::<_, StoreError>(())
         })?;
         let has_node = !emitted.is_empty();
@@ -119,6 +103,27 @@ impl TreeWriter {
             batch.pin().replace(self.nodes.pending());
         }
         Ok(())
+    }
+
+    /// Puts the last nodes and returns the name of the file.
+    fn finish(self, batch: &Batch) -> Result<Cid, StoreError> {
+        let Self { scheme, nodes, mut waiting, .. } = self;
+        let root = nodes.finish(|node| {
+            waiting.push(scheme.encode(node));
+            Ok::<_, StoreError>(())
+        })?;
+        let cid = match root {
+            Some(cid) => cid,
+            None => {
+                // An empty file is the empty chunk.
+                let empty = scheme.block(Codec::Raw, Bytes::new())?;
+                let cid = empty.cid();
+                waiting.push(scheme.encode(empty));
+                cid
+            }
+        };
+        batch.put(&waiting)?;
+        Ok(cid)
     }
 
     fn put(&mut self, batch: &Batch) -> Result<(), StoreError> {
@@ -143,7 +148,7 @@ mod tests {
     }
 
     fn write(store: &Arc<MemStore>, bytes: &[u8]) -> WrittenFile {
-        let mut writer = FileWriter::new(store.clone());
+        let mut writer = FileWriter::new(store.clone(), BlockScheme::plain());
         for piece in bytes.chunks(100_000) {
             writer.write(piece).unwrap();
         }
@@ -181,7 +186,7 @@ mod tests {
         // Once before, unnamed: every block of it is garbage, and is found
         // again when the file is written a second time.
         drop(write(&store, &content));
-        let mut writer = FileWriter::new(store.clone());
+        let mut writer = FileWriter::new(store.clone(), BlockScheme::plain());
         for piece in content.chunks(1_000_000) {
             writer.write(piece).unwrap();
             store.gc(GcOptions::EVERYTHING).unwrap();

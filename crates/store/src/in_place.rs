@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use types::{Block, BlockError, Cid, Codec, EncodedBlock, Hash};
+use types::{BlockScheme, Cid, Codec, EncodedBlock, Hash};
 
 use crate::error::{IoContext, StoreError};
 use crate::hash_index::HashIndex;
@@ -128,6 +128,7 @@ pub struct InPlaceStore {
     dir: PathBuf,
     index: HashIndex,
     table: Arc<dyn FileTable>,
+    scheme: BlockScheme,
     /// One change of the catalog at a time.
     catalog: Mutex<()>,
 }
@@ -166,6 +167,7 @@ impl InPlaceStore {
         disk: Arc<dyn Disk>,
         dir: &Path,
         table: Arc<dyn FileTable>,
+        scheme: BlockScheme,
     ) -> Result<(Self, bool), StoreError> {
         disk.create_dir(dir).context("create", dir)?;
         let path = dir.join(CATALOG);
@@ -183,7 +185,7 @@ impl InPlaceStore {
             None => HashIndex::open(disk.clone(), dir.to_owned(), &[])?,
         };
         let catalog = Mutex::new(());
-        Ok((Self { disk, dir: dir.to_owned(), index, table, catalog }, is_lost))
+        Ok((Self { disk, dir: dir.to_owned(), index, table, scheme, catalog }, is_lost))
     }
 
     /// Notes the chunks of a file. They can be asked for at once, and are
@@ -275,7 +277,7 @@ impl InPlaceStore {
             will_need(&opened.0, chunk.offset, chunk.len.into());
             Some(opened)
         });
-        Ok(InPlaceRead { table: &*self.table, hash: *hash, values, opened })
+        Ok(InPlaceRead { table: &*self.table, scheme: &self.scheme, hash: *hash, values, opened })
     }
 }
 
@@ -283,6 +285,7 @@ impl InPlaceStore {
 #[derive(Debug)]
 pub struct InPlaceRead<'a> {
     table: &'a dyn FileTable,
+    scheme: &'a BlockScheme,
     hash: Hash,
     values: Vec<Value>,
     /// The file of the first value, where it could be opened ahead.
@@ -299,8 +302,10 @@ impl InPlaceRead<'_> {
     pub fn read(mut self) -> InPlaceAnswer {
         let cid = Cid::new(Codec::Raw, self.hash);
         // The empty block is in every file.
-        if let Ok(empty) = Block::verify(cid, Vec::new()) {
-            return InPlaceAnswer::Block(EncodedBlock::plain(empty));
+        if let Ok(empty) = self.scheme.block(Codec::Raw, Vec::new())
+            && empty.cid() == cid
+        {
+            return InPlaceAnswer::Block(self.scheme.encode(empty));
         }
         let mut changed = Vec::new();
         for value in &self.values {
@@ -310,13 +315,13 @@ impl InPlaceRead<'_> {
                 None => self.table.open(id),
             };
             match opened.and_then(|opened| read_chunk(opened, &chunk)) {
-                Ok(Some(bytes)) => match Block::verify(cid, bytes) {
-                    Ok(block) => return InPlaceAnswer::Block(EncodedBlock::plain(block)),
-                    Err(BlockError::Mismatch { .. } | BlockError::TooLong(_)) => {
-                        // Other bytes under the same stamp: a write that the
-                        // clock was too coarse to show, or a disk that rots.
-                        changed.push(id);
+                Ok(Some(bytes)) => match self.scheme.block(Codec::Raw, bytes) {
+                    Ok(block) if block.cid() == cid => {
+                        return InPlaceAnswer::Block(self.scheme.encode(block));
                     }
+                    // Other bytes under the same stamp: a write that the clock
+                    // was too coarse to show, or a disk that rots.
+                    Ok(_) | Err(_) => changed.push(id),
                 },
                 Ok(None) => {}
                 Err(_) => changed.push(id),
@@ -419,7 +424,13 @@ mod tests {
         }
 
         fn open(dir: &Path, table: &Arc<Table>) -> (InPlaceStore, bool) {
-            InPlaceStore::open(Arc::new(RealDisk), &dir.join("index"), table.clone()).unwrap()
+            InPlaceStore::open(
+                Arc::new(RealDisk),
+                &dir.join("index"),
+                table.clone(),
+                BlockScheme::plain(),
+            )
+            .unwrap()
         }
 
         fn path(&self, name: &str) -> PathBuf {

@@ -13,7 +13,6 @@ mod block_store;
 mod bytes_at;
 #[cfg(any(test, feature = "testing"))]
 pub mod check;
-mod chunker;
 mod error;
 #[cfg(any(test, feature = "testing"))]
 mod faulty_store;
@@ -33,7 +32,6 @@ pub use batch::Batch;
 pub use block_store::{
     BlockRead, BlockStore, BlockWrite, GcOptions, GcReport, Roots, StoreAdmin, Usage, WriteEpoch,
 };
-pub use chunker::{CHUNK_LEN_AVG, CHUNK_LEN_MAX, CHUNK_LEN_MIN, Chunker, cut_point};
 pub use error::{Limit, Retry, StoreError};
 #[cfg(any(test, feature = "testing"))]
 pub use faulty_store::{Action, Call, FaultyStore, MakeError};

@@ -22,7 +22,7 @@ use store::{
     BlockRead as _, BlockWrite as _, GcOptions, PackStore, Root, Roots as _, StoreAdmin as _,
     StoreError,
 };
-use types::{Block, EncodedBlock, FileNodeBuilder, NodeChild};
+use types::{Block, BlockScheme, EncodedBlock, FileNodeBuilder, NodeChild};
 
 type Hook = Box<dyn FnMut(&Path) + Send>;
 
@@ -214,7 +214,7 @@ const NAMED: u64 = 16;
 
 /// A node that names `child` [`NAMED`] times.
 fn node_over(child: NodeChild) -> (NodeChild, EncodedBlock) {
-    let mut builder = FileNodeBuilder::new();
+    let mut builder = FileNodeBuilder::new(BlockScheme::plain());
     let mut emitted = Vec::new();
     let mut emit = |block: Block| {
         emitted.push(EncodedBlock::plain(block));

@@ -73,7 +73,7 @@ fn options() -> StoreOptions {
 }
 
 fn write(store: &Arc<PackStore>, name: &str, seed: u64, len: usize) -> Result<(), StoreError> {
-    let mut writer = FileWriter::new(store.clone());
+    let mut writer = FileWriter::new(store.clone(), types::BlockScheme::plain());
     writer.write(&noise(seed, len))?;
     let file = writer.finish()?;
     let root = Root { cid: file.cid, partial: false };

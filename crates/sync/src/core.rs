@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use store::{BlockStore, InPlaceStore};
+use types::BlockScheme;
 
 use crate::index::Index;
 use crate::serve::Files;
@@ -17,6 +18,7 @@ pub(crate) struct Core {
     pub(crate) store: Arc<dyn BlockStore>,
     pub(crate) in_place: Arc<InPlaceStore>,
     pub(crate) files: Arc<Files>,
+    pub(crate) scheme: BlockScheme,
     pub(crate) publisher: Arc<dyn Publisher>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) tuning: Tuning,

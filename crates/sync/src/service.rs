@@ -82,8 +82,12 @@ impl SyncService {
         let dir = options.data_dir.join(DIR);
         let index = Arc::new(Index::open(options.disk.clone(), &dir, options.tuning.index_cache)?);
         let files = Arc::new(Files::new(index.clone()));
-        let (in_place, is_lost) =
-            InPlaceStore::open(options.disk.clone(), &dir.join(IN_PLACE_DIR), files.clone())?;
+        let (in_place, is_lost) = InPlaceStore::open(
+            options.disk.clone(),
+            &dir.join(IN_PLACE_DIR),
+            files.clone(),
+            options.scheme.clone(),
+        )?;
         // Nobody but its owner empties it.
         let is_empty = in_place.places() == 0
             && index.folders()?.iter().any(|(_, record)| record.rows.bytes > 0);
@@ -105,6 +109,7 @@ impl SyncService {
             store: options.store,
             in_place: Arc::new(in_place),
             files,
+            scheme: options.scheme,
             publisher: options.publisher,
             clock: options.clock,
             tuning: options.tuning,
@@ -196,7 +201,7 @@ fn forget_old_places(index: &Index, in_place: &InPlaceStore) -> Result<(), SyncE
     let folders = index.folders()?;
     let expected: u64 = folders
         .iter()
-        .map(|(_, record)| record.rows.files + record.rows.bytes / store::CHUNK_LEN_AVG as u64)
+        .map(|(_, record)| record.rows.files + record.rows.bytes / types::CHUNK_LEN_AVG as u64)
         .sum();
     if in_place.places() > 2 * expected + PLACES_SLACK {
         let ids = index.file_ids()?;

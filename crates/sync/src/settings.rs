@@ -9,7 +9,7 @@ use disk::{Disk, RealDisk};
 use jiff::Timestamp;
 use store::BlockStore;
 use tokio::sync::watch;
-use types::{FolderId, PublishedManifest};
+use types::{BlockScheme, FolderId, PublishedManifest};
 
 /// A folder as it is configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,6 +111,8 @@ pub struct SyncOptions {
     pub settings: watch::Receiver<SyncSettings>,
     /// The peer id of this instance.
     pub source_peer_id: String,
+    /// Cuts, names and encodes the content of the folders.
+    pub scheme: BlockScheme,
     /// What time it is.
     pub clock: Arc<dyn Clock>,
     /// Directories that are never backed up: what the instance itself writes.
@@ -137,6 +139,7 @@ impl SyncOptions {
             publisher,
             settings,
             source_peer_id,
+            scheme: BlockScheme::plain(),
             clock: Arc::new(SystemClock::default()),
             tuning: Tuning::default(),
         }

@@ -42,7 +42,8 @@ impl Maker {
             cid
         };
         let mut pins = Vec::new();
-        let (mut writer, mut segments) = (SegmentWriter::new(), Vec::new());
+        let (mut writer, mut segments) =
+            (SegmentWriter::new(types::BlockScheme::plain()), Vec::new());
         let mut add = |segment: Segment| {
             segments.push(SegmentRef {
                 first_path: segment.first_path,
@@ -52,7 +53,7 @@ impl Maker {
             });
         };
         for (path, bytes) in files {
-            let mut file = FileWriter::new(store.clone());
+            let mut file = FileWriter::new(store.clone(), types::BlockScheme::plain());
             file.write(bytes).unwrap();
             let file = file.finish().unwrap();
             let blake3 = Hash::of(bytes);
@@ -88,7 +89,7 @@ impl Maker {
             held: held.map(str::to_owned),
             segments,
         };
-        let header = header.encode().unwrap();
+        let header = header.encode(&types::BlockScheme::plain()).unwrap();
         let size = header.data().len() as u64;
         let dataset = Dataset {
             tree: put(header),
@@ -96,7 +97,7 @@ impl Maker {
             filename: None,
             mimetype: Some(MANIFEST_MIME.to_owned()),
         };
-        let manifest = put(dataset.encode().unwrap());
+        let manifest = put(dataset.encode(&types::BlockScheme::plain()).unwrap());
         let record = SnapshotRecord {
             source,
             signature: manifest::sign(&self.key, &folder, sequence, &manifest).unwrap(),

@@ -114,7 +114,7 @@ pub fn put(store: &MemStore, block: types::Block) -> Cid {
 
 /// The content of a file, in a store.
 pub fn file(store: &Arc<MemStore>, content: &[u8]) -> Cid {
-    let mut writer = FileWriter::new(store.clone());
+    let mut writer = FileWriter::new(store.clone(), types::BlockScheme::plain());
     writer.write(content).unwrap();
     writer.finish().unwrap().cid
 }
@@ -150,7 +150,7 @@ pub fn entries(store: &Arc<MemStore>, tree: &Tree) -> Vec<Entry> {
 }
 
 pub fn segments(entries: &[Entry]) -> Vec<Segment> {
-    let mut writer = SegmentWriter::new();
+    let mut writer = SegmentWriter::new(types::BlockScheme::plain());
     let mut segments: Vec<_> = entries.iter().filter_map(|entry| writer.push(entry)).collect();
     segments.extend(writer.finish());
     segments
@@ -202,7 +202,7 @@ pub fn dataset(store: &MemStore, header: types::Block) -> Cid {
     let tree = put(store, header);
     let mimetype = Some(MANIFEST_MIME.to_owned());
     let dataset = Dataset { tree, size, filename: None, mimetype };
-    put(store, dataset.encode().unwrap())
+    put(store, dataset.encode(&types::BlockScheme::plain()).unwrap())
 }
 
 /// Side A.
@@ -307,7 +307,7 @@ impl Source {
     pub fn manifest(&self, folder: &str, sequence: u64, entries: &[Entry]) -> Cid {
         let store = &self.served.store;
         let header = header(store, self.peer(), folder, sequence, entries);
-        dataset(store, header.encode().unwrap())
+        dataset(store, header.encode(&types::BlockScheme::plain()).unwrap())
     }
 
     /// Publishes a folder.

@@ -9,7 +9,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Block, Cid, Codec, NodeError};
+use crate::{Block, BlockScheme, Cid, Codec, NodeError};
 
 /// Maximum length of the file name in bytes, as in Linux file systems.
 pub const MAX_FILENAME_LEN: usize = 255;
@@ -54,7 +54,7 @@ impl Dataset {
     ///
     /// Returns [`NodeError::Rule`] if the name exceeds [`MAX_FILENAME_LEN`] or
     /// the type [`MAX_MIMETYPE_LEN`].
-    pub fn encode(&self) -> Result<Block, NodeError> {
+    pub fn encode(&self, scheme: &BlockScheme) -> Result<Block, NodeError> {
         self.check()?;
         let wire = Wire {
             dataset: VERSION,
@@ -65,7 +65,8 @@ impl Dataset {
         };
         let bytes =
             serde_ipld_dagcbor::to_vec(&wire).expect("a map of texts and links has a CBOR form");
-        Block::new(Codec::DagCbor, bytes)
+        scheme
+            .block(Codec::DagCbor, bytes)
             .map_err(|_| NodeError::Rule("the dataset is longer than a block"))
     }
 
@@ -118,7 +119,7 @@ mod tests {
 
     #[test]
     fn a_dataset_reads_back_and_its_name_is_golden() {
-        let block = sample().encode().unwrap();
+        let block = sample().encode(&BlockScheme::plain()).unwrap();
         assert_eq!(Dataset::decode(block.data()).unwrap(), sample());
         assert_eq!(
             block.cid().to_string(),
@@ -130,8 +131,8 @@ mod tests {
     fn a_file_node_is_not_a_dataset_and_limits_hold() {
         assert!(matches!(Dataset::decode(b"\xa0"), Err(NodeError::Malformed(_))));
         let long = Dataset { filename: Some("x".repeat(256)), ..sample() };
-        assert_eq!(long.encode().unwrap_err(), NodeError::Rule(LONG_FILENAME));
+        assert_eq!(long.encode(&BlockScheme::plain()).unwrap_err(), NodeError::Rule(LONG_FILENAME));
         let long = Dataset { mimetype: Some("x".repeat(256)), ..sample() };
-        assert_eq!(long.encode().unwrap_err(), NodeError::Rule(LONG_MIMETYPE));
+        assert_eq!(long.encode(&BlockScheme::plain()).unwrap_err(), NodeError::Rule(LONG_MIMETYPE));
     }
 }

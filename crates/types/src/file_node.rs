@@ -15,7 +15,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Block, BlockError, Cid, CidError, Codec, MAX_BLOCK_LEN};
+use crate::{Block, BlockError, BlockScheme, Cid, CidError, Codec, MAX_BLOCK_LEN};
 
 /// Minimum number of children of a node, except for the last node of a level.
 pub const MIN_FANOUT: usize = 256;
@@ -124,14 +124,14 @@ impl FileNode {
     }
 
     /// Encodes the node as a block.
-    fn encode(&self) -> Result<Block, BlockError> {
+    fn encode(&self, scheme: &BlockScheme) -> Result<Block, BlockError> {
         let wire = Wire {
             size: self.size,
             chunks: self.children.iter().map(|c| (c.cid.to_generic(), c.len)).collect(),
         };
         let bytes = serde_ipld_dagcbor::to_vec(&wire)
             .expect("a node of integers and links has a CBOR form");
-        Block::new(Codec::DagCbor, bytes)
+        scheme.block(Codec::DagCbor, bytes)
     }
 
     /// Returns the number of bytes of file content below this node.
@@ -152,14 +152,14 @@ impl FileNode {
 /// [`MAX_FANOUT`] children.
 ///
 /// ```
-/// use types::{Block, Codec, FileNode, FileNodeBuilder, NodeChild};
+/// use types::{Block, BlockScheme, Codec, FileNode, FileNodeBuilder, NodeChild};
 ///
 /// let mut nodes: Vec<Block> = Vec::new();
 /// let mut emit = |node: Block| {
 ///     nodes.push(node);
 ///     Ok::<(), std::convert::Infallible>(())
 /// };
-/// let mut builder = FileNodeBuilder::new();
+/// let mut builder = FileNodeBuilder::new(BlockScheme::plain());
 /// for chunk in ["first ", "second"] {
 ///     let block = Block::new(Codec::Raw, chunk.as_bytes()).unwrap();
 ///     builder.push(NodeChild { cid: block.cid(), len: chunk.len() as u64 }, &mut emit).unwrap();
@@ -168,8 +168,9 @@ impl FileNode {
 /// assert_eq!(root, Some(nodes[0].cid()));
 /// assert_eq!(FileNode::decode(nodes[0].data()).unwrap().size(), 12);
 /// ```
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct FileNodeBuilder {
+    scheme: BlockScheme,
     /// Children that are not in a node yet: chunks in the first level, nodes over
     /// the level below in each further level.
     levels: Vec<Vec<NodeChild>>,
@@ -178,8 +179,8 @@ pub struct FileNodeBuilder {
 
 impl FileNodeBuilder {
     /// Starts with an empty file.
-    pub fn new() -> Self {
-        Self::default()
+    pub fn new(scheme: BlockScheme) -> Self {
+        Self { scheme, levels: Vec::new(), size: 0 }
     }
 
     /// Returns the number of bytes of content that were added so far.
@@ -216,7 +217,7 @@ impl FileNodeBuilder {
             if !ends_node(siblings) {
                 break;
             }
-            child = emit_node(std::mem::take(siblings), &mut emit)?;
+            child = emit_node(&self.scheme, std::mem::take(siblings), &mut emit)?;
         }
         Ok(())
     }
@@ -239,7 +240,7 @@ impl FileNodeBuilder {
                 return Ok(Some(children[0].cid));
             }
             if !children.is_empty() {
-                let parent = emit_node(children, &mut emit)?;
+                let parent = emit_node(&self.scheme, children, &mut emit)?;
                 if level + 1 == self.levels.len() {
                     self.levels.push(Vec::new());
                 }
@@ -259,11 +260,12 @@ fn ends_node(siblings: &[NodeChild]) -> bool {
 }
 
 fn emit_node<E>(
+    scheme: &BlockScheme,
     children: Vec<NodeChild>,
     emit: &mut impl FnMut(Block) -> Result<(), E>,
 ) -> Result<NodeChild, E> {
     let node = FileNode::new(children);
-    let block = node.encode().expect("4,096 children take less than 4 MiB");
+    let block = node.encode(scheme).expect("4,096 children take less than 4 MiB");
     let child = NodeChild { cid: block.cid(), len: node.size };
     emit(block)?;
     Ok(child)
@@ -288,7 +290,7 @@ mod tests {
             nodes.insert(block.cid(), block);
             Ok::<_, Infallible>(())
         };
-        let mut builder = FileNodeBuilder::new();
+        let mut builder = FileNodeBuilder::new(BlockScheme::plain());
         for chunk in chunks {
             builder.push(chunk, &mut emit).unwrap();
         }

@@ -9,14 +9,16 @@
 //!   with its name, a [`Cid`]. A `Cid` is a [`Codec`] and a [`struct@Hash`]
 //!   (BLAKE3-256 of the bytes). An [`EncodedBlock`] is a block in the form in
 //!   which it is stored and sent, that is, possibly compressed.
-//! * A file is cut into chunks, each a block. [`FileNodeBuilder`] joins the
-//!   chunks of a long file to a tree of [`FileNode`]s; the CID of the root is
-//!   the CID of the file.
+//! * A file is cut into chunks, each a block. [`Chunker`] cuts,
+//!   [`FileNodeBuilder`] joins the chunks of a long file to a tree of
+//!   [`FileNode`]s; the CID of the root is the CID of the file.
 //! * A [`ManifestHeader`] describes a folder at one [`SequenceNumber`]. Its
 //!   entries ([`Entry`], one for each path) are in [`Segment`]s, which are
 //!   blocks too. A [`Dataset`] wraps the header (or an uploaded file) with a
 //!   name and a MIME type; the CID of that dataset is the CID of the manifest.
 //!   [`PublishedManifest`] is what a source announces about it.
+//! * [`BlockScheme`] cuts, names and encodes the content of a source. All code
+//!   that makes blocks of content gets it as a value.
 //! * [`links`] returns the CIDs that a block refers to. Garbage collection
 //!   follows them.
 //! * [`delta`] encodes a block as its difference to other blocks.
@@ -28,7 +30,7 @@
 //! `docs/formats/`.
 //!
 //! Absent: reading and writing of files (crate `fstree`), storage (`store`),
-//! cutting of files into chunks (`store`), signatures (`manifest`).
+//! signatures (`manifest`).
 //!
 //! ```
 //! use types::{Block, Cid, Codec};
@@ -46,6 +48,7 @@
 
 mod block;
 mod causes;
+mod chunker;
 mod cid;
 mod dataset;
 pub mod delta;
@@ -56,10 +59,12 @@ mod links;
 mod manifest;
 mod published;
 mod rel_path;
+mod scheme;
 mod text;
 
 pub use block::{Block, BlockError};
 pub use causes::with_causes;
+pub use chunker::{CHUNK_LEN_AVG, CHUNK_LEN_MAX, CHUNK_LEN_MIN, Chunker};
 pub use cid::{Cid, CidError, Codec, Hash};
 pub use dataset::{Dataset, MAX_FILENAME_LEN, MAX_MIMETYPE_LEN};
 pub use encoded::{EncodedBlock, EncodedError, Encoding};
@@ -74,6 +79,7 @@ pub use manifest::{
 };
 pub use published::PublishedManifest;
 pub use rel_path::{MAX_NAME_LEN, MAX_PATH_LEN, PathError, RelPath};
+pub use scheme::BlockScheme;
 pub use text::{is_unsafe_to_show, printable_line};
 
 /// Maximum length of a block in bytes. The store, the wire protocol and every

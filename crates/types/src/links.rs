@@ -38,7 +38,7 @@ mod tests {
     fn a_dataset_refers_to_its_tree_and_a_chunk_to_nothing() {
         let tree = Cid::of(Codec::Raw, b"content");
         let dataset = Dataset { tree, size: 7, filename: None, mimetype: None };
-        let block = dataset.encode().unwrap();
+        let block = dataset.encode(&crate::BlockScheme::plain()).unwrap();
         assert_eq!(links(Codec::DagCbor, block.data()).unwrap(), [tree]);
         assert_eq!(links(Codec::Raw, block.data()).unwrap(), []);
     }

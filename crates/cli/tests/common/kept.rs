@@ -75,7 +75,7 @@ fn entry(store: &Arc<dyn BlockStore>, path: &[u8], thing: &Thing) -> Entry {
         Thing::Dir => (EntryKind::Dir, 0o755),
         Thing::Link(target) => (EntryKind::Symlink { target: target.as_bytes().to_vec() }, 0o777),
         Thing::File(bytes) => {
-            let mut writer = FileWriter::new(store.clone());
+            let mut writer = FileWriter::new(store.clone(), types::BlockScheme::plain());
             writer.write(bytes).unwrap();
             let written = writer.finish().unwrap();
             let blake3 = Hash::of(bytes);
@@ -94,7 +94,7 @@ fn manifest(
     sequence: u64,
     entries: &[Entry],
 ) -> (Cid, ManifestHeader) {
-    let mut writer = SegmentWriter::new();
+    let mut writer = SegmentWriter::new(types::BlockScheme::plain());
     let ended: Vec<_> = entries.iter().filter_map(|entry| writer.push(entry)).collect();
     let mut segments = Vec::new();
     for segment in ended.into_iter().chain(writer.finish()) {
@@ -130,14 +130,14 @@ fn manifest(
         held: None,
         segments,
     };
-    let block = header.encode().unwrap();
+    let block = header.encode(&types::BlockScheme::plain()).unwrap();
     let dataset = Dataset {
         tree: block.cid(),
         size: block.data().len() as u64,
         filename: None,
         mimetype: Some(types::MANIFEST_MIME.into()),
     };
-    let node = dataset.encode().unwrap();
+    let node = dataset.encode(&types::BlockScheme::plain()).unwrap();
     let cid = node.cid();
     store.put(&[EncodedBlock::plain(block), EncodedBlock::plain(node)]).unwrap();
     (cid, header)

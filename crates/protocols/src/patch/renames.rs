@@ -203,7 +203,7 @@ mod tests {
     }
 
     fn segment(paths: impl IntoIterator<Item = String>) -> Vec<u8> {
-        let mut writer = SegmentWriter::new();
+        let mut writer = SegmentWriter::new(types::BlockScheme::plain());
         let mut all = Vec::new();
         for (number, path) in paths.into_iter().enumerate() {
             let path_of = RelPath::new(path.as_str()).unwrap();

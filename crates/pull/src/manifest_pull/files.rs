@@ -201,7 +201,7 @@ mod tests {
     }
 
     fn put(store: &MemStore, entries: &[Entry]) -> Cid {
-        let mut writer = SegmentWriter::new();
+        let mut writer = SegmentWriter::new(types::BlockScheme::plain());
         for entry in entries {
             assert!(writer.push(entry).is_none());
         }

@@ -44,7 +44,7 @@ fn file(
     is_sparse: bool,
 ) -> EntryKind {
     let mut open = root.open_file(path).unwrap();
-    let mut writer = FileWriter::new(store.clone());
+    let mut writer = FileWriter::new(store.clone(), types::BlockScheme::plain());
     let mut hasher = blake3::Hasher::new();
     let mut buffer = vec![0; 1 << 20];
     loop {
@@ -62,7 +62,7 @@ fn file(
 
 /// A manifest of these entries.
 pub fn manifest(store: &Arc<dyn BlockStore>, root: Metadata, entries: &[Entry]) -> Cid {
-    let mut writer = SegmentWriter::new();
+    let mut writer = SegmentWriter::new(types::BlockScheme::plain());
     let mut segments = Vec::new();
     let ended: Vec<_> = entries.iter().filter_map(|entry| writer.push(entry)).collect();
     for segment in ended.into_iter().chain(writer.finish()) {
@@ -97,10 +97,10 @@ pub fn manifest(store: &Arc<dyn BlockStore>, root: Metadata, entries: &[Entry]) 
         held: None,
         segments,
     };
-    let block = header.encode().unwrap();
+    let block = header.encode(&types::BlockScheme::plain()).unwrap();
     let size = block.data().len() as u64;
     let dataset = Dataset { tree: block.cid(), size, filename: None, mimetype: None };
-    let node = dataset.encode().unwrap();
+    let node = dataset.encode(&types::BlockScheme::plain()).unwrap();
     let cid = node.cid();
     store.put(&[EncodedBlock::plain(block), EncodedBlock::plain(node)]).unwrap();
     cid

@@ -5,8 +5,8 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use node::{Services, roots};
 use serde::Serialize;
-use store::{CHUNK_LEN_MAX, Content, Roots as _, resolve};
-use types::Cid;
+use store::{Content, Roots as _, resolve};
+use types::{CHUNK_LEN_MAX, Cid};
 
 use super::{blocking, parse_cid};
 use crate::text_error::TextError;

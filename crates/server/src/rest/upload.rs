@@ -10,7 +10,7 @@ use futures::StreamExt as _;
 use node::{Services, roots};
 use store::{BlockWrite as _, FileWriter, GcOptions, PackStore, Root, StoreAdmin as _};
 use tokio::sync::mpsc;
-use types::{Cid, Dataset, EncodedBlock, MAX_MIMETYPE_LEN};
+use types::{BlockScheme, Cid, Dataset, MAX_MIMETYPE_LEN};
 
 use super::blocking;
 use crate::disposition;
@@ -65,7 +65,9 @@ async fn try_upload(
     refuse_what_cannot_fit(&services.store, headers).await?;
     let (pieces, receiver) = mpsc::channel(PIECES);
     let store = services.store.clone();
-    let writing = tokio::task::spawn_blocking(move || write(&store, receiver, filename, mimetype));
+    let scheme = BlockScheme::plain();
+    let writing =
+        tokio::task::spawn_blocking(move || write(&store, &scheme, receiver, filename, mimetype));
     let sent = send(body, pieces).await;
     let written = writing
         .await
@@ -121,12 +123,13 @@ async fn send(
 /// a blocking thread, which goes on when the client has gone.
 fn write(
     store: &Arc<PackStore>,
+    scheme: &BlockScheme,
     pieces: mpsc::Receiver<Option<Bytes>>,
     filename: Option<String>,
     mimetype: Option<String>,
 ) -> Result<Cid, TextError> {
     let since = store.write_epoch();
-    let result = try_write(store, pieces, filename, mimetype);
+    let result = try_write(store, scheme, pieces, filename, mimetype);
     if result.is_err() {
         // What it has put is garbage: it goes before the answer.
         if let Err(error) = store.gc(GcOptions::undo(since)) {
@@ -138,11 +141,12 @@ fn write(
 
 fn try_write(
     store: &Arc<PackStore>,
+    scheme: &BlockScheme,
     mut pieces: mpsc::Receiver<Option<Bytes>>,
     filename: Option<String>,
     mimetype: Option<String>,
 ) -> Result<Cid, TextError> {
-    let mut writer = FileWriter::new(store.clone());
+    let mut writer = FileWriter::new(store.clone(), scheme.clone());
     loop {
         match pieces.blocking_recv() {
             Some(Some(piece)) => writer.write(&piece)?,
@@ -155,10 +159,10 @@ fn try_write(
     let file = writer.finish()?;
     let dataset = Dataset { tree: file.cid, size: file.size, filename, mimetype };
     let node = dataset
-        .encode()
+        .encode(scheme)
         .map_err(|error| TextError::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()))?;
     let cid = node.cid();
-    file.batch.put(&[EncodedBlock::plain(node)])?;
+    file.batch.put(&[scheme.encode(node)])?;
     file.batch.commit_root(&**store, &roots::data(cid), Root { cid, partial: false })?;
     Ok(cid)
 }

@@ -12,7 +12,7 @@ use disk::sim::SimDisk;
 use store::{
     Batch, BlockRead as _, OpenReport, PackStore, Root, Roots as _, StoreError, StoreOptions,
 };
-use types::{Block, Cid, Codec, EncodedBlock, FileNodeBuilder, NodeChild};
+use types::{Block, BlockScheme, Cid, Codec, EncodedBlock, FileNodeBuilder, NodeChild};
 
 pub const DIR: &str = "/store";
 
@@ -82,7 +82,7 @@ pub fn mixed_tree(seeds: &[u64]) -> Tree {
 
 /// The file of these chunks.
 pub fn tree_of(mut blocks: Vec<EncodedBlock>) -> Tree {
-    let mut builder = FileNodeBuilder::new();
+    let mut builder = FileNodeBuilder::new(BlockScheme::plain());
     let mut nodes = Vec::new();
     let mut emit = |block: Block| {
         nodes.push(EncodedBlock::compress(block, 1));

@@ -324,6 +324,7 @@ impl Task {
             index: self.core.index.clone(),
             store: self.core.store.clone(),
             in_place: self.core.in_place.clone(),
+            scheme: self.core.scheme.clone(),
             pin: self.pin.clone(),
             monitor: self.mailbox.monitor.clone(),
             clock: self.core.clock.clone(),

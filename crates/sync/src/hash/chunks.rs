@@ -10,7 +10,7 @@ use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
-use store::{CHUNK_LEN_MAX, cut_point};
+use types::{BlockScheme, CHUNK_LEN_MAX};
 
 use super::Outcome;
 use crate::error::SyncError;
@@ -27,6 +27,7 @@ pub(super) struct Chunks<'a> {
     pub(super) file: &'a File,
     /// How many.
     pub(super) size: u64,
+    pub(super) scheme: &'a BlockScheme,
     /// Counts the bytes that are read.
     pub(super) monitor: &'a WorkMonitor,
 }
@@ -136,7 +137,7 @@ impl<'a> Cutter<'a> {
     }
 
     fn next(&mut self, buffer: &mut Buffer) -> Result<(), Outcome> {
-        let Chunks { file, size, monitor } = *self.chunks;
+        let Chunks { file, size, scheme, monitor } = *self.chunks;
         let Buffer { bytes, cuts, is_last } = buffer;
         bytes.resize(BUFFER_LEN, 0);
         cuts.clear();
@@ -161,7 +162,7 @@ impl<'a> Cutter<'a> {
         let mut start = 0;
         // A cut is certain once as much is known as a chunk can be long.
         while start < end && (*is_last || end - start >= CHUNK_LEN_MAX) {
-            start += cut_point(&bytes[start..end]);
+            start += scheme.cut_point(&bytes[start..end]);
             cuts.push(start);
         }
         self.rest.clear();
@@ -175,7 +176,7 @@ mod tests {
     use std::cell::Cell;
     use std::io::Write as _;
 
-    use store::Chunker;
+    use types::Chunker;
 
     use super::*;
 
@@ -199,7 +200,8 @@ mod tests {
     }
 
     fn of<'a>(file: &'a File, size: u64, monitor: &'a WorkMonitor) -> Chunks<'a> {
-        Chunks { file, size, monitor }
+        static PLAIN: BlockScheme = BlockScheme::plain();
+        Chunks { file, size, scheme: &PLAIN, monitor }
     }
 
     #[test]
@@ -208,7 +210,8 @@ mod tests {
         let mixed = [noise(most / 2), vec![7; most - most / 2]].concat();
         for len in [0, 1, 70_000, CHUNK_LEN_MAX, BUFFER_LEN - 1, BUFFER_LEN, LONG, most] {
             let bytes = &mixed[..len];
-            let (file, mut wanted, mut chunker) = (file(bytes), Vec::new(), Chunker::default());
+            let (file, mut wanted, mut chunker) =
+                (file(bytes), Vec::new(), Chunker::new(BlockScheme::plain()));
             let mut emit = |chunk: bytes::Bytes| {
                 wanted.push(chunk.len());
                 Ok::<_, SyncError>(())

@@ -4,9 +4,10 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use fstree::{Found, FoundKind, OpenFile, ReadError};
-use store::{CHUNK_LEN_MIN, InPlaceChunk, Pin, StoreError, will_need};
+use store::{InPlaceChunk, Pin, StoreError, will_need};
 use types::{
-    Block, Cid, Codec, EncodedBlock, FileNodeBuilder, Hash, NodeChild, RelPath, with_causes,
+    BlockScheme, CHUNK_LEN_MIN, Codec, EncodedBlock, FileNodeBuilder, Hash, NodeChild, RelPath,
+    with_causes,
 };
 
 use super::chunks::{BUFFER_LEN, Buffer, Chunks};
@@ -18,8 +19,6 @@ use crate::index::{Content, Row, Thing};
 const OPEN_MAX: usize = 16;
 /// How often a file is looked at anew that was changed since it was found.
 const TRIES_MAX: u32 = 2;
-/// Nodes are mostly digests; a low level takes what there is to take.
-const NODE_LEVEL: i32 = 1;
 /// Linux stamps files with the time of its last tick, at most 10 ms ago; a
 /// file system with whole seconds (or two of them, as FAT) shows no fraction.
 const TICK_NS: i128 = 50_000_000;
@@ -179,7 +178,7 @@ impl Content {
         mode: Mode,
     ) -> Result<Result<(Self, bool), Outcome>, SyncError> {
         let spool = (mode != Mode::InPlace).then(|| reading.store.pin());
-        let mut tree = Tree { spool, ..Tree::default() };
+        let mut tree = Tree::new(&reading.scheme, spool);
         let size = open.stamp.size;
         let outcome = each_chunk(reading, buffer, open, mode, |chunk| tree.add(reading, chunk))?;
         if let Err(outcome) = outcome {
@@ -228,7 +227,8 @@ fn each_chunk(
     each: impl FnMut(&[u8]) -> Result<(), SyncError>,
 ) -> Result<Result<(), Outcome>, SyncError> {
     let monitor = &reading.monitor;
-    let chunks = Chunks { file: &open.file, size: open.stamp.size, monitor };
+    let chunks =
+        Chunks { file: &open.file, size: open.stamp.size, scheme: &reading.scheme, monitor };
     chunks.take(buffer, &reading.second_reader, each, || {
         reading.monitor.check()?;
         // A long file that changes is given up early.
@@ -237,8 +237,8 @@ fn each_chunk(
 }
 
 /// The tree of one file as it grows.
-#[derive(Default)]
-struct Tree {
+struct Tree<'a> {
+    scheme: &'a BlockScheme,
     nodes: FileNodeBuilder,
     chunks: Vec<InPlaceChunk>,
     /// Of all its bytes.
@@ -248,57 +248,61 @@ struct Tree {
     spool: Option<Pin>,
 }
 
-impl Tree {
+impl<'a> Tree<'a> {
+    fn new(scheme: &'a BlockScheme, spool: Option<Pin>) -> Self {
+        let nodes = FileNodeBuilder::new(scheme.clone());
+        Self { scheme, nodes, chunks: Vec::new(), whole: blake3::Hasher::new(), spool }
+    }
+
     fn put(&self, reading: &Reading, blocks: &[EncodedBlock]) -> Result<(), SyncError> {
         reading.put(blocks, self.spool.as_ref().unwrap_or(&reading.pin))
     }
 
     fn add(&mut self, reading: &Reading, bytes: &[u8]) -> Result<(), SyncError> {
         let offset = self.nodes.size();
-        let hash = Hash::of(bytes);
-        let cid = Cid::new(Codec::Raw, hash);
+        let cid = self.scheme.name(Codec::Raw, bytes);
         // A file of one chunk is named by it already.
         if offset > 0 || bytes.len() >= CHUNK_LEN_MIN || self.spool.is_some() {
             self.whole.update(bytes);
         }
         let mut blocks = Vec::new();
         if self.spool.is_some() {
-            let block = Block::new(Codec::Raw, Bytes::copy_from_slice(bytes));
-            let block = block.map_err(store::StoreError::from)?;
-            blocks.push(EncodedBlock::plain(block));
+            let block = self.scheme.block(Codec::Raw, Bytes::copy_from_slice(bytes));
+            blocks.push(self.scheme.encode(block.map_err(StoreError::from)?));
         }
         let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        self.chunks.push(InPlaceChunk { hash, offset, len });
+        self.chunks.push(InPlaceChunk { hash: *cid.hash(), offset, len });
         self.nodes.push(NodeChild { cid, len: len.into() }, |node| {
-            blocks.push(EncodedBlock::compress(node, NODE_LEVEL));
+            blocks.push(self.scheme.encode(node));
             Ok::<_, SyncError>(())
         })?;
         self.put(reading, &blocks)
     }
 
-    fn finish(mut self, reading: &Reading, found: &Found) -> Result<Content, SyncError> {
+    fn finish(self, reading: &Reading, found: &Found) -> Result<Content, SyncError> {
+        let Self { scheme, nodes, chunks, whole, spool } = self;
         let mut blocks = Vec::new();
-        let root = std::mem::take(&mut self.nodes).finish(|node| {
-            blocks.push(EncodedBlock::compress(node, NODE_LEVEL));
+        let root = nodes.finish(|node| {
+            blocks.push(scheme.encode(node));
             Ok::<_, SyncError>(())
         })?;
-        if root.is_none() && self.spool.is_some() {
-            let empty = Block::new(Codec::Raw, Bytes::new()).map_err(store::StoreError::from)?;
-            blocks.push(EncodedBlock::plain(empty));
+        if root.is_none() && spool.is_some() {
+            let empty = scheme.block(Codec::Raw, Bytes::new()).map_err(StoreError::from)?;
+            blocks.push(scheme.encode(empty));
         }
-        self.put(reading, &blocks)?;
-        let cid = root.unwrap_or_else(|| Cid::of(Codec::Raw, b""));
+        reading.put(&blocks, spool.as_ref().unwrap_or(&reading.pin))?;
+        let cid = root.unwrap_or_else(|| scheme.name(Codec::Raw, b""));
         let blake3 = match cid.codec() {
             Codec::Raw => *cid.hash(),
-            _ => Hash::from_bytes(*self.whole.finalize().as_bytes()),
+            _ => Hash::from_bytes(*whole.finalize().as_bytes()),
         };
-        let id = if self.spool.is_some() {
+        let id = if spool.is_some() {
             // It leads to all that is kept until here.
             reading.pin.add([cid]);
             None
         } else {
             let id = reading.index.file_id();
-            reading.note(id, &self.chunks)?;
+            reading.note(id, &chunks)?;
             Some(id)
         };
         let is_sparse = matches!(found.kind, FoundKind::File { is_sparse: true });

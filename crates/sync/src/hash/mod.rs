@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use fstree::{Found, SourceTree};
 use parking_lot::Mutex;
 use store::{BlockWrite, FileId, InPlaceChunk, InPlaceStore, Pin};
-use types::RelPath;
+use types::{BlockScheme, RelPath};
 
 pub(crate) use file::read_files;
 pub(crate) use pool::Pool;
@@ -31,6 +31,7 @@ pub(crate) struct Reading {
     pub(crate) index: Arc<Index>,
     pub(crate) store: Arc<dyn BlockWrite>,
     pub(crate) in_place: Arc<InPlaceStore>,
+    pub(crate) scheme: BlockScheme,
     /// Keeps nodes alive until a manifest does.
     pub(crate) pin: Arc<Pin>,
     pub(crate) monitor: Arc<WorkMonitor>,

@@ -13,7 +13,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use fstree::Owners;
 use store::{Batch, Root, StoreError};
 use types::{
-    Block, Cid, Codec, Dataset, EncodedBlock, FolderId, MANIFEST_MIME, ManifestHeader,
+    Block, BlockScheme, Cid, Codec, Dataset, FolderId, MANIFEST_MIME, ManifestHeader,
     ManifestStats, RelPath, SegmentRef, SegmentWriter, SequenceNumber,
 };
 
@@ -26,8 +26,6 @@ use crate::index::{
 use crate::path_key::{folder_range, key_of};
 use plan::{OldSegment, runs_to_cut};
 
-/// Segments are JSON that repeats itself; this level halves it several times.
-const LEVEL: i32 = 3;
 /// Blocks are put when so many bytes of them have come together.
 const PUT_LEN: usize = 4 << 20;
 /// Segments that wait to be compressed, of some 200 KiB each.
@@ -100,7 +98,7 @@ pub(crate) fn make(
     // Cutting and compressing take about as long as each other.
     let (runs, segments, missing) = std::thread::scope(|scope| {
         let (blocks, to_put) = bounded(BLOCKS_AHEAD);
-        let putter = scope.spawn(|| put_all(&batch, to_put));
+        let putter = scope.spawn(|| put_all(&batch, &core.scheme, to_put));
         let cut = Cutter { core, owners, is_stopped, blocks }.cut(&snapshot, &record);
         match putter.join() {
             Ok(Ok(())) => cut,
@@ -140,18 +138,20 @@ pub(crate) fn make(
         held: held.clone().or_else(|| is_unfinished.then(|| UNFINISHED.to_owned())),
         segments: segments.iter().map(segment_ref).collect(),
     };
-    let header =
-        header.encode().map_err(|source| SyncError::TooLarge { folder: folder.clone(), source })?;
+    let header = header
+        .encode(&core.scheme)
+        .map_err(|source| SyncError::TooLarge { folder: folder.clone(), source })?;
     let dataset = Dataset {
         tree: header.cid(),
         size: header.data().len() as u64,
         filename: None,
         mimetype: Some(MANIFEST_MIME.to_owned()),
     };
-    let dataset =
-        dataset.encode().map_err(|source| SyncError::Dataset { folder: folder.clone(), source })?;
+    let dataset = dataset
+        .encode(&core.scheme)
+        .map_err(|source| SyncError::Dataset { folder: folder.clone(), source })?;
     let cid = dataset.cid();
-    batch.put(&[EncodedBlock::compress(header, LEVEL), EncodedBlock::plain(dataset)])?;
+    batch.put(&[core.scheme.encode(header), core.scheme.encode(dataset)])?;
     // Chunks in place are not in the store, so something is missing below it.
     // Where those are is durable since before the rows were.
     let manifest_root = Root { cid, partial: true };
@@ -216,10 +216,10 @@ fn held(record: &FolderRecord) -> Option<String> {
 }
 
 /// Compresses blocks and puts them, until there are no more.
-fn put_all(batch: &Batch, blocks: Receiver<Block>) -> Result<(), StoreError> {
+fn put_all(batch: &Batch, scheme: &BlockScheme, blocks: Receiver<Block>) -> Result<(), StoreError> {
     let (mut waiting, mut waiting_len) = (Vec::new(), 0);
     for block in blocks {
-        let block = EncodedBlock::compress(block, LEVEL);
+        let block = scheme.encode(block);
         waiting_len += block.payload().len();
         waiting.push(block);
         if waiting_len >= PUT_LEN {
@@ -257,7 +257,7 @@ impl Cutter<'_> {
             let end = to.map_or_else(|| folder_range(number).end, |to| key_of(number, to));
             key_of(number, from)..end
         };
-        let plan = runs_to_cut(&old, |from, to| {
+        let plan = runs_to_cut(&self.core.scheme, &old, |from, to| {
             let rows = snapshot.raw_rows(&range_of(from, to), 1)?;
             Ok::<_, SyncError>(rows.first().and_then(crate::index::RawRow::path))
         })?;
@@ -285,7 +285,7 @@ impl Cutter<'_> {
         last: SequenceNumber,
         missing: &mut Vec<(RelPath, RowStamp)>,
     ) -> Result<Vec<SegmentBlock>, SyncError> {
-        let mut writer = SegmentWriter::new();
+        let mut writer = SegmentWriter::new(self.core.scheme.clone());
         let mut totals = Totals::default();
         let mut cut = Vec::new();
         snapshot.each_row(range, |path, row| {
@@ -392,7 +392,7 @@ fn is_whole(core: &Core, cid: Cid, is_in_place: bool) -> Result<bool, SyncError>
         if cid.codec() == Codec::Raw {
             let is_known = if is_in_place {
                 // The empty block is in every file.
-                cid == Cid::of(Codec::Raw, b"") || core.in_place.is_known(cid.hash())?
+                cid == core.scheme.name(Codec::Raw, b"") || core.in_place.is_known(cid.hash())?
             } else {
                 core.store.has(&cid)?
             };

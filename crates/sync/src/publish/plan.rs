@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use types::{RelPath, SegmentWriter};
+use types::{BlockScheme, RelPath};
 
 /// A segment as the plan sees it.
 #[derive(Clone, Debug)]
@@ -18,20 +18,14 @@ pub(crate) struct OldSegment {
     pub(crate) is_stale: bool,
 }
 
-/// Whether a segment begins with this path, whatever comes before it.
-pub(crate) fn begins_segment(path: &RelPath) -> bool {
-    let mut writer = SegmentWriter::new();
-    writer.push_line(&RelPath::root(), b"");
-    writer.push_line(path, b"").is_some()
-}
-
 /// The runs to cut, as ranges of `segments`, in order. `first_row(from, to)`
 /// is the first row from one path on and before the other.
 pub(crate) fn runs_to_cut<E>(
+    scheme: &BlockScheme,
     segments: &[OldSegment],
     mut first_row: impl FnMut(&RelPath, Option<&RelPath>) -> Result<Option<RelPath>, E>,
 ) -> Result<Vec<Range<usize>>, E> {
-    let is_natural = |at: usize| at == 0 || begins_segment(&segments[at].start);
+    let is_natural = |at: usize| at == 0 || scheme.starts_segment(&segments[at].start);
     let mut runs: Vec<Range<usize>> = Vec::new();
     let mut at = 0;
     while at < segments.len() {
@@ -53,7 +47,7 @@ pub(crate) fn runs_to_cut<E>(
                 // left of it belongs to the segment before.
                 match first_row(start, end)? {
                     None => break,
-                    Some(first) if first == *start || begins_segment(&first) => break,
+                    Some(first) if first == *start || scheme.starts_segment(&first) => break,
                     Some(_) => {}
                 }
             }
@@ -77,6 +71,7 @@ mod tests {
     use std::convert::Infallible;
 
     use proptest::prelude::*;
+    use types::SegmentWriter;
 
     use super::*;
 
@@ -88,7 +83,7 @@ mod tests {
 
     /// The first paths of the segments of these lines.
     fn cut<'a>(lines: impl Iterator<Item = (&'a RelPath, &'a Vec<u8>)>) -> Vec<RelPath> {
-        let mut writer = SegmentWriter::new();
+        let mut writer = SegmentWriter::new(BlockScheme::plain());
         let mut starts = Vec::new();
         for (path, line) in lines {
             starts.extend(writer.push_line(path, line).map(|segment| segment.first_path));
@@ -122,7 +117,7 @@ mod tests {
             let first = after.range(from.clone()..).next().map(|(path, _)| path.clone());
             Ok::<_, Infallible>(first.filter(|path| to.is_none_or(|to| path < to)))
         };
-        let runs = runs_to_cut(&segments, first_row).unwrap();
+        let runs = runs_to_cut(&BlockScheme::plain(), &segments, first_row).unwrap();
         let mut result: Vec<RelPath> = Vec::new();
         let mut kept = 0;
         for run in &runs {

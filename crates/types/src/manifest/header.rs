@@ -5,7 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use super::entry::{from_text, to_text};
 use super::{Entry, EntryKind, ManifestError};
-use crate::{Block, BlockError, Cid, Codec, FolderId, MAX_BLOCK_LEN, RelPath, SequenceNumber};
+use crate::{
+    Block, BlockError, BlockScheme, Cid, Codec, FolderId, MAX_BLOCK_LEN, RelPath, SequenceNumber,
+};
 
 const VERSION: &str = "2";
 const HASH_MODE: &str = "blake3";
@@ -45,15 +47,16 @@ pub struct SegmentRef {
 ///
 /// ```
 /// use types::{
-///     Entry, EntryKind, ManifestHeader, ManifestStats, Metadata, RelPath, SegmentRef,
-///     SegmentWriter, SequenceNumber,
+///     BlockScheme, Entry, EntryKind, ManifestHeader, ManifestStats, Metadata, RelPath,
+///     SegmentRef, SegmentWriter, SequenceNumber,
 /// };
 ///
 /// let directory = |path: &str| -> Result<Entry, types::PathError> {
 ///     let path = RelPath::new(path)?;
 ///     Ok(Entry { path, kind: EntryKind::Dir, metadata: Metadata::default(), error: None })
 /// };
-/// let mut writer = SegmentWriter::new();
+/// let scheme = BlockScheme::plain();
+/// let mut writer = SegmentWriter::new(scheme.clone());
 /// assert!(writer.push(&directory("photos")?).is_none(), "the segment goes on");
 /// let segment = writer.finish().expect("there was an entry");
 ///
@@ -75,7 +78,7 @@ pub struct SegmentRef {
 ///         bytes: segment.block.data().len() as u64,
 ///     }],
 /// };
-/// let block = header.encode()?;
+/// let block = header.encode(&scheme)?;
 /// assert_eq!(ManifestHeader::decode(block.data())?, header);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -151,7 +154,12 @@ impl ManifestHeader {
     ///
     /// Returns [`BlockError::TooLong`] if the list of segments does not fit into a
     /// block, that is, for folders of more than about 20 million files.
-    pub fn encode(&self) -> Result<Block, BlockError> {
+    pub fn encode(&self, scheme: &BlockScheme) -> Result<Block, BlockError> {
+        scheme.block(Codec::Json, self.to_json())
+    }
+
+    /// Returns the header as JSON text, as it is in its block.
+    pub fn to_json(&self) -> Vec<u8> {
         let segment = |segment: &SegmentRef| {
             let (first_path, first_path_base64) = to_text(segment.first_path.as_bytes());
             SegmentWire {
@@ -179,8 +187,7 @@ impl ManifestHeader {
             stats: self.stats,
             version: VERSION.into(),
         };
-        let json = serde_json::to_vec(&wire).expect("texts and numbers have a JSON form");
-        Block::new(Codec::Json, json)
+        serde_json::to_vec(&wire).expect("texts and numbers have a JSON form")
     }
 
     /// Decodes a header and checks it. Does not check it against its segments.
@@ -285,7 +292,7 @@ mod tests {
 
     #[test]
     fn a_header_reads_back_and_is_golden() {
-        let block = sample().encode().unwrap();
+        let block = sample().encode(&BlockScheme::plain()).unwrap();
         assert_eq!(ManifestHeader::decode(block.data()).unwrap(), sample());
         let json = std::str::from_utf8(block.data()).unwrap();
         assert!(json.starts_with(
@@ -298,12 +305,17 @@ mod tests {
         let mut header = sample();
         header.segments[1].first_path = odd;
         header.held = Some("90 % of the files were deleted".into());
-        assert_eq!(ManifestHeader::decode(header.encode().unwrap().data()).unwrap(), header);
+        assert_eq!(
+            ManifestHeader::decode(header.encode(&BlockScheme::plain()).unwrap().data()).unwrap(),
+            header
+        );
     }
 
     #[test]
     fn hostile_headers_are_refused() {
-        let json = String::from_utf8(sample().encode().unwrap().data().to_vec()).unwrap();
+        let json =
+            String::from_utf8(sample().encode(&BlockScheme::plain()).unwrap().data().to_vec())
+                .unwrap();
         let cases = [
             (r#""version":"2""#, r#""version":"3""#, "version"),
             (r#""folder_id":"docs""#, r#""folder_id":"../x""#, "folder id"),

@@ -3,11 +3,8 @@
 use std::ops::ControlFlow;
 
 use super::{Entry, EntryKind, ManifestError};
-use crate::{Block, Cid, Codec, Hash, RelPath};
+use crate::{Block, BlockScheme, Cid, Codec, RelPath};
 
-/// A segment begins at an entry if these bits of [`Hash::prefix`] of its path are
-/// zero, as for one path in 1,024.
-const CUT_MASK: u64 = 0x3ff;
 /// Maximum length of a segment in bytes, unless a single line is longer. A
 /// segment that would become longer ends early; the next path that begins a
 /// segment restores the usual cuts.
@@ -25,22 +22,18 @@ pub struct Segment {
 }
 
 /// Groups entries into segments. The caller adds the entries in path order.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct SegmentWriter {
+    scheme: BlockScheme,
     first_path: Option<RelPath>,
     lines: Vec<u8>,
     entries: u64,
 }
 
-/// Reports whether a segment begins at this path.
-fn begins_segment(path: &RelPath) -> bool {
-    Hash::of(path.as_bytes()).prefix() & CUT_MASK == 0
-}
-
 impl SegmentWriter {
     /// Starts before the first entry.
-    pub fn new() -> Self {
-        Self::default()
+    pub fn new(scheme: BlockScheme) -> Self {
+        Self { scheme, first_path: None, lines: Vec::new(), entries: 0 }
     }
 
     /// Adds the next entry. Returns the segment that ends before it, if any.
@@ -52,8 +45,8 @@ impl SegmentWriter {
     /// Otherwise like [`SegmentWriter::push`].
     pub fn push_line(&mut self, path: &RelPath, line: &[u8]) -> Option<Segment> {
         let is_full = self.lines.len() + line.len() > SEGMENT_LEN_MAX;
-        let ended =
-            if self.entries > 0 && (is_full || begins_segment(path)) { self.take() } else { None };
+        let is_end = self.entries > 0 && (is_full || self.scheme.starts_segment(path));
+        let ended = if is_end { self.take() } else { None };
         if self.first_path.is_none() {
             self.first_path = Some(path.clone());
         }
@@ -72,7 +65,9 @@ impl SegmentWriter {
         let first_path = self.first_path.take()?;
         let entries = std::mem::take(&mut self.entries);
         let lines = std::mem::take(&mut self.lines);
-        let block = Block::new(Codec::Json, lines)
+        let block = self
+            .scheme
+            .block(Codec::Json, lines)
             .expect("a line is at most some 700 KiB, and a segment 1 MiB more than that");
         Some(Segment { first_path, block, entries })
     }
@@ -180,7 +175,7 @@ mod tests {
     use super::*;
 
     fn cut(entries: &[Entry]) -> Vec<Segment> {
-        let mut writer = SegmentWriter::new();
+        let mut writer = SegmentWriter::new(BlockScheme::plain());
         let mut segments: Vec<_> = entries.iter().filter_map(|entry| writer.push(entry)).collect();
         segments.extend(writer.finish());
         segments

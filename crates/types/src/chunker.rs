@@ -1,10 +1,10 @@
-//! Where a file is cut: FastCDC (2020), normalised.
+//! Cutting a file into chunks: FastCDC (2020), normalised.
 //!
-//! Cut points depend on the content around them alone, so a change in a file
+//! A cut point depends only on the content around it, so a change in a file
 //! changes the chunks that it touches and no others. The parameters and the
-//! gear table are part of the format: were a cut point to move, every user
-//! would send everything again. The crate is pinned exactly, and the golden
-//! vectors below are what it has to give for ever.
+//! gear table are part of the format: if a cut point moved, every user would
+//! send everything again. The crate is pinned to an exact version, and the
+//! golden vectors below must never change.
 //!
 //! Source: W. Xia et al., "The Design of Fast Content-Defined Chunking for
 //! Data Deduplication Based Storage Systems", IEEE TPDS 31(9), 2020.
@@ -12,43 +12,45 @@
 use bytes::{Bytes, BytesMut};
 use fastcdc::v2020::FastCDC;
 
-/// No chunk but the last of a file is shorter, in bytes. A file of at most
-/// this length is one chunk.
+use crate::BlockScheme;
+
+/// Minimum length of a chunk in bytes; only the last chunk of a file may be
+/// shorter. A file of at most this length is one chunk.
 pub const CHUNK_LEN_MIN: usize = 64 << 10;
-/// What the length of chunks is aimed at, in bytes; they are 1.2 times as long
-/// on average.
+/// Target length of a chunk in bytes. The real average is 1.2 times as long.
 pub const CHUNK_LEN_AVG: usize = 256 << 10;
-/// No chunk is longer, in bytes.
+/// Maximum length of a chunk in bytes.
 pub const CHUNK_LEN_MAX: usize = 1 << 20;
 
-/// Cuts a stream of bytes, in memory that does not grow with it.
-#[derive(Debug, Default)]
+/// Cuts a stream of bytes, in memory that does not grow with the stream.
+#[derive(Debug)]
 pub struct Chunker {
+    scheme: BlockScheme,
     buffer: BytesMut,
 }
 
 impl Chunker {
-    /// At the beginning of a file.
-    pub fn new() -> Self {
-        Self::default()
+    /// Starts at the beginning of a file.
+    pub fn new(scheme: BlockScheme) -> Self {
+        Self { scheme, buffer: BytesMut::new() }
     }
 
-    /// Takes the next bytes of the file. Chunks that are ready go to `emit`.
+    /// Adds the next bytes of the file. Complete chunks go to `emit`.
     ///
     /// # Errors
     ///
-    /// What `emit` returns; the chunker is of no use after that.
+    /// Returns the error of `emit`. The chunker must not be used after that.
     pub fn push<E>(
         &mut self,
         mut bytes: &[u8],
         mut emit: impl FnMut(Bytes) -> Result<(), E>,
     ) -> Result<(), E> {
         while !bytes.is_empty() {
-            // The buffer holds a chunk of the greatest length and little more.
+            // The buffer stays little longer than the longest chunk.
             let (now, later) = bytes.split_at(bytes.len().min(CHUNK_LEN_MAX));
             self.buffer.extend_from_slice(now);
             bytes = later;
-            // A cut is certain once as much is known as a chunk can be long.
+            // A cut is certain once the longest possible chunk is known.
             while self.buffer.len() >= CHUNK_LEN_MAX {
                 emit(self.cut())?;
             }
@@ -56,11 +58,11 @@ impl Chunker {
         Ok(())
     }
 
-    /// Ends the file: what is left is cut. An empty file has no chunk.
+    /// Ends the file: cuts the rest. An empty file has no chunk.
     ///
     /// # Errors
     ///
-    /// What `emit` returns.
+    /// Returns the error of `emit`.
     pub fn finish<E>(mut self, mut emit: impl FnMut(Bytes) -> Result<(), E>) -> Result<(), E> {
         while !self.buffer.is_empty() {
             emit(self.cut())?;
@@ -69,14 +71,14 @@ impl Chunker {
     }
 
     fn cut(&mut self) -> Bytes {
-        let len = cut_point(&self.buffer);
+        let len = self.scheme.cut_point(&self.buffer);
         self.buffer.split_to(len).freeze()
     }
 }
 
-/// The length of the first chunk of `bytes`, which are the rest of a file or
-/// at least as long as the longest chunk.
-pub fn cut_point(bytes: &[u8]) -> usize {
+/// Returns the length of the first chunk of `bytes`, which must be the rest of a
+/// file or at least as long as the longest chunk.
+pub(crate) fn cut_point(bytes: &[u8]) -> usize {
     let window = &bytes[..bytes.len().min(CHUNK_LEN_MAX)];
     FastCDC::new(window, CHUNK_LEN_MIN, CHUNK_LEN_AVG, CHUNK_LEN_MAX)
         .next()
@@ -91,7 +93,7 @@ mod tests {
 
     use super::*;
 
-    /// Bytes that anyone can make again: BLAKE3 of a label, as long as wanted.
+    /// Returns reproducible bytes: BLAKE3 of a label, extended to `len` bytes.
     fn stream(label: &str, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
         blake3::Hasher::new().update(label.as_bytes()).finalize_xof().fill(&mut bytes);
@@ -104,7 +106,7 @@ mod tests {
             chunks.push(chunk);
             Ok::<_, Infallible>(())
         };
-        let mut chunker = Chunker::new();
+        let mut chunker = Chunker::new(BlockScheme::plain());
         for piece in bytes.chunks(step) {
             chunker.push(piece, &mut emit).unwrap();
         }
