@@ -156,7 +156,7 @@ class Copy(System):
     """The lower bound: a local copy of the same data on this machine."""
 
     name, program = "cp", "cp"
-    note = "cp -a and sync, locally; the no-op is `find`, which looks at every file"
+    note = "cp -a and sync, locally; the no-op is `find`, which stats every file"
 
     def first(self):
         self.run("A", ["cp", "-a", self.source + "/.", self.store + "/tree"])
@@ -322,7 +322,7 @@ class Syncthing(System):
     """Syncthing: two instances. B only receives, and keeps five versions."""
 
     name, program = "syncthing", "syncthing"
-    note = "TLS; B receive-only, 5 versions; watcher off for batches, which a rescan begins"
+    note = "TLS; B receive-only, 5 versions; watcher off for batches, which a rescan starts"
     ports = ("device_a", "device_b")
     restores = False
     # Delay of the watcher in seconds, or None if it is off.

@@ -251,7 +251,7 @@ test("a hostile name is shown for what it is", async () => {
   await pageB.keyboard.press("Escape");
 });
 
-test("wrong settings are told where they are typed, and change nothing", async () => {
+test("wrong settings are reported at their field, and change nothing", async () => {
   await go(pageA, "Settings");
   const limit = pageA.getByRole("textbox", { name: "Upload limit" });
   await limit.fill("fast");

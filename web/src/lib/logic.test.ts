@@ -87,7 +87,7 @@ describe("the truth", () => {
       "is on the backup server, except 2 files that could not be read and Photos (paused).",
     );
   });
-  it("is told without its time where it is read out", () => {
+  it("has no time in the text for screen readers", () => {
     const [one] = told([FOLDER]);
     const [later] = told([{ ...FOLDER, up_to: "2026-11-22T13:00:00Z" }]);
     expect(one && announced(one)).toBe("Everything is on the backup server.");
@@ -269,7 +269,7 @@ describe("the rate", () => {
     expect(meter.perSecond()).toBe(0);
     expect(meter.secondsLeft(3000)).toBeUndefined();
   });
-  it("begins anew with other work", () => {
+  it("restarts with other work", () => {
     const meter = new RateMeter();
     meter.note(0, 5000);
     meter.note(1000, 0);
@@ -290,7 +290,7 @@ const key = (more: Partial<KeyInfo>): KeyInfo => ({
 });
 
 describe("settings", () => {
-  it("are told what is wrong where they are typed", () => {
+  it("are checked where they are typed", () => {
     const port = key({ type: "number", min: 1, max: 65_535 });
     expect(wrong(port, "8086")).toBeUndefined();
     for (const bad of ["", "0", "65536", "8o86", "-1", "1.5"])

@@ -1,5 +1,4 @@
-//! An instance of the demo: a process of this very program, with a home of
-//! its own.
+//! An instance of the demo: a process of this program with its own home.
 
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
@@ -13,30 +12,30 @@ use config::{ConfigFile, Paths};
 use node::Running;
 use tokio::process::{Child, Command};
 
-/// It has to answer within this.
+/// Maximum time until an instance answers.
 const START_MAX: Duration = Duration::from_secs(60);
-/// It has to end within this.
+/// Maximum time until an instance ends.
 const STOP_MAX: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(20);
-/// Runs of ports that are tried.
+/// Number of port ranges to try.
 const PORT_TRIES: u32 = 100;
 
 pub(super) struct Instance {
     pub(super) api: Client,
-    /// Killed where the demo breaks off.
+    /// Killed if the demo stops early.
     process: Child,
     log: PathBuf,
 }
 
 impl Instance {
-    /// Starts one with its home in `home`, on free ports of loopback.
+    /// Starts an instance with its home in `home`, on free loopback ports.
     pub(super) async fn start(home: &Path) -> Result<Self> {
-        fs::create_dir_all(home).with_context(|| format!("cannot make {}", home.display()))?;
+        fs::create_dir_all(home).with_context(|| format!("cannot create {}", home.display()))?;
         let paths = Paths::resolve(Some(home), |_| None)?;
         configure(&paths)?;
         let log = home.join("log.txt");
         let output =
-            File::create(&log).with_context(|| format!("cannot make {}", log.display()))?;
+            File::create(&log).with_context(|| format!("cannot create {}", log.display()))?;
         let program = std::env::current_exe().context("cannot find this program")?;
         let process = Command::new(program)
             .arg("--home")
@@ -74,7 +73,7 @@ impl Instance {
         bail!("the instance does not answer; its log is {}", self.log.display())
     }
 
-    /// Checks what it holds.
+    /// Verifies the instance's snapshots and returns the result.
     pub(super) async fn verify(&self, request: VerifyRequest) -> Result<VerifyResult> {
         let mut job: Job = self.api.post("/verify", &request).await?;
         while job.state == "running" {
@@ -85,14 +84,15 @@ impl Instance {
         serde_json::from_value(result).context("the result of the check cannot be read")
     }
 
-    /// Ends it, as the system does.
+    /// Ends the instance with SIGTERM, as the system does.
     pub(super) async fn stop(mut self) -> Result<()> {
         let id = self.process.id().and_then(|id| i32::try_from(id).ok());
-        let pid = id.and_then(rustix::process::Pid::from_raw).context("the instance is gone")?;
+        let pid = id.and_then(rustix::process::Pid::from_raw).context("the instance has ended")?;
         rustix::process::kill_process(pid, rustix::process::Signal::TERM)
             .context("cannot end the instance")?;
         let ended = tokio::time::timeout(STOP_MAX, self.process.wait()).await;
-        let status = ended.context("the instance does not end")?.context("cannot wait for it")?;
+        let status =
+            ended.context("the instance does not end")?.context("cannot wait for the instance")?;
         if !status.success() {
             let log = fs::read_to_string(&self.log).unwrap_or_default();
             bail!("the instance has ended with {status}:\n{log}");
@@ -101,7 +101,7 @@ impl Instance {
     }
 }
 
-/// Ports of loopback, and nothing that other machines could notice.
+/// Configures loopback ports, without anything that other computers could notice.
 fn configure(paths: &Paths) -> Result<()> {
     let file = ConfigFile::new(paths.config_file());
     file.create()?;
@@ -119,8 +119,8 @@ fn configure(paths: &Paths) -> Result<()> {
     Ok(())
 }
 
-/// Four free ports of TCP and one of UDP: below those that the system gives to
-/// whoever connects, so that they stay free until they are used.
+/// Returns four free TCP ports and one free UDP port. They are below the system's
+/// ephemeral ports, so that they stay free until they are used.
 fn free_ports() -> Result<[u16; 5]> {
     for _ in 0..PORT_TRIES {
         let first = rand::random_range(10_000..30_000_u16);

@@ -1,4 +1,5 @@
-//! `archivist demo`: the whole life of a backup, on this machine, for real.
+//! `archivist demo`: the whole life of a backup, with two real instances on this
+//! computer.
 
 mod instance;
 mod listing;
@@ -19,23 +20,22 @@ use self::instance::Instance;
 use crate::context::block_on;
 use crate::output::{safe, size};
 
-/// Nothing in the demo takes longer, unless the folder is huge.
+/// Maximum time of a backup. Only a huge folder needs more than seconds.
 const STEP_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Maximum time from a change of the sample until B has confirmed it.
 const CHANGE_MAX: Duration = Duration::from_secs(600);
-/// How often a state is asked for that has to change by itself.
+/// Interval of the checks for a state that changes in the background.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// Show the whole life of a backup on this machine.
+/// Show the whole life of a backup on this computer.
 ///
-/// Starts two instances with homes in a temporary directory, on free ports of
-/// this machine: A watches FOLDER and a sample, B backs them up. Then a change,
-/// a second backup, and restores that are compared byte for byte. FOLDER is
-/// only read.
+/// Starts two instances with homes in a temporary directory and free ports: A watches
+/// a sample folder and FOLDER, B backs them up. Then changes the sample, backs it up
+/// again, and compares the restored files byte for byte. FOLDER is only read.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  archivist demo\n  archivist demo ~/Pictures")]
 pub(crate) struct Demo {
-    /// A folder of yours to back up too; it is only read.
+    /// Folder of your own to back up too. It is only read.
     folder: Option<PathBuf>,
     /// Keep the temporary directory with both homes and the restored files.
     #[arg(long)]
@@ -80,7 +80,7 @@ impl Demo {
         }
         result?;
         println!(
-            "All of it was compared byte for byte, in {:.1} s.",
+            "Every restored file was compared byte for byte. Total time: {:.1} s.",
             begun.elapsed().as_secs_f64()
         );
         Ok(())
@@ -91,11 +91,11 @@ async fn show(dir: &Path, own: Option<&Path>) -> Result<()> {
     let mut steps = Steps { number: 0, begun: Instant::now() };
     let sample = dir.join("sample");
     let made = sample::make(&sample)?;
-    steps.done(&format!("a sample folder of {made} entries is made"));
+    steps.done(&format!("a sample folder with {made} entries is created"));
 
     let a = Instance::start(&dir.join("a")).await.context("A does not start")?;
     let b = Instance::start(&dir.join("b")).await.context("B does not start")?;
-    steps.done("A and B run, each with its own home and ports");
+    steps.done("A and B are running, each with its own home and ports");
 
     let code: PairingCode = a.api.post("/pairing", &()).await?;
     let joined: JoinReport = b.api.post("/pairing/join", &JoinRequest { code: code.code }).await?;
@@ -104,7 +104,7 @@ async fn show(dir: &Path, own: Option<&Path>) -> Result<()> {
     let folder = add(&a, &sample, "Sample").await?;
     let first = back_up(&a, &b, &folder).await?;
     steps.done(&format!(
-        "first backup: {} files, {} are on B, synced and checked",
+        "first backup: {} files, {} on B, synced and verified",
         first.files,
         size(first.bytes)
     ));
@@ -114,7 +114,7 @@ async fn show(dir: &Path, own: Option<&Path>) -> Result<()> {
             let added = add(&a, own, "Yours").await?;
             let backed_up = back_up(&a, &b, &added).await?;
             steps.done(&format!(
-                "your folder: {} files, {} are on B",
+                "your folder: {} files, {} on B",
                 backed_up.files,
                 size(backed_up.bytes)
             ));
@@ -124,45 +124,44 @@ async fn show(dir: &Path, own: Option<&Path>) -> Result<()> {
     let before = dir.join("before");
     restore(&b, &folder, &first, &before).await?;
     same(&sample, &before)?;
-    steps.done("restored on B: everything is as it is on A");
+    steps.done("restored on B: identical to the folder on A");
 
     sample::change(&sample)?;
     let saved = Instant::now();
     let second = wait_until_on_b(&a, &b, &folder, &sample).await?;
     let took = saved.elapsed().as_millis();
-    steps
-        .done(&format!("files are changed, renamed, deleted; B has it {took} ms later, by itself"));
+    steps.done(&format!("files are changed, renamed, deleted; on B automatically after {took} ms"));
     let after = dir.join("after");
     restore(&b, &folder, &second, &after).await?;
     same(&sample, &after)?;
-    steps.done("restored on B: everything is as it is on A now");
+    steps.done("restored on B: identical to the changed folder on A");
 
     sample::destroy(&sample)?;
     back_up(&a, &b, &folder).await?;
-    steps.done("every file on A is overwritten, as malware does; B has that as well");
+    steps.done("files on A are overwritten, as malware does; B has that snapshot too");
     let rescued = dir.join("rescued");
     restore(&a, &folder, &second, &rescued).await?;
     same(&after, &rescued)?;
     let rescued_first = dir.join("rescued-first");
     restore(&b, &folder, &first, &rescued_first).await?;
     same(&before, &rescued_first)?;
-    steps.done("both older versions come back, one of them on A, through B");
+    steps.done("both older snapshots are restored, one of them on A through B");
 
     if let Some((own, folder, snapshot)) = &own {
         let back = dir.join("yours");
         restore(&b, folder, snapshot, &back).await?;
         same(own, &back)?;
-        steps.done("your folder is restored, and is as it is");
+        steps.done("your folder is restored: identical");
     }
     let verified = b.verify(VerifyRequest { full: true, repair: false }).await?;
     ensure!(verified.problems.is_empty(), "B is damaged: {:?}", verified.problems);
-    steps.done(&format!("B reads and hashes all that it holds: {}", size(verified.read_bytes)));
+    steps.done(&format!("B reads and hashes all of its data: {}", size(verified.read_bytes)));
     let pruned: PruneReport =
         b.api.post("/prune", &PruneRequest { dry_run: true, ..PruneRequest::default() }).await?;
     ensure!(pruned.removed.is_empty(), "a new snapshot would be pruned");
     a.stop().await?;
     b.stop().await?;
-    steps.done("both have stopped");
+    steps.done("both instances are stopped");
     Ok(())
 }
 
@@ -205,7 +204,7 @@ async fn snapshot_since(
 
 async fn status_of(a: &Instance, folder: &Folder) -> Result<Folder> {
     let folders: Vec<Folder> = a.api.get("/folders").await?;
-    folders.into_iter().find(|one| one.id == folder.id).context("the folder is gone")
+    folders.into_iter().find(|one| one.id == folder.id).context("A no longer lists the folder")
 }
 
 /// Waits until B has confirmed a snapshot that lists what is in `dir` now, and
@@ -243,7 +242,7 @@ async fn wait_until_on_b(
     bail!("B has not confirmed the changes within {} s", CHANGE_MAX.as_secs())
 }
 
-/// Restores, on B from its own store, on A through B.
+/// Restores a snapshot: on B from its own store, on A through B.
 async fn restore(on: &Instance, folder: &Folder, snapshot: &Snapshot, target: &Path) -> Result<()> {
     let is_source = status_of(on, folder).await.is_ok();
     let request = RestoreRequest {
@@ -260,7 +259,7 @@ async fn restore(on: &Instance, folder: &Folder, snapshot: &Snapshot, target: &P
     }
     ensure!(
         report.state == "done",
-        "the restore {}: {} {:?} {:?}",
+        "the restore ended ({}): {} {:?} {:?}",
         report.state,
         report.error.unwrap_or_default(),
         report.in_the_way,
@@ -270,7 +269,7 @@ async fn restore(on: &Instance, folder: &Folder, snapshot: &Snapshot, target: &P
 }
 
 fn same(first: &Path, second: &Path) -> Result<()> {
-    // Who is not root cannot give files away.
+    // Only root can change the owner of files.
     let owners = rustix::process::geteuid().is_root();
     let options = CompareOptions { owners, ..CompareOptions::default() };
     let differences = compare(first, second, options)

@@ -1,5 +1,5 @@
-//! The folder that the demo backs up: small, and with what is hard about
-//! files in it.
+//! The sample folder that the demo backs up: small, with the difficult kinds of
+//! files.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -8,14 +8,14 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
-/// Small files.
+/// Number of small files.
 const NOTES: u32 = 300;
-/// The length of a large file, in bytes.
+/// Length of the large file in bytes.
 const VIDEO_LEN: usize = 24 << 20;
 
-/// Makes it; tells how many entries it has.
+/// Creates the sample and returns its number of entries.
 pub(super) fn make(dir: &Path) -> Result<u64> {
-    try_make(dir).with_context(|| format!("cannot make the sample in {}", dir.display()))
+    try_make(dir).with_context(|| format!("cannot create the sample in {}", dir.display()))
 }
 
 fn try_make(dir: &Path) -> io::Result<u64> {
@@ -27,7 +27,7 @@ fn try_make(dir: &Path) -> io::Result<u64> {
         fs::write(dir.join(format!("notes/2026/{number:03}.txt")), text)?;
     }
     fs::write(dir.join("photos/video.mp4"), noise(1, VIDEO_LEN))?;
-    // The same again costs nothing.
+    // A copy of the same content costs no storage.
     fs::write(dir.join("photos/video (copy).mp4"), noise(1, VIDEO_LEN))?;
     fs::write(dir.join("photos/été \u{1f3d6}.jpg"), noise(2, 3 << 20))?;
     fs::write(dir.join("an empty file"), b"")?;
@@ -42,11 +42,11 @@ fn try_make(dir: &Path) -> io::Result<u64> {
     Ok(u64::from(NOTES) + 14)
 }
 
-/// What a person does in a minute.
+/// Changes the sample as a user does in a minute.
 pub(super) fn change(dir: &Path) -> Result<()> {
     let changed = || -> io::Result<()> {
         fs::write(dir.join("notes/2026/001.txt"), b"rewritten\n")?;
-        // As editors save: a new file under another name, then a rename.
+        // Save like an editor: a new file under another name, then a rename.
         fs::write(dir.join("notes/2026/.002.txt.tmp"), b"saved by an editor\n")?;
         fs::rename(dir.join("notes/2026/.002.txt.tmp"), dir.join("notes/2026/002.txt"))?;
         fs::remove_file(dir.join("notes/2026/003.txt"))?;
@@ -58,7 +58,7 @@ pub(super) fn change(dir: &Path) -> Result<()> {
     changed().with_context(|| format!("cannot change the sample in {}", dir.display()))
 }
 
-/// What malware does.
+/// Overwrites and deletes files as malware does.
 pub(super) fn destroy(dir: &Path) -> Result<()> {
     let destroyed = || -> io::Result<()> {
         for entry in fs::read_dir(dir.join("notes/2026"))? {
@@ -72,7 +72,7 @@ pub(super) fn destroy(dir: &Path) -> Result<()> {
     destroyed().with_context(|| format!("cannot overwrite the sample in {}", dir.display()))
 }
 
-/// Bytes that do not compress, and are the same each time (splitmix64).
+/// Returns incompressible bytes that are the same in each run (splitmix64).
 fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let words = std::iter::repeat_with(|| {
