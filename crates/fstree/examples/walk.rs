@@ -17,7 +17,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use fstree::{SourceTree, Visit, WalkItem, WalkOptions};
+use fstree::{SourceTree, TreeReader as _, Visit, WalkItem, WalkOptions};
 use types::RelPath;
 
 /// Entries and errors.

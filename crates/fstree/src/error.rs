@@ -1,74 +1,61 @@
-//! What can go wrong while a tree is read or made, and whether trying again
-//! can help.
+//! Errors of reading and creating trees, and whether a retry can help.
 //!
-//! Three enums, since the three have different readers: [`RootError`] stops a
-//! folder, [`ReadError`] and [`DestError`] are about one path, are counted,
-//! and stop nothing.
+//! A [`RootError`] concerns a tree as a whole and stops its scan or restore. A
+//! [`ReadError`] or [`DestError`] concerns one path: it is reported, and the scan or
+//! the restore continues.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use rustix::io::Errno;
 use types::{PathError, RelPath};
 
-use crate::found::Kind;
+use crate::source::FileKind;
 
-/// Whether the same call can succeed later.
+/// Tells whether the same call can succeed later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Retry {
-    /// Not before somebody changes something: a permission, space, a name.
+    /// Only after somebody changes something: a permission, a name.
     Permanent,
-    /// Yes: the cause may pass by itself.
+    /// The cause may disappear without intervention.
     Temporary,
 }
 
-/// Why the root of a tree cannot be used.
+/// The reason why the root of a tree cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum RootError {
-    /// There is nothing of that name.
+    /// The path does not exist.
     #[error("{} does not exist", .0.display())]
     Missing(PathBuf),
-    /// It is something else.
+    /// The path is not a directory.
     #[error("{} is not a directory", .0.display())]
     NotADirectory(PathBuf),
-    /// This user may not open it.
+    /// This user has no permission to open the directory.
     #[error("no permission to open {}", .0.display())]
     Denied(PathBuf),
-    /// Another directory is there now: a disk was unmounted or exchanged, or
+    /// The path leads to another directory: a disk was unmounted or exchanged, or
     /// the directory was replaced.
-    #[error("{} is not the directory that it was", .0.display())]
+    #[error("{} is no longer the same directory", .0.display())]
     Replaced(PathBuf),
-    /// Another restore works in it.
+    /// Another restore uses the directory.
     #[error("another restore into {} is running", .0.display())]
     InUse(PathBuf),
-    /// The file system refused.
+    /// Another system call failed.
     #[error("cannot {action} {}", path.display())]
     Io {
-        /// What was tried, as a verb.
+        /// The failed action, as a verb.
         action: &'static str,
-        /// On what.
+        /// The path.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the operating system.
         #[source]
         source: io::Error,
     },
 }
 
 impl RootError {
-    pub(crate) fn new(action: &'static str, path: &Path, errno: Errno) -> Self {
-        let path = path.to_owned();
-        match errno {
-            Errno::NOENT => Self::Missing(path),
-            Errno::NOTDIR => Self::NotADirectory(path),
-            Errno::ACCESS | Errno::PERM => Self::Denied(path),
-            errno => Self::Io { action, path, source: errno.into() },
-        }
-    }
-
-    /// Whether the same call can succeed later. A disk comes back, so all but
-    /// a root that is no directory may.
+    /// Tells whether the same call can succeed later: a disk may return, so only a
+    /// path that is not a directory or not permitted is permanent.
     pub fn retry(&self) -> Retry {
         match self {
             Self::NotADirectory(_) | Self::Denied(_) => Retry::Permanent,
@@ -79,57 +66,55 @@ impl RootError {
     }
 }
 
-/// Why one entry, or what is in one directory, could not be read.
+/// The reason why an entry, or the content of a directory, could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// The file system refused.
+    /// A system call failed.
     #[error("cannot {action} {path}")]
     Io {
-        /// What was tried, as a verb.
+        /// The failed action, as a verb.
         action: &'static str,
-        /// On what.
+        /// The entry.
         path: RelPath,
-        /// What the system said.
+        /// The error of the operating system.
         #[source]
         source: io::Error,
     },
-    /// It became another thing, or was written to, while it was looked at.
+    /// The entry was replaced or written to while it was read.
     #[error("{0} changed while it was read")]
     Changed(RelPath),
-    /// It is in another file system than the root, and that is not entered.
+    /// The directory is on another file system than the root, and the walk was
+    /// limited to one.
     #[error("another file system is mounted at {0} or above it")]
     Mounted(RelPath),
-    /// It is not a regular file, so it is not opened.
+    /// The entry is not a regular file, so it is not opened.
     #[error("{0} is not a regular file")]
     NotRegular(RelPath),
-    /// A name below this directory makes a path over the limits of a
-    /// manifest. It and what is below it are not read.
-    #[error("{parent} has a name that no path can have: {}", name.display())]
+    /// The path of an entry in this directory exceeds the limits of a manifest. The
+    /// entry, and everything below it, is not read.
+    #[error("{parent} contains a name that cannot be backed up: {}", name.display())]
     Name {
         /// The directory.
         parent: RelPath,
-        /// The name in it.
+        /// The name of the entry.
         name: OsString,
-        /// What is wrong with it.
+        /// The violated limit.
         #[source]
         source: PathError,
     },
-    /// A directory of more names than can be held.
-    #[error("{path} has more than {limit} names")]
+    /// The directory contains too many names.
+    #[error("{path} contains more than {limit} names")]
     TooMany {
         /// The directory.
         path: RelPath,
-        /// How many can be held.
+        /// Maximum number of names.
         limit: usize,
     },
 }
 
 impl ReadError {
-    pub(crate) fn new(action: &'static str, path: &RelPath, errno: Errno) -> Self {
-        Self::Io { action, path: path.clone(), source: errno.into() }
-    }
-
-    /// What it is about: for [`ReadError::Name`], the directory.
+    /// Returns the entry that the error concerns; for [`ReadError::Name`], the
+    /// directory.
     pub fn path(&self) -> &RelPath {
         match self {
             Self::Io { path, .. }
@@ -141,7 +126,7 @@ impl ReadError {
         }
     }
 
-    /// Whether the same call can succeed later.
+    /// Tells whether the same call can succeed later.
     pub fn retry(&self) -> Retry {
         match self {
             Self::Changed(_) => Retry::Temporary,
@@ -156,149 +141,124 @@ impl ReadError {
     }
 }
 
-/// Why one entry could not be made.
+/// The reason why an entry could not be created.
 #[derive(Debug, thiserror::Error)]
 pub enum DestError {
-    /// Something else is there. It was left as it is.
-    #[error("{path} is left as it is: a {found} is there already")]
+    /// Another entry has this name. It was left unchanged.
+    #[error("{path} was left unchanged: a {found} with this name exists")]
     InTheWay {
-        /// Where.
+        /// Path of the entry.
         path: RelPath,
-        /// What it is.
-        found: Kind,
+        /// Kind of the existing entry.
+        found: FileKind,
     },
-    /// The directory takes two names for one, so this entry would replace
-    /// another.
-    #[error("{path} cannot be told from {} in its directory", existing.display())]
+    /// The file system does not distinguish this name from another one in the same
+    /// directory, so the entry would replace the other.
+    #[error("{path} has the same name as {} on this file system", existing.display())]
     Collision {
-        /// The entry that was to be made.
+        /// The entry to create.
         path: RelPath,
-        /// The name of what is there.
+        /// Name of the existing entry.
         existing: OsString,
     },
-    /// The directory that it belongs in is not there, or is no directory, or
-    /// is reached through a link, which nothing here follows.
-    #[error("there is no directory for {path}")]
+    /// The parent directory does not exist, is not a directory, or is reached
+    /// through a link, which is never followed.
+    #[error("the parent directory of {path} does not exist")]
     NoParent {
-        /// The entry that was to be made.
+        /// The entry to create.
         path: RelPath,
-        /// What the system said.
+        /// The error of the operating system.
         #[source]
         source: io::Error,
     },
-    /// No room, or no inodes, or a quota is used up.
-    #[error("no room for {path}")]
+    /// The disk space, the inodes or a quota is used up.
+    #[error("no space left for {path}")]
     Full {
-        /// The entry that was being made.
+        /// The entry to create.
         path: RelPath,
-        /// What the system said.
+        /// The error of the operating system.
         #[source]
         source: io::Error,
     },
     /// The file system is mounted read-only.
-    #[error("{path} is on a file system that cannot be written to")]
+    #[error("cannot create {path}: the file system is read-only")]
     ReadOnly {
-        /// The entry that was to be made.
+        /// The entry to create.
         path: RelPath,
     },
-    /// This user may not write there.
-    #[error("no permission to make {path}")]
+    /// This user has no permission to create the entry.
+    #[error("no permission to create {path}")]
     Denied {
-        /// The entry that was to be made.
+        /// The entry to create.
         path: RelPath,
-        /// What the system said.
+        /// The error of the operating system.
         #[source]
         source: io::Error,
     },
-    /// The file system has no such names.
-    #[error("the file system does not take the name of {path}")]
+    /// The file system does not support the name.
+    #[error("the file system does not support the name of {path}")]
     NameRefused {
-        /// The entry that was to be made.
+        /// The entry to create.
         path: RelPath,
-        /// What the system said.
+        /// The error of the operating system.
         #[source]
         source: io::Error,
     },
-    /// A thing of this kind cannot be made here, or not by this user.
-    #[error("{path} cannot be made: it is a {kind}")]
-    CannotMake {
-        /// The entry that was to be made.
+    /// An entry of this kind cannot be created here, or not by this user.
+    #[error("cannot create {path}, a {kind}")]
+    CannotCreate {
+        /// The entry to create.
         path: RelPath,
-        /// What it is.
-        kind: Kind,
-        /// What the system said.
+        /// Kind of the entry.
+        kind: FileKind,
+        /// The error of the operating system.
         #[source]
         source: io::Error,
     },
-    /// The file system makes no link to that file: it has as many names as it
-    /// can have, is on another device, or there are no hard links at all. The
-    /// entry can be made as a file of its own.
-    #[error("{path} cannot be linked to {existing}")]
+    /// The file system cannot link to the file: the file has the maximum number of
+    /// names, is on another device, or hard links are not supported. The entry can
+    /// be created as a separate file.
+    #[error("cannot link {path} to {existing}")]
     CannotLink {
-        /// The name that was to be made.
+        /// The name to create.
         path: RelPath,
-        /// The file.
+        /// The existing file.
         existing: RelPath,
-        /// What the system said.
+        /// The error of the operating system.
         #[source]
         source: io::Error,
     },
-    /// The content does not have the length that was said.
-    #[error("{path} was to have {expected} bytes, not {found}")]
+    /// The content does not have the announced length.
+    #[error("{path} must have {expected} bytes, not {found}")]
     Size {
         /// The file.
         path: RelPath,
-        /// The bytes that it was to have.
+        /// The announced length in bytes.
         expected: u64,
-        /// The bytes that came, or where a write would have ended.
+        /// Number of bytes given, or the end of a rejected write.
         found: u64,
     },
-    /// What a hard link was to be made to is another file now.
-    #[error("{path} is not the file that it was")]
+    /// The file to link to, or a new entry, was replaced by another process.
+    #[error("{path} was replaced by another process")]
     Changed {
         /// The file.
         path: RelPath,
     },
-    /// The file system refused for another reason.
+    /// Another system call failed.
     #[error("cannot {action} {path}")]
     Io {
-        /// What was tried, as a verb.
+        /// The failed action, as a verb.
         action: &'static str,
-        /// The entry that was being made.
+        /// The entry to create.
         path: RelPath,
-        /// What the system said.
+        /// The error of the operating system.
         #[source]
         source: io::Error,
     },
 }
 
-/// A name for messages and fields that are no paths.
-pub(crate) fn os_name(name: &[u8]) -> OsString {
-    OsStr::from_bytes(name).to_owned()
-}
-
-/// The action of a call that gives a thing its name.
-pub(crate) const CREATE: &str = "create";
-
 impl DestError {
-    pub(crate) fn new(action: &'static str, path: &RelPath, errno: Errno) -> Self {
-        Self::from_io(action, path, errno.into())
-    }
-
-    pub(crate) fn from_io(action: &'static str, path: &RelPath, source: io::Error) -> Self {
-        let path = path.clone();
-        match Errno::from_io_error(&source) {
-            Some(Errno::NOSPC | Errno::DQUOT) => Self::Full { path, source },
-            Some(Errno::ROFS) => Self::ReadOnly { path },
-            Some(Errno::ACCESS | Errno::PERM) => Self::Denied { path, source },
-            Some(Errno::NAMETOOLONG | Errno::ILSEQ) => Self::NameRefused { path, source },
-            // What file systems with rules for names say.
-            Some(Errno::INVAL) if action == CREATE => Self::NameRefused { path, source },
-            _ => Self::Io { action, path, source },
-        }
-    }
-
-    /// The entry that it is about.
+    /// Returns the entry that the error concerns.
     pub fn path(&self) -> &RelPath {
         match self {
             Self::InTheWay { path, .. }
@@ -308,7 +268,7 @@ impl DestError {
             | Self::ReadOnly { path }
             | Self::Denied { path, .. }
             | Self::NameRefused { path, .. }
-            | Self::CannotMake { path, .. }
+            | Self::CannotCreate { path, .. }
             | Self::CannotLink { path, .. }
             | Self::Size { path, .. }
             | Self::Changed { path }
@@ -316,7 +276,7 @@ impl DestError {
         }
     }
 
-    /// Whether the same call can succeed later.
+    /// Tells whether the same call can succeed later.
     pub fn retry(&self) -> Retry {
         match self {
             Self::Full { .. } | Self::Changed { .. } | Self::Io { .. } => Retry::Temporary,

@@ -1,45 +1,51 @@
-//! Directory trees: reading one with all its metadata, and making it again.
+//! Reads directory trees with all their metadata, and creates them again.
 //!
-//! Role: everything that looks at a user's files on a source, and everything
-//! that makes files where a snapshot is restored. Which entries are wanted,
-//! what changed and where content comes from is decided elsewhere.
+//! Role: all access to the user's files. The scanner of the source reads trees
+//! through [`TreeReader`]; a restore creates trees through [`TreeWriter`]. Other
+//! crates decide which entries to read or create, what has changed and where the
+//! content comes from.
 //!
-//! * [`SourceTree`], [`Walk`]: what is there, in the order of paths.
-//! * [`SourceTree::open_file`], [`SourceTree::xattrs`]: what is in it.
-//! * [`DestTree`], [`FileSink`]: making it again.
-//! * [`compare`]: whether two trees are the same.
+//! * [`SourceTree`] implements [`TreeReader`]: it walks a tree in the order of
+//!   paths, examines single entries and opens files.
+//! * [`DestTree`] implements [`TreeWriter`]: it creates a tree.
+//! * [`compare`] finds the differences between two trees.
 //!
-//! **Invariants.** No link is followed below a root or a target, in no part of
-//! a path, whatever others do to the tree meanwhile (`beneath.rs`). Nothing is
-//! opened for reading but directories and regular files. What goes wrong with
-//! one entry is reported with its path and stops nothing.
+//! The two types are those of the platform for which the program is built. The
+//! only implementation today is the module `linux`; another platform is another
+//! module with the same two types (`docs/decisions/0009-platforms.md`).
 //!
-//! What is absent: the network, the store, any decision.
+//! **Invariants.** No link is followed below the root of a tree, in no component
+//! of a path, even if other processes change the tree at the same time. Only
+//! directories and regular files are opened for reading. An error that concerns
+//! one entry is reported with its path and does not stop the operation.
+//!
+//! Absent on purpose: the network, the block store, any decision.
 
-mod beneath;
 mod compare;
-mod content;
 mod dest;
 mod error;
-mod found;
-mod frames;
-mod names;
 mod owners;
-mod root;
-mod stat;
-mod walk;
-mod xattrs;
+mod resolution;
+mod source;
 
-pub use beneath::Resolution;
-pub use compare::{CompareOptions, Difference, Unlike, compare};
+#[cfg(target_os = "linux")]
+mod linux;
+#[cfg(target_os = "linux")]
+use linux as platform;
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("fstree has no implementation for this platform; add a module like `linux`");
+
+pub use compare::{CompareOptions, Difference, DifferenceKind, compare};
 pub use dest::{
-    Attribute, DestOptions, DestTree, FileContent, FileSink, How, Made, MakeFile, NotSet,
-    OwnerPolicy, SameFile, WriteOut, is_temp_name,
+    Attribute, CreateFile, CreatedEntry, DestOptions, FileContent, FileWriter, NotSet, OwnerPolicy,
+    TreeWriter, WriteOut, is_temp_name,
 };
 pub use error::{DestError, ReadError, Retry, RootError};
-pub use found::{Found, FoundKind, Kind};
 pub use owners::Owners;
-pub use root::{OpenFile, SourceTree};
-pub use stat::{Identity, Stamp};
-pub use walk::{Visit, Walk, WalkItem, WalkOptions};
-pub use xattrs::{XATTRS_LEN_MAX, XattrsRead};
+pub use platform::{DestTree, DirHandle, SourceTree};
+pub use resolution::Resolution;
+pub use source::{
+    FileKind, FoundEntry, FoundKind, Identity, OpenFile, Stamp, TreeReader, Visit, WalkItem,
+    WalkOptions, XATTRS_LEN_MAX, XattrsRead,
+};

@@ -1,20 +1,21 @@
-//! The names of users and groups, from `/etc/passwd` and `/etc/group`.
+//! Names of users and groups, from `/etc/passwd` and `/etc/group`.
 //!
-//! What is absent: names that only a directory service knows. Asking for those
-//! means the C library's switch, which loads code and may wait for a network;
-//! an owner without a name is kept by number.
+//! Absent: names that only a directory service knows. Looking those up needs the
+//! name service switch of the C library, which loads code and may wait for a
+//! network. An owner without a name is recorded by number. So are all owners on a
+//! platform without these files.
 
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
+use std::time::SystemTime;
 
 const USERS: &str = "/etc/passwd";
 const GROUPS: &str = "/etc/group";
-/// More of a file than this is not looked at.
+/// Maximum number of bytes read from a file.
 const LEN_MAX: u64 = 16 << 20;
 
-/// Names by number, as they were when last read.
+/// Names of users and groups by number, as last read.
 #[derive(Clone, Debug, Default)]
 pub struct Owners {
     users: Table,
@@ -24,13 +25,13 @@ pub struct Owners {
 #[derive(Clone, Debug, Default)]
 struct Table {
     names: HashMap<u32, String>,
-    /// Of the file that it is from.
-    stamp: Option<(u64, u64, i64, i64)>,
+    /// Length and modification time of the file that was read.
+    stamp: Option<(u64, SystemTime)>,
 }
 
 impl Table {
-    /// Lines of `name:password:number:…`. Of two lines with one number the
-    /// first counts, as for every other program.
+    /// Parses lines of `name:password:number:…`. The first of two lines with the
+    /// same number applies, as in other programs.
     fn parse(text: &[u8]) -> Self {
         let mut table = Self::default();
         for line in text.split(|byte| *byte == b'\n') {
@@ -47,12 +48,11 @@ impl Table {
         table
     }
 
-    /// Reads the file again where it is not the one that was read.
+    /// Reads the file again if it has changed.
     fn refresh(&mut self, path: &str) -> io::Result<()> {
         let file = File::open(path)?;
         let metadata = file.metadata()?;
-        let stamp =
-            Some((metadata.ino(), metadata.size(), metadata.mtime(), metadata.mtime_nsec()));
+        let stamp = Some((metadata.len(), metadata.modified()?));
         if self.stamp != stamp {
             let mut text = Vec::new();
             file.take(LEN_MAX).read_to_end(&mut text)?;
@@ -63,32 +63,33 @@ impl Table {
 }
 
 impl Owners {
-    /// The names of this machine. Where a file cannot be read, there are none.
+    /// Reads the names of this computer. A file that cannot be read provides no
+    /// names.
     pub fn system() -> Self {
         let mut owners = Self::default();
         owners.refresh();
         owners
     }
 
-    /// Names from the text of the two files.
+    /// Parses the text of the two files.
     #[cfg(test)]
     fn parse(passwd: &[u8], group: &[u8]) -> Self {
         Self { users: Table::parse(passwd), groups: Table::parse(group) }
     }
 
-    /// Reads the files again if they have changed; two opens if not. A file
-    /// that cannot be read leaves what is known.
+    /// Reads the files again if they have changed; otherwise this costs two opens.
+    /// If a file cannot be read, its names stay as they are.
     pub fn refresh(&mut self) {
         let _ = self.users.refresh(USERS);
         let _ = self.groups.refresh(GROUPS);
     }
 
-    /// The name of a user.
+    /// Returns the name of a user.
     pub fn user(&self, uid: u32) -> Option<&str> {
         self.users.names.get(&uid).map(String::as_str)
     }
 
-    /// The name of a group.
+    /// Returns the name of a group.
     pub fn group(&self, gid: u32) -> Option<&str> {
         self.groups.names.get(&gid).map(String::as_str)
     }

@@ -116,7 +116,7 @@ fn every_difference_is_found_and_is_the_only_one() {
         change(&dirs.target());
         let found = compare(&dirs.source(), &dirs.target(), CompareOptions::default()).unwrap();
         let found: Vec<_> =
-            found.iter().map(|one| format!("{}: {:?}", one.path, one.what)).collect();
+            found.iter().map(|one| format!("{}: {:?}", one.path, one.kind)).collect();
         assert_eq!(found, expected, "{name}");
     }
 }
@@ -144,7 +144,7 @@ fn owners_and_devices_differ_where_root_says_so() {
     )
     .unwrap();
     let all = compare(&dirs.source(), &dirs.target(), CompareOptions::default()).unwrap();
-    let text: Vec<_> = all.iter().map(|one| format!("{}: {:?}", one.path, one.what)).collect();
+    let text: Vec<_> = all.iter().map(|one| format!("{}: {:?}", one.path, one.kind)).collect();
     assert!(text.contains(&"file: Owner { first: (0, 0), second: (7, 0) }".into()), "{text:?}");
     assert!(text.contains(&"link: Owner { first: (0, 0), second: (0, 8) }".into()), "{text:?}");
     assert!(text.contains(&"dir/specials/char device: Device".into()), "{text:?}");

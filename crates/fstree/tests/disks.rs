@@ -8,23 +8,23 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{Dirs, awkward, both_ways, copy, is_root, names, path, with_mount};
+use common::{Dirs, awkward, both_ways, copy, is_root, names, path, symlink_to, with_mount};
 use fstree::{
-    Attribute, CompareOptions, DestError, DestOptions, DestTree, FileContent, Made, MakeFile,
-    Retry, compare,
+    Attribute, CompareOptions, CreateFile, CreatedEntry, DestError, DestOptions, DestTree,
+    FileContent, FileWriter as _, Retry, TreeReader as _, TreeWriter as _, compare,
 };
-use types::{Metadata, RelPath};
+use types::{EntryKind, Metadata, RelPath};
 
-fn make_file(target: &DestTree, at: &RelPath, content: &[u8]) -> Result<Made, DestError> {
-    let said = FileContent { size: content.len() as u64, mtime_ns: 0, is_sparse: false };
-    match target.make_file(at, said, |_| Ok(false))? {
-        MakeFile::Write(mut sink) => {
+fn make_file(target: &DestTree, at: &RelPath, content: &[u8]) -> Result<CreatedEntry, DestError> {
+    let said = FileContent { size: content.len() as u64, is_sparse: false };
+    match target.create_file(at, said, &Metadata::default(), |_| Ok(false))? {
+        CreateFile::Write(mut sink) => {
             for part in content.chunks(10_000) {
                 sink.write(part)?;
             }
             sink.finish(&Metadata { mode: 0o600, ..Metadata::default() })
         }
-        MakeFile::Same(_) => unreachable!(),
+        CreateFile::Existing(_) => unreachable!(),
     }
 }
 
@@ -36,7 +36,7 @@ fn a_full_disk_is_told_and_nothing_is_left_behind() {
     let [options, _] = both_ways();
     let options = DestOptions { durable: true, ..options };
     let target = DestTree::open(&dir, options).unwrap();
-    target.make_dir(&path("dir")).unwrap();
+    target.create_dir(&path("dir")).unwrap();
     target.sync().unwrap();
     for round in 0..3 {
         let mut made = 0;
@@ -69,9 +69,9 @@ fn a_disk_without_inodes_is_full() {
     for number in 0..20 {
         let at = |name: &str| path(format!("{name}{number}"));
         errors.extend(make_file(&target, &at("file"), b"").err());
-        errors.extend(target.make_dir(&at("dir")).err());
-        errors.extend(target.make_symlink(&at("link"), b"x", &metadata).err());
-        errors.extend(target.make_fifo(&at("pipe"), &metadata).err());
+        errors.extend(target.create_dir(&at("dir")).err());
+        errors.extend(target.create(&at("link"), &symlink_to(b"x"), &metadata).err());
+        errors.extend(target.create(&at("pipe"), &EntryKind::Fifo, &metadata).err());
     }
     assert!(errors.len() >= 50, "{}", errors.len());
     assert!(errors.iter().all(|error| matches!(error, DestError::Full { .. })), "{errors:?}");
@@ -90,16 +90,16 @@ fn a_disk_that_cannot_be_written_to_is_told() {
     let errors = [
         make_file(&target, &path("dir/new"), b"x").unwrap_err(),
         make_file(&target, &path("file"), b"x").unwrap_err(),
-        target.make_dir(&path("new")).unwrap_err(),
-        target.make_symlink(&path("new"), b"x", &metadata).unwrap_err(),
-        target.make_fifo(&path("dir/new"), &metadata).unwrap_err(),
+        target.create_dir(&path("new")).unwrap_err(),
+        target.create(&path("new"), &symlink_to(b"x"), &metadata).unwrap_err(),
+        target.create(&path("dir/new"), &EntryKind::Fifo, &metadata).unwrap_err(),
     ];
     for error in errors {
         assert!(matches!(error, DestError::ReadOnly { .. }), "{error:?}");
         assert_eq!(error.retry(), Retry::Permanent);
     }
     // What is there is there.
-    target.make_dir(&path("dir")).unwrap();
+    target.create_dir(&path("dir")).unwrap();
     let not_set = target.finish_dir(&path("dir"), &metadata).unwrap();
     assert!(!not_set.is_empty());
 }
@@ -166,7 +166,7 @@ fn times_that_the_disk_does_not_keep_are_told() {
         .not_set
         .iter()
         .map(|not_set| {
-            assert_eq!(not_set.what, Attribute::Mtime);
+            assert_eq!(not_set.attribute, Attribute::Mtime);
             not_set.path.to_string()
         })
         .collect();
@@ -186,7 +186,7 @@ fn a_disk_without_attributes_says_so_by_name() {
     let [options, _] = both_ways();
     let report = copy(&source, &target, &options);
     assert!(report.errors.is_empty());
-    let what: Vec<_> = report.not_set.iter().map(|not_set| not_set.what.clone()).collect();
+    let what: Vec<_> = report.not_set.iter().map(|not_set| not_set.attribute.clone()).collect();
     assert_eq!(what, [Attribute::Xattr(b"user.large".to_vec())]);
 }
 

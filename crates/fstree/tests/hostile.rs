@@ -10,7 +10,10 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use common::{Dirs, both_ways, mode, names, path, set_mode, while_racing};
-use fstree::{DestError, DestOptions, DestTree, FileContent, How, Kind, MakeFile};
+use fstree::{
+    CreateFile, DestError, DestOptions, DestTree, FileContent, FileKind, FileWriter as _,
+    TreeWriter as _,
+};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use types::{EntryKind, Metadata, RelPath};
 
@@ -23,15 +26,19 @@ fn metadata() -> Metadata {
     }
 }
 
-fn make_file(target: &DestTree, at: &RelPath, content: &[u8]) -> Result<fstree::Made, DestError> {
+fn make_file(
+    target: &DestTree,
+    at: &RelPath,
+    content: &[u8],
+) -> Result<fstree::CreatedEntry, DestError> {
     let size = content.len() as u64;
-    let said = FileContent { size, mtime_ns: 1_000_000_000, is_sparse: false };
-    match target.make_file(at, said, |_| Ok(false))? {
-        MakeFile::Write(mut sink) => {
+    let said = FileContent { size, is_sparse: false };
+    match target.create_file(at, said, &Metadata::default(), |_| Ok(false))? {
+        CreateFile::Write(mut sink) => {
             sink.write(content)?;
             sink.finish(&metadata())
         }
-        MakeFile::Same(_) => unreachable!(),
+        CreateFile::Existing(_) => unreachable!(),
     }
 }
 
@@ -40,15 +47,15 @@ fn make_file(target: &DestTree, at: &RelPath, content: &[u8]) -> Result<fstree::
 fn do_everything(target: &DestTree, dir: &RelPath, round: u64) -> usize {
     let at = |name: &str| dir.join(format!("{name}-{round}").as_bytes()).unwrap();
     let link = EntryKind::Symlink { target: b"x".to_vec() };
-    let mut done = usize::from(target.make_dir(&at("dir")).is_ok());
-    done += usize::from(target.make_dir(&at("dir").join(b"inner").unwrap()).is_ok());
+    let mut done = usize::from(target.create_dir(&at("dir")).is_ok());
+    done += usize::from(target.create_dir(&at("dir").join(b"inner").unwrap()).is_ok());
     if let Ok(made) = make_file(target, &at("file"), b"content") {
         done += 1;
-        let linked = target.make_hard_link(&at("file"), made.identity, &at("second"));
+        let linked = target.create_hard_link(&at("file"), made.identity, &at("second"));
         done += usize::from(linked.is_ok());
     }
     for (name, kind) in [("link", &link), ("pipe", &EntryKind::Fifo)] {
-        done += usize::from(target.make(&at(name), kind, &metadata()).is_ok());
+        done += usize::from(target.create(&at(name), kind, &metadata()).is_ok());
     }
     done += usize::from(target.finish_dir(&at("dir"), &metadata()).is_ok());
     done += usize::from(target.finish_dir(dir, &metadata()).is_ok());
@@ -119,13 +126,13 @@ fn links_that_were_planted_before_lead_nowhere() {
                 assert_eq!(do_everything(&target, &path(below), 1), 0, "{below}");
             }
             for link in ["link", "a/link", "a/b/link", "up", "to root"].map(path) {
-                let made = target.make_dir(&link);
+                let made = target.create_dir(&link);
                 if overwrite {
-                    assert_eq!(made.unwrap().how, How::New);
+                    assert!(made.unwrap().is_new);
                     assert!(do_everything(&target, &link, 2) >= 6);
                 } else {
                     assert!(
-                        matches!(&made, Err(DestError::InTheWay { found: Kind::Symlink, .. })),
+                        matches!(&made, Err(DestError::InTheWay { found: FileKind::Symlink, .. })),
                         "{made:?}"
                     );
                 }
@@ -217,7 +224,7 @@ fn a_hard_link_is_made_to_the_file_that_was_made_and_no_other() {
     let target = DestTree::open(&dirs.target(), options).unwrap();
     let made = make_file(&target, &path("first"), b"mine").unwrap();
     fs::rename(dirs.target().join("first"), dirs.target().join("moved")).unwrap();
-    let link = || target.make_hard_link(&path("first"), made.identity, &path("second"));
+    let link = || target.create_hard_link(&path("first"), made.identity, &path("second"));
     assert!(matches!(link(), Err(DestError::Changed { .. })));
     fs::write(dirs.target().join("first"), b"another").unwrap();
     assert!(matches!(link(), Err(DestError::Changed { .. })));
@@ -225,10 +232,10 @@ fn a_hard_link_is_made_to_the_file_that_was_made_and_no_other() {
     symlink("moved", dirs.target().join("first")).unwrap();
     assert!(matches!(link(), Err(DestError::Changed { .. })));
     assert_eq!(names(&dirs.target()), ["first", "moved"]);
-    let moved = target.make_hard_link(&path("moved"), made.identity, &path("second")).unwrap();
+    let moved = target.create_hard_link(&path("moved"), made.identity, &path("second")).unwrap();
     assert_eq!(moved.identity, made.identity);
-    let again = target.make_hard_link(&path("moved"), made.identity, &path("second")).unwrap();
-    assert_eq!(again.how, How::Same);
+    let again = target.create_hard_link(&path("moved"), made.identity, &path("second")).unwrap();
+    assert!(!again.is_new);
 }
 
 #[test]
@@ -236,11 +243,11 @@ fn a_file_is_never_open_to_more_than_it_will_be() {
     let dirs = Dirs::new();
     let [options, _] = both_ways();
     let target = DestTree::open(&dirs.target(), options).unwrap();
-    target.make_dir(&path("dir")).unwrap();
+    target.create_dir(&path("dir")).unwrap();
     assert_eq!(mode(&dirs.target().join("dir")), 0o700);
-    let said = FileContent { size: 4, mtime_ns: 0, is_sparse: false };
-    let MakeFile::Write(mut sink) =
-        target.make_file(&path("dir/file"), said, |_| Ok(false)).unwrap()
+    let said = FileContent { size: 4, is_sparse: false };
+    let CreateFile::Write(mut sink) =
+        target.create_file(&path("dir/file"), said, &Metadata::default(), |_| Ok(false)).unwrap()
     else {
         panic!("there was none")
     };
@@ -255,7 +262,7 @@ fn a_file_is_never_open_to_more_than_it_will_be() {
     // A directory that gives everything in it to somebody does not do so here.
     let rules = common::awkward::acl(7, 7, 7, 7, 7);
     common::awkward::set_xattr(&dirs.target(), "system.posix_acl_default", &rules);
-    target.make_dir(&path("given")).unwrap();
+    target.create_dir(&path("given")).unwrap();
     make_file(&target, &path("given/file"), b"x").unwrap();
     target.finish_dir(&path("given"), &Metadata { mode: 0o750, ..Metadata::default() }).unwrap();
     for at in ["given", "given/file"] {
@@ -282,17 +289,17 @@ fn rights_are_given_with_their_owner_or_not_at_all() {
         ..Metadata::default()
     };
     let make = |target: &DestTree, name: &str, metadata: &Metadata| {
-        let said = FileContent { size: 0, mtime_ns: 0, is_sparse: false };
-        match target.make_file(&path(name), said, |_| Ok(false)).unwrap() {
-            MakeFile::Write(sink) => sink.finish(metadata).unwrap(),
-            MakeFile::Same(_) => unreachable!(),
+        let said = FileContent { size: 0, is_sparse: false };
+        match target.create_file(&path(name), said, &Metadata::default(), |_| Ok(false)).unwrap() {
+            CreateFile::Write(sink) => sink.finish(metadata).unwrap(),
+            CreateFile::Existing(_) => unreachable!(),
         }
     };
     // As this user, who is root: a program of another must not become root's.
     let target = DestTree::open(&dirs.target(), DestOptions::default()).unwrap();
     let made = make(&target, "as root", &foreign);
     assert_eq!(mode(&dirs.target().join("as root")), 0o755);
-    let what: Vec<_> = made.not_set.iter().map(|not_set| not_set.what.clone()).collect();
+    let what: Vec<_> = made.not_set.iter().map(|not_set| not_set.attribute.clone()).collect();
     assert_eq!(
         what,
         [fstree::Attribute::Xattr(b"security.capability".to_vec()), fstree::Attribute::Mode]

@@ -9,13 +9,13 @@ use std::io::Read;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use common::{Dirs, awkward, both_ways, copy, names, path};
+use common::{Dirs, awkward, both_ways, copy, names, path, symlink_to};
 use fstree::{
-    CompareOptions, DestError, DestOptions, DestTree, FileContent, How, Kind, Made, MakeFile,
-    RootError, compare,
+    CompareOptions, CreateFile, CreatedEntry, DestError, DestOptions, DestTree, FileContent,
+    FileKind, FileWriter as _, RootError, TreeWriter as _, compare,
 };
 use rustix::fs::{CWD, FileType, Mode, mknodat};
-use types::{Metadata, RelPath};
+use types::{EntryKind, Metadata, RelPath};
 
 const MTIME: i128 = 1_234_567_890_123_456_789;
 
@@ -23,16 +23,16 @@ fn metadata() -> Metadata {
     Metadata { mode: 0o640, mtime_ns: MTIME, ..Metadata::default() }
 }
 
-fn make_file(target: &DestTree, at: &RelPath, content: &[u8]) -> Result<Made, DestError> {
-    let said = FileContent { size: content.len() as u64, mtime_ns: MTIME, is_sparse: false };
+fn make_file(target: &DestTree, at: &RelPath, content: &[u8]) -> Result<CreatedEntry, DestError> {
+    let said = FileContent { size: content.len() as u64, is_sparse: false };
     let verify = |file: &fs::File| {
         let mut found = Vec::new();
         (&*file).read_to_end(&mut found)?;
         Ok(found == content)
     };
-    match target.make_file(at, said, verify)? {
-        MakeFile::Same(same) => same.finish(&metadata()),
-        MakeFile::Write(mut sink) => {
+    match target.create_file(at, said, &metadata(), verify)? {
+        CreateFile::Existing(existing) => Ok(existing),
+        CreateFile::Write(mut sink) => {
             sink.write(content)?;
             sink.finish(&metadata())
         }
@@ -56,16 +56,16 @@ fn put(dir: &Path, what: &str) {
 const THERE: [&str; 6] = ["file", "empty dir", "full dir", "link", "pipe", "socket"];
 const WANTED: [&str; 5] = ["file", "dir", "link", "pipe", "second name"];
 
-fn make(target: &DestTree, what: &str) -> Result<Made, DestError> {
+fn make(target: &DestTree, what: &str) -> Result<CreatedEntry, DestError> {
     let x = path("x");
     match what {
         "file" => make_file(target, &x, b"new"),
-        "dir" => target.make_dir(&x),
-        "link" => target.make_symlink(&x, b"new", &metadata()),
-        "pipe" => target.make_fifo(&x, &metadata()),
+        "dir" => target.create_dir(&x),
+        "link" => target.create(&x, &symlink_to(b"new"), &metadata()),
+        "pipe" => target.create(&x, &EntryKind::Fifo, &metadata()),
         "second name" => {
             let made = make_file(target, &path("first"), b"first").unwrap();
-            target.make_hard_link(&path("first"), made.identity, &x)
+            target.create_hard_link(&path("first"), made.identity, &x)
         }
         _ => unreachable!(),
     }
@@ -101,7 +101,7 @@ fn without_overwriting_what_is_there_stays() {
                 let is_same = wanted == "pipe" && there == "pipe";
                 match &made {
                     Ok(made) => {
-                        assert!((merges || is_same) && made.how == How::Same, "{there} {wanted}");
+                        assert!((merges || is_same) && !made.is_new, "{there} {wanted}");
                     }
                     Err(DestError::InTheWay { path: at, .. }) => assert_eq!(*at, path("x")),
                     Err(error) => panic!("{there} {wanted}: {error:?}"),
@@ -135,14 +135,14 @@ fn with_overwriting_all_is_replaced_but_a_directory_with_something_in_it() {
                 let made = make(&target, wanted);
                 if there == "full dir" && wanted != "dir" {
                     assert!(
-                        matches!(&made, Err(DestError::InTheWay { found: Kind::Dir, .. })),
+                        matches!(&made, Err(DestError::InTheWay { found: FileKind::Dir, .. })),
                         "{wanted}: {made:?}"
                     );
                     assert_eq!(kind_of(&dirs.target()), "full dir");
                 } else {
                     let made = made.unwrap_or_else(|error| panic!("{there} {wanted}: {error:?}"));
                     let merges = wanted == "dir" && there.ends_with("dir");
-                    assert_eq!(made.how, if merges { How::Same } else { How::New });
+                    assert_eq!(made.is_new, !merges);
                     let expected = match wanted {
                         "dir" if there == "full dir" => "full dir",
                         "dir" => "empty dir",
@@ -182,32 +182,32 @@ fn a_file_is_the_same_by_length_time_and_content() {
     let [options, _] = both_ways();
     let target = DestTree::open(&dirs.target(), options.clone()).unwrap();
     let file = dirs.target().join("file");
-    assert_eq!(make_file(&target, &path("file"), b"content").unwrap().how, How::New);
-    assert_eq!(make_file(&target, &path("file"), b"content").unwrap().how, How::Same);
+    assert!(make_file(&target, &path("file"), b"content").unwrap().is_new);
+    assert!(!make_file(&target, &path("file"), b"content").unwrap().is_new);
     let in_the_way = |content: &[u8]| {
         matches!(
             make_file(&target, &path("file"), content),
-            Err(DestError::InTheWay { found: Kind::File, .. })
+            Err(DestError::InTheWay { found: FileKind::File, .. })
         )
     };
     assert!(in_the_way(b"Content") && in_the_way(b"other length"));
     // Its mode is the user's business, unless overwriting is asked for.
     common::set_mode(&file, 0o400);
-    assert_eq!(make_file(&target, &path("file"), b"content").unwrap().how, How::Same);
+    assert!(!make_file(&target, &path("file"), b"content").unwrap().is_new);
     assert_eq!(common::mode(&file), 0o400);
     awkward::set_mtime(&file, 1, 1);
     assert!(in_the_way(b"content"));
     drop(target);
     let target =
         DestTree::open(&dirs.target(), DestOptions { overwrite: true, ..options }).unwrap();
-    assert_eq!(make_file(&target, &path("file"), b"content").unwrap().how, How::New);
+    assert!(make_file(&target, &path("file"), b"content").unwrap().is_new);
     common::set_mode(&file, 0o400);
-    assert_eq!(make_file(&target, &path("file"), b"content").unwrap().how, How::Same);
+    assert!(!make_file(&target, &path("file"), b"content").unwrap().is_new);
     assert_eq!(common::mode(&file), 0o640);
     // Under another name the file is somebody else's.
     fs::hard_link(&file, dirs.target().join("another name")).unwrap();
     common::set_mode(&file, 0o400);
-    assert_eq!(make_file(&target, &path("file"), b"content").unwrap().how, How::New);
+    assert!(make_file(&target, &path("file"), b"content").unwrap().is_new);
     assert_eq!(common::mode(&dirs.target().join("another name")), 0o400);
 }
 
@@ -217,10 +217,11 @@ fn content_of_another_length_than_was_said_is_refused() {
     let [options, _] = both_ways();
     let target = DestTree::open(&dirs.target(), options).unwrap();
     let sink = |is_sparse| {
-        let said = FileContent { size: 100, mtime_ns: 0, is_sparse };
-        match target.make_file(&path("file"), said, |_| Ok(false)).unwrap() {
-            MakeFile::Write(sink) => sink,
-            MakeFile::Same(_) => unreachable!(),
+        let said = FileContent { size: 100, is_sparse };
+        match target.create_file(&path("file"), said, &Metadata::default(), |_| Ok(false)).unwrap()
+        {
+            CreateFile::Write(sink) => sink,
+            CreateFile::Existing(_) => unreachable!(),
         }
     };
     for is_sparse in [false, true] {
@@ -257,17 +258,23 @@ fn a_full_directory_in_the_way_is_told_before_anything_is_written() {
     let [options, _] = both_ways();
     let options = DestOptions { overwrite: true, ..options };
     let target = DestTree::open(&dirs.target(), options).unwrap();
-    let said = FileContent { size: 1 << 40, mtime_ns: 0, is_sparse: false };
-    let made = target.make_file(&path("x"), said, |_| Ok(false));
-    assert!(matches!(made, Err(DestError::InTheWay { found: Kind::Dir, .. })));
+    let said = FileContent { size: 1 << 40, is_sparse: false };
+    let made = target.create_file(&path("x"), said, &Metadata::default(), |_| Ok(false));
+    assert!(matches!(made, Err(DestError::InTheWay { found: FileKind::Dir, .. })));
     // One that appears later is spared as well.
-    let MakeFile::Write(sink) =
-        target.make_file(&path("y"), FileContent { size: 0, ..said }, |_| Ok(false)).unwrap()
+    let CreateFile::Write(sink) = target
+        .create_file(&path("y"), FileContent { size: 0, ..said }, &Metadata::default(), |_| {
+            Ok(false)
+        })
+        .unwrap()
     else {
         panic!("there was none")
     };
     fs::create_dir_all(dirs.target().join("y/mine")).unwrap();
-    assert!(matches!(sink.finish(&metadata()), Err(DestError::InTheWay { found: Kind::Dir, .. })));
+    assert!(matches!(
+        sink.finish(&metadata()),
+        Err(DestError::InTheWay { found: FileKind::Dir, .. })
+    ));
     assert_eq!(names(&dirs.target()), ["x", "y"]);
 }
 
@@ -276,12 +283,17 @@ fn what_appears_while_a_file_is_written_stays() {
     let dirs = Dirs::new();
     let [options, _] = both_ways();
     let target = DestTree::open(&dirs.target(), options).unwrap();
-    let said = FileContent { size: 0, mtime_ns: 0, is_sparse: false };
-    let MakeFile::Write(sink) = target.make_file(&path("x"), said, |_| Ok(false)).unwrap() else {
+    let said = FileContent { size: 0, is_sparse: false };
+    let CreateFile::Write(sink) =
+        target.create_file(&path("x"), said, &Metadata::default(), |_| Ok(false)).unwrap()
+    else {
         panic!("there was none")
     };
     put(&dirs.target(), "file");
-    assert!(matches!(sink.finish(&metadata()), Err(DestError::InTheWay { found: Kind::File, .. })));
+    assert!(matches!(
+        sink.finish(&metadata()),
+        Err(DestError::InTheWay { found: FileKind::File, .. })
+    ));
     assert_eq!(fs::read(dirs.target().join("x")).unwrap(), b"mine");
     assert_eq!(names(&dirs.target()), ["x"]);
 }
@@ -308,10 +320,11 @@ fn what_a_killed_run_left_is_removed_by_the_next_and_nothing_else_is() {
     let test = "what_a_killed_run_left_is_removed_by_the_next_and_nothing_else_is";
     if let Ok(dir) = std::env::var(KILLED) {
         let target = DestTree::open(Path::new(&dir), DestOptions::default()).unwrap();
-        let said = FileContent { size: 10, mtime_ns: 0, is_sparse: false };
-        target.make_dir(&path("dir")).unwrap();
-        let sinks = ["file", "dir/file", "dir/other"]
-            .map(|name| target.make_file(&path(name), said, |_| Ok(false)).unwrap());
+        let said = FileContent { size: 10, is_sparse: false };
+        target.create_dir(&path("dir")).unwrap();
+        let sinks = ["file", "dir/file", "dir/other"].map(|name| {
+            target.create_file(&path(name), said, &Metadata::default(), |_| Ok(false)).unwrap()
+        });
         std::mem::forget(sinks);
         std::process::abort();
     }
@@ -329,11 +342,12 @@ fn what_a_killed_run_left_is_removed_by_the_next_and_nothing_else_is() {
     let target = DestTree::open(&dirs.target(), DestOptions::default()).unwrap();
     assert_eq!((leftovers(&dirs.target()), leftovers(&dirs.target().join("dir"))), (1, 2));
     // What this run is making is not what another left.
-    let said = FileContent { size: 0, mtime_ns: 0, is_sparse: false };
-    let sink = target.make_file(&path("dir/file"), said, |_| Ok(false)).unwrap();
-    target.make_dir(&path("dir")).unwrap();
+    let said = FileContent { size: 0, is_sparse: false };
+    let sink =
+        target.create_file(&path("dir/file"), said, &Metadata::default(), |_| Ok(false)).unwrap();
+    target.create_dir(&path("dir")).unwrap();
     assert_eq!(leftovers(&dirs.target().join("dir")), 1, "its own is left");
-    let MakeFile::Write(sink) = sink else { panic!("there was none") };
+    let CreateFile::Write(sink) = sink else { panic!("there was none") };
     sink.finish(&metadata()).unwrap();
     assert_eq!(names(&dirs.target()), [foreign.as_str(), "dir"]);
     assert_eq!(names(&dirs.target().join("dir")), ["file"]);
@@ -354,7 +368,7 @@ fn directories_are_merged_and_filled_whatever_their_mode() {
     let [options, _] = both_ways();
     let target = DestTree::open(&dirs.target(), options).unwrap();
     for dir in ["dir", "dir/inner"].map(path) {
-        assert_eq!(target.make_dir(&dir).unwrap().how, How::Same);
+        assert!(!target.create_dir(&dir).unwrap().is_new);
         make_file(&target, &dir.join(b"file").unwrap(), b"x").unwrap();
     }
     let own = Metadata {
@@ -395,13 +409,14 @@ fn what_this_user_may_not_do_is_said() {
         .into(),
         ..Metadata::default()
     };
-    let said = FileContent { size: 0, mtime_ns: 7, is_sparse: false };
-    let MakeFile::Write(sink) = target.make_file(&path("file"), said, |_| Ok(false)).unwrap()
+    let said = FileContent { size: 0, is_sparse: false };
+    let CreateFile::Write(sink) =
+        target.create_file(&path("file"), said, &Metadata::default(), |_| Ok(false)).unwrap()
     else {
         panic!("there was none")
     };
     let made = sink.finish(&foreign).unwrap();
-    let what: Vec<_> = made.not_set.iter().map(|not_set| not_set.what.clone()).collect();
+    let what: Vec<_> = made.not_set.iter().map(|not_set| not_set.attribute.clone()).collect();
     let xattr = |name: &str| fstree::Attribute::Xattr(name.as_bytes().to_vec());
     assert_eq!(
         what,
@@ -415,8 +430,9 @@ fn what_this_user_may_not_do_is_said() {
     );
     assert!(made.not_set.iter().all(|not_set| not_set.path == path("file")));
     assert_eq!(common::mode(&dirs.target().join("file")), 0o755);
-    let device = target.make_device(&path("null"), Kind::CharDevice, (1, 3), &metadata());
-    assert!(matches!(device, Err(DestError::CannotMake { kind: Kind::CharDevice, .. })));
+    let device =
+        target.create(&path("null"), &EntryKind::CharDevice { device: (1, 3) }, &metadata());
+    assert!(matches!(device, Err(DestError::CannotCreate { kind: FileKind::CharDevice, .. })));
     fs::create_dir(dirs.target().join("closed")).unwrap();
     common::set_mode(&dirs.target().join("closed"), 0o500);
     let denied = make_file(&target, &path("closed/file"), b"x").unwrap_err();

@@ -9,10 +9,11 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use common::{Dirs, awkward, both_ways, copy, path, walk};
+use common::{Dirs, awkward, both_ways, copy, path, symlink_to, walk};
 use fstree::{
-    CompareOptions, DestOptions, DestTree, FileContent, MakeFile, ReadError, Resolution,
-    SourceTree, Visit, WalkItem, WalkOptions, compare,
+    CompareOptions, CreateFile, DestOptions, DestTree, FileContent, FileWriter as _, ReadError,
+    Resolution, SourceTree, TreeReader as _, TreeWriter as _, Visit, WalkItem, WalkOptions,
+    compare,
 };
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
@@ -54,18 +55,19 @@ fn what_was_written_out_is_not_in_the_way_of_others() {
     const TMPFS: rustix::fs::FsWord = 0x0102_1994;
     let dirs = Dirs::new();
     let target = DestTree::open(&dirs.target(), DestOptions::default()).unwrap();
-    let said = FileContent { size: 2 * LEN as u64, mtime_ns: 0, is_sparse: false };
-    let made = target.make_file(&path("file"), said, |_| Ok(false)).unwrap();
-    let MakeFile::Write(mut sink) = made else { unreachable!() };
+    let said = FileContent { size: 2 * LEN as u64, is_sparse: false };
+    let made =
+        target.create_file(&path("file"), said, &Metadata::default(), |_| Ok(false)).unwrap();
+    let CreateFile::Write(mut sink) = made else { unreachable!() };
     let file = fs::read_dir(dirs.target()).unwrap().next().unwrap().unwrap().path();
     sink.write(&vec![1; LEN]).unwrap();
     let before = cached(&file);
-    sink.write_out().run();
+    sink.write_out()();
     let after = cached(&file);
     // What comes while it is written out is another's to forget.
     let asked = sink.write_out();
     sink.write(&vec![2; LEN]).unwrap();
-    asked.run();
+    asked();
     let at_end = cached(&file);
     sink.finish(&Metadata { mode: 0o600, ..Metadata::default() }).unwrap();
     let content = fs::read(dirs.target().join("file")).unwrap();
@@ -96,18 +98,18 @@ fn as_many_levels_as_a_path_has_room_for() {
     const LEVELS: usize = types::MAX_PATH_LEN / 2;
     for options in both_ways() {
         let dirs = Dirs::new();
-        // (Made one by one below the target, they would take their time: each
+        // (CreatedEntry one by one below the target, they would take their time: each
         // is reached from the target anew.)
         make_deep(&dirs.target(), "d", LEVELS - 3, 500);
         let target = DestTree::open(&dirs.target(), options.clone()).unwrap();
         let deep = |levels: usize| path(vec!["d"; levels].join("/"));
         let metadata = Metadata { mode: 0o700, ..Metadata::default() };
         for levels in LEVELS - 4..=LEVELS - 1 {
-            target.make_dir(&deep(levels)).unwrap();
+            target.create_dir(&deep(levels)).unwrap();
         }
         let file = deep(LEVELS - 1).join(b"f").unwrap();
         assert_eq!(file.as_bytes().len(), types::MAX_PATH_LEN - 1);
-        target.make_symlink(&file, b"to", &metadata).unwrap();
+        target.create(&file, &symlink_to(b"to"), &metadata).unwrap();
         let (not_set, errors) =
             target.finish_dirs((LEVELS - 4..LEVELS).map(|levels| (deep(levels), metadata.clone())));
         assert!(not_set.is_empty() && errors.is_empty());

@@ -11,8 +11,8 @@ use std::path::Path;
 
 use common::{Dirs, awkward, both_ways, copy, is_root, names, path, set_mode};
 use fstree::{
-    Attribute, CompareOptions, DestError, DestOptions, DestTree, FileContent, How, Kind, MakeFile,
-    Unlike, compare,
+    Attribute, CompareOptions, CreateFile, DestError, DestOptions, DestTree, DifferenceKind,
+    FileContent, FileKind, FileWriter as _, TreeWriter as _, compare,
 };
 use types::Metadata;
 
@@ -59,7 +59,7 @@ fn names_that_are_one_to_the_file_system_are_told_and_nothing_is_lost() {
                 DestError::NoParent { path, .. } => _ = below.insert(path.to_string()),
                 // (The file systems' times differ, so what is there is not known
                 // to be the same.)
-                DestError::InTheWay { found: Kind::File, .. } => {}
+                DestError::InTheWay { found: FileKind::File, .. } => {}
                 error => panic!("{error:?}"),
             }
         }
@@ -88,7 +88,7 @@ fn the_awkward_tree_on_a_memory_stick() {
         let why = match error {
             DestError::NameRefused { .. } => "name",
             DestError::Collision { .. } => "collision",
-            DestError::CannotMake { .. } => "kind",
+            DestError::CannotCreate { .. } => "kind",
             DestError::CannotLink { .. } => "second name",
             DestError::NoParent { .. } => "parent",
             error => panic!("{error:?}"),
@@ -99,7 +99,7 @@ fn the_awkward_tree_on_a_memory_stick() {
     let what: BTreeSet<_> = report
         .not_set
         .iter()
-        .map(|not_set| match &not_set.what {
+        .map(|not_set| match &not_set.attribute {
             Attribute::Xattr(_) => Attribute::Xattr(Vec::new()),
             what => what.clone(),
         })
@@ -108,8 +108,8 @@ fn the_awkward_tree_on_a_memory_stick() {
     // All that was made has its content, and what else differs was told.
     for difference in compare(&dirs.source(), &dirs.target(), CompareOptions::default()).unwrap() {
         let is = |path: &types::RelPath| *path == difference.path;
-        let is_told = match difference.what {
-            Unlike::OnlyInFirst | Unlike::HardLinks | Unlike::Holes => true,
+        let is_told = match difference.kind {
+            DifferenceKind::OnlyInFirst | DifferenceKind::HardLinks | DifferenceKind::Holes => true,
             _ => report.not_set.iter().any(|not_set| is(&not_set.path)),
         };
         assert!(is_told, "{difference:?}");
@@ -121,20 +121,23 @@ fn without_a_rename_that_spares_what_is_there_it_is_spared() {
     let dirs = Dirs::new();
     let Some(_mounted) = mount(&dirs.target()) else { return };
     let target = DestTree::open(&dirs.target(), DestOptions::default()).unwrap();
-    let said = FileContent { size: 1, mtime_ns: 0, is_sparse: false };
-    let make = |name: &str| match target.make_file(&path(name), said, |_| Ok(false)).unwrap() {
-        MakeFile::Write(mut sink) => {
+    let said = FileContent { size: 1, is_sparse: false };
+    let make = |name: &str| match target
+        .create_file(&path(name), said, &Metadata::default(), |_| Ok(false))
+        .unwrap()
+    {
+        CreateFile::Write(mut sink) => {
             sink.write(b"x").unwrap();
             sink
         }
-        MakeFile::Same(_) => unreachable!(),
+        CreateFile::Existing(_) => unreachable!(),
     };
     let metadata = Metadata { mode: 0o644, ..Metadata::default() };
     let (first, second) = (make("file"), make("other"));
     fs::write(dirs.target().join("FILE"), b"mine").unwrap();
     assert!(matches!(first.finish(&metadata), Err(DestError::InTheWay { .. })));
     let made = second.finish(&metadata).unwrap();
-    assert_eq!((made.how, made.not_set.len()), (How::New, 0));
+    assert_eq!((made.is_new, made.not_set.len()), (true, 0));
     assert_eq!(fs::read(dirs.target().join("FILE")).unwrap(), b"mine");
     assert_eq!(names(&dirs.target()), ["FILE", "other"]);
 }
@@ -148,14 +151,15 @@ fn what_did_not_get_to_the_disk_is_told_whoever_wrote_it_out() {
         let options = DestOptions { durable, ..DestOptions::default() };
         let target = DestTree::open(&dirs.target(), options).unwrap();
         let make = |name: &str, content: &[u8]| {
-            let said = FileContent { size: 8, mtime_ns: 0, is_sparse: false };
-            let made = target.make_file(&path(name), said, |_| Ok(false)).unwrap();
-            let MakeFile::Write(mut sink) = made else { unreachable!() };
+            let said = FileContent { size: 8, is_sparse: false };
+            let made =
+                target.create_file(&path(name), said, &Metadata::default(), |_| Ok(false)).unwrap();
+            let CreateFile::Write(mut sink) = made else { unreachable!() };
             sink.write(content).unwrap();
             assert_eq!(sink.written(), 4);
             if ahead {
                 let asked = sink.write_out();
-                std::thread::spawn(|| asked.run()).join().unwrap();
+                std::thread::spawn(asked).join().unwrap();
             }
             sink.write(b"rest").unwrap();
             sink.finish(&metadata)

@@ -11,7 +11,9 @@ use std::os::unix::fs::{FileExt, symlink};
 use std::path::{Path, PathBuf};
 
 use common::{Dirs, awkward, copy, owners_to_set};
-use fstree::{CompareOptions, DestError, DestOptions, Kind, Resolution, Unlike, compare};
+use fstree::{
+    CompareOptions, DestError, DestOptions, DifferenceKind, FileKind, Resolution, compare,
+};
 use proptest::prelude::*;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 
@@ -153,7 +155,7 @@ proptest! {
         let mut spoiled = Vec::new();
         for error in &report.errors {
             match error {
-                DestError::InTheWay { path, found: Kind::Dir } => spoiled.push(path.clone()),
+                DestError::InTheWay { path, found: FileKind::Dir } => spoiled.push(path.clone()),
                 // Of a hard link whose first name could not be made.
                 DestError::Changed { path } | DestError::NoParent { path, .. } => {
                     spoiled.push(path.clone());
@@ -162,10 +164,10 @@ proptest! {
             }
         }
         for difference in compare(&dirs.source(), &dirs.target(), NO_HOLES).unwrap() {
-            let is_excused = match difference.what {
+            let is_excused = match difference.kind {
                 // A merge keeps what else is in a directory, and its attributes.
-                Unlike::OnlyInSecond | Unlike::Xattr(_) => true,
-                Unlike::HardLinks => {
+                DifferenceKind::OnlyInSecond | DifferenceKind::Xattr(_) => true,
+                DifferenceKind::HardLinks => {
                     let of_source = dirs.source().join(difference.path.as_path());
                     !spoiled.is_empty() || fs::symlink_metadata(of_source).is_err()
                 }
@@ -190,7 +192,7 @@ proptest! {
         copy(&dirs.source(), &dirs.target(), &options(false, by_name));
         for difference in compare(&before, &dirs.target(), NO_HOLES).unwrap() {
             // A file that is the same may have got another name.
-            let is_new = matches!(difference.what, Unlike::OnlyInSecond | Unlike::HardLinks);
+            let is_new = matches!(difference.kind, DifferenceKind::OnlyInSecond | DifferenceKind::HardLinks);
             let at = dirs.target().join(difference.path.as_path());
             // Directories are merged, and get what the tree gives them.
             let is_dir = fs::symlink_metadata(&at).is_ok_and(|metadata| metadata.is_dir());

@@ -7,7 +7,7 @@ mod common;
 use std::fs;
 
 use common::{Dirs, awkward, both_ways, copy};
-use fstree::{CompareOptions, DestError, Unlike, compare};
+use fstree::{CompareOptions, DestError, DifferenceKind, compare};
 
 #[test]
 fn the_awkward_tree() {
@@ -20,7 +20,7 @@ fn the_awkward_tree() {
             compare(&dirs.source(), &dirs.target(), CompareOptions::default()).unwrap();
         assert!(differences.is_empty(), "{differences:#?}");
         assert_eq!(report.same, 0);
-        // Made once more, it is there already.
+        // CreatedEntry once more, it is there already.
         let again = copy(&dirs.source(), &dirs.target(), &options);
         assert!(again.is_clean(), "{again:#?}");
         assert_eq!((again.made, again.same), (0, report.made));
@@ -45,12 +45,15 @@ fn a_socket_is_recorded_and_reported() {
     let [options, _] = both_ways();
     let report = copy(&dirs.source(), &dirs.target(), &options);
     assert!(
-        matches!(&report.errors[..], [DestError::CannotMake { kind: fstree::Kind::Socket, .. }]),
+        matches!(
+            &report.errors[..],
+            [DestError::CannotCreate { kind: fstree::FileKind::Socket, .. }]
+        ),
         "{report:#?}"
     );
     let differences = compare(&dirs.source(), &dirs.target(), CompareOptions::default()).unwrap();
     assert!(
-        matches!(&differences[..], [difference] if matches!(difference.what, Unlike::OnlyInFirst)),
+        matches!(&differences[..], [difference] if matches!(difference.kind, DifferenceKind::OnlyInFirst)),
         "{differences:#?}"
     );
 }

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use common::{Dirs, awkward, path, set_mode, walk, while_racing, with_mount};
 use fstree::{
-    FoundKind, Kind, ReadError, Resolution, RootError, SourceTree, Visit, WalkItem, WalkOptions,
-    is_temp_name,
+    FileKind, FoundKind, ReadError, Resolution, RootError, SourceTree, TreeReader as _, Visit,
+    WalkItem, WalkOptions, is_temp_name,
 };
 use rustix::fs::{CWD, FileType, Mode, RenameFlags, mknodat, renameat_with};
 use types::RelPath;
@@ -71,7 +71,7 @@ fn the_caller_decides_where_the_walk_goes() {
     fs::write(dirs.source().join("file"), b"").unwrap();
     let root = SourceTree::open(&dirs.source()).unwrap();
     let mut asked = Vec::new();
-    let decide = |path: &RelPath, kind: Kind| {
+    let decide = |path: &RelPath, kind: FileKind| {
         asked.push((path.clone(), kind));
         match path.as_bytes() {
             b"skip" => Visit::Skip,
@@ -89,8 +89,8 @@ fn the_caller_decides_where_the_walk_goes() {
         .collect();
     assert_eq!(found, ["file", "keep", "keep/inner", "record"]);
     assert_eq!(asked.len(), 5);
-    assert!(asked.contains(&(path("file"), Kind::File)));
-    assert!(asked.contains(&(path("skip"), Kind::Dir)));
+    assert!(asked.contains(&(path("file"), FileKind::File)));
+    assert!(asked.contains(&(path("skip"), FileKind::Dir)));
 }
 
 #[test]
@@ -200,14 +200,14 @@ fn only_regular_files_are_opened_and_nothing_waits() {
         for (found, _) in common::capture(&root, &mut common::Report::default()) {
             let opened = root.open_file(&found.path);
             match found.kind() {
-                Kind::File => {
+                FileKind::File => {
                     let mut open = opened.unwrap();
                     assert_eq!(open.stamp, found.stamp);
                     let mut content = String::new();
                     open.file.read_to_string(&mut content).unwrap();
                     assert_eq!(content, "content");
-                    assert!(open.is_unchanged().unwrap());
-                    assert!(open.xattrs().unwrap().xattrs.is_empty());
+                    assert!(root.is_unchanged(&open).unwrap());
+                    assert!(root.file_xattrs(&open).unwrap().xattrs.is_empty());
                 }
                 _ => assert!(matches!(opened, Err(ReadError::NotRegular(_))), "{found:?}"),
             }
@@ -225,7 +225,7 @@ fn a_file_that_is_written_to_is_known_to_be() {
     let open = root.open_file(&path("file")).unwrap();
     std::thread::sleep(Duration::from_millis(20));
     awkward::set_xattr(&file, "user.new", b"x");
-    assert!(!open.is_unchanged().unwrap());
+    assert!(!root.is_unchanged(&open).unwrap());
     assert!(matches!(root.xattrs(&found), Err(ReadError::Changed(_))));
 }
 

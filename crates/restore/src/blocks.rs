@@ -1,4 +1,4 @@
-//! Where the blocks of a restore come from.
+//! The supplier of a restore's blocks.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,28 +7,29 @@ use bytes::Bytes;
 use store::{BlockRead, StoreError};
 use types::Cid;
 
-/// Why blocks could not be had.
+/// The reason why blocks could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum BlocksError {
-    /// The store.
+    /// The block store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// Where else they come from.
-    #[error("the blocks cannot be had")]
+    /// Another supplier failed.
+    #[error("cannot read the blocks")]
     Elsewhere(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// A block that is needed is not there.
+    /// A required block is missing.
     #[error("block {0} is missing")]
     Missing(Cid),
 }
 
-/// A source of blocks. Called from several threads, which may block.
+/// Supplies blocks. Several threads call it, and it may block them.
 pub trait Blocks: Send + Sync + fmt::Debug {
-    /// The bytes of blocks, each checked against its name, in the order of
-    /// `wanted`; `None` for what is not there or is damaged.
+    /// Returns the content of blocks, each verified against its CID, in the order of
+    /// `wanted`; `None` for a missing or damaged block.
     ///
     /// # Errors
     ///
-    /// [`BlocksError`] where nothing more can be expected.
+    /// Returns [`BlocksError::Store`] or [`BlocksError::Elsewhere`] if no further block
+    /// can be read.
     fn get(&self, wanted: &[Cid]) -> Result<Vec<Option<Bytes>>, BlocksError>;
 }
 
@@ -37,7 +38,7 @@ impl Blocks for Arc<dyn BlockRead> {
         wanted
             .iter()
             .map(|cid| match BlockRead::get(&**self, cid) {
-                // The store has logged it; for this file it is gone.
+                // The store has logged the damage; for this file the block is missing.
                 Err(StoreError::Damaged { .. }) => Ok(None),
                 result => Ok(result?),
             })
@@ -45,7 +46,7 @@ impl Blocks for Arc<dyn BlockRead> {
     }
 }
 
-/// One block that has to be there.
-pub(crate) fn one(blocks: &dyn Blocks, cid: Cid) -> Result<Bytes, BlocksError> {
+/// Returns one required block.
+pub(crate) fn get_one(blocks: &dyn Blocks, cid: Cid) -> Result<Bytes, BlocksError> {
     blocks.get(&[cid])?.into_iter().next().flatten().ok_or(BlocksError::Missing(cid))
 }

@@ -1,47 +1,47 @@
-//! The restore itself: one thread walks the manifest and makes what has no
-//! content, others make the files; hard links and the metadata of directories
-//! come last.
+//! The restore: one thread walks the manifest and creates the entries without
+//! content, others create the files. Hard links and the metadata of directories come
+//! last.
 
 use std::collections::{HashMap, HashSet};
+use std::fs::File;
 use std::io;
 use std::ops::ControlFlow;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use fstree::{
-    DestError, DestOptions, DestTree, FileContent, How, Identity, Made, MakeFile, NotSet,
-    OwnerPolicy, RootError,
+    CreateFile, CreatedEntry, DestError, DestOptions, DestTree, FileContent, FileWriter, Identity,
+    NotSet, OwnerPolicy, RootError, SourceTree, TreeReader, TreeWriter,
 };
 use parking_lot::Mutex;
 use types::{Cid, Codec, Entry, EntryKind, Metadata, RelPath, with_causes};
 
 use crate::blocks::{Blocks, BlocksError};
-use crate::file::{Content, FileError, FileTask, ReadAhead, WriteBehind, has_content};
+use crate::file::{ContentRef, FileError, FileTask, ReadAhead, WriteBehind, has_content};
 use crate::manifest::{Manifest, ManifestError};
-use crate::report::{Progress, Report, Trouble};
-use crate::select::{Part, Selection};
+use crate::report::{Progress, Report, ReportKind};
+use crate::select::{Match, Selection};
 
-/// Files that are handed to a worker at once …
-const FILES_AT_ONCE: usize = 64;
-/// … up to so many bytes of them.
-const BYTES_AT_ONCE: u64 = 4 << 20;
-/// Batches that wait for a worker.
+/// Maximum number of files in a batch, the unit of work of a worker.
+const BATCH_FILES_MAX: usize = 64;
+/// Number of bytes from which on a batch is complete.
+const BATCH_LEN: u64 = 4 << 20;
+/// Maximum number of batches waiting for a worker.
 const BATCHES: usize = 4;
 
-/// What is to be restored, and how.
+/// Options of a restore.
 #[derive(Clone, Debug)]
 pub struct RestoreOptions {
-    /// Which part of the snapshot.
+    /// The part of the snapshot to restore.
     pub selection: Selection,
-    /// Replace what is in the way.
+    /// True if existing entries are replaced.
     pub overwrite: bool,
-    /// Have every file on the disk before it gets its name.
+    /// True if every file is synced before it gets its name.
     pub durable: bool,
-    /// Whose the files become.
+    /// Owners of the restored entries.
     pub owners: OwnerPolicy,
-    /// Threads that make files.
+    /// Number of threads that create files.
     pub workers: usize,
 }
 
@@ -57,48 +57,49 @@ impl Default for RestoreOptions {
     }
 }
 
-/// Why a restore ended before its end. Begun again, it goes on where it was.
+/// The reason why a restore stopped before its end. A new run with the same target
+/// resumes it.
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
-    /// The manifest.
+    /// The manifest cannot be read.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
-    /// The target as a whole.
+    /// The target directory cannot be used.
     #[error("cannot restore into {}", path.display())]
     Target {
-        /// The target.
+        /// The target directory.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The reason.
         #[source]
         source: RootError,
     },
-    /// The target could not be made.
-    #[error("cannot make {}", path.display())]
+    /// The target directory cannot be created.
+    #[error("cannot create {}", path.display())]
     Create {
-        /// The target.
+        /// The target directory.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the operating system.
         #[source]
         source: io::Error,
     },
-    /// The target takes no more.
-    #[error("the restore has stopped: the target is full or cannot be written to")]
-    TargetEnds(#[source] DestError),
-    /// The blocks cannot be had any more.
-    #[error("the restore has stopped: its blocks cannot be had")]
+    /// The target is full or read-only.
+    #[error("the restore stopped because the target is full or read-only")]
+    TargetUnwritable(#[source] DestError),
+    /// Blocks cannot be read any more.
+    #[error("the restore stopped because blocks cannot be read")]
     Blocks(#[source] BlocksError),
-    /// It was stopped.
+    /// [`Progress::stop`] was called.
     #[error("the restore was stopped")]
     Stopped,
 }
 
-/// Makes the tree of `manifest`, or a part of it, below `target`, which is
-/// made where it is not there.
+/// Restores the tree of `manifest`, or a part of it, into the directory `target`,
+/// which is created if it does not exist.
 ///
 /// # Errors
 ///
-/// [`RestoreError`] where it makes no sense to go on. What went wrong with
-/// single entries is in the report.
+/// Returns [`RestoreError`] if the restore cannot continue. Errors that concern
+/// single entries are in the report.
 pub fn restore(
     blocks: &Arc<dyn Blocks>,
     manifest: Cid,
@@ -109,12 +110,12 @@ pub fn restore(
     let manifest = Manifest::open(blocks.clone(), manifest)?;
     std::fs::create_dir_all(target)
         .map_err(|source| RestoreError::Create { path: target.to_owned(), source })?;
-    // The folder's own mode and times are given to a directory that is for it
-    // alone: one that is empty, or was given them before.
-    let of_root = &manifest.header().root.metadata;
+    // The target gets the mode and time of the backed-up root only if it is used for
+    // this folder alone: if it is empty, or already has them.
+    let root_metadata = &manifest.header().root.metadata;
     let is_empty = std::fs::read_dir(target).is_ok_and(|mut entries| entries.next().is_none());
-    let is_its_own = is_empty || is_as(target, of_root);
-    let made = DestTree::open(
+    let sets_root = is_empty || has_mode_and_mtime(target, root_metadata);
+    let dest = DestTree::open(
         target,
         DestOptions {
             overwrite: options.overwrite,
@@ -130,13 +131,13 @@ pub fn restore(
     }
     let job = Job {
         blocks: &**blocks,
-        target: made,
+        dest,
         progress,
         report: Mutex::default(),
         end: Mutex::default(),
         linked: Mutex::default(),
     };
-    // The root is in every snapshot, and is no entry.
+    // Every snapshot contains the root, but not as an entry.
     let mut walk = WalkState { found: HashSet::from([RelPath::root()]), ..WalkState::default() };
     let walked = std::thread::scope(|scope| {
         let (sender, receiver) = bounded(BATCHES);
@@ -148,11 +149,11 @@ pub fn restore(
             scope.spawn(read);
             scope.spawn(move || job.work(&receiver, &ahead));
         }
-        // So that those threads end when the workers do.
+        // The reading and writing threads then end when the workers end.
         drop((receiver, behind));
         walk.run(&job, &manifest, &options.selection, &sender)
     });
-    // Why a worker gave up counts before what the walk made of it.
+    // The error of a worker comes first: an error of the walk is a consequence.
     if let Some(end) = job.end.lock().take() {
         return Err(end);
     }
@@ -162,22 +163,23 @@ pub fn restore(
         let (ahead, read) = ReadAhead::new(job.blocks, behind);
         scope.spawn(write_out);
         scope.spawn(read);
-        walk.make_links(&job, &ahead);
+        walk.create_links(&job, &ahead);
     });
     if let Some(end) = job.end.lock().take() {
         return Err(end);
     }
-    if is_its_own && options.selection.is_all() {
-        walk.dirs.push((RelPath::root(), of_root.clone()));
+    if sets_root && options.selection.is_all() {
+        walk.dirs.push((RelPath::root(), root_metadata.clone()));
     }
-    let (not_set, errors) = job.target.finish_dirs(std::mem::take(&mut walk.dirs));
+    let (not_set, errors) = job.dest.finish_dirs(std::mem::take(&mut walk.dirs));
     job.note_not_set(not_set);
-    for error in errors {
-        job.note(Trouble::Failed, with_causes(&error));
+    let synced = if options.durable { job.dest.sync() } else { Ok(()) };
+    for error in errors.into_iter().chain(synced.err()) {
+        job.note(ReportKind::Failed, with_causes(&error));
     }
-    if !is_its_own && options.selection.is_all() {
-        let what = "is left with its mode and times, as it was not empty";
-        job.note(Trouble::NotSet, format!("{} {what}", target.display()));
+    if !sets_root && options.selection.is_all() {
+        let why = "the directory was not empty, so its permissions and time were not changed";
+        job.note(ReportKind::NotSet, format!("{}: {why}", target.display()));
     }
     let mut report = job.report.into_inner();
     report.not_found = options
@@ -190,35 +192,36 @@ pub fn restore(
     Ok(report)
 }
 
-/// Whether the target itself is as the folder was.
-fn is_as(target: &Path, of_root: &Metadata) -> bool {
-    std::fs::metadata(target).is_ok_and(|now| {
-        let mtime_ns = i128::from(now.mtime()) * 1_000_000_000 + i128::from(now.mtime_nsec());
-        (now.mode() & 0o7777, mtime_ns) == (of_root.mode, of_root.mtime_ns)
+/// Reports whether a directory already has the mode and mtime of the backed-up root.
+fn has_mode_and_mtime(dir: &Path, metadata: &Metadata) -> bool {
+    let tree = SourceTree::open(dir);
+    let found = tree.ok().and_then(|tree| tree.examine(&RelPath::root()).ok().flatten());
+    found.is_some_and(|found| {
+        (found.mode, found.stamp.mtime_ns()) == (metadata.mode, metadata.mtime_ns)
     })
 }
 
-/// What the threads share.
-struct Job<'a> {
+/// State shared by the threads of a restore.
+struct Job<'a, W> {
     blocks: &'a dyn Blocks,
-    target: DestTree,
+    dest: W,
     progress: &'a Progress,
     report: Mutex<Report>,
-    /// Why all of it ends, where it does.
+    /// The reason to stop the restore, if there is one.
     end: Mutex<Option<RestoreError>>,
-    /// The inodes of files with several names.
+    /// Identities of the created files with several names.
     linked: Mutex<HashMap<RelPath, Identity>>,
 }
 
-/// What the walk keeps.
+/// State of the walk over the manifest.
 #[derive(Default)]
 struct WalkState {
     dirs: Vec<(RelPath, Metadata)>,
-    /// The first name of each file with several: names of one file that have
-    /// other content were taken in at another time, and are files of their own.
-    first_names: HashMap<(u64, Content), RelPath>,
+    /// First name of each file with several names. Names with the same number but
+    /// other content were scanned at different times, and become separate files.
+    first_names: HashMap<(u64, ContentRef), RelPath>,
     links: Vec<Link>,
-    /// Selected paths that are in the snapshot.
+    /// Selected paths that the snapshot contains.
     found: HashSet<RelPath>,
 }
 
@@ -229,33 +232,33 @@ struct Link {
 }
 
 impl WalkState {
-    fn run(
+    fn run<W: TreeWriter>(
         &mut self,
-        job: &Job<'_>,
+        job: &Job<'_, W>,
         manifest: &Manifest,
         selection: &Selection,
         batches: &Sender<Vec<FileTask>>,
     ) -> Result<(), RestoreError> {
         let mut batch = Batch::default();
-        // A directory on the way is made when something is wanted in it.
-        let mut on_the_way: Vec<Entry> = Vec::new();
+        // The parent of a selected entry is created when the entry is reached.
+        let mut parents: Vec<Entry> = Vec::new();
         let broken = manifest.entries(
             |segment, next| selection.wants(segment, next),
             |entry| {
-                match selection.part(&entry.path) {
-                    Part::Not => return ControlFlow::Continue(()),
-                    Part::OnTheWay => {
-                        on_the_way.retain(|dir| entry.path.is_within(&dir.path));
+                match selection.matches(&entry.path) {
+                    Match::None => return ControlFlow::Continue(()),
+                    Match::Parent => {
+                        parents.retain(|dir| entry.path.is_within(&dir.path));
                         if entry.kind == EntryKind::Dir {
-                            on_the_way.push(entry);
+                            parents.push(entry);
                         }
                         return ControlFlow::Continue(());
                     }
-                    Part::Wanted => {}
+                    Match::Selected => {}
                 }
-                for dir in std::mem::take(&mut on_the_way) {
+                for dir in std::mem::take(&mut parents) {
                     if entry.path.is_within(&dir.path) {
-                        self.take(job, dir, &mut batch);
+                        self.restore_entry(job, dir, &mut batch);
                     }
                 }
                 if selection.paths().contains(&entry.path) {
@@ -268,7 +271,7 @@ impl WalkState {
                     };
                     job.progress.expect(1, bytes);
                 }
-                self.take(job, entry, &mut batch);
+                self.restore_entry(job, entry, &mut batch);
                 if job.has_ended() {
                     return ControlFlow::Break(());
                 }
@@ -281,16 +284,17 @@ impl WalkState {
         if broken.is_some() {
             return Err(RestoreError::Stopped);
         }
-        // Nobody takes it where the workers have given up, and said why.
+        // Sending fails only if the workers have stopped and recorded their error.
         let _ = batches.send(batch.take());
         Ok(())
     }
 
-    fn take(&mut self, job: &Job<'_>, entry: Entry, batch: &mut Batch) {
+    /// Creates an entry without content, or adds a file to the batch.
+    fn restore_entry<W: TreeWriter>(&mut self, job: &Job<'_, W>, entry: Entry, batch: &mut Batch) {
         let Entry { path, kind, metadata, .. } = entry;
         match kind {
             EntryKind::File { cid, size, blake3, is_sparse } => {
-                let content = Content { cid, size, blake3 };
+                let content = ContentRef { cid, size, blake3 };
                 let hard_link = metadata.hard_link;
                 let task = FileTask { path, content, is_sparse, metadata };
                 if let Some(group) = hard_link {
@@ -303,33 +307,33 @@ impl WalkState {
                 batch.push(task);
             }
             EntryKind::Dir => {
-                if job.settle(&path, job.target.make_dir(&path)).is_some() {
+                if job.record(&path, job.dest.create_dir(&path)).is_some() {
                     self.dirs.push((path, metadata));
                 }
             }
             kind => {
-                job.settle(&path, job.target.make(&path, &kind, &metadata));
+                job.record(&path, job.dest.create(&path, &kind, &metadata));
             }
         }
     }
 
-    /// Makes the further names, now that the files are there.
-    fn make_links(&mut self, job: &Job<'_>, ahead: &ReadAhead) {
+    /// Creates the further names of the files that were created.
+    fn create_links<W: TreeWriter>(&mut self, job: &Job<'_, W>, ahead: &ReadAhead) {
         for Link { first, task } in std::mem::take(&mut self.links) {
             if job.has_ended() {
                 return;
             }
             let identity = job.linked.lock().get(&first).copied();
             let linked =
-                identity.map(|identity| job.target.make_hard_link(&first, identity, &task.path));
+                identity.map(|identity| job.dest.create_hard_link(&first, identity, &task.path));
             match linked {
                 Some(Err(DestError::CannotLink { .. } | DestError::Changed { .. })) | None => {
-                    // As a file of its own, then.
-                    job.make_files(vec![task], ahead);
+                    // Create a separate file instead.
+                    job.create_files(vec![task], ahead);
                 }
-                Some(made) => {
+                Some(created) => {
                     job.progress.wrote(task.content.size);
-                    job.settle(&task.path, made);
+                    job.record(&task.path, created);
                 }
             }
         }
@@ -349,7 +353,7 @@ impl Batch {
     }
 
     fn is_full(&self) -> bool {
-        self.tasks.len() >= FILES_AT_ONCE || self.len >= BYTES_AT_ONCE
+        self.tasks.len() >= BATCH_FILES_MAX || self.len >= BATCH_LEN
     }
 
     fn take(&mut self) -> Vec<FileTask> {
@@ -358,18 +362,18 @@ impl Batch {
     }
 }
 
-impl Job<'_> {
+impl<W: TreeWriter> Job<'_, W> {
     fn work(&self, batches: &Receiver<Vec<FileTask>>, ahead: &ReadAhead) {
         for batch in batches {
             if self.has_ended() {
                 return;
             }
-            self.make_files(batch, ahead);
+            self.create_files(batch, ahead);
         }
     }
 
-    /// Whether it makes no sense to go on. A stop that anybody has obeyed is an
-    /// end: something was left out because of it.
+    /// Reports whether the restore must stop. If a stop was requested, it becomes the
+    /// result, because the caller now skips entries.
     fn has_ended(&self) -> bool {
         if self.progress.is_stopped() {
             self.end(RestoreError::Stopped);
@@ -381,8 +385,8 @@ impl Job<'_> {
         self.end.lock().get_or_insert(error);
     }
 
-    /// Makes files. The blocks of those with one chunk are asked for together.
-    fn make_files(&self, tasks: Vec<FileTask>, ahead: &ReadAhead) {
+    /// Creates files. The blocks of files with a single chunk are requested together.
+    fn create_files(&self, tasks: Vec<FileTask>, ahead: &ReadAhead) {
         let small: Vec<Cid> = tasks
             .iter()
             .map(|task| task.content.cid)
@@ -401,110 +405,112 @@ impl Job<'_> {
             if self.has_ended() {
                 return;
             }
-            match self.make_file(&task, chunk, ahead) {
-                Ok(made) => self.made(&task.path, made, task.metadata.hard_link.is_some()),
+            match self.create_file(&task, chunk, ahead) {
+                Ok(created) => {
+                    self.count(&task.path, created, task.metadata.hard_link.is_some());
+                }
                 Err(FileError::Dest(error)) => {
-                    self.settle(&task.path, Err(error));
+                    self.record(&task.path, Err(error));
                 }
                 Err(FileError::Stopped) => self.end(RestoreError::Stopped),
-                // A block is missing or another: this file cannot be made, the
-                // others can.
+                // A block of this file is missing or wrong; other files can be
+                // restored.
                 Err(
                     error @ (FileError::Blocks(BlocksError::Missing(_))
                     | FileError::Tree(_)
-                    | FileError::Hash),
-                ) => self.note(Trouble::Failed, format!("{}: {error}", task.path)),
+                    | FileError::Hash
+                    | FileError::ReaderPanicked),
+                ) => self.note(ReportKind::Failed, format!("{}: {error}", task.path)),
                 Err(FileError::Blocks(error)) => self.end(RestoreError::Blocks(error)),
             }
         }
     }
 
-    /// Makes one file; `chunk` is its content, where it has only one.
-    fn make_file(
+    /// Creates one file; `chunk` is its content if it has a single chunk.
+    fn create_file(
         &self,
         task: &FileTask,
         chunk: Option<Option<bytes::Bytes>>,
         ahead: &ReadAhead,
-    ) -> Result<Made, FileError> {
+    ) -> Result<CreatedEntry, FileError> {
         let content = task.content;
-        let shape = FileContent {
-            size: content.size,
-            mtime_ns: task.metadata.mtime_ns,
-            is_sparse: task.is_sparse,
-        };
-        let made = self
-            .target
-            .make_file(&task.path, shape, |file| has_content(file, &content, self.progress))?;
-        match made {
-            MakeFile::Same(same) => {
+        let shape = FileContent { size: content.size, is_sparse: task.is_sparse };
+        let verify = |file: &File| has_content(file, &content, self.progress);
+        match self.dest.create_file(&task.path, shape, &task.metadata, verify)? {
+            CreateFile::Existing(existing) => {
                 self.progress.wrote(content.size);
-                Ok(same.finish(&task.metadata)?)
+                Ok(existing)
             }
-            MakeFile::Write(mut sink) => {
+            CreateFile::Write(mut sink) => {
                 match chunk {
                     Some(chunk) => {
                         let chunk = chunk.ok_or(BlocksError::Missing(content.cid))?;
                         if chunk.len() as u64 != content.size {
-                            return Err(FileError::Tree("the only one has another length"));
+                            return Err(FileError::Tree("a chunk has the wrong length"));
                         }
                         sink.write(&chunk)?;
                         self.progress.wrote(content.size);
                     }
                     None => ahead.write_tree(&content, &mut sink, self.progress)?,
                 }
-                let made = sink.finish(&task.metadata)?;
+                let created = sink.finish(&task.metadata)?;
                 self.report.lock().bytes += content.size;
-                Ok(made)
+                Ok(created)
             }
         }
     }
 
-    /// Notes what came of an entry. `None`: it is not there.
-    fn settle(&self, path: &RelPath, made: Result<Made, DestError>) -> Option<()> {
-        match made {
-            Ok(made) => {
-                self.made(path, made, false);
+    /// Records the result for an entry in the report. Returns `None` if the entry
+    /// does not exist in the target.
+    fn record(&self, path: &RelPath, result: Result<CreatedEntry, DestError>) -> Option<()> {
+        match result {
+            Ok(created) => {
+                self.count(path, created, false);
                 Some(())
             }
             Err(error @ (DestError::Full { .. } | DestError::ReadOnly { .. })) => {
-                self.end(RestoreError::TargetEnds(error));
+                self.end(RestoreError::TargetUnwritable(error));
                 None
             }
             Err(error) => {
-                let trouble = match &error {
-                    DestError::InTheWay { .. } | DestError::Collision { .. } => Trouble::InTheWay,
-                    DestError::CannotMake { .. } => Trouble::Skipped,
-                    _ => Trouble::Failed,
+                let kind = match &error {
+                    DestError::InTheWay { .. } | DestError::Collision { .. } => {
+                        ReportKind::InTheWay
+                    }
+                    DestError::CannotCreate { .. } => ReportKind::Skipped,
+                    _ => ReportKind::Failed,
                 };
-                self.note(trouble, with_causes(&error));
+                self.note(kind, with_causes(&error));
                 None
             }
         }
     }
 
-    fn made(&self, path: &RelPath, made: Made, is_linked: bool) {
+    /// Counts an entry that exists in the target now.
+    fn count(&self, path: &RelPath, created: CreatedEntry, is_linked: bool) {
         {
             let mut report = self.report.lock();
-            match made.how {
-                How::New => report.made += 1,
-                How::Same => report.same += 1,
+            if created.is_new {
+                report.made += 1;
+            } else {
+                report.same += 1;
             }
         }
         if is_linked {
-            self.linked.lock().insert(path.clone(), made.identity);
+            self.linked.lock().insert(path.clone(), created.identity);
         }
-        self.note_not_set(made.not_set);
+        self.note_not_set(created.not_set);
         self.progress.done(1);
     }
 
     fn note_not_set(&self, not_set: Vec<NotSet>) {
         for not_set in not_set {
-            let NotSet { path, what, source } = not_set;
-            self.note(Trouble::NotSet, format!("{path}: {what:?}: {source}"));
+            let NotSet { path, attribute, source } = not_set;
+            self.note(ReportKind::NotSet, format!("{path}: {attribute}: {source}"));
         }
     }
 
-    fn note(&self, trouble: Trouble, text: String) {
-        self.report.lock().list(trouble, text);
+    fn note(&self, kind: ReportKind, text: String) {
+        self.report.lock().list(kind, text);
     }
 }

@@ -1,74 +1,77 @@
-//! The content of one file, from blocks to the disk.
+//! Writes the content of a file from its blocks.
 
 use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt as _;
+use std::io::{self, Read, Seek};
 
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded};
-use fstree::{DestError, FileSink, WriteOut};
+use fstree::{DestError, FileWriter, WriteOut};
 use types::{Cid, Codec, FileNode, Hash, MAX_TREE_DEPTH, NodeChild, RelPath};
 
-use crate::blocks::{Blocks, BlocksError, one};
+use crate::blocks::{Blocks, BlocksError, get_one};
 use crate::report::Progress;
 
-/// Chunks that are asked for at once …
-const CHUNKS_AT_ONCE: usize = 32;
-/// … up to so many bytes of them, and the last one's. Each worker has up to
-/// three such groups: one that is read, one that waits, and one that is written.
-const BYTES_AT_ONCE: u64 = 4 << 20;
-/// Groups of chunks that wait for the disk.
-const AHEAD: usize = 1;
-/// So much of a file, in bytes, is written out at once, where as much is still to
-/// come: what comes takes its time, so the end of the file rarely waits for the disk.
+/// Maximum number of chunks in a group, the unit in which chunks are requested.
+const GROUP_CHUNKS_MAX: usize = 32;
+/// Number of bytes from which on a group is complete. Each worker has up to three
+/// groups in memory: one being read, one waiting, one being written.
+const GROUP_LEN: u64 = 4 << 20;
+/// Maximum number of groups waiting to be written.
+const GROUPS_WAITING: usize = 1;
+/// Number of bytes of a long file after which they are written out to the disk, if at
+/// least as many bytes are still missing. Those take time to arrive, so the end of
+/// the file rarely waits for the disk.
 const WRITE_OUT_LEN: u64 = 16 << 20;
-/// Read at once to hash a file that is there already.
-const HASHED_AT_ONCE: usize = 1 << 20;
+/// Size of the buffer for hashing an existing file.
+const HASH_BUFFER_LEN: usize = 1 << 20;
 
-/// Why the content of a file did not come about.
+/// The reason why the content of a file could not be written.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FileError {
     #[error(transparent)]
     Blocks(#[from] BlocksError),
     #[error(transparent)]
     Dest(#[from] DestError),
-    #[error("its blocks do not make up the file: {0}")]
+    #[error("its blocks do not form the file: {0}")]
     Tree(&'static str),
-    #[error("what its blocks make up is another file than was backed up")]
+    #[error("its content does not match the hash in the snapshot")]
     Hash,
-    #[error("it was stopped")]
+    #[error("the thread that reads its blocks panicked")]
+    ReaderPanicked,
+    #[error("the restore was stopped")]
     Stopped,
 }
 
-/// A file's content as a manifest names it.
+/// A reference to the content of a file, as in a manifest entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Content {
+pub(crate) struct ContentRef {
     pub(crate) cid: Cid,
     pub(crate) size: u64,
     pub(crate) blake3: Hash,
 }
 
-/// Reads the chunks of files ahead of those who write them, and has what they
-/// have written of long ones written out behind them. Its thread lives
-/// as long as the worker's: the memory that a thread has freed is used again
-/// by that thread, and one for each file would leave much of it behind.
+/// Reads the chunks of files ahead of a worker. Its thread lives as long as the
+/// worker: memory that a thread has freed is reused by the same thread, so one thread
+/// per file would leave much memory unused.
 #[derive(Debug)]
 pub(crate) struct ReadAhead {
-    files: Sender<(Content, Sender<Chunks>)>,
+    files: Sender<(ContentRef, Sender<Chunks>)>,
     behind: WriteBehind,
 }
 
-/// Some chunks of a file, or why there are no more.
+/// A group of chunks of a file, or the error that ends the file.
 type Chunks = Result<Vec<Bytes>, FileError>;
 
 impl ReadAhead {
-    /// A reader, and what its thread has to run. `behind` is for what is written.
+    /// Returns a reader and the function that its thread must run. `behind` writes
+    /// out the long files.
     pub(crate) fn new(blocks: &dyn Blocks, behind: WriteBehind) -> (Self, impl FnOnce() + Send) {
-        let (sender, files) = bounded::<(Content, Sender<Chunks>)>(0);
+        let (sender, files) = bounded::<(ContentRef, Sender<Chunks>)>(0);
         let run = move || {
             for (content, out) in files {
                 if let Err(error) = read_chunks(blocks, &content, &out) {
-                    // Where nobody waits for it any more, nobody has to know.
+                    // If the worker no longer waits for the file, the error is
+                    // irrelevant.
                     let _ = out.send(Err(error));
                 }
             }
@@ -76,43 +79,45 @@ impl ReadAhead {
         (Self { files: sender, behind }, run)
     }
 
-    /// Writes a file of many chunks: the reader's thread reads and checks them,
-    /// the calling one hashes the whole and writes.
+    /// Writes a file with many chunks. The reader's thread reads and checks them; the
+    /// calling thread hashes the complete file and writes it.
     pub(crate) fn write_tree(
         &self,
-        content: &Content,
-        sink: &mut FileSink,
+        content: &ContentRef,
+        sink: &mut impl FileWriter,
         progress: &Progress,
     ) -> Result<(), FileError> {
-        let (sender, chunks) = bounded(AHEAD);
-        let asked = self.files.send((*content, sender));
-        asked.map_err(|_| FileError::Tree("the work on it panicked"))?;
+        let (sender, chunks) = bounded(GROUPS_WAITING);
+        let sent = self.files.send((*content, sender));
+        sent.map_err(|_| FileError::ReaderPanicked)?;
         write_chunks(&chunks, content, sink, &self.behind, progress)
     }
 }
 
-/// Has what was written of long files written out, behind those who write.
+/// Writes out the written parts of long files, behind the workers.
 #[derive(Clone, Debug)]
 pub(crate) struct WriteBehind(Sender<WriteOut>);
 
 impl WriteBehind {
-    /// One for all, and what its thread has to run until the last clone is gone.
+    /// Returns one for all workers and the function that its thread must run, which
+    /// returns when the last clone is dropped.
     pub(crate) fn new() -> (Self, impl FnOnce() + Send) {
-        let (sender, asked) = bounded(1);
-        (Self(sender), move || asked.into_iter().for_each(WriteOut::run))
+        let (sender, tasks) = bounded::<WriteOut>(1);
+        (Self(sender), move || tasks.into_iter().for_each(|task| task()))
     }
 
-    /// Whether it will; not where the disk does not follow, so that nobody waits for
-    /// the disk while the system has room.
-    fn write_out(&self, sink: &FileSink) -> bool {
+    /// Requests to write out a file. Returns false if the disk is still busy with
+    /// earlier requests, so that workers do not wait for it while the page cache has
+    /// room.
+    fn write_out(&self, sink: &impl FileWriter) -> bool {
         self.0.try_send(sink.write_out()).is_ok()
     }
 }
 
 fn write_chunks(
     chunks: &Receiver<Chunks>,
-    content: &Content,
-    sink: &mut FileSink,
+    content: &ContentRef,
+    sink: &mut impl FileWriter,
     behind: &WriteBehind,
     progress: &Progress,
 ) -> Result<(), FileError> {
@@ -142,10 +147,10 @@ fn write_chunks(
     if found == content.blake3 { Ok(()) } else { Err(FileError::Hash) }
 }
 
-/// Reads the chunks of a tree in order, a group at a time.
+/// Reads the chunks of a tree in order, one group at a time.
 fn read_chunks(
     blocks: &dyn Blocks,
-    content: &Content,
+    content: &ContentRef,
     out: &Sender<Chunks>,
 ) -> Result<(), FileError> {
     let mut stack = vec![(NodeChild { cid: content.cid, len: content.size }, 0)];
@@ -153,12 +158,12 @@ fn read_chunks(
     let mut group_len = 0;
     loop {
         let next = stack.pop();
-        let is_full = group.len() == CHUNKS_AT_ONCE || group_len >= BYTES_AT_ONCE;
+        let is_full = group.len() == GROUP_CHUNKS_MAX || group_len >= GROUP_LEN;
         if !group.is_empty() && (is_full || next.is_none()) {
             let read = read_group(blocks, &std::mem::take(&mut group))?;
             group_len = 0;
             if out.send(Ok(read)).is_err() {
-                // Nobody takes what is read.
+                // The worker has stopped writing the file.
                 return Ok(());
             }
         }
@@ -171,11 +176,10 @@ fn read_chunks(
         if depth == MAX_TREE_DEPTH {
             return Err(FileError::Tree("their tree is too deep"));
         }
-        let bytes = one(blocks, child.cid)?;
-        let node =
-            FileNode::decode(&bytes).map_err(|_| FileError::Tree("a node of them is none"))?;
+        let bytes = get_one(blocks, child.cid)?;
+        let node = FileNode::decode(&bytes).map_err(|_| FileError::Tree("a node is not valid"))?;
         if node.size() != child.len {
-            return Err(FileError::Tree("a node of them has another length"));
+            return Err(FileError::Tree("a node has the wrong length"));
         }
         stack.extend(node.children().iter().rev().map(|child| (*child, depth + 1)));
     }
@@ -190,39 +194,45 @@ fn read_group(blocks: &dyn Blocks, group: &[NodeChild]) -> Result<Vec<Bytes>, Fi
         .map(|(child, bytes)| {
             let bytes = bytes.ok_or(BlocksError::Missing(child.cid))?;
             if bytes.len() as u64 != child.len {
-                return Err(FileError::Tree("a chunk of them has another length"));
+                return Err(FileError::Tree("a chunk has the wrong length"));
             }
             Ok(bytes)
         })
         .collect()
 }
 
-/// Whether a file that is there has this content. A stop is an error.
-pub(crate) fn has_content(file: &File, content: &Content, progress: &Progress) -> io::Result<bool> {
+/// Reports whether an existing file has this content. A stop of the restore is an
+/// error.
+pub(crate) fn has_content(
+    mut file: &File,
+    content: &ContentRef,
+    progress: &Progress,
+) -> io::Result<bool> {
     let mut hasher = blake3::Hasher::new();
-    let mut buffer = vec![0; HASHED_AT_ONCE];
-    let mut at = 0;
+    let mut buffer = vec![0; HASH_BUFFER_LEN];
+    let mut len = 0;
+    file.rewind()?;
     loop {
         if progress.is_stopped() {
             return Err(io::ErrorKind::Interrupted.into());
         }
-        let read = match file.read_at(&mut buffer, at) {
+        let read = match file.read(&mut buffer) {
             Ok(0) => break,
             Ok(read) => read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(error),
         };
         hasher.update(&buffer[..read]);
-        at += read as u64;
+        len += read as u64;
     }
-    Ok(at == content.size && hasher.finalize().as_bytes() == content.blake3.as_bytes())
+    Ok(len == content.size && hasher.finalize().as_bytes() == content.blake3.as_bytes())
 }
 
-/// A file to be made.
+/// A file to create.
 #[derive(Clone, Debug)]
 pub(crate) struct FileTask {
     pub(crate) path: RelPath,
-    pub(crate) content: Content,
+    pub(crate) content: ContentRef,
     pub(crate) is_sparse: bool,
     pub(crate) metadata: types::Metadata,
 }
@@ -232,18 +242,20 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
     use crossbeam_channel::unbounded;
-    use fstree::{DestOptions, DestTree, FileContent, MakeFile};
+    use fstree::{CreateFile, DestOptions, DestTree, FileContent, TreeWriter as _};
 
     use super::*;
 
-    /// Writes a file of `len` bytes, with nobody who writes out; how often it was asked for.
+    /// Writes a file of `len` bytes without a thread that writes out, and returns the
+    /// number of accepted requests to write out.
     fn asked_to_write_out(len: u64) -> usize {
         let dir = tempfile::tempdir().unwrap();
-        let target = DestTree::open(dir.path(), DestOptions::default()).unwrap();
-        let said = FileContent { size: len, mtime_ns: 0, is_sparse: false };
+        let dest = DestTree::open(dir.path(), DestOptions::default()).unwrap();
+        let shape = FileContent { size: len, is_sparse: false };
         let path = RelPath::new("file").unwrap();
-        let made = target.make_file(&path, said, |_| Ok(false)).unwrap();
-        let MakeFile::Write(mut sink) = made else { unreachable!() };
+        let metadata = types::Metadata::default();
+        let created = dest.create_file(&path, shape, &metadata, |_| Ok(false)).unwrap();
+        let CreateFile::Write(mut sink) = created else { unreachable!() };
         let (sender, asked) = bounded(1);
         let (groups, chunks) = unbounded();
         let group = Bytes::from(vec![1; 4 << 20]);
@@ -257,7 +269,7 @@ mod tests {
         }
         drop(groups);
         let blake3 = Hash::from_bytes(*hasher.finalize().as_bytes());
-        let content = Content { cid: Cid::new(Codec::Raw, blake3), size: len, blake3 };
+        let content = ContentRef { cid: Cid::new(Codec::Raw, blake3), size: len, blake3 };
         let behind = WriteBehind(sender);
         write_chunks(&chunks, &content, &mut sink, &behind, &Progress::default()).unwrap();
         sink.finish(&types::Metadata::default()).unwrap();
@@ -268,7 +280,7 @@ mod tests {
     #[test]
     fn a_long_file_is_written_out_and_no_other_and_nobody_waits_for_it() {
         assert_eq!(asked_to_write_out(2 * WRITE_OUT_LEN - 1), 0);
-        // What is asked for while the first waits for its turn is not added to it.
+        // A request while the first one is waiting is not accepted.
         assert_eq!(asked_to_write_out(2 * WRITE_OUT_LEN), 1);
         assert_eq!(asked_to_write_out(5 * WRITE_OUT_LEN), 1);
     }
@@ -278,10 +290,10 @@ mod tests {
         let path = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(path.path(), "content").unwrap();
         let hash = Hash::of(b"content");
-        let content = Content { cid: Cid::new(Codec::Raw, hash), size: 7, blake3: hash };
+        let content = ContentRef { cid: Cid::new(Codec::Raw, hash), size: 7, blake3: hash };
         let progress = Progress::default();
         assert!(has_content(path.as_file(), &content, &progress).unwrap());
-        let other = Content { blake3: Hash::of(b"other"), ..content };
+        let other = ContentRef { blake3: Hash::of(b"other"), ..content };
         assert!(!has_content(path.as_file(), &other, &progress).unwrap());
         progress.stop();
         has_content(path.as_file(), &content, &progress).unwrap_err();

@@ -1,19 +1,19 @@
-//! A snapshot becomes a directory tree again.
+//! Restores a snapshot as a directory tree.
 //!
-//! Role: from a manifest's name and a source of blocks to files below a target
-//! directory. It needs nothing that runs: the store of a machine that is off,
-//! a peer, or the blocks in memory will do.
+//! Input: the CID of a manifest and a supplier of blocks. Output: files below a target
+//! directory, created through [`fstree::TreeWriter`]. No running instance is needed:
+//! the blocks may come from the store of a stopped instance, from a peer, or from
+//! memory.
 //!
-//! * [`restore`]: makes the tree, or parts of it.
-//! * [`Blocks`]: where blocks come from.
-//! * [`Manifest`]: reads a manifest, segment by segment.
+//! * [`restore`] restores the tree, or parts of it.
+//! * [`Blocks`] supplies blocks.
+//! * [`Manifest`] reads a manifest segment by segment.
 //!
-//! Invariants: every block is checked against its name by whoever gives it,
-//! and every file against the hash of the whole; nothing is written outside
-//! the target (`fstree`); what is there already is left alone unless it is to
-//! be overwritten; what went wrong with one entry is reported and stops
-//! nothing but itself. Memory does not grow with the tree, but for its
-//! directories and hard links.
+//! **Invariants.** The supplier verifies every block against its CID, and the restore
+//! verifies every file against the hash of its complete content. Nothing is written
+//! outside the target (`fstree`). Existing entries stay unchanged unless overwriting is
+//! requested. An error that concerns one entry is reported, and the restore continues.
+//! Memory does not grow with the tree, except for its directories and hard links.
 
 mod blocks;
 mod engine;

@@ -1,34 +1,34 @@
-//! Reading a manifest: its header first, then its entries, segment by
-//! segment, in memory that does not grow with the folder.
+//! Reads a manifest: first its header, then its entries segment by segment, in memory
+//! that does not grow with the folder.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use types::{Cid, Codec, Dataset, Entry, ManifestHeader, SegmentRef, TreeCheck, decode_segment};
 
-use crate::blocks::{Blocks, BlocksError, one};
+use crate::blocks::{Blocks, BlocksError, get_one};
 
-/// Why a manifest cannot be read.
+/// The reason why a manifest cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
-    /// A block of it.
+    /// A block of the manifest cannot be read.
     #[error(transparent)]
     Blocks(#[from] BlocksError),
-    /// It is no manifest.
+    /// The block is not a manifest.
     #[error("{0} is not a manifest")]
     NotOne(Cid),
-    /// It is one, but not a sound one.
-    #[error("manifest {manifest} is not sound")]
+    /// The manifest is invalid.
+    #[error("manifest {manifest} is invalid")]
     Unsound {
         /// The manifest.
         manifest: Cid,
-        /// What is wrong with it.
+        /// The violated rule.
         #[source]
         source: types::ManifestError,
     },
 }
 
-/// A manifest whose header has been read.
+/// A manifest, with its header in memory.
 #[derive(Debug)]
 pub struct Manifest {
     cid: Cid,
@@ -37,37 +37,37 @@ pub struct Manifest {
 }
 
 impl Manifest {
-    /// Reads the header of a manifest: a dataset over it, or the header's own
-    /// name.
+    /// Reads the header of a manifest. `cid` names the header itself, or a dataset that
+    /// contains it.
     ///
     /// # Errors
     ///
-    /// [`ManifestError`].
+    /// Returns [`ManifestError`].
     pub fn open(blocks: Arc<dyn Blocks>, cid: Cid) -> Result<Self, ManifestError> {
-        let mut bytes = one(&*blocks, cid)?;
+        let mut bytes = get_one(&*blocks, cid)?;
         if cid.codec() == Codec::DagCbor {
             let dataset = Dataset::decode(&bytes).map_err(|_| ManifestError::NotOne(cid))?;
             if dataset.tree.codec() != Codec::Json {
                 return Err(ManifestError::NotOne(cid));
             }
-            bytes = one(&*blocks, dataset.tree)?;
+            bytes = get_one(&*blocks, dataset.tree)?;
         }
         let header = ManifestHeader::decode(&bytes)
             .map_err(|source| ManifestError::Unsound { manifest: cid, source })?;
         Ok(Self { cid, header, blocks })
     }
 
-    /// What the header says.
+    /// Returns the header.
     pub fn header(&self) -> &ManifestHeader {
         &self.header
     }
 
-    /// Gives every entry to `each`, in the order of paths, until it breaks.
-    /// Segments for which `wants` is false are not read.
+    /// Calls `each` with every entry, in the order of paths, until it breaks. Segments
+    /// for which `wants` returns false are not read.
     ///
     /// # Errors
     ///
-    /// [`ManifestError`], at the first thing that is not sound.
+    /// Returns [`ManifestError`] at the first invalid segment or missing block.
     pub fn entries<B>(
         &self,
         mut wants: impl FnMut(&SegmentRef, Option<&SegmentRef>) -> bool,
@@ -75,14 +75,14 @@ impl Manifest {
     ) -> Result<Option<B>, ManifestError> {
         let unsound = |source| ManifestError::Unsound { manifest: self.cid, source };
         let segments = &self.header.segments;
-        // Whether the entries are one tree can be seen only where all are read.
+        // The check that the entries form one tree needs all segments.
         let mut check = Some(TreeCheck::new());
         for (number, segment) in segments.iter().enumerate() {
             if !wants(segment, segments.get(number + 1)) {
                 check = None;
                 continue;
             }
-            let bytes = one(&*self.blocks, segment.cid)?;
+            let bytes = get_one(&*self.blocks, segment.cid)?;
             let mut found = 0;
             let mut fault = None;
             let broken = decode_segment(&bytes, |entry| {
@@ -105,19 +105,20 @@ impl Manifest {
                 return Ok(value);
             }
             if found != segment.entries {
-                let rule = types::ManifestError::Rule("a segment of another length");
+                let rule = types::ManifestError::Rule("a segment has the wrong number of entries");
                 return Err(unsound(rule));
             }
         }
         Ok(None)
     }
 
-    /// The whole manifest as one JSON document: the header, with a `files`
-    /// array for its segments.
+    /// Writes the complete manifest as one JSON document: the header, with the entries
+    /// of all segments in an array `files`.
     ///
     /// # Errors
     ///
-    /// [`ManifestError`]; those of `out`.
+    /// Returns [`WriteError::Manifest`] if the manifest cannot be read, and
+    /// [`WriteError::Io`] if `out` fails.
     pub fn write_json(&self, out: &mut impl std::io::Write) -> Result<(), WriteError> {
         let json = self.header.to_json();
         let text = String::from_utf8_lossy(&json);
@@ -142,13 +143,13 @@ impl Manifest {
     }
 }
 
-/// Why a manifest could not be written out.
+/// The reason why a manifest could not be written as JSON.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
-    /// The manifest.
+    /// The manifest cannot be read.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
-    /// Where it was written to.
+    /// Writing failed.
     #[error(transparent)]
     Io(#[from] std::io::Error),
 }

@@ -1,13 +1,13 @@
-//! How far a restore is, and what came of it.
+//! Progress and result of a restore.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use types::RelPath;
 
-/// Of each kind of trouble, so much is listed.
+/// Maximum length of each list in a report.
 pub const LISTED_MAX: usize = 10_000;
 
-/// How far a restore is; can be watched, and stopped, from elsewhere.
+/// Progress of a restore. Other threads can read it, and stop the restore.
 #[derive(Debug, Default)]
 pub struct Progress {
     entries_done: AtomicU64,
@@ -18,27 +18,27 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Entries that are made, or were there.
+    /// Returns the number of entries that were created or already existed.
     pub fn entries_done(&self) -> u64 {
         self.entries_done.load(Ordering::Relaxed)
     }
 
-    /// All entries that are wanted, as far as it is known.
+    /// Returns the number of entries to restore, as far as known.
     pub fn entries_total(&self) -> u64 {
         self.entries_total.load(Ordering::Relaxed)
     }
 
-    /// Bytes of files that are written, or were there.
+    /// Returns the number of file bytes that were written or already existed.
     pub fn bytes_done(&self) -> u64 {
         self.bytes_done.load(Ordering::Relaxed)
     }
 
-    /// All bytes of files that are wanted, as far as it is known.
+    /// Returns the number of file bytes to restore, as far as known.
     pub fn bytes_total(&self) -> u64 {
         self.bytes_total.load(Ordering::Relaxed)
     }
 
-    /// Ends the restore soon. Begun again, it goes on where it was.
+    /// Stops the restore soon. A new run with the same target resumes it.
     pub fn stop(&self) {
         self.is_stopped.store(true, Ordering::Relaxed);
     }
@@ -52,7 +52,7 @@ impl Progress {
         self.bytes_total.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Takes what the header says for everything.
+    /// Sets the totals from the header of the manifest.
     pub(crate) fn expect_all(&self, entries: u64, bytes: u64) {
         self.entries_total.store(entries, Ordering::Relaxed);
         self.bytes_total.store(bytes, Ordering::Relaxed);
@@ -67,41 +67,43 @@ impl Progress {
     }
 }
 
-/// What a restore did.
+/// Result of a restore.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Things that were made.
+    /// Number of created entries.
     pub made: u64,
-    /// Things that were there already, as they should be.
+    /// Number of entries that already existed as required.
     pub same: u64,
-    /// Bytes of files that were written.
+    /// Number of file bytes written.
     pub bytes: u64,
-    /// What was in the way, and was left as it is.
+    /// Existing entries that were not replaced.
     pub in_the_way: Vec<String>,
-    /// What could not be set: owners, attributes, times.
+    /// Attributes that could not be set: owners, permissions, times, extended
+    /// attributes.
     pub not_set: Vec<String>,
-    /// What is never made again: sockets, and devices without the right to.
+    /// Entries that cannot be restored: sockets, and devices without the privilege.
     pub skipped: Vec<String>,
-    /// What could not be restored.
+    /// Entries whose restore failed.
     pub failed: Vec<String>,
-    /// Whether there is more of these than is listed.
+    /// True if a list reached [`LISTED_MAX`] and further items are missing.
     pub is_cut_short: bool,
-    /// Paths that were asked for and are not in the snapshot.
+    /// Selected paths that the snapshot does not contain.
     pub not_found: Vec<RelPath>,
 }
 
 impl Report {
-    /// Whether everything that was asked for is there now.
+    /// Reports whether every selected entry now exists in the target.
     pub fn is_complete(&self) -> bool {
         self.in_the_way.is_empty() && self.failed.is_empty() && self.not_found.is_empty()
     }
 
-    pub(crate) fn list(&mut self, kind: Trouble, text: String) {
+    /// Adds a text to one of the lists.
+    pub(crate) fn list(&mut self, kind: ReportKind, text: String) {
         let list = match kind {
-            Trouble::InTheWay => &mut self.in_the_way,
-            Trouble::NotSet => &mut self.not_set,
-            Trouble::Skipped => &mut self.skipped,
-            Trouble::Failed => &mut self.failed,
+            ReportKind::InTheWay => &mut self.in_the_way,
+            ReportKind::NotSet => &mut self.not_set,
+            ReportKind::Skipped => &mut self.skipped,
+            ReportKind::Failed => &mut self.failed,
         };
         if list.len() < LISTED_MAX {
             list.push(text);
@@ -111,9 +113,9 @@ impl Report {
     }
 }
 
-/// A kind of trouble.
+/// Selects a list of a report.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Trouble {
+pub(crate) enum ReportKind {
     InTheWay,
     NotSet,
     Skipped,

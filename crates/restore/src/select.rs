@@ -1,60 +1,60 @@
-//! Which part of a snapshot is wanted.
+//! The part of a snapshot to restore.
 
 use types::{RelPath, SegmentRef};
 
-/// Paths that are wanted, with everything below them; everything, where none
-/// is named.
+/// The selected paths, each with everything below it. Without paths, everything is
+/// selected.
 #[derive(Clone, Debug, Default)]
 pub struct Selection {
     paths: Vec<RelPath>,
 }
 
-/// What an entry is to a selection.
+/// Relation of an entry to a selection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Part {
-    /// It is wanted.
-    Wanted,
-    /// It is a directory on the way to what is wanted.
-    OnTheWay,
+pub(crate) enum Match {
+    /// The entry is selected.
+    Selected,
+    /// The entry is above a selected path.
+    Parent,
     /// Neither.
-    Not,
+    None,
 }
 
 impl Selection {
-    /// What is at these paths, and below them.
+    /// Selects these paths and everything below them.
     pub fn new(paths: Vec<RelPath>) -> Self {
         Self { paths }
     }
 
-    /// Whether everything is wanted.
+    /// Reports whether everything is selected.
     pub fn is_all(&self) -> bool {
         self.paths.is_empty() || self.paths.iter().any(RelPath::is_root)
     }
 
-    /// The paths that were named.
+    /// Returns the selected paths.
     pub fn paths(&self) -> &[RelPath] {
         &self.paths
     }
 
-    pub(crate) fn part(&self, path: &RelPath) -> Part {
+    /// Returns the relation of an entry to the selection.
+    pub(crate) fn matches(&self, path: &RelPath) -> Match {
         if self.is_all() || self.paths.iter().any(|wanted| path.is_within(wanted)) {
-            Part::Wanted
+            Match::Selected
         } else if self.paths.iter().any(|wanted| wanted.is_within(path)) {
-            Part::OnTheWay
+            Match::Parent
         } else {
-            Part::Not
+            Match::None
         }
     }
 
-    /// Whether a segment, which ends where `next` begins, can have something
-    /// that is wanted, or on the way to it.
+    /// Reports whether a segment, which ends before `next`, can contain a selected
+    /// entry or a parent of one.
     pub(crate) fn wants(&self, segment: &SegmentRef, next: Option<&SegmentRef>) -> bool {
         let first = &segment.first_path;
         let is_before_next = |path: &RelPath| next.is_none_or(|next| *path < next.first_path);
         self.is_all()
             || self.paths.iter().any(|wanted| {
-                // Something at or below `wanted`: it sorts from `wanted` on, and
-                // stops with the first path that is not within it.
+                // Entries at or below `wanted` sort from `wanted` on, without a gap.
                 let has_wanted =
                     is_before_next(wanted) && (first <= wanted || first.is_within(wanted));
                 let mut parent = wanted.parent();
@@ -81,17 +81,17 @@ mod tests {
     #[test]
     fn what_is_below_is_wanted_and_what_is_above_is_on_the_way() {
         let selection = Selection::new(vec![path("a/b"), path("z")]);
-        for (at, part) in [
-            ("a", Part::OnTheWay),
-            ("a/b", Part::Wanted),
-            ("a/b/c", Part::Wanted),
-            ("a/bc", Part::Not),
-            ("z", Part::Wanted),
-            ("q", Part::Not),
+        for (at, expected) in [
+            ("a", Match::Parent),
+            ("a/b", Match::Selected),
+            ("a/b/c", Match::Selected),
+            ("a/bc", Match::None),
+            ("z", Match::Selected),
+            ("q", Match::None),
         ] {
-            assert_eq!(selection.part(&path(at)), part, "{at}");
+            assert_eq!(selection.matches(&path(at)), expected, "{at}");
         }
-        assert_eq!(Selection::default().part(&path("q")), Part::Wanted);
+        assert_eq!(Selection::default().matches(&path("q")), Match::Selected);
     }
 
     #[test]

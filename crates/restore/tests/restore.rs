@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::{blocks, capture, manifest};
-use fstree::{CompareOptions, Unlike, compare};
+use fstree::{CompareOptions, DifferenceKind, compare};
 use restore::{BlocksError, Progress, Report, RestoreError, RestoreOptions, Selection, restore};
 use store::{BlockStore, FileWriter, MemStore};
 use types::{Cid, Codec, Dataset, EncodedBlock, Entry, EntryKind, Hash, Metadata, RelPath};
@@ -139,7 +139,9 @@ fn a_part_is_restored_without_the_rest() {
     let differences = compare(&setup.source(), &setup.target(), CompareOptions::default()).unwrap();
     // A file may have another name in the part that was left out.
     let missing = |text: &str| {
-        differences.iter().any(|d| d.path == path(text) && !matches!(d.what, Unlike::HardLinks))
+        differences
+            .iter()
+            .any(|d| d.path == path(text) && !matches!(d.kind, DifferenceKind::HardLinks))
     };
     assert!(!missing("a/b") && !missing("a/b/large") && !missing("a/b/c/deep"));
     assert!(!missing("a/007.txt") && !missing("a"), "{differences:?}");

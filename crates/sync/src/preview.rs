@@ -7,7 +7,9 @@ use std::cell::RefCell;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use fstree::{FoundKind, Kind, RootError, SourceTree, Visit, WalkItem, WalkOptions};
+use fstree::{
+    FileKind, FoundKind, RootError, SourceTree, TreeReader as _, Visit, WalkItem, WalkOptions,
+};
 use types::RelPath;
 
 use crate::rules::{Rules, RulesError, matcher};
@@ -98,8 +100,12 @@ pub fn preview(
     let rules = RefCell::new(Rules::new(&root, exclude)?);
     rules.borrow_mut().enter(&RelPath::root());
     // As a scan does: no other file systems, and nothing in a cache.
-    let decide = |path: &RelPath, kind: Kind| {
-        if kind == Kind::Dir && !root.is_cache_dir(path) { Visit::Descend } else { Visit::Record }
+    let decide = |path: &RelPath, kind: FileKind| {
+        if kind == FileKind::Dir && !root.is_cache_dir(path) {
+            Visit::Descend
+        } else {
+            Visit::Record
+        }
     };
     let options = WalkOptions { one_file_system: true, ..WalkOptions::default() };
     let until = Instant::now() + limits.time;
@@ -112,7 +118,7 @@ pub fn preview(
             break;
         }
         let WalkItem::Entry(found) = item else { continue };
-        let is_dir = found.kind() == Kind::Dir;
+        let is_dir = found.kind() == FileKind::Dir;
         let is_excluded = rules.borrow().is_excluded(&found.path, is_dir);
         if is_dir {
             rules.borrow_mut().enter(&found.path);

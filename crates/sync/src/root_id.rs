@@ -9,10 +9,7 @@
 //! with the inode tells any two directories apart; where a file system has no
 //! such time, its id or its device decides.
 
-use std::path::Path;
-
-use fstree::SourceTree;
-use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
+use fstree::{SourceTree, TreeReader as _};
 use serde::{Deserialize, Serialize};
 
 /// A directory, across restarts.
@@ -32,13 +29,13 @@ impl RootId {
     /// Of a root that is open.
     pub(crate) fn of(root: &SourceTree) -> Self {
         let identity = root.identity();
-        let mut id =
-            Self { inode: identity.inode, device: identity.device, born: None, file_system: None };
-        if let Some((born, file_system)) = details(root.path(), identity.inode, identity.device) {
-            id.born = born;
-            id.file_system = file_system;
+        let born = root.born();
+        Self {
+            inode: identity.inode,
+            device: identity.device,
+            born: born.and_then(|(secs, nanos)| Some((secs, u32::try_from(nanos).ok()?))),
+            file_system: root.file_system_id(),
         }
-        id
     }
 
     /// Whether it is the same directory.
@@ -54,29 +51,6 @@ impl RootId {
             }
         }
     }
-}
-
-type Details = (Option<(i64, u32)>, Option<u64>);
-
-/// What only the path can be asked for; `None` where it leads elsewhere now.
-fn details(path: &Path, inode: u64, device: u64) -> Option<Details> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let fd = rustix::fs::open(path, flags, Mode::empty()).ok()?;
-    let mask = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
-    let stat = rustix::fs::statx(&fd, c"", AtFlags::EMPTY_PATH, mask).ok()?;
-    let found = rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor);
-    if (stat.stx_ino, found) != (inode, device) {
-        return None;
-    }
-    let has_born = stat.stx_mask & StatxFlags::BTIME.bits() != 0;
-    let born = has_born.then_some((stat.stx_btime.tv_sec, stat.stx_btime.tv_nsec));
-    Some((born, file_system_id(&fd)))
-}
-
-/// The id of the file system; most tell none of use, which is all zeros.
-fn file_system_id(fd: &rustix::fd::OwnedFd) -> Option<u64> {
-    let stat = rustix::fs::fstatvfs(fd).ok()?;
-    Some(stat.f_fsid).filter(|id| *id != 0)
 }
 
 #[cfg(test)]

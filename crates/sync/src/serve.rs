@@ -6,7 +6,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use fstree::{ReadError, SourceTree};
+use fstree::{ReadError, SourceTree, TreeReader as _};
 use parking_lot::RwLock;
 use store::{FileId, FileTable, Stamp};
 

@@ -1,435 +1,277 @@
-//! Making a tree below a directory.
-//!
-//! **Invariants**: nothing is made, changed or removed outside the directory,
-//! and no link in it is followed, whoever plants one, and whenever. A thing is
-//! made under a temporary name and gets its own when it is whole, so a name
-//! has what it had before or all of the new. What is in the way stays, unless
-//! overwriting is asked for; a directory that has something in it stays even
-//! then. Directories are open to their owner alone until they are finished.
-//!
-//! The order of calls: `make_dir` before what is in the directory,
-//! `make_hard_link` after the file, `finish_dir` after everything below it, as
-//! each thing that is made changes the time of its directory.
-//!
-//! What is absent: which entries there are and where their content comes from;
-//! what to do about what is in the way, a collision of names, or an owner that
-//! cannot be set.
+//! Creating a tree: the interface that each platform implements.
 
-mod apply;
-mod dirs;
-mod file;
-mod nodes;
-mod temp;
+mod temp_names;
 
-use std::collections::BTreeSet;
+use std::fmt;
+use std::fs::File;
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
-use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, RenameFlags};
-use rustix::io::Errno;
 use types::{EntryKind, Metadata, RelPath};
 
-pub use apply::{Attribute, NotSet, OwnerPolicy};
-pub use file::{FileContent, FileSink, MakeFile, SameFile, WriteOut};
-pub use temp::is_temp_name;
+use crate::error::{DestError, RootError};
+use crate::resolution::Resolution;
+use crate::source::Identity;
 
-use crate::beneath::{Resolution, is_absent};
-use crate::error::{CREATE, DestError, RootError, os_name};
-use crate::found::Kind;
-use crate::names::{Buffer, Names};
-use crate::root::open_list;
-use crate::stat::{Identity, Stat, stat_at, stat_fd};
-use temp::{Temp, TempNames};
+pub(crate) use temp_names::TempNames;
+pub use temp_names::is_temp_name;
 
-/// How a tree is made.
-#[derive(Clone, Debug, Default)]
-pub struct DestOptions {
-    /// Whether what is in the way is replaced. A directory that has something
-    /// in it never is.
-    pub overwrite: bool,
-    /// Whose the things become.
-    pub owners: OwnerPolicy,
-    /// Whether each file is on the disk before it gets its name, and each
-    /// directory when it is finished.
-    pub durable: bool,
-    /// How paths are resolved.
-    pub resolution: Resolution,
-}
+/// Creates a tree below a directory. Clones refer to the same tree; one process at
+/// a time can open a directory.
+///
+/// Rules for every implementation:
+///
+/// * Nothing outside the directory is created, changed or removed. No link inside
+///   it is followed, even if another process creates links at the same time.
+/// * An entry is created under a temporary name and renamed when it is complete,
+///   so a name always leads to the old entry or to the complete new one.
+/// * An existing entry stays unless [`DestOptions::overwrite`] is set. A directory
+///   that is not empty always stays.
+/// * A new directory is accessible only to its owner until it is finished.
+///
+/// Order of calls: [`create_dir`](Self::create_dir) before anything inside the
+/// directory, [`create_hard_link`](Self::create_hard_link) after the file, and
+/// [`finish_dir`](Self::finish_dir) after everything inside the directory, because
+/// each new entry changes the time of its directory.
+///
+/// The caller decides which entries to create, where their content comes from, and
+/// what to do if an entry exists, a name collides or an owner cannot be set.
+pub trait TreeWriter: Clone + fmt::Debug + Send + Sync + Sized {
+    /// A file that is being written.
+    type File: FileWriter;
 
-/// A directory in which a tree is made. Its clones are the same target; one
-/// process at a time has a directory as its target.
-#[derive(Clone, Debug)]
-pub struct DestTree(Arc<Inner>);
-
-#[derive(Debug)]
-struct Inner {
-    fd: OwnedFd,
-    options: DestOptions,
-    names: TempNames,
-    made: AtomicU64,
-    /// The directory that was last asked whether it tells upper from lower
-    /// case, and the answer.
-    folding: Mutex<Option<(Identity, bool)>>,
-    /// Directories that could not be told from others. What is below them would
-    /// land in those.
-    collided: Mutex<BTreeSet<RelPath>>,
-}
-
-/// How a thing came to be there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum How {
-    /// It was made, or has replaced what was there.
-    New,
-    /// It was there already.
-    Same,
-}
-
-/// What was made.
-#[derive(Debug)]
-pub struct Made {
-    /// How it came to be there.
-    pub how: How,
-    /// Which inode it is: what a hard link can be made to.
-    pub identity: Identity,
-    /// What of it is not as it should be.
-    pub not_set: Vec<NotSet>,
-}
-
-/// Something that is there already.
-struct Existing {
-    stat: Stat,
-}
-
-impl Existing {
-    /// `None`, which is no kind that is made here, for an unknown one.
-    fn kind(&self) -> Option<Kind> {
-        Kind::new(self.stat.file_type)
-    }
-
-    fn in_the_way(&self, path: &RelPath) -> DestError {
-        // What the system has no word for is as little a file as a socket is.
-        let found = self.kind().unwrap_or(Kind::Socket);
-        DestError::InTheWay { path: path.clone(), found }
-    }
-
-    fn same(&self) -> Made {
-        Made { how: How::Same, identity: self.stat.identity(), not_set: Vec::new() }
-    }
-}
-
-/// How often a lock that another has is tried again …
-const LOCK_TRIES: u32 = 50;
-/// … and how long between: a program that this one has just started holds it
-/// too, until it has become another.
-const LOCK_PAUSE: Duration = Duration::from_millis(10);
-
-fn lock(fd: BorrowedFd<'_>) -> Result<(), Errno> {
-    let mut tries = 0;
-    loop {
-        match rustix::fs::flock(fd, FlockOperation::NonBlockingLockExclusive) {
-            Err(Errno::WOULDBLOCK) if tries < LOCK_TRIES => {
-                tries += 1;
-                std::thread::sleep(LOCK_PAUSE);
-            }
-            result => return result,
-        }
-    }
-}
-
-impl DestTree {
-    /// Takes a directory as a target, and removes what a killed run left in it
-    /// (in the directories below, [`DestTree::make_dir`] does). It may be given
-    /// by a link to it, which is followed now and never again.
+    /// Opens a directory and removes the temporary files that an interrupted run
+    /// left in it; [`TreeWriter::create_dir`] does the same in the directories
+    /// below. If `dir` is a link to a directory, the link is followed once, here.
     ///
     /// # Errors
     ///
-    /// [`RootError`]; [`RootError::InUse`] where another has it.
-    pub fn open(dir: &Path, options: DestOptions) -> Result<Self, RootError> {
-        let context = |errno| RootError::new("open", dir, errno);
-        let open = |flags: OFlags| {
-            let flags = flags | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            rustix::fs::open(dir, flags, Mode::empty())
-        };
-        // A directory that one may write to, but not list, will do.
-        let fd = match open(OFlags::RDONLY) {
-            Err(Errno::ACCESS) => open(OFlags::PATH),
-            result => result,
-        };
-        let fd = fd.map_err(context)?;
-        let lock = lock(fd.as_fd());
-        // Some file systems have no such locks. They are left without.
-        if lock == Err(Errno::WOULDBLOCK) {
-            return Err(RootError::InUse(dir.to_owned()));
-        }
-        let stat = stat_fd(fd.as_fd()).map_err(context)?;
-        let target = Self(Arc::new(Inner {
-            fd,
-            options,
-            names: TempNames::new(stat.stamp.inode),
-            made: AtomicU64::new(0),
-            folding: Mutex::default(),
-            collided: Mutex::default(),
-        }));
-        target.0.remove_leftovers(target.0.fd.as_fd());
-        Ok(target)
-    }
+    /// Returns [`RootError`]; [`RootError::InUse`] if another process has opened
+    /// the directory.
+    fn open(dir: &Path, options: DestOptions) -> Result<Self, RootError>;
 
-    /// The directory that it is.
+    /// Creates a directory that only its owner can access until it is finished. An
+    /// existing directory is used, made accessible to its owner, and cleared of the
+    /// temporary files of interrupted runs. The path of the root returns the root
+    /// directory itself.
+    ///
+    /// If the directory collides with another one, all entries below it are
+    /// rejected, because they would end up in the other directory.
     ///
     /// # Errors
     ///
-    /// The file system's.
-    pub fn identity(&self) -> io::Result<Identity> {
-        Ok(stat_fd(self.0.fd.as_fd())?.identity())
-    }
+    /// Returns [`DestError`]; [`DestError::InTheWay`] if another entry exists and
+    /// overwriting is not allowed, and [`DestError::Collision`].
+    fn create_dir(&self, path: &RelPath) -> Result<CreatedEntry, DestError>;
 
-    /// Makes the names in the target itself durable, as
-    /// [`DestTree::finish_dir`] does for those of a directory where it is asked
-    /// to.
+    /// Creates an entry of any kind except a file, which
+    /// [`TreeWriter::create_file`] creates. A directory is not finished.
     ///
     /// # Errors
     ///
-    /// The file system's.
-    pub fn sync(&self) -> io::Result<()> {
-        Ok(rustix::fs::fsync(open_list(self.0.fd.as_fd(), c".")?)?)
-    }
-
-    /// Makes what an entry of a manifest says, files excepted: those have
-    /// content, and are made by [`DestTree::make_file`].
-    ///
-    /// # Errors
-    ///
-    /// Those of the call for the kind; for a file, [`DestError::CannotMake`].
-    pub fn make(
+    /// Returns [`DestError`]; [`DestError::CannotCreate`] for a file, a socket, and a
+    /// device if this process lacks the privilege.
+    fn create(
         &self,
         path: &RelPath,
         kind: &EntryKind,
         metadata: &Metadata,
-    ) -> Result<Made, DestError> {
-        match kind {
-            EntryKind::Dir => self.make_dir(path),
-            EntryKind::Symlink { target } => self.make_symlink(path, target, metadata),
-            EntryKind::Fifo => self.make_fifo(path, metadata),
-            EntryKind::CharDevice { device } => {
-                self.make_device(path, Kind::CharDevice, *device, metadata)
-            }
-            EntryKind::BlockDevice { device } => {
-                self.make_device(path, Kind::BlockDevice, *device, metadata)
-            }
-            EntryKind::Socket => Err(cannot_make(path, Kind::Socket, Errno::OPNOTSUPP)),
-            EntryKind::File { .. } => Err(cannot_make(path, Kind::File, Errno::OPNOTSUPP)),
-        }
-    }
-}
+    ) -> Result<CreatedEntry, DestError>;
 
-fn cannot_make(path: &RelPath, kind: Kind, errno: Errno) -> DestError {
-    DestError::CannotMake { path: path.clone(), kind, source: errno.into() }
-}
-
-impl Inner {
-    /// Opens the directory that `path` is in.
-    fn parent<'p>(&self, path: &'p RelPath) -> Result<(OwnedFd, &'p [u8]), DestError> {
-        let bytes = path.as_bytes();
-        // The root is there already, and nothing can take its place.
-        let Some(name) = path.name() else {
-            return Err(DestError::InTheWay { path: path.clone(), found: Kind::Dir });
-        };
-        let dir = bytes[..bytes.len() - name.len()].strip_suffix(b"/").unwrap_or(b"");
-        if path.parent().is_some_and(|parent| self.is_collided(&parent)) {
-            let why = "its directory cannot be told from another here";
-            let source = io::Error::new(io::ErrorKind::AlreadyExists, why);
-            return Err(DestError::NoParent { path: path.clone(), source });
-        }
-        match self.options.resolution.open_dir(self.fd.as_fd(), dir) {
-            Ok(fd) => Ok((fd, name)),
-            Err(errno) if is_absent(errno) => {
-                Err(DestError::NoParent { path: path.clone(), source: errno.into() })
-            }
-            Err(errno) => Err(DestError::new("open the directory of", path, errno)),
-        }
-    }
-
-    /// Whether it is, or is below, a directory that could not be told from
-    /// another.
-    fn is_collided(&self, path: &RelPath) -> bool {
-        let collided = self.collided.lock().unwrap_or_else(PoisonError::into_inner);
-        collided.iter().any(|dir| path.is_within(dir))
-    }
-
-    /// Has everything below the directory refused.
-    fn note_collision(&self, dir: &RelPath) {
-        let mut collided = self.collided.lock().unwrap_or_else(PoisonError::into_inner);
-        collided.insert(dir.clone());
-    }
-
-    /// What has the name already.
-    fn existing(
+    /// Starts a file. If a file with the same length and time exists, `verify`
+    /// checks its content; if that is the same, the existing file is kept. This is
+    /// how an interrupted restore resumes.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`DestError`].
+    fn create_file(
         &self,
-        dir: BorrowedFd<'_>,
-        name: &[u8],
         path: &RelPath,
-    ) -> Result<Option<Existing>, DestError> {
-        let stat = match stat_at(dir, name) {
-            Ok(stat) => stat,
-            Err(Errno::NOENT) => return Ok(None),
-            Err(errno) => return Err(DestError::new(CREATE, path, errno)),
-        };
-        if self.is_folding(dir)
-            && let Some(existing) = stored_name(dir, name, &stat)
-        {
-            return Err(DestError::Collision { path: path.clone(), existing: os_name(&existing) });
-        }
-        Ok(Some(Existing { stat }))
-    }
+        content: FileContent,
+        metadata: &Metadata,
+        verify: impl FnOnce(&File) -> io::Result<bool>,
+    ) -> Result<CreateFile<Self::File>, DestError>;
 
-    /// Whether what is there may be replaced. An empty directory is removed
-    /// now, so that one that is not is found before any content is written.
-    fn may_replace(
+    /// Creates a second name for a file that was created earlier as `existing`
+    /// with the given identity.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`DestError::Changed`] if `existing` is now another file, and
+    /// [`DestError::CannotLink`] if the entry must be created as a separate file.
+    fn create_hard_link(
         &self,
-        existing: &Existing,
-        dir: BorrowedFd<'_>,
-        name: &[u8],
+        existing: &RelPath,
+        identity: Identity,
         path: &RelPath,
-    ) -> Result<(), DestError> {
-        if !self.options.overwrite {
-            return Err(existing.in_the_way(path));
-        }
-        if existing.kind() != Some(Kind::Dir) {
-            return Ok(());
-        }
-        match rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR) {
-            Err(Errno::NOTEMPTY | Errno::EXIST) => Err(existing.in_the_way(path)),
-            Err(Errno::NOENT) => Ok(()),
-            removed => removed.map_err(|errno| DestError::new("replace", path, errno)),
-        }
-    }
+    ) -> Result<CreatedEntry, DestError>;
 
-    /// Whether a directory takes names for the same that differ in case. It is
-    /// tried out; a directory in which that cannot be done does not.
-    fn is_folding(&self, dir: BorrowedFd<'_>) -> bool {
-        let Ok(stat) = stat_fd(dir) else { return false };
-        let mut folding = self.folding.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((identity, is_folding)) = *folding
-            && identity == stat.identity()
-        {
-            return is_folding;
-        }
-        let try_out = || {
-            let dir = dir.try_clone_to_owned().ok()?;
-            let name = self.next_name();
-            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-            rustix::fs::openat(&dir, name.as_str(), flags, Mode::RUSR).ok()?;
-            let temp = Temp::new(dir, name);
-            Some(stat_at(temp.dir(), temp.name().to_uppercase().as_bytes()).is_ok())
-        };
-        let is_folding = try_out().unwrap_or(false);
-        *folding = Some((stat.identity(), is_folding));
-        is_folding
-    }
+    /// Sets the metadata of a directory when nothing more will be created in it.
+    /// Returns the attributes that could not be set.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`DestError::NoParent`] if the directory does not exist, and other
+    /// variants.
+    fn finish_dir(&self, path: &RelPath, metadata: &Metadata) -> Result<Vec<NotSet>, DestError>;
 
-    fn next_name(&self) -> String {
-        self.names.name(self.made.fetch_add(1, Ordering::Relaxed))
-    }
+    /// Syncs the root directory, which makes the names in it durable, as
+    /// [`TreeWriter::finish_dir`] does for other directories.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`DestError::Io`].
+    fn sync(&self) -> Result<(), DestError>;
 
-    /// Makes something under a temporary name.
-    fn make_temp<T>(
+    /// Finishes many directories, inner ones first. A caller with more directories
+    /// than fit in memory calls [`TreeWriter::finish_dir`] in the reverse order of
+    /// paths.
+    fn finish_dirs(
         &self,
-        dir: OwnedFd,
-        make: impl Fn(BorrowedFd<'_>, &str) -> Result<T, Errno>,
-    ) -> Result<(Temp, T), Errno> {
-        loop {
-            let name = self.next_name();
-            match make(dir.as_fd(), &name) {
-                // Somebody guesses our names. There are more of them.
-                Err(Errno::EXIST) => {}
-                made => return Ok((Temp::new(dir, name), made?)),
+        dirs: impl IntoIterator<Item = (RelPath, Metadata)>,
+    ) -> (Vec<NotSet>, Vec<DestError>) {
+        let mut dirs: Vec<_> = dirs.into_iter().collect();
+        dirs.sort_by(|(a, _), (b, _)| b.cmp(a));
+        let (mut not_set, mut errors) = (Vec::new(), Vec::new());
+        for (path, metadata) in &dirs {
+            match self.finish_dir(path, metadata) {
+                Ok(more) => not_set.extend(more),
+                Err(error) => errors.push(error),
             }
         }
-    }
-
-    /// Gives what is whole its own name.
-    fn commit(&self, temp: &mut Temp, name: &[u8], path: &RelPath) -> Result<(), DestError> {
-        let renamed = if self.options.overwrite {
-            rename_over(temp.dir(), temp.name(), name)
-        } else {
-            rename_new(temp.dir(), temp.name(), name)
-        };
-        match renamed {
-            Ok(()) => {
-                temp.keep();
-                Ok(())
-            }
-            Err(Errno::EXIST | Errno::NOTEMPTY | Errno::ISDIR) => {
-                let found = stat_at(temp.dir(), name).ok();
-                let found = found.and_then(|stat| Kind::new(stat.file_type));
-                let found = found.unwrap_or(Kind::File);
-                Err(DestError::InTheWay { path: path.clone(), found })
-            }
-            Err(errno) => Err(DestError::new(CREATE, path, errno)),
-        }
-    }
-
-    /// Removes what a killed run into this target left in a directory.
-    fn remove_leftovers(&self, dir: BorrowedFd<'_>) {
-        let Ok(list) = open_list(dir, c".") else { return };
-        let Ok(names) = Names::read(list.as_fd(), &mut Buffer::new()) else { return };
-        for number in 0..names.len() {
-            let Some((name, _)) = names.get(number) else { break };
-            if self.names.is_leftover(name.to_bytes()) {
-                // What cannot be removed stays, under a name that says what it is.
-                let _ = rustix::fs::unlinkat(dir, name, AtFlags::empty());
-            }
-        }
+        (not_set, errors)
     }
 }
 
-/// Renames where nothing has the new name.
-fn rename_new(dir: BorrowedFd<'_>, from: &str, to: &[u8]) -> Result<(), Errno> {
-    match rustix::fs::renameat_with(dir, from, dir, to, RenameFlags::NOREPLACE) {
-        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {}
-        result => return result,
-    }
-    // The file system does not know that call. A second name is as good.
-    match rustix::fs::linkat(dir, from, dir, to, AtFlags::empty()) {
-        Ok(()) => return rustix::fs::unlinkat(dir, from, AtFlags::empty()),
-        Err(Errno::EXIST) => return Err(Errno::EXIST),
-        Err(_) => {}
-    }
-    // Nor has it second names. What appears between these two is lost.
-    match stat_at(dir, to) {
-        Err(Errno::NOENT) => rustix::fs::renameat(dir, from, dir, to),
-        Ok(_) => Err(Errno::EXIST),
-        Err(errno) => Err(errno),
-    }
+/// A file that is being written. If it is dropped unfinished, nothing remains.
+pub trait FileWriter: fmt::Debug + Send + Sized {
+    /// Writes the next bytes. In a sparse file, blocks of zeros become holes.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`DestError::Size`] beyond the announced length,
+    /// [`DestError::Full`] and [`DestError::Io`]. The file cannot be finished after
+    /// an error.
+    fn write(&mut self, bytes: &[u8]) -> Result<(), DestError>;
+
+    /// Returns the number of bytes given to [`FileWriter::write`].
+    fn written(&self) -> u64;
+
+    /// Returns a task that writes the bytes given so far to the disk and drops them
+    /// from the page cache, to be run by another thread. Then the end of a long
+    /// file does not wait for all of it; and its pages are reused for the next
+    /// bytes. Fresh pages cost several times the copying on machines whose memory
+    /// comes from a host, and would displace the cached data of other programs.
+    ///
+    /// [`FileWriter::finish`] waits for a running task and returns its error.
+    fn write_out(&self) -> WriteOut;
+
+    /// Sets the metadata and then gives the file its name.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`DestError::Size`] if bytes are missing, [`DestError::InTheWay`] if
+    /// the name is taken by now, the error of a [`FileWriter::write_out`] task, and
+    /// other variants. Nothing remains after an error.
+    fn finish(self, metadata: &Metadata) -> Result<CreatedEntry, DestError>;
 }
 
-/// Renames over anything but a directory that has something in it.
-fn rename_over(dir: BorrowedFd<'_>, from: &str, to: &[u8]) -> Result<(), Errno> {
-    match rustix::fs::renameat(dir, from, dir, to) {
-        Err(Errno::ISDIR | Errno::EXIST | Errno::NOTEMPTY) => {}
-        result => return result,
-    }
-    rustix::fs::unlinkat(dir, to, AtFlags::REMOVEDIR)?;
-    rename_new(dir, from, to)
+/// A task of [`FileWriter::write_out`].
+pub type WriteOut = Box<dyn FnOnce() + Send>;
+
+/// Options for creating a tree.
+#[derive(Clone, Debug, Default)]
+pub struct DestOptions {
+    /// True if existing entries are replaced. A directory that is not empty is
+    /// never replaced.
+    pub overwrite: bool,
+    /// Owners of the created entries.
+    pub owners: OwnerPolicy,
+    /// True if each file is synced before it gets its name, and each directory when
+    /// it is finished.
+    pub durable: bool,
+    /// Strategy for resolving paths.
+    pub resolution: Resolution,
 }
 
-/// The name that a directory has for an inode, if it is not `name`.
-fn stored_name(dir: BorrowedFd<'_>, name: &[u8], stat: &Stat) -> Option<Vec<u8>> {
-    let list = open_list(dir, c".").ok()?;
-    let names = Names::read(list.as_fd(), &mut Buffer::new()).ok()?;
-    let mut stored = None;
-    for (other, _) in (0..names.len()).filter_map(|number| names.get(number)) {
-        if other.to_bytes() == name {
-            return None;
-        }
-        let is_it = || stat_at(dir, other).is_ok_and(|other| other.identity() == stat.identity());
-        if stored.is_none() && is_it() {
-            stored = Some(other.to_bytes().to_vec());
+/// Owners of the created entries.
+#[derive(Clone, Debug, Default)]
+pub enum OwnerPolicy {
+    /// The user of this process. File capabilities and `trusted.*` attributes are
+    /// not set either, because they grant privileges as owners do.
+    #[default]
+    Leave,
+    /// The user and group numbers in the metadata. Requires the privilege to change
+    /// owners, which root has.
+    Numbers,
+}
+
+/// Content of a file that is to be created.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileContent {
+    /// Length in bytes.
+    pub size: u64,
+    /// True if blocks of zeros become holes.
+    pub is_sparse: bool,
+}
+
+/// Result of starting a file.
+#[derive(Debug)]
+pub enum CreateFile<W> {
+    /// The content must be written.
+    Write(W),
+    /// The file exists with the same length, time and content. Its other metadata
+    /// was set if overwriting is allowed, and is unchanged otherwise.
+    Existing(CreatedEntry),
+}
+
+/// An entry that was created or found.
+#[derive(Debug)]
+pub struct CreatedEntry {
+    /// True if the entry was created or replaced another one, false if it already
+    /// existed as required.
+    pub is_new: bool,
+    /// Identity of the entry, for a hard link to it.
+    pub identity: Identity,
+    /// Attributes that differ from the metadata.
+    pub not_set: Vec<NotSet>,
+}
+
+/// An attribute of an entry that could not be set, or reads back differently.
+#[derive(Debug)]
+pub struct NotSet {
+    /// The entry.
+    pub path: RelPath,
+    /// The attribute.
+    pub attribute: Attribute,
+    /// The reason.
+    pub source: io::Error,
+}
+
+/// A part of the metadata.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Attribute {
+    /// The owner or the group.
+    Owner,
+    /// The permissions. Setuid and setgid are removed if the owner or the group
+    /// differs, because they would grant privileges that nobody granted.
+    Mode,
+    /// The time of the last write.
+    Mtime,
+    /// The extended attribute, or ACL, with this name.
+    Xattr(Vec<u8>),
+}
+
+impl fmt::Display for Attribute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Owner => f.write_str("owner"),
+            Self::Mode => f.write_str("permissions"),
+            Self::Mtime => f.write_str("modification time"),
+            Self::Xattr(name) => {
+                write!(f, "extended attribute {}", String::from_utf8_lossy(name))
+            }
         }
     }
-    stored
 }

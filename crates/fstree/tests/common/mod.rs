@@ -14,10 +14,11 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use fstree::{
-    DestError, DestOptions, DestTree, FileContent, Found, FoundKind, Identity, MakeFile, Owners,
-    ReadError, Resolution, SourceTree, Visit, WalkItem, WalkOptions,
+    CreateFile, DestError, DestOptions, DestTree, FileContent, FileWriter as _, FoundEntry,
+    FoundKind, Identity, Owners, ReadError, Resolution, SourceTree, TreeReader as _,
+    TreeWriter as _, Visit, WalkItem, WalkOptions,
 };
-use types::{Metadata, RelPath};
+use types::{EntryKind, Metadata, RelPath};
 
 /// What a copy came to.
 #[derive(Debug, Default)]
@@ -43,8 +44,13 @@ pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
+/// Returns a symbolic link to `target`.
+pub(crate) fn symlink_to(target: &[u8]) -> EntryKind {
+    EntryKind::Symlink { target: target.to_vec() }
+}
+
 /// Everything below `dir`.
-pub(crate) fn walk(root: &SourceTree, options: WalkOptions) -> (Vec<Found>, Vec<ReadError>) {
+pub(crate) fn walk(root: &SourceTree, options: WalkOptions) -> (Vec<FoundEntry>, Vec<ReadError>) {
     let (mut found, mut errors) = (Vec::new(), Vec::new());
     for item in root.walk(&RelPath::root(), options, |_, _| Visit::Descend).unwrap() {
         match item {
@@ -56,7 +62,7 @@ pub(crate) fn walk(root: &SourceTree, options: WalkOptions) -> (Vec<Found>, Vec<
 }
 
 /// Reads all of a tree that a manifest would have.
-pub(crate) fn capture(root: &SourceTree, report: &mut Report) -> Vec<(Found, Metadata)> {
+pub(crate) fn capture(root: &SourceTree, report: &mut Report) -> Vec<(FoundEntry, Metadata)> {
     let owners = Owners::system();
     let (found, errors) = walk(root, WalkOptions::default());
     report.read_errors.extend(errors);
@@ -86,32 +92,33 @@ pub(crate) fn copy(from: &Path, to: &Path, options: &DestOptions) -> Report {
 
 pub(crate) fn make_all(
     root: &SourceTree,
-    entries: &[(Found, Metadata)],
+    entries: &[(FoundEntry, Metadata)],
     target: &DestTree,
     report: &mut Report,
 ) {
     let mut dirs = Vec::new();
     let mut groups: BTreeMap<u64, (RelPath, Identity)> = BTreeMap::new();
     for (found, metadata) in entries {
-        if found.kind() == fstree::Kind::Dir {
+        if found.kind() == fstree::FileKind::Dir {
             dirs.push((found.path.clone(), metadata.clone()));
         }
         let linked = found.hard_link.and_then(|id| groups.get(&id));
         let made = match (linked, &found.kind) {
-            (Some((first, identity)), _) => target.make_hard_link(first, *identity, &found.path),
+            (Some((first, identity)), _) => target.create_hard_link(first, *identity, &found.path),
             (None, FoundKind::File { is_sparse }) => {
                 make_file(root, found, *is_sparse, metadata, target)
             }
-            (None, _) => target.make(&found.path, &found.entry_kind().unwrap(), metadata),
+            (None, _) => target.create(&found.path, &found.entry_kind().unwrap(), metadata),
         };
         match made {
             Ok(made) => {
                 if let Some(id) = found.hard_link {
                     groups.entry(id).or_insert((found.path.clone(), made.identity));
                 }
-                match made.how {
-                    fstree::How::New => report.made += 1,
-                    fstree::How::Same => report.same += 1,
+                if made.is_new {
+                    report.made += 1;
+                } else {
+                    report.same += 1;
                 }
                 report.not_set.extend(made.not_set);
             }
@@ -125,18 +132,18 @@ pub(crate) fn make_all(
 
 fn make_file(
     root: &SourceTree,
-    found: &Found,
+    found: &FoundEntry,
     is_sparse: bool,
     metadata: &Metadata,
     target: &DestTree,
-) -> Result<fstree::Made, DestError> {
+) -> Result<fstree::CreatedEntry, DestError> {
     let source = root.open_file(&found.path).unwrap();
     let size = source.stamp.size;
-    let content = FileContent { size, mtime_ns: metadata.mtime_ns, is_sparse };
+    let content = FileContent { size, is_sparse };
     let verify = |there: &File| Ok(is_same_content(&source.file, there, size));
-    let mut sink = match target.make_file(&found.path, content, verify)? {
-        MakeFile::Same(same) => return same.finish(metadata),
-        MakeFile::Write(sink) => sink,
+    let mut sink = match target.create_file(&found.path, content, metadata, verify)? {
+        CreateFile::Existing(existing) => return Ok(existing),
+        CreateFile::Write(sink) => sink,
     };
     let mut at = 0;
     let mut buffer = vec![0; usize::try_from(size).unwrap().min(1 << 20)];
@@ -146,7 +153,7 @@ fn make_file(
         sink.write(&buffer[..len])?;
         at += len as u64;
     }
-    assert!(source.is_unchanged().unwrap());
+    assert!(root.is_unchanged(&source).unwrap());
     sink.finish(metadata)
 }
 

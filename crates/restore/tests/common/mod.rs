@@ -8,7 +8,7 @@ use std::io::Read as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use fstree::{FoundKind, Owners, SourceTree, WalkItem, WalkOptions};
+use fstree::{FoundKind, Owners, SourceTree, TreeReader as _, WalkItem, WalkOptions};
 use restore::Blocks;
 use store::{BlockRead, BlockStore, FileWriter};
 use types::{

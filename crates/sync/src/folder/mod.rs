@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use fstree::{Owners, RootError, SourceTree};
+use fstree::{Owners, RootError, SourceTree, TreeReader as _};
 use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
 use store::Pin;

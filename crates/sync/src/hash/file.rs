@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use fstree::{Found, FoundKind, OpenFile, ReadError};
+use fstree::{FoundEntry, FoundKind, OpenFile, ReadError, TreeReader as _};
 use store::{InPlaceChunk, Pin, StoreError, will_need};
 use types::{
     BlockScheme, CHUNK_LEN_MIN, Codec, EncodedBlock, FileNodeBuilder, Hash, NodeChild, RelPath,
@@ -140,12 +140,12 @@ fn of_error(error: &ReadError) -> Outcome {
 
 fn row(
     reading: &Reading,
-    found: &Found,
+    found: &FoundEntry,
     open: &OpenFile,
     content: Content,
     now_ns: i128,
 ) -> Result<Outcome, SyncError> {
-    let read = match open.xattrs() {
+    let read = match reading.root.file_xattrs(open) {
         Ok(read) => read,
         Err(error) => return Ok(Outcome::Failed(with_causes(&error))),
     };
@@ -173,7 +173,7 @@ impl Content {
     fn read(
         reading: &Reading,
         buffer: &mut Buffer,
-        found: &Found,
+        found: &FoundEntry,
         open: &OpenFile,
         mode: Mode,
     ) -> Result<Result<(Self, bool), Outcome>, SyncError> {
@@ -188,7 +188,7 @@ impl Content {
             return Ok(Err(Outcome::Changing));
         }
         let mut is_whole = true;
-        match open.is_unchanged() {
+        match reading.root.is_unchanged(open) {
             Ok(true) => {}
             Ok(false) if mode == Mode::Prefix => {
                 // Between two reads that gave the same, it began with that. Where
@@ -232,7 +232,7 @@ fn each_chunk(
     chunks.take(buffer, &reading.second_reader, each, || {
         reading.monitor.check()?;
         // A long file that changes is given up early.
-        Ok(mode == Mode::Prefix || open.is_unchanged().unwrap_or(false))
+        Ok(mode == Mode::Prefix || reading.root.is_unchanged(open).unwrap_or(false))
     })
 }
 
@@ -279,7 +279,7 @@ impl<'a> Tree<'a> {
         self.put(reading, &blocks)
     }
 
-    fn finish(self, reading: &Reading, found: &Found) -> Result<Content, SyncError> {
+    fn finish(self, reading: &Reading, found: &FoundEntry) -> Result<Content, SyncError> {
         let Self { scheme, nodes, chunks, whole, spool } = self;
         let mut blocks = Vec::new();
         let root = nodes.finish(|node| {

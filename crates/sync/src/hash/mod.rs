@@ -11,7 +11,7 @@ mod pool;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use fstree::{Found, SourceTree};
+use fstree::{FoundEntry, SourceTree};
 use parking_lot::Mutex;
 use store::{BlockWrite, FileId, InPlaceChunk, InPlaceStore, Pin};
 use types::{BlockScheme, RelPath};
@@ -101,7 +101,7 @@ pub(crate) enum Mode {
 /// A file to be read.
 #[derive(Clone, Debug)]
 pub(crate) struct Job {
-    pub(crate) found: Found,
+    pub(crate) found: FoundEntry,
     /// The row that this was decided upon.
     pub(crate) before: Option<RowStamp>,
     pub(crate) mode: Mode,

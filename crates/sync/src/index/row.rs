@@ -1,6 +1,6 @@
 //! What the index knows of one path: the last state of it that was taken in.
 
-use fstree::{Found, FoundKind, Owners};
+use fstree::{FoundEntry, FoundKind, Owners};
 use store::FileId;
 use types::{Cid, Codec, Entry, EntryKind, Hash, Metadata, RelPath, Xattrs};
 
@@ -125,7 +125,7 @@ const BLOCK_DEVICE: u8 = 7;
 
 impl Row {
     /// A row of what was found, with content that is known.
-    pub(crate) fn new(found: &Found, root_device: u64, thing: Thing, xattrs: Xattrs) -> Self {
+    pub(crate) fn new(found: &FoundEntry, root_device: u64, thing: Thing, xattrs: Xattrs) -> Self {
         Self {
             stamp: RowStamp::of(&found.stamp, root_device),
             born: found.born.filter(|_| matches!(thing, Thing::File(_))),
@@ -339,7 +339,7 @@ impl Row {
 }
 
 /// What is known of a thing without reading it; `None` for a file.
-pub(crate) fn thing_of(found: &Found) -> Option<Thing> {
+pub(crate) fn thing_of(found: &FoundEntry) -> Option<Thing> {
     match found.kind {
         FoundKind::File { .. } => None,
         _ => found.entry_kind().map(Thing::Other),

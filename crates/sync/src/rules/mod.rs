@@ -15,7 +15,7 @@ mod tests;
 
 use std::io::{self, Read};
 
-use fstree::{ReadError, SourceTree};
+use fstree::{ReadError, SourceTree, TreeReader as _};
 use ignore::Match;
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 use types::{RelPath, with_causes};

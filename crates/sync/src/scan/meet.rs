@@ -1,6 +1,6 @@
 //! What to do about one thing that is there, and the row that it has.
 
-use fstree::{Found, Kind, ReadError};
+use fstree::{FileKind, FoundEntry, ReadError, TreeReader as _};
 use types::{RelPath, with_causes};
 
 use super::targets::ancestors;
@@ -11,9 +11,9 @@ use crate::index::{Change, Row, RowStamp, Thing, thing_of};
 
 impl Scan<'_> {
     /// Takes in what was found where it is not what the row says.
-    pub(super) fn meet(&mut self, found: Found, row: Option<&Row>) -> Result<(), ScanError> {
+    pub(super) fn meet(&mut self, found: FoundEntry, row: Option<&Row>) -> Result<(), ScanError> {
         let stamp = RowStamp::of(&found.stamp, self.device());
-        if found.kind() != Kind::File {
+        if found.kind() != FileKind::File {
             return Ok(self.meet_other(&found, row)?);
         }
         if self.order.resting.contains(&found.path) {
@@ -52,7 +52,7 @@ impl Scan<'_> {
     /// be read. Where another name may still be there, it is.
     fn moved(
         &self,
-        found: &Found,
+        found: &FoundEntry,
         stamp: &RowStamp,
         before: Option<RowStamp>,
     ) -> Result<Option<Row>, SyncError> {
@@ -83,7 +83,7 @@ impl Scan<'_> {
     }
 
     /// Takes in what has nothing to be read.
-    fn meet_other(&mut self, found: &Found, row: Option<&Row>) -> Result<(), SyncError> {
+    fn meet_other(&mut self, found: &FoundEntry, row: Option<&Row>) -> Result<(), SyncError> {
         let Some(thing) = thing_of(found) else { return Ok(()) };
         let stamp = RowStamp::of(&found.stamp, self.device());
         if let Some(row) = row
@@ -142,7 +142,7 @@ impl Scan<'_> {
             return Ok(());
         }
         match examined {
-            Ok(Some(found)) if found.kind() == Kind::File => self.meet(found, row.as_ref()),
+            Ok(Some(found)) if found.kind() == FileKind::File => self.meet(found, row.as_ref()),
             Ok(None) if row.is_none() => {
                 self.settled(path);
                 Ok(())
@@ -168,7 +168,7 @@ impl Scan<'_> {
 /// time of the last write: `tar` and `cp -p` set that. The time of its birth,
 /// which nobody sets, tells; where there is none, the file must not have been
 /// touched at all.
-fn is_renamed(old: &Row, found: &Found, stamp: &RowStamp) -> bool {
+fn is_renamed(old: &Row, found: &FoundEntry, stamp: &RowStamp) -> bool {
     let is_alike = RowStamp { ctime: stamp.ctime, ..old.stamp } == *stamp;
     let is_same_inode = match (old.born, found.born) {
         (Some(then), Some(now)) => then == now,
@@ -187,7 +187,7 @@ mod tests {
     #[test]
     fn an_inode_that_was_used_again_is_another_file() {
         let row = Row { born: Some((90, 1)), ..file_row(7, b"content", 100) };
-        let found = Found {
+        let found = FoundEntry {
             path: RelPath::new("renamed").unwrap(),
             kind: FoundKind::File { is_sparse: false },
             stamp: Stamp {
@@ -205,15 +205,15 @@ mod tests {
             hard_link: None,
         };
         let is_renamed =
-            |row: &Row, found: &Found| is_renamed(row, found, &RowStamp::of(&found.stamp, 1));
+            |row: &Row, found: &FoundEntry| is_renamed(row, found, &RowStamp::of(&found.stamp, 1));
         assert!(is_renamed(&row, &found));
         // Removed, and another made in its place, with its length and time.
-        let other = Found { born: Some((200, 0)), ..found.clone() };
+        let other = FoundEntry { born: Some((200, 0)), ..found.clone() };
         assert!(!is_renamed(&row, &other));
         // Where one of the two is not known, nothing about it may differ.
         for (then, now) in [(None, found.born), (row.born, None), (None, None)] {
             let row = Row { born: then, ..row.clone() };
-            let mut found = Found { born: now, ..found.clone() };
+            let mut found = FoundEntry { born: now, ..found.clone() };
             assert!(!is_renamed(&row, &found), "{then:?} {now:?}");
             found.stamp.ctime = row.stamp.ctime;
             assert!(is_renamed(&row, &found), "{then:?} {now:?}");

@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use fstree::{Kind, ReadError, Visit, WalkItem, WalkOptions};
+use fstree::{FileKind, ReadError, TreeReader as _, Visit, WalkItem, WalkOptions};
 use types::{FolderId, RelPath, with_causes};
 
 use crate::core::Core;
@@ -221,7 +221,7 @@ impl Scan<'_> {
             self.scanned.again.push(dir.parent().unwrap_or_else(RelPath::root));
             return Ok(());
         };
-        if found.kind() != Kind::Dir {
+        if found.kind() != FileKind::Dir {
             self.scanned.again.push(dir.parent().unwrap_or_else(RelPath::root));
             return Ok(());
         }
@@ -233,8 +233,8 @@ impl Scan<'_> {
         // entered.
         let caches = RefCell::new(BTreeSet::new());
         let own_dirs = self.order.own_dirs;
-        let decide = |path: &RelPath, kind: Kind| {
-            let is_dir = kind == Kind::Dir;
+        let decide = |path: &RelPath, kind: FileKind| {
+            let is_dir = kind == FileKind::Dir;
             if (is_dir && own_dirs.contains(path)) || rules.borrow().is_excluded(path, is_dir) {
                 return Visit::Skip;
             }
@@ -271,7 +271,9 @@ impl Scan<'_> {
                     self.in_root += u64::from(dir.is_root());
                     let path = found.path.clone();
                     let (kind, is_mount_point) = match found.kind {
-                        fstree::FoundKind::Dir { is_mount_point } => (Kind::Dir, is_mount_point),
+                        fstree::FoundKind::Dir { is_mount_point } => {
+                            (FileKind::Dir, is_mount_point)
+                        }
                         _ => (found.kind(), false),
                     };
                     let row = self.row_at(&mut rows, &path)?;
@@ -282,7 +284,7 @@ impl Scan<'_> {
                             rows.skip_within(&path);
                             continue;
                         }
-                        if kind != Kind::Dir || !is_deep {
+                        if kind != FileKind::Dir || !is_deep {
                             rows.skip_within(&path);
                         }
                     }
@@ -296,7 +298,7 @@ impl Scan<'_> {
                         // What is watched there is another directory.
                         self.core.watcher.unwatch_below(self.order.number, &path);
                     }
-                    if kind == Kind::Dir {
+                    if kind == FileKind::Dir {
                         let is_entered =
                             is_deep && !is_mount_point && !caches.borrow_mut().remove(&path);
                         if is_entered {

@@ -319,6 +319,7 @@ impl Setup {
 
     pub(crate) fn check_tree(&self, published: &PublishedManifest, root: &Path, without: &[&str]) {
         let mut entries = self.entries(published);
+        use fstree::TreeReader as _;
         let tree = fstree::SourceTree::open(root).unwrap();
         for item in
             tree.walk(&RelPath::root(), Default::default(), |_, _| fstree::Visit::Descend).unwrap()

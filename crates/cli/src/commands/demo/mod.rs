@@ -281,7 +281,7 @@ fn same(first: &Path, second: &Path) -> Result<()> {
             second.display(),
             differences.len(),
             one.path,
-            one.what
+            one.kind
         );
     }
     Ok(())

@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use fstree::SourceTree;
+use fstree::{SourceTree, TreeReader as _};
 use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -140,7 +140,7 @@ impl InotifyWatcher {
 impl Watcher for InotifyWatcher {
     fn watch_dir(&self, folder: FolderNumber, root: &SourceTree, dir: &RelPath) -> WatchResult {
         // A directory that cannot be opened is gone, or the scan reports the reason.
-        let Ok(fd) = root.hold_dir(dir) else { return WatchResult::Gone };
+        let Ok(fd) = root.dir_handle(dir) else { return WatchResult::Gone };
         self.watch_fd(folder, dir, fd.as_fd())
     }
 

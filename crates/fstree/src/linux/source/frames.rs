@@ -1,38 +1,39 @@
-//! The directories between the start of a walk and where it is.
+//! The directories between the start of a walk and its current position.
 //!
-//! **Invariant**: of their descriptors a bounded number is open, those nearest
-//! to where the walk is. One that was given up is opened again by its path from
-//! the nearest that is open, and has to be the directory that it was.
+//! **Invariant**: a limited number of them is open, those nearest to the current
+//! position. A closed one is opened again by its path from the nearest open
+//! directory, and must be the same directory.
 
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use types::RelPath;
 
-use crate::beneath::is_absent;
+use super::super::beneath::is_absent;
+use super::super::names::Names;
+use super::super::stat::{Stat, stat_fd};
+use super::SourceTree;
 use crate::error::ReadError;
-use crate::names::Names;
-use crate::root::SourceTree;
-use crate::stat::{Stat, stat_fd};
 
-/// Why a descriptor is there, after [`Frames::open_last`].
-pub(crate) const OPEN: &str = "the last directory is open, or has been opened again";
+/// The reason why a descriptor exists after [`Frames::open_last`].
+pub(crate) const OPEN: &str = "the last directory is open, or was opened again";
 
-/// A directory that the walk is in.
+/// A directory that the walk has entered.
 pub(crate) struct Frame {
     pub(crate) fd: Option<OwnedFd>,
     pub(crate) stat: Stat,
     pub(crate) names: Names,
-    /// The number of the name that is looked at next.
+    /// Number of the name to examine next.
     pub(crate) next: usize,
-    /// How much of the path leads to it.
+    /// Length of the directory's path.
     path_len: usize,
 }
 
+/// The stack of entered directories.
 pub(crate) struct Frames {
     stack: Vec<Frame>,
-    /// The path of the last one.
+    /// Path of the last directory.
     path: RelPath,
-    /// No frame before this one has its descriptor.
+    /// No frame before this one has a descriptor.
     first_open: usize,
     open_max: usize,
 }
@@ -54,7 +55,7 @@ impl Frames {
         self.stack.last_mut()
     }
 
-    /// Goes into a directory, unless it has no names.
+    /// Enters a directory, unless it is empty.
     pub(crate) fn push(&mut self, path: RelPath, fd: OwnedFd, stat: Stat, names: Names) {
         if names.len() == 0 {
             return;
@@ -62,7 +63,7 @@ impl Frames {
         let path_len = path.as_bytes().len();
         self.stack.push(Frame { fd: Some(fd), stat, names, next: 0, path_len });
         self.path = path;
-        // Those furthest from here are wanted last.
+        // The directories furthest away are needed last.
         let keep_from = self.stack.len().saturating_sub(self.open_max);
         for frame in &mut self.stack[self.first_open.min(keep_from)..keep_from] {
             frame.fd = None;
@@ -78,21 +79,21 @@ impl Frames {
         }
     }
 
-    /// Sees to it that the last frame has its descriptor.
+    /// Ensures that the last frame has a descriptor.
     pub(crate) fn open_last(&mut self, root: &SourceTree) -> Result<(), ReadError> {
         if self.stack.last().is_none_or(|frame| frame.fd.is_some()) {
             return Ok(());
         }
         self.reopen(root).inspect_err(|_| {
-            // The rest of the directory cannot be reached any more.
+            // The rest of the directory is unreachable.
             if let Some(frame) = self.stack.last_mut() {
                 frame.next = frame.names.len();
             }
         })
     }
 
-    /// Opens the last directory again, and some of those above it, which will
-    /// be wanted soon.
+    /// Opens the last directory again, and some of its parents, which are needed
+    /// soon.
     fn reopen(&mut self, root: &SourceTree) -> Result<(), ReadError> {
         let open = self.stack.iter().rposition(|frame| frame.fd.is_some());
         let half = self.open_max.div_ceil(2);
@@ -105,7 +106,7 @@ impl Frames {
             let above = number.checked_sub(1).and_then(|above| self.stack[above].fd.as_ref());
             let base = above.map_or(root.fd(), AsFd::as_fd);
             let open = || {
-                let fd = root.resolution().open_dir(base, relative)?;
+                let fd = root.resolution.open_dir(base, relative)?;
                 Ok::<_, Errno>((stat_fd(fd.as_fd())?, fd))
             };
             let (stat, fd) = open().map_err(|errno| match errno {

@@ -1,12 +1,12 @@
-//! From a directory that is open to what is below it: the only code that
-//! resolves a path of more than one name.
+//! Resolves a path below an open directory. No other code resolves a path with
+//! more than one name.
 //!
-//! **Invariant**: no link is followed, in no part of a path, and nothing is
-//! reached that is not below the directory. The kernel does it in one call
-//! where it can (`openat2`, Linux 5.6); older ones, and sandboxes that refuse
-//! the call, are asked name by name, which is as safe and slower.
+//! **Invariant**: no link is followed, in no component of the path, and nothing
+//! outside the directory is reached. `openat2` (Linux 5.6) guarantees this in one
+//! call. On older kernels, and in sandboxes that reject the call, the path is opened
+//! name by name, which is equally safe and slower.
 //!
-//! A path may be longer than one call takes: it is opened in pieces then.
+//! A path that is too long for one call is opened in pieces.
 
 use std::sync::OnceLock;
 
@@ -14,23 +14,15 @@ use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
-/// How paths are resolved.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Resolution {
-    /// With `openat2` where it works, else name by name.
-    #[default]
-    Best,
-    /// Name by name, as on a kernel without `openat2`.
-    ByName,
-}
+use crate::resolution::Resolution;
 
-/// The longest path that one call takes, in bytes, its NUL not counted.
+/// Maximum length of a path in one call, in bytes without the final NUL.
 const PIECE_LEN_MAX: usize = 4095;
 
-/// How often a call is repeated that was disturbed by a rename elsewhere.
+/// Maximum number of attempts if renames elsewhere disturb a call.
 const TRIES_MAX: u32 = 32;
 
-/// For directories on the way, and things that are looked at but not read.
+/// Flags for directories on a path, and for entries that are examined but not read.
 pub(crate) const PATH_ONLY: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 const PATH_DIR: OFlags = PATH_ONLY.union(OFlags::DIRECTORY);
@@ -38,7 +30,7 @@ const PATH_DIR: OFlags = PATH_ONLY.union(OFlags::DIRECTORY);
 const RESOLVE: ResolveFlags =
     ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
 
-/// Whether the system has `openat2` and lets this process call it.
+/// Reports whether the kernel supports `openat2` and lets this process call it.
 fn has_openat2() -> bool {
     static HAS_OPENAT2: OnceLock<bool> = OnceLock::new();
     *HAS_OPENAT2.get_or_init(|| {
@@ -52,7 +44,7 @@ impl Resolution {
         self == Self::ByName || !has_openat2()
     }
 
-    /// Opens `path`, names joined by `/`, below `dir`; the empty path is the
+    /// Opens `path`, names joined by `/`, below `dir`. The empty path is the
     /// directory itself. `O_NOFOLLOW` and `O_CLOEXEC` are always added.
     pub(crate) fn open(
         self,
@@ -76,13 +68,13 @@ impl Resolution {
         }
     }
 
-    /// The directory `path`, to reach other things through.
+    /// Opens the directory `path` with `O_PATH`.
     pub(crate) fn open_dir(self, dir: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd, Errno> {
         self.open(dir, path, PATH_DIR)
     }
 
-    /// What is opened first of a path that takes more than one call, and what
-    /// remains.
+    /// Splits a path that needs more than one call into the first piece and the
+    /// rest.
     fn split(self, path: &[u8]) -> Option<(&[u8], &[u8])> {
         let is_slash = |byte: &u8| *byte == b'/';
         let at = if self.is_by_name() {
@@ -100,7 +92,7 @@ impl Resolution {
             // One name, and `O_NOFOLLOW` is among the flags.
             return retry(|| rustix::fs::openat(dir, path, flags, Mode::empty()));
         }
-        // `EXDEV`: a directory on the way was moved out of the tree just now.
+        // `EXDEV`: a directory on the path was moved out of the tree during the call.
         retry(|| match rustix::fs::openat2(dir, path, flags, Mode::empty(), RESOLVE) {
             Err(Errno::XDEV) => Err(Errno::AGAIN),
             result => result,
@@ -108,8 +100,9 @@ impl Resolution {
     }
 }
 
-/// Repeats a call that a signal, or a rename elsewhere, has stopped. (What a
-/// lease of another process stops with the same error is not opened here.)
+/// Repeats a call that was interrupted by a signal, or disturbed by a rename
+/// elsewhere. (File leases cause the same error, but only for files, which are not
+/// opened this way.)
 fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
     for _ in 1..TRIES_MAX {
         match call() {
@@ -120,8 +113,8 @@ fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
     call()
 }
 
-/// Whether the error says that the path is not there: a name is missing, or
-/// one on the way is no directory, or is a link.
+/// Reports whether the error means that the path does not exist: a name is missing,
+/// or a component is a link or not a directory.
 pub(crate) fn is_absent(errno: Errno) -> bool {
     matches!(errno, Errno::NOENT | Errno::NOTDIR | Errno::LOOP)
 }
@@ -131,7 +124,9 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::symlink;
 
+    use super::super::stat::stat_fd;
     use super::*;
+    use crate::source::FileKind;
 
     const BOTH: [Resolution; 2] = [Resolution::Best, Resolution::ByName];
 
@@ -153,8 +148,8 @@ mod tests {
                 assert!(is_absent(open(bad).unwrap_err()), "{how:?} {bad}");
             }
             let link = how.open(root.as_fd(), b"a/link", PATH_ONLY).unwrap();
-            let stat = crate::stat::stat_fd(link.as_fd()).unwrap();
-            assert_eq!(stat.file_type, rustix::fs::FileType::Symlink);
+            let stat = stat_fd(link.as_fd()).unwrap();
+            assert_eq!(stat.kind, Some(FileKind::Symlink));
         }
     }
 
@@ -169,10 +164,10 @@ mod tests {
             at = rustix::fs::openat(&at, &name, PATH_DIR, Mode::empty()).unwrap();
         }
         let path = [name.as_str()].repeat(40).join("/");
-        let deepest = crate::stat::stat_fd(at.as_fd()).unwrap();
+        let deepest = stat_fd(at.as_fd()).unwrap();
         for how in BOTH {
             let fd = how.open_dir(root.as_fd(), path.as_bytes()).unwrap();
-            let stat = crate::stat::stat_fd(fd.as_fd()).unwrap();
+            let stat = stat_fd(fd.as_fd()).unwrap();
             assert_eq!(stat.identity(), deepest.identity());
         }
     }

@@ -1,13 +1,12 @@
-//! Giving an inode its metadata, and finding out what of it holds.
+//! Sets the metadata of an inode, and checks the result.
 //!
-//! The order matters: an owner is changed before the mode, since a change of
-//! owner takes setuid and capabilities away; ACLs are set before the mode,
-//! since an ACL is a mode, too; times come last. Then the inode is looked at
-//! once more, and what is not as it should be is reported: file systems clamp
-//! times and kernels drop bits without a word.
+//! The order matters. The owner is set before the mode, because a change of owner
+//! removes setuid and capabilities. ACLs are set before the mode, because an ACL
+//! contains a mode. Times come last. Then the inode is examined again, and every
+//! difference is reported: file systems clamp times and kernels drop bits silently.
 //!
-//! **Invariant**: what is set is set on an open inode, never on a name, so it
-//! cannot be turned onto another file.
+//! **Invariant**: metadata is set on an open inode, never by name, so that it cannot
+//! be redirected to another file.
 
 use std::io;
 
@@ -17,25 +16,15 @@ use rustix::io::Errno;
 use rustix::thread::CapabilitySet;
 use types::{Metadata, RelPath};
 
-use crate::found::Kind;
-use crate::stat::{Identity, Stat, proc_path, split_ns, stat_fd};
-use crate::xattrs::{ACL_ACCESS, ACL_DEFAULT};
-
-/// Whose the things that are made become.
-#[derive(Clone, Debug, Default)]
-pub enum OwnerPolicy {
-    /// This user's. File capabilities and `trusted.*` attributes, which give
-    /// rights as owners do, are not set either.
-    #[default]
-    Leave,
-    /// Those of the numbers in the metadata. It takes the right to give files
-    /// away, which root has.
-    Numbers,
-}
+use super::super::open::proc_path;
+use super::super::stat::{Stat, split_ns, stat_fd};
+use super::super::xattrs::{ACL_ACCESS, ACL_DEFAULT};
+use crate::dest::{Attribute, NotSet, OwnerPolicy};
+use crate::source::{FileKind, Identity};
 
 impl OwnerPolicy {
-    /// [`OwnerPolicy::Numbers`] where this process may give files away, which
-    /// takes root or the capability; else [`OwnerPolicy::Leave`].
+    /// Returns [`OwnerPolicy::Numbers`] if this process may change owners (as root,
+    /// or with the capability `CAP_CHOWN`), otherwise [`OwnerPolicy::Leave`].
     pub fn for_this_process() -> Self {
         let chown = CapabilitySet::CHOWN;
         match rustix::thread::capabilities(None) {
@@ -46,36 +35,11 @@ impl OwnerPolicy {
     }
 }
 
-/// What of an entry is not as the metadata has it.
-#[derive(Debug)]
-pub struct NotSet {
-    /// The entry.
-    pub path: RelPath,
-    /// What of it.
-    pub what: Attribute,
-    /// Why.
-    pub source: io::Error,
-}
-
-/// A part of the metadata.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Attribute {
-    /// The owner or the group.
-    Owner,
-    /// The permissions. Setuid and setgid are left away where the owner or the
-    /// group is another: they would give rights that nobody granted.
-    Mode,
-    /// The time of the last write.
-    Mtime,
-    /// The extended attribute, or ACL, of this name.
-    Xattr(Vec<u8>),
-}
-
-/// An inode that is open.
+/// An open inode.
 pub(crate) struct Inode<'a> {
     pub(crate) fd: BorrowedFd<'a>,
-    pub(crate) kind: Kind,
-    /// Opened by `O_PATH`: not all calls take it.
+    pub(crate) kind: FileKind,
+    /// True if the descriptor is an `O_PATH` descriptor, which not all calls accept.
     pub(crate) is_path_only: bool,
 }
 
@@ -100,7 +64,7 @@ impl Inode<'_> {
         }
     }
 
-    /// Nothing where there is none.
+    /// Removes an attribute if it exists.
     fn remove_xattr(&self, name: &[u8]) -> Result<(), Errno> {
         let removed = if self.is_path_only {
             proc_path(self.fd).and_then(|path| rustix::fs::removexattr(path.as_str(), name))
@@ -140,8 +104,8 @@ impl Inode<'_> {
         }
     }
 
-    /// Sets everything, as far as it can be, and says what could not. Returns
-    /// which inode it was.
+    /// Sets all metadata that can be set, and adds the rest to `not_set`. Returns
+    /// the identity of the inode.
     pub(crate) fn apply(
         &self,
         path: &RelPath,
@@ -149,18 +113,18 @@ impl Inode<'_> {
         owners: &OwnerPolicy,
         not_set: &mut Vec<NotSet>,
     ) -> Result<Identity, Errno> {
-        let mut report = |what, source| {
-            not_set.push(NotSet { path: path.clone(), what, source });
+        let mut report = |attribute, source| {
+            not_set.push(NotSet { path: path.clone(), attribute, source });
         };
         let owned = self.apply_owner(metadata, owners)?;
         if let Some(source) = owned.error {
             report(Attribute::Owner, source);
         }
-        if self.kind != Kind::Symlink {
-            // What the directory around it gave it.
+        if self.kind != FileKind::Symlink {
+            // Remove the ACLs inherited from the parent directory.
             for name in [ACL_ACCESS, ACL_DEFAULT] {
                 let is_kept = metadata.xattrs.contains_key(name);
-                if is_kept || (name == ACL_DEFAULT && self.kind != Kind::Dir) {
+                if is_kept || (name == ACL_DEFAULT && self.kind != FileKind::Dir) {
                     continue;
                 }
                 if let Err(errno) = self.remove_xattr(name) {
@@ -169,10 +133,10 @@ impl Inode<'_> {
             }
         }
         for (name, value) in &metadata.xattrs {
-            let set = if matches!(owners, OwnerPolicy::Leave) && gives_rights(name) {
+            let set = if matches!(owners, OwnerPolicy::Leave) && grants_privileges(name) {
                 Err(io::Error::new(
                     io::ErrorKind::PermissionDenied,
-                    "it is only set together with owners",
+                    "only set together with owners",
                 ))
             } else {
                 self.set_xattr(name, value).map_err(io::Error::from)
@@ -182,7 +146,7 @@ impl Inode<'_> {
             }
         }
         let mut mode_error = None;
-        if self.kind != Kind::Symlink {
+        if self.kind != FileKind::Symlink {
             mode_error = self.set_mode(metadata.mode & !owned.forbidden_bits).err();
         }
         let mtime_error = self.set_mtime(metadata.mtime_ns).err();
@@ -190,11 +154,11 @@ impl Inode<'_> {
         let reason = |errno: Option<Errno>, otherwise: &'static str| {
             errno.map_or_else(|| io::Error::new(io::ErrorKind::Unsupported, otherwise), Into::into)
         };
-        if self.kind != Kind::Symlink && now.mode != metadata.mode {
-            report(Attribute::Mode, reason(mode_error, "the system keeps other permissions"));
+        if self.kind != FileKind::Symlink && now.mode != metadata.mode {
+            report(Attribute::Mode, reason(mode_error, "the system stored other permissions"));
         }
         if now.stamp.mtime_ns() != metadata.mtime_ns {
-            report(Attribute::Mtime, reason(mtime_error, "the file system keeps another time"));
+            report(Attribute::Mtime, reason(mtime_error, "the file system stored another time"));
         }
         Ok(now.identity())
     }
@@ -207,7 +171,7 @@ impl Inode<'_> {
         if !matches!(owners, OwnerPolicy::Leave) && !is_right(&stat) {
             let changed = self.set_owner(Some(uid), gid);
             if changed.is_err() {
-                // A user may give a file to another group of his.
+                // Users may change the group of a file to another of their groups.
                 let _ = self.set_owner(None, gid);
             }
             stat = stat_fd(self.fd)?;
@@ -216,7 +180,7 @@ impl Inode<'_> {
             }
         }
         let mut forbidden_bits = 0;
-        if self.kind == Kind::File {
+        if self.kind == FileKind::File {
             forbidden_bits |= if stat.uid == uid { 0 } else { 0o4000 };
             forbidden_bits |= if stat.gid == gid { 0 } else { 0o2000 };
         }
@@ -226,16 +190,16 @@ impl Inode<'_> {
 
 struct Owned {
     error: Option<io::Error>,
-    /// Bits of the mode that the file must not have with the owner that it has.
+    /// Bits of the mode that the file must not have with its actual owner.
     forbidden_bits: u32,
 }
 
-/// Attributes that give a program rights, or steer the kernel.
-fn gives_rights(name: &[u8]) -> bool {
+/// Reports whether an attribute grants privileges, or controls the kernel.
+fn grants_privileges(name: &[u8]) -> bool {
     name == b"security.capability" || name.starts_with(b"trusted.")
 }
 
-/// A directory or file that is open for more than its path.
-pub(crate) fn open_inode(fd: &impl AsFd, kind: Kind) -> Inode<'_> {
+/// Returns the inode of a directory or file that is not open with `O_PATH`.
+pub(crate) fn open_inode(fd: &impl AsFd, kind: FileKind) -> Inode<'_> {
     Inode { fd: fd.as_fd(), kind, is_path_only: false }
 }

@@ -1,4 +1,4 @@
-//! The names in one directory, sorted, in as little memory as they take.
+//! The names of one directory, sorted, in little memory.
 
 use std::ffi::CStr;
 use std::mem::MaybeUninit;
@@ -7,15 +7,16 @@ use rustix::fd::BorrowedFd;
 use rustix::fs::RawDir;
 use rustix::io::Errno;
 
-use crate::found::Kind;
+use super::stat::kind_of;
+use crate::source::FileKind;
 
-/// More names than this in one directory are not listed: some 300 MB.
+/// Maximum number of names in one directory; about 300 MB of memory.
 pub(crate) const NAMES_MAX: usize = 1 << 24;
 
-/// How much of a directory one call reads, in bytes.
+/// Number of bytes of a directory that one call reads.
 const BUFFER_LEN: usize = 64 << 10;
 
-/// What directories are read into; one for all of a walk.
+/// Buffer for reading directories; a walk uses one for all.
 pub(crate) struct Buffer(Vec<MaybeUninit<u8>>);
 
 impl Buffer {
@@ -24,24 +25,24 @@ impl Buffer {
     }
 }
 
-/// Names with their kinds, as far as the directory tells them.
+/// Names with their kinds, if the directory stores the kinds.
 #[derive(Debug, Default)]
 pub(crate) struct Names {
-    /// The names, each with its NUL.
+    /// The names, each with its final NUL.
     bytes: Vec<u8>,
     index: Vec<Place>,
 }
 
-/// Where a name is among the bytes.
+/// Position of a name in the bytes.
 #[derive(Clone, Copy, Debug)]
 struct Place {
     start: u32,
-    /// Without the NUL.
+    /// Length without the NUL.
     len: u16,
-    kind: Option<Kind>,
+    kind: Option<FileKind>,
 }
 
-/// Why a directory was not listed.
+/// The reason why a directory could not be listed.
 pub(crate) enum ListError {
     Io(Errno),
     TooMany,
@@ -54,14 +55,14 @@ impl From<Errno> for ListError {
 }
 
 impl Names {
-    /// Reads a directory that was opened for it, from where it stands.
+    /// Reads the rest of a directory that is open for listing.
     pub(crate) fn read(dir: BorrowedFd<'_>, buffer: &mut Buffer) -> Result<Self, ListError> {
         let mut names = Self::default();
         let mut entries = RawDir::new(dir, &mut buffer.0);
         while let Some(entry) = entries.next() {
             let entry = match entry {
                 Err(Errno::INTR) => continue,
-                // The directory was removed: it has no names.
+                // The directory was removed, so it has no names.
                 Err(Errno::NOENT) => break,
                 entry => entry?,
             };
@@ -75,11 +76,11 @@ impl Names {
             let start = u32::try_from(names.bytes.len()).map_err(|_| ListError::TooMany)?;
             let len = u16::try_from(name.count_bytes()).map_err(|_| Errno::NAMETOOLONG)?;
             names.bytes.extend_from_slice(name.to_bytes_with_nul());
-            names.index.push(Place { start, len, kind: Kind::new(entry.file_type()) });
+            names.index.push(Place { start, len, kind: kind_of(entry.file_type()) });
         }
         let bytes = &names.bytes;
         names.index.sort_unstable_by(|a, b| a.of(bytes).cmp(b.of(bytes)));
-        // A directory that is written to while it is read may say a name twice.
+        // A directory that changes while it is read may return a name twice.
         names.index.dedup_by(|a, b| a.of(bytes) == b.of(bytes));
         Ok(names)
     }
@@ -88,7 +89,7 @@ impl Names {
         self.index.len()
     }
 
-    pub(crate) fn get(&self, number: usize) -> Option<(&CStr, Option<Kind>)> {
+    pub(crate) fn get(&self, number: usize) -> Option<(&CStr, Option<FileKind>)> {
         let place = self.index.get(number)?;
         let start = place.start as usize;
         let bytes = &self.bytes[start..=start + usize::from(place.len)];
@@ -126,7 +127,7 @@ mod tests {
         let read: Vec<_> = (0..read.len()).filter_map(|number| read.get(number)).collect();
         assert!(read.is_sorted_by_key(|(name, _)| name.to_bytes()));
         assert_eq!(read.len(), 9);
-        let dirs = read.iter().filter(|(_, kind)| *kind == Some(Kind::Dir)).count();
+        let dirs = read.iter().filter(|(_, kind)| *kind == Some(FileKind::Dir)).count();
         assert_eq!(dirs, 1);
     }
 }

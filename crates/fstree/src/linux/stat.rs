@@ -1,4 +1,4 @@
-//! What the system says of an inode, in one form whichever call said it.
+//! Examines inodes, in one form for both system calls.
 
 use std::sync::OnceLock;
 
@@ -7,71 +7,37 @@ use rustix::fs::{AtFlags, FileType, RawMode, StatxFlags, StatxTimestamp};
 use rustix::io::Errno;
 use rustix::path::Arg;
 
-/// What makes a file the same file: an inode on a device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Identity {
-    /// The device.
-    pub device: u64,
-    /// The inode on the device.
-    pub inode: u64,
-}
-
-/// What says that a file is as it was: another write, other metadata, or
-/// another file under the same name, changes at least one of these.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Stamp {
-    /// The device.
-    pub device: u64,
-    /// The inode on the device.
-    pub inode: u64,
-    /// The length, in bytes.
-    pub size: u64,
-    /// The time of the last write, in seconds and nanoseconds.
-    pub mtime: (i64, i64),
-    /// The time of the last change of the inode, its attributes and ACLs
-    /// included, in seconds and nanoseconds.
-    pub ctime: (i64, i64),
-}
-
-impl Stamp {
-    /// The inode.
-    pub fn identity(&self) -> Identity {
-        Identity { device: self.device, inode: self.inode }
-    }
-
-    /// The time of the last write, in nanoseconds since 1970.
-    pub fn mtime_ns(&self) -> i128 {
-        i128::from(self.mtime.0) * NS_PER_SEC + i128::from(self.mtime.1)
-    }
-}
+use crate::source::{FileKind, Identity, Stamp};
 
 const NS_PER_SEC: i128 = 1_000_000_000;
 
-/// Seconds and nanoseconds of a time in nanoseconds; `None` where no file
-/// system could have it.
+/// Splits a time in nanoseconds into seconds and nanoseconds; `None` if no file
+/// system can represent it.
 pub(crate) fn split_ns(ns: i128) -> Option<(i64, i64)> {
     let seconds = i64::try_from(ns.div_euclid(NS_PER_SEC)).ok()?;
     let nanoseconds = i64::try_from(ns.rem_euclid(NS_PER_SEC)).ok()?;
     Some((seconds, nanoseconds))
 }
 
+/// Result of examining an inode.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stat {
-    pub(crate) file_type: FileType,
+    /// `None` if the kernel reports a kind that this program does not know.
+    pub(crate) kind: Option<FileKind>,
     /// The low twelve bits.
     pub(crate) mode: u32,
     pub(crate) uid: u32,
     pub(crate) gid: u32,
     pub(crate) links: u64,
     pub(crate) stamp: Stamp,
-    /// In units of 512 bytes.
+    /// Allocated space in units of 512 bytes.
     pub(crate) blocks: u64,
-    /// Of a device: its major and minor number.
+    /// Major and minor number of a device.
     pub(crate) rdev: (u32, u32),
-    /// When the inode was made, in seconds and nanoseconds, where the file
-    /// system tells.
+    /// Birth time of the inode in seconds and nanoseconds, if the file system
+    /// records it.
     pub(crate) born: Option<(i64, i64)>,
-    /// Which mount it is in, where the system tells.
+    /// Id of the mount, if the kernel reports it.
     pub(crate) mount: Option<u64>,
 }
 
@@ -80,30 +46,30 @@ impl Stat {
         self.stamp.identity()
     }
 
-    /// Whether something is mounted between this directory and `inner`, which
-    /// is in it. A subvolume counts: it has a device of its own.
+    /// Reports whether `inner`, an entry of this directory, is in another mount. A
+    /// subvolume is treated as a mount, because it has its own device number.
     pub(crate) fn is_mount_boundary(&self, inner: &Self) -> bool {
         self.stamp.device != inner.stamp.device
             || matches!((self.mount, inner.mount), (Some(outer), Some(inner)) if outer != inner)
     }
 }
 
-/// All that is ever wanted, and what costs less.
+/// Fields to request for directories and, at less cost, for other entries.
 const ALL: StatxFlags = NO_MOUNT.union(StatxFlags::MNT_ID);
 const NO_MOUNT: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::BTIME);
 
-/// What stands at `name` in a directory; a link is not followed, and nothing
-/// is mounted by looking.
+/// Examines the entry `name` of a directory. Links are not followed, and no
+/// automount is triggered.
 pub(crate) fn stat_at(dir: BorrowedFd<'_>, name: impl Arg + Copy) -> Result<Stat, Errno> {
     stat(dir, name, AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT, ALL)
 }
 
-/// As [`stat_at`], without the mount, which matters for directories alone.
+/// Same as [`stat_at`] without the mount id, which only directories need.
 pub(crate) fn stat_leaf(dir: BorrowedFd<'_>, name: impl Arg + Copy) -> Result<Stat, Errno> {
     stat(dir, name, AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT, NO_MOUNT)
 }
 
-/// What a descriptor, one of `O_PATH` included, is open on.
+/// Examines the inode of an open descriptor, which may be an `O_PATH` descriptor.
 pub(crate) fn stat_fd(fd: BorrowedFd<'_>) -> Result<Stat, Errno> {
     stat(fd, c"", AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW, ALL)
 }
@@ -120,7 +86,7 @@ fn stat(
     };
     let time = |time: StatxTimestamp| (time.tv_sec, i64::from(time.tv_nsec));
     Ok(Stat {
-        file_type: FileType::from_raw_mode(RawMode::from(stat.stx_mode)),
+        kind: kind_of(FileType::from_raw_mode(RawMode::from(stat.stx_mode))),
         mode: u32::from(stat.stx_mode) & 0o7777,
         uid: stat.stx_uid,
         gid: stat.stx_gid,
@@ -139,14 +105,14 @@ fn stat(
     })
 }
 
-/// For sandboxes that refuse `statx`.
+/// Examines an inode with the older call, for sandboxes that reject `statx`.
 #[allow(clippy::useless_conversion, reason = "the types differ between machines")]
 fn old_stat(dir: BorrowedFd<'_>, name: impl Arg + Copy, flags: AtFlags) -> Result<Stat, Errno> {
     let stat = rustix::fs::statat(dir, name, flags)?;
     let nanoseconds = |ns| i64::try_from(ns).unwrap_or(0);
     let size = u64::try_from(stat.st_size).map_err(|_| Errno::OVERFLOW)?;
     Ok(Stat {
-        file_type: FileType::from_raw_mode(stat.st_mode),
+        kind: kind_of(FileType::from_raw_mode(stat.st_mode)),
         mode: stat.st_mode & 0o7777,
         uid: stat.st_uid,
         gid: stat.st_gid,
@@ -165,24 +131,28 @@ fn old_stat(dir: BorrowedFd<'_>, name: impl Arg + Copy, flags: AtFlags) -> Resul
     })
 }
 
-/// Whether `/proc` is there, and is what it should be. Some things can only be
-/// done to an open inode by its name there.
+/// Converts a file type; `None` for an unknown one.
+pub(crate) fn kind_of(file_type: FileType) -> Option<FileKind> {
+    Some(match file_type {
+        FileType::RegularFile => FileKind::File,
+        FileType::Directory => FileKind::Dir,
+        FileType::Symlink => FileKind::Symlink,
+        FileType::Fifo => FileKind::Fifo,
+        FileType::Socket => FileKind::Socket,
+        FileType::CharacterDevice => FileKind::CharDevice,
+        FileType::BlockDevice => FileKind::BlockDevice,
+        FileType::Unknown => return None,
+    })
+}
+
+/// Reports whether `/proc` is mounted and really is procfs. Some operations on an
+/// open inode are only possible through its name there.
 pub(crate) fn has_proc() -> bool {
     static HAS_PROC: OnceLock<bool> = OnceLock::new();
     *HAS_PROC.get_or_init(|| {
         rustix::fs::statfs(c"/proc/self/fd")
             .is_ok_and(|stat| stat.f_type == rustix::fs::PROC_SUPER_MAGIC)
     })
-}
-
-/// The name of an open inode below `/proc`. It leads to that inode, whatever
-/// has become of the path that it was opened by.
-pub(crate) fn proc_path(fd: BorrowedFd<'_>) -> Result<String, Errno> {
-    use rustix::fd::AsRawFd;
-    if !has_proc() {
-        return Err(Errno::OPNOTSUPP);
-    }
-    Ok(format!("/proc/self/fd/{}", fd.as_raw_fd()))
 }
 
 #[cfg(test)]
@@ -202,7 +172,7 @@ mod tests {
         assert_eq!(new.stamp, old.stamp);
         assert_eq!((new.mode, new.uid, new.gid), (old.mode, old.uid, old.gid));
         assert_eq!((new.links, new.blocks, new.rdev), (old.links, old.blocks, old.rdev));
-        assert_eq!(new.file_type, old.file_type);
+        assert_eq!(new.kind, old.kind);
         let metadata = file.as_file().metadata().unwrap();
         assert_eq!(new.stamp.device, metadata.dev());
         assert_eq!(new.stamp.mtime, (metadata.mtime(), metadata.mtime_nsec()));

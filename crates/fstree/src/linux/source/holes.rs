@@ -1,4 +1,4 @@
-//! Where a file has data, and where only holes.
+//! Finds the parts of a file that contain data.
 
 use std::fs::File;
 use std::ops::Range;
@@ -7,19 +7,15 @@ use rustix::fd::AsFd;
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
-/// The first range of a file's first `size` bytes that has data, from `at` on.
-/// What is before it reads as zeros. Where the file system cannot tell, it is
-/// all of it. What is to be backed up is read all the same: file systems have
-/// been wrong about holes.
-///
-/// It moves the position of the file; read with calls that name theirs.
+/// Returns the first range with data at or after `at` in the first `size` bytes of a
+/// file; see [`TreeReader::next_data`](crate::TreeReader::next_data).
 pub(crate) fn next_data(file: &File, at: u64, size: u64) -> Option<Range<u64>> {
     if at >= size {
         return None;
     }
     let start = match rustix::fs::seek(file.as_fd(), SeekFrom::Data(at)) {
         Ok(start) => start.max(at),
-        // Only a hole up to the end.
+        // There is only a hole up to the end.
         Err(Errno::NXIO) => return None,
         Err(_) => at,
     };
@@ -57,7 +53,7 @@ mod tests {
         let covered: u64 = all.iter().map(|range| range.end - range.start).sum();
         assert!(covered < MIB, "{all:?}");
         assert!(ranges(0).is_empty());
-        // The file may be shorter or longer by now than it was said to be.
+        // The file may have become shorter or longer.
         assert!(ranges(10 * MIB + 10).iter().all(|range| range.end <= 10 * MIB + 10));
         file.set_len(MIB).unwrap();
         assert!(ranges(100 * MIB).is_empty());

@@ -1,105 +1,56 @@
 //! A walk over a tree, in the order of paths.
 //!
-//! **Invariants**: entries come in the order of [`RelPath`], so a directory
-//! comes before what is in it; no link is followed; nothing is opened but
-//! directories; whatever goes wrong with one entry is an item, and the walk
-//! goes on. What vanishes while it is looked at is no error: it is not there.
+//! **Invariants**: entries come in the order of [`RelPath`], so a directory comes
+//! before its content; no link is followed; only directories are opened; an error
+//! that concerns one entry is an item, and the walk continues. An entry that
+//! disappears during the walk is not an error.
 //!
-//! What is in memory are the names of the directories between the root and
-//! where the walk is, and of those a bounded number is open. A directory whose
-//! descriptor had to be given up is opened again by its path, and has to be the
-//! one that it was.
+//! The names of the directories between the start and the current position are in
+//! memory, and a limited number of these directories is open. A directory whose
+//! descriptor was closed is opened again by its path and must be the same directory.
 
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use types::RelPath;
 
-use crate::beneath::is_absent;
+use super::super::beneath::is_absent;
+use super::super::error::os_name;
+use super::super::names::{Buffer, ListError, NAMES_MAX, Names};
+use super::super::open::open_list;
+use super::super::stat::{Stat, stat_fd};
+use super::frames::{Frames, OPEN};
+use super::{Examined, SourceTree, examine};
 use crate::error::ReadError;
-use crate::found::{Found, FoundKind, Kind};
-use crate::frames::{Frames, OPEN};
-use crate::names::{Buffer, ListError, NAMES_MAX, Names};
-use crate::root::{Looked, SourceTree, look, open_list};
-use crate::stat::{Stat, stat_fd};
+use crate::source::{FileKind, FoundEntry, FoundKind, Visit, WalkItem, WalkOptions};
 
-/// What to do about a name, decided before anything but its kind is known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Visit {
-    /// It is an item, and a directory is entered.
-    Descend,
-    /// It is an item; a directory is not entered.
-    Record,
-    /// It is as if it were not there.
-    Skip,
-}
-
-/// How to walk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct WalkOptions {
-    /// Whether directories on which another file system is mounted, and
-    /// subvolumes, are not entered. Nor is a walk begun in one.
-    pub one_file_system: bool,
-    /// The number of directories that are held open at once, at least 1.
-    pub open_dirs_max: usize,
-}
-
-impl Default for WalkOptions {
-    fn default() -> Self {
-        Self { one_file_system: false, open_dirs_max: 16 }
-    }
-}
-
-/// What a walk comes to.
-#[derive(Debug)]
-pub enum WalkItem {
-    /// Something that is there.
-    Entry(Found),
-    /// Something that could not be looked at, or a directory that could not be
-    /// listed, or not to the end. Nothing in it will be an item after this, and
-    /// what of it was none is not gone, but unknown.
-    Error(ReadError),
-}
-
-/// A walk; the items are those of the iterator.
-pub struct Walk<'a, F> {
+/// A walk; an iterator over its items.
+pub(super) struct Walk<'a, F> {
     root: &'a SourceTree,
     one_file_system: bool,
     decide: F,
     frames: Frames,
     buffer: Buffer,
-    /// The directory that was the last item and is entered next.
+    /// The directory that was the last item and must be entered next.
     enter: Option<(RelPath, Stat)>,
 }
 
-impl SourceTree {
-    /// Walks over everything below the directory `start`, which is no item
-    /// itself. `decide` is asked about every name.
-    ///
-    /// A directory is listed after it was the item, so what `decide` knows may
-    /// come from there.
-    ///
-    /// # Errors
-    ///
-    /// Those of opening and listing `start`, and [`ReadError::Mounted`]. All
-    /// others are items.
-    pub fn walk<F>(
-        &self,
+impl<'a, F: FnMut(&RelPath, FileKind) -> Visit> Walk<'a, F> {
+    /// Opens and lists the directory `start`.
+    pub(super) fn new(
+        root: &'a SourceTree,
         start: &RelPath,
         options: WalkOptions,
         decide: F,
-    ) -> Result<Walk<'_, F>, ReadError>
-    where
-        F: FnMut(&RelPath, Kind) -> Visit,
-    {
+    ) -> Result<Self, ReadError> {
         let list = |errno| ReadError::new("list", start, errno);
-        let held = self.resolution().open_dir(self.fd(), start.as_bytes()).map_err(list)?;
+        let held = root.resolution.open_dir(root.fd(), start.as_bytes()).map_err(list)?;
         let fd = open_list(held.as_fd(), c".").map_err(list)?;
         let stat = stat_fd(fd.as_fd()).map_err(list)?;
-        if options.one_file_system && self.is_mount_boundary(&stat) {
+        if options.one_file_system && root.is_mount_boundary(&stat) {
             return Err(ReadError::Mounted(start.clone()));
         }
-        let mut walk = Walk {
-            root: self,
+        let mut walk = Self {
+            root,
             one_file_system: options.one_file_system,
             decide,
             frames: Frames::new(start.clone(), options.open_dirs_max),
@@ -110,21 +61,6 @@ impl SourceTree {
         Ok(walk)
     }
 
-    /// The entries of one directory, without what is in those that are
-    /// directories themselves.
-    ///
-    /// # Errors
-    ///
-    /// As [`SourceTree::walk`].
-    pub fn list(
-        &self,
-        dir: &RelPath,
-    ) -> Result<Walk<'_, impl FnMut(&RelPath, Kind) -> Visit + use<>>, ReadError> {
-        self.walk(dir, WalkOptions::default(), |_: &RelPath, _| Visit::Record)
-    }
-}
-
-impl<F: FnMut(&RelPath, Kind) -> Visit> Walk<'_, F> {
     fn push(&mut self, path: RelPath, fd: OwnedFd, stat: Stat) -> Result<(), ReadError> {
         let names = Names::read(fd.as_fd(), &mut self.buffer).map_err(|error| match error {
             ListError::Io(errno) => ReadError::new("list", &path, errno),
@@ -143,43 +79,44 @@ impl<F: FnMut(&RelPath, Kind) -> Visit> Walk<'_, F> {
         let (now, fd) = match opened {
             Ok(opened) => opened,
             Err(Errno::NOENT) => return Ok(()),
-            // A link or a file has taken its place.
+            // A link or a file has replaced the directory.
             Err(errno) if is_absent(errno) => return Err(ReadError::Changed(path)),
             Err(errno) => return Err(ReadError::new("list", &path, errno)),
         };
         if now.identity() != stat.identity() {
-            // Another directory, or something was mounted on it just now.
+            // Another directory has replaced it, or was mounted on it.
             return Err(ReadError::Changed(path));
         }
         self.push(path, fd, now)
     }
 
-    /// Looks at one name of the last frame; `None` where it is not there, or
-    /// not wanted.
-    fn visit(&mut self, number: usize) -> Result<Option<Found>, ReadError> {
+    /// Examines one name of the last frame; `None` if the entry no longer exists, or
+    /// is skipped.
+    fn visit(&mut self, number: usize) -> Result<Option<FoundEntry>, ReadError> {
         self.frames.open_last(self.root)?;
         let Some(frame) = self.frames.last() else { return Ok(None) };
-        let Some((name, said)) = frame.names.get(number) else { return Ok(None) };
+        let Some((name, listed_kind)) = frame.names.get(number) else { return Ok(None) };
         let path = self.frames.path().join(name.to_bytes()).map_err(|source| ReadError::Name {
             parent: self.frames.path().clone(),
-            name: crate::error::os_name(name.to_bytes()),
+            name: os_name(name.to_bytes()),
             source,
         })?;
-        let visit = said.map(|kind| (self.decide)(&path, kind));
+        let visit = listed_kind.map(|kind| (self.decide)(&path, kind));
         if visit == Some(Visit::Skip) {
             return Ok(None);
         }
-        let (stat, target) = match look(frame.fd.as_ref().expect(OPEN).as_fd(), name, said) {
-            Ok(Looked::At(stat, target)) => (stat, target),
-            Ok(Looked::Changing) => return Err(ReadError::Changed(path)),
+        let dir = frame.fd.as_ref().expect(OPEN).as_fd();
+        let (stat, target) = match examine(dir, name, listed_kind) {
+            Ok(Examined::Entry(stat, target)) => (stat, target),
+            Ok(Examined::Changing) => return Err(ReadError::Changed(path)),
             Err(Errno::NOENT) => return Ok(None),
             Err(errno) => return Err(ReadError::new("examine", &path, errno)),
         };
         let is_mount_point = frame.stat.is_mount_boundary(&stat);
         let found = self.root.found(path, &stat, target, is_mount_point)?;
         let visit = match visit {
-            Some(visit) if said == Some(found.kind()) => visit,
-            // The directory did not say what it is, or it is another thing now.
+            Some(visit) if listed_kind == Some(found.kind()) => visit,
+            // The directory does not store the kind, or the entry was replaced.
             _ => (self.decide)(&found.path, found.kind()),
         };
         if visit == Visit::Skip {
@@ -195,7 +132,7 @@ impl<F: FnMut(&RelPath, Kind) -> Visit> Walk<'_, F> {
     }
 }
 
-impl<F: FnMut(&RelPath, Kind) -> Visit> Iterator for Walk<'_, F> {
+impl<F: FnMut(&RelPath, FileKind) -> Visit> Iterator for Walk<'_, F> {
     type Item = WalkItem;
 
     fn next(&mut self) -> Option<WalkItem> {

@@ -1,0 +1,21 @@
+//! Linux: `openat2`, `O_PATH`, `/proc/self/fd` and `statx`, called through rustix.
+//!
+//! Everything below a root is reached from open descriptors, never by a path from
+//! `/`. `beneath` resolves paths, `open` opens what a descriptor refers to, `stat`
+//! examines it; `source` and `dest` implement the two traits with these.
+
+mod beneath;
+mod dest;
+mod error;
+mod names;
+mod open;
+mod source;
+mod stat;
+mod xattrs;
+
+pub use dest::DestTree;
+pub use source::SourceTree;
+
+/// A directory, open with `O_PATH`. inotify watches it by its name below
+/// `/proc/self/fd`.
+pub type DirHandle = rustix::fd::OwnedFd;
