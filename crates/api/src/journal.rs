@@ -1,5 +1,5 @@
-//! What happened on an instance: its journal, the last lines of its log, and
-//! the traffic of each day.
+//! Records of past activity: the journal of an instance, the last lines of its
+//! log, and the traffic of each day.
 
 use jiff::Timestamp;
 use jiff::civil::Date;
@@ -8,54 +8,54 @@ use utoipa::ToSchema;
 
 use crate::NoticeLevel;
 
-/// Something that happened.
+/// Entry of the journal: an event that concerns the user.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct JournalEntry {
-    /// Grows with each.
+    /// Number of the entry. Later entries have higher numbers.
     pub id: u64,
-    /// When.
+    /// Time of the event.
     #[schema(value_type = String)]
     pub at: Timestamp,
-    /// How pressing it is: `error`, `warning` or `info`.
+    /// Urgency: `error`, `warning` or `info`.
     pub level: NoticeLevel,
-    /// What, in a sentence.
+    /// Description of the event.
     pub message: String,
-    /// The folder, by name.
+    /// Name of the folder that the event concerns, if any.
     pub folder: Option<String>,
-    /// The other machine, by name.
+    /// Name of the other computer that the event concerns, if any.
     pub device: Option<String>,
 }
 
-/// A line of the log.
+/// Line of the log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct LogLine {
-    /// Grows with each.
+    /// Number of the line. Later lines have higher numbers.
     pub id: u64,
-    /// When.
+    /// Time of the line.
     #[schema(value_type = String)]
     pub at: Timestamp,
-    /// `error`, `warn`, `info`, `debug` or `trace`.
+    /// Level: `error`, `warn`, `info`, `debug` or `trace`.
     pub level: String,
-    /// What was logged.
+    /// Text of the line.
     pub text: String,
 }
 
-/// What travelled on one day, between this machine and others.
+/// Amount of data that this computer exchanged with others.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Transferred {
-    /// Bytes that were sent.
+    /// Number of bytes that were sent.
     pub sent_bytes: u64,
-    /// Bytes that were received.
+    /// Number of bytes that were received.
     pub received_bytes: u64,
 }
 
-/// One day.
+/// Traffic of one day.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct TrafficDay {
-    /// The date, by the clock and the time zone of this machine.
+    /// Date by the clock and the time zone of this computer.
     #[schema(value_type = String, format = Date)]
     pub day: Date,
-    /// What travelled.
+    /// Amount of data on that day.
     #[serde(flatten)]
     pub transferred: Transferred,
 }

@@ -14,7 +14,7 @@ use types::{Cid, FolderId, SequenceNumber};
 use crate::signature;
 use crate::wire::{Discovery, Offer};
 
-/// What the backup server knows about the earlier manifests of a folder.
+/// Manifests of a folder that a backup server has taken so far.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FolderHistory {
     /// Sequence number of the manifest that was taken last.

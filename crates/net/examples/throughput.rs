@@ -1,4 +1,4 @@
-//! How fast bytes travel between two processes on this machine.
+//! Measures the throughput between two processes on this computer.
 //!
 //! ```text
 //! cargo run --release -p net --example throughput -- [--mib N] [--repeats N] [MODE]…
@@ -43,7 +43,7 @@ use types::{Block, Cid, Codec, EncodedBlock};
 const RAW: StreamProtocol = StreamProtocol::new("/bench/raw/1.0.0");
 const MODES: [&str; 5] = ["stock-tls", "stock-tls-1", "raw", "blocks-256k", "blocks-4k"];
 const PIECE: usize = 256 << 10;
-/// What the memory provider holds.
+/// Number of bytes of blocks that the provider keeps in memory.
 const SET: usize = 32 << 20;
 
 fn main() {
@@ -65,8 +65,8 @@ fn main() {
     if modes.is_empty() {
         modes = MODES.map(str::to_owned).to_vec();
     }
-    // Every mode in a client process of its own, or one would pay for the
-    // memory and threads of another.
+    // Each mode runs in its own client process, so that the memory and threads
+    // of one do not count for another.
     if modes.len() > 1 {
         let mut results = Vec::new();
         for mode in modes {
@@ -99,7 +99,7 @@ async fn serve_mode(mode: &str) {
         return serve_stock().await;
     }
     let access = Access::new();
-    // The client's key is made from nothing, so it is the same in both.
+    // The key of the client is constant, so both processes know it.
     access.set(client_key().public().to_peer_id(), Purposes::BLOCKS);
     let config = NetConfig { protocols: vec![RAW], ..local() };
     let provider = Arc::new(Memory::new(block_len(mode)));
@@ -143,8 +143,8 @@ fn wait_for_stdin() {
     let _ = std::io::stdin().read_to_end(&mut Vec::new());
 }
 
-/// Reads a number, and writes as many bytes: out of as much memory as the
-/// blocks lie in, since a buffer that stays in the cache would be no measure.
+/// Reads a number and writes that many bytes, from as much memory as the blocks
+/// use: a buffer that stays in the CPU cache would give a wrong result.
 async fn serve_bytes<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) {
     let set = vec![7; SET];
     let mut pieces = set.chunks(PIECE).cycle();
@@ -165,7 +165,7 @@ async fn serve_bytes<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) {
     }
 }
 
-/// Blocks of one size, made from nothing.
+/// Provider of generated blocks of one size.
 struct Memory {
     blocks: HashMap<Cid, EncodedBlock>,
 }
@@ -238,7 +238,7 @@ fn stock_swarm() -> Swarm<libp2p_stream::Behaviour> {
         .build()
 }
 
-/// The server process, and what it has used.
+/// Server process, with its resource use.
 struct Server(Child);
 
 impl Server {
@@ -263,7 +263,7 @@ impl Drop for Server {
     }
 }
 
-/// CPU seconds, user and system, of a process.
+/// Returns the CPU seconds (user and system) of a process.
 fn cpu(pid: u32) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
@@ -271,7 +271,7 @@ fn cpu(pid: u32) -> f64 {
     ticks / 100.0
 }
 
-/// Peak RSS of a process, in MiB.
+/// Returns the peak RSS of a process in MiB.
 fn peak_rss(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmHWM")).unwrap();

@@ -96,8 +96,8 @@ impl Limiter {
 mod tests {
     use super::*;
 
-    /// What `streams` streams send in `span` of virtual time, `size` bytes
-    /// wanted at once by each.
+    /// Returns the number of bytes that `streams` streams send in `span` of virtual time.
+    /// Each takes the lengths of its writes from `sizes`, in turn.
     async fn sent(limiter: &Limiter, streams: usize, sizes: &[usize], span: Duration) -> u64 {
         let total = Arc::new(AtomicU64::new(0));
         let end = Instant::now() + span;

@@ -157,7 +157,7 @@ async fn what_came_before_the_peer_died_is_not_fetched_again() {
     let (got, mut collect) = collector();
     let mut dying = Some(server);
     let sink = move |batch| {
-        // Dropping the node is as near to a kill as one process gets.
+        // Within one process, dropping the node is closest to a kill.
         drop(dying.take());
         collect(batch)
     };
@@ -198,7 +198,7 @@ async fn a_fetch_that_is_dropped_stops_the_peer() {
     });
     first_came.await.unwrap();
     fetching.abort();
-    // It stops when the count stands still.
+    // The transfer has stopped when the counter does not change any more.
     let mut before = usize::MAX;
     for _ in 0..100 {
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -225,7 +225,7 @@ async fn the_upload_limit_holds_and_can_be_lifted() {
     let (got, sink) = collector();
     let asked = wants(&blocks);
     let fetching = tokio::spawn(async move { session.fetch(asked, sink).await });
-    // However slowly this test runs, no more has come than the time allows.
+    // However slowly this test runs, no more bytes arrived than the limit allows.
     for _ in 0..10 {
         tokio::time::sleep(Duration::from_millis(100)).await;
         let came = client.handle().metrics().stream_bytes_received - before;
@@ -275,7 +275,7 @@ async fn too_many_sessions_are_told_so() {
     }
     assert_eq!((sessions.len(), overloaded), (8, 4));
     assert_eq!(server.handle().metrics().overloaded, 4);
-    // Those that end make room.
+    // Streams that end make room for others.
     sessions.clear();
     for _ in 0..100 {
         match client.handle().blocks().open(server.handle().peer_id()).await {

@@ -1,4 +1,4 @@
-//! Crowds that mean no good, and one honest peer among them.
+//! Many hostile peers at the same time, and one honest peer among them.
 
 #![allow(clippy::unwrap_used, reason = "in a test it is an assertion")]
 
@@ -53,7 +53,7 @@ async fn strangers_do_not_keep_peers_on_the_list_out() {
     let access = Access::new();
     let server = start(Shelf::holding(&blocks), access.clone()).await;
     let address: Multiaddr = tcp_address(&server.handle());
-    // More than are let in, each with a key of its own, and all of them stay.
+    // More peers than are admitted, each with its own key. All of them stay connected.
     let mut crowd = tokio::task::JoinSet::new();
     let (arrived, mut arrivals) = tokio::sync::mpsc::channel(200);
     for _ in 0..150 {

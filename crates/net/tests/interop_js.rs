@@ -1,4 +1,4 @@
-//! Our node as js-libp2p sees it: see js/interop.mjs.
+//! A js-libp2p node connects to ours: see js/interop.mjs.
 
 #![allow(clippy::unwrap_used, reason = "in a test it is an assertion")]
 
@@ -16,7 +16,7 @@ fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/js")
 }
 
-/// The Node that the lock pins, or the one on the path.
+/// Returns the path of the Node.js that the lock file pins, or that in `PATH`.
 fn node() -> PathBuf {
     let modules = directory().join("node_modules");
     assert!(
@@ -67,7 +67,7 @@ async fn check(security: &'static str, encryption: &str) {
         assert!(protocols.iter().any(|known| known == protocol), "{protocol}: {protocols:?}");
     }
     assert!(said["pingMs"].is_number(), "{said}");
-    // One error frame, "not allowed", and nothing of the block.
+    // One ERROR frame, "not allowed", and no byte of the block.
     assert_eq!(said["answer"], "02000000ff01");
     assert_eq!(metrics.refused, 1);
     assert_eq!((metrics.blocks_sent, metrics.blocks_not_sent), (0, 0));

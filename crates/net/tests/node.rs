@@ -85,8 +85,8 @@ async fn streams_that_nobody_takes_are_reset_and_counted() {
         }
         clients.push(client);
     }
-    // 64 wait in the queue, and are answered once somebody takes them; the
-    // others see an end at once.
+    // 64 streams wait in the queue and are answered once they are taken; the
+    // others are reset immediately.
     let asking = streams.into_iter().enumerate().map(|(n, stream)| ask(stream, n as u64));
     let asking = tokio::spawn(futures::future::join_all(asking));
     let metrics = || server.handle().metrics();
@@ -117,7 +117,7 @@ async fn streams_beyond_the_bound_of_a_connection_wait_for_their_turn() {
     }
     let (handle, waiting) = (client.handle(), server.handle().peer_id());
     let next = tokio::spawn(async move { handle.open(waiting, ECHO).await });
-    // Still there is a way for others: the connection itself is fine.
+    // Other protocols still work on the connection.
     for _ in 0..3 {
         assert_eq!(client.handle().peers().await.unwrap().len(), 1);
     }
@@ -153,7 +153,7 @@ async fn opening_a_stream_connects_by_itself() {
         }
     };
     tokio::time::timeout(PATIENCE, gone).await.unwrap();
-    // The address is known from before; all that wait share one dial.
+    // The address is already known. All callers share one dial.
     let opening = (0..20).map(|n| {
         let client = client.handle();
         async move { ask(client.open(peer, ECHO).await.unwrap(), n).await.unwrap() }
@@ -190,7 +190,7 @@ async fn peers_tell_who_they_are() {
     assert_eq!(peers[0].purposes, Purposes::BLOCKS);
     let seen = b.handle().peers().await.unwrap();
     assert!(seen[0].outbound && seen[0].purposes.is_none());
-    // TCP was dialled, though QUIC was offered too.
+    // TCP was dialled although QUIC was offered too.
     assert!(seen[0].addresses[0].to_string().contains("/tcp/"), "{:?}", seen[0].addresses);
 }
 
@@ -215,7 +215,7 @@ async fn another_peer_at_the_address_is_named() {
 async fn what_cannot_be_reached_says_why() {
     let a = idle_node().await;
     let nobody = Keypair::generate_secp256k1().public().to_peer_id();
-    // A port that was free a moment ago.
+    // A port on which no socket listens.
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let address: Multiaddr = format!("/ip4/127.0.0.1/tcp/{free}").parse().unwrap();
     let error = a.handle().connect(nobody, [address], PATIENCE).await.unwrap_err();
@@ -299,7 +299,7 @@ async fn a_port_that_is_taken_is_named() {
         Some(Protocol::Tcp(port) | Protocol::Udp(port)) => port,
         _ => panic!("{address}"),
     };
-    // By another program, and by another node of ours.
+    // Used by another program, and by another node.
     let tcp_ports = [tcp.local_addr().unwrap().port(), port_of(tcp_address(&running.handle()))];
     let udp_ports = [udp.local_addr().unwrap().port(), port_of(quic_address(&running.handle()))];
     let taken_tcp = tcp_ports.map(|port| (port, true));
@@ -358,7 +358,7 @@ async fn a_node_stops_in_time_and_its_handles_say_so() {
     for error in errors {
         assert!(matches!(error, NetError::Stopped), "{error}");
     }
-    // The ports are free again, and the other side has noticed.
+    // The ports are free again, and the peer has noticed.
     let port = addresses[0].to_string().rsplit('/').next().unwrap().to_owned();
     std::net::TcpListener::bind(format!("127.0.0.1:{port}")).unwrap();
     let gone = async {
@@ -378,7 +378,7 @@ async fn the_dht_finds_a_peer_that_only_a_third_one_knows() {
     let join = || NetConfig { bootstrap: vec![full.clone()], ..serving() };
     let (a, b) = (started(join()).await, started(join()).await);
     let wanted = b.handle().peer_id();
-    // Until identify and the routing tables have caught up.
+    // Wait until identify and the routing tables are up to date.
     let found = async {
         loop {
             match a.handle().find_peer(wanted, PATIENCE).await {
@@ -410,8 +410,8 @@ async fn the_signed_record_holds_all_addresses() {
 
 #[tokio::test]
 async fn mdns_can_be_switched_on() {
-    // Whether multicast works is the machine's affair; that the node starts
-    // and serves with it is ours.
+    // Multicast may not work on this computer. The node must start and serve
+    // with mDNS switched on in any case.
     let config = NetConfig { mdns: true, ..local() };
     let key = Keypair::generate_secp256k1();
     match Net::start(config, key, Shelf::holding(&[]), Access::new()).await {

@@ -1,6 +1,6 @@
 //! Stock libp2p nodes against ours: stock TCP with Noise or TLS and Yamux,
 //! and stock QUIC. The client of the block protocol is written here by hand
-//! from docs/formats/wire.md, so it also holds the document to the code.
+//! from docs/formats/wire.md, so it also checks that document.
 
 #![allow(clippy::unwrap_used, reason = "in a test it is an assertion")]
 
@@ -75,7 +75,7 @@ fn address(stack: Stack, net: &Net) -> Multiaddr {
     }
 }
 
-/// A stock node that is connected to ours and was identified and pinged.
+/// Returns a stock node that has connected to ours, identified it and pinged it.
 struct Peer {
     control: libp2p_stream::Control,
     ours: PeerId,
@@ -148,7 +148,7 @@ async fn read_frame(stream: &mut libp2p::Stream) -> std::io::Result<(u8, Vec<u8>
     Ok((frame[0], frame.split_off(1)))
 }
 
-/// Fetches by hand, with all wants sent ahead of the answers.
+/// Fetches blocks without our client. Sends all wants before it reads answers.
 async fn fetch(peer: &mut Peer, blocks: &[EncodedBlock]) {
     let stream = peer.control.open_stream(peer.ours, BLOCKS).await.unwrap();
     let (mut read, mut write) = stream_halves(stream);
@@ -213,13 +213,13 @@ async fn a_standard_peer_is_served(stack: Stack) {
 async fn a_standard_peer_is_refused(stack: Stack) {
     let blocks = [block(1, 100)];
     let net = start(Shelf::holding(&blocks), Access::new()).await;
-    // A key of another kind, as most libp2p nodes have.
+    // An ed25519 key, as most libp2p nodes have.
     let mut peer = meet(stack, Keypair::generate_ed25519(), &net).await;
-    // The answer is the same for a block that is here and one that is not.
+    // The answer is the same for a block that exists and one that does not.
     let mut answers = HashSet::new();
     for cid in [blocks[0].cid(), Cid::of(Codec::Raw, b"not here")] {
         let mut stream = peer.control.open_stream(peer.ours, BLOCKS).await.unwrap();
-        // The server may close before it has all of this.
+        // The server may close before it has received all of this.
         let _ = stream.write_all(&[&HELLO[..], &want(&[cid])].concat()).await;
         let _ = stream.flush().await;
         let answer = read_frame(&mut stream).await.unwrap();
@@ -231,7 +231,7 @@ async fn a_standard_peer_is_refused(stack: Stack) {
     assert_eq!(net.handle().metrics().refused, 2);
 }
 
-/// Garbage in the place of the protocol costs the stream, not the node.
+/// Garbage instead of the protocol ends the stream, not the node.
 async fn a_standard_peer_talks_garbage(stack: Stack) {
     let key = Keypair::generate_secp256k1();
     let access = allowing(key.public().to_peer_id());
@@ -247,7 +247,7 @@ async fn a_standard_peer_talks_garbage(stack: Stack) {
     assert_eq!(net.handle().metrics().protocol_violations, 3);
 }
 
-/// The other way round: our node dials the stock one.
+/// The reverse: our node dials the stock node.
 async fn we_dial_a_standard_peer(stack: Stack) {
     let mut swarm = swarm(stack, Keypair::generate_ed25519());
     let listen = match stack {

@@ -97,8 +97,7 @@ mod tests {
         let patch = diff(&base, &block, LEVEL_SMALL).unwrap();
         assert!(patch.len() < 200, "{}", patch.len());
         assert_eq!(apply(&base, &patch).unwrap(), block);
-        // What has moved to the other end of four megabytes is found as well, zeros
-        // or noise.
+        // Content that moved by four megabytes is found, too, among zeros or noise.
         let zeros = [base.clone(), vec![7; BASES_LEN_MAX - base.len()]].concat();
         let noise = noise(BASES_LEN_MAX);
         for (base, level) in [(&zeros, LEVEL_SMALL), (&noise, LEVEL_SMALL), (&noise, LEVEL_FAST)] {
@@ -138,7 +137,8 @@ mod tests {
             block in prop::collection::vec(any::<u8>(), 0..300),
             garbage in prop::collection::vec(any::<u8>(), 0..300),
         ) {
-            prop_assert_eq!(apply(&base, &diff(&base, &block, LEVEL_SMALL).unwrap()).unwrap(), block);
+            let patch = diff(&base, &block, LEVEL_SMALL).unwrap();
+            prop_assert_eq!(apply(&base, &patch).unwrap(), block);
             let _ = apply(&base, &garbage);
             let _ = apply(&base, &[&[0x28, 0xb5, 0x2f, 0xfd][..], &garbage].concat());
         }

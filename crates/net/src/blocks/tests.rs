@@ -1,5 +1,5 @@
-//! Both halves of the protocol joined by a pipe; in the modules below, each of
-//! them against peers that do not keep to it.
+//! Both sides of the protocol joined by a pipe. The modules below test each side
+//! against peers that break the protocol.
 
 mod differences;
 mod hostile_client;
@@ -31,7 +31,7 @@ use crate::metrics::Metrics;
 type Pipe = Compat<DuplexStream>;
 type Batches = Arc<Mutex<Vec<Vec<Fetched>>>>;
 
-/// Blocks in memory, and what was asked for.
+/// Provider of blocks in memory that counts the requests.
 #[derive(Default)]
 struct Shelf {
     answers: HashMap<Cid, BlockAnswer>,
@@ -83,7 +83,7 @@ fn source(provider: Arc<dyn BlockProvider>) -> ServeContext {
     ServeContext { provider, readers: Arc::new(Semaphore::new(4)), metrics: Arc::default() }
 }
 
-/// A served pipe: the client's end, and the server's result.
+/// Starts a server on a pipe. Returns the client's end and the task of the server.
 fn served(provider: Arc<dyn BlockProvider>) -> (Pipe, JoinHandle<Result<(), ServeError>>) {
     let (near, far) = tokio::io::duplex(64 << 10);
     let server = tokio::spawn(serve(far.compat(), PeerId::random(), source(provider)));
@@ -98,7 +98,7 @@ fn wants(cids: impl IntoIterator<Item = Cid>) -> Vec<Want> {
     cids.into_iter().map(Want::from).collect()
 }
 
-/// Fetches, and collects what the sink got.
+/// Fetches blocks and collects the batches that the sink got.
 async fn fetch(
     session: &mut Session<Pipe>,
     wants: Vec<impl Into<BlockRequest>>,
@@ -115,7 +115,7 @@ async fn fetch(
     (result, got.into_iter().flatten().collect())
 }
 
-/// What was delivered is what was asked for, in order, and right.
+/// Checks that the delivered answers match the requests, in order, with valid bytes.
 fn assert_good_prefix(got: &[Fetched], asked: &[Cid], blocks: &[EncodedBlock]) {
     assert!(got.len() <= asked.len());
     for (fetched, cid) in got.iter().zip(asked) {
@@ -134,10 +134,10 @@ fn block_error(result: Result<FetchStats, FetchError<()>>) -> BlockError {
     }
 }
 
-// ---- two honest halves ----
+// ---- two honest sides ----
 
-/// Carries both directions of a pipe, one of them at 6.5 MB/s: so many KiB at
-/// once, and then none for as long as that takes.
+/// Carries both directions of a pipe, one of them at 6.5 MB/s: a burst of KiB, and
+/// then none for the time that the burst would take.
 fn slowly(far: DuplexStream, kib: u64) -> Pipe {
     let (near, middle) = tokio::io::duplex(64 << 10);
     let (mut from_far, mut to_far) = tokio::io::split(far);
@@ -164,7 +164,7 @@ async fn over_a_slow_link_what_shrinks_is_compressed_and_over_a_fast_one_nothing
         blocks.push(block(number as usize, 64 << 10));
     }
     let asked: Vec<Cid> = blocks.iter().map(EncodedBlock::cid).collect();
-    // Buffers of systems take a MiB, and then nothing for long.
+    // System buffers accept 1 MiB and then nothing for a while.
     for (is_slow, kib) in [(false, 64), (true, 64), (true, 1280)] {
         let shelf: Arc<dyn BlockProvider> = Arc::new(Shelf::holding(&blocks));
         let (near, far) = tokio::io::duplex(kib << 10);
@@ -185,7 +185,7 @@ async fn over_a_slow_link_what_shrinks_is_compressed_and_over_a_fast_one_nothing
                 })
                 .count()
         };
-        // The first few are under way before anybody knows how fast it is.
+        // The first few are sent before the speed of the link is known.
         assert!(if is_slow { packed(0) > 50 } else { packed(0) == 0 }, "{kib}: {}", packed(0));
         assert_eq!(packed(1), 0, "noise does not shrink");
         drop(session);
@@ -240,11 +240,11 @@ async fn blocks_of_all_sizes_arrive_in_order() {
     assert_good_prefix(&got, &asked, &blocks);
     assert_eq!(got[100].outcome, FetchOutcome::Changed);
     assert!(got.iter().any(|fetched| fetched.outcome == FetchOutcome::Missing));
-    // The payload is what was on the shelf, packed where it was packed.
+    // The payload is that of the provider, compressed if it was compressed there.
     let packed = got.iter().find(|fetched| fetched.cid == blocks[2001].cid()).unwrap();
     assert_eq!(packed.outcome, FetchOutcome::Block(blocks[2001].clone()));
 
-    // The same stream serves again, and ends well.
+    // The same stream serves another fetch and ends normally.
     for turn in 0..50 {
         let some: Vec<Cid> = asked.iter().skip(turn).step_by(97).copied().collect();
         let (result, got) = fetch(&mut session, wants(some.clone())).await;
@@ -311,14 +311,14 @@ async fn a_slow_sink_holds_the_server_back() {
     let sink = move |batch: Vec<Fetched>| {
         if let Some(first) = first.take() {
             first.send(batch.len()).unwrap();
-            // Stands still until the test has looked.
+            // Blocks until the test has checked the counters.
             gate.recv().unwrap();
         }
         Ok::<(), ()>(())
     };
     let fetching = tokio::spawn(async move { session.fetch(asked.into_iter(), sink).await });
     let taken = first_came.await.unwrap();
-    // The rest goes as far as the bounds let it, and no further.
+    // The rest proceeds up to the limits and no further.
     let mut before = usize::MAX;
     for _ in 0..200 {
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -329,7 +329,7 @@ async fn a_slow_sink_holds_the_server_back() {
         before = now;
     }
     let ahead = shelf.bytes.load(Ordering::Relaxed) - taken * (256 << 10);
-    // Two more buffers here, three batches there, and the pipe.
+    // Two more buffers in the client, three batches in the server, and the pipe.
     assert!(ahead <= (6 << 20), "{ahead} bytes were read ahead");
     go_on.send(()).unwrap();
     assert_eq!(fetching.await.unwrap().unwrap().blocks, 200);
@@ -344,7 +344,7 @@ async fn a_fetch_that_is_dropped_stops_the_server() {
     let (first, first_came) = tokio::sync::oneshot::channel();
     let mut first = Some(first);
     let asked: Vec<Cid> = blocks.iter().map(EncodedBlock::cid).collect();
-    // 10^5 wants, of which some 16 MiB are asked for at once.
+    // 10^5 wants, of which about 16 MiB are requested at the same time.
     let many = (0..100_000).map(move |n| Want::from(asked[n % asked.len()]));
     let sink = move |_| {
         if let Some(first) = first.take() {
@@ -368,7 +368,7 @@ async fn a_hundred_thousand_wants_cancelled_at_once() {
         let mut session = open(pipe).await.unwrap();
         let many = (0..100_000_u32).map(|n| Want::from(Cid::of(Codec::Raw, &n.to_le_bytes())));
         let fetching = session.fetch(many, |_| Ok::<(), ()>(()));
-        // Asked, and gone at the first wait.
+        // Sends requests and is dropped when it first waits.
         assert!(futures::poll!(std::pin::pin!(fetching)).is_pending());
         drop(session);
         let _ = server.await.unwrap();
@@ -377,7 +377,7 @@ async fn a_hundred_thousand_wants_cancelled_at_once() {
     assert!(asked <= 20 * serving::MAX_WANTS_WAITING, "{asked}");
 }
 
-/// What an honest server says in a short session, and the client's wants.
+/// Returns the bytes of an honest server in a short session, and the client's wants.
 async fn short_session() -> (Vec<u8>, Vec<u8>, Vec<Cid>, Vec<EncodedBlock>) {
     let text = Block::new(Codec::Raw, "to be or not to be ".repeat(20)).unwrap();
     let blocks = vec![block(1, 40), EncodedBlock::compress(text, 1), block(2, 0), block(3, 130)];
@@ -403,7 +403,7 @@ async fn short_session() -> (Vec<u8>, Vec<u8>, Vec<Cid>, Vec<EncodedBlock>) {
     (said, answered, asked, blocks)
 }
 
-// ---- a provider that does not keep to its contract ----
+// ---- a provider that breaks its contract ----
 
 type Reader = fn(&[Cid]) -> Vec<BlockAnswer>;
 

@@ -7,11 +7,16 @@
 //!
 //! # Replaced upstream code
 //!
-//! | here | replaces | reason | delete it when |
-//! |---|---|---|---|
-//! | `tls.rs`, `tls_stream.rs`, `verifier.rs` | the upgrade of `libp2p-tls` 0.7.0 on rustls 0.23 | fixed cipher order with ChaCha20 first; `futures-rustls` reads the socket 4 KiB at a time and copies decrypted bytes twice | `libp2p-tls` accepts a rustls configuration, and its stream reads large buffers without these copies |
-//! | `muxer.rs` | `libp2p-yamux` 0.48.0 | data frames of 16 KiB, which the wrapper does not let us change | `libp2p-yamux` lets its user set the frame length and the receive window of yamux |
-//! | `coalesce.rs` | nothing; works below yamux 0.14.1 | yamux writes the header and the body of a frame separately | yamux passes both to one vectored write |
+//! * `tls.rs`, `tls_stream.rs` and `verifier.rs` replace the upgrade of `libp2p-tls`
+//!   0.7.0 on rustls 0.23. Its cipher order is fixed, with ChaCha20 first, and its stream
+//!   (`futures-rustls`) reads the socket 4 KiB at a time and copies decrypted bytes
+//!   twice. Delete these files when `libp2p-tls` accepts a rustls configuration and its
+//!   stream reads large buffers without these copies.
+//! * `muxer.rs` replaces `libp2p-yamux` 0.48.0, which sends data frames of 16 KiB and does
+//!   not let its user change that. Delete it when `libp2p-yamux` lets its user set the
+//!   frame length and the receive window.
+//! * `coalesce.rs` works below yamux 0.14.1, which writes the header and the body of a
+//!   frame separately. Delete it when yamux passes both to one vectored write.
 //!
 //! Still used from upstream: certificates and their verification (`libp2p-tls`),
 //! the Yamux protocol itself (`yamux`), Noise, QUIC, TCP and DNS.
@@ -28,8 +33,8 @@
 //!
 //! This code handles keys and certificates, so it must follow upstream changes. The
 //! test `upstream_versions_are_reviewed` fails when one of the versions in
-//! `Cargo.lock` changes. Then read the changes of that crate, adopt what concerns the
-//! table above (for example new rules for certificates, cipher suites or windows), and
+//! `Cargo.lock` changes. Then read the changes of that crate, adopt those that concern the
+//! files above (for example new rules for certificates, cipher suites or windows), and
 //! update the versions here and in the test. `tests/standard_peers.rs` and
 //! `tests/interop_js.rs` check the transports against stock libp2p and js-libp2p.
 
@@ -108,8 +113,7 @@ mod tests {
             assert!(
                 locked.len() == 1 && locked[0].starts_with(reviewed),
                 "{name} {locked:?} is not the reviewed version {reviewed}: compare its changes \
-                 with crates/net/src/transport (see the table in mod.rs), then update the \
-                 versions in that file"
+                 with crates/net/src/transport, then update the versions in mod.rs there"
             );
         }
     }

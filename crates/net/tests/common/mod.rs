@@ -1,4 +1,4 @@
-//! What the integration tests share.
+//! Nodes, blocks and checks that the integration tests share.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 #![allow(clippy::unwrap_used, reason = "in a test it is an assertion")]
 
@@ -14,10 +14,10 @@ use net::{
 use parking_lot::Mutex;
 use types::{Block, Cid, Codec, EncodedBlock};
 
-/// Long enough for a busy machine; only a failure takes it.
+/// Time limit. Long enough for a busy computer; only a failing test needs it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Blocks in memory.
+/// Provider of blocks in memory.
 #[derive(Default)]
 pub(crate) struct Shelf {
     pub(crate) blocks: HashMap<Cid, EncodedBlock>,
@@ -51,7 +51,7 @@ impl BlockProvider for Shelf {
     }
 }
 
-/// Noise that is the same in every run.
+/// Returns noise that is the same in every run.
 pub(crate) fn block(seed: usize, len: usize) -> EncodedBlock {
     let mut bytes = vec![0; len];
     let mut noise = blake3::Hasher::new();
@@ -64,7 +64,7 @@ pub(crate) fn wants(blocks: &[EncodedBlock]) -> Vec<Want> {
     blocks.iter().map(|block| Want { cid: block.cid(), len: Some(block.len()) }).collect()
 }
 
-/// A node on loopback, TCP and QUIC, with free ports.
+/// Starts a node on loopback, with TCP and QUIC on free ports.
 pub(crate) fn local() -> NetConfig {
     let any = "127.0.0.1:0".parse().unwrap();
     NetConfig { tcp: vec![any], quic: vec![any], ..NetConfig::default() }
@@ -86,7 +86,7 @@ pub(crate) async fn idle_node() -> Net {
     start(Arc::new(Shelf::default()), Access::new()).await
 }
 
-/// A list with one peer that may fetch blocks.
+/// Returns an access list with one peer that may fetch blocks.
 pub(crate) fn allowing(peer: PeerId) -> Access {
     let access = Access::new();
     access.set(peer, Purposes::BLOCKS);
@@ -111,7 +111,7 @@ pub(crate) async fn connect(from: &Handle, to: &Handle) {
     from.connect(to.peer_id(), to.listen_addrs(), PATIENCE).await.unwrap();
 }
 
-/// Where a sink puts what it gets.
+/// Batches that a sink got.
 pub(crate) type Got = Arc<Mutex<Vec<Fetched>>>;
 
 pub(crate) fn collector() -> (Got, impl FnMut(Vec<Fetched>) -> Result<(), ()> + Send + 'static) {
@@ -124,7 +124,7 @@ pub(crate) fn collector() -> (Got, impl FnMut(Vec<Fetched>) -> Result<(), ()> + 
     (got, sink)
 }
 
-/// Everything came, in order, and right.
+/// Checks that all blocks arrived, in order, with valid bytes.
 pub(crate) fn assert_all(got: &Got, blocks: &[EncodedBlock]) {
     let got = got.lock();
     assert_eq!(got.len(), blocks.len());

@@ -1,4 +1,4 @@
-//! Blocks that come as their difference to something that the client has.
+//! Blocks that are sent as their difference to a block of the client.
 
 use bytes::Bytes;
 
@@ -14,7 +14,7 @@ fn raw(bytes: Vec<u8>) -> EncodedBlock {
     EncodedBlock::plain(Block::new(Codec::Raw, bytes).unwrap())
 }
 
-/// A block, and the same with an edit in the middle.
+/// Returns a block, and the same block with an edit in the middle.
 fn edited(seed: usize, len: usize) -> (Vec<u8>, EncodedBlock) {
     let base = noise(seed, len);
     let mut edited = base.clone();
@@ -22,7 +22,7 @@ fn edited(seed: usize, len: usize) -> (Vec<u8>, EncodedBlock) {
     (base, raw(edited))
 }
 
-/// Asks for a block as the difference to `base`, which is there or is not.
+/// Requests a block as the difference to `base`, which may be gone when it is needed.
 fn ask(block: &EncodedBlock, base: &[u8], found: Option<Vec<u8>>) -> BlockRequest {
     let base = Sketch::of(base).unwrap();
     let similar = SimilarBlock::new(base, move || found.clone().map(Bytes::from));
@@ -87,7 +87,7 @@ async fn what_the_client_has_no_more_is_told_so_and_ends_nothing() {
 async fn over_a_slow_link_all_is_compared_and_over_a_fast_one_only_what_comes_first() {
     let pairs: Vec<_> = (0..200).map(|seed| edited(seed * 7 + 1, 64 << 10)).collect();
     let blocks: Vec<_> = pairs.iter().map(|(_, new)| new.clone()).collect();
-    // What is like nothing shows how fast the link is.
+    // Blocks without a similar one show the speed of the link.
     let rest: Vec<_> = (0..40).map(|seed| raw(noise(seed + 10_000, 64 << 10))).collect();
     for is_slow in [false, true] {
         let all: Vec<_> = rest.iter().chain(&blocks).cloned().collect();
@@ -103,14 +103,14 @@ async fn over_a_slow_link_all_is_compared_and_over_a_fast_one_only_what_comes_fi
         assert_eq!(stats.blocks, 240);
         let asked: Vec<Cid> = all.iter().map(EncodedBlock::cid).collect();
         assert_good_prefix(&got, &asked, &all);
-        // Batches that were read before the link was known come whole.
+        // Batches that were read before the speed was known are complete blocks.
         assert!(if is_slow { stats.patched > 150 } else { stats.patched == 0 }, "{stats:?}");
         drop(session);
         server.await.unwrap().unwrap();
     }
 }
 
-/// A server that answers the one want so.
+/// Runs a server that sends the given answer to the only want.
 async fn answered(
     put: impl FnOnce(&mut Vec<u8>),
     ask: BlockRequest,
@@ -159,7 +159,7 @@ async fn a_server_that_lies_about_a_difference_gets_nothing_through() {
     for lie in lies {
         let (error, got) = answered(|out| put(out, &lie), asked()).await;
         assert!(error.is_none(), "{error:?}");
-        // A flipped bit may be one that says nothing.
+        // A flipped bit may be one without an effect.
         match &got[0].outcome {
             FetchOutcome::Block(block) => {
                 assert_eq!(block.decode().unwrap(), new.decode().unwrap())
@@ -167,7 +167,7 @@ async fn a_server_that_lies_about_a_difference_gets_nothing_through() {
             outcome => assert_eq!(*outcome, FetchOutcome::PatchFailed),
         }
     }
-    // To what was asked for without a sketch there is no difference.
+    // A request without a sketch must not be answered with a difference.
     let (error, got) = answered(|out| put(out, &good), Want::from(new.cid()).into()).await;
     assert!(matches!(error, Some(BlockError::Violation(Violation::OutOfTurn(0x85)))), "{error:?}");
     assert!(got.is_empty());
@@ -178,7 +178,7 @@ async fn sketches_that_wait_are_bounded() {
     let shelf = Arc::new(Shelf::default());
     let (near, far) = tokio::io::duplex(64 << 10);
     let held = source(shelf);
-    // Nothing is read, so what is asked for waits.
+    // No answer is read, so the requests wait.
     let _all = held.readers.clone().acquire_many_owned(4).await.unwrap();
     let server = tokio::spawn(serve(far.compat(), PeerId::random(), held));
     let (_read, mut write) = tokio::io::split(near);
@@ -195,7 +195,7 @@ async fn sketches_that_wait_are_bounded() {
     {
         taken += written.unwrap();
     }
-    // What waits, what is read into, and the pipe.
+    // The waiting sketches, the read buffer, and the pipe.
     assert!((512 << 10..1280 << 10).contains(&taken), "{taken} bytes were taken");
     server.abort();
 }

@@ -1,8 +1,8 @@
-//! Clients that cut, flip, talk garbage, trickle and never read.
+//! Clients that close early, flip bits, send garbage, send slowly and never read.
 
 use super::*;
 
-/// Says `bytes` to a server; gives its result and its answer.
+/// Sends `bytes` to a server. Returns its result and its answer.
 async fn say(bytes: &[u8], close: bool) -> (Result<(), ServeError>, Vec<u8>) {
     let shelf = Shelf::holding(&[block(1, 40)]);
     let (near, far) = tokio::io::duplex(1 << 20);
@@ -75,7 +75,7 @@ async fn every_misdeed_of_a_client_is_answered() {
         assert!(matches!(result, Err(ServeError::Version { .. })));
         assert_eq!(last(&answer), StreamRefusal::Version as u8);
     }
-    // A later version with more to say gets this one.
+    // A client with a later version and a longer greeting is served with this version.
     let mut later = vec![10, 0, 0, 0, 1, 2, 0, 0, 0, 0, 0x40, 0, 9, 9];
     later.extend_from_slice(&want);
     let (result, answer) = say(&later, true).await;
@@ -93,14 +93,14 @@ async fn a_client_that_is_silent_or_trickles_loses_the_stream() {
     assert_eq!(answer.last(), Some(&(StreamRefusal::Stalled as u8)));
     assert!(start.elapsed() <= HELLO_TIMEOUT + Duration::from_secs(1));
 
-    // Idle between requests is allowed, but not for ever.
+    // A stream may be idle between requests for a limited time.
     let start = Instant::now();
     let (result, _) = say(&hello, false).await;
     result.unwrap();
     assert!(start.elapsed() >= IDLE_TIMEOUT);
     assert!(start.elapsed() <= IDLE_TIMEOUT + Duration::from_secs(10));
 
-    // A want frame, one byte a second.
+    // A WANT frame, one byte per second.
     let (near, far) = tokio::io::duplex(1 << 20);
     let shelf = Arc::new(Shelf::default());
     let server = tokio::spawn(serve(far.compat(), PeerId::random(), source(shelf)));
@@ -135,7 +135,7 @@ async fn wants_without_reading_are_held_at_a_bound() {
     frame::put_wants(&mut spam, &cids);
     let mut accepted = 0;
     let start = Instant::now();
-    // Until the server has had enough.
+    // Until the server stops reading.
     while write.write_all(&spam).await.is_ok() {
         accepted += 1;
         assert!(accepted < 1000, "wants are taken without end");

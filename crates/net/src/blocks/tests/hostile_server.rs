@@ -1,9 +1,9 @@
-//! Servers that cut, flip, lie, trickle and stay silent.
+//! Servers that close early, flip bits, lie, send slowly and stay silent.
 
 use super::*;
 
-/// A server that says `bytes` and then closes, or is silent; and what a
-/// client makes of it.
+/// Runs a server that sends `bytes` and then closes the stream or stays silent.
+/// Returns the result of a client.
 async fn against(
     bytes: Vec<u8>,
     close: bool,
@@ -15,7 +15,7 @@ async fn against(
         if close {
             far.shutdown().await.unwrap();
         }
-        // Reads on, so that the client is not the one that fails.
+        // Continues to read, so that writes of the client do not fail.
         let _ = tokio::io::copy(&mut far, &mut tokio::io::sink()).await;
     });
     let outcome = match open(near.compat()).await {
@@ -48,7 +48,7 @@ async fn a_server_that_ends_anywhere_costs_only_the_rest() {
             };
             assert!(expected, "cut at {cut}, closed {close}: {error}");
             assert_good_prefix(&got, &asked, &blocks);
-            // What came whole before the cut was handed on.
+            // Complete answers before the cut were passed on.
             assert!(got.len() >= delivered, "cut at {cut}: {} < {delivered}", got.len());
             delivered = got.len();
         }
@@ -124,7 +124,7 @@ async fn every_misdeed_of_a_server_has_its_name() {
     assert!(matches!(error, BlockError::Violation(Violation::OutOfTurn(0x81))), "{error}");
     assert_eq!(got.len(), 1);
 
-    // A prefix that promises 4 GiB is refused before anything else comes.
+    // A prefix that declares 4 GiB is refused before anything else arrives.
     let (result, _) = play(&|out| out.extend_from_slice(&[0xff, 0xff, 0xff, 0xff, 0x82])).await;
     let error = result.unwrap_err();
     assert!(matches!(error, BlockError::Violation(Violation::FrameLength { .. })), "{error}");
@@ -149,7 +149,7 @@ async fn every_misdeed_of_a_server_has_its_name() {
         assert_eq!(got.len(), 1);
     }
 
-    // A greeting that chooses what was not offered, or leaves nothing to ask.
+    // A greeting that chooses something that was not offered, or allows no wants.
     for (at, value) in [(6, 9), (7, 1)] {
         let mut bytes = greeting();
         bytes[at] = value;
@@ -172,7 +172,7 @@ async fn answers_that_were_not_asked_for_end_the_session() {
     let (near, mut far) = tokio::io::duplex(1 << 20);
     far.write_all(&bytes).await.unwrap();
     let mut session = open(near.compat()).await.unwrap();
-    // The first fetch is content, or sees it at once; the next does.
+    // The first fetch may succeed or fail; the next one fails.
     let (first, _) = fetch(&mut session, wants([a.cid()])).await;
     let error = match first {
         Err(error) => Err(error),

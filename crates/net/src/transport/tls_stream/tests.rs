@@ -1,4 +1,4 @@
-//! Two sides over pipes of all widths, and bytes that are no TLS.
+//! Two sides over pipes of different capacity, and bytes that are not TLS.
 
 use futures::{AsyncReadExt, AsyncWriteExt};
 use libp2p::identity::Keypair;
@@ -49,10 +49,10 @@ async fn bytes_pass_both_ways_through_a_narrow_pipe() {
         };
         let (mut client, mut server) = tokio::join!(turn(client, 100_000), turn(server, 999));
         if pipe < 100 {
-            // Too narrow for a last word that nobody reads yet.
+            // Too small for a close notification that is not read yet.
             continue;
         }
-        // The last word is understood as the end, on both sides.
+        // Both sides treat the close notification as the end.
         let end = async |stream: &mut Stream| {
             stream.close().await.unwrap();
             assert_eq!(stream.read(&mut [0; 10]).await.unwrap(), 0);
@@ -67,7 +67,7 @@ async fn bytes_pass_both_ways_through_a_narrow_pipe() {
 async fn a_side_that_has_closed_can_still_be_sent_to() {
     let (mut client, mut server) = pair(1 << 20).await;
     client.write_all(b"question").await.unwrap();
-    // Only the last word: the pipe itself stays open.
+    // Only the close notification is sent; the pipe stays open.
     client.encrypt(ToEncrypt::Close).unwrap();
     client.flush().await.unwrap();
     let mut question = Vec::new();
@@ -96,7 +96,7 @@ async fn a_connection_that_is_cut_is_an_error_and_not_an_end() {
 async fn a_change_of_keys_goes_unnoticed() {
     let (mut client, mut server) = pair(1 << 20).await;
     for _ in 0..3 {
-        // What rustls does by itself before a key is worn out.
+        // rustls does the same automatically before a key was used too often.
         let Connection::Client(connection) = &mut client.connection else { panic!() };
         let status = connection.process_tls_records(&mut []);
         let Ok(ConnectionState::WriteTraffic(traffic)) = status.state else { panic!() };
