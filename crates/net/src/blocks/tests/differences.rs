@@ -57,7 +57,7 @@ async fn a_block_comes_as_its_difference_and_one_that_is_like_nothing_whole() {
     for (fetched, right) in got.iter().zip(right) {
         match &fetched.outcome {
             FetchOutcome::Block(block) => {
-                assert_eq!(block.decode().unwrap(), right.decode().unwrap())
+                assert_eq!(block.decode().unwrap(), right.decode().unwrap());
             }
             outcome => assert_eq!((outcome, right.cid()), (&FetchOutcome::Missing, gone.cid())),
         }
@@ -162,7 +162,7 @@ async fn a_server_that_lies_about_a_difference_gets_nothing_through() {
         // A flipped bit may be one without an effect.
         match &got[0].outcome {
             FetchOutcome::Block(block) => {
-                assert_eq!(block.decode().unwrap(), new.decode().unwrap())
+                assert_eq!(block.decode().unwrap(), new.decode().unwrap());
             }
             outcome => assert_eq!(*outcome, FetchOutcome::PatchFailed),
         }
