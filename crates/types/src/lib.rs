@@ -50,6 +50,7 @@ mod block;
 mod causes;
 mod chunker;
 mod cid;
+mod cut;
 mod dataset;
 pub mod delta;
 mod encoded;
@@ -64,8 +65,9 @@ mod text;
 
 pub use block::{Block, BlockError};
 pub use causes::with_causes;
-pub use chunker::{CHUNK_LEN_AVG, CHUNK_LEN_MAX, CHUNK_LEN_MIN, Chunker};
+pub use chunker::Chunker;
 pub use cid::{Cid, CidError, Codec, Hash};
+pub use cut::{CHUNK_LEN_AVG, CHUNK_LEN_MAX, CHUNK_LEN_MIN};
 pub use dataset::{Dataset, MAX_FILENAME_LEN, MAX_MIMETYPE_LEN};
 pub use encoded::{EncodedBlock, EncodedError, Encoding};
 pub use file_node::{

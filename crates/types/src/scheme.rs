@@ -11,7 +11,7 @@
 
 use bytes::Bytes;
 
-use crate::{Block, BlockError, Cid, Codec, EncodedBlock, Hash, RelPath, chunker};
+use crate::{Block, BlockError, Cid, Codec, EncodedBlock, Hash, RelPath, cut};
 
 /// Level of zstd for nodes. They are mostly digests: a higher level gains
 /// nothing.
@@ -48,7 +48,7 @@ impl BlockScheme {
     /// of a file or at least [`crate::CHUNK_LEN_MAX`] bytes.
     pub fn cut_point(&self, bytes: &[u8]) -> usize {
         match self.kind {
-            Kind::Plain => chunker::cut_point(bytes),
+            Kind::Plain => cut::cut_point(bytes),
         }
     }
 
