@@ -17,13 +17,13 @@ export interface Truth {
   /** If set, the sentence begins with "Everything up to …". */
   upTo?: Date;
   text: string;
-  /** What the user must do, or what happens next. */
+  /** The next step, of the user or of the program. */
   next?: string;
   /** Time of the last confirmed snapshot, if not everything is safe. */
   confirmedAt?: Date;
 }
 
-/** Whether the backup server has confirmed everything in one folder. */
+/** State of one folder: completely on the backup server, or the reason why not. */
 export type FolderSafety =
   | { kind: "safe"; upTo: Date; isScanning: boolean }
   | { kind: "paused" }
