@@ -59,7 +59,7 @@ pub use restores::{RestoreJob, RestoreStartError, Restores, restore_model, start
 pub use running::Running;
 pub use services::Services;
 pub use settings::{Applied, Settings};
-pub use snapshot_selector::{SnapshotSelector, snapshot_model};
+pub use snapshot_selector::{SelectError, SnapshotSelector, snapshot_model};
 pub use snapshot_source::SnapshotSourceError;
 pub use source_side::folder_name;
 pub use start_error::StartError;

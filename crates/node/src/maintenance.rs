@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use net::PeerId;
 use protocols::SessionPool;
 use pull::{Progress, Puller};
-use snapshots::{HeldFolder, PruneOptions, VerifyProgress, VerifyReport};
+use snapshots::{PruneOptions, SuspendedFolder, VerifyProgress, VerifyReport};
 use store::{RecompressEnd, Roots};
 
 use types::with_causes;
@@ -242,7 +242,7 @@ async fn run_prune(
         received_at: one.snapshot.record.received_at,
         reasons: one.reasons.iter().map(|reason| reason.as_str().to_owned()).collect(),
     };
-    let mut holds: Vec<String> = report.held.iter().map(held).collect();
+    let mut holds: Vec<String> = report.suspended.iter().map(suspended).collect();
     holds.extend(report.damaged.iter().map(|one| format!("{}: {}", one.root, one.reason)));
     let not_collected = report.not_collected.as_ref().map(|error| with_causes(error));
     if report.collected.is_some() || not_collected.is_some() {
@@ -259,6 +259,6 @@ async fn run_prune(
     })
 }
 
-fn held(folder: &HeldFolder) -> String {
-    format!("{} of {}: {}", folder.folder_name, folder.source, folder.hold)
+fn suspended(folder: &SuspendedFolder) -> String {
+    format!("{} of {}: {}", folder.folder_name, folder.source, folder.suspension)
 }

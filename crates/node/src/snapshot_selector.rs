@@ -1,12 +1,27 @@
 //! Which snapshot is meant, and how it is told: the same for the API and for
 //! whoever opens the store without it.
 
-use std::fmt;
-
 use config::Config;
 use jiff::Timestamp;
 use protocols::RemoteSnapshot;
-use snapshots::{SnapshotError, SnapshotId, Wanted};
+use snapshots::{SnapshotId, SnapshotIdError};
+
+/// Reason why the selected snapshot cannot be determined.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SelectError {
+    /// No snapshot matches; holds the criteria, as text.
+    #[error("no such snapshot{0}; `archivist snapshots` lists them")]
+    NotFound(String),
+    /// The matching snapshots are of more than one folder; holds the folders.
+    #[error("more than one folder has matching snapshots: {}; name one", .0.join(", "))]
+    SeveralFolders(Vec<String>),
+    /// More than one snapshot id begins with the text.
+    #[error("more than one snapshot id begins with {0}")]
+    AmbiguousId(SnapshotId),
+    /// The text cannot be a snapshot id.
+    #[error(transparent)]
+    InvalidId(#[from] SnapshotIdError),
+}
 
 /// What was said of a snapshot; nothing is as good as anything.
 #[derive(Clone, Copy, Debug, Default)]
@@ -26,12 +41,12 @@ impl SnapshotSelector<'_> {
     ///
     /// # Errors
     ///
-    /// [`SnapshotError::Id`] where the id is none.
+    /// Returns [`SelectError::InvalidId`] if the id is malformed.
     pub fn fitting(
         &self,
         config: &Config,
         mut all: Vec<RemoteSnapshot>,
-    ) -> Result<Vec<RemoteSnapshot>, SnapshotError> {
+    ) -> Result<Vec<RemoteSnapshot>, SelectError> {
         let id: Option<SnapshotId> = self.id.map(str::parse).transpose()?;
         all.retain(|snapshot| {
             let is_source = self.source.is_none_or(|wanted| {
@@ -52,18 +67,19 @@ impl SnapshotSelector<'_> {
     ///
     /// # Errors
     ///
-    /// [`SnapshotError::Id`], [`SnapshotError::None`],
-    /// [`SnapshotError::Ambiguous`], [`SnapshotError::Folders`].
+    /// Returns [`SelectError::NotFound`], [`SelectError::AmbiguousId`] or
+    /// [`SelectError::SeveralFolders`] unless exactly one folder and id match, and
+    /// [`SelectError::InvalidId`] if the id is malformed.
     pub fn newest(
         &self,
         config: &Config,
         all: Vec<RemoteSnapshot>,
-    ) -> Result<RemoteSnapshot, SnapshotError> {
+    ) -> Result<RemoteSnapshot, SelectError> {
         let mut fitting = self.fitting(config, all)?;
         if let Some(id) = self.id
             && fitting.len() > 1
         {
-            return Err(SnapshotError::Ambiguous(id.parse()?));
+            return Err(SelectError::AmbiguousId(id.parse()?));
         }
         let is_other = |pair: &[RemoteSnapshot]| {
             (&pair[0].source, &pair[0].folder_id) != (&pair[1].source, &pair[1].folder_id)
@@ -77,17 +93,26 @@ impl SnapshotSelector<'_> {
                 })
                 .collect();
             folders.dedup();
-            return Err(SnapshotError::Folders(folders));
+            return Err(SelectError::SeveralFolders(folders));
         }
-        fitting.pop().ok_or_else(|| SnapshotError::None(self.wanted()))
+        fitting.pop().ok_or_else(|| SelectError::NotFound(self.criteria()))
     }
 
-    fn wanted(&self) -> Wanted {
+    /// Returns the criteria as text for a message, in parentheses; empty if there are none.
+    fn criteria(&self) -> String {
         let Self { source, folder, id, at } = self;
-        fn shown<'a>(said: &'a Option<&str>) -> Option<&'a dyn fmt::Display> {
-            said.as_ref().map(|said| said as &dyn fmt::Display)
+        let named = |what: &str, value: &Option<&str>| value.map(|value| format!("{what} {value}"));
+        let criteria = [
+            named("id", id),
+            named("source", source),
+            named("folder", folder),
+            at.map(|at| format!("at {at}")),
+        ];
+        let criteria: Vec<String> = criteria.into_iter().flatten().collect();
+        match criteria.is_empty() {
+            true => String::new(),
+            false => format!(" ({})", criteria.join(", ")),
         }
-        Wanted::new(shown(id), shown(source), shown(folder), *at, None)
     }
 }
 
@@ -155,15 +180,15 @@ mod tests {
         let at = Timestamp::from_second(19).ok();
         let then = find(SnapshotSelector { folder: Some("docs"), at, ..any });
         assert_eq!(then.unwrap(), "aaaa1");
-        assert!(matches!(find(any), Err(SnapshotError::Folders(names)) if names.len() == 2));
+        assert!(matches!(find(any), Err(SelectError::SeveralFolders(names)) if names.len() == 2));
         let twice = find(SnapshotSelector { id: Some("bbbb"), ..any });
-        assert!(matches!(twice, Err(SnapshotError::Ambiguous(_))));
+        assert!(matches!(twice, Err(SelectError::AmbiguousId(_))));
         let none = find(SnapshotSelector { source: Some("nobody"), ..any });
-        assert!(matches!(&none, Err(SnapshotError::None(_))));
+        assert!(matches!(&none, Err(SelectError::NotFound(_))));
         assert!(none.unwrap_err().to_string().contains("source nobody"));
         assert!(matches!(
             find(SnapshotSelector { id: Some("xyz"), ..any }),
-            Err(SnapshotError::Id(_))
+            Err(SelectError::InvalidId(_))
         ));
     }
 }

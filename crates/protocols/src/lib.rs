@@ -1,4 +1,4 @@
-//! What source and backup server say to each other, beyond the block protocol of `net`.
+//! The protocols between source and backup server, apart from the block protocol of `net`.
 //!
 //! Both ends of each protocol are here, with tests that join them:
 //!

@@ -1,4 +1,4 @@
-//! "Backup Now" and what follows by itself, between two nodes on loopback.
+//! "Backup Now" and automatic notifications, between two nodes on loopback.
 
 #![allow(clippy::unwrap_used, reason = "in a test it is an assertion")]
 
@@ -95,7 +95,7 @@ async fn a_manifest_triggers_the_backup_and_the_receipt_ends_it() {
     let source = source(&a, settings(&b, port));
     let stop = CancellationToken::new();
     let running = tokio::spawn(source.service.clone().run(stop.clone()));
-    // A takes receipts of what it has published.
+    // The source accepts receipts for its published manifests.
     let (registry, receipts) = (source.registry.clone(), source.receipts.clone());
     let on_receipt: OnReceipt = Arc::new(move |_, receipt: Receipt| {
         let Some(offer) = registry.get(&receipt.folder_id) else {
@@ -119,8 +119,7 @@ async fn a_manifest_triggers_the_backup_and_the_receipt_ends_it() {
     assert!(report.steps.iter().all(|step| !step.is_warning), "{report:?}");
     assert_eq!(*triggers.borrow(), 2);
     assert_eq!(report.peer, b.handle().peer_id());
-    // Both are connected, so B can answer on the same connection, once it has
-    // noticed it.
+    // The backup server can answer on the same connection once it has noticed it.
     let peer = a.handle().peer_id();
     let deadline = std::time::Instant::now() + PATIENCE;
     while !b.handle().peers().await.unwrap().iter().any(|known| known.peer == peer) {
@@ -200,7 +199,7 @@ async fn another_peer_at_the_address_is_named() {
     let error = source.service.backup_now(None).await.unwrap_err();
     assert!(matches!(error, BackupNowError::Connect { is_triggered: false, .. }));
     assert!(error.to_string().contains(&b.handle().peer_id().to_string()), "{error}");
-    // It goes on by itself, and says what is wrong.
+    // Automatic notifications continue and report the error.
     let stop = CancellationToken::new();
     tokio::spawn(source.service.clone().run(stop.clone()));
     let states = source.service.states();

@@ -1,4 +1,4 @@
-//! Receipts between two nodes on loopback, and from peers that do not behave.
+//! Receipts between two nodes on loopback, and from hostile peers.
 
 #![allow(clippy::unwrap_used, reason = "in a test it is an assertion")]
 
@@ -26,7 +26,7 @@ fn receipt(sequence: u64) -> Receipt {
 
 type Noted = Arc<Mutex<Vec<(PeerId, Receipt)>>>;
 
-/// Notes those with a number below 100.
+/// Records receipts with a sequence number below 100, and refuses the others.
 fn noting() -> (OnReceipt, Noted) {
     let noted = Noted::default();
     let into = noted.clone();
@@ -58,7 +58,7 @@ async fn a_receipt_arrives_from_the_backup_peer_alone() {
     assert_eq!(send_receipt(&b, peer, receipt(100)).await.unwrap(), ReceiptAnswer::Refused);
     let answer = send_receipt(&stranger, peer, receipt(2)).await.unwrap();
     assert_eq!(answer, ReceiptAnswer::NotAllowed);
-    // What it may is looked up each time.
+    // Permissions are checked for each receipt.
     access.remove(b.peer_id());
     assert_eq!(send_receipt(&b, peer, receipt(3)).await.unwrap(), ReceiptAnswer::NotAllowed);
     assert_eq!(*noted.lock(), [(b.peer_id(), receipt(1))]);
@@ -75,7 +75,7 @@ async fn garbage_silence_and_floods_cost_their_streams_alone() {
     connect(&b, &a).await;
     connect(&hostile, &a).await;
     let handle = hostile.handle();
-    // As many as it may have open, and then some: silent, lying, babbling.
+    // More streams than the limit: silent ones, and ones with garbage.
     let mut held = Vec::new();
     for number in 0..32 {
         let opened =
@@ -99,7 +99,7 @@ async fn garbage_silence_and_floods_cost_their_streams_alone() {
         assert_eq!(answer, ReceiptAnswer::Ok);
     }
     assert_eq!(noted.lock().len(), 20);
-    // One that lied has lost its stream without an answer.
+    // A stream with garbage ended without an answer.
     let mut answer = Vec::new();
     let lied = &mut held[1];
     let _ = tokio::time::timeout(PATIENCE, lied.read_to_end(&mut answer)).await.unwrap();
@@ -115,7 +115,7 @@ async fn a_peer_that_is_away_or_stops_is_told_of() {
     let error = send_receipt(&b.handle(), peer, receipt(1)).await.unwrap_err();
     assert!(matches!(error, ExchangeError::Net(_)), "{error}");
     connect(&b, &a).await;
-    // It takes the stream and drops it.
+    // The peer accepts the stream and drops it.
     let mut inbound = a.accept(&RECEIPT_PROTOCOL).unwrap();
     let dropping = tokio::spawn(async move { drop(inbound.recv().await) });
     let error = send_receipt(&b.handle(), peer, receipt(1)).await.unwrap_err();
@@ -137,7 +137,7 @@ async fn strangers_take_no_place_of_the_backup_peer() {
     for stranger in [&first, &second] {
         connect(stranger, &a).await;
         for _ in 0..20 {
-            // Some are reset at once; the others are held open.
+            // Some are reset immediately; the others stay open.
             held.extend(stranger.handle().open(peer, RECEIPT_PROTOCOL).await.ok());
         }
     }

@@ -1,10 +1,10 @@
-//! The snapshots in a store: records, contents, retention, verification.
+//! The snapshots in a store: their records, contents, retention and verification.
 //!
 //! A snapshot is a small record ([`SnapshotRecord`]) and the root that names it. Setting the root
 //! is the commit: by then every block is in a synced pack. Nothing else says that a snapshot
 //! exists, so nothing can disagree.
 //!
-//! * [`SnapshotStore`]: lists, finds, commits and removes snapshots.
+//! * [`SnapshotStore`]: lists, commits and removes snapshots.
 //! * [`SnapshotTree`]: reads the entries of a snapshot.
 //! * [`decide`]: the retention rules, without I/O; [`prune`] applies them.
 //! * [`verify`]: checks that every block of every snapshot can be read.
@@ -17,12 +17,14 @@ mod snapshot_store;
 mod snapshot_tree;
 mod verify;
 
-pub use prune::{HeldFolder, PruneDecision, PruneHold, PruneOptions, PruneReport, prune};
+pub use prune::{
+    PruneDecision, PruneOptions, PruneReport, PruneSuspension, SuspendedFolder, prune,
+};
 pub use record::{RecordError, SnapshotRecord};
-pub use retention::{Candidate, Decision, Hold, Reason, Verdict, decide};
+pub use retention::{Candidate, Decision, Reason, RetentionPlan, Suspension, decide};
 pub use snapshot_id::{SnapshotId, SnapshotIdError};
 pub use snapshot_store::{
-    DamagedSnapshot, Listing, Selector, Snapshot, SnapshotError, SnapshotStore, Wanted, root_name,
+    DamagedSnapshot, Listing, Snapshot, SnapshotError, SnapshotStore, root_name,
 };
 pub use snapshot_tree::{Depth, SnapshotTree, TreeError, header_of};
 pub use verify::{VerifyError, VerifyProblem, VerifyProgress, VerifyReport, verify};

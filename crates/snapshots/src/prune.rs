@@ -1,9 +1,8 @@
-//! Pruning: what [`decide`] says of each folder is done.
+//! Pruning: applies the retention rules ([`decide`]) to every folder.
 //!
-//! Order: the records' roots go one by one, oldest first, each durably; then
-//! the store collects. Whatever ends it in between, what is left is whole, and
-//! the next prune goes on. The newest snapshot of a folder is never removed,
-//! and in doubt nothing is.
+//! Order: the roots of the snapshots are removed one by one, oldest first, each durably; then the
+//! store collects. If a prune is interrupted anywhere, the remaining snapshots are complete, and
+//! the next prune continues. The newest snapshot of a folder is never removed; in doubt, none is.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -14,85 +13,85 @@ use store::{GcOptions, GcReport, StoreError};
 use tokio_util::sync::CancellationToken;
 use types::FolderId;
 
-use crate::retention::{Candidate, Hold, Reason, decide};
+use crate::retention::{Candidate, Reason, Suspension, decide};
 use crate::snapshot_store::{DamagedSnapshot, Snapshot, SnapshotError, SnapshotStore};
 
-/// How to prune.
+/// Options of a prune.
 #[derive(Clone, Debug)]
 pub struct PruneOptions {
-    /// Only say what would be done.
+    /// True to report what would be removed, and remove nothing.
     pub dry_run: bool,
-    /// Collect even where nothing was removed: what a prune that was cut short
-    /// left behind goes too.
+    /// True to collect even if nothing was removed. This also deletes blocks that an interrupted
+    /// prune has left.
     pub always_collect: bool,
-    /// Take the roots as all that there are where records of them were lost,
-    /// and collect: see [`GcOptions::accept_roots`].
+    /// True to accept the known roots as complete after some were lost, and to collect; see
+    /// [`GcOptions::accept_roots`].
     pub accept_roots: bool,
-    /// Ends it early; what was done is done.
+    /// Ends the prune early; snapshots that were removed stay removed.
     pub stop: CancellationToken,
 }
 
-/// What happens to a snapshot, and why.
+/// The decision about a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PruneDecision {
     /// The snapshot.
     pub snapshot: Snapshot,
-    /// The rules that keep it; none, where it is removed, or stays only
-    /// because its folder is on hold.
+    /// The reasons to keep it. Empty if it is removed, or kept only because pruning of its folder
+    /// is suspended.
     pub reasons: Vec<Reason>,
 }
 
-/// Why nothing is removed in a folder.
+/// Reason why no snapshot of a folder is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PruneHold {
-    /// The rules themselves say so.
+pub enum PruneSuspension {
+    /// The retention rules remove nothing at present.
     #[error(transparent)]
-    Retention(#[from] Hold),
-    /// It cannot be known what the others are worth.
-    #[error("the record of one of its snapshots cannot be read")]
+    Retention(#[from] Suspension),
+    /// A record cannot be read, so the rules cannot be applied to the folder.
+    #[error("the record of one of its snapshots cannot be read; run `archivist verify`")]
     Damaged,
 }
 
-/// A folder in which nothing is removed.
+/// A folder in which pruning is suspended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HeldFolder {
-    /// Whose it is.
+pub struct SuspendedFolder {
+    /// Peer id of the source.
     pub source: PeerId,
     /// The folder.
     pub folder: FolderId,
-    /// What people call it.
+    /// Display name of the folder.
     pub folder_name: String,
-    /// Why.
-    pub hold: PruneHold,
+    /// Reason for the suspension.
+    pub suspension: PruneSuspension,
 }
 
-/// What a prune did, or would do.
+/// Result of a prune.
 #[derive(Debug, Default)]
 pub struct PruneReport {
-    /// Whether it was only looked at.
+    /// True if nothing was removed because of [`PruneOptions::dry_run`].
     pub dry_run: bool,
-    /// Snapshots that stay, by source, folder and order.
+    /// Snapshots that are kept, by source, folder and order.
     pub kept: Vec<PruneDecision>,
-    /// Snapshots that went, or would go.
+    /// Snapshots that were removed, or would be in a dry run.
     pub removed: Vec<PruneDecision>,
-    /// Where nothing is removed though a rule would.
-    pub held: Vec<HeldFolder>,
-    /// Records that cannot be read.
+    /// Folders in which the rules would remove a snapshot, but pruning is suspended.
+    pub suspended: Vec<SuspendedFolder>,
+    /// Snapshots whose record cannot be read.
     pub damaged: Vec<DamagedSnapshot>,
-    /// What the collection did, where there was one.
+    /// Result of the collection, if there was one.
     pub collected: Option<GcReport>,
-    /// Why there was none, where there should have been one.
+    /// Error of the collection, if it failed.
     pub not_collected: Option<StoreError>,
-    /// Whether it was stopped before its end.
+    /// True if the prune was stopped early.
     pub is_stopped: bool,
 }
 
-/// Prunes all folders of all sources. Blocks.
+/// Prunes all folders of all sources. Blocks the thread.
 ///
 /// # Errors
 ///
-/// Those of the disk. What was removed before stays removed; the rest is as it
-/// was.
+/// Returns [`SnapshotError::Store`] if the snapshots cannot be listed or a root cannot be removed.
+/// Snapshots that were removed before stay removed.
 pub fn prune(
     snapshots: &SnapshotStore,
     keep: &Keep,
@@ -107,15 +106,15 @@ pub fn prune(
         folders.entry(key).or_default().push(snapshot);
     }
     for ((source, folder), all) in folders {
-        let is_damaged = listing.damaged.iter().any(|one| is_of(one, &source, &folder));
-        plan(&mut report, (source, folder), all, keep, now, is_damaged);
+        let is_damaged = listing.damaged.iter().any(|damaged| is_of(damaged, &source, &folder));
+        plan_folder(&mut report, (source, folder), all, keep, now, is_damaged);
     }
     report.damaged = listing.damaged;
     if options.dry_run {
         return Ok(report);
     }
-    let going = std::mem::take(&mut report.removed);
-    for decision in going {
+    let to_remove = std::mem::take(&mut report.removed);
+    for decision in to_remove {
         if options.stop.is_cancelled() {
             report.is_stopped = true;
             report.kept.push(decision);
@@ -123,13 +122,13 @@ pub fn prune(
         }
         snapshots.remove(&decision.snapshot)?;
         let Snapshot { id, record, .. } = &decision.snapshot;
-        tracing::info!(snapshot = %id, folder = %record.folder, "pruned");
+        tracing::info!(snapshot = %id, folder = %record.folder, "pruned a snapshot");
         report.removed.push(decision);
     }
     let is_due = options.always_collect || options.accept_roots || !report.removed.is_empty();
     if is_due && !report.is_stopped {
-        let how = GcOptions { accept_roots: options.accept_roots, ..GcOptions::default() };
-        match snapshots.store().gc(how) {
+        let gc = GcOptions { accept_roots: options.accept_roots, ..GcOptions::default() };
+        match snapshots.store().gc(gc) {
             Ok(collected) => report.collected = Some(collected),
             Err(error) => report.not_collected = Some(error),
         }
@@ -137,13 +136,14 @@ pub fn prune(
     Ok(report)
 }
 
+/// Reports whether a damaged snapshot belongs to a folder, by the name of its root.
 fn is_of(damaged: &DamagedSnapshot, source: &PeerId, folder: &FolderId) -> bool {
     let name = damaged.root.rsplit_once('/').map(|(name, _)| name);
     name == Some(&format!("{}{source}/{folder}", crate::snapshot_store::PREFIX))
 }
 
-/// Decides over one folder.
-fn plan(
+/// Adds the decisions about one folder to the report.
+fn plan_folder(
     report: &mut PruneReport,
     (source, folder): (PeerId, FolderId),
     mut all: Vec<Snapshot>,
@@ -157,28 +157,29 @@ fn plan(
         .map(|snapshot| Candidate {
             order: snapshot.record.order,
             received_at: snapshot.record.received_at,
-            is_held: snapshot.record.held.is_some(),
+            awaits_confirmation: snapshot.record.held.is_some(),
         })
         .collect();
-    let verdict = decide(&candidates, keep, now);
-    let going: HashSet<u64> = if is_damaged { HashSet::new() } else { verdict.removed().collect() };
+    let plan = decide(&candidates, keep, now);
+    let to_remove: HashSet<u64> =
+        if is_damaged { HashSet::new() } else { plan.removed().collect() };
     let folder_name = all.last().map(|newest| newest.record.folder_name.clone());
-    let hold = match verdict.hold {
-        Some(hold) => Some(PruneHold::Retention(hold)),
-        None => is_damaged.then_some(PruneHold::Damaged),
+    let suspension = match plan.suspension {
+        Some(suspension) => Some(PruneSuspension::Retention(suspension)),
+        None => is_damaged.then_some(PruneSuspension::Damaged),
     };
     let mut would_remove = false;
     // Both are oldest first.
-    for (snapshot, decision) in all.into_iter().zip(verdict.decisions) {
+    for (snapshot, decision) in all.into_iter().zip(plan.decisions) {
         would_remove |= decision.reasons.is_empty();
-        let is_going = going.contains(&decision.order);
-        let decided = if is_going { &mut report.removed } else { &mut report.kept };
+        let is_removed = to_remove.contains(&decision.order);
+        let decided = if is_removed { &mut report.removed } else { &mut report.kept };
         decided.push(PruneDecision { snapshot, reasons: decision.reasons });
     }
-    if let Some(hold) = hold
+    if let Some(suspension) = suspension
         && would_remove
     {
         let folder_name = folder_name.unwrap_or_default();
-        report.held.push(HeldFolder { source, folder, folder_name, hold });
+        report.suspended.push(SuspendedFolder { source, folder, folder_name, suspension });
     }
 }

@@ -7,52 +7,52 @@ use serde::{Deserialize, Serialize};
 use types::{Block, Cid, Codec, FolderId, SequenceNumber};
 
 const VERSION: u64 = 1;
-/// The longest text in a record, in bytes.
+/// Maximum length of a text in a record, in bytes.
 const TEXT_LEN_MAX: usize = 8192;
 
-/// What B notes of a snapshot.
+/// The metadata that a backup server stores for a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SnapshotRecord {
-    /// Whose folder it is.
+    /// Peer id of the source.
     pub source: PeerId,
     /// The folder.
     pub folder: FolderId,
-    /// What people call it.
+    /// Display name of the folder.
     pub folder_name: String,
-    /// The number that the source gave it.
+    /// Sequence number of the manifest, given by the source.
     pub sequence: SequenceNumber,
-    /// The manifest.
+    /// CID of the manifest.
     pub manifest: Cid,
-    /// The source's signature over it.
+    /// The source's signature over the manifest.
     pub signature: Signature,
-    /// B's own count of snapshots: the order in which they came, whatever any
-    /// clock said.
+    /// Serial number of the snapshot on the backup server: the order of arrival, independent of
+    /// any clock.
     pub order: u64,
-    /// When it was complete, by B's clock.
+    /// Time at which the snapshot was complete, by the backup server's clock.
     pub received_at: Timestamp,
-    /// When it was made, by the clock of the source.
+    /// Time at which the manifest was made, by the clock of the source.
     pub created_at: Timestamp,
-    /// Everything in it but directories.
+    /// Number of entries that are not directories.
     pub files: u64,
-    /// Directories.
+    /// Number of directories.
     pub dirs: u64,
-    /// The lengths of its files together.
+    /// Total length of the files, in bytes.
     pub bytes: u64,
-    /// Why the source holds this state for doubtful, where it does.
+    /// Reason why the source waits for the user to confirm this snapshot, if it does.
     pub held: Option<String>,
 }
 
-/// Why bytes are not a record.
+/// Reason why bytes are not a valid record.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RecordError {
-    /// Not DAG-CBOR, or not of the form.
+    /// The bytes are not DAG-CBOR, or have other fields.
     #[error("not a snapshot record: {0}")]
     Malformed(String),
-    /// Of a version that this program does not know.
-    #[error("a snapshot record of version {0}; this program knows 1")]
+    /// The record has a version that this program does not support.
+    #[error("snapshot record of version {0}; this program supports version 1")]
     Version(u64),
-    /// A field with an impossible value.
-    #[error("a snapshot record with an impossible {0}")]
+    /// A field has an invalid value; holds the name of the field.
+    #[error("snapshot record with an invalid {0}")]
     Field(&'static str),
 }
 
@@ -80,18 +80,18 @@ struct VersionOnly {
     snapshot: u64,
 }
 
-/// The time in nanoseconds; one beyond the years 1677 to 2262 is its limit.
+/// Returns a time in nanoseconds, limited to the years 1677 to 2262.
 fn to_ns(time: Timestamp) -> i64 {
     let ns = time.as_nanosecond();
     i64::try_from(ns).unwrap_or(if ns < 0 { i64::MIN } else { i64::MAX })
 }
 
 impl SnapshotRecord {
-    /// The record as a block.
+    /// Returns the record as a block.
     ///
     /// # Errors
     ///
-    /// [`RecordError::Field`] where a text is too long.
+    /// Returns [`RecordError::Field`] if a text is too long.
     pub fn encode(&self) -> Result<Block, RecordError> {
         let texts = [self.folder_name.len(), self.held.as_ref().map_or(0, String::len)];
         if texts.iter().any(|len| *len > TEXT_LEN_MAX) {
@@ -119,11 +119,12 @@ impl SnapshotRecord {
         Block::new(Codec::DagCbor, bytes).map_err(|error| RecordError::Malformed(error.to_string()))
     }
 
-    /// Reads a record and checks it.
+    /// Decodes a record and checks it.
     ///
     /// # Errors
     ///
-    /// [`RecordError`].
+    /// Returns [`RecordError`] if the bytes are malformed, of another version, or a field has an
+    /// invalid value.
     pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
         let malformed = |error: String| RecordError::Malformed(error);
         let version: VersionOnly =
@@ -185,7 +186,7 @@ pub(crate) mod tests {
         let block = record().encode().unwrap();
         assert_eq!(data_encoding::HEXLOWER.encode(block.data()), GOLDEN);
         assert_eq!(SnapshotRecord::decode(block.data()).unwrap(), record());
-        // What keeps the snapshot alive is its manifest.
+        // The collector follows this link.
         let links = types::links(Codec::DagCbor, block.data()).unwrap();
         assert_eq!(links, [record().manifest]);
         let held = SnapshotRecord { held: Some("all gone".into()), ..record() };

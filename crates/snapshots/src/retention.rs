@@ -1,58 +1,57 @@
-//! Which snapshots stay: pure.
+//! The retention rules: which snapshots are kept. No I/O.
 //!
-//! Snapshots of one folder, in B's order, are thinned by `keep`: the newest
-//! `last`, and the newest of each of the last `hourly` hours, `daily` days,
-//! `weekly` weeks and `monthly` months in which there is one. Hours and days
-//! are counted, not ages, so a source that is away loses nothing.
+//! The snapshots of one folder are thinned by `keep`: kept are the newest `last`, and the newest of
+//! each of the last `hourly` hours, `daily` days, `weekly` weeks and `monthly` months that have a
+//! snapshot. Hours and days are counted, not ages, so a source that is switched off for some time
+//! loses nothing.
 //!
-//! Only B's order and B's clock count; nothing that a source says but one
-//! thing, which keeps more: `held`. In doubt nothing is removed: where the
-//! newest manifest is held, where B's clock is behind its newest snapshot or
-//! far ahead of it, where no rule keeps anything. Where the clock had gone back
-//! between two snapshots, the hours before and after it are different hours,
-//! whatever they are called.
+//! The rules use the backup server's order and clock only. A source can influence them in one way,
+//! which keeps more: `held`. In doubt nothing is removed: if the newest snapshot awaits
+//! confirmation, if the backup server's clock is behind its newest snapshot or far ahead of it, or
+//! if `keep` is empty. If the clock was set back between two snapshots, the hours before and after
+//! are different hours, even with the same name.
 
 use config::Keep;
 use jiff::civil::{DateTime, Weekday};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp, ToSpan as _};
 
-/// A clock may be put right by so much without being in doubt.
+/// Maximum correction of the clock that does not put it in doubt.
 const CLOCK_SLACK: SignedDuration = SignedDuration::from_mins(5);
-/// A clock that is so far ahead of the newest snapshot is in doubt: it is
-/// wrong, or this machine has slept for a year. The next snapshot settles it.
+/// Time by which the clock may be ahead of the newest snapshot. Beyond it, the clock is wrong or
+/// this computer was off for a year. The next snapshot resolves the doubt.
 const LEAP_MAX: SignedDuration = SignedDuration::from_hours(24 * 366);
 
-/// What retention has to know of a snapshot.
+/// The properties of a snapshot that the rules use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate {
-    /// Its place in B's order.
+    /// Order of arrival of the snapshot.
     pub order: u64,
-    /// When it was complete, by B's clock.
+    /// Time at which it was complete, by the backup server's clock.
     pub received_at: Timestamp,
-    /// Whether the source holds it for doubtful.
-    pub is_held: bool,
+    /// True if the source waits for the user to confirm it.
+    pub awaits_confirmation: bool,
 }
 
-/// Why a snapshot stays.
+/// Reason why a snapshot is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reason {
-    /// It is the newest.
+    /// The snapshot is the newest.
     Newest,
-    /// It is one of the last.
+    /// The snapshot is one of the last.
     Last,
-    /// It is the newest of its hour.
+    /// The snapshot is the newest of its hour.
     Hourly,
-    /// … of its day.
+    /// The snapshot is the newest of its day.
     Daily,
-    /// … of its week.
+    /// The snapshot is the newest of its week.
     Weekly,
-    /// … of its month.
+    /// The snapshot is the newest of its month.
     Monthly,
 }
 
 impl Reason {
-    /// The word for it.
+    /// Returns the reason as one word.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Newest => "newest",
@@ -65,52 +64,63 @@ impl Reason {
     }
 }
 
-/// Why nothing is removed.
+/// Reason why no snapshot of a folder is removed at present.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Hold {
-    /// The newest manifest is held.
-    #[error("the newest manifest is held until the change is confirmed on the source")]
-    Held,
-    /// The clock is behind.
-    #[error("the clock of this machine says a time before that of the newest snapshot")]
+pub enum Suspension {
+    /// The newest snapshot awaits confirmation on the source.
+    #[error(
+        "the newest snapshot awaits confirmation; pruning is suspended until the change is \
+         confirmed on the source with `archivist folder confirm`"
+    )]
+    AwaitingConfirmation,
+    /// The clock is behind the newest snapshot.
+    #[error(
+        "the system clock is behind the newest snapshot; pruning is suspended until it is \
+         corrected"
+    )]
     ClockBehind,
-    /// The clock is ahead.
-    #[error("the clock of this machine is more than a year ahead of the newest snapshot")]
+    /// The clock is far ahead of the newest snapshot.
+    #[error(
+        "the system clock is more than a year ahead of the newest snapshot; pruning is suspended \
+         until it is corrected or a new snapshot arrives"
+    )]
     ClockAhead,
-    /// Nothing is to be kept.
-    #[error("no rule of `keep` keeps anything")]
+    /// No rule is set.
+    #[error("`keep` is empty: set at least one rule before pruning")]
     NoRule,
 }
 
-/// What is decided of one snapshot.
+/// The decision about one snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decision {
-    /// Its place in B's order.
+    /// Order of arrival of the snapshot.
     pub order: u64,
-    /// Why it stays; it goes where there is no reason.
+    /// The reasons to keep it. Without one, it is removed.
     pub reasons: Vec<Reason>,
 }
 
-/// What is decided of a folder.
+/// The decisions about the snapshots of a folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Verdict {
-    /// What the rules say, oldest first.
+pub struct RetentionPlan {
+    /// The decisions by the rules, oldest snapshot first.
     pub decisions: Vec<Decision>,
-    /// Why nothing is removed all the same.
-    pub hold: Option<Hold>,
+    /// Reason why nothing is removed in spite of the decisions, if any.
+    pub suspension: Option<Suspension>,
 }
 
-impl Verdict {
-    /// The snapshots that go now, by their place in B's order.
+impl RetentionPlan {
+    /// Returns the snapshots to remove now, by their order.
     pub fn removed(&self) -> impl Iterator<Item = u64> {
-        let is_on_hold = self.hold.is_some();
-        let gone = self.decisions.iter().filter(move |one| !is_on_hold && one.reasons.is_empty());
-        gone.map(|one| one.order)
+        let is_suspended = self.suspension.is_some();
+        let decisions = self.decisions.iter();
+        let removed =
+            decisions.filter(move |decision| !is_suspended && decision.reasons.is_empty());
+        removed.map(|decision| decision.order)
     }
 }
 
-/// Decides over the snapshots of one folder.
-pub fn decide(candidates: &[Candidate], keep: &Keep, now: Timestamp) -> Verdict {
+/// Applies the rules to the snapshots of one folder.
+pub fn decide(candidates: &[Candidate], keep: &Keep, now: Timestamp) -> RetentionPlan {
     let mut sorted: Vec<&Candidate> = candidates.iter().collect();
     sorted.sort_by_key(|candidate| candidate.order);
     let eras = eras(&sorted);
@@ -151,10 +161,10 @@ pub fn decide(candidates: &[Candidate], keep: &Keep, now: Timestamp) -> Verdict 
             decisions[at].reasons.push(reason);
         }
     }
-    Verdict { decisions, hold: hold(&sorted, keep, now) }
+    RetentionPlan { decisions, suspension: suspension(&sorted, keep, now) }
 }
 
-/// Numbers the stretches in which the clock only went forward.
+/// Numbers the periods in which the clock was not set back; returns that number for each snapshot.
 fn eras(sorted: &[&Candidate]) -> Vec<u32> {
     let mut era = 0;
     let mut latest: Option<Timestamp> = None;
@@ -174,17 +184,18 @@ fn eras(sorted: &[&Candidate]) -> Vec<u32> {
     sorted.iter().map(number).collect()
 }
 
-fn hold(sorted: &[&Candidate], keep: &Keep, now: Timestamp) -> Option<Hold> {
+/// Returns the reason to remove nothing, if there is one.
+fn suspension(sorted: &[&Candidate], keep: &Keep, now: Timestamp) -> Option<Suspension> {
     let newest = sorted.last()?;
     let ahead = now.duration_since(newest.received_at);
     if keep.is_nothing() {
-        Some(Hold::NoRule)
-    } else if newest.is_held {
-        Some(Hold::Held)
+        Some(Suspension::NoRule)
+    } else if newest.awaits_confirmation {
+        Some(Suspension::AwaitingConfirmation)
     } else if ahead < -CLOCK_SLACK {
-        Some(Hold::ClockBehind)
+        Some(Suspension::ClockBehind)
     } else if ahead > LEAP_MAX {
-        Some(Hold::ClockAhead)
+        Some(Suspension::ClockAhead)
     } else {
         None
     }
@@ -206,7 +217,7 @@ mod tests {
         let candidate = |(order, time): (usize, &&str)| Candidate {
             order: order as u64 + 1,
             received_at: at(time),
-            is_held: false,
+            awaits_confirmation: false,
         };
         times.iter().enumerate().map(candidate).collect()
     }
@@ -215,15 +226,15 @@ mod tests {
         Keep { last, hourly, daily, weekly, monthly }
     }
 
-    fn show(candidates: &[Candidate], verdict: &Verdict) -> String {
+    fn show(candidates: &[Candidate], plan: &RetentionPlan) -> String {
         let mut text = String::new();
-        for (candidate, decision) in candidates.iter().zip(&verdict.decisions) {
+        for (candidate, decision) in candidates.iter().zip(&plan.decisions) {
             let reasons: Vec<_> = decision.reasons.iter().map(|reason| reason.as_str()).collect();
             let line = format!("{} {}", candidate.received_at, reasons.join(" "));
             writeln!(text, "{}", line.trim_end()).unwrap();
         }
-        if let Some(hold) = verdict.hold {
-            writeln!(text, "hold: {hold}").unwrap();
+        if let Some(suspension) = plan.suspension {
+            writeln!(text, "suspended: {suspension}").unwrap();
         }
         text
     }
@@ -243,8 +254,8 @@ mod tests {
             "2026-03-09T11:00:02Z",
             "2026-03-09T11:00:04Z",
         ]);
-        let verdict = decide(&candidates, &keep(2, 2, 3, 3, 3), at("2026-03-09T11:05:00Z"));
-        insta::assert_snapshot!(show(&candidates, &verdict), @r"
+        let plan = decide(&candidates, &keep(2, 2, 3, 3, 3), at("2026-03-09T11:05:00Z"));
+        insta::assert_snapshot!(show(&candidates, &plan), @r"
         2026-01-31T23:59:00Z monthly
         2026-02-01T00:01:00Z
         2026-02-27T12:00:00Z monthly
@@ -268,8 +279,8 @@ mod tests {
             "2026-03-09T10:10:00Z",
             "2026-03-09T10:20:00Z",
         ]);
-        let verdict = decide(&candidates, &keep(0, 5, 0, 0, 0), at("2026-03-09T10:21:00Z"));
-        insta::assert_snapshot!(show(&candidates, &verdict), @r"
+        let plan = decide(&candidates, &keep(0, 5, 0, 0, 0), at("2026-03-09T10:21:00Z"));
+        insta::assert_snapshot!(show(&candidates, &plan), @r"
         2026-03-09T10:00:00Z hourly
         2031-01-01T00:10:00Z
         2031-01-01T00:20:00Z hourly
@@ -282,26 +293,32 @@ mod tests {
     fn in_doubt_nothing_goes() {
         let mut candidates = candidates(&["2026-03-09T10:00:00Z", "2026-03-09T10:10:00Z"]);
         let rules = keep(1, 0, 0, 0, 0);
-        let hold = |candidates: &[Candidate], keep: &Keep, now: &str| {
-            let verdict = decide(candidates, keep, at(now));
-            assert_eq!(verdict.removed().count(), usize::from(verdict.hold.is_none()));
-            verdict.hold
+        let suspension = |candidates: &[Candidate], keep: &Keep, now: &str| {
+            let plan = decide(candidates, keep, at(now));
+            assert_eq!(plan.removed().count(), usize::from(plan.suspension.is_none()));
+            plan.suspension
         };
-        assert_eq!(hold(&candidates, &rules, "2026-03-09T10:11:00Z"), None);
-        assert_eq!(hold(&candidates, &rules, "2026-03-09T10:06:00Z"), None);
-        let behind = hold(&candidates, &rules, "2026-03-09T10:04:00Z");
-        assert_eq!(behind, Some(Hold::ClockBehind));
-        assert_eq!(hold(&candidates, &rules, "2027-02-09T10:04:00Z"), None);
-        let ahead = hold(&candidates, &rules, "2027-04-09T10:04:00Z");
-        assert_eq!(ahead, Some(Hold::ClockAhead));
+        assert_eq!(suspension(&candidates, &rules, "2026-03-09T10:11:00Z"), None);
+        assert_eq!(suspension(&candidates, &rules, "2026-03-09T10:06:00Z"), None);
+        let behind = suspension(&candidates, &rules, "2026-03-09T10:04:00Z");
+        assert_eq!(behind, Some(Suspension::ClockBehind));
+        assert_eq!(suspension(&candidates, &rules, "2027-02-09T10:04:00Z"), None);
+        let ahead = suspension(&candidates, &rules, "2027-04-09T10:04:00Z");
+        assert_eq!(ahead, Some(Suspension::ClockAhead));
         let nothing = keep(0, 0, 0, 0, 0);
-        assert_eq!(hold(&candidates, &nothing, "2026-03-09T10:11:00Z"), Some(Hold::NoRule));
-        candidates[1].is_held = true;
-        assert_eq!(hold(&candidates, &rules, "2026-03-09T10:11:00Z"), Some(Hold::Held));
-        // It was confirmed: the next manifest is not held.
-        candidates[1].is_held = false;
-        candidates[0].is_held = true;
-        assert_eq!(hold(&candidates, &rules, "2026-03-09T10:11:00Z"), None);
+        assert_eq!(
+            suspension(&candidates, &nothing, "2026-03-09T10:11:00Z"),
+            Some(Suspension::NoRule)
+        );
+        candidates[1].awaits_confirmation = true;
+        assert_eq!(
+            suspension(&candidates, &rules, "2026-03-09T10:11:00Z"),
+            Some(Suspension::AwaitingConfirmation)
+        );
+        // The user has confirmed the change: the next snapshot does not wait.
+        candidates[1].awaits_confirmation = false;
+        candidates[0].awaits_confirmation = true;
+        assert_eq!(suspension(&candidates, &rules, "2026-03-09T10:11:00Z"), None);
         assert_eq!(decide(&[], &rules, at("2026-03-09T10:11:00Z")).removed().count(), 0);
     }
 
@@ -320,29 +337,28 @@ mod tests {
                 .map(|(order, second)| Candidate {
                     order: order as u64,
                     received_at: Timestamp::from_second(*second).unwrap(),
-                    is_held: false,
+                    awaits_confirmation: false,
                 })
                 .collect();
-            let verdict = decide(&candidates, &keep, Timestamp::from_second(now).unwrap());
-            let removed: Vec<_> = verdict.removed().collect();
+            let plan = decide(&candidates, &keep, Timestamp::from_second(now).unwrap());
+            let removed: Vec<_> = plan.removed().collect();
             let len = candidates.len() as u64;
             prop_assert!(!removed.contains(&(len - 1)));
             for order in len.saturating_sub(last.into())..len {
                 prop_assert!(!removed.contains(&order));
             }
-            // Never more than the rules allow, never fewer than one.
+            // Never more than the rules allow, and always one.
             let kept = candidates.len() - removed.len();
             prop_assert!(kept >= 1);
-            if verdict.hold.is_none() {
+            if plan.suspension.is_none() {
                 let most = 1 + last + hourly + daily + weekly + monthly;
                 prop_assert!(kept <= most as usize);
             }
-            // What is removed once stays removed, and nothing else goes: the
-            // rules are stable.
+            // Applying the rules again removes nothing more.
             let left: Vec<_> =
                 candidates.iter().filter(|c| !removed.contains(&c.order)).cloned().collect();
             let again = decide(&left, &keep, Timestamp::from_second(now).unwrap());
-            if verdict.hold.is_none() {
+            if plan.suspension.is_none() {
                 prop_assert_eq!(again.removed().count(), 0);
             }
         }

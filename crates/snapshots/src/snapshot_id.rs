@@ -1,4 +1,4 @@
-//! The short name of a snapshot.
+//! The id of a snapshot.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,35 +6,30 @@ use std::str::FromStr;
 use serde::{Serialize, Serializer};
 use types::Cid;
 
-/// Digits of an id. 40 bits: with 10,000 snapshots two are the same with a
-/// chance of 1 in 20,000, and then a longer name tells them apart.
+/// Number of digits in an id. With 40 bits, the chance that two of 10,000 snapshots have the same
+/// id is 1 in 20,000; a longer prefix of the hash then tells them apart.
 const ID_LEN: usize = 10;
-/// A beginning of an id stands for it from this length on.
+/// Minimum length of a prefix that selects a snapshot.
 const PREFIX_LEN_MIN: usize = 4;
 
-/// The short, stable name of a snapshot: the beginning of its record's hash.
+/// The short, stable id of a snapshot: the first digits of the hash of its record.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SnapshotId(String);
 
-/// A text that cannot be the name of a snapshot.
+/// A text that cannot be a snapshot id.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no snapshot id: {PREFIX_LEN_MIN} to 64 of the digits 0-9 and a-f")]
+#[error("{0:?} is not a snapshot id: use {PREFIX_LEN_MIN} to 64 of the digits 0-9 and a-f")]
 pub struct SnapshotIdError(String);
 
 impl SnapshotId {
-    /// The id of the snapshot with this record.
+    /// Returns the id of the snapshot with this record.
     pub fn of(record: &Cid) -> Self {
         Self(record.hash().to_string()[..ID_LEN].to_owned())
     }
 
-    /// The text.
+    /// Returns the id as text.
     pub fn as_str(&self) -> &str {
         &self.0
-    }
-
-    /// Whether this, as the user gave it, means the snapshot with `record`.
-    pub(crate) fn names(&self, record: &Cid) -> bool {
-        record.hash().to_string().starts_with(&self.0)
     }
 }
 

@@ -1,33 +1,32 @@
-//! The snapshots in a store: listing, finding, committing, removing.
+//! The snapshots in a store: listing, committing, removing.
 //!
-//! Every call blocks. Listing reads one small block for each snapshot that was
-//! not read before; records never change, so what was read is kept.
+//! All functions block the thread. Listing reads one small block for each snapshot that was not
+//! read before; records never change, so they are cached.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use jiff::Timestamp;
 use net::PeerId;
 use parking_lot::Mutex;
 use store::{Batch, BlockStore, Pin, Root, StoreError, WriteEpoch};
-use types::{Cid, EncodedBlock, FolderId, SequenceNumber};
+use types::{Cid, EncodedBlock, FolderId};
 
 use crate::record::{RecordError, SnapshotRecord};
-use crate::snapshot_id::{SnapshotId, SnapshotIdError};
+use crate::snapshot_id::SnapshotId;
 
-/// What the names of snapshots' roots begin with.
+/// Prefix of the names of the roots of snapshots.
 pub(crate) const PREFIX: &str = "snapshot/";
-/// Records that are kept in memory; each takes some 500 bytes.
-const KEPT_RECORDS_MAX: usize = 100_000;
+/// Maximum number of cached records; each needs about 500 bytes.
+const CACHED_RECORDS_MAX: usize = 100_000;
 
-/// The name of the root of a snapshot.
+/// Returns the name of the root of a snapshot.
 pub fn root_name(source: &PeerId, folder: &FolderId, order: u64) -> String {
     format!("{PREFIX}{source}/{folder}/{order:016}")
 }
 
-/// The parts of such a name.
+/// Returns the source, folder and order in the name of a root.
 fn parse_name(name: &str) -> Option<(PeerId, FolderId, u64)> {
     let mut parts = name.strip_prefix(PREFIX)?.split('/');
     let parsed =
@@ -35,105 +34,42 @@ fn parse_name(name: &str) -> Option<(PeerId, FolderId, u64)> {
     parts.next().is_none().then_some(parsed)
 }
 
-/// A snapshot that is complete.
+/// A complete snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
-    /// Its name.
+    /// Id of the snapshot.
     pub id: SnapshotId,
-    /// The block of its record.
+    /// CID of the block with its record.
     pub cid: Cid,
-    /// What was noted of it.
+    /// The record.
     pub record: SnapshotRecord,
 }
 
 /// A snapshot whose record cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DamagedSnapshot {
-    /// The root that names it.
+    /// Name of the root of the snapshot.
     pub root: String,
-    /// What is wrong.
+    /// Reason why the record cannot be read.
     pub reason: String,
 }
 
-/// All snapshots, by source, folder and order.
+/// A list of snapshots, sorted by source, folder and order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listing {
-    /// Those that can be read.
+    /// The snapshots with a readable record.
     pub snapshots: Vec<Snapshot>,
-    /// Those that cannot.
+    /// The snapshots whose record cannot be read.
     pub damaged: Vec<DamagedSnapshot>,
 }
 
-/// Which snapshot is meant.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Selector {
-    /// The one of this id, or the only one whose id begins so.
-    pub id: Option<SnapshotId>,
-    /// Of this source.
-    pub source: Option<PeerId>,
-    /// Of this folder.
-    pub folder: Option<FolderId>,
-    /// The newest that B had at this time.
-    pub at: Option<Timestamp>,
-    /// The one with this number.
-    pub sequence: Option<SequenceNumber>,
-}
-
-/// What was said of the snapshot that is not there, for the message.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Wanted(Vec<String>);
-
-impl Wanted {
-    /// What was said of each of these; nothing is as good as anything.
-    pub fn new(
-        id: Option<&dyn fmt::Display>,
-        source: Option<&dyn fmt::Display>,
-        folder: Option<&dyn fmt::Display>,
-        at: Option<Timestamp>,
-        sequence: Option<SequenceNumber>,
-    ) -> Self {
-        let said = |what: &str, value: Option<&dyn fmt::Display>| {
-            value.map(|value| format!("{what} {value}"))
-        };
-        let parts = [
-            said("id", id),
-            said("source", source),
-            said("folder", folder),
-            at.map(|at| format!("at {at}")),
-            sequence.map(|sequence| format!("sequence {}", sequence.0)),
-        ];
-        Self(parts.into_iter().flatten().collect())
-    }
-}
-
-impl fmt::Display for Wanted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.is_empty() {
-            return Ok(());
-        }
-        write!(f, " ({})", self.0.join(", "))
-    }
-}
-
-/// Why a snapshot cannot be had.
+/// Reason why snapshots cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
-    /// The store.
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// There is none; what was asked for is named.
-    #[error("there is no such snapshot{0}; `archivist snapshots` lists them")]
-    None(Wanted),
-    /// More than one folder fits.
-    #[error("more than one folder has snapshots that fit: {}; name one", .0.join(", "))]
-    Folders(Vec<String>),
-    /// More than one id begins so.
-    #[error("more than one snapshot begins with {0}")]
-    Ambiguous(SnapshotId),
-    /// No id.
-    #[error(transparent)]
-    Id(#[from] SnapshotIdError),
-    /// The record cannot be written.
+    /// The record cannot be encoded.
     #[error(transparent)]
     Record(#[from] RecordError),
 }
@@ -155,7 +91,8 @@ impl fmt::Debug for SnapshotStore {
 }
 
 impl SnapshotStore {
-    /// The snapshots in `store`. There is one of these for a store.
+    /// Creates access to the snapshots in `store`. There must be only one for each store, because
+    /// it numbers the snapshots.
     pub fn new(store: Arc<dyn BlockStore>) -> Self {
         let roots = store.roots(PREFIX);
         let last = roots.iter().filter_map(|(name, _)| Some(parse_name(name)?.2)).max();
@@ -166,30 +103,31 @@ impl SnapshotStore {
         }))
     }
 
-    /// The store.
+    /// Returns the store.
     pub fn store(&self) -> &Arc<dyn BlockStore> {
         &self.0.store
     }
 
-    /// How many snapshots there are, damaged ones included.
+    /// Returns the number of snapshots, including damaged ones.
     pub fn count(&self) -> u64 {
         self.0.store.roots(PREFIX).len() as u64
     }
 
-    /// All snapshots.
+    /// Lists all snapshots.
     ///
     /// # Errors
     ///
-    /// Those of the disk; a damaged record is in the listing.
+    /// Returns [`SnapshotError::Store`] if the store cannot be read. A damaged record is not an
+    /// error, but part of the listing.
     pub fn list(&self) -> Result<Listing, SnapshotError> {
         self.listing(PREFIX)
     }
 
-    /// The snapshots of a source, or of one folder of it.
+    /// Lists the snapshots of a source, or of one folder of it.
     ///
     /// # Errors
     ///
-    /// As [`SnapshotStore::list`].
+    /// Same as [`SnapshotStore::list`].
     pub fn list_of(
         &self,
         source: &PeerId,
@@ -218,14 +156,14 @@ impl SnapshotStore {
     fn read(&self, name: &str, cid: Cid) -> Result<Snapshot, Unread> {
         let id = SnapshotId::of(&cid);
         let damaged = |reason: String| Unread::Damaged(reason);
-        let kept = self.0.records.lock().get(&cid).cloned();
-        let is_kept = kept.is_some();
-        let record = match kept {
+        let cached = self.0.records.lock().get(&cid).cloned();
+        let is_cached = cached.is_some();
+        let record = match cached {
             Some(record) => record,
             None => {
                 let bytes = match self.0.store.get(&cid) {
                     Ok(Some(bytes)) => bytes,
-                    Ok(None) => return Err(damaged("its record is missing".to_owned())),
+                    Ok(None) => return Err(damaged("the record is missing".to_owned())),
                     Err(error @ StoreError::Damaged { .. }) => {
                         return Err(damaged(error.to_string()));
                     }
@@ -235,11 +173,11 @@ impl SnapshotStore {
             }
         };
         if name != root_name(&record.source, &record.folder, record.order) {
-            return Err(damaged("its record is that of another snapshot".to_owned()));
+            return Err(damaged("the record belongs to another snapshot".to_owned()));
         }
-        if !is_kept {
+        if !is_cached {
             let mut records = self.0.records.lock();
-            if records.len() >= KEPT_RECORDS_MAX {
+            if records.len() >= CACHED_RECORDS_MAX {
                 records.clear();
             }
             records.insert(cid, record.clone());
@@ -247,11 +185,11 @@ impl SnapshotStore {
         Ok(Snapshot { id, cid, record })
     }
 
-    /// The newest snapshot of a folder, by B's order.
+    /// Returns the newest snapshot of a folder, by order of arrival.
     ///
     /// # Errors
     ///
-    /// As [`SnapshotStore::list`].
+    /// Same as [`SnapshotStore::list`].
     pub fn newest(
         &self,
         source: &PeerId,
@@ -260,46 +198,18 @@ impl SnapshotStore {
         Ok(self.list_of(source, Some(folder))?.snapshots.pop())
     }
 
-    /// The snapshot that is meant: where nothing but a folder is said, the
-    /// newest; where no folder is said, there has to be but one that fits.
-    ///
-    /// # Errors
-    ///
-    /// [`SnapshotError::None`], [`SnapshotError::Folders`],
-    /// [`SnapshotError::Ambiguous`].
-    pub fn find(&self, selector: &Selector) -> Result<Snapshot, SnapshotError> {
-        let mut fitting = self.list()?.snapshots;
-        fitting.retain(|snapshot| selector.fits(snapshot));
-        if let Some(id) = &selector.id {
-            return match fitting.len() {
-                0 => Err(SnapshotError::None(selector.wanted())),
-                1 => Ok(fitting.remove(0)),
-                _ => Err(SnapshotError::Ambiguous(id.clone())),
-            };
-        }
-        let mut folders: Vec<_> = fitting
-            .iter()
-            .map(|snapshot| (snapshot.record.source, snapshot.record.folder.clone()))
-            .collect();
-        folders.dedup();
-        if folders.len() > 1 {
-            let names = folders.into_iter().map(|(_, folder)| folder.to_string()).collect();
-            return Err(SnapshotError::Folders(names));
-        }
-        fitting.pop().ok_or_else(|| SnapshotError::None(selector.wanted()))
-    }
-
-    /// The number of the next snapshot in B's order; each is given once.
+    /// Returns the order of the next snapshot; each number is returned once.
     pub fn next_order(&self) -> u64 {
         self.0.last_order.fetch_add(1, Ordering::SeqCst) + 1
     }
 
-    /// Commits a snapshot: the last write of a pull. Everything below it is
-    /// there, and was put since `epoch`.
+    /// Commits a snapshot: the last write of a pull. All its blocks must be in the store, and must
+    /// have been stored since `epoch`.
     ///
     /// # Errors
     ///
-    /// As [`store::Roots::set_root`]: then there is no snapshot.
+    /// Returns [`SnapshotError::Record`] if the record is invalid, and [`SnapshotError::Store`] if
+    /// the blocks or the root cannot be made durable. No snapshot exists then.
     pub fn commit(
         &self,
         record: SnapshotRecord,
@@ -315,12 +225,11 @@ impl SnapshotStore {
         Ok(Snapshot { id: SnapshotId::of(&cid), cid, record })
     }
 
-    /// Removes a snapshot; tells whether it was there. Its blocks go with the
-    /// next collection.
+    /// Removes a snapshot, and returns whether it existed. The next collection deletes its blocks.
     ///
     /// # Errors
     ///
-    /// Those of the disk.
+    /// Returns [`SnapshotError::Store`] if the root cannot be removed.
     pub fn remove(&self, snapshot: &Snapshot) -> Result<bool, SnapshotError> {
         let record = &snapshot.record;
         let name = root_name(&record.source, &record.folder, record.order);
@@ -329,42 +238,23 @@ impl SnapshotStore {
         Ok(removed)
     }
 
-    /// Begins a unit of work on the store.
+    /// Starts a unit of work on the store.
     pub fn batch(&self) -> Batch {
         Batch::new(self.0.store.clone())
     }
 }
 
+/// Reason why a record was not read.
 enum Unread {
     Damaged(String),
     Store(StoreError),
 }
 
-impl Selector {
-    fn wanted(&self) -> Wanted {
-        let Self { id, source, folder, at, sequence } = self;
-        Wanted::new(
-            id.as_ref().map(|id| id as &dyn fmt::Display),
-            source.as_ref().map(|source| source as &dyn fmt::Display),
-            folder.as_ref().map(|folder| folder as &dyn fmt::Display),
-            *at,
-            *sequence,
-        )
-    }
-
-    fn fits(&self, snapshot: &Snapshot) -> bool {
-        let record = &snapshot.record;
-        self.id.as_ref().is_none_or(|id| id.names(&snapshot.cid))
-            && self.source.is_none_or(|source| source == record.source)
-            && self.folder.as_ref().is_none_or(|folder| *folder == record.folder)
-            && self.at.is_none_or(|at| record.received_at <= at)
-            && self.sequence.is_none_or(|sequence| sequence == record.sequence)
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp;
     use store::MemStore;
+    use types::SequenceNumber;
 
     use super::*;
     use crate::record::tests::record;
@@ -382,33 +272,21 @@ mod tests {
     }
 
     #[test]
-    fn snapshots_are_found_by_what_people_say() {
+    fn snapshots_are_listed_in_order_and_removed_once() {
         let store: Arc<dyn BlockStore> = Arc::new(MemStore::new());
         let snapshots = SnapshotStore::new(store.clone());
-        assert!(matches!(snapshots.find(&Selector::default()), Err(SnapshotError::None(_))));
-        let first = commit(&snapshots, "docs", 1, 1000);
-        let second = commit(&snapshots, "docs", 2, 2000);
-        assert_eq!(snapshots.find(&Selector::default()).unwrap(), second);
+        assert_eq!(snapshots.list().unwrap(), Listing::default());
+        let first = commit(&snapshots, "docs", 1, 2000);
+        let second = commit(&snapshots, "docs", 2, 1000);
         let music = commit(&snapshots, "music", 9, 1500);
-        let error = snapshots.find(&Selector::default()).unwrap_err();
-        assert!(matches!(&error, SnapshotError::Folders(names) if names == &["docs", "music"]));
-        let of = |folder: &str| Selector {
-            folder: Some(folder.parse().unwrap()),
-            ..Selector::default()
-        };
-        assert_eq!(snapshots.find(&of("music")).unwrap(), music);
-        let at =
-            |second| Selector { at: Some(Timestamp::from_second(second).unwrap()), ..of("docs") };
-        assert_eq!(snapshots.find(&at(1999)).unwrap(), first);
-        assert_eq!(snapshots.find(&at(2000)).unwrap(), second);
-        assert!(matches!(snapshots.find(&at(999)), Err(SnapshotError::None(_))));
-        let numbered = Selector { sequence: Some(SequenceNumber(1)), ..of("docs") };
-        assert_eq!(snapshots.find(&numbered).unwrap(), first);
-        for len in [4, 6, 10] {
-            let id = Some(first.id.as_str()[..len].parse().unwrap());
-            assert_eq!(snapshots.find(&Selector { id, ..Selector::default() }).unwrap(), first);
-        }
-        // Another process sees the same, and goes on counting.
+        let source = record().source;
+        let docs: FolderId = "docs".parse().unwrap();
+        let listed = |folder| snapshots.list_of(&source, folder).unwrap().snapshots;
+        assert_eq!(listed(None), [first.clone(), second.clone(), music]);
+        assert_eq!(listed(Some(&docs)), [first.clone(), second.clone()]);
+        assert_eq!(snapshots.newest(&source, &docs).unwrap(), Some(second));
+        assert!(snapshots.list_of(&PeerId::random(), None).unwrap().snapshots.is_empty());
+        // Another process sees the same snapshots and continues the order.
         let again = SnapshotStore::new(store);
         assert_eq!(again.list().unwrap(), snapshots.list().unwrap());
         assert_eq!(again.next_order(), 4);
@@ -427,7 +305,7 @@ mod tests {
         let root = Root { cid: missing, partial: false };
         let source = record().source;
         store.set_root(&root_name(&source, &"docs".parse().unwrap(), 2), root, epoch).unwrap();
-        // A good record under a name that is not its own.
+        // A valid record under the name of another snapshot.
         let root = Root { cid: good.cid, partial: false };
         store.set_root(&root_name(&source, &"docs".parse().unwrap(), 3), root, epoch).unwrap();
         let listing = SnapshotStore::new(store).list().unwrap();

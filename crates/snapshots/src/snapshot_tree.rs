@@ -1,7 +1,7 @@
-//! Looking into a snapshot: its header, its entries, one entry.
+//! Reads the contents of a snapshot: its header, its entries, one entry.
 //!
-//! A segment is a range of paths, so what is asked for says which segments
-//! are needed; the others are not read. Every call blocks.
+//! A segment is a range of paths, so only the segments that contain the requested paths are read.
+//! All functions block the thread.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -12,35 +12,35 @@ use types::{
     SegmentRef, decode_segment,
 };
 
-/// How deep to list.
+/// Depth of a listing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Depth {
-    /// What is directly in the directory.
+    /// The entries directly in the directory.
     Children,
-    /// All that is below it.
+    /// All entries below the directory.
     All,
 }
 
-/// Why a manifest cannot be read.
+/// Reason why a manifest cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum TreeError {
-    /// The store, or a block that is missing.
+    /// The store failed, or a block is missing.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The name is not that of a manifest.
+    /// The block is not a manifest.
     #[error("{cid} is not a manifest: {reason}")]
     NotManifest {
-        /// The name.
+        /// CID of the block.
         cid: Cid,
-        /// What it is instead.
+        /// Reason why it is not a manifest.
         reason: String,
     },
-    /// The header or a segment breaks the format.
-    #[error("the manifest {cid} is broken")]
+    /// The header or a segment is malformed.
+    #[error("block {cid} of the manifest is malformed")]
     Manifest {
-        /// The block.
+        /// CID of the header or segment.
         cid: Cid,
-        /// What is wrong with it.
+        /// Error of the decoder.
         #[source]
         source: ManifestError,
     },
@@ -54,29 +54,33 @@ pub struct SnapshotTree {
     header: Arc<ManifestHeader>,
 }
 
-/// The name of the header of the manifest whose dataset these bytes are.
+/// Returns the CID of the header of a manifest. `bytes` are the dataset block `cid`.
 ///
 /// # Errors
 ///
-/// [`TreeError::NotManifest`].
+/// Returns [`TreeError::NotManifest`] if the block is not the dataset of a manifest.
 pub fn header_of(cid: Cid, bytes: &[u8]) -> Result<Cid, TreeError> {
-    let not = |reason: String| TreeError::NotManifest { cid, reason };
-    let dataset = Dataset::decode(bytes).map_err(|error: NodeError| not(error.to_string()))?;
+    let not_manifest = |reason: String| TreeError::NotManifest { cid, reason };
+    let dataset =
+        Dataset::decode(bytes).map_err(|error: NodeError| not_manifest(error.to_string()))?;
     if dataset.mimetype.as_deref() != Some(MANIFEST_MIME) {
-        return Err(not(format!("it is of type {:?}", dataset.mimetype.unwrap_or_default())));
+        return Err(not_manifest(format!(
+            "its type is {:?}",
+            dataset.mimetype.unwrap_or_default()
+        )));
     }
     if dataset.tree.codec() != Codec::Json {
-        return Err(not("its content is no header".to_owned()));
+        return Err(not_manifest("its content is not a header".to_owned()));
     }
     Ok(dataset.tree)
 }
 
 impl SnapshotTree {
-    /// Opens the manifest `cid`, as a snapshot or a source names it.
+    /// Opens the manifest with the CID that a snapshot record or an offer names.
     ///
     /// # Errors
     ///
-    /// [`TreeError`].
+    /// Returns [`TreeError`] if a block is missing, or is not part of a manifest.
     pub fn open(store: Arc<dyn BlockRead>, cid: Cid) -> Result<Self, TreeError> {
         let header_cid = header_of(cid, &get_required(&*store, cid)?)?;
         let header = ManifestHeader::decode(&get_required(&*store, header_cid)?)
@@ -84,21 +88,22 @@ impl SnapshotTree {
         Ok(Self { store, header_cid, header: Arc::new(header) })
     }
 
-    /// The block that holds the header.
+    /// Returns the CID of the header.
     pub fn header_cid(&self) -> Cid {
         self.header_cid
     }
 
-    /// The header.
+    /// Returns the header.
     pub fn header(&self) -> &Arc<ManifestHeader> {
         &self.header
     }
 
-    /// The entry at `path`; that of the folder itself for the root.
+    /// Returns the entry at `path`, or that of the folder for the root.
     ///
     /// # Errors
     ///
-    /// [`TreeError`].
+    /// Returns [`TreeError::Store`] if a segment cannot be read, and [`TreeError::Manifest`] if it
+    /// is malformed.
     pub fn lookup(&self, path: &RelPath) -> Result<Option<Entry>, TreeError> {
         if path.is_root() {
             return Ok(Some(self.header.root.clone()));
@@ -112,12 +117,12 @@ impl SnapshotTree {
         Ok(found.flatten())
     }
 
-    /// Calls `each` with the entries below `path`, in order, until it breaks.
-    /// Of a file there are none.
+    /// Calls `each` with the entries below `path`, in order, until it breaks. A file has no entries
+    /// below it.
     ///
     /// # Errors
     ///
-    /// [`TreeError`]; what came before it has been given to `each`.
+    /// Same as [`SnapshotTree::lookup`]. `each` has received the entries before the error.
     pub fn list(
         &self,
         path: &RelPath,
@@ -127,11 +132,11 @@ impl SnapshotTree {
         self.list_after(path, None, depth, each)
     }
 
-    /// As [`SnapshotTree::list`], but only what comes after the path `after`.
+    /// Same as [`SnapshotTree::list`], but only for the entries after the path `after`.
     ///
     /// # Errors
     ///
-    /// [`TreeError`]; what came before it has been given to `each`.
+    /// Same as [`SnapshotTree::list`].
     pub fn list_after(
         &self,
         path: &RelPath,
@@ -169,8 +174,7 @@ impl SnapshotTree {
         Ok(())
     }
 
-    /// Whether everything in a segment is below one child of `path`, and that
-    /// child itself is not in it.
+    /// Reports whether all entries of a segment are below one child of `path`, without that child.
     fn is_inside_a_child(&self, path: &RelPath, at: usize) -> bool {
         let segments = &self.header.segments;
         let first = &segments[at].first_path;
@@ -183,7 +187,7 @@ impl SnapshotTree {
             && child(first) == child(&next.first_path)
     }
 
-    /// The segment that `path` is in, if it is in any.
+    /// Returns the index of the segment whose range contains `path`.
     fn segment_of(&self, path: &RelPath) -> Option<usize> {
         let after = self.header.segments.partition_point(|segment| segment.first_path <= *path);
         after.checked_sub(1)

@@ -1,10 +1,9 @@
-//! Verification: every block that a snapshot or a data item needs is there, or
-//! (`full`) is read and hashed; what is not is named, with the snapshots, the
-//! paths and the items that it concerns.
+//! Verification: checks that every block that a snapshot or a data item needs exists or, with
+//! `full`, can be read and has the right hash. The report names the bad blocks, and the snapshots,
+//! paths and items that need them.
 //!
-//! What was found good is remembered, so that what snapshots share is looked
-//! at once. Memory is bounded: beyond some millions of blocks the memory is
-//! cleared, and some are looked at again.
+//! Good blocks are remembered, so that a block that snapshots share is checked once. Memory is
+//! bounded: beyond two million blocks they are forgotten, and some are checked again.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::ControlFlow;
@@ -19,20 +18,20 @@ use crate::snapshot_id::SnapshotId;
 use crate::snapshot_store::{DamagedSnapshot, Snapshot, SnapshotError, SnapshotStore};
 use crate::snapshot_tree::header_of;
 
-/// Blocks that are remembered as good: some 100 MB.
+/// Maximum number of blocks that are remembered as good: about 100 MB.
 const GOOD_MAX: usize = 2 << 20;
-/// Nodes of one file that are remembered as leading to what is not good.
+/// Maximum number of nodes of one file that are remembered as bad.
 const BAD_MAX: usize = 64 * 1024;
-/// What the names of the roots of data items begin with.
+/// Prefix of the names of the roots of data items.
 const DATA_PREFIX: &str = "data/";
-/// Blocks that are named as not to be had.
+/// Maximum number of bad blocks in a report.
 const PROBLEMS_MAX: usize = 1000;
-/// Snapshots that are named for one of them …
+/// Maximum number of snapshots that are named for one bad block.
 const SNAPSHOTS_PER_PROBLEM_MAX: usize = 100;
-/// … and paths.
+/// Maximum number of paths that are named for one bad block.
 const PATHS_PER_PROBLEM_MAX: usize = 20;
 
-/// How far a verification is.
+/// Progress of a verification. Can be read while it runs.
 #[derive(Debug, Default)]
 pub struct VerifyProgress {
     snapshots: AtomicU64,
@@ -42,90 +41,90 @@ pub struct VerifyProgress {
 }
 
 impl VerifyProgress {
-    /// Snapshots that were looked through.
+    /// Returns the number of checked snapshots.
     pub fn snapshots(&self) -> u64 {
         self.snapshots.load(Ordering::Relaxed)
     }
 
-    /// All that there are.
+    /// Returns the number of all snapshots.
     pub fn snapshots_total(&self) -> u64 {
         self.snapshots_total.load(Ordering::Relaxed)
     }
 
-    /// Blocks that were looked at.
+    /// Returns the number of checked blocks.
     pub fn blocks(&self) -> u64 {
         self.blocks.load(Ordering::Relaxed)
     }
 
-    /// Bytes of blocks that were read.
+    /// Returns the length of the blocks that were read, in bytes.
     pub fn read_bytes(&self) -> u64 {
         self.read_bytes.load(Ordering::Relaxed)
     }
 }
 
-/// A block that is needed and cannot be had.
+/// A block that is needed, but missing or unreadable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VerifyProblem {
-    /// The block.
+    /// CID of the block.
     pub cid: Cid,
-    /// Why.
+    /// Reason why the block is bad.
     pub reason: String,
-    /// The snapshots that need it; the first hundred.
+    /// Snapshots that need the block, at most 100.
     pub snapshots: BTreeSet<SnapshotId>,
-    /// The files that need it, as people read them, and the roots of the data
-    /// items; the first twenty. Empty, where it is a part of the manifest
-    /// itself.
+    /// Paths of the files, and roots of the data items, that need the block, at most 20. Empty if
+    /// the block is part of a manifest.
     pub paths: BTreeSet<String>,
 }
 
-/// What a verification found.
+/// Result of a verification.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VerifyReport {
-    /// Snapshots that were looked through.
+    /// Number of checked snapshots.
     pub snapshots: u64,
-    /// Data items that were looked through.
+    /// Number of checked data items.
     pub items: u64,
-    /// Blocks that were looked at. One that many snapshots share counts once,
-    /// unless millions of others came in between.
+    /// Number of checked blocks. A block that snapshots share is counted once, unless it was
+    /// forgotten after millions of others.
     pub blocks: u64,
-    /// Bytes that were read.
+    /// Length of the blocks that were read, in bytes.
     pub read_bytes: u64,
-    /// Blocks that cannot be had; the first thousand.
+    /// The bad blocks, at most 1000.
     pub problems: Vec<VerifyProblem>,
-    /// Whether there are more of them.
+    /// True if there are more bad blocks than listed.
     pub is_cut_short: bool,
-    /// Every snapshot that is not whole, by its record.
+    /// The incomplete snapshots, by the CID of the record.
     pub broken: BTreeSet<Cid>,
-    /// The root of every data item that is not whole.
+    /// The incomplete data items, by the name of the root.
     pub broken_items: BTreeSet<String>,
-    /// Snapshots whose record itself cannot be read.
+    /// The snapshots whose record cannot be read.
     pub damaged: Vec<DamagedSnapshot>,
 }
 
 impl VerifyReport {
-    /// Whether every snapshot and every data item is whole.
+    /// Reports whether all snapshots and data items are complete.
     pub fn is_ok(&self) -> bool {
         self.broken.is_empty() && self.broken_items.is_empty() && self.damaged.is_empty()
     }
 }
 
-/// Why a verification ended before its end.
+/// Reason why a verification was not completed.
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
     /// The snapshots cannot be listed.
     #[error(transparent)]
     Snapshots(#[from] SnapshotError),
-    /// It was told to stop.
+    /// The caller stopped the verification.
     #[error("the verification was stopped")]
     Stopped,
 }
 
-/// Looks through all snapshots and data items. Blocks, for as long as reading
-/// everything takes where it is `full`.
+/// Checks all snapshots and data items. With `full`, reads and hashes every block; otherwise only
+/// looks the blocks up. Blocks the thread.
 ///
 /// # Errors
 ///
-/// [`VerifyError`]; what is missing or damaged is in the report.
+/// Returns [`VerifyError`] if the snapshots cannot be listed or the caller stops the verification.
+/// Missing and damaged blocks are part of the report.
 pub fn verify(
     snapshots: &SnapshotStore,
     full: bool,
@@ -168,23 +167,23 @@ struct Walk<'a> {
     full: bool,
     progress: &'a VerifyProgress,
     stop: &'a CancellationToken,
-    /// Blocks that are good, with everything below them, by the first half of
-    /// their hashes.
+    /// Blocks that are good, with all blocks below them, by the first half of their hashes.
     good: HashSet<[u8; 16]>,
-    /// Nodes of this file below which something is not: each is walked once,
-    /// however often the tree names it.
+    /// Nodes of the current file with a bad block below them. Each is walked once, even if the tree
+    /// contains it many times.
     bad: HashSet<[u8; 16]>,
     problems: BTreeMap<Cid, VerifyProblem>,
     report: VerifyReport,
-    /// Where the walk is: in a snapshot, or in the data item that `path` names.
+    /// The current snapshot; `None` in a data item, whose root `path` names.
     snapshot: Option<Snapshot>,
     path: Option<String>,
 }
 
+/// Returns the key under which a block is remembered.
 fn key(cid: &Cid) -> [u8; 16] {
     let mut key = [0; 16];
     key.copy_from_slice(&cid.hash().as_bytes()[..16]);
-    // The same bytes are another thing under another codec.
+    // The same bytes under another codec are another block.
     key[0] ^= match cid.codec() {
         Codec::Raw => 0,
         Codec::DagCbor => 1,
@@ -197,7 +196,7 @@ impl Walk<'_> {
     fn snapshot(&mut self, snapshot: &Snapshot) -> Result<(), VerifyError> {
         self.path = None;
         self.snapshot = Some(snapshot.clone());
-        // The record has been read before, maybe long ago.
+        // Checked although it was listed: the record may come from the cache.
         self.chunk(snapshot.cid)?;
         let manifest = snapshot.record.manifest;
         let Some(bytes) = self.read(manifest)? else { return Ok(()) };
@@ -220,7 +219,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Looks through a data item.
+    /// Checks a data item.
     fn item(&mut self, name: String, cid: Cid) -> Result<(), VerifyError> {
         self.path = Some(name);
         self.bad.clear();
@@ -242,7 +241,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Looks through a segment and all its files.
+    /// Checks a segment and all its files.
     fn segment(&mut self, cid: Cid) -> Result<(), VerifyError> {
         if self.good.contains(&key(&cid)) {
             return Ok(());
@@ -277,14 +276,13 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Looks at a file's chunk, or a node and all below it; whether all is
-    /// good.
+    /// Checks a chunk of a file, or a node and all blocks below it. Returns whether all are good.
     fn tree(&mut self, cid: Cid, depth: usize) -> Result<bool, VerifyError> {
         if self.good.contains(&key(&cid)) {
             return Ok(true);
         }
         if let Some(problem) = self.problems.get(&cid) {
-            // Read before; it is another's problem too.
+            // Found bad earlier; record that this path needs it, too.
             let reason = problem.reason.clone();
             self.note(cid, &reason);
             return Ok(false);
@@ -299,7 +297,7 @@ impl Walk<'_> {
         let node = match FileNode::decode(&bytes) {
             Ok(node) if depth < MAX_TREE_DEPTH => node,
             Ok(_) => {
-                self.note(cid, "its tree is too deep");
+                self.note(cid, "the tree of the file is too deep");
                 return Ok(false);
             }
             Err(error) => {
@@ -322,7 +320,7 @@ impl Walk<'_> {
         Ok(is_good)
     }
 
-    /// Looks at a block that leads to no other.
+    /// Checks a block without following it. Returns whether it is good.
     fn chunk(&mut self, cid: Cid) -> Result<bool, VerifyError> {
         let is_good = if self.full {
             self.read(cid)?.is_some()
@@ -331,7 +329,7 @@ impl Walk<'_> {
             match self.store.has(&cid) {
                 Ok(true) => true,
                 Ok(false) => {
-                    self.note(cid, "it is missing");
+                    self.note(cid, "the block is missing");
                     false
                 }
                 Err(error) => {
@@ -346,11 +344,12 @@ impl Walk<'_> {
         Ok(is_good)
     }
 
+    /// Counts a block that is about to be checked.
     fn begin(&mut self, cid: Cid) -> Result<(), VerifyError> {
         if self.stop.is_cancelled() {
             return Err(VerifyError::Stopped);
         }
-        // One that is known to be bad was counted when it was found.
+        // A bad block was counted when it was found.
         if !self.problems.contains_key(&cid) {
             self.report.blocks += 1;
             self.progress.blocks.fetch_add(1, Ordering::Relaxed);
@@ -358,7 +357,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Reads and hashes a block. One that cannot be had is noted.
+    /// Reads and hashes a block. Records a problem and returns `None` if it is missing or damaged.
     fn read(&mut self, cid: Cid) -> Result<Option<Bytes>, VerifyError> {
         self.begin(cid)?;
         let reason = match self.store.get(&cid) {
@@ -368,9 +367,8 @@ impl Walk<'_> {
                 self.progress.read_bytes.fetch_add(len, Ordering::Relaxed);
                 return Ok(Some(bytes));
             }
-            Ok(None) => "it is missing".to_owned(),
-            // Also where the disk cannot be read at that place: the others
-            // may well be.
+            Ok(None) => "the block is missing".to_owned(),
+            // Read errors of the disk, too: other blocks may be readable.
             Err(error) => error.to_string(),
         };
         self.note(cid, &reason);
@@ -384,6 +382,7 @@ impl Walk<'_> {
         self.good.insert(key(&cid));
     }
 
+    /// Records that the current snapshot or item needs a bad block.
     fn note(&mut self, cid: Cid, reason: &str) {
         match (&self.snapshot, &self.path) {
             (Some(snapshot), _) => {
@@ -398,7 +397,7 @@ impl Walk<'_> {
             self.report.is_cut_short = true;
             return;
         }
-        // The first reason is the one: once damaged, a block counts as absent.
+        // The first reason is kept: after damage was found, the store reports the block as missing.
         let problem = self.problems.entry(cid).or_insert_with(|| VerifyProblem {
             cid,
             reason: reason.to_owned(),

@@ -1,4 +1,4 @@
-//! Pruning removes what the rules let go, and nothing else, whenever it ends.
+//! Pruning removes the snapshots that no rule keeps, and no others, even if it is interrupted.
 
 #![allow(clippy::unwrap_used, reason = "in a test it is an assertion")]
 
@@ -10,7 +10,7 @@ use config::Keep;
 use disk::sim::SimDisk;
 use jiff::Timestamp;
 use snapshots::{
-    Hold, PruneHold, PruneOptions, PruneReport, Reason, SnapshotError, SnapshotStore,
+    PruneOptions, PruneReport, PruneSuspension, Reason, SnapshotError, SnapshotStore, Suspension,
     VerifyProgress, prune, root_name, verify,
 };
 use store::{
@@ -50,7 +50,7 @@ fn is_whole(snapshots: &SnapshotStore) -> bool {
     verify(snapshots, true, &VerifyProgress::default(), &stop).unwrap().is_ok()
 }
 
-/// Five snapshots of a folder, each with a file of its own, and one of another.
+/// Creates five snapshots of a folder, each with a file of its own, and one of another folder.
 fn filled(store: Arc<dyn BlockStore>) -> Maker {
     let maker = Maker::new(store);
     for sequence in 1..=5 {
@@ -68,25 +68,25 @@ fn old_snapshots_go_with_their_blocks_and_what_is_shared_stays() {
     let store = Arc::new(MemStore::new());
     let maker = filled(store.clone());
     let before = store.usage().unwrap().used_bytes;
-    // Only looked at.
-    let looking = PruneOptions { dry_run: true, ..options() };
-    let report = prune(&maker.snapshots, &KEEP, now(), &looking).unwrap();
+    // A dry run.
+    let dry_run = PruneOptions { dry_run: true, ..options() };
+    let report = prune(&maker.snapshots, &KEEP, now(), &dry_run).unwrap();
     assert!(report.dry_run && report.collected.is_none());
     assert_eq!((report.kept.len(), report.removed.len()), (3, 3));
     assert_eq!(sequences(&maker.snapshots).len(), 6);
     assert_eq!(store.usage().unwrap().used_bytes, before);
-    // Done.
+    // A real run.
     let done = run(&maker.snapshots);
     assert_eq!(done.removed, report.removed);
     assert_eq!(done.kept, report.kept);
     assert_eq!(done.kept[0].reasons, [Reason::Last]);
     assert_eq!(done.kept[1].reasons, [Reason::Newest, Reason::Last]);
-    assert!(done.held.is_empty());
+    assert!(done.suspended.is_empty());
     assert!(done.collected.unwrap().freed_bytes > 1_000_000);
     let left = sequences(&maker.snapshots);
     assert_eq!(left, [("docs".into(), 4), ("docs".into(), 5), ("music".into(), 1)]);
     assert!(is_whole(&maker.snapshots));
-    // Again: nothing is left to do, so nothing is collected either.
+    // A second run has nothing to remove, so it does not collect either.
     let again = run(&maker.snapshots);
     assert!(again.removed.is_empty() && again.collected.is_none());
 }
@@ -106,7 +106,7 @@ fn a_prune_that_ends_anywhere_leaves_whole_snapshots_and_goes_on() {
         }
         assert!(matches!(ended, Err(SnapshotError::Store(StoreError::Injected(_)))));
         assert_eq!(sequences(&snapshots).len(), 6 - usize::try_from(nth).unwrap());
-        // As after a crash: nothing but what is in the store is known.
+        // As after a crash: only the store is known.
         let snapshots = SnapshotStore::new(store.clone());
         assert!(is_whole(&snapshots));
         run(&snapshots);
@@ -140,7 +140,7 @@ fn where_roots_were_lost_it_collects_when_what_is_known_is_accepted() {
     let (store, _) = open();
     let maker = filled(Arc::new(store));
     drop(maker);
-    // The last root of both logs rots: that of the only snapshot of "music".
+    // The last root in both logs is damaged: that of the only snapshot of "music".
     for path in disk.files().iter().filter(|path| path.starts_with("/store/roots")) {
         disk.damage(path, |bytes| {
             let at = bytes.windows(7).rposition(|window| window == b"/music/").unwrap();
@@ -151,7 +151,7 @@ fn where_roots_were_lost_it_collects_when_what_is_known_is_accepted() {
         let (store, opened) = open();
         assert!(opened.roots_incomplete);
         let snapshots = SnapshotStore::new(Arc::new(store));
-        assert!(is_whole(&snapshots), "what is known of is whole");
+        assert!(is_whole(&snapshots), "the known snapshots are complete");
         let report = run(&snapshots);
         assert!(matches!(report.not_collected, None | Some(StoreError::NotCollected(_))));
         assert!(report.collected.is_none());
@@ -159,9 +159,9 @@ fn where_roots_were_lost_it_collects_when_what_is_known_is_accepted() {
     let accepting = PruneOptions { accept_roots: true, ..options() };
     let (store, _) = open();
     let snapshots = SnapshotStore::new(Arc::new(store));
-    let looking = PruneOptions { dry_run: true, ..accepting.clone() };
-    prune(&snapshots, &KEEP, now(), &looking).unwrap();
-    assert!(run(&snapshots).removed.is_empty(), "looking accepts nothing");
+    let dry_run = PruneOptions { dry_run: true, ..accepting.clone() };
+    prune(&snapshots, &KEEP, now(), &dry_run).unwrap();
+    assert!(run(&snapshots).removed.is_empty(), "a dry run accepts nothing");
     let report = prune(&snapshots, &KEEP, now(), &accepting).unwrap();
     assert!(report.collected.unwrap().deleted_blocks > 0);
     assert_eq!(sequences(&snapshots), [("docs".into(), 4), ("docs".into(), 5)]);
@@ -172,15 +172,19 @@ fn where_roots_were_lost_it_collects_when_what_is_known_is_accepted() {
 
 #[test]
 fn in_doubt_nothing_goes() {
-    let held_reasons = |report: &PruneReport| {
-        report.held.iter().map(|held| (held.folder.to_string(), held.hold)).collect::<Vec<_>>()
+    let suspensions = |report: &PruneReport| {
+        let suspended = report.suspended.iter();
+        suspended.map(|one| (one.folder.to_string(), one.suspension)).collect::<Vec<_>>()
     };
-    // The source holds its newest state for doubtful.
+    // The source waits for the user to confirm its newest snapshot.
     let maker = filled(Arc::new(MemStore::new()));
     maker.snapshot("docs", 6, 6000, &[("ransom", noise(5, 10))], Some("all was rewritten"));
     let report = run(&maker.snapshots);
     assert!(report.removed.is_empty() && report.collected.is_none());
-    assert_eq!(held_reasons(&report), [("docs".into(), PruneHold::Retention(Hold::Held))]);
+    assert_eq!(
+        suspensions(&report),
+        [("docs".into(), PruneSuspension::Retention(Suspension::AwaitingConfirmation))]
+    );
     assert_eq!(sequences(&maker.snapshots).len(), 7);
     // A record cannot be read.
     let store = Arc::new(MemStore::new());
@@ -189,21 +193,23 @@ fn in_doubt_nothing_goes() {
     let snapshots = SnapshotStore::new(without(&*store, &BTreeSet::from([lost.cid])));
     let report = run(&snapshots);
     assert!(report.removed.is_empty());
-    assert_eq!(held_reasons(&report), [("docs".into(), PruneHold::Damaged)]);
+    assert_eq!(suspensions(&report), [("docs".into(), PruneSuspension::Damaged)]);
     assert_eq!(report.damaged.len(), 1);
     let name = root_name(&lost.record.source, &lost.record.folder, lost.record.order);
     assert!(snapshots.store().root(&name).is_some());
-    // The clock is wrong; no rule keeps anything.
-    for (second, keep, hold) in [
-        (0, KEEP, Hold::ClockBehind),
-        (4_000_000_000, KEEP, Hold::ClockAhead),
-        (10_000, Keep { last: 0, ..KEEP }, Hold::NoRule),
+    // The clock is wrong, or no rule is set.
+    for (second, keep, suspension) in [
+        (0, KEEP, Suspension::ClockBehind),
+        (4_000_000_000, KEEP, Suspension::ClockAhead),
+        (10_000, Keep { last: 0, ..KEEP }, Suspension::NoRule),
     ] {
         let maker = filled(Arc::new(MemStore::new()));
         let now = Timestamp::from_second(second).unwrap();
         let report = prune(&maker.snapshots, &keep, now, &options()).unwrap();
         assert!(report.removed.is_empty());
-        assert!(held_reasons(&report).contains(&("docs".into(), PruneHold::Retention(hold))));
+        assert!(
+            suspensions(&report).contains(&("docs".into(), PruneSuspension::Retention(suspension)))
+        );
         assert_eq!(sequences(&maker.snapshots).len(), 6);
     }
 }

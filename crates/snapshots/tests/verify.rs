@@ -1,5 +1,4 @@
-//! Verification finds every kind of damage and names it; repair brings back
-//! what a peer has.
+//! Verification finds every kind of damage, and names the snapshots and paths that need the block.
 
 #![allow(clippy::unwrap_used, reason = "in a test it is an assertion")]
 
@@ -62,7 +61,7 @@ fn each_missing_block_is_named_with_all_that_it_concerns() {
             let report = check(&snapshots, full);
             assert!(!report.is_ok(), "{cid}");
             if all.iter().any(|one| one.cid == cid) {
-                // Without its record, nothing is known of a snapshot.
+                // Without the record, the snapshot is damaged as a whole.
                 assert_eq!((report.damaged.len(), report.problems.len()), (1, 0));
                 continue;
             }
@@ -70,7 +69,7 @@ fn each_missing_block_is_named_with_all_that_it_concerns() {
             let problem = &report.problems[0];
             assert_eq!((problem.cid, &problem.snapshots), (cid, &concerned));
             assert_eq!(report.broken.len(), concerned.len());
-            assert_eq!(problem.reason, "it is missing");
+            assert_eq!(problem.reason, "the block is missing");
             if cid.codec() == Codec::Raw {
                 let paths: Vec<_> = problem.paths.iter().map(String::as_str).collect();
                 let known: [&[&str]; 3] = [&["a.txt"], &["big", "copy of big"], &["song"]];
@@ -97,7 +96,7 @@ fn data_items_are_looked_through_as_well() {
         ("data/dataset", dataset.cid(), false),
         ("data/file", file.cid, false),
         ("data/small", small.cid(), false),
-        // Still coming.
+        // Not complete yet.
         ("data/partial", nowhere, true),
     ];
     for (name, cid, partial) in roots {
@@ -222,7 +221,7 @@ fn a_flipped_bit_on_the_disk_is_found_by_reading_all() {
     assert_eq!(report.problems.len(), 1, "{report:?}");
     assert!(report.problems[0].paths.contains("song"));
     assert_eq!(report.problems[0].snapshots, BTreeSet::from([all[2].id.clone()]));
-    // It counts as absent from now on.
+    // From now on the store reports the block as missing.
     assert_eq!(check(&snapshots, false).problems.len(), 1);
 }
 

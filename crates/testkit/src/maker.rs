@@ -1,4 +1,4 @@
-//! Snapshots that are written directly into a store, and stores with holes.
+//! Writes snapshots directly into a store, and copies stores without some blocks.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use types::{
 
 use crate::nodes::noise;
 
-/// Makes snapshots in a store, as a pull leaves them.
+/// Creates snapshots in a store, in the form in which a pull commits them.
 pub struct Maker {
     pub snapshots: SnapshotStore,
     pub key: Keypair,
@@ -25,7 +25,7 @@ impl Maker {
         Self { snapshots: SnapshotStore::new(store), key: Keypair::generate_secp256k1() }
     }
 
-    /// A snapshot of a folder with these files, which came at this second.
+    /// Creates a snapshot of a folder with these files, received at this second.
     pub fn snapshot(
         &self,
         folder: &str,
@@ -117,7 +117,7 @@ impl Maker {
     }
 }
 
-/// Everything that a snapshot needs, its record included.
+/// Returns all blocks that a snapshot needs, including its record.
 pub fn all_blocks(store: &dyn BlockStore, snapshot: &Snapshot) -> BTreeSet<Cid> {
     let (mut all, mut stack) = (BTreeSet::new(), vec![snapshot.cid]);
     while let Some(cid) = stack.pop() {
@@ -129,7 +129,7 @@ pub fn all_blocks(store: &dyn BlockStore, snapshot: &Snapshot) -> BTreeSet<Cid> 
     all
 }
 
-/// The same store without some of its blocks.
+/// Returns a copy of a store without some of its blocks.
 pub fn without(store: &dyn BlockStore, holes: &BTreeSet<Cid>) -> Arc<MemStore> {
     let copy = Arc::new(MemStore::new());
     let mut all = BTreeSet::new();
@@ -149,7 +149,8 @@ pub fn without(store: &dyn BlockStore, holes: &BTreeSet<Cid>) -> Arc<MemStore> {
     copy
 }
 
-/// Fills a store with two snapshots of a folder that differ in one file, and one of another folder.
+/// Fills a store with two snapshots of a folder that differ in one file, and one of another
+/// folder.
 pub fn filled(store: Arc<dyn BlockStore>) -> (Maker, [Snapshot; 3]) {
     let maker = Maker::new(store);
     let big = noise(1, 3_000_000);

@@ -1,4 +1,4 @@
-//! Nodes on loopback, and waiting for what they do.
+//! Nodes on loopback, and a function to wait for their effects.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use types::Cid;
 /// Long enough for a busy machine; only a failed test waits that long.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Serves a store.
+/// Serves the blocks of a store.
 pub struct Provider(pub Arc<dyn BlockStore>);
 
 impl BlockProvider for Provider {
@@ -34,17 +34,17 @@ impl BlockProvider for Provider {
     }
 }
 
-/// A node on loopback with a free port, which serves a store.
+/// Starts a node on loopback, on a free port, that serves a store.
 pub async fn node_with(store: Arc<dyn BlockStore>, access: Access) -> Net {
     node_as(Keypair::generate_secp256k1(), store, access).await
 }
 
-/// The same, with this key.
+/// Same as [`node_with`], with the given key.
 pub async fn node_as(key: Keypair, store: Arc<dyn BlockStore>, access: Access) -> Net {
     node_providing(key, Arc::new(Provider(store)), access).await
 }
 
-/// The same, with blocks from anywhere.
+/// Same as [`node_as`], with any provider of blocks.
 pub async fn node_providing(key: Keypair, provider: Arc<dyn BlockProvider>, access: Access) -> Net {
     let config = NetConfig {
         tcp: vec!["127.0.0.1:0".parse().unwrap()],
@@ -54,7 +54,7 @@ pub async fn node_providing(key: Keypair, provider: Arc<dyn BlockProvider>, acce
     Net::start(config, key, provider, access).await.unwrap()
 }
 
-/// A node on loopback that has no blocks.
+/// Starts a node on loopback that has no blocks.
 pub async fn node() -> Net {
     node_with(Arc::new(MemStore::new()), Access::new()).await
 }
@@ -65,7 +65,7 @@ pub async fn connect(from: &Net, to: &Net) {
     from.handle().connect(to.peer_id(), to.listen_addrs(), PATIENCE).await.unwrap();
 }
 
-/// Waits until `find` returns something.
+/// Waits until `find` returns a value.
 ///
 /// # Panics
 ///
@@ -82,7 +82,7 @@ pub async fn until<T>(mut find: impl FnMut() -> Option<T>) -> T {
     tokio::time::timeout(PATIENCE, waiting).await.expect("it did not happen in time")
 }
 
-/// Noise that is the same in every run.
+/// Returns noise that is the same in every run.
 pub fn noise(seed: usize, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     let mut hasher = blake3::Hasher::new();

@@ -1,5 +1,5 @@
-//! A source: a node with a store that is written by hand, its registry and its
-//! manifest server, all on loopback.
+//! A source on loopback: a node with a store that the test fills, its registry and its manifest
+//! server.
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
@@ -29,19 +29,19 @@ use types::{
 
 use crate::nodes::noise;
 
-/// Serves a store, and notes what it served.
+/// Serves a store and records the served blocks.
 #[derive(Default)]
 pub struct Served {
     pub store: Arc<MemStore>,
     pub blocks: Mutex<Vec<Cid>>,
-    /// Answers that these have changed.
+    /// Blocks that are reported as changed.
     pub changed: Mutex<HashSet<Cid>>,
-    /// Answers that these are not here.
+    /// Blocks that are reported as missing.
     pub missing: Mutex<HashSet<Cid>>,
-    /// How many blocks it still gives; then it lets them wait.
+    /// Number of blocks that are still served; requests after them wait.
     pub left: Mutex<Option<usize>>,
     pub is_gone: AtomicBool,
-    /// Only what this one gets is noted; an older one's stream may still end.
+    /// The peer whose blocks are recorded. A stream of an earlier peer may still be open.
     pub noted: Mutex<Option<PeerId>>,
 }
 
@@ -88,11 +88,10 @@ impl BlockProvider for Served {
     }
 }
 
-/// What a folder holds: paths and contents; a path that ends in `/` is a
-/// directory.
+/// The contents of a folder, by path. A path that ends in `/` is a directory.
 pub type Tree = BTreeMap<String, Vec<u8>>;
 
-/// A folder with small files in directories, and some large ones.
+/// Returns a folder with small files in directories, and some large files.
 pub fn tree(files: usize, large: usize) -> Tree {
     let mut tree = Tree::new();
     for number in 0..files {
@@ -112,7 +111,7 @@ pub fn put(store: &MemStore, block: types::Block) -> Cid {
     cid
 }
 
-/// The content of a file, in a store.
+/// Stores the content of a file and returns its CID.
 pub fn file(store: &Arc<MemStore>, content: &[u8]) -> Cid {
     let mut writer = FileWriter::new(store.clone(), types::BlockScheme::plain());
     writer.write(content).unwrap();
@@ -138,7 +137,7 @@ pub fn dir_entry(path: &str) -> Entry {
     Entry { path, kind: EntryKind::Dir, metadata: Metadata::default(), error: None }
 }
 
-/// The entries of a folder, its files in a store.
+/// Stores the files of a folder and returns its entries.
 pub fn entries(store: &Arc<MemStore>, tree: &Tree) -> Vec<Entry> {
     let entry = |(path, content): (&String, &Vec<u8>)| match path.ends_with('/') {
         true => dir_entry(path),
@@ -156,7 +155,7 @@ pub fn segments(entries: &[Entry]) -> Vec<Segment> {
     segments
 }
 
-/// The header over segments that are in a store then.
+/// Stores the segments of the entries and returns the header over them.
 pub fn header(
     store: &MemStore,
     source: PeerId,
@@ -196,7 +195,7 @@ pub fn header(
     }
 }
 
-/// The dataset over a header.
+/// Stores a header and its dataset, and returns the CID of the manifest.
 pub fn dataset(store: &MemStore, header: types::Block) -> Cid {
     let size = header.data().len() as u64;
     let tree = put(store, header);
@@ -205,7 +204,7 @@ pub fn dataset(store: &MemStore, header: types::Block) -> Cid {
     put(store, dataset.encode(&types::BlockScheme::plain()).unwrap())
 }
 
-/// Side A.
+/// A source.
 pub struct Source {
     pub served: Arc<Served>,
     pub registry: ManifestRegistry,
@@ -226,7 +225,7 @@ impl Source {
         Self::speaking(keypair, vec![RECEIPT_PROTOCOL, PATCH_PROTOCOL]).await
     }
 
-    /// One that speaks only these protocols beside that of blocks.
+    /// Starts a source that supports only these protocols in addition to the block protocol.
     pub async fn speaking(keypair: Keypair, protocols: Vec<StreamProtocol>) -> Self {
         let (served, access) = (Arc::new(Served::default()), Access::new());
         let config = NetConfig {
@@ -288,7 +287,7 @@ impl Source {
         self.access.set(peer, Purposes::BLOCKS | Purposes::RECEIPTS);
     }
 
-    /// Shows a manifest.
+    /// Registers a manifest, so that the manifest server offers it.
     pub fn show(&self, folder: &str, sequence: u64, manifest_cid: Cid) {
         let published = PublishedManifest {
             folder_id: folder.parse().unwrap(),
@@ -303,14 +302,14 @@ impl Source {
         self.registry.publish(published).unwrap();
     }
 
-    /// Makes a manifest of these entries.
+    /// Stores a manifest of these entries.
     pub fn manifest(&self, folder: &str, sequence: u64, entries: &[Entry]) -> Cid {
         let store = &self.served.store;
         let header = header(store, self.peer(), folder, sequence, entries);
         dataset(store, header.encode(&types::BlockScheme::plain()).unwrap())
     }
 
-    /// Publishes a folder.
+    /// Stores a folder and registers its manifest.
     pub fn publish(&self, folder: &str, sequence: u64, tree: &Tree) -> Cid {
         let entries = entries(&self.served.store, tree);
         let manifest = self.manifest(folder, sequence, &entries);
@@ -318,7 +317,7 @@ impl Source {
         manifest
     }
 
-    /// What it served since this was last asked.
+    /// Returns the blocks that were served since the last call.
     pub fn served(&self) -> Vec<Cid> {
         std::mem::take(&mut *self.served.blocks.lock())
     }
@@ -344,14 +343,14 @@ impl Drop for Source {
     }
 }
 
-/// A node on loopback that serves no blocks.
+/// Starts a node on loopback that serves no blocks.
 pub async fn plain_net() -> Net {
     let config = NetConfig { tcp: vec!["127.0.0.1:0".parse().unwrap()], ..NetConfig::default() };
     let nothing = Arc::new(Served::default());
     Net::start(config, Keypair::generate_secp256k1(), nothing, Access::new()).await.unwrap()
 }
 
-/// That a store has all of a folder, byte for byte, and finds nothing wrong.
+/// Asserts that a store is sound and contains a folder completely, byte for byte.
 pub fn assert_holds(store: &Arc<dyn BlockStore>, manifest: Cid, tree: &Tree) {
     assert_eq!(store::check::missing_blocks(&**store).unwrap(), []);
     let snapshot = SnapshotTree::open(store.clone(), manifest).unwrap();

@@ -6,10 +6,12 @@ use api::{ListedEntry, from_text};
 use axum::extract::State;
 use axum::http::StatusCode;
 use jiff::Timestamp;
-use node::{Services, SnapshotSelector, SnapshotSourceError, snapshot_model, snapshot_source};
+use node::{
+    SelectError, Services, SnapshotSelector, SnapshotSourceError, snapshot_model, snapshot_source,
+};
 use protocols::RemoteSnapshot;
 use serde::Deserialize;
-use snapshots::{Depth, SnapshotError, SnapshotTree, TreeError};
+use snapshots::{Depth, SnapshotTree, TreeError};
 use types::RelPath;
 use utoipa::IntoParams;
 
@@ -22,13 +24,12 @@ use types::with_causes;
 const ENTRIES_MAX: usize = 10_000;
 const ENTRIES_DEFAULT: usize = 1000;
 
-impl From<SnapshotError> for Problem {
-    fn from(error: SnapshotError) -> Self {
+impl From<SelectError> for Problem {
+    fn from(error: SelectError) -> Self {
         match error {
-            SnapshotError::None(_) => Self::not_found(error.to_string()),
-            SnapshotError::Folders(_) | SnapshotError::Ambiguous(_) => Self::conflict(&error),
-            SnapshotError::Id(_) => Self::bad(error.to_string()),
-            _ => Self::internal(&error),
+            SelectError::NotFound(_) => Self::not_found(error.to_string()),
+            SelectError::SeveralFolders(_) | SelectError::AmbiguousId(_) => Self::conflict(&error),
+            SelectError::InvalidId(_) => Self::bad(error.to_string()),
         }
     }
 }
@@ -40,8 +41,9 @@ impl From<SnapshotSourceError> for Problem {
             SnapshotSourceError::Unreachable(_) | SnapshotSourceError::List(_) => {
                 Self::new(StatusCode::BAD_GATEWAY, with_causes(&error))
             }
-            SnapshotSourceError::Local(error) => error.into(),
-            SnapshotSourceError::Panicked(_) => Self::internal(&error),
+            SnapshotSourceError::Local(_) | SnapshotSourceError::Panicked(_) => {
+                Self::internal(&error)
+            }
         }
     }
 }
