@@ -7,11 +7,10 @@ use std::path::Path;
 
 use types::RelPath;
 
+use crate::entry::{FileKind, FoundEntry, FoundKind};
 use crate::error::{ReadError, RootError};
 use crate::platform::SourceTree;
-use crate::source::{
-    FileKind, FoundEntry, FoundKind, OpenFile, TreeReader, Visit, WalkItem, WalkOptions,
-};
+use crate::source::{OpenFile, TreeReader, Visit, WalkItem, WalkOptions};
 
 /// Optional parts of a comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use types::{PathError, RelPath};
 
-use crate::source::FileKind;
+use crate::entry::FileKind;
 
 /// Tells whether the same call can succeed later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -23,6 +23,7 @@
 
 mod compare;
 mod dest;
+mod entry;
 mod error;
 mod owners;
 mod resolution;
@@ -41,11 +42,9 @@ pub use dest::{
     Attribute, CreateFile, CreatedEntry, DestOptions, FileContent, FileWriter, NotSet, OwnerPolicy,
     TreeWriter, WriteOut, is_temp_name,
 };
+pub use entry::{FileKind, FoundEntry, FoundKind, Identity, Stamp};
 pub use error::{DestError, ReadError, Retry, RootError};
 pub use owners::Owners;
 pub use platform::{DestTree, DirHandle, SourceTree};
 pub use resolution::Resolution;
-pub use source::{
-    FileKind, FoundEntry, FoundKind, Identity, OpenFile, Stamp, TreeReader, Visit, WalkItem,
-    WalkOptions, XATTRS_LEN_MAX, XattrsRead,
-};
+pub use source::{OpenFile, TreeReader, Visit, WalkItem, WalkOptions, XATTRS_LEN_MAX, XattrsRead};

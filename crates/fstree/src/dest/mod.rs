@@ -9,9 +9,9 @@ use std::path::Path;
 
 use types::{EntryKind, Metadata, RelPath};
 
+use crate::entry::Identity;
 use crate::error::{DestError, RootError};
 use crate::resolution::Resolution;
-use crate::source::Identity;
 
 pub(crate) use temp_names::TempNames;
 pub use temp_names::is_temp_name;

@@ -33,7 +33,7 @@ impl TempNames {
     /// Creates the names for a destination with the given inode. The device is not
     /// part of the names, because its number may change at a reboot.
     pub(crate) fn new(inode: u64) -> Self {
-        let dest = format!("{PREFIX}{:08x}", crate::source::mix(inode) >> 32);
+        let dest = format!("{PREFIX}{:08x}", crate::entry::mix(inode) >> 32);
         Self { dest, run: random() }
     }
 

@@ -126,7 +126,7 @@ mod tests {
 
     use super::super::stat::stat_fd;
     use super::*;
-    use crate::source::FileKind;
+    use crate::entry::FileKind;
 
     const BOTH: [Resolution; 2] = [Resolution::Best, Resolution::ByName];
 

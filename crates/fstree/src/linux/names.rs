@@ -8,7 +8,7 @@ use rustix::fs::RawDir;
 use rustix::io::Errno;
 
 use super::stat::kind_of;
-use crate::source::FileKind;
+use crate::entry::FileKind;
 
 /// Maximum number of names in one directory; about 300 MB of memory.
 pub(crate) const NAMES_MAX: usize = 1 << 24;

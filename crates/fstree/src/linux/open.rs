@@ -7,7 +7,7 @@ use rustix::path::Arg;
 
 use super::beneath::PATH_ONLY;
 use super::stat::{Stat, has_proc, stat_fd};
-use crate::source::FileKind;
+use crate::entry::FileKind;
 
 const READ: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
 

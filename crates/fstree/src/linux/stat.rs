@@ -7,7 +7,7 @@ use rustix::fs::{AtFlags, FileType, RawMode, StatxFlags, StatxTimestamp};
 use rustix::io::Errno;
 use rustix::path::Arg;
 
-use crate::source::{FileKind, Identity, Stamp};
+use crate::entry::{FileKind, Identity, Stamp};
 
 const NS_PER_SEC: i128 = 1_000_000_000;
 

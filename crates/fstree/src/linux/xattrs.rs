@@ -11,7 +11,8 @@ use rustix::fd::{AsFd, BorrowedFd};
 use rustix::io::Errno;
 
 use super::open::{open_list, open_regular, proc_path};
-use crate::source::{FileKind, XATTRS_LEN_MAX, XattrsRead};
+use crate::entry::FileKind;
+use crate::source::{XATTRS_LEN_MAX, XattrsRead};
 
 /// Maximum length of a list of names, and of a value, on Linux.
 const VALUE_LEN_MAX: usize = 64 << 10;

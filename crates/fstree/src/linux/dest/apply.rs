@@ -20,7 +20,7 @@ use super::super::open::proc_path;
 use super::super::stat::{Stat, split_ns, stat_fd};
 use super::super::xattrs::{ACL_ACCESS, ACL_DEFAULT};
 use crate::dest::{Attribute, NotSet, OwnerPolicy};
-use crate::source::{FileKind, Identity};
+use crate::entry::{FileKind, Identity};
 
 impl OwnerPolicy {
     /// Returns [`OwnerPolicy::Numbers`] if this process may change owners (as root,

@@ -13,8 +13,8 @@ use super::super::stat::stat_fd;
 use super::Inner;
 use super::apply::Inode;
 use crate::dest::{CreatedEntry, NotSet};
+use crate::entry::FileKind;
 use crate::error::DestError;
-use crate::source::FileKind;
 
 impl Inner {
     /// See [`TreeWriter::create_dir`](crate::TreeWriter::create_dir).

@@ -17,8 +17,8 @@ use super::Inner;
 use super::apply::open_inode;
 use super::temp::Temp;
 use crate::dest::{CreateFile, CreatedEntry, FileContent, FileWriter, WriteOut};
+use crate::entry::FileKind;
 use crate::error::DestError;
-use crate::source::FileKind;
 
 /// Unit of holes in bytes: blocks of zeros with this alignment and length become
 /// holes. It is the usual allocation unit of file systems.

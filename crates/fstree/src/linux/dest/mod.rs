@@ -27,8 +27,8 @@ use super::stat::{Stat, stat_at, stat_fd};
 use crate::dest::{
     CreateFile, CreatedEntry, DestOptions, FileContent, NotSet, TempNames, TreeWriter,
 };
+use crate::entry::{FileKind, Identity};
 use crate::error::{DestError, RootError};
-use crate::source::{FileKind, Identity};
 use file::FileSink;
 use temp::Temp;
 

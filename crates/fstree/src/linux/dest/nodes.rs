@@ -12,8 +12,8 @@ use super::apply::Inode;
 use super::temp::Temp;
 use super::{Inner, cannot_create};
 use crate::dest::CreatedEntry;
+use crate::entry::{FileKind, Identity};
 use crate::error::DestError;
-use crate::source::{FileKind, Identity};
 
 impl Inner {
     /// Creates a symbolic link. The target is not checked, because links are never

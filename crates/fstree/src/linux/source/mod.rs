@@ -22,12 +22,10 @@ use super::beneath::{PATH_ONLY, is_absent};
 use super::open::{open_held, open_regular};
 use super::stat::{Stat, stat_at, stat_fd, stat_leaf};
 use super::xattrs::{read_fd, read_held, read_opened};
+use crate::entry::{FileKind, FoundEntry, FoundKind, Identity, hard_link_id};
 use crate::error::{ReadError, RootError};
 use crate::resolution::Resolution;
-use crate::source::{
-    FileKind, FoundEntry, FoundKind, Identity, OpenFile, TreeReader, Visit, WalkItem, WalkOptions,
-    XattrsRead, hard_link_id,
-};
+use crate::source::{OpenFile, TreeReader, Visit, WalkItem, WalkOptions, XattrsRead};
 use walk::Walk;
 
 /// Maximum number of attempts to examine an entry that changes meanwhile.

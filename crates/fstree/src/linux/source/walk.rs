@@ -20,8 +20,9 @@ use super::super::open::open_list;
 use super::super::stat::{Stat, stat_fd};
 use super::frames::{Frames, OPEN};
 use super::{Examined, SourceTree, examine};
+use crate::entry::{FileKind, FoundEntry, FoundKind};
 use crate::error::ReadError;
-use crate::source::{FileKind, FoundEntry, FoundKind, Visit, WalkItem, WalkOptions};
+use crate::source::{Visit, WalkItem, WalkOptions};
 
 /// A walk; an iterator over its items.
 pub(super) struct Walk<'a, F> {

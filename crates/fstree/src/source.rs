@@ -1,7 +1,5 @@
 //! Reading a tree: the interface that each platform implements.
 
-mod entry;
-
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
@@ -9,10 +7,8 @@ use std::path::Path;
 
 use types::{RelPath, Xattrs};
 
+use crate::entry::{FileKind, FoundEntry, Identity, Stamp};
 use crate::error::{ReadError, RootError};
-
-pub use entry::{FileKind, FoundEntry, FoundKind, Identity, Stamp};
-pub(crate) use entry::{hard_link_id, mix};
 
 /// Maximum length of all extended attributes of an entry in bytes: the limit of
 /// the manifest format.
