@@ -88,7 +88,7 @@ impl Draft {
     /// `debug`, `9000`, `10MB/s`, `true`, a list separated by commas or in TOML
     /// syntax. Quotes around strings are optional.
     ///
-    /// Whether the value is allowed is checked when the edit ends.
+    /// The value itself is checked when the edit ends.
     ///
     /// # Errors
     ///

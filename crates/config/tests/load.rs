@@ -1,4 +1,4 @@
-//! Reading a file: what is valid, and what is said about what is not.
+//! Loading a file: valid files, and the messages about invalid ones.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are not in tests, as clippy sees it")]
 
@@ -11,7 +11,7 @@ use common::{message, parse, peer};
 use config::{Config, ConfigError, Keep, MAX_FILE_LEN};
 use proptest::prelude::*;
 
-/// Shows a text and what is said about it.
+/// Checks the messages about texts against a snapshot.
 macro_rules! assert_messages {
     ($name:literal, $($text:expr),+ $(,)?) => {
         let shown: Vec<String> = [$($text.to_string()),+]
@@ -294,13 +294,13 @@ fn what_does_not_fit_together() {
 #[test]
 fn what_fits_together() {
     for text in [
-        // Free ports, as many as are wanted.
+        // Port 0 may be used several times.
         "[node]\nlisten_port = 0\napi_port = 0\n[manifest_server]\nport = 0",
-        // A server that is off takes no port.
+        // A disabled server uses no port.
         "[manifest_server]\nport = 8086",
-        // The API is on the loopback address, the others are not.
+        // The API listens on loopback, the others do not.
         "[node]\nbind = [\"192.0.2.1\"]\nlisten_port = 8080",
-        // One is UDP.
+        // One of them is UDP.
         "[node]\nlisten_port = 8090",
         "[[sync.folders]]\nid = \"a\"\npath = \"/home/me\"\n[[sync.folders]]\nid = \"b\"\npath = \"/home/me2\"",
         "[node]\nmax_storage = 0\ndisk_reserve = 64000",
@@ -336,7 +336,7 @@ fn broken_syntax() {
     );
 }
 
-/// Whatever lies in the file's place, the answer comes at once.
+/// A large unrelated file is rejected quickly.
 #[test]
 fn a_large_file_of_something_else_is_refused_in_bounded_time() {
     let len = usize::try_from(MAX_FILE_LEN).unwrap();
@@ -349,7 +349,7 @@ fn a_large_file_of_something_else_is_refused_in_bounded_time() {
         assert!((1..=200).contains(&problems), "{junk:?}");
         assert!(start.elapsed().as_secs() < 20, "{junk:?}: {:?}", start.elapsed());
     }
-    // Nested as deep as the length allows.
+    // Nested as deep as the maximum length allows.
     let keys = "a.".repeat(len / 2 - 10);
     for text in
         [format!("{keys}a = 1"), format!("[{keys}a]"), "a = ".to_owned() + &"{ a = ".repeat(1000)]
@@ -375,7 +375,7 @@ fn a_file_and_what_can_be_in_its_place() {
     }
     assert!(!loaded.is_given("node.api_port"));
 
-    // 0xff is nowhere in UTF-8.
+    // 0xff never occurs in UTF-8.
     fs::write(&path, b"[node]\n# \xc3\xa4 \xff\n").unwrap();
     let error = Config::load(&path).unwrap_err();
     assert_eq!(error.problems()[0].place, config::Place { line: 2, column: 5 });
@@ -412,8 +412,8 @@ fn json_is_as_strict_about_keys() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
-    /// Whatever happens to the bytes of a file: an answer, never a panic, and
-    /// what is read back from a valid one is the same.
+    /// A damaged file never causes a panic, and a valid one serializes to an equal
+    /// configuration.
     #[test]
     fn a_damaged_file_never_panics(
         changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0_u8..4), 1..12),

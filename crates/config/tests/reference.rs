@@ -1,4 +1,4 @@
-//! The table of the keys: complete, and what is made from it up to date.
+//! The key table is complete, and the files generated from it are up to date.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are not in tests, as clippy sees it")]
 
@@ -10,7 +10,7 @@ use std::path::Path;
 use common::{folder, parse, source};
 use config::{Apply, Config, Unit, diff, keys, reference};
 
-/// The paths of all leaves of a value.
+/// Collects the paths of all leaves of a value.
 fn leaves(value: &serde_json::Value, path: &str, found: &mut BTreeSet<String>) {
     match value {
         serde_json::Value::Object(fields) => {
@@ -64,7 +64,7 @@ fn the_table_tells_the_defaults() {
     }
 }
 
-/// What cannot be changed while an instance runs, by the contract.
+/// The specification allows only these keys to need a restart.
 #[test]
 fn these_keys_need_a_restart_and_no_others() {
     let restart: Vec<&str> = keys()
@@ -96,7 +96,7 @@ fn the_ranges_of_the_table_are_those_of_the_check() {
         let set = |value: u64| parse(&format!("[{table}]\n{name} = {value}\n"));
         let fits = |value| match set(value) {
             Ok(_) => true,
-            // The bound of one key may be the value of another.
+            // The limit of one key may conflict with the value of another.
             Err(error) => matches!(error.problems()[0].fault, config::Fault::Conflict(_)),
         };
         assert!(fits(min) && fits(max), "{}", key.path);
@@ -126,9 +126,9 @@ fn the_default_file_says_nothing_and_shows_everything() {
     assert_eq!(parse(&uncommented.join("\n")).unwrap(), Config::default());
     let shown = text.lines().filter(|line| is_shown(line)).count();
     let single = keys().iter().filter(|key| !key.path.contains("[]"));
-    // The five of `keep` share a line, and a list of tables has an example.
+    // The five keys of `keep` share a line, and a list of tables has an example.
     assert_eq!(shown, single.count() - 4 - 2);
-    // The examples are no defaults, and are valid once they are uncommented.
+    // The examples are not defaults, and are valid without the comment signs.
     let example: String = text
         .lines()
         .filter_map(|line| line.strip_prefix("#     "))

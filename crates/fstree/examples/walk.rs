@@ -1,14 +1,13 @@
-//! Walks a directory and says how many entries a second that makes, beside
-//! what `find` makes of the same directory in the same run:
+//! Measures how many entries per second a walk examines, beside `find` on the same
+//! directory in the same run:
 //! `cargo run --release -p fstree --example walk -- DIR [ROUNDS]`.
 //!
-//! `walk DIR make FILES` makes a directory to measure: FILES empty files, 50 in
-//! a directory.
+//! `walk DIR make FILES` creates a tree to measure: FILES empty files, 50 per
+//! directory.
 //!
-//! What is measured is looking at everything: names, kinds, sizes, times,
-//! owners, targets of links; of extended attributes where it says so. The
-//! first round reads from the disk what the system does not have in memory;
-//! the median over the rounds is that of a warm walk.
+//! A walk examines names, kinds, sizes, times, owners and targets of links, and
+//! extended attributes if the output says so. The first round reads uncached data from
+//! the disk; the median over the rounds is that of a warm cache.
 
 #![allow(clippy::print_stdout, reason = "a program")]
 
@@ -20,7 +19,7 @@ use std::time::Instant;
 use fstree::{SourceTree, TreeReader as _, Visit, WalkItem, WalkOptions};
 use types::RelPath;
 
-/// Entries and errors.
+/// Numbers of entries and errors.
 type Count = (u64, u64);
 
 fn walk(dir: &Path, with_xattrs: bool) -> Result<Count, Box<dyn Error>> {
@@ -40,7 +39,7 @@ fn walk(dir: &Path, with_xattrs: bool) -> Result<Count, Box<dyn Error>> {
     Ok((entries, errors))
 }
 
-/// (Its first line is the directory itself, so one is taken off.)
+/// The first line of the output is the directory itself, which is not counted.
 fn find(dir: &Path) -> Result<Count, Box<dyn Error>> {
     let child = Command::new("find")
         .arg(dir)

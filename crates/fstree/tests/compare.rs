@@ -1,4 +1,4 @@
-//! That a comparison finds what differs, and nothing else.
+//! A comparison finds every difference, and nothing else.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -28,7 +28,7 @@ fn make(dir: &Path) {
     }
 }
 
-/// Keeps the time of a file, so that one difference is one.
+/// Restores the time of a file, so that a change causes one difference only.
 fn keeping_time(dir: &Path, name: &str, change: impl FnOnce(&Path)) {
     change(&dir.join(name));
     awkward::set_mtime(&dir.join(name), 1_000_000_000, 1);

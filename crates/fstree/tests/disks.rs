@@ -1,4 +1,4 @@
-//! File systems that are full, read-only, old, or can do more than most.
+//! File systems that are full, read-only, old, or have rare features.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
 
@@ -98,14 +98,14 @@ fn a_disk_that_cannot_be_written_to_is_told() {
         assert!(matches!(error, DestError::ReadOnly { .. }), "{error:?}");
         assert_eq!(error.retry(), Retry::Permanent);
     }
-    // What is there is there.
+    // An existing directory needs no write access.
     target.create_dir(&path("dir")).unwrap();
     let not_set = target.finish_dir(&path("dir"), &metadata).unwrap();
     assert!(!not_set.is_empty());
 }
 
-/// Makes an image with a file system, and the command that mounts it; `None`
-/// where this machine or user cannot.
+/// Creates an image with a file system, and returns the command that mounts it; `None`
+/// if this computer or user cannot.
 fn image(dir: &Path, arguments: &[&str]) -> Option<PathBuf> {
     if !is_root() || !Path::new("/dev/loop-control").exists() {
         return None;
@@ -116,8 +116,9 @@ fn image(dir: &Path, arguments: &[&str]) -> Option<PathBuf> {
     made.is_ok_and(|status| status.success()).then_some(image)
 }
 
-/// Runs a test again with `target` on such a file system, and `source` on one
-/// that keeps everything; `None` in the outer run, or where there can be none.
+/// Runs a test again with `target` on such a file system, and `source` on one that
+/// stores all metadata; `None` in the outer run, or if the file system cannot be
+/// mounted.
 fn with_image(test: &str, arguments: &[&str]) -> Option<PathBuf> {
     let dir = tempfile::tempdir().unwrap();
     if std::env::var_os("ARCHIVIST_TEST_AGAIN").is_some() {
@@ -142,7 +143,7 @@ fn with_image(test: &str, arguments: &[&str]) -> Option<PathBuf> {
 #[test]
 fn times_that_the_disk_does_not_keep_are_told() {
     let test = "times_that_the_disk_does_not_keep_are_told";
-    // Inodes of this size have whole seconds, until 2038.
+    // Inodes of this size store times in whole seconds, until 2038.
     let Some(dir) = with_image(test, &["-I", "128"]) else { return };
     let (source, target) = (dir.join("source"), dir.join("target"));
     let times = [
@@ -177,7 +178,7 @@ fn times_that_the_disk_does_not_keep_are_told() {
 #[test]
 fn a_disk_without_attributes_says_so_by_name() {
     let test = "a_disk_without_attributes_says_so_by_name";
-    // Attributes are in the inode or in one block: there is little room.
+    // Attributes are stored in the inode or in one block, so there is little space.
     let Some(dir) = with_image(test, &["-O", "^ea_inode"]) else { return };
     let (source, target) = (dir.join("source"), dir.join("target"));
     fs::write(source.join("file"), b"x").unwrap();
@@ -196,7 +197,7 @@ fn the_awkward_tree_on_another_file_system() {
     let Some(dir) = with_mount(test, "mount -t tmpfs -o size=200m tmpfs $DIR") else { return };
     let dirs = Dirs::within(&dir);
     awkward::make(&dirs.source());
-    // Attributes that ext4 has no room for.
+    // Attributes that are too long for ext4.
     let file = dirs.source().join("attributes/file");
     awkward::set_xattr(&file, "user.largest", &[9; 65_536]);
     awkward::set_xattr(&file, "user.large", &[8; 60 << 10]);

@@ -1,4 +1,5 @@
-//! Somebody who can write to the target wants the restore to write elsewhere.
+//! Another process that can write to the target tries to make the restore write
+//! elsewhere.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -42,8 +43,8 @@ fn make_file(
     }
 }
 
-/// All that a restore does, below one directory. The results of the calls are
-/// whatever they are.
+/// Makes all calls of a restore below one directory, and returns the number of
+/// successful ones.
 fn do_everything(target: &DestTree, dir: &RelPath, round: u64) -> usize {
     let at = |name: &str| dir.join(format!("{name}-{round}").as_bytes()).unwrap();
     let link = EntryKind::Symlink { target: b"x".to_vec() };
@@ -62,7 +63,8 @@ fn do_everything(target: &DestTree, dir: &RelPath, round: u64) -> usize {
     done
 }
 
-/// A directory outside with a file in it, and all that must stay as it is.
+/// A directory outside the target with a file in it, and all properties that must not
+/// change.
 #[derive(Debug, PartialEq, Eq)]
 struct Outside {
     names: Vec<String>,
@@ -102,7 +104,7 @@ fn links_that_were_planted_before_lead_nowhere() {
             let outside = dirs.base().join("outside");
             make_outside(&outside);
             let before = look(&outside);
-            // A link at every level of the way.
+            // Create a link at every level of the path.
             let target_dir = dirs.target();
             fs::create_dir_all(target_dir.join("a/b")).unwrap();
             let links = ["link", "a/link", "a/b/link"];
@@ -182,8 +184,8 @@ fn a_directory_that_becomes_a_link_between_two_calls_leads_nowhere() {
 
 #[test]
 fn what_is_put_in_the_place_of_a_new_thing_gets_nothing() {
-    // Somebody replaces whatever appears in the directory by a second name of
-    // a file of somebody else's, to have its owner, mode or content changed.
+    // Another process replaces each new entry by a second name of a file that belongs to
+    // another user, so that its owner, mode or content changes.
     for options in both_ways() {
         let dirs = Dirs::new();
         let victim = dirs.base().join("victim");
@@ -259,7 +261,7 @@ fn a_file_is_never_open_to_more_than_it_will_be() {
     assert_eq!(mode(&inside.join(&temp[0])), 0o600);
     sink.finish(&Metadata { mode: 0o444, ..Metadata::default() }).unwrap();
     assert_eq!(mode(&inside.join("file")), 0o444);
-    // A directory that gives everything in it to somebody does not do so here.
+    // The default ACL of a directory does not apply to restored entries.
     let rules = common::awkward::acl(7, 7, 7, 7, 7);
     common::awkward::set_xattr(&dirs.target(), "system.posix_acl_default", &rules);
     target.create_dir(&path("given")).unwrap();
@@ -295,7 +297,8 @@ fn rights_are_given_with_their_owner_or_not_at_all() {
             CreateFile::Existing(_) => unreachable!(),
         }
     };
-    // As this user, who is root: a program of another must not become root's.
+    // With the owner of this process, root: a setuid program of another user must not
+    // become root's.
     let target = DestTree::open(&dirs.target(), DestOptions::default()).unwrap();
     let made = make(&target, "as root", &foreign);
     assert_eq!(mode(&dirs.target().join("as root")), 0o755);
@@ -304,7 +307,7 @@ fn rights_are_given_with_their_owner_or_not_at_all() {
         what,
         [fstree::Attribute::Xattr(b"security.capability".to_vec()), fstree::Attribute::Mode]
     );
-    // One of root's own stays what it is.
+    // A setuid program of root keeps the bit.
     let own = Metadata { mode: 0o4755, ..Metadata::default() };
     assert!(make(&target, "own", &own).not_set.is_empty());
     assert_eq!(mode(&dirs.target().join("own")), 0o4755);

@@ -1,4 +1,4 @@
-//! What is there already: left alone, merged, recognised, or replaced.
+//! Existing entries: left unchanged, merged, recognized, or replaced.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -39,7 +39,7 @@ fn make_file(target: &DestTree, at: &RelPath, content: &[u8]) -> Result<CreatedE
     }
 }
 
-/// Everything that can be in the way, by its name.
+/// Creates an entry that can be in the way, by its name.
 fn put(dir: &Path, what: &str) {
     let at = dir.join("x");
     match what {
@@ -164,8 +164,8 @@ fn an_interrupted_restore_goes_on_where_it_was() {
     let [options, _] = both_ways();
     let report = copy(&dirs.source(), &dirs.target(), &options);
     assert!(report.is_clean(), "{report:#?}");
-    // Some of it was not made yet, some is only begun, a directory is not
-    // finished.
+    // As after an interruption: a file and a directory are missing, and another directory
+    // is not finished.
     fs::remove_file(dirs.target().join("contents/noise")).unwrap();
     fs::remove_dir_all(dirs.target().join("names")).unwrap();
     common::set_mode(&dirs.target().join("contents"), 0o700);
@@ -191,7 +191,7 @@ fn a_file_is_the_same_by_length_time_and_content() {
         )
     };
     assert!(in_the_way(b"Content") && in_the_way(b"other length"));
-    // Its mode is the user's business, unless overwriting is asked for.
+    // A different mode stays, unless overwriting is requested.
     common::set_mode(&file, 0o400);
     assert!(!make_file(&target, &path("file"), b"content").unwrap().is_new);
     assert_eq!(common::mode(&file), 0o400);
@@ -204,7 +204,7 @@ fn a_file_is_the_same_by_length_time_and_content() {
     common::set_mode(&file, 0o400);
     assert!(!make_file(&target, &path("file"), b"content").unwrap().is_new);
     assert_eq!(common::mode(&file), 0o640);
-    // Under another name the file is somebody else's.
+    // A file with a second name may be in use under that name.
     fs::hard_link(&file, dirs.target().join("another name")).unwrap();
     common::set_mode(&file, 0o400);
     assert!(make_file(&target, &path("file"), b"content").unwrap().is_new);
@@ -261,7 +261,7 @@ fn a_full_directory_in_the_way_is_told_before_anything_is_written() {
     let said = FileContent { size: 1 << 40, is_sparse: false };
     let made = target.create_file(&path("x"), said, &Metadata::default(), |_| Ok(false));
     assert!(matches!(made, Err(DestError::InTheWay { found: FileKind::Dir, .. })));
-    // One that appears later is spared as well.
+    // A directory that appears later is kept, too.
     let CreateFile::Write(sink) = target
         .create_file(&path("y"), FileContent { size: 0, ..said }, &Metadata::default(), |_| {
             Ok(false)
@@ -341,7 +341,7 @@ fn what_a_killed_run_left_is_removed_by_the_next_and_nothing_else_is() {
     assert_eq!((leftovers(&dirs.target()), leftovers(&dirs.target().join("dir"))), (2, 2));
     let target = DestTree::open(&dirs.target(), DestOptions::default()).unwrap();
     assert_eq!((leftovers(&dirs.target()), leftovers(&dirs.target().join("dir"))), (1, 2));
-    // What this run is making is not what another left.
+    // The temporary files of this run are not leftovers.
     let said = FileContent { size: 0, is_sparse: false };
     let sink =
         target.create_file(&path("dir/file"), said, &Metadata::default(), |_| Ok(false)).unwrap();

@@ -1,4 +1,4 @@
-//! Trees that are deep, wide or long, and files that are.
+//! Deep and wide trees, and long files.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
 
@@ -19,7 +19,7 @@ use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
 use types::{Metadata, RelPath};
 
-/// Makes directories, each in the one before, and a file in every `every`th.
+/// Creates nested directories, and a file in every `every`th of them.
 fn make_deep(dir: &Path, name: &str, levels: usize, every: usize) {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let mut at: OwnedFd = File::open(dir).unwrap().into();
@@ -41,7 +41,7 @@ fn check_round_trip(dirs: &Dirs, options: &fstree::DestOptions) -> common::Repor
     report
 }
 
-/// How much of a file the system's cache has, in bytes; `None` where nobody can say.
+/// Returns the number of bytes of a file in the page cache; `None` if that is unknown.
 fn cached(file: &Path) -> Option<u64> {
     let mut fincore = std::process::Command::new("fincore");
     let said = fincore.args(["--bytes", "--noheadings", "--output", "RES"]).arg(file).output();
@@ -51,7 +51,7 @@ fn cached(file: &Path) -> Option<u64> {
 #[test]
 fn what_was_written_out_is_not_in_the_way_of_others() {
     const LEN: usize = 8 << 20;
-    /// `TMPFS_MAGIC` of linux/magic.h: what is there is nowhere but in the cache.
+    /// `TMPFS_MAGIC` of linux/magic.h: such files exist only in the page cache.
     const TMPFS: rustix::fs::FsWord = 0x0102_1994;
     let dirs = Dirs::new();
     let target = DestTree::open(&dirs.target(), DestOptions::default()).unwrap();
@@ -64,7 +64,7 @@ fn what_was_written_out_is_not_in_the_way_of_others() {
     let before = cached(&file);
     sink.write_out()();
     let after = cached(&file);
-    // What comes while it is written out is another's to forget.
+    // Bytes written after the request stay in the cache.
     let asked = sink.write_out();
     sink.write(&vec![2; LEN]).unwrap();
     asked();
@@ -98,8 +98,8 @@ fn as_many_levels_as_a_path_has_room_for() {
     const LEVELS: usize = types::MAX_PATH_LEN / 2;
     for options in both_ways() {
         let dirs = Dirs::new();
-        // (CreatedEntry one by one below the target, they would take their time: each
-        // is reached from the target anew.)
+        // Creating them through the target would be slow, because each path is resolved
+        // from the target.
         make_deep(&dirs.target(), "d", LEVELS - 3, 500);
         let target = DestTree::open(&dirs.target(), options.clone()).unwrap();
         let deep = |levels: usize| path(vec!["d"; levels].join("/"));
@@ -132,7 +132,7 @@ fn ten_thousand_levels_are_walked_as_far_as_a_path_goes() {
     let (found, errors) = walk(&root, WalkOptions::default());
     let levels = types::MAX_PATH_LEN / 2;
     assert_eq!(found.len(), 2 * levels);
-    // Of the deepest directory neither name has a path.
+    // Neither name in the deepest directory can have a path.
     assert_eq!(errors.len(), 2);
     assert!(errors.iter().all(|error| matches!(error, ReadError::Name { .. })), "{errors:?}");
     assert!(errors.iter().all(|error| error.path().as_bytes().len() == 2 * levels - 1));
@@ -219,7 +219,7 @@ fn every_time_that_the_file_system_keeps() {
     for number in 0..300 {
         state =
             state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        // From 1901 to 2446, which is what ext4 has.
+        // From 1901 to 2446, the range of ext4.
         let seconds = i64::try_from((state >> 20) % 17_179_869_184).unwrap() - 2_147_483_648;
         let name = dirs.source().join(number.to_string());
         fs::write(&name, b"").unwrap();

@@ -1,4 +1,4 @@
-//! A target that has less than the source: a memory stick.
+//! A target with fewer features than the source: a memory stick.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
 
@@ -16,7 +16,7 @@ use fstree::{
 };
 use types::Metadata;
 
-/// Mounts one; `None` where this machine or user cannot.
+/// Mounts such a file system; `None` if this computer or user cannot.
 fn mount(at: &Path) -> Option<fuser::BackgroundSession> {
     if !is_root() || !Path::new("/dev/fuse").exists() {
         println!("not tested: it takes root and /dev/fuse");
@@ -55,10 +55,10 @@ fn names_that_are_one_to_the_file_system_are_told_and_nothing_is_lost() {
                 DestError::Collision { path, existing } => {
                     told.insert(path.to_string(), existing);
                 }
-                // Of the directory that there cannot be.
+                // Below the directory that could not be created.
                 DestError::NoParent { path, .. } => _ = below.insert(path.to_string()),
-                // (The file systems' times differ, so what is there is not known
-                // to be the same.)
+                // The times of the file systems differ, so an existing file is not
+                // recognized as the same.
                 DestError::InTheWay { found: FileKind::File, .. } => {}
                 error => panic!("{error:?}"),
             }
@@ -105,7 +105,7 @@ fn the_awkward_tree_on_a_memory_stick() {
         })
         .collect();
     assert_eq!(what.len(), 4, "{what:?}");
-    // All that was made has its content, and what else differs was told.
+    // All created files have their content, and all other differences were reported.
     for difference in compare(&dirs.source(), &dirs.target(), CompareOptions::default()).unwrap() {
         let is = |path: &types::RelPath| *path == difference.path;
         let is_told = match difference.kind {

@@ -1,4 +1,4 @@
-//! Random trees, and random trees into random trees.
+//! Random trees, restored into empty directories and into other random trees.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -19,7 +19,7 @@ use rustix::fs::{CWD, FileType, Mode, mknodat};
 
 #[derive(Clone, Debug)]
 enum What {
-    /// Runs of zeros and others, and whether the zeros are holes.
+    /// Runs of zeros and other bytes; true if the zeros are holes.
     File(Vec<(bool, usize)>, bool),
     Dir,
     Symlink(Vec<u8>),
@@ -37,7 +37,7 @@ struct Node {
 }
 
 fn name() -> impl Strategy<Value = Vec<u8>> {
-    // Few of them, so that they meet.
+    // Only a few names, so that the trees overlap.
     prop::sample::select(vec![
         b"a".to_vec(),
         b"a-b".to_vec(),
@@ -68,7 +68,7 @@ fn path_of(dir: &Path, names: &[Vec<u8>]) -> PathBuf {
     names.iter().fold(dir.to_owned(), |path, name| path.join(OsStr::from_bytes(name)))
 }
 
-/// Makes what can be made of them.
+/// Creates all nodes that can be created.
 fn make(dir: &Path, nodes: &[Node]) {
     let mut made = Vec::new();
     for node in nodes {
@@ -84,7 +84,7 @@ fn make(dir: &Path, nodes: &[Node]) {
             made.push((path, node));
         }
     }
-    // What is above comes last, as a change below changes it.
+    // Parents come last, because a change inside a directory changes its time.
     made.sort_by(|a, b| b.0.cmp(&a.0));
     for (path, node) in made {
         let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
@@ -94,7 +94,7 @@ fn make(dir: &Path, nodes: &[Node]) {
                     awkward::set_xattr(&path, &format!("user.{number}"), value);
                 }
             }
-            // One's own files can be read and marked again.
+            // The owner can make a file readable and restore its mode.
             let least = if metadata.is_dir() { 0o700 } else { 0o600 };
             common::set_mode(&path, node.mode | if common::is_root() { 0 } else { least });
         }
@@ -121,7 +121,7 @@ fn options(overwrite: bool, by_name: bool) -> DestOptions {
     DestOptions { overwrite, resolution, owners: owners_to_set(), durable: false }
 }
 
-/// (Holes of less than a block of the file system are not kept.)
+/// Holes shorter than a block of the file system are not compared.
 const NO_HOLES: CompareOptions = CompareOptions { owners: true, xattrs: true, holes: false };
 
 proptest! {
@@ -156,7 +156,7 @@ proptest! {
         for error in &report.errors {
             match error {
                 DestError::InTheWay { path, found: FileKind::Dir } => spoiled.push(path.clone()),
-                // Of a hard link whose first name could not be made.
+                // A hard link whose first name could not be created.
                 DestError::Changed { path } | DestError::NoParent { path, .. } => {
                     spoiled.push(path.clone());
                 }
@@ -165,7 +165,7 @@ proptest! {
         }
         for difference in compare(&dirs.source(), &dirs.target(), NO_HOLES).unwrap() {
             let is_excused = match difference.kind {
-                // A merge keeps what else is in a directory, and its attributes.
+                // A merge keeps the other entries of a directory, and its attributes.
                 DifferenceKind::OnlyInSecond | DifferenceKind::Xattr(_) => true,
                 DifferenceKind::HardLinks => {
                     let of_source = dirs.source().join(difference.path.as_path());
@@ -191,10 +191,10 @@ proptest! {
         make(&before, &target);
         copy(&dirs.source(), &dirs.target(), &options(false, by_name));
         for difference in compare(&before, &dirs.target(), NO_HOLES).unwrap() {
-            // A file that is the same may have got another name.
+            // An unchanged file may have another name.
             let is_new = matches!(difference.kind, DifferenceKind::OnlyInSecond | DifferenceKind::HardLinks);
             let at = dirs.target().join(difference.path.as_path());
-            // Directories are merged, and get what the tree gives them.
+            // Directories are merged, and get the metadata of the tree.
             let is_dir = fs::symlink_metadata(&at).is_ok_and(|metadata| metadata.is_dir());
             prop_assert!(is_new || is_dir, "{:?}", difference);
         }
@@ -203,6 +203,6 @@ proptest! {
 
 #[test]
 fn any_tree_of_a_user_without_rights_comes_back() {
-    // (The other test is run again, as another user.)
+    // The other test is run again as another user.
     assert!(!common::is_root() || !common::is_unprivileged("any_tree_comes_back"));
 }

@@ -1,4 +1,4 @@
-//! What was read and made again is the same.
+//! A tree that was read and created again is the same.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -20,7 +20,7 @@ fn the_awkward_tree() {
             compare(&dirs.source(), &dirs.target(), CompareOptions::default()).unwrap();
         assert!(differences.is_empty(), "{differences:#?}");
         assert_eq!(report.same, 0);
-        // CreatedEntry once more, it is there already.
+        // Restored again, everything already exists.
         let again = copy(&dirs.source(), &dirs.target(), &options);
         assert!(again.is_clean(), "{again:#?}");
         assert_eq!((again.made, again.same), (0, report.made));

@@ -1,5 +1,5 @@
-//! The walk: its order, its limits, what it does not do, and what it does
-//! while others change the tree.
+//! The walk: its order, its limits, and its behavior while other processes change the
+//! tree.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -133,7 +133,7 @@ fn a_root_that_is_none_is_told_apart() {
     let root = open("link").unwrap();
     assert_eq!(root.identity(), open("source").unwrap().identity());
     root.check().unwrap();
-    // The link leads elsewhere now; what was opened stays what it is.
+    // The link leads elsewhere now; the open tree is still the same.
     fs::write(at("source/file"), b"").unwrap();
     fs::remove_file(at("link")).unwrap();
     symlink("target", at("link")).unwrap();
@@ -293,7 +293,7 @@ fn what_is_mounted_inside_is_told_and_can_be_left_out() {
         assert_eq!(found, kinds);
         let examined = root.examine(&path("mounted")).unwrap().unwrap();
         assert_eq!(examined.kind, FoundKind::Dir { is_mount_point: true });
-        // Nor does a walk begin in one, and what is below it is known to be.
+        // A walk does not start in a mount, and paths below a mount are recognized.
         let options = WalkOptions { one_file_system: true, ..WalkOptions::default() };
         let within = |at: &str| root.mount_on_the_way(&path(at)).unwrap();
         for at in ["mounted", "bound", "mounted/inner", "bound/inner"] {
@@ -301,7 +301,7 @@ fn what_is_mounted_inside_is_told_and_can_be_left_out() {
             assert!(matches!(started, Err(ReadError::Mounted(_))), "{at}");
             let mount = at.strip_suffix("/inner").unwrap_or(at);
             assert_eq!(within(at), Some(path(mount)), "{at}");
-            // Whether it is there or not.
+            // A path that does not exist gives the same result.
             assert_eq!(within(&format!("{at}/none/of/it")), Some(path(mount)), "{at}");
         }
         for at in ["plain", "plain/inner", "plain/none", "none"] {
@@ -314,7 +314,7 @@ fn what_is_mounted_inside_is_told_and_can_be_left_out() {
 #[test]
 fn without_proc_files_and_directories_have_all_they_have() {
     let test = "without_proc_files_and_directories_have_all_they_have";
-    // In a namespace of its own; the rest of the machine keeps its own.
+    // In a separate mount namespace, so that the rest of the system is not affected.
     let Some(dir) = with_mount(test, "mount -t tmpfs tmpfs /proc") else { return };
     let source = dir.join("source");
     fs::create_dir_all(source.join("dir")).unwrap();
@@ -437,7 +437,7 @@ fn what_comes_and_goes_is_there_or_not() {
             let stays =
                 found.iter().filter(|found| !found.path.to_string().ends_with("goes")).count();
             assert_eq!(stays, 100);
-            // A directory may become a link between two looks at it.
+            // A directory may become a link between two calls.
             assert!(
                 errors.iter().all(|error| matches!(error, ReadError::Changed(_))),
                 "{errors:?}"

@@ -1,4 +1,4 @@
-//! A tree is put into a store and made again; the two are the same.
+//! A tree is stored in a block store and restored; the two trees are the same.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -97,7 +97,7 @@ fn a_tree_comes_back_as_it_was() {
     assert_eq!((report.not_set.clone(), report.skipped.clone()), (vec![], vec![]));
     assert_eq!(report.same, 0);
     setup.assert_same();
-    // Once more: everything is there.
+    // The second restore finds everything in place.
     let report = setup.restore(manifest, &RestoreOptions::default()).unwrap();
     assert!(report.is_complete() && report.bytes == 0, "{report:?}");
     setup.assert_same();
@@ -122,7 +122,7 @@ fn what_is_in_the_way_stays_unless_it_is_to_be_replaced() {
     assert_eq!(fs::read(setup.target().join("mine too")).unwrap(), b"mine");
     fs::remove_file(setup.target().join("mine too")).unwrap();
     let differences = compare(&setup.source(), &setup.target(), CompareOptions::default()).unwrap();
-    // The target was not made for it: it keeps its own times and mode.
+    // The target was not empty, so it keeps its mode and times.
     assert!(differences.iter().all(|difference| difference.path.is_root()), "{differences:?}");
 }
 
@@ -137,7 +137,7 @@ fn a_part_is_restored_without_the_rest() {
     assert_eq!(report.not_found, [path("a/nothing like it")]);
     assert!(report.failed.is_empty() && report.in_the_way.is_empty(), "{report:?}");
     let differences = compare(&setup.source(), &setup.target(), CompareOptions::default()).unwrap();
-    // A file may have another name in the part that was left out.
+    // A file may have another name in the part that was not restored.
     let missing = |text: &str| {
         differences
             .iter()
@@ -154,7 +154,7 @@ fn a_missing_or_damaged_block_costs_its_file_alone() {
     let setup = Setup::new();
     some_tree(&setup.source());
     let manifest = capture(&setup.store, &setup.source());
-    // Everything but one small file's chunk, and one chunk of the large one.
+    // Remove the chunk of one small file, and one chunk of the large one.
     let small = Cid::of(Codec::Raw, &noise(50, 50 * 37));
     let large = {
         let mut writer = FileWriter::new(setup.store.clone(), types::BlockScheme::plain());
@@ -186,13 +186,13 @@ fn a_missing_or_damaged_block_costs_its_file_alone() {
     assert!(!setup.target().join("a/050.txt").exists());
     assert!(!setup.target().join("a/b/large").exists());
     assert!(setup.target().join("a/051.txt").exists());
-    // With the blocks back, the rest is made.
+    // When the blocks are back, the rest is restored.
     let report = setup.restore(manifest, &RestoreOptions::default()).unwrap();
     assert!(report.is_complete() && report.bytes < 13_000_000, "{report:?}");
     setup.assert_same();
 }
 
-/// A file entry over any node.
+/// Returns a file entry that refers to any node.
 fn entry(at: &str, cid: Cid, size: u64, blake3: Hash) -> Entry {
     Entry {
         path: path(at),
@@ -230,7 +230,7 @@ fn blocks_that_make_up_another_file_are_refused() {
     assert_eq!(names, ["a"], "nothing half-made is left");
 }
 
-/// Of a file with several names one may have been taken in later than another.
+/// Two names of a file may have been scanned at different times.
 #[test]
 fn names_of_one_file_with_other_content_are_files_of_their_own() {
     let setup = Setup::new();
@@ -297,7 +297,7 @@ fn a_root_that_is_not_made_for_the_restore_keeps_its_mode_and_that_is_told() {
     fs::write(setup.target().join("mine"), "mine").unwrap();
     let report = setup.restore(manifest, &RestoreOptions::default()).unwrap();
     assert!(report.is_complete() && report.not_set.len() == 1, "{report:?}");
-    // Nothing is said where it is as it was.
+    // An unchanged root is not reported.
     fs::remove_dir_all(setup.target()).unwrap();
     for _ in 0..2 {
         let report = setup.restore(manifest, &RestoreOptions::default()).unwrap();
@@ -320,8 +320,7 @@ fn the_root_can_be_asked_for() {
     setup.assert_same();
 }
 
-/// Blocks that are the last that anybody gets: the restore is stopped while
-/// they are fetched.
+/// A supplier that stops the restore while it returns the last blocks.
 #[derive(Debug)]
 struct Stopping(Arc<dyn restore::Blocks>, Cid, Arc<Progress>);
 
@@ -343,7 +342,7 @@ fn a_restore_that_was_stopped_at_its_very_end_is_not_complete() {
     fs::hard_link(setup.source().join("a"), setup.source().join("z")).unwrap();
     let manifest = capture(&setup.store, &setup.source());
     let options = RestoreOptions::default();
-    // All entries are with the workers by then.
+    // By then, the workers have all entries.
     let progress = Arc::new(Progress::default());
     let last = Cid::of(Codec::Raw, b"c");
     let stopping: Arc<dyn restore::Blocks> =
@@ -372,7 +371,7 @@ fn the_manifest_is_written_out_whole() {
     );
 }
 
-/// Blocks whose bytes are counted as long as anybody holds them.
+/// A supplier that counts the bytes of the blocks in memory.
 #[derive(Debug)]
 struct Held {
     store: Arc<dyn BlockStore>,
@@ -380,7 +379,7 @@ struct Held {
     most: AtomicUsize,
 }
 
-/// The bytes of one block, until they are dropped.
+/// The bytes of one block, counted until they are dropped.
 struct Counted {
     bytes: bytes::Bytes,
     now: Arc<AtomicUsize>,
@@ -410,8 +409,8 @@ impl restore::Blocks for Held {
     }
 }
 
-/// What a restore holds of the content is bounded by its workers, and not by
-/// how long the files are.
+/// The content in memory is limited by the number of workers, not by the length of the
+/// files.
 #[test]
 fn a_restore_holds_few_bytes_at_once() {
     let setup = Setup::new();
@@ -431,7 +430,7 @@ fn a_restore_holds_few_bytes_at_once() {
         restore(&blocks, manifest, &setup.target(), &options, &Progress::default()).unwrap();
     assert!(report.is_complete(), "{report:?}");
     setup.assert_same();
-    // Three groups of 4 MiB, each with a last chunk of up to 1 MiB.
+    // Three groups of 4 MiB, each exceeded by a last chunk of up to 1 MiB.
     let most = held.most.load(Ordering::Relaxed);
     assert!(most <= workers * 3 * (5 << 20), "{most} bytes");
     assert_eq!(held.now.load(Ordering::Relaxed), 0);

@@ -1,4 +1,4 @@
-//! What the tests share.
+//! Helpers of the tests.
 #![allow(dead_code, reason = "each test file uses a part")]
 
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::path::Path;
 use config::{Config, ConfigError, FolderConfig, SourcePeer};
 use libp2p_identity::PeerId;
 
-/// The peer id of a secp256k1 key that nobody has.
+/// Returns the peer id of a secp256k1 key that does not exist.
 pub(crate) fn peer(number: u8) -> PeerId {
     let mut bytes = vec![0x00, 0x25, 0x08, 0x02, 0x12, 0x21, 0x02];
     bytes.extend([number; 32]);

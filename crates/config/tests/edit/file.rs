@@ -1,4 +1,4 @@
-//! The file as a file: its mode, its links, and who else writes to it.
+//! The file in the file system: its mode, its links, and other writers.
 
 use super::*;
 
@@ -19,7 +19,7 @@ fn mode_and_symlink_stay() {
     assert!(fs::symlink_metadata(dir.join("etc/link")).unwrap().is_symlink());
     assert_eq!(fs::read_dir(dir.join("etc")).unwrap().count(), 2);
 
-    // One that leads nowhere yet, and one that leads to itself.
+    // A link to a missing file, and a link to itself.
     symlink("new.toml", dir.join("dangling")).unwrap();
     assert!(ConfigFile::new(dir.join("dangling")).create().unwrap());
     assert!(dir.join("new.toml").is_file());
@@ -30,17 +30,17 @@ fn mode_and_symlink_stay() {
 #[test]
 fn a_write_that_fails_leaves_the_file_as_it_was() {
     let fixture = Fixture::new("[node]\n");
-    // The lock cannot be opened.
+    // The lock file cannot be opened.
     let lock = fixture.dir.path().join(".config.toml.lock");
     fs::create_dir(&lock).unwrap();
     let error = fixture.file.set("node.mdns", "false").unwrap_err();
     assert!(matches!(error, ConfigError::Io { .. }), "{error}");
     assert_eq!(fixture.text(), "[node]\n");
-    // The directory is a file.
+    // The parent directory is a file.
     let below = ConfigFile::new(fixture.file.path().join("config.toml"));
     assert!(matches!(below.create(), Err(ConfigError::Io { .. })));
     assert_eq!(fixture.text(), "[node]\n");
-    // Something else is in the file's place.
+    // The path is a directory.
     let dir = ConfigFile::new(fixture.dir.path());
     assert!(matches!(dir.set("node.mdns", "false"), Err(ConfigError::NotAFile(_))));
 }
@@ -77,7 +77,7 @@ fn edits_at_the_same_time_do_not_lose_one_another() {
                 }
             });
         }
-        // A reader sees a whole file at every moment.
+        // A reader always sees a complete file.
         scope.spawn(|| {
             for _ in 0..200 {
                 fixture.file.load().unwrap();

@@ -1,4 +1,4 @@
-//! Changing a file: what changes, and that nothing else does.
+//! Editing a file changes the requested value and nothing else.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are not in tests, as clippy sees it")]
 
@@ -15,7 +15,7 @@ use std::sync::Barrier;
 use common::{folder, parse, peer, source};
 use config::{Config, ConfigError, ConfigFile, Draft, FolderUpdate, SourceUpdate, diff};
 
-/// A file in a directory of its own.
+/// A file in a new directory.
 struct Fixture {
     dir: tempfile::TempDir,
     file: ConfigFile,
@@ -33,7 +33,7 @@ impl Fixture {
         fs::read_to_string(self.file.path()).unwrap()
     }
 
-    /// What lies beside the file, but for its lock.
+    /// Returns the names beside the file, except the lock.
     fn litter(&self) -> Vec<String> {
         let names = fs::read_dir(self.dir.path()).unwrap();
         let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
@@ -43,7 +43,7 @@ impl Fixture {
     }
 }
 
-/// The text after a change, which has to be valid.
+/// Returns the text after a change, which must be valid.
 fn after(text: &str, change: impl FnMut(&mut Draft) -> Result<(), ConfigError>) -> String {
     let fixture = Fixture::new(text);
     let edited = fixture.file.edit(change).unwrap();
@@ -75,28 +75,28 @@ fn a_value_is_changed_and_nothing_else() {
 #[test]
 fn a_key_is_added_where_it_belongs() {
     let cases = [
-        // Below the others, indented as they are.
+        // Below the other keys, with the same indentation.
         (
             "[node]\n  mdns = false # x\n\n[sync]\n",
             "[node]\n  mdns = false # x\n  api_port = 9\n\n[sync]\n",
         ),
-        // Without a last line break.
+        // Without a final line break.
         ("[node]\nmdns = false", "[node]\nmdns = false\napi_port = 9"),
         ("[node]", "[node]\napi_port = 9"),
         ("[node] # x\r\n", "[node] # x\r\napi_port = 9\r\n"),
-        // Below the line that shows the default.
+        // Below the comment that shows the default.
         (
             "[node]\n# ports\n# api_port = 8080\n\n# mdns = true\n",
             "[node]\n# ports\n# api_port = 8080\napi_port = 9\n\n# mdns = true\n",
         ),
-        // A value that spans lines.
+        // After a value on several lines.
         ("[node]\nbind = [\n \"::1\",\n]\n", "[node]\nbind = [\n \"::1\",\n]\napi_port = 9\n"),
-        // Other ways to write a table.
+        // In other forms of a table.
         ("node = { mdns = false }\n", "node = { mdns = false, api_port = 9 }\n"),
         ("node = {}\n", "node = { api_port = 9 }\n"),
         ("node.mdns = false\n[sync]\n", "node.mdns = false\nnode.api_port = 9\n[sync]\n"),
         ("\"node\".mdns = false\n", "\"node\".mdns = false\nnode.api_port = 9\n"),
-        // A section that is not there.
+        // In a missing section.
         ("", "[node]\napi_port = 9\n"),
         ("[sync]\nupload_limit = \"0\"", "[sync]\nupload_limit = \"0\"\n\n[node]\napi_port = 9"),
         ("# only words\n", "# only words\n\n[node]\napi_port = 9\n"),
@@ -149,11 +149,11 @@ fn keep_in_all_its_forms() {
     ];
     for (before, wanted) in cases {
         assert_eq!(set(before, "backup_server.keep.daily", "7"), wanted, "{before:?}");
-        // And as a whole.
+        // Set the complete table.
         let whole = set(before, "backup_server.keep", "{ daily = 9, weekly = 1 }");
         let keep = parse(&whole).unwrap().backup_server.keep;
         assert_eq!((keep.last, keep.daily, keep.weekly), (10, 9, 1), "{whole}");
-        // And back.
+        // Reset it.
         let reset = after(wanted, |draft| draft.reset("backup_server.keep.daily"));
         assert_eq!(parse(&reset).unwrap(), parse(before).unwrap(), "{reset}");
         let reset = after(wanted, |draft| draft.reset("backup_server.keep"));
@@ -283,7 +283,7 @@ fn a_broken_file_is_not_edited_and_an_invalid_one_can_be_mended() {
     assert!(edit.unwrap().written);
     assert_eq!(fixture.text(), "[node]\nmdns = true\napi_port = 7\n");
 
-    // What has the wrong shape altogether is for a person to mend.
+    // A file with the wrong structure must be corrected by hand.
     let fixture = Fixture::new("node = 7\n");
     assert!(matches!(fixture.file.set("node.mdns", "true"), Err(ConfigError::NoPlace { .. })));
     assert_eq!(fixture.text(), "node = 7\n");
@@ -317,7 +317,7 @@ fn items_of_lists_however_they_are_laid_out() {
             let added =
                 after(&before, |draft| draft.add_item("manifest_server.whitelisted_ips", "::1"));
             assert_eq!(added, wanted);
-            // A second time, in another spelling: it is there.
+            // The list already contains the item in another spelling.
             let again =
                 after(&added, |draft| draft.add_item("manifest_server.whitelisted_ips", "0:0::1"));
             assert_eq!(again, added);
@@ -390,7 +390,7 @@ port = 1
         .replace("# exclude = []\n", "# exclude = []\nexclude = [\"*.tmp\"]\npaused = true\n");
     assert_eq!(updated, wanted);
 
-    // The comment above may be about anything, so it stays.
+    // The comment above stays, because it may concern other lines.
     let removed = after(text, |draft| draft.remove_folder(&"a".parse().unwrap()));
     assert_eq!(
         removed,
@@ -464,7 +464,7 @@ fn changes_are_made_together_or_not_at_all() {
     });
     assert!(matches!(result, Err(ConfigError::NoSuchSource(_))));
     assert_eq!(fixture.text(), "");
-    // Through a state that is not valid.
+    // Several changes may pass through an invalid state.
     let edited = fixture.file.edit(|draft| {
         draft.set("node.listen_port", "8080")?;
         draft.set("node.api_port", "8070")
@@ -494,7 +494,7 @@ fn the_default_file_takes_every_kind_of_change() {
     fixture.file.set("sync.backup_auto_notify", "false").unwrap();
     insta::assert_snapshot!("edited_default", fixture.text());
     assert!(fixture.litter().is_empty());
-    // And all the way back.
+    // Undo all changes.
     for key in [
         "node.log_level",
         "backup_server.keep",

@@ -1,10 +1,10 @@
-//! Any change of any file, also of one that is written as nobody would.
+//! Random changes of files in all forms, including strange ones.
 
 use proptest::prelude::*;
 
 use super::*;
 
-/// One change of many, for the test below.
+/// One random change.
 #[derive(Clone, Debug)]
 enum Op {
     Set(&'static str, String),
@@ -58,9 +58,8 @@ const STARTS: [&str; 6] = [
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 
-    /// Any row of changes, from any form of file: each does what it says,
-    /// nothing else changes, and no comment is lost but those of the lines
-    /// that go.
+    /// In a sequence of changes of a file in any form, each change has its effect and no
+    /// other, and comments are lost only with removed lines.
     #[test]
     fn a_change_changes_what_it_says(
         start in 0..=STARTS.len(),
@@ -141,7 +140,7 @@ proptest! {
             }
             config = edited.config;
         }
-        // Whole lines of comment are nobody's to remove.
+        // Comment lines are never removed.
         let text = fixture.text();
         for line in start.lines().filter(|line| line.starts_with('#')) {
             prop_assert!(text.contains(line), "lost {:?} in\n{}", line, text);
@@ -154,8 +153,8 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
-    /// A file that somebody wrote as nobody would: the change is made, or
-    /// refused, and the file is valid afterwards or untouched.
+    /// In a strangely written file, the change is made or rejected, and the file is then
+    /// valid or unchanged.
     #[test]
     fn a_change_of_a_strange_file_is_made_or_refused(
         start in 0..STARTS.len(),
@@ -167,7 +166,7 @@ proptest! {
             let places: Vec<usize> = text.char_indices().map(|(at, _)| at).chain([text.len()]).collect();
             let mut changed = text.clone();
             changed.insert_str(places[at.index(places.len())], STRANGE[strange]);
-            // Only what is still valid is of interest here.
+            // Only valid files matter here.
             if parse(&changed).is_ok() {
                 text = changed;
             }

@@ -1,4 +1,4 @@
-//! A tree of everything that has ever broken a backup.
+//! A tree of everything that has ever broken a backup program.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -14,7 +14,7 @@ use rustix::fs::{
 
 use super::{is_root, set_mode};
 
-/// Names of bytes that programs choke on.
+/// Names with bytes that programs handle wrongly.
 pub(crate) fn names() -> Vec<Vec<u8>> {
     let mut names: Vec<Vec<u8>> = [
         &b"plain"[..],
@@ -64,8 +64,8 @@ pub(crate) fn set_xattr(path: &Path, name: &str, value: &[u8]) {
     lsetxattr(path, name, value, XattrFlags::empty()).unwrap();
 }
 
-/// An ACL as the kernel has it: the owner's, user 1234's, the group's, the
-/// mask's and others' rights.
+/// Returns an ACL in the kernel's format: the rights of the owner, user 1234, the
+/// group, the mask and others.
 pub(crate) fn acl(owner: u16, user: u16, group: u16, mask: u16, other: u16) -> Vec<u8> {
     const NOBODY: u32 = u32::MAX;
     let entries = [
@@ -84,7 +84,7 @@ pub(crate) fn acl(owner: u16, user: u16, group: u16, mask: u16, other: u16) -> V
     bytes
 }
 
-/// Fills `dir`. As root, there are also devices and foreign owners.
+/// Fills `dir`. For root, it also contains devices and other owners.
 pub(crate) fn make(dir: &Path) {
     let names_dir = dir.join("names");
     fs::create_dir(&names_dir).unwrap();
@@ -136,7 +136,7 @@ fn modes(dir: &Path) {
     for mode in [0o0, 0o200, 0o400, 0o444, 0o600, 0o777, 0o4755, 0o2755, 0o6711, 0o1644, 0o7777] {
         let path = dir.join(format!("file {mode:o}"));
         fs::write(&path, b"content").unwrap();
-        // What is in a file of mode 0 only root can read back.
+        // Only root can read a file with mode 0.
         set_mode(&path, if is_root() { mode } else { mode | 0o400 });
     }
     for mode in [0o0, 0o100, 0o500, 0o555, 0o700, 0o777, 0o1777, 0o2775, 0o3777] {
@@ -184,7 +184,7 @@ fn attributes(dir: &Path) {
     set_xattr(&inner, "user.dir", b"on a directory");
     set_xattr(&inner, "system.posix_acl_default", &acl(7, 7, 5, 7, 0));
     set_xattr(&inner, "system.posix_acl_access", &acl(7, 1, 5, 5, 1));
-    // It has got the directory's default rules.
+    // The file has inherited the default ACL of the directory.
     fs::write(inner.join("inherits"), b"x").unwrap();
     fs::create_dir(inner.join("inherits too")).unwrap();
     if is_root() {
@@ -252,7 +252,7 @@ fn specials(dir: &Path) {
     }
 }
 
-/// A socket, which no restore makes.
+/// Creates a socket, which a restore never creates.
 pub(crate) fn make_socket(path: &Path) {
     drop(UnixListener::bind(path).unwrap());
 }

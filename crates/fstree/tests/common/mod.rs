@@ -1,5 +1,5 @@
-//! Trees to read, a copy made by reading and making, and ways to run a test as
-//! somebody else or with a file system of its own.
+//! Source trees, a copy through the two traits, and ways to run a test as another user
+//! or with a separate file system.
 
 #![allow(dead_code, reason = "each test program uses some of it")]
 
@@ -20,7 +20,7 @@ use fstree::{
 };
 use types::{EntryKind, Metadata, RelPath};
 
-/// What a copy came to.
+/// Result of a copy.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     pub(crate) read_errors: Vec<ReadError>,
@@ -49,7 +49,7 @@ pub(crate) fn symlink_to(target: &[u8]) -> EntryKind {
     EntryKind::Symlink { target: target.to_vec() }
 }
 
-/// Everything below `dir`.
+/// Walks everything below the root.
 pub(crate) fn walk(root: &SourceTree, options: WalkOptions) -> (Vec<FoundEntry>, Vec<ReadError>) {
     let (mut found, mut errors) = (Vec::new(), Vec::new());
     for item in root.walk(&RelPath::root(), options, |_, _| Visit::Descend).unwrap() {
@@ -61,7 +61,7 @@ pub(crate) fn walk(root: &SourceTree, options: WalkOptions) -> (Vec<FoundEntry>,
     (found, errors)
 }
 
-/// Reads all of a tree that a manifest would have.
+/// Reads everything of a tree that a manifest contains.
 pub(crate) fn capture(root: &SourceTree, report: &mut Report) -> Vec<(FoundEntry, Metadata)> {
     let owners = Owners::system();
     let (found, errors) = walk(root, WalkOptions::default());
@@ -80,7 +80,7 @@ pub(crate) fn capture(root: &SourceTree, report: &mut Report) -> Vec<(FoundEntry
     entries
 }
 
-/// Copies a tree by capturing it and making it again.
+/// Copies a tree by reading it and creating it again.
 pub(crate) fn copy(from: &Path, to: &Path, options: &DestOptions) -> Report {
     let mut report = Report::default();
     let root = SourceTree::open_with(from, options.resolution).unwrap();
@@ -172,8 +172,8 @@ fn is_same_content(a: &File, b: &File, size: u64) -> bool {
     true
 }
 
-/// A new directory with `source` and `target` in it, which can be removed
-/// whatever becomes of it.
+/// A new directory with `source` and `target` in it, which is removed on drop even if
+/// its content is not readable.
 #[derive(Debug)]
 pub(crate) struct Dirs(PathBuf);
 
@@ -203,7 +203,7 @@ impl Dirs {
 }
 
 impl Drop for Dirs {
-    /// (Trees of ten thousand levels are too much for the standard library.)
+    /// The standard library cannot remove trees with ten thousand levels.
     fn drop(&mut self) {
         let _ = Command::new("chmod").args(["-R", "u+rwx"]).arg(&self.0).output();
         let _ = Command::new("rm").arg("-rf").arg(&self.0).status();
@@ -218,7 +218,7 @@ pub(crate) fn both_ways() -> [DestOptions; 2] {
     })
 }
 
-/// Root gives files away, others cannot.
+/// Root may change owners, other users may not.
 pub(crate) fn owners_to_set() -> fstree::OwnerPolicy {
     let policy = fstree::OwnerPolicy::for_this_process();
     assert_eq!(matches!(policy, fstree::OwnerPolicy::Numbers), is_root());
@@ -227,18 +227,19 @@ pub(crate) fn owners_to_set() -> fstree::OwnerPolicy {
 
 const AGAIN: &str = "ARCHIVIST_TEST_AGAIN";
 
-/// Runs the named test of this program again as a user without rights; `true`
-/// in that run, and where this user has none anyway.
+/// Runs the named test of this program again as an unprivileged user. Returns true in
+/// that run, and if this user is unprivileged anyway.
 pub(crate) fn is_unprivileged(test: &str) -> bool {
     if !is_root() {
         return true;
     }
     let program = std::env::current_exe().unwrap();
-    // What the user may not reach in the build directory it reaches here.
+    // The user may not be able to read the build directory.
     let dir = tempfile::tempdir().unwrap();
     let copy = dir.path().join("test");
-    // By another process: while this one writes to it, whatever another test
-    // starts just now has it open for writing too, and then it cannot be run.
+    // Let another process copy it. If this process had it open for writing, a child process
+    // started by another test at the same time would inherit the descriptor, and the
+    // program could not be executed.
     let copied = Command::new("cp").arg(program).arg(&copy).status().unwrap();
     assert!(copied.success());
     set_mode(dir.path(), 0o755);
@@ -250,9 +251,9 @@ pub(crate) fn is_unprivileged(test: &str) -> bool {
     false
 }
 
-/// Runs the named test of this program again in a mount namespace of its own,
-/// after `mount`, a command for the shell in which `$DIR` is a new directory.
-/// That directory in the inner run, `None` in the outer.
+/// Runs the named test of this program again in a separate mount namespace, after the
+/// shell command `mount`, in which `$DIR` is a new directory. Returns that directory in
+/// the inner run and `None` in the outer one.
 pub(crate) fn with_mount(test: &str, mount: &str) -> Option<PathBuf> {
     if let Ok(dir) = std::env::var(AGAIN) {
         return Some(dir.into());
@@ -287,7 +288,7 @@ pub(crate) fn mode(path: &Path) -> u32 {
     std::fs::symlink_metadata(path).unwrap().mode() & 0o7777
 }
 
-/// Calls `race` over and over in a thread while `work` runs.
+/// Calls `race` repeatedly in a thread while `work` runs.
 pub(crate) fn while_racing<T>(race: impl Fn() + Send + Sync, work: impl FnOnce() -> T) -> T {
     struct SetOnDrop<'a>(&'a AtomicBool);
     impl Drop for SetOnDrop<'_> {
@@ -297,7 +298,7 @@ pub(crate) fn while_racing<T>(race: impl Fn() + Send + Sync, work: impl FnOnce()
     }
     let is_done = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        // A panic of the work ends the race, too.
+        // A panic of the work must end the race, too.
         let _end = SetOnDrop(&is_done);
         scope.spawn(|| {
             while !is_done.load(Ordering::Relaxed) {
@@ -308,7 +309,7 @@ pub(crate) fn while_racing<T>(race: impl Fn() + Send + Sync, work: impl FnOnce()
     })
 }
 
-/// Names in a directory, sorted.
+/// Returns the names in a directory, sorted.
 pub(crate) fn names(dir: &Path) -> Vec<String> {
     let mut names: Vec<_> = std::fs::read_dir(dir)
         .unwrap()

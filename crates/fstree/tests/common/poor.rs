@@ -1,7 +1,6 @@
-//! A file system in memory that has what that of a memory stick has, and no
-//! more: names that differ in case are one, some characters are in no name,
-//! there are no links, owners, permissions or attributes, and times are even
-//! seconds.
+//! A file system in memory with the features of a memory stick: names that differ only
+//! in case are the same, some characters are not allowed in names, there are no links,
+//! owners, permissions or attributes, and times are even seconds.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
@@ -33,11 +32,12 @@ pub(crate) struct PoorFs(Mutex<State>);
 struct State {
     nodes: BTreeMap<u64, Node>,
     last: u64,
-    /// Those of which it was said that their content is lost.
+    /// Files whose content was reported as lost.
     lost: BTreeSet<u64>,
 }
 
-/// Content that begins so does not get to the disk, which is said once, as Linux does.
+/// Content that begins with this is not written to the disk. The error is reported
+/// once, as on Linux.
 pub(crate) const LOST: &[u8] = b"lost";
 
 fn is_one(a: &OsStr, b: &OsStr) -> bool {

@@ -1,5 +1,4 @@
-//! A directory tree becomes a snapshot in a store, without anything that
-//! watches or travels.
+//! Stores a directory tree as a snapshot, without a watcher and a network.
 
 #![allow(dead_code, unreachable_pub, reason = "not every test uses all of it")]
 #![allow(clippy::unwrap_used, reason = "tests")]
@@ -16,7 +15,7 @@ use types::{
     RelPath, SegmentRef, SegmentWriter, SequenceNumber,
 };
 
-/// Puts a tree into a store; returns its manifest.
+/// Stores a tree and returns its manifest.
 pub fn capture(store: &Arc<dyn BlockStore>, dir: &Path) -> Cid {
     let root = SourceTree::open(dir).unwrap();
     let owners = Owners::system();
@@ -60,7 +59,7 @@ fn file(
     EntryKind::File { cid: written.cid, size: written.size, blake3, is_sparse }
 }
 
-/// A manifest of these entries.
+/// Stores a manifest of these entries.
 pub fn manifest(store: &Arc<dyn BlockStore>, root: Metadata, entries: &[Entry]) -> Cid {
     let mut writer = SegmentWriter::new(types::BlockScheme::plain());
     let mut segments = Vec::new();
@@ -106,7 +105,7 @@ pub fn manifest(store: &Arc<dyn BlockStore>, root: Metadata, entries: &[Entry]) 
     cid
 }
 
-/// The blocks of a store.
+/// Returns the supplier for the blocks of a store.
 pub fn blocks(store: &Arc<dyn BlockStore>) -> Arc<dyn Blocks> {
     let store: Arc<dyn BlockRead> = store.clone();
     Arc::new(store)
