@@ -781,58 +781,61 @@ export interface paths {
 export type webhooks = Record<string, never>;
 export interface components {
     schemas: {
-        /** @description A folder that is to be watched. */
+        /** @description Request to watch a folder. */
         AddFolder: {
-            /** @description What to leave out, in the syntax of .gitignore. */
+            /** @description Patterns of files to exclude, in gitignore syntax. */
             exclude?: string[];
-            /** @description What to call it; its last name otherwise. */
+            /** @description Name of the folder. The default is the last part of the path. */
             name?: string | null;
-            /** @description Where it is. */
+            /** @description Absolute path of the folder. */
             path: string;
         };
-        /** @description An error, as every call answers it. */
+        /** @description Body of every error response. */
         ApiProblem: {
-            /** @description What failed, on what, and what to do. */
+            /**
+             * @description Description of the failure, the thing that it concerns, and the recommended
+             *     action.
+             */
             message: string;
         };
-        /** @description What a backup at once came to. */
+        /** @description Result of a request to back up now. */
         BackupNowReport: {
-            /** @description The manifests that are registered. */
+            /** @description Registered manifests. */
             folders: components["schemas"]["Registered"][];
-            /** @description What was done, in order; it ends with the first that failed. */
+            /** @description Steps in their order. The list ends with the first step that failed. */
             steps: components["schemas"]["Step"][];
         };
-        /** @description What a backup at once is asked for with. */
+        /** @description Request to back up now. */
         BackupNowRequest: {
-            /** @description The id or the name of a folder; all, where none is named. */
+            /** @description Id or name of a folder. All folders that are not paused if absent. */
             folder?: string | null;
             /**
              * Format: int64
-             * @description How long to wait for the backup server to acknowledge, in seconds; not
-             *     at all, where it is not given.
+             * @description Maximum time in seconds to wait for the confirmation of the backup server.
+             *     The call does not wait if absent.
              */
             wait_secs?: number | null;
         };
-        /** @description A setting that is to have another value. */
+        /** @description Request to change a setting. */
         ConfigChange: {
-            /** @description The path of the key, such as `node.log_level`. */
+            /** @description Key of the setting, for example `node.log_level`. */
             key: string;
             /**
-             * @description A text is read as a person types it, everything else as it is; `null`
-             *     is the default.
+             * @description New value. Text is parsed like the argument of `archivist config set`; other
+             *     JSON values are used unchanged; `null` restores the default.
              */
             value: Record<string, never>;
         };
-        /** @description What a change of the configuration did. */
+        /** @description Result of a change of the configuration. */
         ConfigChanged: {
-            /** @description Whether what runs goes by it already. */
+            /** @description True if the running instance already uses the new value. */
             applied: boolean;
-            /** @description The keys whose values count after a restart only. */
+            /** @description Keys of settings that apply after a restart. */
             needs_restart: string[];
         };
-        /** @description A peer that is to be connected. */
+        /** @description Request to connect to a peer. */
         ConnectRequest: {
-            /** @description Its multiaddr, with its peer id at the end. */
+            /** @description Multiaddr of the peer that ends with `/p2p/` and its peer id. */
             address: string;
         };
         /** @description The directories in a directory. */
@@ -880,13 +883,13 @@ export interface components {
             /** @description Whether only a part of the folder was looked at. */
             is_cut_short: boolean;
         };
-        /** @description A file that could not be read; its last good state is in the manifest. */
+        /** @description File that could not be read. The manifest has its last good state. */
         FileError: {
-            /** @description What is wrong. */
+            /** @description Error message. */
             error: string;
-            /** @description Where it is in the folder. */
+            /** @description Path of the file in the folder. */
             path: string;
-            /** @description Since when. */
+            /** @description Time of the first failed attempt. */
             since?: string | null;
         };
         /** @description A state that a file had. */
@@ -905,87 +908,86 @@ export interface components {
             /** @description The newest snapshot that has it so. */
             snapshot: string;
         };
-        /** @description A watched folder. */
+        /** @description Watched folder. */
         Folder: {
-            /** @description When it did. */
+            /** @description Time of that confirmation. */
             backed_up_at?: string | null;
             /**
              * Format: int64
-             * @description The number of the newest manifest that the backup server has
-             *     acknowledged.
+             * @description Sequence number of the newest manifest that the backup server has confirmed.
              */
             backed_up_sequence?: number | null;
             /**
              * Format: int64
-             * @description The lengths of all files together.
+             * @description Total length of all files in bytes.
              */
             bytes: number;
-            /** @description What the word means now, where there is more to say. */
+            /** @description Details of the state, if any. */
             detail?: string | null;
             /**
              * Format: int64
-             * @description Directories.
+             * @description Number of directories.
              */
             dirs: number;
             /**
              * Format: int64
-             * @description See `watched_dirs`.
+             * @description Number of directories that should be watched.
              */
             dirs_to_watch: number;
             /**
              * Format: int64
-             * @description How many there are, of which some are listed.
+             * @description Number of files that could not be read.
              */
             error_count: number;
-            /** @description What could not be read. */
+            /** @description Files that could not be read. The list may be incomplete; see `error_count`. */
             errors: components["schemas"]["FileError"][];
             /**
              * Format: int64
-             * @description Everything in it but directories.
+             * @description Number of entries that are not directories.
              */
             files: number;
             /**
-             * @description Why its newest state is held, where it is: much was deleted or
-             *     rewritten at once.
+             * @description Reason to doubt the newest manifest, if any: much was deleted or rewritten
+             *     at the same time. A user must confirm it.
              */
             held?: string | null;
-            /** @description Its stable id. */
+            /** @description Stable id of the folder. */
             id: string;
-            /** @description When its last scan ended. */
+            /** @description End of the last scan. */
             last_scan?: string | null;
-            /** @description Its newest manifest. */
+            /** @description CID of the newest manifest. */
             manifest_cid?: string | null;
-            /** @description What people call it. */
+            /** @description Name of the folder. */
             name: string;
-            /** @description Where it is. */
+            /** @description Path of the folder on this computer. */
             path: string;
             /**
              * Format: int64
-             * @description Changes that are in no manifest yet.
+             * @description Number of changes that are in no manifest yet.
              */
             pending_changes: number;
-            /** @description When its newest manifest was made. */
+            /** @description Creation time of the newest manifest. */
             published_at?: string | null;
             /**
              * Format: int64
-             * @description The number of its newest manifest.
+             * @description Sequence number of the newest manifest.
              */
             sequence?: number | null;
             /**
-             * @description One word for how it is: `idle`, `scanning`, `waiting`, `publishing`,
-             *     `paused`, `alarm` or `error`.
+             * @description State: `idle`, `scanning`, `waiting` (for the end of changes), `publishing`,
+             *     `paused`, `alarm` (publishes nothing until a user confirms) or `error` (tries
+             *     again).
              */
             state: string;
             /**
-             * @description Whatever was saved before this is on the backup server, but for what is
-             *     listed in `errors`. Absent while the newest manifest is not
-             *     acknowledged, and until the folder was looked through once since the
-             *     start.
+             * @description Every change that was saved before this time is on the backup server, except
+             *     in the files listed in `errors`. Absent while the newest manifest is not
+             *     confirmed, and before the first complete scan since the start.
              */
             up_to?: string | null;
             /**
              * Format: int64
-             * @description How many directories are watched, and how many should be.
+             * @description Number of directories that are watched for changes.
              */
             watched_dirs: number;
         };
@@ -996,9 +998,9 @@ export interface components {
             /** @description What to call it. */
             name?: string | null;
         };
-        /** @description Which folder is meant; all, where none is named. */
+        /** @description Choice of one folder or all folders. */
         FolderChoice: {
-            /** @description Its id or its name. */
+            /** @description Id or name of a folder. All folders if absent. */
             folder?: string | null;
         };
         /** @description What was found. */
@@ -1008,72 +1010,72 @@ export interface components {
             /** @description Whether there are more. */
             is_cut_short: boolean;
         };
-        /** @description Long work that an instance does. */
+        /** @description Long-running action of an instance. */
         Job: {
-            /** @description When it ended, where it has. */
+            /** @description End of the job. */
             ended_at?: string | null;
-            /** @description Why it failed. */
+            /** @description Reason of a failure. */
             error?: string | null;
             /**
              * Format: int64
-             * @description Its name while the instance runs.
+             * @description Id of the job, valid until the instance stops.
              */
             id: number;
-            /** @description What it is: `verify`. */
+            /** @description Kind of the job: `verify`. */
             kind: string;
             /**
              * Format: int64
-             * @description How much is done: for `verify`, snapshots …
+             * @description Number of units that are done. A unit of `verify` is a snapshot.
              */
             progress_done: number;
             /**
              * Format: int64
-             * @description … of so much, where that is known.
+             * @description Total number of units, if known.
              */
             progress_total?: number | null;
-            /** @description What came of it, where it is done: for `verify` a [`VerifyResult`]. */
+            /** @description Result of a job that is done. For `verify` a [`VerifyResult`]. */
             result?: Record<string, never> | null;
-            /** @description When it began. */
+            /** @description Start of the job. */
             started_at?: string | null;
-            /** @description `running`, `done` or `failed`. */
+            /** @description State: `running`, `done` or `failed`. */
             state: string;
         };
-        /** @description What entering a code has set up. */
+        /** @description Result of entering a pairing code. */
         JoinReport: {
-            /** @description Its multiaddrs. */
+            /** @description Multiaddrs of the source. */
             addresses?: string[];
-            /** @description What was set on either side, in plain words. */
+            /** @description Settings that were changed on both computers, in words. */
             changes?: string[];
-            /** @description Where it says what there is to pull. */
+            /** @description URL of the manifest server of the source. */
             manifest_server_url: string;
-            /** @description What the new source is called here. */
+            /** @description Name of the new source on this computer. */
             name: string;
-            /** @description Keys of this side that count after a restart only. */
+            /** @description Keys of settings on this computer that apply after a restart. */
             needs_restart?: string[];
-            /** @description Who it is. */
+            /** @description Peer id of the source. */
             peer_id: string;
         };
-        /** @description A code that the other machine has shown. */
+        /** @description Request to pair with the computer that created a code. */
         JoinRequest: {
-            /** @description As it was typed. */
+            /** @description The code. Case, blanks and hyphens do not matter. */
             code: string;
         };
-        /** @description Something that happened. */
+        /** @description Entry of the journal: an event that concerns the user. */
         JournalEntry: {
-            /** @description When. */
+            /** @description Time of the event. */
             at: string;
-            /** @description The other machine, by name. */
+            /** @description Name of the other computer that the event concerns, if any. */
             device?: string | null;
-            /** @description The folder, by name. */
+            /** @description Name of the folder that the event concerns, if any. */
             folder?: string | null;
             /**
              * Format: int64
-             * @description Grows with each.
+             * @description Number of the entry. Later entries have higher numbers.
              */
             id: number;
-            /** @description How pressing it is: `error`, `warning` or `info`. */
+            /** @description Urgency: `error`, `warning` or `info`. */
             level: components["schemas"]["NoticeLevel"];
-            /** @description What, in a sentence. */
+            /** @description Description of the event. */
             message: string;
         };
         /** @description A file that is left out, or a directory with all that is in it. */
@@ -1094,50 +1096,56 @@ export interface components {
             path: string;
         };
         /**
-         * @description One entry of a snapshot. Entries are asked for page by page: a page with as
-         *     many as its `limit` is followed by the one after its last path.
+         * @description One entry of a snapshot. Entries are listed in pages: if a page has as many
+         *     entries as its `limit`, the next page starts after the last path of this one.
          */
         ListedEntry: {
-            /** @description The content of a file. */
+            /** @description CID of the content of a file. */
             cid?: string | null;
-            /** @description Why this is not as it was on disk. */
+            /**
+             * @description Reason for which the source could not read the current state, if it could
+             *     not. The entry then has the last good state.
+             */
             error?: string | null;
             /**
              * Format: int32
-             * @description Permissions.
+             * @description Permissions with setuid, setgid and sticky, as a number.
              */
             mode: number;
             /**
-             * @description The time of the last write, in nanoseconds since 1970, as a text: it
-             *     may be beyond what JSON numbers carry.
+             * @description Modification time in nanoseconds since 1970, as text because it may exceed
+             *     the range of JSON numbers.
              */
             mtime_ns: string;
-            /** @description Where it is in the folder; exact, unless `path_base64` is given too. */
+            /** @description Path in the folder. Lossy if `path_base64` is present. */
             path: string;
-            /** @description The same in full, in base64, where it is not UTF-8. */
+            /** @description Path in base64, if it is not UTF-8. */
             path_base64?: string | null;
             /**
              * Format: int64
-             * @description The length of a file.
+             * @description Length of a file in bytes.
              */
             size_bytes?: number | null;
-            /** @description The target of a link; what is not UTF-8 is replaced. */
+            /** @description Target of a symbolic link. Bytes that are not UTF-8 are replaced. */
             target?: string | null;
-            /** @description `file`, `dir`, `symlink`, … */
+            /**
+             * @description Type: `file`, `dir`, `symlink`, `fifo`, `socket`, `char_device` or
+             *     `block_device`.
+             */
             type: string;
         };
-        /** @description A line of the log. */
+        /** @description Line of the log. */
         LogLine: {
-            /** @description When. */
+            /** @description Time of the line. */
             at: string;
             /**
              * Format: int64
-             * @description Grows with each.
+             * @description Number of the line. Later lines have higher numbers.
              */
             id: number;
-            /** @description `error`, `warn`, `info`, `debug` or `trace`. */
+            /** @description Level: `error`, `warn`, `info`, `debug` or `trace`. */
             level: string;
-            /** @description What was logged. */
+            /** @description Text of the line. */
             text: string;
         };
         /** @description A source that is to be pulled from. */
@@ -1151,57 +1159,63 @@ export interface components {
             /** @description Who it is: nobody else's manifests are taken. */
             peer_id: string;
         };
-        /** @description Something that somebody should look at. */
+        /** @description Condition that needs attention. */
         Notice: {
-            /** @description What to do about it. */
+            /** @description Recommended action, if any. */
             action?: string | null;
-            /** @description How pressing it is. */
+            /** @description Urgency. */
             level: components["schemas"]["NoticeLevel"];
-            /** @description What is the case. */
+            /** @description Description of the condition. */
             message: string;
         };
         /**
-         * @description How pressing a notice is.
+         * @description Urgency of a notice.
          * @enum {string}
          */
         NoticeLevel: "error" | "warning" | "info";
-        /** @description A code that lets another machine introduce itself, once. */
+        /** @description One-time code for pairing with another computer. */
         PairingCode: {
-            /** @description What to type there. */
+            /** @description Code to enter on the other computer. */
             code: string;
-            /** @description Until when. */
+            /** @description End of the validity of the code. */
             expires_at: string;
         };
-        /** @description How the pairing stands on the side that made a code. */
+        /** @description State of the pairing on the computer that created the code. */
         PairingState: {
-            /** @description What went wrong, or what to do. */
+            /** @description Settings that were changed, or the reason of the failure. */
             detail?: string | null;
-            /** @description Until when the code counts, where there is one. */
+            /** @description End of the validity of the code, while it is waiting. */
             expires_at?: string | null;
-            /** @description Who has entered it. */
+            /** @description Peer id of the computer that entered the code. */
             peer_id?: string | null;
-            /** @description `none`, `waiting`, `joined`, `expired` or `failed`. */
+            /**
+             * @description State: `none` (no code was created), `waiting` (for the other computer),
+             *     `joining`, `joined`, `expired` or `failed`.
+             */
             state: string;
         };
-        /** @description A connected peer. */
+        /** @description Connected peer. */
         Peer: {
-            /** @description The addresses of its connections. */
+            /** @description Addresses of the connections. */
             addresses: string[];
-            /** @description The program that it says it is. */
+            /** @description Program name and version that the peer reports. */
             agent?: string | null;
-            /** @description Since when. */
+            /** @description Start of the oldest connection. */
             connected_since: string;
-            /** @description Who opened the connection: `inbound`, `outbound` or `both`. */
+            /**
+             * @description Direction of the connections: `inbound` (opened by the peer), `outbound` or
+             *     `both`.
+             */
             direction: string;
-            /** @description Whether it may fetch blocks here. */
+            /** @description True if the peer may fetch blocks from this instance. */
             is_allowed: boolean;
-            /** @description Its name in the configuration, where it has one. */
+            /** @description Name of the peer in the configuration, if any. */
             name?: string | null;
-            /** @description Who it is. */
+            /** @description Peer id. */
             peer_id: string;
             /**
              * Format: double
-             * @description The time of the last ping, in milliseconds.
+             * @description Round-trip time of the last ping in milliseconds.
              */
             rtt_ms?: number | null;
         };
@@ -1212,192 +1226,205 @@ export interface components {
             /** @description An absolute path. */
             path: string;
         };
-        /** @description What happens to a snapshot, and why. */
+        /** @description Decision about one snapshot. */
         PruneDecision: {
-            /** @description The folder. */
+            /** @description Name of the folder. */
             folder_name: string;
-            /** @description Which rules keep it. */
+            /** @description Rules that keep the snapshot. */
             reasons: string[];
-            /** @description When all of it was here. */
+            /** @description Time at which the snapshot was complete on this computer. */
             received_at: string;
-            /** @description The snapshot. */
+            /** @description Id of the snapshot. */
             snapshot: string;
         };
-        /** @description What a prune did, or would do. */
+        /** @description Result of a prune, or of a dry run. */
         PruneReport: {
-            /** @description Whether it was only looked at. */
+            /** @description True for a dry run: nothing was removed. */
             dry_run: boolean;
             /**
              * Format: int64
-             * @description Bytes that the disk has back.
+             * @description Number of bytes that were freed on the disk.
              */
             freed_bytes: number;
-            /** @description Why nothing is removed in some folders. */
+            /** @description Folders from which nothing is removed, each with the reason. */
             holds: string[];
-            /** @description Snapshots that stay, and which rule keeps each. */
+            /** @description Snapshots that are kept, each with the rules that keep it. */
             kept: components["schemas"]["PruneDecision"][];
             /**
-             * @description Why nothing could be freed, where that is so: what was removed still
-             *     takes its place on the disk.
+             * @description Reason for which no disk space could be freed, if so. The removed snapshots
+             *     still use their space.
              */
             not_collected?: string | null;
             recompressed?: components["schemas"]["Recompressed"] | null;
-            /** @description Snapshots that went, or would go. */
+            /** @description Snapshots that were removed, or would be. */
             removed: components["schemas"]["PruneDecision"][];
         };
-        /** @description How to prune. */
+        /** @description Options of a prune. */
         PruneRequest: {
             /**
-             * @description Where records of what is kept were lost: whatever is known now is all
-             *     that is kept. Refused where that is not whole.
+             * @description After the loss of records about stored snapshots: keep only the snapshots
+             *     that are still known, and delete the rest. Refused (409) if one of the known
+             *     snapshots is not complete.
              */
             accept_roots?: boolean;
-            /** @description Only tell what would go. */
+            /** @description Only report what would be removed. */
             dry_run?: boolean;
             /**
-             * @description Also compress what was stored as it came, at once: an instance does so
-             *     by itself while it is idle. Not where it is only told what would go.
+             * @description Also compress blocks that were stored uncompressed. An instance does this
+             *     automatically while it is idle. Ignored with `dry_run`.
              */
             recompress?: boolean;
         };
-        /** @description A manifest that is being pulled. */
+        /** @description Manifest that is being pulled. */
         Pull: {
             /**
              * Format: int64
-             * @description Bytes that are here, and all of them.
+             * @description Number of bytes that are stored on this computer.
              */
             bytes_done: number;
             /**
              * Format: int64
-             * @description See `bytes_done`.
+             * @description Number of bytes in the manifest.
              */
             bytes_total: number;
             /**
              * Format: int64
-             * @description Files that are here, and all of them.
+             * @description Number of files that are complete on this computer.
              */
             files_done: number;
             /**
              * Format: int64
-             * @description See `files_done`.
+             * @description Number of files in the manifest.
              */
             files_total: number;
-            /** @description The folder. */
+            /** @description Id of the folder. */
             folder_id: string;
-            /** @description What people call it. */
+            /** @description Name of the folder. */
             folder_name: string;
             /**
              * Format: int64
-             * @description The number of the manifest.
+             * @description Sequence number of the manifest.
              */
             sequence: number;
-            /** @description When it began. */
+            /** @description Start of the pull. */
             started_at: string;
         };
-        /** @description What was stored as it came, and is compressed now. */
+        /** @description Result of the compression of stored blocks. */
         Recompressed: {
             /**
              * Format: int64
-             * @description And after.
+             * @description Total length of these packs after, in bytes.
              */
             after_bytes: number;
             /**
              * Format: int64
-             * @description Their lengths before, in bytes.
+             * @description Total length of these packs before, in bytes.
              */
             before_bytes: number;
             /**
              * Format: int64
-             * @description Files of blocks that were written anew.
+             * @description Number of packs (files of blocks) that were rewritten.
              */
             packs: number;
-            /** @description What kept it from compressing everything. */
+            /** @description Reasons for which packs could not be compressed. */
             problems: string[];
         };
-        /** @description A manifest that is registered. */
+        /** @description Manifest that is registered, so that the backup server can pull it. */
         Registered: {
             /**
              * Format: int64
-             * @description The number that the backup server has acknowledged.
+             * @description Sequence number of the newest manifest that the backup server has confirmed.
              */
             backed_up_sequence?: number | null;
-            /** @description The folder. */
+            /** @description Id of the folder. */
             folder_id: string;
-            /** @description What people call it. */
+            /** @description Name of the folder. */
             folder_name: string;
-            /** @description The manifest. */
+            /** @description CID of the manifest. */
             manifest_cid: string;
             /**
              * Format: int64
-             * @description Its number.
+             * @description Sequence number of the manifest.
              */
             sequence: number;
         };
-        /** @description How a restore stands, or what it did. */
+        /** @description Progress or result of a restore. */
         RestoreReport: {
             /**
              * Format: int64
-             * @description Bytes that were written, and all of them.
+             * @description Number of bytes that were written.
              */
             bytes_done: number;
             /**
              * Format: int64
-             * @description See `bytes_done`.
+             * @description Number of bytes to write.
              */
             bytes_total: number;
             /**
              * Format: int64
-             * @description Entries that were made, and all of them.
+             * @description Number of entries that were restored.
              */
             entries_done: number;
             /**
              * Format: int64
-             * @description See `entries_done`.
+             * @description Number of entries to restore.
              */
             entries_total: number;
-            /** @description Why it ended, where it failed as a whole. */
+            /** @description Reason for which the restore failed as a whole. */
             error?: string | null;
-            /** @description What could not be restored. */
+            /** @description Entries that could not be restored. */
             failed: string[];
             /**
              * Format: int64
-             * @description Its name while the instance runs.
+             * @description Id of the restore, valid until the instance stops.
              */
             id: number;
-            /** @description What was there already and was left alone. */
+            /** @description Paths that already existed and were not replaced. */
             in_the_way: string[];
-            /** @description Whether there is more of these than is listed. */
+            /** @description True if some of these lists are incomplete. */
             is_cut_short?: boolean;
-            /** @description Paths that were asked for and are not in the snapshot. */
+            /** @description Requested paths that are not in the snapshot. */
             not_found?: string[];
-            /** @description What could not be set: owner, attributes, … */
+            /** @description Metadata that could not be set, such as owners and attributes. */
             not_set: string[];
-            /** @description What is never made again: sockets, and devices without the right to. */
+            /**
+             * @description Entries that are not restored on purpose: sockets, and devices without the
+             *     privilege to create them.
+             */
             skipped?: string[];
-            /** @description The snapshot. */
+            /** @description Id of the snapshot. */
             snapshot: string;
-            /** @description `running`, `done`, `failed` or `cancelled`. */
+            /** @description State: `running`, `done`, `failed` or `cancelled`. */
             state: string;
         };
-        /** @description What is to be restored, and where to. */
+        /** @description Request to restore a snapshot or a part of it. */
         RestoreRequest: {
-            /** @description The newest at this time. */
+            /** @description Restore the newest snapshot that existed at this time. */
             at?: string | null;
-            /** @description The folder, by id or name. */
+            /** @description Id or name of the folder. */
             folder?: string | null;
-            /** @description Ask the backup server for it, not this instance's own store. */
+            /**
+             * @description Fetch the snapshot from the backup server instead of the store of this
+             *     instance.
+             */
             from_backup_server?: boolean;
-            /** @description Replace what is in the way. */
+            /** @description Replace existing files. */
             overwrite?: boolean;
-            /** @description What of it, by paths in the folder; all, where none is named. */
+            /**
+             * @description Paths in the folder to restore. The complete folder if `paths` and
+             *     `paths_base64` are empty.
+             */
             paths?: string[];
-            /** @description More of it, each in base64: paths that are not UTF-8. */
+            /** @description Further paths to restore, in base64, for paths that are not UTF-8. */
             paths_base64?: string[];
-            /** @description The snapshot; the newest that fits, where none is named. */
+            /** @description Id of the snapshot. The newest one that matches `folder` and `at` if absent. */
             snapshot?: string | null;
-            /** @description An absolute path; made where it is not there. */
+            /** @description Absolute path of the target directory. Created if it does not exist. */
             target: string;
-            /** @description The same in base64, where it is not UTF-8; it counts, then. */
+            /**
+             * @description Target directory in base64, for a path that is not UTF-8. Takes precedence
+             *     over `target`.
+             */
             target_base64?: string | null;
         };
         /** @description What a browser is told of its session. */
@@ -1410,114 +1437,119 @@ export interface components {
             /** @description What every change has to carry in `X-CSRF-Token`. */
             csrf: string;
         };
-        /** @description A manifest that this instance holds, whole. */
+        /** @description Snapshot that this instance stores completely. */
         Snapshot: {
             /**
              * Format: int64
-             * @description The lengths of all files together.
+             * @description Total length of all files in bytes.
              */
             bytes: number;
-            /** @description When the source made it, by its clock. */
+            /** @description Creation time of the manifest by the clock of the source. */
             created_at: string;
             /**
              * Format: int64
-             * @description Everything in it but directories.
+             * @description Number of entries that are not directories.
              */
             files: number;
-            /** @description The folder. */
+            /** @description Id of the folder. */
             folder_id: string;
-            /** @description What people call it. */
+            /** @description Name of the folder. */
             folder_name: string;
-            /** @description Why the source held it, where it did. */
+            /**
+             * @description Reason to doubt the snapshot, if any: much was deleted or rewritten at the
+             *     same time.
+             */
             held?: string | null;
-            /** @description Its name here. */
+            /** @description Id of the snapshot on this instance. */
             id: string;
-            /** @description The manifest. */
+            /** @description CID of the manifest. */
             manifest_cid: string;
-            /** @description When all of it was here, by this machine's clock. */
+            /** @description Time at which the snapshot was complete, by the clock of this computer. */
             received_at: string;
             /**
              * Format: int64
-             * @description The number of the manifest.
+             * @description Sequence number of the manifest.
              */
             sequence: number;
-            /** @description The name of its source, or its peer id where it has no name any more. */
+            /** @description Name of the source, or its peer id if it is not configured any more. */
             source: string;
-            /** @description The peer id of its source. */
+            /** @description Peer id of the source. */
             source_peer_id: string;
         };
-        /** @description A source that this instance pulls from. */
+        /** @description Source that this instance backs up. */
         Source: {
-            /** @description What the word means now, where there is more to say. */
+            /** @description Details of the state, if any. */
             detail?: string | null;
-            /** @description What is wrong. */
+            /** @description Error messages. */
             errors: string[];
-            /** @description When it was last asked, and answered. */
+            /** @description Time of the last successful poll. */
             last_poll?: string | null;
-            /** @description Where it says what there is to pull. */
+            /** @description URL of the manifest server of the source. */
             manifest_server_url: string;
-            /** @description What it is called in the configuration. */
+            /** @description Name of the source in the configuration. */
             name: string;
-            /** @description Who it is. */
+            /** @description Peer id of the source. */
             peer_id: string;
-            /** @description What is being pulled. */
+            /** @description Manifests that are being pulled. */
             pulls: components["schemas"]["Pull"][];
             /**
-             * @description One word for how it is: `starting`, `idle`, `polling`, `pulling`, `failed`,
-             *     `refused` or `disabled`.
+             * @description State: `starting` (not polled yet), `idle` (up to date), `polling`, `pulling`,
+             *     `failed` (tries again), `refused` (its manifests are not taken; see
+             *     `archivist source accept`) or `disabled`.
              */
             state: string;
         };
-        /** @description How an instance is. */
+        /** @description State of an instance. */
         Status: {
-            /** @description The multiaddrs at which peers reach it. */
+            /** @description Multiaddrs under which peers can reach the instance. */
             addresses: string[];
-            /** @description Its own data directory. */
+            /** @description Path of the data directory. */
             data: string;
-            /** @description The watched folders. */
+            /** @description Watched folders. */
             folders: components["schemas"]["Folder"][];
-            /** @description The settings that were changed and count after a restart. */
+            /** @description Keys of settings that were changed and apply after a restart. */
             needs_restart?: string[];
-            /** @description What somebody should look at, in plain words, the most pressing first. */
+            /** @description Conditions that need attention, the most urgent first. */
             notices: components["schemas"]["Notice"][];
-            /** @description Who it is. */
+            /** @description Peer id of the instance. */
             peer_id: string;
-            /** @description The sources that it pulls from. */
+            /** @description Sources that the instance backs up. */
             sources: components["schemas"]["Source"][];
-            /** @description What it stores. */
+            /** @description Use of the store. */
             storage: components["schemas"]["Storage"];
-            /** @description The version of the program. */
+            /** @description Version of the program. */
             version: string;
         };
-        /** @description One thing that was tried. */
+        /** @description One step of a longer action. */
         Step: {
-            /** @description How it went; where it failed, why, and what to do. */
+            /** @description Result of the step; after a failure, the reason and the recommended action. */
             detail?: string | null;
-            /** @description What, in a few words. */
+            /** @description Name of the step. */
             name: string;
-            /** @description Whether it went well. */
+            /** @description True if the step succeeded. */
             ok: boolean;
         };
-        /** @description What an instance stores, in bytes. */
+        /** @description Use of the store. */
         Storage: {
             /**
              * Format: int64
-             * @description What may still be written until a limit is reached.
+             * @description Number of bytes that may be written before `max_storage` or the disk
+             *     reserve is reached.
              */
             available_bytes: number;
             /**
              * Format: int64
-             * @description Blocks in the store.
+             * @description Number of blocks in the store.
              */
             blocks: number;
             /**
              * Format: int64
-             * @description What `max_storage` allows, where there is such a limit.
+             * @description Value of the setting `max_storage` in bytes, if it is set.
              */
             max_bytes?: number | null;
             /**
              * Format: int64
-             * @description What the store takes.
+             * @description Disk space that the store uses, in bytes.
              */
             used_bytes: number;
         };
@@ -1526,37 +1558,37 @@ export interface components {
             /** @description The source, by name; the backup server, where none is named. */
             source?: string | null;
         };
-        /** @description One day. */
+        /** @description Traffic of one day. */
         TrafficDay: components["schemas"]["Transferred"] & {
             /**
              * Format: date
-             * @description The date, by the clock and the time zone of this machine.
+             * @description Date by the clock and the time zone of this computer.
              */
             day: string;
         };
-        /** @description What travelled on one day, between this machine and others. */
+        /** @description Amount of data that this computer exchanged with others. */
         Transferred: {
             /**
              * Format: int64
-             * @description Bytes that were received.
+             * @description Number of bytes that were received.
              */
             received_bytes: number;
             /**
              * Format: int64
-             * @description Bytes that were sent.
+             * @description Number of bytes that were sent.
              */
             sent_bytes: number;
         };
-        /** @description A link that opens the web UI, once. */
+        /** @description One-time link that opens the web UI. */
         UiLink: {
-            /** @description Where it is. */
+            /** @description URL of the link. */
             url: string;
         };
-        /** @description What is to be checked. */
+        /** @description Options of a verification. */
         VerifyRequest: {
-            /** @description Read and hash every block, not only look whether it is there. */
+            /** @description Read and hash every block. Otherwise only their presence is checked. */
             full?: boolean;
-            /** @description Pull what is damaged or missing again, from a peer that has it. */
+            /** @description Pull damaged and missing blocks again from a peer that has them. */
             repair?: boolean;
         };
     };
