@@ -47,7 +47,7 @@ fn from_nothing_to_a_restored_file_in_a_few_commands() {
     let (exit, text) = output(&a, &["pair", &code]);
     assert!(exit == Some(1) && text.contains("backup server"), "{text}");
     let (exit, text) = output(&b, &["pair", &code[..code.len() - 1]]);
-    assert!(exit == Some(1) && text.contains("not a whole pairing code"), "{text}");
+    assert!(exit == Some(1) && text.contains("incomplete or mistyped"), "{text}");
     // Upper case and groups are accepted.
     let spaced: Vec<String> = code
         .to_uppercase()
@@ -61,7 +61,7 @@ fn from_nothing_to_a_restored_file_in_a_few_commands() {
     let third = fresh();
     let running_third = third.start();
     let (exit, text) = output(&third, &["pair", &code]);
-    assert!(exit == Some(1) && text.contains("does not count"), "{text}");
+    assert!(exit == Some(1) && text.contains("not valid or has expired"), "{text}");
     assert_eq!(third.run_json(&["source", "list", "--json"]), serde_json::json!([]));
     drop(running_third);
 
@@ -131,7 +131,7 @@ fn wrong_codes_use_a_code_up() {
     let second: Value = a.run_json(&["pair", "--json"]);
     for _ in 0..5 {
         let (exit, text) = output(&b, &["pair", first["code"].as_str().unwrap()]);
-        assert!(exit == Some(1) && text.contains("does not count"), "{text}");
+        assert!(exit == Some(1) && text.contains("not valid or has expired"), "{text}");
     }
     assert_eq!(running_a.v1("/pairing")["state"], "failed");
     assert_eq!(output(&b, &["pair", second["code"].as_str().unwrap()]).0, Some(1));

@@ -1,10 +1,10 @@
-//! Fetches of data items from the network: one for each name, however many
+//! Fetches of data items from the network: one per CID, however many requests
 //! ask for it.
 //!
-//! A fetch is kept alive by a partial root, so that what has come stays when
-//! it breaks off, also over a restart, and only the rest is asked for again.
-//! It is listed as a data item when every block is in the store, and not
-//! before: what is a range of a watched file is taken into the store.
+//! A fetch has a partial root, so that the fetched blocks stay if the fetch or the
+//! instance ends early, and the next attempt fetches only the rest. The data item
+//! is listed once every block is in the store; blocks that are ranges of watched
+//! files are copied into the store.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,59 +23,59 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use types::Cid;
 
-use crate::local_blocks::{LocalBlocks, TakingOver};
+use crate::local_blocks::{CopyingBlocks, LocalBlocks};
 use crate::roots;
 use crate::tasks::Tasks;
 
-/// Fetches that are remembered after their end.
-const ENDED_MAX: usize = 1000;
+/// Maximum number of fetches in the list; finished ones are dropped first.
+const DOWNLOADS_MAX: usize = 1000;
 
-/// How a fetch stands.
+/// The state of a fetch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DownloadState {
-    /// It goes on.
+    /// The fetch is running.
     Fetching,
-    /// Everything is here.
+    /// Every block is in the store.
     Complete,
-    /// It ended early; asked for again, it goes on where it was.
+    /// The fetch ended early, for this reason. Another attempt continues it.
     Failed(String),
 }
 
 /// One fetch.
 #[derive(Debug)]
 pub struct Download {
-    /// What it fetches.
+    /// The CID of the content.
     pub cid: Cid,
     /// The length of the content, in bytes.
     pub size: u64,
-    /// How far it is.
+    /// Counters of the fetched blocks and bytes.
     pub progress: Arc<Progress>,
     state: watch::Sender<DownloadState>,
     stop: CancellationToken,
 }
 
 impl Download {
-    /// How it stands; to be watched.
+    /// Returns the state, as a value to watch.
     pub fn state(&self) -> watch::Receiver<DownloadState> {
         self.state.subscribe()
     }
 }
 
-/// Why content cannot be had.
+/// Why content cannot be fetched.
 #[derive(Debug, thiserror::Error)]
 pub enum DownloadError {
-    /// Nobody who could be asked has it.
-    #[error("no connected peer has it: {0}")]
+    /// No connected peer has the content; the text has the answer of each.
+    #[error("no connected peer has the content: {0}")]
     Unavailable(String),
-    /// The time was up.
-    #[error("no peer had it within {} s", .0.as_secs())]
+    /// No peer sent the content in time.
+    #[error("no peer sent the content within {} s", .0.as_secs())]
     Timeout(Duration),
-    /// The store.
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-/// All fetches. Clones share them.
+/// The fetches of an instance. Clones share them.
 #[derive(Clone)]
 pub struct Downloads {
     store: LocalBlocks,
@@ -92,41 +92,46 @@ impl std::fmt::Debug for Downloads {
 }
 
 impl Downloads {
-    /// Nothing is fetched yet; all ends with `tasks`.
+    /// Creates a value without fetches. They end with `tasks`.
     pub fn new(store: LocalBlocks, net: Handle, tasks: Tasks) -> Self {
         let pool = SessionPool::new(net.clone());
         Self { store, net, pool, jobs: Arc::default(), tasks }
     }
 
-    /// The fetch of this name, where there is or was one.
+    /// Returns the fetch of this CID, if one is running or has ended.
     pub fn get(&self, cid: Cid) -> Option<Arc<Download>> {
         self.jobs.lock().get(&cid).cloned()
     }
 
-    /// Ends the fetch of this name, and forgets it.
+    /// Stops the fetch of this CID and drops it from the list.
     pub fn forget(&self, cid: Cid) {
         if let Some(job) = self.jobs.lock().remove(&cid) {
             job.stop.cancel();
         }
     }
 
-    /// What a name stands for, its own block fetched where it is not here.
+    /// Resolves a CID to its content. Fetches the block of the CID if it is not
+    /// stored here.
     ///
     /// # Errors
     ///
-    /// [`DownloadError`], within `timeout`.
+    /// Returns [`DownloadError::Timeout`] after `timeout`,
+    /// [`DownloadError::Unavailable`] if no peer has the block, and
+    /// [`DownloadError::Store`] if the store fails.
     pub async fn content(&self, cid: Cid, timeout: Duration) -> Result<Content, DownloadError> {
         let asked = tokio::time::timeout(timeout, self.root_block(cid)).await;
         asked.map_err(|_| DownloadError::Timeout(timeout))??;
         let store = self.store.clone();
         let found = tokio::task::spawn_blocking(move || resolve(&store, cid)).await;
         match found {
-            Ok(found) => found?.ok_or_else(|| DownloadError::Unavailable("it is gone".into())),
+            Ok(found) => found?.ok_or_else(|| {
+                DownloadError::Unavailable("its block was removed meanwhile".into())
+            }),
             Err(error) => Err(DownloadError::Unavailable(error.to_string())),
         }
     }
 
-    /// Brings the block of this name, asking all connected peers at once.
+    /// Fetches the block of this CID, from all connected peers at the same time.
     async fn root_block(&self, cid: Cid) -> Result<(), DownloadError> {
         let store = self.store.clone();
         let is_here = tokio::task::spawn_blocking(move || store.has(&cid)).await;
@@ -153,7 +158,7 @@ impl Downloads {
             }
         }
         if reasons.is_empty() {
-            reasons.push("none is connected".into());
+            reasons.push("no peer is connected".into());
         }
         Err(DownloadError::Unavailable(reasons.join("; ")))
     }
@@ -172,12 +177,13 @@ impl Downloads {
         Puller::new(store, self.pool.clone(), peers, progress)
     }
 
-    /// Begins to fetch all of what `content` names, unless that goes on
+    /// Starts to fetch all blocks of `content`, unless that is running or done
     /// already.
     ///
     /// # Errors
     ///
-    /// Those of noting it in the store.
+    /// Does not fail at present; the caller must be prepared for
+    /// [`StoreError`].
     pub async fn start(&self, cid: Cid, content: &Content) -> Result<Arc<Download>, StoreError> {
         if let Some(job) = self.get(cid)
             && matches!(*job.state.borrow(), DownloadState::Fetching | DownloadState::Complete)
@@ -193,13 +199,13 @@ impl Downloads {
         });
         {
             let mut jobs = self.jobs.lock();
-            // Another may have come first.
+            // Another request may have been faster.
             if let Some(other) = jobs.get(&cid)
                 && *other.state.borrow() == DownloadState::Fetching
             {
                 return Ok(other.clone());
             }
-            if jobs.len() >= ENDED_MAX {
+            if jobs.len() >= DOWNLOADS_MAX {
                 jobs.retain(|_, job| *job.state.borrow() == DownloadState::Fetching);
             }
             jobs.insert(cid, job.clone());
@@ -208,7 +214,7 @@ impl Downloads {
         self.tasks.spawn("fetch", async move {
             let end = tokio::select! {
                 end = this.fetch(&running) => end,
-                () = running.stop.cancelled() => DownloadState::Failed("it was stopped".into()),
+                () = running.stop.cancelled() => DownloadState::Failed("the fetch was stopped".into()),
             };
             running.state.send_replace(end);
         });
@@ -219,7 +225,7 @@ impl Downloads {
         match self.try_fetch(job).await {
             Ok(()) => DownloadState::Complete,
             Err(reason) => {
-                tracing::info!(cid = %job.cid, reason, "a fetch ended early");
+                tracing::info!(cid = %job.cid, reason, "a fetch failed");
                 DownloadState::Failed(reason)
             }
         }
@@ -230,13 +236,13 @@ impl Downloads {
         let epoch = self.store.store().write_epoch();
         let partial = Root { cid, partial: true };
         self.with_store(move |store| store.set_root(&roots::fetch(cid), partial, epoch)).await?;
-        let kept = Arc::new(TakingOver::new(self.store.clone(), job.stop.clone()));
-        let mut puller = self.puller(kept, self.peers().await, job.progress.clone());
+        let copying = Arc::new(CopyingBlocks::new(self.store.clone(), job.stop.clone()));
+        let mut puller = self.puller(copying, self.peers().await, job.progress.clone());
         let report = puller.tree(cid).await.map_err(|error| error.to_string())?;
         if let Some(missing) = report.missing.first().or(report.changed.first()) {
             let count = report.missing.len() + report.changed.len();
             return Err(format!(
-                "no connected peer has {count} of its blocks, {missing} among them"
+                "no connected peer has {count} of the blocks, for example {missing}"
             ));
         }
         let whole = Root { cid, partial: false };

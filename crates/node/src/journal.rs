@@ -1,9 +1,9 @@
-//! What happened, in plain words: for people who want to know, not for those
-//! who look for a fault (that is the log).
+//! The journal: events that concern a user, as sentences. (The log is for
+//! finding faults.)
 //!
-//! It is made from what both sides tell of themselves. It is kept in memory, and
-//! in a file of one JSON object a line, so that it outlives the instance.
-//! Nothing depends on the file: what of it cannot be read is passed over.
+//! The entries are derived from the status changes of both sides. They are in
+//! memory, and in a file with one JSON object per line, so that they survive a
+//! restart. Nothing depends on the file: lines that cannot be read are ignored.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{File, OpenOptions};
@@ -22,24 +22,24 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 use types::{FolderId, SequenceNumber};
 
-/// Entries that are kept; the oldest go first.
-const KEPT_MAX: usize = 2000;
-/// The file is written anew when it has more lines than this.
-const LINES_MAX: usize = 2 * KEPT_MAX;
-/// What is read of the file, from its end, in bytes.
+/// Maximum number of entries; the oldest are dropped first.
+const ENTRIES_MAX: usize = 2000;
+/// Maximum number of lines in the file; a longer file is replaced.
+const LINES_MAX: usize = 2 * ENTRIES_MAX;
+/// Maximum number of bytes that are read from the end of the file.
 const READ_MAX: u64 = 16 << 20;
 
 #[derive(Debug, Default)]
-struct Kept {
+struct Entries {
     next: u64,
     entries: VecDeque<JournalEntry>,
-    /// How many of them, the last, are not in the file.
+    /// Number of entries, at the end, that are not in the file yet.
     unsaved: usize,
 }
 
 #[derive(Debug, Default)]
 struct Shared {
-    kept: Mutex<Kept>,
+    entries: Mutex<Entries>,
     more: Notify,
 }
 
@@ -47,7 +47,7 @@ struct Shared {
 #[derive(Clone, Debug, Default)]
 pub struct Journal(Arc<Shared>);
 
-/// Where a journal is kept.
+/// The file of a journal.
 #[derive(Debug)]
 struct JournalFile {
     path: PathBuf,
@@ -55,25 +55,25 @@ struct JournalFile {
 }
 
 impl JournalFile {
-    /// Reads what can be read.
+    /// Reads the entries of a file.
     fn open(path: PathBuf) -> (Self, VecDeque<JournalEntry>) {
         let text = match read_end(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
             Err(error) => {
-                tracing::warn!(path = %path.display(), %error, "the journal cannot be read");
+                tracing::warn!(path = %path.display(), %error, "cannot read the journal");
                 String::new()
             }
         };
         let mut entries: VecDeque<JournalEntry> =
             text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
         let lines = text.lines().count();
-        entries.drain(..entries.len().saturating_sub(KEPT_MAX));
+        entries.drain(..entries.len().saturating_sub(ENTRIES_MAX));
         (Self { path, lines }, entries)
     }
 
-    /// Adds the new entries; writes all anew where the file has grown long.
-    fn save(&mut self, all: &[JournalEntry], new: usize) -> io::Result<()> {
+    /// Appends the last `new` entries of `all`. Replaces a file that is too long.
+    fn write(&mut self, all: &[JournalEntry], new: usize) -> io::Result<()> {
         let line = |entry: &JournalEntry| -> io::Result<String> {
             Ok(serde_json::to_string(entry)? + "\n")
         };
@@ -92,7 +92,7 @@ impl JournalFile {
     }
 }
 
-/// The end of a file, from the beginning of a line.
+/// Reads the end of a file. The first line may be incomplete.
 fn read_end(path: &Path) -> io::Result<String> {
     let mut file = File::open(path)?;
     let len = file.metadata()?.len();
@@ -102,20 +102,20 @@ fn read_end(path: &Path) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-impl Kept {
-    /// Puts what an earlier instance has noted before what this one has.
-    fn goes_on_from(&mut self, before: VecDeque<JournalEntry>) {
+impl Entries {
+    /// Puts the entries of earlier runs before the entries of this run.
+    fn prepend(&mut self, before: VecDeque<JournalEntry>) {
         let last = before.back().map_or(0, |entry| entry.id);
         let mut now = std::mem::replace(&mut self.entries, before);
         now.iter_mut().for_each(|entry| entry.id += last);
         self.next += last;
         self.entries.append(&mut now);
-        let surplus = self.entries.len().saturating_sub(KEPT_MAX);
+        let surplus = self.entries.len().saturating_sub(ENTRIES_MAX);
         self.entries.drain(..surplus);
     }
 }
 
-/// What was said of a folder last.
+/// The status of a folder, as far as the journal reports it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct FolderSeen {
     word: &'static str,
@@ -131,7 +131,7 @@ impl FolderSeen {
             FolderState::Paused => "paused",
             FolderState::Alarm { .. } => "alarm",
             FolderState::Error { .. } => "error",
-            _ => "works",
+            _ => "active",
         };
         Self {
             word,
@@ -143,7 +143,7 @@ impl FolderSeen {
     }
 }
 
-/// Turns states into what has changed.
+/// Derives entries from status changes.
 #[derive(Debug)]
 struct Observer {
     journal: Journal,
@@ -152,31 +152,31 @@ struct Observer {
 }
 
 impl Journal {
-    /// Everything that is kept, the oldest first.
+    /// Returns every entry, the oldest first.
     pub fn entries(&self) -> Vec<JournalEntry> {
-        self.0.kept.lock().entries.iter().cloned().collect()
+        self.0.entries.lock().entries.iter().cloned().collect()
     }
 
-    /// Takes up the journal in a file, and keeps it there until `stop`.
+    /// Adds the entries in a file, and writes new entries to it until `stop`.
     pub(crate) async fn save(self, path: PathBuf, stop: CancellationToken) {
         let opened = tokio::task::spawn_blocking(move || JournalFile::open(path)).await;
         let Ok((mut file, before)) = opened else { return };
-        self.0.kept.lock().goes_on_from(before);
+        self.0.entries.lock().prepend(before);
         loop {
             let is_last = tokio::select! {
                 () = self.0.more.notified() => false,
                 () = stop.cancelled() => true,
             };
             let (all, new) = {
-                let mut kept = self.0.kept.lock();
-                let new = std::mem::take(&mut kept.unsaved);
-                (kept.entries.iter().cloned().collect::<Vec<_>>(), new)
+                let mut entries = self.0.entries.lock();
+                let new = std::mem::take(&mut entries.unsaved);
+                (entries.entries.iter().cloned().collect::<Vec<_>>(), new)
             };
             if new > 0 {
                 let saved = tokio::task::spawn_blocking(move || {
-                    if let Err(error) = file.save(&all, new) {
+                    if let Err(error) = file.write(&all, new) {
                         let path = file.path.display();
-                        tracing::warn!(%path, %error, "the journal cannot be written");
+                        tracing::warn!(%path, %error, "cannot write the journal");
                     }
                     file
                 });
@@ -189,39 +189,39 @@ impl Journal {
         }
     }
 
-    pub(crate) fn note(
+    fn add(
         &self,
         level: api::NoticeLevel,
         message: String,
         folder: Option<&str>,
         device: Option<&str>,
     ) {
-        let mut kept = self.0.kept.lock();
-        kept.next += 1;
+        let mut entries = self.0.entries.lock();
+        entries.next += 1;
         let entry = JournalEntry {
-            id: kept.next,
+            id: entries.next,
             at: Timestamp::now(),
             level,
             message,
             folder: folder.map(str::to_owned),
             device: device.map(str::to_owned),
         };
-        kept.entries.push_back(entry);
-        if kept.entries.len() > KEPT_MAX {
-            kept.entries.pop_front();
+        entries.entries.push_back(entry);
+        if entries.entries.len() > ENTRIES_MAX {
+            entries.entries.pop_front();
         }
-        kept.unsaved = (kept.unsaved + 1).min(kept.entries.len());
-        drop(kept);
+        entries.unsaved = (entries.unsaved + 1).min(entries.entries.len());
+        drop(entries);
         self.0.more.notify_one();
     }
 
-    /// Listens to both sides until `stop`.
+    /// Adds an entry for every status change of both sides, until `stop`.
     pub(crate) async fn run(self, sync: SyncHandle, backup: BackupHandle, stop: CancellationToken) {
         let (mut folders, mut sources) = (sync.subscribe(), backup.subscribe());
         let mut observer = Observer::new(self);
         let mut is_behind = true;
         loop {
-            // From the whole, at first and where some were missed.
+            // At the start, and if events were lost, all statuses are compared.
             if is_behind {
                 sync.folders().iter().for_each(|status| observer.folder(status));
                 backup.sources().iter().for_each(|status| observer.source(status));
@@ -246,7 +246,7 @@ impl Journal {
 
 impl Observer {
     fn new(journal: Journal) -> Self {
-        journal.note(api::NoticeLevel::Info, "Archivist was started.".to_owned(), None, None);
+        journal.add(api::NoticeLevel::Info, "Archivist started.".to_owned(), None, None);
         Self { journal, folders: BTreeMap::new(), sources: BTreeMap::new() }
     }
 
@@ -259,18 +259,18 @@ impl Observer {
             return;
         }
         let name = status.name.as_str();
-        let note = |level, message: String| self.journal.note(level, message, Some(name), None);
+        let note = |level, message: String| self.journal.add(level, message, Some(name), None);
         if is_new {
-            note(Info, format!("{name} is watched, at {}.", status.path.display()));
+            note(Info, format!("Watching {name} at {}.", status.path.display()));
         }
         if before.word != now.word {
             match &status.state {
                 FolderState::Alarm { text, .. } | FolderState::Error { text, .. } => {
-                    note(Error, format!("{name} stands still: {text}"));
+                    note(Error, format!("{name} has stopped: {text}"));
                 }
                 FolderState::Paused => note(Info, format!("{name} is paused.")),
                 _ if matches!(before.word, "paused" | "alarm" | "error") => {
-                    note(Info, format!("{name} goes on."));
+                    note(Info, format!("{name} continues."));
                 }
                 _ => {}
             }
@@ -280,22 +280,22 @@ impl Observer {
             && !is_new
         {
             let files = status.files;
-            note(Info, format!("Version {sequence} of {name} was published: {files} files."));
+            note(Info, format!("Snapshot {sequence} of {name} was published: {files} files."));
         }
         if let Some(sequence) = now.receipt
             && now.receipt > before.receipt
             && !is_new
         {
-            note(Info, format!("The backup server has version {sequence} of {name}, whole."));
+            note(Info, format!("The backup server confirmed snapshot {sequence} of {name}."));
         }
         if now.errors > before.errors {
             let first = status.errors.first().map(|problem| {
                 format!(": {}: {}", String::from_utf8_lossy(problem.path.as_bytes()), problem.what)
             });
             let first = first.unwrap_or_default();
-            note(Warning, format!("{} files of {name} cannot be read{first}", now.errors));
+            note(Warning, format!("Cannot read {} files of {name}{first}", now.errors));
         } else if now.errors == 0 && before.errors > 0 {
-            note(Info, format!("All files of {name} can be read again."));
+            note(Info, format!("All files of {name} are readable again."));
         }
         if let (None, Some(held)) = (&before.held, &now.held) {
             note(Warning, format!("{name}: {held}"));
@@ -307,11 +307,11 @@ impl Observer {
         let name = status.name.as_str();
         let now = (status.state, status.errors.clone());
         let before = self.sources.insert(name.to_owned(), now);
-        let note = |level, message: String| self.journal.note(level, message, None, Some(name));
+        let note = |level, message: String| self.journal.add(level, message, None, Some(name));
         let is_bad = |state| matches!(state, SourceState::Failed | SourceState::Refused);
         let was_bad = before.as_ref().is_some_and(|(state, _)| is_bad(*state));
         if before.is_none() {
-            note(Info, format!("{name} is backed up here."));
+            note(Info, format!("{name} is a source of this backup server."));
         }
         if is_bad(status.state) && before.as_ref().map(|(state, _)| *state) != Some(status.state) {
             let why = if status.errors.is_empty() {
@@ -319,11 +319,11 @@ impl Observer {
             } else {
                 status.errors.join("; ")
             };
-            note(Error, format!("Nothing new comes from {name}: {why}"));
+            note(Error, format!("Cannot back up {name}: {why}"));
         } else if was_bad && status.state == SourceState::Idle {
-            note(Info, format!("All that {name} offers is here again."));
+            note(Info, format!("{name} is up to date again."));
         } else if was_bad && !is_bad(status.state) {
-            // It is being tried: not good yet, and not to be told twice.
+            // A new attempt is running. Its failure must not be reported again.
             if let (Some(seen), Some(before)) = (self.sources.get_mut(name), before) {
                 seen.0 = before.0;
             }
@@ -336,13 +336,13 @@ impl Observer {
             BackupEvent::Source(status) => self.source(status),
             BackupEvent::SourceRemoved { name } => {
                 self.sources.remove(name);
-                let message = format!("{name} is not backed up here any more. What is here stays.");
-                self.journal.note(Info, message, None, Some(name));
+                let message = format!("{name} is no longer a source. Its snapshots stay.");
+                self.journal.add(Info, message, None, Some(name));
             }
             BackupEvent::SnapshotCommitted { source_name, folder_name, sequence, .. } => {
                 let message =
-                    format!("Version {sequence} of {folder_name} of {source_name} is here, whole.");
-                self.journal.note(Info, message, Some(folder_name), Some(source_name));
+                    format!("Snapshot {sequence} of {folder_name} of {source_name} is complete.");
+                self.journal.add(Info, message, Some(folder_name), Some(source_name));
             }
         }
     }
@@ -355,23 +355,23 @@ mod tests {
     #[test]
     fn the_oldest_entries_go() {
         let journal = Journal::default();
-        for number in 0..KEPT_MAX + 5 {
-            journal.note(api::NoticeLevel::Info, number.to_string(), None, None);
+        for number in 0..ENTRIES_MAX + 5 {
+            journal.add(api::NoticeLevel::Info, number.to_string(), None, None);
         }
         let entries = journal.entries();
-        assert_eq!(entries.len(), KEPT_MAX);
+        assert_eq!(entries.len(), ENTRIES_MAX);
         assert_eq!(entries[0].message, "5");
         assert!(entries.windows(2).all(|pair| pair[0].id < pair[1].id));
     }
 
     fn info(journal: &Journal, message: &str) {
-        journal.note(api::NoticeLevel::Info, message.to_owned(), Some("docs"), None);
+        journal.add(api::NoticeLevel::Info, message.to_owned(), Some("docs"), None);
     }
 
-    /// Keeps what `note` notes, and ends.
-    async fn kept(path: &Path, note: impl FnOnce(&Journal)) -> Vec<String> {
+    /// Runs a journal on a file, and returns its messages.
+    async fn run(path: &Path, add: impl FnOnce(&Journal)) -> Vec<String> {
         let (journal, stop) = (Journal::default(), CancellationToken::new());
-        note(&journal);
+        add(&journal);
         stop.cancel();
         journal.clone().save(path.to_owned(), stop).await;
         let entries = journal.entries();
@@ -383,19 +383,19 @@ mod tests {
     async fn a_journal_outlives_its_instance_and_what_is_damaged_is_passed_over() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("journal.jsonl");
-        assert_eq!(kept(&path, |journal| info(journal, "a")).await, ["a"]);
-        let noted = kept(&path, |journal| ["b", "c"].iter().for_each(|m| info(journal, m)));
-        assert_eq!(noted.await, ["a", "b", "c"]);
-        // A crash while a line was written, and somebody's own words.
+        assert_eq!(run(&path, |journal| info(journal, "a")).await, ["a"]);
+        let added = run(&path, |journal| ["b", "c"].iter().for_each(|m| info(journal, m)));
+        assert_eq!(added.await, ["a", "b", "c"]);
+        // A crash while a line was written, and lines of something else.
         let mut bytes = std::fs::read(&path).unwrap();
         bytes.truncate(bytes.len() - 5);
         bytes.extend(b"\nmine\n\xff\xfe\n{}\n");
         std::fs::write(&path, bytes).unwrap();
-        assert_eq!(kept(&path, |journal| info(journal, "d")).await, ["a", "b", "d"]);
-        assert_eq!(kept(&path, |_| {}).await, ["a", "b", "d"]);
-        // Where it cannot be kept, it is there all the same.
+        assert_eq!(run(&path, |journal| info(journal, "d")).await, ["a", "b", "d"]);
+        assert_eq!(run(&path, |_| {}).await, ["a", "b", "d"]);
+        // A journal whose file cannot be written still works.
         let nowhere = dir.path().join("nowhere/journal.jsonl");
-        assert_eq!(kept(&nowhere, |journal| info(journal, "e")).await, ["e"]);
+        assert_eq!(run(&nowhere, |journal| info(journal, "e")).await, ["e"]);
     }
 
     #[tokio::test]
@@ -403,12 +403,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("journal.jsonl");
         for round in 0..4 {
-            let noted = kept(&path, |journal| {
+            let added = run(&path, |journal| {
                 (0..1500).for_each(|number| info(journal, &format!("{round} {number}")));
             });
-            let noted = noted.await;
-            assert_eq!(noted.len(), KEPT_MAX.min(1500 * (round + 1)));
-            assert_eq!(noted.last().unwrap(), &format!("{round} 1499"));
+            let added = added.await;
+            assert_eq!(added.len(), ENTRIES_MAX.min(1500 * (round + 1)));
+            assert_eq!(added.last().unwrap(), &format!("{round} 1499"));
             let lines = std::fs::read_to_string(&path).unwrap().lines().count();
             assert!(lines <= LINES_MAX, "{lines}");
         }
@@ -451,10 +451,10 @@ mod tests {
         assert_eq!(
             told,
             [
-                "Archivist was started.",
-                "Desktop is backed up here.",
-                "Nothing new comes from Desktop: no route",
-                "All that Desktop offers is here again.",
+                "Archivist started.",
+                "Desktop is a source of this backup server.",
+                "Cannot back up Desktop: no route",
+                "Desktop is up to date again.",
             ]
         );
     }

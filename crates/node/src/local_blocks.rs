@@ -1,5 +1,5 @@
-//! All blocks that are on this machine: those of the store, and those that
-//! are ranges of watched files.
+//! All blocks of this computer: the blocks of the store, and the blocks that are
+//! ranges of watched files.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -10,41 +10,43 @@ use store::{BlockRead, BlockWrite, InPlaceAnswer, PackStore, Pin, StoreError, Wr
 use tokio_util::sync::CancellationToken;
 use types::{Cid, EncodedBlock};
 
-/// Blocks that are in no store, but in files.
+/// Blocks that are ranges of files.
 pub trait InPlace: Send + Sync + fmt::Debug {
-    /// Begins to read a block. `None`: no file is known to have it.
+    /// Opens the file of a block. Returns `None` if no file is known to contain
+    /// it.
     ///
     /// # Errors
     ///
-    /// Those of the index of places.
+    /// Returns [`StoreError`] if the index of block places cannot be read.
     fn open(&self, cid: &Cid) -> Result<Option<OpenInPlace<'_>>, StoreError>;
 
-    /// The block, read and checked.
+    /// Reads and verifies a block.
     ///
     /// # Errors
     ///
-    /// As [`InPlace::open`].
+    /// Same as [`InPlace::open`].
     fn get(&self, cid: &Cid) -> Result<InPlaceAnswer, StoreError> {
         self.open(cid)?.map_or(Ok(InPlaceAnswer::Missing), |open| (open.read)())
     }
 
-    /// Whether a file is known to have it; it may have changed since.
+    /// Reports whether a file is known to contain the block. The file may have
+    /// changed since.
     ///
     /// # Errors
     ///
-    /// As [`InPlace::open`].
+    /// Same as [`InPlace::open`].
     fn has(&self, cid: &Cid) -> Result<bool, StoreError>;
 }
 
-/// A block whose file is open, and which the system may read meanwhile.
+/// A block whose file is open, so that the operating system can read ahead.
 pub struct OpenInPlace<'a> {
-    /// How long it is, where that is known; in bytes.
+    /// Expected length in bytes; 0 if not known.
     pub len_hint: usize,
-    /// Reads and checks it.
+    /// Reads and verifies the block.
     pub read: Box<dyn FnOnce() -> Result<InPlaceAnswer, StoreError> + 'a>,
 }
 
-/// The blocks of a store and of watched files, to read.
+/// The blocks of a store and of watched files, for reading.
 #[derive(Clone, Debug)]
 pub struct LocalBlocks {
     store: Arc<PackStore>,
@@ -52,7 +54,7 @@ pub struct LocalBlocks {
 }
 
 impl LocalBlocks {
-    /// Both.
+    /// Combines a store and the blocks in files.
     pub fn new(store: Arc<PackStore>, in_place: Arc<dyn InPlace>) -> Self {
         Self { store, in_place }
     }
@@ -62,33 +64,33 @@ impl LocalBlocks {
         &self.store
     }
 
-    /// Begins to answer for one block; a block in a file is not read yet.
-    fn begin(&self, cid: &Cid) -> Begun<'_> {
-        // A block of the store that is damaged is logged there, and may still
-        // be in a file.
+    /// Starts to read one block. A block in a file is opened and not read yet.
+    fn start_read(&self, cid: &Cid) -> PendingRead<'_> {
+        // The store logs a damaged block, which may still be in a file.
         if let Ok(Some(block)) = self.store.get_encoded(cid) {
-            return Begun::Done(BlockAnswer::Block(block));
+            return PendingRead::Done(BlockAnswer::Block(block));
         }
         match self.in_place.open(cid) {
-            Ok(Some(open)) => Begun::Open(*cid, open),
-            Ok(None) => Begun::Done(BlockAnswer::Missing),
-            Err(error) => Begun::Done(not_found(cid, &error)),
+            Ok(Some(open)) => PendingRead::Open(*cid, open),
+            Ok(None) => PendingRead::Done(BlockAnswer::Missing),
+            Err(error) => PendingRead::Done(not_found(cid, &error)),
         }
     }
 }
 
-/// Files that are open while the first of them is read: enough to keep a disk
-/// busy that answers many at once, and few of what a process may have.
+/// Maximum number of files that are open while the first of them is read: enough
+/// to keep a disk busy that serves many requests at a time, and few of the files
+/// that a process may open.
 const OPEN_MAX: usize = 32;
 
-/// An answer on the way.
-enum Begun<'a> {
+/// A block that is being read.
+enum PendingRead<'a> {
     Done(BlockAnswer),
     Open(Cid, OpenInPlace<'a>),
 }
 
-impl Begun<'_> {
-    /// Bytes of payload that it is expected to take.
+impl PendingRead<'_> {
+    /// Returns the expected length of the payload in bytes.
     fn len(&self) -> usize {
         match self {
             Self::Done(BlockAnswer::Block(block)) => block.payload().len(),
@@ -111,7 +113,7 @@ impl Begun<'_> {
 }
 
 fn not_found(cid: &Cid, error: &StoreError) -> BlockAnswer {
-    tracing::error!(%cid, %error, "a block cannot be looked up");
+    tracing::error!(%cid, %error, "cannot look up a block");
     BlockAnswer::Missing
 }
 
@@ -136,23 +138,23 @@ impl BlockRead for LocalBlocks {
     }
 }
 
-/// The blocks of this machine, for what is to be kept whole: a file may change
-/// at any time, so a block that is asked after and is in a file only is taken
-/// into the store first. What this says is here stays here.
+/// The blocks of this computer, for content that must stay complete. A file may
+/// change at any time, so a requested block that is only in a file is copied into
+/// the store first. A block that [`BlockRead::has`] reports here stays.
 #[derive(Clone, Debug)]
-pub(crate) struct TakingOver {
+pub(crate) struct CopyingBlocks {
     local: LocalBlocks,
     stop: CancellationToken,
 }
 
-impl TakingOver {
-    /// Takes blocks over until `stop`, and fails from then on.
+impl CopyingBlocks {
+    /// Copies blocks until `stop`, and fails afterwards.
     pub(crate) fn new(local: LocalBlocks, stop: CancellationToken) -> Self {
         Self { local, stop }
     }
 }
 
-impl BlockRead for TakingOver {
+impl BlockRead for CopyingBlocks {
     fn get_encoded(&self, cid: &Cid) -> Result<Option<EncodedBlock>, StoreError> {
         self.local.get_encoded(cid)
     }
@@ -162,10 +164,11 @@ impl BlockRead for TakingOver {
         if store.has(cid)? {
             return Ok(true);
         }
-        // A long file would not end otherwise: this is asked block by block.
+        // Without this check a long file could not be interrupted, since this
+        // is called for each of its blocks.
         if self.stop.is_cancelled() {
             return Err(StoreError::Io {
-                action: "take over a block",
+                action: "copy a block from a file",
                 path: cid.to_string().into(),
                 source: std::io::ErrorKind::Interrupted.into(),
             });
@@ -207,17 +210,17 @@ impl BlockProvider for LocalBlocks {
         let mut answers = Vec::new();
         let mut len = 0;
         let mut next = wanted.iter();
-        let (mut begun, mut begun_len) = (VecDeque::new(), 0);
+        let (mut pending, mut pending_len) = (VecDeque::new(), 0);
         loop {
-            while begun.len() < OPEN_MAX && (begun.is_empty() || len + begun_len <= budget) {
+            while pending.len() < OPEN_MAX && (pending.is_empty() || len + pending_len <= budget) {
                 let Some(cid) = next.next() else { break };
-                let one = self.begin(cid);
-                begun_len += one.len();
-                begun.push_back(one);
+                let read = self.start_read(cid);
+                pending_len += read.len();
+                pending.push_back(read);
             }
-            let Some(first) = begun.pop_front() else { return answers };
-            begun_len -= first.len();
-            // What does not fit any more need not be read.
+            let Some(first) = pending.pop_front() else { return answers };
+            pending_len -= first.len();
+            // A block that does not fit into the answer is not read.
             if !answers.is_empty() && len + first.len() > budget {
                 return answers;
             }
@@ -242,32 +245,34 @@ mod tests {
 
     use super::*;
 
-    /// Files, and what is done with them: what was opened and not yet read, at
-    /// most, and the order of what was read.
+    /// Blocks in files, and how they were used.
     #[derive(Debug, Default)]
     struct Files {
         blocks: HashMap<Cid, EncodedBlock>,
-        done: Mutex<Done>,
+        uses: Mutex<Uses>,
     }
 
     #[derive(Debug, Default)]
-    struct Done {
+    struct Uses {
+        /// Opened and not read yet.
         open: Vec<Cid>,
+        /// The highest number of open blocks.
         open_most: usize,
+        /// In the order of reading.
         read: Vec<Cid>,
     }
 
     impl InPlace for Files {
         fn open(&self, cid: &Cid) -> Result<Option<OpenInPlace<'_>>, StoreError> {
             let Some(block) = self.blocks.get(cid) else { return Ok(None) };
-            let mut done = self.done.lock();
-            done.open.push(*cid);
-            done.open_most = done.open_most.max(done.open.len());
+            let mut uses = self.uses.lock();
+            uses.open.push(*cid);
+            uses.open_most = uses.open_most.max(uses.open.len());
             let cid = *cid;
             let read = move || {
-                let mut done = self.done.lock();
-                done.open.retain(|open| *open != cid);
-                done.read.push(cid);
+                let mut uses = self.uses.lock();
+                uses.open.retain(|open| *open != cid);
+                uses.read.push(cid);
                 Ok(InPlaceAnswer::Block(block.clone()))
             };
             Ok(Some(OpenInPlace { len_hint: block.payload().len(), read: Box::new(read) }))
@@ -302,7 +307,7 @@ mod tests {
     }
 
     impl Setup {
-        /// Reads one batch; tells which blocks it brought.
+        /// Reads one batch, and returns the blocks that it contains.
         fn read(&self, wanted: &[Cid], budget: usize) -> Vec<Option<Cid>> {
             let answers = self.local.read(&PeerId::random(), wanted, budget);
             let cid = |answer: &BlockAnswer| match answer {
@@ -318,20 +323,20 @@ mod tests {
         let setup = setup(500, 100);
         let all: Vec<_> = setup.cids.iter().copied().map(Some).collect();
         assert_eq!(setup.read(&setup.cids, 1 << 20), all);
-        let done = setup.files.done.lock();
-        assert_eq!((done.open_most, done.read.len()), (OPEN_MAX, 500));
+        let uses = setup.files.uses.lock();
+        assert_eq!((uses.open_most, uses.read.len()), (OPEN_MAX, 500));
     }
 
     #[test]
     fn nothing_is_read_that_does_not_fit() {
         let setup = setup(10, 1000);
         assert_eq!(setup.read(&setup.cids, 3500).len(), 3);
-        assert_eq!(setup.files.done.lock().read, setup.cids[..3]);
-        // One more is open at most: the next batch begins with it.
-        assert!(setup.files.done.lock().open_most <= 4);
-        // The first comes, however long it is.
+        assert_eq!(setup.files.uses.lock().read, setup.cids[..3]);
+        // At most one more is open: the next batch begins with it.
+        assert!(setup.files.uses.lock().open_most <= 4);
+        // The first block is read however long it is.
         assert_eq!(setup.read(&setup.cids[3..], 10), [Some(setup.cids[3])]);
-        assert_eq!(setup.files.done.lock().read, setup.cids[..4]);
+        assert_eq!(setup.files.uses.lock().read, setup.cids[..4]);
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Verifying what is held, pulling again what is damaged, and removing what no
-//! rule keeps.
+//! Jobs on the stored snapshots: verifying them, pulling damaged blocks again,
+//! and removing the snapshots that no rule keeps.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -20,10 +20,10 @@ use crate::recompression::{self, recompress};
 use crate::roots;
 use crate::services::Services;
 
-/// How often the progress of a verification is noted.
-const LOOK: Duration = Duration::from_millis(200);
-/// Bytes of packs that are read before others may have the store.
-const RECOMPRESSED_AT_ONCE: u64 = 512 << 20;
+/// Interval at which the progress of a verification is updated.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
+/// Bytes of packs that are recompressed before another job may use the store.
+const RECOMPRESS_STEP: u64 = 512 << 20;
 
 /// Starts to verify every snapshot in the background.
 ///
@@ -51,25 +51,29 @@ pub fn start_verify(
     Ok(job)
 }
 
-/// Verifies, and repairs where that is asked for.
+/// Verifies every snapshot, and repairs damage if the request wants that.
 async fn verify(
     services: &Services,
     request: VerifyRequest,
     job: &JobStatus,
 ) -> Result<VerifyResult, String> {
-    let first = look(services, request.full, job).await?;
+    let first = verify_once(services, request.full, job).await?;
     let mut repaired = 0;
     let report = if request.repair && !first.is_ok() {
         repaired = repair(services, &first).await?;
-        // What counts is what is there afterwards.
-        look(services, request.full, job).await?
+        // The result is the state after the repair.
+        verify_once(services, request.full, job).await?
     } else {
         first
     };
     Ok(verify_result(&**services.snapshots.store(), &report, repaired))
 }
 
-async fn look(services: &Services, full: bool, job: &JobStatus) -> Result<VerifyReport, String> {
+async fn verify_once(
+    services: &Services,
+    full: bool,
+    job: &JobStatus,
+) -> Result<VerifyReport, String> {
     let progress = Arc::new(VerifyProgress::default());
     let (snapshots, stop, seen) =
         (services.snapshots.clone(), services.stop_token(), progress.clone());
@@ -84,18 +88,18 @@ async fn look(services: &Services, full: bool, job: &JobStatus) -> Result<Verify
                 let done = done.map_err(|error| error.to_string())?;
                 return done.map_err(|error| with_causes(&error));
             }
-            () = tokio::time::sleep(LOOK) => {}
+            () = tokio::time::sleep(PROGRESS_INTERVAL) => {}
         }
     }
 }
 
-/// Pulls again from whoever may have it: the source itself, then every other
-/// peer that is connected.
+/// Pulls damaged and missing blocks again: from the source itself, then from
+/// every other connected peer. Returns the number of repaired snapshots.
 async fn repair(services: &Services, report: &VerifyReport) -> Result<u64, String> {
     let net = &services.net;
     let config = services.settings.get();
     for source in &config.backup_server.source_peers {
-        // Who cannot be reached is told by the pull.
+        // The pull reports peers that cannot be reached.
         let _ = net.connect(source.peer_id, source.dial_addresses(), Duration::from_secs(10)).await;
     }
     let connected = net.peers().await.map_err(|error| with_causes(&error))?;
@@ -111,12 +115,12 @@ async fn repair(services: &Services, report: &VerifyReport) -> Result<u64, Strin
         .await
         .map_err(|error| with_causes(&error))?;
     for (snapshot, reason) in &done.failed {
-        tracing::warn!(%snapshot, reason, "a snapshot could not be repaired");
+        tracing::warn!(%snapshot, reason, "cannot repair a snapshot");
     }
     Ok(done.repaired)
 }
 
-/// What a verification of `store` has found, as it is told.
+/// Returns the result of a verification of `store` in the form of the API.
 pub fn verify_result(store: &dyn Roots, report: &VerifyReport, repaired: u64) -> VerifyResult {
     let item = |root: &String| root.strip_prefix(roots::DATA).unwrap_or(root).to_owned();
     let mut problems: Vec<VerifyProblem> = report
@@ -149,11 +153,11 @@ pub fn verify_result(store: &dyn Roots, report: &VerifyReport, repaired: u64) ->
     }
 }
 
-/// Whether everything that is known to be kept is whole.
+/// Checks that every known snapshot and data item is complete.
 ///
 /// # Errors
 ///
-/// What is not, and what to do.
+/// Returns a message with the number of incomplete ones, and the remedy.
 pub async fn check_complete(services: &Services) -> Result<(), String> {
     let (snapshots, stop) = (services.snapshots.clone(), services.stop_token());
     let work = tokio::task::spawn_blocking(move || {
@@ -171,16 +175,22 @@ pub async fn check_complete(services: &Services) -> Result<(), String> {
     };
     let snapshots = counted(report.broken.len() + report.damaged.len(), "snapshot");
     let items = counted(report.broken_items.len(), "data item");
-    let broken: Vec<String> = snapshots.into_iter().chain(items).collect();
+    let parts: Vec<String> = snapshots.into_iter().chain(items).collect();
+    let verb = if parts.len() == 1 && parts[0].starts_with("1 ") { "is" } else { "are" };
     Err(format!(
-        "not whole: {}; the records of what is kept are not accepted as they are; `archivist \
-         verify --repair` pulls what is missing again",
-        broken.join(" and ")
+        "{} {verb} incomplete, so the remaining root records are not accepted; run `archivist verify \
+         --repair` to pull the missing blocks again",
+        parts.join(" and ")
     ))
 }
 
-/// Removes what no rule keeps, frees what nothing needs, and compresses the
-/// rest where that is asked for.
+/// Removes the snapshots that no rule keeps, frees the blocks that nothing needs,
+/// and compresses the rest if the request wants that.
+///
+/// # Errors
+///
+/// Returns a message if the snapshots cannot be read, or if the store cannot be
+/// written.
 pub async fn prune(services: &Services, request: PruneRequest) -> Result<PruneReport, String> {
     let mut report = run_prune(services, request, true).await?;
     if request.recompress && !request.dry_run {
@@ -189,14 +199,14 @@ pub async fn prune(services: &Services, request: PruneRequest) -> Result<PruneRe
     Ok(report)
 }
 
-/// Compresses everything that shrinks, a few packs at a time: a collection that
-/// is asked for meanwhile does not wait for all of it.
+/// Compresses everything that shrinks, a few packs at a time, so that a
+/// collection that is requested meanwhile does not wait for all of it.
 async fn recompress_all(services: &Services) -> Result<Recompressed, String> {
     let mut all = Recompressed::default();
     loop {
         let stop = services.stop_token();
         let store = services.store.clone();
-        let done = recompress(store, RECOMPRESSED_AT_ONCE, move || stop.is_cancelled()).await?;
+        let done = recompress(store, RECOMPRESS_STEP, move || stop.is_cancelled()).await?;
         recompression::log(&done);
         all.packs += done.rewritten_packs;
         all.before_bytes += done.before_bytes;
@@ -206,20 +216,20 @@ async fn recompress_all(services: &Services) -> Result<Recompressed, String> {
             RecompressEnd::Budget => continue,
             RecompressEnd::Done => None,
             RecompressEnd::Stopped => Some("the instance is stopping"),
-            RecompressEnd::Full => Some("the disk has no room for a pack beside the old one"),
+            RecompressEnd::Full => Some("the disk has no space for a new pack beside the old one"),
         };
         all.problems.extend(problem.map(str::to_owned));
         return Ok(all);
     }
 }
 
-/// As [`prune`], for the instance itself: where nothing is removed, it collects
-/// only if that is asked for.
+/// Same as [`prune`], for the retention task: if no snapshot is removed, blocks
+/// are collected only if `always_collect`.
 pub(crate) async fn prune_unattended(
     services: &Services,
-    collect: bool,
+    always_collect: bool,
 ) -> Result<PruneReport, String> {
-    run_prune(services, PruneRequest::default(), collect).await
+    run_prune(services, PruneRequest::default(), always_collect).await
 }
 
 async fn run_prune(
@@ -236,14 +246,16 @@ async fn run_prune(
     });
     let done = work.await.map_err(|error| error.to_string())?;
     let report = done.map_err(|error| with_causes(&error))?;
-    let decision = |one: &snapshots::PruneDecision| api::PruneDecision {
-        snapshot: one.snapshot.id.to_string(),
-        folder_name: one.snapshot.record.folder_name.clone(),
-        received_at: one.snapshot.record.received_at,
-        reasons: one.reasons.iter().map(|reason| reason.as_str().to_owned()).collect(),
+    let decision = |made: &snapshots::PruneDecision| api::PruneDecision {
+        snapshot: made.snapshot.id.to_string(),
+        folder_name: made.snapshot.record.folder_name.clone(),
+        received_at: made.snapshot.record.received_at,
+        reasons: made.reasons.iter().map(|reason| reason.as_str().to_owned()).collect(),
     };
-    let mut holds: Vec<String> = report.suspended.iter().map(suspended).collect();
-    holds.extend(report.damaged.iter().map(|one| format!("{}: {}", one.root, one.reason)));
+    let mut holds: Vec<String> = report.suspended.iter().map(suspension_text).collect();
+    holds.extend(
+        report.damaged.iter().map(|damaged| format!("{}: {}", damaged.root, damaged.reason)),
+    );
     let not_collected = report.not_collected.as_ref().map(|error| with_causes(error));
     if report.collected.is_some() || not_collected.is_some() {
         services.problems.set_collection(not_collected.as_deref());
@@ -259,6 +271,6 @@ async fn run_prune(
     })
 }
 
-fn suspended(folder: &SuspendedFolder) -> String {
+fn suspension_text(folder: &SuspendedFolder) -> String {
     format!("{} of {}: {}", folder.folder_name, folder.source, folder.suspension)
 }

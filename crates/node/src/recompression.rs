@@ -1,9 +1,8 @@
-//! Compressing what was stored as it came, while nobody wants the machine.
+//! Compresses blocks that were stored uncompressed, while the instance is idle.
 //!
-//! Once a minute it is looked at what goes on. When nothing has for a while,
-//! the store works through one pack after the other, until there is nothing
-//! left to do, or until something else wants the machine: then it lets go
-//! within a few blocks.
+//! Once a minute the task checks whether the instance is busy. After a while
+//! without activity, it recompresses one pack after the other, until nothing is
+//! left or the instance is busy again; then it stops within a few blocks.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,72 +15,73 @@ use types::with_causes;
 
 use crate::services::Services;
 
-/// How often it is looked at what goes on: a look costs next to nothing.
-const LOOK: Duration = Duration::from_secs(60);
-/// A machine that has been left alone for so long is idle: who works saves
-/// again within minutes, and a backup of many folders pauses for seconds.
-const QUIET: Duration = Duration::from_secs(5 * 60);
-/// What is read before it is looked again, in bytes of packs: one pack, which
+/// Interval of the checks for activity. A check costs next to nothing.
+const CHECK_INTERVAL: Duration = Duration::from_secs(60);
+/// Time without activity after which the instance is idle: a person at work
+/// saves files within minutes, and a backup of many folders pauses for seconds.
+const IDLE_AFTER: Duration = Duration::from_secs(5 * 60);
+/// Bytes of packs that are read between two checks for activity: one pack, which
 /// takes a second or two.
 const STEP: u64 = 1;
-/// Everything else comes first (`nice`).
+/// Niceness of the thread, so that everything else comes first.
 #[cfg(target_os = "linux")]
 const PRIORITY: i32 = 19;
 
-/// What goes on, at one moment.
+/// The activity at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Seen {
-    /// A pull, a restore or a job is under way.
+struct Activity {
+    /// True if a pull, a restore or a job is running.
     is_busy: bool,
-    /// Bytes of blocks that were sent and received since the start: another
-    /// machine restores from here, or fills what it lacks.
-    moved: u64,
-    /// What the packs take, in bytes.
+    /// Bytes of blocks that were sent and received since the start. They grow
+    /// while another computer restores or pulls from this one.
+    transferred: u64,
+    /// Size of the packs in bytes.
     used: u64,
 }
 
-/// Tells whether nothing has happened for a while.
+/// Decides whether the instance is idle.
 #[derive(Debug)]
 struct Idleness {
     since: Instant,
-    last: Seen,
+    last: Activity,
 }
 
 impl Idleness {
-    fn look(&mut self, now: Instant, seen: Seen) -> bool {
-        if seen.is_busy || seen != self.last {
+    /// Reports whether the instance is idle, after another check.
+    fn check(&mut self, now: Instant, activity: Activity) -> bool {
+        if activity.is_busy || activity != self.last {
             self.since = now;
         }
-        self.last = seen;
-        now.duration_since(self.since) >= QUIET
+        self.last = activity;
+        now.duration_since(self.since) >= IDLE_AFTER
     }
 }
 
-/// Makes steps while nothing else happens, until `stop`. `step` tells whether
-/// there may be more to do.
+/// Runs steps while the instance is idle, until `stop`. `step` reports whether
+/// more may be left to do.
 async fn run_while_idle<F: Future<Output = bool>>(
-    look: impl Fn() -> Seen,
+    activity: impl Fn() -> Activity,
     mut step: impl FnMut() -> F,
     stop: CancellationToken,
 ) {
-    let mut idleness = Idleness { since: Instant::now(), last: look() };
-    // What the packs took when nothing was left to do: as long as that is so,
-    // there is nothing new.
+    let mut idleness = Idleness { since: Instant::now(), last: activity() };
+    // Size of the packs when nothing was left to do. While it is the same, no
+    // block is new.
     let mut done_at = None;
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(LOOK) => {}
+            () = tokio::time::sleep(CHECK_INTERVAL) => {}
         }
         loop {
-            let seen = look();
-            let is_idle = idleness.look(Instant::now(), seen);
-            if stop.is_cancelled() || !is_idle || done_at == Some(seen.used) {
+            let current = activity();
+            let is_idle = idleness.check(Instant::now(), current);
+            if stop.is_cancelled() || !is_idle || done_at == Some(current.used) {
                 break;
             }
             let has_more = step().await;
-            // That the packs are shorter now is its own doing.
-            idleness.last.used = look().used;
+            // The step itself has made the packs smaller.
+            idleness.last.used = activity().used;
             if !has_more {
                 done_at = Some(idleness.last.used);
                 break;
@@ -90,11 +90,11 @@ async fn run_while_idle<F: Future<Output = bool>>(
     }
 }
 
-fn look(services: &Services) -> Seen {
+fn activity(services: &Services) -> Activity {
     let net = services.net.metrics();
-    Seen {
+    Activity {
         is_busy: is_busy(services),
-        moved: net.block_bytes_sent + net.block_bytes_received,
+        transferred: net.block_bytes_sent + net.block_bytes_received,
         used: services.store.used_bytes(),
     }
 }
@@ -125,15 +125,15 @@ pub(crate) async fn run(services: Services) {
             }
         }
     };
-    run_while_idle(|| look(&services), step, stop.clone()).await;
+    run_while_idle(|| activity(&services), step, stop.clone()).await;
 }
 
-/// Compresses on a thread of its own, which gives way to every other; see
+/// Compresses on a thread of its own with the lowest priority; see
 /// [`PackStore::recompress`].
 ///
 /// # Errors
 ///
-/// Those of the store, in words.
+/// Returns the error of the store as text.
 pub(crate) async fn recompress(
     store: Arc<PackStore>,
     budget: u64,
@@ -141,9 +141,10 @@ pub(crate) async fn recompress(
 ) -> Result<RecompressReport, String> {
     let (sender, receiver) = oneshot::channel();
     let work = move || {
-        give_way();
+        lower_priority();
         let result = store.recompress(budget, &stop);
-        // Before it is told: whoever was waiting may be the last to hold it.
+        // Before the result is sent: the receiver may expect to have the last
+        // handle of the store.
         drop(store);
         let _ = sender.send(result);
     };
@@ -151,27 +152,27 @@ pub(crate) async fn recompress(
     started.map_err(|error| error.to_string())?;
     match receiver.await {
         Ok(result) => result.map_err(|error| with_causes(&error)),
-        Err(_) => Err("it broke off; the log tells why".into()),
+        Err(_) => Err("the recompression ended unexpectedly; see the log".into()),
     }
 }
 
-/// Gives this thread the lowest priority. Where threads have none of their own,
-/// the system shares its time evenly.
-fn give_way() {
+/// Gives this thread the lowest priority, on systems that support priorities of
+/// threads.
+fn lower_priority() {
     #[cfg(target_os = "linux")]
     if let Err(error) = rustix::process::setpriority_process(None, PRIORITY) {
-        tracing::debug!(%error, "could not lower the priority of a thread");
+        tracing::debug!(%error, "cannot lower the priority of a thread");
     }
 }
 
 pub(crate) fn log(report: &RecompressReport) {
     for damaged in &report.damaged {
-        tracing::warn!(damaged, "a pack is damaged and is not compressed");
+        tracing::warn!(damaged, "a damaged pack was not compressed");
     }
     if report.rewritten_packs > 0 {
         let (packs, before, after) =
             (report.rewritten_packs, report.before_bytes, report.after_bytes);
-        tracing::info!(packs, before, after, "what was stored as it came is compressed");
+        tracing::info!(packs, before, after, "compressed stored packs");
     }
 }
 
@@ -185,31 +186,31 @@ mod tests {
     fn idle_is_who_was_left_alone_for_long_enough() {
         let start = Instant::now();
         let at = |secs| start + Duration::from_secs(secs);
-        let still = Seen { is_busy: false, moved: 7, used: 100 };
+        let still = Activity { is_busy: false, transferred: 7, used: 100 };
         let mut idleness = Idleness { since: start, last: still };
-        assert!(!idleness.look(at(299), still));
-        assert!(idleness.look(at(300), still));
-        // A restore runs, blocks travel, something is stored: each begins anew.
-        let busy = Seen { is_busy: true, ..still };
-        let moved = Seen { moved: 8, ..still };
-        let stored = Seen { used: 101, ..moved };
+        assert!(!idleness.check(at(299), still));
+        assert!(idleness.check(at(300), still));
+        // A restore, a transfer and a new block each end the idle time.
+        let busy = Activity { is_busy: true, ..still };
+        let moved = Activity { transferred: 8, ..still };
+        let stored = Activity { used: 101, ..moved };
         for (from, seen, after) in [(400, busy, still), (800, moved, moved), (1200, stored, stored)]
         {
-            assert!(!idleness.look(at(from), seen));
-            assert!(!idleness.look(at(from + 1), after));
-            assert!(!idleness.look(at(from + 299), after), "{seen:?}");
-            assert!(idleness.look(at(from + 301), after), "{seen:?}");
+            assert!(!idleness.check(at(from), seen));
+            assert!(!idleness.check(at(from + 1), after));
+            assert!(!idleness.check(at(from + 299), after), "{seen:?}");
+            assert!(idleness.check(at(from + 301), after), "{seen:?}");
         }
-        // What goes on for long is not idle at its end.
-        assert!(!idleness.look(at(2000), Seen { is_busy: true, ..stored }));
-        assert!(!idleness.look(at(9000), Seen { is_busy: true, ..stored }));
-        assert!(!idleness.look(at(9001), stored));
+        // The end of long activity is not idle yet.
+        assert!(!idleness.check(at(2000), Activity { is_busy: true, ..stored }));
+        assert!(!idleness.check(at(9000), Activity { is_busy: true, ..stored }));
+        assert!(!idleness.check(at(9001), stored));
     }
 
-    /// A store of a few steps, and what is seen of it.
+    /// A store that needs a few steps.
     #[derive(Default)]
     struct Fake {
-        seen: Seen,
+        activity: Activity,
         left: u32,
         steps: Vec<u64>,
     }
@@ -217,42 +218,42 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn it_works_while_idle_until_nothing_is_left_and_again_when_there_is_more() {
         let fake = Arc::new(Mutex::new(Fake { left: 3, ..Fake::default() }));
-        fake.lock().seen.used = 1000;
+        fake.lock().activity.used = 1000;
         let (begun, stop) = (Instant::now(), CancellationToken::new());
         let (seen, done) = (fake.clone(), fake.clone());
         let step = move || {
             let mut fake = done.lock();
             fake.steps.push(begun.elapsed().as_secs());
-            fake.seen.used -= 10;
+            fake.activity.used -= 10;
             fake.left = fake.left.saturating_sub(1);
             std::future::ready(fake.left > 0)
         };
-        let look = move || seen.lock().seen;
-        let running = tokio::spawn(run_while_idle(look, step, stop.clone()));
+        let activity = move || seen.lock().activity;
+        let running = tokio::spawn(run_while_idle(activity, step, stop.clone()));
         let wait = |secs| tokio::time::sleep(Duration::from_secs(secs));
         // Busy for ten minutes, then left alone.
-        fake.lock().seen.is_busy = true;
+        fake.lock().activity.is_busy = true;
         wait(610).await;
-        fake.lock().seen.is_busy = false;
+        fake.lock().activity.is_busy = false;
         wait(3600).await;
-        // It was seen after eleven minutes that nothing goes on any more.
+        // The check after eleven minutes found no activity.
         assert_eq!(fake.lock().steps, [960, 960, 960], "all at once, and then no more");
         {
             let mut fake = fake.lock();
-            fake.seen.used += 500;
+            fake.activity.used += 500;
             fake.left = 1;
             fake.steps.clear();
         }
         wait(3600).await;
         assert_eq!(fake.lock().steps.len(), 1, "{:?}", fake.lock().steps);
-        // Between two steps it is looked again.
+        // Activity between two steps is found.
         {
             let mut fake = fake.lock();
-            (fake.seen.used, fake.seen.moved, fake.left) = (5000, 1, 10);
+            (fake.activity.used, fake.activity.transferred, fake.left) = (5000, 1, 10);
             fake.steps.clear();
         }
         wait(60).await;
-        fake.lock().seen.is_busy = true;
+        fake.lock().activity.is_busy = true;
         wait(3600).await;
         assert_eq!(fake.lock().steps, Vec::<u64>::new());
         stop.cancel();

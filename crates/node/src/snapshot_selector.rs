@@ -1,5 +1,5 @@
-//! Which snapshot is meant, and how it is told: the same for the API and for
-//! whoever opens the store without it.
+//! Selecting a snapshot by source, folder, id and time. The API and the commands
+//! that read a store without an instance use the same rules.
 
 use config::Config;
 use jiff::Timestamp;
@@ -23,26 +23,26 @@ pub enum SelectError {
     InvalidId(#[from] SnapshotIdError),
 }
 
-/// What was said of a snapshot; nothing is as good as anything.
+/// The criteria of a snapshot. `None` accepts any value.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SnapshotSelector<'a> {
-    /// Its source, by name or peer id.
+    /// The source, by name or peer id.
     pub source: Option<&'a str>,
-    /// Its folder, by id or name.
+    /// The folder, by id or name.
     pub folder: Option<&'a str>,
-    /// Its id, or the beginning of it.
+    /// The id, or its beginning.
     pub id: Option<&'a str>,
-    /// It was here at this time.
+    /// The latest time of arrival.
     pub at: Option<Timestamp>,
 }
 
 impl SnapshotSelector<'_> {
-    /// Those that fit, in the order in which they came.
+    /// Returns the snapshots that match, in the given order.
     ///
     /// # Errors
     ///
     /// Returns [`SelectError::InvalidId`] if the id is malformed.
-    pub fn fitting(
+    pub fn matching(
         &self,
         config: &Config,
         mut all: Vec<RemoteSnapshot>,
@@ -56,56 +56,58 @@ impl SnapshotSelector<'_> {
                 wanted == snapshot.folder_id.as_str() || wanted == snapshot.folder_name
             });
             let is_id = id.as_ref().is_none_or(|id| snapshot.id.starts_with(id.as_str()));
-            let was_here = self.at.is_none_or(|at| snapshot.received_at <= at);
-            is_source && is_folder && is_id && was_here
+            let has_arrived = self.at.is_none_or(|at| snapshot.received_at <= at);
+            is_source && is_folder && is_id && has_arrived
         });
         Ok(all)
     }
 
-    /// The newest that fits, by the backup server's order, which is that of
-    /// `all`; they have to be of one folder.
+    /// Returns the newest snapshot that matches: the last one in `all`, which is
+    /// in the order of the backup server.
     ///
     /// # Errors
     ///
-    /// Returns [`SelectError::NotFound`], [`SelectError::AmbiguousId`] or
-    /// [`SelectError::SeveralFolders`] unless exactly one folder and id match, and
-    /// [`SelectError::InvalidId`] if the id is malformed.
+    /// Returns [`SelectError::InvalidId`] if the id is malformed,
+    /// [`SelectError::NotFound`] if no snapshot matches,
+    /// [`SelectError::AmbiguousId`] if several match the beginning of an id, and
+    /// [`SelectError::SeveralFolders`] if snapshots of several folders match.
     pub fn newest(
         &self,
         config: &Config,
         all: Vec<RemoteSnapshot>,
     ) -> Result<RemoteSnapshot, SelectError> {
-        let mut fitting = self.fitting(config, all)?;
+        let mut matching = self.matching(config, all)?;
         if let Some(id) = self.id
-            && fitting.len() > 1
+            && matching.len() > 1
         {
             return Err(SelectError::AmbiguousId(id.parse()?));
         }
         let is_other = |pair: &[RemoteSnapshot]| {
             (&pair[0].source, &pair[0].folder_id) != (&pair[1].source, &pair[1].folder_id)
         };
-        if fitting.windows(2).any(is_other) {
-            let mut folders: Vec<String> = fitting
+        if matching.windows(2).any(is_other) {
+            let mut folders: Vec<String> = matching
                 .iter()
-                .map(|one| {
-                    let source = source_name(config, &one.source);
-                    format!("{} ({}) of {source}", one.folder_name, one.folder_id)
+                .map(|snapshot| {
+                    let source = source_name(config, &snapshot.source);
+                    format!("{} ({}) of {source}", snapshot.folder_name, snapshot.folder_id)
                 })
                 .collect();
             folders.dedup();
             return Err(SelectError::SeveralFolders(folders));
         }
-        fitting.pop().ok_or_else(|| SelectError::NotFound(self.criteria()))
+        matching.pop().ok_or_else(|| SelectError::NotFound(self.criteria()))
     }
 
     /// Returns the criteria as text for a message, in parentheses; empty if there are none.
     fn criteria(&self) -> String {
         let Self { source, folder, id, at } = self;
-        let named = |what: &str, value: &Option<&str>| value.map(|value| format!("{what} {value}"));
+        let criterion =
+            |name: &str, value: &Option<&str>| value.map(|value| format!("{name} {value}"));
         let criteria = [
-            named("id", id),
-            named("source", source),
-            named("folder", folder),
+            criterion("id", id),
+            criterion("source", source),
+            criterion("folder", folder),
             at.map(|at| format!("at {at}")),
         ];
         let criteria: Vec<String> = criteria.into_iter().flatten().collect();
@@ -116,14 +118,15 @@ impl SnapshotSelector<'_> {
     }
 }
 
-/// What a source is called here; its peer id where it has no name any more.
+/// Returns the configured name of a source, or its peer id if it is no longer
+/// configured.
 fn source_name(config: &Config, peer: &str) -> String {
     let mut sources = config.backup_server.source_peers.iter();
     let source = sources.find(|source| source.peer_id.to_string() == peer);
     source.map_or_else(|| peer.to_owned(), |source| source.name.as_str().to_owned())
 }
 
-/// A snapshot as it is told.
+/// Returns a snapshot in the form of the API.
 pub fn snapshot_model(config: &Config, snapshot: RemoteSnapshot) -> api::Snapshot {
     api::Snapshot {
         source: source_name(config, &snapshot.source),

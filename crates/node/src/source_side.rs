@@ -23,7 +23,7 @@ use crate::start_error::StartError;
 use crate::tasks::Tasks;
 use types::with_causes;
 
-/// Shows manifests through the registry.
+/// Publishes manifests in the registry of the manifest server.
 #[derive(Debug)]
 struct RegistryPublisher(ManifestRegistry);
 
@@ -31,7 +31,7 @@ impl Publisher for RegistryPublisher {
     fn publish(&self, published: PublishedManifest) {
         let folder = published.folder_id.clone();
         if let Err(error) = self.0.publish(published) {
-            tracing::error!(%folder, %error, "a manifest cannot be shown");
+            tracing::error!(%folder, %error, "cannot publish a manifest");
         }
     }
 
@@ -65,19 +65,19 @@ impl InPlace for Places {
     }
 }
 
-/// What cannot be looked up is not there, for who asks; the log has why.
+/// Treats a block that cannot be looked up as missing, and logs the error.
 fn or_missing<T>(cid: &Cid, found: Result<T, SyncError>, missing: T) -> Result<T, StoreError> {
     match found {
         Ok(found) => Ok(found),
         Err(SyncError::Store(error)) => Err(error),
         Err(error) => {
-            tracing::error!(%cid, error = with_causes(&error), "a block cannot be looked up");
+            tracing::error!(%cid, error = with_causes(&error), "cannot look up a block");
             Ok(missing)
         }
     }
 }
 
-/// What runs before the network does.
+/// The parts of the source side that run before the network.
 pub(crate) struct SourceSide {
     pub(crate) sync: SyncService,
     pub(crate) registry: ManifestRegistry,
@@ -85,7 +85,7 @@ pub(crate) struct SourceSide {
 }
 
 impl SourceSide {
-    /// Starts watching; the last manifests are shown when it returns.
+    /// Starts to watch. The last manifests are in the registry when this returns.
     pub(crate) async fn start(
         settings: &Settings,
         tasks: &Tasks,
@@ -109,7 +109,7 @@ impl SourceSide {
         Ok(Self { sync, registry, manifest_clients: SeenClients::new() })
     }
 
-    /// The blocks that are in files.
+    /// Returns the blocks in watched files.
     pub(crate) fn in_place(&self) -> Arc<dyn InPlace> {
         Arc::new(Places(self.sync.handle()))
     }
@@ -124,7 +124,7 @@ impl SourceSide {
         access: &Access,
         store: &Arc<PackStore>,
     ) -> Result<BackupService, StartError> {
-        let receipts = watch::Sender::new(acknowledged(&self.sync.handle()));
+        let receipts = watch::Sender::new(confirmed(&self.sync.handle()));
         let service = BackupService::new(BackupServiceOptions {
             net: net.handle(),
             registry: self.registry.clone(),
@@ -154,15 +154,16 @@ impl SourceSide {
     }
 }
 
-/// What the backup server has acknowledged of each folder.
-fn acknowledged(sync: &SyncHandle) -> BTreeMap<FolderId, SequenceNumber> {
+/// Returns the sequence number that the backup server has confirmed, for each
+/// folder.
+fn confirmed(sync: &SyncHandle) -> BTreeMap<FolderId, SequenceNumber> {
     let folders = sync.folders();
     let known = folders.iter().filter_map(|folder| Some((folder.id.clone(), folder.receipt?)));
     known.map(|(id, receipt)| (id, receipt.sequence)).collect()
 }
 
-/// Has folders scanned and published, for "Backup Now"; one that cannot be
-/// keeps none of the others from it.
+/// Returns the function that scans and publishes folders for "Backup Now". A
+/// folder that fails does not stop the others.
 fn register(sync: SyncHandle, settings: Settings) -> Register {
     Arc::new(move |folder| {
         let (sync, settings) = (sync.clone(), settings.clone());
@@ -196,7 +197,7 @@ pub fn folder_name(sync: &SyncHandle, folder: &FolderId) -> String {
     sync.folder(folder).map_or_else(|| folder.to_string(), |status| status.name.clone())
 }
 
-/// What is done with what the backup server has acknowledged.
+/// Returns the function that handles receipts of the backup server.
 fn on_receipt(
     sync: SyncHandle,
     receipts: watch::Sender<BTreeMap<FolderId, SequenceNumber>>,
@@ -211,16 +212,16 @@ fn on_receipt(
             || (is_current && status.manifest_cid != Some(receipt.manifest_cid))
         {
             tracing::warn!(%peer, %folder, sequence = %receipt.sequence,
-                "a receipt for what was never published was refused");
+                "refused a receipt for a manifest that was never published");
             return ReceiptAnswer::Refused;
         }
         let is_news = status.receipt.is_none_or(|known| known.sequence < receipt.sequence);
         if is_news {
             let sequence = receipt.sequence;
-            tracing::info!(%peer, folder = status.name, %sequence, "the backup server has it whole");
+            tracing::info!(%peer, folder = status.name, %sequence, "the backup server confirmed a snapshot");
             if let Err(error) = sync.receipt(folder, sequence, jiff::Timestamp::now()) {
-                // The backup server says it again when it is connected anew.
-                tracing::error!(%folder, error = with_causes(&error), "a receipt is not noted");
+                // The backup server sends the receipt again when it reconnects.
+                tracing::error!(%folder, error = with_causes(&error), "cannot store a receipt");
             }
             receipts.send_if_modified(|all| {
                 let known = all.entry(folder.clone()).or_insert(sequence);

@@ -1,4 +1,4 @@
-//! A body that is written by a thread that may block, and sent as it comes.
+//! A response body that a blocking thread writes while it is sent.
 
 use std::io::{self, Write};
 
@@ -6,33 +6,34 @@ use axum::body::{Body, Bytes};
 use tokio::sync::mpsc;
 use types::with_causes;
 
-/// Pieces between the disk and the network.
-const PIECES: usize = 2;
-/// How long a piece is, in bytes.
+/// Maximum number of pieces that wait to be sent.
+const PIECES_MAX: usize = 2;
+/// Length of a piece in bytes.
 const PIECE_LEN: usize = 128 * 1024;
 
-/// Sends what is written to it.
-pub(crate) struct Pieces {
+/// Sends the bytes that are written to it.
+pub(crate) struct BodyWriter {
     buffer: Vec<u8>,
     sender: mpsc::Sender<io::Result<Bytes>>,
-    is_whole: bool,
+    is_complete: bool,
 }
 
-/// The body that `write` writes. Where that fails, or panics, the connection
-/// breaks off, so that nobody takes a part for the whole.
+/// Returns the body that `write` writes. If it fails or panics, the connection is
+/// closed in the middle of the body, so that no client takes a part of it for all
+/// of it.
 pub(crate) fn body<E: std::error::Error>(
     what: &'static str,
-    write: impl FnOnce(&mut Pieces) -> Result<(), E> + Send + 'static,
+    write: impl FnOnce(&mut BodyWriter) -> Result<(), E> + Send + 'static,
 ) -> Body {
-    let (sender, receiver) = mpsc::channel(PIECES);
+    let (sender, receiver) = mpsc::channel(PIECES_MAX);
     tokio::task::spawn_blocking(move || {
-        let mut pieces = Pieces { buffer: Vec::new(), sender, is_whole: false };
-        let written = write(&mut pieces).map_err(|error| with_causes(&error));
-        match written.and_then(|()| pieces.flush().map_err(|error| error.to_string())) {
-            Ok(()) => pieces.is_whole = true,
-            // Where nobody takes it any more, there is nobody to tell.
-            Err(_) if pieces.sender.is_closed() => {}
-            Err(error) => tracing::error!(error, "{what} broke off"),
+        let mut out = BodyWriter { buffer: Vec::new(), sender, is_complete: false };
+        let written = write(&mut out).map_err(|error| with_causes(&error));
+        match written.and_then(|()| out.flush().map_err(|error| error.to_string())) {
+            Ok(()) => out.is_complete = true,
+            // The client has disconnected.
+            Err(_) if out.sender.is_closed() => {}
+            Err(error) => tracing::error!(error, "{what} was interrupted"),
         }
     });
     Body::from_stream(futures::stream::unfold(receiver, |mut receiver| async {
@@ -40,7 +41,7 @@ pub(crate) fn body<E: std::error::Error>(
     }))
 }
 
-impl Write for Pieces {
+impl Write for BodyWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.buffer.extend_from_slice(bytes);
         if self.buffer.len() >= PIECE_LEN {
@@ -58,10 +59,10 @@ impl Write for Pieces {
     }
 }
 
-impl Drop for Pieces {
+impl Drop for BodyWriter {
     fn drop(&mut self) {
-        if !self.is_whole {
-            let _ = self.sender.blocking_send(Err(io::Error::other("it broke off")));
+        if !self.is_complete {
+            let _ = self.sender.blocking_send(Err(io::Error::other("the body is incomplete")));
         }
     }
 }

@@ -1,15 +1,15 @@
-//! `Content-Disposition` (RFC 6266), both ways.
+//! Parses and writes `Content-Disposition` (RFC 6266).
 //!
-//! A file name in it comes from whoever uploads and goes to whoever downloads,
-//! so both directions are strict: what is read is a plain name of one file,
-//! and what is written cannot end the header or the quotes.
+//! The file name in the header comes from the client that uploads and goes to the
+//! client that downloads, so both directions are strict: a parsed name is the
+//! plain name of one file, and a written name cannot end the header or the quotes.
 
 use std::fmt::Write as _;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use types::MAX_FILENAME_LEN;
 
-/// What RFC 5987 lets stand in `filename*` without percent signs.
+/// The characters that RFC 5987 allows in `filename*` without percent-encoding.
 const ATTR_CHAR: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'!')
     .remove(b'#')
@@ -27,7 +27,7 @@ const ATTR_CHAR: &AsciiSet = &NON_ALPHANUMERIC
 /// Why a header has no usable file name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum DispositionError {
-    #[error("the Content-Disposition header cannot be read")]
+    #[error("the Content-Disposition header is malformed")]
     Syntax,
     #[error(
         "the filename is not valid: it must be the name of one file, of 1 to 255 bytes, \
@@ -36,9 +36,9 @@ pub(crate) enum DispositionError {
     Name,
 }
 
-/// The file name in a header; `None` where it has none.
+/// Returns the file name in a header, or `None` if it has none.
 pub(crate) fn parse(header: &[u8]) -> Result<Option<String>, DispositionError> {
-    // Names are sent as raw UTF-8 by many clients, the node's SDK among them.
+    // Many clients, the SDK of the node API among them, send names as raw UTF-8.
     let text = std::str::from_utf8(header).map_err(|_| DispositionError::Syntax)?;
     let mut parts = Parts { rest: text };
     let _kind = parts.token()?;
@@ -54,7 +54,7 @@ pub(crate) fn parse(header: &[u8]) -> Result<Option<String>, DispositionError> {
             _ => {}
         }
     }
-    // RFC 6266, 4.3: where both are there, the extended one counts.
+    // RFC 6266, 4.3: if both are present, `filename*` is used.
     match extended.or(plain) {
         None => Ok(None),
         Some(name) if is_name(&name) => Ok(Some(name)),
@@ -114,7 +114,7 @@ impl Parts<'_> {
         Ok(())
     }
 
-    /// Whether a further parameter follows.
+    /// Reports whether another parameter follows.
     fn separator(&mut self) -> Result<bool, DispositionError> {
         self.skip_blanks();
         if self.rest.is_empty() {
@@ -128,8 +128,8 @@ impl Parts<'_> {
     fn value(&mut self) -> Result<String, DispositionError> {
         self.skip_blanks();
         let Some(quoted) = self.rest.strip_prefix('"') else {
-            // A bare value; some clients leave the quotes off names with
-            // characters that are not those of a token.
+            // A bare value: some clients omit the quotes around names with
+            // characters that a token must not have.
             let end = self.rest.find(';').unwrap_or(self.rest.len());
             let (value, rest) = self.rest.split_at(end);
             self.rest = rest;
@@ -151,7 +151,7 @@ impl Parts<'_> {
     }
 }
 
-/// The header for a download under this name.
+/// Returns the header of a download with this file name.
 pub(crate) fn attachment(filename: Option<&str>) -> String {
     let mut header = String::from("attachment");
     let Some(name) = filename else { return header };

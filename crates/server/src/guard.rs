@@ -1,13 +1,14 @@
-//! Who may call: programs of this machine, and no web page.
+//! Access control of the API port: programs of this computer may send requests,
+//! web pages of other sites may not.
 //!
-//! The API listens on loopback alone, but every page that a browser on this
-//! machine shows can send requests there too, also through a name of its own
-//! that resolves to 127.0.0.1 (DNS rebinding). So the `Host` has to be a name
-//! of loopback, and an `Origin`, which browsers send with much of what pages
-//! do, has to be the API's own. An image, a script or a link of another site is
-//! asked for without an `Origin`: there `Sec-Fetch-Site` tells, and only the
-//! UI's own pages may be opened from elsewhere. Browsers are also told that no
-//! other site may use an answer.
+//! The API listens on loopback only, but every page that a browser on this computer
+//! shows can send requests there, also through a name of its own that resolves to
+//! 127.0.0.1 (DNS rebinding). So the `Host` must be a name of loopback, and an
+//! `Origin`, which browsers send with most requests of pages, must be the API's
+//! own. Browsers request an image, a script or a link of another site without an
+//! `Origin`; such a request is refused because of its `Sec-Fetch-Site`, unless it
+//! opens a page of the UI. The answers also tell browsers that no other site may
+//! use them.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -23,14 +24,15 @@ use subtle::ConstantTimeEq as _;
 use crate::session::Sessions;
 use crate::text_error::TextError;
 
-/// Serves only requests of this computer's programs.
+/// Refuses requests of web pages of other sites on all routes.
 pub(crate) fn guarded(router: Router) -> Router {
     router
-        .fallback(|| async { TextError::new(StatusCode::NOT_FOUND, "there is no such path here") })
+        .fallback(|| async { TextError::new(StatusCode::NOT_FOUND, "this path does not exist") })
         .layer(axum::middleware::from_fn(origin))
 }
 
-/// Lets a request of this machine's programs through, or says why not.
+/// Answers a request only if it comes from a program of this computer or from the
+/// UI.
 async fn origin(request: Request, next: Next) -> Response {
     let checked = check_origin(request.headers()).and_then(|()| {
         let is_page = matches!(*request.method(), Method::GET | Method::HEAD)
@@ -46,30 +48,30 @@ async fn origin(request: Request, next: Next) -> Response {
     response
 }
 
-/// Whether a path is a page of the UI, which a link anywhere may lead to.
+/// Reports whether a path is a page of the UI, which any site may link to.
 fn is_page(path: &str) -> bool {
     matches!(path, "/" | "/ui") || path.starts_with("/ui/")
 }
 
-/// Refuses what a page of another site asks for, as far as browsers tell:
-/// programs send none of these headers.
+/// Refuses a request of another site's page. Browsers mark such requests with
+/// headers that programs do not send.
 fn check_site(headers: &HeaderMap, is_page: bool) -> Result<(), TextError> {
     let mut sites = headers.get_all("sec-fetch-site").iter();
     let is = |name, value: &str| headers.get(name).is_some_and(|given| given == value);
     match (sites.next(), sites.next()) {
         (None, _) => Ok(()),
-        // `none` is what a person typed, or has as a bookmark.
+        // `none` is an address that a person typed, or a bookmark.
         (Some(site), None) if site == "same-origin" || site == "none" => Ok(()),
         (Some(_), None)
             if is_page && is("sec-fetch-mode", "navigate") && is("sec-fetch-dest", "document") =>
         {
             Ok(())
         }
-        _ => Err(forbidden("this API does not answer to pages of other sites")),
+        _ => Err(forbidden("this API does not answer web pages of other sites")),
     }
 }
 
-/// Asks for the token where the configuration says so.
+/// Requires the token if the configuration wants that.
 pub(crate) async fn token(
     State(services): State<Services>,
     request: Request,
@@ -79,8 +81,8 @@ pub(crate) async fn token(
     if must_have_token && !is_owner(request.method(), request.headers(), &services.token) {
         return TextError::new(
             StatusCode::UNAUTHORIZED,
-            "this API asks for a token: send `Authorization: Bearer` with the content of the \
-             api-token file in the data directory",
+            "this API requires a token; send `Authorization: Bearer` with the content of the file \
+             api-token in the data directory",
         )
         .into_response();
     }
@@ -94,24 +96,24 @@ fn forbidden(message: &str) -> TextError {
 fn check_origin(headers: &HeaderMap) -> Result<(), TextError> {
     let mut hosts = headers.get_all(header::HOST).iter();
     let (Some(host), None) = (hosts.next(), hosts.next()) else {
-        return Err(forbidden("a request has exactly one Host header"));
+        return Err(forbidden("a request must have exactly one Host header"));
     };
-    let host = host.to_str().map_err(|_| forbidden("the Host header cannot be read"))?;
+    let host = host.to_str().map_err(|_| forbidden("the Host header is malformed"))?;
     if !is_loopback(host) {
         return Err(forbidden(
-            "this API answers to localhost, 127.0.0.1 and [::1] alone; to reach it from another \
-             machine, use an SSH tunnel",
+            "this API answers requests to localhost, 127.0.0.1 and [::1] only; to reach it from \
+             another computer, use an SSH tunnel",
         ));
     }
     let mut origins = headers.get_all(header::ORIGIN).iter();
     match (origins.next(), origins.next()) {
         (None, _) => Ok(()),
         (Some(origin), None) if origin.to_str().ok() == Some(&format!("http://{host}")) => Ok(()),
-        _ => Err(forbidden("this API does not answer to pages of other origins")),
+        _ => Err(forbidden("this API does not answer web pages of other origins")),
     }
 }
 
-/// Whether a `Host` header names this machine's loopback.
+/// Reports whether a `Host` header is a name of loopback.
 fn is_loopback(host: &str) -> bool {
     let name = if let Ok(address) = host.parse::<SocketAddr>() {
         return address.ip().is_loopback();
@@ -128,21 +130,23 @@ fn is_loopback(host: &str) -> bool {
         || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-/// Whether a request of this method changes nothing.
-pub(crate) fn only_looks(method: &Method) -> bool {
+/// Reports whether a request with this method changes nothing.
+pub(crate) fn is_read_only(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
 }
 
-/// Whether the instance's owner asks: with the token, or in a session of the
-/// web UI, which for a change takes what belongs to it besides.
+/// Reports whether a request comes from the owner of the instance: it carries the
+/// token, or a session of the web UI. A request that changes something also needs
+/// the CSRF token of the session.
 pub(crate) fn is_owner(method: &Method, headers: &HeaderMap, token: &str) -> bool {
     let (sessions, now) = (Sessions::new(token), Timestamp::now());
     has_token(headers, token)
         || sessions.allows_change(headers, now)
-        || (only_looks(method) && sessions.allows_looking(headers, now))
+        || (is_read_only(method) && sessions.allows_read(headers, now))
 }
 
-/// Whether the request carries the token, compared in constant time.
+/// Reports whether the request carries the token. The comparison takes constant
+/// time.
 fn has_token(headers: &HeaderMap, token: &str) -> bool {
     let Some(given) = headers.get(header::AUTHORIZATION) else { return false };
     let given = given.as_bytes();

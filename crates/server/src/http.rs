@@ -1,9 +1,9 @@
-//! Serving HTTP with a limit on everything: connections, the time for a head,
-//! and the end.
+//! Serves HTTP with limits: the number of connections, the time and length of a
+//! request head, and the time for shutting down.
 //!
-//! The answers themselves are axum's; this is the loop around them. A peer
-//! that sends its head a byte a minute, or opens a thousand connections and
-//! says nothing, costs a bounded amount.
+//! This is the loop around axum's handlers. A client that sends its head one byte
+//! per minute, or opens a thousand connections without a request, costs a bounded
+//! amount.
 
 use std::io;
 use std::net::SocketAddr;
@@ -22,23 +22,23 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service as _;
 
-/// Connections to one listener at a time; more wait to be accepted.
+/// Maximum number of connections of a listener; more wait to be accepted.
 const CONNECTIONS_MAX: usize = 256;
-/// The head of a request has to be here within this.
+/// Time within which the head of a request must arrive.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
-/// The head of a request is at most this long, in bytes.
+/// Maximum length of the head of a request in bytes.
 const HEAD_LEN_MAX: usize = 32 * 1024;
-/// After an error of accepting (too many open files, say), wait this long.
+/// Pause after an error of accepting, such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Requests under way may take this long to end when the server stops.
+/// Time within which running requests must end when the server stops.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Why a server could not start.
+/// A server cannot listen on its address.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "cannot listen on {address} ({what}){}",
     if source.kind() == io::ErrorKind::AddrInUse {
-        ": the port is in use; end the program that uses it, or set another port"
+        ": the port is in use; stop the program that uses it, or configure another port"
     } else {
         ""
     }
@@ -46,18 +46,19 @@ const END_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct ListenError {
     /// The address.
     pub address: SocketAddr,
-    /// What was to be served there.
+    /// The server and its setting.
     pub what: &'static str,
-    /// What the system said.
+    /// The error of the operating system.
     #[source]
     pub source: io::Error,
 }
 
-/// Takes an address, so that a taken port is known before anything starts.
+/// Binds an address.
 ///
 /// # Errors
 ///
-/// [`ListenError`], which names the address.
+/// Returns [`ListenError`] if the port is in use or the address is not one of
+/// this computer.
 pub(crate) async fn bind(
     address: SocketAddr,
     what: &'static str,
@@ -65,7 +66,7 @@ pub(crate) async fn bind(
     listen(address).map_err(|source| ListenError { address, what, source })
 }
 
-/// How many connections wait to be accepted.
+/// Maximum number of connections that wait to be accepted.
 const BACKLOG: u32 = 1024;
 
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
@@ -73,7 +74,7 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
         TcpSocket::new_v4()?
     } else {
         let socket = TcpSocket::new_v6()?;
-        // `0.0.0.0` beside `::` has a socket of its own.
+        // `0.0.0.0` needs a socket of its own in addition to `::`.
         rustix::net::sockopt::set_ipv6_v6only(&socket, true)?;
         socket
     };
@@ -82,7 +83,7 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Serves until `stop`, then ends what is under way within two seconds.
+/// Serves until `stop`, then ends running requests within two seconds.
 pub(crate) async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
     let connections = TaskTracker::new();
     let limit = Arc::new(Semaphore::new(CONNECTIONS_MAX));
@@ -112,7 +113,7 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, stop: Cancellat
     drop(listener);
     connections.close();
     if tokio::time::timeout(END_TIMEOUT, connections.wait()).await.is_err() {
-        tracing::info!(open = connections.len(), "requests were cut off at the end");
+        tracing::info!(open = connections.len(), "interrupted running requests");
     }
 }
 

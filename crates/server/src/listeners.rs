@@ -1,4 +1,4 @@
-//! Servers that run while the configuration wants them: the manifest server
+//! Servers that run while the configuration enables them: the manifest server
 //! and the trigger.
 
 use std::net::SocketAddr;
@@ -12,8 +12,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::http::{self, ListenError};
 
-/// A port that was taken is tried again after this long.
-const RETRY: Duration = Duration::from_secs(10);
+/// Pause before another attempt to bind a port that was in use.
+const RETRY_PAUSE: Duration = Duration::from_secs(10);
 
 /// A server that can be switched on and off.
 #[derive(Debug)]
@@ -21,27 +21,26 @@ pub(crate) struct Switched {
     what: &'static str,
     addresses: Vec<SocketAddr>,
     router: Router,
-    /// Sockets that were opened before the start was called good.
+    /// Sockets that are bound and not served yet.
     open: Vec<TcpListener>,
     problems: Problems,
 }
 
 impl Switched {
-    /// A server at `addresses`; where it is wanted from the start, a port
-    /// that is taken is an error now.
+    /// Creates a server at `addresses`, and binds them if it is enabled.
     ///
     /// # Errors
     ///
-    /// [`ListenError`], which names the address.
+    /// Returns [`ListenError`] if an address cannot be bound.
     pub(crate) async fn new(
         what: &'static str,
         addresses: Vec<SocketAddr>,
         router: Router,
-        is_wanted: bool,
+        is_enabled: bool,
         problems: Problems,
     ) -> Result<Self, ListenError> {
         let mut switched = Self { what, addresses, router, open: Vec::new(), problems };
-        if is_wanted {
+        if is_enabled {
             switched.open = switched.bind().await?;
         }
         Ok(switched)
@@ -55,12 +54,12 @@ impl Switched {
         Ok(open)
     }
 
-    /// Serves while `wanted`, until `stop`.
-    pub(crate) async fn run(mut self, mut wanted: watch::Receiver<bool>, stop: CancellationToken) {
+    /// Serves while `enabled`, until `stop`.
+    pub(crate) async fn run(mut self, mut enabled: watch::Receiver<bool>, stop: CancellationToken) {
         loop {
-            let is_wanted = *wanted.borrow_and_update();
+            let is_enabled = *enabled.borrow_and_update();
             let mut retry = false;
-            if is_wanted && self.open.is_empty() {
+            if is_enabled && self.open.is_empty() {
                 match self.bind().await {
                     Ok(open) => self.open = open,
                     Err(error) => {
@@ -83,8 +82,8 @@ impl Switched {
                 async {
                     let is_last = tokio::select! {
                         () = stop.cancelled() => true,
-                        changed = wanted.wait_for(|now| *now != is_wanted) => changed.is_err(),
-                        () = tokio::time::sleep(RETRY), if retry => false,
+                        changed = enabled.wait_for(|now| *now != is_enabled) => changed.is_err(),
+                        () = tokio::time::sleep(RETRY_PAUSE), if retry => false,
                     };
                     off.cancel();
                     is_last

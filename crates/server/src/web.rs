@@ -1,9 +1,12 @@
-//! The files of the web UI, as they were built into the program.
+//! The web UI: its files, which are part of the program, and the login page.
 //!
-//! **Invariant.** Nothing runs on these pages but what came with them: the
+//! Any program of this computer may read the files. The data that they show and
+//! change needs a session (see `session`).
+//!
+//! **Invariant.** Only the UI's own scripts and styles run on its pages: the
 //! Content-Security-Policy allows scripts and styles with the nonce of the
-//! answer, not what this origin serves besides (uploads, backups), and nobody
-//! may frame them.
+//! answer, not the other content of this origin (uploads, backups), and no page
+//! may embed the UI in a frame.
 
 use axum::Router;
 use axum::body::Body;
@@ -16,20 +19,20 @@ use serde::Deserialize;
 
 use crate::session::{LoginKeys, Sessions};
 
-/// Every file with its path below `/ui/`; empty where the program was built
-/// without them.
+/// Every file with its path below `/ui/`; empty if the program was built without
+/// the UI.
 const FILES: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/web_assets.rs"));
 
-/// What the built page has where the nonce belongs.
+/// The placeholder of the nonce in the built page.
 const NONCE_MARK: &str = "CSP_NONCE";
 
-/// What is shown where there are no files.
+/// The page of a program that was built without the UI.
 const NOT_BUILT: &str = "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\">\
 <title>Archivist</title><h1>This archivist was built without its web UI</h1>\
 <p>Build it with <code>cargo xtask build</code>, which needs Node.js and npm. \
-The command line can do all of it: <code>archivist --help</code>.</p></html>\n";
+The command line has the same functions: <code>archivist --help</code>.</p></html>\n";
 
-/// The routes: `/`, `/ui/…` and the way in.
+/// Returns the routes `/`, `/ui/…` and `/ui/login`.
 pub(crate) fn router(keys: LoginKeys, sessions: Sessions) -> Router {
     Router::new()
         .route("/", get(|| async { Redirect::temporary("/ui/") }))
@@ -46,38 +49,38 @@ struct Login {
     key: String,
 }
 
-/// Opens a session for whoever has a key that counts.
+/// Starts a session for a request with a valid key.
 async fn login(
     State((keys, sessions)): State<(LoginKeys, Sessions)>,
     Query(login): Query<Login>,
 ) -> Response {
-    // Neither the key nor the way goes any further.
+    // Neither the key nor the address may go anywhere else.
     let plain = [
         (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
         (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
     ];
-    if !keys.take(&login.key) {
+    if !keys.use_key(&login.key) {
         return (plain, Redirect::to("/ui/?used")).into_response();
     }
-    let begun = sessions.begin(Timestamp::now());
-    match HeaderValue::from_str(&begun.cookie) {
+    let session = sessions.start(Timestamp::now());
+    match HeaderValue::from_str(&session.cookie) {
         Ok(cookie) => {
             let set = [(header::SET_COOKIE, cookie)];
-            // What stands behind the `#` is sent to nobody; the page takes it
-            // out of the address.
-            let page = Redirect::to(&format!("/ui/#csrf={}", begun.csrf));
+            // Browsers do not send the part after `#` to servers, and the page
+            // removes it from the address.
+            let page = Redirect::to(&format!("/ui/#csrf={}", session.csrf));
             (plain, set, page).into_response()
         }
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }
 
-/// A file, or the page for a path that is one of its own.
+/// Returns a file, or the page for any other path.
 async fn file(Path(path): Path<String>) -> Response {
     let is_file = |(name, _): &&(&str, &[u8])| *name == path && path != "index.html";
     match FILES.iter().find(is_file) {
         Some((name, content)) => asset(name, content),
-        // Its names carry a hash: one that is not here is of another build.
+        // These names contain a hash: a missing file belongs to another build.
         None if path.starts_with("assets/") => StatusCode::NOT_FOUND.into_response(),
         None => page(FILES),
     }
@@ -107,7 +110,7 @@ fn mime_of(name: &str) -> &'static str {
     }
 }
 
-/// The page, with a nonce of its own.
+/// Returns the page with a new nonce.
 fn page(files: &[(&str, &[u8])]) -> Response {
     let index = files.iter().find(|(name, _)| *name == "index.html");
     let Some(text) = index.and_then(|(_, content)| std::str::from_utf8(content).ok()) else {
@@ -119,7 +122,7 @@ fn page(files: &[(&str, &[u8])]) -> Response {
     };
     let nonce = data_encoding::BASE64URL_NOPAD.encode(&rand::random::<[u8; 18]>());
     let mut response = Body::from(text.replace(NONCE_MARK, &nonce)).into_response();
-    // Style attributes are set by scripts, which no policy is asked about.
+    // The policy does not apply to style attributes that scripts set.
     let policy = format!(
         "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; \
          img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'"
@@ -131,7 +134,7 @@ fn page(files: &[(&str, &[u8])]) -> Response {
     response
 }
 
-/// What every answer of the UI says to browsers.
+/// Adds the security headers of every answer of the UI.
 fn secure(headers: &mut HeaderMap, policy: &str) {
     let policy = format!("{policy}; frame-ancestors 'none'");
     if let Ok(policy) = HeaderValue::from_str(&policy) {
@@ -169,7 +172,8 @@ mod tests {
             assert!(policy.contains("frame-ancestors 'none'"));
             let html = text(response).await;
             let nonce = html.split('"').nth(1).unwrap().to_owned();
-            // The nonce alone: what else this origin serves is no script of its.
+            // Only the nonce: other content of this origin must not run as a
+            // script.
             for directive in ["script-src", "style-src"] {
                 let expected = format!("; {directive} 'nonce-{nonce}';");
                 assert!(policy.contains(&expected), "{policy} {html}");

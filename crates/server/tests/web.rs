@@ -280,10 +280,10 @@ async fn a_collection_that_fails_is_told_until_one_succeeds() {
     let report = ui.json(prune().json(&json!({ "dry_run": true }))).await;
     assert_eq!(report["not_collected"], Value::Null);
     assert!(told().await);
-    // What is not whole is not what there is to keep.
+    // Incomplete data is not accepted as all that must be kept.
     let refused = prune().json(&json!({ "accept_roots": true })).send().await.unwrap();
     assert_eq!(refused.status(), 409);
-    assert!(refused.text().await.unwrap().contains("not whole: 1 data item;"));
+    assert!(refused.text().await.unwrap().contains("1 data item is incomplete"));
     store.remove_root("data/gone").unwrap();
     let accepted = ui.json(prune().json(&json!({ "accept_roots": true }))).await;
     assert_eq!(accepted["not_collected"], Value::Null);

@@ -14,8 +14,8 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Has folders backed up now: registers their manifests, connects to the
-         *     backup server and triggers it; with `wait_secs`, waits for its receipts.
+         * Backs up folders now: registers their manifests, connects to the backup server
+         *     and triggers it. With `wait_secs`, waits for the receipts.
          */
         post: operations["post_backup_now"];
         delete?: never;
@@ -31,10 +31,10 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** All settings, by section. */
+        /** Returns all settings, by section. */
         get: operations["get_config"];
         put?: never;
-        /** Gives a setting another value, in the file and in what runs. */
+        /** Changes a setting, in the file and in the running instance. */
         post: operations["post_config"];
         delete?: never;
         options?: never;
@@ -49,7 +49,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Every key with what it is for, what is allowed and its default. */
+        /** Lists every key with its description, its allowed values and its default. */
         get: operations["get_config_keys"];
         put?: never;
         post?: never;
@@ -86,8 +86,8 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Tests the connection to a source, or to the backup server. What is tested
-         *     is told whether it works or not; nothing is changed.
+         * Tests the connection to a source or to the backup server. Changes nothing. A
+         *     failed step is part of the answer.
          */
         post: operations["post_connection_test"];
         delete?: never;
@@ -104,8 +104,9 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * The directories in a directory of this machine. Where the path names none,
-         *     those of the directory above it whose names begin as it ends.
+         * Lists the subdirectories of a directory of this computer. If the path is not a
+         *     directory, lists the subdirectories of its parent whose names begin with its last
+         *     name.
          */
         get: operations["get_directories"];
         put?: never;
@@ -124,9 +125,10 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * The events, from now on: `folder` with a [`api::Folder`], `source` with a
-         *     [`api::Source`], `snapshot` with the source, the folder and the number of a
-         *     new one, and `reload` where some were lost: then ask for everything again.
+         * Streams the events from now on: `folder` with a Folder, `source` with a Source,
+         *     `source-removed` with its name, `snapshot` with the id, the source, the folder and
+         *     the sequence number of a new snapshot, and `reload` after events were lost: the
+         *     client must request everything again.
          */
         get: operations["get_events"];
         put?: never;
@@ -146,10 +148,7 @@ export interface paths {
         };
         get?: never;
         put?: never;
-        /**
-         * Tells what patterns would leave out of a directory, without changing
-         *     anything.
-         */
+        /** Shows which files patterns would exclude from a directory. Changes nothing. */
         post: operations["post_exclude_preview"];
         delete?: never;
         options?: never;
@@ -165,8 +164,8 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * The states that a file had in the snapshots of a folder, the newest first;
-         *     where it was the same in many, the newest of those.
+         * Lists the versions of a file in the snapshots of a folder, the newest first. Of
+         *     several snapshots with the same version, the newest is listed.
          */
         get: operations["get_file_versions"];
         put?: never;
@@ -184,10 +183,10 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** The watched folders. */
+        /** Lists the watched folders. */
         get: operations["get_folders"];
         put?: never;
-        /** Watches a folder from now on. */
+        /** Adds a folder. */
         post: operations["post_folders"];
         delete?: never;
         options?: never;
@@ -205,11 +204,11 @@ export interface paths {
         get?: never;
         put?: never;
         post?: never;
-        /** Watches a folder no more. What the backup server holds of it stays there. */
+        /** Removes a folder. Its snapshots stay on the backup server. */
         delete: operations["delete_folders_id"];
         options?: never;
         head?: never;
-        /** Changes how a folder is called, or what is left out of it. */
+        /** Changes the name or the exclude patterns of a folder. */
         patch: operations["patch_folders_id"];
         trace?: never;
     };
@@ -223,8 +222,9 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Says that what stopped a folder, or had it held, was meant: its directory
-         *     is another one, or is empty, or much was deleted or rewritten.
+         * Confirms that a change which stopped a folder, or which holds its pruning, was
+         *     intended: the directory is another one or is empty, or many files were deleted or
+         *     rewritten.
          */
         post: operations["post_folders_id_confirm"];
         delete?: never;
@@ -240,7 +240,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Everything in a folder that could not be read. */
+        /** Lists everything in a folder that could not be read. */
         get: operations["get_folders_id_errors"];
         put?: never;
         post?: never;
@@ -259,7 +259,7 @@ export interface paths {
         };
         get?: never;
         put?: never;
-        /** Publishes nothing of a folder until it is resumed. */
+        /** Pauses a folder: nothing of it is published until it is resumed. */
         post: operations["post_folders_id_pause"];
         delete?: never;
         options?: never;
@@ -276,7 +276,7 @@ export interface paths {
         };
         get?: never;
         put?: never;
-        /** Goes on with a folder that was paused. */
+        /** Resumes a paused folder. */
         post: operations["post_folders_id_resume"];
         delete?: never;
         options?: never;
@@ -291,7 +291,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** The jobs since the instance was started, the oldest first. */
+        /** Lists the jobs since the start of the instance, the oldest first. */
         get: operations["get_jobs"];
         put?: never;
         post?: never;
@@ -308,7 +308,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** How a job stands. */
+        /** Returns the state of a job. */
         get: operations["get_jobs_id"];
         put?: never;
         post?: never;
@@ -325,7 +325,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** What happened, in plain words, the oldest first; at most the last 2000. */
+        /** Lists the events of the journal, the oldest first; at most the last 2000. */
         get: operations["get_journal"];
         put?: never;
         post?: never;
@@ -342,7 +342,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** The last 1000 lines of the log, the oldest first. */
+        /** Lists the last 1000 lines of the log, the oldest first. */
         get: operations["get_logs"];
         put?: never;
         post?: never;
@@ -359,7 +359,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** A manifest as one JSON document, with all its files. */
+        /** Returns a manifest as one JSON document with all its entries. */
         get: operations["get_manifests_cid"];
         put?: never;
         post?: never;
@@ -376,13 +376,10 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** How the code stands that was made last. */
+        /** Returns the state of the newest code. */
         get: operations["get_pairing"];
         put?: never;
-        /**
-         * Makes a code that is to be entered on the backup server; one that was made
-         *     before does not count any more.
-         */
+        /** Makes a code to enter on the backup server. An earlier code is no longer valid. */
         post: operations["post_pairing"];
         delete?: never;
         options?: never;
@@ -400,7 +397,7 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Enters a code that another machine has shown: this one becomes its backup
+         * Enters a code that another computer has shown. This computer becomes its backup
          *     server.
          */
         post: operations["post_pairing_join"];
@@ -417,7 +414,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** The peers that are connected, oldest first. */
+        /** Lists the connected peers, the oldest connection first. */
         get: operations["get_peers"];
         put?: never;
         post?: never;
@@ -436,7 +433,7 @@ export interface paths {
         };
         get?: never;
         put?: never;
-        /** Asks every source now. */
+        /** Polls every source now. */
         post: operations["post_poll"];
         delete?: never;
         options?: never;
@@ -454,8 +451,8 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Removes the snapshots that no rule of `[backup_server.keep]` keeps, and
-         *     frees what nothing needs any more.
+         * Removes the snapshots that no rule of `[backup_server.keep]` keeps, and frees the
+         *     blocks that nothing needs any more.
          */
         post: operations["post_prune"];
         delete?: never;
@@ -471,10 +468,10 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** The restores since the instance was started. */
+        /** Lists the restores since the start of the instance. */
         get: operations["get_restores"];
         put?: never;
-        /** Begins a restore, in the background. */
+        /** Starts a restore in the background. */
         post: operations["post_restores"];
         delete?: never;
         options?: never;
@@ -489,11 +486,14 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** How a restore stands. */
+        /** Returns the state of a restore. */
         get: operations["get_restores_id"];
         put?: never;
         post?: never;
-        /** Ends a restore. What it has made stays; begun again, it goes on there. */
+        /**
+         * Cancels a restore. The restored files stay; the same restore, run again, continues
+         *     with the rest.
+         */
         delete: operations["delete_restores_id"];
         options?: never;
         head?: never;
@@ -507,7 +507,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** The snapshots, by source and folder, the oldest first. */
+        /** Lists the snapshots by source and folder, the oldest first. */
         get: operations["get_snapshots"];
         put?: never;
         post?: never;
@@ -525,8 +525,8 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * The entries of a snapshot, in order, page by page: a page with as many as
-         *     its `limit` is followed by the one `after` its last path.
+         * Lists the entries of a snapshot in order, page by page: if an answer has `limit`
+         *     entries, the next page is the one `after` its last path.
          */
         get: operations["get_snapshots_id_entries"];
         put?: never;
@@ -544,7 +544,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** The bytes of a file in a snapshot. */
+        /** Downloads a file of a snapshot. */
         get: operations["get_snapshots_id_file"];
         put?: never;
         post?: never;
@@ -561,7 +561,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** The entries of a snapshot whose last name has a text in it. */
+        /** Finds the entries of a snapshot whose last name contains a text. */
         get: operations["get_snapshots_id_search"];
         put?: never;
         post?: never;
@@ -579,8 +579,8 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * A directory of a snapshot as a zip: files, directories and links. What a
-         *     zip cannot carry is not in it; a restore to a directory makes all of it.
+         * Downloads a directory of a snapshot as a zip with files, directories and links. A
+         *     zip has no other entries; a restore to a directory has all of them.
          */
         get: operations["get_snapshots_id_zip"];
         put?: never;
@@ -598,12 +598,12 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** The sources. */
+        /** Lists the sources. */
         get: operations["get_sources"];
         put?: never;
         /**
-         * Pulls from a source from now on. The source has to name this instance too;
-         *     pairing sets up both sides.
+         * Adds a source. The configuration of the source must name this instance too;
+         *     pairing configures both sides.
          */
         post: operations["post_sources"];
         delete?: never;
@@ -622,7 +622,7 @@ export interface paths {
         get?: never;
         put?: never;
         post?: never;
-        /** Pulls from a source no more. What is held of it stays. */
+        /** Removes a source. Its snapshots stay. */
         delete: operations["delete_sources_name"];
         options?: never;
         head?: never;
@@ -639,8 +639,8 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Goes on with a source that was refused: its state was lost, or went back.
-         *     What is held of it stays.
+         * Accepts a refused source: its state was lost or was reset to an older one. Its
+         *     snapshots stay.
          */
         post: operations["post_sources_name_accept"];
         delete?: never;
@@ -658,7 +658,7 @@ export interface paths {
         };
         get?: never;
         put?: never;
-        /** Asks a source now whether there is something new. */
+        /** Polls a source now. */
         post: operations["post_sources_name_poll"];
         delete?: never;
         options?: never;
@@ -673,7 +673,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** How the instance is. */
+        /** Returns the status of the instance. */
         get: operations["get_status"];
         put?: never;
         post?: never;
@@ -693,9 +693,9 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Looks through folders and publishes what has changed; answers when the
-         *     manifests are registered. A folder that fails keeps none of the others from
-         *     it, and is named.
+         * Scans folders and publishes their changes. The answer is sent when the manifests
+         *     are registered. A folder that fails does not stop the others; the error names
+         *     it.
          */
         post: operations["post_sync"];
         delete?: never;
@@ -711,10 +711,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /**
-         * What travelled between this machine and others on each day, the oldest first;
-         *     at most 400 days.
-         */
+        /** Lists the bytes sent and received per day, the oldest day first; at most 400 days. */
         get: operations["get_traffic"];
         put?: never;
         post?: never;
@@ -733,7 +730,7 @@ export interface paths {
         };
         get?: never;
         put?: never;
-        /** Makes a link that opens the web UI once, within ten minutes. */
+        /** Makes a link to the web UI. The link is valid once and expires after ten minutes. */
         post: operations["post_ui_link"];
         delete?: never;
         options?: never;
@@ -748,10 +745,10 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Whether this browser has a session, and what its changes have to carry. */
+        /** Reports whether this browser has a session. */
         get: operations["get_ui_session"];
         put?: never;
-        /** Begins a session of this browser; it takes the token. */
+        /** Starts a session of this browser. Requires the token. */
         post: operations["post_ui_session"];
         /** Ends the session of this browser. */
         delete: operations["delete_ui_session"];
@@ -769,7 +766,7 @@ export interface paths {
         };
         get?: never;
         put?: never;
-        /** Begins to check every snapshot, in the background. */
+        /** Starts to verify every snapshot in the background. */
         post: operations["post_verify"];
         delete?: never;
         options?: never;
@@ -838,49 +835,49 @@ export interface components {
             /** @description Multiaddr of the peer that ends with `/p2p/` and its peer id. */
             address: string;
         };
-        /** @description The directories in a directory. */
+        /** @description The subdirectories of a directory. */
         Directories: {
-            /** @description They, by name; hidden ones last. */
+            /** @description The subdirectories by name, hidden ones last. */
             directories: components["schemas"]["Directory"][];
-            /** @description Whether there are more. */
+            /** @description True if there are more. */
             is_cut_short: boolean;
-            /** @description The one above it. */
+            /** @description The path of its parent directory. */
             parent?: string | null;
-            /** @description The one that they are in. */
+            /** @description The path of the directory. */
             path: string;
         };
         /** @description A directory. */
         Directory: {
-            /** @description Its last name. */
+            /** @description The last name of its path. */
             name: string;
-            /** @description Where it is. */
+            /** @description The absolute path. */
             path: string;
         };
-        /** @description What a folder would come to. */
+        /** @description The content of a folder with exclude patterns. */
         ExcludePreview: {
             /**
              * Format: int64
-             * @description Their lengths together.
+             * @description Total length of these files in bytes.
              */
             bytes: number;
-            /** @description The largest that are left out. */
+            /** @description The largest excluded files and directories. */
             excluded: components["schemas"]["LeftOut"][];
             /**
              * Format: int64
-             * @description Their lengths together.
+             * @description Total length of these files in bytes.
              */
             excluded_bytes: number;
             /**
              * Format: int64
-             * @description Files that would be left out.
+             * @description Number of files that would be excluded.
              */
             excluded_files: number;
             /**
              * Format: int64
-             * @description Files that would be backed up.
+             * @description Number of files that would be backed up.
              */
             files: number;
-            /** @description Whether only a part of the folder was looked at. */
+            /** @description True if only a part of the directory was scanned. */
             is_cut_short: boolean;
         };
         /** @description File that could not be read. The manifest has its last good state. */
@@ -892,20 +889,20 @@ export interface components {
             /** @description Time of the first failed attempt. */
             since?: string | null;
         };
-        /** @description A state that a file had. */
+        /** @description A version of a file. */
         FileVersion: {
-            /** @description When the source made it, by its clock. */
+            /** @description The time of the manifest, by the clock of the source. */
             created_at: string;
-            /** @description The file in it. */
+            /** @description The file in the snapshot. */
             entry: components["schemas"]["ListedEntry"];
-            /** @description When it was whole on the backup server, by that one's clock. */
+            /** @description The time when the snapshot was complete, by the clock of the backup server. */
             received_at: string;
             /**
              * Format: int64
-             * @description Its number.
+             * @description The sequence number of the snapshot.
              */
             sequence: number;
-            /** @description The newest snapshot that has it so. */
+            /** @description The id of the newest snapshot with this version. */
             snapshot: string;
         };
         /** @description Watched folder. */
@@ -991,11 +988,11 @@ export interface components {
              */
             watched_dirs: number;
         };
-        /** @description What of a folder is to change; what is not given stays. */
+        /** @description The new values of a folder; an absent field stays unchanged. */
         FolderChanges: {
-            /** @description What to leave out, in the syntax of .gitignore. */
+            /** @description The exclude patterns, in the syntax of .gitignore. */
             exclude?: string[] | null;
-            /** @description What to call it. */
+            /** @description The name. */
             name?: string | null;
         };
         /** @description Choice of one folder or all folders. */
@@ -1003,11 +1000,11 @@ export interface components {
             /** @description Id or name of a folder. All folders if absent. */
             folder?: string | null;
         };
-        /** @description What was found. */
+        /** @description The result of a search. */
         Found: {
-            /** @description The entries, in order. */
+            /** @description The matching entries, in order. */
             entries: components["schemas"]["ListedEntry"][];
-            /** @description Whether there are more. */
+            /** @description True if more entries match. */
             is_cut_short: boolean;
         };
         /** @description Long-running action of an instance. */
@@ -1078,21 +1075,21 @@ export interface components {
             /** @description Description of the event. */
             message: string;
         };
-        /** @description A file that is left out, or a directory with all that is in it. */
+        /** @description An excluded file, or an excluded directory with everything in it. */
         LeftOut: {
             /**
              * Format: int64
-             * @description Their lengths together.
+             * @description Total length of these files in bytes.
              */
             bytes: number;
             /**
              * Format: int64
-             * @description Files in it, or itself.
+             * @description Number of files in it, or 1 for a file.
              */
             files: number;
-            /** @description Whether it is a directory. */
+            /** @description True if it is a directory. */
             is_dir: boolean;
-            /** @description Where it is in the folder. */
+            /** @description The path in the directory. */
             path: string;
         };
         /**
@@ -1148,15 +1145,15 @@ export interface components {
             /** @description Text of the line. */
             text: string;
         };
-        /** @description A source that is to be pulled from. */
+        /** @description A source to add. */
         NewSource: {
-            /** @description Multiaddrs to pull from; without any, those that discovery finds. */
+            /** @description The multiaddrs to pull from; if empty, the addresses that discovery finds. */
             addresses?: string[];
-            /** @description Where it says what there is to pull: `http://192.0.2.10:8085`. */
+            /** @description The URL of its manifest server, such as `http://192.0.2.10:8085`. */
             manifest_server_url: string;
-            /** @description What to call it. */
+            /** @description The name. */
             name: string;
-            /** @description Who it is: nobody else's manifests are taken. */
+            /** @description Its peer id. Manifests of other peers are refused. */
             peer_id: string;
         };
         /** @description Condition that needs attention. */
@@ -1219,11 +1216,11 @@ export interface components {
              */
             rtt_ms?: number | null;
         };
-        /** @description What would be left out of which directory. */
+        /** @description The directory and the patterns of a preview. */
         PreviewRequest: {
-            /** @description Patterns, in the syntax of .gitignore. */
+            /** @description Exclude patterns in the syntax of .gitignore. */
             exclude?: string[];
-            /** @description An absolute path. */
+            /** @description The absolute path of the directory. */
             path: string;
         };
         /** @description Decision about one snapshot. */
@@ -1427,14 +1424,14 @@ export interface components {
              */
             target_base64?: string | null;
         };
-        /** @description What a browser is told of its session. */
+        /** @description The session of a browser. */
         Session: {
-            /** @description Whether it has one, and carries in `X-CSRF-Token` what belongs to it. */
+            /** @description True if the request has a valid session and its CSRF token in `X-CSRF-Token`. */
             signed_in: boolean;
         };
-        /** @description What a browser is told once, when its session begins. */
+        /** @description The CSRF token of a new session, which is sent once. */
         SignedIn: {
-            /** @description What every change has to carry in `X-CSRF-Token`. */
+            /** @description The value of `X-CSRF-Token`, which every change must carry. */
             csrf: string;
         };
         /** @description Snapshot that this instance stores completely. */
@@ -1553,9 +1550,9 @@ export interface components {
              */
             used_bytes: number;
         };
-        /** @description Which connection. */
+        /** @description The connection to test. */
         TestRequest: {
-            /** @description The source, by name; the backup server, where none is named. */
+            /** @description The name of a source; without a name, the backup server is tested. */
             source?: string | null;
         };
         /** @description Traffic of one day. */
@@ -1613,7 +1610,7 @@ export interface operations {
             };
         };
         responses: {
-            /** @description Every step, and whether it went well */
+            /** @description Every step with its result */
             200: {
                 headers: {
                     [name: string]: unknown;
@@ -1622,7 +1619,7 @@ export interface operations {
                     "application/json": components["schemas"]["BackupNowReport"];
                 };
             };
-            /** @description Without the token */
+            /** @description The request has no token */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -1640,7 +1637,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description No backup server, or nothing to back up */
+            /** @description No backup server is configured, or there is no folder to back up */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -1649,7 +1646,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description Any other failure, in words */
+            /** @description Any other error */
             default: {
                 headers: {
                     [name: string]: unknown;
@@ -1678,7 +1675,7 @@ export interface operations {
                     "application/json": Record<string, never>;
                 };
             };
-            /** @description Without the token or a session */
+            /** @description The request has neither the token nor a session */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -1687,7 +1684,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description Any other failure, in words */
+            /** @description Any other error */
             default: {
                 headers: {
                     [name: string]: unknown;
@@ -1711,7 +1708,7 @@ export interface operations {
             };
         };
         responses: {
-            /** @description It is set */
+            /** @description The setting was changed */
             200: {
                 headers: {
                     [name: string]: unknown;
@@ -1720,7 +1717,7 @@ export interface operations {
                     "application/json": components["schemas"]["ConfigChanged"];
                 };
             };
-            /** @description Without the token */
+            /** @description The request has no token */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -1729,7 +1726,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description No such key, or not such a value */
+            /** @description No such key, or the value is not valid */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -1738,7 +1735,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description Any other failure, in words */
+            /** @description Any other error */
             default: {
                 headers: {
                     [name: string]: unknown;
@@ -1758,7 +1755,7 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description In the order of the file */
+            /** @description The keys in the order of the file */
             200: {
                 headers: {
                     [name: string]: unknown;
@@ -1767,7 +1764,7 @@ export interface operations {
                     "application/json": Record<string, never>[];
                 };
             };
-            /** @description Any other failure, in words */
+            /** @description Any other error */
             default: {
                 headers: {
                     [name: string]: unknown;
@@ -1791,7 +1788,7 @@ export interface operations {
             };
         };
         responses: {
-            /** @description It is connected */
+            /** @description The peer is connected */
             200: {
                 headers: {
                     [name: string]: unknown;
@@ -1800,7 +1797,7 @@ export interface operations {
                     "application/json": components["schemas"]["Peer"];
                 };
             };
-            /** @description Not such an address */
+            /** @description The address is malformed */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -1809,7 +1806,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description Without the token */
+            /** @description The request has no token */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -1818,7 +1815,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description It cannot be reached there */
+            /** @description The peer cannot be reached at this address */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -1827,7 +1824,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description Any other failure, in words */
+            /** @description Any other error */
             default: {
                 headers: {
                     [name: string]: unknown;
@@ -1851,7 +1848,7 @@ export interface operations {
             };
         };
         responses: {
-            /** @description Every step, and whether it works */
+            /** @description Every step with its result */
             200: {
                 headers: {
                     [name: string]: unknown;
@@ -1860,7 +1857,7 @@ export interface operations {
                     "application/json": components["schemas"]["Step"][];
                 };
             };
-            /** @description Without the token */
+            /** @description The request has no token */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -1878,7 +1875,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description There is no backup server to test */
+            /** @description No backup server is configured */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -1887,7 +1884,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description Any other failure, in words */
+            /** @description Any other error */
             default: {
                 headers: {
                     [name: string]: unknown;
@@ -1901,10 +1898,7 @@ export interface operations {
     get_directories: {
         parameters: {
             query?: {
-                /**
-                 * @description An absolute path, or its beginning; the home directory where it is
-                 *     empty.
-                 */
+                /** @description An absolute path or the beginning of one; if empty, the home directory. */
                 path?: string;
             };
             header?: never;
@@ -1921,7 +1915,7 @@ export interface operations {
                     "application/json": components["schemas"]["Directories"];
                 };
             };
-            /** @description Without the token */
+            /** @description The request has no token */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -1939,7 +1933,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description Any other failure, in words */
+            /** @description Any other error */
             default: {
                 headers: {
                     [name: string]: unknown;
@@ -1959,7 +1953,7 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description A stream without an end */
+            /** @description A stream that does not end */
             200: {
                 headers: {
                     [name: string]: unknown;
@@ -1968,7 +1962,7 @@ export interface operations {
                     "text/event-stream": string;
                 };
             };
-            /** @description Any other failure, in words */
+            /** @description Any other error */
             default: {
                 headers: {
                     [name: string]: unknown;
@@ -2000,7 +1994,7 @@ export interface operations {
                     "application/json": components["schemas"]["ExcludePreview"];
                 };
             };
-            /** @description Without the token */
+            /** @description The request has no token */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -2009,7 +2003,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description No such directory, or no such pattern */
+            /** @description No such directory, or a pattern is malformed */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -2018,7 +2012,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description Any other failure, in words */
+            /** @description Any other error */
             default: {
                 headers: {
                     [name: string]: unknown;
@@ -2032,15 +2026,15 @@ export interface operations {
     get_file_versions: {
         parameters: {
             query: {
-                /** @description Of this source: its name or its peer id. */
+                /** @description The name or the peer id of the source. */
                 source?: string;
-                /** @description Of this folder: its id or its name. */
+                /** @description The id or the name of the folder. */
                 folder: string;
-                /** @description Where it is in the folder. */
+                /** @description The path in the folder. */
                 path?: string;
-                /** @description The same in base64, where it is not UTF-8. */
+                /** @description The path in base64, for a path that is not UTF-8. */
                 path_base64?: string;
-                /** @description In the snapshots that the backup server holds. */
+                /** @description True to search the snapshots on the backup server. */
                 from_backup_server?: boolean;
             };
             header?: never;
@@ -2057,7 +2051,7 @@ export interface operations {
                     "application/json": components["schemas"]["FileVersion"][];
                 };
             };
-            /** @description Not such a path */
+            /** @description The path is malformed */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -2066,7 +2060,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description Without the token or a session */
+            /** @description The request has neither the token nor a session */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -2075,7 +2069,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description There is no backup server to ask */
+            /** @description No backup server is configured */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -2084,7 +2078,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description The backup server cannot be asked */
+            /** @description The backup server cannot be reached, or did not answer */
             502: {
                 headers: {
                     [name: string]: unknown;
@@ -2093,7 +2087,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description Any other failure, in words */
+            /** @description Any other error */
             default: {
                 headers: {
                     [name: string]: unknown;
@@ -2121,7 +2115,7 @@ export interface operations {
                     "application/json": components["schemas"]["Folder"][];
                 };
             };
-            /** @description Any other failure, in words */
+            /** @description Any other error */
             default: {
                 headers: {
                     [name: string]: unknown;
@@ -2153,7 +2147,7 @@ export interface operations {
                     "application/json": components["schemas"]["Folder"];
                 };
             };
-            /** @description Without the token */
+            /** @description The request has no token */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -2162,7 +2156,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description Not a directory, or it cannot be watched so */
+            /** @description Not a directory, or the name or a pattern is not valid */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -2171,7 +2165,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description Any other failure, in words */
+            /** @description Any other error */
             default: {
                 headers: {
                     [name: string]: unknown;
@@ -2187,21 +2181,21 @@ export interface operations {
             query?: never;
             header?: never;
             path: {
-                /** @description Its id, or its name */
+                /** @description The id or the name of the folder */
                 id: string;
             };
             cookie?: never;
         };
         requestBody?: never;
         responses: {
-            /** @description It is gone from the configuration */
+            /** @description The folder was removed from the configuration */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content?: never;
             };
-            /** @description Without the token */
+            /** @description The request has no token */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -2219,7 +2213,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description Any other failure, in words */
+            /** @description Any other error */
             default: {
                 headers: {
                     [name: string]: unknown;
@@ -2235,7 +2229,7 @@ export interface operations {
             query?: never;
             header?: never;
             path: {
-                /** @description Its id, or its name */
+                /** @description The id or the name of the folder */
                 id: string;
             };
             cookie?: never;
@@ -2254,7 +2248,7 @@ export interface operations {
                     "application/json": components["schemas"]["Folder"];
                 };
             };
-            /** @description Without the token */
+            /** @description The request has no token */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -2272,7 +2266,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description More than one folder has that name */
+            /** @description Several folders have this name */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -2281,7 +2275,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description Not such a name or pattern */
+            /** @description The name or a pattern is not valid */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -2290,7 +2284,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description Any other failure, in words */
+            /** @description Any other error */
             default: {
                 headers: {
                     [name: string]: unknown;
@@ -2306,7 +2300,7 @@ export interface operations {
             query?: never;
             header?: never;
             path: {
-                /** @description Its id, or its name */
+                /** @description The id or the name of the folder */
                 id: string;
             };
             cookie?: never;
@@ -2321,7 +2315,7 @@ export interface operations {
                     "application/json": components["schemas"]["Folder"];
                 };
             };
-            /** @description Without the token */
+            /** @description The request has no token */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -2339,7 +2333,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description It cannot go on all the same */
+            /** @description The folder cannot continue nevertheless */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -2348,7 +2342,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description Any other failure, in words */
+            /** @description Any other error */
             default: {
                 headers: {
                     [name: string]: unknown;
@@ -2364,7 +2358,7 @@ export interface operations {
             query?: never;
             header?: never;
             path: {
-                /** @description Its id, or its name */
+                /** @description The id or the name of the folder */
                 id: string;
             };
             cookie?: never;
@@ -2388,7 +2382,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description Any other failure, in words */
+            /** @description Any other error */
             default: {
                 headers: {
                     [name: string]: unknown;
@@ -2404,7 +2398,7 @@ export interface operations {
             query?: never;
             header?: never;
             path: {
-                /** @description Its id, or its name */
+                /** @description The id or the name of the folder */
                 id: string;
             };
             cookie?: never;
@@ -2419,7 +2413,7 @@ export interface operations {
                     "application/json": components["schemas"]["Folder"];
                 };
             };
-            /** @description Without the token */
+            /** @description The request has no token */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -2437,7 +2431,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description Any other failure, in words */
+            /** @description Any other error */
             default: {
                 headers: {
                     [name: string]: unknown;
@@ -2453,7 +2447,7 @@ export interface operations {
             query?: never;
             header?: never;
             path: {
-                /** @description Its id, or its name */
+                /** @description The id or the name of the folder */
                 id: string;
             };
             cookie?: never;
@@ -2468,7 +2462,7 @@ export interface operations {
                     "application/json": components["schemas"]["Folder"];
                 };
             };
-            /** @description Without the token */
+            /** @description The request has no token */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -2486,7 +2480,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description Any other failure, in words */
+            /** @description Any other error */
             default: {
                 headers: {
                     [name: string]: unknown;
@@ -2514,7 +2508,7 @@ export interface operations {
                     "application/json": components["schemas"]["Job"][];
                 };
             };
-            /** @description Any other failure, in words */
+            /** @description Any other error */
             default: {
                 headers: {
                     [name: string]: unknown;
@@ -2530,7 +2524,7 @@ export interface operations {
             query?: never;
             header?: never;
             path: {
-                /** @description As it was answered when it began */
+                /** @description The id in the answer to its start */
                 id: number;
             };
             cookie?: never;
@@ -2545,7 +2539,7 @@ export interface operations {
                     "application/json": components["schemas"]["Job"];
                 };
             };
-            /** @description No such job since the instance was started */
+            /** @description No such job since the start of the instance */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -2554,7 +2548,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description Any other failure, in words */
+            /** @description Any other error */
             default: {
                 headers: {
                     [name: string]: unknown;
@@ -2582,7 +2576,7 @@ export interface operations {
                     "application/json": components["schemas"]["JournalEntry"][];
                 };
             };
-            /** @description Without the token */
+            /** @description The request has no token */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -2591,7 +2585,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description Any other failure, in words */
+            /** @description Any other error */
             default: {
                 headers: {
                     [name: string]: unknown;
@@ -2619,7 +2613,7 @@ export interface operations {
                     "application/json": components["schemas"]["LogLine"][];
                 };
             };
-            /** @description Without the token */
+            /** @description The request has no token */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -2628,7 +2622,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description Any other failure, in words */
+            /** @description Any other error */
             default: {
                 headers: {
                     [name: string]: unknown;
@@ -2660,7 +2654,7 @@ export interface operations {
                     "application/json": Record<string, never>;
                 };
             };
-            /** @description Not a CID */
+            /** @description The CID is malformed */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -2669,7 +2663,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description Without the token or a session */
+            /** @description The request has neither the token nor a session */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -2678,7 +2672,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description It is not here, or is no manifest */
+            /** @description No such manifest is stored here */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -2687,7 +2681,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description Any other failure, in words */
+            /** @description Any other error */
             default: {
                 headers: {
                     [name: string]: unknown;
@@ -2715,7 +2709,7 @@ export interface operations {
                     "application/json": components["schemas"]["PairingState"];
                 };
             };
-            /** @description Any other failure, in words */
+            /** @description Any other error */
             default: {
                 headers: {
                     [name: string]: unknown;
@@ -2743,7 +2737,7 @@ export interface operations {
                     "application/json": components["schemas"]["PairingCode"];
                 };
             };
-            /** @description Without the token */
+            /** @description The request has no token */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -2752,7 +2746,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description Any other failure, in words */
+            /** @description Any other error */
             default: {
                 headers: {
                     [name: string]: unknown;
@@ -2776,7 +2770,7 @@ export interface operations {
             };
         };
         responses: {
-            /** @description Both are set up */
+            /** @description Both sides are paired */
             200: {
                 headers: {
                     [name: string]: unknown;
@@ -2785,7 +2779,7 @@ export interface operations {
                     "application/json": components["schemas"]["JoinReport"];
                 };
             };
-            /** @description Not a code */
+            /** @description The code is not valid */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -2794,7 +2788,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description Without the token */
+            /** @description The request has no token */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -2803,7 +2797,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description The configuration does not allow it */
+            /** @description The configuration cannot be changed */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -2812,7 +2806,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description The other machine cannot be reached, or says no */
+            /** @description The other computer cannot be reached, or refused the code */
             502: {
                 headers: {
                     [name: string]: unknown;
@@ -2821,7 +2815,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description Any other failure, in words */
+            /** @description Any other error */
             default: {
                 headers: {
                     [name: string]: unknown;
@@ -2849,7 +2843,7 @@ export interface operations {
                     "application/json": components["schemas"]["Peer"][];
                 };
             };
-            /** @description Any other failure, in words */
+            /** @description Any other error */
             default: {
                 headers: {
                     [name: string]: unknown;
@@ -2869,14 +2863,14 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description They are being asked */
+            /** @description The sources are being polled */
             202: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content?: never;
             };
-            /** @description Without the token */
+            /** @description The request has no token */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -2885,7 +2879,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description Any other failure, in words */
+            /** @description Any other error */
             default: {
                 headers: {
                     [name: string]: unknown;
@@ -2917,7 +2911,7 @@ export interface operations {
                     "application/json": components["schemas"]["PruneReport"];
                 };
             };
-            /** @description Without the token */
+            /** @description The request has no token */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -2926,7 +2920,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description What is known is not whole, and is not accepted so */
+            /** @description A known snapshot is incomplete, so the root records are not accepted */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -2935,7 +2929,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description Any other failure, in words */
+            /** @description Any other error */
             default: {
                 headers: {
                     [name: string]: unknown;
@@ -2963,7 +2957,7 @@ export interface operations {
                     "application/json": components["schemas"]["RestoreReport"][];
                 };
             };
-            /** @description Without the token or a session */
+            /** @description The request has neither the token nor a session */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -2972,7 +2966,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description Any other failure, in words */
+            /** @description Any other error */
             default: {
                 headers: {
                     [name: string]: unknown;
@@ -2996,7 +2990,7 @@ export interface operations {
             };
         };
         responses: {
-            /** @description It has begun; ask for it by its id */
+            /** @description The restore has started; poll it by its id */
             200: {
                 headers: {
                     [name: string]: unknown;
@@ -3005,7 +2999,7 @@ export interface operations {
                     "application/json": components["schemas"]["RestoreReport"];
                 };
             };
-            /** @description Not such a path or snapshot */
+            /** @description A path or the id of the snapshot is malformed */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -3014,7 +3008,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description Without the token */
+            /** @description The request has no token */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -3032,7 +3026,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description More than one folder fits, or there is no backup server */
+            /** @description Snapshots of several folders match, or no backup server is configured */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -3041,7 +3035,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description The backup server cannot be asked */
+            /** @description The backup server cannot be reached, or did not answer */
             502: {
                 headers: {
                     [name: string]: unknown;
@@ -3050,7 +3044,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description Any other failure, in words */
+            /** @description Any other error */
             default: {
                 headers: {
                     [name: string]: unknown;
@@ -3066,7 +3060,7 @@ export interface operations {
             query?: never;
             header?: never;
             path: {
-                /** @description As it was answered when it began */
+                /** @description The id in the answer to its start */
                 id: number;
             };
             cookie?: never;
@@ -3081,7 +3075,7 @@ export interface operations {
                     "application/json": components["schemas"]["RestoreReport"];
                 };
             };
-            /** @description Without the token or a session */
+            /** @description The request has neither the token nor a session */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -3090,7 +3084,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description No such restore since the instance was started */
+            /** @description No such restore since the start of the instance */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -3099,7 +3093,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description Any other failure, in words */
+            /** @description Any other error */
             default: {
                 headers: {
                     [name: string]: unknown;
@@ -3115,14 +3109,14 @@ export interface operations {
             query?: never;
             header?: never;
             path: {
-                /** @description As it was answered when it began */
+                /** @description The id in the answer to its start */
                 id: number;
             };
             cookie?: never;
         };
         requestBody?: never;
         responses: {
-            /** @description It ends soon */
+            /** @description The restore ends soon */
             200: {
                 headers: {
                     [name: string]: unknown;
@@ -3131,7 +3125,7 @@ export interface operations {
                     "application/json": components["schemas"]["RestoreReport"];
                 };
             };
-            /** @description Without the token */
+            /** @description The request has no token */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -3140,7 +3134,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description No such restore since the instance was started */
+            /** @description No such restore since the start of the instance */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -3149,7 +3143,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description Any other failure, in words */
+            /** @description Any other error */
             default: {
                 headers: {
                     [name: string]: unknown;
@@ -3163,13 +3157,13 @@ export interface operations {
     get_snapshots: {
         parameters: {
             query?: {
-                /** @description Of this source: its name or its peer id. */
+                /** @description The name or the peer id of the source. */
                 source?: string;
-                /** @description Of this folder: its id or its name. */
+                /** @description The id or the name of the folder. */
                 folder?: string;
                 /**
-                 * @description Those that the backup server holds of this instance's folders, instead
-                 *     of those that this instance holds.
+                 * @description True for the snapshots of this instance's folders on the backup server; false for
+                 *     the snapshots that this instance stores.
                  */
                 from_backup_server?: boolean;
             };
@@ -3187,7 +3181,7 @@ export interface operations {
                     "application/json": components["schemas"]["Snapshot"][];
                 };
             };
-            /** @description There is no backup server to ask */
+            /** @description No backup server is configured */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -3196,7 +3190,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description The backup server cannot be asked */
+            /** @description The backup server cannot be reached, or did not answer */
             502: {
                 headers: {
                     [name: string]: unknown;
@@ -3205,7 +3199,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description Any other failure, in words */
+            /** @description Any other error */
             default: {
                 headers: {
                     [name: string]: unknown;
@@ -3219,24 +3213,24 @@ export interface operations {
     get_snapshots_id_entries: {
         parameters: {
             query?: {
-                /** @description Below this directory; everything, where none is named. */
+                /** @description The directory; without a path, the folder itself. */
                 path?: string;
-                /** @description The same in base64, where it is not UTF-8. */
+                /** @description The path in base64, for a path that is not UTF-8. */
                 path_base64?: string;
-                /** @description All that is below it, not only what is directly in it. */
+                /** @description True to list all levels below the directory, false for its direct entries. */
                 recursive?: boolean;
-                /** @description Only what comes after this path. */
+                /** @description Lists only entries after this path. */
                 after?: string;
-                /** @description The same in base64. */
+                /** @description The path `after` in base64. */
                 after_base64?: string;
-                /** @description At most so many, up to 10,000. */
+                /** @description Maximum number of entries, up to 10,000. */
                 limit?: number;
-                /** @description Of the snapshot as the backup server has it. */
+                /** @description True to read the snapshot from the backup server. */
                 from_backup_server?: boolean;
             };
             header?: never;
             path: {
-                /** @description The id, or its beginning */
+                /** @description The id of the snapshot, or the beginning of it */
                 id: string;
             };
             cookie?: never;
@@ -3251,7 +3245,7 @@ export interface operations {
                     "application/json": components["schemas"]["ListedEntry"][];
                 };
             };
-            /** @description Not such an id or path */
+            /** @description The id or the path is malformed */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -3260,7 +3254,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description Without the token or a session */
+            /** @description The request has neither the token nor a session */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -3269,7 +3263,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description No such snapshot, or nothing there */
+            /** @description No such snapshot, or no such path in it */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -3278,7 +3272,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description There is no backup server to ask */
+            /** @description No backup server is configured */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -3287,7 +3281,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description The backup server cannot be asked */
+            /** @description The backup server cannot be reached, or did not answer */
             502: {
                 headers: {
                     [name: string]: unknown;
@@ -3296,7 +3290,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description Any other failure, in words */
+            /** @description Any other error */
             default: {
                 headers: {
                     [name: string]: unknown;
@@ -3310,16 +3304,16 @@ export interface operations {
     get_snapshots_id_file: {
         parameters: {
             query?: {
-                /** @description Where it is in the folder; the folder itself, where none is named. */
+                /** @description The path in the folder; without a path, the folder itself. */
                 path?: string;
-                /** @description The same in base64, where it is not UTF-8. */
+                /** @description The path in base64, for a path that is not UTF-8. */
                 path_base64?: string;
-                /** @description From the backup server. */
+                /** @description True to read the snapshot from the backup server. */
                 from_backup_server?: boolean;
             };
             header?: never;
             path: {
-                /** @description The id, or its beginning */
+                /** @description The id of the snapshot, or the beginning of it */
                 id: string;
             };
             cookie?: never;
@@ -3334,7 +3328,7 @@ export interface operations {
                     "application/octet-stream": number[];
                 };
             };
-            /** @description Not such an id or path, or not a file */
+            /** @description The id or the path is malformed, or the entry is not a file */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -3343,7 +3337,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description Without the token or a session */
+            /** @description The request has neither the token nor a session */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -3352,7 +3346,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description No such snapshot, or nothing there */
+            /** @description No such snapshot, or no such path in it */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -3361,7 +3355,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description There is no backup server to ask */
+            /** @description No backup server is configured */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -3370,7 +3364,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description The backup server cannot be asked */
+            /** @description The backup server cannot be reached, or did not answer */
             502: {
                 headers: {
                     [name: string]: unknown;
@@ -3379,7 +3373,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description Any other failure, in words */
+            /** @description Any other error */
             default: {
                 headers: {
                     [name: string]: unknown;
@@ -3393,14 +3387,14 @@ export interface operations {
     get_snapshots_id_search: {
         parameters: {
             query: {
-                /** @description A part of a name, whatever its case. */
+                /** @description A part of the name; the case is ignored. */
                 text: string;
-                /** @description In the snapshot as the backup server has it. */
+                /** @description True to search the snapshot on the backup server. */
                 from_backup_server?: boolean;
             };
             header?: never;
             path: {
-                /** @description The id, or its beginning */
+                /** @description The id of the snapshot, or the beginning of it */
                 id: string;
             };
             cookie?: never;
@@ -3415,7 +3409,7 @@ export interface operations {
                     "application/json": components["schemas"]["Found"];
                 };
             };
-            /** @description Not such an id */
+            /** @description The id is malformed */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -3424,7 +3418,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description Without the token or a session */
+            /** @description The request has neither the token nor a session */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -3442,7 +3436,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description There is no backup server to ask */
+            /** @description No backup server is configured */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -3451,7 +3445,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description The backup server cannot be asked */
+            /** @description The backup server cannot be reached, or did not answer */
             502: {
                 headers: {
                     [name: string]: unknown;
@@ -3460,7 +3454,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description Any other failure, in words */
+            /** @description Any other error */
             default: {
                 headers: {
                     [name: string]: unknown;
@@ -3474,16 +3468,16 @@ export interface operations {
     get_snapshots_id_zip: {
         parameters: {
             query?: {
-                /** @description Where it is in the folder; the folder itself, where none is named. */
+                /** @description The path in the folder; without a path, the folder itself. */
                 path?: string;
-                /** @description The same in base64, where it is not UTF-8. */
+                /** @description The path in base64, for a path that is not UTF-8. */
                 path_base64?: string;
-                /** @description From the backup server. */
+                /** @description True to read the snapshot from the backup server. */
                 from_backup_server?: boolean;
             };
             header?: never;
             path: {
-                /** @description The id, or its beginning */
+                /** @description The id of the snapshot, or the beginning of it */
                 id: string;
             };
             cookie?: never;
@@ -3498,7 +3492,7 @@ export interface operations {
                     "application/zip": number[];
                 };
             };
-            /** @description Not such an id or path */
+            /** @description The id or the path is malformed */
             400: {
                 headers: {
                     [name: string]: unknown;
@@ -3507,7 +3501,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description Without the token or a session */
+            /** @description The request has neither the token nor a session */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -3516,7 +3510,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description No such snapshot, or nothing there */
+            /** @description No such snapshot, or no such path in it */
             404: {
                 headers: {
                     [name: string]: unknown;
@@ -3525,7 +3519,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description There is no backup server to ask */
+            /** @description No backup server is configured */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -3534,7 +3528,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description The backup server cannot be asked */
+            /** @description The backup server cannot be reached, or did not answer */
             502: {
                 headers: {
                     [name: string]: unknown;
@@ -3543,7 +3537,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description Any other failure, in words */
+            /** @description Any other error */
             default: {
                 headers: {
                     [name: string]: unknown;
@@ -3571,7 +3565,7 @@ export interface operations {
                     "application/json": components["schemas"]["Source"][];
                 };
             };
-            /** @description Any other failure, in words */
+            /** @description Any other error */
             default: {
                 headers: {
                     [name: string]: unknown;
@@ -3603,7 +3597,7 @@ export interface operations {
                     "application/json": components["schemas"]["Source"];
                 };
             };
-            /** @description Without the token */
+            /** @description The request has no token */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -3612,7 +3606,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description Not such a name, URL, peer id or address */
+            /** @description The name, the URL, the peer id or an address is not valid */
             422: {
                 headers: {
                     [name: string]: unknown;
@@ -3621,7 +3615,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description Any other failure, in words */
+            /** @description Any other error */
             default: {
                 headers: {
                     [name: string]: unknown;
@@ -3637,21 +3631,21 @@ export interface operations {
             query?: never;
             header?: never;
             path: {
-                /** @description Its name, or its peer id */
+                /** @description The name or the peer id of the source */
                 name: string;
             };
             cookie?: never;
         };
         requestBody?: never;
         responses: {
-            /** @description It is done */
+            /** @description The source was removed */
             200: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content?: never;
             };
-            /** @description Without the token */
+            /** @description The request has no token */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -3678,7 +3672,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description Any other failure, in words */
+            /** @description Any other error */
             default: {
                 headers: {
                     [name: string]: unknown;
@@ -3694,7 +3688,7 @@ export interface operations {
             query?: never;
             header?: never;
             path: {
-                /** @description Its name, or its peer id */
+                /** @description The name or the peer id of the source */
                 name: string;
             };
             cookie?: never;
@@ -3709,7 +3703,7 @@ export interface operations {
                     "application/json": components["schemas"]["Source"];
                 };
             };
-            /** @description Without the token */
+            /** @description The request has no token */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -3736,7 +3730,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description Any other failure, in words */
+            /** @description Any other error */
             default: {
                 headers: {
                     [name: string]: unknown;
@@ -3752,7 +3746,7 @@ export interface operations {
             query?: never;
             header?: never;
             path: {
-                /** @description Its name, or its peer id */
+                /** @description The name or the peer id of the source */
                 name: string;
             };
             cookie?: never;
@@ -3767,7 +3761,7 @@ export interface operations {
                     "application/json": components["schemas"]["Source"];
                 };
             };
-            /** @description Without the token */
+            /** @description The request has no token */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -3785,7 +3779,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description Any other failure, in words */
+            /** @description Any other error */
             default: {
                 headers: {
                     [name: string]: unknown;
@@ -3813,7 +3807,7 @@ export interface operations {
                     "application/json": components["schemas"]["Status"];
                 };
             };
-            /** @description Any other failure, in words */
+            /** @description Any other error */
             default: {
                 headers: {
                     [name: string]: unknown;
@@ -3845,7 +3839,7 @@ export interface operations {
                     "application/json": components["schemas"]["Registered"][];
                 };
             };
-            /** @description Without the token */
+            /** @description The request has no token */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -3863,7 +3857,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description Paused, or in alarm, or there is none; of several, which are not registered */
+            /** @description A folder is paused or in alarm, or there is no folder; the message names the folders that are not registered */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -3872,7 +3866,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description Any other failure, in words */
+            /** @description Any other error */
             default: {
                 headers: {
                     [name: string]: unknown;
@@ -3900,7 +3894,7 @@ export interface operations {
                     "application/json": components["schemas"]["TrafficDay"][];
                 };
             };
-            /** @description Any other failure, in words */
+            /** @description Any other error */
             default: {
                 headers: {
                     [name: string]: unknown;
@@ -3928,7 +3922,7 @@ export interface operations {
                     "application/json": components["schemas"]["UiLink"];
                 };
             };
-            /** @description Without the token */
+            /** @description The request has no token */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -3937,7 +3931,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description Any other failure, in words */
+            /** @description Any other error */
             default: {
                 headers: {
                     [name: string]: unknown;
@@ -3965,7 +3959,7 @@ export interface operations {
                     "application/json": components["schemas"]["Session"];
                 };
             };
-            /** @description Any other failure, in words */
+            /** @description Any other error */
             default: {
                 headers: {
                     [name: string]: unknown;
@@ -3985,7 +3979,7 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description The cookie is set */
+            /** @description The answer sets the cookie */
             200: {
                 headers: {
                     [name: string]: unknown;
@@ -3994,7 +3988,7 @@ export interface operations {
                     "application/json": components["schemas"]["SignedIn"];
                 };
             };
-            /** @description Without the token */
+            /** @description The request has no token */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -4003,7 +3997,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description Any other failure, in words */
+            /** @description Any other error */
             default: {
                 headers: {
                     [name: string]: unknown;
@@ -4023,14 +4017,14 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description The cookie is gone */
+            /** @description The cookie was removed */
             204: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content?: never;
             };
-            /** @description Without the token */
+            /** @description The request has no token */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -4039,7 +4033,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description Any other failure, in words */
+            /** @description Any other error */
             default: {
                 headers: {
                     [name: string]: unknown;
@@ -4063,7 +4057,7 @@ export interface operations {
             };
         };
         responses: {
-            /** @description It has begun; ask for the job */
+            /** @description The verification has started; poll the job */
             200: {
                 headers: {
                     [name: string]: unknown;
@@ -4072,7 +4066,7 @@ export interface operations {
                     "application/json": components["schemas"]["Job"];
                 };
             };
-            /** @description Without the token */
+            /** @description The request has no token */
             401: {
                 headers: {
                     [name: string]: unknown;
@@ -4081,7 +4075,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description Another one is running */
+            /** @description Another verification is running */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -4090,7 +4084,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description Any other failure, in words */
+            /** @description Any other error */
             default: {
                 headers: {
                     [name: string]: unknown;

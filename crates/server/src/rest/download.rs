@@ -1,4 +1,4 @@
-//! `GET /data/{cid}`: content that is here, with `Range` and `ETag`.
+//! `GET /data/{cid}`: content that is stored here, with `Range` and `ETag`.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -17,10 +17,10 @@ use crate::disposition;
 use crate::text_error::TextError;
 use types::with_causes;
 
-/// Chunks between the disk and the network; a chunk is at most 4 MiB.
-const CHUNKS: usize = 2;
+/// Maximum number of chunks that wait to be sent; a chunk has at most 4 MiB.
+const CHUNKS_MAX: usize = 2;
 
-/// `GET /data/{cid}`: local only.
+/// Handles `GET /data/{cid}`, without the network.
 pub(crate) async fn local(
     State(services): State<Services>,
     Path(cid): Path<String>,
@@ -39,28 +39,30 @@ pub(crate) async fn local(
             Ok(true) => Ok(content),
             Ok(false) | Err(StoreError::Damaged { .. }) => Err(TextError::new(
                 StatusCode::NOT_FOUND,
-                format!("{cid} is not here whole; fetch it with POST /data/{cid}/network"),
+                format!(
+                    "{cid} is not complete here; use POST /data/{cid}/network to fetch the rest"
+                ),
             )),
             Err(error) => Err(error.into()),
         }
     })
     .await?;
-    let answer = Answer::new(cid, &content, &headers)?;
+    let response = ContentResponse::new(cid, &content, &headers)?;
     let store: Arc<dyn BlockRead> = Arc::new(services.blocks.clone());
-    Ok(answer.into_response(&content, method == Method::HEAD, |range, chunks| {
+    Ok(response.into_response(&content, method == Method::HEAD, |range, chunks| {
         let reader = FileReader::new(store, &content).range(range);
         tokio::task::spawn_blocking(move || read(reader, &chunks));
     }))
 }
 
-/// Sends a file's chunks until the end, or until nobody takes them.
+/// Sends the chunks of a file until its end, or until the client disconnects.
 fn read(mut reader: FileReader, chunks: &mpsc::Sender<Result<Bytes, StoreError>>) {
     loop {
         let chunk = match reader.read() {
             Ok(Some(chunk)) => Ok(chunk),
             Ok(None) => return,
             Err(error) => {
-                tracing::error!(%error, "a download broke off");
+                tracing::error!(%error, "a download was interrupted");
                 Err(error)
             }
         };
@@ -71,63 +73,67 @@ fn read(mut reader: FileReader, chunks: &mpsc::Sender<Result<Bytes, StoreError>>
     }
 }
 
-/// What is to be sent: all, a part, or nothing.
+/// The part of the content that is sent.
 #[derive(Debug, PartialEq, Eq)]
-enum Part {
-    Whole,
+enum ContentPart {
+    All,
     Range(Range<u64>),
     NotModified,
 }
 
-/// The head of an answer with content.
+/// The head of a response with content.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct ContentResponse {
     etag: String,
-    part: Part,
+    part: ContentPart,
 }
 
-impl Answer {
-    /// Decides on what is sent.
+impl ContentResponse {
+    /// Decides by the request headers which part is sent.
     pub(crate) fn new(cid: Cid, content: &Content, headers: &HeaderMap) -> Result<Self, TextError> {
-        // The name is that of the bytes: it is the strongest tag there is.
+        // The CID is a hash of the content, so it is a strong tag.
         let etag = format!("\"{cid}\"");
         let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
         if text(header::IF_NONE_MATCH).is_some_and(|tags| matches(tags, &etag)) {
-            return Ok(Self { etag, part: Part::NotModified });
+            return Ok(Self { etag, part: ContentPart::NotModified });
         }
-        // A range is of the content that the client had before, or not asked.
+        // With `If-Range`, a range applies only to the content that the client
+        // has already.
         let is_same = text(header::IF_RANGE).is_none_or(|tag| tag == etag);
         let part = match text(header::RANGE) {
             Some(range) if is_same => match parse_range(range, content.size) {
-                RangeHeader::One(range) => Part::Range(range),
-                RangeHeader::Ignored => Part::Whole,
+                RangeHeader::One(range) => ContentPart::Range(range),
+                RangeHeader::Ignored => ContentPart::All,
                 RangeHeader::Unsatisfiable => {
                     return Err(TextError::new(
                         StatusCode::RANGE_NOT_SATISFIABLE,
-                        format!("the content has {} bytes", content.size),
+                        format!(
+                            "the range is not within the content, which has {} bytes",
+                            content.size
+                        ),
                     ));
                 }
             },
-            _ => Part::Whole,
+            _ => ContentPart::All,
         };
         Ok(Self { etag, part })
     }
 
-    /// Whether the client has all of it.
+    /// Reports whether the client has the content already.
     pub(crate) fn is_not_modified(&self) -> bool {
-        self.part == Part::NotModified
+        self.part == ContentPart::NotModified
     }
 
-    /// The bytes that are sent.
+    /// Returns the range of the bytes that are sent.
     pub(crate) fn range(&self, content: &Content) -> Range<u64> {
         match &self.part {
-            Part::NotModified => 0..0,
-            Part::Whole => 0..content.size,
-            Part::Range(range) => range.clone(),
+            ContentPart::NotModified => 0..0,
+            ContentPart::All => 0..content.size,
+            ContentPart::Range(range) => range.clone(),
         }
     }
 
-    /// Makes the answer; `start` begins to send the bytes of a range.
+    /// Makes the response. `start` starts to send the bytes of a range.
     pub(crate) fn into_response(
         self,
         content: &Content,
@@ -137,14 +143,14 @@ impl Answer {
         let size = content.size;
         let range = self.range(content);
         let status = match self.part {
-            Part::NotModified => StatusCode::NOT_MODIFIED,
-            Part::Whole => StatusCode::OK,
-            Part::Range(_) => StatusCode::PARTIAL_CONTENT,
+            ContentPart::NotModified => StatusCode::NOT_MODIFIED,
+            ContentPart::All => StatusCode::OK,
+            ContentPart::Range(_) => StatusCode::PARTIAL_CONTENT,
         };
         let body = if is_head || range.is_empty() {
             Body::empty()
         } else {
-            let (sender, receiver) = mpsc::channel(CHUNKS);
+            let (sender, receiver) = mpsc::channel(CHUNKS_MAX);
             start(range.clone(), sender);
             Body::from_stream(chunk_stream(receiver))
         };
@@ -159,7 +165,7 @@ impl Answer {
         let mimetype = mimetype.and_then(|text| HeaderValue::from_str(text).ok());
         let mimetype = mimetype.unwrap_or(HeaderValue::from_static("application/octet-stream"));
         headers.insert(header::CONTENT_TYPE, mimetype);
-        // Whatever was uploaded, a browser must not run it on this origin.
+        // A browser must not run uploaded content on this origin.
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         headers.insert(
             header::CONTENT_SECURITY_POLICY,
@@ -178,11 +184,11 @@ impl Answer {
 }
 
 fn ascii(text: &str) -> HeaderValue {
-    HeaderValue::from_str(text).expect("made of printable ASCII alone")
+    HeaderValue::from_str(text).expect("the text is printable ASCII")
 }
 
-/// The chunks as a body; an error breaks the connection off, so that nobody
-/// takes a part for the whole.
+/// Returns the chunks as a body. An error closes the connection in the middle of
+/// the body, so that no client takes a part of it for all of it.
 pub(crate) fn chunk_stream(
     receiver: mpsc::Receiver<Result<Bytes, StoreError>>,
 ) -> impl futures::Stream<Item = Result<Bytes, std::io::Error>> {
@@ -192,7 +198,7 @@ pub(crate) fn chunk_stream(
     })
 }
 
-/// Whether one of the tags of `If-None-Match` is ours.
+/// Reports whether one of the tags of `If-None-Match` is `etag`.
 fn matches(tags: &str, etag: &str) -> bool {
     tags.split(',')
         .map(str::trim)
@@ -202,7 +208,7 @@ fn matches(tags: &str, etag: &str) -> bool {
 #[derive(Debug, PartialEq, Eq)]
 enum RangeHeader {
     One(Range<u64>),
-    /// Not of bytes, or of several parts: RFC 9110 lets it be ignored.
+    /// Not in bytes, or several ranges: RFC 9110 allows ignoring it.
     Ignored,
     Unsatisfiable,
 }
@@ -211,7 +217,7 @@ fn parse_range(text: &str, size: u64) -> RangeHeader {
     let Some(ranges) = text.trim().strip_prefix("bytes=") else { return RangeHeader::Ignored };
     let Some((start, end)) = ranges.trim().split_once('-') else { return RangeHeader::Ignored };
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    // A number beyond 64 bits is beyond every content.
+    // A number of more than 64 bits is behind the end of any content.
     let number = |text: &str| text.parse::<u64>().unwrap_or(u64::MAX);
     let range = match (start.trim(), end.trim()) {
         ("", end) if is_number(end) => size.saturating_sub(number(end))..size,

@@ -1,4 +1,4 @@
-//! What the node says of itself, and what it is told to do.
+//! Information about the node, connecting to peers, and the log level.
 
 use std::str::FromStr as _;
 use std::time::Duration;
@@ -19,9 +19,9 @@ use super::blocking;
 use crate::text_error::TextError;
 use types::with_causes;
 
-/// A dial has to succeed within this.
+/// Time within which a connection must be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(25);
-/// Addresses of one request to connect.
+/// Maximum number of addresses in a request to connect.
 const ADDRESSES_MAX: usize = 64;
 
 #[derive(Debug, Serialize)]
@@ -30,17 +30,17 @@ pub(crate) struct Space {
     total_blocks: u64,
     quota_max_bytes: u64,
     quota_used_bytes: u64,
-    /// What is set aside for others: nothing here ever is.
+    /// Space that is reserved for other nodes: always 0 here.
     quota_reserved_bytes: u64,
 }
 
-/// `GET /space`
+/// Handles `GET /space`.
 pub(crate) async fn space(State(services): State<Services>) -> Result<Json<Space>, TextError> {
     blocking(move || {
         let usage = services.store.usage()?;
         Ok(Json(Space {
             total_blocks: usage.blocks,
-            // Without a limit of its own, the disk is the limit.
+            // Without a configured limit, the disk is the limit.
             quota_max_bytes: usage.max_bytes.unwrap_or(usage.used_bytes + usage.available_bytes),
             quota_used_bytes: usage.used_bytes,
             quota_reserved_bytes: 0,
@@ -49,7 +49,7 @@ pub(crate) async fn space(State(services): State<Services>) -> Result<Json<Space
     .await
 }
 
-/// Whether the client wants the bare text.
+/// Reports whether the client wants plain text.
 fn wants_text(headers: &HeaderMap) -> bool {
     headers.get(header::ACCEPT).is_some_and(|accept| accept.as_bytes().starts_with(b"text/plain"))
 }
@@ -62,7 +62,7 @@ fn text_or_json(headers: &HeaderMap, key: &str, value: &str) -> Response {
     }
 }
 
-/// `GET /peerid`
+/// Handles `GET /peerid`.
 pub(crate) async fn peer_id(State(services): State<Services>, headers: HeaderMap) -> Response {
     text_or_json(&headers, "id", &services.net.peer_id().to_string())
 }
@@ -71,12 +71,12 @@ fn signed_peer_record(services: &Services) -> String {
     format!("spr:{}", BASE64URL_NOPAD.encode(&services.net.signed_peer_record()))
 }
 
-/// `GET /spr`
+/// Handles `GET /spr`.
 pub(crate) async fn spr(State(services): State<Services>, headers: HeaderMap) -> Response {
     text_or_json(&headers, "spr", &signed_peer_record(&services))
 }
 
-/// `GET /debug/info`
+/// Handles `GET /debug/info`.
 pub(crate) async fn debug(State(services): State<Services>) -> Json<serde_json::Value> {
     let id = services.net.peer_id().to_string();
     let spr = signed_peer_record(&services);
@@ -122,7 +122,7 @@ pub(crate) async fn debug(State(services): State<Services>) -> Json<serde_json::
     }))
 }
 
-/// The values of a parameter of a query, in order.
+/// Returns the values of a query parameter, in order.
 fn parameters(query: Option<&str>, names: &[&str]) -> Vec<String> {
     let pairs = query.unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='));
     let decode = |text: &str| {
@@ -135,7 +135,7 @@ fn parameters(query: Option<&str>, names: &[&str]) -> Vec<String> {
         .collect()
 }
 
-/// `POST /debug/chronicles/loglevel?level=`
+/// Handles `POST /debug/chronicles/loglevel?level=`.
 pub(crate) async fn set_log_level(
     State(services): State<Services>,
     RawQuery(query): RawQuery,
@@ -143,7 +143,7 @@ pub(crate) async fn set_log_level(
     let bad = |message: &str| TextError::new(StatusCode::BAD_REQUEST, message);
     let levels = parameters(query.as_deref(), &["level"]);
     let level = levels.first().ok_or_else(|| bad("Missing log level"))?;
-    // The node's own levels; `notice` and `fatal` have no equal here.
+    // The levels of the Archivist node; `notice` and `fatal` do not exist here.
     let level = match level.to_lowercase().as_str() {
         "trace" => "trace",
         "debug" => "debug",
@@ -163,17 +163,18 @@ pub(crate) async fn set_log_level(
     Ok(StatusCode::OK)
 }
 
-/// `GET /connect/{peerId}?addrs=…`
+/// Handles `GET /connect/{peerId}?addrs=…`.
 pub(crate) async fn connect(
     State(services): State<Services>,
     Path(peer): Path<String>,
     RawQuery(query): RawQuery,
 ) -> Result<&'static str, TextError> {
     let bad = |message: String| TextError::new(StatusCode::BAD_REQUEST, message);
-    let peer = PeerId::from_str(&peer).map_err(|error| bad(format!("not a peer id: {error}")))?;
+    let peer = PeerId::from_str(&peer)
+        .map_err(|error| bad(format!("the peer id is not valid: {error}")))?;
     let given = parameters(query.as_deref(), &["addrs", "addrs[]"]);
     if given.len() > ADDRESSES_MAX {
-        return Err(bad(format!("more than {ADDRESSES_MAX} addresses")));
+        return Err(bad(format!("the request has more than {ADDRESSES_MAX} addresses")));
     }
     let mut addresses = Vec::new();
     for address in given {

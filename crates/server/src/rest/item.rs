@@ -1,4 +1,4 @@
-//! Data items: what `GET /data` lists.
+//! Data items: listing and deleting them.
 
 use axum::Json;
 use axum::extract::{Path, State};
@@ -11,7 +11,7 @@ use types::{CHUNK_LEN_MAX, Cid};
 use super::{blocking, parse_cid};
 use crate::text_error::TextError;
 
-/// A data item, as the node's SDK expects it.
+/// A data item in the form that the SDK expects.
 #[derive(Debug, Serialize)]
 pub(crate) struct DataItem {
     cid: Cid,
@@ -23,7 +23,7 @@ pub(crate) struct DataItem {
 struct ItemManifest {
     tree_cid: Cid,
     dataset_size: u64,
-    /// The longest chunk; the lengths of chunks follow the content.
+    /// Maximum length of a chunk; the chunk boundaries depend on the content.
     block_size: usize,
     protected: bool,
     filename: Option<String>,
@@ -55,16 +55,16 @@ impl DataItem {
     }
 }
 
-/// `GET /data`
+/// Handles `GET /data`.
 pub(crate) async fn list(State(services): State<Services>) -> Result<Json<DataList>, TextError> {
     blocking(move || {
         let mut content = Vec::new();
         for (_, root) in services.store.roots(roots::DATA) {
             match resolve(&*services.store, root.cid) {
                 Ok(Some(found)) => content.push(DataItem::new(root.cid, &found)),
-                // One that is damaged does not hide the others.
-                Ok(None) => tracing::error!(cid = %root.cid, "a data item is missing its node"),
-                Err(error) => tracing::error!(cid = %root.cid, %error, "a data item is unreadable"),
+                // A damaged item must not hide the others.
+                Ok(None) => tracing::error!(cid = %root.cid, "the node of a data item is missing"),
+                Err(error) => tracing::error!(cid = %root.cid, %error, "cannot read a data item"),
             }
         }
         Ok(Json(DataList { content }))
@@ -72,7 +72,7 @@ pub(crate) async fn list(State(services): State<Services>) -> Result<Json<DataLi
     .await
 }
 
-/// `DELETE /data/{cid}`
+/// Handles `DELETE /data/{cid}`.
 pub(crate) async fn delete(
     State(services): State<Services>,
     Path(cid): Path<String>,

@@ -1,9 +1,9 @@
-//! The node's REST API, `/api/archivist/v1`: the data and node parts of the
-//! Archivist node's public API (SPEC section 7), so that its SDK works with
-//! this node unchanged.
+//! The node API, `/api/archivist/v1`: the data and node parts of the public API
+//! of the Archivist node, so that the Archivist SDK works with this program
+//! unchanged.
 //!
-//! Bodies stream both ways; no file is ever in memory as a whole. Errors are
-//! plain text that says what to do: the SDK shows it as it is.
+//! Bodies are streamed in both directions; no file is completely in memory. Errors
+//! are plain text, which the SDK shows unchanged.
 
 mod download;
 mod info;
@@ -19,7 +19,7 @@ use node::Services;
 use crate::guard;
 use crate::text_error::TextError;
 
-/// The routes.
+/// Returns the routes.
 pub(crate) fn router(services: Services) -> Router {
     let api = Router::new()
         .route("/data", get(item::list).post(upload::upload))
@@ -35,7 +35,7 @@ pub(crate) fn router(services: Services) -> Router {
         .route("/debug/info", get(info::debug))
         .route("/debug/chronicles/loglevel", post(info::set_log_level))
         .route("/connect/{peer_id}", get(info::connect))
-        // Bodies are bounded by the store, not by a number.
+        // The store limits the length of bodies.
         .layer(axum::extract::DefaultBodyLimit::disable());
     Router::new()
         .nest("/api/archivist/v1", api)
@@ -43,21 +43,21 @@ pub(crate) fn router(services: Services) -> Router {
         .with_state(services)
 }
 
-/// The CID of a path.
+/// Parses the CID in a path.
 pub(crate) fn parse_cid(text: &str) -> Result<types::Cid, TextError> {
     text.parse().map_err(|error: types::CidError| {
-        TextError::new(StatusCode::BAD_REQUEST, format!("the CID cannot be used: {error}"))
+        TextError::new(StatusCode::BAD_REQUEST, format!("the CID is not valid: {error}"))
     })
 }
 
-/// Runs what may block where it may.
+/// Runs work that may block on a thread where it may.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, TextError> + Send + 'static,
 ) -> Result<T, TextError> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(error) => {
-            // The panic hook has logged it.
+            // The panic hook has logged the panic.
             Err(TextError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
         }
     }

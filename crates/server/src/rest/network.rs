@@ -1,4 +1,4 @@
-//! `/data/{cid}/network…`: content from the network.
+//! `/data/{cid}/network…`: content that is fetched from the network.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -16,15 +16,15 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use types::Cid;
 
-use super::download::Answer;
+use super::download::ContentResponse;
 use super::item::DataItem;
 use super::{blocking, parse_cid};
 use crate::text_error::TextError;
 
-/// Content that cannot be had is answered within this, unless the request
-/// says otherwise.
+/// Time after which a request fails if no peer has the content, unless the
+/// request has another timeout.
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
-/// The longest time that a request can ask for.
+/// Maximum timeout of a request in seconds.
 const TIMEOUT_MAX: u64 = 3600;
 
 #[derive(Debug, Deserialize)]
@@ -39,7 +39,7 @@ impl Wait {
             Some(seconds @ 1..=TIMEOUT_MAX) => Ok(Duration::from_secs(seconds)),
             Some(_) => Err(TextError::new(
                 StatusCode::BAD_REQUEST,
-                format!("timeout is a number of seconds from 1 to {TIMEOUT_MAX}"),
+                format!("timeout must be a number of seconds from 1 to {TIMEOUT_MAX}"),
             )),
         }
     }
@@ -56,7 +56,7 @@ impl From<DownloadError> for TextError {
     }
 }
 
-/// `POST /data/{cid}/network`
+/// Handles `POST /data/{cid}/network`.
 pub(crate) async fn fetch(
     State(services): State<Services>,
     Path(cid): Path<String>,
@@ -68,7 +68,7 @@ pub(crate) async fn fetch(
     Ok(Json(DataItem::new(cid, &content)))
 }
 
-/// `GET /data/{cid}/network/manifest`
+/// Handles `GET /data/{cid}/network/manifest`.
 pub(crate) async fn manifest(
     State(services): State<Services>,
     Path(cid): Path<String>,
@@ -85,18 +85,18 @@ pub(crate) struct JobProgress {
     cid: Cid,
     /// `fetching`, `complete` or `failed`.
     state: &'static str,
-    /// Why it failed.
+    /// The reason of a failure.
     error: Option<String>,
-    /// Bytes of the content that are here.
+    /// Bytes of the content that are stored here.
     bytes_done: u64,
     bytes_total: u64,
     /// Blocks that were fetched.
     blocks_fetched: u64,
-    /// Bytes that came over the network.
+    /// Bytes that were received from the network.
     bytes_fetched: u64,
 }
 
-/// `GET /data/{cid}/network/progress`
+/// Handles `GET /data/{cid}/network/progress`.
 pub(crate) async fn progress(
     State(services): State<Services>,
     Path(cid): Path<String>,
@@ -122,7 +122,8 @@ pub(crate) async fn progress(
     }))
 }
 
-/// `GET /data/{cid}/network/stream`, and `/network`: the bytes, as they come.
+/// Handles `GET /data/{cid}/network/stream` and `GET /data/{cid}/network`: sends
+/// the content while it is fetched.
 pub(crate) async fn stream(
     State(services): State<Services>,
     Path(cid): Path<String>,
@@ -132,25 +133,25 @@ pub(crate) async fn stream(
 ) -> Result<Response, TextError> {
     let cid = parse_cid(&cid)?;
     let timeout = wait.timeout()?;
-    // For all of it: what finding the content has taken is over.
+    // The time for finding the content is part of the timeout.
     let deadline = Instant::now() + timeout;
     let content = services.downloads.content(cid, timeout).await?;
-    let answer = Answer::new(cid, &content, &headers)?;
-    if method != Method::HEAD && !answer.is_not_modified() {
+    let head = ContentResponse::new(cid, &content, &headers)?;
+    if method != Method::HEAD && !head.is_not_modified() {
         let job = services.downloads.start(cid, &content).await?;
-        let first = first_chunk(&services, &content, answer.range(&content), &job);
+        let first = first_chunk(&services, &content, head.range(&content), &job);
         tokio::time::timeout_at(deadline, first)
             .await
             .map_err(|_| TextError::from(DownloadError::Timeout(timeout)))??;
         let store: Arc<dyn BlockRead> = Arc::new(services.blocks.clone());
-        let mut response = answer.into_response(&content, false, |range, chunks| {
+        let mut response = head.into_response(&content, false, |range, chunks| {
             let reader = FileReader::new(store, &content).range(range);
             services.tasks.spawn("stream", follow(reader, job, chunks));
         });
         expose(&mut response);
         return Ok(response);
     }
-    let mut response = answer.into_response(&content, true, |_, _| {});
+    let mut response = head.into_response(&content, true, |_, _| {});
     expose(&mut response);
     Ok(response)
 }
@@ -160,8 +161,8 @@ fn expose(response: &mut Response) {
     response.headers_mut().insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, name);
 }
 
-/// Waits until there is something to send of what is wanted: an answer that
-/// has begun cannot become a 404.
+/// Waits until the first wanted byte is stored here: a response that has started
+/// cannot become a 404.
 async fn first_chunk(
     services: &Services,
     content: &Content,
@@ -194,7 +195,7 @@ async fn first_chunk(
     }
 }
 
-/// Sends what is here, and waits for what is not, until the fetch has ended.
+/// Sends the chunks, and waits for missing ones while the fetch is running.
 async fn follow(
     mut reader: FileReader,
     job: Arc<Download>,
@@ -205,7 +206,7 @@ async fn follow(
     loop {
         news.borrow_and_update();
         let has_ended = !matches!(*ended.borrow_and_update(), DownloadState::Fetching);
-        // The reader keeps its place where a block is missing.
+        // The reader keeps its position if a block is missing.
         let read = tokio::task::spawn_blocking(move || {
             let read = reader.read();
             (reader, read)

@@ -1,4 +1,4 @@
-//! `POST /data`: the body becomes a data item.
+//! `POST /data`: stores the body as a data item.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,17 +16,17 @@ use super::blocking;
 use crate::disposition;
 use crate::text_error::TextError;
 
-/// Pieces of a body between the network and the disk; a piece is at most some
-/// hundred KiB.
-const PIECES: usize = 8;
-/// A client that sends nothing for so long has gone.
+/// Maximum number of pieces of a body that wait to be written; a piece has at most
+/// some hundred KiB.
+const PIECES_MAX: usize = 8;
+/// Time without a byte after which the client is considered gone.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-/// Of a body that is refused, so much is read, in bytes …
+/// Maximum number of bytes of a refused body that are read …
 const DRAINED_MAX: usize = 64 << 20;
-/// … and for so long.
+/// … and the maximum time.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// `POST /data`
+/// Handles `POST /data`.
 pub(crate) async fn upload(
     State(services): State<Services>,
     headers: HeaderMap,
@@ -40,8 +40,8 @@ pub(crate) async fn upload(
     result
 }
 
-/// Reads what a client still sends, for a while: one whose connection is closed
-/// while it writes may never see why.
+/// Reads the rest of a refused body for a while: a client whose connection is
+/// closed while it writes may never see the answer.
 async fn drain(mut body: BodyDataStream) {
     let reading = async {
         let mut left = DRAINED_MAX;
@@ -62,8 +62,8 @@ async fn try_upload(
 ) -> Result<String, TextError> {
     let mimetype = mimetype(headers)?;
     let filename = filename(headers)?;
-    refuse_what_cannot_fit(&services.store, headers).await?;
-    let (pieces, receiver) = mpsc::channel(PIECES);
+    check_space(&services.store, headers).await?;
+    let (pieces, receiver) = mpsc::channel(PIECES_MAX);
     let store = services.store.clone();
     let scheme = BlockScheme::plain();
     let writing =
@@ -72,16 +72,14 @@ async fn try_upload(
     let written = writing
         .await
         .map_err(|error| TextError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
-    // A body that broke off says more than the writer, which only saw its end.
+    // If the body was interrupted, its error is more useful than the error of the
+    // writer.
     sent?;
     Ok(written?.to_string())
 }
 
-/// A body that says that it is longer than there is room is not read at all.
-async fn refuse_what_cannot_fit(
-    store: &Arc<PackStore>,
-    headers: &HeaderMap,
-) -> Result<(), TextError> {
+/// Refuses a body whose length is more than the available space.
+async fn check_space(store: &Arc<PackStore>, headers: &HeaderMap) -> Result<(), TextError> {
     let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
     let Some(needed) = length.and_then(|length| length.parse::<u64>().ok()) else { return Ok(()) };
     let store = store.clone();
@@ -92,35 +90,34 @@ async fn refuse_what_cannot_fit(
     Err(TextError::new(
         StatusCode::INSUFFICIENT_STORAGE,
         format!(
-            "no room for {needed} bytes: {available} are left until max_storage or disk_reserve; \
-             raise the limit, or delete something"
+            "not enough space for {needed} bytes: {available} bytes are available within \
+             max_storage and disk_reserve; raise the limit, or delete data"
         ),
     ))
 }
 
-/// Hands the body over, piece by piece. The channel ends with `None` where
-/// all of it was there.
+/// Sends the pieces of the body to the writer, and `None` after a complete body.
 async fn send(
     body: &mut BodyDataStream,
     pieces: mpsc::Sender<Option<Bytes>>,
 ) -> Result<(), TextError> {
     loop {
         let piece = tokio::time::timeout(IDLE_TIMEOUT, body.next()).await.map_err(|_| {
-            TextError::new(StatusCode::REQUEST_TIMEOUT, "the body stopped in the middle")
+            TextError::new(StatusCode::REQUEST_TIMEOUT, "the client sent no data for too long")
         })?;
         let is_last = piece.is_none();
         let piece = piece.transpose().map_err(|error| {
-            TextError::new(StatusCode::BAD_REQUEST, format!("the body could not be read: {error}"))
+            TextError::new(StatusCode::BAD_REQUEST, format!("cannot read the body: {error}"))
         })?;
-        // The writer has gone where it failed: it tells why.
+        // If the writer has gone, its result has the error.
         if pieces.send(piece).await.is_err() || is_last {
             return Ok(());
         }
     }
 }
 
-/// Writes the pieces, and the dataset over them; what fails leaves nothing. On
-/// a blocking thread, which goes on when the client has gone.
+/// Writes the pieces and the dataset node. After an error nothing stays stored.
+/// Runs on a blocking thread, which continues if the client has gone.
 fn write(
     store: &Arc<PackStore>,
     scheme: &BlockScheme,
@@ -131,9 +128,9 @@ fn write(
     let since = store.write_epoch();
     let result = try_write(store, scheme, pieces, filename, mimetype);
     if result.is_err() {
-        // What it has put is garbage: it goes before the answer.
+        // The blocks of the failed upload are removed before the answer is sent.
         if let Err(error) = store.gc(GcOptions::undo(since)) {
-            tracing::warn!(%error, "an upload that failed is not cleared away yet");
+            tracing::warn!(%error, "cannot remove the blocks of a failed upload yet");
         }
     }
     result
@@ -152,7 +149,7 @@ fn try_write(
             Some(Some(piece)) => writer.write(&piece)?,
             Some(None) => break,
             None => {
-                return Err(TextError::new(StatusCode::BAD_REQUEST, "the body ended too early"));
+                return Err(TextError::new(StatusCode::BAD_REQUEST, "the body is incomplete"));
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Backing up now.
+//! Scanning and backing up on request.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use super::extract::Json;
 use super::{Answer, Problem, folders};
 use types::with_causes;
 
-/// The longest time that a request waits for the backup server.
+/// Maximum time in seconds that a request waits for receipts.
 const WAIT_MAX: u64 = 24 * 3600;
 
 fn registered(services: &Services, published: &PublishedManifest) -> Registered {
@@ -36,8 +36,7 @@ fn to_api(step: &StepReport) -> Step {
     Step { name: name.into(), ok: !step.is_warning, detail: Some(step.message.clone()) }
 }
 
-/// The folders that are meant; those that are paused only where they are
-/// named.
+/// Returns the requested folder, or all folders that are not paused.
 fn chosen(services: &Services, folder: Option<&str>) -> Result<Vec<FolderId>, Problem> {
     if let Some(folder) = folder {
         return Ok(vec![folders::find(services, folder)?.id]);
@@ -47,28 +46,28 @@ fn chosen(services: &Services, folder: Option<&str>) -> Result<Vec<FolderId>, Pr
     let ids: Vec<FolderId> = running.map(|folder| folder.id.clone()).collect();
     if ids.is_empty() {
         let why = if config.sync.folders.is_empty() {
-            "no folder is watched; `archivist folder add PATH` adds one"
+            "there is no folder; add one with `archivist folder add PATH`"
         } else {
-            "all folders are paused; `archivist folder resume ID` goes on with one"
+            "all folders are paused; resume one with `archivist folder resume ID`"
         };
         return Err(Problem::new(StatusCode::CONFLICT, why));
     }
     Ok(ids)
 }
 
-/// Looks through folders and publishes what has changed; answers when the
-/// manifests are registered. A folder that fails keeps none of the others from
-/// it, and is named.
+/// Scans folders and publishes their changes. The answer is sent when the manifests
+/// are registered. A folder that fails does not stop the others; the error names
+/// it.
 #[utoipa::path(
     post,
     path = "/sync",
     request_body = FolderChoice,
     responses(
         (status = 200, body = Vec<Registered>),
-        (status = 401, description = "Without the token", body = api::ApiProblem),
+        (status = 401, description = "The request has no token", body = api::ApiProblem),
         (status = 404, description = "No such folder", body = api::ApiProblem),
-        (status = 409, description = "Paused, or in alarm, or there is none; of several, which \
-            are not registered", body = api::ApiProblem),
+        (status = 409, description = "A folder is paused or in alarm, or there is no folder; the \
+            message names the folders that are not registered", body = api::ApiProblem),
     )
 )]
 pub(crate) async fn sync_now(
@@ -96,22 +95,22 @@ pub(crate) async fn sync_now(
     let count = chosen.len();
     Err(Problem::new(
         StatusCode::CONFLICT,
-        format!("{} of {count} folders are not registered: {}", failed.len(), failed.join("; ")),
+        format!("cannot register {} of {count} folders: {}", failed.len(), failed.join("; ")),
     ))
 }
 
-/// Has folders backed up now: registers their manifests, connects to the
-/// backup server and triggers it; with `wait_secs`, waits for its receipts.
+/// Backs up folders now: registers their manifests, connects to the backup server
+/// and triggers it. With `wait_secs`, waits for the receipts.
 #[utoipa::path(
     post,
     path = "/backup-now",
     request_body = BackupNowRequest,
     responses(
-        (status = 200, description = "Every step, and whether it went well",
+        (status = 200, description = "Every step with its result",
             body = BackupNowReport),
-        (status = 401, description = "Without the token", body = api::ApiProblem),
+        (status = 401, description = "The request has no token", body = api::ApiProblem),
         (status = 404, description = "No such folder", body = api::ApiProblem),
-        (status = 409, description = "No backup server, or nothing to back up",
+        (status = 409, description = "No backup server is configured, or there is no folder to back up",
             body = api::ApiProblem),
     )
 )]
@@ -124,8 +123,8 @@ pub(crate) async fn backup_now(
     let done = match services.backup_service.backup_now(one).await {
         Ok(done) => done,
         Err(ref error @ BackupNowError::Connect { ref steps, .. }) => {
-            // It is told as a step: what is registered stays so, and the
-            // backup server finds it when it asks.
+            // The error is reported as a step: the manifests stay registered, and
+            // the backup server finds them when it polls.
             let connect =
                 Step { name: "connect".into(), ok: false, detail: Some(with_causes(error)) };
             let folders = chosen.iter().filter_map(|id| services.registry.get(id));
@@ -150,10 +149,13 @@ pub(crate) async fn backup_now(
                 ok: waited.is_ok(),
                 detail: Some(match waited {
                     Ok(sequence) => {
-                        format!("the backup server has {} at {sequence}", manifest.folder_name)
+                        format!(
+                            "the backup server confirmed snapshot {sequence} of {}",
+                            manifest.folder_name
+                        )
                     }
                     Err(error @ WaitError::Timeout { .. }) => {
-                        format!("{}: {error}; it goes on by itself", manifest.folder_name)
+                        format!("{}: {error}; the backup continues", manifest.folder_name)
                     }
                     Err(error) => error.to_string(),
                 }),

@@ -1,4 +1,4 @@
-//! The settings.
+//! Reading and changing the configuration.
 
 use api::{ConfigChange, ConfigChanged};
 use axum::extract::State;
@@ -10,13 +10,13 @@ use super::ui::Owner;
 use super::{Answer, Problem, blocking};
 use types::with_causes;
 
-/// All settings, by section.
+/// Returns all settings, by section.
 #[utoipa::path(
     get,
     path = "/config",
     responses(
         (status = 200, description = "Every key with its value", body = Object),
-        (status = 401, description = "Without the token or a session", body = api::ApiProblem),
+        (status = 401, description = "The request has neither the token nor a session", body = api::ApiProblem),
     )
 )]
 pub(crate) async fn all(_: Owner, State(services): State<Services>) -> Answer<serde_json::Value> {
@@ -24,25 +24,25 @@ pub(crate) async fn all(_: Owner, State(services): State<Services>) -> Answer<se
     serde_json::to_value(&*config).map(Json).map_err(|error| Problem::internal(&error))
 }
 
-/// Every key with what it is for, what is allowed and its default.
+/// Lists every key with its description, its allowed values and its default.
 #[utoipa::path(
     get,
     path = "/config/keys",
-    responses((status = 200, description = "In the order of the file", body = Vec<Object>))
+    responses((status = 200, description = "The keys in the order of the file", body = Vec<Object>))
 )]
 pub(crate) async fn keys() -> Json<&'static [config::KeyInfo]> {
     Json(config::keys())
 }
 
-/// Gives a setting another value, in the file and in what runs.
+/// Changes a setting, in the file and in the running instance.
 #[utoipa::path(
     post,
     path = "/config",
     request_body = ConfigChange,
     responses(
-        (status = 200, description = "It is set", body = ConfigChanged),
-        (status = 401, description = "Without the token", body = api::ApiProblem),
-        (status = 422, description = "No such key, or not such a value", body = api::ApiProblem),
+        (status = 200, description = "The setting was changed", body = ConfigChanged),
+        (status = 401, description = "The request has no token", body = api::ApiProblem),
+        (status = 422, description = "No such key, or the value is not valid", body = api::ApiProblem),
     )
 )]
 pub(crate) async fn set(

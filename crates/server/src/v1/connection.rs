@@ -1,5 +1,4 @@
-//! Testing the connection to another machine, step by step, each with what to
-//! fix.
+//! Testing the connection to another computer, step by step, each with a remedy.
 
 use std::time::{Duration, Instant};
 
@@ -17,15 +16,15 @@ use super::extract::Json;
 use super::{Answer, Problem};
 use types::with_causes;
 
-/// A connection that takes longer is none.
+/// Time within which a connection must be made.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(20);
-/// The same for a port that answers HTTP.
+/// Time within which an HTTP server must answer.
 const HTTP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Which connection.
+/// The connection to test.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 pub(crate) struct TestRequest {
-    /// The source, by name; the backup server, where none is named.
+    /// The name of a source; without a name, the backup server is tested.
     #[serde(default)]
     source: Option<String>,
 }
@@ -38,17 +37,17 @@ fn bad(name: &str, detail: String) -> Step {
     Step { name: name.to_owned(), ok: false, detail: Some(detail) }
 }
 
-/// Tests the connection to a source, or to the backup server. What is tested
-/// is told whether it works or not; nothing is changed.
+/// Tests the connection to a source or to the backup server. Changes nothing. A
+/// failed step is part of the answer.
 #[utoipa::path(
     post,
     path = "/connection-test",
     request_body = TestRequest,
     responses(
-        (status = 200, description = "Every step, and whether it works", body = Vec<Step>),
-        (status = 401, description = "Without the token", body = api::ApiProblem),
+        (status = 200, description = "Every step with its result", body = Vec<Step>),
+        (status = 401, description = "The request has no token", body = api::ApiProblem),
         (status = 404, description = "No such source", body = api::ApiProblem),
-        (status = 409, description = "There is no backup server to test", body = api::ApiProblem),
+        (status = 409, description = "No backup server is configured", body = api::ApiProblem),
     )
 )]
 pub(crate) async fn test(
@@ -77,10 +76,14 @@ async fn dial(services: &Services, peer: PeerId, addresses: Vec<Multiaddr>) -> S
         Err(error) => bad(
             name,
             format!(
-                "{}. Tried {}. Check that archivist runs there, that the address is the one that \
-                 it shows under Devices, and that no firewall closes its [node] listen_port",
+                "{}. Tried {}. Check that archivist is running there, that the address is the one \
+                 shown on its page Devices, and that no firewall blocks its [node] listen_port",
                 with_causes(&error),
-                if shown.is_empty() { "what discovery knows".to_owned() } else { shown.join(", ") },
+                if shown.is_empty() {
+                    "the addresses found by discovery".to_owned()
+                } else {
+                    shown.join(", ")
+                },
             ),
         ),
     }
@@ -91,20 +94,20 @@ async fn of_source(services: &Services, source: &SourcePeer) -> Vec<Step> {
     let mut steps = Vec::new();
     let name = "Manifest server";
     let own = services.net.peer_id();
-    let asked = match ManifestClient::new(Some(own)) {
+    let polled = match ManifestClient::new(Some(own)) {
         Ok(client) => client.poll(&source.manifest_server_url, &PollRequest::default()).await,
         Err(error) => Err(error),
     };
-    steps.push(match asked {
-        Ok(manifest::PollResponse::Unchanged) => good(name, "it answers".to_owned()),
+    steps.push(match polled {
+        Ok(manifest::PollResponse::Unchanged) => good(name, "the server answers".to_owned()),
         Ok(manifest::PollResponse::Changed { discovery, .. })
             if discovery.peer != source.peer_id =>
         {
             bad(
                 name,
                 format!(
-                    "{} answers, and says that it is {}, not {}: another machine has that address \
-                 now, or the source has a new key. Nothing is taken from it",
+                    "{} answers as {}, not as {}: another computer has this address now, or the source \
+                 has a new key. Nothing is pulled from it",
                     source.manifest_server_url, discovery.peer, source.peer_id
                 ),
             )
@@ -120,8 +123,8 @@ async fn of_source(services: &Services, source: &SourcePeer) -> Vec<Step> {
         Err(error) => bad(
             name,
             format!(
-                "{}. Check that archivist runs there with a folder, and that its \
-                 [manifest_server] whitelisted_ips names this machine",
+                "{}. Check that archivist is running there with a folder, and that its \
+                 [manifest_server] whitelisted_ips contains the address of this computer",
                 with_causes(&error)
             ),
         ),
@@ -132,14 +135,14 @@ async fn of_source(services: &Services, source: &SourcePeer) -> Vec<Step> {
     steps.push(if config.backup_server.enabled {
         let url = format!("http://127.0.0.1:{port}/health");
         health(
-            "Trigger port here",
+            "Trigger port on this computer",
             &url,
-            "it takes triggers; without them this machine asks by itself",
-            "another program may have the port: set [backup_server] trigger_port",
+            "it accepts triggers; without triggers this computer polls at its interval",
+            "another program may use the port; if so, change [backup_server] trigger_port",
         )
         .await
     } else {
-        bad("Backup server", "it is switched off: enable it on the page Backup server".to_owned())
+        bad("Backup server", "it is disabled; enable it on the page Backup server".to_owned())
     });
     steps
 }
@@ -149,19 +152,19 @@ async fn of_server(services: &Services) -> Result<Vec<Step>, Problem> {
     let peer = snapshot_source::backup_server(services)?;
     let address = config.sync.backup_peer_address.clone().and_then(net::split_peer);
     let (_, plain) = address.ok_or_else(|| {
-        Problem::new(StatusCode::CONFLICT, "[sync] backup_peer_address names no peer")
+        Problem::new(StatusCode::CONFLICT, "[sync] backup_peer_address contains no peer id")
     })?;
     let mut steps = vec![dial(services, peer, vec![plain]).await];
     if steps.iter().all(|step| step.ok) {
-        let name = "It knows this machine";
+        let name = "Access to snapshots";
         steps.push(match protocols::list_remote(&services.net, peer, None).await {
             Ok(listing) => {
-                good(name, format!("it holds {} versions of its folders", listing.snapshots.len()))
+                good(name, format!("it has {} snapshots of this computer", listing.snapshots.len()))
             }
             Err(error) => bad(
                 name,
                 format!(
-                    "{}. On the backup server, this machine has to be a source with the peer id {}",
+                    "{}. On the backup server, this computer must be a source with the peer id {}",
                     with_causes(&error),
                     services.net.peer_id()
                 ),
@@ -175,14 +178,14 @@ async fn of_server(services: &Services) -> Result<Vec<Step>, Problem> {
             health(
                 "Trigger port",
                 &format!("http://{host}:{port}/health"),
-                "it takes triggers: new versions are told of at once",
-                "it is a hint only, and the backup server asks by itself too. Check that its \
-                 [backup_server] trigger_port is [sync] backup_trigger_port here, and that no \
-                 firewall closes it",
+                "it accepts triggers, so new snapshots are pulled immediately",
+                "without triggers the backup server polls at its interval. Check that its \
+                 [backup_server] trigger_port equals [sync] backup_trigger_port on this computer, \
+                 and that no firewall blocks the port",
             )
             .await
         }
-        None => bad("Trigger port", "the address has no host that could be told".to_owned()),
+        None => bad("Trigger port", "the address of the backup server has no host".to_owned()),
     });
     steps.push(manifest_server(services));
     Ok(steps)
@@ -204,32 +207,32 @@ async fn health(name: &str, url: &str, works: &str, fix: &str) -> Step {
     }
 }
 
-/// Whether the backup server can ask this machine what is new.
+/// Tests whether the backup server can poll this computer.
 fn manifest_server(services: &Services) -> Step {
-    let name = "Manifest server here";
+    let name = "Manifest server on this computer";
     let config = services.settings.get();
     if !config.manifest_server.enabled {
-        return bad(name, "it is switched off: set [manifest_server] enabled".to_owned());
+        return bad(name, "it is disabled; set [manifest_server] enabled".to_owned());
     }
     let server = config.sync.backup_peer_id();
-    let asker = services.manifest_clients.list().into_iter().find(|asker| asker.peer == server);
-    match asker {
-        Some(asker) if asker.is_allowed => {
-            good(name, format!("the backup server asks, from {}", asker.address))
+    let client = services.manifest_clients.list().into_iter().find(|client| client.peer == server);
+    match client {
+        Some(client) if client.is_allowed => {
+            good(name, format!("the backup server polls from {}", client.address))
         }
-        Some(asker) => bad(
+        Some(client) => bad(
             name,
             format!(
-                "the backup server asked from {} and was refused: add that to [manifest_server] \
-                 whitelisted_ips",
-                asker.address
+                "the backup server polled from {} and was refused; add this address to \
+                 [manifest_server] whitelisted_ips",
+                client.address
             ),
         ),
         None => bad(
             name,
             format!(
-                "the backup server has not asked since this instance was started. On it, the \
-                 source has to have the address of this machine and port {}",
+                "the backup server has not polled since the start of this instance. On the backup \
+                 server, the source must have the address of this computer and port {}",
                 config.manifest_server.port
             ),
         ),

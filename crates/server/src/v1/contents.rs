@@ -1,8 +1,8 @@
 //! Downloads from snapshots: a file, or a directory as a zip.
 //!
-//! A zip is made while it is sent, in memory that does not grow with it. Where
-//! something cannot be read, the connection breaks off, so that nobody takes a
-//! part for the whole.
+//! A zip is made while it is sent, in memory that does not grow with it. After a
+//! read error the connection is closed in the middle, so that no client takes a part
+//! of the download for all of it.
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
@@ -28,46 +28,50 @@ use super::{Problem, blocking};
 use crate::body_stream;
 use crate::disposition::attachment;
 
-/// What of a snapshot.
+/// The entry of a snapshot to download.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-pub(crate) struct What {
-    /// Where it is in the folder; the folder itself, where none is named.
+pub(crate) struct EntryQuery {
+    /// The path in the folder; without a path, the folder itself.
     path: Option<String>,
-    /// The same in base64, where it is not UTF-8.
+    /// The path in base64, for a path that is not UTF-8.
     path_base64: Option<String>,
-    /// From the backup server.
+    /// True to read the snapshot from the backup server.
     #[serde(default)]
     from_backup_server: bool,
 }
 
-/// The entry that is meant, and what it is read with.
-struct Meant {
+/// The entry to download, and the blocks to read it from.
+struct FoundEntry {
     tree: SnapshotTree,
     blocks: Arc<dyn BlockRead>,
     entry: Entry,
     folder: String,
 }
 
-async fn meant(services: &Services, id: &str, what: &What) -> Result<Meant, Problem> {
-    let path = rel_path(what.path.as_deref(), what.path_base64.as_deref())?;
+async fn find_entry(
+    services: &Services,
+    id: &str,
+    query: &EntryQuery,
+) -> Result<FoundEntry, Problem> {
+    let path = rel_path(query.path.as_deref(), query.path_base64.as_deref())?;
     let path = path.unwrap_or_else(RelPath::root);
-    let choice = Choice { from_backup_server: what.from_backup_server, ..Choice::default() };
+    let choice = Choice { from_backup_server: query.from_backup_server, ..Choice::default() };
     let snapshot = snapshots::find(services, &choice, Some(id), None).await?;
-    let blocks = snapshot_source::blocks(services, what.from_backup_server)?;
+    let blocks = snapshot_source::blocks(services, query.from_backup_server)?;
     let folder = snapshot.folder_name.clone();
     blocking(move || {
         let tree = SnapshotTree::open(blocks.clone(), snapshot.manifest_cid)?;
         let entry = tree
             .lookup(&path)?
             .ok_or_else(|| Problem::not_found(format!("the snapshot has nothing at {path:?}")))?;
-        Ok(Meant { tree, blocks, entry, folder })
+        Ok(FoundEntry { tree, blocks, entry, folder })
     })
     .await
 }
 
-/// What a download is called: the last name, without what a name of a file
-/// must not have.
+/// Returns the file name of a download: the last name of the path, without
+/// characters that a file name must not contain.
 fn file_name(path: &RelPath, otherwise: &str, extension: &str) -> String {
     let last = path.as_bytes().rsplit(|byte| *byte == b'/').next().unwrap_or_default();
     let name = String::from_utf8_lossy(last);
@@ -83,7 +87,7 @@ fn file_name(path: &RelPath, otherwise: &str, extension: &str) -> String {
 fn headers(name: &str, mime: &'static str) -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(mime));
-    // Whatever is in it, a browser must not run it on this origin.
+    // A browser must not run the content on this origin.
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     let policy = HeaderValue::from_static("sandbox; default-src 'none'");
     headers.insert(header::CONTENT_SECURITY_POLICY, policy);
@@ -94,37 +98,37 @@ fn headers(name: &str, mime: &'static str) -> HeaderMap {
     headers
 }
 
-/// The bytes of a file in a snapshot.
+/// Downloads a file of a snapshot.
 #[utoipa::path(
     get,
     path = "/snapshots/{id}/file",
-    params(("id" = String, Path, description = "The id, or its beginning"), What),
+    params(("id" = String, Path, description = "The id of the snapshot, or the beginning of it"), EntryQuery),
     responses(
         (status = 200, content_type = "application/octet-stream", body = Vec<u8>),
-        (status = 401, description = "Without the token or a session", body = api::ApiProblem),
-        (status = 400, description = "Not such an id or path, or not a file",
+        (status = 401, description = "The request has neither the token nor a session", body = api::ApiProblem),
+        (status = 400, description = "The id or the path is malformed, or the entry is not a file",
             body = api::ApiProblem),
-        (status = 404, description = "No such snapshot, or nothing there", body = api::ApiProblem),
-        (status = 409, description = "There is no backup server to ask", body = api::ApiProblem),
-        (status = 502, description = "The backup server cannot be asked", body = api::ApiProblem),
+        (status = 404, description = "No such snapshot, or no such path in it", body = api::ApiProblem),
+        (status = 409, description = "No backup server is configured", body = api::ApiProblem),
+        (status = 502, description = "The backup server cannot be reached, or did not answer", body = api::ApiProblem),
     )
 )]
 pub(crate) async fn file(
     _: Owner,
     State(services): State<Services>,
     Path(id): Path<String>,
-    Query(what): Query<What>,
+    Query(query): Query<EntryQuery>,
 ) -> Result<Response, Problem> {
-    let Meant { blocks, entry, folder, .. } = meant(&services, &id, &what).await?;
+    let FoundEntry { blocks, entry, folder, .. } = find_entry(&services, &id, &query).await?;
     let EntryKind::File { cid, size, .. } = entry.kind else {
-        return Err(Problem::bad(format!("{:?} is no file; ask for a zip", entry.path)));
+        return Err(Problem::bad(format!("{:?} is not a file; download it as a zip", entry.path)));
     };
     let name = file_name(&entry.path, &folder, "");
     let mut reader = blocking(move || {
         let content = resolve(&*blocks, cid).map_err(|error| Problem::internal(&error))?;
         let content = content.ok_or_else(|| {
             Problem::not_found(format!(
-                "the content {cid} is not here; `archivist verify` says more"
+                "the content {cid} is missing; run `archivist verify` for details"
             ))
         })?;
         Ok(FileReader::new(blocks, &content))
@@ -141,30 +145,30 @@ pub(crate) async fn file(
     Ok((headers, body).into_response())
 }
 
-/// A directory of a snapshot as a zip: files, directories and links. What a
-/// zip cannot carry is not in it; a restore to a directory makes all of it.
+/// Downloads a directory of a snapshot as a zip with files, directories and links. A
+/// zip has no other entries; a restore to a directory has all of them.
 #[utoipa::path(
     get,
     path = "/snapshots/{id}/zip",
-    params(("id" = String, Path, description = "The id, or its beginning"), What),
+    params(("id" = String, Path, description = "The id of the snapshot, or the beginning of it"), EntryQuery),
     responses(
         (status = 200, content_type = "application/zip", body = Vec<u8>),
-        (status = 401, description = "Without the token or a session", body = api::ApiProblem),
-        (status = 400, description = "Not such an id or path", body = api::ApiProblem),
-        (status = 404, description = "No such snapshot, or nothing there", body = api::ApiProblem),
-        (status = 409, description = "There is no backup server to ask", body = api::ApiProblem),
-        (status = 502, description = "The backup server cannot be asked", body = api::ApiProblem),
+        (status = 401, description = "The request has neither the token nor a session", body = api::ApiProblem),
+        (status = 400, description = "The id or the path is malformed", body = api::ApiProblem),
+        (status = 404, description = "No such snapshot, or no such path in it", body = api::ApiProblem),
+        (status = 409, description = "No backup server is configured", body = api::ApiProblem),
+        (status = 502, description = "The backup server cannot be reached, or did not answer", body = api::ApiProblem),
     )
 )]
 pub(crate) async fn zip(
     _: Owner,
     State(services): State<Services>,
     Path(id): Path<String>,
-    Query(what): Query<What>,
+    Query(query): Query<EntryQuery>,
 ) -> Result<Response, Problem> {
-    let meant = meant(&services, &id, &what).await?;
-    let name = file_name(&meant.entry.path, &meant.folder, ".zip");
-    let body = body_stream::body("a zip", move |out| write_zip(&meant, out));
+    let found = find_entry(&services, &id, &query).await?;
+    let name = file_name(&found.entry.path, &found.folder, ".zip");
+    let body = body_stream::body("a zip", move |out| write_zip(&found, out));
     Ok((headers(&name, "application/zip"), body).into_response())
 }
 
@@ -181,17 +185,17 @@ enum ZipFailure {
     Io(#[from] io::Error),
 }
 
-fn write_zip(meant: &Meant, out: impl Write) -> Result<(), ZipFailure> {
+fn write_zip(found: &FoundEntry, out: impl Write) -> Result<(), ZipFailure> {
     let mut zip = ZipWriter::new_stream(out);
-    let base = &meant.entry.path;
-    if meant.entry.kind != EntryKind::Dir {
-        add(&mut zip, meant, &meant.entry, &file_name(base, &meant.folder, ""))?;
+    let base = &found.entry.path;
+    if found.entry.kind != EntryKind::Dir {
+        add(&mut zip, found, &found.entry, &file_name(base, &found.folder, ""))?;
     } else {
         let skipped = if base.is_root() { 0 } else { base.as_bytes().len() + 1 };
         let mut failure = None;
-        meant.tree.list(base, Depth::All, |entry| {
+        found.tree.list(base, Depth::All, |entry| {
             let name = &entry.path.as_bytes()[skipped..];
-            match add(&mut zip, meant, &entry, &zip_name(name)) {
+            match add(&mut zip, found, &entry, &zip_name(name)) {
                 Ok(()) => ControlFlow::Continue(()),
                 Err(error) => {
                     failure = Some(error);
@@ -207,9 +211,9 @@ fn write_zip(meant: &Meant, out: impl Write) -> Result<(), ZipFailure> {
     Ok(())
 }
 
-/// A name in a zip is text that leads nowhere else, whatever unpacks it. What
-/// cannot stand in it is written `%XX`, and a `%` that could be taken for such a
-/// one is too: different names stay different.
+/// Returns the name of an entry in the zip: text that no program unpacks to another
+/// place. Bytes that are not allowed in it are written as `%XX`, and so is a `%`
+/// before two hexadecimal digits, so that different names stay different.
 fn zip_name(path: &[u8]) -> String {
     let mut name = String::with_capacity(path.len());
     for part in path.utf8_chunks() {
@@ -234,7 +238,7 @@ fn zip_name(path: &[u8]) -> String {
 
 fn add<W: Write + io::Seek>(
     zip: &mut ZipWriter<W>,
-    meant: &Meant,
+    found: &FoundEntry,
     entry: &Entry,
     name: &str,
 ) -> Result<(), ZipFailure> {
@@ -250,12 +254,12 @@ fn add<W: Write + io::Seek>(
         EntryKind::File { cid, size, .. } => {
             zip.start_file(name, options.large_file(*size >= u64::from(u32::MAX)))?;
             let mut reader =
-                FileReader::open(meant.blocks.clone(), *cid)?.ok_or(StoreError::Missing(*cid))?;
+                FileReader::open(found.blocks.clone(), *cid)?.ok_or(StoreError::Missing(*cid))?;
             while let Some(bytes) = reader.read()? {
                 zip.write_all(&bytes)?;
             }
         }
-        // A zip has no such things.
+        // A zip cannot contain these.
         EntryKind::Fifo
         | EntryKind::Socket
         | EntryKind::CharDevice { .. }
@@ -264,7 +268,8 @@ fn add<W: Write + io::Seek>(
     Ok(())
 }
 
-/// The time as a zip has it: from 1980 to 2107, in two seconds' steps, in UTC.
+/// Returns a time in the form of a zip: from 1980 to 2107, in steps of two seconds,
+/// in UTC.
 fn modified(mtime_ns: i128) -> DateTime {
     let read = || -> Option<DateTime> {
         let at = jiff::Timestamp::from_nanosecond(mtime_ns).ok()?;

@@ -1,8 +1,8 @@
-//! Choosing a folder: the directories of this machine, and what patterns leave
-//! out of one.
+//! Choosing a folder: the directories of this computer, and a preview of exclude
+//! patterns.
 //!
-//! Both are for the owner alone: they show names that the instance may read
-//! and others on this machine may not.
+//! Both are for the owner only: they show names that the instance may read and other
+//! users of this computer may not.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -20,20 +20,19 @@ use super::ui::Owner;
 use super::{Answer, Problem, blocking};
 use types::with_causes;
 
-/// Directories in one answer, at most.
+/// Maximum number of directories in an answer.
 const LISTED_MAX: usize = 1000;
-/// Names that are looked at for it, at most.
-const SEEN_MAX: usize = 100_000;
-/// A preview takes a person's time.
+/// Maximum number of names that are read for an answer.
+const READ_MAX: usize = 100_000;
+/// The limits of a preview, for which a person waits.
 const PREVIEW: PreviewLimits =
     PreviewLimits { time: Duration::from_secs(4), entries: 300_000, named: 50 };
 
-/// Which directory.
+/// The directory to list.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-pub(crate) struct Where {
-    /// An absolute path, or its beginning; the home directory where it is
-    /// empty.
+pub(crate) struct DirectoryQuery {
+    /// An absolute path or the beginning of one; if empty, the home directory.
     #[serde(default)]
     path: String,
 }
@@ -41,34 +40,35 @@ pub(crate) struct Where {
 /// A directory.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(crate) struct Directory {
-    /// Its last name.
+    /// The last name of its path.
     name: String,
-    /// Where it is.
+    /// The absolute path.
     path: String,
 }
 
-/// The directories in a directory.
+/// The subdirectories of a directory.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(crate) struct Directories {
-    /// The one that they are in.
+    /// The path of the directory.
     path: String,
-    /// The one above it.
+    /// The path of its parent directory.
     parent: Option<String>,
-    /// They, by name; hidden ones last.
+    /// The subdirectories by name, hidden ones last.
     directories: Vec<Directory>,
-    /// Whether there are more.
+    /// True if there are more.
     is_cut_short: bool,
 }
 
-/// The directories in a directory of this machine. Where the path names none,
-/// those of the directory above it whose names begin as it ends.
+/// Lists the subdirectories of a directory of this computer. If the path is not a
+/// directory, lists the subdirectories of its parent whose names begin with its last
+/// name.
 #[utoipa::path(
     get,
     path = "/directories",
-    params(Where),
+    params(DirectoryQuery),
     responses(
         (status = 200, body = Directories),
-        (status = 401, description = "Without the token", body = api::ApiProblem),
+        (status = 401, description = "The request has no token", body = api::ApiProblem),
         (status = 422, description = "No such directory, or it cannot be read",
             body = api::ApiProblem),
     )
@@ -76,13 +76,13 @@ pub(crate) struct Directories {
 pub(crate) async fn list(
     _: Owner,
     State(services): State<Services>,
-    Query(query): Query<Where>,
+    Query(query): Query<DirectoryQuery>,
 ) -> Answer<Directories> {
     let start = start(&services);
     blocking(move || {
         let wanted = if query.path.is_empty() { start } else { PathBuf::from(&query.path) };
         if !wanted.is_absolute() {
-            return Err(bad(format!("{} does not begin with /", wanted.display())));
+            return Err(bad(format!("{} is not an absolute path", wanted.display())));
         }
         if wanted.is_dir() {
             return read(&wanted, "").map(Json);
@@ -90,13 +90,14 @@ pub(crate) async fn list(
         let begins = wanted.file_name().map(|name| name.to_string_lossy().into_owned());
         match (wanted.parent(), begins) {
             (Some(parent), Some(begins)) if parent.is_dir() => read(parent, &begins).map(Json),
-            _ => Err(bad(format!("{} is no directory of this machine", wanted.display()))),
+            _ => Err(bad(format!("{} is not a directory of this computer", wanted.display()))),
         }
     })
     .await
 }
 
-/// Where to begin: in the home that the data directory is in, as a rule.
+/// Returns the first directory to show: the home directory that contains the data
+/// directory, or the root.
 fn start(services: &Services) -> PathBuf {
     let data = services.data_dir.to_path_buf();
     let mut above = data.ancestors().skip(1);
@@ -109,20 +110,20 @@ fn bad(message: String) -> Problem {
 }
 
 fn read(dir: &Path, begins: &str) -> Result<Directories, Problem> {
-    let failed = |error: std::io::Error| bad(format!("{} cannot be read: {error}", dir.display()));
+    let failed = |error: std::io::Error| bad(format!("cannot read {}: {error}", dir.display()));
     let mut directories = Vec::new();
     let mut is_cut_short = false;
-    for (seen, entry) in std::fs::read_dir(dir).map_err(failed)?.enumerate() {
-        if seen >= SEEN_MAX {
+    for (read, entry) in std::fs::read_dir(dir).map_err(failed)?.enumerate() {
+        if read >= READ_MAX {
             is_cut_short = true;
             break;
         }
-        // One that vanishes, or cannot be looked at, is none to choose.
+        // A directory that vanishes or cannot be read cannot be chosen.
         let Ok(entry) = entry else { continue };
         if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             continue;
         }
-        // The configuration carries paths that are UTF-8.
+        // The configuration can only contain paths in UTF-8.
         let Ok(name) = entry.file_name().into_string() else { continue };
         if !name.starts_with(begins) {
             continue;
@@ -131,7 +132,7 @@ fn read(dir: &Path, begins: &str) -> Result<Directories, Problem> {
         directories.push(Directory { name, path });
     }
     directories.sort_by(|a, b| {
-        let key = |one: &Directory| (one.name.starts_with('.'), one.name.to_lowercase());
+        let key = |dir: &Directory| (dir.name.starts_with('.'), dir.name.to_lowercase());
         key(a).cmp(&key(b)).then_with(|| a.name.cmp(&b.name))
     });
     is_cut_short |= directories.len() > LISTED_MAX;
@@ -144,56 +145,55 @@ fn read(dir: &Path, begins: &str) -> Result<Directories, Problem> {
     })
 }
 
-/// What would be left out of which directory.
+/// The directory and the patterns of a preview.
 #[derive(Debug, Deserialize, ToSchema)]
 pub(crate) struct PreviewRequest {
-    /// An absolute path.
+    /// The absolute path of the directory.
     path: String,
-    /// Patterns, in the syntax of .gitignore.
+    /// Exclude patterns in the syntax of .gitignore.
     #[serde(default)]
     exclude: Vec<String>,
 }
 
-/// A file that is left out, or a directory with all that is in it.
+/// An excluded file, or an excluded directory with everything in it.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(crate) struct LeftOut {
-    /// Where it is in the folder.
+    /// The path in the directory.
     path: String,
-    /// Whether it is a directory.
+    /// True if it is a directory.
     is_dir: bool,
-    /// Files in it, or itself.
+    /// Number of files in it, or 1 for a file.
     files: u64,
-    /// Their lengths together.
+    /// Total length of these files in bytes.
     bytes: u64,
 }
 
-/// What a folder would come to.
+/// The content of a folder with exclude patterns.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(crate) struct ExcludePreview {
-    /// Files that would be backed up.
+    /// Number of files that would be backed up.
     files: u64,
-    /// Their lengths together.
+    /// Total length of these files in bytes.
     bytes: u64,
-    /// Files that would be left out.
+    /// Number of files that would be excluded.
     excluded_files: u64,
-    /// Their lengths together.
+    /// Total length of these files in bytes.
     excluded_bytes: u64,
-    /// The largest that are left out.
+    /// The largest excluded files and directories.
     excluded: Vec<LeftOut>,
-    /// Whether only a part of the folder was looked at.
+    /// True if only a part of the directory was scanned.
     is_cut_short: bool,
 }
 
-/// Tells what patterns would leave out of a directory, without changing
-/// anything.
+/// Shows which files patterns would exclude from a directory. Changes nothing.
 #[utoipa::path(
     post,
     path = "/exclude-preview",
     request_body = PreviewRequest,
     responses(
         (status = 200, body = ExcludePreview),
-        (status = 401, description = "Without the token", body = api::ApiProblem),
-        (status = 422, description = "No such directory, or no such pattern",
+        (status = 401, description = "The request has no token", body = api::ApiProblem),
+        (status = 422, description = "No such directory, or a pattern is malformed",
             body = api::ApiProblem),
     )
 )]
@@ -204,20 +204,20 @@ pub(crate) async fn preview(
     blocking(move || {
         let path = PathBuf::from(&request.path);
         if !path.is_absolute() {
-            return Err(bad(format!("{} does not begin with /", request.path)));
+            return Err(bad(format!("{} is not an absolute path", request.path)));
         }
-        // What a folder takes is what counts here.
+        // A pattern is valid here if it is valid in the configuration.
         for pattern in &request.exclude {
             let parsed: Result<config::Pattern, _> = pattern.parse();
             parsed.map_err(|error| bad(format!("{pattern}: {error}")))?;
         }
         let found = sync::preview(&path, &request.exclude, PREVIEW)
             .map_err(|error| bad(with_causes(&error)))?;
-        let excluded = found.excluded.into_iter().map(|one| LeftOut {
-            path: to_text(one.path.as_bytes()).0,
-            is_dir: one.is_dir,
-            files: one.files,
-            bytes: one.bytes,
+        let excluded = found.excluded.into_iter().map(|excluded| LeftOut {
+            path: to_text(excluded.path.as_bytes()).0,
+            is_dir: excluded.is_dir,
+            files: excluded.files,
+            bytes: excluded.bytes,
         });
         Ok(Json(ExcludePreview {
             files: found.files,

@@ -1,4 +1,4 @@
-//! What happens, as it happens: server-sent events.
+//! Live status changes as server-sent events.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use tokio::sync::broadcast::error::RecvError;
 
 use super::{folders, sources};
 
-/// A line that says nothing, so that a dead connection is noticed.
+/// Interval of empty lines, by which a dead connection is detected.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 fn event(name: &str, data: &impl Serialize) -> Event {
@@ -23,7 +23,7 @@ fn event(name: &str, data: &impl Serialize) -> Event {
     Event::default().event(name).data(data)
 }
 
-/// An event of the backup server as it is sent.
+/// Returns an event of the backup server side in the form of the API.
 fn backup_event(happened: &BackupEvent) -> Event {
     match happened {
         BackupEvent::Source(status) => event("source", &sources::to_api(status)),
@@ -49,13 +49,14 @@ fn backup_event(happened: &BackupEvent) -> Event {
     }
 }
 
-/// The events, from now on: `folder` with a [`api::Folder`], `source` with a
-/// [`api::Source`], `snapshot` with the source, the folder and the number of a
-/// new one, and `reload` where some were lost: then ask for everything again.
+/// Streams the events from now on: `folder` with a Folder, `source` with a Source,
+/// `source-removed` with its name, `snapshot` with the id, the source, the folder and
+/// the sequence number of a new snapshot, and `reload` after events were lost: the
+/// client must request everything again.
 #[utoipa::path(
     get,
     path = "/events",
-    responses((status = 200, description = "A stream without an end",
+    responses((status = 200, description = "A stream that does not end",
         content_type = "text/event-stream", body = String))
 )]
 pub(crate) async fn events(

@@ -1,5 +1,5 @@
-//! What a request says, or an answer of this API's own kind that says what is
-//! wrong with it: axum's own answers are plain text.
+//! Extractors that answer a malformed request with a [`Problem`] in JSON; axum's own
+//! extractors answer in plain text.
 
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, Request};
@@ -10,15 +10,15 @@ use serde::de::DeserializeOwned;
 
 use super::Problem;
 
-/// A body of JSON, of a request or of an answer.
+/// A JSON body of a request or an answer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Json<T>(pub(crate) T);
 
-/// The parts of the path that are named.
+/// The named parts of the path.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Path<T>(pub(crate) T);
 
-/// What comes behind the question mark.
+/// The query parameters.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Query<T>(pub(crate) T);
 

@@ -17,8 +17,8 @@ use super::extract::{Json, Path};
 use super::{Answer, Problem, blocking};
 use types::with_causes;
 
-/// A folder that was added is known to the watching side within this.
-const WATCHED_MAX: Duration = Duration::from_secs(10);
+/// Time within which the source side must watch a new folder.
+const WATCH_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl From<SyncError> for Problem {
     fn from(error: SyncError) -> Self {
@@ -37,13 +37,13 @@ fn changed(error: &config::ConfigError) -> Problem {
     Problem::new(StatusCode::UNPROCESSABLE_ENTITY, with_causes(error))
 }
 
-/// The watched folders.
+/// Lists the watched folders.
 #[utoipa::path(get, path = "/folders", responses((status = 200, body = Vec<Folder>)))]
 pub(crate) async fn list(State(services): State<Services>) -> Json<Vec<Folder>> {
     Json(all(&services))
 }
 
-/// Every configured folder, in the order of the file.
+/// Returns every configured folder, in the order of the configuration.
 pub(crate) fn all(services: &Services) -> Vec<Folder> {
     let config = services.settings.get();
     config.sync.folders.iter().map(|folder| one(services, folder)).collect()
@@ -52,7 +52,7 @@ pub(crate) fn all(services: &Services) -> Vec<Folder> {
 fn one(services: &Services, folder: &FolderConfig) -> Folder {
     match services.sync.folder(&folder.id) {
         Some(status) => to_api(&status),
-        // It was added this moment.
+        // The source side does not watch the new folder yet.
         None => Folder {
             id: folder.id.clone(),
             name: folder.display_name(),
@@ -79,7 +79,7 @@ fn one(services: &Services, folder: &FolderConfig) -> Folder {
     }
 }
 
-/// The word for what a folder does.
+/// Returns the name of a state in the API.
 pub(crate) fn word(state: &FolderState) -> &'static str {
     match state {
         FolderState::Idle => "idle",
@@ -97,12 +97,12 @@ pub(crate) fn to_api(status: &FolderStatus) -> Folder {
         FolderState::Alarm { text, .. } | FolderState::Error { text, .. } => Some(text.clone()),
         FolderState::Scanning => {
             let progress = status.progress;
-            Some(format!("{} entries looked at, {} files read", progress.entries, progress.files))
+            Some(format!("{} entries scanned, {} files read", progress.entries, progress.files))
         }
         _ => None,
     };
     if let Some(stalled) = status.stalled_for {
-        detail = Some(format!("the file system has not answered for {} s", stalled.as_secs()));
+        detail = Some(format!("the file system has not responded for {} s", stalled.as_secs()));
     }
     Folder {
         id: status.id.clone(),
@@ -129,8 +129,8 @@ pub(crate) fn to_api(status: &FolderStatus) -> Folder {
     }
 }
 
-/// Up to when everything is on the backup server: what its newest manifest
-/// has, once that is acknowledged.
+/// Returns the time before which every change is on the backup server: the time that
+/// the newest manifest covers, once it is confirmed.
 fn up_to(status: &FolderStatus) -> Option<jiff::Timestamp> {
     let receipt = status.receipt?;
     status.covers_until.filter(|_| receipt.sequence >= status.sequence)
@@ -144,7 +144,7 @@ fn problem(problem: &sync::FileProblem) -> FileError {
     }
 }
 
-/// The folder of this id, or of this name.
+/// Returns the folder with this id or this name.
 pub(crate) fn find(services: &Services, wanted: &str) -> Result<FolderConfig, Problem> {
     let config = services.settings.get();
     let folders = &config.sync.folders;
@@ -156,23 +156,23 @@ pub(crate) fn find(services: &Services, wanted: &str) -> Result<FolderConfig, Pr
         (Some(folder), None) => Ok(folder.clone()),
         (Some(_), Some(_)) => Err(Problem::new(
             StatusCode::CONFLICT,
-            format!("more than one folder is called {wanted:?}; name it by its id"),
+            format!("several folders have the name {wanted:?}; use the id"),
         )),
         (None, _) => Err(Problem::not_found(format!(
-            "there is no folder {wanted:?}; `archivist folder list` shows them"
+            "there is no folder {wanted:?}; list the folders with `archivist folder list`"
         ))),
     }
 }
 
-/// Watches a folder from now on.
+/// Adds a folder.
 #[utoipa::path(
     post,
     path = "/folders",
     request_body = AddFolder,
     responses(
         (status = 200, body = Folder),
-        (status = 401, description = "Without the token", body = api::ApiProblem),
-        (status = 422, description = "Not a directory, or it cannot be watched so",
+        (status = 401, description = "The request has no token", body = api::ApiProblem),
+        (status = 422, description = "Not a directory, or the name or a pattern is not valid",
             body = api::ApiProblem),
     )
 )]
@@ -183,13 +183,13 @@ pub(crate) async fn add(
     let mut changes = services.sync.subscribe();
     let sync = services.sync.clone();
     let Json(folder) = note(services, request).await?;
-    // Whoever added it may ask for it at once.
+    // The client may request the folder immediately.
     let watched = async {
         while sync.folder(&folder.id).is_none() {
             let _ = changes.recv().await;
         }
     };
-    let _ = tokio::time::timeout(WATCHED_MAX, watched).await;
+    let _ = tokio::time::timeout(WATCH_TIMEOUT, watched).await;
     Ok(Json(folder))
 }
 
@@ -231,14 +231,14 @@ async fn note(services: Services, request: AddFolder) -> Answer<Folder> {
     .await
 }
 
-/// Watches a folder no more. What the backup server holds of it stays there.
+/// Removes a folder. Its snapshots stay on the backup server.
 #[utoipa::path(
     delete,
     path = "/folders/{id}",
-    params(("id" = String, Path, description = "Its id, or its name")),
+    params(("id" = String, Path, description = "The id or the name of the folder")),
     responses(
-        (status = 200, description = "It is gone from the configuration"),
-        (status = 401, description = "Without the token", body = api::ApiProblem),
+        (status = 200, description = "The folder was removed from the configuration"),
+        (status = 401, description = "The request has no token", body = api::ApiProblem),
         (status = 404, description = "No such folder", body = api::ApiProblem),
     )
 )]
@@ -256,36 +256,36 @@ pub(crate) async fn remove(State(services): State<Services>, Path(id): Path<Stri
     Ok(Json(()))
 }
 
-/// What is configured has to be what the source side can use.
+/// Checks that the source side can use the patterns.
 fn check(exclude: &[String]) -> Result<(), Problem> {
     sync::check_patterns(exclude)
         .map_err(|error| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, with_causes(&error)))
 }
 
-/// What of a folder is to change; what is not given stays.
+/// The new values of a folder; an absent field stays unchanged.
 #[derive(Clone, Debug, Default, Deserialize, ToSchema)]
 pub(crate) struct FolderChanges {
-    /// What to call it.
+    /// The name.
     #[serde(default)]
     name: Option<String>,
-    /// What to leave out, in the syntax of .gitignore.
+    /// The exclude patterns, in the syntax of .gitignore.
     #[serde(default)]
     exclude: Option<Vec<String>>,
 }
 
-/// Changes how a folder is called, or what is left out of it.
+/// Changes the name or the exclude patterns of a folder.
 #[utoipa::path(
     patch,
     path = "/folders/{id}",
-    params(("id" = String, Path, description = "Its id, or its name")),
+    params(("id" = String, Path, description = "The id or the name of the folder")),
     request_body = FolderChanges,
     responses(
         (status = 200, body = Folder),
-        (status = 401, description = "Without the token", body = api::ApiProblem),
+        (status = 401, description = "The request has no token", body = api::ApiProblem),
         (status = 404, description = "No such folder", body = api::ApiProblem),
-        (status = 409, description = "More than one folder has that name",
+        (status = 409, description = "Several folders have this name",
             body = api::ApiProblem),
-        (status = 422, description = "Not such a name or pattern", body = api::ApiProblem),
+        (status = 422, description = "The name or a pattern is not valid", body = api::ApiProblem),
     )
 )]
 pub(crate) async fn update(
@@ -331,14 +331,14 @@ async fn set_paused(services: Services, id: String, paused: bool) -> Answer<Fold
     .await
 }
 
-/// Publishes nothing of a folder until it is resumed.
+/// Pauses a folder: nothing of it is published until it is resumed.
 #[utoipa::path(
     post,
     path = "/folders/{id}/pause",
-    params(("id" = String, Path, description = "Its id, or its name")),
+    params(("id" = String, Path, description = "The id or the name of the folder")),
     responses(
         (status = 200, body = Folder),
-        (status = 401, description = "Without the token", body = api::ApiProblem),
+        (status = 401, description = "The request has no token", body = api::ApiProblem),
         (status = 404, description = "No such folder", body = api::ApiProblem),
     )
 )]
@@ -349,14 +349,14 @@ pub(crate) async fn pause(
     set_paused(services, id, true).await
 }
 
-/// Goes on with a folder that was paused.
+/// Resumes a paused folder.
 #[utoipa::path(
     post,
     path = "/folders/{id}/resume",
-    params(("id" = String, Path, description = "Its id, or its name")),
+    params(("id" = String, Path, description = "The id or the name of the folder")),
     responses(
         (status = 200, body = Folder),
-        (status = 401, description = "Without the token", body = api::ApiProblem),
+        (status = 401, description = "The request has no token", body = api::ApiProblem),
         (status = 404, description = "No such folder", body = api::ApiProblem),
     )
 )]
@@ -367,17 +367,18 @@ pub(crate) async fn resume(
     set_paused(services, id, false).await
 }
 
-/// Says that what stopped a folder, or had it held, was meant: its directory
-/// is another one, or is empty, or much was deleted or rewritten.
+/// Confirms that a change which stopped a folder, or which holds its pruning, was
+/// intended: the directory is another one or is empty, or many files were deleted or
+/// rewritten.
 #[utoipa::path(
     post,
     path = "/folders/{id}/confirm",
-    params(("id" = String, Path, description = "Its id, or its name")),
+    params(("id" = String, Path, description = "The id or the name of the folder")),
     responses(
         (status = 200, body = Folder),
-        (status = 401, description = "Without the token", body = api::ApiProblem),
+        (status = 401, description = "The request has no token", body = api::ApiProblem),
         (status = 404, description = "No such folder", body = api::ApiProblem),
-        (status = 409, description = "It cannot go on all the same", body = api::ApiProblem),
+        (status = 409, description = "The folder cannot continue nevertheless", body = api::ApiProblem),
     )
 )]
 pub(crate) async fn confirm(
@@ -389,11 +390,11 @@ pub(crate) async fn confirm(
     Ok(Json(one(&services, &folder)))
 }
 
-/// Everything in a folder that could not be read.
+/// Lists everything in a folder that could not be read.
 #[utoipa::path(
     get,
     path = "/folders/{id}/errors",
-    params(("id" = String, Path, description = "Its id, or its name")),
+    params(("id" = String, Path, description = "The id or the name of the folder")),
     responses(
         (status = 200, body = Vec<FileError>),
         (status = 404, description = "No such folder", body = api::ApiProblem),
@@ -418,8 +419,8 @@ mod tests {
 
     use super::*;
 
-    /// Whoever reads "up to" relies on it: it is what the backup server has,
-    /// neither what was only published nor when it said so.
+    /// A reader relies on `up_to`: it is the time that a confirmed manifest covers,
+    /// neither the time of publishing nor the time of the receipt.
     #[test]
     fn up_to_is_said_only_of_what_is_acknowledged() {
         let moment = |text: &str| text.parse::<jiff::Timestamp>().unwrap();

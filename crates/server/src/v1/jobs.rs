@@ -8,15 +8,15 @@ use node::Services;
 use super::extract::{Json, Path};
 use super::{Answer, Problem};
 
-/// Begins to check every snapshot, in the background.
+/// Starts to verify every snapshot in the background.
 #[utoipa::path(
     post,
     path = "/verify",
     request_body = VerifyRequest,
     responses(
-        (status = 200, description = "It has begun; ask for the job", body = Job),
-        (status = 401, description = "Without the token", body = api::ApiProblem),
-        (status = 409, description = "Another one is running", body = api::ApiProblem),
+        (status = 200, description = "The verification has started; poll the job", body = Job),
+        (status = 401, description = "The request has no token", body = api::ApiProblem),
+        (status = 409, description = "Another verification is running", body = api::ApiProblem),
     )
 )]
 pub(crate) async fn verify(
@@ -27,20 +27,20 @@ pub(crate) async fn verify(
     job.map(Json).map_err(|error| Problem::conflict(&error))
 }
 
-/// The jobs since the instance was started, the oldest first.
+/// Lists the jobs since the start of the instance, the oldest first.
 #[utoipa::path(get, path = "/jobs", responses((status = 200, body = Vec<Job>)))]
 pub(crate) async fn list(State(services): State<Services>) -> Json<Vec<Job>> {
     Json(services.jobs.list())
 }
 
-/// How a job stands.
+/// Returns the state of a job.
 #[utoipa::path(
     get,
     path = "/jobs/{id}",
-    params(("id" = u64, Path, description = "As it was answered when it began")),
+    params(("id" = u64, Path, description = "The id in the answer to its start")),
     responses(
         (status = 200, body = Job),
-        (status = 404, description = "No such job since the instance was started",
+        (status = 404, description = "No such job since the start of the instance",
             body = api::ApiProblem),
     )
 )]
@@ -49,16 +49,16 @@ pub(crate) async fn get(State(services): State<Services>, Path(id): Path<u64>) -
     job.map(Json).ok_or_else(|| Problem::not_found(format!("there is no job {id}")))
 }
 
-/// Removes the snapshots that no rule of `[backup_server.keep]` keeps, and
-/// frees what nothing needs any more.
+/// Removes the snapshots that no rule of `[backup_server.keep]` keeps, and frees the
+/// blocks that nothing needs any more.
 #[utoipa::path(
     post,
     path = "/prune",
     request_body = PruneRequest,
     responses(
         (status = 200, body = PruneReport),
-        (status = 401, description = "Without the token", body = api::ApiProblem),
-        (status = 409, description = "What is known is not whole, and is not accepted so",
+        (status = 401, description = "The request has no token", body = api::ApiProblem),
+        (status = 409, description = "A known snapshot is incomplete, so the root records are not accepted",
             body = api::ApiProblem),
     )
 )]

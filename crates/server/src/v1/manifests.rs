@@ -1,4 +1,4 @@
-//! Manifests, whole.
+//! Complete manifests.
 
 use std::sync::Arc;
 
@@ -16,16 +16,16 @@ use crate::body_stream;
 use crate::rest::parse_cid;
 use types::with_causes;
 
-/// A manifest as one JSON document, with all its files.
+/// Returns a manifest as one JSON document with all its entries.
 #[utoipa::path(
     get,
     path = "/manifests/{cid}",
     params(("cid" = String, Path, description = "The CID of the manifest")),
     responses(
         (status = 200, description = "The header, and `files` with every entry", body = Object),
-        (status = 400, description = "Not a CID", body = api::ApiProblem),
-        (status = 401, description = "Without the token or a session", body = api::ApiProblem),
-        (status = 404, description = "It is not here, or is no manifest", body = api::ApiProblem),
+        (status = 400, description = "The CID is malformed", body = api::ApiProblem),
+        (status = 401, description = "The request has neither the token nor a session", body = api::ApiProblem),
+        (status = 404, description = "No such manifest is stored here", body = api::ApiProblem),
     )
 )]
 pub(crate) async fn show(

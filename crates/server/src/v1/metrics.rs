@@ -1,4 +1,4 @@
-//! `/metrics`: what can be counted, in the text format of Prometheus.
+//! `/metrics`: counters and gauges in the text format of Prometheus.
 
 use std::fmt::Write as _;
 
@@ -10,7 +10,7 @@ use store::StoreAdmin as _;
 
 use super::{Problem, blocking, folders};
 
-/// The text that is made.
+/// The text of the answer.
 #[derive(Default)]
 struct Text(String);
 
@@ -30,13 +30,13 @@ impl Text {
     }
 }
 
-/// A label, with what the format cannot hold escaped.
+/// Returns a label with escaped special characters.
 fn label(name: &str, value: &str) -> String {
     let value = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
     format!("{{{name}=\"{value}\"}}")
 }
 
-/// `GET /metrics`
+/// Handles `GET /metrics`.
 #[expect(clippy::cast_precision_loss, reason = "a float is what the format has")]
 pub(crate) async fn metrics(State(services): State<Services>) -> Result<Response, Problem> {
     let text = blocking(move || {
@@ -46,35 +46,40 @@ pub(crate) async fn metrics(State(services): State<Services>) -> Result<Response
         }
         if let Ok(usage) = services.store.usage() {
             text.one("store_blocks", "gauge", "Blocks in the store.", usage.blocks);
-            text.one("store_used_bytes", "gauge", "What the store takes.", usage.used_bytes);
-            let help = "What may still be written until a limit is reached.";
+            text.one("store_used_bytes", "gauge", "Size of the store in bytes.", usage.used_bytes);
+            let help = "Bytes that can be written until a limit is reached.";
             text.one("store_available_bytes", "gauge", help, usage.available_bytes);
         }
         let (before, after) = services.store.recompressed();
-        let help = "What was compressed later since the start, before that.";
+        let help = "Bytes recompressed since the start, before compression.";
         text.one("store_recompressed_before_bytes_total", "counter", help, before);
-        let help = "What was compressed later since the start, after that.";
+        let help = "Bytes recompressed since the start, after compression.";
         text.one("store_recompressed_after_bytes_total", "counter", help, after);
         let all = folders::all(&services);
         let of = |value: fn(&api::Folder) -> u64| -> Vec<(String, f64)> {
             all.iter().map(|f| (label("folder", f.id.as_str()), value(f) as f64)).collect()
         };
         text.metric("folder_files", "gauge", "Files in the folder.", &of(|f| f.files));
-        text.metric("folder_bytes", "gauge", "The lengths of its files.", &of(|f| f.bytes));
-        let help = "Changes that are in no manifest yet.";
+        text.metric(
+            "folder_bytes",
+            "gauge",
+            "Total length of the files in the folder.",
+            &of(|f| f.bytes),
+        );
+        let help = "Changes that are not published yet.";
         text.metric("folder_pending_changes", "gauge", help, &of(|f| f.pending_changes));
         let help = "Files that could not be read.";
         text.metric("folder_errors", "gauge", help, &of(|f| f.error_count));
-        let help = "The number of its newest manifest.";
+        let help = "Sequence number of the newest manifest.";
         text.metric("folder_sequence", "gauge", help, &of(|f| f.sequence.map_or(0, |s| s.0)));
-        let help = "The number of the newest manifest that the backup server has.";
-        let acknowledged = of(|f| f.backed_up_sequence.map_or(0, |s| s.0));
-        text.metric("folder_backed_up_sequence", "gauge", help, &acknowledged);
+        let help = "Sequence number of the newest confirmed manifest.";
+        let confirmed = of(|f| f.backed_up_sequence.map_or(0, |s| s.0));
+        text.metric("folder_backed_up_sequence", "gauge", help, &confirmed);
         let totals = services.backup_daemon.totals();
-        text.one("snapshots", "gauge", "Snapshots that are held.", totals.snapshots);
-        let help = "Snapshots that were completed since the start.";
+        text.one("snapshots", "gauge", "Stored snapshots.", totals.snapshots);
+        let help = "Snapshots completed since the start.";
         text.one("snapshots_committed_total", "counter", help, totals.committed);
-        let help = "Pulls that failed since the start.";
+        let help = "Pulls failed since the start.";
         text.one("pulls_failed_total", "counter", help, totals.failed_attempts);
         let sources: Vec<(String, f64)> = services
             .backup_daemon
@@ -85,7 +90,7 @@ pub(crate) async fn metrics(State(services): State<Services>) -> Result<Response
                 (label("source", &source.name), last as f64)
             })
             .collect();
-        let help = "When the source last answered, in seconds since 1970.";
+        let help = "Time of the last answer of the source, in seconds since 1970.";
         text.metric("source_last_poll_seconds", "gauge", help, &sources);
         Ok(text.0)
     })

@@ -1,11 +1,9 @@
-//! The product's own API, `/api/v1`: what the command line and the web UI are
-//! made of, and open to other programs. Its OpenAPI document is made from
-//! these handlers, so it cannot say anything else than they do.
+//! The product's own API, `/api/v1`, for the command line, the web UI and other
+//! programs. Its OpenAPI document is generated from these handlers.
 //!
-//! Whoever may reach the API may look at how things stand. What is in the
-//! backups, and the settings, take the token or a session of the web UI
-//! ([`ui::Owner`]); so does every change, and everything where
-//! `[node] api_require_token` is set.
+//! Every program that can reach the API may read the status. The content of backups
+//! and the settings require the token or a session of the web UI ([`ui::Owner`]), and
+//! so does every change, or every request if `[node] api_require_token` is set.
 
 mod backup_now;
 mod config;
@@ -47,18 +45,19 @@ use self::extract::Json;
 use crate::guard;
 use crate::state::ApiState;
 
-/// The parts of the document that are in no handler.
+/// The parts of the OpenAPI document that belong to no handler.
 #[derive(OpenApi)]
 #[openapi(info(
     title = "Archivist",
     description = "Continuous, versioned backup of folders from one machine to another. \
-                   The API listens on loopback alone. How things stand is open there; names and \
-                   contents of backups, the settings and every change take \
-                   `Authorization: Bearer` with the content of `api-token` in the data directory."
+                   The API listens on loopback only. Every local program may read the status. The \
+                   names and contents of backups, the settings and every change require \
+                   `Authorization: Bearer` with the content of the file `api-token` in the data \
+                   directory."
 ))]
 struct Document;
 
-/// The handlers, and the document that is made from them.
+/// Returns the handlers and the OpenAPI document that is generated from them.
 fn documented() -> (Router<ApiState>, utoipa::openapi::OpenApi) {
     let documented = OpenApiRouter::with_openapi(Document::openapi()).nest("/api/v1", routes());
     let (api, mut document) = documented.split_for_parts();
@@ -71,7 +70,7 @@ fn documented() -> (Router<ApiState>, utoipa::openapi::OpenApi) {
         ] {
             if let Some(operation) = operation {
                 operation.operation_id = Some(operation_id(method, path));
-                // Whatever says no, at whatever layer, says it in the same form.
+                // Errors of every layer have the same form.
                 let responses = &mut operation.responses.responses;
                 responses.insert("default".to_owned(), problem_response().into());
             }
@@ -80,18 +79,18 @@ fn documented() -> (Router<ApiState>, utoipa::openapi::OpenApi) {
     (api, document)
 }
 
-/// An answer that says no, in the document.
+/// Returns the error answer of every operation for the document.
 fn problem_response() -> utoipa::openapi::Response {
     let problem = utoipa::openapi::Ref::from_schema_name("ApiProblem");
     let content = utoipa::openapi::ContentBuilder::new().schema(Some(problem)).build();
     ResponseBuilder::new()
-        .description("Any other failure, in words")
+        .description("Any other error")
         .content("application/json", content)
         .build()
 }
 
-/// A name that no other operation has: handlers of several modules are called
-/// the same.
+/// Returns a unique operation id. The names of handlers are not unique across
+/// modules.
 fn operation_id(method: &str, path: &str) -> String {
     let parts = path.trim_start_matches("/api/v1").split('/').filter(|part| !part.is_empty());
     let parts: Vec<String> =
@@ -99,10 +98,10 @@ fn operation_id(method: &str, path: &str) -> String {
     format!("{method}_{}", parts.join("_"))
 }
 
-/// The routes.
+/// Returns the routes.
 pub(crate) fn router(state: ApiState) -> Router {
     let (api, document) = documented();
-    // It does not change while the program runs.
+    // The document does not change while the program runs.
     let document: Arc<str> = document.to_json().unwrap_or_default().into();
     let document = move || {
         let document = document.clone();
@@ -120,13 +119,14 @@ pub(crate) fn router(state: ApiState) -> Router {
 }
 
 async fn no_such_thing() -> Problem {
-    Problem::not_found(
-        "there is nothing of this name here; /api/v1/openapi.json says what there is",
-    )
+    Problem::not_found("this path does not exist; see /api/v1/openapi.json for all paths")
 }
 
 async fn no_such_method() -> Problem {
-    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this cannot be done here; see the Allow header")
+    Problem::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "this path does not support the method; see the Allow header",
+    )
 }
 
 fn routes() -> OpenApiRouter<ApiState> {
@@ -175,31 +175,31 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(journal::traffic))
 }
 
-/// What only looks is open on loopback, as far as nothing else is said; what
-/// changes something takes the token, or a session of the web UI with what
-/// belongs to it, whoever asks.
+/// Requires the token, or a session of the web UI with its CSRF token, for every
+/// request that changes something and, if the configuration wants that, for every
+/// other request.
 async fn token(State(services): State<Services>, request: Request, next: Next) -> Response {
-    let only_looks = guard::only_looks(request.method());
-    // A browser has to be able to find out that it has no session.
+    let is_read_only = guard::is_read_only(request.method());
+    // A browser must be able to find out that it has no session.
     let is_open = !services.settings.get().node.api_require_token
         || request.uri().path() == "/api/v1/ui/session";
-    if (only_looks && is_open)
+    if (is_read_only && is_open)
         || guard::is_owner(request.method(), request.headers(), &services.token)
     {
         return next.run(request).await;
     }
-    let what = if only_looks { "this API asks for" } else { "a change takes" };
+    let subject = if is_read_only { "this API" } else { "a change" };
     Problem::new(
         StatusCode::UNAUTHORIZED,
         format!(
-            "{what} a token: send `Authorization: Bearer` with the content of the api-token file \
-             in the data directory"
+            "{subject} requires a token; send `Authorization: Bearer` with the content of the \
+             file api-token in the data directory"
         ),
     )
     .into_response()
 }
 
-/// An answer that says what is wrong, and what to do.
+/// An error answer in JSON.
 #[derive(Debug)]
 pub(crate) struct Problem {
     status: StatusCode,
@@ -219,12 +219,12 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, message)
     }
 
-    /// What somebody has to change before it can work.
+    /// A state that prevents the request and that the user can change.
     pub(crate) fn conflict(error: &dyn std::error::Error) -> Self {
         Self::new(StatusCode::CONFLICT, with_causes(error))
     }
 
-    /// Something that should not happen: the log has it whole.
+    /// An unexpected error, which is logged too.
     pub(crate) fn internal(error: &dyn std::error::Error) -> Self {
         tracing::error!(error = with_causes(error), "a request failed");
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, with_causes(error))
@@ -243,7 +243,7 @@ impl IntoResponse for Problem {
 
 type Answer<T> = Result<Json<T>, Problem>;
 
-/// Runs what may block where it may.
+/// Runs work that may block on a thread where it may.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
 ) -> Result<T, Problem> {
@@ -255,8 +255,8 @@ async fn blocking<T: Send + 'static>(
 
 #[cfg(test)]
 mod tests {
-    /// The types of the web UI are made from this file (`npm run api` in
-    /// `web`): `UPDATE_DOCS=1 cargo test -p server openapi` makes it anew.
+    /// The types of the web UI are generated from this file (`npm run api` in `web`).
+    /// `UPDATE_DOCS=1 cargo test -p server openapi` updates the file.
     #[test]
     fn the_openapi_document_of_the_web_ui_is_current() {
         let path =
@@ -266,10 +266,6 @@ mod tests {
             std::fs::write(&path, &document).unwrap();
         }
         let known = std::fs::read_to_string(&path).unwrap_or_default();
-        assert!(
-            known == document,
-            "{} is not current; UPDATE_DOCS=1 makes it anew",
-            path.display()
-        );
+        assert!(known == document, "{} is not current; UPDATE_DOCS=1 updates it", path.display());
     }
 }

@@ -1,4 +1,4 @@
-//! Pairing with another machine.
+//! Pairing with another computer.
 
 use api::{JoinReport, JoinRequest, PairingCode, PairingState};
 use axum::extract::State;
@@ -10,14 +10,13 @@ use super::extract::Json;
 use super::{Answer, Problem};
 use types::with_causes;
 
-/// Makes a code that is to be entered on the backup server; one that was made
-/// before does not count any more.
+/// Makes a code to enter on the backup server. An earlier code is no longer valid.
 #[utoipa::path(
     post,
     path = "/pairing",
     responses(
         (status = 200, body = PairingCode),
-        (status = 401, description = "Without the token", body = api::ApiProblem),
+        (status = 401, description = "The request has no token", body = api::ApiProblem),
     )
 )]
 pub(crate) async fn open(State(services): State<Services>) -> Json<PairingCode> {
@@ -25,7 +24,7 @@ pub(crate) async fn open(State(services): State<Services>) -> Json<PairingCode> 
     Json(PairingCode { code, expires_at })
 }
 
-/// How the code stands that was made last.
+/// Returns the state of the newest code.
 #[utoipa::path(get, path = "/pairing", responses((status = 200, body = PairingState)))]
 pub(crate) async fn state(State(services): State<Services>) -> Json<PairingState> {
     let plain = |state: &str| PairingState {
@@ -46,25 +45,25 @@ pub(crate) async fn state(State(services): State<Services>) -> Json<PairingState
             ..plain("joined")
         },
         CodeState::Expired => PairingState {
-            detail: Some("the code's time is over; make a new one".into()),
+            detail: Some("the code has expired; make a new one".into()),
             ..plain("expired")
         },
         CodeState::Failed(reason) => PairingState { detail: Some(reason), ..plain("failed") },
     })
 }
 
-/// Enters a code that another machine has shown: this one becomes its backup
+/// Enters a code that another computer has shown. This computer becomes its backup
 /// server.
 #[utoipa::path(
     post,
     path = "/pairing/join",
     request_body = JoinRequest,
     responses(
-        (status = 200, description = "Both are set up", body = JoinReport),
-        (status = 400, description = "Not a code", body = api::ApiProblem),
-        (status = 401, description = "Without the token", body = api::ApiProblem),
-        (status = 409, description = "The configuration does not allow it", body = api::ApiProblem),
-        (status = 502, description = "The other machine cannot be reached, or says no",
+        (status = 200, description = "Both sides are paired", body = JoinReport),
+        (status = 400, description = "The code is not valid", body = api::ApiProblem),
+        (status = 401, description = "The request has no token", body = api::ApiProblem),
+        (status = 409, description = "The configuration cannot be changed", body = api::ApiProblem),
+        (status = 502, description = "The other computer cannot be reached, or refused the code",
             body = api::ApiProblem),
     )
 )]

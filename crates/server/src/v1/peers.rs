@@ -1,4 +1,4 @@
-//! The peers that are connected.
+//! Listing connected peers, and connecting to peers.
 
 use std::time::Duration;
 
@@ -13,10 +13,10 @@ use super::extract::Json;
 use super::{Answer, Problem};
 use types::with_causes;
 
-/// A connection that takes longer is none.
+/// Time within which a connection must be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The peers that are connected, oldest first.
+/// Lists the connected peers, the oldest connection first.
 #[utoipa::path(get, path = "/peers", responses((status = 200, body = Vec<Peer>)))]
 pub(crate) async fn list(State(services): State<Services>) -> Answer<Vec<Peer>> {
     let peers = services.net.peers().await.map_err(|error| Problem::internal(&error))?;
@@ -29,10 +29,10 @@ pub(crate) async fn list(State(services): State<Services>) -> Answer<Vec<Peer>> 
     path = "/connect",
     request_body = ConnectRequest,
     responses(
-        (status = 200, description = "It is connected", body = Peer),
-        (status = 400, description = "Not such an address", body = api::ApiProblem),
-        (status = 401, description = "Without the token", body = api::ApiProblem),
-        (status = 409, description = "It cannot be reached there", body = api::ApiProblem),
+        (status = 200, description = "The peer is connected", body = Peer),
+        (status = 400, description = "The address is malformed", body = api::ApiProblem),
+        (status = 401, description = "The request has no token", body = api::ApiProblem),
+        (status = 409, description = "The peer cannot be reached at this address", body = api::ApiProblem),
     )
 )]
 pub(crate) async fn connect(
@@ -41,12 +41,12 @@ pub(crate) async fn connect(
 ) -> Answer<Peer> {
     let address: Multiaddr = request.address.parse().map_err(|_| {
         Problem::bad(format!(
-            "{:?} is no multiaddr, such as /ip4/192.0.2.10/tcp/8070/p2p/16Uiu2HAm…",
+            "{:?} is not a multiaddr such as /ip4/192.0.2.10/tcp/8070/p2p/16Uiu2HAm…",
             request.address
         ))
     })?;
     let Some((peer, plain)) = net::split_peer(address) else {
-        return Err(Problem::bad("the address has to end with /p2p/ and the peer id"));
+        return Err(Problem::bad("the address must end with /p2p/ and the peer id"));
     };
     services
         .net
@@ -55,7 +55,7 @@ pub(crate) async fn connect(
         .map_err(|error| Problem::new(StatusCode::CONFLICT, with_causes(&error)))?;
     let peers = services.net.peers().await.map_err(|error| Problem::internal(&error))?;
     let found = peers.into_iter().find(|info| info.peer == peer).ok_or_else(|| {
-        Problem::new(StatusCode::CONFLICT, format!("{peer} has closed the connection"))
+        Problem::new(StatusCode::CONFLICT, format!("{peer} closed the connection"))
     })?;
     Ok(Json(to_api(&services, found)))
 }

@@ -23,19 +23,19 @@ impl From<RestoreStartError> for Problem {
     }
 }
 
-/// Begins a restore, in the background.
+/// Starts a restore in the background.
 #[utoipa::path(
     post,
     path = "/restores",
     request_body = RestoreRequest,
     responses(
-        (status = 200, description = "It has begun; ask for it by its id", body = RestoreReport),
-        (status = 400, description = "Not such a path or snapshot", body = api::ApiProblem),
-        (status = 401, description = "Without the token", body = api::ApiProblem),
+        (status = 200, description = "The restore has started; poll it by its id", body = RestoreReport),
+        (status = 400, description = "A path or the id of the snapshot is malformed", body = api::ApiProblem),
+        (status = 401, description = "The request has no token", body = api::ApiProblem),
         (status = 404, description = "No such snapshot", body = api::ApiProblem),
-        (status = 409, description = "More than one folder fits, or there is no backup server",
+        (status = 409, description = "Snapshots of several folders match, or no backup server is configured",
             body = api::ApiProblem),
-        (status = 502, description = "The backup server cannot be asked", body = api::ApiProblem),
+        (status = 502, description = "The backup server cannot be reached, or did not answer", body = api::ApiProblem),
     )
 )]
 pub(crate) async fn start(
@@ -68,12 +68,15 @@ pub(crate) async fn start(
 async fn target(request: &RestoreRequest) -> Result<PathBuf, Problem> {
     use std::os::unix::ffi::OsStringExt as _;
     let bytes = from_text(&request.target, request.target_base64.as_deref())
-        .ok_or_else(|| Problem::bad("target_base64 is no base64"))?;
+        .ok_or_else(|| Problem::bad("target_base64 is not base64"))?;
     let target = PathBuf::from(std::ffi::OsString::from_vec(bytes));
     if !target.is_absolute() {
-        return Err(Problem::bad(format!("the target {} is not absolute", target.display())));
+        return Err(Problem::bad(format!(
+            "the target {} is not an absolute path",
+            target.display()
+        )));
     }
-    // The disk may be slow, or one of the network.
+    // The disk may be slow, or a network file system.
     blocking(move || {
         if std::fs::metadata(&target).is_ok_and(|metadata| !metadata.is_dir()) {
             return Err(Problem::bad(format!(
@@ -91,7 +94,7 @@ fn selection(request: &RestoreRequest) -> Result<Selection, Problem> {
     let texts = request.paths.iter().map(|path| from_text(path, None));
     let coded = request.paths_base64.iter().map(|path| from_text("", Some(path)));
     for bytes in texts.chain(coded) {
-        let bytes = bytes.ok_or_else(|| Problem::bad("a path that is no base64"))?;
+        let bytes = bytes.ok_or_else(|| Problem::bad("a path is not base64"))?;
         let trimmed = bytes.strip_suffix(b"/").unwrap_or(&bytes);
         let path = RelPath::new(trimmed).map_err(|error| Problem::bad(with_causes(&error)))?;
         paths.push(path);
@@ -99,28 +102,28 @@ fn selection(request: &RestoreRequest) -> Result<Selection, Problem> {
     Ok(if paths.is_empty() { Selection::default() } else { Selection::new(paths) })
 }
 
-/// The restores since the instance was started.
+/// Lists the restores since the start of the instance.
 #[utoipa::path(
     get,
     path = "/restores",
     responses(
         (status = 200, body = Vec<RestoreReport>),
-        (status = 401, description = "Without the token or a session", body = api::ApiProblem),
+        (status = 401, description = "The request has neither the token nor a session", body = api::ApiProblem),
     )
 )]
 pub(crate) async fn list(_: Owner, State(services): State<Services>) -> Json<Vec<RestoreReport>> {
     Json(services.restores.list())
 }
 
-/// How a restore stands.
+/// Returns the state of a restore.
 #[utoipa::path(
     get,
     path = "/restores/{id}",
-    params(("id" = u64, Path, description = "As it was answered when it began")),
+    params(("id" = u64, Path, description = "The id in the answer to its start")),
     responses(
         (status = 200, body = RestoreReport),
-        (status = 401, description = "Without the token or a session", body = api::ApiProblem),
-        (status = 404, description = "No such restore since the instance was started",
+        (status = 401, description = "The request has neither the token nor a session", body = api::ApiProblem),
+        (status = 404, description = "No such restore since the start of the instance",
             body = api::ApiProblem),
     )
 )]
@@ -132,15 +135,16 @@ pub(crate) async fn get(
     services.restores.get(id).map(Json).ok_or_else(|| unknown(id))
 }
 
-/// Ends a restore. What it has made stays; begun again, it goes on there.
+/// Cancels a restore. The restored files stay; the same restore, run again, continues
+/// with the rest.
 #[utoipa::path(
     delete,
     path = "/restores/{id}",
-    params(("id" = u64, Path, description = "As it was answered when it began")),
+    params(("id" = u64, Path, description = "The id in the answer to its start")),
     responses(
-        (status = 200, description = "It ends soon", body = RestoreReport),
-        (status = 401, description = "Without the token", body = api::ApiProblem),
-        (status = 404, description = "No such restore since the instance was started",
+        (status = 200, description = "The restore ends soon", body = RestoreReport),
+        (status = 401, description = "The request has no token", body = api::ApiProblem),
+        (status = 404, description = "No such restore since the start of the instance",
             body = api::ApiProblem),
     )
 )]

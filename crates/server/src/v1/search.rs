@@ -1,4 +1,4 @@
-//! Finding things in snapshots: names, and the versions of one file.
+//! Searching snapshots: by a part of a name, and for the history of one file.
 
 use std::ops::ControlFlow;
 
@@ -16,44 +16,44 @@ use super::snapshots::{self, Choice, rel_path};
 use super::ui::Owner;
 use super::{Answer, Problem, blocking};
 
-/// Names in one answer, at most.
+/// Maximum number of entries in an answer.
 const FOUND_MAX: usize = 500;
-/// Snapshots that are looked into for the versions of a file, at most, the
-/// newest first.
-const LOOKED_AT_MAX: usize = 2000;
+/// Maximum number of snapshots that are read for the history of a file; the newest
+/// are read.
+const SNAPSHOTS_MAX: usize = 2000;
 
-/// What to look for.
+/// The search.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct Search {
-    /// A part of a name, whatever its case.
+    /// A part of the name; the case is ignored.
     text: String,
-    /// In the snapshot as the backup server has it.
+    /// True to search the snapshot on the backup server.
     #[serde(default)]
     from_backup_server: bool,
 }
 
-/// What was found.
+/// The result of a search.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(crate) struct Found {
-    /// The entries, in order.
+    /// The matching entries, in order.
     entries: Vec<ListedEntry>,
-    /// Whether there are more.
+    /// True if more entries match.
     is_cut_short: bool,
 }
 
-/// The entries of a snapshot whose last name has a text in it.
+/// Finds the entries of a snapshot whose last name contains a text.
 #[utoipa::path(
     get,
     path = "/snapshots/{id}/search",
-    params(("id" = String, Path, description = "The id, or its beginning"), Search),
+    params(("id" = String, Path, description = "The id of the snapshot, or the beginning of it"), Search),
     responses(
         (status = 200, body = Found),
-        (status = 401, description = "Without the token or a session", body = api::ApiProblem),
-        (status = 400, description = "Not such an id", body = api::ApiProblem),
+        (status = 401, description = "The request has neither the token nor a session", body = api::ApiProblem),
+        (status = 400, description = "The id is malformed", body = api::ApiProblem),
         (status = 404, description = "No such snapshot", body = api::ApiProblem),
-        (status = 409, description = "There is no backup server to ask", body = api::ApiProblem),
-        (status = 502, description = "The backup server cannot be asked", body = api::ApiProblem),
+        (status = 409, description = "No backup server is configured", body = api::ApiProblem),
+        (status = 502, description = "The backup server cannot be reached, or did not answer", body = api::ApiProblem),
     )
 )]
 pub(crate) async fn search(
@@ -86,76 +86,75 @@ pub(crate) async fn search(
     .await
 }
 
-/// Which file.
+/// The file.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-pub(crate) struct WhichFile {
-    /// Of this source: its name or its peer id.
+pub(crate) struct FileQuery {
+    /// The name or the peer id of the source.
     source: Option<String>,
-    /// Of this folder: its id or its name.
+    /// The id or the name of the folder.
     folder: String,
-    /// Where it is in the folder.
+    /// The path in the folder.
     path: Option<String>,
-    /// The same in base64, where it is not UTF-8.
+    /// The path in base64, for a path that is not UTF-8.
     path_base64: Option<String>,
-    /// In the snapshots that the backup server holds.
+    /// True to search the snapshots on the backup server.
     #[serde(default)]
     from_backup_server: bool,
 }
 
-/// A state that a file had.
+/// A version of a file.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(crate) struct FileVersion {
-    /// The newest snapshot that has it so.
+    /// The id of the newest snapshot with this version.
     snapshot: String,
-    /// Its number.
+    /// The sequence number of the snapshot.
     #[schema(value_type = u64)]
     sequence: SequenceNumber,
-    /// When the source made it, by its clock.
+    /// The time of the manifest, by the clock of the source.
     #[schema(value_type = String)]
     created_at: Timestamp,
-    /// When it was whole on the backup server, by that one's clock.
+    /// The time when the snapshot was complete, by the clock of the backup server.
     #[schema(value_type = String)]
     received_at: Timestamp,
-    /// The file in it.
+    /// The file in the snapshot.
     entry: ListedEntry,
 }
 
-/// The states that a file had in the snapshots of a folder, the newest first;
-/// where it was the same in many, the newest of those.
+/// Lists the versions of a file in the snapshots of a folder, the newest first. Of
+/// several snapshots with the same version, the newest is listed.
 #[utoipa::path(
     get,
     path = "/file-versions",
-    params(WhichFile),
+    params(FileQuery),
     responses(
         (status = 200, body = Vec<FileVersion>),
-        (status = 401, description = "Without the token or a session", body = api::ApiProblem),
-        (status = 400, description = "Not such a path", body = api::ApiProblem),
-        (status = 409, description = "There is no backup server to ask", body = api::ApiProblem),
-        (status = 502, description = "The backup server cannot be asked", body = api::ApiProblem),
+        (status = 401, description = "The request has neither the token nor a session", body = api::ApiProblem),
+        (status = 400, description = "The path is malformed", body = api::ApiProblem),
+        (status = 409, description = "No backup server is configured", body = api::ApiProblem),
+        (status = 502, description = "The backup server cannot be reached, or did not answer", body = api::ApiProblem),
     )
 )]
 pub(crate) async fn of_file(
     _: Owner,
     State(services): State<Services>,
-    Query(which): Query<WhichFile>,
+    Query(query): Query<FileQuery>,
 ) -> Answer<Vec<FileVersion>> {
-    let path = rel_path(which.path.as_deref(), which.path_base64.as_deref())?
-        .ok_or_else(|| Problem::bad("name the file: `path` or `path_base64`"))?;
+    let path = rel_path(query.path.as_deref(), query.path_base64.as_deref())?
+        .ok_or_else(|| Problem::bad("the parameter `path` or `path_base64` is missing"))?;
     let choice = Choice {
-        source: which.source,
-        folder: Some(which.folder),
-        from_backup_server: which.from_backup_server,
+        source: query.source,
+        folder: Some(query.folder),
+        from_backup_server: query.from_backup_server,
     };
-    let mut snapshots = snapshots::chosen(&services, &choice).await?;
-    // They come in the backup server's order; the source may have begun to
-    // count anew.
+    let mut snapshots = snapshots::select(&services, &choice).await?;
+    // The list is in the order of arrival. Sequence numbers may have started again.
     snapshots.reverse();
-    let blocks = snapshot_source::blocks(&services, which.from_backup_server)?;
+    let blocks = snapshot_source::blocks(&services, query.from_backup_server)?;
     blocking(move || {
         let mut versions: Vec<FileVersion> = Vec::new();
         let (mut last, mut failed) = (None, None);
-        for snapshot in snapshots.into_iter().take(LOOKED_AT_MAX) {
+        for snapshot in snapshots.into_iter().take(SNAPSHOTS_MAX) {
             let tree = SnapshotTree::open(blocks.clone(), snapshot.manifest_cid);
             let entry = match tree.and_then(|tree| tree.lookup(&path)) {
                 Ok(Some(entry)) => entry,
@@ -163,22 +162,23 @@ pub(crate) async fn of_file(
                     last = None;
                     continue;
                 }
-                // One that is damaged does not hide the others.
+                // A damaged snapshot must not hide the others.
                 Err(error) => {
-                    tracing::warn!(snapshot = snapshot.id, %error, "it cannot be looked into");
+                    tracing::warn!(snapshot = snapshot.id, %error, "cannot read a snapshot");
                     failed.get_or_insert(error);
                     continue;
                 }
             };
-            // The content makes a version; of what has none, the time.
-            let state = match &entry.kind {
+            // A version is a change of the content or, for an entry without content,
+            // of its time.
+            let version = match &entry.kind {
                 EntryKind::File { cid, .. } => (Some(*cid), 0),
                 _ => (None, entry.metadata.mtime_ns),
             };
-            if last == Some(state) {
+            if last == Some(version) {
                 continue;
             }
-            last = Some(state);
+            last = Some(version);
             versions.push(FileVersion {
                 snapshot: snapshot.id.clone(),
                 sequence: snapshot.sequence,

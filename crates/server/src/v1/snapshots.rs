@@ -1,4 +1,4 @@
-//! What this instance holds: snapshots, and what is in them.
+//! Listing snapshots and their entries.
 
 use std::ops::ControlFlow;
 
@@ -20,8 +20,9 @@ use super::ui::Owner;
 use super::{Answer, Problem, blocking};
 use types::with_causes;
 
-/// Entries in one answer, at most.
+/// Maximum number of entries in an answer.
 const ENTRIES_MAX: usize = 10_000;
+/// Number of entries in an answer if the request has no limit.
 const ENTRIES_DEFAULT: usize = 1000;
 
 impl From<SelectError> for Problem {
@@ -54,16 +55,16 @@ impl From<TreeError> for Problem {
     }
 }
 
-/// Which snapshots are meant.
+/// The snapshots to select.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct Choice {
-    /// Of this source: its name or its peer id.
+    /// The name or the peer id of the source.
     pub(crate) source: Option<String>,
-    /// Of this folder: its id or its name.
+    /// The id or the name of the folder.
     pub(crate) folder: Option<String>,
-    /// Those that the backup server holds of this instance's folders, instead
-    /// of those that this instance holds.
+    /// True for the snapshots of this instance's folders on the backup server; false for
+    /// the snapshots that this instance stores.
     #[serde(default)]
     pub(crate) from_backup_server: bool,
 }
@@ -78,37 +79,37 @@ impl Choice {
     }
 }
 
-/// The snapshots, by source and folder, the oldest first.
+/// Lists the snapshots by source and folder, the oldest first.
 #[utoipa::path(
     get,
     path = "/snapshots",
     params(Choice),
     responses(
         (status = 200, body = Vec<api::Snapshot>),
-        (status = 409, description = "There is no backup server to ask", body = api::ApiProblem),
-        (status = 502, description = "The backup server cannot be asked", body = api::ApiProblem),
+        (status = 409, description = "No backup server is configured", body = api::ApiProblem),
+        (status = 502, description = "The backup server cannot be reached, or did not answer", body = api::ApiProblem),
     )
 )]
 pub(crate) async fn list(
     State(services): State<Services>,
     Query(choice): Query<Choice>,
 ) -> Answer<Vec<api::Snapshot>> {
-    let fitting = chosen(&services, &choice).await?;
+    let selected = select(&services, &choice).await?;
     let config = services.settings.get();
-    Ok(Json(fitting.into_iter().map(|one| snapshot_model(&config, one)).collect()))
+    Ok(Json(selected.into_iter().map(|snapshot| snapshot_model(&config, snapshot)).collect()))
 }
 
-/// Those that are meant, in the same order.
-pub(crate) async fn chosen(
+/// Returns the selected snapshots, in the order of arrival.
+pub(crate) async fn select(
     services: &Services,
     choice: &Choice,
 ) -> Result<Vec<RemoteSnapshot>, Problem> {
     let all = snapshot_source::list(services, choice.from_backup_server).await?;
-    Ok(choice.as_selector().fitting(&services.settings.get(), all)?)
+    Ok(choice.as_selector().matching(&services.settings.get(), all)?)
 }
 
-/// The one snapshot that is meant: by the beginning of its id, or the newest
-/// of the one folder that fits.
+/// Returns the selected snapshot: by the beginning of its id, or the newest one of the
+/// selected folder.
 pub(crate) async fn find(
     services: &Services,
     choice: &Choice,
@@ -116,28 +117,28 @@ pub(crate) async fn find(
     at: Option<Timestamp>,
 ) -> Result<RemoteSnapshot, Problem> {
     let all = snapshot_source::list(services, choice.from_backup_server).await?;
-    let meant = SnapshotSelector { id, at, ..choice.as_selector() };
-    Ok(meant.newest(&services.settings.get(), all)?)
+    let selector = SnapshotSelector { id, at, ..choice.as_selector() };
+    Ok(selector.newest(&services.settings.get(), all)?)
 }
 
-/// Which entries of a snapshot are meant.
+/// The entries to list.
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-pub(crate) struct Which {
-    /// Below this directory; everything, where none is named.
+pub(crate) struct EntriesQuery {
+    /// The directory; without a path, the folder itself.
     path: Option<String>,
-    /// The same in base64, where it is not UTF-8.
+    /// The path in base64, for a path that is not UTF-8.
     path_base64: Option<String>,
-    /// All that is below it, not only what is directly in it.
+    /// True to list all levels below the directory, false for its direct entries.
     #[serde(default)]
     recursive: bool,
-    /// Only what comes after this path.
+    /// Lists only entries after this path.
     after: Option<String>,
-    /// The same in base64.
+    /// The path `after` in base64.
     after_base64: Option<String>,
-    /// At most so many, up to 10,000.
+    /// Maximum number of entries, up to 10,000.
     limit: Option<usize>,
-    /// Of the snapshot as the backup server has it.
+    /// True to read the snapshot from the backup server.
     #[serde(default)]
     from_backup_server: bool,
 }
@@ -150,7 +151,7 @@ pub(crate) fn rel_path(
         return Ok(None);
     }
     let bytes = from_text(text.unwrap_or_default(), base64)
-        .ok_or_else(|| Problem::bad("a path that is no base64"))?;
+        .ok_or_else(|| Problem::bad("a path is not base64"))?;
     let trimmed = bytes.strip_suffix(b"/").unwrap_or(&bytes);
     if trimmed.is_empty() || trimmed == b"." {
         return Ok(Some(RelPath::root()));
@@ -158,35 +159,35 @@ pub(crate) fn rel_path(
     RelPath::new(trimmed).map(Some).map_err(|error| Problem::bad(with_causes(&error)))
 }
 
-/// The entries of a snapshot, in order, page by page: a page with as many as
-/// its `limit` is followed by the one `after` its last path.
+/// Lists the entries of a snapshot in order, page by page: if an answer has `limit`
+/// entries, the next page is the one `after` its last path.
 #[utoipa::path(
     get,
     path = "/snapshots/{id}/entries",
-    params(("id" = String, Path, description = "The id, or its beginning"), Which),
+    params(("id" = String, Path, description = "The id of the snapshot, or the beginning of it"), EntriesQuery),
     responses(
         (status = 200, body = Vec<ListedEntry>),
-        (status = 401, description = "Without the token or a session", body = api::ApiProblem),
-        (status = 400, description = "Not such an id or path", body = api::ApiProblem),
-        (status = 404, description = "No such snapshot, or nothing there", body = api::ApiProblem),
-        (status = 409, description = "There is no backup server to ask", body = api::ApiProblem),
-        (status = 502, description = "The backup server cannot be asked", body = api::ApiProblem),
+        (status = 401, description = "The request has neither the token nor a session", body = api::ApiProblem),
+        (status = 400, description = "The id or the path is malformed", body = api::ApiProblem),
+        (status = 404, description = "No such snapshot, or no such path in it", body = api::ApiProblem),
+        (status = 409, description = "No backup server is configured", body = api::ApiProblem),
+        (status = 502, description = "The backup server cannot be reached, or did not answer", body = api::ApiProblem),
     )
 )]
 pub(crate) async fn entries(
     _: Owner,
     State(services): State<Services>,
     Path(id): Path<String>,
-    Query(which): Query<Which>,
+    Query(query): Query<EntriesQuery>,
 ) -> Answer<Vec<ListedEntry>> {
-    let path = rel_path(which.path.as_deref(), which.path_base64.as_deref())?;
-    let after = rel_path(which.after.as_deref(), which.after_base64.as_deref())?;
+    let path = rel_path(query.path.as_deref(), query.path_base64.as_deref())?;
+    let after = rel_path(query.after.as_deref(), query.after_base64.as_deref())?;
     let path = path.unwrap_or_else(RelPath::root);
-    let limit = which.limit.unwrap_or(ENTRIES_DEFAULT).clamp(1, ENTRIES_MAX);
-    let depth = if which.recursive { Depth::All } else { Depth::Children };
-    let choice = Choice { from_backup_server: which.from_backup_server, ..Choice::default() };
+    let limit = query.limit.unwrap_or(ENTRIES_DEFAULT).clamp(1, ENTRIES_MAX);
+    let depth = if query.recursive { Depth::All } else { Depth::Children };
+    let choice = Choice { from_backup_server: query.from_backup_server, ..Choice::default() };
     let snapshot = find(&services, &choice, Some(&id), None).await?;
-    let store = snapshot_source::blocks(&services, which.from_backup_server)?;
+    let store = snapshot_source::blocks(&services, query.from_backup_server)?;
     blocking(move || {
         let tree = SnapshotTree::open(store, snapshot.manifest_cid)?;
         let at = tree

@@ -1,4 +1,4 @@
-//! The sources that this instance pulls from.
+//! The sources of this backup server.
 
 use api::{Pull, Source};
 use axum::extract::State;
@@ -13,13 +13,13 @@ use super::extract::{Json, Path};
 use super::{Answer, Problem, blocking};
 use types::with_causes;
 
-/// The sources.
+/// Lists the sources.
 #[utoipa::path(get, path = "/sources", responses((status = 200, body = Vec<Source>)))]
 pub(crate) async fn list(State(services): State<Services>) -> Json<Vec<Source>> {
     Json(all(&services))
 }
 
-/// Every configured source, in the order of the file.
+/// Returns every configured source, in the order of the configuration.
 pub(crate) fn all(services: &Services) -> Vec<Source> {
     let config = services.settings.get();
     let known = services.backup_daemon.sources();
@@ -27,7 +27,7 @@ pub(crate) fn all(services: &Services) -> Vec<Source> {
         let name = source.name.as_str();
         match known.iter().find(|status| status.name == name) {
             Some(status) => to_api(status),
-            // It was added this moment.
+            // The backup daemon does not know the new source yet.
             None => Source {
                 name: name.to_owned(),
                 peer_id: source.peer_id.to_string(),
@@ -81,21 +81,21 @@ fn find(services: &Services, name: &str) -> Result<Source, Problem> {
         .find(|source| source.name == name || source.peer_id == name)
         .ok_or_else(|| {
             Problem::not_found(format!(
-                "there is no source {name:?}; `archivist source list` shows them"
+                "there is no source {name:?}; list the sources with `archivist source list`"
             ))
         })
 }
 
-/// A source that is to be pulled from.
+/// A source to add.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 pub(crate) struct NewSource {
-    /// What to call it.
+    /// The name.
     name: String,
-    /// Where it says what there is to pull: `http://192.0.2.10:8085`.
+    /// The URL of its manifest server, such as `http://192.0.2.10:8085`.
     manifest_server_url: String,
-    /// Who it is: nobody else's manifests are taken.
+    /// Its peer id. Manifests of other peers are refused.
     peer_id: String,
-    /// Multiaddrs to pull from; without any, those that discovery finds.
+    /// The multiaddrs to pull from; if empty, the addresses that discovery finds.
     #[serde(default)]
     addresses: Vec<String>,
 }
@@ -108,16 +108,16 @@ fn refused(error: &config::ConfigError) -> Problem {
     Problem::new(StatusCode::UNPROCESSABLE_ENTITY, with_causes(error))
 }
 
-/// Pulls from a source from now on. The source has to name this instance too;
-/// pairing sets up both sides.
+/// Adds a source. The configuration of the source must name this instance too;
+/// pairing configures both sides.
 #[utoipa::path(
     post,
     path = "/sources",
     request_body = NewSource,
     responses(
         (status = 200, body = Source),
-        (status = 401, description = "Without the token", body = api::ApiProblem),
-        (status = 422, description = "Not such a name, URL, peer id or address",
+        (status = 401, description = "The request has no token", body = api::ApiProblem),
+        (status = 422, description = "The name, the URL, the peer id or an address is not valid",
             body = api::ApiProblem),
     )
 )]
@@ -144,14 +144,14 @@ pub(crate) async fn add(
     .await
 }
 
-/// Pulls from a source no more. What is held of it stays.
+/// Removes a source. Its snapshots stay.
 #[utoipa::path(
     delete,
     path = "/sources/{name}",
-    params(("name" = String, Path, description = "Its name, or its peer id")),
+    params(("name" = String, Path, description = "The name or the peer id of the source")),
     responses(
-        (status = 200, description = "It is done"),
-        (status = 401, description = "Without the token", body = api::ApiProblem),
+        (status = 200, description = "The source was removed"),
+        (status = 401, description = "The request has no token", body = api::ApiProblem),
         (status = 404, description = "No such source", body = api::ApiProblem),
         (status = 422, description = "The configuration cannot be changed",
             body = api::ApiProblem),
@@ -170,15 +170,15 @@ pub(crate) async fn remove(
     .await
 }
 
-/// Goes on with a source that was refused: its state was lost, or went back.
-/// What is held of it stays.
+/// Accepts a refused source: its state was lost or was reset to an older one. Its
+/// snapshots stay.
 #[utoipa::path(
     post,
     path = "/sources/{name}/accept",
-    params(("name" = String, Path, description = "Its name, or its peer id")),
+    params(("name" = String, Path, description = "The name or the peer id of the source")),
     responses(
         (status = 200, body = Source),
-        (status = 401, description = "Without the token", body = api::ApiProblem),
+        (status = 401, description = "The request has no token", body = api::ApiProblem),
         (status = 404, description = "No such source", body = api::ApiProblem),
         (status = 409, description = "There is nothing to accept", body = api::ApiProblem),
     )
@@ -206,14 +206,14 @@ pub(crate) async fn accept(
     Ok(Json(find(&services, &source.name)?))
 }
 
-/// Asks a source now whether there is something new.
+/// Polls a source now.
 #[utoipa::path(
     post,
     path = "/sources/{name}/poll",
-    params(("name" = String, Path, description = "Its name, or its peer id")),
+    params(("name" = String, Path, description = "The name or the peer id of the source")),
     responses(
         (status = 200, body = Source),
-        (status = 401, description = "Without the token", body = api::ApiProblem),
+        (status = 401, description = "The request has no token", body = api::ApiProblem),
         (status = 404, description = "No such source", body = api::ApiProblem),
     )
 )]
@@ -226,13 +226,13 @@ pub(crate) async fn poll_one(
     Ok(Json(source))
 }
 
-/// Asks every source now.
+/// Polls every source now.
 #[utoipa::path(
     post,
     path = "/poll",
     responses(
-        (status = 202, description = "They are being asked"),
-        (status = 401, description = "Without the token", body = api::ApiProblem),
+        (status = 202, description = "The sources are being polled"),
+        (status = 401, description = "The request has no token", body = api::ApiProblem),
     )
 )]
 pub(crate) async fn poll(State(services): State<Services>) -> StatusCode {

@@ -1,4 +1,4 @@
-//! How the instance is, in one answer.
+//! The status of the instance, with notices for the user.
 
 use api::{Notice, NoticeLevel, Status, Storage};
 use axum::extract::State;
@@ -9,7 +9,7 @@ use super::extract::Json;
 use super::{Answer, blocking, folders, sources};
 use types::with_causes;
 
-/// How the instance is.
+/// Returns the status of the instance.
 #[utoipa::path(get, path = "/status", responses((status = 200, body = Status)))]
 pub(crate) async fn status(State(services): State<Services>) -> Answer<Status> {
     blocking(move || {
@@ -34,8 +34,8 @@ pub(crate) async fn status(State(services): State<Services>) -> Answer<Status> {
             Err(error) => {
                 notices.push(Notice {
                     level: NoticeLevel::Error,
-                    message: format!("the store cannot be read: {}", with_causes(&error)),
-                    action: Some("look at the disk, and run `archivist verify`".into()),
+                    message: format!("cannot read the store: {}", with_causes(&error)),
+                    action: Some("check the disk, then run `archivist verify`".into()),
                 });
                 Storage { blocks: 0, used_bytes: 0, max_bytes: None, available_bytes: 0 }
             }
@@ -56,31 +56,30 @@ pub(crate) async fn status(State(services): State<Services>) -> Answer<Status> {
     .await
 }
 
-/// Snapshots that are named as kept, and cannot be read.
+/// Returns a notice about snapshot records that cannot be read.
 fn damaged(services: &Services) -> Option<Notice> {
-    let told = |message| Notice {
+    let notice = |message| Notice {
         level: NoticeLevel::Error,
         message,
         action: Some(
-            "`archivist verify` says more; with --repair, what a peer has is pulled".into(),
+            "run `archivist verify` for details; with --repair, missing blocks are pulled again"
+                .into(),
         ),
     };
     match services.snapshots.list() {
         Ok(listing) => {
             let first = listing.damaged.first()?;
             let (count, root, reason) = (listing.damaged.len(), &first.root, &first.reason);
-            Some(told(match count {
-                1 => format!("the snapshot {root} cannot be read: {reason}"),
-                _ => format!("{count} snapshots cannot be read; the first, {root}: {reason}"),
+            Some(notice(match count {
+                1 => format!("cannot read the snapshot {root}: {reason}"),
+                _ => format!("cannot read {count} snapshots; the first is {root}: {reason}"),
             }))
         }
-        Err(error) => {
-            Some(told(format!("the snapshots cannot be listed: {}", with_causes(&error))))
-        }
+        Err(error) => Some(notice(format!("cannot list the snapshots: {}", with_causes(&error)))),
     }
 }
 
-/// What somebody should look at.
+/// Returns everything that needs the attention of the user.
 fn notices(services: &Services) -> Vec<Notice> {
     let config = services.settings.get();
     let problems = services.problems.list().into_iter();
@@ -94,8 +93,9 @@ fn notices(services: &Services) -> Vec<Notice> {
             notices.push(Notice {
                 level: NoticeLevel::Error,
                 message: format!("{}: {detail}", folder.name),
-                action: (folder.state == "alarm")
-                    .then(|| format!("if that is meant: `archivist folder confirm {}`", folder.id)),
+                action: (folder.state == "alarm").then(|| {
+                    format!("if this is intended: `archivist folder confirm {}`", folder.id)
+                }),
             });
         }
         if let Some(held) = folder.held {
@@ -103,8 +103,8 @@ fn notices(services: &Services) -> Vec<Notice> {
                 level: NoticeLevel::Warning,
                 message: format!("{}: {held}", folder.name),
                 action: Some(format!(
-                    "if that is meant: `archivist folder confirm {}`; else restore from an older \
-                     snapshot",
+                    "if this is intended: `archivist folder confirm {}`; otherwise restore from an \
+                     older snapshot",
                     folder.id
                 )),
             });
@@ -113,18 +113,18 @@ fn notices(services: &Services) -> Vec<Notice> {
             notices.push(Notice {
                 level: NoticeLevel::Warning,
                 message: format!(
-                    "{}: {} files could not be read, and are kept as they were before",
+                    "{}: cannot read {} files; their last readable versions stay in the backup",
                     folder.name, folder.error_count
                 ),
-                action: Some("`archivist status` names them".into()),
+                action: Some("list them with `archivist status`".into()),
             });
         }
         if folder.watched_dirs < folder.dirs_to_watch {
             notices.push(Notice {
                 level: NoticeLevel::Info,
                 message: format!(
-                    "{}: {} of {} directories are watched; the others are looked through from \
-                     time to time",
+                    "{}: {} of {} directories are watched; the others are only scanned at the \
+                     rescan interval",
                     folder.name, folder.watched_dirs, folder.dirs_to_watch
                 ),
                 action: Some(
@@ -134,17 +134,18 @@ fn notices(services: &Services) -> Vec<Notice> {
         }
     }
     let states = services.backup_service.states();
-    for (folder, told) in states.borrow().iter().filter(|(_, told)| told.is_overdue) {
+    for (folder, notified) in states.borrow().iter().filter(|(_, notified)| notified.is_overdue) {
         let name =
             services.sync.folder(folder).map_or_else(|| folder.to_string(), |f| f.name.clone());
-        let error = told.error.clone().unwrap_or_else(|| "it was told, and says nothing".into());
+        let error =
+            notified.error.clone().unwrap_or_else(|| "it was notified and has not answered".into());
         notices.push(Notice {
             level: NoticeLevel::Error,
             message: format!(
-                "{name}: the backup server has not acknowledged manifest {}: {error}",
-                told.sequence
+                "{name}: the backup server has not confirmed snapshot {}: {error}",
+                notified.sequence
             ),
-            action: Some("look at the backup server: `archivist status` there".into()),
+            action: Some("run `archivist status` on the backup server".into()),
         });
     }
     for source in sources::all(services) {
@@ -153,7 +154,7 @@ fn notices(services: &Services) -> Vec<Notice> {
                 level: NoticeLevel::Error,
                 message: format!("{}: {}", source.name, source.errors.join("; ")),
                 action: (source.state == "refused").then(|| {
-                    format!("if that is meant: `archivist source accept {:?}`", source.name)
+                    format!("if this is intended: `archivist source accept {:?}`", source.name)
                 }),
             });
         }
@@ -165,9 +166,9 @@ fn notices(services: &Services) -> Vec<Notice> {
     {
         notices.push(Notice {
             level: NoticeLevel::Error,
-            message: "folders are watched, but no backup server may pull them".into(),
+            message: "folders are watched, but no backup server is configured".into(),
             action: Some(
-                "run `archivist pair` here, and enter the code on the other machine".into(),
+                "run `archivist pair` here, and enter the code on the backup server".into(),
             ),
         });
     }
@@ -175,7 +176,7 @@ fn notices(services: &Services) -> Vec<Notice> {
     if !waiting.is_empty() {
         notices.push(Notice {
             level: NoticeLevel::Info,
-            message: format!("these settings count after a restart: {}", waiting.join(", ")),
+            message: format!("these settings take effect after a restart: {}", waiting.join(", ")),
             action: Some("restart the daemon".into()),
         });
     }
@@ -187,27 +188,28 @@ fn needs_restart(services: &Services) -> Vec<String> {
     waiting.map(|change| change.key.to_string()).collect()
 }
 
-/// Who asks for manifests in vain, or could not fetch what they name.
+/// Returns notices about clients that may not request manifests, or that may not fetch
+/// the blocks of the manifests.
 fn manifest_clients(services: &Services) -> Vec<Notice> {
     let mut notices = Vec::new();
-    for asker in services.manifest_clients.list() {
-        if !asker.is_allowed {
+    for client in services.manifest_clients.list() {
+        if !client.is_allowed {
             notices.push(Notice {
                 level: NoticeLevel::Warning,
-                message: format!("{} asked for manifests and was refused", asker.address),
+                message: format!("{} requested manifests and was refused", client.address),
                 action: Some(format!(
-                    "if that is your backup server, add {} to [manifest_server] whitelisted_ips",
-                    asker.address
+                    "if this is your backup server, add {} to [manifest_server] whitelisted_ips",
+                    client.address
                 )),
             });
-        } else if let Some(peer) = asker.peer
+        } else if let Some(peer) = client.peer
             && services.access.get(&peer).is_none()
         {
             notices.push(Notice {
                 level: NoticeLevel::Warning,
-                message: format!("{peer} may ask for manifests, but not fetch what they name"),
+                message: format!("{peer} may request manifests, but not fetch their blocks"),
                 action: Some(format!(
-                    "if that is your backup server, add {peer} to [node] allowed_peers"
+                    "if this is your backup server, add {peer} to [node] allowed_peers"
                 )),
             });
         }

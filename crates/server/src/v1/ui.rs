@@ -1,4 +1,4 @@
-//! The way into the web UI: links that count once, and sessions.
+//! Login links and sessions of the web UI.
 
 use api::UiLink;
 use axum::extract::{FromRequestParts, State};
@@ -16,22 +16,22 @@ use crate::guard::is_owner;
 use crate::session::{LoginKeys, Sessions};
 use crate::state::ApiState;
 
-/// What a browser is told of its session.
+/// The session of a browser.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(crate) struct Session {
-    /// Whether it has one, and carries in `X-CSRF-Token` what belongs to it.
+    /// True if the request has a valid session and its CSRF token in `X-CSRF-Token`.
     signed_in: bool,
 }
 
-/// What a browser is told once, when its session begins.
+/// The CSRF token of a new session, which is sent once.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(crate) struct SignedIn {
-    /// What every change has to carry in `X-CSRF-Token`.
+    /// The value of `X-CSRF-Token`, which every change must carry.
     csrf: String,
 }
 
-/// Proof that a request has the token or a session: for what is to be read by
-/// the instance's owner alone, such as what is in the backups.
+/// Proof that a request has the token or a session. Handlers require it for data that
+/// only the owner of the instance may read, such as the content of backups.
 pub(crate) struct Owner;
 
 impl FromRequestParts<ApiState> for Owner {
@@ -43,33 +43,33 @@ impl FromRequestParts<ApiState> for Owner {
         }
         Err(Problem::new(
             StatusCode::UNAUTHORIZED,
-            "this takes a session of the web UI (`archivist ui` makes a link), or the token in \
-             `Authorization: Bearer`",
+            "this request requires a session of the web UI (run `archivist ui` for a link) or \
+             the token in `Authorization: Bearer`",
         ))
     }
 }
 
-/// Makes a link that opens the web UI once, within ten minutes.
+/// Makes a link to the web UI. The link is valid once and expires after ten minutes.
 #[utoipa::path(
     post,
     path = "/ui/link",
     responses(
         (status = 200, body = UiLink),
-        (status = 401, description = "Without the token", body = api::ApiProblem),
+        (status = 401, description = "The request has no token", body = api::ApiProblem),
     )
 )]
 pub(crate) async fn link(
     State(login_keys): State<LoginKeys>,
     headers: HeaderMap,
 ) -> Answer<UiLink> {
-    // The guard has checked it: it is a name of loopback.
+    // The guard has checked that it is a name of loopback.
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-    let host = host.ok_or_else(|| Problem::bad("a request has exactly one Host header"))?;
+    let host = host.ok_or_else(|| Problem::bad("a request must have exactly one Host header"))?;
     let key = login_keys.make();
     Ok(Json(UiLink { url: format!("http://{host}/ui/login?key={key}") }))
 }
 
-/// Whether this browser has a session, and what its changes have to carry.
+/// Reports whether this browser has a session.
 #[utoipa::path(get, path = "/ui/session", responses((status = 200, body = Session)))]
 pub(crate) async fn session(State(services): State<Services>, headers: HeaderMap) -> Response {
     let sessions = Sessions::new(&services.token);
@@ -85,18 +85,18 @@ fn with_cookie(cookie: &str, answer: impl IntoResponse) -> Response {
     }
 }
 
-/// Begins a session of this browser; it takes the token.
+/// Starts a session of this browser. Requires the token.
 #[utoipa::path(
     post,
     path = "/ui/session",
     responses(
-        (status = 200, description = "The cookie is set", body = SignedIn),
-        (status = 401, description = "Without the token", body = api::ApiProblem),
+        (status = 200, description = "The answer sets the cookie", body = SignedIn),
+        (status = 401, description = "The request has no token", body = api::ApiProblem),
     )
 )]
 pub(crate) async fn sign_in(State(services): State<Services>) -> Response {
-    let begun = Sessions::new(&services.token).begin(Timestamp::now());
-    with_cookie(&begun.cookie, Json(SignedIn { csrf: begun.csrf }))
+    let session = Sessions::new(&services.token).start(Timestamp::now());
+    with_cookie(&session.cookie, Json(SignedIn { csrf: session.csrf }))
 }
 
 /// Ends the session of this browser.
@@ -104,8 +104,8 @@ pub(crate) async fn sign_in(State(services): State<Services>) -> Response {
     delete,
     path = "/ui/session",
     responses(
-        (status = 204, description = "The cookie is gone"),
-        (status = 401, description = "Without the token", body = api::ApiProblem),
+        (status = 204, description = "The cookie was removed"),
+        (status = 401, description = "The request has no token", body = api::ApiProblem),
     )
 )]
 pub(crate) async fn sign_out(State(services): State<Services>) -> Response {
