@@ -71,7 +71,7 @@ pub struct Instance {
     running: Option<RunningFile>,
 }
 
-/// What both sides and the network are started with.
+/// The arguments of starting both sides and the network.
 struct Parts<'a> {
     settings: &'a Settings,
     tasks: &'a Tasks,

@@ -187,7 +187,7 @@ impl BlockRead for CopyingBlocks {
     }
 }
 
-impl BlockWrite for TakingOver {
+impl BlockWrite for CopyingBlocks {
     fn write_epoch(&self) -> WriteEpoch {
         self.local.store.write_epoch()
     }

@@ -1,20 +1,13 @@
-//! Restores: from the store of this instance, or from the backup server of its
-//! folders.
+//! The list of an instance's restores, with their progress and results.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use api::RestoreReport;
 use parking_lot::Mutex;
-use restore::{Blocks, Progress, Report, RestoreError, RestoreOptions, restore};
-use store::{BlockRead, BlockWrite as _, PackStore, Root, Roots as _, StoreError};
-use types::{Cid, RelPath, with_causes};
-
-use crate::roots;
-use crate::services::Services;
-use crate::snapshot_source::{BackupServerBlocks, SnapshotSourceError};
+use restore::{Progress, Report};
+use types::RelPath;
 
 /// Maximum number of restores in the list; the oldest finished one is dropped
 /// first.
@@ -40,39 +33,10 @@ struct RestoreStatus {
 }
 
 #[derive(Clone, Debug)]
-enum RestoreEnd {
+pub(crate) enum RestoreEnd {
     Done(Report),
     Failed(String),
     Cancelled,
-}
-
-/// What to restore, and to which directory.
-#[derive(Clone, Debug)]
-pub struct RestoreJob {
-    /// The id of the snapshot.
-    pub snapshot: String,
-    /// The manifest of the snapshot.
-    pub manifest: Cid,
-    /// The target directory.
-    pub target: PathBuf,
-    /// The entries to restore, and whether existing files are replaced.
-    pub options: RestoreOptions,
-    /// True if the backup server has the snapshot, not this instance.
-    pub from_backup_server: bool,
-}
-
-/// Why a restore cannot start.
-#[derive(Debug, thiserror::Error)]
-pub enum RestoreStartError {
-    /// The snapshot cannot be read.
-    #[error(transparent)]
-    Source(#[from] SnapshotSourceError),
-    /// The snapshot cannot be protected from the collector.
-    #[error("cannot protect the snapshot while it is restored")]
-    Root(#[source] StoreError),
-    /// The thread that writes to the store panicked.
-    #[error("cannot protect the snapshot while it is restored")]
-    Panicked(#[source] tokio::task::JoinError),
 }
 
 /// Completes the report of a restore that has finished. The instance and a
@@ -153,10 +117,18 @@ impl RestoreStatus {
 /// Keeps a restore in the state "running" while it exists. Dropping it without
 /// [`RunningRestore::finish`], for example by a panic, marks the restore as
 /// failed.
-struct RunningRestore(Arc<RestoreStatus>);
+pub(crate) struct RunningRestore(Arc<RestoreStatus>);
 
 impl RunningRestore {
-    fn finish(self, end: RestoreEnd) {
+    pub(crate) fn to_api(&self) -> RestoreReport {
+        self.0.to_api()
+    }
+
+    pub(crate) fn progress(&self) -> &Progress {
+        &self.0.progress
+    }
+
+    pub(crate) fn finish(self, end: RestoreEnd) {
         *self.0.end.lock() = Some(end);
     }
 }
@@ -171,11 +143,13 @@ impl Drop for RunningRestore {
 }
 
 impl Restores {
-    fn next_id(&self) -> u64 {
+    /// Returns the id of a new restore.
+    pub(crate) fn next_id(&self) -> u64 {
         self.0.last_id.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    fn add(&self, id: u64, snapshot: &str) -> RunningRestore {
+    /// Adds a running restore.
+    pub(crate) fn add(&self, id: u64, snapshot: &str) -> RunningRestore {
         let mut all = self.0.restores.lock();
         if all.len() >= RESTORES_MAX
             && let Some(id) =
@@ -219,75 +193,6 @@ impl Restores {
     /// after the files that exist already.
     pub(crate) fn stop(&self) {
         self.0.restores.lock().values().for_each(|restore| restore.progress.stop());
-    }
-}
-
-/// Starts a restore on a thread of its own, and returns its first report.
-///
-/// # Errors
-///
-/// Returns [`RestoreStartError`] if the snapshot's blocks cannot be read or
-/// protected. Later errors are in the report.
-pub async fn start_restore(
-    services: &Services,
-    job: RestoreJob,
-) -> Result<RestoreReport, RestoreStartError> {
-    let blocks: Arc<dyn Blocks> = if job.from_backup_server {
-        Arc::new(BackupServerBlocks::new(services)?)
-    } else {
-        let store: Arc<dyn BlockRead> = services.store.clone();
-        Arc::new(store)
-    };
-    let id = services.restores.next_id();
-    let hold = if job.from_backup_server {
-        None
-    } else {
-        Some(Hold::new(services.store.clone(), id, job.manifest).await?)
-    };
-    let running = services.restores.add(id, &job.snapshot);
-    let report = running.0.to_api();
-    tokio::task::spawn_blocking(move || {
-        let _hold = hold;
-        let restored =
-            restore(&blocks, job.manifest, &job.target, &job.options, &running.0.progress);
-        running.finish(match restored {
-            Ok(report) => RestoreEnd::Done(report),
-            Err(RestoreError::Stopped) => RestoreEnd::Cancelled,
-            Err(error) => RestoreEnd::Failed(with_causes(&error)),
-        });
-    });
-    Ok(report)
-}
-
-/// A root that keeps a snapshot's blocks while the snapshot is restored, even
-/// if the snapshot is pruned meanwhile.
-struct Hold {
-    store: Arc<PackStore>,
-    root: String,
-}
-
-impl Hold {
-    async fn new(store: Arc<PackStore>, id: u64, manifest: Cid) -> Result<Self, RestoreStartError> {
-        let hold = Self { store: store.clone(), root: roots::restore(id) };
-        let name = hold.root.clone();
-        let set = tokio::task::spawn_blocking(move || {
-            let root = Root { cid: manifest, partial: true };
-            let epoch = store.write_epoch();
-            store.set_root(&name, root, epoch)
-        });
-        set.await.map_err(RestoreStartError::Panicked)?.map_err(RestoreStartError::Root)?;
-        Ok(hold)
-    }
-}
-
-impl Drop for Hold {
-    fn drop(&mut self) {
-        if let Err(error) = self.store.remove_root(&self.root) {
-            tracing::warn!(
-                error = with_causes(&error),
-                "cannot remove the root of a finished restore; the next start removes it"
-            );
-        }
     }
 }
 

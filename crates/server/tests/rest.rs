@@ -50,7 +50,7 @@ async fn what_is_uploaded_comes_back_with_its_name_and_type() {
         assert_eq!(item["manifest"]["mimetype"], "text/plain; charset=utf-8");
         assert_eq!(item["manifest"]["protected"], false);
         assert!(item["manifest"]["treeCid"].is_string() && item["manifest"]["blockSize"].is_u64());
-        // The tree by itself has no name.
+        // The tree has no name of its own.
         let tree = item["manifest"]["treeCid"].as_str().unwrap();
         let answer = node.get(&format!("/data/{tree}")).await;
         assert_eq!(answer.headers()["content-type"], "application/octet-stream");
@@ -87,7 +87,7 @@ async fn equal_uploads_are_one_and_deleting_leaves_what_others_need() {
     let answer = node.get(&format!("/data/{named}")).await;
     assert!(answer.bytes().await.unwrap() == content);
     node.http.delete(node.url(&format!("/data/{named}"))).send().await.unwrap();
-    // The collector runs by itself.
+    // The collection runs in the background.
     eventually("the space is free", async || {
         node.json("/space").await["quotaUsedBytes"].as_u64().unwrap() < 10_000
     })
@@ -199,7 +199,7 @@ async fn pages_of_other_origins_get_nothing() {
         let answer = node.http.post(&url).header(name, value).body("x").send().await.unwrap();
         assert_eq!(answer.status(), 403, "{name}: {value}");
     }
-    // What an <img> or a <script> of another site asks for has no Origin.
+    // A request of an <img> or a <script> of another site has no Origin.
     let absent = "bafkr4igxjga67jykbseaxdmmdgc5a5o3zp3htom2l6mrjznk7fvyggu6eq";
     for path in [
         "/api/archivist/v1/data".to_owned(),
@@ -256,7 +256,7 @@ async fn where_the_quota_would_be_passed_nothing_stays() {
     assert!(after <= used.as_u64().unwrap() + 10_000, "{after} after {used}");
     assert_eq!(node.json("/data").await["content"].as_array().unwrap().len(), 1);
     assert!(node.get(&format!("/data/{cid}")).await.bytes().await.unwrap() == kept);
-    // What fits is taken again, and after a deletion more fits.
+    // Another upload that fits is accepted.
     node.upload(noise(5, 1_000_000)).await;
 }
 
