@@ -449,7 +449,7 @@ test("the backup server is stopped and started: both pages say so and recover wi
 
 test("what happened is in the journal", async () => {
   await go(pageA, "Events and logs");
-  await pageA.getByText(/The backup server has version 3 of Documents, whole/).waitFor();
+  await pageA.getByText("The backup server confirmed snapshot 3 of Documents.").waitFor();
   await pageA.getByRole("tab", { name: "Debug log" }).click();
   await pageA.getByRole("log").getByText("archivist is running").waitFor();
 });
@@ -467,7 +467,7 @@ test("what is not known yet is not said: neither alarms nor zeros", async () => 
       /^0 snapshots|^0$|none yet/,
       /^\d+ snapshots of 1 folder/,
     ],
-    [() => pageA, "/ui/events", "journal", /No events yet/, /has version 3 of Documents/],
+    [() => pageA, "/ui/events", "journal", /No events yet/, /confirmed snapshot 3 of Documents/],
   ];
   for (const [which, address, delayed, mustNot, must] of cases) {
     const page = which();
