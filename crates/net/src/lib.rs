@@ -1,5 +1,4 @@
-//! Peer-to-peer network of an instance: connections and block transfer over
-//! libp2p.
+//! Peer-to-peer network of an instance: block transfer over libp2p connections.
 //!
 //! * [`Net`] runs the libp2p swarm on a thread of its own. [`NetConfig`] has its
 //!   settings, [`identity`] its key.

@@ -1,4 +1,4 @@
-//! Data formats of Archivist: names, blocks, file trees and manifests.
+//! Data formats of Archivist, from block names to manifests.
 //!
 //! This crate defines what the other crates store, sign and send. It does no
 //! I/O: no files, no sockets, no clock, no async runtime.
