@@ -115,7 +115,7 @@ impl Manager {
         let sources = self.settings.borrow().sources.iter().map(|source| source.peer_id).collect();
         let tidied = blocking(move || {
             let sources: Vec<PeerId> = sources;
-            puller.tidy(&sources)?;
+            puller.remove_stale_roots(&sources)?;
             Ok::<_, ManifestPullError>(())
         });
         if let Err(error) = tidied.await {

@@ -15,7 +15,7 @@ use futures::stream::FuturesUnordered;
 use net::{Handle, PeerId};
 use parking_lot::Mutex;
 use protocols::SessionPool;
-use pull::{Progress, PullError, Puller};
+use pull::{PullError, PullProgress, Puller};
 use store::{
     BlockRead as _, BlockWrite, Content, PackStore, Root, Roots as _, StoreError, resolve,
 };
@@ -49,7 +49,7 @@ pub struct Download {
     /// The length of the content, in bytes.
     pub size: u64,
     /// Counters of the fetched blocks and bytes.
-    pub progress: Arc<Progress>,
+    pub progress: Arc<PullProgress>,
     state: watch::Sender<DownloadState>,
     stop: CancellationToken,
 }
@@ -172,7 +172,7 @@ impl Downloads {
         &self,
         store: Arc<dyn BlockWrite>,
         peers: Vec<PeerId>,
-        progress: Arc<Progress>,
+        progress: Arc<PullProgress>,
     ) -> Puller {
         Puller::new(store, self.pool.clone(), peers, progress)
     }

@@ -9,7 +9,7 @@ use api::{PruneReport, PruneRequest, Recompressed, VerifyProblem, VerifyRequest,
 use jiff::Timestamp;
 use net::PeerId;
 use protocols::SessionPool;
-use pull::{Progress, Puller};
+use pull::{PullProgress, Puller};
 use snapshots::{PruneOptions, SuspendedFolder, VerifyProgress, VerifyReport};
 use store::{RecompressEnd, Roots};
 
@@ -109,7 +109,7 @@ async fn repair(services: &Services, report: &VerifyReport) -> Result<u64, Strin
     let puller = |source: &PeerId| {
         let others = connected.iter().copied().filter(|peer| peer != source);
         let peers = std::iter::once(*source).chain(others).collect();
-        Puller::new(store.clone(), pool.clone(), peers, Arc::new(Progress::default()))
+        Puller::new(store.clone(), pool.clone(), peers, Arc::new(PullProgress::default()))
     };
     let done = pull::repair(&services.snapshots, report, puller)
         .await

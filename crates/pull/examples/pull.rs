@@ -1,13 +1,12 @@
-//! Pulls a whole store from one process into a new store in another, over
-//! loopback, and says how long it took and what it cost both:
+//! Pulls the contents of a store from one process into a new store in another, over loopback, and
+//! prints the time and the cost of both:
 //!
 //! ```text
 //! pull serve STORE        prints {"peer", "address", "root"}, serves until its input ends
 //! pull fetch STORE PEER ADDRESS ROOT
 //! ```
 //!
-//! Used by `cargo xtask bench`. What was pulled is in packs, and synced, when
-//! the time is taken.
+//! Used by `cargo xtask bench`. The time includes the sync of the packs.
 
 #![allow(clippy::print_stdout, missing_docs, reason = "a program")]
 
@@ -20,7 +19,7 @@ use net::{
     Access, BlockAnswer, BlockProvider, Keypair, Multiaddr, Net, NetConfig, PeerId, Purposes,
 };
 use protocols::SessionPool;
-use pull::{Progress, Puller};
+use pull::{PullProgress, Puller};
 use serde_json::json;
 use store::{BlockRead as _, BlockWrite as _, PackStore, Root, Roots as _, StoreOptions};
 use types::Cid;
@@ -50,7 +49,7 @@ impl BlockProvider for Provider {
 
 type AnyError = Box<dyn Error>;
 
-/// The one key that may fetch: both processes know it.
+/// Returns the only key that may fetch; both processes know it.
 fn fetcher() -> Result<Keypair, AnyError> {
     Ok(Keypair::ed25519_from_bytes([7; 32])?)
 }
@@ -67,7 +66,7 @@ fn open(path: &str) -> Result<Arc<PackStore>, AnyError> {
     Ok(Arc::new(PackStore::open(Path::new(path), &options)?.0))
 }
 
-/// CPU seconds and the peak of memory of this process so far.
+/// Returns the CPU seconds and the peak memory use of this process so far.
 fn cost() -> (f64, u64) {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
@@ -117,7 +116,7 @@ async fn fetch(store: &str, peer: &str, address: &str, root: &str) -> Result<(),
     let net = start(store.clone(), fetcher()?).await?;
     let handle = net.handle();
     handle.connect(peer, [address], Duration::from_secs(10)).await?;
-    let progress = Arc::new(Progress::default());
+    let progress = Arc::new(PullProgress::default());
     let started = Instant::now();
     let epoch = store.write_epoch();
     store.set_root("last", Root { cid: root, partial: true }, epoch)?;
@@ -125,7 +124,7 @@ async fn fetch(store: &str, peer: &str, address: &str, root: &str) -> Result<(),
         Puller::new(store.clone(), SessionPool::new(handle), vec![peer], progress.clone());
     let report = puller.tree(root).await?;
     if !report.is_complete() {
-        return Err("something is missing".into());
+        return Err("blocks are missing".into());
     }
     store.set_root("last", Root { cid: root, partial: false }, epoch)?;
     let seconds = started.elapsed().as_secs_f64();

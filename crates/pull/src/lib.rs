@@ -1,19 +1,22 @@
 //! Fetching a manifest from its source until it is a snapshot.
 //!
-//! * [`Puller`]: fetches everything that a name leads to from peers into the store.
-//! * [`ManifestPuller`]: one attempt to turn an offered manifest into a snapshot.
-//! * [`diff`], [`TreeWalk`]: what a manifest needs beyond the last snapshot, without I/O.
-//! * [`repair`]: fetches again what a verification found missing or damaged.
+//! * [`Puller`]: fetches blocks, or trees of blocks, from peers into the store.
+//! * [`ManifestPuller`]: turns an offered manifest into a snapshot.
+//! * [`repair`]: fetches again the blocks that a verification found missing or damaged.
 
-mod likes;
+mod error;
+mod gather;
 mod manifest_pull;
 mod plan;
+mod progress;
 mod puller;
 mod repair;
+mod similar;
 
+pub use error::PullError;
 pub use manifest_pull::{
     ManifestJob, ManifestProgress, ManifestPullError, ManifestPuller, PullNumbers,
 };
-pub use plan::{Counts, KnownFiles, Plan, SegmentWalk, Step, Summary, TreeWalk, diff};
-pub use puller::{Progress, PullError, PullReport, Puller};
+pub use progress::PullProgress;
+pub use puller::{PullReport, Puller};
 pub use repair::{RepairReport, repair};

@@ -1,7 +1,7 @@
-//! What of a manifest has to be looked at: pure.
+//! Compares a manifest with the last snapshot, and checks its entries. No I/O.
 //!
-//! A segment that a complete snapshot has as well is complete too. Of the
-//! others, a file that the snapshot has in the same stretch of paths is.
+//! A segment that a complete snapshot also has is complete. In the other segments, a file is stored
+//! if the snapshot has it in the same range of paths.
 
 use std::collections::{HashMap, HashSet};
 
@@ -9,35 +9,34 @@ use types::{
     Cid, Entry, EntryKind, ManifestError, ManifestHeader, Metadata, RelPath, SegmentRef, TreeCheck,
 };
 
-/// What has to be pulled for a manifest, given what is complete.
+/// The work to do for a manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Plan {
-    /// For each segment of the manifest, in order, what is to be done.
-    pub steps: Vec<Step>,
+pub(crate) struct Plan {
+    /// One step for each segment of the manifest, in order.
+    pub(crate) steps: Vec<Step>,
 }
 
-/// What is to be done about one segment.
+/// The work to do for one segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Step {
+pub(crate) struct Step {
     /// The segment.
-    pub segment: SegmentRef,
-    /// `false`: it, and every file in it, is known to be here.
-    pub is_new: bool,
-    /// Segments of the snapshot before, by their place there, that hold the
-    /// same stretch of paths: what they name is here.
-    pub overlaps: std::ops::Range<usize>,
+    pub(crate) segment: SegmentRef,
+    /// False if the segment and all its files are known to be stored.
+    pub(crate) is_new: bool,
+    /// Indexes of the segments of the last snapshot that cover the same range of paths.
+    pub(crate) overlaps: std::ops::Range<usize>,
 }
 
 impl Plan {
-    /// The segments that have to be looked at.
-    pub fn new_segments(&self) -> impl Iterator<Item = &Step> {
+    /// Returns the steps whose segments must be examined.
+    pub(crate) fn new_segments(&self) -> impl Iterator<Item = &Step> {
         self.steps.iter().filter(|step| step.is_new)
     }
 }
 
-/// Compares a manifest with what is here: `complete` names the segments all of
-/// whose files are, and `base` is the last snapshot.
-pub fn diff(
+/// Compares a manifest with `base`, the header of the last snapshot. `complete` are the segments
+/// whose files are all stored.
+pub(crate) fn diff(
     manifest: &ManifestHeader,
     base: Option<&ManifestHeader>,
     complete: &HashMap<Cid, Summary>,
@@ -45,7 +44,7 @@ pub fn diff(
     let old = base.map_or(&[][..], |base| &base.segments);
     let steps = manifest.segments.iter().enumerate().map(|(at, segment)| {
         let end = manifest.segments.get(at + 1).map(|next| &next.first_path);
-        // From the one that holds the first path to the one before the end.
+        // From the segment that covers the first path to the last one before the end.
         let from = old.partition_point(|other| other.first_path <= segment.first_path);
         let to = end.map_or(old.len(), |end| old.partition_point(|o| o.first_path < *end));
         let from = from.saturating_sub(1);
@@ -58,10 +57,9 @@ pub fn diff(
     Plan { steps: steps.collect() }
 }
 
-/// What is remembered of a segment that was read: enough to go on behind it
-/// without reading it again.
+/// Summary of a checked segment: enough to continue the check behind it without reading it again.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Summary {
+pub(crate) struct Summary {
     first_path: RelPath,
     last_path: RelPath,
     is_last_dir: bool,
@@ -70,20 +68,20 @@ pub struct Summary {
     counts: Counts,
 }
 
-/// What some entries come to.
+/// Totals of some entries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Everything but directories.
-    pub files: u64,
-    /// Directories.
-    pub dirs: u64,
-    /// The lengths of the files together, in bytes.
-    pub bytes: u64,
+pub(crate) struct Counts {
+    /// Number of entries that are not directories.
+    pub(crate) files: u64,
+    /// Number of directories.
+    pub(crate) dirs: u64,
+    /// Total length of the files, in bytes.
+    pub(crate) bytes: u64,
 }
 
 impl Counts {
     /// Adds one entry.
-    pub fn add(&mut self, entry: &Entry) {
+    pub(crate) fn add(&mut self, entry: &Entry) {
         match entry.kind {
             EntryKind::Dir => self.dirs += 1,
             EntryKind::File { size, .. } => {
@@ -94,8 +92,8 @@ impl Counts {
         }
     }
 
-    /// Adds what others come to.
-    pub fn add_all(&mut self, other: &Self) {
+    /// Adds the totals of other entries.
+    pub(crate) fn add_all(&mut self, other: &Self) {
         self.files = self.files.saturating_add(other.files);
         self.dirs = self.dirs.saturating_add(other.dirs);
         self.bytes = self.bytes.saturating_add(other.bytes);
@@ -103,45 +101,42 @@ impl Counts {
 }
 
 impl Summary {
-    /// What its entries come to.
-    pub fn counts(&self) -> &Counts {
+    /// Returns the totals of its entries.
+    pub(crate) fn counts(&self) -> &Counts {
         &self.counts
     }
 
-    /// Whether `segment` says of it what it is.
-    pub fn is_of(&self, segment: &SegmentRef) -> bool {
+    /// Reports whether `segment` describes this segment correctly.
+    pub(crate) fn is_of(&self, segment: &SegmentRef) -> bool {
         self.first_path == segment.first_path
             && self.entries == segment.entries
             && self.bytes == segment.bytes
     }
 }
 
-/// Checks the entries of a whole manifest, in which some segments were checked
-/// before.
+/// Checks the entries of a manifest, of which some segments were checked before.
 ///
-/// Whether a segment is a tree depends on what is before it only in that its
-/// first entry's directories are there; so for one that was checked, its first
-/// and its last path are enough.
+/// The check of a segment depends on the entries before it in one respect: they must contain the
+/// directories of its first entry. So the first and last path of a checked segment are enough.
 #[derive(Debug, Default)]
-pub struct TreeWalk {
+pub(crate) struct TreeWalk {
     check: TreeCheck,
 }
 
 impl TreeWalk {
-    /// Before the first segment.
-    pub fn new() -> Self {
+    /// Starts before the first segment.
+    pub(crate) fn new() -> Self {
         Self::default()
     }
 
-    /// Passes a segment that was checked before.
+    /// Skips a segment that was checked before.
     ///
     /// # Errors
     ///
-    /// [`ManifestError`] where it does not fit behind what came before.
-    pub fn pass(&mut self, known: &Summary) -> Result<(), ManifestError> {
+    /// Returns [`ManifestError`] if the segment does not fit behind the entries before it.
+    pub(crate) fn skip(&mut self, known: &Summary) -> Result<(), ManifestError> {
         self.check.next(&stand_in(&known.first_path, false))?;
-        // Behind its last entry, the open directories are those above that,
-        // whatever came before.
+        // Behind its last entry, the open directories are those of that entry.
         let mut check = TreeCheck::new();
         let mut above = Vec::new();
         let mut path = known.last_path.parent();
@@ -157,12 +152,13 @@ impl TreeWalk {
         Ok(())
     }
 
-    /// Begins a segment that is read whole.
-    pub fn segment<'a>(&'a mut self, segment: &'a SegmentRef) -> SegmentWalk<'a> {
+    /// Starts a segment whose entries are checked.
+    pub(crate) fn segment<'a>(&'a mut self, segment: &'a SegmentRef) -> SegmentWalk<'a> {
         SegmentWalk { walk: self, segment, last: None, entries: 0, counts: Counts::default() }
     }
 }
 
+/// Returns an entry that represents any entry at `path` in the check.
 fn stand_in(path: &RelPath, is_dir: bool) -> Entry {
     let kind = if is_dir { EntryKind::Dir } else { EntryKind::Fifo };
     Entry { path: path.clone(), kind, metadata: Metadata::default(), error: None }
@@ -170,7 +166,7 @@ fn stand_in(path: &RelPath, is_dir: bool) -> Entry {
 
 /// Checks the entries of one segment.
 #[derive(Debug)]
-pub struct SegmentWalk<'a> {
+pub(crate) struct SegmentWalk<'a> {
     walk: &'a mut TreeWalk,
     segment: &'a SegmentRef,
     last: Option<(RelPath, bool)>,
@@ -183,10 +179,12 @@ impl SegmentWalk<'_> {
     ///
     /// # Errors
     ///
-    /// [`ManifestError`].
-    pub fn next(&mut self, entry: &Entry) -> Result<(), ManifestError> {
+    /// Returns [`ManifestError`] if the entry does not fit behind the entries before it.
+    pub(crate) fn next(&mut self, entry: &Entry) -> Result<(), ManifestError> {
         if self.entries == 0 && entry.path != self.segment.first_path {
-            return Err(ManifestError::Rule("a segment that begins with another path"));
+            return Err(ManifestError::Rule(
+                "a segment begins with another path than in the header",
+            ));
         }
         self.walk.check.next(entry)?;
         self.entries += 1;
@@ -195,17 +193,17 @@ impl SegmentWalk<'_> {
         Ok(())
     }
 
-    /// Ends the segment, whose block is so long.
+    /// Ends the segment. `bytes` is the length of its block.
     ///
     /// # Errors
     ///
-    /// [`ManifestError::Rule`] where the header says something else of it.
-    pub fn finish(self, bytes: u64) -> Result<Summary, ManifestError> {
+    /// Returns [`ManifestError::Rule`] if the header describes the segment differently.
+    pub(crate) fn finish(self, bytes: u64) -> Result<Summary, ManifestError> {
         let Some((last_path, is_last_dir)) = self.last else {
             return Err(ManifestError::Rule("an empty segment"));
         };
         if self.entries != self.segment.entries || bytes != self.segment.bytes {
-            return Err(ManifestError::Rule("a segment of another size than the header says"));
+            return Err(ManifestError::Rule("a segment has another size than in the header"));
         }
         Ok(Summary {
             first_path: self.segment.first_path.clone(),
@@ -218,25 +216,25 @@ impl SegmentWalk<'_> {
     }
 }
 
-/// The files of segments that are here already.
+/// The files that are known to be stored.
 #[derive(Debug, Default)]
-pub struct KnownFiles(HashSet<(Cid, u64)>);
+pub(crate) struct KnownFiles(HashSet<(Cid, u64)>);
 
 impl KnownFiles {
-    /// None.
-    pub fn new() -> Self {
+    /// Creates an empty set.
+    pub(crate) fn new() -> Self {
         Self::default()
     }
 
     /// Adds the file of an entry.
-    pub fn add(&mut self, entry: &Entry) {
+    pub(crate) fn add(&mut self, entry: &Entry) {
         if let EntryKind::File { cid, size, .. } = entry.kind {
             self.0.insert((cid, size));
         }
     }
 
-    /// Whether this is one, under this length.
-    pub fn has(&self, cid: &Cid, size: u64) -> bool {
+    /// Reports whether the file with this CID and length is known.
+    pub(crate) fn has(&self, cid: &Cid, size: u64) -> bool {
         self.0.contains(&(*cid, size))
     }
 }
@@ -300,18 +298,18 @@ mod tests {
         let steps: Vec<_> = plan.new_segments().collect();
         assert_eq!(steps.len(), 1);
         assert_eq!(steps[0].overlaps, 1..2);
-        // The cuts have moved: whatever holds a part of the stretch overlaps.
+        // The boundaries have moved: all segments with a part of the range overlap.
         let new = header(vec![segment("b", "x"), segment("k", "y")]);
         let plan = diff(&new, Some(&old), &complete);
         let overlaps: Vec<_> = plan.steps.iter().map(|step| step.overlaps.clone()).collect();
         assert_eq!(overlaps, [0..2, 1..3]);
-        // Complete, but the header says something else of it.
+        // Complete, but described differently by the header.
         let mut lying = old.clone();
         lying.segments[1].first_path = RelPath::new("i").unwrap();
         lying.segments[2].entries = 5;
         let plan = diff(&lying, Some(&old), &complete);
         assert_eq!(plan.new_segments().count(), 2);
-        // Nothing is known: everything.
+        // Without a base, all segments are new.
         assert_eq!(diff(&old, None, &HashMap::new()).new_segments().count(), 3);
     }
 
@@ -350,7 +348,7 @@ mod tests {
         }
     }
 
-    /// Walks all, reading those segments that `reads` says.
+    /// Checks all segments; reads those that `reads` selects and skips the others.
     fn walk(
         segments: &[(Segment, Vec<Entry>)],
         summaries: &HashMap<Cid, Summary>,
@@ -361,7 +359,7 @@ mod tests {
         for (at, (segment, entries)) in segments.iter().enumerate() {
             let reference = as_ref(segment);
             if !reads(at) {
-                walk.pass(&summaries[&reference.cid])?;
+                walk.skip(&summaries[&reference.cid])?;
                 continue;
             }
             let mut walking = walk.segment(&reference);
@@ -374,23 +372,22 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(40))]
         #[test]
-        fn passing_a_segment_is_as_good_as_reading_it(seed in any::<u64>()) {
+        fn skipping_a_segment_is_as_good_as_reading_it(seed in any::<u64>()) {
             let segments = cut(&tree(8, 700));
             prop_assert!(segments.len() > 3);
             let summaries = walk(&segments, &HashMap::new(), |_| true).unwrap();
             let summaries = summaries.into_iter().collect();
             walk(&segments, &summaries, |at| seed >> (at % 64) & 1 == 0).unwrap();
-            // Without a segment, what follows it is in no directory, or it is
-            // found wherever it is.
-            let gone = usize::try_from(seed >> 32).unwrap() % segments.len();
+            // Without one segment, both ways of checking must agree.
+            let removed = usize::try_from(seed >> 32).unwrap() % segments.len();
             let mut without = segments.clone();
-            without.remove(gone);
-            let whole = walk(&without, &summaries, |_| true).is_ok();
-            let passed = walk(&without, &summaries, |at| seed >> (at % 64) & 1 == 0).is_ok();
-            prop_assert_eq!(whole, passed);
+            without.remove(removed);
+            let read = walk(&without, &summaries, |_| true).is_ok();
+            let skipped = walk(&without, &summaries, |at| seed >> (at % 64) & 1 == 0).is_ok();
+            prop_assert_eq!(read, skipped);
             // Out of order.
             let mut swapped = segments.clone();
-            swapped.swap(gone, (gone + 1) % segments.len());
+            swapped.swap(removed, (removed + 1) % segments.len());
             prop_assert!(walk(&swapped, &summaries, |at| seed >> (at % 64) & 1 == 0).is_err());
         }
     }

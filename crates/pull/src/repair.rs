@@ -1,4 +1,4 @@
-//! Repair: what a verification found missing or damaged is pulled again.
+//! Repair: fetches again the blocks that a verification found missing or damaged.
 
 use net::PeerId;
 use protocols::blocking;
@@ -6,28 +6,29 @@ use snapshots::{Snapshot, SnapshotError, SnapshotId, SnapshotStore, VerifyReport
 use store::StoreError;
 use types::Cid;
 
-use crate::puller::{PullError, Puller};
+use crate::error::PullError;
+use crate::puller::Puller;
 
-/// What a repair brought.
+/// Result of a repair.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RepairReport {
-    /// Blocks of the report that are here now.
+    /// Number of blocks of the report that are stored now.
     pub repaired: u64,
-    /// Blocks of the report that are still not here.
+    /// Blocks of the report that are still missing.
     pub missing: Vec<Cid>,
-    /// Why a snapshot could not be repaired, where its peers could not be
-    /// asked.
+    /// Snapshots for which no peer could be reached, with the error.
     pub failed: Vec<(SnapshotId, String)>,
 }
 
-/// Pulls again what `report` found missing or damaged, newest snapshots first.
-/// `puller` makes one that asks those who may have blocks of a source.
+/// Fetches again the blocks of snapshots that `report` found missing or damaged, newest snapshots
+/// first. `puller` creates a puller for the peers that may have the blocks of a source.
 ///
-/// What is pulled is durable when it returns. Nothing is removed.
+/// The fetched blocks are durable on return. Nothing is removed.
 ///
 /// # Errors
 ///
-/// Those of the own disk; a peer that cannot be asked is in the report.
+/// Returns [`PullError::Store`] if the local store fails, and [`PullError::Stopped`] if the repair
+/// is stopped. Peers that cannot be reached are part of the report.
 pub async fn repair(
     snapshots: &SnapshotStore,
     report: &VerifyReport,
@@ -69,7 +70,7 @@ pub async fn repair(
 fn as_pull_error(error: SnapshotError) -> PullError {
     match error {
         SnapshotError::Store(error) => PullError::Store(error),
-        // Listing fails by the disk alone.
+        // Listing fails only if the store fails.
         other => PullError::Store(StoreError::Source(std::io::Error::other(other.to_string()))),
     }
 }

@@ -1,4 +1,4 @@
-//! Files that travel as differences, where something fails on the way.
+//! Blocks that arrive as patches, with failures on the way.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -13,8 +13,8 @@ use types::{Cid, Codec};
 
 use self::hand::*;
 
-/// Some files, one of them of so many bytes, of which one was changed: what there is
-/// now, what was offered before, and the manifest that is offered.
+/// Publishes some files, one of them of `len` bytes, then again with one byte of it changed.
+/// Returns the files, the first offer and the second manifest.
 fn saved_twice(source: &Source, len: usize) -> (Tree, Offer, Cid) {
     let mut files = tree(5, 0);
     files.insert("long".into(), noise(77, len));
@@ -32,7 +32,7 @@ async fn what_cannot_be_made_of_a_difference_is_asked_for_whole() {
     let (files, first, manifest) = saved_twice(&source, 60_000);
     let long = Cid::of(Codec::Raw, &files["long"]);
     let mut found = Vec::new();
-    // Each read of the store fails once: also that of what the difference builds on.
+    // Each read of the store fails once, including that of the base of a patch.
     for nth in 0..200 {
         let inner = Arc::new(MemStore::new());
         let faulty = Arc::new(FaultyStore::new(inner.clone()));
@@ -52,7 +52,7 @@ async fn what_cannot_be_made_of_a_difference_is_asked_for_whole() {
             break;
         }
     }
-    // As a difference, and then whole.
+    // First as a patch, then complete.
     let twice: Vec<_> = found.iter().filter(|(asked, _)| *asked == 2).collect();
     assert!(matches!(twice[..], [(_, 60_000..)]), "{found:?}");
     let (_, without_fault) = found.last().unwrap();
@@ -80,7 +80,7 @@ async fn what_failed_midway_goes_on_with_differences() {
         assert_holds(&(inner as Arc<dyn BlockStore>), manifest, &files);
         assert!(cost < 12_000, "after put {nth} failed: {cost} bytes");
     }
-    // The node and the chunk at the least.
+    // At least the node and the chunk.
     assert!(faults >= 4, "{faults}");
     drop(hand.net);
 }
@@ -102,7 +102,7 @@ async fn a_save_in_a_long_file_costs_what_has_changed_and_not_the_chunk_around_i
         ("disk.img", with(&disk, 40 << 20, b"at the end"), 12_000),
         ("disk.img", with(&disk, 0, b"at the front"), 12_000),
         ("short.txt", with(&short, 15_000, b"in the middle"), 6_000),
-        // From one chunk to several, and back.
+        // From one chunk to several, and back to one.
         ("short.txt", grown.clone(), 62_000),
         ("short.txt", grown[..20_000].to_vec(), 12_000),
     ];
@@ -161,7 +161,7 @@ async fn a_directory_of_many_thousand_files_that_moves_costs_bytes_in_dozens_a_s
     source.publish("docs", 1, &with("camera/"));
     let hand = Hand::new(&source).await;
     let (store, puller) = pulled(&hand, &source).await;
-    // To before what stays where it is, and to behind it.
+    // Moved to a place before the unchanged entries, and behind them.
     for (number, dir) in ["attic/camera/", "photos/"].into_iter().enumerate() {
         let files = with(dir);
         let manifest = source.publish("docs", number as u64 + 2, &files);

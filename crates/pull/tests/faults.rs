@@ -1,5 +1,5 @@
-//! A store that fails at any call: whatever happens, there is no snapshot or a
-//! complete one, and the next attempt goes on.
+//! A store that fails at any call: the result is no snapshot or a complete one, and the next
+//! attempt continues.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -41,7 +41,7 @@ async fn whatever_call_fails_there_is_no_snapshot_or_a_complete_one() {
     ];
     let mut faults = 0;
     for (call, error) in calls.into_iter().flat_map(|call| errors.map(|error| (call, error))) {
-        // Every one of the few; of the many, a spread of them.
+        // Every call of a rare kind, and every seventh of a frequent kind.
         let step = if call == Call::Has { 7 } else { 1 };
         for nth in (0..).step_by(step) {
             let inner = Arc::new(MemStore::new());
@@ -56,11 +56,11 @@ async fn whatever_call_fails_there_is_no_snapshot_or_a_complete_one() {
             assert_eq!(committed, if is_failed { 1 } else { 2 }, "{call:?} {nth}");
             assert_eq!(missing_blocks(&*plain).unwrap(), [], "{call:?} {nth}");
             faults += usize::from(is_failed);
-            // Half of them lose whatever no root keeps.
+            // In half of the cases a collection deletes all unprotected blocks.
             if nth % 2 == 0 {
                 plain.gc(GcOptions::EVERYTHING).unwrap();
             }
-            // The same process goes on, or another one does.
+            // The next attempt runs in the same process or in another one.
             let puller = if nth % 3 == 0 { hand.puller(plain.clone()) } else { puller };
             faulty.fail(Call::Commit, u64::MAX, error);
             if is_failed {
@@ -80,8 +80,7 @@ async fn whatever_call_fails_there_is_no_snapshot_or_a_complete_one() {
     drop(hand.net);
 }
 
-/// Opens a store, when whoever had it open has let go of it: the last batch of
-/// a pull that was cut off may still hold it.
+/// Opens a store, once the last batch of an aborted pull has released it.
 async fn open(dir: &Path) -> Arc<dyn BlockStore> {
     let options = StoreOptions { disk_reserve: 0, ..StoreOptions::default() };
     let opened = || match PackStore::open(dir, &options) {
@@ -110,7 +109,7 @@ async fn a_pull_that_is_cut_off_anywhere_goes_on_after_the_store_is_opened_again
             result = &mut pulling => assert!(result.is_ok(), "{result:?}"),
             () = until(|| (*source.served.left.lock() == Some(0)).then_some(())) => {}
         }
-        // Dropped where it stands, and its session with it.
+        // The pull is dropped, with its session.
         hand.pool.forget(source.peer());
         *source.served.left.lock() = None;
         let snapshots = SnapshotStore::new(store.clone()).list().unwrap().snapshots.len();
@@ -143,7 +142,7 @@ async fn collecting_while_it_pulls_takes_nothing_that_is_needed() {
     };
     let mut files = tree(2000, 1);
     for sequence in 1..=8 {
-        // Files come, change, go, and come back.
+        // Files are added, changed, removed and added again.
         let number = sequence * 31 % 2000;
         files.insert(format!("d{:03}/{number:06}.txt", number / 100), noise(sequence, 500));
         files.insert("coming and going".into(), noise(sequence % 2, 1000));
@@ -151,7 +150,7 @@ async fn collecting_while_it_pulls_takes_nothing_that_is_needed() {
         let offer = offer(&source, "docs");
         let snapshot = pull(&puller, &source, &offer).await.unwrap();
         assert_holds(&store, manifest, &files);
-        // Only the newest stays: what else is known must be forgotten with it.
+        // Only the newest snapshot stays; the cache must forget the others.
         let snapshots = SnapshotStore::new(store.clone());
         for old in snapshots.list().unwrap().snapshots {
             if old.cid != snapshot.cid {
@@ -176,7 +175,7 @@ async fn a_snapshot_whose_blocks_are_gone_is_not_built_upon() {
     let store: Arc<dyn BlockStore> = Arc::new(MemStore::new());
     let puller = hand.puller(store.clone());
     let snapshot = pull(&puller, &source, &first).await.unwrap();
-    // Somebody removes the newest snapshot behind its back.
+    // Another component removes the newest snapshot.
     SnapshotStore::new(store.clone()).remove(&snapshot).unwrap();
     store.gc(GcOptions::EVERYTHING).unwrap();
     assert_eq!(store.usage().unwrap().blocks, 0);
@@ -199,7 +198,7 @@ async fn an_older_partial_pull_is_kept_until_the_newer_one_has_its_own() {
     let error = pull(&puller, &source, &first).await.unwrap_err();
     assert!(matches!(error, ManifestPullError::Missing { count: 1, .. }), "{error}");
     assert_eq!(source.served().len(), 200 + 3);
-    // Of the newer one, not even the header can be had: nothing is lost.
+    // Not even the header of the newer manifest is available: nothing is lost.
     files.remove("lost");
     let second = source.publish("docs", 2, &files);
     let offer = offer(&source, "docs");
@@ -223,7 +222,7 @@ async fn what_was_done_is_not_done_again() {
     let offer = offer(&source, "docs");
     let snapshot = pull(&puller, &source, &offer).await.unwrap();
     source.served();
-    // As after an attempt that was cut off when it had committed.
+    // As after an attempt that was aborted after its commit.
     assert_eq!(pull(&puller, &source, &offer).await.unwrap(), snapshot);
     assert_eq!(pull(&hand.puller(store.clone()), &source, &offer).await.unwrap(), snapshot);
     assert_eq!((store.roots("").len(), source.served().len()), (1, 0));
@@ -238,7 +237,7 @@ async fn segments_that_were_checked_and_not_pulled_are_not_taken_for_complete() 
     let mut files = tree(3000, 0);
     source.publish("docs", 1, &files);
     let first = offer(&source, "docs");
-    // Every file is gone at this moment; the segments are not.
+    // All files are missing, but the segments are stored.
     *source.served.missing.lock() =
         files.values().map(|content| file(&source.served.store, content)).collect();
     for _ in 0..2 {
@@ -256,7 +255,7 @@ async fn segments_that_were_checked_and_not_pulled_are_not_taken_for_complete() 
     assert_holds(&store, manifest, &files);
 }
 
-/// A store on a simulated disk.
+/// Opens a store on a simulated disk.
 fn simulated(disk: &SimDisk) -> Arc<dyn BlockStore> {
     let options = StoreOptions { disk_reserve: 0, background: false, ..StoreOptions::default() };
     let opened = PackStore::open_on(Arc::new(disk.clone()), Path::new("/store"), &options);
@@ -270,7 +269,7 @@ async fn what_a_failed_sync_took_of_an_unfinished_pull_is_pulled_again() {
     let disk = SimDisk::new();
     let store = simulated(&disk);
     let puller = hand.puller(store.clone());
-    // More than are pulled in one go; one of the last cannot be had.
+    // More files than one group; one of the last is missing.
     let files = tree(5500, 0);
     let manifest = source.publish("docs", 1, &files);
     let offer = offer(&source, "docs");
@@ -279,7 +278,7 @@ async fn what_a_failed_sync_took_of_an_unfinished_pull_is_pulled_again() {
     let error = pull(&puller, &source, &offer).await.unwrap_err();
     assert!(matches!(error, ManifestPullError::Missing { count: 1, .. }), "{error}");
     assert!(source.served().len() > 5000);
-    // Nothing of it was durable. Somebody else's sync is the one that fails.
+    // None of the blocks was durable. A sync for another caller fails.
     let epoch = store.write_epoch();
     let theirs = types::Block::new(types::Codec::Raw, b"theirs".to_vec()).unwrap();
     store.put(&[types::EncodedBlock::plain(theirs)]).unwrap();
@@ -313,8 +312,8 @@ async fn what_is_lost_while_it_is_pulled_is_in_no_snapshot() {
     let files = tree(5500, 0);
     let manifest = source.publish("docs", 1, &files);
     let offer = offer(&source, "docs");
-    // The first files have come and were looked at; then one of them rots, and
-    // somebody finds it.
+    // The first files were fetched and checked; then one of them is damaged, and another component
+    // finds the damage.
     *source.served.left.lock() = Some(5200);
     let pulling = {
         let (puller, job) = (puller.clone(), job(&source, &offer));
@@ -343,7 +342,7 @@ async fn damage_that_is_found_is_mended_by_the_next_manifest() {
     let mut files = tree(3000, 0);
     source.publish("docs", 1, &files);
     pull(&puller, &source, &offer(&source, "docs")).await.unwrap();
-    // A block of the first segment rots; a verification finds it.
+    // A block of the first segment is damaged; a verification finds it.
     let (_, first) = files.iter().find(|(path, _)| !path.ends_with('/')).unwrap();
     let rotten = file(&source.served.store, first);
     rot(&disk, first);
@@ -369,8 +368,8 @@ async fn a_commit_that_outlives_its_attempt_takes_nothing_from_the_next() {
     let files = tree(20, 0);
     let first = source.publish("docs", 1, &files);
     let old = offer(&source, "docs");
-    // The first root is that of the pull, the second that of the snapshot. At
-    // that moment the attempt is cut off.
+    // The first root is that of the pull, the second that of the snapshot. The attempt is aborted
+    // at that call.
     let (reached, is_reached) = std::sync::mpsc::channel();
     let (release, is_released) = std::sync::mpsc::channel::<()>();
     let hold = move || {
@@ -385,8 +384,7 @@ async fn a_commit_that_outlives_its_attempt_takes_nothing_from_the_next() {
     until(|| is_reached.try_recv().ok()).await;
     pulling.abort();
     assert!(pulling.await.unwrap_err().is_cancelled());
-    // The next attempt, at a folder in which all is new, has its own root; and
-    // somebody collects.
+    // The next attempt, with only new content, has a root of its own; then a collection runs.
     let others = Tree::from([("new".into(), noise(5, 40))]);
     let second = source.publish("docs", 2, &others);
     let new = offer(&source, "docs");
@@ -442,7 +440,7 @@ async fn a_file_that_could_not_be_restored_is_in_no_snapshot() {
         child(cid, children.iter().map(|child| child.len).sum())
     };
     let good = node([child(cids[0], 100), child(cids[1], 101)]);
-    // A tree as deep as may be, and one deeper.
+    // A tree of the maximum depth, and a deeper one.
     let mut trees = vec![good];
     for _ in 0..MAX_TREE_DEPTH {
         let below = *trees.last().unwrap();
@@ -471,7 +469,7 @@ async fn a_file_that_could_not_be_restored_is_in_no_snapshot() {
         source.show("docs", number as u64 + 1, manifest);
         let error = pull(&puller, &source, &offer(&source, "docs")).await.unwrap_err();
         assert!(matches!(error, ManifestPullError::NotFile { .. }), "{what}: {error}");
-        assert!(error.is_refusal());
+        assert!(error.is_bad_manifest());
         assert_eq!(store.roots("snapshot/"), [], "{what}");
     }
     let entries = [entry("a", good), entry("b", deep), entry("c", child(cids[2], 102))];

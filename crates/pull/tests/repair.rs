@@ -1,4 +1,4 @@
-//! Repair pulls what a verification found missing, and nothing else.
+//! Repair fetches the blocks that a verification found missing.
 
 #![allow(clippy::unwrap_used, reason = "in a test it is an assertion")]
 
@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use net::{Access, Purposes};
 use protocols::SessionPool;
-use pull::{Progress, Puller, repair};
+use pull::{PullProgress, Puller, repair};
 use snapshots::{SnapshotStore, VerifyProgress, VerifyReport, verify};
 use store::MemStore;
 use testkit::{all_blocks, connect, filled, node, node_with, without};
@@ -28,7 +28,7 @@ async fn what_a_peer_has_is_brought_back() {
         .flat_map(|one| all_blocks(&*store, one))
         .filter(|cid| !records.contains(cid))
         .collect();
-    // The peer has not got everything any more: the song is gone.
+    // The peer no longer has all blocks: the song is missing.
     let song = all_blocks(&*store, &all[2]).into_iter().find(|c| c.codec() == Codec::Raw).unwrap();
     let b = node().await;
     let access = Access::new();
@@ -37,17 +37,17 @@ async fn what_a_peer_has_is_brought_back() {
     connect(&b, &a).await;
     let pool = SessionPool::new(b.handle());
     let peer = a.handle().peer_id();
-    // Each hole alone, and all at once.
+    // Each missing block alone, and all together.
     let mut cases: Vec<BTreeSet<Cid>> = holes.iter().map(|cid| BTreeSet::from([*cid])).collect();
     cases.push(holes);
     for holes in cases {
         let broken = without(&*store, &holes);
         let snapshots = SnapshotStore::new(broken.clone());
         let puller = |_: &net::PeerId| {
-            Puller::new(broken.clone(), pool.clone(), vec![peer], Arc::new(Progress::default()))
+            Puller::new(broken.clone(), pool.clone(), vec![peer], Arc::new(PullProgress::default()))
         };
-        // A missing header hides what is missing below it: repair, and look
-        // again, until nothing more comes.
+        // A missing header hides the missing blocks below it: repair and verify again, until
+        // nothing more is fetched.
         let mut last = check(&snapshots);
         let mut repaired = 0;
         loop {
@@ -67,12 +67,12 @@ async fn what_a_peer_has_is_brought_back() {
             assert_eq!(repaired, 1);
         }
     }
-    // Nobody to ask: said, and nothing else happens.
+    // Without peers, the report has the error.
     let broken = without(&*store, &BTreeSet::from([song]));
     let snapshots = SnapshotStore::new(broken.clone());
     let report = check(&snapshots);
     let nobody = |_: &net::PeerId| {
-        Puller::new(broken.clone(), pool.clone(), Vec::new(), Arc::new(Progress::default()))
+        Puller::new(broken.clone(), pool.clone(), Vec::new(), Arc::new(PullProgress::default()))
     };
     let report = repair(&snapshots, &report, nobody).await.unwrap();
     assert_eq!(

@@ -172,7 +172,7 @@ impl Folder {
         let text = with_causes(error);
         match error {
             ManifestPullError::Stopped => return false,
-            error if error.is_refusal() => {
+            error if error.is_bad_manifest() => {
                 self.bad = Some((manifest, text));
                 self.clear_trouble();
                 return true;

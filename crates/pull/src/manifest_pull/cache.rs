@@ -1,11 +1,10 @@
-//! What is remembered of segments that are complete, so that the next manifest
-//! of a folder costs no more than what has changed.
+//! Cache of complete segments, so that the next manifest of a folder costs no more than its
+//! changes.
 //!
-//! Invariant: a segment is remembered only as long as a root that was seen
-//! keeps it: the newest snapshot's, or that of the pull that was not finished.
-//! When the root is another one, or the store has failed or lost anything since
-//! before it was looked at (a sync that failed, damage that was found), it is
-//! forgotten, and everything is looked at again.
+//! Invariant: a segment is cached only while a root protects it from collection: that of the newest
+//! snapshot, or that of the unfinished pull. If that root has changed, or the store has failed or
+//! lost blocks since the segment was checked (failed sync, damage), the segment is forgotten and
+//! checked again.
 
 use std::collections::HashMap;
 
@@ -15,45 +14,45 @@ use types::{Cid, FolderId};
 
 use crate::plan::Summary;
 
-/// Segments that are remembered, of all folders; each takes some 300 bytes.
-/// A million files are in about a thousand segments.
+/// Maximum number of cached segments of all folders; each needs about 300 bytes. A million files
+/// are in about a thousand segments.
 const SEGMENTS_MAX: usize = 100_000;
 
-/// The segments that one root keeps.
+/// The complete segments below one root.
 #[derive(Clone, Debug)]
-pub(crate) struct Complete {
-    /// The block that the root names: a record, or a manifest.
+pub(crate) struct CompleteSegments {
+    /// CID of the root: a snapshot record or a manifest.
     pub(crate) root: Cid,
-    /// What is complete below it.
+    /// The segments, by CID.
     pub(crate) segments: HashMap<Cid, Summary>,
 }
 
-/// What is remembered of a folder.
+/// The cache of one folder.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct FolderCache {
-    /// What the store had lost by then; see [`store::BlockRead::loss_counter`].
+    /// Loss counter of the store at that time; see [`store::BlockRead::loss_counter`].
     pub(crate) losses: u64,
-    /// Below the newest snapshot.
-    pub(crate) base: Option<Complete>,
-    /// Below the root of the pull.
-    pub(crate) partial: Option<Complete>,
-    /// Segments of the last manifest whose entries were checked, whether their
-    /// files are here or not: the same name, the same entries, for ever.
+    /// The segments of the newest snapshot.
+    pub(crate) base: Option<CompleteSegments>,
+    /// The segments below the root of the unfinished pull.
+    pub(crate) partial: Option<CompleteSegments>,
+    /// Segments of the last manifest whose entries were checked. Their files may be missing; a CID
+    /// always stands for the same entries.
     pub(crate) checked: HashMap<Cid, Summary>,
 }
 
 impl FolderCache {
-    /// What is still kept, given what the roots are now and what the store has
-    /// lost.
+    /// Returns the part of the cache that is still valid, for the current roots and loss counter.
     pub(crate) fn valid(mut self, base: Option<Cid>, partial: Option<Cid>, losses: u64) -> Self {
-        let is_whole = self.losses == losses;
-        self.base = self.base.filter(|complete| is_whole && Some(complete.root) == base);
-        self.partial = self.partial.filter(|complete| is_whole && Some(complete.root) == partial);
+        let is_lossless = self.losses == losses;
+        self.base = self.base.filter(|complete| is_lossless && Some(complete.root) == base);
+        self.partial =
+            self.partial.filter(|complete| is_lossless && Some(complete.root) == partial);
         self.losses = losses;
         self
     }
 
-    /// Everything that is complete.
+    /// Returns all complete segments.
     pub(crate) fn complete(&self) -> HashMap<Cid, Summary> {
         let all = self.base.iter().chain(&self.partial).flat_map(|complete| &complete.segments);
         all.map(|(cid, summary)| (*cid, summary.clone())).collect()
@@ -70,12 +69,12 @@ impl FolderCache {
 pub(crate) struct Caches(Mutex<HashMap<(PeerId, FolderId), FolderCache>>);
 
 impl Caches {
-    /// Takes what is known of a folder out; whoever takes it puts it back.
+    /// Removes and returns the cache of a folder. The caller puts it back.
     pub(crate) fn take(&self, source: PeerId, folder: &FolderId) -> FolderCache {
         self.0.lock().remove(&(source, folder.clone())).unwrap_or_default()
     }
 
-    /// Remembers; where it becomes too much, the other folders are forgotten.
+    /// Stores the cache of a folder. Beyond the limit, the caches of the other folders are dropped.
     pub(crate) fn put(&self, source: PeerId, folder: &FolderId, cache: FolderCache) {
         let len = cache.len();
         if len > SEGMENTS_MAX {

@@ -1,74 +1,73 @@
-//! Why a manifest did not become a snapshot.
+//! The error of pulling a manifest.
 
 use protocols::Panicked;
 use snapshots::{SnapshotError, TreeError};
 use store::StoreError;
 use types::{Cid, ManifestError};
 
-use crate::puller::PullError;
+use crate::error::PullError;
 
-/// Why a manifest did not become a snapshot. What was fetched is in the store.
+/// Reason why a manifest did not become a snapshot. The fetched blocks are in the store.
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestPullError {
-    /// The store cannot take it, or cannot be read.
+    /// The store cannot be read or written.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The snapshots cannot be read, or the new one not be written.
+    /// The snapshots cannot be read, or the new one cannot be written.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
-    /// Blocks could not be fetched.
+    /// Blocks cannot be fetched.
     #[error(transparent)]
     Pull(PullError),
-    /// It is no manifest.
+    /// The offered block is not a manifest.
     #[error("{cid} is not a manifest: {reason}")]
     NotManifest {
-        /// What was offered.
+        /// CID of the offered block.
         cid: Cid,
-        /// What it is instead.
+        /// Reason why it is not a manifest.
         reason: String,
     },
-    /// The header or a segment could not be restored safely.
+    /// The header or a segment is malformed or unsafe to restore.
     #[error("the manifest cannot be restored safely: {source}")]
     Unsound {
-        /// The block.
+        /// CID of the header or segment.
         cid: Cid,
-        /// What is wrong with it.
+        /// Error of the check.
         #[source]
         source: ManifestError,
     },
-    /// The manifest is another one than was signed.
-    #[error("the manifest is not the one that was signed: its {0} is another")]
+    /// The manifest differs from the signed offer; holds the field.
+    #[error("the manifest differs from the signed offer in its {0}")]
     NotAsSigned(&'static str),
-    /// A file of the manifest is not what the manifest says.
-    #[error("the manifest names {cid} as a file, which it is not: {reason}")]
+    /// A file does not match its entry in the manifest.
+    #[error("block {cid} is not the file that the manifest describes: {reason}")]
     NotFile {
-        /// The file's node.
+        /// CID of a chunk or node of the file.
         cid: Cid,
-        /// What is wrong with it.
+        /// The difference.
         reason: &'static str,
     },
     /// Files have changed on the source since it made the manifest.
-    #[error("{} of files that changed on the source; its next manifest follows", blocks(.count))]
+    #[error("files changed on the source ({} affected); its next manifest follows", blocks(.count))]
     Changed {
-        /// How many blocks cannot be had any more.
+        /// Number of blocks that are no longer available.
         count: usize,
     },
-    /// The source does not have what it offers.
-    #[error("the source does not have {}, the first {first}", blocks(.count))]
+    /// The source does not have blocks of its manifest.
+    #[error("the source is missing {} of its manifest, the first is {first}", blocks(.count))]
     Missing {
-        /// How many blocks are missing; of more than a thousand some are
-        /// counted.
+        /// Number of missing blocks. At most 1000 are counted for each batch of files.
         count: usize,
-        /// One of them.
+        /// CID of one of them.
         first: Cid,
     },
-    /// The store has lost blocks meanwhile: a sync failed, or damage was found.
-    #[error("the store lost blocks while it was pulled; what is missing is pulled again")]
+    /// The store lost blocks during the pull: a sync failed, or damage was found.
+    #[error("the store lost blocks during the pull; they are fetched again")]
     Lost,
-    /// It was told to stop.
-    #[error("it was stopped")]
+    /// The caller stopped the pull.
+    #[error("the pull was stopped")]
     Stopped,
-    /// The work panicked; the panic was logged.
+    /// A task of the pull panicked.
     #[error(transparent)]
     Panicked(#[from] Panicked),
 }
@@ -88,9 +87,8 @@ impl From<TreeError> for ManifestPullError {
 }
 
 impl ManifestPullError {
-    /// Whether the manifest itself is bad: it will be so at the next attempt
-    /// too, and only another manifest helps.
-    pub fn is_refusal(&self) -> bool {
+    /// Reports whether the manifest itself is bad, so that only another manifest helps.
+    pub fn is_bad_manifest(&self) -> bool {
         matches!(
             self,
             Self::NotManifest { .. }
@@ -101,8 +99,8 @@ impl ManifestPullError {
         )
     }
 
-    /// Whether it is the store that failed: nothing is known then of what was
-    /// there before.
+    /// Reports whether the store failed. Nothing is then known about the blocks that were stored
+    /// before.
     pub(crate) fn is_of_store(&self) -> bool {
         matches!(
             self,

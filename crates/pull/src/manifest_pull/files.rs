@@ -1,5 +1,5 @@
-//! The files of segments: which there are, and whether they are here whole.
-//! Everything here blocks.
+//! The files of segments: which are new, and whether they are complete in the store. All functions
+//! block the thread.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
@@ -14,17 +14,17 @@ use types::{
 use super::ManifestPullError;
 use crate::plan::{KnownFiles, Summary, TreeWalk};
 
-/// Nodes that are remembered while files are checked, so that a node that is
-/// named again and again is read once.
+/// Maximum number of nodes that are remembered while files are checked, so that a node that occurs
+/// many times is read once.
 const CHECKED_MAX: usize = 64 * 1024;
 
-/// A file that has to be here.
+/// A file that must be complete in the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct FileWant {
     pub(super) cid: Cid,
     pub(super) size: u64,
-    /// The file that is here under its path.
-    pub(super) like: Option<Cid>,
+    /// The file at the same path in the last snapshot.
+    pub(super) similar: Option<Cid>,
 }
 
 impl From<&FileWant> for Want {
@@ -37,7 +37,7 @@ impl From<&FileWant> for Want {
     }
 }
 
-/// Checks a segment that is here, entry by entry.
+/// Checks a stored segment, entry by entry.
 pub(super) fn check_segment(
     store: &dyn BlockRead,
     segment: &SegmentRef,
@@ -58,51 +58,51 @@ pub(super) fn check_segment(
 
 /// A segment of the last snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Held {
+pub(super) struct BaseSegment {
     pub(super) cid: Cid,
-    /// Whether all that it names is known to be here. If not, it only tells what
-    /// is likely to be like what is new.
+    /// True if all its files are known to be complete. Otherwise it only serves for similarity
+    /// hints.
     pub(super) is_complete: bool,
 }
 
-/// The files of `segment` that are in no complete one of `held`, each once.
+/// Returns the files of `segment` that no complete segment of `base` has, each once.
 ///
-/// A line that stands in one of these is not read: what it names is there
-/// under that very name. After a few edits or deletions that is nearly all.
+/// A line that also occurs in a complete segment is not parsed, because its file is stored. After a
+/// few edits or deletions these are nearly all lines.
 pub(super) fn files_of(
     store: &dyn BlockRead,
     segment: Cid,
-    held: &[Held],
+    base: &[BaseSegment],
 ) -> Result<Vec<FileWant>, ManifestPullError> {
-    let mut old = Vec::with_capacity(held.len());
-    for held in held {
-        match get_required(store, held.cid) {
-            Ok(bytes) => old.push((held, bytes)),
-            // It would only have helped.
-            Err(StoreError::Missing(_) | StoreError::Damaged { .. }) if !held.is_complete => {}
+    let mut old = Vec::with_capacity(base.len());
+    for segment in base {
+        match get_required(store, segment.cid) {
+            Ok(bytes) => old.push((segment, bytes)),
+            // It would only have given hints.
+            Err(StoreError::Missing(_) | StoreError::Damaged { .. }) if !segment.is_complete => {}
             Err(error) => return Err(error.into()),
         }
     }
     let new = get_required(store, segment)?;
     let new_lines: HashSet<&[u8]> = segment_lines(&new).collect();
     let mut old_lines: HashSet<&[u8]> = HashSet::new();
-    let mut here = KnownFiles::new();
+    let mut known = KnownFiles::new();
     let mut before = HashMap::new();
-    for (held, bytes) in &old {
+    for (old_segment, bytes) in &old {
         for line in segment_lines(bytes) {
             if new_lines.contains(line) {
-                if held.is_complete {
+                if old_segment.is_complete {
                     old_lines.insert(line);
                 }
                 continue;
             }
-            let entry = match entry(held.cid, line) {
+            let entry = match entry(old_segment.cid, line) {
                 Ok(entry) => entry,
-                Err(_) if !held.is_complete => continue,
+                Err(_) if !old_segment.is_complete => continue,
                 Err(error) => return Err(error),
             };
-            if held.is_complete {
-                here.add(&entry);
+            if old_segment.is_complete {
+                known.add(&entry);
             }
             if let EntryKind::File { cid, .. } = entry.kind {
                 before.insert(entry.path, cid);
@@ -113,11 +113,11 @@ pub(super) fn files_of(
     for line in segment_lines(&new).filter(|line| !old_lines.contains(line)) {
         let entry = entry(segment, line)?;
         if let EntryKind::File { cid, size, .. } = entry.kind
-            && !here.has(&cid, size)
+            && !known.has(&cid, size)
         {
-            let like = before.get(&entry.path).copied().filter(|before| *before != cid);
-            files.push(FileWant { cid, size, like });
-            here.add(&entry);
+            let similar = before.get(&entry.path).copied().filter(|before| *before != cid);
+            files.push(FileWant { cid, size, similar });
+            known.add(&entry);
         }
     }
     Ok(files)
@@ -127,8 +127,12 @@ fn entry(cid: Cid, line: &[u8]) -> Result<Entry, ManifestPullError> {
     Entry::from_json(line).map_err(|source| ManifestPullError::Unsound { cid, source })
 }
 
-/// The first block that is missing of these files, if one is. They are of the
-/// lengths that the manifest says, so that a restore can read them.
+/// Returns the first missing block of these files, if any.
+///
+/// # Errors
+///
+/// Returns [`ManifestPullError::NotFile`] if a file has another length than in the manifest,
+/// because a restore could not read it.
 pub(super) fn first_missing(
     store: &dyn BlockRead,
     files: &[FileWant],
@@ -153,7 +157,7 @@ fn missing_of(
         if cid.codec() == Codec::Raw {
             match store.len_of(&cid)? {
                 Some(len) if len == size => continue,
-                Some(_) => return Err(not_file("a chunk of it is of another length")),
+                Some(_) => return Err(not_file("a chunk has another length")),
                 None => return Ok(Some(cid)),
             }
         }
@@ -165,15 +169,15 @@ fn missing_of(
             Ok(None) | Err(StoreError::Damaged { .. }) => return Ok(Some(cid)),
             Err(error) => return Err(error.into()),
         };
-        let node = FileNode::decode(&bytes).map_err(|_| not_file("it is of another form"))?;
+        let node = FileNode::decode(&bytes).map_err(|_| not_file("a node is malformed"))?;
         if node.size() != size {
-            return Err(not_file("its length is another"));
+            return Err(not_file("a node has another length"));
         }
         if checked.len() >= CHECKED_MAX {
             checked.clear();
         }
-        // Each name of a node stands for the same below it, but its parent may
-        // give it a wrong length, or it may be deeper than before.
+        // A node has the same children wherever it occurs, but a parent may give it a wrong length,
+        // or it may be deeper than before.
         if checked.get(&cid).is_none_or(|checked_at| depth > *checked_at) {
             checked.insert(cid, depth);
             stack.extend(node.children().iter().map(|child| (child.cid, child.len, depth + 1)));
@@ -191,7 +195,7 @@ mod tests {
 
     use super::*;
 
-    /// A file with this content, written at this time.
+    /// Returns a file with this content and modification time.
     fn file(path: &str, content: &str, mtime_ns: i128) -> Entry {
         let blake3 = Hash::of(content.as_bytes());
         let (cid, size) = (Cid::new(Codec::Raw, blake3), content.len() as u64);
@@ -215,7 +219,7 @@ mod tests {
     fn the_files_that_are_new_are_those_whose_content_is() {
         let store = MemStore::new();
         let dir = Entry { kind: EntryKind::Dir, ..file("dir", "", 0) };
-        let complete = |cid| Held { cid, is_complete: true };
+        let complete = |cid| BaseSegment { cid, is_complete: true };
         let known = [
             put(&store, &[file("a", "one", 1), file("b", "two", 1), file("c", "three", 1)]),
             put(&store, &[dir.clone(), file("dir/e", "four", 1), file("dir/f", "five", 1)]),
@@ -225,39 +229,38 @@ mod tests {
             &store,
             &[
                 file("a", "one", 1),
-                // Touched, renamed, and edited.
+                // Touched, renamed, and new.
                 file("b", "two", 2),
                 file("c2", "three", 1),
                 file("d", "new", 1),
                 dir,
                 file("dir/e", "four and more", 1),
                 file("dir/f", "five", 1),
-                // Twice, and a copy of what is there under another name.
+                // The same new content under another name.
                 file("dir/g", "new", 1),
             ],
         );
         let contents = |files: Vec<FileWant>| files.iter().map(|f| f.cid).collect::<Vec<_>>();
         let cid = |content: &str| Cid::of(Codec::Raw, content.as_bytes());
         let files = files_of(&store, new, &known).unwrap();
-        let likes: Vec<_> = files.iter().map(|file| file.like).collect();
-        assert_eq!(likes, [None, Some(cid("four"))], "what was there under the path");
+        let similar: Vec<_> = files.iter().map(|file| file.similar).collect();
+        assert_eq!(similar, [None, Some(cid("four"))], "the old file at the path");
         assert_eq!(contents(files), [cid("new"), cid("four and more")]);
         let files = files_of(&store, new, &known[1..]).unwrap();
         let without = ["one", "two", "three", "new", "four and more"];
         assert_eq!(contents(files), without.map(cid));
         assert_eq!(files_of(&store, known[0].cid, &known[..1]).unwrap(), []);
-        // What is not known to be whole tells of likeness alone, and so does what
-        // is gone.
+        // Segments that may be incomplete or missing give only hints.
         let gone = Cid::of(Codec::Json, b"gone");
         let unknown = [known[0].cid, known[1].cid, gone];
-        let unknown = unknown.map(|cid| Held { cid, is_complete: false });
+        let unknown = unknown.map(|cid| BaseSegment { cid, is_complete: false });
         let files = files_of(&store, new, &unknown).unwrap();
-        let likes: Vec<_> = files.iter().filter_map(|file| file.like).collect();
-        assert_eq!(likes, [cid("four")]);
+        let similar: Vec<_> = files.iter().filter_map(|file| file.similar).collect();
+        assert_eq!(similar, [cid("four")]);
         let all = ["one", "two", "three", "new", "four and more", "five"];
         assert_eq!(contents(files), all.map(cid));
         assert!(files_of(&store, new, &[complete(gone)]).is_err());
-        // The same content under another length is another file.
+        // The same content with another length is another file.
         let mut other = file("a", "one", 1);
         if let EntryKind::File { size, .. } = &mut other.kind {
             *size += 1;
@@ -274,7 +277,8 @@ mod tests {
         let block = types::Block::new(Codec::Json, lines).unwrap();
         let cid = block.cid();
         store.put(&[EncodedBlock::plain(block)]).unwrap();
-        let error = files_of(&store, cid, &[Held { cid: known, is_complete: true }]).unwrap_err();
+        let error =
+            files_of(&store, cid, &[BaseSegment { cid: known, is_complete: true }]).unwrap_err();
         assert!(matches!(error, ManifestPullError::Unsound { cid: found, .. } if found == cid));
     }
 }

@@ -1,26 +1,24 @@
-//! From an offer to a snapshot: a manifest that was signed becomes one that B
-//! holds, with every block.
+//! Pulls a manifest: an offer with a valid signature becomes a snapshot with all its blocks.
 //!
-//! Role: one attempt, which can be stopped, fail or be lost at any point, and
-//! begun again: it looks at what is wanted and at what is there. Who calls it
-//! has checked the offer's signature and number, and decides when to try again.
+//! Role: one attempt. It can be stopped, fail or crash at any point, and run again, because it
+//! compares the manifest with the store. The caller has checked the signature and the sequence
+//! number of the offer, and decides when to retry.
 //!
-//! Order: dataset and header, which are checked against what was signed; the
-//! segments that are new, each checked entry by entry; only then a partial
-//! root, and the files; everything present; the record and its root, which are
-//! the commit; the partial root goes.
+//! Order: the dataset and the header, which are checked against the signed offer; the new segments,
+//! each checked entry by entry; a partial root; the files; a check that all blocks are present; the
+//! record and its root, which are the commit; removal of the partial root.
 //!
-//! Invariants: no file is fetched of a manifest that could not be restored
-//! safely; what was fetched for an older manifest stays until the newer one's
-//! partial root has taken its place; memory holds one group of files and a
-//! summary of each segment, whatever the size of the folder.
+//! Invariants: no file of a manifest is fetched that could not be restored safely; blocks that were
+//! fetched for an older manifest stay until the partial root of the newer one replaces the older
+//! root; memory is limited to one group of files and a summary of each segment, independent of the
+//! size of the folder.
 
 mod cache;
 mod error;
 mod files;
-mod lacking;
 mod patches;
 mod progress;
+mod unavailable;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -31,38 +29,40 @@ use manifest::Offer;
 use net::{PeerId, Want};
 use protocols::{Clock, PatchWant, SessionPool, blocking};
 use snapshots::{Snapshot, SnapshotRecord, SnapshotStore, SnapshotTree, header_of};
-use store::{BlockStore, Pin, Root, StoreError, WriteEpoch};
+use store::{BlockStore, Pin, Root, StoreError, WriteEpoch, get_required};
 use tokio_util::sync::CancellationToken;
 use types::{Cid, FolderId, ManifestHeader};
 
-use self::cache::{Caches, Complete, FolderCache};
-use self::files::{FileWant, Held, check_segment, files_of, first_missing};
-use self::lacking::{Lacking, whole};
+use self::cache::{Caches, CompleteSegments, FolderCache};
+use self::files::{BaseSegment, FileWant, check_segment, files_of, first_missing};
 use self::patches::segment_patches;
-use crate::likes::Likes;
+use self::unavailable::{Unavailable, require_complete};
+use crate::error::PullError;
 use crate::plan::{Counts, Plan, Step, Summary, TreeWalk, diff};
-use crate::puller::{PullError, Puller};
+use crate::puller::Puller;
+use crate::similar::SimilarBlocks;
 
 pub use self::error::ManifestPullError;
 pub use self::progress::{ManifestProgress, PullNumbers};
 
-/// What the names of the roots of pulls begin with.
+/// Prefix of the names of the partial roots of pulls.
 pub(crate) const PULL_PREFIX: &str = "pull/";
-/// Segments that are checked in one go, on a thread that may block.
-const CHECKED_AT_ONCE: usize = 32;
-/// Files that are pulled in one go, at most, but always those of a segment.
+/// Number of segments that are checked in one call on a thread that may block.
+const CHECK_BATCH: usize = 32;
+/// Maximum number of files in one group, rounded up to complete segments.
 const GROUP_FILES: usize = 4096;
-/// What a power cut may cost of a pull that goes on, in bytes.
+/// Length of fetched blocks after which the store is synced, in bytes: the most that a power cut
+/// costs.
 const SYNC_EVERY: u64 = 256 << 20;
-/// Segments that are looked through for one such group.
+/// Maximum number of segments in one group.
 const GROUP_SEGMENTS: usize = 64;
 
-/// The name of the partial root of a pull.
+/// Returns the name of the partial root of a pull.
 pub(crate) fn pull_root(source: &PeerId, folder: &FolderId) -> String {
     format!("{PULL_PREFIX}{source}/{folder}")
 }
 
-/// Pulls manifests into one store. Clones share what is remembered.
+/// Pulls manifests into one store. Clones share the caches.
 #[derive(Clone)]
 pub struct ManifestPuller(Arc<Shared>);
 
@@ -81,33 +81,33 @@ impl fmt::Debug for ManifestPuller {
     }
 }
 
-/// What is pulled, and how.
+/// A manifest to pull.
 #[derive(Clone, Debug)]
 pub struct ManifestJob {
-    /// Whose manifest it is.
+    /// Peer id of the source.
     pub source: PeerId,
-    /// The manifest; its signature and its number were checked.
+    /// The offer; the caller has checked its signature and sequence number.
     pub offer: Offer,
-    /// Whom to ask, one after the other.
+    /// The peers to fetch from, in order.
     pub peers: Vec<PeerId>,
-    /// Where it is told how far it is.
+    /// The progress, which is updated during the pull.
     pub progress: Arc<ManifestProgress>,
-    /// Ends it with [`ManifestPullError::Stopped`].
+    /// Ends the pull with [`ManifestPullError::Stopped`].
     pub stop: CancellationToken,
 }
 
 impl ManifestPuller {
-    /// Nothing is remembered yet.
+    /// Creates a puller with empty caches.
     pub fn new(snapshots: SnapshotStore, pool: SessionPool, clock: Arc<dyn Clock>) -> Self {
         Self(Arc::new(Shared { snapshots, pool, clock, caches: Caches::default() }))
     }
 
-    /// Pulls a manifest and commits its snapshot. One attempt; for one folder
-    /// of a source at most one runs at a time.
+    /// Pulls a manifest in one attempt and commits its snapshot. At most one pull of a folder may
+    /// run at a time.
     ///
     /// # Errors
     ///
-    /// [`ManifestPullError`]; there is no new snapshot then.
+    /// Returns [`ManifestPullError`] if the attempt failed. No new snapshot exists then.
     pub async fn pull(&self, job: ManifestJob) -> Result<Snapshot, ManifestPullError> {
         let shared = &self.0;
         let (source, folder) = (job.source, job.offer.published.folder_id.clone());
@@ -132,13 +132,13 @@ impl ManifestPuller {
             pin: Arc::new(pin),
             puller,
             job,
-            held_elsewhere: Vec::new(),
+            base_segments: Vec::new(),
             base_header: None,
         };
         let result = attempt.run().await;
         let mut cache = std::mem::take(&mut attempt.cache);
         match &result {
-            // What was put may not be there any more.
+            // Blocks that were stored may be lost.
             Err(error) if error.is_of_store() => cache = FolderCache::default(),
             _ => {}
         }
@@ -146,21 +146,20 @@ impl ManifestPuller {
         result
     }
 
-    /// Removes the partial roots of pulls that nobody goes on with: those that
-    /// became a snapshot, and those of peers that are no sources any more.
-    /// Blocks.
+    /// Removes the partial roots of pulls that will not continue: those that became a snapshot, and
+    /// those of peers that are not among `sources`. Blocks the thread.
     ///
     /// # Errors
     ///
-    /// Those of the disk.
-    pub fn tidy(&self, sources: &[PeerId]) -> Result<(), ManifestPullError> {
+    /// Returns [`ManifestPullError::Store`] or [`ManifestPullError::Snapshot`] if the store fails.
+    pub fn remove_stale_roots(&self, sources: &[PeerId]) -> Result<(), ManifestPullError> {
         let snapshots = &self.0.snapshots;
         for (name, root) in snapshots.store().roots(PULL_PREFIX) {
             let parts = name.strip_prefix(PULL_PREFIX).and_then(|rest| rest.split_once('/'));
             let parsed = parts.and_then(|(peer, folder)| {
                 Some((peer.parse::<PeerId>().ok()?, folder.parse::<FolderId>().ok()?))
             });
-            // A name of another form is not ours.
+            // Roots with another form of name do not belong to a pull.
             let Some((peer, folder)) = parsed else { continue };
             let is_done = || {
                 let newest = snapshots.newest(&peer, &folder)?;
@@ -174,21 +173,21 @@ impl ManifestPuller {
     }
 }
 
-/// What there is of the folder.
+/// The newest local snapshot to diff against, if any.
 enum Base {
-    /// The manifest has its snapshot.
+    /// The manifest already has its snapshot.
     Done(Box<Snapshot>),
-    /// The newest snapshot's header, if there is one that can be read.
+    /// The header of the newest snapshot, if it exists and can be read.
     Header(Option<Arc<ManifestHeader>>),
 }
 
-/// Why the search for what there is of the folder ended early.
-enum Unfinished {
+/// Reason why no base was determined.
+enum NoBase {
     Done(Box<Snapshot>),
     Failed(ManifestPullError),
 }
 
-impl<E: Into<ManifestPullError>> From<E> for Unfinished {
+impl<E: Into<ManifestPullError>> From<E> for NoBase {
     fn from(error: E) -> Self {
         Self::Failed(error.into())
     }
@@ -201,46 +200,46 @@ struct Attempt<'a> {
     store: Arc<dyn BlockStore>,
     root_name: String,
     epoch: WriteEpoch,
-    /// What the store had lost when the attempt began.
+    /// Loss counter of the store at the start of the attempt.
     losses: u64,
-    /// Shared with the commit, which may outlive an attempt that is cut off.
+    /// Shared with the commit, which may outlive an aborted attempt.
     pin: Arc<Pin>,
     puller: Puller,
     cache: FolderCache,
     /// The segments of the last snapshot, in order.
-    held_elsewhere: Vec<Held>,
-    /// The block that holds the last snapshot's header.
+    base_segments: Vec<BaseSegment>,
+    /// CID of the header of the last snapshot.
     base_header: Option<Cid>,
 }
 
 impl Attempt<'_> {
     async fn run(&mut self) -> Result<Snapshot, ManifestPullError> {
-        let base = match self.base().await? {
-            // The attempt before was cut off when it had done all.
+        let base = match self.find_base().await? {
+            // An earlier attempt was aborted after its commit.
             Base::Done(snapshot) => return Ok(*snapshot),
             Base::Header(base) => base,
         };
-        let header = Arc::new(self.header().await?);
+        let header = Arc::new(self.fetch_header().await?);
         let complete = self.cache.complete();
-        self.held_elsewhere = base.as_ref().map_or_else(Vec::new, |base| {
-            let held = |cid: Cid| Held { cid, is_complete: complete.contains_key(&cid) };
-            base.segments.iter().map(|segment| held(segment.cid)).collect()
+        self.base_segments = base.as_ref().map_or_else(Vec::new, |base| {
+            let segment = |cid: Cid| BaseSegment { cid, is_complete: complete.contains_key(&cid) };
+            base.segments.iter().map(|reference| segment(reference.cid)).collect()
         });
         let plan = Arc::new(diff(&header, base.as_deref(), &complete));
         if let Some(base) = &base {
             self.patch(segment_patches(&plan, &header, base)).await?;
         }
         let wanted = plan.new_segments().map(|step| step.segment.cid).collect();
-        whole(&self.puller.blocks(wanted).await?)?;
-        let summaries = Arc::new(self.check(plan.clone(), complete).await?);
-        let total = self.count(&plan, &summaries);
-        self.begin(&plan, &summaries).await?;
-        self.files(&plan, &summaries).await?;
+        require_complete(&self.puller.blocks(wanted).await?)?;
+        let summaries = Arc::new(self.check_segments(plan.clone(), complete).await?);
+        let total = self.count_totals(&plan, &summaries);
+        self.set_partial_root(&plan, &summaries).await?;
+        self.pull_files(&plan, &summaries).await?;
         self.commit(&header, &total, &summaries).await
     }
 
-    /// The header of the newest snapshot, which is kept until the end.
-    async fn base(&mut self) -> Result<Base, ManifestPullError> {
+    /// Finds the newest snapshot and pins it until the end of the attempt.
+    async fn find_base(&mut self) -> Result<Base, ManifestPullError> {
         let manifest = self.job.offer.published.manifest_cid;
         let snapshots = self.shared.snapshots.clone();
         let (source, folder) = (self.job.source, self.job.offer.published.folder_id.clone());
@@ -252,10 +251,10 @@ impl Attempt<'_> {
                 return Ok((None, store.root(&root_name)));
             };
             if newest.record.manifest == manifest {
-                return Err(Unfinished::Done(Box::new(newest)));
+                return Err(NoBase::Done(Box::new(newest)));
             }
             pin.add([newest.cid]);
-            // It may have gone before it was pinned.
+            // It may have been removed before it was pinned.
             let again = snapshots.newest(&source, &folder)?;
             if again.as_ref().map(|again| again.cid) != Some(newest.cid) {
                 return Ok((None, store.root(&root_name)));
@@ -263,9 +262,9 @@ impl Attempt<'_> {
             let tree = match SnapshotTree::open(store.clone(), newest.record.manifest) {
                 Ok(tree) => Some(tree),
                 Err(error) => {
-                    // A pull is how it is mended: nothing is taken for known.
+                    // The pull repairs it, because it then treats no block as known.
                     let id = &newest.id;
-                    tracing::warn!(%id, %error, "the newest snapshot of a folder is damaged");
+                    tracing::warn!(%id, %error, "the newest snapshot of the folder is damaged; its blocks are fetched again");
                     None
                 }
             };
@@ -274,8 +273,8 @@ impl Attempt<'_> {
         });
         let (base, partial) = match newest.await {
             Ok(found) => found,
-            Err(Unfinished::Done(snapshot)) => return Ok(Base::Done(snapshot)),
-            Err(Unfinished::Failed(error)) => return Err(error),
+            Err(NoBase::Done(snapshot)) => return Ok(Base::Done(snapshot)),
+            Err(NoBase::Failed(error)) => return Err(error),
         };
         let cache = std::mem::take(&mut self.cache);
         let base_cid = base.as_ref().map(|(cid, ..)| *cid);
@@ -289,49 +288,49 @@ impl Attempt<'_> {
     }
 
     /// Fetches the dataset and the header, and checks them.
-    async fn header(&mut self) -> Result<ManifestHeader, ManifestPullError> {
+    async fn fetch_header(&mut self) -> Result<ManifestHeader, ManifestPullError> {
         let manifest = self.job.offer.published.manifest_cid;
-        whole(&self.puller.blocks(vec![manifest]).await?)?;
+        require_complete(&self.puller.blocks(vec![manifest]).await?)?;
         let store = self.store.clone();
         let header_cid = blocking(move || {
-            let bytes = store.get(&manifest)?.ok_or(StoreError::Missing(manifest))?;
+            let bytes = get_required(&*store, manifest)?;
             Ok::<_, ManifestPullError>(header_of(manifest, &bytes)?)
         });
         let header_cid = header_cid.await?;
         if let Some(base) = self.base_header {
             self.patch(vec![PatchWant { cid: header_cid, bases: vec![base] }]).await?;
         }
-        whole(&self.puller.blocks(vec![header_cid]).await?)?;
+        require_complete(&self.puller.blocks(vec![header_cid]).await?)?;
         let store = self.store.clone();
         let header = blocking(move || {
-            let bytes = store.get(&header_cid)?.ok_or(StoreError::Missing(header_cid))?;
+            let bytes = get_required(&*store, header_cid)?;
             ManifestHeader::decode(&bytes)
                 .map_err(|source| ManifestPullError::Unsound { cid: header_cid, source })
         });
         let header = header.await?;
         let published = &self.job.offer.published;
-        let is_as_signed = |holds: bool, what| {
-            if holds { Ok(()) } else { Err(ManifestPullError::NotAsSigned(what)) }
+        let check = |is_equal: bool, field| {
+            if is_equal { Ok(()) } else { Err(ManifestPullError::NotAsSigned(field)) }
         };
-        is_as_signed(header.folder_id == published.folder_id, "folder")?;
-        is_as_signed(header.sequence_number == published.sequence_number, "number")?;
+        check(header.folder_id == published.folder_id, "folder")?;
+        check(header.sequence_number == published.sequence_number, "sequence number")?;
         let source = header.source_peer_id.parse::<PeerId>();
-        is_as_signed(source.is_ok_and(|source| source == self.job.source), "source")?;
+        check(source.is_ok_and(|source| source == self.job.source), "source")?;
         Ok(header)
     }
 
-    /// Checks every segment: those that were not checked before entry by entry.
-    async fn check(
+    /// Checks every segment; those that were not checked before are checked entry by entry.
+    async fn check_segments(
         &mut self,
         plan: Arc<Plan>,
         complete: HashMap<Cid, Summary>,
     ) -> Result<HashMap<Cid, Summary>, ManifestPullError> {
-        // A pull that is superseded again and again must not spend its time on
-        // checking what it has checked.
+        // Keeps the checks of an unfinished pull, so that a folder whose manifests are superseded
+        // again and again makes progress.
         let checked = std::mem::take(&mut self.cache.checked);
         let mut state = (TreeWalk::new(), complete);
         state.1.extend(checked);
-        for range in ranges(plan.steps.len(), CHECKED_AT_ONCE) {
+        for range in ranges(plan.steps.len(), CHECK_BATCH) {
             self.check_stopped()?;
             let (store, plan) = (self.store.clone(), plan.clone());
             let checked = blocking(move || {
@@ -341,7 +340,7 @@ impl Attempt<'_> {
                     let known = summaries.get(&cid).filter(|known| known.is_of(&step.segment));
                     match known {
                         Some(known) => walk
-                            .pass(known)
+                            .skip(known)
                             .map_err(|source| ManifestPullError::Unsound { cid, source })?,
                         None => {
                             let summary = check_segment(&*store, &step.segment, &mut walk)?;
@@ -354,15 +353,15 @@ impl Attempt<'_> {
             state = checked.await?;
         }
         let (_, mut summaries) = state;
-        let ours: std::collections::HashSet<Cid> =
+        let used: std::collections::HashSet<Cid> =
             plan.steps.iter().map(|step| step.segment.cid).collect();
-        summaries.retain(|cid, _| ours.contains(cid));
+        summaries.retain(|cid, _| used.contains(cid));
         self.cache.checked.clone_from(&summaries);
         Ok(summaries)
     }
 
-    /// What the manifest comes to, and how much of it is known to be here.
-    fn count(&self, plan: &Plan, summaries: &HashMap<Cid, Summary>) -> Counts {
+    /// Returns the totals of the manifest, and adds the known part to the progress.
+    fn count_totals(&self, plan: &Plan, summaries: &HashMap<Cid, Summary>) -> Counts {
         let mut total = Counts::default();
         for step in &plan.steps {
             let Some(summary) = summaries.get(&step.segment.cid) else { continue };
@@ -370,16 +369,16 @@ impl Attempt<'_> {
             total.add_all(counts);
             if !step.is_new {
                 self.job.progress.add_files(counts.files);
-                self.job.progress.add_bytes_here(counts.bytes);
+                self.job.progress.add_bytes_stored(counts.bytes);
             }
         }
         self.job.progress.set_total(&total);
         total
     }
 
-    /// Sets the partial root: from now on this pull goes on after a crash. It
-    /// takes the place of an older pull's, whose files these are as well.
-    async fn begin(
+    /// Sets the partial root, so that the fetched blocks survive a crash. It replaces the root of
+    /// an older pull of the folder, most of whose blocks the new manifest also needs.
+    async fn set_partial_root(
         &mut self,
         plan: &Plan,
         summaries: &HashMap<Cid, Summary>,
@@ -398,28 +397,27 @@ impl Attempt<'_> {
             let cid = step.segment.cid;
             Some((cid, summaries.get(&cid)?.clone()))
         });
-        self.cache.partial = Some(Complete { root: manifest, segments: known.collect() });
+        self.cache.partial = Some(CompleteSegments { root: manifest, segments: known.collect() });
         Ok(())
     }
 
-    /// Pulls the files of the new segments, group by group, and checks that
-    /// they are here.
-    async fn files(
+    /// Pulls the files of the new segments, group by group, and checks that they are complete.
+    async fn pull_files(
         &mut self,
         plan: &Arc<Plan>,
         summaries: &Arc<HashMap<Cid, Summary>>,
     ) -> Result<(), ManifestPullError> {
-        let (mut lacking, mut synced) = (Lacking::default(), 0);
+        let (mut unavailable, mut synced) = (Unavailable::default(), 0);
         let new: Arc<Vec<Step>> = Arc::new(plan.new_segments().cloned().collect());
         let mut next = 0;
         while next < new.len() {
             self.check_stopped()?;
-            let group = self.group(new.clone(), next).await?;
+            let group = self.next_group(new.clone(), next).await?;
             let steps = &new[group.range.clone()];
             next = group.range.end;
             let wants: Vec<Want> = group.files.iter().map(Want::from).collect();
-            let report = self.puller.trees(wants, likes(&group.files)).await?;
-            lacking.add(&report);
+            let report = self.puller.trees(wants, similar_blocks(&group.files)).await?;
+            unavailable.add(&report);
             let mut counts = Counts::default();
             for step in steps {
                 if let Some(summary) = summaries.get(&step.segment.cid) {
@@ -427,25 +425,24 @@ impl Attempt<'_> {
                 }
             }
             let wanted: u64 = group.files.iter().map(|file| file.size).fold(0, u64::saturating_add);
-            self.job.progress.add_bytes_here(counts.bytes.saturating_sub(wanted));
+            self.job.progress.add_bytes_stored(counts.bytes.saturating_sub(wanted));
             if !report.is_complete() {
                 continue;
             }
             let (store, epoch) = (self.store.clone(), self.epoch);
             let fetched = self.job.progress.numbers().fetched_bytes;
-            let is_much = fetched - synced > SYNC_EVERY;
-            if is_much {
+            let is_sync_due = fetched - synced > SYNC_EVERY;
+            if is_sync_due {
                 synced = fetched;
             }
-            let gone = blocking(move || {
-                if is_much {
+            let missing = blocking(move || {
+                if is_sync_due {
                     store.commit(epoch)?;
                 }
                 first_missing(&*store, &group.files)
             });
-            let gone = gone.await?;
-            if let Some(cid) = gone {
-                lacking.is_missing(cid, 1);
+            if let Some(cid) = missing.await? {
+                unavailable.add_missing(cid, 1);
                 continue;
             }
             self.job.progress.add_files(counts.files);
@@ -457,16 +454,20 @@ impl Attempt<'_> {
                 partial.segments.extend(done);
             }
         }
-        lacking.result()
+        unavailable.result()
     }
 
-    /// The files of the next new segments that are not known to be here.
-    async fn group(&self, new: Arc<Vec<Step>>, from: usize) -> Result<Group, ManifestPullError> {
-        let (store, held) = (self.store.clone(), self.held_elsewhere.clone());
+    /// Returns the files of the next new segments that are not known to be complete.
+    async fn next_group(
+        &self,
+        new: Arc<Vec<Step>>,
+        from: usize,
+    ) -> Result<Group, ManifestPullError> {
+        let (store, base) = (self.store.clone(), self.base_segments.clone());
         blocking(move || {
             let mut group = Group { range: from..from, files: Vec::new() };
             for step in new.iter().skip(from).take(GROUP_SEGMENTS) {
-                let overlaps = held.get(step.overlaps.clone()).unwrap_or_default();
+                let overlaps = base.get(step.overlaps.clone()).unwrap_or_default();
                 group.files.extend(files_of(&*store, step.segment.cid, overlaps)?);
                 group.range.end += 1;
                 if group.files.len() >= GROUP_FILES {
@@ -478,7 +479,7 @@ impl Attempt<'_> {
         .await
     }
 
-    /// The last look, and the last write.
+    /// Checks that all blocks are present, and commits the snapshot.
     async fn commit(
         &mut self,
         header: &Arc<ManifestHeader>,
@@ -513,24 +514,24 @@ impl Attempt<'_> {
                     return Err(StoreError::Missing(cid).into());
                 }
             }
-            // The files were looked for one by one, while the store went on.
+            // The files were checked one by one; the store may have lost some of them since.
             if store.loss_counter() != losses {
                 return Err(ManifestPullError::Lost);
             }
             let snapshot = snapshots.commit(record, epoch)?;
-            // It is committed: what is left to do may fail. Where this attempt
-            // was cut off, the root may be that of the next one.
-            let ours = Root { cid: snapshot.record.manifest, partial: true };
-            if store.root(&root_name) == Some(ours)
+            // After the commit, a failure is only logged. If this attempt was aborted, the root may
+            // already belong to the next one.
+            let own_root = Root { cid: snapshot.record.manifest, partial: true };
+            if store.root(&root_name) == Some(own_root)
                 && let Err(error) = store.remove_root(&root_name)
             {
-                tracing::warn!(root = root_name, %error, "the root of a pull that is done stays");
+                tracing::warn!(root = root_name, %error, "cannot remove the partial root of a finished pull");
             }
             Ok::<_, ManifestPullError>(snapshot)
         });
         let snapshot = snapshot.await?;
         let segments = HashMap::clone(summaries);
-        let base = Some(Complete { root: snapshot.cid, segments });
+        let base = Some(CompleteSegments { root: snapshot.cid, segments });
         self.cache = FolderCache { base, losses: self.losses, ..FolderCache::default() };
         Ok(snapshot)
     }
@@ -540,29 +541,29 @@ impl Attempt<'_> {
     }
 }
 
-/// What is kept of the reason for which a source holds a manifest, in
-/// characters.
+/// Maximum length of the stored reason why a snapshot awaits confirmation, in characters.
 const HELD_LEN_MAX: usize = 1000;
 
-/// The files that are pulled in one go, and the steps that they are of.
+/// Files that are pulled together, and the range of their steps.
 struct Group {
     range: Range<usize>,
     files: Vec<FileWant>,
 }
 
-/// What is here in the place of what is wanted.
-fn likes(files: &[FileWant]) -> Likes {
-    let mut likes = Likes::default();
+/// Pairs the files with the old files at their paths.
+fn similar_blocks(files: &[FileWant]) -> SimilarBlocks {
+    let mut similar = SimilarBlocks::default();
     for file in files {
-        if let Some(here) = file.like {
-            likes.add(file.cid, here);
+        if let Some(stored) = file.similar {
+            similar.add(file.cid, stored);
         }
     }
-    likes
+    similar
 }
 
-fn ranges(len: usize, at_once: usize) -> impl Iterator<Item = Range<usize>> {
-    (0..len).step_by(at_once).map(move |from| from..(from + at_once).min(len))
+/// Splits `0..len` into ranges of at most `step`.
+fn ranges(len: usize, step: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..len).step_by(step).map(move |from| from..(from + step).min(len))
 }
 
 impl From<PullError> for ManifestPullError {

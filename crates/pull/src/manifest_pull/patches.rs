@@ -1,5 +1,4 @@
-//! The parts of a manifest that are like those of the last snapshot, as the
-//! differences to them.
+//! Fetches parts of a manifest as patches to the parts of the last snapshot.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -10,34 +9,35 @@ use types::{Cid, MAX_BLOCK_LEN, ManifestHeader, SegmentRef};
 use super::{Attempt, ManifestPullError};
 use crate::plan::Plan;
 
-/// Segments that are asked for as differences: where more have changed, making
-/// differences costs A more than it saves.
+/// Maximum number of segments that are requested as patches. If more have changed, making patches
+/// costs the source more than it saves.
 const PATCHED_MAX: usize = 4 * PATCH_WANTS_MAX;
 
 impl Attempt<'_> {
-    /// Brings what can be had as a difference; what does not come so is for
-    /// the block protocol to bring or to explain.
+    /// Fetches blocks as patches. Blocks that do not arrive this way are left to the block
+    /// protocol, which also reports the reason.
     ///
     /// # Errors
     ///
-    /// Those of the store here.
+    /// Returns [`ManifestPullError::Store`] if the local store fails, and
+    /// [`ManifestPullError::Stopped`] if the pull is stopped.
     pub(super) async fn patch(&self, wants: Vec<PatchWant>) -> Result<(), ManifestPullError> {
         let Some(peer) = self.job.peers.first() else { return Ok(()) };
         let store = self.store.clone();
-        let lacking = blocking(move || {
-            let mut lacking = Vec::new();
+        let missing = blocking(move || {
+            let mut missing = Vec::new();
             for want in wants {
                 if !store.has(&want.cid)? {
-                    lacking.push(want);
+                    missing.push(want);
                 }
             }
-            Ok::<_, ManifestPullError>(lacking)
+            Ok::<_, ManifestPullError>(missing)
         });
-        for wants in lacking.await?.chunks(PATCH_WANTS_MAX) {
-            let asking =
+        for wants in missing.await?.chunks(PATCH_WANTS_MAX) {
+            let fetching =
                 fetch_patches(self.shared.pool.net(), *peer, self.store.clone(), wants.to_vec());
             let patched = tokio::select! {
-                patched = asking => patched,
+                patched = fetching => patched,
                 () = self.job.stop.cancelled() => return Err(ManifestPullError::Stopped),
             };
             match patched {
@@ -45,7 +45,7 @@ impl Attempt<'_> {
                 Err(PatchError::Store(error)) => return Err(error.into()),
                 Err(PatchError::Panicked(panicked)) => return Err(panicked.into()),
                 Err(PatchError::Exchange(error)) => {
-                    tracing::debug!(%peer, %error, "no differences; the blocks are fetched whole");
+                    tracing::debug!(%peer, %error, "cannot fetch patches; the blocks are fetched complete");
                     return Ok(());
                 }
             }
@@ -54,18 +54,19 @@ impl Attempt<'_> {
     }
 }
 
-/// Which new segments are asked for as differences, and to what: the segments
-/// that held the same stretch of paths, and where there is more now than they
-/// held, those that are no more: it may have moved here from there. Of these
-/// come first those that are as far from the first of them as the new one is
-/// from the first of its stretch, in entries: what has moved is in its old order.
+/// Returns the new segments to request as patches, with their bases: the old segments of the same
+/// range of paths and, if the range has more entries now, removed segments, whose entries may have
+/// moved into it. The removed segments are sorted by position: moved entries keep their order, so
+/// the best one is as many entries behind the first removed one as the new segment is behind the
+/// first of its range.
 pub(super) fn segment_patches(
     plan: &Plan,
     header: &ManifestHeader,
     base: &ManifestHeader,
 ) -> Vec<PatchWant> {
-    let kept: HashSet<Cid> = header.segments.iter().map(|segment| segment.cid).collect();
-    let gone: Vec<_> = places(base.segments.iter().filter(|s| !kept.contains(&s.cid))).collect();
+    let present: HashSet<Cid> = header.segments.iter().map(|segment| segment.cid).collect();
+    let removed: Vec<_> =
+        places(base.segments.iter().filter(|s| !present.contains(&s.cid))).collect();
     let old: HashSet<Cid> = base.segments.iter().map(|segment| segment.cid).collect();
     let new = || plan.new_segments().filter(|step| !old.contains(&step.segment.cid));
     let mut grown: HashMap<usize, u64> = HashMap::new();
@@ -75,24 +76,24 @@ pub(super) fn segment_patches(
     let mut before: HashMap<usize, u64> = HashMap::new();
     let wants = new().filter_map(|step| {
         let overlaps = base.segments.get(step.overlaps.clone()).unwrap_or_default();
-        let held: u64 = overlaps.iter().map(|segment| segment.entries).sum();
+        let old_entries: u64 = overlaps.iter().map(|segment| segment.entries).sum();
         let end = before.entry(step.overlaps.start).or_default();
         let place = *end..*end + step.segment.entries;
         *end = place.end;
         let is_more = grown
             .get(&step.overlaps.start)
-            .is_some_and(|grown| *grown > held.saturating_add(held / 16));
-        // Most of so many is gone: what is left is of the first and of the last.
+            .is_some_and(|grown| *grown > old_entries.saturating_add(old_entries / 16));
+        // Most of so many segments were removed: the rest comes from the first and the last one.
         let is_rest = overlaps.len() > PATCH_BASES_MAX;
         let in_place = overlaps.iter().step_by(if is_rest { overlaps.len() - 1 } else { 1 });
-        let others = (is_more || is_rest).then(|| nearest(&gone, &place)).into_iter().flatten();
+        let others = (is_more || is_rest).then(|| nearest(&removed, &place)).into_iter().flatten();
         let bases = bounded(in_place.chain(others));
         (!bases.is_empty()).then_some(PatchWant { cid: step.segment.cid, bases })
     });
     wants.take(PATCHED_MAX).collect()
 }
 
-/// Segments, each with its place among the entries of all.
+/// Returns the segments with their ranges in the sequence of all entries.
 fn places<'a>(
     segments: impl Iterator<Item = &'a SegmentRef>,
 ) -> impl Iterator<Item = (Range<u64>, &'a SegmentRef)> {
@@ -103,21 +104,21 @@ fn places<'a>(
     })
 }
 
-/// The segments, those around a place first.
+/// Returns the segments, sorted by distance from a range of entries.
 fn nearest<'a>(
-    gone: &[(Range<u64>, &'a SegmentRef)],
+    removed: &[(Range<u64>, &'a SegmentRef)],
     place: &Range<u64>,
 ) -> impl Iterator<Item = &'a SegmentRef> {
-    let mut gone = gone.to_vec();
+    let mut removed = removed.to_vec();
     let middle = |place: &Range<u64>| place.start.midpoint(place.end);
-    gone.sort_by_key(|(other, _)| {
+    removed.sort_by_key(|(other, _)| {
         let gap = place.start.max(other.start).saturating_sub(place.end.min(other.end));
         (gap, middle(other).abs_diff(middle(place)))
     });
-    gone.into_iter().map(|(_, segment)| segment)
+    removed.into_iter().map(|(_, segment)| segment)
 }
 
-/// As many as a question may name, each once.
+/// Returns the CIDs of as many segments as a request may contain, each once.
 fn bounded<'a>(segments: impl Iterator<Item = &'a SegmentRef>) -> Vec<Cid> {
     let (mut bases, mut len) = (Vec::new(), 0);
     for segment in segments {
@@ -217,7 +218,7 @@ mod tests {
             for (number, (cid_now, bases)) in patches.into_iter().enumerate() {
                 assert_eq!(cid_now, cid(&path(dir_now, number as u64)));
                 let old = bases.iter().position(|base| *base == cid(&path("b", number as u64)));
-                // First of what is gone, behind what was in its place.
+                // The first removed segment, behind the one in the same place.
                 assert!(old.is_some_and(|at| at <= 1), "{dir_now} {number} {bases:?}");
             }
         }

@@ -1,41 +1,41 @@
-//! How far the pull of a manifest is.
+//! Progress of pulling a manifest.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::plan::Counts;
-use crate::puller::Progress;
+use crate::progress::PullProgress;
 
-/// How far the pull of a manifest is; can be read from elsewhere.
+/// Progress of pulling a manifest. Can be read while it runs.
 #[derive(Debug, Default)]
 pub struct ManifestProgress {
     files_done: AtomicU64,
     files_total: AtomicU64,
-    /// Bytes that were here before anything was asked for.
-    bytes_here: AtomicU64,
+    /// Bytes that were stored before.
+    bytes_stored: AtomicU64,
     bytes_total: AtomicU64,
-    blocks: Arc<Progress>,
+    blocks: Arc<PullProgress>,
 }
 
-/// The numbers of a [`ManifestProgress`] at one moment.
+/// The numbers of a [`ManifestProgress`] at one time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct PullNumbers {
-    /// Files that are here. Everything but directories counts as a file.
+    /// Number of complete files. All entries except directories are counted as files.
     pub files_done: u64,
-    /// All files; what the source says until the manifest itself is here.
+    /// Number of all files, as announced by the source until the manifest was fetched.
     pub files_total: u64,
-    /// Bytes of files that are here.
+    /// Length of the stored parts of files, in bytes.
     pub bytes_done: u64,
-    /// Bytes of all files; as `files_total`.
+    /// Total length of all files, in bytes; announced like `files_total`.
     pub bytes_total: u64,
-    /// Bytes that came over the network, as they came.
+    /// Number of bytes that were received over the network.
     pub fetched_bytes: u64,
-    /// Blocks that came over the network.
+    /// Number of blocks that were received over the network.
     pub fetched_blocks: u64,
 }
 
 impl ManifestProgress {
-    /// Nothing is here; the source says that there is so much.
+    /// Creates the progress of a pull with the totals that the source announced.
     pub fn new(files_total: u64, bytes_total: u64) -> Self {
         let progress = Self::default();
         progress.files_total.store(files_total, Ordering::Relaxed);
@@ -43,38 +43,40 @@ impl ManifestProgress {
         progress
     }
 
-    /// The numbers now. What is done is never more than all.
+    /// Returns the current numbers. The finished parts never exceed the totals.
     pub fn numbers(&self) -> PullNumbers {
         let get = |number: &AtomicU64| number.load(Ordering::Relaxed);
         let (files_total, bytes_total) = (get(&self.files_total), get(&self.bytes_total));
         PullNumbers {
             files_done: get(&self.files_done).min(files_total),
             files_total,
-            bytes_done: get(&self.bytes_here).saturating_add(self.blocks.bytes()).min(bytes_total),
+            bytes_done: get(&self.bytes_stored)
+                .saturating_add(self.blocks.bytes())
+                .min(bytes_total),
             bytes_total,
             fetched_bytes: self.blocks.fetched_bytes(),
             fetched_blocks: self.blocks.blocks(),
         }
     }
 
-    /// The progress of the blocks.
-    pub(super) fn blocks(&self) -> &Arc<Progress> {
+    /// Returns the progress of the blocks.
+    pub(super) fn blocks(&self) -> &Arc<PullProgress> {
         &self.blocks
     }
 
-    /// Now that every segment has been looked at: so much there is.
+    /// Sets the totals, after all segments were checked.
     pub(super) fn set_total(&self, total: &Counts) {
         self.files_total.store(total.files, Ordering::Relaxed);
         self.bytes_total.store(total.bytes, Ordering::Relaxed);
     }
 
-    /// These are here.
+    /// Adds complete files.
     pub(super) fn add_files(&self, files: u64) {
         self.files_done.fetch_add(files, Ordering::Relaxed);
     }
 
-    /// These were here before.
-    pub(super) fn add_bytes_here(&self, bytes: u64) {
-        self.bytes_here.fetch_add(bytes, Ordering::Relaxed);
+    /// Adds bytes that were stored before.
+    pub(super) fn add_bytes_stored(&self, bytes: u64) {
+        self.bytes_stored.fetch_add(bytes, Ordering::Relaxed);
     }
 }

@@ -1,4 +1,4 @@
-//! A backup server that pulls when it is told to, by hand.
+//! A backup server without a daemon: the test starts each pull.
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 #![allow(clippy::unwrap_used, reason = "in a test it is an assertion")]
@@ -14,7 +14,7 @@ use store::{BlockStore, MemStore};
 use testkit::{PATIENCE, Source, plain_net};
 use tokio_util::sync::CancellationToken;
 
-/// A node that pulls by hand.
+/// A node whose pulls the test starts.
 pub(crate) struct Hand {
     pub(crate) net: Net,
     pub(crate) pool: SessionPool,
@@ -58,7 +58,7 @@ pub(crate) async fn pull(
     puller.pull(job(source, offer)).await
 }
 
-/// A store that has what is offered, and who pulled it.
+/// Pulls the offered manifest into a new store; returns the store and the puller.
 pub(crate) async fn pulled(hand: &Hand, source: &Source) -> (Arc<dyn BlockStore>, ManifestPuller) {
     let store: Arc<dyn BlockStore> = Arc::new(MemStore::new());
     let puller = hand.puller(store.clone());
@@ -66,7 +66,7 @@ pub(crate) async fn pulled(hand: &Hand, source: &Source) -> (Arc<dyn BlockStore>
     (store, puller)
 }
 
-/// Pulls what is offered, and tells how many bytes came for it.
+/// Pulls the offered manifest and returns the number of received bytes.
 pub(crate) async fn cost(puller: &ManifestPuller, source: &Source) -> u64 {
     let job = job(source, &offer(source, "docs"));
     let progress = job.progress.clone();

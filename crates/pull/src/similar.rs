@@ -1,15 +1,14 @@
-//! What is here and likely to be like what is wanted.
+//! Stored blocks that are probably similar to wanted blocks.
 //!
-//! Role: a file that was saved again is for the most part what it was. B has
-//! what it was; A does not. So for what is wanted of a file, B says what it has
-//! in its place ([`net::Sketch`]), and A may answer with the difference: a save
-//! in a long file costs some kilobytes, not the chunk around it.
+//! Role: a file that was saved again is mostly unchanged. The backup server has the old content,
+//! the source does not. So the backup server requests a block of a file with a similarity hint, a
+//! sketch of the block that it has in its place ([`net::Sketch`]), and the source may answer with a
+//! patch: a save in a long file costs some kilobytes, not the chunk around the change.
 //!
-//! Invariants: nothing depends on it. What is named here as alike may be
-//! anything, or gone: what comes is taken only where its bytes have the name
-//! that was wanted, and what does not come so is asked for whole. Only what the
-//! same source sent before for the same path is told of, so it learns nothing
-//! that it could not restore.
+//! Invariants: nothing depends on the hints. A block that is named as similar may be quite
+//! different or missing: a patched block is stored only if its bytes have the wanted CID, and a
+//! block that does not arrive as a patch is fetched complete. Hints describe only blocks that the
+//! same source sent for the same path, so the source learns nothing that it could not restore.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,19 +17,19 @@ use net::{SimilarBlock, Sketch, Want};
 use store::{BlockRead, StoreError, get_sound};
 use types::{Cid, Codec, FileNode, NodeChild};
 
-/// Pairs that are known at once. A node has at most 4,096 children, and those
-/// of a batch are asked for before the next nodes are looked at.
+/// Maximum number of pairs at the same time. A node has at most 4,096 children, and those of a
+/// batch are fetched before the next nodes are followed.
 const PAIRS_MAX: usize = 64 * 1024;
 
-/// What is here in the place of what is wanted, by its name.
+/// Pairs of a wanted block and a stored block that is probably similar.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Likes(HashMap<Cid, Cid>);
+pub(crate) struct SimilarBlocks(HashMap<Cid, Cid>);
 
-impl Likes {
-    /// `here` is likely to be like `wanted`.
-    pub(crate) fn add(&mut self, wanted: Cid, here: Cid) {
-        if wanted != here && self.0.len() < PAIRS_MAX {
-            self.0.insert(wanted, here);
+impl SimilarBlocks {
+    /// Adds the stored block that is probably similar to `wanted`.
+    pub(crate) fn add(&mut self, wanted: Cid, stored: Cid) {
+        if wanted != stored && self.0.len() < PAIRS_MAX {
+            self.0.insert(wanted, stored);
         }
     }
 
@@ -38,33 +37,33 @@ impl Likes {
         self.0.is_empty()
     }
 
-    /// A node that was wanted is here: what is below it is like what is below
-    /// the one that it is like. `bytes` are its own. Blocks.
+    /// Pairs the children of a wanted node, which is stored by now, with the children of the node
+    /// that is similar to it. `bytes` are those of the wanted node. Blocks the thread.
     ///
     /// # Errors
     ///
-    /// Those of the disk.
+    /// Returns [`StoreError`] if the similar node cannot be read.
     pub(crate) fn follow(
         &mut self,
         store: &dyn BlockRead,
         node: &Cid,
         bytes: &[u8],
     ) -> Result<(), StoreError> {
-        let Some(here) = self.0.remove(node) else { return Ok(()) };
-        // What is no node is somebody else's business.
+        let Some(stored) = self.0.remove(node) else { return Ok(()) };
+        // The caller reports a block that is not a node.
         let Ok(new) = FileNode::decode(bytes) else { return Ok(()) };
-        let Some(old) = children(store, &here)? else { return Ok(()) };
-        for (wanted, here) in pairs(new.children(), &old) {
-            self.add(wanted, here);
+        let Some(old) = children(store, &stored)? else { return Ok(()) };
+        for (wanted, stored) in pairs(new.children(), &old) {
+            self.add(wanted, stored);
         }
         Ok(())
     }
 
-    /// Takes out what is known of `wants`, as it is asked for. Blocks.
+    /// Removes the pairs of `wants` and returns them as similarity hints. Blocks the thread.
     ///
     /// # Errors
     ///
-    /// Those of the disk.
+    /// Returns [`StoreError`] if a stored block cannot be read.
     pub(crate) fn take(
         &mut self,
         store: Arc<dyn BlockRead>,
@@ -72,34 +71,35 @@ impl Likes {
     ) -> Result<HashMap<Cid, Arc<SimilarBlock>>, StoreError> {
         let mut found = HashMap::new();
         for want in wants {
-            let Some(mut here) = self.of(want.cid) else { continue };
-            // A file that was longer: its front.
-            while want.cid.codec() == Codec::Raw && here.codec() != Codec::Raw {
-                let Some(below) = children(&*store, &here)? else { break };
-                here = below.first().map_or(want.cid, |child| child.cid);
+            let Some(mut stored) = self.of(want.cid) else { continue };
+            // The file has shrunk to one chunk: compare with the first chunk of the old file.
+            while want.cid.codec() == Codec::Raw && stored.codec() != Codec::Raw {
+                let Some(below) = children(&*store, &stored)? else { break };
+                stored = below.first().map_or(want.cid, |child| child.cid);
             }
-            let Some(bytes) = get_sound(&*store, &here)? else { continue };
+            let Some(bytes) = get_sound(&*store, &stored)? else { continue };
             let Some(sketch) = Sketch::of(&bytes) else { continue };
             let store = store.clone();
-            // Read again when it is needed: what is under way would be much.
-            let base = move || get_sound(&*store, &here).ok().flatten();
+            // Read again when needed: the blocks of all hints would need much memory.
+            let base = move || get_sound(&*store, &stored).ok().flatten();
             found.insert(want.cid, Arc::new(SimilarBlock::new(sketch, base)));
         }
         Ok(found)
     }
 
-    /// What is like it. That of a node is kept until what is below it is known.
+    /// Returns the block that is similar to `wanted`. The pair of a node stays until its children
+    /// are known.
     fn of(&mut self, wanted: Cid) -> Option<Cid> {
         match wanted.codec() {
             Codec::Raw => self.0.remove(&wanted),
             Codec::DagCbor | Codec::Json => {
-                self.0.get(&wanted).copied().filter(|here| here.codec() == wanted.codec())
+                self.0.get(&wanted).copied().filter(|stored| stored.codec() == wanted.codec())
             }
         }
     }
 }
 
-/// What is below a node; a file of one chunk is that chunk.
+/// Returns the children of a node. A file of one chunk has that chunk as its only child.
 fn children(store: &dyn BlockRead, cid: &Cid) -> Result<Option<Vec<NodeChild>>, StoreError> {
     if cid.codec() == Codec::Raw {
         return Ok(store.len_of(cid)?.map(|len| vec![NodeChild { cid: *cid, len }]));
@@ -108,9 +108,8 @@ fn children(store: &dyn BlockRead, cid: &Cid) -> Result<Option<Vec<NodeChild>>, 
     Ok(node.map(|node| node.children().to_vec()))
 }
 
-/// Which of `old` each of `new` that is not among them is likely to be like:
-/// between the children that both have, in their order, the others stand for
-/// each other.
+/// Pairs each child of `new` that `old` does not have with the child of `old` in its place: the
+/// children between two common ones correspond to each other.
 fn pairs(new: &[NodeChild], old: &[NodeChild]) -> Vec<(Cid, Cid)> {
     let mut places: HashMap<Cid, Vec<usize>> = HashMap::new();
     for (at, child) in old.iter().enumerate().rev() {
@@ -118,7 +117,7 @@ fn pairs(new: &[NodeChild], old: &[NodeChild]) -> Vec<(Cid, Cid)> {
     }
     let (mut pairs, mut gap, mut from) = (Vec::new(), Vec::new(), 0);
     for child in new {
-        // The next place of it that is not passed.
+        // Its next position in `old` behind the last common child.
         let place = places.get_mut(&child.cid).and_then(|places| {
             while places.last().is_some_and(|at| *at < from) {
                 places.pop();
@@ -130,7 +129,7 @@ fn pairs(new: &[NodeChild], old: &[NodeChild]) -> Vec<(Cid, Cid)> {
                 close(&mut pairs, &mut gap, old.get(from..at).unwrap_or_default());
                 from = at + 1;
             }
-            // It was passed, or is before what was: it is here in any case.
+            // Only positions before the last common child: stored all the same.
             None if places.contains_key(&child.cid) => {}
             None => gap.push(*child),
         }
@@ -139,8 +138,8 @@ fn pairs(new: &[NodeChild], old: &[NodeChild]) -> Vec<(Cid, Cid)> {
     pairs
 }
 
-/// Pairs what is between two children that both have: each new one with the old
-/// one that its first byte would be in, were the stretches of one length.
+/// Pairs the children between two common ones: each new child with the old child that contains the
+/// same offset.
 fn close(pairs: &mut Vec<(Cid, Cid)>, gap: &mut Vec<NodeChild>, old: &[NodeChild]) {
     let mut offset = 0;
     let (mut at, mut end) = (0, old.first().map_or(0, |child| child.len));
@@ -166,7 +165,7 @@ mod tests {
 
     use super::*;
 
-    /// A child with this name and length.
+    /// Returns a child with this content and length.
     fn child(name: &str, len: u64) -> NodeChild {
         NodeChild { cid: Cid::of(Codec::Raw, name.as_bytes()), len }
     }
@@ -192,21 +191,21 @@ mod tests {
         };
         assert_eq!(paired("a x c", "a b c"), of(&[("x", "b")]));
         assert_eq!(paired("a b c", "a b c"), of(&[]));
-        // Cut in two, and two made one.
+        // One child split in two, and two merged into one.
         assert_eq!(paired("a x y c", "a b c"), of(&[("x", "b"), ("y", "b")]));
         assert_eq!(paired("a x d", "a b c d"), of(&[("x", "b")]));
         // At the ends.
         assert_eq!(paired("x b c", "a b c"), of(&[("x", "a")]));
         assert_eq!(paired("a b x y", "a b c"), of(&[("x", "c"), ("y", "c")]));
-        // Nothing was there.
+        // No old child in the gap.
         assert_eq!(paired("a x b", "a b"), of(&[]));
         assert_eq!(paired("x", ""), of(&[]));
-        // Many, far from each other.
+        // Several gaps.
         assert_eq!(
             paired("a x c d y f z", "a b c d e f g"),
             of(&[("x", "b"), ("y", "e"), ("z", "g")])
         );
-        // The same twice, and out of order.
+        // Repeated children, and another order.
         assert_eq!(paired("a a x a", "a a b a"), of(&[("x", "b")]));
         assert_eq!(paired("c x a", "a b c"), of(&[]));
     }
@@ -228,22 +227,22 @@ mod tests {
             Block::new(Codec::Raw, bytes).unwrap()
         };
         let (old, new, node) = (noise(1), noise(2), Cid::of(Codec::DagCbor, b"node"));
-        let mut likes = Likes::default();
-        likes.add(new.cid(), old.cid());
-        likes.add(node, old.cid());
-        likes.add(old.cid(), old.cid());
-        assert_eq!(likes.0.len(), 2);
-        likes.follow(&store, &node, b"node").unwrap();
+        let mut similar = SimilarBlocks::default();
+        similar.add(new.cid(), old.cid());
+        similar.add(node, old.cid());
+        similar.add(old.cid(), old.cid());
+        assert_eq!(similar.0.len(), 2);
+        similar.follow(&store, &node, b"node").unwrap();
         let store = Arc::new(store);
-        assert!(likes.clone().take(store.clone(), &[new.cid().into()]).unwrap().is_empty());
+        assert!(similar.clone().take(store.clone(), &[new.cid().into()]).unwrap().is_empty());
         store.put(&[EncodedBlock::plain(old)]).unwrap();
-        assert_eq!(likes.take(store.clone(), &[new.cid().into()]).unwrap().len(), 1);
-        assert!(likes.is_empty());
+        assert_eq!(similar.take(store.clone(), &[new.cid().into()]).unwrap().len(), 1);
+        assert!(similar.is_empty());
     }
 
     proptest! {
         #[test]
-        fn whatever_the_lists_each_new_child_has_at_most_one_like(
+        fn each_new_child_has_at_most_one_similar_child(
             new in prop::collection::vec((0_u8..20, 1_u64..100), 0..40),
             old in prop::collection::vec((0_u8..20, 1_u64..100), 0..40),
         ) {
@@ -253,9 +252,9 @@ mod tests {
             let (new, old) = (of(&new), of(&old));
             let pairs = pairs(&new, &old);
             prop_assert!(pairs.len() <= new.len());
-            for (wanted, here) in pairs {
+            for (wanted, stored) in pairs {
                 prop_assert!(new.iter().any(|child| child.cid == wanted));
-                prop_assert!(old.iter().any(|child| child.cid == here));
+                prop_assert!(old.iter().any(|child| child.cid == stored));
                 prop_assert!(!old.iter().any(|child| child.cid == wanted));
             }
         }
