@@ -138,7 +138,7 @@ impl FolderSeen {
             sequence: status.manifest_cid.map(|_| status.sequence),
             receipt: status.receipt.map(|receipt| receipt.sequence),
             errors: status.error_count,
-            held: status.held.clone(),
+            held: status.awaiting_confirmation.clone(),
         }
     }
 }

@@ -219,7 +219,7 @@ fn on_receipt(
         if is_news {
             let sequence = receipt.sequence;
             tracing::info!(%peer, folder = status.name, %sequence, "the backup server confirmed a snapshot");
-            if let Err(error) = sync.receipt(folder, sequence, jiff::Timestamp::now()) {
+            if let Err(error) = sync.record_receipt(folder, sequence, jiff::Timestamp::now()) {
                 // The backup server sends the receipt again when it reconnects.
                 tracing::error!(%folder, error = with_causes(&error), "cannot store a receipt");
             }

@@ -1,7 +1,7 @@
-//! Scans a directory, and prints what that costs: `scan DIR [DATA]`.
+//! Measures scans of a directory: `scan DIR [DATA]`.
 //!
-//! The state goes to DATA, or to a temporary directory. A file `archivist-scan`
-//! is written into DIR and removed again.
+//! The state is stored in DATA, or in a temporary directory. The example writes a file
+//! `archivist-scan` into DIR and removes it at the end.
 
 #![allow(clippy::print_stdout, reason = "an example")]
 #![allow(clippy::cast_precision_loss, reason = "figures for people")]
@@ -16,7 +16,7 @@ use sync::{FolderSettings, Publisher, SyncOptions, SyncService, SyncSettings};
 use tokio::sync::watch;
 use types::{FolderId, PublishedManifest};
 
-/// The number of the last manifest.
+/// The sequence number of the last manifest.
 #[derive(Debug, Default)]
 struct Last(watch::Sender<u64>);
 
@@ -28,7 +28,7 @@ impl Publisher for Last {
     fn withdraw(&self, _: &FolderId) {}
 }
 
-/// A line of `/proc/self/status`, in MiB.
+/// Returns a value of `/proc/self/status` in MiB.
 fn memory(what: &str) -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find(|line| line.starts_with(what));
@@ -36,7 +36,7 @@ fn memory(what: &str) -> u64 {
     kib.unwrap_or(0) / 1024
 }
 
-/// How long processors worked for this process.
+/// Returns the CPU time of this process.
 fn cpu() -> Duration {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let fields: Vec<_> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
@@ -107,7 +107,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         std::fs::write(&name, format!("round {round}"))?;
         sequences.changed().await?;
         println!("one change: {:.2?}, CPU {:.2?}", begun.elapsed(), cpu() - work);
-        // Whatever else comes of it.
+        // Time for further work that the change may cause.
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
     std::fs::remove_file(&name)?;

@@ -1,7 +1,7 @@
-//! What can go wrong on the source side, and whether trying again can help.
+//! Errors of the source side, and whether a repeated call can succeed.
 //!
-//! What goes wrong with one file is no [`SyncError`]: it is an entry in the
-//! error list of its folder, and stops nothing.
+//! An error of one file is not a [`SyncError`]: it becomes an entry of the folder's error
+//! list, and the work continues.
 
 use std::io;
 use std::path::PathBuf;
@@ -10,12 +10,12 @@ use fstree::{ReadError, RootError};
 use store::StoreError;
 use types::{BlockError, FolderId, ManifestError, NodeError};
 
-/// Whether the same call can succeed later.
+/// Says whether the same call can succeed later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Retry {
-    /// Not before somebody changes something.
+    /// Only after somebody has changed something.
     Permanent,
-    /// Yes: the cause may pass by itself.
+    /// Yes: the cause may pass.
     Temporary,
 }
 
@@ -25,142 +25,142 @@ pub enum SyncError {
     /// The file index cannot be read or written.
     #[error("cannot {action} the file index {}", path.display())]
     Index {
-        /// What was tried, as a verb.
+        /// The attempted operation, as a verb.
         action: &'static str,
-        /// The file.
+        /// The index file.
         path: PathBuf,
-        /// What the database said.
+        /// The error of the database.
         #[source]
         source: Box<redb::Error>,
     },
-    /// Something in the index is not of its form.
+    /// A value in the index is malformed.
     #[error(
-        "the file index {} is damaged: {what}; move it away, and everything is looked at again",
+        "the file index {} is damaged: {what}; move it away to have all folders scanned again",
         path.display()
     )]
     Damaged {
-        /// The file.
+        /// The index file.
         path: PathBuf,
-        /// What is wrong in it.
+        /// The malformed value.
         what: String,
     },
-    /// The index is of another version of this program.
-    #[error("the file index {} is of format {found}, this program knows {known}", path.display())]
+    /// The index was written by a version of this program with another format.
+    #[error("the file index {} has format {found}; this program supports {known}", path.display())]
     Version {
-        /// The file.
+        /// The index file.
         path: PathBuf,
-        /// What it says of itself.
+        /// The format of the file.
         found: String,
-        /// What it should say.
+        /// The supported format.
         known: u32,
     },
-    /// Another process works with the same data.
+    /// Another process uses the same data directory.
     #[error("{} is in use by another process", .0.display())]
     Locked(PathBuf),
     /// The directory of the state cannot be used.
     #[error("cannot {action} {}", path.display())]
     State {
-        /// What was tried, as a verb.
+        /// The attempted operation, as a verb.
         action: &'static str,
-        /// On what.
+        /// The file or directory.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         #[source]
         source: io::Error,
     },
-    /// The store of blocks, or the index of blocks in place.
+    /// The block store or the index of blocks in place failed.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The root of a folder cannot be used.
     #[error(transparent)]
     Root(#[from] RootError),
-    /// The root of a folder cannot be looked at.
-    #[error("cannot look at the folder {}", path.display())]
+    /// The root of a folder cannot be read.
+    #[error("cannot read the folder {}", path.display())]
     Unreadable {
         /// The root of the folder.
         path: PathBuf,
-        /// What was wrong.
+        /// The cause.
         #[source]
         source: ReadError,
     },
-    /// What was stored for a folder is not a manifest.
+    /// The stored manifest of a folder is malformed.
     #[error("the last manifest of folder {folder} cannot be read")]
     Manifest {
         /// The folder.
         folder: FolderId,
-        /// What is wrong with it.
+        /// The cause.
         #[source]
         source: ManifestError,
     },
-    /// A manifest over the limit of a block.
+    /// The manifest would be larger than a block may be.
     #[error("folder {folder} has too many files for one manifest; exclude some, or split it")]
     TooLarge {
         /// The folder.
         folder: FolderId,
-        /// What was over its limit.
+        /// The limit that would be exceeded.
         #[source]
         source: BlockError,
     },
-    /// A dataset that cannot be encoded.
-    #[error("the manifest of folder {folder} cannot be named")]
+    /// The dataset node of a manifest cannot be encoded.
+    #[error("the manifest of folder {folder} cannot be encoded")]
     Dataset {
         /// The folder.
         folder: FolderId,
-        /// What is wrong.
+        /// The cause.
         #[source]
         source: NodeError,
     },
-    /// No such folder.
-    #[error("there is no folder {0}; `archivist folder list` shows them")]
+    /// No folder with this id is configured.
+    #[error("there is no folder {0}; `archivist folder list` shows all folders")]
     UnknownFolder(FolderId),
     /// The folder is paused.
-    #[error("folder {0} is paused; `archivist folder resume {0}` goes on with it")]
+    #[error("folder {0} is paused; `archivist folder resume {0}` resumes it")]
     Paused(FolderId),
-    /// The folder is stopped until somebody has looked at it.
+    /// An alarm has stopped the folder until the user acts.
     #[error("folder {folder} is stopped: {text}")]
     Alarm {
         /// The folder.
         folder: FolderId,
-        /// Why, and what to do.
+        /// The reason, and what to do.
         text: String,
     },
-    /// Its state cannot go while it is configured.
-    #[error("folder {0} is still in the configuration; remove it there first")]
+    /// The folder is still configured, so its state cannot be removed.
+    #[error("folder {0} is still configured; remove it from the configuration first")]
     StillConfigured(FolderId),
-    /// The folder cannot be watched as it is configured.
-    #[error("folder {folder} cannot be watched: {text}")]
+    /// The folder cannot be backed up with its current settings.
+    #[error("folder {folder} cannot be backed up: {text}")]
     Refused {
         /// The folder.
         folder: FolderId,
-        /// Why, and what to do.
+        /// The reason, and what to do.
         text: String,
     },
-    /// No further sequence number.
-    #[error("folder {0} has no further sequence number; add it anew under another id")]
+    /// No sequence number is left.
+    #[error("folder {0} has no further sequence number; add it again under another id")]
     SequenceExhausted(FolderId),
-    /// The work was to be given up.
+    /// The work was interrupted.
     #[error("the source side is stopping")]
     Stopped,
-    /// Work on a folder died.
-    #[error("the work on folder {folder} panicked: {text}")]
+    /// The thread of a folder panicked.
+    #[error("the thread of folder {folder} panicked: {text}")]
     Panicked {
         /// The folder.
         folder: FolderId,
-        /// What it said.
+        /// The message of the panic.
         text: String,
     },
-    /// Another asker was told why; it can be tried again.
+    /// The request failed; another requester received the error itself.
     #[error("folder {folder}: {text}")]
     Failed {
         /// The folder.
         folder: FolderId,
-        /// What went wrong.
+        /// The error and its causes.
         text: String,
     },
 }
 
 impl SyncError {
-    /// Whether the same call can succeed later.
+    /// Says whether the same call can succeed later.
     pub fn retry(&self) -> Retry {
         match self {
             Self::Store(error) => match error.retry() {

@@ -1,4 +1,4 @@
-//! How the rest of the program talks to the source side.
+//! The interface of the source side to the rest of the program.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,22 +9,22 @@ use store::{FileId, FileTable as _, InPlaceAnswer, InPlaceRead};
 use tokio::sync::{broadcast, oneshot};
 use types::{Cid, Codec, FolderId, Hash, PublishedManifest, SequenceNumber};
 
-use crate::core::Core;
+use crate::context::Context;
 use crate::error::SyncError;
 use crate::folder::{Mailbox, problem};
 use crate::index::ReceiptRecord;
 use crate::publish;
 use crate::status::{FileProblem, FolderStatus, Receipt};
 
-/// More errors of a folder are not listed.
+/// Maximum number of errors that are listed for a folder.
 const ERRORS_MAX: usize = 100_000;
 
 /// A handle to a running [`crate::SyncService`]; it can be cloned and sent.
 #[derive(Clone, Debug)]
 pub struct SyncHandle {
-    pub(crate) core: Arc<Core>,
+    pub(crate) context: Arc<Context>,
     pub(crate) folders: Arc<RwLock<BTreeMap<FolderId, Arc<Mailbox>>>>,
-    /// Held while a folder is added or forgotten, so that none is both.
+    /// Locked while a folder is added or forgotten, so that the two exclude each other.
     pub(crate) changing: Arc<Mutex<()>>,
 }
 
@@ -34,18 +34,18 @@ impl SyncHandle {
         found.ok_or_else(|| SyncError::UnknownFolder(folder.clone()))
     }
 
-    /// The folders that are configured, by id, as they are now.
+    /// Returns the current status of all configured folders, in the order of ids.
     pub fn folders(&self) -> Vec<Arc<FolderStatus>> {
-        self.core.board.all().into_iter().map(|status| self.current(status)).collect()
+        self.context.statuses.all().into_iter().map(|status| self.with_progress(status)).collect()
     }
 
-    /// One of them; `None` where it is not configured.
+    /// Returns the current status of a folder; `None` if it is not configured.
     pub fn folder(&self, folder: &FolderId) -> Option<Arc<FolderStatus>> {
-        self.core.board.get(folder).map(|status| self.current(status))
+        self.context.statuses.get(folder).map(|status| self.with_progress(status))
     }
 
-    /// The status with how far work is at this moment.
-    fn current(&self, status: Arc<FolderStatus>) -> Arc<FolderStatus> {
+    /// Adds the current progress to a status.
+    fn with_progress(&self, status: Arc<FolderStatus>) -> Arc<FolderStatus> {
         let Ok(mailbox) = self.mailbox(&status.id) else { return status };
         let monitor = &mailbox.monitor;
         Arc::new(FolderStatus {
@@ -56,146 +56,150 @@ impl SyncHandle {
         })
     }
 
-    /// Every change of a status from now on. Whoever is slow is told so, and
-    /// has to ask for all of them again.
+    /// Subscribes to the changes of all statuses. A subscriber that is too slow receives an
+    /// error that says so, and has to read all statuses again.
     pub fn subscribe(&self) -> broadcast::Receiver<Arc<FolderStatus>> {
-        self.core.board.subscribe()
+        self.context.statuses.subscribe()
     }
 
-    /// Looks through a folder whole, and returns its newest manifest when it
-    /// has been published: a new one, or the last where nothing has changed.
-    /// Whoever asks while another does gets the same answer.
+    /// Scans a folder completely, publishes a manifest if anything has changed, and returns
+    /// the newest manifest. Requests that arrive during a scan share the next one.
     ///
     /// # Errors
     ///
-    /// [`SyncError::UnknownFolder`], [`SyncError::Paused`],
-    /// [`SyncError::Alarm`], and whatever scanning and publishing can give.
+    /// Returns [`SyncError::UnknownFolder`], [`SyncError::Paused`] or [`SyncError::Alarm`] if
+    /// the folder cannot be scanned now, [`SyncError::Stopped`] if the service ends, and the
+    /// errors of scanning and publishing.
     pub async fn scan_now(&self, folder: &FolderId) -> Result<PublishedManifest, SyncError> {
         let (reply, answer) = oneshot::channel();
         self.mailbox(folder)?.request_scan(reply);
         answer.await.unwrap_or(Err(SyncError::Stopped))
     }
 
-    /// The user says that the folder is meant to be as it is: the directory
-    /// that is at its path is its root from now on, whether it is empty or
-    /// not, and what was deleted or rewritten is no longer held.
+    /// Confirms that the current state of the folder is intended: the directory at its path
+    /// becomes its root, even if it is another one or empty, and deleted or rewritten files
+    /// no longer await confirmation.
     ///
     /// # Errors
     ///
-    /// As [`SyncHandle::scan_now`]; [`SyncError::Alarm`] where there is no
-    /// directory.
+    /// Same as [`SyncHandle::scan_now`]. Returns [`SyncError::Alarm`] if there is no
+    /// directory at the path.
     pub async fn confirm(&self, folder: &FolderId) -> Result<(), SyncError> {
         let (reply, answer) = oneshot::channel();
         self.mailbox(folder)?.request_confirm(reply);
         answer.await.unwrap_or(Err(SyncError::Stopped))
     }
 
-    /// The backup peer has this manifest whole, as it said at `at`. An older
-    /// one than it is known to have changes nothing. It blocks for a write.
+    /// Records that the backup server confirmed a snapshot of the manifest `sequence` at the
+    /// time `at`. A receipt for an older manifest than the last one is ignored. The call
+    /// blocks for a write.
     ///
     /// # Errors
     ///
-    /// [`SyncError::UnknownFolder`], [`SyncError::Index`].
-    pub fn receipt(
+    /// Returns [`SyncError::UnknownFolder`] if there is no such folder, and
+    /// [`SyncError::Index`] if the index cannot be written.
+    pub fn record_receipt(
         &self,
         folder: &FolderId,
         sequence: SequenceNumber,
         at: Timestamp,
     ) -> Result<(), SyncError> {
-        let receipt = self.core.index.update(folder, |record| {
+        let receipt = self.context.index.update(folder, |record| {
             if record.receipt.is_none_or(|known| known.sequence <= sequence) {
                 record.receipt = Some(ReceiptRecord { sequence, at });
             }
             record.receipt
         })?;
         let receipt = receipt.map(|known| Receipt { sequence: known.sequence, at: known.at });
-        self.core.board.change(folder, |status| status.receipt = receipt);
+        self.context.statuses.update(folder, |status| status.receipt = receipt);
         Ok(())
     }
 
-    /// The error list of a folder, in the order of paths. It blocks for a read.
+    /// Returns the error list of a folder, in the order of paths. The call blocks for a read.
     ///
     /// # Errors
     ///
-    /// [`SyncError::UnknownFolder`], [`SyncError::Index`].
+    /// Returns [`SyncError::UnknownFolder`] if there is no such folder, and
+    /// [`SyncError::Index`] if the index cannot be read.
     pub fn errors(&self, folder: &FolderId) -> Result<Vec<FileProblem>, SyncError> {
-        let record = self.core.index.folder(folder)?;
+        let index = &self.context.index;
+        let record = index.folder(folder)?;
         let record = record.ok_or_else(|| SyncError::UnknownFolder(folder.clone()))?;
-        Ok(self.core.index.errors(record.number, ERRORS_MAX)?.into_iter().map(problem).collect())
+        Ok(index.errors(record.number, ERRORS_MAX)?.into_iter().map(problem).collect())
     }
 
-    /// Drops what is known of a folder that is not configured any more, and
-    /// its manifests. A folder whose work has not ended yet counts as
-    /// configured. What the backup peer has stays. It blocks for a write.
+    /// Removes the state and the manifests of a folder that is no longer configured. A folder
+    /// whose thread has not ended yet still counts as configured. Snapshots on the backup
+    /// server stay. The call blocks for a write.
     ///
     /// # Errors
     ///
-    /// [`SyncError::StillConfigured`], [`SyncError::Index`],
-    /// [`SyncError::Store`].
+    /// Returns [`SyncError::StillConfigured`] if the folder is configured, and
+    /// [`SyncError::Index`] or [`SyncError::Store`] if the state cannot be removed.
     pub fn forget(&self, folder: &FolderId) -> Result<(), SyncError> {
         let _alone = self.changing.lock();
         if self.folders.read().contains_key(folder) {
             return Err(SyncError::StillConfigured(folder.clone()));
         }
-        self.core.index.remove_folder(folder)?;
-        for (name, _) in self.core.store.roots(&publish::root_prefix(folder)) {
-            self.core.store.remove_root(&name)?;
+        self.context.index.remove_folder(folder)?;
+        for (name, _) in self.context.store.roots(&publish::root_prefix(folder)) {
+            self.context.store.remove_root(&name)?;
         }
         Ok(())
     }
 
-    /// A block from the user's files, checked against its name and against the
-    /// file as it was when it was taken in. Where the file is another by now,
-    /// the answer is [`InPlaceAnswer::Changed`], and the file is looked at
-    /// again at once. It blocks for a read.
+    /// Reads a block from the files of the user, and checks its hash and the stamp of the
+    /// file. If the file has changed since it was scanned, the answer is
+    /// [`InPlaceAnswer::Changed`], and the file is scanned again soon. The call blocks for a
+    /// read.
     ///
     /// # Errors
     ///
-    /// [`SyncError::Store`], [`SyncError::Index`]; what the file does is in the
-    /// answer.
+    /// Returns [`SyncError::Store`] or [`SyncError::Index`] if an index fails. A problem with
+    /// the file is part of the answer.
     pub fn block(&self, hash: &Hash) -> Result<InPlaceAnswer, SyncError> {
         self.open_block(hash)?.read()
     }
 
-    /// Begins to read what [`SyncHandle::block`] reads: the file is open, and
-    /// the system may read ahead while others are begun.
+    /// Opens the file of a block for [`SyncHandle::block`]. The system may read ahead while
+    /// the caller opens further blocks.
     ///
     /// # Errors
     ///
-    /// [`SyncError::Store`].
+    /// Returns [`SyncError::Store`] if the index of blocks in place fails.
     pub fn open_block(&self, hash: &Hash) -> Result<OpenBlock<'_>, SyncError> {
-        let block = self.core.in_place.open_block(hash)?;
+        let block = self.context.in_place.open_block(hash)?;
         Ok(OpenBlock { handle: self, hash: *hash, block })
     }
 
-    /// What was read of a file that is not as it was: it is looked at again.
-    fn look_again(&self, ids: &[FileId]) -> Result<(), SyncError> {
+    /// Has files scanned again that have changed since they were scanned.
+    fn report_changed(&self, ids: &[FileId]) -> Result<(), SyncError> {
         for id in ids {
-            if let Some((number, path, _)) = self.core.index.locate(*id)? {
-                // A disk that is not mounted says nothing of its files.
-                let is_there = matches!(self.core.files.open(*id), Ok(Some(_)));
-                let written = is_there.then_some(*id);
+            if let Some((number, path, _)) = self.context.index.locate(*id)? {
+                // If the disk is not mounted, the file has not been overwritten.
+                let can_open = matches!(self.context.files.open(*id), Ok(Some(_)));
+                let overwritten = can_open.then_some(*id);
                 let folders = self.folders.read();
-                if let Some(mailbox) = folders.values().find(|one| one.number == number) {
-                    mailbox.suspect(path, written, self.core.clock.elapsed());
+                if let Some(mailbox) = folders.values().find(|mailbox| mailbox.number == number) {
+                    mailbox.suspect(path, overwritten, self.context.clock.elapsed());
                 }
             }
         }
         Ok(())
     }
 
-    /// Whether a chunk was in a file of a folder. It does not look at the
-    /// file. It blocks for a read.
+    /// Reports whether a chunk is known to be in a file of a folder, without reading the
+    /// file. The call blocks for a read of the index.
     ///
     /// # Errors
     ///
-    /// [`SyncError::Store`].
+    /// Returns [`SyncError::Store`] if the index of blocks in place fails.
     pub fn has(&self, cid: &Cid) -> Result<bool, SyncError> {
-        Ok(cid.codec() == Codec::Raw && self.core.in_place.is_known(cid.hash())?)
+        Ok(cid.codec() == Codec::Raw && self.context.in_place.is_known(cid.hash())?)
     }
 }
 
-/// A block of a user's file that is being read; see [`SyncHandle::open_block`].
+/// A block of a user's file that can be read. See [`SyncHandle::open_block`].
 #[derive(Debug)]
 pub struct OpenBlock<'a> {
     handle: &'a SyncHandle,
@@ -204,23 +208,23 @@ pub struct OpenBlock<'a> {
 }
 
 impl OpenBlock<'_> {
-    /// How long the block is, where it is known; in bytes.
+    /// Returns the length of the block in bytes, or 0 if it is unknown.
     pub fn len_hint(&self) -> usize {
         self.block.len_hint()
     }
 
-    /// The block, as [`SyncHandle::block`] gives it.
+    /// Reads the block.
     ///
     /// # Errors
     ///
-    /// As [`SyncHandle::block`].
+    /// Same as [`SyncHandle::block`].
     pub fn read(self) -> Result<InPlaceAnswer, SyncError> {
         let answer = self.block.read();
         match &answer {
-            InPlaceAnswer::Changed(ids) => self.handle.look_again(ids)?,
-            // It was in a version of a file that is no more: the next manifest
-            // does not name it, and nobody is to blame.
-            InPlaceAnswer::Missing if self.handle.core.in_place.is_known(&self.hash)? => {
+            InPlaceAnswer::Changed(ids) => self.handle.report_changed(ids)?,
+            // The block was in a former version of a file. The next manifest does not name
+            // it, so this is a change and not a loss.
+            InPlaceAnswer::Missing if self.handle.context.in_place.is_known(&self.hash)? => {
                 return Ok(InPlaceAnswer::Changed(Vec::new()));
             }
             _ => {}

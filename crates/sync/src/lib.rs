@@ -1,26 +1,25 @@
-//! The source side: watches folders, keeps the file index, publishes manifests.
+//! The source side: watches folders, maintains the file index and publishes manifests.
 //!
-//! Role: everything between a user's file and a manifest that others can ask
-//! for. [`SyncService`] runs it; [`SyncHandle`] is how the rest of the program
-//! talks to it; what is published goes to a [`Publisher`].
+//! Role: everything between a file of the user and a manifest that a backup server can
+//! request. [`SyncService`] runs the work, [`SyncHandle`] is its interface to the rest of the
+//! program, and each manifest goes to a [`Publisher`].
 //!
-//! One thread a folder ([`folder`]) decides when something is due
-//! ([`schedule`]), looks at the disk ([`scan`]), has files read ([`hash`]),
-//! writes what was found to the index ([`index`]) and makes manifests
-//! ([`publish`]). What the system tells of changes ([`watch`]) is a hint;
-//! what a scan finds is the truth.
+//! Each folder has a thread ([`folder`]). It decides when work is due ([`schedule`]), scans
+//! the disk ([`scan`]), has files read ([`hash`]), writes the results to the index ([`index`])
+//! and makes manifests ([`publish`]). Events of the system ([`watch`]) are hints; only a scan
+//! establishes what has changed.
 //!
-//! **Invariants.** A manifest names nothing that is not durable, and is shown
-//! only when it is durable itself. A file is in it in a state that it had.
-//! What could not be looked at keeps its last good state; nothing is a deletion
-//! because something failed.
+//! **Invariants.** A manifest names only durable blocks, and is published only when it is
+//! durable itself. A manifest contains only contents that its files had. A path that cannot
+//! be scanned keeps its last readable content; an error never becomes a deletion.
 //!
-//! What is absent: the network, the backup peer, copies of the user's files
-//! (but for those that change too often to be served from where they are).
+//! Absent: the network, the backup server, and copies of the user's files, except for
+//! those that change too often to be served from their place.
 
-mod core;
+mod context;
 mod error;
 mod folder;
+mod folder_files;
 mod handle;
 mod hash;
 mod index;
@@ -31,16 +30,16 @@ mod root_id;
 mod rules;
 mod scan;
 mod schedule;
-mod serve;
 mod service;
 mod settings;
 mod status;
+mod status_registry;
 mod watch;
 mod work_monitor;
 
 pub use error::{Retry, SyncError};
 pub use handle::{OpenBlock, SyncHandle};
-pub use preview::{LeftOut, Preview, PreviewError, PreviewLimits, check_patterns, preview};
+pub use preview::{ExcludedEntry, Preview, PreviewError, PreviewLimits, check_patterns, preview};
 pub use service::SyncService;
 pub use settings::{
     Clock, FolderSettings, Publisher, SyncOptions, SyncSettings, SystemClock, Tuning,

@@ -1,8 +1,8 @@
-//! Paths as keys of the index: the folder's number (big-endian), then the path
-//! with its `/` as NUL.
+//! Paths as keys of the index: the number of the folder (big-endian), then the path with `/`
+//! replaced by NUL.
 //!
-//! No name has a NUL in it, so keys sort as a walk goes: a directory, what is
-//! in it, its next sibling. A subtree, a segment and a folder are ranges.
+//! No name contains a NUL, so keys sort in the order of a walk: a directory, its contents, its
+//! next sibling. A subtree, a segment and a folder are ranges of keys.
 
 use std::cmp::Ordering;
 use std::ops::Range;
@@ -12,10 +12,10 @@ use types::RelPath;
 /// The number of a folder in the index.
 pub(crate) type FolderNumber = u32;
 
-/// The length of the number in a key.
+/// The length of the folder number in a key, in bytes.
 pub(crate) const NUMBER_LEN: usize = 4;
 
-/// The key of a path.
+/// Returns the key of a path.
 pub(crate) fn key_of(number: FolderNumber, path: &RelPath) -> Vec<u8> {
     let mut key = Vec::with_capacity(NUMBER_LEN + path.as_bytes().len());
     key.extend_from_slice(&number.to_be_bytes());
@@ -23,19 +23,19 @@ pub(crate) fn key_of(number: FolderNumber, path: &RelPath) -> Vec<u8> {
     key
 }
 
-/// The folder and the path of a key; `None` where it is none.
+/// Returns the folder and the path of a key; `None` if the key is malformed.
 pub(crate) fn path_of(key: &[u8]) -> Option<(FolderNumber, RelPath)> {
     let (number, path) = key.split_first_chunk::<NUMBER_LEN>()?;
     let path: Vec<u8> = path.iter().map(|byte| if *byte == 0 { b'/' } else { *byte }).collect();
     Some((FolderNumber::from_be_bytes(*number), RelPath::new(path).ok()?))
 }
 
-/// The keys of everything in a folder, its root included.
+/// Returns the range of the keys of a folder, including its root.
 pub(crate) fn folder_range(number: FolderNumber) -> Range<Vec<u8>> {
     number.to_be_bytes().to_vec()..number.saturating_add(1).to_be_bytes().to_vec()
 }
 
-/// The keys of a path and of everything below it.
+/// Returns the range of the keys of a path and of everything below it.
 pub(crate) fn within_range(number: FolderNumber, path: &RelPath) -> Range<Vec<u8>> {
     if path.is_root() {
         return folder_range(number);
@@ -46,15 +46,15 @@ pub(crate) fn within_range(number: FolderNumber, path: &RelPath) -> Range<Vec<u8
     start..end
 }
 
-/// The keys of everything below a path.
+/// Returns the range of the keys of everything below a path.
 pub(crate) fn below_range(number: FolderNumber, path: &RelPath) -> Range<Vec<u8>> {
     let Range { mut start, end } = within_range(number, path);
-    // Below the root names follow the number at once; none begins with NUL.
+    // Below the root, a name directly follows the number; no name begins with NUL.
     start.push(0);
     start..end
 }
 
-/// Compares a path with the path of a key, without making either the other.
+/// Compares a path with the path part of a key, without converting either.
 pub(crate) fn cmp_path_to_key(path: &[u8], key_path: &[u8]) -> Ordering {
     let as_key = path.iter().map(|byte| if *byte == b'/' { 0 } else { *byte });
     as_key.cmp(key_path.iter().copied())
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_sort_as_a_walk_goes_and_ranges_hold_what_they_should() {
+    fn keys_sort_in_the_order_of_a_walk_and_ranges_contain_the_right_keys() {
         let names: [&[u8]; 9] =
             [b"", b"\x01", b"a", b"a/b", b"a/b/c", b"a\x01", b"a-b", b"a.txt", b"\xff/\xfe"];
         let mut keys: Vec<_> = names.iter().map(|name| key_of(7, &path(name))).collect();

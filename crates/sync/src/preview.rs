@@ -1,7 +1,8 @@
-//! What a folder would have in it, and what its patterns would leave out.
+//! A preview of a folder: the files that would be backed up, and those that its patterns would
+//! exclude.
 //!
-//! It looks at names and lengths alone, and not for long: a preview of a large
-//! folder is of a part of it, and says so.
+//! A preview reads only names and lengths, and for a limited time. The preview of a large folder
+//! covers a part of it, and says so.
 
 use std::cell::RefCell;
 use std::path::Path;
@@ -14,57 +15,57 @@ use types::RelPath;
 
 use crate::rules::{Rules, RulesError, matcher};
 
-/// How long a preview may look, and at how much.
+/// The limits of a preview.
 #[derive(Clone, Copy, Debug)]
 pub struct PreviewLimits {
-    /// Not longer than this.
+    /// Maximum duration.
     pub time: Duration,
-    /// At most so many entries.
+    /// Maximum number of examined entries.
     pub entries: u64,
-    /// At most so many of what is left out are named.
+    /// Maximum number of excluded entries that are listed.
     pub named: usize,
 }
 
-/// What is left out: a file, or a directory with all that is in it.
+/// An excluded entry: a file, or a directory with everything below it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LeftOut {
-    /// Where it is.
+pub struct ExcludedEntry {
+    /// The path in the folder.
     pub path: RelPath,
-    /// Whether it is a directory.
+    /// True if it is a directory.
     pub is_dir: bool,
-    /// Files in it, or itself.
+    /// Number of files in it; 1 for a file.
     pub files: u64,
-    /// Their lengths together, in bytes.
+    /// Sum of their lengths, in bytes.
     pub bytes: u64,
 }
 
-/// What a folder would come to.
+/// The preview of a folder.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Preview {
-    /// Files that would be backed up.
+    /// Number of files that would be backed up.
     pub files: u64,
-    /// Their lengths together, in bytes.
+    /// Sum of their lengths, in bytes.
     pub bytes: u64,
-    /// Files that would be left out.
+    /// Number of files that would be excluded.
     pub excluded_files: u64,
-    /// Their lengths together, in bytes.
+    /// Sum of their lengths, in bytes.
     pub excluded_bytes: u64,
-    /// What is left out, the largest first.
-    pub excluded: Vec<LeftOut>,
-    /// Whether only a part of the folder was looked at.
+    /// The excluded entries, the largest first.
+    pub excluded: Vec<ExcludedEntry>,
+    /// True if only a part of the folder was examined.
     pub is_cut_short: bool,
 }
 
-/// Why there is no preview.
+/// The reason why there is no preview.
 #[derive(Debug, thiserror::Error)]
 pub enum PreviewError {
-    /// The directory.
+    /// The directory cannot be opened.
     #[error(transparent)]
     Root(#[from] RootError),
-    /// It cannot be listed.
+    /// The directory cannot be listed.
     #[error(transparent)]
     Read(#[from] fstree::ReadError),
-    /// A pattern.
+    /// A pattern is invalid.
     #[error("{0}")]
     Pattern(String),
 }
@@ -75,22 +76,23 @@ impl From<RulesError> for PreviewError {
     }
 }
 
-/// Whether these patterns can be used for a folder.
+/// Checks the exclude patterns of a folder.
 ///
 /// # Errors
 ///
-/// [`PreviewError::Pattern`], which names the first that cannot.
+/// Returns [`PreviewError::Pattern`] for the first invalid pattern.
 pub fn check_patterns(exclude: &[String]) -> Result<(), PreviewError> {
     matcher(exclude)?;
     Ok(())
 }
 
-/// Looks through the directory at `path`, with these patterns and the ignore
-/// files that are in it. It blocks on the disk.
+/// Previews the directory at `path`, with these patterns and the ignore files in it. Entries
+/// that cannot be read are not counted. The call blocks on the disk.
 ///
 /// # Errors
 ///
-/// [`PreviewError`]; what cannot be read below `path` is not counted.
+/// Returns [`PreviewError::Root`] or [`PreviewError::Read`] if the directory cannot be opened
+/// or listed, and [`PreviewError::Pattern`] if a pattern is invalid.
 pub fn preview(
     path: &Path,
     exclude: &[String],
@@ -99,7 +101,7 @@ pub fn preview(
     let root = SourceTree::open(path)?;
     let rules = RefCell::new(Rules::new(&root, exclude)?);
     rules.borrow_mut().enter(&RelPath::root());
-    // As a scan does: no other file systems, and nothing in a cache.
+    // Like a scan: without other file systems, and without the contents of caches.
     let decide = |path: &RelPath, kind: FileKind| {
         if kind == FileKind::Dir && !root.is_cache_dir(path) {
             Visit::Descend
@@ -135,13 +137,13 @@ pub fn preview(
         }
         preview.excluded_files += files;
         preview.excluded_bytes += bytes;
-        // In the order of paths, what is in a directory comes right after it.
+        // In the order of paths, the contents of a directory directly follow it.
         match preview.excluded.last_mut() {
             Some(top) if top.is_dir && found.path.is_within(&top.path) => {
                 top.files += files;
                 top.bytes += bytes;
             }
-            _ => preview.excluded.push(LeftOut { path: found.path, is_dir, files, bytes }),
+            _ => preview.excluded.push(ExcludedEntry { path: found.path, is_dir, files, bytes }),
         }
     }
     preview.excluded.sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.path.cmp(&b.path)));
@@ -177,11 +179,11 @@ mod tests {
     }
 
     #[test]
-    fn it_tells_what_is_left_out_and_how_big_that_is() {
+    fn it_lists_excluded_entries_with_their_sizes() {
         let dir = folder();
         let exclude = ["*.tmp".to_owned(), "m/".to_owned()];
         let found = preview(dir.path(), &exclude, LIMITS).unwrap();
-        // a.txt, sub/c.tmp (taken back in), sub/d and the ignore file.
+        // a.txt, sub/c.tmp (included again), sub/d and the ignore file.
         assert_eq!((found.files, found.bytes), (4, 10 + 5 + 6 + 7));
         assert_eq!((found.excluded_files, found.excluded_bytes), (3, 360));
         let named: Vec<_> = found

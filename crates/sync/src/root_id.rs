@@ -1,32 +1,31 @@
-//! Which directory a folder is bound to.
+//! The identity of the directory of a folder.
 //!
-//! A folder whose disk is not mounted looks like a folder whose files were all
-//! deleted. So it is remembered which directory it was, and a directory at the
-//! same path that is another one is an alarm.
+//! If the disk of a folder is not mounted, the folder looks as if all its files were deleted.
+//! So the index stores which directory the folder was, and another directory at the same path
+//! raises an alarm.
 //!
-//! The number of a device says little: it may change with every start of the
-//! machine. The time at which the inode was made does not change, and together
-//! with the inode tells any two directories apart; where a file system has no
-//! such time, its id or its device decides.
+//! The device number is unreliable, since it may change with every boot. The birth time of the
+//! inode does not change, and together with the inode number it identifies a directory. On a
+//! file system without birth times, the id of the file system or the device number decides.
 
 use fstree::{SourceTree, TreeReader as _};
 use serde::{Deserialize, Serialize};
 
-/// A directory, across restarts.
+/// The identity of a directory, valid across reboots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RootId {
-    /// The inode.
+    /// The inode number.
     pub(crate) inode: u64,
-    /// Its device, in this run of the machine.
+    /// The device number since the last boot.
     pub(crate) device: u64,
-    /// When it was made, in seconds and nanoseconds.
+    /// The birth time, in seconds and nanoseconds.
     pub(crate) born: Option<(i64, u32)>,
-    /// The id of its file system.
+    /// The id of the file system.
     pub(crate) file_system: Option<u64>,
 }
 
 impl RootId {
-    /// Of a root that is open.
+    /// Returns the identity of an open root.
     pub(crate) fn of(root: &SourceTree) -> Self {
         let identity = root.identity();
         let born = root.born();
@@ -38,7 +37,7 @@ impl RootId {
         }
     }
 
-    /// Whether it is the same directory.
+    /// Reports whether both are the same directory.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         if self.inode != other.inode {
             return false;
@@ -60,16 +59,16 @@ mod tests {
     const ID: RootId = RootId { inode: 2, device: 5, born: Some((100, 7)), file_system: Some(12) };
 
     #[test]
-    fn the_time_of_birth_decides_where_there_is_one() {
-        // Another device number after a restart.
+    fn the_birth_time_decides_if_it_is_known() {
+        // Another device number after a reboot.
         assert!(ID.is_same(&RootId { device: 9, file_system: None, ..ID }));
-        // Another disk, with the same inode for its root.
+        // Another disk whose root has the same inode number.
         assert!(!ID.is_same(&RootId { born: Some((200, 1)), ..ID }));
         assert!(!ID.is_same(&RootId { inode: 3, ..ID }));
     }
 
     #[test]
-    fn without_it_the_device_or_the_file_system_does() {
+    fn without_a_birth_time_the_device_or_the_file_system_decides() {
         let id = RootId { born: None, ..ID };
         assert!(id.is_same(&RootId { file_system: None, ..id }));
         assert!(id.is_same(&RootId { device: 9, ..id }));
@@ -78,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_made_again_under_its_name_is_another() {
+    fn a_directory_created_again_at_its_path_is_another() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("root");
         std::fs::create_dir(&path).unwrap();

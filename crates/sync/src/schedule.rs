@@ -1,52 +1,50 @@
-//! When a folder's work is due: no clock, no files, no threads.
+//! Decides when the work on a folder is due. Pure: no clock, no files, no threads.
 //!
-//! A hint starts a pause (*settle*), so that a save of many steps is looked at
-//! once. A change that was found starts another (*delay*), so that a manifest
-//! stands for a state that the user meant. Both have an end, however long
-//! changes go on.
+//! A hint starts a pause (the *quiet time*), so that a save in several steps is scanned once. A
+//! change that the scan finds starts another one (the *delay*), so that a manifest contains a
+//! state that the user intended. Both are limited, however long changes continue.
 
 use std::time::Duration;
 
-/// A manifest without delay still waits this long after a hint: programs make
-/// a file, and then fill it.
-const SETTLE_MIN: Duration = Duration::from_millis(5);
-/// How much of the delay of a manifest the pause after a hint may take.
-const SETTLE_PART: u32 = 4;
-/// No pause after a failure is longer.
+/// Quiet time without a delay: programs create a file and then fill it.
+const QUIET_TIME_MIN: Duration = Duration::from_millis(5);
+/// Divisor of the delay that limits the quiet time.
+const QUIET_TIME_PART: u32 = 4;
+/// Maximum pause after a failure.
 const FAILURE_PAUSE_MAX: Duration = Duration::from_secs(300);
 
-/// The lengths of all pauses.
+/// The parameters of the schedule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Times {
-    /// See [`crate::Tuning::settle`].
-    pub(crate) settle: Duration,
-    /// See [`crate::Tuning::settle_max`].
-    pub(crate) settle_max: Duration,
+    /// See [`crate::Tuning::quiet_time`].
+    pub(crate) quiet_time: Duration,
+    /// See [`crate::Tuning::quiet_time_max`].
+    pub(crate) quiet_time_max: Duration,
     /// See [`crate::SyncSettings::manifest_max_delay`].
     pub(crate) delay: Duration,
     /// See [`crate::SyncSettings::manifest_update_threshold`].
     pub(crate) threshold: u64,
-    /// See [`crate::Tuning::unrest_max`].
-    pub(crate) unrest_max: Duration,
-    /// How often the whole folder is looked through.
+    /// See [`crate::Tuning::publish_interval_max`].
+    pub(crate) publish_interval_max: Duration,
+    /// Interval of full scans.
     pub(crate) rescan: Duration,
     /// See [`crate::Tuning::alarm_interval`].
     pub(crate) alarm_interval: Duration,
 }
 
 impl Times {
-    /// The pause after a hint. It shrinks with the delay of a manifest, which
-    /// it is a part of: a delay of 0 is answered within milliseconds.
-    fn settle(&self) -> Duration {
-        self.settle.min((self.delay / SETTLE_PART).max(SETTLE_MIN))
+    /// Returns the pause after a hint. It is limited by a part of the delay, so that with a
+    /// delay of 0 a manifest is made within milliseconds.
+    fn quiet_time(&self) -> Duration {
+        self.quiet_time.min((self.delay / QUIET_TIME_PART).max(QUIET_TIME_MIN))
     }
 
-    fn settle_max(&self) -> Duration {
-        self.settle_max.min(self.delay.max(SETTLE_MIN * SETTLE_PART))
+    fn quiet_time_max(&self) -> Duration {
+        self.quiet_time_max.min(self.delay.max(QUIET_TIME_MIN * QUIET_TIME_PART))
     }
 }
 
-/// The first and the last of several moments.
+/// The first and the last of several times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Span {
     pub(crate) first: Duration,
@@ -54,47 +52,47 @@ pub(crate) struct Span {
 }
 
 impl Span {
-    /// The span, made longer by a moment.
+    /// Returns the span extended to `at`.
     pub(crate) fn with(span: Option<Self>, at: Duration) -> Self {
         let first = span.map_or(at, |span| span.first);
         Self { first, last: at }
     }
 }
 
-/// What is to be done now.
+/// The work that is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
-    /// Look through everything.
+    /// A full scan.
     ScanAll,
-    /// Look at what was named by hints and at files that are to be tried again.
+    /// A scan of the hinted places and of files that have to be read again.
     ScanDirty,
-    /// Make a manifest.
+    /// A manifest.
     Publish,
-    /// Nothing before this moment; `None`: not before something happens.
+    /// Nothing until this time; `None`: until something happens.
     Wait(Option<Duration>),
 }
 
-/// What there is to do, and since when.
+/// The pending work of a folder, and its times.
 #[derive(Clone, Debug)]
 pub(crate) struct Schedule {
     pub(crate) times: Times,
-    /// When hints came that were not looked at yet.
+    /// When the hints arrived that were not scanned yet.
     pub(crate) hints: Option<Span>,
-    /// When a file is to be tried again.
+    /// When the next file has to be read again.
     pub(crate) retry_at: Option<Duration>,
-    /// When changes came that are in no manifest yet.
+    /// When the unpublished changes arrived.
     changes: Option<Span>,
-    /// How many they are.
+    /// Number of unpublished changes.
     pending: u64,
-    /// When everything was last looked through.
+    /// When the last full scan ended.
     scanned_at: Option<Duration>,
-    /// Nothing is done before this.
+    /// No work is done before this time.
     blocked_until: Option<Duration>,
     failures: u32,
 }
 
 impl Schedule {
-    /// Of a folder that has to be looked through first.
+    /// Returns the schedule of a folder that needs a full scan first.
     pub(crate) fn new(times: Times) -> Self {
         Self {
             times,
@@ -108,18 +106,17 @@ impl Schedule {
         }
     }
 
-    /// Everything is to be looked through as soon as nothing forbids it.
-    pub(crate) fn want_all(&mut self) {
+    /// Requests a full scan as soon as work is possible.
+    pub(crate) fn request_full_scan(&mut self) {
         self.scanned_at = None;
     }
 
-    /// Somebody asks: what forbids work is tried again now.
+    /// Makes work possible immediately: for a request of the user.
     pub(crate) fn unblock(&mut self) {
         self.blocked_until = None;
     }
 
-    /// A look at the folder has come to an end. `last_hint` is the last of the
-    /// hints that it answers.
+    /// Notes the end of a scan. `last_hint` is the time of the last hint that it covers.
     pub(crate) fn scanned(
         &mut self,
         now: Duration,
@@ -140,26 +137,25 @@ impl Schedule {
         self.pending = pending;
     }
 
-    /// All changes are in a manifest.
+    /// Notes that all changes were published.
     pub(crate) fn published(&mut self) {
         self.failures = 0;
         self.changes = None;
         self.pending = 0;
     }
 
-    /// The folder is in alarm: it is looked at again at an even pace.
+    /// Notes an alarm: the folder is scanned again at a fixed interval.
     pub(crate) fn alarmed(&mut self, now: Duration) {
         self.blocked_until = Some(now + self.times.alarm_interval);
-        self.want_all();
+        self.request_full_scan();
     }
 
-    /// Something failed that is not the folder's: tried again after pauses that
-    /// grow.
+    /// Notes a failure: the work is retried after pauses that grow.
     pub(crate) fn failed(&mut self, now: Duration) {
         let pause = self.times.alarm_interval.saturating_mul(1 << self.failures.min(16));
         self.failures += 1;
         self.blocked_until = Some(now + pause.min(FAILURE_PAUSE_MAX));
-        self.want_all();
+        self.request_full_scan();
     }
 
     fn scan_all_at(&self) -> Duration {
@@ -168,8 +164,8 @@ impl Schedule {
 
     fn scan_dirty_at(&self) -> Option<Duration> {
         let hinted = self.hints.map(|hints| {
-            let quiet = hints.last + self.times.settle();
-            quiet.min(hints.first + self.times.settle_max())
+            let quiet = hints.last + self.times.quiet_time();
+            quiet.min(hints.first + self.times.quiet_time_max())
         });
         earliest(hinted, self.retry_at)
     }
@@ -177,20 +173,19 @@ impl Schedule {
     fn publish_at(&self) -> Option<Duration> {
         let changes = self.changes?;
         if self.pending >= self.times.threshold {
-            // What a hint names is a part of the same work, most likely: it is
-            // looked at first.
+            // The hinted places probably belong to the same change, so they are scanned first.
             return Some(self.hints.map_or(Duration::ZERO, |hints| {
-                let looked_at = hints.first + self.times.settle_max();
-                looked_at.min(changes.first + self.times.unrest_max)
+                let scanned_at = hints.first + self.times.quiet_time_max();
+                scanned_at.min(changes.first + self.times.publish_interval_max)
             }));
         }
-        // A hint that is not looked at yet is a further change, perhaps.
+        // A hint that was not scanned yet may be a further change.
         let last = self.hints.map_or(changes.last, |hints| hints.last.max(changes.last));
         let quiet = last + self.times.delay;
-        Some(quiet.min(changes.first + self.times.unrest_max))
+        Some(quiet.min(changes.first + self.times.publish_interval_max))
     }
 
-    /// What is to be done.
+    /// Returns the work that is due at `now`.
     pub(crate) fn next(&self, now: Duration) -> Action {
         if let Some(until) = self.blocked_until
             && now < until
@@ -232,17 +227,17 @@ mod tests {
 
     fn times() -> Times {
         Times {
-            settle: ms(300),
-            settle_max: ms(2000),
+            quiet_time: ms(300),
+            quiet_time_max: ms(2000),
             delay: ms(2000),
             threshold: 10,
-            unrest_max: ms(10_000),
+            publish_interval_max: ms(10_000),
             rescan: ms(3_600_000),
             alarm_interval: ms(10_000),
         }
     }
 
-    /// A folder that was looked through at 1 s.
+    /// The schedule of a folder whose first full scan ended at 1 s.
     fn scanned(times: Times) -> Schedule {
         let mut schedule = Schedule::new(times);
         assert_eq!(schedule.next(ms(0)), Action::ScanAll);
@@ -254,7 +249,7 @@ mod tests {
         schedule.hints = Some(Span::with(schedule.hints, ms(at)));
     }
 
-    fn look(schedule: &mut Schedule, at: u64, pending: u64) {
+    fn scan(schedule: &mut Schedule, at: u64, pending: u64) {
         let last = schedule.hints.take().map(|hints| hints.last);
         schedule.scanned(ms(at), false, last, pending);
     }
@@ -267,14 +262,14 @@ mod tests {
     }
 
     #[test]
-    fn a_save_is_looked_at_after_a_pause_and_published_after_another() {
+    fn a_save_is_scanned_after_a_pause_and_published_after_another() {
         let mut schedule = scanned(times());
         hint(&mut schedule, 5000);
         assert_eq!(schedule.next(ms(5000)), Action::Wait(Some(ms(5300))));
         hint(&mut schedule, 5200);
         assert_eq!(schedule.next(ms(5300)), Action::Wait(Some(ms(5500))));
         assert_eq!(schedule.next(ms(5500)), Action::ScanDirty);
-        look(&mut schedule, 5510, 1);
+        scan(&mut schedule, 5510, 1);
         assert_eq!(schedule.next(ms(5510)), Action::Wait(Some(ms(7200))));
         assert_eq!(schedule.next(ms(7200)), Action::Publish);
         schedule.published();
@@ -282,15 +277,15 @@ mod tests {
     }
 
     #[test]
-    fn many_changes_wait_for_what_was_hinted_but_not_for_ever() {
+    fn many_changes_wait_for_hinted_places_but_not_permanently() {
         let mut schedule = scanned(times());
         schedule.scanned(ms(5000), false, Some(ms(4900)), 10);
         assert_eq!(schedule.next(ms(5000)), Action::Publish);
-        // More came while they were looked at.
+        // More hints arrived during the scan.
         schedule.hints = Some(Span { first: ms(5000), last: ms(5000) });
         assert_eq!(schedule.next(ms(5001)), Action::Wait(Some(ms(5300))));
         assert_eq!(schedule.next(ms(5300)), Action::ScanDirty);
-        // It goes on and on.
+        // The hints do not end.
         schedule.hints = Some(Span { first: ms(14_800), last: ms(14_950) });
         schedule.scanned(ms(14_800), false, Some(ms(14_700)), 500);
         assert_eq!(schedule.next(ms(14_899)), Action::Wait(Some(ms(14_900))));
@@ -298,15 +293,15 @@ mod tests {
     }
 
     #[test]
-    fn many_changes_are_published_at_once() {
+    fn many_changes_are_published_immediately() {
         let mut schedule = scanned(times());
         hint(&mut schedule, 5000);
-        look(&mut schedule, 5300, 10);
+        scan(&mut schedule, 5300, 10);
         assert_eq!(schedule.next(ms(5300)), Action::Publish);
     }
 
     #[test]
-    fn changes_that_never_end_are_looked_at_and_published_all_the_same() {
+    fn changes_that_never_end_are_scanned_and_published() {
         let mut schedule = scanned(times());
         let (mut scans, mut manifests) = (Vec::new(), Vec::new());
         for at in (5000..60_000).step_by(100) {
@@ -314,7 +309,7 @@ mod tests {
             match schedule.next(ms(at)) {
                 Action::ScanDirty => {
                     scans.push(at);
-                    look(&mut schedule, at, 1);
+                    scan(&mut schedule, at, 1);
                 }
                 Action::Publish => {
                     manifests.push(at);
@@ -337,12 +332,12 @@ mod tests {
             hint(&mut schedule, at);
         }
         assert_eq!(schedule.next(ms(5020)), Action::ScanDirty);
-        look(&mut schedule, 5020, 1);
+        scan(&mut schedule, 5020, 1);
         assert_eq!(schedule.next(ms(5020)), Action::Publish);
     }
 
     #[test]
-    fn an_alarm_holds_everything_back_for_a_while() {
+    fn an_alarm_delays_all_work() {
         let mut schedule = scanned(times());
         hint(&mut schedule, 5000);
         schedule.alarmed(ms(5300));
@@ -353,13 +348,13 @@ mod tests {
     }
 
     #[test]
-    fn failures_are_tried_again_after_growing_pauses() {
+    fn failures_are_retried_after_growing_pauses() {
         let mut schedule = scanned(times());
         let mut now = ms(0);
         let mut pauses = Vec::new();
         for _ in 0..8 {
             schedule.failed(now);
-            let Action::Wait(Some(until)) = schedule.next(now) else { panic!("it goes on") };
+            let Action::Wait(Some(until)) = schedule.next(now) else { panic!("work is due") };
             pauses.push((until - now).as_secs());
             now = until;
         }
@@ -370,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn files_are_tried_again_when_it_is_time() {
+    fn files_are_read_again_when_they_are_due() {
         let mut schedule = scanned(times());
         schedule.retry_at = Some(ms(3000));
         assert_eq!(schedule.next(ms(2000)), Action::Wait(Some(ms(3000))));

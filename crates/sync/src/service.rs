@@ -1,5 +1,8 @@
-//! The source side as a whole: it starts a thread for each folder, and applies
-//! changes of the settings.
+//! The source side as a whole: starts a thread for each folder and applies changes of the
+//! settings.
+//!
+//! A thread of its own follows the settings. It starts and ends the threads of folders, so that
+//! no folder has two threads at the same time.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -13,63 +16,62 @@ use store::InPlaceStore;
 use tokio::sync::{Notify, mpsc, watch as watch_channel};
 use types::{Dataset, FolderId, ManifestHeader, with_causes};
 
-use crate::core::Core;
+use crate::context::Context;
 use crate::error::SyncError;
 use crate::folder::{Config, Mailbox, Task};
+use crate::folder_files::FolderFiles;
 use crate::handle::SyncHandle;
 use crate::index::{Index, ManifestRecord, Totals};
 use crate::path_key::FolderNumber;
 use crate::publish;
 use crate::schedule::Times;
-use crate::serve::Files;
 use crate::settings::{FolderSettings, SyncOptions, SyncSettings, Tuning};
-use crate::status::Board;
+use crate::status_registry::StatusRegistry;
 use crate::watch::{self, Hint, HintSink, NoWatcher, Watcher};
 
-/// Where the state is, below the data of the instance.
+/// Directory of the state, in the data directory of the instance.
 const DIR: &str = "sync";
 const IN_PLACE_DIR: &str = "in-place";
-/// So many places of blocks that are no more cost less than to look for them.
-const PLACES_SLACK: u64 = 10_000;
+/// Number of stale locations of blocks that cost less than their removal.
+const STALE_LOCATIONS_MAX: u64 = 10_000;
 
-/// So long all folders together may take to end …
+/// Maximum time that the threads of all folders have to end.
 const STOP_MAX: Duration = Duration::from_secs(2);
-/// … which is looked for so often.
+/// Interval of the checks whether they have ended.
 const STOP_PAUSE: Duration = Duration::from_millis(2);
 
-/// Folders that are watched. Dropping it stops the work, without waiting for
-/// its end.
+/// The running source side. Dropping it stops the work without waiting for its end.
 #[derive(Debug)]
 pub struct SyncService {
     handle: SyncHandle,
-    stop: Arc<Stop>,
-    failed: watch_channel::Receiver<Option<Failure>>,
+    stop: Arc<StopSignal>,
+    failed: watch_channel::Receiver<Option<ThreadFailure>>,
     settings: Option<JoinHandle<()>>,
 }
 
 /// Starts a watcher; [`watch::start`] is the one of this platform.
 type StartWatcher<'a> = &'a dyn Fn(Option<usize>, HintSink) -> io::Result<Box<dyn Watcher>>;
 
-/// Told to the thread of the settings, which stops all others.
+/// Tells the thread of the settings to stop all other threads.
 #[derive(Debug, Default)]
-struct Stop(Notify);
+struct StopSignal(Notify);
 
-/// A task that died, and what it said.
+/// The panic of a folder's thread, or a failed change of the settings.
 #[derive(Clone, Debug)]
-struct Failure {
+struct ThreadFailure {
     folder: FolderId,
     text: String,
 }
 
 impl SyncService {
-    /// Opens the state and starts with all folders. It blocks while it opens
-    /// and checks the state. Nothing may be collected in the store before it
-    /// returns.
+    /// Opens the state and starts the work on all folders. The call blocks while it opens and
+    /// checks the state. The store must not collect garbage before it returns.
     ///
     /// # Errors
     ///
-    /// [`SyncError`]: state that cannot be read stops the start; nothing is
-    /// replaced. A folder that cannot be read does not.
+    /// Returns [`SyncError::Locked`], [`SyncError::Version`], [`SyncError::Damaged`],
+    /// [`SyncError::Index`], [`SyncError::State`] or [`SyncError::Store`] if the state cannot
+    /// be read; it is never replaced. A folder that cannot be read is not an error.
     pub fn start(options: SyncOptions) -> Result<Self, SyncError> {
         Self::start_with(options, &watch::start)
     }
@@ -81,52 +83,52 @@ impl SyncService {
     ) -> Result<Self, SyncError> {
         let dir = options.data_dir.join(DIR);
         let index = Arc::new(Index::open(options.disk.clone(), &dir, options.tuning.index_cache)?);
-        let files = Arc::new(Files::new(index.clone()));
+        let files = Arc::new(FolderFiles::new(index.clone()));
         let (in_place, is_lost) = InPlaceStore::open(
             options.disk.clone(),
             &dir.join(IN_PLACE_DIR),
             files.clone(),
             options.scheme.clone(),
         )?;
-        // Nobody but its owner empties it.
+        // An empty index although there are files was lost, too.
         let is_empty = in_place.places() == 0
             && index.folders()?.iter().any(|(_, record)| record.rows.bytes > 0);
         if is_lost || is_empty {
-            tracing::warn!("where blocks are in the files was lost; all files are read again");
+            tracing::warn!("the locations of blocks in files were lost; all files are read again");
             for (folder, _) in index.folders()? {
                 index.update(&folder, |record| record.is_rehash_due = true)?;
             }
-            // Noted durably; only now may the index be taken for whole.
+            // The request to read all files is durable; only now is the empty index valid.
             in_place.commit()?;
         }
-        forget_old_places(&index, &in_place)?;
+        remove_stale_locations(&index, &in_place)?;
         let folders: Arc<RwLock<BTreeMap<FolderId, Arc<Mailbox>>>> = Arc::default();
         let watcher = watcher_for(&options, folders.clone(), start_watcher);
         let own_dirs = options.own_dirs.iter().chain([&options.data_dir]);
         let own_dirs = own_dirs.map(|dir| std::fs::canonicalize(dir).unwrap_or(dir.clone()));
-        let core = Arc::new(Core {
+        let context = Arc::new(Context {
             index,
             store: options.store,
+            scheme: options.scheme,
             in_place: Arc::new(in_place),
             files,
-            scheme: options.scheme,
             publisher: options.publisher,
             clock: options.clock,
             tuning: options.tuning,
             source_peer_id: options.source_peer_id,
             own_dirs: own_dirs.collect(),
-            board: Board::new(),
+            statuses: StatusRegistry::new(),
             watcher,
         });
-        let handle = SyncHandle { core, folders, changing: Arc::default() };
-        let (tell_failed, failed) = watch_channel::channel(None);
-        let (tell_ended, ended) = mpsc::unbounded_channel();
-        let mut folders = Folders {
+        let handle = SyncHandle { context, folders, changing: Arc::default() };
+        let (report_failed, failed) = watch_channel::channel(None);
+        let (report_ended, ended) = mpsc::unbounded_channel();
+        let mut folders = FolderThreads {
             handle: handle.clone(),
             threads: BTreeMap::new(),
             ending: BTreeMap::new(),
-            failed: Arc::new(tell_failed),
-            tell_ended,
+            failed: Arc::new(report_failed),
+            report_ended,
             ended,
         };
         let mut settings = options.settings;
@@ -135,7 +137,7 @@ impl SyncService {
             folders.stop();
             return Err(error);
         }
-        let stop = Arc::new(Stop::default());
+        let stop = Arc::new(StopSignal::default());
         let stopped = stop.clone();
         let runtime = tokio::runtime::Builder::new_current_thread().build();
         let runtime = runtime.map_err(|source| {
@@ -143,7 +145,7 @@ impl SyncService {
             SyncError::State { action: "start a runtime for", path: dir.clone(), source }
         })?;
         let work = move || {
-            runtime.block_on(folders.follow(settings, stopped));
+            runtime.block_on(folders.follow_settings(settings, stopped));
         };
         let thread = std::thread::Builder::new().name("sync-settings".to_owned()).spawn(work);
         let thread = thread.map_err(|source| SyncError::State {
@@ -151,38 +153,36 @@ impl SyncService {
             path: dir,
             source,
         });
-        // (A thread that did not start has dropped the folders, and stopped them.)
+        // (If the thread did not start, its closure was dropped, which stops all folders.)
         Ok(Self { handle, stop, failed, settings: Some(thread?) })
     }
 
-    /// A handle for the rest of the program.
+    /// Returns a handle for the rest of the program.
     pub fn handle(&self) -> SyncHandle {
         self.handle.clone()
     }
 
-    /// Waits until the work on a folder has died, which is for ever as long as
-    /// all is well. The process is to stop then: what is not watched must not
-    /// look as if it were.
+    /// Waits until the thread of a folder has panicked, and returns the error. The process must
+    /// stop then, since a folder without a thread would look as if it were watched.
     pub fn failed(&self) -> impl Future<Output = SyncError> + Send + use<> {
         let mut failed = self.failed.clone();
         async move {
             let failure = failed.wait_for(Option::is_some).await.ok().and_then(|f| f.clone());
             match failure {
-                Some(Failure { folder, text }) => SyncError::Panicked { folder, text },
-                // The service has ended, as it was told to.
+                Some(ThreadFailure { folder, text }) => SyncError::Panicked { folder, text },
+                // The service has ended normally.
                 None => std::future::pending().await,
             }
         }
     }
 
-    /// Stops the work at once and waits for its end. Nothing is left half done:
-    /// what is not published is found again at the next start. Work that hangs
-    /// (on a file system that does not answer, most likely) is waited for two
-    /// seconds, and then left to the end of the process.
+    /// Stops the work and waits for its end. Unpublished changes are found again at the next
+    /// start. If the work hangs, usually because a file system does not answer, this returns
+    /// after two seconds, and the work ends with the process.
     pub async fn shutdown(mut self) {
         self.stop.0.notify_one();
         if let Some(thread) = self.settings.take() {
-            // A panic in it was told by `failed`.
+            // The result is an error only if that thread has panicked.
             let _ = tokio::task::spawn_blocking(move || thread.join()).await;
         }
     }
@@ -194,16 +194,15 @@ impl Drop for SyncService {
     }
 }
 
-/// Forgets where blocks were in versions of files that are no more, when they
-/// have come to be many. Only before any work: what is being taken in has no
-/// row yet.
-fn forget_old_places(index: &Index, in_place: &InPlaceStore) -> Result<(), SyncError> {
+/// Removes the locations of blocks in former versions of files, if there are many. Call it
+/// before any work begins, since files that are being read have no rows yet.
+fn remove_stale_locations(index: &Index, in_place: &InPlaceStore) -> Result<(), SyncError> {
     let folders = index.folders()?;
     let expected: u64 = folders
         .iter()
         .map(|(_, record)| record.rows.files + record.rows.bytes / types::CHUNK_LEN_AVG as u64)
         .sum();
-    if in_place.places() > 2 * expected + PLACES_SLACK {
+    if in_place.places() > 2 * expected + STALE_LOCATIONS_MAX {
         let ids = index.file_ids()?;
         in_place.retain(|id| ids.contains(&id))?;
     }
@@ -235,24 +234,24 @@ fn watcher_for(
 }
 
 /// The threads of all folders.
-struct Folders {
+struct FolderThreads {
     handle: SyncHandle,
     threads: BTreeMap<FolderId, (Config, JoinHandle<()>)>,
-    /// Those of folders that are not wanted any more. A folder is not added
-    /// again before its thread has ended: two would work on one state.
+    /// Threads of folders that are no longer configured. A folder is not added again before
+    /// its thread has ended, since two threads must not change the same state.
     ending: BTreeMap<FolderId, JoinHandle<()>>,
-    failed: Arc<watch_channel::Sender<Option<Failure>>>,
-    /// Told by every thread when it ends.
-    tell_ended: mpsc::UnboundedSender<FolderId>,
+    failed: Arc<watch_channel::Sender<Option<ThreadFailure>>>,
+    /// Each thread sends the id of its folder when it ends.
+    report_ended: mpsc::UnboundedSender<FolderId>,
     ended: mpsc::UnboundedReceiver<FolderId>,
 }
 
-impl Folders {
-    /// Applies settings as they change, until it is stopped.
-    async fn follow(
+impl FolderThreads {
+    /// Applies changes of the settings until the stop signal.
+    async fn follow_settings(
         mut self,
         mut settings: watch_channel::Receiver<SyncSettings>,
-        stop: Arc<Stop>,
+        stop: Arc<StopSignal>,
     ) {
         let mut may_change = true;
         loop {
@@ -260,7 +259,7 @@ impl Folders {
                 () = stop.0.notified() => return self.stop(),
                 Some(id) = self.ended.recv() => {
                     if self.has_ended(&id) {
-                        // It may be wanted again by now.
+                        // The folder may be configured again by now.
                         self.apply_or_fail(&settings.borrow().clone());
                     }
                 }
@@ -276,23 +275,25 @@ impl Folders {
 
     fn apply_or_fail(&mut self, settings: &SyncSettings) {
         if let Err(error) = self.apply(settings) {
-            tracing::error!(error = with_causes(&error), "a change of settings failed");
+            tracing::error!(error = with_causes(&error), "cannot apply a change of the settings");
             if let Some(folder) = settings.folders.first() {
-                let failure = Failure { folder: folder.id.clone(), text: with_causes(&error) };
+                let failure =
+                    ThreadFailure { folder: folder.id.clone(), text: with_causes(&error) };
                 self.failed.send_replace(Some(failure));
             }
         }
     }
 
-    /// Makes the folders what the settings say.
+    /// Starts, configures and ends threads according to the settings.
     fn apply(&mut self, settings: &SyncSettings) -> Result<(), SyncError> {
-        let is_wanted = |id: &FolderId| settings.folders.iter().any(|folder| folder.id == *id);
-        let unwanted: Vec<_> = self.threads.keys().filter(|id| !is_wanted(id)).cloned().collect();
-        for id in unwanted {
+        let is_configured = |id: &FolderId| settings.folders.iter().any(|folder| folder.id == *id);
+        let removed: Vec<_> =
+            self.threads.keys().filter(|id| !is_configured(id)).cloned().collect();
+        for id in removed {
             self.remove(&id);
         }
         for folder in &settings.folders {
-            let times = times(settings, &self.handle.core.tuning);
+            let times = times(settings, &self.handle.context.tuning);
             let config = Config { folder: folder.clone(), times };
             match self.threads.get_mut(&folder.id) {
                 Some((known, _)) if *known == config => {}
@@ -302,7 +303,7 @@ impl Folders {
                         mailbox.configure(config);
                     }
                 }
-                // Its old thread ends first, and has it added then.
+                // The folder is added when its old thread has ended.
                 None if self.ending.contains_key(&folder.id) => {}
                 None => self.add(folder, config)?,
             }
@@ -311,27 +312,28 @@ impl Folders {
     }
 
     fn add(&mut self, folder: &FolderSettings, config: Config) -> Result<(), SyncError> {
-        let core = &self.handle.core;
+        let context = &self.handle.context;
         let _alone = self.handle.changing.lock();
-        let record = match core.index.folder(&folder.id)? {
+        let record = match context.index.folder(&folder.id)? {
             Some(record) => {
-                publish::remove_old_roots(core, &folder.id, Some(record.sequence()))?;
+                publish::remove_old_roots(context, &folder.id, Some(record.sequence()))?;
                 record
             }
-            None => core.index.create_folder(&folder.id, manifest_in_store(core, folder))?,
+            None => context.index.create_folder(&folder.id, manifest_in_store(context, folder))?,
         };
-        core.files.set_root(record.number, folder.path.clone());
+        context.files.set_root(record.number, folder.path.clone());
         let mailbox = Arc::new(Mailbox::new(folder.id.clone(), record.number));
         if let Some(manifest) = &record.manifest {
-            core.publisher.publish(manifest.published(&folder.id));
+            context.publisher.publish(manifest.published(&folder.id));
         }
-        let mut task = Task::new(core.clone(), mailbox.clone(), config.clone(), record)?;
+        let mut task = Task::new(context.clone(), mailbox.clone(), config.clone(), record)?;
         let of_thread = mailbox.clone();
-        // Whoever sees the folder may ask for it at once: it is known first.
+        // The handle knows the folder before its status is visible, so that a request that
+        // follows the status succeeds.
         self.handle.folders.write().insert(folder.id.clone(), mailbox);
         task.show_rest();
         let failed = self.failed.clone();
-        let ended = self.tell_ended.clone();
+        let ended = self.report_ended.clone();
         let id = folder.id.clone();
         let work = move || {
             let panic = std::panic::catch_unwind(AssertUnwindSafe(|| task.run()));
@@ -341,10 +343,10 @@ impl Folders {
                     .downcast_ref::<&str>()
                     .map(|text| (*text).to_owned())
                     .or_else(|| panic.downcast_ref::<String>().cloned())
-                    .unwrap_or_else(|| "without a word".to_owned());
-                failed.send_replace(Some(Failure { folder: id.clone(), text }));
+                    .unwrap_or_else(|| "no message".to_owned());
+                failed.send_replace(Some(ThreadFailure { folder: id.clone(), text }));
             }
-            // Nobody listens any more when all is stopped.
+            // Sending fails if the service has stopped.
             let _ = ended.send(id);
         };
         let name = format!("sync-{}", folder.id);
@@ -358,34 +360,34 @@ impl Folders {
         Ok(())
     }
 
-    /// Ends the work on a folder. It is not waited for: a file system that does
-    /// not answer would hold up all other folders.
+    /// Tells the thread of a folder to end, without waiting for it: a file system that does not
+    /// answer would delay all other folders.
     fn remove(&mut self, id: &FolderId) {
         let Some((_, thread)) = self.threads.remove(id) else { return };
         if let Some(mailbox) = self.handle.folders.read().get(id) {
             mailbox.stop();
-            self.handle.core.files.remove_root(mailbox.number);
+            self.handle.context.files.remove_root(mailbox.number);
         }
         self.ending.insert(id.clone(), thread);
     }
 
-    /// The thread of a folder is at its end. Tells whether that was wanted: then
-    /// nothing shows the folder any more.
+    /// Removes a folder whose thread has ended. Returns false if the thread was not told to
+    /// end: then it has panicked.
     fn has_ended(&mut self, id: &FolderId) -> bool {
         let Some(thread) = self.ending.remove(id) else { return false };
-        // (A panic in it was told.)
+        // (A panic was reported by the thread itself.)
         let _ = thread.join();
-        let core = &self.handle.core;
+        let context = &self.handle.context;
         let mailbox = self.handle.folders.write().remove(id);
         if let Some(mailbox) = mailbox {
-            core.watcher.unwatch_folder(mailbox.number);
+            context.watcher.unwatch_folder(mailbox.number);
         }
-        core.publisher.withdraw(id);
-        core.board.remove(id);
+        context.publisher.withdraw(id);
+        context.statuses.remove(id);
         true
     }
 
-    /// Ends all threads, as far as they let themselves be ended.
+    /// Tells all threads to end, and waits for them for a limited time.
     fn stop(&mut self) {
         for mailbox in self.handle.folders.read().values() {
             mailbox.stop();
@@ -401,13 +403,13 @@ impl Folders {
             if thread.is_finished() {
                 let _ = thread.join();
             } else {
-                tracing::warn!(%folder, "the work on it does not end, and is left");
+                tracing::warn!(%folder, "the work on the folder does not end; no longer waiting for it");
             }
         }
     }
 }
 
-impl Drop for Folders {
+impl Drop for FolderThreads {
     fn drop(&mut self) {
         self.stop();
     }
@@ -415,28 +417,29 @@ impl Drop for Folders {
 
 fn times(settings: &SyncSettings, tuning: &Tuning) -> Times {
     Times {
-        settle: tuning.settle,
-        settle_max: tuning.settle_max,
+        quiet_time: tuning.quiet_time,
+        quiet_time_max: tuning.quiet_time_max,
         delay: settings.manifest_max_delay,
         threshold: u64::from(settings.manifest_update_threshold.max(1)),
-        unrest_max: tuning.unrest_max,
+        publish_interval_max: tuning.publish_interval_max,
         rescan: settings.rescan_interval,
         alarm_interval: tuning.alarm_interval,
     }
 }
 
-/// The last manifest of a folder that the index knows nothing of: its index
-/// was lost, and its numbers have to go on where they were.
-fn manifest_in_store(core: &Core, folder: &FolderSettings) -> Option<ManifestRecord> {
-    let roots = core.store.roots(&publish::root_prefix(&folder.id));
+/// Returns the last manifest of a folder without a record: its index was lost, and its sequence
+/// numbers have to continue.
+fn manifest_in_store(context: &Context, folder: &FolderSettings) -> Option<ManifestRecord> {
+    let roots = context.store.roots(&publish::root_prefix(&folder.id));
     let roots =
         roots.into_iter().filter_map(|(name, root)| Some((publish::sequence_of(&name)?, root.cid)));
     let (sequence, cid) = roots.max_by_key(|(sequence, _)| *sequence)?;
-    tracing::warn!(folder = %folder.id, %sequence, "the file index is new; numbers go on");
+    tracing::warn!(folder = %folder.id, %sequence,
+        "the file index was lost; sequence numbers continue after the last manifest in the store");
     let header = || {
-        let bytes = core.store.get(&cid).ok()??;
+        let bytes = context.store.get(&cid).ok()??;
         let dataset = Dataset::decode(&bytes).ok()?;
-        ManifestHeader::decode(&core.store.get(&dataset.tree).ok()??).ok()
+        ManifestHeader::decode(&context.store.get(&dataset.tree).ok()??).ok()
     };
     Some(match header() {
         Some(header) => ManifestRecord {
@@ -452,11 +455,11 @@ fn manifest_in_store(core: &Core, folder: &FolderSettings) -> Option<ManifestRec
             },
             is_unfinished: false,
         },
-        // Damaged; its number is what counts.
+        // The manifest is damaged; only its sequence number matters.
         None => ManifestRecord {
             sequence,
             cid,
-            at: core.clock.now(),
+            at: context.clock.now(),
             folder_name: folder.name.clone(),
             folder_path: folder.path.display().to_string(),
             totals: Totals::default(),

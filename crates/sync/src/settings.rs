@@ -1,4 +1,4 @@
-//! What the source side is told: folders, limits, and what it stands on.
+//! The inputs of the source side: folders, limits, and the services that it uses.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -11,31 +11,31 @@ use store::BlockStore;
 use tokio::sync::watch;
 use types::{BlockScheme, FolderId, PublishedManifest};
 
-/// A folder as it is configured.
+/// The configuration of a folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FolderSettings {
-    /// Its stable id.
+    /// The permanent id.
     pub id: FolderId,
-    /// Where it is; absolute.
+    /// The absolute path.
     pub path: PathBuf,
-    /// What people call it.
+    /// The display name.
     pub name: String,
-    /// What is left out, in the syntax of `.gitignore`.
+    /// Patterns of excluded paths, in the syntax of `.gitignore`.
     pub exclude: Vec<String>,
-    /// Whether nothing is to be done about it.
+    /// True if the folder is neither scanned nor published.
     pub paused: bool,
 }
 
-/// What may change while the service runs.
+/// Settings that may change while the service runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SyncSettings {
     /// The folders.
     pub folders: Vec<FolderSettings>,
-    /// A manifest is made after this many changes …
+    /// Number of changes after which a manifest is made immediately.
     pub manifest_update_threshold: u32,
-    /// … or after this long without a further one.
+    /// Time without a further change after which a manifest is made.
     pub manifest_max_delay: Duration,
-    /// How often a folder is looked through whole.
+    /// Time between two full scans of a folder.
     pub rescan_interval: Duration,
 }
 
@@ -50,33 +50,33 @@ impl Default for SyncSettings {
     }
 }
 
-/// Who shows manifests to others, and signs them.
+/// Signs manifests and offers them to backup servers.
 ///
-/// Called only with what is durable. It must not block for long.
+/// The service passes only durable manifests. A call must not block for long.
 pub trait Publisher: Send + Sync + fmt::Debug {
-    /// This is the folder's last manifest from now on.
+    /// Makes this manifest the current one of its folder.
     fn publish(&self, published: PublishedManifest);
 
-    /// The folder is not shown any more.
+    /// Stops offering the folder.
     fn withdraw(&self, folder: &FolderId);
 }
 
-/// What time it is.
+/// A source of time.
 pub trait Clock: Send + Sync + fmt::Debug {
-    /// By the wall; it may jump.
+    /// Returns the time of day; it may jump.
     fn now(&self) -> Timestamp;
 
-    /// Since some moment in the past; it never goes back.
+    /// Returns the time since a fixed moment in the past; it never goes back.
     fn elapsed(&self) -> Duration;
 
-    /// The current time of the clock that stamps files. A file whose last change is close
-    /// to it may change again without a new stamp. Only tests return another time here.
+    /// Returns the current time of the clock that stamps files. A file whose last change is
+    /// close to it may change again without a new stamp. Only tests return another time.
     fn file_time(&self) -> Timestamp {
         Timestamp::now()
     }
 }
 
-/// The clock of the machine.
+/// The clock of this computer.
 #[derive(Clone, Copy, Debug)]
 pub struct SystemClock(Instant);
 
@@ -96,34 +96,34 @@ impl Clock for SystemClock {
     }
 }
 
-/// What the service stands on.
+/// The services that the source side uses, and its settings.
 #[derive(Clone, Debug)]
 pub struct SyncOptions {
-    /// The instance's data; `sync` in it is used.
+    /// The data directory of the instance; the service uses `sync` in it.
     pub data_dir: PathBuf,
-    /// The disk that is on.
+    /// The disk of the data directory.
     pub disk: Arc<dyn Disk>,
-    /// Where manifests and what cannot be served from files are stored.
+    /// Stores manifests, and the contents that cannot be served from the files.
     pub store: Arc<dyn BlockStore>,
-    /// Who shows manifests.
+    /// Cuts, names and encodes the content of the folders.
+    pub scheme: BlockScheme,
+    /// Receives each manifest.
     pub publisher: Arc<dyn Publisher>,
-    /// The settings; changes apply at once.
+    /// The settings; changes apply immediately.
     pub settings: watch::Receiver<SyncSettings>,
     /// The peer id of this instance.
     pub source_peer_id: String,
-    /// Cuts, names and encodes the content of the folders.
-    pub scheme: BlockScheme,
-    /// What time it is.
+    /// The source of time.
     pub clock: Arc<dyn Clock>,
-    /// Directories that are never backed up: what the instance itself writes.
+    /// Directories that are never backed up, because the instance writes to them.
     pub own_dirs: Vec<PathBuf>,
-    /// What hardly anyone changes.
+    /// Parameters that only tests change.
     pub tuning: Tuning,
 }
 
 impl SyncOptions {
-    /// Options with the machine's disk and clock, and the usual tuning. The
-    /// data directory itself is never backed up.
+    /// Returns options with the disk and the clock of this computer and the default tuning.
+    /// The data directory itself is never backed up.
     pub fn new(
         data_dir: PathBuf,
         store: Arc<dyn BlockStore>,
@@ -136,57 +136,53 @@ impl SyncOptions {
             data_dir,
             disk: Arc::new(RealDisk),
             store,
+            scheme: BlockScheme::plain(),
             publisher,
             settings,
             source_peer_id,
-            scheme: BlockScheme::plain(),
             clock: Arc::new(SystemClock::default()),
             tuning: Tuning::default(),
         }
     }
 }
 
-/// What hardly anyone changes; tests do.
+/// Parameters without a setting; only tests change them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tuning {
-    /// Threads that read files, for each folder.
+    /// Number of threads that read files, for each folder.
     pub hash_threads: usize,
-    /// The memory that the file index caches in, in bytes.
+    /// Size of the cache of the file index, in bytes.
     pub index_cache: usize,
-    /// At most this many directories are watched; `None`: as many as the
-    /// system allows.
+    /// Maximum number of watched directories; `None`: as many as the system allows.
     pub watch_limit: Option<usize>,
-    /// A change is looked at when nothing further has come for this long …
-    pub settle: Duration,
-    /// … or the first one has waited for this long.
-    pub settle_max: Duration,
-    /// While changes go on, a manifest is made at least this often.
-    pub unrest_max: Duration,
-    /// While a folder is looked through for the first time, what was found by
-    /// then is published after this long, and again after as long or an eighth
-    /// of the time that has passed, whichever is more.
-    pub first_look_pause: Duration,
-    /// A file that changes while it is read is tried again after this long,
-    /// then after twice that …
+    /// Time without a further hint after which the hinted directories are scanned.
+    pub quiet_time: Duration,
+    /// Maximum time between the first hint and the scan.
+    pub quiet_time_max: Duration,
+    /// Maximum time between two manifests while changes continue.
+    pub publish_interval_max: Duration,
+    /// During the first scan of a folder, the results so far are published at this interval,
+    /// or at an eighth of the time that has passed, whichever is longer.
+    pub first_scan_interval: Duration,
+    /// Pause before a file that changed while it was read is read again. It doubles with each
+    /// attempt.
     pub retry_min: Duration,
-    /// … up to this.
+    /// Maximum pause between two attempts.
     pub retry_max: Duration,
-    /// A file that has not been still for this long is on the error list; if
-    /// it only grows, what there is of it is taken.
-    pub patience: Duration,
-    /// Files that change too often to be served from where they are go to the
-    /// store, as long as all of a folder together have no more bytes than
-    /// this. A larger one is served as long as it is still.
+    /// Time after which a file that keeps changing is put on the error list; if the file only
+    /// grows, its beginning is backed up.
+    pub unstable_after: Duration,
+    /// Maximum number of bytes of one folder's files that are copied to the store because
+    /// they change too often to be served from their place. A file beyond the limit is served
+    /// while it does not change.
     pub spool_max: u64,
-    /// How often a folder in alarm is looked at, and one that failed is tried
-    /// again at first.
+    /// Interval of the scans of a folder in alarm, and first pause after a failure.
     pub alarm_interval: Duration,
-    /// How often a folder is looked through of which not all directories can
-    /// be watched.
+    /// Interval of the full scans of a folder of which some directories cannot be watched.
     pub unwatched_interval: Duration,
-    /// Rows are written to the index after this many changes …
+    /// Number of changes after which rows are written to the index.
     pub batch_rows: usize,
-    /// … or this long.
+    /// Time after which rows are written to the index.
     pub batch_time: Duration,
 }
 
@@ -197,13 +193,13 @@ impl Default for Tuning {
             hash_threads: threads.clamp(1, 8),
             index_cache: 32 << 20,
             watch_limit: None,
-            settle: Duration::from_millis(300),
-            settle_max: Duration::from_secs(2),
-            unrest_max: Duration::from_secs(10),
-            first_look_pause: Duration::from_millis(500),
+            quiet_time: Duration::from_millis(300),
+            quiet_time_max: Duration::from_secs(2),
+            publish_interval_max: Duration::from_secs(10),
+            first_scan_interval: Duration::from_millis(500),
             retry_min: Duration::from_millis(50),
             retry_max: Duration::from_secs(300),
-            patience: Duration::from_secs(60),
+            unstable_after: Duration::from_secs(60),
             spool_max: 4 << 30,
             alarm_interval: Duration::from_secs(10),
             unwatched_interval: Duration::from_secs(60),

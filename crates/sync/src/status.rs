@@ -1,219 +1,161 @@
-//! What others see of a folder.
+//! The status of a folder as the rest of the program sees it.
+
+use std::path::PathBuf;
+use std::time::Duration;
 
 use jiff::Timestamp;
-use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
-use tokio::sync::broadcast;
 use types::{Cid, FolderId, RelPath, SequenceNumber};
 
-/// How many errors of a folder are in its status; [`crate::SyncHandle::errors`]
-/// has all.
+/// Maximum number of errors in the status of a folder; [`crate::SyncHandle::errors`] returns
+/// all.
 pub const STATUS_ERRORS_MAX: usize = 100;
 
-/// What a folder does at the moment.
+/// The current activity of a folder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum FolderState {
-    /// Nothing: everything is in the last manifest.
+    /// No work: the last manifest contains everything.
     Idle,
-    /// It looks at files.
+    /// A scan is running.
     Scanning,
-    /// There are changes; it waits until they have come to an end.
+    /// There are unpublished changes; the folder waits until no further ones arrive.
     Waiting,
-    /// It makes a manifest.
+    /// A manifest is being made.
     Publishing,
-    /// It was told to do nothing.
+    /// The user has paused the folder.
     Paused,
-    /// It publishes nothing until somebody has looked.
+    /// The folder publishes nothing until the user acts.
     Alarm {
-        /// Which guard said no.
+        /// The guard that raised the alarm.
         kind: AlarmKind,
-        /// What is wrong, and what to do.
+        /// The reason, and what to do.
         text: String,
-        /// Since when.
+        /// When the alarm was raised.
         since: Timestamp,
     },
-    /// It cannot go on by itself at the moment; it tries again.
+    /// The work failed, and will be retried.
     Error {
-        /// What is wrong, and what to do.
+        /// The reason, and what to do.
         text: String,
-        /// Since when.
+        /// When the work first failed.
         since: Timestamp,
     },
 }
 
-/// Why a folder stands still.
+/// The reason for an alarm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AlarmKind {
-    /// Its directory is not there, or cannot be opened.
+    /// The directory of the folder does not exist or cannot be opened.
     RootGone,
-    /// Another directory is where it was.
+    /// Another directory is at the path of the folder.
     RootReplaced,
-    /// It has nothing in it any more.
+    /// The directory of the folder is empty.
     RootEmpty,
 }
 
-/// How changes are noticed.
+/// How changes in a folder are noticed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WatchMode {
-    /// The system tells of every change.
+    /// The system reports every change.
     Watching,
-    /// Not all directories could be watched: the folder is looked through at
-    /// short intervals.
+    /// Some directories cannot be watched; the folder is scanned at short intervals.
     Scanning,
 }
 
-/// How well a folder is watched.
+/// How much of a folder is watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct WatchStatus {
-    /// Directories that are watched.
+    /// Number of watched directories.
     pub watched: u64,
-    /// Directories that are to be watched: `fs.inotify.max_user_watches` has
-    /// to be greater than this, for all folders together.
+    /// Number of directories that should be watched. `fs.inotify.max_user_watches` must be
+    /// greater than the sum over all folders.
     pub needed: u64,
-    /// What follows from it.
+    /// How changes are noticed.
     pub mode: WatchMode,
 }
 
-/// How far work on a folder is.
+/// Progress of the work on a folder.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Progress {
-    /// Entries that were looked at.
+    /// Number of directory entries examined.
     pub entries: u64,
-    /// Files that were read.
+    /// Number of files read.
     pub files: u64,
-    /// Bytes that were read.
+    /// Number of bytes read.
     pub bytes: u64,
-    /// Files that are waiting to be read, or being read.
+    /// Number of files that wait to be read or are being read.
     pub in_work: u64,
 }
 
 /// An entry of a folder's error list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileProblem {
-    /// Where.
+    /// The path in the folder.
     pub path: RelPath,
-    /// What.
+    /// The problem, in words.
     pub what: String,
-    /// Since when.
+    /// When it was first noticed.
     pub since: Timestamp,
 }
 
-/// What the backup peer has.
+/// The newest snapshot that the backup server has confirmed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Receipt {
-    /// The newest manifest that it has whole.
+    /// The sequence number of the manifest.
     pub sequence: SequenceNumber,
-    /// When it said so.
+    /// When the backup server confirmed it.
     pub at: Timestamp,
 }
 
-/// What there is to know about a folder.
+/// The status of a folder.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FolderStatus {
-    /// The folder.
+    /// The id of the folder.
     pub id: FolderId,
-    /// What people call it.
+    /// The display name.
     pub name: String,
-    /// Where it is.
+    /// The absolute path.
     pub path: PathBuf,
-    /// What it does.
+    /// The current activity.
     pub state: FolderState,
-    /// The number of the last manifest; 0 before the first.
+    /// The sequence number of the last manifest; 0 before the first.
     pub sequence: SequenceNumber,
-    /// The last manifest.
+    /// The CID of the last manifest.
     pub manifest_cid: Option<Cid>,
-    /// When it was made.
+    /// When the last manifest was made.
     pub published_at: Option<Timestamp>,
-    /// Whatever was saved before this is in the last manifest, but for what is
-    /// on the error list. Not known before everything was looked at once since
-    /// the start.
+    /// The last manifest contains everything that was saved before this time, except for
+    /// paths on the error list. `None` until the first full scan since the start has ended.
     pub covers_until: Option<Timestamp>,
-    /// Everything in the folder but directories, as far as it was taken in.
+    /// Number of known entries that are not directories.
     pub files: u64,
-    /// Directories.
+    /// Number of known directories.
     pub dirs: u64,
-    /// The lengths of all files together, in bytes.
+    /// Sum of the lengths of all files, in bytes.
     pub bytes: u64,
-    /// Changes that are in no manifest yet.
+    /// Number of changes that no manifest contains yet.
     pub pending_changes: u64,
-    /// How many paths are on the error list.
+    /// Number of paths on the error list.
     pub error_count: u64,
-    /// The first [`STATUS_ERRORS_MAX`] of them.
+    /// The first [`STATUS_ERRORS_MAX`] entries of the error list.
     pub errors: Vec<FileProblem>,
     /// How changes are noticed.
     pub watch: WatchStatus,
-    /// Why manifests are published as held: the user is to look at what was
-    /// deleted or rewritten, and to confirm.
-    pub held: Option<String>,
-    /// What the backup peer has.
+    /// Why the user should check the folder and confirm it: many files were deleted or
+    /// rewritten. Manifests carry this text as `held` until then.
+    pub awaiting_confirmation: Option<String>,
+    /// The newest snapshot that the backup server has confirmed.
     pub receipt: Option<Receipt>,
-    /// When the folder was last looked through whole.
+    /// When the last full scan ended.
     pub last_scan: Option<Timestamp>,
-    /// How far the work is that is under way, or how far the last one came.
+    /// Progress of the current work, or of the last one.
     pub progress: Progress,
-    /// How many files were read since the service was started.
+    /// Number of files read since the service was started.
     pub files_read: u64,
-    /// Since when that work has come no further, where that is long ago: a
-    /// file system that does not answer.
+    /// For how long the current work has not advanced, if that is at least 30 s: usually a
+    /// file system does not answer.
     pub stalled_for: Option<Duration>,
-}
-
-/// The statuses of all folders.
-#[derive(Clone, Debug)]
-pub(crate) struct Board {
-    statuses: Arc<Mutex<BTreeMap<FolderId, Arc<FolderStatus>>>>,
-    changes: broadcast::Sender<Arc<FolderStatus>>,
-}
-
-/// How many changes wait for a subscriber that is slow; it then has to look at
-/// the whole again.
-const CHANGES_MAX: usize = 256;
-
-impl Board {
-    pub(crate) fn new() -> Self {
-        Self { statuses: Arc::default(), changes: broadcast::Sender::new(CHANGES_MAX) }
-    }
-
-    /// Shows a status, where it is a new one.
-    pub(crate) fn show(&self, status: FolderStatus) {
-        let status = Arc::new(status);
-        let before = self.statuses.lock().insert(status.id.clone(), status.clone());
-        if before.as_ref() != Some(&status) {
-            // Nobody has to listen.
-            let _ = self.changes.send(status);
-        }
-    }
-
-    /// Changes what is shown of a folder.
-    pub(crate) fn change(&self, folder: &FolderId, change: impl FnOnce(&mut FolderStatus)) {
-        let found = self.statuses.lock().get(folder).cloned();
-        if let Some(status) = found {
-            let mut status = FolderStatus::clone(&status);
-            change(&mut status);
-            self.show(status);
-        }
-    }
-
-    pub(crate) fn remove(&self, folder: &FolderId) {
-        self.statuses.lock().remove(folder);
-    }
-
-    pub(crate) fn get(&self, folder: &FolderId) -> Option<Arc<FolderStatus>> {
-        self.statuses.lock().get(folder).cloned()
-    }
-
-    pub(crate) fn all(&self) -> Vec<Arc<FolderStatus>> {
-        self.statuses.lock().values().cloned().collect()
-    }
-
-    pub(crate) fn subscribe(&self) -> broadcast::Receiver<Arc<FolderStatus>> {
-        self.changes.subscribe()
-    }
 }

@@ -2,7 +2,9 @@
 //! moves, and the flag that interrupts it.
 //!
 //! The folder's thread and the threads that read files count here; the status reads the
-//! counters. What is absent: what the work is, and who requested it.
+//! counters.
+//!
+//! Absent: the work itself, and its requesters.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! A folder becomes manifests: first, after changes, after restarts.
+//! The manifests of a folder: the first one, after changes, after restarts.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -33,7 +33,7 @@ async fn the_first_manifest_is_the_folder() {
     assert_eq!(header.previous, None);
     assert_eq!(header.folder_name, "docs");
     assert!(header.held.is_none());
-    // Nothing has changed: nothing is published, and nothing is read.
+    // Without a change, nothing is published and nothing is read.
     setup.calm().await;
     let read = setup.files_read();
     assert_eq!(setup.sync().await, published);
@@ -52,7 +52,7 @@ async fn a_restart_reads_nothing_and_publishes_the_same_again() {
     assert_eq!(setup.sync().await, first);
     assert_eq!(setup.files_read(), 0);
     setup.check(&first);
-    // What changes while it is off is found.
+    // Changes while the service is stopped are found.
     setup.stop().await;
     setup.write("a.txt", "hello again");
     setup.write("new", "new");
@@ -67,13 +67,13 @@ async fn a_restart_reads_nothing_and_publishes_the_same_again() {
     setup.stop().await;
 }
 
-/// What is said to be covered is in the last manifest: never what was only
-/// found, or saved since.
+/// `covers_until` covers only changes in the last manifest, not changes that were found later
+/// or not yet.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_manifest_covers_what_was_there_when_the_look_began() {
+async fn a_manifest_covers_what_was_saved_before_its_scan() {
     let mut setup = Setup::stopped();
     sample(&setup);
-    setup.tuning.unrest_max = Duration::from_hours(1);
+    setup.tuning.publish_interval_max = Duration::from_hours(1);
     setup.settings.send_modify(|settings| {
         settings.manifest_max_delay = Duration::from_hours(1);
         settings.manifest_update_threshold = 1000;
@@ -84,17 +84,17 @@ async fn a_manifest_covers_what_was_there_when_the_look_began() {
     let first = setup.status();
     assert!(first.covers_until >= Some(begun), "{first:?}");
     assert!(first.covers_until < Some(setup.clock.now()));
-    // Found by the watcher, and in no manifest.
+    // Found after a hint, and in no manifest.
     setup.clock.advance_hours(1);
     let saved = setup.clock.now();
     setup.write("a.txt", "changed");
-    // (Two, if it is found between its two steps: it is cut off, then written.)
+    // (Two changes, if a scan runs between the two steps of the write.)
     setup.until("the change", |status| status.pending_changes > 0).await;
     let waiting = setup.status();
     assert!(waiting.covers_until.is_some() && waiting.covers_until < Some(saved), "{waiting:?}");
     setup.sync().await;
     assert!(setup.status().covers_until >= Some(saved));
-    // What nobody has looked at since the start is not covered.
+    // Before the first scan since the start, nothing is covered.
     setup.stop().await;
     setup.write("a.txt", "changed while it was off");
     let id = common::id("docs");
@@ -104,9 +104,9 @@ async fn a_manifest_covers_what_was_there_when_the_look_began() {
     setup.stop().await;
 }
 
-/// Where not everything is watched, only a look at everything counts.
+/// If some directories are not watched, only a full scan covers them.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hint_covers_the_rest_only_where_all_is_watched() {
+async fn a_hint_covers_the_rest_only_if_everything_is_watched() {
     for (limit, is_covered) in [(None, true), (Some(1), false)] {
         let mut setup = Setup::stopped();
         sample(&setup);
@@ -131,16 +131,16 @@ async fn a_hint_covers_the_rest_only_where_all_is_watched() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_folder_that_is_shown_can_be_asked_for() {
+async fn a_folder_with_a_status_accepts_requests() {
     let mut setup = Setup::new();
     let (handle, runtime) = (setup.handle(), tokio::runtime::Handle::current());
     let path = setup.dir.path().join("added");
     std::fs::create_dir(&path).unwrap();
     for number in 0..300 {
         let added = common::folder(&format!("folder{number}"), path.clone());
-        let ask = || {
+        let request = || {
             let (handle, runtime, id) = (handle.clone(), runtime.clone(), added.id.clone());
-            // Paused, it answers at once, one way or the other.
+            // A paused folder answers immediately.
             std::thread::spawn(move || {
                 while handle.folder(&id).is_none() {
                     std::thread::yield_now();
@@ -148,14 +148,16 @@ async fn a_folder_that_is_shown_can_be_asked_for() {
                 runtime.block_on(handle.scan_now(&id))
             })
         };
-        // More of them than cores: whoever adds it may lose its core at any point.
-        let asking: Vec<_> = (0..8).map(|_| ask()).collect();
+        // More threads than cores: the thread that adds the folder may be interrupted at any
+        // point.
+        let requests: Vec<_> = (0..8).map(|_| request()).collect();
         setup.settings.send_modify(|settings| {
             settings.folders.truncate(1);
             settings.folders.push(sync::FolderSettings { paused: true, ..added });
         });
-        for asked in asking {
-            let answer = tokio::task::spawn_blocking(move || asked.join().unwrap()).await.unwrap();
+        for request in requests {
+            let answer =
+                tokio::task::spawn_blocking(move || request.join().unwrap()).await.unwrap();
             assert!(matches!(answer, Err(sync::SyncError::Paused(_))), "{number}: {answer:?}");
         }
     }

@@ -1,4 +1,4 @@
-//! Every way to change a folder ends in a manifest that equals it.
+//! After every kind of change, the manifest equals the folder.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -13,7 +13,7 @@ use std::path::Path;
 use common::{Setup, noise};
 use types::RelPath;
 
-/// A folder that was published, with nothing left to read again.
+/// Returns a published folder of which no file has to be read again.
 async fn calm_setup(make: impl Fn(&Setup)) -> Setup {
     let mut setup = Setup::stopped();
     make(&setup);
@@ -41,7 +41,7 @@ async fn files_change_grow_shrink_and_go() {
         }
     })
     .await;
-    // (Off, so that all changes come at once.)
+    // (Stopped, so that one scan finds all changes.)
     setup.stop().await;
     setup.write("d0/f0", "other");
     let mut file = fs::File::options().append(true).open(setup.path("d1/f1")).unwrap();
@@ -53,7 +53,7 @@ async fn files_change_grow_shrink_and_go() {
     fs::set_permissions(setup.path("d2/f5"), PermissionsExt::from_mode(0o600)).unwrap();
     setup.start();
     let second = setup.sync().await;
-    // Three files were written to or given other rights; one of `d1` is gone.
+    // Two files were written, one got another mode; those of `d1` are gone.
     assert_eq!(setup.files_read(), 3);
     setup.check(&second);
 }
@@ -74,7 +74,7 @@ async fn a_file_that_was_changed_too_recently_is_read_by_every_scan() {
         assert_eq!(setup.sync().await, first, "the content is the same");
         assert_eq!(setup.files_read(), read + scans);
     }
-    // After it, the file is read once more, and from then on its stamp is enough.
+    // After that tick, one scan reads the file, and later scans rely on its stamp.
     setup.clock.set_file_time(1);
     for _ in 0..3 {
         assert_eq!(setup.sync().await, first);
@@ -83,7 +83,7 @@ async fn a_file_that_was_changed_too_recently_is_read_by_every_scan() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_directory_with_another_name_is_not_read_again() {
+async fn a_renamed_directory_is_not_read_again() {
     let setup = calm_setup_on_request(|setup| {
         for number in 0..50 {
             setup.write(&format!("old/sub/f{number}"), noise(number, 70_000));
@@ -93,7 +93,7 @@ async fn a_directory_with_another_name_is_not_read_again() {
     })
     .await;
     let (read, errors) = (setup.files_read(), setup.status().error_count);
-    // Before and after its old place in the order of paths.
+    // After and before its old place in the order of paths.
     fs::rename(setup.path("old"), setup.path("zz")).unwrap();
     setup.check(&setup.sync().await);
     fs::rename(setup.path("zz"), setup.path("aa")).unwrap();
@@ -105,16 +105,14 @@ async fn a_directory_with_another_name_is_not_read_again() {
     assert!(setup.manifest(&setup.sync().await).0.held.is_none(), "nothing is lost by a rename");
 }
 
-/// Most file systems give the inode of a file that was removed to the next one
-/// that is made.
+/// Most file systems reuse the inode of a removed file for the next new file.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_file_with_the_inode_of_an_old_one_is_read() {
     let mut setup = calm_setup(|setup| setup.write("a", noise(1, 1000))).await;
     setup.stop().await;
     let old = fs::metadata(setup.path("a")).unwrap();
     fs::remove_file(setup.path("a")).unwrap();
-    // (Where no inode is used again, this shows nothing; `is_renamed` has a
-    // test of its own.)
+    // (If no inode is reused, this test proves nothing; `is_renamed` has a test of its own.)
     for number in 0..20 {
         let name = format!("b{number}");
         setup.write(&name, noise(2, 1000));
@@ -141,7 +139,7 @@ async fn two_files_change_places() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn things_become_other_things() {
+async fn entries_become_entries_of_another_kind() {
     let setup = calm_setup(|setup| {
         setup.write("file", "file");
         setup.write("dir/inner/deep", "deep");
@@ -168,7 +166,7 @@ async fn things_become_other_things() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn editors_save_in_their_ways() {
+async fn each_way_of_saving_is_noticed() {
     let setup = calm_setup(|setup| {
         for name in ["renamed over", "truncated", "backed up"] {
             setup.write(name, format!("{name}: before"));
@@ -211,13 +209,13 @@ async fn pipes_and_sockets_are_recorded_and_never_opened() {
     let fifo = rustix::fs::FileType::Fifo;
     rustix::fs::mknodat(rustix::fs::CWD, setup.path("pipe"), fifo, mode, 0).unwrap();
     let _socket = std::os::unix::net::UnixListener::bind(setup.path("socket")).unwrap();
-    // A pipe without a writer would hold up whoever opens it.
+    // Opening a pipe without a writer would block.
     setup.check(&setup.sync().await);
     assert_eq!(setup.files_read(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn attributes_and_sparse_files_are_taken_in() {
+async fn attributes_and_sparse_files_are_recorded() {
     let setup = Setup::new();
     setup.write("file", "content");
     let flags = rustix::fs::XattrFlags::empty();
@@ -235,7 +233,7 @@ async fn attributes_and_sparse_files_are_taken_in() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_another_block_asks_for_is_what_the_file_has_or_nothing() {
+async fn a_requested_block_is_the_published_one_or_none() {
     let setup = calm_setup(|setup| setup.write("file", noise(7, 50_000))).await;
     let cid = types::Cid::of(types::Codec::Raw, &noise(7, 50_000));
     assert!(setup.handle().has(&cid).unwrap());
@@ -243,7 +241,7 @@ async fn what_another_block_asks_for_is_what_the_file_has_or_nothing() {
     let sequence = setup.status().sequence;
     setup.write("file", noise(8, 50_000));
     assert!(matches!(setup.content(cid), Err(sync::InPlaceAnswer::Changed(_))));
-    // Whoever asked has told: the file is looked at, and published.
+    // The request has reported the change: the file is scanned and published.
     setup.until("the next manifest", |status| status.sequence > sequence).await;
     let cid = types::Cid::of(types::Codec::Raw, &noise(8, 50_000));
     assert_eq!(setup.content(cid).unwrap(), noise(8, 50_000));
@@ -251,8 +249,8 @@ async fn what_another_block_asks_for_is_what_the_file_has_or_nothing() {
     assert_eq!(setup.content(unknown), Err(sync::InPlaceAnswer::Missing));
 }
 
-/// One change of a large file is one change, however many of its blocks are
-/// asked for; and what is copied into the store has a limit.
+/// Requests for many blocks of a large file count as one change of it, and the copies in the
+/// store have a limit.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_changed_once_or_is_too_large_is_not_copied() {
     let mut setup = Setup::stopped();
@@ -286,7 +284,7 @@ async fn a_file_that_changed_once_or_is_too_large_is_not_copied() {
         }
         setup.calm().await;
     }
-    // It is looked at anew.
+    // A further change is scanned again.
     let mut file = fs::File::options().append(true).open(setup.path("once")).unwrap();
     file.write_all(b"more").unwrap();
     drop(file);
@@ -294,7 +292,7 @@ async fn a_file_that_changed_once_or_is_too_large_is_not_copied() {
     assert!(!is_copied("once") && !is_copied("large"));
 }
 
-/// What changes whenever it is asked for would never reach a backup server.
+/// A file that changes before each request for it would never reach a backup server.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_changes_too_often_to_be_served_goes_to_the_store() {
     let setup = calm_setup_on_request(|setup| setup.write("hot", noise(0, 50_000))).await;
@@ -335,6 +333,6 @@ async fn sequences_grow_by_one_and_one_change_changes_one_segment() {
     setup.check(&last);
     let sequences: Vec<_> = setup.published().iter().map(|one| one.sequence_number.0).collect();
     assert!(sequences.windows(2).all(|pair| pair[0] < pair[1]), "{sequences:?}");
-    // Only the last two are kept.
+    // Only the roots of the last two manifests are kept.
     assert_eq!(setup.store.roots("manifest/docs/").len(), 2);
 }

@@ -1,5 +1,5 @@
-//! The process dies, the power goes, the disk fails: at every moment. What B
-//! may have seen stays true, and what is published after that is the folder.
+//! The process dies, the power is cut, the disk fails: at every moment. Manifests that a backup
+//! server may have seen stay valid, and the next manifest equals the folder.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -28,8 +28,8 @@ fn pack_store(disk: &SimDisk) -> Result<Arc<PackStore>, StoreError> {
     Ok(Arc::new(PackStore::open_on(disk, Path::new("/store"), &options)?.0))
 }
 
-/// A service whose state and store are on `disk`, while the folder is on the
-/// machine's; `None` where it does not start.
+/// Starts a service whose state and store are on `disk`; the folder is on a real disk. Returns
+/// false if the service does not start.
 fn start(setup: &mut Setup, disk: &SimDisk) -> bool {
     let Ok(store) = pack_store(disk) else { return false };
     setup.store = store;
@@ -45,7 +45,7 @@ fn start(setup: &mut Setup, disk: &SimDisk) -> bool {
     }
 }
 
-/// Each step of what happens to the folder.
+/// Changes the folder, differently in each step.
 fn change(setup: &Setup, step: u32) {
     match step {
         0 => {
@@ -65,7 +65,7 @@ fn change(setup: &Setup, step: u32) {
 
 const STEPS: u32 = 3;
 
-/// What anybody may have seen: under one number there is one manifest.
+/// Checks that no sequence number was used for two manifests.
 fn check_numbers(seen: &mut BTreeMap<SequenceNumber, Cid>, published: &[PublishedManifest]) {
     for one in published {
         let before = seen.insert(one.sequence_number, one.manifest_cid);
@@ -97,12 +97,15 @@ async fn die_at(at: u64, power: Power) -> bool {
     let last = seen.keys().next_back().copied();
     let image = disk.crash(power);
     setup.recorder.0.lock().clear();
-    assert!(start(&mut setup, &image), "it does not start after a crash at {at}, {power:?}");
+    assert!(
+        start(&mut setup, &image),
+        "the service does not start after a crash at {at}, {power:?}"
+    );
     let published = setup.sync().await;
     setup.check(&published);
     check_numbers(&mut seen, &setup.published());
     assert!(Some(published.sequence_number) >= last, "{at}, {power:?}: the numbers went back");
-    // What nobody needs is not kept for ever, and what is kept can be read.
+    // The roots of old manifests are removed.
     let roots = setup.store.roots("manifest/docs/");
     assert!(roots.len() <= 2, "{at}: {roots:?}");
     setup.stop().await;
@@ -113,25 +116,25 @@ async fn die_at(at: u64, power: Power) -> bool {
 async fn a_crash_at_any_moment_is_survived() {
     let powers = [Power::Kept, Power::Dropped, Power::Torn, Power::Reordered(7)];
     let mut at = 0;
-    // Every third moment, with one kind of crash each; the kinds take turns.
+    // Every third operation, with the kinds of crash in turn.
     while die_at(at, powers[usize::try_from(at / 3 % 4).unwrap()]).await {
         at += 3;
     }
     assert!(at > 60, "only {at} moments");
 }
 
-/// Rows are written while threads go on noting where blocks are; none may be
-/// durable without the places that it needs.
+/// Rows are written while threads add locations of blocks. No row may become durable before the
+/// locations that it needs.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_crash_while_several_threads_read_costs_no_place() {
+async fn a_crash_while_several_threads_read_loses_no_location() {
     const FILES: u64 = 400;
     let mut at = 5;
     let mut moments = 0;
     loop {
         let mut setup = Setup::stopped();
         (setup.tuning.hash_threads, setup.tuning.batch_rows) = (4, 64);
-        // Manifests are made meanwhile, too.
-        setup.tuning.first_look_pause = std::time::Duration::ZERO;
+        // Manifests are made during the scan, too.
+        setup.tuning.first_scan_interval = std::time::Duration::ZERO;
         for number in 0..FILES {
             let len = if number % 40 == 0 { 300_000 } else { 500 };
             setup.write(&format!("f{number:03}"), noise(number, len));
@@ -144,7 +147,7 @@ async fn a_crash_while_several_threads_read_costs_no_place() {
         }
         let has_died = disk.is_dead();
         let image = disk.crash(Power::Dropped);
-        assert!(start(&mut setup, &image), "it does not start after a crash at {at}");
+        assert!(start(&mut setup, &image), "the service does not start after a crash at {at}");
         setup.check(&setup.sync().await);
         setup.stop().await;
         if !has_died {
@@ -200,7 +203,7 @@ async fn each_step_of_publishing_may_fail() {
                 setup.write("a", noise(round, 500_000));
                 let _ = setup.handle().scan_now(&id("docs")).await;
             }
-            // The fault may not have come yet.
+            // The fault may not have occurred yet.
             let _ = setup.handle().scan_now(&id("docs")).await;
             let published = setup.sync().await;
             setup.check(&published);
@@ -214,10 +217,10 @@ async fn each_step_of_publishing_may_fail() {
     }
 }
 
-/// A copy of a file that changes too often takes room; where there is none, all
-/// other files are backed up.
+/// If the copy of a file that changes too often does not fit into the store, all other files
+/// are still backed up.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_copy_that_finds_no_room_is_that_files_trouble() {
+async fn a_copy_that_does_not_fit_affects_only_its_file() {
     use store::{BlockRead as _, Limit};
     let store = Arc::new(FaultyStore::new(Arc::new(MemStore::new())));
     let mut setup = Setup::on(store.clone());
@@ -241,7 +244,7 @@ async fn a_copy_that_finds_no_room_is_that_files_trouble() {
     let errors = &setup.status().errors;
     assert_eq!(errors.len(), 1);
     assert!(errors[0].path.to_string() == "hot" && errors[0].what.contains("copied"), "{errors:?}");
-    // Its last good state is still there; with room, all is well again.
+    // Its last content is still served; with enough space, the file is copied again.
     assert_eq!(setup.content(cid(3)).unwrap(), noise(3, 50_000));
     setup.check(&setup.sync().await);
     assert_eq!(setup.status().error_count, 0);
@@ -249,7 +252,7 @@ async fn a_copy_that_finds_no_room_is_that_files_trouble() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lost_file_index_goes_on_with_the_numbers() {
+async fn after_the_loss_of_the_file_index_sequence_numbers_continue() {
     let mut setup = Setup::new();
     setup.write("a", "a");
     setup.sync().await;
@@ -265,18 +268,18 @@ async fn a_lost_file_index_goes_on_with_the_numbers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn where_blocks_are_is_found_again_where_it_was_lost() {
+async fn lost_locations_of_blocks_are_found_again() {
     let mut setup = Setup::new();
     setup.write("a", noise(1, 300_000));
     setup.write("b", "b");
     let before = setup.calm().await;
     for is_removed in [false, true] {
         setup.stop().await;
-        let places = setup.dir.path().join("data/sync/in-place");
+        let locations = setup.dir.path().join("data/sync/in-place");
         if is_removed {
-            std::fs::remove_dir_all(places).unwrap();
+            std::fs::remove_dir_all(locations).unwrap();
         } else {
-            std::fs::write(places.join("in-place"), "damaged").unwrap();
+            std::fs::write(locations.join("in-place"), "damaged").unwrap();
         }
         setup.start();
         let after = setup.sync().await;
@@ -287,25 +290,25 @@ async fn where_blocks_are_is_found_again_where_it_was_lost() {
     }
     setup.restart().await;
     setup.check(&setup.sync().await);
-    assert_eq!(setup.files_read(), 0, "it is read again once");
+    assert_eq!(setup.files_read(), 0, "the files are read again only once");
 }
 
-/// Whatever made a row durable before the places of its blocks: it is noticed
-/// before a manifest names it.
+/// A row that became durable without the locations of its blocks is noticed before a manifest
+/// names it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_row_without_its_places_is_read_again() {
+async fn a_row_without_its_locations_is_read_again() {
     let store = Arc::new(FaultyStore::new(Arc::new(MemStore::new())));
     let mut setup = Setup::on(store.clone());
     setup.work_on_request_only();
-    // One read for each file that needs it, whether the scan at the start comes first or
-    // is the one that is requested.
+    // So that each file is read once, even if the scan at the start precedes the requested
+    // one.
     setup.clock.set_file_time(1);
     setup.start();
     setup.write("a", noise(1, 1000));
     setup.calm().await;
     setup.stop().await;
-    let places = setup.dir.path().join("data/sync/in-place");
-    let before: Vec<_> = std::fs::read_dir(&places)
+    let locations = setup.dir.path().join("data/sync/in-place");
+    let before: Vec<_> = std::fs::read_dir(&locations)
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .map(|path| (path.clone(), std::fs::read(path).unwrap()))
@@ -316,8 +319,8 @@ async fn a_row_without_its_places_is_read_again() {
     store.fail(Call::SetRoot, 0, || StoreError::Injected("a fault"));
     setup.handle().scan_now(&id("docs")).await.unwrap_err();
     setup.stop().await;
-    std::fs::remove_dir_all(&places).unwrap();
-    std::fs::create_dir(&places).unwrap();
+    std::fs::remove_dir_all(&locations).unwrap();
+    std::fs::create_dir(&locations).unwrap();
     for (path, content) in before {
         std::fs::write(path, content).unwrap();
     }
@@ -326,10 +329,10 @@ async fn a_row_without_its_places_is_read_again() {
     assert_eq!(setup.files_read(), 2);
 }
 
-/// Rows are durable before the manifest that has them; the nodes that only
-/// they name have to be there for it, whatever was collected meanwhile.
+/// Rows are durable before their manifest. If a collection has deleted nodes that only such rows
+/// name, the files are read again before the manifest is made.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_collection_took_before_it_was_published_is_read_again() {
+async fn collected_content_is_read_again_before_it_is_published() {
     let store = Arc::new(FaultyStore::new(Arc::new(MemStore::new())));
     let mut setup = Setup::on(store.clone());
     setup.work_on_request_only();
@@ -340,7 +343,7 @@ async fn what_a_collection_took_before_it_was_published_is_read_again() {
     store.fail(Call::SetRoot, 0, || StoreError::Injected("a fault"));
     setup.handle().scan_now(&id("docs")).await.unwrap_err();
     setup.stop().await;
-    // Collected by somebody else while it is off.
+    // A collection while the service is stopped.
     use store::StoreAdmin as _;
     assert!(store.gc(store::GcOptions::EVERYTHING).unwrap().deleted_blocks > 0);
     setup.start();

@@ -1,5 +1,5 @@
-//! A disk that is mounted inside a folder hides what is there, and deletes
-//! nothing of it.
+//! A file system that is mounted inside a folder hides files, and does not delete them from the
+//! backup.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -13,7 +13,7 @@ use types::{Cid, Codec, RelPath};
 
 const AGAIN: &str = "ARCHIVIST_TEST_MAY_MOUNT";
 
-/// Runs the test again where it may mount; false in the outer run.
+/// Runs the test again in a namespace in which it may mount; false in the outer run.
 fn may_mount(test: &str) -> bool {
     if std::env::var_os(AGAIN).is_some() {
         return true;
@@ -39,9 +39,9 @@ fn mount(dir: &Path) {
     run("mount", &["-t", "tmpfs", "tmpfs"], dir);
 }
 
-/// Has the directory `at` looked at because of a hint, and waits for what is
-/// published then; three times, as one look may ask for another.
-async fn look_at(setup: &Setup, at: &str) -> Vec<String> {
+/// Causes a hint for the directory `at` and waits for the next manifest; three times, since one
+/// scan may lead to another. Returns the names in the last manifest.
+async fn scan_by_hint(setup: &Setup, at: &str) -> Vec<String> {
     for round in 0..3 {
         let before = setup.status().sequence;
         setup.write(&format!("{at}saved"), format!("{before} {round}"));
@@ -66,7 +66,7 @@ async fn what_a_disk_hides_is_kept() {
     setup.start();
     setup.calm().await;
     mount(&setup.path("pictures/photos"));
-    // Of the same name, on the disk.
+    // A file of the same name on the mounted file system.
     setup.write("pictures/photos/a", "another a");
     let names = [
         "pictures",
@@ -76,10 +76,9 @@ async fn what_a_disk_hides_is_kept() {
         "pictures/photos/a",
         "pictures/saved",
     ];
-    assert_eq!(look_at(&setup, "pictures/").await, names);
+    assert_eq!(scan_by_hint(&setup, "pictures/").await, names);
     assert_eq!(errors(&setup), ["pictures/photos"]);
-    // Somebody asks for what is hidden: a file that is not there, and one that
-    // is another.
+    // Requests for hidden files: one path does not exist, at the other is another file.
     for (seed, len) in [(1, 1000), (2, 200_000)] {
         let entries = setup.entries(setup.published().last().unwrap());
         let at = if seed == 1 { "pictures/photos/a" } else { "pictures/photos/2026/b" };
@@ -90,9 +89,9 @@ async fn what_a_disk_hides_is_kept() {
             assert_eq!(cid, Cid::of(Codec::Raw, &noise(seed, len)));
         }
         setup.content(cid).unwrap_err();
-        assert_eq!(look_at(&setup, "pictures/").await, names);
+        assert_eq!(scan_by_hint(&setup, "pictures/").await, names);
     }
-    // Nor does a look at everything, or a restart, change that.
+    // A full scan and a restart change nothing.
     assert_eq!(setup.names(&setup.sync().await), names);
     setup.restart().await;
     let published = setup.sync().await;
@@ -100,9 +99,9 @@ async fn what_a_disk_hides_is_kept() {
     let entries = setup.entries(&published);
     let error = |at: &str| entries[&RelPath::new(at).unwrap()].error.clone();
     assert!(error("pictures/photos").is_some_and(|what| what.contains("mounted")));
-    // When the disk has gone, all is as it was.
+    // After the unmount, the files are found unchanged.
     run("umount", &[], &setup.path("pictures/photos"));
-    assert_eq!(look_at(&setup, "pictures/").await, names);
+    assert_eq!(scan_by_hint(&setup, "pictures/").await, names);
     assert_eq!(errors(&setup), [""; 0]);
     setup.check(&setup.sync().await);
 }
@@ -115,27 +114,27 @@ async fn a_disk_mounted_on_a_new_directory_is_not_backed_up() {
     let setup = Setup::new();
     setup.write("saved", "");
     setup.sync().await;
-    // As one step, for whoever watches.
+    // The mount follows the new directory so closely that the watcher sees both together.
     let disk = setup.dir.path().join("disk");
     std::fs::create_dir(&disk).unwrap();
     mount(&disk);
     std::fs::write(disk.join("large"), "of the disk").unwrap();
     std::fs::create_dir(setup.path("new")).unwrap();
     run("mount", &["--bind", disk.to_str().unwrap()], &setup.path("new"));
-    assert_eq!(look_at(&setup, "").await, ["new", "saved"]);
+    assert_eq!(scan_by_hint(&setup, "").await, ["new", "saved"]);
     assert_eq!(setup.names(&setup.sync().await), ["new", "saved"]);
     assert_eq!(errors(&setup), [""; 0]);
-    // A directory with rows, found again below it, is none of ours either.
+    // The same if a directory with rows has the same path on the mounted file system.
     run("umount", &[], &setup.path("new"));
     setup.write("new/dir/file", "ours");
-    assert_eq!(look_at(&setup, "").await, ["new", "new/dir", "new/dir/file", "saved"]);
+    assert_eq!(scan_by_hint(&setup, "").await, ["new", "new/dir", "new/dir/file", "saved"]);
     std::fs::create_dir(disk.join("dir")).unwrap();
     std::fs::write(disk.join("dir/file"), "of the disk").unwrap();
     run("mount", &["--bind", disk.to_str().unwrap()], &setup.path("new"));
     let cid = Cid::of(Codec::Raw, b"ours");
     setup.content(cid).unwrap_err();
     let names = ["new", "new/dir", "new/dir/file", "saved"];
-    assert_eq!(look_at(&setup, "").await, names);
+    assert_eq!(scan_by_hint(&setup, "").await, names);
     let entries = setup.entries(setup.published().last().unwrap());
     let kind = &entries[&RelPath::new("new/dir/file").unwrap()].kind;
     assert!(matches!(kind, types::EntryKind::File { cid: now, .. } if *now == cid), "{kind:?}");

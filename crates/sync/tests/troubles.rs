@@ -1,4 +1,4 @@
-//! What fails is reported, keeps its last good state, and deletes nothing.
+//! Failures are reported, keep the last readable content, and never become deletions.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -39,7 +39,7 @@ async fn a_root_that_goes_is_an_alarm_and_no_deletion() {
     assert_eq!(alarm(&setup.status().state), Some(AlarmKind::RootGone));
     let error = setup.handle().confirm(&id("docs")).await.unwrap_err();
     assert!(matches!(error, SyncError::Alarm { .. }), "{error:?}");
-    // It comes back, and the alarm goes by itself.
+    // The root comes back, and the alarm ends automatically.
     fs::rename(setup.dir.path().join("away"), setup.path("")).unwrap();
     setup.until("the end of the alarm", |status| alarm(&status.state).is_none()).await;
     assert_eq!(setup.sync().await, first);
@@ -54,7 +54,7 @@ async fn an_empty_root_is_an_alarm_until_it_is_confirmed() {
     fs::remove_dir_all(setup.path("dir")).unwrap();
     setup.handle().scan_now(&id("docs")).await.unwrap_err();
     assert_eq!(alarm(&setup.status().state), Some(AlarmKind::RootEmpty));
-    // A restart does not forget it.
+    // The alarm survives a restart.
     setup.restart().await;
     setup.handle().scan_now(&id("docs")).await.unwrap_err();
     assert_eq!(setup.status().sequence, first.sequence_number);
@@ -83,20 +83,20 @@ async fn another_root_is_an_alarm_until_it_is_confirmed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_deletes_most_of_a_folder_is_held_until_it_is_confirmed() {
+async fn the_deletion_of_most_files_awaits_confirmation() {
     let mut setup = Setup::stopped();
     for number in 0..120 {
         setup.write(&format!("f{number}"), number.to_string());
     }
     setup.start();
     let first = setup.calm().await;
-    // (Off, so that all changes come at once.)
+    // (Stopped, so that one scan finds all changes.)
     setup.stop().await;
     for number in 0..50 {
         fs::remove_file(setup.path(format!("f{number}"))).unwrap();
     }
     setup.start();
-    // Not more than half.
+    // Less than half of the files.
     assert!(setup.manifest(&setup.sync().await).0.held.is_none());
     setup.stop().await;
     for number in 50..80 {
@@ -109,14 +109,14 @@ async fn what_deletes_most_of_a_folder_is_held_until_it_is_confirmed() {
     let held = setup.sync().await;
     setup.check(&held);
     assert!(setup.manifest(&held).0.held.is_some());
-    assert!(setup.status().held.is_some());
-    // What follows is held, too, after a restart as well.
+    assert!(setup.status().awaiting_confirmation.is_some());
+    // Later manifests are marked, too, even after a restart.
     setup.restart().await;
     setup.write("f119", "a small change");
     let held = setup.sync().await;
     assert!(setup.manifest(&held).0.held.is_some());
     setup.handle().confirm(&id("docs")).await.unwrap();
-    assert!(setup.status().held.is_none());
+    assert!(setup.status().awaiting_confirmation.is_none());
     let last = setup.sync().await;
     assert!(setup.manifest(&last).0.held.is_none());
     assert!(last.sequence_number.0 > held.sequence_number.0 && first.sequence_number.0 == 1);
@@ -142,7 +142,7 @@ async fn losses_over_a_day_are_added_up() {
     assert!(held.is_some());
 }
 
-/// Starts a service whose threads obey rights, even where root runs the tests.
+/// Starts a service whose threads respect permissions, even if root runs the tests.
 fn start_without_privileges(setup: &mut Setup) {
     use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
     std::thread::scope(|scope| {
@@ -156,7 +156,7 @@ fn start_without_privileges(setup: &mut Setup) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_unreadable_file_or_directory_keeps_its_last_good_state() {
+async fn an_unreadable_file_or_directory_keeps_its_last_readable_content() {
     let mut setup = Setup::stopped();
     setup.work_on_request_only();
     start_without_privileges(&mut setup);
@@ -173,7 +173,7 @@ async fn an_unreadable_file_or_directory_keeps_its_last_good_state() {
     assert_eq!(setup.handle().errors(&id("docs")).unwrap().len(), 2);
     let entries = setup.entries(&published);
     assert!(entries[&path("file")].error.is_some() && entries[&path("dir")].error.is_some());
-    // One that is new is on the list, and in no manifest; so until it goes.
+    // A new unreadable file is on the error list and in no manifest, until it is removed.
     setup.write("new", "x");
     chmod(setup.path("new"), 0);
     assert_eq!(setup.names(&setup.sync().await), names);
@@ -185,8 +185,8 @@ async fn an_unreadable_file_or_directory_keeps_its_last_good_state() {
     assert_eq!(setup.status().error_count, 0);
 }
 
-/// What was known of a file is lost before any manifest has it, and it cannot
-/// be read again: that is its trouble, and not that of all others.
+/// The unpublished content of a file is lost, and the file cannot be read again: all other files
+/// are still published.
 #[tokio::test(flavor = "multi_thread")]
 async fn lost_content_that_cannot_be_read_again_stops_nothing() {
     use store::{Call, FaultyStore, GcOptions, MemStore, StoreAdmin as _, StoreError};
@@ -215,7 +215,7 @@ async fn lost_content_that_cannot_be_read_again_stops_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_of_rules_that_cannot_be_read_costs_one_look_at_everything() {
+async fn an_unreadable_ignore_file_causes_one_full_scan() {
     let mut setup = Setup::stopped();
     start_without_privileges(&mut setup);
     for number in 0..300 {
@@ -229,10 +229,9 @@ async fn a_file_of_rules_that_cannot_be_read_costs_one_look_at_everything() {
         setup.write("saved", format!("round {round}"));
         setup.until("a manifest", |status| status.sequence > before).await;
         let entries = setup.status().progress.entries;
-        assert!(entries < 50, "round {round}: {entries} entries were looked at");
+        assert!(entries < 50, "round {round}: {entries} entries were scanned");
     }
-    // An error of a file that is new goes with the file, without a look at
-    // everything, too.
+    // The error of a new file ends when the file is removed, without a full scan.
     assert_eq!(setup.status().error_count, 1);
     setup.write("d1/new", "x");
     chmod(setup.path("d1/new"), 0);
@@ -244,7 +243,7 @@ async fn a_file_of_rules_that_cannot_be_read_costs_one_look_at_everything() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rules_change_while_it_runs() {
+async fn rules_change_while_the_service_runs() {
     let setup = Setup::new();
     setup.write("keep", "keep");
     setup.write("node_modules/x/y", "y");
@@ -314,7 +313,7 @@ async fn folders_come_go_pause_and_are_forgotten() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_name_of_the_folder_is_published() {
+async fn a_new_name_of_the_folder_is_published() {
     let setup = Setup::new();
     setup.write("a", "a");
     let first = setup.sync().await;
@@ -338,7 +337,7 @@ async fn a_bad_pattern_is_named_and_nothing_is_published() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_instance_writes_is_left_out() {
+async fn the_directories_of_the_instance_are_excluded() {
     let mut setup = Setup::stopped();
     // The folder is the directory that the data is in.
     let root = setup.dir.path().to_owned();
@@ -348,7 +347,7 @@ async fn what_the_instance_writes_is_left_out() {
     let published = setup.sync().await;
     assert_eq!(setup.names(&published), ["docs", "docs/a"]);
     assert_eq!(setup.calm().await.sequence_number.0, published.sequence_number.0);
-    // Its own data is no folder.
+    // The data directory itself cannot be a folder.
     let data = root.join("data");
     setup.settings.send_modify(|settings| {
         settings.folders = vec![folder("own", data.join("sync"))];
@@ -372,15 +371,16 @@ async fn receipts_are_kept_and_never_go_back() {
     setup.write("a", "a");
     setup.sync().await;
     let at: jiff::Timestamp = "2026-11-22T10:30:00Z".parse().unwrap();
-    setup.handle().receipt(&id("docs"), types::SequenceNumber(3), at).unwrap();
-    setup.handle().receipt(&id("docs"), types::SequenceNumber(2), at).unwrap();
+    setup.handle().record_receipt(&id("docs"), types::SequenceNumber(3), at).unwrap();
+    setup.handle().record_receipt(&id("docs"), types::SequenceNumber(2), at).unwrap();
     setup.restart().await;
     assert_eq!(setup.status().receipt.unwrap().sequence.0, 3);
-    let error = setup.handle().receipt(&id("none"), types::SequenceNumber(2), at).unwrap_err();
+    let error =
+        setup.handle().record_receipt(&id("none"), types::SequenceNumber(2), at).unwrap_err();
     assert!(matches!(error, SyncError::UnknownFolder(_)));
 }
 
-/// Panics when it is told of the second manifest.
+/// A publisher that panics at the second manifest.
 #[derive(Debug, Default)]
 struct Panicking(std::sync::atomic::AtomicU64);
 
@@ -394,7 +394,7 @@ impl sync::Publisher for Panicking {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_task_that_dies_is_told() {
+async fn a_panic_of_a_folders_thread_is_reported() {
     let setup = Setup::stopped();
     setup.write("a", "a");
     let options = sync::SyncOptions {
@@ -414,14 +414,14 @@ async fn a_task_that_dies_is_told() {
         }
         error => panic!("{error:?}"),
     }
-    // Nobody waits for an answer that does not come.
+    // A later request ends with an error instead of waiting.
     let error = service.handle().scan_now(&id("docs")).await.unwrap_err();
     assert!(matches!(error, SyncError::Stopped), "{error:?}");
     service.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_folder_that_is_added_is_not_forgotten_meanwhile() {
+async fn a_folder_cannot_be_forgotten_while_it_is_added() {
     use std::sync::atomic::{AtomicBool, Ordering};
     let setup = Setup::new();
     setup.write("a", "a");
@@ -456,12 +456,12 @@ async fn a_folder_that_is_added_is_not_forgotten_meanwhile() {
     scanned.unwrap();
 }
 
-/// Publishes when it is let.
+/// A publisher that blocks while the test wants it to.
 #[derive(Debug, Default)]
 struct Hanging {
     hangs: parking_lot::Mutex<bool>,
     is_hanging: std::sync::atomic::AtomicBool,
-    goes_on: parking_lot::Condvar,
+    changed: parking_lot::Condvar,
     published: parking_lot::Mutex<Vec<types::FolderId>>,
     withdrawn: parking_lot::Mutex<Vec<types::FolderId>>,
 }
@@ -469,7 +469,7 @@ struct Hanging {
 impl Hanging {
     fn set(&self, hangs: bool) {
         *self.hangs.lock() = hangs;
-        self.goes_on.notify_all();
+        self.changed.notify_all();
     }
 }
 
@@ -477,7 +477,7 @@ impl sync::Publisher for Hanging {
     fn publish(&self, published: types::PublishedManifest) {
         if published.folder_id == id("docs") {
             let mut hangs = self.hangs.lock();
-            self.goes_on.wait_while(&mut hangs, |hangs| {
+            self.changed.wait_while(&mut hangs, |hangs| {
                 self.is_hanging.store(*hangs, std::sync::atomic::Ordering::Release);
                 *hangs
             });
@@ -490,9 +490,9 @@ impl sync::Publisher for Hanging {
     }
 }
 
-/// As one does whose disk does not answer.
+/// The publisher blocks like a file system that does not answer.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_folder_that_hangs_holds_up_no_other_and_no_end() {
+async fn a_folder_that_hangs_delays_no_other_folder_and_no_shutdown() {
     let setup = Setup::stopped();
     setup.write("a", "a");
     let other = setup.dir.path().join("other");
@@ -516,7 +516,7 @@ async fn a_folder_that_hangs_holds_up_no_other_and_no_end() {
     let docs = setup.settings.borrow().folders[0].clone();
     setup.settings.send_modify(|settings| settings.folders = vec![folder("other", other)]);
     until("the other folder", &|| publisher.published.lock().contains(&id("other"))).await;
-    // It is still there, so it is neither forgotten nor begun a second time.
+    // Its thread still exists, so the folder is neither forgotten nor started a second time.
     let error = handle.forget(&id("docs")).unwrap_err();
     assert!(matches!(error, SyncError::StillConfigured(_)), "{error:?}");
     setup.settings.send_modify(|settings| settings.folders.push(docs.clone()));
@@ -524,12 +524,12 @@ async fn a_folder_that_hangs_holds_up_no_other_and_no_end() {
     let name = || handle.folder(&id("other")).map(|status| status.name.clone());
     until("the name", &|| name().as_deref() == Some("Other")).await;
     assert!(publisher.withdrawn.lock().is_empty());
-    // When it goes on, it ends, and begins again as it is wanted.
+    // When the thread continues, it ends, and the folder is started again as configured.
     publisher.set(false);
     until("the end", &|| *publisher.withdrawn.lock() == [id("docs")]).await;
     until("the folder", &|| handle.folder(&id("docs")).is_some()).await;
     handle.scan_now(&id("docs")).await.unwrap();
-    // Nor does the end of the service wait for it.
+    // The shutdown does not wait for it either.
     publisher.set(true);
     setup.write("a", "c");
     until("the manifest", &is_hanging).await;
@@ -538,7 +538,7 @@ async fn a_folder_that_hangs_holds_up_no_other_and_no_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_services_do_not_work_on_one_state() {
+async fn two_services_cannot_share_one_state() {
     let setup = Setup::new();
     let error = sync::SyncService::start(setup.options()).unwrap_err();
     assert!(matches!(error, SyncError::Locked(_)), "{error:?}");

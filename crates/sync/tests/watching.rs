@@ -1,4 +1,4 @@
-//! Changes are noticed by themselves, with and without the system's help.
+//! Changes are noticed without a request, with and without the watcher of the system.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -11,7 +11,7 @@ use common::{Setup, noise};
 use sync::WatchMode;
 use types::SequenceNumber;
 
-/// Changes a folder, waits until a manifest equals it, and does so again.
+/// Changes a folder in several ways, and waits for a manifest after each.
 async fn notice_everything(setup: &Setup) {
     let sequence = || setup.status().sequence;
     let rounds: [(&str, &dyn Fn()); 6] = [
@@ -30,7 +30,7 @@ async fn notice_everything(setup: &Setup) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn changes_are_noticed_and_published_by_themselves() {
+async fn changes_are_noticed_and_published_without_a_request() {
     let setup = Setup::new();
     setup.write("first", "first");
     setup.until("the first manifest", |status| status.files == 1 && status.sequence.0 > 0).await;
@@ -40,11 +40,11 @@ async fn changes_are_noticed_and_published_by_themselves() {
     let last = setup.sync().await;
     setup.check(&last);
     assert_eq!(setup.names(&last), ["first", "new"]);
-    assert_eq!(setup.status().watch.watched, 1, "what is gone is not watched");
+    assert_eq!(setup.status().watch.watched, 1, "a removed directory is not watched");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_enough_watches_changes_are_found_by_looking() {
+async fn without_enough_watches_changes_are_found_by_scans() {
     let mut setup = Setup::stopped();
     setup.tuning.watch_limit = Some(10);
     setup.tuning.unwatched_interval = Duration::from_millis(100);
@@ -65,7 +65,7 @@ async fn without_enough_watches_changes_are_found_by_looking() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_change_in_a_folder_looks_at_one_directory() {
+async fn one_change_causes_the_scan_of_one_directory() {
     let mut setup = Setup::stopped();
     for number in 0..2000 {
         setup.write(&format!("d{}/f{number}", number % 100), number.to_string());
@@ -75,7 +75,7 @@ async fn one_change_in_a_folder_looks_at_one_directory() {
     setup.calm().await;
     let before = setup.status().sequence;
     let read = setup.files_read();
-    // One change for the watcher, too: a file that is there is cut off, then written.
+    // A rename is one change; writing the file in place would be two.
     let new = setup.dir.path().join("new");
     fs::write(&new, "changed").unwrap();
     fs::rename(new, setup.path("d42/f1042")).unwrap();
@@ -86,14 +86,14 @@ async fn one_change_in_a_folder_looks_at_one_directory() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_storm_of_changes_ends_in_a_manifest_that_is_the_folder() {
+async fn after_a_storm_of_changes_the_manifest_equals_the_folder() {
     let setup = Setup::new();
     for round in 0..40_u64 {
         for number in 0..20 {
             setup.write(&format!("d{}/f{number}", round % 7), noise(round, 100));
         }
         if round % 5 == 4 {
-            // (It may have another name by now.)
+            // (The directory may have been renamed.)
             let _ = fs::remove_dir_all(setup.path(format!("d{}", (round + 3) % 7)));
         }
         if round % 6 == 5 {
@@ -108,7 +108,7 @@ async fn a_storm_of_changes_ends_in_a_manifest_that_is_the_folder() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_shutdown_in_the_middle_of_a_scan_is_prompt_and_loses_nothing() {
+async fn a_shutdown_during_a_scan_is_prompt_and_loses_nothing() {
     let mut setup = Setup::stopped();
     for number in 0..3000 {
         setup.write(&format!("d{}/f{number}", number % 30), noise(number, 2000));

@@ -123,7 +123,7 @@ pub(crate) fn to_api(status: &FolderStatus) -> Folder {
         last_scan: status.last_scan,
         watched_dirs: status.watch.watched,
         dirs_to_watch: status.watch.needed,
-        held: status.held.clone(),
+        held: status.awaiting_confirmation.clone(),
         errors: status.errors.iter().map(problem).collect(),
         error_count: status.error_count,
     }
@@ -441,7 +441,7 @@ mod tests {
             error_count: 0,
             errors: Vec::new(),
             watch: WatchStatus { watched: 1, needed: 1, mode: WatchMode::Watching },
-            held: None,
+            awaiting_confirmation: None,
             receipt: receipt.map(|sequence| Receipt {
                 sequence: SequenceNumber(sequence),
                 at: moment("2026-11-22T12:00:09Z"),

@@ -47,7 +47,7 @@ pub(crate) struct Requests {
 
 /// The part of a folder that has to be scanned.
 #[derive(Debug, Default)]
-pub(crate) struct Dirt {
+pub(crate) struct PendingScan {
     pub(crate) targets: Targets,
     /// Files to be read even if their stamp has not changed: a block of each was requested,
     /// and its bytes were other ones.
@@ -59,7 +59,7 @@ pub(crate) struct Dirt {
 #[derive(Debug, Default)]
 struct Contents {
     requests: Requests,
-    dirt: Dirt,
+    pending_scan: PendingScan,
     /// For each file: the last version that was found overwritten when one of its blocks
     /// was requested, and the number of such versions.
     hot: BTreeMap<RelPath, (FileId, u32)>,
@@ -99,12 +99,12 @@ impl Mailbox {
     /// Posts a hint of the watcher, which arrived at `now`.
     pub(crate) fn hint(&self, hint: Hint, now: Duration) {
         self.post(|contents| {
-            let dirt = &mut contents.dirt;
-            dirt.hints = Some(Span::with(dirt.hints, now));
+            let pending_scan = &mut contents.pending_scan;
+            pending_scan.hints = Some(Span::with(pending_scan.hints, now));
             match hint {
-                Hint::Dirty(dir) => dirt.targets.add_dir(dir, false),
-                Hint::DirtyBelow(dir) => dirt.targets.add_dir(dir, true),
-                Hint::Overflow | Hint::RootGone => dirt.targets = Targets::all(),
+                Hint::Dirty(dir) => pending_scan.targets.add_dir(dir, false),
+                Hint::DirtyBelow(dir) => pending_scan.targets.add_dir(dir, true),
+                Hint::Overflow | Hint::RootGone => pending_scan.targets = Targets::all(),
             }
         });
     }
@@ -113,8 +113,8 @@ impl Mailbox {
     /// version of the file that was overwritten, if the file could be opened.
     pub(crate) fn suspect(&self, path: RelPath, overwritten: Option<FileId>, now: Duration) {
         self.post(|contents| {
-            let dirt = &mut contents.dirt;
-            dirt.hints = Some(Span::with(dirt.hints, now));
+            let pending_scan = &mut contents.pending_scan;
+            pending_scan.hints = Some(Span::with(pending_scan.hints, now));
             if let Some(id) = overwritten
                 && (contents.hot.len() < HOT_MAX || contents.hot.contains_key(&path))
             {
@@ -124,8 +124,8 @@ impl Mailbox {
                     (*last, *count) = (id, *count + 1);
                 }
             }
-            dirt.targets.add_file(path.clone());
-            dirt.suspects.insert(path);
+            pending_scan.targets.add_file(path.clone());
+            pending_scan.suspects.insert(path);
         });
     }
 
@@ -193,12 +193,12 @@ impl Mailbox {
         if !requests.is_stop {
             self.monitor.clear_interrupt();
         }
-        (requests, contents.dirt.hints)
+        (requests, contents.pending_scan.hints)
     }
 
     /// Takes out of the mailbox what has to be scanned.
-    pub(crate) fn take_dirt(&self) -> Dirt {
-        std::mem::take(&mut self.contents.lock().dirt)
+    pub(crate) fn take_pending_scan(&self) -> PendingScan {
+        std::mem::take(&mut self.contents.lock().pending_scan)
     }
 
     /// Waits until something is posted, at most for `timeout`.
@@ -234,16 +234,16 @@ mod tests {
         mailbox.hint(Hint::Dirty(path("a")), Duration::from_secs(1));
         mailbox.hint(Hint::DirtyBelow(path("a")), Duration::from_secs(2));
         mailbox.hint(Hint::Dirty(path("b")), Duration::from_secs(3));
-        let dirt = mailbox.take_dirt();
-        let dirs: Vec<_> = dirt.targets.dirs.into_iter().collect();
+        let pending_scan = mailbox.take_pending_scan();
+        let dirs: Vec<_> = pending_scan.targets.dirs.into_iter().collect();
         assert_eq!(dirs, [(path("a"), true), (path("b"), false)]);
         let span = Span { first: Duration::from_secs(1), last: Duration::from_secs(3) };
-        assert_eq!(dirt.hints, Some(span));
-        assert!(mailbox.take_dirt().targets.is_empty());
+        assert_eq!(pending_scan.hints, Some(span));
+        assert!(mailbox.take_pending_scan().targets.is_empty());
         for lost in [Hint::Overflow, Hint::RootGone] {
             mailbox.hint(Hint::Dirty(path("a")), Duration::from_secs(4));
             mailbox.hint(lost, Duration::from_secs(5));
-            assert!(mailbox.take_dirt().targets.is_all());
+            assert!(mailbox.take_pending_scan().targets.is_all());
         }
     }
 
@@ -253,7 +253,7 @@ mod tests {
         for number in 0..25_000 {
             mailbox.hint(Hint::Dirty(path(&format!("d{number}"))), Duration::ZERO);
         }
-        assert!(mailbox.take_dirt().targets.is_all());
+        assert!(mailbox.take_pending_scan().targets.is_all());
     }
 
     #[test]
@@ -268,7 +268,7 @@ mod tests {
         }
         assert_eq!(mailbox.hot(3), [path("hot")]);
         assert_eq!(mailbox.hot(1), [path("hot"), path("once")]);
-        assert_eq!(mailbox.take_dirt().suspects.len(), 3);
+        assert_eq!(mailbox.take_pending_scan().suspects.len(), 3);
     }
 
     #[test]

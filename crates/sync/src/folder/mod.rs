@@ -1,8 +1,11 @@
-//! One folder: a thread that waits until something is due, looks at the disk,
-//! and makes manifests. It alone changes the folder's state; others tell it
-//! things through [`Mailbox`].
+//! The thread of one folder: waits until work is due, scans the disk and publishes
+//! manifests.
+//!
+//! Only this thread changes the state of the folder. Other threads post requests and hints
+//! to its [`Mailbox`]. [`Schedule`] decides what is due; a scan and a publication run to
+//! their end, or until the mailbox interrupts them.
 
-mod asked;
+mod commands;
 mod mailbox;
 mod publishing;
 mod retries;
@@ -13,6 +16,7 @@ mod tests;
 pub(crate) use status::problem;
 
 use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,97 +28,101 @@ use types::{RelPath, with_causes};
 
 pub(crate) use mailbox::{Config, Mailbox};
 
-use crate::core::Core;
+use crate::context::Context;
 use crate::error::SyncError;
-use crate::hash::{Mode, Reading, Unsaved};
+use crate::hash::{FileReader, ReadMode, Unsaved};
 use crate::index::{AlarmRecord, Batch, Change, FolderRecord, RowStamp};
-use crate::publish::{self, Standing};
+use crate::publish::{self, ManifestKind};
 use crate::root_id::RootId;
-use crate::scan::{Order, ScanError, Targets, normalise, scan};
+use crate::scan::{self, ScanError, ScanOptions, ScanReport, Targets, normalise};
 use crate::schedule::{Action, Schedule};
 use crate::status::{AlarmKind, FolderState, WatchMode};
-use publishing::FirstLook;
+use publishing::FirstScan;
 use retries::Retries;
 
-/// A file of which this many versions were found changed when somebody asked
-/// for a block has its blocks put into the store from then on.
+/// Number of versions of a file found overwritten when a block was requested, after which
+/// the blocks of the file are copied to the store.
 const HOT: u32 = 3;
-/// A change can be as old as this before the watcher has told of it: several
-/// of its pauses.
+/// Entry of the error list for a file that has been changing for too long.
+const UNSTABLE: &str =
+    "the file keeps changing while it is read; its last readable content stays in the backup";
+/// Maximum time between a change and its hint: several pauses of the watcher.
 const HINT_LAG: SignedDuration = SignedDuration::from_millis(100);
 
-/// See the module.
+/// The state of a folder's thread.
 pub(crate) struct Task {
-    core: Arc<Core>,
+    context: Arc<Context>,
     mailbox: Arc<Mailbox>,
     config: Config,
     record: FolderRecord,
     schedule: Schedule,
     retries: Retries,
-    /// What is to be looked at again soon.
-    again: Targets,
-    again_at: Option<Duration>,
+    /// Paths that have to be scanned again, and when.
+    rescan: Targets,
+    rescan_at: Option<Duration>,
+    /// Files to be read even if their stamp has not changed.
     suspects: HashSet<RelPath>,
-    /// Files whose content was missing when it was to be published.
+    /// Files whose content was missing from the store at the last attempt to publish.
     missing: HashSet<RelPath>,
-    /// See [`Order::obeyed`].
-    obeyed: BTreeMap<RelPath, Option<RowStamp>>,
-    /// How many directories cannot be watched.
+    /// See [`ScanOptions::applied_rules`].
+    applied_rules: BTreeMap<RelPath, Option<RowStamp>>,
+    /// Number of directories that cannot be watched.
     unwatched: u64,
-    /// Keeps alive what rows name that is in no manifest yet.
+    /// Keeps the nodes of unpublished rows alive.
     pin: Arc<Pin>,
     owners: Owners,
-    /// Somebody waits: no file is left alone because it changed before.
-    is_asked: bool,
-    /// What the user has confirmed: the root that is there, empty or not.
-    is_accepted: bool,
-    trouble: Option<(String, Timestamp)>,
-    /// The rows have whatever was saved before this. Not known before
-    /// everything was looked at.
-    seen: Option<Timestamp>,
+    /// True during a requested scan, which reads changing files without a pause.
+    is_on_request: bool,
+    /// True during a scan after the user has confirmed the current root, even an empty one.
+    is_root_confirmed: bool,
+    /// The last error of the work, and when it first occurred.
+    last_error: Option<(String, Timestamp)>,
+    /// The rows contain everything that was saved before this time. `None` until the first
+    /// full scan has ended.
+    scanned_until: Option<Timestamp>,
     /// See [`crate::FolderStatus::covers_until`].
     covers_until: Option<Timestamp>,
 }
 
 impl Task {
-    /// A task for a folder whose state is `record`. What its rows name is kept
-    /// from when this returns, so that it has to be before any collection.
+    /// Creates the task of a folder with the stored state `record`. When this returns, the
+    /// nodes of its rows are pinned, so it must be called before any collection.
     pub(crate) fn new(
-        core: Arc<Core>,
+        context: Arc<Context>,
         mailbox: Arc<Mailbox>,
         config: Config,
         record: FolderRecord,
     ) -> Result<Self, SyncError> {
-        let pin = Arc::new(core.store.pin());
-        let missing = publish::keep_unpublished(&core, &record, &pin)?;
+        let pin = Arc::new(context.store.pin());
+        let missing = publish::pin_unpublished(&context, &record, &pin)?;
         Ok(Self {
             schedule: Schedule::new(config.times.clone()),
-            core,
+            context,
             mailbox,
             config,
             record,
             retries: Retries::default(),
-            again: Targets::default(),
-            again_at: None,
+            rescan: Targets::default(),
+            rescan_at: None,
             unwatched: 0,
             suspects: missing.into_iter().collect(),
             missing: HashSet::new(),
-            obeyed: BTreeMap::new(),
+            applied_rules: BTreeMap::new(),
             pin,
             owners: Owners::system(),
-            is_asked: false,
-            is_accepted: false,
-            trouble: None,
-            seen: None,
+            is_on_request: false,
+            is_root_confirmed: false,
+            last_error: None,
+            scanned_until: None,
             covers_until: None,
         })
     }
 
     fn now(&self) -> Duration {
-        self.core.clock.elapsed()
+        self.context.clock.elapsed()
     }
 
-    /// Works until it is stopped.
+    /// Works until the mailbox has the request to stop.
     pub(crate) fn run(mut self) {
         loop {
             let (requests, hints) = self.mailbox.take_requests();
@@ -132,12 +140,12 @@ impl Task {
                 continue;
             }
             self.schedule.hints = hints;
-            self.schedule.retry_at = match (self.retries.next_at(), self.again_at) {
+            self.schedule.retry_at = match (self.retries.next_at(), self.rescan_at) {
                 (Some(a), Some(b)) => Some(a.min(b)),
                 (a, b) => a.or(b),
             };
             if !requests.confirms.is_empty() {
-                self.confirm(requests.confirms);
+                self.answer_confirms(requests.confirms);
                 self.answer_scans(requests.scans);
                 continue;
             }
@@ -147,9 +155,9 @@ impl Task {
             }
             let now = self.now();
             let result = match self.schedule.next(now) {
-                Action::ScanAll => self.look_at_all(),
-                Action::ScanDirty => self.look_at_dirt(),
-                Action::Publish => self.publish(Standing::Found),
+                Action::ScanAll => self.scan_all(),
+                Action::ScanDirty => self.scan_dirty(),
+                Action::Publish => self.publish(ManifestKind::Guarded),
                 Action::Wait(until) => {
                     self.show_rest();
                     self.mailbox.wait(until.map(|until| until.saturating_sub(self.now())));
@@ -157,7 +165,7 @@ impl Task {
                 }
             };
             if let Err(error) = result {
-                self.note_trouble(&error);
+                self.report_error(&error);
             }
         }
     }
@@ -165,96 +173,96 @@ impl Task {
     fn configure(&mut self, config: Config) {
         let old = std::mem::replace(&mut self.config, config);
         self.schedule.times = self.config.times.clone();
-        self.times_of_watching();
+        self.adapt_rescan_interval();
         let (old, new) = (old.folder, &self.config.folder);
         if new.paused {
-            self.core.watcher.unwatch_folder(self.record.number);
+            self.context.watcher.unwatch_folder(self.record.number);
         }
         if (&old.path, &old.exclude, old.paused) != (&new.path, &new.exclude, new.paused)
             || old.name != new.name
         {
-            self.core.files.set_root(self.record.number, new.path.clone());
+            self.context.files.set_root(self.record.number, new.path.clone());
             self.schedule.unblock();
-            self.schedule.want_all();
-            (self.seen, self.covers_until) = (None, None);
+            self.schedule.request_full_scan();
+            (self.scanned_until, self.covers_until) = (None, None);
         }
         self.show_rest();
     }
 
-    /// What went wrong, where it is not the folder's alarm.
-    fn note_trouble(&mut self, error: &SyncError) {
-        match error {
-            // It was told to do something else.
-            SyncError::Stopped | SyncError::Alarm { .. } => return,
-            _ => {}
+    /// Logs an error, shows it in the status and delays the next attempt. Ignores alarms,
+    /// which have a state of their own, and interruptions.
+    fn report_error(&mut self, error: &SyncError) {
+        if matches!(error, SyncError::Stopped | SyncError::Alarm { .. }) {
+            return;
         }
         let text = with_causes(error);
-        tracing::warn!(folder = %self.mailbox.id, error = text, "the folder cannot be backed up");
-        let since = self.trouble.take().map_or_else(|| self.core.clock.now(), |(_, since)| since);
-        self.trouble = Some((text, since));
+        tracing::warn!(folder = %self.mailbox.id, error = text, "cannot back up the folder");
+        let first = self.last_error.take().map(|(_, since)| since);
+        let since = first.unwrap_or_else(|| self.context.clock.now());
+        self.last_error = Some((text, since));
         self.schedule.failed(self.now());
         self.show_rest();
     }
 
     fn reload(&mut self) -> Result<(), SyncError> {
-        let record = self.core.index.folder(&self.mailbox.id)?;
+        let record = self.context.index.folder(&self.mailbox.id)?;
         self.record = record.ok_or_else(|| SyncError::UnknownFolder(self.mailbox.id.clone()))?;
         Ok(())
     }
 
-    fn look_at_all(&mut self) -> Result<(), SyncError> {
-        let begun = self.core.clock.now();
-        let dirt = self.mailbox.take_dirt();
-        self.suspects.extend(dirt.suspects);
-        (self.again, self.again_at) = (Targets::default(), None);
-        self.look(Targets::all(), dirt.hints.map(|hints| hints.last))?;
-        self.note_seen(begun);
+    fn scan_all(&mut self) -> Result<(), SyncError> {
+        let started = self.context.clock.now();
+        let pending = self.mailbox.take_pending_scan();
+        self.suspects.extend(pending.suspects);
+        (self.rescan, self.rescan_at) = (Targets::default(), None);
+        self.scan(Targets::all(), pending.hints.map(|hints| hints.last))?;
+        self.note_scanned_until(started);
         Ok(())
     }
 
-    fn look_at_dirt(&mut self) -> Result<(), SyncError> {
-        let begun = self.core.clock.now();
-        let dirt = self.mailbox.take_dirt();
-        self.suspects.extend(dirt.suspects);
-        self.again_at = None;
-        let mut targets = std::mem::take(&mut self.again);
-        for (dir, is_deep) in dirt.targets.dirs {
+    fn scan_dirty(&mut self) -> Result<(), SyncError> {
+        let started = self.context.clock.now();
+        let pending = self.mailbox.take_pending_scan();
+        self.suspects.extend(pending.suspects);
+        self.rescan_at = None;
+        let mut targets = std::mem::take(&mut self.rescan);
+        for (dir, is_deep) in pending.targets.dirs {
             targets.add_dir(dir, is_deep);
         }
-        for path in dirt.targets.files {
+        for path in pending.targets.files {
             targets.add_file(path);
         }
         for path in self.split_retries().0 {
             targets.add_file(path);
         }
-        let targets = normalise(&self.core.index, self.record.number, targets)?;
-        self.look(targets, dirt.hints.map(|hints| hints.last))?;
-        // Elsewhere nothing has changed, where the watcher would have told.
-        if self.seen.is_some() && self.watch_status().mode == WatchMode::Watching {
-            self.note_seen(begun.saturating_sub(HINT_LAG).unwrap_or(begun));
+        let targets = normalise(&self.context.index, self.record.number, targets)?;
+        self.scan(targets, pending.hints.map(|hints| hints.last))?;
+        // If the whole folder is watched, nothing has changed elsewhere.
+        if self.scanned_until.is_some() && self.watch_status().mode == WatchMode::Watching {
+            self.note_scanned_until(started.saturating_sub(HINT_LAG).unwrap_or(started));
         }
         Ok(())
     }
 
-    /// Whatever was saved before `begun` was found. A file that did not hold
-    /// still was not; one that never does is on the error list.
-    fn note_seen(&mut self, begun: Timestamp) {
-        if !self.is_unsettled() {
-            self.seen = Some(begun);
+    /// Notes that the rows contain everything that was saved before `time`, unless a file
+    /// changed while it was read. (A file that keeps changing is on the error list.)
+    fn note_scanned_until(&mut self, time: Timestamp) {
+        if !self.has_unstable_files() {
+            self.scanned_until = Some(time);
         }
     }
 
-    /// The files that are to be tried again, and those that rest.
+    /// Returns the changing files that are due to be read, and those that are not.
     fn split_retries(&self) -> (Vec<RelPath>, HashSet<RelPath>) {
-        if self.is_asked {
+        if self.is_on_request {
             return (self.retries.all().into_iter().collect(), HashSet::new());
         }
         self.retries.split(self.now())
     }
 
-    /// Looks at the disk and notes what came of it. Where it fails, everything
-    /// is looked at the next time.
-    fn look(&mut self, targets: Targets, last_hint: Option<Duration>) -> Result<(), SyncError> {
+    /// Scans the targets and notes the results. If the scan fails, the next one is a full
+    /// scan.
+    fn scan(&mut self, targets: Targets, last_hint: Option<Duration>) -> Result<(), SyncError> {
         if targets.is_empty() {
             self.schedule.scanned(self.now(), false, last_hint, self.record.pending);
             return Ok(());
@@ -262,84 +270,86 @@ impl Task {
         self.show(FolderState::Scanning);
         self.mailbox.monitor.set_working(true);
         let is_all = targets.is_all();
-        let result = self.look_impl(targets, is_all);
+        let result = self.scan_impl(targets, is_all);
         self.mailbox.monitor.set_working(false);
         match result {
             Ok(()) => {}
-            Err(Trouble::Alarm(kind, text)) => return Err(self.raise(kind, text)?),
-            Err(Trouble::Other(error)) => {
-                self.schedule.want_all();
+            Err(ScanFailure::Alarm(kind, text)) => return Err(self.raise_alarm(kind, text)?),
+            Err(ScanFailure::Other(error)) => {
+                self.schedule.request_full_scan();
                 return Err(error);
             }
         }
-        self.trouble = None;
+        self.last_error = None;
         self.reload()?;
-        self.times_of_watching();
+        self.adapt_rescan_interval();
         let mut pending = self.record.pending;
-        if self.record.is_scanned && self.is_otherwise() {
+        if self.record.is_scanned && self.is_manifest_outdated() {
             pending = pending.max(1);
         }
         self.schedule.scanned(self.now(), is_all, last_hint, pending);
         Ok(())
     }
 
-    /// A folder that is not watched whole is looked through more often.
-    fn times_of_watching(&mut self) {
+    /// Shortens the interval of full scans if some directories cannot be watched.
+    fn adapt_rescan_interval(&mut self) {
         let is_watched = self.watch_status().mode == WatchMode::Watching;
         let rescan = self.config.times.rescan;
         self.schedule.times.rescan =
-            if is_watched { rescan } else { rescan.min(self.core.tuning.unwatched_interval) };
+            if is_watched { rescan } else { rescan.min(self.context.tuning.unwatched_interval) };
     }
 
-    fn raise(&mut self, kind: AlarmKind, text: String) -> Result<SyncError, SyncError> {
+    /// Stops the folder until the alarm has passed or the user has confirmed. Returns the
+    /// error for requesters.
+    fn raise_alarm(&mut self, kind: AlarmKind, text: String) -> Result<SyncError, SyncError> {
         self.schedule.alarmed(self.now());
         if self.record.alarm.as_ref().is_none_or(|alarm| alarm.kind != kind) {
             tracing::error!(folder = %self.mailbox.id, "{text}");
-            let since = self.core.clock.now();
+            let since = self.context.clock.now();
             let alarm = AlarmRecord { kind, text: text.clone(), since };
-            self.core.index.update(&self.mailbox.id, |record| record.alarm = Some(alarm))?;
+            self.context.index.update(&self.mailbox.id, |record| record.alarm = Some(alarm))?;
             self.reload()?;
         }
         self.show_rest();
         Ok(SyncError::Alarm { folder: self.mailbox.id.clone(), text })
     }
 
-    fn look_impl(&mut self, targets: Targets, is_all: bool) -> Result<(), Trouble> {
+    fn scan_impl(&mut self, targets: Targets, is_all: bool) -> Result<(), ScanFailure> {
         let folder = self.config.folder.clone();
-        let root = SourceTree::open(&folder.path).map_err(|error| root_alarm(&error))?;
+        let root = SourceTree::open(&folder.path).map_err(|error| self.root_failure(&error))?;
         let identity = RootId::of(&root);
         if let Some(known) = &self.record.root
             && !known.is_same(&identity)
-            && !self.is_accepted
+            && !self.is_root_confirmed
         {
-            return Err(replaced(&folder.path));
+            return Err(self.root_replaced());
         }
         if self.record.root.is_none() {
-            // From the first row on it is known what they are of.
-            self.core.index.update(&self.mailbox.id, |record| record.root = Some(identity))?;
+            // Stored before the first row, so that rows always belong to a known root.
+            self.context.index.update(&self.mailbox.id, |record| record.root = Some(identity))?;
         }
         let own_dirs = self.own_dirs()?;
-        let reading = Arc::new(Reading {
+        let reader = Arc::new(FileReader {
             root,
-            index: self.core.index.clone(),
-            store: self.core.store.clone(),
-            in_place: self.core.in_place.clone(),
-            scheme: self.core.scheme.clone(),
+            index: self.context.index.clone(),
+            store: self.context.store.clone(),
+            scheme: self.context.scheme.clone(),
+            in_place: self.context.in_place.clone(),
             pin: self.pin.clone(),
             monitor: self.mailbox.monitor.clone(),
-            clock: self.core.clock.clone(),
-            put: Unsaved::default(),
-            noted: Unsaved::default(),
+            clock: self.context.clock.clone(),
+            unsaved_blocks: Unsaved::default(),
+            unsaved_locations: Unsaved::default(),
             second_reader: Mutex::default(),
         });
         let modes = self.modes()?;
         let resting = self.split_retries().1;
         self.owners.refresh();
-        let mut obeyed = std::mem::take(&mut self.obeyed);
-        let mut first_look = FirstLook::begin(self).filter(|_| is_all);
-        let batch_time = self.core.tuning.batch_time;
-        let batch_time = first_look.as_ref().map_or(batch_time, FirstLook::pause);
-        let order = Order {
+        let mut applied_rules = std::mem::take(&mut self.applied_rules);
+        let mut first_scan = FirstScan::start(self).filter(|_| is_all);
+        let batch_time = self.context.tuning.batch_time;
+        let batch_time = first_scan.as_ref().map_or(batch_time, FirstScan::interval);
+        let options = ScanOptions {
             folder: &self.mailbox.id,
             number: self.record.number,
             targets,
@@ -347,34 +357,36 @@ impl Task {
             own_dirs: &own_dirs,
             is_rehash: self.record.is_rehash_due && is_all,
             suspects: &self.suspects,
-            tried: &self.retries.all(),
+            retried: &self.retries.all(),
             resting: &resting,
             modes: &modes,
-            may_be_empty: self.is_accepted,
-            obeyed: &mut obeyed,
+            may_be_empty: self.is_root_confirmed,
+            applied_rules: &mut applied_rules,
             batch_time,
-            on_saved: &mut || first_look.as_mut().map_or(Ok(()), FirstLook::publish),
+            on_saved: &mut || first_scan.as_mut().map_or(Ok(()), FirstScan::publish_if_due),
         };
-        let scanned = scan(&self.core, order, reading);
-        self.obeyed = obeyed;
-        let scanned = match scanned {
-            Ok(scanned) => scanned,
+        let result = scan::scan(&self.context, options, reader);
+        self.applied_rules = applied_rules;
+        let report = match result {
+            Ok(report) => report,
             Err(ScanError::Empty) => {
                 let text = format!(
-                    "{} has nothing in it any more; if that is meant, confirm it",
-                    folder.path.display()
+                    "{} is empty. If you deleted everything on purpose, run \
+                     `archivist folder confirm {}`",
+                    folder.path.display(),
+                    folder.id
                 );
-                return Err(Trouble::Alarm(AlarmKind::RootEmpty, text));
+                return Err(ScanFailure::Alarm(AlarmKind::RootEmpty, text));
             }
-            Err(ScanError::Other(SyncError::Root(error))) => return Err(root_alarm(&error)),
+            Err(ScanError::Other(SyncError::Root(error))) => return Err(self.root_failure(&error)),
             Err(ScanError::Other(error @ SyncError::Unreadable { .. })) => {
-                return Err(Trouble::Alarm(AlarmKind::RootGone, with_causes(&error)));
+                return Err(ScanFailure::Alarm(AlarmKind::RootGone, with_causes(&error)));
             }
             Err(ScanError::Other(error)) => return Err(error.into()),
         };
         if is_all || self.record.alarm.is_some() {
-            let now = self.core.clock.now();
-            self.core.index.update(&self.mailbox.id, |record| {
+            let now = self.context.clock.now();
+            self.context.index.update(&self.mailbox.id, |record| {
                 record.root = Some(identity);
                 record.alarm = None;
                 if is_all {
@@ -385,58 +397,61 @@ impl Task {
             })?;
         }
         self.suspects.clear();
-        self.unwatched = scanned.unwatched + if is_all { 0 } else { self.unwatched };
-        self.note_scanned(scanned)
+        self.unwatched = report.unwatched + if is_all { 0 } else { self.unwatched };
+        self.note_report(report)
     }
 
-    /// How files are read that cannot be served from where they are.
-    fn modes(&self) -> Result<BTreeMap<RelPath, Mode>, SyncError> {
+    /// Returns how each file is read that changes too often to be served from its place.
+    fn modes(&self) -> Result<BTreeMap<RelPath, ReadMode>, SyncError> {
         let mut modes = BTreeMap::new();
-        let mut room = self.core.tuning.spool_max;
+        let mut room = self.context.tuning.spool_max;
         for path in self.mailbox.hot(HOT) {
-            let row = self.core.index.row(self.record.number, &path)?;
+            let row = self.context.index.row(self.record.number, &path)?;
             if let Some(left) = room.checked_sub(row.map_or(0, |row| row.stamp.size)) {
                 room = left;
-                modes.insert(path, Mode::Spool);
+                modes.insert(path, ReadMode::Spool);
             }
         }
-        let restless = self.retries.restless(self.now(), &self.core.tuning);
-        modes.extend(restless.into_iter().map(|path| (path, Mode::Prefix)));
+        let unstable = self.retries.unstable(self.now(), &self.context.tuning);
+        modes.extend(unstable.into_iter().map(|path| (path, ReadMode::Prefix)));
         Ok(modes)
     }
 
-    fn note_scanned(&mut self, scanned: crate::scan::Scanned) -> Result<(), Trouble> {
+    fn note_report(&mut self, report: ScanReport) -> Result<(), ScanFailure> {
         let now = self.now();
-        for path in &scanned.settled {
+        for path in &report.resolved {
             self.retries.remove(path);
         }
-        let mut restless = Batch::default();
-        for path in scanned.changing {
-            if self.retries.add(path.clone(), now, &self.core.tuning) {
-                let what = "changes all the time; its last good state is kept".to_owned();
-                restless.add(path, Change::Fail { what, is_marked: true });
+        let mut unstable = Batch::default();
+        for path in report.changing {
+            if self.retries.add(path.clone(), now, &self.context.tuning) {
+                let what = UNSTABLE.to_owned();
+                unstable.add(path, Change::Fail { what, is_marked: true });
             }
         }
-        if !restless.is_empty() {
-            self.core.index.apply(&self.mailbox.id, &restless, self.core.clock.now())?;
+        if !unstable.is_empty() {
+            self.context.index.apply(&self.mailbox.id, &unstable, self.context.clock.now())?;
         }
-        for dir in scanned.again {
-            self.again.add_dir(dir, true);
-            self.again_at = Some(now + self.core.tuning.retry_min);
+        for dir in report.rescan {
+            self.rescan.add_dir(dir, true);
+            self.rescan_at = Some(now + self.context.tuning.retry_min);
         }
         Ok(())
     }
 
-    /// What the instance itself writes, where that is in the folder.
+    /// Returns the directories in the folder that the instance itself writes to.
     fn own_dirs(&self) -> Result<HashSet<RelPath>, SyncError> {
         let path = &self.config.folder.path;
         let root = std::fs::canonicalize(path).unwrap_or_else(|_| path.clone());
         let mut own_dirs = HashSet::new();
-        for own in &self.core.own_dirs {
+        for own in &self.context.own_dirs {
             if root.starts_with(own) {
                 return Err(SyncError::Refused {
                     folder: self.mailbox.id.clone(),
-                    text: format!("{} is Archivist's own; choose another folder", own.display()),
+                    text: format!(
+                        "{} is a directory of Archivist itself; choose another folder",
+                        own.display()
+                    ),
                 });
             }
             if let Ok(inner) = own.strip_prefix(&root)
@@ -448,36 +463,39 @@ impl Task {
         }
         Ok(own_dirs)
     }
+
+    fn root_failure(&self, error: &RootError) -> ScanFailure {
+        match error {
+            RootError::Replaced(_) => self.root_replaced(),
+            error => ScanFailure::Alarm(AlarmKind::RootGone, with_causes(error)),
+        }
+    }
+
+    fn root_replaced(&self) -> ScanFailure {
+        let folder = &self.config.folder;
+        let text = format!(
+            "{} is not the directory that was backed up before. Mount the right disk, or run \
+             `archivist folder confirm {}` to back up this directory from now on",
+            folder.path.display(),
+            folder.id
+        );
+        ScanFailure::Alarm(AlarmKind::RootReplaced, text)
+    }
 }
 
-/// Why a look at a folder was given up.
-enum Trouble {
+/// The reason why a scan was given up.
+enum ScanFailure {
     Alarm(AlarmKind, String),
     Other(SyncError),
 }
 
-impl From<SyncError> for Trouble {
+impl From<SyncError> for ScanFailure {
     fn from(error: SyncError) -> Self {
         Self::Other(error)
     }
 }
 
-fn replaced(path: &std::path::Path) -> Trouble {
-    let text = format!(
-        "{} is another directory than it was; mount the right disk, or confirm that this is meant",
-        path.display()
-    );
-    Trouble::Alarm(AlarmKind::RootReplaced, text)
-}
-
-fn root_alarm(error: &RootError) -> Trouble {
-    match error {
-        RootError::Replaced(path) => replaced(path),
-        error => Trouble::Alarm(AlarmKind::RootGone, with_causes(error)),
-    }
-}
-
-/// A path for people.
-fn shown(path: &std::path::Path) -> String {
+/// Formats a path for people.
+fn display_path(path: &Path) -> String {
     path.display().to_string()
 }

@@ -1,27 +1,26 @@
-//! Making a folder's manifests: when it has come to rest, and while it is
-//! looked through for the first time.
+//! Publishing a folder's manifests: after its changes have ended, and during its first scan.
 
 use std::time::Duration;
 
 use types::{RelPath, with_causes};
 
-use super::{Task, shown};
+use super::{Task, display_path};
 use crate::error::SyncError;
 use crate::index::{Batch, Change, RowStamp};
-use crate::publish::{self, Made, Naming, Standing};
+use crate::publish::{self, ManifestKind, ManifestLabels, PublishOutcome};
 use crate::status::FolderState;
 
-/// So much of the time that has passed is between two manifests of a first
-/// look, at least: a look of hours makes some dozens.
-const PAUSE_SHARE: u32 = 8;
+/// The interval of the manifests of a first scan is at least the time that has passed,
+/// divided by this: a scan of hours makes a few dozen manifests.
+const INTERVAL_SHARE: u32 = 8;
 
 impl Task {
-    pub(super) fn publish(&mut self, standing: Standing) -> Result<(), SyncError> {
+    pub(super) fn publish(&mut self, kind: ManifestKind) -> Result<(), SyncError> {
         self.show(FolderState::Publishing);
         self.owners.refresh();
-        let record = match self.make_and_tell(standing)? {
-            Made::Manifest(record) => *record,
-            Made::Missing(missing) => return self.read_missing(missing),
+        let record = match self.make_and_publish(kind)? {
+            PublishOutcome::Published(record) => *record,
+            PublishOutcome::ContentMissing(files) => return self.read_missing(files),
         };
         self.missing.clear();
         self.record = record;
@@ -31,94 +30,100 @@ impl Task {
         Ok(())
     }
 
-    /// Makes a manifest of the rows as they are, and shows it to others.
-    fn make_and_tell(&self, standing: Standing) -> Result<Made, SyncError> {
-        let path = shown(&self.config.folder.path);
-        let naming =
-            Naming { folder: &self.mailbox.id, name: &self.config.folder.name, path: &path };
+    /// Makes a manifest of the current rows and passes it to the publisher.
+    fn make_and_publish(&self, kind: ManifestKind) -> Result<PublishOutcome, SyncError> {
+        let path = display_path(&self.config.folder.path);
+        let labels = ManifestLabels {
+            folder: &self.mailbox.id,
+            name: &self.config.folder.name,
+            path: &path,
+        };
         let is_stopped = || self.mailbox.monitor.is_interrupted();
-        let made = publish::make(&self.core, &naming, &self.owners, standing, &is_stopped)?;
-        let Made::Manifest(record) = &made else { return Ok(made) };
+        let outcome = publish::make(&self.context, &labels, &self.owners, kind, &is_stopped)?;
+        let PublishOutcome::Published(record) = &outcome else { return Ok(outcome) };
         if let Some(manifest) = &record.manifest {
             tracing::info!(folder = %self.mailbox.id, sequence = %manifest.sequence,
-                files = manifest.totals.files, "a manifest was made");
-            self.core.publisher.publish(manifest.published(&self.mailbox.id));
+                files = manifest.totals.files, "published a manifest");
+            self.context.publisher.publish(manifest.published(&self.mailbox.id));
         }
         if let Err(error) =
-            publish::remove_old_roots(&self.core, &self.mailbox.id, Some(record.sequence()))
+            publish::remove_old_roots(&self.context, &self.mailbox.id, Some(record.sequence()))
         {
-            // It takes room until the next manifest.
+            // The old manifest uses space until the next one is made.
             tracing::warn!(folder = %self.mailbox.id, error = with_causes(&error),
-                "the root of an old manifest stays");
+                "cannot remove the root of an old manifest");
         }
-        Ok(made)
+        Ok(outcome)
     }
 
-    /// Has files read again whose content is not there any more. What cannot be
-    /// read again is as a new file that cannot be read: it is on the error
-    /// list, and all others need not wait for it.
-    fn read_missing(&mut self, missing: Vec<(RelPath, RowStamp)>) -> Result<(), SyncError> {
-        tracing::warn!(folder = %self.mailbox.id, files = missing.len(),
-            "content that is to be published is not there any more; it is read again");
+    /// Has files read again whose content is missing from the store. A file that cannot be
+    /// read again is treated like a new unreadable file: it goes to the error list, and the
+    /// other files are published without it.
+    fn read_missing(&mut self, files: Vec<(RelPath, RowStamp)>) -> Result<(), SyncError> {
+        tracing::warn!(folder = %self.mailbox.id, files = files.len(),
+            "unpublished content is missing from the store; the files are read again");
         let (mut lost, mut errors) = (Batch::default(), Batch::default());
-        for (path, stamp) in missing {
+        for (path, stamp) in files {
             if self.missing.insert(path.clone()) {
-                self.again.add_file(path.clone());
+                self.rescan.add_file(path.clone());
                 self.suspects.insert(path);
             } else {
-                let what = "what was known of it is lost, and it cannot be read again".to_owned();
+                let what = "its content was lost before it was published, and the file cannot \
+                    be read again"
+                    .to_owned();
                 errors.add(path.clone(), Change::Fail { what, is_marked: false });
                 lost.forget(path, Some(stamp));
             }
         }
         for batch in [lost, errors] {
             if !batch.is_empty() {
-                self.core.index.apply(&self.mailbox.id, &batch, self.core.clock.now())?;
+                let now = self.context.clock.now();
+                self.context.index.apply(&self.mailbox.id, &batch, now)?;
             }
         }
-        self.again_at = Some(self.now());
+        self.rescan_at = Some(self.now());
         self.schedule.published();
         Ok(())
     }
 }
 
-/// A first look at a folder, which may take hours. What was found by then is
-/// published again and again, marked as a part of the folder, so that the
-/// backup server pulls while the rest is looked at.
-pub(super) struct FirstLook<'a> {
+/// The first scan of a folder, which may need hours. The results so far are published again
+/// and again, marked as a part of the folder, so that the backup server can pull them
+/// meanwhile.
+pub(super) struct FirstScan<'a> {
     task: &'a Task,
-    begun: Duration,
+    started: Duration,
     /// When the last manifest was made.
-    last: Duration,
+    published: Duration,
 }
 
-impl<'a> FirstLook<'a> {
-    /// `None`: the folder was looked through before, or there is a manifest of
-    /// all of it.
-    pub(super) fn begin(task: &'a Task) -> Option<Self> {
+impl<'a> FirstScan<'a> {
+    /// Returns `None` if the folder was scanned before or has a complete manifest.
+    pub(super) fn start(task: &'a Task) -> Option<Self> {
         let manifest = task.record.manifest.as_ref();
         let has_all = manifest.is_some_and(|manifest| !manifest.is_unfinished);
         let now = task.now();
-        (!task.record.is_scanned && !has_all).then_some(Self { task, begun: now, last: now })
+        (!task.record.is_scanned && !has_all).then_some(Self { task, started: now, published: now })
     }
 
-    /// How long what was found waits at most until it is published.
-    pub(super) fn pause(&self) -> Duration {
-        let passed = self.last.saturating_sub(self.begun);
-        self.task.core.tuning.first_look_pause.max(passed / PAUSE_SHARE)
+    /// Returns the maximum time for which results stay unpublished.
+    pub(super) fn interval(&self) -> Duration {
+        let passed = self.published.saturating_sub(self.started);
+        self.task.context.tuning.first_scan_interval.max(passed / INTERVAL_SHARE)
     }
 
-    /// Publishes what was found by now, where it is time.
-    pub(super) fn publish(&mut self) -> Result<(), SyncError> {
+    /// Publishes the results so far, if the interval has passed.
+    pub(super) fn publish_if_due(&mut self) -> Result<(), SyncError> {
         let now = self.task.now();
-        if now.saturating_sub(self.last) < self.pause() {
+        if now.saturating_sub(self.published) < self.interval() {
             return Ok(());
         }
-        // Where content is missing, the look at the end tells.
-        if let Made::Manifest(record) = self.task.make_and_tell(Standing::Unfinished)? {
+        // If content is missing, the manifest after the scan deals with it.
+        let outcome = self.task.make_and_publish(ManifestKind::Partial)?;
+        if let PublishOutcome::Published(record) = outcome {
             self.task.show_record(&record, FolderState::Scanning);
         }
-        self.last = self.task.now();
+        self.published = self.task.now();
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! Files that change while they are read: when each is tried again.
+//! Files that change while they are read, and when each is read again.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
@@ -7,49 +7,51 @@ use types::RelPath;
 
 use crate::settings::Tuning;
 
-/// One file that does not hold still.
+/// A file that changed while it was read.
 #[derive(Clone, Copy, Debug)]
-struct Retry {
+struct ChangingFile {
+    /// When the first attempt failed.
     since: Duration,
-    tries: u32,
-    at: Duration,
+    attempts: u32,
+    next_at: Duration,
 }
 
-/// See the module.
+/// The files that changed while they were read.
 #[derive(Debug, Default)]
-pub(crate) struct Retries(BTreeMap<RelPath, Retry>);
+pub(crate) struct Retries(BTreeMap<RelPath, ChangingFile>);
 
 impl Retries {
-    /// A file changed while it was read. Tells whether it has done so for
-    /// longer than anybody has patience.
+    /// Adds a file that changed while it was read. Returns true if the file has been doing so
+    /// for [`Tuning::unstable_after`].
     pub(crate) fn add(&mut self, path: RelPath, now: Duration, tuning: &Tuning) -> bool {
-        let retry = self.0.entry(path).or_insert(Retry { since: now, tries: 0, at: now });
-        let pause = tuning.retry_min.saturating_mul(1 << retry.tries.min(20));
-        retry.at = now + pause.min(tuning.retry_max);
-        retry.tries += 1;
-        now.saturating_sub(retry.since) >= tuning.patience
+        let new = ChangingFile { since: now, attempts: 0, next_at: now };
+        let file = self.0.entry(path).or_insert(new);
+        let pause = tuning.retry_min.saturating_mul(1 << file.attempts.min(20));
+        file.next_at = now + pause.min(tuning.retry_max);
+        file.attempts += 1;
+        now.saturating_sub(file.since) >= tuning.unstable_after
     }
 
-    /// A file was read, or is no more.
+    /// Removes a file that was read or no longer exists.
     pub(crate) fn remove(&mut self, path: &RelPath) {
         self.0.remove(path);
     }
 
-    /// When the next is due.
+    /// Returns when the next attempt is due.
     pub(crate) fn next_at(&self) -> Option<Duration> {
-        self.0.values().map(|retry| retry.at).min()
+        self.0.values().map(|file| file.next_at).min()
     }
 
-    /// All of them.
+    /// Returns all files.
     pub(crate) fn all(&self) -> HashSet<RelPath> {
         self.0.keys().cloned().collect()
     }
 
-    /// Those that are due, and those that rest.
+    /// Returns the files that are due, and the files that are not.
     pub(crate) fn split(&self, now: Duration) -> (Vec<RelPath>, HashSet<RelPath>) {
         let (mut due, mut resting) = (Vec::new(), HashSet::new());
-        for (path, retry) in &self.0 {
-            if retry.at <= now {
+        for (path, file) in &self.0 {
+            if file.next_at <= now {
                 due.push(path.clone());
             } else {
                 resting.insert(path.clone());
@@ -58,10 +60,11 @@ impl Retries {
         (due, resting)
     }
 
-    /// Those that have not been still for longer than anybody has patience.
-    pub(crate) fn restless(&self, now: Duration, tuning: &Tuning) -> Vec<RelPath> {
-        let is_restless = |retry: &Retry| now.saturating_sub(retry.since) >= tuning.patience;
-        self.0.iter().filter(|(_, r)| is_restless(r)).map(|(path, _)| path.clone()).collect()
+    /// Returns the files that have been changing for [`Tuning::unstable_after`].
+    pub(crate) fn unstable(&self, now: Duration, tuning: &Tuning) -> Vec<RelPath> {
+        let is_unstable =
+            |file: &ChangingFile| now.saturating_sub(file.since) >= tuning.unstable_after;
+        self.0.iter().filter(|(_, f)| is_unstable(f)).map(|(path, _)| path.clone()).collect()
     }
 }
 
@@ -70,20 +73,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_grow_and_patience_ends() {
+    fn pauses_grow_and_a_file_becomes_unstable() {
         let tuning = Tuning {
             retry_min: Duration::from_secs(1),
             retry_max: Duration::from_secs(8),
-            patience: Duration::from_secs(20),
+            unstable_after: Duration::from_secs(20),
             ..Tuning::default()
         };
         let path = RelPath::new("busy").unwrap();
         let mut retries = Retries::default();
         let mut now = Duration::ZERO;
         let mut pauses = Vec::new();
-        let mut ended = Vec::new();
+        let mut is_unstable = Vec::new();
         for _ in 0..7 {
-            ended.push(retries.add(path.clone(), now, &tuning));
+            is_unstable.push(retries.add(path.clone(), now, &tuning));
             let next = retries.next_at().unwrap();
             pauses.push((next - now).as_secs());
             assert!(retries.split(next - Duration::from_millis(1)).0.is_empty());
@@ -91,8 +94,8 @@ mod tests {
             now = next;
         }
         assert_eq!(pauses, [1, 2, 4, 8, 8, 8, 8]);
-        assert_eq!(ended, [false, false, false, false, false, true, true]);
-        assert_eq!(retries.restless(now, &tuning), std::slice::from_ref(&path));
+        assert_eq!(is_unstable, [false, false, false, false, false, true, true]);
+        assert_eq!(retries.unstable(now, &tuning), std::slice::from_ref(&path));
         retries.remove(&path);
         assert_eq!(retries.next_at(), None);
     }

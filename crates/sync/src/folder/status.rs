@@ -1,6 +1,6 @@
-//! What a folder's task shows of itself.
+//! The status that a folder's thread shows.
 
-use types::SequenceNumber;
+use types::{RelPath, SequenceNumber};
 
 use super::Task;
 use crate::index::{ErrorRow, FolderRecord};
@@ -9,22 +9,22 @@ use crate::status::{
 };
 
 impl Task {
-    /// Shows what the folder is when it does nothing.
+    /// Shows the status of a folder on which no work is running.
     pub(crate) fn show_rest(&mut self) {
-        // The state of its own rows may have changed under it: a receipt.
-        if let Ok(Some(record)) = self.core.index.folder(&self.mailbox.id) {
+        // Another thread may have changed the record: it stores receipts.
+        if let Ok(Some(record)) = self.context.index.folder(&self.mailbox.id) {
             self.record = record;
         }
         let manifest = self.record.manifest.as_ref();
         if self.record.pending == 0 && manifest.is_some_and(|manifest| !manifest.is_unfinished) {
-            self.covers_until = self.seen;
+            self.covers_until = self.scanned_until;
         }
         let state = if self.config.folder.paused {
             FolderState::Paused
         } else if let Some(alarm) = &self.record.alarm {
             let (kind, text, since) = (alarm.kind, alarm.text.clone(), alarm.since);
             FolderState::Alarm { kind, text, since }
-        } else if let Some((text, since)) = &self.trouble {
+        } else if let Some((text, since)) = &self.last_error {
             FolderState::Error { text: text.clone(), since: *since }
         } else if !self.record.is_scanned {
             FolderState::Scanning
@@ -37,7 +37,7 @@ impl Task {
     }
 
     pub(super) fn watch_status(&self) -> WatchStatus {
-        let watched = self.core.watcher.watched(self.record.number);
+        let watched = self.context.watcher.watched(self.record.number);
         let needed = watched + self.unwatched;
         let mode = if watched < needed { WatchMode::Scanning } else { WatchMode::Watching };
         WatchStatus { watched, needed, mode }
@@ -47,15 +47,15 @@ impl Task {
         self.show_record(&self.record, state);
     }
 
-    /// Shows what the folder is by this record of it.
+    /// Shows the status that follows from this record.
     pub(super) fn show_record(&self, record: &FolderRecord, state: FolderState) {
         let errors = if record.errors == 0 {
             Vec::new()
         } else {
-            let errors = self.core.index.errors(record.number, STATUS_ERRORS_MAX);
+            let errors = self.context.index.errors(record.number, STATUS_ERRORS_MAX);
             errors.unwrap_or_default().into_iter().map(problem).collect()
         };
-        self.core.board.show(self.status(record, state, errors));
+        self.context.statuses.set(self.status(record, state, errors));
     }
 
     fn status(
@@ -82,7 +82,7 @@ impl Task {
             error_count: record.errors,
             errors,
             watch: self.watch_status(),
-            held: record.held.clone(),
+            awaiting_confirmation: record.awaiting_confirmation.clone(),
             receipt: receipt.map(|receipt| Receipt { sequence: receipt.sequence, at: receipt.at }),
             last_scan: record.last_scan,
             progress: self.mailbox.monitor.progress(),
@@ -92,8 +92,8 @@ impl Task {
     }
 }
 
-/// An entry of the error list, as others see it.
-pub(crate) fn problem((path, error): (types::RelPath, ErrorRow)) -> FileProblem {
+/// Converts a row of the error list to its public form.
+pub(crate) fn problem((path, error): (RelPath, ErrorRow)) -> FileProblem {
     let since = jiff::Timestamp::from_millisecond(error.since_ms).unwrap_or_default();
     FileProblem { path, what: error.what, since }
 }

@@ -1,8 +1,8 @@
-//! The chunks of a file, as it is read.
+//! Reading a file and cutting it into chunks.
 //!
-//! Of a long file one thread reads and cuts, and another one takes the chunks, which is
-//! to hash them twice; each is about half of the work. While a file of gigabytes is
-//! looked at, the other cores have nothing else to do.
+//! A long file is read by two threads: one reads and cuts, the other consumes the chunks, that
+//! is, hashes them twice. Each half is about half of the work. While a file of gigabytes is
+//! read, the other cores have nothing else to do.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -12,88 +12,90 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 use types::{BlockScheme, CHUNK_LEN_MAX};
 
-use super::Outcome;
+use super::ReadOutcome;
 use crate::error::SyncError;
 use crate::work_monitor::WorkMonitor;
 
-/// How much of a file is in memory at once, for each thread that reads.
+/// Number of bytes of a file that are in memory at the same time, for each reading thread.
 pub(super) const BUFFER_LEN: usize = 4 * CHUNK_LEN_MAX;
-/// Files from so many bytes on are worth a second thread.
+/// Length in bytes from which a file is read by two threads.
 const LONG: usize = 32 << 20;
 
-/// The first bytes of a file.
+/// The first `size` bytes of a file.
 #[derive(Debug)]
 pub(super) struct Chunks<'a> {
     pub(super) file: &'a File,
-    /// How many.
+    /// Number of bytes to read.
     pub(super) size: u64,
+    /// Cuts the chunks.
     pub(super) scheme: &'a BlockScheme,
-    /// Counts the bytes that are read.
+    /// Counts the bytes.
     pub(super) monitor: &'a WorkMonitor,
 }
 
-/// Some chunks of a file. Its memory is used again.
+/// A run of chunks of a file. Its memory is reused.
 #[derive(Debug, Default)]
 pub(crate) struct Buffer {
     bytes: Vec<u8>,
-    /// Where each chunk ends.
+    /// The end of each chunk.
     cuts: Vec<usize>,
-    /// Whether the file ends with it.
+    /// True if the file ends with this run.
     is_last: bool,
 }
 
 impl Chunks<'_> {
-    /// Calls `each` with the chunks, and asks from time to time whether it `goes_on`.
-    /// If not, or if there are fewer bytes, the file is changing: the inner error is what
-    /// became of it.
+    /// Calls `each` with every chunk, and `continues` once for each buffer. If that returns
+    /// false, or if the file is shorter than expected, the file is changing; the inner error
+    /// is the outcome.
     ///
-    /// `second_reader` is held while a second thread reads, of one file at a time: where
-    /// several are long, the others are read meanwhile anyway.
+    /// `second_reader` is locked while a second thread reads, for one file at a time: if
+    /// several files are long, other threads read them meanwhile.
     ///
     /// # Errors
     ///
-    /// Those of the calls, at once.
-    pub(super) fn take(
+    /// Returns the first error of `each` or `continues`.
+    pub(super) fn for_each(
         &self,
         buffer: &mut Buffer,
         second_reader: &Mutex<()>,
         each: impl FnMut(&[u8]) -> Result<(), SyncError>,
-        goes_on: impl Fn() -> Result<bool, SyncError>,
-    ) -> Result<Result<(), Outcome>, SyncError> {
-        let mut cutter = Cutter::new(self);
+        continues: impl Fn() -> Result<bool, SyncError>,
+    ) -> Result<Result<(), ReadOutcome>, SyncError> {
+        let mut cutter = ChunkCutter::new(self);
         let is_long = self.size >= LONG as u64;
-        let Some(_held) = is_long.then(|| second_reader.try_lock()).flatten() else {
-            return take_all(buffer, |buffer| cutter.next(buffer), each, goes_on);
+        let Some(_lock) = is_long.then(|| second_reader.try_lock()).flatten() else {
+            return consume(buffer, |buffer| cutter.next(buffer), each, continues);
         };
         thread::scope(|scope| {
             let (empty, to_fill) = bounded(1);
             let (full, to_take) = bounded(1);
             let named = thread::Builder::new().name("sync-read".to_owned());
-            let ahead = named.spawn_scoped(scope, move || Cutter::new(self).run(&to_fill, &full));
+            let ahead =
+                named.spawn_scoped(scope, move || ChunkCutter::new(self).run(&to_fill, &full));
             if ahead.is_err() {
-                // The system has no thread to give.
-                return take_all(buffer, |buffer| cutter.next(buffer), each, goes_on);
+                // The system cannot start another thread.
+                return consume(buffer, |buffer| cutter.next(buffer), each, continues);
             }
-            // Neither waits nor fails, unless that thread has panicked, which ends the
-            // scope: there are two buffers, of which one is here.
+            // Sending neither blocks nor fails, since there are only two buffers, one of them
+            // here. After a panic of the other thread it fails, and the scope ends.
             let _ = empty.send(Buffer::default());
             let next = move |buffer: &mut Buffer| {
-                let (next, filled) = to_take.recv().map_err(|_| Outcome::Changing)?;
+                let (next, filled) = to_take.recv().map_err(|_| ReadOutcome::Changing)?;
                 let _ = empty.send(std::mem::replace(buffer, next));
                 filled
             };
-            take_all(buffer, next, each, goes_on)
+            consume(buffer, next, each, continues)
         })
     }
 }
 
-/// Takes the chunks of the buffers that `next` fills.
-fn take_all(
+/// Calls `each` with the chunks of the buffers that `next` fills.
+fn consume(
     buffer: &mut Buffer,
-    mut next: impl FnMut(&mut Buffer) -> Result<(), Outcome>,
+    mut next: impl FnMut(&mut Buffer) -> Result<(), ReadOutcome>,
     mut each: impl FnMut(&[u8]) -> Result<(), SyncError>,
-    goes_on: impl Fn() -> Result<bool, SyncError>,
-) -> Result<Result<(), Outcome>, SyncError> {
+    continues: impl Fn() -> Result<bool, SyncError>,
+) -> Result<Result<(), ReadOutcome>, SyncError> {
     loop {
         if let Err(outcome) = next(buffer) {
             return Ok(Err(outcome));
@@ -106,27 +108,27 @@ fn take_all(
         if buffer.is_last {
             return Ok(Ok(()));
         }
-        if !goes_on()? {
-            return Ok(Err(Outcome::Changing));
+        if !continues()? {
+            return Ok(Err(ReadOutcome::Changing));
         }
     }
 }
 
-/// Reads a file, and cuts what it has read.
-struct Cutter<'a> {
+/// Reads a file and cuts it into chunks.
+struct ChunkCutter<'a> {
     chunks: &'a Chunks<'a>,
     offset: u64,
-    /// What is read and not cut, less than a chunk may be long.
+    /// Bytes that were read and not cut yet, fewer than a chunk may have.
     rest: Vec<u8>,
 }
 
-impl<'a> Cutter<'a> {
+impl<'a> ChunkCutter<'a> {
     fn new(chunks: &'a Chunks<'a>) -> Self {
         Self { chunks, offset: 0, rest: Vec::new() }
     }
 
-    /// Fills buffers until the file ends, or nobody wants any more of it.
-    fn run(mut self, empty: &Receiver<Buffer>, full: &Sender<(Buffer, Result<(), Outcome>)>) {
+    /// Fills buffers until the file ends or the consumer gives up.
+    fn run(mut self, empty: &Receiver<Buffer>, full: &Sender<(Buffer, Result<(), ReadOutcome>)>) {
         for mut buffer in empty {
             let filled = self.next(&mut buffer);
             let is_end = buffer.is_last || filled.is_err();
@@ -136,7 +138,7 @@ impl<'a> Cutter<'a> {
         }
     }
 
-    fn next(&mut self, buffer: &mut Buffer) -> Result<(), Outcome> {
+    fn next(&mut self, buffer: &mut Buffer) -> Result<(), ReadOutcome> {
         let Chunks { file, size, scheme, monitor } = *self.chunks;
         let Buffer { bytes, cuts, is_last } = buffer;
         bytes.resize(BUFFER_LEN, 0);
@@ -147,20 +149,22 @@ impl<'a> Cutter<'a> {
             let room = bytes.len() - end;
             let wanted = usize::try_from(size - self.offset).map_or(room, |left| left.min(room));
             match file.read_at(&mut bytes[end..end + wanted], self.offset) {
-                // It is shorter than it was.
-                Ok(0) => return Err(Outcome::Changing),
+                // The file is shorter than before.
+                Ok(0) => return Err(ReadOutcome::Changing),
                 Ok(len) => {
                     end += len;
                     self.offset += len as u64;
                     monitor.add_bytes(len as u64);
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(Outcome::Failed(format!("cannot be read: {error}"))),
+                Err(error) => {
+                    return Err(ReadOutcome::Failed(format!("cannot read the file: {error}")));
+                }
             }
         }
         *is_last = self.offset >= size;
         let mut start = 0;
-        // A cut is certain once as much is known as a chunk can be long.
+        // A cut is final once as many bytes are known as a chunk may have.
         while start < end && (*is_last || end - start >= CHUNK_LEN_MAX) {
             start += scheme.cut_point(&bytes[start..end]);
             cuts.push(start);
@@ -192,8 +196,8 @@ mod tests {
         bytes
     }
 
-    /// By one thread, and by two.
-    fn both<T>(read: impl Fn(&Mutex<()>) -> T) -> [T; 2] {
+    /// Reads with one thread, and with two.
+    fn with_one_and_two<T>(read: impl Fn(&Mutex<()>) -> T) -> [T; 2] {
         let (taken, free) = (Mutex::new(()), Mutex::new(()));
         let _taken = taken.lock();
         [read(&taken), read(&free)]
@@ -218,7 +222,7 @@ mod tests {
             };
             chunker.push(bytes, &mut emit).unwrap();
             chunker.finish(&mut emit).unwrap();
-            for done in both(|second| {
+            for done in with_one_and_two(|second| {
                 let (monitor, mut cut, mut all) = (WorkMonitor::new(), Vec::new(), Vec::new());
                 let each = |chunk: &[u8]| {
                     cut.push(chunk.len());
@@ -226,7 +230,7 @@ mod tests {
                     Ok(())
                 };
                 let chunks = of(&file, len as u64, &monitor);
-                let done = chunks.take(&mut Buffer::default(), second, each, || Ok(true));
+                let done = chunks.for_each(&mut Buffer::default(), second, each, || Ok(true));
                 done.unwrap().unwrap();
                 assert!(all == bytes);
                 (cut, monitor.progress().bytes)
@@ -237,68 +241,69 @@ mod tests {
     }
 
     #[test]
-    fn what_is_longer_is_cut_where_it_was_to_end_and_what_is_shorter_is_changing() {
+    fn a_file_that_grew_is_read_to_its_former_end_and_one_that_shrank_is_changing() {
         let len = LONG + 1_000_000;
         let bytes = noise(LONG + 2_000_000);
         let monitor = WorkMonitor::new();
         let (longer, shorter) = (file(&bytes), file(&bytes[..LONG - 5]));
-        for done in both(|second| {
+        for done in with_one_and_two(|second| {
             let read = |file| {
                 let (chunks, mut whole) = (of(file, len as u64, &monitor), blake3::Hasher::new());
                 let each = |chunk: &[u8]| {
                     whole.update(chunk);
                     Ok(())
                 };
-                let done = chunks.take(&mut Buffer::default(), second, each, || Ok(true));
+                let done = chunks.for_each(&mut Buffer::default(), second, each, || Ok(true));
                 done.unwrap().map(|()| whole.finalize())
             };
             (read(&longer), read(&shorter))
         }) {
             assert_eq!(done.0.unwrap(), blake3::hash(&bytes[..len]));
-            assert!(matches!(done.1, Err(Outcome::Changing)));
+            assert!(matches!(done.1, Err(ReadOutcome::Changing)));
         }
     }
 
     #[test]
-    fn whatever_ends_it_no_thread_is_left_waiting() {
+    fn after_any_end_no_thread_is_left_waiting() {
         let bytes = noise(LONG);
         let (file, monitor) = (file(&bytes), WorkMonitor::new());
         for nth in [0, 1, 7, 40] {
-            for done in both(|second| {
+            for done in with_one_and_two(|second| {
                 let chunks = of(&file, LONG as u64, &monitor);
                 let calls = Cell::new(0);
                 let fails = || {
                     calls.set(calls.get() + 1);
                     if calls.get() > nth { Err(SyncError::Stopped) } else { Ok(()) }
                 };
-                let each = chunks.take(&mut Buffer::default(), second, |_| fails(), || Ok(true));
+                let each =
+                    chunks.for_each(&mut Buffer::default(), second, |_| fails(), || Ok(true));
                 calls.set(0);
                 let stops = || fails().map(|()| true);
-                let stopped = chunks.take(&mut Buffer::default(), second, |_| Ok(()), stops);
+                let stopped = chunks.for_each(&mut Buffer::default(), second, |_| Ok(()), stops);
                 calls.set(0);
                 let changes = || Ok(fails().is_ok());
-                let changed = chunks.take(&mut Buffer::default(), second, |_| Ok(()), changes);
+                let changed = chunks.for_each(&mut Buffer::default(), second, |_| Ok(()), changes);
                 (each, stopped, changed)
             }) {
                 let (each, stopped, changed) = done;
                 assert!(matches!(each, Err(SyncError::Stopped)), "{nth}");
-                // It is asked once a buffer.
-                let is_asked = nth < 8;
-                assert_eq!(matches!(stopped, Err(SyncError::Stopped)), is_asked, "{nth}");
-                assert_eq!(matches!(changed, Ok(Err(Outcome::Changing))), is_asked, "{nth}");
+                // `continues` is called once for each buffer.
+                let is_called = nth < 8;
+                assert_eq!(matches!(stopped, Err(SyncError::Stopped)), is_called, "{nth}");
+                assert_eq!(matches!(changed, Ok(Err(ReadOutcome::Changing))), is_called, "{nth}");
             }
         }
     }
 
     #[test]
-    fn what_cannot_be_read_fails() {
+    fn a_file_that_cannot_be_read_fails() {
         let dir = File::open(std::env::temp_dir()).unwrap();
         let monitor = WorkMonitor::new();
-        for done in both(|second| {
+        for done in with_one_and_two(|second| {
             let chunks = of(&dir, LONG as u64, &monitor);
-            chunks.take(&mut Buffer::default(), second, |_| Ok(()), || Ok(true)).unwrap()
+            chunks.for_each(&mut Buffer::default(), second, |_| Ok(()), || Ok(true)).unwrap()
         }) {
-            assert!(matches!(done, Err(Outcome::Failed(_))));
+            assert!(matches!(done, Err(ReadOutcome::Failed(_))));
         }
     }
 }

@@ -1,4 +1,7 @@
-//! One file: stat, read, stat.
+//! Reading one file: stat, read, stat.
+//!
+//! **Invariant.** A row describes a content that the file had at one moment: the stamps before
+//! and after reading are the same.
 
 use std::collections::VecDeque;
 
@@ -11,45 +14,52 @@ use types::{
 };
 
 use super::chunks::{BUFFER_LEN, Buffer, Chunks};
-use super::{Job, Mode, Outcome, Read, Reading};
+use super::{FileReader, ReadJob, ReadMode, ReadOutcome, ReadResult};
 use crate::error::SyncError;
-use crate::index::{Content, Row, Thing};
+use crate::index::{Content, Row, RowKind};
 
-/// Files that are open at once, for each thread.
+/// Maximum number of files that each thread has open at the same time.
 const OPEN_MAX: usize = 16;
-/// How often a file is looked at anew that was changed since it was found.
+/// Maximum number of attempts to open a file with the stamp that the scan found.
 const TRIES_MAX: u32 = 2;
-/// Linux stamps files with the time of its last tick, at most 10 ms ago; a
-/// file system with whole seconds (or two of them, as FAT) shows no fraction.
+/// Maximum age of a stamp that a further write may leave unchanged, in nanoseconds. Linux
+/// stamps files with the time of its last tick, at most 10 ms ago.
 const TICK_NS: i128 = 50_000_000;
+/// The same for a stamp without a fraction: the file system may store whole seconds only (or
+/// two seconds, like FAT).
 const COARSE_TICK_NS: i128 = 2_500_000_000;
-/// What is said of a file of which only a part was taken.
-const BEGINNING: &str = "grows while it is read; this is its beginning";
+/// Error of a file of which only the beginning was read.
+const BEGINNING: &str =
+    "the file keeps growing while it is read; the backup contains only its beginning";
 
-/// Reads files. Those that come next are open while one is read, and the system
-/// knows what of them is wanted: a disk that answers many at once is kept busy.
-pub(crate) fn read_files(reading: &Reading, buffer: &mut Buffer, jobs: Vec<Job>) -> Vec<Read> {
+/// Reads files. While one is read, the next ones are already open, and the system knows which
+/// parts will be needed: a disk that answers many requests at the same time stays busy.
+pub(crate) fn read_files(
+    reader: &FileReader,
+    buffer: &mut Buffer,
+    jobs: Vec<ReadJob>,
+) -> Vec<ReadResult> {
     let mut done = Vec::with_capacity(jobs.len());
     let mut jobs = jobs.into_iter();
-    let mut begun = VecDeque::with_capacity(OPEN_MAX);
+    let mut queue = VecDeque::with_capacity(OPEN_MAX);
     loop {
-        while begun.len() < OPEN_MAX {
+        while queue.len() < OPEN_MAX {
             let Some(job) = jobs.next() else { break };
-            let opened = Opened::new(reading, &job.found.path);
-            // What cannot be opened ahead is opened when it is its turn: by
-            // then, fewer files are.
+            let opened = Opened::new(reader, &job.found.path);
+            // If this fails, the file is opened again in its turn: by then, fewer files are
+            // open.
             let opened = opened.file.is_ok().then_some(opened);
             if let Some(Opened { file: Ok(open), .. }) = &opened {
                 will_need(&open.file, 0, open.stamp.size.min(BUFFER_LEN as u64));
             }
-            begun.push_back((job, opened));
+            queue.push_back((job, opened));
         }
-        let Some((job, opened)) = begun.pop_front() else { return done };
-        done.push(read_file(reading, buffer, job, opened));
+        let Some((job, opened)) = queue.pop_front() else { return done };
+        done.push(read_file(reader, buffer, job, opened));
     }
 }
 
-/// What opening a file came to, and when that was.
+/// The result of opening a file, and the time before.
 struct Opened {
     /// The time of [`Clock::file_time`](crate::Clock::file_time) before the file was opened,
     /// in nanoseconds since 1970.
@@ -58,105 +68,112 @@ struct Opened {
 }
 
 impl Opened {
-    fn new(reading: &Reading, path: &RelPath) -> Self {
-        let now_ns = reading.clock.file_time().as_nanosecond();
-        Self { now_ns, file: reading.root.open_file(path) }
+    fn new(reader: &FileReader, path: &RelPath) -> Self {
+        let now_ns = reader.clock.file_time().as_nanosecond();
+        Self { now_ns, file: reader.root.open_file(path) }
     }
 }
 
-fn read_file(reading: &Reading, buffer: &mut Buffer, job: Job, opened: Option<Opened>) -> Read {
+fn read_file(
+    reader: &FileReader,
+    buffer: &mut Buffer,
+    job: ReadJob,
+    opened: Option<Opened>,
+) -> ReadResult {
     let path = job.found.path.clone();
     let (before, mode) = (job.before, job.mode);
-    let outcome = match read(reading, buffer, job, opened) {
+    let outcome = match read(reader, buffer, job, opened) {
         Ok(outcome) => outcome,
-        // One file that does not fit is no reason to leave out all others.
-        Err(SyncError::Store(error @ StoreError::Full { .. })) if mode != Mode::InPlace => {
+        // If the copy of one file does not fit, the others are still backed up.
+        Err(SyncError::Store(error @ StoreError::Full { .. })) if mode != ReadMode::InPlace => {
             let error = with_causes(&error);
-            Outcome::Failed(format!("changes all the time, and cannot be copied: {error}"))
+            ReadOutcome::Failed(format!(
+                "the file changes too often to be served, and cannot be copied: {error}"
+            ))
         }
-        Err(error) => Outcome::Broken(error),
+        Err(error) => ReadOutcome::Broken(error),
     };
-    Read { path, before, outcome }
+    ReadResult { path, before, outcome }
 }
 
 fn read(
-    reading: &Reading,
+    reader: &FileReader,
     buffer: &mut Buffer,
-    job: Job,
+    job: ReadJob,
     mut opened: Option<Opened>,
-) -> Result<Outcome, SyncError> {
+) -> Result<ReadOutcome, SyncError> {
     let mut found = job.found;
     for _ in 0..TRIES_MAX {
-        reading.monitor.check()?;
+        reader.monitor.check()?;
         let Opened { now_ns, file } =
-            opened.take().unwrap_or_else(|| Opened::new(reading, &found.path));
+            opened.take().unwrap_or_else(|| Opened::new(reader, &found.path));
         let open = match file {
             Ok(open) => open,
-            Err(ReadError::NotRegular(_)) => return Ok(Outcome::Gone),
-            Err(error) => return Ok(of_error(&error)),
+            Err(ReadError::NotRegular(_)) => return Ok(ReadOutcome::Gone),
+            Err(error) => return Ok(outcome_of(&error)),
         };
         if open.stamp != found.stamp {
-            match reading.root.examine(&found.path) {
-                // On another disk: something is mounted above it since.
+            match reader.root.examine(&found.path) {
+                // On another disk: a file system was mounted above the file meanwhile.
                 Ok(Some(again)) if again.stamp.device != found.stamp.device => break,
                 Ok(Some(again)) if matches!(again.kind, FoundKind::File { .. }) => found = again,
-                Ok(_) => return Ok(Outcome::Gone),
-                Err(error) => return Ok(of_error(&error)),
+                Ok(_) => return Ok(ReadOutcome::Gone),
+                Err(error) => return Ok(outcome_of(&error)),
             }
-            if job.mode == Mode::Prefix && open.stamp.identity() == found.stamp.identity() {
-                // It is what it was when it was opened that is taken.
+            if job.mode == ReadMode::Prefix && open.stamp.identity() == found.stamp.identity() {
+                // The file is read as it was when it was opened.
                 found.stamp = open.stamp;
             }
             if open.stamp != found.stamp {
                 continue;
             }
         }
-        reading.monitor.add_file();
-        let (content, is_whole) = match Content::read(reading, buffer, &found, &open, job.mode)? {
+        reader.monitor.add_file();
+        let (content, is_complete) = match Content::read(reader, buffer, &found, &open, job.mode)? {
             Ok(content) => content,
             Err(outcome) => return Ok(outcome),
         };
-        let outcome = row(reading, &found, &open, content, now_ns)?;
+        let outcome = row(reader, &found, &open, content, now_ns)?;
         return Ok(match outcome {
-            Outcome::Row(mut row) if !is_whole => {
+            ReadOutcome::Row(mut row) if !is_complete => {
                 row.error.get_or_insert_with(|| BEGINNING.to_owned());
-                Outcome::Row(row)
+                ReadOutcome::Row(row)
             }
             outcome => outcome,
         });
     }
-    Ok(Outcome::Changing)
+    Ok(ReadOutcome::Changing)
 }
 
-fn of_error(error: &ReadError) -> Outcome {
+fn outcome_of(error: &ReadError) -> ReadOutcome {
     match error {
-        ReadError::Changed(_) => Outcome::Changing,
+        ReadError::Changed(_) => ReadOutcome::Changing,
         ReadError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
-            Outcome::Gone
+            ReadOutcome::Gone
         }
-        _ => Outcome::Failed(with_causes(error)),
+        _ => ReadOutcome::Failed(with_causes(error)),
     }
 }
 
 fn row(
-    reading: &Reading,
+    reader: &FileReader,
     found: &FoundEntry,
     open: &OpenFile,
     content: Content,
     now_ns: i128,
-) -> Result<Outcome, SyncError> {
-    let read = match reading.root.file_xattrs(open) {
+) -> Result<ReadOutcome, SyncError> {
+    let read = match reader.root.file_xattrs(open) {
         Ok(read) => read,
-        Err(error) => return Ok(Outcome::Failed(with_causes(&error))),
+        Err(error) => return Ok(ReadOutcome::Failed(with_causes(&error))),
     };
     let unread = read.unread.first().map(|(name, error)| {
-        format!("cannot read the attribute {}: {error}", String::from_utf8_lossy(name))
+        format!("cannot read the extended attribute {}: {error}", String::from_utf8_lossy(name))
     });
-    let device = reading.root.identity().device;
-    let mut row = Row::new(found, device, Thing::File(content), read.xattrs);
+    let device = reader.root.identity().device;
+    let mut row = Row::new(found, device, RowKind::File(content), read.xattrs);
     row.error = unread;
     row.is_racy = is_racy(found.stamp.ctime, now_ns);
-    Ok(Outcome::Row(Box::new(row)))
+    Ok(ReadOutcome::Row(Box::new(row)))
 }
 
 /// Reports whether a write after `now_ns` may leave the stamp unchanged: the file was
@@ -168,36 +185,38 @@ fn is_racy(ctime: (i64, i64), now_ns: i128) -> bool {
 }
 
 impl Content {
-    /// Reads the content of a file, and tells whether the file ever was that
-    /// and nothing more; the inner error is what became of it otherwise.
+    /// Reads the content of a file. Returns true with it if the file was complete; the inner
+    /// error is the outcome if the file could not be read.
     fn read(
-        reading: &Reading,
+        reader: &FileReader,
         buffer: &mut Buffer,
         found: &FoundEntry,
         open: &OpenFile,
-        mode: Mode,
-    ) -> Result<Result<(Self, bool), Outcome>, SyncError> {
-        let spool = (mode != Mode::InPlace).then(|| reading.store.pin());
-        let mut tree = Tree::new(&reading.scheme, spool);
+        mode: ReadMode,
+    ) -> Result<Result<(Self, bool), ReadOutcome>, SyncError> {
+        let spool = (mode != ReadMode::InPlace).then(|| reader.store.pin());
+        let mut tree = FileTree::new(&reader.scheme, spool);
         let size = open.stamp.size;
-        let outcome = each_chunk(reading, buffer, open, mode, |chunk| tree.add(reading, chunk))?;
+        let outcome = each_chunk(reader, buffer, open, mode, |chunk| tree.add(reader, chunk))?;
         if let Err(outcome) = outcome {
             return Ok(Err(outcome));
         }
         if tree.nodes.size() != size {
-            return Ok(Err(Outcome::Changing));
+            return Ok(Err(ReadOutcome::Changing));
         }
-        let mut is_whole = true;
-        match reading.root.is_unchanged(open) {
+        let mut is_complete = true;
+        match reader.root.is_unchanged(open) {
             Ok(true) => {}
-            Ok(false) if mode == Mode::Prefix => {
-                // Between two reads that gave the same, it began with that. Where
-                // it was longer by then, it may have been written to in front
-                // since it had this length.
+            Ok(false) if mode == ReadMode::Prefix => {
+                // The second read below gives the same bytes, so the file began with them in
+                // between. If the file is longer by now, it may have been changed before
+                // that, after it had this length.
                 match open.file.metadata() {
-                    Ok(now) => is_whole = now.len() == size,
+                    Ok(now) => is_complete = now.len() == size,
                     Err(error) => {
-                        return Ok(Err(Outcome::Failed(format!("cannot be looked at: {error}"))));
+                        return Ok(Err(ReadOutcome::Failed(format!(
+                            "cannot stat the file: {error}"
+                        ))));
                     }
                 }
                 let mut again = blake3::Hasher::new();
@@ -205,63 +224,62 @@ impl Content {
                     again.update(chunk);
                     Ok(())
                 };
-                let outcome = each_chunk(reading, buffer, open, mode, add)?;
+                let outcome = each_chunk(reader, buffer, open, mode, add)?;
                 if outcome.is_err() || again.finalize() != tree.whole.finalize() {
-                    return Ok(Err(Outcome::Changing));
+                    return Ok(Err(ReadOutcome::Changing));
                 }
             }
-            Ok(false) => return Ok(Err(Outcome::Changing)),
-            Err(error) => return Ok(Err(Outcome::Failed(with_causes(&error)))),
+            Ok(false) => return Ok(Err(ReadOutcome::Changing)),
+            Err(error) => return Ok(Err(ReadOutcome::Failed(with_causes(&error)))),
         }
-        Ok(Ok((tree.finish(reading, found)?, is_whole)))
+        Ok(Ok((tree.finish(reader, found)?, is_complete)))
     }
 }
 
-/// Calls with the chunks of the first `size` bytes of a file, where that is
-/// its length when it was opened.
+/// Calls `each` with the chunks of a file, up to the length that it had when it was opened.
 fn each_chunk(
-    reading: &Reading,
+    reader: &FileReader,
     buffer: &mut Buffer,
     open: &OpenFile,
-    mode: Mode,
+    mode: ReadMode,
     each: impl FnMut(&[u8]) -> Result<(), SyncError>,
-) -> Result<Result<(), Outcome>, SyncError> {
-    let monitor = &reading.monitor;
+) -> Result<Result<(), ReadOutcome>, SyncError> {
+    let monitor = &reader.monitor;
     let chunks =
-        Chunks { file: &open.file, size: open.stamp.size, scheme: &reading.scheme, monitor };
-    chunks.take(buffer, &reading.second_reader, each, || {
-        reading.monitor.check()?;
-        // A long file that changes is given up early.
-        Ok(mode == Mode::Prefix || reading.root.is_unchanged(open).unwrap_or(false))
+        Chunks { file: &open.file, size: open.stamp.size, scheme: &reader.scheme, monitor };
+    chunks.for_each(buffer, &reader.second_reader, each, || {
+        reader.monitor.check()?;
+        // Reading a long file ends early if the file has changed.
+        Ok(mode == ReadMode::Prefix || reader.root.is_unchanged(open).unwrap_or(false))
     })
 }
 
-/// The tree of one file as it grows.
-struct Tree<'a> {
+/// The nodes and chunks of one file, while it is read.
+struct FileTree<'a> {
     scheme: &'a BlockScheme,
     nodes: FileNodeBuilder,
     chunks: Vec<InPlaceChunk>,
-    /// Of all its bytes.
+    /// Hashes all bytes of the file.
     whole: blake3::Hasher,
-    /// Where chunks go to the store: what keeps them until it is certain that
-    /// the file is taken in. What is left of one that is not can be collected.
+    /// Set if chunks are copied to the store: keeps them alive until the whole file was read.
+    /// If that fails, the pin is dropped, and the chunks can be collected.
     spool: Option<Pin>,
 }
 
-impl<'a> Tree<'a> {
+impl<'a> FileTree<'a> {
     fn new(scheme: &'a BlockScheme, spool: Option<Pin>) -> Self {
         let nodes = FileNodeBuilder::new(scheme.clone());
         Self { scheme, nodes, chunks: Vec::new(), whole: blake3::Hasher::new(), spool }
     }
 
-    fn put(&self, reading: &Reading, blocks: &[EncodedBlock]) -> Result<(), SyncError> {
-        reading.put(blocks, self.spool.as_ref().unwrap_or(&reading.pin))
+    fn put(&self, reader: &FileReader, blocks: &[EncodedBlock]) -> Result<(), SyncError> {
+        reader.put(blocks, self.spool.as_ref().unwrap_or(&reader.pin))
     }
 
-    fn add(&mut self, reading: &Reading, bytes: &[u8]) -> Result<(), SyncError> {
+    fn add(&mut self, reader: &FileReader, bytes: &[u8]) -> Result<(), SyncError> {
         let offset = self.nodes.size();
         let cid = self.scheme.name(Codec::Raw, bytes);
-        // A file of one chunk is named by it already.
+        // A file of one chunk has the name of that chunk.
         if offset > 0 || bytes.len() >= CHUNK_LEN_MIN || self.spool.is_some() {
             self.whole.update(bytes);
         }
@@ -276,10 +294,10 @@ impl<'a> Tree<'a> {
             blocks.push(self.scheme.encode(node));
             Ok::<_, SyncError>(())
         })?;
-        self.put(reading, &blocks)
+        self.put(reader, &blocks)
     }
 
-    fn finish(self, reading: &Reading, found: &FoundEntry) -> Result<Content, SyncError> {
+    fn finish(self, reader: &FileReader, found: &FoundEntry) -> Result<Content, SyncError> {
         let Self { scheme, nodes, chunks, whole, spool } = self;
         let mut blocks = Vec::new();
         let root = nodes.finish(|node| {
@@ -290,19 +308,19 @@ impl<'a> Tree<'a> {
             let empty = scheme.block(Codec::Raw, Bytes::new()).map_err(StoreError::from)?;
             blocks.push(scheme.encode(empty));
         }
-        reading.put(&blocks, spool.as_ref().unwrap_or(&reading.pin))?;
+        reader.put(&blocks, spool.as_ref().unwrap_or(&reader.pin))?;
         let cid = root.unwrap_or_else(|| scheme.name(Codec::Raw, b""));
         let blake3 = match cid.codec() {
             Codec::Raw => *cid.hash(),
             _ => Hash::from_bytes(*whole.finalize().as_bytes()),
         };
         let id = if spool.is_some() {
-            // It leads to all that is kept until here.
-            reading.pin.add([cid]);
+            // The root CID keeps everything below it alive.
+            reader.pin.add([cid]);
             None
         } else {
-            let id = reading.index.file_id();
-            reading.note(id, &chunks)?;
+            let id = reader.index.file_id();
+            reader.add_locations(id, &chunks)?;
             Some(id)
         };
         let is_sparse = matches!(found.kind, FoundKind::File { is_sparse: true });
@@ -319,8 +337,8 @@ mod tests {
         let second = 1_790_000_000;
         let at = |nanoseconds: i128| i128::from(second) * 1_000_000_000 + nanoseconds;
         // Read before the change (another clock), at the change, and a tick later.
-        for now in [at(0), at(7), at(7 + TICK_NS)] {
-            assert!(is_racy((second, 7), now), "{now}");
+        for time in [at(0), at(7), at(7 + TICK_NS)] {
+            assert!(is_racy((second, 7), time), "{time}");
         }
         assert!(!is_racy((second, 7), at(8 + TICK_NS)));
         // Without a fraction, the file system may store whole seconds only.

@@ -1,8 +1,10 @@
-//! Reading files: what they are named, and where their blocks are.
+//! Reading files: computes the CID of each file and records where its blocks are.
 //!
-//! A file is taken in only if it is as it was before it was read
-//! ([`file`]), chunk by chunk ([`chunks`]); several threads do it, with
-//! many small files handed over at a time ([`pool`]).
+//! A file is read chunk by chunk ([`chunks`]), and the result is used only if the stamp of the
+//! file is the same before and after ([`file`]). Several threads read, each a group of small
+//! files at a time ([`pool`]).
+//!
+//! Absent: the choice of the files, and the writing of rows.
 
 mod chunks;
 mod file;
@@ -24,109 +26,110 @@ use crate::index::{Index, Row, RowStamp};
 use crate::settings::Clock;
 use crate::work_monitor::WorkMonitor;
 
-/// What reading a file takes.
+/// Reads the files of one folder.
 #[derive(Debug)]
-pub(crate) struct Reading {
+pub(crate) struct FileReader {
     pub(crate) root: SourceTree,
     pub(crate) index: Arc<Index>,
     pub(crate) store: Arc<dyn BlockWrite>,
-    pub(crate) in_place: Arc<InPlaceStore>,
     pub(crate) scheme: BlockScheme,
-    /// Keeps nodes alive until a manifest does.
+    pub(crate) in_place: Arc<InPlaceStore>,
+    /// Keeps nodes alive until a manifest names them.
     pub(crate) pin: Arc<Pin>,
     pub(crate) monitor: Arc<WorkMonitor>,
     pub(crate) clock: Arc<dyn Clock>,
-    /// What was put into the store.
-    pub(crate) put: Unsaved,
-    /// What was noted in the index of blocks in place.
-    pub(crate) noted: Unsaved,
-    /// Held while a long file is read by two threads.
+    /// Set while blocks were put into the store and not committed.
+    pub(crate) unsaved_blocks: Unsaved,
+    /// Set while locations were added to the index of blocks in place and not committed.
+    pub(crate) unsaved_locations: Unsaved,
+    /// Locked while two threads read one long file.
     pub(crate) second_reader: Mutex<()>,
 }
 
-/// Whether something was written that is not durable yet.
+/// A flag: true if something was written that is not durable yet.
 ///
-/// **Invariant**: what was written is noted when it is written, and before
-/// anybody hears of it. Noted any sooner, a commit in between would cover the
-/// note, and not what it stands for.
+/// **Invariant.** The flag is set after the write, and before any other thread learns about
+/// it. If it were set before the write, a commit in between would clear the flag without
+/// covering the write.
 #[derive(Debug, Default)]
 pub(crate) struct Unsaved(AtomicBool);
 
 impl Unsaved {
-    /// Writes, and notes it.
+    /// Writes, and then sets the flag.
     fn write<E>(&self, write: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
         write()?;
         self.0.store(true, Ordering::Release);
         Ok(())
     }
 
-    /// Whether there is something that the commit that follows has to save.
+    /// Clears the flag. Returns true if it was set: then a commit has to follow.
     pub(crate) fn take(&self) -> bool {
         self.0.swap(false, Ordering::AcqRel)
     }
 }
 
-impl Reading {
-    /// Puts blocks, kept alive by `pin` from before that.
+impl FileReader {
+    /// Puts blocks into the store. `pin` keeps them alive; it gets their CIDs before.
     fn put(&self, blocks: &[types::EncodedBlock], pin: &Pin) -> Result<(), SyncError> {
         if blocks.is_empty() {
             return Ok(());
         }
         pin.add(blocks.iter().map(types::EncodedBlock::cid));
-        Ok(self.put.write(|| self.store.put(blocks))?)
+        Ok(self.unsaved_blocks.write(|| self.store.put(blocks))?)
     }
 
-    /// Notes where the chunks of a file are.
-    fn note(&self, id: FileId, chunks: &[InPlaceChunk]) -> Result<(), SyncError> {
+    /// Records the locations of the chunks of a file.
+    fn add_locations(&self, id: FileId, chunks: &[InPlaceChunk]) -> Result<(), SyncError> {
         if chunks.is_empty() {
             return Ok(());
         }
-        Ok(self.noted.write(|| self.in_place.add(id, chunks))?)
+        Ok(self.unsaved_locations.write(|| self.in_place.add(id, chunks))?)
     }
 }
 
-/// How a file is to be read.
+/// How a file is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Mode {
-    /// Its blocks stay where they are.
+pub(crate) enum ReadMode {
+    /// The blocks stay in the file.
     InPlace,
-    /// Its blocks go to the store, as it changes too often to serve them.
+    /// The blocks are copied to the store, since the file changes too often to be served.
     Spool,
-    /// As [`Mode::Spool`]; where it grows, what there was of it at the first
-    /// look is taken, and marked as no whole file: whether it was written to
-    /// elsewhere, too, cannot be told.
+    /// Same as [`ReadMode::Spool`]. If the file grows meanwhile, the part that existed at the
+    /// beginning is used and marked as incomplete, since the file may have been changed in
+    /// other places, too.
     Prefix,
 }
 
 /// A file to be read.
 #[derive(Clone, Debug)]
-pub(crate) struct Job {
+pub(crate) struct ReadJob {
     pub(crate) found: FoundEntry,
-    /// The row that this was decided upon.
+    /// The stamp of the row from which the scan decided to read the file.
     pub(crate) before: Option<RowStamp>,
-    pub(crate) mode: Mode,
+    pub(crate) mode: ReadMode,
 }
 
-/// What became of a job.
+/// The result of a job.
 #[derive(Debug)]
-pub(crate) struct Read {
+pub(crate) struct ReadResult {
     pub(crate) path: RelPath,
+    /// See [`ReadJob::before`].
     pub(crate) before: Option<RowStamp>,
-    pub(crate) outcome: Outcome,
+    pub(crate) outcome: ReadOutcome,
 }
 
-/// What reading a file came to.
+/// The outcome of reading a file.
 #[derive(Debug)]
-pub(crate) enum Outcome {
-    /// This is what it is.
+pub(crate) enum ReadOutcome {
+    /// The new row of the file.
     Row(Box<Row>),
-    /// It is another thing each time one looks.
+    /// The file kept changing while it was read.
     Changing,
-    /// It is not there any more, or no file any more.
+    /// The file no longer exists, or is not a regular file any more.
     Gone,
-    /// It cannot be read.
+    /// The file cannot be read.
     Failed(String),
-    /// Nothing can be read: the store or the index failed.
+    /// No file can be read: the store or the index failed.
     Broken(SyncError),
 }
 
@@ -134,13 +137,13 @@ pub(crate) enum Outcome {
 mod tests {
     use super::*;
 
-    /// Another thread commits while one writes: what is written then has to be
-    /// committed again before a row may name it.
+    /// A write during the commit of another thread has to be committed again before a row may
+    /// name it.
     #[test]
     fn what_is_written_during_a_commit_is_saved_by_the_next() {
         let unsaved = Unsaved::default();
         let written: Result<(), ()> = unsaved.write(|| {
-            assert!(!unsaved.take(), "nothing is there to be committed yet");
+            assert!(!unsaved.take(), "nothing was written before");
             Ok(())
         });
         written.unwrap();

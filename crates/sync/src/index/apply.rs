@@ -1,5 +1,5 @@
-//! Changes of rows: many in one transaction, each taken only if the row is
-//! still the one that the change was decided upon.
+//! Applies changes of rows: many in one transaction, each only if the row is still the one on
+//! which the change is based.
 
 use std::collections::BTreeMap;
 
@@ -15,23 +15,21 @@ use super::{
 use crate::error::SyncError;
 use crate::path_key::{below_range, key_of, within_range};
 
-/// What is to become of a path.
+/// A change of one path.
 #[derive(Clone, Debug)]
 pub(crate) enum Change {
-    /// This is what it is now. Where the row's hour is 0, it and the sequence
-    /// are filled in.
+    /// Stores a new row. If its hour is 0, the hour and the sequence are filled in.
     Put {
         /// The new row.
         row: Box<Row>,
-        /// The row that this was decided upon.
+        /// The stamp of the row on which the change is based.
         before: Option<RowStamp>,
     },
-    /// It could not be taken in: it is put on the error list, and its row, if
-    /// it has one, says why it is old.
+    /// Puts a path that could not be read on the error list. An existing row stays.
     Fail {
-        /// Why.
+        /// The problem.
         what: String,
-        /// Whether the row is to say so, too.
+        /// True if the row gets the error, too.
         is_marked: bool,
     },
 }
@@ -40,23 +38,23 @@ pub(crate) enum Change {
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
     changes: BTreeMap<RelPath, Change>,
-    /// What is not there any more, with all below it, and the row that this
-    /// was decided upon. Done after the changes.
+    /// Paths that no longer exist, each with everything below it, and the stamps of the rows
+    /// on which this is based. Removed after the changes.
     forgotten: Vec<(RelPath, Option<RowStamp>)>,
 }
 
-/// What a batch came to.
+/// The result of applying a batch.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Applied {
-    /// Changes that are worth a manifest.
+    /// Number of changes that require a manifest.
     pub(crate) changes: u64,
-    /// What was not done, as the rows were others.
+    /// Paths whose change was not applied, because the row was another one.
     pub(crate) conflicts: Vec<RelPath>,
 }
 
 impl Batch {
-    /// Notes a change. An earlier one of the same path is undone, and what it
-    /// was decided upon is kept.
+    /// Adds a change. It replaces an earlier change of the same path, and takes over the stamp
+    /// on which that was based.
     pub(crate) fn add(&mut self, path: RelPath, mut change: Change) {
         if let Some(Change::Put { before, .. }) = self.changes.get(&path)
             && let Change::Put { before: new, .. } = &mut change
@@ -66,12 +64,12 @@ impl Batch {
         self.changes.insert(path, change);
     }
 
-    /// Notes that a path, and all below it, is no more.
+    /// Adds the removal of a path and of everything below it.
     pub(crate) fn forget(&mut self, path: RelPath, before: Option<RowStamp>) {
         self.forgotten.push((path, before));
     }
 
-    /// What a path will be, where it is among the changes.
+    /// Returns the new row of a path, if the batch has one.
     pub(crate) fn row(&self, path: &RelPath) -> Option<&Row> {
         match self.changes.get(path) {
             Some(Change::Put { row, .. }) => Some(row),
@@ -88,13 +86,13 @@ impl Batch {
     }
 }
 
-/// A time in hours since 1970.
+/// Returns a time in hours since 1970.
 pub(crate) fn hour_of(time: Timestamp) -> u32 {
     u32::try_from(time.as_second() / 3600).unwrap_or(0)
 }
 
 impl Index {
-    /// Makes the changes, durably, all or none.
+    /// Applies a batch in one durable transaction.
     pub(crate) fn apply(
         &self,
         folder: &FolderId,
@@ -104,14 +102,14 @@ impl Index {
         let found = self.write("write", |txn| {
             let Some(mut record) = record_in(txn, folder)? else { return Ok(None) };
             record.counter += 1;
-            let applied = Applying::new(txn, &mut record, now)?.run(batch)?;
+            let applied = ApplyTransaction::new(txn, &mut record, now)?.run(batch)?;
             put_record(txn, folder, &record)?;
             Ok(Some(applied))
         })?;
         found.ok_or_else(|| SyncError::UnknownFolder(folder.clone()))
     }
 
-    /// Clears the error list of all paths but these.
+    /// Removes all paths from the error list for which `keep` returns false.
     pub(crate) fn keep_errors(
         &self,
         folder: &FolderId,
@@ -136,8 +134,8 @@ impl Index {
     }
 }
 
-/// One transaction under way.
-struct Applying<'a, 'txn> {
+/// A running transaction.
+struct ApplyTransaction<'a, 'txn> {
     record: &'a mut FolderRecord,
     files: Table<'txn, Bytes, Bytes>,
     by_id: Table<'txn, u64, Bytes>,
@@ -148,12 +146,12 @@ struct Applying<'a, 'txn> {
     now: Timestamp,
     lost: u64,
     removed: u64,
-    /// A directory that is known to have a row.
+    /// The last directory that was found to have a row.
     known_dir: Option<RelPath>,
     applied: Applied,
 }
 
-impl<'a, 'txn> Applying<'a, 'txn> {
+impl<'a, 'txn> ApplyTransaction<'a, 'txn> {
     fn new(
         txn: &'txn WriteTransaction,
         record: &'a mut FolderRecord,
@@ -203,7 +201,7 @@ impl<'a, 'txn> Applying<'a, 'txn> {
             self.applied.conflicts.push(path.clone());
             return Ok(());
         }
-        let row = self.dated(row, old.as_ref());
+        let row = self.with_age(row, old.as_ref());
         if old.as_ref().is_some_and(Row::is_dir) && !row.is_dir() {
             self.forget_below(path)?;
         }
@@ -232,7 +230,7 @@ impl<'a, 'txn> Applying<'a, 'txn> {
         }
     }
 
-    /// Whether a manifest shows the difference, and whether it is worth one.
+    /// Notes a difference that a manifest shows, and whether it requires a manifest.
     fn note_difference(
         &mut self,
         path: &RelPath,
@@ -240,26 +238,26 @@ impl<'a, 'txn> Applying<'a, 'txn> {
         old: Option<&Row>,
         new: &Row,
     ) -> DbResult<()> {
-        // The time of a directory changes with every temporary file in it: it
-        // waits for the next manifest, and asks for none.
-        let is_worth_one = match old {
+        // The mtime of a directory changes with every temporary file in it, so it waits for
+        // the next manifest and does not require one.
+        let requires_manifest = match old {
             None => !path.is_root(),
             Some(old) if new.is_dir() => old.differs_beyond_mtime(new),
             Some(old) => old.differs_in_manifest(new),
         };
-        if is_worth_one || old.is_none_or(|old| old.differs_in_manifest(new)) {
-            self.note_change(key, is_worth_one)?;
+        if requires_manifest || old.is_none_or(|old| old.differs_in_manifest(new)) {
+            self.note_change(key, requires_manifest)?;
         }
         Ok(())
     }
 
-    fn note_change(&mut self, key: &[u8], is_worth_one: bool) -> DbResult<()> {
-        self.applied.changes += u64::from(is_worth_one);
+    fn note_change(&mut self, key: &[u8], requires_manifest: bool) -> DbResult<()> {
+        self.applied.changes += u64::from(requires_manifest);
         self.marker.mark(&mut self.segments, key)
     }
 
-    /// Fills in since when the content is known.
-    fn dated(&self, row: &Row, old: Option<&Row>) -> Row {
+    /// Fills in the hour and the sequence since which the content exists.
+    fn with_age(&self, row: &Row, old: Option<&Row>) -> Row {
         let mut row = row.clone();
         if row.hour != 0 {
             return row;
@@ -271,8 +269,8 @@ impl<'a, 'txn> Applying<'a, 'txn> {
             }
             _ => {
                 row.hour = hour_of(self.now);
-                // Rows and manifests of a folder are made by one thread, so no
-                // manifest is under way.
+                // One thread makes the rows and the manifests of a folder, so no manifest is
+                // being made now.
                 row.sequence = self.record.sequence().0 + 1;
             }
         }
@@ -292,14 +290,14 @@ impl<'a, 'txn> Applying<'a, 'txn> {
         Ok(is_dir)
     }
 
-    /// Counts content that goes: what the last manifest has, and what had been
-    /// there for long.
+    /// Counts content that is lost: content of the last manifest, and content that had existed
+    /// for [`LOSS_WINDOW`].
     fn note_loss(&mut self, old: &Row, new: Option<&Row>, key: &[u8]) -> DbResult<()> {
         let Some(content) = old.content() else { return Ok(()) };
         if new.and_then(Row::content).is_some_and(|new| new.cid == content.cid) {
             return Ok(());
         }
-        // What has another name now is not lost.
+        // Content that has another name now is not lost.
         if let Some(id) = content.id
             && self.by_id.get(id.0)?.is_some_and(|at| at.value() != key)
         {
@@ -397,7 +395,7 @@ impl<'a, 'txn> Applying<'a, 'txn> {
     fn forget_range(&mut self, range: &std::ops::Range<Vec<u8>>) -> DbResult<()> {
         self.known_dir = None;
         loop {
-            // A part at a time, so that memory does not grow with the range.
+            // In parts, so that memory does not grow with the range.
             let rows = self.files.range(&range.start[..]..&range.end[..])?.take(1000);
             let rows = rows.map(|row| {
                 let (key, value) = row?;

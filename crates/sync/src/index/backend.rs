@@ -1,12 +1,12 @@
-//! The database on a [`Disk`], so that the tests can fail it and cut its power
-//! as they do with the store.
+//! Runs the database on a [`disk::Disk`], so that tests can inject faults and power cuts, as
+//! they do with the store.
 
 use std::io;
 
 use disk::DiskFile;
 use redb::StorageBackend;
 
-/// One file of a disk.
+/// The database file.
 #[derive(Debug)]
 pub(crate) struct Backend(pub(crate) Box<dyn DiskFile>);
 

@@ -1,4 +1,4 @@
-//! The one transaction that makes a manifest the folder's last.
+//! The transaction that makes a manifest the last one of its folder.
 
 use types::{FolderId, RelPath};
 
@@ -9,34 +9,34 @@ use super::{
 use crate::error::SyncError;
 use crate::path_key::{FolderNumber, folder_range, key_of};
 
-/// Segments that were cut anew.
+/// A run of segments that replaces former ones.
 #[derive(Clone, Debug)]
 pub(crate) struct NewRun {
-    /// Where the run begins.
+    /// The first path of the run.
     pub(crate) from: RelPath,
-    /// Where the next segment begins that stays; `None` at the end.
+    /// The first path of the next unchanged segment; `None` at the end.
     pub(crate) to: Option<RelPath>,
-    /// The segments in between.
+    /// The new segments.
     pub(crate) segments: Vec<SegmentBlock>,
 }
 
 /// A manifest whose blocks are durable.
 #[derive(Clone, Debug)]
 pub(crate) struct NewManifest {
-    /// What the folder's record will say of it.
+    /// The manifest for the record of the folder.
     pub(crate) manifest: ManifestRecord,
-    /// The last transaction that it covers.
+    /// The last transaction that the manifest covers.
     pub(crate) counter: u64,
-    /// The changes that were pending then.
+    /// Number of changes that were pending at that time.
     pub(crate) pending: u64,
-    /// Why it is held.
-    pub(crate) held: Option<String>,
-    /// What was cut anew.
+    /// Why the user should confirm it; see [`FolderRecord::awaiting_confirmation`].
+    pub(crate) awaiting_confirmation: Option<String>,
+    /// The segments that changed.
     pub(crate) runs: Vec<NewRun>,
 }
 
 impl Index {
-    /// Makes a manifest the last one. It may be shown when this returns.
+    /// Makes a manifest the last one. It may be published when this returns.
     pub(crate) fn commit_manifest(
         &self,
         folder: &FolderId,
@@ -50,7 +50,7 @@ impl Index {
             }
             record.pending = record.pending.saturating_sub(new.pending);
             record.manifest = Some(new.manifest.clone());
-            record.held.clone_from(&new.held);
+            record.awaiting_confirmation.clone_from(&new.awaiting_confirmation);
             (record.lost, record.deleted) = (0, 0);
             put_record(txn, folder, &record)?;
             Ok(Some(record))
@@ -70,8 +70,8 @@ fn replace_run(
         Some(path) => key_of(number, path),
         None => folder_range(number).end,
     };
-    // Rows may have changed since the manifest was cut: whatever replaces
-    // their segments is to be cut again.
+    // Rows may have changed since the segments were cut. Then the new segments of these rows
+    // are stale, too.
     let mut stale = 0;
     table.retain_in(&from[..]..&to[..], |_, value| {
         let old = SegmentRow::decode(value).map_or(u64::MAX, |segment| segment.stale);

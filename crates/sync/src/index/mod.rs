@@ -1,19 +1,19 @@
-//! The file index: what is known of every path of every folder, in one
-//! database. `docs/formats/source-index.md` has the forms.
+//! The file index: one database with the last known state of every path of every folder.
+//! `docs/formats/source-index.md` describes the format.
 //!
-//! **Invariants**, kept by every transaction: the parent of every row is a row
-//! of a directory, so rows are always a tree; every change of a row that a
-//! manifest shows marks the segment that it is in; a file id leads to the one
-//! path that has it.
+//! **Invariants**, maintained by every transaction: the parent of every row is the row of a
+//! directory, so the rows always form a tree; each change of a row that a manifest shows marks
+//! its segment as stale; a file id leads to exactly one path.
 //!
-//! A failed write leaves the database unusable until it is opened again, which
-//! the next call does: what was durable before is there then.
+//! A failed write leaves the database unusable until it is opened again, which the next call
+//! does. Everything that was durable before is available then.
 //!
-//! What is absent: any decision. Calls block; async code makes them on threads
-//! that may.
+//! Absent: any decision. All calls block; async code must make them on threads that
+//! may block.
 
 mod apply;
 mod backend;
+mod codec;
 mod manifest;
 mod record;
 mod row;
@@ -21,7 +21,6 @@ mod segments;
 mod snapshot;
 #[cfg(test)]
 mod tests;
-mod wire;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -46,7 +45,7 @@ pub(crate) use record::{
 };
 #[cfg(test)]
 pub(crate) use row::tests::file_row;
-pub(crate) use row::{Content, Row, RowStamp, Thing, thing_of};
+pub(crate) use row::{Content, Row, RowKind, RowStamp, kind_of};
 pub(crate) use segments::{SegmentBlock, SegmentRow};
 pub(crate) use snapshot::{RawRow, Snapshot};
 
@@ -56,7 +55,7 @@ use crate::path_key::{FolderNumber, folder_range, key_of, path_of};
 const FORMAT: u32 = 1;
 const FILE: &str = "index.redb";
 const LOCK: &str = "lock";
-/// File ids are this often counted on within one start; see [`Index::file_id`].
+/// Number of low bits of a file id that count within one start; see [`Index::file_id`].
 const IDS_BITS: u32 = 40;
 
 type Bytes = &'static [u8];
@@ -70,7 +69,7 @@ const BY_INODE: TableDefinition<(u32, u64), u64> = TableDefinition::new("by_inod
 const SEGMENTS: BytesTable = TableDefinition::new("segments");
 const ERRORS: BytesTable = TableDefinition::new("errors");
 
-/// See the module.
+/// The file index. See the module.
 #[derive(Debug)]
 pub(crate) struct Index {
     disk: Arc<dyn Disk>,
@@ -78,11 +77,11 @@ pub(crate) struct Index {
     cache_len: usize,
     db: Mutex<Slot>,
     next_id: AtomicU64,
-    /// Held against a second process, as long as this lives.
+    /// Keeps other processes out while the index is open.
     _lock: Box<dyn DiskFile>,
 }
 
-/// The database, and whether a call of it failed: it refuses all others then.
+/// The open database. After a call has failed, it refuses all others.
 #[derive(Debug, Default)]
 struct Slot {
     db: Option<Arc<Database>>,
@@ -100,12 +99,13 @@ pub(crate) struct ErrorRow {
 type DbResult<T> = Result<T, redb::Error>;
 
 impl Index {
-    /// Opens the index in `dir`, or makes one.
+    /// Opens the index in `dir`, or creates one. An unreadable index is never replaced.
     ///
     /// # Errors
     ///
-    /// [`SyncError::Locked`], [`SyncError::Version`], [`SyncError::State`] and
-    /// [`SyncError::Index`]. What cannot be read is never replaced.
+    /// Returns [`SyncError::Locked`] if another process has it open, [`SyncError::Version`] if
+    /// it has another format, and [`SyncError::State`] or [`SyncError::Index`] if the
+    /// directory or the database cannot be used.
     pub(crate) fn open(
         disk: Arc<dyn Disk>,
         dir: &Path,
@@ -144,7 +144,7 @@ impl Index {
             meta.insert("format", u64::from(FORMAT))?;
             let starts = meta.get("starts")?.map_or(0, |value| value.value()) + 1;
             meta.insert("starts", starts)?;
-            // Readers expect every table.
+            // Readers require every table to exist.
             txn.open_table(FOLDERS)?;
             txn.open_table(FILES)?;
             txn.open_table(BY_ID)?;
@@ -162,9 +162,8 @@ impl Index {
         Ok(index)
     }
 
-    /// An id for a version of a file that no file ever had, in this run or
-    /// before: a block in place that was noted and never became a row must not
-    /// lead to another file after a crash.
+    /// Returns a new id for a version of a file. No id is used twice, not even by another run:
+    /// after a crash, the location of a block without a row must not lead to another file.
     pub(crate) fn file_id(&self) -> FileId {
         FileId(self.next_id.fetch_add(1, Ordering::Relaxed) + 1)
     }
@@ -177,15 +176,15 @@ impl Index {
         SyncError::Damaged { path: self.path.clone(), what: what.into() }
     }
 
-    /// The database, opened again where a call of it failed.
+    /// Returns the database; opens it again if a call has failed.
     fn database(&self) -> Result<Arc<Database>, SyncError> {
         let mut slot = self.db.lock();
         if slot.has_failed {
-            // Whoever still works with it is about to find out.
+            // A thread that still uses it gets an error soon.
             match slot.db.take().map(Arc::try_unwrap) {
                 Some(Ok(db)) => drop(db),
-                Some(Err(shared)) => {
-                    slot.db = Some(shared);
+                Some(Err(in_use)) => {
+                    slot.db = Some(in_use);
                     return Err(self.error("open", redb::Error::PreviousIo));
                 }
                 None => {}
@@ -214,7 +213,7 @@ impl Index {
         }
     }
 
-    /// One transaction, durable when it returns.
+    /// Runs a transaction, which is durable when this returns.
     pub(crate) fn write<T>(
         &self,
         action: &'static str,
@@ -234,7 +233,7 @@ impl Index {
         })
     }
 
-    /// Reads the state at one moment.
+    /// Runs `work` on a consistent view of the index.
     pub(crate) fn read<T>(
         &self,
         work: impl FnOnce(&ReadTransaction) -> DbResult<T>,
@@ -247,7 +246,7 @@ impl Index {
         })
     }
 
-    /// What is known of a folder.
+    /// Returns the record of a folder.
     pub(crate) fn folder(&self, id: &FolderId) -> Result<Option<FolderRecord>, SyncError> {
         let bytes = self.read(|txn| {
             let table = txn.open_table(FOLDERS)?;
@@ -256,7 +255,7 @@ impl Index {
         bytes.map(|bytes| self.decode_record(id, &bytes)).transpose()
     }
 
-    /// All folders that anything is known of.
+    /// Returns the records of all folders.
     pub(crate) fn folders(&self) -> Result<Vec<(FolderId, FolderRecord)>, SyncError> {
         let rows = self.read(|txn| {
             let table = txn.open_table(FOLDERS)?;
@@ -267,7 +266,7 @@ impl Index {
             rows.collect::<DbResult<Vec<_>>>()
         })?;
         let decode = |(id, bytes): (String, Vec<u8>)| {
-            let id: FolderId = id.parse().map_err(|_| self.damaged("an impossible folder id"))?;
+            let id: FolderId = id.parse().map_err(|_| self.damaged("an invalid folder id"))?;
             let record = self.decode_record(&id, &bytes)?;
             Ok((id, record))
         };
@@ -279,8 +278,8 @@ impl Index {
             .map_err(|error| self.damaged(format!("the record of folder {id}: {error}")))
     }
 
-    /// Makes the record of a folder that has none; `manifest` is what is known
-    /// of it from elsewhere.
+    /// Creates the record of a folder. `manifest` is its last manifest, if the store still has
+    /// one.
     pub(crate) fn create_folder(
         &self,
         id: &FolderId,
@@ -293,7 +292,7 @@ impl Index {
             let number = FolderNumber::try_from(number).unwrap_or(FolderNumber::MAX);
             let record = FolderRecord { manifest, counter: 1, ..FolderRecord::new(number) };
             put_record(txn, id, &record)?;
-            // All that comes falls into the one segment, which is to be cut.
+            // All paths belong to this segment, which is stale.
             let mut segments = txn.open_table(SEGMENTS)?;
             let key = key_of(number, &RelPath::root());
             segments.insert(&key[..], &SegmentRow::unwritten(record.counter).encode()[..])?;
@@ -316,7 +315,7 @@ impl Index {
         found.ok_or_else(|| SyncError::UnknownFolder(id.clone()))
     }
 
-    /// Forgets a folder. Its number is not used again.
+    /// Removes a folder. Its number is never used again.
     pub(crate) fn remove_folder(&self, id: &FolderId) -> Result<(), SyncError> {
         self.write("remove a folder from", |txn| {
             let Some(record) = record_in(txn, id)? else { return Ok(()) };
@@ -343,7 +342,7 @@ impl Index {
         })
     }
 
-    /// What is known of a path.
+    /// Returns the row of a path.
     pub(crate) fn row(
         &self,
         number: FolderNumber,
@@ -364,7 +363,7 @@ impl Index {
         })
     }
 
-    /// Where the version of a file is.
+    /// Returns the folder, the path and the row of a file version.
     pub(crate) fn locate(
         &self,
         id: FileId,
@@ -379,11 +378,11 @@ impl Index {
         })?;
         let Some((key, row)) = found else { return Ok(None) };
         let row = self.decode_row(&key, &row)?;
-        let (number, path) = path_of(&key).ok_or_else(|| self.damaged("an impossible path"))?;
+        let (number, path) = path_of(&key).ok_or_else(|| self.damaged("an invalid path"))?;
         Ok(Some((number, path, row)))
     }
 
-    /// Every version of a file that a row has.
+    /// Returns the ids of all file versions that rows name.
     pub(crate) fn file_ids(&self) -> Result<HashSet<FileId>, SyncError> {
         self.read(|txn| {
             let table = txn.open_table(BY_ID)?;
@@ -392,7 +391,7 @@ impl Index {
         })
     }
 
-    /// The file that has, or last had, this inode.
+    /// Returns the file that has this inode, or had it last.
     pub(crate) fn by_inode(
         &self,
         number: FolderNumber,
@@ -406,7 +405,7 @@ impl Index {
         Ok(self.locate(id)?.map(|(_, path, row)| (path, row)))
     }
 
-    /// The error list of a folder, in the order of paths, up to `limit`.
+    /// Returns the first `limit` entries of the error list of a folder, in the order of paths.
     pub(crate) fn errors(
         &self,
         number: FolderNumber,
@@ -429,7 +428,7 @@ impl Index {
         decoded.ok_or_else(|| self.damaged("the error list"))
     }
 
-    /// The state at this moment.
+    /// Returns a consistent view of the index.
     pub(crate) fn snapshot(&self) -> Result<Snapshot<'_>, SyncError> {
         let db = self.database()?;
         let txn = db.begin_read().map_err(|error| self.error("read", error))?;
@@ -439,14 +438,14 @@ impl Index {
 
 impl ErrorRow {
     fn encode(&self) -> Vec<u8> {
-        let mut out = wire::Writer::default();
+        let mut out = codec::Writer::default();
         out.signed(self.since_ms);
         out.bytes(self.what.as_bytes());
         out.0
     }
 
     fn decode(bytes: &[u8]) -> Option<Self> {
-        let mut from = wire::Reader(bytes);
+        let mut from = codec::Reader(bytes);
         Some(Self { since_ms: from.signed()?, what: from.text()? })
     }
 }
@@ -458,7 +457,7 @@ fn open_or_create(disk: &dyn Disk, path: &Path) -> std::io::Result<Box<dyn DiskF
     }
 }
 
-/// The record of a folder within a transaction.
+/// Returns the record of a folder within a transaction.
 fn record_in(txn: &WriteTransaction, id: &FolderId) -> DbResult<Option<FolderRecord>> {
     let table = txn.open_table(FOLDERS)?;
     let Some(value) = table.get(id.as_str())? else { return Ok(None) };

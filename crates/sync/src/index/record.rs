@@ -1,6 +1,6 @@
-//! What the index knows of a folder as a whole.
+//! The record of a folder in the index.
 //!
-//! One JSON value a folder: it is small, and can be read by people.
+//! Each folder has one JSON value, which is small and can be read by people.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -10,59 +10,61 @@ use crate::path_key::FolderNumber;
 use crate::root_id::RootId;
 use crate::status::AlarmKind;
 
-/// How long a file has to have been as it was for its loss to count, in hours,
-/// and how long the losses are added up.
+/// Age in hours from which the loss of a content is counted, and the time for which losses are
+/// added up.
 pub(crate) const LOSS_WINDOW: u32 = 24;
 
 /// A row of the table `folders`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct FolderRecord {
-    /// What its keys begin with. Never used again for another folder.
+    /// The prefix of its keys. Never used again for another folder.
     pub(crate) number: FolderNumber,
-    /// The directory that it is bound to.
+    /// The identity of its directory.
     pub(crate) root: Option<RootId>,
-    /// Counts the transactions that changed rows: says what a manifest covers.
+    /// Number of transactions that changed rows; defines what a manifest covers.
     pub(crate) counter: u64,
-    /// Changes since the last manifest that are worth one.
+    /// Number of changes since the last manifest that require a new one.
     pub(crate) pending: u64,
-    /// Whether it was scanned whole at least once.
+    /// True after the first full scan.
     pub(crate) is_scanned: bool,
-    /// The rows, counted.
+    /// Totals over all rows.
     pub(crate) rows: Totals,
-    /// Paths in the error list.
+    /// Number of paths on the error list.
     pub(crate) errors: u64,
-    /// When it was last scanned whole.
+    /// When the last full scan ended.
     pub(crate) last_scan: Option<Timestamp>,
     /// The last manifest.
     pub(crate) manifest: Option<ManifestRecord>,
-    /// The alarm that stops it.
+    /// The alarm that has stopped the folder.
     pub(crate) alarm: Option<AlarmRecord>,
-    /// Why its manifests are published as held.
-    pub(crate) held: Option<String>,
-    /// Files of the last manifest that were deleted or rewritten since.
+    /// Why the user should check the folder and confirm it. Manifests carry this text as
+    /// `held` until then.
+    #[serde(rename = "held")]
+    pub(crate) awaiting_confirmation: Option<String>,
+    /// Number of files of the last manifest that were deleted or rewritten since.
     pub(crate) lost: u64,
-    /// Paths of the last manifest that are there no more.
+    /// Number of paths of the last manifest that no longer exist.
     pub(crate) deleted: u64,
-    /// Every file is to be read again: where their blocks are was lost.
+    /// True if every file has to be read again, because the locations of blocks were lost.
     pub(crate) is_rehash_due: bool,
-    /// Files lost hour by hour: the hour since 1970, and how many.
+    /// Lost files by hour: the hour since 1970, and their number.
     pub(crate) losses: Vec<(u32, u64)>,
-    /// Those of them that were deleted.
+    /// Deleted files by hour; they are included in `losses`.
     pub(crate) removals: Vec<(u32, u64)>,
-    /// What the backup peer has said to have.
+    /// The newest snapshot that the backup server has confirmed.
     pub(crate) receipt: Option<ReceiptRecord>,
 }
 
-/// Counts of what is in a folder.
+/// Totals of a folder.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Totals {
-    /// Everything but directories.
+    /// Number of entries that are not directories.
     pub(crate) files: u64,
-    /// Directories, without the root.
+    /// Number of directories, without the root.
     pub(crate) dirs: u64,
-    /// The lengths of all files together.
+    /// Sum of the lengths of all files, in bytes.
     pub(crate) bytes: u64,
 }
 
@@ -70,47 +72,47 @@ pub(crate) struct Totals {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ManifestRecord {
-    /// Its number.
+    /// Its sequence number.
     pub(crate) sequence: SequenceNumber,
-    /// Its name.
+    /// Its CID.
     pub(crate) cid: Cid,
     /// When it was made.
     pub(crate) at: Timestamp,
-    /// What the folder was called in it.
+    /// The display name of the folder at that time.
     pub(crate) folder_name: String,
-    /// Where the folder was.
+    /// The path of the folder at that time.
     pub(crate) folder_path: String,
-    /// What is in it.
+    /// Totals of its entries.
     pub(crate) totals: Totals,
-    /// It was made before the folder had been looked through once.
+    /// True if it was made before the first full scan had ended.
     #[serde(default)]
     pub(crate) is_unfinished: bool,
 }
 
-/// Why a folder stands still.
+/// An alarm of a folder.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct AlarmRecord {
-    /// Which guard said no.
+    /// The guard that raised it.
     pub(crate) kind: AlarmKind,
-    /// In words.
+    /// The reason, and what to do.
     pub(crate) text: String,
-    /// Since when.
+    /// When it was raised.
     pub(crate) since: Timestamp,
 }
 
-/// The word of the backup peer.
+/// A receipt of the backup server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ReceiptRecord {
-    /// The newest manifest that it has whole.
+    /// The sequence number of the confirmed manifest.
     pub(crate) sequence: SequenceNumber,
-    /// When it said so.
+    /// When the backup server confirmed it.
     pub(crate) at: Timestamp,
 }
 
 impl FolderRecord {
-    /// A folder that nothing is known of.
+    /// Returns the record of a new folder.
     pub(crate) fn new(number: FolderNumber) -> Self {
         Self {
             number,
@@ -123,7 +125,7 @@ impl FolderRecord {
             last_scan: None,
             manifest: None,
             alarm: None,
-            held: None,
+            awaiting_confirmation: None,
             lost: 0,
             deleted: 0,
             is_rehash_due: false,
@@ -133,19 +135,19 @@ impl FolderRecord {
         }
     }
 
-    /// The number of the last manifest; 0 before the first.
+    /// Returns the sequence number of the last manifest; 0 before the first.
     pub(crate) fn sequence(&self) -> SequenceNumber {
         self.manifest.as_ref().map_or(SequenceNumber(0), |manifest| manifest.sequence)
     }
 
-    /// Counts lost files, and how many of them were deleted; forgets what was
-    /// lost long ago.
+    /// Adds lost files, and how many of them were deleted. Drops the losses before the window.
     pub(crate) fn add_losses(&mut self, hour: u32, count: u64, removed: u64) {
         add_at(&mut self.losses, hour, count);
         add_at(&mut self.removals, hour, removed);
     }
 
-    /// How many files were lost within the window, and of how many.
+    /// Returns the number of files that were lost within the window, and the number of files
+    /// without these losses.
     pub(crate) fn recent_losses(&self) -> (u64, u64) {
         let sum = |counts: &[(u32, u64)]| counts.iter().map(|(_, count)| count).sum::<u64>();
         (sum(&self.losses), self.rows.files.saturating_add(sum(&self.removals)))
@@ -164,7 +166,7 @@ fn add_at(counts: &mut Vec<(u32, u64)>, hour: u32, count: u64) {
 }
 
 impl ManifestRecord {
-    /// As it is told to others.
+    /// Returns the manifest in its public form.
     pub(crate) fn published(&self, folder: &FolderId) -> PublishedManifest {
         PublishedManifest {
             folder_id: folder.clone(),
@@ -193,7 +195,7 @@ mod tests {
         assert_eq!(record.recent_losses(), (8, 105));
         record.add_losses(124, 0, 0);
         assert_eq!(record.recent_losses(), (1, 100));
-        // A clock that goes back does not keep them for ever.
+        // A clock that goes back does not keep losses permanently.
         record.add_losses(50, 3, 0);
         assert_eq!(record.losses, [(50, 3)]);
     }

@@ -1,30 +1,31 @@
-//! What the index knows of one path: the last state of it that was taken in.
+//! The row of one path: its last state that was read successfully.
 
 use fstree::{FoundEntry, FoundKind, Owners};
 use store::FileId;
 use types::{Cid, Codec, Entry, EntryKind, Hash, Metadata, RelPath, Xattrs};
 
-use super::wire::{Reader, Writer};
+use super::codec::{Reader, Writer};
 
-/// What says that a thing is as it was. It differs from [`fstree::Stamp`] in
-/// the device: the numbers of devices may change with every start of the
-/// machine, so only whether it is the root's is kept.
+/// The stamp of an entry: as long as it is the same, the entry has not changed.
+///
+/// Unlike [`fstree::Stamp`], it has no device number, since these may change with every boot.
+/// It only says whether the entry is on the device of the root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RowStamp {
-    /// The inode on its device.
+    /// The inode number.
     pub(crate) inode: u64,
     /// The length, in bytes.
     pub(crate) size: u64,
-    /// The time of the last write.
+    /// The mtime, in seconds and nanoseconds.
     pub(crate) mtime: (i64, i64),
-    /// The time of the last change of the inode.
+    /// The ctime, in seconds and nanoseconds.
     pub(crate) ctime: (i64, i64),
-    /// Whether it is on another device than the root.
+    /// True if the entry is on another device than the root.
     pub(crate) is_elsewhere: bool,
 }
 
 impl RowStamp {
-    /// The stamp of something below a root on `root_device`.
+    /// Returns the stamp of an entry below a root on `root_device`.
     pub(crate) fn of(stamp: &fstree::Stamp, root_device: u64) -> Self {
         Self {
             inode: stamp.inode,
@@ -35,7 +36,7 @@ impl RowStamp {
         }
     }
 
-    /// As the blocks in place know it.
+    /// Returns the stamp in the form of the index of blocks in place.
     pub(crate) fn for_store(&self, root_device: u64) -> store::Stamp {
         store::Stamp {
             device: root_device,
@@ -50,60 +51,60 @@ impl RowStamp {
 /// The content of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Content {
-    /// The file in the index of blocks in place; `None` where its chunks are
-    /// in the store, or where it has none.
+    /// The id in the index of blocks in place; `None` if the chunks are in the store, or if
+    /// the file has none.
     pub(crate) id: Option<FileId>,
-    /// Its name.
+    /// The CID of the file.
     pub(crate) cid: Cid,
-    /// The BLAKE3 of its bytes.
+    /// The BLAKE3 hash of the bytes.
     pub(crate) blake3: Hash,
-    /// It has holes.
+    /// True if the file has holes.
     pub(crate) is_sparse: bool,
 }
 
-/// What a row is about.
+/// The kind of entry that a row describes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Thing {
+pub(crate) enum RowKind {
     /// A regular file.
     File(Content),
-    /// Anything else, with what its kind alone has.
+    /// Any other entry, with the data of its kind.
     Other(EntryKind),
 }
 
 /// A row of the table `files`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Row {
-    /// What it was when it was taken in.
+    /// The stamp of the recorded state.
     pub(crate) stamp: RowStamp,
-    /// Of a file: when its inode was made, where the file system tells.
+    /// The birth time of a file, if the file system provides it.
     pub(crate) born: Option<(i64, i64)>,
-    /// Permissions: the low twelve bits.
+    /// The permissions: the low twelve bits of the mode.
     pub(crate) mode: u32,
-    /// The owner's number.
+    /// The numeric id of the owner.
     pub(crate) uid: u32,
-    /// The group's number.
+    /// The numeric id of the group.
     pub(crate) gid: u32,
-    /// The same for every name of one file with several.
+    /// An id that all names of one file share, if it has several.
     pub(crate) hard_link: Option<u64>,
-    /// Extended attributes.
+    /// The extended attributes.
     pub(crate) xattrs: Xattrs,
-    /// What it is.
-    pub(crate) thing: Thing,
-    /// Why it is not as it is on disk.
+    /// The kind of entry.
+    pub(crate) kind: RowKind,
+    /// Why the row differs from the entry on disk.
     pub(crate) error: Option<String>,
-    /// It was written so shortly before it was read that a further write may
-    /// not show in its stamp: it is read again soon.
+    /// True if the file was changed so shortly before it was read that a further write may
+    /// have left the stamp unchanged. The next scan reads it again.
     pub(crate) is_racy: bool,
-    /// Its content was taken from a row of another stamp without reading: it
-    /// is read again when there is time.
+    /// True if the content was taken over from a row with another stamp, without reading the
+    /// file. The next full scan reads it.
     pub(crate) is_unread: bool,
-    /// When its content was taken in, in hours since 1970.
+    /// When the content was first recorded, in hours since 1970.
     pub(crate) hour: u32,
-    /// The first manifest that can have this content.
+    /// The sequence number of the first manifest that can contain this content.
     pub(crate) sequence: u64,
 }
 
-const FORM: u8 = 1;
+const ROW_FORMAT: u8 = 1;
 
 const HARD_LINK: u8 = 1;
 const XATTRS: u8 = 1 << 1;
@@ -124,17 +125,17 @@ const CHAR_DEVICE: u8 = 6;
 const BLOCK_DEVICE: u8 = 7;
 
 impl Row {
-    /// A row of what was found, with content that is known.
-    pub(crate) fn new(found: &FoundEntry, root_device: u64, thing: Thing, xattrs: Xattrs) -> Self {
+    /// Returns the row of an entry whose content is known.
+    pub(crate) fn new(found: &FoundEntry, root_device: u64, kind: RowKind, xattrs: Xattrs) -> Self {
         Self {
             stamp: RowStamp::of(&found.stamp, root_device),
-            born: found.born.filter(|_| matches!(thing, Thing::File(_))),
+            born: found.born.filter(|_| matches!(kind, RowKind::File(_))),
             mode: found.mode,
             uid: found.uid,
             gid: found.gid,
             hard_link: found.hard_link,
             xattrs,
-            thing,
+            kind,
             error: None,
             is_racy: false,
             is_unread: false,
@@ -143,29 +144,29 @@ impl Row {
         }
     }
 
-    /// What is in it, where it is a file.
+    /// Returns the content of a regular file.
     pub(crate) fn content(&self) -> Option<&Content> {
-        match &self.thing {
-            Thing::File(content) => Some(content),
-            Thing::Other(_) => None,
+        match &self.kind {
+            RowKind::File(content) => Some(content),
+            RowKind::Other(_) => None,
         }
     }
 
-    /// Whether it is a directory.
+    /// Reports whether the entry is a directory.
     pub(crate) fn is_dir(&self) -> bool {
-        matches!(self.thing, Thing::Other(EntryKind::Dir))
+        matches!(self.kind, RowKind::Other(EntryKind::Dir))
     }
 
-    /// The line that stands for it in a manifest.
+    /// Returns the entry for a manifest.
     pub(crate) fn entry(&self, path: RelPath, owners: &Owners) -> Entry {
-        let kind = match &self.thing {
-            Thing::File(content) => EntryKind::File {
+        let kind = match &self.kind {
+            RowKind::File(content) => EntryKind::File {
                 cid: content.cid,
                 size: self.stamp.size,
                 blake3: content.blake3,
                 is_sparse: content.is_sparse,
             },
-            Thing::Other(kind) => kind.clone(),
+            RowKind::Other(kind) => kind.clone(),
         };
         let metadata = Metadata {
             mode: self.mode,
@@ -181,41 +182,41 @@ impl Row {
         Entry { path, kind, metadata, error: self.error.clone() }
     }
 
-    /// Whether a manifest tells the two apart.
+    /// Reports whether a manifest shows a difference between the two rows.
     pub(crate) fn differs_in_manifest(&self, other: &Self) -> bool {
         self.differs_beyond_mtime(other) || self.stamp.mtime != other.stamp.mtime
     }
 
-    /// As [`Row::differs_in_manifest`], without the time of the last write.
+    /// Same as [`Row::differs_in_manifest`], ignoring the mtime.
     pub(crate) fn differs_beyond_mtime(&self, other: &Self) -> bool {
-        let things = match (&self.thing, &other.thing) {
-            (Thing::File(a), Thing::File(b)) => {
+        let kinds = match (&self.kind, &other.kind) {
+            (RowKind::File(a), RowKind::File(b)) => {
                 (a.cid, a.is_sparse, self.stamp.size) != (b.cid, b.is_sparse, other.stamp.size)
             }
             (a, b) => a != b,
         };
-        things
+        kinds
             || (self.mode, self.uid, self.gid, self.hard_link)
                 != (other.mode, other.uid, other.gid, other.hard_link)
             || self.xattrs != other.xattrs
             || self.error != other.error
     }
 
-    /// The row as a value.
+    /// Encodes the row as a value of the table.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Writer(Vec::with_capacity(128));
-        out.byte(FORM);
-        let kind = match &self.thing {
-            Thing::File(content) if content.cid.codec() == Codec::Raw => FILE,
-            Thing::File(_) => FILE_TREE,
-            Thing::Other(EntryKind::Dir | EntryKind::File { .. }) => DIR,
-            Thing::Other(EntryKind::Symlink { .. }) => SYMLINK,
-            Thing::Other(EntryKind::Fifo) => FIFO,
-            Thing::Other(EntryKind::Socket) => SOCKET,
-            Thing::Other(EntryKind::CharDevice { .. }) => CHAR_DEVICE,
-            Thing::Other(EntryKind::BlockDevice { .. }) => BLOCK_DEVICE,
+        out.byte(ROW_FORMAT);
+        let tag = match &self.kind {
+            RowKind::File(content) if content.cid.codec() == Codec::Raw => FILE,
+            RowKind::File(_) => FILE_TREE,
+            RowKind::Other(EntryKind::Dir | EntryKind::File { .. }) => DIR,
+            RowKind::Other(EntryKind::Symlink { .. }) => SYMLINK,
+            RowKind::Other(EntryKind::Fifo) => FIFO,
+            RowKind::Other(EntryKind::Socket) => SOCKET,
+            RowKind::Other(EntryKind::CharDevice { .. }) => CHAR_DEVICE,
+            RowKind::Other(EntryKind::BlockDevice { .. }) => BLOCK_DEVICE,
         };
-        out.byte(kind);
+        out.byte(tag);
         let flag = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
         out.byte(
             flag(self.hard_link.is_some(), HARD_LINK)
@@ -239,20 +240,22 @@ impl Row {
         out.number(self.gid.into());
         out.number(self.hour.into());
         out.number(self.sequence);
-        match &self.thing {
-            Thing::File(content) => {
+        match &self.kind {
+            RowKind::File(content) => {
                 out.number(content.id.map_or(0, |id| id.0));
                 out.raw(content.cid.hash().as_bytes());
-                if kind == FILE_TREE {
+                if tag == FILE_TREE {
                     out.raw(content.blake3.as_bytes());
                 }
             }
-            Thing::Other(EntryKind::Symlink { target }) => out.bytes(target),
-            Thing::Other(EntryKind::CharDevice { device } | EntryKind::BlockDevice { device }) => {
+            RowKind::Other(EntryKind::Symlink { target }) => out.bytes(target),
+            RowKind::Other(
+                EntryKind::CharDevice { device } | EntryKind::BlockDevice { device },
+            ) => {
                 out.number(device.0.into());
                 out.number(device.1.into());
             }
-            Thing::Other(_) => {}
+            RowKind::Other(_) => {}
         }
         if let Some(hard_link) = self.hard_link {
             out.number(hard_link);
@@ -270,13 +273,13 @@ impl Row {
         out.0
     }
 
-    /// Reads a value; `None` where it is none.
+    /// Decodes a value; `None` if it is malformed.
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         let mut from = Reader(bytes);
-        if from.byte()? != FORM {
+        if from.byte()? != ROW_FORMAT {
             return None;
         }
-        let kind = from.byte()?;
+        let tag = from.byte()?;
         let flags = from.byte()?;
         let stamp = RowStamp {
             inode: from.number()?,
@@ -288,27 +291,27 @@ impl Row {
         let born = if flags & BORN != 0 { Some((from.signed()?, from.signed()?)) } else { None };
         let (mode, uid, gid) = (from.small()?, from.small()?, from.small()?);
         let (hour, sequence) = (from.small()?, from.number()?);
-        let thing = match kind {
+        let kind = match tag {
             FILE | FILE_TREE => {
                 let id = Some(from.number()?).filter(|id| *id != 0).map(FileId);
                 let hash = Hash::from_bytes(from.array()?);
-                let (codec, blake3) = if kind == FILE {
+                let (codec, blake3) = if tag == FILE {
                     (Codec::Raw, hash)
                 } else {
                     (Codec::DagCbor, Hash::from_bytes(from.array()?))
                 };
                 let is_sparse = flags & SPARSE != 0;
-                Thing::File(Content { id, cid: Cid::new(codec, hash), blake3, is_sparse })
+                RowKind::File(Content { id, cid: Cid::new(codec, hash), blake3, is_sparse })
             }
-            DIR => Thing::Other(EntryKind::Dir),
-            SYMLINK => Thing::Other(EntryKind::Symlink { target: from.bytes()?.to_vec() }),
-            FIFO => Thing::Other(EntryKind::Fifo),
-            SOCKET => Thing::Other(EntryKind::Socket),
+            DIR => RowKind::Other(EntryKind::Dir),
+            SYMLINK => RowKind::Other(EntryKind::Symlink { target: from.bytes()?.to_vec() }),
+            FIFO => RowKind::Other(EntryKind::Fifo),
+            SOCKET => RowKind::Other(EntryKind::Socket),
             CHAR_DEVICE => {
-                Thing::Other(EntryKind::CharDevice { device: (from.small()?, from.small()?) })
+                RowKind::Other(EntryKind::CharDevice { device: (from.small()?, from.small()?) })
             }
             BLOCK_DEVICE => {
-                Thing::Other(EntryKind::BlockDevice { device: (from.small()?, from.small()?) })
+                RowKind::Other(EntryKind::BlockDevice { device: (from.small()?, from.small()?) })
             }
             _ => return None,
         };
@@ -328,7 +331,7 @@ impl Row {
             gid,
             hard_link,
             xattrs,
-            thing,
+            kind,
             error,
             is_racy: flags & RACY != 0,
             is_unread: flags & UNREAD != 0,
@@ -338,11 +341,11 @@ impl Row {
     }
 }
 
-/// What is known of a thing without reading it; `None` for a file.
-pub(crate) fn thing_of(found: &FoundEntry) -> Option<Thing> {
+/// Returns the kind of an entry; `None` for a regular file, whose content has to be read.
+pub(crate) fn kind_of(found: &FoundEntry) -> Option<RowKind> {
     match found.kind {
         FoundKind::File { .. } => None,
-        _ => found.entry_kind().map(Thing::Other),
+        _ => found.entry_kind().map(RowKind::Other),
     }
 }
 
@@ -352,7 +355,7 @@ pub(crate) mod tests {
 
     use super::*;
 
-    /// A file of this content, as if written at `second`.
+    /// Returns the row of a file with this content, as if written at `second`.
     pub(crate) fn file_row(inode: u64, content: &[u8], second: i64) -> Row {
         let cid = Cid::of(Codec::Raw, content);
         Row {
@@ -369,7 +372,7 @@ pub(crate) mod tests {
             gid: 1000,
             hard_link: None,
             xattrs: Xattrs::new(),
-            thing: Thing::File(Content {
+            kind: RowKind::File(Content {
                 id: Some(FileId(inode)),
                 cid,
                 blake3: *cid.hash(),
@@ -384,10 +387,10 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn dir_row(inode: u64) -> Row {
-        Row { thing: Thing::Other(EntryKind::Dir), mode: 0o755, ..file_row(inode, b"", 1) }
+        Row { kind: RowKind::Other(EntryKind::Dir), mode: 0o755, ..file_row(inode, b"", 1) }
     }
 
-    fn thing() -> impl Strategy<Value = Thing> {
+    fn kind() -> impl Strategy<Value = RowKind> {
         let content = (any::<Option<u64>>(), any::<[u8; 32]>(), any::<bool>(), any::<bool>());
         prop_oneof![
             content.prop_map(|(id, hash, is_tree, is_sparse)| {
@@ -395,21 +398,22 @@ pub(crate) mod tests {
                 let cid = Cid::new(codec, Hash::from_bytes(hash));
                 let blake3 = if is_tree { Hash::of(&hash) } else { *cid.hash() };
                 let id = id.filter(|id| *id != 0).map(FileId);
-                Thing::File(Content { id, cid, blake3, is_sparse })
+                RowKind::File(Content { id, cid, blake3, is_sparse })
             }),
-            Just(Thing::Other(EntryKind::Dir)),
-            any::<Vec<u8>>().prop_map(|target| Thing::Other(EntryKind::Symlink { target })),
-            Just(Thing::Other(EntryKind::Fifo)),
-            Just(Thing::Other(EntryKind::Socket)),
-            any::<(u32, u32)>().prop_map(|device| Thing::Other(EntryKind::CharDevice { device })),
-            any::<(u32, u32)>().prop_map(|device| Thing::Other(EntryKind::BlockDevice { device })),
+            Just(RowKind::Other(EntryKind::Dir)),
+            any::<Vec<u8>>().prop_map(|target| RowKind::Other(EntryKind::Symlink { target })),
+            Just(RowKind::Other(EntryKind::Fifo)),
+            Just(RowKind::Other(EntryKind::Socket)),
+            any::<(u32, u32)>().prop_map(|device| RowKind::Other(EntryKind::CharDevice { device })),
+            any::<(u32, u32)>()
+                .prop_map(|device| RowKind::Other(EntryKind::BlockDevice { device })),
         ]
     }
 
     proptest! {
         #[test]
         fn rows_read_back(
-            thing in thing(),
+            kind in kind(),
             (inode, size, sequence) in any::<(u64, u64, u64)>(),
             (mtime, ctime) in any::<((i64, i64), (i64, i64))>(),
             (mode, uid, gid, hour) in any::<(u32, u32, u32, u32)>(),
@@ -421,7 +425,7 @@ pub(crate) mod tests {
         ) {
             let stamp = RowStamp { inode, size, mtime, ctime, is_elsewhere: flags.0 };
             let row = Row {
-                stamp, born, mode, uid, gid, hard_link, xattrs, thing, error,
+                stamp, born, mode, uid, gid, hard_link, xattrs, kind, error,
                 is_racy: flags.1, is_unread: flags.2, hour, sequence,
             };
             let bytes = row.encode();
@@ -440,7 +444,7 @@ pub(crate) mod tests {
         let mut row = file_row(12_345_678, &[7; 4000], 1_790_000_000);
         row.stamp.mtime.1 = 999_999_999;
         row.stamp.ctime.1 = 999_999_999;
-        row.thing = Thing::File(Content {
+        row.kind = RowKind::File(Content {
             id: Some(FileId((3 << 40) | 1_000_000)),
             ..*row.content().unwrap()
         });
@@ -448,7 +452,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_a_manifest_does_not_show_is_no_difference() {
+    fn only_what_a_manifest_shows_is_a_difference() {
         let row = file_row(1, b"a", 5);
         let touched = Row { stamp: RowStamp { inode: 2, ..row.stamp }, ..row.clone() };
         assert!(!row.differs_in_manifest(&touched));

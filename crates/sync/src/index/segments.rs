@@ -1,51 +1,48 @@
-//! The segments of the last manifest, and which of them no longer stand for
-//! the rows.
+//! The segments of the last manifest, and which of them no longer match the rows.
 //!
-//! A segment's key is where it begins; the first begins with the folder, so
-//! that every path falls into one.
+//! The key of a segment is its first path. The first segment begins with the root, so that
+//! every path belongs to a segment.
 
 use std::ops::Bound;
 
 use redb::{ReadableTable, Table};
 use types::{Cid, Codec, Hash, RelPath};
 
-use super::wire::{Reader, Writer};
+use super::codec::{Reader, Writer};
 use super::{Bytes, DbResult, Totals};
 use crate::path_key::{FolderNumber, NUMBER_LEN, key_of, path_of};
 
 /// A row of the table `segments`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SegmentRow {
-    /// The transaction after which it no longer stands for the rows; 0 while
-    /// it does.
+    /// The last transaction that changed one of its rows since it was written; 0 if none did.
     pub(crate) stale: u64,
-    /// Its block; `None` before the first manifest, and for a folder without
-    /// anything in it.
+    /// Its block; `None` before the first manifest, and for an empty folder.
     pub(crate) block: Option<SegmentBlock>,
 }
 
 /// A segment that was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SegmentBlock {
-    /// Its name.
+    /// Its CID.
     pub(crate) cid: Cid,
     /// The path of its first entry.
     pub(crate) first_path: RelPath,
-    /// The length of the block.
+    /// The length of the block, in bytes.
     pub(crate) len: u64,
-    /// What is in it.
+    /// Totals of its entries.
     pub(crate) totals: Totals,
 }
 
 impl SegmentBlock {
-    /// How many entries it has.
+    /// Returns the number of its entries.
     pub(crate) fn entries(&self) -> u64 {
         self.totals.files + self.totals.dirs
     }
 }
 
 impl SegmentRow {
-    /// A segment that is to be cut.
+    /// Returns a segment that was not written yet.
     pub(crate) fn unwritten(stale: u64) -> Self {
         Self { stale, block: None }
     }
@@ -80,12 +77,12 @@ impl SegmentRow {
     }
 }
 
-/// Marks segments within one transaction.
+/// Marks segments as stale within one transaction.
 #[derive(Debug)]
 pub(super) struct Marker {
     number: FolderNumber,
     counter: u64,
-    /// The keys from here to there are in a segment that is marked.
+    /// The range of keys of the segment that was marked last.
     marked: Option<(Vec<u8>, Option<Vec<u8>>)>,
 }
 
@@ -94,7 +91,7 @@ impl Marker {
         Self { number, counter, marked: None }
     }
 
-    /// Marks the segment that `key` is in.
+    /// Marks the segment to which `key` belongs.
     pub(super) fn mark(&mut self, table: &mut Table<'_, Bytes, Bytes>, key: &[u8]) -> DbResult<()> {
         if let Some((from, to)) = &self.marked
             && key >= &from[..]
@@ -124,7 +121,7 @@ fn damaged() -> redb::Error {
     redb::Error::Corrupted("the segments of a folder".into())
 }
 
-/// Where a segment begins, of its key.
+/// Returns the first path of the segment with this key.
 pub(crate) fn start_of(key: &[u8]) -> Option<RelPath> {
     if key.len() == NUMBER_LEN {
         return Some(RelPath::root());

@@ -1,4 +1,4 @@
-//! The index as it is at one moment, however it goes on.
+//! A consistent view of the index, which later writes do not change.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -11,31 +11,31 @@ use super::{DbResult, FILES, FOLDERS, FolderRecord, Index, Row, SEGMENTS, Segmen
 use crate::error::SyncError;
 use crate::path_key::{FolderNumber, NUMBER_LEN, folder_range, path_of};
 
-/// See the module. While it lives, what changes takes further room in the
-/// file, so it is not kept for long.
+/// A consistent view of the index. While it exists, changes need additional space in the file,
+/// so do not keep it for long.
 pub(crate) struct Snapshot<'a> {
     index: &'a Index,
     txn: ReadTransaction,
-    /// Kept open for the transaction.
+    /// Keeps the database open for the transaction.
     _db: Arc<Database>,
 }
 
-/// A row that is not decoded yet, with the path part of its key.
+/// A row that is not decoded yet.
 #[derive(Clone, Debug)]
 pub(crate) struct RawRow {
-    /// The key, its number included.
+    /// The key, with the number of the folder.
     pub(crate) key: Vec<u8>,
     /// The value.
     pub(crate) value: Vec<u8>,
 }
 
 impl RawRow {
-    /// The path as it stands in the key.
+    /// Returns the path part of the key, in its encoded form.
     pub(crate) fn key_path(&self) -> &[u8] {
         &self.key[NUMBER_LEN..]
     }
 
-    /// The path.
+    /// Returns the path.
     pub(crate) fn path(&self) -> Option<RelPath> {
         path_of(&self.key).map(|(_, path)| path)
     }
@@ -53,7 +53,7 @@ impl<'a> Snapshot<'a> {
         })
     }
 
-    /// What is known of a folder.
+    /// Returns the record of a folder.
     pub(crate) fn folder(&self, id: &FolderId) -> Result<Option<FolderRecord>, SyncError> {
         let bytes = self.read(|txn| {
             let table = txn.open_table(FOLDERS)?;
@@ -62,7 +62,7 @@ impl<'a> Snapshot<'a> {
         bytes.map(|bytes| self.index.decode_record(id, &bytes)).transpose()
     }
 
-    /// The segments of a folder, and where each begins.
+    /// Returns the segments of a folder, each with its first path.
     pub(crate) fn segments(
         &self,
         number: FolderNumber,
@@ -79,7 +79,7 @@ impl<'a> Snapshot<'a> {
         rows.ok_or_else(|| self.index.damaged("the segments of a folder"))
     }
 
-    /// The first rows of a range, at most `limit`.
+    /// Returns the first `limit` rows of a range.
     pub(crate) fn raw_rows(
         &self,
         range: &Range<Vec<u8>>,
@@ -98,7 +98,7 @@ impl<'a> Snapshot<'a> {
         })
     }
 
-    /// Calls with every row of a range, in order.
+    /// Calls `each` with every row of a range, in order.
     pub(crate) fn each_row(
         &self,
         range: &Range<Vec<u8>>,

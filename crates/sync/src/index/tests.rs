@@ -1,5 +1,5 @@
-//! The index: rows stay a tree, ids lead where they should, segments are
-//! marked, and a disk that fails or loses power leaves what was durable.
+//! The index: rows stay a tree, ids lead to the right paths, segments are marked, and durable
+//! data survives a failing disk and power cuts.
 
 use std::io::ErrorKind;
 use std::sync::Arc;
@@ -84,7 +84,7 @@ impl Setup {
         stale.map(|(start, _)| start.to_string()).collect()
     }
 
-    /// Publishes segments that begin at these paths.
+    /// Publishes segments with these first paths.
     fn publish(&self, starts: &[&str], counter: u64) {
         let block = |start: &&str| SegmentBlock {
             cid: types::Cid::of(types::Codec::Json, start.as_bytes()),
@@ -107,8 +107,13 @@ impl Setup {
             totals: Totals::default(),
             is_unfinished: false,
         };
-        let new =
-            NewManifest { manifest, counter, pending: record.pending, held: None, runs: vec![run] };
+        let new = NewManifest {
+            manifest,
+            counter,
+            pending: record.pending,
+            awaiting_confirmation: None,
+            runs: vec![run],
+        };
         self.index.commit_manifest(&self.folder, &new).unwrap();
     }
 }
@@ -118,7 +123,7 @@ fn put(at: &str, row: Row) -> (RelPath, Row, Option<RowStamp>) {
 }
 
 #[test]
-fn rows_stay_a_tree_whatever_is_asked() {
+fn rows_stay_a_tree() {
     let setup = Setup::new();
     let applied = setup.apply(&[
         put("a", dir_row(2)),
@@ -131,7 +136,7 @@ fn rows_stay_a_tree_whatever_is_asked() {
     assert_eq!(setup.paths(), ["", "a", "a/x", "f"]);
     let totals = Totals { files: 2, dirs: 1, bytes: 2 };
     assert_eq!(setup.record().rows, totals);
-    // A file takes the place of a directory: what was in it goes.
+    // A file replaces a directory: the rows below it are removed.
     let before = setup.row("a").unwrap().stamp;
     setup.apply(&[(path("a"), file_row(14, b"now a file", 6), Some(before))]);
     assert_eq!(setup.paths(), ["", "a", "f"]);
@@ -140,7 +145,7 @@ fn rows_stay_a_tree_whatever_is_asked() {
 }
 
 #[test]
-fn a_change_is_taken_only_if_the_row_is_as_it_was() {
+fn a_change_is_applied_only_if_the_row_is_unchanged() {
     let setup = Setup::new();
     setup.apply(&[put("f", file_row(10, b"one", 5))]);
     let old = setup.row("f").unwrap().stamp;
@@ -167,13 +172,13 @@ fn ids_follow_a_rename_and_a_swap() {
     assert_eq!((at(10), at(20)), (path("b"), path("a")));
     let number = setup.record().number;
     assert_eq!(setup.index.by_inode(number, 10).unwrap().unwrap().0, path("b"));
-    // a moves to c: first it is there, then it is not here.
+    // a is renamed to c: the new name appears first.
     let moved = setup.row("a").unwrap();
     setup.apply(&[put("c", moved.clone())]);
     setup.forget("a", Some(moved.stamp));
     assert_eq!(at(20), path("c"));
     assert_eq!(setup.index.by_inode(number, 20).unwrap().unwrap().0, path("c"));
-    // And what is removed has neither.
+    // A removed file has neither an id nor an inode.
     setup.forget("c", Some(moved.stamp));
     assert!(setup.index.locate(FileId(20)).unwrap().is_none());
     assert!(setup.index.by_inode(number, 20).unwrap().is_none());
@@ -190,7 +195,7 @@ fn a_change_marks_its_segment_and_no_other() {
     assert_eq!(setup.stale(), [] as [&str; 0]);
     assert_eq!(setup.record().pending, 0);
     let d = setup.row("d").unwrap();
-    // What no manifest shows marks nothing.
+    // A change that no manifest shows marks no segment.
     let mut same = d.clone();
     same.stamp.ctime.0 += 1;
     setup.apply(&[(path("d"), same.clone(), Some(d.stamp))]);
@@ -219,7 +224,7 @@ fn a_change_during_a_publication_is_for_the_next() {
 }
 
 #[test]
-fn the_time_of_a_directory_asks_for_no_manifest() {
+fn the_mtime_of_a_directory_requires_no_manifest() {
     let setup = Setup::new();
     setup.apply(&[put("d", dir_row(2))]);
     setup.publish(&["d"], setup.record().counter);
@@ -236,14 +241,14 @@ fn the_time_of_a_directory_asks_for_no_manifest() {
 }
 
 #[test]
-fn errors_stay_until_the_path_is_well_or_gone() {
+fn errors_stay_until_the_path_is_readable_or_gone() {
     let setup = Setup::new();
     setup.apply(&[put("f", file_row(1, b"x", 1))]);
     let mut batch = Batch::default();
     batch.add(path("f"), Change::Fail { what: "no".into(), is_marked: true });
     batch.add(path("g"), Change::Fail { what: "nor this".into(), is_marked: true });
     assert_eq!(setup.index.apply(&setup.folder, &batch, now()).unwrap().changes, 1);
-    // The same again is no change.
+    // The same error again is no change.
     setup.publish(&[], setup.record().counter);
     assert_eq!(setup.index.apply(&setup.folder, &batch, now()).unwrap().changes, 0);
     assert_eq!(setup.stale(), [] as [&str; 0]);
@@ -263,7 +268,7 @@ fn errors_stay_until_the_path_is_well_or_gone() {
 }
 
 #[test]
-fn only_what_was_there_for_long_is_lost() {
+fn only_the_loss_of_old_content_is_counted() {
     let setup = Setup::new();
     let old = |inode, content: &[u8]| Row { hour: 1000, ..file_row(inode, content, 1) };
     setup.apply(&[
@@ -279,7 +284,7 @@ fn only_what_was_there_for_long_is_lost() {
     setup.apply(&[
         put("moved-to", setup.row("moved").unwrap()),
         (path("rewritten"), later(40, b"other"), stamp("rewritten")),
-        (path("touched"), Row { thing: Thing::File(content), ..later(5, b"5") }, stamp("touched")),
+        (path("touched"), Row { kind: RowKind::File(content), ..later(5, b"5") }, stamp("touched")),
     ]);
     for name in ["gone", "moved", "new"] {
         setup.forget(name, stamp(name));
@@ -290,7 +295,7 @@ fn only_what_was_there_for_long_is_lost() {
 }
 
 #[test]
-fn a_folder_that_is_removed_leaves_nothing() {
+fn a_removed_folder_leaves_nothing() {
     let setup = Setup::new();
     let other: FolderId = "other".parse().unwrap();
     setup.index.create_folder(&other, None).unwrap();
@@ -310,13 +315,13 @@ fn a_folder_that_is_removed_leaves_nothing() {
         Ok((left, txn.open_table(SEGMENTS)?.len()?))
     };
     assert_eq!(setup.index.read(read).unwrap(), (0, 1));
-    // Its number is not given again.
+    // Its number is not used again.
     let record = setup.index.create_folder(&setup.folder, None).unwrap();
     assert!(record.number > number);
 }
 
 #[test]
-fn a_subtree_of_many_rows_is_forgotten_whole() {
+fn a_subtree_of_many_rows_is_removed_completely() {
     let setup = Setup::new();
     let mut rows = vec![put("d", dir_row(2))];
     rows.extend((0..2500_u64).map(|n| put(&format!("d/{n:05}"), file_row(n + 10, b"x", 1))));
@@ -328,7 +333,7 @@ fn a_subtree_of_many_rows_is_forgotten_whole() {
 }
 
 #[test]
-fn ids_are_never_given_twice_and_a_second_process_is_kept_out() {
+fn ids_are_never_used_twice_and_a_second_process_is_kept_out() {
     let setup = Setup::new();
     let first = setup.index.file_id();
     assert!(setup.index.file_id() > first);
@@ -357,8 +362,8 @@ fn another_format_and_damage_are_refused_and_nothing_is_replaced() {
     setup.disk.damage(file, |bytes| assert_eq!(bytes[..64], [7; 64]));
 }
 
-/// Rows are written while the disk fails once at every operation in turn. The
-/// index works again at once, and what was reported as written is there.
+/// Rows are written while the disk fails once, at every operation in turn. The index works
+/// again immediately, and everything that was reported as written exists.
 #[test]
 fn a_disk_that_fails_once_is_survived_without_a_restart() {
     for kind in [ErrorKind::Other, ErrorKind::StorageFull] {
@@ -384,10 +389,10 @@ fn a_disk_that_fails_once_is_survived_without_a_restart() {
     }
 }
 
-/// The power goes at every operation, and leaves any part of what was not
-/// synced: what was reported as written is there, whole batches or nothing.
+/// The power is cut at every operation in turn, and any part of the unsynced data survives.
+/// Everything that was reported as written exists, and each batch completely or not at all.
 #[test]
-fn a_power_cut_at_any_moment_leaves_whole_batches() {
+fn a_power_cut_at_any_moment_leaves_complete_batches() {
     let powers =
         [Power::Kept, Power::Dropped, Power::Torn, Power::Reordered(1), Power::Reordered(2)];
     for at in 0.. {
@@ -410,10 +415,10 @@ fn a_power_cut_at_any_moment_leaves_whole_batches() {
             let index = open(&image).unwrap_or_else(|error| panic!("{at} {power:?}: {error}"));
             let number = index.folder(&setup.folder).unwrap().unwrap().number;
             for n in 0..3 {
-                let there = ["a", "b"]
+                let exists = ["a", "b"]
                     .map(|part| index.row(number, &path(&format!("{part}{n}"))).unwrap().is_some());
-                assert_eq!(there[0], there[1], "{at} {power:?}");
-                assert!(there[0] || n >= written, "{at} {power:?}: batch {n} is lost");
+                assert_eq!(exists[0], exists[1], "{at} {power:?}");
+                assert!(exists[0] || n >= written, "{at} {power:?}: batch {n} is lost");
             }
         }
         if !setup.disk.is_dead() {
@@ -424,7 +429,7 @@ fn a_power_cut_at_any_moment_leaves_whole_batches() {
 }
 
 #[test]
-fn it_works_on_the_disk_of_the_machine() {
+fn it_works_on_a_real_disk() {
     let dir = tempfile::tempdir().unwrap();
     let folder: FolderId = "docs".parse().unwrap();
     for round in 0..3 {

@@ -1,11 +1,11 @@
-//! Making a manifest: the rows of a folder become segments, a header and a
-//! name, and that becomes the folder's last manifest.
+//! Making a manifest: the rows of a folder become segments and a header, and the result
+//! becomes the last manifest of the folder.
 //!
-//! The order makes every crash harmless: blocks, then the root that keeps them,
-//! then the row that says which manifest is the last, and only then does
-//! anybody hear of it. (The index of blocks in place was committed before the
-//! rows that name them.) A crash before the row leaves a root that no folder
-//! names; it is removed at the next start, and its number was never seen.
+//! The order makes every crash harmless: first the blocks, then the root that keeps them
+//! alive, then the record that names the last manifest, and only then the publisher. (The
+//! index of blocks in place was committed before the rows that name them.) A crash before the
+//! record leaves a root that no folder names. The next start removes it; nobody has seen its
+//! sequence number.
 
 mod plan;
 
@@ -17,7 +17,7 @@ use types::{
     ManifestStats, RelPath, SegmentRef, SegmentWriter, SequenceNumber,
 };
 
-use crate::core::Core;
+use crate::context::Context;
 use crate::error::SyncError;
 use crate::index::{
     FolderRecord, ManifestRecord, NewManifest, NewRun, Row, RowStamp, SegmentBlock, SegmentRow,
@@ -26,80 +26,80 @@ use crate::index::{
 use crate::path_key::{folder_range, key_of};
 use plan::{OldSegment, runs_to_cut};
 
-/// Blocks are put when so many bytes of them have come together.
+/// Number of bytes at which collected blocks are put into the store.
 const PUT_LEN: usize = 4 << 20;
-/// Segments that wait to be compressed, of some 200 KiB each.
+/// Maximum number of segments that wait to be compressed, of about 200 KiB each.
 const BLOCKS_AHEAD: usize = 4;
-/// What is said of a manifest of a first look that goes on.
-const UNFINISHED: &str = "the folder was being looked through for the first time: this is a part";
-/// What is lost has to be at least so many files …
+/// Text of a manifest that was made during the first scan.
+const PARTIAL: &str = "partial: the first scan of the folder had not ended";
+/// Minimum number of lost files that need a confirmation.
 const LOSS_MIN: u64 = 50;
 
-/// What a manifest says besides what is in the folder.
+/// The labels of a manifest: its folder, and the name and path to display.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Naming<'a> {
+pub(crate) struct ManifestLabels<'a> {
     pub(crate) folder: &'a FolderId,
     pub(crate) name: &'a str,
     pub(crate) path: &'a str,
 }
 
-/// What a manifest says of the state that it has.
+/// How a manifest is marked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Standing {
-    /// It is for the guards to say whether somebody has to look at it first.
-    Found,
-    /// Somebody has looked at it, and means it.
+pub(crate) enum ManifestKind {
+    /// The guards decide whether the user has to confirm it.
+    Guarded,
+    /// The user has confirmed it.
     Confirmed,
-    /// It is a part of the folder: the first look at it has not ended.
-    Unfinished,
+    /// A part of the folder: the first scan has not ended.
+    Partial,
 }
 
-/// What making a manifest came to.
+/// The outcome of making a manifest.
 #[derive(Debug)]
-pub(crate) enum Made {
-    /// It is the last one now, and others may hear of it.
-    Manifest(Box<FolderRecord>),
-    /// The content of these files is not in the store any more: they have to
-    /// be read again first. No manifest has it.
-    Missing(Vec<(RelPath, RowStamp)>),
+pub(crate) enum PublishOutcome {
+    /// The manifest is the last one of the folder, and may be published.
+    Published(Box<FolderRecord>),
+    /// The content of these unpublished files is no longer in the store. They have to be read
+    /// again first.
+    ContentMissing(Vec<(RelPath, RowStamp)>),
 }
 
-/// The name of the root of a manifest.
+/// Returns the name of the root of a manifest.
 pub(crate) fn root_name(folder: &FolderId, sequence: SequenceNumber) -> String {
     format!("{}{sequence}", root_prefix(folder))
 }
 
-/// What the names of the roots of a folder begin with.
+/// Returns the common prefix of the root names of a folder.
 pub(crate) fn root_prefix(folder: &FolderId) -> String {
     format!("manifest/{folder}/")
 }
 
-/// The number in the name of a root.
+/// Returns the sequence number in the name of a root.
 pub(crate) fn sequence_of(name: &str) -> Option<SequenceNumber> {
     let (_, number) = name.rsplit_once('/')?;
     Some(SequenceNumber(number.parse().ok()?))
 }
 
-/// Makes a manifest of the rows as they are, and makes it the last.
+/// Makes a manifest of the current rows, and makes it the last one of the folder.
 pub(crate) fn make(
-    core: &Core,
-    naming: &Naming<'_>,
+    context: &Context,
+    labels: &ManifestLabels<'_>,
     owners: &Owners,
-    standing: Standing,
+    kind: ManifestKind,
     is_stopped: &dyn Fn() -> bool,
-) -> Result<Made, SyncError> {
-    let folder = naming.folder;
-    let batch = Batch::new(core.store.clone());
-    let snapshot = core.index.snapshot()?;
+) -> Result<PublishOutcome, SyncError> {
+    let folder = labels.folder;
+    let batch = Batch::new(context.store.clone());
+    let snapshot = context.index.snapshot()?;
     let record =
         snapshot.folder(folder)?.ok_or_else(|| SyncError::UnknownFolder(folder.clone()))?;
     let sequence = record.sequence().next();
     let sequence = sequence.ok_or_else(|| SyncError::SequenceExhausted(folder.clone()))?;
-    // Cutting and compressing take about as long as each other.
+    // Cutting and compressing need about the same time, so they run in parallel.
     let (runs, segments, missing) = std::thread::scope(|scope| {
         let (blocks, to_put) = bounded(BLOCKS_AHEAD);
-        let putter = scope.spawn(|| put_all(&batch, &core.scheme, to_put));
-        let cut = Cutter { core, owners, is_stopped, blocks }.cut(&snapshot, &record);
+        let putter = scope.spawn(|| put_all(&batch, &context.scheme, to_put));
+        let cut = SegmentCutter { context, owners, is_stopped, blocks }.cut(&snapshot, &record);
         match putter.join() {
             Ok(Ok(())) => cut,
             Ok(Err(error)) => Err(error.into()),
@@ -107,24 +107,25 @@ pub(crate) fn make(
         }
     })?;
     if !missing.is_empty() {
-        return Ok(Made::Missing(missing));
+        return Ok(PublishOutcome::ContentMissing(missing));
     }
-    let root = core.index.row(record.number, &RelPath::root())?;
+    let root = context.index.row(record.number, &RelPath::root())?;
     drop(snapshot);
-    let root = root.ok_or_else(|| core.index.damaged("a folder without its root"))?;
+    let root = root.ok_or_else(|| context.index.damaged("a folder has no row for its root"))?;
     let totals = segments.iter().fold(Totals::default(), |sum, segment| Totals {
         files: sum.files + segment.totals.files,
         dirs: sum.dirs + segment.totals.dirs,
         bytes: sum.bytes.saturating_add(segment.totals.bytes),
     });
-    let created_at = core.clock.now();
-    let held = if standing == Standing::Confirmed { None } else { held(&record) };
-    let is_unfinished = standing == Standing::Unfinished;
+    let created_at = context.clock.now();
+    let awaiting_confirmation =
+        if kind == ManifestKind::Confirmed { None } else { confirmation_reason(&record) };
+    let is_unfinished = kind == ManifestKind::Partial;
     let header = ManifestHeader {
         folder_id: folder.clone(),
-        folder_name: naming.name.to_owned(),
-        folder_path: naming.path.to_owned(),
-        source_peer_id: core.source_peer_id.clone(),
+        folder_name: labels.name.to_owned(),
+        folder_path: labels.path.to_owned(),
+        source_peer_id: context.source_peer_id.clone(),
         sequence_number: sequence,
         previous: record.manifest.as_ref().map(|manifest| manifest.cid),
         created_at,
@@ -135,11 +136,11 @@ pub(crate) fn make(
             total_files: totals.files,
             total_size_bytes: totals.bytes,
         },
-        held: held.clone().or_else(|| is_unfinished.then(|| UNFINISHED.to_owned())),
+        held: awaiting_confirmation.clone().or_else(|| is_unfinished.then(|| PARTIAL.to_owned())),
         segments: segments.iter().map(segment_ref).collect(),
     };
     let header = header
-        .encode(&core.scheme)
+        .encode(&context.scheme)
         .map_err(|source| SyncError::TooLarge { folder: folder.clone(), source })?;
     let dataset = Dataset {
         tree: header.cid(),
@@ -148,27 +149,32 @@ pub(crate) fn make(
         mimetype: Some(MANIFEST_MIME.to_owned()),
     };
     let dataset = dataset
-        .encode(&core.scheme)
+        .encode(&context.scheme)
         .map_err(|source| SyncError::Dataset { folder: folder.clone(), source })?;
     let cid = dataset.cid();
-    batch.put(&[core.scheme.encode(header), core.scheme.encode(dataset)])?;
-    // Chunks in place are not in the store, so something is missing below it.
-    // Where those are is durable since before the rows were.
+    batch.put(&[context.scheme.encode(header), context.scheme.encode(dataset)])?;
+    // The root is partial: chunks in place are not in the store. Their locations became
+    // durable before the rows.
     let manifest_root = Root { cid, partial: true };
-    batch.commit_root(&*core.store, &root_name(folder, sequence), manifest_root)?;
+    batch.commit_root(&*context.store, &root_name(folder, sequence), manifest_root)?;
     let manifest = ManifestRecord {
         sequence,
         cid,
         at: created_at,
-        folder_name: naming.name.to_owned(),
-        folder_path: naming.path.to_owned(),
+        folder_name: labels.name.to_owned(),
+        folder_path: labels.path.to_owned(),
         totals,
         is_unfinished,
     };
-    let new =
-        NewManifest { manifest, counter: record.counter, pending: record.pending, held, runs };
-    let record = core.index.commit_manifest(folder, &new)?;
-    Ok(Made::Manifest(Box::new(record)))
+    let new = NewManifest {
+        manifest,
+        counter: record.counter,
+        pending: record.pending,
+        awaiting_confirmation,
+        runs,
+    };
+    let record = context.index.commit_manifest(folder, &new)?;
+    Ok(PublishOutcome::Published(Box::new(record)))
 }
 
 fn segment_ref(segment: &SegmentBlock) -> SegmentRef {
@@ -180,42 +186,42 @@ fn segment_ref(segment: &SegmentBlock) -> SegmentRef {
     }
 }
 
-/// Removes the roots of manifests that nobody needs any more: all but the last
-/// and the one before it, which a backup server may be about to fetch.
+/// Removes the roots of old manifests: all but the last one and the one before it, which a
+/// backup server may be pulling.
 pub(crate) fn remove_old_roots(
-    core: &Core,
+    context: &Context,
     folder: &FolderId,
     last: Option<SequenceNumber>,
 ) -> Result<(), StoreError> {
     let last = last.unwrap_or(SequenceNumber(0)).0;
-    for (name, _) in core.store.roots(&root_prefix(folder)) {
+    for (name, _) in context.store.roots(&root_prefix(folder)) {
         let is_kept = sequence_of(&name)
             .is_some_and(|SequenceNumber(number)| number + 1 >= last && number <= last);
         if !is_kept {
-            core.store.remove_root(&name)?;
+            context.store.remove_root(&name)?;
         }
     }
     Ok(())
 }
 
-/// Why the user has to look before this state is taken for what is wanted.
-fn held(record: &FolderRecord) -> Option<String> {
-    if record.held.is_some() {
-        return record.held.clone();
+/// Returns why the user has to confirm the current state, if that is necessary.
+fn confirmation_reason(record: &FolderRecord) -> Option<String> {
+    if record.awaiting_confirmation.is_some() {
+        return record.awaiting_confirmation.clone();
     }
     let last = record.manifest.as_ref()?.totals.files;
     let (in_a_day, all) = record.recent_losses();
     let is_much = |lost: u64, of: u64| lost >= LOSS_MIN && lost > of / 2;
     if is_much(record.lost, last) {
-        Some(format!("{} of {last} files were deleted or rewritten at once", record.lost))
+        Some(format!("{} of {last} files were deleted or rewritten in one snapshot", record.lost))
     } else if is_much(in_a_day, all) {
-        Some(format!("{in_a_day} of {all} files were deleted or rewritten within a day"))
+        Some(format!("{in_a_day} of {all} files were deleted or rewritten within 24 hours"))
     } else {
         None
     }
 }
 
-/// Compresses blocks and puts them, until there are no more.
+/// Compresses blocks and puts them into the store, until the sender is dropped.
 fn put_all(batch: &Batch, scheme: &BlockScheme, blocks: Receiver<Block>) -> Result<(), StoreError> {
     let (mut waiting, mut waiting_len) = (Vec::new(), 0);
     for block in blocks {
@@ -230,20 +236,19 @@ fn put_all(batch: &Batch, scheme: &BlockScheme, blocks: Receiver<Block>) -> Resu
     batch.put(&waiting)
 }
 
-/// Cuts segments, and hands them to [`put_all`].
-struct Cutter<'a> {
-    core: &'a Core,
+/// Cuts segments and sends them to [`put_all`].
+struct SegmentCutter<'a> {
+    context: &'a Context,
     owners: &'a Owners,
     is_stopped: &'a dyn Fn() -> bool,
     blocks: Sender<Block>,
 }
 
-type Cut = (Vec<NewRun>, Vec<SegmentBlock>, Vec<(RelPath, RowStamp)>);
+type CutResult = (Vec<NewRun>, Vec<SegmentBlock>, Vec<(RelPath, RowStamp)>);
 
-impl Cutter<'_> {
-    /// The runs that are new, all segments, and the files whose content is
-    /// missing.
-    fn cut(self, snapshot: &Snapshot<'_>, record: &FolderRecord) -> Result<Cut, SyncError> {
+impl SegmentCutter<'_> {
+    /// Returns the new runs, all segments, and the files whose content is missing.
+    fn cut(self, snapshot: &Snapshot<'_>, record: &FolderRecord) -> Result<CutResult, SyncError> {
         let number = record.number;
         let segments = snapshot.segments(number)?;
         let old: Vec<_> = segments
@@ -257,7 +262,7 @@ impl Cutter<'_> {
             let end = to.map_or_else(|| folder_range(number).end, |to| key_of(number, to));
             key_of(number, from)..end
         };
-        let plan = runs_to_cut(&self.core.scheme, &old, |from, to| {
+        let plan = runs_to_cut(&self.context.scheme, &old, |from, to| {
             let rows = snapshot.raw_rows(&range_of(from, to), 1)?;
             Ok::<_, SyncError>(rows.first().and_then(crate::index::RawRow::path))
         })?;
@@ -285,15 +290,15 @@ impl Cutter<'_> {
         last: SequenceNumber,
         missing: &mut Vec<(RelPath, RowStamp)>,
     ) -> Result<Vec<SegmentBlock>, SyncError> {
-        let mut writer = SegmentWriter::new(self.core.scheme.clone());
+        let mut writer = SegmentWriter::new(self.context.scheme.clone());
         let mut totals = Totals::default();
         let mut cut = Vec::new();
         snapshot.each_row(range, |path, row| {
             if path.is_root() {
                 return Ok(());
             }
-            // (What the last manifest has is kept by its root, and whoever
-            // asks for it finds out whether it is damaged.)
+            // The root of the last manifest keeps published content alive; a request for a
+            // damaged block reports the damage.
             if row.sequence > last.0 && !self.has_content(&row)? {
                 missing.push((path.clone(), row.stamp));
             }
@@ -326,18 +331,18 @@ impl Cutter<'_> {
             len: segment.block.data().len() as u64,
             totals,
         };
-        // Where it is not taken, whoever takes it has failed, and says why.
+        // Sending fails if the receiver has failed; its error is returned instead.
         self.blocks.send(segment.block).map_err(|_| SyncError::Stopped)?;
         Ok(block)
     }
 
-    /// Whether what the store has to have of a file is there.
+    /// Reports whether the store has the nodes of a file.
     fn has_content(&self, row: &Row) -> Result<bool, SyncError> {
         let Some(content) = row.content() else { return Ok(true) };
         if content.id.is_some() && content.cid.codec() == Codec::Raw {
             return Ok(true);
         }
-        Ok(self.core.store.has(&content.cid)?)
+        Ok(self.context.store.has(&content.cid)?)
     }
 }
 
@@ -350,15 +355,14 @@ fn totals_of(row: &Row) -> Totals {
     }
 }
 
-/// Content of files that no manifest keeps alive: what rows name that are in
-/// none yet. All of it is kept from now on; what is missing already is
-/// returned.
-pub(crate) fn keep_unpublished(
-    core: &Core,
+/// Pins the content of unpublished rows, which no manifest keeps alive. Returns the files whose
+/// content is already missing.
+pub(crate) fn pin_unpublished(
+    context: &Context,
     record: &FolderRecord,
     pin: &store::Pin,
 ) -> Result<Vec<RelPath>, SyncError> {
-    let snapshot = core.index.snapshot()?;
+    let snapshot = context.index.snapshot()?;
     let segments = snapshot.segments(record.number)?;
     let mut missing = Vec::new();
     for (at, (start, segment)) in segments.iter().enumerate() {
@@ -375,7 +379,7 @@ pub(crate) fn keep_unpublished(
             if !is_in_place || content.cid.codec() != Codec::Raw {
                 pin.add([content.cid]);
             }
-            if !is_whole(core, content.cid, is_in_place)? {
+            if !is_complete(context, content.cid, is_in_place)? {
                 missing.push(path);
             }
             Ok(())
@@ -384,27 +388,28 @@ pub(crate) fn keep_unpublished(
     Ok(missing)
 }
 
-/// Whether the nodes of a file are in the store, and its chunks where they are
-/// to be.
-fn is_whole(core: &Core, cid: Cid, is_in_place: bool) -> Result<bool, SyncError> {
-    let mut to_see = vec![cid];
-    while let Some(cid) = to_see.pop() {
+/// Reports whether the nodes of a file are in the store, and its chunks in the store or at known
+/// locations.
+fn is_complete(context: &Context, cid: Cid, is_in_place: bool) -> Result<bool, SyncError> {
+    let mut queue = vec![cid];
+    while let Some(cid) = queue.pop() {
         if cid.codec() == Codec::Raw {
             let is_known = if is_in_place {
-                // The empty block is in every file.
-                cid == core.scheme.name(Codec::Raw, b"") || core.in_place.is_known(cid.hash())?
+                // The empty block has no location.
+                cid == context.scheme.name(Codec::Raw, b"")
+                    || context.in_place.is_known(cid.hash())?
             } else {
-                core.store.has(&cid)?
+                context.store.has(&cid)?
             };
             if !is_known {
                 return Ok(false);
             }
             continue;
         }
-        // A damaged node counts as absent.
-        let Ok(Some(bytes)) = core.store.get(&cid) else { return Ok(false) };
+        // A damaged node is treated as absent.
+        let Ok(Some(bytes)) = context.store.get(&cid) else { return Ok(false) };
         let Ok(node) = types::FileNode::decode(&bytes) else { return Ok(false) };
-        to_see.extend(node.children().iter().map(|child| child.cid));
+        queue.extend(node.children().iter().map(|child| child.cid));
     }
     Ok(true)
 }

@@ -1,25 +1,25 @@
-//! Which segments have to be cut anew.
+//! Decides which segments have to be cut again.
 //!
-//! Where a segment begins is decided by the paths alone, except where one grew
-//! over its limit. So a run of stale segments can be cut by itself if it begins
-//! and ends where a segment would begin whatever was before it; the result is
-//! the same as if everything were cut. A run is made longer until that holds.
+//! The first path of a segment depends on the paths alone, unless the segment before it was
+//! full. So a run of stale segments can be cut separately if it begins and ends at paths that
+//! always begin a segment, whatever precedes them: the result is the same as if all rows were
+//! cut. A run is extended until that is the case.
 
 use std::ops::Range;
 
 use types::{BlockScheme, RelPath};
 
-/// A segment as the plan sees it.
+/// A segment of the last manifest.
 #[derive(Clone, Debug)]
 pub(crate) struct OldSegment {
-    /// Where it begins; the first begins with the folder.
+    /// The first path; the first segment begins with the root.
     pub(crate) start: RelPath,
-    /// Whether it no longer stands for the rows.
+    /// True if it no longer matches the rows.
     pub(crate) is_stale: bool,
 }
 
-/// The runs to cut, as ranges of `segments`, in order. `first_row(from, to)`
-/// is the first row from one path on and before the other.
+/// Returns the runs to cut, as ranges of `segments`, in order. `first_row(from, to)` returns
+/// the first row at or after `from` and before `to`.
 pub(crate) fn runs_to_cut<E>(
     scheme: &BlockScheme,
     segments: &[OldSegment],
@@ -34,8 +34,8 @@ pub(crate) fn runs_to_cut<E>(
             continue;
         }
         let mut run = at..at + 1;
-        // A segment that begins where the one before was full begins elsewhere
-        // when that one changes.
+        // A segment that begins because the one before it was full begins at another path when
+        // that one changes.
         while run.end < segments.len() && (segments[run.end].is_stale || !is_natural(run.end)) {
             run.end += 1;
         }
@@ -43,8 +43,8 @@ pub(crate) fn runs_to_cut<E>(
             let start = &segments[run.start].start;
             if is_natural(run.start) {
                 let end = segments.get(run.end).map(|segment| &segment.start);
-                // Where the path that a segment began with is gone, what is
-                // left of it belongs to the segment before.
+                // If the first path of a segment is gone, the remaining rows belong to the
+                // segment before it.
                 match first_row(start, end)? {
                     None => break,
                     Some(first) if first == *start || scheme.starts_segment(&first) => break,
@@ -81,7 +81,7 @@ mod tests {
         RelPath::new(format!("{number:05}")).unwrap()
     }
 
-    /// The first paths of the segments of these lines.
+    /// Returns the first paths of the segments of these lines.
     fn cut<'a>(lines: impl Iterator<Item = (&'a RelPath, &'a Vec<u8>)>) -> Vec<RelPath> {
         let mut writer = SegmentWriter::new(BlockScheme::plain());
         let mut starts = Vec::new();
@@ -92,8 +92,8 @@ mod tests {
         starts
     }
 
-    /// Changes lines, cuts anew what the plan says, and compares with cutting
-    /// everything. Tells how many segments were cut.
+    /// Changes lines, cuts the runs of the plan, and compares the result with cutting all
+    /// lines. Returns the number of segments that were cut.
     fn check(before: &Lines, changes: &BTreeMap<u32, Option<Vec<u8>>>) -> usize {
         let mut starts = cut(before.iter());
         if let Some(first) = starts.first_mut() {
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_becomes_something_and_nothing_again() {
+    fn an_empty_folder_gets_a_file_and_loses_it() {
         let empty = Lines::new();
         assert_eq!(check(&empty, &BTreeMap::from([(5, Some(vec![1]))])), 1);
         let one = Lines::from([(path(5), vec![1])]);
@@ -178,11 +178,11 @@ mod tests {
         #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
 
         #[test]
-        fn the_result_is_that_of_cutting_everything(
+        fn the_result_equals_cutting_everything(
             changes in changes(),
             removed in 0_u32..19_000,
             count in 0_u32..3000,
-            // Long lines, so that segments end by their length, too.
+            // Long lines, so that some segments end because they are full.
             long in 100_usize..3000,
         ) {
             let lines = lines(|number| if number % 7000 < 3500 { 100 } else { long });

@@ -1,13 +1,13 @@
-//! What is left out of a folder: the patterns of the configuration, and the
-//! files `.archivistignore` in the tree, with the meaning of git.
+//! Excluded paths: the patterns of the configuration, and the `.archivistignore` files in the
+//! tree, with the semantics of git.
 //!
-//! The last pattern that matches decides; those of a deeper file come after
-//! those of the files above it, and the configuration's before all. A pattern
-//! with `!` takes back in, but nothing below a directory that is left out.
+//! The last matching pattern decides. Patterns of a deeper file come after those of the files
+//! above it, and the patterns of the configuration come first. A pattern with `!` includes a
+//! path again, but nothing below an excluded directory.
 //!
-//! **Invariants.** An ignore file is read below the root's descriptor, as a
-//! regular file that no link leads to. What cannot be read or understood
-//! excludes nothing, and is reported. Matching takes time linear in the path.
+//! **Invariants.** An ignore file is read below the descriptor of the root, as a regular file,
+//! without following symbolic links. A file or line that cannot be read or parsed excludes
+//! nothing, and is reported. The time for matching is linear in the length of the path.
 
 mod pattern;
 #[cfg(test)]
@@ -22,37 +22,37 @@ use types::{RelPath, with_causes};
 
 pub(crate) use pattern::PatternError;
 
-/// The files that say what is left out.
+/// The name of ignore files.
 const FILE_NAME: &[u8] = b".archivistignore";
 
-/// The longest ignore file that is used, in bytes: making it ready to match
-/// takes about a second.
+/// Maximum length of an ignore file, in bytes: compiling one of this length needs about a
+/// second.
 const FILE_LEN_MAX: usize = 64 << 10;
 
-/// All that are in use at a time, in bytes: those from the root down to one
-/// directory, which take a hundred times that in memory.
+/// Maximum total length of the ignore files from the root down to one directory, in bytes: they
+/// need a hundred times as much memory.
 const FILES_LEN_MAX: usize = 512 << 10;
 
-/// How many bad lines of one file are reported.
-const BAD_LINES_MAX: usize = 5;
+/// Maximum number of invalid lines of one file that are reported.
+const INVALID_LINES_MAX: usize = 5;
 
-/// A pattern of the configuration that cannot be used.
+/// An invalid pattern of the configuration.
 #[derive(Debug, thiserror::Error)]
-#[error("the exclude pattern `{pattern}` cannot be used")]
+#[error("invalid exclude pattern `{pattern}`")]
 pub(crate) struct RulesError {
     /// The pattern.
     pub(crate) pattern: String,
-    /// What is wrong with it.
+    /// The cause.
     #[source]
     pub(crate) source: PatternError,
 }
 
-/// What is left out of one folder, as it is at one place of a walk.
+/// The rules of one folder, at the current place of a walk.
 #[derive(Debug)]
 pub(crate) struct Rules<'a> {
     root: &'a SourceTree,
     config: Gitignore,
-    /// The directories from the root down to where the walk is.
+    /// The directories from the root down to the current one.
     levels: Vec<Level>,
     problems: Vec<(RelPath, String)>,
 }
@@ -60,17 +60,17 @@ pub(crate) struct Rules<'a> {
 #[derive(Debug)]
 struct Level {
     dir: RelPath,
-    /// It is left out, or one above it is.
+    /// True if it or a directory above it is excluded.
     excluded: bool,
-    /// What its ignore file says, and how long that is.
+    /// The patterns of its ignore file, and the length of that file.
     file: Option<(Gitignore, usize)>,
 }
 
-/// What the patterns of the configuration match.
+/// Compiles the patterns of the configuration.
 ///
 /// # Errors
 ///
-/// [`RulesError`]: the first bad one.
+/// Returns [`RulesError`] for the first invalid pattern.
 pub(crate) fn matcher(exclude: &[String]) -> Result<Gitignore, RulesError> {
     let mut builder = GitignoreBuilder::new("");
     for pattern in exclude {
@@ -83,23 +83,23 @@ pub(crate) fn matcher(exclude: &[String]) -> Result<Gitignore, RulesError> {
 }
 
 impl<'a> Rules<'a> {
-    /// The rules of a folder, before its root was entered.
+    /// Returns the rules of a folder, before its root is entered.
     ///
     /// # Errors
     ///
-    /// [`RulesError`]: the first bad pattern of the configuration.
+    /// Returns [`RulesError`] for the first invalid pattern of the configuration.
     pub(crate) fn new(root: &'a SourceTree, exclude: &[String]) -> Result<Self, RulesError> {
         let config = matcher(exclude)?;
         Ok(Self { root, config, levels: Vec::new(), problems: Vec::new() })
     }
 
-    /// The name of the files that say what is left out.
+    /// Returns the name of ignore files.
     pub(crate) fn ignore_file_name() -> &'static [u8] {
         FILE_NAME
     }
 
-    /// The walk enters a directory. To be called from the root down for each
-    /// on the way; entering it once more reads its ignore file once more.
+    /// Enters a directory. Call it for each directory from the root down. Entering a directory
+    /// again reads its ignore file again.
     pub(crate) fn enter(&mut self, dir: &RelPath) {
         while let Some(top) = self.levels.last() {
             if dir.is_within(&top.dir) && *dir != top.dir {
@@ -108,16 +108,16 @@ impl<'a> Rules<'a> {
             self.levels.pop();
         }
         let excluded = !dir.is_root() && self.is_excluded(dir, true);
-        // What is below an excluded directory is decided.
+        // Everything below an excluded directory is excluded.
         let file = if excluded { None } else { self.read(dir) };
         self.levels.push(Level { dir: dir.clone(), excluded, file });
     }
 
-    /// Whether this is left out, by itself or by a directory above it.
+    /// Reports whether a path or a directory above it is excluded.
     pub(crate) fn is_excluded(&self, path: &RelPath, is_dir: bool) -> bool {
         let levels = match self.levels.last() {
             None => 0,
-            // As a rule the walk is where the path is.
+            // The usual case: the path is below the current directory.
             Some(top) if is_below(path, &top.dir) => self.levels.len(),
             Some(_) => self.levels.iter().take_while(|level| is_below(path, &level.dir)).count(),
         };
@@ -128,7 +128,7 @@ impl<'a> Rules<'a> {
         if self.config.is_empty() && levels.iter().all(|level| level.file.is_none()) {
             return false;
         }
-        // Directories between where the walk is and the path.
+        // Checks the directories between the current one and the path.
         let path = path.as_bytes();
         let known = levels.last().map_or(0, |level| match level.dir.as_bytes().len() {
             0 => 0,
@@ -145,13 +145,12 @@ impl<'a> Rules<'a> {
         self.is_matched(levels, path, is_dir)
     }
 
-    /// What was wrong with ignore files since the last call: the file, and
-    /// what.
+    /// Returns the problems of ignore files since the last call, each with its file.
     pub(crate) fn problems(&mut self) -> Vec<(RelPath, String)> {
         std::mem::take(&mut self.problems)
     }
 
-    /// What the patterns say of a path itself.
+    /// Reports whether the patterns exclude the path itself.
     fn is_matched(&self, levels: &[Level], path: &[u8], is_dir: bool) -> bool {
         for level in levels.iter().rev() {
             let Some((file, _)) = &level.file else { continue };
@@ -167,52 +166,59 @@ impl<'a> Rules<'a> {
         decide(&self.config, path, is_dir).unwrap_or(false)
     }
 
-    /// The ignore file of a directory, if it has one of use.
+    /// Reads the ignore file of a directory. Returns `None` if there is none, or if it cannot
+    /// be used.
     fn read(&mut self, dir: &RelPath) -> Option<(Gitignore, usize)> {
-        // Too long to be there.
+        // A path that is too long cannot exist.
         let path = dir.join(FILE_NAME).ok()?;
         let used: usize = self.levels.iter().filter_map(|l| Some(l.file.as_ref()?.1)).sum();
         let text = match self.text(&path) {
             Ok(text) => text?,
             Err(error) => {
-                self.problem(path, format!("is not used: {error}"));
+                self.problem(path, format!("cannot read the ignore file: {error}"));
                 return None;
             }
         };
         if text.len() > FILE_LEN_MAX {
-            self.problem(path, format!("is not used: it has more than {FILE_LEN_MAX} bytes"));
+            self.problem(
+                path,
+                format!("the ignore file has no effect: it is longer than {FILE_LEN_MAX} bytes"),
+            );
             return None;
         }
         if used + text.len() > FILES_LEN_MAX {
-            let what = format!("is not used: with those above it has over {FILES_LEN_MAX} bytes");
+            let what = format!(
+                "the ignore file has no effect: together with those above, it is longer than \
+                 {FILES_LEN_MAX} bytes"
+            );
             self.problem(path, what);
             return None;
         }
         let mut builder = GitignoreBuilder::new("");
-        let mut bad = Vec::new();
+        let mut invalid = Vec::new();
         for (line, number) in lines(&text).zip(1_usize..) {
             if let Err(error) = add(&mut builder, line) {
-                bad.push((number, error));
+                invalid.push((number, error));
             }
         }
-        for (number, error) in bad.iter().take(BAD_LINES_MAX) {
-            self.problem(path.clone(), format!("line {number} excludes nothing: {error}"));
+        for (number, error) in invalid.iter().take(INVALID_LINES_MAX) {
+            self.problem(path.clone(), format!("line {number} has no effect: {error}"));
         }
-        if bad.len() > BAD_LINES_MAX {
-            let more = bad.len() - BAD_LINES_MAX;
-            self.problem(path.clone(), format!("{more} further lines exclude nothing"));
+        if invalid.len() > INVALID_LINES_MAX {
+            let more = invalid.len() - INVALID_LINES_MAX;
+            self.problem(path.clone(), format!("{more} further lines have no effect"));
         }
         match builder.build() {
             Ok(file) if file.is_empty() => None,
             Ok(file) => Some((file, text.len())),
             Err(error) => {
-                self.problem(path, format!("is not used: {error}"));
+                self.problem(path, format!("the ignore file has no effect: {error}"));
                 None
             }
         }
     }
 
-    /// The text of an ignore file, or a byte more than it may have.
+    /// Returns the text of an ignore file, cut off one byte after the maximum length.
     fn text(&self, path: &RelPath) -> Result<Option<Vec<u8>>, String> {
         let open = match self.root.open_file(path) {
             Ok(open) => open,
@@ -245,7 +251,7 @@ fn is_below(path: &RelPath, dir: &RelPath) -> bool {
     path.is_within(dir) && path.as_bytes().len() > dir.as_bytes().len()
 }
 
-/// The lines of an ignore file.
+/// Returns the lines of an ignore file.
 fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
     text.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line))
@@ -258,7 +264,7 @@ fn add(builder: &mut GitignoreBuilder, line: &[u8]) -> Result<(), PatternError> 
     Ok(())
 }
 
-/// What one set of patterns says of a path below its directory.
+/// Returns the decision of one set of patterns about a path below its directory.
 fn decide(patterns: &Gitignore, path: &[u8], is_dir: bool) -> Option<bool> {
     use std::os::unix::ffi::OsStrExt;
     let path = std::ffi::OsStr::from_bytes(path);

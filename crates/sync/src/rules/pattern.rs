@@ -1,40 +1,40 @@
-//! One line of an ignore file, as git reads it, written anew such that the
-//! matcher of crate `ignore` takes it the same way.
+//! Rewrites a line of an ignore file so that the matcher of the crate `ignore` treats it as git
+//! does.
 //!
-//! That matcher knows `{a,b}`, which git does not, and no `[[:digit:]]`, `\]`
-//! in a class, or `***`, which git does; its classes match `/`; and it drops
-//! more than blanks from the end of a line. What cannot be written anew is
-//! refused, and then excludes nothing: too much in a backup is the lesser harm.
+//! The matcher differs from git: it supports `{a,b}`; it does not support `[[:digit:]]`, `\]`
+//! in a class, or `***`; its classes match `/`; and it removes more than blanks from the end
+//! of a line. A line that cannot be rewritten is refused, and excludes nothing: a backup with
+//! too many files is the lesser harm.
 
 use std::fmt::Write as _;
 
-/// Why a line cannot be used.
+/// The reason why a line is invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum PatternError {
-    /// It is not UTF-8.
+    /// The line is not UTF-8.
     #[error("it is not UTF-8")]
     Encoding,
-    /// It has a NUL in it.
-    #[error("it has a NUL in it")]
+    /// The line contains a NUL byte.
+    #[error("it contains a NUL byte")]
     Nul,
-    /// It ends with a backslash that escapes nothing.
-    #[error("its last backslash escapes nothing")]
+    /// The line ends with a backslash that escapes nothing.
+    #[error("the backslash at its end escapes nothing")]
     Escape,
-    /// A `\/`.
+    /// The line contains `\/`.
     #[error("a slash cannot be escaped")]
     EscapedSlash,
-    /// A class without its end, or with an unknown name in it.
-    #[error("a `[` has no `]`, or a class has an unknown name")]
+    /// A class has no end, or contains an unknown name.
+    #[error("a `[` has no `]`, or a class contains an unknown name")]
     Class,
-    /// Letters beyond ASCII in a class; git would match single bytes of them.
-    #[error("a class has more than ASCII in it")]
+    /// A class contains characters beyond ASCII; git would match single bytes of them.
+    #[error("a class contains characters beyond ASCII")]
     NotAscii,
-    /// The matcher refused it.
-    #[error("it cannot be used as a pattern")]
+    /// The matcher refused the line.
+    #[error("it is not a valid pattern")]
     Refused,
 }
 
-/// The line for the matcher; `None` where there is no pattern in it.
+/// Returns the line for the matcher; `None` if the line contains no pattern.
 pub(super) fn rewrite(line: &[u8]) -> Result<Option<String>, PatternError> {
     if line.starts_with(b"#") {
         return Ok(None);
@@ -58,19 +58,19 @@ pub(super) fn rewrite(line: &[u8]) -> Result<Option<String>, PatternError> {
         return Ok(None);
     }
     let Some(body) = Body::of(line, anchored)? else { return Ok(None) };
-    // Without the prefix the matcher would look for a slash by itself, and find
-    // those that were put into classes.
+    // Without the prefix, the matcher would search for a slash, and find those that were put
+    // into classes.
     let place = if anchored { "/" } else { "**/" };
     Ok(Some(format!("{again}{place}{body}{dirs}")))
 }
 
-/// The line without blanks at its end, but for one that is escaped.
+/// Returns the line without the blanks at its end, except for an escaped one.
 fn trimmed(line: &[u8]) -> &[u8] {
     let mut end = 0;
     let mut at = 0;
     while at < line.len() {
         let step = if line[at] == b'\\' { 2 } else { 1 };
-        // An escape that has nothing to escape: git leaves such a line alone.
+        // A backslash that escapes nothing: git does not trim such a line.
         if at + step > line.len() {
             return line;
         }
@@ -82,15 +82,15 @@ fn trimmed(line: &[u8]) -> &[u8] {
     &line[..end]
 }
 
-/// What is between the slashes at the ends.
+/// The part of a pattern between the slashes at its ends.
 struct Body {
     text: String,
-    /// Where the last `**` ends in it.
+    /// The end of the last `**` in `text`.
     double_star_end: Option<usize>,
 }
 
 impl Body {
-    /// `None` where a name in it is empty, which no path matches.
+    /// Returns `None` if the pattern contains an empty name, which matches no path.
     fn of(pattern: &str, anchored: bool) -> Result<Option<String>, PatternError> {
         let mut body =
             Self { text: String::with_capacity(pattern.len() + 8), double_star_end: None };
@@ -134,7 +134,7 @@ impl Body {
             self.text.push('*');
             return;
         }
-        // `**/**` is no more than `**`.
+        // `**/**` is the same as `**`.
         if let Some(end) = self.double_star_end
             && end + 1 == self.text.len()
         {
@@ -151,11 +151,11 @@ impl Body {
                 self.text.push('\\');
                 self.text.push(letter);
             }
-            // At the end of a line the matcher would drop it. A group of one
-            // is that one.
+            // The matcher would remove it from the end of a line. A group with one
+            // alternative is the same as that alternative.
             '\\' => self.text.push_str("{\\\\}"),
             letter if letter.is_whitespace() => {
-                // Writing to a string does not fail.
+                // Writing to a string cannot fail.
                 let _ = write!(self.text, "{{{letter}}}");
             }
             letter => self.text.push(letter),
@@ -163,7 +163,7 @@ impl Body {
     }
 }
 
-/// A class, from behind its `[`, as one of the matcher's, and what follows.
+/// Rewrites a class, given the text after its `[`. Also returns the text after the class.
 fn class(pattern: &str) -> Result<(String, &str), PatternError> {
     let (negated, mut rest) = match pattern.strip_prefix(['!', '^']) {
         Some(rest) => (true, rest),
@@ -193,7 +193,7 @@ fn class(pattern: &str) -> Result<(String, &str), PatternError> {
             }
             b'[' if rest.starts_with(':') => {
                 let end = rest.find(']').ok_or(PatternError::Class)?;
-                // `[:` and what is up to the next `]`: `[:]` is no name.
+                // A name extends from `[:` to the next `]`; `[:]` is not a name.
                 match rest[1..end].strip_suffix(':') {
                     Some(name) => {
                         add_named(&mut members, name)?;
@@ -216,8 +216,8 @@ fn class(pattern: &str) -> Result<(String, &str), PatternError> {
     // A class never matches a slash.
     members[usize::from(b'/')] = negated;
     let mut class = String::from(if negated { "[!" } else { "[" });
-    // First what would end it anywhere else; or NUL, which is in no name, so
-    // that nothing else comes first and means something there.
+    // First a `]`, which would end the class at any other place. Otherwise NUL, which no name
+    // contains: the other members would have a special meaning at this place.
     class.push(if members[usize::from(b']')] { ']' } else { '\0' });
     for member in (1..128_u8).filter(|member| members[usize::from(*member)]) {
         if !matches!(member, b']' | b'-') {
@@ -251,7 +251,7 @@ fn add_named(members: &mut [bool; 128], name: &str) -> Result<(), PatternError> 
         "lower" => u8::is_ascii_lowercase,
         "print" => |byte| matches!(byte, b' '..=b'~'),
         "punct" => u8::is_ascii_punctuation,
-        // Git's own table has neither of the vertical ones.
+        // The table of git contains neither vertical tab nor form feed.
         "space" => |byte| matches!(byte, b' ' | b'\t' | b'\n' | b'\r'),
         "upper" => u8::is_ascii_uppercase,
         "xdigit" => u8::is_ascii_hexdigit,

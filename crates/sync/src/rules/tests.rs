@@ -1,5 +1,5 @@
-//! What git leaves out is left out, path by path; hostile ignore files exclude
-//! nothing and say so.
+//! The rules exclude exactly the paths that git excludes; hostile ignore files exclude nothing
+//! and are reported.
 
 mod hostile;
 
@@ -24,7 +24,7 @@ fn os(bytes: &[u8]) -> &Path {
     Path::new(OsStr::from_bytes(bytes))
 }
 
-/// A tree, with `/` at the end of directories, and what is in it.
+/// A tree of files, and its paths; those of directories end with `/`.
 struct Tree {
     dir: tempfile::TempDir,
     paths: BTreeSet<Vec<u8>>,
@@ -54,7 +54,7 @@ impl Tree {
         Self { dir, paths: all }
     }
 
-    /// Sets the ignore file of a directory, for both.
+    /// Writes the ignore file of a directory, for git and for the rules.
     fn ignore(&self, dir: &[u8], text: &[u8]) {
         for name in [".gitignore", ".archivistignore"] {
             fs::write(self.dir.path().join(os(dir)).join(name), text).unwrap();
@@ -71,7 +71,7 @@ impl Tree {
         git
     }
 
-    /// Makes it a work tree; `false` where there is no git.
+    /// Makes the tree a git work tree; false if git is not installed.
     fn init(&self) -> bool {
         match self.git().args(["init", "-q"]).status() {
             Ok(status) => {
@@ -79,13 +79,14 @@ impl Tree {
                 true
             }
             Err(error) => {
-                println!("skipped: no git here: {error}");
+                println!("skipped: git is not installed: {error}");
                 false
             }
         }
     }
 
-    /// What git leaves out, the configuration's patterns in `info/exclude`.
+    /// Returns the paths that git excludes, with the patterns of the configuration in
+    /// `info/exclude`.
     fn by_git(&self, exclude: &[String]) -> BTreeSet<Vec<u8>> {
         fs::create_dir_all(self.dir.path().join(".git/info")).unwrap();
         fs::write(self.dir.path().join(".git/info/exclude"), exclude.join("\n")).unwrap();
@@ -108,7 +109,8 @@ impl Tree {
         list.map(<[u8]>::to_vec).collect()
     }
 
-    /// What the rules leave out, as a walk asks: nothing below what is.
+    /// Returns the paths that the rules exclude in a walk, which does not enter excluded
+    /// directories, and the reported problems.
     fn by_walk(&self, exclude: &[String]) -> (BTreeSet<Vec<u8>>, Vec<(RelPath, String)>) {
         let root = SourceTree::open(self.dir.path()).unwrap();
         let mut rules = Rules::new(&root, exclude).unwrap();
@@ -134,8 +136,8 @@ impl Tree {
         (excluded, rules.problems())
     }
 
-    /// What the rules leave out, asked for each path as if it were the only
-    /// one, excluded directories entered too.
+    /// Returns the paths that the rules exclude, each checked separately, with excluded
+    /// directories entered, too.
     fn by_path(&self, exclude: &[String]) -> BTreeSet<Vec<u8>> {
         let root = SourceTree::open(self.dir.path()).unwrap();
         let mut excluded = BTreeSet::new();
@@ -155,9 +157,9 @@ impl Tree {
     }
 }
 
-/// Whether git takes the line other than it says in its manual: it cuts off
-/// what comes before the first wildcard, and so takes the `**` of `b**/a` for
-/// one that stands alone. The rules take it as the manual says.
+/// Reports whether git treats the line differently from its manual: git cuts off the text
+/// before the first wildcard, so that the `**` of `b**/a` stands alone. The rules follow the
+/// manual.
 fn is_odd_in_git(line: &str) -> bool {
     let body = line.trim_start_matches('!').trim_start_matches('/');
     let wild = body.find(['*', '?', '[', '\\']).unwrap_or(body.len());

@@ -1,4 +1,4 @@
-//! The rows of a range, one after the other, in step with a walk.
+//! A cursor over the rows of a range, which advances together with a walk.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -9,30 +9,31 @@ use crate::error::SyncError;
 use crate::index::{Index, RawRow, Row};
 use crate::path_key::{FolderNumber, within_range};
 
-/// How many rows are read at a time: few at first, since most scans are of one
-/// directory.
+/// Number of rows that are read at first: few, since most scans are of one directory.
 const PAGE_FIRST: usize = 64;
+/// Number of rows that are read at a time later.
 const PAGE_MAX: usize = 2048;
 
-/// See the module. Each page is read for itself, so that the index need not
-/// keep an old state for the length of a scan; a scan changes no row before it
-/// has come to it.
+/// A cursor over the rows of a range.
+///
+/// Each page is read in a transaction of its own, so that the index need not keep an old
+/// state during the scan. A scan changes no row that the cursor has not passed.
 #[derive(Debug)]
-pub(crate) struct Rows<'a> {
+pub(crate) struct RowCursor<'a> {
     index: &'a Index,
     number: FolderNumber,
-    /// What was not read yet.
+    /// The part of the range that was not read yet.
     rest: Range<Vec<u8>>,
     page: VecDeque<RawRow>,
     page_len: usize,
 }
 
-impl<'a> Rows<'a> {
+impl<'a> RowCursor<'a> {
     pub(crate) fn new(index: &'a Index, number: FolderNumber, range: Range<Vec<u8>>) -> Self {
         Self { index, number, rest: range, page: VecDeque::new(), page_len: PAGE_FIRST }
     }
 
-    /// The next row, which stays the next.
+    /// Returns the next row without advancing.
     pub(crate) fn peek(&mut self) -> Result<Option<&RawRow>, SyncError> {
         if self.page.is_empty() && self.rest.start < self.rest.end {
             let rows = self.index.snapshot()?.raw_rows(&self.rest, self.page_len)?;
@@ -49,7 +50,7 @@ impl<'a> Rows<'a> {
         Ok(self.page.front())
     }
 
-    /// The next row.
+    /// Returns the next row and advances.
     pub(crate) fn take(&mut self) -> Result<Option<(RelPath, Row)>, SyncError> {
         if self.peek()?.is_none() {
             return Ok(None);
@@ -60,13 +61,13 @@ impl<'a> Rows<'a> {
         Ok(Some((path, row)))
     }
 
-    /// Whether the next row is this path or below it.
+    /// Reports whether the next row is that of `path` or of a path below it.
     pub(crate) fn is_within(&mut self, path: &RelPath) -> Result<bool, SyncError> {
         let range = within_range(self.number, path);
         Ok(self.peek()?.is_some_and(|raw| range.contains(&raw.key)))
     }
 
-    /// Passes over a path and all below it.
+    /// Skips the rows of `path` and of all paths below it.
     pub(crate) fn skip_within(&mut self, path: &RelPath) {
         let end = within_range(self.number, path).end;
         while self.page.front().is_some_and(|raw| raw.key < end) {

@@ -1,4 +1,4 @@
-//! What a scan is to look at.
+//! The directories and files that a scan examines.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,25 +8,25 @@ use crate::error::SyncError;
 use crate::index::Index;
 use crate::path_key::FolderNumber;
 
-/// More directories than this are not told apart: everything is looked at.
+/// Maximum number of directories, and of files; beyond it, the whole folder is scanned.
 const DIRS_MAX: usize = 20_000;
 
-/// Directories and files that something may have changed in.
+/// Directories and files in which something may have changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Targets {
-    /// Directories, and whether what is below them is meant, too.
+    /// Directories; true if everything below is included.
     pub(crate) dirs: BTreeMap<RelPath, bool>,
     /// Single files.
     pub(crate) files: BTreeSet<RelPath>,
 }
 
 impl Targets {
-    /// The whole folder.
+    /// Returns the whole folder.
     pub(crate) fn all() -> Self {
         Self { dirs: BTreeMap::from([(RelPath::root(), true)]), files: BTreeSet::new() }
     }
 
-    /// Whether it is the whole folder.
+    /// Reports whether these targets are the whole folder.
     pub(crate) fn is_all(&self) -> bool {
         self.dirs.get(&RelPath::root()) == Some(&true)
     }
@@ -50,7 +50,7 @@ impl Targets {
     }
 }
 
-/// The root, and every directory down to this one.
+/// Returns the root and every directory down to `dir`.
 pub(super) fn ancestors(dir: &RelPath) -> Vec<RelPath> {
     let mut all = vec![dir.clone()];
     let mut at = dir.parent();
@@ -62,8 +62,8 @@ pub(super) fn ancestors(dir: &RelPath) -> Vec<RelPath> {
     all
 }
 
-/// The same, such that each directory has a row (what has none is new, and its
-/// parent tells whether it is wanted), and nothing is looked at twice.
+/// Normalises targets: a directory without a row is replaced by its closest ancestor with a
+/// row, whose scan decides whether it is excluded, and no path is scanned twice.
 pub(crate) fn normalise(
     index: &Index,
     number: FolderNumber,

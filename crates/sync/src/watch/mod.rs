@@ -13,7 +13,7 @@
 //! `ReadDirectoryChangesW`) may start the stream when the root is watched, and count the
 //! directories below.
 //!
-//! What is absent: scanning, and any decision about what a hint means.
+//! Absent: scanning, and the decision which scan a hint causes.
 
 #[cfg(test)]
 pub(crate) mod fake;

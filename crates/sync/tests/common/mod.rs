@@ -1,4 +1,4 @@
-//! A service on a temporary folder, and a manifest held against the tree.
+//! A service on a temporary folder, and the comparison of a manifest with the tree.
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
@@ -21,10 +21,10 @@ use types::{
     PublishedManifest, RelPath, TreeCheck, decode_segment,
 };
 
-/// How long a test waits for what has to come.
+/// Maximum time that a test waits.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Notes what was published.
+/// Records the published manifests and the withdrawn folders.
 #[derive(Debug, Default)]
 pub(crate) struct Recorder(
     pub(crate) Mutex<Vec<PublishedManifest>>,
@@ -81,7 +81,7 @@ impl Clock for MovedClock {
     }
 }
 
-/// A service, and what it stands on.
+/// A service, and the services that it uses.
 pub(crate) struct Setup {
     pub(crate) dir: tempfile::TempDir,
     pub(crate) store: Arc<dyn BlockStore>,
@@ -107,7 +107,7 @@ pub(crate) fn folder(id_text: &str, path: PathBuf) -> FolderSettings {
 }
 
 impl Setup {
-    /// One empty folder, `docs`; the service is not started.
+    /// Creates one empty folder, `docs`, without starting the service.
     pub(crate) fn stopped() -> Self {
         Self::on(Arc::new(MemStore::new()))
     }
@@ -126,10 +126,10 @@ impl Setup {
             clock: Arc::default(),
             settings: watch::Sender::new(settings),
             tuning: Tuning {
-                settle: Duration::from_millis(20),
+                quiet_time: Duration::from_millis(20),
                 alarm_interval: Duration::from_millis(100),
-                // However slow the machine is.
-                first_look_pause: Duration::from_hours(1),
+                // No manifest during the first scan, even on a slow machine.
+                first_scan_interval: Duration::from_hours(1),
                 ..Tuning::default()
             },
             service: None,
@@ -149,9 +149,9 @@ impl Setup {
     /// injected faults, and is counted.
     pub(crate) fn work_on_request_only(&mut self) {
         let never = Duration::from_hours(1);
-        self.tuning.settle = never;
-        self.tuning.settle_max = never;
-        self.tuning.unrest_max = never;
+        self.tuning.quiet_time = never;
+        self.tuning.quiet_time_max = never;
+        self.tuning.publish_interval_max = never;
         self.tuning.alarm_interval = never;
         self.settings.send_modify(|settings| {
             settings.manifest_max_delay = never;
@@ -192,7 +192,7 @@ impl Setup {
         self.service.as_ref().unwrap().handle()
     }
 
-    /// A path in the folder.
+    /// Returns a path in the folder.
     pub(crate) fn path(&self, name: impl AsRef<Path>) -> PathBuf {
         self.dir.path().join("docs").join(name)
     }
@@ -207,8 +207,8 @@ impl Setup {
         self.handle().scan_now(&id("docs")).await.unwrap()
     }
 
-    /// As [`Setup::sync`], until nothing was written too shortly before it was
-    /// read.
+    /// Same as [`Setup::sync`], until no file was changed so shortly before the scan that the
+    /// next scan would read it again.
     pub(crate) async fn calm(&self) -> PublishedManifest {
         let end = Instant::now() + DEADLINE;
         loop {
@@ -229,7 +229,7 @@ impl Setup {
         self.status().files_read
     }
 
-    /// Waits until something is so.
+    /// Waits until the status satisfies `is_so`.
     pub(crate) async fn until(&self, what: &str, is_so: impl Fn(&FolderStatus) -> bool) {
         let end = Instant::now() + DEADLINE;
         while !is_so(&self.status()) {
@@ -242,7 +242,7 @@ impl Setup {
         self.recorder.0.lock().clone()
     }
 
-    /// What a manifest says, checked.
+    /// Checks a manifest, and returns its header and its entries.
     pub(crate) fn manifest(
         &self,
         published: &PublishedManifest,
@@ -288,7 +288,7 @@ impl Setup {
         self.entries(published).keys().map(ToString::to_string).collect()
     }
 
-    /// The bytes of a file of a manifest, as a backup server would get them.
+    /// Returns the bytes of a file of a manifest, as a backup server would receive them.
     pub(crate) fn content(&self, cid: Cid) -> Result<Vec<u8>, InPlaceAnswer> {
         let mut bytes = Vec::new();
         let mut todo = vec![cid];
@@ -304,7 +304,8 @@ impl Setup {
                     },
                 }
             } else {
-                let node = self.store.get(&cid).unwrap().expect("a node that the manifest needs");
+                let node =
+                    self.store.get(&cid).unwrap().expect("the store has every node of a manifest");
                 let node = FileNode::decode(&node).unwrap();
                 todo.extend(node.children().iter().rev().map(|child| child.cid));
             }
@@ -312,7 +313,7 @@ impl Setup {
         Ok(bytes)
     }
 
-    /// Holds a manifest against the folder: every name, every byte.
+    /// Compares a manifest with the folder: every name, every byte.
     pub(crate) fn check(&self, published: &PublishedManifest) {
         self.check_tree(published, &self.dir.path().join("docs"), &[]);
     }
@@ -351,7 +352,7 @@ impl Setup {
     }
 }
 
-/// Bytes that do not compress, the same for the same seed.
+/// Returns incompressible bytes, the same for the same seed.
 pub(crate) fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);

@@ -1,15 +1,15 @@
-//! Names and ignore files as nobody would write them, and what they cost.
+//! Hostile names and ignore files, and their cost.
 
 use super::*;
 
 #[test]
-fn what_is_not_utf_8_is_matched_by_what_is() {
+fn names_that_are_not_utf_8_are_matched_by_patterns_that_are() {
     let tree = Tree::new(&[b"\xff.tmp", b"\xff/a.tmp", b"\xff/\xfe/b"]);
     fs::write(tree.dir.path().join(os(b"\xff/.archivistignore")), b"/?/\n\xfe\n").unwrap();
     let (excluded, problems) = tree.by_walk(&["*.tmp".to_owned(), "!a.*".to_owned()]);
     let expected: &[&[u8]] = &[b"\xff.tmp", b"\xff/\xfe", b"\xff/\xfe/b"];
     assert_eq!(excluded, expected.iter().map(|path| path.to_vec()).collect());
-    let what = "line 2 excludes nothing: it is not UTF-8".to_owned();
+    let what = "line 2 has no effect: it is not UTF-8".to_owned();
     assert_eq!(problems, [(path(b"\xff/.archivistignore"), what)]);
 }
 
@@ -42,13 +42,13 @@ fn hostile_ignore_files_exclude_nothing_and_are_reported() {
     assert!(texts[1][0].contains("not a regular file"), "{texts:?}");
     assert!(texts[2][0].contains("65536"), "{texts:?}");
     assert!(texts[3][0].contains("not a regular file"), "{texts:?}");
-    assert_eq!(texts[4].len(), BAD_LINES_MAX + 1);
-    assert_eq!(texts[4][BAD_LINES_MAX], "15 further lines exclude nothing");
+    assert_eq!(texts[4].len(), INVALID_LINES_MAX + 1);
+    assert_eq!(texts[4][INVALID_LINES_MAX], "15 further lines have no effect");
     assert!(texts[5].is_empty());
 }
 
 #[test]
-fn ignore_files_above_each_other_have_a_limit_together() {
+fn nested_ignore_files_have_a_common_limit() {
     let depth = FILES_LEN_MAX / FILE_LEN_MAX + 1;
     let deepest = "d/".repeat(depth);
     let tree = Tree::new(&[deepest.as_bytes()]);
@@ -72,7 +72,7 @@ fn a_bad_pattern_of_the_configuration_is_named() {
 }
 
 #[test]
-fn an_ignore_file_that_changed_counts_when_its_directory_is_entered_again() {
+fn a_changed_ignore_file_applies_when_its_directory_is_entered_again() {
     let tree = Tree::new(&[b"d/a", b"d/e/a"]);
     let root = SourceTree::open(tree.dir.path()).unwrap();
     let mut rules = Rules::new(&root, &[]).unwrap();
@@ -83,7 +83,7 @@ fn an_ignore_file_that_changed_counts_when_its_directory_is_entered_again() {
     rules.enter(&path("d"));
     rules.enter(&path("d/e"));
     assert!(rules.is_excluded(&path("d/e/a"), false));
-    // Of a directory that was left, nothing remains.
+    // The rules of a directory end when the walk leaves it.
     assert!(!rules.is_excluded(&path("b/a"), false));
     assert!(rules.is_excluded(&path("d/x/a"), false));
     rules.enter(&path("f"));

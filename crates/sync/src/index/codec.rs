@@ -1,9 +1,9 @@
-//! How the values of the index are written: numbers of variable length (LEB128,
-//! signed ones zigzagged), byte strings with their length before them.
+//! The encoding of values in the index: numbers of variable length (LEB128; signed ones in
+//! zigzag form), and byte strings preceded by their length.
 //!
-//! Reading is total: bytes that are not of the form give `None`.
+//! Decoding is total: malformed bytes lead to `None`.
 
-/// Writes a value.
+/// Encodes a value.
 #[derive(Debug, Default)]
 pub(crate) struct Writer(pub(crate) Vec<u8>);
 
@@ -37,7 +37,7 @@ impl Writer {
     }
 }
 
-/// Reads a value.
+/// Decodes a value.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
 
@@ -118,7 +118,7 @@ mod tests {
         }
 
         #[test]
-        fn garbage_is_read_to_an_end(bytes: Vec<u8>) {
+        fn decoding_garbage_ends(bytes: Vec<u8>) {
             let mut reader = Reader(&bytes);
             while reader.number().is_some() {}
             let mut reader = Reader(&bytes);

@@ -1,19 +1,18 @@
-//! What a folder's task does because somebody asks for it, and the answers.
+//! Commands to a folder's thread, a requested scan and a confirmation, and their answers.
 
 use std::time::Duration;
 
 use types::{PublishedManifest, with_causes};
 
 use super::mailbox::{ConfirmReply, ScanReply};
-use super::{Task, shown};
+use super::{Task, display_path};
 use crate::error::SyncError;
-use crate::publish::Standing;
+use crate::publish::ManifestKind;
 
-/// A scan that somebody asked for is repeated for so long for what changes
-/// while it is looked at.
-const ASKED_PATIENCE: Duration = Duration::from_secs(2);
-/// How soon.
-const ASKED_PAUSE: Duration = Duration::from_millis(20);
+/// Time for which a requested scan repeats the scan of files that change meanwhile.
+const RETRY_TIME: Duration = Duration::from_secs(2);
+/// Pause between two of these scans.
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
 impl Task {
     pub(super) fn refuse(
@@ -22,7 +21,7 @@ impl Task {
         confirms: Vec<ConfirmReply>,
         error: impl Fn() -> SyncError,
     ) {
-        // Whoever asked may have gone.
+        // Sending fails if the requester no longer waits.
         for reply in scans {
             let _ = reply.send(Err(error()));
         }
@@ -37,7 +36,7 @@ impl Task {
         }
         let result = self.scan_and_publish();
         if let Err(error) = &result {
-            self.note_trouble(error);
+            self.report_error(error);
         }
         self.show_rest();
         let mut replies = replies.into_iter();
@@ -56,65 +55,66 @@ impl Task {
         }
     }
 
-    /// Looks at everything, and publishes whatever is in no manifest yet.
+    /// Scans the folder completely and publishes all changes.
     fn scan_and_publish(&mut self) -> Result<PublishedManifest, SyncError> {
         self.schedule.unblock();
-        let end = self.now() + ASKED_PATIENCE;
-        self.is_asked = true;
-        let mut looked = self.look_at_all();
-        while looked.is_ok() && self.is_unsettled() && self.now() < end {
-            std::thread::sleep(ASKED_PAUSE);
-            looked = self.look_at_dirt();
+        let end = self.now() + RETRY_TIME;
+        self.is_on_request = true;
+        let mut scanned = self.scan_all();
+        while scanned.is_ok() && self.has_unstable_files() && self.now() < end {
+            std::thread::sleep(RETRY_PAUSE);
+            scanned = self.scan_dirty();
         }
-        self.is_asked = false;
-        looked?;
-        if self.wants_manifest()? {
-            self.publish(Standing::Found)?;
-            // Something may have to be read again first, or to be given up.
+        self.is_on_request = false;
+        scanned?;
+        if self.needs_manifest()? {
+            self.publish(ManifestKind::Guarded)?;
+            // Missing content has to be read again first. The second time it is given up.
             for _ in 0..2 {
                 if self.missing.is_empty() {
                     break;
                 }
-                self.look_at_dirt()?;
-                self.publish(Standing::Found)?;
+                self.scan_dirty()?;
+                self.publish(ManifestKind::Guarded)?;
             }
         }
         let manifest = self.record.manifest.as_ref();
         let published = manifest.map(|manifest| manifest.published(&self.mailbox.id));
         published.ok_or_else(|| SyncError::Failed {
             folder: self.mailbox.id.clone(),
-            text: "files change while they are read; it is tried again".to_owned(),
+            text: "the files keep changing while they are read; the scan will be retried"
+                .to_owned(),
         })
     }
 
-    /// Whether something changed while it was looked at, and may be still by now.
-    pub(super) fn is_unsettled(&self) -> bool {
-        let restless = self.retries.restless(self.now(), &self.core.tuning);
-        !self.again.is_empty() || self.retries.all().len() > restless.len()
+    /// Reports whether files changed while they were read and may be readable by now.
+    pub(super) fn has_unstable_files(&self) -> bool {
+        let unstable = self.retries.unstable(self.now(), &self.context.tuning);
+        !self.rescan.is_empty() || self.retries.all().len() > unstable.len()
     }
 
-    /// Whether there is anything that the last manifest does not say.
-    fn wants_manifest(&self) -> Result<bool, SyncError> {
-        if self.record.pending > 0 || self.is_otherwise() {
+    /// Reports whether a new manifest would differ from the last one.
+    fn needs_manifest(&self) -> Result<bool, SyncError> {
+        if self.record.pending > 0 || self.is_manifest_outdated() {
             return Ok(true);
         }
-        let segments = self.core.index.snapshot()?.segments(self.record.number)?;
+        let segments = self.context.index.snapshot()?.segments(self.record.number)?;
         Ok(segments.iter().any(|(_, segment)| segment.stale > 0))
     }
 
-    /// Whether the last manifest has another name or place for the folder, or
-    /// is only of a part of it, or there is none.
-    pub(super) fn is_otherwise(&self) -> bool {
+    /// Reports whether the last manifest has another name or path of the folder, is a partial
+    /// one, or does not exist.
+    pub(super) fn is_manifest_outdated(&self) -> bool {
         let folder = &self.config.folder;
         self.record.manifest.as_ref().is_none_or(|manifest| {
             manifest.is_unfinished
                 || manifest.folder_name != folder.name
-                || manifest.folder_path != shown(&folder.path)
+                || manifest.folder_path != display_path(&folder.path)
         })
     }
 
-    pub(super) fn confirm(&mut self, replies: Vec<ConfirmReply>) {
-        let result = self.confirm_impl();
+    pub(super) fn answer_confirms(&mut self, replies: Vec<ConfirmReply>) {
+        let result = self.confirm();
         self.show_rest();
         for reply in replies {
             let _ = reply.send(match &result {
@@ -129,26 +129,26 @@ impl Task {
             });
         }
         if let Err(error) = &result {
-            self.note_trouble(error);
+            self.report_error(error);
         }
     }
 
-    fn confirm_impl(&mut self) -> Result<(), SyncError> {
+    fn confirm(&mut self) -> Result<(), SyncError> {
         if self.record.alarm.is_some() {
             self.schedule.unblock();
-            self.is_accepted = true;
-            let looked = self.look_at_all();
-            self.is_accepted = false;
-            looked?;
+            self.is_root_confirmed = true;
+            let scanned = self.scan_all();
+            self.is_root_confirmed = false;
+            scanned?;
         }
-        self.core.index.update(&self.mailbox.id, |record| {
+        self.context.index.update(&self.mailbox.id, |record| {
             record.losses.clear();
             record.removals.clear();
             record.lost = 0;
         })?;
         self.reload()?;
-        if self.record.held.is_some() || self.wants_manifest()? {
-            self.publish(Standing::Confirmed)?;
+        if self.record.awaiting_confirmation.is_some() || self.needs_manifest()? {
+            self.publish(ManifestKind::Confirmed)?;
         }
         Ok(())
     }

@@ -1,5 +1,5 @@
-//! The first look at a folder, which may take hours: what was found by then is
-//! published while it goes on.
+//! The first scan of a folder, which may need hours: the results so far are published
+//! meanwhile.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -13,11 +13,11 @@ use types::{EntryKind, PublishedManifest};
 
 const FILES: u64 = 600;
 
-/// A folder of some hundred files, of which some have nodes, and a service that
-/// publishes whenever it has saved something.
+/// Returns a folder of a few hundred files, some of them with nodes, and a service that
+/// publishes after each saved batch.
 fn setup() -> Setup {
     let mut setup = Setup::stopped();
-    setup.tuning.first_look_pause = Duration::ZERO;
+    setup.tuning.first_scan_interval = Duration::ZERO;
     setup.tuning.batch_rows = 50;
     for number in 0..FILES {
         let len = if number % 100 == 0 { 300_000 } else { 500 };
@@ -26,11 +26,12 @@ fn setup() -> Setup {
     setup
 }
 
-fn held(setup: &Setup, published: &PublishedManifest) -> Option<String> {
+fn held_text(setup: &Setup, published: &PublishedManifest) -> Option<String> {
     setup.manifest(published).0.held
 }
 
-/// Whatever a manifest names is there to be fetched, and is what the folder has.
+/// Checks that every file of a manifest can be fetched and equals the file in the folder. Returns
+/// the number of files.
 fn assert_served(setup: &Setup, published: &PublishedManifest) -> u64 {
     let mut files = 0;
     for (path, entry) in setup.entries(published) {
@@ -43,7 +44,7 @@ fn assert_served(setup: &Setup, published: &PublishedManifest) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_found_by_then_is_published_and_marked_as_a_part() {
+async fn the_results_so_far_are_published_and_marked_as_partial() {
     let mut setup = setup();
     setup.work_on_request_only();
     setup.start();
@@ -56,15 +57,18 @@ async fn what_was_found_by_then_is_published_and_marked_as_a_part() {
         assert!(one.file_count >= before);
         before = one.file_count;
     }
-    // The roots of the last two are kept: a part, and all of it.
+    // The roots of the last two manifests are kept: a partial and the complete one.
     let (part, all) = (&published[published.len() - 2], published.last().unwrap());
-    assert!(held(&setup, part).unwrap().contains("first time"));
+    assert!(held_text(&setup, part).unwrap().contains("first scan"));
     assert_eq!(assert_served(&setup, part), part.file_count);
-    assert_eq!((all, held(&setup, all)), (&last, None));
+    assert_eq!((all, held_text(&setup, all)), (&last, None));
     assert_eq!(assert_served(&setup, all), FILES);
     setup.check(&last);
-    assert!(setup.status().held.is_none(), "nobody has to confirm it");
-    // From then on, it is as ever.
+    assert!(
+        setup.status().awaiting_confirmation.is_none(),
+        "a partial manifest needs no confirmation"
+    );
+    // Later manifests are complete.
     setup.write("new", "new");
     let next = setup.calm().await;
     assert_eq!(next.sequence_number.0, last.sequence_number.0 + 1);
@@ -74,7 +78,7 @@ async fn what_was_found_by_then_is_published_and_marked_as_a_part() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_first_look_that_was_cut_short_goes_on_and_ends_with_all_of_it() {
+async fn an_interrupted_first_scan_continues_and_ends_with_all_files() {
     let mut setup = setup();
     let mut counts = BTreeMap::new();
     for round in 0..4 {
@@ -90,13 +94,13 @@ async fn a_first_look_that_was_cut_short_goes_on_and_ends_with_all_of_it() {
     }
     setup.start();
     let last = setup.sync().await;
-    assert_eq!((held(&setup, &last), last.file_count), (None, FILES), "{counts:?}");
+    assert_eq!((held_text(&setup, &last), last.file_count), (None, FILES), "{counts:?}");
     setup.check(&last);
 }
 
-/// A part of the folder is no state to go by where there is a whole one.
+/// No partial manifest follows a complete one.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_folder_whose_index_was_lost_shows_no_part_of_itself() {
+async fn a_folder_whose_index_was_lost_publishes_no_partial_manifest() {
     let mut setup = setup();
     setup.start();
     let whole = setup.sync().await;

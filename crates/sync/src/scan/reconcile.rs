@@ -1,4 +1,4 @@
-//! What to do about one thing that is there, and the row that it has.
+//! Reconciles one directory entry with its index row.
 
 use fstree::{FileKind, FoundEntry, ReadError, TreeReader as _};
 use types::{RelPath, with_causes};
@@ -6,50 +6,55 @@ use types::{RelPath, with_causes};
 use super::targets::ancestors;
 use super::{Scan, ScanError};
 use crate::error::SyncError;
-use crate::hash::{Job, Mode};
-use crate::index::{Change, Row, RowStamp, Thing, thing_of};
+use crate::hash::{ReadJob, ReadMode};
+use crate::index::{Change, Row, RowKind, RowStamp, kind_of};
 
 impl Scan<'_> {
-    /// Takes in what was found where it is not what the row says.
-    pub(super) fn meet(&mut self, found: FoundEntry, row: Option<&Row>) -> Result<(), ScanError> {
+    /// Records an entry that differs from its row. The content of a regular file is read by
+    /// the pool, unless the stamp says that it has not changed.
+    pub(super) fn reconcile(
+        &mut self,
+        found: FoundEntry,
+        row: Option<&Row>,
+    ) -> Result<(), ScanError> {
         let stamp = RowStamp::of(&found.stamp, self.device());
         if found.kind() != FileKind::File {
-            return Ok(self.meet_other(&found, row)?);
+            return Ok(self.reconcile_special(&found, row)?);
         }
-        if self.order.resting.contains(&found.path) {
+        if self.options.resting.contains(&found.path) {
             return Ok(());
         }
-        let is_suspect = self.order.is_rehash || self.order.suspects.contains(&found.path);
-        let is_known = row.is_some_and(|row| {
+        let is_suspect = self.options.is_rehash || self.options.suspects.contains(&found.path);
+        let is_unchanged = row.is_some_and(|row| {
             let is_due = row.is_racy || (row.is_unread && self.is_all);
             row.content().is_some() && row.stamp == stamp && row.error.is_none() && !is_due
         });
-        if is_known && !is_suspect {
-            self.settled(&found.path);
+        if is_unchanged && !is_suspect {
+            self.mark_resolved(&found.path);
             return Ok(());
         }
         let before = row.map(|row| row.stamp);
         if !is_suspect && let Some(moved) = self.moved(&found, &stamp, before)? {
-            self.settled(&found.path);
+            self.mark_resolved(&found.path);
             self.put(found.path, moved, before);
             return Ok(());
         }
-        let mode = self.order.modes.get(&found.path).copied().unwrap_or(Mode::InPlace);
-        self.pool.add(Job { found, before, mode });
+        let mode = self.options.modes.get(&found.path).copied().unwrap_or(ReadMode::InPlace);
+        self.pool.add(ReadJob { found, before, mode });
         Ok(())
     }
 
     fn device(&self) -> u64 {
-        self.reading.root.identity().device
+        self.reader.root.identity().device
     }
 
     fn put(&mut self, path: RelPath, row: Row, before: Option<RowStamp>) {
-        self.since();
+        self.start_batch_timer();
         self.batch.add(path, Change::Put { row: Box::new(row), before });
     }
 
-    /// The row of a file that had another name until now: nothing of it has to
-    /// be read. Where another name may still be there, it is.
+    /// Returns the row of a file that was renamed, whose content need not be read. Returns
+    /// `None` if the file has several names, since the old name may still exist.
     fn moved(
         &self,
         found: &FoundEntry,
@@ -59,8 +64,8 @@ impl Scan<'_> {
         if !self.has_rows || found.links != 1 || before.is_some_and(|b| b.inode == stamp.inode) {
             return Ok(None);
         }
-        let number = self.order.number;
-        let Some((path, old)) = self.core.index.by_inode(number, stamp.inode)? else {
+        let number = self.options.number;
+        let Some((path, old)) = self.context.index.by_inode(number, stamp.inode)? else {
             return Ok(None);
         };
         let Some(content) = old.content() else { return Ok(None) };
@@ -71,32 +76,36 @@ impl Scan<'_> {
         let xattrs = if is_untouched {
             old.xattrs.clone()
         } else {
-            match self.reading.root.xattrs(found) {
+            match self.reader.root.xattrs(found) {
                 Ok(read) if read.unread.is_empty() => read.xattrs,
                 _ => return Ok(None),
             }
         };
-        let mut row = Row::new(found, self.device(), Thing::File(*content), xattrs);
+        let mut row = Row::new(found, self.device(), RowKind::File(*content), xattrs);
         (row.hour, row.sequence) = (old.hour, old.sequence);
         row.is_unread = old.is_unread || !is_untouched;
         Ok(Some(row))
     }
 
-    /// Takes in what has nothing to be read.
-    fn meet_other(&mut self, found: &FoundEntry, row: Option<&Row>) -> Result<(), SyncError> {
-        let Some(thing) = thing_of(found) else { return Ok(()) };
+    /// Records an entry without content to read: anything but a regular file.
+    fn reconcile_special(
+        &mut self,
+        found: &FoundEntry,
+        row: Option<&Row>,
+    ) -> Result<(), SyncError> {
+        let Some(kind) = kind_of(found) else { return Ok(()) };
         let stamp = RowStamp::of(&found.stamp, self.device());
         if let Some(row) = row
             && row.stamp == stamp
-            && row.thing == thing
+            && row.kind == kind
             && row.error.is_none()
         {
             return Ok(());
         }
-        let read = match self.reading.root.xattrs(found) {
+        let read = match self.reader.root.xattrs(found) {
             Ok(read) => read,
             Err(ReadError::Changed(path)) => {
-                self.scanned.again.push(path.parent().unwrap_or_else(RelPath::root));
+                self.report.rescan.push(path.parent().unwrap_or_else(RelPath::root));
                 return Ok(());
             }
             Err(error) => {
@@ -104,57 +113,59 @@ impl Scan<'_> {
                 return Ok(());
             }
         };
-        let mut new = Row::new(found, self.device(), thing, read.xattrs);
+        let mut new = Row::new(found, self.device(), kind, read.xattrs);
         if let Some((name, error)) = read.unread.first() {
             let name = String::from_utf8_lossy(name);
-            new.error = Some(format!("cannot read the attribute {name}: {error}"));
+            new.error = Some(format!("cannot read the extended attribute {name}: {error}"));
             self.failed.insert(found.path.clone());
         }
         self.put(found.path.clone(), new, row.map(|row| row.stamp));
         Ok(())
     }
 
-    /// Whether rules, or one of the directories on the way, leave a file out.
-    fn is_left_out(&self, path: &RelPath) -> Result<bool, ScanError> {
-        let root = &self.reading.root;
+    /// Reports whether a file is excluded by a pattern, or by a directory on the way to it.
+    fn is_excluded(&self, path: &RelPath) -> Result<bool, ScanError> {
+        let root = &self.reader.root;
         let dirs = ancestors(&path.parent().unwrap_or_else(RelPath::root));
-        let is_out = |dir: &RelPath| {
-            self.order.own_dirs.contains(dir) || (!dir.is_root() && root.is_cache_dir(dir))
+        let is_excluded_dir = |dir: &RelPath| {
+            self.options.own_dirs.contains(dir) || (!dir.is_root() && root.is_cache_dir(dir))
         };
         let rules = self.rules_at(root, dirs.last().unwrap_or(path))?;
-        Ok(rules.is_excluded(path, false) || dirs.iter().any(is_out))
+        Ok(rules.is_excluded(path, false) || dirs.iter().any(is_excluded_dir))
     }
 
-    /// Looks at one file.
-    pub(super) fn file(&mut self, path: &RelPath) -> Result<(), ScanError> {
-        let row = self.core.index.row(self.order.number, path)?;
-        let examined = self.reading.root.examine(path);
-        // After that: what was mounted meanwhile is noticed.
+    /// Scans one file.
+    pub(super) fn scan_file(&mut self, path: &RelPath) -> Result<(), ScanError> {
+        let row = self.context.index.row(self.options.number, path)?;
+        let examined = self.reader.root.examine(path);
+        // Checked afterwards, so that a file system mounted meanwhile is noticed.
         if self.is_hidden(&path.parent().unwrap_or_else(RelPath::root))? {
-            self.settled(path);
+            self.mark_resolved(path);
             return Ok(());
         }
-        if self.is_left_out(path)? {
-            self.settled(path);
+        if self.is_excluded(path)? {
+            self.mark_resolved(path);
             if row.is_some() {
-                self.scanned.again.push(path.parent().unwrap_or_else(RelPath::root));
+                self.report.rescan.push(path.parent().unwrap_or_else(RelPath::root));
             }
             return Ok(());
         }
         match examined {
-            Ok(Some(found)) if found.kind() == FileKind::File => self.meet(found, row.as_ref()),
+            Ok(Some(found)) if found.kind() == FileKind::File => {
+                self.reconcile(found, row.as_ref())
+            }
             Ok(None) if row.is_none() => {
-                self.settled(path);
+                self.mark_resolved(path);
                 Ok(())
             }
             Ok(_) => {
-                // It is another thing, or gone: its directory tells which.
-                self.settled(path);
-                self.scanned.again.push(path.parent().unwrap_or_else(RelPath::root));
+                // Not a regular file any more, or gone: the scan of its directory decides.
+                self.mark_resolved(path);
+                self.report.rescan.push(path.parent().unwrap_or_else(RelPath::root));
                 Ok(())
             }
             Err(error) => {
-                self.settled(path);
+                self.mark_resolved(path);
                 self.fail(path, with_causes(&error));
                 Ok(())
             }
@@ -162,12 +173,11 @@ impl Scan<'_> {
     }
 }
 
-/// Whether a file is the one of a row, under another name.
+/// Reports whether a file is the file of a row, under another name.
 ///
-/// Its inode may be another file's by now, even one of the same length and
-/// time of the last write: `tar` and `cp -p` set that. The time of its birth,
-/// which nobody sets, tells; where there is none, the file must not have been
-/// touched at all.
+/// The inode may belong to another file by now, even to one of the same length and mtime,
+/// since `tar` and `cp -p` set the mtime. No program sets the birth time, so it decides. If
+/// it is unknown, the file must be completely unchanged.
 fn is_renamed(old: &Row, found: &FoundEntry, stamp: &RowStamp) -> bool {
     let is_alike = RowStamp { ctime: stamp.ctime, ..old.stamp } == *stamp;
     let is_same_inode = match (old.born, found.born) {
@@ -207,10 +217,10 @@ mod tests {
         let is_renamed =
             |row: &Row, found: &FoundEntry| is_renamed(row, found, &RowStamp::of(&found.stamp, 1));
         assert!(is_renamed(&row, &found));
-        // Removed, and another made in its place, with its length and time.
+        // Removed, and another file created with its inode, length and mtime.
         let other = FoundEntry { born: Some((200, 0)), ..found.clone() };
         assert!(!is_renamed(&row, &other));
-        // Where one of the two is not known, nothing about it may differ.
+        // If a birth time is unknown, no time may differ.
         for (then, now) in [(None, found.born), (row.born, None), (None, None)] {
             let row = Row { born: then, ..row.clone() };
             let mut found = FoundEntry { born: now, ..found.clone() };

@@ -1,5 +1,5 @@
-//! Files that never stand still: what is taken of them, and that they hold up
-//! nothing else.
+//! Files that keep changing: which of their contents are backed up, and that they delay no other
+//! file.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -26,15 +26,15 @@ fn mtime_ns(path: &std::path::Path) -> i128 {
     i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec())
 }
 
-/// A thread that writes to a file again and again, until it is ended or the
-/// test is over.
+/// A thread that writes to a file until it is told to end or the test has ended.
 struct Writer {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<u64>>,
 }
 
 impl Writer {
-    /// Calls `write` with the file and 1, 2, …; returns when it has written once.
+    /// Starts a thread that calls `write` with the file and 1, 2, …; returns after its first
+    /// write.
     fn of(path: PathBuf, mut write: impl FnMut(&fs::File, u64) + Send + 'static) -> Self {
         let (stop, written) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (stopped, count) = (stop.clone(), written.clone());
@@ -54,7 +54,7 @@ impl Writer {
         Self { stop, thread: Some(thread) }
     }
 
-    /// Ends it; how often it has written.
+    /// Ends the thread. Returns the number of its writes.
     fn end(mut self) -> u64 {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.take().unwrap().join().unwrap()
@@ -67,13 +67,13 @@ impl Drop for Writer {
     }
 }
 
-/// Writes to "busy" all the time, and waits until it was tried some times.
-async fn tried_in_vain(setup: &mut Setup) -> Writer {
+/// Writes to "busy" continuously, and waits until several attempts to read it have failed.
+async fn fail_to_read_busy(setup: &mut Setup) -> Writer {
     let writer = Writer::of(setup.path("busy"), |file, number| {
         file.write_all_at(&number.to_le_bytes(), 0).unwrap();
     });
     let read = setup.files_read();
-    setup.until("some tries", |status| status.files_read > read + 5).await;
+    setup.until("several attempts", |status| status.files_read > read + 5).await;
     writer
 }
 
@@ -82,7 +82,7 @@ async fn publish_another(setup: &mut Setup, round: u32) {
     let content = format!("round {round}");
     let wanted = Hash::of(content.as_bytes());
     setup.write("new", content);
-    // One that says what was before may come first.
+    // A manifest with the content before may precede it.
     let has_it = || {
         let entries = setup.entries(setup.published().last()?);
         let kind = &entries.get(&path("new"))?.kind;
@@ -92,40 +92,40 @@ async fn publish_another(setup: &mut Setup, round: u32) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_that_is_rewritten_all_the_time_keeps_its_last_good_state() {
+async fn a_file_that_is_rewritten_continuously_keeps_its_last_readable_content() {
     let mut setup = Setup::stopped();
-    setup.tuning.patience = Duration::from_millis(300);
+    setup.tuning.unstable_after = Duration::from_millis(300);
     setup.tuning.retry_min = Duration::from_millis(20);
     setup.tuning.retry_max = Duration::from_millis(50);
     setup.write("busy", noise(1, 8_000_000));
     setup.write("calm", "calm");
     setup.start();
     let first = setup.calm().await;
-    // Front and back change together, so that a mixture would show.
+    // The writer changes both ends together, so that a mixture of two states is visible.
     let writer = Writer::of(setup.path("busy"), |file, number| {
         file.write_all_at(&number.to_le_bytes(), 0).unwrap();
         file.write_all_at(&number.to_le_bytes(), 7_999_992).unwrap();
     });
-    // (The writer may be held up for a while by the system, and a whole state
-    // be read then; it goes on.)
+    // (The system may interrupt the writer for a while, so that the file can be read; then the
+    // test continues.)
     let end = std::time::Instant::now() + Duration::from_secs(60);
     let mut last = first;
     for round in 0.. {
-        assert!(std::time::Instant::now() < end, "the file was always read well");
+        assert!(std::time::Instant::now() < end, "the file could always be read");
         setup.write("calm", format!("round {round}"));
         setup.clock.advance_hours(1);
         let saved = mtime_ns(&setup.path("busy"));
         let moment = setup.clock.now();
         let next = setup.sync().await;
-        assert!(next.sequence_number > last.sequence_number, "others wait for it");
+        assert!(next.sequence_number > last.sequence_number, "other files wait for it");
         let status = setup.status();
         let busy = &setup.entries(&next)[&path("busy")];
         let is_covered = status.error_count == 0 && status.covers_until >= Some(moment);
         if is_covered && status.sequence == next.sequence_number {
-            assert!(busy.metadata.mtime_ns >= saved, "an older state is said to be the newest");
+            assert!(busy.metadata.mtime_ns >= saved, "an older state is reported as covered");
         }
         if let Some(what) = &busy.error {
-            assert!(what.contains("changes all the time"));
+            assert!(what.contains("keeps changing"));
             break;
         }
         last = next;
@@ -138,19 +138,19 @@ async fn a_file_that_is_rewritten_all_the_time_keeps_its_last_good_state() {
     assert_eq!(setup.content(cid).unwrap()[..8], number.to_le_bytes());
 }
 
-/// A file that was to be tried again is another by then, and needs no reading:
-/// it is done with, or it would be due for ever, before anything else.
+/// A file that is due to be read again was replaced by a known file, and needs no reading. It
+/// must be resolved: otherwise it would stay due permanently, before all other work.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_to_be_tried_again_may_be_settled_without_reading() {
+async fn a_changing_file_may_be_resolved_without_reading() {
     let mut setup = Setup::stopped();
-    // It is always due.
+    // The file is always due.
     setup.tuning.retry_min = Duration::ZERO;
     setup.tuning.retry_max = Duration::ZERO;
     setup.write("busy", noise(1, 8_000_000));
     setup.write("other", "other");
     setup.start();
     setup.calm().await;
-    let writer = tried_in_vain(&mut setup).await;
+    let writer = fail_to_read_busy(&mut setup).await;
     fs::rename(setup.path("other"), setup.path("busy")).unwrap();
     setup.until("the rename", |status| status.files == 1).await;
     for round in 0..3 {
@@ -161,9 +161,9 @@ async fn a_file_to_be_tried_again_may_be_settled_without_reading() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_a_file_that_only_grows_its_beginning_is_taken() {
+async fn the_beginning_of_a_file_that_only_grows_is_backed_up() {
     let mut setup = Setup::stopped();
-    setup.tuning.patience = Duration::from_millis(100);
+    setup.tuning.unstable_after = Duration::from_millis(100);
     setup.tuning.retry_min = Duration::from_millis(10);
     setup.tuning.retry_max = Duration::from_millis(50);
     let before = noise(1, 6_000_000);
@@ -173,8 +173,8 @@ async fn of_a_file_that_only_grows_its_beginning_is_taken() {
         file.write_all_at(b"a line\n", len + 7 * (number - 1)).unwrap();
     });
     setup.start();
-    // It is served although the file goes on growing. (Where the writer paused,
-    // a manifest may have the file in place; asking tells that it has grown.)
+    // The beginning is served although the file keeps growing. (If the writer paused, a manifest
+    // may name blocks in the file; a request for them reports that the file has grown.)
     let end = std::time::Instant::now() + Duration::from_secs(60);
     let (content, size) = loop {
         assert!(std::time::Instant::now() < end, "the log was never served");
@@ -195,33 +195,33 @@ async fn of_a_file_that_only_grows_its_beginning_is_taken() {
     assert!(now.starts_with(&content));
 }
 
-/// A file that grows and is written to in the middle: its beginning may be a
-/// state that it never had, and is not called whole.
+/// If a file grows and is also written in the middle, its beginning may be a state that it
+/// never had, and is not marked as complete.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_beginning_of_a_file_is_not_called_whole() {
+async fn the_beginning_of_a_file_is_not_marked_as_complete() {
     const BEFORE: usize = 6_000_000;
     let mut setup = Setup::stopped();
-    setup.tuning.patience = Duration::from_millis(100);
+    setup.tuning.unstable_after = Duration::from_millis(100);
     setup.tuning.retry_min = Duration::from_millis(10);
     setup.tuning.retry_max = Duration::from_millis(20);
     setup.write("base", noise(1, BEFORE));
     let mut marked = std::time::Instant::now();
     let writer = Writer::of(setup.path("base"), move |file, number| {
         let count = number - 1;
-        // How many numbers follow, written behind what is read first.
+        // The number of numbers that follow, written behind the part that is read first.
         if marked.elapsed() > Duration::from_millis(100) {
             file.write_all_at(&count.to_le_bytes(), BEFORE as u64 - 8).unwrap();
             marked = std::time::Instant::now();
         }
         file.write_all_at(&count.to_le_bytes(), BEFORE as u64 + 8 * count).unwrap();
-        // (So that it does not grow faster than it is read.)
+        // (So that the file does not grow faster than it is read.)
         std::thread::sleep(Duration::from_millis(1));
     });
     setup.start();
     let end = std::time::Instant::now() + Duration::from_secs(60);
     let (mut seen, mut beginnings) = (0, 0);
     while beginnings < 3 {
-        assert!(std::time::Instant::now() < end, "its beginning was never taken");
+        assert!(std::time::Instant::now() < end, "the beginning was never backed up");
         tokio::time::sleep(Duration::from_millis(5)).await;
         let published = setup.published();
         if published.len() == seen {
@@ -233,12 +233,12 @@ async fn the_beginning_of_a_file_is_not_called_whole() {
         };
         let EntryKind::File { cid, .. } = entry.kind else { panic!("{entry:?}") };
         match &entry.error {
-            Some(what) => beginnings += u32::from(what.contains("its beginning")),
+            Some(what) => beginnings += u32::from(what.contains("only its beginning")),
             None => {
                 let Ok(content) = setup.content(cid) else { continue };
                 let follow = (content.len() - BEFORE) / 8;
                 let said = u64::from_le_bytes(content[BEFORE - 8..BEFORE].try_into().unwrap());
-                // (The first mark is noise until it is written.)
+                // (Until the first mark is written, its place contains noise.)
                 let is_marked = content[BEFORE - 8..BEFORE] != noise(1, BEFORE)[BEFORE - 8..];
                 assert!(!is_marked || said <= follow as u64, "{said} of {follow}: never a state");
             }
@@ -247,20 +247,20 @@ async fn the_beginning_of_a_file_is_not_called_whole() {
     let errors = setup.status().errors.clone();
     writer.end();
     assert!(errors.iter().all(|error| error.path == path("base")), "{errors:?}");
-    // When it is still, it is whole.
+    // After the last write, the file is complete.
     setup.until("the end of the error", |status| status.error_count == 0).await;
     setup.check(&setup.sync().await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_that_is_left_out_by_now_is_not_tried_again() {
+async fn a_changing_file_that_is_excluded_is_not_read_again() {
     let mut setup = Setup::stopped();
     setup.tuning.retry_min = Duration::from_millis(20);
     setup.tuning.retry_max = Duration::from_millis(20);
     setup.write("busy", noise(1, 8_000_000));
     setup.start();
     setup.calm().await;
-    let writer = tried_in_vain(&mut setup).await;
+    let writer = fail_to_read_busy(&mut setup).await;
     setup.settings.send_modify(|settings| settings.folders[0].exclude = vec!["busy".into()]);
     setup.until("its end", |status| status.files == 0).await;
     writer.end();

@@ -1,4 +1,4 @@
-//! Blocks from the user's files, for those who ask for them.
+//! Opens the files of folders by file id, so that blocks can be served from their place.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -13,35 +13,35 @@ use store::{FileId, FileTable, Stamp};
 use crate::index::Index;
 use crate::path_key::FolderNumber;
 
-/// Where the files of all folders are.
+/// The files of all folders that are served. See [`FileTable`].
 #[derive(Debug)]
-pub(crate) struct Files {
+pub(crate) struct FolderFiles {
     index: Arc<Index>,
     roots: RwLock<HashMap<FolderNumber, PathBuf>>,
 }
 
-impl Files {
+impl FolderFiles {
     pub(crate) fn new(index: Arc<Index>) -> Self {
         Self { index, roots: RwLock::default() }
     }
 
-    /// A folder is here from now on.
+    /// Serves the files of a folder from this path.
     pub(crate) fn set_root(&self, number: FolderNumber, path: PathBuf) {
         self.roots.write().insert(number, path);
     }
 
-    /// Nothing of a folder is given out any more.
+    /// Stops serving the files of a folder.
     pub(crate) fn remove_root(&self, number: FolderNumber) {
         self.roots.write().remove(&number);
     }
 }
 
-impl FileTable for Files {
+impl FileTable for FolderFiles {
     fn open(&self, id: FileId) -> io::Result<Option<(File, Stamp)>> {
         let located = self.index.locate(id).map_err(io::Error::other)?;
         let Some((number, path, row)) = located else { return Ok(None) };
         let Some(root) = self.roots.read().get(&number).cloned() else { return Ok(None) };
-        // A root that was exchanged has other inodes, or the very same files.
+        // No check of the root: a replaced root has other inodes, or the very same files.
         let root = SourceTree::open(&root).map_err(io::Error::other)?;
         let open = root.open_file(&path).map_err(|error| match error {
             ReadError::Io { source, .. } => source,
