@@ -89,8 +89,7 @@ impl Task {
 
     /// Reports whether files changed while they were read and may be readable by now.
     pub(super) fn has_unstable_files(&self) -> bool {
-        let unstable = self.retries.unstable(self.now(), &self.context.tuning);
-        !self.rescan.is_empty() || self.retries.all().len() > unstable.len()
+        !self.rescan.is_empty() || self.retries.all().len() > self.retries.unstable().len()
     }
 
     /// Reports whether a new manifest would differ from the last one.

@@ -412,7 +412,7 @@ impl Task {
                 modes.insert(path, ReadMode::Spool);
             }
         }
-        let unstable = self.retries.unstable(self.now(), &self.context.tuning);
+        let unstable = self.retries.unstable();
         modes.extend(unstable.into_iter().map(|path| (path, ReadMode::Prefix)));
         Ok(modes)
     }

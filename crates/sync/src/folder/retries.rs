@@ -14,6 +14,10 @@ struct ChangingFile {
     since: Duration,
     attempts: u32,
     next_at: Duration,
+    /// True once an attempt has failed [`Tuning::unstable_after`] after the first one. Decided by [`Retries::add`]
+    /// alone, whose caller puts the file on the error list: a file that is not on the list must
+    /// never be taken for one that is.
+    is_unstable: bool,
 }
 
 /// The files that changed while they were read.
@@ -24,12 +28,13 @@ impl Retries {
     /// Adds a file that changed while it was read. Returns true if the file has been doing so
     /// for [`Tuning::unstable_after`].
     pub(crate) fn add(&mut self, path: RelPath, now: Duration, tuning: &Tuning) -> bool {
-        let new = ChangingFile { since: now, attempts: 0, next_at: now };
+        let new = ChangingFile { since: now, attempts: 0, next_at: now, is_unstable: false };
         let file = self.0.entry(path).or_insert(new);
         let pause = tuning.retry_min.saturating_mul(1 << file.attempts.min(20));
         file.next_at = now + pause.min(tuning.retry_max);
         file.attempts += 1;
-        now.saturating_sub(file.since) >= tuning.unstable_after
+        file.is_unstable |= now.saturating_sub(file.since) >= tuning.unstable_after;
+        file.is_unstable
     }
 
     /// Removes a file that was read or no longer exists.
@@ -60,11 +65,9 @@ impl Retries {
         (due, resting)
     }
 
-    /// Returns the files that have been changing for [`Tuning::unstable_after`].
-    pub(crate) fn unstable(&self, now: Duration, tuning: &Tuning) -> Vec<RelPath> {
-        let is_unstable =
-            |file: &ChangingFile| now.saturating_sub(file.since) >= tuning.unstable_after;
-        self.0.iter().filter(|(_, f)| is_unstable(f)).map(|(path, _)| path.clone()).collect()
+    /// Returns the files for which [`Retries::add`] has returned true.
+    pub(crate) fn unstable(&self) -> Vec<RelPath> {
+        self.0.iter().filter(|(_, file)| file.is_unstable).map(|(path, _)| path.clone()).collect()
     }
 }
 
@@ -87,6 +90,7 @@ mod tests {
         let mut is_unstable = Vec::new();
         for _ in 0..7 {
             is_unstable.push(retries.add(path.clone(), now, &tuning));
+            assert_eq!(retries.unstable().is_empty(), is_unstable.last() == Some(&false));
             let next = retries.next_at().unwrap();
             pauses.push((next - now).as_secs());
             assert!(retries.split(next - Duration::from_millis(1)).0.is_empty());
@@ -95,7 +99,7 @@ mod tests {
         }
         assert_eq!(pauses, [1, 2, 4, 8, 8, 8, 8]);
         assert_eq!(is_unstable, [false, false, false, false, false, true, true]);
-        assert_eq!(retries.unstable(now, &tuning), std::slice::from_ref(&path));
+        assert_eq!(retries.unstable(), std::slice::from_ref(&path));
         retries.remove(&path);
         assert_eq!(retries.next_at(), None);
     }
