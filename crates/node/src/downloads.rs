@@ -179,16 +179,11 @@ impl Downloads {
 
     /// Starts to fetch all blocks of `content`, unless that is running or done
     /// already.
-    ///
-    /// # Errors
-    ///
-    /// Does not fail at present; the caller must be prepared for
-    /// [`StoreError`].
-    pub async fn start(&self, cid: Cid, content: &Content) -> Result<Arc<Download>, StoreError> {
+    pub fn start(&self, cid: Cid, content: &Content) -> Arc<Download> {
         if let Some(job) = self.get(cid)
             && matches!(*job.state.borrow(), DownloadState::Fetching | DownloadState::Complete)
         {
-            return Ok(job);
+            return job;
         }
         let job = Arc::new(Download {
             cid,
@@ -203,7 +198,7 @@ impl Downloads {
             if let Some(other) = jobs.get(&cid)
                 && *other.state.borrow() == DownloadState::Fetching
             {
-                return Ok(other.clone());
+                return other.clone();
             }
             if jobs.len() >= DOWNLOADS_MAX {
                 jobs.retain(|_, job| *job.state.borrow() == DownloadState::Fetching);
@@ -218,7 +213,7 @@ impl Downloads {
             };
             running.state.send_replace(end);
         });
-        Ok(job)
+        job
     }
 
     async fn fetch(&self, job: &Download) -> DownloadState {

@@ -189,8 +189,8 @@ impl Restores {
         self.0.restores.lock().values().any(|restore| restore.end.lock().is_none())
     }
 
-    /// Asks every restore to stop soon. A restore that is run again continues
-    /// after the files that exist already.
+    /// Asks every restore to stop soon. A restore that is run again skips the files
+    /// that are restored already.
     pub(crate) fn stop(&self) {
         self.0.restores.lock().values().for_each(|restore| restore.progress.stop());
     }

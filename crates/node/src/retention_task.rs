@@ -14,7 +14,7 @@ use crate::services::Services;
 /// Pause after a snapshot: more snapshots follow, and each run reads every
 /// record.
 const AFTER_SNAPSHOT: Duration = Duration::from_secs(3600);
-/// Interval of the regular runs: rules depend on the time of day too.
+/// Interval of the regular runs: rules depend on the age of snapshots too.
 const INTERVAL: Duration = Duration::from_secs(6 * 3600);
 /// Pause before the first run. It is shorter, since a computer may never run
 /// for a whole interval.

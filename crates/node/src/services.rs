@@ -2,8 +2,8 @@
 //! interfaces work with.
 //!
 //! This module stands below the jobs (retention, collection, recompression,
-//! verification, restores) and below the crate `server`. It holds handles only:
-//! whoever owns the tasks behind them is in [`crate::Instance`].
+//! verification, restores) and below the crate `server`. It contains handles
+//! only; the tasks behind them belong to [`crate::Instance`].
 
 use std::path::Path;
 use std::sync::Arc;

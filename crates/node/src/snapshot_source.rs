@@ -1,5 +1,5 @@
-//! Where snapshots are read from: the store of this instance, or the backup
-//! server of its folders.
+//! The sources of snapshots: the store of this instance, and the backup server of
+//! its folders.
 
 use std::sync::Arc;
 use std::time::Duration;

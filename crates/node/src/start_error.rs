@@ -36,6 +36,6 @@ pub enum StartError {
     #[error("cannot start the backup daemon")]
     Backup(#[from] BackupStartError),
     /// The client that sends triggers cannot be made.
-    #[error("cannot notify the backup server")]
+    #[error("cannot create the client that notifies the backup server")]
     Trigger(#[from] TriggerError),
 }

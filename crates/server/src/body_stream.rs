@@ -19,8 +19,8 @@ pub(crate) struct BodyWriter {
 }
 
 /// Returns the body that `write` writes. If it fails or panics, the connection is
-/// closed in the middle of the body, so that no client takes a part of it for all
-/// of it.
+/// closed in the middle of the body, so that no client mistakes an
+/// incomplete body for a complete one.
 pub(crate) fn body<E: std::error::Error>(
     what: &'static str,
     write: impl FnOnce(&mut BodyWriter) -> Result<(), E> + Send + 'static,

@@ -58,6 +58,6 @@ async fn every_call_of_the_sdk_works() {
         assert_eq!(told["level"], "");
         assert_eq!(told["missing"]["error"], true);
         assert_eq!(told["missing"]["code"], 404);
-        assert!(told["missing"]["message"].as_str().unwrap().contains("is not here"));
+        assert!(told["missing"]["message"].as_str().unwrap().contains("is not stored here"));
     }
 }

@@ -22,7 +22,7 @@ pub(crate) const SECRET_LEN: usize = 10;
 const CHECKSUM_LEN: usize = 3;
 /// Maximum number of addresses: more make the code too long to be typed.
 const ADDRESSES_MAX: usize = 4;
-/// Maximum length of a text that is parsed, in characters: more than any code
+/// Maximum length of a text that is parsed, in bytes: more than any code
 /// has.
 const TEXT_LEN_MAX: usize = 1000;
 

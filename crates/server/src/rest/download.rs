@@ -188,7 +188,7 @@ fn ascii(text: &str) -> HeaderValue {
 }
 
 /// Returns the chunks as a body. An error closes the connection in the middle of
-/// the body, so that no client takes a part of it for all of it.
+/// the body, so that no client mistakes an incomplete body for a complete one.
 pub(crate) fn chunk_stream(
     receiver: mpsc::Receiver<Result<Bytes, StoreError>>,
 ) -> impl futures::Stream<Item = Result<Bytes, std::io::Error>> {

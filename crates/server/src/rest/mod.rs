@@ -50,7 +50,7 @@ pub(crate) fn parse_cid(text: &str) -> Result<types::Cid, TextError> {
     })
 }
 
-/// Runs work that may block on a thread where it may.
+/// Runs blocking work on a thread that may block.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, TextError> + Send + 'static,
 ) -> Result<T, TextError> {

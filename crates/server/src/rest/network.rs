@@ -64,7 +64,7 @@ pub(crate) async fn fetch(
 ) -> Result<Json<DataItem>, TextError> {
     let cid = parse_cid(&cid)?;
     let content = services.downloads.content(cid, wait.timeout()?).await?;
-    services.downloads.start(cid, &content).await?;
+    services.downloads.start(cid, &content);
     Ok(Json(DataItem::new(cid, &content)))
 }
 
@@ -138,7 +138,7 @@ pub(crate) async fn stream(
     let content = services.downloads.content(cid, timeout).await?;
     let head = ContentResponse::new(cid, &content, &headers)?;
     if method != Method::HEAD && !head.is_not_modified() {
-        let job = services.downloads.start(cid, &content).await?;
+        let job = services.downloads.start(cid, &content);
         let first = first_chunk(&services, &content, head.range(&content), &job);
         tokio::time::timeout_at(deadline, first)
             .await

@@ -1,8 +1,8 @@
 //! Downloads from snapshots: a file, or a directory as a zip.
 //!
 //! A zip is made while it is sent, in memory that does not grow with it. After a
-//! read error the connection is closed in the middle, so that no client takes a part
-//! of the download for all of it.
+//! read error the connection is closed in the middle, so that no client mistakes
+//! an incomplete download for a complete one.
 
 use std::fmt::Write as _;
 use std::io::{self, Write};

@@ -243,7 +243,7 @@ impl IntoResponse for Problem {
 
 type Answer<T> = Result<Json<T>, Problem>;
 
-/// Runs work that may block on a thread where it may.
+/// Runs blocking work on a thread that may block.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
 ) -> Result<T, Problem> {
