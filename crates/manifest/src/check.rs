@@ -1,6 +1,11 @@
 //! Decides which offered manifests a backup server takes. This is the only place
 //! that decides it; the function is pure.
 //!
+//! To take a manifest means to pull its blocks and commit a snapshot. This module
+//! only decides; crate `backup` acts. A manifest is part of the history
+//! ([`FolderHistory`]) after the commit, so [`check`] returns the verdict "take"
+//! again for a manifest whose pull failed.
+//!
 //! A manifest is taken if the document comes from the configured peer, that peer
 //! signed the manifest, and its sequence number is above the last one taken for
 //! the folder. Every other offer is refused with a reason and changes nothing.
@@ -14,27 +19,31 @@ use types::{Cid, FolderId, SequenceNumber};
 use crate::signature;
 use crate::wire::{Discovery, Offer};
 
-/// Manifests of a folder that a backup server has taken so far.
+/// Manifests of a folder that a backup server has taken so far. The crate `backup`
+/// builds it from the snapshots of the folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FolderHistory {
     /// Sequence number of the manifest that was taken last.
     pub sequence: SequenceNumber,
     /// CID of that manifest.
     pub manifest: Cid,
-    /// CIDs of manifests that were taken before it. None of them can be new.
+    /// CIDs of manifests that were taken before it: at least those of all older
+    /// snapshots that are stored. An offer of one of them is a replay.
     pub older: BTreeSet<Cid>,
-    /// Manifest that the user accepted although its number is not above the last
-    /// one (`archivist source accept`). The check takes this manifest and every
-    /// one with a higher number.
+    /// Manifest that the user accepted although its number is not above
+    /// [`FolderHistory::sequence`] (`archivist source accept`). [`check`] takes this
+    /// manifest, and every one with a higher number than this manifest. `None` once
+    /// another manifest has been taken: the acceptance was for one step only.
     pub accepted: Option<(SequenceNumber, Cid)>,
 }
 
 /// Decision about one entry of a discovery document.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OfferVerdict {
-    /// The manifest is new and genuine.
+    /// The manifest is new and genuine. The caller pulls it.
     Take(Offer),
-    /// The manifest is the one that was taken last for this folder.
+    /// The manifest is the one that was taken last for this folder. The caller has
+    /// nothing to do.
     Same(FolderId),
     /// The manifest must not be taken.
     Refuse {
@@ -92,8 +101,9 @@ pub enum OfferRefusal {
 }
 
 impl OfferRefusal {
-    /// Reports whether the user may accept the source in its current state with
-    /// `archivist source accept`.
+    /// Reports whether the user may accept the refused manifest with
+    /// `archivist source accept`. The next check then takes it
+    /// ([`FolderHistory::accepted`]).
     pub fn can_be_accepted(&self) -> bool {
         matches!(self, Self::Lower { .. } | Self::Equivocation { .. })
     }

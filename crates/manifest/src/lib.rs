@@ -15,10 +15,14 @@
 //! On the backup server:
 //!
 //! * [`ManifestClient`] fetches the document as an unverified [`Discovery`].
-//! * [`check`] decides about each [`Offer`] in it: take, ignore or refuse.
+//! * [`check`] compares each [`Offer`] in it with the [`FolderHistory`] and returns
+//!   an [`OfferVerdict`]: take, same as before, or refuse.
 //!
 //! [`sign`] and [`verify`] define the [`Signature`] of a manifest. The formats are
 //! specified in `docs/formats/http.md` and `docs/formats/manifest.md`.
+//!
+//! A backup server takes a manifest by pulling its blocks and then committing a
+//! snapshot.
 //!
 //! Invariants: nothing that arrives over HTTP has authority. A manifest is taken
 //! only with a valid signature of the configured peer and a sequence number above

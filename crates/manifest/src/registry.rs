@@ -1,7 +1,9 @@
 //! [`ManifestRegistry`]: the newest published manifest of each folder, signed.
 //!
-//! Role: the folder tasks publish here. The manifest server lists the registry,
-//! and `backup-now` checks it before it triggers the backup server.
+//! Role: the folder tasks of the crate `sync` publish here. The manifest server
+//! lists the registry, and `protocols::BackupService` watches it to notify the
+//! backup server. The registry is not stored: when the instance starts, `sync`
+//! publishes the newest manifests again.
 //!
 //! Invariants: the sequence number of a folder only grows while the folder is
 //! registered. Readers see one immutable value ([`Offers`]), which each change
@@ -18,10 +20,11 @@ use types::{Cid, FolderId, PublishedManifest, SequenceNumber};
 use crate::signature::{self, SignatureError};
 use crate::wire::Offer;
 
-/// All published manifests at one time.
+/// All published manifests at one time, as [`ManifestRegistry`] returns them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Offers {
-    /// Number of changes since the registry was created.
+    /// Number of changes since the registry was created. The ETag of the discovery
+    /// document does not depend on it.
     pub version: u64,
     /// Newest manifest of each folder.
     pub folders: BTreeMap<FolderId, Offer>,
@@ -91,8 +94,8 @@ impl ManifestRegistry {
         self.0.peer
     }
 
-    /// Signs a manifest and makes it visible to others. The manifest must be
-    /// durable. Publishing the same manifest again changes nothing.
+    /// Signs a manifest and makes it visible to the manifest server. The blocks of
+    /// the manifest must be durable. Publishing the same manifest again changes nothing.
     ///
     /// # Errors
     ///

@@ -23,7 +23,8 @@ const IDENTITY: u64 = 0;
 /// bytes, an ed25519 signature 64.
 const SIGNATURE_LEN_MAX: usize = 256;
 
-/// Signature that is well-formed but may be invalid; see [`verify`].
+/// Signature of a manifest, made by [`sign`] or parsed from a document. A parsed
+/// signature has a possible length but may be invalid; see [`verify`].
 #[derive(Clone, PartialEq, Eq)]
 pub struct Signature(Vec<u8>);
 
@@ -43,7 +44,8 @@ impl Signature {
     ///
     /// # Errors
     ///
-    /// Returns [`SignatureError::Malformed`] if there are none, or more than 256.
+    /// Returns [`SignatureError::Malformed`] if `bytes` is empty or longer than 256
+    /// bytes.
     pub fn from_bytes(bytes: Vec<u8>) -> Result<Self, SignatureError> {
         if bytes.is_empty() || bytes.len() > SIGNATURE_LEN_MAX {
             return Err(SignatureError::Malformed);
@@ -101,7 +103,7 @@ pub fn signed_bytes(
     bytes
 }
 
-/// Signs a manifest of the peer that `keypair` belongs to.
+/// Signs a manifest with `keypair`, whose peer id is that of the source.
 ///
 /// # Errors
 ///

@@ -24,12 +24,17 @@ const ADDRESSES_MAX: usize = 32;
 /// Maximum length of a folder name in bytes. The path may be four times as long.
 const NAME_LEN_MAX: usize = 1024;
 
-/// Manifest that a source offers, with a signature that may be unverified.
+/// Manifest that a source offers, with its signature.
+///
+/// On the source, [`crate::ManifestRegistry`] makes the offer and the signature is
+/// valid. On a backup server, the offer comes from a [`Discovery`] and may be
+/// forged until [`crate::check`] has verified it. The signature covers the folder
+/// id, the sequence number and the CID, not the other fields.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Offer {
     /// The offered manifest.
     pub published: PublishedManifest,
-    /// Signature over the manifest.
+    /// Signature of the source; see [`crate::verify`].
     pub signature: Signature,
 }
 

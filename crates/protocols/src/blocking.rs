@@ -1,11 +1,12 @@
 //! Runs work that waits for a disk on a thread that may block.
 
-/// Error of work that panicked. The panic itself was logged by the panic hook.
+/// Error of work that panicked, as [`blocking`] returns it. The panic hook has logged the panic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("an internal task panicked; the log has the panic message")]
 pub struct Panicked;
 
-/// Runs `work` on a thread that may block.
+/// Runs `work` on a thread of the async runtime that may block, and waits for the result without
+/// blocking the caller's thread. For disk I/O and long computations in async code.
 ///
 /// # Errors
 ///

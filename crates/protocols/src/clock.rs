@@ -5,7 +5,11 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-/// Source of the time of day. Intervals are measured by the async runtime instead.
+/// Source of the time of day for the crates of the backup server, and for notifications. Tests use
+/// a clock that they set; otherwise [`SystemClock`] is used.
+///
+/// Intervals are measured by the async runtime instead. The scanner has another clock,
+/// `sync::Clock`, which also returns the time of file stamps.
 pub trait Clock: fmt::Debug + Send + Sync {
     /// Returns the current time.
     fn now(&self) -> Timestamp;

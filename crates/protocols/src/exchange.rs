@@ -23,7 +23,7 @@ const DRAIN_LEN_MAX: usize = 64 << 10;
 /// answer before the peer has read it.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Reason why an exchange with a peer failed.
+/// Reason why an exchange with a peer failed: a stream of the receipt, patch or snapshot protocol.
 #[derive(Debug, thiserror::Error)]
 pub enum ExchangeError {
     /// No stream to the peer could be opened.

@@ -1,12 +1,20 @@
 //! The protocols between source and backup server, apart from the block protocol of `net`.
 //!
-//! Both ends of each protocol are here, with tests that join them:
+//! Both ends of each protocol are here, with tests that join them. The crates `node` and
+//! `server` start the serving ends. The requesting ends are used by `backup` (receipts), `pull`
+//! (patches) and `node` (triggers, snapshots).
 //!
 //! * [`send_receipt`], [`serve_receipts`]: the backup server confirms a snapshot to its source.
-//! * [`TriggerServer`], [`BackupService`]: the source asks the backup server to poll it.
-//! * [`fetch_patches`], [`serve_patches`]: parts of a manifest, sent as differences.
-//! * [`list_remote`], [`serve_snapshots`], [`RemoteBlocks`]: the source restores through the
-//!   backup server.
+//! * [`BackupService`], [`TriggerServer`]: the source asks the backup server to poll it.
+//! * [`fetch_patches`], [`serve_patches`]: the backup server fetches the parts of a manifest as
+//!   differences to an earlier manifest.
+//! * [`list_remote`], [`serve_snapshots`], [`RemoteBlocks`]: the source lists its snapshots on the
+//!   backup server and restores from them.
+//!
+//! Shared tools: [`SessionPool`] for the block protocol, [`Clock`] and [`blocking()`].
+//!
+//! Absent: the decision about what to pull (`manifest`, `pull`), the HTTP sockets (`server`), and
+//! who may use a protocol. The caller passes that decision to each server as `allowed`.
 
 mod blocking;
 mod clock;

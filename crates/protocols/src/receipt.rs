@@ -1,8 +1,11 @@
 //! Receipts: the backup server confirms to a source that a snapshot is complete and durable.
 //!
 //! `/archivist/receipts/1.0.0` (docs/formats/wire.md): one stream, one receipt, one answer. The
-//! connection proves the identity of the sender. A receipt changes only what the source shows as
-//! confirmed, and the source accepts one only for a manifest that it has published.
+//! connection proves the identity of the sender; a receipt has no signature.
+//!
+//! A receipt changes only what the source shows as confirmed, and ends the notifications of the
+//! manifest. The source refuses a receipt for a sequence number that it has not published, and one
+//! with another CID for the newest manifest. It does not check the CID of an earlier manifest.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,10 +35,11 @@ const STREAMS_MAX: usize = 32;
 /// Maximum number of streams of one peer at the same time; see [`STREAMS_MAX`].
 const STREAMS_PER_PEER_MAX: usize = 8;
 
-/// The backup server's confirmation that a snapshot is complete.
+/// The backup server's confirmation that a snapshot is complete. The backup server sends it after
+/// it has committed the snapshot, and again after each new connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Receipt {
-    /// The folder.
+    /// Id of the folder on the source.
     pub folder_id: FolderId,
     /// Sequence number of the manifest.
     pub sequence: SequenceNumber,
@@ -49,11 +53,12 @@ pub struct Receipt {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReceiptAnswer {
-    /// The receipt was recorded, now or earlier.
+    /// The source accepts the receipt. The backup server need not send it again on this connection.
     Ok,
-    /// The source does not back up such a folder (any longer).
+    /// The source does not watch a folder with this id, or no longer does.
     UnknownFolder,
-    /// The source never published such a manifest of this folder.
+    /// The source has not published this manifest: the sequence number is above that of its newest
+    /// manifest, or the same with another CID.
     Refused,
     /// The sender is not the backup server of this source. Sent before the receipt is read.
     NotAllowed,
@@ -64,7 +69,8 @@ struct Answer {
     answer: ReceiptAnswer,
 }
 
-/// Checks a receipt and records it. Called on a thread that may block.
+/// Function of the source that checks a receipt of a peer, records it and returns the answer.
+/// Called on a thread that may block, and only for allowed peers.
 pub type OnReceipt = Arc<dyn Fn(PeerId, Receipt) -> ReceiptAnswer + Send + Sync>;
 
 /// Sends a receipt to `peer` and returns its answer. The same receipt may be sent again at any
@@ -102,8 +108,8 @@ async fn send(
     }
 }
 
-/// Answers the streams of [`RECEIPT_PROTOCOL`] until the node stops. Receipts of peers that are
-/// not `allowed` are not read.
+/// Answers the streams of [`RECEIPT_PROTOCOL`] that `net::Net::accept` returns, until `receiver`
+/// closes. Receipts of peers that are not `allowed` are not read.
 pub async fn serve_receipts(
     receiver: mpsc::Receiver<NetStream>,
     allowed: impl Fn(&PeerId) -> bool,

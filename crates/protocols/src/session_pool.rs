@@ -11,7 +11,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// Maximum number of sessions with one peer at the same time; a further caller waits.
 const SESSIONS_PER_PEER: usize = 4;
 
-/// The sessions of one instance. Clones share them.
+/// Pool of open sessions of the block protocol with all peers, at most 4 in use for each peer.
+/// [`RemoteBlocks`](crate::RemoteBlocks) and the crate `pull` take sessions from it. Clones share
+/// the sessions.
 #[derive(Clone)]
 pub struct SessionPool {
     net: Handle,
@@ -52,7 +54,8 @@ impl SessionPool {
         work(peers.entry(peer).or_default())
     }
 
-    /// Returns a session with `peer`: an idle one, or a new one. Waits while too many are in use.
+    /// Returns a session with `peer`: an idle one, or a new one. Waits while 4 sessions with `peer`
+    /// are in use.
     ///
     /// # Errors
     ///

@@ -40,14 +40,15 @@ const ADDRESSES_PER_NAME_MAX: usize = 32;
 /// Maximum number of refused addresses that are logged; further ones are not.
 const LOGGED_MAX: usize = 64;
 
-/// Called for every trigger. Must return immediately; the callee merges many triggers into one
-/// poll.
+/// Function that the server calls for every accepted trigger. Must return immediately. It makes the
+/// backup server poll its sources, and merges many triggers into one poll.
 pub type OnTrigger = Arc<dyn Fn() + Send + Sync>;
 
 /// Finds the addresses of a host name.
 type Lookup = Arc<dyn Fn(String) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> + Send + Sync>;
 
-/// The server that accepts triggers. Clones share the resolved addresses.
+/// HTTP server on the backup server that accepts triggers from its sources. Clones share the
+/// resolved addresses.
 #[derive(Clone)]
 pub struct TriggerServer(Arc<Shared>);
 
@@ -109,8 +110,9 @@ impl Hosts {
 }
 
 impl TriggerServer {
-    /// Creates a server that accepts triggers from this computer and from the hosts of `sources`;
-    /// changes of `sources` apply immediately.
+    /// Creates a server that accepts triggers from this computer and from the hosts of `sources`:
+    /// the hosts in the URL of the manifest server and in the addresses of each source. Changes of
+    /// `sources` apply immediately.
     pub fn new(on_trigger: OnTrigger, sources: watch::Receiver<Vec<SourcePeer>>) -> Self {
         let lookup: Lookup = Arc::new(|name| {
             Box::pin(async move {

@@ -6,6 +6,9 @@ use crate::BlockScheme;
 use crate::cut::CHUNK_LEN_MAX;
 
 /// Cuts a stream of bytes, in memory that does not grow with the stream.
+///
+/// `store::FileWriter` uses it, for uploads. The scanner in `sync` has the bytes
+/// in a buffer of its own and calls [`BlockScheme::cut_point`] directly.
 #[derive(Debug)]
 pub struct Chunker {
     scheme: BlockScheme,

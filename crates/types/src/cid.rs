@@ -73,7 +73,8 @@ impl fmt::Debug for Hash {
 pub enum Codec {
     /// Plain bytes: a chunk of a file. Multicodec 0x55.
     Raw = 0,
-    /// DAG-CBOR: a file node or a dataset. Multicodec 0x71.
+    /// DAG-CBOR: a file node, a dataset, or a snapshot record of a backup server
+    /// (crate `snapshots`). Multicodec 0x71.
     DagCbor = 1,
     /// JSON: the header or a segment of a manifest. Multicodec 0x0200.
     Json = 2,
@@ -119,8 +120,9 @@ impl Codec {
 
 /// Name of a block: its codec and the BLAKE3-256 hash of its bytes.
 ///
-/// [`fmt::Display`] and [`FromStr`] use the text form of 59 characters or so,
-/// for example `bafkr4i…` for a [`Codec::Raw`] block.
+/// [`fmt::Display`] and [`FromStr`] use the text form. It has 59 characters, or 61
+/// for a [`Codec::Json`] block; that of a [`Codec::Raw`] block begins with
+/// `bafkr4i`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Cid {
     codec: Codec,

@@ -1,11 +1,13 @@
-//! [`Dataset`]: content with a file name and a MIME type, as `POST /data` makes
-//! it.
+//! [`Dataset`]: content with a file name and a MIME type.
+//!
+//! `POST /data` makes a dataset of each upload, and a source makes one of each
+//! manifest that it publishes.
 //!
 //! The block is the DAG-CBOR map `{"tree": link, "size": u64, "filename": text |
-//! null, "mimetype": text | null, "dataset": 1}`. `tree` is the CID of the
-//! content as a file: the root [`crate::FileNode`], or the only chunk. Equal
-//! bytes with equal name and type have equal CIDs. Specified in
-//! `docs/formats/block.md`.
+//! null, "mimetype": text | null, "dataset": 1}`. For an upload, `tree` is the CID
+//! of the content as a file: the root [`crate::FileNode`], or the only chunk. For
+//! a manifest, `tree` is the CID of the header. Equal bytes with equal name and
+//! type have equal CIDs. Specified in `docs/formats/block.md`.
 
 use serde::{Deserialize, Serialize};
 
@@ -29,7 +31,7 @@ const LONG_MIMETYPE: &str = "the MIME type is longer than 255 bytes";
 pub struct Dataset {
     /// CID of the content: a file node, a chunk, or the header of a manifest.
     pub tree: Cid,
-    /// Length of the content in bytes.
+    /// Length of the content in bytes; for a manifest, of the header alone.
     pub size: u64,
     /// File name for a download, if any.
     pub filename: Option<String>,

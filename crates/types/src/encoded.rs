@@ -223,7 +223,8 @@ impl EncodedBlock {
         }
     }
 
-    /// Renames the block to the same hash under `codec`.
+    /// Returns the same bytes as a block with `codec`. The store keeps a block once
+    /// for each hash, so it may find the bytes under another codec than requested.
     #[must_use]
     pub fn read_as(self, codec: Codec) -> Self {
         Self { cid: Cid::new(codec, *self.cid.hash()), ..self }

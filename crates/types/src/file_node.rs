@@ -223,7 +223,8 @@ impl FileNodeBuilder {
     }
 
     /// Ends the file and returns the CID of its root. The root of a file of one
-    /// chunk is that chunk; without any chunk the result is `None`.
+    /// chunk is that chunk. Returns `None` if there was no chunk: the caller then
+    /// stores the empty [`Codec::Raw`] block, whose CID is that of an empty file.
     ///
     /// # Errors
     ///

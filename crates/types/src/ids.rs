@@ -1,5 +1,7 @@
-//! Folder ids and sequence numbers: names with rules that are checked once,
-//! when they are parsed.
+//! Folder ids and sequence numbers.
+//!
+//! A folder id is checked when it is parsed. A sequence number is not: see
+//! [`SequenceNumber`].
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,6 +9,10 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize};
 
 /// Stable name of a watched folder: 1 to 64 characters of `A-Z a-z 0-9 _ -`.
+///
+/// The source chooses the id at random when the folder is added, or the user
+/// writes one into the configuration. It is unique on its source only, so a backup
+/// server identifies a folder by the peer id of the source and the folder id.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct FolderId(String);
 
@@ -62,6 +68,10 @@ impl<'de> Deserialize<'de> for FolderId {
 
 /// Number of a manifest within its folder. The first manifest has number 1;
 /// each later one has a higher number.
+///
+/// Neither the field nor deserialization checks the range from
+/// [`SequenceNumber::FIRST`] to [`SequenceNumber::MAX`]. For numbers of other
+/// machines, [`crate::ManifestHeader::decode`] and `manifest::check` check it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct SequenceNumber(pub u64);

@@ -9,8 +9,9 @@ use crate::{Cid, Codec, NodeError};
 /// Returns the CIDs of the blocks that a block refers to, in the order in which
 /// they occur. Garbage collection keeps them as long as the block itself.
 ///
-/// A chunk ([`Codec::Raw`]) has none. The header of a manifest refers to its
-/// segments but not to the manifest before it.
+/// A chunk ([`Codec::Raw`]) has none. A segment of a manifest refers to the content
+/// of its files. The header refers to the segments but not to the manifest before
+/// it.
 ///
 /// # Errors
 ///

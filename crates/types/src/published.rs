@@ -1,11 +1,14 @@
-//! [`PublishedManifest`]: what a source announces about the newest manifest of a
-//! folder.
+//! [`PublishedManifest`]: the announcement of the newest manifest of a folder.
 
 use jiff::Timestamp;
 
 use crate::{Cid, FolderId, SequenceNumber};
 
-/// Manifest that is durable on the source, so that others may fetch it.
+/// Announcement of a manifest that is durable on the source.
+///
+/// The crate `sync` makes it and passes it to `manifest::ManifestRegistry`, which
+/// signs the folder id, the sequence number and the CID. The other fields are not
+/// signed: a backup server uses them for display only.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PublishedManifest {
     /// Id of the folder.
@@ -18,7 +21,8 @@ pub struct PublishedManifest {
     pub manifest_cid: Cid,
     /// Sequence number of the manifest.
     pub sequence_number: SequenceNumber,
-    /// Creation time by the clock of the source.
+    /// Creation time of the manifest by the clock of the source. On a backup server,
+    /// 1970 if the source sent no valid time.
     pub updated_at: Timestamp,
     /// Number of entries that are not directories.
     pub file_count: u64,

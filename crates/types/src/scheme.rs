@@ -73,9 +73,10 @@ impl BlockScheme {
         }
     }
 
-    /// Encodes a block that [`BlockScheme::block`] has made for storing and
-    /// sending. Chunks stay uncompressed here: they are compressed on slow links
-    /// and, later, by the backup server.
+    /// Returns the form in which a block of [`BlockScheme::block`] is stored and
+    /// sent. File nodes, datasets and parts of manifests are compressed. Chunks
+    /// stay uncompressed here: they are compressed on slow links, and later by the
+    /// store of each instance when the instance is idle.
     pub fn encode(&self, block: Block) -> EncodedBlock {
         match self.kind {
             Kind::Plain => match block.cid().codec() {
@@ -87,7 +88,8 @@ impl BlockScheme {
     }
 
     /// Reports whether a new segment of a manifest starts with this path,
-    /// whatever precedes it.
+    /// whatever precedes it. The hash of the path decides; about 1 path in 1,000
+    /// starts a segment.
     pub fn starts_segment(&self, path: &RelPath) -> bool {
         match self.kind {
             Kind::Plain => Hash::of(path.as_bytes()).prefix() & SEGMENT_CUT_MASK == 0,

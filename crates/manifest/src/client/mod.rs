@@ -60,7 +60,7 @@ pub enum PollResponse {
 pub struct Timeouts {
     /// Time limit for the connection.
     pub connect: Duration,
-    /// Maximum time between two pieces of the body.
+    /// Maximum time without new data while the response is read.
     pub read: Duration,
     /// Time limit for the complete response, in addition to
     /// [`PollRequest::wait`].
@@ -82,8 +82,8 @@ pub struct ManifestClient {
 }
 
 impl ManifestClient {
-    /// Creates a client with the default time limits: 10 s to connect, 15 s
-    /// between two pieces, 30 s in total.
+    /// Creates a client with the default time limits: 10 s to connect, 15 s without
+    /// new data, 30 s in total.
     ///
     /// `peer` is the peer id of this instance. The client sends it in the header
     /// [`PEER_HEADER`].
@@ -120,7 +120,7 @@ impl ManifestClient {
         Ok(Self { http, timeouts })
     }
 
-    /// Sends one request to the source at `url`.
+    /// Requests the list of manifests once from the source at `url`.
     ///
     /// # Errors
     ///

@@ -1,5 +1,5 @@
-//! [`SeenClients`]: records which addresses asked for manifests and which were
-//! refused. A user needs this to correct the whitelist.
+//! [`SeenClients`]: records which addresses requested the list of manifests and which
+//! were refused. A user needs this to correct the whitelist.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -14,7 +14,7 @@ use tokio::sync::watch;
 /// among them the one that was silent longest.
 const SEEN_CLIENTS_MAX: usize = 128;
 
-/// Address that asked for manifests.
+/// Address that requested the list of manifests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SeenClient {
     /// Address of the client. An IPv4 address that came in over IPv6 is given as
@@ -32,7 +32,11 @@ pub struct SeenClient {
     pub last_at: Timestamp,
 }
 
-/// Recorded addresses. Clones share the record.
+/// Addresses that requested the list of manifests since the instance started.
+///
+/// [`crate::ManifestServer`] records them, and the API shows them to the user. The
+/// record is in memory and limited to 128 addresses; the refused address that was
+/// silent longest is removed first. Clones share the record.
 #[derive(Clone, Debug, Default)]
 pub struct SeenClients(Arc<Shared>);
 

@@ -5,8 +5,8 @@
 //! connections and request heads, and the address of the client as
 //! `ConnectInfo<SocketAddr>`.
 //!
-//! Invariants: the address of the connection alone decides who may ask, never a
-//! header. A request body is never read. Waiting requests are limited, for each
+//! Invariants: the address of the connection alone decides who gets the list, never
+//! a header. A request body is never read. Waiting requests are limited, for each
 //! address and in total, and end when the instance stops.
 
 mod clients;
@@ -51,16 +51,18 @@ const ETAG_LEN_MAX: usize = 1024;
 /// transfers.
 pub type ListenAddresses = Arc<dyn Fn() -> Vec<Multiaddr> + Send + Sync>;
 
-/// Manifest server of a source. The fields are its inputs.
+/// Manifest server of a source. The fields are its inputs; [`ManifestServer::router`]
+/// makes the server of them.
 #[derive(Clone)]
 pub struct ManifestServer {
     /// Manifests to list.
     pub registry: ManifestRegistry,
-    /// Addresses to list, from which blocks can be fetched.
+    /// Addresses of this instance, for the document. Clients fetch blocks from them.
     pub addresses: ListenAddresses,
-    /// Networks that may ask. Loopback addresses always may.
+    /// Networks that get the list; changes apply immediately. Loopback addresses
+    /// always get it.
     pub whitelist: watch::Receiver<Vec<Network>>,
-    /// Record of the addresses that asked.
+    /// Record of the addresses that requested the list.
     pub clients: SeenClients,
     /// Ends waiting requests when it is cancelled.
     pub stop: CancellationToken,

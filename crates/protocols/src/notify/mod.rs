@@ -1,6 +1,10 @@
 //! The source notifies the backup server of a new manifest: after each one automatically, and on
 //! request ("Backup Now").
 //!
+//! A notification is two attempts at the same time: a libp2p connection to the backup server, which
+//! it needs for the blocks, and a trigger, which is an HTTP request that makes it poll its sources.
+//! Each helps without the other.
+//!
 //! Role: hints only. The backup server also polls, so a lost notification costs only time.
 //! Notifications end with the receipt, not with a delivered notification.
 //!
@@ -33,16 +37,16 @@ use crate::Clock;
 
 pub use self::channel::TriggerError;
 
-/// Settings of the notifications.
+/// Settings of the notifications, made of the section `[sync]` of the configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NotifySettings {
     /// Address of the backup server, with its peer id. The trigger goes to the same host.
     pub backup_peer: Option<Multiaddr>,
     /// TCP port of the trigger.
     pub trigger_port: u16,
-    /// True if the backup server is notified after each manifest.
+    /// True if the backup server is notified automatically after each manifest.
     pub auto_notify: bool,
-    /// Time without a receipt after which it is notified again.
+    /// Time without a receipt after which the backup server is notified again.
     pub retry_interval: Duration,
     /// Maximum number of repeated notifications.
     pub max_retries: u32,
@@ -60,30 +64,31 @@ impl From<&config::SyncConfig> for NotifySettings {
     }
 }
 
-/// State of a manifest that is not confirmed.
+/// State of the notifications of a folder whose newest manifest is not confirmed. The API shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NotifyState {
-    /// Sequence number of the manifest.
+    /// Sequence number of the newest manifest.
     pub sequence: SequenceNumber,
     /// Number of notifications so far.
     pub attempts: u32,
     /// Time of the last notification.
     pub last_attempt_at: Option<Timestamp>,
-    /// Error of the last notification.
+    /// Error of the last notification, if the connection or the trigger failed.
     pub error: Option<String>,
     /// True if the retries are used up without a receipt. The user should find out why.
     pub is_overdue: bool,
 }
 
-/// Reason why a manifest could not be registered, to be shown to the user.
+/// Reason why [`Register`] failed, to be shown to the user.
 pub type RegisterError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Scans a folder (all folders, if `None`), publishes its current state and registers the manifest.
-/// Returns when that is done.
+/// Function that scans a folder and publishes its current state, so that the manifest is in the
+/// [`ManifestRegistry`]. Scans all folders that are not paused if the argument is `None`. Returns
+/// when that is done. In this module, a manifest in the registry is called registered.
 pub type Register =
     Arc<dyn Fn(Option<FolderId>) -> BoxFuture<'static, Result<(), RegisterError>> + Send + Sync>;
 
-/// Dependencies of the service.
+/// Dependencies of [`BackupService`].
 pub struct BackupServiceOptions {
     /// The network.
     pub net: Handle,
@@ -93,13 +98,14 @@ pub struct BackupServiceOptions {
     pub settings: watch::Receiver<NotifySettings>,
     /// Sequence number of the last confirmed manifest of each folder.
     pub receipts: watch::Receiver<BTreeMap<FolderId, SequenceNumber>>,
-    /// Registers the current state of a folder.
+    /// Scans and publishes a folder for "Backup Now".
     pub register: Register,
     /// The time of day.
     pub clock: Arc<dyn Clock>,
 }
 
-/// Notifies the backup server of new manifests. Clones share the service.
+/// Service of the source that notifies the backup server of new manifests. It sends no data: the
+/// backup server pulls. Clones share the service.
 #[derive(Clone)]
 pub struct BackupService(Arc<Shared>);
 
@@ -120,10 +126,10 @@ impl fmt::Debug for BackupService {
     }
 }
 
-/// A manifest that the backup server was notified of.
+/// A manifest in a [`BackupNowReport`]: the newest one of its folder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct NotifiedManifest {
-    /// The folder.
+    /// Id of the folder.
     pub folder_id: FolderId,
     /// Display name of the folder.
     pub folder_name: String,
@@ -137,7 +143,7 @@ pub struct NotifiedManifest {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NotifyStep {
-    /// Registering the manifest.
+    /// Scanning the folders and publishing their manifests.
     Register,
     /// Connecting to the backup server.
     Connect,
@@ -145,7 +151,7 @@ pub enum NotifyStep {
     Trigger,
 }
 
-/// Result of a step.
+/// Result of a step of "Backup Now".
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct StepReport {
     /// The step.
@@ -157,10 +163,12 @@ pub struct StepReport {
     pub is_warning: bool,
 }
 
-/// Result of "Backup Now".
+/// Result of [`BackupService::backup_now`]: the backup server is notified. The backup itself may
+/// still be running.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct BackupNowReport {
-    /// Manifests whose receipts the caller can wait for.
+    /// Newest manifest of each requested folder. The caller can wait for their receipts with
+    /// [`BackupService::wait_for_receipt`].
     pub manifests: Vec<NotifiedManifest>,
     /// Peer id of the backup server.
     pub peer: PeerId,
@@ -170,7 +178,7 @@ pub struct BackupNowReport {
     pub steps: Vec<StepReport>,
 }
 
-/// Reason why "Backup Now" failed.
+/// Reason why [`BackupService::backup_now`] failed.
 #[derive(Debug, thiserror::Error)]
 pub enum BackupNowError {
     /// No backup server is set.
@@ -184,13 +192,13 @@ pub enum BackupNowError {
         "[sync] backup_peer_address {0} does not end with /p2p/ and the peer id of the backup server"
     )]
     NoPeerId(Multiaddr),
-    /// The folder has no manifest.
+    /// The folder has no manifest in the registry.
     #[error("folder {0} has no manifest yet; `archivist status` shows why")]
     NotRegistered(FolderId),
-    /// No folder has a manifest.
+    /// No folder has a manifest in the registry.
     #[error("no folder has a manifest yet; add one with `archivist folder add PATH`")]
     NothingRegistered,
-    /// The manifest could not be made, and no earlier one exists.
+    /// The scan or the publication failed, and the registry has no earlier manifest.
     #[error("cannot make the manifest: {0}")]
     Register(#[source] RegisterError),
     /// The connection over libp2p failed.
@@ -204,14 +212,14 @@ pub enum BackupNowError {
         address: Multiaddr,
         /// True if the trigger was delivered all the same.
         is_triggered: bool,
-        /// The steps before this one. Manifests that they registered stay registered.
+        /// The steps before this one. Manifests that they published stay published.
         steps: Vec<StepReport>,
         /// Error of the connection.
         source: NetError,
     },
 }
 
-/// Reason why waiting for a receipt ended without one.
+/// Reason why [`BackupService::wait_for_receipt`] returned without a receipt.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WaitError {
     /// No receipt arrived in time.
@@ -286,12 +294,13 @@ impl BackupService {
         }))
     }
 
-    /// Returns the states of the folders that are not confirmed.
+    /// Returns the states of the folders whose newest manifest is not confirmed. The map stays
+    /// empty if [`NotifySettings::auto_notify`] is false or no backup server is set.
     pub fn states(&self) -> watch::Receiver<BTreeMap<FolderId, NotifyState>> {
         self.0.states.subscribe()
     }
 
-    /// Notifies the backup server after each manifest, until `stop`.
+    /// Notifies the backup server after each manifest, until `stop`. Spawned once.
     pub async fn run(self, stop: CancellationToken) {
         let shared = &*self.0;
         let mut offers = shared.registry.watch();
@@ -361,14 +370,15 @@ impl BackupService {
         }))
     }
 
-    /// Backs up now: registers the current state of the folder (of all folders, if `None`),
+    /// Backs up now: scans and publishes the folder (all folders that are not paused, if `None`),
     /// connects to the backup server and triggers it. Returns when the backup server is notified;
     /// [`BackupService::wait_for_receipt`] waits for the backup itself.
     ///
     /// # Errors
     ///
-    /// Returns [`BackupNowError`] if no manifest is registered or the connection fails. A trigger
-    /// that was not delivered is a warning in the report.
+    /// Returns [`BackupNowError`] if no usable backup server is set, if the registry has no
+    /// manifest of the folder, or if the connection fails. A trigger that was not delivered is a
+    /// warning in the report, and so is a failed scan if the registry has an earlier manifest.
     pub async fn backup_now(
         &self,
         folder: Option<FolderId>,

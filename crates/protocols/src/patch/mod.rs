@@ -55,13 +55,14 @@ const RENAMES_FROM: usize = 512;
 /// Compression level for storing a patched block, the same as on the source.
 const LEVEL: i32 = 3;
 
-/// A block that is requested as a patch.
+/// Request for one block as a patch. The crate `pull` makes it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PatchWant {
-    /// CID of the block.
+    /// CID of the block: the header or a segment of a manifest.
     pub cid: Cid,
-    /// Stored blocks that are probably similar to it, 1 to [`PATCH_BASES_MAX`].
+    /// Blocks that the client has and that are probably similar to the requested one, 1 to
+    /// [`PATCH_BASES_MAX`]. The server makes a patch only if it has them, too.
     pub bases: Vec<Cid>,
 }
 
@@ -85,17 +86,19 @@ pub enum PatchError {
     Panicked(#[from] Panicked),
 }
 
-/// Numbers of the blocks that were received as patches.
+/// Result of [`fetch_patches`]: number and size of the received patches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Patched {
-    /// Number of blocks that were stored.
+    /// Number of blocks that were made from patches and stored.
     pub blocks: u64,
-    /// Length of their patches, in bytes.
+    /// Total length of the patches of these blocks, in bytes.
     pub bytes: u64,
 }
 
-/// Requests patches from `peer` and stores the blocks that result. Accepts at most
-/// [`PATCH_WANTS_MAX`] wants. The caller must fetch the blocks that are still missing afterwards.
+/// Requests patches from `peer` and stores the blocks that result. The peer refuses a request for
+/// more than [`PATCH_WANTS_MAX`] blocks. The peer sends no patch of a block that it cannot read or
+/// whose patch would not be shorter, so the caller must then fetch the blocks that are still
+/// missing.
 ///
 /// # Errors
 ///
@@ -211,7 +214,7 @@ fn part(store: &dyn BlockRead, cid: &Cid) -> Result<Option<Bytes>, StoreError> {
     get_sound(store, cid)
 }
 
-/// Answers the streams of [`PATCH_PROTOCOL`] until the node stops. Streams of peers that are not
+/// Answers the streams of [`PATCH_PROTOCOL`] until `receiver` closes. Streams of peers that are not
 /// `allowed` are closed unread: the block protocol reports the reason to them.
 pub async fn serve_patches(
     receiver: mpsc::Receiver<NetStream>,

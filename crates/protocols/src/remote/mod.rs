@@ -69,28 +69,31 @@ pub enum RemoteError {
     TooMany,
 }
 
-/// The snapshots that a backup server offers to one source.
+/// The snapshots that a backup server offers to one source, before they are sent. The source
+/// receives them as a [`RemoteListing`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OfferedSnapshots {
     /// Sorted by folder, then in the backup server's order.
     pub snapshots: Vec<RemoteSnapshot>,
-    /// Number of records that the backup server cannot read.
+    /// Number of snapshots that are left out because the backup server cannot read their record.
     pub damaged: u64,
 }
 
-/// Lists the snapshots of a source, or of one folder of it. Called on a thread that may block;
-/// the error is logged.
+/// Function of the backup server that lists the snapshots of a source, or of one folder of the
+/// source. Called on a thread that may block. [`serve_snapshots`] logs the error and sends none of
+/// its text to the source.
 pub type ListOffered =
     Arc<dyn Fn(&PeerId, Option<&FolderId>) -> Result<OfferedSnapshots, String> + Send + Sync>;
 
-/// The snapshots of this instance on a backup server.
+/// The snapshots of this instance on a backup server, as [`list_remote`] returns them: every one
+/// has a valid signature of this instance.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RemoteListing {
     /// Sorted by folder, then in the backup server's order.
     pub snapshots: Vec<RemoteSnapshot>,
-    /// Number of records that the backup server cannot read.
+    /// Number of snapshots that the backup server left out because it cannot read their record.
     pub damaged: u64,
-    /// Number of snapshots that were left out because this instance never signed them.
+    /// Number of snapshots that [`list_remote`] left out because this instance did not sign them.
     pub forged: u64,
 }
 
@@ -155,8 +158,8 @@ async fn list_over(
     }
 }
 
-/// Answers the streams of [`SNAPSHOTS_PROTOCOL`] until the node stops. Requests of peers that are
-/// not `allowed` are not read.
+/// Answers the streams of [`SNAPSHOTS_PROTOCOL`] until `receiver` closes. Requests of peers that
+/// are not `allowed` are not read.
 pub async fn serve_snapshots(
     receiver: mpsc::Receiver<NetStream>,
     allowed: impl Fn(&PeerId) -> bool,

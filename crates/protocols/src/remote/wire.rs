@@ -34,14 +34,15 @@ pub(super) enum Failure {
     Failed,
 }
 
-/// A snapshot that a backup server stores for its source.
+/// A snapshot that a backup server stores for its source, in the form in which it is sent. The
+/// signature covers the folder id, the sequence number and the CID, not the other fields.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RemoteSnapshot {
-    /// Id of the snapshot.
+    /// Id of the snapshot on the backup server: 10 hexadecimal digits.
     pub id: String,
     /// Peer id of the source.
     pub source: String,
-    /// The folder.
+    /// Id of the folder.
     pub folder_id: FolderId,
     /// Display name of the folder.
     pub folder_name: String,
@@ -57,7 +58,7 @@ pub struct RemoteSnapshot {
     pub bytes: u64,
     /// CID of the manifest.
     pub manifest_cid: Cid,
-    /// Reason why the source waits for the user to confirm this snapshot, if it does.
+    /// Reason to doubt that the user wants this state, if any; see [`types::ManifestHeader::held`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held: Option<String>,
     /// The source's signature over the manifest, in base64.

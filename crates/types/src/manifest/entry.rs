@@ -73,7 +73,9 @@ pub struct Metadata {
     pub group: Option<String>,
     /// Extended attributes; at most 512 KiB in total.
     pub xattrs: Xattrs,
-    /// For a file with several hard links: a number that all of its paths share.
+    /// For an inode with several paths: a number that all of these paths share. The
+    /// source derives it from the inode number; only equality within one manifest
+    /// has a meaning.
     pub hard_link: Option<u64>,
 }
 
@@ -86,8 +88,9 @@ pub struct Entry {
     pub kind: EntryKind,
     /// Mode, times, owner and attributes.
     pub metadata: Metadata,
-    /// Reason for which the source could not read the current state, if it could
-    /// not. The entry then has the last good state.
+    /// Reason for which the source could not read the path completely, if so. The
+    /// entry then has the last good state, only the beginning of a file that grew
+    /// during each read, or all but an extended attribute that cannot be read.
     pub error: Option<String>,
 }
 

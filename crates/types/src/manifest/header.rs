@@ -103,8 +103,10 @@ pub struct ManifestHeader {
     pub root: Entry,
     /// Size of the folder.
     pub stats: ManifestStats,
-    /// Reason to doubt this state, if any: the source found that much was
-    /// deleted or rewritten at the same time.
+    /// Reason to doubt that the user wants this state, if any: many files were
+    /// deleted or rewritten within a short time, or the first scan of the folder is
+    /// unfinished. The backup server stores the snapshot, but its retention
+    /// removes no snapshot of the folder while the newest one has such a reason.
     pub held: Option<String>,
     /// Segments, in the order of their paths.
     pub segments: Vec<SegmentRef>,

@@ -1,9 +1,9 @@
 //! Manifests: the complete state of a folder at one sequence number.
 //!
 //! A [`ManifestHeader`] lists segments. A segment is a block of JSON lines, one
-//! [`Entry`] per line, sorted by path. The paths alone decide where a segment
-//! ends ([`SegmentWriter`]), so one changed file changes one segment and the
-//! header. Specified in `docs/formats/manifest.md`.
+//! [`Entry`] per line, sorted by path. The paths decide where a segment ends
+//! ([`SegmentWriter`]), unless it would exceed 1 MiB, so one changed file changes
+//! one segment and the header. Specified in `docs/formats/manifest.md`.
 
 mod entry;
 mod header;

@@ -10,7 +10,8 @@ use crate::{Block, BlockScheme, Cid, Codec, RelPath};
 /// segment restores the usual cuts.
 const SEGMENT_LEN_MAX: usize = 1 << 20;
 
-/// Complete segment.
+/// Complete segment, as [`SegmentWriter`] returns it. The caller stores the block
+/// and adds a [`super::SegmentRef`] to the header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Segment {
     /// Path of the first entry.
@@ -22,6 +23,9 @@ pub struct Segment {
 }
 
 /// Groups entries into segments. The caller adds the entries in path order.
+///
+/// A segment ends before a path for which [`BlockScheme::starts_segment`] returns
+/// true, and before an entry that would make it longer than 1 MiB.
 #[derive(Debug)]
 pub struct SegmentWriter {
     scheme: BlockScheme,
@@ -36,7 +40,7 @@ impl SegmentWriter {
         Self { scheme, first_path: None, lines: Vec::new(), entries: 0 }
     }
 
-    /// Adds the next entry. Returns the segment that ends before it, if any.
+    /// Adds the next entry. Returns the previous segment if `entry` starts a new one.
     pub fn push(&mut self, entry: &Entry) -> Option<Segment> {
         self.push_line(&entry.path, entry.to_json().as_bytes())
     }

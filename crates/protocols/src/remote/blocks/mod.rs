@@ -40,8 +40,8 @@ pub enum RemoteBlocksError {
     Stopped,
 }
 
-/// The blocks of a peer, in the form that `restore::Blocks` requires; the crate that uses both
-/// connects them.
+/// The blocks of a peer, read from the network and not stored. A restore reads the snapshots of a
+/// backup server through it: the crate `node` implements `restore::Blocks` with it.
 ///
 /// Several threads may fetch at the same time; their requests use several streams. In addition to
 /// the requested blocks, at most 64 MiB of prefetched blocks are in memory. Clones share them.
@@ -68,7 +68,8 @@ impl fmt::Debug for RemoteBlocks {
 type Blocks = HashMap<Cid, Option<Bytes>>;
 
 impl RemoteBlocks {
-    /// Creates access to the blocks of `peer`, until `stop`. The sessions run on `runtime`.
+    /// Creates access to the blocks of `peer`, until `stop`. `runtime` runs the sessions and the
+    /// prefetching.
     pub fn new(
         pool: SessionPool,
         peer: PeerId,
