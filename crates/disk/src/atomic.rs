@@ -29,7 +29,7 @@ pub struct AtomicWrite {
 pub enum Permissions {
     /// These bits, as far as the umask of the process allows.
     Mode(u32),
-    /// Those of the replaced file, with its owner. A new file is readable and
+    /// The permissions and the owner of the replaced file. A new file is readable and
     /// writable for its owner only.
     Inherit,
 }

@@ -301,7 +301,7 @@ fn log_report(report: &OpenReport) {
     if report.index_rebuilt {
         tracing::info!("the index of the store was rebuilt");
     }
-    if report.roots_healed {
+    if report.roots_repaired {
         tracing::warn!("one of the two root logs was damaged and has been restored from the other");
     }
     if report.roots_incomplete {

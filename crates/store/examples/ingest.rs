@@ -1,9 +1,8 @@
-//! Puts a file, or the files of a directory, into a new store and says how
-//! long it took: `ingest SOURCE STORE`.
+//! Writes a file, or the files of a directory, to a new store and prints the time:
+//! `ingest SOURCE STORE`.
 //!
-//! Used by `cargo xtask bench`. The files of a directory stand one behind the
-//! other below one root, `last`, so that all can be pulled by it. The store is
-//! synced when the time is taken.
+//! Used by `cargo xtask bench`. One root, `last`, leads to all files of a directory,
+//! so that they can be pulled together. The time includes the final sync.
 
 #![allow(clippy::print_stdout, reason = "a program")]
 

@@ -1,8 +1,9 @@
-//! Numbers and hashes at a place of a header or a record; the bytes are there.
+//! Reads numbers and hashes at an offset of a header or a record, which must be
+//! long enough.
 
 use types::Hash;
 
-/// `N` bytes from `at` on.
+/// Returns the `N` bytes from `at` on.
 fn array_at<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     let mut array = [0; N];
     array.copy_from_slice(&bytes[at..at + N]);

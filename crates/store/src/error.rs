@@ -1,4 +1,4 @@
-//! What can go wrong in the store, and whether trying again can help.
+//! The errors of the store, and whether a retry can help.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -6,120 +6,122 @@ use std::path::{Path, PathBuf};
 use disk::FileError;
 use types::{BlockError, Cid, EncodedError, Hash, NodeError};
 
-/// Whether the same call can succeed later.
+/// Tells whether the same call can succeed later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Retry {
-    /// Not before something else changes: a repair, space, a newer program.
+    /// Only after something else has changed: a repair, free space, a newer
+    /// program.
     Permanent,
-    /// Yes: the cause may pass by itself.
+    /// Possibly: the cause may disappear without help.
     Temporary,
 }
 
-/// Which limit a write would pass.
+/// The limit that a write would exceed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
-    /// `max_storage`: what the store may use.
+    /// `max_storage`: space that the store may use.
     Quota,
-    /// `disk_reserve`: what stays free on the disk.
+    /// `disk_reserve`: space that stays free on the disk.
     Reserve,
-    /// The disk itself.
+    /// The size of the disk.
     Disk,
 }
 
 /// An error of the store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The file system refused.
+    /// The file system reported an error.
     #[error("cannot {action} {}", path.display())]
     Io {
-        /// What was tried, as a verb.
+        /// The failed operation, as a verb.
         action: &'static str,
-        /// On what.
+        /// The file or directory.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the file system.
         #[source]
         source: io::Error,
     },
-    /// There is no room.
-    #[error("no room for {needed} more bytes: {}", limit.hint())]
+    /// There is not enough space.
+    #[error("not enough space for {needed} more bytes: {}", limit.hint())]
     Full {
-        /// What stands in the way.
+        /// The limit that would be exceeded.
         limit: Limit,
-        /// The bytes that were to be written.
+        /// Number of bytes that could not be written; 0 if it is not known.
         needed: u64,
     },
-    /// A stored block is not what its name says. It has been quarantined: it
-    /// counts as absent, and can be put again.
+    /// The stored bytes of a block do not match its name. The block is
+    /// quarantined: it counts as absent and can be put again.
     #[error("block {hash} in {} at {offset} is damaged: {reason}", pack.display())]
     Damaged {
         /// The block.
         hash: Hash,
-        /// The pack file that holds it.
+        /// The pack file that contains the block.
         pack: PathBuf,
-        /// Where in the pack, in bytes.
+        /// Offset of the block in the pack, in bytes.
         offset: u64,
-        /// What was found.
+        /// The mismatch.
         reason: String,
     },
-    /// A block that something refers to is not there.
+    /// A block that is referred to is absent.
     #[error("block {0} is missing")]
     Missing(Cid),
-    /// What was written since the batch began may not be on the disk: a sync
-    /// failed. The batch has to be done again.
-    #[error("a sync of the disk failed: what was written since has to be written again")]
+    /// A sync failed, so the blocks written since the batch started may not be
+    /// on the disk. The batch must be repeated.
+    #[error("a sync of the disk failed; the blocks written before it must be written again")]
     LostWrites,
-    /// Bytes that do not match their name, or are over the limit.
+    /// The bytes of a block do not match its name, or are too long.
     #[error(transparent)]
     Block(#[from] BlockError),
-    /// A payload that is not the block that it claims to be.
+    /// A payload is not the block that it claims to be.
     #[error(transparent)]
     Encoded(#[from] EncodedError),
-    /// A node that is not of its format.
-    #[error("block {cid} is not the node that it is used as")]
+    /// A block is used as a node and is not a valid one.
+    #[error("block {cid} is not a valid node")]
     Node {
         /// The block.
         cid: Cid,
-        /// What is wrong with it.
+        /// The violated rule.
         #[source]
         source: NodeError,
     },
     /// Another process has the store open.
     #[error("{} is in use by another process", .0.display())]
     Locked(PathBuf),
-    /// A file of the store that this program cannot read.
-    #[error("{} is not usable: {reason}", path.display())]
+    /// This program cannot use a file of the store.
+    #[error("cannot use {}: {reason}", path.display())]
     Unusable {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
-    /// The name of a root that is empty, too long or has control characters.
-    #[error("{0:?} cannot be the name of a root")]
+    /// The name of a root is empty, too long or has control characters.
+    #[error("{0:?} is not a valid name of a root")]
     RootName(String),
-    /// Collection would have to guess what is alive.
+    /// A collection cannot know which blocks are needed.
     #[error("nothing was collected: {0}")]
     NotCollected(String),
-    /// What was to be stored could not be read.
-    #[error("cannot read what is to be stored")]
+    /// The input that should be stored cannot be read.
+    #[error("cannot read the input")]
     Source(#[source] io::Error),
-    /// A fault that a test asked for.
-    #[error("an injected fault: {0}")]
+    /// A fault that a test injected.
+    #[error("injected fault: {0}")]
     Injected(&'static str),
 }
 
 impl Limit {
     fn hint(self) -> &'static str {
         match self {
-            Self::Quota => "it would pass max_storage; raise it, or prune",
-            Self::Reserve => "it would pass disk_reserve; free space on the disk, or prune",
+            Self::Quota => "it would exceed max_storage; raise it, or prune",
+            Self::Reserve => "it would exceed disk_reserve; free space on the disk, or prune",
             Self::Disk => "the disk is full; free space on it, or prune",
         }
     }
 }
 
 impl StoreError {
-    /// An I/O error with its context; a full disk is told apart.
+    /// Adds the context to an I/O error. A full disk becomes
+    /// [`StoreError::Full`].
     pub(crate) fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
         match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
@@ -129,7 +131,7 @@ impl StoreError {
         }
     }
 
-    /// Whether the same call can succeed later.
+    /// Tells whether the same call can succeed later.
     pub fn retry(&self) -> Retry {
         match self {
             Self::Io { .. } | Self::Full { .. } | Self::LostWrites | Self::Locked(_) => {
@@ -146,13 +148,13 @@ impl From<FileError> for StoreError {
             FileError::Io { action, path, source } => Self::io(action, &path, source),
             FileError::TooLong { path, len, limit } => Self::Unusable {
                 path,
-                reason: format!("{len} bytes are over the limit of {limit}"),
+                reason: format!("it has {len} bytes, more than the limit of {limit}"),
             },
         }
     }
 }
 
-/// Puts an action and a path to an [`io::Error`].
+/// Adds an action and a path to an [`io::Error`].
 pub(crate) trait IoContext<T> {
     fn context(self, action: &'static str, path: &Path) -> Result<T, StoreError>;
 }

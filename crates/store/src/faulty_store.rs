@@ -1,4 +1,4 @@
-//! A store that fails on demand, for the tests of what stands on a store.
+//! A store that fails on demand, for tests of code that uses a store.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::error::StoreError;
 use crate::pins::Pin;
 use crate::root_log::Root;
 
-/// The calls that can fail.
+/// A kind of call that can fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Call {
     /// [`BlockWrite::put`]
@@ -31,14 +31,13 @@ pub enum Call {
     RemoveRoot,
 }
 
-/// Makes the error of a call that is to fail.
+/// Creates the error of a call that must fail.
 pub type MakeError = fn() -> StoreError;
 
-/// What is done before a call; it may block, and so hold the call up.
+/// An action that runs before a call. It may block, which delays the call.
 pub type Action = Box<dyn FnOnce() + Send>;
 
-/// Wraps a store; the nth call of a kind from now on fails, or something is
-/// done before it.
+/// Wraps a store. A chosen call fails, or an action runs before it.
 pub struct FaultyStore {
     inner: Arc<dyn BlockStore>,
     fault: Mutex<Option<(Call, u64, MakeError)>>,
@@ -53,24 +52,24 @@ impl fmt::Debug for FaultyStore {
 }
 
 impl FaultyStore {
-    /// A store that does not fail yet.
+    /// Wraps `inner`. No call fails yet.
     pub fn new(inner: Arc<dyn BlockStore>) -> Self {
         let (fault, action) = (Mutex::default(), Mutex::default());
         Self { inner, fault, action, calls: AtomicU64::new(0) }
     }
 
-    /// The `nth` call (from 0) of this kind from now on fails, once.
+    /// Makes the `nth` call (from 0) of this kind from now on fail, once.
     pub fn fail(&self, call: Call, nth: u64, error: MakeError) {
         *self.fault.lock() = Some((call, nth, error));
     }
 
-    /// Before the `nth` call (from 0) of this kind from now on, `action` is
-    /// done, once.
+    /// Runs `action` once, before the `nth` call (from 0) of this kind from now
+    /// on.
     pub fn before(&self, call: Call, nth: u64, action: Action) {
         *self.action.lock() = Some((call, nth, action));
     }
 
-    /// All calls so far.
+    /// Returns the number of calls so far.
     pub fn calls(&self) -> u64 {
         self.calls.load(Ordering::Relaxed)
     }

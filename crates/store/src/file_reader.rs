@@ -1,4 +1,4 @@
-//! Reading a file from a store, whole or in part.
+//! Reads a file from a store, completely or in part.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -9,34 +9,36 @@ use types::{Cid, Codec, Dataset, FileNode, MAX_TREE_DEPTH, NodeChild, NodeError}
 use crate::block_store::BlockRead;
 use crate::error::StoreError;
 
-/// What a name stands for.
+/// The content that a name leads to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Content {
-    /// The content as a file.
+    /// Name of the content as a file.
     pub tree: Cid,
-    /// Its length, in bytes.
+    /// Length of the content in bytes.
     pub size: u64,
-    /// The dataset, where the name is that of one.
+    /// The dataset, if the name is that of a dataset.
     pub dataset: Option<Dataset>,
 }
 
-/// Finds out what `cid` stands for: a dataset, a file, or a chunk. `None`
-/// where its block is not here.
+/// Returns the content that `cid` leads to: a dataset, a file or a chunk. `None`
+/// if the store does not have the block.
 ///
 /// # Errors
 ///
-/// [`StoreError::Node`] where the block is a node of neither kind; those of
-/// reading.
+/// Returns [`StoreError::Node`] if the block is neither a dataset nor a file
+/// node; otherwise the same as [`BlockRead::get`].
 pub fn resolve(store: &dyn BlockRead, cid: Cid) -> Result<Option<Content>, StoreError> {
     let Some(bytes) = store.get(&cid)? else { return Ok(None) };
     content_of(cid, &bytes).map(Some)
 }
 
-/// What the block `bytes` of name `cid` stands for; see [`resolve`].
+/// Returns the content that the block `cid` with these bytes leads to; see
+/// [`resolve`].
 ///
 /// # Errors
 ///
-/// [`StoreError::Node`].
+/// Returns [`StoreError::Node`] if the block is neither a dataset nor a file
+/// node.
 pub fn content_of(cid: Cid, bytes: &Bytes) -> Result<Content, StoreError> {
     match cid.codec() {
         // A chunk, or a part of a manifest: the block is the content.
@@ -54,46 +56,48 @@ pub fn content_of(cid: Cid, bytes: &Bytes) -> Result<Content, StoreError> {
     }
 }
 
-/// Reads a file front to back, chunk by chunk, in memory that does not grow
-/// with it.
+/// Reads a file from front to back, chunk by chunk, in memory that does not grow
+/// with the file.
 #[derive(Debug)]
 pub struct FileReader {
     store: Arc<dyn BlockRead>,
+    tree: Cid,
     size: u64,
-    /// What is still to be read, the next last.
+    /// Nodes and chunks that are still to be read, the next one last.
     stack: Vec<NodeChild>,
-    /// How much of what comes next is to be skipped.
+    /// Number of bytes to skip at the start of the rest.
     skip: u64,
-    /// How much is to be read after that.
+    /// Number of bytes to return after that.
     left: u64,
-    /// How many nodes were walked since a chunk: a bound for trees that only
-    /// go down.
+    /// Number of nodes read since the last chunk: bounds the depth of the tree.
     depth: usize,
 }
 
 impl FileReader {
-    /// Opens the file of this name; `None` where its root is not here.
+    /// Opens the file with this name. `None` if the store does not have its root.
     ///
     /// # Errors
     ///
-    /// As [`resolve`].
+    /// Same as [`resolve`].
     pub fn open(store: Arc<dyn BlockRead>, cid: Cid) -> Result<Option<Self>, StoreError> {
         let Some(content) = resolve(&*store, cid)? else { return Ok(None) };
         Ok(Some(Self::new(store, &content)))
     }
 
-    /// Reads what has been resolved.
+    /// Reads content that [`resolve`] has returned.
     pub fn new(store: Arc<dyn BlockRead>, content: &Content) -> Self {
         let root = NodeChild { cid: content.tree, len: content.size };
-        Self { store, size: content.size, stack: vec![root], skip: 0, left: content.size, depth: 0 }
+        let Content { tree, size, .. } = *content;
+        Self { store, tree, size, stack: vec![root], skip: 0, left: size, depth: 0 }
     }
 
-    /// The length of the file, in bytes.
+    /// Returns the length of the file in bytes.
     pub fn size(&self) -> u64 {
         self.size
     }
 
-    /// Restricts reading to a range of bytes; before the first [`Self::read`].
+    /// Restricts reading to a range of bytes. Must be called before the first
+    /// [`Self::read`].
     #[must_use]
     pub fn range(mut self, range: Range<u64>) -> Self {
         self.skip = range.start.min(self.size);
@@ -101,18 +105,19 @@ impl FileReader {
         self
     }
 
-    /// The next bytes; `None` at the end.
+    /// Returns the next bytes, or `None` at the end.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Missing`] where a block is not here: the same call can be
-    /// made again when it is. [`StoreError::Damaged`], [`StoreError::Node`].
+    /// Returns [`StoreError::Missing`] if a block is absent: the call can be
+    /// repeated when the block has been put. Returns [`StoreError::Node`] if the
+    /// tree contradicts itself; otherwise the same as [`BlockRead::get`].
     pub fn read(&mut self) -> Result<Option<Bytes>, StoreError> {
         while self.left > 0 {
             let Some(&child) = self.stack.last() else {
                 return Err(StoreError::Node {
-                    cid: Cid::of(Codec::Raw, b""),
-                    source: NodeError::Rule("the tree is shorter than it says"),
+                    cid: self.tree,
+                    source: NodeError::Rule("the tree is shorter than its size"),
                 });
             };
             if self.skip >= child.len {
@@ -122,12 +127,12 @@ impl FileReader {
             }
             let wrong =
                 |reason| StoreError::Node { cid: child.cid, source: NodeError::Rule(reason) };
-            // Where it is not here yet, the reader keeps its place.
+            // If the block is absent, the reader keeps its position.
             let bytes = self.store.get(&child.cid)?.ok_or(StoreError::Missing(child.cid))?;
             self.stack.pop();
             if child.cid.codec() != Codec::DagCbor {
                 if bytes.len() as u64 != child.len {
-                    return Err(wrong("a chunk is not as long as its node says"));
+                    return Err(wrong("a chunk does not have the length in its node"));
                 }
                 self.depth = 0;
                 let start = usize::try_from(self.skip).unwrap_or(usize::MAX);
@@ -144,7 +149,7 @@ impl FileReader {
             let node = FileNode::decode(&bytes)
                 .map_err(|source| StoreError::Node { cid: child.cid, source })?;
             if node.size() != child.len {
-                return Err(wrong("a node is not as long as its parent says"));
+                return Err(wrong("a node does not have the length in its parent"));
             }
             self.stack.extend(node.children().iter().rev());
         }
@@ -152,12 +157,13 @@ impl FileReader {
     }
 }
 
-/// Whether everything that `cid` leads to is here. It is checked by the index
-/// alone; nodes are read, chunks are not.
+/// Reports whether the store has every block that `cid` leads to. Nodes are
+/// read; chunks are only looked up in the index.
 ///
 /// # Errors
 ///
-/// Those of reading.
+/// Returns [`StoreError::Node`] if a node is not valid; otherwise the same as
+/// [`BlockRead::get`].
 pub fn is_complete(store: &dyn BlockRead, cid: Cid) -> Result<bool, StoreError> {
     let mut stack = vec![cid];
     while let Some(cid) = stack.pop() {
@@ -220,7 +226,7 @@ mod tests {
         assert!(!is_complete(&*holes, cid).unwrap());
         let mut reader = FileReader::open(holes.clone(), cid).unwrap().unwrap();
         for cid in types::links(cid.codec(), &store.get(&cid).unwrap().unwrap()).unwrap() {
-            // Missing twice, then there: it is read once.
+            // Missing twice, then present: the chunk is read once.
             for _ in 0..2 {
                 assert!(matches!(reader.read(), Err(StoreError::Missing(_))));
             }
@@ -233,7 +239,7 @@ mod tests {
 
     #[test]
     fn a_tree_that_lies_about_lengths_is_refused() {
-        // A dataset that says its five bytes are fifty.
+        // A dataset that claims fifty bytes and has five.
         let store = Arc::new(MemStore::new());
         let chunk = Block::new(Codec::Raw, &b"five!"[..]).unwrap();
         let dataset = Dataset { tree: chunk.cid(), size: 50, filename: None, mimetype: None };

@@ -1,4 +1,4 @@
-//! Putting a file into a store: chunks, nodes, and one name for all of it.
+//! Writes a file to a store: chunks, nodes over them, one name for the file.
 
 use std::sync::Arc;
 
@@ -9,12 +9,12 @@ use crate::batch::Batch;
 use crate::block_store::BlockWrite;
 use crate::error::StoreError;
 
-/// Blocks are put when so many bytes of them have come together.
+/// Blocks are put when their total length reaches this number of bytes.
 const PUT_LEN: usize = 1 << 20;
 
-/// Writes one file, front to back, in memory that does not grow with it. What
-/// it has put is pinned until the writer, or the batch that it becomes, is
-/// dropped.
+/// Writes one file from front to back, in memory that does not grow with the
+/// file. The blocks that it has put are pinned until the writer, or the batch in
+/// [`WrittenFile`], is dropped.
 #[derive(Debug)]
 pub struct FileWriter {
     batch: Batch,
@@ -22,14 +22,14 @@ pub struct FileWriter {
     tree: TreeWriter,
 }
 
-/// What a file became.
+/// A file that was written.
 #[derive(Debug)]
 pub struct WrittenFile {
-    /// Its name: the root of its tree, or its one chunk.
+    /// Name of the file: the root of its tree, or its only chunk.
     pub cid: Cid,
-    /// Its length, in bytes.
+    /// Length of the file in bytes.
     pub size: u64,
-    /// Keeps it alive until it has a root; to be committed.
+    /// Keeps the file alive until a root leads to it. The caller commits it.
     pub batch: Batch,
 }
 
@@ -42,7 +42,7 @@ struct TreeWriter {
 }
 
 impl FileWriter {
-    /// An empty file so far.
+    /// Starts an empty file.
     pub fn new(store: Arc<dyn BlockWrite>, scheme: BlockScheme) -> Self {
         Self {
             batch: Batch::new(store),
@@ -60,17 +60,17 @@ impl FileWriter {
     ///
     /// # Errors
     ///
-    /// As [`BlockWrite::put`]; the file cannot be gone on with then.
+    /// Same as [`BlockWrite::put`]. The writer must not be used after an error.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
         let Self { batch, chunker, tree } = self;
         chunker.push(bytes, |chunk| tree.add(batch, chunk))
     }
 
-    /// Ends the file. It is in the store, but not durable yet.
+    /// Ends the file. It is in the store then, but not durable yet.
     ///
     /// # Errors
     ///
-    /// As [`BlockWrite::put`].
+    /// Same as [`BlockWrite::put`].
     pub fn finish(self) -> Result<WrittenFile, StoreError> {
         let Self { batch, chunker, mut tree } = self;
         chunker.finish(|chunk| tree.add(&batch, chunk))?;
@@ -99,7 +99,7 @@ impl TreeWriter {
             self.put(batch)?;
         }
         if has_node {
-            // The nodes that were put hold what is below them.
+            // The new nodes keep the blocks below them alive.
             batch.pin().replace(self.nodes.pending());
         }
         Ok(())
@@ -183,8 +183,8 @@ mod tests {
     fn a_collection_in_the_middle_takes_nothing_from_a_file_under_way() {
         let store = Arc::new(MemStore::new());
         let content = bytes(20_000_000);
-        // Once before, unnamed: every block of it is garbage, and is found
-        // again when the file is written a second time.
+        // Written once without a name: every block is garbage, and is present
+        // when the file is written again.
         drop(write(&store, &content));
         let mut writer = FileWriter::new(store.clone(), BlockScheme::plain());
         for piece in content.chunks(1_000_000) {

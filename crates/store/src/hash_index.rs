@@ -1,14 +1,14 @@
-//! The index: hash → where, of any size, in little memory.
+//! The index: maps hashes to places; of any size, in little memory.
 //!
-//! New entries go to a head in memory; a full head becomes a sorted run on
-//! disk, and runs of like size are merged, so that there are few of them and
-//! every entry is written a few times in its life. (A B-tree fed with random
-//! hashes writes 60 to 250 times the data: `docs/decisions/0001`.)
+//! New entries go to a head in memory. A full head becomes a sorted run on
+//! disk, and runs of similar size are merged, so that there are few runs and
+//! every entry is written only a few times. (A B-tree fed with random hashes
+//! writes 60 to 250 times the data: `docs/decisions/0001`.)
 //!
-//! The index is a cache. What it says is checked where it is used, what it
-//! lacks can be derived again, and a damaged run is an error upon which its
-//! owner rebuilds it. Which runs belong to it is the owner's to remember: a
-//! run that its catalog does not name is removed at the next start.
+//! The index is a cache. Its users check every place that it returns, and its
+//! owner can derive all entries again; it does so when a run is damaged. The
+//! owner keeps a catalog of the runs. A run that the catalog does not name is
+//! removed at the next start.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -21,14 +21,14 @@ use crate::error::{IoContext, StoreError};
 use crate::run::{self, Merge, Run, Value};
 use disk::Disk;
 
-/// A head of this many entries is written out; some 10 MB of memory.
+/// Number of entries at which a head is written to disk; about 10 MB of memory.
 pub(crate) const HEAD_ENTRIES: usize = 64 * 1024;
 
-/// A run is merged with the one before it unless that is this many times as
-/// large.
+/// A run is merged with the previous one unless that is more than this many times
+/// as large.
 const MERGE_RATIO: u64 = 4;
 
-/// Of one hash, only the newest so many values are kept by a merge.
+/// Number of values of one hash, the newest ones, that a merge keeps.
 const VALUES_MAX: usize = 8;
 
 type Head = HashMap<Hash, Vec<Value>>;
@@ -39,16 +39,16 @@ pub(crate) struct HashIndex {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
     state: RwLock<State>,
-    /// Held while runs are written: there is one writer at a time.
+    /// Locked while runs are written: there is one writer at a time.
     writing: Mutex<Writing>,
 }
 
-/// What the one writer of runs keeps.
+/// State of the writer of runs.
 #[derive(Debug)]
 struct Writing {
     next_id: u64,
-    /// The runs written since the last change of the index: those that do not
-    /// end up in it are removed.
+    /// Runs written since the last change of the index. Runs that do not become
+    /// part of it are removed.
     written: Vec<Arc<Run>>,
 }
 
@@ -56,14 +56,14 @@ struct Writing {
 struct State {
     head: Head,
     head_entries: usize,
-    /// A head that is being written out: still searched, no longer changed.
+    /// A head that is being written to disk: still searched, no longer changed.
     frozen: Option<Arc<Head>>,
     /// Oldest first.
     runs: Vec<Arc<Run>>,
 }
 
 impl HashIndex {
-    /// Opens the index with these runs, oldest first.
+    /// Opens the index that consists of these runs, oldest first.
     pub(crate) fn open(
         disk: Arc<dyn Disk>,
         dir: PathBuf,
@@ -83,7 +83,7 @@ impl HashIndex {
         Ok(index)
     }
 
-    /// Removes the runs that nothing names, and keeps their ids from use.
+    /// Removes the files of all other runs. Their ids are not used again.
     fn remove_strays(&self, run_ids: &[u64]) -> Result<(), StoreError> {
         let mut writing = self.writing.lock();
         for name in self.disk.list(&self.dir).context("list", &self.dir)? {
@@ -97,7 +97,8 @@ impl HashIndex {
         Ok(())
     }
 
-    /// Adds entries. `then` runs before anyone can see them without it.
+    /// Adds entries and calls `then`. Nobody sees the entries before `then` has
+    /// returned.
     pub(crate) fn insert(
         &self,
         entries: impl IntoIterator<Item = (Hash, Value)>,
@@ -111,7 +112,7 @@ impl HashIndex {
         then();
     }
 
-    /// Puts the values of `hash` into `found`, newest first.
+    /// Replaces the content of `found` with the values of `hash`, newest first.
     pub(crate) fn get(&self, hash: &Hash, found: &mut Vec<Value>) -> Result<(), StoreError> {
         found.clear();
         let runs = {
@@ -131,7 +132,7 @@ impl HashIndex {
         Ok(())
     }
 
-    /// The number of entries, of which some may be for the same hash.
+    /// Returns the number of entries. Several may have the same hash.
     pub(crate) fn len(&self) -> u64 {
         let state = self.state.read();
         let frozen = state.frozen.as_ref().map_or(0, |head| head.values().map(Vec::len).sum());
@@ -139,18 +140,18 @@ impl HashIndex {
         (state.head_entries + frozen) as u64 + runs
     }
 
-    /// Whether the head is full.
+    /// Reports whether the head is full.
     pub(crate) fn is_flush_due(&self) -> bool {
         self.state.read().head_entries >= HEAD_ENTRIES
     }
 
-    /// Writes the head out and merges what is to be merged, without the values
-    /// that `keep` does not want: those would drive others out, of which only
-    /// the newest are kept.
+    /// Writes the head to disk and merges runs, without the values for which
+    /// `keep` is false: these would displace others, since a merge keeps only the
+    /// newest values.
     ///
-    /// `freeze` is called at the moment at which the head is cut off, `commit`
-    /// with its result and the runs from then on, oldest first: it makes them
-    /// the index, durably. Where anything fails, the index is as it was.
+    /// `freeze` is called at the moment at which the head is cut off. `commit`
+    /// receives its result and the new list of runs, oldest first, and makes that
+    /// list the index, durably. If anything fails, the index is unchanged.
     pub(crate) fn flush<T>(
         &self,
         keep: impl Fn(&Value) -> bool,
@@ -163,11 +164,11 @@ impl HashIndex {
             self.disk.sync_dir(&self.dir).context("sync", &self.dir)?;
             commit(extra, &runs.iter().map(|run| run.id).collect::<Vec<_>>())
         });
-        self.settle(&mut writing, result, runs)
+        self.finish_change(&mut writing, result, runs)
     }
 
-    /// Writes everything anew as one run, without the values that `keep` does
-    /// not want. See [`HashIndex::flush`] for `freeze` and `commit`.
+    /// Rewrites the index as one run, without the values for which `keep` is
+    /// false. See [`HashIndex::flush`] for `freeze` and `commit`.
     pub(crate) fn retain<T>(
         &self,
         keep: impl Fn(&Value) -> bool,
@@ -180,18 +181,18 @@ impl HashIndex {
         let result = self.write_out(&mut writing, &frozen, &mut runs, &keep).and_then(|()| {
             let newest_first: Vec<_> = runs.iter().chain(old.iter().rev()).cloned().collect();
             let merged = self.merge(&mut writing, &newest_first, &keep)?;
-            // The head's own run was a step on the way.
+            // The run of the head alone was an intermediate step.
             for run in std::mem::replace(&mut runs, vec![merged]) {
                 let _ = self.disk.remove(run.path());
             }
             self.disk.sync_dir(&self.dir).context("sync", &self.dir)?;
             commit(extra, &runs.iter().map(|run| run.id).collect::<Vec<_>>())
         });
-        self.settle(&mut writing, result, runs)
+        self.finish_change(&mut writing, result, runs)
     }
 
-    /// Begins to write the head out: nothing is added to it any more, and what
-    /// `freeze` returns is of that very moment.
+    /// Cuts the head off, so that nothing is added to it any more, and calls
+    /// `freeze` at that moment.
     fn freeze<T>(&self, freeze: impl FnOnce() -> T) -> (Vec<Arc<Run>>, Arc<Head>, T) {
         let mut state = self.state.write();
         let extra = freeze();
@@ -201,8 +202,9 @@ impl HashIndex {
         (state.runs.clone(), frozen, extra)
     }
 
-    /// Makes `runs` the index, or puts the frozen head back.
-    fn settle(
+    /// Makes `runs` the index if `result` is `Ok`, or else restores the frozen
+    /// head. Removes the runs that are not part of the index.
+    fn finish_change(
         &self,
         writing: &mut Writing,
         result: Result<(), StoreError>,
@@ -221,7 +223,7 @@ impl HashIndex {
         }
         obsolete.retain(|run| !state.runs.iter().any(|kept| kept.id == run.id));
         for run in obsolete {
-            // Best effort: what stays is removed at the next start.
+            // Best effort: the next start removes the rest.
             let _ = self.disk.remove(run.path());
         }
         result
@@ -256,7 +258,7 @@ impl HashIndex {
         Ok(())
     }
 
-    /// Merges runs, given newest first.
+    /// Merges runs, newest first, into one.
     fn merge(
         &self,
         writing: &mut Writing,
@@ -292,14 +294,14 @@ impl HashIndex {
         Ok(run)
     }
 
-    /// Forgets everything in memory; the runs go when the next catalog does
-    /// not name them.
+    /// Drops all entries. The files of the runs are removed at the next start,
+    /// when the catalog no longer names them.
     pub(crate) fn clear(&self) {
         let _writing = self.writing.lock();
         *self.state.write() = State::default();
     }
 
-    /// Where the runs are.
+    /// Returns the directory of the runs.
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
     }
@@ -360,10 +362,10 @@ mod tests {
             let numbers = batch * 500..(batch + 1) * 500;
             index.insert(numbers.map(|n| (hash(n), value(n))), || ());
             runs = flush(&index);
-            assert_eq!(disk.files().len(), runs.len(), "one file a run");
+            assert_eq!(disk.files().len(), runs.len(), "one file per run");
         }
         assert!(runs.len() <= 4, "{} runs for 20 flushes", runs.len());
-        // Every key once more, elsewhere: the newest value comes first.
+        // The same key with another value: the newest value comes first.
         index.insert([(hash(7), value(70_007))], || ());
         assert_eq!(get(&index, 7), [70_007, 7]);
         runs = flush(&index);

@@ -1,18 +1,18 @@
-//! Blocks that stay where they are: ranges of the user's own files.
+//! Blocks in place: ranges of the user's own files.
 //!
-//! A machine that is backed up need not hold its data twice. The index here
-//! says in which file, and where in it, a block was when the file was hashed.
-//! A block is given out only if the file still has the stamp that it had then,
-//! before and after the read, and if the bytes still hash to the name; in any
-//! other case the answer is [`InPlaceAnswer::Changed`], which tells the owner
-//! to look at the file again, and tells a peer that nobody is to blame.
+//! A source need not store its data twice. This index records in which file, and
+//! at which offset, a block was when the file was hashed. A block is served only
+//! if the file has the same stamp as then, before and after the read, and if the
+//! bytes still match the name. Otherwise the answer is
+//! [`InPlaceAnswer::Changed`]: the owner scans the file again, and the peer knows
+//! that the block is not damaged but outdated.
 //!
-//! An id stands for one version of one file: a file that is hashed again gets
-//! a new id, so what the index says of the old one is void. A file that is
-//! renamed keeps its id, and nothing here changes.
+//! A [`FileId`] stands for one version of one file: a file that is hashed again
+//! gets a new id, which makes the entries of the old id void. A renamed file
+//! keeps its id, and the index does not change.
 //!
-//! What is absent: which files there are, and where, is the [`FileTable`]'s.
-//! Nothing here writes to a user's file or follows a link.
+//! Absent: the list of files and their paths, which [`FileTable`] has. This
+//! module never writes to a user's file and never follows a link.
 
 use std::fmt;
 use std::fs::File;
@@ -30,28 +30,28 @@ use crate::hash_index::HashIndex;
 use crate::run::{VALUE_LEN, Value};
 use disk::{AtomicWrite, Disk, FileError, read_file, write_atomic};
 
-/// One version of one file.
+/// Id of one version of one file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FileId(pub u64);
 
-/// What says that a file is as it was: another write, or another file under
-/// the same name, changes at least one of these.
+/// Metadata that shows whether a file is unchanged: another write, or another file
+/// with the same name, changes at least one of these values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
-    /// The device.
+    /// Device of the file.
     pub device: u64,
-    /// The inode on the device.
+    /// Inode number on the device.
     pub inode: u64,
-    /// The length, in bytes.
+    /// Length in bytes.
     pub size: u64,
-    /// The time of the last write, in seconds and nanoseconds.
+    /// Time of the last write, in seconds and nanoseconds.
     pub mtime: (i64, i64),
-    /// The time of the last change of the inode, in seconds and nanoseconds.
+    /// Time of the last change of the inode, in seconds and nanoseconds.
     pub ctime: (i64, i64),
 }
 
 impl Stamp {
-    /// The stamp of a file, from its metadata.
+    /// Takes the stamp of a file from its metadata.
     pub fn of(metadata: &std::fs::Metadata) -> Self {
         Self {
             device: metadata.dev(),
@@ -63,12 +63,13 @@ impl Stamp {
     }
 }
 
-/// Opens a regular file for reading. Never follows a link in the last part of
-/// the path, never waits for the writer of a pipe, never wakes a device.
+/// Opens a regular file for reading. Does not follow a link in the last part of
+/// the path, does not wait for the writer of a pipe and does not wake a device.
 ///
 /// # Errors
 ///
-/// The file system's; `InvalidInput` where it is not a regular file.
+/// Returns [`io::ErrorKind::InvalidInput`] if it is not a regular file, or
+/// another error of the file system.
 pub fn open_regular(path: &Path) -> io::Result<File> {
     use rustix::fs::{Mode, OFlags};
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -80,44 +81,45 @@ pub fn open_regular(path: &Path) -> io::Result<File> {
     }
 }
 
-/// Tells the system that a part of a file is about to be read, so that a disk is
-/// busy with it while something else is read.
+/// Tells the system that a part of a file will be read soon, so that the disk
+/// reads it while the program is busy with another file.
 pub fn will_need(file: &File, offset: u64, len: u64) {
     let Some(len) = NonZeroU64::new(len) else { return };
-    // It only saves time, and not every file system can.
+    // This only saves time, and not every file system supports it.
     let _ = rustix::fs::fadvise(file, offset, Some(len), rustix::fs::Advice::WillNeed);
 }
 
-/// Where the files are: their owner's business.
+/// The files that the ids stand for.
 pub trait FileTable: Send + Sync + fmt::Debug {
-    /// Opens a file, as [`open_regular`] does, and tells the stamp that it had
-    /// when it was hashed. `None`: this version of it is no more.
+    /// Opens a file with [`open_regular`] and returns it with the stamp that it
+    /// had when it was hashed. `None` if this version of the file no longer
+    /// exists.
     ///
     /// # Errors
     ///
-    /// The file system's.
+    /// Returns the file system's error if the file cannot be opened.
     fn open(&self, id: FileId) -> io::Result<Option<(File, Stamp)>>;
 }
 
-/// A part of a file.
+/// A chunk of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InPlaceChunk {
-    /// The hash of the bytes.
+    /// Hash of the block.
     pub hash: Hash,
-    /// Where they begin in the file.
+    /// Offset in the file, in bytes.
     pub offset: u64,
-    /// How many they are; at most [`types::MAX_BLOCK_LEN`].
+    /// Length in bytes; at most [`types::MAX_BLOCK_LEN`].
     pub len: u32,
 }
 
-/// What asking for a block gives.
+/// Result of looking for a block in place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum InPlaceAnswer {
-    /// The block, checked.
+    /// The block, checked against its name.
     Block(EncodedBlock),
-    /// It was in these files, which are not as they were.
+    /// The block was in these files, which have changed.
     Changed(Vec<FileId>),
-    /// It is in no file that is known.
+    /// The block is in no known file.
     Missing,
 }
 
@@ -129,7 +131,7 @@ pub struct InPlaceStore {
     index: HashIndex,
     table: Arc<dyn FileTable>,
     scheme: BlockScheme,
-    /// One change of the catalog at a time.
+    /// Locked while the catalog is changed.
     catalog: Mutex<()>,
 }
 
@@ -157,12 +159,12 @@ fn decode(hash: Hash, value: &Value) -> (FileId, InPlaceChunk) {
 }
 
 impl InPlaceStore {
-    /// Opens the index in `dir`, or makes one. The answer tells whether what
-    /// was there is lost, so that all files have to be hashed again.
+    /// Opens the index in `dir`, or creates it. The flag is true if an existing
+    /// index was lost, so that all files must be hashed again.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Io`].
+    /// Returns [`StoreError::Io`] if the directory cannot be created or read.
     pub fn open(
         disk: Arc<dyn Disk>,
         dir: &Path,
@@ -188,42 +190,43 @@ impl InPlaceStore {
         Ok((Self { disk, dir: dir.to_owned(), index, table, scheme, catalog }, is_lost))
     }
 
-    /// Notes the chunks of a file. They can be asked for at once, and are
-    /// durable after [`InPlaceStore::commit`].
+    /// Adds the chunks of a file. They can be read immediately, and are durable
+    /// after [`InPlaceStore::commit`].
     ///
     /// # Errors
     ///
-    /// Those of writing the index out when it has grown.
+    /// Same as [`InPlaceStore::commit`], which is called if the index has grown.
     pub fn add(&self, id: FileId, chunks: &[InPlaceChunk]) -> Result<(), StoreError> {
-        // The empty block is in every file, and needs none.
+        // The empty block needs no entry: it is part of every file.
         let chunks = chunks.iter().filter(|chunk| chunk.len > 0);
         self.index.insert(chunks.map(|chunk| (chunk.hash, encode(id, chunk))), || ());
         if self.index.is_flush_due() { self.commit() } else { Ok(()) }
     }
 
-    /// Makes everything that was added durable.
+    /// Makes all added chunks durable.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Io`], [`StoreError::Full`]; it can be tried again.
+    /// Returns [`StoreError::Io`] or [`StoreError::Full`] if the index cannot be
+    /// written. The call can be repeated.
     pub fn commit(&self) -> Result<(), StoreError> {
         let _one_at_a_time = self.catalog.lock();
         self.index.flush(|_| true, || (), |(), runs| self.write_catalog(runs))
     }
 
-    /// Forgets what is known of files that `keep` does not want.
+    /// Removes the chunks of all files for which `keep` is false.
     ///
     /// # Errors
     ///
-    /// As [`InPlaceStore::commit`].
+    /// Same as [`InPlaceStore::commit`].
     pub fn retain(&self, keep: impl Fn(FileId) -> bool) -> Result<(), StoreError> {
         let _one_at_a_time = self.catalog.lock();
         let keep = |value: &Value| keep(decode(Hash::of(b""), value).0);
         self.index.retain(keep, || (), |(), runs| self.write_catalog(runs))
     }
 
-    /// The number of places that are known, those of files that are no more
-    /// included.
+    /// Returns the number of known places, including places in files that no
+    /// longer exist.
     pub fn places(&self) -> u64 {
         self.index.len()
     }
@@ -238,39 +241,41 @@ impl InPlaceStore {
         Ok(())
     }
 
-    /// Whether the block was in a file that is still of the same version. It
-    /// does not look at the file.
+    /// Reports whether the index has a place for the block. Does not read the
+    /// file.
     ///
     /// # Errors
     ///
-    /// Those of the index.
+    /// Returns [`StoreError::Io`] or [`StoreError::Unusable`] if the index cannot
+    /// be read.
     pub fn is_known(&self, hash: &Hash) -> Result<bool, StoreError> {
         let mut values = Vec::new();
         self.index.get(hash, &mut values)?;
         Ok(!values.is_empty())
     }
 
-    /// The block, from the first file that still has it.
+    /// Returns the block from the first file that still has it.
     ///
     /// # Errors
     ///
-    /// Those of the index. What a file does is in the answer.
+    /// Same as [`InPlaceStore::is_known`]. Errors of files are part of the
+    /// answer.
     pub fn get(&self, hash: &Hash) -> Result<InPlaceAnswer, StoreError> {
         Ok(self.open_block(hash)?.read())
     }
 
-    /// Begins to read a block: its file is open, and the system has been told
-    /// what of it is wanted. Where many are wanted, beginning with the next
-    /// ones before the first is read keeps a disk busy.
+    /// Starts to read a block: opens its file and tells the system which part
+    /// will be read. A caller that needs many blocks keeps the disk busy by
+    /// starting the next ones before it reads the first.
     ///
     /// # Errors
     ///
-    /// Those of the index. What a file does is in the answer.
+    /// Same as [`InPlaceStore::get`].
     pub fn open_block(&self, hash: &Hash) -> Result<InPlaceRead<'_>, StoreError> {
         let mut values = Vec::new();
         self.index.get(hash, &mut values)?;
-        // What cannot be opened ahead is opened when it is its turn: by then,
-        // fewer files are.
+        // A file that cannot be opened now (too many open files) is opened when
+        // the block is read.
         let opened = values.first().and_then(|value| {
             let (id, chunk) = decode(*hash, value);
             let opened = self.table.open(id).ok().flatten()?;
@@ -281,27 +286,28 @@ impl InPlaceStore {
     }
 }
 
-/// A block that is being read; see [`InPlaceStore::open_block`].
+/// A block whose file is open; see [`InPlaceStore::open_block`].
 #[derive(Debug)]
 pub struct InPlaceRead<'a> {
     table: &'a dyn FileTable,
     scheme: &'a BlockScheme,
     hash: Hash,
     values: Vec<Value>,
-    /// The file of the first value, where it could be opened ahead.
+    /// The file of the first value, if it could be opened.
     opened: Option<(File, Stamp)>,
 }
 
 impl InPlaceRead<'_> {
-    /// How long the block is, where it is known; in bytes.
+    /// Returns the length of the block in bytes, or 0 if no file is known to have
+    /// it.
     pub fn len_hint(&self) -> usize {
         self.values.first().map_or(0, |value| decode(self.hash, value).1.len as usize)
     }
 
-    /// The block, from the first file that still has it.
+    /// Returns the block from the first file that still has it.
     pub fn read(mut self) -> InPlaceAnswer {
         let cid = Cid::new(Codec::Raw, self.hash);
-        // The empty block is in every file.
+        // The empty block is part of every file.
         if let Ok(empty) = self.scheme.block(Codec::Raw, Vec::new())
             && empty.cid() == cid
         {
@@ -319,8 +325,8 @@ impl InPlaceRead<'_> {
                     Ok(block) if block.cid() == cid => {
                         return InPlaceAnswer::Block(self.scheme.encode(block));
                     }
-                    // Other bytes under the same stamp: a write that the clock
-                    // was too coarse to show, or a disk that rots.
+                    // The stamp is the same but the bytes differ: the clock was
+                    // too coarse to show a write, or the disk has an error.
                     Ok(_) | Err(_) => changed.push(id),
                 },
                 Ok(None) => {}
@@ -336,24 +342,24 @@ impl InPlaceRead<'_> {
     }
 }
 
-/// The bytes, if the file is as it was before and after the read. `None`:
-/// this version of the file is no more.
+/// Returns the bytes of a chunk if the file has its stamp before and after the
+/// read. `None` if this version of the file no longer exists.
 fn read_chunk(opened: Option<(File, Stamp)>, chunk: &InPlaceChunk) -> io::Result<Option<Vec<u8>>> {
     let Some((file, stamp)) = opened else { return Ok(None) };
-    let is_as_it_was = || Ok::<_, io::Error>(Stamp::of(&file.metadata()?) == stamp);
+    let is_unchanged = || Ok::<_, io::Error>(Stamp::of(&file.metadata()?) == stamp);
     let changed = || io::Error::other("the file has changed");
-    if !is_as_it_was()? {
+    if !is_unchanged()? {
         return Err(changed());
     }
     let bytes = read_exact_at(&file, chunk.len as usize, chunk.offset)?;
-    if !is_as_it_was()? {
+    if !is_unchanged()? {
         return Err(changed());
     }
     Ok(Some(bytes))
 }
 
-/// Reads into memory that nobody has filled with zeros before: that took a
-/// tenth of what serving a file costs.
+/// Reads into memory without filling it with zeros first, which took a tenth of
+/// the time for serving a file.
 fn read_exact_at(file: &File, len: usize, offset: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(len);
     while bytes.len() < len {
@@ -364,7 +370,7 @@ fn read_exact_at(file: &File, len: usize, offset: u64) -> io::Result<Vec<u8>> {
             Err(error) => return Err(error.into()),
         }
     }
-    // The room may have been larger than what was asked for.
+    // The capacity may be larger than the requested length.
     bytes.truncate(len);
     Ok(bytes)
 }
@@ -437,7 +443,7 @@ mod tests {
             self.dir.path().join(name)
         }
 
-        /// Writes a file and takes it in, in two chunks.
+        /// Writes a file and adds its two chunks to the index.
         fn add(&self, id: u64, name: &str, content: &[u8]) {
             fs::write(self.path(name), content).unwrap();
             let stamp = Stamp::of(&fs::metadata(self.path(name)).unwrap());
@@ -541,7 +547,7 @@ mod tests {
         assert!(matches!(setup.get(&content(1)[..HALF]), InPlaceAnswer::Changed(_)));
     }
 
-    /// A process may have so many files open, and no more.
+    /// The number of files that a process may have open is limited.
     #[test]
     fn what_cannot_be_opened_ahead_is_opened_when_it_is_its_turn() {
         let setup = Setup::new();

@@ -1,12 +1,16 @@
-//! The block store: everything that Archivist keeps, kept so that it is there
-//! and right when it is wanted.
+//! The block store: packs, index, roots, garbage collection, blocks in place.
 //!
-//! Role: the only code that writes blocks. [`BlockStore`] is what a store does;
-//! [`MemStore`] does it in memory, [`PackStore`] on disk, and `FaultyStore`
-//! (feature `testing`) wraps either and fails on demand.
+//! Role: the only code that stores blocks. [`BlockRead`], [`BlockWrite`],
+//! [`Roots`] and [`StoreAdmin`] are the parts of a store ([`BlockStore`]).
+//! [`PackStore`] implements them on disk and [`MemStore`] in memory;
+//! `FaultyStore` (feature `testing`) wraps either and fails on demand.
+//! [`InPlaceStore`] serves blocks from the user's own files instead.
 //!
-//! The flow of a write: bytes → chunk ([`Chunker`]) → block → pack → index, then
-//! one sync for many, then the root that names it.
+//! The flow of a write: bytes → chunk ([`types::Chunker`]) → block → pack →
+//! index, then one sync for many blocks, then the root that leads to them.
+//! [`FileWriter`] does this for a file, [`FileReader`] reads it back.
+//!
+//! Absent: the meaning of blocks (snapshots, manifests) and the network.
 
 mod batch;
 mod block_store;

@@ -1,5 +1,5 @@
-//! The store in memory: what a store does, in the fewest words. The tests
-//! compare the pack store with it.
+//! The store in memory: states the semantics of a store in the fewest words. The
+//! tests compare the pack store with it.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -13,7 +13,7 @@ use crate::error::{Limit, StoreError};
 use crate::pins::{Pin, Pins};
 use crate::root_log::{Root, check_name};
 
-/// A store that forgets everything when it is dropped.
+/// A store in memory. Its content is lost when it is dropped.
 #[derive(Debug, Default)]
 pub struct MemStore {
     state: Mutex<State>,
@@ -48,12 +48,12 @@ impl State {
 }
 
 impl MemStore {
-    /// An empty store.
+    /// Creates an empty store.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// An empty store that holds at most so many bytes of payload.
+    /// Creates an empty store for at most `max_bytes` bytes of payload.
     pub fn with_limit(max_bytes: u64) -> Self {
         Self { max_bytes: Some(max_bytes), ..Self::default() }
     }

@@ -1,12 +1,12 @@
-//! The form of a pack file: many blocks, appended, with a footer at the end.
+//! The format of a pack file: many blocks, appended, with a footer at the end.
 //!
-//! `docs/formats/pack.md` has the bytes. A pack is written once, front to
-//! back: header, records, and the footer when it is full. Each record says
-//! everything about itself, so that a pack without a footer (its writer died)
-//! or with a damaged one is read by walking the records; where one of them is
-//! damaged the walk goes on at the next that is whole. The footer only saves
-//! that walk: it is written after the records were synced, so that one that is
-//! there after a power cut can be believed.
+//! `docs/formats/pack.md` specifies the bytes. A pack is written once, from front
+//! to back: the header, the records and, when the pack is full, the footer. Each
+//! record describes itself, so a pack without a footer (its writer died) or with a
+//! damaged one is read by walking the records; after a damaged record the walk
+//! continues at the next valid one. The footer only saves that walk. It is written
+//! after the records were synced, so a footer that exists after a power cut can be
+//! trusted.
 
 use std::io;
 use std::ops::Range;
@@ -17,8 +17,8 @@ use types::{Cid, Codec, EncodedBlock, Encoding, Hash, MAX_BLOCK_LEN};
 use crate::bytes_at::{hash_at, u32_at, u64_at};
 use disk::DiskFile;
 
-/// What a pack holds. Metadata is kept apart so that walking the trees of
-/// files never reads their data.
+/// Kind of the blocks in a pack. Metadata has packs of its own, so that walking
+/// the trees of files does not read their data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
 pub(crate) enum PackKind {
@@ -29,11 +29,11 @@ pub(crate) enum PackKind {
 }
 
 impl PackKind {
-    /// Both kinds, in the order in which they are made durable: a node never
-    /// before the data that it names.
+    /// Both kinds, in the order in which they are made durable: data before the
+    /// nodes that refer to it.
     pub(crate) const ALL: [Self; 2] = [Self::Data, Self::Meta];
 
-    /// Where blocks of `codec` go.
+    /// Returns the kind of pack for blocks of `codec`.
     pub(crate) fn of(codec: Codec) -> Self {
         match codec {
             Codec::Raw => Self::Data,
@@ -51,23 +51,23 @@ impl PackKind {
 }
 
 const PACK_MAGIC: [u8; 8] = *b"ARCHPACK";
-/// In place of [`PACK_MAGIC`]: nothing in the pack is needed any more.
+/// Replaces [`PACK_MAGIC`] in a pack that is no longer needed.
 pub(crate) const RETIRED_MAGIC: [u8; 8] = *b"ARCHGONE";
 const FOOTER_MAGIC: [u8; 8] = *b"ARCHFOOT";
 const RECORD_MAGIC: [u8; 4] = *b"BLK1";
 const VERSION: u8 = 1;
-/// Names are the BLAKE3 of the plain bytes; a keyed hash gets another number.
+/// Names are the BLAKE3 hash of the stored bytes.
 const HASH_MODE_PLAIN: u8 = 0;
 
-/// The length of a pack's header, in bytes.
+/// Length of the header of a pack in bytes.
 pub(crate) const HEADER_LEN: u64 = HEADER_BYTES as u64;
 pub(crate) const HEADER_BYTES: usize = 64;
-/// The length of a record without its payload, in bytes.
+/// Length of a record without its payload in bytes.
 pub(crate) const RECORD_HEADER_LEN: usize = 56;
 const ENTRY_LEN: usize = 48;
 const TRAILER_LEN: usize = 48;
 
-/// What distinguishes a pack from every other.
+/// Header of a pack. It identifies the pack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PackHeader {
     pub(crate) kind: PackKind,
@@ -75,40 +75,40 @@ pub(crate) struct PackHeader {
     pub(crate) uuid: [u8; 16],
 }
 
-/// Where a block is in its pack, and how.
+/// Place and form of a block in its pack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
     pub(crate) hash: Hash,
-    /// Where the record begins.
+    /// Offset of the record in the pack.
     pub(crate) offset: u32,
-    /// The length of the payload.
+    /// Length of the payload in bytes.
     pub(crate) stored_len: u32,
-    /// The length of the block.
+    /// Length of the block in bytes.
     pub(crate) len: u32,
     pub(crate) codec: Codec,
     pub(crate) encoding: Encoding,
 }
 
 impl Entry {
-    /// The bytes that the record takes in the pack.
+    /// Returns the length of the record in the pack in bytes.
     pub(crate) fn record_len(&self) -> u64 {
         RECORD_HEADER_LEN as u64 + u64::from(self.stored_len)
     }
 
-    /// Where the record ends.
+    /// Returns the offset of the end of the record.
     pub(crate) fn end(&self) -> u64 {
         u64::from(self.offset) + self.record_len()
     }
 }
 
-/// Why a pack's header cannot be used.
+/// Reason why the header of a pack cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum HeaderError {
-    #[error("its header is damaged")]
+    #[error("the header is damaged")]
     Damaged,
-    #[error("it was emptied by the collector")]
+    #[error("the pack was emptied by a garbage collection")]
     Retired,
-    #[error("it was written by a newer version of this program; use that")]
+    #[error("the pack was written by a newer version of this program; use that version")]
     Version,
 }
 
@@ -126,7 +126,7 @@ impl PackHeader {
         bytes
     }
 
-    /// Reads a header.
+    /// Decodes a header.
     pub(crate) fn decode(bytes: &[u8; HEADER_BYTES]) -> Result<Self, HeaderError> {
         if bytes[..8] == RETIRED_MAGIC {
             return Err(HeaderError::Retired);
@@ -144,7 +144,7 @@ impl PackHeader {
     }
 }
 
-/// The header of the record of `block`.
+/// Returns the header of the record of `block`.
 #[expect(clippy::cast_possible_truncation, reason = "a payload is at most 4 MiB")]
 pub(crate) fn record_header(block: &EncodedBlock) -> [u8; RECORD_HEADER_LEN] {
     let mut bytes = [0; RECORD_HEADER_LEN];
@@ -160,7 +160,7 @@ pub(crate) fn record_header(block: &EncodedBlock) -> [u8; RECORD_HEADER_LEN] {
     bytes
 }
 
-/// What a record's header says, and the checksum of its payload.
+/// Decodes the header of a record; returns the checksum of the payload, too.
 fn decode_record_header(bytes: &[u8], offset: u32) -> Option<(Entry, u32)> {
     if bytes.len() < RECORD_HEADER_LEN
         || bytes[..4] != RECORD_MAGIC
@@ -180,12 +180,12 @@ fn decode_record_header(bytes: &[u8], offset: u32) -> Option<(Entry, u32)> {
     (longest <= MAX_BLOCK_LEN).then_some((entry, u32_at(bytes, 48)))
 }
 
-/// Why a record cannot be used.
+/// Reason why a record cannot be used.
 #[derive(Debug)]
 pub(crate) enum ReadError {
-    /// The file system's word.
+    /// The file system reported an error.
     Io(io::Error),
-    /// The bytes are not what they were.
+    /// The bytes have changed since they were written.
     Damaged(String),
 }
 
@@ -195,30 +195,30 @@ impl From<io::Error> for ReadError {
     }
 }
 
-/// Reads one record and checks it whole: its header, its checksum, and that
-/// the payload unpacks to the bytes that the hash names.
+/// Reads one record and checks all of it: the header, the checksum, and that the
+/// decompressed payload matches the hash.
 pub(crate) fn read_record(file: &dyn DiskFile, entry: &Entry) -> Result<EncodedBlock, ReadError> {
     let len = RECORD_HEADER_LEN + entry.stored_len as usize;
     let record = Bytes::from(file.read_vec_at(len, entry.offset.into())?);
     if record.len() < len {
-        return Err(ReadError::Damaged("the pack ends in it".into()));
+        return Err(ReadError::Damaged("the pack ends within the record".into()));
     }
     let damaged = |reason: &str| Err(ReadError::Damaged(reason.into()));
     let Some((found, sum)) = decode_record_header(&record, entry.offset) else {
-        return damaged("its header is damaged");
+        return damaged("the header of the record is damaged");
     };
     if found != *entry {
-        return damaged("another block is in its place");
+        return damaged("the record is that of another block");
     }
     let payload = record.slice(RECORD_HEADER_LEN..);
     if crc32c::crc32c(&payload) != sum {
-        return damaged("its checksum does not match");
+        return damaged("the checksum of the record does not match");
     }
     EncodedBlock::verify(Cid::new(entry.codec, entry.hash), entry.encoding, entry.len, payload)
         .map_err(|error| ReadError::Damaged(error.to_string()))
 }
 
-/// The footer over `entries`, which begins at `offset`.
+/// Encodes the footer over `entries`, which starts at `offset`.
 #[expect(clippy::cast_possible_truncation, reason = "a pack has fewer than 2^32 records")]
 pub(crate) fn encode_footer(header: &PackHeader, entries: &[Entry], offset: u64) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(entries.len() * ENTRY_LEN + TRAILER_LEN);
@@ -242,22 +242,22 @@ pub(crate) fn encode_footer(header: &PackHeader, entries: &[Entry], offset: u64)
     bytes
 }
 
-/// What the trailer of a sealed pack says.
+/// Trailer of a sealed pack.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Trailer {
-    /// Where the footer begins.
+    /// Offset of the footer.
     offset: u64,
-    /// The number of records.
+    /// Number of records.
     pub(crate) records: u32,
     sum: u32,
 }
 
-/// The length of the footer over so many records, in bytes.
+/// Returns the length in bytes of the footer over `records` records.
 pub(crate) fn footer_len(records: u32) -> u64 {
     u64::from(records) * ENTRY_LEN as u64 + TRAILER_LEN as u64
 }
 
-/// The trailer of a pack; `None` where the pack was not sealed, or its
+/// Returns the trailer of a pack, or `None` if the pack is not sealed or the
 /// trailer is damaged.
 pub(crate) fn read_trailer(
     file: &dyn DiskFile,
@@ -280,8 +280,8 @@ pub(crate) fn read_trailer(
     Ok(intact.then_some(trailer))
 }
 
-/// The entries of a sealed pack, in the order of its records; `None` where
-/// there is no footer, or a damaged one.
+/// Returns the entries of a sealed pack in the order of its records, or `None` if
+/// the footer is missing or damaged.
 pub(crate) fn read_footer(
     file: &dyn DiskFile,
     header: &PackHeader,
@@ -306,27 +306,27 @@ pub(crate) fn read_footer(
     Ok(bytes.chunks_exact(ENTRY_LEN).map(entry).collect())
 }
 
-/// What walking the records of a pack found.
+/// Result of walking the records of a pack.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Walk {
-    /// The records that are whole, in order.
+    /// The valid records, in order.
     pub(crate) entries: Vec<Entry>,
-    /// Where the last of them ends.
+    /// Offset of the end of the last valid record.
     pub(crate) end: u64,
-    /// Bytes between records that are whole: something was damaged there.
+    /// Damaged bytes between valid records.
     pub(crate) gaps: Vec<Range<u64>>,
 }
 
-/// Walks the records of a pack without trusting anything in it.
+/// Walks the records of a pack without trusting its content.
 pub(crate) fn walk(file: &dyn DiskFile) -> io::Result<Walk> {
     let len = file.len()?;
     let mut window = Window { file, start: 0, bytes: Vec::new() };
     let mut walk = Walk { end: HEADER_LEN, ..Walk::default() };
     let mut at = HEADER_LEN;
     while at < len {
-        // A pack is far below 4 GiB; bytes beyond are not ours.
+        // A pack is far shorter than 4 GiB; later bytes are not part of it.
         let Ok(offset) = u32::try_from(at) else { break };
-        let Some(entry) = whole_record(&mut window, offset)? else {
+        let Some(entry) = valid_record(&mut window, offset)? else {
             at = next_magic(&mut window, at + 1, len)?;
             continue;
         };
@@ -340,7 +340,7 @@ pub(crate) fn walk(file: &dyn DiskFile) -> io::Result<Walk> {
     Ok(walk)
 }
 
-fn whole_record(window: &mut Window<'_>, offset: u32) -> io::Result<Option<Entry>> {
+fn valid_record(window: &mut Window<'_>, offset: u32) -> io::Result<Option<Entry>> {
     let head = window.get(offset.into(), RECORD_HEADER_LEN)?;
     let Some((entry, sum)) = decode_record_header(head, offset) else { return Ok(None) };
     let stored_len = entry.stored_len as usize;
@@ -348,7 +348,7 @@ fn whole_record(window: &mut Window<'_>, offset: u32) -> io::Result<Option<Entry
     Ok((payload.len() == stored_len && crc32c::crc32c(payload) == sum).then_some(entry))
 }
 
-/// Where the next record may begin: at its magic, or the end of the file.
+/// Returns the offset of the next magic of a record, or the end of the file.
 fn next_magic(window: &mut Window<'_>, from: u64, len: u64) -> io::Result<u64> {
     let mut at = from;
     while at < len {
@@ -356,13 +356,13 @@ fn next_magic(window: &mut Window<'_>, from: u64, len: u64) -> io::Result<u64> {
         if let Some(found) = bytes.windows(4).position(|four| four == RECORD_MAGIC) {
             return Ok(at + found as u64);
         }
-        // The magic may straddle the window's end.
+        // The magic may cross the end of the window.
         at += (bytes.len() as u64).saturating_sub(3).max(1);
     }
     Ok(len)
 }
 
-/// A stretch of a file in memory.
+/// A part of a file in memory.
 struct Window<'a> {
     file: &'a dyn DiskFile,
     start: u64,
@@ -372,7 +372,7 @@ struct Window<'a> {
 impl Window<'_> {
     const LEN: usize = 1 << 20;
 
-    /// The `len` bytes from `at` on, fewer at the end of the file.
+    /// Returns the `len` bytes from `at` on; fewer at the end of the file.
     fn get(&mut self, at: u64, len: usize) -> io::Result<&[u8]> {
         let end = at + len as u64;
         if at < self.start || end > self.start + self.bytes.len() as u64 {

@@ -1,7 +1,7 @@
-//! Pins: what keeps blocks alive that no root leads to yet.
+//! Pins: keep blocks alive that no root leads to yet.
 //!
-//! They live in memory. Work that was under way when a process died is
-//! garbage, unless it set a partial root.
+//! Pins are in memory only. The blocks of work that was in progress when a
+//! process died are garbage, unless the work has set a partial root.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,7 +19,8 @@ struct Table {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Pins(Arc<Mutex<Table>>);
 
-/// A pin; see [`crate::BlockStore::pin`].
+/// Keeps blocks alive, with all that they refer to, until it is dropped; see
+/// [`crate::BlockWrite::pin`].
 #[derive(Debug)]
 pub struct Pin {
     id: u64,
@@ -35,21 +36,21 @@ impl Pins {
         Pin { id, pins: self.clone() }
     }
 
-    /// Everything that is pinned now.
+    /// Returns all blocks that are pinned now.
     pub(crate) fn snapshot(&self) -> Vec<Cid> {
         self.0.lock().pins.values().flatten().copied().collect()
     }
 }
 
 impl Pin {
-    /// Keeps these alive too.
+    /// Adds blocks to the pin.
     pub fn add(&self, cids: impl IntoIterator<Item = Cid>) {
         let mut table = self.pins.0.lock();
         table.pins.entry(self.id).or_default().extend(cids);
     }
 
-    /// Keeps these alive, and what was pinned before no longer by itself: for
-    /// when a node has been put that leads to it.
+    /// Replaces the pinned blocks. Used when a node has been put that leads to
+    /// the blocks pinned before.
     pub fn replace(&self, cids: impl IntoIterator<Item = Cid>) {
         let cids = cids.into_iter().collect();
         self.pins.0.lock().pins.insert(self.id, cids);

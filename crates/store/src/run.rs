@@ -1,10 +1,10 @@
 //! One immutable, sorted run of the index: hash → value, on disk.
 //!
-//! Pages of 4 KiB hold sorted entries, each page with its checksum; behind
-//! them stands a directory with the first eight bytes of the first hash of
-//! every page, which is kept in memory (8 bytes for 81 entries). A lookup is a
-//! binary search in the directory and one read of a page. The bytes are in
-//! `docs/formats/index.md`.
+//! Pages of 4 KiB contain sorted entries, each page with a checksum. After the
+//! pages follows a directory with the first eight bytes of the first hash of
+//! every page; it is kept in memory (8 bytes for 81 entries). A lookup is a
+//! binary search in the directory and one read of a page. The bytes are
+//! specified in `docs/formats/index.md`.
 
 use std::path::{Path, PathBuf};
 
@@ -14,9 +14,9 @@ use crate::bytes_at::{u32_at, u64_at};
 use crate::error::{IoContext, StoreError};
 use disk::{Disk, DiskFile};
 
-/// The length of a value, in bytes: what a pack location takes.
+/// Length of a value in bytes: the length of an encoded place in a pack.
 pub(crate) const VALUE_LEN: usize = 18;
-/// What the index keeps for a hash. It does not look inside.
+/// Value of a hash in the index. The index does not interpret it.
 pub(crate) type Value = [u8; VALUE_LEN];
 
 const ENTRY_LEN: usize = Hash::LEN + VALUE_LEN;
@@ -25,7 +25,7 @@ const PAGE_HEADER_LEN: usize = 8;
 const PAGE_ENTRIES: usize = (PAGE_LEN - PAGE_HEADER_LEN) / ENTRY_LEN;
 const TRAILER_LEN: usize = 48;
 const MAGIC: [u8; 8] = *b"ARCHRUN1";
-/// Pages that are read or written at once when a run is walked.
+/// Number of pages that are read or written together when a run is walked.
 const PAGES_AT_ONCE: usize = 64;
 
 /// An open run.
@@ -38,12 +38,12 @@ pub(crate) struct Run {
     directory: Vec<u64>,
 }
 
-/// The name of the file of run `id`.
+/// Returns the name of the file of run `id`.
 pub(crate) fn file_name(id: u64) -> String {
     format!("{id:016x}.run")
 }
 
-/// The id of the run in a file of this name.
+/// Returns the id of the run in a file with this name.
 pub(crate) fn parse_name(name: &str) -> Option<u64> {
     let id = u64::from_str_radix(name.strip_suffix(".run")?, 16).ok()?;
     (file_name(id) == name).then_some(id)
@@ -58,7 +58,7 @@ fn entry_at(page: &[u8], number: usize) -> (Hash, Value) {
     (Hash::from_bytes(hash), value)
 }
 
-/// The number of entries in a page, where it is intact.
+/// Returns the number of entries in a page, or `None` if the page is damaged.
 fn check_page(page: &[u8]) -> Option<usize> {
     let count = usize::from(u16::from_le_bytes([*page.get(4)?, *page.get(5)?]));
     let intact = page.len() == PAGE_LEN
@@ -68,8 +68,8 @@ fn check_page(page: &[u8]) -> Option<usize> {
 }
 
 impl Run {
-    /// Opens a run; damage of its directory is found here, damage of a page
-    /// when it is read.
+    /// Opens a run and checks its directory. Pages are checked when they are
+    /// read.
     pub(crate) fn open(disk: &dyn Disk, dir: &Path, id: u64) -> Result<Self, StoreError> {
         let path = dir.join(file_name(id));
         let unusable =
@@ -100,7 +100,7 @@ impl Run {
         Ok(Self { id, file, entries: u64_at(&trailer, 16), directory, path })
     }
 
-    /// The number of entries.
+    /// Returns the number of entries.
     pub(crate) fn len(&self) -> u64 {
         self.entries
     }
@@ -113,7 +113,7 @@ impl Run {
         StoreError::Unusable { path: self.path.clone(), reason: format!("page {page} is damaged") }
     }
 
-    /// Adds the values of `hash` to `found`, in the order in which they stand.
+    /// Appends the values of `hash` to `found`, in the order of the run.
     pub(crate) fn get(&self, hash: &Hash, found: &mut Vec<Value>) -> Result<(), StoreError> {
         let prefix = hash.prefix();
         let after = self.directory.partition_point(|first| *first < prefix);
@@ -132,13 +132,14 @@ impl Run {
         Ok(())
     }
 
-    /// All entries, in order.
+    /// Returns all entries, in order.
     pub(crate) fn iter(&self) -> RunIter<'_> {
         RunIter { run: self, next_page: 0, pages: Vec::new(), at: 0, entry: 0, count: 0 }
     }
 }
 
-/// The first number below `count` for which `before` is false.
+/// Returns the first number below `count` for which `before` is false, or
+/// `count`.
 fn partition_point(count: usize, before: impl Fn(usize) -> bool) -> usize {
     let (mut low, mut high) = (0, count);
     while low < high {
@@ -148,7 +149,7 @@ fn partition_point(count: usize, before: impl Fn(usize) -> bool) -> usize {
     low
 }
 
-/// Walks a run in order, many pages at a time.
+/// Iterates over a run in order; reads many pages at a time.
 pub(crate) struct RunIter<'a> {
     run: &'a Run,
     next_page: usize,
@@ -194,8 +195,8 @@ impl Iterator for RunIter<'_> {
     }
 }
 
-/// Merges sorted runs into one order: by hash, and for one hash by the order
-/// of the runs given.
+/// Merges sorted runs: sorts by hash, and entries of the same hash by the order
+/// of the runs.
 pub(crate) struct Merge<I: Iterator> {
     sources: Vec<std::iter::Peekable<I>>,
 }
@@ -219,7 +220,7 @@ where
         let mut least: Option<(Hash, usize)> = None;
         for (number, source) in self.sources.iter_mut().enumerate() {
             let Some(entry) = source.peek() else { continue };
-            // An error comes first, so that nobody merges past it.
+            // An error is returned immediately, so that nobody merges past it.
             let Ok((hash, _)) = entry else { return source.next() };
             if least.is_none_or(|(found, _)| *hash < found) {
                 least = Some((*hash, number));
@@ -229,8 +230,8 @@ where
     }
 }
 
-/// Writes `entries`, which are sorted by hash, as run `id`, durably but for
-/// its name in the directory.
+/// Writes `entries`, which must be sorted by hash, as run `id`. The content is
+/// durable on return, the name is not.
 pub(crate) fn write(
     disk: &dyn Disk,
     dir: &Path,
@@ -243,7 +244,7 @@ pub(crate) fn write(
     match result {
         Ok(()) => Run::open(disk, dir, id),
         Err(error) => {
-            // Nothing refers to it; were it to stay, the next start removes it.
+            // Nothing refers to the file. If it stays, the next start removes it.
             let _ = disk.remove(&path);
             Err(error)
         }

@@ -1,4 +1,4 @@
-//! Writers, readers, removers and the collector at once, on a real disk.
+//! Writers, readers, removals and collections at the same time, on a real disk.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -34,7 +34,8 @@ fn the_collector_takes_nothing_from_those_who_write() {
         });
         scope.spawn(|| {
             while !is_done.load(Ordering::SeqCst) {
-                // A root that was removed meanwhile may have been collected.
+                // The blocks of a root that was removed in the meantime may have been
+                // collected.
                 for block in missing_blocks(&*store).unwrap() {
                     for name in &block.roots {
                         assert!(

@@ -1,6 +1,7 @@
-//! Crash points: the same life of a store, cut off or failed at every single
-//! operation on the disk, with every way in which a power cut can leave what
-//! was not synced. Whatever was reported as durable must be there and intact.
+//! Crash points: the same sequence of work on a store, with a crash or an error at
+//! every single operation on the disk, and with every way in which a power cut can
+//! leave unsynced changes. Blocks that were reported as durable must be present and
+//! intact.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
 
@@ -34,13 +35,13 @@ const FAULTS: [Fault; 4] = [
     Fault::FailForever(ErrorKind::Other),
 ];
 
-/// What a life of a store has been told.
+/// Results that a store has reported during its life.
 #[derive(Default)]
 struct Life {
     acknowledged: Acknowledged,
-    /// Every tree that was tried, by name.
+    /// Every tree that was put, successfully or not, by name.
     tried: Vec<(String, Tree)>,
-    /// Packs that were compressed.
+    /// Number of packs that were compressed.
     compressed: u64,
 }
 
@@ -57,12 +58,12 @@ impl Life {
     }
 
     fn remove(&mut self, store: &PackStore, name: &str) {
-        // Whether or not it succeeds, it may be gone.
+        // The root may be gone even if this fails.
         self.acknowledged.remove(name);
         let _ = store.remove_root(name);
     }
 
-    /// Puts, commits, seals, collects, rebuilds, restarts.
+    /// Puts, commits, seals, collects, rebuilds and restarts.
     fn live(&mut self, disk: &SimDisk) -> Result<(), StoreError> {
         let (store, _) = try_open(disk)?;
         self.put(&store, "a", &[1, 2, 3, 4, 5]);
@@ -81,8 +82,8 @@ impl Life {
         Ok(())
     }
 
-    /// Puts what shrinks, and compresses it: stopped, a pack at a time, whole,
-    /// beside what is dead, and after a restart.
+    /// Puts compressible blocks and compresses them: interrupted, one pack at a time,
+    /// all packs, beside dead blocks, and after a restart.
     fn live_compressing(&mut self, disk: &SimDisk) -> Result<(), StoreError> {
         let (store, _) = try_open(disk)?;
         self.put_tree(&store, "a", mixed_tree(&[1, 2, 4, 6, 8]));
@@ -107,7 +108,7 @@ impl Life {
         self.compressed += store.recompress(budget, &|| false).map_or(0, |r| r.rewritten_packs);
     }
 
-    /// What is alive in this process must be right too, fault or not.
+    /// Live blocks must also be right in the same process, with or without a fault.
     fn assert_alive(&self, store: &PackStore, disk: &SimDisk) {
         for (name, tree) in &self.acknowledged {
             if !disk.is_dead() {
@@ -117,8 +118,8 @@ impl Life {
     }
 }
 
-/// Everything that was acknowledged is there; every root that is there is
-/// whole; and the store goes on working.
+/// Checks that every acknowledged tree is present, that every root is complete, and
+/// that the store keeps working.
 fn check(disk: &SimDisk, life: &Life, context: &str) {
     let (store, report) = open(disk);
     assert!(!report.roots_incomplete, "{context}");
@@ -163,7 +164,7 @@ fn enumerate_life(fault: Fault, live: Live, compressed: u64) {
             let image = disk.crash(power);
             check(&image, &life, &context);
             if power == Power::Kept {
-                // The process died, then the machine.
+                // The process died, then the power failed.
                 check(&disk.crash(Power::Kept).crash(Power::Dropped), &life, &context);
             }
         }
@@ -227,7 +228,7 @@ fn death_at_every_operation_of_a_recovery() {
     }
 }
 
-/// A sync that fails once: nothing that it was to write is believed.
+/// A sync that fails once: the blocks that it covered are not trusted.
 #[test]
 fn what_a_failed_sync_was_to_write_is_absent_and_can_be_put_again() {
     let disk = SimDisk::new();
@@ -238,7 +239,7 @@ fn what_a_failed_sync_was_to_write_is_absent_and_can_be_put_again() {
     store.put(&new.blocks).unwrap();
     disk.set_fault(disk.operations(), Fault::Fail(ErrorKind::Other));
     assert!(store.commit(epoch).is_err());
-    // Also for those who come later with the same epoch.
+    // The same holds for later commits with the same epoch.
     assert!(matches!(store.commit(epoch), Err(StoreError::LostWrites)));
     assert!(!store.has(&new.root).unwrap());
     assert_whole(&store, &tree(&[1, 2]), "what was durable before");

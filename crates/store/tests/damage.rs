@@ -1,6 +1,6 @@
-//! The damage matrix: delete, truncate, flip × pack, footer, index, catalog,
-//! root log, everything else. What is not in the damaged place is there; what
-//! is, is named, and can be put again.
+//! The damage matrix: delete, truncate, flip × pack, footer, index, catalog, root
+//! log, all other files. Blocks outside the damage are present; damaged blocks are
+//! named and can be put again.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -44,8 +44,8 @@ fn len(disk: &SimDisk, path: &Path) -> usize {
     usize::try_from(disk.open(path).unwrap().len().unwrap()).unwrap()
 }
 
-/// Every block is right or missing, never wrong; the check names exactly the
-/// missing blocks; putting it again heals the store.
+/// Checks that every block is right or missing, never wrong; that the check names
+/// exactly the missing blocks; and that putting them again repairs the store.
 fn check_honest(disk: &SimDisk, context: &str) {
     let (store, _) = open(disk);
     for round in ["found", "remembered"] {
@@ -67,12 +67,12 @@ fn check_honest(disk: &SimDisk, context: &str) {
     for (name, tree) in trees() {
         let lacks = tree.blocks.iter().any(|block| !store.has(&block.cid()).unwrap());
         let named = missing.iter().any(|block| block.roots.contains(&name));
-        // A node that is gone hides what is below it: then it is the problem.
+        // A missing node hides the blocks below it: then the node is named.
         assert_eq!(lacks, named, "{context}: {name} in {missing:?}");
     }
     if !missing.is_empty() {
-        // Nothing is deleted while it is not known what is needed … unless
-        // only data is missing, which refers to nothing.
+        // Nothing is deleted while the needed blocks are not known, unless only
+        // data is missing, which has no links.
         let _ = store.gc(GcOptions::EVERYTHING);
     }
     for (_, tree) in trees() {
@@ -196,7 +196,7 @@ fn damage_of_one_root_log_costs_nothing() {
         let disk = filled();
         disk.lose(&path);
         let (store, report) = open(&disk);
-        assert!(report.roots_healed);
+        assert!(report.roots_repaired);
         assert_eq!(store.roots("").len(), 4);
     }
 }
@@ -213,11 +213,11 @@ fn with_both_root_logs_gone_nothing_is_collected() {
     for (name, tree) in trees() {
         assert_whole(&store, &tree, &name);
     }
-    // The owner knows the roots again, and says so.
+    // The user accepts the remaining roots.
     for (name, tree) in trees() {
         store_tree(&store, &name, &tree).unwrap();
     }
-    // Not where what is known leads to something that is not there.
+    // This fails while a known root leads to a missing block.
     let accepting = GcOptions { accept_roots: true, ..GcOptions::EVERYTHING };
     let nowhere = Root { cid: tree(&[99]).root, partial: false };
     store.set_root("broken", nowhere, store.write_epoch()).unwrap();
@@ -270,7 +270,7 @@ fn a_store_of_a_newer_version_is_left_alone() {
     assert_eq!(disk.files(), before);
 }
 
-/// Where the payload of a block begins in these bytes.
+/// Returns the offset of the payload of a block in these bytes.
 fn position(bytes: &[u8], block: &EncodedBlock) -> Option<usize> {
     bytes.windows(block.payload().len()).position(|window| window == block.payload())
 }
@@ -287,15 +287,15 @@ fn flip(disk: &SimDisk, path: &Path, block: &EncodedBlock) -> bool {
 }
 
 fn the_good_copy_survives(block: &EncodedBlock) {
-    // Two copies: the pack with the first is unreadable while the second is
-    // put, so that both are known.
+    // Two copies: the pack with the first is unreadable while the second is put,
+    // so that the store knows both.
     let disk = filled();
     let fill = |store: &Arc<PackStore>, seeds: std::ops::Range<u64>| {
         for seed in seeds {
             store_tree(store, &format!("filler-{seed}"), &tree(&[seed, seed + 1])).unwrap();
         }
     };
-    // Packs that are sealed: damage in them is found only by a read.
+    // Damage in sealed packs is found only by a read.
     let (store, _) = open(&disk);
     fill(&store, 40..60);
     drop(store);
@@ -309,8 +309,8 @@ fn the_good_copy_survives(block: &EncodedBlock) {
     store.commit(epoch).unwrap();
     fill(&store, 60..80);
     drop(store);
-    // The flip is undone and the list of damage lost: now there are two good
-    // copies; then one of them, whichever the store prefers, is damaged.
+    // The flip is undone and the list of damaged blocks is lost, so there are two
+    // good copies. Then the copy that the store prefers is damaged.
     let middle = block.payload().len() / 2;
     let mut damaged = block.payload().to_vec();
     damaged[middle] ^= 1;
@@ -342,12 +342,12 @@ fn the_good_copy_of_a_block_survives_the_collector() {
 
 #[test]
 fn the_good_copy_of_a_node_survives_the_collector() {
-    // Marking reads nodes, and so finds the damage of the copy that it marked.
+    // Marking reads nodes, and so finds the damage in the copy that it has marked.
     the_good_copy_survives(trees()[0].1.blocks.last().unwrap());
 }
 
-/// The footer of a pack is damaged, and one of its records: what is left has
-/// other numbers than before, by which the collector must not go.
+/// The footer and one record of a pack are damaged: the remaining records have other
+/// numbers than before, which a collection must not use.
 #[test]
 fn a_pack_without_a_footer_and_a_record_keeps_the_rest() {
     let disk = SimDisk::new();
@@ -361,14 +361,14 @@ fn a_pack_without_a_footer_and_a_record_keeps_the_rest() {
     disk.damage(&pack, |bytes| {
         let record = bytes.windows(700).position(|found| found == blocks[1].payload()).unwrap();
         bytes[record] ^= 1;
-        // In the entries, which are checked when they are read.
+        // The flip is in the entries, which are checked when they are read.
         let at = bytes.len() - 48 - 20;
         bytes[at] ^= 1;
     });
     for _ in 0..2 {
         let report = store.gc(GcOptions::EVERYTHING).unwrap();
         assert_eq!(store.get(&kept.cid()).unwrap().as_ref(), Some(kept.payload()));
-        assert!(report.damaged.iter().any(|one| one.contains("records are gone")), "{report:?}");
+        assert!(report.damaged.iter().any(|text| text.contains("records are lost")), "{report:?}");
         let report = store.recompress(u64::MAX, &|| false).unwrap();
         assert_eq!(report.rewritten_packs, 0);
     }

@@ -1,5 +1,5 @@
-//! A disk that really is full: a small tmpfs. The store says so, keeps what it
-//! has, and can be emptied and used again.
+//! A disk that is really full: a small tmpfs. The store reports it, keeps its blocks,
+//! and can be emptied and used again.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -16,17 +16,18 @@ use store::{
     StoreOptions,
 };
 
-/// Where the small disk is, and the file that says what was tested on it.
+/// Variables with the path of the small disk, and of the file that receives the name
+/// of the test that ran on it.
 const DIR_VARIABLE: &str = "ARCHIVIST_TEST_TMPFS";
 const DONE_VARIABLE: &str = "ARCHIVIST_TEST_DONE";
 
-/// The length of the small disk, in MiB.
+/// Size of the small disk in MiB.
 const DISK_MIB: u64 = 24;
 
-/// Runs the body of the named test on a small tmpfs: this program is run once
-/// more for it, in a mount namespace of its own. That the body has run to its
-/// end is known by what it leaves outside, not by how the program ended: one
-/// that finds no such test ends well too.
+/// Runs the body of the named test on a small tmpfs, by running this program again
+/// in a mount namespace of its own. The body writes a file at its end: the exit code
+/// does not show that it has run, because a program that finds no such test succeeds,
+/// too.
 fn in_tmpfs(test: &str, body: impl FnOnce(&Path)) {
     if let (Some(dir), Some(done)) =
         (std::env::var_os(DIR_VARIABLE), std::env::var_os(DONE_VARIABLE))
@@ -48,7 +49,7 @@ fn in_tmpfs(test: &str, body: impl FnOnce(&Path)) {
         command.env(DIR_VARIABLE, &disk).env(DONE_VARIABLE, &done);
         command.output().expect("`unshare` (util-linux) is needed to mount a small tmpfs")
     };
-    // As root, or in a user namespace; root need not be allowed the first.
+    // As root, or in a user namespace; root may lack the permission for the first.
     let flags = ["-m", "-rm"].into_iter().find(|flags| unshare(flags, &mount).status.success());
     let flags = flags.unwrap_or_else(|| {
         let said = unshare("-rm", &mount).stderr;
@@ -80,7 +81,7 @@ fn write(store: &Arc<PackStore>, name: &str, seed: u64, len: usize) -> Result<()
     file.batch.commit_root(&**store, name, root)
 }
 
-/// Writes until something gives.
+/// Writes until a write fails.
 fn fill(store: &Arc<PackStore>, len: usize) -> (u64, StoreError) {
     for seed in 0.. {
         if let Err(error) = write(store, &format!("file/{seed:03}"), seed, len) {
@@ -101,7 +102,7 @@ fn check_cycle(dir: &Path, options: &StoreOptions, expected: Limit, at_least: u6
         assert!(count >= at_least, "round {round}: full after {count} files");
         assert_eq!(missing_blocks(&*store).unwrap(), []);
         assert_eq!(store.roots("file/").len() as u64, count);
-        // What the failed write left goes first, then half of the files.
+        // First the blocks of the failed write are deleted, then half of the files.
         store.gc(GcOptions::EVERYTHING).unwrap();
         for seed in (0..count).step_by(2) {
             assert!(store.remove_root(&format!("file/{seed:03}")).unwrap());
@@ -147,7 +148,7 @@ fn a_full_disk_is_opened_read_and_emptied() {
 fn open_read_and_empty(dir: &Path) {
     let store = open(dir, &options());
     let (count, _) = fill(&store, 700_000);
-    // As a process that was killed leaves it: no destructor runs.
+    // Like a killed process: no destructor runs.
     std::mem::forget(store);
     let mut ballast = 0;
     while std::fs::write(dir.join(format!("ballast-{ballast}")), vec![1; 4096]).is_ok() {
@@ -166,7 +167,7 @@ fn open_read_and_empty(dir: &Path) {
     write(&store, "again", 1, 1_000_000).unwrap();
 }
 
-/// A test that does not run proves nothing.
+/// `in_tmpfs` fails if the named test does not exist.
 #[test]
 #[should_panic(expected = "has not run to its end")]
 fn a_test_that_is_not_found_has_not_passed() {

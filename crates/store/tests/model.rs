@@ -1,5 +1,5 @@
-//! A model test: any sequence of puts, roots, pins, collections, restarts and
-//! power cuts leaves the pack store as the store in memory is.
+//! A model test: after any sequence of puts, roots, pins, collections, restarts and
+//! power cuts, the pack store has the content of the store in memory.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -27,13 +27,13 @@ enum Step {
     RemoveRoot {
         name: u8,
     },
-    /// Store a file that nothing names, and hold it.
-    Hold {
+    /// Store a file without a name, and pin it.
+    Pin {
         seeds: Vec<u64>,
     },
-    /// Let go of what is held longest.
-    LetGo,
-    /// Store blocks that nothing names or holds.
+    /// Drop the oldest pin.
+    Unpin,
+    /// Store a block without a name or a pin.
     Loose {
         seed: u64,
     },
@@ -55,8 +55,8 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => (0..6_u8, seeds()).prop_map(|(name, seeds)| Step::Name { name, seeds }),
         4 => (0..6_u8).prop_map(|name| Step::RemoveRoot { name }),
-        2 => seeds().prop_map(|seeds| Step::Hold { seeds }),
-        1 => Just(Step::LetGo),
+        2 => seeds().prop_map(|seeds| Step::Pin { seeds }),
+        1 => Just(Step::Unpin),
         2 => (0..30_u64).prop_map(|seed| Step::Loose { seed }),
         4 => any::<bool>().prop_map(|everything| Step::Collect { everything }),
         1 => Just(Step::RebuildIndex),
@@ -65,7 +65,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-struct Held {
+struct PinnedTree {
     root: types::Cid,
     _pins: [Pin; 2],
 }
@@ -74,8 +74,8 @@ struct Both {
     disk: SimDisk,
     store: Arc<PackStore>,
     model: Arc<MemStore>,
-    /// What is held, longest first.
-    held: Vec<Held>,
+    /// The pinned trees, oldest first.
+    pinned: Vec<PinnedTree>,
     known: BTreeMap<types::Cid, types::EncodedBlock>,
 }
 
@@ -84,7 +84,7 @@ impl Both {
         let disk = SimDisk::new();
         let (store, _) = open(&disk);
         let model = Arc::new(MemStore::new());
-        Self { disk, store, model, held: Vec::new(), known: BTreeMap::new() }
+        Self { disk, store, model, pinned: Vec::new(), known: BTreeMap::new() }
     }
 
     fn put(&mut self, tree: &Tree, name: Option<&str>) {
@@ -105,7 +105,7 @@ impl Both {
                 pin.add([tree.root]);
                 pin
             });
-            self.held.push(Held { root: tree.root, _pins: pins });
+            self.pinned.push(PinnedTree { root: tree.root, _pins: pins });
             let epoch = self.store.write_epoch();
             self.store.commit(epoch).unwrap();
         }
@@ -119,10 +119,10 @@ impl Both {
                 let removed = self.store.remove_root(&name).unwrap();
                 assert_eq!(removed, self.model.remove_root(&name).unwrap());
             }
-            Step::Hold { seeds } => self.put(&tree(seeds), None),
-            Step::LetGo => {
-                if !self.held.is_empty() {
-                    self.held.remove(0);
+            Step::Pin { seeds } => self.put(&tree(seeds), None),
+            Step::Unpin => {
+                if !self.pinned.is_empty() {
+                    self.pinned.remove(0);
                 }
             }
             Step::Loose { seed } => {
@@ -145,13 +145,13 @@ impl Both {
             }
             Step::RebuildIndex => self.store.rebuild_index().unwrap(),
             Step::Restart => {
-                self.held.clear();
+                self.pinned.clear();
                 let disk = self.disk.crash(Power::Kept);
                 self.store = open(&disk).0;
                 self.disk = disk;
             }
             Step::PowerCut { seed } => {
-                self.held.clear();
+                self.pinned.clear();
                 let power = match seed % 3 {
                     0 => Power::Dropped,
                     1 => Power::Torn,
@@ -164,10 +164,11 @@ impl Both {
         }
     }
 
-    /// What the model needs is there; what is there is right.
+    /// Checks that the blocks that the model needs are present, and that all present
+    /// blocks are right.
     fn compare(&self) {
         assert_eq!(self.store.roots(""), self.model.roots(""));
-        // A copy of the model, collected: what is left is needed.
+        // After a collection, a copy of the model has only the needed blocks.
         let needed = MemStore::new();
         for cid in self.known.keys() {
             if let Some(block) = self.model.get_encoded(cid).unwrap() {
@@ -178,14 +179,14 @@ impl Both {
             needed.set_root(&name, root, needed.write_epoch()).unwrap();
         }
         let pin = needed.pin();
-        pin.add(self.held.iter().map(|held| held.root));
+        pin.add(self.pinned.iter().map(|tree| tree.root));
         needed.gc(GcOptions::EVERYTHING).unwrap();
         for (cid, block) in &self.known {
             let found = self.store.get(cid).unwrap();
             if let Some(bytes) = &found {
                 assert_eq!(*bytes, block.decode().unwrap());
             }
-            assert!(found.is_some() || !needed.has(cid).unwrap(), "{cid} is needed and gone");
+            assert!(found.is_some() || !needed.has(cid).unwrap(), "{cid} is needed and missing");
             assert_eq!(found.is_some(), self.store.has(cid).unwrap());
         }
         assert_eq!(missing_blocks(&*self.store).unwrap(), []);

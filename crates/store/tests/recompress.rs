@@ -1,5 +1,5 @@
-//! Compressing later what was stored as it came: it shrinks, nothing is lost,
-//! nothing is done twice, and it lets go at once.
+//! Recompression: packs shrink, no block is lost, no pack is examined twice, and it
+//! stops immediately when it is told to.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -35,7 +35,7 @@ fn used(store: &PackStore) -> u64 {
     store.usage().unwrap().used_bytes
 }
 
-/// Files of text, of noise and of both, in many packs.
+/// A store with files of text, of noise and of both, in many packs.
 fn trees() -> Vec<(String, Tree)> {
     let text: Vec<_> = (0..20).map(|seed| text_chunk(seed, 700)).collect();
     let noise: Vec<_> = (100..120).map(|seed| chunk(seed, 700)).collect();
@@ -64,7 +64,7 @@ fn files(disk: &SimDisk, part: &str) -> Vec<PathBuf> {
     files.into_iter().filter(|path| path.to_str().unwrap().contains(part)).collect()
 }
 
-/// The pack in which a block is as it came.
+/// Returns the pack in which a block is stored uncompressed.
 fn pack_of(disk: &SimDisk, bytes: &[u8]) -> (PathBuf, usize) {
     let mut found = None;
     for path in files(disk, "/d-") {
@@ -86,7 +86,7 @@ fn what_shrinks_is_written_anew_once_and_reads_back() {
     assert!(report.rewritten_packs >= 4, "{report:?}");
     assert!(report.after_bytes < report.before_bytes / 2, "{report:?}");
     let gained = report.before_bytes - report.after_bytes;
-    // But for the footer of the pack that still grew.
+    // Except for the footer of the pack that still grew.
     assert!((gained - 1000..=gained).contains(&(before - used(&store))), "{report:?}");
     assert_eq!(store.recompressed(), (report.before_bytes, report.after_bytes));
     let trees = trees();
@@ -125,10 +125,10 @@ fn what_does_not_shrink_is_tried_once_also_over_a_restart() {
     drop(store);
     let (store, _) = open(&disk);
     let again = all(&store);
-    // The pack that still grows is all that is looked at anew.
+    // Only the pack that still grows is examined again.
     assert!(again.tried_packs <= 1 && again.rewritten_packs == 0, "{again:?}");
     drop(store);
-    // Without its list, or with nonsense in it, it has to look again.
+    // Without its list, or with an invalid one, all packs are examined again.
     for content in [None, Some(&b"\xff\x00not a list\n0\n"[..])] {
         match content {
             None => disk.lose(Path::new("/store/settled")),
@@ -137,8 +137,8 @@ fn what_does_not_shrink_is_tried_once_also_over_a_restart() {
             }
         }
         let (store, _) = open(&disk);
-        let anew = all(&store);
-        assert_eq!((anew.tried_packs, anew.rewritten_packs), (first.tried_packs, 0));
+        let again = all(&store);
+        assert_eq!((again.tried_packs, again.rewritten_packs), (first.tried_packs, 0));
         assert_whole(&store, &tree(&seeds), "tried again");
     }
 }
@@ -162,15 +162,15 @@ fn a_run_is_as_long_as_its_budget_and_the_next_goes_on() {
     assert!(rewritten >= 4 && runs > rewritten, "{rewritten} packs in {runs} runs");
 }
 
-/// Whoever stops it finds the store as it was: what was made for a pack that
-/// was not finished is gone, however often, and nothing is forgotten for it.
+/// A stopped recompression leaves the store unchanged: the unfinished new pack is
+/// removed, however often this happens, and the old pack is examined again.
 #[test]
 fn what_is_stopped_leaves_nothing_behind() {
     let disk = SimDisk::new();
     let options = StoreOptions {
         max_storage: None,
         disk_reserve: 0,
-        // More than one batch of blocks.
+        // More blocks than one batch has.
         pack_len: 200_000,
         background: false,
     };
@@ -183,13 +183,13 @@ fn what_is_stopped_leaves_nothing_behind() {
     for round in 0..30 {
         let (names, before) = (files(&disk, "/d-"), used(&store));
         let asked = AtomicU64::new(0);
-        // Before the pack, and before each batch of it.
+        // Before the pack, and before each of its batches.
         let wanted = 1 + round % 4;
         let stop = || asked.fetch_add(1, Ordering::Relaxed) >= wanted;
         let report = store.recompress(u64::MAX, &stop).unwrap();
         assert_eq!((report.end, report.rewritten_packs), (RecompressEnd::Stopped, 0));
         assert_eq!((files(&disk, "/d-"), used(&store)), (names.clone(), before));
-        // What is put meanwhile makes the index merge.
+        // Blocks that are put in the meantime make the index merge.
         let other = chunk(1000 + round, 50);
         store.put(std::slice::from_ref(&other)).unwrap();
         store.commit(store.write_epoch()).unwrap();
@@ -233,8 +233,8 @@ fn a_damaged_block_is_told_once_and_its_pack_stays() {
     assert_all(&store, "put again");
 }
 
-/// While a pack is moved, a record of it is found damaged that was moved
-/// before: the copy is all that there is, and is not given up with the rest.
+/// While a pack is moved, a record that was already moved is found damaged: its copy
+/// is the only one left, and is not discarded with the others.
 #[test]
 fn a_copy_that_became_the_only_one_is_not_given_up() {
     let disk = SimDisk::new();
@@ -252,8 +252,8 @@ fn a_copy_that_became_the_only_one_is_not_given_up() {
         if asked.fetch_add(1, Ordering::Relaxed) < 2 {
             return false;
         }
-        // Damage is found somewhere: it cannot be told from damage of what was
-        // just moved.
+        // Damage is found somewhere: it cannot be distinguished from damage to a
+        // record that was just moved.
         disk.damage(&path, |content| content[at] ^= 1);
         assert!(store.get(&other.cid()).is_err());
         true
@@ -263,7 +263,7 @@ fn a_copy_that_became_the_only_one_is_not_given_up() {
     assert_eq!((report.end, report.rewritten_packs), (RecompressEnd::Stopped, 0));
     assert!(store.usage().unwrap().blocks > blocks, "the copies stay");
     assert_whole(&store, &text, "with copies");
-    // … until they are collected.
+    // They exist twice until they are collected.
     store.gc(GcOptions::EVERYTHING).unwrap();
     assert_whole(&store, &text, "collected");
     assert_eq!(store.usage().unwrap().blocks, text.blocks.len() as u64);
@@ -278,7 +278,7 @@ fn a_full_disk_ends_it_and_everything_is_as_it_was() {
     assert_eq!((report.end, report.rewritten_packs), (RecompressEnd::Full, 0), "{report:?}");
     assert_eq!((files(&disk, "/d-"), used(&store)), (names, before));
     assert_all(&store, "on the full disk");
-    // With room for one pack beside the others, all of them are done.
+    // With space for one pack beside the others, all packs are rewritten.
     disk.set_capacity(Some(disk.used() + 10_000));
     let report = all(&store);
     assert_eq!(report.end, RecompressEnd::Done);
@@ -286,8 +286,8 @@ fn a_full_disk_ends_it_and_everything_is_as_it_was() {
     assert_all(&store, "with room");
 }
 
-/// A pack whose sync failed is not to be used any more, and cannot be closed:
-/// the others are done all the same, and it is not looked at for ever.
+/// A pack with a failed sync must not be used any more and cannot be closed: the
+/// others are rewritten nevertheless, and this one is not examined again and again.
 #[test]
 fn a_pack_that_has_failed_is_left_alone() {
     let disk = SimDisk::new();
@@ -305,7 +305,7 @@ fn a_pack_that_has_failed_is_left_alone() {
     store.commit(store.write_epoch()).unwrap();
     let mut rewritten = 0;
     for run in 0.. {
-        assert!(run < 20, "it goes on for ever");
+        assert!(run < 20, "the recompression does not end");
         let report = store.recompress(1, &never).unwrap();
         assert_eq!(report.damaged, Vec::<String>::new());
         rewritten += report.rewritten_packs;
@@ -333,8 +333,8 @@ fn a_quota_that_is_reached_does_not_keep_it_from_making_room() {
     assert_whole(&store, &text, "within the quota");
 }
 
-/// A pack that still grows is closed for it once it is worth a pack of its
-/// own, and left alone before.
+/// A pack that still grows is closed for recompression when it is no longer small,
+/// and not before.
 #[test]
 fn a_pack_that_still_grows_waits_until_it_is_not_small() {
     let disk = SimDisk::new();

@@ -1,9 +1,8 @@
-//! The catalog: which runs are the index, and which packs it covers.
+//! The catalog: the runs that form the index, and the packs that they cover.
 //!
-//! It is replaced whole, and a catalog that is missing or damaged only means
-//! that the index is made anew. It also remembers which packs there were, so
-//! that one that vanished is noticed, and which number is next, so that no
-//! number ever means two packs.
+//! The catalog is replaced atomically. If it is missing or damaged, the index is
+//! rebuilt. It also lists the packs, so that the store notices a pack that has
+//! vanished, and the next pack number, so that no number is used twice.
 
 use std::path::Path;
 
@@ -13,14 +12,14 @@ use disk::{AtomicWrite, Disk, read_file, write_atomic};
 const MAGIC: [u8; 8] = *b"ARCHCATA";
 const VERSION: u32 = 1;
 const FILE: &str = "catalog";
-/// Some two million packs.
+/// Maximum length of the catalog in bytes: about two million packs.
 const MAX_LEN: u64 = 64 << 20;
 const PACK_LEN: usize = 24;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Catalog {
     pub(super) next_pack: u32,
-    /// Oldest first.
+    /// Ids of the runs, oldest first.
     pub(super) runs: Vec<u64>,
     pub(super) packs: Vec<CatalogPack>,
 }
@@ -29,7 +28,7 @@ pub(super) struct Catalog {
 pub(super) struct CatalogPack {
     pub(super) number: u32,
     pub(super) uuid: [u8; 16],
-    /// How many of its records, from the first, the runs cover.
+    /// Number of its records, from the first on, that the runs cover.
     pub(super) indexed: u32,
 }
 
@@ -54,7 +53,7 @@ impl Catalog {
         Ok(())
     }
 
-    /// The catalog, where there is one and it is whole.
+    /// Reads the catalog. `None` if it is missing or damaged.
     pub(super) fn read(disk: &dyn Disk, dir: &Path) -> Option<Self> {
         let bytes = read_file(disk, &dir.join(FILE), MAX_LEN).ok()?;
         Self::decode(&bytes)

@@ -1,46 +1,48 @@
-//! The collector: deletes what no root and no pin leads to.
+//! Garbage collection: deletes the blocks that no root and no pin leads to.
 //!
-//! It begins by making itself known ([`Collection`]): from then on, every
-//! block that anyone finds in the store is marked as alive as it is found.
-//! Then it reads roots and pins and marks what they lead to. A block that was
-//! found before that is pinned or reachable; one that is found later marks
-//! itself; one that is put later is in a newer record, which is never
-//! collected. Last, pack by pack, it decides: from that moment what is dead in
-//! the pack cannot be found any more, and what is alive is moved to another
-//! pack, which is durable before the old one goes.
+//! A collection first announces itself ([`Collection`]): from then on, every block
+//! that anyone finds in the store is marked as live. Then it reads roots and pins
+//! and marks all blocks that they lead to. A block that was found before that is
+//! pinned or reachable; a block that is found later is marked when it is found; a
+//! block that is put later is in a newer record, which this collection does not
+//! touch. Finally it decides pack by pack: from that moment on, the dead blocks of
+//! the pack cannot be found any more, and the live ones are moved to another pack,
+//! which is durable before the old one is removed.
 //!
-//! Where two copies of a block are there, one of them is dead. It goes only
-//! after the other was read and was good.
+//! If a block has two copies, one of them is dead. It is removed only after the
+//! other copy was read and found to be good.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::Inner;
 use super::mark::{Marks, PackMarks};
-use super::moving::Moving;
 use super::packs::Pack;
 use super::read::Place;
+use super::relocate::RelocationBatch;
 use super::write::Writer;
 use crate::block_store::{GcOptions, GcReport, WriteEpoch};
 use crate::error::{IoContext, StoreError};
 use crate::pack::{Entry, HEADER_LEN, PackKind, RETIRED_MAGIC};
 
-/// Below this share of the length of a full pack, a sealed pack is small.
+/// A sealed pack is small if it is shorter than this fraction (1/8) of a full
+/// pack.
 pub(super) const SMALL_PACK_SHARE: u64 = 8;
-/// So many small packs of a kind are made one.
+/// Number of small packs of a kind from which on they are merged.
 const SMALL_PACKS_MAX: usize = 8;
-/// The index is written anew when this share of it, in percent, is of packs
-/// that are gone.
+/// Percentage of stale entries, whose packs no longer exist, above which the index
+/// is rewritten.
 const STALE_INDEX_PERCENT: u64 = 20;
 
-/// A collection that is under way.
+/// A collection in progress.
 #[derive(Debug)]
 pub(super) struct Collection {
     marks: Marks,
 }
 
 impl Collection {
-    /// Keeps a record that was found; `false`: too late, it is as good as gone.
+    /// Keeps a record that was found. Returns false if it is too late: the record is
+    /// about to be deleted.
     pub(super) fn keep(&self, place: &Place) -> bool {
         let Some(marks) = self.marks.packs.get(&place.pack.number()) else { return true };
         let is_decided = marks.is_decided.read();
@@ -52,7 +54,7 @@ impl Collection {
     }
 }
 
-/// A pack and what is alive in it.
+/// A pack and the length of its live and dead records.
 struct Candidate<'a> {
     marks: &'a PackMarks,
     live_bytes: u64,
@@ -64,9 +66,9 @@ impl Inner {
         let _one_at_a_time = self.collecting.lock();
         if self.roots.lock().is_incomplete() && !options.accept_roots {
             return Err(StoreError::NotCollected(
-                "records of roots are lost, so it is not known what is needed; look whether \
-                 everything is there that should be (`archivist snapshots`, `archivist verify`), \
-                 and accept what there is (`archivist prune --accept-roots`)"
+                "records of roots are lost, so it is not known which blocks are needed; check \
+                 that all snapshots are present (`archivist snapshots`, `archivist verify`), then \
+                 accept the remaining ones (`archivist prune --accept-roots`)"
                     .into(),
             ));
         }
@@ -74,7 +76,7 @@ impl Inner {
         *self.collection.write() = Some(collection.clone());
         let result = self.collect(&collection.marks, options);
         *self.collection.write() = None;
-        self.ballast.give_back(&*self.disk);
+        self.reserve_file.give_back(&*self.disk);
         let mut report = result?;
         report.live_blocks = self.live_blocks(&collection.marks);
         self.drop_stale_entries()?;
@@ -82,37 +84,37 @@ impl Inner {
     }
 
     fn collect(&self, marks: &Marks, options: GcOptions) -> Result<GcReport, StoreError> {
-        // From before the first block is moved: an original goes only where
-        // no sync has failed since, whoever's it was.
+        // Taken before the first block is moved: originals are deleted only if no
+        // sync, of any thread, has failed since.
         let epoch = self.write_epoch();
-        // Roots and pins as they were at one moment: who hands a block over
-        // from a pin to a root, or from a root to a pin, holds both for a
-        // while, but not for as long as this takes.
+        // Roots and pins are read at the same moment: code that hands a block over
+        // from a pin to a root, or the reverse, holds both for a short time only.
         let (roots, pinned): (Vec<_>, _) = {
             let roots = self.roots.lock();
             (roots.iter().map(|(_, root)| *root).collect(), self.pins.snapshot())
         };
         let (complete, partial): (Vec<_>, Vec<_>) =
             roots.into_iter().partition(|root| !root.partial);
-        let lacks = self.mark(marks, complete.iter().map(|root| root.cid))?;
-        if let Some(lack) = lacks.first() {
+        let unreadable = self.mark(marks, complete.iter().map(|root| root.cid))?;
+        if let Some(block) = unreadable.first() {
             return Err(StoreError::NotCollected(format!(
-                "block {} is needed and cannot be read ({}), so it is not known what else is; \
-                 verify, and repair first",
-                lack.cid, lack.reason
+                "block {} is needed and cannot be read ({}), so it is not known which other \
+                 blocks are needed; verify and repair first",
+                block.cid, block.reason
             )));
         }
         if options.accept_roots {
             self.roots.lock().accept()?;
         }
-        // Of work that goes on, some is always missing.
+        // Blocks below partial roots and pins may be missing: their work is in
+        // progress.
         self.mark(marks, partial.iter().map(|root| root.cid))?;
         self.mark(marks, pinned)?;
 
         let mut report = GcReport::default();
         let first_pack = options.since.map_or(0, |since| since.first_pack);
         let mut candidates = self.candidates(marks, first_pack, &mut report)?;
-        // What is wholly dead first: that needs no room.
+        // Packs without live records come first: removing them needs no space.
         candidates.sort_by_key(|candidate| candidate.live_bytes);
         let small = self.small_packs(&candidates);
         let mut writers: [Writer; 2] = Default::default();
@@ -131,12 +133,12 @@ impl Inner {
             }
             let mut emptied = self.empty_pack(candidate, marks, &mut writers, &mut report);
             if matches!(emptied, Err(StoreError::Full { .. })) {
-                // Room from what was emptied before, and from the ballast.
+                // Frees the packs that were emptied before, and the reserve file.
                 outcome = self.remove_moved(epoch, &mut writers, &mut moved, &mut report);
                 if outcome.is_err() {
                     break;
                 }
-                self.ballast.take(&*self.disk);
+                self.reserve_file.take(&*self.disk);
                 emptied = self.empty_pack(candidate, marks, &mut writers, &mut report);
             }
             match emptied {
@@ -148,8 +150,8 @@ impl Inner {
                     break;
                 }
             }
-            // The old packs go as soon as the new one is full: little room is
-            // needed at any time.
+            // The old packs are removed as soon as the new one is full, so that
+            // little space is needed.
             let pending: u64 = moved.iter().map(|marks| marks.pack.state.lock().file_len).sum();
             if pending >= self.pack_len {
                 outcome = self.remove_moved(epoch, &mut writers, &mut moved, &mut report);
@@ -166,8 +168,8 @@ impl Inner {
         Ok(report)
     }
 
-    /// Every pack with what is alive in it. An open pack that has dead
-    /// records is closed, so that it can go too.
+    /// Returns every pack with its live and dead lengths. An open pack with dead
+    /// records is closed, so that it can be removed too.
     fn candidates<'a>(
         &self,
         marks: &'a Marks,
@@ -178,10 +180,10 @@ impl Inner {
         for marks in marks.packs.values().filter(|marks| marks.pack.number() >= first_pack) {
             let entries = self.packs.entries(&marks.pack)?;
             if entries.len() < marks.records as usize {
-                // The footer is damaged, and so are records: what is left does
-                // not have the numbers by which it was marked.
+                // The footer and some records are damaged: the numbers of the
+                // remaining records differ from the marked ones.
                 let path = marks.pack.path.display();
-                report.damaged.push(format!("{path}: some of its records are gone"));
+                report.damaged.push(format!("{path}: some of its records are lost"));
                 continue;
             }
             let live_bytes = live(marks, &entries).map(|(_, entry)| entry.record_len()).sum();
@@ -197,7 +199,7 @@ impl Inner {
         Ok(candidates)
     }
 
-    /// Lets nobody append to a pack any more.
+    /// Closes a pack, so that nobody appends to it any more, and seals it.
     pub(super) fn close(&self, pack: &Arc<Pack>) {
         let mut writer = self.writers[pack.header.kind as usize].lock();
         if writer.pack.as_ref().is_some_and(|open| Arc::ptr_eq(open, pack)) {
@@ -205,11 +207,11 @@ impl Inner {
         }
         drop(writer);
         if let Err(error) = self.seal(pack) {
-            tracing::debug!(%error, "a closed pack has no footer yet");
+            tracing::debug!(%error, "a closed pack could not be sealed yet");
         }
     }
 
-    /// The packs that are small, of the kinds that have many of them.
+    /// Returns the numbers of small packs, of those kinds that have many of them.
     fn small_packs(&self, candidates: &[Candidate<'_>]) -> Vec<u32> {
         let mut all = Vec::new();
         for kind in PackKind::ALL {
@@ -226,8 +228,8 @@ impl Inner {
         all
     }
 
-    /// Decides over a pack and moves what is alive in it. `Ok(false)`: it has
-    /// to stay.
+    /// Decides on a pack and moves its live records. Returns `Ok(false)` if the pack
+    /// must stay.
     fn empty_pack(
         &self,
         candidate: &Candidate<'_>,
@@ -239,7 +241,7 @@ impl Inner {
         *marks.is_decided.write() = true;
         let result = self.move_live(marks, all, writers, report);
         if !matches!(result, Ok(true)) {
-            // It stays, and so does everything in it.
+            // The pack stays, with all of its records.
             *marks.is_decided.write() = false;
         }
         result
@@ -261,11 +263,11 @@ impl Inner {
             }
         }
         let writer = &mut writers[kind as usize];
-        let mut moving = Moving::default();
+        let mut batch = RelocationBatch::default();
         for (record, entry) in live(marks, &entries) {
             let place = Place { pack: pack.clone(), record, entry };
             match self.read(&place) {
-                Ok(Some(block)) => moving.push(block),
+                Ok(Some(block)) => batch.push(block),
                 Ok(None) => return Ok(false),
                 Err(error @ StoreError::Damaged { .. }) => {
                     report.damaged.push(error.to_string());
@@ -273,16 +275,16 @@ impl Inner {
                 }
                 Err(error) => return Err(error),
             }
-            if moving.is_full() {
-                report.rewritten_bytes += self.append_moving(&mut moving, writer, kind)?;
+            if batch.is_full() {
+                report.rewritten_bytes += self.append_batch(&mut batch, writer, kind)?;
             }
         }
-        report.rewritten_bytes += self.append_moving(&mut moving, writer, kind)?;
+        report.rewritten_bytes += self.append_batch(&mut batch, writer, kind)?;
         Ok(true)
     }
 
-    /// Whether a dead record may go: not if it is the good copy of a block
-    /// whose other copy, which is alive, is damaged.
+    /// Reports whether a dead record may be deleted: not if it is the good copy of a
+    /// block whose live copy is damaged.
     fn may_drop(
         &self,
         pack: &Arc<Pack>,
@@ -298,8 +300,8 @@ impl Inner {
         let is_live = |place: &Place| {
             all.packs.get(&place.pack.number()).is_none_or(|marks| marks.is_live(place.record))
         };
-        // One that is known to be damaged is no copy, though it was marked
-        // before that was known.
+        // A place that is known to be damaged does not count as a copy. It may have
+        // been marked before the damage was known.
         let mut is_needed = places.damaged.iter().any(is_live);
         for other in others.filter(|place| is_live(place)) {
             if self.read(other).is_ok_and(|block| block.is_some()) {
@@ -310,7 +312,7 @@ impl Inner {
         Ok(!is_needed)
     }
 
-    /// Makes what was moved durable, and removes the packs that it was in.
+    /// Makes the moved records durable, and removes the packs that contained them.
     fn remove_moved(
         &self,
         epoch: WriteEpoch,
@@ -326,9 +328,9 @@ impl Inner {
                 self.seal(&pack)?;
             }
         }
-        // The packs that were filled on the way too. Another thread may be
-        // syncing them just now, or have failed to: a commit waits for it, and
-        // knows.
+        // The commit also covers packs that became full in between. If another
+        // thread syncs them now, or has failed to, the commit waits for it and
+        // reports the failure.
         self.commit(epoch)?;
         for marks in &*moved {
             let pack = &marks.pack;
@@ -342,13 +344,13 @@ impl Inner {
         self.remove_files(&gone)
     }
 
-    /// Removes the files of packs that are retired and in the list no more.
+    /// Removes the files of packs that are retired and no longer in the list.
     pub(super) fn remove_files(&self, gone: &[PathBuf]) -> Result<(), StoreError> {
-        // The catalog before the names: a pack that it names and that is not
-        // there would be reported as lost.
+        // The catalog is written before the files are removed: a pack in the
+        // catalog without a file would be reported as lost.
         match self.flush_index() {
             Ok(()) => {}
-            // The names stay, and go when the store is opened again.
+            // The files stay, and are removed when the store is opened again.
             Err(StoreError::Full { .. }) => return Ok(()),
             Err(error) => return Err(error),
         }
@@ -359,7 +361,7 @@ impl Inner {
         self.disk.sync_dir(self.packs.dir()).context("sync", self.packs.dir())
     }
 
-    /// Empties a pack's file, in place: that needs no room.
+    /// Empties the file of a pack in place, which needs no space.
     pub(super) fn retire(&self, pack: &Pack) -> Result<(), StoreError> {
         let file = self.disk.open(&pack.path).context("open", &pack.path)?;
         file.write_at(&[&RETIRED_MAGIC], 0).context("write", &pack.path)?;
@@ -373,7 +375,7 @@ impl Inner {
         marks.packs.values().map(live).sum::<usize>() as u64
     }
 
-    /// Writes the index anew where much of it is of packs that are gone.
+    /// Rewrites the index if many of its entries are stale.
     fn drop_stale_entries(&self) -> Result<(), StoreError> {
         let records: u64 = self.packs.all().iter().map(|pack| u64::from(pack.records())).sum();
         let stale = self.index.len().saturating_sub(records);
@@ -386,7 +388,7 @@ impl Inner {
             |catalog, runs| self.write_catalog(catalog, runs),
         );
         match result {
-            // The index is as it was, only longer than it need be.
+            // The index is unchanged, only longer than necessary.
             Err(StoreError::Full { .. }) => Ok(()),
             result => result,
         }

@@ -1,7 +1,7 @@
-//! Marking: walking from roots and pins over everything that they lead to.
+//! Marking: walks from roots and pins over every block that they lead to.
 //!
-//! Memory is two bits for each record of each pack, a few bytes for each node
-//! that comes while it walks, and a stack of names that is bounded by the
+//! Memory use: two bits for each record of each pack, a few bytes for each node
+//! that is put during the walk, and a stack of names that is bounded by the
 //! fan-out of nodes times the depth of trees.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -16,18 +16,19 @@ use super::packs::Pack;
 use super::read::Place;
 use crate::error::StoreError;
 
-/// So many lacks are listed; with more, the list is long enough.
-const LACKS_MAX: usize = 10_000;
+/// Maximum number of missing blocks that are listed.
+const MISSING_MAX: usize = 10_000;
 
-/// What is known of the records of one pack.
+/// Marks of the records of one pack.
 #[derive(Debug)]
 pub(super) struct PackMarks {
     pub(super) pack: Arc<Pack>,
-    /// Records that were there when marking began.
+    /// Number of records when marking started.
     pub(super) records: u32,
     live: Vec<AtomicU64>,
     walked: Vec<AtomicU64>,
-    /// No record comes to life any more: the pack is about to go.
+    /// True when the pack is about to be removed: no further record may become
+    /// live.
     pub(super) is_decided: RwLock<bool>,
 }
 
@@ -41,7 +42,7 @@ fn bits(count: u32) -> Vec<AtomicU64> {
     (0..count.div_ceil(64)).map(|_| AtomicU64::new(0)).collect()
 }
 
-/// Sets a bit; tells whether it was set before.
+/// Sets a bit. Reports whether it was set before.
 fn set(bits: &[AtomicU64], number: u32) -> bool {
     let bit = 1 << (number % 64);
     bits[number as usize / 64].fetch_or(bit, Ordering::SeqCst) & bit != 0
@@ -59,15 +60,15 @@ impl PackMarks {
         }
     }
 
-    /// Marks a record as walked; tells whether it was before. `None`: it is
-    /// newer than the marking.
+    /// Marks a record as walked. Reports whether it was marked before; `None` if
+    /// the record is newer than the marking.
     fn set_walked(&self, record: u32) -> Option<bool> {
         (record < self.records).then(|| set(&self.walked, record))
     }
 }
 
 impl Marks {
-    /// Nothing marked, over the packs that there are.
+    /// Creates marks for these packs, with no record marked.
     pub(super) fn new(packs: Vec<Arc<Pack>>) -> Self {
         let marks = |pack: Arc<Pack>| {
             let records = pack.records();
@@ -83,16 +84,16 @@ impl Marks {
         Self { packs: packs.into_iter().map(marks).collect() }
     }
 
-    /// Marks a record; tells whether what it refers to is still to be walked.
-    /// `newer` holds what was walked of what is newer than the marking.
+    /// Marks a record as live. Reports whether its links must still be walked.
+    /// `newer` contains the walked records that are newer than the marking.
     fn mark(&self, place: &Place, codec: Codec, newer: &mut HashSet<(u32, u32)>) -> bool {
         let number = place.pack.number();
         let marks = self.packs.get(&number);
         if let Some(marks) = marks {
             marks.set_live(place.record);
         }
-        // The same bytes may be named as a chunk here and as a node there:
-        // that the record is marked does not say that it was walked.
+        // The same bytes may be named as a chunk and as a node, so a live record
+        // has not necessarily been walked.
         codec != Codec::Raw
             && !marks
                 .and_then(|marks| marks.set_walked(place.record))
@@ -100,25 +101,25 @@ impl Marks {
     }
 }
 
-/// A block that is needed and cannot be had.
+/// A block that is needed and cannot be read.
 #[derive(Debug)]
-pub(super) struct Lack {
+pub(super) struct UnreadableBlock {
     pub(super) cid: Cid,
     pub(super) reason: String,
 }
 
 impl Inner {
-    /// Marks everything that `from` leads to. What cannot be had is in the
-    /// answer, once for each name that leads to it and is walked.
+    /// Marks every block that `from` leads to. Returns the blocks that cannot be
+    /// read.
     pub(super) fn mark(
         &self,
         marks: &Marks,
         from: impl IntoIterator<Item = Cid>,
-    ) -> Result<Vec<Lack>, StoreError> {
-        let mut lacks: BTreeMap<Cid, String> = BTreeMap::new();
-        let lack = |lacks: &mut BTreeMap<_, _>, cid, reason| {
-            if lacks.len() < LACKS_MAX {
-                lacks.insert(cid, reason);
+    ) -> Result<Vec<UnreadableBlock>, StoreError> {
+        let mut missing: BTreeMap<Cid, String> = BTreeMap::new();
+        let note = |missing: &mut BTreeMap<_, _>, cid, reason| {
+            if missing.len() < MISSING_MAX {
+                missing.insert(cid, reason);
             }
         };
         let mut newer = HashSet::new();
@@ -129,7 +130,7 @@ impl Inner {
                 let places = self.places(cid.hash())?;
                 let Some(place) = places.usable.first() else {
                     let reason = if places.damaged.is_empty() { "missing" } else { "damaged" };
-                    lack(&mut lacks, cid, format!("it is {reason}"));
+                    note(&mut missing, cid, format!("it is {reason}"));
                     continue;
                 };
                 if !marks.mark(place, cid.codec(), &mut newer) {
@@ -142,19 +143,19 @@ impl Inner {
                     Ok(Some(bytes)) => match links(cid.codec(), &bytes) {
                         Ok(links) => stack.extend(links),
                         Err(error) => {
-                            lack(&mut lacks, cid, error.to_string());
+                            note(&mut missing, cid, error.to_string());
                         }
                     },
                     Ok(None) => {
-                        lack(&mut lacks, cid, "it is missing".into());
+                        note(&mut missing, cid, "it is missing".into());
                     }
                     Err(error @ StoreError::Damaged { .. }) => {
-                        lack(&mut lacks, cid, error.to_string());
+                        note(&mut missing, cid, error.to_string());
                     }
                     Err(error) => return Err(error),
                 }
             }
         }
-        Ok(lacks.into_iter().map(|(cid, reason)| Lack { cid, reason }).collect())
+        Ok(missing.into_iter().map(|(cid, reason)| UnreadableBlock { cid, reason }).collect())
     }
 }

@@ -1,36 +1,37 @@
 //! The store on disk: packs, an index over them, and the roots.
 //!
-//! Role: the only code that writes blocks. A block goes to the open pack of
-//! its kind ([`write`](self)), its place to the index, and a sync that many
-//! callers share makes it durable.
+//! Role: the only code that writes blocks to a disk. A block goes to the open
+//! pack of its kind ([`write`](self)), its place goes to the index, and a sync
+//! that many callers share makes it durable.
 //!
 //! Invariants:
 //!
-//! * A record is never changed. A pack only grows, is sealed with a footer,
-//!   and is removed whole: by the collector, or by [`recompress`] when all of
-//!   it is in another. One of them works at a time.
-//! * What a `commit` has reported is in a synced file under a synced name.
-//!   After a failed sync nothing is believed that was not synced before.
-//! * The index is a cache: what it says is checked by the read, and all of it
-//!   can be had again from the packs.
-//! * Every read is verified against the name; what fails is quarantined and
-//!   counts as absent.
+//! * A record is never changed. A pack only grows, is sealed with a footer, and
+//!   is removed as a whole: by garbage collection, or by [`recompress`] when all
+//!   of its records are in another pack. Only one of the two runs at a time.
+//! * Blocks that a `commit` has reported as durable are in a synced file with a
+//!   synced name. After a failed sync, only records that were synced before are
+//!   trusted.
+//! * The index is a cache: every read checks the place that the index returns,
+//!   and the index can be rebuilt from the packs.
+//! * Every read is verified against the name. A block that fails is quarantined
+//!   and counts as absent.
 //! * The order on disk: data, then nodes, then roots.
 //!
-//! What is absent: no lock is held while a disk is synced, but for the roots';
-//! no block is ever looked for by anything but its hash.
+//! Absent: locks that are held during a sync (except that of the roots); lookups
+//! by anything but a hash.
 
-mod ballast;
 mod catalog;
 mod gc;
 mod mark;
-mod moving;
 mod open;
 mod packs;
 mod quarantine;
 mod read;
 mod recompress;
-mod settled;
+mod recompress_skiplist;
+mod relocate;
+mod reserve_file;
 mod write;
 
 use std::path::{Path, PathBuf};
@@ -41,13 +42,13 @@ use std::thread::JoinHandle;
 use parking_lot::{Condvar, Mutex, RwLock};
 use types::{Cid, EncodedBlock};
 
-use self::ballast::Ballast;
 use self::catalog::Catalog;
 use self::gc::Collection;
 use self::packs::{Pack, Packs};
 use self::quarantine::Quarantine;
-use self::recompress::Recompressed;
-use self::settled::Settled;
+use self::recompress::RecompressTotals;
+use self::recompress_skiplist::RecompressSkiplist;
+use self::reserve_file::ReserveFile;
 use self::write::Writer;
 use crate::block_store::{
     BlockRead, BlockWrite, GcOptions, GcReport, Roots, StoreAdmin, Usage, WriteEpoch,
@@ -61,17 +62,20 @@ use disk::{Disk, DiskFile, RealDisk};
 pub use self::open::OpenReport;
 pub use self::recompress::{RecompressEnd, RecompressReport};
 
-/// How a store works. The two limits can be changed while it runs.
+/// Options of a store. The two limits can be changed while the store is open.
 #[derive(Clone, Debug)]
 pub struct StoreOptions {
-    /// What the packs may take, in bytes; `None`: only the disk is the limit.
+    /// Maximum length of all packs in bytes; `None` if only the disk limits the
+    /// store.
     pub max_storage: Option<u64>,
-    /// What stays free on the disk, in bytes. The collector may use it.
+    /// Number of bytes that stay free on the disk. Garbage collection may use
+    /// them.
     pub disk_reserve: u64,
-    /// A pack is full at this length, in bytes; on a small disk at less.
+    /// Length in bytes at which a pack is full. On a small disk packs are shorter.
     pub pack_len: u64,
-    /// Seal packs, merge the index and write early on a thread of its own.
-    /// Without it, everything happens in the caller, in a fixed order.
+    /// True if a separate thread seals packs, merges the index and syncs growing
+    /// packs early. Without it, everything happens in the caller, in a fixed
+    /// order.
     pub background: bool,
 }
 
@@ -81,7 +85,7 @@ impl Default for StoreOptions {
     }
 }
 
-/// The store on disk. See the module.
+/// A store on disk; see the module.
 #[derive(Debug)]
 pub struct PackStore {
     inner: Arc<Inner>,
@@ -100,72 +104,72 @@ struct Inner {
     roots: Mutex<RootLog>,
     pins: Pins,
     quarantine: Quarantine,
-    settled: Settled,
-    ballast: Ballast,
+    recompress_skiplist: RecompressSkiplist,
+    reserve_file: ReserveFile,
     writers: [Mutex<Writer>; 2],
-    /// Numbers the appends; see `commit`.
+    /// Number of appends; see `commit`.
     appended: AtomicU64,
-    /// Counts the syncs that failed.
+    /// Number of failed syncs.
     failed_syncs: AtomicU64,
-    /// Counts what took blocks; held while it takes them.
-    losses: Mutex<u64>,
+    /// Number of events that made blocks unavailable; locked while that happens.
+    loss_counter: Mutex<u64>,
     commits: Mutex<Commits>,
     commit_done: Condvar,
-    /// Packs with bytes that are not known to be durable.
+    /// Packs with bytes that may not be durable.
     dirty: Mutex<Vec<Arc<Pack>>>,
-    /// The collection that is under way.
+    /// The collection in progress.
     collection: RwLock<Option<Arc<Collection>>>,
     collecting: Mutex<()>,
-    recompressed: Recompressed,
-    /// Appends hold it to read, a rebuild of the index to write.
+    recompress_totals: RecompressTotals,
+    /// Appends hold the read lock, a rebuild of the index the write lock.
     indexing: RwLock<()>,
-    /// Counts the rebuilds of the index.
+    /// Number of rebuilds of the index.
     rebuilds: AtomicU64,
-    /// To the upkeep thread; `None`: upkeep happens in the caller.
+    /// Sends tasks to the upkeep thread; `None` if upkeep happens in the caller.
     upkeep: Option<crossbeam_channel::Sender<Upkeep>>,
-    /// Held until the store is closed.
+    /// The lock of the store, held until it is closed.
     _lock: Box<dyn DiskFile>,
 }
 
 #[derive(Debug, Default)]
 struct Commits {
     running: bool,
-    /// Appends up to this number are durable.
+    /// Number of appends that are durable.
     done: u64,
 }
 
-/// What the upkeep thread does.
+/// A task of the upkeep thread.
 #[derive(Debug)]
 enum Upkeep {
-    /// Give a full pack its footer.
+    /// Write the footer of a full pack.
     Seal(Arc<Pack>),
-    /// Begin to write a growing pack out, so that the commit has less to do.
+    /// Sync a growing pack early, so that the next commit takes less time.
     WriteOut(Arc<Pack>),
-    /// Write the index's head out.
+    /// Write the head of the index to disk.
     FlushIndex,
     /// End the thread.
     Stop,
 }
 
 impl PackStore {
-    /// Opens the store in `dir` on this machine's file system, or makes one
-    /// where the directory is empty or absent.
+    /// Opens the store in `dir` on the file system of this computer. Creates a
+    /// store if the directory is empty or absent.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Locked`] where another process has it open,
-    /// [`StoreError::Unusable`] where it is of a newer version,
-    /// [`StoreError::Io`]. Damage is not an error: it is in the report, and
-    /// what it took is missing.
+    /// Returns [`StoreError::Locked`] if another process has the store open,
+    /// [`StoreError::Unusable`] if it was written by a newer version, and
+    /// [`StoreError::Io`] if it cannot be read. Damage is not an error: the
+    /// report describes it, and the damaged blocks are absent.
     pub fn open(dir: &Path, options: &StoreOptions) -> Result<(Self, OpenReport), StoreError> {
         Self::open_on(Arc::new(RealDisk), dir, options)
     }
 
-    /// Opens the store on another disk; see [`PackStore::open`].
+    /// Opens a store on another disk; see [`PackStore::open`].
     ///
     /// # Errors
     ///
-    /// As [`PackStore::open`].
+    /// Same as [`PackStore::open`].
     pub fn open_on(
         disk: Arc<dyn Disk>,
         dir: &Path,
@@ -197,30 +201,33 @@ impl PackStore {
         Ok((Self { inner, upkeep }, report))
     }
 
-    /// Changes the limits from now on; see [`StoreOptions`].
+    /// Changes the limits; see [`StoreOptions`].
     pub fn set_limits(&self, max_storage: Option<u64>, disk_reserve: u64) {
         self.inner.max_storage.store(max_storage.unwrap_or(u64::MAX), Ordering::Relaxed);
         self.inner.disk_reserve.store(disk_reserve, Ordering::Relaxed);
     }
 
-    /// Throws the index away and makes it anew from the packs.
+    /// Rebuilds the index from the packs.
     ///
     /// # Errors
     ///
-    /// Those of the disk.
+    /// Returns [`StoreError::Io`] if a pack cannot be read or the index cannot be
+    /// written, and [`StoreError::Full`] if there is no space for it.
     pub fn rebuild_index(&self) -> Result<(), StoreError> {
         self.inner.rebuild_index()
     }
 
-    /// Compresses what was stored as it came: rewrites full packs that would
-    /// shrink, one after the other, the oldest first, until `budget` bytes of
-    /// them were read (one pack at the least) or `stop` says so, which it is
-    /// asked every few blocks. Nothing is deleted by it, and no block is
-    /// absent while it works. It blocks, and takes one core.
+    /// Compresses blocks that were stored uncompressed: rewrites full packs that
+    /// would shrink, one after the other, the oldest first, until `budget` bytes
+    /// of packs were read (at least one pack) or `stop`, which is called every few
+    /// blocks, returns true. It deletes no block, and no block is absent while it
+    /// works. Blocks, and uses one core.
     ///
     /// # Errors
     ///
-    /// Those of the disk. A full one is none: see [`RecompressEnd::Full`].
+    /// Returns [`StoreError::Io`] if a pack cannot be read or written, and
+    /// [`StoreError::LostWrites`] if a sync fails. A full disk is not an error:
+    /// see [`RecompressEnd::Full`].
     pub fn recompress(
         &self,
         budget: u64,
@@ -229,18 +236,19 @@ impl PackStore {
         self.inner.recompress(budget, stop)
     }
 
-    /// The bytes of all packs. Asks no disk; see [`BlockStore::usage`].
+    /// Returns the length of all packs in bytes, without asking the disk; see
+    /// [`StoreAdmin::usage`].
     pub fn used_bytes(&self) -> u64 {
         self.inner.packs.used_bytes()
     }
 
-    /// What was recompressed since the store was opened, in bytes of packs:
-    /// before, and after.
+    /// Returns the length in bytes of all packs that were recompressed since the
+    /// store was opened, before and after.
     pub fn recompressed(&self) -> (u64, u64) {
-        self.inner.recompressed.get()
+        self.inner.recompress_totals.get()
     }
 
-    /// Whether records of roots were lost, so that nothing is collected; see
+    /// Reports whether records of roots are lost, so that nothing is collected; see
     /// [`OpenReport::roots_incomplete`].
     pub fn roots_incomplete(&self) -> bool {
         self.inner.roots.lock().is_incomplete()
@@ -249,16 +257,16 @@ impl PackStore {
 
 impl Drop for PackStore {
     fn drop(&mut self) {
-        // What the next start would do otherwise; nothing is lost without it.
+        // Without this, the next start does it; nothing is lost.
         if self.inner.index.len() > 0
             && let Err(error) = self.inner.flush_index()
         {
-            tracing::debug!(%error, "the index was not written out at the end");
+            tracing::debug!(%error, "the index was not written when the store was closed");
         }
         if let Some(thread) = self.upkeep.take() {
             self.inner.request(Upkeep::Stop);
             if thread.join().is_err() {
-                tracing::error!("the store's upkeep thread had panicked");
+                tracing::error!("the upkeep thread of the store has panicked");
             }
         }
     }
@@ -269,38 +277,38 @@ impl Inner {
         if let Upkeep::Seal(pack) | Upkeep::WriteOut(pack) = &task
             && self.packs.get(pack.number()).is_none()
         {
-            // It was given up, or has been emptied already.
+            // The pack was given up, or has been emptied already.
             return;
         }
-        let (what, result) = match task {
+        let (action, result) = match task {
             Upkeep::Seal(pack) => ("seal a pack", self.seal(&pack)),
-            Upkeep::WriteOut(pack) => ("write a pack out", self.write_out(&pack)),
+            Upkeep::WriteOut(pack) => ("sync a growing pack", self.write_out(&pack)),
             Upkeep::Stop => return,
             Upkeep::FlushIndex => {
                 let due = self.index.is_flush_due();
-                ("write the index out", if due { self.flush_index() } else { Ok(()) })
+                ("write the index", if due { self.flush_index() } else { Ok(()) })
             }
         };
         if let Err(error) = result {
-            // Each is tried again, or not needed: a pack without a footer is
-            // walked at the next start, a failed sync is the commit's to tell.
-            tracing::warn!(%error, "could not {what}");
+            // Each task is repeated or not needed: a pack without a footer is
+            // walked at the next start, a failed sync is reported by the commit.
+            tracing::warn!(%error, "cannot {action}");
         }
     }
 
-    /// Does what takes blocks, and counts it: for everybody else, both happen
-    /// at once.
-    fn losing<T>(&self, take: impl FnOnce() -> T) -> T {
-        let mut losses = self.losses.lock();
-        *losses += 1;
-        take()
+    /// Calls `lose`, which makes blocks unavailable, and counts the loss. Others see
+    /// both or neither.
+    fn count_loss<T>(&self, lose: impl FnOnce() -> T) -> T {
+        let mut counter = self.loss_counter.lock();
+        *counter += 1;
+        lose()
     }
 
-    /// Hands a task to the upkeep thread, or does it.
+    /// Sends a task to the upkeep thread, or does it now.
     fn request(&self, task: Upkeep) {
         match &self.upkeep {
             Some(sender) => {
-                // It ends only with the store.
+                // The thread ends only with the store.
                 let _ = sender.send(task);
             }
             None => match task {
@@ -318,8 +326,8 @@ impl Inner {
         )
     }
 
-    /// The catalog as it is, but for the runs. To be taken while nothing is
-    /// added to the index.
+    /// Returns the current catalog without the runs. Must be called while nothing
+    /// is added to the index.
     fn catalog_of_packs(&self) -> Catalog {
         Catalog {
             next_pack: self.packs.next_number(),
@@ -348,7 +356,7 @@ impl BlockRead for PackStore {
     }
 
     fn loss_counter(&self) -> u64 {
-        *self.inner.losses.lock()
+        *self.inner.loss_counter.lock()
     }
 }
 

@@ -1,4 +1,4 @@
-//! Opening a store, and mending what a crash or damage left.
+//! Opens a store, and repairs the traces of a crash or of damage.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::{Condvar, Mutex, RwLock};
 
-use super::ballast::Ballast;
 use super::catalog::{Catalog, CatalogPack};
 use super::packs::{Pack, PackState, Packs, parse_name};
 use super::quarantine::Quarantine;
 use super::read::encode_place;
-use super::recompress::Recompressed;
-use super::settled::Settled;
+use super::recompress::RecompressTotals;
+use super::recompress_skiplist::RecompressSkiplist;
+use super::reserve_file::ReserveFile;
 use super::write::Writer;
 use super::{Commits, Inner, StoreOptions, Upkeep};
 use crate::error::{IoContext, StoreError};
@@ -26,32 +26,33 @@ use crate::pins::Pins;
 use crate::root_log::{self, Health, RootLog};
 use disk::{AtomicWrite, Disk, DiskFile, FileError, read_file, write_atomic};
 
-/// A disk holds at least so many full packs: the collector works by the pack.
+/// Minimum number of full packs that fit on a disk: garbage collection frees whole
+/// packs.
 const PACKS_ON_DISK: u64 = 32;
-/// … but on a tiny one packs are not made shorter than this.
+/// Minimum length of a full pack in bytes, on a tiny disk.
 const PACK_LEN_SMALL: u64 = 1 << 20;
 
 const FORMAT: &str = "archivist store 1\n";
 
-/// What opening a store found and did.
+/// Result of opening a store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OpenReport {
-    /// Packs that had no footer, or a damaged one, and were walked.
+    /// Number of packs that had no footer, or a damaged one, and were walked.
     pub walked_packs: u64,
-    /// Stretches of packs in which nothing is readable, in words.
+    /// Descriptions of the damage that was found in packs.
     pub damage: Vec<String>,
-    /// Packs that were there before and are not now.
+    /// Packs that the catalog names and that no longer exist.
     pub lost_packs: Vec<PathBuf>,
-    /// The index was made anew.
+    /// True if the index was rebuilt.
     pub index_rebuilt: bool,
-    /// One of the two logs of roots was damaged and healed from the other.
-    pub roots_healed: bool,
-    /// Records of roots are lost: nothing is collected until
+    /// True if one of the two logs of roots was repaired from the other.
+    pub roots_repaired: bool,
+    /// True if records of roots are lost: nothing is collected until
     /// [`crate::GcOptions::accept_roots`].
     pub roots_incomplete: bool,
 }
 
-/// The directories and files of a store.
+/// Paths of the directories and files of a store.
 struct Layout {
     dir: PathBuf,
 }
@@ -75,8 +76,12 @@ impl Layout {
     fn quarantine(&self) -> PathBuf {
         self.dir.join("quarantine")
     }
-    fn settled(&self) -> PathBuf {
+    // The names of these two files are older than the terms in the code.
+    fn recompress_skiplist(&self) -> PathBuf {
         self.dir.join("settled")
+    }
+    fn reserve_file(&self) -> PathBuf {
+        self.dir.join("ballast")
     }
 }
 
@@ -120,12 +125,12 @@ impl Inner {
             packs.reserve_numbers(catalog.next_pack);
         }
 
-        // A new store has no logs of roots; one that has packs must have them.
+        // A new store has no logs of roots. A store with packs must have them.
         let is_new = packs.all().is_empty()
             && known.is_empty()
             && !root_log::exists(&*disk, &layout.roots());
         let (roots, health) = RootLog::open(disk.clone(), layout.roots(), is_new)?;
-        report.roots_healed = health == Health::Healed;
+        report.roots_repaired = health == Health::Repaired;
         report.roots_incomplete = health == Health::Incomplete;
 
         let index = open_index(&disk, &layout, catalog.as_ref(), &packs);
@@ -137,9 +142,12 @@ impl Inner {
         let most = space.total.min(options.max_storage.unwrap_or(u64::MAX));
         let pack_len = options.pack_len.min((most / PACKS_ON_DISK).max(PACK_LEN_SMALL));
         let inner = Self {
-            ballast: Ballast::new(&*disk, layout.dir.join("ballast"), pack_len),
+            reserve_file: ReserveFile::new(&*disk, layout.reserve_file(), pack_len),
             quarantine: Quarantine::open(disk.clone(), layout.quarantine()),
-            settled: Settled::open(disk.clone(), layout.settled()),
+            recompress_skiplist: RecompressSkiplist::open(
+                disk.clone(),
+                layout.recompress_skiplist(),
+            ),
             disk,
             dir: layout.dir,
             pack_len,
@@ -152,27 +160,27 @@ impl Inner {
             writers: [Mutex::default(), Mutex::default()],
             appended: AtomicU64::new(0),
             failed_syncs: AtomicU64::new(0),
-            losses: Mutex::new(0),
+            loss_counter: Mutex::new(0),
             commits: Mutex::new(Commits::default()),
             commit_done: Condvar::new(),
             dirty: Mutex::default(),
             collection: RwLock::new(None),
             collecting: Mutex::new(()),
-            recompressed: Recompressed::default(),
+            recompress_totals: RecompressTotals::default(),
             indexing: RwLock::new(()),
             rebuilds: AtomicU64::new(0),
             upkeep,
             _lock: lock,
         };
         report.index_rebuilt = !covers && !inner.packs.all().is_empty();
-        inner.index_what_is_new(if covers { &known } else { const { &BTreeMap::new() } })?;
+        inner.index_new_records(if covers { &known } else { const { &BTreeMap::new() } })?;
         inner.adopt_open_packs(&mut report);
         inner.quarantine.retain(|(pack, _)| inner.packs.get(pack).is_some());
         Ok((inner, report))
     }
 
-    /// Puts into the index what its runs do not cover.
-    fn index_what_is_new(&self, known: &BTreeMap<u32, CatalogPack>) -> Result<(), StoreError> {
+    /// Adds the records that the runs do not cover to the index.
+    fn index_new_records(&self, known: &BTreeMap<u32, CatalogPack>) -> Result<(), StoreError> {
         for pack in self.packs.all() {
             let indexed = known.get(&pack.number()).map_or(0, |known| known.indexed);
             pack.indexed.store(indexed, Ordering::SeqCst);
@@ -181,7 +189,7 @@ impl Inner {
         Ok(())
     }
 
-    /// Puts the records of a pack into the index that are not there.
+    /// Adds the missing records of a pack to the index.
     fn index_pack(&self, pack: &Pack) -> Result<(), StoreError> {
         let indexed = pack.indexed.load(Ordering::SeqCst);
         let records = pack.records();
@@ -198,7 +206,7 @@ impl Inner {
         Ok(())
     }
 
-    /// Goes on with the packs that were open, or seals them.
+    /// Continues the packs that were open, or seals them.
     fn adopt_open_packs(&self, report: &mut OpenReport) {
         for pack in self.packs.all() {
             if pack.is_sealed() {
@@ -213,8 +221,8 @@ impl Inner {
             if is_clean && is_short && writer.pack.is_none() {
                 writer.pack = Some(pack.clone());
             } else if let Err(error) = self.seal(&pack) {
-                // It stays as it is, and is walked again next time.
-                report.damage.push(format!("{} could not be sealed: {error}", pack.path.display()));
+                // The pack stays unsealed, and is walked again at the next start.
+                report.damage.push(format!("{}: cannot be sealed: {error}", pack.path.display()));
             }
         }
     }
@@ -223,7 +231,7 @@ impl Inner {
         self.rebuild_index_since(self.rebuilds.load(Ordering::SeqCst))
     }
 
-    /// Makes the index anew, unless that was done since `seen`.
+    /// Rebuilds the index, unless that has happened since the rebuild `seen`.
     pub(super) fn rebuild_index_since(&self, seen: u64) -> Result<(), StoreError> {
         let _nobody_appends = self.indexing.write();
         if self.rebuilds.load(Ordering::SeqCst) != seen {
@@ -232,8 +240,8 @@ impl Inner {
         for pack in self.packs.all() {
             pack.indexed.store(0, Ordering::SeqCst);
         }
-        // What cannot be read of a pack does not come back.
-        self.losing(|| self.index.clear());
+        // Unreadable records of a pack do not come back.
+        self.count_loss(|| self.index.clear());
         for pack in self.packs.all() {
             self.index_pack(&pack)?;
         }
@@ -257,7 +265,7 @@ fn lock(disk: &dyn Disk, layout: &Layout) -> Result<Box<dyn DiskFile>, StoreErro
     Ok(file)
 }
 
-/// Refuses a store of another version; marks a new one.
+/// Refuses a store of another version. Writes the version of a new store.
 fn check_format(disk: &dyn Disk, layout: &Layout) -> Result<(), StoreError> {
     let path = layout.format();
     match read_file(disk, &path, 1024) {
@@ -267,7 +275,7 @@ fn check_format(disk: &dyn Disk, layout: &Layout) -> Result<(), StoreError> {
             Err(StoreError::Unusable {
                 path,
                 reason: format!(
-                    "it is of the format {:?}, this program knows {:?}; use a newer one",
+                    "it has the format {:?}, this program reads {:?}; use a newer version",
                     found.trim(),
                     FORMAT.trim()
                 ),
@@ -276,7 +284,7 @@ fn check_format(disk: &dyn Disk, layout: &Layout) -> Result<(), StoreError> {
         Err(FileError::Io { source, .. }) if source.kind() != std::io::ErrorKind::NotFound => {
             Err(StoreError::io("read", &path, source))
         }
-        // Missing or torn: the packs say themselves of which version they are.
+        // Missing or torn: each pack has its version, too.
         _ => match write_atomic(disk, &path, FORMAT.as_bytes(), &AtomicWrite::PRIVATE)
             .map_err(StoreError::from)
         {
@@ -286,11 +294,11 @@ fn check_format(disk: &dyn Disk, layout: &Layout) -> Result<(), StoreError> {
     }
 }
 
-/// Makes what is there durable: a process that died may have left it in
-/// memory alone, and from now on it is taken for granted.
+/// Makes the packs durable: a process that died may not have synced them, and from
+/// now on the store relies on them.
 fn make_durable(disk: &dyn Disk, packs: &Packs) -> Result<(), StoreError> {
     for pack in packs.all() {
-        // A footer is written only behind records that are durable.
+        // A footer is written only after its records are durable.
         if !pack.is_sealed() {
             packs.file(&pack)?.sync().context("sync", &pack.path)?;
         }
@@ -301,7 +309,7 @@ fn make_durable(disk: &dyn Disk, packs: &Packs) -> Result<(), StoreError> {
     disk.sync_dir(packs.dir()).context("sync", packs.dir())
 }
 
-/// Opens one pack. `None`: it was empty, and has been removed.
+/// Opens a pack. `None` if it was empty and has been removed.
 fn open_pack(
     disk: &dyn Disk,
     path: &Path,
@@ -325,7 +333,7 @@ fn open_pack(
         }
         Err(HeaderError::Damaged) => None,
         Err(HeaderError::Retired) => {
-            // The collector emptied it, and was stopped.
+            // A garbage collection emptied the pack and did not remove it.
             disk.remove(path).context("remove", path)?;
             return Ok(None);
         }
@@ -333,7 +341,7 @@ fn open_pack(
     if let Some(header) = header
         && let Some(trailer) = read_trailer(&*file, &header).context("read", path)?
     {
-        // What the index covers wholly need not be read now.
+        // The footer need not be read if the index covers all records.
         let is_indexed = known
             .is_some_and(|known| known.uuid == header.uuid && known.indexed == trailer.records);
         if is_indexed || read_footer(&*file, &header).context("read", path)?.is_some() {
@@ -349,7 +357,7 @@ fn open_pack(
     report.walked_packs += 1;
     for gap in &found.gaps {
         report.damage.push(format!(
-            "{}: nothing is readable from {} to {}",
+            "{}: unreadable from byte {} to byte {}",
             path.display(),
             gap.start,
             gap.end
@@ -358,7 +366,7 @@ fn open_pack(
     let header = match header {
         Some(header) => header,
         None => {
-            report.damage.push(format!("{}: its header was damaged", path.display()));
+            report.damage.push(format!("{}: the header was damaged", path.display()));
             let header = PackHeader { kind, number, uuid: rand::random() };
             file.write_at(&[&header.encode()], 0).context("write", path)?;
             header
@@ -366,7 +374,7 @@ fn open_pack(
     };
     let records = u32::try_from(found.entries.len()).unwrap_or(u32::MAX);
     if known.is_some_and(|known| known.indexed > records) {
-        report.damage.push(format!("{}: some of its records are gone", path.display()));
+        report.damage.push(format!("{}: some records are lost", path.display()));
     }
     Ok(Some(existing_pack(path, header, records, found.end, len, Some(found.entries))))
 }
@@ -387,33 +395,33 @@ fn existing_pack(
             records,
             synced_records: 0,
             written_out: end,
-            failed: false,
+            has_failed: false,
             entries,
             file_len,
         }),
         usable_records: AtomicU32::new(u32::MAX),
         indexed: AtomicU32::new(0),
         is_named: AtomicBool::new(false),
-        read: AtomicU64::new(0),
+        cached_bytes: AtomicU64::new(0),
         syncing: Mutex::new(()),
     }
 }
 
-/// Opens the runs of the catalog, where they fit the packs.
+/// Opens the runs of the catalog if they match the packs.
 fn open_index(
     disk: &Arc<dyn Disk>,
     layout: &Layout,
     catalog: Option<&Catalog>,
     packs: &Packs,
 ) -> Result<HashIndex, StoreError> {
-    let unfit = |reason: String| StoreError::Unusable { path: layout.index(), reason };
-    let catalog = catalog.ok_or_else(|| unfit("there is no catalog".into()))?;
+    let unusable = |reason: String| StoreError::Unusable { path: layout.index(), reason };
+    let catalog = catalog.ok_or_else(|| unusable("the catalog is missing or damaged".into()))?;
     for known in &catalog.packs {
         let Some(pack) = packs.get(known.number) else { continue };
-        // A power cut took records that the index knows, or it is not the
-        // same pack: its places are wrong.
+        // The places in the index are wrong: a power cut removed records, or it is
+        // another pack.
         if pack.header.uuid != known.uuid || pack.records() < known.indexed {
-            return Err(unfit(format!("pack {:08x} is not as it was", known.number)));
+            return Err(unusable(format!("pack {:08x} has changed", known.number)));
         }
     }
     HashIndex::open(disk.clone(), layout.index(), &catalog.runs)

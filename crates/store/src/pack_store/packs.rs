@@ -1,4 +1,4 @@
-//! The packs that there are: their state in memory, and their open files.
+//! The list of packs, their state in memory, and their open files.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -14,7 +14,7 @@ use crate::error::{IoContext, StoreError};
 use crate::pack::{Entry, PackHeader, PackKind, footer_len, read_footer, walk};
 use disk::{Disk, DiskFile};
 
-/// Files of sealed packs that are kept open.
+/// Maximum number of files of packs that are kept open.
 const OPEN_FILES: NonZeroUsize = NonZeroUsize::new(128).expect("not zero");
 
 /// One pack.
@@ -23,36 +23,37 @@ pub(super) struct Pack {
     pub(super) header: PackHeader,
     pub(super) path: PathBuf,
     pub(super) state: Mutex<PackState>,
-    /// Records from this number on are not to be used: a sync failed, and they
-    /// may not be what they were.
+    /// Records from this number on must not be used: a sync has failed, and their
+    /// bytes may be wrong.
     pub(super) usable_records: AtomicU32,
-    /// How many of the records are in the index.
+    /// Number of records that are in the index.
     pub(super) indexed: AtomicU32,
-    /// Its name is durable.
+    /// True if the name of the file is durable.
     pub(super) is_named: AtomicBool,
-    /// Bytes that were read of it since its content was forgotten last.
-    pub(super) read: AtomicU64,
-    /// Serialises syncs: the system reports a failure to one of them alone.
+    /// Bytes read since the page cache was last dropped for this pack.
+    pub(super) cached_bytes: AtomicU64,
+    /// Serialises syncs: the system reports a failure to only one of them.
     pub(super) syncing: Mutex<()>,
 }
 
 #[derive(Debug)]
 pub(super) struct PackState {
-    /// Where the last record ends.
+    /// Offset of the end of the last record.
     pub(super) end: u64,
     pub(super) records: u32,
-    /// How many of the records are durable.
+    /// Number of records that are durable.
     pub(super) synced_records: u32,
-    /// Up to here the file has been asked to be written.
+    /// Offset up to which an early sync was requested.
     pub(super) written_out: u64,
-    pub(super) failed: bool,
-    /// What the footer will hold; `None`: it is written.
+    /// True if a sync has failed.
+    pub(super) has_failed: bool,
+    /// Entries of the future footer; `None` if the pack is sealed.
     pub(super) entries: Option<Vec<Entry>>,
-    /// The length of the file.
+    /// Length of the file in bytes.
     pub(super) file_len: u64,
 }
 
-/// The name of a pack's file.
+/// Returns the name of the file of a pack.
 pub(super) fn file_name(kind: PackKind, number: u32) -> String {
     let kind = match kind {
         PackKind::Data => 'd',
@@ -61,7 +62,7 @@ pub(super) fn file_name(kind: PackKind, number: u32) -> String {
     format!("{kind}-{number:08x}.pack")
 }
 
-/// The kind and number in a pack's name.
+/// Returns the kind and the number in the name of a file, if it is that of a pack.
 pub(super) fn parse_name(name: &str) -> Option<(PackKind, u32)> {
     let (kind, number) = name.strip_suffix(".pack")?.split_once('-')?;
     let kind = match kind {
@@ -70,7 +71,7 @@ pub(super) fn parse_name(name: &str) -> Option<(PackKind, u32)> {
         _ => return None,
     };
     let number = u32::from_str_radix(number, 16).ok()?;
-    // The one spelling of it: no signs, no capitals.
+    // Refuses other spellings: signs, capitals.
     (file_name(kind, number) == name).then_some((kind, number))
 }
 
@@ -87,7 +88,7 @@ impl Pack {
         self.state.lock().records
     }
 
-    /// The bytes of the file that are neither header nor footer.
+    /// Returns the length of the file without header and footer.
     pub(super) fn content_len(&self) -> u64 {
         let state = self.state.lock();
         let footer = if state.entries.is_none() { footer_len(state.records) } else { 0 };
@@ -103,7 +104,7 @@ impl Pack {
     }
 }
 
-/// All packs.
+/// The list of packs.
 #[derive(Debug)]
 pub(super) struct Packs {
     disk: Arc<dyn Disk>,
@@ -111,7 +112,7 @@ pub(super) struct Packs {
     by_number: RwLock<BTreeMap<u32, Arc<Pack>>>,
     next: AtomicU32,
     files: Mutex<LruCache<u32, Arc<dyn DiskFile>>>,
-    /// The bytes of all packs.
+    /// Length of all packs in bytes.
     used: AtomicU64,
 }
 
@@ -135,7 +136,7 @@ impl Packs {
         self.next.load(Ordering::SeqCst)
     }
 
-    /// Numbers below `number` are never used again.
+    /// Ensures that numbers below `number` are not used again.
     pub(super) fn reserve_numbers(&self, number: u32) {
         self.next.fetch_max(number, Ordering::SeqCst);
     }
@@ -154,7 +155,7 @@ impl Packs {
         self.by_number.write().insert(pack.number(), pack);
     }
 
-    /// Takes a pack out of use. Its file is the caller's.
+    /// Removes a pack from the list. The caller removes its file.
     pub(super) fn forget(&self, number: u32) {
         if let Some(pack) = self.by_number.write().remove(&number) {
             self.used.fetch_sub(pack.state.lock().file_len, Ordering::SeqCst);
@@ -162,23 +163,24 @@ impl Packs {
         self.files.lock().pop(&number);
     }
 
-    /// The records of all packs.
+    /// Returns the number of records in all packs.
     pub(super) fn records(&self) -> u64 {
         self.by_number.read().values().map(|pack| u64::from(pack.records())).sum()
     }
 
-    /// The bytes of all packs.
+    /// Returns the length of all packs in bytes.
     pub(super) fn used_bytes(&self) -> u64 {
         self.used.load(Ordering::SeqCst)
     }
 
-    /// Notes that the file of a pack, which is in the list, has grown.
+    /// Records that the file of a pack in the list has grown.
     pub(super) fn set_file_len(&self, state: &mut PackState, len: u64) {
         self.used.fetch_add(len.saturating_sub(state.file_len), Ordering::SeqCst);
         state.file_len = state.file_len.max(len);
     }
 
-    /// Makes a new, empty pack. It is usable at once; its name is not durable.
+    /// Creates an empty pack. It can be used immediately; its name is not durable
+    /// yet.
     pub(super) fn create(&self, kind: PackKind) -> Result<Arc<Pack>, StoreError> {
         let number = self.next.fetch_add(1, Ordering::SeqCst);
         let path = self.dir.join(file_name(kind, number));
@@ -186,7 +188,7 @@ impl Packs {
         let file = self.disk.create(&path).context("create", &path)?;
         let written = file.write_at(&[&header.encode()], 0).context("write", &path);
         if let Err(error) = written {
-            // Empty, and nothing refers to it.
+            // The file is empty, and nothing refers to it.
             let _ = self.disk.remove(&path);
             return Err(error);
         }
@@ -198,14 +200,14 @@ impl Packs {
                 records: 0,
                 synced_records: 0,
                 written_out: 0,
-                failed: false,
+                has_failed: false,
                 entries: Some(Vec::new()),
                 file_len: crate::pack::HEADER_LEN,
             }),
             usable_records: AtomicU32::new(u32::MAX),
             indexed: AtomicU32::new(0),
             is_named: AtomicBool::new(false),
-            read: AtomicU64::new(0),
+            cached_bytes: AtomicU64::new(0),
             syncing: Mutex::new(()),
         });
         self.files.lock().put(number, file.into());
@@ -213,7 +215,7 @@ impl Packs {
         Ok(pack)
     }
 
-    /// The open file of a pack.
+    /// Returns the open file of a pack.
     pub(super) fn file(&self, pack: &Pack) -> Result<Arc<dyn DiskFile>, StoreError> {
         if let Some(file) = self.files.lock().get(&pack.number()) {
             return Ok(file.clone());
@@ -224,8 +226,8 @@ impl Packs {
         Ok(file)
     }
 
-    /// The entries of a pack, in the order of its records; a damaged footer is
-    /// made up for by walking the pack.
+    /// Returns the entries of a pack in the order of its records. Walks the pack if
+    /// its footer is damaged.
     pub(super) fn entries(&self, pack: &Pack) -> Result<Vec<Entry>, StoreError> {
         {
             let state = pack.state.lock();

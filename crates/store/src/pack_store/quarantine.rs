@@ -1,5 +1,5 @@
-//! The records that were found damaged: they count as absent until a good
-//! copy has been put, and they are remembered over a restart.
+//! The records that were found damaged. They count as absent until a good copy
+//! has been put. The list survives a restart.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -9,11 +9,13 @@ use parking_lot::RwLock;
 
 use disk::{AtomicWrite, Disk, read_file, write_atomic};
 
+/// Maximum length of the list in bytes.
 const MAX_LEN: u64 = 16 << 20;
 
-/// A record: its pack, and its number in it.
+/// Place of a record: the number of its pack, and its number in the pack.
 pub(super) type Place = (u32, u32);
 
+/// See the module.
 #[derive(Debug)]
 pub(super) struct Quarantine {
     disk: Arc<dyn Disk>,
@@ -22,7 +24,8 @@ pub(super) struct Quarantine {
 }
 
 impl Quarantine {
-    /// Reads the list. Losing it costs a read that fails once more.
+    /// Reads the list. If it is lost, the next read of each record finds the damage
+    /// again.
     pub(super) fn open(disk: Arc<dyn Disk>, path: PathBuf) -> Self {
         let bytes = read_file(&*disk, &path, MAX_LEN).unwrap_or_default();
         let text = String::from_utf8(bytes).unwrap_or_default();
@@ -39,12 +42,12 @@ impl Quarantine {
         !places.is_empty() && places.contains(&place)
     }
 
-    /// Adds a place; tells whether it is new, and the list has to be saved.
+    /// Adds a place. Reports whether it is new, so that the list must be saved.
     pub(super) fn add(&self, place: Place) -> bool {
         self.places.write().insert(place)
     }
 
-    /// Drops the places for which `keep` is false: their packs are gone.
+    /// Removes the places for which `keep` is false: their packs no longer exist.
     pub(super) fn retain(&self, keep: impl Fn(Place) -> bool) {
         let mut places = self.places.write();
         let before = places.len();
@@ -64,8 +67,9 @@ impl Quarantine {
         }
         let options = AtomicWrite::PRIVATE;
         if let Err(error) = write_atomic(&*self.disk, &self.path, text.as_bytes(), &options) {
-            // It holds in memory; after a restart the next read finds it again.
-            tracing::warn!(%error, "could not save the list of damaged blocks");
+            // The list stays in memory; after a restart the next read finds the
+            // damage again.
+            tracing::warn!(%error, "cannot save the list of damaged blocks");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Finding and reading blocks.
+//! Finds and reads blocks.
 
 use std::io;
 use std::sync::Arc;
@@ -12,23 +12,24 @@ use crate::error::StoreError;
 use crate::pack::{Entry, ReadError, read_record};
 use crate::run::{VALUE_LEN, Value};
 
-/// How often a block is looked for that a collection moves.
+/// Maximum number of lookups of a block that is being moved.
 const MOVES_MAX: usize = 8;
 
-/// A pack's content is forgotten when so many bytes of it have been read.
-const FORGET_AFTER: u64 = 16 << 20;
+/// Number of bytes read from a pack after which its page cache is dropped.
+const DROP_CACHE_AFTER: u64 = 16 << 20;
 
-/// Where a block is.
+/// Place of a block.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
     pub(super) pack: Arc<Pack>,
-    /// Which record of the pack.
+    /// Number of the record in the pack.
     pub(super) record: u32,
     pub(super) entry: Entry,
 }
 
-/// What the index holds for a block. Lengths take three bytes: a block is at
-/// most 4 MiB; so does the number of a record: a pack has at most 64 Ki.
+/// Encodes the value of a block in the index. Lengths need three bytes, since a
+/// block has at most 4 MiB; the number of a record, too: a pack has at most 64 Ki
+/// records.
 pub(super) fn encode_place(pack: u32, record: u32, entry: &Entry) -> Value {
     let mut value = [0; VALUE_LEN];
     value[..4].copy_from_slice(&pack.to_le_bytes());
@@ -40,7 +41,7 @@ pub(super) fn encode_place(pack: u32, record: u32, entry: &Entry) -> Value {
     value
 }
 
-/// The pack of a value.
+/// Returns the number of the pack in a value.
 pub(super) fn pack_of(value: &Value) -> u32 {
     u32::from_le_bytes([value[0], value[1], value[2], value[3]])
 }
@@ -58,18 +59,20 @@ fn decode_place(hash: Hash, value: &Value) -> Option<(u32, Entry)> {
     Some((three(4), entry))
 }
 
-/// The places of a block: those that can be used, and those that are damaged.
+/// The places of a block.
 #[derive(Debug, Default)]
 pub(super) struct Places {
+    /// Places that can be read.
     pub(super) usable: Vec<Place>,
+    /// Places in quarantine.
     pub(super) damaged: Vec<Place>,
-    /// Whether the index named a pack that is not there.
+    /// True if the index named a pack that no longer exists.
     is_gone: bool,
 }
 
 impl Inner {
-    /// Where a block is, if it is: the first place that can be used. A
-    /// collection that is under way will not delete it there.
+    /// Returns the first usable place of a block. A collection in progress will not
+    /// delete it there.
     pub(super) fn locate(&self, hash: &Hash) -> Result<Option<Place>, StoreError> {
         Ok(self.places(hash)?.usable.into_iter().next())
     }
@@ -78,21 +81,21 @@ impl Inner {
         self.places_of(hash, self.index_values(hash)?)
     }
 
-    /// The places of a block, of which the index said `values` a moment ago.
+    /// Returns the places of a block for which the index has just returned `values`.
     fn places_of(&self, hash: &Hash, mut values: Vec<Value>) -> Result<Places, StoreError> {
         loop {
             let places = self.places_at(hash, &values);
             if !places.is_gone || !places.usable.is_empty() {
                 return Ok(places);
             }
-            // A collection may have moved the block meanwhile. The index knew
-            // the new place before the old pack went: if it says the same as
-            // before, there is none.
-            let now = self.index_values(hash)?;
-            if now == values {
+            // A collection may have moved the block in the meantime. The new place
+            // is in the index before the old pack is removed: if the index has not
+            // changed, there is no other place.
+            let latest = self.index_values(hash)?;
+            if latest == values {
                 return Ok(places);
             }
-            values = now;
+            values = latest;
         }
     }
 
@@ -127,7 +130,7 @@ impl Inner {
         places
     }
 
-    /// What the index says; an index that is damaged is made anew.
+    /// Returns the values of a hash. Rebuilds the index if it is damaged.
     fn index_values(&self, hash: &Hash) -> Result<Vec<Value>, StoreError> {
         let mut values = Vec::new();
         for _ in 0..2 {
@@ -135,7 +138,7 @@ impl Inner {
             match self.index.get(hash, &mut values) {
                 Ok(()) => return Ok(values),
                 Err(error @ (StoreError::Unusable { .. } | StoreError::Io { .. })) => {
-                    tracing::error!(%error, "the index is damaged; making it anew");
+                    tracing::error!(%error, "the index is damaged and will be rebuilt");
                     self.rebuild_index_since(rebuilt)?;
                 }
                 Err(error) => return Err(error),
@@ -146,14 +149,14 @@ impl Inner {
     }
 
     pub(super) fn get_encoded(&self, cid: &Cid) -> Result<Option<EncodedBlock>, StoreError> {
-        // A collection may move a block while it is looked for: then it is
-        // looked for again.
+        // If a collection moves the block during the lookup, the lookup is
+        // repeated.
         for _ in 0..MOVES_MAX {
             let places = self.places(cid.hash())?;
             let mut damage = places
                 .damaged
                 .first()
-                .map(|place| damaged(place, "it was found damaged before".into()));
+                .map(|place| damaged(place, "it was found damaged earlier".into()));
             let mut has_moved = false;
             for place in &places.usable {
                 match self.read(place) {
@@ -170,61 +173,64 @@ impl Inner {
         Ok(None)
     }
 
-    /// Reads a record; a damaged one is quarantined. `None`: its pack is gone.
+    /// Reads a record. A damaged record is quarantined. `None` if the pack no longer
+    /// exists.
     pub(super) fn read(&self, place: &Place) -> Result<Option<EncodedBlock>, StoreError> {
         let file = match self.packs.file(&place.pack) {
             Ok(file) => file,
             Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-                self.lose(&place.pack);
+                self.lose_pack(&place.pack);
                 return Ok(None);
             }
             Err(error) => return Err(error),
         };
         let reason = match read_record(&*file, &place.entry) {
             Ok(block) => {
-                self.has_read(place);
+                self.count_read(place);
                 return Ok(Some(block));
             }
             Err(ReadError::Damaged(reason)) => reason,
-            // A sector that cannot be read is damage of the blocks in it.
+            // An unreadable sector damages the blocks in it.
             Err(ReadError::Io(error)) => error.to_string(),
         };
         if self.packs.get(place.pack.number()).is_none() {
-            // The collector has emptied it meanwhile.
+            // A collection has emptied the pack in the meantime.
             return Ok(None);
         }
         Err(self.quarantine(place, reason))
     }
 
-    /// Content is read once, as a rule: see [`Inner::forget_cached`].
-    fn has_read(&self, place: &Place) {
+    /// Counts a read and drops the page cache from time to time: content is usually
+    /// read only once. See [`Inner::drop_cache`].
+    fn count_read(&self, place: &Place) {
         let (pack, len) = (&place.pack, u64::from(place.entry.stored_len));
-        if pack.read.fetch_add(len, Ordering::Relaxed) + len >= FORGET_AFTER {
-            pack.read.store(0, Ordering::Relaxed);
-            // What the system has read ahead is wanted next.
-            self.forget_cached(pack, place.entry.end());
+        if pack.cached_bytes.fetch_add(len, Ordering::Relaxed) + len >= DROP_CACHE_AFTER {
+            pack.cached_bytes.store(0, Ordering::Relaxed);
+            // Only up to here: the bytes that the system has read ahead are needed
+            // next.
+            self.drop_cache(pack, place.entry.end());
         }
     }
 
     pub(super) fn quarantine(&self, place: &Place, reason: String) -> StoreError {
         let error = damaged(place, reason);
-        tracing::error!(%error, "a stored block is damaged; it counts as absent");
+        tracing::error!(%error, "a stored block is damaged and counts as absent");
         let place = (place.pack.number(), place.record);
-        if self.losing(|| self.quarantine.add(place)) {
+        if self.count_loss(|| self.quarantine.add(place)) {
             self.quarantine.save();
         }
         error
     }
 
-    /// A pack's file has vanished without our doing.
-    fn lose(&self, pack: &Pack) {
-        // The collector takes a pack from the list before its file.
+    /// Removes a pack from the list whose file has vanished.
+    fn lose_pack(&self, pack: &Pack) {
+        // A collection removes a pack from the list before it removes the file.
         if self.packs.get(pack.number()).is_some() {
             tracing::error!(
                 pack = %pack.path.display(),
-                "a pack is gone; its blocks count as absent"
+                "the file of a pack is missing; its blocks count as absent"
             );
-            self.losing(|| self.packs.forget(pack.number()));
+            self.count_loss(|| self.packs.forget(pack.number()));
         }
     }
 }
@@ -263,7 +269,7 @@ mod tests {
         store.put(&[kept.clone(), dropped.clone()]).unwrap();
         let root = Root { cid: kept.cid(), partial: false };
         store.set_root("kept", root, store.write_epoch()).unwrap();
-        // Whoever looks has just asked the index when everything moves, twice.
+        // A reader has just asked the index when all blocks are moved, twice.
         let inner = &store.inner;
         let [found, gone] = [&kept, &dropped].map(|b| inner.index_values(b.cid().hash()).unwrap());
         store.gc(GcOptions::EVERYTHING).unwrap();

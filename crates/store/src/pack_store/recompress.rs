@@ -1,15 +1,15 @@
-//! Compressing what was stored as it came.
+//! Recompression: compresses blocks that were stored uncompressed.
 //!
-//! Over a fast link nothing is compressed on the way. Later, when there is
-//! time, a pack that would shrink is written anew: all of its records, whether
-//! anything needs them or not, go to a new pack, compressed where that pays.
-//! The old one goes when the new one is durable, as the collector does it, and
-//! only one of the two works at a time. Since nothing is left out, nothing has
-//! to be marked, and nothing can be deleted by mistake.
+//! Blocks that arrive over a fast link are not compressed. Later, when the computer
+//! is idle, packs that would shrink are rewritten: all records of a pack, needed or
+//! not, go to a new pack, compressed if that saves space. The old pack is removed
+//! when the new one is durable, in the same way as by a collection, and only one
+//! of the two runs at a time. Since no record is left out, nothing needs to be
+//! marked, and nothing can be deleted by mistake.
 //!
-//! A pack is done whole or not at all: where it cannot be finished (somebody
-//! wants the machine, the disk is full, a record is damaged), what was made for
-//! it is given up, and the old pack stays as it was.
+//! A pack is rewritten completely or not at all: if the rewrite cannot be finished
+//! (it was stopped, the disk is full, a record is damaged), the new pack is
+//! discarded, and the old one stays unchanged.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,76 +18,77 @@ use types::{EncodedBlock, Encoding};
 
 use super::Inner;
 use super::gc::SMALL_PACK_SHARE;
-use super::moving::Moving;
 use super::packs::Pack;
 use super::read::Place;
+use super::relocate::RelocationBatch;
 use super::write::Writer;
 use crate::error::{IoContext, StoreError};
 use crate::pack::Entry;
 
-/// How hard to compress; figures: `docs/decisions/0006`.
+/// Level of zstd; figures: `docs/decisions/0006`.
 const LEVEL: i32 = 6;
-/// A pack is written anew where it shrinks by this share of it, in percent: by
-/// as much as makes a block worth it.
+/// Percentage by which a pack must shrink to be rewritten. It is the same as for a
+/// single block.
 const WORTH_PERCENT: u64 = 5;
-/// So many blocks of a pack are tried, spread over its bytes.
+/// Number of blocks of a pack that are compressed as samples, spread over its
+/// bytes.
 const SAMPLES: u64 = 32;
-/// How hard they are compressed: it tells what shrinks, at the least cost.
+/// Level of zstd for samples: shows at the lowest cost what shrinks.
 const SAMPLE_LEVEL: i32 = 1;
 
-/// What a recompression did.
+/// Result of a recompression.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RecompressReport {
-    /// Packs of which some blocks were tried.
+    /// Number of packs of which samples were compressed.
     pub tried_packs: u64,
-    /// Packs that were written anew.
+    /// Number of packs that were rewritten.
     pub rewritten_packs: u64,
-    /// The bytes of those before …
+    /// Length of the rewritten packs before, in bytes.
     pub before_bytes: u64,
-    /// … and after.
+    /// Length of the rewritten packs after, in bytes.
     pub after_bytes: u64,
-    /// Bytes of packs that were read.
+    /// Number of bytes of packs that were read.
     pub read_bytes: u64,
-    /// Blocks that are damaged; their packs were left alone.
+    /// Descriptions of damaged blocks. Their packs were not changed.
     pub damaged: Vec<String>,
-    /// Why it ended.
+    /// Reason why the recompression ended.
     pub end: RecompressEnd,
 }
 
-/// Why a recompression ended.
+/// Reason why a recompression ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RecompressEnd {
-    /// There is nothing left to do.
+    /// No pack is left that would shrink.
     #[default]
     Done,
-    /// It has done what it was to do at once; there may be more.
+    /// The budget is used up; more packs may shrink.
     Budget,
-    /// It was stopped.
+    /// The caller stopped it.
     Stopped,
-    /// The disk has no room for a pack beside the old one.
+    /// The disk has no space for a new pack beside the old one.
     Full,
 }
 
-/// Counts what was gained since the store was opened, in bytes of packs.
+/// Length in bytes of all packs that were recompressed since the store was opened.
 #[derive(Debug, Default)]
-pub(super) struct Recompressed {
+pub(super) struct RecompressTotals {
     before: AtomicU64,
     after: AtomicU64,
 }
 
-impl Recompressed {
+impl RecompressTotals {
     pub(super) fn get(&self) -> (u64, u64) {
         (self.before.load(Ordering::Relaxed), self.after.load(Ordering::Relaxed))
     }
 }
 
-/// What became of one pack.
-enum Outcome {
+/// Result of the recompression of one pack.
+enum PackResult {
     Rewritten,
-    /// There is nothing to do in it, or nothing that can be done.
-    Settled,
-    /// It is gone, or cannot be closed.
-    Left,
+    /// The pack would not shrink, or is damaged.
+    Skipped,
+    /// The pack no longer exists, or cannot be closed.
+    Unavailable,
     Stopped,
     Full,
 }
@@ -101,7 +102,7 @@ impl Inner {
         let _one_at_a_time = self.collecting.lock();
         let mut report = RecompressReport::default();
         let result = self.recompress_packs(budget, stop, &mut report);
-        self.settled.save(&self.packs.all());
+        self.recompress_skiplist.save(&self.packs.all());
         report.end = result?;
         Ok(report)
     }
@@ -123,23 +124,25 @@ impl Inner {
                 return Ok(RecompressEnd::Budget);
             }
             match self.recompress_pack(&pack, stop, report)? {
-                Outcome::Rewritten => {}
-                Outcome::Settled | Outcome::Left => self.settled.add(&pack),
-                Outcome::Stopped => return Ok(RecompressEnd::Stopped),
-                Outcome::Full => return Ok(RecompressEnd::Full),
+                PackResult::Rewritten => {}
+                PackResult::Skipped | PackResult::Unavailable => {
+                    self.recompress_skiplist.add(&pack)
+                }
+                PackResult::Stopped => return Ok(RecompressEnd::Stopped),
+                PackResult::Full => return Ok(RecompressEnd::Full),
             }
         }
         Ok(RecompressEnd::Done)
     }
 
-    /// Whether a pack has to be looked at. Nodes are compressed before they are
-    /// stored. A pack that still grows waits until it is not small any more:
-    /// each that is closed early is one more pack.
+    /// Reports whether a pack must be examined. Packs of nodes need not: nodes are
+    /// compressed before they are stored. A pack that still grows waits until it is
+    /// no longer small, since closing it early would make one more pack.
     fn may_shrink(&self, pack: &Pack) -> bool {
         pack.header.kind == crate::pack::PackKind::Data
             && (pack.is_sealed() || pack.content_len() >= self.pack_len / SMALL_PACK_SHARE)
-            && !pack.state.lock().failed
-            && !self.settled.contains(pack)
+            && !pack.state.lock().has_failed
+            && !self.recompress_skiplist.contains(pack)
     }
 
     fn recompress_pack(
@@ -147,50 +150,51 @@ impl Inner {
         pack: &Arc<Pack>,
         stop: &dyn Fn() -> bool,
         report: &mut RecompressReport,
-    ) -> Result<Outcome, StoreError> {
-        let Some(entries) = self.whole_entries(pack, report) else { return Ok(Outcome::Settled) };
+    ) -> Result<PackResult, StoreError> {
+        let Some(entries) = self.all_entries(pack, report) else { return Ok(PackResult::Skipped) };
         match self.is_worth_it(pack, &entries, report) {
             Ok(Some(true)) => {}
-            Ok(Some(false)) => return Ok(Outcome::Settled),
-            Ok(None) => return Ok(Outcome::Left),
+            Ok(Some(false)) => return Ok(PackResult::Skipped),
+            Ok(None) => return Ok(PackResult::Unavailable),
             Err(error @ StoreError::Damaged { .. }) => {
                 report.damaged.push(error.to_string());
-                return Ok(Outcome::Settled);
+                return Ok(PackResult::Skipped);
             }
             Err(error) => return Err(error),
         }
         if !pack.is_sealed() {
             self.close(pack);
             if !pack.is_sealed() {
-                return Ok(Outcome::Left);
+                return Ok(PackResult::Unavailable);
             }
         }
-        // As long as the old one, if the samples have told a lie.
+        // The new pack may be as long as the old one if the samples are not
+        // typical.
         let free = self.disk.space(&self.dir).context("measure", &self.dir)?.free;
         if free < pack.content_len() {
-            return Ok(Outcome::Full);
+            return Ok(PackResult::Full);
         }
-        // It may have grown until it was closed.
-        let Some(entries) = self.whole_entries(pack, report) else { return Ok(Outcome::Settled) };
+        // The pack may have grown until it was closed.
+        let Some(entries) = self.all_entries(pack, report) else { return Ok(PackResult::Skipped) };
         self.rewrite(pack, &entries, stop, report)
     }
 
-    /// The entries of a pack; `None` where they cannot be read or some of them
-    /// are gone, which is told: what cannot be named cannot be moved.
-    fn whole_entries(&self, pack: &Pack, report: &mut RecompressReport) -> Option<Vec<Entry>> {
+    /// Returns the entries of a pack. `None`, with an entry in the report, if they
+    /// cannot be read or some are lost: those records could not be moved.
+    fn all_entries(&self, pack: &Pack, report: &mut RecompressReport) -> Option<Vec<Entry>> {
         let reason = match self.packs.entries(pack) {
             Ok(entries) if entries.len() as u64 >= u64::from(pack.records()) => {
                 return Some(entries);
             }
-            Ok(_) => "some of its records are gone".to_owned(),
+            Ok(_) => "some of its records are lost".to_owned(),
             Err(error) => error.to_string(),
         };
         report.damaged.push(format!("{}: {reason}", pack.path.display()));
         None
     }
 
-    /// Whether a pack would shrink by enough, by a few of its blocks. `None`:
-    /// it is gone.
+    /// Estimates from samples whether a pack would shrink enough. `None` if the pack
+    /// no longer exists.
     fn is_worth_it(
         &self,
         pack: &Arc<Pack>,
@@ -208,8 +212,8 @@ impl Inner {
         report.tried_packs += 1;
         let (mut tried, mut saved, mut end, mut samples) = (0, 0, 0, 0);
         for (record, entry) in plain {
-            // Spread over the bytes, since those are what is to shrink: a block
-            // is tried where one of the evenly spaced marks is in it.
+            // The samples are spread over the bytes, not over the blocks: a block is
+            // a sample if one of the evenly spaced marks falls into it.
             end += u64::from(entry.stored_len);
             let marks = end * SAMPLES / plain_bytes;
             if marks == samples {
@@ -227,57 +231,58 @@ impl Inner {
         Ok(Some(tried > 0 && saved * plain_bytes / tried >= enough))
     }
 
-    /// Writes a pack anew.
+    /// Rewrites a pack.
     fn rewrite(
         &self,
         pack: &Arc<Pack>,
         entries: &[Entry],
         stop: &dyn Fn() -> bool,
         report: &mut RecompressReport,
-    ) -> Result<Outcome, StoreError> {
-        // From before the first block is moved, as in a collection.
+    ) -> Result<PackResult, StoreError> {
+        // Taken before the first block is moved, as in a collection.
         let epoch = self.write_epoch();
-        let losses = *self.losses.lock();
-        let mut writer = Writer { pack: None, made: Some(Vec::new()) };
-        let moved = self.move_all(pack, entries, &mut writer, stop, report).and_then(|outcome| {
-            if matches!(outcome, Outcome::Rewritten) {
-                for made in writer.made.iter().flatten() {
-                    self.seal(made)?;
+        let losses = *self.loss_counter.lock();
+        let mut writer = Writer { pack: None, created: Some(Vec::new()) };
+        let moved = self.move_all(pack, entries, &mut writer, stop, report).and_then(|result| {
+            if matches!(result, PackResult::Rewritten) {
+                for pack in writer.created.iter().flatten() {
+                    self.seal(pack)?;
                 }
                 self.commit(epoch)?;
             }
-            Ok(outcome)
+            Ok(result)
         });
-        let made = writer.made.unwrap_or_default();
-        if !matches!(moved, Ok(Outcome::Rewritten)) {
-            // The record that was found damaged now, which is in no copy.
-            let losses = losses + u64::from(matches!(moved, Ok(Outcome::Settled)));
-            if let Err(error) = self.give_up(&made, losses) {
-                // The blocks are there twice, until they are collected.
-                tracing::debug!(%error, "a pack that was given up stays until it is collected");
+        let new_packs = writer.created.unwrap_or_default();
+        if !matches!(moved, Ok(PackResult::Rewritten)) {
+            // A record that was found damaged during the move counts as a loss, and
+            // has no copy.
+            let losses = losses + u64::from(matches!(moved, Ok(PackResult::Skipped)));
+            if let Err(error) = self.discard(&new_packs, losses) {
+                // The blocks exist twice until they are collected.
+                tracing::debug!(%error, "a discarded pack stays until it is collected");
             }
             return match moved {
-                Err(StoreError::Full { .. }) => Ok(Outcome::Full),
+                Err(StoreError::Full { .. }) => Ok(PackResult::Full),
                 moved => moved,
             };
         }
         let before = pack.state.lock().file_len;
-        let after: u64 = made.iter().map(|made| made.state.lock().file_len).sum();
+        let after: u64 = new_packs.iter().map(|pack| pack.state.lock().file_len).sum();
         self.packs.forget(pack.number());
         self.retire(pack)?;
         self.remove_files(std::slice::from_ref(&pack.path))?;
-        for made in &made {
-            self.settled.add(made);
+        for new_pack in &new_packs {
+            self.recompress_skiplist.add(new_pack);
         }
         report.rewritten_packs += 1;
         report.before_bytes += before;
         report.after_bytes += after;
-        self.recompressed.before.fetch_add(before, Ordering::Relaxed);
-        self.recompressed.after.fetch_add(after, Ordering::Relaxed);
-        Ok(Outcome::Rewritten)
+        self.recompress_totals.before.fetch_add(before, Ordering::Relaxed);
+        self.recompress_totals.after.fetch_add(after, Ordering::Relaxed);
+        Ok(PackResult::Rewritten)
     }
 
-    /// Appends every record of a pack to `writer`'s.
+    /// Appends every record of a pack to the pack of `writer`.
     fn move_all(
         &self,
         pack: &Arc<Pack>,
@@ -285,60 +290,60 @@ impl Inner {
         writer: &mut Writer,
         stop: &dyn Fn() -> bool,
         report: &mut RecompressReport,
-    ) -> Result<Outcome, StoreError> {
-        let mut moving = Moving::default();
+    ) -> Result<PackResult, StoreError> {
+        let mut batch = RelocationBatch::default();
         for (record, entry) in (0..).zip(entries) {
-            if moving.is_empty() && stop() {
-                return Ok(Outcome::Stopped);
+            if batch.is_empty() && stop() {
+                return Ok(PackResult::Stopped);
             }
             match self.read(&Place { pack: pack.clone(), record, entry: *entry }) {
-                Ok(Some(block)) => moving.push(compressed(block)),
-                Ok(None) => return Ok(Outcome::Left),
+                Ok(Some(block)) => batch.push(compressed(block)),
+                Ok(None) => return Ok(PackResult::Unavailable),
                 Err(error @ StoreError::Damaged { .. }) => {
                     report.damaged.push(error.to_string());
-                    return Ok(Outcome::Settled);
+                    return Ok(PackResult::Skipped);
                 }
                 Err(error) => return Err(error),
             }
             report.read_bytes += entry.record_len();
-            if moving.is_full() {
-                self.append_moving(&mut moving, writer, pack.header.kind)?;
+            if batch.is_full() {
+                self.append_batch(&mut batch, writer, pack.header.kind)?;
             }
         }
-        self.append_moving(&mut moving, writer, pack.header.kind)?;
-        Ok(Outcome::Rewritten)
+        self.append_batch(&mut batch, writer, pack.header.kind)?;
+        Ok(PackResult::Rewritten)
     }
 
-    /// Takes away what was made for a pack that stays: everything in it is in
-    /// that too. `losses` is how many there were before, and by the move itself.
-    fn give_up(&self, made: &[Arc<Pack>], losses: u64) -> Result<(), StoreError> {
-        if made.is_empty() {
+    /// Removes new packs whose records are all in the old pack, which stays. `losses`
+    /// is the expected value of the loss counter.
+    fn discard(&self, new_packs: &[Arc<Pack>], losses: u64) -> Result<(), StoreError> {
+        if new_packs.is_empty() {
             return Ok(());
         }
-        // From then on, nobody else's commit syncs them.
+        // After this, no commit of another thread syncs them.
         self.commit(self.write_epoch())?;
         {
-            let _nobody_seals: Vec<_> = made.iter().map(|pack| pack.syncing.lock()).collect();
-            let now = self.losses.lock();
-            if *now != losses {
-                // A record of the old pack may have been found damaged by now,
-                // and its copy be all that there is. The collector knows.
+            let _nobody_seals: Vec<_> = new_packs.iter().map(|pack| pack.syncing.lock()).collect();
+            let counter = self.loss_counter.lock();
+            if *counter != losses {
+                // A record of the old pack may have been found damaged, so that its
+                // copy is the only one. A collection will decide.
                 return Ok(());
             }
-            for pack in made {
-                pack.state.lock().failed = true;
+            for pack in new_packs {
+                pack.state.lock().has_failed = true;
                 self.packs.forget(pack.number());
             }
         }
-        for pack in made {
+        for pack in new_packs {
             self.retire(pack)?;
         }
-        self.remove_files(&made.iter().map(|pack| pack.path.clone()).collect::<Vec<_>>())
+        self.remove_files(&new_packs.iter().map(|pack| pack.path.clone()).collect::<Vec<_>>())
     }
 }
 
-/// The block, smaller where that pays. The original is about to go: what takes
-/// its place was unpacked and is the same.
+/// Returns the block, compressed if that saves space. The result is decompressed
+/// and compared, because the original will be deleted.
 fn compressed(block: EncodedBlock) -> EncodedBlock {
     if block.encoding() != Encoding::Plain {
         return block;
@@ -348,7 +353,7 @@ fn compressed(block: EncodedBlock) -> EncodedBlock {
     match EncodedBlock::verify(packed.cid(), packed.encoding(), packed.len(), payload) {
         Ok(packed) => packed,
         Err(error) => {
-            tracing::error!(%error, "a block was compressed wrongly; it stays as it is");
+            tracing::error!(%error, "a block was compressed incorrectly and stays uncompressed");
             block
         }
     }

@@ -1,4 +1,4 @@
-//! Appending, syncing and sealing.
+//! Appends blocks to packs, syncs packs and seals them.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -14,23 +14,24 @@ use crate::block_store::{Usage, WriteEpoch};
 use crate::error::{IoContext, Limit, StoreError};
 use crate::pack::{Entry, HEADER_LEN, PackKind, RECORD_HEADER_LEN, encode_footer, record_header};
 
-/// A pack has at most this many records, however small they are: its entries
-/// are in memory until it is sealed.
+/// Maximum number of records in a pack: its entries are in memory until it is
+/// sealed.
 const RECORDS_MAX: u32 = 64 * 1024;
 
-/// Records in one write: the kernel takes 1,024 parts, and a record is two.
+/// Maximum number of records in one write: the kernel accepts 1,024 parts, and a
+/// record consists of two.
 const RECORDS_AT_ONCE: usize = 512;
 
-/// A growing pack is written out each time it has grown by this much, so that
-/// the disk works while blocks still come in.
+/// Number of bytes after which a growing pack is synced early, so that the disk
+/// works while blocks still arrive.
 const WRITE_OUT_LEN: u64 = 16 << 20;
 
-/// Who appends to the packs of one kind: one at a time.
+/// The writer of packs of one kind. Its lock admits one thread at a time.
 #[derive(Debug, Default)]
 pub(super) struct Writer {
     pub(super) pack: Option<Arc<Pack>>,
-    /// The packs that it has made, where somebody wants to know.
-    pub(super) made: Option<Vec<Arc<Pack>>>,
+    /// The packs that the writer has created, if requested.
+    pub(super) created: Option<Vec<Arc<Pack>>>,
 }
 
 fn record_len(block: &EncodedBlock) -> u64 {
@@ -45,7 +46,7 @@ impl Inner {
             if of_kind.peek().is_none() {
                 continue;
             }
-            // Looked for under the lock: two callers with the same block must
+            // The lookup happens under the lock: two callers with the same block must
             // not both find it absent.
             let mut writer = self.writers[kind as usize].lock();
             let mut seen = HashSet::new();
@@ -58,7 +59,7 @@ impl Inner {
             }
             let needed = new.iter().map(|block| record_len(block)).sum();
             if needed > 0 {
-                self.check_room(needed)?;
+                self.check_space(needed)?;
                 self.append(&mut writer, kind, &new)?;
             }
         }
@@ -79,20 +80,20 @@ impl Inner {
         }
     }
 
-    /// Refuses what would pass a limit.
-    fn check_room(&self, needed: u64) -> Result<(), StoreError> {
+    /// Refuses a write that would exceed a limit.
+    fn check_space(&self, needed: u64) -> Result<(), StoreError> {
         let max = self.max_storage.load(Ordering::Relaxed);
         if self.packs.used_bytes().saturating_add(needed) > max {
             return Err(StoreError::Full { limit: Limit::Quota, needed });
         }
         let reserve = self.disk_reserve.load(Ordering::Relaxed);
-        let for_collector = self.ballast.room_for_collector();
-        if reserve > 0 || for_collector > 0 {
+        let for_gc = self.reserve_file.space_for_gc();
+        if reserve > 0 || for_gc > 0 {
             let free = self.disk.space(&self.dir).context("measure", &self.dir)?.free;
             if free < needed.saturating_add(reserve) {
                 return Err(StoreError::Full { limit: Limit::Reserve, needed });
             }
-            if free < needed.saturating_add(for_collector) {
+            if free < needed.saturating_add(for_gc) {
                 return Err(StoreError::Full { limit: Limit::Disk, needed });
             }
         }
@@ -112,7 +113,7 @@ impl Inner {
         })
     }
 
-    /// Appends blocks to the open pack, and to further ones as they fill.
+    /// Appends blocks to the open pack, and to new packs when it is full.
     pub(super) fn append(
         &self,
         writer: &mut Writer,
@@ -125,15 +126,15 @@ impl Inner {
                 Some(pack) => pack.clone(),
                 None => {
                     let pack = self.packs.create(kind)?;
-                    if let Some(made) = &mut writer.made {
-                        made.push(pack.clone());
+                    if let Some(created) = &mut writer.created {
+                        created.push(pack.clone());
                     }
                     writer.pack.insert(pack).clone()
                 }
             };
             let (end, records) = {
                 let state = pack.state.lock();
-                if state.failed {
+                if state.has_failed {
                     drop(state);
                     writer.pack = None;
                     continue;
@@ -143,11 +144,11 @@ impl Inner {
             let count = self.how_many_fit(end, records, rest);
             match self.append_to(&pack, &rest[..count]) {
                 Ok(true) => rest = &rest[count..],
-                // The pack's sync failed meanwhile: the same into another.
+                // A sync of the pack has failed: use another pack.
                 Ok(false) => writer.pack = None,
                 Err(error) => {
-                    // A full disk may have room again; anything else is not
-                    // to be trusted with more.
+                    // A full disk may have space again later. After any other error
+                    // the pack is not used any more.
                     if !matches!(error, StoreError::Full { .. }) {
                         writer.pack = None;
                     }
@@ -172,7 +173,8 @@ impl Inner {
         Ok(())
     }
 
-    /// How many of `blocks`, at least one, go into a pack that ends at `end`.
+    /// Returns how many of `blocks`, at least one, fit into a pack that ends at
+    /// `end`.
     fn how_many_fit(&self, end: u64, records: u32, blocks: &[&EncodedBlock]) -> usize {
         let most = RECORDS_AT_ONCE.min((RECORDS_MAX - records.min(RECORDS_MAX - 1)) as usize);
         let mut at = end;
@@ -187,8 +189,8 @@ impl Inner {
         count.max(1)
     }
 
-    /// Writes records behind the last one. `Ok(false)`: the pack has failed,
-    /// and they are not to be used.
+    /// Writes records after the last one. Returns `Ok(false)` if the pack has failed,
+    /// so that the records must not be used.
     #[expect(clippy::cast_possible_truncation, reason = "packs are far below 4 GiB")]
     fn append_to(&self, pack: &Arc<Pack>, blocks: &[&EncodedBlock]) -> Result<bool, StoreError> {
         let _not_rebuilding = self.indexing.read();
@@ -216,10 +218,10 @@ impl Inner {
             let mut state = pack.state.lock();
             let first = state.records;
             let Some(all) = &mut state.entries else {
-                unreachable!("a pack is sealed only when nobody appends to it any more")
+                unreachable!("a pack is sealed only after its last append")
             };
             all.extend_from_slice(&entries);
-            if state.failed {
+            if state.has_failed {
                 return Ok(false);
             }
             state.end = end;
@@ -242,9 +244,8 @@ impl Inner {
         Ok(true)
     }
 
-    /// Makes durable what was appended before; see
-    /// [`crate::BlockStore::commit`]. Whoever comes first syncs for all that
-    /// have come by then; the others wait.
+    /// Makes all appended blocks durable; see [`crate::BlockWrite::commit`]. The
+    /// first caller syncs for all callers that have arrived by then; the others wait.
     pub(super) fn commit(&self, epoch: WriteEpoch) -> Result<(), StoreError> {
         let ticket = self.appended.load(Ordering::SeqCst);
         let mut commits = self.commits.lock();
@@ -271,7 +272,7 @@ impl Inner {
         }
     }
 
-    /// Syncs every pack that needs it, data before nodes.
+    /// Syncs every pack that has unsynced records, data before nodes.
     fn sync_dirty(&self) -> Result<(), StoreError> {
         let mut dirty = std::mem::take(&mut *self.dirty.lock());
         dirty.sort_by_key(|pack| pack.header.kind);
@@ -286,12 +287,12 @@ impl Inner {
         result
     }
 
-    /// Makes what a pack holds durable, and its name.
+    /// Makes the records and the name of a pack durable.
     pub(super) fn sync_pack(&self, pack: &Pack) -> Result<(), StoreError> {
         let _one_at_a_time = pack.syncing.lock();
         let records = {
             let state = pack.state.lock();
-            if state.failed {
+            if state.has_failed {
                 return Err(StoreError::LostWrites);
             }
             if state.synced_records == state.records {
@@ -305,19 +306,19 @@ impl Inner {
         Ok(())
     }
 
-    /// Makes what a growing pack holds durable ahead of the commit.
+    /// Syncs a growing pack before the commit.
     pub(super) fn write_out(&self, pack: &Pack) -> Result<(), StoreError> {
         self.sync_pack(pack)?;
         let end = pack.state.lock().end;
-        self.forget_cached(pack, end);
+        self.drop_cache(pack, end);
         Ok(())
     }
 
-    /// Has the system forget the first `len` bytes of a pack. A stream of blocks would
-    /// drive out of its memory what other programs need, and on machines whose
-    /// memory comes from a host, pages that were never used cost several times
-    /// the copying. Nodes are read again soon, and stay.
-    pub(super) fn forget_cached(&self, pack: &Pack, len: u64) {
+    /// Drops the page cache for the first `len` bytes of a pack of data. A stream of
+    /// blocks would displace pages that other programs need, and on virtual machines
+    /// pages that were never used before cost several times as much as the copying.
+    /// Nodes stay cached: they are read again soon.
+    pub(super) fn drop_cache(&self, pack: &Pack, len: u64) {
         if pack.header.kind == PackKind::Data
             && let Ok(file) = self.packs.file(pack)
         {
@@ -337,48 +338,49 @@ impl Inner {
         result
     }
 
-    /// Takes a pack whose sync failed out of use, but for what was durable.
+    /// Takes a pack out of use after a failed sync, except for its durable records.
     fn fail(&self, pack: &Pack) {
-        self.losing(|| {
+        self.count_loss(|| {
             let mut state = pack.state.lock();
-            state.failed = true;
+            state.has_failed = true;
             pack.usable_records.store(state.synced_records, Ordering::SeqCst);
         });
-        // After the pack: whoever takes the new epoch sees the pack failed.
+        // After the pack: a caller that takes the new epoch sees that the pack has
+        // failed.
         self.failed_syncs.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// Gives a pack to which nobody appends any more its footer.
+    /// Writes the footer of a pack to which nobody appends any more.
     pub(super) fn seal(&self, pack: &Pack) -> Result<(), StoreError> {
         let _one_at_a_time = pack.syncing.lock();
         let (footer, at, records) = {
             let state = pack.state.lock();
             let Some(entries) = &state.entries else { return Ok(()) };
-            if state.failed {
+            if state.has_failed {
                 return Ok(());
             }
-            // Behind whatever is in the file: a torn end stays as it is.
+            // After the end of the file: a torn record stays in place.
             let at = state.file_len.max(HEADER_LEN);
             (encode_footer(&pack.header, entries, at), at, state.records)
         };
         let file = self.packs.file(pack)?;
-        // First the records, then the footer that vouches for them: a footer
-        // that is there after a power cut can be believed.
+        // The records are synced before the footer is written: a footer that exists
+        // after a power cut can be trusted.
         self.sync_file(pack, &*file)?;
         pack.state.lock().synced_records = records;
         let len = at + footer.len() as u64;
         file.write_at(&[&footer], at).context("write", &pack.path)?;
         if file.len().context("read", &pack.path)? > len {
-            // A write that failed had reached further.
+            // A failed write has left bytes after the footer.
             file.truncate(len).context("cut", &pack.path)?;
         }
         self.sync_file(pack, &*file)?;
-        self.forget_cached(pack, len);
+        self.drop_cache(pack, len);
         let mut state = pack.state.lock();
         state.entries = None;
         self.packs.set_file_len(&mut state, len);
         drop(state);
-        self.ballast.make(&*self.disk);
+        self.reserve_file.create(&*self.disk);
         Ok(())
     }
 }

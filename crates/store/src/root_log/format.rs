@@ -1,4 +1,4 @@
-//! The bytes of a log of roots; `docs/formats/roots.md` has them in words.
+//! The bytes of a log of roots, as specified in `docs/formats/roots.md`.
 
 use std::collections::BTreeMap;
 
@@ -13,28 +13,28 @@ const VERSION: u32 = 1;
 const HEADER_LEN: usize = 32;
 const RECORD_HEADER_LEN: usize = 12;
 
-/// What a record does.
+/// A change that a record describes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Change {
     Set(String, Root),
     Remove(String),
 }
 
-/// One log as it was read.
+/// The content of one log.
 #[derive(Debug, Default)]
 pub(super) struct Parsed {
     pub(super) base_sequence: u64,
     pub(super) base: BTreeMap<String, Root>,
     pub(super) changes: BTreeMap<u64, Change>,
-    /// All that the header promises is there, and nothing is behind the end.
-    pub(super) whole: bool,
-    /// The header and the base are whole, whatever the changes are.
-    pub(super) base_whole: bool,
-    /// Records were lost before the base was written.
+    /// True if the header and all records are valid.
+    pub(super) is_whole: bool,
+    /// True if the header and the base are valid, whatever the changes are.
+    pub(super) is_base_whole: bool,
+    /// True if records were lost before the base was written.
     pub(super) incomplete: bool,
-    /// Where the last record ends.
+    /// Offset of the end of the last record.
     pub(super) end: u64,
-    /// The length of the file.
+    /// Length of the file in bytes.
     pub(super) len: u64,
 }
 
@@ -61,7 +61,7 @@ fn encode_body(sequence: u64, op: u8, name: &str, root: Option<Root>) -> Vec<u8>
 const OP_BASE: u8 = 0;
 const OP_SET: u8 = 1;
 const OP_REMOVE: u8 = 2;
-/// In the base: records were lost before it was written.
+/// In the base: records were lost before the base was written.
 const OP_INCOMPLETE: u8 = 3;
 
 pub(super) fn encode_change(sequence: u64, change: &Change) -> Vec<u8> {
@@ -91,17 +91,17 @@ pub(super) fn encode_base(
     bytes
 }
 
-/// Reads a log; total, for any bytes.
+/// Parses a log. Accepts any bytes: damaged records are skipped.
 pub(super) fn parse(bytes: &[u8]) -> Parsed {
     let header_whole = bytes.len() >= HEADER_LEN
         && bytes[..8] == MAGIC
         && u32_at(bytes, 8) == VERSION
         && u32_at(bytes, 28) == crc32c::crc32c(&bytes[..28]);
     let mut parsed = Parsed::default();
-    let mut promised = 0;
+    let mut base_len = 0;
     if header_whole {
         parsed.base_sequence = u64_at(bytes, 12);
-        promised = u64_at(bytes, 20);
+        base_len = u64_at(bytes, 20);
     }
     let mut at = HEADER_LEN.min(bytes.len());
     let mut skipped = false;
@@ -133,8 +133,8 @@ pub(super) fn parse(bytes: &[u8]) -> Parsed {
     }
     parsed.end = at as u64;
     parsed.len = bytes.len() as u64;
-    parsed.base_whole = header_whole && parsed.base.len() as u64 == promised;
-    parsed.whole = parsed.base_whole && !skipped;
+    parsed.is_base_whole = header_whole && parsed.base.len() as u64 == base_len;
+    parsed.is_whole = parsed.is_base_whole && !skipped;
     parsed
 }
 

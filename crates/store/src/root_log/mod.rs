@@ -1,14 +1,14 @@
-//! The roots: names that keep blocks alive, in two equal logs.
+//! The roots: names that keep blocks alive, recorded in two equal logs.
 //!
-//! A root that is lost takes its blocks with it at the next collection, so the
-//! record of roots is kept twice, and everything that happens to one copy (a
-//! lost file, a torn end, a flipped bit) is healed from the other when the
-//! store is opened. Where neither has a record that should be there, the roots
-//! are *incomplete*, and nothing is collected until that is mended.
+//! If a root were lost, the next collection would delete its blocks. So the roots
+//! are recorded twice, and any damage to one log (a lost file, a torn end, a
+//! flipped bit) is repaired from the other when the store is opened. If both logs
+//! lack a record, the roots are *incomplete*, and nothing is collected until the
+//! user has accepted the remaining roots.
 //!
 //! Each log is a base (the roots at one sequence number) and the changes since.
-//! Space is reserved ahead, so that a root can be removed when the disk is
-//! full. The bytes are in `docs/formats/roots.md`.
+//! Space is reserved ahead, so that a root can be removed when the disk is full.
+//! The bytes are specified in `docs/formats/roots.md`.
 
 mod format;
 #[cfg(test)]
@@ -24,16 +24,16 @@ use self::format::{Change, Parsed, encode_base, encode_change, parse};
 use crate::error::{IoContext, StoreError};
 use disk::{AtomicWrite, Disk, DiskFile, read_file, write_atomic};
 
-/// The longest name of a root, in bytes.
+/// Maximum length of the name of a root in bytes.
 pub const MAX_ROOT_NAME_LEN: usize = 512;
 
-/// The log grows by this much at a time.
+/// Number of bytes by which a log grows.
 const EXTENT: u64 = 64 * 1024;
-/// Only removals may use the last part of what is reserved.
+/// Number of reserved bytes that only removals may use.
 const FOR_REMOVALS: u64 = 16 * 1024;
-/// A log is at most this long: some million roots.
+/// Maximum length of a log in bytes: several million roots.
 const MAX_LOG_LEN: u64 = 1 << 30;
-/// The names of the two logs.
+/// File names of the two logs.
 const LOGS: [&str; 2] = ["a.log", "b.log"];
 
 /// A name that keeps a block, and all that it refers to, alive.
@@ -41,31 +41,33 @@ const LOGS: [&str; 2] = ["a.log", "b.log"];
 pub struct Root {
     /// The block.
     pub cid: Cid,
-    /// Whether blocks may be missing below it: a fetch that goes on.
+    /// True if blocks below it may be missing, because a fetch is in progress.
     pub partial: bool,
 }
 
-/// What became of the logs when they were opened.
+/// State of the logs when they were opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Health {
-    /// Both were whole and equal.
+    /// Both logs were complete and equal.
     Clean,
-    /// One was not, and has been made anew from the other.
-    Healed,
-    /// Records are lost in both.
+    /// One log was damaged or behind. Both have been rewritten.
+    Repaired,
+    /// Records are lost in both logs.
     Incomplete,
 }
 
+/// The roots and their two logs; see the module.
 #[derive(Debug)]
 pub(crate) struct RootLog {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
     roots: BTreeMap<String, Root>,
     sequence: u64,
+    /// `None` if the logs must be rewritten before the next change.
     logs: Option<[OpenLog; 2]>,
-    /// Records in the logs, of which as many as there are roots are of use.
+    /// Number of records in a log. Only as many as there are roots are needed.
     records: usize,
-    incomplete: bool,
+    is_incomplete: bool,
 }
 
 #[derive(Debug)]
@@ -77,7 +79,7 @@ struct OpenLog {
 }
 
 impl RootLog {
-    /// Opens the logs, or makes them where `is_new`; heals what can be healed.
+    /// Opens the logs, or creates them if `is_new`. Repairs one from the other.
     pub(crate) fn open(
         disk: Arc<dyn Disk>,
         dir: PathBuf,
@@ -90,7 +92,7 @@ impl RootLog {
             sequence: 0,
             logs: None,
             records: 0,
-            incomplete: false,
+            is_incomplete: false,
         };
         if is_new {
             log.rewrite()?;
@@ -98,14 +100,14 @@ impl RootLog {
         }
         let [first, second] = LOGS.map(|name| log.read(name));
         let health = log.merge(&first, &second);
-        log.incomplete = health == Health::Incomplete;
+        log.is_incomplete = health == Health::Incomplete;
         if health == Health::Clean {
             log.records = first.base.len() + first.changes.len();
             log.logs = Some([log.resume(LOGS[0], &first)?, log.resume(LOGS[1], &second)?]);
             return Ok((log, health));
         }
         match log.rewrite() {
-            // The change that needs them tries again; reading goes without.
+            // The next change tries again; reading works without the logs.
             Err(StoreError::Full { .. }) => log.logs = None,
             result => result?,
         }
@@ -120,36 +122,36 @@ impl RootLog {
             .unwrap_or_default()
     }
 
-    /// Goes on behind what was read.
+    /// Opens a log for appending after the records that were read.
     fn resume(&self, name: &str, read: &Parsed) -> Result<OpenLog, StoreError> {
         let path = self.dir.join(name);
         let file = self.disk.open(&path).context("open", &path)?;
-        // A process that died may have left its end in memory alone.
+        // A process that died may not have synced the end of the log.
         file.sync().context("sync", &path)?;
         Ok(OpenLog { path, file, end: read.end, reserved: read.len })
     }
 
-    /// Takes what both logs say together.
+    /// Merges the content of both logs.
     fn merge(&mut self, first: &Parsed, second: &Parsed) -> Health {
         let base = [first, second]
             .into_iter()
-            .filter(|log| log.base_whole)
+            .filter(|log| log.is_base_whole)
             .max_by_key(|log| log.base_sequence);
-        // Where neither log is whole, the newest records may be gone from
-        // both, and no gap in the numbers would tell. A crash leaves one whole:
-        // the second is written when the first is durable.
-        // A base that was written when records were lost says so, until the
-        // owner has accepted it.
+        // If both logs are damaged, the newest records may be lost in both
+        // without a gap in the numbers. A crash leaves one of them complete: the
+        // second is written when the first is durable.
+        // A base that was written after a loss is marked until the user has
+        // accepted the remaining roots.
         let is_marked = |log: &Parsed| {
             log.incomplete && base.is_some_and(|base| log.base_sequence == base.base_sequence)
         };
         let mut complete = base.is_some()
-            && (first.whole || second.whole)
+            && (first.is_whole || second.is_whole)
             && !is_marked(first)
             && !is_marked(second);
         let (mut roots, base_sequence) = match base {
             Some(log) => (log.base.clone(), log.base_sequence),
-            // Better too many roots than too few: they only keep blocks alive.
+            // Too many roots are harmless: they only keep blocks alive.
             None => {
                 let all = first.base.iter().chain(&second.base);
                 (all.map(|(name, root)| (name.clone(), *root)).collect(), 0)
@@ -173,27 +175,27 @@ impl RootLog {
                 }
             }
         }
-        // A log that ends before the other, at a clean end, is what a crash
-        // between the two writes leaves; a record that one log lacks was never
-        // acknowledged.
+        // A crash between the two writes leaves one log shorter than the other,
+        // with a clean end. The record that only one log has was not reported as
+        // durable.
         self.roots = roots;
         self.sequence = sequence;
-        let same = first.whole
-            && second.whole
+        let is_equal = first.is_whole
+            && second.is_whole
             && first.base_sequence == second.base_sequence
             && first.changes == second.changes;
-        match (complete, same) {
+        match (complete, is_equal) {
             (false, _) => Health::Incomplete,
             (true, true) => Health::Clean,
-            (true, false) => Health::Healed,
+            (true, false) => Health::Repaired,
         }
     }
 
-    /// Writes both logs anew: a base, no changes.
+    /// Rewrites both logs with a base and no changes.
     fn rewrite(&mut self) -> Result<(), StoreError> {
         self.logs = None;
         self.sequence += 1;
-        let content = encode_base(self.sequence, &self.roots, self.incomplete);
+        let content = encode_base(self.sequence, &self.roots, self.is_incomplete);
         let end = content.len() as u64;
         let reserved = (end + FOR_REMOVALS).next_multiple_of(EXTENT);
         let mut padded = content;
@@ -224,19 +226,20 @@ impl RootLog {
             .collect()
     }
 
-    /// Whether records are lost, so that more may be alive than is known.
+    /// Reports whether records are lost, so that more blocks may be needed than
+    /// the known roots lead to.
     pub(crate) fn is_incomplete(&self) -> bool {
-        self.incomplete
+        self.is_incomplete
     }
 
-    /// Takes the roots that are there as all that there are, durably.
+    /// Regards the known roots as complete, durably.
     pub(crate) fn accept(&mut self) -> Result<(), StoreError> {
-        if !self.incomplete {
+        if !self.is_incomplete {
             return Ok(());
         }
-        self.incomplete = false;
+        self.is_incomplete = false;
         let written = self.rewrite();
-        self.incomplete = written.is_err();
+        self.is_incomplete = written.is_err();
         written
     }
 
@@ -251,7 +254,7 @@ impl RootLog {
         Ok(())
     }
 
-    /// Removes a root, durably; tells whether it was there.
+    /// Removes a root, durably. Reports whether it existed.
     pub(crate) fn remove(&mut self, name: &str) -> Result<bool, StoreError> {
         if !self.roots.contains_key(name) {
             return Ok(false);
@@ -267,15 +270,15 @@ impl RootLog {
         }
         let record = encode_change(self.sequence + 1, change);
         let is_removal = matches!(change, Change::Remove(_));
-        let Some(logs) = &mut self.logs else { unreachable!("they were just opened") };
-        // Room first, in both: a full disk must change nothing.
+        let Some(logs) = &mut self.logs else { unreachable!("`rewrite` opened them") };
+        // Space is reserved in both logs first: a full disk must change nothing.
         for log in logs.iter_mut() {
             log.reserve(record.len() as u64, is_removal)?;
         }
         let written = logs.iter_mut().try_for_each(|log| log.append(&record));
         if let Err(error) = written {
-            // What is in the files now is not known: the next change begins
-            // with new ones.
+            // The content of the files is not known now: the next change rewrites
+            // them.
             self.logs = None;
             return Err(error);
         }
@@ -311,7 +314,7 @@ pub(crate) fn check_name(name: &str) -> Result<(), StoreError> {
     if usable { Ok(()) } else { Err(StoreError::RootName(name.to_owned())) }
 }
 
-/// Whether there is a log at all.
+/// Reports whether at least one log exists.
 pub(crate) fn exists(disk: &dyn Disk, dir: &Path) -> bool {
     LOGS.iter().any(|name| disk.open(&dir.join(name)).is_ok())
 }

@@ -1,4 +1,4 @@
-//! The logs of roots under damage, death and a full disk.
+//! The logs of roots with damage, crashes and a full disk.
 
 use std::io::ErrorKind;
 
@@ -68,12 +68,12 @@ fn damage_of_one_log_is_healed_from_the_other() {
             disk.damage(path, |bytes| bytes.truncate(keep));
             let (log, health) = open(&disk);
             assert_eq!(names(&log), ["data/2", "snap/1"], "cut at {keep}");
-            assert_eq!(health, Health::Healed);
+            assert_eq!(health, Health::Repaired);
         }
         let disk = filled();
         disk.lose(path);
         let (log, health) = open(&disk);
-        assert_eq!((names(&log).len(), health), (2, Health::Healed));
+        assert_eq!((names(&log).len(), health), (2, Health::Repaired));
     }
 }
 
@@ -103,7 +103,7 @@ fn records_lost_in_both_are_noticed_and_nothing_is_dropped() {
 
 #[test]
 fn a_newest_root_that_is_lost_in_both_is_noticed() {
-    // The last record leaves no gap in the numbers when it goes.
+    // The loss of the last record leaves no gap in the numbers.
     let spoil = |disk: &SimDisk, path: &str| {
         disk.damage(Path::new(path), |bytes| {
             let at = bytes.windows(8).rposition(|w| w == b"snap/new").unwrap();
@@ -139,13 +139,13 @@ fn that_records_were_lost_is_known_until_it_is_accepted() {
     };
     let disk = filled();
     lose_one(&disk);
-    // The logs are written anew when they are opened, and when they grow.
+    // The logs are rewritten when they are opened, and when they have grown.
     for round in 0..3 {
         let (mut log, health) = open(&disk);
         assert_eq!(health, Health::Incomplete, "opened for the {round}th time");
         log.set(&format!("later/{round}"), root("later")).unwrap();
     }
-    // Damage of one log does not hide it.
+    // Damage to one log does not hide it.
     for path in ["/r/a.log", "/r/b.log"] {
         for at in (0..1000).step_by(5) {
             let image = disk.crash(Power::Kept);

@@ -1,4 +1,4 @@
-//! What the tests of the store share.
+//! Helpers of the tests of the store.
 
 #![allow(dead_code, reason = "not every test uses all of it")]
 #![allow(unreachable_pub, clippy::unwrap_used, clippy::cast_possible_truncation, reason = "tests")]
@@ -16,7 +16,8 @@ use types::{Block, BlockScheme, Cid, Codec, EncodedBlock, FileNodeBuilder, NodeC
 
 pub const DIR: &str = "/store";
 
-/// Small packs, no thread, no reserve: everything happens in the caller.
+/// Options with small packs, no thread and no reserve: everything happens in the
+/// caller.
 pub fn options() -> StoreOptions {
     StoreOptions { max_storage: None, disk_reserve: 0, pack_len: 3000, background: false }
 }
@@ -30,14 +31,14 @@ pub fn open(disk: &SimDisk) -> (Arc<PackStore>, OpenReport) {
     try_open(disk).unwrap()
 }
 
-/// A file of several chunks: its blocks, the root last.
+/// The blocks of a file of several chunks, the root last.
 #[derive(Clone, Debug)]
 pub struct Tree {
     pub root: Cid,
     pub blocks: Vec<EncodedBlock>,
 }
 
-/// Bytes that depend on the seed and do not compress.
+/// Returns bytes that depend on the seed and do not compress.
 pub fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(len + 32);
     let mut counter = 0_u64;
@@ -55,7 +56,7 @@ pub fn chunk(seed: u64, len: usize) -> EncodedBlock {
     EncodedBlock::plain(Block::new(Codec::Raw, noise(seed, len)).unwrap())
 }
 
-/// Bytes that depend on the seed and shrink to a fraction.
+/// Returns bytes that depend on the seed and compress well.
 pub fn text(seed: u64, len: usize) -> Vec<u8> {
     let line = format!("line of the text with the number {seed}\n");
     line.bytes().cycle().take(len).collect()
@@ -65,13 +66,13 @@ pub fn text_chunk(seed: u64, len: usize) -> EncodedBlock {
     EncodedBlock::plain(Block::new(Codec::Raw, text(seed, len)).unwrap())
 }
 
-/// The file whose chunks are those of the seeds.
+/// Returns the file whose chunks are made from the seeds.
 pub fn tree(seeds: &[u64]) -> Tree {
     tree_of(seeds.iter().map(|seed| chunk(*seed, 200 + (*seed as usize * 97) % 900)).collect())
 }
 
-/// The file whose chunks are those of the seeds: of the even ones text, which
-/// shrinks, of the odd ones noise.
+/// Returns the file whose chunks are made from the seeds: compressible text for even
+/// seeds, noise for odd ones.
 pub fn mixed_tree(seeds: &[u64]) -> Tree {
     let chunk = |seed: &u64| match seed % 2 {
         0 => text_chunk(*seed, 600 + (*seed as usize * 97) % 900),
@@ -80,7 +81,7 @@ pub fn mixed_tree(seeds: &[u64]) -> Tree {
     tree_of(seeds.iter().map(chunk).collect())
 }
 
-/// The file of these chunks.
+/// Returns the file with these chunks.
 pub fn tree_of(mut blocks: Vec<EncodedBlock>) -> Tree {
     let mut builder = FileNodeBuilder::new(BlockScheme::plain());
     let mut nodes = Vec::new();
@@ -97,7 +98,7 @@ pub fn tree_of(mut blocks: Vec<EncodedBlock>) -> Tree {
     Tree { root, blocks }
 }
 
-/// Stores a tree and names it.
+/// Stores a tree and sets a root for it.
 pub fn store_tree(store: &Arc<PackStore>, name: &str, tree: &Tree) -> Result<(), StoreError> {
     let batch = Batch::new(store.clone());
     for pair in tree.blocks.chunks(2) {
@@ -106,10 +107,10 @@ pub fn store_tree(store: &Arc<PackStore>, name: &str, tree: &Tree) -> Result<(),
     batch.commit_root(&**store, name, Root { cid: tree.root, partial: false })
 }
 
-/// What one of several writers does at once with others: stores trees under five
-/// names, looks whether each is whole, and removes the root of every third. The
-/// seeds of a tree, `width` of `seeds`, overlap: writers find each other's blocks,
-/// and blocks that are just being collected.
+/// The work of one of several concurrent writers: stores trees under five names,
+/// checks that each is complete, and removes every third root. The seeds of the trees,
+/// `width` of `seeds`, overlap, so that writers find blocks of each other and blocks
+/// that are just being collected.
 pub fn write_and_remove(
     store: &Arc<PackStore>,
     writer: u64,
@@ -140,5 +141,5 @@ pub fn assert_whole(store: &PackStore, tree: &Tree, context: &str) {
     }
 }
 
-/// What was acknowledged, by name of root.
+/// The acknowledged trees, by the name of their roots.
 pub type Acknowledged = BTreeMap<String, Tree>;

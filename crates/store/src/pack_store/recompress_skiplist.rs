@@ -1,7 +1,6 @@
-//! The packs in which there is nothing to compress any more: each is looked
-//! at once, also over a restart.
+//! The packs that recompression skips, because nothing in them would shrink.
 //!
-//! The list is a cache of what was found: without it, the packs are looked at
+//! The list survives a restart. It is a cache: without it, the packs are examined
 //! again. It names a pack by its random bytes, which no other pack has.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,11 +12,12 @@ use parking_lot::Mutex;
 use super::packs::Pack;
 use disk::{AtomicWrite, Disk, read_file, write_atomic};
 
-/// Some 500,000 packs: 64 TB of full ones.
+/// Maximum length of the list in bytes: about 500,000 packs, or 64 TB of full ones.
 const MAX_LEN: u64 = 16 << 20;
 
+/// See the module.
 #[derive(Debug)]
-pub(super) struct Settled {
+pub(super) struct RecompressSkiplist {
     disk: Arc<dyn Disk>,
     path: PathBuf,
     state: Mutex<State>,
@@ -27,8 +27,8 @@ pub(super) struct Settled {
 struct State {
     packs: BTreeSet<u128>,
     is_changed: bool,
-    /// Packs that have no footer yet: their numbers, and their records when
-    /// they were looked at.
+    /// Packs without a footer: their numbers, and the number of their records
+    /// when they were examined.
     open: BTreeMap<u32, u32>,
 }
 
@@ -36,25 +36,24 @@ fn name(pack: &Pack) -> u128 {
     u128::from_be_bytes(pack.header.uuid)
 }
 
-impl Settled {
-    /// Reads the list; what cannot be read of it is looked at again.
+impl RecompressSkiplist {
+    /// Reads the list. Lines that are not valid are ignored.
     pub(super) fn open(disk: Arc<dyn Disk>, path: PathBuf) -> Self {
         let bytes = read_file(&*disk, &path, MAX_LEN).unwrap_or_default();
         let text = String::from_utf8(bytes).unwrap_or_default();
-        let whole = text.lines().filter(|line| line.len() == 32);
-        let packs = whole.filter_map(|line| u128::from_str_radix(line, 16).ok()).collect();
+        let lines = text.lines().filter(|line| line.len() == 32);
+        let packs = lines.filter_map(|line| u128::from_str_radix(line, 16).ok()).collect();
         Self { disk, path, state: Mutex::new(State { packs, ..State::default() }) }
     }
 
-    /// Whether there is nothing to do in a pack, as far as is known.
+    /// Reports whether a pack is known to have nothing to compress.
     pub(super) fn contains(&self, pack: &Pack) -> bool {
         let records = pack.records();
         let state = self.state.lock();
         state.packs.contains(&name(pack)) || state.open.get(&pack.number()) == Some(&records)
     }
 
-    /// Adds a pack that was looked at, or made so. One that still grows counts
-    /// only until it has grown.
+    /// Adds a pack. A pack that is not sealed is skipped only until it grows.
     pub(super) fn add(&self, pack: &Pack) {
         let (is_sealed, records) = (pack.is_sealed(), pack.records());
         let mut state = self.state.lock();
@@ -65,22 +64,23 @@ impl Settled {
         }
     }
 
-    /// Saves the list, where it has changed, with those of `packs` alone: the
-    /// others are gone.
+    /// Saves the list if it has changed. Packs that are not in `packs` no longer
+    /// exist and are left out.
     pub(super) fn save(&self, packs: &[Arc<Pack>]) {
         let text = {
             let mut state = self.state.lock();
             if !std::mem::take(&mut state.is_changed) {
                 return;
             }
-            let there: BTreeSet<u128> = packs.iter().map(|pack| name(pack)).collect();
-            state.packs.retain(|name| there.contains(name));
+            let existing: BTreeSet<u128> = packs.iter().map(|pack| name(pack)).collect();
+            state.packs.retain(|name| existing.contains(name));
             state.packs.iter().map(|name| format!("{name:032x}\n")).collect::<String>()
         };
         let options = AtomicWrite::PRIVATE;
         if let Err(error) = write_atomic(&*self.disk, &self.path, text.as_bytes(), &options) {
-            // It holds in memory; after a restart the packs are looked at again.
-            tracing::debug!(%error, "could not save the list of packs that were looked at");
+            // The list stays in memory; after a restart the packs are examined
+            // again.
+            tracing::debug!(%error, "cannot save the list of packs that need no compression");
         }
     }
 }

@@ -1,5 +1,5 @@
-//! The collector against those who write at the same time, and against what
-//! others have written: it deletes nothing whose copy is not durable and good.
+//! Garbage collection beside concurrent writers and with foreign blocks: it deletes
+//! no block whose copy is not durable and good.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -26,8 +26,8 @@ use types::{Block, BlockScheme, EncodedBlock, FileNodeBuilder, NodeChild};
 
 type Hook = Box<dyn FnMut(&Path) + Send>;
 
-/// A simulated disk on which something happens when a file is made or read,
-/// and on which the syncs of one file fail.
+/// A simulated disk that calls hooks when a file is created or read, and on which
+/// the syncs of one file fail.
 #[derive(Clone, Default)]
 struct Hooked {
     disk: SimDisk,
@@ -54,7 +54,7 @@ impl fmt::Debug for HookedFile {
     }
 }
 
-/// Calls a hook, which does not hear of what it does itself.
+/// Calls a hook. Operations of the hook itself do not call it again.
 fn call(hook: &Mutex<Option<Hook>>, path: &Path) {
     let taken = hook.lock().take();
     if let Some(mut taken) = taken {
@@ -152,14 +152,14 @@ impl DiskFile for HookedFile {
     }
 }
 
-/// The pack that the collector filled first cannot be synced, and it is
-/// another thread's commit that is told so: the originals stay.
+/// The pack that the collection filled first cannot be synced, and the commit of
+/// another thread gets the error: the originals stay.
 #[test]
 fn an_original_stays_where_another_thread_was_told_that_its_copy_is_lost() {
     let hooked = Hooked::default();
     let store = hooked.open_store();
-    // Two packs that are full and one that is not, with something dead in each:
-    // what is alive in the last two that are emptied fills more than a pack.
+    // Two full packs and an open one, each with a dead block: the live blocks of
+    // the last two emptied packs fill more than a pack.
     let kept: Vec<_> = (0..10).map(|seed| chunk(seed, 700)).collect();
     for (number, pair) in kept.chunks(2).enumerate() {
         let epoch = store.write_epoch();
@@ -203,7 +203,7 @@ fn an_original_stays_where_another_thread_was_told_that_its_copy_is_lost() {
         let (store, _) = open(&hooked.disk.crash(power));
         assert_kept(&store, "after the power cut");
     }
-    // The next collection does what this one could not.
+    // The next collection succeeds.
     store.gc(GcOptions::EVERYTHING).unwrap();
     assert_eq!(store.usage().unwrap().blocks, 10);
     let (store, _) = open(&hooked.disk.crash(Power::Dropped));
@@ -212,7 +212,7 @@ fn an_original_stays_where_another_thread_was_told_that_its_copy_is_lost() {
 
 const NAMED: u64 = 16;
 
-/// A node that names `child` [`NAMED`] times.
+/// Returns a node that names `child` [`NAMED`] times.
 fn node_over(child: NodeChild) -> (NodeChild, EncodedBlock) {
     let mut builder = FileNodeBuilder::new(BlockScheme::plain());
     let mut emitted = Vec::new();
@@ -228,9 +228,9 @@ fn node_over(child: NodeChild) -> (NodeChild, EncodedBlock) {
     (NodeChild { cid, len: child.len * NAMED }, emitted.remove(0))
 }
 
-/// Nodes that arrive while a collection marks, each of which names the next
-/// many times, are walked once each: otherwise a source could keep the
-/// collector busy for ever.
+/// Nodes that are put while a collection marks, and that name each other many
+/// times, are walked once each: otherwise a source could keep the collection busy
+/// permanently.
 #[test]
 fn what_arrives_while_a_collection_marks_is_walked_once() {
     let hooked = Hooked::default();
@@ -244,7 +244,7 @@ fn what_arrives_while_a_collection_marks_is_walked_once() {
         blocks.push(block);
         top = above;
     }
-    // A pull that goes on: its manifest comes while the other roots are walked.
+    // A pull in progress: its manifest is put while the other roots are walked.
     store.set_root("pull", Root { cid: top.cid, partial: true }, store.write_epoch()).unwrap();
     let reads = Arc::new(AtomicU64::new(0));
     let (weak, counted, new) = (Arc::downgrade(&store), reads.clone(), blocks.clone());

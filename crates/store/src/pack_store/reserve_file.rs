@@ -1,0 +1,65 @@
+//! Space for garbage collection on a full disk.
+//!
+//! To free a pack that is half dead, the collection must first write the live
+//! half elsewhere. A file as long as a pack reserves the space for that: the
+//! collection removes the file when it finds no space, and creates it again when
+//! it is done.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use disk::Disk;
+
+/// The file that reserves space; see the module.
+#[derive(Debug)]
+pub(super) struct ReserveFile {
+    path: PathBuf,
+    len: u64,
+    exists: AtomicBool,
+    /// True while a collection uses the space: free space is for the collection
+    /// only.
+    is_taken: AtomicBool,
+}
+
+impl ReserveFile {
+    pub(super) fn new(disk: &dyn Disk, path: PathBuf, len: u64) -> Self {
+        let found = disk.open(&path).and_then(|file| file.len()).ok();
+        let exists = AtomicBool::new(found == Some(len));
+        Self { path, len, exists, is_taken: AtomicBool::new(false) }
+    }
+
+    /// Creates the file if there is space. Without space this is not an error: the
+    /// next call tries again.
+    pub(super) fn create(&self, disk: &dyn Disk) {
+        if self.is_taken.load(Ordering::SeqCst) || self.exists.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let _ = disk.remove(&self.path);
+        let made = disk.create(&self.path).and_then(|file| file.allocate(self.len));
+        if made.is_err() {
+            let _ = disk.remove(&self.path);
+            self.exists.store(false, Ordering::SeqCst);
+        }
+    }
+
+    /// Gives the space to the collection. Reports whether there was any.
+    pub(super) fn take(&self, disk: &dyn Disk) -> bool {
+        if !self.exists.swap(false, Ordering::SeqCst) {
+            return false;
+        }
+        self.is_taken.store(true, Ordering::SeqCst);
+        disk.remove(&self.path).is_ok()
+    }
+
+    /// Creates the file again after a collection.
+    pub(super) fn give_back(&self, disk: &dyn Disk) {
+        if self.is_taken.swap(false, Ordering::SeqCst) {
+            self.create(disk);
+        }
+    }
+
+    /// Returns the number of bytes that must stay free for the collection now.
+    pub(super) fn space_for_gc(&self) -> u64 {
+        if self.is_taken.load(Ordering::SeqCst) { self.len } else { 0 }
+    }
+}
