@@ -61,16 +61,10 @@ fn links_of(
     store: &(impl BlockRead + ?Sized),
     cid: &Cid,
 ) -> Result<Result<Vec<Cid>, String>, StoreError> {
-    let mut reason = "the block is missing".to_owned();
-    loop {
-        match store.get(cid) {
-            Ok(Some(bytes)) => {
-                return Ok(links(cid.codec(), &bytes).map_err(|error| error.to_string()));
-            }
-            Ok(None) => return Ok(Err(reason)),
-            // That copy is quarantined now; there may be another one.
-            Err(error @ StoreError::Damaged { .. }) => reason = error.to_string(),
-            Err(error) => return Err(error),
-        }
+    match store.get(cid) {
+        Ok(Some(bytes)) => Ok(links(cid.codec(), &bytes).map_err(|error| error.to_string())),
+        Ok(None) => Ok(Err("the block is missing".to_owned())),
+        Err(error @ StoreError::Damaged { .. }) => Ok(Err(error.to_string())),
+        Err(error) => Err(error),
     }
 }
