@@ -1,5 +1,6 @@
-//! Takes the built web UI into the program: every file of `web/dist`, as a
-//! table that `src/web/assets.rs` includes. Without it the table is empty.
+//! Embeds the built web UI into the program: writes a table of all files in
+//! `web/dist`, which `src/web.rs` includes. The table is empty if the UI is not
+//! built.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -8,8 +9,8 @@ use std::{env, fs, io};
 fn main() -> io::Result<()> {
     let here = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default());
     let dist = here.join("../../web/dist");
-    // Cargo looks for changes in what is there only: what is not would have
-    // this run at every build. Where the source cannot be written, that is it.
+    // Cargo would run this script at every build if the directory were missing.
+    // A source tree that cannot be written has to accept that.
     let _ = fs::create_dir_all(&dist);
     println!("cargo:rerun-if-changed={}", dist.display());
     println!("cargo:rerun-if-changed=build.rs");
@@ -22,7 +23,7 @@ fn main() -> io::Result<()> {
     for file in &files {
         let name = file.strip_prefix(&dist).unwrap_or(file);
         let path = fs::canonicalize(file)?;
-        // Debug writes both as Rust reads them.
+        // The debug format of both is a Rust literal.
         let _ =
             writeln!(table, "    ({:?}, include_bytes!({path:?})),", name.display().to_string());
     }

@@ -1,4 +1,4 @@
-//! The node's REST API, over real HTTP.
+//! The node API over HTTP.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -95,7 +95,7 @@ async fn equal_uploads_are_one_and_deleting_leaves_what_others_need() {
     assert_eq!(node.get(&format!("/data/{named}")).await.status(), 404);
 }
 
-/// Asks again until it holds; a bounded number of times.
+/// Waits until a condition is true, for a limited number of checks.
 async fn eventually(what: &str, holds: impl AsyncFn() -> bool) {
     for _ in 0..500 {
         if holds().await {
@@ -103,7 +103,7 @@ async fn eventually(what: &str, holds: impl AsyncFn() -> bool) {
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    panic!("it never came about that {what}");
+    panic!("timeout while waiting until {what}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -241,11 +241,11 @@ async fn where_the_quota_would_be_passed_nothing_stays() {
     let kept = noise(1, 1_000_000);
     let cid = node.upload(kept.clone()).await;
     let used = node.json("/space").await["quotaUsedBytes"].clone();
-    // With a length: refused before it is read.
+    // A body with a length is refused before it is read.
     let answer = node.http.post(node.url("/data")).body(noise(2, 4_000_000)).send().await.unwrap();
     assert_eq!(answer.status(), 507);
     assert!(answer.text().await.unwrap().contains("max_storage"));
-    // Without one: it is found out on the way.
+    // A body without a length is refused while it is read.
     let pieces = futures::stream::iter((0..40).map(|n| Ok::<_, std::io::Error>(noise(n, 100_000))));
     let body = reqwest::Body::wrap_stream(pieces);
     let answer = node.http.post(node.url("/data")).body(body).send().await.unwrap();
@@ -321,7 +321,7 @@ async fn of_a_range_that_cannot_be_had_nothing_is_begun() {
     let (from, to) = (Instance::start().await, Instance::start().await);
     let content = noise(12, 9_000_000);
     let cid = from.upload(content.clone()).await;
-    // All nodes are there, and the first chunk; and nobody to ask for more.
+    // All nodes and the first chunk are stored, and no peer has the rest.
     let mut chunks = 0;
     let mut wanted: Vec<Cid> = vec![cid.parse().unwrap()];
     while let Some(cid) = wanted.pop() {
@@ -378,13 +378,13 @@ async fn a_watched_file_that_is_to_be_kept_is_taken_into_the_store() {
 
     let path = format!("/data/{cid}/network");
     assert_eq!(node.http.post(node.url(&path)).send().await.unwrap().status(), 200);
-    eventually("it is kept", async || {
+    eventually("it is complete", async || {
         let progress = node.json(&format!("{path}/progress")).await;
         assert_ne!(progress["state"], "failed", "{progress}");
         progress["state"] == "complete"
     })
     .await;
-    // The file is another one from now on, and what is kept stays whole.
+    // The stored content stays complete after the file has changed.
     std::fs::write(folder.path().join("f"), "short").unwrap();
     let answer = node.get(&format!("/data/{cid}")).await;
     assert_eq!(answer.status(), 200);
@@ -412,19 +412,19 @@ async fn a_log_level_stays_until_it_is_changed_itself() {
     assert_eq!(node.http.post(url).send().await.unwrap().status(), 200);
     assert!(shown().contains("node=trace"), "{}", shown());
     set("node.max_storage", "1GB").await;
-    eventually("the limit counts", async || {
+    eventually("the limit is applied", async || {
         node.json("/space").await["quotaMaxBytes"] == 1_000_000_000
     })
     .await;
-    // In a later round it is looked at again: the first is over by then.
+    // When the second change is applied, the first has been applied completely.
     set("node.max_storage", "2GB").await;
-    eventually("the limit counts", async || {
+    eventually("the limit is applied", async || {
         node.json("/space").await["quotaMaxBytes"] == 2_000_000_000
     })
     .await;
     assert!(shown().contains("node=trace"), "{}", shown());
     set("node.log_level", "debug").await;
-    eventually("the level counts", async || shown().contains("node=debug")).await;
+    eventually("the level is applied", async || shown().contains("node=debug")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -499,10 +499,10 @@ async fn what_cannot_be_had_is_a_404_in_time() {
     let stranger = a.upload(noise(1, 100_000)).await;
     let absent = "bafyr4igpajhgqx345vspsympvju5oy7ulw62pbrhphv3zt4tkt4o4tb2l4";
     let started = Instant::now();
-    // Nobody is connected.
+    // No peer is connected.
     assert_eq!(b.get(&format!("/data/{absent}/network/stream")).await.status(), 404);
     b.connect(&a).await;
-    // Not allowed, and not there: the same answer.
+    // The answers for a forbidden and for a missing CID are the same.
     for cid in [stranger.as_str(), absent] {
         for path in ["network/stream", "network", "network/manifest"] {
             let answer = b.get(&format!("/data/{cid}/{path}?timeout=20")).await;

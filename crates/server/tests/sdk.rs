@@ -1,4 +1,4 @@
-//! The published SDK of the Archivist node (npm), unchanged, against this node.
+//! The published SDK of the Archivist node (npm), unchanged, against the node API.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use node::{InstanceOptions, LogLevel, Running};
 use server::Server;
 
-/// The number of starts: each gives an early answer another chance.
+/// Number of starts: an early answer depends on the timing.
 const STARTS: usize = 5;
 
 fn options(dir: &std::path::Path, api_port: u16) -> InstanceOptions {
@@ -21,8 +21,8 @@ fn options(dir: &std::path::Path, api_port: u16) -> InstanceOptions {
     }
 }
 
-/// Requests something from the API as soon as its port is bound; tells whether
-/// an answer came.
+/// Sends a request to the API as soon as its port is bound, and reports whether it
+/// was answered.
 async fn is_answered(address: SocketAddr) -> bool {
     let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(60)).build();
     let http = http.unwrap();
@@ -66,20 +66,20 @@ async fn the_api_answers_only_when_commands_find_the_instance() {
     }
 }
 
-/// The same, for an instance that cannot publish `running.json`: nobody is
-/// answered by an instance that no command finds.
+/// An instance that cannot publish `running.json` ends without answering any
+/// request.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_instance_that_cannot_be_found_does_not_start() {
     for _ in 0..STARTS {
         let dir = tempfile::tempdir().unwrap();
         let port = free_port();
-        // A directory is in the way of the file.
+        // A directory has the name of the file.
         std::fs::create_dir_all(dir.path().join("data/running.json/x")).unwrap();
         let mut asked = tokio::spawn(is_answered((Ipv4Addr::LOCALHOST, port).into()));
         let started = Server::start(options(dir.path(), port)).await;
         let error = started.err().expect("it started").to_string();
         assert!(error.contains("running.json"), "{error}");
-        // A client that had not connected yet goes on trying.
+        // A client that had not connected yet still tries to.
         let answered = tokio::time::timeout(Duration::from_millis(500), &mut asked).await;
         assert!(!matches!(answered, Ok(Ok(true))), "the API answered before it could be found");
         asked.abort();

@@ -1,4 +1,4 @@
-//! The web UI's way in, and what is closed without it.
+//! Logging in to the web UI, and requests that need a session or the token.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -52,7 +52,7 @@ impl Ui {
         link["url"].as_str().unwrap().to_owned()
     }
 
-    /// The cookie of a session that was opened by a link, and its code.
+    /// Opens a session by a link, and returns its cookie and its CSRF token.
     async fn session(&self) -> (String, String) {
         let answer = self.http.get(self.link().await).send().await.unwrap();
         assert_eq!(answer.status(), StatusCode::SEE_OTHER);
@@ -62,7 +62,7 @@ impl Ui {
         (cookie, location.strip_prefix("/ui/#csrf=").unwrap().to_owned())
     }
 
-    /// The cookie alone.
+    /// Opens a session, and returns its cookie.
     async fn cookie(&self) -> String {
         self.session().await.0
     }
@@ -71,7 +71,7 @@ impl Ui {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_link_opens_one_session_and_only_with_its_header_it_changes_something() {
     let ui = Ui::start().await;
-    // Without the token there is no link.
+    // A link requires the token.
     let refused = ui.ask(Method::POST, "/api/v1/ui/link").send().await.unwrap();
     assert_eq!(refused.status(), 401);
 
@@ -88,8 +88,8 @@ async fn a_link_opens_one_session_and_only_with_its_header_it_changes_something(
     let asked = || ui.ask(Method::GET, "/api/v1/ui/session").header("cookie", &cookie);
     let session = ui.json(asked().header("x-csrf-token", csrf)).await;
     assert_eq!(session, json!({ "signed_in": true }));
-    // Any server on this machine that the browser visits sees the cookie: for
-    // the cookie alone there is no code.
+    // Any server on this computer that the browser visits sees the cookie, so the
+    // cookie must not be enough to get the CSRF token.
     let answer = asked().send().await.unwrap();
     let shown = format!("{:?}", answer.headers()) + &answer.text().await.unwrap();
     assert!(!shown.contains(csrf) && shown.ends_with(r#"{"signed_in":false}"#), "{shown}");
@@ -110,11 +110,11 @@ async fn a_link_opens_one_session_and_only_with_its_header_it_changes_something(
     assert_eq!(foreign.status(), 403);
     let right = change().header("x-csrf-token", csrf).send().await.unwrap();
     assert_eq!(right.status(), 200);
-    // That header alone, without the cookie, is nothing.
+    // The CSRF token is not enough without the cookie.
     let bare =
         ui.ask(Method::POST, "/api/v1/poll").header("x-csrf-token", csrf).send().await.unwrap();
     assert_eq!(bare.status(), 401);
-    // The token opens a session too, and hands its code over once.
+    // The API token opens a session too, and its CSRF token is sent once.
     let sign_in = || ui.ask(Method::POST, "/api/v1/ui/session");
     let with_cookie = sign_in().header("cookie", &cookie).send().await.unwrap();
     assert_eq!(with_cookie.status(), 401);
@@ -184,7 +184,7 @@ async fn what_is_in_the_backups_is_shown_to_the_owner_alone() {
             assert_eq!(request.send().await.unwrap().status(), status, "{path}");
         }
     }
-    // How things stand is open on loopback.
+    // The status is readable on loopback without the token.
     for path in ["status", "folders", "sources", "snapshots", "peers", "jobs", "openapi.json"] {
         ui.json(ui.ask(Method::GET, &format!("/api/v1/{path}"))).await;
     }
@@ -211,12 +211,12 @@ async fn with_the_token_required_nothing_but_the_way_in_is_open() {
             assert_eq!(request.send().await.unwrap().status(), 200, "{path}");
         }
     }
-    // The cookie alone changes nothing here either.
+    // The cookie is not enough for a change here either.
     let upload = || ui.ask(Method::POST, "/api/archivist/v1/data").body("x");
     let refused = upload().header("cookie", &cookie).send().await.unwrap();
     assert_eq!(refused.status(), 401);
     assert_eq!(upload().bearer_auth(&ui.token).send().await.unwrap().status(), 200);
-    // A browser can get in.
+    // A browser can log in.
     let session = ui.json(ui.ask(Method::GET, "/api/v1/ui/session")).await;
     assert_eq!(session["signed_in"], false);
     let page = ui.ask(Method::GET, "/ui/").send().await.unwrap();
@@ -249,7 +249,7 @@ async fn a_folder_and_a_source_are_edited_and_what_is_wrong_is_refused() {
     assert_eq!(wrong.status(), 422);
     let right = source("http://127.0.0.1:9");
     assert_eq!(call(Method::POST, "/api/v1/sources", right).await.unwrap().status(), 200);
-    // It is switched off and nobody is there: every step says so, none fails.
+    // The server is disabled and unreachable: every step reports that.
     let test = json!({ "source": "Desk" });
     let steps = call(Method::POST, "/api/v1/connection-test", test).await.unwrap();
     assert_eq!(steps.status(), 200);
@@ -276,7 +276,7 @@ async fn a_collection_that_fails_is_told_until_one_succeeds() {
         notices.iter().any(|one| one["message"].as_str().unwrap().contains(error))
     };
     assert!(told().await);
-    // Looking does not make it well.
+    // A dry run does not remove the fault.
     let report = ui.json(prune().json(&json!({ "dry_run": true }))).await;
     assert_eq!(report["not_collected"], Value::Null);
     assert!(told().await);
@@ -295,7 +295,7 @@ async fn a_collection_that_fails_is_told_until_one_succeeds() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_stored_as_it_came_is_compressed_where_that_is_asked_for() {
     let ui = Ui::start().await;
-    // More than an eighth of a pack: with less in it, it goes on growing.
+    // More than an eighth of a pack: a smaller open pack is not recompressed.
     let text: String = (0..1_000_000).map(|n| format!("this is line {n}\n")).collect();
     let cid = ui.instance.upload(text.clone()).await;
     let prune = |body: Value| {
@@ -328,7 +328,7 @@ async fn a_folder_that_fails_keeps_no_other_from_being_registered() {
     let none = post("/api/v1/sync", json!({})).await.unwrap();
     assert_eq!(none.status(), 409);
     assert!(none.text().await.unwrap().contains("folder add"));
-    // The one that fails comes first.
+    // The folder that fails is the first.
     for name in ["broken", "sound"] {
         let path = dir.path().join(name);
         std::fs::create_dir(&path).unwrap();
@@ -361,7 +361,7 @@ async fn a_folder_that_fails_keeps_no_other_from_being_registered() {
     assert!(told.contains("1 of 2") && told.contains("broken: "), "{told}");
     assert!(sequence().await > before);
 
-    // Nobody is there; what cannot be registered is told all the same.
+    // The backup server is unreachable; the folder that failed is reported too.
     let server = format!("/ip4/127.0.0.1/tcp/1/p2p/{SOMEBODY}");
     let set = json!({ "key": "sync.backup_peer_address", "value": server });
     assert_eq!(post("/api/v1/config", set).await.unwrap().status(), 200);

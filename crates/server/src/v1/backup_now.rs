@@ -10,7 +10,7 @@ use protocols::{BackupNowError, NotifyStep, StepReport, WaitError};
 use types::{FolderId, PublishedManifest};
 
 use super::extract::Json;
-use super::{Answer, Problem, folders};
+use super::{ApiResult, Problem, folders};
 use types::with_causes;
 
 /// Maximum time in seconds that a request waits for receipts.
@@ -73,7 +73,7 @@ fn chosen(services: &Services, folder: Option<&str>) -> Result<Vec<FolderId>, Pr
 pub(crate) async fn sync_now(
     State(services): State<Services>,
     Json(choice): Json<FolderChoice>,
-) -> Answer<Vec<Registered>> {
+) -> ApiResult<Vec<Registered>> {
     let chosen = chosen(&services, choice.folder.as_deref())?;
     let (mut all, mut failed) = (Vec::new(), Vec::new());
     for folder in &chosen {
@@ -117,7 +117,7 @@ pub(crate) async fn sync_now(
 pub(crate) async fn backup_now(
     State(services): State<Services>,
     Json(request): Json<BackupNowRequest>,
-) -> Answer<BackupNowReport> {
+) -> ApiResult<BackupNowReport> {
     let chosen = chosen(&services, request.folder.as_deref())?;
     let one = request.folder.as_ref().and_then(|_| chosen.first().cloned());
     let done = match services.backup_service.backup_now(one).await {

@@ -7,7 +7,7 @@ use node::Services;
 
 use super::extract::Json;
 use super::ui::Owner;
-use super::{Answer, Problem, blocking};
+use super::{ApiResult, Problem, blocking};
 use types::with_causes;
 
 /// Returns all settings, by section.
@@ -19,7 +19,10 @@ use types::with_causes;
         (status = 401, description = "The request has neither the token nor a session", body = api::ApiProblem),
     )
 )]
-pub(crate) async fn all(_: Owner, State(services): State<Services>) -> Answer<serde_json::Value> {
+pub(crate) async fn all(
+    _: Owner,
+    State(services): State<Services>,
+) -> ApiResult<serde_json::Value> {
     let config = services.settings.get();
     serde_json::to_value(&*config).map(Json).map_err(|error| Problem::internal(&error))
 }
@@ -48,7 +51,7 @@ pub(crate) async fn keys() -> Json<&'static [config::KeyInfo]> {
 pub(crate) async fn set(
     State(services): State<Services>,
     Json(change): Json<ConfigChange>,
-) -> Answer<ConfigChanged> {
+) -> ApiResult<ConfigChanged> {
     let settings = services.settings;
     blocking(move || {
         let edited = settings.edit(|draft| match &change.value {

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::extract::Json;
-use super::{Answer, Problem};
+use super::{ApiResult, Problem};
 use types::with_causes;
 
 /// Time within which a connection must be made.
@@ -53,7 +53,7 @@ fn bad(name: &str, detail: String) -> Step {
 pub(crate) async fn test(
     State(services): State<Services>,
     Json(request): Json<TestRequest>,
-) -> Answer<Vec<Step>> {
+) -> ApiResult<Vec<Step>> {
     let config = services.settings.get();
     let steps = match request.source {
         Some(name) => {

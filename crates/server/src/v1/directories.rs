@@ -17,7 +17,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::extract::{Json, Query};
 use super::ui::Owner;
-use super::{Answer, Problem, blocking};
+use super::{ApiResult, Problem, blocking};
 use types::with_causes;
 
 /// Maximum number of directories in an answer.
@@ -77,7 +77,7 @@ pub(crate) async fn list(
     _: Owner,
     State(services): State<Services>,
     Query(query): Query<DirectoryQuery>,
-) -> Answer<Directories> {
+) -> ApiResult<Directories> {
     let start = start(&services);
     blocking(move || {
         let wanted = if query.path.is_empty() { start } else { PathBuf::from(&query.path) };
@@ -200,7 +200,7 @@ pub(crate) struct ExcludePreview {
 pub(crate) async fn preview(
     _: Owner,
     Json(request): Json<PreviewRequest>,
-) -> Answer<ExcludePreview> {
+) -> ApiResult<ExcludePreview> {
     blocking(move || {
         let path = PathBuf::from(&request.path);
         if !path.is_absolute() {

@@ -14,7 +14,7 @@ use types::FolderId;
 use utoipa::ToSchema;
 
 use super::extract::{Json, Path};
-use super::{Answer, Problem, blocking};
+use super::{ApiResult, Problem, blocking};
 use types::with_causes;
 
 /// Time within which the source side must watch a new folder.
@@ -179,7 +179,7 @@ pub(crate) fn find(services: &Services, wanted: &str) -> Result<FolderConfig, Pr
 pub(crate) async fn add(
     State(services): State<Services>,
     Json(request): Json<AddFolder>,
-) -> Answer<Folder> {
+) -> ApiResult<Folder> {
     let mut changes = services.sync.subscribe();
     let sync = services.sync.clone();
     let Json(folder) = note(services, request).await?;
@@ -193,7 +193,7 @@ pub(crate) async fn add(
     Ok(Json(folder))
 }
 
-async fn note(services: Services, request: AddFolder) -> Answer<Folder> {
+async fn note(services: Services, request: AddFolder) -> ApiResult<Folder> {
     blocking(move || {
         let bad = |message: String| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, message);
         let path = FsPath::new(&request.path);
@@ -242,7 +242,10 @@ async fn note(services: Services, request: AddFolder) -> Answer<Folder> {
         (status = 404, description = "No such folder", body = api::ApiProblem),
     )
 )]
-pub(crate) async fn remove(State(services): State<Services>, Path(id): Path<String>) -> Answer<()> {
+pub(crate) async fn remove(
+    State(services): State<Services>,
+    Path(id): Path<String>,
+) -> ApiResult<()> {
     let folder = find(&services, &id)?;
     let (removed, settings) = (services.removed_folders.clone(), services.settings.clone());
     let folder_id = folder.id.clone();
@@ -292,7 +295,7 @@ pub(crate) async fn update(
     State(services): State<Services>,
     Path(id): Path<String>,
     Json(changes): Json<FolderChanges>,
-) -> Answer<Folder> {
+) -> ApiResult<Folder> {
     blocking(move || {
         let folder = find(&services, &id)?;
         check(changes.exclude.as_deref().unwrap_or_default())?;
@@ -316,7 +319,7 @@ pub(crate) async fn update(
     .await
 }
 
-async fn set_paused(services: Services, id: String, paused: bool) -> Answer<Folder> {
+async fn set_paused(services: Services, id: String, paused: bool) -> ApiResult<Folder> {
     blocking(move || {
         let folder = find(&services, &id)?;
         let update = FolderUpdate { paused: Some(paused), ..FolderUpdate::default() };
@@ -345,7 +348,7 @@ async fn set_paused(services: Services, id: String, paused: bool) -> Answer<Fold
 pub(crate) async fn pause(
     State(services): State<Services>,
     Path(id): Path<String>,
-) -> Answer<Folder> {
+) -> ApiResult<Folder> {
     set_paused(services, id, true).await
 }
 
@@ -363,7 +366,7 @@ pub(crate) async fn pause(
 pub(crate) async fn resume(
     State(services): State<Services>,
     Path(id): Path<String>,
-) -> Answer<Folder> {
+) -> ApiResult<Folder> {
     set_paused(services, id, false).await
 }
 
@@ -384,7 +387,7 @@ pub(crate) async fn resume(
 pub(crate) async fn confirm(
     State(services): State<Services>,
     Path(id): Path<String>,
-) -> Answer<Folder> {
+) -> ApiResult<Folder> {
     let folder = find(&services, &id)?;
     services.sync.confirm(&folder.id).await?;
     Ok(Json(one(&services, &folder)))
@@ -403,7 +406,7 @@ pub(crate) async fn confirm(
 pub(crate) async fn errors(
     State(services): State<Services>,
     Path(id): Path<String>,
-) -> Answer<Vec<FileError>> {
+) -> ApiResult<Vec<FileError>> {
     blocking(move || {
         let folder = find(&services, &id)?;
         let errors = services.sync.errors(&folder.id)?;

@@ -6,7 +6,7 @@ use axum::http::StatusCode;
 use node::Services;
 
 use super::extract::{Json, Path};
-use super::{Answer, Problem};
+use super::{ApiResult, Problem};
 
 /// Starts to verify every snapshot in the background.
 #[utoipa::path(
@@ -22,7 +22,7 @@ use super::{Answer, Problem};
 pub(crate) async fn verify(
     State(services): State<Services>,
     Json(request): Json<VerifyRequest>,
-) -> Answer<Job> {
+) -> ApiResult<Job> {
     let job = node::start_verify(&services, request);
     job.map(Json).map_err(|error| Problem::conflict(&error))
 }
@@ -44,7 +44,7 @@ pub(crate) async fn list(State(services): State<Services>) -> Json<Vec<Job>> {
             body = api::ApiProblem),
     )
 )]
-pub(crate) async fn get(State(services): State<Services>, Path(id): Path<u64>) -> Answer<Job> {
+pub(crate) async fn get(State(services): State<Services>, Path(id): Path<u64>) -> ApiResult<Job> {
     let job = services.jobs.get(id);
     job.map(Json).ok_or_else(|| Problem::not_found(format!("there is no job {id}")))
 }
@@ -65,7 +65,7 @@ pub(crate) async fn get(State(services): State<Services>, Path(id): Path<u64>) -
 pub(crate) async fn prune(
     State(services): State<Services>,
     Json(request): Json<PruneRequest>,
-) -> Answer<PruneReport> {
+) -> ApiResult<PruneReport> {
     if request.accept_roots {
         node::check_complete(&services)
             .await

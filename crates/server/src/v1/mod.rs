@@ -241,7 +241,7 @@ impl IntoResponse for Problem {
     }
 }
 
-type Answer<T> = Result<Json<T>, Problem>;
+type ApiResult<T> = Result<Json<T>, Problem>;
 
 /// Runs blocking work on a thread that may block.
 async fn blocking<T: Send + 'static>(

@@ -7,7 +7,7 @@ use node::Services;
 use node::pairing::{CodeState, PairError};
 
 use super::extract::Json;
-use super::{Answer, Problem};
+use super::{ApiResult, Problem};
 use types::with_causes;
 
 /// Makes a code to enter on the backup server. An earlier code is no longer valid.
@@ -70,7 +70,7 @@ pub(crate) async fn state(State(services): State<Services>) -> Json<PairingState
 pub(crate) async fn join(
     State(services): State<Services>,
     Json(request): Json<JoinRequest>,
-) -> Answer<JoinReport> {
+) -> ApiResult<JoinReport> {
     let joined = services.pairing.join(&request.code).await.map_err(|error| {
         let status = match &error {
             PairError::Code(_) | PairError::Own => StatusCode::BAD_REQUEST,

@@ -10,7 +10,7 @@ use net::{Multiaddr, PeerInfo, Purposes};
 use node::Services;
 
 use super::extract::Json;
-use super::{Answer, Problem};
+use super::{ApiResult, Problem};
 use types::with_causes;
 
 /// Time within which a connection must be made.
@@ -18,7 +18,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Lists the connected peers, the oldest connection first.
 #[utoipa::path(get, path = "/peers", responses((status = 200, body = Vec<Peer>)))]
-pub(crate) async fn list(State(services): State<Services>) -> Answer<Vec<Peer>> {
+pub(crate) async fn list(State(services): State<Services>) -> ApiResult<Vec<Peer>> {
     let peers = services.net.peers().await.map_err(|error| Problem::internal(&error))?;
     Ok(Json(peers.into_iter().map(|peer| to_api(&services, peer)).collect()))
 }
@@ -38,7 +38,7 @@ pub(crate) async fn list(State(services): State<Services>) -> Answer<Vec<Peer>> 
 pub(crate) async fn connect(
     State(services): State<Services>,
     Json(request): Json<ConnectRequest>,
-) -> Answer<Peer> {
+) -> ApiResult<Peer> {
     let address: Multiaddr = request.address.parse().map_err(|_| {
         Problem::bad(format!(
             "{:?} is not a multiaddr such as /ip4/192.0.2.10/tcp/8070/p2p/16Uiu2HAm…",

@@ -12,7 +12,7 @@ use types::{RelPath, with_causes};
 use super::extract::{Json, Path};
 use super::snapshots::{self, Choice};
 use super::ui::Owner;
-use super::{Answer, Problem, blocking};
+use super::{ApiResult, Problem, blocking};
 
 impl From<RestoreStartError> for Problem {
     fn from(error: RestoreStartError) -> Self {
@@ -41,7 +41,7 @@ impl From<RestoreStartError> for Problem {
 pub(crate) async fn start(
     State(services): State<Services>,
     Json(request): Json<RestoreRequest>,
-) -> Answer<RestoreReport> {
+) -> ApiResult<RestoreReport> {
     let target = target(&request).await?;
     let selection = selection(&request)?;
     let choice = Choice {
@@ -131,7 +131,7 @@ pub(crate) async fn get(
     _: Owner,
     State(services): State<Services>,
     Path(id): Path<u64>,
-) -> Answer<RestoreReport> {
+) -> ApiResult<RestoreReport> {
     services.restores.get(id).map(Json).ok_or_else(|| unknown(id))
 }
 
@@ -151,7 +151,7 @@ pub(crate) async fn get(
 pub(crate) async fn cancel(
     State(services): State<Services>,
     Path(id): Path<u64>,
-) -> Answer<RestoreReport> {
+) -> ApiResult<RestoreReport> {
     services.restores.cancel(id).map(Json).ok_or_else(|| unknown(id))
 }
 

@@ -14,7 +14,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::extract::{Json, Path, Query};
 use super::snapshots::{self, Choice, rel_path};
 use super::ui::Owner;
-use super::{Answer, Problem, blocking};
+use super::{ApiResult, Problem, blocking};
 
 /// Maximum number of entries in an answer.
 const FOUND_MAX: usize = 500;
@@ -61,7 +61,7 @@ pub(crate) async fn search(
     State(services): State<Services>,
     Path(id): Path<String>,
     Query(search): Query<Search>,
-) -> Answer<Found> {
+) -> ApiResult<Found> {
     let choice = Choice { from_backup_server: search.from_backup_server, ..Choice::default() };
     let snapshot = snapshots::find(&services, &choice, Some(&id), None).await?;
     let blocks = snapshot_source::blocks(&services, search.from_backup_server)?;
@@ -139,7 +139,7 @@ pub(crate) async fn of_file(
     _: Owner,
     State(services): State<Services>,
     Query(query): Query<FileQuery>,
-) -> Answer<Vec<FileVersion>> {
+) -> ApiResult<Vec<FileVersion>> {
     let path = rel_path(query.path.as_deref(), query.path_base64.as_deref())?
         .ok_or_else(|| Problem::bad("the parameter `path` or `path_base64` is missing"))?;
     let choice = Choice {

@@ -17,7 +17,7 @@ use utoipa::IntoParams;
 
 use super::extract::{Json, Path, Query};
 use super::ui::Owner;
-use super::{Answer, Problem, blocking};
+use super::{ApiResult, Problem, blocking};
 use types::with_causes;
 
 /// Maximum number of entries in an answer.
@@ -93,7 +93,7 @@ impl Choice {
 pub(crate) async fn list(
     State(services): State<Services>,
     Query(choice): Query<Choice>,
-) -> Answer<Vec<api::Snapshot>> {
+) -> ApiResult<Vec<api::Snapshot>> {
     let selected = select(&services, &choice).await?;
     let config = services.settings.get();
     Ok(Json(selected.into_iter().map(|snapshot| snapshot_model(&config, snapshot)).collect()))
@@ -179,7 +179,7 @@ pub(crate) async fn entries(
     State(services): State<Services>,
     Path(id): Path<String>,
     Query(query): Query<EntriesQuery>,
-) -> Answer<Vec<ListedEntry>> {
+) -> ApiResult<Vec<ListedEntry>> {
     let path = rel_path(query.path.as_deref(), query.path_base64.as_deref())?;
     let after = rel_path(query.after.as_deref(), query.after_base64.as_deref())?;
     let path = path.unwrap_or_else(RelPath::root);

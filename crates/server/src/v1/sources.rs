@@ -10,7 +10,7 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::extract::{Json, Path};
-use super::{Answer, Problem, blocking};
+use super::{ApiResult, Problem, blocking};
 use types::with_causes;
 
 /// Lists the sources.
@@ -124,7 +124,7 @@ fn refused(error: &config::ConfigError) -> Problem {
 pub(crate) async fn add(
     State(services): State<Services>,
     Json(new): Json<NewSource>,
-) -> Answer<Source> {
+) -> ApiResult<Source> {
     blocking(move || {
         let mut addresses = Vec::new();
         for address in &new.addresses {
@@ -160,7 +160,7 @@ pub(crate) async fn add(
 pub(crate) async fn remove(
     State(services): State<Services>,
     Path(name): Path<String>,
-) -> Answer<()> {
+) -> ApiResult<()> {
     blocking(move || {
         let source = find(&services, &name)?;
         let edited = services.settings.edit(|draft| draft.remove_source(&source.name));
@@ -186,7 +186,7 @@ pub(crate) async fn remove(
 pub(crate) async fn accept(
     State(services): State<Services>,
     Path(name): Path<String>,
-) -> Answer<Source> {
+) -> ApiResult<Source> {
     let source = find(&services, &name)?;
     let accepted =
         services.backup_daemon.accept(&source.name).await.map_err(|error| match error {
@@ -220,7 +220,7 @@ pub(crate) async fn accept(
 pub(crate) async fn poll_one(
     State(services): State<Services>,
     Path(name): Path<String>,
-) -> Answer<Source> {
+) -> ApiResult<Source> {
     let source = find(&services, &name)?;
     services.backup_daemon.poll_now_source(&source.name);
     Ok(Json(source))

@@ -6,12 +6,12 @@ use node::Services;
 use store::StoreAdmin as _;
 
 use super::extract::Json;
-use super::{Answer, blocking, folders, sources};
+use super::{ApiResult, blocking, folders, sources};
 use types::with_causes;
 
 /// Returns the status of the instance.
 #[utoipa::path(get, path = "/status", responses((status = 200, body = Status)))]
-pub(crate) async fn status(State(services): State<Services>) -> Answer<Status> {
+pub(crate) async fn status(State(services): State<Services>) -> ApiResult<Status> {
     blocking(move || {
         let peer = services.net.peer_id();
         let mut addresses: Vec<String> = services

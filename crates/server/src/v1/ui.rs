@@ -11,7 +11,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::extract::Json;
-use super::{Answer, Problem};
+use super::{ApiResult, Problem};
 use crate::guard::is_owner;
 use crate::session::{LoginKeys, Sessions};
 use crate::state::ApiState;
@@ -61,7 +61,7 @@ impl FromRequestParts<ApiState> for Owner {
 pub(crate) async fn link(
     State(login_keys): State<LoginKeys>,
     headers: HeaderMap,
-) -> Answer<UiLink> {
+) -> ApiResult<UiLink> {
     // The guard has checked that it is a name of loopback.
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
     let host = host.ok_or_else(|| Problem::bad("a request must have exactly one Host header"))?;

@@ -1,4 +1,4 @@
-//! Instances for tests: on loopback, on free ports, in temporary directories.
+//! Instances for tests: on loopback, with free ports, in temporary directories.
 
 #![allow(dead_code, unreachable_pub, reason = "not every test uses all of it")]
 #![allow(clippy::unwrap_used, reason = "tests")]
@@ -14,7 +14,7 @@ pub struct Instance {
     pub dir: tempfile::TempDir,
 }
 
-/// The configuration of a test: `change` is applied to it.
+/// Returns the configuration of a test, changed by `change`.
 pub fn settings(dir: &std::path::Path, change: impl FnOnce(&mut Config)) -> Settings {
     let mut config = Config::default();
     let node = &mut config.node;
@@ -54,7 +54,7 @@ impl Instance {
         format!("http://{}/api/archivist/v1{path}", self.server.api_addr())
     }
 
-    /// Uploads, and returns the CID.
+    /// Uploads content, and returns its CID.
     pub async fn upload(&self, content: impl Into<reqwest::Body>) -> String {
         let answer = self.http.post(self.url("/data")).body(content).send().await.unwrap();
         assert_eq!(answer.status(), 200);
@@ -71,7 +71,7 @@ impl Instance {
         answer.json().await.unwrap()
     }
 
-    /// Connects to another instance, through the API.
+    /// Connects to another instance through the API.
     pub async fn connect(&self, other: &Self) {
         let addrs: String = other
             .services()
@@ -87,7 +87,7 @@ impl Instance {
     }
 }
 
-/// Bytes that anyone can make again.
+/// Returns pseudo-random bytes.
 pub fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);

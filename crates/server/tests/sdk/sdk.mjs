@@ -1,8 +1,8 @@
 // Runs every call of the SDK's data, node and debug parts against two nodes,
-// and prints what came as JSON: sdk.mjs URL OTHER_URL OTHER_PEER OTHER_ADDRESS…
+// and prints the results as JSON: sdk.mjs URL OTHER_URL OTHER_PEER OTHER_ADDRESS…
 //
-// The SDK uploads by XMLHttpRequest, which browsers have and Node.js has not;
-// the few lines below stand in for it.
+// The SDK uploads with XMLHttpRequest, which browsers have and Node.js does not; the
+// few lines below replace it.
 
 import http from "node:http";
 import { createHash } from "node:crypto";
@@ -78,7 +78,7 @@ async function story(archivist, other) {
   const connected = data("connect", await nodeNode.connect(otherPeer, otherAddresses));
   out.connected = await connected.text();
 
-  // The other node's upload comes over the network to this one.
+  // This node fetches the upload of the other node from the network.
   const there = otherData.upload(new Blob(["from the other"]), undefined, metadata);
   const remote = data("upload", await there.result);
   out.remote = remote;
@@ -91,7 +91,7 @@ async function story(archivist, other) {
   out.info = data("info", await debug.info());
   out.level = data("setLogLevel", await debug.setLogLevel("INFO"));
 
-  // Errors reach the caller as the node says them.
+  // Error texts of the node reach the caller unchanged.
   const absent = "bafkr4igxjga67jykbseaxdmmdgc5a5o3zp3htom2l6mrjznk7fvyggu6eq";
   const missing = await nodeData.localDownload(absent);
   out.missing = { error: missing.error, code: missing.data.code, message: missing.data.message };
