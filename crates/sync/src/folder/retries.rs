@@ -14,9 +14,9 @@ struct ChangingFile {
     since: Duration,
     attempts: u32,
     next_at: Duration,
-    /// True once an attempt has failed [`Tuning::unstable_after`] after the first one. Decided by [`Retries::add`]
-    /// alone, whose caller puts the file on the error list: a file that is not on the list must
-    /// never be taken for one that is.
+    /// True once an attempt has failed [`Tuning::unstable_after`] after the first one. Only
+    /// [`Retries::add`] sets it, and its caller puts the file on the error list: otherwise the
+    /// status could treat a file as listed that is not on the list yet.
     is_unstable: bool,
 }
 
