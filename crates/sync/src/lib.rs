@@ -1,4 +1,4 @@
-//! The source side: watches folders, maintains the file index and publishes manifests.
+//! The source side: turns changes in watched folders into published manifests.
 //!
 //! Role: everything between a file of the user and a manifest that a backup server can
 //! request. [`SyncService`] runs the work, [`SyncHandle`] is its interface to the rest of the
