@@ -255,7 +255,7 @@ pub enum Attribute {
     /// The owner or the group.
     Owner,
     /// The permissions. Setuid and setgid are removed if the owner or the group
-    /// differs, because they would grant privileges that nobody granted.
+    /// differs, because they would then grant the privileges of another user.
     Mode,
     /// The time of the last write.
     Mtime,

@@ -136,7 +136,7 @@ impl Inode<'_> {
             let set = if matches!(owners, OwnerPolicy::Leave) && grants_privileges(name) {
                 Err(io::Error::new(
                     io::ErrorKind::PermissionDenied,
-                    "only set together with owners",
+                    "not set because owners are not restored",
                 ))
             } else {
                 self.set_xattr(name, value).map_err(io::Error::from)
