@@ -3,6 +3,7 @@
 //! The product's verification is in the crates above: it knows snapshots, names
 //! files, and repairs.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use types::{Cid, links};
@@ -41,11 +42,12 @@ pub fn missing_blocks(
             if !reached.insert(cid) {
                 continue;
             }
-            if !read.contains_key(&cid) {
-                read.insert(cid, links_of(store, &cid)?);
-            }
-            match &read[&cid] {
-                Ok(links) => stack.extend(links),
+            let links = match read.entry(cid) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(new) => new.insert(links_of(store, &cid)?),
+            };
+            match links {
+                Ok(links) => stack.extend(links.iter()),
                 Err(reason) => {
                     let new = || MissingBlock { cid, reason: reason.clone(), roots: Vec::new() };
                     missing.entry(cid).or_insert_with(new).roots.push(name.clone());

@@ -56,7 +56,7 @@ fn assert_all(store: &PackStore, context: &str) {
     for (name, tree) in trees() {
         assert_whole(store, &tree, &format!("{context}: {name}"));
     }
-    assert_eq!(missing_blocks(&*store).unwrap(), [], "{context}");
+    assert_eq!(missing_blocks(store).unwrap(), [], "{context}");
 }
 
 fn files(disk: &SimDisk, part: &str) -> Vec<PathBuf> {

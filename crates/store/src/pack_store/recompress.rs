@@ -126,7 +126,7 @@ impl Inner {
             match self.recompress_pack(&pack, stop, report)? {
                 PackResult::Rewritten => {}
                 PackResult::Skipped | PackResult::Unavailable => {
-                    self.recompress_skiplist.add(&pack)
+                    self.recompress_skiplist.add(&pack);
                 }
                 PackResult::Stopped => return Ok(RecompressEnd::Stopped),
                 PackResult::Full => return Ok(RecompressEnd::Full),
