@@ -1,49 +1,49 @@
-//! Accepting a source whose offers do not follow from the last snapshot: results and errors.
+//! The result and the error of accepting a source whose offers do not follow from its snapshots.
 
 use net::PeerId;
 use protocols::Panicked;
 use types::{Cid, FolderId, SequenceNumber};
 
-/// Why a source was not accepted.
+/// Reason why a source was not accepted.
 #[derive(Debug, thiserror::Error)]
 pub enum AcceptError {
-    /// There is none of that name.
-    #[error("there is no source {0:?}; `archivist source list` lists them")]
+    /// No source has this name.
+    #[error("there is no source {0:?}; `archivist source list` lists the sources")]
     NoSource(String),
-    /// Nothing of it is refused that could be accepted.
-    #[error("nothing that the source offers waits to be accepted")]
+    /// The source has no refused offer that can be accepted.
+    #[error("the source has nothing to accept")]
     Nothing,
-    /// It cannot be noted.
-    #[error("what was accepted cannot be written down")]
+    /// The acceptance cannot be stored.
+    #[error("cannot store the acceptance")]
     Io(#[source] std::io::Error),
-    /// The daemon is switched off, or has ended.
+    /// The daemon is disabled or has ended.
     #[error("the backup server is not running: set [backup_server] enabled")]
     NotRunning,
-    /// The work panicked.
+    /// Storing the acceptance panicked.
     #[error(transparent)]
     Panicked(#[from] Panicked),
 }
 
-/// What [`BackupHandle::accept`] has accepted.
+/// Result of [`BackupHandle::accept`](crate::BackupHandle::accept).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Accepted {
-    /// Another peer answers than the one that is configured. Nothing has
-    /// changed yet: to accept it is to write this id into the configuration,
-    /// as the source's `peer_id`. What is held of the old one stays.
+    /// The peer that answers instead of the configured one, if any. Nothing has changed yet: the
+    /// caller accepts the peer by writing this id into the configuration, as `peer_id` of the
+    /// source. The snapshots of the old peer stay.
     pub peer_id: Option<PeerId>,
-    /// The folders that go on from the manifests that they offer now.
+    /// The folders that continue from the manifests that they offer now.
     pub folders: Vec<AcceptedFolder>,
 }
 
-/// A folder that goes on from another state.
+/// A folder that continues from an accepted manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AcceptedFolder {
     /// The folder.
     pub folder_id: FolderId,
-    /// What people call it.
+    /// Display name of the folder.
     pub folder_name: String,
-    /// The number that was accepted.
+    /// The accepted sequence number.
     pub sequence: SequenceNumber,
-    /// The manifest that was accepted.
+    /// CID of the accepted manifest.
     pub manifest_cid: Cid,
 }

@@ -1,15 +1,14 @@
-//! How long to wait before something that failed is tried again: longer each
-//! time, up to a cap, and never quite the same, so that many who failed
-//! together do not come back together.
+//! Waiting times before retries: they double with each failure up to a cap, and are randomized, so
+//! that many callers that failed together do not retry together.
 
 use std::time::Duration;
 
 /// Waiting times that double from `first` to `cap`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Backoff {
-    /// After the first failure.
+    /// Waiting time after the first failure.
     pub(crate) first: Duration,
-    /// After many.
+    /// Maximum waiting time.
     pub(crate) cap: Duration,
 }
 
@@ -17,20 +16,20 @@ impl Backoff {
     /// For sources that do not answer, and pulls that fail.
     pub(crate) const FAILURE: Self =
         Self { first: Duration::from_secs(1), cap: Duration::from_secs(300) };
-    /// For files that changed on the source: its next manifest is on its way.
+    /// For files that changed on the source, whose next manifest follows soon.
     pub(crate) const CHANGED: Self =
         Self { first: Duration::from_millis(500), cap: Duration::from_secs(60) };
-    /// For receipts that could not be delivered.
+    /// For receipts that were not delivered.
     pub(crate) const RECEIPT: Self =
         Self { first: Duration::from_secs(2), cap: Duration::from_secs(120) };
 
-    /// The wait after so many failures in a row, from 1; three quarters of the
-    /// time at least, and the whole at most.
+    /// Returns the waiting time after a number of failures in a row (at least 1): between three
+    /// quarters of the doubled time and all of it.
     pub(crate) fn after(&self, failures: u32) -> Duration {
         let doubled = 1_u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX);
-        let whole = self.first.checked_mul(doubled).map_or(self.cap, |wait| wait.min(self.cap));
-        let quarter = whole / 4;
-        whole - quarter.mul_f64(f64::from(rand::random::<u16>()) / f64::from(u16::MAX))
+        let full = self.first.checked_mul(doubled).map_or(self.cap, |wait| wait.min(self.cap));
+        let quarter = full / 4;
+        full - quarter.mul_f64(f64::from(rand::random::<u16>()) / f64::from(u16::MAX))
     }
 }
 

@@ -1,13 +1,11 @@
-//! The backup daemon: B's side of the work, for as long as the instance runs.
+//! The backup daemon: starting and stopping it, and the handle to it.
 //!
-//! Role: one task for each source ([`source`]), which share the store, the
-//! network and the number of pulls at once; one that writes the state file;
-//! one that starts and ends the others as the settings say. Everybody else
-//! holds a [`BackupHandle`].
+//! Role: one task for each source (`source`); they share the store, the network and the pull slots.
+//! One task writes the state file. One task starts and ends the others according to the settings
+//! (`manager`). Other code uses the daemon through a [`BackupHandle`].
 //!
-//! Invariants: no state is needed to start but the store and the settings; a
-//! source that is slow, dead or hostile holds up no other; settings take
-//! effect while it runs.
+//! Invariants: the daemon needs only the store and the settings to start; a slow, dead or hostile
+//! source does not delay the others; settings apply while the daemon runs.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -25,30 +23,29 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::accept::{AcceptError, Accepted};
-use crate::accepted::AcceptedFile;
-use crate::board::Board;
+use crate::acceptance_file::AcceptanceFile;
+use crate::effects::{Effects, RealEffects};
 use crate::manager::{Links, Manager};
 use crate::settings::BackupSettings;
 use crate::slots::Slots;
 use crate::source::Request;
 use crate::state_file::{self, STATE_FILE_NAME, StateFile};
-use crate::status::{BackupEvent, SourceStatus, Totals};
-use crate::world::{RealWorld, World};
+use crate::status::{BackupEvent, BackupTotals, SourceStatus};
+use crate::status_registry::StatusRegistry;
 
-/// How long [`BackupDaemon::shutdown`] takes at most.
+/// Maximum time of [`BackupDaemon::shutdown`].
 const SHUTDOWN_MAX: Duration = Duration::from_secs(2);
 
-/// What the daemon works with.
+/// Dependencies of the daemon.
 #[derive(Clone)]
 pub struct BackupOptions {
-    /// The snapshots, and the store that they are in. There is one of these
-    /// for a store.
+    /// The snapshots and their store.
     pub snapshots: SnapshotStore,
-    /// The network. The sources have to be allowed on it by who owns it.
+    /// The network. The owner of the network must allow the sources.
     pub net: Handle,
-    /// Where the state file goes, and what the user has accepted.
+    /// Directory of the state file and the acceptances.
     pub data_dir: PathBuf,
-    /// What can change while it runs.
+    /// Settings; may change at any time.
     pub settings: watch::Receiver<BackupSettings>,
     /// The time of day.
     pub clock: Arc<dyn Clock>,
@@ -60,19 +57,18 @@ impl fmt::Debug for BackupOptions {
     }
 }
 
-/// Why the daemon cannot start.
+/// Reason why the daemon cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum BackupStartError {
-    /// There is no way to ask anybody.
+    /// The client for manifest servers cannot be created.
     #[error(transparent)]
     Client(#[from] ClientError),
-    /// The work panicked.
+    /// Reading the acceptances panicked.
     #[error(transparent)]
     Panicked(#[from] Panicked),
 }
 
-/// The daemon. Dropping it ends its tasks soon; [`BackupDaemon::shutdown`]
-/// waits for that.
+/// The daemon. Dropping it ends its tasks; [`BackupDaemon::shutdown`] also waits for their end.
 #[derive(Debug)]
 pub struct BackupDaemon {
     handle: BackupHandle,
@@ -82,46 +78,47 @@ pub struct BackupDaemon {
     failure: watch::Receiver<Option<String>>,
 }
 
-/// How others use the daemon. Clones are the same.
+/// Access to the daemon. Clones are equivalent.
 #[derive(Clone, Debug)]
 pub struct BackupHandle {
-    board: Board,
+    registry: StatusRegistry,
     snapshots: SnapshotStore,
     puller: ManifestPuller,
     links: Links,
 }
 
 impl BackupDaemon {
-    /// Starts it.
+    /// Starts the daemon.
     ///
     /// # Errors
     ///
-    /// [`BackupStartError`].
+    /// Returns [`BackupStartError`] if the client for manifest servers cannot be created.
     pub async fn start(options: BackupOptions) -> Result<Self, BackupStartError> {
         let BackupOptions { snapshots, net, data_dir, settings, clock } = options;
         let client = ManifestClient::new(Some(net.peer_id()))?;
         let pool = SessionPool::new(net.clone());
         let puller = ManifestPuller::new(snapshots.clone(), pool, clock.clone());
         let events = net.events();
-        let world: Arc<dyn World> = Arc::new(RealWorld {
+        let effects: Arc<dyn Effects> = Arc::new(RealEffects {
             client,
             net,
             snapshots: snapshots.clone(),
             puller: puller.clone(),
         });
-        let accepted = {
+        let acceptances = {
             let data_dir = data_dir.clone();
-            blocking(move || Ok::<_, BackupStartError>(AcceptedFile::open(&data_dir))).await?
+            blocking(move || Ok::<_, BackupStartError>(AcceptanceFile::open(&data_dir))).await?
         };
-        let (board, links, stop) = (Board::new(), Links::default(), CancellationToken::new());
+        let (registry, links, stop) =
+            (StatusRegistry::new(), Links::default(), CancellationToken::new());
         let (failed, failure) = watch::channel(None);
         let first = settings.borrow().clone();
         let manager = Manager {
-            world,
+            effects,
             slots: Slots::new(first.max_concurrent_downloads.max(1)),
             common: watch::Sender::new(first.common()),
-            board: board.clone(),
-            accepted: Arc::new(accepted),
+            registry: registry.clone(),
+            acceptances: Arc::new(acceptances),
             clock: clock.clone(),
             links: links.clone(),
             settings,
@@ -132,76 +129,75 @@ impl BackupDaemon {
             failed,
         };
         let handle = BackupHandle {
-            board: board.clone(),
+            registry: registry.clone(),
             snapshots: snapshots.clone(),
             puller: puller.clone(),
             links,
         };
-        let state = StateFile { path: data_dir.join(STATE_FILE_NAME), board, snapshots, clock };
+        let state = StateFile { path: data_dir.join(STATE_FILE_NAME), registry, snapshots, clock };
         let manager = tokio::spawn(manager.run(events, state, puller));
         Ok(Self { handle, _stops: stop.clone().drop_guard(), stop, manager, failure })
     }
 
-    /// The way to use it.
+    /// Returns a handle to the daemon.
     pub fn handle(&self) -> BackupHandle {
         self.handle.clone()
     }
 
-    /// Waits until one of its tasks has panicked, which ends the daemon, and
-    /// says which.
+    /// Waits until a task of the daemon panics, which ends the daemon, and returns a message that
+    /// names the task.
     pub async fn failed(&self) -> String {
         let mut failure = self.failure.clone();
         match failure.wait_for(Option::is_some).await {
             Ok(failure) => failure.clone().unwrap_or_default(),
             Err(_) if self.stop.is_cancelled() => std::future::pending().await,
-            Err(_) => "the backup daemon's own task panicked".to_owned(),
+            Err(_) => "the main task of the backup daemon panicked".to_owned(),
         }
     }
 
-    /// Ends it, within two seconds. What was fetched is in the store.
+    /// Ends the daemon within two seconds. Blocks that were fetched stay in the store.
     pub async fn shutdown(self) {
         self.stop.cancel();
         let Self { mut manager, .. } = self;
         if tokio::time::timeout(SHUTDOWN_MAX, &mut manager).await.is_err() {
-            tracing::warn!("the backup daemon did not end in time; it was cut off");
+            tracing::warn!("the backup daemon did not end in time and was aborted");
             manager.abort();
         }
     }
 }
 
 impl BackupHandle {
-    /// Has every source asked at once, and what has failed tried again.
-    /// However often it is called, at most one question to a source is under
-    /// way and one waits.
+    /// Polls every source immediately, and retries failed pulls. At most one poll of a source runs
+    /// and one waits, however often this is called.
     pub fn poll_now(&self) {
         self.links.lock().values().for_each(|link| link.hint.notify_one());
     }
 
-    /// As [`BackupHandle::poll_now`], for the source of that name; `false`
-    /// where none of that name runs.
+    /// Same as [`BackupHandle::poll_now`], for the source with this name. Returns `false` if no
+    /// such source is running.
     pub fn poll_now_source(&self, name: &str) -> bool {
         let links = self.links.lock();
         let link = links.get(name);
         link.inspect(|link| link.hint.notify_one()).is_some()
     }
 
-    /// How the sources are, by name.
+    /// Returns the statuses of the sources, by name.
     pub fn sources(&self) -> Vec<Arc<SourceStatus>> {
-        self.board.sources()
+        self.registry.sources()
     }
 
-    /// What happens from now on. A listener that falls far behind misses some.
+    /// Returns a receiver of all later events. A receiver that is far behind misses some.
     pub fn subscribe(&self) -> broadcast::Receiver<BackupEvent> {
-        self.board.subscribe()
+        self.registry.subscribe()
     }
 
-    /// Takes the source as it is now (SPEC section 4): the manifests that are
-    /// refused since their numbers do not follow from the last. What is held
-    /// stays.
+    /// Accepts the current offers of a source (SPEC section 4): the manifests that are refused
+    /// because their sequence numbers do not follow from the newest snapshots. All snapshots stay.
     ///
     /// # Errors
     ///
-    /// [`AcceptError`].
+    /// Returns [`AcceptError`] if the source does not exist or run, has nothing to accept, or the
+    /// acceptance cannot be stored.
     pub async fn accept(&self, name: &str) -> Result<Accepted, AcceptError> {
         let link = self.links.lock().get(name).cloned();
         let Some(link) = link else {
@@ -217,19 +213,19 @@ impl BackupHandle {
         answer.await.map_err(|_| AcceptError::NotRunning)?
     }
 
-    /// The snapshots.
+    /// Returns the snapshots.
     pub fn snapshots(&self) -> &SnapshotStore {
         &self.snapshots
     }
 
-    /// What pulls manifests here; others may pull with it, but not a folder
-    /// that the daemon pulls.
+    /// Returns the puller of the daemon. Others may use it, but not for a folder that the daemon
+    /// pulls.
     pub fn puller(&self) -> &ManifestPuller {
         &self.puller
     }
 
-    /// What was done since the start, and what there is.
-    pub fn totals(&self) -> Totals {
-        state_file::totals(&self.board, &self.snapshots)
+    /// Returns the totals of all sources.
+    pub fn totals(&self) -> BackupTotals {
+        state_file::totals(&self.registry, &self.snapshots)
     }
 }

@@ -1,11 +1,14 @@
-//! The daemon of the backup server: it polls the sources until it has a snapshot of everything
-//! that they offer.
+//! The daemon of the backup server: it polls the sources, and pulls the manifests that they offer.
+//!
+//! * [`BackupDaemon`]: starts and ends the daemon; [`BackupHandle`] is how others use it.
+//! * [`SourceStatus`], [`BackupEvent`]: the status of the sources.
+//! * [`list_offered`]: the snapshots that a source may list and restore.
 
 mod accept;
-mod accepted;
+mod acceptance_file;
 mod backoff;
-mod board;
 mod daemon;
+mod effects;
 mod manager;
 mod offered;
 mod settings;
@@ -13,7 +16,7 @@ mod slots;
 mod source;
 mod state_file;
 mod status;
-mod world;
+mod status_registry;
 
 pub use accept::{AcceptError, Accepted, AcceptedFolder};
 pub use daemon::{BackupDaemon, BackupHandle, BackupOptions, BackupStartError};
@@ -21,5 +24,6 @@ pub use offered::{list_offered, remote_snapshot};
 pub use settings::BackupSettings;
 pub use state_file::STATE_FILE_NAME;
 pub use status::{
-    BackupEvent, FolderStatus, Processed, PullStatus, SourceState, SourceStatus, Totals,
+    BackupEvent, BackupTotals, FolderStatus, ProcessedManifest, PullStatus, SourceState,
+    SourceStatus,
 };

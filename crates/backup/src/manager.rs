@@ -1,4 +1,4 @@
-//! Starts and ends the task of each source, as the settings say.
+//! Starts and ends the task of each source according to the settings.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,21 +13,21 @@ use tokio::sync::{Notify, broadcast, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::accepted::AcceptedFile;
-use crate::board::Board;
-use crate::settings::{BackupSettings, Common};
+use crate::acceptance_file::AcceptanceFile;
+use crate::effects::Effects;
+use crate::settings::{BackupSettings, CommonSettings};
 use crate::slots::Slots;
-use crate::source::{Request, SourceTask, Tools};
+use crate::source::{Request, SourceTask, TaskContext};
 use crate::state_file::StateFile;
 use crate::status::{SourceState, SourceStatus};
-use crate::world::World;
+use crate::status_registry::StatusRegistry;
 
-/// Requests that wait for a source's task.
+/// Maximum number of requests that wait for the task of a source.
 const REQUESTS_MAX: usize = 16;
 
 pub(crate) type Links = Arc<Mutex<HashMap<String, Link>>>;
 
-/// The way to a source's task.
+/// The channels to the task of a source.
 #[derive(Clone, Debug)]
 pub(crate) struct Link {
     pub(crate) peer: PeerId,
@@ -35,27 +35,27 @@ pub(crate) struct Link {
     pub(crate) requests: mpsc::Sender<Request>,
 }
 
-/// Starts and ends the sources' tasks.
+/// Starts and ends the tasks of the sources.
 pub(crate) struct Manager {
-    pub(crate) world: Arc<dyn World>,
+    pub(crate) effects: Arc<dyn Effects>,
     pub(crate) slots: Slots,
-    pub(crate) common: watch::Sender<Common>,
-    pub(crate) board: Board,
-    pub(crate) accepted: Arc<AcceptedFile>,
+    pub(crate) common: watch::Sender<CommonSettings>,
+    pub(crate) registry: StatusRegistry,
+    pub(crate) acceptances: Arc<AcceptanceFile>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) links: Links,
     pub(crate) settings: watch::Receiver<BackupSettings>,
-    pub(crate) running: HashMap<String, Running>,
-    /// The ends of the tasks that were told to stop, with whose they are: the
-    /// next task of that peer waits for them.
+    pub(crate) running: HashMap<String, RunningTask>,
+    /// The tasks that are stopping, with the peer ids of their sources. The next task for the same
+    /// peer waits for their end.
     pub(crate) ending: Vec<(PeerId, CancellationToken)>,
     pub(crate) tasks: JoinSet<()>,
     pub(crate) stop: CancellationToken,
     pub(crate) failed: watch::Sender<Option<String>>,
 }
 
-/// A source's task.
-pub(crate) struct Running {
+/// A running task of a source.
+pub(crate) struct RunningTask {
     source: SourcePeer,
     stop: CancellationToken,
     ended: CancellationToken,
@@ -72,7 +72,7 @@ impl Manager {
             let stop = CancellationToken::new();
             (tokio::spawn(state.run(stop.clone())), stop)
         };
-        self.tidy(puller).await;
+        self.remove_stale_roots(puller).await;
         self.apply();
         let stop = self.stop.clone();
         let mut has_settings = true;
@@ -94,9 +94,9 @@ impl Manager {
                     if let Err(error) = ended
                         && error.is_panic()
                     {
-                        let what = "the task of a source panicked".to_owned();
-                        tracing::error!(what, "the backup daemon ends");
-                        self.failed.send_replace(Some(what));
+                        let message = "the task of a source panicked".to_owned();
+                        tracing::error!("{message}; the backup daemon ends");
+                        self.failed.send_replace(Some(message));
                         self.stop.cancel();
                     }
                 }
@@ -106,31 +106,31 @@ impl Manager {
         self.running.values().for_each(|running| running.stop.cancel());
         while self.tasks.join_next().await.is_some() {}
         stop_writing.cancel();
-        // It logs what goes wrong.
+        // The task logs its errors.
         let _ = written.await;
     }
 
-    /// Removes what pulls have left behind with which nobody goes on.
-    async fn tidy(&self, puller: ManifestPuller) {
+    /// Removes the partial roots of pulls that will not continue.
+    async fn remove_stale_roots(&self, puller: ManifestPuller) {
         let sources = self.settings.borrow().sources.iter().map(|source| source.peer_id).collect();
-        let tidied = blocking(move || {
+        let removed = blocking(move || {
             let sources: Vec<PeerId> = sources;
             puller.remove_stale_roots(&sources)?;
             Ok::<_, ManifestPullError>(())
         });
-        if let Err(error) = tidied.await {
-            tracing::warn!(%error, "the roots of pulls that are done could not be removed");
+        if let Err(error) = removed.await {
+            tracing::warn!(%error, "cannot remove the partial roots of finished pulls");
         }
     }
 
-    /// Makes everything as the settings say.
+    /// Applies the settings: starts and ends tasks, and updates the shared settings.
     pub(crate) fn apply(&mut self) {
         let settings = self.settings.borrow_and_update().clone();
         self.slots.set(settings.max_concurrent_downloads.max(1));
         let common = settings.common();
         self.common.send_if_modified(|old| std::mem::replace(old, common) != common);
         let is_wanted =
-            |running: &Running| settings.enabled && settings.sources.contains(&running.source);
+            |running: &RunningTask| settings.enabled && settings.sources.contains(&running.source);
         self.ending.retain(|(_, ended)| !ended.is_cancelled());
         let (links, ending) = (&self.links, &mut self.ending);
         self.running.retain(|name, running| {
@@ -143,32 +143,31 @@ impl Manager {
             false
         });
         let names: Vec<&str> = settings.sources.iter().map(|source| source.name.as_str()).collect();
-        for status in self.board.sources() {
+        for status in self.registry.sources() {
             if !names.contains(&status.name.as_str()) {
-                self.board.remove(&status.name);
+                self.registry.remove(&status.name);
             }
         }
         for source in &settings.sources {
             if !settings.enabled {
-                self.board.set(disabled(source), None);
+                self.registry.set(disabled(source), None);
             } else if !self.running.contains_key(source.name.as_str()) {
                 self.start(source);
             }
         }
     }
 
-    /// Starts the task of a source, once those that pulled from the same peer
-    /// have ended.
+    /// Starts the task of a source. It waits for the end of earlier tasks for the same peer.
     fn start(&mut self, source: &SourcePeer) {
         let before = self.ending.iter().filter(|(peer, _)| *peer == source.peer_id);
         let before: Vec<_> = before.map(|(_, ended)| ended.clone()).collect();
         let (stop, ended) = (CancellationToken::new(), CancellationToken::new());
         let (hint, (requests, receiver)) = (Arc::new(Notify::new()), mpsc::channel(REQUESTS_MAX));
-        let tools = Tools {
-            world: self.world.clone(),
+        let context = TaskContext {
+            effects: self.effects.clone(),
             slots: self.slots.clone(),
-            board: self.board.clone(),
-            accepted: self.accepted.clone(),
+            registry: self.registry.clone(),
+            acceptances: self.acceptances.clone(),
             clock: self.clock.clone(),
             common: self.common.subscribe(),
             hint: hint.clone(),
@@ -177,7 +176,7 @@ impl Manager {
         };
         let name = source.name.to_string();
         self.links.lock().insert(name.clone(), Link { peer: source.peer_id, hint, requests });
-        let running = Running { source: source.clone(), stop, ended: ended.clone() };
+        let running = RunningTask { source: source.clone(), stop, ended: ended.clone() };
         self.running.insert(name, running);
         let source = source.clone();
         self.tasks.spawn(async move {
@@ -185,22 +184,22 @@ impl Manager {
             for before in before {
                 before.cancelled().await;
             }
-            SourceTask::new(source, tools).run().await;
+            SourceTask::new(source, context).run().await;
         });
     }
 
-    /// Tells the task of `peer`, or all where it is not known whose, that there
-    /// is a new connection.
+    /// Notifies the task of `peer` of a new connection; all tasks if the peer is not known.
     fn connected(&self, peer: Option<PeerId>) {
         for link in self.links.lock().values() {
             if peer.is_none_or(|peer| peer == link.peer) {
-                // A task whose queue is full has heard of one already.
+                // If the queue is full, the task learns about a connection from an earlier request.
                 let _ = link.requests.try_send(Request::Connected);
             }
         }
     }
 }
 
+/// Returns the status of a source while the backup server is disabled.
 fn disabled(source: &SourcePeer) -> SourceStatus {
     SourceStatus {
         name: source.name.to_string(),

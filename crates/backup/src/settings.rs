@@ -4,16 +4,16 @@ use std::time::Duration;
 
 use config::{BackupServerConfig, SourcePeer};
 
-/// What can change while it runs.
+/// The settings of the daemon that can change while it runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BackupSettings {
-    /// Whether anything is pulled at all.
+    /// True if the backup server is enabled.
     pub enabled: bool,
-    /// How often a source is asked that cannot tell of news by itself.
+    /// Interval at which sources without long polls are polled.
     pub poll_interval: Duration,
-    /// How many manifests are pulled at once, of all sources together.
+    /// Maximum number of manifests of all sources that are pulled at the same time.
     pub max_concurrent_downloads: usize,
-    /// After so many failures in a row more, a source is shown as failed.
+    /// Number of failures in a row after which one more shows a source as failed.
     pub max_retries: u32,
     /// The sources.
     pub sources: Vec<SourcePeer>,
@@ -32,14 +32,14 @@ impl From<&BackupServerConfig> for BackupSettings {
 }
 
 impl BackupSettings {
-    pub(crate) fn common(&self) -> Common {
-        Common { poll_interval: self.poll_interval, max_retries: self.max_retries }
+    pub(crate) fn common(&self) -> CommonSettings {
+        CommonSettings { poll_interval: self.poll_interval, max_retries: self.max_retries }
     }
 }
 
-/// What concerns all sources and can change while they run.
+/// The settings that apply to every source and can change while their tasks run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Common {
+pub(crate) struct CommonSettings {
     pub(crate) poll_interval: Duration,
     pub(crate) max_retries: u32,
 }

@@ -1,8 +1,8 @@
-//! How many pulls run at once, of all sources together.
+//! Limits the number of pulls that run at the same time, for all sources together.
 //!
-//! First come, first served. A pull that has had its slice while others wait
-//! is told, so that it can give up its place and go to the end of the queue:
-//! three slow sources must not keep the fourth from being backed up.
+//! Slots are given in the order of the requests. When the time slice of a pull is over while others
+//! wait, it is notified, so that it can return its slot and queue again: three slow sources must
+//! not prevent the backup of a fourth.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,10 +11,10 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-/// How long a pull may go on while others wait for its place.
+/// Time slice of a pull while others wait for a slot.
 const SLICE: Duration = Duration::from_secs(30);
 
-/// The places. Clones share them.
+/// The slots. Clones share them.
 #[derive(Clone, Debug)]
 pub(crate) struct Slots(Arc<Shared>);
 
@@ -22,19 +22,19 @@ pub(crate) struct Slots(Arc<Shared>);
 struct Shared {
     semaphore: Arc<Semaphore>,
     limit: Mutex<usize>,
-    /// Places that are to go when they are free.
+    /// Number of slots to remove when they are returned.
     surplus: AtomicUsize,
     waiting: watch::Sender<usize>,
 }
 
-/// A place; dropping it gives it back.
+/// A slot; dropping it returns it.
 #[derive(Debug)]
 pub(crate) struct Slot {
     permit: Option<OwnedSemaphorePermit>,
     shared: Arc<Shared>,
 }
 
-/// One who waits; dropping it ends that.
+/// Counts a waiting caller until it is dropped.
 struct Waiting<'a>(&'a watch::Sender<usize>);
 
 impl<'a> Waiting<'a> {
@@ -51,7 +51,7 @@ impl Drop for Waiting<'_> {
 }
 
 impl Slots {
-    /// So many places.
+    /// Creates `limit` slots.
     pub(crate) fn new(limit: usize) -> Self {
         Self(Arc::new(Shared {
             semaphore: Arc::new(Semaphore::new(limit)),
@@ -61,8 +61,7 @@ impl Slots {
         }))
     }
 
-    /// Changes their number. Those that are taken above it go when they are
-    /// given back.
+    /// Changes the number of slots. Occupied slots above it are removed when they are returned.
     pub(crate) fn set(&self, limit: usize) {
         let mut current = self.0.limit.lock();
         if limit > *current {
@@ -79,8 +78,8 @@ impl Slots {
         *current = limit;
     }
 
-    /// Waits for a place.
-    pub(crate) async fn take(&self) -> Option<Slot> {
+    /// Waits for a slot.
+    pub(crate) async fn acquire(&self) -> Option<Slot> {
         let _waiting = Waiting::new(&self.0.waiting);
         let permit = self.0.semaphore.clone().acquire_owned().await.ok()?;
         Some(Slot { permit: Some(permit), shared: self.0.clone() })
@@ -95,11 +94,11 @@ impl Shared {
 }
 
 impl Slot {
-    /// Waits until the slice is over and somebody waits.
-    pub(crate) async fn is_over(&self) {
+    /// Waits until the time slice is over and another caller waits for a slot.
+    pub(crate) async fn slice_over(&self) {
         tokio::time::sleep(SLICE).await;
         let mut waiting = self.shared.waiting.subscribe();
-        // The sender is in `self`, so it cannot be gone.
+        // The sender is in `self`, so it is still open.
         let _ = waiting.wait_for(|count| *count > 0).await;
     }
 }
@@ -123,33 +122,33 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_number_changes_while_places_are_taken() {
         let slots = Slots::new(2);
-        let (one, two) = (slots.take().await.unwrap(), slots.take().await.unwrap());
-        assert!(slots.take().now_or_never().is_none());
+        let (one, two) = (slots.acquire().await.unwrap(), slots.acquire().await.unwrap());
+        assert!(slots.acquire().now_or_never().is_none());
         slots.set(1);
         drop(one);
-        assert!(slots.take().now_or_never().is_none());
+        assert!(slots.acquire().now_or_never().is_none());
         slots.set(2);
-        let three = slots.take().now_or_never().flatten().unwrap();
-        assert!(slots.take().now_or_never().is_none());
+        let three = slots.acquire().now_or_never().flatten().unwrap();
+        assert!(slots.acquire().now_or_never().is_none());
         slots.set(1);
         slots.set(2);
         drop((two, three));
-        let all = (slots.take().now_or_never(), slots.take().now_or_never());
+        let all = (slots.acquire().now_or_never(), slots.acquire().now_or_never());
         assert!(all.0.is_some() && all.1.is_some());
-        assert!(slots.take().now_or_never().is_none());
+        assert!(slots.acquire().now_or_never().is_none());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_slice_is_over_only_where_somebody_waits() {
+    async fn a_slice_is_over_only_if_another_caller_waits() {
         let slots = Slots::new(1);
-        let slot = slots.take().await.unwrap();
+        let slot = slots.acquire().await.unwrap();
         let long = Duration::from_secs(3600);
-        assert!(tokio::time::timeout(long, slot.is_over()).await.is_err());
+        assert!(tokio::time::timeout(long, slot.slice_over()).await.is_err());
         let waiter = tokio::spawn({
             let slots = slots.clone();
-            async move { slots.take().await }
+            async move { slots.acquire().await }
         });
-        tokio::time::timeout(long, slot.is_over()).await.unwrap();
+        tokio::time::timeout(long, slot.slice_over()).await.unwrap();
         drop(slot);
         assert!(waiter.await.unwrap().is_some());
     }

@@ -1,9 +1,8 @@
-//! `backup-daemon-state.json`: how the backup daemon is, for people and other
-//! programs (`docs/formats/state.md`).
+//! `backup-daemon-state.json`: the status of the daemon, for users and other programs
+//! (`docs/formats/state.md`).
 //!
-//! It is written, and read by nobody here: all that it says is derived from
-//! the store and the sources. So losing it loses nothing, and whatever stands
-//! in it at the start is of no matter.
+//! This program writes the file and never reads it, because everything in it is derived from the
+//! store and the sources. A lost or damaged file has no consequences.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,22 +15,22 @@ use serde::{Serialize, Serializer};
 use snapshots::SnapshotStore;
 use tokio_util::sync::CancellationToken;
 
-use crate::board::Board;
-use crate::status::{SourceStatus, Totals};
+use crate::status::{BackupTotals, SourceStatus};
+use crate::status_registry::StatusRegistry;
 
-/// The name of the file.
+/// Name of the file.
 pub const STATE_FILE_NAME: &str = "backup-daemon-state.json";
 const VERSION: u32 = 1;
-/// While pulls go on, the file is written this often.
-const EVERY: Duration = Duration::from_secs(1);
-/// When one ends, at once, but not more often than this.
-const EVERY_END: Duration = Duration::from_millis(100);
+/// Minimum time between two writes during pulls.
+const WRITE_INTERVAL: Duration = Duration::from_secs(1);
+/// Minimum time between two writes after a pull has ended.
+const WRITE_INTERVAL_END: Duration = Duration::from_millis(100);
 
 #[derive(Serialize)]
 struct State {
     version: u32,
     updated_at: Timestamp,
-    totals: Totals,
+    totals: BackupTotals,
     #[serde(serialize_with = "all")]
     sources: Vec<Arc<SourceStatus>>,
 }
@@ -40,10 +39,10 @@ fn all<S: Serializer>(sources: &[Arc<SourceStatus>], serializer: S) -> Result<S:
     serializer.collect_seq(sources.iter().map(|source| &**source))
 }
 
-/// Writes the file whenever there is something new, until `stop`.
+/// Writes the state file after each change.
 pub(crate) struct StateFile {
     pub(crate) path: PathBuf,
-    pub(crate) board: Board,
+    pub(crate) registry: StatusRegistry,
     pub(crate) snapshots: SnapshotStore,
     pub(crate) clock: Arc<dyn Clock>,
 }
@@ -57,9 +56,9 @@ enum WriteError {
 }
 
 impl StateFile {
-    /// Runs until it is told to stop, and writes once more.
+    /// Runs until `stop`, and then writes the file once more.
     pub(crate) async fn run(self, stop: CancellationToken) {
-        let mut version = self.board.watch();
+        let mut version = self.registry.watch();
         let mut is_failing = false;
         while !stop.is_cancelled() {
             let seen = *version.borrow_and_update();
@@ -69,14 +68,17 @@ impl StateFile {
                 () = stop.cancelled() => break,
                 changed = version.changed() => if changed.is_err() { break },
             }
-            // More of the kind that can wait is waited for; an end is not.
+            // Other changes are collected for a while; the end of a pull is written soon.
             let ended = async {
                 let ended = version.wait_for(|now| now.ends != seen.ends).await.is_ok();
-                tokio::time::sleep_until(written_at + if ended { EVERY_END } else { EVERY }).await;
+                tokio::time::sleep_until(
+                    written_at + if ended { WRITE_INTERVAL_END } else { WRITE_INTERVAL },
+                )
+                .await;
             };
             tokio::select! {
                 () = stop.cancelled() => break,
-                () = tokio::time::sleep_until(written_at + EVERY) => {}
+                () = tokio::time::sleep_until(written_at + WRITE_INTERVAL) => {}
                 () = ended => {}
             }
         }
@@ -87,8 +89,8 @@ impl StateFile {
         let state = State {
             version: VERSION,
             updated_at: self.clock.now(),
-            totals: totals(&self.board, &self.snapshots),
-            sources: self.board.sources(),
+            totals: totals(&self.registry, &self.snapshots),
+            sources: self.registry.sources(),
         };
         let path = self.path.clone();
         let written = blocking(move || {
@@ -100,17 +102,17 @@ impl StateFile {
         });
         match written.await {
             Ok(()) => *is_failing = false,
-            // Nobody needs the file: no reason to stop, nor to say it twice.
+            // Nothing depends on the file, so the task continues; the error is logged once.
             Err(error) if !std::mem::replace(is_failing, true) => {
                 let path = self.path.display();
-                tracing::warn!(%path, %error, "the state file cannot be written");
+                tracing::warn!(%path, %error, "cannot write the state file");
             }
             Err(_) => {}
         }
     }
 }
 
-/// The totals, with what there is now.
-pub(crate) fn totals(board: &Board, snapshots: &SnapshotStore) -> Totals {
-    Totals { snapshots: snapshots.count(), ..board.totals() }
+/// Returns the totals, including the current number of snapshots.
+pub(crate) fn totals(registry: &StatusRegistry, snapshots: &SnapshotStore) -> BackupTotals {
+    BackupTotals { snapshots: snapshots.count(), ..registry.totals() }
 }

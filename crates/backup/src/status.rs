@@ -1,4 +1,4 @@
-//! How the sources are, as people and programs are told.
+//! The status of the sources, for users and programs.
 
 use jiff::Timestamp;
 use net::PeerId;
@@ -7,29 +7,28 @@ use serde::Serialize;
 use snapshots::SnapshotId;
 use types::{Cid, FolderId, SequenceNumber};
 
-/// One word for how a source is.
+/// State of a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SourceState {
-    /// It has not been asked yet.
+    /// The source has not answered yet.
     Starting,
-    /// All that it has offered is here.
+    /// Up to date: every offered manifest has a snapshot.
     Idle,
-    /// It is being asked.
+    /// The source is being polled.
     Polling,
-    /// Something is being pulled.
+    /// A manifest is being pulled.
     Pulling,
-    /// It cannot be reached, or something could not be pulled, more often than
-    /// `max_retries`; it is tried on.
+    /// Polls or pulls have failed more often than `max_retries`. Retries continue.
     Failed,
-    /// What it offers is refused.
+    /// The offers of the source are refused.
     Refused,
-    /// The backup server is switched off.
+    /// The backup server is disabled.
     Disabled,
 }
 
 impl SourceState {
-    /// The word.
+    /// Returns the state as one word.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Starting => "starting",
@@ -43,130 +42,129 @@ impl SourceState {
     }
 }
 
-/// How a source is.
+/// Status of a source.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct SourceStatus {
-    /// What it is called in the configuration.
+    /// Name of the source in the configuration.
     pub name: String,
-    /// Who it is.
+    /// Peer id of the source.
     #[serde(serialize_with = "as_text")]
     pub peer_id: PeerId,
-    /// Where it is asked.
+    /// URL of its manifest server.
     pub manifest_server_url: String,
-    /// One word for how it is.
+    /// State of the source.
     pub state: SourceState,
-    /// What the word means now, where there is more to say.
+    /// Explanation of the state, if there is one.
     pub detail: Option<String>,
-    /// When it was last asked, and answered.
+    /// Time of the last answered poll.
     pub last_poll: Option<Timestamp>,
-    /// How often in a row it could not be asked since.
+    /// Number of failed polls in a row since then.
     pub poll_failures: u32,
-    /// Whether it tells of news at once.
+    /// True if the source answers long polls.
     pub long_poll: bool,
-    /// What is wrong, in words.
+    /// Errors, for the user.
     pub errors: Vec<String>,
-    /// Whether `source accept` would let it go on.
+    /// True if `archivist source accept` can resolve the refusal.
     pub can_be_accepted: bool,
-    /// What is being pulled.
+    /// The running pulls.
     pub pulls: Vec<PullStatus>,
-    /// Its folders: those that it offers and those of which there are
-    /// snapshots.
+    /// The folders that the source offers, or that have snapshots.
     pub folders: Vec<FolderStatus>,
 }
 
-/// A manifest that is being pulled.
+/// A running pull of a manifest.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct PullStatus {
     /// The folder.
     pub folder_id: FolderId,
-    /// What people call it.
+    /// Display name of the folder.
     pub folder_name: String,
-    /// The number of the manifest.
+    /// Sequence number of the manifest.
     pub sequence: SequenceNumber,
-    /// The manifest.
+    /// CID of the manifest.
     pub manifest_cid: Cid,
-    /// How far it is.
+    /// Progress of the pull.
     #[serde(flatten)]
     pub numbers: PullNumbers,
-    /// When it began.
+    /// Start time of the pull.
     pub started_at: Timestamp,
 }
 
-/// How a folder of a source is.
+/// Status of a folder of a source.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct FolderStatus {
     /// The folder.
     pub folder_id: FolderId,
-    /// What people call it.
+    /// Display name of the folder.
     pub folder_name: String,
-    /// The newest snapshot: what was processed.
-    pub processed: Option<Processed>,
-    /// The number of the manifest that the source offers, where that is not
-    /// the one of the newest snapshot.
+    /// The newest snapshot.
+    pub processed: Option<ProcessedManifest>,
+    /// Sequence number of the offered manifest, if it differs from that of the newest snapshot.
     pub offered_sequence: Option<SequenceNumber>,
-    /// Why that could not be pulled, where it could not.
+    /// Error of the last pull of the offered manifest.
     pub error: Option<String>,
-    /// How often in a row that has failed.
+    /// Number of failed pulls in a row.
     pub failures: u32,
-    /// Why it is refused, where it is.
+    /// Reason why the offered manifest is refused, if it is.
     pub refused: Option<String>,
 }
 
-/// A manifest that became a snapshot.
+/// The manifest of the newest snapshot.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Processed {
-    /// Its number.
+pub struct ProcessedManifest {
+    /// Sequence number of the manifest.
     pub sequence: SequenceNumber,
-    /// The manifest.
+    /// CID of the manifest.
     pub manifest_cid: Cid,
-    /// When it was complete, by this machine's clock.
+    /// Time at which the snapshot was complete, by the clock of this computer.
     pub received_at: Timestamp,
-    /// Everything in it but directories.
+    /// Number of entries that are not directories.
     pub files: u64,
-    /// The lengths of its files together, in bytes.
+    /// Total length of the files, in bytes.
     pub bytes: u64,
-    /// Whether the source has been told since this instance started.
-    pub is_acknowledged: bool,
+    /// True if the source has received the receipt since this instance started.
+    #[serde(rename = "is_acknowledged")]
+    pub is_confirmed: bool,
 }
 
-/// What was done since the instance started, and what is there.
+/// BackupTotals of all sources.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Totals {
-    /// Snapshots that there are, of all sources.
+pub struct BackupTotals {
+    /// Number of stored snapshots.
     pub snapshots: u64,
-    /// Snapshots that were committed since the start.
+    /// Number of snapshots that were committed since the start.
     pub committed: u64,
-    /// Attempts to pull that failed since the start.
+    /// Number of pulls that failed since the start.
     pub failed_attempts: u64,
-    /// Blocks that came over the network since the start.
+    /// Number of blocks that were received over the network since the start.
     pub fetched_blocks: u64,
-    /// Their bytes, as they came.
+    /// Number of bytes that were received over the network since the start.
     pub fetched_bytes: u64,
 }
 
-/// Something has changed.
+/// A change of the status of a source.
 #[derive(Clone, Debug)]
 pub enum BackupEvent {
-    /// How a source is.
+    /// Status of a source.
     Source(std::sync::Arc<SourceStatus>),
-    /// A source is not configured any more.
+    /// A source was removed from the configuration.
     SourceRemoved {
-        /// What it was called.
+        /// Name of the source.
         name: String,
     },
-    /// There is a new snapshot.
+    /// A snapshot was committed.
     SnapshotCommitted {
-        /// Its name.
+        /// Id of the snapshot.
         id: SnapshotId,
-        /// What its source is called.
+        /// Name of the source.
         source_name: String,
-        /// Whose it is.
+        /// Peer id of the source.
         source: PeerId,
         /// The folder.
         folder: FolderId,
-        /// What people call it.
+        /// Display name of the folder.
         folder_name: String,
-        /// The number of its manifest.
+        /// Sequence number of the manifest.
         sequence: SequenceNumber,
     },
 }

@@ -1,5 +1,5 @@
-//! The daemon over a real network, on loopback: what it pulls, what it does
-//! not pull again, what it refuses, and what a stop or a failure costs.
+//! The daemon over a real network, on loopback: pulls, repeated pulls, refusals, and the cost of
+//! stops and failures.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -26,10 +26,10 @@ async fn a_folder_is_pulled_and_then_only_what_has_changed() {
     let record = &snapshot.record;
     assert_eq!((record.files, record.dirs), (3002, 30));
     assert_eq!(record.bytes, files.values().map(|content| content.len() as u64).sum::<u64>());
-    // Nothing came twice.
+    // No block was served twice.
     let served = source.served();
     assert_eq!(served.iter().collect::<HashSet<_>>().len(), served.len());
-    // No partial root is left behind.
+    // No partial root remains.
     assert_eq!(store.roots("pull/"), []);
     until(|| (source.receipts.lock().len() == 1).then_some(())).await;
 
@@ -37,7 +37,7 @@ async fn a_folder_is_pulled_and_then_only_what_has_changed() {
     let second = source.publish("docs", 2, &files);
     backup.snapshot("docs", 2).await;
     assert_holds(&store, second, &files);
-    // The file and the dataset; the segment and the header are like those before.
+    // The file and the dataset; the segment and the header arrive as patches.
     assert_eq!(source.served().len(), 2);
     until(|| (source.receipts.lock().len() == 2).then_some(())).await;
     let (from, receipt) = source.receipts.lock()[1].clone();
@@ -92,7 +92,7 @@ async fn a_pull_goes_on_after_a_stop_in_the_middle() {
     backup.stop().await;
     assert_eq!(store.roots("snapshot/"), []);
     assert_eq!(store.roots("pull/").len(), 1);
-    // The collector takes nothing of it.
+    // A collection deletes none of it.
     let before = store.usage().unwrap().blocks;
     store.gc(store::GcOptions::EVERYTHING).unwrap();
     assert_eq!(store.usage().unwrap().blocks, before);
@@ -100,7 +100,7 @@ async fn a_pull_goes_on_after_a_stop_in_the_middle() {
     let had: HashSet<_> =
         segments_and_files(&source, &files).into_iter().filter(|c| store.has(c).unwrap()).collect();
     assert!(had.len() > 500, "{}", had.len());
-    // The stream that was cut off may still be answered.
+    // The aborted stream may still be answered.
     *source.served.noted.lock() = None;
     *source.served.left.lock() = None;
     let backup = Backup::start(store.clone(), &[&source]).await;
@@ -112,7 +112,7 @@ async fn a_pull_goes_on_after_a_stop_in_the_middle() {
     backup.stop().await;
 }
 
-/// Every block below the manifest that a folder would have.
+/// Returns all blocks below the manifest of a folder.
 fn segments_and_files(source: &Source, files: &Tree) -> Vec<types::Cid> {
     let entries = entries(&source.served.store, files);
     let segments = segments(&entries).into_iter().map(|segment| segment.block.cid());
@@ -146,7 +146,7 @@ async fn what_was_pulled_of_a_superseded_manifest_is_kept() {
     assert_holds(&store, second, &files);
     assert_eq!(backup.count(), 1, "the older one was never complete");
     let served = source.served();
-    // What was on its way when the pull was stopped may have come again.
+    // Blocks that were in flight when the pull was stopped may have been served again.
     let twice = served.len() - served.iter().collect::<HashSet<_>>().len();
     assert!(twice <= 64, "{twice} blocks came twice");
     assert_eq!(store.roots("pull/"), []);
@@ -171,7 +171,7 @@ async fn a_file_that_changed_is_waited_for_and_one_that_is_missing_is_told_of() 
     assert_holds(&store, second, &files);
     let status = backup.source_in(SourceState::Idle).await;
     assert_eq!((status.errors.len(), backup.count()), (0, 1));
-    // Its own fault, and shown as such; what there is stays.
+    // A failure of the source, and shown as such; the snapshots stay.
     let lost = file(&source.served.store, b"lost");
     source.served.missing.lock().insert(lost);
     files.insert("lost".into(), b"lost".to_vec());
@@ -200,7 +200,7 @@ async fn sources_come_and_go_while_it_runs() {
     let both = settings(&[one.config("source-0"), two.config("two")]);
     backup.settings.send(both.clone()).unwrap();
     backup.snapshot("music", 1).await;
-    // Off: nothing is pulled, and it is said so.
+    // Disabled: nothing is pulled, and the status shows it.
     backup.settings.send(backup::BackupSettings { enabled: false, ..both.clone() }).unwrap();
     backup.source_in(SourceState::Disabled).await;
     assert!(!backup.handle.poll_now_source("two"));
@@ -208,7 +208,7 @@ async fn sources_come_and_go_while_it_runs() {
     assert!(matches!(backup.handle.accept("two").await, Err(backup::AcceptError::NotRunning)));
     backup.settings.send(both).unwrap();
     backup.snapshot("docs", 2).await;
-    // One goes; what there is of it stays.
+    // One source is removed; its snapshots stay.
     backup.settings.send(settings(&[two.config("renamed")])).unwrap();
     let names = until(|| {
         let sources = backup.handle.sources();
@@ -236,7 +236,7 @@ async fn a_peer_that_is_not_allowed_there_says_so_and_goes_on_once_it_is() {
     let settings = settings(&[source.config("a")]);
     let backup = Backup::with(store, net, settings, tempfile::tempdir().unwrap()).await;
     let status = backup.source_that(|source| !source.errors.is_empty()).await;
-    assert!(status.errors[0].contains("allow"), "{status:?}");
+    assert!(status.errors[0].contains("may not fetch blocks"), "{status:?}");
     source.allow(peer);
     backup.handle.poll_now();
     backup.snapshot("docs", 1).await;
@@ -289,7 +289,7 @@ async fn the_state_file_is_for_people_and_needed_by_nobody() {
         assert_eq!(state["sources"][0]["peer_id"], source.peer().to_string());
         assert_eq!(state["sources"][0]["state"], "idle");
         assert!(state["sources"][0]["last_poll"].is_string());
-        // It may go at any time.
+        // The file may be removed at any time.
         std::fs::remove_file(&path).unwrap();
         dir = backup.stop().await;
         assert!(read().is_some(), "it is written at the end");

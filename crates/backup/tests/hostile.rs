@@ -1,5 +1,5 @@
-//! Manifests that are signed by the right peer, and bad: each is refused
-//! whole, before a file of it is pulled, and hides no later one.
+//! Bad manifests with a valid signature: each is refused before a file of it is pulled, and does
+//! not affect later ones.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -16,7 +16,7 @@ use types::{Block, Cid, Codec, Dataset, MANIFEST_MIME, ManifestHeader};
 
 use self::server::Backup;
 
-/// Makes the manifest of one attack.
+/// Creates the manifest of one attack.
 type Attack = Box<dyn Fn(&Source, u64) -> Cid>;
 
 fn good(source: &Source, sequence: u64) -> ManifestHeader {
@@ -31,7 +31,7 @@ fn good(source: &Source, sequence: u64) -> ManifestHeader {
     header(store, source.peer(), "docs", sequence, &entries)
 }
 
-/// The manifest whose segment is another text than it should be.
+/// An attack that changes the text of the segment.
 fn lines(change: impl Fn(String) -> String + 'static) -> Attack {
     Box::new(move |source, sequence| {
         let store = &source.served.store;
@@ -55,7 +55,7 @@ fn replaced(from: &'static str, to: &'static str) -> Attack {
     })
 }
 
-/// The manifest whose header says something else.
+/// An attack that changes the header.
 fn headed(change: impl Fn(&mut ManifestHeader) + 'static) -> Attack {
     Box::new(move |source, sequence| {
         let mut header = good(source, sequence);
@@ -169,10 +169,10 @@ async fn a_manifest_that_could_not_be_restored_safely_is_refused_whole() {
         assert_eq!(status.state, SourceState::Refused, "{what}: {status:?}");
         assert_eq!(backup.count(), 0, "{what}");
         assert_eq!(store.roots(""), [], "{what}");
-        // Nothing but what was offered itself.
+        // No block except those of the manifest.
         assert_eq!(raw(&source.served()) > 0, what == "a chunk", "{what}");
     }
-    // None of it stays, and none of it is in the way.
+    // Nothing of it remains, and a good manifest follows.
     store.gc(store::GcOptions::EVERYTHING).unwrap();
     assert_eq!(store.usage().unwrap().blocks, 0);
     let files = tree(10, 0);

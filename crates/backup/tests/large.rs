@@ -1,4 +1,4 @@
-//! A large folder, of which one file changes: what that costs.
+//! The cost of one changed file in a large folder.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -14,10 +14,10 @@ use types::{Block, Codec, EncodedBlock, Entry};
 
 use self::server::{Backup, settings};
 
-/// Files in the folder: some two hundred segments.
+/// Number of files in the folder: about two hundred segments.
 const FILES: usize = 200_000;
 
-/// Seconds of processor time of this process so far, both sides together.
+/// Returns the CPU seconds of this process so far, for both sides together.
 fn cpu() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
@@ -39,7 +39,7 @@ fn large(store: &MemStore) -> Vec<Entry> {
     entries
 }
 
-/// As a source keeps them: metadata is packed.
+/// Stores segments as a source does, compressed.
 fn pack(store: &MemStore, entries: &[Entry]) {
     for segment in segments(entries) {
         store.put(&[EncodedBlock::compress(segment.block, 3)]).unwrap();
@@ -82,11 +82,11 @@ async fn one_changed_file_of_many_costs_a_line() {
     .await;
     let bytes = totals.fetched_bytes - before.fetched_bytes;
     println!("one of them: {seconds:.3} s, {cpu:.2} s of CPU, {bytes} bytes");
-    // The file and the dataset; the header and the segment are differences.
+    // The file and the dataset; the header and the segment arrive as patches.
     assert_eq!(source.served().len(), 2);
     assert!(bytes < 3_000, "{bytes}");
-    // Once more after a start, when nothing is remembered: all is looked at,
-    // nothing fetched again.
+    // Again after a restart with an empty cache: all segments are checked, and no block is fetched
+    // again.
     let dir = backup.stop().await;
     entries.remove(5);
     pack(&a, &entries);

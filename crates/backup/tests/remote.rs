@@ -1,4 +1,4 @@
-//! A looks at its snapshots on B, and fetches their blocks, on loopback.
+//! A source lists its snapshots on a backup server and fetches their blocks, on loopback.
 
 #![allow(clippy::unwrap_used, reason = "in a test it is an assertion")]
 
@@ -111,21 +111,21 @@ async fn blocks_come_in_order_from_several_threads_and_what_is_missing_is_told()
         tokio::task::spawn_blocking(move || remote.get(&[one]))
     };
     assert!(remote.get(&[]).unwrap().is_empty());
-    // It is not allowed any more; the stream that is open ends soon.
+    // The peer is no longer allowed; its open stream ends soon.
     access.replace([]);
     let deadline = std::time::Instant::now() + PATIENCE;
     let ended = loop {
         if let Err(error) = of(&remote).await.unwrap() {
             break error;
         }
-        assert!(std::time::Instant::now() < deadline, "it goes on and on");
+        assert!(std::time::Instant::now() < deadline, "the blocks never fail");
     };
     assert!(matches!(ended, RemoteBlocksError::Peer(_)), "{ended}");
     stop.cancel();
     assert!(matches!(of(&remote).await.unwrap(), Err(RemoteBlocksError::Stopped)));
 }
 
-/// Serves a store, and notes what was asked for.
+/// Serves a store and records the requested blocks.
 #[derive(Clone)]
 struct Noting {
     store: Arc<dyn BlockStore>,
@@ -140,7 +140,7 @@ impl BlockProvider for Noting {
     }
 }
 
-/// Reads a file as a restore does: nodes one by one, chunks in groups.
+/// Reads a file like a restore: nodes one by one, chunks in groups.
 fn read_file(remote: &RemoteBlocks, cid: Cid, into: &mut Vec<u8>) {
     let bytes = remote.get(&[cid]).unwrap().remove(0).unwrap();
     if cid.codec() == Codec::Raw {
@@ -187,7 +187,7 @@ async fn what_comes_next_is_fetched_ahead_and_only_once() {
     let pool = SessionPool::new(a.handle());
     let remote = RemoteBlocks::new(pool, b.handle().peer_id(), runtime, stop);
 
-    // The root of a file alone: its chunks come by themselves, up to a window.
+    // After the root of a file, its chunks are prefetched up to a window.
     let tree = SnapshotTree::open(store.clone(), snapshot.record.manifest).unwrap();
     let entry = tree.lookup(&types::RelPath::new("big").unwrap()).unwrap().unwrap();
     let EntryKind::File { cid: root, .. } = entry.kind else { panic!("no file") };
@@ -197,7 +197,7 @@ async fn what_comes_next_is_fetched_ahead_and_only_once() {
     let root_node = FileNode::decode(&store.get(&root).unwrap().unwrap()).unwrap();
     assert!(asked.lock().len() < root_node.children().len());
 
-    // All of it, as a restore reads it, from several threads.
+    // The complete file, read like a restore from several threads.
     let reading = remote.clone();
     let manifest = snapshot.record.manifest;
     let wanted: Vec<Vec<u8>> = files.iter().map(|(_, bytes)| bytes.clone()).collect();
@@ -233,8 +233,7 @@ async fn what_comes_next_is_fetched_ahead_and_only_once() {
     })
     .await
     .unwrap();
-    // The big file and its copy, and the beginning that was read before: no
-    // chunk more often than that, and the small ones once.
+    // No chunk of the big file is requested more often than it is read, and the small files once.
     let mut counts = std::collections::HashMap::new();
     for cid in asked.lock().iter() {
         *counts.entry(*cid).or_insert(0) += 1;

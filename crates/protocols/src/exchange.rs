@@ -208,7 +208,7 @@ impl Serving {
             match std::panic::AssertUnwindSafe(limited).catch_unwind().await {
                 Ok(Ok(Ok(()))) => {}
                 Ok(Ok(Err(error))) => {
-                    tracing::debug!(%peer, %error, "a stream ended with an error")
+                    tracing::debug!(%peer, %error, "a stream ended with an error");
                 }
                 Ok(Err(_)) => tracing::debug!(%peer, "reset a stream: it took too long"),
                 Err(_) => tracing::error!(%peer, "serving a stream panicked"),

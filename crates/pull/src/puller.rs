@@ -15,7 +15,7 @@ use net::{
     BlockError, BlockRequest, FetchError, FetchOutcome, Fetched, PeerId, SimilarBlock, Want,
 };
 use protocols::{SessionPool, blocking};
-use store::{BlockWrite, StoreError};
+use store::{BlockRead, BlockWrite, StoreError};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use types::{Cid, Codec};
@@ -168,7 +168,8 @@ impl Puller {
             let gathered = blocking(move || {
                 let mut gathered = Gathered { tasks, followed, similar, ..Gathered::default() };
                 gathered.gather(&*store, &progress, len_max)?;
-                let hints = gathered.similar.take(store.clone(), &gathered.wants)?;
+                let readable: Arc<dyn BlockRead> = store.clone();
+                let hints = gathered.similar.take(&readable, &gathered.wants)?;
                 Ok::<_, PullError>((gathered, hints))
             });
             let (gathered, hints) = gathered.await?;

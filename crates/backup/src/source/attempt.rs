@@ -1,4 +1,4 @@
-//! One attempt at one manifest: a connection, a place, the pull.
+//! One attempt to pull a manifest: connect, wait for a slot, pull.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -11,66 +11,66 @@ use protocols::Panicked;
 use pull::{ManifestJob, ManifestPullError};
 use snapshots::Snapshot;
 
+use crate::effects::Effects;
 use crate::slots::Slots;
-use crate::world::World;
 
-/// How long a pull that was told to stop may go on with what it had asked for:
-/// from a slow source that may be hours.
+/// Maximum time for a stopped pull to finish its current batch. From a slow source, the batch could
+/// need hours.
 const STOP_GRACE: Duration = Duration::from_secs(10);
 
-/// How an attempt ended.
-pub(super) enum End {
-    /// There was no way to the source.
+/// Result of an attempt.
+pub(super) enum AttemptEnd {
+    /// The connection to the source failed.
     NoConnection(NetError),
-    /// It was pulled, or not.
+    /// The pull ended, with a snapshot or an error.
     Pulled(Box<Result<Snapshot, ManifestPullError>>),
 }
 
-/// Makes one attempt. It ends soon after the job's `stop`; one that gives its
-/// place to others ends as if it had been stopped.
+/// Makes one attempt. It ends soon after the job's `stop`. An attempt that returns its slot to
+/// others ends as if it had been stopped.
 pub(super) async fn attempt(
-    world: Arc<dyn World>,
+    effects: Arc<dyn Effects>,
     slots: Slots,
     job: ManifestJob,
     addresses: Vec<Multiaddr>,
-) -> End {
-    let attempting = AssertUnwindSafe(try_once(world, slots, job, addresses));
-    let panicked = |_| End::Pulled(Box::new(Err(ManifestPullError::Panicked(Panicked))));
+) -> AttemptEnd {
+    let attempting = AssertUnwindSafe(try_once(effects, slots, job, addresses));
+    let panicked = |_| AttemptEnd::Pulled(Box::new(Err(ManifestPullError::Panicked(Panicked))));
     attempting.catch_unwind().await.unwrap_or_else(panicked)
 }
 
 async fn try_once(
-    world: Arc<dyn World>,
+    effects: Arc<dyn Effects>,
     slots: Slots,
     job: ManifestJob,
     addresses: Vec<Multiaddr>,
-) -> End {
+) -> AttemptEnd {
     let stop = job.stop.clone();
-    let stopped = || End::Pulled(Box::new(Err(ManifestPullError::Stopped)));
-    let connecting = world.connect(job.source, addresses);
-    // Before it takes a place: who is not there must not keep others waiting.
+    let stopped = || AttemptEnd::Pulled(Box::new(Err(ManifestPullError::Stopped)));
+    let connecting = effects.connect(job.source, addresses);
+    // Before the slot, so that unreachable sources do not occupy slots.
     let connected = tokio::select! {
         () = stop.cancelled() => return stopped(),
         connected = connecting => connected,
     };
     if let Err(error) = connected {
-        return End::NoConnection(error);
+        return AttemptEnd::NoConnection(error);
     }
     let slot = tokio::select! {
         () = stop.cancelled() => None,
-        slot = slots.take() => slot,
+        slot = slots.acquire() => slot,
     };
     let Some(slot) = slot else { return stopped() };
-    let pulling = world.pull(job);
+    let pulling = effects.pull(job);
     tokio::pin!(pulling);
     tokio::select! {
-        result = &mut pulling => return End::Pulled(Box::new(result)),
-        () = slot.is_over() => stop.cancel(),
+        result = &mut pulling => return AttemptEnd::Pulled(Box::new(result)),
+        () = slot.slice_over() => stop.cancel(),
         () = stop.cancelled() => {}
     }
     match tokio::time::timeout(STOP_GRACE, pulling).await {
-        Ok(result) => End::Pulled(Box::new(result)),
-        // Cut off; what came is in the store, and the next attempt finds it.
+        Ok(result) => AttemptEnd::Pulled(Box::new(result)),
+        // Aborted; the fetched blocks are in the store, so the next attempt continues.
         Err(_) => stopped(),
     }
 }

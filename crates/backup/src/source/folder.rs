@@ -1,4 +1,4 @@
-//! What a source's task knows of one folder.
+//! The state of one folder of a source.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -12,72 +12,74 @@ use tokio_util::sync::CancellationToken;
 use types::{Cid, FolderId, SequenceNumber, with_causes};
 
 use crate::backoff::Backoff;
-use crate::status::{FolderStatus, Processed, PullStatus};
+use crate::status::{FolderStatus, ProcessedManifest, PullStatus};
 
-/// An attempt that is under way.
+/// A running attempt.
 #[derive(Debug)]
-pub(super) struct Running {
+pub(super) struct RunningPull {
     pub(super) offer: Offer,
     pub(super) stop: CancellationToken,
     pub(super) progress: Arc<ManifestProgress>,
     pub(super) started_at: Timestamp,
 }
 
-/// Whether the source has been told of a snapshot.
+/// State of the receipt for the newest snapshot.
 #[derive(Debug, Default)]
-pub(super) struct Receipting {
-    pub(super) told: Option<Cid>,
+pub(super) struct ReceiptState {
+    /// The manifest whose receipt the source has received.
+    pub(super) confirmed: Option<Cid>,
     pub(super) failures: u32,
     pub(super) retry_at: Option<Instant>,
-    pub(super) is_under_way: bool,
+    pub(super) is_sending: bool,
 }
 
-/// Why the last attempt did not end in a snapshot.
+/// Error of the last attempt.
 #[derive(Debug)]
-struct Trouble {
+struct LastFailure {
     manifest: Cid,
     text: String,
-    /// Another manifest is likely to do better.
+    /// True if another manifest will probably succeed.
     is_of_manifest: bool,
 }
 
-/// What a source's task knows of one folder.
+/// The state of one folder of a source.
 #[derive(Debug, Default)]
 pub(super) struct Folder {
     /// The newest snapshot.
     pub(super) newest: Option<Snapshot>,
-    /// The manifests of all others.
+    /// The manifests of the other snapshots.
     pub(super) older: BTreeSet<Cid>,
-    /// What the source offers that is new.
+    /// The offer to pull, if there is one.
     pub(super) wanted: Option<Offer>,
-    /// What it offers is what there is.
+    /// True if the source offers the manifest of the newest snapshot.
     pub(super) is_same: bool,
-    /// The attempt that is under way.
-    pub(super) running: Option<Running>,
-    /// A manifest that is bad, and why: it is not tried again.
+    /// The running attempt.
+    pub(super) running: Option<RunningPull>,
+    /// A bad manifest, with the reason. It is not pulled again.
     pub(super) bad: Option<(Cid, String)>,
-    /// Whether the source knows of the newest snapshot.
-    pub(super) receipt: Receipting,
-    trouble: Option<Trouble>,
-    /// The attempt that is under way was stopped for a newer manifest.
+    /// State of the receipt for the newest snapshot.
+    pub(super) receipt: ReceiptState,
+    last_failure: Option<LastFailure>,
+    /// True if the running attempt was stopped because of a newer manifest.
     is_superseded: bool,
-    /// The one before it was: this one goes to its end.
+    /// True if the attempt before was stopped so. The running one then continues to its end.
     was_superseded: bool,
     failures: u32,
+    /// Number of attempts in a row during which files changed on the source.
     changes: u32,
     retry_at: Option<Instant>,
 }
 
 impl Folder {
-    /// The folder with these snapshots, oldest first.
+    /// Creates the state of a folder with these snapshots, oldest first.
     pub(super) fn of(mut snapshots: Vec<Snapshot>) -> Self {
         let newest = snapshots.pop();
         let older = snapshots.into_iter().map(|snapshot| snapshot.record.manifest).collect();
         Self { newest, older, ..Self::default() }
     }
 
-    /// What [`manifest::check`] has to know of it.
-    pub(super) fn held(&self, accepted: Option<(SequenceNumber, Cid)>) -> Option<FolderHistory> {
+    /// Returns the history for [`manifest::check`], or `None` without a snapshot.
+    pub(super) fn history(&self, accepted: Option<(SequenceNumber, Cid)>) -> Option<FolderHistory> {
         let newest = &self.newest.as_ref()?.record;
         Some(FolderHistory {
             sequence: newest.sequence,
@@ -87,15 +89,14 @@ impl Folder {
         })
     }
 
-    /// The source offers something new.
-    pub(super) fn want(&mut self, offer: Offer) {
+    /// Records that the source offers a new manifest.
+    pub(super) fn offered(&mut self, offer: Offer) {
         let manifest = offer.published.manifest_cid;
-        if self.trouble.as_ref().is_some_and(|t| t.is_of_manifest && t.manifest != manifest) {
-            // It follows at once where the one before could not be had.
+        if self.last_failure.as_ref().is_some_and(|t| t.is_of_manifest && t.manifest != manifest) {
+            // Pulled immediately if the blocks of the one before were not available.
             self.retry_at = None;
         }
-        // Once in a row: a folder that never stands still would otherwise be
-        // pulled for ever and be backed up never.
+        // Not twice in a row, or a folder that changes all the time would never get a snapshot.
         if let Some(running) = &self.running
             && !self.was_superseded
             && offer.published.sequence_number > running.offer.published.sequence_number
@@ -107,32 +108,33 @@ impl Folder {
         self.wanted = Some(offer);
     }
 
-    /// The source offers nothing new: what there is, or nothing any more.
-    pub(super) fn want_nothing(&mut self, is_same: bool) {
+    /// Records that the source offers nothing new: the newest snapshot (`is_same`), or nothing.
+    pub(super) fn nothing_offered(&mut self, is_same: bool) {
         self.is_same = is_same;
         self.wanted = None;
         if self.running.is_none() {
-            self.clear_trouble();
+            self.clear_failure();
         }
     }
 
-    fn clear_trouble(&mut self) {
+    fn clear_failure(&mut self) {
         (self.failures, self.changes) = (0, 0);
-        (self.retry_at, self.trouble) = (None, None);
+        (self.retry_at, self.last_failure) = (None, None);
     }
 
-    /// What is to be pulled now, if something is.
+    /// Returns the offer to pull now, if any.
     pub(super) fn due(&self, now: Instant) -> Option<&Offer> {
         let wanted = self.startable()?;
         self.retry_at.is_none_or(|at| at <= now).then_some(wanted)
     }
 
-    /// When something is to be pulled, if something is.
+    /// Returns the time of the next retry, if one is scheduled.
     pub(super) fn due_at(&self) -> Option<Instant> {
         self.startable()?;
         self.retry_at
     }
 
+    /// Returns the offer, if it is neither being pulled nor bad.
     fn startable(&self) -> Option<&Offer> {
         let wanted = self.wanted.as_ref()?;
         let manifest = &wanted.published.manifest_cid;
@@ -140,29 +142,29 @@ impl Folder {
         (self.running.is_none() && !is_bad).then_some(wanted)
     }
 
-    /// Somebody says that it may work now.
+    /// Ends the waiting times of retries after a hint.
     pub(super) fn hint(&mut self) {
         self.retry_at = None;
         self.receipt.retry_at = None;
     }
 
-    /// There is a new snapshot.
+    /// Records a new snapshot.
     pub(super) fn committed(&mut self, snapshot: Snapshot) {
         if let Some(old) = self.newest.replace(snapshot) {
             self.older.insert(old.record.manifest);
         }
         self.bad = None;
-        self.clear_trouble();
-        self.receipt = Receipting::default();
+        self.clear_failure();
+        self.receipt = ReceiptState::default();
     }
 
-    /// The attempt that was under way has ended, however it did.
-    pub(super) fn ended(&mut self) -> Option<Running> {
+    /// Records the end of the running attempt, and returns it.
+    pub(super) fn ended(&mut self) -> Option<RunningPull> {
         self.was_superseded = std::mem::take(&mut self.is_superseded);
         self.running.take()
     }
 
-    /// The attempt to pull `manifest` has failed. Tells whether it counts.
+    /// Records a failed attempt. Returns whether it counts as a failure of the source.
     pub(super) fn failed(
         &mut self,
         manifest: Cid,
@@ -174,51 +176,50 @@ impl Folder {
             ManifestPullError::Stopped => return false,
             error if error.is_bad_manifest() => {
                 self.bad = Some((manifest, text));
-                self.clear_trouble();
+                self.clear_failure();
                 return true;
             }
             ManifestPullError::Changed { .. } => {
                 self.changes = self.changes.saturating_add(1);
                 self.retry_at = Some(now + Backoff::CHANGED.after(self.changes));
-                self.trouble = Some(Trouble { manifest, text, is_of_manifest: true });
+                self.last_failure = Some(LastFailure { manifest, text, is_of_manifest: true });
                 return false;
             }
             _ => {}
         }
         let is_of_manifest = matches!(error, ManifestPullError::Missing { .. });
         self.unreachable(manifest, text, now);
-        if let Some(trouble) = &mut self.trouble {
-            trouble.is_of_manifest = is_of_manifest;
+        if let Some(last_failure) = &mut self.last_failure {
+            last_failure.is_of_manifest = is_of_manifest;
         }
         true
     }
 
-    /// The source could not be reached for `manifest`.
+    /// Records an attempt without a connection to the source.
     pub(super) fn unreachable(&mut self, manifest: Cid, text: String, now: Instant) {
         self.failures = self.failures.saturating_add(1);
         self.retry_at = Some(now + Backoff::FAILURE.after(self.failures));
-        self.trouble = Some(Trouble { manifest, text, is_of_manifest: false });
+        self.last_failure = Some(LastFailure { manifest, text, is_of_manifest: false });
     }
 
-    /// Failures in a row.
+    /// Returns the number of failures in a row.
     pub(super) fn failures(&self) -> u32 {
         self.failures
     }
 
-    /// What is wrong, if something is.
+    /// Returns the error of the last attempt, if it failed.
     pub(super) fn error(&self) -> Option<&str> {
-        self.trouble.as_ref().map(|trouble| trouble.text.as_str())
+        self.last_failure.as_ref().map(|last_failure| last_failure.text.as_str())
     }
 
-    /// Whether nothing is known of it that has to be remembered.
+    /// Reports whether the folder has no snapshot, offer or attempt, and can be forgotten.
     pub(super) fn is_empty(&self) -> bool {
         self.newest.is_none() && self.wanted.is_none() && self.running.is_none()
     }
 
-    /// The snapshot that the source is to be told of now, if there is one.
-    pub(super) fn to_tell(&self) -> Option<&Snapshot> {
-        // Where the source offers neither this nor a later one, it would not
-        // know what it is told of.
+    /// Returns the snapshot whose receipt must be sent, if any.
+    pub(super) fn unconfirmed(&self) -> Option<&Snapshot> {
+        // A source that offers neither this manifest nor a later one would refuse the receipt.
         let newest = self.newest.as_ref()?;
         let sequence = newest.record.sequence;
         let is_later = |offer: &Offer| offer.published.sequence_number > sequence;
@@ -226,10 +227,10 @@ impl Folder {
             return None;
         }
         let receipt = &self.receipt;
-        (!receipt.is_under_way && receipt.told != Some(newest.record.manifest)).then_some(newest)
+        (!receipt.is_sending && receipt.confirmed != Some(newest.record.manifest)).then_some(newest)
     }
 
-    /// How it is.
+    /// Returns the status of the folder.
     pub(super) fn status(&self, id: &FolderId) -> FolderStatus {
         let newest = self.newest.as_ref().map(|snapshot| &snapshot.record);
         let offered = self.wanted.as_ref().map(|offer| &offer.published);
@@ -239,13 +240,13 @@ impl Folder {
             folder_name: name
                 .or_else(|| newest.map(|newest| newest.folder_name.clone()))
                 .unwrap_or_default(),
-            processed: newest.map(|newest| Processed {
+            processed: newest.map(|newest| ProcessedManifest {
                 sequence: newest.sequence,
                 manifest_cid: newest.manifest,
                 received_at: newest.received_at,
                 files: newest.files,
                 bytes: newest.bytes,
-                is_acknowledged: self.receipt.told == Some(newest.manifest),
+                is_confirmed: self.receipt.confirmed == Some(newest.manifest),
             }),
             offered_sequence: offered.map(|offered| offered.sequence_number),
             error: self.error().map(str::to_owned),
@@ -254,13 +255,13 @@ impl Folder {
         }
     }
 
-    /// Why what is offered is refused, where that was seen when it was pulled.
+    /// Returns why the offered manifest is bad, if a pull has found that.
     pub(super) fn refused(&self) -> Option<&str> {
         let wanted = self.wanted.as_ref()?.published.manifest_cid;
         self.bad.as_ref().filter(|(bad, _)| *bad == wanted).map(|(_, reason)| reason.as_str())
     }
 
-    /// How the attempt stands that is under way.
+    /// Returns the status of the running attempt.
     pub(super) fn pull(&self, id: &FolderId) -> Option<PullStatus> {
         let running = self.running.as_ref()?;
         let published = &running.offer.published;

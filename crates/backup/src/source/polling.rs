@@ -1,9 +1,9 @@
-//! When to ask a source, and how: pure.
+//! The schedule of polls of a source. No I/O.
 //!
-//! A source that can hold an answer back until there is news (`wait`) is asked
-//! again as soon as it has answered; so news comes at once. Where that does
-//! not work, it is asked every `poll_interval`. A hint makes the next question
-//! plain and immediate. What fails is asked again after a growing while.
+//! A source that supports long polls (`wait`) delays its answer until it has something new. It is
+//! polled again as soon as it has answered, so that changes are learned immediately. Other sources
+//! are polled every `poll_interval`. A hint causes an immediate short poll. Failed polls are
+//! repeated after increasing waiting times.
 
 use std::time::Duration;
 
@@ -12,132 +12,133 @@ use tokio::time::Instant;
 
 use crate::backoff::Backoff;
 
-/// No source is asked more often, whatever it answers and whoever hints.
-pub(super) const GAP: Duration = Duration::from_millis(50);
-/// A source holds an answer at most so long (SPEC section 4).
+/// Minimum time between two polls, independent of answers and hints.
+pub(super) const POLL_GAP_MIN: Duration = Duration::from_millis(50);
+/// Maximum time of a long poll (SPEC section 4).
 const WAIT_MAX: Duration = Duration::from_secs(60);
-/// An answer that had been held comes no sooner, unless it is news.
-const HELD_MIN: Duration = Duration::from_secs(1);
-/// After so many answers that should have been held and were not …
+/// Minimum time of a long poll that ends without a change. An earlier answer was not delayed.
+const LONG_POLL_MIN: Duration = Duration::from_secs(1);
+/// Number of undelayed answers in a row after which long polls are paused.
 const STRIKES_MAX: u32 = 3;
-/// … the source is not asked to hold any for so long.
-const OFF: Duration = Duration::from_secs(600);
+/// Duration of that pause.
+const LONG_POLL_PAUSE: Duration = Duration::from_secs(600);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Plain,
-    Waiting(Duration),
+enum PollKind {
+    Short,
+    Long(Duration),
 }
 
-/// When to ask, and how.
+/// The schedule of polls of one source.
 #[derive(Debug)]
 pub(super) struct Polling {
     etag: Option<String>,
     failures: u32,
     next: Instant,
-    is_plain_next: bool,
-    started: Option<(Instant, Kind)>,
+    is_short_next: bool,
+    started: Option<(Instant, PollKind)>,
     last_start: Option<Instant>,
     is_hinted: bool,
     strikes: u32,
-    off_until: Option<Instant>,
-    is_held: bool,
+    paused_until: Option<Instant>,
+    /// True if the source has delayed an answer.
+    has_long_polls: bool,
 }
 
 impl Polling {
-    /// Never asked; to be asked now.
+    /// Creates a schedule with an immediate first poll.
     pub(super) fn new(now: Instant) -> Self {
         Self {
             etag: None,
             failures: 0,
             next: now,
-            is_plain_next: true,
+            is_short_next: true,
             started: None,
             last_start: None,
             is_hinted: false,
             strikes: 0,
-            off_until: None,
-            is_held: false,
+            paused_until: None,
+            has_long_polls: false,
         }
     }
 
-    /// When to begin the next question; `None` while one is under way.
+    /// Returns the time of the next poll, or `None` during a poll.
     pub(super) fn next(&self) -> Option<Instant> {
         if self.started.is_some() {
             return None;
         }
-        Some(self.last_start.map_or(self.next, |last| self.next.max(last + GAP)))
+        Some(self.last_start.map_or(self.next, |last| self.next.max(last + POLL_GAP_MIN)))
     }
 
-    /// Failures in a row.
+    /// Returns the number of failures in a row.
     pub(super) fn failures(&self) -> u32 {
         self.failures
     }
 
-    /// Whether a plain question is under way.
-    pub(super) fn is_asking(&self) -> bool {
-        matches!(self.started, Some((_, Kind::Plain)))
+    /// Reports whether a short poll is running.
+    pub(super) fn is_polling(&self) -> bool {
+        matches!(self.started, Some((_, PollKind::Short)))
     }
 
-    /// Whether the source has held an answer back until there was news, or the
-    /// time was over.
-    pub(super) fn is_held(&self) -> bool {
-        self.is_held
+    /// Reports whether the source supports long polls, as far as is known.
+    pub(super) fn has_long_polls(&self) -> bool {
+        self.has_long_polls
     }
 
-    /// Somebody says that there is something new. `true`: the question that is
-    /// under way is to be dropped, since it may be held for long.
+    /// Schedules an immediate poll after a hint. Returns `true` if the caller must abort the
+    /// running long poll.
     pub(super) fn hint(&mut self, now: Instant) -> bool {
         match self.started {
-            Some((_, Kind::Plain)) => {
+            Some((_, PollKind::Short)) => {
                 self.is_hinted = true;
                 false
             }
-            Some((_, Kind::Waiting(_))) => {
+            Some((_, PollKind::Long(_))) => {
                 self.started = None;
-                self.ask_plainly(now);
+                self.poll_at(now);
                 true
             }
             None => {
-                self.ask_plainly(now);
+                self.poll_at(now);
                 false
             }
         }
     }
 
-    fn ask_plainly(&mut self, at: Instant) {
+    /// Schedules a short poll.
+    fn poll_at(&mut self, at: Instant) {
         self.next = at;
-        self.is_plain_next = true;
+        self.is_short_next = true;
     }
 
-    /// The setting has changed: what was planned by it is planned anew.
+    /// Applies a changed poll interval to the scheduled poll.
     pub(super) fn interval_changed(&mut self, now: Instant, interval: Duration) {
         if self.failures == 0 {
             self.next = self.next.min(now + interval);
         }
     }
 
-    /// Begins a question.
+    /// Starts a poll and returns its request.
     pub(super) fn start(&mut self, now: Instant, interval: Duration) -> PollRequest {
-        let is_off = self.off_until.is_some_and(|until| now < until);
+        let is_paused = self.paused_until.is_some_and(|until| now < until);
         let wait = interval.clamp(Duration::from_secs(1), WAIT_MAX);
-        let kind = if self.is_plain_next || is_off || self.etag.is_none() {
-            Kind::Plain
+        let kind = if self.is_short_next || is_paused || self.etag.is_none() {
+            PollKind::Short
         } else {
-            Kind::Waiting(wait)
+            PollKind::Long(wait)
         };
-        self.is_plain_next = false;
+        self.is_short_next = false;
         self.started = Some((now, kind));
         self.last_start = Some(now);
         let wait = match kind {
-            Kind::Plain => Duration::ZERO,
-            Kind::Waiting(wait) => wait,
+            PollKind::Short => Duration::ZERO,
+            PollKind::Long(wait) => wait,
         };
         PollRequest { since: self.etag.clone(), wait }
     }
 
-    /// There is an answer: with `etag` where it is a list, and with news or
-    /// not.
+    /// Records an answer. `etag` is that of a changed list; `is_news` is true if it has something
+    /// to pull.
     pub(super) fn answered(
         &mut self,
         now: Instant,
@@ -150,49 +151,50 @@ impl Polling {
             self.etag = etag;
         }
         let Some((started, kind)) = self.started.take() else { return };
-        let is_off = self.off_until.is_some_and(|until| now < until);
-        let early = |wait: Duration| now - started < HELD_MIN.min(wait / 2);
+        let is_paused = self.paused_until.is_some_and(|until| now < until);
+        let is_early = |wait: Duration| now - started < LONG_POLL_MIN.min(wait / 2);
         match kind {
-            Kind::Waiting(wait) if !is_news && early(wait) => self.strike(now, interval),
-            Kind::Waiting(_) => {
+            PollKind::Long(wait) if !is_news && is_early(wait) => self.strike(now, interval),
+            PollKind::Long(_) => {
                 self.strikes = 0;
-                self.is_held = true;
+                self.has_long_polls = true;
                 self.next = now;
             }
-            Kind::Plain if self.etag.is_some() && !is_off => self.next = now,
-            Kind::Plain => self.next = started + interval,
+            PollKind::Short if self.etag.is_some() && !is_paused => self.next = now,
+            PollKind::Short => self.next = started + interval,
         }
         if self.etag.is_none() {
             self.next = self.next.max(started + interval);
         }
         if std::mem::take(&mut self.is_hinted) {
-            self.ask_plainly(now);
+            self.poll_at(now);
         }
     }
 
+    /// Records an answer that the source should have delayed.
     fn strike(&mut self, now: Instant, interval: Duration) {
         self.strikes += 1;
-        self.next = now + HELD_MIN.min(interval);
+        self.next = now + LONG_POLL_MIN.min(interval);
         if self.strikes >= STRIKES_MAX {
             self.strikes = 0;
-            self.is_held = false;
-            self.off_until = Some(now + OFF);
+            self.has_long_polls = false;
+            self.paused_until = Some(now + LONG_POLL_PAUSE);
             self.next = now + interval;
         }
     }
 
-    /// There is no answer. `true`: that counts as a failure; a question that
-    /// was held and broke off, which anything between may do, does not.
+    /// Records a failed poll. Returns whether it is a failure of the source. An aborted long poll
+    /// is not, because devices on the way may close idle connections.
     pub(super) fn failed(&mut self, now: Instant, interval: Duration, is_temporary: bool) -> bool {
         let Some((_, kind)) = self.started.take() else { return false };
         let is_hinted = std::mem::take(&mut self.is_hinted);
-        if matches!(kind, Kind::Waiting(_)) && is_temporary {
+        if matches!(kind, PollKind::Long(_)) && is_temporary {
             self.strike(now, interval);
-            self.ask_plainly(now);
+            self.poll_at(now);
             return false;
         }
         self.failures = self.failures.saturating_add(1);
-        self.ask_plainly(if is_hinted { now } else { now + Backoff::FAILURE.after(self.failures) });
+        self.poll_at(if is_hinted { now } else { now + Backoff::FAILURE.after(self.failures) });
         true
     }
 }
@@ -207,36 +209,36 @@ mod tests {
         Some(Some(text.to_owned()))
     }
 
-    /// Past the first answer, with a question held.
-    fn holding(now: Instant) -> Polling {
+    /// Returns a schedule after the first answer, during a long poll.
+    fn long_polling(now: Instant) -> Polling {
         let mut polling = Polling::new(now);
         assert_eq!(polling.start(now, INTERVAL), PollRequest::default());
         polling.answered(now, INTERVAL, tag("1"), true);
         let now = polling.next().unwrap();
-        let ask = polling.start(now, INTERVAL);
-        assert_eq!(ask, PollRequest { since: Some("1".into()), wait: INTERVAL });
+        let request = polling.start(now, INTERVAL);
+        assert_eq!(request, PollRequest { since: Some("1".into()), wait: INTERVAL });
         polling
     }
 
     #[tokio::test(start_paused = true)]
-    async fn after_the_first_answer_the_next_is_held() {
+    async fn after_the_first_answer_the_next_poll_is_long() {
         let now = Instant::now();
-        let mut polling = holding(now);
+        let mut polling = long_polling(now);
         assert_eq!(polling.next(), None);
         let later = now + Duration::from_secs(7);
         polling.answered(later, INTERVAL, tag("2"), true);
         assert_eq!(polling.next(), Some(later));
-        assert!(polling.is_held());
-        // The wait is over without news: again.
+        assert!(polling.has_long_polls());
+        // The long poll ended without a change: poll again.
         polling.start(later, INTERVAL);
         polling.answered(later + INTERVAL, INTERVAL, None, false);
         assert_eq!(polling.next(), Some(later + INTERVAL));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_source_that_holds_nothing_is_asked_at_the_interval() {
+    async fn a_source_without_long_polls_is_polled_at_the_interval() {
         let mut now = Instant::now();
-        let mut polling = holding(now);
+        let mut polling = long_polling(now);
         for strike in 1..=STRIKES_MAX {
             polling.answered(now, INTERVAL, None, false);
             let next = polling.next().unwrap();
@@ -246,15 +248,15 @@ mod tests {
             now = next;
             polling.start(now, INTERVAL);
         }
-        // Plain now, once each interval.
+        // Now short polls, one in each interval.
         polling.answered(now, INTERVAL, None, false);
         assert_eq!(polling.next(), Some(now + INTERVAL));
-        let much_later = now + OFF;
+        let much_later = now + LONG_POLL_PAUSE;
         assert_eq!(polling.start(much_later, INTERVAL).wait, INTERVAL);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_answer_without_a_tag_is_not_held_and_not_repeated_at_once() {
+    async fn after_an_answer_without_a_tag_the_next_poll_waits_for_the_interval() {
         let now = Instant::now();
         let mut polling = Polling::new(now);
         polling.start(now, INTERVAL);
@@ -266,27 +268,27 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn hints_coalesce() {
         let now = Instant::now();
-        let mut polling = holding(now);
+        let mut polling = long_polling(now);
         let later = now + Duration::from_secs(3);
-        assert!(polling.hint(later), "the held question is dropped");
+        assert!(polling.hint(later), "the long poll is aborted");
         assert!(!polling.hint(later));
         assert_eq!(polling.next(), Some(later));
         assert_eq!(polling.start(later, INTERVAL).wait, Duration::ZERO);
         for _ in 0..100 {
             assert!(!polling.hint(later), "one runs, one waits");
         }
-        let end = later + GAP;
+        let end = later + POLL_GAP_MIN;
         polling.answered(end, INTERVAL, None, false);
         assert_eq!(polling.next(), Some(end));
         assert_eq!(polling.start(end, INTERVAL).wait, Duration::ZERO);
-        polling.answered(end + GAP, INTERVAL, None, false);
-        assert_eq!(polling.start(end + GAP, INTERVAL).wait, INTERVAL, "no more");
+        polling.answered(end + POLL_GAP_MIN, INTERVAL, None, false);
+        assert_eq!(polling.start(end + POLL_GAP_MIN, INTERVAL).wait, INTERVAL, "no more");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn failures_wait_longer_and_a_broken_hold_is_none() {
+    async fn failures_wait_longer_and_an_aborted_long_poll_is_none() {
         let mut now = Instant::now();
-        let mut polling = holding(now);
+        let mut polling = long_polling(now);
         assert!(!polling.failed(now, INTERVAL, true));
         assert_eq!(polling.failures(), 0);
         let mut last = Duration::ZERO;
@@ -300,8 +302,8 @@ mod tests {
             assert!(wait > last || failure > 8, "{failure}: {wait:?} after {last:?}");
             last = wait;
         }
-        // A hint does not wait.
+        // A hint polls immediately.
         assert!(!polling.hint(now));
-        assert_eq!(polling.next(), Some(now + GAP));
+        assert_eq!(polling.next(), Some(now + POLL_GAP_MIN));
     }
 }

@@ -1,22 +1,22 @@
-//! How a source is, in the form in which others are told.
+//! Publishes the status of a source.
 
 use super::folder::Folder;
 use super::{Refused, SourceTask};
 use crate::status::{SourceState, SourceStatus};
 
-/// Lines of what is wrong that are shown.
+/// Maximum number of errors in a status.
 const ERRORS_MAX: usize = 20;
 
 impl SourceTask {
-    /// Tells the board how the source is.
+    /// Writes the status of the source to the registry.
     pub(super) fn publish(&self) {
         let mut errors: Vec<String> = Vec::new();
         errors.extend(self.wrong_peer.iter().map(ToString::to_string));
         errors.extend(self.poll_error.clone());
         errors.extend(self.refusals.iter().map(|refused| refused.text.clone()));
         for (id, folder) in &self.folders {
-            let what = folder.refused().or(folder.error());
-            errors.extend(what.map(|what| format!("folder {id}: {what}")));
+            let error = folder.refused().or(folder.error());
+            errors.extend(error.map(|error| format!("folder {id}: {error}")));
         }
         errors.truncate(ERRORS_MAX);
         let folders = &self.folders;
@@ -34,12 +34,12 @@ impl SourceTask {
             (SourceState::Refused, errors.first().cloned())
         } else if has_failed {
             (SourceState::Failed, errors.first().cloned())
-        } else if self.polling.is_asking() {
+        } else if self.polling.is_polling() {
             (SourceState::Polling, errors.first().cloned())
         } else {
             (SourceState::Idle, errors.first().cloned())
         };
-        let is_accept = |refused: &Refused| refused.accept.is_some();
+        let can_be_accepted = |refused: &Refused| refused.accept.is_some();
         let status = SourceStatus {
             name: self.source.name.to_string(),
             peer_id: self.source.peer_id,
@@ -48,12 +48,12 @@ impl SourceTask {
             detail,
             last_poll: self.last_poll,
             poll_failures: self.polling.failures(),
-            long_poll: self.polling.is_held(),
-            can_be_accepted: self.wrong_peer.is_some() || self.refusals.iter().any(is_accept),
+            long_poll: self.polling.has_long_polls(),
+            can_be_accepted: self.wrong_peer.is_some() || self.refusals.iter().any(can_be_accepted),
             errors,
             pulls,
             folders: folders.iter().map(|(id, folder)| folder.status(id)).collect(),
         };
-        self.tools.board.set(status, Some(&self.tools.stop));
+        self.context.registry.set(status, Some(&self.context.stop));
     }
 }

@@ -1,7 +1,7 @@
-//! The decisions of a source's task, against a world that does as it is told,
-//! on a clock that runs only when nothing else does.
+//! The decisions of a source's task, with fake effects, on a clock that runs only when nothing else
+//! does.
 
-mod asking;
+mod polling_and_status;
 mod pulling;
 mod refusing;
 
@@ -9,45 +9,49 @@ use std::collections::{BTreeMap, HashMap};
 
 use config::ManifestUrl;
 use manifest::{Offer, PollRequest, sign};
+use multiaddr::Multiaddr;
 use net::{Keypair, NetError, PeerId};
 use parking_lot::Mutex;
-use protocols::SystemClock;
-use pull::ManifestPullError;
-use snapshots::{SnapshotId, SnapshotRecord};
+use protocols::{ExchangeError, Receipt, ReceiptAnswer, SystemClock};
+use pull::{ManifestJob, ManifestPullError};
+use snapshots::{Snapshot, SnapshotId, SnapshotRecord};
 use store::{Limit, StoreError};
-use types::{Codec, PublishedManifest, SequenceNumber};
+use types::{Cid, Codec, PublishedManifest, SequenceNumber};
 
+use super::work::ATTEMPTS_MAX;
 use super::*;
+use crate::effects::{StoredError, StoredSnapshots};
 use crate::manager::{Links, Manager};
 use crate::settings::BackupSettings;
 use crate::status::{SourceState, SourceStatus};
-use crate::world::{Held, HeldError};
 
 type Fails<T> = Arc<dyn Fn() -> Option<T> + Send + Sync>;
 
-/// A source, as the task sees it.
+/// Fake effects: a source and a network for the task.
 struct Fake {
     keypair: Keypair,
     shown: watch::Sender<(u64, Discovery)>,
-    asked: Mutex<Vec<(Instant, PollRequest)>>,
-    /// Says no instead of an answer.
-    no_answer: Mutex<Option<Fails<ClientError>>>,
-    /// How long each answer takes.
+    polls: Mutex<Vec<(Instant, PollRequest)>>,
+    /// Error of each poll.
+    poll_error: Mutex<Option<Fails<ClientError>>>,
+    /// Time of each short poll.
     delay: Mutex<Duration>,
-    holds: Mutex<bool>,
+    /// True if the source supports long polls.
+    has_long_polls: Mutex<bool>,
     pulls: Mutex<Vec<(Instant, u64)>>,
-    /// What becomes of a pull; without it, a snapshot.
-    no_pull: Mutex<Option<Fails<ManifestPullError>>>,
-    /// Pulls take so long.
+    /// Error of each pull; without one, it gives a snapshot.
+    pull_error: Mutex<Option<Fails<ManifestPullError>>>,
+    /// Time of each pull.
     pull_time: Mutex<Duration>,
-    /// Pulls do not stop when they are told to.
-    is_stubborn: Mutex<bool>,
+    /// True if pulls ignore `stop`.
+    ignores_stop: Mutex<bool>,
     no_connection: Mutex<bool>,
-    /// Pulls that are under way, and the most that ever were.
+    /// Number of running pulls now, and its maximum so far.
     pulling: Mutex<(usize, usize)>,
-    told: Mutex<Vec<u64>>,
-    no_receipt: Mutex<bool>,
-    held: Mutex<Held>,
+    receipts: Mutex<Vec<u64>>,
+    /// True if receipts are lost.
+    loses_receipts: Mutex<bool>,
+    stored: Mutex<StoredSnapshots>,
 }
 
 impl Fake {
@@ -63,19 +67,19 @@ impl Fake {
         Arc::new(Self {
             keypair,
             shown: watch::Sender::new((1, discovery)),
-            asked: Mutex::default(),
-            no_answer: Mutex::default(),
+            polls: Mutex::default(),
+            poll_error: Mutex::default(),
             delay: Mutex::default(),
-            holds: Mutex::new(true),
+            has_long_polls: Mutex::new(true),
             pulls: Mutex::default(),
-            no_pull: Mutex::default(),
+            pull_error: Mutex::default(),
             pull_time: Mutex::default(),
-            is_stubborn: Mutex::default(),
+            ignores_stop: Mutex::default(),
             no_connection: Mutex::default(),
             pulling: Mutex::default(),
-            told: Mutex::default(),
-            no_receipt: Mutex::default(),
-            held: Mutex::default(),
+            receipts: Mutex::default(),
+            loses_receipts: Mutex::default(),
+            stored: Mutex::default(),
         })
     }
 
@@ -111,20 +115,20 @@ impl Fake {
         self.show([self.offer("docs", sequence, &format!("docs {sequence}"))]);
     }
 
-    fn asked_at(&self) -> Vec<Instant> {
-        self.asked.lock().iter().map(|(at, _)| *at).collect()
+    fn poll_times(&self) -> Vec<Instant> {
+        self.polls.lock().iter().map(|(at, _)| *at).collect()
     }
 
     fn pulled(&self) -> Vec<u64> {
         self.pulls.lock().iter().map(|(_, sequence)| *sequence).collect()
     }
 
-    fn fail_answers(&self, error: impl Fn() -> ClientError + Send + Sync + 'static) {
-        *self.no_answer.lock() = Some(Arc::new(move || Some(error())));
+    fn fail_polls(&self, error: impl Fn() -> ClientError + Send + Sync + 'static) {
+        *self.poll_error.lock() = Some(Arc::new(move || Some(error())));
     }
 
     fn fail_pulls(&self, error: impl Fn() -> Option<ManifestPullError> + Send + Sync + 'static) {
-        *self.no_pull.lock() = Some(Arc::new(error));
+        *self.pull_error.lock() = Some(Arc::new(error));
     }
 }
 
@@ -157,11 +161,11 @@ fn snapshot_of(source: PeerId, offer: &Offer) -> Snapshot {
     Snapshot { id: SnapshotId::of(&cid), cid, record }
 }
 
-/// A pull that is under way, until it has ended or was dropped.
+/// Counts a running pull until it is dropped.
 struct Pulling(Arc<Fake>);
 
 impl Pulling {
-    fn begin(fake: &Arc<Fake>) -> Self {
+    fn start(fake: &Arc<Fake>) -> Self {
         let mut pulling = fake.pulling.lock();
         pulling.0 += 1;
         pulling.1 = pulling.1.max(pulling.0);
@@ -175,38 +179,41 @@ impl Drop for Pulling {
     }
 }
 
-impl World for Arc<Fake> {
-    fn ask(
+impl Effects for Arc<Fake> {
+    fn poll(
         &self,
         _: ManifestUrl,
-        ask: PollRequest,
+        request: PollRequest,
     ) -> BoxFuture<'static, Result<PollResponse, ClientError>> {
         let fake = self.clone();
         Box::pin(async move {
-            fake.asked.lock().push((Instant::now(), ask.clone()));
+            fake.polls.lock().push((Instant::now(), request.clone()));
             let delay = *fake.delay.lock();
             tokio::time::sleep(delay).await;
-            let no_answer = fake.no_answer.lock().clone();
-            if let Some(error) = no_answer.and_then(|no_answer| no_answer()) {
+            let poll_error = fake.poll_error.lock().clone();
+            if let Some(error) = poll_error.and_then(|poll_error| poll_error()) {
                 return Err(error);
             }
             let mut shown = fake.shown.subscribe();
             let tag = |version: u64| Some(version.to_string());
-            if *fake.holds.lock() {
-                let news = shown.wait_for(|(version, _)| ask.since != tag(*version));
-                let _ = tokio::time::timeout(ask.wait, news).await;
+            if *fake.has_long_polls.lock() {
+                let news = shown.wait_for(|(version, _)| request.since != tag(*version));
+                let _ = tokio::time::timeout(request.wait, news).await;
             }
             let (version, discovery) = shown.borrow().clone();
-            if ask.since == tag(version) {
+            if request.since == tag(version) {
                 return Ok(PollResponse::Unchanged);
             }
             Ok(PollResponse::Changed { discovery, etag: tag(version) })
         })
     }
 
-    fn held(&self, _: PeerId) -> BoxFuture<'static, Result<Held, HeldError>> {
-        let held = self.held.lock().clone();
-        Box::pin(async move { Ok(held) })
+    fn stored_snapshots(
+        &self,
+        _: PeerId,
+    ) -> BoxFuture<'static, Result<StoredSnapshots, StoredError>> {
+        let stored = self.stored.lock().clone();
+        Box::pin(async move { Ok(stored) })
     }
 
     fn connect(&self, peer: PeerId, _: Vec<Multiaddr>) -> BoxFuture<'static, Result<(), NetError>> {
@@ -226,42 +233,42 @@ impl World for Arc<Fake> {
         Box::pin(async move {
             let sequence = job.offer.published.sequence_number.0;
             fake.pulls.lock().push((Instant::now(), sequence));
-            let _pulling = Pulling::begin(&fake);
+            let _pulling = Pulling::start(&fake);
             let time = *fake.pull_time.lock();
-            let is_stubborn = *fake.is_stubborn.lock();
+            let ignores_stop = *fake.ignores_stop.lock();
             tokio::select! {
-                () = job.stop.cancelled(), if !is_stubborn => {
+                () = job.stop.cancelled(), if !ignores_stop => {
                     return Err(ManifestPullError::Stopped);
                 }
                 () = tokio::time::sleep(time) => {}
             }
-            let no_pull = fake.no_pull.lock().clone();
-            match no_pull.and_then(|no_pull| no_pull()) {
+            let pull_error = fake.pull_error.lock().clone();
+            match pull_error.and_then(|pull_error| pull_error()) {
                 Some(error) => Err(error),
                 None => Ok(snapshot_of(job.source, &job.offer)),
             }
         })
     }
 
-    fn acknowledge(
+    fn send_receipt(
         &self,
         _: PeerId,
         receipt: Receipt,
     ) -> BoxFuture<'static, Result<ReceiptAnswer, ExchangeError>> {
-        let is_lost = *self.no_receipt.lock();
-        self.told.lock().push(receipt.sequence.0);
+        let is_lost = *self.loses_receipts.lock();
+        self.receipts.lock().push(receipt.sequence.0);
         Box::pin(
             async move { if is_lost { Err(ExchangeError::Closed) } else { Ok(ReceiptAnswer::Ok) } },
         )
     }
 }
 
-/// A task that runs.
+/// A running task.
 struct Running {
-    board: Board,
+    registry: StatusRegistry,
     hint: Arc<Notify>,
     requests: mpsc::Sender<Request>,
-    common: watch::Sender<Common>,
+    common: watch::Sender<CommonSettings>,
     stop: CancellationToken,
     task: tokio::task::JoinHandle<()>,
     dir: tempfile::TempDir,
@@ -282,33 +289,33 @@ fn source_of(fake: &Fake) -> SourcePeer {
 
 fn run_with(fake: &Arc<Fake>, slots: &Slots, dir: tempfile::TempDir) -> Running {
     let source = source_of(fake);
-    let common = Common { poll_interval: Duration::from_secs(30), max_retries: 3 };
+    let common = CommonSettings { poll_interval: Duration::from_secs(30), max_retries: 3 };
     let (common, hint) = (watch::Sender::new(common), Arc::new(Notify::new()));
     let (requests, receiver) = mpsc::channel(16);
-    let (board, stop) = (Board::new(), CancellationToken::new());
-    let tools = Tools {
-        world: Arc::new(fake.clone()),
+    let (registry, stop) = (StatusRegistry::new(), CancellationToken::new());
+    let context = TaskContext {
+        effects: Arc::new(fake.clone()),
         slots: slots.clone(),
-        board: board.clone(),
-        accepted: Arc::new(AcceptedFile::open(dir.path())),
+        registry: registry.clone(),
+        acceptances: Arc::new(AcceptanceFile::open(dir.path())),
         clock: SystemClock::shared(),
         common: common.subscribe(),
         hint: hint.clone(),
         requests: receiver,
         stop: stop.clone(),
     };
-    let task = tokio::spawn(SourceTask::new(source, tools).run());
-    Running { board, hint, requests, common, stop, task, dir }
+    let task = tokio::spawn(SourceTask::new(source, context).run());
+    Running { registry, hint, requests, common, stop, task, dir }
 }
 
 impl Running {
-    /// Lets so much time pass, all of it.
+    /// Lets a time pass on the simulated clock.
     async fn pass(&self, seconds: f64) {
         tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
     }
 
     fn status(&self) -> Arc<SourceStatus> {
-        self.board.sources().pop().unwrap()
+        self.registry.sources().pop().unwrap()
     }
 
     fn state(&self) -> SourceState {

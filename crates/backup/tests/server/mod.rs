@@ -17,7 +17,7 @@ use store::BlockStore;
 use testkit::{Source, plain_net, until};
 use tokio::sync::watch;
 
-/// Side B.
+/// A backup server.
 pub(crate) struct Backup {
     pub(crate) daemon: BackupDaemon,
     pub(crate) handle: BackupHandle,
@@ -37,7 +37,7 @@ pub(crate) fn settings(sources: &[SourcePeer]) -> BackupSettings {
 }
 
 impl Backup {
-    /// Pulls from these into `store`.
+    /// Starts a backup server that pulls from these sources into `store`.
     pub(crate) async fn start(store: Arc<dyn BlockStore>, sources: &[&Source]) -> Self {
         let net = plain_net().await;
         let named = |(number, source): (usize, &&Source)| {
@@ -67,7 +67,7 @@ impl Backup {
         Self { daemon, handle, settings, net, dir }
     }
 
-    /// The snapshot of a folder with that number, when it is there.
+    /// Waits for the snapshot of a folder with this sequence number.
     pub(crate) async fn snapshot(&self, folder: &str, sequence: u64) -> Snapshot {
         until(|| {
             let all = self.handle.snapshots().list().unwrap();
@@ -84,7 +84,7 @@ impl Backup {
         self.handle.snapshots().list().unwrap().snapshots.len()
     }
 
-    /// The only source, when this is so of it.
+    /// Waits until the status of the only source meets a condition.
     pub(crate) async fn source_that(
         &self,
         is_so: impl Fn(&SourceStatus) -> bool,

@@ -1,4 +1,4 @@
-//! What becomes of pulls: replaced, failed, tried again, told of, ended.
+//! Pulls that are replaced, fail, are retried, confirmed and stopped.
 
 use super::*;
 
@@ -15,19 +15,19 @@ async fn a_newer_manifest_takes_the_place_of_one_that_is_being_pulled() {
     fake.publish(2);
     running.pass(SOON).await;
     assert_eq!(fake.pulled(), [1, 2]);
-    // An older one does not.
+    // An older manifest does not replace it.
     fake.publish(1);
     running.pass(10.0).await;
     assert_eq!(fake.pulled(), [1, 2]);
-    assert_eq!(running.board.totals().failed_attempts, 0);
+    assert_eq!(running.registry.totals().failed_attempts, 0);
     running.pass(100.0).await;
-    assert_eq!(running.board.totals().committed, 1);
-    assert_eq!(running.state(), SourceState::Refused, "what it shows now is old");
+    assert_eq!(running.registry.totals().committed, 1);
+    assert_eq!(running.state(), SourceState::Refused, "the offer is old now");
     running.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_folder_that_never_stands_still_is_backed_up_and_told_of() {
+async fn a_folder_that_changes_all_the_time_is_backed_up_and_confirmed() {
     let fake = Fake::new();
     *fake.pull_time.lock() = Duration::from_secs(5);
     fake.publish(1);
@@ -36,15 +36,15 @@ async fn a_folder_that_never_stands_still_is_backed_up_and_told_of() {
         running.pass(1.0).await;
         fake.publish(sequence);
     }
-    let committed = running.board.totals().committed;
+    let committed = running.registry.totals().committed;
     assert!((6..12).contains(&committed), "{committed}");
-    let told = fake.told.lock().len() as u64;
+    let told = fake.receipts.lock().len() as u64;
     assert!(told + 1 >= committed, "{told} of {committed}");
     running.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn changed_files_are_nobodys_fault_and_the_next_manifest_follows_at_once() {
+async fn changed_files_are_no_failure_and_the_next_manifest_follows_at_once() {
     let fake = Fake::new();
     fake.fail_pulls(|| Some(ManifestPullError::Changed { count: 2 }));
     fake.publish(1);
@@ -55,8 +55,8 @@ async fn changed_files_are_nobodys_fault_and_the_next_manifest_follows_at_once()
     let status = running.status();
     assert_ne!(status.state, SourceState::Failed);
     assert!(status.errors[0].contains("changed"), "{status:?}");
-    assert_eq!(running.board.totals().failed_attempts, 0);
-    *fake.no_pull.lock() = None;
+    assert_eq!(running.registry.totals().failed_attempts, 0);
+    *fake.pull_error.lock() = None;
     fake.publish(2);
     running.pass(SOON).await;
     assert_eq!(fake.pulled().last(), Some(&2));
@@ -79,7 +79,7 @@ async fn a_bad_manifest_is_tried_once_and_the_next_one_again() {
     let status = running.status();
     assert_eq!(status.state, SourceState::Refused);
     assert!(status.folders[0].refused.as_ref().unwrap().contains("empty segment"));
-    *fake.no_pull.lock() = None;
+    *fake.pull_error.lock() = None;
     fake.publish(2);
     running.pass(SOON).await;
     assert_eq!(fake.pulled(), [1, 2]);
@@ -88,7 +88,7 @@ async fn a_bad_manifest_is_tried_once_and_the_next_one_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_full_disk_is_shown_and_tried_again_for_ever() {
+async fn a_full_disk_is_shown_and_retried_without_end() {
     let fake = Fake::new();
     fake.fail_pulls(|| Some(StoreError::Full { limit: Limit::Quota, needed: 5 }.into()));
     fake.publish(1);
@@ -104,12 +104,12 @@ async fn a_full_disk_is_shown_and_tried_again_for_ever() {
     let gaps: Vec<_> = fake.pulls.lock().windows(2).map(|pair| pair[1].0 - pair[0].0).collect();
     assert!(gaps.len() > 30);
     assert!(gaps.iter().all(|gap| *gap <= Duration::from_secs(301)));
-    // A newer manifest does not make room.
+    // A newer manifest does not free space.
     let before = fake.pulled().len();
     fake.publish(2);
     running.pass(SOON).await;
     assert_eq!(fake.pulled().len(), before);
-    *fake.no_pull.lock() = None;
+    *fake.pull_error.lock() = None;
     running.hint.notify_one();
     running.pass(SOON).await;
     assert_eq!(fake.pulled().last(), Some(&2));
@@ -131,10 +131,10 @@ async fn a_source_that_is_dead_or_slow_delays_no_other() {
     good.publish(1);
     tasks[2].pass(SOON).await;
     assert_eq!(good.pulled(), [1]);
-    // One that pulls for hours gives up its place while others wait.
+    // A pull of hours returns its slot while others wait.
     let slow = Fake::new();
     *slow.pull_time.lock() = Duration::from_secs(4000);
-    *slow.is_stubborn.lock() = true;
+    *slow.ignores_stop.lock() = true;
     slow.publish(1);
     let slow_task = run_with(&slow, &slots, dir());
     slow_task.pass(1.0).await;
@@ -142,7 +142,7 @@ async fn a_source_that_is_dead_or_slow_delays_no_other() {
     slow_task.pass(41.0).await;
     assert_eq!(good.pulled(), [1, 2]);
     slow_task.pass(5000.0).await;
-    assert_eq!(slow_task.board.totals().committed, 1, "and goes on");
+    assert_eq!(slow_task.registry.totals().committed, 1, "and continues");
     assert!(dead.pulled().is_empty());
     assert!(tasks[0].status().errors[0].contains("no connection"));
     for task in tasks {
@@ -152,29 +152,29 @@ async fn a_source_that_is_dead_or_slow_delays_no_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_receipt_is_told_until_it_is_taken_and_again_on_a_new_connection() {
+async fn a_receipt_is_sent_until_it_is_accepted_and_again_on_a_new_connection() {
     let fake = Fake::new();
-    *fake.no_receipt.lock() = true;
+    *fake.loses_receipts.lock() = true;
     fake.publish(1);
     let running = run(&fake);
     running.pass(60.0).await;
-    let tries = fake.told.lock().len();
+    let tries = fake.receipts.lock().len();
     assert!((3..10).contains(&tries), "{tries}");
     assert_eq!(running.state(), SourceState::Idle);
-    *fake.no_receipt.lock() = false;
+    *fake.loses_receipts.lock() = false;
     running.pass(120.0).await;
-    let tries = fake.told.lock().len();
+    let tries = fake.receipts.lock().len();
     running.pass(1000.0).await;
-    assert_eq!(fake.told.lock().len(), tries, "once it is taken, no more");
+    assert_eq!(fake.receipts.lock().len(), tries, "no more after it was accepted");
     running.requests.send(Request::Connected).await.unwrap();
     running.pass(SOON).await;
-    assert_eq!(fake.told.lock().len(), tries + 1);
-    // Of what it does not show any more, it is not told.
+    assert_eq!(fake.receipts.lock().len(), tries + 1);
+    // No receipt is sent for a folder that is no longer offered.
     fake.show([]);
     running.pass(SOON).await;
     running.requests.send(Request::Connected).await.unwrap();
     running.pass(SOON).await;
-    assert_eq!(fake.told.lock().len(), tries + 1);
+    assert_eq!(fake.receipts.lock().len(), tries + 1);
     running.stop().await;
 }
 
@@ -182,20 +182,20 @@ async fn a_receipt_is_told_until_it_is_taken_and_again_on_a_new_connection() {
 async fn a_task_ends_soon_whatever_it_is_doing() {
     let fake = Fake::new();
     *fake.pull_time.lock() = Duration::from_secs(4000);
-    *fake.no_receipt.lock() = true;
+    *fake.loses_receipts.lock() = true;
     let many: Vec<_> = (0..50).map(|n| fake.offer(&format!("f{n}"), 1, &format!("{n}"))).collect();
     fake.show(many);
     let running = run(&fake);
     running.pass(1.0).await;
-    // Bounded, however many folders there are.
+    // Limited, independent of the number of folders.
     assert_eq!(running.status().pulls.len(), ATTEMPTS_MAX);
     assert_eq!(fake.pulled().len(), 3);
     let before = Instant::now();
     running.stop().await;
     assert!(before.elapsed() <= Duration::from_secs(2));
-    // A panic in a pull is no end of the task.
+    // A panic in a pull does not end the task.
     let fake = Fake::new();
-    fake.fail_pulls(|| panic!("asked to"));
+    fake.fail_pulls(|| panic!("on purpose"));
     fake.publish(1);
     let running = run(&fake);
     running.pass(10.0).await;
@@ -204,11 +204,11 @@ async fn a_task_ends_soon_whatever_it_is_doing() {
     running.stop().await;
 }
 
-/// Off and on again, while the old task still lets go of its pull.
+/// Disabled and enabled again, while the old task still ends its pull.
 #[tokio::test(start_paused = true)]
 async fn a_source_never_has_two_tasks() {
     let fake = Fake::new();
-    *fake.is_stubborn.lock() = true;
+    *fake.ignores_stop.lock() = true;
     *fake.pull_time.lock() = Duration::from_secs(3600);
     fake.publish(1);
     let on = BackupSettings {
@@ -222,11 +222,11 @@ async fn a_source_never_has_two_tasks() {
     let (settings, receiver) = watch::channel(on.clone());
     let dir = tempfile::tempdir().unwrap();
     let mut manager = Manager {
-        world: Arc::new(fake.clone()),
+        effects: Arc::new(fake.clone()),
         slots: Slots::new(3),
         common: watch::Sender::new(on.common()),
-        board: Board::new(),
-        accepted: Arc::new(AcceptedFile::open(dir.path())),
+        registry: StatusRegistry::new(),
+        acceptances: Arc::new(AcceptanceFile::open(dir.path())),
         clock: SystemClock::shared(),
         links: Links::default(),
         settings: receiver,
@@ -248,5 +248,5 @@ async fn a_source_never_has_two_tasks() {
     assert_eq!(*fake.pulling.lock(), (1, 1), "two tasks pulled at once");
     assert_eq!(manager.ending.len(), 2);
     manager.apply();
-    assert_eq!(manager.ending.len(), 0, "what has ended is forgotten");
+    assert_eq!(manager.ending.len(), 0, "ended tasks are forgotten");
 }

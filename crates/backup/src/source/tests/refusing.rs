@@ -1,4 +1,4 @@
-//! What is not believed, and what is not taken until a person has accepted it.
+//! Offers that are refused, and offers that the user must accept.
 
 use super::*;
 
@@ -16,7 +16,7 @@ async fn another_peer_is_refused_whole() {
     assert!(status.errors[0].contains(&stranger.to_string()));
     assert!(status.can_be_accepted);
     assert!(fake.pulled().is_empty());
-    // To accept it is to change the configuration, which is not done here.
+    // The caller accepts the peer in the configuration, which this test does not change.
     let accepted = running.accept().await.unwrap();
     assert_eq!((accepted.peer_id, accepted.folders.len()), (Some(stranger), 0));
     running.pass(50.0).await;
@@ -49,7 +49,7 @@ async fn what_is_not_signed_is_refused_and_hides_no_other_folder() {
     assert!(status.errors.iter().any(|error| error.contains("did not sign")), "{status:?}");
     assert!(!status.can_be_accepted);
     assert!(matches!(running.accept().await, Err(AcceptError::Nothing)));
-    // A new folder is not made by a refusal.
+    // A refused offer creates no folder.
     assert_eq!(status.folders.len(), 1);
     running.stop().await;
 }
@@ -60,14 +60,13 @@ async fn a_source_that_goes_back_is_refused_until_it_is_accepted() {
     let peer = fake.keypair.public().to_peer_id();
     let (old, new) = (fake.offer("docs", 41, "docs 41"), fake.offer("docs", 42, "docs 42"));
     let snapshots = vec![snapshot_of(peer, &old), snapshot_of(peer, &new)];
-    *fake.held.lock() = BTreeMap::from([("docs".parse().unwrap(), snapshots)]);
+    *fake.stored.lock() = BTreeMap::from([("docs".parse().unwrap(), snapshots)]);
     let running = run(&fake);
-    // An answer from the past; the same number for something else; a number
-    // that is lower.
+    // A replayed answer; another manifest with the same number; a lower number.
     for (offer, can_be_accepted) in [
         (old, false),
         (fake.offer("docs", 42, "not the same"), true),
-        (fake.offer("docs", 5, "docs 5 anew"), true),
+        (fake.offer("docs", 5, "docs 5 again"), true),
     ] {
         fake.show([offer]);
         running.pass(1.0).await;
@@ -77,21 +76,21 @@ async fn a_source_that_goes_back_is_refused_until_it_is_accepted() {
         assert_eq!(status.folders[0].processed.as_ref().unwrap().sequence.0, 42);
     }
     assert!(fake.pulled().is_empty());
-    assert!(fake.told.lock().is_empty());
+    assert!(fake.receipts.lock().is_empty());
     fake.fail_pulls(|| Some(StoreError::LostWrites.into()));
     let accepted = running.accept().await.unwrap();
     assert_eq!(accepted.folders[0].sequence.0, 5);
     running.pass(SOON).await;
     assert_eq!(fake.pulled(), [5]);
-    // The answer holds over a restart …
+    // The acceptance survives a restart …
     let dir = running.stop().await;
-    *fake.no_pull.lock() = None;
+    *fake.pull_error.lock() = None;
     let running = run_with(&fake, &Slots::new(1), dir);
     running.pass(SOON).await;
     assert_eq!(fake.pulled(), [5, 5]);
     assert_eq!(running.state(), SourceState::Idle);
-    assert_eq!(*fake.told.lock(), [5]);
-    // … and only for this once.
+    assert_eq!(*fake.receipts.lock(), [5]);
+    // … and applies only once.
     fake.show([fake.offer("docs", 7, "docs 7")]);
     running.pass(1.0).await;
     fake.show([fake.offer("docs", 6, "docs 6")]);

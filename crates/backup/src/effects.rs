@@ -1,6 +1,5 @@
-//! What a source's task does to the world: asking, connecting, pulling,
-//! telling. Behind a trait, so that the task's decisions are tested alone, on
-//! a clock that does not run.
+//! The effects of a source's task: poll, connect, pull, send receipts. They are behind a trait, so
+//! that tests run the decisions of the task without them, on a simulated clock.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,17 +14,17 @@ use pull::{ManifestJob, ManifestPullError, ManifestPuller};
 use snapshots::{Snapshot, SnapshotError, SnapshotStore};
 use types::FolderId;
 
-/// From the wish for a connection to having it, for all addresses together.
+/// Maximum time to connect to a source, for all its addresses together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long the DHT may take to find a source.
+/// Maximum time for the DHT to find a source.
 const FIND_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The snapshots of a source, by folder, oldest first.
-pub(crate) type Held = BTreeMap<FolderId, Vec<Snapshot>>;
+/// The stored snapshots of a source, by folder, oldest first.
+pub(crate) type StoredSnapshots = BTreeMap<FolderId, Vec<Snapshot>>;
 
-/// Why the snapshots of a source cannot be listed.
+/// Reason why the stored snapshots of a source cannot be listed.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum HeldError {
+pub(crate) enum StoredError {
     /// The store cannot be read.
     #[error(transparent)]
     Snapshots(#[from] SnapshotError),
@@ -34,20 +33,22 @@ pub(crate) enum HeldError {
     Panicked(#[from] Panicked),
 }
 
-/// What a source's task does to the world.
-pub(crate) trait World: Send + Sync + 'static {
-    /// Asks a source what there is.
-    fn ask(
+/// The effects of a source's task.
+pub(crate) trait Effects: Send + Sync + 'static {
+    /// Polls the manifest server of a source.
+    fn poll(
         &self,
         url: ManifestUrl,
-        ask: PollRequest,
+        request: PollRequest,
     ) -> BoxFuture<'static, Result<PollResponse, ClientError>>;
 
-    /// The snapshots of a source.
-    fn held(&self, source: PeerId) -> BoxFuture<'static, Result<Held, HeldError>>;
+    /// Lists the stored snapshots of a source.
+    fn stored_snapshots(
+        &self,
+        source: PeerId,
+    ) -> BoxFuture<'static, Result<StoredSnapshots, StoredError>>;
 
-    /// Connects to a source, at these addresses or at others that are known or
-    /// found.
+    /// Connects to a source, at these addresses or at others that the network knows or finds.
     fn connect(
         &self,
         source: PeerId,
@@ -57,45 +58,48 @@ pub(crate) trait World: Send + Sync + 'static {
     /// Pulls a manifest.
     fn pull(&self, job: ManifestJob) -> BoxFuture<'static, Result<Snapshot, ManifestPullError>>;
 
-    /// Tells a source that a snapshot is complete.
-    fn acknowledge(
+    /// Sends a receipt to a source.
+    fn send_receipt(
         &self,
         source: PeerId,
         receipt: Receipt,
     ) -> BoxFuture<'static, Result<ReceiptAnswer, ExchangeError>>;
 }
 
-/// The world as it is.
-pub(crate) struct RealWorld {
+/// The real effects.
+pub(crate) struct RealEffects {
     pub(crate) client: ManifestClient,
     pub(crate) net: Handle,
     pub(crate) snapshots: SnapshotStore,
     pub(crate) puller: ManifestPuller,
 }
 
-impl World for RealWorld {
-    fn ask(
+impl Effects for RealEffects {
+    fn poll(
         &self,
         url: ManifestUrl,
-        ask: PollRequest,
+        request: PollRequest,
     ) -> BoxFuture<'static, Result<PollResponse, ClientError>> {
         let client = self.client.clone();
-        Box::pin(async move { client.poll(&url, &ask).await })
+        Box::pin(async move { client.poll(&url, &request).await })
     }
 
-    fn held(&self, source: PeerId) -> BoxFuture<'static, Result<Held, HeldError>> {
+    fn stored_snapshots(
+        &self,
+        source: PeerId,
+    ) -> BoxFuture<'static, Result<StoredSnapshots, StoredError>> {
         let snapshots = self.snapshots.clone();
         Box::pin(blocking(move || {
             let listing = snapshots.list_of(&source, None)?;
             for damaged in &listing.damaged {
                 let (root, reason) = (&damaged.root, &damaged.reason);
-                tracing::error!(root, reason, "the record of a snapshot cannot be read");
+                tracing::error!(root, reason, "cannot read the record of a snapshot");
             }
-            let mut held = Held::new();
+            let mut stored = StoredSnapshots::new();
             for snapshot in listing.snapshots {
-                held.entry(snapshot.record.folder.clone()).or_default().push(snapshot);
+                stored.entry(snapshot.record.folder.clone()).or_default().push(snapshot);
             }
-            Ok(held)
+            Ok(stored)
         }))
     }
 
@@ -106,8 +110,7 @@ impl World for RealWorld {
     ) -> BoxFuture<'static, Result<(), NetError>> {
         let net = self.net.clone();
         Box::pin(async move {
-            // An address that names another peer must not keep the others from
-            // being tried.
+            // Addresses that name another peer are skipped, so that the others are tried.
             let of_source =
                 |address: &Multiaddr| config::peer_id_of(address).is_none_or(|peer| peer == source);
             let addresses: Vec<_> = addresses.into_iter().filter(of_source).collect();
@@ -116,7 +119,7 @@ impl World for RealWorld {
             };
             match net.find_peer(source, FIND_TIMEOUT).await {
                 Ok(found) => net.connect(source, found, CONNECT_TIMEOUT).await,
-                // What was configured matters, not that nobody else knows more.
+                // Reports the error of the configured addresses, not that of the search.
                 Err(_) => Err(error),
             }
         })
@@ -127,7 +130,7 @@ impl World for RealWorld {
         Box::pin(async move { puller.pull(job).await })
     }
 
-    fn acknowledge(
+    fn send_receipt(
         &self,
         source: PeerId,
         receipt: Receipt,

@@ -1,5 +1,4 @@
-//! The board on which the sources' tasks write how they are, for everybody
-//! else to read.
+//! The registry of the statuses of all sources: their tasks write it, everyone else reads it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,35 +7,35 @@ use parking_lot::Mutex;
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::status::{BackupEvent, SourceStatus, Totals};
+use crate::status::{BackupEvent, BackupTotals, SourceStatus};
 
-/// Events that a slow listener may be behind before it misses some.
+/// Maximum number of events that a slow receiver can be behind before it misses some.
 const EVENTS_MAX: usize = 256;
 
-/// What has changed so far.
+/// Counters of the changes so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Version {
-    /// Counts all changes.
+    /// Number of all changes.
     pub(crate) changes: u64,
-    /// Counts those that are to be on the disk at once: a pull has ended, or a
-    /// source is in another state.
+    /// Number of changes that must be written to the state file immediately: a pull has ended, or a
+    /// source has another state.
     pub(crate) ends: u64,
 }
 
-/// The board. Clones share it.
+/// The registry. Clones share it.
 #[derive(Clone, Debug)]
-pub(crate) struct Board(Arc<Shared>);
+pub(crate) struct StatusRegistry(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
     sources: Mutex<BTreeMap<String, Arc<SourceStatus>>>,
-    totals: Mutex<Totals>,
+    totals: Mutex<BackupTotals>,
     events: broadcast::Sender<BackupEvent>,
     version: watch::Sender<Version>,
 }
 
-impl Board {
-    /// An empty one.
+impl StatusRegistry {
+    /// Creates an empty registry.
     pub(crate) fn new() -> Self {
         Self(Arc::new(Shared {
             sources: Mutex::default(),
@@ -53,8 +52,8 @@ impl Board {
         });
     }
 
-    /// Tells how a source is; nothing happens where that is known, nor where
-    /// who tells it was stopped: then somebody else has the word.
+    /// Sets the status of a source. Does nothing if the status is unchanged or `stop` is cancelled:
+    /// another task may then report the source.
     pub(crate) fn set(&self, status: SourceStatus, stop: Option<&CancellationToken>) {
         let status = Arc::new(status);
         let is_end = {
@@ -68,12 +67,12 @@ impl Board {
             }
             old.is_none_or(|old| old.state != status.state || old.pulls.len() != status.pulls.len())
         };
-        // It is no matter if nobody listens.
+        // There may be no receiver.
         let _ = self.0.events.send(BackupEvent::Source(status));
         self.changed(is_end);
     }
 
-    /// Takes a source off.
+    /// Removes a source.
     pub(crate) fn remove(&self, name: &str) {
         if self.0.sources.lock().remove(name).is_some() {
             let _ = self.0.events.send(BackupEvent::SourceRemoved { name: name.to_owned() });
@@ -81,33 +80,33 @@ impl Board {
         }
     }
 
-    /// All sources, by name.
+    /// Returns the statuses of all sources, by name.
     pub(crate) fn sources(&self) -> Vec<Arc<SourceStatus>> {
         self.0.sources.lock().values().cloned().collect()
     }
 
-    /// Counts.
-    pub(crate) fn count(&self, change: impl FnOnce(&mut Totals)) {
+    /// Changes the totals.
+    pub(crate) fn update_totals(&self, change: impl FnOnce(&mut BackupTotals)) {
         change(&mut self.0.totals.lock());
         self.changed(true);
     }
 
-    /// The totals.
-    pub(crate) fn totals(&self) -> Totals {
+    /// Returns the totals.
+    pub(crate) fn totals(&self) -> BackupTotals {
         *self.0.totals.lock()
     }
 
-    /// Tells of something.
-    pub(crate) fn tell(&self, event: BackupEvent) {
+    /// Sends an event.
+    pub(crate) fn send(&self, event: BackupEvent) {
         let _ = self.0.events.send(event);
     }
 
-    /// What happens from now on.
+    /// Returns a receiver of all later events.
     pub(crate) fn subscribe(&self) -> broadcast::Receiver<BackupEvent> {
         self.0.events.subscribe()
     }
 
-    /// Tells when there is something new to read.
+    /// Returns a receiver that is notified of each change.
     pub(crate) fn watch(&self) -> watch::Receiver<Version> {
         self.0.version.subscribe()
     }

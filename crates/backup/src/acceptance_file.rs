@@ -1,9 +1,8 @@
-//! What the user has accepted (`archivist source accept`), in
-//! `accepted.json`: that a folder goes on from a manifest whose number does
-//! not follow from the last.
+//! The file `accepted.json`: the manifests that the user has accepted (`archivist source accept`)
+//! although their sequence numbers do not follow from the newest snapshot.
 //!
-//! It holds only for as long as the newest snapshot is the one over which it
-//! was given. Losing the file only asks the user again.
+//! An acceptance is valid only while the newest snapshot is the same as when it was given. If the
+//! file is lost, the user must accept again.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,21 +13,21 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use types::{Cid, FolderId, SequenceNumber};
 
-/// The name of the file.
+/// Name of the file.
 const FILE_NAME: &str = "accepted.json";
 const VERSION: u32 = 1;
-/// Nothing that was written here is longer, in bytes.
+/// Maximum length of the file, in bytes.
 const FILE_LEN_MAX: u64 = 4 << 20;
 
-/// One acceptance.
+/// An acceptance.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Acceptance {
-    /// The number that was accepted.
+    /// The accepted sequence number.
     pub(crate) sequence: SequenceNumber,
-    /// The manifest that was accepted.
+    /// CID of the accepted manifest.
     pub(crate) manifest: Cid,
-    /// The manifest of the newest snapshot at that time.
+    /// Manifest of the newest snapshot at that time.
     pub(crate) over: Cid,
 }
 
@@ -41,17 +40,17 @@ struct Wire {
     sources: BTreeMap<String, Folders>,
 }
 
-/// All that was accepted, of all sources.
+/// The acceptances of all sources.
 #[derive(Debug)]
-pub(crate) struct AcceptedFile {
+pub(crate) struct AcceptanceFile {
     path: PathBuf,
-    /// Held while the file is written; the sources' tasks read meanwhile.
+    /// Locked while the file is written; the tasks of the sources can read meanwhile.
     writing: Mutex<()>,
     sources: Mutex<BTreeMap<String, Folders>>,
 }
 
-impl AcceptedFile {
-    /// Reads the file, if there is one that can be read. Blocks.
+impl AcceptanceFile {
+    /// Reads the file. A missing or unreadable file has no acceptances. Blocks the thread.
     pub(crate) fn open(data_dir: &Path) -> Self {
         let path = data_dir.join(FILE_NAME);
         let sources = match read(&path) {
@@ -60,7 +59,7 @@ impl AcceptedFile {
                 tracing::warn!(
                     path = %path.display(),
                     reason,
-                    "what was accepted cannot be read; it will be asked for again"
+                    "cannot read the acceptances; run `archivist source accept` again if a source is refused"
                 );
                 BTreeMap::new()
             }
@@ -68,7 +67,7 @@ impl AcceptedFile {
         Self { path, writing: Mutex::new(()), sources: Mutex::new(sources) }
     }
 
-    /// What was accepted of a folder over the manifest `newest`.
+    /// Returns the manifest that was accepted for a folder while `newest` was its newest snapshot.
     pub(crate) fn get(
         &self,
         source: &PeerId,
@@ -80,11 +79,11 @@ impl AcceptedFile {
         (found.over == *newest).then_some((found.sequence, found.manifest))
     }
 
-    /// Adds acceptances, durably. Blocks.
+    /// Adds acceptances durably. Blocks the thread.
     ///
     /// # Errors
     ///
-    /// Those of the disk; then nothing has changed.
+    /// Returns an error if the file cannot be written; then nothing has changed.
     pub(crate) fn add(
         &self,
         source: &PeerId,
@@ -108,12 +107,12 @@ fn read(path: &Path) -> Result<BTreeMap<String, Folders>, String> {
         Err(error) => return Err(error.to_string()),
     };
     if len > FILE_LEN_MAX {
-        return Err(format!("it has {len} bytes"));
+        return Err(format!("the file is too long: {len} bytes"));
     }
     let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
     let wire: Wire = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
     if wire.version != VERSION {
-        return Err(format!("it is of version {}", wire.version));
+        return Err(format!("unsupported version {}", wire.version));
     }
     Ok(wire.sources)
 }
@@ -131,8 +130,8 @@ mod tests {
         let folder: FolderId = "docs".parse().unwrap();
         let [old, new, other] = [b"old", b"new", b"oth"].map(|b| Cid::of(Codec::DagCbor, b));
         let acceptance = Acceptance { sequence: SequenceNumber(3), manifest: new, over: old };
-        AcceptedFile::open(dir.path()).add(&peer, [(folder.clone(), acceptance)]).unwrap();
-        let file = AcceptedFile::open(dir.path());
+        AcceptanceFile::open(dir.path()).add(&peer, [(folder.clone(), acceptance)]).unwrap();
+        let file = AcceptanceFile::open(dir.path());
         assert_eq!(file.get(&peer, &folder, &old), Some((SequenceNumber(3), new)));
         assert_eq!(file.get(&peer, &folder, &other), None);
         assert_eq!(file.get(&PeerId::random(), &folder, &old), None);
@@ -143,10 +142,10 @@ mod tests {
         for garbage in ["", "{", "[]", r#"{"version":2,"sources":{}}"#] {
             let dir = tempfile::tempdir().unwrap();
             std::fs::write(dir.path().join(FILE_NAME), garbage).unwrap();
-            let file = AcceptedFile::open(dir.path());
+            let file = AcceptanceFile::open(dir.path());
             assert!(file.sources.lock().is_empty());
             file.add(&PeerId::random(), []).unwrap();
-            assert_eq!(AcceptedFile::open(dir.path()).sources.lock().len(), 1);
+            assert_eq!(AcceptanceFile::open(dir.path()).sources.lock().len(), 1);
         }
     }
 }
