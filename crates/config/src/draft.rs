@@ -183,7 +183,7 @@ impl Draft {
         update: &FolderUpdate,
     ) -> Result<(), ConfigError> {
         let index = self.folder_index(id)?;
-        self.update_table(FOLDERS, index, fields(update))
+        self.update_table(FOLDERS, index, &fields(update))
     }
 
     /// Removes a folder.
@@ -213,7 +213,7 @@ impl Draft {
     /// Returns [`ConfigError::NoSuchSource`] and [`ConfigError::NoPlace`].
     pub fn update_source(&mut self, name: &str, update: &SourceUpdate) -> Result<(), ConfigError> {
         let index = self.source_index(name)?;
-        self.update_table(SOURCES, index, fields(update))
+        self.update_table(SOURCES, index, &fields(update))
     }
 
     /// Removes the source with this name.
@@ -275,7 +275,7 @@ impl Draft {
         &mut self,
         (section, key): TableList,
         index: usize,
-        fields: Table,
+        fields: &Table,
     ) -> Result<(), ConfigError> {
         let table = [Step::Key(section), Step::Key(key), Step::Index(index)];
         fields.iter().try_for_each(|(field, value)| {
