@@ -127,7 +127,7 @@ pub struct ProcessedManifest {
     pub is_confirmed: bool,
 }
 
-/// BackupTotals of all sources.
+/// Totals of all sources.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct BackupTotals {
     /// Number of stored snapshots.
@@ -145,7 +145,7 @@ pub struct BackupTotals {
 /// A change of the status of a source.
 #[derive(Clone, Debug)]
 pub enum BackupEvent {
-    /// Status of a source.
+    /// The status of a source has changed.
     Source(std::sync::Arc<SourceStatus>),
     /// A source was removed from the configuration.
     SourceRemoved {

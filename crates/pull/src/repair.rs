@@ -16,7 +16,7 @@ pub struct RepairReport {
     pub repaired: u64,
     /// Blocks of the report that are still missing.
     pub missing: Vec<Cid>,
-    /// Snapshots for which no peer could be reached, with the error.
+    /// Snapshots that could not be pulled again, with the error.
     pub failed: Vec<(SnapshotId, String)>,
 }
 

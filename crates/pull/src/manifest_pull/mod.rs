@@ -377,7 +377,7 @@ impl Attempt<'_> {
     }
 
     /// Sets the partial root, so that the fetched blocks survive a crash. It replaces the root of
-    /// an older pull of the folder, most of whose blocks the new manifest also needs.
+    /// an older pull of the folder; the blocks that both manifests need stay protected.
     async fn set_partial_root(
         &mut self,
         plan: &Plan,
