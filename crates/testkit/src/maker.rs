@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use net::Keypair;
 use snapshots::{Snapshot, SnapshotRecord, SnapshotStore};
-use store::{BlockStore, BlockWrite as _, FileWriter, MemStore, Roots as _};
+use store::{Batch, BlockStore, BlockWrite as _, FileWriter, MemStore, Roots as _};
 use types::{
-    Block, Cid, Dataset, EncodedBlock, Entry, EntryKind, FolderId, Hash, MANIFEST_MIME,
+    Block, BlockScheme, Cid, Dataset, EncodedBlock, Entry, EntryKind, FolderId, Hash, MANIFEST_MIME,
     ManifestHeader, ManifestStats, Metadata, RelPath, Segment, SegmentRef, SegmentWriter,
     SequenceNumber,
 };
@@ -34,70 +34,34 @@ impl Maker {
         files: &[(&str, Vec<u8>)],
         held: Option<&str>,
     ) -> Snapshot {
-        let store = self.snapshots.store();
         let batch = self.snapshots.batch();
-        let put = |block: Block| {
-            let cid = block.cid();
-            batch.put(&[EncodedBlock::plain(block)]).unwrap();
-            cid
-        };
-        let mut pins = Vec::new();
-        let (mut writer, mut segments) =
-            (SegmentWriter::new(types::BlockScheme::plain()), Vec::new());
-        let mut add = |segment: Segment| {
-            segments.push(SegmentRef {
-                first_path: segment.first_path,
-                entries: segment.entries,
-                bytes: segment.block.data().len() as u64,
-                cid: put(segment.block),
-            });
-        };
-        for (path, bytes) in files {
-            let mut file = FileWriter::new(store.clone(), types::BlockScheme::plain());
-            file.write(bytes).unwrap();
-            let file = file.finish().unwrap();
-            let blake3 = Hash::of(bytes);
-            let kind = EntryKind::File { cid: file.cid, size: file.size, blake3, is_sparse: false };
-            pins.push(file.batch);
-            let path = RelPath::new(*path).unwrap();
-            let entry = Entry { path, kind, metadata: Metadata::default(), error: None };
-            if let Some(segment) = writer.push(&entry) {
-                add(segment);
-            }
-        }
-        if let Some(segment) = writer.finish() {
-            add(segment);
-        }
-        let root = Entry {
-            path: RelPath::root(),
-            kind: EntryKind::Dir,
-            metadata: Metadata::default(),
-            error: None,
-        };
+        let (segments, _pins) = put_files(self.snapshots.store(), &batch, files);
         let (folder, sequence): (FolderId, _) = (folder.parse().unwrap(), SequenceNumber(sequence));
         let source = self.key.public().to_peer_id();
-        let header = ManifestHeader {
-            folder_id: folder.clone(),
-            folder_name: folder.to_string(),
-            folder_path: "/x".into(),
-            source_peer_id: source.to_string(),
-            sequence_number: sequence,
-            previous: None,
-            created_at: jiff::Timestamp::UNIX_EPOCH,
-            root,
-            stats: ManifestStats { total_files: files.len() as u64, ..ManifestStats::default() },
-            held: held.map(str::to_owned),
-            segments,
-        };
-        let header = header.encode(&types::BlockScheme::plain()).unwrap();
-        let size = header.data().len() as u64;
-        let dataset = Dataset {
-            tree: put(header),
-            size,
-            filename: None,
-            mimetype: Some(MANIFEST_MIME.to_owned()),
-        };
-        let manifest = put(dataset.encode(&types::BlockScheme::plain()).unwrap());
+        let manifest = put_manifest(
+            &batch,
+            &ManifestHeader {
+                folder_id: folder.clone(),
+                folder_name: folder.to_string(),
+                folder_path: "/x".into(),
+                source_peer_id: source.to_string(),
+                sequence_number: sequence,
+                previous: None,
+                created_at: jiff::Timestamp::UNIX_EPOCH,
+                root: Entry {
+                    path: RelPath::root(),
+                    kind: EntryKind::Dir,
+                    metadata: Metadata::default(),
+                    error: None,
+                },
+                stats: ManifestStats {
+                    total_files: files.len() as u64,
+                    ..ManifestStats::default()
+                },
+                held: held.map(str::to_owned),
+                segments,
+            },
+        );
         let record = SnapshotRecord {
             source,
             signature: manifest::sign(&self.key, &folder, sequence, &manifest).unwrap(),
@@ -115,6 +79,57 @@ impl Maker {
         };
         self.snapshots.commit(record, batch.epoch()).unwrap()
     }
+}
+
+fn put(batch: &Batch, block: Block) -> Cid {
+    let cid = block.cid();
+    batch.put(&[EncodedBlock::plain(block)]).unwrap();
+    cid
+}
+
+/// Stores files and the segments of their entries. The files stay pinned by the returned batches.
+fn put_files(
+    store: &Arc<dyn BlockStore>,
+    batch: &Batch,
+    files: &[(&str, Vec<u8>)],
+) -> (Vec<SegmentRef>, Vec<Batch>) {
+    let mut pins = Vec::new();
+    let mut writer = SegmentWriter::new(BlockScheme::plain());
+    let mut segments = Vec::new();
+    let mut add = |segment: Segment| {
+        segments.push(SegmentRef {
+            first_path: segment.first_path,
+            entries: segment.entries,
+            bytes: segment.block.data().len() as u64,
+            cid: put(batch, segment.block),
+        });
+    };
+    for (path, bytes) in files {
+        let mut file = FileWriter::new(store.clone(), BlockScheme::plain());
+        file.write(bytes).unwrap();
+        let file = file.finish().unwrap();
+        let blake3 = Hash::of(bytes);
+        let kind = EntryKind::File { cid: file.cid, size: file.size, blake3, is_sparse: false };
+        pins.push(file.batch);
+        let path = RelPath::new(*path).unwrap();
+        let entry = Entry { path, kind, metadata: Metadata::default(), error: None };
+        if let Some(segment) = writer.push(&entry) {
+            add(segment);
+        }
+    }
+    if let Some(segment) = writer.finish() {
+        add(segment);
+    }
+    (segments, pins)
+}
+
+/// Stores a header and its dataset, and returns the CID of the manifest.
+fn put_manifest(batch: &Batch, header: &ManifestHeader) -> Cid {
+    let header = header.encode(&BlockScheme::plain()).unwrap();
+    let size = header.data().len() as u64;
+    let mimetype = Some(MANIFEST_MIME.to_owned());
+    let dataset = Dataset { tree: put(batch, header), size, filename: None, mimetype };
+    put(batch, dataset.encode(&BlockScheme::plain()).unwrap())
 }
 
 /// Returns all blocks that a snapshot needs, including its record.
