@@ -7,9 +7,9 @@ use net::Keypair;
 use snapshots::{Snapshot, SnapshotRecord, SnapshotStore};
 use store::{Batch, BlockStore, BlockWrite as _, FileWriter, MemStore, Roots as _};
 use types::{
-    Block, BlockScheme, Cid, Dataset, EncodedBlock, Entry, EntryKind, FolderId, Hash, MANIFEST_MIME,
-    ManifestHeader, ManifestStats, Metadata, RelPath, Segment, SegmentRef, SegmentWriter,
-    SequenceNumber,
+    Block, BlockScheme, Cid, Dataset, EncodedBlock, Entry, EntryKind, FolderId, Hash,
+    MANIFEST_MIME, ManifestHeader, ManifestStats, Metadata, RelPath, Segment, SegmentRef,
+    SegmentWriter, SequenceNumber,
 };
 
 use crate::nodes::noise;
