@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
-use std::time::SystemTime;
+use std::os::unix::fs::MetadataExt as _;
 
 const USERS: &str = "/etc/passwd";
 const GROUPS: &str = "/etc/group";
@@ -25,8 +25,9 @@ pub struct Owners {
 #[derive(Clone, Debug, Default)]
 struct Table {
     names: HashMap<u32, String>,
-    /// Length and modification time of the file that was read.
-    stamp: Option<(u64, SystemTime)>,
+    /// Inode, length and modification time (seconds, nanoseconds) of the file that
+    /// was read. A file that is replaced by a rename has another inode.
+    stamp: Option<(u64, u64, i64, i64)>,
 }
 
 impl Table {
@@ -52,7 +53,8 @@ impl Table {
     fn refresh(&mut self, path: &str) -> io::Result<()> {
         let file = File::open(path)?;
         let metadata = file.metadata()?;
-        let stamp = Some((metadata.len(), metadata.modified()?));
+        let stamp =
+            Some((metadata.ino(), metadata.size(), metadata.mtime(), metadata.mtime_nsec()));
         if self.stamp != stamp {
             let mut text = Vec::new();
             file.take(LEN_MAX).read_to_end(&mut text)?;

@@ -110,7 +110,8 @@ impl Parts<'_> {
 }
 
 impl Instance {
-    /// Starts an instance. It is complete when this returns, apart from HTTP.
+    /// Starts the store, the network and both sides. [`Instance::start_tasks`]
+    /// completes the start.
     ///
     /// # Errors
     ///
@@ -187,8 +188,14 @@ impl Instance {
             snapshots,
             problems,
         };
-        start_tasks(&services, &net, &dir);
         Ok(Self { net, source, backup, services, running: None })
+    }
+
+    /// Starts the tasks that work with the services: the journal, the jobs,
+    /// pairing, the application of changed settings. Call it once, after every
+    /// port is bound: a start that fails at a port leaves nothing in the journal.
+    pub fn start_tasks(&self) {
+        start_tasks(&self.services, &self.net, &DataDir(&self.services.data_dir));
     }
 
     /// Publishes `running.json`, by which commands find the API of this

@@ -57,7 +57,8 @@ pub fn restore_model(shown: RestoreReport, done: Report) -> RestoreReport {
     }
 }
 
-/// Describes why a restore is incomplete, and the remedy.
+/// Describes why a restore is incomplete. The remedy differs between the command
+/// line and the web UI, which add it.
 fn incomplete(done: &Report) -> String {
     let at_least = if done.is_cut_short { "at least " } else { "" };
     let counted = |count: usize, one: &str, more: &str| match count {
@@ -68,8 +69,8 @@ fn incomplete(done: &Report) -> String {
     let parts = [
         counted(
             done.in_the_way.len(),
-            "file already exists and was not replaced",
-            "files already exist and were not replaced",
+            "entry already exists and was not replaced",
+            "entries already exist and were not replaced",
         ),
         counted(done.failed.len(), "entry was not restored", "entries were not restored"),
         counted(
@@ -78,13 +79,7 @@ fn incomplete(done: &Report) -> String {
             "paths are not in the snapshot",
         ),
     ];
-    let mut text = parts.into_iter().flatten().collect::<Vec<_>>().join("; ");
-    match done.in_the_way.len() {
-        0 => {}
-        1 => text.push_str(". Use --overwrite to replace it"),
-        _ => text.push_str(". Use --overwrite to replace them"),
-    }
-    text
+    parts.into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 
 impl RestoreStatus {
@@ -221,18 +216,14 @@ mod tests {
     }
 
     #[test]
-    fn an_incomplete_restore_is_described_with_its_remedy() {
+    fn an_incomplete_restore_is_described() {
         let list = |count: usize| (0..count).map(|number| number.to_string()).collect();
         let one = Report { in_the_way: list(1), ..Report::default() };
-        assert_eq!(
-            incomplete(&one),
-            "1 file already exists and was not replaced. Use --overwrite to replace it"
-        );
+        assert_eq!(incomplete(&one), "1 entry already exists and was not replaced");
         let more = Report { failed: list(2), is_cut_short: true, ..one };
         assert_eq!(
             incomplete(&more),
-            "1 file already exists and was not replaced; at least 2 entries were not restored. \
-             Use --overwrite to replace it"
+            "1 entry already exists and was not replaced; at least 2 entries were not restored"
         );
     }
 

@@ -105,6 +105,7 @@ async fn start_listening(
 ) -> Result<(), StartError> {
     serve_manifests(instance.services()).await?;
     serve_trigger(instance.services()).await?;
+    instance.start_tasks();
     instance.publish(api)?;
     let services = instance.services();
     let serving = http::serve(listener, router(services), services.stop_token());

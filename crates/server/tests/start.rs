@@ -66,6 +66,23 @@ async fn the_api_answers_only_when_commands_find_the_instance() {
     }
 }
 
+/// A service manager starts a failing instance again and again. Entries of those
+/// starts would push the history out of the journal.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_fails_at_a_port_leaves_nothing_in_the_journal() {
+    let dir = tempfile::tempdir().unwrap();
+    let taken = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let mut options = options(dir.path(), free_port());
+    options.settings = common::settings(dir.path(), |config| {
+        config.backup_server.enabled = true;
+        config.backup_server.trigger_port = taken.local_addr().unwrap().port();
+    });
+    let error = Server::start(options).await.err().expect("it started").to_string();
+    assert!(error.contains("trigger_port"), "{error}");
+    let journal = std::fs::read_to_string(dir.path().join("data/journal.jsonl"));
+    assert_eq!(journal.unwrap_or_default(), "");
+}
+
 /// An instance that cannot publish `running.json` ends without answering any
 /// request.
 #[tokio::test(flavor = "multi_thread")]

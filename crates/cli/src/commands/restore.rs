@@ -246,21 +246,23 @@ impl Restore {
         }
     }
 
-    /// Returns the reasons for which entries are missing, each with its number.
+    /// Returns the reasons for which entries are missing, each with its number, or with a
+    /// lower bound if the lists of the report are cut short.
     fn reasons(&self, report: &RestoreReport) -> Vec<String> {
+        let at_least = if report.is_cut_short { "at least " } else { "" };
         let mut reasons = Vec::new();
         let existing = report.in_the_way.len() as u64;
         if existing > 0 && self.overwrite {
             let entries = count(existing, "existing entry", "existing entries");
-            reasons.push(format!("{entries} could not be replaced"));
+            reasons.push(format!("{at_least}{entries} could not be replaced"));
         } else if existing > 0 {
             let entries =
                 count(existing, "entry already exists and was", "entries already exist and were");
-            reasons.push(format!("{entries} not replaced (use --overwrite to replace)"));
+            reasons.push(format!("{at_least}{entries} not replaced (use --overwrite to replace)"));
         }
         if !report.failed.is_empty() {
             let entries = count(report.failed.len() as u64, "entry", "entries");
-            reasons.push(format!("{entries} could not be restored"));
+            reasons.push(format!("{at_least}{entries} could not be restored"));
         }
         if !report.not_found.is_empty() {
             let paths = count(report.not_found.len() as u64, "path is", "paths are");

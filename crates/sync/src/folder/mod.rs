@@ -412,8 +412,8 @@ impl Task {
                 modes.insert(path, ReadMode::Spool);
             }
         }
-        let unstable = self.retries.unstable();
-        modes.extend(unstable.into_iter().map(|path| (path, ReadMode::Prefix)));
+        let overdue = self.retries.overdue(self.now(), &self.context.tuning);
+        modes.extend(overdue.into_iter().map(|path| (path, ReadMode::Prefix)));
         Ok(modes)
     }
 

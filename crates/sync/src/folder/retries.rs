@@ -65,6 +65,15 @@ impl Retries {
         (due, resting)
     }
 
+    /// Returns the files that have been changing for [`Tuning::unstable_after`]: the next
+    /// attempt reads as much of them as holds still. This depends on the time alone, so that
+    /// no further attempt has to fail first.
+    pub(crate) fn overdue(&self, now: Duration, tuning: &Tuning) -> Vec<RelPath> {
+        let is_overdue =
+            |file: &ChangingFile| now.saturating_sub(file.since) >= tuning.unstable_after;
+        self.0.iter().filter(|(_, file)| is_overdue(file)).map(|(path, _)| path.clone()).collect()
+    }
+
     /// Returns the files for which [`Retries::add`] has returned true.
     pub(crate) fn unstable(&self) -> Vec<RelPath> {
         self.0.iter().filter(|(_, file)| file.is_unstable).map(|(path, _)| path.clone()).collect()
@@ -74,6 +83,21 @@ impl Retries {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn after_a_minute_the_next_attempt_may_read_a_part() {
+        let (path, tuning) = (RelPath::new("log").unwrap(), Tuning::default());
+        let mut retries = Retries::default();
+        let mut now = Duration::ZERO;
+        while now < tuning.unstable_after {
+            assert!(retries.overdue(now, &tuning).is_empty());
+            assert!(!retries.add(path.clone(), now, &tuning));
+            now = retries.next_at().unwrap();
+        }
+        // No attempt has failed since then, so the file is not on the error list.
+        assert_eq!(retries.overdue(now, &tuning), std::slice::from_ref(&path));
+        assert!(retries.unstable().is_empty());
+    }
 
     #[test]
     fn pauses_grow_and_a_file_becomes_unstable() {

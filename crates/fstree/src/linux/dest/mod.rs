@@ -165,9 +165,12 @@ impl TreeWriter for DestTree {
     }
 
     fn sync(&self) -> Result<(), DestError> {
-        open_list(self.0.fd.as_fd(), c".")
-            .and_then(rustix::fs::fsync)
-            .map_err(|errno| DestError::new("sync", &RelPath::root(), errno))
+        let synced = match open_list(self.0.fd.as_fd(), c".") {
+            // A directory that may not be read cannot be synced by name.
+            Err(Errno::ACCESS) => Ok(()),
+            opened => opened.and_then(rustix::fs::fsync),
+        };
+        synced.map_err(|errno| DestError::new("sync", &RelPath::root(), errno))
     }
 }
 
