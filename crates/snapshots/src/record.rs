@@ -49,7 +49,10 @@ pub enum RecordError {
     #[error("not a snapshot record: {0}")]
     Malformed(String),
     /// The record has a version that this program does not support.
-    #[error("snapshot record of version {0}; this program supports version 1")]
+    #[error(
+        "written by a newer version of this program (snapshot record of version {0}); use that \
+         version"
+    )]
     Version(u64),
     /// A field has an invalid value; holds the name of the field.
     #[error("snapshot record with an invalid {0}")]

@@ -62,6 +62,18 @@ pub enum StoreError {
         /// The mismatch.
         reason: String,
     },
+    /// A block is stored in a form that this version of the program does not know. It
+    /// is not damaged: it stays as it is, and counts as present.
+    #[error(
+        "block {hash} in {} was written by a newer version of this program; use that version",
+        pack.display()
+    )]
+    Newer {
+        /// The block.
+        hash: Hash,
+        /// The pack file that contains the block.
+        pack: PathBuf,
+    },
     /// A block that is referred to is absent.
     #[error("block {0} is missing")]
     Missing(Cid),

@@ -29,6 +29,7 @@ mod mem_store;
 mod pack;
 mod pack_store;
 mod pins;
+mod record;
 mod root_log;
 mod run;
 

@@ -7,14 +7,15 @@
 //! continues at the next valid one. The footer only saves that walk. It is written
 //! after the records were synced, so a footer that exists after a power cut can be
 //! trusted.
+//! The records are in [`crate::record`].
 
 use std::io;
 use std::ops::Range;
 
-use bytes::Bytes;
-use types::{Cid, Codec, EncodedBlock, Encoding, Hash, MAX_BLOCK_LEN};
+use types::Codec;
 
 use crate::bytes_at::{hash_at, u32_at, u64_at};
+use crate::record::{Entry, Form, RECORD_HEADER_LEN, RECORD_MAGIC, decode_record_header};
 use disk::DiskFile;
 
 /// Kind of the blocks in a pack. Metadata has packs of its own, so that walking
@@ -54,7 +55,6 @@ const PACK_MAGIC: [u8; 8] = *b"ARCHPACK";
 /// Replaces [`PACK_MAGIC`] in a pack that is no longer needed.
 pub(crate) const RETIRED_MAGIC: [u8; 8] = *b"ARCHGONE";
 const FOOTER_MAGIC: [u8; 8] = *b"ARCHFOOT";
-const RECORD_MAGIC: [u8; 4] = *b"BLK1";
 const VERSION: u8 = 1;
 /// Names are the BLAKE3 hash of the stored bytes.
 const HASH_MODE_PLAIN: u8 = 0;
@@ -62,8 +62,6 @@ const HASH_MODE_PLAIN: u8 = 0;
 /// Length of the header of a pack in bytes.
 pub(crate) const HEADER_LEN: u64 = HEADER_BYTES as u64;
 pub(crate) const HEADER_BYTES: usize = 64;
-/// Length of a record without its payload in bytes.
-pub(crate) const RECORD_HEADER_LEN: usize = 56;
 const ENTRY_LEN: usize = 48;
 const TRAILER_LEN: usize = 48;
 
@@ -73,32 +71,6 @@ pub(crate) struct PackHeader {
     pub(crate) kind: PackKind,
     pub(crate) number: u32,
     pub(crate) uuid: [u8; 16],
-}
-
-/// Place and form of a block in its pack.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Entry {
-    pub(crate) hash: Hash,
-    /// Offset of the record in the pack.
-    pub(crate) offset: u32,
-    /// Length of the payload in bytes.
-    pub(crate) stored_len: u32,
-    /// Length of the block in bytes.
-    pub(crate) len: u32,
-    pub(crate) codec: Codec,
-    pub(crate) encoding: Encoding,
-}
-
-impl Entry {
-    /// Returns the length of the record in the pack in bytes.
-    pub(crate) fn record_len(&self) -> u64 {
-        RECORD_HEADER_LEN as u64 + u64::from(self.stored_len)
-    }
-
-    /// Returns the offset of the end of the record.
-    pub(crate) fn end(&self) -> u64 {
-        u64::from(self.offset) + self.record_len()
-    }
 }
 
 /// Reason why the header of a pack cannot be used.
@@ -144,80 +116,6 @@ impl PackHeader {
     }
 }
 
-/// Returns the header of the record of `block`.
-#[expect(clippy::cast_possible_truncation, reason = "a payload is at most 4 MiB")]
-pub(crate) fn record_header(block: &EncodedBlock) -> [u8; RECORD_HEADER_LEN] {
-    let mut bytes = [0; RECORD_HEADER_LEN];
-    bytes[..4].copy_from_slice(&RECORD_MAGIC);
-    bytes[4] = block.cid().codec().tag();
-    bytes[5] = block.encoding().tag();
-    bytes[8..12].copy_from_slice(&block.len().to_le_bytes());
-    bytes[12..16].copy_from_slice(&(block.payload().len() as u32).to_le_bytes());
-    bytes[16..48].copy_from_slice(block.cid().hash().as_bytes());
-    bytes[48..52].copy_from_slice(&crc32c::crc32c(block.payload()).to_le_bytes());
-    let sum = crc32c::crc32c(&bytes[..52]);
-    bytes[52..].copy_from_slice(&sum.to_le_bytes());
-    bytes
-}
-
-/// Decodes the header of a record; returns the checksum of the payload, too.
-fn decode_record_header(bytes: &[u8], offset: u32) -> Option<(Entry, u32)> {
-    if bytes.len() < RECORD_HEADER_LEN
-        || bytes[..4] != RECORD_MAGIC
-        || u32_at(bytes, 52) != crc32c::crc32c(&bytes[..52])
-    {
-        return None;
-    }
-    let entry = Entry {
-        hash: hash_at(bytes, 16),
-        offset,
-        stored_len: u32_at(bytes, 12),
-        len: u32_at(bytes, 8),
-        codec: Codec::from_tag(bytes[4])?,
-        encoding: Encoding::from_tag(bytes[5])?,
-    };
-    let longest = entry.stored_len.max(entry.len) as usize;
-    (longest <= MAX_BLOCK_LEN).then_some((entry, u32_at(bytes, 48)))
-}
-
-/// Reason why a record cannot be used.
-#[derive(Debug)]
-pub(crate) enum ReadError {
-    /// The file system reported an error.
-    Io(io::Error),
-    /// The bytes have changed since they were written.
-    Damaged(String),
-}
-
-impl From<io::Error> for ReadError {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
-    }
-}
-
-/// Reads one record and checks all of it: the header, the checksum, and that the
-/// decompressed payload matches the hash.
-pub(crate) fn read_record(file: &dyn DiskFile, entry: &Entry) -> Result<EncodedBlock, ReadError> {
-    let len = RECORD_HEADER_LEN + entry.stored_len as usize;
-    let record = Bytes::from(file.read_vec_at(len, entry.offset.into())?);
-    if record.len() < len {
-        return Err(ReadError::Damaged("the pack ends within the record".into()));
-    }
-    let damaged = |reason: &str| Err(ReadError::Damaged(reason.into()));
-    let Some((found, sum)) = decode_record_header(&record, entry.offset) else {
-        return damaged("the header of the record is damaged");
-    };
-    if found != *entry {
-        return damaged("the record is that of another block");
-    }
-    let payload = record.slice(RECORD_HEADER_LEN..);
-    if crc32c::crc32c(&payload) != sum {
-        return damaged("the checksum of the record does not match");
-    }
-    EncodedBlock::verify(Cid::new(entry.codec, entry.hash), entry.encoding, entry.len, payload)
-        .map_err(|error| ReadError::Damaged(error.to_string()))
-}
-
 /// Encodes the footer over `entries`, which starts at `offset`.
 #[expect(clippy::cast_possible_truncation, reason = "a pack has fewer than 2^32 records")]
 pub(crate) fn encode_footer(header: &PackHeader, entries: &[Entry], offset: u64) -> Vec<u8> {
@@ -227,7 +125,7 @@ pub(crate) fn encode_footer(header: &PackHeader, entries: &[Entry], offset: u64)
         bytes.extend_from_slice(&entry.offset.to_le_bytes());
         bytes.extend_from_slice(&entry.stored_len.to_le_bytes());
         bytes.extend_from_slice(&entry.len.to_le_bytes());
-        bytes.extend_from_slice(&[entry.codec.tag(), entry.encoding.tag(), 0, 0]);
+        bytes.extend_from_slice(&entry.form.to_bytes());
     }
     let entries_sum = crc32c::crc32c(&bytes);
     let start = bytes.len();
@@ -298,8 +196,7 @@ pub(crate) fn read_footer(
             offset: u32_at(bytes, 32),
             stored_len: u32_at(bytes, 36),
             len: u32_at(bytes, 40),
-            codec: Codec::from_tag(bytes[44])?,
-            encoding: Encoding::from_tag(bytes[45])?,
+            form: Form::from_bytes(bytes[44..48].try_into().ok()?),
         };
         (entry.end() <= trailer.offset).then_some(entry)
     };
@@ -392,9 +289,10 @@ mod tests {
 
     use std::path::Path;
 
-    use types::Block;
+    use types::{Block, EncodedBlock};
 
     use super::*;
+    use crate::record::{ReadError, Record, read_record, record_header};
     use disk::Disk;
     use disk::sim::SimDisk;
 
@@ -424,8 +322,7 @@ mod tests {
                 offset: u32::try_from(at).unwrap(),
                 stored_len: u32::try_from(block.payload().len()).unwrap(),
                 len: block.len(),
-                codec: Codec::Raw,
-                encoding: block.encoding(),
+                form: Form::of(&block),
             };
             at = entry.end();
             entries.push(entry);
@@ -447,7 +344,8 @@ mod tests {
         assert_eq!(walk.entries, entries);
         assert_eq!((walk.end, walk.gaps), (entries[3].end(), vec![]));
         for (entry, block) in entries.iter().zip(blocks()) {
-            assert_eq!(read_record(&*file, entry).unwrap(), block);
+            let Record::Block(read) = read_record(&*file, entry).unwrap() else { panic!() };
+            assert_eq!(read, block);
         }
     }
 

@@ -20,7 +20,7 @@ pub const MAX_FILENAME_LEN: usize = 255;
 pub const MAX_MIMETYPE_LEN: usize = 255;
 
 /// Version of the format.
-const VERSION: u8 = 1;
+pub(crate) const VERSION: u64 = 1;
 
 const LONG_FILENAME: &str = "the file name is longer than 255 bytes";
 const LONG_MIMETYPE: &str = "the MIME type is longer than 255 bytes";
@@ -42,7 +42,7 @@ pub struct Dataset {
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Wire {
-    dataset: u8,
+    dataset: u64,
     filename: Option<String>,
     mimetype: Option<String>,
     size: u64,
@@ -77,13 +77,15 @@ impl Dataset {
     /// # Errors
     ///
     /// Returns [`NodeError::Malformed`] if the bytes are not a dataset,
+    /// [`NodeError::Newer`] if they are one of a later version or a sealed node,
     /// [`NodeError::Link`] if `tree` is not a supported CID, and
-    /// [`NodeError::Rule`] if the version is unknown or a text is too long.
+    /// [`NodeError::Rule`] if a text is too long.
     pub fn decode(bytes: &[u8]) -> Result<Self, NodeError> {
-        let wire: Wire =
-            serde_ipld_dagcbor::from_slice(bytes).map_err(|error| NodeError::malformed(&error))?;
+        let newer_or = |otherwise| NodeError::newer_or(bytes, VERSION, otherwise);
+        let wire: Wire = serde_ipld_dagcbor::from_slice(bytes)
+            .map_err(|error| newer_or(NodeError::malformed(&error)))?;
         if wire.dataset != VERSION {
-            return Err(NodeError::Rule("the dataset has an unknown version"));
+            return Err(newer_or(NodeError::Rule("the dataset has an unknown version")));
         }
         let dataset = Self {
             tree: Cid::from_bytes(&wire.tree.to_bytes())?,

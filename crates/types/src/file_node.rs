@@ -61,9 +61,40 @@ pub enum NodeError {
     /// The node has the right fields but breaks the rule that the text names.
     #[error("invalid node: {0}")]
     Rule(&'static str),
+    /// The node is of a kind or version that only later versions of this program
+    /// know; names it.
+    #[error("written by a newer version of this program ({0}); use that version")]
+    Newer(String),
+}
+
+/// The fields that name the kind of a node and its version.
+#[derive(Deserialize)]
+struct Markers {
+    #[serde(default)]
+    dataset: Option<u64>,
+    #[serde(default)]
+    sealed: Option<u64>,
 }
 
 impl NodeError {
+    /// Returns [`NodeError::Newer`] if `bytes`, which are no node of this version,
+    /// are one of a later version: a sealed node, or a dataset with another version
+    /// than `dataset`. Otherwise returns `otherwise`.
+    pub(crate) fn newer_or(bytes: &[u8], dataset: u64, otherwise: Self) -> Self {
+        let Ok(markers) = serde_ipld_dagcbor::from_slice::<Markers>(bytes) else {
+            return otherwise;
+        };
+        match markers {
+            Markers { sealed: Some(version), .. } => {
+                Self::Newer(format!("sealed node of version {version}"))
+            }
+            Markers { dataset: Some(version), .. } if version != dataset => {
+                Self::Newer(format!("dataset of version {version}"))
+            }
+            Markers { .. } => otherwise,
+        }
+    }
+
     /// Makes an error from a decoder's message, which may quote hostile bytes.
     pub(crate) fn malformed(error: &dyn std::error::Error) -> Self {
         Self::Malformed(crate::printable_line(&error.to_string()))
@@ -90,11 +121,12 @@ impl FileNode {
     /// # Errors
     ///
     /// Returns [`NodeError::Malformed`] if the bytes are not a node,
-    /// [`NodeError::Link`] if a link is not a supported CID, and
-    /// [`NodeError::Rule`] if one of these checks fails.
+    /// [`NodeError::Newer`] if they are a sealed node, [`NodeError::Link`] if a link
+    /// is not a supported CID, and [`NodeError::Rule`] if one of these checks fails.
     pub fn decode(bytes: &[u8]) -> Result<Self, NodeError> {
-        let wire: Wire =
-            serde_ipld_dagcbor::from_slice(bytes).map_err(|error| NodeError::malformed(&error))?;
+        let wire: Wire = serde_ipld_dagcbor::from_slice(bytes).map_err(|error| {
+            NodeError::newer_or(bytes, crate::dataset::VERSION, NodeError::malformed(&error))
+        })?;
         if wire.chunks.is_empty() {
             return Err(NodeError::Rule("it has no children"));
         }

@@ -30,10 +30,11 @@ pub fn links(codec: Codec, bytes: &[u8]) -> Result<Vec<Cid>, NodeError> {
 
 #[cfg(test)]
 mod tests {
+    use ipld_core::ipld::Ipld;
     use proptest::prelude::*;
 
     use super::*;
-    use crate::Dataset;
+    use crate::{Dataset, FileNode};
 
     #[test]
     fn a_dataset_refers_to_its_tree_and_a_chunk_to_nothing() {
@@ -42,6 +43,38 @@ mod tests {
         let block = dataset.encode(&crate::BlockScheme::plain()).unwrap();
         assert_eq!(links(Codec::DagCbor, block.data()).unwrap(), [tree]);
         assert_eq!(links(Codec::Raw, block.data()).unwrap(), []);
+    }
+
+    fn node(fields: &[(&str, Ipld)]) -> Vec<u8> {
+        let map = fields.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
+        serde_ipld_dagcbor::to_vec(&Ipld::Map(map.collect())).unwrap()
+    }
+
+    #[test]
+    fn nodes_of_later_versions_are_named_and_their_links_are_found() {
+        let cids = [Cid::of(Codec::Raw, b"chunk"), Cid::of(Codec::DagCbor, b"node")];
+        let link = |cid: Cid| Ipld::Link(cid.to_generic());
+        let sealed = node(&[
+            ("box", Ipld::Bytes(vec![0xd8, 0x2a, 0x58, 7])),
+            ("links", Ipld::List(cids.map(link).to_vec())),
+            ("sealed", Ipld::Integer(1)),
+        ]);
+        let dataset =
+            node(&[("dataset", Ipld::Integer(2)), ("parts", Ipld::List(cids.map(link).to_vec()))]);
+        for (bytes, name) in [(sealed, "sealed node"), (dataset, "dataset of version 2")] {
+            assert_eq!(links(Codec::DagCbor, &bytes).unwrap(), cids);
+            for error in
+                [FileNode::decode(&bytes).unwrap_err(), Dataset::decode(&bytes).unwrap_err()]
+            {
+                assert!(matches!(error, NodeError::Newer(_)), "{error:?}");
+                assert!(error.to_string().contains(name), "{error}");
+            }
+        }
+        // Nodes of this version and other maps are not.
+        let bytes = node(&[("size", Ipld::Integer(1)), ("more", Ipld::Bool(true))]);
+        assert!(matches!(FileNode::decode(&bytes), Err(NodeError::Malformed(_))));
+        let bytes = node(&[("sealed", Ipld::Bool(true))]);
+        assert!(matches!(FileNode::decode(&bytes), Err(NodeError::Malformed(_))));
     }
 
     #[test]

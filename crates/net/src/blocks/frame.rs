@@ -15,8 +15,8 @@ use crate::error::Retry;
 /// Version of the protocol that this code implements.
 pub(crate) const VERSION: u16 = 1;
 
-/// Hash mode in which the name of a block is the plain BLAKE3 of its bytes. The other
-/// value, 1, is reserved for keyed names.
+/// Hash mode in which the name of a block is the plain BLAKE3 of its bytes. There is no
+/// other: a block that its source has encrypted is named by the encrypted bytes.
 pub(crate) const HASH_MODE_PLAIN: u8 = 0;
 
 /// Length of the prefix of a frame in bytes: length and kind.

@@ -16,14 +16,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::Inner;
-use super::mark::{Marks, PackMarks};
+use super::mark::{Marks, PackMarks, UnreadableBlock};
 use super::packs::Pack;
 use super::read::Place;
 use super::relocate::RelocationBatch;
 use super::write::Writer;
 use crate::block_store::{GcOptions, GcReport, WriteEpoch};
 use crate::error::{IoContext, StoreError};
-use crate::pack::{Entry, HEADER_LEN, PackKind, RETIRED_MAGIC};
+use crate::pack::{HEADER_LEN, PackKind, RETIRED_MAGIC};
+use crate::record::Entry;
 
 /// A sealed pack is small if it is shorter than this fraction (1/8) of a full
 /// pack.
@@ -96,6 +97,7 @@ impl Inner {
         let (complete, partial): (Vec<_>, Vec<_>) =
             roots.into_iter().partition(|root| !root.partial);
         let unreadable = self.mark(marks, complete.iter().map(|root| root.cid))?;
+        refuse_newer(&unreadable)?;
         if let Some(block) = unreadable.first() {
             return Err(StoreError::NotCollected(format!(
                 "block {} is needed and cannot be read ({}), so it is not known which other \
@@ -108,8 +110,8 @@ impl Inner {
         }
         // Blocks below partial roots and pins may be missing: their work is in
         // progress.
-        self.mark(marks, partial.iter().map(|root| root.cid))?;
-        self.mark(marks, pinned)?;
+        refuse_newer(&self.mark(marks, partial.iter().map(|root| root.cid))?)?;
+        refuse_newer(&self.mark(marks, pinned)?)?;
 
         let mut report = GcReport::default();
         let first_pack = options.since.map_or(0, |since| since.first_pack);
@@ -266,8 +268,8 @@ impl Inner {
         let mut batch = RelocationBatch::default();
         for (record, entry) in live(marks, &entries) {
             let place = Place { pack: pack.clone(), record, entry };
-            match self.read(&place) {
-                Ok(Some(block)) => batch.push(block),
+            match self.read_any(&place) {
+                Ok(Some(record)) => batch.push(record),
                 Ok(None) => return Ok(false),
                 Err(error @ StoreError::Damaged { .. }) => {
                     report.damaged.push(error.to_string());
@@ -392,6 +394,18 @@ impl Inner {
             Err(StoreError::Full { .. }) => Ok(()),
             result => result,
         }
+    }
+}
+
+/// Refuses a collection if the links of a block are unknown because a newer version
+/// of the program wrote it.
+fn refuse_newer(unreadable: &[UnreadableBlock]) -> Result<(), StoreError> {
+    match unreadable.iter().find(|block| block.is_newer) {
+        Some(block) => Err(StoreError::NotCollected(format!(
+            "it is not known which other blocks are needed: {}",
+            block.reason
+        ))),
+        None => Ok(()),
     }
 }
 

@@ -15,6 +15,7 @@ use super::Inner;
 use super::packs::Pack;
 use super::read::Place;
 use crate::error::StoreError;
+use crate::record::Record;
 
 /// Maximum number of missing blocks that are listed.
 const MISSING_MAX: usize = 10_000;
@@ -101,11 +102,13 @@ impl Marks {
     }
 }
 
-/// A block that is needed and cannot be read.
+/// A block that is needed and whose links cannot be read.
 #[derive(Debug)]
 pub(super) struct UnreadableBlock {
     pub(super) cid: Cid,
     pub(super) reason: String,
+    /// True if the block is intact, but of a form that this version does not know.
+    pub(super) is_newer: bool,
 }
 
 impl Inner {
@@ -116,10 +119,10 @@ impl Inner {
         marks: &Marks,
         from: impl IntoIterator<Item = Cid>,
     ) -> Result<Vec<UnreadableBlock>, StoreError> {
-        let mut missing: BTreeMap<Cid, String> = BTreeMap::new();
+        let mut missing: BTreeMap<Cid, UnreadableBlock> = BTreeMap::new();
         let note = |missing: &mut BTreeMap<_, _>, cid, reason| {
             if missing.len() < MISSING_MAX {
-                missing.insert(cid, reason);
+                missing.insert(cid, UnreadableBlock { cid, reason, is_newer: false });
             }
         };
         let mut newer = HashSet::new();
@@ -152,10 +155,33 @@ impl Inner {
                     Err(error @ StoreError::Damaged { .. }) => {
                         note(&mut missing, cid, error.to_string());
                     }
+                    Err(error @ StoreError::Newer { .. }) => {
+                        if let Some(links) = self.links_of_newer(&cid)? {
+                            stack.extend(links);
+                        } else {
+                            // Never cut from the list: such a block stops the collection.
+                            let reason = error.to_string();
+                            missing.insert(cid, UnreadableBlock { cid, reason, is_newer: true });
+                        }
+                    }
                     Err(error) => return Err(error),
                 }
             }
         }
-        Ok(missing.into_iter().map(|(cid, reason)| UnreadableBlock { cid, reason }).collect())
+        Ok(missing.into_values().collect())
+    }
+
+    /// Returns the links of a record of a later version, if they are outside the
+    /// parts that this version does not know.
+    fn links_of_newer(&self, cid: &Cid) -> Result<Option<Vec<Cid>>, StoreError> {
+        for place in self.places(cid.hash())?.usable {
+            let Ok(Some(Record::Newer(record))) = self.read_any(&place) else { continue };
+            if let Ok(Some(block)) = record.block(cid.codec())
+                && let Ok(links) = links(cid.codec(), &block.decode()?)
+            {
+                return Ok(Some(links));
+            }
+        }
+        Ok(None)
     }
 }

@@ -19,10 +19,10 @@ use super::{Commits, Inner, StoreOptions, Upkeep};
 use crate::error::{IoContext, StoreError};
 use crate::hash_index::HashIndex;
 use crate::pack::{
-    Entry, HEADER_BYTES, HEADER_LEN, HeaderError, PackHeader, PackKind, read_footer, read_trailer,
-    walk,
+    HEADER_BYTES, HEADER_LEN, HeaderError, PackHeader, PackKind, read_footer, read_trailer, walk,
 };
 use crate::pins::Pins;
+use crate::record::Entry;
 use crate::root_log::{self, Health, RootLog};
 use disk::{AtomicWrite, Disk, DiskFile, FileError, read_file, write_atomic};
 

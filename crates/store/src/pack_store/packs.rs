@@ -11,7 +11,8 @@ use parking_lot::{Mutex, RwLock};
 
 use super::catalog::CatalogPack;
 use crate::error::{IoContext, StoreError};
-use crate::pack::{Entry, PackHeader, PackKind, footer_len, read_footer, walk};
+use crate::pack::{PackHeader, PackKind, footer_len, read_footer, walk};
+use crate::record::Entry;
 use disk::{Disk, DiskFile};
 
 /// Maximum number of files of packs that are kept open.

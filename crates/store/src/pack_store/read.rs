@@ -9,7 +9,7 @@ use types::{Cid, Codec, EncodedBlock, Encoding, Hash};
 use super::Inner;
 use super::packs::Pack;
 use crate::error::StoreError;
-use crate::pack::{Entry, ReadError, read_record};
+use crate::record::{Entry, Form, ReadError, Record, read_record};
 use crate::run::{VALUE_LEN, Value};
 
 /// Maximum number of lookups of a block that is being moved.
@@ -17,6 +17,9 @@ const MOVES_MAX: usize = 8;
 
 /// Number of bytes read from a pack after which its page cache is dropped.
 const DROP_CACHE_AFTER: u64 = 16 << 20;
+
+/// Stands in the index for the form of a record of a later version.
+const FORM_NEWER: u8 = 0xff;
 
 /// Place of a block.
 #[derive(Clone, Debug)]
@@ -37,7 +40,10 @@ pub(super) fn encode_place(pack: u32, record: u32, entry: &Entry) -> Value {
     value[7..11].copy_from_slice(&entry.offset.to_le_bytes());
     value[11..14].copy_from_slice(&entry.stored_len.to_le_bytes()[..3]);
     value[14..17].copy_from_slice(&entry.len.to_le_bytes()[..3]);
-    value[17] = entry.codec.tag() | entry.encoding.tag() << 4;
+    value[17] = match entry.form {
+        Form::Block { codec, encoding } => codec.tag() | encoding.tag() << 4,
+        Form::Newer(_) => FORM_NEWER,
+    };
     value
 }
 
@@ -46,17 +52,19 @@ pub(super) fn pack_of(value: &Value) -> u32 {
     u32::from_le_bytes([value[0], value[1], value[2], value[3]])
 }
 
-fn decode_place(hash: Hash, value: &Value) -> Option<(u32, Entry)> {
+fn decode_place(hash: Hash, value: &Value) -> (u32, Entry) {
     let three = |at: usize| u32::from_le_bytes([value[at], value[at + 1], value[at + 2], 0]);
     let entry = Entry {
         hash,
         offset: u32::from_le_bytes([value[7], value[8], value[9], value[10]]),
         stored_len: three(11),
         len: three(14),
-        codec: Codec::from_tag(value[17] & 0xf)?,
-        encoding: Encoding::from_tag(value[17] >> 4)?,
+        form: match (Codec::from_tag(value[17] & 0xf), Encoding::from_tag(value[17] >> 4)) {
+            (Some(codec), Some(encoding)) => Form::Block { codec, encoding },
+            _ => Form::NEWER,
+        },
     };
-    Some((three(4), entry))
+    (three(4), entry)
 }
 
 /// The places of a block.
@@ -110,7 +118,7 @@ impl Inner {
                 places.is_gone = true;
                 continue;
             };
-            let Some((record, entry)) = decode_place(*hash, value) else { continue };
+            let (record, entry) = decode_place(*hash, value);
             if record >= pack.usable_records.load(Ordering::SeqCst) {
                 continue;
             }
@@ -162,7 +170,9 @@ impl Inner {
                 match self.read(place) {
                     Ok(Some(block)) => return Ok(Some(block.read_as(cid.codec()))),
                     Ok(None) => has_moved = true,
-                    Err(error @ StoreError::Damaged { .. }) => damage = Some(error),
+                    Err(error @ (StoreError::Damaged { .. } | StoreError::Newer { .. })) => {
+                        damage = Some(error);
+                    }
                     Err(error) => return Err(error),
                 }
             }
@@ -173,9 +183,21 @@ impl Inner {
         Ok(None)
     }
 
-    /// Reads a record. A damaged record is quarantined. `None` if the pack no longer
+    /// Reads a block. A damaged record is quarantined. `None` if the pack no longer
     /// exists.
     pub(super) fn read(&self, place: &Place) -> Result<Option<EncodedBlock>, StoreError> {
+        match self.read_any(place)? {
+            Some(Record::Block(block)) => Ok(Some(block)),
+            Some(Record::Newer(_)) => {
+                Err(StoreError::Newer { hash: place.entry.hash, pack: place.pack.path.clone() })
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// Reads a record, which may be of a later version. A damaged record is
+    /// quarantined. `None` if the pack no longer exists.
+    pub(super) fn read_any(&self, place: &Place) -> Result<Option<Record>, StoreError> {
         let file = match self.packs.file(&place.pack) {
             Ok(file) => file,
             Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
@@ -185,9 +207,9 @@ impl Inner {
             Err(error) => return Err(error),
         };
         let reason = match read_record(&*file, &place.entry) {
-            Ok(block) => {
+            Ok(record) => {
                 self.count_read(place);
-                return Ok(Some(block));
+                return Ok(Some(record));
             }
             Err(ReadError::Damaged(reason)) => reason,
             // An unreadable sector damages the blocks in it.
@@ -282,18 +304,25 @@ mod tests {
 
     #[test]
     fn places_read_back_at_their_extremes() {
-        for (record, offset, len) in [(0, 0, 0), (0xff_ffff, u32::MAX, 4 << 20)] {
-            let entry = Entry {
-                hash: Hash::of(b"x"),
-                offset,
-                stored_len: len,
-                len,
-                codec: Codec::DagCbor,
-                encoding: Encoding::Zstd,
-            };
-            let value = encode_place(7, record, &entry);
-            assert_eq!(pack_of(&value), 7);
-            assert_eq!(decode_place(entry.hash, &value), Some((record, entry)));
+        let block = Form::Block { codec: Codec::DagCbor, encoding: Encoding::Zstd };
+        for form in [block, Form::NEWER] {
+            for (record, offset, len) in [(0, 0, 0), (0xff_ffff, u32::MAX, 4 << 20)] {
+                let entry = Entry { hash: Hash::of(b"x"), offset, stored_len: len, len, form };
+                let value = encode_place(7, record, &entry);
+                assert_eq!(pack_of(&value), 7);
+                assert_eq!(decode_place(entry.hash, &value), (record, entry));
+            }
+        }
+    }
+
+    #[test]
+    fn a_form_in_the_index_that_is_unknown_is_one_of_a_later_version() {
+        let block = Form::Block { codec: Codec::Raw, encoding: Encoding::Plain };
+        let entry = Entry { hash: Hash::of(b"x"), offset: 64, stored_len: 1, len: 1, form: block };
+        let mut value = encode_place(7, 0, &entry);
+        for form in [0x03, 0x20, 0xf0, 0xff] {
+            value[17] = form;
+            assert_eq!(decode_place(entry.hash, &value).1, Entry { form: Form::NEWER, ..entry });
         }
     }
 }

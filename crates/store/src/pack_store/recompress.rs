@@ -14,7 +14,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use types::{EncodedBlock, Encoding};
+use types::{Codec, EncodedBlock, Encoding};
 
 use super::Inner;
 use super::gc::SMALL_PACK_SHARE;
@@ -23,7 +23,7 @@ use super::read::Place;
 use super::relocate::RelocationBatch;
 use super::write::Writer;
 use crate::error::{IoContext, StoreError};
-use crate::pack::Entry;
+use crate::record::{Entry, Form, Record};
 
 /// Level of zstd; figures: `docs/decisions/0006`.
 const LEVEL: i32 = 6;
@@ -201,8 +201,8 @@ impl Inner {
         entries: &[Entry],
         report: &mut RecompressReport,
     ) -> Result<Option<bool>, StoreError> {
-        let is_plain =
-            |(_, entry): &(u32, Entry)| entry.encoding == Encoding::Plain && entry.stored_len > 0;
+        const PLAIN: Form = Form::Block { codec: Codec::Raw, encoding: Encoding::Plain };
+        let is_plain = |(_, entry): &(u32, Entry)| entry.form == PLAIN && entry.stored_len > 0;
         let plain: Vec<_> = (0..).zip(entries.iter().copied()).filter(is_plain).collect();
         let plain_bytes: u64 = plain.iter().map(|(_, entry)| u64::from(entry.stored_len)).sum();
         let enough = pack.content_len() * WORTH_PERCENT / 100;
@@ -296,8 +296,9 @@ impl Inner {
             if batch.is_empty() && stop() {
                 return Ok(PackResult::Stopped);
             }
-            match self.read(&Place { pack: pack.clone(), record, entry: *entry }) {
-                Ok(Some(block)) => batch.push(compressed(block)),
+            match self.read_any(&Place { pack: pack.clone(), record, entry: *entry }) {
+                Ok(Some(Record::Block(block))) => batch.push(Record::Block(compressed(block))),
+                Ok(Some(newer)) => batch.push(newer),
                 Ok(None) => return Ok(PackResult::Unavailable),
                 Err(error @ StoreError::Damaged { .. }) => {
                     report.damaged.push(error.to_string());

@@ -1,14 +1,13 @@
-//! Blocks that are moved from one pack to another.
+//! Blocks that are moved from one pack to another, and records of later versions.
 //!
 //! Their number and their total length are bounded, so that a pack is never in
 //! memory as a whole.
-
-use types::EncodedBlock;
 
 use super::Inner;
 use super::write::Writer;
 use crate::error::StoreError;
 use crate::pack::PackKind;
+use crate::record::{Record, ToRecord};
 
 /// Maximum number of blocks that are moved with one write.
 const BLOCKS_MAX: usize = 64;
@@ -18,12 +17,12 @@ const BYTES_MAX: usize = 4 << 20;
 /// Blocks to be written to another pack; see the module.
 #[derive(Debug, Default)]
 pub(super) struct RelocationBatch {
-    blocks: Vec<EncodedBlock>,
+    blocks: Vec<Record>,
     len: usize,
 }
 
 impl RelocationBatch {
-    pub(super) fn push(&mut self, block: EncodedBlock) {
+    pub(super) fn push(&mut self, block: Record) {
         self.len += block.payload().len();
         self.blocks.push(block);
     }
@@ -57,7 +56,7 @@ impl Inner {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
-    use types::{Block, Codec};
+    use types::{Block, Codec, EncodedBlock};
 
     use super::*;
 
@@ -67,7 +66,7 @@ mod tests {
         let mut batch = RelocationBatch::default();
         (1..)
             .find(|_| {
-                batch.push(block.clone());
+                batch.push(Record::Block(block.clone()));
                 batch.is_full()
             })
             .unwrap()

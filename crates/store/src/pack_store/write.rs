@@ -12,7 +12,8 @@ use super::read::encode_place;
 use super::{Inner, Upkeep};
 use crate::block_store::{Usage, WriteEpoch};
 use crate::error::{IoContext, Limit, StoreError};
-use crate::pack::{Entry, HEADER_LEN, PackKind, RECORD_HEADER_LEN, encode_footer, record_header};
+use crate::pack::{HEADER_LEN, PackKind, encode_footer};
+use crate::record::{RECORD_HEADER_LEN, ToRecord};
 
 /// Maximum number of records in a pack: its entries are in memory until it is
 /// sealed.
@@ -34,7 +35,7 @@ pub(super) struct Writer {
     pub(super) created: Option<Vec<Arc<Pack>>>,
 }
 
-fn record_len(block: &EncodedBlock) -> u64 {
+fn record_len(block: &impl ToRecord) -> u64 {
     (RECORD_HEADER_LEN + block.payload().len()) as u64
 }
 
@@ -57,7 +58,7 @@ impl Inner {
                     new.push(block);
                 }
             }
-            let needed = new.iter().map(|block| record_len(block)).sum();
+            let needed = new.iter().map(|block| record_len(*block)).sum();
             if needed > 0 {
                 self.check_space(needed)?;
                 self.append(&mut writer, kind, &new)?;
@@ -113,12 +114,12 @@ impl Inner {
         })
     }
 
-    /// Appends blocks to the open pack, and to new packs when it is full.
-    pub(super) fn append(
+    /// Appends records to the open pack, and to new packs when it is full.
+    pub(super) fn append<R: ToRecord>(
         &self,
         writer: &mut Writer,
         kind: PackKind,
-        blocks: &[&EncodedBlock],
+        blocks: &[&R],
     ) -> Result<(), StoreError> {
         let mut rest = blocks;
         while !rest.is_empty() {
@@ -175,12 +176,12 @@ impl Inner {
 
     /// Returns how many of `blocks`, at least one, fit into a pack that ends at
     /// `end`.
-    fn how_many_fit(&self, end: u64, records: u32, blocks: &[&EncodedBlock]) -> usize {
+    fn how_many_fit<R: ToRecord>(&self, end: u64, records: u32, blocks: &[&R]) -> usize {
         let most = RECORDS_AT_ONCE.min((RECORDS_MAX - records.min(RECORDS_MAX - 1)) as usize);
         let mut at = end;
         let mut count = 0;
         for block in blocks.iter().take(most) {
-            at += record_len(block);
+            at += record_len(*block);
             count += 1;
             if at >= self.pack_len {
                 break;
@@ -192,23 +193,16 @@ impl Inner {
     /// Writes records after the last one. Returns `Ok(false)` if the pack has failed,
     /// so that the records must not be used.
     #[expect(clippy::cast_possible_truncation, reason = "packs are far below 4 GiB")]
-    fn append_to(&self, pack: &Arc<Pack>, blocks: &[&EncodedBlock]) -> Result<bool, StoreError> {
+    fn append_to<R: ToRecord>(&self, pack: &Arc<Pack>, blocks: &[&R]) -> Result<bool, StoreError> {
         let _not_rebuilding = self.indexing.read();
         let start = pack.state.lock().end;
-        let headers: Vec<_> = blocks.iter().map(|block| record_header(block)).collect();
+        let headers: Vec<_> = blocks.iter().map(|block| block.header()).collect();
         let mut parts: Vec<&[u8]> = Vec::with_capacity(blocks.len() * 2);
         let mut entries = Vec::with_capacity(blocks.len());
         let mut end = start;
         for (block, header) in blocks.iter().zip(&headers) {
             parts.extend([&header[..], block.payload()]);
-            let entry = Entry {
-                hash: *block.cid().hash(),
-                offset: end as u32,
-                stored_len: block.payload().len() as u32,
-                len: block.len(),
-                codec: block.cid().codec(),
-                encoding: block.encoding(),
-            };
+            let entry = block.entry(end as u32);
             end = entry.end();
             entries.push(entry);
         }
