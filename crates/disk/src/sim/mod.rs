@@ -4,8 +4,14 @@
 //! power cut leaves: written bytes survive only after `sync` of their file,
 //! names only after `sync_dir` of their directory. Every operation that changes
 //! the disk has a number, so that a test can run the same work once for each
-//! number N and fail, or cut the power, at the Nth operation.
+//! number N and fail, or cut the power, at the Nth operation. Operations that read
+//! fail by a [`FaultRule`], which also chooses by path.
+//!
+//! After a failed sync, reads still return the bytes that never reached the disk, as
+//! from the page cache of a system, until a power cut.
 
+mod faults;
+mod file;
 #[cfg(test)]
 mod tests;
 
@@ -19,7 +25,11 @@ use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt as _, SeedableRng};
 
+use self::faults::FaultRules;
+use self::file::SimFile;
 use crate::disk::{Disk, DiskFile, Space};
+
+pub use self::faults::{ArmedFault, DiskError, EACCES, EIO, EMFILE, EROFS, FaultRule, Op};
 
 /// A fault at the operation with a given number (from 0).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +41,15 @@ pub enum Fault {
     /// The process dies during the operation: every later call fails. See
     /// [`SimDisk::crash`].
     Die,
+}
+
+impl Fault {
+    fn hit(self) -> Hit {
+        match self {
+            Self::Fail(kind) | Self::FailForever(kind) => Hit::Fail(kind.into()),
+            Self::Die => Hit::Die,
+        }
+    }
 }
 
 /// The part of the unsynced changes that survives a power cut.
@@ -61,6 +80,7 @@ struct State {
     dirs: BTreeSet<PathBuf>,
     operations: u64,
     fault: Option<(u64, Fault)>,
+    rules: FaultRules,
     dead: bool,
     capacity: Option<u64>,
     ignores_file_syncs: bool,
@@ -137,6 +157,14 @@ impl NameChange {
         }
     }
 
+    fn op(&self) -> (Op, &Path) {
+        match self {
+            Self::Create { path, .. } => (Op::Create, path),
+            Self::Rename { from, .. } => (Op::Rename, from),
+            Self::Remove { path } => (Op::Remove, path),
+        }
+    }
+
     fn dir(&self) -> Option<&Path> {
         match self {
             Self::Create { path, .. } | Self::Remove { path } | Self::Rename { to: path, .. } => {
@@ -150,16 +178,38 @@ fn dead() -> io::Error {
     io::Error::other("the simulated process is dead")
 }
 
+/// The effect of a fault on an operation.
+enum Hit {
+    Fail(DiskError),
+    Die,
+}
+
 impl State {
     /// Counts an operation and returns the fault that it must suffer, if any.
-    fn step(&mut self) -> Result<(), Fault> {
+    fn step(&mut self, op: Op, path: &Path) -> Result<(), Hit> {
         let number = self.operations;
         self.operations += 1;
         match self.fault {
-            Some((at, fault)) if at == number => Err(fault),
-            Some((at, fault @ Fault::FailForever(_))) if at < number => Err(fault),
-            _ => Ok(()),
+            Some((at, fault)) if at == number => Err(fault.hit()),
+            Some((at, fault @ Fault::FailForever(_))) if at < number => Err(fault.hit()),
+            _ => self.rules.error(op, path).map_or(Ok(()), |error| Err(Hit::Fail(error))),
         }
+    }
+
+    /// Fails if the process is dead, or if a rule says so. Such an operation has no
+    /// number.
+    fn read_step(&self, op: Op, path: &Path) -> io::Result<()> {
+        self.alive()?;
+        self.rules.error(op, path).map_or(Ok(()), |error| Err(error.to_io()))
+    }
+
+    /// Returns the path of a file, empty if it has no name any more.
+    fn path_of(&self, inode: usize) -> PathBuf {
+        if self.rules.is_empty() {
+            return PathBuf::new();
+        }
+        let mut names = self.names.iter();
+        names.find(|(_, other)| **other == inode).map(|(path, _)| path.clone()).unwrap_or_default()
     }
 
     fn alive(&self) -> io::Result<()> {
@@ -168,17 +218,18 @@ impl State {
 
     /// Counts an operation that has no effect if it fails. Returns `Ok(false)` if
     /// the process dies after the operation.
-    fn step_whole(&mut self) -> io::Result<bool> {
+    fn step_whole(&mut self, op: Op, path: &Path) -> io::Result<bool> {
         self.alive()?;
-        match self.step() {
+        match self.step(op, path) {
             Ok(()) => Ok(true),
-            Err(Fault::Die) => Ok(false),
-            Err(Fault::Fail(kind) | Fault::FailForever(kind)) => Err(kind.into()),
+            Err(Hit::Die) => Ok(false),
+            Err(Hit::Fail(error)) => Err(error.to_io()),
         }
     }
 
     fn change_name(&mut self, change: NameChange) -> io::Result<()> {
-        let survives = self.step_whole()?;
+        let (op, path) = change.op();
+        let survives = self.step_whole(op, path)?;
         change.apply(&mut self.names);
         self.pending_names.push(change);
         self.die_unless(survives)
@@ -219,6 +270,18 @@ impl SimDisk {
     /// Disarms the fault.
     pub fn clear_fault(&self) {
         self.state.lock().fault = None;
+    }
+
+    /// Adds a rule by which operations fail, reads included. The first rule that
+    /// matches an operation decides. Another disk made by [`SimDisk::crash`] has no
+    /// rules.
+    pub fn add_fault(&self, rule: FaultRule) -> ArmedFault {
+        self.state.lock().rules.add(rule)
+    }
+
+    /// Removes all rules.
+    pub fn clear_fault_rules(&self) {
+        self.state.lock().rules.clear();
     }
 
     /// Reports whether the process died.
@@ -359,7 +422,7 @@ impl Inode {
 impl Disk for SimDisk {
     fn create_dir(&self, path: &Path) -> io::Result<()> {
         let mut state = self.state.lock();
-        state.alive()?;
+        state.read_step(Op::CreateDir, path)?;
         for dir in path.ancestors() {
             state.dirs.insert(dir.to_owned());
         }
@@ -378,14 +441,14 @@ impl Disk for SimDisk {
         let inode = state.inodes.len();
         state.inodes.push(Inode::default());
         state.change_name(NameChange::Create { path: path.to_owned(), inode })?;
-        Ok(Box::new(SimFile { disk: self.clone(), inode, has_lock: false.into() }))
+        Ok(Box::new(SimFile::new(self, inode)))
     }
 
     fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
         let state = self.state.lock();
-        state.alive()?;
+        state.read_step(Op::Open, path)?;
         let inode = *state.names.get(path).ok_or(io::ErrorKind::NotFound)?;
-        Ok(Box::new(SimFile { disk: self.clone(), inode, has_lock: false.into() }))
+        Ok(Box::new(SimFile::new(self, inode)))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -414,7 +477,7 @@ impl Disk for SimDisk {
 
     fn list(&self, dir: &Path) -> io::Result<Vec<OsString>> {
         let state = self.state.lock();
-        state.alive()?;
+        state.read_step(Op::List, dir)?;
         if !state.dirs.contains(dir) {
             return Err(io::ErrorKind::NotFound.into());
         }
@@ -424,7 +487,7 @@ impl Disk for SimDisk {
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         let mut state = self.state.lock();
-        let survives = state.step_whole()?;
+        let survives = state.step_whole(Op::SyncDir, dir)?;
         if survives && !state.ignores_dir_syncs {
             let pending = std::mem::take(&mut state.pending_names);
             let (here, elsewhere) =
@@ -437,135 +500,10 @@ impl Disk for SimDisk {
         state.die_unless(survives)
     }
 
-    fn space(&self, _: &Path) -> io::Result<Space> {
+    fn space(&self, dir: &Path) -> io::Result<Space> {
         let state = self.state.lock();
-        state.alive()?;
+        state.read_step(Op::Space, dir)?;
         let total = state.capacity.unwrap_or(u64::MAX);
         Ok(Space { free: total.saturating_sub(state.used()), total })
-    }
-}
-
-#[derive(Debug)]
-struct SimFile {
-    disk: SimDisk,
-    inode: usize,
-    has_lock: std::sync::atomic::AtomicBool,
-}
-
-impl SimFile {
-    fn change(&self, change: Change) -> io::Result<()> {
-        let mut state = self.disk.state.lock();
-        state.alive()?;
-        let growth = match &change {
-            Change::Write { offset, data } => {
-                (offset + data.len()).saturating_sub(state.inodes[self.inode].current.len()) as u64
-            }
-            Change::Truncate(_) => 0,
-        };
-        let full = state.capacity.is_some_and(|capacity| state.used() + growth > capacity);
-        let outcome = if full && growth > 0 {
-            state.operations += 1;
-            Err(Fault::Fail(io::ErrorKind::StorageFull))
-        } else {
-            state.step()
-        };
-        let applied = match (&outcome, change) {
-            (Err(Fault::Fail(_) | Fault::FailForever(_)), Change::Truncate(_)) => None,
-            // A write that fails may have happened in part.
-            (Err(Fault::Fail(_) | Fault::FailForever(_)), Change::Write { offset, mut data }) => {
-                data.truncate(if full { 0 } else { data.len() / 2 });
-                Some(Change::Write { offset, data })
-            }
-            (Ok(()) | Err(Fault::Die), change) => Some(change),
-        };
-        if let Some(change) = applied {
-            let inode = &mut state.inodes[self.inode];
-            change.apply(&mut inode.current);
-            inode.pending.push(change);
-        }
-        match outcome {
-            Ok(()) => Ok(()),
-            Err(Fault::Die) => state.die_unless(false),
-            Err(Fault::Fail(kind) | Fault::FailForever(kind)) => Err(kind.into()),
-        }
-    }
-}
-
-fn position(offset: u64) -> io::Result<usize> {
-    usize::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput.into())
-}
-
-impl DiskFile for SimFile {
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        let state = self.disk.state.lock();
-        state.alive()?;
-        let content = &state.inodes[self.inode].current;
-        let start = position(offset)?.min(content.len());
-        let len = buf.len().min(content.len() - start);
-        buf[..len].copy_from_slice(&content[start..start + len]);
-        Ok(len)
-    }
-
-    fn write_at(&self, parts: &[&[u8]], offset: u64) -> io::Result<()> {
-        self.change(Change::Write { offset: position(offset)?, data: parts.concat() })
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        let mut state = self.disk.state.lock();
-        match state.step_whole() {
-            Ok(survives) => {
-                if survives && !state.ignores_file_syncs {
-                    let inode = &mut state.inodes[self.inode];
-                    for change in std::mem::take(&mut inode.pending) {
-                        change.apply(&mut inode.durable);
-                    }
-                }
-                state.die_unless(survives)
-            }
-            Err(error) => {
-                // The system regards the pages as clean now and will never
-                // write them.
-                state.inodes[self.inode].pending.clear();
-                Err(error)
-            }
-        }
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        let state = self.disk.state.lock();
-        state.alive()?;
-        Ok(state.inodes[self.inode].current.len() as u64)
-    }
-
-    fn truncate(&self, len: u64) -> io::Result<()> {
-        self.change(Change::Truncate(position(len)?))
-    }
-
-    fn allocate(&self, len: u64) -> io::Result<()> {
-        self.write_at(&[&vec![0; position(len)?]], 0)
-    }
-
-    fn lock(&self) -> io::Result<()> {
-        let mut state = self.disk.state.lock();
-        state.alive()?;
-        let inode = &mut state.inodes[self.inode];
-        if inode.locked {
-            return Err(io::ErrorKind::WouldBlock.into());
-        }
-        inode.locked = true;
-        self.has_lock.store(true, std::sync::atomic::Ordering::Relaxed);
-        Ok(())
-    }
-
-    fn copy_permissions(&self, _: &Path) -> io::Result<()> {
-        self.disk.state.lock().alive()
-    }
-}
-
-impl Drop for SimFile {
-    fn drop(&mut self) {
-        if *self.has_lock.get_mut() {
-            self.disk.state.lock().inodes[self.inode].locked = false;
-        }
     }
 }

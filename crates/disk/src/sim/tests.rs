@@ -75,3 +75,56 @@ fn a_full_disk_refuses_growth_alone() {
     file.truncate(1).unwrap();
     file.write_at(&[b"1234567"], 1).unwrap();
 }
+
+#[test]
+fn a_rule_fails_its_operations_on_its_paths_for_as_long_as_it_says() {
+    let (disk, file) = disk_with(b"12345");
+    disk.create(Path::new("/d/other")).unwrap();
+    let armed = disk.add_fault(FaultRule::reads(EIO).on("d/f").after(1).times(2));
+    assert_eq!(content(&disk, "/d/other").unwrap(), b"");
+    assert_eq!(file.len().unwrap(), 5, "the first operation succeeds");
+    let failed = [file.len().map(|_| ()), disk.open(Path::new("/d/f")).map(|_| ())];
+    for error in failed.map(Result::unwrap_err) {
+        assert_eq!(error.raw_os_error(), Some(rustix::io::Errno::IO.raw_os_error()));
+    }
+    assert_eq!(content(&disk, "/d/f").unwrap(), b"12345", "two failures and no more");
+    assert_eq!((armed.failures(), armed.matches()), (2, 5));
+    disk.clear_fault_rules();
+
+    // Every operation that reads, by kind.
+    let list = || disk.list(Path::new("/d")).map(|_| ());
+    let len = || file.len().map(|_| ());
+    let read = || file.read_at(&mut [0], 0).map(|_| ());
+    let open = || disk.open(Path::new("/d/f")).map(|_| ());
+    let space = || disk.space(Path::new("/d")).map(|_| ());
+    let all: [(Op, &dyn Fn() -> io::Result<()>); 5] = [
+        (Op::List, &list),
+        (Op::Len, &len),
+        (Op::Read, &read),
+        (Op::Open, &open),
+        (Op::Space, &space),
+    ];
+    for (op, _) in &all {
+        disk.add_fault(FaultRule::new(*op, EACCES));
+        for (other, call) in &all {
+            assert_eq!(call().is_err(), op == other, "{op:?} fails, {other:?} is called");
+        }
+        disk.clear_fault_rules();
+    }
+}
+
+#[test]
+fn a_rule_fails_changes_too_and_knows_a_file_by_its_present_name() {
+    let (disk, file) = disk_with(b"12345");
+    disk.add_fault(FaultRule::new(Op::Rename, EIO).on("/d/f").times(1));
+    let rename = || disk.rename(Path::new("/d/f"), Path::new("/d/g"));
+    assert!(rename().is_err());
+    assert!(content(&disk, "/d/f").is_some() && content(&disk, "/d/g").is_none());
+    rename().unwrap();
+    disk.add_fault(FaultRule::new(Op::CHANGES, EROFS).on("/d/g"));
+    let error = file.write_at(&[b"x"], 0).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ReadOnlyFilesystem);
+    assert_eq!(disk.remove(Path::new("/d/g")).unwrap_err().kind(), error.kind());
+    disk.create(Path::new("/d/h")).unwrap();
+    assert_eq!(content(&disk.crash(Power::Kept), "/d/g").unwrap(), b"12345");
+}
