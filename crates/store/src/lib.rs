@@ -32,6 +32,7 @@ mod pins;
 mod record;
 mod root_log;
 mod run;
+mod scrub_dates;
 
 pub use batch::Batch;
 pub use block_store::{
@@ -48,6 +49,10 @@ pub use in_place::{
 };
 pub use lookup::{get_required, get_sound};
 pub use mem_store::MemStore;
-pub use pack_store::{OpenReport, PackStore, RecompressEnd, RecompressReport, StoreOptions};
+pub use pack_store::{
+    FaultyBlock, Losses, OpenReport, PackStore, RecompressEnd, RecompressReport, ScrubEnd,
+    ScrubReport, StoreOptions,
+};
 pub use pins::Pin;
 pub use root_log::{MAX_ROOT_NAME_LEN, Root};
+pub use scrub_dates::{NextScrub, PackId, PackLen, ScrubDates, ScrubSummary};

@@ -23,6 +23,7 @@
 
 mod catalog;
 mod gc;
+mod losses;
 mod mark;
 mod open;
 mod packs;
@@ -32,6 +33,7 @@ mod recompress;
 mod recompress_skiplist;
 mod relocate;
 mod reserve_file;
+mod scrub;
 mod write;
 
 use std::path::{Path, PathBuf};
@@ -44,6 +46,7 @@ use types::{Cid, EncodedBlock};
 
 use self::catalog::Catalog;
 use self::gc::Collection;
+use self::losses::LossReports;
 use self::packs::{Pack, Packs};
 use self::quarantine::Quarantine;
 use self::recompress::RecompressTotals;
@@ -57,10 +60,13 @@ use crate::error::StoreError;
 use crate::hash_index::HashIndex;
 use crate::pins::{Pin, Pins};
 use crate::root_log::{Root, RootLog};
+use crate::scrub_dates::{PackId, PackLen, ScrubDates};
 use disk::{Disk, DiskFile, RealDisk};
 
+pub use self::losses::Losses;
 pub use self::open::OpenReport;
 pub use self::recompress::{RecompressEnd, RecompressReport};
+pub use self::scrub::{FaultyBlock, ScrubEnd, ScrubReport};
 
 /// Options of a store. The two limits can be changed while the store is open.
 #[derive(Clone, Debug)]
@@ -113,6 +119,7 @@ struct Inner {
     failed_syncs: AtomicU64,
     /// Number of events that made blocks unavailable; locked while that happens.
     loss_counter: Mutex<u64>,
+    losses: LossReports,
     commits: Mutex<Commits>,
     commit_done: Condvar,
     /// Packs with bytes that may not be durable.
@@ -246,6 +253,67 @@ impl PackStore {
     /// store was opened, before and after.
     pub fn recompressed(&self) -> (u64, u64) {
         self.inner.recompress_totals.get()
+    }
+
+    /// Returns all packs with their lengths.
+    pub fn packs(&self) -> Vec<PackLen> {
+        self.inner.pack_lens()
+    }
+
+    /// Reads every record of a pack from the disk and checks its hash. Damaged records
+    /// are quarantined. `pace` is called about once a mebibyte with the number of bytes
+    /// that were read since the last call; it may block, and ends the scrub by
+    /// returning false. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`StoreError::Io`] if the pack cannot be opened, or the list of its
+    /// records cannot be read. A record that cannot be read is part of the report.
+    pub fn scrub(
+        &self,
+        pack: PackId,
+        pace: &mut dyn FnMut(u64) -> bool,
+    ) -> Result<ScrubReport, StoreError> {
+        self.inner.scrub(pack, pace)
+    }
+
+    /// Reads the dates of the scrubs, which are stored beside the packs.
+    pub fn scrub_dates(&self) -> ScrubDates {
+        ScrubDates::open(self.inner.disk.clone(), self.inner.dir.join("scrub"))
+    }
+
+    /// Calls `hook` after each loss of blocks that is found; see
+    /// [`PackStore::take_losses`]. `hook` must not block. Only the first call of this
+    /// function has an effect.
+    pub fn on_loss(&self, hook: impl Fn() + Send + Sync + 'static) {
+        self.inner.losses.set_hook(Box::new(hook));
+    }
+
+    /// Returns the losses since the last call.
+    pub fn take_losses(&self) -> Losses {
+        self.inner.losses.take()
+    }
+
+    /// Returns the blocks that were found damaged and of which no good copy exists.
+    /// They are absent until they are put again.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`StoreError::Io`] if the list of the records of a pack cannot be read.
+    pub fn damaged_blocks(&self) -> Result<Vec<FaultyBlock>, StoreError> {
+        self.inner.damaged_blocks()
+    }
+
+    /// Ends the attempts to read a block that the disk cannot deliver: quarantines its
+    /// unreadable copies, so that the block can be put again. Reports whether a copy
+    /// was quarantined.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`StoreError::Io`] if not even the header of the pack can be read. The
+    /// copy stays in use then.
+    pub fn set_aside_unreadable(&self, cid: &Cid) -> Result<bool, StoreError> {
+        self.inner.set_aside_unreadable(cid)
     }
 
     /// Reports whether records of roots are lost, so that nothing is collected; see

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::catalog::{Catalog, CatalogPack};
+use super::losses::LossReports;
 use super::packs::{Pack, PackState, Packs, parse_name};
 use super::quarantine::Quarantine;
 use super::read::encode_place;
@@ -161,6 +162,7 @@ impl Inner {
             appended: AtomicU64::new(0),
             failed_syncs: AtomicU64::new(0),
             loss_counter: Mutex::new(0),
+            losses: LossReports::default(),
             commits: Mutex::new(Commits::default()),
             commit_done: Condvar::new(),
             dirty: Mutex::default(),

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use disk::{AtomicWrite, Disk, read_file, write_atomic};
 
@@ -21,6 +21,8 @@ pub(super) struct Quarantine {
     disk: Arc<dyn Disk>,
     path: PathBuf,
     places: RwLock<BTreeSet<Place>>,
+    /// Locked while the list is saved: the file has one writer at a time.
+    saving: Mutex<()>,
 }
 
 impl Quarantine {
@@ -34,7 +36,7 @@ impl Quarantine {
             Some((pack.parse().ok()?, record.parse().ok()?))
         };
         let places = text.lines().filter_map(place).collect();
-        Self { disk, path, places: RwLock::new(places) }
+        Self { disk, path, places: RwLock::new(places), saving: Mutex::new(()) }
     }
 
     pub(super) fn contains(&self, place: Place) -> bool {
@@ -59,8 +61,14 @@ impl Quarantine {
         }
     }
 
+    /// Returns the list, sorted.
+    pub(super) fn all(&self) -> Vec<Place> {
+        self.places.read().iter().copied().collect()
+    }
+
     /// Saves the list.
     pub(super) fn save(&self) {
+        let _one_at_a_time = self.saving.lock();
         let mut text = String::new();
         for (pack, record) in &*self.places.read() {
             text.push_str(&format!("{pack} {record}\n"));

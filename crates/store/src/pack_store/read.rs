@@ -166,6 +166,7 @@ impl Inner {
                 .first()
                 .map(|place| damaged(place, "it was found damaged earlier".into()));
             let mut has_moved = false;
+            let mut unreadable = None;
             for place in &places.usable {
                 match self.read(place) {
                     Ok(Some(block)) => return Ok(Some(block.read_as(cid.codec()))),
@@ -173,8 +174,13 @@ impl Inner {
                     Err(error @ (StoreError::Damaged { .. } | StoreError::Newer { .. })) => {
                         damage = Some(error);
                     }
+                    // Another copy may be readable.
+                    Err(error @ StoreError::Io { .. }) => unreadable = Some(error),
                     Err(error) => return Err(error),
                 }
+            }
+            if let Some(error) = unreadable {
+                return Err(error);
             }
             if !has_moved {
                 return damage.map_or(Ok(None), Err);
@@ -212,8 +218,11 @@ impl Inner {
                 return Ok(Some(record));
             }
             Err(ReadError::Damaged(reason)) => reason,
-            // An unreadable sector damages the blocks in it.
-            Err(ReadError::Io(error)) => error.to_string(),
+            // The error may disappear, and the bytes may be intact. A scrub decides
+            // when to give up; see `set_aside_unreadable`.
+            Err(ReadError::Io(source)) => {
+                return Err(StoreError::io("read", &place.pack.path, source));
+            }
         };
         if self.packs.get(place.pack.number()).is_none() {
             // A collection has emptied the pack in the meantime.
@@ -240,12 +249,13 @@ impl Inner {
         let place = (place.pack.number(), place.record);
         if self.count_loss(|| self.quarantine.add(place)) {
             self.quarantine.save();
+            self.losses.add_damage();
         }
         error
     }
 
     /// Removes a pack from the list whose file has vanished.
-    fn lose_pack(&self, pack: &Pack) {
+    pub(super) fn lose_pack(&self, pack: &Pack) {
         // A collection removes a pack from the list before it removes the file.
         if self.packs.get(pack.number()).is_some() {
             tracing::error!(
@@ -253,6 +263,7 @@ impl Inner {
                 "the file of a pack is missing; its blocks count as absent"
             );
             self.count_loss(|| self.packs.forget(pack.number()));
+            self.losses.add_pack(pack.path.clone());
         }
     }
 }
