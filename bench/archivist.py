@@ -8,7 +8,7 @@ import signal
 import time
 
 from meter import free_port, memory_of
-from systems import START_SECS, System
+from systems import START_SECS, Missing, System
 
 FOLDER = "bench"
 # Seconds after which a save is reported as lost.
@@ -243,3 +243,16 @@ class ArchivistAtOnce(Archivist):
 
     name, max_delay_ms = "archivist-0", 0
     note = "as archivist, with manifest_max_delay_ms = 0"
+
+
+class ArchivistBefore(Archivist):
+    """Another build of Archivist, usually the version before a change: `--before PROGRAM`."""
+
+    name = "archivist-before"
+    note = "as archivist, with the program of --before"
+
+    @classmethod
+    def find(cls, options):
+        if options.before is None:
+            raise Missing("name its program with --before")
+        return options.before

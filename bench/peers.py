@@ -22,12 +22,13 @@ import traceback
 sys.dont_write_bytecode = True
 
 import data  # noqa: E402
-from archivist import Archivist, ArchivistAtOnce  # noqa: E402
+from archivist import Archivist, ArchivistAtOnce, ArchivistBefore  # noqa: E402
 from link import Link  # noqa: E402
 from meter import Meter, free_port  # noqa: E402
 from systems import PEERS, Missing  # noqa: E402
 
-SYSTEMS = {system.name: system for system in (*PEERS, Archivist, ArchivistAtOnce)}
+OWN = (Archivist, ArchivistAtOnce, ArchivistBefore)
+SYSTEMS = {system.name: system for system in (*PEERS, *OWN)}
 DEFAULT = "cp,rsync,rsync-snapshots,restic,borg,syncthing,archivist"
 # Steps that only Archivist has.
 BESIDES = ("restart A", "restore on B", "idle", "once idle")
@@ -384,6 +385,7 @@ def parse():
     parser.add_argument("--out", help="file for the results, as JSON")
     parser.add_argument("--opt", help="directory of systems outside the path: NAME/usr/bin/NAME")
     parser.add_argument("--archivist", help="path of the program, if it is not in the path")
+    parser.add_argument("--before", help="program of archivist-before, to compare two versions")
     parser.add_argument("--plugin", action="append", default=[], help="FILE with SYSTEMS = {…}")
     parser.add_argument("--smoke", action="store_true", help="check with tiny sets that all works")
     parser.add_argument("--report", metavar="FILE", help="only print the results in FILE")
