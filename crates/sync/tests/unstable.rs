@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use common::{Setup, noise};
 use sync::Clock as _;
-use types::{EntryKind, Hash, RelPath};
+use types::{EntryKind, RelPath};
 
 fn path(text: &str) -> RelPath {
     RelPath::new(text).unwrap()
@@ -80,15 +80,8 @@ async fn fail_to_read_busy(setup: &mut Setup) -> Writer {
 /// Changes another file, and waits for the manifest with it.
 async fn publish_another(setup: &mut Setup, round: u32) {
     let content = format!("round {round}");
-    let wanted = Hash::of(content.as_bytes());
-    setup.write("new", content);
-    // A manifest with the content before may precede it.
-    let has_it = || {
-        let entries = setup.entries(setup.published().last()?);
-        let kind = &entries.get(&path("new"))?.kind;
-        Some(matches!(kind, EntryKind::File { blake3, .. } if *blake3 == wanted))
-    };
-    setup.until("the manifest with it", |_| has_it().unwrap_or(false)).await;
+    setup.write("new", &content);
+    setup.until_published("new", content.as_bytes()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -44,6 +44,45 @@ async fn changes_are_noticed_and_published_without_a_request() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn two_files_that_change_places_are_noticed() {
+    let mut setup = Setup::stopped();
+    let contents = [noise(1, 100_000), noise(2, 100_000)];
+    setup.write("a", &contents[0]);
+    setup.write("b", &contents[1]);
+    setup.start();
+    setup.until_published("b", &contents[1]).await;
+    for round in 1..=3 {
+        fs::rename(setup.path("a"), setup.path("tmp")).unwrap();
+        fs::rename(setup.path("b"), setup.path("a")).unwrap();
+        fs::rename(setup.path("tmp"), setup.path("b")).unwrap();
+        setup.until_published("a", &contents[round % 2]).await;
+        setup.until_published("b", &contents[(round + 1) % 2]).await;
+    }
+    setup.check(&setup.sync().await);
+}
+
+/// The request of a backup server for a block that the file has no longer is a hint, too: the
+/// new content is published, and after a few such requests the blocks go to the store.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_for_an_overwritten_block_leads_to_a_new_manifest() {
+    let mut setup = Setup::stopped();
+    setup.write("hot", noise(0, 50_000));
+    setup.start();
+    setup.until_published("hot", &noise(0, 50_000)).await;
+    let cid = |round| types::Cid::of(types::Codec::Raw, &noise(round, 50_000));
+    let mut round = 0;
+    while !setup.store.has(&cid(round)).unwrap() {
+        assert!(round < 20, "the blocks of the file never go to the store");
+        setup.write("hot", noise(round + 1, 50_000));
+        assert!(setup.content(cid(round)).is_err());
+        round += 1;
+        setup.until_published("hot", &noise(round, 50_000)).await;
+    }
+    setup.write("hot", noise(99, 50_000));
+    assert_eq!(setup.content(cid(round)).unwrap(), noise(round, 50_000));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_enough_watches_changes_are_found_by_scans() {
     let mut setup = Setup::stopped();
     setup.tuning.watch_limit = Some(10);

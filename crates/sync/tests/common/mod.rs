@@ -238,6 +238,18 @@ impl Setup {
         }
     }
 
+    /// Waits until the last manifest has this content for a file. (A manifest with the
+    /// content before the change may come first.)
+    pub(crate) async fn until_published(&self, name: &str, content: &[u8]) {
+        let (path, wanted) = (RelPath::new(name).unwrap(), Hash::of(content));
+        let is_published = || {
+            let entries = self.entries(self.published().last()?);
+            let kind = &entries.get(&path)?.kind;
+            Some(matches!(kind, EntryKind::File { blake3, .. } if *blake3 == wanted))
+        };
+        self.until(name, |_| is_published().unwrap_or(false)).await;
+    }
+
     pub(crate) fn published(&self) -> Vec<PublishedManifest> {
         self.recorder.0.lock().clone()
     }
