@@ -388,7 +388,11 @@ mod tests {
         assert_eq!(mode(), 0o600);
         let options = AtomicWrite { permissions: Permissions::Mode(0o644), ..AtomicWrite::PRIVATE };
         write_atomic(&RealDisk, &path, b"2", &options).unwrap();
-        assert_eq!(mode() & 0o600, 0o600);
+        // The umask of the process applies, as it does to a file that is created directly.
+        let plain = dir.path().join("plain");
+        RealDisk.create_with_mode(&plain, 0o644).unwrap();
+        let allowed = std::fs::metadata(&plain).unwrap().permissions().mode() & 0o7777;
+        assert_eq!(mode(), allowed);
         for bits in [0o640, 0o604] {
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(bits)).unwrap();
             let before = std::fs::metadata(&path).unwrap();

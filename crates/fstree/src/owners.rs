@@ -115,6 +115,24 @@ mod tests {
     }
 
     #[test]
+    fn a_file_of_the_same_length_and_time_that_replaces_another_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let [path, new] = ["passwd", "new"].map(|name| dir.path().join(name));
+        let time = std::time::SystemTime::UNIX_EPOCH;
+        for (path, text) in [(&path, "anna:x:1:"), (&new, "emma:x:1:")] {
+            std::fs::write(path, text).unwrap();
+            File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
+        }
+        let mut table = Table::default();
+        let path = path.to_str().unwrap();
+        table.refresh(path).unwrap();
+        assert_eq!(table.names[&1], "anna");
+        std::fs::rename(new, path).unwrap();
+        table.refresh(path).unwrap();
+        assert_eq!(table.names[&1], "emma");
+    }
+
+    #[test]
     fn the_machine_has_a_root() {
         let mut owners = Owners::system();
         assert_eq!(owners.user(0), Some("root"));
