@@ -8,18 +8,9 @@ use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
 
-use types::{PathError, RelPath};
+use types::{PathError, RelPath, Retry};
 
 use crate::entry::FileKind;
-
-/// Tells whether the same call can succeed later.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Retry {
-    /// Only after somebody changes something: a permission, a name.
-    Permanent,
-    /// The cause may disappear without intervention.
-    Temporary,
-}
 
 /// The reason why the root of a tree cannot be used.
 #[derive(Debug, thiserror::Error)]

@@ -43,7 +43,7 @@ pub use dest::{
     TreeWriter, WriteOut, is_temp_name,
 };
 pub use entry::{FileKind, FoundEntry, FoundKind, Identity, Stamp};
-pub use error::{DestError, ReadError, Retry, RootError};
+pub use error::{DestError, ReadError, RootError};
 pub use owners::Owners;
 pub use platform::{DestTree, DirHandle, SourceTree};
 pub use resolution::Resolution;

@@ -11,9 +11,9 @@ use std::process::Command;
 use common::{Dirs, awkward, both_ways, copy, is_root, names, path, symlink_to, with_mount};
 use fstree::{
     Attribute, CompareOptions, CreateFile, CreatedEntry, DestError, DestOptions, DestTree,
-    FileContent, FileWriter as _, Retry, TreeReader as _, TreeWriter as _, compare,
+    FileContent, FileWriter as _, TreeReader as _, TreeWriter as _, compare,
 };
-use types::{EntryKind, Metadata, RelPath};
+use types::{EntryKind, Metadata, RelPath, Retry};
 
 fn make_file(target: &DestTree, at: &RelPath, content: &[u8]) -> Result<CreatedEntry, DestError> {
     let said = FileContent { size: content.len() as u64, is_sparse: false };

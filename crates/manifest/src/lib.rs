@@ -70,7 +70,7 @@ mod signature;
 mod wire;
 
 pub use check::{FolderHistory, OfferRefusal, OfferVerdict, WrongPeer, check};
-pub use client::{ClientError, ManifestClient, PollRequest, PollResponse, Retry, Timeouts};
+pub use client::{ClientError, ManifestClient, PollRequest, PollResponse, Timeouts};
 pub use registry::{ManifestRegistry, Offers, RegistryError};
 pub use responses::{error_response, health_response, json_response, method_not_allowed_response};
 pub use server::{ListenAddresses, ManifestServer, SeenClient, SeenClients};

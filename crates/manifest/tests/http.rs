@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 use common::*;
 use libp2p_identity::Keypair;
 use manifest::{
-    ClientError, ManifestClient, ManifestRegistry, PollRequest, PollResponse, Retry, Timeouts,
-    check, verify,
+    ClientError, ManifestClient, ManifestRegistry, PollRequest, PollResponse, Timeouts, check,
+    verify,
 };
+use types::Retry;
 
 #[tokio::test]
 async fn what_is_published_is_found_and_verifies() {

@@ -6,16 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use libp2p::{Multiaddr, PeerId, StreamProtocol};
-
-/// Tells whether a failed call may succeed later without any change by a user.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Retry {
-    /// The call fails until the configuration, the peer or this program changes.
-    Permanent,
-    /// The call may succeed later: the network or the peer was busy, slow or
-    /// unreachable.
-    Temporary,
-}
+use types::Retry;
 
 /// Errors in loading or creating the identity key.
 #[derive(Debug, thiserror::Error)]

@@ -49,7 +49,7 @@ pub use blocks::{
     SimilarBlock, Sketch, StreamRefusal, Violation, Want,
 };
 pub use config::NetConfig;
-pub use error::{IdentityError, NetError, Retry, WrongPeer};
+pub use error::{IdentityError, NetError, WrongPeer};
 pub use event_loop::{NetEvent, PeerInfo};
 pub use handle::Handle;
 pub use libp2p::identity::Keypair;

@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 
 use common::*;
 use net::{
-    Access, BlockError, FetchError, Keypair, Net, NetConfig, NetError, NetEvent, Purposes, Retry,
+    Access, BlockError, FetchError, Keypair, Net, NetConfig, NetError, NetEvent, Purposes,
     StreamRefusal,
 };
-use types::EncodedBlock;
+use types::{EncodedBlock, Retry};
 
 /// Two nodes, the second of which may fetch from the first.
 async fn pair(blocks: &[EncodedBlock]) -> (Net, Net, Access, Arc<Shelf>) {

@@ -13,8 +13,9 @@ use libp2p::core::{PeerRecord, SignedEnvelope};
 use libp2p::multiaddr::Protocol;
 use net::{
     Access, Keypair, Multiaddr, Net, NetConfig, NetError, NetEvent, NetStream, PeerId, Purposes,
-    Retry, StreamProtocol,
+    StreamProtocol,
 };
+use types::Retry;
 
 const ECHO: StreamProtocol = StreamProtocol::new("/test/echo/1.0.0");
 

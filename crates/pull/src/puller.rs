@@ -252,7 +252,7 @@ impl Puller {
                     self.pool.forget(peer);
                     tries += 1;
                     let is_temporary = match &failure {
-                        Failure::Peer(error) => error.retry() == net::Retry::Temporary,
+                        Failure::Peer(error) => error.retry() == types::Retry::Temporary,
                         Failure::Store(_) => false,
                     };
                     if tries == TRIES || !is_temporary {

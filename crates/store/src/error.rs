@@ -4,17 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use disk::FileError;
-use types::{BlockError, Cid, EncodedError, Hash, NodeError};
-
-/// Tells whether the same call can succeed later.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Retry {
-    /// Only after something else has changed: a repair, free space, a newer
-    /// program.
-    Permanent,
-    /// Possibly: the cause may disappear without help.
-    Temporary,
-}
+use types::{BlockError, Cid, EncodedError, Hash, NodeError, Retry};
 
 /// The limit that a write would exceed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -38,7 +38,7 @@ pub use batch::Batch;
 pub use block_store::{
     BlockRead, BlockStore, BlockWrite, GcOptions, GcReport, Roots, StoreAdmin, Usage, WriteEpoch,
 };
-pub use error::{Limit, Retry, StoreError};
+pub use error::{Limit, StoreError};
 #[cfg(any(test, feature = "testing"))]
 pub use faulty_store::{Action, Call, FaultyStore, MakeError};
 pub use file_reader::{Content, FileReader, content_of, is_complete, resolve};

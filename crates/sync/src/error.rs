@@ -8,16 +8,7 @@ use std::path::PathBuf;
 
 use fstree::{ReadError, RootError};
 use store::StoreError;
-use types::{BlockError, FolderId, ManifestError, NodeError};
-
-/// Says whether the same call can succeed later.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Retry {
-    /// Only after somebody has changed something.
-    Permanent,
-    /// Yes: the cause may pass.
-    Temporary,
-}
+use types::{BlockError, FolderId, ManifestError, NodeError, Retry};
 
 /// An error of the source side.
 #[derive(Debug, thiserror::Error)]
@@ -160,17 +151,11 @@ pub enum SyncError {
 }
 
 impl SyncError {
-    /// Says whether the same call can succeed later.
+    /// Reports whether the same call can succeed later.
     pub fn retry(&self) -> Retry {
         match self {
-            Self::Store(error) => match error.retry() {
-                store::Retry::Permanent => Retry::Permanent,
-                store::Retry::Temporary => Retry::Temporary,
-            },
-            Self::Root(error) => match error.retry() {
-                fstree::Retry::Permanent => Retry::Permanent,
-                fstree::Retry::Temporary => Retry::Temporary,
-            },
+            Self::Store(error) => error.retry(),
+            Self::Root(error) => error.retry(),
             Self::Index { .. }
             | Self::Locked(_)
             | Self::State { .. }

@@ -37,7 +37,7 @@ mod status_registry;
 mod watch;
 mod work_monitor;
 
-pub use error::{Retry, SyncError};
+pub use error::SyncError;
 pub use handle::{OpenBlock, SyncHandle};
 pub use preview::{ExcludedEntry, Preview, PreviewError, PreviewLimits, check_patterns, preview};
 pub use service::SyncService;

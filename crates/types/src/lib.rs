@@ -60,6 +60,7 @@ mod links;
 mod manifest;
 mod published;
 mod rel_path;
+mod retry;
 mod scheme;
 mod text;
 
@@ -81,6 +82,7 @@ pub use manifest::{
 };
 pub use published::PublishedManifest;
 pub use rel_path::{MAX_NAME_LEN, MAX_PATH_LEN, PathError, RelPath};
+pub use retry::Retry;
 pub use scheme::BlockScheme;
 pub use text::{is_unsafe_to_show, printable_line};
 

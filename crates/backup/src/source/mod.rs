@@ -240,7 +240,7 @@ impl SourceTask {
                 self.polling.answered(now, interval, etag, is_news);
             }
             Err(error) => {
-                let is_temporary = error.retry() == manifest::Retry::Temporary;
+                let is_temporary = error.retry() == types::Retry::Temporary;
                 if self.polling.failed(now, interval, is_temporary) {
                     let text = with_causes(&error);
                     if self.poll_error.as_ref() != Some(&text) {

@@ -3,17 +3,8 @@
 
 use std::time::Duration;
 
+use types::Retry;
 use url::Url;
-
-/// Tells whether a failed request may succeed later without any change by a user.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Retry {
-    /// The request fails until someone changes an address, a whitelist or the
-    /// server.
-    Permanent,
-    /// The cause may pass on its own.
-    Temporary,
-}
 
 /// Reasons for which a source did not return a discovery document.
 #[derive(Debug, thiserror::Error)]

@@ -23,7 +23,7 @@ use url::Url;
 
 use crate::wire::{Discovery, PEER_HEADER, ParseError};
 
-pub use self::error::{ClientError, Retry};
+pub use self::error::ClientError;
 
 /// Maximum length of a response in bytes. A list of a thousand folders needs less
 /// than one million.

@@ -7,10 +7,9 @@
 
 use std::fmt;
 
-use types::{Cid, Codec, Encoding, Hash, MAX_BLOCK_LEN};
+use types::{Cid, Codec, Encoding, Hash, MAX_BLOCK_LEN, Retry};
 
 use super::sketch::{PIECE_HASH_LEN, PIECE_LOGS, PIECES_MAX, Sketch};
-use crate::error::Retry;
 
 /// Version of the protocol that this code implements.
 pub(crate) const VERSION: u16 = 1;

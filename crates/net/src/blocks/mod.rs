@@ -29,7 +29,7 @@ use std::io;
 use std::time::Duration;
 
 use libp2p::{PeerId, StreamProtocol};
-use types::{Cid, EncodedBlock, EncodedError};
+use types::{Cid, EncodedBlock, EncodedError, Retry};
 
 pub use client::{BlockClient, BlockSession};
 pub use frame::{StreamRefusal, Violation};
@@ -38,7 +38,7 @@ pub use request::{BlockRequest, FetchOutcome, FetchStats, Fetched, SimilarBlock,
 pub(crate) use server::Server;
 pub use sketch::Sketch;
 
-use crate::error::{NetError, Retry};
+use crate::error::NetError;
 
 /// Name of the protocol in libp2p.
 pub const PROTOCOL: StreamProtocol = StreamProtocol::new("/archivist/blocks/1.0.0");

@@ -17,7 +17,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::compat::{Compat, TokioAsyncReadCompatExt};
-use types::{Block, Cid, Codec, EncodedBlock, Encoding};
+use types::{Block, Cid, Codec, EncodedBlock, Encoding, Retry};
 
 use super::fetch::Session;
 use super::frame::{self, StreamRefusal, Violation};
@@ -25,7 +25,6 @@ use super::request::{BlockRequest, FetchOutcome, FetchStats, Fetched, Want};
 use super::serving::{self, IDLE_TIMEOUT, ServeContext, ServeError, refuse, serve};
 use super::watchdog::{HELLO_TIMEOUT, PROGRESS_WINDOW};
 use super::{BlockAnswer, BlockError, BlockProvider, FetchError};
-use crate::error::Retry;
 use crate::metrics::Metrics;
 
 type Pipe = Compat<DuplexStream>;

@@ -214,7 +214,7 @@ impl RemoteBlocks {
             self.0.pool.forget(self.0.peer);
             // An attempt that brought blocks starts the count again.
             tries = if answered > 0 { 1 } else { tries + 1 };
-            if tries >= TRIES || error.retry() == net::Retry::Permanent {
+            if tries >= TRIES || error.retry() == types::Retry::Permanent {
                 return Err(RemoteBlocksError::Peer(error));
             }
         }
