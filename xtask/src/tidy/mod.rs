@@ -113,6 +113,7 @@ pub(crate) fn run() -> Result<()> {
             Some("rs") => check_rust(&path, &text, &mut problems),
             Some("toml") if path.ends_with("Cargo.toml") => {
                 check_arrows(&path, &text, &mut problems);
+                check_purpose(&path, &text, &mut problems);
             }
             _ if is_lock => check_lock(&path, &text, &mut problems),
             _ => {}
@@ -216,6 +217,21 @@ fn check_arrows(path: &Path, text: &str, problems: &mut Vec<String>) {
     }
 }
 
+/// Checks that a crate states its purpose in one line. A purpose with an "and" is two.
+fn check_purpose(path: &Path, text: &str, problems: &mut Vec<String>) {
+    if !text.lines().any(|line| line == "[package]") {
+        return;
+    }
+    let purpose = text.lines().find_map(|line| line.strip_prefix("description = \""));
+    match purpose {
+        None => problems.push(format!("{}: no description", path.display())),
+        Some(purpose) if purpose.split_whitespace().any(|word| word == "and") => {
+            problems.push(format!("{}: the description has an \"and\"", path.display()));
+        }
+        Some(_) => {}
+    }
+}
+
 /// Checks that lock files name public registries only.
 fn check_lock(path: &Path, text: &str, problems: &mut Vec<String>) {
     let public =
@@ -253,6 +269,19 @@ mod tests {
         assert!(less.len() == 1 && less[0].contains("does not use store"), "{less:?}");
         // The table may not allow what an invariant forbids.
         assert!(!arrows("backup", "restore.workspace = true\n").is_empty());
+    }
+
+    #[test]
+    fn a_crate_has_one_purpose() {
+        let found = |text: &str| {
+            let mut problems = Vec::new();
+            check_purpose(Path::new("crates/store/Cargo.toml"), text, &mut problems);
+            problems.len()
+        };
+        assert_eq!(found("[package]\ndescription = \"Blocks on a disk\"\n"), 0);
+        assert_eq!(found("[package]\ndescription = \"Blocks and roots\"\n"), 1);
+        assert_eq!(found("[package]\nname = \"store\"\n"), 1);
+        assert_eq!(found("[workspace]\n"), 0);
     }
 
     #[test]
