@@ -256,7 +256,11 @@ async fn run_prune(
     holds.extend(
         report.damaged.iter().map(|damaged| format!("{}: {}", damaged.root, damaged.reason)),
     );
+    let not_removed = report.not_removed.as_ref().map(|(snapshot, error)| {
+        format!("snapshot {} cannot be removed: {}", snapshot.id, with_causes(error))
+    });
     let not_collected = report.not_collected.as_ref().map(|error| with_causes(error));
+    let not_collected = not_collected.or(not_removed);
     if report.collected.is_some() || not_collected.is_some() {
         services.problems.set_collection(not_collected.as_deref());
     }

@@ -82,6 +82,8 @@ pub struct PruneReport {
     pub collected: Option<GcReport>,
     /// Error of the collection, if it failed.
     pub not_collected: Option<StoreError>,
+    /// The snapshot that could not be removed, and the error. No further snapshot was removed.
+    pub not_removed: Option<(Snapshot, SnapshotError)>,
     /// True if the prune was stopped early.
     pub is_stopped: bool,
 }
@@ -90,8 +92,8 @@ pub struct PruneReport {
 ///
 /// # Errors
 ///
-/// Returns [`SnapshotError::Store`] if the snapshots cannot be listed or a root cannot be removed.
-/// Snapshots that were removed before stay removed.
+/// Returns [`SnapshotError::Store`] if the snapshots cannot be listed. A snapshot that cannot be
+/// removed is part of the report.
 pub fn prune(
     snapshots: &SnapshotStore,
     keep: &Keep,
@@ -115,17 +117,25 @@ pub fn prune(
     }
     let to_remove = std::mem::take(&mut report.removed);
     for decision in to_remove {
-        if options.stop.is_cancelled() {
-            report.is_stopped = true;
+        report.is_stopped |= options.stop.is_cancelled();
+        if report.is_stopped || report.not_removed.is_some() {
             report.kept.push(decision);
             continue;
         }
-        snapshots.remove(&decision.snapshot)?;
+        if let Err(error) = snapshots.remove(&decision.snapshot) {
+            tracing::error!(snapshot = %decision.snapshot.id, %error, "cannot remove a snapshot");
+            report.not_removed = Some((decision.snapshot.clone(), error));
+            report.kept.push(decision);
+            continue;
+        }
         let Snapshot { id, record, .. } = &decision.snapshot;
         tracing::info!(snapshot = %id, folder = %record.folder, "pruned a snapshot");
         report.removed.push(decision);
     }
-    let is_due = options.always_collect || options.accept_roots || !report.removed.is_empty();
+    let is_due = options.always_collect
+        || options.accept_roots
+        || !report.removed.is_empty()
+        || report.not_removed.is_some();
     if is_due && !report.is_stopped {
         let gc = GcOptions { accept_roots: options.accept_roots, ..GcOptions::default() };
         match snapshots.store().gc(gc) {

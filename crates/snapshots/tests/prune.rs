@@ -99,13 +99,21 @@ fn a_prune_that_ends_anywhere_leaves_whole_snapshots_and_goes_on() {
         let faulty = Arc::new(FaultyStore::new(store.clone()));
         let snapshots = SnapshotStore::new(faulty.clone());
         faulty.fail(Call::RemoveRoot, nth, || StoreError::Injected("remove"));
-        let ended = prune(&snapshots, &KEEP, now(), &options());
+        let report = prune(&snapshots, &KEEP, now(), &options()).unwrap();
         if nth == 3 {
-            assert_eq!(ended.unwrap().removed.len(), 3);
+            assert_eq!((report.removed.len(), report.kept.len()), (3, 3));
+            assert!(report.not_removed.is_none());
             break;
         }
-        assert!(matches!(ended, Err(SnapshotError::Store(StoreError::Injected(_)))));
-        assert_eq!(sequences(&snapshots).len(), 6 - usize::try_from(nth).unwrap());
+        let removed = usize::try_from(nth).unwrap();
+        assert_eq!((report.removed.len(), report.kept.len()), (removed, 6 - removed));
+        let (snapshot, error) = report.not_removed.unwrap();
+        assert!(matches!(error, SnapshotError::Store(StoreError::Injected(_))));
+        assert_eq!(snapshot.record.sequence.0, nth + 1);
+        // The blocks of the removed snapshots are collected although a removal has failed.
+        let freed = report.collected.unwrap().freed_bytes;
+        assert_eq!(freed > 0, nth > 0, "{freed} bytes freed after {nth} removals");
+        assert_eq!(sequences(&snapshots).len(), 6 - removed);
         // As after a crash: only the store is known.
         let snapshots = SnapshotStore::new(store.clone());
         assert!(is_whole(&snapshots));
