@@ -79,10 +79,17 @@ impl Offline {
         for pack in &report.lost_packs {
             eprintln!("archivist: a pack of the store is missing: {}", pack.display());
         }
+        if let Some(unreadable) = &report.roots_unreadable {
+            eprintln!(
+                "archivist: {}; the second copy of this file is complete and is used",
+                safe(unreadable)
+            );
+        }
         if report.roots_incomplete {
             eprintln!(
                 "archivist: the list of snapshots is incomplete: some snapshots may be missing, \
-                 and no space is freed until you run `archivist prune --accept-roots`"
+                 and no space is freed; run `archivist recover`, which finds lost snapshots, then \
+                 `archivist prune --accept-roots`"
             );
         }
         let store: Arc<dyn BlockStore> = Arc::new(store);

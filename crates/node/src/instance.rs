@@ -309,13 +309,22 @@ fn log_report(report: &OpenReport) {
         tracing::info!("the index of the store was rebuilt");
     }
     if report.roots_repaired {
-        tracing::warn!("one of the two root logs was damaged and has been restored from the other");
+        tracing::warn!(
+            "one of the two root logs was damaged or missing and was restored from the other"
+        );
+    }
+    if let Some(unreadable) = &report.roots_unreadable {
+        tracing::error!(
+            unreadable,
+            "one of the two root logs cannot be read; the other one is complete and is used; give \
+             the file back to the user who runs this program, or check the disk"
+        );
     }
     if report.roots_incomplete {
         tracing::error!(
-            "root records are lost, so no space is freed any more; check that `archivist \
-             snapshots` lists everything that must be kept, then run `archivist prune \
-             --accept-roots`"
+            "root records are lost, so no space is freed any more; run `archivist recover`, which \
+             finds lost snapshots; if `archivist snapshots` then lists everything that must be \
+             kept, run `archivist prune --accept-roots`"
         );
     }
 }

@@ -97,6 +97,19 @@ pub enum StoreError {
         /// The reason.
         reason: String,
     },
+    /// A log of roots cannot be read, and the other one is not complete: it is not
+    /// known what must be kept. Nothing was changed.
+    #[error(
+        "cannot read {}, which lists everything that must be kept: {reason}; nothing was changed; \
+         give the file back to the user who runs this program, or repair the disk, and start again",
+        path.display()
+    )]
+    RootsUnreadable {
+        /// The log.
+        path: PathBuf,
+        /// The reason.
+        reason: String,
+    },
     /// The name of a root is empty, too long or has control characters.
     #[error("{0:?} is not a valid name of a root")]
     RootName(String),
@@ -125,20 +138,21 @@ impl StoreError {
     /// Adds the context to an I/O error. A full disk becomes
     /// [`StoreError::Full`].
     pub(crate) fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
-        match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                Self::Full { limit: Limit::Disk, needed: 0 }
-            }
-            _ => Self::Io { action, path: path.to_owned(), source },
+        if is_full(&source) {
+            Self::Full { limit: Limit::Disk, needed: 0 }
+        } else {
+            Self::Io { action, path: path.to_owned(), source }
         }
     }
 
     /// Tells whether the same call can succeed later.
     pub fn retry(&self) -> Retry {
         match self {
-            Self::Io { .. } | Self::Full { .. } | Self::LostWrites | Self::Locked(_) => {
-                Retry::Temporary
-            }
+            Self::Io { .. }
+            | Self::Full { .. }
+            | Self::LostWrites
+            | Self::Locked(_)
+            | Self::RootsUnreadable { .. } => Retry::Temporary,
             _ => Retry::Permanent,
         }
     }
@@ -154,6 +168,11 @@ impl From<FileError> for StoreError {
             },
         }
     }
+}
+
+/// Reports whether an error says that there is no space.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// Adds an action and a path to an [`io::Error`].

@@ -67,9 +67,9 @@ impl Inner {
         let _one_at_a_time = self.collecting.lock();
         if self.roots.lock().is_incomplete() && !options.accept_roots {
             return Err(StoreError::NotCollected(
-                "records of roots are lost, so it is not known which blocks are needed; check \
-                 that all snapshots are present (`archivist snapshots`, `archivist verify`), then \
-                 accept the remaining ones (`archivist prune --accept-roots`)"
+                "records of roots are lost, so it is not known which blocks are needed; run \
+                 `archivist recover` first, which finds lost snapshots; if `archivist snapshots` \
+                 lists all of them, accept the list with `archivist prune --accept-roots`"
                     .into(),
             ));
         }
@@ -91,7 +91,10 @@ impl Inner {
         // Roots and pins are read at the same moment: code that hands a block over
         // from a pin to a root, or the reverse, holds both for a short time only.
         let (roots, pinned): (Vec<_>, _) = {
-            let roots = self.roots.lock();
+            let mut roots = self.roots.lock();
+            // A root that could not be set may come back after a restart, and its
+            // blocks would be missing then.
+            self.with_reserve(|| roots.settle())?;
             (roots.iter().map(|(_, root)| *root).collect(), self.pins.snapshot())
         };
         let (complete, partial): (Vec<_>, Vec<_>) =
@@ -106,7 +109,8 @@ impl Inner {
             )));
         }
         if options.accept_roots {
-            self.roots.lock().accept()?;
+            let mut roots = self.roots.lock();
+            self.with_reserve(|| roots.accept())?;
         }
         // Blocks below partial roots and pins may be missing: their work is in
         // progress.

@@ -56,7 +56,7 @@ use self::write::Writer;
 use crate::block_store::{
     BlockRead, BlockWrite, GcOptions, GcReport, Roots, StoreAdmin, Usage, WriteEpoch,
 };
-use crate::error::StoreError;
+use crate::error::{Limit, StoreError};
 use crate::hash_index::HashIndex;
 use crate::pins::{Pin, Pins};
 use crate::root_log::{Root, RootLog};
@@ -372,6 +372,24 @@ impl Inner {
         lose()
     }
 
+    /// Calls `change` again with the space of the reserve file if the disk is full. The
+    /// reserve file comes back as soon as there is space.
+    fn with_reserve<T>(
+        &self,
+        mut change: impl FnMut() -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        match change() {
+            Err(StoreError::Full { limit: Limit::Disk, .. })
+                if self.reserve_file.take(&*self.disk) =>
+            {
+                let result = change();
+                self.reserve_file.give_back(&*self.disk);
+                result
+            }
+            result => result,
+        }
+    }
+
     /// Sends a task to the upkeep thread, or does it now.
     fn request(&self, task: Upkeep) {
         match &self.upkeep {
@@ -462,7 +480,8 @@ impl Roots for PackStore {
     }
 
     fn remove_root(&self, name: &str) -> Result<bool, StoreError> {
-        self.inner.roots.lock().remove(name)
+        let mut roots = self.inner.roots.lock();
+        self.inner.with_reserve(|| roots.remove(name))
     }
 }
 

@@ -48,6 +48,9 @@ pub struct OpenReport {
     pub index_rebuilt: bool,
     /// True if one of the two logs of roots was repaired from the other.
     pub roots_repaired: bool,
+    /// Description of a log of roots that cannot be read. The other one is complete.
+    /// The next change of the roots moves the unreadable log aside.
+    pub roots_unreadable: Option<String>,
     /// True if records of roots are lost: nothing is collected until
     /// [`crate::GcOptions::accept_roots`].
     pub roots_incomplete: bool,
@@ -127,12 +130,12 @@ impl Inner {
         }
 
         // A new store has no logs of roots. A store with packs must have them.
-        let is_new = packs.all().is_empty()
-            && known.is_empty()
-            && !root_log::exists(&*disk, &layout.roots());
-        let (roots, health) = RootLog::open(disk.clone(), layout.roots(), is_new)?;
-        report.roots_repaired = health == Health::Repaired;
-        report.roots_incomplete = health == Health::Incomplete;
+        let is_new =
+            opened.is_empty() && known.is_empty() && !root_log::exists(&*disk, &layout.roots())?;
+        let (roots, found) = RootLog::open(disk.clone(), layout.roots(), is_new)?;
+        report.roots_repaired = found.health == Health::Repaired;
+        report.roots_incomplete = found.health == Health::Incomplete;
+        report.roots_unreadable = found.unreadable;
 
         let index = open_index(&disk, &layout, catalog.as_ref(), &packs);
         let (index, covers) = match index {

@@ -3,7 +3,7 @@
 //! To free a pack that is half dead, the collection must first write the live
 //! half elsewhere. A file as long as a pack reserves the space for that: the
 //! collection removes the file when it finds no space, and creates it again when
-//! it is done.
+//! it is done. A removal of a root may use the space, too.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,10 +21,15 @@ pub(super) struct ReserveFile {
     is_taken: AtomicBool,
 }
 
+/// Returns the minimum length of the file if a pack has the length `len`.
+fn shortest(len: u64) -> u64 {
+    len / 8 * 7
+}
+
 impl ReserveFile {
     pub(super) fn new(disk: &dyn Disk, path: PathBuf, len: u64) -> Self {
         let found = disk.open(&path).and_then(|file| file.len()).ok();
-        let exists = AtomicBool::new(found == Some(len));
+        let exists = AtomicBool::new(found.is_some_and(|found| found >= shortest(len)));
         Self { path, len, exists, is_taken: AtomicBool::new(false) }
     }
 
@@ -34,9 +39,12 @@ impl ReserveFile {
         if self.is_taken.load(Ordering::SeqCst) || self.exists.swap(true, Ordering::SeqCst) {
             return;
         }
-        let _ = disk.remove(&self.path);
-        let made = disk.create(&self.path).and_then(|file| file.allocate(self.len));
-        if made.is_err() {
+        // A part of the space may have been needed for the record of roots.
+        let is_made = [self.len, shortest(self.len)].into_iter().any(|len| {
+            let _ = disk.remove(&self.path);
+            disk.create(&self.path).and_then(|file| file.allocate(len)).is_ok()
+        });
+        if !is_made {
             let _ = disk.remove(&self.path);
             self.exists.store(false, Ordering::SeqCst);
         }

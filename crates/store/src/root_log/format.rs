@@ -12,6 +12,8 @@ const RECORD_MAGIC: [u8; 4] = *b"RTR1";
 const VERSION: u32 = 1;
 const HEADER_LEN: usize = 32;
 const RECORD_HEADER_LEN: usize = 12;
+/// Length of the body of a record without its name and root.
+const BODY_HEADER_LEN: usize = 12;
 
 /// A change that a record describes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +32,8 @@ pub(super) struct Parsed {
     pub(super) is_whole: bool,
     /// True if the header and the base are valid, whatever the changes are.
     pub(super) is_base_whole: bool,
+    /// True if only the end is damaged: no valid record follows the damage.
+    pub(super) is_torn: bool,
     /// True if records were lost before the base was written.
     pub(super) incomplete: bool,
     /// Offset of the end of the last record.
@@ -91,6 +95,11 @@ pub(super) fn encode_base(
     bytes
 }
 
+/// Returns the length of the record that removes the root with this name.
+pub(super) fn removal_len(name: &str) -> u64 {
+    (RECORD_HEADER_LEN + BODY_HEADER_LEN + name.len()) as u64
+}
+
 /// Parses a log. Accepts any bytes: damaged records are skipped.
 pub(super) fn parse(bytes: &[u8]) -> Parsed {
     let header_whole = bytes.len() >= HEADER_LEN
@@ -105,18 +114,21 @@ pub(super) fn parse(bytes: &[u8]) -> Parsed {
     }
     let mut at = HEADER_LEN.min(bytes.len());
     let mut skipped = false;
+    let (mut is_torn, mut has_gap) = (false, false);
     while at < bytes.len() {
         let Some((sequence, op, name, root, len)) = parse_record(&bytes[at..]) else {
             if bytes[at..].iter().all(|byte| *byte == 0) {
                 break;
             }
             skipped = true;
+            is_torn = true;
             let next = bytes[at + 1..].windows(4).position(|four| four == RECORD_MAGIC);
             let Some(next) = next else { break };
             at += 1 + next;
             continue;
         };
         at += len;
+        has_gap |= is_torn;
         match (op, root) {
             (OP_BASE, Some(root)) => {
                 parsed.base.insert(name, root);
@@ -135,6 +147,7 @@ pub(super) fn parse(bytes: &[u8]) -> Parsed {
     parsed.len = bytes.len() as u64;
     parsed.is_base_whole = header_whole && parsed.base.len() as u64 == base_len;
     parsed.is_whole = parsed.is_base_whole && !skipped;
+    parsed.is_torn = parsed.is_base_whole && is_torn && !has_gap;
     parsed
 }
 
@@ -146,7 +159,7 @@ fn parse_record(bytes: &[u8]) -> Option<Record> {
     }
     let len = u32_at(bytes, 4) as usize;
     let body = bytes.get(RECORD_HEADER_LEN..RECORD_HEADER_LEN.checked_add(len)?)?;
-    if crc32c::crc32c(body) != u32_at(bytes, 8) || body.len() < 12 {
+    if crc32c::crc32c(body) != u32_at(bytes, 8) || body.len() < BODY_HEADER_LEN {
         return None;
     }
     let name_len = usize::from(u16::from_le_bytes([body[10], body[11]]));

@@ -6,11 +6,18 @@
 //! lack a record, the roots are *incomplete*, and nothing is collected until the
 //! user has accepted the remaining roots.
 //!
+//! A log that cannot be read is neither damaged nor absent ([`read`]). If the other
+//! log is complete, the store is opened with that one, and the next change moves the
+//! unreadable log aside. Otherwise the store is not opened. A damaged log is kept
+//! beside the log that replaces it (`a.log.damaged-1`).
+//!
 //! Each log is a base (the roots at one sequence number) and the changes since.
-//! Space is reserved ahead, so that a root can be removed when the disk is full.
-//! The bytes are specified in `docs/formats/roots.md`.
+//! Space for the removal of every root is reserved ahead, so that all roots can be
+//! removed when the disk is full. The bytes are specified in
+//! `docs/formats/roots.md`; `docs/decisions/0010-roots.md` has the reasons.
 
 mod format;
+mod read;
 #[cfg(test)]
 mod tests;
 
@@ -20,21 +27,22 @@ use std::sync::Arc;
 
 use types::Cid;
 
-use self::format::{Change, Parsed, encode_base, encode_change, parse};
+use self::format::{Change, Parsed, encode_base, encode_change, removal_len};
+use self::read::{Loaded, LogFile};
 use crate::error::{IoContext, StoreError};
-use disk::{AtomicWrite, Disk, DiskFile, read_file, write_atomic};
+use disk::{AtomicWrite, Disk, DiskFile, Existing, FileError, write_atomic};
 
 /// Maximum length of the name of a root in bytes.
 pub const MAX_ROOT_NAME_LEN: usize = 512;
 
 /// Number of bytes by which a log grows.
 const EXTENT: u64 = 64 * 1024;
-/// Number of reserved bytes that only removals may use.
-const FOR_REMOVALS: u64 = 16 * 1024;
 /// Maximum length of a log in bytes: several million roots.
 const MAX_LOG_LEN: u64 = 1 << 30;
 /// File names of the two logs.
 const LOGS: [&str; 2] = ["a.log", "b.log"];
+/// Follows the name of a log in the name of a file that was kept, before a number.
+const ASIDE: &str = ".damaged-";
 
 /// A name that keeps a block, and all that it refers to, alive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +58,7 @@ pub struct Root {
 pub(crate) enum Health {
     /// Both logs were complete and equal.
     Clean,
-    /// One log was damaged or behind. Both have been rewritten.
+    /// One log was damaged, absent or behind. Both have been rewritten.
     Repaired,
     /// Records are lost in both logs.
     Incomplete,
@@ -65,11 +73,21 @@ pub(crate) struct RootLog {
     sequence: u64,
     /// `None` if the logs must be rewritten before the next change.
     logs: Option<[OpenLog; 2]>,
+    /// Treatment of the files of the logs when they are rewritten.
+    old_files: [OldFile; 2],
+    /// True if a change has failed that may be in one of the logs.
+    has_failed_change: bool,
     /// Number of records in a log. Only as many as there are roots are needed.
     records: usize,
+    /// Number of records up to which no rewrite is tried, because there was no space
+    /// for one.
+    no_space_until: usize,
+    /// Length of the records that would remove every root, in bytes.
+    removals_len: u64,
     is_incomplete: bool,
 }
 
+/// An open log.
 #[derive(Debug)]
 struct OpenLog {
     path: PathBuf,
@@ -78,135 +96,209 @@ struct OpenLog {
     reserved: u64,
 }
 
+/// Treatment of the file of a log that is about to be replaced.
+#[derive(Debug)]
+enum OldFile {
+    /// The new file replaces it: it is intact or absent.
+    Replace,
+    /// These bytes of a damaged log are written to another file first.
+    Copy(Vec<u8>),
+    /// The file cannot be read and gets another name first.
+    MoveAside,
+}
+
+/// Result of opening the logs.
+#[derive(Debug)]
+pub(crate) struct OpenedRoots {
+    pub(crate) health: Health,
+    /// Description of the log that cannot be read, if the other one is complete.
+    pub(crate) unreadable: Option<String>,
+}
+
 impl RootLog {
     /// Opens the logs, or creates them if `is_new`. Repairs one from the other.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`StoreError::RootsUnreadable`] if a log cannot be read and the other
+    /// one is not complete; nothing was changed then. Returns [`StoreError::Io`] if
+    /// the logs cannot be written.
     pub(crate) fn open(
         disk: Arc<dyn Disk>,
         dir: PathBuf,
         is_new: bool,
-    ) -> Result<(Self, Health), StoreError> {
+    ) -> Result<(Self, OpenedRoots), StoreError> {
         let mut log = Self {
             disk,
             dir,
             roots: BTreeMap::new(),
             sequence: 0,
             logs: None,
+            old_files: [OldFile::Replace, OldFile::Replace],
+            has_failed_change: false,
             records: 0,
+            no_space_until: 0,
+            removals_len: 0,
             is_incomplete: false,
         };
         if is_new {
             log.rewrite()?;
-            return Ok((log, Health::Clean));
+            return Ok((log, OpenedRoots { health: Health::Clean, unreadable: None }));
         }
-        let [first, second] = LOGS.map(|name| log.read(name));
-        let health = log.merge(&first, &second);
-        log.is_incomplete = health == Health::Incomplete;
-        if health == Health::Clean {
-            log.records = first.base.len() + first.changes.len();
-            log.logs = Some([log.resume(LOGS[0], &first)?, log.resume(LOGS[1], &second)?]);
-            return Ok((log, health));
+        let loaded = Loaded::read(&*log.disk, &log.dir, MAX_LOG_LEN)?;
+        let (health, is_usable) = (loaded.health, loaded.is_usable);
+        let unreadable = loaded
+            .unreadable()
+            .map(|(path, reason)| format!("{} cannot be read: {reason}", path.display()));
+        log.adopt(loaded)?;
+        if !is_usable {
+            match log.rewrite() {
+                // The next change tries again; reading works without the logs.
+                Err(StoreError::Full { .. }) => {}
+                result => result?,
+            }
         }
-        match log.rewrite() {
-            // The next change tries again; reading works without the logs.
-            Err(StoreError::Full { .. }) => log.logs = None,
-            result => result?,
-        }
-        Ok((log, health))
+        // A name that a rewrite before the restart did not make durable.
+        log.disk.sync_dir(&log.dir).context("sync", &log.dir)?;
+        Ok((log, OpenedRoots { health, unreadable }))
     }
 
-    /// Reads a log. A log that is absent, too long or unreadable (`EIO` is
-    /// damage like any other) is empty: the other log has the roots, too.
-    fn read(&self, name: &str) -> Parsed {
-        read_file(&*self.disk, &self.dir.join(name), MAX_LOG_LEN)
-            .map(|bytes| parse(&bytes))
-            .unwrap_or_default()
+    /// Takes over what was read. Opens the logs if they are equal and intact.
+    fn adopt(&mut self, mut loaded: Loaded) -> Result<(), StoreError> {
+        self.is_incomplete = loaded.health == Health::Incomplete;
+        self.sequence = loaded.sequence;
+        self.roots = std::mem::take(&mut loaded.roots);
+        self.removals_len = self.roots.keys().map(|name| removal_len(name)).sum();
+        let keep = [0, 1].map(|number| loaded.must_be_kept(number));
+        let is_usable = loaded.is_usable;
+        let mut open = Vec::new();
+        for (number, file) in loaded.files.into_iter().enumerate() {
+            match file {
+                LogFile::Unreadable { .. } => self.old_files[number] = OldFile::MoveAside,
+                LogFile::Read { bytes, .. } if keep[number] => {
+                    self.old_files[number] = OldFile::Copy(bytes);
+                }
+                LogFile::Read { bytes, parsed } if is_usable => {
+                    self.records = parsed.base.len() + parsed.changes.len();
+                    open.extend(self.resume(LOGS[number], &bytes, &parsed)?);
+                }
+                LogFile::Read { .. } | LogFile::Absent => {}
+            }
+        }
+        // With one log, the next change rewrites both.
+        self.logs = open.try_into().ok();
+        Ok(())
     }
 
-    /// Opens a log for appending after the records that were read.
-    fn resume(&self, name: &str, read: &Parsed) -> Result<OpenLog, StoreError> {
+    /// Opens a log for appending after the records that were read. `None` if the disk
+    /// is full and copies on write.
+    fn resume(
+        &self,
+        name: &str,
+        bytes: &[u8],
+        read: &Parsed,
+    ) -> Result<Option<OpenLog>, StoreError> {
         let path = self.dir.join(name);
         let file = self.disk.open(&path).context("open", &path)?;
-        // A process that died may not have synced the end of the log.
-        file.sync().context("sync", &path)?;
-        Ok(OpenLog { path, file, end: read.end, reserved: read.len })
+        // The bytes may come from the page cache, and not be on the disk: a process
+        // that died may not have synced them, and after a failed sync Linux regards
+        // them as written. Written again, they are.
+        let durable = file
+            .write_at(&[bytes], 0)
+            .context("write", &path)
+            .and_then(|()| file.sync().context("sync", &path));
+        match durable {
+            Ok(()) => {}
+            Err(StoreError::Full { .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        }
+        let mut log = OpenLog { path, file, end: read.end, reserved: read.len };
+        // Best effort: the next new root tries again.
+        let _ = log.reserve(0, self.removals_len);
+        Ok(Some(log))
     }
 
-    /// Merges the content of both logs.
-    fn merge(&mut self, first: &Parsed, second: &Parsed) -> Health {
-        let base = [first, second]
-            .into_iter()
-            .filter(|log| log.is_base_whole)
-            .max_by_key(|log| log.base_sequence);
-        // If both logs are damaged, the newest records may be lost in both
-        // without a gap in the numbers. A crash leaves one of them complete: the
-        // second is written when the first is durable.
-        // A base that was written after a loss is marked until the user has
-        // accepted the remaining roots.
-        let is_marked = |log: &Parsed| {
-            log.incomplete && base.is_some_and(|base| log.base_sequence == base.base_sequence)
-        };
-        let mut complete = base.is_some()
-            && (first.is_whole || second.is_whole)
-            && !is_marked(first)
-            && !is_marked(second);
-        let (mut roots, base_sequence) = match base {
-            Some(log) => (log.base.clone(), log.base_sequence),
-            // Too many roots are harmless: they only keep blocks alive.
-            None => {
-                let all = first.base.iter().chain(&second.base);
-                (all.map(|(name, root)| (name.clone(), *root)).collect(), 0)
-            }
-        };
-        let mut changes = first.changes.clone();
-        changes.extend(second.changes.iter().map(|(seq, change)| (*seq, change.clone())));
-        let mut sequence = base_sequence;
-        for (number, change) in changes {
-            if number <= base_sequence {
-                continue;
-            }
-            complete &= number == sequence + 1;
-            sequence = number;
-            match change {
-                Change::Set(name, root) => {
-                    roots.insert(name, root);
-                }
-                Change::Remove(name) => {
-                    roots.remove(&name);
-                }
-            }
-        }
-        // A crash between the two writes leaves one log shorter than the other,
-        // with a clean end. The record that only one log has was not reported as
-        // durable.
-        self.roots = roots;
-        self.sequence = sequence;
-        let is_equal = first.is_whole
-            && second.is_whole
-            && first.base_sequence == second.base_sequence
-            && first.changes == second.changes;
-        match (complete, is_equal) {
-            (false, _) => Health::Incomplete,
-            (true, true) => Health::Clean,
-            (true, false) => Health::Repaired,
-        }
-    }
-
-    /// Rewrites both logs with a base and no changes.
+    /// Rewrites both logs with a base and no changes. The number of the base is a new
+    /// one, so that a change that failed and reached one of the logs is void.
     fn rewrite(&mut self) -> Result<(), StoreError> {
         self.logs = None;
         self.sequence += 1;
+        let first = self.write_base(0)?;
+        let second = self.write_base(1)?;
+        self.logs = Some([first, second]);
+        self.records = self.roots.len();
+        self.no_space_until = 0;
+        self.has_failed_change = false;
+        Ok(())
+    }
+
+    /// Shortens the logs: replaces them by a base with the current number. If there is
+    /// no space, the old logs stay in use.
+    fn compact(&mut self) -> Result<(), StoreError> {
+        let Some(mut logs) = self.logs.take() else { return self.rewrite() };
+        for (number, log) in logs.iter_mut().enumerate() {
+            match self.write_base(number) {
+                Ok(new) => *log = new,
+                // The old file still has the name: only the sync of the directory,
+                // which needs no space, comes after the rename.
+                Err(FileError::Io { source, path, .. })
+                    if crate::error::is_full(&source) && path != self.dir =>
+                {
+                    self.no_space_until = self.records * 2;
+                    self.logs = Some(logs);
+                    return Ok(());
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.logs = Some(logs);
+        self.records = self.roots.len();
+        self.no_space_until = 0;
+        Ok(())
+    }
+
+    /// Replaces the file of a log by a base, durably. Keeps the old file if necessary.
+    fn write_base(&mut self, number: usize) -> Result<OpenLog, FileError> {
         let content = encode_base(self.sequence, &self.roots, self.is_incomplete);
         let end = content.len() as u64;
-        let reserved = (end + FOR_REMOVALS).next_multiple_of(EXTENT);
+        let reserved = (end + self.removals_len + 1).next_multiple_of(EXTENT);
         let mut padded = content;
         padded.resize(usize::try_from(reserved).unwrap_or(usize::MAX), 0);
-        let [first, second] = LOGS.map(|name| {
-            let path = self.dir.join(name);
-            let file = write_atomic(&*self.disk, &path, &padded, &AtomicWrite::PRIVATE)?;
-            Ok::<_, StoreError>(OpenLog { path, file, end, reserved })
-        });
-        self.logs = Some([first?, second?]);
-        self.records = self.roots.len();
+        self.put_old_file_aside(number)?;
+        let path = self.dir.join(LOGS[number]);
+        let file = write_atomic(&*self.disk, &path, &padded, &AtomicWrite::PRIVATE)?;
+        Ok(OpenLog { path, file, end, reserved })
+    }
+
+    /// Keeps the bytes of a damaged or unreadable log under another name, durably.
+    fn put_old_file_aside(&mut self, number: usize) -> Result<(), FileError> {
+        let io = |action, path: &Path| {
+            let path = path.to_owned();
+            move |source| FileError::Io { action, path, source }
+        };
+        if matches!(self.old_files[number], OldFile::Replace) {
+            return Ok(());
+        }
+        let names = self.disk.list(&self.dir).map_err(io("list", &self.dir))?;
+        let prefix = format!("{}{ASIDE}", LOGS[number]);
+        let used =
+            names.iter().filter_map(|name| name.to_str()?.strip_prefix(&prefix)?.parse().ok());
+        let next = used.max().unwrap_or(0_u64) + 1;
+        let aside = self.dir.join(format!("{prefix}{next}"));
+        match &self.old_files[number] {
+            OldFile::Replace => {}
+            OldFile::Copy(bytes) => {
+                let options = AtomicWrite { existing: Existing::Keep, ..AtomicWrite::PRIVATE };
+                write_atomic(&*self.disk, &aside, bytes, &options)?;
+            }
+            OldFile::MoveAside => {
+                let path = self.dir.join(LOGS[number]);
+                self.disk.rename_new(&path, &aside).map_err(io("rename", &path))?;
+                self.disk.sync_dir(&self.dir).map_err(io("sync", &self.dir))?;
+            }
+        }
+        tracing::warn!(kept = %aside.display(), "a damaged root log was kept under another name");
+        self.old_files[number] = OldFile::Replace;
         Ok(())
     }
 
@@ -243,43 +335,62 @@ impl RootLog {
         written
     }
 
+    /// Voids a failed change that may be in one of the logs, durably. Without this,
+    /// the roots after a restart may be others than the roots now.
+    pub(crate) fn settle(&mut self) -> Result<(), StoreError> {
+        if self.has_failed_change { self.rewrite() } else { Ok(()) }
+    }
+
     /// Sets a root, durably.
     pub(crate) fn set(&mut self, name: &str, root: Root) -> Result<(), StoreError> {
         check_name(name)?;
-        if self.get(name) == Some(root) {
+        // After a failed change, memory and logs may differ: a removal that was
+        // reported as failed may be durable.
+        if self.get(name) == Some(root) && !self.has_failed_change {
             return Ok(());
         }
         self.append(&Change::Set(name.to_owned(), root))?;
-        self.roots.insert(name.to_owned(), root);
+        if self.roots.insert(name.to_owned(), root).is_none() {
+            self.removals_len += removal_len(name);
+        }
         Ok(())
     }
 
     /// Removes a root, durably. Reports whether it existed.
     pub(crate) fn remove(&mut self, name: &str) -> Result<bool, StoreError> {
         if !self.roots.contains_key(name) {
-            return Ok(false);
+            // A failed change may have set it.
+            return self.settle().map(|()| false);
         }
         self.append(&Change::Remove(name.to_owned()))?;
         self.roots.remove(name);
+        self.removals_len -= removal_len(name);
         Ok(true)
     }
 
     fn append(&mut self, change: &Change) -> Result<(), StoreError> {
-        if self.logs.is_none() || self.records > 1000 + 4 * self.roots.len() {
+        if self.logs.is_none() {
             self.rewrite()?;
+        } else if self.records > (1000 + 4 * self.roots.len()).max(self.no_space_until) {
+            self.compact()?;
         }
         let record = encode_change(self.sequence + 1, change);
-        let is_removal = matches!(change, Change::Remove(_));
+        // A removal uses the space that was reserved for it.
+        let for_removals = match change {
+            Change::Set(name, _) => self.removals_len + removal_len(name),
+            Change::Remove(_) => 0,
+        };
         let Some(logs) = &mut self.logs else { unreachable!("`rewrite` opened them") };
         // Space is reserved in both logs first: a full disk must change nothing.
         for log in logs.iter_mut() {
-            log.reserve(record.len() as u64, is_removal)?;
+            log.reserve(record.len() as u64, for_removals)?;
         }
         let written = logs.iter_mut().try_for_each(|log| log.append(&record));
         if let Err(error) = written {
             // The content of the files is not known now: the next change rewrites
             // them.
             self.logs = None;
+            self.has_failed_change = true;
             return Err(error);
         }
         self.sequence += 1;
@@ -289,14 +400,20 @@ impl RootLog {
 }
 
 impl OpenLog {
-    fn reserve(&mut self, len: u64, is_removal: bool) -> Result<(), StoreError> {
-        let kept = if is_removal { 0 } else { FOR_REMOVALS };
-        if self.end + len + kept <= self.reserved {
+    /// Ensures that there is space for `len` bytes, and after them for `more`.
+    fn reserve(&mut self, len: u64, more: u64) -> Result<(), StoreError> {
+        let needed = self.end + len + more;
+        if needed <= self.reserved {
             return Ok(());
         }
-        let zeros = vec![0; usize::try_from(EXTENT).unwrap_or(0)];
+        if needed > MAX_LOG_LEN {
+            let reason = format!("it would have more than {MAX_LOG_LEN} bytes");
+            return Err(StoreError::Unusable { path: self.path.clone(), reason });
+        }
+        let missing = (needed - self.reserved).next_multiple_of(EXTENT);
+        let zeros = vec![0; usize::try_from(missing).unwrap_or(usize::MAX)];
         self.file.write_at(&[&zeros], self.reserved).context("extend", &self.path)?;
-        self.reserved += EXTENT;
+        self.reserved += missing;
         Ok(())
     }
 
@@ -314,7 +431,15 @@ pub(crate) fn check_name(name: &str) -> Result<(), StoreError> {
     if usable { Ok(()) } else { Err(StoreError::RootName(name.to_owned())) }
 }
 
-/// Reports whether at least one log exists.
-pub(crate) fn exists(disk: &dyn Disk, dir: &Path) -> bool {
-    LOGS.iter().any(|name| disk.open(&dir.join(name)).is_ok())
+/// Reports whether there is a log, or one that was kept under another name.
+///
+/// # Errors
+///
+/// Returns [`StoreError::Io`] if the directory cannot be listed.
+pub(crate) fn exists(disk: &dyn Disk, dir: &Path) -> Result<bool, StoreError> {
+    let names = disk.list(dir).context("list", dir)?;
+    Ok(names.iter().filter_map(|name| name.to_str()).any(|name| {
+        let rest = LOGS.iter().find_map(|log| name.strip_prefix(log));
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(ASIDE))
+    }))
 }

@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use types::Codec;
 
 use super::*;
-use disk::sim::{Fault, Power, SimDisk};
+use disk::sim::{DiskError, EACCES, EIO, EMFILE, Fault, FaultRule, Op, Power, SimDisk};
 
 fn disk() -> SimDisk {
     let disk = SimDisk::new();
@@ -13,9 +13,14 @@ fn disk() -> SimDisk {
     disk
 }
 
+fn try_open(disk: &SimDisk) -> Result<(RootLog, OpenedRoots), StoreError> {
+    let is_new = !exists(disk, Path::new("/r"))?;
+    RootLog::open(Arc::new(disk.clone()), "/r".into(), is_new)
+}
+
 fn open(disk: &SimDisk) -> (RootLog, Health) {
-    let is_new = !exists(disk, Path::new("/r"));
-    RootLog::open(Arc::new(disk.clone()), "/r".into(), is_new).unwrap()
+    let (log, opened) = try_open(disk).unwrap();
+    (log, opened.health)
 }
 
 fn root(name: &str) -> Root {
@@ -97,7 +102,8 @@ fn records_lost_in_both_are_noticed_and_nothing_is_dropped() {
     for log in ["/r/a.log", "/r/b.log"] {
         disk.lose(Path::new(log));
     }
-    let (log, health) = RootLog::open(Arc::new(disk.clone()), "/r".into(), false).unwrap();
+    assert!(exists(&disk, Path::new("/r")).unwrap(), "the damaged logs were kept");
+    let (log, health) = open(&disk);
     assert_eq!((names(&log).len(), health), (0, Health::Incomplete));
 }
 
@@ -211,6 +217,313 @@ fn what_was_acknowledged_survives_death_and_failure_at_every_step() {
             if disk.operations() <= start + at {
                 break;
             }
+        }
+    }
+}
+
+/// Returns the bytes of every file, by name.
+fn contents(disk: &SimDisk) -> Vec<(PathBuf, Vec<u8>)> {
+    let read = |path: PathBuf| {
+        let bytes = disk::read_file(disk, &path, 1 << 30).unwrap();
+        (path, bytes)
+    };
+    disk.files().into_iter().map(read).collect()
+}
+
+const UNREADABLE: [(Op, DiskError); 5] = [
+    (Op::Open, EACCES),
+    (Op::Open, EMFILE),
+    (Op::Len, EIO),
+    (Op::Read, EIO),
+    (Op::Read, DiskError::Kind(ErrorKind::OutOfMemory)),
+];
+
+#[test]
+fn logs_that_cannot_be_read_stop_the_opening_and_are_unchanged() {
+    for (op, error) in UNREADABLE {
+        let disk = filled();
+        let before = contents(&disk);
+        disk.add_fault(FaultRule::new(op, error).on(".log"));
+        let refused = try_open(&disk).unwrap_err();
+        assert!(
+            matches!(&refused, StoreError::RootsUnreadable { path, .. } if path.ends_with("a.log"))
+        );
+        let text = refused.to_string();
+        assert!(text.contains("/r/a.log") && text.contains("nothing was changed"), "{text}");
+        disk.clear_fault_rules();
+        assert_eq!(contents(&disk), before, "{op:?} failed");
+        let (log, health) = open(&disk);
+        assert_eq!((names(&log).len(), health), (2, Health::Clean));
+    }
+    // So does a directory that cannot be listed: its logs may exist.
+    let disk = filled();
+    disk.add_fault(FaultRule::new(Op::List, EIO));
+    assert!(matches!(try_open(&disk), Err(StoreError::Io { .. })));
+}
+
+#[test]
+fn one_unreadable_log_beside_a_damaged_or_absent_one_stops_the_opening() {
+    for (unreadable, other) in [("/r/a.log", "/r/b.log"), ("/r/b.log", "/r/a.log")] {
+        for is_lost in [false, true] {
+            let disk = filled();
+            if is_lost {
+                disk.lose(Path::new(other));
+            } else {
+                disk.damage(Path::new(other), |bytes| bytes[60] ^= 1);
+            }
+            let before: Vec<_> = disk.files();
+            disk.add_fault(FaultRule::new(Op::Open, EACCES).on(unreadable));
+            assert!(matches!(try_open(&disk), Err(StoreError::RootsUnreadable { .. })));
+            assert_eq!(disk.files(), before);
+            disk.clear_fault_rules();
+            assert_eq!((names(&open(&disk).0).len(), open(&disk).1), (2, Health::Clean));
+        }
+    }
+}
+
+#[test]
+fn one_unreadable_log_is_left_alone_until_a_change_moves_it_aside() {
+    for unreadable in ["/r/a.log", "/r/b.log"] {
+        for (op, error) in UNREADABLE {
+            let disk = filled();
+            let before = contents(&disk);
+            disk.add_fault(FaultRule::new(op, error).on(unreadable));
+            let (mut log, opened) = try_open(&disk).unwrap();
+            assert_eq!((names(&log).len(), opened.health), (2, Health::Clean));
+            assert!(opened.unreadable.unwrap().contains(unreadable));
+            disk.clear_fault_rules();
+            assert_eq!(contents(&disk), before, "opening changes nothing");
+            // A restart in between, with both logs readable, is one like any other.
+            assert_eq!(open(&disk.crash(Power::Kept)).1, Health::Clean);
+
+            // The file is still unreadable when the first change is made.
+            disk.add_fault(FaultRule::new(op, error).on(unreadable));
+            log.set("new", root("new")).unwrap();
+            disk.clear_fault_rules();
+            let aside = PathBuf::from(format!("{unreadable}.damaged-1"));
+            let kept = contents(&disk).into_iter().find(|(path, _)| *path == aside);
+            let old = before.iter().find(|(path, _)| path == Path::new(unreadable));
+            assert_eq!(kept.unwrap().1, old.unwrap().1);
+            // Both logs have every root: either can be lost after that.
+            for lost in ["/r/a.log", "/r/b.log"] {
+                let image = disk.crash(Power::Dropped);
+                assert_eq!(open(&image).1, Health::Clean);
+                image.lose(Path::new(lost));
+                let (log, health) = open(&image);
+                assert_eq!(names(&log), ["data/2", "new", "snap/1"]);
+                assert_eq!(health, Health::Repaired);
+            }
+        }
+    }
+}
+
+#[test]
+fn moving_an_unreadable_log_aside_survives_death_at_every_step() {
+    for at in 0.. {
+        let disk = filled();
+        disk.add_fault(FaultRule::new(Op::Open, EACCES).on("/r/a.log"));
+        let (mut log, _) = try_open(&disk).unwrap();
+        let start = disk.operations();
+        disk.set_fault(start + at, Fault::Die);
+        let is_set = log.set("new", root("new")).is_ok();
+        for power in [Power::Kept, Power::Dropped, Power::Torn, Power::Reordered(1)] {
+            let (log, health) = open(&disk.crash(power));
+            assert_ne!(health, Health::Incomplete, "death at {at}, {power:?}");
+            assert!(log.get("data/2").is_some() && log.get("snap/1").is_some());
+            assert!(!is_set || log.get("new").is_some(), "death at {at}, {power:?}");
+        }
+        if is_set {
+            break;
+        }
+    }
+}
+
+#[test]
+fn a_log_that_is_too_long_is_not_dropped() {
+    let disk = filled();
+    let before = contents(&disk);
+    let len = before[0].1.len() as u64;
+    let error = Loaded::read(&disk, Path::new("/r"), len - 1).unwrap_err();
+    assert!(
+        matches!(&error, StoreError::RootsUnreadable { reason, .. } if reason.contains("limit"))
+    );
+    assert_eq!(Loaded::read(&disk, Path::new("/r"), len).unwrap().health, Health::Clean);
+    assert_eq!(contents(&disk), before);
+}
+
+#[test]
+fn damaged_logs_are_kept_beside_those_that_replace_them() {
+    let kept = |disk: &SimDisk| {
+        let files = contents(disk).into_iter();
+        let kept = files.filter(|(path, _)| path.to_string_lossy().contains("damaged"));
+        kept.collect::<Vec<_>>()
+    };
+    // Damage in one log, found twice.
+    let disk = filled();
+    let mut originals = Vec::new();
+    for round in 1..3 {
+        disk.damage(Path::new("/r/b.log"), |bytes| {
+            bytes[40] ^= 1;
+            originals.push(bytes.clone());
+        });
+        assert_eq!(open(&disk).1, Health::Repaired);
+        let kept = kept(&disk.crash(Power::Dropped));
+        assert_eq!(kept.len(), round);
+        for (number, (path, bytes)) in kept.iter().enumerate() {
+            assert_eq!(*path, PathBuf::from(format!("/r/b.log.damaged-{}", number + 1)));
+            assert_eq!(*bytes, originals[number]);
+        }
+    }
+    // A torn end, which a crash leaves, is no damage.
+    let disk = filled();
+    disk.damage(Path::new("/r/b.log"), |bytes| {
+        let end = bytes.iter().rposition(|byte| *byte != 0).unwrap();
+        bytes[end] ^= 1;
+    });
+    assert_eq!(open(&disk).1, Health::Repaired);
+    assert_eq!(kept(&disk), []);
+    // Damage in both: both are kept, and once only.
+    let disk = filled();
+    for path in ["/r/a.log", "/r/b.log"] {
+        disk.damage(Path::new(path), |bytes| bytes[40] ^= 1);
+    }
+    for _ in 0..3 {
+        assert_eq!(open(&disk).1, Health::Incomplete);
+        assert_eq!(kept(&disk).len(), 2);
+    }
+    // If they cannot be kept, they are not replaced.
+    let disk = filled();
+    for path in ["/r/a.log", "/r/b.log"] {
+        disk.damage(Path::new(path), |bytes| bytes[40] ^= 1);
+    }
+    let before = contents(&disk);
+    disk.set_capacity(Some(disk.used()));
+    assert_eq!(open(&disk).1, Health::Incomplete);
+    assert_eq!(contents(&disk), before);
+}
+
+/// A removal that failed may have reached one log, so that setting the same root again
+/// must write.
+#[test]
+fn a_root_that_is_set_after_a_failed_removal_stays() {
+    let mut failures = 0;
+    for at in 0.. {
+        let disk = filled();
+        let (mut log, _) = open(&disk);
+        disk.set_fault(disk.operations() + at, Fault::Fail(ErrorKind::Other));
+        let removed = log.remove("data/2");
+        disk.clear_fault();
+        if removed.is_ok() {
+            break;
+        }
+        failures += 1;
+        log.set("data/2", root("data/2")).unwrap();
+        let (log, _) = open(&disk.crash(Power::Dropped));
+        assert_eq!(log.get("data/2"), Some(root("data/2")), "fault at {at}");
+    }
+    assert_eq!(failures, 4, "two writes and two syncs");
+}
+
+/// A root that could not be set must not come back: a collection has deleted its
+/// blocks.
+#[test]
+fn a_root_whose_setting_failed_is_gone_for_good_once_that_is_settled() {
+    for at in 0..4 {
+        for by_removal in [false, true] {
+            let disk = filled();
+            let (mut log, _) = open(&disk);
+            disk.set_fault(disk.operations() + at, Fault::Fail(ErrorKind::Other));
+            assert!(log.set("new", root("new")).is_err());
+            disk.clear_fault();
+            if by_removal {
+                assert!(!log.remove("new").unwrap());
+            } else {
+                log.settle().unwrap();
+            }
+            for power in [Power::Kept, Power::Dropped] {
+                let (log, health) = open(&disk.crash(power));
+                assert_eq!(names(&log), ["data/2", "snap/1"], "fault at {at}, {power:?}");
+                assert_eq!(health, Health::Clean);
+            }
+        }
+    }
+}
+
+/// The page cache of a log still has what a failed sync did not write.
+#[test]
+fn a_log_whose_sync_failed_before_a_restart_is_written_again() {
+    let mut clean = 0;
+    for failed in ["/r/a.log", "/r/b.log"] {
+        let disk = filled();
+        let (mut log, _) = open(&disk);
+        disk.add_fault(FaultRule::new(Op::Sync, EIO).on(failed).times(1));
+        assert!(log.set("new", root("new")).is_err());
+        // The process is started again; the computer keeps running.
+        let disk = disk.crash(Power::Kept);
+        let (mut log, health) = open(&disk);
+        clean += u32::from(health == Health::Clean);
+        log.set("new", root("new")).unwrap();
+        for lost in ["/r/a.log", "/r/b.log"] {
+            let image = disk.crash(Power::Dropped);
+            image.lose(Path::new(lost));
+            let (log, health) = open(&image);
+            assert_eq!(log.get("new"), Some(root("new")), "{failed} not synced, {lost} lost");
+            assert_eq!(health, Health::Repaired);
+        }
+    }
+    assert_eq!(clean, 1, "after the failed sync of b.log, both look equal");
+}
+
+#[test]
+fn every_root_can_be_removed_on_a_full_disk() {
+    for is_reopened in [false, true] {
+        let disk = disk();
+        let (mut log, _) = open(&disk);
+        for n in 0..1500 {
+            log.set(&format!("snapshot/{n:04}"), root("x")).unwrap();
+        }
+        if is_reopened {
+            log = open(&disk).0;
+        }
+        disk.set_capacity(Some(disk.used()));
+        for n in 0..1500 {
+            let removed = log.remove(&format!("snapshot/{n:04}"));
+            assert!(removed.is_ok_and(|existed| existed), "removal {n}");
+        }
+        let (log, health) = open(&disk.crash(Power::Dropped));
+        assert_eq!((log.iter().count(), health), (0, Health::Clean));
+    }
+}
+
+/// With space for one new log and not for the second, the logs are a new one and an
+/// old one. Each has every root.
+#[test]
+fn a_compaction_that_finds_no_space_leaves_both_logs_complete() {
+    for failing in ["/r/a.log.new", "/r/b.log.new"] {
+        let disk = disk();
+        let (mut log, _) = open(&disk);
+        for n in 0..500 {
+            log.set(&format!("snapshot/{n:04}"), root("x")).unwrap();
+        }
+        while log.records <= 1000 + 4 * log.roots.len() {
+            log.set("toggled", root("x")).unwrap();
+            log.remove("toggled").unwrap();
+        }
+        let armed = disk.add_fault(FaultRule::new(Op::Write, ErrorKind::StorageFull).on(failing));
+        for n in 0..10 {
+            assert!(log.remove(&format!("snapshot/{n:04}")).unwrap());
+        }
+        assert_eq!(armed.failures(), 1, "no rewrite is tried again before the logs have doubled");
+        let [first, second] = log.logs.as_ref().unwrap().each_ref().map(|log| log.end);
+        assert_eq!(first < second, failing == "/r/b.log.new");
+        for lost in [None, Some("/r/a.log"), Some("/r/b.log")] {
+            let image = disk.crash(Power::Dropped);
+            if let Some(lost) = lost {
+                image.lose(Path::new(lost));
+            }
+            let (log, health) = open(&image);
+            assert_eq!(log.iter().count(), 490, "{failing}, {lost:?} lost");
+            assert_ne!(health, Health::Incomplete, "{failing}, {lost:?} lost");
         }
     }
 }
