@@ -7,10 +7,12 @@
 //! * [`SnapshotStore`]: lists, commits and removes snapshots.
 //! * [`SnapshotTree`]: reads the entries of a snapshot.
 //! * [`decide`]: the retention rules, without I/O; [`prune`] applies them.
+//! * [`find_lost`]: finds snapshots in the packs that no root names; [`recover`] sets their roots.
 //! * [`verify`]: checks that every block of every snapshot can be read.
 
 mod prune;
 mod record;
+mod recover;
 mod retention;
 mod snapshot_id;
 mod snapshot_store;
@@ -21,6 +23,10 @@ pub use prune::{
     PruneDecision, PruneOptions, PruneReport, PruneSuspension, SuspendedFolder, prune,
 };
 pub use record::{RecordError, SnapshotRecord};
+pub use recover::{
+    FoundItem, FoundSnapshot, FoundState, RecoveryReport, UnusableRecord, find_lost, last_order,
+    recover,
+};
 pub use retention::{Candidate, Decision, Reason, RetentionPlan, Suspension, decide};
 pub use snapshot_id::{SnapshotId, SnapshotIdError};
 pub use snapshot_store::{

@@ -9,6 +9,9 @@ use types::{Block, Cid, Codec, FolderId, SequenceNumber};
 const VERSION: u64 = 1;
 /// Maximum length of a text in a record, in bytes.
 const TEXT_LEN_MAX: usize = 8192;
+/// Maximum serial number: fits into the sixteen digits in the name of a root, with room for later
+/// ones. A record is found by a search of the packs, so it may come from elsewhere.
+const ORDER_MAX: u64 = 1_000_000_000_000;
 
 /// The metadata that a backup server stores for a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -122,6 +125,18 @@ impl SnapshotRecord {
         Block::new(Codec::DagCbor, bytes).map_err(|error| RecordError::Malformed(error.to_string()))
     }
 
+    /// Decodes a node if it is a record: a node with the field `snapshot`. Returns `None` for other
+    /// nodes, and an error for a record that cannot be used.
+    pub(crate) fn of_node(bytes: &[u8]) -> Option<Result<Self, RecordError>> {
+        // Spares the decoding of most nodes: the name of the field, preceded by its CBOR head.
+        const FIELD: &[u8] = b"\x68snapshot";
+        if !bytes.windows(FIELD.len()).any(|window| window == FIELD) {
+            return None;
+        }
+        let version = serde_ipld_dagcbor::from_slice::<VersionOnly>(bytes);
+        version.is_ok().then(|| Self::decode(bytes))
+    }
+
     /// Decodes a record and checks it.
     ///
     /// # Errors
@@ -137,6 +152,9 @@ impl SnapshotRecord {
         }
         let wire: Wire =
             serde_ipld_dagcbor::from_slice(bytes).map_err(|error| malformed(error.to_string()))?;
+        if wire.order > ORDER_MAX {
+            return Err(RecordError::Field("order"));
+        }
         let time = |ns: i64, field| {
             Timestamp::from_nanosecond(ns.into()).map_err(|_| RecordError::Field(field))
         };

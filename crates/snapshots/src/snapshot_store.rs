@@ -203,6 +203,11 @@ impl SnapshotStore {
         self.0.last_order.fetch_add(1, Ordering::SeqCst) + 1
     }
 
+    /// Ensures that numbers up to `order` are not returned as the next one.
+    pub fn use_order(&self, order: u64) {
+        self.0.last_order.fetch_max(order, Ordering::SeqCst);
+    }
+
     /// Commits a snapshot: the last write of a pull. All its blocks must be in the store, and must
     /// have been stored since `epoch`.
     ///

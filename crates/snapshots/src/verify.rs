@@ -10,7 +10,7 @@ use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use store::{BlockRead, content_of};
+use store::{BlockRead, StoreError, content_of};
 use tokio_util::sync::CancellationToken;
 use types::{Cid, Codec, EntryKind, FileNode, MAX_TREE_DEPTH, ManifestHeader, decode_segment};
 
@@ -23,7 +23,7 @@ const GOOD_MAX: usize = 2 << 20;
 /// Maximum number of nodes of one file that are remembered as bad.
 const BAD_MAX: usize = 64 * 1024;
 /// Prefix of the names of the roots of data items.
-const DATA_PREFIX: &str = "data/";
+pub(crate) const DATA_PREFIX: &str = "data/";
 /// Maximum number of bad blocks in a report.
 const PROBLEMS_MAX: usize = 1000;
 /// Maximum number of snapshots that are named for one bad block.
@@ -98,6 +98,9 @@ pub struct VerifyReport {
     pub broken_items: BTreeSet<String>,
     /// The snapshots whose record cannot be read.
     pub damaged: Vec<DamagedSnapshot>,
+    /// The records of snapshots, and the items, of which a block could not be read at present: it
+    /// may be intact.
+    pub(crate) unreadable: BTreeSet<String>,
 }
 
 impl VerifyReport {
@@ -132,30 +135,50 @@ pub fn verify(
     stop: &CancellationToken,
 ) -> Result<VerifyReport, VerifyError> {
     let listing = snapshots.list()?;
-    progress.snapshots_total.store(listing.snapshots.len() as u64, Ordering::Relaxed);
+    let roots = snapshots.store().roots(DATA_PREFIX).into_iter();
+    let items = roots.filter(|(_, root)| !root.partial).map(|(name, root)| (name, root.cid));
+    let objects = Objects { snapshots: listing.snapshots, items: items.collect() };
+    let report = check(&**snapshots.store(), objects, full, progress, stop)?;
+    Ok(VerifyReport { damaged: listing.damaged, ..report })
+}
+
+/// The objects of a verification.
+pub(crate) struct Objects {
+    pub(crate) snapshots: Vec<Snapshot>,
+    /// Data items: the name of the root and the block.
+    pub(crate) items: Vec<(String, Cid)>,
+}
+
+/// Checks the objects; see [`verify`].
+pub(crate) fn check(
+    store: &dyn BlockRead,
+    objects: Objects,
+    full: bool,
+    progress: &VerifyProgress,
+    stop: &CancellationToken,
+) -> Result<VerifyReport, VerifyError> {
+    progress.snapshots_total.store(objects.snapshots.len() as u64, Ordering::Relaxed);
     let mut walk = Walk {
-        store: &**snapshots.store(),
+        store,
         full,
         progress,
         stop,
         good: HashSet::new(),
         bad: HashSet::new(),
         problems: BTreeMap::new(),
-        report: VerifyReport { damaged: listing.damaged, ..VerifyReport::default() },
+        report: VerifyReport::default(),
         snapshot: None,
         path: None,
     };
-    for snapshot in listing.snapshots {
+    for snapshot in objects.snapshots {
         walk.snapshot(&snapshot)?;
         progress.snapshots.fetch_add(1, Ordering::Relaxed);
         walk.report.snapshots += 1;
     }
     walk.snapshot = None;
-    for (name, root) in snapshots.store().roots(DATA_PREFIX) {
-        if !root.partial {
-            walk.item(name, root.cid)?;
-            walk.report.items += 1;
-        }
+    for (name, cid) in objects.items {
+        walk.item(name, cid)?;
+        walk.report.items += 1;
     }
     let mut report = walk.report;
     report.problems = walk.problems.into_values().collect();
@@ -333,7 +356,7 @@ impl Walk<'_> {
                     false
                 }
                 Err(error) => {
-                    self.note(cid, &error.to_string());
+                    self.note_error(cid, &error);
                     false
                 }
             }
@@ -360,19 +383,30 @@ impl Walk<'_> {
     /// Reads and hashes a block. Records a problem and returns `None` if it is missing or damaged.
     fn read(&mut self, cid: Cid) -> Result<Option<Bytes>, VerifyError> {
         self.begin(cid)?;
-        let reason = match self.store.get(&cid) {
+        match self.store.get(&cid) {
             Ok(Some(bytes)) => {
                 let len = bytes.len() as u64;
                 self.report.read_bytes += len;
                 self.progress.read_bytes.fetch_add(len, Ordering::Relaxed);
                 return Ok(Some(bytes));
             }
-            Ok(None) => "the block is missing".to_owned(),
+            Ok(None) => self.note(cid, "the block is missing"),
             // Read errors of the disk, too: other blocks may be readable.
-            Err(error) => error.to_string(),
-        };
-        self.note(cid, &reason);
+            Err(error) => self.note_error(cid, &error),
+        }
         Ok(None)
+    }
+
+    /// Records that the current snapshot or item needs a block that cannot be read.
+    fn note_error(&mut self, cid: Cid, error: &StoreError) {
+        if !matches!(error, StoreError::Damaged { .. }) {
+            let object = match (&self.snapshot, &self.path) {
+                (Some(snapshot), _) => Some(snapshot.cid.to_string()),
+                (None, item) => item.clone(),
+            };
+            self.report.unreadable.extend(object);
+        }
+        self.note(cid, &error.to_string());
     }
 
     fn remember(&mut self, cid: Cid) {

@@ -26,6 +26,7 @@ mod hash_index;
 mod in_place;
 mod lookup;
 mod mem_store;
+mod node_scan;
 mod pack;
 mod pack_store;
 mod pins;
@@ -49,6 +50,7 @@ pub use in_place::{
 };
 pub use lookup::{get_required, get_sound};
 pub use mem_store::MemStore;
+pub use node_scan::{Faults, NodeScan, NodeScanReport};
 pub use pack_store::{
     FaultyBlock, Losses, OpenReport, PackStore, RecompressEnd, RecompressReport, ScrubEnd,
     ScrubReport, StoreOptions,

@@ -2,14 +2,17 @@
 //! tests compare the pack store with it.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::ControlFlow;
 
+use bytes::Bytes;
 use parking_lot::Mutex;
-use types::{Cid, EncodedBlock, Hash, links};
+use types::{Cid, Codec, EncodedBlock, Hash, links};
 
 use crate::block_store::{
     BlockRead, BlockWrite, GcOptions, GcReport, Roots, StoreAdmin, Usage, WriteEpoch,
 };
 use crate::error::{Limit, StoreError};
+use crate::node_scan::{NodeScan, NodeScanReport};
 use crate::pins::{Pin, Pins};
 use crate::root_log::{Root, check_name};
 
@@ -25,6 +28,8 @@ pub struct MemStore {
 struct State {
     blocks: HashMap<Hash, EncodedBlock>,
     roots: BTreeMap<String, Root>,
+    /// The blocks whose roots were removed.
+    removed: HashSet<Hash>,
 }
 
 impl State {
@@ -77,6 +82,29 @@ impl BlockRead for MemStore {
     }
 }
 
+impl NodeScan for MemStore {
+    fn scan_nodes(
+        &self,
+        each: &mut dyn FnMut(Cid, Bytes) -> ControlFlow<()>,
+    ) -> Result<NodeScanReport, StoreError> {
+        let blocks: Vec<_> = self.state.lock().blocks.values().cloned().collect();
+        let mut report = NodeScanReport::default();
+        for block in blocks.iter().filter(|block| block.cid().codec() == Codec::DagCbor) {
+            let bytes = block.decode()?;
+            report.nodes += 1;
+            report.read_bytes += bytes.len() as u64;
+            if each(block.cid(), bytes).is_break() {
+                break;
+            }
+        }
+        Ok(report)
+    }
+
+    fn was_removed(&self, cid: &Cid) -> bool {
+        self.state.lock().removed.contains(cid.hash())
+    }
+}
+
 impl BlockWrite for MemStore {
     fn write_epoch(&self) -> WriteEpoch {
         WriteEpoch { failed_syncs: 0, first_pack: 0 }
@@ -116,12 +144,17 @@ impl Roots for MemStore {
 
     fn set_root(&self, name: &str, root: Root, _: WriteEpoch) -> Result<(), StoreError> {
         check_name(name)?;
-        self.state.lock().roots.insert(name.to_owned(), root);
+        let mut state = self.state.lock();
+        state.roots.insert(name.to_owned(), root);
+        state.removed.remove(root.cid.hash());
         Ok(())
     }
 
     fn remove_root(&self, name: &str) -> Result<bool, StoreError> {
-        Ok(self.state.lock().roots.remove(name).is_some())
+        let mut state = self.state.lock();
+        let root = state.roots.remove(name);
+        state.removed.extend(root.filter(|root| !root.partial).map(|root| *root.cid.hash()));
+        Ok(root.is_some())
     }
 }
 
@@ -136,6 +169,7 @@ impl StoreAdmin for MemStore {
         let alive: HashSet<_> = reached.iter().map(|cid| *cid.hash()).collect();
         let before = (state.blocks.len() as u64, state.used());
         state.blocks.retain(|hash, _| alive.contains(hash));
+        state.removed.retain(|hash| alive.contains(hash));
         let live_blocks = state.blocks.len() as u64;
         Ok(GcReport {
             live_blocks,

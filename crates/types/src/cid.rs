@@ -37,6 +37,12 @@ impl Hash {
         Self(bytes)
     }
 
+    /// Parses the 64 hexadecimal digits, in lower case, that [`fmt::Display`] writes.
+    pub fn from_hex(text: &str) -> Option<Self> {
+        let bytes = data_encoding::HEXLOWER.decode(text.as_bytes()).ok()?;
+        Some(Self(bytes.try_into().ok()?))
+    }
+
     /// Returns the bytes of the digest.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
@@ -269,6 +275,10 @@ mod tests {
             raw.hash().to_string(),
             "d74981efa70a0c880b8d8c1985d075dbcbf679b99a5f9914e5aaf96b831a9e24"
         );
+        assert_eq!(Hash::from_hex(&raw.hash().to_string()), Some(*raw.hash()));
+        for bad in ["", "d7", &"D7".repeat(32), &"d7".repeat(33), &"é".repeat(32)] {
+            assert_eq!(Hash::from_hex(bad), None);
+        }
         let node = Cid::of(Codec::DagCbor, b"\xa0");
         assert!(node.to_string().starts_with("bafyr4i"), "{node}");
         let json = Cid::of(Codec::Json, b"{}");

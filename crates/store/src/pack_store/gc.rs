@@ -80,6 +80,7 @@ impl Inner {
         self.reserve_file.give_back(&*self.disk);
         let mut report = result?;
         report.live_blocks = self.live_blocks(&collection.marks);
+        self.removed_roots.retain(|hash| !matches!(self.locate(hash), Ok(None)));
         self.drop_stale_entries()?;
         Ok(report)
     }

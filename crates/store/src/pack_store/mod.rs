@@ -32,15 +32,19 @@ mod read;
 mod recompress;
 mod recompress_skiplist;
 mod relocate;
+mod removed_roots;
 mod reserve_file;
+mod scan_nodes;
 mod scrub;
 mod write;
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
+use bytes::Bytes;
 use parking_lot::{Condvar, Mutex, RwLock};
 use types::{Cid, EncodedBlock};
 
@@ -51,6 +55,7 @@ use self::packs::{Pack, Packs};
 use self::quarantine::Quarantine;
 use self::recompress::RecompressTotals;
 use self::recompress_skiplist::RecompressSkiplist;
+use self::removed_roots::RemovedRoots;
 use self::reserve_file::ReserveFile;
 use self::write::Writer;
 use crate::block_store::{
@@ -58,6 +63,7 @@ use crate::block_store::{
 };
 use crate::error::{Limit, StoreError};
 use crate::hash_index::HashIndex;
+use crate::node_scan::{NodeScan, NodeScanReport};
 use crate::pins::{Pin, Pins};
 use crate::root_log::{Root, RootLog};
 use crate::scrub_dates::{PackId, PackLen, ScrubDates};
@@ -111,6 +117,7 @@ struct Inner {
     pins: Pins,
     quarantine: Quarantine,
     recompress_skiplist: RecompressSkiplist,
+    removed_roots: RemovedRoots,
     reserve_file: ReserveFile,
     writers: [Mutex<Writer>; 2],
     /// Number of appends; see `commit`.
@@ -446,6 +453,21 @@ impl BlockRead for PackStore {
     }
 }
 
+impl NodeScan for PackStore {
+    fn scan_nodes(
+        &self,
+        each: &mut dyn FnMut(Cid, Bytes) -> ControlFlow<()>,
+    ) -> Result<NodeScanReport, StoreError> {
+        // Neither a collection nor a recompression moves records meanwhile.
+        let _nobody_moves = self.inner.collecting.lock();
+        Ok(scan_nodes::scan_nodes(&self.inner.packs, each))
+    }
+
+    fn was_removed(&self, cid: &Cid) -> bool {
+        self.inner.removed_roots.contains(cid.hash())
+    }
+}
+
 impl BlockWrite for PackStore {
     fn write_epoch(&self) -> WriteEpoch {
         self.inner.write_epoch()
@@ -476,12 +498,22 @@ impl Roots for PackStore {
     fn set_root(&self, name: &str, root: Root, epoch: WriteEpoch) -> Result<(), StoreError> {
         crate::root_log::check_name(name)?;
         self.inner.commit(epoch)?;
-        self.inner.roots.lock().set(name, root)
+        self.inner.roots.lock().set(name, root)?;
+        if self.inner.removed_roots.contains(root.cid.hash()) {
+            self.inner.removed_roots.retain(|hash| hash != root.cid.hash());
+        }
+        Ok(())
     }
 
     fn remove_root(&self, name: &str) -> Result<bool, StoreError> {
         let mut roots = self.inner.roots.lock();
-        self.inner.with_reserve(|| roots.remove(name))
+        let root = roots.get(name);
+        let was_removed = self.inner.with_reserve(|| roots.remove(name))?;
+        drop(roots);
+        if let Some(root) = root.filter(|root| was_removed && !root.partial) {
+            self.inner.removed_roots.add(*root.cid.hash());
+        }
+        Ok(was_removed)
     }
 }
 

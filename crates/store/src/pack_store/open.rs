@@ -14,6 +14,7 @@ use super::quarantine::Quarantine;
 use super::read::encode_place;
 use super::recompress::RecompressTotals;
 use super::recompress_skiplist::RecompressSkiplist;
+use super::removed_roots::RemovedRoots;
 use super::reserve_file::ReserveFile;
 use super::write::Writer;
 use super::{Commits, Inner, StoreOptions, Upkeep};
@@ -80,9 +81,13 @@ impl Layout {
     fn quarantine(&self) -> PathBuf {
         self.dir.join("quarantine")
     }
-    // The names of these two files are older than the terms in the code.
+    // The names of this file and of the reserve file are older than the terms in the
+    // code.
     fn recompress_skiplist(&self) -> PathBuf {
         self.dir.join("settled")
+    }
+    fn removed_roots(&self) -> PathBuf {
+        self.dir.join("removed")
     }
     fn reserve_file(&self) -> PathBuf {
         self.dir.join("ballast")
@@ -152,6 +157,7 @@ impl Inner {
                 disk.clone(),
                 layout.recompress_skiplist(),
             ),
+            removed_roots: RemovedRoots::open(disk.clone(), layout.removed_roots()),
             disk,
             dir: layout.dir,
             pack_len,

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use data_encoding::{BASE64, HEXLOWER};
+use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
 
 use super::ManifestError;
@@ -168,12 +168,7 @@ pub(super) fn from_text(
 }
 
 fn decode_hash(hex: &str) -> Result<Hash, ManifestError> {
-    HEXLOWER
-        .decode(hex.as_bytes())
-        .ok()
-        .and_then(|bytes| <[u8; 32]>::try_from(bytes).ok())
-        .map(Hash::from_bytes)
-        .ok_or(ManifestError::Rule("a BLAKE3 hash is not 64 hexadecimal digits"))
+    Hash::from_hex(hex).ok_or(ManifestError::Rule("a BLAKE3 hash is not 64 hexadecimal digits"))
 }
 
 fn rule(holds: bool, otherwise: &'static str) -> Result<(), ManifestError> {

@@ -1,0 +1,380 @@
+//! Recovery: snapshots and data items are found in the packs when the roots are gone; records that
+//! are forged, damaged, doubled, incomplete, of a later version or removed on purpose are told
+//! apart; nothing is set without a request.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use disk::sim::SimDisk;
+use jiff::Timestamp;
+use net::Keypair;
+use snapshots::{
+    FoundState, RecoveryReport, Snapshot, SnapshotRecord, SnapshotStore, VerifyError,
+    VerifyProgress, find_lost, last_order, recover, root_name,
+};
+use store::{
+    BlockRead as _, BlockStore, BlockWrite as _, GcOptions, MemStore, NodeScan, PackStore, Root,
+    Roots as _, StoreAdmin as _, StoreOptions,
+};
+use testkit::{Maker, filled, noise};
+use tokio_util::sync::CancellationToken;
+use types::{Block, BlockScheme, Cid, Codec, Dataset, EncodedBlock, SequenceNumber};
+
+const DIR: &str = "/store";
+
+fn open(disk: &SimDisk) -> Arc<PackStore> {
+    let options = StoreOptions {
+        disk_reserve: 0,
+        pack_len: 1 << 20,
+        background: false,
+        ..StoreOptions::default()
+    };
+    Arc::new(PackStore::open_on(Arc::new(disk.clone()), Path::new(DIR), &options).unwrap().0)
+}
+
+fn files(disk: &SimDisk, part: &str) -> Vec<PathBuf> {
+    let files = disk.files();
+    files.into_iter().filter(|path| path.to_str().unwrap().contains(part)).collect()
+}
+
+fn find<S: BlockStore + NodeScan + 'static>(store: &Arc<S>) -> RecoveryReport {
+    let snapshots = SnapshotStore::new(store.clone());
+    let (progress, never) = (VerifyProgress::default(), CancellationToken::new());
+    find_lost(&snapshots, &**store, Some(&store.pin()), &progress, &never).unwrap()
+}
+
+fn states(report: &RecoveryReport) -> Vec<(u64, FoundState)> {
+    let state =
+        |found: &snapshots::FoundSnapshot| (found.snapshot.record.order, found.state.clone());
+    let mut states: Vec<_> = report.snapshots.iter().map(state).collect();
+    states.sort_by_key(|(order, _)| *order);
+    states
+}
+
+fn set_all_lost<S: BlockStore + NodeScan + 'static>(store: &Arc<S>) -> u64 {
+    let snapshots = SnapshotStore::new(store.clone());
+    let epoch = store.write_epoch();
+    let report = find(store);
+    let lost = report.snapshots.iter().filter(|found| found.state.is_lost());
+    let items = report.items.iter().filter(|found| found.state.is_lost());
+    recover(&snapshots, lost.map(|found| &found.snapshot), items.map(|found| found.cid), epoch)
+        .unwrap()
+}
+
+/// Stores a data item without a root.
+fn put_item(store: &dyn BlockStore, name: &str) -> Cid {
+    let content = Block::new(Codec::Raw, noise(9, 500)).unwrap();
+    let dataset = Dataset {
+        tree: content.cid(),
+        size: 500,
+        filename: Some(name.to_owned()),
+        mimetype: Some("text/plain".to_owned()),
+    };
+    let dataset = dataset.encode(&BlockScheme::plain()).unwrap();
+    let cid = dataset.cid();
+    store.put(&[EncodedBlock::plain(content), EncodedBlock::plain(dataset)]).unwrap();
+    cid
+}
+
+/// Stores a record without a root.
+fn put_record(store: &dyn BlockStore, record: &SnapshotRecord) -> Snapshot {
+    let block = record.encode().unwrap();
+    let cid = block.cid();
+    store.put(&[EncodedBlock::plain(block)]).unwrap();
+    Snapshot { id: snapshots::SnapshotId::of(&cid), cid, record: record.clone() }
+}
+
+#[test]
+fn snapshots_and_items_come_back_when_the_logs_of_roots_are_gone() {
+    let disk = SimDisk::new();
+    let store = open(&disk);
+    let (maker, _) = filled(store.clone());
+    let item = put_item(&*store, "letter.txt");
+    let root = Root { cid: item, partial: false };
+    store.set_root(&format!("data/{item}"), root, store.write_epoch()).unwrap();
+    let before = maker.snapshots.list().unwrap();
+    let roots = store.roots("");
+    assert_eq!(states(&find(&store)), [1, 2, 3].map(|order| (order, FoundState::Known)));
+    drop((maker, store));
+    for log in files(&disk, "/roots/") {
+        disk.lose(&log);
+    }
+
+    let store = open(&disk);
+    assert!(store.roots_incomplete());
+    assert_eq!(store.roots(""), []);
+    let report = find(&store);
+    assert!(report.is_complete(), "{report:?}");
+    assert_eq!(states(&report), [1, 2, 3].map(|order| (order, FoundState::Complete)));
+    assert_eq!(report.lost(), (3, 1));
+    let [found] = &report.items[..] else { panic!("{report:?}") };
+    assert_eq!((found.cid, found.dataset.filename.as_deref()), (item, Some("letter.txt")));
+    assert_eq!((report.unusable, report.manifests), (vec![], vec![]));
+    assert_eq!(store.roots(""), [], "the search sets nothing");
+    assert_eq!(last_order(&*store).unwrap(), 3);
+
+    assert_eq!(set_all_lost(&store), 4);
+    assert_eq!(store.roots(""), roots);
+    let snapshots = SnapshotStore::new(store.clone());
+    assert_eq!(snapshots.list().unwrap(), before);
+    assert_eq!(set_all_lost(&store), 0, "everything is known");
+    // With all roots, the owner can accept them, and nothing is lost.
+    let accept = GcOptions { accept_roots: true, ..GcOptions::EVERYTHING };
+    assert_eq!(store.gc(accept).unwrap().deleted_blocks, 0);
+    let never = CancellationToken::new();
+    let verified = snapshots::verify(&snapshots, true, &VerifyProgress::default(), &never);
+    assert!(verified.unwrap().is_ok());
+}
+
+#[test]
+fn the_numbers_of_recovered_snapshots_are_not_given_again() {
+    let store = Arc::new(MemStore::new());
+    let (maker, _) = filled(store.clone());
+    let copy = without_roots(&store, &BTreeSet::new());
+    drop(maker);
+    let snapshots = SnapshotStore::new(copy.clone());
+    let report = find(&copy);
+    let found = report.snapshots.iter().map(|found| &found.snapshot);
+    recover(&snapshots, found, [], copy.write_epoch()).unwrap();
+    assert_eq!(snapshots.next_order(), 4);
+}
+
+/// Returns a copy of all blocks but these, without roots.
+fn without_roots(store: &MemStore, holes: &BTreeSet<Cid>) -> Arc<MemStore> {
+    let copy = testkit::without(store, holes);
+    let bare = Arc::new(MemStore::new());
+    let mut stack: Vec<Cid> = copy.roots("").into_iter().map(|(_, root)| root.cid).collect();
+    while let Some(cid) = stack.pop() {
+        if bare.has(&cid).unwrap() {
+            continue;
+        }
+        // Links of a missing node are followed in the original.
+        let block = store.get_encoded(&cid).unwrap().unwrap();
+        stack.extend(types::links(cid.codec(), &block.decode().unwrap()).unwrap());
+        if copy.has(&cid).unwrap() {
+            bare.put(&[block]).unwrap();
+        }
+    }
+    bare
+}
+
+#[test]
+fn an_incomplete_snapshot_is_reported_and_not_set() {
+    let store = Arc::new(MemStore::new());
+    let (_, [first, second, _]) = filled(store.clone());
+    let of_second = testkit::all_blocks(&*store, &second);
+    let shared = testkit::all_blocks(&*store, &first);
+    let only_second = of_second.difference(&shared).filter(|cid| **cid != second.cid);
+    for hole in only_second {
+        let copy = without_roots(&store, &[*hole].into());
+        let report = find(&copy);
+        let state = &states(&report)[1].1;
+        let FoundState::Incomplete { blocks: 1, reason } = state else {
+            panic!("without {hole}: {state:?}")
+        };
+        assert!(reason.contains(&hole.to_string()) && reason.contains("missing"), "{reason}");
+        assert_eq!(report.lost(), (2, 0));
+        assert_eq!(set_all_lost(&copy), 2);
+    }
+}
+
+#[test]
+fn a_snapshot_that_was_removed_is_not_lost() {
+    let disk = SimDisk::new();
+    let store = open(&disk);
+    let (maker, [first, _, _]) = filled(store.clone());
+    let item = put_item(&*store, "deleted.txt");
+    let root = Root { cid: item, partial: false };
+    store.set_root(&format!("data/{item}"), root, store.write_epoch()).unwrap();
+    store.remove_root(&format!("data/{item}")).unwrap();
+    maker.snapshots.remove(&first).unwrap();
+    drop((maker, store));
+    // The notes about removals survive the logs of roots.
+    for lost in [false, true] {
+        if lost {
+            for log in files(&disk, "/roots/") {
+                disk.lose(&log);
+            }
+        }
+        let store = open(&disk);
+        let report = find(&store);
+        assert_eq!(report.items[0].state, FoundState::Removed);
+        let other = if lost { FoundState::Complete } else { FoundState::Known };
+        let expected = [(1, FoundState::Removed), (2, other.clone()), (3, other)];
+        assert_eq!(states(&report), expected);
+        assert_eq!(report.lost(), if lost { (2, 0) } else { (0, 0) });
+        drop(store);
+    }
+    // The owner can take it back, and it is an ordinary snapshot again.
+    let store = open(&disk);
+    let snapshots = SnapshotStore::new(store.clone());
+    assert_eq!(recover(&snapshots, [&first], [], store.write_epoch()).unwrap(), 1);
+    assert_eq!(states(&find(&store))[0], (1, FoundState::Known));
+    maker_removes_and_collects(&store, &first);
+}
+
+/// After a collection, neither the record nor the note about its removal is left.
+fn maker_removes_and_collects(store: &Arc<PackStore>, snapshot: &Snapshot) {
+    let snapshots = SnapshotStore::new(store.clone());
+    snapshots.remove(snapshot).unwrap();
+    assert!(store.was_removed(&snapshot.cid));
+    set_all_lost(store);
+    store.gc(GcOptions { accept_roots: true, ..GcOptions::EVERYTHING }).unwrap();
+    assert!(!store.was_removed(&snapshot.cid));
+    assert!(find(store).snapshots.iter().all(|found| found.state == FoundState::Known));
+}
+
+#[test]
+fn forged_and_foreign_records_are_named_and_never_set() {
+    let store = Arc::new(MemStore::new());
+    let (maker, [first, second, _]) = filled(store.clone());
+    let source = maker.key.public().to_peer_id();
+    let key = Keypair::generate_secp256k1();
+    let record = &first.record;
+    let signed_by = |key: &Keypair, sequence: SequenceNumber, manifest: &Cid| {
+        manifest::sign(key, &record.folder, sequence, manifest).unwrap()
+    };
+    let forged = [
+        // Another key; another number; another manifest; another folder; another source.
+        SnapshotRecord {
+            signature: signed_by(&key, record.sequence, &record.manifest),
+            ..record.clone()
+        },
+        SnapshotRecord { sequence: SequenceNumber(9), ..record.clone() },
+        SnapshotRecord { manifest: second.record.manifest, ..record.clone() },
+        SnapshotRecord { folder: "music".parse().unwrap(), ..record.clone() },
+        SnapshotRecord { source: key.public().to_peer_id(), ..record.clone() },
+    ];
+    assert_eq!(source, record.source);
+    let mut all: BTreeSet<Cid> =
+        forged.iter().map(|record| put_record(&*store, record).cid).collect();
+    // A later version, an impossible number, and a node that only looks like a record.
+    let mut put = |find: &[u8], replace: &[u8]| {
+        let bytes = record.encode().unwrap().into_data();
+        let at = bytes.windows(find.len()).position(|window| window == find).unwrap();
+        let bytes = [&bytes[..at], replace, &bytes[at + find.len()..]].concat();
+        let block = Block::new(Codec::DagCbor, bytes).unwrap();
+        all.insert(block.cid());
+        store.put(&[EncodedBlock::plain(block)]).unwrap();
+    };
+    put(b"hsnapshot\x01", b"hsnapshot\x02");
+    put(b"eorder\x01", b"eorder\x1b\xff\xff\xff\xff\xff\xff\xff\xff");
+    put(b"eorder\x01", b"eordex\x01");
+
+    let report = find(&store);
+    assert_eq!(states(&report), [1, 2, 3].map(|order| (order, FoundState::Known)));
+    let unusable: BTreeSet<Cid> = report.unusable.iter().map(|record| record.cid).collect();
+    assert_eq!(unusable, all);
+    let reasons: Vec<&str> = report.unusable.iter().map(|record| record.reason.as_str()).collect();
+    assert_eq!(reasons.iter().filter(|reason| reason.contains("the signature is not")).count(), 5);
+    assert_eq!(reasons.iter().filter(|reason| reason.contains("newer version")).count(), 1);
+    assert_eq!(last_order(&*store).unwrap(), 3);
+    assert_eq!(set_all_lost(&store), 0);
+}
+
+#[test]
+fn of_two_records_of_one_manifest_one_is_recovered() {
+    let store = Arc::new(MemStore::new());
+    let (_, [first, second, _]) = filled(store.clone());
+    let later = Timestamp::from_second(9999).unwrap();
+    let again = |snapshot: &Snapshot, order: u64| SnapshotRecord {
+        order,
+        received_at: later,
+        ..snapshot.record.clone()
+    };
+    // The root of the first is known. The commits of the others have failed, or their roots are
+    // lost.
+    let twice = put_record(&*store, &again(&first, 7));
+    assert_eq!(states(&find(&store))[3], (7, FoundState::Duplicate(first.id.clone())));
+    let copy = without_roots(&store, &BTreeSet::new());
+    for record in [&twice.record, &again(&second, 8)] {
+        put_record(&*copy, record);
+    }
+    let report = find(&copy);
+    let states: Vec<bool> = states(&report).iter().map(|(_, state)| state.is_lost()).collect();
+    assert_eq!(states, [false, false, true, true, true], "{report:?}");
+    assert_eq!(set_all_lost(&copy), 3);
+}
+
+#[test]
+fn a_snapshot_whose_place_is_taken_is_not_set() {
+    let store = Arc::new(MemStore::new());
+    let maker = Maker::new(store.clone());
+    let old = maker.snapshot("docs", 1, 1000, &[("a", noise(1, 100))], None);
+    // The roots were lost, and the backup server has given the number again.
+    let copy = without_roots(&store, &BTreeSet::new());
+    let new = Maker { snapshots: SnapshotStore::new(copy.clone()), key: maker.key };
+    let new = new.snapshot("docs", 2, 2000, &[("a", noise(2, 100))], None);
+    let conflict = |report: &RecoveryReport, old: &Snapshot| {
+        let is_old = |found: &&snapshots::FoundSnapshot| found.snapshot.cid == old.cid;
+        report.snapshots.iter().find(is_old).unwrap().state.clone()
+    };
+    assert_eq!(conflict(&find(&copy), &old), FoundState::Conflict(new.id.clone()));
+    assert_eq!(
+        recover(&SnapshotStore::new(copy.clone()), [&old], [], copy.write_epoch()).unwrap(),
+        0
+    );
+    let name = root_name(&new.record.source, &new.record.folder, 1);
+    assert_eq!(copy.root(&name).unwrap().cid, new.cid);
+    // Without any root, the later one is recovered.
+    let both = Arc::new(MemStore::new());
+    for (from, snapshot) in [(&store, &old), (&copy, &new)] {
+        for cid in testkit::all_blocks(&**from, snapshot) {
+            both.put(&[from.get_encoded(&cid).unwrap().unwrap()]).unwrap();
+        }
+    }
+    let report = find(&both);
+    assert_eq!(conflict(&report, &old), FoundState::Conflict(new.id));
+    assert_eq!(report.lost(), (1, 0));
+}
+
+#[test]
+fn a_manifest_without_a_record_is_listed() {
+    let store = Arc::new(MemStore::new());
+    let (_, [first, _, _]) = filled(store.clone());
+    let copy = without_roots(&store, &[first.cid].into());
+    let report = find(&copy);
+    assert_eq!(report.manifests, [first.record.manifest]);
+    assert_eq!(report.lost(), (2, 0));
+    // A manifest that is being pulled has a root.
+    let root = Root { cid: first.record.manifest, partial: true };
+    copy.set_root("pull/x/docs", root, copy.write_epoch()).unwrap();
+    assert_eq!(find(&copy).manifests, []);
+}
+
+#[test]
+fn a_damaged_record_is_reported_and_hides_no_other() {
+    let disk = SimDisk::new();
+    let store = open(&disk);
+    let (maker, [first, _, _]) = filled(store.clone());
+    drop((maker, store));
+    let record = first.record.encode().unwrap();
+    for pack in files(&disk, "/packs/m-") {
+        disk.damage(&pack, |bytes| {
+            let at = bytes.windows(record.data().len()).position(|window| window == record.data());
+            if let Some(at) = at {
+                bytes[at + 40] ^= 1;
+            }
+        });
+    }
+    for log in files(&disk, "/roots/") {
+        disk.lose(&log);
+    }
+    let report = find(&open(&disk));
+    // The open pack was walked: its damaged record is a gap there.
+    assert_eq!(states(&report), [2, 3].map(|order| (order, FoundState::Complete)));
+    assert_eq!(report.manifests, [first.record.manifest]);
+}
+
+#[test]
+fn a_search_can_be_stopped() {
+    let store = Arc::new(MemStore::new());
+    let _ = filled(store.clone());
+    let (snapshots, stop) = (SnapshotStore::new(store.clone()), CancellationToken::new());
+    stop.cancel();
+    let found = find_lost(&snapshots, &*store, None, &VerifyProgress::default(), &stop);
+    assert!(matches!(found, Err(VerifyError::Stopped)));
+}

@@ -1,0 +1,76 @@
+//! The blocks whose roots were removed on purpose: a snapshot that the retention
+//! removed is not one that was lost, although its record may still be in a pack.
+//!
+//! The list is a text file, one hash per line. It only helps the owner of a store to
+//! decide; losing it loses nothing else. So a removal is appended without a sync, and
+//! without an error if the disk is full. A collection shortens the list to the blocks
+//! that still exist.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use types::Hash;
+
+use disk::{AtomicWrite, Disk, read_file, write_atomic};
+
+/// Maximum length of the list in bytes: a quarter of a million hashes.
+const MAX_LEN: u64 = 16 << 20;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct RemovedRoots {
+    disk: Arc<dyn Disk>,
+    path: PathBuf,
+    hashes: Mutex<BTreeSet<Hash>>,
+}
+
+impl RemovedRoots {
+    /// Reads the list. A line that is damaged is ignored.
+    pub(super) fn open(disk: Arc<dyn Disk>, path: PathBuf) -> Self {
+        let bytes = read_file(&*disk, &path, MAX_LEN).unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes);
+        let hashes = text.lines().filter_map(Hash::from_hex).collect();
+        Self { disk, path, hashes: Mutex::new(hashes) }
+    }
+
+    pub(super) fn contains(&self, hash: &Hash) -> bool {
+        self.hashes.lock().contains(hash)
+    }
+
+    /// Adds a block whose root was removed.
+    pub(super) fn add(&self, hash: Hash) {
+        let mut hashes = self.hashes.lock();
+        if !hashes.insert(hash) {
+            return;
+        }
+        let line = format!("{hash}\n");
+        let appended = self.disk.open(&self.path).and_then(|file| {
+            let end = file.len()?;
+            file.write_at(&[line.as_bytes()], end)
+        });
+        if appended.is_err() {
+            self.save(&hashes);
+        }
+    }
+
+    /// Removes the blocks for which `keep` is false: they have a root again, or no
+    /// longer exist.
+    pub(super) fn retain(&self, keep: impl Fn(&Hash) -> bool) {
+        let mut hashes = self.hashes.lock();
+        let before = hashes.len();
+        hashes.retain(keep);
+        if hashes.len() != before {
+            self.save(&hashes);
+        }
+    }
+
+    fn save(&self, hashes: &BTreeSet<Hash>) {
+        let text: String = hashes.iter().map(|hash| format!("{hash}\n")).collect();
+        let options = AtomicWrite::PRIVATE;
+        if let Err(error) = write_atomic(&*self.disk, &self.path, text.as_bytes(), &options) {
+            tracing::warn!(%error, "cannot save the list of removed roots");
+        }
+    }
+}
