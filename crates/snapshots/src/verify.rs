@@ -166,6 +166,7 @@ pub(crate) fn check(
         good: HashSet::new(),
         bad: HashSet::new(),
         problems: BTreeMap::new(),
+        unreadable: HashSet::new(),
         report: VerifyReport::default(),
         snapshot: None,
         path: None,
@@ -196,6 +197,8 @@ struct Walk<'a> {
     /// contains it many times.
     bad: HashSet<[u8; 16]>,
     problems: BTreeMap<Cid, VerifyProblem>,
+    /// The blocks that could not be read, but may be intact.
+    unreadable: HashSet<Cid>,
     report: VerifyReport,
     /// The current snapshot; `None` in a data item, whose root `path` names.
     snapshot: Option<Snapshot>,
@@ -400,11 +403,7 @@ impl Walk<'_> {
     /// Records that the current snapshot or item needs a block that cannot be read.
     fn note_error(&mut self, cid: Cid, error: &StoreError) {
         if !matches!(error, StoreError::Damaged { .. }) {
-            let object = match (&self.snapshot, &self.path) {
-                (Some(snapshot), _) => Some(snapshot.cid.to_string()),
-                (None, item) => item.clone(),
-            };
-            self.report.unreadable.extend(object);
+            self.unreadable.insert(cid);
         }
         self.note(cid, &error.to_string());
     }
@@ -426,6 +425,13 @@ impl Walk<'_> {
                 self.report.broken_items.insert(item.clone());
             }
             (None, None) => {}
+        }
+        if self.unreadable.contains(&cid) {
+            let object = match (&self.snapshot, &self.path) {
+                (Some(snapshot), _) => Some(snapshot.cid.to_string()),
+                (None, item) => item.clone(),
+            };
+            self.report.unreadable.extend(object);
         }
         if !self.problems.contains_key(&cid) && self.problems.len() >= PROBLEMS_MAX {
             self.report.is_cut_short = true;

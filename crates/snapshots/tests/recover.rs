@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use disk::sim::SimDisk;
+use disk::sim::{EACCES, EIO, FaultRule, SimDisk};
 use jiff::Timestamp;
 use net::Keypair;
 use snapshots::{
@@ -343,6 +343,52 @@ fn a_manifest_without_a_record_is_listed() {
     let root = Root { cid: first.record.manifest, partial: true };
     copy.set_root("pull/x/docs", root, copy.write_epoch()).unwrap();
     assert_eq!(find(&copy).manifests, []);
+}
+
+/// An I/O error is never "nothing found": with every read failing in turn, a snapshot is either
+/// found or the result is partial, and nothing is taken for damaged or missing.
+#[test]
+fn reads_that_fail_make_the_result_partial() {
+    let disk = SimDisk::new();
+    drop(filled(open(&disk)));
+    for log in files(&disk, "/roots/") {
+        disk.lose(&log);
+    }
+    drop(open(&disk));
+    let mut failed_reads = 0;
+    for at in 0.. {
+        let store = open(&disk);
+        let armed = disk.add_fault(FaultRule::reads(EIO).on("/packs/").after(at).times(1));
+        let report = find(&store);
+        if armed.failures() == 0 {
+            assert_eq!((report.lost(), report.is_complete()), ((3, 0), true));
+            break;
+        }
+        failed_reads += 1;
+        assert!(!report.is_complete(), "read {at}: {report:?}");
+        assert_eq!((report.scan.damaged.count, report.unusable.len()), (0, 0), "read {at}");
+        for (order, state) in states(&report) {
+            let is_honest = matches!(&state, FoundState::Complete)
+                || matches!(&state, FoundState::Unreadable(reason) if !reason.is_empty());
+            assert!(is_honest, "read {at}: {order} is {state:?}");
+        }
+        disk.clear_fault_rules();
+        drop(store);
+        assert_eq!(find(&open(&disk)).lost(), (3, 0), "after read {at}");
+    }
+    assert!(failed_reads > 10, "{failed_reads}");
+}
+
+#[test]
+fn packs_that_cannot_be_opened_make_the_result_partial() {
+    let disk = SimDisk::new();
+    drop(filled(open(&disk)));
+    let store = open(&disk);
+    disk.add_fault(FaultRule::reads(EACCES).on("/packs/m-"));
+    let report = find(&store);
+    assert!(!report.is_complete());
+    assert!(report.scan.unreadable.count > 0, "{report:?}");
+    assert!(report.snapshots.is_empty() && report.scan.damaged.count == 0, "{report:?}");
 }
 
 #[test]
