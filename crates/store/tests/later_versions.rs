@@ -283,4 +283,11 @@ fn a_store_of_a_later_version_is_refused() {
     refused("/packs/d-", &set_header(8, 2));
     refused("/packs/m-", &set_header(9, 2));
     refused("/packs/m-", &set_header(10, 1));
+    for log in ["/roots/a.log", "/roots/b.log", "/roots/"] {
+        refused(log, &|bytes| {
+            bytes[8] = 2;
+            let sum = crc32c::crc32c(&bytes[..28]).to_le_bytes();
+            bytes[28..32].copy_from_slice(&sum);
+        });
+    }
 }

@@ -100,6 +100,14 @@ pub(super) fn removal_len(name: &str) -> u64 {
     (RECORD_HEADER_LEN + BODY_HEADER_LEN + name.len()) as u64
 }
 
+/// Reports whether a later version of the program wrote the log.
+pub(super) fn is_newer(bytes: &[u8]) -> bool {
+    bytes.len() >= HEADER_LEN
+        && bytes[..8] == MAGIC
+        && u32_at(bytes, 8) > VERSION
+        && u32_at(bytes, 28) == crc32c::crc32c(&bytes[..28])
+}
+
 /// Parses a log. Accepts any bytes: damaged records are skipped.
 pub(super) fn parse(bytes: &[u8]) -> Parsed {
     let header_whole = bytes.len() >= HEADER_LEN

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use super::format::{Change, Parsed, parse};
+use super::format::{Change, Parsed, is_newer, parse};
 use super::{Health, LOGS, Root};
 use crate::error::StoreError;
 use disk::{Disk, FileError, read_file};
@@ -78,9 +78,18 @@ impl Loaded {
     /// # Errors
     ///
     /// Returns [`StoreError::RootsUnreadable`] if a log cannot be read and the other
-    /// one is not complete.
+    /// one is not complete, and [`StoreError::Unusable`] if a later version of the
+    /// program wrote a log.
     pub(super) fn read(disk: &dyn Disk, dir: &Path, len_max: u64) -> Result<Self, StoreError> {
         let files = LOGS.map(|name| LogFile::read(disk, dir.join(name), len_max));
+        for (name, file) in LOGS.iter().zip(&files) {
+            if matches!(file, LogFile::Read { bytes, .. } if is_newer(bytes)) {
+                return Err(StoreError::Unusable {
+                    path: dir.join(name),
+                    reason: "a newer version of this program wrote it; use that version".into(),
+                });
+            }
+        }
         for (file, other) in [(&files[0], &files[1]), (&files[1], &files[0])] {
             if let LogFile::Unreadable { path, reason } = file
                 && !other.is_whole()
