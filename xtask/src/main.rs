@@ -27,6 +27,7 @@ usage: cargo xtask COMMAND
                   tests (--fast: only those that need nothing but cargo)
   ci              the same as `test`; .ci/run runs it
   tidy            checks the rules about the source itself
+  fuzz [SECS]     runs each fuzz target for so many seconds (60)
   soak [N]        kills both sides at N random moments (500), then compares
   bench           measures the store and the transfer (--help)
   bench peers     measures the whole product against its peers (--help;
@@ -43,6 +44,8 @@ fn main() -> ExitCode {
         ["build", "--release"] => build::run(Profile::Release),
         ["build", "--dist"] => build::run(Profile::Dist),
         ["tidy"] => tidy::run(),
+        ["fuzz"] => test::fuzz(60),
+        ["fuzz", secs] if secs.parse::<u32>().is_ok() => test::fuzz(secs.parse().unwrap_or(60)),
         ["soak"] => test::soak("500"),
         ["soak", kills] if kills.parse::<u32>().is_ok() => test::soak(kills),
         ["bench", "peers", rest @ ..] => bench::peers::run(rest),

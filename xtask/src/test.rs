@@ -101,6 +101,24 @@ pub(crate) fn soak(kills: &str) -> Result<()> {
     Ok(())
 }
 
+/// Runs each fuzz target for `secs` seconds. The targets of a test program run beside
+/// each other.
+pub(crate) fn fuzz(secs: u64) -> Result<()> {
+    println!("$ BOLERO_RANDOM_TEST_TIME_MS={secs}000 cargo test --workspace --no-fail-fast fuzz_");
+    let status = std::process::Command::new(cargo())
+        .args(["test", "--workspace", "--no-fail-fast", "fuzz_"])
+        .env("BOLERO_RANDOM_TEST_TIME_MS", (secs * 1000).to_string())
+        // Otherwise the number of runs that each target states would end it earlier.
+        .env("BOLERO_RANDOM_ITERATIONS", usize::MAX.to_string())
+        .current_dir(root())
+        .status()
+        .context("cannot run cargo test")?;
+    if !status.success() {
+        bail!("a fuzz target failed; its output has the input and the seed");
+    }
+    Ok(())
+}
+
 fn run_cargo(root: &Path, arguments: &[&str]) -> Result<()> {
     shell::run(root, &cargo(), arguments)
 }

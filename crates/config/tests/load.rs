@@ -30,6 +30,22 @@ fn an_empty_file_is_the_default() {
 }
 
 #[test]
+fn fuzz_configuration() {
+    let examples = [
+        "[node]\nlisten_port = 8070\nbind = [\"0.0.0.0\", \"::\"]\nmax_storage = \"500GB\"\n",
+        "[[sync.folders]]\nid = \"docs\"\npath = \"/home/me\"\nname = \"Documents\"\n",
+        "[backup_server]\nkeep = { within = \"7d\", last = 10, hourly = 48 }\n",
+    ];
+    fuzzing::target!(&examples, |bytes: &[u8]| {
+        let text = String::from_utf8_lossy(bytes);
+        match parse(&text) {
+            Ok(config) => assert!(config.check().is_ok()),
+            Err(error) => assert!(!error.to_string().is_empty()),
+        }
+    });
+}
+
+#[test]
 fn the_example_of_the_contract_is_read() {
     let text = format!(
         r#"

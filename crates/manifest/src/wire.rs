@@ -260,8 +260,6 @@ pub(crate) enum ParseError {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
     const OFFER: &str = r#"{"folderId":"docs","folderName":"Documents","folderPath":"/home/me/Documents",
@@ -336,10 +334,13 @@ mod tests {
         assert_eq!(Discovery::parse(document.as_bytes()).unwrap().malformed.len(), 1);
     }
 
-    proptest! {
-        #[test]
-        fn garbage_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-            let _ = Discovery::parse(&bytes);
-        }
+    #[test]
+    fn fuzz_discovery() {
+        fuzzing::target!(&[document("")], |bytes: &[u8]| {
+            if let Ok(found) = Discovery::parse(bytes) {
+                assert!(found.manifests.len() + found.malformed.len() <= MANIFESTS_MAX);
+                assert!(found.addresses.len() <= ADDRESSES_MAX);
+            }
+        });
     }
 }

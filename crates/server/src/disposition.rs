@@ -240,9 +240,15 @@ mod tests {
             prop_assert_eq!(name(&header), Ok(Some(original)));
         }
 
-        #[test]
-        fn garbage_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
-            let _ = parse(&bytes);
-        }
+    }
+
+    #[test]
+    fn fuzz_disposition() {
+        let examples = [attachment(Some("a b.txt")), attachment(Some("\u{20ac} \"x\".txt"))];
+        fuzzing::target!(&examples, |bytes: &[u8]| {
+            if let Ok(Some(found)) = parse(bytes) {
+                assert_eq!(name(&attachment(Some(&found))), Ok(Some(found)));
+            }
+        });
     }
 }

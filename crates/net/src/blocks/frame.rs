@@ -494,6 +494,32 @@ mod tests {
         }
     }
 
+    #[test]
+    fn fuzz_frames() {
+        let cid = Cid::of(Codec::DagCbor, b"");
+        let mut block = built(|out| put_block_head(out, Encoding::Plain, 3, 3));
+        block.extend_from_slice(b"abc");
+        let examples = [
+            built(put_hello),
+            built(|out| put_ack(out, 16_384)),
+            built(|out| put_wants(out, &[cid, cid])),
+            built(|out| put_error(out, StreamRefusal::Overloaded)),
+            block,
+        ];
+        fuzzing::target!(&examples, |bytes: &[u8]| {
+            for side in [Side::Client, Side::Server] {
+                let Ok(Some(len)) = frame_len(side, bytes) else { continue };
+                let Some(frame) = bytes.get(..len) else { continue };
+                match parse(side, frame) {
+                    Ok(Frame::Want(body)) => drop(wants(body).collect::<Vec<_>>()),
+                    Ok(Frame::Similar(body)) => drop(similar(body)),
+                    Ok(Frame::Block { len, .. }) => assert!(len as usize <= MAX_BLOCK_LEN),
+                    _ => {}
+                }
+            }
+        });
+    }
+
     proptest! {
         #[test]
         fn no_bytes_make_the_parser_panic(

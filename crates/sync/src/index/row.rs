@@ -432,11 +432,22 @@ pub(crate) mod tests {
             prop_assert_eq!(Row::decode(&bytes), Some(row));
             prop_assert_eq!(Row::decode(&bytes[..bytes.len() - 1]), None);
         }
+    }
 
-        #[test]
-        fn garbage_is_no_row(bytes: Vec<u8>) {
-            let _ = Row::decode(&bytes);
-        }
+    #[test]
+    fn fuzz_row() {
+        let mut linked = file_row(1, b"a", 5);
+        linked.hard_link = Some(9);
+        linked.xattrs = [(b"user.x".to_vec(), b"value".to_vec())].into();
+        linked.error = Some("permission denied".into());
+        let link = EntryKind::Symlink { target: b"../x".to_vec() };
+        let link = Row { kind: RowKind::Other(link), ..file_row(2, b"", 1) };
+        let examples = [linked.encode(), link.encode(), dir_row(3).encode()];
+        fuzzing::target!(&examples, |bytes: &[u8]| {
+            if let Some(row) = Row::decode(bytes) {
+                assert_eq!(Row::decode(&row.encode()), Some(row));
+            }
+        });
     }
 
     #[test]
