@@ -13,8 +13,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use disk::RealDisk;
 use manifest::{ClientError, ManifestClient};
-use net::Handle;
+use net::{Handle, Keypair};
 use protocols::{Clock, Panicked, SessionPool, blocking};
 use pull::ManifestPuller;
 use snapshots::SnapshotStore;
@@ -25,6 +26,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::accept::{AcceptError, Accepted};
 use crate::acceptance_file::AcceptanceFile;
 use crate::effects::{Effects, RealEffects};
+use crate::issued_receipts::IssuedReceipts;
 use crate::manager::{Links, Manager};
 use crate::settings::BackupSettings;
 use crate::slots::Slots;
@@ -43,8 +45,10 @@ pub struct BackupOptions {
     pub snapshots: SnapshotStore,
     /// The network. The owner of the network must allow the sources.
     pub net: Handle,
-    /// Directory of the state file and the acceptances.
+    /// Directory of the state file, the acceptances and the signed receipts.
     pub data_dir: PathBuf,
+    /// Key that signs the receipts: the identity of this instance.
+    pub keypair: Keypair,
     /// Settings; may change at any time.
     pub settings: watch::Receiver<BackupSettings>,
     /// The time of day.
@@ -94,7 +98,7 @@ impl BackupDaemon {
     ///
     /// Returns [`BackupStartError`] if the client for manifest servers cannot be created.
     pub async fn start(options: BackupOptions) -> Result<Self, BackupStartError> {
-        let BackupOptions { snapshots, net, data_dir, settings, clock } = options;
+        let BackupOptions { snapshots, net, data_dir, keypair, settings, clock } = options;
         let client = ManifestClient::new(Some(net.peer_id()))?;
         let pool = SessionPool::new(net.clone());
         let puller = ManifestPuller::new(snapshots.clone(), pool, clock.clone());
@@ -104,6 +108,7 @@ impl BackupDaemon {
             net,
             snapshots: snapshots.clone(),
             puller: puller.clone(),
+            issued: IssuedReceipts::new(Arc::new(RealDisk), &data_dir, keypair),
         });
         let acceptances = {
             let data_dir = data_dir.clone();

@@ -9,10 +9,14 @@ use futures::future::BoxFuture;
 use manifest::{ClientError, ManifestClient, PollRequest, PollResponse};
 use multiaddr::Multiaddr;
 use net::{Handle, NetError, PeerId};
-use protocols::{ExchangeError, Panicked, Receipt, ReceiptAnswer, blocking, send_receipt};
+use protocols::{
+    Confirmation, ExchangeError, Panicked, ReceiptAnswer, SignedReceipt, blocking, send_receipt,
+};
 use pull::{ManifestJob, ManifestPullError, ManifestPuller};
 use snapshots::{Snapshot, SnapshotError, SnapshotStore};
 use types::FolderId;
+
+use crate::issued_receipts::{IssueError, IssuedReceipts};
 
 /// Maximum time to connect to a source, for all its addresses together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -29,6 +33,23 @@ pub(crate) enum StoredError {
     #[error(transparent)]
     Snapshots(#[from] SnapshotError),
     /// The listing panicked; the panic was logged.
+    #[error(transparent)]
+    Panicked(#[from] Panicked),
+}
+
+/// Reason why a receipt was not delivered.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReceiptError {
+    /// The exchange with the source failed.
+    #[error(transparent)]
+    Exchange(#[from] ExchangeError),
+    /// The receipt cannot be signed.
+    #[error(transparent)]
+    Issue(#[from] IssueError),
+    /// Receipts of the same folder are being sent elsewhere.
+    #[error("another receipt of the folder is being sent")]
+    Busy,
+    /// The work panicked; the panic was logged.
     #[error(transparent)]
     Panicked(#[from] Panicked),
 }
@@ -58,12 +79,13 @@ pub(crate) trait Effects: Send + Sync + 'static {
     /// Pulls a manifest.
     fn pull(&self, job: ManifestJob) -> BoxFuture<'static, Result<Snapshot, ManifestPullError>>;
 
-    /// Sends a receipt to a source.
+    /// Signs the receipt for a snapshot, and sends it to the source. Returns the source's answer
+    /// to this receipt, or to an earlier one that it did not accept.
     fn send_receipt(
         &self,
         source: PeerId,
-        receipt: Receipt,
-    ) -> BoxFuture<'static, Result<ReceiptAnswer, ExchangeError>>;
+        confirmation: Confirmation,
+    ) -> BoxFuture<'static, Result<ReceiptAnswer, ReceiptError>>;
 }
 
 /// The real effects.
@@ -72,6 +94,7 @@ pub(crate) struct RealEffects {
     pub(crate) net: Handle,
     pub(crate) snapshots: SnapshotStore,
     pub(crate) puller: ManifestPuller,
+    pub(crate) issued: IssuedReceipts,
 }
 
 impl Effects for RealEffects {
@@ -133,9 +156,149 @@ impl Effects for RealEffects {
     fn send_receipt(
         &self,
         source: PeerId,
-        receipt: Receipt,
-    ) -> BoxFuture<'static, Result<ReceiptAnswer, ExchangeError>> {
-        let net = self.net.clone();
-        Box::pin(async move { send_receipt(&net, source, receipt).await })
+        confirmation: Confirmation,
+    ) -> BoxFuture<'static, Result<ReceiptAnswer, ReceiptError>> {
+        let (net, issued) = (self.net.clone(), self.issued.clone());
+        Box::pin(async move {
+            deliver(&issued, source, confirmation, |receipt| {
+                let net = net.clone();
+                async move { send_receipt(&net, source, &receipt).await }
+            })
+            .await
+        })
+    }
+}
+
+/// Sends receipts until the source has the one for this snapshot, or does not accept one.
+async fn deliver<F>(
+    issued: &IssuedReceipts,
+    source: PeerId,
+    confirmation: Confirmation,
+    send: impl Fn(SignedReceipt) -> F,
+) -> Result<ReceiptAnswer, ReceiptError>
+where
+    F: Future<Output = Result<ReceiptAnswer, ExchangeError>>,
+{
+    // At most one receipt of the chain is unanswered, and comes before this one.
+    for _ in 0..2 {
+        let signed = {
+            let (issued, confirmation) = (issued.clone(), confirmation.clone());
+            blocking(move || Ok::<_, ReceiptError>(issued.next(source, &confirmation)?)).await?
+        };
+        let answer = send(signed.clone()).await?;
+        let is_this = signed.confirmation().manifest_cid == confirmation.manifest_cid
+            && signed.confirmation().sequence == confirmation.sequence;
+        if matches!(answer, ReceiptAnswer::Ok | ReceiptAnswer::Refused) {
+            let issued = issued.clone();
+            let is_stored = answer == ReceiptAnswer::Ok;
+            blocking(move || Ok::<_, ReceiptError>(issued.answered(&signed, is_stored)?)).await?;
+        } else {
+            return Ok(answer);
+        }
+        if is_this {
+            return Ok(answer);
+        }
+    }
+    // Another sender works on the same chain; the next attempt continues.
+    Err(ReceiptError::Busy)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use disk::Disk as _;
+    use disk::sim::SimDisk;
+    use net::Keypair;
+    use parking_lot::Mutex;
+    use types::{Cid, Codec, SequenceNumber};
+
+    use super::*;
+
+    /// A source that answers each receipt as the test says, and keeps those that it received.
+    struct Source {
+        issued: IssuedReceipts,
+        key: Keypair,
+        received: Mutex<Vec<SignedReceipt>>,
+    }
+
+    impl Source {
+        fn new() -> Self {
+            let disk = SimDisk::new();
+            disk.create_dir(Path::new("/data")).unwrap();
+            let server = Keypair::generate_secp256k1();
+            Self {
+                issued: IssuedReceipts::new(Arc::new(disk), Path::new("/data"), server),
+                key: Keypair::generate_secp256k1(),
+                received: Mutex::default(),
+            }
+        }
+
+        async fn confirm(
+            &self,
+            sequence: u64,
+            answer: impl Fn(u64) -> Result<ReceiptAnswer, ExchangeError>,
+        ) -> Result<ReceiptAnswer, ReceiptError> {
+            let folder_id: FolderId = "docs".parse().unwrap();
+            let (number, manifest_cid) =
+                (SequenceNumber(sequence), Cid::of(Codec::DagCbor, &sequence.to_le_bytes()));
+            let confirmation = Confirmation {
+                manifest_signature: manifest::sign(&self.key, &folder_id, number, &manifest_cid)
+                    .unwrap(),
+                folder_id,
+                sequence: number,
+                manifest_cid,
+                received_at: "2026-11-22T10:30:05Z".parse().unwrap(),
+            };
+            let source = self.key.public().to_peer_id();
+            deliver(&self.issued, source, confirmation, |receipt| {
+                let answer = answer(receipt.confirmation().sequence.0);
+                self.received.lock().push(receipt);
+                async move { answer }
+            })
+            .await
+        }
+
+        fn sequences(&self) -> Vec<u64> {
+            let received = std::mem::take(&mut *self.received.lock());
+            received.iter().map(|signed| signed.confirmation().sequence.0).collect()
+        }
+    }
+
+    #[tokio::test]
+    async fn an_unanswered_receipt_comes_before_the_next() {
+        let source = Source::new();
+        // The answer is lost.
+        assert!(source.confirm(1, |_| Err(ExchangeError::Closed)).await.is_err());
+        assert!(source.confirm(2, |_| Err(ExchangeError::Closed)).await.is_err());
+        assert_eq!(source.sequences(), [1, 1]);
+        for answer in [ReceiptAnswer::Failed, ReceiptAnswer::UnknownFolder] {
+            assert_eq!(source.confirm(2, |_| Ok(answer)).await.unwrap(), answer);
+        }
+        let answer = source.confirm(3, |_| Ok(ReceiptAnswer::Ok)).await.unwrap();
+        assert_eq!(answer, ReceiptAnswer::Ok);
+        let received = source.received.lock().clone();
+        let [first, again, before, last] = &received[..] else { panic!("{received:?}") };
+        assert!(first == again && first == before, "the same bytes");
+        assert!(first.follows(None) && last.follows(Some(first)));
+        assert_eq!(source.sequences(), [1, 1, 1, 3]);
+    }
+
+    #[tokio::test]
+    async fn a_refused_receipt_does_not_stop_the_chain() {
+        let source = Source::new();
+        source.confirm(1, |_| Ok(ReceiptAnswer::Ok)).await.unwrap();
+        assert!(source.confirm(2, |_| Err(ExchangeError::Closed)).await.is_err());
+        // The source lost its state meanwhile, and never published manifest 2.
+        let refuses_two =
+            |number| Ok(if number == 2 { ReceiptAnswer::Refused } else { ReceiptAnswer::Ok });
+        assert_eq!(source.confirm(3, refuses_two).await.unwrap(), ReceiptAnswer::Ok);
+        let received = source.received.lock().clone();
+        assert!(received[3].follows(Some(&received[0])), "{received:?}");
+        assert_eq!(source.sequences(), [1, 2, 2, 3]);
+        let refused = source.confirm(4, |_| Ok(ReceiptAnswer::Refused)).await.unwrap();
+        assert_eq!(refused, ReceiptAnswer::Refused);
+        assert_eq!(source.sequences(), [4]);
     }
 }

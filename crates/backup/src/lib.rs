@@ -9,6 +9,7 @@ mod acceptance_file;
 mod backoff;
 mod daemon;
 mod effects;
+mod issued_receipts;
 mod manager;
 mod offered;
 mod settings;

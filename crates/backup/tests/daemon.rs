@@ -10,7 +10,9 @@ use std::sync::Arc;
 
 use backup::SourceState;
 use store::{BlockStore, MemStore};
-use testkit::{Source, Tree, assert_holds, entries, file, noise, plain_net, segments, tree, until};
+use testkit::{
+    Source, Tree, assert_holds, entries, file, noise, plain_net_as, segments, tree, until,
+};
 
 use self::server::{Backup, settings};
 
@@ -40,9 +42,12 @@ async fn a_folder_is_pulled_and_then_only_what_has_changed() {
     // The file and the dataset; the segment and the header arrive as patches.
     assert_eq!(source.served().len(), 2);
     until(|| (source.receipts.lock().len() == 2).then_some(())).await;
-    let (from, receipt) = source.receipts.lock()[1].clone();
-    assert_eq!(from, backup.net.handle().peer_id());
-    assert_eq!((receipt.sequence.0, receipt.manifest_cid), (2, second));
+    let receipts = source.receipts.lock().clone();
+    let [(_, before), (from, receipt)] = &receipts[..] else { panic!("two receipts") };
+    assert_eq!(*from, backup.net.handle().peer_id());
+    let confirmed = receipt.confirmation();
+    assert_eq!((confirmed.sequence.0, confirmed.manifest_cid), (2, second));
+    assert!(receipt.is_signed() && before.follows(None) && receipt.follows(Some(before)));
     let status = backup.source_in(SourceState::Idle).await;
     assert_eq!(status.errors, Vec::<String>::new());
     let folder = &status.folders[0];
@@ -68,6 +73,22 @@ async fn a_source_without_differences_is_backed_up_all_the_same() {
     assert_holds(&store, second, &files);
     // The file, its segment, the header and the dataset.
     assert_eq!(source.served().len(), 4);
+    backup.stop().await;
+}
+
+#[tokio::test]
+async fn a_source_without_signed_receipts_is_backed_up_and_named() {
+    let key = net::Keypair::generate_secp256k1();
+    let source = Source::speaking(key, vec![protocols::PATCH_PROTOCOL]).await;
+    let files = tree(3, 0);
+    let manifest = source.publish("docs", 1, &files);
+    let store: Arc<dyn BlockStore> = Arc::new(MemStore::new());
+    let backup = Backup::start(store.clone(), &[&source]).await;
+    backup.snapshot("docs", 1).await;
+    assert_holds(&store, manifest, &files);
+    let status = backup.source_that(|source| !source.errors.is_empty()).await;
+    assert!(status.errors[0].contains("without signed receipts"), "{status:?}");
+    assert!(!status.folders[0].processed.as_ref().unwrap().is_confirmed);
     backup.stop().await;
 }
 
@@ -231,10 +252,11 @@ async fn a_peer_that_is_not_allowed_there_says_so_and_goes_on_once_it_is() {
     let source = Source::start().await;
     source.publish("docs", 1, &tree(5, 0));
     let store: Arc<dyn BlockStore> = Arc::new(MemStore::new());
-    let net = plain_net().await;
+    let key = net::Keypair::generate_secp256k1();
+    let net = plain_net_as(key.clone()).await;
     let peer = net.handle().peer_id();
     let settings = settings(&[source.config("a")]);
-    let backup = Backup::with(store, net, settings, tempfile::tempdir().unwrap()).await;
+    let backup = Backup::with(store, net, key, settings, tempfile::tempdir().unwrap()).await;
     let status = backup.source_that(|source| !source.errors.is_empty()).await;
     assert!(status.errors[0].contains("may not fetch blocks"), "{status:?}");
     source.allow(peer);
@@ -268,13 +290,14 @@ async fn the_state_file_is_for_people_and_needed_by_nobody() {
     source.publish("docs", 1, &files);
     let store: Arc<dyn BlockStore> = Arc::new(MemStore::new());
     let mut dir = tempfile::tempdir().unwrap();
+    let key = net::Keypair::generate_secp256k1();
     for garbage in ["", "{\"version\": 99", "\u{0}\u{1}", "[]"] {
         let path = dir.path().join(backup::STATE_FILE_NAME);
         std::fs::write(&path, garbage).unwrap();
-        let net = plain_net().await;
+        let net = plain_net_as(key.clone()).await;
         source.allow(net.handle().peer_id());
         let settings = settings(&[source.config("desktop")]);
-        let backup = Backup::with(store.clone(), net, settings, dir).await;
+        let backup = Backup::with(store.clone(), net, key.clone(), settings, dir).await;
         backup.snapshot("docs", 1).await;
         backup.source_in(SourceState::Idle).await;
         let read = || serde_json::from_slice::<serde_json::Value>(&std::fs::read(&path).ok()?).ok();
@@ -294,7 +317,8 @@ async fn the_state_file_is_for_people_and_needed_by_nobody() {
         dir = backup.stop().await;
         assert!(read().is_some(), "it is written at the end");
     }
-    let names: Vec<_> =
+    let mut names: Vec<_> =
         std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
-    assert_eq!(names, [backup::STATE_FILE_NAME], "nothing else is left behind");
+    names.sort();
+    assert_eq!(names, [backup::STATE_FILE_NAME, "issued-receipts"], "nothing else is left behind");
 }

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use store::check::missing_blocks;
 use store::{BlockStore, BlockWrite as _, MemStore};
-use testkit::{Source, dir_entry, file_entry, plain_net, put, segments, until};
+use testkit::{Source, dir_entry, file_entry, plain_net_as, put, segments, until};
 use types::{Block, Codec, EncodedBlock, Entry};
 
 use self::server::{Backup, settings};
@@ -87,16 +87,17 @@ async fn one_changed_file_of_many_costs_a_line() {
     assert!(bytes < 3_000, "{bytes}");
     // Again after a restart with an empty cache: all segments are checked, and no block is fetched
     // again.
+    let key = backup.key.clone();
     let dir = backup.stop().await;
     entries.remove(5);
     pack(&a, &entries);
     let third = source.manifest("docs", 3, &entries);
     source.show("docs", 3, third);
-    let net = plain_net().await;
+    let net = plain_net_as(key.clone()).await;
     source.allow(net.handle().peer_id());
     let settings = settings(&[source.config("source-0")]);
     let started = Instant::now();
-    let backup = Backup::with(store.clone(), net, settings, dir).await;
+    let backup = Backup::with(store.clone(), net, key, settings, dir).await;
     backup.snapshot("docs", 3).await;
     println!("after a start: {:.2} s", started.elapsed().as_secs_f64());
     assert!(source.served().len() <= 4);

@@ -74,5 +74,7 @@ pub use client::{ClientError, ManifestClient, PollRequest, PollResponse, Timeout
 pub use registry::{ManifestRegistry, Offers, RegistryError};
 pub use responses::{error_response, health_response, json_response, method_not_allowed_response};
 pub use server::{ListenAddresses, ManifestServer, SeenClient, SeenClients};
-pub use signature::{Signature, SignatureError, sign, signed_bytes, verify};
+pub use signature::{
+    Signature, SignatureError, sign, sign_bytes, signed_bytes, verify, verify_bytes,
+};
 pub use wire::{Discovery, MalformedOffer, Offer, PEER_HEADER};

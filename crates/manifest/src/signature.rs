@@ -115,10 +115,17 @@ pub fn sign(
     manifest: &Cid,
 ) -> Result<Signature, SignatureError> {
     let peer = keypair.public().to_peer_id();
-    keypair
-        .sign(&signed_bytes(&peer, folder, sequence, manifest))
-        .map(Signature)
-        .map_err(|error| SignatureError::Key(error.to_string()))
+    sign_bytes(keypair, &signed_bytes(&peer, folder, sequence, manifest))
+}
+
+/// Signs bytes with `keypair`. The caller separates its statements from all other
+/// uses of the key: the bytes begin with a text that nothing else signs.
+///
+/// # Errors
+///
+/// Returns [`SignatureError::Key`] if the key cannot sign.
+pub fn sign_bytes(keypair: &Keypair, bytes: &[u8]) -> Result<Signature, SignatureError> {
+    keypair.sign(bytes).map(Signature).map_err(|error| SignatureError::Key(error.to_string()))
 }
 
 /// Reports whether `peer` signed this manifest of this folder under this number.
@@ -131,6 +138,13 @@ pub fn verify(
     manifest: &Cid,
     signature: &Signature,
 ) -> bool {
+    verify_bytes(peer, &signed_bytes(peer, folder, sequence, manifest), signature)
+}
+
+/// Reports whether `peer` signed these bytes; see [`sign_bytes`].
+///
+/// Returns false for a peer id that does not contain its public key (RSA).
+pub fn verify_bytes(peer: &PeerId, bytes: &[u8], signature: &Signature) -> bool {
     let hash = peer.as_ref();
     if hash.code() != IDENTITY {
         // The id of a long key (RSA) is a hash of the key and cannot verify
@@ -138,8 +152,7 @@ pub fn verify(
         return false;
     }
     let Ok(key) = PublicKey::try_decode_protobuf(hash.digest()) else { return false };
-    key.to_peer_id() == *peer
-        && key.verify(&signed_bytes(peer, folder, sequence, manifest), signature.as_bytes())
+    key.to_peer_id() == *peer && key.verify(bytes, signature.as_bytes())
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use backup::{BackupDaemon, BackupOptions, BackupSettings};
-use net::{Access, Net, PeerId, Purposes};
+use net::{Access, Keypair, Net, PeerId, Purposes};
 use snapshots::SnapshotStore;
 
 use crate::settings::Settings;
@@ -16,6 +16,7 @@ pub(crate) async fn start(
     settings: &Settings,
     tasks: &Tasks,
     data_dir: &Path,
+    keypair: Keypair,
     snapshots: &SnapshotStore,
     net: &Net,
     access: &Access,
@@ -24,6 +25,7 @@ pub(crate) async fn start(
         snapshots: snapshots.clone(),
         net: net.handle(),
         data_dir: data_dir.to_owned(),
+        keypair,
         settings: settings.part(tasks, |config| BackupSettings::from(&config.backup_server)),
         clock: protocols::SystemClock::shared(),
     })

@@ -100,11 +100,13 @@ impl Parts<'_> {
         let provider = Arc::new(blocks.clone());
         let config = settings.get();
         let net =
-            Net::start(options::net_config(&config), keypair, provider, access.clone()).await?;
+            Net::start(options::net_config(&config), keypair.clone(), provider, access.clone())
+                .await?;
         let backup_service = source.connect(settings, tasks, &net, access, store)?;
         let snapshots = SnapshotStore::new(store.clone());
         let backup =
-            backup_side::start(settings, tasks, data_dir, &snapshots, &net, access).await?;
+            backup_side::start(settings, tasks, data_dir, keypair, &snapshots, &net, access)
+                .await?;
         Ok(Started { net, source, backup_service, backup, blocks, snapshots })
     }
 }
@@ -175,6 +177,7 @@ impl Instance {
             sync: source.sync.handle(),
             registry: source.registry.clone(),
             manifest_clients: source.manifest_clients.clone(),
+            receipts: source.receipts.clone(),
             backup_daemon: backup.handle(),
             jobs: Jobs::default(),
             restores: Restores::default(),

@@ -24,6 +24,7 @@ mod maintenance;
 mod options;
 pub mod pairing;
 mod problems;
+mod receipts;
 mod recent_log;
 mod recompression;
 mod removed;
@@ -54,6 +55,10 @@ pub use log_level::{LogLevel, filter};
 pub use maintenance::{check_complete, prune, start_verify, verify_result};
 pub use options::listen_addresses;
 pub use problems::Problems;
+pub use receipts::{
+    ChainError, ChainId, ChainStatus, Interruption, ListedReceipt, ReceiptListing, ReceiptProblem,
+    Receipts, StoredReceipt, read_receipts,
+};
 pub use recent_log::{RecentLog, lines as recent_log_lines};
 pub use removed::RemovedFolders;
 pub use restore_job::{RestoreJob, RestoreStartError, start_restore};

@@ -24,6 +24,7 @@ use crate::local_blocks::LocalBlocks;
 use crate::log_level::LogLevel;
 use crate::pairing::Pairing;
 use crate::problems::Problems;
+use crate::receipts::Receipts;
 use crate::removed::RemovedFolders;
 use crate::restores::Restores;
 use crate::settings::Settings;
@@ -58,6 +59,8 @@ pub struct Services {
     pub registry: ManifestRegistry,
     /// The addresses that recently requested manifests.
     pub manifest_clients: SeenClients,
+    /// The receipts of the backup servers.
+    pub receipts: Receipts,
     /// Notifies the backup server of new manifests.
     pub backup_service: BackupService,
     /// The backup server side: pulls from sources.

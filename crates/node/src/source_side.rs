@@ -8,16 +8,14 @@ use std::sync::Arc;
 use futures::FutureExt as _;
 use manifest::{ManifestRegistry, SeenClients};
 use net::{Access, Keypair, Net, PeerId, Purposes};
-use protocols::{
-    BackupService, BackupServiceOptions, NotifySettings, OnReceipt, ReceiptAnswer, Register,
-};
+use protocols::{BackupService, BackupServiceOptions, NotifySettings, Register};
 use store::{InPlaceAnswer, PackStore, StoreError};
 use sync::{Publisher, SyncError, SyncHandle, SyncOptions, SyncService};
-use tokio::sync::watch;
 use types::{Cid, Codec, FolderId, PublishedManifest, SequenceNumber};
 
 use crate::local_blocks::{InPlace, OpenInPlace};
 use crate::options;
+use crate::receipts::{ListSnapshots, Receipts, compare_always};
 use crate::settings::Settings;
 use crate::start_error::StartError;
 use crate::tasks::Tasks;
@@ -82,6 +80,7 @@ pub(crate) struct SourceSide {
     pub(crate) sync: SyncService,
     pub(crate) registry: ManifestRegistry,
     pub(crate) manifest_clients: SeenClients,
+    pub(crate) receipts: Receipts,
 }
 
 impl SourceSide {
@@ -94,19 +93,26 @@ impl SourceSide {
         keypair: &Keypair,
     ) -> Result<Self, StartError> {
         let registry = ManifestRegistry::new(keypair.clone());
-        let sync_options = SyncOptions::new(
+        let own = keypair.public().to_peer_id();
+        let mut sync_options = SyncOptions::new(
             data_dir.to_owned(),
             store,
             Arc::new(RegistryPublisher(registry.clone())),
             settings.part(tasks, options::sync_settings),
-            keypair.public().to_peer_id().to_string(),
+            own.to_string(),
         );
-        let starting = tokio::task::spawn_blocking(move || SyncService::start(sync_options));
-        let sync = match starting.await {
+        let starting = tokio::task::spawn_blocking(move || {
+            let disk = sync_options.disk.clone();
+            let receipts = Receipts::open(disk, &sync_options.data_dir, own)?;
+            sync_options.confirmations = Arc::new(receipts.clone());
+            Ok::<_, StartError>((SyncService::start(sync_options)?, receipts))
+        });
+        let (sync, receipts) = match starting.await {
             Ok(started) => started?,
             Err(panic) => std::panic::resume_unwind(panic.into_panic()),
         };
-        Ok(Self { sync, registry, manifest_clients: SeenClients::new() })
+        receipts.connect(sync.handle(), confirmed(&sync.handle()));
+        Ok(Self { sync, registry, manifest_clients: SeenClients::new(), receipts })
     }
 
     /// Returns the blocks in watched files.
@@ -124,12 +130,11 @@ impl SourceSide {
         access: &Access,
         store: &Arc<PackStore>,
     ) -> Result<BackupService, StartError> {
-        let receipts = watch::Sender::new(confirmed(&self.sync.handle()));
         let service = BackupService::new(BackupServiceOptions {
             net: net.handle(),
             registry: self.registry.clone(),
             settings: settings.part(tasks, |config| NotifySettings::from(&config.sync)),
-            receipts: receipts.subscribe(),
+            receipts: self.receipts.confirmed(),
             register: register(self.sync.handle(), settings.clone()),
             clock: protocols::SystemClock::shared(),
         })?;
@@ -140,10 +145,24 @@ impl SourceSide {
             let serving = protocols::serve_receipts(
                 streams,
                 move |peer| access.allows(peer, Purposes::RECEIPTS),
-                on_receipt(self.sync.handle(), receipts),
+                self.receipts.on_receipt(),
             );
             tasks.spawn_until_stop("receipts", serving);
         }
+        let (handle, servers) = (net.handle(), access.clone());
+        let list: ListSnapshots = Arc::new(move |peer| {
+            let handle = handle.clone();
+            async move { protocols::list_remote(&handle, peer, None).await }.boxed()
+        });
+        let is_server = move |peer: &PeerId| servers.allows(peer, Purposes::RECEIPTS);
+        let comparing = compare_always(
+            self.receipts.clone(),
+            list,
+            is_server,
+            net.handle().events(),
+            tasks.stop_token(),
+        );
+        tasks.spawn("receipts comparison", comparing);
         if let Some(streams) = net.accept(&protocols::PATCH_PROTOCOL) {
             let access = access.clone();
             let may_fetch = move |peer: &PeerId| access.allows(peer, Purposes::BLOCKS);
@@ -195,41 +214,4 @@ fn register(sync: SyncHandle, settings: Settings) -> Register {
 /// Returns the name of a folder, or its id if it is not watched.
 pub fn folder_name(sync: &SyncHandle, folder: &FolderId) -> String {
     sync.folder(folder).map_or_else(|| folder.to_string(), |status| status.name.clone())
-}
-
-/// Returns the function that handles receipts of the backup server.
-fn on_receipt(
-    sync: SyncHandle,
-    receipts: watch::Sender<BTreeMap<FolderId, SequenceNumber>>,
-) -> OnReceipt {
-    Arc::new(move |peer, receipt| {
-        let folder = &receipt.folder_id;
-        let Some(status) = sync.folder(folder) else {
-            return ReceiptAnswer::UnknownFolder;
-        };
-        let is_current = receipt.sequence == status.sequence;
-        if receipt.sequence > status.sequence
-            || (is_current && status.manifest_cid != Some(receipt.manifest_cid))
-        {
-            tracing::warn!(%peer, %folder, sequence = %receipt.sequence,
-                "refused a receipt for a manifest that was never published");
-            return ReceiptAnswer::Refused;
-        }
-        let is_news = status.receipt.is_none_or(|known| known.sequence < receipt.sequence);
-        if is_news {
-            let sequence = receipt.sequence;
-            tracing::info!(%peer, folder = status.name, %sequence, "the backup server confirmed a snapshot");
-            if let Err(error) = sync.record_receipt(folder, sequence, jiff::Timestamp::now()) {
-                // The backup server sends the receipt again when it reconnects.
-                tracing::error!(%folder, error = with_causes(&error), "cannot store a receipt");
-            }
-            receipts.send_if_modified(|all| {
-                let known = all.entry(folder.clone()).or_insert(sequence);
-                let is_newer = *known <= sequence;
-                *known = sequence.max(*known);
-                is_newer
-            });
-        }
-        ReceiptAnswer::Ok
-    })
 }

@@ -8,6 +8,8 @@ use protocols::TriggerError;
 use store::StoreError;
 use sync::SyncError;
 
+use crate::receipts::ChainError;
+
 /// Why an instance cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -32,6 +34,9 @@ pub enum StartError {
     /// The source side cannot start.
     #[error("cannot watch the folders")]
     Sync(#[from] SyncError),
+    /// The receipts of the backup servers cannot be read.
+    #[error("cannot read the receipts of the backup servers")]
+    Receipts(#[from] ChainError),
     /// The backup server side cannot start.
     #[error("cannot start the backup daemon")]
     Backup(#[from] BackupStartError),

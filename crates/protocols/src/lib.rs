@@ -39,7 +39,8 @@ pub use patch::{
     fetch_patches, serve_patches,
 };
 pub use receipt::{
-    OnReceipt, RECEIPT_PROTOCOL, Receipt, ReceiptAnswer, send_receipt, serve_receipts,
+    Confirmation, EncodedReceipt, OnReceipt, RECEIPT_PROTOCOL, Receipt, ReceiptAnswer,
+    ReceiptFormError, ReceiptHash, SignedReceipt, send_receipt, serve_receipts,
 };
 pub use remote::{
     ListOffered, OfferedSnapshots, RemoteBlocks, RemoteBlocksError, RemoteError, RemoteListing,

@@ -16,10 +16,10 @@ use manifest::ManifestRegistry;
 use net::{Keypair, Multiaddr, Net};
 use protocols::{
     BackupNowError, BackupService, BackupServiceOptions, NotifySettings, OnReceipt,
-    RECEIPT_PROTOCOL, Receipt, ReceiptAnswer, SystemClock, TriggerServer, send_receipt,
+    RECEIPT_PROTOCOL, ReceiptAnswer, SignedReceipt, SystemClock, TriggerServer, send_receipt,
     serve_receipts,
 };
-use testkit::{PATIENCE, node, until};
+use testkit::{PATIENCE, node, signed_receipt, until};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -97,7 +97,8 @@ async fn a_manifest_triggers_the_backup_and_the_receipt_ends_it() {
     let running = tokio::spawn(source.service.clone().run(stop.clone()));
     // The source accepts receipts for its published manifests.
     let (registry, receipts) = (source.registry.clone(), source.receipts.clone());
-    let on_receipt: OnReceipt = Arc::new(move |_, receipt: Receipt| {
+    let on_receipt: OnReceipt = Arc::new(move |_, receipt: SignedReceipt| {
+        let receipt = receipt.confirmation();
         let Some(offer) = registry.get(&receipt.folder_id) else {
             return ReceiptAnswer::UnknownFolder;
         };
@@ -105,7 +106,7 @@ async fn a_manifest_triggers_the_backup_and_the_receipt_ends_it() {
             return ReceiptAnswer::Refused;
         }
         receipts.send_modify(|all| {
-            all.insert(receipt.folder_id, receipt.sequence);
+            all.insert(receipt.folder_id.clone(), receipt.sequence);
         });
         ReceiptAnswer::Ok
     });
@@ -126,18 +127,14 @@ async fn a_manifest_triggers_the_backup_and_the_receipt_ends_it() {
         assert!(std::time::Instant::now() < deadline, "B does not see A");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    let mut receipt = Receipt {
-        folder_id: "docs".parse().unwrap(),
-        sequence: SequenceNumber(1),
-        manifest_cid: published(2).manifest_cid,
-        received_at: "2026-11-22T10:30:05Z".parse().unwrap(),
-    };
+    let [server, own] = [Keypair::generate_secp256k1(), Keypair::generate_secp256k1()];
+    let receipt = |cid| signed_receipt(&server, &own, "docs", (1, cid), None);
     let (handle, peer) = (b.handle(), a.handle().peer_id());
-    let answer = send_receipt(&handle, peer, receipt.clone()).await.unwrap();
+    let wrong = receipt(published(2).manifest_cid);
+    let answer = send_receipt(&handle, peer, &wrong).await.unwrap();
     assert_eq!(answer, ReceiptAnswer::Refused);
-    receipt.manifest_cid = published(1).manifest_cid;
     assert!(!source.service.states().borrow().is_empty());
-    let answer = send_receipt(&handle, peer, receipt).await.unwrap();
+    let answer = send_receipt(&handle, peer, &receipt(published(1).manifest_cid)).await.unwrap();
     assert_eq!(answer, ReceiptAnswer::Ok);
     let folder = "docs".parse().unwrap();
     let waiting = source.service.wait_for_receipt(&folder, SequenceNumber(1), PATIENCE);

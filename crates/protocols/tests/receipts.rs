@@ -6,32 +6,29 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{AsyncReadExt as _, AsyncWriteExt as _};
-use net::{Access, PeerId, Purposes};
+use net::{Access, Keypair, PeerId, Purposes};
 use parking_lot::Mutex;
 use protocols::{
-    ExchangeError, OnReceipt, RECEIPT_PROTOCOL, Receipt, ReceiptAnswer, send_receipt,
+    ExchangeError, OnReceipt, RECEIPT_PROTOCOL, ReceiptAnswer, SignedReceipt, send_receipt,
     serve_receipts,
 };
-use testkit::{PATIENCE, connect, node};
-use types::{Cid, Codec, SequenceNumber};
+use testkit::{PATIENCE, connect, node, signed_receipt};
+use types::{Cid, Codec};
 
-fn receipt(sequence: u64) -> Receipt {
-    Receipt {
-        folder_id: "docs".parse().unwrap(),
-        sequence: SequenceNumber(sequence),
-        manifest_cid: Cid::of(Codec::DagCbor, b"manifest"),
-        received_at: "2026-11-22T10:30:05Z".parse().unwrap(),
-    }
+fn receipt(sequence: u64) -> SignedReceipt {
+    let key = |byte| Keypair::ed25519_from_bytes([byte; 32]).unwrap();
+    let manifest = Cid::of(Codec::DagCbor, b"manifest");
+    signed_receipt(&key(1), &key(2), "docs", (sequence, manifest), None)
 }
 
-type Noted = Arc<Mutex<Vec<(PeerId, Receipt)>>>;
+type Noted = Arc<Mutex<Vec<(PeerId, SignedReceipt)>>>;
 
 /// Records receipts with a sequence number below 100, and refuses the others.
 fn noting() -> (OnReceipt, Noted) {
     let noted = Noted::default();
     let into = noted.clone();
-    let on_receipt: OnReceipt = Arc::new(move |peer, receipt: Receipt| {
-        if receipt.sequence.0 >= 100 {
+    let on_receipt: OnReceipt = Arc::new(move |peer, receipt: SignedReceipt| {
+        if receipt.confirmation().sequence.0 >= 100 {
             return ReceiptAnswer::Refused;
         }
         into.lock().push((peer, receipt));
@@ -54,13 +51,13 @@ async fn a_receipt_arrives_from_the_backup_peer_alone() {
     connect(&b, &a).await;
     connect(&stranger, &a).await;
     let (b, stranger) = (b.handle(), stranger.handle());
-    assert_eq!(send_receipt(&b, peer, receipt(1)).await.unwrap(), ReceiptAnswer::Ok);
-    assert_eq!(send_receipt(&b, peer, receipt(100)).await.unwrap(), ReceiptAnswer::Refused);
-    let answer = send_receipt(&stranger, peer, receipt(2)).await.unwrap();
+    assert_eq!(send_receipt(&b, peer, &receipt(1)).await.unwrap(), ReceiptAnswer::Ok);
+    assert_eq!(send_receipt(&b, peer, &receipt(100)).await.unwrap(), ReceiptAnswer::Refused);
+    let answer = send_receipt(&stranger, peer, &receipt(2)).await.unwrap();
     assert_eq!(answer, ReceiptAnswer::NotAllowed);
     // Permissions are checked for each receipt.
     access.remove(b.peer_id());
-    assert_eq!(send_receipt(&b, peer, receipt(3)).await.unwrap(), ReceiptAnswer::NotAllowed);
+    assert_eq!(send_receipt(&b, peer, &receipt(3)).await.unwrap(), ReceiptAnswer::NotAllowed);
     assert_eq!(*noted.lock(), [(b.peer_id(), receipt(1))]);
     serving.abort();
 }
@@ -94,7 +91,8 @@ async fn garbage_silence_and_floods_cost_their_streams_alone() {
     assert!(held.len() > 8);
     let good = b.handle();
     for number in 1..=20 {
-        let sent = send_receipt(&good, peer, receipt(number));
+        let receipt = receipt(number);
+        let sent = send_receipt(&good, peer, &receipt);
         let answer = tokio::time::timeout(PATIENCE, sent).await.unwrap().unwrap();
         assert_eq!(answer, ReceiptAnswer::Ok);
     }
@@ -112,13 +110,13 @@ async fn garbage_silence_and_floods_cost_their_streams_alone() {
 async fn a_peer_that_is_away_or_stops_is_told_of() {
     let [a, b] = [node().await, node().await];
     let peer = a.handle().peer_id();
-    let error = send_receipt(&b.handle(), peer, receipt(1)).await.unwrap_err();
+    let error = send_receipt(&b.handle(), peer, &receipt(1)).await.unwrap_err();
     assert!(matches!(error, ExchangeError::Net(_)), "{error}");
     connect(&b, &a).await;
     // The peer accepts the stream and drops it.
     let mut inbound = a.accept(&RECEIPT_PROTOCOL).unwrap();
     let dropping = tokio::spawn(async move { drop(inbound.recv().await) });
-    let error = send_receipt(&b.handle(), peer, receipt(1)).await.unwrap_err();
+    let error = send_receipt(&b.handle(), peer, &receipt(1)).await.unwrap_err();
     assert!(matches!(error, ExchangeError::Closed | ExchangeError::Io(_)), "{error}");
     dropping.await.unwrap();
 }
@@ -143,7 +141,8 @@ async fn strangers_take_no_place_of_the_backup_peer() {
     }
     let good = b.handle();
     for number in 1..=8 {
-        let sent = send_receipt(&good, peer, receipt(number));
+        let receipt = receipt(number);
+        let sent = send_receipt(&good, peer, &receipt);
         let answer = tokio::time::timeout(PATIENCE, sent).await.unwrap().unwrap();
         assert_eq!(answer, ReceiptAnswer::Ok);
     }

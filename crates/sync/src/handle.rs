@@ -3,18 +3,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use jiff::Timestamp;
 use parking_lot::{Mutex, RwLock};
 use store::{FileId, FileTable as _, InPlaceAnswer, InPlaceRead};
 use tokio::sync::{broadcast, oneshot};
-use types::{Cid, Codec, FolderId, Hash, PublishedManifest, SequenceNumber};
+use types::{Cid, Codec, FolderId, Hash, PublishedManifest};
 
 use crate::context::Context;
 use crate::error::SyncError;
 use crate::folder::{Mailbox, problem};
-use crate::index::ReceiptRecord;
 use crate::publish;
-use crate::status::{FileProblem, FolderStatus, Receipt};
+use crate::status::{FileProblem, FolderStatus};
 
 /// Maximum number of errors that are listed for a folder.
 const ERRORS_MAX: usize = 100_000;
@@ -90,29 +88,10 @@ impl SyncHandle {
         answer.await.unwrap_or(Err(SyncError::Stopped))
     }
 
-    /// Records that the backup server confirmed a snapshot of the manifest `sequence` at the
-    /// time `at`. A receipt for an older manifest than the last one is ignored. The call
-    /// blocks for a write.
-    ///
-    /// # Errors
-    ///
-    /// Returns [`SyncError::UnknownFolder`] if there is no such folder, and
-    /// [`SyncError::Index`] if the index cannot be written.
-    pub fn record_receipt(
-        &self,
-        folder: &FolderId,
-        sequence: SequenceNumber,
-        at: Timestamp,
-    ) -> Result<(), SyncError> {
-        let receipt = self.context.index.update(folder, |record| {
-            if record.receipt.is_none_or(|known| known.sequence <= sequence) {
-                record.receipt = Some(ReceiptRecord { sequence, at });
-            }
-            record.receipt
-        })?;
-        let receipt = receipt.map(|known| Receipt { sequence: known.sequence, at: known.at });
-        self.context.statuses.update(folder, |status| status.receipt = receipt);
-        Ok(())
+    /// Updates the receipt in the status of a folder, after
+    /// [`Confirmations::newest`](crate::Confirmations::newest) has changed for it.
+    pub fn receipt_changed(&self, folder: &FolderId) {
+        self.context.statuses.receipt_changed(folder);
     }
 
     /// Returns the error list of a folder, in the order of paths. The call blocks for a read.

@@ -42,7 +42,7 @@ pub use handle::{OpenBlock, SyncHandle};
 pub use preview::{ExcludedEntry, Preview, PreviewError, PreviewLimits, check_patterns, preview};
 pub use service::SyncService;
 pub use settings::{
-    Clock, FolderSettings, Publisher, SyncOptions, SyncSettings, SystemClock, Tuning,
+    Clock, Confirmations, FolderSettings, Publisher, SyncOptions, SyncSettings, SystemClock, Tuning,
 };
 pub use status::{
     AlarmKind, FileProblem, FolderState, FolderStatus, Progress, Receipt, STATUS_ERRORS_MAX,

@@ -117,7 +117,7 @@ impl SyncService {
             tuning: options.tuning,
             source_peer_id: options.source_peer_id,
             own_dirs: own_dirs.collect(),
-            statuses: StatusRegistry::new(),
+            statuses: StatusRegistry::new(options.confirmations),
             watcher,
         });
         let handle = SyncHandle { context, folders, changing: Arc::default() };

@@ -11,6 +11,8 @@ use store::BlockStore;
 use tokio::sync::watch;
 use types::{BlockScheme, FolderId, PublishedManifest};
 
+use crate::status::Receipt;
+
 /// The configuration of a folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FolderSettings {
@@ -61,6 +63,24 @@ pub trait Publisher: Send + Sync + fmt::Debug {
     fn withdraw(&self, folder: &FolderId);
 }
 
+/// Tells which snapshots the backup servers have confirmed.
+///
+/// A call must not block for long, and must not use the service.
+pub trait Confirmations: Send + Sync + fmt::Debug {
+    /// Returns the newest confirmed snapshot of a folder.
+    fn newest(&self, folder: &FolderId) -> Option<Receipt>;
+}
+
+/// No snapshot is confirmed.
+#[derive(Debug)]
+struct NoConfirmations;
+
+impl Confirmations for NoConfirmations {
+    fn newest(&self, _: &FolderId) -> Option<Receipt> {
+        None
+    }
+}
+
 /// A source of time.
 pub trait Clock: Send + Sync + fmt::Debug {
     /// Returns the time of day; it may jump.
@@ -109,6 +129,8 @@ pub struct SyncOptions {
     pub scheme: BlockScheme,
     /// Receives each manifest.
     pub publisher: Arc<dyn Publisher>,
+    /// The confirmed snapshots, for the status of the folders; [`SyncOptions::new`] knows none.
+    pub confirmations: Arc<dyn Confirmations>,
     /// The settings; changes apply immediately.
     pub settings: watch::Receiver<SyncSettings>,
     /// The peer id of this instance.
@@ -138,6 +160,7 @@ impl SyncOptions {
             store,
             scheme: BlockScheme::plain(),
             publisher,
+            confirmations: Arc::new(NoConfirmations),
             settings,
             source_peer_id,
             clock: Arc::new(SystemClock::default()),

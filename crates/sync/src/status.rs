@@ -106,7 +106,9 @@ pub struct FileProblem {
 pub struct Receipt {
     /// The sequence number of the manifest.
     pub sequence: SequenceNumber,
-    /// When the backup server confirmed it.
+    /// The CID of the manifest.
+    pub manifest_cid: Cid,
+    /// When the receipt of the backup server arrived.
     pub at: Timestamp,
 }
 

@@ -365,19 +365,48 @@ async fn the_directories_of_the_instance_are_excluded() {
     setup.stop().await;
 }
 
+/// The snapshot that is confirmed for every folder.
+#[derive(Debug, Default)]
+struct Confirmed(parking_lot::Mutex<Option<sync::Receipt>>);
+
+impl sync::Confirmations for Confirmed {
+    fn newest(&self, _: &types::FolderId) -> Option<sync::Receipt> {
+        *self.0.lock()
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn receipts_are_kept_and_never_go_back() {
-    let mut setup = Setup::new();
+async fn the_status_shows_what_is_confirmed_and_nothing_else() {
+    let mut setup = Setup::stopped();
+    let confirmed = std::sync::Arc::new(Confirmed::default());
+    let options = sync::SyncOptions { confirmations: confirmed.clone(), ..setup.options() };
+    setup.service = Some(sync::SyncService::start(options).unwrap());
     setup.write("a", "a");
+    let first = setup.sync().await;
+    assert_eq!(setup.status().receipt, None);
+    let receipt = sync::Receipt {
+        sequence: first.sequence_number,
+        manifest_cid: first.manifest_cid,
+        at: "2026-11-22T10:30:00Z".parse().unwrap(),
+    };
+    let show = |receipt| {
+        *confirmed.0.lock() = Some(receipt);
+        setup.handle().receipt_changed(&id("docs"));
+        setup.handle().receipt_changed(&id("none"));
+        setup.status().receipt
+    };
+    assert_eq!(show(receipt), Some(receipt));
+    // Another manifest with this number, or one that was not published, is not confirmed.
+    let other = types::Cid::of(types::Codec::DagCbor, b"other");
+    assert_eq!(show(sync::Receipt { manifest_cid: other, ..receipt }), None);
+    let next = first.sequence_number.next().unwrap();
+    assert_eq!(show(sync::Receipt { sequence: next, manifest_cid: other, ..receipt }), None);
+    // A later manifest leaves the earlier one confirmed.
+    assert_eq!(show(receipt), Some(receipt));
+    setup.write("b", "b");
     setup.sync().await;
-    let at: jiff::Timestamp = "2026-11-22T10:30:00Z".parse().unwrap();
-    setup.handle().record_receipt(&id("docs"), types::SequenceNumber(3), at).unwrap();
-    setup.handle().record_receipt(&id("docs"), types::SequenceNumber(2), at).unwrap();
-    setup.restart().await;
-    assert_eq!(setup.status().receipt.unwrap().sequence.0, 3);
-    let error =
-        setup.handle().record_receipt(&id("none"), types::SequenceNumber(2), at).unwrap_err();
-    assert!(matches!(error, SyncError::UnknownFolder(_)));
+    assert_eq!(setup.status().receipt, Some(receipt));
+    setup.stop().await;
 }
 
 /// A publisher that panics at the second manifest.

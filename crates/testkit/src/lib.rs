@@ -8,9 +8,10 @@ mod source;
 
 pub use maker::{Maker, all_blocks, filled, without};
 pub use nodes::{
-    PATIENCE, Provider, connect, node, node_as, node_providing, node_with, noise, until,
+    PATIENCE, Provider, connect, node, node_as, node_providing, node_with, noise, signed_receipt,
+    until,
 };
 pub use source::{
     Served, Source, Tree, assert_holds, dataset, dir_entry, entries, file, file_entry, header,
-    plain_net, put, raw, segments, tree,
+    plain_net, plain_net_as, put, raw, segments, tree,
 };

@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use net::{Access, BlockAnswer, BlockProvider, Keypair, Net, NetConfig, PeerId};
-use protocols::{PATCH_PROTOCOL, RECEIPT_PROTOCOL, SNAPSHOTS_PROTOCOL};
+use protocols::{
+    Confirmation, PATCH_PROTOCOL, RECEIPT_PROTOCOL, Receipt, SNAPSHOTS_PROTOCOL, SignedReceipt,
+};
 use store::{BlockStore, MemStore};
-use types::Cid;
+use types::{Cid, SequenceNumber};
 
 /// Long enough for a busy machine; only a failed test waits that long.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -52,6 +54,33 @@ pub async fn node_providing(key: Keypair, provider: Arc<dyn BlockProvider>, acce
         ..NetConfig::default()
     };
     Net::start(config, key, provider, access).await.unwrap()
+}
+
+/// Returns a receipt of a backup server for manifest number `sequence` of a folder, which follows
+/// `before` in the chain.
+pub fn signed_receipt(
+    server: &Keypair,
+    source: &Keypair,
+    folder: &str,
+    (sequence, manifest_cid): (u64, Cid),
+    before: Option<&SignedReceipt>,
+) -> SignedReceipt {
+    let (folder_id, sequence) = (folder.parse().unwrap(), SequenceNumber(sequence));
+    let manifest_signature = manifest::sign(source, &folder_id, sequence, &manifest_cid).unwrap();
+    let receipt = Receipt {
+        number: before.map_or(0, |before| before.receipt().number) + 1,
+        previous: before.map(SignedReceipt::hash),
+        backup_server: server.public().to_peer_id(),
+        source: source.public().to_peer_id(),
+        confirmation: Confirmation {
+            folder_id,
+            sequence,
+            manifest_cid,
+            manifest_signature,
+            received_at: "2026-11-22T10:30:05Z".parse().unwrap(),
+        },
+    };
+    receipt.sign(server).unwrap()
 }
 
 /// Starts a node on loopback that has no blocks.

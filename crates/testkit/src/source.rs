@@ -14,7 +14,7 @@ use net::{
 };
 use parking_lot::Mutex;
 use protocols::{
-    PATCH_PROTOCOL, RECEIPT_PROTOCOL, Receipt, ReceiptAnswer, serve_patches, serve_receipts,
+    PATCH_PROTOCOL, RECEIPT_PROTOCOL, ReceiptAnswer, SignedReceipt, serve_patches, serve_receipts,
 };
 use snapshots::{Depth, SnapshotTree};
 use store::{BlockRead as _, BlockStore, BlockWrite as _, FileWriter, MemStore};
@@ -211,7 +211,7 @@ pub struct Source {
     pub access: Access,
     pub net: Net,
     pub http: SocketAddr,
-    pub receipts: Arc<Mutex<Vec<(PeerId, Receipt)>>>,
+    pub receipts: Arc<Mutex<Vec<(PeerId, SignedReceipt)>>>,
     pub takes_receipts: Arc<AtomicBool>,
     stop: CancellationToken,
 }
@@ -237,12 +237,14 @@ impl Source {
         let net = net.await.unwrap();
         let receipts = Arc::new(Mutex::new(Vec::new()));
         let takes_receipts = Arc::new(AtomicBool::new(true));
-        let receiver = net.accept(&RECEIPT_PROTOCOL).unwrap();
         let note = {
             let (receipts, takes) = (receipts.clone(), takes_receipts.clone());
-            move |peer, receipt| {
+            move |peer, receipt: SignedReceipt| {
                 if !takes.load(Ordering::SeqCst) {
                     return ReceiptAnswer::UnknownFolder;
+                }
+                if receipt.receipt().backup_server != peer || !receipt.is_signed() {
+                    return ReceiptAnswer::Refused;
                 }
                 receipts.lock().push((peer, receipt));
                 ReceiptAnswer::Ok
@@ -252,7 +254,9 @@ impl Source {
             let access = access.clone();
             move |peer: &PeerId| access.allows(peer, Purposes::RECEIPTS)
         };
-        tokio::spawn(serve_receipts(receiver, allowed, Arc::new(note)));
+        if let Some(receiver) = net.accept(&RECEIPT_PROTOCOL) {
+            tokio::spawn(serve_receipts(receiver, allowed, Arc::new(note)));
+        }
         if let Some(receiver) = net.accept(&PATCH_PROTOCOL) {
             let access = access.clone();
             let allowed = move |peer: &PeerId| access.allows(peer, Purposes::BLOCKS);
@@ -345,9 +349,14 @@ impl Drop for Source {
 
 /// Starts a node on loopback that serves no blocks.
 pub async fn plain_net() -> Net {
+    plain_net_as(Keypair::generate_secp256k1()).await
+}
+
+/// Same as [`plain_net`], with the given key.
+pub async fn plain_net_as(key: Keypair) -> Net {
     let config = NetConfig { tcp: vec!["127.0.0.1:0".parse().unwrap()], ..NetConfig::default() };
     let nothing = Arc::new(Served::default());
-    Net::start(config, Keypair::generate_secp256k1(), nothing, Access::new()).await.unwrap()
+    Net::start(config, key, nothing, Access::new()).await.unwrap()
 }
 
 /// Asserts that a store is sound and contains a folder completely, byte for byte.

@@ -461,6 +461,43 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/receipts": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Lists the chains of receipts: one for each backup server and folder. */
+        get: operations["get_receipts"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/receipts/accept": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Accepts the interruptions of chains of receipts. They stay visible in the chain, and are no
+         *     longer a problem.
+         */
+        post: operations["post_receipts_accept"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/restores": {
         parameters: {
             query?: never;
@@ -778,6 +815,11 @@ export interface paths {
 export type webhooks = Record<string, never>;
 export interface components {
     schemas: {
+        /** @description The chains whose interruptions are accepted. */
+        AcceptInterruptions: {
+            /** @description Id of the folder; all folders without one. */
+            folder_id?: string | null;
+        };
         /** @description Request to watch a folder. */
         AddFolder: {
             /** @description Patterns of files to exclude, in gitignore syntax. */
@@ -1156,6 +1198,25 @@ export interface components {
             /** @description Its peer id. Manifests of other peers are refused. */
             peer_id: string;
         };
+        /** @description Newest receipt of a chain. */
+        NewestReceipt: {
+            /** @description Time at which the receipt arrived, by the clock of this instance. */
+            arrived_at: string;
+            /** @description CID of the confirmed manifest. */
+            manifest_cid: string;
+            /**
+             * Format: int64
+             * @description Position in the chain, from 1.
+             */
+            number: number;
+            /** @description Time at which the snapshot was durable, by the clock of the backup server. */
+            received_at: string;
+            /**
+             * Format: int64
+             * @description Sequence number of the confirmed manifest.
+             */
+            sequence: number;
+        };
         /** @description Condition that needs attention. */
         Notice: {
             /** @description Recommended action, if any. */
@@ -1305,6 +1366,26 @@ export interface components {
             sequence: number;
             /** @description Start of the pull. */
             started_at: string;
+        };
+        /** @description Receipts of a backup server for a folder of this instance. */
+        ReceiptChain: {
+            /** @description Peer id of the backup server. */
+            backup_server: string;
+            /**
+             * Format: int64
+             * @description Number of receipts.
+             */
+            count: number;
+            /** @description Id of the folder. */
+            folder_id: string;
+            /** @description Name of the folder, or its id if it is no longer watched. */
+            folder_name: string;
+            newest?: components["schemas"]["NewestReceipt"] | null;
+            /**
+             * @description Problems: the chain is interrupted, the backup server does not list what it
+             *     confirmed, a receipt cannot be stored.
+             */
+            problems: string[];
         };
         /** @description Result of the compression of stored blocks. */
         Recompressed: {
@@ -2922,6 +3003,76 @@ export interface operations {
             };
             /** @description A known snapshot is incomplete, so the root records are not accepted */
             409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
+            /** @description Any other error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
+        };
+    };
+    get_receipts: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ReceiptChain"][];
+                };
+            };
+            /** @description Any other error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
+        };
+    };
+    post_receipts_accept: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["AcceptInterruptions"];
+            };
+        };
+        responses: {
+            /** @description The chains, after the change */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ReceiptChain"][];
+                };
+            };
+            /** @description The request has no token */
+            401: {
                 headers: {
                     [name: string]: unknown;
                 };

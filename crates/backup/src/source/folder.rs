@@ -31,6 +31,8 @@ pub(super) struct ReceiptState {
     pub(super) failures: u32,
     pub(super) retry_at: Option<Instant>,
     pub(super) is_sending: bool,
+    /// Reason why the receipt was not accepted, if a user has to act.
+    pub(super) error: Option<String>,
 }
 
 /// Error of the last attempt.

@@ -16,6 +16,7 @@ impl SourceTask {
         errors.extend(self.refusals.iter().map(|refused| refused.text.clone()));
         for (id, folder) in &self.folders {
             let error = folder.refused().or(folder.error());
+            let error = error.or(folder.receipt.error.as_deref());
             errors.extend(error.map(|error| format!("folder {id}: {error}")));
         }
         errors.truncate(ERRORS_MAX);

@@ -12,7 +12,7 @@ use manifest::{Offer, PollRequest, sign};
 use multiaddr::Multiaddr;
 use net::{Keypair, NetError, PeerId};
 use parking_lot::Mutex;
-use protocols::{ExchangeError, Receipt, ReceiptAnswer, SystemClock};
+use protocols::{Confirmation, ExchangeError, ReceiptAnswer, SystemClock};
 use pull::{ManifestJob, ManifestPullError};
 use snapshots::{Snapshot, SnapshotId, SnapshotRecord};
 use store::{Limit, StoreError};
@@ -20,7 +20,7 @@ use types::{Cid, Codec, PublishedManifest, SequenceNumber};
 
 use super::work::ATTEMPTS_MAX;
 use super::*;
-use crate::effects::{StoredError, StoredSnapshots};
+use crate::effects::{ReceiptError, StoredError, StoredSnapshots};
 use crate::manager::{Links, Manager};
 use crate::settings::BackupSettings;
 use crate::status::{SourceState, SourceStatus};
@@ -51,6 +51,8 @@ struct Fake {
     receipts: Mutex<Vec<u64>>,
     /// True if receipts are lost.
     loses_receipts: Mutex<bool>,
+    /// The answer of the source to each receipt.
+    receipt_answer: Mutex<ReceiptAnswer>,
     stored: Mutex<StoredSnapshots>,
 }
 
@@ -79,6 +81,7 @@ impl Fake {
             pulling: Mutex::default(),
             receipts: Mutex::default(),
             loses_receipts: Mutex::default(),
+            receipt_answer: Mutex::new(ReceiptAnswer::Ok),
             stored: Mutex::default(),
         })
     }
@@ -253,12 +256,12 @@ impl Effects for Arc<Fake> {
     fn send_receipt(
         &self,
         _: PeerId,
-        receipt: Receipt,
-    ) -> BoxFuture<'static, Result<ReceiptAnswer, ExchangeError>> {
-        let is_lost = *self.loses_receipts.lock();
-        self.receipts.lock().push(receipt.sequence.0);
+        confirmation: Confirmation,
+    ) -> BoxFuture<'static, Result<ReceiptAnswer, ReceiptError>> {
+        let (is_lost, answer) = (*self.loses_receipts.lock(), *self.receipt_answer.lock());
+        self.receipts.lock().push(confirmation.sequence.0);
         Box::pin(
-            async move { if is_lost { Err(ExchangeError::Closed) } else { Ok(ReceiptAnswer::Ok) } },
+            async move { if is_lost { Err(ExchangeError::Closed.into()) } else { Ok(answer) } },
         )
     }
 }

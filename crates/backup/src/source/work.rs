@@ -6,7 +6,8 @@ use std::sync::Arc;
 use config::SourcePeer;
 use futures::FutureExt as _;
 use multiaddr::Multiaddr;
-use protocols::{ExchangeError, Panicked, Receipt, ReceiptAnswer};
+use net::NetError;
+use protocols::{Confirmation, ExchangeError, Panicked, ReceiptAnswer};
 use pull::{ManifestJob, ManifestProgress};
 use snapshots::Snapshot;
 use tokio::time::Instant;
@@ -17,6 +18,7 @@ use super::SourceTask;
 use super::attempt::{AttemptEnd, attempt};
 use super::folder::RunningPull;
 use crate::backoff::Backoff;
+use crate::effects::ReceiptError;
 use crate::status::BackupEvent;
 
 /// Maximum number of attempts of one source at the same time; most of them wait for a slot.
@@ -27,7 +29,7 @@ const RECEIPTS_MAX: usize = 4;
 /// Work that has ended.
 pub(super) enum Completed {
     Attempt { folder: FolderId, manifest: Cid, end: AttemptEnd },
-    Receipt { folder: FolderId, manifest: Cid, answer: Result<ReceiptAnswer, ExchangeError> },
+    Receipt { folder: FolderId, manifest: Cid, answer: Result<ReceiptAnswer, ReceiptError> },
 }
 
 impl SourceTask {
@@ -93,10 +95,11 @@ impl SourceTask {
             running += 1;
             let record = &snapshot.record;
             let manifest = record.manifest;
-            let receipt = Receipt {
+            let confirmation = Confirmation {
                 folder_id: id.clone(),
                 sequence: record.sequence,
                 manifest_cid: manifest,
+                manifest_signature: record.signature.clone(),
                 received_at: record.received_at,
             };
             folder.receipt.is_sending = true;
@@ -104,11 +107,11 @@ impl SourceTask {
             let addresses = addresses.clone();
             self.work.spawn(async move {
                 let sending = async {
-                    effects.connect(source, addresses).await?;
-                    effects.send_receipt(source, receipt).await
+                    effects.connect(source, addresses).await.map_err(ExchangeError::from)?;
+                    effects.send_receipt(source, confirmation).await
                 };
                 let answer = AssertUnwindSafe(sending).catch_unwind().await;
-                let answer = answer.unwrap_or(Err(ExchangeError::Panicked(Panicked)));
+                let answer = answer.unwrap_or(Err(ReceiptError::Panicked(Panicked)));
                 Completed::Receipt { folder, manifest, answer }
             });
         }
@@ -163,7 +166,7 @@ impl SourceTask {
         &mut self,
         id: &FolderId,
         manifest: Cid,
-        answer: &Result<ReceiptAnswer, ExchangeError>,
+        answer: &Result<ReceiptAnswer, ReceiptError>,
     ) {
         let Some(folder) = self.folders.get_mut(id) else { return };
         folder.receipt.is_sending = false;
@@ -174,13 +177,46 @@ impl SourceTask {
             folder.receipt.confirmed = Some(manifest);
             folder.receipt.failures = 0;
             folder.receipt.retry_at = None;
+            folder.receipt.error = None;
             return;
         }
         tracing::debug!(folder = %id, ?answer, "the source did not accept a receipt");
         let receipt = &mut folder.receipt;
+        let error = not_accepted(answer);
+        if error.is_some() && receipt.error != error {
+            let source = self.source.name.as_str();
+            tracing::warn!(source, folder = %id, reason = error, "a snapshot is not confirmed");
+        }
+        receipt.error = error;
         receipt.failures = receipt.failures.saturating_add(1);
         receipt.retry_at = Some(Instant::now() + Backoff::RECEIPT.after(receipt.failures));
     }
+}
+
+/// Returns why a receipt was not accepted, if a user has to act.
+fn not_accepted(answer: &Result<ReceiptAnswer, ReceiptError>) -> Option<String> {
+    let text = match answer {
+        Ok(ReceiptAnswer::ChainBroken) => {
+            "the source does not accept the receipt, because the chain of receipts is interrupted: \
+             see `archivist status` on the source"
+        }
+        Ok(ReceiptAnswer::Failed) => {
+            "the source cannot store the receipt: see `archivist status` on the source"
+        }
+        Ok(ReceiptAnswer::Unsupported) => {
+            "the source runs an older version of Archivist that does not know this form of \
+             receipts: update it"
+        }
+        Err(ReceiptError::Exchange(ExchangeError::Net(NetError::UnsupportedProtocol {
+            ..
+        }))) => {
+            "the source runs a version of Archivist without signed receipts: update both computers \
+             to the same version"
+        }
+        Err(error @ ReceiptError::Issue(_)) => return Some(with_causes(error)),
+        _ => return None,
+    };
+    Some(text.to_owned())
 }
 
 /// Logs a new snapshot, and returns its event.

@@ -10,11 +10,11 @@ use backup::{
     BackupDaemon, BackupHandle, BackupOptions, BackupSettings, SourceState, SourceStatus,
 };
 use config::SourcePeer;
-use net::Net;
+use net::{Keypair, Net};
 use protocols::SystemClock;
 use snapshots::{Snapshot, SnapshotStore};
 use store::BlockStore;
-use testkit::{Source, plain_net, until};
+use testkit::{Source, plain_net_as, until};
 use tokio::sync::watch;
 
 /// A backup server.
@@ -23,6 +23,7 @@ pub(crate) struct Backup {
     pub(crate) handle: BackupHandle,
     pub(crate) settings: watch::Sender<BackupSettings>,
     pub(crate) net: Net,
+    pub(crate) key: Keypair,
     pub(crate) dir: tempfile::TempDir,
 }
 
@@ -39,18 +40,20 @@ pub(crate) fn settings(sources: &[SourcePeer]) -> BackupSettings {
 impl Backup {
     /// Starts a backup server that pulls from these sources into `store`.
     pub(crate) async fn start(store: Arc<dyn BlockStore>, sources: &[&Source]) -> Self {
-        let net = plain_net().await;
+        let key = Keypair::generate_secp256k1();
+        let net = plain_net_as(key.clone()).await;
         let named = |(number, source): (usize, &&Source)| {
             source.allow(net.handle().peer_id());
             source.config(&format!("source-{number}"))
         };
         let sources: Vec<_> = sources.iter().enumerate().map(named).collect();
-        Self::with(store, net, settings(&sources), tempfile::tempdir().unwrap()).await
+        Self::with(store, net, key, settings(&sources), tempfile::tempdir().unwrap()).await
     }
 
     pub(crate) async fn with(
         store: Arc<dyn BlockStore>,
         net: Net,
+        key: Keypair,
         settings: BackupSettings,
         dir: tempfile::TempDir,
     ) -> Self {
@@ -59,12 +62,13 @@ impl Backup {
             snapshots: SnapshotStore::new(store),
             net: net.handle(),
             data_dir: dir.path().to_owned(),
+            keypair: key.clone(),
             settings: receiver,
             clock: SystemClock::shared(),
         };
         let daemon = BackupDaemon::start(options).await.unwrap();
         let handle = daemon.handle();
-        Self { daemon, handle, settings, net, dir }
+        Self { daemon, handle, settings, net, key, dir }
     }
 
     /// Waits for the snapshot of a folder with this sequence number.

@@ -12,6 +12,7 @@ mod manifest;
 mod pair;
 mod peers;
 mod prune;
+mod receipts;
 mod restore;
 mod snapshots;
 mod source;
@@ -36,6 +37,7 @@ pub(crate) enum Command {
     BackupNow(backup_now::BackupNow),
     Pair(pair::Pair),
     Snapshots(snapshots::Snapshots),
+    Receipts(receipts::Receipts),
     Ls(ls::Ls),
     Restore(restore::Restore),
     Verify(verify::Verify),
@@ -65,6 +67,7 @@ impl Command {
             Self::BackupNow(command) => command.run(context),
             Self::Pair(command) => command.run(context),
             Self::Snapshots(command) => command.run(context),
+            Self::Receipts(command) => command.run(context),
             Self::Ls(command) => command.run(context),
             Self::Restore(command) => command.run(context),
             Self::Verify(command) => command.run(context),

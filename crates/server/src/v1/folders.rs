@@ -447,6 +447,7 @@ mod tests {
             awaiting_confirmation: None,
             receipt: receipt.map(|sequence| Receipt {
                 sequence: SequenceNumber(sequence),
+                manifest_cid: types::Cid::of(types::Codec::DagCbor, b"manifest"),
                 at: moment("2026-11-22T12:00:09Z"),
             }),
             last_scan: Some(moment("2026-11-22T12:00:05Z")),

@@ -19,6 +19,7 @@ mod manifests;
 mod metrics;
 mod pairing;
 mod peers;
+mod receipts;
 mod restores;
 mod search;
 mod snapshots;
@@ -156,6 +157,8 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(sources::accept))
         .routes(routes!(sources::poll_one))
         .routes(routes!(sources::poll))
+        .routes(routes!(receipts::list))
+        .routes(routes!(receipts::accept))
         .routes(routes!(peers::list))
         .routes(routes!(peers::connect))
         .routes(routes!(manifests::show))

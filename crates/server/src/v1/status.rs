@@ -86,6 +86,11 @@ fn notices(services: &Services) -> Vec<Notice> {
     let mut notices: Vec<Notice> = problems
         .map(|message| Notice { level: NoticeLevel::Error, message, action: None })
         .collect();
+    notices.extend(services.receipts.problems().into_iter().map(|problem| Notice {
+        level: NoticeLevel::Error,
+        message: problem.message,
+        action: Some(problem.action),
+    }));
     notices.extend(damaged(services));
     for folder in folders::all(services) {
         if matches!(folder.state.as_str(), "alarm" | "error") {

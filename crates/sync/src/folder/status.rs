@@ -5,13 +5,12 @@ use types::{RelPath, SequenceNumber};
 use super::Task;
 use crate::index::{ErrorRow, FolderRecord};
 use crate::status::{
-    FileProblem, FolderState, FolderStatus, Receipt, STATUS_ERRORS_MAX, WatchMode, WatchStatus,
+    FileProblem, FolderState, FolderStatus, STATUS_ERRORS_MAX, WatchMode, WatchStatus,
 };
 
 impl Task {
     /// Shows the status of a folder on which no work is running.
     pub(crate) fn show_rest(&mut self) {
-        // Another thread may have changed the record: it stores receipts.
         if let Ok(Some(record)) = self.context.index.folder(&self.mailbox.id) {
             self.record = record;
         }
@@ -64,7 +63,7 @@ impl Task {
         state: FolderState,
         errors: Vec<FileProblem>,
     ) -> FolderStatus {
-        let FolderRecord { rows, manifest, receipt, .. } = record;
+        let FolderRecord { rows, manifest, .. } = record;
         let folder = &self.config.folder;
         FolderStatus {
             id: self.mailbox.id.clone(),
@@ -83,7 +82,8 @@ impl Task {
             errors,
             watch: self.watch_status(),
             awaiting_confirmation: record.awaiting_confirmation.clone(),
-            receipt: receipt.map(|receipt| Receipt { sequence: receipt.sequence, at: receipt.at }),
+            // The registry of the statuses knows it.
+            receipt: None,
             last_scan: record.last_scan,
             progress: self.mailbox.monitor.progress(),
             files_read: self.mailbox.monitor.files_read(),

@@ -40,9 +40,7 @@ pub(crate) use apply::{Applied, hour_of};
 pub(crate) use apply::{Batch, Change};
 use backend::Backend;
 pub(crate) use manifest::{NewManifest, NewRun};
-pub(crate) use record::{
-    AlarmRecord, FolderRecord, LOSS_WINDOW, ManifestRecord, ReceiptRecord, Totals,
-};
+pub(crate) use record::{AlarmRecord, FolderRecord, LOSS_WINDOW, ManifestRecord, Totals};
 #[cfg(test)]
 pub(crate) use row::tests::file_row;
 pub(crate) use row::{Content, Row, RowKind, RowStamp, kind_of};
@@ -52,7 +50,8 @@ pub(crate) use snapshot::{RawRow, Snapshot};
 use crate::error::SyncError;
 use crate::path_key::{FolderNumber, folder_range, key_of, path_of};
 
-const FORMAT: u32 = 1;
+/// Format 1 had receipts in the table of the folders.
+const FORMAT: u32 = 2;
 const FILE: &str = "index.redb";
 const LOCK: &str = "lock";
 /// Number of low bits of a file id that count within one start; see [`Index::file_id`].

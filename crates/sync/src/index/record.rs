@@ -52,8 +52,6 @@ pub(crate) struct FolderRecord {
     pub(crate) losses: Vec<(u32, u64)>,
     /// Deleted files by hour; they are included in `losses`.
     pub(crate) removals: Vec<(u32, u64)>,
-    /// The newest snapshot that the backup server has confirmed.
-    pub(crate) receipt: Option<ReceiptRecord>,
 }
 
 /// Totals of a folder.
@@ -101,16 +99,6 @@ pub(crate) struct AlarmRecord {
     pub(crate) since: Timestamp,
 }
 
-/// A receipt of the backup server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct ReceiptRecord {
-    /// The sequence number of the confirmed manifest.
-    pub(crate) sequence: SequenceNumber,
-    /// When the backup server confirmed it.
-    pub(crate) at: Timestamp,
-}
-
 impl FolderRecord {
     /// Returns the record of a new folder.
     pub(crate) fn new(number: FolderNumber) -> Self {
@@ -131,7 +119,6 @@ impl FolderRecord {
             is_rehash_due: false,
             losses: Vec::new(),
             removals: Vec::new(),
-            receipt: None,
         }
     }
 

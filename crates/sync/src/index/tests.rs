@@ -349,13 +349,13 @@ fn another_format_and_damage_are_refused_and_nothing_is_replaced() {
     setup
         .index
         .write("write", |txn| {
-            txn.open_table(META)?.insert("format", 2)?;
+            txn.open_table(META)?.insert("format", 9)?;
             Ok(())
         })
         .unwrap();
     drop(setup.index);
     let error = open(&setup.disk).unwrap_err().to_string();
-    assert!(error.contains("format 2") && error.contains("index.redb"), "{error}");
+    assert!(error.contains("format 9") && error.contains("index.redb"), "{error}");
     let file = Path::new("/state/index.redb");
     setup.disk.damage(file, |bytes| bytes[..64].fill(7));
     assert!(matches!(open(&setup.disk), Err(SyncError::Index { .. })));

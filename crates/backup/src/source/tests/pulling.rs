@@ -179,6 +179,36 @@ async fn a_receipt_is_sent_until_it_is_accepted_and_again_on_a_new_connection() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_receipt_that_the_source_could_not_store_is_sent_again_soon_and_shown() {
+    let fake = Fake::new();
+    for (answer, text) in [
+        (ReceiptAnswer::Failed, "cannot store the receipt"),
+        (ReceiptAnswer::ChainBroken, "interrupted"),
+        (ReceiptAnswer::Unsupported, "update it"),
+    ] {
+        *fake.receipt_answer.lock() = answer;
+        fake.publish(1);
+        let running = run(&fake);
+        let before = fake.receipts.lock().len();
+        running.pass(60.0).await;
+        let tries = fake.receipts.lock().len() - before;
+        assert!((3..10).contains(&tries), "{tries}");
+        let errors = running.status().errors.clone();
+        assert!(errors.iter().any(|error| error.contains(text)), "{errors:?}");
+        let is_confirmed = || {
+            let folder = &running.status().folders[0];
+            folder.processed.as_ref().is_some_and(|processed| processed.is_confirmed)
+        };
+        assert!(!is_confirmed());
+        *fake.receipt_answer.lock() = ReceiptAnswer::Ok;
+        running.pass(120.0).await;
+        assert!(is_confirmed());
+        assert_eq!(running.status().errors, Vec::<String>::new());
+        running.stop().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_task_ends_soon_whatever_it_is_doing() {
     let fake = Fake::new();
     *fake.pull_time.lock() = Duration::from_secs(4000);

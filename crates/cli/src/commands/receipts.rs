@@ -1,0 +1,232 @@
+//! `archivist receipts`
+
+use std::collections::BTreeSet;
+
+use anyhow::{Result, bail};
+use api::ReceiptChain;
+use config::Config;
+use jiff::Timestamp;
+use node::{ChainId, ReceiptListing, read_receipts};
+use serde::Serialize;
+use serde_json::json;
+use types::{Cid, FolderId, SequenceNumber};
+
+use crate::context::{Context, block_on};
+use crate::exit::End;
+use crate::output::{Align, Out, Table, count, local_time, print_json, print_line, safe};
+
+/// List the receipts of the backup servers for the folders of this computer.
+///
+/// With a receipt, a backup server confirms that it has a snapshot. Each receipt is signed, and
+/// contains the hash of the receipt before it. The command checks all of that. It works with and
+/// without a running instance.
+///
+/// Exit code 1: a receipt is damaged, or the chain is interrupted and that was not accepted.
+#[derive(Debug, clap::Args)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "Example:\n  archivist receipts --json | packaging/verify-receipts.py"
+)]
+pub(crate) struct Receipts {
+    #[command(subcommand)]
+    action: Option<Action>,
+    /// List only the receipts for this folder, by id or name.
+    #[arg(long, value_name = "FOLDER")]
+    folder: Option<String>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Action {
+    Accept(Accept),
+}
+
+/// Accept that chains of receipts are interrupted.
+///
+/// A backup server that lost its state starts another chain, and a computer that lost its
+/// receipts has a gap. `archivist status` reports both until they are accepted. The receipts and
+/// the interruptions stay in the list.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  archivist receipts accept --folder Documents")]
+struct Accept {
+    /// Accept only the chains of this folder, by id or name.
+    #[arg(long, value_name = "FOLDER")]
+    folder: Option<String>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// A receipt, as JSON. `receipt` is the text that the backup server signed; the other fields
+/// repeat parts of it.
+#[derive(Debug, Serialize)]
+struct Row {
+    backup_server: String,
+    folder_id: FolderId,
+    folder_name: Option<String>,
+    number: u64,
+    sequence: SequenceNumber,
+    manifest_cid: Cid,
+    received_at: Timestamp,
+    arrived_at: Timestamp,
+    hash: String,
+    previous: Option<String>,
+    problem: Option<String>,
+    receipt: String,
+    signature: String,
+}
+
+impl Receipts {
+    pub(crate) fn run(&self, context: &Context) -> Result<()> {
+        if let Some(Action::Accept(accept)) = &self.action {
+            return accept.run(context);
+        }
+        let config = context.config()?;
+        let listings = self.read(context, &config)?;
+        if self.json {
+            let rows = listings.iter().flat_map(|listing| rows(&config, listing));
+            print_json(&rows.collect::<Vec<_>>())?;
+        } else {
+            print_table(&config, &listings)?;
+        }
+        let mut is_good = true;
+        for listing in &listings {
+            let (folder, server) = (name(&config, &listing.id), listing.id.backup_server);
+            for damage in &listing.damage {
+                eprintln!(
+                    "archivist: {}: backup server {server}: {}",
+                    safe(&folder),
+                    safe(&damage.to_string())
+                );
+            }
+            if listing.open > 0 {
+                eprintln!(
+                    "archivist: {}: the chain of receipts of backup server {server} is interrupted; \
+                     if that is known, run `archivist receipts accept`",
+                    safe(&folder)
+                );
+            }
+            is_good &= listing.damage.is_empty() && listing.open == 0;
+        }
+        if is_good { Ok(()) } else { Err(End::Reported.into()) }
+    }
+
+    fn read(&self, context: &Context, config: &Config) -> Result<Vec<ReceiptListing>> {
+        let data = context.paths.data_dir();
+        if !data.is_dir() {
+            bail!(
+                "{} does not exist: no instance was ever started there; \
+                 choose another one with --home",
+                data.display()
+            );
+        }
+        let wanted = self.folder.as_deref().map(|folder| ids(config, folder));
+        let is_wanted =
+            |id: &ChainId| wanted.as_ref().is_none_or(|wanted| wanted.contains(id.folder.as_str()));
+        Ok(read_receipts(data, &node::load_identity(data)?, is_wanted)?)
+    }
+}
+
+impl Accept {
+    fn run(&self, context: &Context) -> Result<()> {
+        let client = context.need_instance("`archivist receipts accept`")?;
+        let config = context.config()?;
+        let chains: Vec<ReceiptChain> = block_on(async {
+            let folders = match self.folder.as_deref() {
+                None => vec![None],
+                Some(folder) => ids(&config, folder)
+                    .into_iter()
+                    .filter(|id| id.parse::<FolderId>().is_ok())
+                    .map(Some)
+                    .collect(),
+            };
+            if folders.is_empty() {
+                bail!("no folder is called {:?}", self.folder.as_deref().unwrap_or_default());
+            }
+            let mut chains = Vec::new();
+            for folder_id in folders {
+                let body = json!({ "folder_id": folder_id });
+                chains = client.post("/receipts/accept", &body).await?;
+            }
+            Ok(chains)
+        })?;
+        if self.json {
+            return print_json(&chains);
+        }
+        print_line("the interruptions of the chains are accepted")
+    }
+}
+
+/// Returns the ids of the folders with this id or name. A folder that is no longer configured has
+/// its id only.
+fn ids(config: &Config, folder: &str) -> BTreeSet<String> {
+    let folders = config.sync.folders.iter();
+    let named = folders.filter(|one| one.display_name() == folder).map(|one| one.id.to_string());
+    named.chain([folder.to_owned()]).collect()
+}
+
+/// Returns the name of a folder, or its id if it is not configured.
+fn name(config: &Config, id: &ChainId) -> String {
+    let folder = config.sync.folders.iter().find(|folder| folder.id == id.folder);
+    folder.map_or_else(|| id.folder.to_string(), config::FolderConfig::display_name)
+}
+
+fn rows(config: &Config, listing: &ReceiptListing) -> Vec<Row> {
+    let folder = config.sync.folders.iter().find(|folder| folder.id == listing.id.folder);
+    let row = |listed: &node::ListedReceipt| {
+        let signed = &listed.stored.signed;
+        let (receipt, confirmed, encoded) =
+            (signed.receipt(), signed.confirmation(), signed.encode());
+        Row {
+            backup_server: receipt.backup_server.to_string(),
+            folder_id: confirmed.folder_id.clone(),
+            folder_name: folder.map(config::FolderConfig::display_name),
+            number: receipt.number,
+            sequence: confirmed.sequence,
+            manifest_cid: confirmed.manifest_cid,
+            received_at: confirmed.received_at,
+            arrived_at: listed.stored.arrived_at,
+            hash: signed.hash().to_string(),
+            previous: receipt.previous.map(|hash| hash.to_string()),
+            problem: listed.interruption.as_ref().map(ToString::to_string),
+            receipt: encoded.receipt,
+            signature: encoded.signature,
+        }
+    };
+    listing.receipts.iter().map(row).collect()
+}
+
+fn print_table(config: &Config, listings: &[ReceiptListing]) -> Result<()> {
+    if listings.iter().all(|listing| listing.receipts.is_empty()) {
+        eprintln!("no receipts found");
+        return Ok(());
+    }
+    let mut out = Out::new();
+    for listing in listings {
+        let receipts = count(listing.receipts.len() as u64, "receipt", "receipts");
+        let (folder, server) = (name(config, &listing.id), listing.id.backup_server);
+        out.line(format_args!("{}, backup server {server}: {receipts}", safe(&folder)))?;
+        let mut table = Table::new(&[
+            ("NUMBER", Align::Right),
+            ("SEQUENCE", Align::Right),
+            ("COMPLETE", Align::Left),
+            ("MANIFEST", Align::Left),
+            ("", Align::Left),
+        ]);
+        for listed in &listing.receipts {
+            let signed = &listed.stored.signed;
+            let confirmed = signed.confirmation();
+            table.row([
+                signed.receipt().number.to_string(),
+                confirmed.sequence.to_string(),
+                local_time(confirmed.received_at),
+                confirmed.manifest_cid.to_string(),
+                listed.interruption.as_ref().map_or(String::new(), ToString::to_string),
+            ]);
+        }
+        table.print(&mut out, "  ")?;
+    }
+    out.finish()
+}

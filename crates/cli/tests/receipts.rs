@@ -1,0 +1,149 @@
+//! The signed receipts of a backup server: listed, exported, verified by a script that knows
+//! nothing of Archivist, and continued after each side lost its part of the chain.
+
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
+
+mod common;
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use common::{Daemon, Two, eventually};
+use serde_json::Value;
+
+/// Runs the script of `packaging` on an export. Returns whether it finds the export right, and its
+/// output; `None` if there is no Python here.
+fn verify(export: &Value) -> Option<(bool, String)> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../packaging/verify-receipts.py");
+    let spawned =
+        Command::new("python3").arg(script).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+    let Ok(mut running) = spawned else {
+        eprintln!("left out: python3 is missing");
+        return None;
+    };
+    running.stdin.take().unwrap().write_all(export.to_string().as_bytes()).unwrap();
+    let output = running.wait_with_output().unwrap();
+    Some((output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned()))
+}
+
+/// Backs up another state of the folder.
+fn back_up(two: &Two, content: &str) {
+    fs::write(two.path().join("file.txt"), content).unwrap();
+    two.backed_up();
+}
+
+fn notices(a: &Daemon) -> String {
+    a.v1("/status")["notices"].to_string()
+}
+
+/// Returns the one file of a chain of receipts.
+fn chain_file(home: &Path, dir: &str) -> PathBuf {
+    let mut files: Vec<_> = fs::read_dir(home.join("data").join(dir))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    assert_eq!(files.len(), 1, "{files:?}");
+    files.remove(0)
+}
+
+#[test]
+fn the_chain_is_a_proof_without_the_program() {
+    let two = Two::new();
+    let (a, b) = (two.a.start(), two.b.start());
+    for number in 0..3 {
+        back_up(&two, &number.to_string());
+    }
+    let receipts = two.a.run_json(&["receipts", "--json"]);
+    let rows = receipts.as_array().unwrap();
+    assert!(rows.len() >= 3, "{receipts:#}");
+    let newest = rows.last().unwrap();
+    let folder = a.v1("/folders")[0].clone();
+    assert_eq!(newest["sequence"], folder["backed_up_sequence"]);
+    assert_eq!(newest["manifest_cid"], folder["manifest_cid"]);
+    assert_eq!(newest["backup_server"], two.b.peer_id());
+    assert_eq!(newest["folder_name"], "Documents");
+    assert_eq!(newest["number"].as_u64().unwrap(), rows.len() as u64);
+    assert_eq!(newest["previous"], rows[rows.len() - 2]["hash"]);
+    assert_eq!(a.v1("/receipts")[0]["newest"]["number"], newest["number"]);
+    assert_eq!(two.b.run_json(&["receipts", "--json"]), serde_json::json!([]));
+    // By name, by id, and another folder; the table; without an instance.
+    for (folder, count) in [("Documents", rows.len()), (common::FOLDER, rows.len()), ("x", 0)] {
+        let listed = two.a.run_json(&["receipts", "--folder", folder, "--json"]);
+        assert_eq!(listed.as_array().unwrap().len(), count, "{folder}");
+    }
+    let table = two.a.run(&["receipts"]);
+    let table = String::from_utf8_lossy(&table.stdout).into_owned();
+    assert!(table.contains(newest["manifest_cid"].as_str().unwrap()), "{table}");
+    assert_eq!(two.a.run(&["receipts", "accept"]).status.code(), Some(0));
+    drop((a, b));
+    assert_eq!(two.a.run_json(&["receipts", "--json"]), receipts);
+    assert_eq!(two.a.run(&["receipts", "accept"]).status.code(), Some(3));
+
+    let Some((is_right, text)) = verify(&receipts) else { return };
+    assert!(is_right && text.contains("0 problems"), "{text}");
+    // Every change of an export is found.
+    let changed = |change: fn(&mut Vec<Value>)| {
+        let mut rows = rows.clone();
+        change(&mut rows);
+        verify(&Value::Array(rows)).unwrap()
+    };
+    for (name, (is_right, text)) in [
+        ("a receipt is missing", changed(|rows| drop(rows.remove(1)))),
+        ("the first is missing", changed(|rows| drop(rows.remove(0)))),
+        ("two are exchanged", changed(|rows| rows.swap(0, 1))),
+        (
+            "the text is changed",
+            changed(|rows| {
+                let text =
+                    rows[1]["receipt"].as_str().unwrap().replace("\"sequence\":", "\"sequence\":9");
+                rows[1]["receipt"] = text.into();
+            }),
+        ),
+        (
+            "the signature is of another receipt",
+            changed(|rows| rows[1]["signature"] = rows[0]["signature"].clone()),
+        ),
+    ] {
+        assert!(!is_right && !text.contains("0 problems"), "{name}: {text}");
+    }
+}
+
+#[test]
+fn a_chain_that_either_side_lost_is_reported_until_it_is_accepted() {
+    let two = Two::new();
+    let (a, b) = (two.a.start(), two.b.start());
+    back_up(&two, "1");
+    back_up(&two, "2");
+    assert!(!notices(&a).contains("receipts"), "{}", notices(&a));
+    // B loses what it signed.
+    b.terminate();
+    fs::remove_file(chain_file(two.b.path(), "issued-receipts")).unwrap();
+    let b = two.b.start();
+    back_up(&two, "3");
+    eventually("the interruption is reported", || notices(&a).contains("is interrupted"));
+    let listed = two.a.run(&["receipts"]);
+    assert_eq!(listed.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&listed.stdout).into_owned();
+    assert!(text.contains("the chain was restarted"), "{text}");
+    assert!(two.a.run(&["receipts", "accept", "--folder", "Documents"]).status.success());
+    assert!(!notices(&a).contains("is interrupted"));
+    assert!(two.a.run(&["receipts"]).status.success());
+    // The script, which trusts nobody's acceptance, still shows it.
+    let export = two.a.run_json(&["receipts", "--json"]);
+    if let Some((is_right, text)) = verify(&export) {
+        assert!(!is_right && text.contains("does not follow"), "{text}");
+    }
+    // A loses its receipts: nothing is confirmed until B has sent the newest one again.
+    a.terminate();
+    b.terminate();
+    fs::remove_file(chain_file(two.a.path(), "receipts")).unwrap();
+    let a = two.a.start();
+    assert!(a.v1("/folders")[0]["backed_up_sequence"].is_null());
+    let _b = two.b.start();
+    two.eventually_same(&a);
+    eventually("the missing receipts are reported", || notices(&a).contains("are missing"));
+    assert!(two.a.run(&["receipts", "accept"]).status.success());
+    assert!(!notices(&a).contains("are missing"));
+}

@@ -1,0 +1,97 @@
+//! Reads the chains of receipts for the user, with every signature verified.
+//!
+//! The files are only read, so this works beside a running instance and on a disk without write
+//! access.
+
+use std::fs::File;
+use std::io::{self, BufReader};
+use std::path::Path;
+
+use net::PeerId;
+
+use super::chain_file::{
+    ChainId, ChainState, Interruption, LINE_LEN_MAX, LineContent, Lines, StoredReceipt, path_of,
+};
+use super::chains::{ChainError, find_chains};
+
+/// A receipt in a list.
+#[derive(Clone, Debug)]
+pub struct ListedReceipt {
+    /// The receipt.
+    pub stored: StoredReceipt,
+    /// The interruption of the chain at this receipt, if there is one.
+    pub interruption: Option<Interruption>,
+}
+
+/// The content of a chain.
+#[derive(Clone, Debug)]
+pub struct ReceiptListing {
+    /// The chain.
+    pub id: ChainId,
+    /// The receipts, oldest first.
+    pub receipts: Vec<ListedReceipt>,
+    /// Damaged lines, and receipts without a valid signature.
+    pub damage: Vec<Interruption>,
+    /// Number of interruptions that the user has not accepted.
+    pub open: u64,
+}
+
+/// Reads every chain below `data_dir` that `is_wanted`.
+///
+/// # Errors
+///
+/// Returns [`ChainError::Io`] if a file or directory cannot be read.
+pub fn read_receipts(
+    data_dir: &Path,
+    own: &PeerId,
+    is_wanted: impl Fn(&ChainId) -> bool,
+) -> Result<Vec<ReceiptListing>, ChainError> {
+    let dir = data_dir.join(super::DIR);
+    let list = |dir: &Path| std::fs::read_dir(dir)?.map(|entry| Ok(entry?.file_name())).collect();
+    let mut listings = Vec::new();
+    for id in find_chains(&dir, list)?.into_iter().filter(is_wanted) {
+        let path = path_of(&dir, &id);
+        let listing = read(&path, id, own).map_err(|source| ChainError::Io {
+            action: "read",
+            path,
+            source,
+        })?;
+        listings.push(listing);
+    }
+    Ok(listings)
+}
+
+fn read(path: &Path, id: ChainId, own: &PeerId) -> io::Result<ReceiptListing> {
+    let reader = BufReader::with_capacity(64 << 10, File::open(path)?);
+    let (mut state, mut receipts, mut damage) = (ChainState::default(), Vec::new(), Vec::new());
+    let (mut tail, mut tail_len) = (Vec::new(), 0);
+    for line in Lines::new(reader, &id, own) {
+        let line = line?;
+        let interruption = state.add(&line);
+        match line.content {
+            LineContent::Receipt(stored) => {
+                damage.append(&mut tail);
+                if !stored.signed.is_signed() {
+                    let number = stored.signed.receipt().number;
+                    damage.push(Interruption::Unsigned { number });
+                }
+                receipts.push(ListedReceipt { stored: *stored, interruption });
+                tail_len = 0;
+            }
+            LineContent::Accepted(_) => {
+                damage.append(&mut tail);
+                tail_len = 0;
+            }
+            LineContent::Damaged(_) => {
+                tail.extend(interruption);
+                tail_len += line.end - line.start;
+            }
+        }
+    }
+    // An interrupted write, or one that is happening.
+    if tail_len > LINE_LEN_MAX as u64 {
+        state.open += tail.len() as u64;
+        damage.append(&mut tail);
+    }
+    Ok(ReceiptListing { id, receipts, damage, open: state.open })
+}

@@ -1,0 +1,386 @@
+//! The receipts of the backup servers, on the source: checked, stored, and compared with the
+//! lists of the backup servers (docs/decisions/0012-receipts.md).
+//!
+//! * `chain_file`: the lines of a chain; `chains`: the chains on the disk.
+//! * [`Receipts`]: checks each receipt that arrives, and reports problems.
+//! * `comparison`: asks the backup servers for the snapshots that they confirmed.
+//! * `listing`: reads the chains for the user.
+//!
+//! **Invariant.** Nothing is shown as confirmed without a stored receipt whose signatures are
+//! valid.
+
+mod chain_file;
+mod chains;
+mod comparison;
+mod listing;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+
+use disk::Disk;
+use jiff::Timestamp;
+use net::PeerId;
+use parking_lot::Mutex;
+use protocols::{OnReceipt, ReceiptAnswer, SignedReceipt};
+use sync::SyncHandle;
+use tokio::sync::{Notify, watch};
+use types::{Cid, FolderId, SequenceNumber, with_causes};
+
+use self::chains::{Added, Chains};
+use self::comparison::Compared;
+
+pub use self::chain_file::{ChainId, Interruption, StoredReceipt};
+pub use self::chains::ChainError;
+pub(crate) use self::comparison::{ListSnapshots, compare_always};
+pub use self::listing::{ListedReceipt, ReceiptListing, read_receipts};
+
+/// Name of the directory of the chains, below the data directory.
+const DIR: &str = "receipts";
+
+/// The published state of a folder, as far as receipts are concerned.
+#[derive(Clone, Debug)]
+pub(crate) struct PublishedFolder {
+    pub(crate) name: String,
+    /// Sequence number of the last manifest; 0 before the first.
+    pub(crate) sequence: SequenceNumber,
+    pub(crate) manifest_cid: Option<Cid>,
+}
+
+/// The folders of this source.
+pub(crate) trait Folders: Send + Sync + 'static {
+    /// Returns the state of a watched folder.
+    fn published(&self, folder: &FolderId) -> Option<PublishedFolder>;
+
+    /// Called after [`Receipts::newest`] has changed for a folder.
+    fn receipt_changed(&self, folder: &FolderId);
+}
+
+impl Folders for SyncHandle {
+    fn published(&self, folder: &FolderId) -> Option<PublishedFolder> {
+        self.folder(folder).map(|status| PublishedFolder {
+            name: status.name.clone(),
+            sequence: status.sequence,
+            manifest_cid: status.manifest_cid,
+        })
+    }
+
+    fn receipt_changed(&self, folder: &FolderId) {
+        self.receipt_changed(folder);
+    }
+}
+
+/// A problem with receipts, for the user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReceiptProblem {
+    /// Message: the event, the folder, and the reason.
+    pub message: String,
+    /// Instruction for the user.
+    pub action: String,
+}
+
+/// The newest receipt of a chain, and its problems.
+#[derive(Clone, Debug)]
+pub struct ChainStatus {
+    /// The chain.
+    pub id: ChainId,
+    /// Display name of the folder, or its id if it is not watched.
+    pub folder_name: String,
+    /// Number of receipts.
+    pub count: u64,
+    /// The newest receipt.
+    pub newest: Option<StoredReceipt>,
+    /// The problems.
+    pub problems: Vec<ReceiptProblem>,
+}
+
+/// The receipts of this source. Clones share them.
+#[derive(Clone)]
+pub struct Receipts(Arc<Shared>);
+
+struct Shared {
+    own: PeerId,
+    chains: Chains,
+    /// Set when the source side runs. Receipts are received only after that.
+    folders: OnceLock<Box<dyn Folders>>,
+    now: fn() -> Timestamp,
+    /// The newest confirmed snapshot of each folder.
+    newest: Mutex<BTreeMap<FolderId, sync::Receipt>>,
+    /// Sequence number of the newest confirmed snapshot of each folder.
+    confirmed: watch::Sender<BTreeMap<FolderId, SequenceNumber>>,
+    /// Receipts that could not be stored, with the error.
+    not_stored: Mutex<BTreeMap<ChainId, String>>,
+    /// Results of the last comparison with each backup server.
+    compared: Mutex<BTreeMap<PeerId, Compared>>,
+    /// Notified of each new receipt.
+    arrived: Notify,
+}
+
+impl fmt::Debug for Receipts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Receipts").field("chains", &self.0.chains).finish_non_exhaustive()
+    }
+}
+
+impl Receipts {
+    /// Reads the chains below `data_dir`. A chain that cannot be read is a problem, and confirms
+    /// nothing. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`ChainError`] if the chains cannot be listed.
+    pub(crate) fn open(
+        disk: Arc<dyn Disk>,
+        data_dir: &Path,
+        own: PeerId,
+    ) -> Result<Self, ChainError> {
+        let chains = Chains::open(disk, data_dir, own)?;
+        let mut newest = BTreeMap::<FolderId, sync::Receipt>::new();
+        for report in chains.reports().into_iter().filter(|report| report.is_newest_signed) {
+            let Some(stored) = report.state.newest else { continue };
+            let receipt = shown(&stored.signed, stored.arrived_at);
+            let known = newest.entry(report.id.folder).or_insert(receipt);
+            if known.sequence < receipt.sequence {
+                *known = receipt;
+            }
+        }
+        Ok(Self(Arc::new(Shared {
+            own,
+            chains,
+            folders: OnceLock::new(),
+            now: Timestamp::now,
+            newest: Mutex::new(newest),
+            confirmed: watch::Sender::default(),
+            not_stored: Mutex::default(),
+            compared: Mutex::default(),
+            arrived: Notify::new(),
+        })))
+    }
+
+    /// Connects the receipts with the folders, whose status shows what is confirmed. Called once.
+    pub(crate) fn connect(
+        &self,
+        folders: impl Folders,
+        confirmed: BTreeMap<FolderId, SequenceNumber>,
+    ) {
+        self.0.confirmed.send_replace(confirmed);
+        // A second call has no effect.
+        let _ = self.0.folders.set(Box::new(folders));
+    }
+
+    fn published(&self, folder: &FolderId) -> Option<PublishedFolder> {
+        self.0.folders.get()?.published(folder)
+    }
+
+    /// Returns the sequence number of the newest confirmed snapshot of each folder.
+    pub(crate) fn confirmed(&self) -> watch::Receiver<BTreeMap<FolderId, SequenceNumber>> {
+        self.0.confirmed.subscribe()
+    }
+
+    /// Returns the function that handles the receipts that arrive.
+    pub(crate) fn on_receipt(&self) -> OnReceipt {
+        let receipts = self.clone();
+        Arc::new(move |peer, signed| receipts.receive(peer, &signed))
+    }
+
+    /// Checks a receipt of a peer that may send receipts, and stores it.
+    fn receive(&self, peer: PeerId, signed: &SignedReceipt) -> ReceiptAnswer {
+        let (receipt, confirmation) = (signed.receipt(), signed.confirmation());
+        let (folder, sequence) = (&confirmation.folder_id, confirmation.sequence);
+        let refused = |reason: &str| {
+            tracing::warn!(%peer, %folder, %sequence, reason, "refused a receipt");
+            ReceiptAnswer::Refused
+        };
+        if receipt.backup_server != peer {
+            return refused("another backup server signed it");
+        }
+        if receipt.source != self.0.own {
+            return refused("it is for another source");
+        }
+        if !signed.is_signed() {
+            return refused("a signature is not valid");
+        }
+        let Some(published) = self.published(folder) else {
+            return ReceiptAnswer::UnknownFolder;
+        };
+        // An earlier manifest is recognized by the signature that this source made for it.
+        if sequence > published.sequence {
+            return refused("this source has not published the manifest");
+        }
+        if sequence == published.sequence
+            && published.manifest_cid != Some(confirmation.manifest_cid)
+        {
+            return refused("this source published another manifest with this number");
+        }
+        // The sequence numbers of a source that lost its state go back.
+        let is_news = |newest: &SignedReceipt| {
+            let known = newest.confirmation();
+            known.sequence < sequence
+                || known.sequence > published.sequence
+                || (known.sequence == sequence && known.manifest_cid != confirmation.manifest_cid)
+        };
+        let id = ChainId { backup_server: peer, folder: folder.clone() };
+        let arrived_at = (self.0.now)();
+        let added = self.0.chains.add(signed, arrived_at, is_news);
+        let folder = published.name.as_str();
+        match added {
+            Ok(Added::New(interruption)) => {
+                tracing::info!(%peer, folder, %sequence, "the backup server confirmed a snapshot");
+                if let Some(interruption) = interruption {
+                    tracing::error!(%peer, folder, %interruption,
+                        "the chain of receipts is interrupted");
+                }
+                self.show(&published, signed, arrived_at);
+            }
+            Ok(Added::Newest) => self.show(&published, signed, arrived_at),
+            Ok(Added::Older) => {}
+            Ok(Added::NothingNew) => return refused("it confirms nothing new"),
+            Ok(Added::TooManyInterruptions) => {
+                tracing::error!(%peer, folder,
+                    "refused a receipt: the chain is interrupted too often; see `archivist status`");
+                return ReceiptAnswer::ChainBroken;
+            }
+            Err(error) => {
+                let error = with_causes(&error);
+                tracing::error!(%peer, folder, error, "cannot store a receipt");
+                self.0.not_stored.lock().insert(id, error);
+                return ReceiptAnswer::Failed;
+            }
+        }
+        self.0.not_stored.lock().remove(&id);
+        self.0.arrived.notify_one();
+        ReceiptAnswer::Ok
+    }
+
+    /// Makes a folder show a snapshot as confirmed, if it is newer than the one that is shown, or
+    /// the shown one is not of the current sequence numbers.
+    fn show(&self, published: &PublishedFolder, signed: &SignedReceipt, at: Timestamp) {
+        let (receipt, folder) = (shown(signed, at), &signed.confirmation().folder_id);
+        {
+            let mut newest = self.0.newest.lock();
+            let known = newest.entry(folder.clone()).or_insert(receipt);
+            if known.sequence > published.sequence || known.sequence <= receipt.sequence {
+                *known = receipt;
+            }
+        }
+        if let Some(folders) = self.0.folders.get() {
+            folders.receipt_changed(folder);
+        }
+        self.0.confirmed.send_if_modified(|all| {
+            let known = all.get(folder).copied();
+            let is_news =
+                known.is_none_or(|known| known < receipt.sequence || known > published.sequence);
+            if is_news {
+                all.insert(folder.clone(), receipt.sequence);
+            }
+            is_news
+        });
+    }
+
+    /// Accepts the interruptions of the chains of a folder, or of all, and returns their number.
+    /// Blocks for a write.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`ChainError`] if the acceptance cannot be stored.
+    pub fn accept(&self, folder: Option<&FolderId>) -> Result<u64, ChainError> {
+        self.0.chains.accept(folder, (self.0.now)())
+    }
+
+    /// Returns the state of every chain, with its problems.
+    pub fn chains(&self) -> Vec<ChainStatus> {
+        let not_stored = self.0.not_stored.lock().clone();
+        let compared = self.0.compared.lock().clone();
+        let status = |report: chains::ChainReport| {
+            let id = report.id;
+            let server = id.backup_server;
+            let published = self.published(&id.folder);
+            let is_watched = published.is_some();
+            let name = published.map_or_else(|| id.folder.to_string(), |folder| folder.name);
+            let mut problems = Vec::new();
+            let mut add = |message: String, action: &str| {
+                let message = format!("{name}: {message}");
+                problems.push(ReceiptProblem { message, action: action.to_owned() });
+            };
+            if let Some(reason) = &report.unreadable {
+                add(
+                    format!("the receipts of backup server {server} cannot be read: {reason}"),
+                    "make the file readable and restart; nothing is confirmed until then",
+                );
+            }
+            if let Some(first) = &report.state.first_open {
+                let more = match report.state.open {
+                    0 | 1 => String::new(),
+                    open => format!(" (and {} more)", open - 1),
+                };
+                add(
+                    format!(
+                        "the chain of receipts of backup server {server} is interrupted: {first}{more}"
+                    ),
+                    "the backup server or this computer lost its receipts: check with `archivist \
+                     snapshots` that the backup server has all snapshots, then run `archivist \
+                     receipts accept`",
+                );
+            }
+            if let Some(error) = not_stored.get(&id) {
+                add(
+                    format!("a receipt of backup server {server} cannot be stored: {error}"),
+                    "correct the cause; the backup server sends the receipt again",
+                );
+            }
+            if is_watched
+                && let Some(missing) =
+                    compared.get(&server).and_then(|found| found.missing.get(&id.folder))
+            {
+                add(
+                    format!("backup server {server} {missing}"),
+                    "check the backup server with `archivist snapshots` and `archivist verify`; \
+                     `archivist receipts` on this computer has the signed receipt",
+                );
+            }
+            ChainStatus {
+                id,
+                folder_name: name,
+                count: report.state.count,
+                newest: report.state.newest,
+                problems,
+            }
+        };
+        self.0.chains.reports().into_iter().map(status).collect()
+    }
+
+    /// Returns the problems of all chains and backup servers.
+    pub fn problems(&self) -> Vec<ReceiptProblem> {
+        let mut problems: Vec<_> =
+            self.chains().into_iter().flat_map(|chain| chain.problems).collect();
+        for (server, compared) in self.0.compared.lock().iter() {
+            if let Some(refusal) = &compared.refusal {
+                problems.push(ReceiptProblem {
+                    message: format!(
+                        "backup server {server} confirmed snapshots, but does not list them: \
+                         {refusal}"
+                    ),
+                    action: "check the backup server; `archivist receipts` on this computer has \
+                             the signed receipts"
+                        .to_owned(),
+                });
+            }
+        }
+        problems
+    }
+}
+
+impl sync::Confirmations for Receipts {
+    fn newest(&self, folder: &FolderId) -> Option<sync::Receipt> {
+        self.0.newest.lock().get(folder).copied()
+    }
+}
+
+/// Returns what the status of a folder shows of a receipt.
+fn shown(signed: &SignedReceipt, at: Timestamp) -> sync::Receipt {
+    let confirmation = signed.confirmation();
+    sync::Receipt { sequence: confirmation.sequence, manifest_cid: confirmation.manifest_cid, at }
+}

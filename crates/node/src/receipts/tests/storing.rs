@@ -1,0 +1,195 @@
+//! The files of the chains: crashes, failed writes, and damage.
+
+use super::*;
+
+fn powers(at: u64) -> impl Iterator<Item = Power> {
+    let fixed = [Power::Kept, Power::Dropped, Power::Torn];
+    fixed.into_iter().chain((0..8).map(move |seed| Power::Reordered(at * 8 + seed)))
+}
+
+#[test]
+fn a_crash_at_any_write_loses_no_answered_receipt() {
+    let source = Source::new(4);
+    let chain = source.chain(4);
+    let mut crashes = 0;
+    for fault in [Fault::Die, Fault::Fail(io::ErrorKind::Other)] {
+        for at in 0.. {
+            let disk = SimDisk::new();
+            disk.create_dir(Path::new(DATA)).unwrap();
+            let receipts = source.open_on(&disk);
+            disk.set_fault(disk.operations() + at, fault);
+            let first = disk.operations();
+            let mut stored = 0;
+            for signed in &chain[..3] {
+                if source.receive(&receipts, signed) != ReceiptAnswer::Ok {
+                    break;
+                }
+                stored += 1;
+            }
+            let is_done = disk.operations() <= first + at;
+            assert!(is_done == (stored == 3), "{fault:?} at {at}: {stored}");
+            if !is_done && fault != Fault::Die {
+                // The process continues: the backup server sends the receipt again.
+                assert_eq!(source.receive(&receipts, &chain[stored]), ReceiptAnswer::Ok);
+                stored += 1;
+            }
+            for power in powers(at) {
+                let disk = disk.crash(power);
+                let receipts = source.open_on(&disk);
+                assert_eq!(problems(&receipts), "", "{fault:?} at {at}, {power:?}");
+                let found = confirmed(&receipts).unwrap_or(0);
+                let is_right = found == stored as u64 || found == stored as u64 + 1;
+                assert!(is_right, "{fault:?} at {at}, {power:?}: {found} of {stored}");
+                // Everything that is sent again is stored, and the chain continues.
+                for signed in &chain[stored..] {
+                    assert_eq!(source.receive(&receipts, signed), ReceiptAnswer::Ok);
+                }
+                assert_eq!(problems(&receipts), "", "{fault:?} at {at}, {power:?}");
+                let receipts = source.open_on(&disk.crash(Power::Dropped));
+                assert_eq!(receipts.chains()[0].count, 4, "{fault:?} at {at}, {power:?}");
+                assert_eq!((confirmed(&receipts), problems(&receipts).as_str()), (Some(4), ""));
+                crashes += 1;
+            }
+            if is_done {
+                break;
+            }
+        }
+    }
+    assert!(crashes > 100, "{crashes}");
+}
+
+#[test]
+fn after_a_failed_sync_the_page_cache_is_not_believed() {
+    let source = Source::new(1);
+    let chain = source.chain(1);
+    let receipts = source.open();
+    // Syncs that do nothing, like the one after a failed one.
+    source.disk.ignore_syncs(true, false);
+    assert_eq!(source.receive(&receipts, &chain[0]), ReceiptAnswer::Ok);
+    // A process that starts then finds the receipt in the page cache only.
+    source.disk.ignore_syncs(false, false);
+    let disk = source.disk.crash(Power::Kept);
+    let receipts = source.open_on(&disk);
+    let first = disk.operations();
+    assert_eq!(source.receive(&receipts, &chain[0]), ReceiptAnswer::Ok);
+    assert!(disk.operations() > first + 1, "the line is written and synced again");
+    assert_eq!(confirmed(&source.open_on(&disk.crash(Power::Dropped))), Some(1));
+}
+
+#[test]
+fn damage_is_reported_and_never_overwritten() {
+    let source = Source::new(6);
+    let chain = source.chain(6);
+    let receipts = source.open();
+    for signed in &chain[..5] {
+        assert_eq!(source.receive(&receipts, signed), ReceiptAnswer::Ok);
+    }
+    drop(receipts);
+    let good = source.content(&source.disk);
+    let lines: Vec<&[u8]> = good.split_inclusive(|byte| *byte == b'\n').collect();
+    let without = |line: usize| [&lines[..line], &lines[line + 1..]].concat().concat();
+    let flipped = |at: usize| {
+        let mut bytes = good.clone();
+        bytes[at] ^= 1;
+        bytes
+    };
+    let start = |line: usize| lines[..line].iter().map(|line| line.len()).sum::<usize>();
+    for (damaged, text) in [
+        (flipped(start(2)), "line 3 is damaged"),
+        (flipped(start(1) - 1), "line 1 is damaged"),
+        (without(0), "the receipts before receipt 2 are missing"),
+        (without(2), "receipt 4 does not continue receipt 2"),
+        (vec![0; 100_000], "line 1 is damaged"),
+        ([&good[..], &[b'x'; 20_000]].concat(), "line 6 is damaged"),
+        ([&good[..], lines[1]].concat(), "receipt 2 comes after receipt 5"),
+    ] {
+        source.disk.damage(&source.path(), |bytes| bytes.clone_from(&damaged));
+        let receipts = source.open();
+        assert!(problems(&receipts).contains(text), "{text}: {}", problems(&receipts));
+        // The next receipt is appended; nothing is removed.
+        let answer = source.receive(&receipts, &chain[5]);
+        assert_eq!(answer, ReceiptAnswer::Ok, "{text}");
+        let after = source.content(&source.disk);
+        assert_eq!(after[..damaged.len()], damaged, "{text}");
+        let receipts = source.open();
+        assert!(problems(&receipts).contains(text), "{text}: {}", problems(&receipts));
+        assert_eq!(confirmed(&receipts), Some(6), "{text}");
+        assert!(receipts.accept(None).unwrap() > 0);
+        assert_eq!(problems(&source.open()), "", "{text}");
+    }
+}
+
+#[test]
+fn an_incomplete_last_line_is_set_aside_and_sent_again() {
+    let source = Source::new(2);
+    let chain = source.chain(2);
+    let receipts = source.open();
+    for signed in &chain {
+        assert_eq!(source.receive(&receipts, signed), ReceiptAnswer::Ok);
+    }
+    let good = source.content(&source.disk);
+    let second = good.iter().position(|byte| *byte == b'\n').unwrap() + 1;
+    for cut in [second + 1, second + 100, good.len() - 1] {
+        let tail = good[second..cut].to_vec();
+        source.disk.damage(&source.path(), |bytes| *bytes = good[..cut].to_vec());
+        let receipts = source.open();
+        assert_eq!((confirmed(&receipts), problems(&receipts).as_str()), (Some(1), ""));
+        assert_eq!(source.receive(&receipts, &chain[1]), ReceiptAnswer::Ok);
+        assert_eq!(source.open().chains()[0].count, 2);
+        let aside: Vec<_> =
+            source.disk.files().into_iter().filter(|path| *path != source.path()).collect();
+        let [aside] = &aside[..] else { panic!("{aside:?}") };
+        assert!(aside.to_string_lossy().ends_with("docs.jsonl.damaged-1"), "{aside:?}");
+        assert_eq!(disk::read_file(&source.disk, aside, 1 << 20).unwrap(), tail);
+        source.disk.lose(aside);
+    }
+}
+
+#[test]
+fn a_signature_that_is_damaged_confirms_nothing_until_the_receipt_arrives_again() {
+    let source = Source::new(1);
+    let signed = source.sign(1, None);
+    assert_eq!(source.receive(&source.open(), &signed), ReceiptAnswer::Ok);
+    let other = source.sign(1, Some(&signed)).encode().signature;
+    let content = String::from_utf8(source.content(&source.disk)).unwrap();
+    let damaged = content.replace(&signed.encode().signature, &other);
+    assert_ne!(content, damaged);
+    source.disk.damage(&source.path(), |bytes| *bytes = damaged.into_bytes());
+    let receipts = source.open();
+    assert_eq!(confirmed(&receipts), None);
+    assert!(problems(&receipts).contains("signature of receipt 1"), "{}", problems(&receipts));
+    assert_eq!(source.receive(&receipts, &signed), ReceiptAnswer::Ok);
+    let receipts = source.open();
+    assert_eq!((confirmed(&receipts), problems(&receipts).as_str()), (Some(1), ""));
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_kept_and_read_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = Source::new(2);
+    let chain = source.chain(2);
+    let own = source.key.public().to_peer_id();
+    let open = || {
+        let receipts = Receipts::open(Arc::new(disk::RealDisk), dir.path(), own).unwrap();
+        receipts.connect(source.folders.clone(), BTreeMap::new());
+        receipts
+    };
+    assert_eq!(source.receive(&open(), &chain[0]), ReceiptAnswer::Ok);
+    let path = dir.path().join(DIR).join(format!("{}.docs.jsonl", source.peer()));
+    let content = std::fs::read(&path).unwrap();
+    // A directory in its place cannot be opened as a file, not even by root.
+    std::fs::rename(&path, dir.path().join("away")).unwrap();
+    std::fs::create_dir(&path).unwrap();
+    let receipts = open();
+    assert_eq!(confirmed(&receipts), None);
+    assert!(problems(&receipts).contains("cannot be read"), "{}", problems(&receipts));
+    assert_eq!(source.receive(&receipts, &chain[1]), ReceiptAnswer::Failed);
+    std::fs::remove_dir(&path).unwrap();
+    std::fs::rename(dir.path().join("away"), &path).unwrap();
+    assert_eq!(std::fs::read(&path).unwrap(), content);
+    assert_eq!(source.receive(&receipts, &chain[1]), ReceiptAnswer::Ok);
+    assert_eq!((confirmed(&receipts), problems(&receipts).as_str()), (Some(2), ""));
+    let listed = read_receipts(dir.path(), &own, |_| true).unwrap();
+    assert_eq!((listed.len(), listed[0].receipts.len(), listed[0].open), (1, 2, 0));
+    assert_eq!(read_receipts(dir.path(), &own, |_| false).unwrap().len(), 0);
+}
