@@ -110,6 +110,19 @@ impl DiskFile for SimFile {
         }
     }
 
+    fn drop_cache(&self, len: u64) {
+        let mut state = self.disk.state.lock();
+        let inode = &mut state.inodes[self.inode];
+        let mut on_disk = inode.durable.clone();
+        for change in &inode.pending {
+            change.apply(&mut on_disk);
+        }
+        // The length stays in memory; bytes that were never written read as zeros.
+        on_disk.resize(inode.current.len(), 0);
+        let end = on_disk.len().min(usize::try_from(len).unwrap_or(usize::MAX));
+        inode.current[..end].copy_from_slice(&on_disk[..end]);
+    }
+
     fn len(&self) -> io::Result<u64> {
         self.read_step(Op::Len)?;
         let state = self.disk.state.lock();

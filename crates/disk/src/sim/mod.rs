@@ -7,8 +7,8 @@
 //! number N and fail, or cut the power, at the Nth operation. Operations that read
 //! fail by a [`FaultRule`], which also chooses by path.
 //!
-//! After a failed sync, reads still return the bytes that never reached the disk, as
-//! from the page cache of a system, until a power cut.
+//! The page cache is part of the model: after a failed sync, reads still return the
+//! bytes that never reached the disk, until [`DiskFile::drop_cache`] or a power cut.
 
 mod faults;
 mod file;

@@ -128,3 +128,16 @@ fn a_rule_fails_changes_too_and_knows_a_file_by_its_present_name() {
     disk.create(Path::new("/d/h")).unwrap();
     assert_eq!(content(&disk.crash(Power::Kept), "/d/g").unwrap(), b"12345");
 }
+
+#[test]
+fn reads_return_what_a_failed_sync_did_not_write_until_the_cache_is_dropped() {
+    let (disk, file) = disk_with(b"one");
+    file.sync().unwrap();
+    file.write_at(&[b"two"], 3).unwrap();
+    disk.add_fault(FaultRule::new(Op::Sync, EIO).times(1));
+    assert!(file.sync().is_err());
+    file.write_at(&[b"3"], 6).unwrap();
+    assert_eq!(content(&disk, "/d/f").unwrap(), b"onetwo3");
+    file.drop_cache(u64::MAX);
+    assert_eq!(content(&disk, "/d/f").unwrap(), b"one\0\0\x003", "written later, and kept");
+}
