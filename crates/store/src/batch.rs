@@ -6,6 +6,7 @@ use types::EncodedBlock;
 
 use crate::block_store::{BlockWrite, Roots, WriteEpoch};
 use crate::error::StoreError;
+use crate::file_reader::is_complete;
 use crate::pins::Pin;
 use crate::root_log::Root;
 
@@ -15,6 +16,8 @@ use crate::root_log::Root;
 pub struct Batch {
     store: Arc<dyn BlockWrite>,
     epoch: WriteEpoch,
+    /// Loss counter of the store when the batch started.
+    losses: u64,
     pin: Pin,
 }
 
@@ -22,8 +25,9 @@ impl Batch {
     /// Starts a unit of work.
     pub fn new(store: Arc<dyn BlockWrite>) -> Self {
         let epoch = store.write_epoch();
+        let losses = store.loss_counter();
         let pin = store.pin();
-        Self { store, epoch, pin }
+        Self { store, epoch, losses, pin }
     }
 
     /// Pins blocks, then stores them.
@@ -59,13 +63,22 @@ impl Batch {
     ///
     /// # Errors
     ///
-    /// Same as [`Roots::set_root`].
+    /// Same as [`Roots::set_root`], and [`StoreError::LostWrites`] if the store has lost
+    /// a block since the batch started, which may be one that the root needs: a block
+    /// that the batch found present, or has put.
     pub fn commit_root(
         self,
         roots: &(impl Roots + ?Sized),
         name: &str,
         root: Root,
     ) -> Result<(), StoreError> {
+        // Blocks below a partial root may be missing, so it is not known which were
+        // lost.
+        if self.store.loss_counter() != self.losses
+            && (root.partial || !is_complete(&*self.store, root.cid)?)
+        {
+            return Err(StoreError::LostWrites);
+        }
         roots.set_root(name, root, self.epoch)
     }
 }

@@ -67,9 +67,9 @@ pub enum StoreError {
     /// A block that is referred to is absent.
     #[error("block {0} is missing")]
     Missing(Cid),
-    /// A sync failed, so the blocks written since the batch started may not be
-    /// on the disk. The batch must be repeated.
-    #[error("a sync of the disk failed; the blocks written before it must be written again")]
+    /// A sync failed, or blocks were found damaged, so that blocks that the batch has
+    /// written or found may not be on the disk. The batch must be repeated.
+    #[error("the disk lost blocks while this was stored; it must be stored again")]
     LostWrites,
     /// The bytes of a block do not match its name, or are too long.
     #[error(transparent)]
