@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, MutexGuard, RwLock};
 use types::Hash;
 
 use crate::error::{IoContext, StoreError};
@@ -294,16 +294,72 @@ impl HashIndex {
         Ok(run)
     }
 
-    /// Drops all entries. The files of the runs are removed at the next start,
-    /// when the catalog no longer names them.
-    pub(crate) fn clear(&self) {
-        let _writing = self.writing.lock();
-        *self.state.write() = State::default();
+    /// Builds a new index beside the present one, which serves all lookups meanwhile.
+    /// `fill` adds the entries, in the order in which they were inserted. Nothing may
+    /// be inserted until the result was swapped in or dropped.
+    pub(crate) fn rebuild(
+        &self,
+        fill: impl FnOnce(
+            &mut dyn FnMut(Hash, Value) -> Result<(), StoreError>,
+        ) -> Result<(), StoreError>,
+    ) -> Result<RebuiltIndex<'_>, StoreError> {
+        let mut writing = self.writing.lock();
+        let (mut runs, mut head, mut count) = (Vec::new(), Head::default(), 0);
+        let mut add = |hash, value| {
+            head.entry(hash).or_default().insert(0, value);
+            count += 1;
+            if count >= HEAD_ENTRIES {
+                count = 0;
+                self.write_out(&mut writing, &std::mem::take(&mut head), &mut runs, |_| true)?;
+            }
+            Ok(())
+        };
+        let written = fill(&mut add)
+            .and_then(|()| self.write_out(&mut writing, &head, &mut runs, |_| true))
+            .and_then(|()| self.disk.sync_dir(&self.dir).context("sync", &self.dir));
+        let rebuilt = RebuiltIndex { index: self, writing, runs };
+        written.map(|()| rebuilt)
     }
 
     /// Returns the directory of the runs.
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
+    }
+}
+
+/// A new index that is complete and not in use yet; see [`HashIndex::rebuild`]. Its
+/// files are removed if it is dropped.
+#[derive(Debug)]
+pub(crate) struct RebuiltIndex<'a> {
+    index: &'a HashIndex,
+    writing: MutexGuard<'a, Writing>,
+    runs: Vec<Arc<Run>>,
+}
+
+impl RebuiltIndex<'_> {
+    /// Returns the ids of the runs, oldest first.
+    pub(crate) fn run_ids(&self) -> Vec<u64> {
+        self.runs.iter().map(|run| run.id).collect()
+    }
+
+    /// Replaces the index.
+    pub(crate) fn swap_in(mut self) {
+        let runs = std::mem::take(&mut self.runs);
+        let old =
+            std::mem::replace(&mut *self.index.state.write(), State { runs, ..State::default() });
+        self.writing.written.extend(old.runs);
+    }
+}
+
+impl Drop for RebuiltIndex<'_> {
+    fn drop(&mut self) {
+        let state = self.index.state.read();
+        for run in self.writing.written.drain(..) {
+            if !state.runs.iter().any(|kept| kept.id == run.id) {
+                // Best effort: the next start removes the rest.
+                let _ = self.index.disk.remove(run.path());
+            }
+        }
     }
 }
 
@@ -402,6 +458,42 @@ mod tests {
         assert_eq!(get(&index, 5), [2005, 1005]);
         assert_eq!(get(&index, 5000), [5000]);
         assert_eq!((index.len(), disk.files().len()), (2001, 1));
+    }
+
+    #[test]
+    fn a_rebuilt_index_replaces_the_old_one_and_a_dropped_one_leaves_nothing() {
+        let disk = SimDisk::new();
+        let index = open(&disk, &[]);
+        index.insert((0..1000).map(|n| (hash(n), value(n))), || ());
+        flush(&index);
+        index.insert([(hash(1000), value(1000))], || ());
+        fn fill(index: &HashIndex) -> Result<RebuiltIndex<'_>, StoreError> {
+            index.rebuild(|add| {
+                (0..70_000).try_for_each(|n| {
+                    // Lookups meanwhile find the old entries.
+                    assert!(n % 10_000 > 0 || get(index, 7) == [7]);
+                    add(hash(n % 40_000), value(n))
+                })
+            })
+        }
+        drop(fill(&index).unwrap());
+        assert_eq!((get(&index, 1000), get(&index, 1001)), (vec![1000], vec![]));
+        assert_eq!((index.len(), disk.files().len()), (1001, 1));
+        // A failure at any step leaves the old index, and no file.
+        for at in 0.. {
+            disk.set_fault(disk.operations() + at, Fault::Fail(std::io::ErrorKind::StorageFull));
+            let Err(_) = fill(&index) else { break };
+            disk.clear_fault();
+            assert_eq!((index.len(), disk.files().len()), (1001, 1), "failed at {at}");
+        }
+        disk.clear_fault();
+        let rebuilt = fill(&index).unwrap();
+        let runs = rebuilt.run_ids();
+        rebuilt.swap_in();
+        for index in [&index, &open(&disk, &runs)] {
+            assert_eq!((get(index, 39_999), get(index, 1)), (vec![39_999], vec![40_001, 1]));
+            assert_eq!((index.len(), disk.files().len()), (70_000, runs.len()));
+        }
     }
 
     #[test]

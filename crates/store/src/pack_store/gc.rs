@@ -12,7 +12,6 @@
 //! If a block has two copies, one of them is dead. It is removed only after the
 //! other copy was read and found to be good.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::Inner;
@@ -339,37 +338,49 @@ impl Inner {
         // thread syncs them now, or has failed to, the commit waits for it and
         // reports the failure.
         self.commit(epoch)?;
-        for marks in &*moved {
-            let pack = &marks.pack;
-            self.packs.forget(pack.number());
+        let mut gone = Vec::new();
+        for marks in moved.drain(..) {
             let live = (0..marks.records).filter(|record| marks.is_live(*record)).count() as u64;
             report.deleted_blocks += u64::from(marks.records) - live;
-            report.freed_bytes += pack.state.lock().file_len;
-            self.retire(pack)?;
+            report.freed_bytes += marks.pack.state.lock().file_len;
+            gone.push(marks.pack.clone());
         }
-        let gone: Vec<_> = moved.drain(..).map(|marks| marks.pack.path.clone()).collect();
-        self.remove_files(&gone)
+        self.remove_packs(&gone)
     }
 
-    /// Removes the files of packs that are retired and no longer in the list.
-    pub(super) fn remove_files(&self, gone: &[PathBuf]) -> Result<(), StoreError> {
-        // The catalog is written before the files are removed: a pack in the
-        // catalog without a file would be reported as lost.
-        match self.flush_index() {
+    /// Removes packs whose live records are durable elsewhere, with their files.
+    pub(super) fn remove_packs(&self, gone: &[Arc<Pack>]) -> Result<(), StoreError> {
+        for pack in gone {
+            self.packs.forget(pack.number());
+        }
+        // The catalog is written before the packs are emptied: an empty pack with
+        // records in the catalog would be reported as damaged, and one without a file
+        // as lost. On a full disk, emptying them makes the space for the catalog.
+        let mut flushed = self.flush_index();
+        if !matches!(flushed, Ok(()) | Err(StoreError::Full { .. })) {
+            return flushed;
+        }
+        for pack in gone {
+            self.retire(pack)?;
+        }
+        if flushed.is_err() {
+            flushed = self.flush_index();
+        }
+        match flushed {
             Ok(()) => {}
             // The files stay, and are removed when the store is opened again.
             Err(StoreError::Full { .. }) => return Ok(()),
             Err(error) => return Err(error),
         }
-        for path in gone {
-            self.disk.remove(path).context("remove", path)?;
+        for pack in gone {
+            self.disk.remove(&pack.path).context("remove", &pack.path)?;
         }
         self.quarantine.retain(|(pack, _)| self.packs.get(pack).is_some());
         self.disk.sync_dir(self.packs.dir()).context("sync", self.packs.dir())
     }
 
     /// Empties the file of a pack in place, which needs no space.
-    pub(super) fn retire(&self, pack: &Pack) -> Result<(), StoreError> {
+    fn retire(&self, pack: &Pack) -> Result<(), StoreError> {
         let file = self.disk.open(&pack.path).context("open", &pack.path)?;
         file.write_at(&[&RETIRED_MAGIC], 0).context("write", &pack.path)?;
         file.sync().context("sync", &pack.path)?;

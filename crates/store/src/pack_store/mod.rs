@@ -430,6 +430,10 @@ impl Inner {
     }
 
     fn write_catalog(&self, mut catalog: Catalog, runs: &[u64]) -> Result<(), StoreError> {
+        // The catalog names only durable records. If they are missing at a start, they
+        // were lost, and not just not written yet.
+        let failed_syncs = self.failed_syncs.load(Ordering::SeqCst);
+        self.commit(WriteEpoch { failed_syncs, first_pack: 0 })?;
         catalog.runs = runs.to_vec();
         catalog.write(&*self.disk, self.index.dir())
     }

@@ -1,6 +1,7 @@
 //! Opens a store, and repairs the traces of a crash or of damage.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -18,7 +19,7 @@ use super::removed_roots::RemovedRoots;
 use super::reserve_file::ReserveFile;
 use super::write::Writer;
 use super::{Commits, Inner, StoreOptions, Upkeep};
-use crate::error::{IoContext, StoreError};
+use crate::error::{IoContext, StoreError, is_full};
 use crate::hash_index::HashIndex;
 use crate::pack::{
     HEADER_BYTES, HEADER_LEN, HeaderError, PackHeader, PackKind, read_footer, read_trailer, walk,
@@ -33,6 +34,8 @@ use disk::{AtomicWrite, Disk, DiskFile, FileError, read_file, write_atomic};
 const PACKS_ON_DISK: u64 = 32;
 /// Minimum length of a full pack in bytes, on a tiny disk.
 const PACK_LEN_SMALL: u64 = 1 << 20;
+/// Number of bytes that are written again at a time.
+const WRITE_AGAIN_LEN: usize = 1 << 20;
 
 const FORMAT: &str = "archivist store 1\n";
 
@@ -126,7 +129,7 @@ impl Inner {
                 packs.insert(Arc::new(pack));
             }
         }
-        make_durable(&*disk, &packs)?;
+        make_names_durable(&*disk, &packs)?;
         for pack in known.values().filter(|pack| !opened.contains(&pack.number)) {
             report.lost_packs.push(PathBuf::from(format!("pack {:08x}", pack.number)));
         }
@@ -248,15 +251,40 @@ impl Inner {
         if self.rebuilds.load(Ordering::SeqCst) != seen {
             return Ok(());
         }
-        for pack in self.packs.all() {
-            pack.indexed.store(0, Ordering::SeqCst);
+        // The old index serves lookups until the new one is complete: no block is
+        // missing meanwhile, and none if the rebuild fails.
+        let mut indexed = Vec::new();
+        let rebuilt = self.index.rebuild(|add| {
+            for pack in self.packs.all() {
+                let records = pack.records().min(pack.usable_records.load(Ordering::SeqCst));
+                let entries = match self.packs.entries(&pack) {
+                    Ok(entries) => entries,
+                    // A collection has removed the pack, or its file has vanished.
+                    Err(StoreError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
+                        self.lose_pack(&pack);
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                };
+                for (entry, record) in entries.iter().zip(0..records) {
+                    add(entry.hash, encode_place(pack.number(), record, entry))?;
+                }
+                indexed.push((pack, records));
+            }
+            Ok(())
+        })?;
+        let mut catalog = self.catalog_of_packs();
+        let by_number: HashMap<_, _> =
+            indexed.iter().map(|(pack, records)| (pack.number(), *records)).collect();
+        for known in &mut catalog.packs {
+            known.indexed = by_number.get(&known.number).copied().unwrap_or(0);
         }
+        self.write_catalog(catalog, &rebuilt.run_ids())?;
         // Unreadable records of a pack do not come back.
-        self.count_loss(|| self.index.clear());
-        for pack in self.packs.all() {
-            self.index_pack(&pack)?;
+        self.count_loss(|| rebuilt.swap_in());
+        for (pack, records) in indexed {
+            pack.indexed.store(records, Ordering::SeqCst);
         }
-        self.flush_index()?;
         self.rebuilds.fetch_add(1, Ordering::SeqCst);
         Ok(())
     }
@@ -267,7 +295,7 @@ fn lock(disk: &dyn Disk, layout: &Layout) -> Result<Box<dyn DiskFile>, StoreErro
     let file = match disk.open(&path) {
         Ok(file) => file,
         Err(_) => match disk.create(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => disk.open(&path),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => disk.open(&path),
             result => result,
         }
         .context("create", &path)?,
@@ -292,7 +320,7 @@ fn check_format(disk: &dyn Disk, layout: &Layout) -> Result<(), StoreError> {
                 ),
             })
         }
-        Err(FileError::Io { source, .. }) if source.kind() != std::io::ErrorKind::NotFound => {
+        Err(FileError::Io { source, .. }) if source.kind() != ErrorKind::NotFound => {
             Err(StoreError::io("read", &path, source))
         }
         // Missing or torn: each pack has its version, too.
@@ -305,14 +333,10 @@ fn check_format(disk: &dyn Disk, layout: &Layout) -> Result<(), StoreError> {
     }
 }
 
-/// Makes the packs durable: a process that died may not have synced them, and from
-/// now on the store relies on them.
-fn make_durable(disk: &dyn Disk, packs: &Packs) -> Result<(), StoreError> {
+/// Makes the names of the packs durable: a process that died may not have synced them,
+/// and from now on the store relies on them. [`open_pack`] has done so for the records.
+fn make_names_durable(disk: &dyn Disk, packs: &Packs) -> Result<(), StoreError> {
     for pack in packs.all() {
-        // A footer is written only after its records are durable.
-        if !pack.is_sealed() {
-            packs.file(&pack)?.sync().context("sync", &pack.path)?;
-        }
         let mut state = pack.state.lock();
         state.synced_records = state.records;
         pack.is_named.store(true, Ordering::SeqCst);
@@ -344,7 +368,15 @@ fn open_pack(
         }
         Err(HeaderError::Damaged) => None,
         Err(HeaderError::Retired) => {
-            // A garbage collection emptied the pack and did not remove it.
+            // A garbage collection emptied the pack and did not remove it. It writes the
+            // catalog first, unless the disk is full.
+            if known.is_some_and(|known| known.indexed > 0) {
+                report.damage.push(format!(
+                    "{}: the pack was emptied by a garbage collection that was interrupted; \
+                     `archivist verify` shows whether all blocks are present",
+                    path.display()
+                ));
+            }
             disk.remove(path).context("remove", path)?;
             return Ok(None);
         }
@@ -360,10 +392,23 @@ fn open_pack(
         }
     }
     if len <= HEADER_LEN {
-        // Its writer died before its first record was written.
-        disk.remove(path).context("remove", path)?;
+        match known.filter(|known| known.indexed > 0) {
+            // The process that wrote the pack died before its first record was written.
+            None => disk.remove(path).context("remove", path)?,
+            Some(known) => {
+                let aside = path.with_extension("pack.damaged");
+                report.damage.push(format!(
+                    "{}: the file was cut to {len} bytes, and {} blocks are lost; it is now {}",
+                    path.display(),
+                    known.indexed,
+                    aside.display()
+                ));
+                disk.rename(path, &aside).context("rename", path)?;
+            }
+        }
         return Ok(None);
     }
+    write_again(&*file, len).context("write", path)?;
     let found = walk(&*file).context("read", path)?;
     report.walked_packs += 1;
     for gap in &found.gaps {
@@ -380,6 +425,7 @@ fn open_pack(
             report.damage.push(format!("{}: the header was damaged", path.display()));
             let header = PackHeader { kind, number, uuid: rand::random() };
             file.write_at(&[&header.encode()], 0).context("write", path)?;
+            file.sync().context("sync", path)?;
             header
         }
     };
@@ -388,6 +434,35 @@ fn open_pack(
         report.damage.push(format!("{}: some records are lost", path.display()));
     }
     Ok(Some(existing_pack(path, header, records, found.end, len, Some(found.entries))))
+}
+
+/// Writes the bytes of a pack without a footer again, and syncs them. They may come from
+/// the page cache and not be on the disk: the process that wrote them may have died
+/// before it synced them, and after a failed sync Linux regards them as written.
+fn write_again(file: &dyn DiskFile, len: u64) -> io::Result<()> {
+    let mut at = 0;
+    let written = loop {
+        let bytes = file.read_vec_at(WRITE_AGAIN_LEN, at)?;
+        if let Err(error) = file.write_at(&[&bytes], at) {
+            break Err(error);
+        }
+        at += bytes.len() as u64;
+        if at >= len || bytes.is_empty() {
+            break file.sync();
+        }
+    };
+    match written {
+        // On a file system that copies on write, this needs space. The bytes that are
+        // not written yet are, and the others are read from the disk.
+        Err(error) if is_full(&error) => match file.sync() {
+            Err(error) if !is_full(&error) => Err(error),
+            _ => {
+                file.drop_cache(u64::MAX);
+                Ok(())
+            }
+        },
+        result => result,
+    }
 }
 
 fn existing_pack(
@@ -409,6 +484,7 @@ fn existing_pack(
             has_failed: false,
             entries,
             file_len,
+            unsynced_file: None,
         }),
         usable_records: AtomicU32::new(u32::MAX),
         indexed: AtomicU32::new(0),

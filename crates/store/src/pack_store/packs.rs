@@ -52,6 +52,20 @@ pub(super) struct PackState {
     pub(super) entries: Option<Vec<Entry>>,
     /// Length of the file in bytes.
     pub(super) file_len: u64,
+    /// The file, open while it has unsynced records. If it were closed, an error of
+    /// background writing could be forgotten, and the sync could fail because the
+    /// process has no descriptor left.
+    pub(super) unsynced_file: Option<Arc<dyn DiskFile>>,
+}
+
+impl PackState {
+    /// Records that the first `records` records are durable.
+    pub(super) fn set_synced(&mut self, records: u32) {
+        self.synced_records = records;
+        if records == self.records {
+            self.unsynced_file = None;
+        }
+    }
 }
 
 /// Returns the name of the file of a pack.
@@ -100,7 +114,10 @@ impl Pack {
         CatalogPack {
             number: self.header.number,
             uuid: self.header.uuid,
-            indexed: self.indexed.load(Ordering::SeqCst),
+            indexed: self
+                .indexed
+                .load(Ordering::SeqCst)
+                .min(self.usable_records.load(Ordering::SeqCst)),
         }
     }
 }
@@ -204,6 +221,7 @@ impl Packs {
                 has_failed: false,
                 entries: Some(Vec::new()),
                 file_len: crate::pack::HEADER_LEN,
+                unsynced_file: None,
             }),
             usable_records: AtomicU32::new(u32::MAX),
             indexed: AtomicU32::new(0),

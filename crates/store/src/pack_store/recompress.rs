@@ -268,9 +268,7 @@ impl Inner {
         }
         let before = pack.state.lock().file_len;
         let after: u64 = new_packs.iter().map(|pack| pack.state.lock().file_len).sum();
-        self.packs.forget(pack.number());
-        self.retire(pack)?;
-        self.remove_files(std::slice::from_ref(&pack.path))?;
+        self.remove_packs(std::slice::from_ref(pack))?;
         for new_pack in &new_packs {
             self.recompress_skiplist.add(new_pack);
         }
@@ -336,10 +334,7 @@ impl Inner {
                 self.packs.forget(pack.number());
             }
         }
-        for pack in new_packs {
-            self.retire(pack)?;
-        }
-        self.remove_files(&new_packs.iter().map(|pack| pack.path.clone()).collect::<Vec<_>>())
+        self.remove_packs(new_packs)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Appends blocks to packs, syncs packs and seals them.
 
 use std::collections::HashSet;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -145,7 +146,7 @@ impl Inner {
             let count = self.how_many_fit(end, records, rest);
             match self.append_to(&pack, &rest[..count]) {
                 Ok(true) => rest = &rest[count..],
-                // A sync of the pack has failed: use another pack.
+                // Use another pack.
                 Ok(false) => writer.pack = None,
                 Err(error) => {
                     // A full disk may have space again later. After any other error
@@ -190,8 +191,8 @@ impl Inner {
         count.max(1)
     }
 
-    /// Writes records after the last one. Returns `Ok(false)` if the pack has failed,
-    /// so that the records must not be used.
+    /// Writes records after the last one. Returns `Ok(false)` if the pack has failed or
+    /// vanished, so that the records must not be used.
     #[expect(clippy::cast_possible_truncation, reason = "packs are far below 4 GiB")]
     fn append_to<R: ToRecord>(&self, pack: &Arc<Pack>, blocks: &[&R]) -> Result<bool, StoreError> {
         let _not_rebuilding = self.indexing.read();
@@ -206,7 +207,13 @@ impl Inner {
             end = entry.end();
             entries.push(entry);
         }
-        let file = self.packs.file(pack)?;
+        let file = match self.packs.file(pack) {
+            Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                self.lose_pack(pack);
+                return Ok(false);
+            }
+            file => file?,
+        };
         file.write_at(&parts, start).context("write", &pack.path)?;
         let (first, records) = {
             let mut state = pack.state.lock();
@@ -220,22 +227,28 @@ impl Inner {
             }
             state.end = end;
             state.records += entries.len() as u32;
+            state.unsynced_file = Some(file);
             self.packs.set_file_len(&mut state, end);
             (first, state.records)
         };
-        {
-            let mut dirty = self.dirty.lock();
-            if !dirty.iter().any(|other| Arc::ptr_eq(other, pack)) {
-                dirty.push(pack.clone());
-            }
-        }
+        self.add_dirty(pack.clone());
+        // Counted before the blocks are visible: whoever finds one of them and commits
+        // waits for the sync of this pack.
+        self.appended.fetch_add(1, Ordering::SeqCst);
         let places = entries
             .iter()
             .zip(first..)
             .map(|(entry, record)| (entry.hash, encode_place(pack.number(), record, entry)));
         self.index.insert(places, || pack.indexed.store(records, Ordering::SeqCst));
-        self.appended.fetch_add(1, Ordering::SeqCst);
         Ok(true)
+    }
+
+    /// Adds a pack to those that the next commit syncs.
+    fn add_dirty(&self, pack: Arc<Pack>) {
+        let mut dirty = self.dirty.lock();
+        if !dirty.iter().any(|other| Arc::ptr_eq(other, &pack)) {
+            dirty.push(pack);
+        }
     }
 
     /// Makes all appended blocks durable; see [`crate::BlockWrite::commit`]. The
@@ -274,9 +287,13 @@ impl Inner {
         for pack in dirty {
             if result.is_ok() {
                 result = self.sync_pack(&pack);
-            } else {
-                self.dirty.lock().push(pack);
+                // After a failed sync, the records are not used any more. If the sync
+                // could not begin, they are, and the next commit must sync them.
+                if result.is_ok() || pack.state.lock().has_failed {
+                    continue;
+                }
             }
+            self.add_dirty(pack);
         }
         result
     }
@@ -284,7 +301,7 @@ impl Inner {
     /// Makes the records and the name of a pack durable.
     pub(super) fn sync_pack(&self, pack: &Pack) -> Result<(), StoreError> {
         let _one_at_a_time = pack.syncing.lock();
-        let records = {
+        let (records, file) = {
             let state = pack.state.lock();
             if state.has_failed {
                 return Err(StoreError::LostWrites);
@@ -292,11 +309,14 @@ impl Inner {
             if state.synced_records == state.records {
                 return Ok(());
             }
-            state.records
+            (state.records, state.unsynced_file.clone())
         };
-        let file = self.packs.file(pack)?;
+        let file = match file {
+            Some(file) => file,
+            None => self.packs.file(pack)?,
+        };
         self.sync_file(pack, &*file)?;
-        pack.state.lock().synced_records = records;
+        pack.state.lock().set_synced(records);
         Ok(())
     }
 
@@ -337,6 +357,7 @@ impl Inner {
         self.count_loss(|| {
             let mut state = pack.state.lock();
             state.has_failed = true;
+            state.unsynced_file = None;
             pack.usable_records.store(state.synced_records, Ordering::SeqCst);
         });
         // After the pack: a caller that takes the new epoch sees that the pack has
@@ -347,7 +368,7 @@ impl Inner {
     /// Writes the footer of a pack to which nobody appends any more.
     pub(super) fn seal(&self, pack: &Pack) -> Result<(), StoreError> {
         let _one_at_a_time = pack.syncing.lock();
-        let (footer, at, records) = {
+        let (footer, at, records, file) = {
             let state = pack.state.lock();
             let Some(entries) = &state.entries else { return Ok(()) };
             if state.has_failed {
@@ -355,13 +376,17 @@ impl Inner {
             }
             // After the end of the file: a torn record stays in place.
             let at = state.file_len.max(HEADER_LEN);
-            (encode_footer(&pack.header, entries, at), at, state.records)
+            let footer = encode_footer(&pack.header, entries, at);
+            (footer, at, state.records, state.unsynced_file.clone())
         };
-        let file = self.packs.file(pack)?;
+        let file = match file {
+            Some(file) => file,
+            None => self.packs.file(pack)?,
+        };
         // The records are synced before the footer is written: a footer that exists
         // after a power cut can be trusted.
         self.sync_file(pack, &*file)?;
-        pack.state.lock().synced_records = records;
+        pack.state.lock().set_synced(records);
         let len = at + footer.len() as u64;
         file.write_at(&[&footer], at).context("write", &pack.path)?;
         if file.len().context("read", &pack.path)? > len {
