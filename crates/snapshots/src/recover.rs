@@ -159,7 +159,8 @@ pub fn find_lost(
         snapshots: unnamed.cloned().collect(),
         items: items.filter(|(name, cid)| is_unnamed(name, cid)).collect(),
     };
-    let checked = check(&**snapshots.store(), objects, false, progress, stop)?;
+    // They have no roots.
+    let checked = check(&**snapshots.store(), objects, &|_, _| true, false, progress, stop)?;
     let rooted: HashSet<Cid> = roots.values().copied().collect();
     let named: HashSet<Cid> = nodes.records.values().map(|found| found.record.manifest).collect();
     let mut report = RecoveryReport {

@@ -45,6 +45,13 @@ pub struct Snapshot {
     pub record: SnapshotRecord,
 }
 
+impl Snapshot {
+    /// Returns the name of its root.
+    pub(crate) fn root_name(&self) -> String {
+        root_name(&self.record.source, &self.record.folder, self.record.order)
+    }
+}
+
 /// A snapshot whose record cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DamagedSnapshot {
@@ -145,7 +152,10 @@ impl SnapshotStore {
             match self.read(&name, root.cid) {
                 Ok(snapshot) => listing.snapshots.push(snapshot),
                 Err(Unread::Damaged(reason)) => {
-                    listing.damaged.push(DamagedSnapshot { root: name, reason });
+                    // A snapshot that was removed meanwhile is not damaged.
+                    if self.0.store.root(&name) == Some(root) {
+                        listing.damaged.push(DamagedSnapshot { root: name, reason });
+                    }
                 }
                 Err(Unread::Store(error)) => return Err(error.into()),
             }
@@ -236,9 +246,7 @@ impl SnapshotStore {
     ///
     /// Returns [`SnapshotError::Store`] if the root cannot be removed.
     pub fn remove(&self, snapshot: &Snapshot) -> Result<bool, SnapshotError> {
-        let record = &snapshot.record;
-        let name = root_name(&record.source, &record.folder, record.order);
-        let removed = self.0.store.remove_root(&name)?;
+        let removed = self.0.store.remove_root(&snapshot.root_name())?;
         self.0.records.lock().remove(&snapshot.cid);
         Ok(removed)
     }

@@ -4,13 +4,16 @@
 //!
 //! Good blocks are remembered, so that a block that snapshots share is checked once. Memory is
 //! bounded: beyond two million blocks they are forgotten, and some are checked again.
+//!
+//! A prune may remove snapshots meanwhile, and a collection their blocks. A snapshot or item with
+//! bad blocks is reported only if its root still exists then.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use store::{BlockRead, StoreError, content_of};
+use store::{BlockRead, Root, StoreError, content_of};
 use tokio_util::sync::CancellationToken;
 use types::{Cid, Codec, EntryKind, FileNode, MAX_TREE_DEPTH, ManifestHeader, decode_segment};
 
@@ -138,7 +141,9 @@ pub fn verify(
     let roots = snapshots.store().roots(DATA_PREFIX).into_iter();
     let items = roots.filter(|(_, root)| !root.partial).map(|(name, root)| (name, root.cid));
     let objects = Objects { snapshots: listing.snapshots, items: items.collect() };
-    let report = check(&**snapshots.store(), objects, full, progress, stop)?;
+    let store = snapshots.store();
+    let is_kept = |name: &str, cid| store.root(name) == Some(Root { cid, partial: false });
+    let report = check(&**store, objects, &is_kept, full, progress, stop)?;
     Ok(VerifyReport { damaged: listing.damaged, ..report })
 }
 
@@ -149,10 +154,12 @@ pub(crate) struct Objects {
     pub(crate) items: Vec<(String, Cid)>,
 }
 
-/// Checks the objects; see [`verify`].
+/// Checks the objects; see [`verify`]. `is_kept` reports whether there is a root with this
+/// name for this block: an object without its root was removed, and is not broken.
 pub(crate) fn check(
     store: &dyn BlockRead,
     objects: Objects,
+    is_kept: &dyn Fn(&str, Cid) -> bool,
     full: bool,
     progress: &VerifyProgress,
     stop: &CancellationToken,
@@ -172,13 +179,23 @@ pub(crate) fn check(
         path: None,
     };
     for snapshot in objects.snapshots {
+        let was_cut_short = walk.report.is_cut_short;
         walk.snapshot(&snapshot)?;
+        if walk.report.broken.contains(&snapshot.cid)
+            && !is_kept(&snapshot.root_name(), snapshot.cid)
+        {
+            walk.forget_snapshot(&snapshot, was_cut_short);
+        }
         progress.snapshots.fetch_add(1, Ordering::Relaxed);
         walk.report.snapshots += 1;
     }
     walk.snapshot = None;
     for (name, cid) in objects.items {
-        walk.item(name, cid)?;
+        let was_cut_short = walk.report.is_cut_short;
+        walk.item(name.clone(), cid)?;
+        if walk.report.broken_items.contains(&name) && !is_kept(&name, cid) {
+            walk.forget_item(&name, was_cut_short);
+        }
         walk.report.items += 1;
     }
     let mut report = walk.report;
@@ -413,6 +430,32 @@ impl Walk<'_> {
             self.good.clear();
         }
         self.good.insert(key(&cid));
+    }
+
+    /// Withdraws everything that was recorded about a snapshot. It was removed while it
+    /// was checked, so that a collection has deleted its blocks.
+    fn forget_snapshot(&mut self, snapshot: &Snapshot, was_cut_short: bool) {
+        self.report.broken.remove(&snapshot.cid);
+        self.report.unreadable.remove(&snapshot.cid.to_string());
+        self.report.is_cut_short = was_cut_short;
+        for problem in self.problems.values_mut() {
+            problem.snapshots.remove(&snapshot.id);
+        }
+        // Items are checked after all snapshots.
+        self.problems.retain(|_, problem| !problem.snapshots.is_empty());
+    }
+
+    /// Withdraws everything that was recorded about a data item; see
+    /// [`Walk::forget_snapshot`].
+    fn forget_item(&mut self, name: &str, was_cut_short: bool) {
+        self.report.broken_items.remove(name);
+        self.report.unreadable.remove(name);
+        self.report.is_cut_short = was_cut_short;
+        for problem in self.problems.values_mut() {
+            problem.paths.remove(name);
+        }
+        self.problems
+            .retain(|_, problem| !(problem.snapshots.is_empty() && problem.paths.is_empty()));
     }
 
     /// Records that the current snapshot or item needs a bad block.

@@ -236,3 +236,64 @@ fn a_pack_that_is_gone_is_noticed() {
     assert!(!report.is_ok());
     assert_eq!(report.damaged.len() + report.broken.len(), 3);
 }
+
+/// A prune removes snapshots and items, and a collection their blocks, at any moment of a
+/// verification. Nothing that remains is damaged, so nothing is reported.
+#[test]
+fn what_is_removed_while_it_is_checked_is_not_broken() {
+    for call in [Call::Get, Call::Has] {
+        let mut moments = 0;
+        for nth in (0..).step_by(3) {
+            let store = Arc::new(MemStore::new());
+            let (maker, all) = filled(store.clone());
+            let mut writer = FileWriter::new(store.clone(), types::BlockScheme::plain());
+            writer.write(&noise(500, 600_000)).unwrap();
+            let file = writer.finish().unwrap();
+            let item = Root { cid: file.cid, partial: false };
+            file.batch.commit_root(&*store, "data/item", item).unwrap();
+            let faulty = Arc::new(FaultyStore::new(store.clone()));
+            let snapshots = SnapshotStore::new(faulty.clone());
+            let has_pruned = Arc::new(std::sync::atomic::AtomicBool::new(false));
+            let (pruning, pruned) = (maker.snapshots.clone(), has_pruned.clone());
+            let removed: Vec<_> = all[..2].to_vec();
+            let prune = move || {
+                for snapshot in &removed {
+                    pruning.remove(snapshot).unwrap();
+                }
+                pruning.store().remove_root("data/item").unwrap();
+                let report = pruning.store().gc(store::GcOptions::EVERYTHING).unwrap();
+                assert!(report.deleted_blocks > 0);
+                pruned.store(true, std::sync::atomic::Ordering::SeqCst);
+            };
+            faulty.before(call, nth, Box::new(prune));
+            let report = check(&snapshots, call == Call::Get);
+            if !has_pruned.load(std::sync::atomic::Ordering::SeqCst) {
+                break;
+            }
+            moments += 1;
+            assert!(report.is_ok(), "{call:?} {nth}: {report:?}");
+            assert!(report.problems.is_empty() && !report.is_cut_short, "{report:?}");
+        }
+        assert!(moments > 3, "{call:?}: {moments} moments");
+    }
+}
+
+/// Damage that a removed snapshot shared with another one is still reported.
+#[test]
+fn damage_is_reported_although_one_of_its_snapshots_is_removed() {
+    let store = Arc::new(MemStore::new());
+    let (_, all) = filled(store.clone());
+    let of: Vec<BTreeSet<Cid>> = all.iter().map(|one| all_blocks(&*store, one)).collect();
+    let shared: BTreeSet<Cid> = of[0].intersection(&of[1]).copied().collect();
+    let cid = *shared.iter().find(|cid| cid.codec() == Codec::Raw).unwrap();
+    let holes = without(&*store, &BTreeSet::from([cid]));
+    let faulty = Arc::new(FaultyStore::new(holes.clone()));
+    let snapshots = SnapshotStore::new(faulty.clone());
+    let first = all[0].clone();
+    let pruning = SnapshotStore::new(holes);
+    faulty.before(Call::Get, 3, Box::new(move || drop(pruning.remove(&first).unwrap())));
+    let report = check(&snapshots, true);
+    assert!(report.broken.contains(&all[1].cid) && !report.broken.contains(&all[0].cid));
+    let problem = report.problems.iter().find(|problem| problem.cid == cid).unwrap();
+    assert!(!problem.snapshots.contains(&all[0].id) && problem.snapshots.contains(&all[1].id));
+}
