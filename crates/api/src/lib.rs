@@ -8,8 +8,8 @@
 //! * [`Status`], with [`Folder`], [`Source`], [`Storage`] and [`Notice`], describes
 //!   an instance.
 //! * [`Snapshot`] and [`ListedEntry`] describe what is stored.
-//! * [`BackupNowReport`], [`PruneReport`], [`RestoreReport`], [`VerifyResult`] and
-//!   others are the results of actions; [`Job`] is an action that takes long.
+//! * [`BackupNowReport`], [`PruneReport`], [`RecoverReport`], [`RestoreReport`],
+//!   [`VerifyResult`] and others are the results of actions; [`Job`] is an action that takes long.
 //! * [`Client`] calls the API of an instance on this computer. The command line
 //!   uses it.
 //!
@@ -26,9 +26,13 @@ mod journal;
 mod listed;
 mod model;
 mod prune;
+mod recover;
 
 pub use client::{Client, ClientError, Query, path_part};
 pub use journal::{JournalEntry, LogLine, TrafficDay, Transferred};
 pub use listed::{ListedEntry, from_text, to_text};
 pub use model::*;
 pub use prune::{PruneDecision, PruneReport, PruneRequest, Recompressed};
+pub use recover::{
+    FoundItem, FoundSnapshot, FoundState, RecoverReport, RecoverRequest, UnusableRecord,
+};

@@ -12,9 +12,14 @@ pub struct PruneRequest {
     pub dry_run: bool,
     /// After the loss of records about stored snapshots: keep only the snapshots
     /// that are still known, and delete the rest. Refused (409) if one of the known
-    /// snapshots is not complete.
+    /// snapshots is not complete, or if the store has complete snapshots that are not
+    /// known (see `POST /recover`).
     #[serde(default)]
     pub accept_roots: bool,
+    /// With `accept_roots`: also delete complete snapshots and data items that are not
+    /// known.
+    #[serde(default)]
+    pub discard: bool,
     /// Also compress blocks that were stored uncompressed. An instance does this
     /// automatically while it is idle. Ignored with `dry_run`.
     #[serde(default)]

@@ -218,6 +218,15 @@ impl BackupHandle {
         answer.await.map_err(|_| AcceptError::NotRunning)?
     }
 
+    /// Reports that others have added or removed snapshots: every source lists its snapshots again.
+    pub async fn snapshots_changed(&self) {
+        let links: Vec<_> = self.links.lock().values().cloned().collect();
+        for link in links {
+            // A task that is ending needs no news.
+            let _ = link.requests.send(Request::SnapshotsChanged).await;
+        }
+    }
+
     /// Returns the snapshots.
     pub fn snapshots(&self) -> &SnapshotStore {
         &self.snapshots

@@ -14,6 +14,9 @@ const USAGE: u8 = 2;
 /// The command needs a running instance, and there is none.
 const NOT_RUNNING: u8 = 3;
 
+/// The command did its work, but not everything could be set or read.
+const PARTLY: u8 = 4;
+
 /// An error with an exit code of its own.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum End {
@@ -32,6 +35,9 @@ pub(crate) enum End {
     /// An argument is not valid.
     #[error("{0}\n\nFor more information, try '--help'.")]
     Usage(String),
+    /// The command did its work, but not everything could be set or read.
+    #[error("{0}")]
+    Partly(&'static str),
     /// The command failed and has already printed why.
     #[error("failed")]
     Reported,
@@ -48,6 +54,7 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
         .any(|cause| matches!(cause.downcast_ref(), Some(ClientError::NotRunning { .. })));
     ExitCode::from(match end {
         Some(End::Usage(_)) => USAGE,
+        Some(End::Partly(_)) => PARTLY,
         Some(End::NotRunning { .. }) => NOT_RUNNING,
         _ if not_running => NOT_RUNNING,
         _ => FAILED,

@@ -11,6 +11,7 @@ mod commands;
 mod context;
 mod exit;
 mod offline;
+mod offline_write;
 mod output;
 mod time;
 

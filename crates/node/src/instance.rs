@@ -29,6 +29,7 @@ use crate::options::{self, Live};
 use crate::pairing::{self, Pairing};
 use crate::problems::Problems;
 use crate::recompression;
+use crate::recovery;
 use crate::removed::RemovedFolders;
 use crate::restores::Restores;
 use crate::retention_task;
@@ -104,6 +105,13 @@ impl Parts<'_> {
                 .await?;
         let backup_service = source.connect(settings, tasks, &net, access, store)?;
         let snapshots = SnapshotStore::new(store.clone());
+        if store.roots_incomplete() {
+            let (snapshots, store) = (snapshots.clone(), store.clone());
+            let work = move || recovery::continue_numbers(&snapshots, &*store);
+            if let Err(panic) = tokio::task::spawn_blocking(work).await {
+                std::panic::resume_unwind(panic.into_panic());
+            }
+        }
         let backup =
             backup_side::start(settings, tasks, data_dir, keypair, &snapshots, &net, access)
                 .await?;

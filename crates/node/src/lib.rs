@@ -27,6 +27,7 @@ mod problems;
 mod receipts;
 mod recent_log;
 mod recompression;
+mod recovery;
 mod removed;
 mod restore_job;
 mod restores;
@@ -60,6 +61,7 @@ pub use receipts::{
     Receipts, StoredReceipt, read_receipts,
 };
 pub use recent_log::{RecentLog, lines as recent_log_lines};
+pub use recovery::{RecoverError, check_nothing_lost, recover, recover_in};
 pub use removed::RemovedFolders;
 pub use restore_job::{RestoreJob, RestoreStartError, start_restore};
 pub use restores::{Restores, restore_model};

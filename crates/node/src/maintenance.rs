@@ -240,7 +240,7 @@ async fn run_prune(
     let keep = services.settings.get().backup_server.keep.clone();
     let (snapshots, stop) = (services.snapshots.clone(), services.stop_token());
     let work = tokio::task::spawn_blocking(move || {
-        let PruneRequest { dry_run, accept_roots, recompress: _ } = request;
+        let PruneRequest { dry_run, accept_roots, discard: _, recompress: _ } = request;
         let options = PruneOptions { dry_run, always_collect, accept_roots, stop };
         snapshots::prune(&snapshots, &keep, Timestamp::now(), &options)
     });

@@ -7,7 +7,7 @@ mod common;
 use common::Instance;
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
-use store::{BlockWrite as _, Root, Roots as _};
+use store::{BlockRead as _, BlockWrite as _, Root, Roots as _};
 
 struct Ui {
     instance: Instance,
@@ -290,6 +290,57 @@ async fn a_collection_that_fails_is_told_until_one_succeeds() {
     let report = ui.json(prune().json(&json!({ "dry_run": false }))).await;
     assert_eq!(report["not_collected"], Value::Null);
     assert!(!told().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn roots_are_not_accepted_while_the_store_has_what_they_do_not_name() {
+    let ui = Ui::start().await;
+    let store = ui.instance.services().store.clone();
+    let cid = ui.instance.upload("kept by nothing but its root").await;
+    let root = format!("data/{cid}");
+    let before = store.root(&root).unwrap();
+    // As after a loss of roots: the store does not note the removal of a partial root.
+    let lose = || {
+        let partial = Root { partial: true, ..before };
+        store.set_root(&root, partial, store.write_epoch()).unwrap();
+        store.remove_root(&root).unwrap();
+    };
+    lose();
+
+    let post = |path: &str| ui.ask(Method::POST, path).bearer_auth(&ui.token);
+    let accept = |body: Value| post("/api/v1/prune").json(&body).send();
+    let refused = accept(json!({ "accept_roots": true })).await.unwrap();
+    assert_eq!(refused.status(), 409);
+    let text = refused.text().await.unwrap();
+    assert!(text.contains("1 data item is in the store") && text.contains("recover"), "{text}");
+    // A search needs the token, and changes nothing.
+    let refused = ui.ask(Method::POST, "/api/v1/recover").json(&json!({})).send().await.unwrap();
+    assert_eq!(refused.status(), 401);
+    let found = ui.json(post("/api/v1/recover").json(&json!({}))).await;
+    assert_eq!((&found["complete"], &found["recovered"]), (&json!(true), &json!(0)));
+    assert_eq!(
+        (&found["items"][0]["cid"], &found["items"][0]["state"]),
+        (&json!(cid), &json!("lost"))
+    );
+    assert_eq!(store.root(&root), None);
+    let unknown = json!({ "yes": true, "only": ["ffffffff"] });
+    let refused = post("/api/v1/recover").json(&unknown).send().await.unwrap();
+    assert_eq!(refused.status(), 409);
+    let found = ui.json(post("/api/v1/recover").json(&json!({ "yes": true }))).await;
+    assert_eq!(
+        (&found["recovered"], &found["items"][0]["state"]),
+        (&json!(1), &json!("recovered"))
+    );
+    assert_eq!(store.root(&root), Some(before));
+    let accepted = accept(json!({ "accept_roots": true })).await.unwrap();
+    assert_eq!(accepted.status(), 200);
+
+    // The owner can also discard what is not named.
+    lose();
+    assert_eq!(accept(json!({ "accept_roots": true })).await.unwrap().status(), 409);
+    let discard = json!({ "accept_roots": true, "discard": true });
+    assert_eq!(accept(discard).await.unwrap().status(), 200);
+    assert!(!store.has(&before.cid).unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -498,6 +498,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/recover": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Searches the store for snapshots and data items that are not in the list any more, and
+         *     takes them over if the request wants that.
+         */
+        post: operations["post_recover"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/restores": {
         parameters: {
             query?: never;
@@ -1049,6 +1069,36 @@ export interface components {
             /** @description True if more entries match. */
             is_cut_short: boolean;
         };
+        /** @description A data item that was found in the store. */
+        FoundItem: {
+            /**
+             * Format: int64
+             * @description Length of the content in bytes.
+             */
+            bytes: number;
+            /** @description CID of the data item. */
+            cid: string;
+            /** @description Explanation of the state, if there is more to say. */
+            detail?: string | null;
+            /** @description File name, if the item has one. */
+            filename?: string | null;
+            /** @description MIME type, if the item has one. */
+            mimetype?: string | null;
+            /** @description State of the data item. */
+            state: components["schemas"]["FoundState"];
+        };
+        /** @description A snapshot that was found in the store. */
+        FoundSnapshot: components["schemas"]["Snapshot"] & {
+            /** @description Explanation of the state, if there is more to say. */
+            detail?: string | null;
+            /** @description State of the snapshot. */
+            state: components["schemas"]["FoundState"];
+        };
+        /**
+         * @description State of something that was found in the store.
+         * @enum {string}
+         */
+        FoundState: "known" | "lost" | "removed" | "incomplete" | "unreadable" | "duplicate" | "conflict" | "recovered";
         /** @description Long-running action of an instance. */
         Job: {
             /** @description End of the job. */
@@ -1322,9 +1372,15 @@ export interface components {
             /**
              * @description After the loss of records about stored snapshots: keep only the snapshots
              *     that are still known, and delete the rest. Refused (409) if one of the known
-             *     snapshots is not complete.
+             *     snapshots is not complete, or if the store has complete snapshots that are not
+             *     known (see `POST /recover`).
              */
             accept_roots?: boolean;
+            /**
+             * @description With `accept_roots`: also delete complete snapshots and data items that are not
+             *     known.
+             */
+            discard?: boolean;
             /** @description Only report what would be removed. */
             dry_run?: boolean;
             /**
@@ -1406,6 +1462,45 @@ export interface components {
             packs: number;
             /** @description Reasons for which packs could not be compressed. */
             problems: string[];
+        };
+        /**
+         * @description Result of a search of the store for snapshots and data items that are not in the
+         *     list any more.
+         */
+        RecoverReport: {
+            /**
+             * @description True if the whole store was read. If false, there may be more snapshots; see
+             *     `problems`.
+             */
+            complete: boolean;
+            /** @description The data items that were found, known ones included. */
+            items: components["schemas"]["FoundItem"][];
+            /**
+             * @description Manifests without a record: left by an unfinished pull, or their record is
+             *     damaged.
+             */
+            manifests: string[];
+            /** @description Parts of the store that could not be read or are damaged. */
+            problems: string[];
+            /**
+             * Format: int64
+             * @description Number of snapshots and data items that were taken over.
+             */
+            recovered: number;
+            /** @description The snapshots that were found, known ones included. */
+            snapshots: components["schemas"]["FoundSnapshot"][];
+            /** @description Records that cannot be used: forged, malformed, or of a newer version. */
+            unusable: components["schemas"]["UnusableRecord"][];
+        };
+        /** @description Options of a recovery. */
+        RecoverRequest: {
+            /**
+             * @description Take over only these: ids of snapshots, or the beginning of ids, and CIDs of
+             *     data items. Empty: everything that is complete and was not removed on purpose.
+             */
+            only?: string[];
+            /** @description Take over what was found. Without it, the store is only searched. */
+            yes?: boolean;
         };
         /** @description Manifest that is registered, so that the backup server can pull it. */
         Registered: {
@@ -1661,6 +1756,13 @@ export interface components {
         UiLink: {
             /** @description URL of the link. */
             url: string;
+        };
+        /** @description A record that cannot be used. */
+        UnusableRecord: {
+            /** @description CID of the record. */
+            cid: string;
+            /** @description Reason. */
+            reason: string;
         };
         /** @description Options of a verification. */
         VerifyRequest: {
@@ -3001,7 +3103,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description A known snapshot is incomplete, so the root records are not accepted */
+            /** @description A known snapshot is incomplete, or a complete snapshot is not known, so the root records are not accepted */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -3073,6 +3175,56 @@ export interface operations {
             };
             /** @description The request has no token */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
+            /** @description Any other error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
+        };
+    };
+    post_recover: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["RecoverRequest"];
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RecoverReport"];
+                };
+            };
+            /** @description The request has no token */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
+            /** @description A named snapshot or data item cannot be taken over */
+            409: {
                 headers: {
                     [name: string]: unknown;
                 };

@@ -74,10 +74,16 @@ pub(super) struct Folder {
 
 impl Folder {
     /// Creates the state of a folder with these snapshots, oldest first.
-    pub(super) fn of(mut snapshots: Vec<Snapshot>) -> Self {
-        let newest = snapshots.pop();
-        let older = snapshots.into_iter().map(|snapshot| snapshot.record.manifest).collect();
-        Self { newest, older, ..Self::default() }
+    pub(super) fn of(snapshots: Vec<Snapshot>) -> Self {
+        let mut folder = Self::default();
+        folder.set_snapshots(snapshots);
+        folder
+    }
+
+    /// Replaces the snapshots, oldest first. A running pull continues.
+    pub(super) fn set_snapshots(&mut self, mut snapshots: Vec<Snapshot>) {
+        self.newest = snapshots.pop();
+        self.older = snapshots.into_iter().map(|snapshot| snapshot.record.manifest).collect();
     }
 
     /// Returns the history for [`manifest::check`], or `None` without a snapshot.

@@ -55,6 +55,8 @@ const STOP_PATIENCE: Duration = Duration::from_secs(1);
 pub(crate) enum Request {
     /// The source has connected again, and may have lost the receipts.
     Connected,
+    /// Snapshots of the source were added or removed by others.
+    SnapshotsChanged,
     /// The user accepts the current offers of the source.
     Accept(oneshot::Sender<Result<Accepted, AcceptError>>),
 }
@@ -261,11 +263,29 @@ impl SourceTask {
                     folder.receipt.confirmed = None;
                 }
             }
+            Request::SnapshotsChanged => self.reload().await,
             Request::Accept(reply) => {
                 let result = self.accept().await;
                 self.evaluate();
                 // The caller may no longer wait.
                 let _ = reply.send(result);
+            }
+        }
+    }
+
+    /// Lists the snapshots again. If that fails, the task continues with the snapshots that it
+    /// knows: they exist, or are decided on again after the next start.
+    async fn reload(&mut self) {
+        match self.context.effects.stored_snapshots(self.source.peer_id).await {
+            Ok(stored) => {
+                for (id, snapshots) in stored {
+                    self.folders.entry(id).or_default().set_snapshots(snapshots);
+                }
+                self.evaluate();
+            }
+            Err(error) => {
+                let (source, error) = (self.source.name.as_str(), with_causes(&error));
+                tracing::warn!(source, error, "cannot list the snapshots of a source");
             }
         }
     }

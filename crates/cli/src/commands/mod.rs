@@ -13,6 +13,7 @@ mod pair;
 mod peers;
 mod prune;
 mod receipts;
+mod recover;
 mod restore;
 mod snapshots;
 mod source;
@@ -42,6 +43,7 @@ pub(crate) enum Command {
     Restore(restore::Restore),
     Verify(verify::Verify),
     Prune(prune::Prune),
+    Recover(recover::Recover),
     #[command(subcommand)]
     Source(source::Source),
     Ui(ui::Ui),
@@ -72,6 +74,7 @@ impl Command {
             Self::Restore(command) => command.run(context),
             Self::Verify(command) => command.run(context),
             Self::Prune(command) => command.run(context),
+            Self::Recover(command) => command.run(context),
             Self::Source(command) => command.run(context),
             Self::Ui(command) => command.run(context),
             Self::Manifest(command) => command.run(context),

@@ -20,8 +20,14 @@ pub(crate) struct Prune {
     dry_run: bool,
     /// Confirm that `archivist snapshots` lists every snapshot to keep. Needed after the
     /// list of snapshots was damaged: until then no space is freed.
+    /// Refused while the store has complete snapshots that are not listed; see
+    /// `archivist recover`.
     #[arg(long, conflicts_with = "dry_run")]
     accept_roots: bool,
+    /// With --accept-roots: delete the snapshots and data items that are not listed, also
+    /// those that `archivist recover` finds.
+    #[arg(long, requires = "accept_roots")]
+    discard: bool,
     /// Also compress data that is stored uncompressed, now. A running instance does
     /// this automatically while it is idle.
     #[arg(long, conflicts_with = "dry_run")]
@@ -37,6 +43,7 @@ impl Prune {
         let body = PruneRequest {
             dry_run: self.dry_run,
             accept_roots: self.accept_roots,
+            discard: self.discard,
             recompress: self.recompress,
         };
         let progress = Progress::new(Unit::Bytes, "pruning");

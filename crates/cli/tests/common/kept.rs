@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use manifest::Signature;
+use net::Keypair;
 use snapshots::{SnapshotRecord, SnapshotStore};
 use store::{BlockStore, FileWriter, PackStore, StoreError, StoreOptions};
 use types::{
@@ -12,6 +12,14 @@ use types::{
 };
 
 pub const PEER: &str = "16Uiu2HAm5hPxT7s3TA2f4b4YjAPzS7yLRSgdj87ysDZ6NAXMiRuY";
+
+/// Returns the key of [`PEER`]: its secret bytes are all 7.
+fn key() -> Keypair {
+    let encoded = [&[0x08, 0x02, 0x12, 0x20][..], &[7; 32]].concat();
+    let key = Keypair::from_protobuf_encoding(&encoded).unwrap();
+    assert_eq!(key.public().to_peer_id().to_string(), PEER);
+    key
+}
 
 /// The entry at a path.
 pub enum Thing {
@@ -50,15 +58,15 @@ pub fn commit(
     let epoch = store.write_epoch();
     let entries: Vec<Entry> =
         things.iter().map(|(path, thing)| entry(&store, path, thing)).collect();
-    let (manifest, header) = manifest(&store, folder, sequence, &entries);
+    let (cid, header) = put_manifest(&store, folder, sequence, &entries);
     let snapshots = SnapshotStore::new(store);
     let record = SnapshotRecord {
         source: PEER.parse().unwrap(),
         folder: folder.parse().unwrap(),
         folder_name: header.folder_name,
         sequence: SequenceNumber(sequence),
-        manifest,
-        signature: Signature::from_bytes(vec![1, 2, 3]).unwrap(),
+        manifest: cid,
+        signature: manifest::sign(&key(), &header.folder_id, header.sequence_number, &cid).unwrap(),
         order: snapshots.next_order(),
         received_at: received_at.parse().unwrap(),
         created_at: received_at.parse().unwrap(),
@@ -88,7 +96,7 @@ fn entry(store: &Arc<dyn BlockStore>, path: &[u8], thing: &Thing) -> Entry {
     Entry { path: RelPath::new(path).unwrap(), kind, metadata, error: None }
 }
 
-fn manifest(
+fn put_manifest(
     store: &Arc<dyn BlockStore>,
     folder: &str,
     sequence: u64,

@@ -406,12 +406,62 @@ fn prune_says_what_goes_and_why_not() {
     for part in ["gone", "1 snapshot would be removed, 2 kept", "the clock is behind"] {
         assert!(ran.out.contains(part), "{part}: {ran:?}");
     }
-    let asked = json!({ "accept_roots": false, "dry_run": true, "recompress": false });
+    let asked =
+        json!({ "accept_roots": false, "discard": false, "dry_run": true, "recompress": false });
     assert_eq!(fake.request("POST /prune").body, asked);
+    assert_eq!(run(home.path(), ["prune", "--discard"]).code, Some(2));
     assert_eq!(run(home.path(), ["prune", "--accept-roots", "--dry-run"]).code, Some(2));
     let told = run(home.path(), ["prune", "--json"]).json();
     assert_eq!(told["not_collected"], Value::Null);
     assert_eq!((&told["removed"], &told["holds"]), (&report["removed"], &report["holds"]));
+}
+
+#[test]
+fn recover_shows_what_was_found_and_that_there_may_be_more() {
+    let snapshot = |id: &str, state: &str, detail: Value| {
+        json!({ "id": id, "source": "Desk\u{1b}", "source_peer_id": "x", "folder_id": "docs",
+            "folder_name": "Documents", "sequence": 7, "created_at": TIME, "received_at": TIME,
+            "files": 3, "bytes": 2048, "manifest_cid": CID, "held": null, "state": state,
+            "detail": detail })
+    };
+    let report = |complete: bool, recovered: u64| {
+        json!({ "complete": complete, "recovered": recovered,
+            "snapshots": [snapshot("aaaaaaaaaa", "known", Value::Null),
+                snapshot("bbbbbbbbbb", "lost", Value::Null),
+                snapshot("cccccccccc", "incomplete", json!("a block is missing\u{1b}")),
+                snapshot("dddddddddd", "removed", Value::Null)],
+            "items": [{ "cid": CID, "filename": "letter.txt", "mimetype": null, "bytes": 5,
+                "state": "lost", "detail": null }],
+            "unusable": [{ "cid": CID, "reason": "forged\u{1b}" }], "manifests": [CID],
+            "problems": if complete { json!([]) } else { json!(["m-00000001.pack: EIO\u{1b}"]) } })
+    };
+    let (home, fake) = self::fake(&[("POST /recover", report(true, 0))]);
+    let ran = run(home.path(), ["recover"]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    for part in [
+        "bbbbbbbbbb",
+        "cccccccccc",
+        "incomplete: a block is missing\\u{1b}",
+        "removed",
+        "letter.txt",
+        "forged\\u{1b}",
+        "has no snapshot record",
+        "2 snapshots and data items not in the list",
+        "archivist recover --yes",
+    ] {
+        assert!(ran.out.contains(part), "{part}: {ran:?}");
+    }
+    assert!(!ran.out.contains("aaaaaaaaaa"), "known ones are not shown: {ran:?}");
+    assert_eq!(fake.request("POST /recover").body, json!({ "yes": false, "only": [] }));
+
+    let (home, fake) = self::fake(&[("POST /recover", report(false, 1))]);
+    let ran = run(home.path(), ["recover", "bbbb", "--yes"]);
+    assert_eq!(ran.code, Some(4), "{ran:?}");
+    assert!(ran.out.contains("1 snapshot or data item taken over"), "{ran:?}");
+    assert!(ran.err.contains("EIO\\u{1b}") && ran.err.contains("there may be more"), "{ran:?}");
+    assert_eq!(fake.request("POST /recover").body, json!({ "yes": true, "only": ["bbbb"] }));
+    let ran = run(home.path(), ["recover", "--json"]);
+    assert_eq!((ran.code, ran.json()), (Some(4), report(false, 1)));
 }
 
 #[test]

@@ -1,9 +1,9 @@
-//! Jobs: verifying and pruning.
+//! Jobs: verifying, pruning and recovering.
 
-use api::{Job, PruneReport, PruneRequest, VerifyRequest};
+use api::{Job, PruneReport, PruneRequest, RecoverReport, RecoverRequest, VerifyRequest};
 use axum::extract::State;
 use axum::http::StatusCode;
-use node::Services;
+use node::{RecoverError, Services};
 
 use super::extract::{Json, Path};
 use super::{ApiResult, Problem};
@@ -58,19 +58,46 @@ pub(crate) async fn get(State(services): State<Services>, Path(id): Path<u64>) -
     responses(
         (status = 200, body = PruneReport),
         (status = 401, description = "The request has no token", body = api::ApiProblem),
-        (status = 409, description = "A known snapshot is incomplete, so the root records are not accepted",
-            body = api::ApiProblem),
+        (status = 409, description = "A known snapshot is incomplete, or a complete snapshot is not \
+            known, so the root records are not accepted", body = api::ApiProblem),
     )
 )]
 pub(crate) async fn prune(
     State(services): State<Services>,
     Json(request): Json<PruneRequest>,
 ) -> ApiResult<PruneReport> {
+    let conflict = |message| Problem::new(StatusCode::CONFLICT, message);
     if request.accept_roots {
-        node::check_complete(&services)
-            .await
-            .map_err(|message| Problem::new(StatusCode::CONFLICT, message))?;
+        node::check_complete(&services).await.map_err(conflict)?;
+        if !request.discard {
+            node::check_nothing_lost(&services).await.map_err(conflict)?;
+        }
     }
     let report = node::prune(&services, request).await;
     report.map(Json).map_err(|message| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, message))
+}
+
+/// Searches the store for snapshots and data items that are not in the list any more, and
+/// takes them over if the request wants that.
+#[utoipa::path(
+    post,
+    path = "/recover",
+    request_body = RecoverRequest,
+    responses(
+        (status = 200, body = RecoverReport),
+        (status = 401, description = "The request has no token", body = api::ApiProblem),
+        (status = 409, description = "A named snapshot or data item cannot be taken over",
+            body = api::ApiProblem),
+    )
+)]
+pub(crate) async fn recover(
+    State(services): State<Services>,
+    Json(request): Json<RecoverRequest>,
+) -> ApiResult<RecoverReport> {
+    let status = |error: &RecoverError| match error {
+        RecoverError::Selection(_) => StatusCode::CONFLICT,
+        RecoverError::Store(_) => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    let report = node::recover(&services, request).await;
+    report.map(Json).map_err(|error| Problem::new(status(&error), error.to_string()))
 }

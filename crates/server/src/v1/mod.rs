@@ -152,6 +152,7 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(jobs::get))
         .routes(routes!(jobs::list))
         .routes(routes!(jobs::prune))
+        .routes(routes!(jobs::recover))
         .routes(routes!(sources::list, sources::add))
         .routes(routes!(sources::remove))
         .routes(routes!(sources::accept))

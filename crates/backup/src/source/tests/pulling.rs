@@ -209,6 +209,26 @@ async fn a_receipt_that_the_source_could_not_store_is_sent_again_soon_and_shown(
 }
 
 #[tokio::test(start_paused = true)]
+async fn snapshots_that_others_add_count_for_the_next_decision() {
+    let fake = Fake::new();
+    fake.publish(3);
+    let running = run(&fake);
+    running.pass(SOON).await;
+    assert_eq!(fake.pulled(), [3]);
+    // A recovery has found a later snapshot: an older manifest is refused from then on.
+    let later = fake.offer("docs", 5, "5");
+    let snapshot = snapshot_of(fake.keypair.public().to_peer_id(), &later);
+    *fake.stored.lock() = [("docs".parse().unwrap(), vec![snapshot])].into();
+    running.requests.send(Request::SnapshotsChanged).await.unwrap();
+    running.pass(SOON).await;
+    fake.publish(4);
+    running.pass(SOON).await;
+    assert_eq!(fake.pulled(), [3]);
+    assert_eq!(running.state(), SourceState::Refused);
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_task_ends_soon_whatever_it_is_doing() {
     let fake = Fake::new();
     *fake.pull_time.lock() = Duration::from_secs(4000);

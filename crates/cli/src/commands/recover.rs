@@ -1,0 +1,173 @@
+//! `archivist recover`
+
+use anyhow::Result;
+use api::{FoundState, RecoverReport, RecoverRequest};
+use tokio_util::sync::CancellationToken;
+
+use crate::context::{Context, block_on};
+use crate::exit::End;
+use crate::offline_write::WritableStore;
+use crate::output::{Align, Out, Progress, Table, Unit, count, local_time, print_json, safe, size};
+
+/// Find snapshots and data items that are stored but no longer listed.
+///
+/// Reads the packs of the store alone, so it also works if the list of snapshots (the
+/// root records) is lost. The signature of each snapshot and the presence of its blocks
+/// are checked. Nothing is changed without --yes.
+///
+/// A snapshot that is not listed is not always lost: it may have been removed by the
+/// retention rules or by you, and wait for its space to be freed. Such snapshots are
+/// marked and not taken over, unless they are named. The retention rules apply to
+/// snapshots that are taken over, too.
+///
+/// Names and types of uploaded data items are found again. Data items that were fetched
+/// from the network without a name cannot be found.
+///
+/// Works with and without a running instance. Exits with 4 if parts of the store could
+/// not be read, so that there may be more.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  archivist recover\n  archivist recover --yes\n  \
+                        archivist recover 1d16b0b030 --yes")]
+pub(crate) struct Recover {
+    /// Take over only these snapshots (ids) and data items (CIDs). Default: everything
+    /// that is complete and was not removed.
+    #[arg(value_name = "ID")]
+    only: Vec<String>,
+    /// Take over what was found.
+    #[arg(long)]
+    yes: bool,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Recover {
+    pub(crate) fn run(&self, context: &Context) -> Result<()> {
+        let request = RecoverRequest { yes: self.yes, only: self.only.clone() };
+        let progress = Progress::new(Unit::Things, "searching the packs");
+        let report = match context.instance()? {
+            Some(client) => block_on(async { Ok(client.post("/recover", &request).await?) }),
+            None => offline(context, &request),
+        };
+        progress.end();
+        let report = report?;
+        if self.json {
+            print_json(&report)?;
+        } else {
+            self.print(&report)?;
+        }
+        if report.complete { Ok(()) } else { Err(End::Partly(PARTLY).into()) }
+    }
+
+    fn print(&self, report: &RecoverReport) -> Result<()> {
+        for problem in &report.problems {
+            eprintln!("archivist: {}", safe(problem));
+        }
+        let mut out = Out::new();
+        print_snapshots(&mut out, report)?;
+        print_items(&mut out, report)?;
+        for record in &report.unusable {
+            out.line(format_args!("record {}: {}", record.cid, safe(&record.reason)))?;
+        }
+        for cid in &report.manifests {
+            out.line(format_args!("manifest {cid} has no snapshot record"))?;
+        }
+        let known = report.snapshots.iter().filter(|one| one.state == FoundState::Known).count();
+        let lost = lost(report);
+        let things = |number| count(number, "snapshot or data item", "snapshots and data items");
+        if self.yes {
+            let recovered = things(report.recovered);
+            out.line(format_args!("{recovered} taken over; `archivist snapshots` lists all"))?;
+        } else if lost > 0 {
+            let lost = things(lost);
+            out.line(format_args!(
+                "{lost} not in the list; to take over, run `archivist recover --yes`"
+            ))?;
+        } else {
+            let known = count(known as u64, "listed snapshot", "listed snapshots");
+            out.line(format_args!("nothing is lost: {known} found"))?;
+        }
+        out.finish()
+    }
+}
+
+const PARTLY: &str = "parts of the store could not be read: there may be more snapshots and data \
+                      items than were found";
+
+/// Returns the number of snapshots and data items that can be taken over.
+fn lost(report: &RecoverReport) -> u64 {
+    let states = report.snapshots.iter().map(|one| one.state);
+    let states = states.chain(report.items.iter().map(|one| one.state));
+    states.filter(|state| *state == FoundState::Lost).count() as u64
+}
+
+fn offline(context: &Context, request: &RecoverRequest) -> Result<RecoverReport> {
+    let Some(store) = WritableStore::open(context)? else {
+        return Ok(RecoverReport { complete: true, ..RecoverReport::default() });
+    };
+    let never = CancellationToken::new();
+    Ok(node::recover_in(&store.snapshots, &*store.packs, &store.config, request, &never)?)
+}
+
+/// Prints the snapshots that are not known.
+fn print_snapshots(out: &mut Out, report: &RecoverReport) -> Result<()> {
+    let mut table = Table::new(&[
+        ("ID", Align::Left),
+        ("SOURCE", Align::Left),
+        ("FOLDER", Align::Left),
+        ("SEQUENCE", Align::Right),
+        ("RECEIVED", Align::Left),
+        ("FILES", Align::Right),
+        ("SIZE", Align::Right),
+        ("STATE", Align::Left),
+    ]);
+    let mut is_empty = true;
+    for found in report.snapshots.iter().filter(|found| found.state != FoundState::Known) {
+        let snapshot = &found.snapshot;
+        table.row([
+            snapshot.id.clone(),
+            snapshot.source.clone(),
+            snapshot.folder_name.clone(),
+            snapshot.sequence.to_string(),
+            local_time(snapshot.received_at),
+            snapshot.files.to_string(),
+            size(snapshot.bytes),
+            state(found.state, found.detail.as_deref()),
+        ]);
+        is_empty = false;
+    }
+    if is_empty { Ok(()) } else { table.print(out, "") }
+}
+
+/// Prints the data items that are not known.
+fn print_items(out: &mut Out, report: &RecoverReport) -> Result<()> {
+    let columns = [
+        ("DATA ITEM", Align::Left),
+        ("NAME", Align::Left),
+        ("SIZE", Align::Right),
+        ("STATE", Align::Left),
+    ];
+    let mut table = Table::new(&columns);
+    let mut is_empty = true;
+    for found in report.items.iter().filter(|found| found.state != FoundState::Known) {
+        let name = found.filename.clone().unwrap_or_default();
+        let state = state(found.state, found.detail.as_deref());
+        table.row([found.cid.to_string(), name, size(found.bytes), state]);
+        is_empty = false;
+    }
+    if is_empty { Ok(()) } else { table.print(out, "") }
+}
+
+fn state(state: FoundState, detail: Option<&str>) -> String {
+    let detail = detail.unwrap_or_default();
+    match state {
+        FoundState::Known => "listed".to_owned(),
+        FoundState::Lost => "complete".to_owned(),
+        FoundState::Removed => "removed".to_owned(),
+        FoundState::Incomplete => format!("incomplete: {detail}"),
+        FoundState::Unreadable => format!("cannot be read at present: {detail}"),
+        FoundState::Duplicate => format!("same as {detail}"),
+        FoundState::Conflict => format!("{detail} has its place"),
+        FoundState::Recovered => "taken over".to_owned(),
+    }
+}

@@ -1,0 +1,138 @@
+//! `archivist recover` without a running instance, as its owner uses it after the logs of roots
+//! are gone.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use common::kept::{Thing, commit, open};
+use common::{Home, noise, run};
+use serde_json::{Value, json};
+use snapshots::SnapshotStore;
+
+/// Creates a home with three snapshots.
+fn kept() -> (Home, Vec<String>) {
+    let home = Home::new("");
+    home.init();
+    let first: [(&[u8], Thing); 1] = [(b"a.txt", Thing::File(b"old".to_vec()))];
+    let second: [(&[u8], Thing); 2] =
+        [(b"a.txt", Thing::File(b"new".to_vec())), (b"big", Thing::File(noise(1, 2_000_000)))];
+    let ids = [
+        commit(home.path(), "docs", 1, "2026-11-22T10:00:00Z", &first),
+        commit(home.path(), "docs", 2, "2026-11-22T11:00:00Z", &second),
+        commit(home.path(), "pics", 1, "2026-11-22T10:30:00Z", &first),
+    ];
+    (home, ids.iter().map(|snapshot| snapshot.id.to_string()).collect())
+}
+
+fn lose_roots(home: &Path) {
+    for log in ["a.log", "b.log"] {
+        fs::remove_file(home.join("data/store/roots").join(log)).unwrap();
+    }
+}
+
+fn listed(home: &Home) -> Value {
+    run(home.path(), ["snapshots", "--json"]).json()
+}
+
+fn states(report: &Value) -> Vec<(String, String)> {
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let found = report["snapshots"].as_array().unwrap();
+    found.iter().map(|one| (text(&one["id"]), text(&one["state"]))).collect()
+}
+
+fn with(ids: &[String], state: [&str; 3]) -> Vec<(String, String)> {
+    ids.iter().cloned().zip(state.map(str::to_owned)).collect()
+}
+
+#[test]
+fn lost_roots_are_found_shown_and_set_on_request() {
+    let (home, ids) = kept();
+    let before = listed(&home);
+    let ran = run(home.path(), ["recover"]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert!(ran.out.contains("nothing is lost: 3 listed snapshots found"), "{ran:?}");
+
+    lose_roots(home.path());
+    assert_eq!(listed(&home), json!([]));
+    let report = run(home.path(), ["recover", "--json"]).json();
+    assert_eq!(states(&report), with(&ids, ["lost"; 3]));
+    assert_eq!((&report["complete"], &report["recovered"]), (&json!(true), &json!(0)));
+    assert_eq!(listed(&home), json!([]), "nothing is changed without --yes");
+    let ran = run(home.path(), ["recover"]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert!(ran.out.contains("3 snapshots and data items not in the list"), "{ran:?}");
+    assert!(ids.iter().all(|id| ran.out.contains(id)), "{ran:?}");
+
+    let one = run(home.path(), ["recover", &ids[1][..6], "--yes", "--json"]).json();
+    assert_eq!(states(&one), with(&ids, ["lost", "recovered", "lost"]));
+    assert_eq!(listed(&home).as_array().unwrap().len(), 1);
+    let ran = run(home.path(), ["recover", "--yes"]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert!(ran.out.contains("2 snapshots and data items taken over"), "{ran:?}");
+    assert_eq!(listed(&home), before);
+    let verified = run(home.path(), ["verify", "--full"]);
+    assert_eq!(verified.code, Some(0), "{verified:?}");
+}
+
+#[test]
+fn a_removed_snapshot_is_set_only_by_its_name() {
+    let (home, ids) = kept();
+    let snapshots = SnapshotStore::new(open(home.path()));
+    let first = snapshots.list().unwrap().snapshots.remove(0);
+    snapshots.remove(&first).unwrap();
+    drop(snapshots);
+    let left = listed(&home);
+    lose_roots(home.path());
+    let report = run(home.path(), ["recover", "--yes", "--json"]).json();
+    assert_eq!(states(&report), with(&ids, ["removed", "recovered", "recovered"]));
+    assert_eq!(listed(&home), left);
+    let ran = run(home.path(), ["recover", &ids[0], "--yes"]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert_eq!(listed(&home).as_array().unwrap().len(), 3);
+}
+
+#[test]
+fn a_name_that_selects_nothing_is_refused_and_nothing_is_set() {
+    let (home, ids) = kept();
+    lose_roots(home.path());
+    for (name, part) in [("ffffffffff", "no snapshot"), (&ids[0][..3], "no snapshot")] {
+        let ran = run(home.path(), ["recover", &ids[1], name, "--yes"]);
+        assert_eq!(ran.code, Some(1), "{ran:?}");
+        assert!(ran.err.contains(part) && ran.err.contains(name), "{ran:?}");
+    }
+    assert_eq!(listed(&home), json!([]));
+}
+
+fn packs(home: &Path, kind: &str) -> Vec<PathBuf> {
+    let files = fs::read_dir(home.join("data/store/packs")).unwrap();
+    let files = files.map(|file| file.unwrap().path());
+    files.filter(|file| file.file_name().unwrap().to_str().unwrap().starts_with(kind)).collect()
+}
+
+#[test]
+fn a_snapshot_with_a_missing_block_is_reported() {
+    let (home, ids) = kept();
+    lose_roots(home.path());
+    for pack in packs(home.path(), "d-") {
+        fs::remove_file(pack).unwrap();
+    }
+    let report = run(home.path(), ["recover", "--yes", "--json"]).json();
+    assert_eq!(states(&report), with(&ids, ["incomplete"; 3]));
+    assert_eq!(listed(&home), json!([]));
+    let ran = run(home.path(), ["recover", &ids[0], "--yes"]);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert!(ran.err.contains("is incomplete"), "{ran:?}");
+}
+
+#[test]
+fn an_instance_that_was_never_started_has_nothing_to_recover() {
+    let home = Home::new("");
+    home.init();
+    let ran = run(home.path(), ["recover"]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert!(ran.out.contains("nothing is lost"), "{ran:?}");
+}

@@ -1,0 +1,283 @@
+//! Recovery of snapshots and data items that no root names, for a running instance and
+//! for the command line: the selection, the report, and the check before the remaining
+//! roots are accepted.
+
+use api::{RecoverReport, RecoverRequest};
+use config::Config;
+use snapshots::{FoundState, RecoveryReport, Snapshot, SnapshotStore, VerifyProgress, find_lost};
+use store::{BlockWrite, NodeScan};
+use tokio_util::sync::CancellationToken;
+use types::{Cid, with_causes};
+
+use crate::services::Services;
+use crate::snapshot_selector::snapshot_model;
+
+/// Minimum length of the beginning of an id.
+const PREFIX_LEN_MIN: usize = 4;
+
+/// Reason why a recovery was not made. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoverError {
+    /// An object that should be taken over does not exist or cannot be; contains the
+    /// explanation.
+    #[error("{0}")]
+    Selection(String),
+    /// The store cannot be read or written; contains the reason.
+    #[error("{0}")]
+    Store(String),
+}
+
+/// Objects that are taken over.
+#[derive(Debug, Default)]
+struct Selected {
+    snapshots: Vec<Snapshot>,
+    items: Vec<Cid>,
+}
+
+/// Searches the store of a running instance, and takes over what the request selects.
+///
+/// # Errors
+///
+/// Returns [`RecoverError`] if the selection is not possible, or the store cannot be
+/// read or written.
+pub async fn recover(
+    services: &Services,
+    request: RecoverRequest,
+) -> Result<RecoverReport, RecoverError> {
+    let (store, snapshots) = (services.store.clone(), services.snapshots.clone());
+    let (config, stop) = (services.settings.get(), services.stop_token());
+    let work = tokio::task::spawn_blocking(move || {
+        recover_in(&snapshots, &*store, &config, &request, &stop)
+    });
+    let report = work.await.map_err(|error| RecoverError::Store(error.to_string()))??;
+    if report.recovered > 0 {
+        // The daemon decides by the newest snapshot of each folder.
+        services.backup_daemon.snapshots_changed().await;
+    }
+    Ok(report)
+}
+
+/// Searches a store, and takes over what the request selects. Blocks the thread.
+///
+/// # Errors
+///
+/// Same as [`recover`].
+pub fn recover_in(
+    snapshots: &SnapshotStore,
+    scan: &dyn NodeScan,
+    config: &Config,
+    request: &RecoverRequest,
+    stop: &CancellationToken,
+) -> Result<RecoverReport, RecoverError> {
+    let failed = |error: &dyn std::error::Error| RecoverError::Store(with_causes(error));
+    // Before the search: nothing that was found may be lost by a failed sync until the
+    // roots are set.
+    let epoch = snapshots.store().write_epoch();
+    let pin = snapshots.store().pin();
+    let progress = VerifyProgress::default();
+    let found =
+        find_lost(snapshots, scan, Some(&pin), &progress, stop).map_err(|error| failed(&error))?;
+    let selected = select(&found, &request.only)?;
+    if !request.yes {
+        return Ok(recovery_report(config, found, &Selected::default(), 0));
+    }
+    let items = selected.items.iter().copied();
+    let recovered = snapshots::recover(snapshots, &selected.snapshots, items, epoch)
+        .map_err(|error| failed(&error))?;
+    Ok(recovery_report(config, found, &selected, recovered))
+}
+
+/// Returns the objects that `only` names, or everything that is lost.
+fn select(found: &RecoveryReport, only: &[String]) -> Result<Selected, RecoverError> {
+    let mut selected = Selected::default();
+    if only.is_empty() {
+        let lost = found.snapshots.iter().filter(|found| found.state.is_lost());
+        selected.snapshots = lost.map(|found| found.snapshot.clone()).collect();
+        let lost = found.items.iter().filter(|found| found.state.is_lost());
+        selected.items = lost.map(|found| found.cid).collect();
+        return Ok(selected);
+    }
+    let refused = |text: String| Err(RecoverError::Selection(text));
+    for name in only {
+        if let Some(item) = found.items.iter().find(|item| item.cid.to_string() == *name) {
+            match refusal(&item.state) {
+                None => selected.items.push(item.cid),
+                Some(reason) => return refused(format!("data item {name} {reason}")),
+            }
+            continue;
+        }
+        let hex = name.to_ascii_lowercase();
+        let is_named = |found: &&snapshots::FoundSnapshot| {
+            hex.len() >= PREFIX_LEN_MIN && found.snapshot.cid.hash().to_string().starts_with(&hex)
+        };
+        let named: Vec<_> = found.snapshots.iter().filter(is_named).collect();
+        match named[..] {
+            [] => {
+                return refused(format!(
+                    "the store has no snapshot and no data item {name}; `archivist recover` lists \
+                     what was found"
+                ));
+            }
+            [found] => match refusal(&found.state) {
+                None => selected.snapshots.push(found.snapshot.clone()),
+                Some(reason) => return refused(format!("snapshot {name} {reason}")),
+            },
+            _ => return refused(format!("several snapshots begin with {name}: use more digits")),
+        }
+    }
+    Ok(selected)
+}
+
+/// Returns why an object in this state cannot be taken over, as the end of a sentence.
+fn refusal(state: &FoundState) -> Option<String> {
+    Some(match state {
+        FoundState::Complete | FoundState::Removed => return None,
+        FoundState::Known => "is in the list already".to_owned(),
+        FoundState::Incomplete { reason, .. } => format!("is incomplete: {reason}"),
+        FoundState::Unreadable(reason) => format!("cannot be read at present: {reason}"),
+        FoundState::Duplicate(other) => format!("is the same as snapshot {other}"),
+        FoundState::Conflict(other) => format!("has the place of snapshot {other} in the list"),
+    })
+}
+
+/// Returns the result of a search in the form of the API.
+fn recovery_report(
+    config: &Config,
+    found: RecoveryReport,
+    selected: &Selected,
+    recovered: u64,
+) -> RecoverReport {
+    let complete = found.is_complete();
+    let problems = problems(&found);
+    let snapshots = found.snapshots.into_iter().map(|found| {
+        let is_selected = selected.snapshots.iter().any(|one| one.cid == found.snapshot.cid);
+        let (state, detail) = state_model(&found.state, is_selected);
+        let snapshot = snapshot_model(config, backup::remote_snapshot(found.snapshot));
+        api::FoundSnapshot { snapshot, state, detail }
+    });
+    let items = found.items.into_iter().map(|found| {
+        let (state, detail) = state_model(&found.state, selected.items.contains(&found.cid));
+        api::FoundItem {
+            cid: found.cid,
+            filename: found.dataset.filename,
+            mimetype: found.dataset.mimetype,
+            bytes: found.dataset.size,
+            state,
+            detail,
+        }
+    });
+    let unusable = found.unusable.into_iter();
+    RecoverReport {
+        complete,
+        snapshots: snapshots.collect(),
+        items: items.collect(),
+        unusable: unusable
+            .map(|record| api::UnusableRecord { cid: record.cid, reason: record.reason })
+            .collect(),
+        manifests: found.manifests,
+        problems,
+        recovered,
+    }
+}
+
+fn state_model(state: &FoundState, is_selected: bool) -> (api::FoundState, Option<String>) {
+    match state {
+        FoundState::Complete | FoundState::Removed if is_selected => {
+            (api::FoundState::Recovered, None)
+        }
+        FoundState::Known => (api::FoundState::Known, None),
+        FoundState::Complete => (api::FoundState::Lost, None),
+        FoundState::Removed => (api::FoundState::Removed, None),
+        FoundState::Incomplete { blocks, reason } => {
+            let more = blocks.saturating_sub(1);
+            let text = if more > 0 { format!("{reason}, and {more} more") } else { reason.clone() };
+            (api::FoundState::Incomplete, Some(text))
+        }
+        FoundState::Unreadable(reason) => (api::FoundState::Unreadable, Some(reason.clone())),
+        FoundState::Duplicate(other) => (api::FoundState::Duplicate, Some(other.to_string())),
+        FoundState::Conflict(other) => (api::FoundState::Conflict, Some(other.to_string())),
+    }
+}
+
+/// Describes the parts of the store that were not read.
+fn problems(found: &RecoveryReport) -> Vec<String> {
+    let scan = &found.scan;
+    let mut problems = Vec::new();
+    for faults in [&scan.unreadable, &scan.damaged] {
+        problems.extend(faults.descriptions.iter().cloned());
+        let more = faults.count.saturating_sub(faults.descriptions.len() as u64);
+        if more > 0 {
+            problems.push(format!("{more} more parts of the store cannot be read"));
+        }
+    }
+    if scan.newer > 0 {
+        problems.push(format!(
+            "{} records were written by a newer version of this program; use that version",
+            scan.newer
+        ));
+    }
+    if found.is_cut_short {
+        problems.push("the store has more records than a search lists".to_owned());
+    }
+    problems
+}
+
+/// Checks that the packs have no complete snapshot and no data item that is not in the
+/// list: otherwise a collection would delete them when the list is accepted.
+///
+/// # Errors
+///
+/// Returns a message with the number of lost ones, and what to do.
+pub async fn check_nothing_lost(services: &Services) -> Result<(), String> {
+    let (store, snapshots) = (services.store.clone(), services.snapshots.clone());
+    let stop = services.stop_token();
+    let work = tokio::task::spawn_blocking(move || {
+        let pin = store.pin();
+        find_lost(&snapshots, &*store, Some(&pin), &VerifyProgress::default(), &stop)
+    });
+    let found = work.await.map_err(|error| error.to_string())?;
+    let found = found.map_err(|error| with_causes(&error))?;
+    let discard = "`archivist prune --accept-roots --discard` deletes";
+    let (snapshots, items) = found.lost();
+    if snapshots + items > 0 {
+        let counted = |count: usize, what: &str| match count {
+            0 => None,
+            1 => Some(format!("1 {what}")),
+            count => Some(format!("{count} {what}s")),
+        };
+        let parts = [counted(snapshots, "snapshot"), counted(items, "data item")];
+        let parts: Vec<String> = parts.into_iter().flatten().collect();
+        return Err(format!(
+            "{} in the store not in the list, so the list is not accepted: `archivist recover` \
+             shows them, `archivist recover --yes` takes them over, {discard} them",
+            match snapshots + items {
+                1 => format!("{} is", parts.join(" and ")),
+                _ => format!("{} are", parts.join(" and ")),
+            }
+        ));
+    }
+    match problems(&found).first() {
+        Some(first) => Err(format!(
+            "parts of the store cannot be read, so it is not known whether the list is complete \
+             ({first}), and the list is not accepted; repair the cause and try again; {discard} \
+             everything that is not in the list"
+        )),
+        None if !found.is_complete() => Err(format!(
+            "blocks of snapshots that are not in the list cannot be read at present, so the list \
+             is not accepted; repair the cause and try again; {discard} them"
+        )),
+        None => Ok(()),
+    }
+}
+
+/// Continues the numbers of snapshots after those in the packs, if roots are lost: a
+/// number that is given twice would make a lost snapshot impossible to recover.
+pub(crate) fn continue_numbers(snapshots: &SnapshotStore, scan: &dyn NodeScan) {
+    match snapshots::last_order(scan) {
+        Ok(last) => snapshots.use_order(last),
+        Err(error) => {
+            let error = with_causes(&error);
+            tracing::error!(error, "cannot search the packs for the numbers of lost snapshots");
+        }
+    }
+}
