@@ -216,7 +216,7 @@ fn temporary_name(path: &Path, writers: Writers) -> OsString {
 /// Returns [`FileError::Io`] if the file cannot be opened or read, and
 /// [`FileError::TooLong`] if it has more than `limit` bytes.
 pub fn read_file(disk: &dyn Disk, path: &Path, limit: u64) -> Result<Vec<u8>, FileError> {
-    let file = disk.open(path).map_err(FileError::io("open", path))?;
+    let file = disk.open_read(path).map_err(FileError::io("open", path))?;
     let len = file.len().map_err(FileError::io("read", path))?;
     if len > limit {
         return Err(FileError::TooLong { path: path.to_owned(), len, limit });

@@ -46,6 +46,14 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// error of the file system.
     fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
 
+    /// Opens an existing file for reading only. The process needs no permission
+    /// to write the file, and the file system may be read-only.
+    ///
+    /// # Errors
+    ///
+    /// Same as [`Disk::open`].
+    fn open_read(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
+
     /// Renames a file. A file with the new name is replaced.
     ///
     /// # Errors
@@ -100,6 +108,8 @@ pub struct Space {
     pub free: u64,
     /// Size of the file system in bytes, used or free.
     pub total: u64,
+    /// True if the file system is mounted read-only.
+    pub is_read_only: bool,
 }
 
 /// An open file. Reads and writes name an offset, so that several threads can
@@ -191,6 +201,15 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
     /// Returns [`io::ErrorKind::WouldBlock`] if another open file holds the
     /// lock, or another error of the file system.
     fn lock(&self) -> io::Result<()>;
+
+    /// Takes a shared lock on the file, which any number of open files may have
+    /// at the same time, and which excludes the lock of [`DiskFile::lock`]. The
+    /// file may be open for reading only.
+    ///
+    /// # Errors
+    ///
+    /// Same as [`DiskFile::lock`].
+    fn lock_shared(&self) -> io::Result<()>;
 
     /// Copies the permissions and the owner of the file at `path`, durably. A
     /// process that may not give files away keeps its own as the owner. Does

@@ -3,7 +3,8 @@
 //! Role: the lowest layer of everything that writes files of Archivist's own
 //! (packs, indexes, lists, keys, the configuration). [`RealDisk`] is the file
 //! system of this computer; `sim::SimDisk` (feature `testing`) is a disk in
-//! memory that fails, fills up and loses power at any operation.
+//! memory that fails, fills up and loses power at any operation, and
+//! `ReadOnlyDisk` (feature `testing`) refuses every change of another disk.
 //!
 //! [`write_atomic`] is the only way to write a small file as a whole. Packs and
 //! indexes, which grow, use [`DiskFile`] directly and sync it themselves.
@@ -12,10 +13,14 @@
 
 mod atomic;
 mod disk;
+#[cfg(any(test, feature = "testing"))]
+mod read_only;
 mod real;
 #[cfg(any(test, feature = "testing"))]
 pub mod sim;
 
 pub use atomic::{AtomicWrite, Existing, FileError, Permissions, Writers, read_file, write_atomic};
 pub use disk::{Disk, DiskFile, Space};
+#[cfg(any(test, feature = "testing"))]
+pub use read_only::ReadOnlyDisk;
 pub use real::RealDisk;

@@ -32,6 +32,10 @@ impl Disk for RealDisk {
         Ok(Box::new(RealFile(file)))
     }
 
+    fn open_read(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        Ok(Box::new(RealFile(File::open(path)?)))
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         std::fs::rename(from, to)
     }
@@ -68,6 +72,7 @@ impl Disk for RealDisk {
         Ok(Space {
             free: stat.f_bavail.saturating_mul(stat.f_frsize),
             total: stat.f_blocks.saturating_mul(stat.f_frsize),
+            is_read_only: stat.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY),
         })
     }
 }
@@ -160,6 +165,10 @@ impl DiskFile for RealFile {
 
     fn lock(&self) -> io::Result<()> {
         self.0.try_lock().map_err(Into::into)
+    }
+
+    fn lock_shared(&self) -> io::Result<()> {
+        self.0.try_lock_shared().map_err(Into::into)
     }
 
     fn copy_permissions(&self, path: &Path) -> io::Result<()> {
@@ -256,5 +265,26 @@ mod tests {
         assert_eq!(second.lock().unwrap_err().kind(), io::ErrorKind::WouldBlock);
         drop(first);
         second.lock().unwrap();
+    }
+
+    #[test]
+    fn a_file_that_is_open_for_reading_can_be_locked_and_not_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let writer = RealDisk.create(&path).unwrap();
+        writer.write_at(&[b"content"], 0).unwrap();
+        let readers = [(); 2].map(|()| RealDisk.open_read(&path).unwrap());
+        for reader in &readers {
+            reader.lock_shared().unwrap();
+            assert_eq!(reader.read_vec_at(10, 0).unwrap(), b"content");
+            assert!(reader.write_at(&[b"other"], 0).is_err());
+        }
+        assert_eq!(writer.lock().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        drop(readers);
+        writer.lock().unwrap();
+        let reader = RealDisk.open_read(&path).unwrap();
+        assert_eq!(reader.lock_shared().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        let missing = RealDisk.open_read(&dir.path().join("missing")).unwrap_err();
+        assert_eq!(missing.kind(), io::ErrorKind::NotFound);
     }
 }

@@ -74,7 +74,7 @@ impl Run {
         let path = dir.join(file_name(id));
         let unusable =
             |reason: &str| StoreError::Unusable { path: path.clone(), reason: reason.into() };
-        let file = disk.open(&path).context("open", &path)?;
+        let file = disk.open_read(&path).context("open", &path)?;
         let len = file.len().context("read", &path)?;
         let trailer_at =
             len.checked_sub(TRAILER_LEN as u64).ok_or_else(|| unusable("it is too short"))?;

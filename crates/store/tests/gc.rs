@@ -88,6 +88,10 @@ impl Disk for Hooked {
         Ok(self.wrap(path, self.disk.open(path)?))
     }
 
+    fn open_read(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        Ok(self.wrap(path, self.disk.open_read(path)?))
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.disk.rename(from, to)
     }
@@ -145,6 +149,10 @@ impl DiskFile for HookedFile {
 
     fn lock(&self) -> io::Result<()> {
         self.file.lock()
+    }
+
+    fn lock_shared(&self) -> io::Result<()> {
+        self.file.lock_shared()
     }
 
     fn copy_permissions(&self, path: &Path) -> io::Result<()> {

@@ -201,6 +201,9 @@ impl Disk for BadSectors {
     fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
         Ok(Box::new(BadFile(self.disk.open(path)?, path.to_owned(), self.clone())))
     }
+    fn open_read(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        Ok(Box::new(BadFile(self.disk.open_read(path)?, path.to_owned(), self.clone())))
+    }
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.disk.rename(from, to)
     }
@@ -249,6 +252,9 @@ impl DiskFile for BadFile {
     }
     fn lock(&self) -> io::Result<()> {
         self.0.lock()
+    }
+    fn lock_shared(&self) -> io::Result<()> {
+        self.0.lock_shared()
     }
     fn copy_permissions(&self, path: &Path) -> io::Result<()> {
         self.0.copy_permissions(path)

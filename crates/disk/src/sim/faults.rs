@@ -37,7 +37,7 @@ pub const EROFS: DiskError = DiskError::Errno(Errno::ROFS.raw_os_error());
 /// An operation on a simulated disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Op {
-    /// [`crate::Disk::open`].
+    /// [`crate::Disk::open`] and [`crate::Disk::open_read`].
     Open,
     /// [`crate::DiskFile::read_at`] and [`crate::DiskFile::read_vec_at`].
     Read,
@@ -47,7 +47,7 @@ pub enum Op {
     List,
     /// [`crate::Disk::space`].
     Space,
-    /// [`crate::DiskFile::lock`].
+    /// [`crate::DiskFile::lock`] and [`crate::DiskFile::lock_shared`].
     Lock,
     /// [`crate::Disk::create_dir`].
     CreateDir,

@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::{Change, Hit, Op, SimDisk};
+use super::{Change, Hit, Lock, Op, SimDisk};
 use crate::disk::DiskFile;
 
 /// An open file of a [`SimDisk`].
@@ -141,10 +141,23 @@ impl DiskFile for SimFile {
         self.read_step(Op::Lock)?;
         let mut state = self.disk.state.lock();
         let inode = &mut state.inodes[self.inode];
-        if inode.locked {
+        if inode.lock != Lock::None {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        inode.locked = true;
+        inode.lock = Lock::Exclusive;
+        self.has_lock.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn lock_shared(&self) -> io::Result<()> {
+        self.read_step(Op::Lock)?;
+        let mut state = self.disk.state.lock();
+        let inode = &mut state.inodes[self.inode];
+        inode.lock = match inode.lock {
+            Lock::Exclusive => return Err(io::ErrorKind::WouldBlock.into()),
+            Lock::None => Lock::Shared(1),
+            Lock::Shared(count) => Lock::Shared(count + 1),
+        };
         self.has_lock.store(true, Ordering::Relaxed);
         Ok(())
     }
@@ -157,7 +170,11 @@ impl DiskFile for SimFile {
 impl Drop for SimFile {
     fn drop(&mut self) {
         if *self.has_lock.get_mut() {
-            self.disk.state.lock().inodes[self.inode].locked = false;
+            let lock = &mut self.disk.state.lock().inodes[self.inode].lock;
+            *lock = match *lock {
+                Lock::Shared(count) if count > 1 => Lock::Shared(count - 1),
+                _ => Lock::None,
+            };
         }
     }
 }

@@ -28,6 +28,7 @@ use rand::{Rng, RngExt as _, SeedableRng};
 use self::faults::FaultRules;
 use self::file::SimFile;
 use crate::disk::{Disk, DiskFile, Space};
+use crate::read_only::ReadOnlyFile;
 
 pub use self::faults::{ArmedFault, DiskError, EACCES, EIO, EMFILE, EROFS, FaultRule, Op};
 
@@ -92,7 +93,17 @@ struct Inode {
     durable: Vec<u8>,
     current: Vec<u8>,
     pending: Vec<Change>,
-    locked: bool,
+    lock: Lock,
+}
+
+/// The locks on a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Lock {
+    #[default]
+    None,
+    Exclusive,
+    /// Number of open files that have a shared lock.
+    Shared(usize),
 }
 
 #[derive(Clone, Debug)]
@@ -313,7 +324,11 @@ impl SimDisk {
         if power == Power::Kept {
             // Unsynced changes stay unsynced: the power may still fail later.
             let next = State {
-                inodes: state.inodes.iter().map(|i| Inode { locked: false, ..i.clone() }).collect(),
+                inodes: state
+                    .inodes
+                    .iter()
+                    .map(|i| Inode { lock: Lock::None, ..i.clone() })
+                    .collect(),
                 names: state.names.clone(),
                 durable_names: state.durable_names.clone(),
                 pending_names: state.pending_names.clone(),
@@ -451,6 +466,10 @@ impl Disk for SimDisk {
         Ok(Box::new(SimFile::new(self, inode)))
     }
 
+    fn open_read(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        Ok(Box::new(ReadOnlyFile(self.open(path)?)))
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut state = self.state.lock();
         state.alive()?;
@@ -504,6 +523,6 @@ impl Disk for SimDisk {
         let state = self.state.lock();
         state.read_step(Op::Space, dir)?;
         let total = state.capacity.unwrap_or(u64::MAX);
-        Ok(Space { free: total.saturating_sub(state.used()), total })
+        Ok(Space { free: total.saturating_sub(state.used()), total, is_read_only: false })
     }
 }
