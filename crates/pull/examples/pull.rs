@@ -21,7 +21,9 @@ use net::{
 use protocols::SessionPool;
 use pull::{PullProgress, Puller};
 use serde_json::json;
-use store::{BlockRead as _, BlockWrite as _, PackStore, Root, Roots as _, StoreOptions};
+use store::{
+    BlockRead as _, BlockWrite as _, PackStore, Root, Roots as _, RootsRead as _, StoreOptions,
+};
 use types::Cid;
 
 struct Provider(Arc<PackStore>);

@@ -14,8 +14,8 @@ use pull::ManifestPullError;
 use snapshots::SnapshotStore;
 use store::check::missing_blocks;
 use store::{
-    BlockStore, Call, FaultyStore, GcOptions, Limit, MemStore, PackStore, Roots as _, StoreError,
-    StoreOptions,
+    BlockStore, Call, FaultyStore, GcOptions, Limit, MemStore, PackStore, RootsRead as _,
+    StoreError, StoreOptions,
 };
 use testkit::{Source, Tree, assert_holds, file, file_entry, noise, put, tree, until};
 use types::{FileNodeBuilder, MAX_TREE_DEPTH, NodeChild};

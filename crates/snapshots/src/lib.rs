@@ -4,7 +4,8 @@
 //! is the commit: by then every block is in a synced pack. Nothing else says that a snapshot
 //! exists, so nothing can disagree.
 //!
-//! * [`SnapshotStore`]: lists, commits and removes snapshots.
+//! * [`SnapshotReader`]: lists snapshots, also in a store that is open for reading only;
+//!   [`SnapshotStore`] also commits and removes them.
 //! * [`SnapshotTree`]: reads the entries of a snapshot.
 //! * [`decide`]: the retention rules, without I/O; [`prune`] applies them.
 //! * [`find_lost`]: finds snapshots in the packs that no root names; [`recover`] sets their roots.
@@ -15,6 +16,7 @@ mod record;
 mod recover;
 mod retention;
 mod snapshot_id;
+mod snapshot_reader;
 mod snapshot_store;
 mod snapshot_tree;
 mod verify;
@@ -29,8 +31,9 @@ pub use recover::{
 };
 pub use retention::{Candidate, Decision, Reason, RetentionPlan, Suspension, decide};
 pub use snapshot_id::{SnapshotId, SnapshotIdError};
-pub use snapshot_store::{
-    DamagedSnapshot, Listing, Snapshot, SnapshotError, SnapshotStore, root_name,
+pub use snapshot_reader::{
+    DamagedSnapshot, Listing, Snapshot, SnapshotError, SnapshotReader, root_name,
 };
+pub use snapshot_store::SnapshotStore;
 pub use snapshot_tree::{Depth, SnapshotTree, TreeError, header_of};
 pub use verify::{VerifyError, VerifyProblem, VerifyProgress, VerifyReport, verify};

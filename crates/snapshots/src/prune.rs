@@ -14,7 +14,8 @@ use tokio_util::sync::CancellationToken;
 use types::FolderId;
 
 use crate::retention::{Candidate, Reason, Suspension, decide};
-use crate::snapshot_store::{DamagedSnapshot, Snapshot, SnapshotError, SnapshotStore};
+use crate::snapshot_reader::{DamagedSnapshot, PREFIX, Snapshot, SnapshotError};
+use crate::snapshot_store::SnapshotStore;
 
 /// Options of a prune.
 #[derive(Clone, Debug)]
@@ -149,7 +150,7 @@ pub fn prune(
 /// Reports whether a damaged snapshot belongs to a folder, by the name of its root.
 fn is_of(damaged: &DamagedSnapshot, source: &PeerId, folder: &FolderId) -> bool {
     let name = damaged.root.rsplit_once('/').map(|(name, _)| name);
-    name == Some(&format!("{}{source}/{folder}", crate::snapshot_store::PREFIX))
+    name == Some(&format!("{}{source}/{folder}", PREFIX))
 }
 
 /// Adds the decisions about one folder to the report.

@@ -1,99 +1,34 @@
-//! The snapshots in a store: listing, committing, removing.
+//! The snapshots in a store: committing and removing them.
 //!
-//! All functions block the thread. Listing reads one small block for each snapshot that was not
-//! read before; records never change, so they are cached.
+//! All functions block the thread. [`SnapshotReader`] lists the snapshots.
 
-use std::collections::HashMap;
-use std::fmt;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use net::PeerId;
-use parking_lot::Mutex;
-use store::{Batch, BlockStore, Pin, Root, StoreError, WriteEpoch};
-use types::{Cid, EncodedBlock, FolderId};
+use store::{Batch, BlockStore, Pin, Root, WriteEpoch};
+use types::EncodedBlock;
 
-use crate::record::{RecordError, SnapshotRecord};
+use crate::record::SnapshotRecord;
 use crate::snapshot_id::SnapshotId;
+use crate::snapshot_reader::{
+    PREFIX, Snapshot, SnapshotError, SnapshotReader, parse_name, root_name,
+};
 
-/// Prefix of the names of the roots of snapshots.
-pub(crate) const PREFIX: &str = "snapshot/";
-/// Maximum number of cached records; each needs about 500 bytes.
-const CACHED_RECORDS_MAX: usize = 100_000;
-
-/// Returns the name of the root of a snapshot.
-pub fn root_name(source: &PeerId, folder: &FolderId, order: u64) -> String {
-    format!("{PREFIX}{source}/{folder}/{order:016}")
-}
-
-/// Returns the source, folder and order in the name of a root.
-fn parse_name(name: &str) -> Option<(PeerId, FolderId, u64)> {
-    let mut parts = name.strip_prefix(PREFIX)?.split('/');
-    let parsed =
-        (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
-    parts.next().is_none().then_some(parsed)
-}
-
-/// A complete snapshot.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Snapshot {
-    /// Id of the snapshot.
-    pub id: SnapshotId,
-    /// CID of the block with its record.
-    pub cid: Cid,
-    /// The record.
-    pub record: SnapshotRecord,
-}
-
-impl Snapshot {
-    /// Returns the name of its root.
-    pub(crate) fn root_name(&self) -> String {
-        root_name(&self.record.source, &self.record.folder, self.record.order)
-    }
-}
-
-/// A snapshot whose record cannot be read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DamagedSnapshot {
-    /// Name of the root of the snapshot.
-    pub root: String,
-    /// Reason why the record cannot be read.
-    pub reason: String,
-}
-
-/// A list of snapshots, sorted by source, folder and order.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Listing {
-    /// The snapshots with a readable record.
-    pub snapshots: Vec<Snapshot>,
-    /// The snapshots whose record cannot be read.
-    pub damaged: Vec<DamagedSnapshot>,
-}
-
-/// Reason why snapshots cannot be read or written.
-#[derive(Debug, thiserror::Error)]
-pub enum SnapshotError {
-    /// The store failed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The record cannot be encoded.
-    #[error(transparent)]
-    Record(#[from] RecordError),
-}
-
-/// The snapshots of one store. Clones share it.
-#[derive(Clone)]
-pub struct SnapshotStore(Arc<Shared>);
-
-struct Shared {
+/// The snapshots of one store, to read and to change them: everything that a
+/// [`SnapshotReader`] does, and more. Clones share it.
+#[derive(Clone, Debug)]
+pub struct SnapshotStore {
+    reader: SnapshotReader,
     store: Arc<dyn BlockStore>,
-    last_order: AtomicU64,
-    records: Mutex<HashMap<Cid, SnapshotRecord>>,
+    last_order: Arc<AtomicU64>,
 }
 
-impl fmt::Debug for SnapshotStore {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SnapshotStore").field("store", &self.0.store).finish_non_exhaustive()
+impl Deref for SnapshotStore {
+    type Target = SnapshotReader;
+
+    fn deref(&self) -> &SnapshotReader {
+        &self.reader
     }
 }
 
@@ -103,114 +38,21 @@ impl SnapshotStore {
     pub fn new(store: Arc<dyn BlockStore>) -> Self {
         let roots = store.roots(PREFIX);
         let last = roots.iter().filter_map(|(name, _)| Some(parse_name(name)?.2)).max();
-        Self(Arc::new(Shared {
+        Self {
+            reader: SnapshotReader::new(store.clone()),
             store,
-            last_order: AtomicU64::new(last.unwrap_or(0)),
-            records: Mutex::default(),
-        }))
+            last_order: Arc::new(AtomicU64::new(last.unwrap_or(0))),
+        }
     }
 
     /// Returns the store.
     pub fn store(&self) -> &Arc<dyn BlockStore> {
-        &self.0.store
-    }
-
-    /// Returns the number of snapshots, including damaged ones.
-    pub fn count(&self) -> u64 {
-        self.0.store.roots(PREFIX).len() as u64
-    }
-
-    /// Lists all snapshots.
-    ///
-    /// # Errors
-    ///
-    /// Returns [`SnapshotError::Store`] if the store cannot be read. A damaged record is not an
-    /// error, but part of the listing.
-    pub fn list(&self) -> Result<Listing, SnapshotError> {
-        self.listing(PREFIX)
-    }
-
-    /// Lists the snapshots of a source, or of one folder of it.
-    ///
-    /// # Errors
-    ///
-    /// Same as [`SnapshotStore::list`].
-    pub fn list_of(
-        &self,
-        source: &PeerId,
-        folder: Option<&FolderId>,
-    ) -> Result<Listing, SnapshotError> {
-        match folder {
-            Some(folder) => self.listing(&format!("{PREFIX}{source}/{folder}/")),
-            None => self.listing(&format!("{PREFIX}{source}/")),
-        }
-    }
-
-    fn listing(&self, prefix: &str) -> Result<Listing, SnapshotError> {
-        let mut listing = Listing::default();
-        for (name, root) in self.0.store.roots(prefix) {
-            match self.read(&name, root.cid) {
-                Ok(snapshot) => listing.snapshots.push(snapshot),
-                Err(Unread::Damaged(reason)) => {
-                    // A snapshot that was removed meanwhile is not damaged.
-                    if self.0.store.root(&name) == Some(root) {
-                        listing.damaged.push(DamagedSnapshot { root: name, reason });
-                    }
-                }
-                Err(Unread::Store(error)) => return Err(error.into()),
-            }
-        }
-        Ok(listing)
-    }
-
-    fn read(&self, name: &str, cid: Cid) -> Result<Snapshot, Unread> {
-        let id = SnapshotId::of(&cid);
-        let damaged = |reason: String| Unread::Damaged(reason);
-        let cached = self.0.records.lock().get(&cid).cloned();
-        let is_cached = cached.is_some();
-        let record = match cached {
-            Some(record) => record,
-            None => {
-                let bytes = match self.0.store.get(&cid) {
-                    Ok(Some(bytes)) => bytes,
-                    Ok(None) => return Err(damaged("the record is missing".to_owned())),
-                    Err(error @ StoreError::Damaged { .. }) => {
-                        return Err(damaged(error.to_string()));
-                    }
-                    Err(error) => return Err(Unread::Store(error)),
-                };
-                SnapshotRecord::decode(&bytes).map_err(|error| damaged(error.to_string()))?
-            }
-        };
-        if name != root_name(&record.source, &record.folder, record.order) {
-            return Err(damaged("the record belongs to another snapshot".to_owned()));
-        }
-        if !is_cached {
-            let mut records = self.0.records.lock();
-            if records.len() >= CACHED_RECORDS_MAX {
-                records.clear();
-            }
-            records.insert(cid, record.clone());
-        }
-        Ok(Snapshot { id, cid, record })
-    }
-
-    /// Returns the newest snapshot of a folder, by order of arrival.
-    ///
-    /// # Errors
-    ///
-    /// Same as [`SnapshotStore::list`].
-    pub fn newest(
-        &self,
-        source: &PeerId,
-        folder: &FolderId,
-    ) -> Result<Option<Snapshot>, SnapshotError> {
-        Ok(self.list_of(source, Some(folder))?.snapshots.pop())
+        &self.store
     }
 
     /// Returns the order of the next snapshot; each number is returned once.
     pub fn next_order(&self) -> u64 {
-        self.0.last_order.fetch_add(1, Ordering::SeqCst) + 1
+        self.last_order.fetch_add(1, Ordering::SeqCst) + 1
     }
 
     /// Ensures that numbers up to `order` are not returned as the next one.
@@ -232,11 +74,11 @@ impl SnapshotStore {
     ) -> Result<Snapshot, SnapshotError> {
         let block = record.encode()?;
         let cid = block.cid();
-        let pin: Pin = self.0.store.pin();
+        let pin: Pin = self.store.pin();
         pin.add([cid]);
-        self.0.store.put(&[EncodedBlock::plain(block)])?;
+        self.store.put(&[EncodedBlock::plain(block)])?;
         let name = root_name(&record.source, &record.folder, record.order);
-        self.0.store.set_root(&name, Root { cid, partial: false }, epoch)?;
+        self.store.set_root(&name, Root { cid, partial: false }, epoch)?;
         Ok(Snapshot { id: SnapshotId::of(&cid), cid, record })
     }
 
@@ -246,31 +88,27 @@ impl SnapshotStore {
     ///
     /// Returns [`SnapshotError::Store`] if the root cannot be removed.
     pub fn remove(&self, snapshot: &Snapshot) -> Result<bool, SnapshotError> {
-        let removed = self.0.store.remove_root(&snapshot.root_name())?;
-        self.0.records.lock().remove(&snapshot.cid);
+        let removed = self.store.remove_root(&snapshot.root_name())?;
+        self.reader.forget(&snapshot.cid);
         Ok(removed)
     }
 
     /// Starts a unit of work on the store.
     pub fn batch(&self) -> Batch {
-        Batch::new(self.0.store.clone())
+        Batch::new(self.store.clone())
     }
-}
-
-/// Reason why a record was not read.
-enum Unread {
-    Damaged(String),
-    Store(StoreError),
 }
 
 #[cfg(test)]
 mod tests {
     use jiff::Timestamp;
+    use net::PeerId;
     use store::MemStore;
-    use types::SequenceNumber;
+    use types::{Cid, FolderId, SequenceNumber};
 
     use super::*;
     use crate::record::tests::record;
+    use crate::snapshot_reader::Listing;
 
     fn commit(snapshots: &SnapshotStore, folder: &str, sequence: u64, second: i64) -> Snapshot {
         let epoch = snapshots.store().write_epoch();

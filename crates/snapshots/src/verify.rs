@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use types::{Cid, Codec, EntryKind, FileNode, MAX_TREE_DEPTH, ManifestHeader, decode_segment};
 
 use crate::snapshot_id::SnapshotId;
-use crate::snapshot_store::{DamagedSnapshot, Snapshot, SnapshotError, SnapshotStore};
+use crate::snapshot_reader::{DamagedSnapshot, Snapshot, SnapshotError, SnapshotReader};
 use crate::snapshot_tree::header_of;
 
 /// Maximum number of blocks that are remembered as good: about 100 MB.
@@ -132,7 +132,7 @@ pub enum VerifyError {
 /// Returns [`VerifyError`] if the snapshots cannot be listed or the caller stops the verification.
 /// Missing and damaged blocks are part of the report.
 pub fn verify(
-    snapshots: &SnapshotStore,
+    snapshots: &SnapshotReader,
     full: bool,
     progress: &VerifyProgress,
     stop: &CancellationToken,

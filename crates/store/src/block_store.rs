@@ -1,9 +1,10 @@
 //! The traits of a store of blocks, and the values that their methods use.
 //!
-//! [`BlockRead`] serves readers, [`BlockWrite`] those who also store blocks,
-//! [`Roots`] keeps the names that keep blocks alive, and [`StoreAdmin`] deletes
-//! and measures. A function asks for the narrowest that it needs;
-//! [`BlockStore`] is all four.
+//! [`BlockRead`] serves readers, [`BlockWrite`] also stores blocks,
+//! [`RootsRead`] and [`Roots`] read and change the names that keep blocks alive,
+//! and [`StoreAdmin`] deletes and measures. A function asks for the narrowest
+//! that it needs; [`StoreRead`] has everything that a reader needs, and
+//! [`BlockStore`] is all of them.
 //!
 //! [`crate::MemStore`] states these semantics in the fewest words; the tests
 //! compare [`crate::PackStore`] with it.
@@ -106,14 +107,17 @@ pub trait BlockWrite: BlockRead {
     fn pin(&self) -> Pin;
 }
 
-/// Keeps roots: names that keep blocks alive.
-pub trait Roots: Send + Sync + fmt::Debug {
+/// Reads roots: names that keep blocks alive.
+pub trait RootsRead: Send + Sync + fmt::Debug {
     /// Returns the root with this name.
     fn root(&self, name: &str) -> Option<Root>;
 
     /// Returns the roots whose names start with `prefix`, sorted by name.
     fn roots(&self, prefix: &str) -> Vec<(String, Root)>;
+}
 
+/// Changes roots.
+pub trait Roots: RootsRead {
     /// Sets a root durably, after it has committed all blocks put before: a
     /// root never refers to a block that a power cut can take.
     ///
@@ -155,9 +159,15 @@ pub trait StoreAdmin: Send + Sync + fmt::Debug {
     fn usage(&self) -> Result<Usage, StoreError>;
 }
 
+/// A store that can be read: its blocks and its roots. Every type that
+/// implements both traits is one.
+pub trait StoreRead: BlockRead + RootsRead {}
+
+impl<S: BlockRead + RootsRead + ?Sized> StoreRead for S {}
+
 /// A complete store: reading, writing, roots and administration. Every type
-/// that implements the four traits is one.
-pub trait BlockStore: BlockWrite + Roots + StoreAdmin {}
+/// that implements these traits is one.
+pub trait BlockStore: StoreRead + BlockWrite + Roots + StoreAdmin {}
 
 impl<S: BlockWrite + Roots + StoreAdmin + ?Sized> BlockStore for S {}
 

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use types::{Cid, links};
 
-use crate::block_store::{BlockRead, Roots};
+use crate::block_store::{BlockRead, StoreRead};
 use crate::error::StoreError;
 
 /// A block that a root needs and that cannot be read.
@@ -29,9 +29,7 @@ pub struct MissingBlock {
 /// # Errors
 ///
 /// Returns the errors of [`BlockRead::get`], except [`StoreError::Damaged`].
-pub fn missing_blocks(
-    store: &(impl BlockRead + Roots + ?Sized),
-) -> Result<Vec<MissingBlock>, StoreError> {
+pub fn missing_blocks(store: &(impl StoreRead + ?Sized)) -> Result<Vec<MissingBlock>, StoreError> {
     // The links of each block, or the reason why it cannot be read.
     let mut read: HashMap<Cid, Result<Vec<Cid>, String>> = HashMap::new();
     let mut missing: BTreeMap<Cid, MissingBlock> = BTreeMap::new();

@@ -8,7 +8,8 @@ use parking_lot::Mutex;
 use types::{Cid, EncodedBlock};
 
 use crate::block_store::{
-    BlockRead, BlockStore, BlockWrite, GcOptions, GcReport, Roots, StoreAdmin, Usage, WriteEpoch,
+    BlockRead, BlockStore, BlockWrite, GcOptions, GcReport, Roots, RootsRead, StoreAdmin, Usage,
+    WriteEpoch,
 };
 use crate::error::StoreError;
 use crate::pins::Pin;
@@ -146,7 +147,7 @@ impl BlockWrite for FaultyStore {
     }
 }
 
-impl Roots for FaultyStore {
+impl RootsRead for FaultyStore {
     fn root(&self, name: &str) -> Option<Root> {
         self.inner.root(name)
     }
@@ -154,7 +155,9 @@ impl Roots for FaultyStore {
     fn roots(&self, prefix: &str) -> Vec<(String, Root)> {
         self.inner.roots(prefix)
     }
+}
 
+impl Roots for FaultyStore {
     fn set_root(&self, name: &str, root: Root, epoch: WriteEpoch) -> Result<(), StoreError> {
         self.check(Call::SetRoot)?;
         self.inner.set_root(name, root, epoch)

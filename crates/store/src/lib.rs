@@ -3,6 +3,7 @@
 //! Role: the only code that stores blocks. [`BlockRead`], [`BlockWrite`],
 //! [`Roots`] and [`StoreAdmin`] are the parts of a store ([`BlockStore`]).
 //! [`PackStore`] implements them on disk and [`MemStore`] in memory;
+//! [`ReadOnlyPackStore`] reads a store on disk without changing a byte of it;
 //! `FaultyStore` (feature `testing`) wraps either and fails on demand.
 //! [`InPlaceStore`] serves blocks from the user's own files instead.
 //!
@@ -37,7 +38,8 @@ mod scrub_dates;
 
 pub use batch::Batch;
 pub use block_store::{
-    BlockRead, BlockStore, BlockWrite, GcOptions, GcReport, Roots, StoreAdmin, Usage, WriteEpoch,
+    BlockRead, BlockStore, BlockWrite, GcOptions, GcReport, Roots, RootsRead, StoreAdmin,
+    StoreRead, Usage, WriteEpoch,
 };
 pub use error::{Limit, StoreError};
 #[cfg(any(test, feature = "testing"))]
@@ -52,8 +54,8 @@ pub use lookup::{get_required, get_sound};
 pub use mem_store::MemStore;
 pub use node_scan::{Faults, NodeScan, NodeScanReport};
 pub use pack_store::{
-    FaultyBlock, Losses, OpenReport, PackStore, RecompressEnd, RecompressReport, ScrubEnd,
-    ScrubReport, StoreOptions,
+    FaultyBlock, Losses, OpenReport, PackStore, ReadOnlyPackStore, RecompressEnd, RecompressReport,
+    ScrubEnd, ScrubReport, StoreOptions,
 };
 pub use pins::Pin;
 pub use root_log::{MAX_ROOT_NAME_LEN, Root};

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use types::{Cid, Codec, EncodedBlock, Hash, links};
 
 use crate::block_store::{
-    BlockRead, BlockWrite, GcOptions, GcReport, Roots, StoreAdmin, Usage, WriteEpoch,
+    BlockRead, BlockWrite, GcOptions, GcReport, Roots, RootsRead, StoreAdmin, Usage, WriteEpoch,
 };
 use crate::error::{Limit, StoreError};
 use crate::node_scan::{NodeScan, NodeScanReport};
@@ -131,7 +131,7 @@ impl BlockWrite for MemStore {
     }
 }
 
-impl Roots for MemStore {
+impl RootsRead for MemStore {
     fn root(&self, name: &str) -> Option<Root> {
         self.state.lock().roots.get(name).copied()
     }
@@ -141,7 +141,9 @@ impl Roots for MemStore {
         let roots = state.roots.iter().filter(|(name, _)| name.starts_with(prefix));
         roots.map(|(name, root)| (name.clone(), *root)).collect()
     }
+}
 
+impl Roots for MemStore {
     fn set_root(&self, name: &str, root: Root, _: WriteEpoch) -> Result<(), StoreError> {
         check_name(name)?;
         let mut state = self.state.lock();

@@ -10,7 +10,7 @@ use std::thread;
 
 use common::{store_tree, tree, write_and_remove};
 use store::check::missing_blocks;
-use store::{GcOptions, PackStore, Roots as _, StoreAdmin as _, StoreOptions};
+use store::{GcOptions, PackStore, RootsRead as _, StoreAdmin as _, StoreOptions};
 
 #[test]
 fn the_collector_takes_nothing_from_those_who_write() {

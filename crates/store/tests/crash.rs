@@ -16,7 +16,7 @@ use disk::sim::{Fault, Power, SimDisk};
 use store::check::missing_blocks;
 use store::{
     BlockRead as _, BlockWrite as _, GcOptions, PackStore, RecompressEnd, Roots as _,
-    StoreAdmin as _, StoreError,
+    RootsRead as _, StoreAdmin as _, StoreError,
 };
 
 const POWERS: [Power; 6] = [

@@ -13,8 +13,8 @@ use common::{Tree, assert_whole, open, store_tree, tree};
 use disk::sim::SimDisk;
 use store::check::missing_blocks;
 use store::{
-    BlockRead as _, BlockWrite as _, GcOptions, PackStore, Root, Roots as _, StoreAdmin as _,
-    StoreError,
+    BlockRead as _, BlockWrite as _, GcOptions, PackStore, Root, Roots as _, RootsRead as _,
+    StoreAdmin as _, StoreError,
 };
 use types::EncodedBlock;
 

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use common::noise;
 use store::check::missing_blocks;
 use store::{
-    FileWriter, GcOptions, Limit, PackStore, Root, Roots as _, StoreAdmin as _, StoreError,
-    StoreOptions,
+    FileWriter, GcOptions, Limit, PackStore, Root, Roots as _, RootsRead as _, StoreAdmin as _,
+    StoreError, StoreOptions,
 };
 
 /// Variables with the path of the small disk, and of the file that receives the name

@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use store::check::missing_blocks;
 use store::{
     Batch, BlockRead as _, BlockStore, BlockWrite as _, GcOptions, MemStore, PackStore, Pin, Root,
-    Roots as _, StoreAdmin as _,
+    Roots as _, RootsRead as _, StoreAdmin as _,
 };
 
 #[derive(Clone, Debug)]

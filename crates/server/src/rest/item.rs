@@ -5,7 +5,7 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use node::{Services, roots};
 use serde::Serialize;
-use store::{Content, Roots as _, resolve};
+use store::{Content, Roots as _, RootsRead as _, resolve};
 use types::{CHUNK_LEN_MAX, Cid};
 
 use super::{blocking, parse_cid};

@@ -29,6 +29,7 @@ mod open;
 mod packs;
 mod quarantine;
 mod read;
+mod read_only;
 mod recompress;
 mod recompress_skiplist;
 mod relocate;
@@ -59,7 +60,7 @@ use self::removed_roots::RemovedRoots;
 use self::reserve_file::ReserveFile;
 use self::write::Writer;
 use crate::block_store::{
-    BlockRead, BlockWrite, GcOptions, GcReport, Roots, StoreAdmin, Usage, WriteEpoch,
+    BlockRead, BlockWrite, GcOptions, GcReport, Roots, RootsRead, StoreAdmin, Usage, WriteEpoch,
 };
 use crate::error::{Limit, StoreError};
 use crate::hash_index::HashIndex;
@@ -71,6 +72,7 @@ use disk::{Disk, DiskFile, RealDisk};
 
 pub use self::losses::Losses;
 pub use self::open::OpenReport;
+pub use self::read_only::ReadOnlyPackStore;
 pub use self::recompress::{RecompressEnd, RecompressReport};
 pub use self::scrub::{FaultyBlock, ScrubEnd, ScrubReport};
 
@@ -490,7 +492,7 @@ impl BlockWrite for PackStore {
     }
 }
 
-impl Roots for PackStore {
+impl RootsRead for PackStore {
     fn root(&self, name: &str) -> Option<Root> {
         self.inner.roots.lock().get(name)
     }
@@ -498,7 +500,9 @@ impl Roots for PackStore {
     fn roots(&self, prefix: &str) -> Vec<(String, Root)> {
         self.inner.roots.lock().with_prefix(prefix)
     }
+}
 
+impl Roots for PackStore {
     fn set_root(&self, name: &str, root: Root, epoch: WriteEpoch) -> Result<(), StoreError> {
         crate::root_log::check_name(name)?;
         self.inner.commit(epoch)?;

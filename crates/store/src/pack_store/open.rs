@@ -61,27 +61,28 @@ pub struct OpenReport {
 }
 
 /// Paths of the directories and files of a store.
-struct Layout {
-    dir: PathBuf,
+#[derive(Debug)]
+pub(super) struct Layout {
+    pub(super) dir: PathBuf,
 }
 
 impl Layout {
-    fn packs(&self) -> PathBuf {
+    pub(super) fn packs(&self) -> PathBuf {
         self.dir.join("packs")
     }
-    fn index(&self) -> PathBuf {
+    pub(super) fn index(&self) -> PathBuf {
         self.dir.join("index")
     }
-    fn roots(&self) -> PathBuf {
+    pub(super) fn roots(&self) -> PathBuf {
         self.dir.join("roots")
     }
-    fn lock(&self) -> PathBuf {
+    pub(super) fn lock(&self) -> PathBuf {
         self.dir.join("lock")
     }
-    fn format(&self) -> PathBuf {
+    pub(super) fn format(&self) -> PathBuf {
         self.dir.join("format")
     }
-    fn quarantine(&self) -> PathBuf {
+    pub(super) fn quarantine(&self) -> PathBuf {
         self.dir.join("quarantine")
     }
     // The names of this file and of the reserve file are older than the terms in the
@@ -306,9 +307,23 @@ fn lock(disk: &dyn Disk, layout: &Layout) -> Result<Box<dyn DiskFile>, StoreErro
 
 /// Refuses a store of another version. Writes the version of a new store.
 fn check_format(disk: &dyn Disk, layout: &Layout) -> Result<(), StoreError> {
+    if refuse_other_format(disk, layout)? {
+        return Ok(());
+    }
+    // Missing or torn: each pack has its version, too.
+    let written = write_atomic(disk, &layout.format(), FORMAT.as_bytes(), &AtomicWrite::PRIVATE);
+    match written.map_err(StoreError::from) {
+        Ok(_) | Err(StoreError::Full { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Refuses a store of another version. Returns `Ok(false)` if the file with the
+/// version is missing or torn.
+pub(super) fn refuse_other_format(disk: &dyn Disk, layout: &Layout) -> Result<bool, StoreError> {
     let path = layout.format();
     match read_file(disk, &path, 1024) {
-        Ok(found) if found == FORMAT.as_bytes() => Ok(()),
+        Ok(found) if found == FORMAT.as_bytes() => Ok(true),
         Ok(found) if found.starts_with(b"archivist store ") && found != b"archivist store " => {
             let found = String::from_utf8_lossy(&found);
             Err(StoreError::Unusable {
@@ -323,13 +338,7 @@ fn check_format(disk: &dyn Disk, layout: &Layout) -> Result<(), StoreError> {
         Err(FileError::Io { source, .. }) if source.kind() != ErrorKind::NotFound => {
             Err(StoreError::io("read", &path, source))
         }
-        // Missing or torn: each pack has its version, too.
-        _ => match write_atomic(disk, &path, FORMAT.as_bytes(), &AtomicWrite::PRIVATE)
-            .map_err(StoreError::from)
-        {
-            Ok(_) | Err(StoreError::Full { .. }) => Ok(()),
-            Err(error) => Err(error),
-        },
+        _ => Ok(false),
     }
 }
 

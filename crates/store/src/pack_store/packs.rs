@@ -129,9 +129,16 @@ pub(super) struct Packs {
     dir: PathBuf,
     by_number: RwLock<BTreeMap<u32, Arc<Pack>>>,
     next: AtomicU32,
-    files: Mutex<LruCache<u32, Arc<dyn DiskFile>>>,
+    files: Mutex<LruCache<u32, OpenFile>>,
     /// Length of all packs in bytes.
     used: AtomicU64,
+}
+
+/// An open file of a pack.
+#[derive(Debug)]
+struct OpenFile {
+    file: Arc<dyn DiskFile>,
+    is_writable: bool,
 }
 
 impl Packs {
@@ -229,19 +236,35 @@ impl Packs {
             cached_bytes: AtomicU64::new(0),
             syncing: Mutex::new(()),
         });
-        self.files.lock().put(number, file.into());
+        self.files.lock().put(number, OpenFile { file: file.into(), is_writable: true });
         self.insert(pack.clone());
         Ok(pack)
     }
 
-    /// Returns the open file of a pack.
+    /// Returns the open file of a pack, to read the pack. This also works on a
+    /// file system that has become read-only.
     pub(super) fn file(&self, pack: &Pack) -> Result<Arc<dyn DiskFile>, StoreError> {
-        if let Some(file) = self.files.lock().get(&pack.number()) {
-            return Ok(file.clone());
+        if let Some(open) = self.files.lock().get(&pack.number()) {
+            return Ok(open.file.clone());
+        }
+        let file: Arc<dyn DiskFile> =
+            self.disk.open_read(&pack.path).context("open", &pack.path)?.into();
+        let open = OpenFile { file: file.clone(), is_writable: false };
+        self.files.lock().put(pack.number(), open);
+        Ok(file)
+    }
+
+    /// Returns the open file of a pack, to write or sync the pack.
+    pub(super) fn file_to_write(&self, pack: &Pack) -> Result<Arc<dyn DiskFile>, StoreError> {
+        if let Some(open) = self.files.lock().get(&pack.number())
+            && open.is_writable
+        {
+            return Ok(open.file.clone());
         }
         let file: Arc<dyn DiskFile> =
             self.disk.open(&pack.path).context("open", &pack.path)?.into();
-        self.files.lock().put(pack.number(), file.clone());
+        let open = OpenFile { file: file.clone(), is_writable: true };
+        self.files.lock().put(pack.number(), open);
         Ok(file)
     }
 

@@ -52,7 +52,7 @@ pub(super) fn pack_of(value: &Value) -> u32 {
     u32::from_le_bytes([value[0], value[1], value[2], value[3]])
 }
 
-fn decode_place(hash: Hash, value: &Value) -> (u32, Entry) {
+pub(super) fn decode_place(hash: Hash, value: &Value) -> (u32, Entry) {
     let three = |at: usize| u32::from_le_bytes([value[at], value[at + 1], value[at + 2], 0]);
     let entry = Entry {
         hash,

@@ -207,7 +207,7 @@ impl Inner {
             end = entry.end();
             entries.push(entry);
         }
-        let file = match self.packs.file(pack) {
+        let file = match self.packs.file_to_write(pack) {
             Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
                 self.lose_pack(pack);
                 return Ok(false);

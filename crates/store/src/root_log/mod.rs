@@ -32,6 +32,8 @@ use self::read::{Loaded, LogFile};
 use crate::error::{IoContext, StoreError};
 use disk::{AtomicWrite, Disk, DiskFile, Existing, FileError, write_atomic};
 
+pub(crate) use self::read::{RootsFound, read_roots};
+
 /// Maximum length of the name of a root in bytes.
 pub const MAX_ROOT_NAME_LEN: usize = 512;
 

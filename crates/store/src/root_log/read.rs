@@ -10,7 +10,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::format::{Change, Parsed, is_newer, parse};
-use super::{Health, LOGS, Root};
+use super::{Health, LOGS, MAX_LOG_LEN, Root};
 use crate::error::StoreError;
 use disk::{Disk, FileError, read_file};
 
@@ -129,6 +129,46 @@ impl Loaded {
         let is_crash = parsed.is_torn && self.files[1 - number].is_whole();
         !self.is_usable && (self.health == Health::Incomplete || !(parsed.is_whole || is_crash))
     }
+}
+
+/// Number of times that a reader reads the logs before it reports them as incomplete:
+/// a process that appends to them may be in the middle of a record in both.
+const READS_MAX: usize = 5;
+
+/// The roots in both logs, as a reader finds them. It repairs nothing.
+#[derive(Debug)]
+pub(crate) struct RootsFound {
+    pub(crate) roots: BTreeMap<String, Root>,
+    /// [`Health::Repaired`] means that one log is damaged, absent or behind.
+    pub(crate) health: Health,
+    /// Description of the log that cannot be read, if the other one is complete.
+    pub(crate) unreadable: Option<String>,
+}
+
+/// Reads the roots in `dir` and changes nothing. An empty store (`is_empty`) may have
+/// no logs.
+///
+/// # Errors
+///
+/// Same as [`Loaded::read`].
+pub(crate) fn read_roots(
+    disk: &dyn Disk,
+    dir: &Path,
+    is_empty: bool,
+) -> Result<RootsFound, StoreError> {
+    let mut loaded = Loaded::read(disk, dir, MAX_LOG_LEN)?;
+    for _ in 1..READS_MAX {
+        if loaded.health != Health::Incomplete {
+            break;
+        }
+        loaded = Loaded::read(disk, dir, MAX_LOG_LEN)?;
+    }
+    let is_absent = loaded.files.iter().all(|file| matches!(file, LogFile::Absent));
+    let health = if is_empty && is_absent { Health::Clean } else { loaded.health };
+    let unreadable = loaded
+        .unreadable()
+        .map(|(path, reason)| format!("{} cannot be read: {reason}", path.display()));
+    Ok(RootsFound { roots: loaded.roots, health, unreadable })
 }
 
 /// Content of both logs together.

@@ -1,0 +1,212 @@
+//! Reading the snapshots in a store, which may be open for reading only.
+//!
+//! All functions block the thread. Listing reads one small block for each snapshot that was not
+//! read before; records never change, so they are cached.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use net::PeerId;
+use parking_lot::Mutex;
+use store::{StoreError, StoreRead};
+use types::{Cid, FolderId};
+
+use crate::record::{RecordError, SnapshotRecord};
+use crate::snapshot_id::SnapshotId;
+
+/// Prefix of the names of the roots of snapshots.
+pub(crate) const PREFIX: &str = "snapshot/";
+/// Maximum number of cached records; each needs about 500 bytes.
+const CACHED_RECORDS_MAX: usize = 100_000;
+
+/// Returns the name of the root of a snapshot.
+pub fn root_name(source: &PeerId, folder: &FolderId, order: u64) -> String {
+    format!("{PREFIX}{source}/{folder}/{order:016}")
+}
+
+/// Returns the source, folder and order in the name of a root.
+pub(crate) fn parse_name(name: &str) -> Option<(PeerId, FolderId, u64)> {
+    let mut parts = name.strip_prefix(PREFIX)?.split('/');
+    let parsed =
+        (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+    parts.next().is_none().then_some(parsed)
+}
+
+/// A complete snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Id of the snapshot.
+    pub id: SnapshotId,
+    /// CID of the block with its record.
+    pub cid: Cid,
+    /// The record.
+    pub record: SnapshotRecord,
+}
+
+impl Snapshot {
+    /// Returns the name of its root.
+    pub(crate) fn root_name(&self) -> String {
+        root_name(&self.record.source, &self.record.folder, self.record.order)
+    }
+}
+
+/// A snapshot whose record cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DamagedSnapshot {
+    /// Name of the root of the snapshot.
+    pub root: String,
+    /// Reason why the record cannot be read.
+    pub reason: String,
+}
+
+/// A list of snapshots, sorted by source, folder and order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// The snapshots with a readable record.
+    pub snapshots: Vec<Snapshot>,
+    /// The snapshots whose record cannot be read.
+    pub damaged: Vec<DamagedSnapshot>,
+}
+
+/// Reason why snapshots cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The record cannot be encoded.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+}
+
+/// The snapshots of one store, to read them. Clones share it.
+#[derive(Clone)]
+pub struct SnapshotReader(Arc<Shared>);
+
+struct Shared {
+    store: Arc<dyn StoreRead>,
+    records: Mutex<HashMap<Cid, SnapshotRecord>>,
+}
+
+impl fmt::Debug for SnapshotReader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SnapshotReader").field("store", &self.0.store).finish_non_exhaustive()
+    }
+}
+
+impl SnapshotReader {
+    /// Creates access to the snapshots in `store`.
+    pub fn new(store: Arc<dyn StoreRead>) -> Self {
+        Self(Arc::new(Shared { store, records: Mutex::default() }))
+    }
+
+    /// Returns the store.
+    pub fn store(&self) -> &Arc<dyn StoreRead> {
+        &self.0.store
+    }
+
+    /// Returns the number of snapshots, including damaged ones.
+    pub fn count(&self) -> u64 {
+        self.0.store.roots(PREFIX).len() as u64
+    }
+
+    /// Lists all snapshots.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`SnapshotError::Store`] if the store cannot be read. A damaged record is not an
+    /// error, but part of the listing.
+    pub fn list(&self) -> Result<Listing, SnapshotError> {
+        self.listing(PREFIX)
+    }
+
+    /// Lists the snapshots of a source, or of one folder of it.
+    ///
+    /// # Errors
+    ///
+    /// Same as [`SnapshotReader::list`].
+    pub fn list_of(
+        &self,
+        source: &PeerId,
+        folder: Option<&FolderId>,
+    ) -> Result<Listing, SnapshotError> {
+        match folder {
+            Some(folder) => self.listing(&format!("{PREFIX}{source}/{folder}/")),
+            None => self.listing(&format!("{PREFIX}{source}/")),
+        }
+    }
+
+    fn listing(&self, prefix: &str) -> Result<Listing, SnapshotError> {
+        let mut listing = Listing::default();
+        for (name, root) in self.0.store.roots(prefix) {
+            match self.read(&name, root.cid) {
+                Ok(snapshot) => listing.snapshots.push(snapshot),
+                Err(Unread::Damaged(reason)) => {
+                    // A snapshot that was removed meanwhile is not damaged.
+                    if self.0.store.root(&name) == Some(root) {
+                        listing.damaged.push(DamagedSnapshot { root: name, reason });
+                    }
+                }
+                Err(Unread::Store(error)) => return Err(error.into()),
+            }
+        }
+        Ok(listing)
+    }
+
+    fn read(&self, name: &str, cid: Cid) -> Result<Snapshot, Unread> {
+        let id = SnapshotId::of(&cid);
+        let damaged = |reason: String| Unread::Damaged(reason);
+        let cached = self.0.records.lock().get(&cid).cloned();
+        let is_cached = cached.is_some();
+        let record = match cached {
+            Some(record) => record,
+            None => {
+                let bytes = match self.0.store.get(&cid) {
+                    Ok(Some(bytes)) => bytes,
+                    Ok(None) => return Err(damaged("the record is missing".to_owned())),
+                    Err(error @ StoreError::Damaged { .. }) => {
+                        return Err(damaged(error.to_string()));
+                    }
+                    Err(error) => return Err(Unread::Store(error)),
+                };
+                SnapshotRecord::decode(&bytes).map_err(|error| damaged(error.to_string()))?
+            }
+        };
+        if name != root_name(&record.source, &record.folder, record.order) {
+            return Err(damaged("the record belongs to another snapshot".to_owned()));
+        }
+        if !is_cached {
+            let mut records = self.0.records.lock();
+            if records.len() >= CACHED_RECORDS_MAX {
+                records.clear();
+            }
+            records.insert(cid, record.clone());
+        }
+        Ok(Snapshot { id, cid, record })
+    }
+
+    /// Returns the newest snapshot of a folder, by order of arrival.
+    ///
+    /// # Errors
+    ///
+    /// Same as [`SnapshotReader::list`].
+    pub fn newest(
+        &self,
+        source: &PeerId,
+        folder: &FolderId,
+    ) -> Result<Option<Snapshot>, SnapshotError> {
+        Ok(self.list_of(source, Some(folder))?.snapshots.pop())
+    }
+
+    /// Removes a record from the cache.
+    pub(crate) fn forget(&self, cid: &Cid) {
+        self.0.records.lock().remove(cid);
+    }
+}
+
+/// Reason why a record was not read.
+enum Unread {
+    Damaged(String),
+    Store(StoreError),
+}
