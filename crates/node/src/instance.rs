@@ -14,7 +14,8 @@ use backup::BackupDaemon;
 use net::{Access, Keypair, Net};
 use protocols::BackupService;
 use snapshots::SnapshotStore;
-use store::{OpenReport, PackStore, Roots as _};
+use store::{OpenReport, PackStore, Roots as _, RootsRead as _};
+use types::with_causes;
 
 use crate::backup_side;
 use crate::data_dir::{DataDir, make_data_dir};
@@ -142,9 +143,11 @@ impl Instance {
             Err(panic) => std::panic::resume_unwind(panic.into_panic()),
         };
         log_report(&report);
-        // The restores of an earlier run have ended.
         for (name, _) in store.roots(roots::RESTORE) {
-            store.remove_root(&name)?;
+            // They keep blocks that nothing else needs, until the next start.
+            if let Err(error) = store.remove_root(&name) {
+                tracing::warn!(%name, error = with_causes(&error), "cannot remove an old root");
+            }
         }
         let store = Arc::new(store);
         let keypair = net::identity::load_or_create(&dir.key())?;

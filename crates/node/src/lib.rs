@@ -63,7 +63,7 @@ pub use receipts::{
 pub use recent_log::{RecentLog, lines as recent_log_lines};
 pub use recovery::{RecoverError, check_nothing_lost, recover, recover_in};
 pub use removed::RemovedFolders;
-pub use restore_job::{RestoreJob, RestoreStartError, start_restore};
+pub use restore_job::{RestoreJob, start_restore};
 pub use restores::{Restores, restore_model};
 pub use running::Running;
 pub use services::Services;

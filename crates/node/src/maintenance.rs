@@ -11,7 +11,7 @@ use net::PeerId;
 use protocols::SessionPool;
 use pull::{PullProgress, Puller};
 use snapshots::{PruneOptions, SuspendedFolder, VerifyProgress, VerifyReport};
-use store::{RecompressEnd, Roots};
+use store::{RecompressEnd, RootsRead};
 
 use types::with_causes;
 
@@ -121,7 +121,7 @@ async fn repair(services: &Services, report: &VerifyReport) -> Result<u64, Strin
 }
 
 /// Returns the result of a verification of `store` in the form of the API.
-pub fn verify_result(store: &dyn Roots, report: &VerifyReport, repaired: u64) -> VerifyResult {
+pub fn verify_result(store: &dyn RootsRead, report: &VerifyReport, repaired: u64) -> VerifyResult {
     let item = |root: &String| root.strip_prefix(roots::DATA).unwrap_or(root).to_owned();
     let mut problems: Vec<VerifyProblem> = report
         .problems

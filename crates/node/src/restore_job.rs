@@ -6,11 +6,10 @@ use std::sync::Arc;
 
 use api::RestoreReport;
 use restore::{Blocks, RestoreError, RestoreOptions, restore};
-use store::{BlockRead, BlockWrite as _, PackStore, Root, Roots as _, StoreError};
+use store::{BlockRead, BlockWrite as _};
 use types::{Cid, with_causes};
 
 use crate::restores::RestoreEnd;
-use crate::roots;
 use crate::services::Services;
 use crate::snapshot_source::{BackupServerBlocks, SnapshotSourceError};
 
@@ -29,30 +28,16 @@ pub struct RestoreJob {
     pub from_backup_server: bool,
 }
 
-/// Why a restore cannot start.
-#[derive(Debug, thiserror::Error)]
-pub enum RestoreStartError {
-    /// The snapshot cannot be read.
-    #[error(transparent)]
-    Source(#[from] SnapshotSourceError),
-    /// The snapshot cannot be protected from the collector.
-    #[error("cannot protect the snapshot while it is restored")]
-    Root(#[source] StoreError),
-    /// The thread that writes to the store panicked.
-    #[error("cannot protect the snapshot while it is restored")]
-    Panicked(#[source] tokio::task::JoinError),
-}
-
 /// Starts a restore on a thread of its own, and returns its first report.
 ///
 /// # Errors
 ///
-/// Returns [`RestoreStartError`] if the snapshot's blocks cannot be read or
-/// protected. Later errors are in the report.
-pub async fn start_restore(
+/// Returns [`SnapshotSourceError`] if the snapshot's blocks cannot be read. Later
+/// errors are in the report.
+pub fn start_restore(
     services: &Services,
     job: RestoreJob,
-) -> Result<RestoreReport, RestoreStartError> {
+) -> Result<RestoreReport, SnapshotSourceError> {
     let blocks: Arc<dyn Blocks> = if job.from_backup_server {
         Arc::new(BackupServerBlocks::new(services)?)
     } else {
@@ -60,15 +45,16 @@ pub async fn start_restore(
         Arc::new(store)
     };
     let id = services.restores.next_id();
-    let hold = if job.from_backup_server {
-        None
-    } else {
-        Some(Hold::new(services.store.clone(), id, job.manifest).await?)
-    };
+    // The pin keeps the blocks of the snapshot, even if it is pruned meanwhile. It is
+    // in memory: a restore also works if the store cannot be written any more.
+    let pin = (!job.from_backup_server).then(|| services.store.pin());
+    if let Some(pin) = &pin {
+        pin.add([job.manifest]);
+    }
     let running = services.restores.add(id, &job.snapshot);
     let report = running.to_api();
     tokio::task::spawn_blocking(move || {
-        let _hold = hold;
+        let _pin = pin;
         let restored =
             restore(&blocks, job.manifest, &job.target, &job.options, running.progress());
         running.finish(match restored {
@@ -78,36 +64,4 @@ pub async fn start_restore(
         });
     });
     Ok(report)
-}
-
-/// A root that keeps a snapshot's blocks while the snapshot is restored, even
-/// if the snapshot is pruned meanwhile.
-struct Hold {
-    store: Arc<PackStore>,
-    root: String,
-}
-
-impl Hold {
-    async fn new(store: Arc<PackStore>, id: u64, manifest: Cid) -> Result<Self, RestoreStartError> {
-        let hold = Self { store: store.clone(), root: roots::restore(id) };
-        let name = hold.root.clone();
-        let set = tokio::task::spawn_blocking(move || {
-            let root = Root { cid: manifest, partial: true };
-            let epoch = store.write_epoch();
-            store.set_root(&name, root, epoch)
-        });
-        set.await.map_err(RestoreStartError::Panicked)?.map_err(RestoreStartError::Root)?;
-        Ok(hold)
-    }
-}
-
-impl Drop for Hold {
-    fn drop(&mut self) {
-        if let Err(error) = self.store.remove_root(&self.root) {
-            tracing::warn!(
-                error = with_causes(&error),
-                "cannot remove the root of a finished restore; the next start removes it"
-            );
-        }
-    }
 }

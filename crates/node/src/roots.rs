@@ -6,8 +6,8 @@ use types::Cid;
 pub const DATA: &str = "data/";
 /// Prefix of fetches that are running or have failed.
 pub const FETCH: &str = "fetch/";
-/// Prefix of snapshots that are being restored. Roots of an earlier run are
-/// removed at the start.
+/// Prefix of snapshots that earlier versions were restoring. The roots are removed
+/// at the start.
 pub const RESTORE: &str = "restore/";
 
 /// Returns the root name of a data item.
@@ -18,9 +18,4 @@ pub fn data(cid: Cid) -> String {
 /// Returns the root name of a fetch.
 pub fn fetch(cid: Cid) -> String {
     format!("{FETCH}{cid}")
-}
-
-/// Returns the root name of a restore.
-pub fn restore(id: u64) -> String {
-    format!("{RESTORE}{id}")
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use api::{RestoreReport, RestoreRequest, from_text};
 use axum::extract::State;
-use node::{RestoreJob, RestoreStartError, Services};
+use node::{RestoreJob, Services};
 use restore::{RestoreOptions, Selection};
 use types::{RelPath, with_causes};
 
@@ -13,15 +13,6 @@ use super::extract::{Json, Path};
 use super::snapshots::{self, Choice};
 use super::ui::Owner;
 use super::{ApiResult, Problem, blocking};
-
-impl From<RestoreStartError> for Problem {
-    fn from(error: RestoreStartError) -> Self {
-        match error {
-            RestoreStartError::Source(error) => error.into(),
-            error => Self::internal(&error),
-        }
-    }
-}
 
 /// Starts a restore in the background.
 #[utoipa::path(
@@ -62,7 +53,7 @@ pub(crate) async fn start(
         },
         from_backup_server: request.from_backup_server,
     };
-    Ok(Json(node::start_restore(&services, job).await?))
+    Ok(Json(node::start_restore(&services, job)?))
 }
 
 async fn target(request: &RestoreRequest) -> Result<PathBuf, Problem> {
