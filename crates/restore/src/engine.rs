@@ -37,8 +37,6 @@ pub struct RestoreOptions {
     pub selection: Selection,
     /// True if existing entries are replaced.
     pub overwrite: bool,
-    /// True if every file is synced before it gets its name.
-    pub durable: bool,
     /// Owners of the restored entries.
     pub owners: OwnerPolicy,
     /// Number of threads that create files.
@@ -50,7 +48,6 @@ impl Default for RestoreOptions {
         Self {
             selection: Selection::default(),
             overwrite: false,
-            durable: false,
             owners: OwnerPolicy::for_this_process(),
             workers: std::thread::available_parallelism().map_or(2, usize::from).min(8),
         }
@@ -94,7 +91,8 @@ pub enum RestoreError {
 }
 
 /// Restores the tree of `manifest`, or a part of it, into the directory `target`,
-/// which is created if it does not exist.
+/// which is created if it does not exist. When it returns, everything that it has
+/// created is durable, or the report says that it may not be.
 ///
 /// # Errors
 ///
@@ -120,7 +118,6 @@ pub fn restore(
         DestOptions {
             overwrite: options.overwrite,
             owners: options.owners.clone(),
-            durable: options.durable,
             ..DestOptions::default()
         },
     )
@@ -173,9 +170,17 @@ pub fn restore(
     }
     let (not_set, errors) = job.dest.finish_dirs(std::mem::take(&mut walk.dirs));
     job.note_not_set(not_set);
-    let synced = if options.durable { job.dest.sync() } else { Ok(()) };
-    for error in errors.into_iter().chain(synced.err()) {
+    for error in errors {
         job.note(ReportKind::Failed, with_causes(&error));
+    }
+    // After the last change: an end without an error means that everything is on the
+    // disk.
+    if let Err(error) = job.dest.sync() {
+        let (target, error) = (target.display(), with_causes(&error));
+        job.note(
+            ReportKind::Failed,
+            format!("{target}: the restored files may not be on the disk: {error}"),
+        );
     }
     if !sets_root && options.selection.is_all() {
         let why = "the directory was not empty, so its permissions and time were not changed";

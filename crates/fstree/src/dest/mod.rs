@@ -116,12 +116,13 @@ pub trait TreeWriter: Clone + fmt::Debug + Send + Sync + Sized {
     /// variants.
     fn finish_dir(&self, path: &RelPath, metadata: &Metadata) -> Result<Vec<NotSet>, DestError>;
 
-    /// Syncs the root directory, which makes the names in it durable, as
-    /// [`TreeWriter::finish_dir`] does for other directories.
+    /// Makes everything that was created durable: contents, metadata and names.
+    /// Called once, after the last change. Blocks while the disk writes.
     ///
     /// # Errors
     ///
-    /// Returns [`DestError::Io`].
+    /// Returns [`DestError::Io`] if the disk did not write everything since the tree
+    /// was opened. What is on the disk is not known then.
     fn sync(&self) -> Result<(), DestError>;
 
     /// Finishes many directories, inner ones first. A caller with more directories
@@ -189,7 +190,9 @@ pub struct DestOptions {
     /// Owners of the created entries.
     pub owners: OwnerPolicy,
     /// True if each file is synced before it gets its name, and each directory when
-    /// it is finished.
+    /// it is finished. [`TreeWriter::sync`] does not need it, except where it is
+    /// used in any case: on file systems and mounts that a sync of the file system
+    /// of the root does not reach.
     pub durable: bool,
     /// Strategy for resolving paths.
     pub resolution: Resolution,

@@ -111,8 +111,9 @@ impl Inner {
         let fd = listed.unwrap_or(held);
         let mut not_set = Vec::new();
         let inode = Inode { fd: fd.as_fd(), kind: FileKind::Dir, is_path_only };
-        inode.apply(path, metadata, &self.options.owners, &mut not_set).map_err(error)?;
-        if self.options.durable && !is_path_only {
+        let identity =
+            inode.apply(path, metadata, &self.options.owners, &mut not_set).map_err(error)?;
+        if self.is_synced_alone(identity.device) && !is_path_only {
             rustix::fs::fsync(&fd).map_err(error)?;
         }
         Ok(not_set)

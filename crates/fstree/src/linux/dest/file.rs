@@ -178,7 +178,7 @@ impl FileWriter for FileSink {
             .map_err(|errno| error(errno.into()))?;
         {
             let mut failed = self.body.failed();
-            if self.dest.options.durable
+            if self.dest.is_synced_alone(identity.device)
                 && let Err(source) = file.sync_all()
             {
                 failed.get_or_insert(source);

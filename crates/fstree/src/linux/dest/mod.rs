@@ -40,6 +40,11 @@ pub struct DestTree(Arc<Inner>);
 struct Inner {
     fd: OwnedFd,
     options: DestOptions,
+    /// Device of the root.
+    device: u64,
+    /// True if a sync of the file system does not reach its disk; see
+    /// [`SYNCED_BY_FILE`].
+    is_synced_by_file: bool,
     names: TempNames,
     /// Number of temporary names used.
     created: AtomicU64,
@@ -66,6 +71,19 @@ impl Existing {
     fn same(&self) -> CreatedEntry {
         CreatedEntry { is_new: false, identity: self.stat.identity(), not_set: Vec::new() }
     }
+}
+
+/// Magic numbers of the file systems (FUSE, SMB1, SMB2 and later) whose server or
+/// program is not reached by `syncfs`, only by `fsync` of each file.
+const SYNCED_BY_FILE: [u64; 3] = [0x6573_5546, 0xff53_4d42, 0xfe53_4d42];
+
+fn is_synced_by_file(fd: BorrowedFd<'_>) -> bool {
+    rustix::fs::fstatfs(fd).is_ok_and(|stat| {
+        // The type of the field differs between platforms, and so does its sign.
+        #[allow(clippy::cast_sign_loss, clippy::cast_possible_truncation, reason = "32 bits")]
+        let magic = u64::from(stat.f_type as u32);
+        SYNCED_BY_FILE.contains(&magic)
+    })
 }
 
 /// Number of further attempts to take a lock that another process has.
@@ -108,6 +126,8 @@ impl TreeWriter for DestTree {
         }
         let stat = stat_fd(fd.as_fd()).map_err(context)?;
         let inner = Inner {
+            device: stat.identity().device,
+            is_synced_by_file: is_synced_by_file(fd.as_fd()),
             fd,
             options,
             names: TempNames::new(stat.stamp.inode),
@@ -165,12 +185,7 @@ impl TreeWriter for DestTree {
     }
 
     fn sync(&self) -> Result<(), DestError> {
-        let synced = match open_list(self.0.fd.as_fd(), c".") {
-            // A directory that may not be read cannot be synced by name.
-            Err(Errno::ACCESS) => Ok(()),
-            opened => opened.and_then(rustix::fs::fsync),
-        };
-        synced.map_err(|errno| DestError::new("sync", &RelPath::root(), errno))
+        self.0.sync().map_err(|errno| DestError::new("sync", &RelPath::root(), errno))
     }
 }
 
@@ -179,6 +194,33 @@ fn cannot_create(path: &RelPath, kind: FileKind, errno: Errno) -> DestError {
 }
 
 impl Inner {
+    /// Reports whether an entry on this device is synced on its own: if that is
+    /// requested, or if the sync at the end does not reach it.
+    fn is_synced_alone(&self, device: u64) -> bool {
+        self.options.durable || self.is_synced_by_file || device != self.device
+    }
+
+    /// See [`TreeWriter::sync`].
+    fn sync(&self) -> Result<(), Errno> {
+        if self.is_synced_alone(self.device) {
+            match open_list(self.fd.as_fd(), c".") {
+                // A directory that may not be read cannot be synced by name.
+                Err(Errno::ACCESS) => {}
+                opened => opened.and_then(rustix::fs::fsync)?,
+            }
+        }
+        // The descriptor was opened before the first change: Linux 5.8 and later
+        // report every failed write since then.
+        match rustix::fs::syncfs(&self.fd) {
+            // `EBADF`: the directory may not be read, so it was opened by path only.
+            Err(Errno::BADF | Errno::NOSYS) => {
+                rustix::fs::sync();
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
     /// Opens the parent directory of `path`.
     fn parent<'p>(&self, path: &'p RelPath) -> Result<(OwnedFd, &'p [u8]), DestError> {
         let bytes = path.as_bytes();
