@@ -72,6 +72,20 @@ impl Context {
         Ok(Some(Client::new(running.api, token.trim())?))
     }
 
+    /// Returns a client of the running instance, for a command that can read the
+    /// store without it. Returns `None` if none is running, or if this user may not
+    /// read the token of the instance.
+    pub(crate) fn instance_to_read(&self) -> Result<Option<Client>> {
+        let is_denied = |error: &anyhow::Error| {
+            let cause = error.root_cause().downcast_ref::<io::Error>();
+            cause.is_some_and(|cause| cause.kind() == io::ErrorKind::PermissionDenied)
+        };
+        match self.instance() {
+            Err(error) if is_denied(&error) && self.paths.store_dir().is_dir() => Ok(None),
+            result => result,
+        }
+    }
+
     /// Returns a client of the running instance.
     ///
     /// # Errors

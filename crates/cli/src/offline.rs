@@ -1,35 +1,32 @@
-//! The store of an instance that is not running, opened by the command itself:
-//! listing, checking and restoring snapshots needs no daemon.
+//! The store of an instance that is not running, opened by the command itself for
+//! reading only: listing, checking and restoring snapshots needs no daemon, no
+//! permission to write, and changes nothing.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use config::Config;
 use jiff::Timestamp;
-use node::{Running, SnapshotSelector, snapshot_model};
+use node::{SnapshotSelector, snapshot_model};
 use restore::Blocks;
-use snapshots::{DamagedSnapshot, SnapshotStore};
-use store::{BlockRead, BlockStore, PackStore, StoreError, StoreOptions};
+use snapshots::{DamagedSnapshot, SnapshotReader};
+use store::{BlockRead, ReadOnlyPackStore, StoreRead};
 
 use crate::context::Context;
 use crate::output::safe;
 
-/// Time to wait for the lock of the store: an instance that is stopping releases it.
-const LOCK_WAIT: Duration = Duration::from_secs(2);
-const LOCK_POLL: Duration = Duration::from_millis(20);
-
-/// An open store, and the snapshots in it.
+/// A store that is open for reading, and the snapshots in it.
 #[derive(Debug)]
 pub(crate) struct Offline {
-    store: Arc<dyn BlockStore>,
-    snapshots: SnapshotStore,
+    store: Arc<dyn StoreRead>,
+    snapshots: SnapshotReader,
     /// Provides the names of the sources.
     config: Config,
 }
 
 impl Offline {
-    /// Opens the store of this instance. Returns `None` if it has none yet.
+    /// Opens the store of this instance for reading. Returns `None` if it has none
+    /// yet.
     ///
     /// Prints damage to standard error. The affected blocks are treated as missing.
     pub(crate) fn open(context: &Context) -> Result<Option<Self>> {
@@ -46,33 +43,7 @@ impl Offline {
             return Ok(None);
         }
         let config = context.config()?;
-        let options = StoreOptions {
-            max_storage: config.node.max_storage.limit(),
-            disk_reserve: config.node.disk_reserve.bytes(),
-            ..StoreOptions::default()
-        };
-        let deadline = Instant::now() + LOCK_WAIT;
-        let opened = loop {
-            match PackStore::open(&dir, &options) {
-                Err(StoreError::Locked(_)) if Instant::now() < deadline => {
-                    std::thread::sleep(LOCK_POLL);
-                }
-                opened => break opened,
-            }
-        };
-        let (store, report) = match opened {
-            Err(error @ StoreError::Locked(_)) => {
-                let hint = match Running::find(data) {
-                    Some(running) => format!(
-                        "the instance (process {}) does not answer: try again, or end the process",
-                        running.pid
-                    ),
-                    None => "the instance is starting or stopping: try again".to_owned(),
-                };
-                return Err(error).context(hint);
-            }
-            opened => opened?,
-        };
+        let (store, report) = ReadOnlyPackStore::open(&dir)?;
         for damage in &report.damage {
             eprintln!("archivist: the store is damaged: {}", safe(damage));
         }
@@ -92,12 +63,12 @@ impl Offline {
                  `archivist prune --accept-roots`"
             );
         }
-        let store: Arc<dyn BlockStore> = Arc::new(store);
-        Ok(Some(Self { snapshots: SnapshotStore::new(store.clone()), store, config }))
+        let store: Arc<dyn StoreRead> = Arc::new(store);
+        Ok(Some(Self { snapshots: SnapshotReader::new(store.clone()), store, config }))
     }
 
     /// Returns the store.
-    pub(crate) fn store(&self) -> &Arc<dyn BlockStore> {
+    pub(crate) fn store(&self) -> &Arc<dyn StoreRead> {
         &self.store
     }
 
@@ -118,7 +89,7 @@ impl Offline {
     }
 
     /// Returns the snapshots.
-    pub(crate) fn snapshots(&self) -> &SnapshotStore {
+    pub(crate) fn snapshots(&self) -> &SnapshotReader {
         &self.snapshots
     }
 

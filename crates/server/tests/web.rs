@@ -7,7 +7,7 @@ mod common;
 use common::Instance;
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
-use store::{BlockRead as _, BlockWrite as _, Root, Roots as _};
+use store::{BlockRead as _, BlockWrite as _, Root, Roots as _, RootsRead as _};
 
 struct Ui {
     instance: Instance,

@@ -16,7 +16,8 @@ use types::{Cid, Dataset, FolderId, MANIFEST_MIME};
 
 use crate::record::SnapshotRecord;
 use crate::snapshot_id::SnapshotId;
-use crate::snapshot_store::{Snapshot, SnapshotError, SnapshotStore, root_name};
+use crate::snapshot_reader::{Snapshot, SnapshotError, root_name};
+use crate::snapshot_store::SnapshotStore;
 use crate::verify::{
     DATA_PREFIX, Objects, VerifyError, VerifyProblem, VerifyProgress, VerifyReport, check,
 };

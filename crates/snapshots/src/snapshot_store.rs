@@ -57,7 +57,7 @@ impl SnapshotStore {
 
     /// Ensures that numbers up to `order` are not returned as the next one.
     pub fn use_order(&self, order: u64) {
-        self.0.last_order.fetch_max(order, Ordering::SeqCst);
+        self.last_order.fetch_max(order, Ordering::SeqCst);
     }
 
     /// Commits a snapshot: the last write of a pull. All its blocks must be in the store, and must

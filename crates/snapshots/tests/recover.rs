@@ -17,7 +17,7 @@ use snapshots::{
 };
 use store::{
     BlockRead as _, BlockStore, BlockWrite as _, GcOptions, MemStore, NodeScan, PackStore, Root,
-    Roots as _, StoreAdmin as _, StoreOptions,
+    Roots as _, RootsRead as _, StoreAdmin as _, StoreOptions,
 };
 use testkit::{Maker, filled, noise};
 use tokio_util::sync::CancellationToken;

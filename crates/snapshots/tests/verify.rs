@@ -291,7 +291,7 @@ fn damage_is_reported_although_one_of_its_snapshots_is_removed() {
     let snapshots = SnapshotStore::new(faulty.clone());
     let first = all[0].clone();
     let pruning = SnapshotStore::new(holes);
-    faulty.before(Call::Get, 3, Box::new(move || drop(pruning.remove(&first).unwrap())));
+    faulty.before(Call::Get, 3, Box::new(move || assert!(pruning.remove(&first).unwrap())));
     let report = check(&snapshots, true);
     assert!(report.broken.contains(&all[1].cid) && !report.broken.contains(&all[0].cid));
     let problem = report.problems.iter().find(|problem| problem.cid == cid).unwrap();

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use common::{assert_whole, chunk, open, store_tree, tree, tree_of};
 use disk::sim::{ArmedFault, EIO, EMFILE, Fault, FaultRule, Op, Power, SimDisk};
 use store::{
-    Batch, BlockRead as _, BlockWrite as _, GcOptions, PackStore, Root, Roots as _,
+    Batch, BlockRead as _, BlockWrite as _, GcOptions, PackStore, Root, Roots as _, RootsRead as _,
     StoreAdmin as _, StoreError, StoreOptions,
 };
 use types::EncodedBlock;

@@ -57,7 +57,7 @@ impl Ls {
             None => RelPath::root(),
         };
         let mut list = List { out: Out::new(), array: self.json.then(JsonArray::default) };
-        match context.instance()? {
+        match context.instance_to_read()? {
             Some(client) => block_on(self.through(context, &client, wanted, &path, &mut list))?,
             None => self.offline(context, &path, &mut list)?,
         }

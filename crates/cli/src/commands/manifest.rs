@@ -28,7 +28,7 @@ impl Manifest {
     pub(crate) fn run(self, context: &Context) -> Result<()> {
         let Self::Show(Show { cid }) = self;
         let mut out = Out::new();
-        match context.instance()? {
+        match context.instance_to_read()? {
             Some(client) => block_on(async {
                 let path = format!("/manifests/{cid}");
                 Ok(client.download(&path, |piece| out.write_all(piece)).await?)

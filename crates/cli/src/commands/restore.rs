@@ -83,7 +83,7 @@ impl Restore {
         }
         let target = std::path::absolute(&self.target)
             .with_context(|| format!("cannot resolve {}", self.target.display()))?;
-        let report = match context.instance()? {
+        let report = match context.instance_to_read()? {
             Some(client) => {
                 let request = self.request(at, &paths, &target);
                 block_on(self.through(context, &client, request))?

@@ -32,7 +32,7 @@ pub(crate) struct Snapshots {
 
 impl Snapshots {
     pub(crate) fn run(&self, context: &Context) -> Result<()> {
-        let snapshots = match context.instance()? {
+        let snapshots = match context.instance_to_read()? {
             Some(client) => block_on(self.through(context, &client))?,
             None => self.offline(context)?,
         };

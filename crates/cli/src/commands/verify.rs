@@ -34,12 +34,12 @@ pub(crate) struct Verify {
 
 impl Verify {
     pub(crate) fn run(&self, context: &Context) -> Result<()> {
-        let result = match context.instance()? {
+        let client = match self.repair {
+            true => Some(context.need_instance("`archivist verify --repair`")?),
+            false => context.instance_to_read()?,
+        };
+        let result = match client {
             Some(client) => block_on(self.through(&client))?,
-            None if self.repair => {
-                context.need_instance("`archivist verify --repair`")?;
-                return Ok(());
-            }
             None => self.offline(context)?,
         };
         self.print(&result)

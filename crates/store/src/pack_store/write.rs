@@ -313,7 +313,7 @@ impl Inner {
         };
         let file = match file {
             Some(file) => file,
-            None => self.packs.file(pack)?,
+            None => self.packs.file_to_write(pack)?,
         };
         self.sync_file(pack, &*file)?;
         pack.state.lock().set_synced(records);
@@ -381,7 +381,7 @@ impl Inner {
         };
         let file = match file {
             Some(file) => file,
-            None => self.packs.file(pack)?,
+            None => self.packs.file_to_write(pack)?,
         };
         // The records are synced before the footer is written: a footer that exists
         // after a power cut can be trusted.
