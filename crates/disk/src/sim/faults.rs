@@ -169,8 +169,8 @@ impl ArmedFault {
     }
 }
 
-/// The rules of a disk.
-#[derive(Debug, Default)]
+/// The rules of a disk. Clones share the counters.
+#[derive(Clone, Debug, Default)]
 pub(super) struct FaultRules(Vec<(FaultRule, ArmedFault)>);
 
 impl FaultRules {

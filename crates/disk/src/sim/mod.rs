@@ -372,6 +372,14 @@ impl SimDisk {
         Self { state: Arc::new(Mutex::new(next)) }
     }
 
+    /// Returns the disk as the next process finds it after the death of this one, like
+    /// [`Power::Kept`]. The rules of [`SimDisk::add_fault`] stay armed.
+    pub fn restart(&self) -> Self {
+        let next = self.crash(Power::Kept);
+        next.state.lock().rules = self.state.lock().rules.clone();
+        next
+    }
+
     /// Returns the paths of all files, sorted.
     pub fn files(&self) -> Vec<PathBuf> {
         self.state.lock().names.keys().cloned().collect()
