@@ -29,7 +29,7 @@ pub(crate) const HEAD_ENTRIES: usize = 64 * 1024;
 const MERGE_RATIO: u64 = 4;
 
 /// Number of values of one hash, the newest ones, that a merge keeps.
-const VALUES_MAX: usize = 8;
+pub(crate) const VALUES_MAX: usize = 8;
 
 type Head = HashMap<Hash, Vec<Value>>;
 

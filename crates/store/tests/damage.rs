@@ -82,7 +82,9 @@ fn check_honest(disk: &SimDisk, context: &str) {
         assert_whole(&store, &tree, context);
     }
     assert_eq!(missing_blocks(&*store).unwrap(), [], "{context}");
+    assert_eq!(store.index_differences().unwrap(), [] as [String; 0], "{context}");
     store.gc(GcOptions::EVERYTHING).unwrap();
+    assert_eq!(store.index_differences().unwrap(), [] as [String; 0], "{context}");
     drop(store);
     let (store, _) = open(disk);
     for (_, tree) in trees() {

@@ -57,6 +57,7 @@ fn assert_all(store: &PackStore, context: &str) {
         assert_whole(store, &tree, &format!("{context}: {name}"));
     }
     assert_eq!(missing_blocks(store).unwrap(), [], "{context}");
+    assert_eq!(store.index_differences().unwrap(), [] as [String; 0], "{context}");
 }
 
 fn files(disk: &SimDisk, part: &str) -> Vec<PathBuf> {
@@ -396,4 +397,5 @@ fn it_takes_nothing_from_those_who_read_write_and_collect() {
     let (store, report) = PackStore::open(dir.path(), &options).unwrap();
     assert_eq!((report.damage, report.lost_packs), (vec![], vec![]));
     assert_eq!(missing_blocks(&store).unwrap(), []);
+    assert_eq!(store.index_differences().unwrap(), [] as [String; 0]);
 }

@@ -21,6 +21,8 @@
 //! Absent: locks that are held during a sync (except that of the roots); lookups
 //! by anything but a hash.
 
+#[cfg(any(test, feature = "testing"))]
+mod audit;
 mod catalog;
 mod gc;
 mod losses;

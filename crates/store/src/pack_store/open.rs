@@ -131,7 +131,9 @@ impl Inner {
             }
         }
         make_names_durable(&*disk, &packs)?;
-        for pack in known.values().filter(|pack| !opened.contains(&pack.number)) {
+        // A pack without records is removed by the next start.
+        let is_lost = |pack: &&CatalogPack| pack.indexed > 0 && !opened.contains(&pack.number);
+        for pack in known.values().filter(is_lost) {
             report.lost_packs.push(PathBuf::from(format!("pack {:08x}", pack.number)));
         }
         if let Some(catalog) = &catalog {
@@ -257,7 +259,7 @@ impl Inner {
         let mut indexed = Vec::new();
         let rebuilt = self.index.rebuild(|add| {
             for pack in self.packs.all() {
-                let records = pack.records().min(pack.usable_records.load(Ordering::SeqCst));
+                let records = pack.records().min(pack.usable_records());
                 let entries = match self.packs.entries(&pack) {
                     Ok(entries) => entries,
                     // A collection has removed the pack, or its file has vanished.

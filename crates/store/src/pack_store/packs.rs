@@ -103,6 +103,12 @@ impl Pack {
         self.state.lock().records
     }
 
+    /// Returns the number of records that may be used; without a limit unless a sync
+    /// has failed.
+    pub(super) fn usable_records(&self) -> u32 {
+        self.usable_records.load(Ordering::SeqCst)
+    }
+
     /// Returns the length of the file without header and footer.
     pub(super) fn content_len(&self) -> u64 {
         let state = self.state.lock();
@@ -114,10 +120,7 @@ impl Pack {
         CatalogPack {
             number: self.header.number,
             uuid: self.header.uuid,
-            indexed: self
-                .indexed
-                .load(Ordering::SeqCst)
-                .min(self.usable_records.load(Ordering::SeqCst)),
+            indexed: self.indexed.load(Ordering::SeqCst).min(self.usable_records()),
         }
     }
 }
@@ -266,6 +269,12 @@ impl Packs {
         let open = OpenFile { file: file.clone(), is_writable: true };
         self.files.lock().put(pack.number(), open);
         Ok(file)
+    }
+
+    /// Closes all files, as reads of many other packs do.
+    #[cfg(test)]
+    pub(super) fn close_files(&self) {
+        self.files.lock().clear();
     }
 
     /// Returns the entries of a pack in the order of its records. Walks the pack if

@@ -139,7 +139,7 @@ impl Inner {
     }
 
     /// Returns the values of a hash. Rebuilds the index if it is damaged.
-    fn index_values(&self, hash: &Hash) -> Result<Vec<Value>, StoreError> {
+    pub(super) fn index_values(&self, hash: &Hash) -> Result<Vec<Value>, StoreError> {
         let mut values = Vec::new();
         for _ in 0..2 {
             let rebuilt = self.rebuilds.load(Ordering::SeqCst);

@@ -403,3 +403,46 @@ impl Inner {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use std::path::Path;
+
+    use disk::sim::{EMFILE, FaultRule, Op, Power, SimDisk};
+    use types::{Block, Codec};
+
+    use super::*;
+    use crate::{
+        BlockRead as _, BlockWrite as _, PackStore, Root, Roots as _, StoreAdmin as _, StoreOptions,
+    };
+
+    fn open(disk: SimDisk) -> PackStore {
+        let options = StoreOptions { disk_reserve: 0, background: false, ..Default::default() };
+        PackStore::open_on(Arc::new(disk), Path::new("/store"), &options).unwrap().0
+    }
+
+    /// The file of a pack is open while it must be synced, so that this does not happen
+    /// at present.
+    #[test]
+    fn a_pack_whose_sync_could_not_begin_is_synced_by_the_next_commit() {
+        let disk = SimDisk::new();
+        let store = open(disk.clone());
+        let block = EncodedBlock::plain(Block::new(Codec::Raw, &b"block"[..]).unwrap());
+        let epoch = store.write_epoch();
+        store.put(std::slice::from_ref(&block)).unwrap();
+        let pack = store.inner.packs.all().remove(0);
+        assert!(pack.state.lock().unsynced_file.take().is_some());
+        store.inner.packs.close_files();
+        disk.add_fault(FaultRule::new(Op::Open, EMFILE));
+        assert!(matches!(store.commit(epoch), Err(StoreError::Io { .. })));
+        disk.clear_fault_rules();
+        assert!(store.has(&block.cid()).unwrap());
+        let root = Root { cid: block.cid(), partial: false };
+        store.set_root("found", root, store.write_epoch()).unwrap();
+        let after = open(disk.crash(Power::Dropped));
+        assert_eq!(after.get(&block.cid()).unwrap().as_ref(), Some(block.payload()));
+        assert_eq!(after.usage().unwrap().blocks, 1);
+    }
+}
