@@ -13,7 +13,8 @@ use common::{Acknowledged, Tree, assert_whole, mixed_tree, open, store_tree, tre
 use disk::sim::{DiskError, EACCES, EIO, EMFILE, FaultRule, Power, SimDisk};
 use store::check::missing_blocks;
 use store::{
-    BlockRead as _, GcOptions, OpenReport, PackStore, Roots as _, StoreAdmin as _, StoreError,
+    BlockRead as _, GcOptions, OpenReport, PackStore, Roots as _, RootsRead as _, StoreAdmin as _,
+    StoreError,
 };
 
 /// A store whose operations may fail once, and the results that it has reported.
