@@ -9,10 +9,10 @@ use crate::model::Snapshot;
 /// Options of a recovery.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct RecoverRequest {
-    /// Take over what was found. Without it, the store is only searched.
+    /// List again what was found. Without it, the store is only searched.
     #[serde(default)]
     pub yes: bool,
-    /// Take over only these: ids of snapshots, or the beginning of ids, and CIDs of
+    /// List only these again: ids of snapshots, or the beginning of ids, and CIDs of
     /// data items. Empty: everything that is complete and was not removed on purpose.
     #[serde(default)]
     pub only: Vec<String>,
@@ -37,7 +37,7 @@ pub struct RecoverReport {
     pub manifests: Vec<Cid>,
     /// Parts of the store that could not be read or are damaged.
     pub problems: Vec<String>,
-    /// Number of snapshots and data items that were taken over.
+    /// Number of snapshots and data items that were listed again.
     pub recovered: u64,
 }
 
@@ -93,7 +93,7 @@ pub enum FoundState {
     Duplicate,
     /// Another snapshot has its place in the list.
     Conflict,
-    /// It was taken over by this request.
+    /// It was listed again by this request.
     Recovered,
 }
 

@@ -18,6 +18,7 @@ use crate::output::safe;
 /// A store that is open for reading, and the snapshots in it.
 #[derive(Debug)]
 pub(crate) struct Offline {
+    packs: Arc<ReadOnlyPackStore>,
     store: Arc<dyn StoreRead>,
     snapshots: SnapshotReader,
     /// Provides the names of the sources.
@@ -63,8 +64,19 @@ impl Offline {
                  `archivist prune --accept-roots`"
             );
         }
-        let store: Arc<dyn StoreRead> = Arc::new(store);
-        Ok(Some(Self { snapshots: SnapshotReader::new(store.clone()), store, config }))
+        let packs = Arc::new(store);
+        let store: Arc<dyn StoreRead> = packs.clone();
+        Ok(Some(Self { snapshots: SnapshotReader::new(store.clone()), packs, store, config }))
+    }
+
+    /// Returns the packs.
+    pub(crate) fn packs(&self) -> &ReadOnlyPackStore {
+        &self.packs
+    }
+
+    /// Returns the configuration.
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
     }
 
     /// Returns the store.

@@ -64,7 +64,7 @@ fn lost_roots_are_found_shown_and_set_on_request() {
     assert_eq!(listed(&home), json!([]), "nothing is changed without --yes");
     let ran = run(home.path(), ["recover"]);
     assert_eq!(ran.code, Some(0), "{ran:?}");
-    assert!(ran.out.contains("3 snapshots and data items not in the list"), "{ran:?}");
+    assert!(ran.out.contains("3 snapshots and data items stored but not listed"), "{ran:?}");
     assert!(ids.iter().all(|id| ran.out.contains(id)), "{ran:?}");
 
     let one = run(home.path(), ["recover", &ids[1][..6], "--yes", "--json"]).json();
@@ -72,7 +72,7 @@ fn lost_roots_are_found_shown_and_set_on_request() {
     assert_eq!(listed(&home).as_array().unwrap().len(), 1);
     let ran = run(home.path(), ["recover", "--yes"]);
     assert_eq!(ran.code, Some(0), "{ran:?}");
-    assert!(ran.out.contains("2 snapshots and data items taken over"), "{ran:?}");
+    assert!(ran.out.contains("2 snapshots and data items listed again"), "{ran:?}");
     assert_eq!(listed(&home), before);
     let verified = run(home.path(), ["verify", "--full"]);
     assert_eq!(verified.code, Some(0), "{verified:?}");

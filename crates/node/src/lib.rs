@@ -61,7 +61,7 @@ pub use receipts::{
     Receipts, StoredReceipt, read_receipts,
 };
 pub use recent_log::{RecentLog, lines as recent_log_lines};
-pub use recovery::{RecoverError, check_nothing_lost, recover, recover_in};
+pub use recovery::{RecoverError, check_nothing_lost, recover, recover_in, search_in};
 pub use removed::RemovedFolders;
 pub use restore_job::{RestoreJob, start_restore};
 pub use restores::{Restores, restore_model};

@@ -4,8 +4,10 @@
 
 use api::{RecoverReport, RecoverRequest};
 use config::Config;
-use snapshots::{FoundState, RecoveryReport, Snapshot, SnapshotStore, VerifyProgress, find_lost};
-use store::{BlockWrite, NodeScan};
+use snapshots::{
+    FoundState, RecoveryReport, Snapshot, SnapshotReader, SnapshotStore, VerifyProgress, find_lost,
+};
+use store::{BlockWrite, NodeScan, Pin};
 use tokio_util::sync::CancellationToken;
 use types::{Cid, with_causes};
 
@@ -69,22 +71,49 @@ pub fn recover_in(
     request: &RecoverRequest,
     stop: &CancellationToken,
 ) -> Result<RecoverReport, RecoverError> {
-    let failed = |error: &dyn std::error::Error| RecoverError::Store(with_causes(error));
     // Before the search: nothing that was found may be lost by a failed sync until the
     // roots are set.
     let epoch = snapshots.store().write_epoch();
     let pin = snapshots.store().pin();
-    let progress = VerifyProgress::default();
-    let found =
-        find_lost(snapshots, scan, Some(&pin), &progress, stop).map_err(|error| failed(&error))?;
-    let selected = select(&found, &request.only)?;
     if !request.yes {
-        return Ok(recovery_report(config, found, &Selected::default(), 0));
+        return search_in(snapshots, scan, Some(&pin), config, &request.only, stop);
     }
+    let (found, selected) = search(snapshots, scan, Some(&pin), &request.only, stop)?;
     let items = selected.items.iter().copied();
     let recovered = snapshots::recover(snapshots, &selected.snapshots, items, epoch)
-        .map_err(|error| failed(&error))?;
+        .map_err(|error| RecoverError::Store(with_causes(&error)))?;
     Ok(recovery_report(config, found, &selected, recovered))
+}
+
+/// Searches a store, which may be open for reading only, and changes nothing. Blocks the
+/// thread.
+///
+/// # Errors
+///
+/// Same as [`recover`].
+pub fn search_in(
+    snapshots: &SnapshotReader,
+    scan: &dyn NodeScan,
+    pin: Option<&Pin>,
+    config: &Config,
+    only: &[String],
+    stop: &CancellationToken,
+) -> Result<RecoverReport, RecoverError> {
+    let (found, _) = search(snapshots, scan, pin, only, stop)?;
+    Ok(recovery_report(config, found, &Selected::default(), 0))
+}
+
+fn search(
+    snapshots: &SnapshotReader,
+    scan: &dyn NodeScan,
+    pin: Option<&Pin>,
+    only: &[String],
+    stop: &CancellationToken,
+) -> Result<(RecoveryReport, Selected), RecoverError> {
+    let found = find_lost(snapshots, scan, pin, &VerifyProgress::default(), stop)
+        .map_err(|error| RecoverError::Store(with_causes(&error)))?;
+    let selected = select(&found, only)?;
+    Ok((found, selected))
 }
 
 /// Returns the objects that `only` names, or everything that is lost.
@@ -216,6 +245,12 @@ fn problems(found: &RecoveryReport) -> Vec<String> {
             scan.newer
         ));
     }
+    if found.failed_reads > 0 {
+        problems.push(format!(
+            "{} blocks could not be read; snapshots that need them count as incomplete",
+            found.failed_reads
+        ));
+    }
     if found.is_cut_short {
         problems.push("the store has more records than a search lists".to_owned());
     }
@@ -247,13 +282,11 @@ pub async fn check_nothing_lost(services: &Services) -> Result<(), String> {
         };
         let parts = [counted(snapshots, "snapshot"), counted(items, "data item")];
         let parts: Vec<String> = parts.into_iter().flatten().collect();
+        let verb = if snapshots + items == 1 { "is" } else { "are" };
         return Err(format!(
-            "{} in the store not in the list, so the list is not accepted: `archivist recover` \
-             shows them, `archivist recover --yes` takes them over, {discard} them",
-            match snapshots + items {
-                1 => format!("{} is", parts.join(" and ")),
-                _ => format!("{} are", parts.join(" and ")),
-            }
+            "{} {verb} stored but not listed, so the list is not accepted: `archivist recover` \
+             shows them, `archivist recover --yes` lists them again, {discard} them",
+            parts.join(" and ")
         ));
     }
     match problems(&found).first() {

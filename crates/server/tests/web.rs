@@ -312,7 +312,10 @@ async fn roots_are_not_accepted_while_the_store_has_what_they_do_not_name() {
     let refused = accept(json!({ "accept_roots": true })).await.unwrap();
     assert_eq!(refused.status(), 409);
     let text = refused.text().await.unwrap();
-    assert!(text.contains("1 data item is in the store") && text.contains("recover"), "{text}");
+    assert!(
+        text.contains("1 data item is stored but not listed") && text.contains("recover"),
+        "{text}"
+    );
     // A search needs the token, and changes nothing.
     let refused = ui.ask(Method::POST, "/api/v1/recover").json(&json!({})).send().await.unwrap();
     assert_eq!(refused.status(), 401);

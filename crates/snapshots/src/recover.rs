@@ -16,7 +16,7 @@ use types::{Cid, Dataset, FolderId, MANIFEST_MIME};
 
 use crate::record::SnapshotRecord;
 use crate::snapshot_id::SnapshotId;
-use crate::snapshot_reader::{Snapshot, SnapshotError, root_name};
+use crate::snapshot_reader::{Snapshot, SnapshotError, SnapshotReader, root_name};
 use crate::snapshot_store::SnapshotStore;
 use crate::verify::{
     DATA_PREFIX, Objects, VerifyError, VerifyProblem, VerifyProgress, VerifyReport, check,
@@ -93,6 +93,9 @@ pub struct RecoveryReport {
     pub manifests: Vec<Cid>,
     /// True if there are more objects than a search remembers.
     pub is_cut_short: bool,
+    /// Number of reads that the disk has failed while the blocks were checked: an incomplete
+    /// snapshot may be complete.
+    pub failed_reads: u64,
     /// Result of reading the packs.
     pub scan: NodeScanReport,
 }
@@ -110,6 +113,7 @@ impl RecoveryReport {
         let is_unreadable = |state: &FoundState| matches!(state, FoundState::Unreadable(_));
         self.scan.is_complete()
             && !self.is_cut_short
+            && self.failed_reads == 0
             && !self.snapshots.iter().any(|found| is_unreadable(&found.state))
             && !self.items.iter().any(|found| is_unreadable(&found.state))
     }
@@ -132,7 +136,7 @@ impl RecoveryReport {
 /// Returns [`VerifyError`] if the store cannot be read at all, or the caller stops the search.
 /// Packs and blocks that cannot be read are part of the report.
 pub fn find_lost(
-    snapshots: &SnapshotStore,
+    snapshots: &SnapshotReader,
     scan: &dyn NodeScan,
     pin: Option<&Pin>,
     progress: &VerifyProgress,
@@ -161,11 +165,13 @@ pub fn find_lost(
         items: items.filter(|(name, cid)| is_unnamed(name, cid)).collect(),
     };
     // They have no roots.
+    let failed_reads = scan.failed_reads();
     let checked = check(&**snapshots.store(), objects, &|_, _| true, false, progress, stop)?;
     let rooted: HashSet<Cid> = roots.values().copied().collect();
     let named: HashSet<Cid> = nodes.records.values().map(|found| found.record.manifest).collect();
     let mut report = RecoveryReport {
         is_cut_short: nodes.is_cut_short,
+        failed_reads: scan.failed_reads() - failed_reads,
         scan: scanned,
         manifests: nodes
             .manifests

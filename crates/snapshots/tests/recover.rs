@@ -12,12 +12,12 @@ use disk::sim::{EACCES, EIO, FaultRule, SimDisk};
 use jiff::Timestamp;
 use net::Keypair;
 use snapshots::{
-    FoundState, RecoveryReport, Snapshot, SnapshotRecord, SnapshotStore, VerifyError,
-    VerifyProgress, find_lost, last_order, recover, root_name,
+    FoundState, RecoveryReport, Snapshot, SnapshotReader, SnapshotRecord, SnapshotStore,
+    VerifyError, VerifyProgress, find_lost, last_order, recover, root_name,
 };
 use store::{
-    BlockRead as _, BlockStore, BlockWrite as _, GcOptions, MemStore, NodeScan, PackStore, Root,
-    Roots as _, RootsRead as _, StoreAdmin as _, StoreOptions,
+    BlockRead as _, BlockStore, BlockWrite as _, GcOptions, MemStore, NodeScan, PackStore,
+    ReadOnlyPackStore, Root, Roots as _, RootsRead as _, StoreAdmin as _, StoreOptions,
 };
 use testkit::{Maker, filled, noise};
 use tokio_util::sync::CancellationToken;
@@ -377,6 +377,41 @@ fn reads_that_fail_make_the_result_partial() {
         assert_eq!(find(&open(&disk)).lost(), (3, 0), "after read {at}");
     }
     assert!(failed_reads > 10, "{failed_reads}");
+}
+
+/// The same for a store that is open for reading only.
+#[test]
+fn reads_that_fail_make_a_search_without_writing_partial() {
+    let disk = SimDisk::new();
+    drop(filled(open(&disk)));
+    for log in files(&disk, "/roots/") {
+        disk.lose(&log);
+    }
+    let search = |at: u64| {
+        let (store, _) =
+            ReadOnlyPackStore::open_on(Arc::new(disk.clone()), Path::new(DIR)).unwrap();
+        let store = Arc::new(store);
+        let armed = disk.add_fault(FaultRule::reads(EIO).on("/packs/").after(at).times(1));
+        let snapshots = SnapshotReader::new(store.clone());
+        let (progress, never) = (VerifyProgress::default(), CancellationToken::new());
+        let report = find_lost(&snapshots, &*store, None, &progress, &never).unwrap();
+        disk.clear_fault_rules();
+        (report, armed.failures() > 0)
+    };
+    let before = disk.operations();
+    let mut failed_reads = 0;
+    loop {
+        let (report, has_failed) = search(failed_reads);
+        if !has_failed {
+            assert_eq!((report.lost(), report.is_complete()), ((3, 0), true));
+            break;
+        }
+        failed_reads += 1;
+        assert!(!report.is_complete(), "read {failed_reads}: {report:?}");
+        assert_eq!((report.scan.damaged.count, report.unusable.len()), (0, 0));
+    }
+    assert!(failed_reads > 10, "{failed_reads}");
+    assert_eq!(disk.operations(), before, "nothing was written");
 }
 
 #[test]

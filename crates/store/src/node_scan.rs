@@ -26,6 +26,12 @@ pub trait NodeScan {
         each: &mut dyn FnMut(Cid, Bytes) -> ControlFlow<()>,
     ) -> Result<NodeScanReport, StoreError>;
 
+    /// Returns the number of reads of blocks that the disk has failed and that the store
+    /// has reported as damage, because its readers continue with other blocks.
+    fn failed_reads(&self) -> u64 {
+        0
+    }
+
     /// Reports whether a root of the block was removed on purpose and not set again.
     /// A store that has lost its notes about removals returns false.
     fn was_removed(&self, cid: &Cid) -> bool;

@@ -116,6 +116,13 @@ impl PackHeader {
     }
 }
 
+/// Reports whether a collection has emptied the pack in an open file.
+pub(crate) fn is_retired(file: &dyn DiskFile) -> bool {
+    let mut head = [0; HEADER_BYTES];
+    file.read_at(&mut head, 0).is_ok()
+        && PackHeader::decode(&head).is_err_and(|error| error == HeaderError::Retired)
+}
+
 /// Encodes the footer over `entries`, which starts at `offset`.
 #[expect(clippy::cast_possible_truncation, reason = "a pack has fewer than 2^32 records")]
 pub(crate) fn encode_footer(header: &PackHeader, entries: &[Entry], offset: u64) -> Vec<u8> {

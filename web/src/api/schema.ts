@@ -1484,7 +1484,7 @@ export interface components {
             problems: string[];
             /**
              * Format: int64
-             * @description Number of snapshots and data items that were taken over.
+             * @description Number of snapshots and data items that were listed again.
              */
             recovered: number;
             /** @description The snapshots that were found, known ones included. */
@@ -1495,11 +1495,11 @@ export interface components {
         /** @description Options of a recovery. */
         RecoverRequest: {
             /**
-             * @description Take over only these: ids of snapshots, or the beginning of ids, and CIDs of
+             * @description List only these again: ids of snapshots, or the beginning of ids, and CIDs of
              *     data items. Empty: everything that is complete and was not removed on purpose.
              */
             only?: string[];
-            /** @description Take over what was found. Without it, the store is only searched. */
+            /** @description List again what was found. Without it, the store is only searched. */
             yes?: boolean;
         };
         /** @description Manifest that is registered, so that the backup server can pull it. */

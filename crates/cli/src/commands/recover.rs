@@ -6,6 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::context::{Context, block_on};
 use crate::exit::End;
+use crate::offline::Offline;
 use crate::offline_write::WritableStore;
 use crate::output::{Align, Out, Progress, Table, Unit, count, local_time, print_json, safe, size};
 
@@ -17,8 +18,8 @@ use crate::output::{Align, Out, Progress, Table, Unit, count, local_time, print_
 ///
 /// A snapshot that is not listed is not always lost: it may have been removed by the
 /// retention rules or by you, and wait for its space to be freed. Such snapshots are
-/// marked and not taken over, unless they are named. The retention rules apply to
-/// snapshots that are taken over, too.
+/// marked and not listed again, unless they are named. The retention rules apply to
+/// snapshots that are listed again, too.
 ///
 /// Names and types of uploaded data items are found again. Data items that were fetched
 /// from the network without a name cannot be found.
@@ -29,11 +30,11 @@ use crate::output::{Align, Out, Progress, Table, Unit, count, local_time, print_
 #[command(after_help = "Examples:\n  archivist recover\n  archivist recover --yes\n  \
                         archivist recover 1d16b0b030 --yes")]
 pub(crate) struct Recover {
-    /// Take over only these snapshots (ids) and data items (CIDs). Default: everything
+    /// List only these snapshots (ids) and data items (CIDs) again. Default: everything
     /// that is complete and was not removed.
     #[arg(value_name = "ID")]
     only: Vec<String>,
-    /// Take over what was found.
+    /// List again what was found.
     #[arg(long)]
     yes: bool,
     /// Print JSON.
@@ -77,11 +78,11 @@ impl Recover {
         let things = |number| count(number, "snapshot or data item", "snapshots and data items");
         if self.yes {
             let recovered = things(report.recovered);
-            out.line(format_args!("{recovered} taken over; `archivist snapshots` lists all"))?;
+            out.line(format_args!("{recovered} listed again"))?;
         } else if lost > 0 {
             let lost = things(lost);
             out.line(format_args!(
-                "{lost} not in the list; to take over, run `archivist recover --yes`"
+                "{lost} stored but not listed; to list again, run `archivist recover --yes`"
             ))?;
         } else {
             let known = count(known as u64, "listed snapshot", "listed snapshots");
@@ -102,10 +103,15 @@ fn lost(report: &RecoverReport) -> u64 {
 }
 
 fn offline(context: &Context, request: &RecoverRequest) -> Result<RecoverReport> {
-    let Some(store) = WritableStore::open(context)? else {
-        return Ok(RecoverReport { complete: true, ..RecoverReport::default() });
-    };
     let never = CancellationToken::new();
+    let nothing = || RecoverReport { complete: true, ..RecoverReport::default() };
+    if !request.yes {
+        let Some(store) = Offline::open(context)? else { return Ok(nothing()) };
+        let (snapshots, config) = (store.snapshots(), store.config());
+        let only = &request.only;
+        return Ok(node::search_in(snapshots, store.packs(), None, config, only, &never)?);
+    }
+    let Some(store) = WritableStore::open(context)? else { return Ok(nothing()) };
     Ok(node::recover_in(&store.snapshots, &*store.packs, &store.config, request, &never)?)
 }
 
@@ -168,6 +174,6 @@ fn state(state: FoundState, detail: Option<&str>) -> String {
         FoundState::Unreadable => format!("cannot be read at present: {detail}"),
         FoundState::Duplicate => format!("same as {detail}"),
         FoundState::Conflict => format!("{detail} has its place"),
-        FoundState::Recovered => "taken over".to_owned(),
+        FoundState::Recovered => "listed again".to_owned(),
     }
 }

@@ -446,7 +446,7 @@ fn recover_shows_what_was_found_and_that_there_may_be_more() {
         "letter.txt",
         "forged\\u{1b}",
         "has no snapshot record",
-        "2 snapshots and data items not in the list",
+        "2 snapshots and data items stored but not listed",
         "archivist recover --yes",
     ] {
         assert!(ran.out.contains(part), "{part}: {ran:?}");
@@ -457,7 +457,7 @@ fn recover_shows_what_was_found_and_that_there_may_be_more() {
     let (home, fake) = self::fake(&[("POST /recover", report(false, 1))]);
     let ran = run(home.path(), ["recover", "bbbb", "--yes"]);
     assert_eq!(ran.code, Some(4), "{ran:?}");
-    assert!(ran.out.contains("1 snapshot or data item taken over"), "{ran:?}");
+    assert!(ran.out.contains("1 snapshot or data item listed again"), "{ran:?}");
     assert!(ran.err.contains("EIO\\u{1b}") && ran.err.contains("there may be more"), "{ran:?}");
     assert_eq!(fake.request("POST /recover").body, json!({ "yes": true, "only": ["bbbb"] }));
     let ran = run(home.path(), ["recover", "--json"]);

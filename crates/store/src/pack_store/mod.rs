@@ -41,13 +41,11 @@ mod scan_nodes;
 mod scrub;
 mod write;
 
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
-use bytes::Bytes;
 use parking_lot::{Condvar, Mutex, RwLock};
 use types::{Cid, EncodedBlock};
 
@@ -66,7 +64,6 @@ use crate::block_store::{
 };
 use crate::error::{Limit, StoreError};
 use crate::hash_index::HashIndex;
-use crate::node_scan::{NodeScan, NodeScanReport};
 use crate::pins::{Pin, Pins};
 use crate::root_log::{Root, RootLog};
 use crate::scrub_dates::{PackId, PackLen, ScrubDates};
@@ -458,21 +455,6 @@ impl BlockRead for PackStore {
 
     fn loss_counter(&self) -> u64 {
         *self.inner.loss_counter.lock()
-    }
-}
-
-impl NodeScan for PackStore {
-    fn scan_nodes(
-        &self,
-        each: &mut dyn FnMut(Cid, Bytes) -> ControlFlow<()>,
-    ) -> Result<NodeScanReport, StoreError> {
-        // Neither a collection nor a recompression moves records meanwhile.
-        let _nobody_moves = self.inner.collecting.lock();
-        Ok(scan_nodes::scan_nodes(&self.inner.packs, each))
-    }
-
-    fn was_removed(&self, cid: &Cid) -> bool {
-        self.inner.removed_roots.contains(cid.hash())
     }
 }
 

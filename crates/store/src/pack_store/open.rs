@@ -90,7 +90,7 @@ impl Layout {
     fn recompress_skiplist(&self) -> PathBuf {
         self.dir.join("settled")
     }
-    fn removed_roots(&self) -> PathBuf {
+    pub(super) fn removed_roots(&self) -> PathBuf {
         self.dir.join("removed")
     }
     fn reserve_file(&self) -> PathBuf {

@@ -33,10 +33,11 @@ use super::open::{Layout, refuse_other_format};
 use super::packs::parse_name;
 use super::quarantine::Quarantine;
 use super::read::{decode_place, encode_place, pack_of};
+use super::removed_roots::RemovedRoots;
 use crate::block_store::{BlockRead, RootsRead};
 use crate::error::{IoContext, StoreError};
 use crate::pack::{
-    HEADER_BYTES, HEADER_LEN, HeaderError, PackHeader, read_footer, read_trailer, walk,
+    HEADER_BYTES, HEADER_LEN, HeaderError, PackHeader, is_retired, read_footer, read_trailer, walk,
 };
 use crate::record::{Entry, ReadError, Record, read_record};
 use crate::root_log::{Health, Root, RootsFound, read_roots};
@@ -60,13 +61,16 @@ const VIEWS_FOR_MISSING_MAX: u64 = 1000;
 /// A store on disk that is only read; see the module.
 #[derive(Debug)]
 pub struct ReadOnlyPackStore {
-    disk: Arc<dyn Disk>,
+    pub(super) disk: Arc<dyn Disk>,
     layout: Layout,
     view: RwLock<Arc<View>>,
     files: Mutex<LruCache<u32, Arc<dyn DiskFile>>>,
     quarantine: Quarantine,
     /// Number of events that made blocks unavailable.
     losses: AtomicU64,
+    /// Number of reads that the disk has failed.
+    pub(super) failed_reads: AtomicU64,
+    pub(super) removed_roots: RemovedRoots,
     /// Number of views that were made because a block was not found.
     views_for_missing: AtomicU64,
     /// The shared lock; `None` if a writer may be at work.
@@ -75,8 +79,8 @@ pub struct ReadOnlyPackStore {
 
 /// The state of a store at one moment.
 #[derive(Debug)]
-struct View {
-    packs: BTreeMap<u32, ReadPack>,
+pub(super) struct View {
+    pub(super) packs: BTreeMap<u32, ReadPack>,
     runs: Vec<Run>,
     /// Places that the runs do not cover, sorted by hash.
     rest: Vec<(Hash, Value)>,
@@ -85,13 +89,13 @@ struct View {
 
 /// A pack in a view.
 #[derive(Clone, Debug)]
-struct ReadPack {
-    path: PathBuf,
+pub(super) struct ReadPack {
+    pub(super) path: PathBuf,
     uuid: [u8; 16],
     /// Number of usable records.
-    records: u32,
+    pub(super) records: u32,
     /// Reason why the pack cannot be read at all.
-    unreadable: Option<String>,
+    pub(super) unreadable: Option<String>,
 }
 
 /// A pack that was examined, with the entries that the index does not cover.
@@ -142,11 +146,13 @@ impl ReadOnlyPackStore {
         let (view, report) = View::read(&disk, &layout, true)?;
         let store = Self {
             quarantine: Quarantine::open(disk.clone(), layout.quarantine()),
+            removed_roots: RemovedRoots::open(disk.clone(), layout.removed_roots()),
             disk,
             layout,
             view: RwLock::new(Arc::new(view)),
             files: Mutex::new(LruCache::new(OPEN_FILES)),
             losses: AtomicU64::new(0),
+            failed_reads: AtomicU64::new(0),
             views_for_missing: AtomicU64::new(0),
             lock,
         };
@@ -159,7 +165,7 @@ impl ReadOnlyPackStore {
         self.lock.is_none()
     }
 
-    fn view(&self) -> Arc<View> {
+    pub(super) fn view(&self) -> Arc<View> {
         self.view.read().clone()
     }
 
@@ -234,7 +240,10 @@ impl ReadOnlyPackStore {
             Err(ReadError::Damaged(reason)) => (reason, true),
             // A bad sector concerns the blocks in it only: the others can be restored.
             // The next attempt may succeed.
-            Err(ReadError::Io(error)) => (format!("it cannot be read: {error}"), false),
+            Err(ReadError::Io(error)) => {
+                self.failed_reads.fetch_add(1, Ordering::SeqCst);
+                (format!("it cannot be read: {error}"), false)
+            }
         };
         if is_retired(&*file) {
             return Ok(Attempt::Gone);
@@ -318,13 +327,6 @@ fn shared_lock(disk: &dyn Disk, path: &Path) -> Option<Box<dyn DiskFile>> {
     let file = disk.open_read(path).ok()?;
     file.lock_shared().ok()?;
     Some(file)
-}
-
-/// Reports whether a collection has emptied the pack in an open file.
-fn is_retired(file: &dyn DiskFile) -> bool {
-    let mut head = [0; HEADER_BYTES];
-    file.read_at(&mut head, 0).is_ok()
-        && PackHeader::decode(&head).is_err_and(|error| error == HeaderError::Retired)
 }
 
 impl View {

@@ -1,60 +1,133 @@
-//! Reads every node in the packs; see [`NodeScan`](crate::NodeScan).
+//! Reads every node in the packs; see [`NodeScan`].
 //!
 //! The index is not used: the entries of each pack of nodes are read from its footer,
 //! or by a walk. A record that cannot be read is reported and not quarantined.
 
+use std::io;
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use types::{Cid, Codec};
+use types::{Cid, Codec, with_causes};
 
-use super::packs::{Pack, Packs};
-use crate::node_scan::NodeScanReport;
-use crate::pack::PackKind;
+use super::PackStore;
+use super::packs::parse_name;
+use super::read_only::ReadOnlyPackStore;
+use crate::error::StoreError;
+use crate::node_scan::{NodeScan, NodeScanReport};
+use crate::pack::{HEADER_BYTES, HEADER_LEN, PackHeader, PackKind, read_footer, walk};
 use crate::record::{Entry, Form, ReadError, Record, read_record};
 use disk::DiskFile;
 
-/// Passes every node in the packs to `each`, until it breaks.
-pub(super) fn scan_nodes(
-    packs: &Packs,
-    each: &mut dyn FnMut(Cid, Bytes) -> ControlFlow<()>,
-) -> NodeScanReport {
-    let mut report = NodeScanReport::default();
-    for pack in packs.all() {
-        if pack.header.kind == PackKind::Meta
-            && scan_pack(packs, &pack, each, &mut report).is_break()
-        {
-            break;
+type Each<'a> = dyn FnMut(Cid, Bytes) -> ControlFlow<()> + 'a;
+
+impl NodeScan for PackStore {
+    fn scan_nodes(&self, each: &mut Each<'_>) -> Result<NodeScanReport, StoreError> {
+        // Neither a collection nor a recompression moves records meanwhile.
+        let _nobody_moves = self.inner.collecting.lock();
+        let packs = &self.inner.packs;
+        let mut report = NodeScanReport::default();
+        for pack in packs.all() {
+            if pack.header.kind != PackKind::Meta {
+                continue;
+            }
+            let opened = packs.entries(&pack).and_then(|entries| Ok((entries, packs.file(&pack)?)));
+            let (mut entries, file) = match opened {
+                Ok(opened) => opened,
+                Err(error) => {
+                    report.unreadable.add(with_causes(&error));
+                    continue;
+                }
+            };
+            if entries.len() < pack.records() as usize {
+                report.damaged.add(format!("{}: some records are lost", pack.path.display()));
+            }
+            entries.truncate(pack.usable_records.load(Ordering::SeqCst) as usize);
+            if scan_pack(&pack.path, &*file, &entries, each, &mut report).is_break() {
+                break;
+            }
         }
+        Ok(report)
     }
-    report
+
+    fn was_removed(&self, cid: &Cid) -> bool {
+        self.inner.removed_roots.contains(cid.hash())
+    }
+}
+
+impl NodeScan for ReadOnlyPackStore {
+    fn scan_nodes(&self, each: &mut Each<'_>) -> Result<NodeScanReport, StoreError> {
+        let mut report = NodeScanReport::default();
+        for pack in self.view().packs.values() {
+            let path = &*pack.path;
+            let name = path.file_name().and_then(|name| parse_name(name.to_str()?));
+            if name.is_none_or(|(kind, _)| kind != PackKind::Meta) {
+                continue;
+            }
+            if let Some(reason) = &pack.unreadable {
+                report.unreadable.add(format!("{}: {reason}", path.display()));
+                continue;
+            }
+            let opened = self.disk.open_read(path).and_then(|file| Ok((entries(&*file)?, file)));
+            let (entries, file) = match opened {
+                Ok(opened) => opened,
+                Err(error) => {
+                    report.unreadable.add(format!("{}: {error}", path.display()));
+                    continue;
+                }
+            };
+            if entries.len() < pack.records as usize {
+                report.damaged.add(format!("{}: some records are lost", path.display()));
+            }
+            if scan_pack(path, &*file, &entries, each, &mut report).is_break() {
+                break;
+            }
+        }
+        Ok(report)
+    }
+
+    fn failed_reads(&self) -> u64 {
+        self.failed_reads.load(Ordering::SeqCst)
+    }
+
+    fn was_removed(&self, cid: &Cid) -> bool {
+        self.removed_roots.contains(cid.hash())
+    }
+}
+
+/// Returns the entries in the footer of a pack, or those that a walk finds.
+fn entries(file: &dyn DiskFile) -> io::Result<Vec<Entry>> {
+    let mut head = [0; HEADER_BYTES];
+    file.read_at(&mut head, 0)?;
+    let footer = match PackHeader::decode(&head) {
+        Ok(header) => read_footer(file, &header)?,
+        Err(_) => None,
+    };
+    footer.map_or_else(|| Ok(walk(file)?.entries), Ok)
 }
 
 fn scan_pack(
-    packs: &Packs,
-    pack: &Pack,
-    each: &mut dyn FnMut(Cid, Bytes) -> ControlFlow<()>,
+    path: &Path,
+    file: &dyn DiskFile,
+    entries: &[Entry],
+    each: &mut Each<'_>,
     report: &mut NodeScanReport,
 ) -> ControlFlow<()> {
-    let opened = packs.entries(pack).and_then(|entries| Ok((entries, packs.file(pack)?)));
-    let (entries, file) = match opened {
-        Ok(opened) => opened,
-        Err(error) => {
-            report.unreadable.add(types::with_causes(&error));
-            return ControlFlow::Continue(());
+    let mut end = HEADER_LEN;
+    for entry in entries {
+        let start = u64::from(entry.offset);
+        if start > end {
+            // A walk has skipped bytes that are no record.
+            let gap = format!("{}: unreadable from byte {end} to byte {start}", path.display());
+            report.damaged.add(gap);
         }
-    };
-    if entries.len() < pack.records() as usize {
-        report.damaged.add(format!("{}: some of its records are lost", pack.path.display()));
-    }
-    let usable = pack.usable_records.load(Ordering::SeqCst);
-    for (_, entry) in (0..usable).zip(&entries) {
+        end = entry.end();
         match entry.form {
             Form::Block { codec: Codec::DagCbor, .. } | Form::Newer(_) => {}
             Form::Block { .. } => continue,
         }
-        if let Some((cid, bytes)) = read_node(&*file, pack, entry, report) {
+        if let Some((cid, bytes)) = read_node(path, file, entry, report) {
             report.nodes += 1;
             report.read_bytes += bytes.len() as u64;
             each(cid, bytes)?;
@@ -64,13 +137,13 @@ fn scan_pack(
 }
 
 fn read_node(
+    path: &Path,
     file: &dyn DiskFile,
-    pack: &Pack,
     entry: &Entry,
     report: &mut NodeScanReport,
 ) -> Option<(Cid, Bytes)> {
     let place = |reason: &dyn std::fmt::Display| {
-        format!("block {} in {} at {}: {reason}", entry.hash, pack.path.display(), entry.offset)
+        format!("block {} in {} at {}: {reason}", entry.hash, path.display(), entry.offset)
     };
     match read_record(file, entry) {
         Ok(Record::Block(block)) => match block.decode() {
