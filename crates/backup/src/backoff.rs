@@ -29,7 +29,7 @@ impl Backoff {
         let doubled = 1_u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX);
         let full = self.first.checked_mul(doubled).map_or(self.cap, |wait| wait.min(self.cap));
         let quarter = full / 4;
-        full - quarter.mul_f64(f64::from(rand::random::<u16>()) / f64::from(u16::MAX))
+        full - quarter.mul_f64(net::random_fraction())
     }
 }
 

@@ -98,8 +98,20 @@ impl BackupDaemon {
     ///
     /// Returns [`BackupStartError`] if the client for manifest servers cannot be created.
     pub async fn start(options: BackupOptions) -> Result<Self, BackupStartError> {
+        let client = ManifestClient::new(Some(options.net.peer_id()))?;
+        Self::start_with(options, client).await
+    }
+
+    /// Starts the daemon with this client for manifest servers, for a simulation.
+    ///
+    /// # Errors
+    ///
+    /// Same as [`BackupDaemon::start`].
+    pub async fn start_with(
+        options: BackupOptions,
+        client: ManifestClient,
+    ) -> Result<Self, BackupStartError> {
         let BackupOptions { snapshots, net, data_dir, keypair, settings, clock } = options;
-        let client = ManifestClient::new(Some(net.peer_id()))?;
         let pool = SessionPool::new(net.clone());
         let puller = ManifestPuller::new(snapshots.clone(), pool, clock.clone());
         let events = net.events();

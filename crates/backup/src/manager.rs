@@ -79,6 +79,7 @@ impl Manager {
         let mut has_events = true;
         loop {
             tokio::select! {
+                biased;
                 () = stop.cancelled() => break,
                 changed = self.settings.changed(), if has_settings => match changed {
                     Ok(()) => self.apply(),

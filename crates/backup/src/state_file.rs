@@ -65,6 +65,7 @@ impl StateFile {
             self.write(&mut is_failing).await;
             let written_at = tokio::time::Instant::now();
             tokio::select! {
+                biased;
                 () = stop.cancelled() => break,
                 changed = version.changed() => if changed.is_err() { break },
             }
@@ -77,6 +78,7 @@ impl StateFile {
                 .await;
             };
             tokio::select! {
+                biased;
                 () = stop.cancelled() => break,
                 () = tokio::time::sleep_until(written_at + WRITE_INTERVAL) => {}
                 () = ended => {}

@@ -71,6 +71,8 @@ mod wire;
 
 pub use check::{FolderHistory, OfferRefusal, OfferVerdict, WrongPeer, check};
 pub use client::{ClientError, ManifestClient, PollRequest, PollResponse, Timeouts};
+#[cfg(feature = "sim")]
+pub use client::{SimulatedExchange, SimulatedResponse};
 pub use registry::{ManifestRegistry, Offers, RegistryError};
 pub use responses::{error_response, health_response, json_response, method_not_allowed_response};
 pub use server::{ListenAddresses, ManifestServer, SeenClient, SeenClients};

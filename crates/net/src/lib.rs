@@ -28,6 +28,7 @@ mod behaviour;
 mod blocks;
 mod config;
 mod dials;
+mod environment;
 mod error;
 mod event_loop;
 mod handle;
@@ -37,6 +38,8 @@ mod limits;
 mod listen;
 mod metrics;
 mod node;
+#[cfg(feature = "sim")]
+pub mod sim;
 mod streams;
 mod transport;
 
@@ -49,6 +52,7 @@ pub use blocks::{
     SimilarBlock, Sketch, StreamRefusal, Violation, Want,
 };
 pub use config::NetConfig;
+pub use environment::{random_fraction, spawn_blocking};
 pub use error::{IdentityError, NetError, WrongPeer};
 pub use event_loop::{NetEvent, PeerInfo};
 pub use handle::Handle;

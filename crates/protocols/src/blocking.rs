@@ -16,5 +16,5 @@ where
     T: Send + 'static,
     E: From<Panicked> + Send + 'static,
 {
-    tokio::task::spawn_blocking(work).await.map_err(|_| Panicked)?
+    net::spawn_blocking(work).await.map_err(|_| Panicked)?
 }

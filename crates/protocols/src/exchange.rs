@@ -154,7 +154,8 @@ pub(crate) async fn serve<H, F>(
     let (mut served, mut refused) = (Serving::new(limits), Serving::new(REFUSING));
     loop {
         let stream = tokio::select! {
-            stream = inbound.recv() => stream,
+            biased;
+            // First, so that a flood of streams does not keep the places of ended ones occupied.
             Some(ended) = served.tasks.join_next() => {
                 served.ended(ended);
                 continue;
@@ -163,6 +164,7 @@ pub(crate) async fn serve<H, F>(
                 refused.ended(ended);
                 continue;
             }
+            stream = inbound.recv() => stream,
         };
         let Some(stream) = stream else { break };
         let peer = stream.peer();

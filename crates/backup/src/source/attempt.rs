@@ -50,6 +50,7 @@ async fn try_once(
     let connecting = effects.connect(job.source, addresses);
     // Before the slot, so that unreachable sources do not occupy slots.
     let connected = tokio::select! {
+        biased;
         () = stop.cancelled() => return stopped(),
         connected = connecting => connected,
     };
@@ -57,6 +58,7 @@ async fn try_once(
         return AttemptEnd::NoConnection(error);
     }
     let slot = tokio::select! {
+        biased;
         () = stop.cancelled() => None,
         slot = slots.acquire() => slot,
     };
@@ -64,6 +66,7 @@ async fn try_once(
     let pulling = effects.pull(job);
     tokio::pin!(pulling);
     tokio::select! {
+        biased;
         result = &mut pulling => return AttemptEnd::Pulled(Box::new(result)),
         () = slot.slice_over() => stop.cancel(),
         () = stop.cancelled() => {}

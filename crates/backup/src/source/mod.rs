@@ -144,6 +144,7 @@ impl SourceTask {
         loop {
             let listing = self.context.effects.stored_snapshots(self.source.peer_id);
             let stored = tokio::select! {
+                biased;
                 () = self.context.stop.cancelled() => return None,
                 stored = listing => stored,
             };
@@ -159,6 +160,7 @@ impl SourceTask {
                     self.poll_error = Some(with_causes(&error));
                     self.publish();
                     tokio::select! {
+                        biased;
                         () = self.context.stop.cancelled() => return None,
                         () = tokio::time::sleep(Backoff::FAILURE.after(failures)) => {}
                     }
@@ -184,10 +186,12 @@ impl SourceTask {
     async fn step(&mut self) {
         let wake = self.wake_at();
         let context = &mut self.context;
+        // In this order, so that a run can be repeated. A time that has come is last, because it
+        // may have come in every step.
         tokio::select! {
+            biased;
             () = context.stop.cancelled() => {}
             answer = next_answer(&mut self.poll) => self.answered(answer),
-            () = sleep_until(wake) => {}
             () = context.hint.notified() => self.hinted(),
             Some(completed) = self.work.join_next() => {
                 // Panics are caught inside the work, which then reports them as errors.
@@ -200,6 +204,7 @@ impl SourceTask {
                 self.common = *self.context.common.borrow_and_update();
                 self.polling.interval_changed(Instant::now(), self.common.poll_interval);
             }
+            () = sleep_until(wake) => {}
         }
     }
 
@@ -301,6 +306,7 @@ impl SourceTask {
         tokio::pin!(patience);
         while self.folders.values().any(|folder| folder.running.is_some()) {
             tokio::select! {
+                biased;
                 () = &mut patience => break,
                 completed = self.work.join_next() => match completed {
                     Some(Ok(completed)) => self.completed(completed),

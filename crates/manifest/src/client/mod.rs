@@ -79,6 +79,30 @@ impl Default for Timeouts {
 pub struct ManifestClient {
     http: reqwest::Client,
     timeouts: Timeouts,
+    #[cfg(feature = "sim")]
+    simulated: Option<SimulatedExchange>,
+}
+
+/// Future response of a [`SimulatedExchange`].
+#[cfg(feature = "sim")]
+pub type SimulatedResponse = std::pin::Pin<
+    Box<dyn Future<Output = Result<axum::http::Response<Vec<u8>>, ClientError>> + Send>,
+>;
+
+/// Function that takes the place of the HTTP connection in a simulation: it answers the
+/// request for a URL with an ETag, if there is one.
+#[cfg(feature = "sim")]
+#[derive(Clone)]
+pub struct SimulatedExchange(
+    /// The function.
+    pub std::sync::Arc<dyn Fn(Url, Option<HeaderValue>) -> SimulatedResponse + Send + Sync>,
+);
+
+#[cfg(feature = "sim")]
+impl std::fmt::Debug for SimulatedExchange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SimulatedExchange").finish_non_exhaustive()
+    }
 }
 
 impl ManifestClient {
@@ -117,7 +141,22 @@ impl ManifestClient {
             .pool_idle_timeout(Duration::from_secs(90))
             .build()
             .map_err(ClientError::Setup)?;
-        Ok(Self { http, timeouts })
+        Ok(Self {
+            http,
+            timeouts,
+            #[cfg(feature = "sim")]
+            simulated: None,
+        })
+    }
+
+    /// Returns a client that sends its requests to `exchange` instead of a network.
+    ///
+    /// # Errors
+    ///
+    /// Same as [`ManifestClient::new`].
+    #[cfg(feature = "sim")]
+    pub fn simulated(exchange: SimulatedExchange) -> Result<Self, ClientError> {
+        Ok(Self { simulated: Some(exchange), ..Self::new(None)? })
     }
 
     /// Requests the list of manifests once from the source at `url`.
@@ -150,12 +189,7 @@ impl ManifestClient {
         poll: &PollRequest,
         within: Duration,
     ) -> Result<PollResponse, ClientError> {
-        let mut request = self.http.get(url.clone());
-        if let Some(etag) = poll.since.as_deref().and_then(|etag| HeaderValue::from_str(etag).ok())
-        {
-            request = request.header(IF_NONE_MATCH, etag);
-        }
-        let response = request.send().await.map_err(|source| failed(url, source, within))?;
+        let response = self.send(url, poll, within).await?;
         let status = response.status();
         if status == StatusCode::NOT_MODIFIED && poll.since.is_some() {
             return Ok(PollResponse::Unchanged);
@@ -200,6 +234,27 @@ impl ManifestClient {
             },
         })?;
         Ok(PollResponse::Changed { discovery, etag })
+    }
+}
+
+impl ManifestClient {
+    /// Sends the request, and returns the response without its body.
+    async fn send(
+        &self,
+        url: &Url,
+        poll: &PollRequest,
+        within: Duration,
+    ) -> Result<Response, ClientError> {
+        let etag = poll.since.as_deref().and_then(|etag| HeaderValue::from_str(etag).ok());
+        #[cfg(feature = "sim")]
+        if let Some(SimulatedExchange(exchange)) = &self.simulated {
+            return exchange(url.clone(), etag).await.map(Response::from);
+        }
+        let mut request = self.http.get(url.clone());
+        if let Some(etag) = etag {
+            request = request.header(IF_NONE_MATCH, etag);
+        }
+        request.send().await.map_err(|source| failed(url, source, within))
     }
 }
 

@@ -143,6 +143,7 @@ async fn list(
         tokio::pin!(deadline);
         while known.contains(&prepared.etag) {
             tokio::select! {
+                biased;
                 () = server.stop.cancelled() => break,
                 () = &mut deadline => break,
                 changed = changes.changed() => {

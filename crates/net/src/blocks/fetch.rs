@@ -461,7 +461,7 @@ where
         let answers = std::mem::take(&mut self.answers);
         let mut sink = self.sink.take().expect("no batch is being processed");
         let metrics = Arc::clone(&self.session.metrics);
-        self.work = Some(tokio::task::spawn_blocking(move || {
+        self.work = Some(crate::environment::spawn_blocking(move || {
             let (spare, stats, error) = process_batch(buffer, answers, &mut sink, &metrics);
             BatchDone { sink, spare, stats, error }
         }));

@@ -76,12 +76,15 @@ impl Server {
     pub(crate) async fn run(&mut self, mut inbound: mpsc::Receiver<NetStream>) {
         loop {
             tokio::select! {
+                biased;
+                // First, so that a flood of streams does not keep the places of ended ones
+                // occupied.
+                Some(ended) = self.served.join_next() => self.ended(ended),
+                Some(_) = self.refusing.join_next() => {}
                 stream = inbound.recv() => match stream {
                     Some(stream) => self.take(stream),
                     None => return,
                 },
-                Some(ended) = self.served.join_next() => self.ended(ended),
-                Some(_) = self.refusing.join_next() => {}
             }
         }
     }
@@ -122,6 +125,7 @@ impl Server {
 
             let serving = std::panic::AssertUnwindSafe(serve(stream, peer, context)).catch_unwind();
             tokio::select! {
+                biased;
                 result = serving => match result {
                     Ok(Ok(())) => {}
                     Ok(Err(error)) => tracing::debug!(%peer, %error, "a block stream ended"),

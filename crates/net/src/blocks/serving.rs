@@ -380,7 +380,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Serving<'a, S> {
             patches: is_idle || self.link_speed.is_worth_patching(self.were_patches),
         };
         let (peer, provider) = (self.peer, Arc::clone(&self.context.provider));
-        self.work = Some(tokio::task::spawn_blocking(move || {
+        self.work = Some(crate::environment::spawn_blocking(move || {
             let batch = read_batch(&*provider, &peer, wanted, &compression);
             drop(permit);
             batch

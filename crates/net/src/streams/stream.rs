@@ -22,9 +22,16 @@ pub(crate) struct Meter {
     pub(crate) metrics: Arc<Metrics>,
 }
 
+/// The stream below a [`NetStream`].
+#[cfg(not(feature = "sim"))]
+pub(crate) type InnerStream = libp2p::Stream;
+/// The stream below a [`NetStream`]: a real or a simulated one.
+#[cfg(feature = "sim")]
+pub(crate) type InnerStream = futures::future::Either<libp2p::Stream, crate::sim::SimStream>;
+
 /// Bidirectional byte stream to a peer. Dropping it without closing it resets it.
 pub struct NetStream {
-    limited: Limited<libp2p::Stream>,
+    limited: Limited<InnerStream>,
     peer: PeerId,
     protocol: StreamProtocol,
     // One of the outbound streams that may be open on the connection.
@@ -39,7 +46,21 @@ impl NetStream {
         meter: Meter,
         permit: Option<OwnedSemaphorePermit>,
     ) -> Self {
+        #[cfg(feature = "sim")]
+        let stream = futures::future::Either::Left(stream);
         Self { limited: Limited::new(stream, meter), peer, protocol, _permit: permit }
+    }
+
+    /// Returns a stream over a simulated one.
+    #[cfg(feature = "sim")]
+    pub(crate) fn simulated(
+        stream: crate::sim::SimStream,
+        peer: PeerId,
+        protocol: StreamProtocol,
+        meter: Meter,
+    ) -> Self {
+        let limited = Limited::new(futures::future::Either::Right(stream), meter);
+        Self { limited, peer, protocol, _permit: None }
     }
 
     /// Returns the peer at the other end.

@@ -146,7 +146,7 @@ async fn ask(
         }
         let store = store.clone();
         let apply = move || put(&*store, &want, &patch).map(|()| len);
-        applying.push_back(tokio::task::spawn_blocking(apply));
+        applying.push_back(net::spawn_blocking(apply));
     }
     while !applying.is_empty() {
         finish_one(applying.pop_front(), &mut patched).await?;

@@ -37,6 +37,7 @@ impl Attempt<'_> {
             let fetching =
                 fetch_patches(self.shared.pool.net(), *peer, self.store.clone(), wants.to_vec());
             let patched = tokio::select! {
+                biased;
                 patched = fetching => patched,
                 () = self.job.stop.cancelled() => return Err(ManifestPullError::Stopped),
             };
