@@ -23,6 +23,7 @@ mod snapshot;
 mod tests;
 
 use std::collections::HashSet;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -53,6 +54,8 @@ use crate::path_key::{FolderNumber, folder_range, key_of, path_of};
 /// Format 1 had receipts in the table of the folders.
 const FORMAT: u32 = 2;
 const FILE: &str = "index.redb";
+/// Name of the database until it is complete.
+const NEW_FILE: &str = "index.redb.new";
 const LOCK: &str = "lock";
 /// Number of low bits of a file id that count within one start; see [`Index::file_id`].
 const IDS_BITS: u32 = 40;
@@ -118,12 +121,15 @@ impl Index {
         let lock_path = dir.join(LOCK);
         let lock = open_or_create(&*disk, &lock_path).map_err(state("open", &lock_path))?;
         lock.lock().map_err(|source| match source.kind() {
-            std::io::ErrorKind::WouldBlock => SyncError::Locked(dir.to_owned()),
+            io::ErrorKind::WouldBlock => SyncError::Locked(dir.to_owned()),
             _ => SyncError::State { action: "lock", path: lock_path.clone(), source },
         })?;
         let path = dir.join(FILE);
-        open_or_create(&*disk, &path).map_err(state("open", &path))?;
-        disk.sync_dir(dir).map_err(state("sync", dir))?;
+        match disk.open(&path) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => create(&*disk, dir, &path)?,
+            Err(source) => return Err(state("open", &path)(source)),
+        }
         let index = Self {
             disk,
             path,
@@ -447,6 +453,31 @@ impl ErrorRow {
         let mut from = codec::Reader(bytes);
         Some(Self { since_ms: from.signed()?, what: from.text()? })
     }
+}
+
+/// Creates an empty database. It gets its name when it is complete, so that a crash leaves no
+/// file that is not a database: such a file would stop every later start.
+fn create(disk: &dyn Disk, dir: &Path, path: &Path) -> Result<(), SyncError> {
+    let new = dir.join(NEW_FILE);
+    let state = |action, path: &Path| {
+        let path = path.to_owned();
+        move |source| SyncError::State { action, path, source }
+    };
+    match disk.remove(&new) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(source) => return Err(state("remove", &new)(source)),
+    }
+    let file = disk.create(&new).map_err(state("create", &new))?;
+    let created = Database::builder().create_with_backend(Backend(file));
+    // Closing it ends the writes to the file.
+    drop(created.map_err(|error| SyncError::Index {
+        action: "create",
+        path: new.clone(),
+        source: Box::new(error.into()),
+    })?);
+    disk.rename(&new, path).map_err(state("rename", &new))?;
+    disk.sync_dir(dir).map_err(state("sync", dir))
 }
 
 fn open_or_create(disk: &dyn Disk, path: &Path) -> std::io::Result<Box<dyn DiskFile>> {

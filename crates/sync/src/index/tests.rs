@@ -441,3 +441,23 @@ fn it_works_on_a_real_disk() {
         assert_eq!(index.folders().unwrap()[0].1.pending, round + 1);
     }
 }
+
+#[test]
+fn a_power_cut_during_the_creation_leaves_an_index_that_can_be_opened() {
+    let mut powers = vec![Power::Kept, Power::Dropped, Power::Torn];
+    powers.extend((0..8).map(Power::Reordered));
+    for at in 0.. {
+        let disk = SimDisk::new();
+        disk.set_fault(at, Fault::Die);
+        let opened = open(&disk);
+        for power in &powers {
+            let image = disk.crash(*power);
+            open(&image).unwrap_or_else(|error| panic!("{at} {power:?}: {error}"));
+        }
+        if !disk.is_dead() {
+            opened.unwrap();
+            assert!(at > 10);
+            break;
+        }
+    }
+}
