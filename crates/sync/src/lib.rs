@@ -32,6 +32,8 @@ mod scan;
 mod schedule;
 mod service;
 mod settings;
+#[cfg(feature = "sim")]
+mod sim;
 mod status;
 mod status_registry;
 mod watch;
@@ -44,6 +46,8 @@ pub use service::SyncService;
 pub use settings::{
     Clock, Confirmations, FolderSettings, Publisher, SyncOptions, SyncSettings, SystemClock, Tuning,
 };
+#[cfg(feature = "sim")]
+pub use sim::SteppedSync;
 pub use status::{
     AlarmKind, FileProblem, FolderState, FolderStatus, Progress, Receipt, STATUS_ERRORS_MAX,
     WatchMode, WatchStatus,

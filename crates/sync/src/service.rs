@@ -50,7 +50,8 @@ pub struct SyncService {
 }
 
 /// Starts a watcher; [`watch::start`] is the one of this platform.
-type StartWatcher<'a> = &'a dyn Fn(Option<usize>, HintSink) -> io::Result<Box<dyn Watcher>>;
+pub(crate) type StartWatcher<'a> =
+    &'a dyn Fn(Option<usize>, HintSink) -> io::Result<Box<dyn Watcher>>;
 
 /// Tells the thread of the settings to stop all other threads.
 #[derive(Debug, Default)]
@@ -82,45 +83,8 @@ impl SyncService {
         start_watcher: StartWatcher<'_>,
     ) -> Result<Self, SyncError> {
         let dir = options.data_dir.join(DIR);
-        let index = Arc::new(Index::open(options.disk.clone(), &dir, options.tuning.index_cache)?);
-        let files = Arc::new(FolderFiles::new(index.clone()));
-        let (in_place, is_lost) = InPlaceStore::open(
-            options.disk.clone(),
-            &dir.join(IN_PLACE_DIR),
-            files.clone(),
-            options.scheme.clone(),
-        )?;
-        // An empty index although there are files was lost, too.
-        let is_empty = in_place.places() == 0
-            && index.folders()?.iter().any(|(_, record)| record.rows.bytes > 0);
-        if is_lost || is_empty {
-            tracing::warn!("the locations of blocks in files were lost; all files are read again");
-            for (folder, _) in index.folders()? {
-                index.update(&folder, |record| record.is_rehash_due = true)?;
-            }
-            // The request to read all files is durable; only now is the empty index valid.
-            in_place.commit()?;
-        }
-        remove_stale_locations(&index, &in_place)?;
-        let folders: Arc<RwLock<BTreeMap<FolderId, Arc<Mailbox>>>> = Arc::default();
-        let watcher = watcher_for(&options, folders.clone(), start_watcher);
-        let own_dirs = options.own_dirs.iter().chain([&options.data_dir]);
-        let own_dirs = own_dirs.map(|dir| std::fs::canonicalize(dir).unwrap_or(dir.clone()));
-        let context = Arc::new(Context {
-            index,
-            store: options.store,
-            scheme: options.scheme,
-            in_place: Arc::new(in_place),
-            files,
-            publisher: options.publisher,
-            clock: options.clock,
-            tuning: options.tuning,
-            source_peer_id: options.source_peer_id,
-            own_dirs: own_dirs.collect(),
-            statuses: StatusRegistry::new(options.confirmations),
-            watcher,
-        });
-        let handle = SyncHandle { context, folders, changing: Arc::default() };
+        let mut settings = options.settings.clone();
+        let handle = open(options, start_watcher)?;
         let (report_failed, failed) = watch_channel::channel(None);
         let (report_ended, ended) = mpsc::unbounded_channel();
         let mut folders = FolderThreads {
@@ -131,7 +95,6 @@ impl SyncService {
             report_ended,
             ended,
         };
-        let mut settings = options.settings;
         let first = settings.borrow_and_update().clone();
         if let Err(error) = folders.apply(&first) {
             folders.stop();
@@ -192,6 +155,81 @@ impl Drop for SyncService {
     fn drop(&mut self) {
         self.stop.0.notify_one();
     }
+}
+
+/// Makes a folder known, publishes its last manifest, and returns its task with its mailbox.
+pub(crate) fn add_folder(
+    handle: &SyncHandle,
+    folder: &FolderSettings,
+    config: Config,
+) -> Result<(Task, Arc<Mailbox>), SyncError> {
+    let context = &handle.context;
+    let _alone = handle.changing.lock();
+    let record = match context.index.folder(&folder.id)? {
+        Some(record) => {
+            publish::remove_old_roots(context, &folder.id, Some(record.sequence()))?;
+            record
+        }
+        None => context.index.create_folder(&folder.id, manifest_in_store(context, folder))?,
+    };
+    context.files.set_root(record.number, folder.path.clone());
+    let mailbox = Arc::new(Mailbox::new(folder.id.clone(), record.number));
+    if let Some(manifest) = &record.manifest {
+        context.publisher.publish(manifest.published(&folder.id));
+    }
+    let mut task = Task::new(context.clone(), mailbox.clone(), config, record)?;
+    // The handle knows the folder before its status is visible, so that a request that
+    // follows the status succeeds.
+    handle.folders.write().insert(folder.id.clone(), mailbox.clone());
+    task.show_rest();
+    Ok((task, mailbox))
+}
+
+/// Opens the state without starting any work. See [`SyncService::start`].
+pub(crate) fn open(
+    options: SyncOptions,
+    start_watcher: StartWatcher<'_>,
+) -> Result<SyncHandle, SyncError> {
+    let dir = options.data_dir.join(DIR);
+    let index = Arc::new(Index::open(options.disk.clone(), &dir, options.tuning.index_cache)?);
+    let files = Arc::new(FolderFiles::new(index.clone()));
+    let (in_place, is_lost) = InPlaceStore::open(
+        options.disk.clone(),
+        &dir.join(IN_PLACE_DIR),
+        files.clone(),
+        options.scheme.clone(),
+    )?;
+    // An empty index although there are files was lost, too.
+    let is_empty =
+        in_place.places() == 0 && index.folders()?.iter().any(|(_, record)| record.rows.bytes > 0);
+    if is_lost || is_empty {
+        tracing::warn!("the locations of blocks in files were lost; all files are read again");
+        for (folder, _) in index.folders()? {
+            index.update(&folder, |record| record.is_rehash_due = true)?;
+        }
+        // The request to read all files is durable; only now is the empty index valid.
+        in_place.commit()?;
+    }
+    remove_stale_locations(&index, &in_place)?;
+    let folders: Arc<RwLock<BTreeMap<FolderId, Arc<Mailbox>>>> = Arc::default();
+    let watcher = watcher_for(&options, folders.clone(), start_watcher);
+    let own_dirs = options.own_dirs.iter().chain([&options.data_dir]);
+    let own_dirs = own_dirs.map(|dir| std::fs::canonicalize(dir).unwrap_or(dir.clone()));
+    let context = Arc::new(Context {
+        index,
+        store: options.store,
+        scheme: options.scheme,
+        in_place: Arc::new(in_place),
+        files,
+        publisher: options.publisher,
+        clock: options.clock,
+        tuning: options.tuning,
+        source_peer_id: options.source_peer_id,
+        own_dirs: own_dirs.collect(),
+        statuses: StatusRegistry::new(options.confirmations),
+        watcher,
+    });
+    Ok(SyncHandle { context, folders, changing: Arc::default() })
 }
 
 /// Removes the locations of blocks in former versions of files, if there are many. Call it
@@ -312,26 +350,7 @@ impl FolderThreads {
     }
 
     fn add(&mut self, folder: &FolderSettings, config: Config) -> Result<(), SyncError> {
-        let context = &self.handle.context;
-        let _alone = self.handle.changing.lock();
-        let record = match context.index.folder(&folder.id)? {
-            Some(record) => {
-                publish::remove_old_roots(context, &folder.id, Some(record.sequence()))?;
-                record
-            }
-            None => context.index.create_folder(&folder.id, manifest_in_store(context, folder))?,
-        };
-        context.files.set_root(record.number, folder.path.clone());
-        let mailbox = Arc::new(Mailbox::new(folder.id.clone(), record.number));
-        if let Some(manifest) = &record.manifest {
-            context.publisher.publish(manifest.published(&folder.id));
-        }
-        let mut task = Task::new(context.clone(), mailbox.clone(), config.clone(), record)?;
-        let of_thread = mailbox.clone();
-        // The handle knows the folder before its status is visible, so that a request that
-        // follows the status succeeds.
-        self.handle.folders.write().insert(folder.id.clone(), mailbox);
-        task.show_rest();
+        let (task, of_thread) = add_folder(&self.handle, folder, config.clone())?;
         let failed = self.failed.clone();
         let ended = self.report_ended.clone();
         let id = folder.id.clone();
@@ -415,7 +434,7 @@ impl Drop for FolderThreads {
     }
 }
 
-fn times(settings: &SyncSettings, tuning: &Tuning) -> Times {
+pub(crate) fn times(settings: &SyncSettings, tuning: &Tuning) -> Times {
     Times {
         quiet_time: tuning.quiet_time,
         quiet_time_max: tuning.quiet_time_max,

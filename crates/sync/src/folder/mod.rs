@@ -49,6 +49,17 @@ const UNSTABLE: &str =
 /// Maximum time between a change and its hint: several pauses of the watcher.
 const HINT_LAG: SignedDuration = SignedDuration::from_millis(100);
 
+/// Result of [`Task::turn`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// Work was done; more may be due.
+    Worked,
+    /// Nothing is due until this time of the clock, or until something is posted.
+    Waits(Option<Duration>),
+    /// The mailbox had the request to stop.
+    Stopped,
+}
+
 /// The state of a folder's thread.
 pub(crate) struct Task {
     context: Arc<Context>,
@@ -125,49 +136,59 @@ impl Task {
     /// Works until the mailbox has the request to stop.
     pub(crate) fn run(mut self) {
         loop {
-            let (requests, hints) = self.mailbox.take_requests();
-            if requests.is_stop {
-                self.refuse(requests.scans, requests.confirms, || SyncError::Stopped);
-                return;
-            }
-            if let Some(config) = requests.config {
-                self.configure(config);
-            }
-            if self.config.folder.paused {
-                let id = self.mailbox.id.clone();
-                self.refuse(requests.scans, requests.confirms, || SyncError::Paused(id.clone()));
-                self.mailbox.wait(None);
-                continue;
-            }
-            self.schedule.hints = hints;
-            self.schedule.retry_at = match (self.retries.next_at(), self.rescan_at) {
-                (Some(a), Some(b)) => Some(a.min(b)),
-                (a, b) => a.or(b),
-            };
-            if !requests.confirms.is_empty() {
-                self.answer_confirms(requests.confirms);
-                self.answer_scans(requests.scans);
-                continue;
-            }
-            if !requests.scans.is_empty() {
-                self.answer_scans(requests.scans);
-                continue;
-            }
-            let now = self.now();
-            let result = match self.schedule.next(now) {
-                Action::ScanAll => self.scan_all(),
-                Action::ScanDirty => self.scan_dirty(),
-                Action::Publish => self.publish(ManifestKind::Guarded),
-                Action::Wait(until) => {
-                    self.show_rest();
+            match self.turn() {
+                Turn::Worked => {}
+                Turn::Waits(until) => {
                     self.mailbox.wait(until.map(|until| until.saturating_sub(self.now())));
-                    continue;
                 }
-            };
-            if let Err(error) = result {
-                self.report_error(&error);
+                Turn::Stopped => return,
             }
         }
+    }
+
+    /// Does the next piece of work, if one is due.
+    pub(crate) fn turn(&mut self) -> Turn {
+        let (requests, hints) = self.mailbox.take_requests();
+        if requests.is_stop {
+            self.refuse(requests.scans, requests.confirms, || SyncError::Stopped);
+            return Turn::Stopped;
+        }
+        if let Some(config) = requests.config {
+            self.configure(config);
+        }
+        if self.config.folder.paused {
+            let id = self.mailbox.id.clone();
+            self.refuse(requests.scans, requests.confirms, || SyncError::Paused(id.clone()));
+            return Turn::Waits(None);
+        }
+        self.schedule.hints = hints;
+        self.schedule.retry_at = match (self.retries.next_at(), self.rescan_at) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        if !requests.confirms.is_empty() {
+            self.answer_confirms(requests.confirms);
+            self.answer_scans(requests.scans);
+            return Turn::Worked;
+        }
+        if !requests.scans.is_empty() {
+            self.answer_scans(requests.scans);
+            return Turn::Worked;
+        }
+        let now = self.now();
+        let result = match self.schedule.next(now) {
+            Action::ScanAll => self.scan_all(),
+            Action::ScanDirty => self.scan_dirty(),
+            Action::Publish => self.publish(ManifestKind::Guarded),
+            Action::Wait(until) => {
+                self.show_rest();
+                return Turn::Waits(until);
+            }
+        };
+        if let Err(error) = result {
+            self.report_error(&error);
+        }
+        Turn::Worked
     }
 
     fn configure(&mut self, config: Config) {

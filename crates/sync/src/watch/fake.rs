@@ -46,6 +46,7 @@ impl FakeWatcher {
         Ok(Box::new(self.clone()))
     }
 
+    #[cfg(test)]
     /// Calls `on_watch` whenever a directory is watched.
     pub(crate) fn on_watch(&self, on_watch: impl FnMut(&RelPath) + Send + 'static) {
         self.0.lock().on_watch = Some(Box::new(on_watch));
@@ -58,6 +59,7 @@ impl FakeWatcher {
         sink(folder, hint);
     }
 
+    #[cfg(test)]
     /// Returns the watched directories of a folder, in order.
     pub(crate) fn dirs(&self, folder: FolderNumber) -> Vec<String> {
         let state = self.0.lock();

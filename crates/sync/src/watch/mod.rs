@@ -15,7 +15,7 @@
 //!
 //! Absent: scanning, and the decision which scan a hint causes.
 
-#[cfg(test)]
+#[cfg(any(test, feature = "sim"))]
 pub(crate) mod fake;
 #[cfg(target_os = "linux")]
 mod inotify;
