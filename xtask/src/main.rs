@@ -8,6 +8,7 @@ mod build;
 mod deny;
 mod npm;
 mod shell;
+mod sim;
 mod test;
 mod tidy;
 mod tools;
@@ -28,7 +29,13 @@ usage: cargo xtask COMMAND
   ci              the same as `test`; .ci/run runs it
   tidy            checks the rules about the source itself
   fuzz [SECS]     runs each fuzz target for so many seconds (60)
+  sim [--seeds N] [--start N] [--jobs N]
+                  simulates N histories of both sides (2000), each from a seed
+  sim --seed N [--detailed]
+                  simulates one history and prints its log
   soak [N]        kills both sides at N random moments (500), then compares
+  soak --sim HOURS
+                  simulates histories from new seeds for hours
   bench           measures the store and the transfer (--help)
   bench peers     measures the whole product against its peers (--help;
                   --smoke: a short run that only checks that it works)
@@ -46,6 +53,8 @@ fn main() -> ExitCode {
         ["tidy"] => tidy::run(),
         ["fuzz"] => test::fuzz(60),
         ["fuzz", secs] if secs.parse::<u32>().is_ok() => test::fuzz(secs.parse().unwrap_or(60)),
+        ["sim", rest @ ..] => sim::run(rest),
+        ["soak", "--sim", hours] if hours.parse::<u64>().is_ok() => sim::soak(hours),
         ["soak"] => test::soak("500"),
         ["soak", kills] if kills.parse::<u32>().is_ok() => test::soak(kills),
         ["bench", "peers", rest @ ..] => bench::peers::run(rest),

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use disk::RealDisk;
+use disk::{Disk, RealDisk};
 use manifest::{ClientError, ManifestClient};
 use net::{Handle, Keypair};
 use protocols::{Clock, Panicked, SessionPool, blocking};
@@ -99,10 +99,11 @@ impl BackupDaemon {
     /// Returns [`BackupStartError`] if the client for manifest servers cannot be created.
     pub async fn start(options: BackupOptions) -> Result<Self, BackupStartError> {
         let client = ManifestClient::new(Some(options.net.peer_id()))?;
-        Self::start_with(options, client).await
+        Self::start_with(options, client, Arc::new(RealDisk)).await
     }
 
-    /// Starts the daemon with this client for manifest servers, for a simulation.
+    /// Starts the daemon with this client for manifest servers, and this disk for the signed
+    /// receipts, for a simulation.
     ///
     /// # Errors
     ///
@@ -110,6 +111,7 @@ impl BackupDaemon {
     pub async fn start_with(
         options: BackupOptions,
         client: ManifestClient,
+        disk: Arc<dyn Disk>,
     ) -> Result<Self, BackupStartError> {
         let BackupOptions { snapshots, net, data_dir, keypair, settings, clock } = options;
         let pool = SessionPool::new(net.clone());
@@ -120,7 +122,7 @@ impl BackupDaemon {
             net,
             snapshots: snapshots.clone(),
             puller: puller.clone(),
-            issued: IssuedReceipts::new(Arc::new(RealDisk), &data_dir, keypair),
+            issued: IssuedReceipts::new(disk, &data_dir, keypair),
         });
         let acceptances = {
             let data_dir = data_dir.clone();

@@ -91,6 +91,22 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("testkit", &["types", "config", "store", "net", "manifest", "protocols", "snapshots"]),
+    (
+        "sim",
+        &[
+            "types",
+            "disk",
+            "config",
+            "store",
+            "net",
+            "manifest",
+            "restore",
+            "sync",
+            "protocols",
+            "snapshots",
+            "backup",
+        ],
+    ),
 ];
 
 /// Checks every file of the repository and prints all problems.

@@ -1,0 +1,169 @@
+//! The random events of a history.
+
+use std::io::ErrorKind;
+use std::time::Duration;
+
+use ::disk::sim::{EACCES, EIO, EMFILE, Fault, FaultRule};
+use jiff::SignedDuration;
+use net::sim::Route;
+use rand::RngExt as _;
+use rand::seq::IndexedRandom as _;
+
+use super::{History, Which, power};
+
+impl History {
+    /// One random event.
+    pub(super) fn event(&mut self) {
+        match self.rng.random_range(0..100) {
+            0..45 => self.edit(),
+            45..57 => self.crash(),
+            57..67 => self.change_network(),
+            67..70 => self.disk_error(),
+            70..72 => self.read_error(),
+            72..77 => self.change_capacity(),
+            77..80 => self.poll(),
+            80..82 => self.set_clock(),
+            82..88 => self.restore(),
+            _ => self.maintain(),
+        }
+    }
+
+    fn edit(&mut self) {
+        for _ in 0..self.rng.random_range(1..4) {
+            let rng = &mut self.rng;
+            let edited = self.model.tree(|tree| tree.edit(rng));
+            if let Some((what, dirs)) = edited.expect("the temporary directory is writable") {
+                self.log.line("user", what);
+                if let Some(source) = &self.source.process {
+                    dirs.iter().for_each(|dir| source.hint(dir));
+                }
+            }
+        }
+    }
+
+    /// Ends a process: now, or at one of the next operations of its disk.
+    fn crash(&mut self) {
+        let which = self.any();
+        let power = power(&mut self.rng);
+        let Some(disk) = self.disk(which) else { return };
+        self.set_power(which, power);
+        if self.rng.random_bool(0.3) {
+            match which {
+                Which::Source => self.end_source(),
+                Which::Server => self.end_server(),
+            }
+        } else {
+            let after = self.rng.random_range(0..60);
+            disk.set_fault(disk.operations() + after, Fault::Die);
+            self.log.line(which.name(), format_args!("will die after {after} changes"));
+        }
+    }
+
+    /// Lets the next reads of a disk fail: of any file, or of one kind of file.
+    fn read_error(&mut self) {
+        let which = self.any();
+        let disk = match which {
+            Which::Source => self.source.process.as_ref().map(|p| p.disk.clone()),
+            Which::Server => self.server.process.as_ref().map(|p| p.disk.clone()),
+        };
+        let Some(disk) = disk else { return };
+        let error = *[EIO, EACCES, EMFILE].choose(&mut self.rng).expect("there are three");
+        let part = *[".pack", "/roots/"].choose(&mut self.rng).unwrap();
+        let (after, times) = (self.rng.random_range(0..20), self.rng.random_range(1..6));
+        disk.fail_reads(FaultRule::reads(error).on(part).after(after).times(times));
+        let log = format!("{times} reads of {part:?} fail with {error:?}, after {after}");
+        self.log.line(which.name(), log);
+    }
+
+    fn disk_error(&mut self) {
+        let which = self.any();
+        let Some(disk) = self.disk(which) else { return };
+        let after = self.rng.random_range(0..40);
+        let kind = if self.rng.random() { ErrorKind::Other } else { ErrorKind::StorageFull };
+        let fault = if self.rng.random_bool(0.8) {
+            Fault::Fail(kind)
+        } else {
+            // Until the next restart.
+            Fault::FailForever(kind)
+        };
+        disk.set_fault(disk.operations() + after, fault);
+        self.log.line(which.name(), format_args!("{fault:?} after {after} changes"));
+    }
+
+    fn change_capacity(&mut self) {
+        let which = self.any();
+        let Some(disk) = self.disk(which) else { return };
+        let room = self.rng.random_bool(0.6).then(|| self.rng.random_range(0..60_000));
+        disk.set_capacity(room.map(|room| disk.used() + room));
+        self.log.line(which.name(), format_args!("room on the disk: {room:?}"));
+    }
+
+    fn change_network(&mut self) {
+        let (a, b) = self.peers();
+        let rng = &mut self.rng;
+        match rng.random_range(0..5) {
+            0 => {
+                self.net.reset(a, b);
+                self.log.line("net", "connections are reset");
+            }
+            1..4 => {
+                let is_cut = [rng.random_bool(0.4), rng.random_bool(0.4)];
+                let delay_max = Duration::from_millis(rng.random_range(1..2000));
+                let loss = f64::from(rng.random_range(0..30_u32)) / 100.0;
+                let route = |is_cut| Route { delay_max, loss, is_cut };
+                self.net.set_route(a, b, route(is_cut[0]));
+                self.net.set_route(b, a, route(is_cut[1]));
+                let log = format!("delay {delay_max:?}, loss {loss}, cut {is_cut:?}");
+                self.log.line("net", log);
+            }
+            _ => self.heal_network(),
+        }
+    }
+
+    pub(super) fn heal_network(&mut self) {
+        let (a, b) = self.peers();
+        self.net.set_route(a, b, Route::default());
+        self.net.set_route(b, a, Route::default());
+        self.log.line("net", "heals");
+    }
+
+    fn poll(&mut self) {
+        if let Some(server) = &self.server.process {
+            server.poll();
+        }
+    }
+
+    /// Sets the clock of the backup server to a wrong time, or to the right one. (The promise
+    /// of the source about time is checked with its clock, which stays right.)
+    fn set_clock(&mut self) {
+        let seconds = *[0, -3600, 7200, 40 * 86400, -400 * 86400].choose(&mut self.rng).unwrap();
+        self.server_setup.clock.set_offset(SignedDuration::from_secs(seconds));
+        self.log.line("B", format_args!("the clock is {seconds} s ahead"));
+    }
+
+    /// Work of the backup server on its store.
+    fn maintain(&mut self) {
+        let Some(server) = &self.server.process else { return };
+        match self.rng.random_range(0..4) {
+            0 => server.collect(&self.server_setup, self.rng.random_range(0..=100)),
+            1 => server.recompress(&self.server_setup),
+            2 => server.prune(&self.server_setup, self.rng.random_range(1..4)),
+            _ => {
+                let full = self.rng.random();
+                server.verify(&self.server_setup, full);
+            }
+        }
+    }
+
+    /// Restores a random snapshot of the backup server.
+    fn restore(&mut self) {
+        let Some(server) = &self.server.process else { return };
+        self.restores += 1;
+        let target = self.base.join(format!("restored-{}", self.restores));
+        let which = self.rng.random();
+        if let Err(error) = server.restore(&self.server_setup, &target, which) {
+            self.model.fail(error);
+        }
+        let _ = std::fs::remove_dir_all(&target);
+    }
+}

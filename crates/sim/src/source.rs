@@ -1,0 +1,288 @@
+//! One life of the source: its store and index on a simulated disk, the real scanner without
+//! threads, the manifest server without a socket, and the block server.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::ConnectInfo;
+use manifest::{ManifestRegistry, ManifestServer, SeenClients};
+use net::sim::{SimNet, SimNode};
+use net::{Access, BlockAnswer, BlockProvider, Keypair, PeerId, Purposes};
+use parking_lot::Mutex;
+use protocols::{
+    PATCH_PROTOCOL, RECEIPT_PROTOCOL, ReceiptAnswer, SignedReceipt, serve_patches, serve_receipts,
+};
+use store::{BlockRead as _, InPlaceAnswer, PackStore};
+use sync::{FolderSettings, Publisher, SteppedSync, SyncHandle, SyncOptions, SyncSettings, Tuning};
+use tokio::sync::{Notify, watch};
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use types::{Cid, Codec, FolderId, PublishedManifest, RelPath, with_causes};
+
+use crate::check::{STORE_DIR, store_options, tree_of};
+use crate::clock::SimClock;
+use crate::disk::ProcessDisk;
+use crate::model::Model;
+
+/// Id of the only folder.
+pub(crate) const FOLDER: &str = "docs";
+
+/// A running source. Dropping it ends its process.
+pub(crate) struct Source {
+    pub(crate) disk: ProcessDisk,
+    pub(crate) node: SimNode,
+    router: Router,
+    sync: Arc<Mutex<SteppedSync>>,
+    news: Arc<Notify>,
+    tasks: Vec<AbortHandle>,
+    _stops: DropGuard,
+}
+
+/// Parameters of the source, for all its lives.
+#[derive(Clone)]
+pub(crate) struct SourceSetup {
+    pub(crate) net: SimNet,
+    pub(crate) key: Keypair,
+    pub(crate) server: PeerId,
+    pub(crate) clock: SimClock,
+    pub(crate) model: Model,
+    pub(crate) started: Instant,
+}
+
+/// Signs and offers manifests, and shows them to the model.
+#[derive(Debug)]
+struct SimPublisher {
+    registry: ManifestRegistry,
+    store: Arc<PackStore>,
+    model: Hidden<Model>,
+}
+
+/// A value without a debug form.
+struct Hidden<T>(T);
+
+impl<T> std::fmt::Debug for Hidden<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("…")
+    }
+}
+
+impl Publisher for SimPublisher {
+    fn publish(&self, published: PublishedManifest) {
+        let tree = tree_of(self.store.clone(), published.manifest_cid);
+        self.model.0.published(&published, tree);
+        if let Err(error) = self.registry.publish(published) {
+            self.model.0.fail(with_causes(&error));
+        }
+    }
+
+    fn withdraw(&self, folder: &FolderId) {
+        self.registry.withdraw(folder);
+    }
+}
+
+/// Serves the blocks of the store and of the watched files.
+struct Provider {
+    store: Arc<PackStore>,
+    sync: SyncHandle,
+    news: Arc<Notify>,
+}
+
+impl Provider {
+    fn answer(&self, cid: &Cid) -> BlockAnswer {
+        if let Ok(Some(block)) = self.store.get_encoded(cid) {
+            return BlockAnswer::Block(block);
+        }
+        if cid.codec() != Codec::Raw {
+            return BlockAnswer::Missing;
+        }
+        match self.sync.block(cid.hash()) {
+            Ok(InPlaceAnswer::Block(block)) => BlockAnswer::Block(block),
+            Ok(InPlaceAnswer::Changed(_)) => {
+                self.news.notify_one();
+                BlockAnswer::Changed
+            }
+            Ok(InPlaceAnswer::Missing) | Err(_) => BlockAnswer::Missing,
+        }
+    }
+}
+
+impl BlockProvider for Provider {
+    fn read(&self, _: &PeerId, wanted: &[Cid], budget: usize) -> Vec<BlockAnswer> {
+        let (mut answers, mut len) = (Vec::new(), 0);
+        for cid in wanted {
+            let answer = self.answer(cid);
+            if let BlockAnswer::Block(block) = &answer {
+                len += block.payload().len();
+            }
+            if len > budget && !answers.is_empty() {
+                break;
+            }
+            answers.push(answer);
+        }
+        answers
+    }
+}
+
+fn settings(root: &Path) -> SyncSettings {
+    let folder = FolderSettings {
+        id: FOLDER.parse().unwrap(),
+        path: root.to_owned(),
+        name: "Documents".to_owned(),
+        exclude: Vec::new(),
+        paused: false,
+    };
+    SyncSettings { folders: vec![folder], ..SyncSettings::default() }
+}
+
+impl Source {
+    /// Starts the process on a disk.
+    pub(crate) fn start(setup: &SourceSetup, disk: ProcessDisk) -> Result<Self, String> {
+        let shared = Arc::new(disk.clone());
+        let opened = PackStore::open_on(shared.clone(), Path::new(STORE_DIR), &store_options());
+        let (store, _) = opened.map_err(|error| with_causes(&error))?;
+        let store = Arc::new(store);
+        let registry = ManifestRegistry::new(setup.key.clone());
+        let publisher = SimPublisher {
+            registry: registry.clone(),
+            store: store.clone(),
+            model: Hidden(setup.model.clone()),
+        };
+        let root = setup.model.tree(|tree| tree.root());
+        let (_, settings) = watch::channel(settings(&root));
+        let mut options = SyncOptions::new(
+            Path::new("/data").to_owned(),
+            store.clone(),
+            Arc::new(publisher),
+            settings,
+            registry.peer_id().to_string(),
+        );
+        options.disk = shared;
+        options.clock = Arc::new(setup.clock.clone());
+        options.tuning = Tuning { hash_threads: 1, index_cache: 1 << 20, ..Tuning::default() };
+        let sync = SteppedSync::start(options).map_err(|error| with_causes(&error))?;
+        let (handle, news) = (sync.handle(), Arc::new(Notify::new()));
+        let access = Access::new();
+        access.set(setup.server, Purposes::BLOCKS | Purposes::RECEIPTS);
+        let provider = Provider { store: store.clone(), sync: handle.clone(), news: news.clone() };
+        let protocols = [RECEIPT_PROTOCOL, PATCH_PROTOCOL];
+        let node = setup.net.join(setup.key.clone(), Arc::new(provider), access, &protocols);
+        let sync = Arc::new(Mutex::new(sync));
+        let mut tasks = Vec::new();
+        let server = setup.server;
+        let receipts = node.accept(&RECEIPT_PROTOCOL).unwrap();
+        let on_receipt = {
+            let (sync, model) = (handle.clone(), setup.model.clone());
+            move |_, receipt| on_receipt(&sync, &model, &receipt)
+        };
+        let serving = serve_receipts(receipts, move |peer| *peer == server, Arc::new(on_receipt));
+        tasks.push(tokio::spawn(serving).abort_handle());
+        let patches = node.accept(&PATCH_PROTOCOL).unwrap();
+        let serving = serve_patches(patches, move |peer| *peer == server, store);
+        tasks.push(tokio::spawn(serving).abort_handle());
+        let stop = CancellationToken::new();
+        let manifests = ManifestServer {
+            registry,
+            addresses: Arc::new(Vec::new),
+            whitelist: watch::Sender::default().subscribe(),
+            clients: SeenClients::new(),
+            stop: stop.clone(),
+        };
+        let stepping = step(sync.clone(), news.clone(), setup.clone());
+        tasks.push(tokio::spawn(stepping).abort_handle());
+        let _stops = stop.drop_guard();
+        let router = manifests.router();
+        Ok(Self { disk, node, router, sync, news, tasks, _stops })
+    }
+
+    /// Returns the manifest server.
+    pub(crate) fn router(&self) -> Router {
+        let address = SocketAddr::from(([127, 0, 0, 1], 1));
+        self.router.clone().layer(axum::Extension(ConnectInfo(address)))
+    }
+
+    /// Reports a change in a directory, as the watcher of the system does.
+    pub(crate) fn hint(&self, dir: &str) {
+        self.sync.lock().hint(&FOLDER.parse().unwrap(), RelPath::new(dir).unwrap());
+        self.news.notify_one();
+    }
+
+    /// Returns a summary of the folder's status, for the log.
+    pub(crate) fn status(&self) -> String {
+        let handle = self.sync.lock().handle();
+        let status = handle.folder(&FOLDER.parse().unwrap());
+        status.map_or_else(String::new, |status| {
+            format!(
+                "{:?}, {} pending, {} errors, held {:?}",
+                status.state,
+                status.pending_changes,
+                status.error_count,
+                status.awaiting_confirmation
+            )
+        })
+    }
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(AbortHandle::abort);
+    }
+}
+
+/// Runs the work of the folder when it is due, and checks what the source promises.
+async fn step(sync: Arc<Mutex<SteppedSync>>, news: Arc<Notify>, setup: SourceSetup) {
+    let mut checked = None;
+    loop {
+        let (next, status) = {
+            let mut sync = sync.lock();
+            let next = sync.step();
+            (next, sync.handle().folder(&FOLDER.parse().unwrap()))
+        };
+        if let Some(status) = status
+            && let Some(covers_until) = status.covers_until
+            && checked != Some((status.sequence, covers_until))
+        {
+            checked = Some((status.sequence, covers_until));
+            let errors: BTreeSet<String> =
+                status.errors.iter().map(|problem| problem.path.to_string()).collect();
+            setup.model.check_cover(status.sequence.0, covers_until, &errors);
+        }
+        // At least a millisecond, so that time passes.
+        let due =
+            next.map(|at| (setup.started + at).max(Instant::now() + Duration::from_millis(1)));
+        let waiting = async {
+            match due {
+                Some(due) => tokio::time::sleep_until(due).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = news.notified() => {}
+            () = waiting => {}
+        }
+    }
+}
+
+/// Answers a receipt, as the instance does.
+fn on_receipt(sync: &SyncHandle, model: &Model, signed: &SignedReceipt) -> ReceiptAnswer {
+    let receipt = signed.confirmation();
+    if !signed.is_signed() {
+        model.fail("a receipt has no valid signature");
+    }
+    let Some(status) = sync.folder(&receipt.folder_id) else {
+        return ReceiptAnswer::UnknownFolder;
+    };
+    let is_current = receipt.sequence == status.sequence;
+    if receipt.sequence > status.sequence
+        || (is_current && status.manifest_cid != Some(receipt.manifest_cid))
+    {
+        return ReceiptAnswer::Refused;
+    }
+    model.receipt(receipt);
+    ReceiptAnswer::Ok
+}
