@@ -4,7 +4,7 @@
 //! that is put during the walk, and a stack of names that is bounded by the
 //! fan-out of nodes times the depth of trees.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -36,7 +36,8 @@ pub(super) struct PackMarks {
 /// The marks of all packs.
 #[derive(Debug)]
 pub(super) struct Marks {
-    pub(super) packs: HashMap<u32, PackMarks>,
+    /// By number: a collection works on the packs in this order.
+    pub(super) packs: BTreeMap<u32, PackMarks>,
 }
 
 fn bits(count: u32) -> Vec<AtomicU64> {
