@@ -36,6 +36,7 @@ pub(crate) fn net_config(config: &Config) -> NetConfig {
         download_limit: config.backup_server.download_limit.bytes_per_sec(),
         protocols: vec![
             protocols::RECEIPT_PROTOCOL,
+            protocols::UNSIGNED_RECEIPT_PROTOCOL,
             protocols::SNAPSHOTS_PROTOCOL,
             protocols::PATCH_PROTOCOL,
             pairing::PROTOCOL,

@@ -149,6 +149,17 @@ impl SourceSide {
             );
             tasks.spawn_until_stop("receipts", serving);
         }
+        if let Some(mut streams) = net.accept(&protocols::UNSIGNED_RECEIPT_PROTOCOL) {
+            let (receipts, access) = (self.receipts.clone(), access.clone());
+            tasks.spawn_until_stop("unsigned receipts", async move {
+                while let Some(stream) = streams.recv().await {
+                    let peer = stream.peer();
+                    if access.allows(&peer, Purposes::RECEIPTS) {
+                        receipts.unsigned(peer);
+                    }
+                }
+            });
+        }
         let (handle, servers) = (net.handle(), access.clone());
         let list: ListSnapshots = Arc::new(move |peer| {
             let handle = handle.clone();

@@ -40,7 +40,8 @@ pub use patch::{
 };
 pub use receipt::{
     Confirmation, EncodedReceipt, OnReceipt, RECEIPT_PROTOCOL, Receipt, ReceiptAnswer,
-    ReceiptFormError, ReceiptHash, SignedReceipt, send_receipt, serve_receipts,
+    ReceiptFormError, ReceiptHash, SignedReceipt, UNSIGNED_RECEIPT_PROTOCOL, send_receipt,
+    serve_receipts,
 };
 pub use remote::{
     ListOffered, OfferedSnapshots, RemoteBlocks, RemoteBlocksError, RemoteError, RemoteListing,

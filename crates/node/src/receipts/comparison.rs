@@ -189,7 +189,10 @@ impl Receipts {
 
 /// Returns the folders whose newest confirmed snapshot is neither listed nor followed by a later
 /// one. The listed snapshots have valid signatures of this source.
-fn missing(newest: &[SignedReceipt], listing: &RemoteListing) -> BTreeMap<FolderId, String> {
+pub(super) fn missing(
+    newest: &[SignedReceipt],
+    listing: &RemoteListing,
+) -> BTreeMap<FolderId, String> {
     let mut missing = BTreeMap::new();
     for confirmed in newest.iter().map(SignedReceipt::confirmation) {
         let explains = |snapshot: &protocols::RemoteSnapshot| {

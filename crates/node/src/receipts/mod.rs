@@ -16,7 +16,7 @@ mod listing;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -115,6 +115,8 @@ struct Shared {
     not_stored: Mutex<BTreeMap<ChainId, String>>,
     /// Results of the last comparison with each backup server.
     compared: Mutex<BTreeMap<PeerId, Compared>>,
+    /// The backup servers that send receipts without a signature.
+    outdated: Mutex<BTreeSet<PeerId>>,
     /// Notified of each new receipt.
     arrived: Notify,
 }
@@ -156,6 +158,7 @@ impl Receipts {
             confirmed: watch::Sender::default(),
             not_stored: Mutex::default(),
             compared: Mutex::default(),
+            outdated: Mutex::default(),
             arrived: Notify::new(),
         })))
     }
@@ -251,8 +254,16 @@ impl Receipts {
             }
         }
         self.0.not_stored.lock().remove(&id);
+        self.0.outdated.lock().remove(&peer);
         self.0.arrived.notify_one();
         ReceiptAnswer::Ok
+    }
+
+    /// Records that a backup server sends receipts without a signature, which confirm nothing.
+    pub(crate) fn unsigned(&self, peer: PeerId) {
+        if self.0.outdated.lock().insert(peer) {
+            tracing::error!(%peer, "the backup server sends receipts without a signature: update it");
+        }
     }
 
     /// Makes a folder show a snapshot as confirmed, if it is newer than the one that is shown, or
@@ -368,6 +379,15 @@ impl Receipts {
                         .to_owned(),
                 });
             }
+        }
+        for server in self.0.outdated.lock().iter() {
+            problems.push(ReceiptProblem {
+                message: format!(
+                    "backup server {server} sends receipts without a signature, which confirm \
+                     nothing"
+                ),
+                action: "update Archivist on the backup server".to_owned(),
+            });
         }
         problems
     }

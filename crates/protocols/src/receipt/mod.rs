@@ -26,8 +26,13 @@ pub use self::signed::{
     Confirmation, EncodedReceipt, Receipt, ReceiptFormError, ReceiptHash, SignedReceipt,
 };
 
-/// Name of the receipt protocol. Version 1 had receipts without a signature.
+/// Name of the receipt protocol.
 pub const RECEIPT_PROTOCOL: StreamProtocol = StreamProtocol::new("/archivist/receipts/2.0.0");
+
+/// Name of version 1 of the protocol, whose receipts have no signature. A source accepts its
+/// streams only to learn which backup server must be updated, and answers none.
+pub const UNSIGNED_RECEIPT_PROTOCOL: StreamProtocol =
+    StreamProtocol::new("/archivist/receipts/1.0.0");
 
 /// Maximum length of a receipt or an answer, in bytes; a receipt has about 700.
 const FRAME_LEN_MAX: usize = 4096;

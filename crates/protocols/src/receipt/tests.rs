@@ -283,3 +283,18 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn fuzz_receipt() {
+    let first = receipt();
+    let second = Receipt { number: 2, previous: Some(first.hash()), ..content() };
+    let texts = [first.encode().receipt, second.sign(&key(7)).unwrap().encode().receipt];
+    fuzzing::target!(&texts, |bytes: &[u8]| {
+        let encoded = signed(&String::from_utf8_lossy(bytes));
+        if let Ok(parsed) = SignedReceipt::parse(encoded.clone()) {
+            assert_eq!(parsed.encode(), encoded);
+            assert!(parsed.receipt().number > 0);
+            assert!(!parsed.follows(Some(&parsed)));
+        }
+    });
+}

@@ -139,6 +139,22 @@ async fn a_lost_or_hidden_snapshot_is_reported_until_it_is_there_again() {
     running.stop.cancel();
 }
 
+#[test]
+fn another_manifest_with_the_number_does_not_explain_a_missing_one() {
+    let source = Source::new(9);
+    let newest = [source.sign(3, None)];
+    let missing = |snapshots: Vec<RemoteSnapshot>, damaged| {
+        let listing = RemoteListing { snapshots, damaged, ..RemoteListing::default() };
+        super::super::comparison::missing(&newest, &listing)
+    };
+    assert!(missing(vec![snapshot(&source, 3)], 1).is_empty());
+    let other = RemoteSnapshot { manifest_cid: cid("other", 3), ..snapshot(&source, 3) };
+    assert_eq!(missing(vec![other], 0).len(), 1);
+    let of_folder = RemoteSnapshot { folder_id: "other".parse().unwrap(), ..snapshot(&source, 4) };
+    let text = missing(vec![of_folder], 2).remove(&docs()).unwrap();
+    assert!(text.contains("cannot read the records of 2 snapshots"), "{text}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn it_compares_each_day_and_not_with_each_of_many_connections() {
     let running = Running::start(3);

@@ -216,3 +216,13 @@ fn a_receipt_that_cannot_be_stored_confirms_nothing() {
     assert_eq!(source.receive(&receipts, &chain[1]), ReceiptAnswer::Ok);
     assert_eq!((confirmed(&receipts), problems(&receipts).as_str()), (Some(2), ""));
 }
+
+#[test]
+fn a_backup_server_without_signatures_is_named_until_it_signs() {
+    let source = Source::new(1);
+    let receipts = source.open();
+    receipts.unsigned(source.peer());
+    assert!(problems(&receipts).contains("without a signature"), "{}", problems(&receipts));
+    assert_eq!(source.receive(&receipts, &source.sign(1, None)), ReceiptAnswer::Ok);
+    assert_eq!(problems(&receipts), "");
+}

@@ -1,5 +1,8 @@
 //! The files of the chains: crashes, failed writes, and damage.
 
+use disk::sim::{EACCES, EIO, EMFILE, FaultRule};
+
+use super::super::chain_file::{ChainState, Lines};
 use super::*;
 
 fn powers(at: u64) -> impl Iterator<Item = Power> {
@@ -143,6 +146,86 @@ fn an_incomplete_last_line_is_set_aside_and_sent_again() {
         assert_eq!(disk::read_file(&source.disk, aside, 1 << 20).unwrap(), tail);
         source.disk.lose(aside);
     }
+}
+
+#[test]
+fn a_long_incomplete_end_is_removed_completely() {
+    let source = Source::new(2);
+    let chain = source.chain(2);
+    assert_eq!(source.receive(&source.open(), &chain[0]), ReceiptAnswer::Ok);
+    source.disk.damage(&source.path(), |bytes| bytes.extend([b'x'; 8000]));
+    assert_eq!(source.receive(&source.open(), &chain[1]), ReceiptAnswer::Ok);
+    let receipts = source.open();
+    assert_eq!((receipts.chains()[0].count, problems(&receipts).as_str()), (2, ""));
+    assert!(source.content(&source.disk).ends_with(b"}\n"));
+}
+
+#[test]
+fn a_failed_read_is_neither_absence_nor_damage() {
+    let mut failures = 0;
+    for error in [EIO, EACCES, EMFILE] {
+        for at in 0.. {
+            let source = Source::new(4);
+            let chain = source.chain(4);
+            let receipts = source.open();
+            for signed in &chain[..3] {
+                assert_eq!(source.receive(&receipts, signed), ReceiptAnswer::Ok);
+            }
+            let before = source.content(&source.disk);
+            let armed =
+                source.disk.add_fault(FaultRule::reads(error).on("/receipts").after(at).times(1));
+            let own = source.key.public().to_peer_id();
+            let opened = Receipts::open(Arc::new(source.disk.clone()), Path::new(DATA), own);
+            let mut answers = Vec::new();
+            if let Ok(receipts) = &opened {
+                receipts.connect(source.folders.clone(), BTreeMap::new());
+                assert!(matches!(confirmed(receipts), None | Some(3)));
+                let is_problem = !problems(receipts).is_empty();
+                assert_eq!(is_problem, confirmed(receipts).is_none(), "{}", problems(receipts));
+                // A replay, and the next one.
+                answers.push(source.receive(receipts, &chain[0]));
+                answers.push(source.receive(receipts, &chain[3]));
+                let is_right = |answer: &ReceiptAnswer| {
+                    matches!(answer, ReceiptAnswer::Ok | ReceiptAnswer::Failed)
+                };
+                assert!(answers.iter().all(is_right), "{error:?} at {at}: {answers:?}");
+            }
+            let is_done = armed.failures() == 0;
+            failures += armed.failures();
+            source.disk.clear_fault_rules();
+            assert!(source.content(&source.disk).starts_with(&before), "{error:?} at {at}");
+            let receipts = source.open();
+            assert_eq!(source.receive(&receipts, &chain[3]), ReceiptAnswer::Ok);
+            assert_eq!((receipts.chains()[0].count, problems(&receipts).as_str()), (4, ""));
+            if is_done {
+                break;
+            }
+        }
+    }
+    assert!(failures > 15, "{failures}");
+}
+
+#[test]
+fn fuzz_chain() {
+    let source = Source::new(3);
+    let receipts = source.open();
+    for signed in source.chain(3) {
+        assert_eq!(source.receive(&receipts, &signed), ReceiptAnswer::Ok);
+    }
+    let own = source.key.public().to_peer_id();
+    let id = ChainId { backup_server: source.peer(), folder: docs() };
+    fuzzing::target!(&[source.content(&source.disk)], |bytes: &[u8]| {
+        let mut state = ChainState::default();
+        let mut end = 0;
+        for line in Lines::new(bytes, &id, &own) {
+            let line = line.unwrap();
+            assert!(line.start == end && line.end > end);
+            end = line.end;
+            state.add(&line);
+        }
+        assert_eq!(end, bytes.len() as u64);
+        assert!(state.first_open.is_some() == (state.open > 0));
+    });
 }
 
 #[test]
