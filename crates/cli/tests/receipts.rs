@@ -9,9 +9,14 @@ use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 use common::{Daemon, Two, eventually};
+use net::{Access, Net, NetConfig};
+use protocols::{OfferedSnapshots, SNAPSHOTS_PROTOCOL, UNSIGNED_RECEIPT_PROTOCOL};
 use serde_json::Value;
+use store::MemStore;
+use testkit::{PATIENCE, Provider};
 
 /// Runs the script of `packaging` on an export. Returns whether it finds the export right, and its
 /// output; `None` if there is no Python here.
@@ -146,4 +151,48 @@ fn a_chain_that_either_side_lost_is_reported_until_it_is_accepted() {
     eventually("the missing receipts are reported", || notices(&a).contains("are missing"));
     assert!(two.a.run(&["receipts", "accept"]).status.success());
     assert!(!notices(&a).contains("are missing"));
+}
+
+/// A backup server of which nothing but its key is left.
+#[test]
+fn a_backup_server_that_hides_what_it_confirmed_is_named() {
+    let two = Two::new();
+    let (a, b) = (two.a.start(), two.b.start());
+    back_up(&two, "1");
+    b.terminate();
+    assert!(!notices(&a).contains("does not list"));
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let key = net::identity::load_or_create(&two.b.path().join("data/identity.key")).unwrap();
+    let peer = two.a.peer_id().parse().unwrap();
+    let addresses: Vec<net::Multiaddr> =
+        a.addresses().iter().map(|address| address.parse().unwrap()).collect();
+    let connected = runtime.block_on(async {
+        let config = NetConfig {
+            tcp: vec!["127.0.0.1:0".parse().unwrap()],
+            protocols: vec![SNAPSHOTS_PROTOCOL, UNSIGNED_RECEIPT_PROTOCOL],
+            ..NetConfig::default()
+        };
+        let provider = Arc::new(Provider(Arc::new(MemStore::new())));
+        let fake = Net::start(config, key, provider, Access::new()).await.unwrap();
+        let streams = fake.accept(&SNAPSHOTS_PROTOCOL).unwrap();
+        let nothing = Arc::new(|_: &_, _: Option<&_>| Ok(OfferedSnapshots::default()));
+        tokio::spawn(protocols::serve_snapshots(streams, |_| true, nothing));
+        fake.handle().connect(peer, addresses, PATIENCE).await.unwrap();
+        // It also sends a receipt of an earlier version.
+        let stream = fake.handle().open(peer, UNSIGNED_RECEIPT_PROTOCOL).await.unwrap();
+        (fake, stream)
+    });
+    eventually("the missing snapshot is reported", || notices(&a).contains("does not list"));
+    eventually("the old version is reported", || notices(&a).contains("without a signature"));
+    // The proof is still there.
+    assert!(!two.a.run_json(&["receipts", "--json"]).as_array().unwrap().is_empty());
+    drop(connected);
+    runtime.shutdown_background();
+    // The real one is back.
+    let _b = two.b.start();
+    back_up(&two, "2");
+    eventually("the problems are gone", || {
+        let notices = notices(&a);
+        !notices.contains("does not list") && !notices.contains("without a signature")
+    });
 }

@@ -27,7 +27,7 @@ const INTERVAL: Duration = Duration::from_secs(24 * 3600);
 /// Interval while something is missing, or after a comparison that failed.
 const RETRY_INTERVAL: Duration = Duration::from_secs(600);
 /// Minimum time between two comparisons with the same backup server.
-const PAUSE: Duration = Duration::from_secs(30);
+const PAUSE: Duration = Duration::from_secs(5);
 
 /// Function that lists the snapshots of this source on a backup server.
 pub(crate) type ListSnapshots =
