@@ -84,6 +84,11 @@ fn the_chain_is_a_proof_without_the_program() {
     assert_eq!(two.a.run(&["receipts", "accept"]).status.code(), Some(0));
     drop((a, b));
     assert_eq!(two.a.run_json(&["receipts", "--json"]), receipts);
+    let empty = common::Home::new("");
+    assert_eq!(empty.run(&["receipts"]).status.code(), Some(1), "no data directory");
+    fs::create_dir(empty.path().join("data")).unwrap();
+    assert_eq!(empty.run_json(&["receipts", "--json"]), serde_json::json!([]));
+    assert_eq!(fs::read_dir(empty.path().join("data")).unwrap().count(), 0);
     assert_eq!(two.a.run(&["receipts", "accept"]).status.code(), Some(3));
 
     let Some((is_right, text)) = verify(&receipts) else { return };

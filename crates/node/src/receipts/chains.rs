@@ -303,7 +303,7 @@ impl Chain {
             is_synced: false,
         };
         let path = &chain.path;
-        let file = match disk.open(path) {
+        let file = match disk.open_read(path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(chain),
             Err(error) => return Err(failed("open", path)(error)),
@@ -374,7 +374,7 @@ impl Chain {
         hash: ReceiptHash,
     ) -> Result<bool, ChainError> {
         let path = &self.path;
-        let file = disk.open(path).map_err(failed("open", path))?;
+        let file = disk.open_read(path).map_err(failed("open", path))?;
         for line in Lines::new(reader(&*file), id, own) {
             let line = line.map_err(failed("read", path))?;
             if line.end > self.len {
