@@ -60,8 +60,8 @@ pub(super) enum Added {
     Newest,
     /// The receipt is in the chain, before the newest.
     Older,
-    /// The receipt continues the chain, but confirms nothing new.
-    NothingNew,
+    /// The receipt is not in the chain, and the caller refused it for this reason.
+    Refused(&'static str),
     /// The receipt does not continue the chain, and neither did too many before.
     TooManyInterruptions,
 }
@@ -132,8 +132,9 @@ impl Chains {
         Ok(Self { disk, data_dir, dir, own, chains: Mutex::new(chains) })
     }
 
-    /// Adds a receipt, whose signatures are valid. `is_news` decides, from the newest receipt,
-    /// whether it confirms anything new. Blocks for a write.
+    /// Adds a receipt, whose signatures are valid. If the receipt is not in the chain yet, `refusal`
+    /// may refuse it; its argument is the newest receipt, if the receipt continues the chain.
+    /// Blocks for a write.
     ///
     /// # Errors
     ///
@@ -142,7 +143,7 @@ impl Chains {
         &self,
         signed: &SignedReceipt,
         arrived_at: Timestamp,
-        is_news: impl FnOnce(&SignedReceipt) -> bool,
+        refusal: impl FnOnce(Option<&SignedReceipt>) -> Option<&'static str>,
     ) -> Result<Added, ChainError> {
         let receipt = signed.receipt();
         let id = ChainId {
@@ -152,21 +153,23 @@ impl Chains {
         let mut chains = self.chains.lock();
         let chain = self.chain(&mut chains, &id)?;
         let newest = chain.state.newest.as_ref().map(|newest| &newest.signed);
-        if let Some(newest) = newest {
-            let is_newest = newest.hash() == signed.hash();
-            if is_newest && chain.is_newest_signed {
-                chain.make_durable(&*self.disk)?;
-                return Ok(Added::Newest);
+        let is_newest = newest.is_some_and(|newest| newest.hash() == signed.hash());
+        if is_newest && chain.is_newest_signed {
+            chain.make_durable(&*self.disk)?;
+            return Ok(Added::Newest);
+        }
+        // A receipt whose stored signature is damaged is added again.
+        if !is_newest {
+            if newest.is_some_and(|newest| receipt.number <= newest.receipt().number)
+                && chain.contains(&*self.disk, &id, &self.own, signed.hash())?
+            {
+                return Ok(Added::Older);
             }
-            let follows = signed.follows(Some(newest));
-            if !is_newest && receipt.number <= newest.receipt().number {
-                if chain.contains(&*self.disk, &id, &self.own, signed.hash())? {
-                    return Ok(Added::Older);
-                }
-            } else if follows && !is_news(newest) {
-                return Ok(Added::NothingNew);
+            let follows = signed.follows(newest);
+            if let Some(reason) = refusal(newest.filter(|_| follows)) {
+                return Ok(Added::Refused(reason));
             }
-            if !is_newest && !follows && chain.state.open >= OPEN_MAX {
+            if newest.is_some() && !follows && chain.state.open >= OPEN_MAX {
                 return Ok(Added::TooManyInterruptions);
             }
         }
@@ -230,8 +233,13 @@ impl Chains {
     ) -> Result<&'a mut Chain, ChainError> {
         if !matches!(chains.get(id), Some(Ok(_))) {
             let path = path_of(&self.dir, id);
-            let chain = Chain::read(&*self.disk, path, id, &self.own)?;
-            chains.insert(id.clone(), Ok(chain));
+            match Chain::read(&*self.disk, path, id, &self.own) {
+                Ok(chain) => chains.insert(id.clone(), Ok(chain)),
+                Err(error) => {
+                    chains.insert(id.clone(), Err(types::with_causes(&error)));
+                    return Err(error);
+                }
+            };
         }
         match chains.get_mut(id) {
             Some(Ok(chain)) => Ok(chain),

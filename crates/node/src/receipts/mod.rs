@@ -210,24 +210,24 @@ impl Receipts {
             return ReceiptAnswer::UnknownFolder;
         };
         // An earlier manifest is recognized by the signature that this source made for it.
-        if sequence > published.sequence {
-            return refused("this source has not published the manifest");
-        }
-        if sequence == published.sequence
-            && published.manifest_cid != Some(confirmation.manifest_cid)
-        {
-            return refused("this source published another manifest with this number");
-        }
-        // The sequence numbers of a source that lost its state go back.
-        let is_news = |newest: &SignedReceipt| {
-            let known = newest.confirmation();
-            known.sequence < sequence
+        let refusal = |continued: Option<&SignedReceipt>| {
+            let cid = confirmation.manifest_cid;
+            if sequence > published.sequence {
+                return Some("this source has not published the manifest");
+            }
+            if sequence == published.sequence && published.manifest_cid != Some(cid) {
+                return Some("this source published another manifest with this number");
+            }
+            let known = continued?.confirmation();
+            // The sequence numbers of a source that lost its state go back.
+            let is_news = known.sequence < sequence
                 || known.sequence > published.sequence
-                || (known.sequence == sequence && known.manifest_cid != confirmation.manifest_cid)
+                || (known.sequence == sequence && known.manifest_cid != cid);
+            (!is_news).then_some("it confirms nothing new")
         };
         let id = ChainId { backup_server: peer, folder: folder.clone() };
         let arrived_at = (self.0.now)();
-        let added = self.0.chains.add(signed, arrived_at, is_news);
+        let added = self.0.chains.add(signed, arrived_at, refusal);
         let folder = published.name.as_str();
         match added {
             Ok(Added::New(interruption)) => {
@@ -240,7 +240,7 @@ impl Receipts {
             }
             Ok(Added::Newest) => self.show(&published, signed, arrived_at),
             Ok(Added::Older) => {}
-            Ok(Added::NothingNew) => return refused("it confirms nothing new"),
+            Ok(Added::Refused(reason)) => return refused(reason),
             Ok(Added::TooManyInterruptions) => {
                 tracing::error!(%peer, folder,
                     "refused a receipt: the chain is interrupted too often; see `archivist status`");
@@ -270,10 +270,18 @@ impl Receipts {
     /// the shown one is not of the current sequence numbers.
     fn show(&self, published: &PublishedFolder, signed: &SignedReceipt, at: Timestamp) {
         let (receipt, folder) = (shown(signed, at), &signed.confirmation().folder_id);
+        if receipt.sequence > published.sequence {
+            return;
+        }
         {
             let mut newest = self.0.newest.lock();
             let known = newest.entry(folder.clone()).or_insert(receipt);
-            if known.sequence > published.sequence || known.sequence <= receipt.sequence {
+            let is_same =
+                known.sequence == receipt.sequence && known.manifest_cid == receipt.manifest_cid;
+            // A receipt that arrives again keeps the time of its first arrival.
+            if !is_same
+                && (known.sequence > published.sequence || known.sequence <= receipt.sequence)
+            {
                 *known = receipt;
             }
         }

@@ -10,10 +10,12 @@ fn a_receipt_is_checked_stored_and_shown() {
     assert_eq!(source.receive(&receipts, &chain[0]), ReceiptAnswer::Ok);
     assert_eq!(confirmed(&receipts), Some(1));
     // The same one again, also after a restart.
+    let shown = receipts.newest(&docs()).unwrap();
     assert_eq!(source.receive(&receipts, &chain[0]), ReceiptAnswer::Ok);
     let receipts = source.open();
-    assert_eq!(receipts.newest(&docs()).unwrap().manifest_cid, cid("docs", 1));
+    assert_eq!(shown.manifest_cid, cid("docs", 1));
     assert_eq!(source.receive(&receipts, &chain[0]), ReceiptAnswer::Ok);
+    assert_eq!(receipts.newest(&docs()), Some(shown), "the time of the first arrival");
     assert_eq!(source.receive(&receipts, &chain[1]), ReceiptAnswer::Ok);
     assert_eq!(source.receive(&receipts, &chain[2]), ReceiptAnswer::Ok);
     assert_eq!(confirmed(&receipts), Some(3));
@@ -178,8 +180,12 @@ fn a_source_whose_numbers_went_back_gets_receipts_again() {
     let receipts = source.open();
     let first = source.sign(9, None);
     assert_eq!(source.receive(&receipts, &first), ReceiptAnswer::Ok);
-    // Its state was lost; the backup server has accepted the lower numbers.
+    // Its state was lost. A receipt in the chain stays there, and is not confirmed any more.
     source.publish("docs", 2);
+    let again = source.open();
+    assert_eq!(source.receive(&again, &first), ReceiptAnswer::Ok);
+    assert!(again.confirmed().borrow().is_empty());
+    // The backup server has accepted the lower numbers.
     assert_eq!(source.receive(&receipts, &source.sign(2, Some(&first))), ReceiptAnswer::Ok);
     assert_eq!((confirmed(&receipts), problems(&receipts).as_str()), (Some(2), ""));
     assert_eq!(confirmed(&source.open()), Some(2));

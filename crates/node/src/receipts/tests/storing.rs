@@ -206,6 +206,19 @@ fn a_failed_read_is_neither_absence_nor_damage() {
 }
 
 #[test]
+fn a_first_receipt_that_cannot_be_stored_is_reported() {
+    let source = Source::new(1);
+    let receipts = source.open();
+    source.disk.add_fault(FaultRule::reads(EACCES).on("/receipts"));
+    assert_eq!(source.receive(&receipts, &source.sign(1, None)), ReceiptAnswer::Failed);
+    assert!(problems(&receipts).contains("cannot be read"), "{}", problems(&receipts));
+    assert_eq!(confirmed(&receipts), None);
+    source.disk.clear_fault_rules();
+    assert_eq!(source.receive(&receipts, &source.sign(1, None)), ReceiptAnswer::Ok);
+    assert_eq!((confirmed(&receipts), problems(&receipts).as_str()), (Some(1), ""));
+}
+
+#[test]
 fn fuzz_chain() {
     let source = Source::new(3);
     let receipts = source.open();
