@@ -132,9 +132,9 @@ impl Chains {
         Ok(Self { disk, data_dir, dir, own, chains: Mutex::new(chains) })
     }
 
-    /// Adds a receipt, whose signatures are valid. If the receipt is not in the chain yet, `refusal`
-    /// may refuse it; its argument is the newest receipt, if the receipt continues the chain.
-    /// Blocks for a write.
+    /// Adds a receipt, whose signatures are valid. If the receipt is not in the chain yet,
+    /// `refusal` may refuse it; its argument is the newest receipt, if the receipt continues the
+    /// chain. Blocks for a write.
     ///
     /// # Errors
     ///
