@@ -75,6 +75,10 @@ fn killed_at_any_moment_nothing_is_lost() {
     // Every intermediate snapshot is complete.
     let verified = two.b.run_json(&["verify", "--full", "--json"]);
     assert_eq!(verified["problems"].as_array().unwrap().len(), 0, "{verified:#}");
+    // Every receipt follows the one before it, whatever was killed while it was sent.
+    let receipts = two.a.run_json(&["receipts", "--json"]);
+    let receipts = receipts.as_array().unwrap();
+    assert_eq!(receipts.last().unwrap()["number"].as_u64(), Some(receipts.len() as u64));
     assert!(held.len() > kills as usize / 20, "hardly anything was backed up on the way");
     drop((a, b));
 }
