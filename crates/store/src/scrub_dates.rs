@@ -120,14 +120,15 @@ impl ScrubDates {
         self.is_changed |= !before.is_empty();
     }
 
-    /// Returns the pack that is due first, given a period in seconds, or `None` if
-    /// there are no packs.
-    pub fn next(&self, period: i64) -> Option<NextScrub> {
+    /// Returns the pack that is due first, given a period in seconds, of the packs for
+    /// which `skip` is false. `None` if there are none.
+    pub fn next(&self, period: i64, skip: impl Fn(PackId) -> bool) -> Option<NextScrub> {
         let next = |(pack, date): (&PackId, &PackDate)| NextScrub {
             pack: *pack,
             due_at: due_at(*pack, date.since, period),
         };
-        self.dates.iter().map(next).min_by_key(|next| next.due_at)
+        let dates = self.dates.iter().filter(|(pack, _)| !skip(**pack));
+        dates.map(next).min_by_key(|next| next.due_at)
     }
 
     /// Records that a pack was scrubbed.
@@ -239,7 +240,8 @@ mod tests {
         let mut scrubs = Vec::new();
         for time in (from..to).step_by(3600) {
             dates.observe(packs, time);
-            while let Some(next) = dates.next(PERIOD).filter(|next| next.due_at <= time) {
+            while let Some(next) = dates.next(PERIOD, |_| false).filter(|next| next.due_at <= time)
+            {
                 dates.set_scrubbed(next.pack, time);
                 scrubs.push((time, next.pack));
             }

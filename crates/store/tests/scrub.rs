@@ -177,6 +177,26 @@ fn it_stops_on_request_and_leaves_packs_alone_that_are_gone() {
     assert_eq!(store.take_losses(), store::Losses::default());
 }
 
+#[test]
+fn a_restart_confuses_no_damaged_record_with_a_good_one() {
+    let disk = SimDisk::new();
+    let (store, _) = open(&disk);
+    // One open pack, which is walked when the store is opened again.
+    let chunks: Vec<_> = (1..4).map(|seed| common::chunk(seed, 300)).collect();
+    let epoch = store.write_epoch();
+    store.put(&chunks).unwrap();
+    store.commit(epoch).unwrap();
+    let path = packs(&disk).remove(0);
+    disk.damage(&path, |bytes| bytes[64 + 56 + 10] ^= 1);
+    assert!(matches!(store.get(&chunks[0].cid()), Err(StoreError::Damaged { .. })));
+    drop(store);
+    let (store, _) = open(&disk);
+    let has: Vec<bool> = chunks.iter().map(|chunk| store.has(&chunk.cid()).unwrap()).collect();
+    assert_eq!(has, [false, true, true]);
+    assert!(store.get(&chunks[1].cid()).unwrap().is_some());
+    assert_eq!(store.damaged_blocks().unwrap(), []);
+}
+
 /// Bytes of a file that cannot be read.
 type Bad = Option<(PathBuf, std::ops::Range<u64>)>;
 

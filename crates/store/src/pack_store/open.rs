@@ -191,8 +191,19 @@ impl Inner {
         };
         report.index_rebuilt = !covers && !inner.packs.all().is_empty();
         inner.index_new_records(if covers { &known } else { const { &BTreeMap::new() } })?;
+        // A walk leaves out damaged records, so the records after them have other numbers
+        // than in the list.
+        let renumbered: BTreeSet<u32> = inner
+            .packs
+            .all()
+            .iter()
+            .filter(|pack| pack.has_gaps())
+            .map(|pack| pack.number())
+            .collect();
         inner.adopt_open_packs(&mut report);
-        inner.quarantine.retain(|(pack, _)| inner.packs.get(pack).is_some());
+        inner
+            .quarantine
+            .retain(|(pack, _)| inner.packs.get(pack).is_some() && !renumbered.contains(&pack));
         Ok((inner, report))
     }
 

@@ -99,6 +99,18 @@ impl Pack {
         self.state.lock().entries.is_none()
     }
 
+    /// Reports whether there are damaged bytes between the records of a pack without a
+    /// footer.
+    pub(super) fn has_gaps(&self) -> bool {
+        let mut end = crate::pack::HEADER_LEN;
+        let state = self.state.lock();
+        state.entries.iter().flatten().any(|entry| {
+            let is_gap = u64::from(entry.offset) != end;
+            end = entry.end();
+            is_gap
+        })
+    }
+
     pub(super) fn records(&self) -> u32 {
         self.state.lock().records
     }

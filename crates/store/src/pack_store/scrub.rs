@@ -141,7 +141,8 @@ impl Inner {
                 report.end = ScrubEnd::Gone;
                 return Ok(report);
             }
-            // The index still names the lost records.
+            // The index still names the lost records, and the others have new numbers.
+            self.quarantine.retain(|(number, _)| number != pack.number());
             self.rebuild_index()?;
             report.has_lost_records = true;
             self.losses.add_pack(pack.path.clone());
