@@ -3,9 +3,11 @@
 //! * [`Puller`]: fetches blocks, or trees of blocks, from peers into the store.
 //! * [`ManifestPuller`]: turns an offered manifest into a snapshot.
 //! * [`repair`]: fetches again the blocks that a verification found missing or damaged.
+//! * [`heal`]: fetches single blocks again.
 
 mod error;
 mod gather;
+mod heal;
 mod manifest_pull;
 mod plan;
 mod progress;
@@ -14,6 +16,7 @@ mod repair;
 mod similar;
 
 pub use error::PullError;
+pub use heal::{HealReport, heal};
 pub use manifest_pull::{
     ManifestJob, ManifestProgress, ManifestPullError, ManifestPuller, PullNumbers,
 };

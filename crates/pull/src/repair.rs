@@ -1,8 +1,10 @@
 //! Repair: fetches again the blocks that a verification found missing or damaged.
 
+use std::collections::BTreeSet;
+
 use net::PeerId;
 use protocols::blocking;
-use snapshots::{Snapshot, SnapshotError, SnapshotId, SnapshotStore, VerifyReport};
+use snapshots::{Snapshot, SnapshotError, SnapshotStore, VerifyReport};
 use store::StoreError;
 use types::Cid;
 
@@ -16,12 +18,14 @@ pub struct RepairReport {
     pub repaired: u64,
     /// Blocks of the report that are still missing.
     pub missing: Vec<Cid>,
-    /// Snapshots that could not be pulled again, with the error.
-    pub failed: Vec<(SnapshotId, String)>,
+    /// Snapshots (by id or root) and data items (by root) that could not be pulled again,
+    /// with the error.
+    pub failed: Vec<(String, String)>,
 }
 
-/// Fetches again the blocks of snapshots that `report` found missing or damaged, newest snapshots
-/// first. `puller` creates a puller for the peers that may have the blocks of a source.
+/// Fetches again the blocks that `report` found missing or damaged: first the records of
+/// snapshots, then the blocks of snapshots, newest snapshots first, then those of data items.
+/// `puller` creates a puller for the peers that may have the blocks of a source, or for all peers.
 ///
 /// The fetched blocks are durable on return. Nothing is removed.
 ///
@@ -32,27 +36,41 @@ pub struct RepairReport {
 pub async fn repair(
     snapshots: &SnapshotStore,
     report: &VerifyReport,
-    mut puller: impl FnMut(&PeerId) -> Puller,
+    mut puller: impl FnMut(Option<&PeerId>) -> Puller,
 ) -> Result<RepairReport, PullError> {
-    let epoch = snapshots.store().write_epoch();
+    let store = snapshots.store().clone();
+    let epoch = store.write_epoch();
+    let mut repaired = RepairReport::default();
+    let mut named: Vec<Cid> = report.problems.iter().map(|problem| problem.cid).collect();
+
+    let mut records = BTreeSet::new();
+    for damaged in &report.damaged {
+        let Some(root) = store.root(&damaged.root) else { continue };
+        records.insert(root.cid);
+        let fetched = puller(None).block(root.cid).await;
+        note(&mut repaired, &damaged.root, fetched.map(|_| ()))?;
+    }
+    named.extend(&records);
+
     let list = snapshots.clone();
     let listing = blocking(move || list.list().map_err(as_pull_error)).await?;
     let mut broken: Vec<Snapshot> = listing.snapshots;
-    broken.retain(|snapshot| report.broken.contains(&snapshot.cid));
+    broken.retain(|snapshot| {
+        report.broken.contains(&snapshot.cid) || records.contains(&snapshot.cid)
+    });
     broken.sort_by_key(|snapshot| std::cmp::Reverse(snapshot.record.order));
-    let mut repaired = RepairReport::default();
     for snapshot in broken {
-        let mut puller = puller(&snapshot.record.source);
-        match puller.tree(snapshot.record.manifest).await {
-            Ok(_) => {}
-            Err(error @ (PullError::Store(_) | PullError::Stopped | PullError::Panicked(_))) => {
-                return Err(error);
-            }
-            Err(error) => repaired.failed.push((snapshot.id, error.to_string())),
-        }
+        let mut puller = puller(Some(&snapshot.record.source));
+        let pulled = puller.tree(snapshot.record.manifest).await;
+        note(&mut repaired, &snapshot.id.to_string(), pulled.map(|_| ()))?;
     }
-    let store = snapshots.store().clone();
-    let named: Vec<Cid> = report.problems.iter().map(|problem| problem.cid).collect();
+
+    for name in &report.broken_items {
+        let Some(root) = store.root(name) else { continue };
+        let pulled = puller(None).tree(root.cid).await;
+        note(&mut repaired, name, pulled.map(|_| ()))?;
+    }
+
     blocking(move || {
         store.commit(epoch)?;
         for cid in named {
@@ -65,6 +83,24 @@ pub async fn repair(
         Ok(repaired)
     })
     .await
+}
+
+/// Adds a failed pull to the report. Returns the errors that end a repair.
+fn note(
+    repaired: &mut RepairReport,
+    name: &str,
+    result: Result<(), PullError>,
+) -> Result<(), PullError> {
+    match result {
+        Ok(()) => Ok(()),
+        Err(error @ (PullError::Store(_) | PullError::Stopped | PullError::Panicked(_))) => {
+            Err(error)
+        }
+        Err(error) => {
+            repaired.failed.push((name.to_owned(), error.to_string()));
+            Ok(())
+        }
+    }
 }
 
 fn as_pull_error(error: SnapshotError) -> PullError {
