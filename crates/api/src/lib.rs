@@ -7,6 +7,7 @@
 //!
 //! * [`Status`], with [`Folder`], [`Source`], [`Storage`] and [`Notice`], describes
 //!   an instance.
+//! * [`Integrity`] describes damage, its healing, and the regular checks.
 //! * [`Snapshot`] and [`ListedEntry`] describe what is stored.
 //! * [`BackupNowReport`], [`PruneReport`], [`RecoverReport`], [`RestoreReport`],
 //!   [`VerifyResult`] and others are the results of actions; [`Job`] is an action that takes long.
@@ -22,6 +23,7 @@
 //! SDK (`/api/archivist/v1`), which has a model of its own.
 
 mod client;
+mod integrity;
 mod journal;
 mod listed;
 mod model;
@@ -29,6 +31,9 @@ mod prune;
 mod recover;
 
 pub use client::{Client, ClientError, Query, path_part};
+pub use integrity::{
+    Healing, Integrity, LastVerification, OutstandingBlock, Scrub, VerifyProblem, VerifyResult,
+};
 pub use journal::{JournalEntry, LogLine, TrafficDay, Transferred};
 pub use listed::{ListedEntry, from_text, to_text};
 pub use model::*;

@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 use types::{Cid, FolderId, SequenceNumber};
 use utoipa::ToSchema;
 
+use crate::integrity::Integrity;
+
 /// State of an instance.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Status {
@@ -22,6 +24,9 @@ pub struct Status {
     pub sources: Vec<Source>,
     /// Use of the store.
     pub storage: Storage,
+    /// Integrity of the stored data.
+    #[serde(default)]
+    pub integrity: Integrity,
     /// Conditions that need attention, the most urgent first.
     pub notices: Vec<Notice>,
     /// Keys of settings that were changed and apply after a restart.
@@ -501,33 +506,6 @@ pub struct Job {
     #[serde(default)]
     #[schema(value_type = Option<String>)]
     pub ended_at: Option<Timestamp>,
-}
-
-/// Result of a verification.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct VerifyResult {
-    /// Number of snapshots and data items that were checked.
-    pub checked: u64,
-    /// Number of needed blocks that are present.
-    pub blocks: u64,
-    /// Number of bytes that were read.
-    pub read_bytes: u64,
-    /// Blocks that are damaged or missing.
-    pub problems: Vec<VerifyProblem>,
-    /// Number of blocks that were pulled again.
-    pub repaired: u64,
-}
-
-/// Block that is needed but damaged or missing.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct VerifyProblem {
-    /// CID of the block.
-    #[schema(value_type = String)]
-    pub cid: Cid,
-    /// Description of the problem.
-    pub reason: String,
-    /// Snapshots (by id) and data items (by CID) that need the block.
-    pub concerns: Vec<String>,
 }
 
 /// Connected peer.

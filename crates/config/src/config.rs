@@ -176,6 +176,8 @@ section! {
         download_limit: Rate = Rate::from_bytes_per_sec(0), RATE, Live;
         /// The snapshots of a folder to keep: the newest, and one per hour, day, week and month.
         keep: Keep = Keep::default(), Kind::Table(Keep::KEYS), Live;
+        /// Every stored block is read again within this many days, to find damage; 0 means never.
+        scrub_days: u32 = 30, count(0, 3_650), Live;
         /// The sources to back up.
         source_peers: Vec<SourcePeer> = Vec::new(),
             Kind::Tables { of: SourcePeer::KEYS, max: 1_000 }, Live;

@@ -25,6 +25,12 @@ impl DataDir<'_> {
     pub(crate) fn traffic(&self) -> PathBuf {
         self.0.join("traffic.json")
     }
+    pub(crate) fn healing(&self) -> PathBuf {
+        self.0.join("healing.json")
+    }
+    pub(crate) fn last_verification(&self) -> PathBuf {
+        self.0.join("last-verification.json")
+    }
     pub(crate) fn running(&self) -> PathBuf {
         self.0.join("running.json")
     }

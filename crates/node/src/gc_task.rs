@@ -3,11 +3,12 @@
 
 use std::sync::Arc;
 
-use store::{GcOptions, PackStore, StoreAdmin as _};
+use store::{GcOptions, PackStore, StoreAdmin as _, StoreError};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use types::with_causes;
 
+use crate::healing::Healing;
 use crate::problems::Problems;
 
 /// Requests collections. Clones send to the same task.
@@ -15,12 +16,14 @@ use crate::problems::Problems;
 pub struct GcTask {
     requested: Arc<Notify>,
     problems: Problems,
+    healing: Healing,
 }
 
 impl GcTask {
-    /// Creates a task that is not running yet. Errors are shown in `problems`.
-    pub(crate) fn new(problems: Problems) -> Self {
-        Self { requested: Arc::default(), problems }
+    /// Creates a task that is not running yet. Errors are shown in `problems`, and
+    /// blocks that are missing are looked for by `healing`.
+    pub(crate) fn new(problems: Problems, healing: Healing) -> Self {
+        Self { requested: Arc::default(), problems, healing }
     }
 
     /// Requests a collection.
@@ -44,6 +47,9 @@ impl GcTask {
                     self.problems.set_collection(None);
                 }
                 Ok(Err(error)) => {
+                    if matches!(error, StoreError::NotCollected(_)) {
+                        self.healing.check_presence();
+                    }
                     let error = with_causes(&error);
                     tracing::warn!(error, "cannot free space");
                     self.problems.set_collection(Some(&error));

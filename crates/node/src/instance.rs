@@ -22,8 +22,10 @@ use crate::data_dir::{DataDir, make_data_dir};
 use crate::downloads::Downloads;
 use crate::forget;
 use crate::gc_task::GcTask;
+use crate::healing::{Healing, HealingParts};
 use crate::jobs::Jobs;
 use crate::journal::Journal;
+use crate::last_verification::LastVerificationFile;
 use crate::local_blocks::LocalBlocks;
 use crate::log_level::LogLevel;
 use crate::options::{self, Live};
@@ -36,6 +38,8 @@ use crate::restores::Restores;
 use crate::retention_task;
 use crate::roots;
 use crate::running::{Running, RunningFile};
+use crate::scrub_state::ScrubState;
+use crate::scrub_task;
 use crate::services::Services;
 use crate::settings::Settings;
 use crate::source_side::SourceSide;
@@ -174,10 +178,17 @@ impl Instance {
         };
         let Started { net, source, backup_service, backup, blocks, snapshots } = started;
 
-        let problems = Problems::default();
+        let (problems, healing) = (Problems::default(), Healing::default());
+        healing.report_lost_packs(report.lost_packs.iter().map(|pack| pack.display().to_string()));
+        if !report.damage.is_empty() {
+            healing.check_presence();
+        }
         let services = Services {
             downloads: Downloads::new(blocks.clone(), net.handle(), tasks.clone()),
-            gc: GcTask::new(problems.clone()),
+            gc: GcTask::new(problems.clone(), healing.clone()),
+            healing,
+            scrub: ScrubState::default(),
+            last_verification: LastVerificationFile::open(dir.last_verification()),
             pairing: Pairing::new(net.handle(), settings.clone()),
             traffic: Traffic::new(net.handle()),
             removed_folders: RemovedFolders::new(&options.data_dir),
@@ -301,6 +312,20 @@ fn start_tasks(services: &Services, net: &Net, dir: &DataDir<'_>) {
     let (sync, daemon) = (services.sync.clone(), services.backup_daemon.clone());
     tasks.spawn("journal", services.journal.clone().run(sync, daemon, stop()));
     tasks.spawn_until_stop("removed-folders", forget::forget_removed(services.clone()));
+    let parts = HealingParts {
+        store: services.store.clone(),
+        snapshots: services.snapshots.clone(),
+        net: services.net.clone(),
+        access: services.access.clone(),
+        settings: services.settings.clone(),
+        journal: services.journal.clone(),
+        problems: services.problems.clone(),
+        path: dir.healing(),
+        stop: stop(),
+    };
+    let sources = services.backup_daemon.subscribe();
+    tasks.spawn("healing", services.healing.clone().run(parts, sources));
+    tasks.spawn("scrub", scrub_task::run(services.clone()));
     tasks.spawn("retention", retention_task::run(services.clone()));
     tasks.spawn("recompression", recompression::run(services.clone()));
 }

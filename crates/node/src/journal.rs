@@ -189,6 +189,11 @@ impl Journal {
         }
     }
 
+    /// Adds an entry that concerns no folder and no device.
+    pub(crate) fn note(&self, level: api::NoticeLevel, message: String) {
+        self.add(level, message, None, None);
+    }
+
     fn add(
         &self,
         level: api::NoticeLevel,

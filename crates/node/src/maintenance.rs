@@ -51,7 +51,8 @@ pub fn start_verify(
     Ok(job)
 }
 
-/// Verifies every snapshot, and repairs damage if the request wants that.
+/// Verifies every snapshot, and repairs damage if the request wants that. Damage that
+/// remains is healed later, in any case.
 async fn verify(
     services: &Services,
     request: VerifyRequest,
@@ -66,7 +67,15 @@ async fn verify(
     } else {
         first
     };
-    Ok(verify_result(&**services.snapshots.store(), &report, repaired))
+    let (services, ended_at) = (services.clone(), Timestamp::now());
+    let finish = tokio::task::spawn_blocking(move || {
+        let store = services.snapshots.store();
+        services.healing.report_verified(&**store, &report);
+        let result = verify_result(&**store, &report, repaired);
+        services.last_verification.set(request.full, &result, ended_at);
+        result
+    });
+    finish.await.map_err(|error| error.to_string())
 }
 
 async fn verify_once(
@@ -94,9 +103,20 @@ async fn verify_once(
 }
 
 /// Pulls damaged and missing blocks again: from the source itself, then from
-/// every other connected peer. Returns the number of repaired snapshots.
+/// every other connected peer. Blocks that cannot be read from the disk are given up
+/// first. Returns the number of blocks that are stored again.
 async fn repair(services: &Services, report: &VerifyReport) -> Result<u64, String> {
     let net = &services.net;
+    let named: Vec<_> = report.problems.iter().map(|problem| problem.cid).collect();
+    let store = services.store.clone();
+    let set_aside = tokio::task::spawn_blocking(move || {
+        for cid in named {
+            if let Err(error) = store.set_aside_unreadable(&cid) {
+                tracing::warn!(%cid, error = with_causes(&error), "cannot repair a block");
+            }
+        }
+    });
+    set_aside.await.map_err(|error| error.to_string())?;
     let config = services.settings.get();
     for source in &config.backup_server.source_peers {
         // The pull reports peers that cannot be reached.
@@ -106,16 +126,21 @@ async fn repair(services: &Services, report: &VerifyReport) -> Result<u64, Strin
     let connected: Vec<PeerId> = connected.into_iter().map(|peer| peer.peer).collect();
     let pool = SessionPool::new(net.clone());
     let store = services.snapshots.store().clone();
-    let puller = |source: &PeerId| {
-        let others = connected.iter().copied().filter(|peer| peer != source);
-        let peers = std::iter::once(*source).chain(others).collect();
+    let sources: Vec<PeerId> =
+        config.backup_server.source_peers.iter().map(|source| source.peer_id).collect();
+    let puller = |source: Option<&PeerId>| {
+        let first: Vec<PeerId> = source.copied().into_iter().collect();
+        let mut others: Vec<PeerId> =
+            connected.iter().copied().filter(|peer| !first.contains(peer)).collect();
+        others.sort_by_key(|peer| !sources.contains(peer));
+        let peers = first.into_iter().chain(others).collect();
         Puller::new(store.clone(), pool.clone(), peers, Arc::new(PullProgress::default()))
     };
     let done = pull::repair(&services.snapshots, report, puller)
         .await
         .map_err(|error| with_causes(&error))?;
-    for (snapshot, reason) in &done.failed {
-        tracing::warn!(%snapshot, reason, "cannot repair a snapshot");
+    for (name, reason) in &done.failed {
+        tracing::warn!(name, reason, "cannot repair a snapshot or a data item");
     }
     Ok(done.repaired)
 }
@@ -260,6 +285,9 @@ async fn run_prune(
         format!("snapshot {} cannot be removed: {}", snapshot.id, with_causes(error))
     });
     let not_collected = report.not_collected.as_ref().map(|error| with_causes(error));
+    if not_collected.is_some() {
+        services.healing.check_presence();
+    }
     let not_collected = not_collected.or(not_removed);
     if report.collected.is_some() || not_collected.is_some() {
         services.problems.set_collection(not_collected.as_deref());

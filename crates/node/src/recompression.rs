@@ -99,7 +99,8 @@ fn activity(services: &Services) -> Activity {
     }
 }
 
-fn is_busy(services: &Services) -> bool {
+/// Reports whether a pull, a restore or a job is running.
+pub(crate) fn is_busy(services: &Services) -> bool {
     services.restores.is_any_running()
         || services.jobs.is_any_running()
         || services.backup_daemon.sources().iter().any(|source| !source.pulls.is_empty())
@@ -158,7 +159,7 @@ pub(crate) async fn recompress(
 
 /// Gives this thread the lowest priority, on systems that support priorities of
 /// threads.
-fn lower_priority() {
+pub(crate) fn lower_priority() {
     #[cfg(target_os = "linux")]
     if let Err(error) = rustix::process::setpriority_process(None, PRIORITY) {
         tracing::debug!(%error, "cannot lower the priority of a thread");

@@ -53,10 +53,19 @@ pub fn start_restore(
     }
     let running = services.restores.add(id, &job.snapshot);
     let report = running.to_api();
+    let healing = (!job.from_backup_server).then(|| services.healing.clone());
     tokio::task::spawn_blocking(move || {
         let _pin = pin;
         let restored =
             restore(&blocks, job.manifest, &job.target, &job.options, running.progress());
+        let has_failed = match &restored {
+            Ok(report) => !report.failed.is_empty(),
+            Err(error) => !matches!(error, RestoreError::Stopped),
+        };
+        if let Some(healing) = healing.filter(|_| has_failed) {
+            // The cause may be a missing block.
+            healing.check_presence();
+        }
         running.finish(match restored {
             Ok(report) => RestoreEnd::Done(report),
             Err(RestoreError::Stopped) => RestoreEnd::Cancelled,

@@ -18,8 +18,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::downloads::Downloads;
 use crate::gc_task::GcTask;
+use crate::healing::Healing;
 use crate::jobs::Jobs;
 use crate::journal::Journal;
+use crate::last_verification::LastVerificationFile;
 use crate::local_blocks::LocalBlocks;
 use crate::log_level::LogLevel;
 use crate::pairing::Pairing;
@@ -27,6 +29,7 @@ use crate::problems::Problems;
 use crate::receipts::Receipts;
 use crate::removed::RemovedFolders;
 use crate::restores::Restores;
+use crate::scrub_state::ScrubState;
 use crate::settings::Settings;
 use crate::tasks::Tasks;
 use crate::traffic::Traffic;
@@ -71,6 +74,12 @@ pub struct Services {
     pub downloads: Downloads,
     /// Requests collections of deleted blocks.
     pub gc: GcTask,
+    /// Fetches damaged and missing blocks again.
+    pub healing: Healing,
+    /// State of the scrubs.
+    pub scrub: ScrubState,
+    /// The result of the last verification.
+    pub last_verification: LastVerificationFile,
     /// Pairs this instance with another one.
     pub pairing: Pairing,
     /// Long jobs since the start.
@@ -88,6 +97,15 @@ pub struct Services {
 }
 
 impl Services {
+    /// Returns the integrity of the stored data for the API.
+    pub fn integrity(&self) -> api::Integrity {
+        api::Integrity {
+            scrub: self.scrub.to_api(),
+            healing: self.healing.to_api(),
+            last_verification: self.last_verification.get(),
+        }
+    }
+
     /// Returns the token that is cancelled when the instance stops.
     pub fn stop_token(&self) -> CancellationToken {
         self.tasks.stop_token()

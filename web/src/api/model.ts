@@ -8,6 +8,8 @@ type Schemas = components["schemas"];
 
 export type NoticeLevel = Schemas["NoticeLevel"];
 export type Notice = Schemas["Notice"];
+export type Integrity = Schemas["Integrity"];
+export type LastVerification = Schemas["LastVerification"];
 export type Storage = Schemas["Storage"];
 export type FileError = Schemas["FileError"];
 export type Folder = Schemas["Folder"];

@@ -1099,6 +1099,35 @@ export interface components {
          * @enum {string}
          */
         FoundState: "known" | "lost" | "removed" | "incomplete" | "unreadable" | "duplicate" | "conflict" | "recovered";
+        /** @description State of the healing of damaged and missing blocks. */
+        Healing: {
+            /** @description The blocks that are damaged or missing now, at most 100. */
+            blocks: components["schemas"]["OutstandingBlock"][];
+            /**
+             * Format: int64
+             * @description Number of blocks that were found damaged or missing, over all runs of the
+             *     instance.
+             */
+            found: number;
+            /**
+             * Format: int64
+             * @description Number of blocks that were fetched again, over all runs of the instance.
+             */
+            healed: number;
+            /**
+             * Format: int64
+             * @description Number of blocks that are damaged or missing now.
+             */
+            outstanding: number;
+        };
+        /** @description Integrity of the stored data. */
+        Integrity: {
+            /** @description Blocks that were found damaged or missing, and their healing. */
+            healing: components["schemas"]["Healing"];
+            last_verification?: components["schemas"]["LastVerification"] | null;
+            /** @description Scrubs: the regular reading of every stored block. */
+            scrub: components["schemas"]["Scrub"];
+        };
         /** @description Long-running action of an instance. */
         Job: {
             /** @description End of the job. */
@@ -1166,6 +1195,20 @@ export interface components {
             level: components["schemas"]["NoticeLevel"];
             /** @description Description of the event. */
             message: string;
+        };
+        /** @description Result of the last verification. */
+        LastVerification: {
+            /** @description End of the verification. */
+            ended_at: string;
+            /** @description True if every block was read and hashed. */
+            is_full: boolean;
+            /**
+             * Format: int64
+             * @description Number of blocks that were damaged or missing.
+             */
+            problems: number;
+            /** @description The result. Its list of problems is cut after 100 entries. */
+            result: components["schemas"]["VerifyResult"];
         };
         /** @description An excluded file, or an excluded directory with everything in it. */
         LeftOut: {
@@ -1281,6 +1324,35 @@ export interface components {
          * @enum {string}
          */
         NoticeLevel: "error" | "warning" | "info";
+        /** @description Block that is damaged or missing. */
+        OutstandingBlock: {
+            /**
+             * Format: int64
+             * @description Number of attempts to fetch the block again.
+             */
+            attempts: number;
+            /** @description CID of the block. */
+            cid: string;
+            /**
+             * @description Snapshots (by id), paths of files and data items (by CID) that need the block, as
+             *     far as they are known.
+             */
+            concerns?: string[];
+            /** @description Reason why the last attempt failed. */
+            error?: string | null;
+            /** @description Time at which the fault was found. */
+            found_at: string;
+            /**
+             * @description Finder of the fault: `reading` (a scrub, a restore, any other reader), `verify`,
+             *     `presence check` (whether all needed blocks exist) or `healing` (of a block that
+             *     refers to it).
+             */
+            found_by: string;
+            /** @description True if every source has answered that it does not have the block. */
+            is_lost: boolean;
+            /** @description Description of the fault. */
+            reason: string;
+        };
         /** @description One-time code for pairing with another computer. */
         PairingCode: {
             /** @description Code to enter on the other computer. */
@@ -1600,6 +1672,55 @@ export interface components {
              */
             target_base64?: string | null;
         };
+        /** @description State of the scrubs. */
+        Scrub: {
+            /**
+             * Format: int64
+             * @description Number of blocks that were read and checked since the start of the instance.
+             */
+            blocks_checked: number;
+            /**
+             * Format: int64
+             * @description Length of all packs in bytes.
+             */
+            bytes: number;
+            /**
+             * Format: int64
+             * @description Number of bytes that were read since the start of the instance.
+             */
+            bytes_read: number;
+            /**
+             * Format: int32
+             * @description Value of the setting `scrub_days`: every block is read within this many days.
+             *     Never if 0.
+             */
+            days: number;
+            /** @description True if a pack is being read. */
+            is_running: boolean;
+            /**
+             * Format: int64
+             * @description Number of packs that were not read yet.
+             */
+            never_scrubbed: number;
+            /** @description Time of the oldest reading of a pack. Absent if no pack was read yet. */
+            oldest?: string | null;
+            /**
+             * Format: int64
+             * @description Number of packs.
+             */
+            packs: number;
+            /**
+             * Format: int64
+             * @description Length in bytes of the packs that were read within the last `days` days.
+             */
+            scrubbed_bytes: number;
+            /**
+             * Format: int64
+             * @description Number of blocks that the disk could not deliver at the last attempt. Further
+             *     attempts follow.
+             */
+            unreadable: number;
+        };
         /** @description The session of a browser. */
         Session: {
             /** @description True if the request has a valid session and its CSRF token in `X-CSRF-Token`. */
@@ -1680,6 +1801,8 @@ export interface components {
             data: string;
             /** @description Watched folders. */
             folders: components["schemas"]["Folder"][];
+            /** @description Integrity of the stored data. */
+            integrity?: components["schemas"]["Integrity"];
             /** @description Keys of settings that were changed and apply after a restart. */
             needs_restart?: string[];
             /** @description Conditions that need attention, the most urgent first. */
@@ -1764,12 +1887,46 @@ export interface components {
             /** @description Reason. */
             reason: string;
         };
+        /** @description Block that is needed but damaged or missing. */
+        VerifyProblem: {
+            /** @description CID of the block. */
+            cid: string;
+            /** @description Snapshots (by id) and data items (by CID) that need the block. */
+            concerns: string[];
+            /** @description Description of the problem. */
+            reason: string;
+        };
         /** @description Options of a verification. */
         VerifyRequest: {
             /** @description Read and hash every block. Otherwise only their presence is checked. */
             full?: boolean;
             /** @description Pull damaged and missing blocks again from a peer that has them. */
             repair?: boolean;
+        };
+        /** @description Result of a verification. */
+        VerifyResult: {
+            /**
+             * Format: int64
+             * @description Number of needed blocks that are present.
+             */
+            blocks: number;
+            /**
+             * Format: int64
+             * @description Number of snapshots and data items that were checked.
+             */
+            checked: number;
+            /** @description Blocks that are damaged or missing. */
+            problems: components["schemas"]["VerifyProblem"][];
+            /**
+             * Format: int64
+             * @description Number of bytes that were read.
+             */
+            read_bytes: number;
+            /**
+             * Format: int64
+             * @description Number of blocks that were pulled again.
+             */
+            repaired: number;
         };
     };
     responses: never;

@@ -28,7 +28,16 @@ import {
 import { useMemo, useState } from "react";
 import { Link } from "react-router";
 
-import type { Job, PruneReport, Snapshot, Source, Storage, VerifyResult } from "../api/model";
+import type {
+  Integrity,
+  Job,
+  LastVerification,
+  PruneReport,
+  Snapshot,
+  Source,
+  Storage,
+  VerifyResult,
+} from "../api/model";
 import {
   useAccept,
   useConfig,
@@ -250,10 +259,7 @@ function Prune() {
   );
 }
 
-function VerifyEnd({ job }: { job: Job }) {
-  const result = job.result as VerifyResult | null | undefined;
-  if (job.state === "failed" || !result)
-    return <ErrorBox error={job.error ?? "The check failed."} />;
+function VerifyEnd({ result, endedAt }: { result: VerifyResult; endedAt?: string | null }) {
   return (
     <Stack gap="xs">
       <Dot tone={result.problems.length === 0 ? "good" : "bad"}>
@@ -263,10 +269,10 @@ function VerifyEnd({ job }: { job: Job }) {
             }.`
           : `${counted(result.problems.length, "block")} missing or damaged.`}
         {result.repaired > 0 && ` ${counted(result.repaired, "block")} repaired.`}
-        {job.ended_at && (
+        {endedAt && (
           <>
             {" "}
-            Checked <When at={job.ended_at} />.
+            Checked <When at={endedAt} />.
           </>
         )}
       </Dot>
@@ -283,7 +289,76 @@ function VerifyEnd({ job }: { job: Job }) {
   );
 }
 
-function Verify() {
+function VerifyJobEnd({ job }: { job: Job }) {
+  const result = job.result as VerifyResult | null | undefined;
+  if (job.state === "failed" || !result)
+    return <ErrorBox error={job.error ?? "The check failed."} />;
+  return <VerifyEnd result={result} endedAt={job.ended_at} />;
+}
+
+/** The regular reading of the stored data, and the damage that was found. */
+function StoredData({ integrity }: { integrity: Integrity }) {
+  const { scrub, healing } = integrity;
+  const percent =
+    scrub.bytes > 0 ? Math.floor((scrub.scrubbed_bytes / scrub.bytes) * 100) : undefined;
+  return (
+    <Card withBorder component="section" aria-label="Stored data">
+      <Title order={2} size="h4" mb="sm">
+        Stored data
+      </Title>
+      <Stack gap="xs">
+        <div aria-live="polite">
+          <Dot tone={healing.outstanding > 0 ? "bad" : "good"}>
+            {healing.outstanding > 0
+              ? `${counted(healing.outstanding, "block")} damaged or missing, and not fetched again yet. Start the computer that has the files.`
+              : healing.found > 0
+                ? `No damage is left: ${counted(healing.healed, "damaged block")} fetched again.`
+                : "No damage was found."}
+          </Dot>
+        </div>
+        {scrub.unreadable > 0 && (
+          <Dot tone="warn">
+            The disk cannot deliver {counted(scrub.unreadable, "block")}. Archivist tries again.
+            Check the disk.
+          </Dot>
+        )}
+        <Text size="sm" c="dimmed">
+          {scrub.days === 0 ? (
+            "Stored data is not read again: scrub_days is 0."
+          ) : percent === undefined ? (
+            `Stored data is read again every ${scrub.days} days. Nothing is stored yet.`
+          ) : (
+            <>
+              {percent} % of the stored data was read again and compared within the last{" "}
+              {scrub.days} days.
+              {scrub.oldest && scrub.never_scrubbed === 0 && (
+                <>
+                  {" "}
+                  Oldest reading: <When at={scrub.oldest} isRelative />.
+                </>
+              )}
+            </>
+          )}
+        </Text>
+        {healing.blocks.map((block) => (
+          <div key={block.cid}>
+            <Group gap="xs">
+              <Id id={block.cid} what="the block's CID" />
+              <Text size="sm">{block.error ?? block.reason}</Text>
+            </Group>
+            {(block.concerns ?? []).length > 0 && (
+              <Text size="sm" c="dimmed">
+                needed by <FileName name={(block.concerns ?? []).join(", ")} />
+              </Text>
+            )}
+          </div>
+        ))}
+      </Stack>
+    </Card>
+  );
+}
+
+function Verify({ earlier }: { earlier: LastVerification | null | undefined }) {
   const jobs = useJobs();
   const verify = useVerify();
   const [full, setFull] = useState(false);
@@ -329,10 +404,13 @@ function Verify() {
           />
         )}
         <div aria-live="polite">
-          {last && !isRunning && <VerifyEnd job={last} />}
-          {!last && jobs.data && (
+          {last && !isRunning && <VerifyJobEnd job={last} />}
+          {!last && jobs.data && earlier && (
+            <VerifyEnd result={earlier.result} endedAt={earlier.ended_at} />
+          )}
+          {!last && jobs.data && !earlier && (
             <Text size="sm" c="dimmed">
-              Not verified since Archivist was started.
+              Not verified yet.
             </Text>
           )}
         </div>
@@ -515,8 +593,9 @@ export function Server() {
             {all ? summary(all) : "Counting the snapshots …"}
           </Text>
         </Card>
-        <Verify />
+        <Verify earlier={status.data.integrity?.last_verification} />
       </SimpleGrid>
+      {status.data.integrity && <StoredData integrity={status.data.integrity} />}
       <ErrorBox error={snapshots.error} onRetry={() => void snapshots.refetch()} />
       {all && <History snapshots={all} />}
     </Page>

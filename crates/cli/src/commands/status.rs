@@ -46,6 +46,7 @@ fn show(status: &api::Status, out: &mut Out) -> Result<()> {
         count(storage.blocks, "block", "blocks"),
         size(storage.available_bytes)
     ))?;
+    show_integrity(&status.integrity, out)?;
     if !status.notices.is_empty() {
         out.line("\nNotices")?;
     }
@@ -67,6 +68,61 @@ fn show(status: &api::Status, out: &mut Out) -> Result<()> {
     if !status.sources.is_empty() {
         out.line("\nSources")?;
         show_sources(&status.sources, out, "  ")?;
+    }
+    Ok(())
+}
+
+/// Maximum number of damaged blocks shown. `--json` prints more.
+const BLOCKS_SHOWN: usize = 10;
+
+/// Prints the scrubs, the damage and the last verification.
+fn show_integrity(integrity: &api::Integrity, out: &mut Out) -> Result<()> {
+    let (scrub, healing) = (&integrity.scrub, &integrity.healing);
+    if scrub.packs > 0 {
+        let percent = scrub.scrubbed_bytes.saturating_mul(100) / scrub.bytes.max(1);
+        let oldest = match scrub.oldest {
+            Some(oldest) if scrub.never_scrubbed == 0 => {
+                format!("; oldest {}", local_time(oldest))
+            }
+            _ => String::new(),
+        };
+        match scrub.days {
+            0 => out.line("scrub      off (backup_server.scrub_days = 0)")?,
+            days => out.line(format_args!(
+                "scrub      {percent} % of the stored data read again within {days} days{oldest}"
+            ))?,
+        }
+    }
+    if let Some(last) = &integrity.last_verification {
+        let kind = if last.is_full { "all data" } else { "presence only" };
+        let problems = match last.problems {
+            0 => "no problems".to_owned(),
+            problems => count(problems, "block damaged or missing", "blocks damaged or missing"),
+        };
+        let at = local_time(last.ended_at);
+        out.line(format_args!("verified   {at} ({kind}): {problems}"))?;
+    }
+    if healing.found > 0 {
+        out.line(format_args!(
+            "damage     {} found, {} healed, {} outstanding",
+            count(healing.found, "block", "blocks"),
+            healing.healed,
+            healing.outstanding
+        ))?;
+    }
+    for block in healing.blocks.iter().take(BLOCKS_SHOWN) {
+        let needed = match block.concerns.as_slice() {
+            [] => String::new(),
+            concerns => format!("; needed by {}", safe(&concerns.join(", "))),
+        };
+        let error = block.error.as_deref().map(|error| format!("; {}", safe(error)));
+        let (reason, error) = (safe(&block.reason), error.unwrap_or_default());
+        out.line(format_args!("           {}: {reason}{error}{needed}", block.cid))?;
+    }
+    let shown = healing.blocks.len().min(BLOCKS_SHOWN) as u64;
+    if healing.outstanding > shown {
+        let more = count(healing.outstanding - shown, "more block", "more blocks");
+        out.line(format_args!("           {more}"))?;
     }
     Ok(())
 }

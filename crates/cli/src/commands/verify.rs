@@ -108,8 +108,11 @@ impl Verify {
         }
         let damaged = count(result.problems.len() as u64, "block is", "blocks are");
         if self.repair {
-            bail!("{damaged} damaged or missing, and no reachable peer has a copy");
+            bail!(
+                "{damaged} damaged or missing, and no reachable peer has a copy; a running \
+                 instance pulls them again when a peer that has them connects"
+            );
         }
-        bail!("{damaged} damaged or missing; to pull again, run `archivist verify --repair`")
+        bail!("{damaged} damaged or missing; to pull again now, run `archivist verify --repair`")
     }
 }

@@ -55,6 +55,7 @@ pub(crate) async fn metrics(State(services): State<Services>) -> Result<Response
         text.one("store_recompressed_before_bytes_total", "counter", help, before);
         let help = "Bytes recompressed since the start, after compression.";
         text.one("store_recompressed_after_bytes_total", "counter", help, after);
+        integrity(&mut text, &services.integrity());
         let all = folders::all(&services);
         let of = |value: fn(&api::Folder) -> u64| -> Vec<(String, f64)> {
             all.iter().map(|f| (label("folder", f.id.as_str()), value(f) as f64)).collect()
@@ -97,6 +98,39 @@ pub(crate) async fn metrics(State(services): State<Services>) -> Result<Response
     .await?;
     let kind = HeaderValue::from_static("text/plain; version=0.0.4");
     Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
+}
+
+/// Adds the metrics of scrubs and healing.
+fn integrity(text: &mut Text, integrity: &api::Integrity) {
+    let (scrub, healing) = (&integrity.scrub, &integrity.healing);
+    let help = "Blocks that a scrub has read and checked since the start.";
+    text.one("scrub_blocks_total", "counter", help, scrub.blocks_checked);
+    let help = "Bytes that a scrub has read since the start.";
+    text.one("scrub_read_bytes_total", "counter", help, scrub.bytes_read);
+    let help = "Size of the packs in bytes.";
+    text.one("scrub_bytes", "gauge", help, scrub.bytes);
+    let help = "Size in bytes of the packs that were scrubbed within scrub_days.";
+    text.one("scrub_done_bytes", "gauge", help, scrub.scrubbed_bytes);
+    let help = "Packs that were never scrubbed.";
+    text.one("scrub_never_scrubbed_packs", "gauge", help, scrub.never_scrubbed);
+    let help = "Time of the oldest scrub of a pack, in seconds since 1970; 0 before the first.";
+    let oldest = scrub.oldest.map_or(0, |at| at.as_second().max(0).unsigned_abs());
+    text.one("scrub_oldest_seconds", "gauge", help, oldest);
+    let help = "Blocks that the disk could not deliver at the last attempt.";
+    text.one("scrub_unreadable_blocks", "gauge", help, scrub.unreadable);
+    let help = "Blocks that were found damaged or missing.";
+    text.one("blocks_damaged_total", "counter", help, healing.found);
+    let help = "Damaged or missing blocks that were fetched again.";
+    text.one("blocks_healed_total", "counter", help, healing.healed);
+    let help = "Blocks that are damaged or missing.";
+    text.one("blocks_outstanding", "gauge", help, healing.outstanding);
+    if let Some(last) = &integrity.last_verification {
+        let help = "End of the last verification, in seconds since 1970.";
+        let ended_at = last.ended_at.as_second().max(0).unsigned_abs();
+        text.one("verify_last_seconds", "gauge", help, ended_at);
+        let help = "Blocks that the last verification found damaged or missing.";
+        text.one("verify_last_problems", "gauge", help, last.problems);
+    }
 }
 
 #[cfg(test)]

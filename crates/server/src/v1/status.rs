@@ -49,6 +49,7 @@ pub(crate) async fn status(State(services): State<Services>) -> ApiResult<Status
             folders: folders::all(&services),
             sources: sources::all(&services),
             storage,
+            integrity: services.integrity(),
             notices,
             needs_restart: needs_restart(&services),
         }))

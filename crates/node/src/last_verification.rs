@@ -1,0 +1,100 @@
+//! The result of the last verification, which outlives the process.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use api::{LastVerification, VerifyResult};
+use disk::{AtomicWrite, RealDisk, read_file, write_atomic};
+use jiff::Timestamp;
+use parking_lot::Mutex;
+
+/// Maximum number of problems that are kept.
+const PROBLEMS_MAX: usize = 100;
+/// Maximum length of the file in bytes.
+const FILE_LEN_MAX: u64 = 16 << 20;
+
+/// The last verification of an instance. Clones share it.
+#[derive(Clone, Debug)]
+pub struct LastVerificationFile(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    path: PathBuf,
+    last: Mutex<Option<LastVerification>>,
+}
+
+impl LastVerificationFile {
+    /// Reads the result of an earlier run. A file that is not valid is ignored.
+    pub(crate) fn open(path: PathBuf) -> Self {
+        let last = match read(&path) {
+            Ok(last) => last,
+            Err(error) => {
+                let path = path.display();
+                tracing::warn!(%path, error, "cannot read the result of the last verification");
+                None
+            }
+        };
+        Self(Arc::new(Shared { path, last: Mutex::new(last) }))
+    }
+
+    /// Returns the result.
+    pub fn get(&self) -> Option<LastVerification> {
+        self.0.last.lock().clone()
+    }
+
+    /// Replaces the result, also in the file. Blocks while the disk writes.
+    pub(crate) fn set(&self, is_full: bool, result: &VerifyResult, ended_at: Timestamp) {
+        let problems = result.problems.len() as u64;
+        let mut result = result.clone();
+        result.problems.truncate(PROBLEMS_MAX);
+        let last = LastVerification { ended_at, is_full, result, problems };
+        let mut shown = self.0.last.lock();
+        let written =
+            serde_json::to_vec_pretty(&last).map_err(std::io::Error::from).and_then(|json| {
+                Ok(write_atomic(&RealDisk, &self.0.path, &json, &AtomicWrite::PRIVATE)?)
+            });
+        if let Err(error) = written {
+            let path = self.0.path.display();
+            tracing::warn!(%path, %error, "cannot write the result of the verification");
+        }
+        *shown = Some(last);
+    }
+}
+
+fn read(path: &Path) -> Result<Option<LastVerification>, String> {
+    match read_file(&RealDisk, path, FILE_LEN_MAX) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|error| error.to_string()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(types::with_causes(&error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_result_outlives_the_process() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("last-verification.json");
+        let file = LastVerificationFile::open(path.clone());
+        assert_eq!(file.get(), None);
+        let problem = api::VerifyProblem {
+            cid: types::Cid::of(types::Codec::Raw, b"x"),
+            reason: "it is missing".into(),
+            concerns: vec!["a.txt".into()],
+        };
+        let result = VerifyResult {
+            checked: 7,
+            problems: vec![problem; PROBLEMS_MAX + 5],
+            ..VerifyResult::default()
+        };
+        file.set(true, &result, Timestamp::UNIX_EPOCH);
+        let last = LastVerificationFile::open(path.clone()).get().unwrap();
+        assert_eq!(Some(&last), file.get().as_ref());
+        assert_eq!((last.is_full, last.result.checked), (true, 7));
+        assert_eq!((last.problems, last.result.problems.len()), (105, PROBLEMS_MAX));
+        std::fs::write(&path, "x").unwrap();
+        assert_eq!(LastVerificationFile::open(path).get(), None);
+    }
+}
