@@ -299,6 +299,14 @@ impl ChainState {
         interruption
     }
 
+    /// Removes the interruption by the newest receipt, whose signature was not valid.
+    pub(super) fn signed_again(&mut self) {
+        self.open = self.open.saturating_sub(1);
+        if self.open == 0 {
+            self.first_open = None;
+        }
+    }
+
     fn open(&mut self, count: u64, first: Interruption) {
         self.open += count;
         self.first_open.get_or_insert(first);

@@ -177,6 +177,9 @@ impl Chains {
         let line = LineContent::Receipt(Box::new(stored.clone()));
         self.append(chain, &line)?;
         let interruption = chain.state.receipt(&stored, false);
+        if is_newest {
+            chain.state.signed_again();
+        }
         chain.is_newest_signed = true;
         Ok(Added::New(interruption))
     }
