@@ -321,6 +321,12 @@ impl HashIndex {
         written.map(|()| rebuilt)
     }
 
+    /// Blocks insertions until the result is dropped.
+    #[cfg(test)]
+    pub(crate) fn block_insertions(&self) -> impl Drop + '_ {
+        self.state.read()
+    }
+
     /// Returns the directory of the runs.
     pub(crate) fn dir(&self) -> &Path {
         &self.dir

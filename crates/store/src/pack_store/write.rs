@@ -445,4 +445,27 @@ mod tests {
         assert_eq!(after.get(&block.cid()).unwrap().as_ref(), Some(block.payload()));
         assert_eq!(after.usage().unwrap().blocks, 1);
     }
+
+    /// A block that another thread can find is one that its commit covers.
+    #[test]
+    fn a_block_is_counted_and_its_pack_is_dirty_before_it_is_visible() {
+        let store = open(SimDisk::new());
+        let block = EncodedBlock::plain(Block::new(Codec::Raw, &b"block"[..]).unwrap());
+        let inner = &store.inner;
+        std::thread::scope(|scope| {
+            let blocked = inner.index.block_insertions();
+            let put = scope.spawn(|| store.put(std::slice::from_ref(&block)));
+            // The thread is about to make the block visible. Only a failure needs the
+            // time.
+            let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+            while inner.appended.load(Ordering::SeqCst) == 0 {
+                assert!(std::time::Instant::now() < deadline, "visible before it is counted");
+                std::thread::yield_now();
+            }
+            assert_eq!(inner.dirty.lock().len(), 1);
+            drop(blocked);
+            put.join().unwrap().unwrap();
+        });
+        assert!(store.has(&block.cid()).unwrap());
+    }
 }
