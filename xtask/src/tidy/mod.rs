@@ -194,6 +194,7 @@ fn check_rust(path: &Path, text: &str, problems: &mut Vec<String>) {
     if !text.starts_with("//!") {
         problems.push(format!("{}: does not begin by saying what it is", path.display()));
     }
+    check_writes(path, text, problems);
     // This file contains the words as data.
     let is_own = path.ends_with("xtask/src/tidy/mod.rs");
     for (number, line) in text.lines().enumerate() {
@@ -213,6 +214,41 @@ fn check_rust(path: &Path, text: &str, problems: &mut Vec<String>) {
                 "{}:{number}: unused code must be removed, not allowed",
                 path.display()
             ));
+        }
+    }
+}
+
+/// Crates, and parts of crates, that write files with other means than crate `disk`:
+/// those of users, and those of tests.
+const OTHER_WRITERS: [&str; 6] = [
+    "crates/disk/",
+    "crates/fstree/",
+    "crates/testkit/",
+    "crates/sim/",
+    "xtask/",
+    "crates/cli/src/commands/demo/",
+];
+
+/// Checks that files are written with `disk::write_atomic` or `disk::DiskFile`. Its tests
+/// lose the power at every operation; other ways to write a file would forget a sync.
+fn check_writes(path: &Path, text: &str, problems: &mut Vec<String>) {
+    let name = path.to_string_lossy();
+    let is_product = name.starts_with("crates/")
+        && name.contains("/src/")
+        && !name.contains("/tests/")
+        && !name.ends_with("tests.rs");
+    if !is_product || OTHER_WRITERS.iter().any(|other| name.starts_with(other)) {
+        return;
+    }
+    let product = text.lines().take_while(|line| !line.starts_with("#[cfg(test)]")).enumerate();
+    for (number, line) in product {
+        for call in ["fs::write(", "fs::rename(", "File::create(", "File::create_new("] {
+            if line.contains(call) {
+                problems.push(format!(
+                    "{name}:{}: `{call}`: use `disk::write_atomic`, which syncs",
+                    number + 1
+                ));
+            }
         }
     }
 }
@@ -310,6 +346,23 @@ mod tests {
     fn documents_name_files_in_backticks() {
         let text = "1. `a/b.rs`: a field, `npm run api` in `web`, `x` and `docs/`\n";
         assert_eq!(named_files(text).collect::<Vec<_>>(), ["a/b.rs", "docs/"]);
+    }
+
+    #[test]
+    fn a_file_that_is_written_without_a_sync_is_found() {
+        let found = |path: &str, text: &str| {
+            let mut problems = Vec::new();
+            check_writes(Path::new(path), text, &mut problems);
+            problems.len()
+        };
+        let write = "fn f() {\n    std::fs::write(path, text)?;\n    fs::rename(new, path)\n}\n";
+        assert_eq!(found("crates/node/src/token.rs", write), 2);
+        assert_eq!(found("crates/node/src/token.rs", &format!("#[cfg(test)]\n{write}")), 0);
+        for other in
+            ["crates/node/tests/a.rs", "crates/disk/src/real.rs", "crates/sync/src/tests.rs"]
+        {
+            assert_eq!(found(other, write), 0, "{other}");
+        }
     }
 
     #[test]
