@@ -96,7 +96,7 @@ mod tests {
                 // The name of its program.
                 "cli" => "archivist",
                 // For tests only.
-                "testkit" | "fuzzing" => continue,
+                "testkit" | "fuzzing" | "sim" => continue,
                 name => name,
             };
             assert!(OWN_CRATES.contains(&name), "{name} logs nothing below `warn`");

@@ -80,7 +80,9 @@ pub(crate) async fn run(services: Services) {
 async fn save(mut dates: ScrubDates) -> Option<ScrubDates> {
     let saving = tokio::task::spawn_blocking(move || {
         if let Err(error) = dates.save() {
-            tracing::warn!(error = with_causes(&error), "cannot save the dates of the scrubs");
+            // They stay in memory, and the next check writes them. A lost date costs one
+            // reading.
+            tracing::debug!(error = with_causes(&error), "cannot save the dates of the scrubs");
         }
         dates
     });
