@@ -113,6 +113,10 @@ pub struct VerifyResult {
     pub read_bytes: u64,
     /// Blocks that are damaged or missing.
     pub problems: Vec<VerifyProblem>,
+    /// Snapshots (by id or root) and data items (by CID) that were not checked
+    /// completely, because a newer version of the program wrote them.
+    #[serde(default)]
+    pub newer: Vec<String>,
     /// Number of blocks that were pulled again.
     pub repaired: u64,
 }

@@ -174,6 +174,7 @@ pub fn verify_result(store: &dyn RootsRead, report: &VerifyReport, repaired: u64
         blocks: report.blocks,
         read_bytes: report.read_bytes,
         problems,
+        newer: report.newer.iter().map(item).collect(),
         repaired,
     }
 }

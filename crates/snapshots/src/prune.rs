@@ -51,6 +51,11 @@ pub enum PruneSuspension {
     /// A record cannot be read, so the rules cannot be applied to the folder.
     #[error("the record of one of its snapshots cannot be read; run `archivist verify`")]
     Damaged,
+    /// A newer version of the program wrote a record, so the rules cannot be applied to the folder.
+    #[error(
+        "one of its snapshots was written by a newer version of this program; use that version"
+    )]
+    Newer,
 }
 
 /// A folder in which pruning is suspended.
@@ -109,8 +114,12 @@ pub fn prune(
         folders.entry(key).or_default().push(snapshot);
     }
     for ((source, folder), all) in folders {
-        let is_damaged = listing.damaged.iter().any(|damaged| is_of(damaged, &source, &folder));
-        plan_folder(&mut report, (source, folder), all, keep, now, is_damaged);
+        let mut damaged = listing.damaged.iter().filter(|one| is_of(one, &source, &folder));
+        let unread = damaged.next().map(|one| match one.is_newer {
+            true => PruneSuspension::Newer,
+            false => PruneSuspension::Damaged,
+        });
+        plan_folder(&mut report, (source, folder), all, keep, now, unread);
     }
     report.damaged = listing.damaged;
     if options.dry_run {
@@ -160,7 +169,7 @@ fn plan_folder(
     mut all: Vec<Snapshot>,
     keep: &Keep,
     now: Timestamp,
-    is_damaged: bool,
+    unread: Option<PruneSuspension>,
 ) {
     all.sort_by_key(|snapshot| snapshot.record.order);
     let candidates: Vec<_> = all
@@ -173,11 +182,11 @@ fn plan_folder(
         .collect();
     let plan = decide(&candidates, keep, now);
     let to_remove: HashSet<u64> =
-        if is_damaged { HashSet::new() } else { plan.removed().collect() };
+        if unread.is_some() { HashSet::new() } else { plan.removed().collect() };
     let folder_name = all.last().map(|newest| newest.record.folder_name.clone());
     let suspension = match plan.suspension {
         Some(suspension) => Some(PruneSuspension::Retention(suspension)),
-        None => is_damaged.then_some(PruneSuspension::Damaged),
+        None => unread,
     };
     let mut would_remove = false;
     // Both are oldest first.

@@ -58,6 +58,8 @@ pub struct DamagedSnapshot {
     pub root: String,
     /// Reason why the record cannot be read.
     pub reason: String,
+    /// True if the record is not damaged: a newer version of the program wrote it.
+    pub is_newer: bool,
 }
 
 /// A list of snapshots, sorted by source, folder and order.
@@ -142,10 +144,10 @@ impl SnapshotReader {
         for (name, root) in self.0.store.roots(prefix) {
             match self.read(&name, root.cid) {
                 Ok(snapshot) => listing.snapshots.push(snapshot),
-                Err(Unread::Damaged(reason)) => {
+                Err(Unread::Damaged { reason, is_newer }) => {
                     // A snapshot that was removed meanwhile is not damaged.
                     if self.0.store.root(&name) == Some(root) {
-                        listing.damaged.push(DamagedSnapshot { root: name, reason });
+                        listing.damaged.push(DamagedSnapshot { root: name, reason, is_newer });
                     }
                 }
                 Err(Unread::Store(error)) => return Err(error.into()),
@@ -156,7 +158,8 @@ impl SnapshotReader {
 
     fn read(&self, name: &str, cid: Cid) -> Result<Snapshot, Unread> {
         let id = SnapshotId::of(&cid);
-        let damaged = |reason: String| Unread::Damaged(reason);
+        let damaged = |reason: String| Unread::Damaged { reason, is_newer: false };
+        let newer = |reason: String| Unread::Damaged { reason, is_newer: true };
         let cached = self.0.records.lock().get(&cid).cloned();
         let is_cached = cached.is_some();
         let record = match cached {
@@ -168,9 +171,13 @@ impl SnapshotReader {
                     Err(error @ StoreError::Damaged { .. }) => {
                         return Err(damaged(error.to_string()));
                     }
+                    Err(error @ StoreError::Newer { .. }) => return Err(newer(error.to_string())),
                     Err(error) => return Err(Unread::Store(error)),
                 };
-                SnapshotRecord::decode(&bytes).map_err(|error| damaged(error.to_string()))?
+                SnapshotRecord::decode(&bytes).map_err(|error| match error {
+                    RecordError::Version(_) => newer(error.to_string()),
+                    error => damaged(error.to_string()),
+                })?
             }
         };
         if name != root_name(&record.source, &record.folder, record.order) {
@@ -207,6 +214,6 @@ impl SnapshotReader {
 
 /// Reason why a record was not read.
 enum Unread {
-    Damaged(String),
+    Damaged { reason: String, is_newer: bool },
     Store(StoreError),
 }

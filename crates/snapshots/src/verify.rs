@@ -15,7 +15,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use store::{BlockRead, Root, StoreError, content_of};
 use tokio_util::sync::CancellationToken;
-use types::{Cid, Codec, EntryKind, FileNode, MAX_TREE_DEPTH, ManifestHeader, decode_segment};
+use types::{
+    Cid, Codec, EntryKind, FileNode, MAX_TREE_DEPTH, ManifestHeader, NodeError, decode_segment,
+};
 
 use crate::snapshot_id::SnapshotId;
 use crate::snapshot_reader::{DamagedSnapshot, Snapshot, SnapshotError, SnapshotReader};
@@ -101,6 +103,9 @@ pub struct VerifyReport {
     pub broken_items: BTreeSet<String>,
     /// The snapshots whose record cannot be read.
     pub damaged: Vec<DamagedSnapshot>,
+    /// Snapshots and data items that were not checked, or only in part, because a newer version of
+    /// the program wrote them: the id of a snapshot, or the name of a root.
+    pub newer: BTreeSet<String>,
     /// The records of snapshots, and the items, of which a block could not be read at present: it
     /// may be intact.
     pub(crate) unreadable: BTreeSet<String>,
@@ -144,7 +149,11 @@ pub fn verify(
     let store = snapshots.store();
     let is_kept = |name: &str, cid| store.root(name) == Some(Root { cid, partial: false });
     let report = check(&**store, objects, &is_kept, full, progress, stop)?;
-    Ok(VerifyReport { damaged: listing.damaged, ..report })
+    let (newer, damaged): (Vec<_>, Vec<_>) =
+        listing.damaged.into_iter().partition(|damaged| damaged.is_newer);
+    let mut report = VerifyReport { damaged, ..report };
+    report.newer.extend(newer.into_iter().map(|newer| newer.root));
+    Ok(report)
 }
 
 /// The objects of a verification.
@@ -274,6 +283,10 @@ impl Walk<'_> {
                     return Ok(());
                 }
                 Ok(_) => {}
+                Err(StoreError::Node { source: NodeError::Newer(_), .. }) => {
+                    self.note_newer();
+                    return Ok(());
+                }
                 Err(error) => {
                     self.note(cid, &error.to_string());
                     return Ok(());
@@ -341,6 +354,10 @@ impl Walk<'_> {
             Ok(node) if depth < MAX_TREE_DEPTH => node,
             Ok(_) => {
                 self.note(cid, "the tree of the file is too deep");
+                return Ok(false);
+            }
+            Err(NodeError::Newer(_)) => {
+                self.note_newer();
                 return Ok(false);
             }
             Err(error) => {
@@ -419,10 +436,23 @@ impl Walk<'_> {
 
     /// Records that the current snapshot or item needs a block that cannot be read.
     fn note_error(&mut self, cid: Cid, error: &StoreError) {
+        if matches!(error, StoreError::Newer { .. }) {
+            self.note_newer();
+            return;
+        }
         if !matches!(error, StoreError::Damaged { .. }) {
             self.unreadable.insert(cid);
         }
         self.note(cid, &error.to_string());
+    }
+
+    /// Records that the current snapshot or item cannot be checked completely by this version.
+    fn note_newer(&mut self) {
+        let object = match (&self.snapshot, &self.path) {
+            (Some(snapshot), _) => Some(snapshot.id.to_string()),
+            (None, item) => item.clone(),
+        };
+        self.report.newer.extend(object);
     }
 
     fn remember(&mut self, cid: Cid) {
@@ -436,6 +466,7 @@ impl Walk<'_> {
     /// was checked, so that a collection has deleted its blocks.
     fn forget_snapshot(&mut self, snapshot: &Snapshot, was_cut_short: bool) {
         self.report.broken.remove(&snapshot.cid);
+        self.report.newer.remove(snapshot.id.as_str());
         self.report.unreadable.remove(&snapshot.cid.to_string());
         self.report.is_cut_short = was_cut_short;
         for problem in self.problems.values_mut() {
@@ -449,6 +480,7 @@ impl Walk<'_> {
     /// [`Walk::forget_snapshot`].
     fn forget_item(&mut self, name: &str, was_cut_short: bool) {
         self.report.broken_items.remove(name);
+        self.report.newer.remove(name);
         self.report.unreadable.remove(name);
         self.report.is_cut_short = was_cut_short;
         for problem in self.problems.values_mut() {

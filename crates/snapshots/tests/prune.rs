@@ -14,11 +14,12 @@ use snapshots::{
     VerifyProgress, prune, root_name, verify,
 };
 use store::{
-    BlockStore, Call, FaultyStore, GcOptions, MemStore, PackStore, StoreAdmin as _, StoreError,
-    StoreOptions,
+    BlockRead as _, BlockStore, BlockWrite as _, Call, FaultyStore, GcOptions, MemStore, PackStore,
+    Root, Roots as _, StoreAdmin as _, StoreError, StoreOptions,
 };
 use testkit::{Maker, noise, without};
 use tokio_util::sync::CancellationToken;
+use types::{Block, Codec, EncodedBlock};
 
 const KEEP: Keep = Keep { last: 2, hourly: 0, daily: 0, weekly: 0, monthly: 0 };
 
@@ -233,4 +234,52 @@ fn a_stopped_prune_removes_nothing_more() {
     assert_eq!((report.kept.len(), sequences(&maker.snapshots).len()), (6, 6));
     store.gc(GcOptions::EVERYTHING).unwrap();
     assert!(is_whole(&maker.snapshots));
+}
+
+/// A snapshot that a later version has committed: its record has another version, and its manifest
+/// is a sealed node. It is kept, reported, and never taken for damage.
+#[test]
+fn a_snapshot_of_a_later_version_is_kept_and_stops_the_rules_of_its_folder() {
+    let store = Arc::new(MemStore::new());
+    let maker = filled(store.clone());
+    let last = maker.snapshots.list().unwrap().snapshots.remove(4);
+    let put = |bytes: Vec<u8>| {
+        let block = Block::new(Codec::DagCbor, bytes).unwrap();
+        store.put(&[EncodedBlock::plain(block.clone())]).unwrap();
+        block.cid()
+    };
+    let chunk = Block::new(Codec::Raw, noise(7, 100)).unwrap();
+    store.put(&[EncodedBlock::plain(chunk.clone())]).unwrap();
+    // {"box": h'01', "links": [chunk], "sealed": 1}
+    let link = [&[0xd8, 0x2a, 0x58, 37, 0][..], &chunk.cid().to_bytes()].concat();
+    let sealed = [&b"\xa3cbox\x41\x01elinks\x81"[..], &link, &b"fsealed\x01"[..]].concat();
+    let sealed = put(sealed);
+    let mut record = last.record.encode().unwrap().into_data().to_vec();
+    let old = last.record.manifest.to_bytes();
+    let at = record.windows(old.len()).position(|window| window == old).unwrap();
+    record[at..at + old.len()].copy_from_slice(&sealed.to_bytes());
+    let at = record.windows(9).position(|window| window == b"hsnapshot").unwrap();
+    record[at + 9] = 2;
+    let newer = put(record);
+    let name = root_name(&last.record.source, &last.record.folder, 99);
+    let root = Root { cid: newer, partial: false };
+    store.set_root(&name, root, store.write_epoch()).unwrap();
+    let item = format!("data/{sealed}");
+    store.set_root(&item, Root { cid: sealed, partial: false }, store.write_epoch()).unwrap();
+
+    let listing = maker.snapshots.list().unwrap();
+    let [unread] = &listing.damaged[..] else { panic!("{listing:?}") };
+    assert!(unread.is_newer && unread.reason.contains("newer version"), "{unread:?}");
+    let report = run(&maker.snapshots);
+    assert_eq!(report.removed, []);
+    let [folder] = &report.suspended[..] else { panic!("{report:?}") };
+    assert_eq!(folder.suspension, PruneSuspension::Newer);
+    store.gc(GcOptions::EVERYTHING).unwrap();
+    for cid in [newer, sealed, chunk.cid()] {
+        assert!(store.has(&cid).unwrap(), "its links are followed");
+    }
+    let stop = CancellationToken::new();
+    let verified = verify(&maker.snapshots, true, &VerifyProgress::default(), &stop).unwrap();
+    assert!(verified.is_ok(), "{verified:?}");
+    assert_eq!(verified.newer, [item, name].into());
 }

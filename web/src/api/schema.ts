@@ -1915,6 +1915,11 @@ export interface components {
              * @description Number of snapshots and data items that were checked.
              */
             checked: number;
+            /**
+             * @description Snapshots (by id or root) and data items (by CID) that were not checked
+             *     completely, because a newer version of the program wrote them.
+             */
+            newer?: string[];
             /** @description Blocks that are damaged or missing. */
             problems: components["schemas"]["VerifyProblem"][];
             /**

@@ -32,6 +32,9 @@ pub(crate) struct Verify {
     json: bool,
 }
 
+const NEWER: &str = "snapshots that a newer version of this program wrote were not checked; use that \
+                     version";
+
 impl Verify {
     pub(crate) fn run(&self, context: &Context) -> Result<()> {
         let client = match self.repair {
@@ -81,7 +84,11 @@ impl Verify {
         let is_ok = result.problems.is_empty();
         if self.json {
             print_json(result)?;
-            return if is_ok { Ok(()) } else { Err(End::Reported.into()) };
+            return match (is_ok, result.newer.is_empty()) {
+                (false, _) => Err(End::Reported.into()),
+                (true, false) => Err(End::Partly(NEWER).into()),
+                (true, true) => Ok(()),
+            };
         }
         let mut out = Out::new();
         for problem in &result.problems {
@@ -102,7 +109,14 @@ impl Verify {
             let repaired = count(result.repaired, "block was", "blocks were");
             out.line(format_args!("{repaired} pulled again"))?;
         }
+        for newer in &result.newer {
+            let newer = safe(newer);
+            out.line(format_args!("{newer}: written by a newer version of this program"))?;
+        }
         out.finish()?;
+        if is_ok && !result.newer.is_empty() {
+            return Err(End::Partly(NEWER).into());
+        }
         if is_ok {
             return Ok(());
         }
