@@ -6,13 +6,14 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use common::{DIR, Tree, chunk, open, options, store_tree, tree, write_and_remove};
-use disk::sim::{Power, SimDisk};
+use disk::sim::{Fault, Power, SimDisk};
 use disk::{Disk as _, ReadOnlyDisk, read_file};
 use store::check::missing_blocks;
 use store::{
@@ -305,7 +306,9 @@ fn a_running_store_reads_on_when_its_disk_becomes_read_only() {
     let disk = ReadOnlyDisk::writable(Arc::new(filled()));
     let opened = PackStore::open_on(Arc::new(disk.clone()), Path::new(DIR), &options());
     let store = opened.unwrap().0;
+    assert!(!store.is_read_only().unwrap());
     disk.make_read_only();
+    assert!(store.is_read_only().unwrap());
     for (name, tree) in trees() {
         for block in &tree.blocks {
             assert_eq!(store.get(&block.cid()).unwrap(), Some(block.decode().unwrap()));
@@ -321,4 +324,50 @@ fn a_running_store_reads_on_when_its_disk_becomes_read_only() {
     assert!(store.set_root("new", root, store.write_epoch()).is_err());
     assert!(store.remove_root("a").is_err());
     assert!(store.root("a").is_some());
+}
+
+/// Something else has filled the disk to the last byte: the store opens, and gives room
+/// for the files of a start without using up the reserve of the collection.
+#[test]
+fn a_store_on_a_full_disk_makes_room_for_a_start() {
+    let disk = filled();
+    assert_eq!(files(&disk, "ballast").len(), 1);
+    disk.set_capacity(Some(disk.used()));
+    let (store, report) = open(&disk);
+    assert!(report.damage.is_empty(), "{report:?}");
+    let write = |len: usize| {
+        let file = disk.create(Path::new("/store/other")).unwrap();
+        let written = file.write_at(&[&vec![1; len]], 0);
+        drop(file);
+        disk.remove(Path::new("/store/other")).unwrap();
+        written
+    };
+    assert!(write(700).is_err());
+    assert!(store.make_room(700).unwrap());
+    write(700).unwrap();
+    // Not all of it is given.
+    assert!(!store.make_room(2000).unwrap());
+    store.remove_root("b").unwrap();
+    assert!(store.gc(GcOptions::EVERYTHING).unwrap().freed_bytes > 0);
+    for (name, tree) in trees().iter().filter(|(name, _)| name != "b") {
+        common::assert_whole(&store, tree, name);
+    }
+}
+
+/// After an error of the disk, a file system may refuse every change without being
+/// mounted read-only.
+#[test]
+fn a_refused_change_shows_that_the_store_is_read_only() {
+    let disk = SimDisk::new();
+    let (store, _) = open(&disk);
+    let new = chunk(99, 500);
+    disk.set_fault(disk.operations(), Fault::FailForever(ErrorKind::ReadOnlyFilesystem));
+    assert!(!store.is_read_only().unwrap());
+    assert!(store.put(std::slice::from_ref(&new)).is_err());
+    assert!(store.is_read_only().unwrap());
+    disk.clear_fault();
+    store.put(std::slice::from_ref(&new)).unwrap();
+    let root = Root { cid: new.cid(), partial: false };
+    store.set_root("new", root, store.write_epoch()).unwrap();
+    assert!(!store.is_read_only().unwrap());
 }

@@ -80,6 +80,22 @@ fn damaged(services: &Services) -> Option<Notice> {
     }
 }
 
+/// Returns the notice that the disk of the store has become read-only.
+fn read_only(services: &Services) -> Option<Notice> {
+    let is_read_only = services.store.is_read_only().unwrap_or(false);
+    is_read_only.then(|| Notice {
+        level: NoticeLevel::Error,
+        message: "the store cannot be written: its file system is read-only, so nothing is backed \
+                  up or removed; snapshots can still be restored"
+            .into(),
+        action: Some(
+            "check the disk (`dmesg` shows its errors); make it writable, or replace it, and \
+             restart the instance"
+                .into(),
+        ),
+    })
+}
+
 /// Returns everything that needs the attention of the user.
 fn notices(services: &Services) -> Vec<Notice> {
     let config = services.settings.get();
@@ -92,6 +108,7 @@ fn notices(services: &Services) -> Vec<Notice> {
         message: problem.message,
         action: Some(problem.action),
     }));
+    notices.extend(read_only(services));
     notices.extend(damaged(services));
     for folder in folders::all(services) {
         if matches!(folder.state.as_str(), "alarm" | "error") {

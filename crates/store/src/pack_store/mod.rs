@@ -41,9 +41,10 @@ mod scan_nodes;
 mod scrub;
 mod write;
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use parking_lot::{Condvar, Mutex, RwLock};
@@ -120,6 +121,8 @@ struct Inner {
     recompress_skiplist: RecompressSkiplist,
     removed_roots: RemovedRoots,
     reserve_file: ReserveFile,
+    /// True if the last change failed because the file system is read-only.
+    is_read_only: AtomicBool,
     writers: [Mutex<Writer>; 2],
     /// Number of appends; see `commit`.
     appended: AtomicU64,
@@ -251,6 +254,44 @@ impl PackStore {
         self.inner.recompress(budget, stop)
     }
 
+    /// Frees `needed` bytes on the disk of the store for small files of the instance, if
+    /// the disk is full: shortens the file that reserves space for the collection, as far
+    /// as the collection can do without. Reports whether the space is there.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`StoreError::Io`] if the free space cannot be determined.
+    pub fn make_room(&self, needed: u64) -> Result<bool, StoreError> {
+        let inner = &self.inner;
+        loop {
+            let free = inner
+                .disk
+                .space(&inner.dir)
+                .map_err(|error| StoreError::io("measure", &inner.dir, error))?;
+            if free.free >= needed {
+                return Ok(true);
+            }
+            if !inner.reserve_file.shorten(&*inner.disk) {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Reports whether the store cannot be written because its file system is
+    /// read-only: it is mounted so, or a change has failed for this reason. (After an
+    /// error of the disk, a file system may refuse changes without being mounted
+    /// read-only.)
+    ///
+    /// # Errors
+    ///
+    /// Returns [`StoreError::Io`] if the file system cannot be examined.
+    pub fn is_read_only(&self) -> Result<bool, StoreError> {
+        let inner = &self.inner;
+        let space = inner.disk.space(&inner.dir);
+        let space = space.map_err(|error| StoreError::io("examine", &inner.dir, error))?;
+        Ok(space.is_read_only || inner.is_read_only.load(Ordering::Relaxed))
+    }
+
     /// Returns the length of all packs in bytes, without asking the disk; see
     /// [`StoreAdmin::usage`].
     pub fn used_bytes(&self) -> u64 {
@@ -380,6 +421,16 @@ impl Inner {
         lose()
     }
 
+    /// Remembers whether a change has failed because the file system is read-only.
+    fn note_read_only<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
+        if let Err(StoreError::Io { source, .. }) = &result
+            && source.kind() == ErrorKind::ReadOnlyFilesystem
+        {
+            self.is_read_only.store(true, Ordering::Relaxed);
+        }
+        result
+    }
+
     /// Calls `change` again with the space of the reserve file if the disk is full. The
     /// reserve file comes back as soon as there is space.
     fn with_reserve<T>(
@@ -464,7 +515,7 @@ impl BlockWrite for PackStore {
     }
 
     fn put(&self, blocks: &[EncodedBlock]) -> Result<(), StoreError> {
-        self.inner.put(blocks)
+        self.inner.note_read_only(self.inner.put(blocks))
     }
 
     fn commit(&self, epoch: WriteEpoch) -> Result<(), StoreError> {
@@ -490,7 +541,10 @@ impl Roots for PackStore {
     fn set_root(&self, name: &str, root: Root, epoch: WriteEpoch) -> Result<(), StoreError> {
         crate::root_log::check_name(name)?;
         self.inner.commit(epoch)?;
-        self.inner.roots.lock().set(name, root)?;
+        let set = self.inner.roots.lock().set(name, root);
+        self.inner.note_read_only(set)?;
+        // The file system has been made writable again.
+        self.inner.is_read_only.store(false, Ordering::Relaxed);
         if self.inner.removed_roots.contains(root.cid.hash()) {
             self.inner.removed_roots.retain(|hash| hash != root.cid.hash());
         }
@@ -500,7 +554,8 @@ impl Roots for PackStore {
     fn remove_root(&self, name: &str) -> Result<bool, StoreError> {
         let mut roots = self.inner.roots.lock();
         let root = roots.get(name);
-        let was_removed = self.inner.with_reserve(|| roots.remove(name))?;
+        let was_removed =
+            self.inner.note_read_only(self.inner.with_reserve(|| roots.remove(name)))?;
         drop(roots);
         if let Some(root) = root.filter(|root| was_removed && !root.partial) {
             self.inner.removed_roots.add(*root.cid.hash());

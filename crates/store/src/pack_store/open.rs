@@ -173,6 +173,7 @@ impl Inner {
             index,
             roots: Mutex::new(roots),
             pins: Pins::default(),
+            is_read_only: AtomicBool::new(false),
             writers: [Mutex::default(), Mutex::default()],
             appended: AtomicU64::new(0),
             failed_syncs: AtomicU64::new(0),
@@ -229,7 +230,11 @@ impl Inner {
         let places = new.map(|(e, record)| (e.hash, encode_place(pack.number(), record, e)));
         self.index.insert(places, || pack.indexed.store(records, Ordering::SeqCst));
         if self.index.is_flush_due() {
-            self.flush_index()?;
+            match self.flush_index() {
+                // The entries stay in memory.
+                Err(StoreError::Full { .. }) => {}
+                result => result?,
+            }
         }
         Ok(())
     }
