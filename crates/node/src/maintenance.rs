@@ -6,12 +6,16 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use api::{PruneReport, PruneRequest, Recompressed, VerifyProblem, VerifyRequest, VerifyResult};
+use config::Keep;
 use jiff::Timestamp;
 use net::PeerId;
 use protocols::SessionPool;
 use pull::{PullProgress, Puller};
-use snapshots::{PruneOptions, SuspendedFolder, VerifyProgress, VerifyReport};
+use snapshots::{
+    PruneOptions, SnapshotError, SnapshotStore, SuspendedFolder, VerifyProgress, VerifyReport,
+};
 use store::{RecompressEnd, RootsRead};
+use tokio_util::sync::CancellationToken;
 
 use types::with_causes;
 
@@ -272,6 +276,39 @@ async fn run_prune(
     });
     let done = work.await.map_err(|error| error.to_string())?;
     let report = done.map_err(|error| with_causes(&error))?;
+    if report.not_collected.is_some() {
+        services.healing.check_presence();
+    }
+    let was_collected = report.collected.is_some();
+    let report = prune_report(report);
+    if was_collected || report.not_collected.is_some() {
+        services.problems.set_collection(report.not_collected.as_deref());
+    }
+    Ok(report)
+}
+
+/// Removes the snapshots that no rule keeps and frees the blocks that nothing needs, in
+/// the store of an instance that is not running. Blocks.
+///
+/// # Errors
+///
+/// Returns [`SnapshotError`] if the snapshots cannot be read.
+pub fn prune_in(
+    snapshots: &SnapshotStore,
+    keep: &Keep,
+    dry_run: bool,
+) -> Result<PruneReport, SnapshotError> {
+    let options = PruneOptions {
+        dry_run,
+        always_collect: true,
+        accept_roots: false,
+        stop: CancellationToken::new(),
+    };
+    snapshots::prune(snapshots, keep, Timestamp::now(), &options).map(prune_report)
+}
+
+/// Returns the result of a prune in the form of the API.
+fn prune_report(report: snapshots::PruneReport) -> PruneReport {
     let decision = |made: &snapshots::PruneDecision| api::PruneDecision {
         snapshot: made.snapshot.id.to_string(),
         folder_name: made.snapshot.record.folder_name.clone(),
@@ -286,22 +323,15 @@ async fn run_prune(
         format!("snapshot {} cannot be removed: {}", snapshot.id, with_causes(error))
     });
     let not_collected = report.not_collected.as_ref().map(|error| with_causes(error));
-    if not_collected.is_some() {
-        services.healing.check_presence();
-    }
-    let not_collected = not_collected.or(not_removed);
-    if report.collected.is_some() || not_collected.is_some() {
-        services.problems.set_collection(not_collected.as_deref());
-    }
-    Ok(PruneReport {
+    PruneReport {
         dry_run: report.dry_run,
         kept: report.kept.iter().map(decision).collect(),
         removed: report.removed.iter().map(decision).collect(),
         holds,
         freed_bytes: report.collected.map_or(0, |collected| collected.freed_bytes),
-        not_collected,
+        not_collected: not_collected.or(not_removed),
         recompressed: None,
-    })
+    }
 }
 
 fn suspension_text(folder: &SuspendedFolder) -> String {

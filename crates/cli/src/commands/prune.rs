@@ -5,13 +5,15 @@ use api::{PruneReport, PruneRequest};
 
 use crate::context::{Context, block_on};
 use crate::exit::End;
+use crate::offline_write::WritableStore;
 use crate::output::{Align, Out, Progress, Table, Unit, count, local_time, print_json, safe, size};
 
 /// Remove the snapshots that no rule in `backup_server.keep` keeps, and free their
 /// disk space.
 ///
 /// A running instance does this automatically from time to time. The newest snapshot
-/// of each folder is always kept.
+/// of each folder is always kept. Works with and without a running instance, also on a
+/// full disk; --accept-roots and --recompress need one.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  archivist prune --dry-run")]
 pub(crate) struct Prune {
@@ -38,8 +40,19 @@ pub(crate) struct Prune {
 }
 
 impl Prune {
+    fn offline(&self, context: &Context) -> Result<PruneReport> {
+        let Some(store) = WritableStore::open(context)? else {
+            return Ok(PruneReport { dry_run: self.dry_run, ..PruneReport::default() });
+        };
+        let keep = &store.config.backup_server.keep;
+        Ok(node::prune_in(&store.snapshots, keep, self.dry_run)?)
+    }
+
     pub(crate) fn run(&self, context: &Context) -> Result<()> {
-        let client = context.need_instance("`archivist prune`")?;
+        let client = match self.accept_roots || self.recompress {
+            true => Some(context.need_instance("`archivist prune` with this option")?),
+            false => context.instance()?,
+        };
         let body = PruneRequest {
             dry_run: self.dry_run,
             accept_roots: self.accept_roots,
@@ -47,7 +60,10 @@ impl Prune {
             recompress: self.recompress,
         };
         let progress = Progress::new(Unit::Bytes, "pruning");
-        let report = block_on(async { Ok(client.post("/prune", &body).await?) });
+        let report = match client {
+            Some(client) => block_on(async { Ok(client.post("/prune", &body).await?) }),
+            None => self.offline(context),
+        };
         progress.end();
         let report: PruneReport = report?;
         if self.json {
