@@ -7,10 +7,11 @@ use std::sync::Arc;
 use anyhow::{Result, bail};
 use config::Config;
 use jiff::Timestamp;
-use node::{SnapshotSelector, snapshot_model};
+use node::{MarkerError, SnapshotSelector, snapshot_model};
 use restore::Blocks;
 use snapshots::{DamagedSnapshot, SnapshotReader};
 use store::{BlockRead, ReadOnlyPackStore, StoreRead};
+use types::with_causes;
 
 use crate::context::Context;
 use crate::output::safe;
@@ -40,6 +41,12 @@ impl Offline {
             );
         }
         let dir = context.paths.store_dir();
+        match node::check_store(data) {
+            Err(error @ MarkerError::StoreMissing(_)) => return Err(error.into()),
+            // Reading another store is harmless.
+            Err(error) => eprintln!("archivist: {}", safe(&with_causes(&error))),
+            Ok(()) => {}
+        }
         if !dir.is_dir() {
             return Ok(None);
         }

@@ -1,10 +1,14 @@
 //! The files of an instance in its data directory.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use net::PeerId;
+use config::Config;
+use disk::RealDisk;
+use net::{Keypair, PeerId};
 
 use crate::start_error::StartError;
+use crate::store_marker::{MarkerError, MissingMarkers, StoreMarkers};
 
 /// The paths in a data directory.
 pub(crate) struct DataDir<'a>(pub(crate) &'a Path);
@@ -34,17 +38,88 @@ impl DataDir<'_> {
     pub(crate) fn running(&self) -> PathBuf {
         self.0.join("running.json")
     }
+
+    pub(crate) fn markers(&self) -> StoreMarkers<'_> {
+        StoreMarkers::new(&RealDisk, self.0, self.store(), self.key())
+    }
+
+    /// Returns the identity, or `None` if there is none.
+    fn identity(&self) -> Result<Option<Keypair>, StartError> {
+        let key = self.key();
+        // Only "not found" means that there is none.
+        match std::fs::symlink_metadata(&key) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            _ => Ok(Some(net::identity::load_or_create(&key)?)),
+        }
+    }
+
+    /// Checks that the data directory, the store and the identity belong together.
+    /// Creates the identity of a new instance. Returns the markers that are missing.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`StartError::Marker`] if they do not belong together, and
+    /// [`StartError::Identity`] if the key cannot be read or created.
+    pub(crate) fn check(&self) -> Result<(Keypair, Option<MissingMarkers>), StartError> {
+        let identity = self.identity()?;
+        let own = identity.as_ref().map(|identity| identity.public().to_peer_id());
+        let missing = self.markers().check(own.as_ref())?;
+        let identity = match identity {
+            Some(identity) => identity,
+            None => net::identity::load_or_create(&self.key())?,
+        };
+        Ok((identity, missing))
+    }
 }
 
-/// Returns the peer id of the instance whose data is in `dir`. Creates its key
-/// if there is none.
+/// Returns the peer id of the instance whose data is in `dir`. Creates its key if
+/// there is none, unless there is a store already.
 ///
 /// # Errors
 ///
-/// Returns [`StartError::Identity`] if the key cannot be read or created.
+/// Returns [`StartError::Marker`] if the data directory, the store and the key do not
+/// belong together, and [`StartError::Identity`] if the key cannot be read or created.
 pub fn load_identity(dir: &Path) -> Result<PeerId, StartError> {
-    let keypair = net::identity::load_or_create(&DataDir(dir).key())?;
-    Ok(keypair.public().to_peer_id())
+    Ok(DataDir(dir).check()?.0.public().to_peer_id())
+}
+
+/// Accepts the store in `dir`, or its absence, and a new identity: the next start
+/// writes new markers. Call it only if the user has asked for it.
+///
+/// # Errors
+///
+/// Returns [`StartError::Data`] if a marker cannot be removed.
+pub fn accept_store(dir: &Path) -> Result<PeerId, StartError> {
+    let data = DataDir(dir);
+    data.markers()
+        .remove()
+        .map_err(|error| StartError::Data { path: dir.to_owned(), source: error.into() })?;
+    Ok(net::identity::load_or_create(&data.key())?.public().to_peer_id())
+}
+
+/// Checks that the store of the data directory `dir` is there and is not another one,
+/// for commands that use it without an instance. Changes nothing.
+///
+/// # Errors
+///
+/// Returns [`MarkerError`] if it is not.
+pub fn check_store(dir: &Path) -> Result<(), MarkerError> {
+    DataDir(dir).markers().check_store()
+}
+
+/// Refuses a data directory that exists and is empty if the configuration shows that
+/// the instance was used before: its disk is not mounted.
+///
+/// # Errors
+///
+/// Returns [`StartError::Marker`].
+pub(crate) fn refuse_empty(dir: &Path, config: &Config) -> Result<(), StartError> {
+    let is_used = !config.sync.folders.is_empty() || !config.backup_server.source_peers.is_empty();
+    let is_empty = std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none());
+    if is_used && is_empty {
+        return Err(MarkerError::EmptyDataDir(dir.to_owned()).into());
+    }
+    Ok(())
 }
 
 /// Creates the data directory, accessible to its owner only.

@@ -18,7 +18,7 @@ use store::{OpenReport, PackStore, Roots as _, RootsRead as _};
 use types::with_causes;
 
 use crate::backup_side;
-use crate::data_dir::{DataDir, make_data_dir};
+use crate::data_dir::{DataDir, make_data_dir, refuse_empty};
 use crate::downloads::Downloads;
 use crate::forget;
 use crate::gc_task::GcTask;
@@ -48,6 +48,9 @@ use crate::tasks::Tasks;
 use crate::token;
 use crate::traffic::Traffic;
 
+/// Space in bytes for the files that a start writes: `running.json`, the index of the
+/// source side, the state of the backup daemon.
+const ROOM_TO_START: u64 = 2 << 20;
 /// Time within which both sides and the tasks must end …
 const TASKS_END: Duration = Duration::from_millis(2500);
 /// … and the network must close its connections …
@@ -136,8 +139,11 @@ impl Instance {
         let settings = options.settings;
         let config = settings.get();
         let dir = DataDir(&options.data_dir);
+        refuse_empty(&options.data_dir, &config)?;
         make_data_dir(&options.data_dir)?;
-        // The lock of the store comes first: a second daemon on the same data
+        // Before the store is opened, which would create one.
+        let (keypair, missing_markers) = dir.check()?;
+        // The lock of the store comes next: a second daemon on the same data
         // ends here, before it has changed anything.
         let (store_dir, store_options) = (dir.store(), options::store_options(&config));
         let opened =
@@ -147,14 +153,27 @@ impl Instance {
             Err(panic) => std::panic::resume_unwind(panic.into_panic()),
         };
         log_report(&report);
+        match store.make_room(ROOM_TO_START) {
+            Ok(true) => {}
+            Ok(false) => tracing::warn!("the disk is full; `archivist prune` frees space"),
+            Err(error) => {
+                let error = with_causes(&error);
+                tracing::warn!(error, "cannot determine the free space of the disk");
+            }
+        }
         for (name, _) in store.roots(roots::RESTORE) {
             // They keep blocks that nothing else needs, until the next start.
             if let Err(error) = store.remove_root(&name) {
                 tracing::warn!(%name, error = with_causes(&error), "cannot remove an old root");
             }
         }
+        if let Some(missing) = missing_markers
+            && let Err(error) = dir.markers().write(missing, &keypair.public().to_peer_id())
+        {
+            let error = with_causes(&error);
+            tracing::warn!(error, "cannot mark the store; the next start tries again");
+        }
         let store = Arc::new(store);
-        let keypair = net::identity::load_or_create(&dir.key())?;
         let token_path = dir.token();
         let token = token::load_or_create(&token_path)
             .map_err(|source| StartError::Data { path: token_path, source })?;

@@ -8,6 +8,8 @@ use protocols::TriggerError;
 use store::StoreError;
 use sync::SyncError;
 
+use crate::store_marker::MarkerError;
+
 use crate::receipts::ChainError;
 
 /// Why an instance cannot start.
@@ -22,6 +24,9 @@ pub enum StartError {
         #[source]
         source: std::io::Error,
     },
+    /// The data directory and the store do not belong together.
+    #[error(transparent)]
+    Marker(#[from] MarkerError),
     /// The store cannot be opened.
     #[error("cannot open the store")]
     Store(#[from] StoreError),

@@ -1,6 +1,6 @@
 //! `archivist init`
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use serde_json::json;
 
 use crate::context::Context;
@@ -11,6 +11,11 @@ use crate::context::Context;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  archivist init")]
 pub(crate) struct Init {
+    /// Accept the store as it is: after its disk was replaced, after the store was lost for
+    /// good, or after the identity was lost. A missing store is created at the next start,
+    /// a missing identity now.
+    #[arg(long)]
+    accept_store: bool,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -24,7 +29,14 @@ impl Init {
         context.config_file().create()?;
         let data = context.paths.data_dir();
         node::make_data_dir(data)?;
-        let peer_id = node::load_identity(data)?;
+        let peer_id = if self.accept_store {
+            if context.instance()?.is_some() {
+                bail!("an instance is running on {}: stop it first", data.display());
+            }
+            node::accept_store(data)?
+        } else {
+            node::load_identity(data)?
+        };
         let config = context.paths.config_file();
         if self.json {
             println!(

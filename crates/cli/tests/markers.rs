@@ -1,0 +1,152 @@
+//! A store that is missing, another store and a lost identity stop the start, and
+//! nothing is created in their place.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use std::path::Path;
+
+use common::kept::{PEER, Thing, commit};
+use common::{Home, Ran, run};
+
+/// A home with a snapshot whose instance has run once.
+fn used() -> Home {
+    let home = Home::new("");
+    home.init();
+    let things: [(&[u8], Thing); 1] = [(b"a.txt", Thing::File(b"new".to_vec()))];
+    commit(home.path(), "docs", 1, "2026-11-22T10:00:00Z", &things);
+    assert_eq!(home.start().terminate().0, Some(0));
+    home
+}
+
+/// Runs a command that must fail, and returns its message.
+fn refused(home: &Home, arguments: &[&str]) -> String {
+    let Ran { code, err, .. } = run(home.path(), arguments);
+    assert_eq!(code, Some(1), "{arguments:?}: {err}");
+    err
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(dir).unwrap();
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_store_without_a_marker_gets_one() {
+    let home = used();
+    let marker = |dir: &str| std::fs::read(home.path().join(dir).join("marker.json")).unwrap();
+    assert_eq!(marker("data"), marker("data/store"));
+    let before = marker("data");
+    assert_eq!(home.start().terminate().0, Some(0));
+    assert_eq!(marker("data"), before);
+}
+
+/// The disk of the store is not mounted: there is an empty directory, or none.
+#[test]
+fn a_missing_store_stops_the_start_and_is_not_replaced() {
+    let home = used();
+    let (store, elsewhere) = (home.path().join("data/store"), home.path().join("elsewhere"));
+    std::fs::rename(&store, &elsewhere).unwrap();
+    for exists in [false, true] {
+        if exists {
+            std::fs::create_dir(&store).unwrap();
+        }
+        let said = refused(&home, &["daemon"]);
+        assert!(said.contains("is missing") && said.contains("mounted"), "{said}");
+        for command in ["snapshots", "verify", "prune", "recover"] {
+            let said = refused(&home, &[command]);
+            assert!(said.contains("is missing"), "{command}: {said}");
+        }
+        assert_eq!(store.exists(), exists);
+    }
+    assert_eq!(names(&store), [""; 0]);
+    std::fs::remove_dir(&store).unwrap();
+    std::fs::rename(&elsewhere, &store).unwrap();
+    assert_eq!(home.start().terminate().0, Some(0));
+    assert_eq!(run(home.path(), ["snapshots", "--json"]).json().as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn a_store_that_is_lost_for_good_is_replaced_on_request() {
+    let home = used();
+    let peer_id = home.peer_id();
+    std::fs::remove_dir_all(home.path().join("data/store")).unwrap();
+    refused(&home, &["init"]);
+    let accepted = run(home.path(), ["init", "--accept-store", "--json"]);
+    assert_eq!(accepted.json()["peer_id"], peer_id, "{accepted:?}");
+    assert_eq!(home.start().terminate().0, Some(0));
+    assert_eq!(run(home.path(), ["snapshots", "--json"]).json().as_array().unwrap().len(), 0);
+}
+
+#[test]
+fn another_store_stops_the_start() {
+    let [home, other] = [used(), used()];
+    let store = home.path().join("data/store");
+    std::fs::rename(&store, home.path().join("own")).unwrap();
+    std::fs::rename(other.path().join("data/store"), &store).unwrap();
+    let said = refused(&home, &["daemon"]);
+    assert!(said.contains("another store"), "{said}");
+    // Reading is harmless, and the warning is printed.
+    let listed = run(home.path(), ["snapshots", "--json"]);
+    assert_eq!(listed.json().as_array().unwrap().len(), 1);
+    assert!(listed.err.contains("another store"), "{listed:?}");
+    // Without the marker of the data directory, as from an older backup of it.
+    std::fs::remove_file(home.path().join("data/marker.json")).unwrap();
+    let said = refused(&home, &["daemon"]);
+    assert!(said.contains("belongs to the instance"), "{said}");
+}
+
+#[test]
+fn a_lost_identity_stops_the_start() {
+    let home = used();
+    let peer_id = home.peer_id();
+    let (key, aside) = (home.path().join("data/identity.key"), home.path().join("key"));
+    std::fs::rename(&key, &aside).unwrap();
+    for command in ["daemon", "init"] {
+        let said = refused(&home, &[command]);
+        assert!(said.contains("identity.key is missing"), "{command}: {said}");
+        assert!(!key.exists(), "{command}");
+    }
+    // Reading needs no identity.
+    assert_eq!(run(home.path(), ["snapshots"]).code, Some(0));
+    // Another identity is refused, too.
+    let other = Home::new("");
+    other.init();
+    std::fs::copy(other.path().join("data/identity.key"), &key).unwrap();
+    let said = refused(&home, &["daemon"]);
+    assert!(said.contains(&peer_id) && said.contains(&other.peer_id()), "{said}");
+    std::fs::rename(&aside, &key).unwrap();
+    assert_eq!(home.start().terminate().0, Some(0));
+    std::fs::remove_file(&key).unwrap();
+    let accepted = run(home.path(), ["init", "--accept-store", "--json"]);
+    assert_ne!(accepted.json()["peer_id"], peer_id, "{accepted:?}");
+    assert_eq!(home.start().terminate().0, Some(0));
+}
+
+#[test]
+fn an_empty_data_directory_is_not_filled_if_the_instance_was_used() {
+    let home = Home::new(&format!(
+        "[[backup_server.source_peers]]\nname = \"Desk\"\n\
+         manifest_server_url = \"http://192.0.2.10:8085\"\npeer_id = \"{PEER}\"\n"
+    ));
+    let data = home.path().join("data");
+    std::fs::create_dir(&data).unwrap();
+    let said = refused(&home, &["daemon"]);
+    assert!(said.contains("is empty") && said.contains("mounted"), "{said}");
+    assert_eq!(names(&data), [""; 0]);
+    home.init();
+    assert_eq!(home.start().terminate().0, Some(0));
+}
+
+#[test]
+fn a_running_instance_is_not_changed() {
+    let home = Home::new("");
+    let daemon = home.start();
+    let said = refused(&home, &["init", "--accept-store"]);
+    assert!(said.contains("is running"), "{said}");
+    assert_eq!(home.init()["peer_id"], daemon.v1("/status")["peer_id"]);
+}
