@@ -220,7 +220,8 @@ fn a_batch_whose_blocks_were_lost_meanwhile_gets_no_root() {
 fn a_pack_that_lost_its_records_is_reported() {
     let cut = |len: usize| move |bytes: &mut Vec<u8>| bytes.truncate(len);
     let mark = |bytes: &mut Vec<u8>| bytes[..8].copy_from_slice(b"ARCHGONE");
-    let damages: [(&str, Box<dyn Fn(&mut Vec<u8>)>); 4] = [
+    type Damage = Box<dyn Fn(&mut Vec<u8>)>;
+    let damages: [(&str, Damage); 4] = [
         ("was cut to 64 bytes", Box::new(cut(64))),
         ("was cut to 10 bytes", Box::new(cut(10))),
         ("was cut to 0 bytes", Box::new(cut(0))),
@@ -300,6 +301,31 @@ fn a_root_is_removed_from_a_full_disk_after_a_failed_change() {
     for tree in &trees[1..] {
         assert_whole(&store, tree, "kept");
     }
+}
+
+/// A collection that cannot write the catalog removes nothing, and the next one does.
+#[test]
+fn a_collection_that_cannot_write_the_catalog_is_repeated() {
+    let (disk, store) = filled();
+    let used = store.used_bytes();
+    for seed in 0..4 {
+        store.remove_root(&format!("tree/{seed}")).unwrap();
+    }
+    disk.add_fault(FaultRule::new(Op::Sync, EIO).on("catalog").times(1));
+    assert!(store.gc(GcOptions::EVERYTHING).is_err());
+    assert!(store.used_bytes() >= used, "no pack was removed, and none is forgotten");
+    assert!(store.gc(GcOptions::EVERYTHING).unwrap().freed_bytes > 0);
+    assert!(store.used_bytes() < used);
+    assert_whole(&store, &tree(&[4, 5, 6]), "kept");
+    let lengths = |disk: &SimDisk| -> u64 {
+        let files = packs(disk).into_iter();
+        files.map(|path| disk::read_file(disk, &path, 1 << 20).unwrap().len() as u64).sum()
+    };
+    assert_eq!(lengths(&disk), store.used_bytes(), "no file is left behind");
+    drop(store);
+    let (store, report) = open(&disk);
+    assert!(report.damage.is_empty() && report.lost_packs.is_empty(), "{report:?}");
+    assert_whole(&store, &tree(&[4, 5, 6]), "kept");
 }
 
 /// A root that could not be set does not come back after its blocks were collected.

@@ -358,6 +358,10 @@ impl Inner {
         // as lost. On a full disk, emptying them makes the space for the catalog.
         let mut flushed = self.flush_index();
         if !matches!(flushed, Ok(()) | Err(StoreError::Full { .. })) {
+            // They stay, and the next collection finds their records again.
+            for pack in gone {
+                self.packs.insert(pack.clone());
+            }
             return flushed;
         }
         for pack in gone {
