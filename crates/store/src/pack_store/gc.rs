@@ -275,7 +275,8 @@ impl Inner {
             match self.read_any(&place) {
                 Ok(Some(record)) => batch.push(record),
                 Ok(None) => return Ok(false),
-                Err(error @ StoreError::Damaged { .. }) => {
+                // The pack stays, and the others are collected.
+                Err(error @ (StoreError::Damaged { .. } | StoreError::Io { .. })) => {
                     report.damaged.push(error.to_string());
                     return Ok(false);
                 }
