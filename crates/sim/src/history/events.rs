@@ -10,6 +10,7 @@ use rand::RngExt as _;
 use rand::seq::IndexedRandom as _;
 
 use super::{History, Which, power};
+use crate::disk::ProcessDisk;
 
 impl History {
     /// One random event.
@@ -67,8 +68,13 @@ impl History {
             Which::Server => self.server.process.as_ref().map(|p| p.disk.clone()),
         };
         let Some(disk) = disk else { return };
-        let error = *[EIO, EACCES, EMFILE].choose(&mut self.rng).expect("there are three");
-        let part = *[".pack", "/roots/"].choose(&mut self.rng).unwrap();
+        self.fail_reads(which, &disk);
+    }
+
+    /// Lets some of the next reads of a disk fail.
+    pub(super) fn fail_reads(&mut self, which: Which, disk: &ProcessDisk) {
+        let error = *[EIO, EACCES, EMFILE].choose(&mut self.rng).unwrap();
+        let part = *["", ".pack", "/index/", "/roots/"].choose(&mut self.rng).unwrap();
         let (after, times) = (self.rng.random_range(0..20), self.rng.random_range(1..6));
         disk.fail_reads(FaultRule::reads(error).on(part).after(after).times(times));
         let log = format!("{times} reads of {part:?} fail with {error:?}, after {after}");

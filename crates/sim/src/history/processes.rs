@@ -59,7 +59,7 @@ impl History {
             *router.lock() = None;
             net.reset(peers.0, peers.1);
         });
-        self.arm_start(Which::Source);
+        self.arm_start(Which::Source, &disk);
         match Source::start(&self.source_setup, disk.clone()) {
             Ok(source) => {
                 self.log.line("A", "starts");
@@ -78,11 +78,12 @@ impl History {
         let image = self.server.image.clone();
         let log = self.disk_log("B disk");
         let disk = ProcessDisk::new(image, log, move || net.reset(peers.0, peers.1));
-        self.arm_start(Which::Server);
+        self.arm_start(Which::Server, &disk);
         match Server::start(&self.server_setup, disk.clone()).await {
             Ok(server) => {
                 self.log.line("B", "starts");
                 if !disk.sim().is_dead()
+                    && !disk.fails_reads()
                     && let Err(error) = server.check(&self.model)
                 {
                     self.model.fail(format!("after the start of B: {error}"));
@@ -100,13 +101,21 @@ impl History {
         self.is_detailed.then(|| (self.log.clone(), side))
     }
 
-    /// In one of eight starts, the process dies during the start.
-    fn arm_start(&mut self, which: Which) {
-        if self.is_stormy && self.rng.random_bool(0.125) {
-            let at = self.rng.random_range(0..30);
-            let power = power(&mut self.rng);
-            self.slot_image(which).set_fault(at, Fault::Die);
-            self.set_power(which, power);
+    /// In one of eight starts, the process dies during the start; in another one, reads of its
+    /// disk fail.
+    fn arm_start(&mut self, which: Which, disk: &ProcessDisk) {
+        if !self.is_stormy {
+            return;
+        }
+        match self.rng.random_range(0..8) {
+            0 => {
+                let at = self.rng.random_range(0..30);
+                let power = power(&mut self.rng);
+                disk.sim().set_fault(at, Fault::Die);
+                self.set_power(which, power);
+            }
+            1 => self.fail_reads(which, disk),
+            _ => {}
         }
     }
 
