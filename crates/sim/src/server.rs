@@ -197,8 +197,9 @@ impl Server {
         let Ok(plan) = prune(&self.snapshots, &keep, now, &options) else { return };
         let removed: Vec<u64> =
             plan.removed.iter().map(|decision| decision.snapshot.record.sequence.0).collect();
-        let kept = plan.kept.len();
-        if kept < 1.min(kept + removed.len()) {
+        let all = plan.kept.iter().chain(&plan.removed).map(|decision| &decision.snapshot.record);
+        let newest = all.max_by_key(|record| record.order).map(|record| record.sequence.0);
+        if newest.is_some_and(|newest| removed.contains(&newest)) {
             setup.model.fail("retention removes the newest snapshot");
         }
         setup.model.prunes(removed.iter().copied());

@@ -75,7 +75,9 @@ impl History {
     pub(super) fn fail_reads(&mut self, which: Which, disk: &ProcessDisk) {
         let error = *[EIO, EACCES, EMFILE].choose(&mut self.rng).unwrap();
         let part = *["", ".pack", "/index/", "/roots/"].choose(&mut self.rng).unwrap();
-        let (after, times) = (self.rng.random_range(0..20), self.rng.random_range(1..6));
+        // Half of the time the first ones.
+        let after = if self.rng.random() { 0 } else { self.rng.random_range(0..20) };
+        let times = self.rng.random_range(1..8);
         disk.fail_reads(FaultRule::reads(error).on(part).after(after).times(times));
         let log = format!("{times} reads of {part:?} fail with {error:?}, after {after}");
         self.log.line(which.name(), log);
@@ -159,6 +161,7 @@ impl History {
                 server.verify(&self.server_setup, full);
             }
         }
+        self.check_power_cut();
     }
 
     /// Restores a random snapshot of the backup server.
