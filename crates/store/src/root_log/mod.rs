@@ -152,11 +152,17 @@ impl RootLog {
         let unreadable = loaded
             .unreadable()
             .map(|(path, reason)| format!("{} cannot be read: {reason}", path.display()));
+        let old = if is_usable { Vec::new() } else { loaded.bytes() };
         log.adopt(loaded)?;
         if !is_usable {
             match log.rewrite() {
-                // The next change tries again; reading works without the logs.
-                Err(StoreError::Full { .. }) => {}
+                // The next change tries again. Until then the old logs are the only record
+                // of the roots.
+                Err(StoreError::Full { .. }) => {
+                    for (name, bytes) in old {
+                        log.make_durable(name, &bytes)?;
+                    }
+                }
                 result => result?,
             }
         }
@@ -200,24 +206,36 @@ impl RootLog {
         bytes: &[u8],
         read: &Parsed,
     ) -> Result<Option<OpenLog>, StoreError> {
+        let Some(file) = self.make_durable(name, bytes)? else { return Ok(None) };
+        let path = self.dir.join(name);
+        let mut log = OpenLog { path, file, end: read.end, reserved: read.len };
+        // Best effort: the next new root tries again.
+        let _ = log.reserve(0, self.removals_len);
+        Ok(Some(log))
+    }
+
+    /// Makes the bytes durable that were read of a log, and returns its file. `None` if
+    /// the disk is full and copies on write.
+    fn make_durable(
+        &self,
+        name: &str,
+        bytes: &[u8],
+    ) -> Result<Option<Box<dyn DiskFile>>, StoreError> {
         let path = self.dir.join(name);
         let file = self.disk.open(&path).context("open", &path)?;
         // The bytes may come from the page cache, and not be on the disk: a process
         // that died may not have synced them, and after a failed sync Linux regards
         // them as written. Written again, they are.
-        let durable = file
-            .write_at(&[bytes], 0)
-            .context("write", &path)
-            .and_then(|()| file.sync().context("sync", &path));
-        match durable {
-            Ok(()) => {}
-            Err(StoreError::Full { .. }) => return Ok(None),
-            Err(error) => return Err(error),
+        let written = file.write_at(&[bytes], 0).context("write", &path);
+        let is_full = matches!(written, Err(StoreError::Full { .. }));
+        if !is_full {
+            written?;
         }
-        let mut log = OpenLog { path, file, end: read.end, reserved: read.len };
-        // Best effort: the next new root tries again.
-        let _ = log.reserve(0, self.removals_len);
-        Ok(Some(log))
+        match file.sync().context("sync", &path) {
+            Ok(()) => Ok((!is_full).then_some(file)),
+            Err(StoreError::Full { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Rewrites both logs with a base and no changes. The number of the base is a new

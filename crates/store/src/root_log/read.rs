@@ -113,6 +113,15 @@ impl Loaded {
         Ok(Self { roots, sequence, health, is_usable, files })
     }
 
+    /// Returns the names and the bytes of the logs that were read.
+    pub(super) fn bytes(&self) -> Vec<(&'static str, Vec<u8>)> {
+        let bytes = |(name, file): (&'static str, &LogFile)| match file {
+            LogFile::Read { bytes, .. } => Some((name, bytes.clone())),
+            LogFile::Absent | LogFile::Unreadable { .. } => None,
+        };
+        LOGS.into_iter().zip(&self.files).filter_map(bytes).collect()
+    }
+
     /// Returns the log that could not be read, and the reason.
     pub(super) fn unreadable(&self) -> Option<(&Path, &str)> {
         self.files.iter().find_map(|file| match file {

@@ -570,3 +570,23 @@ fn bad_names_are_refused() {
         assert!(matches!(log.set(name, root("x")), Err(StoreError::RootName(_))));
     }
 }
+
+/// A process that died had not synced a change. The next one cannot rewrite the logs, because
+/// the disk is full, but uses the change.
+#[test]
+fn a_change_that_is_used_after_a_restart_on_a_full_disk_survives_a_power_cut() {
+    for at in 0.. {
+        let disk = filled();
+        let (mut log, _) = open(&disk);
+        disk.set_fault(disk.operations() + at, Fault::Die);
+        let is_set = log.set("snap/2", root("snap/2")).is_ok();
+        let image = disk.crash(Power::Kept);
+        image.set_capacity(Some(image.used()));
+        let used = names(&open(&image).0);
+        assert_eq!(names(&open(&image.crash(Power::Dropped)).0), used, "death at {at}");
+        if is_set {
+            assert!(at > 3);
+            return;
+        }
+    }
+}
