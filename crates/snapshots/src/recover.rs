@@ -307,7 +307,7 @@ fn first_reason<'a>(mut bad: impl Iterator<Item = &'a VerifyProblem>) -> String 
 /// Marks all but one of the records of the same manifest: a commit that failed at its last step has
 /// left a record, and was repeated with another.
 fn mark_duplicates(all: &mut [FoundSnapshot]) {
-    // Which record stays: the known one, else a removed one, else the last one.
+    // The known record stays, else a removed one, else the last one.
     let rank = |found: &FoundSnapshot| {
         let class = match found.state {
             FoundState::Known => 3,
