@@ -370,7 +370,8 @@ fn names_that_attack_a_terminal_are_escaped_and_json_has_them_in_full() {
 fn a_check_is_followed_to_its_end_and_damage_is_a_failure() {
     let sound =
         json!({ "checked": 2, "blocks": 9, "read_bytes": 2048, "problems": [], "repaired": 1 });
-    let damaged = json!({ "checked": 2, "blocks": 8, "read_bytes": 0, "repaired": 0, "problems": [
+    let damaged = json!({ "checked": 2, "blocks": 8, "read_bytes": 0, "repaired": 0, "newer": [],
+        "problems": [
         { "cid": CID, "reason": "it is damaged\u{1b}", "concerns": ["aabbccddee"] }] });
     let job = |state: &str, result: &Value| {
         json!({ "id": 3, "kind": "verify", "state": state, "progress_done": 1,
