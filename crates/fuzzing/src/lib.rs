@@ -73,7 +73,8 @@ pub fn mutate<E: AsRef<[u8]>>(examples: &[E], script: &[u8]) -> Vec<u8> {
     for change in changes.chunks_exact(6).take(CHANGES_MAX) {
         let [kind, high, low, len, value, other] = *change else { continue };
         // Scaled, so that every place of a long example can be reached.
-        let at = (usize::from(high) << 8 | usize::from(low)) * (bytes.len() + 1) >> 16;
+        let place = usize::from(u16::from_be_bytes([high, low]));
+        let at = (place * (bytes.len() + 1)) >> 16;
         let end = (at + usize::from(len)).min(bytes.len());
         match kind % 8 {
             0 if at < bytes.len() => bytes[at] ^= 1 << (value % 8),
@@ -94,7 +95,7 @@ pub fn mutate<E: AsRef<[u8]>>(examples: &[E], script: &[u8]) -> Vec<u8> {
             }
             7 => {
                 let source = chosen(other);
-                let from = usize::from(value) * source.len() >> 8;
+                let from = (usize::from(value) * source.len()) >> 8;
                 let until = (from + usize::from(len)).min(source.len());
                 bytes.splice(at..end, source[from..until].iter().copied());
             }
