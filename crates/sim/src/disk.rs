@@ -75,7 +75,7 @@ impl ProcessDisk {
     /// Returns the number of changes so far and a hash of their kinds, names and lengths.
     pub(crate) fn trace(&self) -> String {
         let trace = self.0.trace.lock();
-        format!("{} changes, {:08x}", trace.operations, trace.hasher.finish() as u32)
+        format!("{} changes, {:016x}", trace.operations, trace.hasher.finish())
     }
 
     /// Notes a change, and the death of the process during it.

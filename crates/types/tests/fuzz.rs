@@ -219,7 +219,7 @@ fn fuzz_encoded_block() {
 #[test]
 fn fuzz_difference() {
     let base = Bytes::from((0..5000_u32).flat_map(u32::to_le_bytes).collect::<Vec<_>>());
-    let prefix = delta::prefix(&[base.clone()]).unwrap();
+    let prefix = delta::prefix(std::slice::from_ref(&base)).unwrap();
     let mut new = base.to_vec();
     new.splice(700..900, *b"changed");
     let patch = delta::diff(&prefix, &new, 3).unwrap();

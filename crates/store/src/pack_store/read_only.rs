@@ -358,8 +358,10 @@ impl View {
         // The catalog before the packs: packs only grow, so a pack has at least the
         // records that the catalog covers.
         let catalog = Catalog::read(&**disk, &layout.index());
+        let is_new = catalog.is_none() && pack_names(&**disk, layout)?.is_empty();
+        // The roots before the packs, so that the blocks of each root are in these packs.
+        let found = read_roots(&**disk, &layout.roots(), is_new)?;
         let names = pack_names(&**disk, layout)?;
-        let found = read_roots(&**disk, &layout.roots(), names.is_empty() && catalog.is_none())?;
         let known: BTreeMap<_, _> = catalog
             .iter()
             .flat_map(|catalog| &catalog.packs)
