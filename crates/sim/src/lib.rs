@@ -1,12 +1,12 @@
 //! Simulation of a source, a network and a backup server: one process, one thread, one seed.
 //!
-//! [`simulate`] runs one history. The disks of both sides are [`disk::sim::SimDisk`]s, the
+//! [`simulate`] runs one history. The disks of both sides are `disk::sim::SimDisk`s, the
 //! network is [`net::sim::SimNet`], the time is the paused clock of tokio, and everything
 //! random follows from the seed: edits of the source tree, crashes of either side at any
 //! operation of its disk, restarts, power cuts, full disks, errors of disks, cut routes, lost
 //! answers, collections, retention, restores. Everything between is the real program.
 //!
-//! The [`Model`] records every tree that the source had and every manifest that it published.
+//! The model records every tree that the source had and every manifest that it published.
 //! It is compared with the backup server at each receipt, after each crash and at the end.
 //! docs/testing.md lists the checks, and the parts that are not simulated.
 //!
