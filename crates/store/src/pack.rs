@@ -340,6 +340,36 @@ mod tests {
         (disk, file, entries)
     }
 
+    fn content(file: &dyn DiskFile) -> Vec<u8> {
+        file.read_vec_at(file.len().unwrap() as usize, 0).unwrap()
+    }
+
+    /// No damage makes a reader panic, find a record outside the file, or take other bytes
+    /// for a block.
+    #[test]
+    fn fuzz_pack() {
+        let examples = [true, false].map(|sealed| content(&*pack(sealed).1));
+        let names: Vec<_> = blocks().iter().map(|block| *block.cid().hash()).collect();
+        fuzzing::target!(&examples, |bytes: &[u8]| {
+            let disk = SimDisk::new();
+            disk.create_dir(Path::new("/")).unwrap();
+            let file = disk.create(Path::new("/pack")).unwrap();
+            file.write_at(&[bytes], 0).unwrap();
+            if let Some(head) = bytes.first_chunk() {
+                let _ = PackHeader::decode(head);
+            }
+            let walk = walk(&*file).unwrap();
+            assert!(walk.end <= HEADER_LEN.max(bytes.len() as u64));
+            let footer = read_footer(&*file, &PACK).unwrap().unwrap_or_default();
+            for entry in walk.entries.iter().chain(&footer) {
+                if let Ok(Record::Block(block)) = read_record(&*file, entry) {
+                    assert_eq!(*block.cid().hash(), entry.hash);
+                    assert!(names.contains(&entry.hash), "a block from nowhere");
+                }
+            }
+        });
+    }
+
     #[test]
     fn footer_and_walk_agree_and_records_read_back() {
         let (_, file, entries) = pack(true);

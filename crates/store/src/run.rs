@@ -347,6 +347,28 @@ mod tests {
     }
 
     #[test]
+    fn fuzz_run() {
+        let entries = sorted(0..200);
+        let path = Path::new("/i").join(file_name(3));
+        let (_, run) = run_of(&entries);
+        let len = usize::try_from(run.file.len().unwrap()).unwrap();
+        let example = run.file.read_vec_at(len, 0).unwrap();
+        fuzzing::target!(&[example], |bytes: &[u8]| {
+            let disk = SimDisk::new();
+            disk.create_dir(Path::new("/i")).unwrap();
+            disk.create(&path).unwrap().write_at(&[bytes], 0).unwrap();
+            let Ok(run) = Run::open(&disk, Path::new("/i"), 3) else { return };
+            let mut found = Vec::new();
+            for (hash, value) in &entries {
+                found.clear();
+                if run.get(hash, &mut found).is_ok() {
+                    assert!(found.iter().all(|one| one == value), "a value from nowhere");
+                }
+            }
+        });
+    }
+
+    #[test]
     fn every_entry_is_found_and_no_other() {
         for count in [0, 1, 80, 81, 82, 163, 20_000] {
             let entries = sorted(0..count);

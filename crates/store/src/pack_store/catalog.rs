@@ -101,6 +101,25 @@ mod tests {
     use disk::sim::SimDisk;
 
     #[test]
+    fn fuzz_catalog() {
+        let disk = SimDisk::new();
+        let dir = Path::new("/i");
+        disk.create_dir(dir).unwrap();
+        let pack = |number| CatalogPack { number, uuid: [5; 16], indexed: 77 };
+        let catalog = Catalog { next_pack: 9, runs: vec![4, 7], packs: vec![pack(3), pack(8)] };
+        catalog.write(&disk, dir).unwrap();
+        let example = read_file(&disk, &dir.join(FILE), MAX_LEN).unwrap();
+        fuzzing::target!(&[example], |bytes: &[u8]| {
+            let _ = Catalog::decode(bytes);
+            // With a checksum that fits, the other checks are reached.
+            if let Some((content, _)) = bytes.split_last_chunk::<4>() {
+                let sum = crc32c::crc32c(content).to_le_bytes();
+                let _ = Catalog::decode(&[content, &sum].concat());
+            }
+        });
+    }
+
+    #[test]
     fn it_reads_back_and_any_damage_makes_it_none() {
         let disk = SimDisk::new();
         let dir = Path::new("/i");

@@ -56,6 +56,32 @@ fn roots_survive_a_restart_and_list_by_prefix() {
 }
 
 #[test]
+fn fuzz_root_log() {
+    let roots = BTreeMap::from([("snap/1".to_owned(), root("snap/1"))]);
+    let base = format::encode_base(7, &roots, false);
+    let changes = [
+        format::Change::Set("data/2".into(), root("data/2")),
+        format::Change::Remove("snap/1".into()),
+    ];
+    let changes = (8..).zip(&changes).map(|(number, change)| format::encode_change(number, change));
+    let long = [base.clone(), changes.flatten().collect()].concat();
+    let known = ["snap/1", "data/2"];
+    fuzzing::target!(&[base, long], |bytes: &[u8]| {
+        let parsed = format::parse(bytes);
+        assert!(parsed.end <= parsed.len);
+        for (name, found) in &parsed.base {
+            assert!(known.contains(&&**name) && *found == root(name), "a root from nowhere");
+        }
+        for change in parsed.changes.values() {
+            match change {
+                format::Change::Set(name, found) => assert_eq!(*found, root(name)),
+                format::Change::Remove(name) => assert_eq!(name, "snap/1"),
+            }
+        }
+    });
+}
+
+#[test]
 fn damage_of_one_log_is_healed_from_the_other() {
     let len = 2000;
     for log in ["/r/a.log", "/r/b.log"] {
