@@ -6,7 +6,7 @@
 //! ```
 //! // In a target: #[test] fn fuzz_number() { … }
 //! let examples = [b"17".to_vec(), b"4294967295".to_vec()];
-//! fuzzing::target!(&examples, |bytes| {
+//! fuzzing::target!(&examples, |bytes: &[u8]| {
 //!     let text = String::from_utf8_lossy(bytes);
 //!     if let Ok(number) = text.parse::<u32>() {
 //!         assert_eq!(number.to_string().parse(), Ok(number));
@@ -38,7 +38,7 @@ const LEN_MAX: usize = 1 << 20;
 const EDGES: [u32; 10] =
     [0, 1, 0x7f, 0x80, 0xff, 0xffff, 0x0001_0000, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff];
 
-/// Runs a fuzz target: `target!(&examples, |bytes| { … })`. The closure gets arbitrary
+/// Runs a fuzz target: `target!(&examples, |bytes: &[u8]| { … })`. The closure gets arbitrary
 /// bytes and changed examples.
 #[macro_export]
 macro_rules! target {
