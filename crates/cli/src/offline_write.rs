@@ -40,7 +40,7 @@ impl WritableStore {
                 data.display()
             );
         }
-        node::check_store(data)?;
+        node::check_own_store(data)?;
         let dir = context.paths.store_dir();
         if !dir.is_dir() {
             return Ok(None);

@@ -96,8 +96,10 @@ fn another_store_stops_the_start() {
     assert!(listed.err.contains("another store"), "{listed:?}");
     // Without the marker of the data directory, as from an older backup of it.
     std::fs::remove_file(home.path().join("data/marker.json")).unwrap();
-    let said = refused(&home, &["daemon"]);
-    assert!(said.contains("belongs to the instance"), "{said}");
+    for command in [&["daemon"][..], &["prune"], &["recover", "--yes"]] {
+        let said = refused(&home, command);
+        assert!(said.contains("belongs to the instance"), "{command:?}: {said}");
+    }
 }
 
 #[test]

@@ -107,6 +107,20 @@ pub fn check_store(dir: &Path) -> Result<(), MarkerError> {
     DataDir(dir).markers().check_store()
 }
 
+/// Same as [`check_store`], for commands that change the store: the identity in the data
+/// directory must also be the one that the store belongs to.
+///
+/// # Errors
+///
+/// Returns [`StartError::Marker`] if the data directory, the store and the key do not
+/// belong together, and [`StartError::Identity`] if the key cannot be read.
+pub fn check_own_store(dir: &Path) -> Result<(), StartError> {
+    let data = DataDir(dir);
+    let own = data.identity()?.map(|identity| identity.public().to_peer_id());
+    data.markers().check(own.as_ref())?;
+    Ok(())
+}
+
 /// Refuses a data directory that exists and is empty if the configuration shows that
 /// the instance was used before: its disk is not mounted.
 ///

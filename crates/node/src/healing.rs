@@ -315,6 +315,7 @@ impl Task {
         // Below an unreadable node, nothing is known about what is needed.
         let is_all_known = !report.is_cut_short
             && report.damaged.is_empty()
+            && report.newer.is_empty()
             && report.problems.iter().all(|problem| problem.cid.codec() == Codec::Raw);
         let needed: HashSet<Cid> = faults.iter().map(|fault| fault.cid).collect();
         self.add(faults);

@@ -50,7 +50,7 @@ mod tasks;
 mod token;
 mod traffic;
 
-pub use data_dir::{accept_store, check_store, load_identity, make_data_dir};
+pub use data_dir::{accept_store, check_own_store, check_store, load_identity, make_data_dir};
 pub use downloads::{Download, DownloadError, DownloadState, Downloads};
 pub use forget::forget_folder;
 pub use gc_task::GcTask;
