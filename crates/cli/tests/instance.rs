@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use common::kept::{Thing, commit, open};
-use common::{Home, archivist};
+use common::{Home, archivist, free_port};
 use snapshots::{SnapshotRecord, SnapshotStore};
 use types::{Cid, Codec};
 
@@ -73,7 +73,8 @@ fn a_daemon_ends_within_five_seconds_and_starts_again_as_the_same() {
 
 #[test]
 fn what_is_removed_while_nothing_runs_is_forgotten_and_what_is_merely_absent_is_not() {
-    let home = Home::new("");
+    let port = format!("[manifest_server]\nport = {}\n", free_port());
+    let home = Home::new(&port);
     let dir = tempfile::tempdir().unwrap();
     let daemon = home.start();
     let manifest_of = |name: &str| {
@@ -93,7 +94,7 @@ fn what_is_removed_while_nothing_runs_is_forgotten_and_what_is_merely_absent_is_
     // One folder is removed by the command; the other is only missing from the file for a while.
     assert!(home.run(&["folder", "remove", "removed"]).status.success());
     assert_eq!(std::fs::read_to_string(home.config()).unwrap(), with_one);
-    home.configure("");
+    home.configure(&port);
     let daemon = home.start();
     let is_there = |cid: &str| home.run(&["manifest", "show", cid]).status.success();
     let gone = (0..500).any(|_| {
