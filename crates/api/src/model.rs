@@ -491,7 +491,7 @@ pub struct Job {
     /// Total number of units, if known.
     #[serde(default)]
     pub progress_total: Option<u64>,
-    /// Result of a job that is done. For `verify` a [`crate::VerifyResult`].
+    /// Result of a job that is done. For `verify` a `VerifyResult`.
     #[serde(default)]
     #[schema(value_type = Option<Object>)]
     pub result: Option<serde_json::Value>,

@@ -1151,7 +1151,7 @@ export interface components {
              * @description Total number of units, if known.
              */
             progress_total?: number | null;
-            /** @description Result of a job that is done. For `verify` a [`VerifyResult`]. */
+            /** @description Result of a job that is done. For `verify` a `VerifyResult`. */
             result?: Record<string, never> | null;
             /** @description Start of the job. */
             started_at?: string | null;
