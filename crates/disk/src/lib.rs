@@ -11,6 +11,7 @@
 //!
 //! Absent: the files of users. Crate `fstree` reads and writes those.
 
+mod aside;
 mod atomic;
 mod disk;
 #[cfg(any(test, feature = "testing"))]
@@ -19,6 +20,7 @@ mod real;
 #[cfg(any(test, feature = "testing"))]
 pub mod sim;
 
+pub use aside::{ASIDE, Aside};
 pub use atomic::{AtomicWrite, Existing, FileError, Permissions, Writers, read_file, write_atomic};
 pub use disk::{Disk, DiskFile, Space};
 #[cfg(any(test, feature = "testing"))]

@@ -11,7 +11,7 @@ use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use disk::{AtomicWrite, Disk, DiskFile, Existing, FileError, write_atomic};
+use disk::{Aside, Disk, DiskFile, FileError};
 use jiff::Timestamp;
 use net::PeerId;
 use parking_lot::Mutex;
@@ -26,7 +26,7 @@ use super::chain_file::{
 /// that does not continue the chain is refused, so that a backup server cannot fill the disk.
 const OPEN_MAX: u64 = 16;
 /// Maximum number of damaged ends of one file that are set aside.
-const ASIDE_MAX: u32 = 9;
+const ASIDE_MAX: u64 = 9;
 
 /// Reason why a chain cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -270,7 +270,10 @@ impl Chains {
                 "the last line of a chain of receipts is not complete, and is set aside; the \
                  backup server sends the receipt again"
             );
-            set_aside(disk, path, &chain.tail)?;
+            let aside = Aside::next(disk, path)?;
+            if aside.number() <= ASIDE_MAX {
+                aside.copy(&chain.tail)?;
+            }
             chain.tail.clear();
         }
         // Also removes the rest of an append that failed. The bytes are then written again, since
@@ -415,21 +418,6 @@ pub(super) fn find_chains(
         names.iter().filter_map(|name| name.to_str().and_then(chain_of)).collect();
     found.sort();
     Ok(found)
-}
-
-/// Keeps a copy of the damaged end of a file, so that nothing is lost by its removal.
-fn set_aside(disk: &dyn Disk, path: &Path, tail: &[u8]) -> Result<(), ChainError> {
-    let options = AtomicWrite { existing: Existing::Keep, ..AtomicWrite::PRIVATE };
-    for number in 1..=ASIDE_MAX {
-        let mut name = path.as_os_str().to_owned();
-        name.push(format!(".damaged-{number}"));
-        match write_atomic(disk, Path::new(&name), tail, &options) {
-            Ok(_) => break,
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
 }
 
 /// Returns a reader of a file.

@@ -30,7 +30,7 @@ use types::Cid;
 use self::format::{Change, Parsed, encode_base, encode_change, removal_len};
 use self::read::{Loaded, LogFile};
 use crate::error::{IoContext, StoreError};
-use disk::{AtomicWrite, Disk, DiskFile, Existing, FileError, write_atomic};
+use disk::{ASIDE, Aside, AtomicWrite, Disk, DiskFile, FileError, write_atomic};
 
 pub(crate) use self::read::{RootsFound, read_roots};
 
@@ -43,8 +43,6 @@ const EXTENT: u64 = 64 * 1024;
 const MAX_LOG_LEN: u64 = 1 << 30;
 /// File names of the two logs.
 const LOGS: [&str; 2] = ["a.log", "b.log"];
-/// Follows the name of a log in the name of a file that was kept, before a number.
-const ASIDE: &str = ".damaged-";
 
 /// A name that keeps a block, and all that it refers to, alive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -292,32 +290,22 @@ impl RootLog {
 
     /// Keeps the bytes of a damaged or unreadable log under another name, durably.
     fn put_old_file_aside(&mut self, number: usize) -> Result<(), FileError> {
-        let io = |action, path: &Path| {
-            let path = path.to_owned();
-            move |source| FileError::Io { action, path, source }
-        };
-        if matches!(self.old_files[number], OldFile::Replace) {
-            return Ok(());
-        }
-        let names = self.disk.list(&self.dir).map_err(io("list", &self.dir))?;
-        let prefix = format!("{}{ASIDE}", LOGS[number]);
-        let used =
-            names.iter().filter_map(|name| name.to_str()?.strip_prefix(&prefix)?.parse().ok());
-        let next = used.max().unwrap_or(0_u64) + 1;
-        let aside = self.dir.join(format!("{prefix}{next}"));
-        match &self.old_files[number] {
-            OldFile::Replace => {}
+        let path = self.dir.join(LOGS[number]);
+        let aside = match &self.old_files[number] {
+            OldFile::Replace => return Ok(()),
             OldFile::Copy(bytes) => {
-                let options = AtomicWrite { existing: Existing::Keep, ..AtomicWrite::PRIVATE };
-                write_atomic(&*self.disk, &aside, bytes, &options)?;
+                let aside = Aside::next(&*self.disk, &path)?;
+                aside.copy(bytes)?;
+                aside
             }
             OldFile::MoveAside => {
-                let path = self.dir.join(LOGS[number]);
-                self.disk.rename_new(&path, &aside).map_err(io("rename", &path))?;
-                self.disk.sync_dir(&self.dir).map_err(io("sync", &self.dir))?;
+                let aside = Aside::next(&*self.disk, &path)?;
+                aside.rename()?;
+                aside
             }
-        }
-        tracing::warn!(kept = %aside.display(), "a damaged root log was kept under another name");
+        };
+        let kept = aside.path().display();
+        tracing::warn!(%kept, "a damaged root log was kept under another name");
         self.old_files[number] = OldFile::Replace;
         Ok(())
     }
