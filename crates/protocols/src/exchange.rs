@@ -127,11 +127,14 @@ pub(crate) async fn finish(
     Ok(())
 }
 
-/// Limits of a server: its streams at the same time, and the time for each.
+/// Limits of the server side of a protocol.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
+    /// Maximum number of streams at the same time.
     pub(crate) streams: usize,
+    /// Maximum number of streams of one peer at the same time.
     pub(crate) streams_per_peer: usize,
+    /// Maximum time for one stream.
     pub(crate) time: Duration,
 }
 

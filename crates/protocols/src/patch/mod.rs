@@ -38,15 +38,11 @@ pub const PATCH_WANTS_MAX: usize = 64;
 pub const PATCH_BASES_MAX: usize = 8;
 /// Maximum length of a request, in bytes: that many CIDs of 61 characters.
 const REQUEST_LEN_MAX: usize = 64 << 10;
-/// Maximum time of an exchange on the server side.
-const SERVE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Maximum time of an exchange on the client side, including opening the stream.
 const ASK_TIMEOUT: Duration = Duration::from_secs(40);
-/// Maximum number of streams at the same time. Each needs memory for the bases, the renamed bases,
-/// the block and two patches, at most 4 MiB each.
-const STREAMS_MAX: usize = 4;
-/// Maximum number of streams of one peer at the same time; see [`STREAMS_MAX`].
-const STREAMS_PER_PEER_MAX: usize = 2;
+/// Limits of the server side. Each stream needs memory for the bases, the renamed bases, the block
+/// and two patches, at most 4 MiB each.
+const LIMITS: Limits = Limits { streams: 4, streams_per_peer: 2, time: Duration::from_secs(30) };
 /// Maximum number of patches that are applied at the same time. Each occupies a thread, and memory
 /// for its bases, its block and the compressed block.
 const APPLIED_AT_ONCE: usize = 2;
@@ -221,12 +217,7 @@ pub async fn serve_patches(
     allowed: impl Fn(&PeerId) -> bool,
     store: Arc<dyn BlockRead>,
 ) {
-    let limits = Limits {
-        streams: STREAMS_MAX,
-        streams_per_peer: STREAMS_PER_PEER_MAX,
-        time: SERVE_TIMEOUT,
-    };
-    exchange::serve(receiver, limits, allowed, |stream, is_allowed| {
+    exchange::serve(receiver, LIMITS, allowed, |stream, is_allowed| {
         answer(stream, is_allowed.then(|| store.clone()))
     })
     .await;

@@ -36,15 +36,11 @@ pub const UNSIGNED_RECEIPT_PROTOCOL: StreamProtocol =
 
 /// Maximum length of a receipt or an answer, in bytes; a receipt has about 700.
 const FRAME_LEN_MAX: usize = 4096;
-/// Maximum time of an exchange on the server side.
-const SERVE_TIMEOUT: Duration = Duration::from_secs(15);
 /// Maximum time of an exchange on the client side, counted from the opened stream.
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
-/// Maximum number of streams at the same time. A backup server opens one for each folder that has
-/// a new snapshot.
-const STREAMS_MAX: usize = 32;
-/// Maximum number of streams of one peer at the same time; see [`STREAMS_MAX`].
-const STREAMS_PER_PEER_MAX: usize = 8;
+/// Limits of the server side. A backup server opens one stream for each folder that has a new
+/// snapshot.
+const LIMITS: Limits = Limits { streams: 32, streams_per_peer: 8, time: Duration::from_secs(15) };
 
 /// The source's answer to a receipt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -120,12 +116,7 @@ pub async fn serve_receipts(
     allowed: impl Fn(&PeerId) -> bool,
     on_receipt: OnReceipt,
 ) {
-    let limits = Limits {
-        streams: STREAMS_MAX,
-        streams_per_peer: STREAMS_PER_PEER_MAX,
-        time: SERVE_TIMEOUT,
-    };
-    exchange::serve(receiver, limits, allowed, |stream, is_allowed| {
+    exchange::serve(receiver, LIMITS, allowed, |stream, is_allowed| {
         let peer = stream.peer();
         if !is_allowed {
             tracing::debug!(%peer, "refused a receipt: the peer is not the backup server");

@@ -39,15 +39,10 @@ const LISTED_MAX: usize = 100_000;
 const LIST_LEN_MAX: usize = 64 << 20;
 /// Approximate length of the pieces in which answers are sent, in bytes.
 const PIECE_LEN: usize = 64 << 10;
-/// Maximum time of an exchange on the server side.
-const SERVE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Maximum time of an exchange on the client side, counted from the opened stream.
 const ASK_TIMEOUT: Duration = Duration::from_secs(90);
-/// Maximum number of streams at the same time. A restoring client sends requests only
-/// occasionally.
-const STREAMS_MAX: usize = 16;
-/// Maximum number of streams of one peer at the same time; see [`STREAMS_MAX`].
-const STREAMS_PER_PEER_MAX: usize = 4;
+/// Limits of the server side. A restoring client sends requests only occasionally.
+const LIMITS: Limits = Limits { streams: 16, streams_per_peer: 4, time: Duration::from_secs(60) };
 
 /// Reason why the snapshots on the backup server cannot be listed.
 #[derive(Debug, thiserror::Error)]
@@ -165,12 +160,7 @@ pub async fn serve_snapshots(
     allowed: impl Fn(&PeerId) -> bool,
     list: ListOffered,
 ) {
-    let limits = Limits {
-        streams: STREAMS_MAX,
-        streams_per_peer: STREAMS_PER_PEER_MAX,
-        time: SERVE_TIMEOUT,
-    };
-    exchange::serve(receiver, limits, allowed, |stream, is_allowed| {
+    exchange::serve(receiver, LIMITS, allowed, |stream, is_allowed| {
         let peer = stream.peer();
         answer(stream, peer, is_allowed.then(|| list.clone()))
     })
