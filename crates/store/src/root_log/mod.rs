@@ -32,7 +32,7 @@ use self::read::{Loaded, LogFile};
 use crate::error::{IoContext, StoreError};
 use disk::{ASIDE, Aside, AtomicWrite, Disk, DiskFile, FileError, write_atomic};
 
-pub(crate) use self::read::{RootsFound, read_roots};
+pub(crate) use self::read::read_roots;
 
 /// Maximum length of the name of a root in bytes.
 pub const MAX_ROOT_NAME_LEN: usize = 512;
@@ -147,9 +147,7 @@ impl RootLog {
         }
         let loaded = Loaded::read(&*log.disk, &log.dir, MAX_LOG_LEN)?;
         let (health, is_usable) = (loaded.health, loaded.is_usable);
-        let unreadable = loaded
-            .unreadable()
-            .map(|(path, reason)| format!("{} cannot be read: {reason}", path.display()));
+        let unreadable = loaded.unreadable();
         let old = if is_usable { Vec::new() } else { loaded.bytes() };
         log.adopt(loaded)?;
         if !is_usable {

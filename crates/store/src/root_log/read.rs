@@ -122,10 +122,12 @@ impl Loaded {
         LOGS.into_iter().zip(&self.files).filter_map(bytes).collect()
     }
 
-    /// Returns the log that could not be read, and the reason.
-    pub(super) fn unreadable(&self) -> Option<(&Path, &str)> {
+    /// Describes the log that cannot be read.
+    pub(super) fn unreadable(&self) -> Option<String> {
         self.files.iter().find_map(|file| match file {
-            LogFile::Unreadable { path, reason } => Some((&**path, &**reason)),
+            LogFile::Unreadable { path, reason } => {
+                Some(format!("{} cannot be read: {reason}", path.display()))
+            }
             LogFile::Absent | LogFile::Read { .. } => None,
         })
     }
@@ -174,9 +176,7 @@ pub(crate) fn read_roots(
     }
     let is_absent = loaded.files.iter().all(|file| matches!(file, LogFile::Absent));
     let health = if is_empty && is_absent { Health::Clean } else { loaded.health };
-    let unreadable = loaded
-        .unreadable()
-        .map(|(path, reason)| format!("{} cannot be read: {reason}", path.display()));
+    let unreadable = loaded.unreadable();
     Ok(RootsFound { roots: loaded.roots, health, unreadable })
 }
 
