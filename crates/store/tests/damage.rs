@@ -9,7 +9,7 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use common::{Tree, assert_whole, open, store_tree, tree};
+use common::{assert_whole, filled, open, store_tree, tree, trees};
 use disk::sim::SimDisk;
 use store::check::missing_blocks;
 use store::{
@@ -17,22 +17,6 @@ use store::{
     StoreAdmin as _, StoreError,
 };
 use types::EncodedBlock;
-
-fn trees() -> Vec<(String, Tree)> {
-    let seeds: [&[u64]; 4] = [&[1, 2, 3, 4, 5], &[4, 5, 6, 7], &[8], &[9, 10, 11, 1]];
-    seeds.iter().zip('a'..).map(|(seeds, name)| (name.to_string(), tree(seeds))).collect()
-}
-
-/// A store with several sealed packs, an open one, and an index on disk.
-fn filled() -> SimDisk {
-    let disk = SimDisk::new();
-    let (store, _) = open(&disk);
-    for (name, tree) in trees() {
-        store_tree(&store, &name, &tree).unwrap();
-    }
-    drop(store);
-    disk
-}
 
 fn files(disk: &SimDisk, part: &str) -> Vec<PathBuf> {
     let files = disk.files();

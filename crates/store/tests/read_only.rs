@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use common::{DIR, Tree, chunk, open, options, store_tree, tree, write_and_remove};
+use common::{DIR, chunk, filled, open, options, store_tree, tree, trees, write_and_remove};
 use disk::sim::{Fault, Power, SimDisk};
 use disk::{Disk as _, ReadOnlyDisk, read_file};
 use store::check::missing_blocks;
@@ -20,22 +20,6 @@ use store::{
     BlockRead as _, BlockWrite as _, GcOptions, OpenReport, PackStore, ReadOnlyPackStore, Root,
     Roots as _, RootsRead as _, StoreAdmin as _, StoreError, StoreOptions,
 };
-
-fn trees() -> Vec<(String, Tree)> {
-    let seeds: [&[u64]; 4] = [&[1, 2, 3, 4, 5], &[4, 5, 6, 7], &[8], &[9, 10, 11, 1]];
-    seeds.iter().zip('a'..).map(|(seeds, name)| (name.to_string(), tree(seeds))).collect()
-}
-
-/// A store with sealed packs, open packs and an index on disk.
-fn filled() -> SimDisk {
-    let disk = SimDisk::new();
-    let (store, _) = open(&disk);
-    for (name, tree) in trees() {
-        store_tree(&store, &name, &tree).unwrap();
-    }
-    drop(store);
-    disk
-}
 
 /// A disk that refuses every write, and the store on it.
 fn open_read_only(disk: &SimDisk) -> (ReadOnlyDisk, ReadOnlyPackStore, OpenReport) {
@@ -161,10 +145,12 @@ fn damage_is_reported_and_stays() {
         disk.damage(&path, |bytes| bytes[100] ^= 1);
         let (_, bad) = read_all(&disk, "a flipped bit in a record");
         assert!(!bad.is_empty(), "{}", path.display());
-        let disk = filled();
-        disk.damage(&path, |bytes| bytes.truncate(70));
-        let (report, bad) = read_all(&disk, "a cut pack");
-        assert!(!report.damage.is_empty() && !bad.is_empty(), "{}", path.display());
+        for len in [70, 64, 10, 0] {
+            let disk = filled();
+            disk.damage(&path, |bytes| bytes.truncate(len));
+            let (report, bad) = read_all(&disk, "a cut pack");
+            assert!(!report.damage.is_empty() && !bad.is_empty(), "{}, {len}", path.display());
+        }
         let disk = filled();
         disk.damage(&path, |bytes| bytes[3] ^= 1);
         let (report, bad) = read_all(&disk, "a damaged header");

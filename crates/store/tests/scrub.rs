@@ -6,37 +6,18 @@
 mod common;
 
 use std::collections::BTreeSet;
-use std::ffi::OsString;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use common::{DIR, Tree, assert_whole, open, options, store_tree, tree};
-use disk::sim::SimDisk;
-use disk::{Disk, DiskFile, Space};
-use parking_lot::Mutex;
+use common::{assert_whole, filled, open, trees};
+use disk::Disk as _;
+use disk::sim::{EIO, FaultRule, Op, SimDisk};
 use store::{
     BlockRead as _, BlockWrite as _, GcOptions, PackStore, Roots as _, ScrubEnd, ScrubReport,
     StoreAdmin as _, StoreError,
 };
 use types::Cid;
-
-fn trees() -> Vec<Tree> {
-    let seeds: [&[u64]; 4] = [&[1, 2, 3, 4, 5], &[4, 5, 6, 7], &[8], &[9, 10, 11, 1]];
-    seeds.into_iter().map(tree).collect()
-}
-
-/// A store with several sealed packs, an open one, and an index on disk.
-fn filled() -> SimDisk {
-    let disk = SimDisk::new();
-    let (store, _) = open(&disk);
-    for (number, tree) in trees().iter().enumerate() {
-        store_tree(&store, &format!("tree{number}"), tree).unwrap();
-    }
-    drop(store);
-    disk
-}
 
 fn packs(disk: &SimDisk) -> Vec<PathBuf> {
     let files = disk.files().into_iter();
@@ -49,7 +30,7 @@ fn scrub_all(store: &PackStore) -> Vec<ScrubReport> {
 }
 
 fn put_again(store: &PackStore) {
-    for tree in trees() {
+    for (_, tree) in trees() {
         let epoch = store.write_epoch();
         store.put(&tree.blocks).unwrap();
         store.commit(epoch).unwrap();
@@ -58,7 +39,7 @@ fn put_again(store: &PackStore) {
 }
 
 fn absent(store: &PackStore) -> BTreeSet<Cid> {
-    let blocks = trees().into_iter().flat_map(|tree| tree.blocks);
+    let blocks = trees().into_iter().flat_map(|(_, tree)| tree.blocks);
     blocks.map(|block| block.cid()).filter(|cid| !store.has(cid).unwrap()).collect()
 }
 
@@ -140,7 +121,7 @@ fn records_that_are_lost_with_the_end_of_a_pack_are_absent_afterwards() {
 fn a_pack_that_vanishes_while_its_file_is_open_is_noticed() {
     let disk = filled();
     let (store, _) = open(&disk);
-    for tree in trees() {
+    for (_, tree) in trees() {
         assert_whole(&store, &tree, "every pack is open now");
     }
     let path = packs(&disk).remove(0);
@@ -161,8 +142,8 @@ fn it_stops_on_request_and_leaves_packs_alone_that_are_gone() {
     let report = store.scrub(pack, &mut |_| false).unwrap();
     assert_eq!(report.end, ScrubEnd::Stopped);
     // A collection empties the pack while it is read.
-    for number in 0..trees().len() {
-        store.remove_root(&format!("tree{number}")).unwrap();
+    for (name, _) in trees() {
+        store.remove_root(&name).unwrap();
     }
     for pack in store.packs() {
         let report = store.scrub(pack.id, &mut |_| {
@@ -197,103 +178,14 @@ fn a_restart_confuses_no_damaged_record_with_a_good_one() {
     assert_eq!(store.damaged_blocks().unwrap(), []);
 }
 
-/// Bytes of a file that cannot be read.
-type Bad = Option<(PathBuf, std::ops::Range<u64>)>;
-
-/// A disk on which reads of some bytes fail.
-#[derive(Clone, Debug)]
-struct BadSectors {
-    disk: SimDisk,
-    bad: Arc<Mutex<Bad>>,
-}
-
-#[derive(Debug)]
-struct BadFile(Box<dyn DiskFile>, PathBuf, BadSectors);
-
-impl Disk for BadSectors {
-    fn create_dir(&self, path: &Path) -> io::Result<()> {
-        self.disk.create_dir(path)
-    }
-    fn create_with_mode(&self, path: &Path, mode: u32) -> io::Result<Box<dyn DiskFile>> {
-        let file = self.disk.create_with_mode(path, mode)?;
-        Ok(Box::new(BadFile(file, path.to_owned(), self.clone())))
-    }
-    fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        Ok(Box::new(BadFile(self.disk.open(path)?, path.to_owned(), self.clone())))
-    }
-    fn open_read(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        Ok(Box::new(BadFile(self.disk.open_read(path)?, path.to_owned(), self.clone())))
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.disk.rename(from, to)
-    }
-    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.disk.rename_new(from, to)
-    }
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        self.disk.remove(path)
-    }
-    fn list(&self, dir: &Path) -> io::Result<Vec<OsString>> {
-        self.disk.list(dir)
-    }
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        self.disk.sync_dir(dir)
-    }
-    fn space(&self, dir: &Path) -> io::Result<Space> {
-        self.disk.space(dir)
-    }
-}
-
-impl DiskFile for BadFile {
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        if let Some((path, range)) = &*self.2.bad.lock()
-            && *path == self.1
-            && offset < range.end
-            && offset + buf.len() as u64 > range.start
-        {
-            return Err(io::Error::from_raw_os_error(5));
-        }
-        self.0.read_at(buf, offset)
-    }
-    fn write_at(&self, parts: &[&[u8]], offset: u64) -> io::Result<()> {
-        self.0.write_at(parts, offset)
-    }
-    fn sync(&self) -> io::Result<()> {
-        self.0.sync()
-    }
-    fn len(&self) -> io::Result<u64> {
-        self.0.len()
-    }
-    fn truncate(&self, len: u64) -> io::Result<()> {
-        self.0.truncate(len)
-    }
-    fn allocate(&self, len: u64) -> io::Result<()> {
-        self.0.allocate(len)
-    }
-    fn lock(&self) -> io::Result<()> {
-        self.0.lock()
-    }
-    fn lock_shared(&self) -> io::Result<()> {
-        self.0.lock_shared()
-    }
-    fn copy_permissions(&self, path: &Path) -> io::Result<()> {
-        self.0.copy_permissions(path)
-    }
-}
-
-fn path_exists(disk: &SimDisk, path: &Path) -> bool {
-    disk.files().iter().any(|file| file == path)
-}
-
 #[test]
 fn an_io_error_is_reported_and_damages_nothing_until_the_block_is_set_aside() {
-    let sim = filled();
-    let disk = BadSectors { disk: sim.clone(), bad: Arc::default() };
-    let (store, _) =
-        PackStore::open_on(Arc::new(disk.clone()), Path::new(DIR), &options()).unwrap();
+    let disk = filled();
+    let (store, _) = open(&disk);
     // The first record of the first pack of data.
-    let path = packs(&sim).remove(0);
-    *disk.bad.lock() = Some((path.clone(), 64..65));
+    let path = packs(&disk).remove(0);
+    let bad = FaultRule::new(Op::Read, EIO).on(path.to_str().unwrap()).bytes(64..65);
+    disk.add_fault(bad.clone());
     let reports = scrub_all(&store);
     let unreadable: Vec<_> = reports.iter().flat_map(|report| &report.unreadable).collect();
     assert_eq!(unreadable.len(), 1, "{reports:?}");
@@ -304,22 +196,22 @@ fn an_io_error_is_reported_and_damages_nothing_until_the_block_is_set_aside() {
     assert_eq!(store.take_losses(), store::Losses::default());
     assert_eq!(absent(&store), BTreeSet::new());
     // A collection leaves the pack alone, and frees the others.
-    for tree in ["tree1", "tree2", "tree3"] {
-        store.remove_root(tree).unwrap();
+    for name in ["b", "c", "d"] {
+        store.remove_root(name).unwrap();
     }
     let collected = store.gc(GcOptions::EVERYTHING).unwrap();
     assert!(collected.deleted_blocks > 0, "{collected:?}");
-    assert!(store.has(&cid).unwrap() && path_exists(&sim, &path));
+    assert!(store.has(&cid).unwrap() && disk.files().contains(&path));
     // The disk as a whole fails: that is no reason to give the block up.
-    *disk.bad.lock() = Some((path.clone(), 0..65));
+    disk.add_fault(bad.clone().bytes(0..65));
     assert!(matches!(store.set_aside_unreadable(&cid), Err(StoreError::Io { .. })));
     // The error disappears.
-    *disk.bad.lock() = None;
+    disk.clear_fault_rules();
     assert!(!store.set_aside_unreadable(&cid).unwrap());
     assert!(store.get(&cid).unwrap().is_some());
     assert!(scrub_all(&store).iter().all(|report| report.unreadable.is_empty()));
     // It stays.
-    *disk.bad.lock() = Some((path, 64..65));
+    disk.add_fault(bad);
     assert!(store.set_aside_unreadable(&cid).unwrap());
     assert!(absent(&store).contains(&cid));
     assert_eq!(store.damaged_blocks().unwrap()[0].cid, cid);

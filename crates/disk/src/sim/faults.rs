@@ -15,10 +15,13 @@
 //! // The 8th operation that reads meets a bad sector.
 //! let armed = disk.add_fault(FaultRule::reads(EIO).after(7).times(1));
 //! assert_eq!(armed.failures(), 0);
+//! // Bytes 4096 to 4607 of a file are on a bad sector.
+//! disk.add_fault(FaultRule::new(Op::Read, EIO).on("/file").bytes(4096..4608));
 //! disk.clear_fault_rules();
 //! ```
 
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -117,6 +120,7 @@ impl DiskError {
 pub struct FaultRule {
     ops: Vec<Op>,
     path: String,
+    bytes: Option<Range<u64>>,
     after: u64,
     times: u64,
     error: DiskError,
@@ -126,7 +130,7 @@ impl FaultRule {
     /// Creates a rule by which these operations fail on every path, always.
     pub fn new(ops: impl Into<Vec<Op>>, error: impl Into<DiskError>) -> Self {
         let (ops, error) = (ops.into(), error.into());
-        Self { ops, path: String::new(), after: 0, times: u64::MAX, error }
+        Self { ops, path: String::new(), bytes: None, after: 0, times: u64::MAX, error }
     }
 
     /// Creates a rule for [`Op::READS`].
@@ -137,6 +141,11 @@ impl FaultRule {
     /// Restricts the rule to paths that contain `part`.
     pub fn on(self, part: &str) -> Self {
         Self { path: part.to_owned(), ..self }
+    }
+
+    /// Restricts the rule to reads and writes of any of these bytes of a file.
+    pub fn bytes(self, bytes: Range<u64>) -> Self {
+        Self { bytes: Some(bytes), ..self }
     }
 
     /// Lets the first `count` operations succeed that the rule matches.
@@ -188,12 +197,17 @@ impl FaultRules {
         self.0.is_empty()
     }
 
-    /// Returns the error of the first rule by which this operation fails.
-    pub(super) fn error(&self, op: Op, path: &Path) -> Option<DiskError> {
+    /// Returns the error of the first rule by which this operation fails. A read or a
+    /// write is of `bytes`; other operations are of none.
+    pub(super) fn error(&self, op: Op, path: &Path, bytes: Range<u64>) -> Option<DiskError> {
         let path = path.to_string_lossy();
         let mut error = None;
         for (rule, armed) in &self.0 {
-            if !rule.ops.contains(&op) || !path.contains(&rule.path) {
+            let has_bytes = rule
+                .bytes
+                .as_ref()
+                .is_none_or(|bad| bytes.start < bad.end && bad.start < bytes.end);
+            if !rule.ops.contains(&op) || !path.contains(&rule.path) || !has_bytes {
                 continue;
             }
             let number = armed.matches.fetch_add(1, Ordering::SeqCst);

@@ -1,10 +1,11 @@
 //! An open file of a simulated disk.
 
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::{Change, Hit, Lock, Op, SimDisk};
+use super::{Change, Hit, Lock, NO_BYTES, Op, SimDisk};
 use crate::disk::DiskFile;
 
 /// An open file of a [`SimDisk`].
@@ -34,12 +35,14 @@ impl SimFile {
             state.operations += 1;
             Err(Hit::Fail(io::ErrorKind::StorageFull.into()))
         } else {
-            let op = match &change {
-                Change::Write { .. } => Op::Write,
-                Change::Truncate(_) => Op::Truncate,
+            let (op, bytes) = match &change {
+                Change::Write { offset, data } => {
+                    (Op::Write, *offset as u64..(offset + data.len()) as u64)
+                }
+                Change::Truncate(_) => (Op::Truncate, NO_BYTES),
             };
             let path = state.path_of(self.inode);
-            state.step(op, &path)
+            state.step(op, &path, bytes)
         };
         let applied = match (&outcome, change) {
             (Err(Hit::Fail(_)), Change::Truncate(_)) => None,
@@ -63,9 +66,9 @@ impl SimFile {
     }
 
     /// Fails if the process is dead, or if a rule says so.
-    fn read_step(&self, op: Op) -> io::Result<()> {
+    fn read_step(&self, op: Op, bytes: Range<u64>) -> io::Result<()> {
         let state = self.disk.state.lock();
-        state.read_step(op, &state.path_of(self.inode))
+        state.read_step(op, &state.path_of(self.inode), bytes)
     }
 }
 
@@ -75,7 +78,7 @@ fn position(offset: u64) -> io::Result<usize> {
 
 impl DiskFile for SimFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.read_step(Op::Read)?;
+        self.read_step(Op::Read, offset..offset.saturating_add(buf.len() as u64))?;
         let state = self.disk.state.lock();
         let content = &state.inodes[self.inode].current;
         let start = position(offset)?.min(content.len());
@@ -124,7 +127,7 @@ impl DiskFile for SimFile {
     }
 
     fn len(&self) -> io::Result<u64> {
-        self.read_step(Op::Len)?;
+        self.read_step(Op::Len, NO_BYTES)?;
         let state = self.disk.state.lock();
         Ok(state.inodes[self.inode].current.len() as u64)
     }
@@ -138,7 +141,7 @@ impl DiskFile for SimFile {
     }
 
     fn lock(&self) -> io::Result<()> {
-        self.read_step(Op::Lock)?;
+        self.read_step(Op::Lock, NO_BYTES)?;
         let mut state = self.disk.state.lock();
         let inode = &mut state.inodes[self.inode];
         if inode.lock != Lock::None {
@@ -150,7 +153,7 @@ impl DiskFile for SimFile {
     }
 
     fn lock_shared(&self) -> io::Result<()> {
-        self.read_step(Op::Lock)?;
+        self.read_step(Op::Lock, NO_BYTES)?;
         let mut state = self.disk.state.lock();
         let inode = &mut state.inodes[self.inode];
         inode.lock = match inode.lock {

@@ -18,6 +18,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -121,6 +122,9 @@ enum NameChange {
 
 const PAGE: usize = 4096;
 
+/// The bytes of an operation that is neither a read nor a write.
+const NO_BYTES: Range<u64> = 0..0;
+
 impl Change {
     fn apply(&self, content: &mut Vec<u8>) {
         match self {
@@ -196,22 +200,23 @@ enum Hit {
 }
 
 impl State {
-    /// Counts an operation and returns the fault that it must suffer, if any.
-    fn step(&mut self, op: Op, path: &Path) -> Result<(), Hit> {
+    /// Counts an operation and returns the fault that it must suffer, if any. A write is
+    /// of `bytes`.
+    fn step(&mut self, op: Op, path: &Path, bytes: Range<u64>) -> Result<(), Hit> {
         let number = self.operations;
         self.operations += 1;
         match self.fault {
             Some((at, fault)) if at == number => Err(fault.hit()),
             Some((at, fault @ Fault::FailForever(_))) if at < number => Err(fault.hit()),
-            _ => self.rules.error(op, path).map_or(Ok(()), |error| Err(Hit::Fail(error))),
+            _ => self.rules.error(op, path, bytes).map_or(Ok(()), |error| Err(Hit::Fail(error))),
         }
     }
 
     /// Fails if the process is dead, or if a rule says so. Such an operation has no
-    /// number.
-    fn read_step(&self, op: Op, path: &Path) -> io::Result<()> {
+    /// number. A read is of `bytes`.
+    fn read_step(&self, op: Op, path: &Path, bytes: Range<u64>) -> io::Result<()> {
         self.alive()?;
-        self.rules.error(op, path).map_or(Ok(()), |error| Err(error.to_io()))
+        self.rules.error(op, path, bytes).map_or(Ok(()), |error| Err(error.to_io()))
     }
 
     /// Returns the path of a file, empty if it has no name any more.
@@ -231,7 +236,7 @@ impl State {
     /// the process dies after the operation.
     fn step_whole(&mut self, op: Op, path: &Path) -> io::Result<bool> {
         self.alive()?;
-        match self.step(op, path) {
+        match self.step(op, path, NO_BYTES) {
             Ok(()) => Ok(true),
             Err(Hit::Die) => Ok(false),
             Err(Hit::Fail(error)) => Err(error.to_io()),
@@ -445,7 +450,7 @@ impl Inode {
 impl Disk for SimDisk {
     fn create_dir(&self, path: &Path) -> io::Result<()> {
         let mut state = self.state.lock();
-        state.read_step(Op::CreateDir, path)?;
+        state.read_step(Op::CreateDir, path, NO_BYTES)?;
         for dir in path.ancestors() {
             state.dirs.insert(dir.to_owned());
         }
@@ -469,7 +474,7 @@ impl Disk for SimDisk {
 
     fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
         let state = self.state.lock();
-        state.read_step(Op::Open, path)?;
+        state.read_step(Op::Open, path, NO_BYTES)?;
         let inode = *state.names.get(path).ok_or(io::ErrorKind::NotFound)?;
         Ok(Box::new(SimFile::new(self, inode)))
     }
@@ -504,7 +509,7 @@ impl Disk for SimDisk {
 
     fn list(&self, dir: &Path) -> io::Result<Vec<OsString>> {
         let state = self.state.lock();
-        state.read_step(Op::List, dir)?;
+        state.read_step(Op::List, dir, NO_BYTES)?;
         if !state.dirs.contains(dir) {
             return Err(io::ErrorKind::NotFound.into());
         }
@@ -529,7 +534,7 @@ impl Disk for SimDisk {
 
     fn space(&self, dir: &Path) -> io::Result<Space> {
         let state = self.state.lock();
-        state.read_step(Op::Space, dir)?;
+        state.read_step(Op::Space, dir, NO_BYTES)?;
         let total = state.capacity.unwrap_or(u64::MAX);
         Ok(Space { free: total.saturating_sub(state.used()), total, is_read_only: false })
     }

@@ -114,6 +114,17 @@ fn a_rule_fails_its_operations_on_its_paths_for_as_long_as_it_says() {
 }
 
 #[test]
+fn a_rule_with_bytes_fails_reads_and_writes_of_these_bytes_alone() {
+    let (disk, file) = disk_with(b"12345");
+    disk.add_fault(FaultRule::new([Op::Read, Op::Write, Op::Len], EIO).bytes(2..4));
+    for (offset, len, fails) in [(0, 2, false), (0, 3, true), (3, 1, true), (4, 1, false)] {
+        assert_eq!(file.read_at(&mut vec![0; len], offset).is_err(), fails, "{offset}, {len}");
+        assert_eq!(file.write_at(&[&vec![1; len]], offset).is_err(), fails, "{offset}, {len}");
+    }
+    assert_eq!(file.len().unwrap(), 5);
+}
+
+#[test]
 fn a_rule_fails_changes_too_and_knows_a_file_by_its_present_name() {
     let (disk, file) = disk_with(b"12345");
     disk.add_fault(FaultRule::new(Op::Rename, EIO).on("/d/f").times(1));

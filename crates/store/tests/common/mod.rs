@@ -107,6 +107,23 @@ pub fn store_tree(store: &Arc<PackStore>, name: &str, tree: &Tree) -> Result<(),
     batch.commit_root(&**store, name, Root { cid: tree.root, partial: false })
 }
 
+/// Returns trees that share some chunks, with the names of their roots.
+pub fn trees() -> Vec<(String, Tree)> {
+    let seeds: [&[u64]; 4] = [&[1, 2, 3, 4, 5], &[4, 5, 6, 7], &[8], &[9, 10, 11, 1]];
+    seeds.iter().zip('a'..).map(|(seeds, name)| (name.to_string(), tree(seeds))).collect()
+}
+
+/// Returns a disk with the store of [`trees`]: several sealed packs, two open ones, and
+/// an index on disk.
+pub fn filled() -> SimDisk {
+    let disk = SimDisk::new();
+    let (store, _) = open(&disk);
+    for (name, tree) in trees() {
+        store_tree(&store, &name, &tree).unwrap();
+    }
+    disk
+}
+
 /// The work of one of several concurrent writers: stores trees under five names,
 /// checks that each is complete, and removes every third root. The seeds of the trees,
 /// `width` of `seeds`, overlap, so that writers find blocks of each other and blocks
