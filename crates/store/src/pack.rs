@@ -221,6 +221,13 @@ pub(crate) struct Walk {
     pub(crate) gaps: Vec<Range<u64>>,
 }
 
+impl Walk {
+    /// Returns the number of valid records.
+    pub(crate) fn records(&self) -> u32 {
+        u32::try_from(self.entries.len()).unwrap_or(u32::MAX)
+    }
+}
+
 /// Walks the records of a pack without trusting its content.
 pub(crate) fn walk(file: &dyn DiskFile) -> io::Result<Walk> {
     let len = file.len()?;

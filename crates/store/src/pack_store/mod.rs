@@ -24,6 +24,7 @@
 #[cfg(any(test, feature = "testing"))]
 mod audit;
 mod catalog;
+mod examine;
 mod gc;
 mod losses;
 mod mark;

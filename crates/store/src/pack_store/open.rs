@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::catalog::{Catalog, CatalogPack};
+use super::examine::{PackFile, PackName, examine_pack, report_lost_packs, walk_pack};
 use super::losses::LossReports;
 use super::packs::{Pack, PackState, Packs, parse_name};
 use super::quarantine::Quarantine;
@@ -21,9 +22,7 @@ use super::write::Writer;
 use super::{Commits, Inner, StoreOptions, Upkeep};
 use crate::error::{IoContext, StoreError, is_full};
 use crate::hash_index::HashIndex;
-use crate::pack::{
-    HEADER_BYTES, HEADER_LEN, HeaderError, PackHeader, PackKind, read_footer, read_trailer, walk,
-};
+use crate::pack::PackHeader;
 use crate::pins::Pins;
 use crate::record::Entry;
 use crate::root_log::{self, Health, RootLog};
@@ -58,6 +57,14 @@ pub struct OpenReport {
     /// True if records of roots are lost: nothing is collected until
     /// [`crate::GcOptions::accept_roots`].
     pub roots_incomplete: bool,
+}
+
+impl OpenReport {
+    pub(super) fn set_roots(&mut self, health: Health, unreadable: Option<String>) {
+        self.roots_repaired = health == Health::Repaired;
+        self.roots_incomplete = health == Health::Incomplete;
+        self.roots_unreadable = unreadable;
+    }
 }
 
 /// Paths of the directories and files of a store.
@@ -124,18 +131,15 @@ impl Inner {
         for name in disk.list(&layout.packs()).context("list", &layout.packs())? {
             let Some((kind, number)) = name.to_str().and_then(parse_name) else { continue };
             let path = layout.packs().join(&name);
-            let found = open_pack(&*disk, &path, kind, number, known.get(&number), &mut report)?;
+            let known = known.get(&number);
+            let name = PackName { path: &path, kind, number, known };
             opened.insert(number);
-            if let Some(pack) = found {
+            if let Some(pack) = open_pack(&*disk, name, &mut report)? {
                 packs.insert(Arc::new(pack));
             }
         }
         make_names_durable(&*disk, &packs)?;
-        // A pack without records is removed by the next start.
-        let is_lost = |pack: &&CatalogPack| pack.indexed > 0 && !opened.contains(&pack.number);
-        for pack in known.values().filter(is_lost) {
-            report.lost_packs.push(PathBuf::from(format!("pack {:08x}", pack.number)));
-        }
+        report_lost_packs(&known, |number| opened.contains(&number), &mut report);
         if let Some(catalog) = &catalog {
             packs.reserve_numbers(catalog.next_pack);
         }
@@ -144,9 +148,7 @@ impl Inner {
         let is_new =
             opened.is_empty() && known.is_empty() && !root_log::exists(&*disk, &layout.roots())?;
         let (roots, found) = RootLog::open(disk.clone(), layout.roots(), is_new)?;
-        report.roots_repaired = found.health == Health::Repaired;
-        report.roots_incomplete = found.health == Health::Incomplete;
-        report.roots_unreadable = found.unreadable;
+        report.set_roots(found.health, found.unreadable);
 
         let index = open_index(&disk, &layout, catalog.as_ref(), &packs);
         let (index, covers) = match index {
@@ -371,30 +373,20 @@ fn make_names_durable(disk: &dyn Disk, packs: &Packs) -> Result<(), StoreError> 
     disk.sync_dir(packs.dir()).context("sync", packs.dir())
 }
 
-/// Opens a pack. `None` if it was empty and has been removed.
+/// Opens a pack, and mends it. `None` if it was empty and has been removed.
 fn open_pack(
     disk: &dyn Disk,
-    path: &Path,
-    kind: PackKind,
-    number: u32,
-    known: Option<&CatalogPack>,
+    pack: PackName<'_>,
     report: &mut OpenReport,
 ) -> Result<Option<Pack>, StoreError> {
+    let PackName { path, kind, number, known } = pack;
     let file = disk.open(path).context("open", path)?;
     let len = file.len().context("read", path)?;
-    let mut head = [0; HEADER_BYTES];
-    file.read_at(&mut head, 0).context("read", path)?;
-    let header = match PackHeader::decode(&head) {
-        Ok(header) if header.kind == kind && header.number == number => Some(header),
-        Ok(_) => None,
-        Err(HeaderError::Version) => {
-            return Err(StoreError::Unusable {
-                path: path.to_owned(),
-                reason: HeaderError::Version.to_string(),
-            });
+    let header = match examine_pack(&*file, len, pack)? {
+        PackFile::Sealed { header, records, .. } => {
+            return Ok(Some(existing_pack(path, header, records, len, len, None)));
         }
-        Err(HeaderError::Damaged) => None,
-        Err(HeaderError::Retired) => {
+        PackFile::Retired => {
             // A garbage collection emptied the pack and did not remove it. It writes the
             // catalog first, unless the disk is full.
             if known.is_some_and(|known| known.indexed > 0) {
@@ -407,60 +399,31 @@ fn open_pack(
             disk.remove(path).context("remove", path)?;
             return Ok(None);
         }
-    };
-    if let Some(header) = header
-        && let Some(trailer) = read_trailer(&*file, &header).context("read", path)?
-    {
-        // The footer need not be read if the index covers all records.
-        let is_indexed = known
-            .is_some_and(|known| known.uuid == header.uuid && known.indexed == trailer.records);
-        if is_indexed || read_footer(&*file, &header).context("read", path)?.is_some() {
-            return Ok(Some(existing_pack(path, header, trailer.records, len, len, None)));
+        PackFile::Cut(damage) => {
+            let aside = path.with_extension("pack.damaged");
+            report.damage.push(format!("{damage}; it is now {}", aside.display()));
+            disk.rename(path, &aside).context("rename", path)?;
+            return Ok(None);
         }
-    }
-    if len <= HEADER_LEN {
-        match known.filter(|known| known.indexed > 0) {
+        PackFile::Empty => {
             // The process that wrote the pack died before its first record was written.
-            None => disk.remove(path).context("remove", path)?,
-            Some(known) => {
-                let aside = path.with_extension("pack.damaged");
-                report.damage.push(format!(
-                    "{}: the file was cut to {len} bytes, and {} blocks are lost; it is now {}",
-                    path.display(),
-                    known.indexed,
-                    aside.display()
-                ));
-                disk.rename(path, &aside).context("rename", path)?;
-            }
+            disk.remove(path).context("remove", path)?;
+            return Ok(None);
         }
-        return Ok(None);
-    }
+        PackFile::Unsealed(header) => header,
+    };
     write_again(&*file, len).context("write", path)?;
-    let found = walk(&*file).context("read", path)?;
-    report.walked_packs += 1;
-    for gap in &found.gaps {
-        report.damage.push(format!(
-            "{}: unreadable from byte {} to byte {}",
-            path.display(),
-            gap.start,
-            gap.end
-        ));
-    }
+    let found = walk_pack(&*file, header, pack, report)?;
     let header = match header {
         Some(header) => header,
         None => {
-            report.damage.push(format!("{}: the header was damaged", path.display()));
             let header = PackHeader { kind, number, uuid: rand::random() };
             file.write_at(&[&header.encode()], 0).context("write", path)?;
             file.sync().context("sync", path)?;
             header
         }
     };
-    let records = u32::try_from(found.entries.len()).unwrap_or(u32::MAX);
-    if known.is_some_and(|known| known.indexed > records) {
-        report.damage.push(format!("{}: some records are lost", path.display()));
-    }
-    Ok(Some(existing_pack(path, header, records, found.end, len, Some(found.entries))))
+    Ok(Some(existing_pack(path, header, found.records(), found.end, len, Some(found.entries))))
 }
 
 /// Writes the bytes of a pack without a footer again, and syncs them. They may come from

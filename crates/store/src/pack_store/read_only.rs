@@ -29,6 +29,7 @@ use types::{Cid, EncodedBlock, Hash, with_causes};
 
 use super::OpenReport;
 use super::catalog::{Catalog, CatalogPack};
+use super::examine::{PackFile, PackName, examine_pack, report_lost_packs, walk_pack};
 use super::open::{Layout, refuse_other_format};
 use super::packs::parse_name;
 use super::quarantine::Quarantine;
@@ -36,11 +37,9 @@ use super::read::{decode_place, encode_place, pack_of};
 use super::removed_roots::RemovedRoots;
 use crate::block_store::{BlockRead, RootsRead};
 use crate::error::{IoContext, StoreError};
-use crate::pack::{
-    HEADER_BYTES, HEADER_LEN, HeaderError, PackHeader, is_retired, read_footer, read_trailer, walk,
-};
+use crate::pack::{PackKind, is_retired};
 use crate::record::{Entry, ReadError, Record, read_record};
-use crate::root_log::{Health, Root, RootsFound, read_roots};
+use crate::root_log::{Root, read_roots};
 use crate::run::{Run, Value};
 use disk::{Disk, DiskFile, RealDisk};
 
@@ -91,6 +90,7 @@ pub(super) struct View {
 #[derive(Clone, Debug)]
 pub(super) struct ReadPack {
     pub(super) path: PathBuf,
+    pub(super) kind: PackKind,
     uuid: [u8; 16],
     /// Number of usable records.
     pub(super) records: u32,
@@ -370,8 +370,12 @@ impl View {
         let mut packs = BTreeMap::new();
         let mut entries = BTreeMap::new();
         let mut is_any_gone = false;
-        for (number, path) in &names {
-            match examine(&**disk, path, *number, known.get(number), &mut report)? {
+        let name = |number: u32| {
+            let (kind, path) = &names[&number];
+            PackName { path, kind: *kind, number, known: known.get(&number) }
+        };
+        for number in names.keys() {
+            match examine(&**disk, name(*number), &mut report)? {
                 Some(examined) => {
                     packs.insert(*number, examined.pack);
                     entries.insert(*number, examined.entries);
@@ -379,7 +383,7 @@ impl View {
                 None => is_any_gone = true,
             }
         }
-        report_lost_packs(&known, &names, &mut report);
+        report_lost_packs(&known, |number| names.contains_key(&number), &mut report);
 
         let runs = catalog
             .as_ref()
@@ -396,14 +400,15 @@ impl View {
             let entries = match entries {
                 Some(entries) => entries,
                 None if indexed > 0 => continue,
+                None if packs[&number].unreadable.is_some() => Vec::new(),
                 // The index was to cover the pack, and cannot be used.
-                None => footer_entries(&**disk, &packs[&number], number, &mut report)?,
+                None => footer_entries(&**disk, name(number), &mut report)?,
             };
             let places = (0..).zip(&entries).skip(indexed as usize);
             rest.extend(places.map(|(record, e)| (e.hash, encode_place(number, record, e))));
         }
         rest.sort_unstable();
-        report_roots(&found, &mut report);
+        report.set_roots(found.health, found.unreadable);
         let is_same = !is_any_gone || pack_names(&**disk, layout)? == names;
         let has_changed =
             !is_same || read_roots(&**disk, &layout.roots(), true)?.roots != found.roots;
@@ -430,8 +435,11 @@ impl View {
     }
 }
 
-/// Returns the files of all packs, by number.
-fn pack_names(disk: &dyn Disk, layout: &Layout) -> Result<BTreeMap<u32, PathBuf>, StoreError> {
+/// Returns the kinds and the files of all packs, by number.
+fn pack_names(
+    disk: &dyn Disk,
+    layout: &Layout,
+) -> Result<BTreeMap<u32, (PackKind, PathBuf)>, StoreError> {
     let dir = layout.packs();
     let names = match disk.list(&dir) {
         // A store whose writer died before it had made the directory.
@@ -442,8 +450,8 @@ fn pack_names(disk: &dyn Disk, layout: &Layout) -> Result<BTreeMap<u32, PathBuf>
         names => names.context("list", &dir)?,
     };
     let numbered = |name: &std::ffi::OsString| {
-        let (_, number) = name.to_str().and_then(parse_name)?;
-        Some((number, dir.join(name)))
+        let (kind, number) = name.to_str().and_then(parse_name)?;
+        Some((number, (kind, dir.join(name))))
     };
     Ok(names.iter().filter_map(numbered).collect())
 }
@@ -451,26 +459,25 @@ fn pack_names(disk: &dyn Disk, layout: &Layout) -> Result<BTreeMap<u32, PathBuf>
 /// Examines a pack. `None` if it is empty, emptied by a collection, or removed.
 fn examine(
     disk: &dyn Disk,
-    path: &Path,
-    number: u32,
-    known: Option<&CatalogPack>,
+    name: PackName<'_>,
     report: &mut OpenReport,
 ) -> Result<Option<Examined>, StoreError> {
-    match examine_file(disk, path, known, report) {
+    match examine_file(disk, name, report) {
         Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
         // Bad sectors: the other packs can be read. Any other cause, as a missing
         // permission or too many open files, concerns the reader, not the pack.
         Err(error @ StoreError::Io { .. }) if is_bad_sector(&error) => {
             let reason = with_causes(&error);
             report.damage.push(reason.clone());
-            Ok(known.map(|known| Examined {
+            Ok(name.known.map(|known| Examined {
                 pack: ReadPack {
-                    path: path.to_owned(),
+                    path: name.path.to_owned(),
+                    kind: name.kind,
                     uuid: known.uuid,
                     records: known.indexed,
                     unreadable: Some(reason),
                 },
-                entries: (known.number != number).then(Vec::new),
+                entries: None,
             }))
         }
         result => result,
@@ -484,77 +491,37 @@ fn is_bad_sector(error: &StoreError) -> bool {
 
 fn examine_file(
     disk: &dyn Disk,
-    path: &Path,
-    known: Option<&CatalogPack>,
+    name: PackName<'_>,
     report: &mut OpenReport,
 ) -> Result<Option<Examined>, StoreError> {
+    let path = name.path;
     let file = disk.open_read(path).context("open", path)?;
     let len = file.len().context("read", path)?;
-    let mut head = [0; HEADER_BYTES];
-    file.read_at(&mut head, 0).context("read", path)?;
-    let header = match PackHeader::decode(&head) {
-        Ok(header) => Some(header),
-        Err(HeaderError::Damaged) => None,
-        Err(HeaderError::Retired) => return Ok(None),
-        Err(HeaderError::Version) => {
-            return Err(StoreError::Unusable {
-                path: path.to_owned(),
-                reason: HeaderError::Version.to_string(),
-            });
+    let (header, records, entries) = match examine_pack(&*file, len, name)? {
+        PackFile::Retired | PackFile::Empty => return Ok(None),
+        PackFile::Cut(damage) => {
+            report.damage.push(damage);
+            return Ok(None);
+        }
+        PackFile::Sealed { header, records, entries } => (Some(header), records, entries),
+        PackFile::Unsealed(header) => {
+            let found = walk_pack(&*file, header, name, report)?;
+            (header, found.records(), Some(found.entries))
         }
     };
     let uuid = header.map_or([0; 16], |header| header.uuid);
-    let examined = |records, entries| {
-        let pack = ReadPack { path: path.to_owned(), uuid, records, unreadable: None };
-        Ok(Some(Examined { pack, entries }))
-    };
-    if let Some(header) = header
-        && let Some(trailer) = read_trailer(&*file, &header).context("read", path)?
-    {
-        let is_indexed = known
-            .is_some_and(|known| known.uuid == header.uuid && known.indexed == trailer.records);
-        if is_indexed {
-            return examined(trailer.records, None);
-        }
-        if let Some(entries) = read_footer(&*file, &header).context("read", path)? {
-            return examined(trailer.records, Some(entries));
-        }
-    }
-    if len <= HEADER_LEN {
-        return Ok(None);
-    }
-    let found = walk(&*file).context("read", path)?;
-    report.walked_packs += 1;
-    for gap in &found.gaps {
-        report.damage.push(format!(
-            "{}: unreadable from byte {} to byte {}",
-            path.display(),
-            gap.start,
-            gap.end
-        ));
-    }
-    if header.is_none() {
-        report.damage.push(format!("{}: the header is damaged", path.display()));
-    }
-    let records = u32::try_from(found.entries.len()).unwrap_or(u32::MAX);
-    if known.is_some_and(|known| known.indexed > records) {
-        report.damage.push(format!("{}: some records are lost", path.display()));
-    }
-    examined(records, Some(found.entries))
+    let pack = ReadPack { path: path.to_owned(), kind: name.kind, uuid, records, unreadable: None };
+    Ok(Some(Examined { pack, entries }))
 }
 
 /// Returns the entries of a sealed pack; walks it if its footer is damaged.
 fn footer_entries(
     disk: &dyn Disk,
-    pack: &ReadPack,
-    number: u32,
+    name: PackName<'_>,
     report: &mut OpenReport,
 ) -> Result<Vec<Entry>, StoreError> {
-    if pack.unreadable.is_some() {
-        return Ok(Vec::new());
-    }
     // Without an entry in the catalog the footer is read.
-    let examined = examine(disk, &pack.path, number, None, report)?;
+    let examined = examine(disk, PackName { known: None, ..name }, report)?;
     Ok(examined.and_then(|examined| examined.entries).unwrap_or_default())
 }
 
@@ -579,20 +546,4 @@ fn open_runs(disk: &dyn Disk, layout: &Layout, catalog: &Catalog) -> Option<Vec<
             None
         }
     }
-}
-
-fn report_lost_packs(
-    known: &BTreeMap<u32, CatalogPack>,
-    names: &BTreeMap<u32, PathBuf>,
-    report: &mut OpenReport,
-) {
-    for number in known.keys().filter(|number| !names.contains_key(number)) {
-        report.lost_packs.push(PathBuf::from(format!("pack {number:08x}")));
-    }
-}
-
-fn report_roots(found: &RootsFound, report: &mut OpenReport) {
-    report.roots_repaired = found.health == Health::Repaired;
-    report.roots_incomplete = found.health == Health::Incomplete;
-    report.roots_unreadable = found.unreadable.clone();
 }

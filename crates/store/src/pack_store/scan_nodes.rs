@@ -12,7 +12,6 @@ use bytes::Bytes;
 use types::{Cid, Codec, with_causes};
 
 use super::PackStore;
-use super::packs::parse_name;
 use super::read_only::ReadOnlyPackStore;
 use crate::error::StoreError;
 use crate::node_scan::{NodeScan, NodeScanReport};
@@ -60,13 +59,12 @@ impl NodeScan for ReadOnlyPackStore {
     fn scan_nodes(&self, each: &mut Each<'_>) -> Result<NodeScanReport, StoreError> {
         let mut report = NodeScanReport::default();
         for pack in self.view().packs.values() {
-            let path = &*pack.path;
-            let name = path.file_name().and_then(|name| parse_name(name.to_str()?));
-            if name.is_none_or(|(kind, _)| kind != PackKind::Meta) {
+            if pack.kind != PackKind::Meta {
                 continue;
             }
+            let path = &*pack.path;
             if let Some(reason) = &pack.unreadable {
-                report.unreadable.add(format!("{}: {reason}", path.display()));
+                report.unreadable.add(reason.clone());
                 continue;
             }
             let opened = self.disk.open_read(path).and_then(|file| Ok((entries(&*file)?, file)));
