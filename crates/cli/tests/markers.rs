@@ -70,6 +70,26 @@ fn a_missing_store_stops_the_start_and_is_not_replaced() {
     assert_eq!(run(home.path(), ["snapshots", "--json"]).json().as_array().unwrap().len(), 1);
 }
 
+/// The first start after an update from a version without markers.
+#[test]
+fn a_missing_store_of_an_instance_without_markers_is_not_replaced() {
+    let home = used();
+    let (store, elsewhere) = (home.path().join("data/store"), home.path().join("elsewhere"));
+    std::fs::rename(&store, &elsewhere).unwrap();
+    std::fs::remove_file(home.path().join("data/marker.json")).unwrap();
+    std::fs::remove_file(elsewhere.join("marker.json")).unwrap();
+    std::fs::create_dir(&store).unwrap();
+    for command in ["daemon", "init", "snapshots", "verify", "prune", "recover"] {
+        let said = refused(&home, &[command]);
+        assert!(said.contains("is missing") && said.contains("mounted"), "{command}: {said}");
+    }
+    assert_eq!(names(&store), [""; 0]);
+    std::fs::remove_dir(&store).unwrap();
+    std::fs::rename(&elsewhere, &store).unwrap();
+    assert_eq!(home.start().terminate().0, Some(0));
+    assert_eq!(run(home.path(), ["snapshots", "--json"]).json().as_array().unwrap().len(), 1);
+}
+
 #[test]
 fn a_store_that_is_lost_for_good_is_replaced_on_request() {
     let home = used();
@@ -78,6 +98,7 @@ fn a_store_that_is_lost_for_good_is_replaced_on_request() {
     refused(&home, &["init"]);
     let accepted = run(home.path(), ["init", "--accept-store", "--json"]);
     assert_eq!(accepted.json()["peer_id"], peer_id, "{accepted:?}");
+    assert_eq!(run(home.path(), ["snapshots", "--json"]).json().as_array().unwrap().len(), 0);
     assert_eq!(home.start().terminate().0, Some(0));
     assert_eq!(run(home.path(), ["snapshots", "--json"]).json().as_array().unwrap().len(), 0);
 }

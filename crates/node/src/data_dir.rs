@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use config::Config;
 use disk::RealDisk;
 use net::{Keypair, PeerId};
+use store::{PackStore, StoreOptions};
 
 use crate::start_error::StartError;
 use crate::store_marker::{MarkerError, MissingMarkers, StoreMarkers};
@@ -83,17 +84,25 @@ pub fn load_identity(dir: &Path) -> Result<PeerId, StartError> {
     Ok(DataDir(dir).check()?.0.public().to_peer_id())
 }
 
-/// Accepts the store in `dir`, or its absence, and a new identity: the next start
-/// writes new markers. Call it only if the user has asked for it.
+/// Accepts the store in `dir`, or creates an empty one if there is none, and a new
+/// identity: the next start writes new markers. Call it only if the user has asked for it.
 ///
 /// # Errors
 ///
-/// Returns [`StartError::Data`] if a marker cannot be removed.
+/// Returns [`StartError::Data`] if a marker cannot be removed, [`StartError::Marker`] if the
+/// directory of the store cannot be read, and [`StartError::Store`] if the store cannot be
+/// created.
 pub fn accept_store(dir: &Path) -> Result<PeerId, StartError> {
     let data = DataDir(dir);
-    data.markers()
+    let markers = data.markers();
+    let has_store = markers.has_store()?;
+    markers
         .remove()
         .map_err(|error| StartError::Data { path: dir.to_owned(), source: error.into() })?;
+    if !has_store {
+        // A used data directory without a store and without markers is refused.
+        PackStore::open(&data.store(), &StoreOptions::default())?;
+    }
     Ok(net::identity::load_or_create(&data.key())?.public().to_peer_id())
 }
 

@@ -24,6 +24,19 @@ const LEN_MAX: u64 = 4096;
 const VERSION: u32 = 1;
 /// Names of which a store has at least one.
 const STORE_NAMES: [&str; 4] = ["format", "packs", "roots", FILE];
+/// Names in the data directory that only an instance with an open store creates. `init`,
+/// and a first start that ended before its store existed, create none of them.
+const INSTANCE_NAMES: [&str; 9] = [
+    backup::STATE_FILE_NAME,
+    "issued-receipts",
+    "accepted.json",
+    "receipts",
+    "sync",
+    "journal.jsonl",
+    "traffic.json",
+    "healing.json",
+    "last-verification.json",
+];
 
 /// The content of a marker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,11 +68,12 @@ pub enum MarkerError {
         .0.display()
     )]
     Damaged(PathBuf),
-    /// The data directory had a store, and there is none.
+    /// The data directory had a store, as its marker or its other files show, and there is
+    /// none.
     #[error(
         "the store in {} is missing, and nothing was created in its place: check that its disk is \
          mounted, then try again; if the store is lost for good, run `archivist init \
-         --accept-store`, and the next start creates an empty one",
+         --accept-store`, which creates an empty one",
         .0.display()
     )]
     StoreMissing(PathBuf),
@@ -178,6 +192,11 @@ impl<'a> StoreMarkers<'a> {
         let of_data = self.read(self.data_dir)?;
         let of_store = self.read(&self.store_dir)?;
         match (&of_data, &of_store) {
+            // An instance that is older than the markers has none before its first start
+            // with this version, which must not create an empty store either.
+            (None, None) if !self.has_store()? && self.was_used()? => {
+                return Err(MarkerError::StoreMissing(self.store_dir.clone()));
+            }
             (Some(_), None) if !self.has_store()? => {
                 return Err(MarkerError::StoreMissing(self.store_dir.clone()));
             }
@@ -208,11 +227,25 @@ impl<'a> StoreMarkers<'a> {
 
     /// Reports whether there is a store. An empty directory, or one in which there is
     /// something else, is none.
-    fn has_store(&self) -> Result<bool, MarkerError> {
-        match self.disk.list(&self.store_dir) {
-            Ok(names) => Ok(names.iter().any(|name| STORE_NAMES.iter().any(|one| name == one))),
+    ///
+    /// # Errors
+    ///
+    /// Returns [`MarkerError::Unreadable`] if the directory cannot be listed.
+    pub(crate) fn has_store(&self) -> Result<bool, MarkerError> {
+        self.has_any(&self.store_dir, &STORE_NAMES)
+    }
+
+    /// Reports whether an instance with a store has run on the data directory.
+    fn was_used(&self) -> Result<bool, MarkerError> {
+        self.has_any(self.data_dir, &INSTANCE_NAMES)
+    }
+
+    /// Reports whether a directory exists and has one of these names.
+    fn has_any(&self, dir: &Path, wanted: &[&str]) -> Result<bool, MarkerError> {
+        match self.disk.list(dir) {
+            Ok(names) => Ok(names.iter().any(|name| wanted.iter().any(|one| name == one))),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-            Err(source) => Err(MarkerError::Unreadable { path: self.store_dir.clone(), source }),
+            Err(source) => Err(MarkerError::Unreadable { path: dir.to_owned(), source }),
         }
     }
 
@@ -335,6 +368,31 @@ mod tests {
         // The user has said that it is the right one.
         markers(&disk).remove().unwrap();
         assert!(check(&disk).unwrap().is_some());
+    }
+
+    /// The first start after an update: there are no markers, and the disk of the store is
+    /// not mounted.
+    #[test]
+    fn a_used_data_directory_without_marker_and_store_is_refused() {
+        let own = PeerId::random();
+        for name in INSTANCE_NAMES {
+            let disk = SimDisk::new();
+            disk.create_dir(Path::new(STORE)).unwrap();
+            create(&disk, "/data/identity.key");
+            create(&disk, "/data/store/lost+found");
+            // `init` makes the identity only.
+            assert!(markers(&disk).check(Some(&own)).unwrap().is_some());
+            create(&disk, &format!("/data/{name}"));
+            for own in [Some(&own), None] {
+                let refused = markers(&disk).check(own);
+                assert!(matches!(refused, Err(MarkerError::StoreMissing(_))), "{name} {refused:?}");
+            }
+            let refused = markers(&disk).check_store();
+            assert!(matches!(refused, Err(MarkerError::StoreMissing(_))), "{name} {refused:?}");
+            // The disk is mounted.
+            create(&disk, "/data/store/format");
+            assert!(markers(&disk).check(Some(&own)).unwrap().is_some(), "{name}");
+        }
     }
 
     #[test]

@@ -12,8 +12,8 @@ use crate::context::Context;
 #[command(after_help = "Example:\n  archivist init")]
 pub(crate) struct Init {
     /// Accept the store as it is: after its disk was replaced, after the store was lost for
-    /// good, or after the identity was lost. A missing store is created at the next start,
-    /// a missing identity now.
+    /// good, or after the identity was lost. A missing store and a missing identity are
+    /// created.
     #[arg(long)]
     accept_store: bool,
     /// Print JSON.
