@@ -110,6 +110,20 @@ pub enum StoreError {
         /// The reason.
         reason: String,
     },
+    /// The catalog of the index cannot be read. It is the list of packs, so it is not
+    /// replaced. Nothing was changed.
+    #[error(
+        "cannot read {}, which lists the packs of the store: {reason}; nothing was changed; give \
+         the file back to the user who runs this program, or repair the disk, and start again; if \
+         the file cannot be repaired, move it away, and the index is rebuilt",
+        path.display()
+    )]
+    CatalogUnreadable {
+        /// The catalog.
+        path: PathBuf,
+        /// The reason.
+        reason: String,
+    },
     /// The name of a root is empty, too long or has control characters.
     #[error("{0:?} is not a valid name of a root")]
     RootName(String),
@@ -152,7 +166,8 @@ impl StoreError {
             | Self::Full { .. }
             | Self::LostWrites
             | Self::Locked(_)
-            | Self::RootsUnreadable { .. } => Retry::Temporary,
+            | Self::RootsUnreadable { .. }
+            | Self::CatalogUnreadable { .. } => Retry::Temporary,
             _ => Retry::Permanent,
         }
     }

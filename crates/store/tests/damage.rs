@@ -9,12 +9,13 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use common::{assert_whole, filled, open, store_tree, tree, trees};
-use disk::sim::SimDisk;
+use common::{DIR, assert_whole, filled, open, store_tree, tree, trees, try_open};
+use disk::Disk as _;
+use disk::sim::{EACCES, EIO, EMFILE, FaultRule, Op, SimDisk};
 use store::check::missing_blocks;
 use store::{
-    BlockRead as _, BlockWrite as _, GcOptions, PackStore, Root, Roots as _, RootsRead as _,
-    StoreAdmin as _, StoreError,
+    BlockRead as _, BlockWrite as _, GcOptions, PackStore, ReadOnlyPackStore, Root, Roots as _,
+    RootsRead as _, StoreAdmin as _, StoreError,
 };
 use types::EncodedBlock;
 
@@ -24,7 +25,6 @@ fn files(disk: &SimDisk, part: &str) -> Vec<PathBuf> {
 }
 
 fn len(disk: &SimDisk, path: &Path) -> usize {
-    use disk::Disk as _;
     usize::try_from(disk.open(path).unwrap().len().unwrap()).unwrap()
 }
 
@@ -117,6 +117,68 @@ fn lost_packs_are_noticed() {
         drop(store);
         check_honest(&disk, "a lost pack");
     }
+}
+
+/// A catalog that cannot be read is not an absent one: it lists the packs, so nothing
+/// replaces it, and no pack is removed because it seems unknown.
+#[test]
+fn a_catalog_that_cannot_be_read_is_never_replaced() {
+    const CATALOG: &str = "/index/catalog";
+    let newer = |disk: &SimDisk| {
+        disk.damage(&files(disk, CATALOG)[0], |bytes| {
+            bytes[8] = 2;
+            let end = bytes.len() - 4;
+            let sum = crc32c::crc32c(&bytes[..end]).to_le_bytes();
+            bytes[end..].copy_from_slice(&sum);
+        });
+    };
+    type Spoil<'a> = &'a dyn Fn(&SimDisk);
+    let spoils: [(&str, Spoil<'_>); 5] = [
+        ("EIO", &|disk| drop(disk.add_fault(FaultRule::reads(EIO).on(CATALOG)))),
+        ("EACCES", &|disk| drop(disk.add_fault(FaultRule::reads(EACCES).on(CATALOG)))),
+        ("EMFILE", &|disk| drop(disk.add_fault(FaultRule::new(Op::Open, EMFILE).on(CATALOG)))),
+        ("too long", &|disk| {
+            disk.damage(&files(disk, CATALOG)[0], |bytes| bytes.resize((64 << 20) + 1, 0));
+        }),
+        ("a later version", &newer),
+    ];
+    for (what, spoil) in spoils {
+        let disk = filled();
+        let pack = files(&disk, "/packs/m-").remove(0);
+        disk.damage(&pack, |bytes| bytes.truncate(10));
+        spoil(&disk);
+        let content = |disk: &SimDisk| {
+            disk.clear_fault_rules();
+            files(disk, "/store/").iter().map(|path| (path.clone(), len(disk, path))).collect()
+        };
+        let error = try_open(&disk).map(|_| ()).unwrap_err();
+        let is_newer = what == "a later version";
+        match &error {
+            StoreError::Unusable { .. } if is_newer => {}
+            StoreError::CatalogUnreadable { .. } if !is_newer => {}
+            error => panic!("{what}: {error}"),
+        }
+        assert!(error.to_string().contains("catalog"), "{error}");
+        // A reader does without the catalog, and says so.
+        let read = ReadOnlyPackStore::open_on(Arc::new(disk.clone()), Path::new(DIR));
+        match read {
+            Ok((_, report)) => {
+                assert!(!is_newer);
+                assert!(report.damage.iter().any(|damage| damage.contains("catalog")), "{what}");
+            }
+            Err(error) => assert!(is_newer, "{what}: {error}"),
+        }
+        let before: Vec<(PathBuf, usize)> = content(&disk);
+        assert!(before.iter().any(|(path, len)| *path == pack && *len == 10), "{what}");
+    }
+    // When it can be read again, it names the pack that was cut.
+    let disk = filled();
+    let pack = files(&disk, "/packs/m-").remove(0);
+    disk.damage(&pack, |bytes| bytes.truncate(10));
+    disk.add_fault(FaultRule::reads(EIO).on(CATALOG).times(1));
+    assert!(try_open(&disk).is_err());
+    let (_, report) = open(&disk);
+    assert!(report.damage.iter().any(|damage| damage.contains("was cut")), "{report:?}");
 }
 
 #[test]

@@ -31,7 +31,11 @@ impl Life {
     fn expect_io<T>(&mut self, result: Result<T, StoreError>) -> Option<T> {
         match result {
             Ok(value) => Some(value),
-            Err(StoreError::Io { .. } | StoreError::RootsUnreadable { .. }) => {
+            Err(
+                StoreError::Io { .. }
+                | StoreError::RootsUnreadable { .. }
+                | StoreError::CatalogUnreadable { .. },
+            ) => {
                 self.failures += 1;
                 None
             }

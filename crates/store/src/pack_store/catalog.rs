@@ -1,13 +1,15 @@
 //! The catalog: the runs that form the index, and the packs that they cover.
 //!
 //! The catalog is replaced atomically. If it is missing or damaged, the index is
-//! rebuilt. It also lists the packs, so that the store notices a pack that has
+//! rebuilt. A catalog that cannot be read is neither: it is not replaced. It also lists the packs, so that the store notices a pack that has
 //! vanished, and the next pack number, so that no number is used twice.
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 use crate::error::StoreError;
 use disk::{AtomicWrite, Disk, read_file, write_atomic};
+use types::with_causes;
 
 const MAGIC: [u8; 8] = *b"ARCHCATA";
 const VERSION: u32 = 1;
@@ -54,21 +56,37 @@ impl Catalog {
     }
 
     /// Reads the catalog. `None` if it is missing or damaged.
-    pub(super) fn read(disk: &dyn Disk, dir: &Path) -> Option<Self> {
-        let bytes = read_file(disk, &dir.join(FILE), MAX_LEN).ok()?;
-        Self::decode(&bytes)
+    ///
+    /// # Errors
+    ///
+    /// Returns [`StoreError::CatalogUnreadable`] if the file cannot be read, and
+    /// [`StoreError::Unusable`] if a newer version of the program wrote it.
+    pub(super) fn read(disk: &dyn Disk, dir: &Path) -> Result<Option<Self>, StoreError> {
+        let path = dir.join(FILE);
+        let bytes = match read_file(disk, &path, MAX_LEN) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => {
+                return Err(StoreError::CatalogUnreadable { path, reason: with_causes(&error) });
+            }
+        };
+        let Some(content) = checked_content(&bytes) else { return Ok(None) };
+        match content.split_first_chunk::<4>() {
+            Some((version, rest)) if u32::from_le_bytes(*version) == VERSION => {
+                Ok(Self::decode(rest))
+            }
+            Some((version, _)) => {
+                let version = u32::from_le_bytes(*version);
+                let reason =
+                    format!("it has version {version}; use a newer version of this program");
+                Err(StoreError::Unusable { path, reason })
+            }
+            None => Ok(None),
+        }
     }
 
-    fn decode(bytes: &[u8]) -> Option<Self> {
-        let (content, sum) = bytes.split_last_chunk::<4>()?;
-        if crc32c::crc32c(content) != u32::from_le_bytes(*sum) {
-            return None;
-        }
-        let (magic, rest) = content.split_first_chunk::<8>()?;
-        let (version, rest) = rest.split_first_chunk::<4>()?;
-        if *magic != MAGIC || u32::from_le_bytes(*version) != VERSION {
-            return None;
-        }
+    /// Decodes what follows the version.
+    fn decode(rest: &[u8]) -> Option<Self> {
         let (next_pack, rest) = rest.split_first_chunk::<4>()?;
         let (run_count, rest) = rest.split_first_chunk::<8>()?;
         let (pack_count, rest) = rest.split_first_chunk::<8>()?;
@@ -95,6 +113,13 @@ impl Catalog {
     }
 }
 
+/// Returns the bytes between the magic and the checksum. `None` if they are damaged.
+fn checked_content(bytes: &[u8]) -> Option<&[u8]> {
+    let (content, sum) = bytes.split_last_chunk::<4>()?;
+    let is_intact = crc32c::crc32c(content) == u32::from_le_bytes(*sum);
+    content.strip_prefix(&MAGIC).filter(|_| is_intact)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -110,12 +135,10 @@ mod tests {
         catalog.write(&disk, dir).unwrap();
         let example = read_file(&disk, &dir.join(FILE), MAX_LEN).unwrap();
         fuzzing::target!(&[example], |bytes: &[u8]| {
+            // The example without the magic and the version, and every other part of it.
+            let _ = checked_content(bytes);
             let _ = Catalog::decode(bytes);
-            // With a checksum that fits, the other checks are reached.
-            if let Some((content, _)) = bytes.split_last_chunk::<4>() {
-                let sum = crc32c::crc32c(content).to_le_bytes();
-                let _ = Catalog::decode(&[content, &sum].concat());
-            }
+            let _ = bytes.get(12..bytes.len().saturating_sub(4)).map(Catalog::decode);
         });
     }
 
@@ -124,24 +147,24 @@ mod tests {
         let disk = SimDisk::new();
         let dir = Path::new("/i");
         disk.create_dir(dir).unwrap();
-        assert_eq!(Catalog::read(&disk, dir), None);
+        assert_eq!(Catalog::read(&disk, dir).unwrap(), None);
         let catalog = Catalog {
             next_pack: 9,
             runs: vec![4, 7],
             packs: vec![CatalogPack { number: 8, uuid: [5; 16], indexed: 77 }],
         };
         catalog.write(&disk, dir).unwrap();
-        assert_eq!(Catalog::read(&disk, dir), Some(catalog));
+        assert_eq!(Catalog::read(&disk, dir).unwrap(), Some(catalog));
         let path = dir.join(FILE);
         let len = read_file(&disk, &path, MAX_LEN).unwrap().len();
         for at in 0..len {
             disk.damage(&path, |bytes| bytes[at] ^= 1);
-            assert_eq!(Catalog::read(&disk, dir), None);
+            assert_eq!(Catalog::read(&disk, dir).unwrap(), None);
             disk.damage(&path, |bytes| bytes[at] ^= 1);
         }
         for cut in 0..len {
             disk.damage(&path, |bytes| bytes.truncate(len - cut - 1));
-            assert_eq!(Catalog::read(&disk, dir), None);
+            assert_eq!(Catalog::read(&disk, dir).unwrap(), None);
         }
     }
 }

@@ -121,7 +121,7 @@ impl Inner {
         check_format(&*disk, &layout)?;
 
         let packs = Packs::new(disk.clone(), layout.packs());
-        let catalog = Catalog::read(&*disk, &layout.index());
+        let catalog = Catalog::read(&*disk, &layout.index())?;
         let known: BTreeMap<_, _> = catalog
             .iter()
             .flat_map(|catalog| &catalog.packs)

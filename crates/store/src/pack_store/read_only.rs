@@ -357,8 +357,16 @@ impl View {
         let mut report = OpenReport::default();
         // The catalog before the packs: packs only grow, so a pack has at least the
         // records that the catalog covers.
-        let catalog = Catalog::read(&**disk, &layout.index());
-        let is_new = catalog.is_none() && pack_names(&**disk, layout)?.is_empty();
+        let (catalog, is_readable) = match Catalog::read(&**disk, &layout.index()) {
+            Ok(catalog) => (catalog, true),
+            // A writer would replace the catalog, a reader can do without it.
+            Err(error @ StoreError::CatalogUnreadable { .. }) => {
+                report.damage.push(error.to_string());
+                (None, false)
+            }
+            Err(error) => return Err(error),
+        };
+        let is_new = is_readable && catalog.is_none() && pack_names(&**disk, layout)?.is_empty();
         // The roots before the packs, so that the blocks of each root are in these packs.
         let found = read_roots(&**disk, &layout.roots(), is_new)?;
         let names = pack_names(&**disk, layout)?;
