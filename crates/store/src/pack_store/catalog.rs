@@ -1,8 +1,10 @@
 //! The catalog: the runs that form the index, and the packs that they cover.
 //!
-//! The catalog is replaced atomically. If it is missing or damaged, the index is
-//! rebuilt. A catalog that cannot be read is neither: it is not replaced. It also lists the packs, so that the store notices a pack that has
+//! The catalog also lists the packs, so that the store notices a pack that has
 //! vanished, and the next pack number, so that no number is used twice.
+//!
+//! The catalog is replaced atomically. If it is missing or damaged, the index is
+//! rebuilt. A catalog that cannot be read is neither, and is not replaced.
 
 use std::io::ErrorKind;
 use std::path::Path;
