@@ -21,7 +21,8 @@ use crate::output::{Align, Out, Table, count, local_time, print_json, print_line
 /// contains the hash of the receipt before it. The command checks all of that. It works with and
 /// without a running instance.
 ///
-/// Exit code 1: a receipt is damaged, or the chain is interrupted and that was not accepted.
+/// Exit code 1: a receipt is damaged or was written by a newer version of this program, or the
+/// chain is interrupted and that was not accepted.
 #[derive(Debug, clap::Args)]
 #[command(
     args_conflicts_with_subcommands = true,
@@ -203,7 +204,9 @@ fn rows(config: &Config, listing: &ReceiptListing) -> Vec<Row> {
 }
 
 fn print_table(config: &Config, listings: &[ReceiptListing]) -> Result<()> {
-    if listings.iter().all(|listing| listing.receipts.is_empty()) {
+    let is_empty =
+        |listing: &ReceiptListing| listing.receipts.is_empty() && listing.damage.is_empty();
+    if listings.iter().all(is_empty) {
         eprintln!("no receipts found");
         return Ok(());
     }

@@ -1,7 +1,8 @@
 //! The file of one chain of receipts: its lines, and their order (docs/formats/receipt.md).
 //!
 //! A line is a receipt, or the user's acceptance of everything that is wrong before it. Lines are
-//! only appended. A damaged line stays where it is, and is reported.
+//! only appended. A line that is damaged, or of a later form, stays where it is, and is reported.
+//! Only a last line without its end is an interrupted write.
 //!
 //! Reading needs a bounded amount of memory, however long the file is.
 
@@ -11,12 +12,13 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use net::PeerId;
-use protocols::{EncodedReceipt, SignedReceipt};
+use protocols::{EncodedReceipt, ReceiptFormError, SignedReceipt};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use types::{FolderId, printable_line};
 
 /// Maximum length of a line, in bytes; ours have about 800.
-pub(super) const LINE_LEN_MAX: usize = 8192;
+const LINE_LEN_MAX: usize = 8192;
 /// Extension of the files.
 const EXTENSION: &str = "jsonl";
 
@@ -45,8 +47,12 @@ pub(super) enum LineContent {
     Receipt(Box<StoredReceipt>),
     /// The user accepted the interruptions of the chain before this line.
     Accepted(Timestamp),
-    /// The line is not of the form; holds the reason.
+    /// The line is not of the form; contains the reason.
     Damaged(String),
+    /// A later version of this program wrote the line.
+    Newer,
+    /// The last line of the file has no end: a write was interrupted, or is happening.
+    Incomplete,
 }
 
 /// A line of the file.
@@ -61,6 +67,9 @@ pub(super) struct Line {
     /// The content.
     pub(super) content: LineContent,
 }
+
+/// Names of the fields of a line.
+const FIELDS: [&str; 4] = ["receipt", "signature", "arrived_at", "accepted_at"];
 
 /// The fields of every kind of line.
 #[derive(Serialize, Deserialize)]
@@ -92,7 +101,7 @@ impl LineContent {
             Self::Accepted(at) => {
                 Fields { receipt: None, signature: None, arrived_at: None, accepted_at: Some(*at) }
             }
-            Self::Damaged(_) => return Vec::new(),
+            Self::Damaged(_) | Self::Newer | Self::Incomplete => return Vec::new(),
         };
         let mut bytes = serde_json::to_vec(&fields).expect("texts and times have a JSON form");
         bytes.push(b'\n');
@@ -101,7 +110,11 @@ impl LineContent {
 
     /// Parses a line of the chain `id` of the source `own`. Signatures are not verified.
     fn parse(bytes: &[u8], id: &ChainId, own: &PeerId) -> Result<Self, String> {
-        let fields: Fields = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        let fields: Fields = match serde_json::from_slice(bytes) {
+            Ok(fields) => fields,
+            Err(_) if Self::has_later_fields(bytes, id, own) => return Ok(Self::Newer),
+            Err(error) => return Err(error.to_string()),
+        };
         match fields {
             Fields {
                 receipt: Some(receipt),
@@ -109,8 +122,13 @@ impl LineContent {
                 arrived_at: Some(arrived_at),
                 accepted_at: None,
             } => {
-                let signed = SignedReceipt::parse(EncodedReceipt { receipt, signature })
-                    .map_err(|error| error.to_string())?;
+                let signed = match SignedReceipt::parse(EncodedReceipt { receipt, signature }) {
+                    Ok(signed) => signed,
+                    Err(ReceiptFormError::Version(version)) if version > 1 => {
+                        return Ok(Self::Newer);
+                    }
+                    Err(error) => return Err(error.to_string()),
+                };
                 let receipt = signed.receipt();
                 if receipt.backup_server != id.backup_server
                     || receipt.source != *own
@@ -125,6 +143,21 @@ impl LineContent {
             }
             _ => Err("the fields do not belong together".to_owned()),
         }
+    }
+
+    /// Reports whether a line is of a later form: a line of this form with more fields, or
+    /// another kind of line. The rest of a line of this form, one of whose names is damaged, is
+    /// not.
+    fn has_later_fields(bytes: &[u8], id: &ChainId, own: &PeerId) -> bool {
+        let Ok(all) = serde_json::from_slice::<Map<String, Value>>(bytes) else { return false };
+        let count = all.len();
+        let is_known = |name: &str| FIELDS.contains(&name);
+        let known: Map<_, _> = all.into_iter().filter(|(name, _)| is_known(name)).collect();
+        if known.len() == count {
+            return false;
+        }
+        let line = || serde_json::to_vec(&known).unwrap_or_default();
+        known.is_empty() || Self::parse(&line(), id, own).is_ok()
     }
 }
 
@@ -181,8 +214,7 @@ impl<R: BufRead> Iterator for Lines<'_, R> {
         }
         self.number += 1;
         let parsed = match line {
-            // A complete line without its end may still be cut inside a number.
-            Some(_) if !has_end => Err("the line is not complete".to_owned()),
+            Some(_) if !has_end => Ok(LineContent::Incomplete),
             Some(line) => LineContent::parse(&line, self.id, self.own),
             None => Err("the line is too long".to_owned()),
         };
@@ -208,6 +240,11 @@ pub enum Interruption {
         /// The reason.
         reason: String,
     },
+    /// A later version of this program wrote a line of the file.
+    Newer {
+        /// Number of the line.
+        line: u64,
+    },
     /// The signature of a receipt is not valid.
     Unsigned {
         /// Number of the receipt.
@@ -228,6 +265,9 @@ impl fmt::Display for Interruption {
                 write!(f, "receipt {number} does not continue receipt {after}")
             }
             Self::Damage { line, reason } => write!(f, "line {line} is damaged: {reason}"),
+            Self::Newer { line } => {
+                write!(f, "line {line} was written by a newer version of this program")
+            }
             Self::Unsigned { number } => {
                 write!(f, "the signature of receipt {number} is not valid")
             }
@@ -246,46 +286,40 @@ pub(super) struct ChainState {
     pub(super) open: u64,
     /// The first of them.
     pub(super) first_open: Option<Interruption>,
-    /// Damaged lines after the last good one: their number, and the first.
-    pub(super) damaged_tail: Option<(u64, Interruption)>,
+    /// True if lines after the last receipt could not be used. The next receipt need not follow
+    /// the last one: the interruption is known already.
+    is_after_gap: bool,
 }
 
 impl ChainState {
-    /// Adds a line, and returns the interruption of the chain at it, if there is one. Damage is
-    /// counted with the next good line: at the end of the file, it can be an interrupted write.
+    /// Adds a line, and returns the interruption of the chain at it, if there is one.
     pub(super) fn add(&mut self, line: &Line) -> Option<Interruption> {
-        if let LineContent::Damaged(reason) = &line.content {
-            let damage = Interruption::Damage { line: line.number, reason: reason.clone() };
-            let (count, _) = self.damaged_tail.get_or_insert_with(|| (0, damage.clone()));
-            *count += 1;
-            return Some(damage);
-        }
-        let damaged = self.damaged_tail.take();
-        let is_after_damage = damaged.is_some();
-        if let Some((count, first)) = damaged {
-            self.open(count, first);
-        }
-        match &line.content {
-            LineContent::Receipt(stored) => self.receipt(stored, is_after_damage),
+        let number = line.number;
+        let gap = match &line.content {
+            LineContent::Receipt(stored) => return self.receipt(stored),
             LineContent::Accepted(_) => {
                 (self.open, self.first_open) = (0, None);
-                None
+                return None;
             }
-            LineContent::Damaged(_) => None,
-        }
+            LineContent::Incomplete => return None,
+            LineContent::Damaged(reason) => {
+                Interruption::Damage { line: number, reason: reason.clone() }
+            }
+            LineContent::Newer => Interruption::Newer { line: number },
+        };
+        self.is_after_gap = true;
+        self.open(gap.clone());
+        Some(gap)
     }
 
-    /// Adds a receipt. After damage it need not follow: the damage is counted already.
-    pub(super) fn receipt(
-        &mut self,
-        stored: &StoredReceipt,
-        is_after_damage: bool,
-    ) -> Option<Interruption> {
+    /// Adds a receipt, and returns the interruption of the chain at it, if there is one.
+    pub(super) fn receipt(&mut self, stored: &StoredReceipt) -> Option<Interruption> {
+        let is_after_gap = std::mem::take(&mut self.is_after_gap);
         let before = self.newest.as_ref().map(|newest| &newest.signed);
         // The same receipt again replaces one whose signature was damaged.
         let is_again = before.is_some_and(|before| before.hash() == stored.signed.hash());
         let interruption =
-            (!is_again && !is_after_damage && !stored.signed.follows(before)).then(|| {
+            (!is_again && !is_after_gap && !stored.signed.follows(before)).then(|| {
                 Interruption::Break {
                     number: stored.signed.receipt().number,
                     after: before.map(|before| before.receipt().number),
@@ -294,7 +328,7 @@ impl ChainState {
         self.count += u64::from(!is_again);
         self.newest = Some(stored.clone());
         if let Some(interruption) = &interruption {
-            self.open(1, interruption.clone());
+            self.open(interruption.clone());
         }
         interruption
     }
@@ -307,9 +341,10 @@ impl ChainState {
         }
     }
 
-    fn open(&mut self, count: u64, first: Interruption) {
-        self.open += count;
-        self.first_open.get_or_insert(first);
+    /// Counts an interruption that the user has not accepted.
+    pub(super) fn open(&mut self, interruption: Interruption) {
+        self.open += 1;
+        self.first_open.get_or_insert(interruption);
     }
 }
 

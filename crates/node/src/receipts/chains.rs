@@ -18,14 +18,13 @@ use parking_lot::Mutex;
 use protocols::{ReceiptHash, SignedReceipt};
 
 use super::chain_file::{
-    ChainId, ChainState, Interruption, LINE_LEN_MAX, Line, LineContent, Lines, StoredReceipt,
-    chain_of, path_of,
+    ChainId, ChainState, Interruption, Line, LineContent, Lines, StoredReceipt, chain_of, path_of,
 };
 
 /// Maximum number of interruptions of a chain that the user has not accepted. Beyond it, a receipt
 /// that does not continue the chain is refused, so that a backup server cannot fill the disk.
 const OPEN_MAX: u64 = 16;
-/// Maximum number of damaged ends of one file that are set aside.
+/// Maximum number of incomplete ends of one file that are set aside.
 const ASIDE_MAX: u64 = 9;
 
 /// Reason why a chain cannot be read or written.
@@ -42,9 +41,19 @@ pub enum ChainError {
         #[source]
         source: io::Error,
     },
-    /// A damaged end of a file cannot be set aside.
+    /// The incomplete end of a file cannot be set aside.
     #[error(transparent)]
     Aside(#[from] FileError),
+    /// Too many incomplete ends of a file were set aside.
+    #[error(
+        "the last line of {} is not complete, and no more copies of such lines are made: move the \
+         files that end with .damaged-1 to .damaged-9 away",
+        path.display()
+    )]
+    NoNameAside {
+        /// The file of the chain.
+        path: PathBuf,
+    },
 }
 
 fn failed<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> ChainError + 'a {
@@ -77,7 +86,8 @@ struct Chain {
     len: u64,
     /// Start of the last line.
     last_line: u64,
-    /// Bytes after `len` when the file was read: an interrupted write.
+    /// Bytes after `len` when the file was read: the last line without its end, an interrupted
+    /// write.
     tail: Vec<u8>,
     /// True if the file does not end with a line end at `len`.
     needs_line_end: bool,
@@ -176,7 +186,7 @@ impl Chains {
         let stored = StoredReceipt { signed: signed.clone(), arrived_at };
         let line = LineContent::Receipt(Box::new(stored.clone()));
         self.append(chain, &line)?;
-        let interruption = chain.state.receipt(&stored, false);
+        let interruption = chain.state.receipt(&stored);
         if is_newest {
             chain.state.signed_again();
         }
@@ -271,9 +281,10 @@ impl Chains {
                  backup server sends the receipt again"
             );
             let aside = Aside::next(disk, path)?;
-            if aside.number() <= ASIDE_MAX {
-                aside.copy(&chain.tail)?;
+            if aside.number() > ASIDE_MAX {
+                return Err(ChainError::NoNameAside { path: path.clone() });
             }
+            aside.copy(&chain.tail)?;
             chain.tail.clear();
         }
         // Also removes the rest of an append that failed. The bytes are then written again, since
@@ -322,42 +333,34 @@ impl Chain {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(chain),
             Err(error) => return Err(failed("open", path)(error)),
         };
-        let mut good_end = 0;
         for line in Lines::new(reader(&*file), id, own) {
-            let Line { start, end, ref content, .. } = *line.as_ref().map_err(|error| {
-                failed("read", path)(io::Error::new(error.kind(), error.to_string()))
-            })?;
-            let is_good = !matches!(content, LineContent::Damaged(_));
-            if let Ok(line) = &line {
-                chain.state.add(line);
+            let line = line.map_err(failed("read", path))?;
+            let Line { start, end, ref content, .. } = line;
+            chain.state.add(&line);
+            match content {
+                LineContent::Incomplete => {
+                    let len = usize::try_from(end - start).unwrap_or(usize::MAX);
+                    chain.tail = file.read_vec_at(len, start).map_err(failed("read", path))?;
+                }
+                LineContent::Receipt(_) | LineContent::Accepted(_) => {
+                    (chain.last_line, chain.len) = (start, end);
+                }
+                // Stays, and may be long.
+                LineContent::Damaged(_) | LineContent::Newer => {
+                    (chain.last_line, chain.len) = (end, end);
+                }
             }
-            if is_good {
-                (good_end, chain.last_line) = (end, start);
-            }
-            chain.len = end;
         }
-        // One damaged line at the end is an interrupted write; more is damage, and stays.
-        if chain.len - good_end <= LINE_LEN_MAX as u64 {
-            let tail_len = usize::try_from(chain.len - good_end).unwrap_or(LINE_LEN_MAX);
-            chain.tail = file.read_vec_at(tail_len, good_end).map_err(failed("read", path))?;
-            chain.len = good_end;
-            chain.state.damaged_tail = None;
-        } else {
+        if chain.len > 0 {
             let last = file.read_vec_at(1, chain.len - 1).map_err(failed("read", path))?;
             chain.needs_line_end = last != b"\n";
-            chain.last_line = chain.len;
-            if let Some((count, first)) = chain.state.damaged_tail.take() {
-                chain.state.open += count;
-                chain.state.first_open.get_or_insert(first);
-            }
         }
         if let Some(newest) = &chain.state.newest
             && !newest.signed.is_signed()
         {
             chain.is_newest_signed = false;
             let number = newest.signed.receipt().number;
-            chain.state.open += 1;
-            chain.state.first_open.get_or_insert(Interruption::Unsigned { number });
+            chain.state.open(Interruption::Unsigned { number });
         }
         Ok(chain)
     }

@@ -10,7 +10,7 @@ use std::path::Path;
 use net::PeerId;
 
 use super::chain_file::{
-    ChainId, ChainState, Interruption, LINE_LEN_MAX, LineContent, Lines, StoredReceipt, path_of,
+    ChainId, ChainState, Interruption, LineContent, Lines, StoredReceipt, path_of,
 };
 use super::chains::{ChainError, find_chains};
 
@@ -30,7 +30,7 @@ pub struct ReceiptListing {
     pub id: ChainId,
     /// The receipts, oldest first.
     pub receipts: Vec<ListedReceipt>,
-    /// Damaged lines, and receipts without a valid signature.
+    /// Lines that are damaged or of a later form, and receipts without a valid signature.
     pub damage: Vec<Interruption>,
     /// Number of interruptions that the user has not accepted.
     pub open: u64,
@@ -64,34 +64,21 @@ pub fn read_receipts(
 fn read(path: &Path, id: ChainId, own: &PeerId) -> io::Result<ReceiptListing> {
     let reader = BufReader::with_capacity(64 << 10, File::open(path)?);
     let (mut state, mut receipts, mut damage) = (ChainState::default(), Vec::new(), Vec::new());
-    let (mut tail, mut tail_len) = (Vec::new(), 0);
     for line in Lines::new(reader, &id, own) {
         let line = line?;
         let interruption = state.add(&line);
         match line.content {
             LineContent::Receipt(stored) => {
-                damage.append(&mut tail);
                 if !stored.signed.is_signed() {
                     let number = stored.signed.receipt().number;
                     damage.push(Interruption::Unsigned { number });
                 }
                 receipts.push(ListedReceipt { stored: *stored, interruption });
-                tail_len = 0;
             }
-            LineContent::Accepted(_) => {
-                damage.append(&mut tail);
-                tail_len = 0;
-            }
-            LineContent::Damaged(_) => {
-                tail.extend(interruption);
-                tail_len += line.end - line.start;
-            }
+            LineContent::Damaged(_) | LineContent::Newer => damage.extend(interruption),
+            // An incomplete line is an interrupted write, or one that is happening.
+            LineContent::Accepted(_) | LineContent::Incomplete => {}
         }
-    }
-    // An interrupted write, or one that is happening.
-    if tail_len > LINE_LEN_MAX as u64 {
-        state.open += tail.len() as u64;
-        damage.append(&mut tail);
     }
     Ok(ReceiptListing { id, receipts, damage, open: state.open })
 }

@@ -335,13 +335,19 @@ impl Receipts {
                     0 | 1 => String::new(),
                     open => format!(" (and {} more)", open - 1),
                 };
+                let action = match first {
+                    Interruption::Newer { .. } => "update Archivist on this computer",
+                    _ => {
+                        "the backup server or this computer lost its receipts: check with \
+                         `archivist snapshots` that the backup server has all snapshots, then run \
+                         `archivist receipts accept`"
+                    }
+                };
                 add(
                     format!(
                         "the chain of receipts of backup server {server} is interrupted: {first}{more}"
                     ),
-                    "the backup server or this computer lost its receipts: check with `archivist \
-                     snapshots` that the backup server has all snapshots, then run `archivist \
-                     receipts accept`",
+                    action,
                 );
             }
             if let Some(error) = not_stored.get(&id) {

@@ -97,7 +97,13 @@ fn damage_is_reported_and_never_overwritten() {
         bytes
     };
     let start = |line: usize| lines[..line].iter().map(|line| line.len()).sum::<usize>();
+    let all_damaged: Vec<u8> = lines.iter().flat_map(|line| [b"x", *line].concat()).collect();
+    assert!(all_damaged.len() < 8000, "short enough for an interrupted write");
     for (damaged, text) in [
+        (all_damaged, "line 1 is damaged"),
+        (flipped(start(4)), "line 5 is damaged"),
+        ([&good[..], b"x\n"].concat(), "line 6 is damaged"),
+        ([&flipped(start(4))[..], b"x"].concat(), "line 5 is damaged"),
         (flipped(start(2)), "line 3 is damaged"),
         (flipped(start(1) - 1), "line 1 is damaged"),
         (without(0), "the receipts before receipt 2 are missing"),
@@ -113,13 +119,78 @@ fn damage_is_reported_and_never_overwritten() {
         let answer = source.receive(&receipts, &chain[5]);
         assert_eq!(answer, ReceiptAnswer::Ok, "{text}");
         let after = source.content(&source.disk);
-        assert_eq!(after[..damaged.len()], damaged, "{text}");
+        // Only a short last line without its end is set aside.
+        let kept = damaged.strip_suffix(b"\nx").unwrap_or(&damaged).len();
+        assert_eq!(after[..kept], damaged[..kept], "{text}");
+        let reported = problems(&receipts);
         let receipts = source.open();
-        assert!(problems(&receipts).contains(text), "{text}: {}", problems(&receipts));
+        assert_eq!(problems(&receipts), reported);
+        assert!(reported.contains(text), "{text}: {reported}");
         assert_eq!(confirmed(&receipts), Some(6), "{text}");
         assert!(receipts.accept(None).unwrap() > 0);
         assert_eq!(problems(&source.open()), "", "{text}");
     }
+}
+
+#[test]
+fn a_line_of_a_later_version_is_kept_and_is_no_damage() {
+    let source = Source::new(3);
+    let chain = source.chain(3);
+    let receipts = source.open();
+    for signed in &chain[..2] {
+        assert_eq!(source.receive(&receipts, signed), ReceiptAnswer::Ok);
+    }
+    let good = String::from_utf8(source.content(&source.disk)).unwrap();
+    let (first, last) = good.split_at(good.find('\n').unwrap() + 1);
+    let of_version = |version: u64| {
+        let (old, new) = ("archivist_receipt\\\":1,", format!("archivist_receipt\\\":{version},"));
+        assert!(last.contains(old), "{last}");
+        last.replace(old, &new)
+    };
+    for (line, text) in [
+        ("{\"seen_at\":\"2026-11-22T10:00:00Z\"}\n".to_owned(), "newer version"),
+        (last.replace("{\"receipt\"", "{\"seen\":[1],\"receipt\""), "newer version"),
+        (of_version(2), "newer version"),
+        (of_version(0), "is damaged"),
+        (last.replace("\"signature\"", "\"signatvre\""), "is damaged"),
+        ("{}\n".to_owned(), "is damaged"),
+    ] {
+        let content = format!("{first}{line}");
+        source.disk.damage(&source.path(), |bytes| *bytes = content.clone().into_bytes());
+        let receipts = source.open();
+        let found = receipts.problems();
+        assert!(found.len() == 1 && found[0].message.contains(text), "{line}: {found:?}");
+        assert_eq!(found[0].action.contains("update"), text == "newer version", "{found:?}");
+        assert_eq!(confirmed(&receipts), Some(1), "{line}");
+        // The next receipt need not follow the one before the line.
+        assert_eq!(source.receive(&receipts, &chain[2]), ReceiptAnswer::Ok);
+        assert!(source.content(&source.disk).starts_with(content.as_bytes()), "{line}");
+        assert_eq!(receipts.problems(), found);
+        assert_eq!(source.open().problems(), found);
+    }
+}
+
+#[test]
+fn an_incomplete_line_without_a_free_name_for_its_copy_is_not_removed() {
+    let source = Source::new(2);
+    let chain = source.chain(2);
+    assert_eq!(source.receive(&source.open(), &chain[0]), ReceiptAnswer::Ok);
+    source.disk.damage(&source.path(), |bytes| bytes.extend(b"{\"receipt"));
+    let before = source.content(&source.disk);
+    let copy = |number: u32| PathBuf::from(format!("{}.damaged-{number}", source.path().display()));
+    for number in 1..=9 {
+        source.disk.create(&copy(number)).unwrap();
+    }
+    let receipts = source.open();
+    assert_eq!(source.receive(&receipts, &chain[1]), ReceiptAnswer::Failed);
+    assert_eq!(source.content(&source.disk), before);
+    assert!(problems(&receipts).contains(".damaged-9 away"), "{}", problems(&receipts));
+    for number in 1..=9 {
+        source.disk.lose(&copy(number));
+    }
+    assert_eq!(source.receive(&receipts, &chain[1]), ReceiptAnswer::Ok);
+    assert_eq!((confirmed(&receipts), problems(&receipts).as_str()), (Some(2), ""));
+    assert_eq!(disk::read_file(&source.disk, &copy(1), 1000).unwrap(), b"{\"receipt");
 }
 
 #[test]
@@ -289,4 +360,16 @@ fn a_file_that_cannot_be_read_is_kept_and_read_later() {
     let listed = read_receipts(dir.path(), &own, |_| true).unwrap();
     assert_eq!((listed.len(), listed[0].receipts.len(), listed[0].open), (1, 2, 0));
     assert_eq!(read_receipts(dir.path(), &own, |_| false).unwrap().len(), 0);
+    // One short line, damaged, is damage for the list, too; its rest without an end is not.
+    let mut content = content;
+    content[0] = b'x';
+    for (content, count) in [(&content[..], 1), (&content[..content.len() - 1], 0)] {
+        std::fs::write(&path, content).unwrap();
+        let listed = read_receipts(dir.path(), &own, |_| true).unwrap();
+        let [listed] = &listed[..] else { panic!("{listed:?}") };
+        assert_eq!(
+            (listed.receipts.len(), listed.damage.len(), listed.open),
+            (0, count, count as u64)
+        );
+    }
 }
