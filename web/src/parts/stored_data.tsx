@@ -19,7 +19,7 @@ export function StoredData({ integrity }: { integrity: Integrity }) {
         <div aria-live="polite">
           <Dot tone={healing.outstanding > 0 ? "bad" : "good"}>
             {healing.outstanding > 0
-              ? `${counted(healing.outstanding, "block")} damaged or missing, and not fetched again yet. Start the computer that has the files.`
+              ? `${counted(healing.outstanding, "block")} damaged or missing. Start the computer that has the files.`
               : healing.found > 0
                 ? `No damage is left: ${counted(healing.healed, "damaged block")} fetched again.`
                 : "No damage was found."}
@@ -53,7 +53,7 @@ export function StoredData({ integrity }: { integrity: Integrity }) {
           <div key={block.cid}>
             <Group gap="xs">
               <Id id={block.cid} what="the block's CID" />
-              <Text size="sm">{block.error ?? block.reason}</Text>
+              <Text size="sm">{[block.reason, block.error].filter(Boolean).join("; ")}</Text>
             </Group>
             {(block.concerns ?? []).length > 0 && (
               <Text size="sm" c="dimmed">
