@@ -5,17 +5,38 @@ use std::fmt::Write as _;
 use axum::extract::State;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
+use jiff::Timestamp;
 use node::Services;
 use store::StoreAdmin as _;
 
 use super::{Problem, blocking, folders};
+
+/// Kind of a metric.
+#[derive(Clone, Copy)]
+enum Kind {
+    Counter,
+    Gauge,
+}
+use Kind::{Counter, Gauge};
+
+/// A row of a table of metrics: name, kind, description, and value.
+type Row<'a, V> = (&'a str, Kind, &'a str, V);
 
 /// The text of the answer.
 #[derive(Default)]
 struct Text(String);
 
 impl Text {
-    fn metric(&mut self, name: &str, kind: &str, help: &str, values: &[(String, f64)]) {
+    /// Adds a metric with its values; each has its labels.
+    fn metric(
+        &mut self,
+        (name, kind, help): (&str, Kind, &str),
+        values: impl IntoIterator<Item = (String, u64)>,
+    ) {
+        let kind = match kind {
+            Counter => "counter",
+            Gauge => "gauge",
+        };
         // Writing to a string cannot fail.
         let _ = writeln!(self.0, "# HELP archivist_{name} {help}");
         let _ = writeln!(self.0, "# TYPE archivist_{name} {kind}");
@@ -24,9 +45,11 @@ impl Text {
         }
     }
 
-    #[expect(clippy::cast_precision_loss, reason = "a float is what the format has")]
-    fn one(&mut self, name: &str, kind: &str, help: &str, value: u64) {
-        self.metric(name, kind, help, &[(String::new(), value as f64)]);
+    /// Adds metrics that have one value each.
+    fn rows<'a>(&mut self, rows: impl IntoIterator<Item = Row<'a, u64>>) {
+        for (name, kind, help, value) in rows {
+            self.metric((name, kind, help), [(String::new(), value)]);
+        }
     }
 }
 
@@ -37,100 +60,167 @@ fn label(name: &str, value: &str) -> String {
 }
 
 /// Handles `GET /metrics`.
-#[expect(clippy::cast_precision_loss, reason = "a float is what the format has")]
 pub(crate) async fn metrics(State(services): State<Services>) -> Result<Response, Problem> {
-    let text = blocking(move || {
-        let mut text = Text::default();
-        for (name, help, value) in services.net.metrics().counters() {
-            text.one(&format!("net_{name}_total"), "counter", help.trim(), value);
-        }
-        if let Ok(usage) = services.store.usage() {
-            text.one("store_blocks", "gauge", "Blocks in the store.", usage.blocks);
-            text.one("store_used_bytes", "gauge", "Size of the store in bytes.", usage.used_bytes);
-            let help = "Bytes that can be written until a limit is reached.";
-            text.one("store_available_bytes", "gauge", help, usage.available_bytes);
-        }
-        let (before, after) = services.store.recompressed();
-        let help = "Bytes recompressed since the start, before compression.";
-        text.one("store_recompressed_before_bytes_total", "counter", help, before);
-        let help = "Bytes recompressed since the start, after compression.";
-        text.one("store_recompressed_after_bytes_total", "counter", help, after);
-        integrity(&mut text, &services.integrity());
-        let all = folders::all(&services);
-        let of = |value: fn(&api::Folder) -> u64| -> Vec<(String, f64)> {
-            all.iter().map(|f| (label("folder", f.id.as_str()), value(f) as f64)).collect()
-        };
-        text.metric("folder_files", "gauge", "Files in the folder.", &of(|f| f.files));
-        text.metric(
-            "folder_bytes",
-            "gauge",
-            "Total length of the files in the folder.",
-            &of(|f| f.bytes),
-        );
-        let help = "Changes that are not published yet.";
-        text.metric("folder_pending_changes", "gauge", help, &of(|f| f.pending_changes));
-        let help = "Files that could not be read.";
-        text.metric("folder_errors", "gauge", help, &of(|f| f.error_count));
-        let help = "Sequence number of the newest manifest.";
-        text.metric("folder_sequence", "gauge", help, &of(|f| f.sequence.map_or(0, |s| s.0)));
-        let help = "Sequence number of the newest confirmed manifest.";
-        let confirmed = of(|f| f.backed_up_sequence.map_or(0, |s| s.0));
-        text.metric("folder_backed_up_sequence", "gauge", help, &confirmed);
-        let totals = services.backup_daemon.totals();
-        text.one("snapshots", "gauge", "Stored snapshots.", totals.snapshots);
-        let help = "Snapshots completed since the start.";
-        text.one("snapshots_committed_total", "counter", help, totals.committed);
-        let help = "Pulls failed since the start.";
-        text.one("pulls_failed_total", "counter", help, totals.failed_attempts);
-        let sources: Vec<(String, f64)> = services
-            .backup_daemon
-            .sources()
-            .iter()
-            .map(|source| {
-                let last = source.last_poll.map_or(0, jiff::Timestamp::as_second);
-                (label("source", &source.name), last as f64)
-            })
-            .collect();
-        let help = "Time of the last answer of the source, in seconds since 1970.";
-        text.metric("source_last_poll_seconds", "gauge", help, &sources);
-        Ok(text.0)
-    })
-    .await?;
+    let text = blocking(move || Ok(text_of(&services))).await?;
     let kind = HeaderValue::from_static("text/plain; version=0.0.4");
     Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
 }
 
-/// Adds the metrics of scrubs and healing.
-fn integrity(text: &mut Text, integrity: &api::Integrity) {
-    let (scrub, healing) = (&integrity.scrub, &integrity.healing);
-    let help = "Blocks that a scrub has read and checked since the start.";
-    text.one("scrub_blocks_total", "counter", help, scrub.blocks_checked);
-    let help = "Bytes that a scrub has read since the start.";
-    text.one("scrub_read_bytes_total", "counter", help, scrub.bytes_read);
-    let help = "Size of the packs in bytes.";
-    text.one("scrub_bytes", "gauge", help, scrub.bytes);
-    let help = "Size in bytes of the packs that were scrubbed within scrub_days.";
-    text.one("scrub_done_bytes", "gauge", help, scrub.scrubbed_bytes);
-    let help = "Packs that were never scrubbed.";
-    text.one("scrub_never_scrubbed_packs", "gauge", help, scrub.never_scrubbed);
-    let help = "Time of the oldest scrub of a pack, in seconds since 1970; 0 before the first.";
-    let oldest = scrub.oldest.map_or(0, |at| at.as_second().max(0).unsigned_abs());
-    text.one("scrub_oldest_seconds", "gauge", help, oldest);
-    let help = "Blocks that the disk could not deliver at the last attempt.";
-    text.one("scrub_unreadable_blocks", "gauge", help, scrub.unreadable);
-    let help = "Blocks that were found damaged or missing.";
-    text.one("blocks_damaged_total", "counter", help, healing.found);
-    let help = "Damaged or missing blocks that were fetched again.";
-    text.one("blocks_healed_total", "counter", help, healing.healed);
-    let help = "Blocks that are damaged or missing.";
-    text.one("blocks_outstanding", "gauge", help, healing.outstanding);
-    if let Some(last) = &integrity.last_verification {
-        let help = "End of the last verification, in seconds since 1970.";
-        let ended_at = last.ended_at.as_second().max(0).unsigned_abs();
-        text.one("verify_last_seconds", "gauge", help, ended_at);
-        let help = "Blocks that the last verification found damaged or missing.";
-        text.one("verify_last_problems", "gauge", help, last.problems);
+fn text_of(services: &Services) -> String {
+    let mut text = Text::default();
+    for (name, help, value) in services.net.metrics().counters() {
+        text.rows([(&*format!("net_{name}_total"), Counter, help.trim(), value)]);
     }
+    if let Ok(usage) = services.store.usage() {
+        text.rows([
+            ("store_blocks", Gauge, "Blocks in the store.", usage.blocks),
+            ("store_used_bytes", Gauge, "Size of the store in bytes.", usage.used_bytes),
+            (
+                "store_available_bytes",
+                Gauge,
+                "Bytes that can be written until a limit is reached.",
+                usage.available_bytes,
+            ),
+        ]);
+    }
+    let (before, after) = services.store.recompressed();
+    text.rows([
+        (
+            "store_recompressed_before_bytes_total",
+            Counter,
+            "Bytes recompressed since the start, before compression.",
+            before,
+        ),
+        (
+            "store_recompressed_after_bytes_total",
+            Counter,
+            "Bytes recompressed since the start, after compression.",
+            after,
+        ),
+    ]);
+    add_integrity(&mut text, &services.integrity());
+    add_folders(&mut text, &folders::all(services));
+    let totals = services.backup_daemon.totals();
+    text.rows([
+        ("snapshots", Gauge, "Stored snapshots.", totals.snapshots),
+        (
+            "snapshots_committed_total",
+            Counter,
+            "Snapshots completed since the start.",
+            totals.committed,
+        ),
+        ("pulls_failed_total", Counter, "Pulls failed since the start.", totals.failed_attempts),
+    ]);
+    let sources = services.backup_daemon.sources();
+    let last_polls =
+        sources.iter().map(|source| (label("source", &source.name), seconds(source.last_poll)));
+    let help = "Time of the last answer of the source, in seconds since 1970.";
+    text.metric(("source_last_poll_seconds", Gauge, help), last_polls);
+    text.0
+}
+
+/// Adds the metrics of the folders.
+fn add_folders(text: &mut Text, folders: &[api::Folder]) {
+    let rows: [Row<'_, fn(&api::Folder) -> u64>; 6] = [
+        ("folder_files", Gauge, "Files in the folder.", |folder| folder.files),
+        ("folder_bytes", Gauge, "Total length of the files in the folder.", |folder| folder.bytes),
+        ("folder_pending_changes", Gauge, "Changes that are not published yet.", |folder| {
+            folder.pending_changes
+        }),
+        ("folder_errors", Gauge, "Files that could not be read.", |folder| folder.error_count),
+        ("folder_sequence", Gauge, "Sequence number of the newest manifest.", |folder| {
+            folder.sequence.map_or(0, |sequence| sequence.0)
+        }),
+        (
+            "folder_backed_up_sequence",
+            Gauge,
+            "Sequence number of the newest confirmed manifest.",
+            |folder| folder.backed_up_sequence.map_or(0, |sequence| sequence.0),
+        ),
+    ];
+    for (name, kind, help, value) in rows {
+        let values =
+            folders.iter().map(|folder| (label("folder", folder.id.as_str()), value(folder)));
+        text.metric((name, kind, help), values);
+    }
+}
+
+/// Adds the metrics of scrubs and healing.
+fn add_integrity(text: &mut Text, integrity: &api::Integrity) {
+    let (scrub, healing) = (&integrity.scrub, &integrity.healing);
+    text.rows([
+        (
+            "scrub_blocks_total",
+            Counter,
+            "Blocks that a scrub has read and checked since the start.",
+            scrub.blocks_checked,
+        ),
+        (
+            "scrub_read_bytes_total",
+            Counter,
+            "Bytes that a scrub has read since the start.",
+            scrub.bytes_read,
+        ),
+        ("scrub_bytes", Gauge, "Size of the packs in bytes.", scrub.bytes),
+        (
+            "scrub_done_bytes",
+            Gauge,
+            "Size in bytes of the packs that were scrubbed within scrub_days.",
+            scrub.scrubbed_bytes,
+        ),
+        (
+            "scrub_never_scrubbed_packs",
+            Gauge,
+            "Packs that were never scrubbed.",
+            scrub.never_scrubbed,
+        ),
+        (
+            "scrub_oldest_seconds",
+            Gauge,
+            "Time of the oldest scrub of a pack, in seconds since 1970; 0 before the first.",
+            seconds(scrub.oldest),
+        ),
+        (
+            "scrub_unreadable_blocks",
+            Gauge,
+            "Blocks that the disk could not deliver at the last attempt.",
+            scrub.unreadable,
+        ),
+        (
+            "blocks_damaged_total",
+            Counter,
+            "Blocks that were found damaged or missing.",
+            healing.found,
+        ),
+        (
+            "blocks_healed_total",
+            Counter,
+            "Damaged or missing blocks that were fetched again.",
+            healing.healed,
+        ),
+        ("blocks_outstanding", Gauge, "Blocks that are damaged or missing.", healing.outstanding),
+    ]);
+    if let Some(last) = &integrity.last_verification {
+        text.rows([
+            (
+                "verify_last_seconds",
+                Gauge,
+                "End of the last verification, in seconds since 1970.",
+                seconds(Some(last.ended_at)),
+            ),
+            (
+                "verify_last_problems",
+                Gauge,
+                "Blocks that the last verification found damaged or missing.",
+                last.problems,
+            ),
+        ]);
+    }
+}
+
+/// Returns the seconds since 1970; 0 if there is no time.
+fn seconds(at: Option<Timestamp>) -> u64 {
+    at.map_or(0, |at| at.as_second().max(0).unsigned_abs())
 }
 
 #[cfg(test)]
