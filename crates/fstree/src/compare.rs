@@ -253,6 +253,11 @@ impl<R: TreeReader> Entries<'_, R> {
                 return self.report(path, DifferenceKind::Unread(error));
             }
         };
+        if let Some(source) = a.unlisted.or(b.unlisted) {
+            let action = "list the extended attributes of";
+            let unread = ReadError::Io { action, path: path.clone(), source };
+            return self.report(path, DifferenceKind::Unread(unread));
+        }
         let names: BTreeSet<&Vec<u8>> = a.xattrs.keys().chain(b.xattrs.keys()).collect();
         for name in names {
             if a.xattrs.get(name) != b.xattrs.get(name) {

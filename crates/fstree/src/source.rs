@@ -193,6 +193,22 @@ pub struct XattrsRead {
     pub xattrs: Xattrs,
     /// Names of the attributes that could not be read, with the reason.
     pub unread: Vec<(Vec<u8>, io::Error)>,
+    /// The reason why the names could not be listed: XFS stores more names than the call can
+    /// return, and some FUSE file systems always fail. Then no attribute is known.
+    pub unlisted: Option<io::Error>,
+}
+
+impl XattrsRead {
+    /// Describes the attributes that are missing; `None` if all were read.
+    #[must_use]
+    pub fn problem(&self) -> Option<String> {
+        if let Some(error) = &self.unlisted {
+            return Some(format!("cannot list the extended attributes: {error}"));
+        }
+        let (name, error) = self.unread.first()?;
+        let name = String::from_utf8_lossy(name);
+        Some(format!("cannot read the extended attribute {name}: {error}"))
+    }
 }
 
 /// The decision about a name, made when only its kind is known.

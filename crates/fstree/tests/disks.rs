@@ -8,10 +8,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{Dirs, awkward, both_ways, copy, is_root, names, path, symlink_to, with_mount};
+use common::{
+    Dirs, awkward, both_ways, copy, is_root, mode, names, owners_to_set, path, symlink_to,
+    with_mount,
+};
 use fstree::{
     Attribute, CompareOptions, CreateFile, CreatedEntry, DestError, DestOptions, DestTree,
-    FileContent, FileWriter as _, TreeReader as _, TreeWriter as _, compare,
+    FileContent, FileWriter as _, SourceTree, TreeReader as _, TreeWriter as _, compare,
 };
 use types::{EntryKind, Metadata, RelPath, Retry};
 
@@ -189,6 +192,66 @@ fn a_disk_without_attributes_says_so_by_name() {
     assert!(report.errors.is_empty());
     let what: Vec<_> = report.not_set.iter().map(|not_set| not_set.attribute.clone()).collect();
     assert_eq!(what, [Attribute::Xattr(b"user.large".to_vec())]);
+}
+
+/// The group bits of a file with an ACL are the mask of the ACL.
+#[test]
+fn a_file_whose_acl_cannot_be_set_is_open_to_nobody_else() {
+    let test = "a_file_whose_acl_cannot_be_set_is_open_to_nobody_else";
+    let mount = "mkdir $DIR/source $DIR/target && mount -t tmpfs tmpfs $DIR/source && \
+        mount -t ramfs ramfs $DIR/target";
+    let Some(dir) = with_mount(test, mount) else { return };
+    let (source, target) = (dir.join("source"), dir.join("target"));
+    fs::write(source.join("payroll"), b"private").unwrap();
+    fs::create_dir(source.join("dir")).unwrap();
+    for name in ["payroll", "dir"] {
+        let acl = awkward::acl(6, 6, 0, 6, 0);
+        awkward::set_xattr(&source.join(name), "system.posix_acl_access", &acl);
+        assert_eq!(mode(&source.join(name)) & 0o777, 0o660, "{name}");
+    }
+    let [options, _] = both_ways();
+    let report = copy(&source, &target, &options);
+    assert!(report.errors.is_empty());
+    for name in ["payroll", "dir"] {
+        assert_eq!(mode(&target.join(name)) & 0o777, 0o600, "{name}");
+        let told = report.not_set.iter().filter(|not_set| not_set.path == path(name));
+        let told: Vec<_> = told.map(|not_set| not_set.attribute.clone()).collect();
+        let acl = Attribute::Xattr(b"system.posix_acl_access".to_vec());
+        assert_eq!(told, [acl, Attribute::Mode], "{name}");
+    }
+}
+
+/// XFS shows the superuser a copy of each ACL as an attribute `trusted.SGI_ACL_FILE`.
+#[test]
+fn the_copy_of_an_acl_that_xfs_shows_is_neither_read_nor_set() {
+    let test = "the_copy_of_an_acl_that_xfs_shows_is_neither_read_nor_set";
+    let mount = "mount -t tmpfs tmpfs $DIR && mkdir $DIR/source $DIR/target";
+    let Some(dir) = with_mount(test, mount) else { return };
+    if !is_root() {
+        println!("not tested: only root sets trusted attributes");
+        return;
+    }
+    let (source, target) = (dir.join("source"), dir.join("target"));
+    fs::write(source.join("file"), b"x").unwrap();
+    awkward::set_xattr(&source.join("file"), "trusted.SGI_ACL_FILE", b"a fossil");
+    awkward::set_xattr(&source.join("file"), "trusted.other", b"kept");
+    let tree = SourceTree::open(&source).unwrap();
+    let found = tree.examine(&path("file")).unwrap().unwrap();
+    let read = tree.xattrs(&found).unwrap().xattrs;
+    assert_eq!(read.keys().collect::<Vec<_>>(), [b"trusted.other"]);
+    // A manifest of an earlier version, or of another program, has the copy.
+    let target =
+        DestTree::open(&target, DestOptions { owners: owners_to_set(), ..both_ways()[0].clone() });
+    let mut metadata = found.metadata(&fstree::Owners::system(), read);
+    metadata.xattrs.insert(b"trusted.SGI_ACL_FILE".to_vec(), b"a fossil".to_vec());
+    let said = FileContent { size: 0, is_sparse: false };
+    let made = target.unwrap().create_file(&path("file"), said, &metadata, |_| Ok(false));
+    let CreateFile::Write(sink) = made.unwrap() else { unreachable!() };
+    assert!(sink.finish(&metadata).unwrap().not_set.is_empty());
+    let mut names = Vec::with_capacity(1000);
+    let len =
+        rustix::fs::listxattr(dir.join("target/file"), rustix::buffer::spare_capacity(&mut names));
+    assert_eq!((len.unwrap(), &names[..]), (14, &b"trusted.other\0"[..]));
 }
 
 #[test]

@@ -9,22 +9,27 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
 
+use common::poor::{FOLLOWED, PoorFs, Quirks};
 use common::{Dirs, awkward, both_ways, copy, is_root, names, path, set_mode};
 use fstree::{
     Attribute, CompareOptions, CreateFile, DestError, DestOptions, DestTree, DifferenceKind,
-    FileContent, FileKind, FileWriter as _, TreeWriter as _, compare,
+    FileContent, FileKind, FileWriter as _, SourceTree, TreeReader as _, TreeWriter as _, compare,
 };
 use types::Metadata;
 
 /// Mounts such a file system; `None` if this computer or user cannot.
 fn mount(at: &Path) -> Option<fuser::BackgroundSession> {
+    mount_with(at, Quirks::default())
+}
+
+fn mount_with(at: &Path, quirks: Quirks) -> Option<fuser::BackgroundSession> {
     if !is_root() || !Path::new("/dev/fuse").exists() {
         println!("not tested: it takes root and /dev/fuse");
         return None;
     }
     let mut config = fuser::Config::default();
     config.mount_options = vec![fuser::MountOption::DefaultPermissions];
-    Some(fuser::spawn_mount(common::poor::PoorFs::new(), at, &config).unwrap())
+    Some(fuser::spawn_mount(PoorFs::new(quirks), at, &config).unwrap())
 }
 
 #[test]
@@ -187,4 +192,65 @@ fn on_a_file_system_that_tells_case_nothing_collides() {
         assert!(report.is_clean(), "{report:#?}");
     }
     assert_eq!(names(&dirs.target()).len(), 5);
+}
+
+#[test]
+fn a_file_system_that_sets_only_both_times_keeps_the_mtime() {
+    let dirs = Dirs::new();
+    let quirks = Quirks { ignores_lone_mtime: true, ..Quirks::default() };
+    let Some(_mounted) = mount_with(&dirs.target(), quirks) else { return };
+    fs::write(dirs.source().join("file"), b"x").unwrap();
+    awkward::set_mtime(&dirs.source().join("file"), 1_500_000_000, 0);
+    set_mode(&dirs.source().join("file"), 0o644);
+    let [options, _] = both_ways();
+    let report = copy(&dirs.source(), &dirs.target(), &options);
+    assert!(report.is_clean(), "{report:?}");
+    let found = fs::metadata(dirs.target().join("file")).unwrap().modified().unwrap();
+    assert_eq!(found, std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_500_000_000));
+}
+
+/// On sshfs, a new owner or time of a link is set on the file that it points to, which may be
+/// outside the target.
+#[test]
+fn a_link_on_fuse_gets_no_metadata() {
+    let dirs = Dirs::new();
+    let quirks = Quirks { follows_links: true, ..Quirks::default() };
+    let Some(_mounted) = mount_with(&dirs.target(), quirks) else { return };
+    let link = dirs.source().join("link");
+    std::os::unix::fs::symlink("precious", &link).unwrap();
+    std::os::unix::fs::lchown(&link, Some(1234), Some(1235)).unwrap();
+    awkward::set_mtime(&link, 1_500_000_000, 0);
+    let [options, _] = both_ways();
+    let report = copy(&dirs.source(), &dirs.target(), &options);
+    assert!(report.errors.is_empty(), "{report:?}");
+    assert_eq!(fs::read_link(dirs.target().join("link")).unwrap(), Path::new("precious"));
+    let not_set: Vec<_> = report.not_set.iter().map(|not_set| &not_set.attribute).collect();
+    assert_eq!(not_set, [&Attribute::Owner, &Attribute::Mtime]);
+    let root = fs::metadata(dirs.target()).unwrap().modified().unwrap();
+    assert_ne!(root, std::time::UNIX_EPOCH + std::time::Duration::from_secs(FOLLOWED));
+    // The file system of this test would have noticed.
+    awkward::set_mtime(&dirs.target().join("link"), 1_500_000_000, 0);
+    let root = fs::metadata(dirs.target()).unwrap().modified().unwrap();
+    assert_eq!(root, std::time::UNIX_EPOCH + std::time::Duration::from_secs(FOLLOWED));
+}
+
+#[test]
+fn attributes_that_cannot_be_listed_are_no_error_of_the_entry() {
+    let dirs = Dirs::new();
+    let quirks = Quirks { lists_no_attributes: true, ..Quirks::default() };
+    let Some(_mounted) = mount_with(&dirs.target(), quirks) else { return };
+    fs::write(dirs.target().join("file"), b"content").unwrap();
+    let tree = SourceTree::open(&dirs.target()).unwrap();
+    let found = tree.examine(&path("file")).unwrap().unwrap();
+    for read in [
+        tree.xattrs(&found).unwrap(),
+        tree.file_xattrs(&tree.open_file(&path("file")).unwrap()).unwrap(),
+    ] {
+        assert!(read.xattrs.is_empty() && read.unread.is_empty());
+        let problem = read.problem().unwrap();
+        assert!(problem.contains("cannot list the extended attributes"), "{problem}");
+    }
+    // Two trees cannot be compared without them.
+    let differences = compare(&dirs.target(), &dirs.target(), CompareOptions::default()).unwrap();
+    assert!(differences.iter().any(|found| matches!(found.kind, DifferenceKind::Unread(_))));
 }

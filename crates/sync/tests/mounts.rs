@@ -142,3 +142,36 @@ async fn a_disk_mounted_on_a_new_directory_is_not_backed_up() {
     run("umount", &[], &setup.path("new"));
     setup.check(&setup.sync().await);
 }
+
+/// The names of all attributes of a file may be longer than the system can list.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_content_is_kept_if_the_attributes_cannot_be_listed() {
+    if !may_mount("the_content_is_kept_if_the_attributes_cannot_be_listed") {
+        return;
+    }
+    let mut setup = Setup::stopped();
+    mount(&setup.path(""));
+    setup.write("dir/file", "the content");
+    setup.write("plain", "another file");
+    for path in [setup.path("dir"), setup.path("dir/file")] {
+        for number in 0..400 {
+            let name = format!("trusted.{}{number:04}", "long ".repeat(40));
+            rustix::fs::setxattr(&path, name, b"x", rustix::fs::XattrFlags::empty()).unwrap();
+        }
+        let mut names = vec![0; 1 << 20];
+        let listed = rustix::fs::listxattr(&path, &mut names[..]);
+        assert_eq!(listed, Err(rustix::io::Errno::TOOBIG));
+    }
+    setup.start();
+    let published = setup.sync().await;
+    assert_eq!(setup.names(&published), ["dir", "dir/file", "plain"]);
+    assert_eq!(errors(&setup), ["dir", "dir/file"]);
+    let entries = setup.entries(&published);
+    let file = &entries[&RelPath::new("dir/file").unwrap()];
+    let cid = Cid::of(Codec::Raw, b"the content");
+    assert!(matches!(file.kind, types::EntryKind::File { cid: found, .. } if found == cid));
+    for at in ["dir", "dir/file"] {
+        let what = entries[&RelPath::new(at).unwrap()].error.clone().unwrap();
+        assert!(what.contains("cannot list the extended attributes"), "{what}");
+    }
+}

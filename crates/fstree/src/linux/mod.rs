@@ -4,6 +4,7 @@
 //! `/`. `beneath` resolves paths, `open` opens what a descriptor refers to, `stat`
 //! examines it; `source` and `dest` implement the two traits with these.
 
+mod acl;
 mod beneath;
 mod dest;
 mod error;

@@ -9,6 +9,16 @@ use rustix::path::Arg;
 
 use crate::entry::{FileKind, Identity, Stamp};
 
+/// Magic number of FUSE file systems (`FUSE_SUPER_MAGIC` of Linux).
+pub(crate) const FUSE_MAGIC: u32 = 0x6573_5546;
+
+/// Returns the magic number of the file system of an open inode, if it is known.
+pub(crate) fn file_system_magic(fd: BorrowedFd<'_>) -> Option<u32> {
+    // The type of the field differs between platforms, and so does its sign.
+    #[allow(clippy::cast_sign_loss, clippy::cast_possible_truncation, reason = "32 bits")]
+    rustix::fs::fstatfs(fd).ok().map(|stat| stat.f_type as u32)
+}
+
 const NS_PER_SEC: i128 = 1_000_000_000;
 
 /// Splits a time in nanoseconds into seconds and nanoseconds; `None` if no file

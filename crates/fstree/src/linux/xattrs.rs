@@ -24,6 +24,13 @@ pub(crate) const ACL_ACCESS: &[u8] = b"system.posix_acl_access";
 /// Name of the ACL that new entries of a directory inherit.
 pub(crate) const ACL_DEFAULT: &[u8] = b"system.posix_acl_default";
 
+/// Reports whether an attribute is a copy of the ACL, which XFS shows to the superuser beside
+/// the ACL itself. On other file systems a copy would remain when the ACL is removed, and
+/// would bring the ACL back when it is set on XFS.
+pub(crate) fn is_copy_of_acl(name: &[u8]) -> bool {
+    name.starts_with(b"trusted.SGI_")
+}
+
 /// Reads the attributes of an inode held with `O_PATH`. Returns `OPNOTSUPP` if
 /// there is no `/proc`.
 pub(crate) fn read_held(held: BorrowedFd<'_>) -> Result<XattrsRead, Errno> {
@@ -65,11 +72,16 @@ fn read(
 ) -> Result<XattrsRead, Errno> {
     let mut read = XattrsRead::default();
     let names = match with_buffer(&list) {
+        Ok(names) => names,
         Err(Errno::OPNOTSUPP) => return Ok(read),
-        names => names?,
+        Err(errno) => {
+            read.unlisted = Some(errno.into());
+            return Ok(read);
+        }
     };
     let mut len = 0;
-    for name in names.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+    let names = names.split(|byte| *byte == 0);
+    for name in names.filter(|name| !name.is_empty() && !is_copy_of_acl(name)) {
         match with_buffer(|value| get(name, value)) {
             // The attribute was removed after the list was read.
             Err(Errno::NODATA) => {}

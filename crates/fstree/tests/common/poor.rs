@@ -4,13 +4,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
+use std::path::Path;
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{
     BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
     INodeNo, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyEmpty, ReplyEntry, ReplyWrite, Request, TimeOrNow, WriteFlags,
+    ReplyEmpty, ReplyEntry, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 const TTL: Duration = Duration::ZERO;
@@ -23,10 +24,26 @@ struct Node {
     is_dir: bool,
     content: Vec<u8>,
     mtime: SystemTime,
+    is_link: bool,
 }
 
+/// Behaviour of real programs behind FUSE.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Quirks {
+    /// A call that sets the mtime without the atime has no effect (version 2 of libfuse).
+    pub(crate) ignores_lone_mtime: bool,
+    /// Links can be created. A change of a link is a change of its target (sshfs); the root
+    /// gets the mtime 4, so that a test can notice.
+    pub(crate) follows_links: bool,
+    /// Attributes cannot be listed (rclone).
+    pub(crate) lists_no_attributes: bool,
+}
+
+/// The mtime of the root after a change of a link, in seconds since 1970.
+pub(crate) const FOLLOWED: u64 = 4;
+
 #[derive(Debug)]
-pub(crate) struct PoorFs(Mutex<State>);
+pub(crate) struct PoorFs(Mutex<State>, Quirks);
 
 #[derive(Debug)]
 struct State {
@@ -58,9 +75,10 @@ impl State {
 
     fn attr(&self, ino: u64) -> Result<FileAttr, Errno> {
         let node = self.nodes.get(&ino).ok_or(Errno::ENOENT)?;
-        let (kind, perm) = match node.is_dir {
-            true => (FileType::Directory, 0o755),
-            false => (FileType::RegularFile, 0o644),
+        let (kind, perm) = match (node.is_dir, node.is_link) {
+            (true, _) => (FileType::Directory, 0o755),
+            (_, true) => (FileType::Symlink, 0o777),
+            _ => (FileType::RegularFile, 0o644),
         };
         Ok(FileAttr {
             ino: INodeNo(ino),
@@ -88,7 +106,8 @@ impl State {
         }
         self.last += 1;
         let (parent, name) = (parent.0, name.to_owned());
-        let node = Node { parent, name, is_dir, content: Vec::new(), mtime: UNIX_EPOCH };
+        let (content, mtime) = (Vec::new(), UNIX_EPOCH);
+        let node = Node { parent, name, is_dir, content, mtime, is_link: false };
         self.nodes.insert(self.last, node);
         self.attr(self.last)
     }
@@ -104,16 +123,17 @@ impl State {
 }
 
 impl PoorFs {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(quirks: Quirks) -> Self {
         let root = Node {
             parent: 1,
             name: OsString::new(),
             is_dir: true,
             content: Vec::new(),
             mtime: UNIX_EPOCH,
+            is_link: false,
         };
         let nodes = BTreeMap::from([(1, root)]);
-        Self(Mutex::new(State { nodes, last: 1, lost: BTreeSet::new() }))
+        Self(Mutex::new(State { nodes, last: 1, lost: BTreeSet::new() }), quirks)
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -157,7 +177,7 @@ impl Filesystem for PoorFs {
         uid: Option<u32>,
         gid: Option<u32>,
         size: Option<u64>,
-        _: Option<TimeOrNow>,
+        atime: Option<TimeOrNow>,
         mtime: Option<TimeOrNow>,
         _: Option<SystemTime>,
         _: Option<FileHandle>,
@@ -169,13 +189,24 @@ impl Filesystem for PoorFs {
     ) {
         let mut state = self.state();
         let Some(node) = state.nodes.get_mut(&ino.0) else { return reply.error(Errno::ENOENT) };
+        if node.is_link && (uid.is_some() || gid.is_some() || mtime.is_some()) {
+            let attr = state.attr(ino.0);
+            if let Some(root) = state.nodes.get_mut(&1) {
+                root.mtime = UNIX_EPOCH + Duration::from_secs(FOLLOWED);
+            }
+            return match attr {
+                Ok(attr) => reply.attr(&TTL, &attr),
+                Err(errno) => reply.error(errno),
+            };
+        }
         if uid.is_some() || gid.is_some() {
             return reply.error(Errno::EPERM);
         }
+        let is_ignored = self.1.ignores_lone_mtime && atime.is_none();
         if let Some(size) = size {
             node.content.resize(size as usize, 0);
         }
-        if let Some(TimeOrNow::SpecificTime(time)) = mtime {
+        if let Some(TimeOrNow::SpecificTime(time)) = mtime.filter(|_| !is_ignored) {
             let seconds = time.duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
             node.mtime = UNIX_EPOCH + Duration::from_secs(seconds / 2 * 2);
         }
@@ -195,6 +226,35 @@ impl Filesystem for PoorFs {
         reply: ReplyEntry,
     ) {
         entry(self.state().make(parent, name, true), reply);
+    }
+
+    fn symlink(
+        &self,
+        _: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        target: &Path,
+        reply: ReplyEntry,
+    ) {
+        if !self.1.follows_links {
+            return reply.error(Errno::EPERM);
+        }
+        let mut state = self.state();
+        let made = state.make(parent, name, false).and_then(|attr| {
+            let node = state.nodes.get_mut(&attr.ino.0).ok_or(Errno::ENOENT)?;
+            node.is_link = true;
+            node.content = target.as_os_str().as_encoded_bytes().to_vec();
+            state.attr(attr.ino.0)
+        });
+        entry(made, reply);
+    }
+
+    fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
+        reply.data(self.state().nodes.get(&ino.0).map_or(&[][..], |node| &node.content));
+    }
+
+    fn listxattr(&self, _: &Request, _: INodeNo, _: u32, reply: ReplyXattr) {
+        reply.error(if self.1.lists_no_attributes { Errno::EIO } else { Errno::ENOSYS });
     }
 
     fn create(

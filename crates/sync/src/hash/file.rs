@@ -166,9 +166,7 @@ fn row(
         Ok(read) => read,
         Err(error) => return Ok(ReadOutcome::Failed(with_causes(&error))),
     };
-    let unread = read.unread.first().map(|(name, error)| {
-        format!("cannot read the extended attribute {}: {error}", String::from_utf8_lossy(name))
-    });
+    let unread = read.problem();
     let device = reader.root.identity().device;
     let mut row = Row::new(found, device, RowKind::File(content), read.xattrs);
     row.error = unread;

@@ -77,7 +77,7 @@ impl Scan<'_> {
             old.xattrs.clone()
         } else {
             match self.reader.root.xattrs(found) {
-                Ok(read) if read.unread.is_empty() => read.xattrs,
+                Ok(read) if read.problem().is_none() => read.xattrs,
                 _ => return Ok(None),
             }
         };
@@ -113,11 +113,11 @@ impl Scan<'_> {
                 return Ok(());
             }
         };
+        let problem = read.problem();
         let mut new = Row::new(found, self.device(), kind, read.xattrs);
-        if let Some((name, error)) = read.unread.first() {
-            let name = String::from_utf8_lossy(name);
-            new.error = Some(format!("cannot read the extended attribute {name}: {error}"));
+        if problem.is_some() {
             self.failed.insert(found.path.clone());
+            new.error = problem;
         }
         self.put(found.path.clone(), new, row.map(|row| row.stamp));
         Ok(())
@@ -175,15 +175,15 @@ impl Scan<'_> {
 
 /// Reports whether a file is the file of a row, under another name.
 ///
-/// The inode may belong to another file by now, even to one of the same length and mtime,
-/// since `tar` and `cp -p` set the mtime. No program sets the birth time, so it decides. If
-/// it is unknown, the file must be completely unchanged.
+/// The inode may belong to another file by now, even to one of the same length and times:
+/// FUSE file systems and images number their files again with every mount, and `tar` and
+/// `cp -p` set the mtime. No program sets the birth time, so only an equal one proves that
+/// this is the same file. A birth time without a fraction proves nothing: it was
+/// set by a program that made an image, or is the same for all files.
 fn is_renamed(old: &Row, found: &FoundEntry, stamp: &RowStamp) -> bool {
     let is_alike = RowStamp { ctime: stamp.ctime, ..old.stamp } == *stamp;
-    let is_same_inode = match (old.born, found.born) {
-        (Some(then), Some(now)) => then == now,
-        _ => old.stamp.ctime == stamp.ctime,
-    };
+    let is_same_inode =
+        old.born.is_some_and(|(_, fraction)| fraction != 0) && old.born == found.born;
     is_alike && is_same_inode && !old.is_racy && old.error.is_none()
 }
 
@@ -220,13 +220,14 @@ mod tests {
         // Removed, and another file created with its inode, length and mtime.
         let other = FoundEntry { born: Some((200, 0)), ..found.clone() };
         assert!(!is_renamed(&row, &other));
-        // If a birth time is unknown, no time may differ.
-        for (then, now) in [(None, found.born), (row.born, None), (None, None)] {
+        // Without a birth time that only the kernel can have set, even a file with an equal
+        // stamp may be another one.
+        let coarse = Some((90, 0));
+        for (then, now) in [(None, found.born), (row.born, None), (None, None), (coarse, coarse)] {
             let row = Row { born: then, ..row.clone() };
             let mut found = FoundEntry { born: now, ..found.clone() };
-            assert!(!is_renamed(&row, &found), "{then:?} {now:?}");
             found.stamp.ctime = row.stamp.ctime;
-            assert!(is_renamed(&row, &found), "{then:?} {now:?}");
+            assert!(!is_renamed(&row, &found), "{then:?} {now:?}");
         }
         for other in [
             Row { is_racy: true, ..row.clone() },

@@ -5,6 +5,9 @@
 //! contains a mode. Times come last. Then the inode is examined again, and every
 //! difference is reported: file systems clamp times and kernels drop bits silently.
 //!
+//! The programs behind some FUSE file systems (sshfs) apply a change of a link to the file
+//! that it points to, which may be anywhere. There, links get no metadata.
+//!
 //! **Invariant**: metadata is set on an open inode, never by name, so that it cannot
 //! be redirected to another file.
 
@@ -16,9 +19,10 @@ use rustix::io::Errno;
 use rustix::thread::CapabilitySet;
 use types::{Metadata, RelPath};
 
+use super::super::acl::mode_without_acl;
 use super::super::open::proc_path;
-use super::super::stat::{Stat, split_ns, stat_fd};
-use super::super::xattrs::{ACL_ACCESS, ACL_DEFAULT};
+use super::super::stat::{FUSE_MAGIC, Stat, file_system_magic, split_ns, stat_fd};
+use super::super::xattrs::{ACL_ACCESS, ACL_DEFAULT, is_copy_of_acl};
 use crate::dest::{Attribute, NotSet, OwnerPolicy};
 use crate::entry::{FileKind, Identity};
 
@@ -86,10 +90,22 @@ impl Inode<'_> {
         }
     }
 
+    /// Sets the mtime, and checks it. Programs that use version 2 of libfuse accept a call
+    /// that sets only the mtime, and ignore it; they get both times.
     fn set_mtime(&self, mtime_ns: i128) -> Result<(), Errno> {
+        self.set_times(Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT }, mtime_ns)?;
+        if stat_fd(self.fd)?.stamp.mtime_ns() == mtime_ns {
+            return Ok(());
+        }
+        let (seconds, nanoseconds) = rustix::fs::fstat(self.fd)
+            .map(|stat| (stat.st_atime, i64::try_from(stat.st_atime_nsec).unwrap_or(0)))?;
+        self.set_times(Timespec { tv_sec: seconds, tv_nsec: nanoseconds }, mtime_ns)
+    }
+
+    fn set_times(&self, atime: Timespec, mtime_ns: i128) -> Result<(), Errno> {
         let (seconds, nanoseconds) = split_ns(mtime_ns).ok_or(Errno::INVAL)?;
         let times = Timestamps {
-            last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+            last_access: atime,
             last_modification: Timespec { tv_sec: seconds, tv_nsec: nanoseconds },
         };
         if !self.is_path_only {
@@ -116,6 +132,9 @@ impl Inode<'_> {
         let mut report = |attribute, source| {
             not_set.push(NotSet { path: path.clone(), attribute, source });
         };
+        if self.kind == FileKind::Symlink && file_system_magic(self.fd) == Some(FUSE_MAGIC) {
+            return self.report_link(metadata, owners, report);
+        }
         let owned = self.apply_owner(metadata, owners)?;
         if let Some(source) = owned.error {
             report(Attribute::Owner, source);
@@ -132,7 +151,12 @@ impl Inode<'_> {
                 }
             }
         }
+        let mut mode = metadata.mode & !owned.forbidden_bits;
+        let mut mode_reason = "the system stored other permissions";
         for (name, value) in &metadata.xattrs {
+            if is_copy_of_acl(name) {
+                continue;
+            }
             let set = if matches!(owners, OwnerPolicy::Leave) && grants_privileges(name) {
                 Err(io::Error::new(
                     io::ErrorKind::PermissionDenied,
@@ -143,11 +167,15 @@ impl Inode<'_> {
             };
             if let Err(source) = set {
                 report(Attribute::Xattr(name.clone()), source);
+                if name == ACL_ACCESS {
+                    mode = mode_without_acl(mode, value);
+                    mode_reason = "reduced, because the ACL cannot be set";
+                }
             }
         }
         let mut mode_error = None;
         if self.kind != FileKind::Symlink {
-            mode_error = self.set_mode(metadata.mode & !owned.forbidden_bits).err();
+            mode_error = self.set_mode(mode).err();
         }
         let mtime_error = self.set_mtime(metadata.mtime_ns).err();
         let now = stat_fd(self.fd)?;
@@ -155,10 +183,35 @@ impl Inode<'_> {
             errno.map_or_else(|| io::Error::new(io::ErrorKind::Unsupported, otherwise), Into::into)
         };
         if self.kind != FileKind::Symlink && now.mode != metadata.mode {
-            report(Attribute::Mode, reason(mode_error, "the system stored other permissions"));
+            report(Attribute::Mode, reason(mode_error, mode_reason));
         }
         if now.stamp.mtime_ns() != metadata.mtime_ns {
             report(Attribute::Mtime, reason(mtime_error, "the file system stored another time"));
+        }
+        Ok(now.identity())
+    }
+
+    /// Reports the differences of a link whose metadata must not be set.
+    fn report_link(
+        &self,
+        metadata: &Metadata,
+        owners: &OwnerPolicy,
+        mut report: impl FnMut(Attribute, io::Error),
+    ) -> Result<Identity, Errno> {
+        let unsafe_here = || {
+            let why = "not set, because this file system may change the target of the link instead";
+            io::Error::new(io::ErrorKind::Unsupported, why)
+        };
+        let now = stat_fd(self.fd)?;
+        let is_owner_right = (now.uid, now.gid) == (metadata.uid, metadata.gid);
+        if !matches!(owners, OwnerPolicy::Leave) && !is_owner_right {
+            report(Attribute::Owner, unsafe_here());
+        }
+        for name in metadata.xattrs.keys() {
+            report(Attribute::Xattr(name.clone()), unsafe_here());
+        }
+        if now.stamp.mtime_ns() != metadata.mtime_ns {
+            report(Attribute::Mtime, unsafe_here());
         }
         Ok(now.identity())
     }

@@ -23,7 +23,7 @@ use super::beneath::is_absent;
 use super::error::{CREATE, os_name};
 use super::names::{Buffer, Names};
 use super::open::open_list;
-use super::stat::{Stat, stat_at, stat_fd};
+use super::stat::{FUSE_MAGIC, Stat, file_system_magic, stat_at, stat_fd};
 use crate::dest::{
     CreateFile, CreatedEntry, DestOptions, FileContent, NotSet, TempNames, TreeWriter,
 };
@@ -75,15 +75,10 @@ impl Existing {
 
 /// Magic numbers of the file systems (FUSE, SMB1, SMB2 and later) whose server or
 /// program is not reached by `syncfs`, only by `fsync` of each file.
-const SYNCED_BY_FILE: [u64; 3] = [0x6573_5546, 0xff53_4d42, 0xfe53_4d42];
+const SYNCED_BY_FILE: [u32; 3] = [FUSE_MAGIC, 0xff53_4d42, 0xfe53_4d42];
 
 fn is_synced_by_file(fd: BorrowedFd<'_>) -> bool {
-    rustix::fs::fstatfs(fd).is_ok_and(|stat| {
-        // The type of the field differs between platforms, and so does its sign.
-        #[allow(clippy::cast_sign_loss, clippy::cast_possible_truncation, reason = "32 bits")]
-        let magic = u64::from(stat.f_type as u32);
-        SYNCED_BY_FILE.contains(&magic)
-    })
+    file_system_magic(fd).is_some_and(|magic| SYNCED_BY_FILE.contains(&magic))
 }
 
 /// Number of further attempts to take a lock that another process has.
