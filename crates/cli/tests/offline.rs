@@ -77,10 +77,16 @@ fn snapshots_are_listed_with_the_fields_of_the_contract() {
         (["--folder", "The pics"], 1),
         (["--source", "Desk"], 3),
         (["--source", PEER], 3),
-        (["--source", "Other"], 0),
     ] {
         let ran = run(home.path(), ["snapshots", "--json"].iter().chain(&filter));
         assert_eq!(ran.json().as_array().unwrap().len(), number, "{filter:?}");
+    }
+    for (filter, says) in [
+        (["--source", "Other"], "no source is called \"Other\"; known sources: Desk"),
+        (["--folder", "dcos"], "no folder is called \"dcos\"; known folders: The docs, The pics"),
+    ] {
+        let ran = run(home.path(), ["snapshots", "--json"].iter().chain(&filter));
+        assert!(ran.code == Some(1) && ran.err.contains(says), "{ran:?}");
     }
     let shown = run(home.path(), ["snapshots"]).out;
     assert!(shown.contains("2026-11-22 11:00:00") && shown.contains("2.9 MiB"), "{shown}");

@@ -74,9 +74,15 @@ fn the_chain_is_a_proof_without_the_program() {
     assert_eq!(a.v1("/receipts")[0]["newest"]["number"], newest["number"]);
     assert_eq!(two.b.run_json(&["receipts", "--json"]), serde_json::json!([]));
     // By name, by id, and another folder; the table; without an instance.
-    for (folder, count) in [("Documents", rows.len()), (common::FOLDER, rows.len()), ("x", 0)] {
-        let listed = two.a.run_json(&["receipts", "--folder", folder, "--json"]);
-        assert_eq!(listed.as_array().unwrap().len(), count, "{folder}");
+    for folder in ["Documents", common::FOLDER] {
+        assert_eq!(two.a.run_json(&["receipts", "--folder", folder, "--json"]), receipts);
+    }
+    for arguments in [&["receipts", "--folder", "x"][..], &["receipts", "accept", "--folder", "x"]]
+    {
+        let refused = two.a.run(arguments);
+        assert_eq!(refused.status.code(), Some(1), "{arguments:?}");
+        let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(text.contains("no folder is called \"x\"; known folders: Documents"), "{text}");
     }
     let table = two.a.run(&["receipts"]);
     let table = String::from_utf8_lossy(&table.stdout).into_owned();

@@ -24,6 +24,7 @@ mod last_verification;
 mod local_blocks;
 mod log_level;
 mod maintenance;
+mod names;
 mod options;
 pub mod pairing;
 mod problems;
@@ -62,6 +63,7 @@ pub use last_verification::LastVerificationFile;
 pub use local_blocks::{InPlace, LocalBlocks, OpenInPlace};
 pub use log_level::{LogLevel, filter};
 pub use maintenance::{check_complete, prune, prune_in, start_verify, verify_result};
+pub use names::{UnknownName, check_name, folder_names, source_names, unknown_name};
 pub use options::listen_addresses;
 pub use problems::Problems;
 pub use receipts::{

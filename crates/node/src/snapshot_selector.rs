@@ -6,12 +6,17 @@ use jiff::Timestamp;
 use protocols::RemoteSnapshot;
 use snapshots::{SnapshotId, SnapshotIdError};
 
+use crate::names::{UnknownName, check_name, folder_names, source_names};
+
 /// Reason why the selected snapshot cannot be determined.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SelectError {
     /// No snapshot matches; holds the criteria, as text.
     #[error("no such snapshot{0}; `archivist snapshots` lists them")]
     NotFound(String),
+    /// The folder or the source does not exist.
+    #[error(transparent)]
+    UnknownName(#[from] UnknownName),
     /// The matching snapshots are of more than one folder; holds the folders.
     #[error("more than one folder has matching snapshots: {}; name one", .0.join(", "))]
     SeveralFolders(Vec<String>),
@@ -49,17 +54,37 @@ impl SnapshotSelector<'_> {
     ) -> Result<Vec<RemoteSnapshot>, SelectError> {
         let id: Option<SnapshotId> = self.id.map(str::parse).transpose()?;
         all.retain(|snapshot| {
-            let is_source = self.source.is_none_or(|wanted| {
-                wanted == snapshot.source || wanted == source_name(config, &snapshot.source)
-            });
-            let is_folder = self.folder.is_none_or(|wanted| {
-                wanted == snapshot.folder_id.as_str() || wanted == snapshot.folder_name
-            });
             let is_id = id.as_ref().is_none_or(|id| snapshot.id.starts_with(id.as_str()));
             let has_arrived = self.at.is_none_or(|at| snapshot.received_at <= at);
-            is_source && is_folder && is_id && has_arrived
+            self.is_source(config, snapshot) && self.is_folder(snapshot) && is_id && has_arrived
         });
         Ok(all)
+    }
+
+    fn is_source(&self, config: &Config, snapshot: &RemoteSnapshot) -> bool {
+        self.source.is_none_or(|wanted| {
+            wanted == snapshot.source || wanted == source_name(config, &snapshot.source)
+        })
+    }
+
+    fn is_folder(&self, snapshot: &RemoteSnapshot) -> bool {
+        self.folder.is_none_or(|wanted| {
+            wanted == snapshot.folder_id.as_str() || wanted == snapshot.folder_name
+        })
+    }
+
+    /// Checks that the folder and the source exist: in the configuration, or in a snapshot.
+    fn check_names(&self, config: &Config, all: &[RemoteSnapshot]) -> Result<(), UnknownName> {
+        if let Some(wanted) = self.source {
+            let stored =
+                all.iter().map(|one| (one.source.clone(), source_name(config, &one.source)));
+            check_name("source", wanted, source_names(config).chain(stored))?;
+        }
+        if let Some(wanted) = self.folder {
+            let stored = all.iter().map(|one| (one.folder_id.to_string(), one.folder_name.clone()));
+            check_name("folder", wanted, folder_names(config).chain(stored))?;
+        }
+        Ok(())
     }
 
     /// Returns the newest snapshot that matches: the last one in `all`, which is
@@ -68,6 +93,7 @@ impl SnapshotSelector<'_> {
     /// # Errors
     ///
     /// Returns [`SelectError::InvalidId`] if the id is malformed,
+    /// [`SelectError::UnknownName`] if the folder or the source does not exist,
     /// [`SelectError::NotFound`] if no snapshot matches,
     /// [`SelectError::AmbiguousId`] if several match the beginning of an id, and
     /// [`SelectError::SeveralFolders`] if snapshots of several folders match.
@@ -76,6 +102,7 @@ impl SnapshotSelector<'_> {
         config: &Config,
         all: Vec<RemoteSnapshot>,
     ) -> Result<RemoteSnapshot, SelectError> {
+        self.check_names(config, &all)?;
         let mut matching = self.matching(config, all)?;
         if let Some(id) = self.id
             && matching.len() > 1
@@ -186,9 +213,19 @@ mod tests {
         assert!(matches!(find(any), Err(SelectError::SeveralFolders(names)) if names.len() == 2));
         let twice = find(SnapshotSelector { id: Some("bbbb"), ..any });
         assert!(matches!(twice, Err(SelectError::AmbiguousId(_))));
-        let none = find(SnapshotSelector { source: Some("nobody"), ..any });
+        let at = Timestamp::from_second(9).ok();
+        let none = find(SnapshotSelector { folder: Some("docs"), at, ..any });
         assert!(matches!(&none, Err(SelectError::NotFound(_))));
-        assert!(none.unwrap_err().to_string().contains("source nobody"));
+        assert!(none.unwrap_err().to_string().contains("folder docs"));
+        let unknown = |selector| find(selector).unwrap_err().to_string();
+        assert_eq!(
+            unknown(SnapshotSelector { source: Some("nobody"), ..any }),
+            "no source is called \"nobody\"; known sources: peer"
+        );
+        assert_eq!(
+            unknown(SnapshotSelector { folder: Some("dcos"), ..any }),
+            "no folder is called \"dcos\"; known folders: DOCS, MUSIC"
+        );
         assert!(matches!(
             find(SnapshotSelector { id: Some("xyz"), ..any }),
             Err(SelectError::InvalidId(_))

@@ -1,12 +1,13 @@
 //! `archivist receipts`
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 
 use anyhow::{Result, bail};
 use api::ReceiptChain;
 use config::Config;
 use jiff::Timestamp;
-use node::{ChainId, ReceiptListing, read_receipts};
+use node::{ChainId, ReceiptListing, check_name, folder_names, read_receipts};
 use serde::Serialize;
 use serde_json::json;
 use types::{Cid, FolderId, SequenceNumber};
@@ -128,9 +129,17 @@ impl Receipts {
             return Ok(Vec::new());
         }
         let wanted = self.folder.as_deref().map(|folder| ids(config, folder));
-        let is_wanted =
-            |id: &ChainId| wanted.as_ref().is_none_or(|wanted| wanted.contains(id.folder.as_str()));
-        Ok(read_receipts(data, &node::load_identity(data)?, is_wanted)?)
+        let listed = RefCell::new(Vec::new());
+        let is_wanted = |id: &ChainId| {
+            listed.borrow_mut().push((id.folder.to_string(), name(config, id)));
+            wanted.as_ref().is_none_or(|wanted| wanted.contains(id.folder.as_str()))
+        };
+        let listings = read_receipts(data, &node::load_identity(data)?, is_wanted)?;
+        if let Some(folder) = &self.folder {
+            let listed = listed.into_inner();
+            check_name("folder", folder, folder_names(config).chain(listed.into_iter()))?;
+        }
+        Ok(listings)
     }
 }
 
@@ -139,18 +148,17 @@ impl Accept {
         let client = context.need_instance("`archivist receipts accept`")?;
         let config = context.config()?;
         let chains: Vec<ReceiptChain> = block_on(async {
+            let mut chains: Vec<ReceiptChain> = client.get("/receipts").await?;
             let folders = match self.folder.as_deref() {
                 None => vec![None],
-                Some(folder) => ids(&config, folder)
-                    .into_iter()
-                    .filter(|id| id.parse::<FolderId>().is_ok())
-                    .map(Some)
-                    .collect(),
+                Some(folder) => {
+                    let listed = chains.iter();
+                    let listed =
+                        listed.map(|one| (one.folder_id.to_string(), one.folder_name.clone()));
+                    check_name("folder", folder, folder_names(&config).chain(listed))?;
+                    ids(&config, folder).into_iter().map(Some).collect()
+                }
             };
-            if folders.is_empty() {
-                bail!("no folder is called {:?}", self.folder.as_deref().unwrap_or_default());
-            }
-            let mut chains = Vec::new();
             for folder_id in folders {
                 let body = json!({ "folder_id": folder_id });
                 chains = client.post("/receipts/accept", &body).await?;
@@ -164,12 +172,12 @@ impl Accept {
     }
 }
 
-/// Returns the ids of the folders with this id or name. A folder that is no longer configured has
-/// its id only.
+/// Returns the ids of the configured folders with this id or name. A folder that is not configured
+/// has its id only.
 fn ids(config: &Config, folder: &str) -> BTreeSet<String> {
-    let folders = config.sync.folders.iter();
-    let named = folders.filter(|one| one.display_name() == folder).map(|one| one.id.to_string());
-    named.chain([folder.to_owned()]).collect()
+    let known = folder_names(config).filter(|(id, name)| id == folder || name == folder);
+    let ids: BTreeSet<String> = known.map(|(id, _)| id).collect();
+    if ids.is_empty() { BTreeSet::from([folder.to_owned()]) } else { ids }
 }
 
 /// Returns the name of a folder, or its id if it is not configured.

@@ -2,6 +2,8 @@
 
 use anyhow::Result;
 use api::{Client, Query, Snapshot};
+use config::Config;
+use node::{UnknownName, check_name, folder_names, source_names};
 
 use crate::context::{Context, block_on};
 use crate::offline::Offline;
@@ -70,20 +72,44 @@ impl Snapshots {
         out.finish()
     }
 
+    /// Checks that the folder and the source exist: in the configuration, or in one of `all`
+    /// snapshots.
+    fn check_names(&self, config: &Config, all: &[Snapshot]) -> Result<(), UnknownName> {
+        if let Some(source) = &self.source {
+            let stored = all.iter().map(|one| (one.source_peer_id.clone(), one.source.clone()));
+            check_name("source", source, source_names(config).chain(stored))?;
+        }
+        if let Some(folder) = &self.folder {
+            let stored = all.iter().map(|one| (one.folder_id.to_string(), one.folder_name.clone()));
+            check_name("folder", folder, folder_names(config).chain(stored))?;
+        }
+        Ok(())
+    }
+
     async fn through(&self, context: &Context, client: &Client) -> Result<Vec<Snapshot>> {
-        let query = Query::new()
+        let config = context.config()?;
+        let filter = Query::new()
             .with_some("source", self.source.as_deref())
             .with_some("folder", self.folder.as_deref());
-        let from_backup_server = query.clone().with("from_backup_server", "true");
-        if self.from_backup_server {
-            return list(client, &from_backup_server).await;
+        let of_server = |query: &Query| query.clone().with("from_backup_server", "true");
+        let mut is_remote = self.from_backup_server;
+        if !is_remote {
+            let own = list(client, &filter).await?;
+            if !own.is_empty() {
+                return Ok(own);
+            }
+            let all = list(client, &Query::new()).await?;
+            is_remote = all.is_empty() && config.sync.backup_peer_address.is_some();
+            if !is_remote {
+                self.check_names(&config, &all)?;
+                return Ok(own);
+            }
         }
-        let own = list(client, &query).await?;
-        let has_server = || anyhow::Ok(context.config()?.sync.backup_peer_address.is_some());
-        if own.is_empty() && has_server()? && list(client, &Query::new()).await?.is_empty() {
-            return list(client, &from_backup_server).await;
+        let found = list(client, &of_server(&filter)).await?;
+        if found.is_empty() {
+            self.check_names(&config, &list(client, &of_server(&Query::new())).await?)?;
         }
-        Ok(own)
+        Ok(found)
     }
 
     fn offline(&self, context: &Context) -> Result<Vec<Snapshot>> {
@@ -94,7 +120,8 @@ impl Snapshots {
         let offline = Offline::open(context)?;
         let (mut snapshots, damaged) =
             offline.as_ref().map(Offline::list).transpose()?.unwrap_or_default();
-        let is_kept_elsewhere = context.config()?.sync.backup_peer_address.is_some();
+        let config = context.config()?;
+        let is_kept_elsewhere = config.sync.backup_peer_address.is_some();
         if snapshots.is_empty() && damaged.is_empty() && is_kept_elsewhere {
             context.need_instance(need)?;
         }
@@ -102,6 +129,7 @@ impl Snapshots {
             let (root, reason) = (safe(&one.root), safe(&one.reason));
             eprintln!("archivist: snapshot {root} cannot be read: {reason}");
         }
+        self.check_names(&config, &snapshots)?;
         snapshots.retain(|one| {
             let is_source = |source: &str| one.source == source || one.source_peer_id == source;
             let is_folder =

@@ -166,6 +166,32 @@ fn a_machine_without_snapshots_lists_those_of_its_backup_server() {
 }
 
 #[test]
+fn a_name_that_nothing_has_is_an_error_and_not_an_empty_list() {
+    let home = Home::new("");
+    let files = tempfile::tempdir().unwrap();
+    let docs = files.path().join("docs");
+    std::fs::create_dir(&docs).unwrap();
+    assert_eq!(run(home.path(), ["folder", "add", docs.to_str().unwrap()]).code, Some(0));
+    let _fake = Fake::start(home.path(), |request| {
+        let is_filtered = request.query.contains('=');
+        (200, if is_filtered { json!([]) } else { json!([snapshot("aabbccddee", 42, TIME)]) })
+    });
+    // A folder that has no snapshot yet.
+    let ran = run(home.path(), ["snapshots", "--folder", "docs"]);
+    assert_eq!((ran.code, ran.err.trim()), (Some(0), "no snapshots found"), "{ran:?}");
+    for (option, name, says) in [
+        ("--folder", "dcos", "no folder is called \"dcos\"; known folders: Documents, docs"),
+        ("--source", "Deks", "no source is called \"Deks\"; known sources: Desk"),
+    ] {
+        for more in [&[][..], &["--json"]] {
+            let ran = run(home.path(), [&["snapshots", option, name][..], more].concat());
+            assert_eq!((ran.code, ran.out.as_str()), (Some(1), ""), "{ran:?}");
+            assert!(ran.err.contains(says), "{ran:?}");
+        }
+    }
+}
+
+#[test]
 fn what_only_the_backup_server_holds_is_listed_from_there() {
     let home = Home::new("");
     let (own, theirs) = ([snapshot("aabbccddee", 42, TIME)], [snapshot("ffeeddccbb", 43, TIME)]);

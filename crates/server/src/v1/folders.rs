@@ -7,7 +7,7 @@ use api::{AddFolder, FileError, Folder};
 use axum::extract::State;
 use axum::http::StatusCode;
 use config::{FolderConfig, FolderUpdate};
-use node::Services;
+use node::{Services, unknown_name};
 use serde::Deserialize;
 use sync::{FolderState, FolderStatus, SyncError};
 use types::FolderId;
@@ -158,9 +158,10 @@ pub(crate) fn find(services: &Services, wanted: &str) -> Result<FolderConfig, Pr
             StatusCode::CONFLICT,
             format!("several folders have the name {wanted:?}; use the id"),
         )),
-        (None, _) => Err(Problem::not_found(format!(
-            "there is no folder {wanted:?}; list the folders with `archivist folder list`"
-        ))),
+        (None, _) => {
+            let known = folders.iter().map(FolderConfig::display_name);
+            Err(Problem::not_found(unknown_name("folder", wanted, known)))
+        }
     }
 }
 

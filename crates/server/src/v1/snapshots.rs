@@ -28,7 +28,9 @@ const ENTRIES_DEFAULT: usize = 1000;
 impl From<SelectError> for Problem {
     fn from(error: SelectError) -> Self {
         match error {
-            SelectError::NotFound(_) => Self::not_found(error.to_string()),
+            SelectError::NotFound(_) | SelectError::UnknownName(_) => {
+                Self::not_found(error.to_string())
+            }
             SelectError::SeveralFolders(_) | SelectError::AmbiguousId(_) => Self::conflict(&error),
             SelectError::InvalidId(_) => Self::bad(error.to_string()),
         }

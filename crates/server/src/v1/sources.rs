@@ -5,7 +5,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use backup::{AcceptError, SourceStatus};
 use config::SourceUpdate;
-use node::Services;
+use node::{Services, unknown_name};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
@@ -76,14 +76,12 @@ pub(crate) fn to_api(status: &SourceStatus) -> Source {
 }
 
 fn find(services: &Services, name: &str) -> Result<Source, Problem> {
-    all(services)
-        .into_iter()
-        .find(|source| source.name == name || source.peer_id == name)
-        .ok_or_else(|| {
-            Problem::not_found(format!(
-                "there is no source {name:?}; list the sources with `archivist source list`"
-            ))
-        })
+    let sources = all(services);
+    let found = sources.iter().find(|source| source.name == name || source.peer_id == name);
+    found.cloned().ok_or_else(|| {
+        let known = sources.into_iter().map(|source| source.name);
+        Problem::not_found(unknown_name("source", name, known))
+    })
 }
 
 /// A source to add.
