@@ -107,7 +107,8 @@ pub enum NetError {
     Unreachable {
         /// Peer that was dialled.
         peer: PeerId,
-        /// Error for each address, joined by `; `.
+        /// Error at one address, and the number of other addresses that failed. The log contains
+        /// all errors, at level debug.
         reason: String,
     },
     /// The time limit of the call was reached.
