@@ -135,7 +135,7 @@ impl SourceSide {
             registry: self.registry.clone(),
             settings: settings.part(tasks, |config| NotifySettings::from(&config.sync)),
             receipts: self.receipts.confirmed(),
-            register: register(self.sync.handle(), settings.clone()),
+            register: register(self.sync.handle()),
             clock: protocols::SystemClock::shared(),
         })?;
         tasks.spawn("backup-service", service.clone().run(tasks.stop_token()));
@@ -194,20 +194,12 @@ fn confirmed(sync: &SyncHandle) -> BTreeMap<FolderId, SequenceNumber> {
 
 /// Returns the function that scans and publishes folders for "Backup Now". A
 /// folder that fails does not stop the others.
-fn register(sync: SyncHandle, settings: Settings) -> Register {
-    Arc::new(move |folder| {
-        let (sync, settings) = (sync.clone(), settings.clone());
+fn register(sync: SyncHandle) -> Register {
+    Arc::new(move |folders| {
+        let sync = sync.clone();
         async move {
-            let wanted = match folder {
-                Some(folder) => vec![folder],
-                None => {
-                    let config = settings.get();
-                    let folders = config.sync.folders.iter().filter(|folder| !folder.paused);
-                    folders.map(|folder| folder.id.clone()).collect()
-                }
-            };
             let mut failed = Vec::new();
-            for folder in wanted {
+            for folder in folders {
                 if let Err(error) = sync.scan_now(&folder).await {
                     failed.push(format!(
                         "{}: {}",

@@ -116,7 +116,7 @@ async fn a_manifest_triggers_the_backup_and_the_receipt_ends_it() {
     source.registry.publish(published(1)).unwrap();
     let mut triggered = triggers.subscribe();
     tokio::time::timeout(PATIENCE, triggered.wait_for(|count| *count == 1)).await.unwrap().unwrap();
-    let report = source.service.backup_now(Some("docs".parse().unwrap())).await.unwrap();
+    let report = source.service.backup_now(&["docs".parse().unwrap()]).await.unwrap();
     assert!(report.steps.iter().all(|step| !step.is_warning), "{report:?}");
     assert_eq!(*triggers.borrow(), 2);
     assert_eq!(report.peer, b.handle().peer_id());
@@ -175,7 +175,7 @@ async fn a_trigger_that_does_not_arrive_is_a_warning_that_says_why() {
         (serve(Router::new()).await, "status 404"),
     ] {
         source.settings.send_modify(|settings| settings.trigger_port = port);
-        let report = source.service.backup_now(None).await.unwrap();
+        let report = source.service.backup_now(&["docs".parse().unwrap()]).await.unwrap();
         let warnings: Vec<_> =
             report.steps.iter().filter(|step| step.is_warning).map(|step| &step.message).collect();
         assert_eq!(warnings.len(), 1);
@@ -193,7 +193,7 @@ async fn another_peer_at_the_address_is_named() {
     settings.backup_peer = Some(wrong.parse().unwrap());
     let source = source(&a, settings);
     source.registry.publish(published(1)).unwrap();
-    let error = source.service.backup_now(None).await.unwrap_err();
+    let error = source.service.backup_now(&["docs".parse().unwrap()]).await.unwrap_err();
     assert!(matches!(error, BackupNowError::Connect { is_triggered: false, .. }));
     assert!(error.to_string().contains(&b.handle().peer_id().to_string()), "{error}");
     // Automatic notifications continue and report the error.

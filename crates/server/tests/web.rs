@@ -429,6 +429,22 @@ async fn a_folder_that_fails_keeps_no_other_from_being_registered() {
     assert_eq!(register["ok"], false, "{report}");
     assert!(register["detail"].as_str().unwrap().contains("broken: "), "{report}");
     assert!(sequence().await > before);
+    let connect = steps.iter().find(|step| step["name"] == "connect").unwrap();
+    let error = connect["detail"].as_str().unwrap();
+    assert!(error.contains("/tcp/1: ") && error.matches("/tcp/1").count() == 1, "{error}");
+
+    // A paused folder is not backed up, although it has a manifest.
+    assert_eq!(post("/api/v1/folders/sound/pause", json!({})).await.unwrap().status(), 200);
+    let named = json!({ "folder": "sound", "wait_secs": 1 });
+    let answer = post("/api/v1/backup-now", named).await.unwrap();
+    assert_eq!(answer.status(), 409);
+    let told = answer.text().await.unwrap();
+    assert!(told.contains("sound is paused") && told.contains("archivist folder resume"), "{told}");
+    let answer = post("/api/v1/backup-now", json!({})).await.unwrap();
+    let report: Value = answer.json().await.unwrap();
+    let folders: Vec<_> =
+        report["folders"].as_array().unwrap().iter().map(|one| &one["folder_name"]).collect();
+    assert_eq!(folders, ["broken"], "{report}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1982,7 +1982,7 @@ export interface operations {
                     "application/json": components["schemas"]["ApiProblem"];
                 };
             };
-            /** @description No backup server is configured, or there is no folder to back up */
+            /** @description No backup server is configured, the folder is paused, or there is no folder to back up */
             409: {
                 headers: {
                     [name: string]: unknown;

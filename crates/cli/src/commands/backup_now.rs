@@ -28,7 +28,7 @@ const NOTIFY: [&str; 2] = ["connect", "trigger"];
     after_help = "Examples:\n  archivist backup-now\n  archivist backup-now Documents --wait 600"
 )]
 pub(crate) struct BackupNow {
-    /// Id or name of the folder [default: all folders].
+    /// Id or name of the folder [default: all folders that are not paused].
     folder: Option<String>,
     /// Wait until the backup server has confirmed the snapshot, at most SECS
     /// seconds [default: one day].

@@ -17,7 +17,7 @@ const ASK_EVERY: Duration = Duration::from_millis(500);
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  archivist sync Documents")]
 pub(crate) struct Sync {
-    /// Id or name of the folder [default: all folders].
+    /// Id or name of the folder [default: all folders that are not paused].
     folder: Option<String>,
     /// Print JSON.
     #[arg(long)]

@@ -82,11 +82,11 @@ pub struct NotifyState {
 /// Reason why [`Register`] failed, to be shown to the user.
 pub type RegisterError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Function that scans a folder and publishes its current state, so that the manifest is in the
-/// [`ManifestRegistry`]. Scans all folders that are not paused if the argument is `None`. Returns
-/// when that is done. In this module, a manifest in the registry is called registered.
+/// Function that scans folders and publishes their current state, so that the manifests are in the
+/// [`ManifestRegistry`]. Returns when that is done. In this module, a manifest in the registry is
+/// called registered.
 pub type Register =
-    Arc<dyn Fn(Option<FolderId>) -> BoxFuture<'static, Result<(), RegisterError>> + Send + Sync>;
+    Arc<dyn Fn(Vec<FolderId>) -> BoxFuture<'static, Result<(), RegisterError>> + Send + Sync>;
 
 /// Dependencies of [`BackupService`].
 pub struct BackupServiceOptions {
@@ -98,7 +98,7 @@ pub struct BackupServiceOptions {
     pub settings: watch::Receiver<NotifySettings>,
     /// Sequence number of the last confirmed manifest of each folder.
     pub receipts: watch::Receiver<BTreeMap<FolderId, SequenceNumber>>,
-    /// Scans and publishes a folder for "Backup Now".
+    /// Scans and publishes folders for "Backup Now".
     pub register: Register,
     /// The time of day.
     pub clock: Arc<dyn Clock>,
@@ -195,7 +195,7 @@ pub enum BackupNowError {
     /// The folder has no manifest in the registry.
     #[error("folder {0} has no manifest yet; `archivist status` shows why")]
     NotRegistered(FolderId),
-    /// No folder has a manifest in the registry.
+    /// None of the folders has a manifest in the registry.
     #[error("no folder has a manifest yet; add one with `archivist folder add PATH`")]
     NothingRegistered,
     /// The scan or the publication failed, and the registry has no earlier manifest.
@@ -203,19 +203,17 @@ pub enum BackupNowError {
     Register(#[source] RegisterError),
     /// The connection over libp2p failed.
     #[error(
-        "cannot connect to the backup server at {address}: {source}; check that it runs, that \
-         [sync] backup_peer_address is right, and that its listen_port is open{}",
+        "{error}; check that the backup server runs, that [sync] backup_peer_address is right, and \
+         that the listen_port of the backup server is open{}",
         if *is_triggered { " (the backup server received the trigger, so it runs)" } else { "" }
     )]
     Connect {
-        /// Address of the backup server.
-        address: Multiaddr,
         /// True if the trigger was delivered all the same.
         is_triggered: bool,
         /// The steps before this one. Manifests that they published stay published.
         steps: Vec<StepReport>,
-        /// Error of the connection.
-        source: NetError,
+        /// Error of the connection. It is a part of the message, and not repeated as its cause.
+        error: NetError,
     },
 }
 
@@ -223,7 +221,10 @@ pub enum BackupNowError {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WaitError {
     /// No receipt arrived in time.
-    #[error("the backup server has not confirmed manifest {sequence} within {after:?}")]
+    #[error(
+        "the backup server has not confirmed manifest {sequence} within {} s",
+        after.as_secs_f64().round()
+    )]
     Timeout {
         /// Sequence number of the manifest.
         sequence: SequenceNumber,
@@ -370,30 +371,30 @@ impl BackupService {
         }))
     }
 
-    /// Backs up now: scans and publishes the folder (all folders that are not paused, if `None`),
-    /// connects to the backup server and triggers it. Returns when the backup server is notified;
-    /// [`BackupService::wait_for_receipt`] waits for the backup itself.
+    /// Backs up now: scans and publishes the folders, connects to the backup server and triggers
+    /// it. Returns when the backup server is notified; [`BackupService::wait_for_receipt`] waits
+    /// for the backup itself.
     ///
     /// # Errors
     ///
     /// Returns [`BackupNowError`] if no usable backup server is set, if the registry has no
-    /// manifest of the folder, or if the connection fails. A trigger that was not delivered is a
+    /// manifest of the folders, or if the connection fails. A trigger that was not delivered is a
     /// warning in the report, and so is a failed scan if the registry has an earlier manifest.
     pub async fn backup_now(
         &self,
-        folder: Option<FolderId>,
+        folders: &[FolderId],
     ) -> Result<BackupNowReport, BackupNowError> {
         let settings = self.0.settings.borrow().clone();
         let address = settings.backup_peer.clone().ok_or(BackupNowError::NoBackupPeer)?;
         let no_peer = || BackupNowError::NoPeerId(address.clone());
         let peer = peer_of(&address).ok_or_else(no_peer)?;
         let mut steps = Vec::new();
-        let manifests = self.registered(folder, &mut steps).await?;
+        let manifests = self.registered(folders, &mut steps).await?;
         let notifying = self.notify(&settings).ok_or_else(no_peer)?;
         let notified = notifying.await;
-        if let Err(source) = notified.connect {
+        if let Err(error) = notified.connect {
             let is_triggered = notified.trigger.is_ok();
-            return Err(BackupNowError::Connect { address, is_triggered, steps, source });
+            return Err(BackupNowError::Connect { is_triggered, steps, error });
         }
         self.0.notified_manually.notify_one();
         steps.push(StepReport {
@@ -416,15 +417,14 @@ impl BackupService {
         Ok(BackupNowReport { manifests, peer, address, steps })
     }
 
-    /// Registers the current state and returns the registered manifests.
+    /// Registers the current state of the folders and returns their registered manifests.
     async fn registered(
         &self,
-        folder: Option<FolderId>,
+        folders: &[FolderId],
         steps: &mut Vec<StepReport>,
     ) -> Result<Vec<NotifiedManifest>, BackupNowError> {
-        let result = (self.0.register)(folder.clone()).await;
+        let result = (self.0.register)(folders.to_vec()).await;
         let offers = self.0.registry.offers();
-        let is_wanted = |id: &FolderId| folder.as_ref().is_none_or(|folder| folder == id);
         let manifest = |(id, offer): (&FolderId, &manifest::Offer)| NotifiedManifest {
             folder_id: id.clone(),
             folder_name: offer.published.folder_name.clone(),
@@ -432,11 +432,11 @@ impl BackupService {
             manifest_cid: offer.published.manifest_cid,
         };
         let manifests: Vec<_> =
-            offers.folders.iter().filter(|(id, _)| is_wanted(id)).map(manifest).collect();
-        match (result, manifests.is_empty(), folder) {
+            offers.folders.iter().filter(|(id, _)| folders.contains(id)).map(manifest).collect();
+        match (result, manifests.is_empty(), folders) {
             (Err(error), true, _) => return Err(BackupNowError::Register(error)),
-            (Ok(()), true, Some(folder)) => return Err(BackupNowError::NotRegistered(folder)),
-            (Ok(()), true, None) => return Err(BackupNowError::NothingRegistered),
+            (Ok(()), true, [folder]) => return Err(BackupNowError::NotRegistered(folder.clone())),
+            (Ok(()), true, _) => return Err(BackupNowError::NothingRegistered),
             (Err(error), false, _) => steps.push(StepReport {
                 step: NotifyStep::Register,
                 message: format!("cannot publish the current state: {error}"),

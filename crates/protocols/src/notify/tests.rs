@@ -221,27 +221,30 @@ async fn settings_count_when_they_change() {
 
 #[tokio::test(start_paused = true)]
 async fn backup_now_says_what_is_wrong() {
-    let registering: Register = Arc::new(|folder| {
+    let registering: Register = Arc::new(|folders| {
         Box::pin(async move {
-            match folder.as_ref().map(FolderId::as_str) {
-                Some("broken") => Err("it is not mounted".into()),
+            match folders.iter().map(FolderId::as_str).collect::<Vec<_>>()[..] {
+                ["broken"] => Err("it is not mounted".into()),
                 _ => Ok(()),
             }
         })
     });
     let fixture = Fixture::new(Some(registering));
     let service = &fixture.service;
-    let docs = || Some("docs".parse::<FolderId>().unwrap());
-    let error = service.backup_now(docs()).await.unwrap_err();
+    let [docs, broken]: [FolderId; 2] = ["docs", "broken"].map(|id| id.parse().unwrap());
+    let all = [docs.clone(), broken.clone()];
+    let error = service.backup_now(std::slice::from_ref(&docs)).await.unwrap_err();
     assert!(matches!(error, BackupNowError::NotRegistered(_)));
-    let error = service.backup_now(None).await.unwrap_err();
+    let error = service.backup_now(&all).await.unwrap_err();
     assert!(matches!(error, BackupNowError::NothingRegistered));
-    let error = service.backup_now(Some("broken".parse().unwrap())).await.unwrap_err();
+    let error = service.backup_now(std::slice::from_ref(&broken)).await.unwrap_err();
     assert!(error.to_string().contains("not mounted"), "{error}");
     assert!(fixture.told().is_empty());
     fixture.publish("broken", 1);
     fixture.publish("docs", 4);
-    let report = service.backup_now(docs()).await.unwrap();
+    // A paused folder, which the caller leaves out.
+    fixture.publish("music", 7);
+    let report = service.backup_now(std::slice::from_ref(&docs)).await.unwrap();
     let sequences: Vec<_> = report.manifests.iter().map(|one| one.sequence.0).collect();
     assert_eq!(sequences, [4]);
     let steps: Vec<_> = report.steps.iter().map(|step| (step.step, step.is_warning)).collect();
@@ -249,17 +252,17 @@ async fn backup_now_says_what_is_wrong() {
         [NotifyStep::Register, NotifyStep::Connect, NotifyStep::Trigger];
     assert_eq!(steps, [(register, false), (connect, false), (trigger, false)]);
     // The manifest that was registered earlier is used, with a warning.
-    let report = service.backup_now(Some("broken".parse().unwrap())).await.unwrap();
+    let report = service.backup_now(std::slice::from_ref(&broken)).await.unwrap();
     assert!(report.steps[0].is_warning);
     *fixture.fake.trigger_fails.lock() = true;
-    let report = service.backup_now(None).await.unwrap();
+    let report = service.backup_now(&all).await.unwrap();
     assert_eq!(report.manifests.len(), 2);
     assert!(report.steps[2].is_warning);
     *fixture.fake.connect_fails.lock() = true;
-    let error = service.backup_now(None).await.unwrap_err();
+    let error = service.backup_now(&all).await.unwrap_err();
     assert!(matches!(error, BackupNowError::Connect { is_triggered: false, .. }), "{error}");
     fixture.settings.send_modify(|settings| settings.backup_peer = None);
-    let error = service.backup_now(None).await.unwrap_err();
+    let error = service.backup_now(&all).await.unwrap_err();
     assert!(matches!(error, BackupNowError::NoBackupPeer));
 }
 
@@ -270,7 +273,7 @@ async fn backup_now_begins_what_was_given_up_again() {
     fixture.pass(3000).await;
     assert!(fixture.state("docs").unwrap().is_overdue);
     fixture.told();
-    fixture.service.backup_now(None).await.unwrap();
+    fixture.service.backup_now(&["docs".parse().unwrap()]).await.unwrap();
     fixture.pass(301).await;
     assert_eq!(fixture.told(), [3000, 3300]);
     assert!(!fixture.state("docs").unwrap().is_overdue);
@@ -288,6 +291,11 @@ async fn a_receipt_is_waited_for() {
     fixture.acknowledge("music", 9);
     assert_eq!(wait(2).await, Ok(SequenceNumber(3)));
     assert!(matches!(wait(4).await, Err(WaitError::Timeout { .. })));
+    // The remaining time of a caller is hardly ever a whole number of seconds.
+    let after = Duration::from_millis(19_999);
+    let late = fixture.service.wait_for_receipt(&folder, SequenceNumber(4), after).await;
+    let text = late.unwrap_err().to_string();
+    assert_eq!(text, "the backup server has not confirmed manifest 4 within 20 s");
     let (waited, ()) = tokio::join!(wait(4), async {
         fixture.pass(30).await;
         fixture.acknowledge("docs", 5);

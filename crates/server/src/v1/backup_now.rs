@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use node::{Services, folder_name};
 use protocols::{BackupNowError, NotifyStep, StepReport, WaitError};
-use types::{FolderId, PublishedManifest};
+use types::{FolderId, PublishedManifest, SequenceNumber};
 
 use super::extract::Json;
 use super::{ApiResult, Problem, folders};
@@ -36,10 +36,44 @@ fn to_api(step: &StepReport) -> Step {
     Step { name: name.into(), ok: !step.is_warning, detail: Some(step.message.clone()) }
 }
 
+/// Returns the result of waiting for a receipt. If not every current state `is_registered`, the
+/// confirmed snapshot may be an old one.
+fn acknowledge(
+    waited: Result<SequenceNumber, WaitError>,
+    folder_name: &str,
+    is_registered: bool,
+) -> Step {
+    let ok = waited.is_ok();
+    let detail = match waited {
+        Ok(sequence) => {
+            let confirmed =
+                format!("the backup server confirmed snapshot {sequence} of {folder_name}");
+            match is_registered {
+                true => confirmed,
+                false => format!("{confirmed}; changes since then may not be backed up"),
+            }
+        }
+        Err(error @ WaitError::Timeout { .. }) => {
+            format!("{folder_name}: {error}; the backup continues")
+        }
+        Err(error) => error.to_string(),
+    };
+    Step { name: "acknowledge".into(), ok, detail: Some(detail) }
+}
+
 /// Returns the requested folder, or all folders that are not paused.
 fn chosen(services: &Services, folder: Option<&str>) -> Result<Vec<FolderId>, Problem> {
-    if let Some(folder) = folder {
-        return Ok(vec![folders::find(services, folder)?.id]);
+    if let Some(wanted) = folder {
+        let folder = folders::find(services, wanted)?;
+        if folder.paused {
+            let why = format!(
+                "{} is paused and was not backed up; to resume, run `archivist folder resume {}`",
+                folder.display_name(),
+                folder.id
+            );
+            return Err(Problem::new(StatusCode::CONFLICT, why));
+        }
+        return Ok(vec![folder.id]);
     }
     let config = services.settings.get();
     let running = config.sync.folders.iter().filter(|folder| !folder.paused);
@@ -110,7 +144,8 @@ pub(crate) async fn sync_now(
             body = BackupNowReport),
         (status = 401, description = "The request has no token", body = api::ApiProblem),
         (status = 404, description = "No such folder", body = api::ApiProblem),
-        (status = 409, description = "No backup server is configured, or there is no folder to back up",
+        (status = 409, description = "No backup server is configured, the folder is paused, or there is \
+            no folder to back up",
             body = api::ApiProblem),
     )
 )]
@@ -119,8 +154,7 @@ pub(crate) async fn backup_now(
     Json(request): Json<BackupNowRequest>,
 ) -> ApiResult<BackupNowReport> {
     let chosen = chosen(&services, request.folder.as_deref())?;
-    let one = request.folder.as_ref().and_then(|_| chosen.first().cloned());
-    let done = match services.backup_service.backup_now(one).await {
+    let done = match services.backup_service.backup_now(&chosen).await {
         Ok(done) => done,
         Err(ref error @ BackupNowError::Connect { ref steps, .. }) => {
             // The error is reported as a step: the manifests stay registered, and
@@ -135,6 +169,8 @@ pub(crate) async fn backup_now(
         }
         Err(error) => return Err(Problem::conflict(&error)),
     };
+    let is_failed = |step: &StepReport| step.step == NotifyStep::Register && step.is_warning;
+    let is_registered = !done.steps.iter().any(is_failed);
     let mut steps: Vec<Step> = done.steps.iter().map(to_api).collect();
     if let Some(seconds) = request.wait_secs {
         let until = tokio::time::Instant::now() + Duration::from_secs(seconds.min(WAIT_MAX));
@@ -144,22 +180,7 @@ pub(crate) async fn backup_now(
                 .backup_service
                 .wait_for_receipt(&manifest.folder_id, manifest.sequence, left)
                 .await;
-            steps.push(Step {
-                name: "acknowledge".into(),
-                ok: waited.is_ok(),
-                detail: Some(match waited {
-                    Ok(sequence) => {
-                        format!(
-                            "the backup server confirmed snapshot {sequence} of {}",
-                            manifest.folder_name
-                        )
-                    }
-                    Err(error @ WaitError::Timeout { .. }) => {
-                        format!("{}: {error}; the backup continues", manifest.folder_name)
-                    }
-                    Err(error) => error.to_string(),
-                }),
-            });
+            steps.push(acknowledge(waited, &manifest.folder_name, is_registered));
         }
     }
     let folders =
@@ -168,4 +189,25 @@ pub(crate) async fn backup_now(
         folders: folders.map(|offer| registered(&services, &offer.published)).collect(),
         steps,
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_old_snapshot_is_not_shown_as_the_current_state() {
+        let text = |waited, is_registered| {
+            let step = acknowledge(waited, "docs", is_registered);
+            (step.ok, step.detail.unwrap_or_default())
+        };
+        let sequence = SequenceNumber(4);
+        let confirmed = "the backup server confirmed snapshot 4 of docs";
+        assert_eq!(text(Ok(sequence), true), (true, confirmed.to_owned()));
+        let old = format!("{confirmed}; changes since then may not be backed up");
+        assert_eq!(text(Ok(sequence), false), (true, old));
+        let after = Duration::from_secs(2);
+        let late = text(Err(WaitError::Timeout { sequence, after }), true);
+        assert!(!late.0 && late.1.starts_with("docs: ") && late.1.ends_with("continues"));
+    }
 }
