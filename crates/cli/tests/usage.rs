@@ -151,6 +151,12 @@ fn folders_are_added_and_removed_without_an_instance() {
     assert_eq!(run(home.path(), ["folder", "remove", id]).code, Some(0));
     assert_eq!(list(), json!([]));
     assert!(docs.is_dir());
+    // One message, which does not claim that the folder is watched already.
+    let ran = run(home.path(), arguments);
+    let id = list()[0]["id"].as_str().unwrap().to_owned();
+    let expected =
+        format!("Docs is added; start `archivist daemon` to back it up (folder id {id})\n");
+    assert_eq!((ran.out, ran.err), (expected, String::new()));
 }
 
 #[test]

@@ -132,14 +132,14 @@ impl Folder {
 impl Add {
     fn run(self, context: &Context) -> Result<()> {
         let path = existing_dir(&self.path)?;
-        let (id, label, json) = match context.instance()? {
+        let (id, label, state, json) = match context.instance()? {
             Some(client) => {
                 let text = path.to_str().map(str::to_owned).unwrap_or_default();
                 let body = AddFolder { path: text, name: self.name, exclude: self.exclude };
                 let added: serde_json::Value =
                     block_on(async { Ok(client.post("/folders", &body).await?) })?;
                 let field = |name: &str| added[name].as_str().unwrap_or_default().to_owned();
-                (field("id"), field("name"), added)
+                (field("id"), field("name"), "is now watched", added)
             }
             None => {
                 let folder = FolderConfig {
@@ -156,19 +156,15 @@ impl Add {
                     paused: false,
                 };
                 context.config_file().edit(|draft| draft.add_folder(&folder))?;
-                if !self.json {
-                    eprintln!(
-                        "no instance is running: the folder is backed up from its next start on"
-                    );
-                }
                 let added = Configured::new(&folder);
-                (added.id.to_string(), added.name.clone(), serde_json::to_value(&added)?)
+                let state = "is added; start `archivist daemon` to back it up";
+                (added.id.to_string(), added.name.clone(), state, serde_json::to_value(&added)?)
             }
         };
         if self.json {
             return print_json(&json);
         }
-        print_line(format_args!("{} is now watched (folder id {})", safe(&label), safe(&id)))
+        print_line(format_args!("{} {state} (folder id {})", safe(&label), safe(&id)))
     }
 }
 
@@ -184,7 +180,7 @@ impl List {
         if folders.is_empty() {
             eprintln!("no folder is watched; `archivist folder add PATH` adds one");
         } else {
-            show_folders(&folders, &mut out, "")?;
+            show_folders(&folders, &[], &mut out, "")?;
         }
         out.finish()
     }
@@ -287,14 +283,14 @@ fn choose(folders: Vec<(FolderId, String)>, given: &str) -> Result<(FolderId, St
     if let Some(found) = folders.iter().find(|(id, _)| id.as_str() == given) {
         return Ok(found.clone());
     }
-    let mut named = folders.into_iter().filter(|(_, name)| name == given);
+    let mut named = folders.iter().filter(|(_, name)| name == given);
     match (named.next(), named.next()) {
-        (Some(one), None) => Ok(one),
+        (Some(one), None) => Ok(one.clone()),
         (Some(_), Some(_)) => bail!(
             "more than one folder is called {given:?}; use its id, which `archivist folder list` shows"
         ),
         (None, _) => {
-            bail!("no folder is called {given:?}; `archivist folder list` lists all folders")
+            bail!(node::unknown_name("folder", given, folders.into_iter().map(|(_, name)| name)))
         }
     }
 }

@@ -100,7 +100,7 @@ impl Prune {
             }
         }
         for hold in &report.holds {
-            out.line(format_args!("pruning is suspended: {}", safe(hold)))?;
+            out.line(format_args!("not pruned: {}", safe(hold)))?;
         }
         out.finish()?;
         match &report.not_collected {

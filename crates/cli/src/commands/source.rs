@@ -81,7 +81,7 @@ impl List {
         if sources.is_empty() {
             eprintln!("no source is configured; `archivist pair CODE` adds one");
         } else {
-            show_sources(&sources, &mut out, "")?;
+            show_sources(&sources, &[], &mut out, "")?;
         }
         out.finish()
     }

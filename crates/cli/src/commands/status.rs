@@ -1,7 +1,7 @@
 //! `archivist status`
 
 use anyhow::Result;
-use api::NoticeLevel;
+use api::{Notice, NoticeLevel};
 
 use crate::context::{Context, block_on};
 use crate::output::{Align, Out, Table, count, local_time, print_json, safe, size};
@@ -63,11 +63,11 @@ fn show(status: &api::Status, out: &mut Out) -> Result<()> {
     }
     if !status.folders.is_empty() {
         out.line("\nFolders")?;
-        show_folders(&status.folders, out, "  ")?;
+        show_folders(&status.folders, &status.notices, out, "  ")?;
     }
     if !status.sources.is_empty() {
         out.line("\nSources")?;
-        show_sources(&status.sources, out, "  ")?;
+        show_sources(&status.sources, &status.notices, out, "  ")?;
     }
     Ok(())
 }
@@ -130,8 +130,18 @@ fn show_integrity(integrity: &api::Integrity, out: &mut Out) -> Result<()> {
 /// Maximum number of errors shown per folder. `--json` prints more.
 const ERRORS_SHOWN: usize = 10;
 
-/// Prints the folders as a table, followed by their problems.
-pub(super) fn show_folders(folders: &[api::Folder], out: &mut Out, indent: &str) -> Result<()> {
+/// Reports whether one of the notices contains the text.
+fn is_noticed(notices: &[Notice], text: &str) -> bool {
+    notices.iter().any(|notice| notice.message.contains(text))
+}
+
+/// Prints the folders as a table, followed by their problems that are not in `notices`.
+pub(super) fn show_folders(
+    folders: &[api::Folder],
+    notices: &[Notice],
+    out: &mut Out,
+    indent: &str,
+) -> Result<()> {
     let mut table = Table::new(&[
         ("ID", Align::Left),
         ("NAME", Align::Left),
@@ -164,10 +174,11 @@ pub(super) fn show_folders(folders: &[api::Folder], out: &mut Out, indent: &str)
     table.print(out, indent)?;
     for folder in folders {
         let name = safe(&folder.name);
-        if let Some(detail) = &folder.detail {
+        let is_new = |text: &&String| !is_noticed(notices, text);
+        if let Some(detail) = folder.detail.as_ref().filter(is_new) {
             out.line(format_args!("{indent}{name}: {}", safe(detail)))?;
         }
-        if let Some(held) = &folder.held {
+        if let Some(held) = folder.held.as_ref().filter(is_new) {
             let id = &folder.id;
             out.line(format_args!("{indent}{name}: suspicious change: {}", safe(held)))?;
             out.line(format_args!(
@@ -187,8 +198,14 @@ pub(super) fn show_folders(folders: &[api::Folder], out: &mut Out, indent: &str)
     Ok(())
 }
 
-/// Prints the sources as a table, followed by their problems and running pulls.
-pub(super) fn show_sources(sources: &[api::Source], out: &mut Out, indent: &str) -> Result<()> {
+/// Prints the sources as a table, followed by their problems that are not in `notices`, and their
+/// running pulls.
+pub(super) fn show_sources(
+    sources: &[api::Source],
+    notices: &[Notice],
+    out: &mut Out,
+    indent: &str,
+) -> Result<()> {
     let mut table = Table::new(&[
         ("NAME", Align::Left),
         ("STATE", Align::Left),
@@ -208,10 +225,11 @@ pub(super) fn show_sources(sources: &[api::Source], out: &mut Out, indent: &str)
     table.print(out, indent)?;
     for source in sources {
         let name = safe(&source.name);
-        if let Some(detail) = &source.detail {
-            out.line(format_args!("{indent}{name}: {}", safe(detail)))?;
-        }
-        for error in &source.errors {
+        let is_new = |text: &&String| !is_noticed(notices, text);
+        // The detail of a failure is usually part of an error.
+        let is_error = |detail: &str| source.errors.iter().any(|error| error.contains(detail));
+        let detail = source.detail.as_ref().filter(|detail| !is_error(detail));
+        for error in detail.into_iter().chain(&source.errors).filter(is_new) {
             out.line(format_args!("{indent}{name}: {}", safe(error)))?;
         }
         for pull in &source.pulls {

@@ -174,7 +174,7 @@ fn folders_go_through_the_instance() {
     }
     let ran = run(home.path(), ["folder", "remove", "../status"]);
     assert_eq!(ran.code, Some(1));
-    assert!(ran.err.contains("folder list"), "{ran:?}");
+    assert!(ran.err.contains("known folders: Documents, Pictures"), "{ran:?}");
     assert!(fake.calls().iter().all(|call| !call.contains("..")));
     // Only the instance changes the configuration file.
     assert!(!std::fs::read_to_string(home.config()).unwrap().contains(path));
@@ -400,11 +400,14 @@ fn a_check_is_followed_to_its_end_and_damage_is_a_failure() {
 fn prune_says_what_goes_and_why_not() {
     let decision = |id: &str| json!({ "snapshot": id, "folder_name": "Documents", "received_at": TIME, "reasons": [] });
     let report = json!({ "dry_run": true, "kept": [decision("a"), decision("b")],
-        "removed": [decision("gone")], "holds": ["the clock is behind"], "freed_bytes": 0 });
+        "removed": [decision("gone")], "holds": ["Music of Desk: the clock is behind"],
+        "freed_bytes": 0 });
     let (home, fake) = fake(&[("POST /prune", report.clone())]);
     let ran = run(home.path(), ["prune", "--dry-run"]);
     assert_eq!(ran.code, Some(0), "{ran:?}");
-    for part in ["gone", "1 snapshot would be removed, 2 kept", "the clock is behind"] {
+    // The folder that is not pruned is named first: the others are.
+    for part in ["gone", "1 snapshot would be removed, 2 kept", "\nnot pruned: Music of Desk: the"]
+    {
         assert!(ran.out.contains(part), "{part}: {ran:?}");
     }
     let asked =
@@ -507,6 +510,23 @@ fn sources_peers_and_the_link_of_the_ui() {
     ]);
     assert_eq!(run(home.path(), ["source", "list", "--json"]).json()[0], source("My Desk/2"));
     assert!(run(home.path(), ["source", "list"]).out.contains("no route"));
+    for (detail, times) in [("no route", 1), ("starting", 2)] {
+        let mut failed = source("Desk");
+        failed["detail"] = json!(detail);
+        failed["errors"] = json!(["Documents: no route to 192.0.2.10"]);
+        failed["pulls"] = json!([]);
+        let (home, _fake) = self::fake(&[("GET /sources", json!([failed]))]);
+        let shown = run(home.path(), ["source", "list"]).out;
+        assert_eq!(shown.matches("\nDesk: ").count(), times, "{shown}");
+        // A notice is not repeated below it.
+        let mut status = status();
+        status["sources"] = json!([failed]);
+        status["notices"] = json!([{ "level": "error", "action": null,
+            "message": "Desk: Documents: no route to 192.0.2.10" }]);
+        let (home, _fake) = self::fake(&[("GET /status", status)]);
+        let shown = run(home.path(), ["status"]).out;
+        assert_eq!(shown.matches("no route").count(), 1, "{shown}");
+    }
     assert_eq!(run(home.path(), ["source", "accept", "My Desk/2"]).code, Some(0));
     assert_eq!(run(home.path(), ["source", "accept", "nobody"]).code, Some(1));
     let shown = run(home.path(), ["peers"]).out;
