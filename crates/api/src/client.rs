@@ -302,16 +302,33 @@ impl Client {
             return Ok(response);
         }
         let bytes = response.bytes().await.map_err(ClientError::Broken)?;
-        let mut message = serde_json::from_slice::<ApiProblem>(&bytes).map_or_else(
-            |_| String::from_utf8_lossy(&bytes).into_owned(),
-            |problem| problem.message,
-        );
-        if let Some((at, _)) = message.char_indices().nth(MESSAGE_LEN_MAX) {
-            message.truncate(at);
-        }
+        let mut message = message_of(&bytes);
         if message.trim().is_empty() {
             message = format!("the instance responded to {path} with HTTP status {status}");
         }
         Err(ClientError::Refused { status: status.as_u16(), message })
+    }
+}
+
+/// Returns the message in the body of an error response.
+fn message_of(body: &[u8]) -> String {
+    let mut message = serde_json::from_slice::<ApiProblem>(body)
+        .map_or_else(|_| String::from_utf8_lossy(body).into_owned(), |problem| problem.message);
+    if let Some((at, _)) = message.char_indices().nth(MESSAGE_LEN_MAX) {
+        message.truncate(at);
+    }
+    message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fuzz_api_problem() {
+        let problem = serde_json::json!({ "code": "not_found", "message": "no such folder" });
+        fuzzing::target!(&[problem.to_string()], |bytes: &[u8]| {
+            assert!(message_of(bytes).chars().count() <= MESSAGE_LEN_MAX);
+        });
     }
 }

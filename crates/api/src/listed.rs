@@ -118,4 +118,17 @@ mod tests {
         };
         assert_eq!(broken.path_bytes(), None);
     }
+
+    #[test]
+    fn fuzz_listed_text() {
+        let examples: [&[u8]; 3] = [b"a/b", b"\xff\xfe", b"/w=="];
+        fuzzing::target!(&examples, |bytes: &[u8]| {
+            let (text, base64) = to_text(bytes);
+            assert_eq!(from_text(&text, base64.as_deref()).as_deref(), Some(bytes));
+            let text = String::from_utf8_lossy(bytes);
+            if let Some(found) = from_text("", Some(&text)) {
+                assert_eq!(from_text("", Some(&BASE64.encode(&found))), Some(found));
+            }
+        });
+    }
 }

@@ -110,7 +110,11 @@ fn read(path: &Path) -> Result<BTreeMap<String, Folders>, String> {
         return Err(format!("the file is too long: {len} bytes"));
     }
     let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
-    let wire: Wire = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
+    parse(&bytes)
+}
+
+fn parse(bytes: &[u8]) -> Result<BTreeMap<String, Folders>, String> {
+    let wire: Wire = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
     if wire.version != VERSION {
         return Err(format!("unsupported version {}", wire.version));
     }
@@ -147,5 +151,21 @@ mod tests {
             file.add(&PeerId::random(), []).unwrap();
             assert_eq!(AcceptanceFile::open(dir.path()).sources.lock().len(), 1);
         }
+    }
+
+    #[test]
+    fn fuzz_acceptances() {
+        let [new, old] = [b"new", b"old"].map(|bytes| Cid::of(Codec::DagCbor, bytes));
+        let acceptance = Acceptance { sequence: SequenceNumber(3), manifest: new, over: old };
+        let folders = Folders::from([("docs".parse().unwrap(), acceptance)]);
+        let sources = BTreeMap::from([(PeerId::random().to_string(), folders)]);
+        let encode = |sources: BTreeMap<String, Folders>| {
+            serde_json::to_vec(&Wire { version: VERSION, sources }).unwrap()
+        };
+        fuzzing::target!(&[encode(sources)], |bytes: &[u8]| {
+            if let Ok(sources) = parse(bytes) {
+                assert_eq!(parse(&encode(sources.clone())), Ok(sources));
+            }
+        });
     }
 }

@@ -378,4 +378,27 @@ mod tests {
         disk.lose(&path);
         assert!(server.next(&issued, 2).follows(None));
     }
+
+    #[test]
+    fn fuzz_issued_receipts() {
+        let (server, disk) = (Server::new(), disk());
+        let issued = server.on(&disk);
+        let mut sent = Vec::new();
+        for sequence in 1..=2 {
+            let receipt = server.next(&issued, sequence);
+            issued.answered(&receipt, sequence == 1).unwrap();
+            sent.push(receipt);
+        }
+        sent.push(server.next(&issued, 3));
+        let (source, folder) = (server.source(), "docs".parse().unwrap());
+        let path = issued.path(&source, &folder);
+        let example = read_file(&disk, &path, FILE_LEN_MAX).unwrap();
+        fuzzing::target!(&[example], |bytes: &[u8]| {
+            disk.damage(&path, |content| *content = bytes.to_vec());
+            let Ok(last) = issued.read(&path, &source, &folder) else { return };
+            for found in [last.accepted, last.pending].into_iter().flatten() {
+                assert!(sent.contains(&found), "a receipt that this server has not signed");
+            }
+        });
+    }
 }

@@ -83,4 +83,20 @@ mod tests {
             assert!(parse(text, &now).is_err(), "{text}");
         }
     }
+
+    #[test]
+    fn fuzz_time() {
+        let now: Zoned = "2026-11-22T12:00:00+01:00[Europe/Berlin]".parse().unwrap();
+        let examples = [
+            "2026-11-22T10:30:00Z",
+            "2026-11-22 10:30:05.25",
+            "2026-11-22",
+            "3 days ago",
+            "-9999-01-01",
+            "P1Y2M3DT4H ago",
+        ];
+        fuzzing::target!(&examples, |bytes: &[u8]| {
+            let _ = parse(&String::from_utf8_lossy(bytes), &now);
+        });
+    }
 }

@@ -481,3 +481,33 @@ manifest_server_url = "http://[2001:db8::1]:8085"
 peer_id = "12D3KooWD3eckifWpRn9wQpMG9R9hX3sD158z7EqHWmweQAJU5SA"
 addresses = ["/ip4/192.0.2.10/tcp/8070"]
 "#;
+
+#[test]
+fn fuzz_values() {
+    /// Checks that a value is written in a form that has the same meaning.
+    fn reads_back<T: std::str::FromStr + std::fmt::Display>(text: &str) {
+        if let Ok(value) = text.parse::<T>() {
+            let written = value.to_string();
+            let again = written.parse::<T>();
+            assert_eq!(again.ok().map(|value| value.to_string()), Some(written), "{text:?}");
+        }
+    }
+    let address = format!("/ip4/192.0.2.1/tcp/8070/p2p/{}", peer(1));
+    let examples =
+        ["1.5GB", "10MB/s", "192.0.2.0/24", "http://[::1]:8085", "*.tmp", "/a//b", &address];
+    fuzzing::target!(&examples, |bytes: &[u8]| {
+        let text = String::from_utf8_lossy(bytes);
+        reads_back::<config::ByteSize>(&text);
+        reads_back::<config::Rate>(&text);
+        reads_back::<config::Network>(&text);
+        reads_back::<config::ManifestUrl>(&text);
+        reads_back::<config::Name>(&text);
+        reads_back::<config::FolderPath>(&text);
+        reads_back::<config::Pattern>(&text);
+        reads_back::<config::LogLevel>(&text);
+        if let Ok(address) = text.parse() {
+            config::peer_id_of(&address);
+            config::host_of(&address);
+        }
+    });
+}

@@ -139,4 +139,15 @@ mod tests {
         owners.refresh();
         assert_eq!(owners.group(0), Some("root"));
     }
+
+    #[test]
+    fn fuzz_owners() {
+        let examples =
+            [&b"root:x:0:0:root:/root:/bin/sh\nme:x:1000:1000::/home/me:"[..], b"adm:x:4:"];
+        fuzzing::target!(&examples, |bytes: &[u8]| {
+            for name in Table::parse(bytes).names.values() {
+                assert!(!name.is_empty() && !name.contains([':', '\n']));
+            }
+        });
+    }
 }

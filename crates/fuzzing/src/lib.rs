@@ -25,6 +25,8 @@
 //! Inputs that have failed go to `__fuzz__/<test>/crashes/` beside the target, from
 //! where every run repeats them.
 
+use std::panic::AssertUnwindSafe;
+
 pub use bolero;
 
 /// Number of inputs of a target in an ordinary test run.
@@ -44,7 +46,8 @@ const EDGES: [u32; 10] =
 macro_rules! target {
     ($examples:expr, $parse:expr) => {{
         let examples = $examples;
-        let parse = $parse;
+        // A panic ends the test, so nobody sees what it leaves behind.
+        let parse = ::std::panic::AssertUnwindSafe($parse);
         for example in examples {
             $crate::call(&parse, example.as_ref());
         }
@@ -57,7 +60,7 @@ macro_rules! target {
 
 /// Calls a parser. (It tells the compiler the type of the closure.)
 #[doc(hidden)]
-pub fn call(parse: &impl Fn(&[u8]), bytes: &[u8]) {
+pub fn call(parse: &AssertUnwindSafe<impl Fn(&[u8])>, bytes: &[u8]) {
     parse(bytes);
 }
 

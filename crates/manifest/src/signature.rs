@@ -240,4 +240,19 @@ mod tests {
             assert_eq!(Signature::from_base64(bad), Err(SignatureError::Malformed), "{bad:.10}");
         }
     }
+
+    #[test]
+    fn fuzz_signature() {
+        let key = keypair();
+        let (folder, sequence, cid) = sample();
+        let good = sign(&key, &folder, sequence, &cid).unwrap();
+        let peer = key.public().to_peer_id();
+        fuzzing::target!(&[good.to_base64()], |bytes: &[u8]| {
+            let text = String::from_utf8_lossy(bytes);
+            if let Ok(found) = Signature::from_base64(&text) {
+                let is_valid = verify(&peer, &folder, sequence, &cid, &found);
+                assert!(!is_valid || found == good, "a forged signature");
+            }
+        });
+    }
 }

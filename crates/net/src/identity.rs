@@ -38,16 +38,20 @@ fn load(path: &Path, file: File) -> Result<Keypair, IdentityError> {
     file.take(MAX_KEY_FILE_LEN + 1)
         .read_to_end(&mut bytes)
         .map_err(|source| failed("read", path, source))?;
+    decode(&bytes).map_err(damaged)
+}
+
+/// Returns the key in a file, or the reason why there is none.
+fn decode(bytes: &[u8]) -> Result<Keypair, &'static str> {
     if bytes.is_empty() {
-        return Err(damaged("it is empty"));
+        return Err("it is empty");
     }
     if bytes.len() as u64 > MAX_KEY_FILE_LEN {
-        return Err(damaged("it is too long"));
+        return Err("it is too long");
     }
-    let key =
-        Keypair::from_protobuf_encoding(&bytes).map_err(|_| damaged("it cannot be decoded"))?;
+    let key = Keypair::from_protobuf_encoding(bytes).map_err(|_| "it cannot be decoded")?;
     if key.key_type() != KeyType::Secp256k1 {
-        return Err(damaged("it has another type of key"));
+        return Err("it has another type of key");
     }
     Ok(key)
 }
@@ -146,5 +150,18 @@ mod tests {
         fs::write(&file, b"x").unwrap();
         assert!(load_or_create(&file.join("identity.key")).is_err());
         assert_eq!(fs::read(&file).unwrap(), b"x");
+    }
+
+    #[test]
+    fn fuzz_key() {
+        let secp256k1 = Keypair::generate_secp256k1().to_protobuf_encoding().unwrap();
+        let ed25519 = Keypair::generate_ed25519().to_protobuf_encoding().unwrap();
+        fuzzing::target!(&[secp256k1, ed25519], |bytes: &[u8]| {
+            if let Ok(key) = decode(bytes) {
+                assert_eq!(key.key_type(), KeyType::Secp256k1);
+                let again = decode(&key.to_protobuf_encoding().unwrap()).unwrap();
+                assert_eq!(again.public(), key.public());
+            }
+        });
     }
 }

@@ -111,7 +111,7 @@ impl HealingState {
                 fault.cid,
                 Outstanding { block, next_try: now, is_located: false, is_reported: false },
             );
-            self.found += 1;
+            self.found = self.found.saturating_add(1);
             self.is_changed = true;
             new.push(fault);
         }
@@ -139,7 +139,7 @@ impl HealingState {
     /// Records that a block is stored again. Reports whether it was in the list.
     pub(crate) fn set_healed(&mut self, cid: &Cid) -> bool {
         let was_known = self.blocks.remove(cid).is_some();
-        self.healed += u64::from(was_known);
+        self.healed = self.healed.saturating_add(u64::from(was_known));
         self.is_changed |= was_known;
         was_known
     }
@@ -148,7 +148,7 @@ impl HealingState {
     pub(crate) fn set_failed(&mut self, cid: &Cid, is_lost: bool, error: &str, now: Instant) {
         if let Some(known) = self.blocks.get_mut(cid) {
             let block = &mut known.block;
-            block.attempts += 1;
+            block.attempts = block.attempts.saturating_add(1);
             block.is_lost = is_lost;
             block.error = Some(error.to_owned());
             known.next_try = now + pause(block.attempts, is_lost);
@@ -270,7 +270,11 @@ impl HealingState {
                 return Self::default();
             }
         };
-        let saved: Saved = serde_json::from_slice(&bytes).unwrap_or_else(|error| {
+        Self::parse(&bytes, now)
+    }
+
+    fn parse(bytes: &[u8], now: Instant) -> Self {
+        let saved: Saved = serde_json::from_slice(bytes).unwrap_or_else(|error| {
             tracing::warn!(%error, "the list of damaged blocks is not valid and is ignored");
             Saved::default()
         });
@@ -395,5 +399,26 @@ mod tests {
         assert!(again.take_unreported().is_empty());
         std::fs::write(&path, "{").unwrap();
         assert_eq!(HealingState::read(&path, now).to_api(), api::Healing::default());
+    }
+
+    #[test]
+    fn fuzz_healing_state() {
+        let now = Instant::now();
+        let mut state = HealingState::default();
+        state.add(vec![fault(1, &["a.txt"]), fault(2, &[])], Timestamp::UNIX_EPOCH, now);
+        let example = state.take_changed().unwrap();
+        assert_eq!(HealingState::parse(&example, now).blocks.len(), 2);
+        let full = String::from_utf8(example.clone()).unwrap();
+        let full = full.replace("\"found\":2", &format!("\"found\":{}", u64::MAX)).into_bytes();
+        assert_ne!(full, example);
+        fuzzing::target!(&[example, full], |bytes: &[u8]| {
+            let mut state = HealingState::parse(bytes, now);
+            let known = state.blocks.len();
+            // The numbers in the file may be as large as they fit.
+            state.add(vec![fault(3, &["b.txt"])], Timestamp::UNIX_EPOCH, now);
+            assert!(state.blocks.len() >= known);
+            let again = HealingState::parse(&state.take_changed().unwrap(), now);
+            assert_eq!(again.blocks.len(), state.blocks.len());
+        });
     }
 }

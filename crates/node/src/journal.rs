@@ -24,6 +24,9 @@ use types::{FolderId, SequenceNumber};
 
 /// Maximum number of entries; the oldest are dropped first.
 const ENTRIES_MAX: usize = 2000;
+/// Maximum number of an entry in a file: the largest that every reader of JSON reads exactly. A
+/// larger one is damage, and would leave no numbers for the next entries.
+const ID_MAX: u64 = 1 << 53;
 /// Maximum number of lines in the file; a longer file is replaced.
 const LINES_MAX: usize = 2 * ENTRIES_MAX;
 /// Maximum number of bytes that are read from the end of the file.
@@ -65,11 +68,7 @@ impl JournalFile {
                 String::new()
             }
         };
-        let mut entries: VecDeque<JournalEntry> =
-            text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
-        let lines = text.lines().count();
-        entries.drain(..entries.len().saturating_sub(ENTRIES_MAX));
-        (Self { path, lines }, entries)
+        (Self { path, lines: text.lines().count() }, parse(&text))
     }
 
     /// Appends the last `new` entries of `all`. Replaces a file that is too long.
@@ -90,6 +89,15 @@ impl JournalFile {
         self.lines += new.len();
         Ok(())
     }
+}
+
+/// Returns the last entries in the text of a file. Other lines are ignored.
+fn parse(text: &str) -> VecDeque<JournalEntry> {
+    let entries = text.lines().filter_map(|line| serde_json::from_str(line).ok());
+    let mut entries: VecDeque<JournalEntry> =
+        entries.filter(|entry: &JournalEntry| entry.id <= ID_MAX).collect();
+    entries.drain(..entries.len().saturating_sub(ENTRIES_MAX));
+    entries
 }
 
 /// Reads the end of a file. The first line may be incomplete.
@@ -462,5 +470,25 @@ mod tests {
                 "Desktop is up to date again.",
             ]
         );
+    }
+
+    #[test]
+    fn fuzz_journal() {
+        let entry = |id: u64| JournalEntry {
+            id,
+            at: Timestamp::UNIX_EPOCH,
+            level: api::NoticeLevel::Warning,
+            message: "Cannot read 3 files.".into(),
+            folder: Some("docs".into()),
+            device: None,
+        };
+        let text = [1, u64::MAX].map(|id| serde_json::to_string(&entry(id)).unwrap()).join("\n");
+        fuzzing::target!(&[text], |bytes: &[u8]| {
+            let before = parse(&String::from_utf8_lossy(bytes));
+            let mut entries =
+                Entries { entries: [entry(1), entry(2)].into(), ..Entries::default() };
+            entries.prepend(before);
+            assert!(entries.entries.len() <= ENTRIES_MAX);
+        });
     }
 }

@@ -63,10 +63,14 @@ impl LastVerificationFile {
 
 fn read(path: &Path) -> Result<Option<LastVerification>, String> {
     match read_file(&RealDisk, path, FILE_LEN_MAX) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|error| error.to_string()),
+        Ok(bytes) => parse(&bytes).map(Some),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(types::with_causes(&error)),
     }
+}
+
+fn parse(bytes: &[u8]) -> Result<LastVerification, String> {
+    serde_json::from_slice(bytes).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
@@ -96,5 +100,20 @@ mod tests {
         assert_eq!((last.problems, last.result.problems.len()), (105, PROBLEMS_MAX));
         std::fs::write(&path, "x").unwrap();
         assert_eq!(LastVerificationFile::open(path).get(), None);
+    }
+
+    #[test]
+    fn fuzz_last_verification() {
+        let last = LastVerification {
+            ended_at: Timestamp::UNIX_EPOCH,
+            is_full: true,
+            result: VerifyResult { checked: 7, ..VerifyResult::default() },
+            problems: 3,
+        };
+        fuzzing::target!(&[serde_json::to_vec(&last).unwrap()], |bytes: &[u8]| {
+            if let Ok(last) = parse(bytes) {
+                assert_eq!(parse(&serde_json::to_vec(&last).unwrap()), Ok(last));
+            }
+        });
     }
 }

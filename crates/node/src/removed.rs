@@ -64,13 +64,13 @@ impl RemovedFolders {
     /// Returns the folders whose state must be dropped. Lines that are not ids
     /// are ignored.
     pub(crate) fn list(&self) -> io::Result<Vec<FolderId>> {
-        let mut text = String::new();
+        let mut text = Vec::new();
         match File::open(self.path()) {
-            Ok(file) => file.take(LEN_MAX).read_to_string(&mut text)?,
+            Ok(file) => file.take(LEN_MAX).read_to_end(&mut text)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
             Err(error) => return Err(error),
         };
-        Ok(text.lines().filter_map(|line| line.parse().ok()).collect())
+        Ok(parse(&text))
     }
 
     fn change(&self, change: impl FnOnce(&mut Vec<FolderId>)) -> io::Result<()> {
@@ -92,6 +92,10 @@ impl RemovedFolders {
         }
         Ok(())
     }
+}
+
+fn parse(bytes: &[u8]) -> Vec<FolderId> {
+    String::from_utf8_lossy(bytes).lines().filter_map(|line| line.parse().ok()).collect()
 }
 
 #[cfg(test)]
@@ -119,5 +123,15 @@ mod tests {
         // Other lines are ignored.
         std::fs::write(dir.path().join("removed-folders"), format!("../x\n\n{}\n", id(3))).unwrap();
         assert_eq!(removed.list().unwrap(), [id(3)]);
+    }
+
+    #[test]
+    fn fuzz_removed_folders() {
+        let text = format!("{}\ndocs\n", FolderId::from_random([1; 16]));
+        fuzzing::target!(&[text], |bytes: &[u8]| {
+            for folder in parse(bytes) {
+                assert_eq!(parse(folder.to_string().as_bytes()), [folder]);
+            }
+        });
     }
 }

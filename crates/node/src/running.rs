@@ -74,3 +74,19 @@ impl Drop for RunningFile {
         let _ = std::fs::remove_file(&self.path);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fuzz_running() {
+        let running = Running { api: "[::1]:8080".parse().unwrap(), pid: 7 };
+        fuzzing::target!(&[serde_json::to_vec(&running).unwrap()], |bytes: &[u8]| {
+            if let Ok(found) = serde_json::from_slice::<Running>(bytes) {
+                let again = serde_json::to_vec(&found).unwrap();
+                assert_eq!(serde_json::from_slice::<Running>(&again).unwrap(), found);
+            }
+        });
+    }
+}

@@ -48,6 +48,12 @@ struct Marker {
     peer_id: String,
 }
 
+impl Marker {
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        serde_json::from_slice(bytes).ok().filter(|marker: &Self| marker.version == VERSION)
+    }
+}
+
 /// Why a data directory and a store do not belong together. The message tells what
 /// to do.
 #[derive(Debug, thiserror::Error)]
@@ -219,10 +225,7 @@ impl<'a> StoreMarkers<'a> {
                 return Err(MarkerError::Unreadable { path, source });
             }
         };
-        match serde_json::from_slice::<Marker>(&bytes) {
-            Ok(marker) if marker.version == VERSION => Ok(Some(marker)),
-            _ => Err(MarkerError::Damaged(path)),
-        }
+        Marker::parse(&bytes).map(Some).ok_or(MarkerError::Damaged(path))
     }
 
     /// Reports whether there is a store. An empty directory, or one in which there is
@@ -461,5 +464,22 @@ mod tests {
                 break;
             }
         }
+    }
+
+    #[test]
+    fn fuzz_marker() {
+        let own = PeerId::random();
+        let disk = marked(&own);
+        let path = Path::new(STORE).join(FILE);
+        let example = read_file(&disk, &path, LEN_MAX).unwrap();
+        let good = Marker::parse(&example).unwrap();
+        fuzzing::target!(&[example], |bytes: &[u8]| {
+            let Some(found) = Marker::parse(bytes) else { return };
+            assert_eq!(Marker::parse(&serde_json::to_vec(&found).unwrap()), Some(found.clone()));
+            // Only the marker of this store is accepted.
+            disk.damage(&path, |content| *content = bytes.to_vec());
+            let is_accepted = markers(&disk).check(Some(&own)).is_ok();
+            assert_eq!(is_accepted, found == good);
+        });
     }
 }

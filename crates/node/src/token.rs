@@ -21,19 +21,21 @@ pub(crate) fn load_or_create(path: &Path) -> io::Result<String> {
 }
 
 fn load(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    File::open(path)?.take(1024).read_to_string(&mut text)?;
-    let token = text.trim();
-    let is_token =
-        (32..=128).contains(&token.len()) && token.bytes().all(|byte| byte.is_ascii_alphanumeric());
-    if is_token {
-        Ok(token.to_owned())
-    } else {
-        Err(io::Error::new(
+    let mut text = Vec::new();
+    File::open(path)?.take(1024).read_to_end(&mut text)?;
+    parse(&text).ok_or_else(|| {
+        io::Error::new(
             io::ErrorKind::InvalidData,
             "the file contains no token; remove the file to create a new one",
-        ))
-    }
+        )
+    })
+}
+
+fn parse(bytes: &[u8]) -> Option<String> {
+    let token = std::str::from_utf8(bytes).ok()?.trim();
+    let is_token =
+        (32..=128).contains(&token.len()) && token.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    is_token.then(|| token.to_owned())
 }
 
 fn create(path: &Path) -> io::Result<String> {
@@ -65,5 +67,14 @@ mod tests {
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         std::fs::write(&path, "").unwrap();
         assert_eq!(load_or_create(&path).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn fuzz_token() {
+        fuzzing::target!(&[format!("{}\n", "7".repeat(64))], |bytes: &[u8]| {
+            if let Some(token) = parse(bytes) {
+                assert!(token.len() >= 32 && parse(token.as_bytes()) == Some(token));
+            }
+        });
     }
 }

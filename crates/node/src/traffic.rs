@@ -123,13 +123,16 @@ fn read(path: &Path) -> BTreeMap<Date, Transferred> {
         }
         _ => {}
     }
-    let days = std::fs::read(path)
-        .map_err(|error| error.to_string())
-        .and_then(|bytes| serde_json::from_slice(&bytes).map_err(|error| error.to_string()));
+    let days =
+        std::fs::read(path).map_err(|error| error.to_string()).and_then(|bytes| parse(&bytes));
     days.unwrap_or_else(|error| {
         tracing::warn!(path = %path.display(), error, "cannot read the traffic file; it is ignored");
         BTreeMap::new()
     })
+}
+
+fn parse(bytes: &[u8]) -> Result<BTreeMap<Date, Transferred>, String> {
+    serde_json::from_slice(bytes).map_err(|error| error.to_string())
 }
 
 fn write(path: &Path, days: &BTreeMap<Date, Transferred>) {
@@ -183,5 +186,15 @@ mod tests {
         }
         std::fs::write(&path, " ".repeat((1 << 20) + 1)).unwrap();
         assert_eq!(read(&path), BTreeMap::new());
+    }
+
+    #[test]
+    fn fuzz_traffic() {
+        let days = BTreeMap::from([("2026-11-22".parse::<Date>().unwrap(), of(1, u64::MAX))]);
+        fuzzing::target!(&[serde_json::to_vec(&days).unwrap()], |bytes: &[u8]| {
+            if let Ok(days) = parse(bytes) {
+                assert_eq!(parse(&serde_json::to_vec(&days).unwrap()), Ok(days));
+            }
+        });
     }
 }

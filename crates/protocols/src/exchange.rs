@@ -307,4 +307,15 @@ mod tests {
             prop_assert!(runtime.block_on(read(frame, 64)).is_err());
         }
     }
+
+    #[test]
+    fn fuzz_exchange_frame() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        fuzzing::target!(&[frame(&vec![1, 22, 333], 64).unwrap()], |bytes: &[u8]| {
+            if let Ok(numbers) = runtime.block_on(read(bytes.to_vec(), 64)) {
+                let again = frame(&numbers, 1024).unwrap();
+                assert_eq!(runtime.block_on(read(again, 1024)).unwrap(), numbers);
+            }
+        });
+    }
 }

@@ -248,4 +248,18 @@ mod tests {
         }
         assert!(!has_token(&headers(&[]), "secret"));
     }
+
+    #[test]
+    fn fuzz_host() {
+        let examples = ["localhost:8080", "127.0.0.1", "[::1]:80", "127.1.2.3:9"];
+        fuzzing::target!(&examples, |bytes: &[u8]| {
+            let host = String::from_utf8_lossy(bytes);
+            if is_loopback(&host) {
+                // No name that a foreign name server answers.
+                let host = host.to_ascii_lowercase();
+                assert!(host.contains("localhost") || host.contains("127.") || host.contains('['));
+                assert!(!host.contains(['/', '@', '\\']) && host.split('.').count() <= 4, "{host}");
+            }
+        });
+    }
 }

@@ -73,4 +73,13 @@ mod tests {
             assert!(bad.parse::<SnapshotId>().is_err(), "{bad}");
         }
     }
+
+    #[test]
+    fn fuzz_snapshot_id() {
+        fuzzing::target!(&["abcd", "0123456789"], |bytes: &[u8]| {
+            if let Ok(id) = String::from_utf8_lossy(bytes).parse::<SnapshotId>() {
+                assert_eq!(id.as_str().parse(), Ok(id));
+            }
+        });
+    }
 }

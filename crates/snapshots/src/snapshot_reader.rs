@@ -217,3 +217,20 @@ enum Unread {
     Damaged { reason: String, is_newer: bool },
     Store(StoreError),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fuzz_root_name() {
+        let folder: FolderId = "docs".parse().unwrap();
+        let name = root_name(&PeerId::random(), &folder, 7);
+        fuzzing::target!(&[name], |bytes: &[u8]| {
+            if let Some((source, folder, order)) = parse_name(&String::from_utf8_lossy(bytes)) {
+                let name = root_name(&source, &folder, order);
+                assert_eq!(parse_name(&name), Some((source, folder, order)));
+            }
+        });
+    }
+}

@@ -27,6 +27,7 @@ use types::{BlockScheme, Cid, Codec, EncodedBlock, Hash};
 
 use crate::error::{IoContext, StoreError};
 use crate::hash_index::HashIndex;
+use crate::in_place_catalog;
 use crate::run::{VALUE_LEN, Value};
 use disk::{AtomicWrite, Disk, FileError, read_file, write_atomic};
 
@@ -136,7 +137,6 @@ pub struct InPlaceStore {
 }
 
 const CATALOG: &str = "in-place";
-const CATALOG_HEAD: &str = "archivist in-place 1";
 const CATALOG_LEN_MAX: u64 = 1 << 20;
 
 fn encode(id: FileId, chunk: &InPlaceChunk) -> Value {
@@ -178,7 +178,7 @@ impl InPlaceStore {
             &found,
             Err(error @ FileError::Io { .. }) if error.kind() == io::ErrorKind::NotFound
         );
-        let runs = found.ok().and_then(|bytes| decode_catalog(&bytes));
+        let runs = found.ok().and_then(|bytes| in_place_catalog::decode(&bytes));
         let opened =
             runs.and_then(|runs| HashIndex::open(disk.clone(), dir.to_owned(), &runs).ok());
         let is_lost = opened.is_none() && !is_new;
@@ -232,10 +232,7 @@ impl InPlaceStore {
     }
 
     fn write_catalog(&self, runs: &[u64]) -> Result<(), StoreError> {
-        let runs: Vec<_> = runs.iter().map(u64::to_string).collect();
-        let content = format!("{CATALOG_HEAD}\n{}\n", runs.join(" "));
-        let sum = crc32c::crc32c(content.as_bytes());
-        let content = format!("{content}{sum:08x}\n");
+        let content = in_place_catalog::encode(runs);
         let path = self.dir.join(CATALOG);
         write_atomic(&*self.disk, &path, content.as_bytes(), &AtomicWrite::PRIVATE)?;
         Ok(())
@@ -373,20 +370,6 @@ fn read_exact_at(file: &File, len: usize, offset: u64) -> io::Result<Vec<u8>> {
     // The capacity may be larger than the requested length.
     bytes.truncate(len);
     Ok(bytes)
-}
-
-fn decode_catalog(bytes: &[u8]) -> Option<Vec<u64>> {
-    let text = std::str::from_utf8(bytes).ok()?;
-    let (content, sum) = text.strip_suffix('\n')?.rsplit_once('\n')?;
-    let content = format!("{content}\n");
-    if u32::from_str_radix(sum, 16).ok()? != crc32c::crc32c(content.as_bytes()) {
-        return None;
-    }
-    let mut lines = content.lines();
-    if lines.next()? != CATALOG_HEAD {
-        return None;
-    }
-    lines.next()?.split_whitespace().map(|run| run.parse().ok()).collect()
 }
 
 #[cfg(test)]

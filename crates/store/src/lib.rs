@@ -25,6 +25,7 @@ mod file_reader;
 mod file_writer;
 mod hash_index;
 mod in_place;
+mod in_place_catalog;
 mod lookup;
 mod mem_store;
 mod node_scan;

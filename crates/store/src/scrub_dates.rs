@@ -97,9 +97,7 @@ impl ScrubDates {
                 Vec::new()
             }
         };
-        let text = String::from_utf8_lossy(&bytes);
-        let dates = text.lines().filter_map(parse).collect();
-        Self { disk, path, dates, is_changed: false }
+        Self { disk, path, dates: parse(&bytes), is_changed: false }
     }
 
     /// Adds new packs, with the date `now`, and drops the packs that no longer exist.
@@ -168,7 +166,7 @@ impl ScrubDates {
         if !self.is_changed {
             return Ok(());
         }
-        let text: String = self.dates.iter().map(line).collect();
+        let text = encode(&self.dates);
         write_atomic(&*self.disk, &self.path, text.as_bytes(), &AtomicWrite::PRIVATE)?;
         self.is_changed = false;
         Ok(())
@@ -187,13 +185,21 @@ fn due_at(pack: PackId, since: i64, period: i64) -> i64 {
     since.saturating_add(cycle - passed)
 }
 
+fn encode(dates: &BTreeMap<PackId, PackDate>) -> String {
+    dates.iter().map(line).collect()
+}
+
 fn line((pack, date): (&PackId, &PackDate)) -> String {
     let uuid = u128::from_be_bytes(pack.uuid);
     let word = if date.is_scrubbed { "scrubbed" } else { "new" };
     format!("{} {uuid:032x} {word} {}\n", pack.number, date.since)
 }
 
-fn parse(line: &str) -> Option<(PackId, PackDate)> {
+fn parse(bytes: &[u8]) -> BTreeMap<PackId, PackDate> {
+    String::from_utf8_lossy(bytes).lines().filter_map(parse_line).collect()
+}
+
+fn parse_line(line: &str) -> Option<(PackId, PackDate)> {
     let mut words = line.split(' ');
     let number = words.next()?.parse().ok()?;
     let uuid = words.next().filter(|uuid| uuid.len() == 32)?;
@@ -369,5 +375,21 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn fuzz_scrub_dates() {
+        let date = |number: u32, is_scrubbed| {
+            let id = PackId { number, uuid: [number.to_le_bytes()[0]; 16] };
+            (id, PackDate { since: START, is_scrubbed })
+        };
+        let dates = BTreeMap::from([date(1, false), date(2, true), date(u32::MAX, true)]);
+        fuzzing::target!(&[encode(&dates)], |bytes: &[u8]| {
+            let found = parse(bytes);
+            assert_eq!(parse(encode(&found).as_bytes()), found);
+            for (pack, date) in found {
+                assert!(due_at(pack, date.since, PERIOD) >= date.since);
+            }
+        });
     }
 }

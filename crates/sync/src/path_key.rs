@@ -105,4 +105,14 @@ mod tests {
             prop_assert_eq!(below_range(1, &b).contains(&key_a), a.is_within(&b) && a != b);
         }
     }
+
+    #[test]
+    fn fuzz_path_key() {
+        let examples = [key_of(1, &RelPath::root()), key_of(u32::MAX, &path(b"a/b c/\xff"))];
+        fuzzing::target!(&examples, |bytes: &[u8]| {
+            if let Some((number, path)) = path_of(bytes) {
+                assert_eq!(path_of(&key_of(number, &path)), Some((number, path)));
+            }
+        });
+    }
 }

@@ -1,6 +1,7 @@
 //! The rules about the source itself, checked by machine.
 
 mod circles;
+mod parsers;
 mod words;
 
 use std::collections::BTreeMap;
@@ -9,6 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use self::circles::SourceFile;
+use self::parsers::Parsers;
 use crate::shell::{files, root};
 
 /// Maximum length of a source line, in characters.
@@ -115,6 +117,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 pub(crate) fn run() -> Result<()> {
     let mut problems = Vec::new();
     let mut crates: BTreeMap<PathBuf, Vec<SourceFile>> = BTreeMap::new();
+    let mut parsers = Parsers::default();
     for path in files()? {
         let full = root().join(&path);
         let Ok(metadata) = full.symlink_metadata() else { continue };
@@ -140,6 +143,7 @@ pub(crate) fn run() -> Result<()> {
             _ if is_lock => check_lock(&path, &text, &mut problems),
             _ => {}
         }
+        parsers.add(&path, &text);
         if !path.starts_with("xtask/src/tidy") {
             words::check(&path, &text, &mut problems);
         }
@@ -157,6 +161,12 @@ pub(crate) fn run() -> Result<()> {
         .with_context(|| format!("cannot read {GUIDE}"))?;
     for name in named_files(&guide).filter(|name| !root().join(name).exists()) {
         problems.push(format!("{GUIDE}: {name} does not exist"));
+    }
+    let page = std::fs::read_to_string(root().join(parsers::PAGE))
+        .with_context(|| format!("cannot read {}", parsers::PAGE))?;
+    parsers.check(&page, &mut problems);
+    for name in Parsers::listed_files(&page).filter(|name| !root().join(name).exists()) {
+        problems.push(format!("{}: {name} does not exist", parsers::PAGE));
     }
     for (src, files) in &crates {
         problems.extend(circles::find(src, files));

@@ -308,8 +308,27 @@ async fn error_message(mut response: Response, every: Duration) -> String {
             break;
         }
     }
-    let message = serde_json::from_slice::<serde_json::Value>(&bytes)
-        .ok()
-        .and_then(|value| value.get("message").and_then(|text| text.as_str()).map(printable_line));
-    message.unwrap_or_else(|| "status 403".to_owned())
+    message_of(&bytes).unwrap_or_else(|| "status 403".to_owned())
+}
+
+/// Returns the message in the body of an error response, as one printable line.
+fn message_of(body: &[u8]) -> Option<String> {
+    let value: serde_json::Value = serde_json::from_slice(body).ok()?;
+    value.get("message")?.as_str().map(printable_line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fuzz_error_message() {
+        let example = r#"{"error":"Forbidden","message":"192.0.2.1 is not\u001b[2J allowed"}"#;
+        fuzzing::target!(&[example], |bytes: &[u8]| {
+            if let Some(message) = message_of(bytes) {
+                assert!(!message.contains(char::is_control), "{message:?}");
+            }
+            is_json(&String::from_utf8_lossy(bytes));
+        });
+    }
 }

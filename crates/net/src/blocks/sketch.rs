@@ -278,4 +278,24 @@ mod tests {
             let _ = read.apply(&base, &garbage);
         }
     }
+
+    #[test]
+    fn fuzz_sketch() {
+        let base = noise("base", 9_000);
+        let block = [&base[..4_000], b"changed", &base[4_000..]].concat();
+        let sketch = Sketch::of(&base).unwrap();
+        let patch = sketch.diff(&block).unwrap().unwrap();
+        let wire: Vec<u8> = sketch.pieces().iter().flatten().copied().collect();
+        fuzzing::target!(&[patch, wire], |bytes: &[u8]| {
+            if let Ok(block) = sketch.apply(&base, bytes) {
+                assert!(block.len() <= MAX_BLOCK_LEN);
+            }
+            // A peer may send any pieces.
+            let whole = bytes.len() / PIECE_HASH_LEN * PIECE_HASH_LEN;
+            let theirs = Sketch::from_wire(sketch.piece_log(), &bytes[..whole]);
+            if let Some(patch) = theirs.diff(&block).unwrap() {
+                assert!(patch.len() > theirs.pieces().len().div_ceil(8));
+            }
+        });
+    }
 }

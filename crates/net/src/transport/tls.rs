@@ -215,4 +215,17 @@ mod tests {
         let (client, _) = handshake(slow, Config::new(&key).unwrap()).await;
         assert_eq!(client.unwrap().1, CipherSuite::TLS13_CHACHA20_POLY1305_SHA256);
     }
+
+    #[test]
+    fn fuzz_certificate() {
+        let peers = [Keypair::generate_secp256k1(), Keypair::generate_ed25519()];
+        let examples = peers.each_ref().map(|peer| certificate::generate(peer).unwrap().0.to_vec());
+        let ids = peers.map(|peer| peer.public().to_peer_id());
+        fuzzing::target!(&examples, |bytes: &[u8]| {
+            let certificate = bytes.to_vec().into();
+            if let Ok(found) = verifier::parse(&certificate, &[]) {
+                assert!(ids.contains(&found.peer_id()), "a forged peer id");
+            }
+        });
+    }
 }

@@ -257,4 +257,18 @@ mod tests {
             let _ = text.parse::<Code>();
         }
     }
+
+    #[test]
+    fn fuzz_pairing_code() {
+        let code = code();
+        let example = code.to_string();
+        fuzzing::target!(&[example], |bytes: &[u8]| {
+            // As text that a user types, and as the bytes of a code with a valid checksum.
+            let _ = String::from_utf8_lossy(bytes).parse::<Code>();
+            let sealed = BASE32_NOPAD.encode(&[bytes, &checksum(bytes)].concat());
+            if let Ok(found) = sealed.parse::<Code>() {
+                assert_eq!(found.to_string().parse(), Ok(found));
+            }
+        });
+    }
 }

@@ -83,3 +83,49 @@ pub(super) async fn receive<T: DeserializeOwned>(
     stream.read_exact(&mut bytes).await?;
     Ok(serde_json::from_slice(&bytes)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    /// Passes the bytes that a peer sends to [`receive`].
+    fn received<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
+        let mut bytes = futures::io::Cursor::new(bytes);
+        receive(&mut bytes).now_or_never().expect("a cursor never waits").ok()
+    }
+
+    fn sent(message: &impl Serialize) -> Vec<u8> {
+        let mut bytes = futures::io::Cursor::new(Vec::new());
+        send(&mut bytes, message).now_or_never().expect("a cursor never waits").unwrap();
+        bytes.into_inner()
+    }
+
+    #[test]
+    fn fuzz_pairing_messages() {
+        let addresses: Vec<Multiaddr> = vec!["/ip4/192.0.2.10/tcp/8070".parse().unwrap()];
+        let hello = Hello {
+            secret: "ge3diobrgi2dcmzu".into(),
+            name: "nas".into(),
+            addresses: addresses.clone(),
+            trigger_port: 8086,
+        };
+        let paired = Reply::Paired {
+            name: "desktop".into(),
+            addresses,
+            manifest_port: 8085,
+            changes: vec!["a change".into()],
+        };
+        let refused = Reply::Refused { reason: "the code has expired".into() };
+        let examples = [sent(&hello), sent(&paired), sent(&refused)];
+        assert!(received::<Hello>(&examples[0]).is_some());
+        assert!(examples[1..].iter().all(|bytes| received::<Reply>(bytes).is_some()));
+        fuzzing::target!(&examples, |bytes: &[u8]| {
+            if let Some(hello) = received::<Hello>(bytes) {
+                assert_eq!(received::<Hello>(&sent(&hello)).unwrap().name, hello.name);
+            }
+            received::<Reply>(bytes);
+        });
+    }
+}

@@ -206,4 +206,19 @@ mod tests {
             assert_eq!(trigger_url(&address, 8086), None, "{address}");
         }
     }
+
+    #[test]
+    fn fuzz_trigger_url() {
+        let examples = ["/ip4/192.0.2.10/tcp/8070", "/dns4/nas.example/tcp/1", "/ip6/::1/tcp/2"];
+        fuzzing::target!(&examples, |bytes: &[u8]| {
+            let text = String::from_utf8_lossy(bytes);
+            let name = Multiaddr::empty().with(multiaddr::Protocol::Dns(text.clone()));
+            for address in [text.parse().ok(), Some(name)].into_iter().flatten() {
+                peer_of(&address);
+                if let Some(url) = trigger_url(&address, 8086) {
+                    assert_eq!((url.port(), url.path()), (Some(8086), "/trigger"), "{address}");
+                }
+            }
+        });
+    }
 }

@@ -220,3 +220,42 @@ fn the_bytes_of_a_request_are_those_of_the_page() {
     let patches = vec![PatchWant { cid: a.cid(), bases }; PATCH_WANTS_MAX];
     assert!(exchange::frame(&Request { patches }, REQUEST_LEN_MAX).is_ok());
 }
+
+#[test]
+fn fuzz_patch_answer() {
+    let base: String = (0..40).map(|n| line("old", n)).collect();
+    let moved: String = (0..40).map(|n| line("new/place", n)).collect();
+    let (base, moved) = (json(&base), json(&moved));
+    let want = want(&moved, &[&base]);
+    let found = renames::find(base.data(), moved.data());
+    assert_eq!(found.len(), 1);
+    let with_new_paths = renames::apply(base.data(), &found).unwrap();
+    let renamed = answer_of(&found, &with_new_paths, moved.data()).unwrap();
+    let plain = answer_of(&[], base.data(), moved.data()).unwrap();
+    fuzzing::target!(&[renamed, plain], |bytes: &[u8]| {
+        if let Some((found, rest)) = renames::decode(bytes) {
+            assert_eq!([renames::encode(&found), rest.to_vec()].concat(), bytes);
+        }
+        let here = store_of(&[&base]);
+        // Nothing but the requested block gets into the store.
+        if put(&*here, &want, bytes).is_ok() {
+            assert_eq!(here.get(&moved.cid()).unwrap().as_ref(), Some(moved.data()));
+        } else {
+            assert!(!here.has(&moved.cid()).unwrap());
+        }
+    });
+}
+
+#[test]
+fn fuzz_patch_request() {
+    let (base, edited) = pair();
+    let request = Request { patches: vec![want(&edited, &[&base]), want(&base, &[])] };
+    let example = serde_json::to_vec(&request).unwrap();
+    fuzzing::target!(&[example], |bytes: &[u8]| {
+        if let Ok(request) = serde_json::from_slice::<Request>(bytes) {
+            let again = serde_json::to_vec(&request).unwrap();
+            let again = serde_json::from_slice::<Request>(&again).unwrap();
+            assert_eq!(again.patches, request.patches);
+        }
+    });
+}

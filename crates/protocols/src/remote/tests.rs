@@ -202,3 +202,49 @@ proptest! {
         }
     }
 }
+
+/// Returns what [`list_over`] makes of the bytes that a peer sends.
+async fn listed(own: PeerId, bytes: &[u8]) -> Result<RemoteListing, RemoteError> {
+    let (near, mut far) = tokio::io::duplex(1 << 20);
+    tokio::io::AsyncWriteExt::write_all(&mut far, bytes).await.unwrap();
+    let (mut reading, writing) = tokio::io::split(far);
+    let drained = async { tokio::io::copy(&mut reading, &mut tokio::io::sink()).await };
+    let listing = async {
+        let mut writing = writing;
+        tokio::io::AsyncWriteExt::shutdown(&mut writing).await.unwrap();
+        list_over(near.compat(), own, &Request::List { folder: None }).await
+    };
+    tokio::join!(listing, drained).0
+}
+
+#[test]
+fn fuzz_remote_list() {
+    let own = Keypair::generate_secp256k1();
+    let peer = own.public().to_peer_id();
+    let mut first = snapshot(&own, "docs", 1);
+    first.folder_name = "Documents".into();
+    let answers = [
+        Answer::Snapshot(Box::new(first.clone())),
+        Answer::End { damaged: 3 },
+        Answer::Failure(Failure::NotAllowed),
+    ];
+    let frames = answers.map(|answer| exchange::frame(&answer, ANSWER_LEN_MAX).unwrap());
+    let all = frames.concat();
+    let request = serde_json::to_vec(&Request::List { folder: Some(first.folder_id.clone()) });
+    let examples = [all, request.unwrap()];
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    fuzzing::target!(&examples, |bytes: &[u8]| {
+        if let Ok(listing) = runtime.block_on(listed(peer, bytes)) {
+            for listed in listing.snapshots {
+                // The signature covers these fields.
+                assert_eq!(listed.folder_id, first.folder_id);
+                assert_eq!(listed.sequence, first.sequence);
+                assert_eq!(listed.manifest_cid, first.manifest_cid);
+            }
+        }
+        if let Ok(request) = serde_json::from_slice::<Request>(bytes) {
+            let again = serde_json::to_vec(&request).unwrap();
+            assert_eq!(serde_json::from_slice::<Request>(&again).unwrap(), request);
+        }
+    });
+}

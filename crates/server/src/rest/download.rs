@@ -268,4 +268,23 @@ mod tests {
         }
         assert!(!matches("\"ab\"", etag) && !matches("", etag));
     }
+
+    #[test]
+    fn fuzz_range() {
+        fuzzing::target!(
+            &["bytes=0-99", "bytes=-5", "bytes=7-", "W/\"a\", *"],
+            |bytes: &[u8]| {
+                let text = String::from_utf8_lossy(bytes);
+                matches(&text, "\"a\"");
+                for size in [0, 1, 100, u64::MAX] {
+                    if let RangeHeader::One(range) = parse_range(&text, size) {
+                        assert!(
+                            range.start < range.end && range.end <= size,
+                            "{range:?} of {size}"
+                        );
+                    }
+                }
+            }
+        );
+    }
 }

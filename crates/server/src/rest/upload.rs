@@ -220,4 +220,16 @@ mod tests {
         assert_eq!(typed(""), Ok(None));
         assert!(mimetype(&HeaderMap::new()).unwrap().is_none());
     }
+
+    #[test]
+    fn fuzz_mimetype() {
+        let examples = ["text/plain; charset=utf-8", "image/svg+xml", "*/*"];
+        fuzzing::target!(&examples, |bytes: &[u8]| {
+            let Ok(value) = header::HeaderValue::from_bytes(bytes) else { return };
+            let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, value)]);
+            if let Ok(Some(found)) = mimetype(&headers) {
+                assert!(found.len() <= MAX_MIMETYPE_LEN && found.contains('/'));
+            }
+        });
+    }
 }

@@ -309,6 +309,7 @@ impl Packs {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::run;
 
     #[test]
     fn names_read_back_and_others_are_ignored() {
@@ -318,5 +319,20 @@ mod tests {
         for name in ["d-1.pack", "x-00000001.pack", "d-00000001.pack.new", "d-+0000001.pack", ""] {
             assert_eq!(parse_name(name), None, "{name}");
         }
+    }
+
+    #[test]
+    fn fuzz_file_names() {
+        let examples =
+            [file_name(PackKind::Data, 1), file_name(PackKind::Meta, 2), run::file_name(3)];
+        fuzzing::target!(&examples, |bytes: &[u8]| {
+            let name = String::from_utf8_lossy(bytes);
+            if let Some((kind, number)) = parse_name(&name) {
+                assert_eq!(file_name(kind, number), name);
+            }
+            if let Some(id) = run::parse_name(&name) {
+                assert_eq!(run::file_name(id), name);
+            }
+        });
     }
 }

@@ -26,17 +26,11 @@ pub(super) struct Quarantine {
 }
 
 impl Quarantine {
-    /// Reads the list. If it is lost, the next read of each record finds the damage
-    /// again.
+    /// Reads the list. Lines that are not valid are ignored: the next read of each record
+    /// finds the damage again.
     pub(super) fn open(disk: Arc<dyn Disk>, path: PathBuf) -> Self {
         let bytes = read_file(&*disk, &path, MAX_LEN).unwrap_or_default();
-        let text = String::from_utf8(bytes).unwrap_or_default();
-        let place = |line: &str| {
-            let (pack, record) = line.split_once(' ')?;
-            Some((pack.parse().ok()?, record.parse().ok()?))
-        };
-        let places = text.lines().filter_map(place).collect();
-        Self { disk, path, places: RwLock::new(places), saving: Mutex::new(()) }
+        Self { disk, path, places: RwLock::new(parse(&bytes)), saving: Mutex::new(()) }
     }
 
     pub(super) fn contains(&self, place: Place) -> bool {
@@ -69,15 +63,43 @@ impl Quarantine {
     /// Saves the list.
     pub(super) fn save(&self) {
         let _one_at_a_time = self.saving.lock();
-        let mut text = String::new();
-        for (pack, record) in &*self.places.read() {
-            text.push_str(&format!("{pack} {record}\n"));
-        }
+        let text = encode(&self.places.read());
         let options = AtomicWrite::PRIVATE;
         if let Err(error) = write_atomic(&*self.disk, &self.path, text.as_bytes(), &options) {
             // The list stays in memory; after a restart the next read finds the
             // damage again.
             tracing::warn!(%error, "cannot save the list of damaged blocks");
         }
+    }
+}
+
+fn encode(places: &BTreeSet<Place>) -> String {
+    places.iter().map(|(pack, record)| format!("{pack} {record}\n")).collect()
+}
+
+fn parse(bytes: &[u8]) -> BTreeSet<Place> {
+    let place = |line: &str| {
+        let (pack, record) = line.split_once(' ')?;
+        Some((pack.parse().ok()?, record.parse().ok()?))
+    };
+    String::from_utf8_lossy(bytes).lines().filter_map(place).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_damaged_line_costs_no_other_line() {
+        assert_eq!(parse(b"1 2\n\xff\n3\n-4 5\n6 7\n"), BTreeSet::from([(1, 2), (6, 7)]));
+    }
+
+    #[test]
+    fn fuzz_quarantine() {
+        let places = BTreeSet::from([(0, 7), (1, 2), (u32::MAX, u32::MAX)]);
+        fuzzing::target!(&[encode(&places)], |bytes: &[u8]| {
+            let found = parse(bytes);
+            assert_eq!(parse(encode(&found).as_bytes()), found);
+        });
     }
 }

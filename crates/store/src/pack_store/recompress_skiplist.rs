@@ -40,9 +40,7 @@ impl RecompressSkiplist {
     /// Reads the list. Lines that are not valid are ignored.
     pub(super) fn open(disk: Arc<dyn Disk>, path: PathBuf) -> Self {
         let bytes = read_file(&*disk, &path, MAX_LEN).unwrap_or_default();
-        let text = String::from_utf8(bytes).unwrap_or_default();
-        let lines = text.lines().filter(|line| line.len() == 32);
-        let packs = lines.filter_map(|line| u128::from_str_radix(line, 16).ok()).collect();
+        let packs = parse(&bytes);
         Self { disk, path, state: Mutex::new(State { packs, ..State::default() }) }
     }
 
@@ -74,7 +72,7 @@ impl RecompressSkiplist {
             }
             let existing: BTreeSet<u128> = packs.iter().map(|pack| name(pack)).collect();
             state.packs.retain(|name| existing.contains(name));
-            state.packs.iter().map(|name| format!("{name:032x}\n")).collect::<String>()
+            encode(&state.packs)
         };
         let options = AtomicWrite::PRIVATE;
         if let Err(error) = write_atomic(&*self.disk, &self.path, text.as_bytes(), &options) {
@@ -82,5 +80,28 @@ impl RecompressSkiplist {
             // again.
             tracing::debug!(%error, "cannot save the list of packs that need no compression");
         }
+    }
+}
+
+fn encode(packs: &BTreeSet<u128>) -> String {
+    packs.iter().map(|name| format!("{name:032x}\n")).collect()
+}
+
+fn parse(bytes: &[u8]) -> BTreeSet<u128> {
+    let text = String::from_utf8_lossy(bytes);
+    let lines = text.lines().filter(|line| line.len() == 32);
+    lines.filter_map(|line| u128::from_str_radix(line, 16).ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fuzz_skiplist() {
+        fuzzing::target!(&[encode(&BTreeSet::from([7, u128::MAX]))], |bytes: &[u8]| {
+            let found = parse(bytes);
+            assert_eq!(parse(encode(&found).as_bytes()), found);
+        });
     }
 }

@@ -30,9 +30,7 @@ impl RemovedRoots {
     /// Reads the list. A line that is damaged is ignored.
     pub(super) fn open(disk: Arc<dyn Disk>, path: PathBuf) -> Self {
         let bytes = read_file(&*disk, &path, MAX_LEN).unwrap_or_default();
-        let text = String::from_utf8_lossy(&bytes);
-        let hashes = text.lines().filter_map(Hash::from_hex).collect();
-        Self { disk, path, hashes: Mutex::new(hashes) }
+        Self { disk, path, hashes: Mutex::new(parse(&bytes)) }
     }
 
     pub(super) fn contains(&self, hash: &Hash) -> bool {
@@ -67,10 +65,32 @@ impl RemovedRoots {
     }
 
     fn save(&self, hashes: &BTreeSet<Hash>) {
-        let text: String = hashes.iter().map(|hash| format!("{hash}\n")).collect();
+        let text = encode(hashes);
         let options = AtomicWrite::PRIVATE;
         if let Err(error) = write_atomic(&*self.disk, &self.path, text.as_bytes(), &options) {
             tracing::warn!(%error, "cannot save the list of removed roots");
         }
+    }
+}
+
+fn encode(hashes: &BTreeSet<Hash>) -> String {
+    hashes.iter().map(|hash| format!("{hash}\n")).collect()
+}
+
+fn parse(bytes: &[u8]) -> BTreeSet<Hash> {
+    String::from_utf8_lossy(bytes).lines().filter_map(Hash::from_hex).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fuzz_removed_roots() {
+        let hashes = BTreeSet::from([Hash::of(b"1"), Hash::of(b"2")]);
+        fuzzing::target!(&[encode(&hashes)], |bytes: &[u8]| {
+            let found = parse(bytes);
+            assert_eq!(parse(encode(&found).as_bytes()), found);
+        });
     }
 }

@@ -195,4 +195,26 @@ mod tests {
         let json = serde_json::to_vec(&record).unwrap();
         assert_eq!(serde_json::from_slice::<FolderRecord>(&json).unwrap(), record);
     }
+
+    #[test]
+    fn fuzz_folder_record() {
+        let mut record = FolderRecord::new(3);
+        record.losses = vec![(500_000, 7)];
+        record.manifest = Some(ManifestRecord {
+            sequence: SequenceNumber(9),
+            cid: Cid::of(types::Codec::Json, b"manifest"),
+            at: Timestamp::UNIX_EPOCH,
+            folder_name: "Documents".into(),
+            folder_path: "/home/me".into(),
+            totals: Totals { files: 1, dirs: 2, bytes: 3 },
+            is_unfinished: true,
+        });
+        let examples = [FolderRecord::new(1), record].map(|one| serde_json::to_vec(&one).unwrap());
+        fuzzing::target!(&examples, |bytes: &[u8]| {
+            if let Ok(record) = serde_json::from_slice::<FolderRecord>(bytes) {
+                let again = serde_json::to_vec(&record).unwrap();
+                assert_eq!(serde_json::from_slice::<FolderRecord>(&again).unwrap(), record);
+            }
+        });
+    }
 }

@@ -154,4 +154,21 @@ mod tests {
         }
         assert_eq!(SegmentRow::decode(b""), None);
     }
+
+    #[test]
+    fn fuzz_segment_row() {
+        let block = SegmentBlock {
+            cid: Cid::of(Codec::Json, b"segment"),
+            first_path: RelPath::new("a/b").unwrap(),
+            len: 9,
+            totals: Totals { files: 3, dirs: 2, bytes: 1 << 40 },
+        };
+        let written = SegmentRow { stale: 0, block: Some(block) };
+        let examples = [SegmentRow::unwritten(7).encode(), written.encode()];
+        fuzzing::target!(&examples, |bytes: &[u8]| {
+            if let Some(row) = SegmentRow::decode(bytes) {
+                assert_eq!(SegmentRow::decode(&row.encode()), Some(row));
+            }
+        });
+    }
 }

@@ -127,3 +127,19 @@ fn rules_measured() {
     rules.enter(&RelPath::root());
     println!("a hostile file of 64 KiB: {:?}, {:?}", start.elapsed(), rules.problems());
 }
+
+#[test]
+fn fuzz_patterns() {
+    let examples = ["*.tmp", "/a/**/b/", "!x[a-z[:digit:]]?", "{a,b}\\ ", "# no\n\n**"];
+    fuzzing::target!(&examples, |bytes: &[u8]| {
+        let mut builder = GitignoreBuilder::new("");
+        for line in lines(bytes) {
+            // A line with a NUL is a comment, or is refused.
+            let is_added = add(&mut builder, line).is_ok();
+            assert!(!is_added || line.starts_with(b"#") || !line.contains(&0), "{line:?}");
+        }
+        let patterns = builder.build().unwrap();
+        decide(&patterns, b"a/x1/b", false);
+        decide(&patterns, b"\xff.tmp", true);
+    });
+}
