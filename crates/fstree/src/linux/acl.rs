@@ -92,4 +92,15 @@ mod tests {
             assert_eq!(mode_without_acl(0o777, unknown), 0o700, "{unknown:?}");
         }
     }
+
+    #[test]
+    fn fuzz_acl() {
+        let private = [(USER_OBJ, 6), (USER, 6), (GROUP_OBJ, 0), (MASK, 6), (OTHER, 0)];
+        fuzzing::target!(&[acl(&private), acl(&[(USER_OBJ, u16::MAX)])], |bytes: &[u8]| {
+            for mode in [0, 0o640, 0o7777, u32::MAX] {
+                let reduced = mode_without_acl(mode, bytes);
+                assert_eq!((reduced & !mode, reduced & !0o077), (0, mode & !0o077), "{mode:o}");
+            }
+        });
+    }
 }
