@@ -10,7 +10,7 @@ use crate::folder_files::FolderFiles;
 use crate::index::Index;
 use crate::settings::{Clock, Publisher, Tuning};
 use crate::status_registry::StatusRegistry;
-use crate::watch::Watcher;
+use crate::watch::{PostHint, Watcher};
 
 /// The services that all folders share.
 #[derive(Debug)]
@@ -28,4 +28,6 @@ pub(crate) struct Context {
     pub(crate) own_dirs: Vec<PathBuf>,
     pub(crate) statuses: StatusRegistry,
     pub(crate) watcher: Box<dyn Watcher>,
+    /// Posts hints to folders.
+    pub(crate) hints: PostHint,
 }

@@ -30,6 +30,11 @@ impl FolderFiles {
         self.roots.write().insert(number, path);
     }
 
+    /// Returns the numbers of all folders.
+    pub(crate) fn numbers(&self) -> Vec<FolderNumber> {
+        self.roots.read().keys().copied().collect()
+    }
+
     /// Stops serving the files of a folder.
     pub(crate) fn remove_root(&self, number: FolderNumber) {
         self.roots.write().remove(&number);

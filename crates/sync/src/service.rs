@@ -22,12 +22,11 @@ use crate::folder::{Config, Mailbox, Task};
 use crate::folder_files::FolderFiles;
 use crate::handle::SyncHandle;
 use crate::index::{Index, ManifestRecord, Totals};
-use crate::path_key::FolderNumber;
 use crate::publish;
 use crate::schedule::Times;
 use crate::settings::{FolderSettings, SyncOptions, SyncSettings, Tuning};
 use crate::status_registry::StatusRegistry;
-use crate::watch::{self, Hint, HintSink, NoWatcher, Watcher};
+use crate::watch::{self, HintSink, NoWatcher, PostHint, Watcher};
 
 /// Directory of the state, in the data directory of the instance.
 const DIR: &str = "sync";
@@ -212,7 +211,8 @@ pub(crate) fn open(
     }
     remove_stale_locations(&index, &in_place)?;
     let folders: Arc<RwLock<BTreeMap<FolderId, Arc<Mailbox>>>> = Arc::default();
-    let watcher = watcher_for(&options, folders.clone(), start_watcher);
+    let hints = post_hint(&options, folders.clone());
+    let watcher = watcher_for(&options, hints.clone(), start_watcher);
     let own_dirs = options.own_dirs.iter().chain([&options.data_dir]);
     let own_dirs = own_dirs.map(|dir| std::fs::canonicalize(dir).unwrap_or(dir.clone()));
     let context = Arc::new(Context {
@@ -228,6 +228,7 @@ pub(crate) fn open(
         own_dirs: own_dirs.collect(),
         statuses: StatusRegistry::new(options.confirmations),
         watcher,
+        hints,
     });
     Ok(SyncHandle { context, folders, changing: Arc::default() })
 }
@@ -247,19 +248,27 @@ fn remove_stale_locations(index: &Index, in_place: &InPlaceStore) -> Result<(), 
     Ok(())
 }
 
-fn watcher_for(
+/// Returns the function that posts hints to the folders with a running thread.
+fn post_hint(
     options: &SyncOptions,
     folders: Arc<RwLock<BTreeMap<FolderId, Arc<Mailbox>>>>,
-    start_watcher: StartWatcher<'_>,
-) -> Box<dyn Watcher> {
+) -> PostHint {
     let clock = options.clock.clone();
-    let sink = move |number: FolderNumber, hint: Hint| {
+    PostHint(Arc::new(move |number, hint| {
         let folders = folders.read();
         if let Some(mailbox) = folders.values().find(|mailbox| mailbox.number == number) {
             mailbox.hint(hint, clock.elapsed());
         }
-    };
-    match start_watcher(options.tuning.watch_limit, Box::new(sink)) {
+    }))
+}
+
+fn watcher_for(
+    options: &SyncOptions,
+    hints: PostHint,
+    start_watcher: StartWatcher<'_>,
+) -> Box<dyn Watcher> {
+    let sink = Box::new(move |number, hint| (hints.0)(number, hint));
+    match start_watcher(options.tuning.watch_limit, sink) {
         Ok(watcher) => watcher,
         Err(error) => {
             tracing::warn!(

@@ -174,4 +174,9 @@ async fn the_content_is_kept_if_the_attributes_cannot_be_listed() {
         let what = entries[&RelPath::new(at).unwrap()].error.clone().unwrap();
         assert!(what.contains("cannot list the extended attributes"), "{what}");
     }
+    // The content is not read again, but the attributes are, as soon as they can be listed.
+    let published = setup.calm().await;
+    let read = setup.files_read();
+    assert_eq!(setup.sync().await, published);
+    assert_eq!(setup.files_read(), read);
 }

@@ -81,7 +81,7 @@ fn read_file(
     opened: Option<Opened>,
 ) -> ReadResult {
     let path = job.found.path.clone();
-    let (before, mode) = (job.before, job.mode);
+    let (before, mode, inode) = (job.before, job.mode, job.found.stamp.inode);
     let outcome = match read(reader, buffer, job, opened) {
         Ok(outcome) => outcome,
         // If the copy of one file does not fit, the others are still backed up.
@@ -93,7 +93,7 @@ fn read_file(
         }
         Err(error) => ReadOutcome::Broken(error),
     };
-    ReadResult { path, before, outcome }
+    ReadResult { path, before, inode, outcome }
 }
 
 fn read(
@@ -136,7 +136,7 @@ fn read(
         let outcome = row(reader, &found, &open, content, now_ns)?;
         return Ok(match outcome {
             ReadOutcome::Row(mut row) if !is_complete => {
-                row.error.get_or_insert_with(|| BEGINNING.to_owned());
+                (row.error, row.is_attribute_error) = (Some(BEGINNING.to_owned()), false);
                 ReadOutcome::Row(row)
             }
             outcome => outcome,
@@ -169,6 +169,7 @@ fn row(
     let unread = read.problem();
     let device = reader.root.identity().device;
     let mut row = Row::new(found, device, RowKind::File(content), read.xattrs);
+    row.is_attribute_error = unread.is_some();
     row.error = unread;
     row.is_racy = is_racy(found.stamp.ctime, now_ns);
     Ok(ReadOutcome::Row(Box::new(row)))

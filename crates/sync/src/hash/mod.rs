@@ -115,6 +115,8 @@ pub(crate) struct ReadResult {
     pub(crate) path: RelPath,
     /// See [`ReadJob::before`].
     pub(crate) before: Option<RowStamp>,
+    /// The inode that the scan found.
+    pub(crate) inode: u64,
     pub(crate) outcome: ReadOutcome,
 }
 

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use redb::{ReadableTable, Table, WriteTransaction};
 use types::{FolderId, RelPath};
 
+use super::links::Links;
 use super::segments::Marker;
 use super::{
     BY_ID, BY_INODE, Bytes, DbResult, ERRORS, ErrorRow, FILES, FolderRecord, Index, LOSS_WINDOW,
@@ -140,6 +141,7 @@ struct ApplyTransaction<'a, 'txn> {
     files: Table<'txn, Bytes, Bytes>,
     by_id: Table<'txn, u64, Bytes>,
     by_inode: Table<'txn, (u32, u64), u64>,
+    links: Links<'txn>,
     segments: Table<'txn, Bytes, Bytes>,
     errors: Table<'txn, Bytes, Bytes>,
     marker: Marker,
@@ -161,6 +163,7 @@ impl<'a, 'txn> ApplyTransaction<'a, 'txn> {
             files: txn.open_table(FILES)?,
             by_id: txn.open_table(BY_ID)?,
             by_inode: txn.open_table(BY_INODE)?,
+            links: Links::open(txn, record.number)?,
             segments: txn.open_table(SEGMENTS)?,
             errors: txn.open_table(ERRORS)?,
             marker: Marker::new(record.number, record.counter),
@@ -221,6 +224,7 @@ impl<'a, 'txn> ApplyTransaction<'a, 'txn> {
             self.by_inode.insert((self.record.number, row.stamp.inode), id.0)?;
         }
         self.files.insert(&key[..], &row.encode()[..])?;
+        self.links.replace(&key, old.as_ref(), Some(&row))?;
         self.count(path, old.as_ref(), -1);
         self.count(path, Some(&row), 1);
         self.note_difference(path, &key, old.as_ref(), &row)?;
@@ -303,6 +307,9 @@ impl<'a, 'txn> ApplyTransaction<'a, 'txn> {
         {
             return Ok(());
         }
+        if self.links.other_name(&self.files, key, old)?.is_some() {
+            return Ok(());
+        }
         self.record.lost += u64::from(old.sequence <= self.record.sequence().0);
         let age = hour_of(self.now).saturating_sub(old.hour);
         if age >= LOSS_WINDOW {
@@ -316,6 +323,10 @@ impl<'a, 'txn> ApplyTransaction<'a, 'txn> {
         let Some(id) = old.content().and_then(|content| content.id) else { return Ok(()) };
         let is_here = self.by_id.get(id.0)?.is_some_and(|at| at.value() == key);
         if !is_here {
+            return Ok(());
+        }
+        if let Some(other) = self.links.other_name(&self.files, key, old)? {
+            self.by_id.insert(id.0, &other[..])?;
             return Ok(());
         }
         self.by_id.remove(id.0)?;
@@ -347,7 +358,8 @@ impl<'a, 'txn> ApplyTransaction<'a, 'txn> {
     fn fail(&mut self, path: &RelPath, what: &str, is_marked: bool) -> DbResult<()> {
         let key = key_of(self.record.number, path);
         if is_marked && let Some(old) = self.row(&key)? {
-            let row = Row { error: Some(what.to_owned()), ..old.clone() };
+            let error = Some(what.to_owned());
+            let row = Row { error, is_attribute_error: false, ..old.clone() };
             if row != old {
                 self.files.insert(&key[..], &row.encode()[..])?;
                 self.note_difference(path, &key, Some(&old), &row)?;
@@ -412,6 +424,7 @@ impl<'a, 'txn> ApplyTransaction<'a, 'txn> {
                 self.record.deleted += u64::from(row.sequence <= self.record.sequence().0);
                 self.drop_id(&row, &key)?;
                 self.files.remove(&key[..])?;
+                self.links.replace(&key, Some(&row), None)?;
                 if let Some((_, path)) = crate::path_key::path_of(&key) {
                     self.count(&path, Some(&row), -1);
                 }

@@ -14,6 +14,7 @@
 mod apply;
 mod backend;
 mod codec;
+mod links;
 mod manifest;
 mod record;
 mod row;
@@ -31,7 +32,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use disk::{Disk, DiskFile};
 use parking_lot::Mutex;
 use redb::{
-    Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
+    Database, MultimapTableDefinition, ReadTransaction, ReadableDatabase, ReadableTable,
+    TableDefinition, WriteTransaction,
 };
 use store::FileId;
 use types::{FolderId, RelPath};
@@ -51,8 +53,9 @@ pub(crate) use snapshot::{RawRow, Snapshot};
 use crate::error::SyncError;
 use crate::path_key::{FolderNumber, folder_range, key_of, path_of};
 
-/// Format 1 had receipts in the table of the folders.
-const FORMAT: u32 = 2;
+/// Format 1 had receipts in the table of the folders, format 2 no table of links.
+const FORMAT: u32 = 3;
+const FORMAT_WITHOUT_LINKS: u64 = 2;
 const FILE: &str = "index.redb";
 /// Name of the database until it is complete.
 const NEW_FILE: &str = "index.redb.new";
@@ -68,6 +71,8 @@ const FOLDERS: TableDefinition<&str, Bytes> = TableDefinition::new("folders");
 const FILES: BytesTable = TableDefinition::new("files");
 const BY_ID: TableDefinition<u64, Bytes> = TableDefinition::new("by_id");
 const BY_INODE: TableDefinition<(u32, u64), u64> = TableDefinition::new("by_inode");
+/// The keys of all rows of an inode with several names.
+const LINKS: MultimapTableDefinition<(u32, u64), Bytes> = MultimapTableDefinition::new("links");
 const SEGMENTS: BytesTable = TableDefinition::new("segments");
 const ERRORS: BytesTable = TableDefinition::new("errors");
 
@@ -141,10 +146,10 @@ impl Index {
         let starts = index.write("open", |txn| {
             let mut meta = txn.open_table(META)?;
             let format = meta.get("format")?.map(|value| value.value());
-            if let Some(found) = format
-                && found != u64::from(FORMAT)
-            {
-                return Ok(Err(found));
+            match format {
+                Some(FORMAT_WITHOUT_LINKS) => links::fill(txn)?,
+                Some(found) if found != u64::from(FORMAT) => return Ok(Err(found)),
+                _ => {}
             }
             meta.insert("format", u64::from(FORMAT))?;
             let starts = meta.get("starts")?.map_or(0, |value| value.value()) + 1;
@@ -154,6 +159,7 @@ impl Index {
             txn.open_table(FILES)?;
             txn.open_table(BY_ID)?;
             txn.open_table(BY_INODE)?;
+            txn.open_multimap_table(LINKS)?;
             txn.open_table(SEGMENTS)?;
             txn.open_table(ERRORS)?;
             Ok(Ok(starts))
@@ -338,6 +344,7 @@ impl Index {
             }
             let inodes = (record.number, 0)..=(record.number, u64::MAX);
             txn.open_table(BY_INODE)?.retain_in(inodes, |_, _| false)?;
+            links::remove_folder(txn, record.number)?;
             for table in [SEGMENTS, ERRORS] {
                 let mut table = txn.open_table(table)?;
                 table.retain_in(&range.start[..]..&range.end[..], |_, _| false)?;

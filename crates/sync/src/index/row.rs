@@ -86,12 +86,16 @@ pub(crate) struct Row {
     pub(crate) gid: u32,
     /// An id that all names of one file share, if it has several.
     pub(crate) hard_link: Option<u64>,
+    /// The number of names; 0 if it is unknown, because an earlier version stored the row.
+    pub(crate) links: u64,
     /// The extended attributes.
     pub(crate) xattrs: Xattrs,
     /// The kind of entry.
     pub(crate) kind: RowKind,
     /// Why the row differs from the entry on disk.
     pub(crate) error: Option<String>,
+    /// True if the error concerns only the extended attributes; the content is complete.
+    pub(crate) is_attribute_error: bool,
     /// True if the file was changed so shortly before it was read that a further write may
     /// have left the stamp unchanged. The next scan reads it again.
     pub(crate) is_racy: bool,
@@ -104,7 +108,9 @@ pub(crate) struct Row {
     pub(crate) sequence: u64,
 }
 
-const ROW_FORMAT: u8 = 1;
+/// Format 1 had neither the number of names nor the kind of an error.
+const ROW_FORMAT: u8 = 2;
+const ROW_FORMAT_1: u8 = 1;
 
 const HARD_LINK: u8 = 1;
 const XATTRS: u8 = 1 << 1;
@@ -134,9 +140,11 @@ impl Row {
             uid: found.uid,
             gid: found.gid,
             hard_link: found.hard_link,
+            links: if found.hard_link.is_some() { found.links } else { 1 },
             xattrs,
             kind,
             error: None,
+            is_attribute_error: false,
             is_racy: false,
             is_unread: false,
             hour: 0,
@@ -259,6 +267,7 @@ impl Row {
         }
         if let Some(hard_link) = self.hard_link {
             out.number(hard_link);
+            out.number(self.links);
         }
         if !self.xattrs.is_empty() {
             out.number(self.xattrs.len() as u64);
@@ -269,6 +278,7 @@ impl Row {
         }
         if let Some(error) = &self.error {
             out.bytes(error.as_bytes());
+            out.byte(self.is_attribute_error.into());
         }
         out.0
     }
@@ -276,7 +286,8 @@ impl Row {
     /// Decodes a value; `None` if it is malformed.
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         let mut from = Reader(bytes);
-        if from.byte()? != ROW_FORMAT {
+        let format = from.byte()?;
+        if format != ROW_FORMAT && format != ROW_FORMAT_1 {
             return None;
         }
         let tag = from.byte()?;
@@ -316,6 +327,11 @@ impl Row {
             _ => return None,
         };
         let hard_link = if flags & HARD_LINK != 0 { Some(from.number()?) } else { None };
+        let links = match (hard_link, format) {
+            (None, _) => 1,
+            (Some(_), ROW_FORMAT_1) => 0,
+            (Some(_), _) => from.number()?,
+        };
         let mut xattrs = Xattrs::new();
         if flags & XATTRS != 0 {
             for _ in 0..from.number()? {
@@ -323,6 +339,10 @@ impl Row {
             }
         }
         let error = if flags & ERROR != 0 { Some(from.text()?) } else { None };
+        let is_attribute_error = match (&error, format) {
+            (None, _) | (_, ROW_FORMAT_1) => false,
+            _ => from.byte()? != 0,
+        };
         from.is_at_end().then_some(Self {
             stamp,
             born,
@@ -330,9 +350,11 @@ impl Row {
             uid,
             gid,
             hard_link,
+            links,
             xattrs,
             kind,
             error,
+            is_attribute_error,
             is_racy: flags & RACY != 0,
             is_unread: flags & UNREAD != 0,
             hour,
@@ -371,6 +393,7 @@ pub(crate) mod tests {
             uid: 1000,
             gid: 1000,
             hard_link: None,
+            links: 1,
             xattrs: Xattrs::new(),
             kind: RowKind::File(Content {
                 id: Some(FileId(inode)),
@@ -379,6 +402,7 @@ pub(crate) mod tests {
                 is_sparse: false,
             }),
             error: None,
+            is_attribute_error: false,
             is_racy: false,
             is_unread: false,
             hour: 400_000,
@@ -417,15 +441,18 @@ pub(crate) mod tests {
             (inode, size, sequence) in any::<(u64, u64, u64)>(),
             (mtime, ctime) in any::<((i64, i64), (i64, i64))>(),
             (mode, uid, gid, hour) in any::<(u32, u32, u32, u32)>(),
-            flags in any::<(bool, bool, bool)>(),
+            flags in any::<(bool, bool, bool, bool)>(),
             born in any::<Option<(i64, i64)>>(),
-            hard_link in any::<Option<u64>>(),
+            hard_link in any::<Option<(u64, u64)>>(),
             xattrs in prop::collection::btree_map(any::<Vec<u8>>(), any::<Vec<u8>>(), 0..3),
             error in any::<Option<String>>(),
         ) {
             let stamp = RowStamp { inode, size, mtime, ctime, is_elsewhere: flags.0 };
+            let links = hard_link.map_or(1, |(_, links)| links);
+            let hard_link = hard_link.map(|(id, _)| id);
+            let is_attribute_error = error.is_some() && flags.3;
             let row = Row {
-                stamp, born, mode, uid, gid, hard_link, xattrs, kind, error,
+                stamp, born, mode, uid, gid, hard_link, links, xattrs, kind, error, is_attribute_error,
                 is_racy: flags.1, is_unread: flags.2, hour, sequence,
             };
             let bytes = row.encode();
@@ -448,6 +475,26 @@ pub(crate) mod tests {
                 assert_eq!(Row::decode(&row.encode()), Some(row));
             }
         });
+    }
+
+    /// The number of names, and whether an error concerns only the attributes, are unknown.
+    #[test]
+    fn a_row_of_format_1_is_read() {
+        let row = Row {
+            hard_link: Some(9),
+            links: 0,
+            error: Some("denied".to_owned()),
+            ..file_row(1, b"a", 5)
+        };
+        let mut bytes = row.encode();
+        assert_eq!(bytes[0], ROW_FORMAT);
+        bytes[0] = ROW_FORMAT_1;
+        // Without the number of names, a zero before the length of the text, and the kind of
+        // the error at the end.
+        let text = bytes.len() - 1 - "denied".len() - 1;
+        assert_eq!((bytes[text - 1], bytes.pop()), (0, Some(0)));
+        bytes.remove(text - 1);
+        assert_eq!(Row::decode(&bytes), Some(row));
     }
 
     #[test]

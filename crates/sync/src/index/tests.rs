@@ -185,6 +185,56 @@ fn ids_follow_a_rename_and_a_swap() {
 }
 
 #[test]
+fn the_names_of_a_file_share_its_id() {
+    let setup = Setup::new();
+    let linked = Row { hard_link: Some(10), links: 3, sequence: 0, ..file_row(10, b"A", 5) };
+    setup.apply(&["a", "b", "c"].map(|name| put(name, linked.clone())));
+    let number = setup.record().number;
+    let names = |inode| {
+        let names = setup.index.names_of_inode(number, inode).unwrap();
+        names.iter().map(|(path, _)| path.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(names(10), ["a", "b", "c"]);
+    let lost = setup.record().lost;
+    for (gone, left) in [("c", 2), ("a", 1), ("b", 0)] {
+        setup.forget(gone, Some(linked.stamp));
+        assert_eq!(names(10).len(), left, "{gone}");
+        let located = setup.index.locate(FileId(10)).unwrap();
+        assert_eq!(located.is_some(), left > 0, "{gone}");
+    }
+    assert_eq!(setup.record().lost, lost + 1, "one content was lost");
+    // A removed folder leaves no names.
+    setup.apply(&["a", "b"].map(|name| put(name, linked.clone())));
+    setup.index.remove_folder(&setup.folder).unwrap();
+    assert_eq!(names(10), [""; 0]);
+}
+
+/// An earlier version did not have the table of names.
+#[test]
+fn an_index_of_format_2_is_converted() {
+    let setup = Setup::new();
+    let linked = Row { hard_link: Some(10), links: 2, ..file_row(10, b"A", 5) };
+    let single = file_row(20, b"B", 5);
+    setup.apply(&[put("a", linked.clone()), put("b", linked), put("single", single)]);
+    let number = setup.record().number;
+    setup
+        .index
+        .write("change", |txn| {
+            txn.delete_multimap_table(LINKS)?;
+            txn.open_table(META)?.insert("format", FORMAT_WITHOUT_LINKS)?;
+            Ok(())
+        })
+        .unwrap();
+    let Setup { disk, index, .. } = setup;
+    drop(index);
+    for _ in 0..2 {
+        let index = open(&disk).unwrap();
+        assert_eq!(index.names_of_inode(number, 10).unwrap().len(), 2);
+        assert_eq!(index.names_of_inode(number, 20).unwrap().len(), 1);
+    }
+}
+
+#[test]
 fn a_change_marks_its_segment_and_no_other() {
     let setup = Setup::new();
     assert_eq!(setup.stale(), [""]);

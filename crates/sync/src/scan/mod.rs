@@ -10,6 +10,7 @@
 //!
 //! Absent: the decision when to scan (`schedule`), and publishing (`publish`).
 
+mod links;
 mod reconcile;
 mod rows;
 mod targets;
@@ -29,6 +30,7 @@ use crate::index::{Batch, Change, RowStamp};
 use crate::path_key::{FolderNumber, below_range, cmp_path_to_key};
 use crate::rules::Rules;
 use crate::watch::WatchResult;
+use links::LinkedFiles;
 use rows::RowCursor;
 pub(crate) use targets::{Targets, normalise};
 
@@ -119,6 +121,7 @@ pub(crate) struct Scan<'a> {
     failed: BTreeSet<RelPath>,
     /// Problems of ignore files.
     problems: Vec<(RelPath, String)>,
+    linked: LinkedFiles,
     /// New directories, to be scanned deep after the current one.
     queue: Vec<RelPath>,
     /// The scanned directories, and whether each scan was deep.
@@ -150,6 +153,7 @@ pub(crate) fn scan<'a>(
         gone: Vec::new(),
         failed: BTreeSet::new(),
         problems: Vec::new(),
+        linked: LinkedFiles::default(),
         queue: Vec::new(),
         scanned_dirs: BTreeMap::new(),
         root_entries: 0,
@@ -175,9 +179,14 @@ impl Scan<'_> {
         for path in targets.files {
             self.scan_file(&path)?;
         }
-        while let Some(read) = self.pool.finish_one() {
-            self.record(read)?;
-            self.flush_if_due()?;
+        loop {
+            while let Some(read) = self.pool.finish_one() {
+                self.record(read)?;
+                self.flush_if_due()?;
+            }
+            if !self.examine_linked()? {
+                break;
+            }
         }
         self.clear_errors()?;
         // Rows are removed only if the root is still the same directory.
@@ -405,6 +414,8 @@ impl Scan<'_> {
     fn mark_gone(&mut self, rows: &mut RowCursor<'_>, path: RelPath, row: &crate::index::Row) {
         if row.is_dir() {
             rows.skip_within(&path);
+        } else if row.hard_link.is_some() {
+            self.linked.gone.push((path.clone(), row.stamp.inode));
         }
         self.gone.push((path, Some(row.stamp)));
     }
@@ -490,7 +501,7 @@ impl Scan<'_> {
         self.start_batch_timer();
         if let Some(row) = self.batch.row(path) {
             let mut row = Box::new(row.clone());
-            row.error = Some(what);
+            (row.error, row.is_attribute_error) = (Some(what), false);
             self.batch.add(path.clone(), Change::Put { row, before: None });
         } else {
             self.batch.add(path.clone(), Change::Fail { what, is_marked: true });
@@ -499,9 +510,10 @@ impl Scan<'_> {
 
     /// Records the result of reading a file.
     fn record(&mut self, read: ReadResult) -> Result<(), ScanError> {
-        let ReadResult { path, before, outcome } = read;
+        let ReadResult { path, before, inode, outcome } = read;
         match outcome {
             ReadOutcome::Row(row) => {
+                self.share_row(&path, &row, inode)?;
                 self.mark_resolved(&path);
                 if row.error.is_some() {
                     self.failed.insert(path.clone());
@@ -509,6 +521,7 @@ impl Scan<'_> {
                 }
                 self.start_batch_timer();
                 self.batch.add(path, Change::Put { row, before });
+                return Ok(());
             }
             ReadOutcome::Changing => self.report.changing.push(path),
             ReadOutcome::Gone => {
@@ -521,6 +534,7 @@ impl Scan<'_> {
             }
             ReadOutcome::Broken(error) => return Err(error.into()),
         }
+        self.read_next_name(inode);
         Ok(())
     }
 

@@ -6,7 +6,6 @@ use types::{RelPath, with_causes};
 use super::targets::ancestors;
 use super::{Scan, ScanError};
 use crate::error::SyncError;
-use crate::hash::{ReadJob, ReadMode};
 use crate::index::{Change, Row, RowKind, RowStamp, kind_of};
 
 impl Scan<'_> {
@@ -25,12 +24,16 @@ impl Scan<'_> {
             return Ok(());
         }
         let is_suspect = self.options.is_rehash || self.options.suspects.contains(&found.path);
-        let is_unchanged = row.is_some_and(|row| {
+        let known = row.filter(|row| {
             let is_due = row.is_racy || (row.is_unread && self.is_all);
-            row.content().is_some() && row.stamp == stamp && row.error.is_none() && !is_due
+            let is_complete = row.error.is_none() || row.is_attribute_error;
+            row.content().is_some() && row.stamp == stamp && is_complete && !is_due
         });
-        if is_unchanged && !is_suspect {
+        if let Some(row) = known.filter(|_| !is_suspect) {
             self.mark_resolved(&found.path);
+            if row.is_attribute_error {
+                self.read_attributes(found, row);
+            }
             return Ok(());
         }
         let before = row.map(|row| row.stamp);
@@ -39,16 +42,42 @@ impl Scan<'_> {
             self.put(found.path, moved, before);
             return Ok(());
         }
-        let mode = self.options.modes.get(&found.path).copied().unwrap_or(ReadMode::InPlace);
-        self.pool.add(ReadJob { found, before, mode });
+        // (A file may have one name left of several.)
+        let is_linked = found.links > 1 || row.is_some_and(|row| row.links > 1);
+        let is_shared = is_linked && !self.options.suspects.contains(&found.path);
+        let found = if is_shared { self.share(found, before)? } else { Some(found) };
+        if let Some(found) = found {
+            self.read(found, before);
+        }
         Ok(())
     }
 
-    fn device(&self) -> u64 {
+    /// Reads the extended attributes of a file again that could not be read before. The content
+    /// of the file is known.
+    fn read_attributes(&mut self, found: FoundEntry, row: &Row) {
+        let (xattrs, problem) = match self.reader.root.xattrs(&found) {
+            Ok(read) => {
+                let problem = read.problem();
+                (read.xattrs, problem)
+            }
+            Err(error) => (row.xattrs.clone(), Some(with_causes(&error))),
+        };
+        if problem.is_some() {
+            self.failed.insert(found.path.clone());
+            self.has_errors = true;
+        }
+        let is_attribute_error = problem.is_some();
+        let new = Row { xattrs, error: problem, is_attribute_error, ..row.clone() };
+        if new != *row {
+            self.put(found.path, new, Some(row.stamp));
+        }
+    }
+
+    pub(super) fn device(&self) -> u64 {
         self.reader.root.identity().device
     }
 
-    fn put(&mut self, path: RelPath, row: Row, before: Option<RowStamp>) {
+    pub(super) fn put(&mut self, path: RelPath, row: Row, before: Option<RowStamp>) {
         self.start_batch_timer();
         self.batch.add(path, Change::Put { row: Box::new(row), before });
     }
@@ -117,7 +146,10 @@ impl Scan<'_> {
         let mut new = Row::new(found, self.device(), kind, read.xattrs);
         if problem.is_some() {
             self.failed.insert(found.path.clone());
-            new.error = problem;
+            (new.error, new.is_attribute_error) = (problem, true);
+        }
+        if new.links > 1 {
+            self.note_linked_change(&found.path, stamp.inode, Some(&stamp))?;
         }
         self.put(found.path.clone(), new, row.map(|row| row.stamp));
         Ok(())

@@ -22,6 +22,7 @@ mod inotify;
 
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 
 use fstree::SourceTree;
 use types::RelPath;
@@ -58,6 +59,16 @@ pub(crate) enum WatchResult {
 
 /// Receives hints with the number of their folder.
 pub(crate) type HintSink = Box<dyn Fn(FolderNumber, Hint) + Send + Sync>;
+
+/// Posts a hint that does not come from the watcher.
+#[derive(Clone)]
+pub(crate) struct PostHint(pub(crate) Arc<dyn Fn(FolderNumber, Hint) + Send + Sync>);
+
+impl fmt::Debug for PostHint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PostHint")
+    }
+}
 
 /// Watches the directories of all folders and delivers hints to the [`HintSink`] that it was
 /// started with. Dropping it ends the delivery.
