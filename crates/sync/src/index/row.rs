@@ -452,7 +452,8 @@ pub(crate) mod tests {
             let hard_link = hard_link.map(|(id, _)| id);
             let is_attribute_error = error.is_some() && flags.3;
             let row = Row {
-                stamp, born, mode, uid, gid, hard_link, links, xattrs, kind, error, is_attribute_error,
+                stamp, born, mode, uid, gid, hard_link, links, xattrs, kind, error,
+                is_attribute_error,
                 is_racy: flags.1, is_unread: flags.2, hour, sequence,
             };
             let bytes = row.encode();
