@@ -6,8 +6,9 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use disk::{AtomicWrite, RealDisk, write_atomic};
+use disk::{AtomicWrite, Disk, Parsed, StateError, read_state, write_atomic};
 use net::PeerId;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -43,6 +44,7 @@ struct Wire {
 /// The acceptances of all sources.
 #[derive(Debug)]
 pub(crate) struct AcceptanceFile {
+    disk: Arc<dyn Disk>,
     path: PathBuf,
     /// Locked while the file is written; the tasks of the sources can read meanwhile.
     writing: Mutex<()>,
@@ -50,21 +52,23 @@ pub(crate) struct AcceptanceFile {
 }
 
 impl AcceptanceFile {
-    /// Reads the file. A missing or unreadable file has no acceptances. Blocks the thread.
-    pub(crate) fn open(data_dir: &Path) -> Self {
+    /// Reads the file. A missing file has no acceptances. A damaged file is kept under another
+    /// name, and has none either. Blocks the thread.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`StateError`] if the file cannot be read, or was written by a later version.
+    pub(crate) fn open(disk: Arc<dyn Disk>, data_dir: &Path) -> Result<Self, StateError> {
         let path = data_dir.join(FILE_NAME);
-        let sources = match read(&path) {
-            Ok(sources) => sources,
-            Err(reason) => {
-                tracing::warn!(
-                    path = %path.display(),
-                    reason,
-                    "cannot read the acceptances; run `archivist source accept` again if a source is refused"
-                );
-                BTreeMap::new()
-            }
-        };
-        Self { path, writing: Mutex::new(()), sources: Mutex::new(sources) }
+        let read = read_state(&*disk, &path, FILE_LEN_MAX, parse)?;
+        if let Some(kept) = read.kept {
+            tracing::error!(
+                "the accepted manifests: {kept}; run `archivist source accept` again if a source \
+                 is refused"
+            );
+        }
+        let sources = Mutex::new(read.value.unwrap_or_default());
+        Ok(Self { disk, path, writing: Mutex::new(()), sources })
     }
 
     /// Returns the manifest that was accepted for a folder while `newest` was its newest snapshot.
@@ -94,62 +98,78 @@ impl AcceptanceFile {
         next.entry(source.to_string()).or_default().extend(folders);
         let wire = Wire { version: VERSION, sources: next };
         let json = serde_json::to_vec_pretty(&wire)?;
-        write_atomic(&RealDisk, &self.path, &json, &AtomicWrite::PRIVATE)?;
+        write_atomic(&*self.disk, &self.path, &json, &AtomicWrite::PRIVATE)?;
         *self.sources.lock() = wire.sources;
         Ok(())
     }
 }
 
-fn read(path: &Path) -> Result<BTreeMap<String, Folders>, String> {
-    let len = match std::fs::metadata(path) {
-        Ok(metadata) => metadata.len(),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
-        Err(error) => return Err(error.to_string()),
-    };
-    if len > FILE_LEN_MAX {
-        return Err(format!("the file is too long: {len} bytes"));
+fn parse(bytes: &[u8]) -> Parsed<BTreeMap<String, Folders>> {
+    #[derive(Deserialize)]
+    struct Version {
+        version: u32,
     }
-    let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
-    parse(&bytes)
-}
-
-fn parse(bytes: &[u8]) -> Result<BTreeMap<String, Folders>, String> {
-    let wire: Wire = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
-    if wire.version != VERSION {
-        return Err(format!("unsupported version {}", wire.version));
+    match serde_json::from_slice::<Wire>(bytes) {
+        Ok(wire) if wire.version == VERSION => Parsed::Valid(wire.sources),
+        result => match serde_json::from_slice::<Version>(bytes) {
+            Ok(found) if found.version > VERSION => Parsed::Newer,
+            _ => Parsed::of(
+                result
+                    .map_err(|error| error.to_string())
+                    .and_then(|wire| Err(format!("there is no version {}", wire.version))),
+            ),
+        },
     }
-    Ok(wire.sources)
 }
 
 #[cfg(test)]
 mod tests {
+    use disk::read_file;
+    use disk::sim::{EACCES, EIO, EMFILE, FaultRule, SimDisk};
     use types::Codec;
 
     use super::*;
 
+    fn path() -> PathBuf {
+        Path::new("/data").join(FILE_NAME)
+    }
+
+    fn disk() -> SimDisk {
+        let disk = SimDisk::new();
+        disk.create_dir(Path::new("/data")).unwrap();
+        disk
+    }
+
+    fn open(disk: &SimDisk) -> Result<AcceptanceFile, StateError> {
+        AcceptanceFile::open(Arc::new(disk.clone()), Path::new("/data"))
+    }
+
     #[test]
     fn it_holds_over_one_manifest_and_survives_a_restart() {
-        let dir = tempfile::tempdir().unwrap();
+        let disk = disk();
         let peer = PeerId::random();
         let folder: FolderId = "docs".parse().unwrap();
         let [old, new, other] = [b"old", b"new", b"oth"].map(|b| Cid::of(Codec::DagCbor, b));
         let acceptance = Acceptance { sequence: SequenceNumber(3), manifest: new, over: old };
-        AcceptanceFile::open(dir.path()).add(&peer, [(folder.clone(), acceptance)]).unwrap();
-        let file = AcceptanceFile::open(dir.path());
+        open(&disk).unwrap().add(&peer, [(folder.clone(), acceptance)]).unwrap();
+        let file = open(&disk).unwrap();
         assert_eq!(file.get(&peer, &folder, &old), Some((SequenceNumber(3), new)));
         assert_eq!(file.get(&peer, &folder, &other), None);
         assert_eq!(file.get(&PeerId::random(), &folder, &old), None);
     }
 
     #[test]
-    fn garbage_is_as_good_as_nothing() {
-        for garbage in ["", "{", "[]", r#"{"version":2,"sources":{}}"#] {
-            let dir = tempfile::tempdir().unwrap();
-            std::fs::write(dir.path().join(FILE_NAME), garbage).unwrap();
-            let file = AcceptanceFile::open(dir.path());
+    fn a_damaged_file_is_kept_under_another_name() {
+        for damaged in ["", "{", "[]", r#"{"version":0,"sources":{}}"#] {
+            let disk = disk();
+            open(&disk).unwrap().add(&PeerId::random(), []).unwrap();
+            disk.damage(&path(), |bytes| *bytes = damaged.as_bytes().to_vec());
+            let file = open(&disk).unwrap();
             assert!(file.sources.lock().is_empty());
             file.add(&PeerId::random(), []).unwrap();
-            assert_eq!(AcceptanceFile::open(dir.path()).sources.lock().len(), 1);
+            let kept = PathBuf::from(format!("{}.damaged-1", path().display()));
+            assert_eq!(read_file(&disk, &kept, 100).unwrap(), damaged.as_bytes());
+            assert_eq!(open(&disk).unwrap().sources.lock().len(), 1);
         }
     }
 
@@ -163,9 +183,29 @@ mod tests {
             serde_json::to_vec(&Wire { version: VERSION, sources }).unwrap()
         };
         fuzzing::target!(&[encode(sources)], |bytes: &[u8]| {
-            if let Ok(sources) = parse(bytes) {
-                assert_eq!(parse(&encode(sources.clone())), Ok(sources));
+            if let Parsed::Valid(sources) = parse(bytes) {
+                assert_eq!(parse(&encode(sources.clone())), Parsed::Valid(sources));
             }
         });
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_stops_the_start_and_stays() {
+        let disk = disk();
+        open(&disk).unwrap().add(&PeerId::random(), []).unwrap();
+        let content = read_file(&disk, &path(), FILE_LEN_MAX).unwrap();
+        for error in [EIO, EACCES, EMFILE] {
+            disk.add_fault(FaultRule::reads(error).on(FILE_NAME));
+            let error = open(&disk).unwrap_err();
+            assert!(error.to_string().contains(FILE_NAME), "{error}");
+            disk.clear_fault_rules();
+        }
+        assert_eq!(open(&disk).unwrap().sources.lock().len(), 1);
+        let newer = br#"{"version":2,"sources":[]}"#;
+        disk.damage(&path(), |bytes| *bytes = newer.to_vec());
+        assert!(matches!(open(&disk), Err(StateError::Newer { .. })));
+        assert_eq!(read_file(&disk, &path(), 100).unwrap(), newer);
+        disk.damage(&path(), |bytes| *bytes = content);
+        assert_eq!(disk.list(Path::new("/data")).unwrap(), [FILE_NAME]);
     }
 }

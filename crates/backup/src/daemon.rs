@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use disk::{Disk, RealDisk};
+use disk::{Disk, RealDisk, StateError};
 use manifest::{ClientError, ManifestClient};
 use net::{Handle, Keypair};
 use protocols::{Clock, Panicked, SessionPool, blocking};
@@ -67,6 +67,13 @@ pub enum BackupStartError {
     /// The client for manifest servers cannot be created.
     #[error(transparent)]
     Client(#[from] ClientError),
+    /// The acceptances cannot be read. Nothing was changed.
+    #[error(
+        "cannot read the accepted manifests; nothing was changed: give the file back to the user \
+         who runs this program, or move it away and run `archivist source accept` again if a \
+         source is refused"
+    )]
+    Acceptances(#[from] StateError),
     /// Reading the acceptances panicked.
     #[error(transparent)]
     Panicked(#[from] Panicked),
@@ -96,14 +103,15 @@ impl BackupDaemon {
     ///
     /// # Errors
     ///
-    /// Returns [`BackupStartError`] if the client for manifest servers cannot be created.
+    /// Returns [`BackupStartError`] if the client for manifest servers cannot be created, or the
+    /// acceptances cannot be read.
     pub async fn start(options: BackupOptions) -> Result<Self, BackupStartError> {
         let client = ManifestClient::new(Some(options.net.peer_id()))?;
         Self::start_with(options, client, Arc::new(RealDisk)).await
     }
 
     /// Starts the daemon with this client for manifest servers, and this disk for the signed
-    /// receipts, for a simulation.
+    /// receipts and the acceptances, for a simulation.
     ///
     /// # Errors
     ///
@@ -122,11 +130,12 @@ impl BackupDaemon {
             net,
             snapshots: snapshots.clone(),
             puller: puller.clone(),
-            issued: IssuedReceipts::new(disk, &data_dir, keypair),
+            issued: IssuedReceipts::new(disk.clone(), &data_dir, keypair),
         });
         let acceptances = {
             let data_dir = data_dir.clone();
-            blocking(move || Ok::<_, BackupStartError>(AcceptanceFile::open(&data_dir))).await?
+            blocking(move || Ok::<_, BackupStartError>(AcceptanceFile::open(disk, &data_dir)?))
+                .await?
         };
         let (registry, links, stop) =
             (StatusRegistry::new(), Links::default(), CancellationToken::new());

@@ -9,6 +9,9 @@
 //! [`write_atomic`] is the only way to write a small file as a whole. Packs and
 //! indexes, which grow, use [`DiskFile`] directly and sync it themselves.
 //!
+//! [`read_state`] is the way to read a small file of state, and [`read_cache`] to
+//! read one on which nothing depends.
+//!
 //! Absent: the files of users. Crate `fstree` reads and writes those.
 
 mod aside;
@@ -19,6 +22,7 @@ mod read_only;
 mod real;
 #[cfg(any(test, feature = "testing"))]
 pub mod sim;
+mod state;
 
 pub use aside::{ASIDE, Aside};
 pub use atomic::{AtomicWrite, Existing, FileError, Permissions, Writers, read_file, write_atomic};
@@ -26,3 +30,4 @@ pub use disk::{Disk, DiskFile, Space};
 #[cfg(any(test, feature = "testing"))]
 pub use read_only::ReadOnlyDisk;
 pub use real::RealDisk;
+pub use state::{Kept, Parsed, StateError, StateRead, read_cache, read_state};

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use api::OutstandingBlock;
-use disk::{AtomicWrite, RealDisk, read_file, write_atomic};
+use disk::{AtomicWrite, Parsed, RealDisk, read_cache, write_atomic};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -72,6 +72,12 @@ struct Saved {
     found: u64,
     healed: u64,
     blocks: Vec<OutstandingBlock>,
+}
+
+impl Saved {
+    fn parse(bytes: &[u8]) -> Parsed<Self> {
+        Parsed::of(serde_json::from_slice(bytes))
+    }
 }
 
 fn pause(attempts: u64, is_lost: bool) -> Duration {
@@ -260,24 +266,15 @@ impl HealingState {
         }
     }
 
-    /// Reads the state from its file. Every block is due.
+    /// Reads the state from its file. Every block is due. A file that cannot be used is kept
+    /// under another name.
     pub(crate) fn read(path: &Path, now: Instant) -> Self {
-        let bytes = match read_file(&RealDisk, path, FILE_LEN_MAX) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Self::default(),
-            Err(error) => {
-                tracing::warn!(%error, "cannot read the list of damaged blocks; it is ignored");
-                return Self::default();
-            }
-        };
-        Self::parse(&bytes, now)
+        let consequence = "the damaged blocks are found again, and the counters start at 0";
+        let saved = read_cache(&RealDisk, path, FILE_LEN_MAX, consequence, Saved::parse);
+        Self::of(saved.unwrap_or_default(), now)
     }
 
-    fn parse(bytes: &[u8], now: Instant) -> Self {
-        let saved: Saved = serde_json::from_slice(bytes).unwrap_or_else(|error| {
-            tracing::warn!(%error, "the list of damaged blocks is not valid and is ignored");
-            Saved::default()
-        });
+    fn of(saved: Saved, now: Instant) -> Self {
         let known = |block: OutstandingBlock| {
             let is_reported = block.attempts > 0;
             (block.cid, Outstanding { block, next_try: now, is_located: false, is_reported })
@@ -407,17 +404,18 @@ mod tests {
         let mut state = HealingState::default();
         state.add(vec![fault(1, &["a.txt"]), fault(2, &[])], Timestamp::UNIX_EPOCH, now);
         let example = state.take_changed().unwrap();
-        assert_eq!(HealingState::parse(&example, now).blocks.len(), 2);
+        assert_eq!(HealingState::of(Saved::parse(&example).usable().unwrap(), now).blocks.len(), 2);
         let full = String::from_utf8(example.clone()).unwrap();
         let full = full.replace("\"found\":2", &format!("\"found\":{}", u64::MAX)).into_bytes();
         assert_ne!(full, example);
         fuzzing::target!(&[example, full], |bytes: &[u8]| {
-            let mut state = HealingState::parse(bytes, now);
+            let mut state = HealingState::of(Saved::parse(bytes).usable().unwrap_or_default(), now);
             let known = state.blocks.len();
             // The numbers in the file may be as large as they fit.
             state.add(vec![fault(3, &["b.txt"])], Timestamp::UNIX_EPOCH, now);
             assert!(state.blocks.len() >= known);
-            let again = HealingState::parse(&state.take_changed().unwrap(), now);
+            let saved = Saved::parse(&state.take_changed().unwrap()).usable().unwrap();
+            let again = HealingState::of(saved, now);
             assert_eq!(again.blocks.len(), state.blocks.len());
         });
     }

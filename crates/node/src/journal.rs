@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use api::JournalEntry;
 use backup::{BackupEvent, BackupHandle, SourceState, SourceStatus};
-use disk::{AtomicWrite, RealDisk, write_atomic};
+use disk::{Aside, AtomicWrite, RealDisk, write_atomic};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use sync::{FolderState, FolderStatus, SyncHandle};
@@ -58,13 +58,21 @@ struct JournalFile {
 }
 
 impl JournalFile {
-    /// Reads the entries of a file.
+    /// Reads the entries of a file. A file that cannot be read is kept under another name.
     fn open(path: PathBuf) -> (Self, VecDeque<JournalEntry>) {
         let text = match read_end(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
             Err(error) => {
-                tracing::warn!(path = %path.display(), %error, "cannot read the journal");
+                let kept = Aside::next(&RealDisk, &path).and_then(|aside| {
+                    aside.rename()?;
+                    Ok(aside.path().display().to_string())
+                });
+                let path = path.display();
+                match kept {
+                    Ok(kept) => tracing::warn!(%path, %error, kept, "cannot read the journal"),
+                    Err(_) => tracing::warn!(%path, %error, "cannot read the journal"),
+                }
                 String::new()
             }
         };

@@ -1,10 +1,10 @@
 //! The result of the last verification, which outlives the process.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use api::{LastVerification, VerifyResult};
-use disk::{AtomicWrite, RealDisk, read_file, write_atomic};
+use disk::{AtomicWrite, Parsed, RealDisk, read_cache, write_atomic};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 
@@ -24,16 +24,11 @@ struct Shared {
 }
 
 impl LastVerificationFile {
-    /// Reads the result of an earlier run. A file that is not valid is ignored.
+    /// Reads the result of an earlier run. A file that cannot be used is kept under another
+    /// name.
     pub(crate) fn open(path: PathBuf) -> Self {
-        let last = match read(&path) {
-            Ok(last) => last,
-            Err(error) => {
-                let path = path.display();
-                tracing::warn!(%path, error, "cannot read the result of the last verification");
-                None
-            }
-        };
+        let consequence = "the status shows no result until the next `archivist verify`";
+        let last = read_cache(&RealDisk, &path, FILE_LEN_MAX, consequence, parse);
         Self(Arc::new(Shared { path, last: Mutex::new(last) }))
     }
 
@@ -61,16 +56,8 @@ impl LastVerificationFile {
     }
 }
 
-fn read(path: &Path) -> Result<Option<LastVerification>, String> {
-    match read_file(&RealDisk, path, FILE_LEN_MAX) {
-        Ok(bytes) => parse(&bytes).map(Some),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(types::with_causes(&error)),
-    }
-}
-
-fn parse(bytes: &[u8]) -> Result<LastVerification, String> {
-    serde_json::from_slice(bytes).map_err(|error| error.to_string())
+fn parse(bytes: &[u8]) -> Parsed<LastVerification> {
+    Parsed::of(serde_json::from_slice(bytes))
 }
 
 #[cfg(test)]
@@ -100,6 +87,8 @@ mod tests {
         assert_eq!((last.problems, last.result.problems.len()), (105, PROBLEMS_MAX));
         std::fs::write(&path, "x").unwrap();
         assert_eq!(LastVerificationFile::open(path).get(), None);
+        let kept = dir.path().join("last-verification.json.damaged-1");
+        assert_eq!(std::fs::read(kept).unwrap(), b"x");
     }
 
     #[test]
@@ -111,8 +100,8 @@ mod tests {
             problems: 3,
         };
         fuzzing::target!(&[serde_json::to_vec(&last).unwrap()], |bytes: &[u8]| {
-            if let Ok(last) = parse(bytes) {
-                assert_eq!(parse(&serde_json::to_vec(&last).unwrap()), Ok(last));
+            if let Parsed::Valid(last) = parse(bytes) {
+                assert_eq!(parse(&serde_json::to_vec(&last).unwrap()), Parsed::Valid(last));
             }
         });
     }

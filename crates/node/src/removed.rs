@@ -6,12 +6,13 @@
 //! file was edited by hand, or replaced by an older one) is not in the list and
 //! keeps its state.
 
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use disk::{AtomicWrite, Disk as _, Permissions, RealDisk, write_atomic};
+use disk::{
+    AtomicWrite, Disk as _, Parsed, Permissions, RealDisk, read_file, read_state, write_atomic,
+};
 use parking_lot::Mutex;
 use types::FolderId;
 
@@ -64,25 +65,31 @@ impl RemovedFolders {
     /// Returns the folders whose state must be dropped. Lines that are not ids
     /// are ignored.
     pub(crate) fn list(&self) -> io::Result<Vec<FolderId>> {
-        let mut text = Vec::new();
-        match File::open(self.path()) {
-            Ok(file) => file.take(LEN_MAX).read_to_end(&mut text)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
-            Err(error) => return Err(error),
-        };
-        Ok(parse(&text))
+        match read_file(&RealDisk, &self.path(), LEN_MAX) {
+            Ok(bytes) => Ok(parse(&bytes).usable().unwrap_or_default()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn change(&self, change: impl FnOnce(&mut Vec<FolderId>)) -> io::Result<()> {
         let _changing = self.changing.lock();
-        let before = self.list()?;
+        // The lines that are not ids are kept in a copy.
+        let read = read_state(&RealDisk, &self.path(), LEN_MAX, parse).map_err(io::Error::other)?;
+        if let Some(kept) = &read.kept {
+            tracing::warn!("the list of removed folders: {kept}");
+        }
+        let before: Vec<FolderId> = read.value.unwrap_or_default();
         let mut all = before.clone();
         change(&mut all);
-        if all == before {
+        if all == before && read.kept.is_none() {
             return Ok(());
         }
         if all.is_empty() {
-            std::fs::remove_file(self.path())?;
+            match std::fs::remove_file(self.path()) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
             RealDisk.sync_dir(&self.dir)?;
         } else {
             let text: String = all.iter().map(|folder| format!("{folder}\n")).collect();
@@ -94,8 +101,8 @@ impl RemovedFolders {
     }
 }
 
-fn parse(bytes: &[u8]) -> Vec<FolderId> {
-    String::from_utf8_lossy(bytes).lines().filter_map(|line| line.parse().ok()).collect()
+fn parse(bytes: &[u8]) -> Parsed<Vec<FolderId>> {
+    Parsed::of_lines(bytes, |line| line.parse().ok())
 }
 
 #[cfg(test)]
@@ -120,17 +127,26 @@ mod tests {
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
         // Without a data directory nothing is listed.
         RemovedFolders::new(&dir.path().join("none")).note(&id(1)).unwrap();
-        // Other lines are ignored.
-        std::fs::write(dir.path().join("removed-folders"), format!("../x\n\n{}\n", id(3))).unwrap();
+        // Other lines are ignored, and kept in a copy when the list changes.
+        let damaged = format!("../x\n\n{}\n", id(3));
+        std::fs::write(dir.path().join("removed-folders"), &damaged).unwrap();
         assert_eq!(removed.list().unwrap(), [id(3)]);
+        removed.note(&id(4)).unwrap();
+        assert_eq!(again.list().unwrap(), [id(3), id(4)]);
+        let copy = dir.path().join("removed-folders.damaged-1");
+        assert_eq!(std::fs::read_to_string(copy).unwrap(), damaged);
+        // A list that is too long is not cut off.
+        let long = "x".repeat(usize::try_from(LEN_MAX).unwrap() + 1);
+        std::fs::write(dir.path().join("removed-folders"), &long).unwrap();
+        assert!(removed.list().is_err());
     }
 
     #[test]
     fn fuzz_removed_folders() {
         let text = format!("{}\ndocs\n", FolderId::from_random([1; 16]));
         fuzzing::target!(&[text], |bytes: &[u8]| {
-            for folder in parse(bytes) {
-                assert_eq!(parse(folder.to_string().as_bytes()), [folder]);
+            for folder in parse(bytes).usable().unwrap_or_default() {
+                assert_eq!(parse(folder.to_string().as_bytes()), Parsed::Valid(vec![folder]));
             }
         });
     }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::{TrafficDay, Transferred};
-use disk::{AtomicWrite, RealDisk, write_atomic};
+use disk::{AtomicWrite, Parsed, RealDisk, read_cache, write_atomic};
 use jiff::Zoned;
 use jiff::civil::Date;
 use net::Handle;
@@ -113,26 +113,14 @@ impl Traffic {
     }
 }
 
-/// Reads the days in a file. Returns none if the file cannot be read.
+/// Reads the days in a file. A file that cannot be used is kept under another name.
 fn read(path: &Path) -> BTreeMap<Date, Transferred> {
-    match std::fs::metadata(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return BTreeMap::new(),
-        Ok(metadata) if metadata.len() > FILE_LEN_MAX => {
-            tracing::warn!(path = %path.display(), "the traffic file is too long and is ignored");
-            return BTreeMap::new();
-        }
-        _ => {}
-    }
-    let days =
-        std::fs::read(path).map_err(|error| error.to_string()).and_then(|bytes| parse(&bytes));
-    days.unwrap_or_else(|error| {
-        tracing::warn!(path = %path.display(), error, "cannot read the traffic file; it is ignored");
-        BTreeMap::new()
-    })
+    let consequence = "the traffic of earlier days is not shown";
+    read_cache(&RealDisk, path, FILE_LEN_MAX, consequence, parse).unwrap_or_default()
 }
 
-fn parse(bytes: &[u8]) -> Result<BTreeMap<Date, Transferred>, String> {
-    serde_json::from_slice(bytes).map_err(|error| error.to_string())
+fn parse(bytes: &[u8]) -> Parsed<BTreeMap<Date, Transferred>> {
+    Parsed::of(serde_json::from_slice(bytes))
 }
 
 fn write(path: &Path, days: &BTreeMap<Date, Transferred>) {
@@ -192,8 +180,8 @@ mod tests {
     fn fuzz_traffic() {
         let days = BTreeMap::from([("2026-11-22".parse::<Date>().unwrap(), of(1, u64::MAX))]);
         fuzzing::target!(&[serde_json::to_vec(&days).unwrap()], |bytes: &[u8]| {
-            if let Ok(days) = parse(bytes) {
-                assert_eq!(parse(&serde_json::to_vec(&days).unwrap()), Ok(days));
+            if let Parsed::Valid(days) = parse(bytes) {
+                assert_eq!(parse(&serde_json::to_vec(&days).unwrap()), Parsed::Valid(days));
             }
         });
     }

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use disk::FileError;
+use disk::{FileError, StateError};
 use types::{BlockError, Cid, EncodedError, Hash, NodeError, Retry};
 
 /// The limit that a write would exceed.
@@ -180,6 +180,19 @@ impl From<FileError> for StoreError {
             FileError::TooLong { path, len, limit } => Self::Unusable {
                 path,
                 reason: format!("it has {len} bytes, more than the limit of {limit}"),
+            },
+        }
+    }
+}
+
+impl From<StateError> for StoreError {
+    fn from(error: StateError) -> Self {
+        match error {
+            StateError::File(error) => error.into(),
+            StateError::Newer { path } => Self::Unusable {
+                path,
+                reason: "it was written by a newer version of this program; use that version"
+                    .to_owned(),
             },
         }
     }

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use disk::{AtomicWrite, Disk, FileError, read_file, write_atomic};
+use disk::{AtomicWrite, Disk, FileError, Parsed, read_cache, write_atomic};
 
 /// Maximum length of the file in bytes: more than 200,000 packs, or 25 TB of full ones.
 const MAX_LEN: u64 = 32 << 20;
@@ -84,20 +84,12 @@ pub struct NextScrub {
 }
 
 impl ScrubDates {
-    /// Reads the dates. Lines that are not valid are ignored.
+    /// Reads the dates. A file that cannot be used is kept under another name; its valid
+    /// lines are used.
     pub(crate) fn open(disk: Arc<dyn Disk>, path: PathBuf) -> Self {
-        let bytes = match read_file(&*disk, &path, MAX_LEN) {
-            Ok(bytes) => bytes,
-            Err(error) => {
-                if !matches!(&error, FileError::Io { source, .. }
-                    if source.kind() == std::io::ErrorKind::NotFound)
-                {
-                    tracing::warn!(%error, "the dates of the scrubs are lost; a new pass starts");
-                }
-                Vec::new()
-            }
-        };
-        Self { disk, path, dates: parse(&bytes), is_changed: false }
+        let consequence = "packs without a date are scrubbed again within the period";
+        let dates = read_cache(&*disk, &path, MAX_LEN, consequence, parse).unwrap_or_default();
+        Self { disk, path, dates, is_changed: false }
     }
 
     /// Adds new packs, with the date `now`, and drops the packs that no longer exist.
@@ -195,8 +187,8 @@ fn line((pack, date): (&PackId, &PackDate)) -> String {
     format!("{} {uuid:032x} {word} {}\n", pack.number, date.since)
 }
 
-fn parse(bytes: &[u8]) -> BTreeMap<PackId, PackDate> {
-    String::from_utf8_lossy(bytes).lines().filter_map(parse_line).collect()
+fn parse(bytes: &[u8]) -> Parsed<BTreeMap<PackId, PackDate>> {
+    Parsed::of_lines(bytes, parse_line)
 }
 
 fn parse_line(line: &str) -> Option<(PackId, PackDate)> {
@@ -385,8 +377,8 @@ mod tests {
         };
         let dates = BTreeMap::from([date(1, false), date(2, true), date(u32::MAX, true)]);
         fuzzing::target!(&[encode(&dates)], |bytes: &[u8]| {
-            let found = parse(bytes);
-            assert_eq!(parse(encode(&found).as_bytes()), found);
+            let found = parse(bytes).usable().unwrap_or_default();
+            assert_eq!(parse(encode(&found).as_bytes()), Parsed::Valid(found.clone()));
             for (pack, date) in found {
                 assert!(due_at(pack, date.since, PERIOD) >= date.since);
             }

@@ -309,6 +309,43 @@ fn other_files_that_are_damaged_or_lost_do_not_stop_the_store() {
 }
 
 #[test]
+fn the_list_of_damaged_blocks_is_never_taken_for_empty() {
+    let disk = filled();
+    let block = trees()[0].1.blocks[0].clone();
+    let flipped = files(&disk, ".pack").into_iter().filter(|path| flip(&disk, path, &block));
+    assert!(flipped.count() > 0);
+    let list = Path::new("/store/quarantine");
+    let content = |path| disk::read_file(&disk, path, 1000).unwrap();
+    let (store, _) = open(&disk);
+    assert!(store.get(&block.cid()).is_err());
+    drop(store);
+    let listed = content(list);
+    assert!(!listed.is_empty());
+    for error in [EIO, EACCES, EMFILE] {
+        disk.add_fault(FaultRule::reads(error).on("/quarantine"));
+        let refused = try_open(&disk).unwrap_err();
+        assert!(matches!(refused, StoreError::Io { .. }), "{refused}");
+        // A reader verifies each record.
+        let (reader, report) =
+            ReadOnlyPackStore::open_on(Arc::new(disk.clone()), Path::new(DIR)).unwrap();
+        assert!(report.damage[0].contains("is not used: cannot"), "{:?}", report.damage);
+        assert!(reader.get(&block.cid()).is_err());
+        disk.clear_fault_rules();
+    }
+    assert_eq!(content(list), listed);
+    // A line that is damaged is kept in a copy; the other lines are used.
+    let damaged = [&listed[..], b"garbage\n"].concat();
+    disk.damage(list, |bytes| *bytes = damaged.clone());
+    for is_reported in [true, false] {
+        let (store, report) = open(&disk);
+        assert_eq!(report.damage.iter().any(|text| text.contains("damaged-1")), is_reported);
+        assert!(!store.has(&block.cid()).unwrap());
+    }
+    assert_eq!(content(list), listed);
+    assert_eq!(content(Path::new("/store/quarantine.damaged-1")), damaged);
+}
+
+#[test]
 fn a_store_of_a_newer_version_is_left_alone() {
     let disk = filled();
     disk.damage("/store/format".as_ref(), |bytes| *bytes = b"archivist store 2\n".to_vec());

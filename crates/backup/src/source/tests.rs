@@ -300,7 +300,7 @@ fn run_with(fake: &Arc<Fake>, slots: &Slots, dir: tempfile::TempDir) -> Running 
         effects: Arc::new(fake.clone()),
         slots: slots.clone(),
         registry: registry.clone(),
-        acceptances: Arc::new(AcceptanceFile::open(dir.path())),
+        acceptances: Arc::new(AcceptanceFile::open(Arc::new(disk::RealDisk), dir.path()).unwrap()),
         clock: SystemClock::shared(),
         common: common.subscribe(),
         hint: hint.clone(),

@@ -160,7 +160,7 @@ impl Inner {
         let pack_len = options.pack_len.min((most / PACKS_ON_DISK).max(PACK_LEN_SMALL));
         let inner = Self {
             reserve_file: ReserveFile::new(&*disk, layout.reserve_file(), pack_len),
-            quarantine: Quarantine::open(disk.clone(), layout.quarantine()),
+            quarantine: Quarantine::open(disk.clone(), layout.quarantine(), &mut report.damage)?,
             recompress_skiplist: RecompressSkiplist::open(
                 disk.clone(),
                 layout.recompress_skiplist(),

@@ -2,12 +2,14 @@
 //! has been put. The list survives a restart.
 
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};
 
-use disk::{AtomicWrite, Disk, read_file, write_atomic};
+use crate::error::StoreError;
+use disk::{AtomicWrite, Disk, Parsed, read_file, read_state, write_atomic};
 
 /// Maximum length of the list in bytes.
 const MAX_LEN: u64 = 16 << 20;
@@ -26,11 +28,51 @@ pub(super) struct Quarantine {
 }
 
 impl Quarantine {
-    /// Reads the list. Lines that are not valid are ignored: the next read of each record
-    /// finds the damage again.
-    pub(super) fn open(disk: Arc<dyn Disk>, path: PathBuf) -> Self {
-        let bytes = read_file(&*disk, &path, MAX_LEN).unwrap_or_default();
-        Self { disk, path, places: RwLock::new(parse(&bytes)), saving: Mutex::new(()) }
+    /// Reads the list. If a part of the list is damaged, a copy of the file is kept, and
+    /// described in `damage`: the next read of a record that is no longer in the list
+    /// finds its damage again.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`StoreError::Io`] if the list cannot be read: a damaged record would be
+    /// taken for a good copy of its block.
+    pub(super) fn open(
+        disk: Arc<dyn Disk>,
+        path: PathBuf,
+        damage: &mut Vec<String>,
+    ) -> Result<Self, StoreError> {
+        let read = read_state(&*disk, &path, MAX_LEN, parse)?;
+        let quarantine = Self::new(disk, path, read.value.unwrap_or_default());
+        if let Some(kept) = read.kept {
+            damage.push(format!(
+                "the list of damaged blocks: {kept}; `archivist verify` finds damaged blocks again"
+            ));
+            quarantine.save();
+        }
+        Ok(quarantine)
+    }
+
+    /// Reads the list for a reader, which verifies each record that it reads. A list that
+    /// cannot be read is described in `damage`. Changes nothing.
+    pub(super) fn open_read_only(
+        disk: Arc<dyn Disk>,
+        path: PathBuf,
+        damage: &mut Vec<String>,
+    ) -> Self {
+        let places = match read_file(&*disk, &path, MAX_LEN) {
+            Ok(bytes) => parse(&bytes).usable().unwrap_or_default(),
+            Err(error) if error.kind() == ErrorKind::NotFound => BTreeSet::new(),
+            Err(error) => {
+                let error = types::with_causes(&error);
+                damage.push(format!("the list of damaged blocks is not used: {error}"));
+                BTreeSet::new()
+            }
+        };
+        Self::new(disk, path, places)
+    }
+
+    fn new(disk: Arc<dyn Disk>, path: PathBuf, places: BTreeSet<Place>) -> Self {
+        Self { disk, path, places: RwLock::new(places), saving: Mutex::new(()) }
     }
 
     pub(super) fn contains(&self, place: Place) -> bool {
@@ -77,12 +119,12 @@ fn encode(places: &BTreeSet<Place>) -> String {
     places.iter().map(|(pack, record)| format!("{pack} {record}\n")).collect()
 }
 
-fn parse(bytes: &[u8]) -> BTreeSet<Place> {
+fn parse(bytes: &[u8]) -> Parsed<BTreeSet<Place>> {
     let place = |line: &str| {
         let (pack, record) = line.split_once(' ')?;
         Some((pack.parse().ok()?, record.parse().ok()?))
     };
-    String::from_utf8_lossy(bytes).lines().filter_map(place).collect()
+    Parsed::of_lines(bytes, place)
 }
 
 #[cfg(test)]
@@ -91,15 +133,17 @@ mod tests {
 
     #[test]
     fn a_damaged_line_costs_no_other_line() {
-        assert_eq!(parse(b"1 2\n\xff\n3\n-4 5\n6 7\n"), BTreeSet::from([(1, 2), (6, 7)]));
+        let found = parse(b"1 2\n\xff\n3\n-4 5\n6 7\n");
+        assert_ne!(found, Parsed::Valid(BTreeSet::from([(1, 2), (6, 7)])));
+        assert_eq!(found.usable(), Some(BTreeSet::from([(1, 2), (6, 7)])));
     }
 
     #[test]
     fn fuzz_quarantine() {
         let places = BTreeSet::from([(0, 7), (1, 2), (u32::MAX, u32::MAX)]);
         fuzzing::target!(&[encode(&places)], |bytes: &[u8]| {
-            let found = parse(bytes);
-            assert_eq!(parse(encode(&found).as_bytes()), found);
+            let found = parse(bytes).usable().unwrap_or_default();
+            assert_eq!(parse(encode(&found).as_bytes()), Parsed::Valid(found));
         });
     }
 }

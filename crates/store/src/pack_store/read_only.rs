@@ -143,10 +143,14 @@ impl ReadOnlyPackStore {
         let layout = Layout { dir: dir.to_owned() };
         refuse_other_format(&*disk, &layout)?;
         let lock = shared_lock(&*disk, &layout.lock());
-        let (view, report) = View::read(&disk, &layout, true)?;
+        let (view, mut report) = View::read(&disk, &layout, true)?;
         let store = Self {
-            quarantine: Quarantine::open(disk.clone(), layout.quarantine()),
-            removed_roots: RemovedRoots::open(disk.clone(), layout.removed_roots()),
+            quarantine: Quarantine::open_read_only(
+                disk.clone(),
+                layout.quarantine(),
+                &mut report.damage,
+            ),
+            removed_roots: RemovedRoots::open_read_only(disk.clone(), layout.removed_roots()),
             disk,
             layout,
             view: RwLock::new(Arc::new(view)),

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::packs::Pack;
-use disk::{AtomicWrite, Disk, read_file, write_atomic};
+use disk::{AtomicWrite, Disk, Parsed, read_cache, write_atomic};
 
 /// Maximum length of the list in bytes: about 500,000 packs, or 64 TB of full ones.
 const MAX_LEN: u64 = 16 << 20;
@@ -37,10 +37,10 @@ fn name(pack: &Pack) -> u128 {
 }
 
 impl RecompressSkiplist {
-    /// Reads the list. Lines that are not valid are ignored.
+    /// Reads the list. A list that cannot be used is kept under another name.
     pub(super) fn open(disk: Arc<dyn Disk>, path: PathBuf) -> Self {
-        let bytes = read_file(&*disk, &path, MAX_LEN).unwrap_or_default();
-        let packs = parse(&bytes);
+        let consequence = "recompression examines the packs again";
+        let packs = read_cache(&*disk, &path, MAX_LEN, consequence, parse).unwrap_or_default();
         Self { disk, path, state: Mutex::new(State { packs, ..State::default() }) }
     }
 
@@ -87,10 +87,12 @@ fn encode(packs: &BTreeSet<u128>) -> String {
     packs.iter().map(|name| format!("{name:032x}\n")).collect()
 }
 
-fn parse(bytes: &[u8]) -> BTreeSet<u128> {
-    let text = String::from_utf8_lossy(bytes);
-    let lines = text.lines().filter(|line| line.len() == 32);
-    lines.filter_map(|line| u128::from_str_radix(line, 16).ok()).collect()
+fn parse(bytes: &[u8]) -> Parsed<BTreeSet<u128>> {
+    let name = |line: &str| {
+        (line.len() == 32).then_some(())?;
+        u128::from_str_radix(line, 16).ok()
+    };
+    Parsed::of_lines(bytes, name)
 }
 
 #[cfg(test)]
@@ -100,8 +102,8 @@ mod tests {
     #[test]
     fn fuzz_skiplist() {
         fuzzing::target!(&[encode(&BTreeSet::from([7, u128::MAX]))], |bytes: &[u8]| {
-            let found = parse(bytes);
-            assert_eq!(parse(encode(&found).as_bytes()), found);
+            let found = parse(bytes).usable().unwrap_or_default();
+            assert_eq!(parse(encode(&found).as_bytes()), Parsed::Valid(found));
         });
     }
 }

@@ -7,13 +7,14 @@
 //! that still exist.
 
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use types::Hash;
 
-use disk::{AtomicWrite, Disk, read_file, write_atomic};
+use disk::{AtomicWrite, Disk, Parsed, read_cache, read_file, write_atomic};
 
 /// Maximum length of the list in bytes: a quarter of a million hashes.
 const MAX_LEN: u64 = 16 << 20;
@@ -27,10 +28,28 @@ pub(super) struct RemovedRoots {
 }
 
 impl RemovedRoots {
-    /// Reads the list. A line that is damaged is ignored.
+    /// Reads the list. A list that cannot be read is kept under another name. A line that
+    /// is damaged is ignored: appended lines are not synced.
     pub(super) fn open(disk: Arc<dyn Disk>, path: PathBuf) -> Self {
-        let bytes = read_file(&*disk, &path, MAX_LEN).unwrap_or_default();
-        Self { disk, path, hashes: Mutex::new(parse(&bytes)) }
+        let consequence = "`archivist recover` also lists snapshots that were removed on purpose";
+        let valid = |bytes: &[u8]| Parsed::Valid(parse(bytes));
+        let hashes = read_cache(&*disk, &path, MAX_LEN, consequence, valid);
+        Self { disk, path, hashes: Mutex::new(hashes.unwrap_or_default()) }
+    }
+
+    /// Reads the list for a reader. Changes nothing.
+    pub(super) fn open_read_only(disk: Arc<dyn Disk>, path: PathBuf) -> Self {
+        let hashes = match read_file(&*disk, &path, MAX_LEN) {
+            Ok(bytes) => parse(&bytes),
+            Err(error) => {
+                if error.kind() != ErrorKind::NotFound {
+                    let error = types::with_causes(&error);
+                    tracing::warn!(error, "cannot read the list of removed roots");
+                }
+                BTreeSet::new()
+            }
+        };
+        Self { disk, path, hashes: Mutex::new(hashes) }
     }
 
     pub(super) fn contains(&self, hash: &Hash) -> bool {

@@ -276,7 +276,7 @@ async fn a_source_never_has_two_tasks() {
         slots: Slots::new(3),
         common: watch::Sender::new(on.common()),
         registry: StatusRegistry::new(),
-        acceptances: Arc::new(AcceptanceFile::open(dir.path())),
+        acceptances: Arc::new(AcceptanceFile::open(Arc::new(disk::RealDisk), dir.path()).unwrap()),
         clock: SystemClock::shared(),
         links: Links::default(),
         settings: receiver,
