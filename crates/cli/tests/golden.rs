@@ -20,7 +20,9 @@ use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, XattrFlags, setxattr, utime
 use serde_json::{Value, json};
 
 /// The golden homes, oldest first.
-const ALL: [&str; 1] = ["1"];
+const ALL: [&str; 2] = ["1", "2"];
+/// The golden homes without markers of the data directory and the store.
+const WITHOUT_MARKERS: [&str; 1] = ["1"];
 /// The content of the data item.
 const LETTER: &str = "a letter that was uploaded to the backup server";
 
@@ -175,6 +177,28 @@ fn below_and_itself(path: &Path) -> Vec<PathBuf> {
     paths
 }
 
+/// Returns the markers of the data directory and of the store, if there are any.
+fn markers(data: &Path) -> [Option<Value>; 2] {
+    [data.join("marker.json"), data.join("store/marker.json")].map(|path| {
+        let text = fs::read(path).ok()?;
+        Some(serde_json::from_slice(&text).unwrap())
+    })
+}
+
+/// Asserts that a start has kept the markers, or has written them if there were none.
+fn assert_marked(home: &Home, name: &str, side: &str) {
+    let before = markers(&golden(name).join(side).join("data"));
+    let after = markers(&home.path().join("data"));
+    let [data, store] = after.clone().map(Option::unwrap);
+    assert_eq!((&data["store"], &data["peer_id"]), (&store["store"], &store["peer_id"]));
+    assert_eq!(data["peer_id"], json!(home.peer_id()), "{name}");
+    if WITHOUT_MARKERS.contains(&name) {
+        assert_eq!(before, [None, None], "{name}");
+    } else {
+        assert_eq!(before, after, "{name}");
+    }
+}
+
 /// Restores the snapshots that have a known tree, and compares them with it.
 fn assert_restores(home: &Home, snapshots: &[Value]) {
     let dir = tempfile::tempdir().unwrap();
@@ -213,6 +237,7 @@ fn a_golden_backup_server_is_continued_and_pruned() {
     for name in ALL {
         let (home, expected) = (server(name, 1), expected(name));
         let daemon = home.start();
+        assert_marked(&home, name, "server");
         let item = format!("/data/{}", expected["item"].as_str().unwrap());
         assert_eq!(daemon.get(&item).text().unwrap(), LETTER, "{name}");
         let pruned = home.run_json(&["prune", "--json"]);
@@ -243,6 +268,7 @@ fn a_golden_source_continues_with_its_index_and_receipts() {
         let home = home(name, "source", &more);
         assert_eq!(json!(home.peer_id()), expected["source_peer_id"], "{name}");
         let daemon = home.start();
+        assert_marked(&home, name, "source");
         let folder = daemon.v1("/folders")[0].clone();
         // The directory is another one, and empty: that is never a deletion of everything.
         assert_has(&folder, &expected["folder"], name);
@@ -305,8 +331,8 @@ fn make_golden_home() {
     });
     assert_eq!((a.terminate().0, b.terminate().0), (Some(0), Some(0)));
     for (home, side, parts) in [
-        (&two.a, "source", &["identity.key", "store", "sync", "receipts"][..]),
-        (&two.b, "server", &["identity.key", "store", "issued-receipts"][..]),
+        (&two.a, "source", &["identity.key", "marker.json", "store", "sync", "receipts"][..]),
+        (&two.b, "server", &["identity.key", "marker.json", "store", "issued-receipts"][..]),
     ] {
         for part in parts {
             let (from, to) = (home.path().join("data").join(part), dir.join(side).join("data"));
