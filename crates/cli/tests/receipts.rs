@@ -90,6 +90,7 @@ fn the_chain_is_a_proof_without_the_program() {
     assert_eq!(two.a.run(&["receipts", "accept"]).status.code(), Some(0));
     drop((a, b));
     assert_eq!(two.a.run_json(&["receipts", "--json"]), receipts);
+    receipts_without_the_key(&two, &receipts);
     let empty = common::Home::new("");
     assert_eq!(empty.run(&["receipts"]).status.code(), Some(1), "no data directory");
     fs::create_dir(empty.path().join("data")).unwrap();
@@ -124,6 +125,33 @@ fn the_chain_is_a_proof_without_the_program() {
     ] {
         assert!(!is_right && !text.contains("0 problems"), "{name}: {text}");
     }
+}
+
+/// The receipts are listed without the key of the source, with a damaged key, and with another one.
+fn receipts_without_the_key(two: &Two, receipts: &Value) {
+    let (key, peer_id) = (two.a.path().join("data/identity.key"), two.a.peer_id());
+    let good = fs::read(&key).unwrap();
+    let other = fs::read(two.b.path().join("data/identity.key")).unwrap();
+    for (content, code, expected) in [
+        (None, 0, "identity.key is missing"),
+        (Some(&b"x"[..]), 0, "is not a secp256k1 libp2p key"),
+        (Some(&other[..]), 1, "identity.key was replaced"),
+    ] {
+        fs::remove_file(&key).unwrap();
+        if let Some(content) = content {
+            fs::write(&key, content).unwrap();
+        }
+        let listed = two.a.run(&["receipts", "--json"]);
+        let text = String::from_utf8_lossy(&listed.stderr).into_owned();
+        assert_eq!(listed.status.code(), Some(code), "{text}");
+        assert!(text.contains(expected) && text.contains(&peer_id), "{text}");
+        assert_eq!(serde_json::from_slice::<Value>(&listed.stdout).unwrap(), *receipts);
+        assert_eq!(fs::read(&key).ok().as_deref(), content);
+        if content.is_none() {
+            fs::write(&key, "").unwrap();
+        }
+    }
+    fs::write(&key, good).unwrap();
 }
 
 #[test]

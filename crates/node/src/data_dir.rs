@@ -84,6 +84,16 @@ pub fn load_identity(dir: &Path) -> Result<PeerId, StartError> {
     Ok(DataDir(dir).check()?.0.public().to_peer_id())
 }
 
+/// Returns the peer id of the key in `dir`, or `None` if there is no key. Changes nothing, and does
+/// not check that the key and the store belong together.
+///
+/// # Errors
+///
+/// Returns [`StartError::Identity`] if the key cannot be read.
+pub fn read_identity(dir: &Path) -> Result<Option<PeerId>, StartError> {
+    Ok(DataDir(dir).identity()?.map(|identity| identity.public().to_peer_id()))
+}
+
 /// Accepts the store in `dir`, or creates an empty one if there is none, and a new
 /// identity: the next start writes new markers. Call it only if the user has asked for it.
 ///

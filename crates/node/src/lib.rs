@@ -51,7 +51,9 @@ mod tasks;
 mod token;
 mod traffic;
 
-pub use data_dir::{accept_store, check_own_store, check_store, load_identity, make_data_dir};
+pub use data_dir::{
+    accept_store, check_own_store, check_store, load_identity, make_data_dir, read_identity,
+};
 pub use downloads::{Download, DownloadError, DownloadState, Downloads};
 pub use forget::forget_folder;
 pub use gc_task::GcTask;
@@ -64,6 +66,7 @@ pub use local_blocks::{InPlace, LocalBlocks, OpenInPlace};
 pub use log_level::{LogLevel, filter};
 pub use maintenance::{check_complete, prune, prune_in, start_verify, verify_result};
 pub use names::{UnknownName, check_name, folder_names, source_names, unknown_name};
+pub use net::PeerId;
 pub use options::listen_addresses;
 pub use problems::Problems;
 pub use receipts::{

@@ -7,10 +7,11 @@ use anyhow::{Result, bail};
 use api::ReceiptChain;
 use config::Config;
 use jiff::Timestamp;
-use node::{ChainId, ReceiptListing, check_name, folder_names, read_receipts};
+
+use node::{ChainId, PeerId, ReceiptListing, check_name, folder_names, read_receipts};
 use serde::Serialize;
 use serde_json::json;
-use types::{Cid, FolderId, SequenceNumber};
+use types::{Cid, FolderId, SequenceNumber, with_causes};
 
 use crate::context::{Context, block_on};
 use crate::exit::End;
@@ -22,8 +23,8 @@ use crate::output::{Align, Out, Table, count, local_time, print_json, print_line
 /// contains the hash of the receipt before it. The command checks all of that. It works with and
 /// without a running instance.
 ///
-/// Exit code 1: a receipt is damaged or was written by a newer version of this program, or the
-/// chain is interrupted and that was not accepted.
+/// Exit code 1: a receipt is damaged or was written by a newer version of this program, the
+/// receipts are for another computer, or the chain is interrupted and that was not accepted.
 #[derive(Debug, clap::Args)]
 #[command(
     args_conflicts_with_subcommands = true,
@@ -66,6 +67,7 @@ struct Accept {
 #[derive(Debug, Serialize)]
 struct Row {
     backup_server: String,
+    source: String,
     folder_id: FolderId,
     folder_name: Option<String>,
     number: u64,
@@ -86,7 +88,8 @@ impl Receipts {
             return accept.run(context);
         }
         let config = context.config()?;
-        let listings = self.read(context, &config)?;
+        let own = own_peer_id(context)?;
+        let listings = self.read(context, &config, own.as_ref().ok())?;
         if self.json {
             let rows = listings.iter().flat_map(|listing| rows(&config, listing));
             print_json(&rows.collect::<Vec<_>>())?;
@@ -110,37 +113,68 @@ impl Receipts {
                     safe(&folder)
                 );
             }
-            is_good &= listing.damage.is_empty() && listing.open == 0;
+            let is_own = match (&own, &listing.source) {
+                (Ok(own), Some(source)) if own != source => {
+                    eprintln!(
+                        "archivist: {}: the receipts of backup server {server} are for the source \
+                         {source}, and this computer is {own}: identity.key was replaced",
+                        safe(&folder)
+                    );
+                    false
+                }
+                (Err(reason), Some(source)) => {
+                    eprintln!(
+                        "archivist: {}: the receipts of backup server {server} are for the source \
+                         {source}; not checked that this computer is that source: {}",
+                        safe(&folder),
+                        safe(reason)
+                    );
+                    true
+                }
+                _ => true,
+            };
+            is_good &= is_own && listing.damage.is_empty() && listing.open == 0;
         }
         if is_good { Ok(()) } else { Err(End::Reported.into()) }
     }
 
-    fn read(&self, context: &Context, config: &Config) -> Result<Vec<ReceiptListing>> {
-        let data = context.paths.data_dir();
-        if !data.is_dir() {
-            bail!(
-                "{} does not exist: no instance was ever started there; \
-                 choose another one with --home",
-                data.display()
-            );
-        }
-        // Without a key there are no receipts. Reading must not create one.
-        if !context.paths.identity_key().try_exists()? {
-            return Ok(Vec::new());
-        }
+    fn read(
+        &self,
+        context: &Context,
+        config: &Config,
+        own: Option<&PeerId>,
+    ) -> Result<Vec<ReceiptListing>> {
         let wanted = self.folder.as_deref().map(|folder| ids(config, folder));
         let listed = RefCell::new(Vec::new());
         let is_wanted = |id: &ChainId| {
             listed.borrow_mut().push((id.folder.to_string(), name(config, id)));
             wanted.as_ref().is_none_or(|wanted| wanted.contains(id.folder.as_str()))
         };
-        let listings = read_receipts(data, &node::load_identity(data)?, is_wanted)?;
+        let listings = read_receipts(context.paths.data_dir(), own, is_wanted)?;
         if let Some(folder) = &self.folder {
             let listed = listed.into_inner();
             check_name("folder", folder, folder_names(config).chain(listed.into_iter()))?;
         }
         Ok(listings)
     }
+}
+
+/// Returns the peer id of this computer, or the reason why it is not known. The receipts are signed
+/// by the backup servers, so the key of this computer is not needed to verify them.
+fn own_peer_id(context: &Context) -> Result<Result<PeerId, String>> {
+    let data = context.paths.data_dir();
+    if !data.is_dir() {
+        bail!(
+            "{} does not exist: no instance was ever started there; \
+             choose another one with --home",
+            data.display()
+        );
+    }
+    Ok(match node::read_identity(data) {
+        Ok(Some(own)) => Ok(own),
+        Ok(None) => Err(format!("{} is missing", context.paths.identity_key().display())),
+        Err(error) => Err(with_causes(&error)),
+    })
 }
 
 impl Accept {
@@ -194,6 +228,7 @@ fn rows(config: &Config, listing: &ReceiptListing) -> Vec<Row> {
             (signed.receipt(), signed.confirmation(), signed.encode());
         Row {
             backup_server: receipt.backup_server.to_string(),
+            source: receipt.source.to_string(),
             folder_id: confirmed.folder_id.clone(),
             folder_name: folder.map(config::FolderConfig::display_name),
             number: receipt.number,

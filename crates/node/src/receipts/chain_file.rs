@@ -108,8 +108,9 @@ impl LineContent {
         bytes
     }
 
-    /// Parses a line of the chain `id` of the source `own`. Signatures are not verified.
-    fn parse(bytes: &[u8], id: &ChainId, own: &PeerId) -> Result<Self, String> {
+    /// Parses a line of the chain `id` of the source `own`, or of any source if that is `None`.
+    /// Signatures are not verified.
+    fn parse(bytes: &[u8], id: &ChainId, own: Option<&PeerId>) -> Result<Self, String> {
         let fields: Fields = match serde_json::from_slice(bytes) {
             Ok(fields) => fields,
             Err(_) if Self::has_later_fields(bytes, id, own) => return Ok(Self::Newer),
@@ -131,7 +132,7 @@ impl LineContent {
                 };
                 let receipt = signed.receipt();
                 if receipt.backup_server != id.backup_server
-                    || receipt.source != *own
+                    || own.is_some_and(|own| receipt.source != *own)
                     || receipt.confirmation.folder_id != id.folder
                 {
                     return Err("the receipt belongs to another chain".to_owned());
@@ -148,7 +149,7 @@ impl LineContent {
     /// Reports whether a line is of a later form: a line of this form with more fields, or
     /// another kind of line. The rest of a line of this form, one of whose names is damaged, is
     /// not.
-    fn has_later_fields(bytes: &[u8], id: &ChainId, own: &PeerId) -> bool {
+    fn has_later_fields(bytes: &[u8], id: &ChainId, own: Option<&PeerId>) -> bool {
         let Ok(all) = serde_json::from_slice::<Map<String, Value>>(bytes) else { return false };
         let count = all.len();
         let is_known = |name: &str| FIELDS.contains(&name);
@@ -165,13 +166,15 @@ impl LineContent {
 pub(super) struct Lines<'a, R> {
     reader: R,
     id: &'a ChainId,
-    own: &'a PeerId,
+    own: Option<&'a PeerId>,
     number: u64,
     at: u64,
 }
 
 impl<'a, R: BufRead> Lines<'a, R> {
-    pub(super) fn new(reader: R, id: &'a ChainId, own: &'a PeerId) -> Self {
+    /// Reads the lines of the chain `id`. Receipts of another source than `own`, if that is
+    /// given, are damaged lines.
+    pub(super) fn new(reader: R, id: &'a ChainId, own: Option<&'a PeerId>) -> Self {
         Self { reader, id, own, number: 0, at: 0 }
     }
 

@@ -41,6 +41,12 @@ pub enum ChainError {
         #[source]
         source: io::Error,
     },
+    /// Another program has changed a file, which is read again.
+    #[error("another program has changed {}; the file was not changed", path.display())]
+    Changed {
+        /// The file of the chain.
+        path: PathBuf,
+    },
     /// The incomplete end of a file cannot be set aside.
     #[error(transparent)]
     Aside(#[from] FileError),
@@ -89,6 +95,9 @@ struct Chain {
     /// Bytes after `len` when the file was read: the last line without its end, an interrupted
     /// write.
     tail: Vec<u8>,
+    /// Maximum length that the file has if only this process writes to it: an append that failed
+    /// may have left bytes after `len`.
+    len_max: u64,
     /// True if the file does not end with a line end at `len`.
     needs_line_end: bool,
     /// True if the last line was synced by this process. After a failed sync of an earlier process,
@@ -185,7 +194,12 @@ impl Chains {
         }
         let stored = StoredReceipt { signed: signed.clone(), arrived_at };
         let line = LineContent::Receipt(Box::new(stored.clone()));
-        self.append(chain, &line)?;
+        if let Err(error) = self.append(chain, &line) {
+            if let ChainError::Changed { .. } = error {
+                chains.insert(id, Err(types::with_causes(&error)));
+            }
+            return Err(error);
+        }
         let interruption = chain.state.receipt(&stored);
         if is_newest {
             chain.state.signed_again();
@@ -206,12 +220,17 @@ impl Chains {
     ) -> Result<u64, ChainError> {
         let mut chains = self.chains.lock();
         let mut accepted = 0;
-        for (id, chain) in chains.iter_mut() {
-            let Ok(chain) = chain else { continue };
+        for (id, slot) in chains.iter_mut() {
+            let Ok(chain) = slot else { continue };
             if folder.is_some_and(|folder| *folder != id.folder) || chain.state.open == 0 {
                 continue;
             }
-            self.append(chain, &LineContent::Accepted(at))?;
+            if let Err(error) = self.append(chain, &LineContent::Accepted(at)) {
+                if let ChainError::Changed { .. } = error {
+                    *slot = Err(types::with_causes(&error));
+                }
+                return Err(error);
+            }
             accepted += std::mem::take(&mut chain.state.open);
             chain.state.first_open = None;
         }
@@ -273,6 +292,10 @@ impl Chains {
             }
             Err(error) => return Err(failed("open", path)(error)),
         };
+        let file_len = file.len().map_err(failed("read", path))?;
+        if !(chain.len..=chain.len_max).contains(&file_len) {
+            return Err(ChainError::Changed { path: path.clone() });
+        }
         if !chain.tail.is_empty() {
             tracing::warn!(
                 path = %path.display(),
@@ -289,11 +312,12 @@ impl Chains {
         }
         // Also removes the rest of an append that failed. The bytes are then written again, since
         // a sync that follows a failed one does not write them.
-        if file.len().map_err(failed("read", path))? != chain.len {
+        if file_len != chain.len {
             file.truncate(chain.len).map_err(failed("truncate", path))?;
         }
         let start: &[u8] = if chain.needs_line_end { b"\n" } else { b"" };
         let bytes = line.encode();
+        chain.len_max = chain.len + (start.len() + bytes.len()) as u64;
         file.write_at(&[start, &bytes], chain.len).map_err(failed("write", path))?;
         file.sync().map_err(failed("sync", path))?;
         if !chain.is_synced {
@@ -324,6 +348,7 @@ impl Chain {
             len: 0,
             last_line: 0,
             tail: Vec::new(),
+            len_max: 0,
             needs_line_end: false,
             is_synced: false,
         };
@@ -333,7 +358,7 @@ impl Chain {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(chain),
             Err(error) => return Err(failed("open", path)(error)),
         };
-        for line in Lines::new(reader(&*file), id, own) {
+        for line in Lines::new(reader(&*file), id, Some(own)) {
             let line = line.map_err(failed("read", path))?;
             let Line { start, end, ref content, .. } = line;
             chain.state.add(&line);
@@ -341,6 +366,7 @@ impl Chain {
                 LineContent::Incomplete => {
                     let len = usize::try_from(end - start).unwrap_or(usize::MAX);
                     chain.tail = file.read_vec_at(len, start).map_err(failed("read", path))?;
+                    chain.len_max = end;
                 }
                 LineContent::Receipt(_) | LineContent::Accepted(_) => {
                     (chain.last_line, chain.len) = (start, end);
@@ -351,6 +377,7 @@ impl Chain {
                 }
             }
         }
+        chain.len_max = chain.len_max.max(chain.len);
         if chain.len > 0 {
             let last = file.read_vec_at(1, chain.len - 1).map_err(failed("read", path))?;
             chain.needs_line_end = last != b"\n";
@@ -392,7 +419,7 @@ impl Chain {
     ) -> Result<bool, ChainError> {
         let path = &self.path;
         let file = disk.open_read(path).map_err(failed("open", path))?;
-        for line in Lines::new(reader(&*file), id, own) {
+        for line in Lines::new(reader(&*file), id, Some(own)) {
             let line = line.map_err(failed("read", path))?;
             if line.end > self.len {
                 break;

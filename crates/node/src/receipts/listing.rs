@@ -28,6 +28,9 @@ pub struct ListedReceipt {
 pub struct ReceiptListing {
     /// The chain.
     pub id: ChainId,
+    /// Peer id of the source that the receipts are for; `None` if there is no receipt and the
+    /// peer id of this computer is not known.
+    pub source: Option<PeerId>,
     /// The receipts, oldest first.
     pub receipts: Vec<ListedReceipt>,
     /// Lines that are damaged or of a later form, and receipts without a valid signature.
@@ -36,14 +39,15 @@ pub struct ReceiptListing {
     pub open: u64,
 }
 
-/// Reads every chain below `data_dir` that `is_wanted`.
+/// Reads every chain below `data_dir` that `is_wanted`. The receipts of a chain are those for the
+/// source `own`; if it has none, or `own` is not known, those for the source of its first receipt.
 ///
 /// # Errors
 ///
 /// Returns [`ChainError::Io`] if a file or directory cannot be read.
 pub fn read_receipts(
     data_dir: &Path,
-    own: &PeerId,
+    own: Option<&PeerId>,
     is_wanted: impl Fn(&ChainId) -> bool,
 ) -> Result<Vec<ReceiptListing>, ChainError> {
     let dir = data_dir.join(super::DIR);
@@ -61,10 +65,28 @@ pub fn read_receipts(
     Ok(listings)
 }
 
-fn read(path: &Path, id: ChainId, own: &PeerId) -> io::Result<ReceiptListing> {
-    let reader = BufReader::with_capacity(64 << 10, File::open(path)?);
+/// Returns the source that the receipts of a chain are for.
+fn source_of(path: &Path, id: &ChainId, own: Option<&PeerId>) -> io::Result<Option<PeerId>> {
+    let mut first = None;
+    for line in Lines::new(reader(path)?, id, None) {
+        let LineContent::Receipt(stored) = line?.content else { continue };
+        let source = stored.signed.receipt().source;
+        if own.is_none_or(|own| *own == source) {
+            return Ok(Some(source));
+        }
+        first.get_or_insert(source);
+    }
+    Ok(first.or(own.copied()))
+}
+
+fn reader(path: &Path) -> io::Result<BufReader<File>> {
+    Ok(BufReader::with_capacity(64 << 10, File::open(path)?))
+}
+
+fn read(path: &Path, id: ChainId, own: Option<&PeerId>) -> io::Result<ReceiptListing> {
+    let source = source_of(path, &id, own)?;
     let (mut state, mut receipts, mut damage) = (ChainState::default(), Vec::new(), Vec::new());
-    for line in Lines::new(reader, &id, own) {
+    for line in Lines::new(reader(path)?, &id, source.as_ref()) {
         let line = line?;
         let interruption = state.add(&line);
         match line.content {
@@ -80,5 +102,5 @@ fn read(path: &Path, id: ChainId, own: &PeerId) -> io::Result<ReceiptListing> {
             LineContent::Accepted(_) | LineContent::Incomplete => {}
         }
     }
-    Ok(ReceiptListing { id, receipts, damage, open: state.open })
+    Ok(ReceiptListing { id, source, receipts, damage, open: state.open })
 }

@@ -194,6 +194,33 @@ fn an_incomplete_line_without_a_free_name_for_its_copy_is_not_removed() {
 }
 
 #[test]
+fn lines_that_another_program_added_are_not_removed() {
+    let source = Source::new(4);
+    let chain = source.chain(4);
+    let receipts = source.open();
+    for signed in &chain[..2] {
+        assert_eq!(source.receive(&receipts, signed), ReceiptAnswer::Ok);
+    }
+    for (added, text) in [(&b"x\n"[..], "line 3 is damaged"), (b"y\n", "(and 1 more)")] {
+        source.disk.damage(&source.path(), |bytes| bytes.extend_from_slice(added));
+        let before = source.content(&source.disk);
+        let next = &chain[usize::try_from(confirmed(&receipts).unwrap()).unwrap()];
+        assert_eq!(source.receive(&receipts, next), ReceiptAnswer::Failed);
+        assert_eq!(source.content(&source.disk), before);
+        assert!(problems(&receipts).contains("has changed"), "{}", problems(&receipts));
+        // The file is read again.
+        assert_eq!(source.receive(&receipts, next), ReceiptAnswer::Ok);
+        assert!(source.content(&source.disk).starts_with(&before));
+        assert!(problems(&receipts).contains(text), "{}", problems(&receipts));
+    }
+    // Lines that were removed are not made up with zeros.
+    source.disk.damage(&source.path(), |bytes| bytes.truncate(100));
+    let before = source.content(&source.disk);
+    assert!(receipts.accept(None).is_err());
+    assert_eq!(source.content(&source.disk), before);
+}
+
+#[test]
 fn an_incomplete_last_line_is_set_aside_and_sent_again() {
     let source = Source::new(2);
     let chain = source.chain(2);
@@ -301,7 +328,7 @@ fn fuzz_chain() {
     fuzzing::target!(&[source.content(&source.disk)], |bytes: &[u8]| {
         let mut state = ChainState::default();
         let mut end = 0;
-        for line in Lines::new(bytes, &id, &own) {
+        for line in Lines::new(bytes, &id, Some(&own)) {
             let line = line.unwrap();
             assert!(line.start == end && line.end > end);
             end = line.end;
@@ -357,15 +384,15 @@ fn a_file_that_cannot_be_read_is_kept_and_read_later() {
     assert_eq!(std::fs::read(&path).unwrap(), content);
     assert_eq!(source.receive(&receipts, &chain[1]), ReceiptAnswer::Ok);
     assert_eq!((confirmed(&receipts), problems(&receipts).as_str()), (Some(2), ""));
-    let listed = read_receipts(dir.path(), &own, |_| true).unwrap();
+    let listed = read_receipts(dir.path(), Some(&own), |_| true).unwrap();
     assert_eq!((listed.len(), listed[0].receipts.len(), listed[0].open), (1, 2, 0));
-    assert_eq!(read_receipts(dir.path(), &own, |_| false).unwrap().len(), 0);
+    assert_eq!(read_receipts(dir.path(), Some(&own), |_| false).unwrap().len(), 0);
     // One short line, damaged, is damage for the list, too; its rest without an end is not.
     let mut content = content;
     content[0] = b'x';
     for (content, count) in [(&content[..], 1), (&content[..content.len() - 1], 0)] {
         std::fs::write(&path, content).unwrap();
-        let listed = read_receipts(dir.path(), &own, |_| true).unwrap();
+        let listed = read_receipts(dir.path(), Some(&own), |_| true).unwrap();
         let [listed] = &listed[..] else { panic!("{listed:?}") };
         assert_eq!(
             (listed.receipts.len(), listed.damage.len(), listed.open),
