@@ -110,16 +110,16 @@ pub enum StoreError {
         /// The reason.
         reason: String,
     },
-    /// The catalog of the index cannot be read. It is the list of packs, so it is not
-    /// replaced. Nothing was changed.
+    /// The catalog of the index, or the list of packs, cannot be read. It names packs that
+    /// must exist, so it is not replaced. Nothing was changed.
     #[error(
         "cannot read {}, which lists the packs of the store: {reason}; nothing was changed; give \
          the file back to the user who runs this program, or repair the disk, and start again; if \
-         the file cannot be repaired, move it away, and the index is rebuilt",
+         the file cannot be repaired, move it away; a pack that is missing then is not reported",
         path.display()
     )]
     CatalogUnreadable {
-        /// The catalog.
+        /// The file.
         path: PathBuf,
         /// The reason.
         reason: String,

@@ -126,7 +126,9 @@ fn check(disk: &SimDisk, life: &Life, context: &str) {
     // Nothing that was only not written yet is reported as lost.
     let is_full = context.contains("StorageFull");
     let lost = |damage: &String| {
-        damage.contains("was cut") || (damage.contains("was emptied") && !is_full)
+        damage.contains("was cut")
+            || damage.contains("records are lost")
+            || (damage.contains("was emptied") && !is_full)
     };
     assert!(
         !report.damage.iter().any(lost) && report.lost_packs.is_empty(),

@@ -6,6 +6,7 @@
 
 mod common;
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,8 +15,8 @@ use disk::Disk as _;
 use disk::sim::{EACCES, EIO, EMFILE, FaultRule, Op, SimDisk};
 use store::check::missing_blocks;
 use store::{
-    BlockRead as _, BlockWrite as _, GcOptions, PackStore, ReadOnlyPackStore, Root, Roots as _,
-    RootsRead as _, StoreAdmin as _, StoreError,
+    BlockRead as _, BlockWrite as _, GcOptions, NodeScan, NodeScanReport, PackStore,
+    ReadOnlyPackStore, Root, Roots as _, RootsRead as _, StoreAdmin as _, StoreError,
 };
 use types::EncodedBlock;
 
@@ -117,6 +118,110 @@ fn lost_packs_are_noticed() {
         drop(store);
         check_honest(&disk, "a lost pack");
     }
+}
+
+/// A store that is too small for an index on disk, or whose index was removed, notices a
+/// pack that was lost, cut or renamed, at each start until a collection has succeeded.
+#[test]
+fn a_lost_pack_is_noticed_without_an_index() {
+    type Lose<'a> = &'a dyn Fn(&SimDisk, &Path);
+    let losses: [(&str, Lose<'_>); 3] = [
+        ("lost", &|disk, path| disk.lose(path)),
+        ("cut", &|disk, path| disk.damage(path, |bytes| bytes.truncate(10))),
+        ("renamed", &|disk, path| disk.rename(path, &path.with_extension("moved")).unwrap()),
+    ];
+    for (what, lose) in losses {
+        for number in 0..files(&filled(), "/packs/").len() {
+            let disk = filled();
+            for path in files(&disk, "/index/") {
+                disk.lose(&path);
+            }
+            let pack = files(&disk, "/packs/").remove(number);
+            lose(&disk, &pack);
+            let is_node = pack.to_str().unwrap().contains("/m-");
+            let context = format!("{what}: {}", pack.display());
+            let read = ReadOnlyPackStore::open_on(Arc::new(disk.clone()), Path::new(DIR));
+            let (reader, report) = read.unwrap();
+            // The file that was cut is still there for a reader.
+            assert!(what == "cut" || report.lost_packs.len() == 1, "{context}: {report:?}");
+            assert!(!scan(&reader).is_complete(), "{context}");
+            drop(reader);
+            for _ in 0..2 {
+                let (store, report) = open(&disk);
+                assert_eq!(report.lost_packs.len(), 1, "{context}");
+                let scanned = scan(&*store);
+                assert!(!scanned.is_complete(), "{context}");
+                assert!(scanned.damaged.descriptions[0].contains("missing"), "{scanned:?}");
+            }
+            let (store, _) = open(&disk);
+            if is_node {
+                assert!(store.gc(GcOptions::EVERYTHING).is_err(), "{context}");
+            }
+            for (_, tree) in trees() {
+                let epoch = store.write_epoch();
+                store.put(&tree.blocks).unwrap();
+                store.commit(epoch).unwrap();
+            }
+            drop(store);
+            let (store, report) = open(&disk);
+            assert_eq!(report.lost_packs.len(), 1, "{context}");
+            store.gc(GcOptions::EVERYTHING).unwrap();
+            assert!(scan(&*store).is_complete(), "{context}");
+            drop(store);
+            assert_eq!(open(&disk).1.lost_packs, [] as [PathBuf; 0], "{context}");
+        }
+    }
+}
+
+/// A pack that has lost its last records is reported at each start, until a collection
+/// has succeeded. Records that are stored afterwards do not hide that, and the loss is not
+/// forgotten together with the index.
+#[test]
+fn lost_records_are_noticed_until_a_collection_has_succeeded() {
+    let packs = files(&filled(), "/packs/").len();
+    for number in 0..packs {
+        let disk = filled();
+        let path = files(&disk, "/packs/").remove(number);
+        let is_node = path.to_str().unwrap().contains("/m-");
+        // Cuts off the footer, if there is one, and at least one record.
+        let len = len(&disk, &path);
+        disk.damage(&path, |bytes| bytes.truncate(len / 2));
+        let context = format!("{} of {packs} cut to {} of {len}", path.display(), len / 2);
+        let read = ReadOnlyPackStore::open_on(Arc::new(disk.clone()), Path::new(DIR));
+        let (reader, report) = read.unwrap();
+        assert!(report.damage.iter().any(is_loss), "{context}: {report:?}");
+        assert_eq!(scan(&reader).is_complete(), !is_node, "{context}");
+        drop(reader);
+        for round in 0..3 {
+            let (store, report) = open(&disk);
+            assert!(report.damage.iter().any(is_loss), "{context}, {round}: {report:?}");
+            assert_eq!(scan(&*store).is_complete(), !is_node, "{context}, {round}");
+            store_tree(&store, &format!("new {round}"), &tree(&[30 + round, 40 + round])).unwrap();
+            drop(store);
+            for path in files(&disk, "/index/") {
+                disk.lose(&path);
+            }
+        }
+        let (store, _) = open(&disk);
+        for (_, tree) in trees() {
+            let epoch = store.write_epoch();
+            store.put(&tree.blocks).unwrap();
+            store.commit(epoch).unwrap();
+        }
+        store.gc(GcOptions::EVERYTHING).unwrap();
+        assert!(scan(&*store).is_complete(), "{context}");
+        drop(store);
+        let (_, report) = open(&disk);
+        assert!(!report.damage.iter().any(is_loss), "{context}: {report:?}");
+    }
+}
+
+fn is_loss(damage: &String) -> bool {
+    damage.contains("records are lost") || damage.contains("was cut")
+}
+
+fn scan(store: &impl NodeScan) -> NodeScanReport {
+    store.scan_nodes(&mut |_, _| ControlFlow::Continue(())).unwrap()
 }
 
 /// A catalog that cannot be read is not an absent one: it lists the packs, so nothing

@@ -1,8 +1,7 @@
 //! Examines the file of a pack when a store is opened. Changes nothing: a store that
 //! is opened for writing mends afterwards what can be mended.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::OpenReport;
 use super::catalog::CatalogPack;
@@ -22,6 +21,8 @@ pub(super) struct PackName<'a> {
     pub(super) number: u32,
     /// The entry of the catalog, if there is one.
     pub(super) known: Option<&'a CatalogPack>,
+    /// Minimum number of its records; 0 if it may have none.
+    pub(super) expected: u32,
 }
 
 /// State of the file of a pack.
@@ -54,7 +55,7 @@ pub(super) fn examine_pack(
     len: u64,
     pack: PackName<'_>,
 ) -> Result<PackFile, StoreError> {
-    let PackName { path, kind, number, known } = pack;
+    let PackName { path, kind, number, known, expected } = pack;
     let mut head = [0; HEADER_BYTES];
     file.read_at(&mut head, 0).context("read", path)?;
     let header = match PackHeader::decode(&head) {
@@ -82,13 +83,21 @@ pub(super) fn examine_pack(
     if len > HEADER_LEN {
         return Ok(PackFile::Unsealed(header));
     }
-    Ok(match known {
-        Some(CatalogPack { indexed: 1.., .. }) => PackFile::Cut(format!(
-            "{}: the file was cut to {len} bytes, and its blocks are lost",
-            path.display()
-        )),
-        _ => PackFile::Empty,
-    })
+    if expected == 0 {
+        return Ok(PackFile::Empty);
+    }
+    Ok(PackFile::Cut(format!(
+        "{}: the file was cut to {len} bytes, and its blocks are lost",
+        path.display()
+    )))
+}
+
+/// Adds a description to the report if a pack with this number of records should have
+/// more.
+pub(super) fn report_lost_records(records: u32, pack: PackName<'_>, report: &mut OpenReport) {
+    if records < pack.expected {
+        report.damage.push(format!("{}: some records are lost", pack.path.display()));
+    }
 }
 
 /// Walks a pack for which [`examine_pack`] has returned [`PackFile::Unsealed`] with
@@ -113,20 +122,5 @@ pub(super) fn walk_pack(
     if header.is_none() {
         report.damage.push(format!("{path}: the header is damaged"));
     }
-    if pack.known.is_some_and(|known| known.indexed > found.records()) {
-        report.damage.push(format!("{path}: some records are lost"));
-    }
     Ok(found)
-}
-
-/// Adds the packs to the report that the catalog names and that have no file. A pack
-/// without records is not lost: the start after a crash removes it.
-pub(super) fn report_lost_packs(
-    known: &BTreeMap<u32, CatalogPack>,
-    has_file: impl Fn(u32) -> bool,
-    report: &mut OpenReport,
-) {
-    let lost = known.values().filter(|pack| pack.indexed > 0 && !has_file(pack.number));
-    let names = lost.map(|pack| PathBuf::from(format!("pack {:08x}", pack.number)));
-    report.lost_packs.extend(names);
 }

@@ -79,6 +79,13 @@ impl Inner {
         self.reserve_file.give_back(&*self.disk);
         let mut report = result?;
         report.live_blocks = self.live_blocks(&collection.marks);
+        // All nodes that a root leads to were read, so none of them was lost.
+        let forget =
+            || self.pack_list.forget_lost(|number| Some(self.packs.get(number)?.records()));
+        if let Err(error) = self.with_reserve(forget) {
+            // They are reported again, and forgotten by the next collection.
+            tracing::warn!(%error, "cannot save the list of packs");
+        }
         self.removed_roots.retain(|hash| !matches!(self.locate(hash), Ok(None)));
         self.drop_stale_entries()?;
         Ok(report)
@@ -354,27 +361,35 @@ impl Inner {
         for pack in gone {
             self.packs.forget(pack.number());
         }
-        // The catalog is written before the packs are emptied: an empty pack with
-        // records in the catalog would be reported as damaged, and one without a file
+        // The catalog and the list are written before the packs are emptied: an empty pack
+        // with records in the catalog would be reported as damaged, and one without a file
         // as lost. On a full disk, emptying them makes the space for the catalog.
-        let mut flushed = self.flush_index();
+        let numbers = || gone.iter().map(|pack| pack.number());
+        let save = || self.pack_list.remove(numbers()).and_then(|()| self.flush_index());
+        let mut flushed = save();
         if !matches!(flushed, Ok(()) | Err(StoreError::Full { .. })) {
             // They stay, and the next collection finds their records again.
             for pack in gone {
                 self.packs.insert(pack.clone());
             }
+            let synced = |pack: &Arc<Pack>| (pack.number(), pack.state.lock().synced_records);
+            let durable = gone.iter().map(synced).filter(|(_, records)| *records > 0);
+            self.pack_list.add(durable, |_| true);
             return flushed;
         }
         for pack in gone {
             self.retire(pack)?;
         }
         if flushed.is_err() {
-            flushed = self.flush_index();
+            flushed = save();
         }
         match flushed {
             Ok(()) => {}
             // The files stay, and are removed when the store is opened again.
-            Err(StoreError::Full { .. }) => return Ok(()),
+            Err(StoreError::Full { .. }) => {
+                self.pack_list.remove_later(numbers());
+                return Ok(());
+            }
             Err(error) => return Err(error),
         }
         for pack in gone {

@@ -29,6 +29,7 @@ mod gc;
 mod losses;
 mod mark;
 mod open;
+mod pack_list;
 mod packs;
 mod quarantine;
 mod read;
@@ -54,6 +55,7 @@ use types::{Cid, EncodedBlock};
 use self::catalog::Catalog;
 use self::gc::Collection;
 use self::losses::LossReports;
+use self::pack_list::PackList;
 use self::packs::{Pack, Packs};
 use self::quarantine::Quarantine;
 use self::recompress::RecompressTotals;
@@ -115,6 +117,7 @@ struct Inner {
     max_storage: AtomicU64,
     disk_reserve: AtomicU64,
     packs: Packs,
+    pack_list: PackList,
     index: HashIndex,
     roots: Mutex<RootLog>,
     pins: Pins,

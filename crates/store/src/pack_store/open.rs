@@ -9,8 +9,9 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::catalog::{Catalog, CatalogPack};
-use super::examine::{PackFile, PackName, examine_pack, report_lost_packs, walk_pack};
+use super::examine::{PackFile, PackName, examine_pack, report_lost_records, walk_pack};
 use super::losses::LossReports;
+use super::pack_list::{PackList, Records, description, expected};
 use super::packs::{Pack, PackState, Packs, parse_name};
 use super::quarantine::Quarantine;
 use super::read::encode_place;
@@ -45,7 +46,8 @@ pub struct OpenReport {
     pub walked_packs: u64,
     /// Descriptions of the damage that was found in packs.
     pub damage: Vec<String>,
-    /// Packs that the catalog names and that no longer exist.
+    /// Packs that the store must have and that no longer exist, or were cut to nothing.
+    /// They are reported at each start until a collection has succeeded.
     pub lost_packs: Vec<PathBuf>,
     /// True if the index was rebuilt.
     pub index_rebuilt: bool,
@@ -97,6 +99,9 @@ impl Layout {
     fn recompress_skiplist(&self) -> PathBuf {
         self.dir.join("settled")
     }
+    pub(super) fn pack_list(&self) -> PathBuf {
+        self.dir.join("pack-list")
+    }
     pub(super) fn removed_roots(&self) -> PathBuf {
         self.dir.join("removed")
     }
@@ -127,26 +132,52 @@ impl Inner {
             .flat_map(|catalog| &catalog.packs)
             .map(|pack| (pack.number, *pack))
             .collect();
+        let listed = PackList::read(&*disk, &layout.pack_list())?.unwrap_or_else(|reason| {
+            report.damage.push(reason);
+            Records::new()
+        });
+        let expected = expected(&known, &listed);
+        let pack_list = PackList::new(disk.clone(), layout.pack_list(), listed);
         let mut opened = BTreeSet::new();
+        let mut lost = Records::new();
         for name in disk.list(&layout.packs()).context("list", &layout.packs())? {
             let Some((kind, number)) = name.to_str().and_then(parse_name) else { continue };
             let path = layout.packs().join(&name);
             let known = known.get(&number);
-            let name = PackName { path: &path, kind, number, known };
-            opened.insert(number);
-            if let Some(pack) = open_pack(&*disk, name, &mut report)? {
-                packs.insert(Arc::new(pack));
+            let expected = expected.get(&number).copied().unwrap_or(0);
+            let name = PackName { path: &path, kind, number, known, expected };
+            match open_pack(&*disk, name, &mut report)? {
+                Opened::Pack(pack) => {
+                    report_lost_records(pack.records(), name, &mut report);
+                    if pack.records() < expected {
+                        lost.insert(number, expected);
+                    }
+                    packs.insert(Arc::new(*pack));
+                }
+                Opened::Cut => continue,
+                Opened::Emptied => remove_emptied(&*disk, &path, number, &pack_list)?,
             }
+            opened.insert(number);
         }
         make_names_durable(&*disk, &packs)?;
-        report_lost_packs(&known, |number| opened.contains(&number), &mut report);
+        let missing = expected.iter().filter(|(number, _)| !opened.contains(*number));
+        for (number, records) in missing {
+            report.lost_packs.push(description(*number));
+            lost.insert(*number, *records);
+        }
+        // A number is not used twice, so that a lost pack can come back.
+        packs.reserve_numbers(expected.last_key_value().map_or(0, |(last, _)| last + 1));
+        pack_list.add_lost(&lost);
+        pack_list.add(packs.all().iter().map(|pack| (pack.number(), pack.records())), |_| true);
         if let Some(catalog) = &catalog {
             packs.reserve_numbers(catalog.next_pack);
         }
 
         // A new store has no logs of roots. A store with packs must have them.
-        let is_new =
-            opened.is_empty() && known.is_empty() && !root_log::exists(&*disk, &layout.roots())?;
+        let is_new = opened.is_empty()
+            && known.is_empty()
+            && expected.is_empty()
+            && !root_log::exists(&*disk, &layout.roots())?;
         let (roots, found) = RootLog::open(disk.clone(), layout.roots(), is_new)?;
         report.set_roots(found.health, found.unreadable);
 
@@ -172,6 +203,7 @@ impl Inner {
             max_storage: AtomicU64::new(options.max_storage.unwrap_or(u64::MAX)),
             disk_reserve: AtomicU64::new(options.disk_reserve),
             packs,
+            pack_list,
             index,
             roots: Mutex::new(roots),
             pins: Pins::default(),
@@ -247,13 +279,15 @@ impl Inner {
             if pack.is_sealed() {
                 continue;
             }
+            // Records that follow would hide that some are lost.
+            let is_complete = !self.pack_list.has_lost(pack.number(), pack.records());
             let (is_clean, is_short) = {
                 let state = pack.state.lock();
                 (state.end == state.file_len, state.end < self.pack_len)
             };
             let writer: &Mutex<Writer> = &self.writers[pack.header.kind as usize];
             let mut writer = writer.lock();
-            if is_clean && is_short && writer.pack.is_none() {
+            if is_complete && is_clean && is_short && writer.pack.is_none() {
                 writer.pack = Some(pack.clone());
             } else if let Err(error) = self.seal(&pack) {
                 // The pack stays unsealed, and is walked again at the next start.
@@ -373,18 +407,43 @@ fn make_names_durable(disk: &dyn Disk, packs: &Packs) -> Result<(), StoreError> 
     disk.sync_dir(packs.dir()).context("sync", packs.dir())
 }
 
-/// Opens a pack, and mends it. `None` if it was empty and has been removed.
+/// Result of opening the file of a pack.
+enum Opened {
+    Pack(Box<Pack>),
+    /// A file without records that is not needed any more.
+    Emptied,
+    /// The file was cut and had durable records. It has been set aside.
+    Cut,
+}
+
+/// Removes the file of a pack without records. The list comes first, so that the pack
+/// does not seem to be lost. On a full disk, the file stays until the next start.
+fn remove_emptied(
+    disk: &dyn Disk,
+    path: &Path,
+    number: u32,
+    pack_list: &PackList,
+) -> Result<(), StoreError> {
+    match pack_list.remove([number]) {
+        Ok(()) => disk.remove(path).context("remove", path),
+        Err(StoreError::Full { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Opens a pack, and mends it.
 fn open_pack(
     disk: &dyn Disk,
     pack: PackName<'_>,
     report: &mut OpenReport,
-) -> Result<Option<Pack>, StoreError> {
-    let PackName { path, kind, number, known } = pack;
+) -> Result<Opened, StoreError> {
+    let PackName { path, kind, number, known, expected: _ } = pack;
     let file = disk.open(path).context("open", path)?;
     let len = file.len().context("read", path)?;
     let header = match examine_pack(&*file, len, pack)? {
         PackFile::Sealed { header, records, .. } => {
-            return Ok(Some(existing_pack(path, header, records, len, len, None)));
+            let pack = existing_pack(path, header, records, len, len, None);
+            return Ok(Opened::Pack(Box::new(pack)));
         }
         PackFile::Retired => {
             // A garbage collection emptied the pack and did not remove it. It writes the
@@ -396,20 +455,16 @@ fn open_pack(
                     path.display()
                 ));
             }
-            disk.remove(path).context("remove", path)?;
-            return Ok(None);
+            return Ok(Opened::Emptied);
         }
         PackFile::Cut(damage) => {
             let aside = path.with_extension("pack.damaged");
             report.damage.push(format!("{damage}; it is now {}", aside.display()));
             disk.rename(path, &aside).context("rename", path)?;
-            return Ok(None);
+            return Ok(Opened::Cut);
         }
-        PackFile::Empty => {
-            // The process that wrote the pack died before its first record was written.
-            disk.remove(path).context("remove", path)?;
-            return Ok(None);
-        }
+        // The process that wrote the pack died before its first record was durable.
+        PackFile::Empty => return Ok(Opened::Emptied),
         PackFile::Unsealed(header) => header,
     };
     write_again(&*file, len).context("write", path)?;
@@ -423,7 +478,9 @@ fn open_pack(
             header
         }
     };
-    Ok(Some(existing_pack(path, header, found.records(), found.end, len, Some(found.entries))))
+    let (records, end) = (found.records(), found.end);
+    let pack = existing_pack(path, header, records, end, len, Some(found.entries));
+    Ok(Opened::Pack(Box::new(pack)))
 }
 
 /// Writes the bytes of a pack without a footer again, and syncs them. They may come from

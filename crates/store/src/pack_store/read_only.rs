@@ -29,8 +29,9 @@ use types::{Cid, EncodedBlock, Hash, with_causes};
 
 use super::OpenReport;
 use super::catalog::{Catalog, CatalogPack};
-use super::examine::{PackFile, PackName, examine_pack, report_lost_packs, walk_pack};
+use super::examine::{PackFile, PackName, examine_pack, report_lost_records, walk_pack};
 use super::open::{Layout, refuse_other_format};
+use super::pack_list::{PackList, description, expected, list_for_reading, losses, readable};
 use super::packs::parse_name;
 use super::quarantine::Quarantine;
 use super::read::{decode_place, encode_place, pack_of};
@@ -80,6 +81,9 @@ pub struct ReadOnlyPackStore {
 #[derive(Debug)]
 pub(super) struct View {
     pub(super) packs: BTreeMap<u32, ReadPack>,
+    /// Descriptions of packs of nodes that lack records, and of packs of any kind that do
+    /// not exist.
+    pub(super) losses: Vec<String>,
     runs: Vec<Run>,
     /// Places that the runs do not cover, sorted by hash.
     rest: Vec<(Hash, Value)>,
@@ -361,30 +365,32 @@ impl View {
         let mut report = OpenReport::default();
         // The catalog before the packs: packs only grow, so a pack has at least the
         // records that the catalog covers.
-        let (catalog, is_readable) = match Catalog::read(&**disk, &layout.index()) {
-            Ok(catalog) => (catalog, true),
-            // A writer would replace the catalog, a reader can do without it.
-            Err(error @ StoreError::CatalogUnreadable { .. }) => {
-                report.damage.push(error.to_string());
-                (None, false)
-            }
-            Err(error) => return Err(error),
-        };
-        let is_new = is_readable && catalog.is_none() && pack_names(&**disk, layout)?.is_empty();
+        let catalog = readable(Catalog::read(&**disk, &layout.index()), &mut report)?;
+        let has_list = !matches!(
+            PackList::read(&**disk, &layout.pack_list()),
+            Ok(Ok(listed)) if listed.is_empty()
+        );
+        let is_new =
+            !has_list && matches!(catalog, Some(None)) && pack_names(&**disk, layout)?.is_empty();
+        let catalog = catalog.flatten();
         // The roots before the packs, so that the blocks of each root are in these packs.
         let found = read_roots(&**disk, &layout.roots(), is_new)?;
         let names = pack_names(&**disk, layout)?;
+        // After the names: a collection removes a pack from the list before its file.
+        let listed = list_for_reading(&**disk, &layout.pack_list(), &mut report)?;
         let known: BTreeMap<_, _> = catalog
             .iter()
             .flat_map(|catalog| &catalog.packs)
             .map(|pack| (pack.number, *pack))
             .collect();
+        let expected = expected(&known, &listed);
         let mut packs = BTreeMap::new();
         let mut entries = BTreeMap::new();
         let mut is_any_gone = false;
         let name = |number: u32| {
             let (kind, path) = &names[&number];
-            PackName { path, kind: *kind, number, known: known.get(&number) }
+            let expected = expected.get(&number).copied().unwrap_or(0);
+            PackName { path, kind: *kind, number, known: known.get(&number), expected }
         };
         for number in names.keys() {
             match examine(&**disk, name(*number), &mut report)? {
@@ -395,7 +401,29 @@ impl View {
                 None => is_any_gone = true,
             }
         }
-        report_lost_packs(&known, |number| names.contains_key(&number), &mut report);
+        let is_missing =
+            |number: &u32| expected.contains_key(number) && !names.contains_key(number);
+        let mut missing: Vec<u32> = expected.keys().copied().filter(is_missing).collect();
+        if !missing.is_empty() {
+            // A writer may have created a pack after its name was looked for, or removed
+            // one after the catalog was read.
+            let now = pack_names(&**disk, layout)?;
+            let catalog = readable(Catalog::read(&**disk, &layout.index()), &mut report)?;
+            let packs = catalog.flatten().map_or_else(Vec::new, |catalog| catalog.packs);
+            let is_expected = |number: &u32| {
+                listed.contains_key(number) || packs.iter().any(|pack| pack.number == *number)
+            };
+            missing.retain(|number| !now.contains_key(number) && is_expected(number));
+        }
+        report.lost_packs = missing.iter().copied().map(description).collect();
+        let losses = losses(&expected, |number| match packs.get(&number) {
+            Some(ReadPack { kind: PackKind::Meta, unreadable: None, records, .. }) => {
+                Some(*records)
+            }
+            Some(_) => Some(u32::MAX),
+            None if missing.contains(&number) => None,
+            None => Some(u32::MAX),
+        });
 
         let runs = catalog
             .as_ref()
@@ -424,7 +452,7 @@ impl View {
         let is_same = !is_any_gone || pack_names(&**disk, layout)? == names;
         let has_changed =
             !is_same || read_roots(&**disk, &layout.roots(), true)?.roots != found.roots;
-        let view = Self { packs, runs: runs.unwrap_or_default(), rest, roots: found.roots };
+        let view = Self { packs, losses, runs: runs.unwrap_or_default(), rest, roots: found.roots };
         Ok((view, report, has_changed))
     }
 
@@ -481,19 +509,22 @@ fn examine(
         Err(error @ StoreError::Io { .. }) if is_bad_sector(&error) => {
             let reason = with_causes(&error);
             report.damage.push(reason.clone());
-            Ok(name.known.map(|known| Examined {
-                pack: ReadPack {
-                    path: name.path.to_owned(),
-                    kind: name.kind,
-                    uuid: known.uuid,
-                    records: known.indexed,
-                    unreadable: Some(reason),
-                },
-                entries: None,
-            }))
+            Ok(Some(unreadable(name, reason)))
         }
         result => result,
     }
+}
+
+/// Returns a pack that cannot be read at all.
+fn unreadable(name: PackName<'_>, reason: String) -> Examined {
+    let pack = ReadPack {
+        path: name.path.to_owned(),
+        kind: name.kind,
+        uuid: name.known.map_or([0; 16], |known| known.uuid),
+        records: name.known.map_or(0, |known| known.indexed),
+        unreadable: Some(reason),
+    };
+    Examined { pack, entries: None }
 }
 
 fn is_bad_sector(error: &StoreError) -> bool {
@@ -512,8 +543,8 @@ fn examine_file(
     let (header, records, entries) = match examine_pack(&*file, len, name)? {
         PackFile::Retired | PackFile::Empty => return Ok(None),
         PackFile::Cut(damage) => {
-            report.damage.push(damage);
-            return Ok(None);
+            report.damage.push(damage.clone());
+            return Ok(Some(unreadable(name, damage)));
         }
         PackFile::Sealed { header, records, entries } => (Some(header), records, entries),
         PackFile::Unsealed(header) => {
@@ -521,6 +552,7 @@ fn examine_file(
             (header, found.records(), Some(found.entries))
         }
     };
+    report_lost_records(records, name, report);
     let uuid = header.map_or([0; 16], |header| header.uuid);
     let pack = ReadPack { path: path.to_owned(), kind: name.kind, uuid, records, unreadable: None };
     Ok(Some(Examined { pack, entries }))

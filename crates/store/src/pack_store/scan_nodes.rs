@@ -27,6 +27,13 @@ impl NodeScan for PackStore {
         let _nobody_moves = self.inner.collecting.lock();
         let packs = &self.inner.packs;
         let mut report = NodeScanReport::default();
+        let records_of = |number| {
+            let pack = packs.get(number)?;
+            Some(if pack.header.kind == PackKind::Meta { pack.records() } else { u32::MAX })
+        };
+        for loss in self.inner.pack_list.losses(records_of) {
+            report.damaged.add(loss);
+        }
         for pack in packs.all() {
             if pack.header.kind != PackKind::Meta {
                 continue;
@@ -58,15 +65,19 @@ impl NodeScan for PackStore {
 impl NodeScan for ReadOnlyPackStore {
     fn scan_nodes(&self, each: &mut Each<'_>) -> Result<NodeScanReport, StoreError> {
         let mut report = NodeScanReport::default();
-        for pack in self.view().packs.values() {
-            if pack.kind != PackKind::Meta {
-                continue;
-            }
-            let path = &*pack.path;
+        let view = self.view();
+        for loss in &view.losses {
+            report.damaged.add(loss.clone());
+        }
+        for pack in view.packs.values() {
             if let Some(reason) = &pack.unreadable {
                 report.unreadable.add(reason.clone());
                 continue;
             }
+            if pack.kind != PackKind::Meta {
+                continue;
+            }
+            let path = &*pack.path;
             let opened = self.disk.open_read(path).and_then(|file| Ok((entries(&*file)?, file)));
             let (entries, file) = match opened {
                 Ok(opened) => opened,

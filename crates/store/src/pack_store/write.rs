@@ -284,17 +284,23 @@ impl Inner {
         let mut dirty = std::mem::take(&mut *self.dirty.lock());
         dirty.sort_by_key(|pack| pack.header.kind);
         let mut result = Ok(());
+        let mut synced = Vec::with_capacity(dirty.len());
         for pack in dirty {
             if result.is_ok() {
                 result = self.sync_pack(&pack);
                 // After a failed sync, the records are not used any more. If the sync
                 // could not begin, they are, and the next commit must sync them.
-                if result.is_ok() || pack.state.lock().has_failed {
+                if result.is_ok() {
+                    synced.push((pack.number(), pack.state.lock().synced_records));
+                    continue;
+                }
+                if pack.state.lock().has_failed {
                     continue;
                 }
             }
             self.add_dirty(pack);
         }
+        self.pack_list.add(synced, |number| self.packs.get(number).is_some());
         result
     }
 
