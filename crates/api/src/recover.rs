@@ -91,7 +91,8 @@ pub enum FoundState {
     Unreadable,
     /// Another record describes the same snapshot.
     Duplicate,
-    /// Another snapshot has its place in the list.
+    /// It is not in the list, complete, and has the number of another snapshot. It is
+    /// listed again before that one.
     Conflict,
     /// It was listed again by this request.
     Recovered,

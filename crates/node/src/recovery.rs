@@ -160,12 +160,11 @@ fn select(found: &RecoveryReport, only: &[String]) -> Result<Selected, RecoverEr
 /// Returns why an object in this state cannot be taken over, as the end of a sentence.
 fn refusal(state: &FoundState) -> Option<String> {
     Some(match state {
-        FoundState::Complete | FoundState::Removed => return None,
+        FoundState::Complete | FoundState::Conflict(_) | FoundState::Removed => return None,
         FoundState::Known => "is in the list already".to_owned(),
         FoundState::Incomplete { reason, .. } => format!("is incomplete: {reason}"),
         FoundState::Unreadable(reason) => format!("cannot be read at present: {reason}"),
         FoundState::Duplicate(other) => format!("is the same as snapshot {other}"),
-        FoundState::Conflict(other) => format!("has the place of snapshot {other} in the list"),
     })
 }
 
@@ -211,7 +210,7 @@ fn recovery_report(
 
 fn state_model(state: &FoundState, is_selected: bool) -> (api::FoundState, Option<String>) {
     match state {
-        FoundState::Complete | FoundState::Removed if is_selected => {
+        FoundState::Complete | FoundState::Conflict(_) | FoundState::Removed if is_selected => {
             (api::FoundState::Recovered, None)
         }
         FoundState::Known => (api::FoundState::Known, None),
@@ -303,14 +302,8 @@ pub async fn check_nothing_lost(services: &Services) -> Result<(), String> {
     }
 }
 
-/// Continues the numbers of snapshots after those in the packs, if roots are lost: a
-/// number that is given twice would make a lost snapshot impossible to recover.
+/// Continues the numbers of snapshots after those in the packs, if roots are lost: of two
+/// snapshots with one number, only one keeps its place in the list.
 pub(crate) fn continue_numbers(snapshots: &SnapshotStore, scan: &dyn NodeScan) {
-    match snapshots::last_order(scan) {
-        Ok(last) => snapshots.use_order(last),
-        Err(error) => {
-            let error = with_causes(&error);
-            tracing::error!(error, "cannot search the packs for the numbers of lost snapshots");
-        }
-    }
+    snapshots.use_order(snapshots::last_order(scan));
 }

@@ -4,7 +4,7 @@
 //! store collects. If a prune is interrupted anywhere, the remaining snapshots are complete, and
 //! the next prune continues. The newest snapshot of a folder is never removed; in doubt, none is.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
 use config::Keep;
 use jiff::Timestamp;
@@ -181,18 +181,18 @@ fn plan_folder(
         })
         .collect();
     let plan = decide(&candidates, keep, now);
-    let to_remove: HashSet<u64> =
-        if unread.is_some() { HashSet::new() } else { plan.removed().collect() };
+    let is_suspended = plan.suspension.is_some() || unread.is_some();
     let folder_name = all.last().map(|newest| newest.record.folder_name.clone());
     let suspension = match plan.suspension {
         Some(suspension) => Some(PruneSuspension::Retention(suspension)),
         None => unread,
     };
     let mut would_remove = false;
-    // Both are oldest first.
+    // Both are oldest first; two snapshots may have the same number.
     for (snapshot, decision) in all.into_iter().zip(plan.decisions) {
-        would_remove |= decision.reasons.is_empty();
-        let is_removed = to_remove.contains(&decision.order);
+        let is_unwanted = decision.reasons.is_empty();
+        would_remove |= is_unwanted;
+        let is_removed = is_unwanted && !is_suspended;
         let decided = if is_removed { &mut report.removed } else { &mut report.kept };
         decided.push(PruneDecision { snapshot, reasons: decision.reasons });
     }

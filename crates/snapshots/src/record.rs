@@ -12,6 +12,9 @@ const TEXT_LEN_MAX: usize = 8192;
 /// Maximum serial number: fits into the sixteen digits in the name of a root, with room for later
 /// ones. A record is found by a search of the packs, so it may come from elsewhere.
 const ORDER_MAX: u64 = 1_000_000_000_000;
+/// Maximum serial number that a backup server gives. A higher one was invented by a source, and
+/// does not change the numbers of new snapshots.
+pub(crate) const ORDER_GIVEN_MAX: u64 = ORDER_MAX / 2;
 
 /// The metadata that a backup server stores for a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]

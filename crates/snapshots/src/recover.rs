@@ -6,17 +6,18 @@
 //! necessarily lost: its snapshot may have been removed, or its pull may have failed at the last
 //! step. So the search changes nothing; the owner decides.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::ControlFlow;
 
 use net::PeerId;
-use store::{NodeScan, NodeScanReport, Pin, Root, StoreError, WriteEpoch};
+use store::{NodeScan, NodeScanReport, Pin, Root, WriteEpoch};
 use tokio_util::sync::CancellationToken;
-use types::{Cid, Dataset, FolderId, MANIFEST_MIME};
+use types::{Cid, Dataset, FolderId, MANIFEST_MIME, with_causes};
 
-use crate::record::SnapshotRecord;
+use crate::record::{ORDER_GIVEN_MAX, SnapshotRecord};
 use crate::snapshot_id::SnapshotId;
-use crate::snapshot_reader::{Snapshot, SnapshotError, SnapshotReader, root_name};
+use crate::snapshot_reader::{Snapshot, SnapshotError, SnapshotReader};
 use crate::snapshot_store::SnapshotStore;
 use crate::verify::{
     DATA_PREFIX, Objects, VerifyError, VerifyProblem, VerifyProgress, VerifyReport, check,
@@ -24,6 +25,8 @@ use crate::verify::{
 
 /// Maximum number of records, of items and of manifests that a search remembers.
 const FOUND_MAX: usize = 200_000;
+/// Numbers that are skipped if records cannot be read: more than these records can have used.
+const ORDER_GAP: u64 = 100_000_000;
 
 /// State of a snapshot or a data item that was found in the packs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,8 +48,8 @@ pub enum FoundState {
     Unreadable(String),
     /// A record of the same manifest is known or is recovered instead of this one.
     Duplicate(SnapshotId),
-    /// Another snapshot with the same place in the list is known or is recovered instead of this
-    /// one.
+    /// No root names it, all its blocks are present, and another snapshot, which is known or is
+    /// recovered too, has the same number. It is listed before the other one.
     Conflict(SnapshotId),
 }
 
@@ -103,7 +106,7 @@ pub struct RecoveryReport {
 impl FoundState {
     /// Reports whether the object can be recovered and was not removed on purpose.
     pub fn is_lost(&self) -> bool {
-        matches!(self, Self::Complete)
+        matches!(self, Self::Complete | Self::Conflict(_))
     }
 }
 
@@ -158,7 +161,8 @@ pub fn find_lost(
     let roots: BTreeMap<String, Cid> =
         snapshots.store().roots("").into_iter().map(|(name, root)| (name, root.cid)).collect();
     let is_unnamed = |name: &String, cid: &Cid| roots.get(name) != Some(cid);
-    let unnamed = nodes.records.values().filter(|found| is_unnamed(&name_of(found), &found.cid));
+    let is_known = |found: &Snapshot| found.root_of(|name| roots.get(name).copied()).is_some();
+    let unnamed = nodes.records.values().filter(|found| !is_known(found));
     let items = nodes.items.keys().map(|cid| (item_root(cid), *cid));
     let objects = Objects {
         snapshots: unnamed.cloned().collect(),
@@ -180,17 +184,17 @@ pub fn find_lost(
             .collect(),
         ..RecoveryReport::default()
     };
-    for (cid, snapshot) in nodes.records {
-        let state = if is_unnamed(&name_of(&snapshot), &cid) {
-            snapshot_state(&snapshot, &checked, scan)
-        } else {
+    for snapshot in nodes.records.into_values() {
+        let state = if is_known(&snapshot) {
             FoundState::Known
+        } else {
+            snapshot_state(&snapshot, &checked, scan)
         };
         report.snapshots.push(FoundSnapshot { snapshot, state });
     }
     mark_duplicates(&mut report.snapshots);
     mark_conflicts(&mut report.snapshots, &roots);
-    report.snapshots.sort_by_cached_key(|found| name_of(&found.snapshot));
+    report.snapshots.sort_by_cached_key(|found| found.snapshot.root_name());
     for (cid, dataset) in nodes.items {
         let name = item_root(&cid);
         let state = if is_unnamed(&name, &cid) {
@@ -256,11 +260,6 @@ impl FoundNodes {
 fn is_signed(record: &SnapshotRecord) -> bool {
     let SnapshotRecord { source, folder, sequence, manifest, signature, .. } = record;
     manifest::verify(source, folder, *sequence, manifest, signature)
-}
-
-fn name_of(snapshot: &Snapshot) -> String {
-    let SnapshotRecord { source, folder, order, .. } = &snapshot.record;
-    root_name(source, folder, *order)
 }
 
 fn item_root(cid: &Cid) -> String {
@@ -336,41 +335,43 @@ fn mark_duplicates(all: &mut [FoundSnapshot]) {
     }
 }
 
-/// Marks the snapshots whose place in the list another snapshot has: after a loss of roots, a
-/// backup server may have given the same number again.
+/// Marks the snapshots whose number another snapshot has: after a loss of roots, a backup server
+/// may have given the same number again.
 fn mark_conflicts(all: &mut [FoundSnapshot], roots: &BTreeMap<String, Cid>) {
     let mut first: HashMap<String, usize> = HashMap::new();
     let can_be_set = |found: &FoundSnapshot| found.state == FoundState::Complete;
-    let rank = |found: &FoundSnapshot| {
-        let record = &found.snapshot.record;
-        (record.sequence, record.received_at, found.snapshot.cid)
-    };
     for (at, found) in all.iter().enumerate().filter(|(_, found)| can_be_set(found)) {
-        let best = first.entry(name_of(&found.snapshot)).or_insert(at);
-        if rank(found) > rank(&all[*best]) {
+        let best = first.entry(found.snapshot.root_name()).or_insert(at);
+        if lateness(&found.snapshot) > lateness(&all[*best].snapshot) {
             *best = at;
         }
     }
     for at in 0..all.len() {
-        let name = name_of(&all[at].snapshot);
-        let is_unnamed = !matches!(all[at].state, FoundState::Known | FoundState::Duplicate(_));
-        let other = match roots.get(&name) {
-            Some(known) if is_unnamed => Some(SnapshotId::of(known)),
-            _ if can_be_set(&all[at]) => {
-                let best = first[&name];
-                (best != at).then(|| all[best].snapshot.id.clone())
-            }
-            _ => None,
-        };
-        if let Some(other) = other {
-            all[at].state = FoundState::Conflict(other);
+        if !can_be_set(&all[at]) {
+            continue;
         }
+        let name = all[at].snapshot.root_name();
+        let best = first[&name];
+        let other = match roots.get(&name) {
+            Some(known) => SnapshotId::of(known),
+            None if best != at => all[best].snapshot.id.clone(),
+            None => continue,
+        };
+        all[at].state = FoundState::Conflict(other);
     }
 }
 
+/// Returns the key by which the later one of two snapshots with the same number is the greater
+/// one.
+fn lateness(snapshot: &Snapshot) -> impl Ord + use<> {
+    let record = &snapshot.record;
+    (record.sequence, record.received_at, snapshot.cid)
+}
+
 /// Sets the roots of snapshots and data items that [`find_lost`] has found, the oldest first, and
-/// returns the number of roots that were set. Skips an object that a root names already, and a
-/// snapshot whose place another one has. `epoch` is older than the search.
+/// returns the number of roots that were set. Skips an object that a root names already. A
+/// snapshot whose number another one has gets a second name, and is listed before the other one.
+/// `epoch` is older than the search.
 ///
 /// # Errors
 ///
@@ -383,17 +384,22 @@ pub fn recover<'a>(
 ) -> Result<u64, SnapshotError> {
     let store = snapshots.store();
     let mut found: Vec<&Snapshot> = found.into_iter().collect();
-    found.sort_by_key(|snapshot| snapshot.record.order);
+    // The later one of two snapshots with the same number gets the first name.
+    found.sort_by_key(|found| (found.record.order, Reverse(lateness(found))));
+    let block_of = |name: &str| Some(store.root(name)?.cid);
     let mut set = 0;
     for snapshot in found {
-        let name = name_of(snapshot);
-        if store.root(&name).is_none() {
-            snapshots.use_order(snapshot.record.order);
-            store.set_root(&name, Root { cid: snapshot.cid, partial: false }, epoch)?;
-            let record = &snapshot.record;
-            tracing::info!(snapshot = %snapshot.id, folder = %record.folder, "recovered a snapshot");
-            set += 1;
+        if snapshot.root_of(block_of).is_some() {
+            continue;
         }
+        let first = snapshot.root_name();
+        let is_free = store.root(&first).is_none();
+        let name = if is_free { first } else { snapshot.second_root_name() };
+        snapshots.use_order(snapshot.record.order);
+        store.set_root(&name, Root { cid: snapshot.cid, partial: false }, epoch)?;
+        let record = &snapshot.record;
+        tracing::info!(snapshot = %snapshot.id, folder = %record.folder, "recovered a snapshot");
+        set += 1;
     }
     for cid in items {
         let name = item_root(&cid);
@@ -406,21 +412,33 @@ pub fn recover<'a>(
     Ok(set)
 }
 
-/// Returns the highest number that a record in the packs has: after a loss of roots, it must not be
-/// given again.
-///
-/// # Errors
-///
-/// Returns [`StoreError`] if the store cannot be read at all.
-pub fn last_order(scan: &dyn NodeScan) -> Result<u64, StoreError> {
+/// Returns a number such that no record in the packs has a higher one: after a loss of roots, a
+/// number must not be given again. This is the highest number that was found, or a far higher one
+/// if records cannot be read.
+pub fn last_order(scan: &dyn NodeScan) -> u64 {
     let mut last = 0;
-    scan.scan_nodes(&mut |_, bytes| {
+    let scanned = scan.scan_nodes(&mut |_, bytes| {
         if let Some(Ok(record)) = SnapshotRecord::of_node(&bytes)
             && is_signed(&record)
+            && record.order <= ORDER_GIVEN_MAX
         {
             last = last.max(record.order);
         }
         ControlFlow::Continue(())
-    })?;
-    Ok(last)
+    });
+    let reason = match scanned {
+        Ok(report) if report.is_complete() => return last,
+        Ok(report) => {
+            let faults = [&report.unreadable, &report.damaged].into_iter();
+            faults.flat_map(|faults| &faults.descriptions).next().cloned()
+        }
+        Err(error) => Some(with_causes(&error)),
+    };
+    let reason = reason.unwrap_or_else(|| "a newer version of this program wrote some".to_owned());
+    tracing::warn!(
+        reason,
+        "some records of snapshots cannot be read, so the numbers of new snapshots continue after \
+         a gap"
+    );
+    last.saturating_add(ORDER_GAP).min(ORDER_GIVEN_MAX)
 }

@@ -17,6 +17,8 @@ use crate::snapshot_id::SnapshotId;
 
 /// Prefix of the names of the roots of snapshots.
 pub(crate) const PREFIX: &str = "snapshot/";
+/// Number of hexadecimal digits of the hash in the second name of a snapshot.
+const SECOND_NAME_LEN: usize = 32;
 /// Maximum number of cached records; each needs about 500 bytes.
 const CACHED_RECORDS_MAX: usize = 100_000;
 
@@ -27,10 +29,21 @@ pub fn root_name(source: &PeerId, folder: &FolderId, order: u64) -> String {
 
 /// Returns the source, folder and order in the name of a root.
 pub(crate) fn parse_name(name: &str) -> Option<(PeerId, FolderId, u64)> {
-    let mut parts = name.strip_prefix(PREFIX)?.split('/');
+    let (first, _) = split_name(name);
+    let mut parts = first.strip_prefix(PREFIX)?.split('/');
     let parsed =
         (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
     parts.next().is_none().then_some(parsed)
+}
+
+/// Returns the first name of a snapshot, and true if `name` is this name. Another snapshot may
+/// have the first name; see [`Snapshot::second_root_name`].
+fn split_name(name: &str) -> (&str, bool) {
+    let order_at = name.rfind('/').map_or(0, |slash| slash + 1);
+    match name[order_at..].find('.') {
+        Some(dot) => (&name[..order_at + dot], false),
+        None => (name, true),
+    }
 }
 
 /// A complete snapshot.
@@ -49,6 +62,23 @@ impl Snapshot {
     pub(crate) fn root_name(&self) -> String {
         root_name(&self.record.source, &self.record.folder, self.record.order)
     }
+
+    /// Returns the name of its root if another snapshot has [`Snapshot::root_name`].
+    pub(crate) fn second_root_name(&self) -> String {
+        second_name(&self.record, &self.cid)
+    }
+
+    /// Returns the name of the root that names it, if there is one. `root` returns the block of
+    /// a root.
+    pub(crate) fn root_of(&self, root: impl Fn(&str) -> Option<Cid>) -> Option<String> {
+        let names = [self.root_name(), self.second_root_name()];
+        names.into_iter().find(|name| root(name) == Some(self.cid))
+    }
+}
+
+fn second_name(record: &SnapshotRecord, cid: &Cid) -> String {
+    let first = root_name(&record.source, &record.folder, record.order);
+    format!("{first}.{}", &cid.hash().to_string()[..SECOND_NAME_LEN])
 }
 
 /// A snapshot whose record cannot be read.
@@ -141,7 +171,10 @@ impl SnapshotReader {
 
     fn listing(&self, prefix: &str) -> Result<Listing, SnapshotError> {
         let mut listing = Listing::default();
-        for (name, root) in self.0.store.roots(prefix) {
+        let mut roots = self.0.store.roots(prefix);
+        // Of two snapshots with one number, the later one has the first name.
+        roots.sort_by(|(a, _), (b, _)| split_name(a).cmp(&split_name(b)));
+        for (name, root) in roots {
             match self.read(&name, root.cid) {
                 Ok(snapshot) => listing.snapshots.push(snapshot),
                 Err(Unread::Damaged { reason, is_newer }) => {
@@ -180,7 +213,8 @@ impl SnapshotReader {
                 })?
             }
         };
-        if name != root_name(&record.source, &record.folder, record.order) {
+        let first = root_name(&record.source, &record.folder, record.order);
+        if name != first && name != second_name(&record, &cid) {
             return Err(damaged("the record belongs to another snapshot".to_owned()));
         }
         if !is_cached {

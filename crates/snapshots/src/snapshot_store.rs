@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use store::{Batch, BlockStore, Pin, Root, WriteEpoch};
 use types::EncodedBlock;
 
-use crate::record::SnapshotRecord;
+use crate::record::{ORDER_GIVEN_MAX, SnapshotRecord};
 use crate::snapshot_id::SnapshotId;
 use crate::snapshot_reader::{
     PREFIX, Snapshot, SnapshotError, SnapshotReader, parse_name, root_name,
@@ -37,7 +37,8 @@ impl SnapshotStore {
     /// it numbers the snapshots.
     pub fn new(store: Arc<dyn BlockStore>) -> Self {
         let roots = store.roots(PREFIX);
-        let last = roots.iter().filter_map(|(name, _)| Some(parse_name(name)?.2)).max();
+        let given = roots.iter().filter_map(|(name, _)| Some(parse_name(name)?.2));
+        let last = given.filter(|order| *order <= ORDER_GIVEN_MAX).max();
         Self {
             reader: SnapshotReader::new(store.clone()),
             store,
@@ -55,9 +56,12 @@ impl SnapshotStore {
         self.last_order.fetch_add(1, Ordering::SeqCst) + 1
     }
 
-    /// Ensures that numbers up to `order` are not returned as the next one.
+    /// Ensures that numbers up to `order` are not returned as the next one, unless no backup
+    /// server can have given `order`.
     pub fn use_order(&self, order: u64) {
-        self.last_order.fetch_max(order, Ordering::SeqCst);
+        if order <= ORDER_GIVEN_MAX {
+            self.last_order.fetch_max(order, Ordering::SeqCst);
+        }
     }
 
     /// Commits a snapshot: the last write of a pull. All its blocks must be in the store, and must
@@ -88,9 +92,10 @@ impl SnapshotStore {
     ///
     /// Returns [`SnapshotError::Store`] if the root cannot be removed.
     pub fn remove(&self, snapshot: &Snapshot) -> Result<bool, SnapshotError> {
-        let removed = self.store.remove_root(&snapshot.root_name())?;
+        let name = snapshot.root_of(|name| Some(self.store.root(name)?.cid));
+        let removed = name.map(|name| self.store.remove_root(&name)).transpose()?;
         self.reader.forget(&snapshot.cid);
-        Ok(removed)
+        Ok(removed.unwrap_or(false))
     }
 
     /// Starts a unit of work on the store.

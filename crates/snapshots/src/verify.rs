@@ -192,6 +192,7 @@ pub(crate) fn check(
         walk.snapshot(&snapshot)?;
         if walk.report.broken.contains(&snapshot.cid)
             && !is_kept(&snapshot.root_name(), snapshot.cid)
+            && !is_kept(&snapshot.second_root_name(), snapshot.cid)
         {
             walk.forget_snapshot(&snapshot, was_cut_short);
         }

@@ -114,7 +114,7 @@ fn snapshots_and_items_come_back_when_the_logs_of_roots_are_gone() {
     assert_eq!((found.cid, found.dataset.filename.as_deref()), (item, Some("letter.txt")));
     assert_eq!((report.unusable, report.manifests), (vec![], vec![]));
     assert_eq!(store.roots(""), [], "the search sets nothing");
-    assert_eq!(last_order(&*store).unwrap(), 3);
+    assert_eq!(last_order(&*store), 3);
 
     assert_eq!(set_all_lost(&store), 4);
     assert_eq!(store.roots(""), roots);
@@ -271,7 +271,7 @@ fn forged_and_foreign_records_are_named_and_never_set() {
     let reasons: Vec<&str> = report.unusable.iter().map(|record| record.reason.as_str()).collect();
     assert_eq!(reasons.iter().filter(|reason| reason.contains("the signature is not")).count(), 5);
     assert_eq!(reasons.iter().filter(|reason| reason.contains("newer version")).count(), 1);
-    assert_eq!(last_order(&*store).unwrap(), 3);
+    assert_eq!(last_order(&*store), 3);
     assert_eq!(set_all_lost(&store), 0);
 }
 
@@ -299,8 +299,10 @@ fn of_two_records_of_one_manifest_one_is_recovered() {
     assert_eq!(set_all_lost(&copy), 3);
 }
 
+/// After a loss of roots, a backup server may have given the number of a snapshot again. The
+/// older one is listed again, before the later one, and is an ordinary snapshot.
 #[test]
-fn a_snapshot_whose_place_is_taken_is_not_set() {
+fn a_snapshot_whose_number_another_one_has_is_recovered_too() {
     let store = Arc::new(MemStore::new());
     let maker = Maker::new(store.clone());
     let old = maker.snapshot("docs", 1, 1000, &[("a", noise(1, 100))], None);
@@ -308,27 +310,99 @@ fn a_snapshot_whose_place_is_taken_is_not_set() {
     let copy = without_roots(&store, &BTreeSet::new());
     let new = Maker { snapshots: SnapshotStore::new(copy.clone()), key: maker.key };
     let new = new.snapshot("docs", 2, 2000, &[("a", noise(2, 100))], None);
-    let conflict = |report: &RecoveryReport, old: &Snapshot| {
-        let is_old = |found: &&snapshots::FoundSnapshot| found.snapshot.cid == old.cid;
-        report.snapshots.iter().find(is_old).unwrap().state.clone()
-    };
-    assert_eq!(conflict(&find(&copy), &old), FoundState::Conflict(new.id.clone()));
-    assert_eq!(
-        recover(&SnapshotStore::new(copy.clone()), [&old], [], copy.write_epoch()).unwrap(),
-        0
-    );
-    let name = root_name(&new.record.source, &new.record.folder, 1);
-    assert_eq!(copy.root(&name).unwrap().cid, new.cid);
-    // Without any root, the later one is recovered.
+    assert_eq!(old.record.order, new.record.order);
+    // Without any root, both are recovered as well.
     let both = Arc::new(MemStore::new());
     for (from, snapshot) in [(&store, &old), (&copy, &new)] {
         for cid in testkit::all_blocks(&**from, snapshot) {
             both.put(&[from.get_encoded(&cid).unwrap().unwrap()]).unwrap();
         }
     }
-    let report = find(&both);
-    assert_eq!(conflict(&report, &old), FoundState::Conflict(new.id));
-    assert_eq!(report.lost(), (1, 0));
+    for (store, lost) in [(copy, 1), (both, 2)] {
+        let report = find(&store);
+        let state = |cid| {
+            let mut found = report.snapshots.iter();
+            found.find(|found| found.snapshot.cid == cid).unwrap().state.clone()
+        };
+        assert_eq!(state(old.cid), FoundState::Conflict(new.id.clone()));
+        let is_known = state(new.cid) == FoundState::Known;
+        assert!(is_known || state(new.cid) == FoundState::Complete);
+        assert_eq!(report.lost(), (lost, 0));
+        assert_eq!(set_all_lost(&store), lost as u64);
+        assert_eq!(set_all_lost(&store), 0, "everything is known");
+        let snapshots = SnapshotStore::new(store.clone());
+        let listing = snapshots.list().unwrap();
+        assert_eq!(
+            (&listing.snapshots, &listing.damaged),
+            (&vec![old.clone(), new.clone()], &vec![])
+        );
+        let newest = snapshots.newest(&new.record.source, &new.record.folder).unwrap();
+        assert_eq!(newest.as_ref(), Some(&new));
+        let first = root_name(&new.record.source, &new.record.folder, 1);
+        assert_eq!(store.root(&first).unwrap().cid, new.cid);
+        assert_eq!(snapshots.next_order(), 2);
+        // A collection keeps its blocks.
+        store.gc(GcOptions::EVERYTHING).unwrap();
+        let never = CancellationToken::new();
+        let verified = snapshots::verify(&snapshots, true, &VerifyProgress::default(), &never);
+        assert_eq!(verified.map(|report| (report.snapshots, report.is_ok())).unwrap(), (2, true));
+        // The retention removes the older one alone.
+        let keep = config::Keep { last: 1, hourly: 0, daily: 0, weekly: 0, monthly: 0 };
+        let options = snapshots::PruneOptions {
+            dry_run: false,
+            always_collect: true,
+            accept_roots: false,
+            stop: never,
+        };
+        let now = Timestamp::from_second(3000).unwrap();
+        let pruned = snapshots::prune(&snapshots, &keep, now, &options).unwrap();
+        assert_eq!((pruned.removed.len(), pruned.kept.len()), (1, 1), "{pruned:?}");
+        assert_eq!(snapshots.list().unwrap().snapshots, [new.clone()]);
+        assert!(!store.has(&old.cid).unwrap());
+    }
+}
+
+/// Bytes that cannot be read hide records, and their numbers must not be given again.
+#[test]
+fn numbers_of_records_that_cannot_be_read_are_not_given_again() {
+    let disk = SimDisk::new();
+    drop(filled(open(&disk)));
+    for log in files(&disk, "/roots/") {
+        disk.lose(&log);
+    }
+    let mut failed_reads = 0;
+    for at in 0.. {
+        let store = open(&disk);
+        let armed = disk.add_fault(FaultRule::reads(EIO).on("/packs/m-").after(at).times(1));
+        let last = last_order(&*store);
+        disk.clear_fault_rules();
+        if armed.failures() == 0 {
+            assert_eq!(last, 3);
+            break;
+        }
+        failed_reads += 1;
+        let snapshots = SnapshotStore::new(store);
+        snapshots.use_order(last);
+        assert!(snapshots.next_order() > 3, "read {at}: {last}");
+    }
+    assert!(failed_reads > 3, "{failed_reads}");
+    // A pack that is lost.
+    disk.lose(&files(&disk, "/packs/m-")[0]);
+    assert!(last_order(&*open(&disk)) > 3);
+}
+
+/// A source can put any number into a record among its blocks. A number that no backup server
+/// gives does not change the numbers of new snapshots.
+#[test]
+fn an_invented_number_does_not_exhaust_the_numbers() {
+    let store = Arc::new(MemStore::new());
+    let (maker, [first, _, _]) = filled(store.clone());
+    let record = SnapshotRecord { order: 1_000_000_000_000, ..first.record };
+    let invented = put_record(&*store, &record);
+    assert_eq!(last_order(&*store), 3);
+    recover(&maker.snapshots, [&invented], [], store.write_epoch()).unwrap();
+    assert_eq!(maker.snapshots.next_order(), 4);
+    assert_eq!(SnapshotStore::new(store).next_order(), 4);
 }
 
 #[test]

@@ -99,7 +99,8 @@ const PARTLY: &str = "parts of the store could not be read: there may be more sn
 fn lost(report: &RecoverReport) -> u64 {
     let states = report.snapshots.iter().map(|one| one.state);
     let states = states.chain(report.items.iter().map(|one| one.state));
-    states.filter(|state| *state == FoundState::Lost).count() as u64
+    let is_lost = |state: &FoundState| matches!(state, FoundState::Lost | FoundState::Conflict);
+    states.filter(is_lost).count() as u64
 }
 
 fn offline(context: &Context, request: &RecoverRequest) -> Result<RecoverReport> {
@@ -173,7 +174,7 @@ fn state(state: FoundState, detail: Option<&str>) -> String {
         FoundState::Incomplete => format!("incomplete: {detail}"),
         FoundState::Unreadable => format!("cannot be read at present: {detail}"),
         FoundState::Duplicate => format!("same as {detail}"),
-        FoundState::Conflict => format!("{detail} has its place"),
+        FoundState::Conflict => format!("complete, older than {detail}"),
         FoundState::Recovered => "listed again".to_owned(),
     }
 }
