@@ -15,6 +15,22 @@ pub struct Integrity {
     /// The last verification, also of an earlier run of the instance.
     #[serde(default)]
     pub last_verification: Option<LastVerification>,
+    /// True if records of roots are lost, so that the list of snapshots may be incomplete.
+    #[serde(default)]
+    pub roots_incomplete: bool,
+    /// Snapshots in the list whose record cannot be read, at most 100.
+    #[serde(default)]
+    pub unreadable_snapshots: Vec<UnreadableSnapshot>,
+}
+
+/// Snapshot in the list whose record is missing, is damaged, or was written by a newer
+/// version of the program.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct UnreadableSnapshot {
+    /// Name of its root: source, folder and number.
+    pub root: String,
+    /// Reason why the record cannot be read.
+    pub reason: String,
 }
 
 /// State of the scrubs.
@@ -119,6 +135,10 @@ pub struct VerifyResult {
     pub newer: Vec<String>,
     /// Number of blocks that were pulled again.
     pub repaired: u64,
+    /// True if records of roots are lost: snapshots that are not in the list were not
+    /// checked.
+    #[serde(default)]
+    pub roots_incomplete: bool,
 }
 
 /// Block that is needed but damaged or missing.

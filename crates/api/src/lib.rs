@@ -32,7 +32,8 @@ mod recover;
 
 pub use client::{Client, ClientError, Query, path_part};
 pub use integrity::{
-    Healing, Integrity, LastVerification, OutstandingBlock, Scrub, VerifyProblem, VerifyResult,
+    Healing, Integrity, LastVerification, OutstandingBlock, Scrub, UnreadableSnapshot,
+    VerifyProblem, VerifyResult,
 };
 pub use journal::{JournalEntry, LogLine, TrafficDay, Transferred};
 pub use listed::{ListedEntry, from_text, to_text};

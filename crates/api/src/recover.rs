@@ -22,8 +22,8 @@ pub struct RecoverRequest {
 /// list any more.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RecoverReport {
-    /// True if the whole store was read. If false, there may be more snapshots; see
-    /// `problems`.
+    /// True if the whole store was read, and each listed snapshot has a record. If false,
+    /// there may be more snapshots; see `problems`.
     pub complete: bool,
     /// The snapshots that were found, known ones included.
     pub snapshots: Vec<FoundSnapshot>,

@@ -38,6 +38,10 @@ pub(crate) enum End {
     /// The command did its work, but not everything could be set or read.
     #[error("{0}")]
     Partly(&'static str),
+    /// The command did its work, but not everything could be set or read, and it has
+    /// already printed what.
+    #[error("done in part")]
+    PartlyReported,
     /// The command failed and has already printed why.
     #[error("failed")]
     Reported,
@@ -46,7 +50,7 @@ pub(crate) enum End {
 /// Prints an error and returns its exit code.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     let end = error.downcast_ref::<End>();
-    if !matches!(end, Some(End::Reported)) {
+    if !matches!(end, Some(End::Reported | End::PartlyReported)) {
         eprintln!("archivist: {}", safe(&format!("{error:#}")));
     }
     let not_running = error
@@ -54,7 +58,7 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
         .any(|cause| matches!(cause.downcast_ref(), Some(ClientError::NotRunning { .. })));
     ExitCode::from(match end {
         Some(End::Usage(_)) => USAGE,
-        Some(End::Partly(_)) => PARTLY,
+        Some(End::Partly(_) | End::PartlyReported) => PARTLY,
         Some(End::NotRunning { .. }) => NOT_RUNNING,
         _ if not_running => NOT_RUNNING,
         _ => FAILED,

@@ -16,12 +16,17 @@ use types::with_causes;
 use crate::context::Context;
 use crate::output::safe;
 
+/// Message if records of roots are lost.
+pub(crate) const LIST_INCOMPLETE: &str = "the list of snapshots is incomplete: some snapshots may be missing, and no space is freed; \
+     run `archivist recover`, which finds lost snapshots, then `archivist prune --accept-roots`";
+
 /// A store that is open for reading, and the snapshots in it.
 #[derive(Debug)]
 pub(crate) struct Offline {
     packs: Arc<ReadOnlyPackStore>,
     store: Arc<dyn StoreRead>,
     snapshots: SnapshotReader,
+    roots_incomplete: bool,
     /// Provides the names of the sources.
     config: Config,
 }
@@ -65,15 +70,19 @@ impl Offline {
             );
         }
         if report.roots_incomplete {
-            eprintln!(
-                "archivist: the list of snapshots is incomplete: some snapshots may be missing, \
-                 and no space is freed; run `archivist recover`, which finds lost snapshots, then \
-                 `archivist prune --accept-roots`"
-            );
+            eprintln!("archivist: {LIST_INCOMPLETE}");
         }
+        let roots_incomplete = report.roots_incomplete;
         let packs = Arc::new(store);
         let store: Arc<dyn StoreRead> = packs.clone();
-        Ok(Some(Self { snapshots: SnapshotReader::new(store.clone()), packs, store, config }))
+        let snapshots = SnapshotReader::new(store.clone());
+        Ok(Some(Self { snapshots, packs, store, roots_incomplete, config }))
+    }
+
+    /// Reports whether records of roots are lost, so that snapshots may be missing in the
+    /// list. [`Offline::open`] has printed that.
+    pub(crate) fn roots_incomplete(&self) -> bool {
+        self.roots_incomplete
     }
 
     /// Returns the packs.

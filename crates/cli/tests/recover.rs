@@ -63,7 +63,7 @@ fn lost_roots_are_found_shown_and_set_on_request() {
     assert_eq!((&report["complete"], &report["recovered"]), (&json!(true), &json!(0)));
     assert_eq!(listed(&home), json!([]), "nothing is changed without --yes");
     let ran = run(home.path(), ["recover"]);
-    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert_eq!(ran.code, Some(4), "{ran:?}");
     assert!(ran.out.contains("3 snapshots and data items stored but not listed"), "{ran:?}");
     assert!(ids.iter().all(|id| ran.out.contains(id)), "{ran:?}");
 
@@ -74,8 +74,12 @@ fn lost_roots_are_found_shown_and_set_on_request() {
     assert_eq!(ran.code, Some(0), "{ran:?}");
     assert!(ran.out.contains("2 snapshots and data items listed again"), "{ran:?}");
     assert_eq!(listed(&home), before);
+    assert_eq!(run(home.path(), ["recover"]).code, Some(0));
+    // Nothing is damaged, but the owner has not accepted the list yet.
     let verified = run(home.path(), ["verify", "--full"]);
-    assert_eq!(verified.code, Some(0), "{verified:?}");
+    assert_eq!(verified.code, Some(4), "{verified:?}");
+    assert!(verified.err.contains("the list of snapshots is incomplete"), "{verified:?}");
+    assert!(verified.out.contains("checked 3 snapshots"), "{verified:?}");
 }
 
 #[test]
@@ -135,4 +139,112 @@ fn an_instance_that_was_never_started_has_nothing_to_recover() {
     let ran = run(home.path(), ["recover"]);
     assert_eq!(ran.code, Some(0), "{ran:?}");
     assert!(ran.out.contains("nothing is lost"), "{ran:?}");
+}
+
+/// Runs commands that read the list of snapshots, without and with JSON, and checks their exit
+/// codes, and that they report damage: with this text each.
+fn assert_reported(home: &Home, expected: [(&str, i32, [&str; 2]); 3]) {
+    for (command, code, parts) in expected {
+        for (json, part) in [false, true].into_iter().zip(parts) {
+            let mut arguments = vec![command];
+            arguments.extend(json.then_some("--json"));
+            let ran = run(home.path(), arguments);
+            assert_eq!(ran.code, Some(code), "{command}: {ran:?}");
+            let is_said = ran.err.contains(part) || ran.out.contains(part);
+            assert!(is_said, "{command}, {part:?}: {ran:?}");
+        }
+    }
+}
+
+/// Without roots, and without records of listed snapshots, no command that reads the list
+/// succeeds as if nothing had happened, with and without a running instance.
+#[test]
+fn a_list_with_gaps_is_reported_by_every_command_that_reads_it() {
+    let (home, _) = kept();
+    for command in ["snapshots", "verify", "recover"] {
+        assert_eq!(run(home.path(), [command]).code, Some(0), "{command}");
+    }
+    let roots = home.path().join("data/store/roots");
+    let saved: Vec<_> = ["a.log", "b.log"].map(|log| fs::read(roots.join(log)).unwrap()).into();
+    lose_roots(home.path());
+    let incomplete = "the list of snapshots is incomplete";
+    let lost = [
+        ("snapshots", 4, [incomplete; 2]),
+        ("verify", 4, [incomplete; 2]),
+        ("recover", 4, ["stored but not listed", "\"lost\""]),
+    ];
+    assert_reported(&home, lost);
+    let daemon = home.start();
+    assert_reported(&home, lost);
+    let notices = daemon.v1("/status")["notices"].to_string();
+    assert!(notices.contains(incomplete), "{notices}");
+    daemon.terminate();
+
+    // The roots are back, and the records of the listed snapshots are gone.
+    for (log, bytes) in ["a.log", "b.log"].iter().zip(saved) {
+        fs::write(roots.join(log), bytes).unwrap();
+    }
+    for pack in packs(home.path(), "m-") {
+        fs::remove_file(pack).unwrap();
+    }
+    let gone = [
+        ("snapshots", 4, ["the record is missing"; 2]),
+        ("verify", 1, ["the record is missing"; 2]),
+        ("recover", 4, ["has no record"; 2]),
+    ];
+    assert_reported(&home, gone);
+    let daemon = home.start();
+    assert_reported(&home, gone);
+    daemon.terminate();
+}
+
+/// With the roots and a pack of nodes gone, a search finds nothing. That does not mean that
+/// nothing was there, also for a store that is too small for an index on disk.
+#[test]
+fn roots_are_not_accepted_while_a_pack_is_missing() {
+    let (home, _) = kept();
+    let accept = |more: &[&str]| run(home.path(), [&["prune", "--accept-roots"], more].concat());
+    lose_roots(home.path());
+    fs::remove_dir_all(home.path().join("data/store/index")).unwrap();
+    let nodes = packs(home.path(), "m-");
+    for pack in &nodes {
+        fs::rename(pack, pack.with_extension("away")).unwrap();
+    }
+    let data = packs(home.path(), "d-");
+    assert!(!data.is_empty() && !nodes.is_empty());
+    for _ in 0..2 {
+        let daemon = home.start();
+        let ran = accept(&[]);
+        assert_eq!(ran.code, Some(1), "{ran:?}");
+        assert!(ran.err.contains("is missing") && ran.err.contains("--discard"), "{ran:?}");
+        let ran = run(home.path(), ["recover"]);
+        assert_eq!(ran.code, Some(4), "{ran:?}");
+        assert!(ran.err.contains("is missing"), "{ran:?}");
+        daemon.terminate();
+        assert_eq!(packs(home.path(), "d-"), data);
+    }
+    // The pack is back, and everything is recovered.
+    for pack in &nodes {
+        fs::rename(pack.with_extension("away"), pack).unwrap();
+    }
+    let ran = run(home.path(), ["recover", "--yes"]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let daemon = home.start();
+    let ran = accept(&[]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    daemon.terminate();
+    assert_eq!(listed(&home).as_array().unwrap().len(), 3);
+
+    // The owner can go on without the pack.
+    lose_roots(home.path());
+    for pack in packs(home.path(), "m-") {
+        fs::remove_file(pack).unwrap();
+    }
+    let daemon = home.start();
+    assert_eq!(accept(&[]).code, Some(1));
+    let ran = accept(&["--discard"]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    daemon.terminate();
+    assert_eq!(run(home.path(), ["snapshots"]).code, Some(0));
+    assert!(packs(home.path(), "d-").is_empty());
 }

@@ -75,7 +75,8 @@ async fn verify(
     let finish = tokio::task::spawn_blocking(move || {
         let store = services.snapshots.store();
         services.healing.report_verified(&**store, &report);
-        let result = verify_result(&**store, &report, repaired);
+        let is_incomplete = services.store.roots_incomplete();
+        let result = verify_result(&**store, is_incomplete, &report, repaired);
         services.last_verification.set(request.full, &result, ended_at);
         result
     });
@@ -150,7 +151,12 @@ async fn repair(services: &Services, report: &VerifyReport) -> Result<u64, Strin
 }
 
 /// Returns the result of a verification of `store` in the form of the API.
-pub fn verify_result(store: &dyn RootsRead, report: &VerifyReport, repaired: u64) -> VerifyResult {
+pub fn verify_result(
+    store: &dyn RootsRead,
+    roots_incomplete: bool,
+    report: &VerifyReport,
+    repaired: u64,
+) -> VerifyResult {
     let item = |root: &String| root.strip_prefix(roots::DATA).unwrap_or(root).to_owned();
     let mut problems: Vec<VerifyProblem> = report
         .problems
@@ -180,6 +186,7 @@ pub fn verify_result(store: &dyn RootsRead, report: &VerifyReport, repaired: u64
         problems,
         newer: report.newer.iter().map(item).collect(),
         repaired,
+        roots_incomplete,
     }
 }
 

@@ -230,7 +230,10 @@ fn state_model(state: &FoundState, is_selected: bool) -> (api::FoundState, Optio
 /// Describes the parts of the store that were not read.
 fn problems(found: &RecoveryReport) -> Vec<String> {
     let scan = &found.scan;
-    let mut problems = Vec::new();
+    let without_record = found.without_record.iter();
+    let mut problems: Vec<String> = without_record
+        .map(|(root, reason)| format!("the listed snapshot {root} has no record: {reason}"))
+        .collect();
     for faults in [&scan.unreadable, &scan.damaged] {
         problems.extend(faults.descriptions.iter().cloned());
         let more = faults.count.saturating_sub(faults.descriptions.len() as u64);

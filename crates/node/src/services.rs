@@ -34,6 +34,9 @@ use crate::settings::Settings;
 use crate::tasks::Tasks;
 use crate::traffic::Traffic;
 
+/// Maximum number of unreadable snapshots in the status.
+const UNREADABLE_MAX: usize = 100;
+
 /// The services of one instance. Clones share them.
 #[derive(Clone)]
 pub struct Services {
@@ -103,7 +106,17 @@ impl Services {
             scrub: self.scrub.to_api(),
             healing: self.healing.to_api(),
             last_verification: self.last_verification.get(),
+            roots_incomplete: self.store.roots_incomplete(),
+            unreadable_snapshots: self.unreadable_snapshots(),
         }
+    }
+
+    /// Returns the first snapshots whose record cannot be read. If the list cannot be
+    /// read, a notice reports that.
+    fn unreadable_snapshots(&self) -> Vec<api::UnreadableSnapshot> {
+        let damaged = self.snapshots.list().map(|listing| listing.damaged).unwrap_or_default();
+        let damaged = damaged.into_iter().take(UNREADABLE_MAX);
+        damaged.map(|one| api::UnreadableSnapshot { root: one.root, reason: one.reason }).collect()
     }
 
     /// Returns the token that is cancelled when the instance stops.

@@ -11,13 +11,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::ControlFlow;
 
 use net::PeerId;
-use store::{NodeScan, NodeScanReport, Pin, Root, WriteEpoch};
+use store::{BlockRead, NodeScan, NodeScanReport, Pin, Root, WriteEpoch};
 use tokio_util::sync::CancellationToken;
 use types::{Cid, Dataset, FolderId, MANIFEST_MIME, with_causes};
 
 use crate::record::{ORDER_GIVEN_MAX, SnapshotRecord};
 use crate::snapshot_id::SnapshotId;
-use crate::snapshot_reader::{Snapshot, SnapshotError, SnapshotReader};
+use crate::snapshot_reader::{PREFIX, Snapshot, SnapshotError, SnapshotReader};
 use crate::snapshot_store::SnapshotStore;
 use crate::verify::{
     DATA_PREFIX, Objects, VerifyError, VerifyProblem, VerifyProgress, VerifyReport, check,
@@ -94,6 +94,8 @@ pub struct RecoveryReport {
     /// Manifests that neither a record nor a root names, sorted by CID: an unfinished pull has left
     /// them, or their record is damaged.
     pub manifests: Vec<Cid>,
+    /// The roots of snapshots without a record that can be used, with the reason, sorted by name.
+    pub without_record: Vec<(String, String)>,
     /// True if there are more objects than a search remembers.
     pub is_cut_short: bool,
     /// Number of reads that the disk has failed while the blocks were checked: an incomplete
@@ -111,10 +113,12 @@ impl FoundState {
 }
 
 impl RecoveryReport {
-    /// Reports whether everything in the store was read. If not, there may be more snapshots.
+    /// Reports whether everything in the store was read, and every known snapshot has a record. If
+    /// not, there may be more snapshots.
     pub fn is_complete(&self) -> bool {
         let is_unreadable = |state: &FoundState| matches!(state, FoundState::Unreadable(_));
         self.scan.is_complete()
+            && self.without_record.is_empty()
             && !self.is_cut_short
             && self.failed_reads == 0
             && !self.snapshots.iter().any(|found| is_unreadable(&found.state))
@@ -176,6 +180,7 @@ pub fn find_lost(
     let mut report = RecoveryReport {
         is_cut_short: nodes.is_cut_short,
         failed_reads: scan.failed_reads() - failed_reads,
+        without_record: without_record(&roots, &nodes, &**snapshots.store()),
         scan: scanned,
         manifests: nodes
             .manifests
@@ -207,6 +212,26 @@ pub fn find_lost(
     let unusable = nodes.unusable.into_iter();
     report.unusable = unusable.map(|(cid, reason)| UnusableRecord { cid, reason }).collect();
     Ok(report)
+}
+
+/// Returns the roots of snapshots without a record that can be used, with the reason.
+fn without_record(
+    roots: &BTreeMap<String, Cid>,
+    nodes: &FoundNodes,
+    store: &dyn BlockRead,
+) -> Vec<(String, String)> {
+    let roots = roots.iter().filter(|(name, _)| name.starts_with(PREFIX));
+    let unread = roots.filter(|(_, cid)| !nodes.records.contains_key(cid));
+    let reason = |(name, cid): (&String, &Cid)| {
+        let reason = match nodes.unusable.get(cid) {
+            Some(reason) => reason.clone(),
+            // Stored after the search; or its pack could not be read, which is reported.
+            None if store.has(cid).unwrap_or(false) => return None,
+            None => "the record is missing or damaged".to_owned(),
+        };
+        Some((name.clone(), reason))
+    };
+    unread.filter_map(reason).collect()
 }
 
 /// The nodes of a store that matter for a recovery, by CID.

@@ -1125,8 +1125,12 @@ export interface components {
             /** @description Blocks that were found damaged or missing, and their healing. */
             healing: components["schemas"]["Healing"];
             last_verification?: components["schemas"]["LastVerification"] | null;
+            /** @description True if records of roots are lost, so that the list of snapshots may be incomplete. */
+            roots_incomplete?: boolean;
             /** @description Scrubs: the regular reading of every stored block. */
             scrub: components["schemas"]["Scrub"];
+            /** @description Snapshots in the list whose record cannot be read, at most 100. */
+            unreadable_snapshots?: components["schemas"]["UnreadableSnapshot"][];
         };
         /** @description Long-running action of an instance. */
         Job: {
@@ -1541,8 +1545,8 @@ export interface components {
          */
         RecoverReport: {
             /**
-             * @description True if the whole store was read. If false, there may be more snapshots; see
-             *     `problems`.
+             * @description True if the whole store was read, and each listed snapshot has a record. If false,
+             *     there may be more snapshots; see `problems`.
              */
             complete: boolean;
             /** @description The data items that were found, known ones included. */
@@ -1880,6 +1884,16 @@ export interface components {
             /** @description URL of the link. */
             url: string;
         };
+        /**
+         * @description Snapshot in the list whose record is missing, is damaged, or was written by a newer
+         *     version of the program.
+         */
+        UnreadableSnapshot: {
+            /** @description Reason why the record cannot be read. */
+            reason: string;
+            /** @description Name of its root: source, folder and number. */
+            root: string;
+        };
         /** @description A record that cannot be used. */
         UnusableRecord: {
             /** @description CID of the record. */
@@ -1932,6 +1946,11 @@ export interface components {
              * @description Number of blocks that were pulled again.
              */
             repaired: number;
+            /**
+             * @description True if records of roots are lost: snapshots that are not in the list were not
+             *     checked.
+             */
+            roots_incomplete?: boolean;
         };
     };
     responses: never;

@@ -24,8 +24,9 @@ use crate::output::{Align, Out, Progress, Table, Unit, count, local_time, print_
 /// Names and types of uploaded data items are found again. Data items that were fetched
 /// from the network without a name cannot be found.
 ///
-/// Works with and without a running instance. Exits with 4 if parts of the store could
-/// not be read, so that there may be more.
+/// Works with and without a running instance. Exits with 4 if something is stored but not
+/// listed, if a listed snapshot has no record, or if parts of the store could not be read,
+/// so that there may be more.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  archivist recover\n  archivist recover --yes\n  \
                         archivist recover 1d16b0b030 --yes")]
@@ -57,7 +58,11 @@ impl Recover {
         } else {
             self.print(&report)?;
         }
-        if report.complete { Ok(()) } else { Err(End::Partly(PARTLY).into()) }
+        if !report.complete {
+            return Err(End::Partly(PARTLY).into());
+        }
+        // With --yes, only what was not named is left.
+        if lost(&report) > 0 && !self.yes { Err(End::PartlyReported.into()) } else { Ok(()) }
     }
 
     fn print(&self, report: &RecoverReport) -> Result<()> {
@@ -92,8 +97,8 @@ impl Recover {
     }
 }
 
-const PARTLY: &str = "parts of the store could not be read: there may be more snapshots and data \
-                      items than were found";
+const PARTLY: &str = "parts of the store are missing or could not be read: there may be more \
+                      snapshots and data items than were found";
 
 /// Returns the number of snapshots and data items that can be taken over.
 fn lost(report: &RecoverReport) -> u64 {

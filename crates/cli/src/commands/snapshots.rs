@@ -1,17 +1,19 @@
 //! `archivist snapshots`
 
 use anyhow::Result;
-use api::{Client, Query, Snapshot};
+use api::{Client, Query, Snapshot, Status};
 use config::Config;
 use node::{UnknownName, check_name, folder_names, source_names};
 
 use crate::context::{Context, block_on};
-use crate::offline::Offline;
+use crate::exit::End;
+use crate::offline::{LIST_INCOMPLETE, Offline};
 use crate::output::{Align, Out, Table, local_time, print_json, safe, size};
 
 /// List the snapshots on this backup server.
 ///
-/// Works with and without a running instance.
+/// Works with and without a running instance. Exits with 4 if the record of a snapshot
+/// cannot be read, or the list is known to be incomplete.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  archivist snapshots --folder Documents")]
 pub(crate) struct Snapshots {
@@ -34,42 +36,22 @@ pub(crate) struct Snapshots {
 
 impl Snapshots {
     pub(crate) fn run(&self, context: &Context) -> Result<()> {
-        let snapshots = match context.instance_to_read()? {
-            Some(client) => block_on(self.through(context, &client))?,
+        let (snapshots, is_complete) = match context.instance_to_read()? {
+            Some(client) => block_on(async {
+                let snapshots = self.through(context, &client).await?;
+                let is_complete = self.from_backup_server || print_missing(&client).await?;
+                Ok((snapshots, is_complete))
+            })?,
             None => self.offline(context)?,
         };
         if self.json {
-            return print_json(&snapshots);
-        }
-        if snapshots.is_empty() {
+            print_json(&snapshots)?;
+        } else if snapshots.is_empty() {
             eprintln!("no snapshots found");
-            return Ok(());
+        } else {
+            print_table(snapshots)?;
         }
-        let mut table = Table::new(&[
-            ("ID", Align::Left),
-            ("SOURCE", Align::Left),
-            ("FOLDER", Align::Left),
-            ("SEQUENCE", Align::Right),
-            ("RECEIVED", Align::Left),
-            ("FILES", Align::Right),
-            ("SIZE", Align::Right),
-            ("", Align::Left),
-        ]);
-        for snapshot in snapshots {
-            table.row([
-                snapshot.id,
-                snapshot.source,
-                snapshot.folder_name,
-                snapshot.sequence.to_string(),
-                local_time(snapshot.received_at),
-                snapshot.files.to_string(),
-                size(snapshot.bytes),
-                snapshot.held.map_or(String::new(), |reason| format!("suspicious: {reason}")),
-            ]);
-        }
-        let mut out = Out::new();
-        table.print(&mut out, "")?;
-        out.finish()
+        if is_complete { Ok(()) } else { Err(End::PartlyReported.into()) }
     }
 
     /// Checks that the folder and the source exist: in the configuration, or in one of `all`
@@ -112,7 +94,7 @@ impl Snapshots {
         Ok(found)
     }
 
-    fn offline(&self, context: &Context) -> Result<Vec<Snapshot>> {
+    fn offline(&self, context: &Context) -> Result<(Vec<Snapshot>, bool)> {
         let need = "`archivist snapshots` of the backup server";
         if self.from_backup_server {
             context.need_instance(need)?;
@@ -125,11 +107,12 @@ impl Snapshots {
         if snapshots.is_empty() && damaged.is_empty() && is_kept_elsewhere {
             context.need_instance(need)?;
         }
-        for one in damaged {
-            let (root, reason) = (safe(&one.root), safe(&one.reason));
-            eprintln!("archivist: snapshot {root} cannot be read: {reason}");
+        for one in &damaged {
+            print_unreadable(&one.root, &one.reason);
         }
         self.check_names(&config, &snapshots)?;
+        let is_complete =
+            damaged.is_empty() && !offline.as_ref().is_some_and(Offline::roots_incomplete);
         snapshots.retain(|one| {
             let is_source = |source: &str| one.source == source || one.source_peer_id == source;
             let is_folder =
@@ -137,8 +120,54 @@ impl Snapshots {
             self.source.as_deref().is_none_or(is_source)
                 && self.folder.as_deref().is_none_or(is_folder)
         });
-        Ok(snapshots)
+        Ok((snapshots, is_complete))
     }
+}
+
+fn print_table(snapshots: Vec<Snapshot>) -> Result<()> {
+    let mut table = Table::new(&[
+        ("ID", Align::Left),
+        ("SOURCE", Align::Left),
+        ("FOLDER", Align::Left),
+        ("SEQUENCE", Align::Right),
+        ("RECEIVED", Align::Left),
+        ("FILES", Align::Right),
+        ("SIZE", Align::Right),
+        ("", Align::Left),
+    ]);
+    for snapshot in snapshots {
+        table.row([
+            snapshot.id,
+            snapshot.source,
+            snapshot.folder_name,
+            snapshot.sequence.to_string(),
+            local_time(snapshot.received_at),
+            snapshot.files.to_string(),
+            size(snapshot.bytes),
+            snapshot.held.map_or(String::new(), |reason| format!("suspicious: {reason}")),
+        ]);
+    }
+    let mut out = Out::new();
+    table.print(&mut out, "")?;
+    out.finish()
+}
+
+/// Prints what is missing in the list of a running instance. Returns whether it is
+/// complete.
+async fn print_missing(client: &Client) -> Result<bool> {
+    let status: Status = client.get("/status").await?;
+    let integrity = status.integrity;
+    for one in &integrity.unreadable_snapshots {
+        print_unreadable(&one.root, &one.reason);
+    }
+    if integrity.roots_incomplete {
+        eprintln!("archivist: {LIST_INCOMPLETE}");
+    }
+    Ok(integrity.unreadable_snapshots.is_empty() && !integrity.roots_incomplete)
+}
+
+fn print_unreadable(root: &str, reason: &str) {
+    eprintln!("archivist: snapshot {} cannot be read: {}", safe(root), safe(reason));
 }
 
 /// Requests snapshots from the running instance.

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::context::{Context, block_on};
 use crate::exit::End;
-use crate::offline::Offline;
+use crate::offline::{LIST_INCOMPLETE, Offline};
 use crate::output::{Out, Progress, Unit, count, print_json, safe, size};
 
 /// Interval of the progress checks.
@@ -17,7 +17,9 @@ const ASK_EVERY: Duration = Duration::from_millis(500);
 
 /// Check that no block of any snapshot is missing.
 ///
-/// Works with and without a running instance; `--repair` needs one.
+/// Works with and without a running instance; `--repair` needs one. Exits with 1 if
+/// blocks are damaged or missing, and with 4 if snapshots could not be checked: a newer
+/// version of the program wrote them, or the list of snapshots is incomplete.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  archivist verify\n  archivist verify --full --repair")]
 pub(crate) struct Verify {
@@ -41,11 +43,16 @@ impl Verify {
             true => Some(context.need_instance("`archivist verify --repair`")?),
             false => context.instance_to_read()?,
         };
-        let result = match client {
-            Some(client) => block_on(self.through(&client))?,
-            None => self.offline(context)?,
-        };
-        self.print(&result)
+        match client {
+            Some(client) => {
+                let result = block_on(self.through(&client))?;
+                if result.roots_incomplete {
+                    eprintln!("archivist: {LIST_INCOMPLETE}");
+                }
+                self.print(&result)
+            }
+            None => self.print(&self.offline(context)?),
+        }
     }
 
     async fn through(&self, client: &Client) -> Result<VerifyResult> {
@@ -76,7 +83,7 @@ impl Verify {
         let (counts, never) = (VerifyProgress::default(), CancellationToken::new());
         let report = snapshots::verify(offline.snapshots(), self.full, &counts, &never);
         progress.end();
-        Ok(node::verify_result(&**offline.store(), &report?, 0))
+        Ok(node::verify_result(&**offline.store(), offline.roots_incomplete(), &report?, 0))
     }
 
     /// Prints the result. Returns an error if blocks are damaged or missing.
@@ -84,11 +91,7 @@ impl Verify {
         let is_ok = result.problems.is_empty();
         if self.json {
             print_json(result)?;
-            return match (is_ok, result.newer.is_empty()) {
-                (false, _) => Err(End::Reported.into()),
-                (true, false) => Err(End::Partly(NEWER).into()),
-                (true, true) => Ok(()),
-            };
+            return if is_ok { unchecked(result) } else { Err(End::Reported.into()) };
         }
         let mut out = Out::new();
         for problem in &result.problems {
@@ -114,11 +117,8 @@ impl Verify {
             out.line(format_args!("{newer}: written by a newer version of this program"))?;
         }
         out.finish()?;
-        if is_ok && !result.newer.is_empty() {
-            return Err(End::Partly(NEWER).into());
-        }
         if is_ok {
-            return Ok(());
+            return unchecked(result);
         }
         let damaged = count(result.problems.len() as u64, "block is", "blocks are");
         if self.repair {
@@ -128,5 +128,14 @@ impl Verify {
             );
         }
         bail!("{damaged} damaged or missing; to pull again now, run `archivist verify --repair`")
+    }
+}
+
+/// Returns an error if snapshots were not checked. That the list is incomplete was printed.
+fn unchecked(result: &VerifyResult) -> Result<()> {
+    match (result.newer.is_empty(), result.roots_incomplete) {
+        (false, _) => Err(End::Partly(NEWER).into()),
+        (true, true) => Err(End::PartlyReported.into()),
+        (true, false) => Ok(()),
     }
 }

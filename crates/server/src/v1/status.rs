@@ -80,6 +80,21 @@ fn damaged(services: &Services) -> Option<Notice> {
     }
 }
 
+/// Returns the notice that snapshots may be missing in the list.
+fn roots_incomplete(services: &Services) -> Option<Notice> {
+    services.store.roots_incomplete().then(|| Notice {
+        level: NoticeLevel::Error,
+        message: "the list of snapshots is incomplete: records of roots are lost, so snapshots \
+                  may be missing, and no space is freed"
+            .into(),
+        action: Some(
+            "run `archivist recover`, which finds lost snapshots, then `archivist prune \
+             --accept-roots`"
+                .into(),
+        ),
+    })
+}
+
 /// Returns the notice that the disk of the store has become read-only.
 fn read_only(services: &Services) -> Option<Notice> {
     let is_read_only = services.store.is_read_only().unwrap_or(false);
@@ -109,6 +124,7 @@ fn notices(services: &Services) -> Vec<Notice> {
         action: Some(problem.action),
     }));
     notices.extend(read_only(services));
+    notices.extend(roots_incomplete(services));
     notices.extend(damaged(services));
     for folder in folders::all(services) {
         if matches!(folder.state.as_str(), "alarm" | "error") {
