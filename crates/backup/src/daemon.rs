@@ -26,7 +26,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::accept::{AcceptError, Accepted};
 use crate::acceptance_file::AcceptanceFile;
 use crate::effects::{Effects, RealEffects};
-use crate::issued_receipts::IssuedReceipts;
+use crate::issued_receipts::{ConfirmedSnapshot, IssuedReceipts, ReceiptsUnreadable};
 use crate::manager::{Links, Manager};
 use crate::settings::BackupSettings;
 use crate::slots::Slots;
@@ -95,6 +95,7 @@ pub struct BackupHandle {
     registry: StatusRegistry,
     snapshots: SnapshotStore,
     puller: ManifestPuller,
+    issued: IssuedReceipts,
     links: Links,
 }
 
@@ -125,12 +126,13 @@ impl BackupDaemon {
         let pool = SessionPool::new(net.clone());
         let puller = ManifestPuller::new(snapshots.clone(), pool, clock.clone());
         let events = net.events();
+        let issued = IssuedReceipts::new(disk.clone(), &data_dir, keypair);
         let effects: Arc<dyn Effects> = Arc::new(RealEffects {
             client,
             net,
             snapshots: snapshots.clone(),
             puller: puller.clone(),
-            issued: IssuedReceipts::new(disk.clone(), &data_dir, keypair),
+            issued: issued.clone(),
         });
         let acceptances = {
             let data_dir = data_dir.clone();
@@ -160,6 +162,7 @@ impl BackupDaemon {
             registry: registry.clone(),
             snapshots: snapshots.clone(),
             puller: puller.clone(),
+            issued,
             links,
         };
         let state = StateFile { path: data_dir.join(STATE_FILE_NAME), registry, snapshots, clock };
@@ -248,6 +251,16 @@ impl BackupHandle {
             // A task that is ending needs no news.
             let _ = link.requests.send(Request::SnapshotsChanged).await;
         }
+    }
+
+    /// Returns the snapshots that were confirmed last, for each source and folder. Blocks the
+    /// thread.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`ReceiptsUnreadable`] if the signed receipts cannot be read.
+    pub fn confirmed(&self) -> Result<Vec<ConfirmedSnapshot>, ReceiptsUnreadable> {
+        self.issued.confirmed()
     }
 
     /// Returns the snapshots.

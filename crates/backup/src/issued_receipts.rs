@@ -17,7 +17,7 @@ use net::{Keypair, PeerId};
 use parking_lot::Mutex;
 use protocols::{Confirmation, EncodedReceipt, Receipt, SignedReceipt};
 use serde::{Deserialize, Serialize};
-use types::FolderId;
+use types::{FolderId, with_causes};
 
 /// Name of the directory, below the data directory.
 const DIR: &str = "issued-receipts";
@@ -58,6 +58,31 @@ pub(crate) enum IssueError {
     #[error(transparent)]
     Key(#[from] SignatureError),
 }
+
+impl IssueError {
+    /// Returns the reason why a file cannot be read.
+    fn reason(&self) -> String {
+        match self {
+            Self::File(error) => with_causes(error),
+            Self::Damaged { path, reason } => format!("{} is damaged ({reason})", path.display()),
+            error => with_causes(error),
+        }
+    }
+}
+
+/// A snapshot that this backup server has confirmed with a signed receipt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfirmedSnapshot {
+    /// Peer id of the source.
+    pub source: PeerId,
+    /// The content of the receipt.
+    pub confirmation: Confirmation,
+}
+
+/// The signed receipts cannot be read; contains the reason.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("cannot read the receipts that this backup server has signed: {0}")]
+pub struct ReceiptsUnreadable(String);
 
 /// The file of a chain.
 #[derive(Default, Serialize, Deserialize)]
@@ -159,6 +184,35 @@ impl IssuedReceipts {
         self.write(&path, &last)
     }
 
+    /// Returns the snapshots of the last receipts of all chains, by source and folder: for each
+    /// chain the one that the source has stored, and the one that it may have.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`ReceiptsUnreadable`] if a file cannot be read.
+    pub(crate) fn confirmed(&self) -> Result<Vec<ConfirmedSnapshot>, ReceiptsUnreadable> {
+        let dir = self.0.data_dir.join(DIR);
+        let mut names = match self.0.disk.list(&dir) {
+            Ok(names) => names,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => {
+                return Err(ReceiptsUnreadable(format!("cannot list {}: {error}", dir.display())));
+            }
+        };
+        names.sort();
+        let mut confirmed = Vec::new();
+        for name in names {
+            let Some((source, folder)) = name.to_str().and_then(parse_name) else { continue };
+            let _one_at_a_time = self.0.writing.lock();
+            let last = self.read(&dir.join(&name), &source, &folder);
+            let last = last.map_err(|error| ReceiptsUnreadable(error.reason()))?;
+            confirmed.extend([last.accepted, last.pending].into_iter().flatten().map(|signed| {
+                ConfirmedSnapshot { source, confirmation: signed.confirmation().clone() }
+            }));
+        }
+        Ok(confirmed)
+    }
+
     fn path(&self, source: &PeerId, folder: &FolderId) -> PathBuf {
         self.0.data_dir.join(DIR).join(format!("{source}.{folder}.json"))
     }
@@ -215,6 +269,12 @@ impl IssuedReceipts {
         write_atomic(disk, path, &json, &AtomicWrite::PRIVATE)?;
         Ok(())
     }
+}
+
+/// Returns the source and the folder in the name of a file.
+fn parse_name(name: &str) -> Option<(PeerId, FolderId)> {
+    let (source, folder) = name.strip_suffix(".json")?.split_once('.')?;
+    Some((source.parse().ok()?, folder.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -298,6 +358,33 @@ mod tests {
         other.manifest_signature =
             manifest::sign(key, &other.folder_id, sequence, &other.manifest_cid).unwrap();
         assert!(issued.next(server.source(), &other).unwrap().follows(None));
+    }
+
+    #[test]
+    fn the_last_receipts_of_all_chains_are_known_or_an_error_names_the_file() {
+        let (server, disk) = (Server::new(), disk());
+        let issued = server.on(&disk);
+        assert_eq!(issued.confirmed(), Ok(vec![]));
+        let sequences = |expected: &[u64]| {
+            let confirmed = server.on(&disk).confirmed().unwrap();
+            assert!(confirmed.iter().all(|one| one.source == server.source()));
+            let found = confirmed.iter().map(|one| one.confirmation.sequence.0);
+            assert_eq!(found.collect::<Vec<_>>(), expected);
+        };
+        let first = server.next(&issued, 1);
+        sequences(&[1]);
+        issued.answered(&first, true).unwrap();
+        server.next(&issued, 2);
+        sequences(&[1, 2]);
+        // Another file is no chain.
+        let stray = Path::new(DATA).join(DIR).join("note.txt");
+        disk.create(&stray).unwrap();
+        sequences(&[1, 2]);
+        disk.damage(&issued.path(&server.source(), &"docs".parse().unwrap()), |bytes| {
+            bytes.truncate(9);
+        });
+        let error = issued.confirmed().unwrap_err().to_string();
+        assert!(error.contains("docs.json is damaged"), "{error}");
     }
 
     #[test]

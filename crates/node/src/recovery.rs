@@ -3,7 +3,9 @@
 //! roots are accepted.
 
 use api::{RecoverReport, RecoverRequest};
+use backup::{ConfirmedSnapshot, ReceiptsUnreadable};
 use config::Config;
+use protocols::Confirmation;
 use snapshots::{
     FoundState, RecoveryReport, Snapshot, SnapshotReader, SnapshotStore, VerifyProgress, find_lost,
 };
@@ -12,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use types::{Cid, with_causes};
 
 use crate::services::Services;
-use crate::snapshot_selector::snapshot_model;
+use crate::snapshot_selector::{snapshot_model, source_name};
 
 /// Minimum length of the beginning of an id.
 const PREFIX_LEN_MIN: usize = 4;
@@ -260,20 +262,33 @@ fn problems(found: &RecoveryReport) -> Vec<String> {
 }
 
 /// Checks that the packs have no complete snapshot and no data item that is not in the
-/// list: otherwise a collection would delete them when the list is accepted.
+/// list, that all packs could be read, and that every snapshot that was confirmed last is
+/// known: otherwise a collection would delete blocks of lost snapshots when the list is
+/// accepted.
 ///
 /// # Errors
 ///
-/// Returns a message with the number of lost ones, and what to do.
+/// Returns a message with what is lost, and what to do.
 pub async fn check_nothing_lost(services: &Services) -> Result<(), String> {
     let (store, snapshots) = (services.store.clone(), services.snapshots.clone());
-    let stop = services.stop_token();
+    let (backup, stop) = (services.backup_daemon.clone(), services.stop_token());
     let work = tokio::task::spawn_blocking(move || {
+        // Before the search, which then finds what was confirmed.
+        let confirmed = backup.confirmed();
         let pin = store.pin();
-        find_lost(&snapshots, &*store, Some(&pin), &VerifyProgress::default(), &stop)
+        let found = find_lost(&snapshots, &*store, Some(&pin), &VerifyProgress::default(), &stop);
+        (found, confirmed)
     });
-    let found = work.await.map_err(|error| error.to_string())?;
+    let (found, confirmed) = work.await.map_err(|error| error.to_string())?;
     let found = found.map_err(|error| with_causes(&error))?;
+    refuse_lost(&found, confirmed, &services.settings.get())
+}
+
+fn refuse_lost(
+    found: &RecoveryReport,
+    confirmed: Result<Vec<ConfirmedSnapshot>, ReceiptsUnreadable>,
+    config: &Config,
+) -> Result<(), String> {
     let discard = "`archivist prune --accept-roots --discard` deletes";
     let (snapshots, items) = found.lost();
     if snapshots + items > 0 {
@@ -291,22 +306,143 @@ pub async fn check_nothing_lost(services: &Services) -> Result<(), String> {
             parts.join(" and ")
         ));
     }
-    match problems(&found).first() {
-        Some(first) => Err(format!(
-            "parts of the store cannot be read, so it is not known whether the list is complete \
-             ({first}), and the list is not accepted; repair the cause and try again; {discard} \
-             everything that is not in the list"
-        )),
-        None if !found.is_complete() => Err(format!(
+    if let Some(first) = problems(found).first() {
+        return Err(format!(
+            "parts of the store are missing or cannot be read, so it is not known whether the list \
+             is complete ({first}), and the list is not accepted; bring back the missing files, or \
+             repair the cause, and try again; {discard} everything that is not in the list"
+        ));
+    }
+    if !found.is_complete() {
+        return Err(format!(
             "blocks of snapshots that are not in the list cannot be read at present, so the list \
              is not accepted; repair the cause and try again; {discard} them"
-        )),
-        None => Ok(()),
+        ));
     }
+    let confirmed = confirmed.map_err(|error| {
+        format!(
+            "{error}; so it is not known whether the list is complete, and the list is not \
+             accepted; give the file back to the user who runs this program, or move it away if \
+             it is damaged, and try again; {discard} everything that is not in the list"
+        )
+    })?;
+    let Some(lost) = confirmed.iter().find(|one| !is_known(one, found)) else { return Ok(()) };
+    let Confirmation { folder_id, sequence, .. } = &lost.confirmation;
+    let source = source_name(config, &lost.source.to_string());
+    Err(format!(
+        "this backup server has confirmed snapshot {sequence} of folder {folder_id} of {source} \
+         with a signed receipt, and the store has neither this snapshot nor a later one, so the \
+         list is not accepted; bring back the missing files of the store, or let the source back \
+         up again, and try again; {discard} everything that is not in the list"
+    ))
+}
+
+/// Reports whether the snapshot, or a later one of the folder, is in the list, or was
+/// removed on purpose. The newest snapshot of a folder is never removed by the retention.
+fn is_known(confirmed: &ConfirmedSnapshot, found: &RecoveryReport) -> bool {
+    let ConfirmedSnapshot { source, confirmation } = confirmed;
+    found.snapshots.iter().any(|found| {
+        let record = &found.snapshot.record;
+        matches!(found.state, FoundState::Known | FoundState::Removed)
+            && (&record.source, &record.folder) == (source, &confirmation.folder_id)
+            && (record.manifest == confirmation.manifest_cid
+                || record.sequence > confirmation.sequence
+                || record.received_at >= confirmation.received_at)
+    })
 }
 
 /// Continues the numbers of snapshots after those in the packs, if roots are lost: of two
 /// snapshots with one number, only one keeps its place in the list.
 pub(crate) fn continue_numbers(snapshots: &SnapshotStore, scan: &dyn NodeScan) {
     snapshots.use_order(snapshots::last_order(scan));
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use manifest::Signature;
+    use net::PeerId;
+    use snapshots::{FoundSnapshot, SnapshotId, SnapshotRecord};
+    use types::{Codec, SequenceNumber};
+
+    use super::*;
+
+    fn manifest(sequence: u64) -> Cid {
+        Cid::of(Codec::DagCbor, &sequence.to_le_bytes())
+    }
+
+    fn record(source: PeerId, sequence: u64, second: i64) -> SnapshotRecord {
+        let at = Timestamp::from_second(second).unwrap();
+        SnapshotRecord {
+            source,
+            folder: "docs".parse().unwrap(),
+            folder_name: "Documents".into(),
+            sequence: SequenceNumber(sequence),
+            manifest: manifest(sequence),
+            signature: Signature::from_bytes(vec![1]).unwrap(),
+            order: sequence,
+            received_at: at,
+            created_at: at,
+            files: 1,
+            dirs: 0,
+            bytes: 1,
+            held: None,
+        }
+    }
+
+    /// Returns the refusal for what was found: the source, the number, the time and the state
+    /// of each snapshot. Number 5 was confirmed at the time 50.
+    fn refusal(source: PeerId, found: &[(PeerId, u64, i64, FoundState)]) -> Option<String> {
+        let snapshots = found.iter().map(|(source, sequence, second, state)| {
+            let record = record(*source, *sequence, *second);
+            let cid = manifest(*sequence);
+            let snapshot = Snapshot { id: SnapshotId::of(&cid), cid, record };
+            FoundSnapshot { snapshot, state: state.clone() }
+        });
+        let found = RecoveryReport { snapshots: snapshots.collect(), ..RecoveryReport::default() };
+        let SnapshotRecord { folder, sequence, manifest, signature, received_at, .. } =
+            record(source, 5, 50);
+        let confirmation = Confirmation {
+            folder_id: folder,
+            sequence,
+            manifest_cid: manifest,
+            manifest_signature: signature,
+            received_at,
+        };
+        let confirmed = Ok(vec![ConfirmedSnapshot { source, confirmation }]);
+        refuse_lost(&found, confirmed, &Config::default()).err()
+    }
+
+    #[test]
+    fn what_was_confirmed_last_must_be_known_or_superseded() {
+        let (source, other) = (PeerId::random(), PeerId::random());
+        let gone = || FoundState::Incomplete { blocks: 1, reason: "missing".into() };
+        let known = [
+            (source, 5, 50, FoundState::Known),
+            (source, 5, 50, FoundState::Removed),
+            // A later one, with a clock that was set back, and one after an accepted reset of
+            // the source.
+            (source, 6, 40, FoundState::Known),
+            (source, 1, 60, FoundState::Known),
+        ];
+        for found in known {
+            assert_eq!(refusal(source, std::slice::from_ref(&found)), None, "{found:?}");
+        }
+        let lost = [
+            (source, 4, 40, FoundState::Known),
+            (source, 5, 50, gone()),
+            (source, 6, 60, gone()),
+            (other, 6, 60, FoundState::Known),
+        ];
+        for found in lost {
+            let refusal = refusal(source, std::slice::from_ref(&found)).unwrap();
+            let is_named = refusal.contains("snapshot 5 of folder docs of")
+                && refusal.contains(&source.to_string())
+                && refusal.contains("--discard");
+            assert!(is_named, "{found:?}: {refusal}");
+        }
+        // A lost snapshot that can be recovered has another advice.
+        let refusal = refusal(source, &[(source, 5, 50, FoundState::Complete)]).unwrap();
+        assert!(refusal.contains("recover --yes"), "{refusal}");
+    }
 }

@@ -346,6 +346,52 @@ async fn roots_are_not_accepted_while_the_store_has_what_they_do_not_name() {
     assert!(!store.has(&before.cid).unwrap());
 }
 
+/// A receipt that this backup server has signed names a snapshot that the store has lost
+/// without a trace.
+#[tokio::test(flavor = "multi_thread")]
+async fn roots_are_not_accepted_while_a_confirmed_snapshot_is_missing() {
+    let ui = Ui::start().await;
+    let data = ui.instance.dir.path().join("data");
+    let key = net::identity::load_or_create(&data.join("identity.key")).unwrap();
+    let source = net::Keypair::generate_secp256k1();
+    let folder: types::FolderId = "docs".parse().unwrap();
+    let (sequence, manifest) = (types::SequenceNumber(7), ABSENT.parse().unwrap());
+    let receipt = protocols::Receipt {
+        number: 1,
+        previous: None,
+        backup_server: key.public().to_peer_id(),
+        source: source.public().to_peer_id(),
+        confirmation: protocols::Confirmation {
+            manifest_signature: manifest::sign(&source, &folder, sequence, &manifest).unwrap(),
+            folder_id: folder,
+            sequence,
+            manifest_cid: manifest,
+            received_at: "2026-11-22T10:30:05Z".parse().unwrap(),
+        },
+    };
+    let accepted = receipt.clone().sign(&key).unwrap().encode();
+    let chain = json!({ "version": 1, "accepted": accepted, "pending": null });
+    let path = data.join(format!("issued-receipts/{}.docs.json", receipt.source));
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let accept = async |body: Value| {
+        let post = ui.ask(Method::POST, "/api/v1/prune").bearer_auth(&ui.token);
+        let answer = post.json(&body).send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    };
+    let accept_roots = json!({ "accept_roots": true });
+    assert_eq!(accept(accept_roots.clone()).await.0, 200);
+    std::fs::write(&path, chain.to_string()).unwrap();
+    let (status, text) = accept(accept_roots.clone()).await;
+    assert_eq!(status, 409, "{text}");
+    assert!(text.contains("has confirmed snapshot 7 of folder docs"), "{text}");
+    std::fs::write(&path, "{").unwrap();
+    let (status, text) = accept(accept_roots).await;
+    assert_eq!(status, 409, "{text}");
+    assert!(text.contains("docs.json is damaged"), "{text}");
+    let discard = json!({ "accept_roots": true, "discard": true });
+    assert_eq!(accept(discard).await.0, 200);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_stored_as_it_came_is_compressed_where_that_is_asked_for() {
     let ui = Ui::start().await;
