@@ -124,6 +124,14 @@ pub struct Folder {
     pub watched_dirs: u64,
     /// Number of directories that should be watched.
     pub dirs_to_watch: u64,
+    /// Type of the file system of the folder, as the system names it. Empty before the
+    /// first scan.
+    #[serde(default)]
+    pub file_system: String,
+    /// True if this file system does not report every change. The folder is scanned
+    /// every minute then, and `up_to` is the start of the last complete scan.
+    #[serde(default)]
+    pub is_polled: bool,
     /// Reason to doubt the newest manifest, if any: much was deleted or rewritten
     /// at the same time. A user must confirm it.
     pub held: Option<String>,

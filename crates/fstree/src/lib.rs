@@ -25,6 +25,7 @@ mod compare;
 mod dest;
 mod entry;
 mod error;
+mod ground;
 mod owners;
 mod resolution;
 mod source;
@@ -44,6 +45,7 @@ pub use dest::{
 };
 pub use entry::{FileKind, FoundEntry, FoundKind, Identity, Stamp};
 pub use error::{DestError, ReadError, RootError};
+pub use ground::Ground;
 pub use owners::Owners;
 pub use platform::{DestTree, DirHandle, SourceTree};
 pub use resolution::Resolution;

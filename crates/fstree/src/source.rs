@@ -9,6 +9,7 @@ use types::{RelPath, Xattrs};
 
 use crate::entry::{FileKind, FoundEntry, Identity, Stamp};
 use crate::error::{ReadError, RootError};
+use crate::ground::Ground;
 
 /// Maximum length of all extended attributes of an entry in bytes: the limit of
 /// the manifest format.
@@ -49,6 +50,9 @@ pub trait TreeReader: fmt::Debug + Send + Sync + Sized {
 
     /// Returns the id of the root's file system, if it has one.
     fn file_system_id(&self) -> Option<u64>;
+
+    /// Returns the file system of the root directory.
+    fn ground(&self) -> Ground;
 
     /// Checks that the path still leads to the open root. A disk may have been
     /// unmounted, or another one mounted over it.

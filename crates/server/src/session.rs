@@ -233,7 +233,7 @@ mod tests {
         let good = sessions.start(at(100)).cookie;
         let value = good.split_once('=').unwrap().1.split(';').next().unwrap().to_owned();
         assert!(sessions.check(&value, at(101)).is_some());
-        fuzzing::target!(&[value.clone()], |bytes: &[u8]| {
+        fuzzing::target!(std::slice::from_ref(&value), |bytes: &[u8]| {
             let found = String::from_utf8_lossy(bytes);
             assert!(sessions.check(&found, at(101)).is_none() || found == value, "forged");
         });

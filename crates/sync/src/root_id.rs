@@ -7,12 +7,17 @@
 //! The device number is unreliable, since it may change with every boot. The birth time of the
 //! inode does not change, and together with the inode number it identifies a directory. On a
 //! file system without birth times, the id of the file system or the device number decides.
+//!
+//! FUSE mounts have neither birth times nor ids, and their device number is the lowest that is
+//! free at the time of the mount. Their type and source decide. On an overlay, the first
+//! write into a directory gives it a new birth time; there, one of inode and birth time must
+//! be the same.
 
 use fstree::{SourceTree, TreeReader as _};
 use serde::{Deserialize, Serialize};
 
 /// The identity of a directory, valid across reboots.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RootId {
     /// The inode number.
     pub(crate) inode: u64,
@@ -22,6 +27,12 @@ pub(crate) struct RootId {
     pub(crate) born: Option<(i64, u32)>,
     /// The id of the file system.
     pub(crate) file_system: Option<u64>,
+    /// The type and the source of a FUSE mount.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) fuse: Option<(String, String)>,
+    /// True if the directory is on an overlay.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) is_overlay: bool,
 }
 
 impl RootId {
@@ -29,25 +40,39 @@ impl RootId {
     pub(crate) fn of(root: &SourceTree) -> Self {
         let identity = root.identity();
         let born = root.born();
+        let ground = root.ground();
         Self {
             inode: identity.inode,
             device: identity.device,
             born: born.and_then(|(secs, nanos)| Some((secs, u32::try_from(nanos).ok()?))),
             file_system: root.file_system_id(),
+            fuse: ground
+                .source
+                .filter(|_| ground.is_fuse)
+                .map(|source| (ground.file_system, source)),
+            is_overlay: ground.is_overlay,
         }
     }
 
     /// Reports whether both are the same directory.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
+        let is_same_disk = self.device == other.device
+            || (self.file_system.is_some() && self.file_system == other.file_system);
+        let is_same_birth = self.born.is_some() && self.born == other.born;
+        if self.is_overlay && other.is_overlay {
+            let is_same_inode = self.inode == other.inode;
+            return is_same_inode && (is_same_birth || is_same_disk)
+                || is_same_birth && is_same_disk;
+        }
+        if let (Some(a), Some(b)) = (&self.fuse, &other.fuse) {
+            return a == b;
+        }
         if self.inode != other.inode {
             return false;
         }
         match (self.born, other.born) {
-            (Some(a), Some(b)) => a == b,
-            _ => {
-                self.device == other.device
-                    || (self.file_system.is_some() && self.file_system == other.file_system)
-            }
+            (Some(_), Some(_)) => is_same_birth,
+            _ => is_same_disk,
         }
     }
 }
@@ -56,7 +81,14 @@ impl RootId {
 mod tests {
     use super::*;
 
-    const ID: RootId = RootId { inode: 2, device: 5, born: Some((100, 7)), file_system: Some(12) };
+    const ID: RootId = RootId {
+        inode: 2,
+        device: 5,
+        born: Some((100, 7)),
+        file_system: Some(12),
+        fuse: None,
+        is_overlay: false,
+    };
 
     #[test]
     fn the_birth_time_decides_if_it_is_known() {
@@ -70,10 +102,46 @@ mod tests {
     #[test]
     fn without_a_birth_time_the_device_or_the_file_system_decides() {
         let id = RootId { born: None, ..ID };
-        assert!(id.is_same(&RootId { file_system: None, ..id }));
-        assert!(id.is_same(&RootId { device: 9, ..id }));
-        assert!(!id.is_same(&RootId { device: 9, file_system: Some(13), ..id }));
-        assert!(!id.is_same(&RootId { device: 9, file_system: None, ..id }));
+        assert!(id.is_same(&RootId { file_system: None, ..id.clone() }));
+        assert!(id.is_same(&RootId { device: 9, ..id.clone() }));
+        assert!(!id.is_same(&RootId { device: 9, file_system: Some(13), ..id.clone() }));
+        assert!(!id.is_same(&RootId { device: 9, file_system: None, ..id.clone() }));
+    }
+
+    #[test]
+    fn the_source_of_a_fuse_mount_decides() {
+        let mount = |source: &str| Some(("fuse.sshfs".to_owned(), source.to_owned()));
+        let id = RootId { born: None, file_system: None, fuse: mount("a:/x"), ..ID };
+        // Mounted again, after another one.
+        assert!(id.is_same(&RootId { device: 9, ..id.clone() }));
+        // Another server at the same path, with the same device number.
+        assert!(!id.is_same(&RootId { fuse: mount("b:/x"), ..id.clone() }));
+        // An earlier version did not store the source.
+        let old = RootId { fuse: None, ..id.clone() };
+        assert!(old.is_same(&id));
+        assert!(!old.is_same(&RootId { device: 9, ..id }));
+        // A local disk is mounted instead, or FUSE instead of a disk.
+        assert!(!ID.is_same(&RootId { device: 9, born: None, file_system: None, ..ID }));
+    }
+
+    #[test]
+    fn a_directory_that_an_overlay_copies_up_is_the_same() {
+        let id = RootId { is_overlay: true, ..ID };
+        assert!(id.is_same(&RootId { born: Some((200, 1)), ..id.clone() }));
+        // Inode numbers may change with every mount.
+        assert!(id.is_same(&RootId { inode: 7, ..id.clone() }));
+        assert!(!id.is_same(&RootId { inode: 7, born: Some((200, 1)), ..id.clone() }));
+        // After a reboot, with another number and id.
+        assert!(id.is_same(&RootId { device: 9, file_system: Some(13), ..id.clone() }));
+        let copied_up = RootId { born: Some((200, 1)), ..id.clone() };
+        assert!(!id.is_same(&RootId { device: 9, file_system: Some(13), ..copied_up }));
+    }
+
+    #[test]
+    fn an_identity_of_an_earlier_version_is_read() {
+        let stored = r#"{"inode":2,"device":5,"born":[100,7],"file_system":12}"#;
+        assert_eq!(serde_json::from_str::<RootId>(stored).unwrap(), ID);
+        assert_eq!(serde_json::to_string(&ID).unwrap(), stored);
     }
 
     #[test]

@@ -63,10 +63,13 @@ pub enum WatchMode {
     Watching,
     /// Some directories cannot be watched; the folder is scanned at short intervals.
     Scanning,
+    /// The file system does not report every change, because changes can pass by this computer
+    /// or by the mount; the folder is scanned at short intervals.
+    Polling,
 }
 
 /// How much of a folder is watched.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct WatchStatus {
     /// Number of watched directories.
     pub watched: u64,
@@ -75,6 +78,9 @@ pub struct WatchStatus {
     pub needed: u64,
     /// How changes are noticed.
     pub mode: WatchMode,
+    /// Type of the file system of the folder, as the system names it; empty before the first
+    /// scan, and if it is unknown.
+    pub file_system: String,
 }
 
 /// Progress of the work on a folder.

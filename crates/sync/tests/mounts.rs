@@ -180,3 +180,51 @@ async fn the_content_is_kept_if_the_attributes_cannot_be_listed() {
     assert_eq!(setup.sync().await, published);
     assert_eq!(setup.files_read(), read);
 }
+
+/// The file system of a container, or of a live system. The first write into a directory of
+/// its lower layer gives the directory another birth time.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_write_to_an_overlay_is_no_alarm_and_changes_below_are_not_claimed() {
+    let test = "the_first_write_to_an_overlay_is_no_alarm_and_changes_below_are_not_claimed";
+    if !may_mount(test) {
+        return;
+    }
+    let mut setup = Setup::stopped();
+    let layers = setup.dir.path().join("layers");
+    std::fs::create_dir(&layers).unwrap();
+    mount(&layers);
+    for layer in ["lower/root", "upper", "work"] {
+        std::fs::create_dir_all(layers.join(layer)).unwrap();
+    }
+    std::fs::write(layers.join("lower/root/old"), "old").unwrap();
+    let at = setup.dir.path().join("overlay");
+    std::fs::create_dir(&at).unwrap();
+    let layer = |name: &str| layers.join(name).display().to_string();
+    let layers = format!(
+        "lowerdir={},upperdir={},workdir={}",
+        layer("lower"),
+        layer("upper"),
+        layer("work")
+    );
+    run("mount", &["-t", "overlay", "overlay", "-o", &layers], &at);
+    let root = at.join("root");
+    setup.settings.send_modify(|settings| settings.folders[0].path = root.clone());
+    // Scans beside the requested ones would move the time up to which the folder is covered.
+    setup.tuning.unwatched_interval = std::time::Duration::from_hours(1);
+    setup.start();
+    setup.calm().await;
+    let status = setup.status();
+    assert_eq!(
+        (status.watch.mode, &status.watch.file_system[..]),
+        (sync::WatchMode::Polling, "overlay")
+    );
+    let covered = status.covers_until.unwrap();
+    std::fs::write(root.join("new"), "first write").unwrap();
+    setup.until_published("new", b"first write").await;
+    let status = setup.status();
+    assert!(!matches!(status.state, sync::FolderState::Alarm { .. }), "{:?}", status.state);
+    // The manifest has the change that was reported; others may have passed by the mount.
+    assert_eq!(status.covers_until, Some(covered));
+    setup.sync().await;
+    assert!(setup.status().covers_until.unwrap() > covered);
+}

@@ -187,6 +187,32 @@ async fn an_unreadable_file_or_directory_keeps_its_last_readable_content() {
 
 /// The unpublished content of a file is lost, and the file cannot be read again: all other files
 /// are still published.
+/// A scan of the directory above finds the same name, and does not list the directory.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unreadable_directory_stays_on_the_error_list_while_it_is_unreadable() {
+    let mut setup = Setup::stopped();
+    setup.write("private/file", "content");
+    chmod(setup.path("private"), 0);
+    start_without_privileges(&mut setup);
+    setup.calm().await;
+    let errors = |status: &FolderStatus| {
+        status.errors.iter().map(|error| error.path.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(errors(&setup.status()), ["private"]);
+    let since = setup.status().errors[0].since;
+    for round in 0..3 {
+        let before = setup.status().sequence;
+        setup.write("saved", format!("round {round}"));
+        setup.until("a manifest", |status| status.sequence > before).await;
+        assert_eq!(errors(&setup.status()), ["private"], "round {round}");
+    }
+    assert_eq!(setup.status().errors[0].since, since);
+    // The event of the new mode is one for the directory above, too.
+    chmod(setup.path("private"), 0o755);
+    setup.until("the end of the error", |status| status.error_count == 0).await;
+    setup.until_published("private/file", b"content").await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn lost_content_that_cannot_be_read_again_stops_nothing() {
     use store::{Call, FaultyStore, GcOptions, MemStore, StoreAdmin as _, StoreError};

@@ -1001,6 +1001,11 @@ export interface components {
             /** @description Files that could not be read. The list may be incomplete; see `error_count`. */
             errors: components["schemas"]["FileError"][];
             /**
+             * @description Type of the file system of the folder, as the system names it. Empty before the
+             *     first scan.
+             */
+            file_system?: string;
+            /**
              * Format: int64
              * @description Number of entries that are not directories.
              */
@@ -1012,6 +1017,11 @@ export interface components {
             held?: string | null;
             /** @description Stable id of the folder. */
             id: string;
+            /**
+             * @description True if this file system does not report every change. The folder is scanned
+             *     every minute then, and `up_to` is the start of the last complete scan.
+             */
+            is_polled?: boolean;
             /** @description End of the last scan. */
             last_scan?: string | null;
             /** @description CID of the newest manifest. */

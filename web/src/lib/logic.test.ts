@@ -27,6 +27,8 @@ const FOLDER: Folder = {
   published_at: "2026-11-22T12:00:02Z",
   up_to: "2026-11-22T12:00:00Z",
   watched_dirs: 1,
+  file_system: "ext4",
+  is_polled: false,
   dirs_to_watch: 1,
   errors: [],
   error_count: 0,

@@ -140,6 +140,12 @@ function Details({ folder }: { folder: Folder }) {
             ? `${count(folder.watched_dirs)} of ${count(folder.dirs_to_watch)}`
             : "all",
         ],
+        [
+          "Changes noticed",
+          folder.is_polled
+            ? `by a scan every minute, because the file system (${folder.file_system}) does not report every change`
+            : "when they are saved",
+        ],
       ]}
     />
   );

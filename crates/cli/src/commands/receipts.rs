@@ -153,7 +153,7 @@ impl Receipts {
         let listings = read_receipts(context.paths.data_dir(), own, is_wanted)?;
         if let Some(folder) = &self.folder {
             let listed = listed.into_inner();
-            check_name("folder", folder, folder_names(config).chain(listed.into_iter()))?;
+            check_name("folder", folder, folder_names(config).chain(listed))?;
         }
         Ok(listings)
     }

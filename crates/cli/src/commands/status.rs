@@ -185,6 +185,13 @@ pub(super) fn show_folders(
                 "{indent}  if this change is intended: archivist folder confirm {id}"
             ))?;
         }
+        if folder.is_polled {
+            out.line(format_args!(
+                "{indent}{name}: scanned every minute, because the file system ({}) does not \
+                 report every change",
+                safe(&folder.file_system)
+            ))?;
+        }
         for error in folder.errors.iter().take(ERRORS_SHOWN) {
             let (path, error) = (safe(&error.path).replace('\n', "\\n"), safe(&error.error));
             out.line(format_args!("{indent}{name}: {path}: {error}"))?;

@@ -8,6 +8,7 @@ mod acl;
 mod beneath;
 mod dest;
 mod error;
+mod ground;
 mod names;
 mod open;
 mod source;

@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use config::{FolderConfig, FolderUpdate};
 use node::{Services, unknown_name};
 use serde::Deserialize;
-use sync::{FolderState, FolderStatus, SyncError};
+use sync::{FolderState, FolderStatus, SyncError, WatchMode};
 use types::FolderId;
 use utoipa::ToSchema;
 
@@ -72,6 +72,8 @@ fn one(services: &Services, folder: &FolderConfig) -> Folder {
             last_scan: None,
             watched_dirs: 0,
             dirs_to_watch: 0,
+            file_system: String::new(),
+            is_polled: false,
             held: None,
             errors: Vec::new(),
             error_count: 0,
@@ -123,6 +125,8 @@ pub(crate) fn to_api(status: &FolderStatus) -> Folder {
         last_scan: status.last_scan,
         watched_dirs: status.watch.watched,
         dirs_to_watch: status.watch.needed,
+        file_system: status.watch.file_system.clone(),
+        is_polled: status.watch.mode == WatchMode::Polling,
         held: status.awaiting_confirmation.clone(),
         errors: status.errors.iter().map(problem).collect(),
         error_count: status.error_count,
@@ -418,7 +422,7 @@ pub(crate) async fn errors(
 
 #[cfg(test)]
 mod tests {
-    use sync::{Progress, Receipt, WatchMode, WatchStatus};
+    use sync::{Progress, Receipt, WatchStatus};
     use types::SequenceNumber;
 
     use super::*;
@@ -444,7 +448,12 @@ mod tests {
             pending_changes: 0,
             error_count: 0,
             errors: Vec::new(),
-            watch: WatchStatus { watched: 1, needed: 1, mode: WatchMode::Watching },
+            watch: WatchStatus {
+                watched: 1,
+                needed: 1,
+                mode: WatchMode::Watching,
+                file_system: "ext4".to_owned(),
+            },
             awaiting_confirmation: None,
             receipt: receipt.map(|sequence| Receipt {
                 sequence: SequenceNumber(sequence),

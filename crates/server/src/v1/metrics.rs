@@ -119,9 +119,12 @@ fn text_of(services: &Services) -> String {
     text.0
 }
 
+/// Returns the value of a metric of a folder.
+type FolderValue = fn(&api::Folder) -> u64;
+
 /// Adds the metrics of the folders.
 fn add_folders(text: &mut Text, folders: &[api::Folder]) {
-    let rows: [Row<'_, fn(&api::Folder) -> u64>; 6] = [
+    let rows: [Row<'_, FolderValue>; 6] = [
         ("folder_files", Gauge, "Files in the folder.", |folder| folder.files),
         ("folder_bytes", Gauge, "Total length of the files in the folder.", |folder| folder.bytes),
         ("folder_pending_changes", Gauge, "Changes that are not published yet.", |folder| {

@@ -20,7 +20,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fstree::{Owners, RootError, SourceTree, TreeReader as _};
+use fstree::{Ground, Owners, RootError, SourceTree, TreeReader as _};
 use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
 use store::Pin;
@@ -79,6 +79,8 @@ pub(crate) struct Task {
     applied_rules: BTreeMap<RelPath, Option<RowStamp>>,
     /// Number of directories that cannot be watched.
     unwatched: u64,
+    /// The file system of the root at the last scan.
+    ground: Option<Ground>,
     /// Keeps the nodes of unpublished rows alive.
     pin: Arc<Pin>,
     owners: Owners,
@@ -116,6 +118,7 @@ impl Task {
             rescan: Targets::default(),
             rescan_at: None,
             unwatched: 0,
+            ground: None,
             suspects: missing.into_iter().collect(),
             missing: HashSet::new(),
             applied_rules: BTreeMap::new(),
@@ -345,9 +348,11 @@ impl Task {
         {
             return Err(self.root_replaced());
         }
+        self.ground = Some(root.ground());
         if self.record.root.is_none() {
             // Stored before the first row, so that rows always belong to a known root.
-            self.context.index.update(&self.mailbox.id, |record| record.root = Some(identity))?;
+            let root = Some(identity.clone());
+            self.context.index.update(&self.mailbox.id, |record| record.root = root)?;
         }
         let own_dirs = self.own_dirs()?;
         let reader = Arc::new(FileReader {

@@ -38,8 +38,16 @@ impl Task {
     pub(super) fn watch_status(&self) -> WatchStatus {
         let watched = self.context.watcher.watched(self.record.number);
         let needed = watched + self.unwatched;
-        let mode = if watched < needed { WatchMode::Scanning } else { WatchMode::Watching };
-        WatchStatus { watched, needed, mode }
+        let ground = self.ground.as_ref();
+        let mode = if ground.is_some_and(|ground| !ground.has_all_events) {
+            WatchMode::Polling
+        } else if watched < needed {
+            WatchMode::Scanning
+        } else {
+            WatchMode::Watching
+        };
+        let file_system = ground.map(|ground| ground.file_system.clone()).unwrap_or_default();
+        WatchStatus { watched, needed, mode, file_system }
     }
 
     pub(super) fn show(&self, state: FolderState) {

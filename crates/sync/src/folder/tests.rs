@@ -10,6 +10,7 @@ use store::MemStore;
 use tokio::sync::watch;
 use types::{FolderId, PublishedManifest, RelPath};
 
+use crate::index::{Batch, Change, Row};
 use crate::service::SyncService;
 use crate::settings::{FolderSettings, Publisher, SyncOptions, SyncSettings, Tuning};
 use crate::status::{AlarmKind, FolderState, FolderStatus, WatchMode};
@@ -194,8 +195,34 @@ async fn a_folder_beyond_the_limit_says_that_it_is_scanned() {
     setup.write("a/file", "");
     setup.write("b/file", "");
     setup.start(Some(2)).await;
-    let watch = setup.status().watch;
+    let watch = setup.status().watch.clone();
     assert_eq!((watch.watched, watch.needed, watch.mode), (2, 3, WatchMode::Scanning));
+    setup.end().await;
+}
+
+/// On sshfs the ctime is the mtime, so a new mode leaves the stamp of a file unchanged.
+#[tokio::test(flavor = "multi_thread")]
+async fn new_permissions_are_recorded_even_if_the_stamp_is_the_same() {
+    let mut setup = Setup::new();
+    setup.write("dir/file", "content");
+    setup.start(None).await;
+    let handle = setup.service().handle();
+    handle.scan_now(&id()).await.unwrap();
+    let index = &handle.context.index;
+    let paths = [path("dir"), path("dir/file")];
+    let rows = paths.each_ref().map(|path| index.row(NUMBER, path).unwrap().unwrap());
+    let mut batch = Batch::default();
+    for (path, row) in paths.iter().zip(&rows) {
+        let old = Box::new(Row { mode: 0o700, uid: 4321, ..row.clone() });
+        batch.add(path.clone(), Change::Put { row: old, before: Some(row.stamp) });
+    }
+    index.apply(&id(), &batch, jiff::Timestamp::now()).unwrap();
+    handle.scan_now(&id()).await.unwrap();
+    for (path, row) in paths.iter().zip(rows) {
+        let now = index.row(NUMBER, path).unwrap().unwrap();
+        assert_eq!((now.mode, now.uid), (row.mode, row.uid), "{path}");
+        assert_eq!(now.content(), row.content());
+    }
     setup.end().await;
 }
 

@@ -190,7 +190,14 @@ mod tests {
     #[test]
     fn a_record_reads_back() {
         let mut record = FolderRecord::new(7);
-        record.root = Some(RootId { inode: 2, device: 3, born: None, file_system: Some(u64::MAX) });
+        record.root = Some(RootId {
+            inode: 2,
+            device: 3,
+            born: None,
+            file_system: Some(u64::MAX),
+            fuse: Some(("fuse.sshfs".to_owned(), "host:/srv".to_owned())),
+            is_overlay: false,
+        });
         record.add_losses(100, 5, 1);
         let json = serde_json::to_vec(&record).unwrap();
         assert_eq!(serde_json::from_slice::<FolderRecord>(&json).unwrap(), record);

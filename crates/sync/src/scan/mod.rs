@@ -10,6 +10,7 @@
 //!
 //! Absent: the decision when to scan (`schedule`), and publishing (`publish`).
 
+mod errors;
 mod links;
 mod reconcile;
 mod rows;
@@ -30,6 +31,7 @@ use crate::index::{Batch, Change, RowStamp};
 use crate::path_key::{FolderNumber, below_range, cmp_path_to_key};
 use crate::rules::Rules;
 use crate::watch::WatchResult;
+use errors::{has_failed, has_listing_error};
 use links::LinkedFiles;
 use rows::RowCursor;
 pub(crate) use targets::{Targets, normalise};
@@ -37,8 +39,6 @@ pub(crate) use targets::{Targets, normalise};
 /// Error of a directory with rows below it on which another file system is mounted.
 const MOUNTED: &str =
     "another file system is mounted here; the files that it hides stay in the backup unchanged";
-/// Maximum number of entries of the error list that one scan checks.
-const ERRORS_MAX: usize = 10_000;
 
 /// The options of a scan.
 pub(crate) struct ScanOptions<'a> {
@@ -326,6 +326,10 @@ impl Scan<'_> {
                             && !root.is_cache_dir(&path)
                         {
                             self.queue.push(path);
+                        } else if !is_deep && row.as_ref().is_some_and(has_listing_error) {
+                            // Only a scan of the directory shows whether it can be read now.
+                            self.queue.push(path);
+                            continue;
                         }
                     }
                     self.reconcile(found, row.as_ref())?;
@@ -471,43 +475,6 @@ impl Scan<'_> {
         SyncError::Unreadable { path: self.reader.root.path().to_owned(), source }
     }
 
-    /// Removes the errors of paths that have no row and no longer exist.
-    fn clear_errors(&mut self) -> Result<(), ScanError> {
-        if !self.has_errors {
-            return Ok(());
-        }
-        for (path, _) in self.context.index.errors(self.options.number, ERRORS_MAX)? {
-            let Some(dir) = path.parent() else { continue };
-            let is_deep = |dir: &RelPath| self.scanned_dirs.get(dir) == Some(&true);
-            let is_scanned = self.scanned_dirs.contains_key(&dir)
-                || targets::ancestors(&dir).iter().any(is_deep);
-            if is_scanned
-                && !has_failed(&self.failed, &path)
-                && !self.options.retried.contains(&path)
-                && self.batch.row(&path).is_none()
-                && self.context.index.row(self.options.number, &path)?.is_none()
-                && self.reader.root.examine(&path).is_ok_and(|found| found.is_none())
-            {
-                self.gone.push((path, None));
-            }
-        }
-        Ok(())
-    }
-
-    /// Puts a path on the error list. The path keeps its last row.
-    fn fail(&mut self, path: &RelPath, what: String) {
-        self.failed.insert(path.clone());
-        self.has_errors = true;
-        self.start_batch_timer();
-        if let Some(row) = self.batch.row(path) {
-            let mut row = Box::new(row.clone());
-            (row.error, row.is_attribute_error) = (Some(what), false);
-            self.batch.add(path.clone(), Change::Put { row, before: None });
-        } else {
-            self.batch.add(path.clone(), Change::Fail { what, is_marked: true });
-        }
-    }
-
     /// Records the result of reading a file.
     fn record(&mut self, read: ReadResult) -> Result<(), ScanError> {
         let ReadResult { path, before, inode, outcome } = read;
@@ -585,16 +552,4 @@ impl Scan<'_> {
         }
         Ok(())
     }
-}
-
-/// Reports whether a path or a directory above it has failed.
-fn has_failed(failed: &BTreeSet<RelPath>, path: &RelPath) -> bool {
-    let mut at = Some(path.clone());
-    while let Some(path) = at {
-        if failed.contains(&path) {
-            return true;
-        }
-        at = path.parent();
-    }
-    false
 }

@@ -31,8 +31,8 @@ impl Scan<'_> {
         });
         if let Some(row) = known.filter(|_| !is_suspect) {
             self.mark_resolved(&found.path);
-            if row.is_attribute_error {
-                self.read_attributes(found, row);
+            if row.is_attribute_error || !has_same_permissions(row, &found) {
+                self.update_attributes(found, row);
             }
             return Ok(());
         }
@@ -52,9 +52,10 @@ impl Scan<'_> {
         Ok(())
     }
 
-    /// Reads the extended attributes of a file again that could not be read before. The content
-    /// of the file is known.
-    fn read_attributes(&mut self, found: FoundEntry, row: &Row) {
+    /// Records the permissions and attributes of a file whose content is known: attributes
+    /// could not be read before, or the permissions have changed without a change of the
+    /// stamp, as on file systems whose ctime is the mtime.
+    fn update_attributes(&mut self, found: FoundEntry, row: &Row) {
         let (xattrs, problem) = match self.reader.root.xattrs(&found) {
             Ok(read) => {
                 let problem = read.problem();
@@ -67,7 +68,8 @@ impl Scan<'_> {
             self.has_errors = true;
         }
         let is_attribute_error = problem.is_some();
-        let new = Row { xattrs, error: problem, is_attribute_error, ..row.clone() };
+        let (mode, uid, gid) = (found.mode, found.uid, found.gid);
+        let new = Row { mode, uid, gid, xattrs, error: problem, is_attribute_error, ..row.clone() };
         if new != *row {
             self.put(found.path, new, Some(row.stamp));
         }
@@ -128,6 +130,7 @@ impl Scan<'_> {
             && row.stamp == stamp
             && row.kind == kind
             && row.error.is_none()
+            && has_same_permissions(row, found)
         {
             return Ok(());
         }
@@ -203,6 +206,12 @@ impl Scan<'_> {
             }
         }
     }
+}
+
+/// Reports whether the row has the permissions of the entry. On most file systems, an equal
+/// stamp implies that.
+fn has_same_permissions(row: &Row, found: &FoundEntry) -> bool {
+    (row.mode, row.uid, row.gid) == (found.mode, found.uid, found.gid)
 }
 
 /// Reports whether a file is the file of a row, under another name.

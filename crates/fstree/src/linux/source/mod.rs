@@ -24,6 +24,7 @@ use super::stat::{Stat, stat_at, stat_fd, stat_leaf};
 use super::xattrs::{read_fd, read_held, read_opened};
 use crate::entry::{FileKind, FoundEntry, FoundKind, Identity, hard_link_id};
 use crate::error::{ReadError, RootError};
+use crate::ground::Ground;
 use crate::resolution::Resolution;
 use crate::source::{OpenFile, TreeReader, Visit, WalkItem, WalkOptions, XattrsRead};
 use walk::Walk;
@@ -63,6 +64,10 @@ impl TreeReader for SourceTree {
         let stat = rustix::fs::fstatvfs(&self.fd).ok()?;
         // Most file systems have no useful id and report 0.
         Some(stat.f_fsid).filter(|id| *id != 0)
+    }
+
+    fn ground(&self) -> Ground {
+        super::ground::ground(self.fd(), &self.stat)
     }
 
     fn walk<'a, F>(
