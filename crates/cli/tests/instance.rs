@@ -145,11 +145,21 @@ fn what_was_acknowledged_survives_kill_9() {
 #[test]
 fn a_second_daemon_on_the_same_data_and_a_taken_port_are_plain_errors() {
     let home = Home::new("");
-    let _daemon = home.start();
-    let second = archivist(home.path()).arg("daemon").output().unwrap();
-    assert_eq!(second.status.code(), Some(1));
-    let error = String::from_utf8(second.stderr).unwrap();
-    assert!(error.contains("in use by another process"), "{error}");
+    let daemon = home.start();
+    // With the port of the first, as in every real configuration, and with another one.
+    let text = std::fs::read_to_string(home.config()).unwrap();
+    let running = std::fs::read(home.path().join("data/running.json")).unwrap();
+    let pid = &serde_json::from_slice::<serde_json::Value>(&running).unwrap()["pid"];
+    let port = daemon.api().rsplit(':').next().unwrap().to_owned();
+    for port in ["0", &port] {
+        let text = text.replace("api_port = 0", &format!("api_port = {port}"));
+        std::fs::write(home.config(), text).unwrap();
+        let second = archivist(home.path()).arg("daemon").output().unwrap();
+        assert_eq!(second.status.code(), Some(1));
+        let error = String::from_utf8(second.stderr).unwrap();
+        let expected = format!("process {pid}, API {}; stop that", daemon.api());
+        assert!(error.contains("is already running") && error.contains(&expected), "{error}");
+    }
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
     for key in ["listen_port", "api_port"] {

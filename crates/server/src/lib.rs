@@ -20,10 +20,11 @@ mod v1;
 mod web;
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::Router;
-use node::{Instance, InstanceOptions, Services, listen_addresses};
+use node::{Instance, InstanceOptions, Running, Services, listen_addresses};
 use protocols::TriggerServer;
 use tokio::net::TcpListener;
 
@@ -35,6 +36,18 @@ use self::state::ApiState;
 /// Why an instance with its HTTP interfaces cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// An instance runs on the data directory already.
+    #[error(
+        "an instance is already running on {}: process {}, API {}; stop that process first, or \
+         choose another instance with --home",
+        data_dir.display(), running.pid, running.api
+    )]
+    AlreadyRunning {
+        /// The data directory.
+        data_dir: PathBuf,
+        /// The running instance.
+        running: Running,
+    },
     /// A port cannot be used.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -59,9 +72,13 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// Returns [`StartError`] if a port is in use or a part of the instance
-    /// cannot start. Everything that was started has been stopped then.
+    /// Returns [`StartError`] if an instance runs already on the data directory, a
+    /// port is in use, or a part of the instance cannot start. Everything that was
+    /// started has been stopped then.
     pub async fn start(options: InstanceOptions) -> Result<Self, StartError> {
+        if let Some(running) = Running::find(&options.data_dir) {
+            return Err(StartError::AlreadyRunning { data_dir: options.data_dir, running });
+        }
         let port = options.settings.get().node.api_port;
         let address = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port);
         let what = "the API, [node] api_port";
