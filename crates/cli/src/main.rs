@@ -3,7 +3,8 @@
 //!
 //! Each command is a file in `commands/`. Results go to standard output,
 //! everything else to standard error. Exit codes: 0 done, 1 failed, 2 wrong
-//! usage, 3 no running instance although the command needs one.
+//! usage, 3 no running instance although the command needs one, 4 done, but not
+//! everything could be set or read.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for a terminal")]
 
@@ -33,7 +34,8 @@ use self::context::Context;
     after_help = "Examples:\n  archivist init\n  archivist daemon\n  archivist folder add ~/Documents\n  \
                   archivist restore --target /tmp/back\n\n\
                   Exit codes: 0 done, 1 failed, 2 wrong usage, \
-                  3 the command needs a running instance."
+                  3 the command needs a running instance, \
+                  4 done, but not everything could be set or read."
 )]
 struct Arguments {
     /// Use the instance in DIR: DIR/config.toml and DIR/data

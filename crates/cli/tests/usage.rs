@@ -11,6 +11,16 @@ use common::{Home, run};
 use serde_json::{Value, json};
 
 #[test]
+fn the_help_names_every_exit_code() {
+    let help = run(Home::new("").path(), ["--help"]).out;
+    let codes = help.split_once("Exit codes: ").unwrap().1;
+    let codes = codes.split_whitespace().collect::<Vec<_>>().join(" ");
+    let listed: Vec<&str> = codes.split(", ").filter_map(|code| code.get(..2)).collect();
+    assert_eq!(listed[..4], ["0 ", "1 ", "2 ", "3 "], "{codes}");
+    assert!(codes.contains("4 done, but not everything could be set or read"), "{codes}");
+}
+
+#[test]
 fn wrong_usage_is_two_and_says_what_is_right() {
     let home = Home::new("");
     let cases: &[&[&str]] = &[

@@ -30,8 +30,9 @@ pub(crate) struct Prune {
     /// those that `archivist recover` finds.
     #[arg(long, requires = "accept_roots")]
     discard: bool,
-    /// Also compress data that is stored uncompressed, now. A running instance does
-    /// this automatically while it is idle.
+    /// After the snapshots are removed, compress the blocks that are stored uncompressed,
+    /// and wait until that is done. The content of the snapshots stays the same. Without
+    /// this option, the instance compresses them while it is idle.
     #[arg(long, conflicts_with = "dry_run")]
     recompress: bool,
     /// Print JSON.
