@@ -72,6 +72,18 @@ fn the_chain_is_a_proof_without_the_program() {
     assert_eq!(newest["number"].as_u64().unwrap(), rows.len() as u64);
     assert_eq!(newest["previous"], rows[rows.len() - 2]["hash"]);
     assert_eq!(a.v1("/receipts")[0]["newest"]["number"], newest["number"]);
+    let metrics = a.http().get(format!("http://{}/metrics", a.api())).send().unwrap();
+    let metrics = metrics.text().unwrap();
+    let arrived: jiff::Timestamp = newest["arrived_at"].as_str().unwrap().parse().unwrap();
+    for (name, value) in [
+        ("receipts", rows.len().to_string()),
+        ("receipt_last_seconds", arrived.as_second().to_string()),
+        ("receipt_problems", "0".to_owned()),
+    ] {
+        let labels = format!("folder=\"{}\",backup_server=\"{}\"", common::FOLDER, two.b.peer_id());
+        let line = format!("archivist_{name}{{{labels}}} {value}\n");
+        assert!(metrics.contains(&line), "{line}{metrics}");
+    }
     assert_eq!(two.b.run_json(&["receipts", "--json"]), serde_json::json!([]));
     // By name, by id, and another folder; the table; without an instance.
     for folder in ["Documents", common::FOLDER] {

@@ -326,6 +326,7 @@ fn start_tasks(services: &Services, net: &Net, dir: &DataDir<'_>) {
     }
     let saving = services.journal.clone().save(dir.journal(), stop());
     tasks.spawn("journal file", saving);
+    services.receipts.report_to(services.journal.clone());
     let saving = services.traffic.clone().save(dir.traffic(), stop());
     tasks.spawn("traffic", saving);
     let (sync, daemon) = (services.sync.clone(), services.backup_daemon.clone());

@@ -210,6 +210,11 @@ impl Journal {
         self.add(level, message, None, None);
     }
 
+    /// Adds an entry that concerns a folder.
+    pub(crate) fn note_folder(&self, level: api::NoticeLevel, message: String, folder: &str) {
+        self.add(level, message, Some(folder), None);
+    }
+
     fn add(
         &self,
         level: api::NoticeLevel,

@@ -32,12 +32,16 @@ use types::{Cid, FolderId, SequenceNumber, with_causes};
 
 use self::chains::{Added, Chains};
 use self::comparison::Compared;
+use crate::journal::Journal;
 
 pub use self::chain_file::{ChainId, Interruption, StoredReceipt};
 pub use self::chains::ChainError;
 pub(crate) use self::comparison::{ListSnapshots, compare_always};
 pub use self::listing::{ListedReceipt, ReceiptListing, read_receipts};
 
+/// Maximum number of chains whose last refusal is remembered, so that the journal names each
+/// refusal once.
+const REFUSALS_MAX: usize = 1000;
 /// Name of the directory of the chains, below the data directory.
 const DIR: &str = "receipts";
 
@@ -111,6 +115,10 @@ struct Shared {
     newest: Mutex<BTreeMap<FolderId, sync::Receipt>>,
     /// Sequence number of the newest confirmed snapshot of each folder.
     confirmed: watch::Sender<BTreeMap<FolderId, SequenceNumber>>,
+    /// The reason of the last refusal of each chain whose last receipt was refused.
+    refused: Mutex<BTreeMap<ChainId, String>>,
+    /// Set when the source side runs.
+    journal: OnceLock<Journal>,
     /// Receipts that could not be stored, with the error.
     not_stored: Mutex<BTreeMap<ChainId, String>>,
     /// Results of the last comparison with each backup server.
@@ -156,6 +164,8 @@ impl Receipts {
             now: Timestamp::now,
             newest: Mutex::new(newest),
             confirmed: watch::Sender::default(),
+            refused: Mutex::default(),
+            journal: OnceLock::new(),
             not_stored: Mutex::default(),
             compared: Mutex::default(),
             outdated: Mutex::default(),
@@ -172,6 +182,35 @@ impl Receipts {
         self.0.confirmed.send_replace(confirmed);
         // A second call has no effect.
         let _ = self.0.folders.set(Box::new(folders));
+    }
+
+    /// Sets the journal, which gets an entry for each refusal. Called once.
+    pub(crate) fn report_to(&self, journal: Journal) {
+        // A second call has no effect.
+        let _ = self.0.journal.set(journal);
+    }
+
+    /// Reports a refusal. The journal gets an entry if the last receipt of the chain was not
+    /// refused for the same reason: a backup server sends a receipt again and again.
+    fn refused(&self, id: &ChainId, signed: &SignedReceipt, name: &str, reason: &str) {
+        let (server, sequence) = (&id.backup_server, signed.confirmation().sequence);
+        tracing::warn!(peer = %server, folder = name, %sequence, reason, "refused a receipt");
+        let Some(journal) = self.0.journal.get() else { return };
+        {
+            let mut refused = self.0.refused.lock();
+            if refused.get(id).is_some_and(|known| known == reason) {
+                return;
+            }
+            if refused.len() >= REFUSALS_MAX {
+                refused.clear();
+            }
+            refused.insert(id.clone(), reason.to_owned());
+        }
+        let message = format!(
+            "A receipt of backup server {server} for snapshot {sequence} of {name} was not \
+             accepted: {reason}."
+        );
+        journal.note_folder(api::NoticeLevel::Warning, message, name);
     }
 
     fn published(&self, folder: &FolderId) -> Option<PublishedFolder> {
@@ -193,8 +232,11 @@ impl Receipts {
     fn receive(&self, peer: PeerId, signed: &SignedReceipt) -> ReceiptAnswer {
         let (receipt, confirmation) = (signed.receipt(), signed.confirmation());
         let (folder, sequence) = (&confirmation.folder_id, confirmation.sequence);
+        let id = ChainId { backup_server: peer, folder: folder.clone() };
+        let published = self.published(folder);
+        let name = published.as_ref().map_or(folder.as_str(), |folder| &folder.name).to_owned();
         let refused = |reason: &str| {
-            tracing::warn!(%peer, %folder, %sequence, reason, "refused a receipt");
+            self.refused(&id, signed, &name, reason);
             ReceiptAnswer::Refused
         };
         if receipt.backup_server != peer {
@@ -206,7 +248,8 @@ impl Receipts {
         if !signed.is_signed() {
             return refused("a signature is not valid");
         }
-        let Some(published) = self.published(folder) else {
+        let Some(published) = published else {
+            self.refused(&id, signed, &name, "this computer does not watch the folder");
             return ReceiptAnswer::UnknownFolder;
         };
         // An earlier manifest is recognized by the signature that this source made for it.
@@ -225,13 +268,14 @@ impl Receipts {
                 || (known.sequence == sequence && known.manifest_cid != cid);
             (!is_news).then_some("it confirms nothing new")
         };
-        let id = ChainId { backup_server: peer, folder: folder.clone() };
         let arrived_at = (self.0.now)();
         let added = self.0.chains.add(signed, arrived_at, refusal);
-        let folder = published.name.as_str();
+        let folder = name.as_str();
         match added {
             Ok(Added::New(interruption)) => {
-                tracing::info!(%peer, folder, %sequence, "the backup server confirmed a snapshot");
+                let number = receipt.number;
+                tracing::info!(%peer, folder, %sequence, number,
+                    "the backup server confirmed a snapshot; its receipt is stored");
                 if let Some(interruption) = interruption {
                     tracing::error!(%peer, folder, %interruption,
                         "the chain of receipts is interrupted");
@@ -242,17 +286,18 @@ impl Receipts {
             Ok(Added::Older) => {}
             Ok(Added::Refused(reason)) => return refused(reason),
             Ok(Added::TooManyInterruptions) => {
-                tracing::error!(%peer, folder,
-                    "refused a receipt: the chain is interrupted too often; see `archivist status`");
+                let reason = "the chain is interrupted too often; see `archivist status`";
+                self.refused(&id, signed, &name, reason);
                 return ReceiptAnswer::ChainBroken;
             }
             Err(error) => {
                 let error = with_causes(&error);
-                tracing::error!(%peer, folder, error, "cannot store a receipt");
+                self.refused(&id, signed, &name, &format!("it cannot be stored: {error}"));
                 self.0.not_stored.lock().insert(id, error);
                 return ReceiptAnswer::Failed;
             }
         }
+        self.0.refused.lock().remove(&id);
         self.0.not_stored.lock().remove(&id);
         self.0.outdated.lock().remove(&peer);
         self.0.arrived.notify_one();

@@ -6,7 +6,7 @@ use axum::extract::State;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
-use node::Services;
+use node::{ChainStatus, Services};
 use store::StoreAdmin as _;
 
 use super::{Problem, blocking, folders};
@@ -53,10 +53,18 @@ impl Text {
     }
 }
 
-/// Returns a label with escaped special characters.
+/// Returns labels with escaped special characters.
+fn labels_of(labels: &[(&str, String)]) -> String {
+    let label = |(name, value): &(&str, String)| {
+        let value = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+        format!("{name}=\"{value}\"")
+    };
+    format!("{{{}}}", labels.iter().map(label).collect::<Vec<_>>().join(","))
+}
+
+/// Returns one label.
 fn label(name: &str, value: &str) -> String {
-    let value = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-    format!("{{{name}=\"{value}\"}}")
+    labels_of(&[(name, value.to_owned())])
 }
 
 /// Handles `GET /metrics`.
@@ -100,6 +108,7 @@ fn text_of(services: &Services) -> String {
     ]);
     add_integrity(&mut text, &services.integrity());
     add_folders(&mut text, &folders::all(services));
+    add_receipts(&mut text, &services.receipts.chains());
     let totals = services.backup_daemon.totals();
     text.rows([
         ("snapshots", Gauge, "Stored snapshots.", totals.snapshots),
@@ -144,6 +153,39 @@ fn add_folders(text: &mut Text, folders: &[api::Folder]) {
     for (name, kind, help, value) in rows {
         let values =
             folders.iter().map(|folder| (label("folder", folder.id.as_str()), value(folder)));
+        text.metric((name, kind, help), values);
+    }
+}
+
+/// Returns the value of a metric of a chain of receipts.
+type ChainValue = fn(&ChainStatus) -> u64;
+
+/// Adds the metrics of the receipts, for each folder and backup server.
+fn add_receipts(text: &mut Text, chains: &[ChainStatus]) {
+    let rows: [Row<'_, ChainValue>; 3] = [
+        ("receipts", Gauge, "Stored receipts of the backup server.", |chain| chain.count),
+        (
+            "receipt_last_seconds",
+            Gauge,
+            "Time at which the newest receipt arrived, in seconds since 1970; 0 if there is none.",
+            |chain| seconds(chain.newest.as_ref().map(|newest| newest.arrived_at)),
+        ),
+        (
+            "receipt_problems",
+            Gauge,
+            "Problems with the receipts of the backup server; `archivist status` lists them.",
+            |chain| chain.problems.len() as u64,
+        ),
+    ];
+    for (name, kind, help, value) in rows {
+        let values = chains.iter().map(|chain| {
+            let id = &chain.id;
+            let labels = [
+                ("folder", id.folder.to_string()),
+                ("backup_server", id.backup_server.to_string()),
+            ];
+            (labels_of(&labels), value(chain))
+        });
         text.metric((name, kind, help), values);
     }
 }
@@ -233,5 +275,7 @@ mod tests {
     #[test]
     fn a_label_cannot_end_its_line() {
         assert_eq!(label("a", "x\"\n\\"), r#"{a="x\"\n\\"}"#);
+        let two = [("a", "1".to_owned()), ("b", "\"".to_owned())];
+        assert_eq!(labels_of(&two), r#"{a="1",b="\""}"#);
     }
 }

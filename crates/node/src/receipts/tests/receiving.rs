@@ -58,6 +58,36 @@ fn a_receipt_for_something_that_was_never_published_is_refused() {
 }
 
 #[test]
+fn the_journal_names_each_refusal_once_until_a_receipt_is_accepted() {
+    let source = Source::new(2);
+    let receipts = source.open();
+    let journal = Journal::default();
+    receipts.report_to(journal.clone());
+    let chain = source.chain(3);
+    let answers = |signed: &SignedReceipt, answer| {
+        assert_eq!(source.receive(&receipts, signed), answer);
+        journal.entries().len()
+    };
+    assert_eq!(answers(&chain[2], ReceiptAnswer::Refused), 1);
+    assert_eq!(answers(&chain[2], ReceiptAnswer::Refused), 1, "the same again");
+    let entry = &journal.entries()[0];
+    let expected = format!(
+        "A receipt of backup server {} for snapshot 3 of name of docs was not accepted: this source \
+         has not published the manifest.",
+        source.peer()
+    );
+    assert_eq!((&entry.message, entry.folder.as_deref()), (&expected, Some("name of docs")));
+    // Another reason, and another folder.
+    source.disk.set_fault(source.disk.operations(), Fault::Fail(io::ErrorKind::StorageFull));
+    assert_eq!(answers(&chain[0], ReceiptAnswer::Failed), 2);
+    assert!(journal.entries()[1].message.contains("it cannot be stored: cannot"));
+    let unknown = signed_receipt(&source.server, &source.key, "none", (1, cid("none", 1)), None);
+    assert_eq!(answers(&unknown, ReceiptAnswer::UnknownFolder), 3);
+    assert_eq!(answers(&chain[0], ReceiptAnswer::Ok), 3);
+    assert_eq!(answers(&chain[2], ReceiptAnswer::Refused), 4, "after an accepted one");
+}
+
+#[test]
 fn a_receipt_of_another_key_server_or_source_is_refused() {
     let source = Source::new(2);
     let receipts = source.open();
