@@ -3,10 +3,10 @@
 
 use std::io;
 use std::net::TcpStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use api::Client;
 use config::{Config, ConfigError, ConfigFile, Paths};
 use node::Running;
@@ -72,6 +72,32 @@ impl Context {
         Ok(Some(Client::new(running.api, token.trim())?))
     }
 
+    /// Returns the data directory, for a command that reads it without an instance.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the directory does not exist or cannot be read.
+    pub(crate) fn need_data_dir(&self) -> Result<&Path> {
+        let data = self.paths.data_dir();
+        ensure!(
+            is_dir(data)?,
+            "{} does not exist: no instance was ever started there; \
+             choose another one with --home",
+            data.display()
+        );
+        Ok(data)
+    }
+
+    /// Returns the directory of the store, or `None` if there is no store yet.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if it is not known whether there is a store.
+    pub(crate) fn store_dir(&self) -> Result<Option<PathBuf>> {
+        let dir = self.paths.store_dir();
+        Ok(is_dir(&dir)?.then_some(dir))
+    }
+
     /// Returns a client of the running instance, for a command that can read the
     /// store without it. Returns `None` if none is running, or if this user may not
     /// read the token of the instance.
@@ -94,6 +120,15 @@ impl Context {
     pub(crate) fn need_instance(&self, what: &'static str) -> Result<Client> {
         let data = self.paths.data_dir().to_owned();
         self.instance()?.ok_or_else(|| End::NotRunning { data, what }.into())
+    }
+}
+
+/// Reports whether there is a directory. Only "not found" means that there is none.
+fn is_dir(path: &Path) -> Result<bool> {
+    match std::fs::metadata(path) {
+        Ok(metadata) => Ok(metadata.is_dir()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
     }
 }
 

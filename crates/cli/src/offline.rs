@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use config::Config;
 use jiff::Timestamp;
 use node::{MarkerError, SnapshotSelector, snapshot_model};
@@ -37,24 +37,13 @@ impl Offline {
     ///
     /// Prints damage to standard error. The affected blocks are treated as missing.
     pub(crate) fn open(context: &Context) -> Result<Option<Self>> {
-        let data = context.paths.data_dir();
-        if !data.is_dir() {
-            bail!(
-                "{} does not exist: no instance was ever started there; \
-                 choose another one with --home",
-                data.display()
-            );
-        }
-        let dir = context.paths.store_dir();
-        match node::check_store(data) {
+        match node::check_store(context.need_data_dir()?) {
             Err(error @ MarkerError::StoreMissing(_)) => return Err(error.into()),
             // Reading another store is harmless.
             Err(error) => eprintln!("archivist: {}", safe(&with_causes(&error))),
             Ok(()) => {}
         }
-        if !dir.is_dir() {
-            return Ok(None);
-        }
+        let Some(dir) = context.store_dir()? else { return Ok(None) };
         let config = context.config()?;
         let (store, report) = ReadOnlyPackStore::open(&dir)?;
         for damage in &report.damage {

@@ -32,19 +32,9 @@ impl WritableStore {
     ///
     /// Prints damage to standard error. The affected blocks are treated as missing.
     pub(crate) fn open(context: &Context) -> Result<Option<Self>> {
-        let data = context.paths.data_dir();
-        if !data.is_dir() {
-            bail!(
-                "{} does not exist: no instance was ever started there; \
-                 choose another one with --home",
-                data.display()
-            );
-        }
+        let data = context.need_data_dir()?;
         node::check_own_store(data)?;
-        let dir = context.paths.store_dir();
-        if !dir.is_dir() {
-            return Ok(None);
-        }
+        let Some(dir) = context.store_dir()? else { return Ok(None) };
         refuse_other_owner(&dir)?;
         let config = context.config()?;
         let options = StoreOptions {

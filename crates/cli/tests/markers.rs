@@ -45,6 +45,17 @@ fn a_store_without_a_marker_gets_one() {
     assert_eq!(marker("data"), before);
 }
 
+/// Nothing was created in the directory of the store, and the store that was moved away is used
+/// again.
+fn assert_empty_and_put_back(home: &Home, elsewhere: &Path) {
+    let store = home.path().join("data/store");
+    assert_eq!(names(&store), [""; 0]);
+    std::fs::remove_dir(&store).unwrap();
+    std::fs::rename(elsewhere, &store).unwrap();
+    assert_eq!(home.start().terminate().0, Some(0));
+    assert_eq!(run(home.path(), ["snapshots", "--json"]).json().as_array().unwrap().len(), 1);
+}
+
 /// The disk of the store is not mounted: there is an empty directory, or none.
 #[test]
 fn a_missing_store_stops_the_start_and_is_not_replaced() {
@@ -63,11 +74,7 @@ fn a_missing_store_stops_the_start_and_is_not_replaced() {
         }
         assert_eq!(store.exists(), exists);
     }
-    assert_eq!(names(&store), [""; 0]);
-    std::fs::remove_dir(&store).unwrap();
-    std::fs::rename(&elsewhere, &store).unwrap();
-    assert_eq!(home.start().terminate().0, Some(0));
-    assert_eq!(run(home.path(), ["snapshots", "--json"]).json().as_array().unwrap().len(), 1);
+    assert_empty_and_put_back(&home, &elsewhere);
 }
 
 /// The first start after an update from a version without markers.
@@ -83,11 +90,7 @@ fn a_missing_store_of_an_instance_without_markers_is_not_replaced() {
         let said = refused(&home, &[command]);
         assert!(said.contains("is missing") && said.contains("mounted"), "{command}: {said}");
     }
-    assert_eq!(names(&store), [""; 0]);
-    std::fs::remove_dir(&store).unwrap();
-    std::fs::rename(&elsewhere, &store).unwrap();
-    assert_eq!(home.start().terminate().0, Some(0));
-    assert_eq!(run(home.path(), ["snapshots", "--json"]).json().as_array().unwrap().len(), 1);
+    assert_empty_and_put_back(&home, &elsewhere);
 }
 
 #[test]

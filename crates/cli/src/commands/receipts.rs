@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use api::ReceiptChain;
 use config::Config;
 use jiff::Timestamp;
@@ -162,15 +162,7 @@ impl Receipts {
 /// Returns the peer id of this computer, or the reason why it is not known. The receipts are signed
 /// by the backup servers, so the key of this computer is not needed to verify them.
 fn own_peer_id(context: &Context) -> Result<Result<PeerId, String>> {
-    let data = context.paths.data_dir();
-    if !data.is_dir() {
-        bail!(
-            "{} does not exist: no instance was ever started there; \
-             choose another one with --home",
-            data.display()
-        );
-    }
-    Ok(match node::read_identity(data) {
+    Ok(match node::read_identity(context.need_data_dir()?) {
         Ok(Some(own)) => Ok(own),
         Ok(None) => Err(format!("{} is missing", context.paths.identity_key().display())),
         Err(error) => Err(with_causes(&error)),

@@ -4,11 +4,12 @@ use anyhow::Result;
 use api::{FoundState, RecoverReport, RecoverRequest};
 use tokio_util::sync::CancellationToken;
 
+use super::snapshots::show_snapshots;
 use crate::context::{Context, block_on};
 use crate::exit::End;
 use crate::offline::Offline;
 use crate::offline_write::WritableStore;
-use crate::output::{Align, Out, Progress, Table, Unit, count, local_time, print_json, safe, size};
+use crate::output::{Align, Out, Progress, Table, Unit, count, print_json, safe, size};
 
 /// Find snapshots and data items that are stored but no longer listed.
 ///
@@ -123,32 +124,10 @@ fn offline(context: &Context, request: &RecoverRequest) -> Result<RecoverReport>
 
 /// Prints the snapshots that are not known.
 fn print_snapshots(out: &mut Out, report: &RecoverReport) -> Result<()> {
-    let mut table = Table::new(&[
-        ("ID", Align::Left),
-        ("SOURCE", Align::Left),
-        ("FOLDER", Align::Left),
-        ("SEQUENCE", Align::Right),
-        ("RECEIVED", Align::Left),
-        ("FILES", Align::Right),
-        ("SIZE", Align::Right),
-        ("STATE", Align::Left),
-    ]);
-    let mut is_empty = true;
-    for found in report.snapshots.iter().filter(|found| found.state != FoundState::Known) {
-        let snapshot = &found.snapshot;
-        table.row([
-            snapshot.id.clone(),
-            snapshot.source.clone(),
-            snapshot.folder_name.clone(),
-            snapshot.sequence.to_string(),
-            local_time(snapshot.received_at),
-            snapshot.files.to_string(),
-            size(snapshot.bytes),
-            state(found.state, found.detail.as_deref()),
-        ]);
-        is_empty = false;
-    }
-    if is_empty { Ok(()) } else { table.print(out, "") }
+    let found = report.snapshots.iter().filter(|found| found.state != FoundState::Known);
+    let found = found.map(|found| (&found.snapshot, state(found.state, found.detail.as_deref())));
+    let found: Vec<_> = found.collect();
+    if found.is_empty() { Ok(()) } else { show_snapshots(found, "STATE", out) }
 }
 
 /// Prints the data items that are not known.

@@ -49,7 +49,7 @@ impl Snapshots {
         } else if snapshots.is_empty() {
             eprintln!("no snapshots found");
         } else {
-            print_table(snapshots)?;
+            print_table(&snapshots)?;
         }
         if is_complete { Ok(()) } else { Err(End::PartlyReported.into()) }
     }
@@ -124,7 +124,13 @@ impl Snapshots {
     }
 }
 
-fn print_table(snapshots: Vec<Snapshot>) -> Result<()> {
+/// Prints snapshots as a table. `last` is the heading of the last column, and each snapshot has its
+/// text in that column.
+pub(super) fn show_snapshots<'a>(
+    snapshots: impl IntoIterator<Item = (&'a Snapshot, String)>,
+    last: &'static str,
+    out: &mut Out,
+) -> Result<()> {
     let mut table = Table::new(&[
         ("ID", Align::Left),
         ("SOURCE", Align::Left),
@@ -133,22 +139,29 @@ fn print_table(snapshots: Vec<Snapshot>) -> Result<()> {
         ("RECEIVED", Align::Left),
         ("FILES", Align::Right),
         ("SIZE", Align::Right),
-        ("", Align::Left),
+        (last, Align::Left),
     ]);
-    for snapshot in snapshots {
+    for (snapshot, text) in snapshots {
         table.row([
-            snapshot.id,
-            snapshot.source,
-            snapshot.folder_name,
+            snapshot.id.clone(),
+            snapshot.source.clone(),
+            snapshot.folder_name.clone(),
             snapshot.sequence.to_string(),
             local_time(snapshot.received_at),
             snapshot.files.to_string(),
             size(snapshot.bytes),
-            snapshot.held.map_or(String::new(), |reason| format!("suspicious: {reason}")),
+            text,
         ]);
     }
+    table.print(out, "")
+}
+
+fn print_table(snapshots: &[Snapshot]) -> Result<()> {
+    let held = |one: &Snapshot| {
+        one.held.as_ref().map_or(String::new(), |reason| format!("suspicious: {reason}"))
+    };
     let mut out = Out::new();
-    table.print(&mut out, "")?;
+    show_snapshots(snapshots.iter().map(|one| (one, held(one))), "", &mut out)?;
     out.finish()
 }
 

@@ -53,6 +53,15 @@ fn a_restore_is_followed_to_its_end() {
     assert_eq!(fake.calls().len(), 4);
 }
 
+fn start_restore(home: &Home) -> std::process::Child {
+    common::archivist(home.path())
+        .args(["restore", "aabb", "--target", "x"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
 #[test]
 fn a_restore_is_cancelled_by_an_interrupt() {
     let home = Home::new("");
@@ -60,12 +69,7 @@ fn a_restore_is_cancelled_by_an_interrupt() {
         "DELETE /restores/7" => (200, restore_report("cancelled", &json!({}))),
         _ => (200, restore_report("running", &json!({}))),
     });
-    let child = common::archivist(home.path())
-        .args(["restore", "aabb", "--target", "x"])
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
+    let child = start_restore(&home);
     // Once it polls the progress, it handles signals.
     common::eventually("it asks", || fake.calls().iter().any(|call| call == "GET /restores/7"));
     let pid = rustix::process::Pid::from_child(&child);
@@ -81,12 +85,7 @@ fn a_restore_is_cancelled_by_an_interrupt() {
 fn an_instance_that_dies_meanwhile_is_none() {
     let home = Home::new("");
     let fake = Fake::start(home.path(), |_| (200, restore_report("running", &json!({}))));
-    let child = common::archivist(home.path())
-        .args(["restore", "aabb", "--target", "x"])
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
+    let child = start_restore(&home);
     common::eventually("it asks", || fake.calls().len() > 1);
     drop(fake);
     let output = child.wait_with_output().unwrap();
