@@ -228,3 +228,24 @@ async fn the_first_write_to_an_overlay_is_no_alarm_and_changes_below_are_not_cla
     setup.sync().await;
     assert!(setup.status().covers_until.unwrap() > covered);
 }
+
+/// The directory below a mount is not watched while it is hidden.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_save_after_an_unmount_is_noticed() {
+    if !may_mount("a_save_after_an_unmount_is_noticed") {
+        return;
+    }
+    let setup = Setup::new();
+    setup.write("saved", "");
+    std::fs::create_dir(setup.path("stick")).unwrap();
+    setup.sync().await;
+    for round in 0..2 {
+        mount(&setup.path("stick"));
+        // The scan of the directory that has the mount point sees the mount.
+        scan_by_hint(&setup, "").await;
+        run("umount", &[], &setup.path("stick"));
+        let (name, content) = (format!("stick/new{round}"), format!("after unmount {round}"));
+        setup.write(&name, &content);
+        setup.until_published(&name, content.as_bytes()).await;
+    }
+}

@@ -295,6 +295,7 @@ impl Scan<'_> {
                     if row.as_ref().is_some_and(crate::index::Row::is_dir) {
                         if is_mount_point && rows.is_within(&path)? {
                             // The hidden files are not deleted.
+                            self.note_mount(&path);
                             self.fail(&path, MOUNTED.to_owned());
                             rows.skip_within(&path);
                             continue;
@@ -313,6 +314,9 @@ impl Scan<'_> {
                     if row.as_ref().is_some_and(crate::index::Row::is_dir) && !is_same {
                         // Another directory is watched under this path.
                         self.context.watcher.unwatch_below(self.options.number, &path);
+                    }
+                    if is_mount_point {
+                        self.note_mount(&path);
                     }
                     if kind == FileKind::Dir {
                         let is_entered =
@@ -378,6 +382,7 @@ impl Scan<'_> {
                 return Ok(true);
             }
         };
+        self.note_mount(&mount);
         let below = below_range(self.options.number, &mount);
         if RowCursor::new(&self.context.index, self.options.number, below).peek()?.is_some() {
             self.fail(&mount, MOUNTED.to_owned());
@@ -386,6 +391,15 @@ impl Scan<'_> {
             self.reconcile(found, row.as_ref())?;
         }
         Ok(true)
+    }
+
+    /// Has the watcher report when a mount point may have been unmounted.
+    fn note_mount(&mut self, mount: &RelPath) {
+        self.context.watcher.note_mount(self.options.number, mount);
+        if matches!(self.reader.root.mount_on_the_way(mount), Ok(None)) {
+            // It was unmounted before it was noted.
+            self.report.rescan.push(mount.clone());
+        }
     }
 
     /// Returns the row of a path. The rows before it have no entry, and are marked as gone.

@@ -81,6 +81,11 @@ pub(crate) trait Watcher: fmt::Debug + Send + Sync {
     /// at this path, it no longer is. Call it before the directory is listed.
     fn watch_dir(&self, folder: FolderNumber, root: &SourceTree, dir: &RelPath) -> WatchResult;
 
+    /// Notes that another file system is mounted on a directory. If the mounts of the computer
+    /// change later, the directory gets a hint: it may have been unmounted, and the directory
+    /// below it is not watched.
+    fn note_mount(&self, _folder: FolderNumber, _dir: &RelPath) {}
+
     /// Stops watching a directory and all directories below it.
     fn unwatch_below(&self, folder: FolderNumber, dir: &RelPath);
 

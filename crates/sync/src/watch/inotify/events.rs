@@ -47,6 +47,8 @@ pub(super) struct State {
     pub(super) tree: Tree,
     /// Hints that wait for the next delivery.
     pub(super) waiting: BTreeSet<(FolderNumber, Hint)>,
+    /// Directories on which another file system was mounted.
+    pub(super) mounts: BTreeSet<(FolderNumber, RelPath)>,
     /// For each watch descriptor: the number of `IN_IGNORED` events to come that only
     /// confirm that this process removed a watch.
     expected: HashMap<i32, u32>,
@@ -54,7 +56,19 @@ pub(super) struct State {
 
 impl State {
     pub(super) fn new() -> Self {
-        Self { tree: Tree::new(), waiting: BTreeSet::new(), expected: HashMap::new() }
+        Self {
+            tree: Tree::new(),
+            waiting: BTreeSet::new(),
+            mounts: BTreeSet::new(),
+            expected: HashMap::new(),
+        }
+    }
+
+    /// Adds a hint for each mount, since the list of mounts has changed. The scan notes those
+    /// that still exist again.
+    pub(super) fn mounts_changed(&mut self) {
+        let mounts = std::mem::take(&mut self.mounts).into_iter();
+        self.waiting.extend(mounts.map(|(folder, dir)| (folder, Hint::DirtyBelow(dir))));
     }
 
     /// Notes that this process removed a watch, which the system will confirm by an event.

@@ -15,6 +15,7 @@ mod events;
 mod tests;
 mod tree;
 
+use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
 use std::sync::Arc;
@@ -62,6 +63,9 @@ const BUFFER_LEN: usize = 64 << 10;
 /// length (`fs.inotify.max_queued_events`), and hints stay within a few MiB.
 const READS_MAX: usize = 16;
 
+/// Maximum number of mounts in folders that are noted.
+const MOUNTS_MAX: usize = 10_000;
+
 /// Number of removed watches after which the queue is read, since each removal is an event:
 /// a quarter of the usual queue.
 const REMOVALS_MAX: usize = 4096;
@@ -77,6 +81,8 @@ struct Shared {
     /// Readable when the thread must end, or must deliver hints that wait.
     bell: OwnedFd,
     stopping: AtomicBool,
+    /// The list of mounts, which reports changes to `poll`; `None` without `/proc`.
+    mounts: Option<File>,
     limit: usize,
     /// Locked before `state`.
     buffer: Mutex<Vec<MaybeUninit<u8>>>,
@@ -97,6 +103,7 @@ impl InotifyWatcher {
             inotify: inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?,
             bell: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
             stopping: AtomicBool::new(false),
+            mounts: File::open("/proc/self/mountinfo").ok(),
             limit: limit.unwrap_or(usize::MAX),
             buffer: Mutex::new(vec![MaybeUninit::uninit(); BUFFER_LEN]),
             state: Mutex::new(State::new()),
@@ -144,10 +151,18 @@ impl Watcher for InotifyWatcher {
         self.watch_fd(folder, dir, fd.as_fd())
     }
 
+    fn note_mount(&self, folder: FolderNumber, dir: &RelPath) {
+        let mounts = &mut self.shared.state.lock().mounts;
+        if mounts.len() < MOUNTS_MAX {
+            mounts.insert((folder, dir.clone()));
+        }
+    }
+
     fn unwatch_below(&self, folder: FolderNumber, dir: &RelPath) {
         let orphans = {
-            let tree = &mut self.shared.state.lock().tree;
-            tree.find(folder, dir).map(|id| tree.remove(id))
+            let state = &mut self.shared.state.lock();
+            state.mounts.retain(|(other, mount)| *other != folder || !mount.is_within(dir));
+            state.tree.find(folder, dir).map(|id| state.tree.remove(id))
         };
         self.shared.unwatch_all(&orphans.unwrap_or_default());
     }
@@ -180,9 +195,15 @@ impl Drop for InotifyWatcher {
 impl Shared {
     fn run(&self) {
         while !self.stopping.load(Ordering::Acquire) {
-            let mut fds =
-                [PollFd::new(&self.inotify, PollFlags::IN), PollFd::new(&self.bell, PollFlags::IN)];
+            let mut fds = vec![
+                PollFd::new(&self.inotify, PollFlags::IN),
+                PollFd::new(&self.bell, PollFlags::IN),
+            ];
+            fds.extend(self.mounts.as_ref().map(|mounts| PollFd::new(mounts, PollFlags::PRI)));
             let waited = poll(&mut fds, None).map(|_| ());
+            if fds.get(2).is_some_and(|mounts| mounts.revents().contains(PollFlags::PRI)) {
+                self.state.lock().mounts_changed();
+            }
             if self.stopping.load(Ordering::Acquire) {
                 return;
             }
