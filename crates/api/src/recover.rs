@@ -22,7 +22,7 @@ pub struct RecoverRequest {
 /// list any more.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RecoverReport {
-    /// True if the whole store was read, and each listed snapshot has a record. If false,
+    /// True if the complete store was read, and each listed snapshot has a record. If false,
     /// there may be more snapshots; see `problems`.
     pub complete: bool,
     /// The snapshots that were found, known ones included.
@@ -79,11 +79,11 @@ pub struct FoundItem {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FoundState {
-    /// It is in the list.
+    /// Listed.
     Known,
-    /// It is not in the list, and complete.
+    /// Not listed, and complete.
     Lost,
-    /// It was removed on purpose, and is still complete.
+    /// Removed on purpose, and still complete.
     Removed,
     /// Blocks are missing or damaged.
     Incomplete,
@@ -91,10 +91,10 @@ pub enum FoundState {
     Unreadable,
     /// Another record describes the same snapshot.
     Duplicate,
-    /// It is not in the list, complete, and has the number of another snapshot. It is
-    /// listed again before that one.
+    /// Not listed, complete, and with the number of another snapshot. A recovery lists the
+    /// snapshot before the other one.
     Conflict,
-    /// It was listed again by this request.
+    /// Listed again by this request.
     Recovered,
 }
 

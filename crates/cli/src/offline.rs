@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use node::{MarkerError, SnapshotSelector, snapshot_model};
 use restore::Blocks;
 use snapshots::{DamagedSnapshot, SnapshotReader};
-use store::{BlockRead, ReadOnlyPackStore, StoreRead};
+use store::{BlockRead, OpenReport, ReadOnlyPackStore, StoreRead};
 use types::with_causes;
 
 use crate::context::Context;
@@ -46,18 +46,7 @@ impl Offline {
         let Some(dir) = context.store_dir()? else { return Ok(None) };
         let config = context.config()?;
         let (store, report) = ReadOnlyPackStore::open(&dir)?;
-        for damage in &report.damage {
-            eprintln!("archivist: the store is damaged: {}", safe(damage));
-        }
-        for pack in &report.lost_packs {
-            eprintln!("archivist: a pack of the store is missing: {}", pack.display());
-        }
-        if let Some(unreadable) = &report.roots_unreadable {
-            eprintln!(
-                "archivist: {}; the second copy of this file is complete and is used",
-                safe(unreadable)
-            );
-        }
+        print_damage(&report);
         if report.roots_incomplete {
             eprintln!("archivist: {LIST_INCOMPLETE}");
         }
@@ -122,5 +111,21 @@ impl Offline {
             self.snapshots.list()?.snapshots.into_iter().map(backup::remote_snapshot).collect();
         let selector = SnapshotSelector { folder, id, at, ..SnapshotSelector::default() };
         Ok(snapshot_model(&self.config, selector.newest(&self.config, all)?))
+    }
+}
+
+/// Prints the damage that was found when a store was opened to standard error.
+pub(crate) fn print_damage(report: &OpenReport) {
+    for damage in &report.damage {
+        eprintln!("archivist: the store is damaged: {}", safe(damage));
+    }
+    for pack in &report.lost_packs {
+        eprintln!("archivist: a pack of the store is missing: {}", pack.display());
+    }
+    if let Some(unreadable) = &report.roots_unreadable {
+        eprintln!(
+            "archivist: {}; the second copy of this file is complete and is used",
+            safe(unreadable)
+        );
     }
 }

@@ -10,10 +10,10 @@ use anyhow::{Context as _, Result, bail};
 use config::Config;
 use node::Running;
 use snapshots::SnapshotStore;
-use store::{OpenReport, PackStore, StoreError, StoreOptions};
+use store::{PackStore, StoreError, StoreOptions};
 
 use crate::context::Context;
-use crate::output::safe;
+use crate::offline::print_damage;
 
 /// Time to wait for the lock of the store: an instance that is stopping releases it.
 const LOCK_WAIT: Duration = Duration::from_secs(2);
@@ -84,13 +84,4 @@ fn refuse_other_owner(dir: &Path) -> Result<()> {
         );
     }
     Ok(())
-}
-
-fn print_damage(report: &OpenReport) {
-    for damage in &report.damage {
-        eprintln!("archivist: the store is damaged: {}", safe(damage));
-    }
-    for pack in &report.lost_packs {
-        eprintln!("archivist: a pack of the store is missing: {}", pack.display());
-    }
 }

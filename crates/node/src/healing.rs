@@ -34,9 +34,10 @@ use types::{Cid, Codec, with_causes};
 
 use crate::healing_state::{self, Fault, HealingState};
 use crate::journal::Journal;
+use crate::names::source_name;
 use crate::problems::Problems;
-use crate::roots;
 use crate::settings::Settings;
+use crate::verify_result::verify_problems;
 
 /// Maximum time for connecting to a source.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -379,7 +380,8 @@ impl Task {
             count += 1;
             if count <= LINES_MAX {
                 let from = from.map_or("was stored again".to_owned(), |peer| {
-                    format!("was fetched again from {}", self.name_of(&peer))
+                    let config = self.parts.settings.get();
+                    format!("was fetched again from {}", source_name(&config, &peer.to_string()))
                 });
                 self.note(Info, format!("The damaged or missing block {cid} {from}."));
             }
@@ -425,13 +427,6 @@ impl Task {
         let mut peers: Vec<PeerId> = connected.into_iter().map(|peer| peer.peer).collect();
         peers.sort_by_key(|peer| !sources.contains(peer));
         peers
-    }
-
-    fn name_of(&self, peer: &PeerId) -> String {
-        let config = self.parts.settings.get();
-        let mut sources = config.backup_server.source_peers.iter();
-        let source = sources.find(|source| source.peer_id == *peer);
-        source.map_or_else(|| peer.to_string(), |source| source.name.to_string())
     }
 
     fn note_lost_packs(&self, lost: &[String]) {
@@ -493,28 +488,16 @@ impl Task {
 /// or that are not what they should be, are present: other bytes cannot be fetched under
 /// their names. Blocks the thread.
 fn faults_of(store: &dyn BlockStore, report: &VerifyReport, found_by: &'static str) -> Vec<Fault> {
-    let item = |root: &String| root.strip_prefix(roots::DATA).unwrap_or(root).to_owned();
-    let blocks = report.problems.iter().map(|problem| Fault {
-        cid: problem.cid,
-        reason: problem.reason.clone(),
-        found_by,
-        concerns: problem
-            .snapshots
-            .iter()
-            .map(ToString::to_string)
-            .chain(problem.paths.iter().map(item))
-            .collect(),
-    });
-    let records = report.damaged.iter().filter_map(|damaged| {
-        Some(Fault {
-            cid: store.root(&damaged.root)?.cid,
-            reason: damaged.reason.clone(),
+    let problems = verify_problems(store, report).into_iter();
+    let absent = problems.filter(|problem| matches!(store.has(&problem.cid), Ok(false)));
+    absent
+        .map(|problem| Fault {
+            cid: problem.cid,
+            reason: problem.reason,
             found_by,
-            concerns: BTreeSet::from([damaged.root.clone()]),
+            concerns: problem.concerns.into_iter().collect(),
         })
-    });
-    let all = blocks.chain(records);
-    all.filter(|fault| matches!(store.has(&fault.cid), Ok(false))).collect()
+        .collect()
 }
 
 #[cfg(test)]

@@ -24,9 +24,9 @@ const BATCH_MAX: usize = 1000;
 const LISTED_MAX: usize = 100;
 /// Maximum number of snapshots, paths and items that are named for a block.
 const CONCERNS_MAX: usize = 40;
-/// Pause after the first failed attempt; each further one doubles it …
+/// Pause after the first failed attempt. Each further failure doubles the pause.
 const PAUSE_FIRST: Duration = Duration::from_secs(15);
-/// … up to this, while a source that may have the block cannot be asked. A source that
+/// Maximum pause while a source that may have the block cannot be asked. A source that
 /// connects ends the pause.
 const PAUSE_MAX: Duration = Duration::from_secs(10 * 60);
 /// Maximum pause if every source has answered that it does not have the block: the file
@@ -56,7 +56,7 @@ struct Outstanding {
     is_reported: bool,
 }
 
-/// See the module.
+/// The blocks that are damaged or missing.
 #[derive(Debug, Default)]
 pub(crate) struct HealingState {
     found: u64,
@@ -162,8 +162,8 @@ impl HealingState {
         }
     }
 
-    /// Reports whether an attempt has failed for a block of which it is not known what
-    /// needs it.
+    /// Reports whether an attempt has failed for a block whose snapshots, paths and data items
+    /// are not known.
     pub(crate) fn must_locate(&self) -> bool {
         let is_unknown = |known: &Outstanding| {
             known.block.attempts > 0 && known.block.concerns.is_empty() && !known.is_located
@@ -235,16 +235,16 @@ impl HealingState {
             text += &format!("; needed by {}", all.collect::<Vec<_>>().join(", "));
         }
         if let Some(error) = &shown.block.error {
-            text += &format!("; the last attempt to fetch it failed: {error}");
+            text += &format!("; the last attempt to fetch the data failed: {error}");
         }
         text += match (lost == count, lost) {
             (true, _) => {
-                ". No source has the content any more: restore older snapshots instead, or put the \
-                 file back on the source"
+                ". No source has the content any more: restore an older snapshot instead, or put \
+                 the file back on the source"
             }
             (false, _) => {
-                ". Archivist fetches it again when a computer that has it is connected: start the \
-                 source"
+                ". Archivist fetches the data again when a computer that has it is connected: start \
+                 the source"
             }
         };
         Some(text)

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backup::BackupDaemon;
+use config::Config;
 use net::{Access, Keypair, Net};
 use protocols::BackupService;
 use snapshots::SnapshotStore;
@@ -127,6 +128,46 @@ impl Parts<'_> {
     }
 }
 
+/// Opens the store, after the check that it belongs to this data directory and this identity, and
+/// prepares it. Both are created for a new instance.
+async fn open_store(
+    dir: &DataDir<'_>,
+    config: &Config,
+) -> Result<(Keypair, Arc<PackStore>, OpenReport), StartError> {
+    // Before the store is opened, which would create one.
+    let (keypair, missing_markers) = dir.check()?;
+    // The lock of the store comes next: a second daemon on the same data
+    // ends here, before it has changed anything.
+    let (store_dir, store_options) = (dir.store(), options::store_options(config));
+    let opened = tokio::task::spawn_blocking(move || PackStore::open(&store_dir, &store_options));
+    let (store, report) = match opened.await {
+        Ok(opened) => opened?,
+        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+    };
+    log_report(&report);
+    match store.make_room(ROOM_TO_START) {
+        Ok(true) => {}
+        Ok(false) => tracing::warn!("the disk is full; `archivist prune` frees space"),
+        Err(error) => {
+            let error = with_causes(&error);
+            tracing::warn!(error, "cannot determine the free space of the disk");
+        }
+    }
+    for (name, _) in store.roots(roots::RESTORE) {
+        // A root that stays keeps blocks that nothing else needs, until the next start.
+        if let Err(error) = store.remove_root(&name) {
+            tracing::warn!(%name, error = with_causes(&error), "cannot remove an old root");
+        }
+    }
+    if let Some(missing) = missing_markers
+        && let Err(error) = dir.markers().write(missing, &keypair.public().to_peer_id())
+    {
+        let error = with_causes(&error);
+        tracing::warn!(error, "cannot mark the store; the next start tries again");
+    }
+    Ok((keypair, Arc::new(store), report))
+}
+
 impl Instance {
     /// Starts the store, the network and both sides. [`Instance::start_tasks`]
     /// completes the start.
@@ -141,39 +182,7 @@ impl Instance {
         let dir = DataDir(&options.data_dir);
         refuse_empty(&options.data_dir, &config)?;
         make_data_dir(&options.data_dir)?;
-        // Before the store is opened, which would create one.
-        let (keypair, missing_markers) = dir.check()?;
-        // The lock of the store comes next: a second daemon on the same data
-        // ends here, before it has changed anything.
-        let (store_dir, store_options) = (dir.store(), options::store_options(&config));
-        let opened =
-            tokio::task::spawn_blocking(move || PackStore::open(&store_dir, &store_options));
-        let (store, report) = match opened.await {
-            Ok(opened) => opened?,
-            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-        };
-        log_report(&report);
-        match store.make_room(ROOM_TO_START) {
-            Ok(true) => {}
-            Ok(false) => tracing::warn!("the disk is full; `archivist prune` frees space"),
-            Err(error) => {
-                let error = with_causes(&error);
-                tracing::warn!(error, "cannot determine the free space of the disk");
-            }
-        }
-        for (name, _) in store.roots(roots::RESTORE) {
-            // They keep blocks that nothing else needs, until the next start.
-            if let Err(error) = store.remove_root(&name) {
-                tracing::warn!(%name, error = with_causes(&error), "cannot remove an old root");
-            }
-        }
-        if let Some(missing) = missing_markers
-            && let Err(error) = dir.markers().write(missing, &keypair.public().to_peer_id())
-        {
-            let error = with_causes(&error);
-            tracing::warn!(error, "cannot mark the store; the next start tries again");
-        }
-        let store = Arc::new(store);
+        let (keypair, store, report) = open_store(&dir, &config).await?;
         let token_path = dir.token();
         let token = token::load_or_create(&token_path)
             .map_err(|source| StartError::Data { path: token_path, source })?;

@@ -50,6 +50,7 @@ mod store_marker;
 mod tasks;
 mod token;
 mod traffic;
+mod verify_result;
 
 pub use data_dir::{
     accept_store, check_own_store, check_store, load_identity, make_data_dir, read_identity,
@@ -64,7 +65,7 @@ pub use journal::Journal;
 pub use last_verification::LastVerificationFile;
 pub use local_blocks::{InPlace, LocalBlocks, OpenInPlace};
 pub use log_level::{LogLevel, filter};
-pub use maintenance::{check_complete, prune, prune_in, start_verify, verify_result};
+pub use maintenance::{check_complete, prune, prune_in, start_verify};
 pub use names::{UnknownName, check_name, folder_names, source_names, unknown_name};
 pub use net::PeerId;
 pub use options::listen_addresses;
@@ -89,3 +90,4 @@ pub use start_error::StartError;
 pub use store_marker::MarkerError;
 pub use tasks::Tasks;
 pub use traffic::Traffic;
+pub use verify_result::verify_result;

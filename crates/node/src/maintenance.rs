@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use api::{PruneReport, PruneRequest, Recompressed, VerifyProblem, VerifyRequest, VerifyResult};
+use api::{PruneReport, PruneRequest, Recompressed, VerifyRequest, VerifyResult};
 use config::Keep;
 use jiff::Timestamp;
 use net::PeerId;
@@ -14,15 +14,15 @@ use pull::{PullProgress, Puller};
 use snapshots::{
     PruneOptions, SnapshotError, SnapshotStore, SuspendedFolder, VerifyProgress, VerifyReport,
 };
-use store::{RecompressEnd, RootsRead};
+use store::RecompressEnd;
 use tokio_util::sync::CancellationToken;
 
 use types::with_causes;
 
 use crate::jobs::{AlreadyRunning, JobStatus};
 use crate::recompression::{self, recompress};
-use crate::roots;
 use crate::services::Services;
+use crate::verify_result::verify_result;
 
 /// Interval at which the progress of a verification is updated.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
@@ -148,46 +148,6 @@ async fn repair(services: &Services, report: &VerifyReport) -> Result<u64, Strin
         tracing::warn!(name, reason, "cannot repair a snapshot or a data item");
     }
     Ok(done.repaired)
-}
-
-/// Returns the result of a verification of `store` in the form of the API.
-pub fn verify_result(
-    store: &dyn RootsRead,
-    roots_incomplete: bool,
-    report: &VerifyReport,
-    repaired: u64,
-) -> VerifyResult {
-    let item = |root: &String| root.strip_prefix(roots::DATA).unwrap_or(root).to_owned();
-    let mut problems: Vec<VerifyProblem> = report
-        .problems
-        .iter()
-        .map(|problem| VerifyProblem {
-            cid: problem.cid,
-            reason: problem.reason.clone(),
-            concerns: problem
-                .snapshots
-                .iter()
-                .map(ToString::to_string)
-                .chain(problem.paths.iter().map(item))
-                .collect(),
-        })
-        .collect();
-    problems.extend(report.damaged.iter().filter_map(|damaged| {
-        Some(VerifyProblem {
-            cid: store.root(&damaged.root)?.cid,
-            reason: damaged.reason.clone(),
-            concerns: vec![damaged.root.clone()],
-        })
-    }));
-    VerifyResult {
-        checked: report.snapshots + report.items,
-        blocks: report.blocks,
-        read_bytes: report.read_bytes,
-        problems,
-        newer: report.newer.iter().map(item).collect(),
-        repaired,
-        roots_incomplete,
-    }
 }
 
 /// Checks that every known snapshot and data item is complete.

@@ -1,5 +1,5 @@
-//! Names of folders and sources that do not exist. The API and the commands use the same
-//! messages.
+//! Names of folders and sources, and the messages about names that do not exist. The API and the
+//! commands use the same messages.
 
 use std::collections::BTreeSet;
 
@@ -38,6 +38,14 @@ pub fn folder_names(config: &Config) -> impl Iterator<Item = (String, String)> +
 pub fn source_names(config: &Config) -> impl Iterator<Item = (String, String)> + Clone {
     let sources = config.backup_server.source_peers.iter();
     sources.map(|source| (source.peer_id.to_string(), source.name.to_string()))
+}
+
+/// Returns the configured name of a source, or its peer id if it is no longer
+/// configured.
+pub(crate) fn source_name(config: &Config, peer: &str) -> String {
+    let mut sources = config.backup_server.source_peers.iter();
+    let source = sources.find(|source| source.peer_id.to_string() == peer);
+    source.map_or_else(|| peer.to_owned(), |source| source.name.as_str().to_owned())
 }
 
 /// Returns the message for a name that no folder or source (`kind`) has, with the names that

@@ -13,8 +13,9 @@ use store::{BlockWrite, NodeScan, Pin};
 use tokio_util::sync::CancellationToken;
 use types::{Cid, with_causes};
 
+use crate::names::source_name;
 use crate::services::Services;
-use crate::snapshot_selector::{snapshot_model, source_name};
+use crate::snapshot_selector::snapshot_model;
 
 /// Minimum length of the beginning of an id.
 const PREFIX_LEN_MIN: usize = 4;

@@ -210,7 +210,7 @@ impl ScrubTask {
     }
 
     /// Gives up blocks that stayed unreadable, so that they are fetched again. Returns
-    /// an error if the disk as a whole cannot be read.
+    /// an error if the header of their pack cannot be read either: the disk has failed.
     async fn set_aside(&self, blocks: Vec<FaultyBlock>) -> Result<(), String> {
         let store = self.services.store.clone();
         let work = tokio::task::spawn_blocking(move || {
@@ -224,10 +224,13 @@ impl ScrubTask {
     fn show(&self) {
         self.services.scrub.set_unreadable(self.deferred.blocks());
         let problem = self.deferred.first_reason().map(|reason| {
+            let packs = match self.deferred.packs() {
+                1 => "1 pack is affected".to_owned(),
+                packs => format!("{packs} packs are affected"),
+            };
             format!(
-                "the disk of the store cannot be read completely ({} packs are affected): {reason}. \
-                 Archivist tries again; check the disk",
-                self.deferred.packs()
+                "the disk of the store cannot be read completely ({packs}): {reason}. Archivist \
+                 tries again; check the disk"
             )
         });
         self.services.problems.set("scrub", problem);

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use protocols::RemoteSnapshot;
 use snapshots::{SnapshotId, SnapshotIdError};
 
-use crate::names::{UnknownName, check_name, folder_names, source_names};
+use crate::names::{UnknownName, check_name, folder_names, source_name, source_names};
 
 /// Reason why the selected snapshot cannot be determined.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -143,14 +143,6 @@ impl SnapshotSelector<'_> {
             false => format!(" ({})", criteria.join(", ")),
         }
     }
-}
-
-/// Returns the configured name of a source, or its peer id if it is no longer
-/// configured.
-pub(crate) fn source_name(config: &Config, peer: &str) -> String {
-    let mut sources = config.backup_server.source_peers.iter();
-    let source = sources.find(|source| source.peer_id.to_string() == peer);
-    source.map_or_else(|| peer.to_owned(), |source| source.name.as_str().to_owned())
 }
 
 /// Returns a snapshot in the form of the API.
