@@ -83,6 +83,30 @@ async fn a_start_that_fails_at_a_port_leaves_nothing_in_the_journal() {
     assert_eq!(journal.unwrap_or_default(), "");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn lost_records_of_roots_are_a_notice_that_names_the_command() {
+    for is_lost in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("data");
+        node::make_data_dir(&data).unwrap();
+        node::accept_store(&data).unwrap();
+        for log in ["a.log", "b.log"].into_iter().filter(|_| is_lost) {
+            let path = data.join("store/roots").join(log);
+            let mut bytes = std::fs::read(&path).unwrap();
+            bytes[..32].fill(b'x');
+            std::fs::write(&path, bytes).unwrap();
+        }
+        let port = free_port();
+        let server = Server::start(options(dir.path(), port)).await.unwrap();
+        let answer = reqwest::get(format!("http://127.0.0.1:{port}/api/v1/status")).await.unwrap();
+        let status: serde_json::Value =
+            serde_json::from_str(&answer.text().await.unwrap()).unwrap();
+        assert_eq!(status["integrity"]["roots_incomplete"], is_lost);
+        assert_eq!(status["notices"].to_string().contains("`archivist recover`"), is_lost);
+        server.shutdown().await.unwrap();
+    }
+}
+
 /// An instance that cannot publish `running.json` ends without answering any
 /// request.
 #[tokio::test(flavor = "multi_thread")]

@@ -25,6 +25,12 @@ export function StoredData({ integrity }: { integrity: Integrity }) {
                 : "No damage was found."}
           </Dot>
         </div>
+        {integrity.roots_incomplete && (
+          <Dot tone="bad">
+            The list of snapshots is incomplete: some snapshots may be missing, and no space is
+            freed. Run <code>archivist recover</code> on this computer, which finds lost snapshots.
+          </Dot>
+        )}
         {scrub.unreadable > 0 && (
           <Dot tone="warn">
             The disk cannot deliver {counted(scrub.unreadable, "block")}. Archivist tries again.

@@ -2,12 +2,13 @@
 
 use api::{Notice, NoticeLevel, Status, Storage};
 use axum::extract::State;
-use node::Services;
+use node::{Services, folder_name};
+use protocols::NotifyState;
 use store::StoreAdmin as _;
+use types::{FolderId, with_causes};
 
 use super::extract::Json;
 use super::{ApiResult, blocking, folders, sources};
-use types::with_causes;
 
 /// Returns the status of the instance.
 #[utoipa::path(get, path = "/status", responses((status = 200, body = Status)))]
@@ -113,7 +114,6 @@ fn read_only(services: &Services) -> Option<Notice> {
 
 /// Returns everything that needs the attention of the user.
 fn notices(services: &Services) -> Vec<Notice> {
-    let config = services.settings.get();
     let problems = services.problems.list().into_iter();
     let mut notices: Vec<Notice> = problems
         .map(|message| Notice { level: NoticeLevel::Error, message, action: None })
@@ -127,78 +127,12 @@ fn notices(services: &Services) -> Vec<Notice> {
     notices.extend(roots_incomplete(services));
     notices.extend(damaged(services));
     for folder in folders::all(services) {
-        if matches!(folder.state.as_str(), "alarm" | "error") {
-            let detail = folder.detail.unwrap_or_default();
-            notices.push(Notice {
-                level: NoticeLevel::Error,
-                message: format!("{}: {detail}", folder.name),
-                action: (folder.state == "alarm").then(|| {
-                    format!("if this is intended: `archivist folder confirm {}`", folder.id)
-                }),
-            });
-        }
-        if let Some(held) = folder.held {
-            notices.push(Notice {
-                level: NoticeLevel::Warning,
-                message: format!("{}: {held}", folder.name),
-                action: Some(format!(
-                    "if this is intended: `archivist folder confirm {}`; otherwise restore from an \
-                     older snapshot",
-                    folder.id
-                )),
-            });
-        }
-        if folder.error_count > 0 {
-            notices.push(Notice {
-                level: NoticeLevel::Warning,
-                message: format!(
-                    "{}: cannot read {} files; their last readable versions stay in the backup",
-                    folder.name, folder.error_count
-                ),
-                action: Some("list them with `archivist status`".into()),
-            });
-        }
-        if folder.watched_dirs < folder.dirs_to_watch {
-            notices.push(Notice {
-                level: NoticeLevel::Info,
-                message: format!(
-                    "{}: {} of {} directories are watched; the others are only scanned at the \
-                     rescan interval",
-                    folder.name, folder.watched_dirs, folder.dirs_to_watch
-                ),
-                action: Some(
-                    "set fs.inotify.max_user_watches to more than the number of directories".into(),
-                ),
-            });
-        }
+        notices.extend(of_folder(folder));
     }
-    let states = services.backup_service.states();
-    for (folder, notified) in states.borrow().iter().filter(|(_, notified)| notified.is_overdue) {
-        let name =
-            services.sync.folder(folder).map_or_else(|| folder.to_string(), |f| f.name.clone());
-        let error =
-            notified.error.clone().unwrap_or_else(|| "it was notified and has not answered".into());
-        notices.push(Notice {
-            level: NoticeLevel::Error,
-            message: format!(
-                "{name}: the backup server has not confirmed snapshot {}: {error}",
-                notified.sequence
-            ),
-            action: Some("run `archivist status` on the backup server".into()),
-        });
-    }
-    for source in sources::all(services) {
-        if matches!(source.state.as_str(), "failed" | "refused") {
-            notices.push(Notice {
-                level: NoticeLevel::Error,
-                message: format!("{}: {}", source.name, source.errors.join("; ")),
-                action: (source.state == "refused").then(|| {
-                    format!("if this is intended: `archivist source accept {:?}`", source.name)
-                }),
-            });
-        }
-    }
+    notices.extend(unconfirmed(services));
+    notices.extend(sources::all(services).iter().filter_map(of_source));
     notices.extend(manifest_clients(services));
+    let config = services.settings.get();
     if !config.sync.folders.is_empty()
         && config.sync.backup_peer_address.is_none()
         && config.node.allowed_peers.is_empty()
@@ -220,6 +154,86 @@ fn notices(services: &Services) -> Vec<Notice> {
         });
     }
     notices
+}
+
+/// Returns the notices about a folder.
+fn of_folder(folder: api::Folder) -> Vec<Notice> {
+    let mut notices = Vec::new();
+    if matches!(folder.state.as_str(), "alarm" | "error") {
+        let detail = folder.detail.unwrap_or_default();
+        notices.push(Notice {
+            level: NoticeLevel::Error,
+            message: format!("{}: {detail}", folder.name),
+            action: (folder.state == "alarm")
+                .then(|| format!("if this is intended: `archivist folder confirm {}`", folder.id)),
+        });
+    }
+    if let Some(held) = folder.held {
+        notices.push(Notice {
+            level: NoticeLevel::Warning,
+            message: format!("{}: {held}", folder.name),
+            action: Some(format!(
+                "if this is intended: `archivist folder confirm {}`; otherwise restore from an \
+                 older snapshot",
+                folder.id
+            )),
+        });
+    }
+    if folder.error_count > 0 {
+        notices.push(Notice {
+            level: NoticeLevel::Warning,
+            message: format!(
+                "{}: cannot read {} files; their last readable versions stay in the backup",
+                folder.name, folder.error_count
+            ),
+            action: Some("list them with `archivist status`".into()),
+        });
+    }
+    if folder.watched_dirs < folder.dirs_to_watch {
+        notices.push(Notice {
+            level: NoticeLevel::Info,
+            message: format!(
+                "{}: {} of {} directories are watched; the others are only scanned at the rescan \
+                 interval",
+                folder.name, folder.watched_dirs, folder.dirs_to_watch
+            ),
+            action: Some(
+                "set fs.inotify.max_user_watches to more than the number of directories".into(),
+            ),
+        });
+    }
+    notices
+}
+
+/// Returns the notices about snapshots that the backup server has not confirmed in time.
+fn unconfirmed(services: &Services) -> Vec<Notice> {
+    let states = services.backup_service.states();
+    let states = states.borrow();
+    let overdue = states.iter().filter(|(_, notified)| notified.is_overdue);
+    let notice = |(folder, notified): (&FolderId, &NotifyState)| {
+        let error = notified.error.as_deref();
+        Notice {
+            level: NoticeLevel::Error,
+            message: format!(
+                "{}: the backup server has not confirmed snapshot {}: {}",
+                folder_name(&services.sync, folder),
+                notified.sequence,
+                error.unwrap_or("it was notified and has not answered")
+            ),
+            action: Some("run `archivist status` on the backup server".into()),
+        }
+    };
+    overdue.map(notice).collect()
+}
+
+/// Returns the notice about a source that failed or is refused.
+fn of_source(source: &api::Source) -> Option<Notice> {
+    matches!(source.state.as_str(), "failed" | "refused").then(|| Notice {
+        level: NoticeLevel::Error,
+        message: format!("{}: {}", source.name, source.errors.join("; ")),
+        action: (source.state == "refused")
+            .then(|| format!("if this is intended: `archivist source accept {:?}`", source.name)),
+    })
 }
 
 fn needs_restart(services: &Services) -> Vec<String> {
