@@ -259,15 +259,27 @@ function Prune() {
   );
 }
 
-function VerifyEnd({ result, endedAt }: { result: VerifyResult; endedAt?: string | null }) {
+/** The nouns for the objects of a verification. */
+const CHECKED = ["snapshot or data item", "snapshots and data items"] as const;
+
+function VerifyEnd({
+  result,
+  problems = result.problems.length,
+  endedAt,
+}: {
+  result: VerifyResult;
+  /** Number of problems, if the list of the result is cut short. */
+  problems?: number;
+  endedAt?: string | null;
+}) {
   return (
     <Stack gap="xs">
-      <Dot tone={result.problems.length === 0 ? "good" : "bad"}>
-        {result.problems.length === 0
-          ? `No data is missing: ${counted(result.checked, "snapshot")}, ${counted(result.blocks, "block")}${
+      <Dot tone={problems === 0 ? "good" : "bad"}>
+        {problems === 0
+          ? `No data is missing: ${counted(result.checked, ...CHECKED)}, ${counted(result.blocks, "block")}${
               result.read_bytes > 0 ? `, ${bytes(result.read_bytes)} read and compared` : ""
             }.`
-          : `${counted(result.problems.length, "block")} missing or damaged.`}
+          : `${counted(problems, "block")} missing or damaged.`}
         {result.repaired > 0 && ` ${counted(result.repaired, "block")} repaired.`}
         {endedAt && (
           <>
@@ -276,12 +288,18 @@ function VerifyEnd({ result, endedAt }: { result: VerifyResult; endedAt?: string
           </>
         )}
       </Dot>
+      {(result.newer ?? []).length > 0 && (
+        <Dot tone="warn">
+          {counted((result.newer ?? []).length, ...CHECKED)} not checked completely, because a newer
+          version of Archivist wrote them. Use that version.
+        </Dot>
+      )}
       {result.problems.slice(0, 100).map((problem) => (
         <Group key={problem.cid} gap="xs">
           <Id id={problem.cid} what="the block's CID" />
           <Text size="sm">{problem.reason}</Text>
           <Text size="sm" c="dimmed">
-            affects {counted(problem.concerns.length, "snapshot")}
+            affects {counted(problem.concerns.length, ...CHECKED)}
           </Text>
         </Group>
       ))}
@@ -309,7 +327,7 @@ function Verify({ earlier }: { earlier: LastVerification | null | undefined }) {
         Verify
       </Title>
       <Text size="sm" c="dimmed" mb="sm">
-        Checks that no block of any snapshot is missing.
+        Checks that no block of any snapshot or data item is missing.
       </Text>
       <Stack gap="sm">
         <Checkbox
@@ -344,7 +362,11 @@ function Verify({ earlier }: { earlier: LastVerification | null | undefined }) {
         <div aria-live="polite">
           {last && !isRunning && <VerifyJobEnd job={last} />}
           {!last && jobs.data && earlier && (
-            <VerifyEnd result={earlier.result} endedAt={earlier.ended_at} />
+            <VerifyEnd
+              result={earlier.result}
+              problems={earlier.problems}
+              endedAt={earlier.ended_at}
+            />
           )}
           {!last && jobs.data && !earlier && (
             <Text size="sm" c="dimmed">
