@@ -326,6 +326,21 @@ test("the connection is tested step by step", async () => {
   await pageA.screenshot({ path: path.join(shots, "connection-test.png") });
 });
 
+test("the receipts are verified, listed and exported", async () => {
+  const card = pageA.getByLabel("Receipts", { exact: true });
+  await card.getByText(/^Documents.*: \d+ receipts, the newest for snapshot #\d+/).waitFor();
+  await card.getByRole("button", { name: "Verify and list the receipts" }).click();
+  await card.getByText("verified", { exact: true }).first().waitFor();
+  const expected = JSON.parse(a.run("receipts", "--json"));
+  const rows = await card.getByRole("row").allInnerTexts();
+  assert.equal(rows.length, expected.length + 1, rows.join("\n"));
+  assert.match(rows[1], new RegExp(`#${expected.at(-1).sequence}\\b`));
+  await pageA.screenshot({ path: path.join(shots, "receipts.png"), fullPage: true });
+  const file = await saved(pageA, () => card.getByRole("link", { name: "Export as JSON" }).click());
+  assert.equal(file.name, "receipts.json");
+  assert.deepEqual(JSON.parse(file.bytes), expected);
+});
+
 test("prune shows what it would delete, and verify finds nothing missing", async () => {
   await go(pageB, "Backup server");
   await pageB.getByRole("button", { name: "Prune …" }).click();

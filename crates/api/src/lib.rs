@@ -9,6 +9,7 @@
 //!   an instance.
 //! * [`Integrity`] describes damage, its healing, and the regular checks.
 //! * [`Snapshot`] and [`ListedEntry`] describe what is stored.
+//! * [`ReceiptChain`] and [`Receipt`] prove what backup servers have confirmed.
 //! * [`BackupNowReport`], [`PruneReport`], [`RecoverReport`], [`RestoreReport`],
 //!   [`VerifyResult`] and others are the results of actions; [`Job`] is an action that takes long.
 //! * [`Client`] calls the API of an instance on this computer. The command line
@@ -28,6 +29,7 @@ mod journal;
 mod listed;
 mod model;
 mod prune;
+mod receipts;
 mod recover;
 
 pub use client::{Client, ClientError, Query, path_part};
@@ -39,6 +41,7 @@ pub use journal::{JournalEntry, LogLine, TrafficDay, Transferred};
 pub use listed::{ListedEntry, from_text, to_text};
 pub use model::*;
 pub use prune::{PruneDecision, PruneReport, PruneRequest, Recompressed};
+pub use receipts::{NewestReceipt, Receipt, ReceiptChain};
 pub use recover::{
     FoundItem, FoundSnapshot, FoundState, RecoverReport, RecoverRequest, UnusableRecord,
 };

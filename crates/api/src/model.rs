@@ -153,44 +153,6 @@ pub struct FileError {
     pub since: Option<Timestamp>,
 }
 
-/// Receipts of a backup server for a folder of this instance.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-pub struct ReceiptChain {
-    /// Peer id of the backup server.
-    pub backup_server: String,
-    /// Id of the folder.
-    #[schema(value_type = String)]
-    pub folder_id: FolderId,
-    /// Name of the folder, or its id if it is no longer watched.
-    pub folder_name: String,
-    /// Number of receipts.
-    pub count: u64,
-    /// Newest receipt.
-    pub newest: Option<NewestReceipt>,
-    /// Problems: the chain is interrupted, the backup server does not list what it
-    /// confirmed, a receipt cannot be stored.
-    pub problems: Vec<String>,
-}
-
-/// Newest receipt of a chain.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-pub struct NewestReceipt {
-    /// Position in the chain, from 1.
-    pub number: u64,
-    /// Sequence number of the confirmed manifest.
-    #[schema(value_type = u64)]
-    pub sequence: SequenceNumber,
-    /// CID of the confirmed manifest.
-    #[schema(value_type = String)]
-    pub manifest_cid: Cid,
-    /// Time at which the snapshot was durable, by the clock of the backup server.
-    #[schema(value_type = String)]
-    pub received_at: Timestamp,
-    /// Time at which the receipt arrived, by the clock of this instance.
-    #[schema(value_type = String)]
-    pub arrived_at: Timestamp,
-}
-
 /// Source that this instance backs up.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Source {

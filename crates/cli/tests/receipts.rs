@@ -84,6 +84,11 @@ fn the_chain_is_a_proof_without_the_program() {
         let line = format!("archivist_{name}{{{labels}}} {value}\n");
         assert!(metrics.contains(&line), "{line}{metrics}");
     }
+    // The API exports the same.
+    let token = fs::read_to_string(two.a.path().join("data/api-token")).unwrap();
+    let url = format!("http://{}/api/v1/receipts/export", a.api());
+    let exported = a.http().get(url).bearer_auth(token.trim()).send().unwrap();
+    assert_eq!(serde_json::from_slice::<Value>(&exported.bytes().unwrap()).unwrap(), receipts);
     assert_eq!(two.b.run_json(&["receipts", "--json"]), serde_json::json!([]));
     // By name, by id, and another folder; the table; without an instance.
     for folder in ["Documents", common::FOLDER] {

@@ -166,6 +166,7 @@ async fn what_is_in_the_backups_is_shown_to_the_owner_alone() {
         ("/api/v1/restores", 200),
         ("/api/v1/restores/1", 404),
         ("/api/v1/config", 200),
+        ("/api/v1/receipts/export", 200),
     ] {
         let asked = |method: Method| ui.ask(method, path);
         let forged = cookie.replace('=', "=9");

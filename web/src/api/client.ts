@@ -129,5 +129,5 @@ export function url(
 /** Returns the address of a file that the browser downloads without `fetch`. */
 export const downloadUrl = (
   path: string,
-  parameters: Record<string, string | number | boolean | null | undefined>,
+  parameters: Record<string, string | number | boolean | null | undefined> = {},
 ) => BASE + url(path, parameters);

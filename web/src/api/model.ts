@@ -10,6 +10,7 @@ export type NoticeLevel = Schemas["NoticeLevel"];
 export type Notice = Schemas["Notice"];
 export type Integrity = Schemas["Integrity"];
 export type LastVerification = Schemas["LastVerification"];
+export type VerifyResult = Schemas["VerifyResult"];
 export type Storage = Schemas["Storage"];
 export type FileError = Schemas["FileError"];
 export type Folder = Schemas["Folder"];
@@ -18,6 +19,8 @@ export type Source = Schemas["Source"];
 export type Status = Schemas["Status"];
 export type Snapshot = Schemas["Snapshot"];
 export type ListedEntry = Schemas["ListedEntry"];
+export type ReceiptChain = Schemas["ReceiptChain"];
+export type Receipt = Schemas["Receipt"];
 export type Step = Schemas["Step"];
 export type Registered = Schemas["Registered"];
 export type BackupNowReport = Schemas["BackupNowReport"];
@@ -45,22 +48,6 @@ export type Found = Schemas["Found"];
 export type JournalEntry = Schemas["JournalEntry"];
 export type LogLine = Schemas["LogLine"];
 export type TrafficDay = Schemas["TrafficDay"];
-
-/** A block that is missing or damaged. */
-export interface VerifyProblem {
-  cid: string;
-  reason: string;
-  concerns: string[];
-}
-
-/** The `result` of a job of the kind `verify`. */
-export interface VerifyResult {
-  checked: number;
-  blocks: number;
-  read_bytes: number;
-  problems: VerifyProblem[];
-  repaired: number;
-}
 
 /** An element of `/config/keys`. */
 export interface KeyInfo {

@@ -23,6 +23,8 @@ import type {
   PairingState,
   Peer,
   PruneReport,
+  Receipt,
+  ReceiptChain,
   RestoreReport,
   RestoreRequest,
   Snapshot,
@@ -78,6 +80,24 @@ export const useSnapshots = (remote: boolean, enabled = true) =>
       get<Snapshot[]>(url("/snapshots", { from_backup_server: remote }), { signal }),
     enabled,
     staleTime: remote ? 30_000 : 5000,
+  });
+
+/** The chains of receipts for the folders of this computer, without the receipts. */
+export const useReceiptChains = () =>
+  useQuery({
+    queryKey: ["receipts"],
+    queryFn: ({ signal }) => get<ReceiptChain[]>("/receipts", { signal }),
+    refetchInterval: 10_000,
+  });
+
+/** All receipts. The server verifies every signature for this, so the list is requested
+ * again only if the number of receipts, `total`, changes. */
+export const useReceipts = (total: number) =>
+  useQuery({
+    queryKey: ["receipts", total],
+    queryFn: ({ signal }) => get<Receipt[]>("/receipts/export", { signal, timeout: 120_000 }),
+    staleTime: Number.POSITIVE_INFINITY,
+    placeholderData: keepPreviousData,
   });
 
 /** Number of entries per request. */

@@ -498,6 +498,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/receipts/export": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Lists every receipt with its signature, chain by chain, the oldest first: the output of
+         *     `archivist receipts --json`. All signatures are verified for the answer.
+         */
+        get: operations["get_receipts_export"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/recover": {
         parameters: {
             query?: never;
@@ -1509,6 +1529,49 @@ export interface components {
             /** @description Start of the pull. */
             started_at: string;
         };
+        /**
+         * @description Receipt of a backup server. `receipt` is the text that the backup server signed; other
+         *     fields repeat parts of it.
+         */
+        Receipt: {
+            /** @description Time at which the receipt arrived, by the clock of this instance. */
+            arrived_at: string;
+            /** @description Peer id of the backup server. */
+            backup_server: string;
+            /** @description Id of the folder. */
+            folder_id: string;
+            /** @description Name of the folder. Absent if it is no longer watched. */
+            folder_name?: string | null;
+            /** @description Hash of the receipt, lower-case hex. */
+            hash: string;
+            /** @description CID of the confirmed manifest. */
+            manifest_cid: string;
+            /**
+             * Format: int64
+             * @description Position in the chain, from 1.
+             */
+            number: number;
+            /** @description Hash of the receipt before this one. Absent if `number` is 1. */
+            previous?: string | null;
+            /**
+             * @description Reason why the receipt is not valid, or does not continue the chain. Absent if it is
+             *     verified.
+             */
+            problem?: string | null;
+            /** @description Text that the backup server signed. */
+            receipt: string;
+            /** @description Time at which the snapshot was durable, by the clock of the backup server. */
+            received_at: string;
+            /**
+             * Format: int64
+             * @description Sequence number of the confirmed manifest.
+             */
+            sequence: number;
+            /** @description Signature of the backup server, base64. */
+            signature: string;
+            /** @description Peer id of the source. */
+            source: string;
+        };
         /** @description Receipts of a backup server for a folder of this instance. */
         ReceiptChain: {
             /** @description Peer id of the backup server. */
@@ -1555,7 +1618,7 @@ export interface components {
          */
         RecoverReport: {
             /**
-             * @description True if the whole store was read, and each listed snapshot has a record. If false,
+             * @description True if the complete store was read, and each listed snapshot has a record. If false,
              *     there may be more snapshots; see `problems`.
              */
             complete: boolean;
@@ -3365,6 +3428,43 @@ export interface operations {
                 };
             };
             /** @description The request has no token */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
+            /** @description Any other error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
+        };
+    };
+    get_receipts_export: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Receipt"][];
+                };
+            };
+            /** @description The request has neither the token nor a session */
             401: {
                 headers: {
                     [name: string]: unknown;

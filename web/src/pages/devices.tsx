@@ -36,6 +36,7 @@ import { Confirm } from "../parts/confirm";
 import { Id, Page, State, ErrorBox, When } from "../parts/basics";
 import { EnterCode, ShowCode } from "../parts/pairing";
 import { Qr } from "../parts/qr";
+import { Receipts } from "../parts/receipts";
 
 function ThisDevice({ status }: { status: Status }) {
   const first =
@@ -440,6 +441,7 @@ export function Devices() {
       ) : (
         <Skeleton h={120} aria-label="Loading" />
       )}
+      <Receipts />
       <Card withBorder component="section" aria-label="Sources">
         <Group justify="space-between" mb="sm">
           <Title order={2} size="h4">

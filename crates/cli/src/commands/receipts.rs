@@ -6,12 +6,9 @@ use std::collections::BTreeSet;
 use anyhow::Result;
 use api::ReceiptChain;
 use config::Config;
-use jiff::Timestamp;
-
 use node::{ChainId, PeerId, ReceiptListing, check_name, folder_names, read_receipts};
-use serde::Serialize;
 use serde_json::json;
-use types::{Cid, FolderId, SequenceNumber, with_causes};
+use types::with_causes;
 
 use crate::context::{Context, block_on};
 use crate::exit::End;
@@ -62,26 +59,6 @@ struct Accept {
     json: bool,
 }
 
-/// A receipt, as JSON. `receipt` is the text that the backup server signed; the other fields
-/// repeat parts of it.
-#[derive(Debug, Serialize)]
-struct Row {
-    backup_server: String,
-    source: String,
-    folder_id: FolderId,
-    folder_name: Option<String>,
-    number: u64,
-    sequence: SequenceNumber,
-    manifest_cid: Cid,
-    received_at: Timestamp,
-    arrived_at: Timestamp,
-    hash: String,
-    previous: Option<String>,
-    problem: Option<String>,
-    receipt: String,
-    signature: String,
-}
-
 impl Receipts {
     pub(crate) fn run(&self, context: &Context) -> Result<()> {
         if let Some(Action::Accept(accept)) = &self.action {
@@ -91,8 +68,8 @@ impl Receipts {
         let own = own_peer_id(context)?;
         let listings = self.read(context, &config, own.as_ref().ok())?;
         if self.json {
-            let rows = listings.iter().flat_map(|listing| rows(&config, listing));
-            print_json(&rows.collect::<Vec<_>>())?;
+            let receipts = listings.iter().flat_map(|listing| &listing.receipts);
+            print_json(&receipts.map(|receipt| receipt.to_api(&config)).collect::<Vec<_>>())?;
         } else {
             print_table(&config, &listings)?;
         }
@@ -208,34 +185,9 @@ fn ids(config: &Config, folder: &str) -> BTreeSet<String> {
 
 /// Returns the name of a folder, or its id if it is not configured.
 fn name(config: &Config, id: &ChainId) -> String {
-    let folder = config.sync.folders.iter().find(|folder| folder.id == id.folder);
-    folder.map_or_else(|| id.folder.to_string(), config::FolderConfig::display_name)
-}
-
-fn rows(config: &Config, listing: &ReceiptListing) -> Vec<Row> {
-    let folder = config.sync.folders.iter().find(|folder| folder.id == listing.id.folder);
-    let row = |listed: &node::ListedReceipt| {
-        let signed = &listed.stored.signed;
-        let (receipt, confirmed, encoded) =
-            (signed.receipt(), signed.confirmation(), signed.encode());
-        Row {
-            backup_server: receipt.backup_server.to_string(),
-            source: receipt.source.to_string(),
-            folder_id: confirmed.folder_id.clone(),
-            folder_name: folder.map(config::FolderConfig::display_name),
-            number: receipt.number,
-            sequence: confirmed.sequence,
-            manifest_cid: confirmed.manifest_cid,
-            received_at: confirmed.received_at,
-            arrived_at: listed.stored.arrived_at,
-            hash: signed.hash().to_string(),
-            previous: receipt.previous.map(|hash| hash.to_string()),
-            problem: listed.interruption.as_ref().map(ToString::to_string),
-            receipt: encoded.receipt,
-            signature: encoded.signature,
-        }
-    };
-    listing.receipts.iter().map(row).collect()
+    config
+        .folder(&id.folder)
+        .map_or_else(|| id.folder.to_string(), config::FolderConfig::display_name)
 }
 
 fn print_table(config: &Config, listings: &[ReceiptListing]) -> Result<()> {
@@ -265,7 +217,7 @@ fn print_table(config: &Config, listings: &[ReceiptListing]) -> Result<()> {
                 confirmed.sequence.to_string(),
                 local_time(confirmed.received_at),
                 confirmed.manifest_cid.to_string(),
-                listed.interruption.as_ref().map_or(String::new(), ToString::to_string),
+                listed.problem.as_ref().map_or(String::new(), ToString::to_string),
             ]);
         }
         table.print(&mut out, "  ")?;

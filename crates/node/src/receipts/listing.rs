@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{self, BufReader};
 use std::path::Path;
 
+use config::{Config, FolderConfig};
 use net::PeerId;
 
 use super::chain_file::{
@@ -19,8 +20,33 @@ use super::chains::{ChainError, find_chains};
 pub struct ListedReceipt {
     /// The receipt.
     pub stored: StoredReceipt,
-    /// The interruption of the chain at this receipt, if there is one.
-    pub interruption: Option<Interruption>,
+    /// The problem of the receipt: its signature is not valid, or it does not continue the chain.
+    pub problem: Option<Interruption>,
+}
+
+impl ListedReceipt {
+    /// Returns the receipt in the form of the API.
+    pub fn to_api(&self, config: &Config) -> api::Receipt {
+        let signed = &self.stored.signed;
+        let (receipt, confirmed, encoded) =
+            (signed.receipt(), signed.confirmation(), signed.encode());
+        api::Receipt {
+            backup_server: receipt.backup_server.to_string(),
+            source: receipt.source.to_string(),
+            folder_id: confirmed.folder_id.clone(),
+            folder_name: config.folder(&confirmed.folder_id).map(FolderConfig::display_name),
+            number: receipt.number,
+            sequence: confirmed.sequence,
+            manifest_cid: confirmed.manifest_cid,
+            received_at: confirmed.received_at,
+            arrived_at: self.stored.arrived_at,
+            hash: signed.hash().to_string(),
+            previous: receipt.previous.map(|hash| hash.to_string()),
+            problem: self.problem.as_ref().map(ToString::to_string),
+            receipt: encoded.receipt,
+            signature: encoded.signature,
+        }
+    }
 }
 
 /// The content of a chain.
@@ -91,11 +117,13 @@ fn read(path: &Path, id: ChainId, own: Option<&PeerId>) -> io::Result<ReceiptLis
         let interruption = state.add(&line);
         match line.content {
             LineContent::Receipt(stored) => {
+                let mut problem = interruption;
                 if !stored.signed.is_signed() {
                     let number = stored.signed.receipt().number;
-                    damage.push(Interruption::Unsigned { number });
+                    problem = Some(Interruption::Unsigned { number });
+                    damage.extend(problem.clone());
                 }
-                receipts.push(ListedReceipt { stored: *stored, interruption });
+                receipts.push(ListedReceipt { stored: *stored, problem });
             }
             LineContent::Damaged(_) | LineContent::Newer => damage.extend(interruption),
             // An incomplete line is an interrupted write, or one that is happening.

@@ -159,6 +159,7 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(sources::poll_one))
         .routes(routes!(sources::poll))
         .routes(routes!(receipts::list))
+        .routes(routes!(receipts::export))
         .routes(routes!(receipts::accept))
         .routes(routes!(peers::list))
         .routes(routes!(peers::connect))

@@ -1,19 +1,41 @@
-//! The receipts of the backup servers. `archivist receipts` reads the files themselves.
+//! The receipts of the backup servers. `archivist receipts` reads the files without the API.
 
-use api::{NewestReceipt, ReceiptChain};
+use api::{NewestReceipt, Receipt, ReceiptChain};
 use axum::extract::State;
-use node::{ChainStatus, Services};
+use node::{ChainStatus, Services, read_receipts};
 use serde::Deserialize;
 use types::FolderId;
 use utoipa::ToSchema;
 
 use super::extract::Json;
+use super::ui::Owner;
 use super::{ApiResult, Problem, blocking};
 
 /// Lists the chains of receipts: one for each backup server and folder.
 #[utoipa::path(get, path = "/receipts", responses((status = 200, body = Vec<ReceiptChain>)))]
 pub(crate) async fn list(State(services): State<Services>) -> ApiResult<Vec<ReceiptChain>> {
     blocking(move || Ok(Json(all(&services)))).await
+}
+
+/// Lists every receipt with its signature, chain by chain, the oldest first: the output of
+/// `archivist receipts --json`. All signatures are verified for the answer.
+#[utoipa::path(
+    get,
+    path = "/receipts/export",
+    responses(
+        (status = 200, body = Vec<Receipt>),
+        (status = 401, description = "The request has neither the token nor a session", body = api::ApiProblem),
+    )
+)]
+pub(crate) async fn export(_: Owner, State(services): State<Services>) -> ApiResult<Vec<Receipt>> {
+    blocking(move || {
+        let config = services.settings.get();
+        let listings = read_receipts(&services.data_dir, Some(&services.net.peer_id()), |_| true);
+        let listings = listings.map_err(|error| Problem::internal(&error))?;
+        let receipts = listings.iter().flat_map(|listing| &listing.receipts);
+        Ok(Json(receipts.map(|receipt| receipt.to_api(&config)).collect()))
+    })
+    .await
 }
 
 fn all(services: &Services) -> Vec<ReceiptChain> {

@@ -386,6 +386,19 @@ fn a_file_that_cannot_be_read_is_kept_and_read_later() {
     assert_eq!((confirmed(&receipts), problems(&receipts).as_str()), (Some(2), ""));
     let listed = read_receipts(dir.path(), Some(&own), |_| true).unwrap();
     assert_eq!((listed.len(), listed[0].receipts.len(), listed[0].open), (1, 2, 0));
+    assert!(listed[0].receipts.iter().all(|receipt| receipt.problem.is_none()));
+    // The signature of another receipt.
+    let lines = std::fs::read_to_string(&path).unwrap();
+    let [mut first, second] = [0, 1].map(|number| -> serde_json::Value {
+        serde_json::from_str(lines.lines().nth(number).unwrap()).unwrap()
+    });
+    first["signature"] = second["signature"].clone();
+    std::fs::write(&path, format!("{first}\n{second}\n")).unwrap();
+    let listed = read_receipts(dir.path(), Some(&own), |_| true).unwrap();
+    let problems: Vec<_> = listed[0].receipts.iter().map(|receipt| &receipt.problem).collect();
+    assert_eq!(problems, [&Some(Interruption::Unsigned { number: 1 }), &None]);
+    assert_eq!(listed[0].damage, [Interruption::Unsigned { number: 1 }]);
+    std::fs::write(&path, lines).unwrap();
     assert_eq!(read_receipts(dir.path(), Some(&own), |_| false).unwrap().len(), 0);
     // One short line, damaged, is damage for the list, too; its rest without an end is not.
     let mut content = content;
