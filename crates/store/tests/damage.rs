@@ -15,7 +15,7 @@ use disk::Disk as _;
 use disk::sim::{EACCES, EIO, EMFILE, FaultRule, Op, SimDisk};
 use store::check::missing_blocks;
 use store::{
-    BlockRead as _, BlockWrite as _, GcOptions, NodeScan, NodeScanReport, PackStore,
+    BlockRead as _, BlockWrite as _, GcOptions, NodeScan, NodeScanReport, OpenReport, PackStore,
     ReadOnlyPackStore, Root, Roots as _, RootsRead as _, StoreAdmin as _, StoreError,
 };
 use types::EncodedBlock;
@@ -189,12 +189,12 @@ fn lost_records_are_noticed_until_a_collection_has_succeeded() {
         let context = format!("{} of {packs} cut to {} of {len}", path.display(), len / 2);
         let read = ReadOnlyPackStore::open_on(Arc::new(disk.clone()), Path::new(DIR));
         let (reader, report) = read.unwrap();
-        assert!(report.damage.iter().any(is_loss), "{context}: {report:?}");
+        assert!(has_loss(&report), "{context}: {report:?}");
         assert_eq!(scan(&reader).is_complete(), !is_node, "{context}");
         drop(reader);
         for round in 0..3 {
             let (store, report) = open(&disk);
-            assert!(report.damage.iter().any(is_loss), "{context}, {round}: {report:?}");
+            assert!(has_loss(&report), "{context}, {round}: {report:?}");
             assert_eq!(scan(&*store).is_complete(), !is_node, "{context}, {round}");
             store_tree(&store, &format!("new {round}"), &tree(&[30 + round, 40 + round])).unwrap();
             drop(store);
@@ -212,12 +212,14 @@ fn lost_records_are_noticed_until_a_collection_has_succeeded() {
         assert!(scan(&*store).is_complete(), "{context}");
         drop(store);
         let (_, report) = open(&disk);
-        assert!(!report.damage.iter().any(is_loss), "{context}: {report:?}");
+        assert!(!has_loss(&report), "{context}: {report:?}");
     }
 }
 
-fn is_loss(damage: &String) -> bool {
-    damage.contains("records are lost") || damage.contains("was cut")
+fn has_loss(report: &OpenReport) -> bool {
+    let is_loss =
+        |damage: &String| damage.contains("records are lost") || damage.contains("was cut");
+    report.damage.iter().any(is_loss)
 }
 
 fn scan(store: &impl NodeScan) -> NodeScanReport {

@@ -154,6 +154,9 @@ fn a_machine_without_snapshots_lists_those_of_its_backup_server() {
     let theirs = json!([snapshot("aabbccddee", 42, TIME)]);
     let answer = theirs.clone();
     let _fake = Fake::start(home.path(), move |request| {
+        if request.call == "GET /status" {
+            return (200, status());
+        }
         let is_remote = request.query.contains("from_backup_server=true");
         (200, if is_remote { answer.clone() } else { json!([]) })
     });
@@ -172,6 +175,9 @@ fn a_name_that_nothing_has_is_an_error_and_not_an_empty_list() {
     std::fs::create_dir(&docs).unwrap();
     assert_eq!(run(home.path(), ["folder", "add", docs.to_str().unwrap()]).code, Some(0));
     let _fake = Fake::start(home.path(), |request| {
+        if request.call == "GET /status" {
+            return (200, status());
+        }
         let is_filtered = request.query.contains('=');
         (200, if is_filtered { json!([]) } else { json!([snapshot("aabbccddee", 42, TIME)]) })
     });
