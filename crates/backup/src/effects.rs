@@ -69,6 +69,10 @@ pub(crate) trait Effects: Send + Sync + 'static {
         source: PeerId,
     ) -> BoxFuture<'static, Result<StoredSnapshots, StoredError>>;
 
+    /// Returns the snapshots of a source that were confirmed last, as far as the signed receipts
+    /// can be read.
+    fn confirmed(&self, source: PeerId) -> BoxFuture<'static, Vec<Confirmation>>;
+
     /// Connects to a source, at these addresses or at others that the network knows or finds.
     fn connect(
         &self,
@@ -124,6 +128,14 @@ impl Effects for RealEffects {
             }
             Ok(stored)
         }))
+    }
+
+    fn confirmed(&self, source: PeerId) -> BoxFuture<'static, Vec<Confirmation>> {
+        let issued = self.issued.clone();
+        Box::pin(async move {
+            let read = blocking(move || Ok::<_, Panicked>(issued.confirmed_to(&source))).await;
+            read.unwrap_or_default()
+        })
     }
 
     fn connect(

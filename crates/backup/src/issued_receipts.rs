@@ -191,6 +191,42 @@ impl IssuedReceipts {
     ///
     /// Returns [`ReceiptsUnreadable`] if a file cannot be read.
     pub(crate) fn confirmed(&self) -> Result<Vec<ConfirmedSnapshot>, ReceiptsUnreadable> {
+        let mut confirmed = Vec::new();
+        for (source, folder) in self.chains()? {
+            let last = self.last(&source, &folder);
+            let last = last.map_err(|error| ReceiptsUnreadable(error.reason()))?;
+            let last = last.into_iter();
+            confirmed.extend(last.map(|confirmation| ConfirmedSnapshot { source, confirmation }));
+        }
+        Ok(confirmed)
+    }
+
+    /// Returns the snapshots of the last receipts to one source. Logs the files that cannot be
+    /// read; no receipt can be signed then, so the user is told.
+    pub(crate) fn confirmed_to(&self, source: &PeerId) -> Vec<Confirmation> {
+        let warn = |reason: String| {
+            tracing::error!(
+                reason,
+                "cannot read signed receipts, so a source that goes back to an older state may \
+                 not be noticed"
+            );
+        };
+        let chains = self.chains().unwrap_or_else(|error| {
+            warn(error.to_string());
+            Vec::new()
+        });
+        let of_source = chains.into_iter().filter(|(peer, _)| peer == source);
+        let last = of_source.map(|(_, folder)| {
+            self.last(source, &folder).unwrap_or_else(|error| {
+                warn(error.reason());
+                Vec::new()
+            })
+        });
+        last.flatten().collect()
+    }
+
+    /// Returns the sources and folders of all chains.
+    fn chains(&self) -> Result<Vec<(PeerId, FolderId)>, ReceiptsUnreadable> {
         let dir = self.0.data_dir.join(DIR);
         let mut names = match self.0.disk.list(&dir) {
             Ok(names) => names,
@@ -200,17 +236,15 @@ impl IssuedReceipts {
             }
         };
         names.sort();
-        let mut confirmed = Vec::new();
-        for name in names {
-            let Some((source, folder)) = name.to_str().and_then(parse_name) else { continue };
-            let _one_at_a_time = self.0.writing.lock();
-            let last = self.read(&dir.join(&name), &source, &folder);
-            let last = last.map_err(|error| ReceiptsUnreadable(error.reason()))?;
-            confirmed.extend([last.accepted, last.pending].into_iter().flatten().map(|signed| {
-                ConfirmedSnapshot { source, confirmation: signed.confirmation().clone() }
-            }));
-        }
-        Ok(confirmed)
+        Ok(names.iter().filter_map(|name| parse_name(name.to_str()?)).collect())
+    }
+
+    /// Returns the snapshots of the last receipts of a chain.
+    fn last(&self, source: &PeerId, folder: &FolderId) -> Result<Vec<Confirmation>, IssueError> {
+        let _one_at_a_time = self.0.writing.lock();
+        let last = self.read(&self.path(source, folder), source, folder)?;
+        let receipts = [last.accepted, last.pending].into_iter().flatten();
+        Ok(receipts.map(|signed| signed.confirmation().clone()).collect())
     }
 
     fn path(&self, source: &PeerId, folder: &FolderId) -> PathBuf {
@@ -370,6 +404,8 @@ mod tests {
             assert!(confirmed.iter().all(|one| one.source == server.source()));
             let found = confirmed.iter().map(|one| one.confirmation.sequence.0);
             assert_eq!(found.collect::<Vec<_>>(), expected);
+            assert_eq!(issued.confirmed_to(&server.source()).len(), expected.len());
+            assert_eq!(issued.confirmed_to(&PeerId::random()), []);
         };
         let first = server.next(&issued, 1);
         sequences(&[1]);
@@ -385,6 +421,7 @@ mod tests {
         });
         let error = issued.confirmed().unwrap_err().to_string();
         assert!(error.contains("docs.json is damaged"), "{error}");
+        assert_eq!(issued.confirmed_to(&server.source()), []);
     }
 
     #[test]

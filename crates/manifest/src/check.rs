@@ -35,6 +35,9 @@ pub struct FolderHistory {
     /// manifest, and every one with a higher number than this manifest. `None` once
     /// another manifest has been taken: the acceptance was for one step only.
     pub accepted: Option<(SequenceNumber, Cid)>,
+    /// True if the snapshot of [`FolderHistory::manifest`] is lost. [`check`] takes this
+    /// manifest again.
+    pub is_lost: bool,
 }
 
 /// Decision about one entry of a discovery document.
@@ -179,7 +182,10 @@ fn decide(offer: &Offer, peer: &PeerId, history: Option<&FolderHistory>) -> Offe
     }
     let Some(history) = history else { return OfferVerdict::Take(offer.clone()) };
     if sequence == history.sequence && manifest == history.manifest {
-        return OfferVerdict::Same(folder.clone());
+        return match history.is_lost {
+            true => OfferVerdict::Take(offer.clone()),
+            false => OfferVerdict::Same(folder.clone()),
+        };
     }
     if history.older.contains(&manifest) {
         return refuse(offer, OfferRefusal::Replay);
@@ -233,6 +239,7 @@ mod tests {
             manifest: last.manifest_cid,
             older: [published("docs", 90).manifest_cid].into(),
             accepted: None,
+            is_lost: false,
         };
         [(last.folder_id, history)].into()
     }
@@ -271,6 +278,22 @@ mod tests {
         }
         let replay = verdict(offer(&key, "docs", 90), &history);
         assert_eq!(reason(&replay), Some(&OfferRefusal::Replay));
+    }
+
+    #[test]
+    fn a_manifest_whose_snapshot_is_lost_is_taken_again_and_no_lower_one() {
+        let key = Keypair::generate_secp256k1();
+        let peer = key.public().to_peer_id();
+        let mut history = history(5);
+        history.values_mut().for_each(|folder| folder.is_lost = true);
+        let verdict = |sequence| {
+            let offers = vec![offer(&key, "docs", sequence)];
+            check(&discovery(&key, offers), &peer, &history).unwrap().remove(0)
+        };
+        for taken in [5, 6] {
+            assert!(matches!(verdict(taken), OfferVerdict::Take(_)), "{taken}");
+        }
+        assert!(matches!(reason(&verdict(4)), Some(OfferRefusal::Lower { .. })));
     }
 
     #[test]

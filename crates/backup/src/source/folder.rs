@@ -94,6 +94,7 @@ impl Folder {
             manifest: newest.manifest,
             older: self.older.clone(),
             accepted,
+            is_lost: false,
         })
     }
 

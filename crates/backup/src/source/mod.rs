@@ -5,6 +5,7 @@
 //! store and the source.
 //!
 //! * `polling`: the schedule of polls; `offers`: the check of their answers.
+//! * `lost`: the confirmed snapshots that are not stored any more.
 //! * `folder`: the state of a folder; `work`, `attempt`: its pulls and receipts.
 //! * `report`: the status for others.
 //!
@@ -13,6 +14,7 @@
 
 mod attempt;
 mod folder;
+mod lost;
 mod offers;
 mod polling;
 mod report;
@@ -28,7 +30,7 @@ use config::SourcePeer;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
 use manifest::{ClientError, Discovery, PollResponse, WrongPeer};
-use protocols::Clock;
+use protocols::{Clock, Confirmation};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -89,6 +91,8 @@ pub(crate) struct SourceTask {
     wrong_peer: Option<WrongPeer>,
     refusals: Vec<Refused>,
     folders: BTreeMap<FolderId, Folder>,
+    /// The snapshots that were confirmed last and are lost.
+    lost: BTreeMap<FolderId, Confirmation>,
     work: JoinSet<Completed>,
     /// Time at which the due work was last started.
     started_at: Instant,
@@ -118,6 +122,7 @@ impl SourceTask {
             wrong_peer: None,
             refusals: Vec::new(),
             folders: BTreeMap::new(),
+            lost: BTreeMap::new(),
             work: JoinSet::new(),
             started_at: Instant::now(),
         }
@@ -153,6 +158,7 @@ impl SourceTask {
                     self.poll_error = None;
                     let folder = |(id, snapshots)| (id, Folder::of(snapshots));
                     self.folders = stored.into_iter().map(folder).collect();
+                    self.load_lost().await;
                     return Some(());
                 }
                 Err(error) => {
@@ -286,6 +292,7 @@ impl SourceTask {
                 for (id, snapshots) in stored {
                     self.folders.entry(id).or_default().set_snapshots(snapshots);
                 }
+                self.load_lost().await;
                 self.evaluate();
             }
             Err(error) => {

@@ -16,12 +16,7 @@ impl SourceTask {
     pub(super) fn evaluate(&mut self) -> bool {
         let Some(discovery) = &self.discovery else { return false };
         let peer = self.source.peer_id;
-        let history = self.folders.iter().filter_map(|(id, folder)| {
-            let newest = folder.newest.as_ref()?.record.manifest;
-            let accepted = self.context.acceptances.get(&peer, id, &newest);
-            Some((id.clone(), folder.history(accepted)?))
-        });
-        let verdicts = manifest::check(discovery, &peer, &history.collect());
+        let verdicts = manifest::check(discovery, &peer, &self.history());
         let verdicts = match verdicts {
             Ok(verdicts) => verdicts,
             Err(wrong) => {
@@ -79,7 +74,7 @@ impl SourceTask {
         let name = folder.map_or("a folder".to_owned(), |id| format!("folder {id}"));
         let accept = offer.filter(|_| reason.can_be_accepted()).and_then(|offer| {
             let published = offer.published;
-            let over = self.folders.get(&published.folder_id)?.newest.as_ref()?.record.manifest;
+            let over = self.last_taken(&published.folder_id)?;
             let acceptance = Acceptance {
                 sequence: published.sequence_number,
                 manifest: published.manifest_cid,

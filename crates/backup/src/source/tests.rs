@@ -54,6 +54,7 @@ struct Fake {
     /// The answer of the source to each receipt.
     receipt_answer: Mutex<ReceiptAnswer>,
     stored: Mutex<StoredSnapshots>,
+    confirmed: Mutex<Vec<Confirmation>>,
 }
 
 impl Fake {
@@ -83,6 +84,7 @@ impl Fake {
             loses_receipts: Mutex::default(),
             receipt_answer: Mutex::new(ReceiptAnswer::Ok),
             stored: Mutex::default(),
+            confirmed: Mutex::default(),
         })
     }
 
@@ -217,6 +219,11 @@ impl Effects for Arc<Fake> {
     ) -> BoxFuture<'static, Result<StoredSnapshots, StoredError>> {
         let stored = self.stored.lock().clone();
         Box::pin(async move { Ok(stored) })
+    }
+
+    fn confirmed(&self, _: PeerId) -> BoxFuture<'static, Vec<Confirmation>> {
+        let confirmed = self.confirmed.lock().clone();
+        Box::pin(async move { confirmed })
     }
 
     fn connect(&self, peer: PeerId, _: Vec<Multiaddr>) -> BoxFuture<'static, Result<(), NetError>> {

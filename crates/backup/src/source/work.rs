@@ -145,6 +145,7 @@ impl SourceTask {
                     self.context.registry.send(committed(&self.source, &snapshot));
                     self.context.registry.update_totals(|totals| totals.committed += 1);
                     folder.committed(snapshot);
+                    self.lost.remove(id);
                     false
                 }
             },

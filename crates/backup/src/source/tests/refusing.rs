@@ -99,3 +99,94 @@ async fn a_source_that_goes_back_is_refused_until_it_is_accepted() {
     assert_eq!(running.state(), SourceState::Refused);
     running.stop().await;
 }
+
+/// Returns the content of the receipt for an offer, whose snapshot was received at this time.
+fn confirmation_of(offer: &Offer, second: i64) -> Confirmation {
+    let published = &offer.published;
+    Confirmation {
+        folder_id: published.folder_id.clone(),
+        sequence: published.sequence_number,
+        manifest_cid: published.manifest_cid,
+        manifest_signature: offer.signature.clone(),
+        received_at: Timestamp::from_second(second).unwrap(),
+    }
+}
+
+/// The roots are lost, and the source offers an older state than the backup server has
+/// confirmed.
+#[tokio::test(start_paused = true)]
+async fn a_source_cannot_be_set_back_while_snapshots_are_lost() {
+    let fake = Fake::new();
+    let peer = fake.keypair.public().to_peer_id();
+    let (old, last) = (fake.offer("docs", 40, "docs 40"), fake.offer("docs", 42, "docs 42"));
+    *fake.confirmed.lock() = vec![confirmation_of(&last, 100)];
+    // Without any snapshot, and with an older one.
+    for stored in [vec![], vec![snapshot_of(peer, &old)]] {
+        *fake.stored.lock() = BTreeMap::from([("docs".parse().unwrap(), stored)]);
+        let running = run(&fake);
+        for offer in
+            [old.clone(), fake.offer("docs", 41, "docs 41"), fake.offer("docs", 42, "not the same")]
+        {
+            fake.show([offer]);
+            running.pass(1.0).await;
+            let status = running.status();
+            assert_eq!(status.state, SourceState::Refused);
+            assert!(status.errors[0].contains("42"), "{status:?}");
+            assert!(status.can_be_accepted, "{status:?}");
+        }
+        running.stop().await;
+    }
+    assert!(fake.pulled().is_empty());
+    // The confirmed manifest itself is pulled again, and a later one follows.
+    let running = run(&fake);
+    fake.show([last.clone()]);
+    running.pass(1.0).await;
+    fake.show([fake.offer("docs", 43, "docs 43")]);
+    running.pass(1.0).await;
+    assert_eq!(fake.pulled(), [42, 43]);
+    assert_eq!(running.state(), SourceState::Idle);
+    running.stop().await;
+    // The user can accept the older state.
+    fake.show([fake.offer("docs", 41, "docs 41")]);
+    let running = run(&fake);
+    running.pass(1.0).await;
+    let accepted = running.accept().await.unwrap();
+    assert_eq!(accepted.folders[0].sequence.0, 41);
+    running.pass(SOON).await;
+    fake.show([fake.offer("docs", 42, "another 42")]);
+    running.pass(1.0).await;
+    assert_eq!(fake.pulled(), [42, 43, 41, 42]);
+    // The snapshots are recovered.
+    fake.show([old.clone()]);
+    running.pass(1.0).await;
+    running.stop().await;
+    let running = run(&fake);
+    *fake.stored.lock() = BTreeMap::from([(
+        "docs".parse().unwrap(),
+        vec![snapshot_of(peer, &old), snapshot_of(peer, &last)],
+    )]);
+    running.requests.send(Request::SnapshotsChanged).await.unwrap();
+    fake.show([last]);
+    running.pass(1.0).await;
+    assert_eq!(fake.pulled(), [42, 43, 41, 42], "it is not lost");
+    assert_eq!(running.state(), SourceState::Idle);
+    running.stop().await;
+}
+
+/// After an accepted reset of the source, its receipts may still name a higher number.
+#[tokio::test(start_paused = true)]
+async fn a_receipt_from_before_an_accepted_reset_refuses_nothing() {
+    let fake = Fake::new();
+    let peer = fake.keypair.public().to_peer_id();
+    let before = fake.offer("docs", 42, "docs 42");
+    *fake.confirmed.lock() = vec![confirmation_of(&before, -100)];
+    let snapshots =
+        vec![snapshot_of(peer, &before), snapshot_of(peer, &fake.offer("docs", 5, "5"))];
+    *fake.stored.lock() = BTreeMap::from([("docs".parse().unwrap(), snapshots)]);
+    let running = run(&fake);
+    fake.show([fake.offer("docs", 6, "docs 6")]);
+    running.pass(1.0).await;
+    assert_eq!(fake.pulled(), [6]);
+    assert_eq!(running.state(), SourceState::Idle);
+    running.stop().await;
+}
