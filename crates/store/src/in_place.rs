@@ -164,7 +164,8 @@ impl InPlaceStore {
     ///
     /// # Errors
     ///
-    /// Returns [`StoreError::Io`] if the directory cannot be created or read.
+    /// Returns [`StoreError::Io`] if the directory cannot be created or read, or a file of
+    /// the index cannot be read. An index whose bytes the disk cannot deliver is lost.
     pub fn open(
         disk: Arc<dyn Disk>,
         dir: &Path,
@@ -173,14 +174,19 @@ impl InPlaceStore {
     ) -> Result<(Self, bool), StoreError> {
         disk.create_dir(dir).context("create", dir)?;
         let path = dir.join(CATALOG);
-        let found = read_file(&*disk, &path, CATALOG_LEN_MAX);
-        let is_new = matches!(
-            &found,
-            Err(error @ FileError::Io { .. }) if error.kind() == io::ErrorKind::NotFound
-        );
-        let runs = found.ok().and_then(|bytes| in_place_catalog::decode(&bytes));
-        let opened =
-            runs.and_then(|runs| HashIndex::open(disk.clone(), dir.to_owned(), &runs).ok());
+        let (is_new, runs) = match read_file(&*disk, &path, CATALOG_LEN_MAX) {
+            Ok(bytes) => (false, in_place_catalog::decode(&bytes)),
+            Err(FileError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                (true, None)
+            }
+            Err(error) => (false, in_place_catalog::lost(error.into())?),
+        };
+        let opened = match runs {
+            Some(runs) => HashIndex::open(disk.clone(), dir.to_owned(), &runs)
+                .map(Some)
+                .or_else(in_place_catalog::lost)?,
+            None => None,
+        };
         let is_lost = opened.is_none() && !is_new;
         let index = match opened {
             Some(index) => index,
