@@ -101,7 +101,7 @@ fn exchange(setup: &ServerSetup) -> SimulatedExchange {
 impl Server {
     /// Starts the process on a disk, and compares the store with the model.
     pub(crate) async fn start(setup: &ServerSetup, disk: ProcessDisk) -> Result<Self, String> {
-        let shared = Arc::new(disk.clone());
+        let shared = disk.shared();
         let opened = PackStore::open_on(shared.clone(), Path::new(STORE_DIR), &store_options());
         let (store, report) = opened.map_err(|error| with_causes(&error))?;
         if report.roots_incomplete {

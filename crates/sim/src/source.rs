@@ -142,7 +142,7 @@ fn settings(root: &Path) -> SyncSettings {
 impl Source {
     /// Starts the process on a disk.
     pub(crate) fn start(setup: &SourceSetup, disk: ProcessDisk) -> Result<Self, String> {
-        let shared = Arc::new(disk.clone());
+        let shared = disk.shared();
         let opened = PackStore::open_on(shared.clone(), Path::new(STORE_DIR), &store_options());
         let (store, _) = opened.map_err(|error| with_causes(&error))?;
         let store = Arc::new(store);

@@ -6,17 +6,15 @@
 mod common;
 
 use std::convert::Infallible;
-use std::ffi::OsString;
-use std::fmt;
-use std::io::{self, ErrorKind};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::thread;
 
 use common::{DIR, chunk, open, options, store_tree, tree};
-use disk::sim::{Fault, Power, SimDisk};
-use disk::{Disk, DiskFile, Space};
+use disk::sim::{EIO, FaultRule, Op, Power, SimDisk};
+use disk::{Call, ObservedDisk, Observer};
 use parking_lot::Mutex;
 use store::{
     BlockRead as _, BlockWrite as _, GcOptions, PackStore, Root, Roots as _, StoreAdmin as _,
@@ -26,146 +24,43 @@ use types::{Block, BlockScheme, EncodedBlock, FileNodeBuilder, NodeChild};
 
 type Hook = Box<dyn FnMut(&Path) + Send>;
 
-/// A simulated disk that calls hooks when a file is created or read, and on which
-/// the syncs of one file fail.
-#[derive(Clone, Default)]
-struct Hooked {
-    disk: SimDisk,
-    on_create: Arc<Mutex<Option<Hook>>>,
-    on_read: Arc<Mutex<Option<Hook>>>,
-    fails: Arc<Mutex<Option<PathBuf>>>,
+/// Calls hooks when a file is created or read.
+#[derive(Default)]
+struct Hooks {
+    on_create: Mutex<Option<Hook>>,
+    on_read: Mutex<Option<Hook>>,
 }
 
-struct HookedFile {
-    on: Hooked,
-    path: PathBuf,
-    file: Box<dyn DiskFile>,
-}
-
-impl fmt::Debug for Hooked {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.disk.fmt(f)
-    }
-}
-
-impl fmt::Debug for HookedFile {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.file.fmt(f)
-    }
-}
-
-/// Calls a hook. Operations of the hook itself do not call it again.
-fn call(hook: &Mutex<Option<Hook>>, path: &Path) {
-    let taken = hook.lock().take();
-    if let Some(mut taken) = taken {
-        taken(path);
-        *hook.lock() = Some(taken);
-    }
-}
-
-impl Hooked {
-    fn open_store(&self) -> Arc<PackStore> {
-        let opened = PackStore::open_on(Arc::new(self.clone()), Path::new(DIR), &options());
-        Arc::new(opened.unwrap().0)
-    }
-
-    fn wrap(&self, path: &Path, file: Box<dyn DiskFile>) -> Box<dyn DiskFile> {
-        Box::new(HookedFile { on: self.clone(), path: path.to_owned(), file })
-    }
-}
-
-impl Disk for Hooked {
-    fn create_dir(&self, path: &Path) -> io::Result<()> {
-        self.disk.create_dir(path)
-    }
-
-    fn create_with_mode(&self, path: &Path, mode: u32) -> io::Result<Box<dyn DiskFile>> {
-        call(&self.on_create, path);
-        Ok(self.wrap(path, self.disk.create_with_mode(path, mode)?))
-    }
-
-    fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        Ok(self.wrap(path, self.disk.open(path)?))
-    }
-
-    fn open_read(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        Ok(self.wrap(path, self.disk.open_read(path)?))
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.disk.rename(from, to)
-    }
-
-    fn rename_new(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.disk.rename_new(from, to)
-    }
-
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        self.disk.remove(path)
-    }
-
-    fn list(&self, dir: &Path) -> io::Result<Vec<OsString>> {
-        self.disk.list(dir)
-    }
-
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        self.disk.sync_dir(dir)
-    }
-
-    fn space(&self, dir: &Path) -> io::Result<Space> {
-        self.disk.space(dir)
-    }
-}
-
-impl DiskFile for HookedFile {
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        call(&self.on.on_read, &self.path);
-        self.file.read_at(buf, offset)
-    }
-
-    fn write_at(&self, parts: &[&[u8]], offset: u64) -> io::Result<()> {
-        self.file.write_at(parts, offset)
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        if self.on.fails.lock().as_ref() == Some(&self.path) {
-            let next = self.on.disk.operations();
-            self.on.disk.set_fault(next, Fault::Fail(ErrorKind::Other));
+impl Observer for Hooks {
+    fn before(&self, call: &Call<'_>) -> io::Result<()> {
+        let hook = match call.op {
+            Op::Create => &self.on_create,
+            Op::Read => &self.on_read,
+            _ => return Ok(()),
+        };
+        // Operations of the hook itself do not call it again.
+        let taken = hook.lock().take();
+        if let Some(mut taken) = taken {
+            taken(call.path);
+            *hook.lock() = Some(taken);
         }
-        self.file.sync()
+        Ok(())
     }
+}
 
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
-    }
-
-    fn truncate(&self, len: u64) -> io::Result<()> {
-        self.file.truncate(len)
-    }
-
-    fn allocate(&self, len: u64) -> io::Result<()> {
-        self.file.allocate(len)
-    }
-
-    fn lock(&self) -> io::Result<()> {
-        self.file.lock()
-    }
-
-    fn lock_shared(&self) -> io::Result<()> {
-        self.file.lock_shared()
-    }
-
-    fn copy_permissions(&self, path: &Path) -> io::Result<()> {
-        self.file.copy_permissions(path)
-    }
+/// Opens a store on a disk with hooks.
+fn open_hooked(disk: &SimDisk) -> (Arc<PackStore>, ObservedDisk<Hooks>) {
+    let hooked = ObservedDisk::over(Arc::new(disk.clone()), Hooks::default());
+    let opened = PackStore::open_on(Arc::new(hooked.clone()), Path::new(DIR), &options());
+    (Arc::new(opened.unwrap().0), hooked)
 }
 
 /// The pack that the collection filled first cannot be synced, and the commit of
 /// another thread gets the error: the originals stay.
 #[test]
-fn an_original_stays_where_another_thread_was_told_that_its_copy_is_lost() {
-    let hooked = Hooked::default();
-    let store = hooked.open_store();
+fn an_original_stays_if_its_copy_is_lost_and_another_thread_got_the_error() {
+    let disk = SimDisk::new();
+    let (store, hooked) = open_hooked(&disk);
     // Two full packs and an open one, each with a dead block: the live blocks of
     // the last two emptied packs fill more than a pack.
     let kept: Vec<_> = (0..10).map(|seed| chunk(seed, 700)).collect();
@@ -186,14 +81,16 @@ fn an_original_stays_where_another_thread_was_told_that_its_copy_is_lost() {
     };
     let told = Arc::new(OnceLock::new());
     let mut made = 0;
-    let (weak, fails, tell) = (Arc::downgrade(&store), hooked.fails.clone(), told.clone());
-    *hooked.on_create.lock() = Some(Box::new(move |path| {
+    let (weak, failing, tell) = (Arc::downgrade(&store), disk.clone(), told.clone());
+    *hooked.observer().on_create.lock() = Some(Box::new(move |path| {
         if path.extension().is_none_or(|extension| extension != "pack") {
             return;
         }
         made += 1;
         match made {
-            1 => *fails.lock() = Some(path.to_owned()),
+            1 => {
+                failing.add_fault(FaultRule::new(Op::Sync, EIO).on(path.to_str().unwrap()));
+            }
             2 => {
                 let store = Weak::upgrade(&weak).unwrap();
                 let committing = thread::spawn(move || store.commit(store.write_epoch()));
@@ -203,18 +100,18 @@ fn an_original_stays_where_another_thread_was_told_that_its_copy_is_lost() {
         }
     }));
     let result = store.gc(GcOptions::EVERYTHING);
-    *hooked.on_create.lock() = None;
-    *hooked.fails.lock() = None;
+    *hooked.observer().on_create.lock() = None;
+    disk.clear_fault_rules();
     assert!(matches!(told.get(), Some(Err(StoreError::LostWrites))), "{told:?}");
     assert!(matches!(result, Err(StoreError::LostWrites)), "{result:?}");
     for power in [Power::Dropped, Power::Torn] {
-        let (store, _) = open(&hooked.disk.crash(power));
+        let (store, _) = open(&disk.crash(power));
         assert_kept(&store, "after the power cut");
     }
     // The next collection succeeds.
     store.gc(GcOptions::EVERYTHING).unwrap();
     assert_eq!(store.usage().unwrap().blocks, 10);
-    let (store, _) = open(&hooked.disk.crash(Power::Dropped));
+    let (store, _) = open(&disk.crash(Power::Dropped));
     assert_kept(&store, "after the next collection");
 }
 
@@ -241,8 +138,8 @@ fn node_over(child: NodeChild) -> (NodeChild, EncodedBlock) {
 /// permanently.
 #[test]
 fn what_arrives_while_a_collection_marks_is_walked_once() {
-    let hooked = Hooked::default();
-    let store = hooked.open_store();
+    let disk = SimDisk::new();
+    let (store, hooked) = open_hooked(&disk);
     store_tree(&store, "kept", &tree(&[1, 2])).unwrap();
     let leaf = chunk(7, 300);
     let mut blocks = vec![leaf.clone()];
@@ -256,14 +153,14 @@ fn what_arrives_while_a_collection_marks_is_walked_once() {
     store.set_root("pull", Root { cid: top.cid, partial: true }, store.write_epoch()).unwrap();
     let reads = Arc::new(AtomicU64::new(0));
     let (weak, counted, new) = (Arc::downgrade(&store), reads.clone(), blocks.clone());
-    *hooked.on_read.lock() = Some(Box::new(move |_| {
+    *hooked.observer().on_read.lock() = Some(Box::new(move |_| {
         if counted.fetch_add(1, Ordering::SeqCst) == 0 {
             Weak::upgrade(&weak).unwrap().put(&new).unwrap();
         }
         assert!(counted.load(Ordering::SeqCst) < 1000, "the same is read again and again");
     }));
     store.gc(GcOptions::EVERYTHING).unwrap();
-    *hooked.on_read.lock() = None;
+    *hooked.observer().on_read.lock() = None;
     assert!(reads.load(Ordering::SeqCst) > 6, "the nodes came before the walk ended");
     for block in &blocks {
         assert!(store.has(&block.cid()).unwrap());

@@ -69,6 +69,8 @@ pub enum Op {
     Rename,
     /// [`crate::Disk::remove`].
     Remove,
+    /// [`crate::DiskFile::copy_permissions`].
+    SetPermissions,
 }
 
 impl Op {
@@ -77,8 +79,15 @@ impl Op {
 
     /// The operations that change the disk: all of them fail on a read-only file
     /// system.
-    pub const CHANGES: [Self; 6] =
-        [Self::CreateDir, Self::Create, Self::Write, Self::Truncate, Self::Rename, Self::Remove];
+    pub const CHANGES: [Self; 7] = [
+        Self::CreateDir,
+        Self::Create,
+        Self::Write,
+        Self::Truncate,
+        Self::Rename,
+        Self::Remove,
+        Self::SetPermissions,
+    ];
 }
 
 impl From<Op> for Vec<Op> {

@@ -13,15 +13,24 @@ use crate::disk::DiskFile;
 pub(super) struct SimFile {
     disk: SimDisk,
     inode: usize,
+    is_writable: bool,
     has_lock: AtomicBool,
 }
 
 impl SimFile {
-    pub(super) fn new(disk: &SimDisk, inode: usize) -> Self {
-        Self { disk: disk.clone(), inode, has_lock: AtomicBool::new(false) }
+    pub(super) fn new(disk: &SimDisk, inode: usize, is_writable: bool) -> Self {
+        Self { disk: disk.clone(), inode, is_writable, has_lock: AtomicBool::new(false) }
+    }
+
+    /// Refuses changes of a file that is open for reading only.
+    fn writable(&self) -> io::Result<()> {
+        let refused = "the file is open for reading only";
+        let refuse = || io::Error::new(io::ErrorKind::PermissionDenied, refused);
+        self.is_writable.then_some(()).ok_or_else(refuse)
     }
 
     fn change(&self, change: Change) -> io::Result<()> {
+        self.writable()?;
         let mut state = self.disk.state.lock();
         state.alive()?;
         let growth = match &change {
@@ -91,6 +100,7 @@ impl DiskFile for SimFile {
         self.change(Change::Write { offset: position(offset)?, data: parts.concat() })
     }
 
+    // Linux syncs files that are open for reading, too.
     fn sync(&self) -> io::Result<()> {
         let mut state = self.disk.state.lock();
         let path = state.path_of(self.inode);
@@ -166,7 +176,8 @@ impl DiskFile for SimFile {
     }
 
     fn copy_permissions(&self, _: &Path) -> io::Result<()> {
-        self.disk.state.lock().alive()
+        self.writable()?;
+        self.read_step(Op::SetPermissions, NO_BYTES)
     }
 }
 

@@ -29,7 +29,6 @@ use rand::{Rng, RngExt as _, SeedableRng};
 use self::faults::FaultRules;
 use self::file::SimFile;
 use crate::disk::{Disk, DiskFile, Space};
-use crate::read_only::ReadOnlyFile;
 
 pub use self::faults::{ArmedFault, DiskError, EACCES, EIO, EMFILE, EROFS, FaultRule, Op};
 
@@ -404,6 +403,13 @@ impl SimDisk {
         inode.pending.clear();
     }
 
+    /// Returns the file to open.
+    fn inode(&self, path: &Path) -> io::Result<usize> {
+        let state = self.state.lock();
+        state.read_step(Op::Open, path, NO_BYTES)?;
+        state.names.get(path).copied().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
     /// Removes a file durably, unseen by the program under test.
     pub fn lose(&self, path: &Path) {
         let mut state = self.state.lock();
@@ -469,18 +475,15 @@ impl Disk for SimDisk {
         let inode = state.inodes.len();
         state.inodes.push(Inode::default());
         state.change_name(NameChange::Create { path: path.to_owned(), inode })?;
-        Ok(Box::new(SimFile::new(self, inode)))
+        Ok(Box::new(SimFile::new(self, inode, true)))
     }
 
     fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        let state = self.state.lock();
-        state.read_step(Op::Open, path, NO_BYTES)?;
-        let inode = *state.names.get(path).ok_or(io::ErrorKind::NotFound)?;
-        Ok(Box::new(SimFile::new(self, inode)))
+        Ok(Box::new(SimFile::new(self, self.inode(path)?, true)))
     }
 
     fn open_read(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        Ok(Box::new(ReadOnlyFile(self.open(path)?)))
+        Ok(Box::new(SimFile::new(self, self.inode(path)?, false)))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
