@@ -2,9 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::Mutex;
 use types::{Cid, EncodedBlock};
 
 use crate::block_store::{
@@ -14,6 +12,8 @@ use crate::block_store::{
 use crate::error::StoreError;
 use crate::pins::Pin;
 use crate::root_log::Root;
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// A kind of call that can fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

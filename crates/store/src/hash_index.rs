@@ -14,11 +14,11 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use parking_lot::{Mutex, MutexGuard, RwLock};
 use types::Hash;
 
 use crate::error::{IoContext, StoreError};
 use crate::run::{self, Merge, Run, Value};
+use crate::sync::{Mutex, MutexGuard, RwLock};
 use disk::Disk;
 
 /// Number of entries at which a head is written to disk; about 10 MB of memory.

@@ -22,13 +22,13 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
 use types::{BlockScheme, Cid, Codec, EncodedBlock, Hash};
 
 use crate::error::{IoContext, StoreError};
 use crate::hash_index::HashIndex;
 use crate::in_place_catalog;
 use crate::run::{VALUE_LEN, Value};
+use crate::sync::Mutex;
 use disk::{AtomicWrite, Disk, FileError, read_file, write_atomic};
 
 /// Id of one version of one file.

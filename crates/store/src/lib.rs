@@ -13,6 +13,9 @@
 //!
 //! Absent: the meaning of blocks (snapshots, manifests) and the network.
 
+// Crate `schedules` compiles this file, too. The unit tests run here only.
+#![cfg(not(all(test, shuttle)))]
+
 mod batch;
 mod block_store;
 mod bytes_at;
@@ -36,6 +39,7 @@ mod record;
 mod root_log;
 mod run;
 mod scrub_dates;
+mod sync;
 
 pub use batch::Batch;
 pub use block_store::{

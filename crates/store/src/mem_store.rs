@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 use types::{Cid, Codec, EncodedBlock, Hash, links};
 
 use crate::block_store::{
@@ -15,6 +14,7 @@ use crate::error::{Limit, StoreError};
 use crate::node_scan::{NodeScan, NodeScanReport};
 use crate::pins::{Pin, Pins};
 use crate::root_log::{Root, check_name};
+use crate::sync::Mutex;
 
 /// A store in memory. Its content is lost when it is dropped.
 #[derive(Debug, Default)]

@@ -6,8 +6,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
 use types::Cid;
+
+use crate::sync::Mutex;
 
 #[derive(Debug, Default)]
 struct Table {

@@ -94,6 +94,8 @@ const ARROWS: &[(&str, &[&str])] = &[
             "server",
         ],
     ),
+    // Its source is that of `store`.
+    ("schedules", &["types", "disk"]),
     ("testkit", &["types", "config", "store", "net", "manifest", "protocols", "snapshots"]),
     (
         "sim",
@@ -109,8 +111,20 @@ const ARROWS: &[(&str, &[&str])] = &[
             "protocols",
             "snapshots",
             "backup",
+            "node",
         ],
     ),
+];
+
+/// Locks, atomics, threads and channels that crate `schedules` cannot replace.
+const UNCONTROLLED: [&str; 7] = [
+    "parking_lot",
+    "crossbeam_channel",
+    "std::thread",
+    "std::sync::atomic",
+    "std::sync::Mutex",
+    "std::sync::RwLock",
+    "std::sync::mpsc",
 ];
 
 /// Checks every file of the repository and prints all problems.
@@ -205,6 +219,7 @@ fn check_rust(path: &Path, text: &str, problems: &mut Vec<String>) {
         problems.push(format!("{}: does not begin by saying what it is", path.display()));
     }
     check_writes(path, text, problems);
+    check_primitives(path, text, problems);
     // This file contains the words as data.
     let is_own = path.ends_with("xtask/src/tidy/mod.rs");
     for (number, line) in text.lines().enumerate() {
@@ -259,6 +274,21 @@ fn check_writes(path: &Path, text: &str, problems: &mut Vec<String>) {
                     number + 1
                 ));
             }
+        }
+    }
+}
+
+/// Checks that the store has all locks and threads from its module `sync`: a lock that the
+/// scheduler of crate `schedules` does not know would block all threads.
+fn check_primitives(path: &Path, text: &str, problems: &mut Vec<String>) {
+    let name = path.to_string_lossy();
+    if !name.starts_with("crates/store/src/") || name.starts_with("crates/store/src/sync") {
+        return;
+    }
+    let product = text.lines().take_while(|line| !line.starts_with("#[cfg(test)]")).enumerate();
+    for (number, line) in product {
+        for primitive in UNCONTROLLED.iter().filter(|primitive| line.contains(*primitive)) {
+            problems.push(format!("{name}:{}: {primitive}: use `crate::sync`", number + 1));
         }
     }
 }
@@ -372,6 +402,23 @@ mod tests {
             ["crates/node/tests/a.rs", "crates/disk/src/real.rs", "crates/sync/src/tests.rs"]
         {
             assert_eq!(found(other, write), 0, "{other}");
+        }
+    }
+
+    #[test]
+    fn the_store_has_no_lock_that_its_scheduler_does_not_know() {
+        let found = |path: &str, text: &str| {
+            let mut problems = Vec::new();
+            check_primitives(Path::new(path), text, &mut problems);
+            problems.len()
+        };
+        let lock =
+            "use parking_lot::Mutex;\nuse std::sync::Arc;\nuse std::sync::atomic::AtomicU64;\n";
+        assert_eq!(found("crates/store/src/pins.rs", lock), 2);
+        assert_eq!(found("crates/store/src/pins.rs", &format!("#[cfg(test)]\n{lock}")), 0);
+        for other in ["crates/store/src/sync.rs", "crates/store/tests/gc.rs", "crates/net/src/a.rs"]
+        {
+            assert_eq!(found(other, lock), 0, "{other}");
         }
     }
 

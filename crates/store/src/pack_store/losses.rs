@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 
 /// Maximum number of lost packs that are listed.
 const LOST_PACKS_MAX: usize = 1000;

@@ -6,9 +6,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::RwLock;
 use types::{Cid, Codec, links};
 
 use super::Inner;
@@ -16,6 +14,8 @@ use super::packs::Pack;
 use super::read::Place;
 use crate::error::StoreError;
 use crate::record::Record;
+use crate::sync::RwLock;
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// Maximum number of missing blocks that are listed.
 const MISSING_MAX: usize = 10_000;

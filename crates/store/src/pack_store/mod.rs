@@ -46,10 +46,7 @@ mod write;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::JoinHandle;
 
-use parking_lot::{Condvar, Mutex, RwLock};
 use types::{Cid, EncodedBlock};
 
 use self::catalog::Catalog;
@@ -71,6 +68,9 @@ use crate::hash_index::HashIndex;
 use crate::pins::{Pin, Pins};
 use crate::root_log::{Root, RootLog};
 use crate::scrub_dates::{PackId, PackLen, ScrubDates};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::thread::{self, JoinHandle};
+use crate::sync::{Condvar, Mutex, RwLock, Sender, unbounded};
 use disk::{Disk, DiskFile, RealDisk};
 
 pub use self::losses::Losses;
@@ -148,7 +148,7 @@ struct Inner {
     /// Number of rebuilds of the index.
     rebuilds: AtomicU64,
     /// Sends tasks to the upkeep thread; `None` if upkeep happens in the caller.
-    upkeep: Option<crossbeam_channel::Sender<Upkeep>>,
+    upkeep: Option<Sender<Upkeep>>,
     /// The lock of the store, held until it is closed.
     _lock: Box<dyn DiskFile>,
 }
@@ -198,7 +198,7 @@ impl PackStore {
         options: &StoreOptions,
     ) -> Result<(Self, OpenReport), StoreError> {
         let (sender, receiver) = if options.background {
-            let (sender, receiver) = crossbeam_channel::unbounded();
+            let (sender, receiver) = unbounded();
             (Some(sender), Some(receiver))
         } else {
             (None, None)
@@ -208,7 +208,7 @@ impl PackStore {
         let upkeep = receiver
             .map(|receiver| {
                 let weak = Arc::downgrade(&inner);
-                std::thread::Builder::new().name("store-upkeep".into()).spawn(move || {
+                thread::Builder::new().name("store-upkeep".into()).spawn(move || {
                     while let Ok(task) = receiver.recv() {
                         let Some(inner) = weak.upgrade() else { break };
                         if matches!(task, Upkeep::Stop) {

@@ -4,9 +4,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-
-use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::catalog::{Catalog, CatalogPack};
 use super::examine::{PackFile, PackName, examine_pack, report_lost_records, walk_pack};
@@ -27,6 +24,8 @@ use crate::pack::PackHeader;
 use crate::pins::Pins;
 use crate::record::Entry;
 use crate::root_log::{self, Health, RootLog};
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use crate::sync::{Condvar, Mutex, RwLock, Sender};
 use disk::{AtomicWrite, Disk, DiskFile, FileError, read_file, write_atomic};
 
 /// Minimum number of full packs that fit on a disk: garbage collection frees whole
@@ -115,7 +114,7 @@ impl Inner {
         disk: Arc<dyn Disk>,
         dir: &Path,
         options: &StoreOptions,
-        upkeep: Option<crossbeam_channel::Sender<Upkeep>>,
+        upkeep: Option<Sender<Upkeep>>,
     ) -> Result<(Self, OpenReport), StoreError> {
         let layout = Layout { dir: dir.to_owned() };
         for dir in [layout.packs(), layout.index(), layout.roots()] {

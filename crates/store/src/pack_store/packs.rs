@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use lru::LruCache;
-use parking_lot::{Mutex, RwLock};
 
 use super::catalog::CatalogPack;
 use crate::error::{IoContext, StoreError};
 use crate::pack::{PackHeader, PackKind, footer_len, read_footer, walk};
 use crate::record::Entry;
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use crate::sync::{Mutex, RwLock};
 use disk::{Disk, DiskFile};
 
 /// Maximum number of files of packs that are kept open.

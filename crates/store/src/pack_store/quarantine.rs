@@ -6,9 +6,8 @@ use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use parking_lot::{Mutex, RwLock};
-
 use crate::error::StoreError;
+use crate::sync::{Mutex, RwLock};
 use disk::{AtomicWrite, Disk, Parsed, read_file, read_state, write_atomic};
 
 /// Maximum length of the list in bytes.

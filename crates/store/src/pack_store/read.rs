@@ -2,7 +2,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use types::{Cid, Codec, EncodedBlock, Encoding, Hash};
 
@@ -11,6 +10,7 @@ use super::packs::Pack;
 use crate::error::StoreError;
 use crate::record::{Entry, Form, ReadError, Record, read_record};
 use crate::run::{VALUE_LEN, Value};
+use crate::sync::atomic::Ordering;
 
 /// Maximum number of lookups of a block that is being moved.
 const MOVES_MAX: usize = 8;

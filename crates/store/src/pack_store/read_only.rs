@@ -21,10 +21,8 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use lru::LruCache;
-use parking_lot::{Mutex, RwLock};
 use types::{Cid, EncodedBlock, Hash, with_causes};
 
 use super::OpenReport;
@@ -42,6 +40,8 @@ use crate::pack::{PackKind, is_retired};
 use crate::record::{Entry, ReadError, Record, read_record};
 use crate::root_log::{Root, read_roots};
 use crate::run::{Run, Value};
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Mutex, RwLock};
 use disk::{Disk, DiskFile, RealDisk};
 
 /// Maximum number of files of packs that are kept open.

@@ -12,7 +12,6 @@
 //! discarded, and the old one stays unchanged.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use types::{Codec, EncodedBlock, Encoding};
 
@@ -24,6 +23,7 @@ use super::relocate::RelocationBatch;
 use super::write::Writer;
 use crate::error::{IoContext, StoreError};
 use crate::record::{Entry, Form, Record};
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// Level of zstd; figures: `docs/decisions/0006`.
 const LEVEL: i32 = 6;

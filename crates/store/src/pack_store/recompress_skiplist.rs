@@ -7,9 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use super::packs::Pack;
+use crate::sync::Mutex;
 use disk::{AtomicWrite, Disk, Parsed, read_cache, write_atomic};
 
 /// Maximum length of the list in bytes: about 500,000 packs, or 64 TB of full ones.

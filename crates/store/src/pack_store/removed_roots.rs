@@ -11,10 +11,11 @@ use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
 use types::Hash;
 
 use disk::{AtomicWrite, Disk, Parsed, read_cache, read_file, write_atomic};
+
+use crate::sync::Mutex;
 
 /// Maximum length of the list in bytes: a quarter of a million hashes.
 const MAX_LEN: u64 = 16 << 20;

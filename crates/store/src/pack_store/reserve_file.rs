@@ -7,9 +7,10 @@
 //! full disk needs a few small files: for them the file is shortened.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use disk::Disk;
+
+use crate::sync::atomic::{AtomicBool, Ordering};
 
 /// The file that reserves space; see the module.
 #[derive(Debug)]

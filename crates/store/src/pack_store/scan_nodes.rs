@@ -6,7 +6,6 @@
 use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use types::{Cid, Codec, with_causes};
@@ -17,6 +16,7 @@ use crate::error::StoreError;
 use crate::node_scan::{NodeScan, NodeScanReport};
 use crate::pack::{HEADER_BYTES, HEADER_LEN, PackHeader, PackKind, read_footer, walk};
 use crate::record::{Entry, Form, ReadError, Record, read_record};
+use crate::sync::atomic::Ordering;
 use disk::DiskFile;
 
 type Each<'a> = dyn FnMut(Cid, Bytes) -> ControlFlow<()> + 'a;

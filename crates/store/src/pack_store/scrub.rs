@@ -12,7 +12,6 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use types::{Cid, Codec};
 
@@ -23,6 +22,7 @@ use crate::error::{IoContext, StoreError};
 use crate::pack::{HEADER_BYTES, read_footer};
 use crate::record::{Entry, Form, ReadError, read_record};
 use crate::scrub_dates::{PackId, PackLen};
+use crate::sync::atomic::Ordering;
 use disk::DiskFile;
 
 /// Number of bytes between two calls of the function that sets the pace.

@@ -3,9 +3,7 @@
 use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
-use parking_lot::MutexGuard;
 use types::EncodedBlock;
 
 use super::packs::Pack;
@@ -15,6 +13,8 @@ use crate::block_store::{Usage, WriteEpoch};
 use crate::error::{IoContext, Limit, StoreError};
 use crate::pack::{HEADER_LEN, PackKind, encode_footer};
 use crate::record::{RECORD_HEADER_LEN, ToRecord};
+use crate::sync::MutexGuard;
+use crate::sync::atomic::Ordering;
 
 /// Maximum number of records in a pack: its entries are in memory until it is
 /// sealed.
