@@ -85,7 +85,7 @@ pub use services::Services;
 pub use settings::{Applied, Settings};
 pub use snapshot_selector::{SelectError, SnapshotSelector, snapshot_model};
 pub use snapshot_source::SnapshotSourceError;
-pub use source_side::folder_name;
+pub use source_side::{WatchedFiles, folder_name};
 pub use start_error::StartError;
 pub use store_marker::MarkerError;
 pub use tasks::Tasks;

@@ -1,7 +1,6 @@
 //! The source side: watches folders, offers manifests, and notifies the backup
 //! server.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,7 +10,7 @@ use net::{Access, Keypair, Net, PeerId, Purposes};
 use protocols::{BackupService, BackupServiceOptions, NotifySettings, Register};
 use store::{InPlaceAnswer, PackStore, StoreError};
 use sync::{Publisher, SyncError, SyncHandle, SyncOptions, SyncService};
-use types::{Cid, Codec, FolderId, PublishedManifest, SequenceNumber};
+use types::{Cid, Codec, FolderId, PublishedManifest};
 
 use crate::local_blocks::{InPlace, OpenInPlace};
 use crate::options;
@@ -40,9 +39,16 @@ impl Publisher for RegistryPublisher {
 
 /// The blocks that are ranges of watched files.
 #[derive(Clone, Debug)]
-struct Places(SyncHandle);
+pub struct WatchedFiles(SyncHandle);
 
-impl InPlace for Places {
+impl WatchedFiles {
+    /// Returns the blocks in the files of all watched folders.
+    pub fn new(sync: SyncHandle) -> Self {
+        Self(sync)
+    }
+}
+
+impl InPlace for WatchedFiles {
     fn open(&self, cid: &Cid) -> Result<Option<OpenInPlace<'_>>, StoreError> {
         if cid.codec() != Codec::Raw {
             return Ok(None);
@@ -103,7 +109,8 @@ impl SourceSide {
         );
         let starting = tokio::task::spawn_blocking(move || {
             let disk = sync_options.disk.clone();
-            let receipts = Receipts::open(disk, &sync_options.data_dir, own)?;
+            let clock = protocols::SystemClock::shared();
+            let receipts = Receipts::open(disk, &sync_options.data_dir, own, clock)?;
             sync_options.confirmations = Arc::new(receipts.clone());
             Ok::<_, StartError>((SyncService::start(sync_options)?, receipts))
         });
@@ -111,13 +118,13 @@ impl SourceSide {
             Ok(started) => started?,
             Err(panic) => std::panic::resume_unwind(panic.into_panic()),
         };
-        receipts.connect(sync.handle(), confirmed(&sync.handle()));
+        receipts.watch(sync.handle());
         Ok(Self { sync, registry, manifest_clients: SeenClients::new(), receipts })
     }
 
     /// Returns the blocks in watched files.
     pub(crate) fn in_place(&self) -> Arc<dyn InPlace> {
-        Arc::new(Places(self.sync.handle()))
+        Arc::new(WatchedFiles::new(self.sync.handle()))
     }
 
     /// Starts everything of the source side that needs the network: sending
@@ -182,14 +189,6 @@ impl SourceSide {
         }
         Ok(service)
     }
-}
-
-/// Returns the sequence number that the backup server has confirmed, for each
-/// folder.
-fn confirmed(sync: &SyncHandle) -> BTreeMap<FolderId, SequenceNumber> {
-    let folders = sync.folders();
-    let known = folders.iter().filter_map(|folder| Some((folder.id.clone(), folder.receipt?)));
-    known.map(|(id, receipt)| (id, receipt.sequence)).collect()
 }
 
 /// Returns the function that scans and publishes folders for "Backup Now". A

@@ -12,17 +12,18 @@ use axum::extract::ConnectInfo;
 use manifest::{ManifestRegistry, ManifestServer, SeenClients};
 use net::sim::{SimNet, SimNode};
 use net::{Access, BlockAnswer, BlockProvider, Keypair, PeerId, Purposes};
+use node::{LocalBlocks, Receipts, WatchedFiles};
 use parking_lot::Mutex;
 use protocols::{
-    PATCH_PROTOCOL, RECEIPT_PROTOCOL, ReceiptAnswer, SignedReceipt, serve_patches, serve_receipts,
+    OnReceipt, PATCH_PROTOCOL, RECEIPT_PROTOCOL, ReceiptAnswer, serve_patches, serve_receipts,
 };
-use store::{BlockRead as _, InPlaceAnswer, PackStore};
-use sync::{FolderSettings, Publisher, SteppedSync, SyncHandle, SyncOptions, SyncSettings, Tuning};
+use store::PackStore;
+use sync::{FolderSettings, Publisher, SteppedSync, SyncOptions, SyncSettings, Tuning};
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use types::{Cid, Codec, FolderId, PublishedManifest, RelPath, with_causes};
+use types::{Cid, FolderId, PublishedManifest, RelPath, with_causes};
 
 use crate::check::{STORE_DIR, store_options, tree_of};
 use crate::clock::SimClock;
@@ -85,44 +86,18 @@ impl Publisher for SimPublisher {
     }
 }
 
-/// Serves the blocks of the store and of the watched files.
+/// Serves the blocks of the source as the instance does.
 struct Provider {
-    store: Arc<PackStore>,
-    sync: SyncHandle,
+    blocks: LocalBlocks,
+    /// Notified if a file has changed: the thread of a folder learns it from its channel.
     news: Arc<Notify>,
 }
 
-impl Provider {
-    fn answer(&self, cid: &Cid) -> BlockAnswer {
-        if let Ok(Some(block)) = self.store.get_encoded(cid) {
-            return BlockAnswer::Block(block);
-        }
-        if cid.codec() != Codec::Raw {
-            return BlockAnswer::Missing;
-        }
-        match self.sync.block(cid.hash()) {
-            Ok(InPlaceAnswer::Block(block)) => BlockAnswer::Block(block),
-            Ok(InPlaceAnswer::Changed(_)) => {
-                self.news.notify_one();
-                BlockAnswer::Changed
-            }
-            Ok(InPlaceAnswer::Missing) | Err(_) => BlockAnswer::Missing,
-        }
-    }
-}
-
 impl BlockProvider for Provider {
-    fn read(&self, _: &PeerId, wanted: &[Cid], budget: usize) -> Vec<BlockAnswer> {
-        let (mut answers, mut len) = (Vec::new(), 0);
-        for cid in wanted {
-            let answer = self.answer(cid);
-            if let BlockAnswer::Block(block) = &answer {
-                len += block.payload().len();
-            }
-            if len > budget && !answers.is_empty() {
-                break;
-            }
-            answers.push(answer);
+    fn read(&self, peer: &PeerId, wanted: &[Cid], budget: usize) -> Vec<BlockAnswer> {
+        let answers = self.blocks.read(peer, wanted, budget);
+        if answers.iter().any(|answer| matches!(answer, BlockAnswer::Changed)) {
+            self.news.notify_one();
         }
         answers
     }
@@ -146,6 +121,7 @@ impl Source {
         let opened = PackStore::open_on(shared.clone(), Path::new(STORE_DIR), &store_options());
         let (store, _) = opened.map_err(|error| with_causes(&error))?;
         let store = Arc::new(store);
+        let own = setup.key.public().to_peer_id();
         let registry = ManifestRegistry::new(setup.key.clone());
         let publisher = SimPublisher {
             registry: registry.clone(),
@@ -161,25 +137,28 @@ impl Source {
             settings,
             registry.peer_id().to_string(),
         );
-        options.disk = shared;
+        options.disk = shared.clone();
         options.clock = Arc::new(setup.clock.clone());
         options.tuning = Tuning { hash_threads: 1, index_cache: 1 << 20, ..Tuning::default() };
+        let receipts =
+            Receipts::open(shared, &options.data_dir, own, Arc::new(setup.clock.clone()))
+                .map_err(|error| with_causes(&error))?;
+        options.confirmations = Arc::new(receipts.clone());
         let sync = SteppedSync::start(options).map_err(|error| with_causes(&error))?;
+        receipts.watch(sync.handle());
         let (handle, news) = (sync.handle(), Arc::new(Notify::new()));
         let access = Access::new();
         access.set(setup.server, Purposes::BLOCKS | Purposes::RECEIPTS);
-        let provider = Provider { store: store.clone(), sync: handle.clone(), news: news.clone() };
+        let blocks = LocalBlocks::new(store.clone(), Arc::new(WatchedFiles::new(handle.clone())));
+        let provider = Provider { blocks, news: news.clone() };
         let protocols = [RECEIPT_PROTOCOL, PATCH_PROTOCOL];
         let node = setup.net.join(setup.key.clone(), Arc::new(provider), access, &protocols);
         let sync = Arc::new(Mutex::new(sync));
         let mut tasks = Vec::new();
         let server = setup.server;
-        let receipts = node.accept(&RECEIPT_PROTOCOL).unwrap();
-        let on_receipt = {
-            let (sync, model) = (handle.clone(), setup.model.clone());
-            move |_, receipt| on_receipt(&sync, &model, &receipt)
-        };
-        let serving = serve_receipts(receipts, move |peer| *peer == server, Arc::new(on_receipt));
+        let streams = node.accept(&RECEIPT_PROTOCOL).unwrap();
+        let on_receipt = shown_to_model(receipts.on_receipt(), setup.model.clone());
+        let serving = serve_receipts(streams, move |peer| *peer == server, on_receipt);
         tasks.push(tokio::spawn(serving).abort_handle());
         let patches = node.accept(&PATCH_PROTOCOL).unwrap();
         let serving = serve_patches(patches, move |peer| *peer == server, store);
@@ -268,21 +247,16 @@ async fn step(sync: Arc<Mutex<SteppedSync>>, news: Arc<Notify>, setup: SourceSet
     }
 }
 
-/// Answers a receipt, as the instance does.
-fn on_receipt(sync: &SyncHandle, model: &Model, signed: &SignedReceipt) -> ReceiptAnswer {
-    let receipt = signed.confirmation();
-    if !signed.is_signed() {
-        model.fail("a receipt has no valid signature");
-    }
-    let Some(status) = sync.folder(&receipt.folder_id) else {
-        return ReceiptAnswer::UnknownFolder;
-    };
-    let is_current = receipt.sequence == status.sequence;
-    if receipt.sequence > status.sequence
-        || (is_current && status.manifest_cid != Some(receipt.manifest_cid))
-    {
-        return ReceiptAnswer::Refused;
-    }
-    model.receipt(receipt);
-    ReceiptAnswer::Ok
+/// Shows each receipt to the model that the source has stored.
+fn shown_to_model(receive: OnReceipt, model: Model) -> OnReceipt {
+    Arc::new(move |peer, signed| {
+        let answer = receive(peer, signed.clone());
+        if answer == ReceiptAnswer::Ok {
+            if !signed.is_signed() {
+                model.fail("a receipt was accepted without a valid signature");
+            }
+            model.receipt(signed.confirmation());
+        }
+        answer
+    })
 }

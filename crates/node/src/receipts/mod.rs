@@ -25,7 +25,7 @@ use disk::Disk;
 use jiff::Timestamp;
 use net::PeerId;
 use parking_lot::Mutex;
-use protocols::{OnReceipt, ReceiptAnswer, SignedReceipt};
+use protocols::{Clock, OnReceipt, ReceiptAnswer, SignedReceipt};
 use sync::SyncHandle;
 use tokio::sync::{Notify, watch};
 use types::{Cid, FolderId, SequenceNumber, with_causes};
@@ -110,7 +110,7 @@ struct Shared {
     chains: Chains,
     /// Set when the source side runs. Receipts are received only after that.
     folders: OnceLock<Box<dyn Folders>>,
-    now: fn() -> Timestamp,
+    clock: Arc<dyn Clock>,
     /// The newest confirmed snapshot of each folder.
     newest: Mutex<BTreeMap<FolderId, sync::Receipt>>,
     /// Sequence number of the newest confirmed snapshot of each folder.
@@ -142,10 +142,11 @@ impl Receipts {
     /// # Errors
     ///
     /// Returns [`ChainError`] if the chains cannot be listed.
-    pub(crate) fn open(
+    pub fn open(
         disk: Arc<dyn Disk>,
         data_dir: &Path,
         own: PeerId,
+        clock: Arc<dyn Clock>,
     ) -> Result<Self, ChainError> {
         let chains = Chains::open(disk, data_dir, own)?;
         let mut newest = BTreeMap::<FolderId, sync::Receipt>::new();
@@ -161,7 +162,7 @@ impl Receipts {
             own,
             chains,
             folders: OnceLock::new(),
-            now: Timestamp::now,
+            clock,
             newest: Mutex::new(newest),
             confirmed: watch::Sender::default(),
             refused: Mutex::default(),
@@ -173,12 +174,16 @@ impl Receipts {
         })))
     }
 
-    /// Connects the receipts with the folders, whose status shows what is confirmed. Called once.
-    pub(crate) fn connect(
-        &self,
-        folders: impl Folders,
-        confirmed: BTreeMap<FolderId, SequenceNumber>,
-    ) {
+    /// Connects the receipts with the watched folders, whose status shows the confirmed
+    /// snapshots. Called once.
+    pub fn watch(&self, sync: SyncHandle) {
+        let folders = sync.folders();
+        let known = folders.iter().filter_map(|folder| Some((folder.id.clone(), folder.receipt?)));
+        let confirmed = known.map(|(id, receipt)| (id, receipt.sequence)).collect();
+        self.connect(sync, confirmed);
+    }
+
+    fn connect(&self, folders: impl Folders, confirmed: BTreeMap<FolderId, SequenceNumber>) {
         self.0.confirmed.send_replace(confirmed);
         // A second call has no effect.
         let _ = self.0.folders.set(Box::new(folders));
@@ -223,7 +228,7 @@ impl Receipts {
     }
 
     /// Returns the function that handles the receipts that arrive.
-    pub(crate) fn on_receipt(&self) -> OnReceipt {
+    pub fn on_receipt(&self) -> OnReceipt {
         let receipts = self.clone();
         Arc::new(move |peer, signed| receipts.receive(peer, &signed))
     }
@@ -268,7 +273,7 @@ impl Receipts {
                 || (known.sequence == sequence && known.manifest_cid != cid);
             (!is_news).then_some("it confirms nothing new")
         };
-        let arrived_at = (self.0.now)();
+        let arrived_at = self.0.clock.now();
         let added = self.0.chains.add(signed, arrived_at, refusal);
         let folder = name.as_str();
         match added {
@@ -351,7 +356,7 @@ impl Receipts {
     ///
     /// Returns [`ChainError`] if the acceptance cannot be stored.
     pub fn accept(&self, folder: Option<&FolderId>) -> Result<u64, ChainError> {
-        self.0.chains.accept(folder, (self.0.now)())
+        self.0.chains.accept(folder, self.0.clock.now())
     }
 
     /// Returns the state of every chain, with its problems.

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use disk::Disk as _;
 use disk::sim::{Fault, Power, SimDisk};
 use net::Keypair;
+use protocols::SystemClock;
 use sync::Confirmations as _;
 use testkit::signed_receipt;
 use types::Codec;
@@ -84,7 +85,9 @@ impl Source {
 
     fn open_on(&self, disk: &SimDisk) -> Receipts {
         let own = self.key.public().to_peer_id();
-        let receipts = Receipts::open(Arc::new(disk.clone()), Path::new(DATA), own).unwrap();
+        let receipts =
+            Receipts::open(Arc::new(disk.clone()), Path::new(DATA), own, SystemClock::shared())
+                .unwrap();
         receipts.connect(self.folders.clone(), BTreeMap::new());
         receipts
     }

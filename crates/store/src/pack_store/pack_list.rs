@@ -18,12 +18,12 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
 use types::with_causes;
 
 use super::OpenReport;
 use super::catalog::CatalogPack;
 use crate::error::StoreError;
+use crate::sync::Mutex;
 use disk::{AtomicWrite, Disk, read_file, write_atomic};
 
 /// Packs with the number of their durable records, by pack number.

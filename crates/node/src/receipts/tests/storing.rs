@@ -273,7 +273,12 @@ fn a_failed_read_is_neither_absence_nor_damage() {
             let armed =
                 source.disk.add_fault(FaultRule::reads(error).on("/receipts").after(at).times(1));
             let own = source.key.public().to_peer_id();
-            let opened = Receipts::open(Arc::new(source.disk.clone()), Path::new(DATA), own);
+            let opened = Receipts::open(
+                Arc::new(source.disk.clone()),
+                Path::new(DATA),
+                own,
+                SystemClock::shared(),
+            );
             let mut answers = Vec::new();
             if let Ok(receipts) = &opened {
                 receipts.connect(source.folders.clone(), BTreeMap::new());
@@ -365,7 +370,9 @@ fn a_file_that_cannot_be_read_is_kept_and_read_later() {
     let chain = source.chain(2);
     let own = source.key.public().to_peer_id();
     let open = || {
-        let receipts = Receipts::open(Arc::new(disk::RealDisk), dir.path(), own).unwrap();
+        let receipts =
+            Receipts::open(Arc::new(disk::RealDisk), dir.path(), own, SystemClock::shared())
+                .unwrap();
         receipts.connect(source.folders.clone(), BTreeMap::new());
         receipts
     };
