@@ -3,7 +3,7 @@
 //! Pins are in memory only. The blocks of work that was in progress when a
 //! process died are garbage, unless the work has set a partial root.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use types::Cid;
@@ -13,7 +13,8 @@ use crate::sync::Mutex;
 #[derive(Debug, Default)]
 struct Table {
     next: u64,
-    pins: HashMap<u64, Vec<Cid>>,
+    /// By number: a collection walks over them in this order.
+    pins: BTreeMap<u64, Vec<Cid>>,
 }
 
 /// All pins of a store.

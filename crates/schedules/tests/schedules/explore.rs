@@ -7,7 +7,10 @@ use std::sync::{Arc, Mutex};
 use disk::sim::{Power, SimDisk};
 use disk::{Call, ObservedDisk, Observer};
 use plain::BlockRead as _;
-use shuttle::scheduler::{PctScheduler, RandomScheduler, ReplayScheduler, Scheduler};
+use shuttle::scheduler::{
+    PctScheduler, RandomScheduler, ReplayScheduler, Scheduler,
+    UncontrolledNondeterminismCheckScheduler,
+};
 use shuttle::sync::atomic::{AtomicBool, Ordering};
 use shuttle::{Config, MaxSteps, Runner};
 use store::{PackStore, StoreOptions};
@@ -19,6 +22,8 @@ use crate::turns::Turns;
 /// Number of schedules of a program, unless `ARCHIVIST_SCHEDULES` says otherwise: half of
 /// them of [`Turns`], which finds most faults, and a quarter of each other scheduler.
 const SCHEDULES: usize = 3000;
+/// Number of schedules that run twice, to see that they are the same.
+const REPEATED: usize = 50;
 /// Number of switches of a PCT schedule, plus one.
 const DEPTH: usize = 4;
 /// Seed of the schedules, unless `ARCHIVIST_SEED` says otherwise.
@@ -43,6 +48,9 @@ pub(crate) fn explore(program: impl Fn() + Send + Sync + 'static) {
         run(ReplayScheduler::new_from_encoded(schedule.trim()), program);
         return;
     }
+    // A schedule runs again only if nothing else decides what the threads do.
+    let random = RandomScheduler::new_from_seed(SEED, REPEATED);
+    run(UncontrolledNondeterminismCheckScheduler::new(random), program.clone());
     let quarter = number("ARCHIVIST_SCHEDULES", SCHEDULES).div_ceil(4);
     let seed = number("ARCHIVIST_SEED", SEED);
     run(RandomScheduler::new_from_seed(seed, quarter), program.clone());
