@@ -11,7 +11,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use disk::{AtomicWrite, Disk, FileError, read_file, write_atomic};
+use disk::{AtomicWrite, Disk, FileError, RealDisk, read_file, write_atomic};
 use manifest::SignatureError;
 use net::{Keypair, PeerId};
 use parking_lot::Mutex;
@@ -83,6 +83,20 @@ pub struct ConfirmedSnapshot {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("cannot read the receipts that this backup server has signed: {0}")]
 pub struct ReceiptsUnreadable(String);
+
+/// Returns the snapshots that were confirmed last, for each source and folder, of the backup
+/// server with this data directory and key. For commands without a running instance. Blocks the
+/// thread.
+///
+/// # Errors
+///
+/// Returns [`ReceiptsUnreadable`] if the signed receipts cannot be read.
+pub fn confirmed_in(
+    data_dir: &Path,
+    keypair: Keypair,
+) -> Result<Vec<ConfirmedSnapshot>, ReceiptsUnreadable> {
+    IssuedReceipts::new(Arc::new(RealDisk), data_dir, keypair).confirmed()
+}
 
 /// The file of a chain.
 #[derive(Default, Serialize, Deserialize)]

@@ -21,7 +21,7 @@ mod status_registry;
 
 pub use accept::{AcceptError, Accepted, AcceptedFolder};
 pub use daemon::{BackupDaemon, BackupHandle, BackupOptions, BackupStartError};
-pub use issued_receipts::{ConfirmedSnapshot, ReceiptsUnreadable};
+pub use issued_receipts::{ConfirmedSnapshot, ReceiptsUnreadable, confirmed_in};
 pub use offered::{list_offered, remote_snapshot};
 pub use settings::BackupSettings;
 pub use state_file::STATE_FILE_NAME;

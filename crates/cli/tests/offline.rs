@@ -12,7 +12,7 @@ use std::path::Path;
 
 use common::kept::{PEER, Thing, commit, open};
 use common::{Home, noise, run};
-use serde_json::json;
+use serde_json::{Value, json};
 
 const HOSTILE: &[u8] = b"red\x1b[31m\n\xff";
 
@@ -316,4 +316,34 @@ fn a_manifest_is_printed_whole() {
     let other = "bafkr4igxjga67jykbseaxdmmdgc5a5o3zp3htom2l6mrjznk7fvyggu6eq";
     let ran = run(home.path(), ["manifest", "show", other]);
     assert_eq!((ran.code, ran.out.as_str()), (Some(1), ""), "{ran:?}");
+}
+
+#[test]
+fn stored_data_is_compressed_without_an_instance() {
+    let home = Home::new("");
+    home.init();
+    // More than an eighth of a pack: a smaller open pack is not recompressed.
+    let text: Vec<u8> = (0..3_000_000_u32).flat_map(|n| format!("{n}\n").into_bytes()).collect();
+    let id = commit(
+        home.path(),
+        "docs",
+        1,
+        "2026-11-22T10:00:00Z",
+        &[(b"text", Thing::File(text.clone()))],
+    );
+    let report = run(home.path(), ["prune", "--json"]).json();
+    assert_eq!(report["recompressed"], Value::Null);
+    let ran = run(home.path(), ["prune", "--recompress", "--json"]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let done = ran.json()["recompressed"].clone();
+    assert_eq!((&done["packs"], &done["problems"]), (&json!(1), &json!([])), "{done}");
+    let [before, after] = ["before_bytes", "after_bytes"].map(|name| done[name].as_u64().unwrap());
+    assert!(before as usize > text.len() && after < before / 2, "{done}");
+    let ran = run(home.path(), ["prune", "--recompress"]);
+    assert!(ran.out.contains("0 packs compressed"), "{ran:?}");
+    let target = home.path().join("target");
+    let id = id.id.to_string();
+    let ran = run(home.path(), ["restore", &id, "--target", target.to_str().unwrap()]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert!(std::fs::read(target.join("text")).unwrap() == text);
 }

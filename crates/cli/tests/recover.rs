@@ -8,7 +8,7 @@ mod common;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::kept::{Thing, commit, open};
+use common::kept::{PEER, Thing, commit, open};
 use common::{Home, noise, run};
 use serde_json::{Value, json};
 use snapshots::SnapshotStore;
@@ -247,4 +247,44 @@ fn roots_are_not_accepted_while_a_pack_is_missing() {
     daemon.terminate();
     assert_eq!(run(home.path(), ["snapshots"]).code, Some(0));
     assert!(packs(home.path(), "d-").is_empty());
+}
+
+#[test]
+fn roots_are_accepted_without_an_instance_only_if_nothing_is_lost() {
+    let (home, ids) = kept();
+    lose_roots(home.path());
+    let ran = run(home.path(), ["prune"]);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    // Three snapshots are in the packs and not in the list.
+    let ran = run(home.path(), ["prune", "--accept-roots"]);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    for part in ["3 snapshots are stored but not listed", "recover --yes", "--discard"] {
+        assert!(ran.err.contains(part), "{part}: {ran:?}");
+    }
+    assert_eq!(run(home.path(), ["recover", "--yes"]).code, Some(0));
+    let before = listed(&home);
+    // The receipts that were signed are read, too.
+    let issued = home.path().join("data/issued-receipts");
+    fs::create_dir(&issued).unwrap();
+    fs::write(issued.join(format!("{PEER}.docs.json")), "damaged").unwrap();
+    let ran = run(home.path(), ["prune", "--accept-roots"]);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert!(ran.err.contains("docs.json is damaged"), "{ran:?}");
+    fs::remove_dir_all(&issued).unwrap();
+    let ran = run(home.path(), ["prune", "--accept-roots", "--json"]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert_eq!(ran.json()["not_collected"], Value::Null);
+    assert_eq!(listed(&home), before);
+    assert_eq!(run(home.path(), ["verify", "--full"]).code, Some(0));
+    // The roots are complete again: space is freed without a confirmation.
+    assert_eq!(run(home.path(), ["prune"]).code, Some(0));
+
+    // The owner can discard what is not listed.
+    lose_roots(home.path());
+    assert_eq!(run(home.path(), ["recover", &ids[2], "--yes"]).code, Some(0));
+    let ran = run(home.path(), ["prune", "--accept-roots", "--discard", "--json"]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert_eq!(listed(&home).as_array().unwrap().len(), 1);
+    let found = run(home.path(), ["recover", "--json"]).json();
+    assert_eq!(states(&found), [(ids[2].clone(), "known".to_owned())]);
 }

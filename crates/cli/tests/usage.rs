@@ -65,8 +65,6 @@ fn what_needs_an_instance_ends_with_three_where_none_runs() {
         &["pair", "1234"],
         &["folder", "confirm", "docs"],
         &["verify", "--repair"],
-        &["prune", "--recompress"],
-        &["prune", "--accept-roots"],
         &["source", "accept", "x"],
         &["ui"],
         &["peers"],

@@ -45,7 +45,7 @@ impl DataDir<'_> {
     }
 
     /// Returns the identity, or `None` if there is none.
-    fn identity(&self) -> Result<Option<Keypair>, StartError> {
+    pub(crate) fn identity(&self) -> Result<Option<Keypair>, StartError> {
         let key = self.key();
         // Only "not found" means that there is none.
         match std::fs::symlink_metadata(&key) {

@@ -65,7 +65,7 @@ pub use journal::Journal;
 pub use last_verification::LastVerificationFile;
 pub use local_blocks::{InPlace, LocalBlocks, OpenInPlace};
 pub use log_level::{LogLevel, filter};
-pub use maintenance::{check_complete, prune, prune_in, start_verify};
+pub use maintenance::{check_complete, check_complete_in, prune, prune_in, start_verify};
 pub use names::{UnknownName, check_name, folder_names, source_names, unknown_name};
 pub use net::PeerId;
 pub use options::listen_addresses;
@@ -75,7 +75,9 @@ pub use receipts::{
     Receipts, StoredReceipt, read_receipts,
 };
 pub use recent_log::{RecentLog, lines as recent_log_lines};
-pub use recovery::{RecoverError, check_nothing_lost, recover, recover_in, search_in};
+pub use recovery::{
+    RecoverError, check_nothing_lost, check_nothing_lost_in, recover, recover_in, search_in,
+};
 pub use removed::RemovedFolders;
 pub use restore_job::{RestoreJob, start_restore};
 pub use restores::{Restores, restore_model};

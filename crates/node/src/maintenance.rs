@@ -11,10 +11,8 @@ use jiff::Timestamp;
 use net::PeerId;
 use protocols::SessionPool;
 use pull::{PullProgress, Puller};
-use snapshots::{
-    PruneOptions, SnapshotError, SnapshotStore, SuspendedFolder, VerifyProgress, VerifyReport,
-};
-use store::RecompressEnd;
+use snapshots::{PruneOptions, SnapshotStore, SuspendedFolder, VerifyProgress, VerifyReport};
+use store::{PackStore, RecompressEnd, RecompressReport};
 use tokio_util::sync::CancellationToken;
 
 use types::with_causes;
@@ -157,10 +155,21 @@ async fn repair(services: &Services, report: &VerifyReport) -> Result<u64, Strin
 /// Returns a message with the number of incomplete ones, and the remedy.
 pub async fn check_complete(services: &Services) -> Result<(), String> {
     let (snapshots, stop) = (services.snapshots.clone(), services.stop_token());
-    let work = tokio::task::spawn_blocking(move || {
-        snapshots::verify(&snapshots, false, &VerifyProgress::default(), &stop)
-    });
-    let report = work.await.map_err(|error| error.to_string())?;
+    let work = tokio::task::spawn_blocking(move || check_complete_in(&snapshots, &stop));
+    work.await.map_err(|error| error.to_string())?
+}
+
+/// Same as [`check_complete`], in the store of an instance that is not running. Blocks the
+/// thread.
+///
+/// # Errors
+///
+/// Same as [`check_complete`].
+pub fn check_complete_in(
+    snapshots: &SnapshotStore,
+    stop: &CancellationToken,
+) -> Result<(), String> {
+    let report = snapshots::verify(snapshots, false, &VerifyProgress::default(), stop);
     let report = report.map_err(|error| with_causes(&error))?;
     if report.is_ok() {
         return Ok(());
@@ -205,19 +214,26 @@ async fn recompress_all(services: &Services) -> Result<Recompressed, String> {
         let store = services.store.clone();
         let done = recompress(store, RECOMPRESS_STEP, move || stop.is_cancelled()).await?;
         recompression::log(&done);
-        all.packs += done.rewritten_packs;
-        all.before_bytes += done.before_bytes;
-        all.after_bytes += done.after_bytes;
-        all.problems.extend(done.damaged);
-        let problem = match done.end {
-            RecompressEnd::Budget => continue,
-            RecompressEnd::Done => None,
-            RecompressEnd::Stopped => Some("the instance is stopping"),
-            RecompressEnd::Full => Some("the disk has no space for a new pack beside the old one"),
-        };
-        all.problems.extend(problem.map(str::to_owned));
-        return Ok(all);
+        if !add_recompressed(&mut all, done) {
+            return Ok(all);
+        }
     }
+}
+
+/// Adds the result of one step to that of all. Returns true if there are more steps.
+fn add_recompressed(all: &mut Recompressed, step: RecompressReport) -> bool {
+    all.packs += step.rewritten_packs;
+    all.before_bytes += step.before_bytes;
+    all.after_bytes += step.after_bytes;
+    all.problems.extend(step.damaged);
+    let problem = match step.end {
+        RecompressEnd::Budget => return true,
+        RecompressEnd::Done => None,
+        RecompressEnd::Stopped => Some("the instance is stopping"),
+        RecompressEnd::Full => Some("the disk has no space for a new pack beside the old one"),
+    };
+    all.problems.extend(problem.map(str::to_owned));
+    false
 }
 
 /// Same as [`prune`], for the retention task: if no snapshot is removed, blocks
@@ -254,24 +270,31 @@ async fn run_prune(
     Ok(report)
 }
 
-/// Removes the snapshots that no rule keeps and frees the blocks that nothing needs, in
-/// the store of an instance that is not running. Blocks.
+/// Same as [`prune`], in the store of an instance that is not running. Blocks the thread.
+/// Accepts the root records without a check if the request wants that: the caller has called
+/// [`check_complete_in`] and [`check_nothing_lost_in`](crate::check_nothing_lost_in).
 ///
 /// # Errors
 ///
-/// Returns [`SnapshotError`] if the snapshots cannot be read.
+/// Same as [`prune`].
 pub fn prune_in(
+    packs: &PackStore,
     snapshots: &SnapshotStore,
     keep: &Keep,
-    dry_run: bool,
-) -> Result<PruneReport, SnapshotError> {
-    let options = PruneOptions {
-        dry_run,
-        always_collect: true,
-        accept_roots: false,
-        stop: CancellationToken::new(),
-    };
-    snapshots::prune(snapshots, keep, Timestamp::now(), &options).map(prune_report)
+    request: PruneRequest,
+) -> Result<PruneReport, String> {
+    let PruneRequest { dry_run, accept_roots, discard: _, recompress } = request;
+    let stop = CancellationToken::new();
+    let options = PruneOptions { dry_run, always_collect: true, accept_roots, stop };
+    let done = snapshots::prune(snapshots, keep, Timestamp::now(), &options);
+    let mut report = prune_report(done.map_err(|error| with_causes(&error))?);
+    if recompress && !dry_run {
+        let mut all = Recompressed::default();
+        let step = || packs.recompress(u64::MAX, &|| false).map_err(|error| with_causes(&error));
+        while add_recompressed(&mut all, step()?) {}
+        report.recompressed = Some(all);
+    }
+    Ok(report)
 }
 
 /// Returns the result of a prune in the form of the API.

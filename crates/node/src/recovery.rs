@@ -2,6 +2,8 @@
 //! for the command line: the selection, the report, and the check before the remaining
 //! roots are accepted.
 
+use std::path::Path;
+
 use api::{RecoverReport, RecoverRequest};
 use backup::{ConfirmedSnapshot, ReceiptsUnreadable};
 use config::Config;
@@ -9,10 +11,11 @@ use protocols::Confirmation;
 use snapshots::{
     FoundState, RecoveryReport, Snapshot, SnapshotReader, SnapshotStore, VerifyProgress, find_lost,
 };
-use store::{BlockWrite, NodeScan, Pin};
+use store::{BlockWrite, NodeScan, PackStore, Pin};
 use tokio_util::sync::CancellationToken;
 use types::{Cid, with_causes};
 
+use crate::data_dir::DataDir;
 use crate::names::source_name;
 use crate::services::Services;
 use crate::snapshot_selector::snapshot_model;
@@ -273,16 +276,48 @@ fn problems(found: &RecoveryReport) -> Vec<String> {
 pub async fn check_nothing_lost(services: &Services) -> Result<(), String> {
     let (store, snapshots) = (services.store.clone(), services.snapshots.clone());
     let (backup, stop) = (services.backup_daemon.clone(), services.stop_token());
+    let config = services.settings.get();
     let work = tokio::task::spawn_blocking(move || {
         // Before the search, which then finds what was confirmed.
         let confirmed = backup.confirmed();
-        let pin = store.pin();
-        let found = find_lost(&snapshots, &*store, Some(&pin), &VerifyProgress::default(), &stop);
-        (found, confirmed)
+        nothing_lost(&store, &snapshots, confirmed, &config, &stop)
     });
-    let (found, confirmed) = work.await.map_err(|error| error.to_string())?;
+    work.await.map_err(|error| error.to_string())?
+}
+
+/// Same as [`check_nothing_lost`], in the store of an instance that is not running, whose data
+/// is in `data_dir`. Blocks the thread.
+///
+/// # Errors
+///
+/// Same as [`check_nothing_lost`].
+pub fn check_nothing_lost_in(
+    data_dir: &Path,
+    packs: &PackStore,
+    snapshots: &SnapshotStore,
+    config: &Config,
+    stop: &CancellationToken,
+) -> Result<(), String> {
+    let identity = DataDir(data_dir).identity().map_err(|error| with_causes(&error))?;
+    let confirmed = match identity {
+        Some(identity) => backup::confirmed_in(data_dir, identity),
+        // Without an identity, nothing was ever confirmed.
+        None => Ok(Vec::new()),
+    };
+    nothing_lost(packs, snapshots, confirmed, config, stop)
+}
+
+fn nothing_lost(
+    packs: &PackStore,
+    snapshots: &SnapshotStore,
+    confirmed: Result<Vec<ConfirmedSnapshot>, ReceiptsUnreadable>,
+    config: &Config,
+    stop: &CancellationToken,
+) -> Result<(), String> {
+    let pin = packs.pin();
+    let found = find_lost(snapshots, packs, Some(&pin), &VerifyProgress::default(), stop);
     let found = found.map_err(|error| with_causes(&error))?;
-    refuse_lost(&found, confirmed, &services.settings.get())
+    refuse_lost(&found, confirmed, config)
 }
 
 fn refuse_lost(

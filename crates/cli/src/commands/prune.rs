@@ -1,7 +1,9 @@
 //! `archivist prune`
 
-use anyhow::{Result, bail};
+use anyhow::{Error, Result, bail};
 use api::{PruneReport, PruneRequest};
+
+use tokio_util::sync::CancellationToken;
 
 use crate::context::{Context, block_on};
 use crate::exit::End;
@@ -13,7 +15,7 @@ use crate::output::{Align, Out, Progress, Table, Unit, count, local_time, print_
 ///
 /// A running instance does this automatically from time to time. The newest snapshot
 /// of each folder is always kept. Works with and without a running instance, also on a
-/// full disk; --accept-roots and --recompress need one.
+/// full disk.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  archivist prune --dry-run")]
 pub(crate) struct Prune {
@@ -45,24 +47,33 @@ impl Prune {
         let Some(store) = WritableStore::open(context)? else {
             return Ok(PruneReport { dry_run: self.dry_run, ..PruneReport::default() });
         };
-        let keep = &store.config.backup_server.keep;
-        Ok(node::prune_in(&store.snapshots, keep, self.dry_run)?)
+        let WritableStore { packs, snapshots, config } = &store;
+        if self.accept_roots {
+            let never = CancellationToken::new();
+            node::check_complete_in(snapshots, &never).map_err(Error::msg)?;
+            if !self.discard {
+                let data_dir = context.paths.data_dir();
+                node::check_nothing_lost_in(data_dir, packs, snapshots, config, &never)
+                    .map_err(Error::msg)?;
+            }
+        }
+        let keep = &config.backup_server.keep;
+        node::prune_in(packs, snapshots, keep, self.request()).map_err(Error::msg)
     }
 
-    pub(crate) fn run(&self, context: &Context) -> Result<()> {
-        let client = match self.accept_roots || self.recompress {
-            true => Some(context.need_instance("`archivist prune` with this option")?),
-            false => context.instance()?,
-        };
-        let body = PruneRequest {
+    fn request(&self) -> PruneRequest {
+        PruneRequest {
             dry_run: self.dry_run,
             accept_roots: self.accept_roots,
             discard: self.discard,
             recompress: self.recompress,
-        };
+        }
+    }
+
+    pub(crate) fn run(&self, context: &Context) -> Result<()> {
         let progress = Progress::new(Unit::Bytes, "pruning");
-        let report = match client {
-            Some(client) => block_on(async { Ok(client.post("/prune", &body).await?) }),
+        let report = match context.instance()? {
+            Some(client) => block_on(async { Ok(client.post("/prune", &self.request()).await?) }),
             None => self.offline(context),
         };
         progress.end();
