@@ -149,6 +149,6 @@ pub struct VerifyProblem {
     pub cid: Cid,
     /// Description of the problem.
     pub reason: String,
-    /// Snapshots (by id) and data items (by CID) that need the block.
+    /// Snapshots (by id), paths of files and data items (by CID) that need the block.
     pub concerns: Vec<String>,
 }

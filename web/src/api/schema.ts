@@ -1978,7 +1978,7 @@ export interface components {
         VerifyProblem: {
             /** @description CID of the block. */
             cid: string;
-            /** @description Snapshots (by id) and data items (by CID) that need the block. */
+            /** @description Snapshots (by id), paths of files and data items (by CID) that need the block. */
             concerns: string[];
             /** @description Description of the problem. */
             reason: string;

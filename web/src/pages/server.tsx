@@ -299,7 +299,7 @@ function VerifyEnd({
           <Id id={problem.cid} what="the block's CID" />
           <Text size="sm">{problem.reason}</Text>
           <Text size="sm" c="dimmed">
-            affects {counted(problem.concerns.length, ...CHECKED)}
+            needed by <FileName name={problem.concerns.join(", ")} />
           </Text>
         </Group>
       ))}
