@@ -7,7 +7,7 @@
 //! Invariants: the daemon needs only the store and the settings to start; a slow, dead or hostile
 //! source does not delay the others; settings apply while the daemon runs.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -152,7 +152,7 @@ impl BackupDaemon {
             clock: clock.clone(),
             links: links.clone(),
             settings,
-            running: HashMap::new(),
+            running: BTreeMap::new(),
             ending: Vec::new(),
             tasks: JoinSet::new(),
             stop: stop.clone(),

@@ -1,6 +1,6 @@
 //! Starts and ends the task of each source according to the settings.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use config::SourcePeer;
@@ -25,7 +25,7 @@ use crate::status_registry::StatusRegistry;
 /// Maximum number of requests that wait for the task of a source.
 const REQUESTS_MAX: usize = 16;
 
-pub(crate) type Links = Arc<Mutex<HashMap<String, Link>>>;
+pub(crate) type Links = Arc<Mutex<BTreeMap<String, Link>>>;
 
 /// The channels to the task of a source.
 #[derive(Clone, Debug)]
@@ -45,7 +45,7 @@ pub(crate) struct Manager {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) links: Links,
     pub(crate) settings: watch::Receiver<BackupSettings>,
-    pub(crate) running: HashMap<String, RunningTask>,
+    pub(crate) running: BTreeMap<String, RunningTask>,
     /// The tasks that are stopping, with the peer ids of their sources. The next task for the same
     /// peer waits for their end.
     pub(crate) ending: Vec<(PeerId, CancellationToken)>,

@@ -338,7 +338,7 @@ fn stored_data_is_compressed_without_an_instance() {
     let done = ran.json()["recompressed"].clone();
     assert_eq!((&done["packs"], &done["problems"]), (&json!(1), &json!([])), "{done}");
     let [before, after] = ["before_bytes", "after_bytes"].map(|name| done[name].as_u64().unwrap());
-    assert!(before as usize > text.len() && after < before / 2, "{done}");
+    assert!(before > text.len() as u64 && after < before / 2, "{done}");
     let ran = run(home.path(), ["prune", "--recompress"]);
     assert!(ran.out.contains("0 packs compressed"), "{ran:?}");
     let target = home.path().join("target");

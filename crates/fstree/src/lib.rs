@@ -28,6 +28,8 @@ mod error;
 mod ground;
 mod owners;
 mod resolution;
+#[cfg(feature = "sim")]
+pub mod sim;
 mod source;
 
 #[cfg(target_os = "linux")]

@@ -29,6 +29,8 @@ mod trigger;
 pub use blocking::{Panicked, blocking};
 pub use clock::{Clock, SystemClock};
 pub use exchange::ExchangeError;
+#[cfg(feature = "sim")]
+pub use notify::SimulatedTrigger;
 pub use notify::{
     BackupNowError, BackupNowReport, BackupService, BackupServiceOptions, NotifiedManifest,
     NotifySettings, NotifyState, NotifyStep, Register, RegisterError, StepReport, TriggerError,

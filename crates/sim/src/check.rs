@@ -78,11 +78,23 @@ pub(crate) fn read_files(store: &Arc<dyn BlockRead>, manifest: Cid) -> Result<()
     Ok(())
 }
 
-/// Compares the snapshots of a backup server with the model: each is complete and equal to
-/// what the source published, they follow each other, and every confirmed one is there.
+/// Compares the snapshots of a backup server with the models: each is complete and equal to
+/// what its source published, they follow each other, and every confirmed one is there.
 /// Reads all blocks of the confirmed snapshots.
-pub(crate) fn snapshots(snapshots: &SnapshotStore, model: &Model) -> Result<(), String> {
-    let listing = snapshots.list().map_err(|error| with_causes(&error))?;
+pub(crate) fn snapshots(snapshots: &SnapshotStore, models: &[Model]) -> Result<(), String> {
+    let missing = store::check::missing_blocks(&**snapshots.store());
+    let missing = missing.map_err(|error| with_causes(&error))?;
+    if !missing.is_empty() {
+        return Err(format!("blocks are missing: {missing:?}"));
+    }
+    for model in models {
+        of_source(snapshots, model).map_err(|error| format!("{}: {error}", model.name))?;
+    }
+    Ok(())
+}
+
+fn of_source(snapshots: &SnapshotStore, model: &Model) -> Result<(), String> {
+    let listing = snapshots.list_of(&model.source, None).map_err(|error| with_causes(&error))?;
     if let Some(damaged) = listing.damaged.first() {
         return Err(format!("the record of {} cannot be read: {}", damaged.root, damaged.reason));
     }
@@ -95,11 +107,6 @@ pub(crate) fn snapshots(snapshots: &SnapshotStore, model: &Model) -> Result<(), 
         last = sequence;
         one(snapshots.store(), snapshot, model)
             .map_err(|error| format!("snapshot {sequence}: {error}"))?;
-    }
-    let missing = store::check::missing_blocks(&**snapshots.store());
-    let missing = missing.map_err(|error| with_causes(&error))?;
-    if !missing.is_empty() {
-        return Err(format!("blocks are missing: {missing:?}"));
     }
     let store: Arc<dyn BlockRead> = snapshots.store().clone();
     for (sequence, cid) in model.owed() {
@@ -134,7 +141,11 @@ fn one(store: &Arc<dyn BlockStore>, snapshot: &Snapshot, model: &Model) -> Resul
 }
 
 /// Checks what a power cut would leave of the backup server at this moment.
-pub(crate) fn after_power_cut(disk: &SimDisk, power: Power, model: &Model) -> Result<(), String> {
+pub(crate) fn after_power_cut(
+    disk: &SimDisk,
+    power: Power,
+    models: &[Model],
+) -> Result<(), String> {
     let image = disk.crash(power);
     image.set_capacity(None);
     let opened = PackStore::open_on(Arc::new(image), Path::new(STORE_DIR), &store_options());
@@ -142,5 +153,5 @@ pub(crate) fn after_power_cut(disk: &SimDisk, power: Power, model: &Model) -> Re
     if report.roots_incomplete {
         return Err("records of roots are lost".to_owned());
     }
-    snapshots(&SnapshotStore::new(Arc::new(store)), model)
+    snapshots(&SnapshotStore::new(Arc::new(store)), models)
 }

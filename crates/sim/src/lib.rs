@@ -22,6 +22,7 @@ mod history;
 mod log;
 mod model;
 mod panics;
+mod remote;
 mod server;
 mod source;
 mod tree;

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use net::PeerId;
 use parking_lot::Mutex;
 use protocols::Confirmation;
 use types::{Cid, PublishedManifest};
@@ -22,9 +23,13 @@ pub(crate) struct Published {
     pub(crate) tree: Option<BTreeMap<String, Node>>,
 }
 
-/// The model. Clones share it.
+/// The model of one source and its snapshots. Clones share it.
 #[derive(Clone)]
 pub(crate) struct Model {
+    /// Name of the source in the log.
+    pub(crate) name: &'static str,
+    /// Peer id of the source.
+    pub(crate) source: PeerId,
     state: Arc<Mutex<State>>,
     log: Log,
 }
@@ -38,7 +43,7 @@ struct State {
 }
 
 impl Model {
-    pub(crate) fn new(tree: Tree, log: Log) -> Self {
+    pub(crate) fn new(name: &'static str, source: PeerId, tree: Tree, log: Log) -> Self {
         let state = State {
             tree,
             published: BTreeMap::new(),
@@ -46,7 +51,7 @@ impl Model {
             pruned: BTreeSet::new(),
             failure: None,
         };
-        Self { state: Arc::new(Mutex::new(state)), log }
+        Self { name, source, state: Arc::new(Mutex::new(state)), log }
     }
 
     /// Uses the tree of the source.
@@ -74,7 +79,7 @@ impl Model {
         tree: Result<BTreeMap<String, Node>, String>,
     ) {
         let (sequence, cid) = (published.sequence_number.0, published.manifest_cid);
-        self.log.line("A", format_args!("published {sequence}"));
+        self.log.line(self.name, format_args!("published {sequence}"));
         let mut state = self.state.lock();
         match state.published.get_mut(&sequence) {
             Some(known) if known.cid == cid => {
@@ -88,8 +93,13 @@ impl Model {
             }
             None => {
                 let newest = state.published.last_key_value().map(|(newest, _)| *newest);
-                state.published.insert(sequence, Published { cid, tree: tree.ok() });
+                let published = Published { cid, tree: tree.ok() };
+                let forged = false_deletion(&state, &published);
+                state.published.insert(sequence, published);
                 drop(state);
+                if let Some(path) = forged {
+                    self.fail(format!("manifest {sequence} lacks {path}, which was never removed"));
+                }
                 if newest.is_some_and(|newest| newest > sequence) {
                     self.fail(format!("manifest {sequence} was published after a newer one"));
                 }
@@ -138,7 +148,7 @@ impl Model {
     /// Records a receipt that arrived at the source.
     pub(crate) fn receipt(&self, receipt: &Confirmation) {
         let (sequence, cid) = (receipt.sequence.0, receipt.manifest_cid);
-        self.log.line("A", format_args!("receipt for {sequence}"));
+        self.log.line(self.name, format_args!("receipt for {sequence}"));
         let known = self.manifest(sequence).map(|known| known.cid);
         if known != Some(cid) {
             self.fail(format!("the receipt for {sequence} is for another manifest"));
@@ -169,6 +179,17 @@ impl Model {
         let tree = state.published.get(&sequence).and_then(|known| known.tree.as_ref());
         tree.is_some_and(|tree| tree == state.tree.now())
     }
+}
+
+/// Returns a path that the manifest before has, this one has not, and that was not removed in
+/// between: a deletion that nobody made.
+fn false_deletion(state: &State, published: &Published) -> Option<String> {
+    let (_, before) = state.published.last_key_value()?;
+    let (before, after) = (before.tree.as_ref()?, published.tree.as_ref()?);
+    let is_false = |(path, node): &(&String, &Node)| {
+        !after.contains_key(*path) && !state.tree.was_removed(path, node)
+    };
+    before.iter().find(is_false).map(|(path, _)| path.clone())
 }
 
 /// Reports whether `path` is `dir` or below it.

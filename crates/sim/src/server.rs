@@ -2,6 +2,7 @@
 //! simulated network.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,18 +10,21 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use axum::extract::ConnectInfo;
 use axum::http::Request;
 use axum::http::header::IF_NONE_MATCH;
 use backup::{BackupDaemon, BackupOptions, BackupSettings};
 use config::{Keep, SourcePeer};
 use manifest::{ClientError, ManifestClient, SimulatedExchange};
 use net::sim::{SimNet, SimNode};
-use net::{Access, BlockAnswer, BlockProvider, Keypair, PeerId};
+use net::{Access, BlockAnswer, BlockProvider, Keypair, PeerId, Purposes};
 use parking_lot::Mutex;
+use protocols::{SNAPSHOTS_PROTOCOL, TriggerServer, serve_snapshots};
 use restore::{Blocks, RestoreOptions};
-use snapshots::{PruneOptions, SnapshotStore, VerifyProgress, prune, verify};
+use snapshots::{PruneDecision, PruneOptions, SnapshotStore, VerifyProgress, prune, verify};
 use store::{BlockRead, GcOptions, PackStore, StoreAdmin as _};
 use tokio::sync::watch;
+use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 use types::{Cid, Hash, with_causes};
@@ -42,40 +46,102 @@ pub(crate) struct Server {
     daemon: BackupDaemon,
     snapshots: SnapshotStore,
     store: Arc<PackStore>,
+    trigger: Router,
+    serving: AbortHandle,
 }
 
-/// The manifest server of the running source, if it runs.
+/// A server of the other side, if that side runs.
 pub(crate) type CurrentRouter = Arc<Mutex<Option<Router>>>;
+
+/// A source, as the backup server knows it.
+#[derive(Clone)]
+pub(crate) struct KnownSource {
+    pub(crate) peer: PeerId,
+    /// Its manifest server.
+    pub(crate) router: CurrentRouter,
+    pub(crate) model: Model,
+}
 
 /// Parameters of the backup server, for all its lives.
 #[derive(Clone)]
 pub(crate) struct ServerSetup {
     pub(crate) net: SimNet,
     pub(crate) key: Keypair,
-    pub(crate) source: PeerId,
-    pub(crate) router: CurrentRouter,
+    pub(crate) sources: Vec<KnownSource>,
+    /// True if the backup server learns of changes by polls, short and long; false if it polls
+    /// once an hour, so that triggers must announce them.
+    pub(crate) has_polls: bool,
     pub(crate) clock: SimClock,
-    pub(crate) model: Model,
     pub(crate) log: Log,
     /// Directory of the signed receipts on the simulated disk, and of the state file, on which
     /// nothing depends, on the real one.
     pub(crate) data_dir: PathBuf,
 }
 
-struct NoBlocks;
+impl ServerSetup {
+    /// Returns the models of all sources.
+    pub(crate) fn models(&self) -> Vec<Model> {
+        self.sources.iter().map(|source| source.model.clone()).collect()
+    }
 
-impl BlockProvider for NoBlocks {
-    fn read(&self, _: &PeerId, wanted: &[Cid], _: usize) -> Vec<BlockAnswer> {
-        vec![BlockAnswer::Missing; wanted.len()]
+    /// Fails the seed.
+    fn fail(&self, text: impl Into<String>) {
+        self.sources[0].model.fail(text);
+    }
+
+    fn model_of(&self, source: &PeerId) -> Option<&Model> {
+        self.sources.iter().find(|known| known.peer == *source).map(|known| &known.model)
+    }
+
+    /// Returns the sources in the configuration. The last number of the address is that of the
+    /// source.
+    fn source_peers(&self) -> Vec<SourcePeer> {
+        let peer = |(number, source): (usize, &KnownSource)| SourcePeer {
+            name: format!("laptop {number}").parse().unwrap(),
+            manifest_server_url: format!("http://192.0.2.{number}:8085").parse().unwrap(),
+            peer_id: source.peer,
+            addresses: Vec::new(),
+        };
+        (1..).zip(&self.sources).map(peer).collect()
+    }
+}
+
+/// Serves the blocks of the store to the sources, for their restores.
+struct Provider(Arc<PackStore>);
+
+impl BlockProvider for Provider {
+    fn read(&self, _: &PeerId, wanted: &[Cid], budget: usize) -> Vec<BlockAnswer> {
+        let (mut answers, mut len) = (Vec::new(), 0);
+        for cid in wanted {
+            let answer = match self.0.get_encoded(cid) {
+                Ok(Some(block)) => {
+                    len += block.payload().len();
+                    BlockAnswer::Block(block)
+                }
+                Ok(None) | Err(_) => BlockAnswer::Missing,
+            };
+            if len > budget && !answers.is_empty() {
+                break;
+            }
+            answers.push(answer);
+        }
+        answers
     }
 }
 
 /// Carries requests for manifests over the simulated network.
 fn exchange(setup: &ServerSetup) -> SimulatedExchange {
-    let (net, router) = (setup.net.clone(), setup.router.clone());
-    let (own, source) = (setup.key.public().to_peer_id(), setup.source);
-    SimulatedExchange(Arc::new(move |url, etag| {
-        let (net, router) = (net.clone(), router.clone());
+    let (net, sources, has_polls) = (setup.net.clone(), setup.sources.clone(), setup.has_polls);
+    let own = setup.key.public().to_peer_id();
+    SimulatedExchange(Arc::new(move |mut url, etag| {
+        let net = net.clone();
+        let number = url.host_str().and_then(|host| host.rsplit('.').next()?.parse().ok());
+        let known = sources[number.unwrap_or(1_usize) - 1].clone();
+        let (source, router) = (known.peer, known.router);
+        if !has_polls {
+            // As a source that does not know long polls.
+            url.set_query(None);
+        }
         Box::pin(async move {
             let broken = || ClientError::Timeout { url: url.clone(), after: Duration::ZERO };
             if !net.cross(own, source).await {
@@ -105,23 +171,30 @@ impl Server {
         let opened = PackStore::open_on(shared.clone(), Path::new(STORE_DIR), &store_options());
         let (store, report) = opened.map_err(|error| with_causes(&error))?;
         if report.roots_incomplete {
-            setup.model.fail("records of roots are lost");
+            setup.fail("records of roots are lost");
         }
         let store = Arc::new(store);
         let snapshots = SnapshotStore::new(store.clone());
-        let node = setup.net.join(setup.key.clone(), Arc::new(NoBlocks), Access::new(), &[]);
-        let source = SourcePeer {
-            name: "laptop".parse().unwrap(),
-            manifest_server_url: "http://192.0.2.1:8085".parse().unwrap(),
-            peer_id: setup.source,
-            addresses: Vec::new(),
-        };
+        let access = Access::new();
+        for source in &setup.sources {
+            access.set(source.peer, Purposes::BLOCKS | Purposes::RESTORE);
+        }
+        let provider = Arc::new(Provider(store.clone()));
+        let node =
+            setup.net.join(setup.key.clone(), provider, access.clone(), &[SNAPSHOTS_PROTOCOL]);
+        let serving = serve_snapshots(
+            node.accept(&SNAPSHOTS_PROTOCOL).unwrap(),
+            move |peer| access.allows(peer, Purposes::RESTORE),
+            backup::list_offered(snapshots.clone()),
+        );
+        let serving = tokio::spawn(serving).abort_handle();
+        let poll_interval = Duration::from_secs(if setup.has_polls { 30 } else { 3600 });
         let settings = BackupSettings {
             enabled: true,
-            poll_interval: Duration::from_secs(30),
+            poll_interval,
             max_concurrent_downloads: 3,
             max_retries: 3,
-            sources: vec![source],
+            sources: setup.source_peers(),
         };
         let (_, settings) = watch::channel(settings);
         let options = BackupOptions {
@@ -134,8 +207,23 @@ impl Server {
         };
         let client = ManifestClient::simulated(exchange(setup)).unwrap();
         let daemon = BackupDaemon::start_with(options, client, shared).await;
-        let daemon = daemon.map_err(|error| with_causes(&error))?;
-        Ok(Self { disk, node, daemon, snapshots, store })
+        let daemon = match daemon {
+            Ok(daemon) => daemon,
+            Err(error) => {
+                serving.abort();
+                return Err(with_causes(&error));
+            }
+        };
+        let handle = daemon.handle();
+        let (_, sources) = watch::channel(setup.source_peers());
+        let trigger = TriggerServer::new(Arc::new(move || handle.poll_now()), sources).router();
+        Ok(Self { disk, node, daemon, snapshots, store, trigger, serving })
+    }
+
+    /// Returns the trigger server, as source `number`, from 1 on, reaches it.
+    pub(crate) fn trigger(&self, number: u8) -> Router {
+        let address = SocketAddr::from(([192, 0, 2, number], 1));
+        self.trigger.clone().layer(axum::Extension(ConnectInfo(address)))
     }
 
     /// Polls the source now.
@@ -144,8 +232,8 @@ impl Server {
     }
 
     /// Compares the store with the model.
-    pub(crate) fn check(&self, model: &Model) -> Result<(), String> {
-        snapshots(&self.snapshots, model)
+    pub(crate) fn check(&self, setup: &ServerSetup) -> Result<(), String> {
+        snapshots(&self.snapshots, &setup.models())
     }
 
     /// Returns a summary of the daemon's status, for the log.
@@ -195,21 +283,29 @@ impl Server {
         let now = protocols::Clock::now(&setup.clock);
         // From here on the model does not expect them, even if the process dies meanwhile.
         let Ok(plan) = prune(&self.snapshots, &keep, now, &options) else { return };
-        let removed: Vec<u64> =
-            plan.removed.iter().map(|decision| decision.snapshot.record.sequence.0).collect();
-        let all = plan.kept.iter().chain(&plan.removed).map(|decision| &decision.snapshot.record);
-        let newest = all.max_by_key(|record| record.order).map(|record| record.sequence.0);
-        if newest.is_some_and(|newest| removed.contains(&newest)) {
-            setup.model.fail("retention removes the newest snapshot");
+        let mut all_removed = Vec::new();
+        for model in setup.models() {
+            let of_source = |decisions: &[PruneDecision]| -> Vec<(u64, u64)> {
+                let records = decisions.iter().map(|decision| &decision.snapshot.record);
+                let own = records.filter(|record| record.source == model.source);
+                own.map(|record| (record.order, record.sequence.0)).collect()
+            };
+            let removed = of_source(&plan.removed);
+            let newest = of_source(&plan.kept).into_iter().chain(removed.clone()).max();
+            if newest.is_some_and(|newest| removed.contains(&newest)) {
+                setup.fail("retention removes the newest snapshot");
+            }
+            let removed: Vec<u64> = removed.into_iter().map(|(_, sequence)| sequence).collect();
+            model.prunes(removed.iter().copied());
+            all_removed.push(removed);
         }
-        setup.model.prunes(removed.iter().copied());
         options.dry_run = false;
         let result = prune(&self.snapshots, &keep, now, &options);
         let end = match result {
             Ok(report) => format!("{} removed", report.removed.len()),
             Err(error) => with_causes(&error),
         };
-        setup.log.line("B", format_args!("pruned {removed:?}: {end}"));
+        setup.log.line("B", format_args!("pruned {all_removed:?}: {end}"));
     }
 
     /// Verifies all snapshots. None may be reported as incomplete.
@@ -220,7 +316,7 @@ impl Server {
                 // A block that cannot be read is reported, and may be intact.
                 let is_certain = !self.disk.sim().is_dead() && !self.disk.fails_reads();
                 if !report.is_ok() && is_certain {
-                    setup.model.fail(format!("verify reports damage: {:?}", report.problems));
+                    setup.fail(format!("verify reports damage: {:?}", report.problems));
                 }
                 format!("verified {} snapshots", report.snapshots)
             }
@@ -245,6 +341,7 @@ impl Server {
             return Ok(());
         };
         let sequence = snapshot.record.sequence.0;
+        let model = setup.model_of(&snapshot.record.source).ok_or("a snapshot of a stranger")?;
         let readable: Arc<dyn BlockRead> = self.store.clone();
         let blocks: Arc<dyn Blocks> = Arc::new(readable);
         let options = RestoreOptions { workers: 1, ..RestoreOptions::default() };
@@ -254,7 +351,7 @@ impl Server {
         match restored {
             Ok(report) if report.is_complete() => {
                 setup.log.line("B", format_args!("restored {sequence}"));
-                let tree = setup.model.manifest(sequence).and_then(|known| known.tree);
+                let tree = model.manifest(sequence).and_then(|known| known.tree);
                 match tree {
                     Some(tree) if tree != directory(target)? => {
                         Err(format!("the restored snapshot {sequence} is another tree"))
@@ -276,8 +373,14 @@ impl Server {
     }
 }
 
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
 /// Returns the tree in a directory.
-fn directory(root: &Path) -> Result<BTreeMap<String, Node>, String> {
+pub(crate) fn directory(root: &Path) -> Result<BTreeMap<String, Node>, String> {
     let mut tree = BTreeMap::new();
     let mut dirs = vec![root.to_owned()];
     let failed = |error: std::io::Error| format!("cannot read a restored tree: {error}");

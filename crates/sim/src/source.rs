@@ -1,21 +1,24 @@
 //! One life of the source: its store and index on a simulated disk, the real scanner without
 //! threads, the manifest server without a socket, and the block server.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::ConnectInfo;
+use axum::http::Request;
 use manifest::{ManifestRegistry, ManifestServer, SeenClients};
 use net::sim::{SimNet, SimNode};
 use net::{Access, BlockAnswer, BlockProvider, Keypair, PeerId, Purposes};
 use node::{LocalBlocks, Receipts, WatchedFiles};
 use parking_lot::Mutex;
 use protocols::{
-    OnReceipt, PATCH_PROTOCOL, RECEIPT_PROTOCOL, ReceiptAnswer, serve_patches, serve_receipts,
+    BackupService, BackupServiceOptions, NotifySettings, OnReceipt, PATCH_PROTOCOL,
+    RECEIPT_PROTOCOL, ReceiptAnswer, SimulatedTrigger, serve_patches, serve_receipts,
 };
 use store::PackStore;
 use sync::{FolderSettings, Publisher, SteppedSync, SyncOptions, SyncSettings, Tuning};
@@ -23,12 +26,14 @@ use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use types::{Cid, FolderId, PublishedManifest, RelPath, with_causes};
+use tower::ServiceExt as _;
+use types::{Cid, FolderId, PublishedManifest, RelPath, SequenceNumber, with_causes};
 
 use crate::check::{STORE_DIR, store_options, tree_of};
 use crate::clock::SimClock;
 use crate::disk::ProcessDisk;
 use crate::model::Model;
+use crate::server::CurrentRouter;
 
 /// Id of the only folder.
 pub(crate) const FOLDER: &str = "docs";
@@ -41,6 +46,7 @@ pub(crate) struct Source {
     sync: Arc<Mutex<SteppedSync>>,
     news: Arc<Notify>,
     tasks: Vec<AbortHandle>,
+    more_tasks: Mutex<Vec<AbortHandle>>,
     _stops: DropGuard,
 }
 
@@ -53,12 +59,33 @@ pub(crate) struct SourceSetup {
     pub(crate) clock: SimClock,
     pub(crate) model: Model,
     pub(crate) started: Instant,
+    /// The trigger server of the backup server.
+    pub(crate) trigger: CurrentRouter,
+}
+
+impl SourceSetup {
+    /// Joins the network with the identity of the source, which has nothing else.
+    pub(crate) fn bare_node(&self) -> SimNode {
+        self.net.join(self.key.clone(), Arc::new(NoBlocks), Access::new(), &[])
+    }
+}
+
+/// The blocks of a source that has lost its disk.
+struct NoBlocks;
+
+impl BlockProvider for NoBlocks {
+    fn read(&self, _: &PeerId, wanted: &[Cid], _: usize) -> Vec<BlockAnswer> {
+        vec![BlockAnswer::Missing; wanted.len()]
+    }
 }
 
 /// Signs and offers manifests, and shows them to the model.
 #[derive(Debug)]
 struct SimPublisher {
     registry: ManifestRegistry,
+    /// The same manifests, for the announcements. (Two waiting receivers of one channel would be
+    /// woken in a random order.)
+    announced: ManifestRegistry,
     store: Arc<PackStore>,
     model: Hidden<Model>,
 }
@@ -76,13 +103,16 @@ impl Publisher for SimPublisher {
     fn publish(&self, published: PublishedManifest) {
         let tree = tree_of(self.store.clone(), published.manifest_cid);
         self.model.0.published(&published, tree);
-        if let Err(error) = self.registry.publish(published) {
-            self.model.0.fail(with_causes(&error));
+        for registry in [&self.registry, &self.announced] {
+            if let Err(error) = registry.publish(published.clone()) {
+                self.model.0.fail(with_causes(&error));
+            }
         }
     }
 
     fn withdraw(&self, folder: &FolderId) {
         self.registry.withdraw(folder);
+        self.announced.withdraw(folder);
     }
 }
 
@@ -123,8 +153,10 @@ impl Source {
         let store = Arc::new(store);
         let own = setup.key.public().to_peer_id();
         let registry = ManifestRegistry::new(setup.key.clone());
+        let announced = ManifestRegistry::new(setup.key.clone());
         let publisher = SimPublisher {
             registry: registry.clone(),
+            announced: announced.clone(),
             store: store.clone(),
             model: Hidden(setup.model.clone()),
         };
@@ -156,6 +188,7 @@ impl Source {
         let sync = Arc::new(Mutex::new(sync));
         let mut tasks = Vec::new();
         let server = setup.server;
+        let (notify, notify_settings) = notify(setup, &node, &announced, receipts.confirmed())?;
         let streams = node.accept(&RECEIPT_PROTOCOL).unwrap();
         let on_receipt = shown_to_model(receipts.on_receipt(), setup.model.clone());
         let serving = serve_receipts(streams, move |peer| *peer == server, on_receipt);
@@ -164,6 +197,12 @@ impl Source {
         let serving = serve_patches(patches, move |peer| *peer == server, store);
         tasks.push(tokio::spawn(serving).abort_handle());
         let stop = CancellationToken::new();
+        let notifying = notify.run(stop.clone());
+        let notifying = async move {
+            let _open = notify_settings;
+            notifying.await;
+        };
+        tasks.push(tokio::spawn(notifying).abort_handle());
         let manifests = ManifestServer {
             registry,
             addresses: Arc::new(Vec::new),
@@ -175,7 +214,13 @@ impl Source {
         tasks.push(tokio::spawn(stepping).abort_handle());
         let _stops = stop.drop_guard();
         let router = manifests.router();
-        Ok(Self { disk, node, router, sync, news, tasks, _stops })
+        let more_tasks = Mutex::default();
+        Ok(Self { disk, node, router, sync, news, tasks, more_tasks, _stops })
+    }
+
+    /// Has a task aborted at the end of the process.
+    pub(crate) fn keep(&self, task: AbortHandle) {
+        self.more_tasks.lock().push(task);
     }
 
     /// Returns the manifest server.
@@ -188,6 +233,12 @@ impl Source {
     pub(crate) fn hint(&self, dir: &str) {
         self.sync.lock().hint(&FOLDER.parse().unwrap(), RelPath::new(dir).unwrap());
         self.news.notify_one();
+    }
+
+    /// Returns the number of paths that cannot be read.
+    pub(crate) fn errors(&self) -> u64 {
+        let handle = self.sync.lock().handle();
+        handle.folder(&FOLDER.parse().unwrap()).map_or(0, |status| status.error_count)
     }
 
     /// Returns a summary of the folder's status, for the log.
@@ -208,8 +259,49 @@ impl Source {
 
 impl Drop for Source {
     fn drop(&mut self) {
-        self.tasks.iter().for_each(AbortHandle::abort);
+        self.tasks.iter().chain(&*self.more_tasks.lock()).for_each(AbortHandle::abort);
     }
+}
+
+/// Returns the service that announces each manifest to the backup server, and its settings.
+fn notify(
+    setup: &SourceSetup,
+    node: &SimNode,
+    registry: &ManifestRegistry,
+    confirmed: watch::Receiver<BTreeMap<FolderId, SequenceNumber>>,
+) -> Result<(BackupService, watch::Sender<NotifySettings>), String> {
+    let (net, own, server) = (setup.net.clone(), setup.model.source, setup.server);
+    let router = setup.trigger.clone();
+    let trigger = SimulatedTrigger(Arc::new(move || {
+        let (net, router) = (net.clone(), router.clone());
+        Box::pin(async move {
+            if !net.cross(own, server).await {
+                return false;
+            }
+            let Some(router) = router.lock().clone() else { return false };
+            let request = Request::post("/trigger").body(Body::empty()).unwrap();
+            let response = router.oneshot(request).await.unwrap_or_else(|never| match never {});
+            net.cross(server, own).await && response.status() == axum::http::StatusCode::ACCEPTED
+        })
+    }));
+    let settings = NotifySettings {
+        backup_peer: format!("/ip4/192.0.2.100/tcp/8070/p2p/{server}").parse().ok(),
+        trigger_port: 8086,
+        auto_notify: true,
+        retry_interval: Duration::from_secs(300),
+        max_retries: 5,
+    };
+    let (sender, settings) = watch::channel(settings);
+    let options = BackupServiceOptions {
+        net: node.handle(),
+        registry: registry.clone(),
+        settings,
+        receipts: confirmed,
+        register: Arc::new(|_| Box::pin(async { Ok(()) })),
+        clock: Arc::new(setup.clock.clone()),
+    };
+    let service = BackupService::simulated(options, trigger);
+    Ok((service.map_err(|error| with_causes(&error))?, sender))
 }
 
 /// Runs the work of the folder when it is due, and checks what the source promises.

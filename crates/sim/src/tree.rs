@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use fstree::sim::{FaultyPart, TreeFault, TreeFaults};
 use jiff::Timestamp;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use rand::{Rng as _, RngExt as _};
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
-use types::Hash;
+use types::{Hash, RelPath};
 
 use crate::clock::SimClock;
 
@@ -18,6 +19,8 @@ use crate::clock::SimClock;
 const ENTRIES_MAX: usize = 12;
 const NAMES: [&str; 6] = ["a", "b", "notes.txt", "data.bin", "x y", "ü"];
 const DIRS: [&str; 3] = ["docs", "src", "docs/old"];
+/// Errors of failing reads: `EIO` and `EACCES`.
+const ERRORS: [i32; 2] = [5, 13];
 /// A file that is never removed, so that the folder is never empty.
 const ANCHOR: &str = "anchor";
 
@@ -38,6 +41,8 @@ type States = Vec<(Timestamp, Option<Node>)>;
 /// The watched tree.
 pub(crate) struct Tree {
     base: PathBuf,
+    name: &'static str,
+    faults: TreeFaults,
     clock: SimClock,
     now: BTreeMap<String, Node>,
     history: BTreeMap<String, States>,
@@ -45,11 +50,14 @@ pub(crate) struct Tree {
 }
 
 impl Tree {
-    /// Creates a tree with one file below `base`.
-    pub(crate) fn new(base: &Path, clock: SimClock) -> io::Result<Self> {
-        std::fs::create_dir(base.join("tree"))?;
+    /// Creates a tree with one file in the directory `name` below `base`.
+    pub(crate) fn new(base: &Path, name: &'static str, clock: SimClock) -> io::Result<Self> {
+        let root = base.join(name);
+        std::fs::create_dir(&root)?;
         let mut tree = Self {
             base: base.to_owned(),
+            name,
+            faults: TreeFaults::new(&root),
             clock,
             now: BTreeMap::new(),
             history: BTreeMap::new(),
@@ -61,7 +69,7 @@ impl Tree {
 
     /// Returns the directory.
     pub(crate) fn root(&self) -> PathBuf {
-        self.base.join("tree")
+        self.base.join(self.name)
     }
 
     /// Returns the current state.
@@ -84,6 +92,42 @@ impl Tree {
                 let end = ends.next().flatten();
                 state.as_ref() == node && end.is_none_or(|end| end > since)
             })
+    }
+
+    /// Reports whether a path that had the state `node` was absent at any later time.
+    pub(crate) fn was_removed(&self, path: &str, node: &Node) -> bool {
+        let states = self.history.get(path).map_or(&[][..], Vec::as_slice);
+        let since = states.iter().position(|(_, state)| state.as_ref() == Some(node));
+        since.is_some_and(|at| states[at..].iter().any(|(_, state)| state.is_none()))
+    }
+
+    /// Lets the reads of a random entry fail: in addition to the others, or instead. Returns a
+    /// description, and the directory of the entry.
+    pub(crate) fn fail_reads(&self, rng: &mut StdRng) -> (String, String) {
+        let paths: Vec<&String> = self.now.keys().collect();
+        let path = paths.choose(rng).map_or_else(String::new, |path| (*path).clone());
+        // The root in rare cases.
+        let path = if rng.random_bool(0.05) { String::new() } else { path };
+        let part =
+            *[FaultyPart::Entry, FaultyPart::Content, FaultyPart::Below].choose(rng).unwrap();
+        let errno = *ERRORS.choose(rng).unwrap();
+        let fault = TreeFault { path: RelPath::new(path.as_str()).unwrap(), part, errno };
+        let mut faults = if rng.random() { self.faults.get() } else { Vec::new() };
+        faults.push(fault);
+        self.faults.set(faults);
+        (format!("reads of {path:?} fail: {part:?}, error {errno}"), parent(&path).to_owned())
+    }
+
+    /// Ends all faults. Returns the paths that had any.
+    pub(crate) fn mend_reads(&self) -> Vec<String> {
+        let faults = self.faults.get();
+        self.faults.set(Vec::new());
+        faults.iter().map(|fault| fault.path.to_string()).collect()
+    }
+
+    /// Saves one more file.
+    pub(crate) fn save_last(&mut self) -> io::Result<()> {
+        self.write(ANCHOR, b"saved last")
     }
 
     fn time(&self) -> Timestamp {
@@ -127,7 +171,7 @@ impl Tree {
             std::fs::write(&target, bytes)?;
         } else {
             // As editors do.
-            let temporary = self.base.join("edit");
+            let temporary = self.base.join(format!("{} edit", self.name));
             std::fs::write(&temporary, bytes)?;
             std::fs::rename(temporary, &target)?;
         }

@@ -106,6 +106,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "store",
             "net",
             "manifest",
+            "fstree",
             "restore",
             "sync",
             "protocols",

@@ -5,7 +5,7 @@ mod polling_and_status;
 mod pulling;
 mod refusing;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use config::ManifestUrl;
 use manifest::{Offer, PollRequest, sign};

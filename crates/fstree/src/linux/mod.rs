@@ -18,6 +18,17 @@ mod xattrs;
 pub use dest::DestTree;
 pub use source::SourceTree;
 
+/// Kind of a read: the argument of the faults of a simulation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Call {
+    /// The metadata of an entry.
+    Examine,
+    /// The content of a file.
+    Open,
+    /// The names in a directory.
+    List,
+}
+
 /// A directory, open with `O_PATH`. inotify watches it by its name below
 /// `/proc/self/fd`.
 pub type DirHandle = rustix::fd::OwnedFd;

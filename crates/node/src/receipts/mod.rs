@@ -223,7 +223,7 @@ impl Receipts {
     }
 
     /// Returns the sequence number of the newest confirmed snapshot of each folder.
-    pub(crate) fn confirmed(&self) -> watch::Receiver<BTreeMap<FolderId, SequenceNumber>> {
+    pub fn confirmed(&self) -> watch::Receiver<BTreeMap<FolderId, SequenceNumber>> {
         self.0.confirmed.subscribe()
     }
 

@@ -94,7 +94,18 @@ pub(super) trait Channel: Send + Sync {
 pub(super) struct NetworkChannel {
     net: Handle,
     http: reqwest::Client,
+    #[cfg(feature = "sim")]
+    simulated: Option<SimulatedTrigger>,
 }
+
+/// Function that takes the place of the HTTP connection in a simulation: it delivers a trigger,
+/// and reports whether it was accepted.
+#[cfg(feature = "sim")]
+#[derive(Clone)]
+pub struct SimulatedTrigger(
+    /// The function.
+    pub std::sync::Arc<dyn Fn() -> BoxFuture<'static, bool> + Send + Sync>,
+);
 
 impl NetworkChannel {
     pub(super) fn new(net: Handle) -> Result<Self, TriggerError> {
@@ -106,7 +117,18 @@ impl NetworkChannel {
             .pool_max_idle_per_host(1)
             .build()
             .map_err(TriggerError::Setup)?;
-        Ok(Self { net, http })
+        Ok(Self {
+            net,
+            http,
+            #[cfg(feature = "sim")]
+            simulated: None,
+        })
+    }
+
+    /// Returns a channel that delivers triggers with `trigger` instead of a network.
+    #[cfg(feature = "sim")]
+    pub(super) fn simulated(net: Handle, trigger: SimulatedTrigger) -> Result<Self, TriggerError> {
+        Ok(Self { simulated: Some(trigger), ..Self::new(net)? })
     }
 }
 
@@ -131,6 +153,17 @@ impl Channel for NetworkChannel {
         address: Multiaddr,
         port: u16,
     ) -> BoxFuture<'static, Result<(), TriggerError>> {
+        #[cfg(feature = "sim")]
+        if let Some(SimulatedTrigger(trigger)) = &self.simulated {
+            let sent = trigger();
+            return Box::pin(async move {
+                let url = trigger_url(&address, port).ok_or(TriggerError::NoHost(address))?;
+                match tokio::time::timeout(HTTP_TIMEOUT, sent).await {
+                    Ok(true) => Ok(()),
+                    _ => Err(TriggerError::Timeout { url, after: HTTP_TIMEOUT }),
+                }
+            });
+        }
         let http = self.http.clone();
         Box::pin(async move {
             let url = trigger_url(&address, port).ok_or(TriggerError::NoHost(address))?;

@@ -35,6 +35,8 @@ use self::channel::{Channel, NetworkChannel, peer_of};
 use self::schedule::Schedule;
 use crate::Clock;
 
+#[cfg(feature = "sim")]
+pub use self::channel::SimulatedTrigger;
 pub use self::channel::TriggerError;
 
 /// Settings of the notifications, made of the section `[sync]` of the configuration.
@@ -273,6 +275,21 @@ impl BackupService {
         Ok(Self::with_channel(channel, registry, settings, receipts, register, clock))
     }
 
+    /// Same as [`BackupService::new`], with triggers that a simulation delivers.
+    ///
+    /// # Errors
+    ///
+    /// Same as [`BackupService::new`].
+    #[cfg(feature = "sim")]
+    pub fn simulated(
+        options: BackupServiceOptions,
+        trigger: SimulatedTrigger,
+    ) -> Result<Self, TriggerError> {
+        let channel = Arc::new(NetworkChannel::simulated(options.net, trigger)?);
+        let BackupServiceOptions { registry, settings, receipts, register, clock, .. } = options;
+        Ok(Self::with_channel(channel, registry, settings, receipts, register, clock))
+    }
+
     fn with_channel(
         channel: Arc<dyn Channel>,
         registry: ManifestRegistry,
@@ -333,6 +350,7 @@ impl BackupService {
             // Folders that become due during an attempt wait for its end.
             let wake = if attempt.is_some() { None } else { schedule.next(now) };
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 changed = offers.changed() => if changed.is_err() { return },
                 // A closed channel means that the instance is stopping.

@@ -11,6 +11,7 @@ use rand::seq::IndexedRandom as _;
 
 use super::{History, Which, power};
 use crate::disk::ProcessDisk;
+use crate::remote;
 
 impl History {
     /// One random event.
@@ -21,21 +22,24 @@ impl History {
             57..67 => self.change_network(),
             67..70 => self.disk_error(),
             70..72 => self.read_error(),
-            72..77 => self.change_capacity(),
-            77..80 => self.poll(),
-            80..82 => self.set_clock(),
-            82..88 => self.restore(),
+            72..76 => self.change_capacity(),
+            76..78 => self.poll(),
+            78..80 => self.set_clock(),
+            80..84 => self.restore(),
+            84..87 => self.restore_remotely(),
+            87..92 => self.change_reads(),
             _ => self.maintain(),
         }
     }
 
     fn edit(&mut self) {
+        let at = self.any_source();
         for _ in 0..self.rng.random_range(1..4) {
-            let rng = &mut self.rng;
-            let edited = self.model.tree(|tree| tree.edit(rng));
+            let (rng, side) = (&mut self.rng, &self.sides[at]);
+            let edited = side.model.tree(|tree| tree.edit(rng));
             if let Some((what, dirs)) = edited.expect("the temporary directory is writable") {
-                self.log.line("user", what);
-                if let Some(source) = &self.source.process {
+                self.log.line("user", format_args!("{}: {what}", side.model.name));
+                if let Some(source) = &side.slot.process {
                     dirs.iter().for_each(|dir| source.hint(dir));
                 }
             }
@@ -50,7 +54,7 @@ impl History {
         self.set_power(which, power);
         if self.rng.random_bool(0.3) {
             match which {
-                Which::Source => self.end_source(),
+                Which::Source(at) => self.end_source(at),
                 Which::Server => self.end_server(),
             }
         } else {
@@ -64,7 +68,7 @@ impl History {
     fn read_error(&mut self) {
         let which = self.any();
         let disk = match which {
-            Which::Source => self.source.process.as_ref().map(|p| p.disk.clone()),
+            Which::Source(at) => self.sides[at].slot.process.as_ref().map(|p| p.disk.clone()),
             Which::Server => self.server.process.as_ref().map(|p| p.disk.clone()),
         };
         let Some(disk) = disk else { return };
@@ -107,7 +111,9 @@ impl History {
     }
 
     fn change_network(&mut self) {
-        let (a, b) = self.peers();
+        let at = self.any_source();
+        let (sources, b) = self.peers();
+        let a = sources[at];
         let rng = &mut self.rng;
         match rng.random_range(0..5) {
             0 => {
@@ -129,9 +135,11 @@ impl History {
     }
 
     pub(super) fn heal_network(&mut self) {
-        let (a, b) = self.peers();
-        self.net.set_route(a, b, Route::default());
-        self.net.set_route(b, a, Route::default());
+        let (sources, b) = self.peers();
+        for a in sources {
+            self.net.set_route(a, b, Route::default());
+            self.net.set_route(b, a, Route::default());
+        }
         self.log.line("net", "heals");
     }
 
@@ -171,8 +179,62 @@ impl History {
         let target = self.base.join(format!("restored-{}", self.restores));
         let which = self.rng.random();
         if let Err(error) = server.restore(&self.server_setup, &target, which) {
-            self.model.fail(error);
+            self.fail(error);
         }
         let _ = std::fs::remove_dir_all(&target);
+    }
+
+    /// A source restores one of its snapshots through the network.
+    fn restore_remotely(&mut self) {
+        let at = self.any_source();
+        let Some(source) = &self.sides[at].slot.process else { return };
+        self.restores += 1;
+        let target = self.base.join(format!("restored-{}", self.restores));
+        let which: usize = self.rng.random_range(0..1000);
+        let (net, server) = (source.node.handle(), self.sides[at].setup.server);
+        let (model, log) = (self.sides[at].model.clone(), self.log.clone());
+        let restoring = async move {
+            let restored = async {
+                let listed = remote::list(&net, server, &model).await?;
+                let at = which.checked_rem(listed.len()).ok_or("the list is empty")?;
+                remote::restore(&net, server, &model, &listed[at], &target).await?;
+                Ok::<_, String>(listed[at].sequence)
+            };
+            match restored.await {
+                Ok(sequence) => log.line(model.name, format_args!("restored {sequence} through B")),
+                Err(error) => log.line(model.name, format_args!("did not restore: {error}")),
+            }
+            let _ = std::fs::remove_dir_all(&target);
+        };
+        source.keep(tokio::spawn(restoring).abort_handle());
+    }
+
+    /// Reads of the watched tree fail, or no longer.
+    fn change_reads(&mut self) {
+        let at = self.any_source();
+        if self.rng.random_bool(0.4) {
+            self.mend_reads(at);
+            return;
+        }
+        let (rng, side) = (&mut self.rng, &self.sides[at]);
+        let (what, dir) = side.model.tree(|tree| tree.fail_reads(rng));
+        self.log.line(side.model.name, what);
+        // The watcher reports changed permissions.
+        if let Some(source) = &side.slot.process {
+            source.hint(&dir);
+        }
+    }
+
+    /// Ends the faults of the tree of a source.
+    pub(super) fn mend_reads(&mut self, at: usize) {
+        let side = &self.sides[at];
+        let paths = side.model.tree(|tree| tree.mend_reads());
+        if paths.is_empty() {
+            return;
+        }
+        self.log.line(side.model.name, format_args!("{paths:?} can be read again"));
+        if let Some(source) = &side.slot.process {
+            source.hint("");
+        }
     }
 }

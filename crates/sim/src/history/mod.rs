@@ -19,7 +19,8 @@ use crate::clock::SimClock;
 use crate::log::Log;
 use crate::model::Model;
 use crate::panics;
-use crate::server::{CurrentRouter, Server, ServerSetup};
+use crate::remote;
+use crate::server::{CurrentRouter, KnownSource, Server, ServerSetup, directory};
 use crate::source::{Source, SourceSetup};
 use crate::tree::Tree;
 
@@ -140,19 +141,25 @@ impl<P> Slot<P> {
     }
 }
 
+/// A source: its computer, what the user saves there, and what the model knows of it.
+struct Side {
+    slot: Slot<Source>,
+    setup: SourceSetup,
+    model: Model,
+    /// Its manifest server.
+    router: CurrentRouter,
+    /// The newest confirmed manifest at the last check.
+    checked: Option<u64>,
+}
+
 struct History {
     rng: StdRng,
     events: u32,
     log: Log,
     net: SimNet,
-    model: Model,
-    router: CurrentRouter,
-    source_setup: SourceSetup,
+    sides: Vec<Side>,
     server_setup: ServerSetup,
-    source: Slot<Source>,
     server: Slot<Server>,
-    /// The newest confirmed manifest at the last check.
-    checked: Option<u64>,
     /// True while faults are injected.
     is_stormy: bool,
     is_detailed: bool,
@@ -168,45 +175,58 @@ impl History {
     fn new(options: Options, base: &Path, log: Log) -> Self {
         let mut rng = StdRng::seed_from_u64(options.seed);
         let net = SimNet::new(rng.random());
-        let (source_key, server_key) = (key(&mut rng), key(&mut rng));
-        let (source, server) = (source_key.public().to_peer_id(), server_key.public().to_peer_id());
+        let server_key = key(&mut rng);
+        let server = server_key.public().to_peer_id();
         let started = Instant::now();
-        let clock = SimClock::new(started);
-        let tree = Tree::new(base, clock.clone()).expect("the temporary directory is writable");
-        let model = Model::new(tree, log.clone());
-        let router = CurrentRouter::default();
         let data_dir = base.join("server");
         std::fs::create_dir(&data_dir).expect("the temporary directory is writable");
-        let source_setup = SourceSetup {
-            net: net.clone(),
-            key: source_key,
-            server,
-            clock,
-            model: model.clone(),
-            started,
+        // One of four histories has two sources; in one of four, only triggers announce changes.
+        let count = if rng.random_bool(0.25) { 2 } else { 1 };
+        let has_polls = rng.random_bool(0.75);
+        let mut sides = Vec::new();
+        for (name, number) in [("A", 1), ("A2", 2)].into_iter().take(count) {
+            let source_key = key(&mut rng);
+            let clock = SimClock::new(started);
+            let tree = ["tree", "tree 2"][number - 1];
+            let tree = Tree::new(base, tree, clock.clone());
+            let tree = tree.expect("the temporary directory is writable");
+            let source = source_key.public().to_peer_id();
+            let model = Model::new(name, source, tree, log.clone());
+            let setup = SourceSetup {
+                net: net.clone(),
+                key: source_key,
+                server,
+                clock,
+                model: model.clone(),
+                started,
+                trigger: CurrentRouter::default(),
+            };
+            let router = CurrentRouter::default();
+            sides.push(Side { slot: Slot::new(), setup, model, router, checked: None });
+        }
+        let known = |side: &Side| KnownSource {
+            peer: side.model.source,
+            router: side.router.clone(),
+            model: side.model.clone(),
         };
         let server_setup = ServerSetup {
             net: net.clone(),
             key: server_key,
-            source,
-            router: router.clone(),
+            sources: sides.iter().map(known).collect(),
+            has_polls,
             clock: SimClock::new(started),
-            model: model.clone(),
             log: log.clone(),
             data_dir,
         };
+        log.line("sim", format_args!("{count} sources, polls: {has_polls}"));
         Self {
             rng,
             events: options.events,
             log,
             net,
-            model,
-            router,
-            source_setup,
+            sides,
             server_setup,
-            source: Slot::new(),
             server: Slot::new(),
-            checked: None,
             is_stormy: true,
             is_detailed: options.is_detailed,
             base: base.to_owned(),
@@ -214,8 +234,15 @@ impl History {
         }
     }
 
-    fn peers(&self) -> (PeerId, PeerId) {
-        (self.server_setup.source, self.source_setup.server)
+    /// Returns the peer ids of all sources, and of the backup server.
+    fn peers(&self) -> (Vec<PeerId>, PeerId) {
+        let server = self.sides[0].setup.server;
+        (self.sides.iter().map(|side| side.model.source).collect(), server)
+    }
+
+    /// Fails the seed.
+    fn fail(&self, text: impl Into<String>) {
+        self.sides[0].model.fail(text);
     }
 
     /// Runs the history, and returns the fault if there is one.
@@ -230,7 +257,7 @@ impl History {
     }
 
     fn fault(&self) -> Option<String> {
-        self.model.failure().or_else(panics::first)
+        self.sides.iter().find_map(|side| side.model.failure()).or_else(panics::first)
     }
 
     async fn storm(&mut self) {
@@ -252,8 +279,13 @@ impl History {
             if self.fault().is_some() {
                 return false;
             }
-            if self.model.newest_confirmed() != self.checked {
-                self.checked = self.model.newest_confirmed();
+            let mut is_new = false;
+            for side in &mut self.sides {
+                let newest = side.model.newest_confirmed();
+                is_new |= newest != side.checked;
+                side.checked = newest;
+            }
+            if is_new {
                 self.check_power_cut();
             }
             let now = Instant::now();
@@ -270,21 +302,31 @@ impl History {
             Some(server) => server.disk.sim().clone(),
             None => self.server.image.clone(),
         };
-        if let Err(error) = after_power_cut(&disk, Power::Dropped, &self.model) {
-            self.model.fail(format!("after a power cut of B: {error}"));
+        let models = self.server_setup.models();
+        if let Err(error) = after_power_cut(&disk, Power::Dropped, &models) {
+            self.fail(format!("after a power cut of B: {error}"));
         }
     }
 
     /// Returns the disk of a running process.
     fn disk(&self, which: Which) -> Option<SimDisk> {
         match which {
-            Which::Source => self.source.process.as_ref().map(|p| p.disk.sim().clone()),
+            Which::Source(at) => self.sides[at].slot.process.as_ref().map(|p| p.disk.sim().clone()),
             Which::Server => self.server.process.as_ref().map(|p| p.disk.sim().clone()),
         }
     }
 
     fn any(&mut self) -> Which {
-        if self.rng.random() { Which::Source } else { Which::Server }
+        if self.rng.random() { Which::Source(self.any_source()) } else { Which::Server }
+    }
+
+    fn any_source(&mut self) -> usize {
+        self.rng.random_range(0..self.sides.len())
+    }
+
+    /// Returns all sides.
+    fn all(&self) -> Vec<Which> {
+        (0..self.sides.len()).map(Which::Source).chain([Which::Server]).collect()
     }
 
     /// Ends all faults.
@@ -292,7 +334,7 @@ impl History {
         self.is_stormy = false;
         self.log.line("sim", "all faults end");
         self.heal_network();
-        for which in [Which::Source, Which::Server] {
+        for which in self.all() {
             if let Some(disk) = self.disk(which) {
                 disk.clear_fault();
                 disk.clear_fault_rules();
@@ -304,13 +346,27 @@ impl History {
             image.set_capacity(None);
         }
         // A process that has seen errors of its disk is restarted, as its user would do.
-        if self.rng.random() {
-            self.source.power = Power::Kept;
-            self.end_source();
+        for at in 0..self.sides.len() {
+            self.mend_reads(at);
+            if self.rng.random() {
+                self.sides[at].slot.power = Power::Kept;
+                self.end_source(at);
+            }
         }
         if self.rng.random() {
             self.server.power = Power::Kept;
             self.end_server();
+        }
+        if !self.server_setup.has_polls {
+            // The repeated triggers for the last change may be used up; the next change has new
+            // ones.
+            for side in &self.sides {
+                let saved = side.model.tree(Tree::save_last);
+                saved.expect("the temporary directory is writable");
+                if let Some(source) = &side.slot.process {
+                    source.hint("");
+                }
+            }
         }
     }
 
@@ -321,54 +377,98 @@ impl History {
             if !self.pass(Duration::from_secs(1)).await {
                 return;
             }
-            if self.model.newest_confirmed().is_some_and(|newest| self.model.is_current(newest)) {
+            if self.sides.iter().all(Side::has_caught_up) {
                 self.log.line("sim", "the backup server has caught up");
                 return;
             }
         }
-        let source = self.source.process.as_ref().map_or_else(String::new, Source::status);
+        let status = |side: &Side| side.slot.process.as_ref().map(Source::status);
+        let sources: Vec<_> = self.sides.iter().map(status).collect();
         let server = self.server.process.as_ref().map_or_else(String::new, Server::status);
-        self.model.fail(format!("B has not caught up. A: {source}. B: {server}"));
+        self.fail(format!("B has not caught up. Sources: {sources:?}. B: {server}"));
+    }
+
+    /// Loses the disks of all sources, and restores each source from the backup server: its own
+    /// list names the newest snapshot, and the restored tree is the one that was saved last.
+    async fn lose_sources(&mut self) {
+        for at in 0..self.sides.len() {
+            self.sides[at].slot.power = Power::Dropped;
+            self.end_source(at);
+            self.sides[at].slot.image = SimDisk::new();
+            let Side { setup, model, .. } = &self.sides[at];
+            let node = setup.bare_node();
+            let (net, server) = (node.handle(), setup.server);
+            let target = self.base.join(format!("restored-of-{}", model.name));
+            let restored = match remote::list(&net, server, model).await {
+                Ok(listed) => match listed.last() {
+                    Some(newest) => remote::restore(&net, server, model, newest, &target).await,
+                    None => Err("the list is empty".to_owned()),
+                },
+                Err(error) => Err(error),
+            };
+            let is_current = |tree| model.tree(|saved| saved.now() == tree);
+            match restored.and_then(|()| directory(&target)) {
+                Ok(tree) if is_current(&tree) => self.log.line(model.name, "restored through B"),
+                Ok(_) => model.fail("the tree that was saved last is not the restored one"),
+                Err(error) => model.fail(format!("not restored after the loss: {error}")),
+            }
+        }
     }
 
     /// Restores the last snapshot, cuts the power once more, and compares everything.
     async fn last_check(&mut self) {
+        // It may be about to start.
+        while self.server.process.is_none() {
+            if !self.pass(Duration::from_secs(1)).await {
+                return;
+            }
+        }
         if let Some(server) = &self.server.process {
             let target = self.base.join("restored-last");
             let result = server
-                .check(&self.model)
+                .check(&self.server_setup)
                 .and_then(|()| server.restore(&self.server_setup, &target, u32::MAX));
             if let Err(error) = result {
-                self.model.fail(format!("at the end: {error}"));
+                self.fail(format!("at the end: {error}"));
             }
         }
+        self.lose_sources().await;
         let seed = self.rng.random();
         for power in [Power::Kept, Power::Dropped, Power::Torn, Power::Reordered(seed)] {
             let Some(disk) = self.disk(Which::Server) else { continue };
-            if let Err(error) = after_power_cut(&disk, power, &self.model) {
-                self.model.fail(format!("after the last power cut, {power:?}: {error}"));
+            if let Err(error) = after_power_cut(&disk, power, &self.server_setup.models()) {
+                self.fail(format!("after the last power cut, {power:?}: {error}"));
             }
         }
-        for which in [Which::Source, Which::Server] {
-            self.set_power(which, Power::Dropped);
-        }
-        self.end_source();
+        self.set_power(Which::Server, Power::Dropped);
         self.end_server();
     }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Which {
-    Source,
+    /// A source, by its index.
+    Source(usize),
     Server,
 }
 
 impl Which {
     fn name(self) -> &'static str {
         match self {
-            Self::Source => "A",
+            Self::Source(0) => "A",
+            Self::Source(_) => "A2",
             Self::Server => "B",
         }
+    }
+}
+
+impl Side {
+    /// Reports whether the backup server has confirmed the current tree, and all of it can be
+    /// read.
+    fn has_caught_up(&self) -> bool {
+        let newest = self.model.newest_confirmed();
+        let errors = self.slot.process.as_ref().map(Source::errors);
+        errors == Some(0) && newest.is_some_and(|newest| self.model.is_current(newest))
     }
 }
 

@@ -6,7 +6,7 @@ use ::disk::sim::{Fault, Power, SimDisk};
 use rand::RngExt as _;
 use tokio::time::Instant;
 
-use super::{History, Which, power};
+use super::{History, Side, Which, power};
 use crate::disk::ProcessDisk;
 use crate::log::Log;
 use crate::server::Server;
@@ -15,34 +15,43 @@ use crate::source::Source;
 impl History {
     /// Ends processes whose disk has died, and starts processes that are due.
     pub(super) async fn supervise(&mut self) {
-        if self.source.process.as_ref().is_some_and(|p| p.disk.sim().is_dead()) {
-            self.end_source();
+        for at in 0..self.sides.len() {
+            let process = self.sides[at].slot.process.as_ref();
+            if process.is_some_and(|p| p.disk.sim().is_dead()) {
+                self.end_source(at);
+            }
         }
         if self.server.process.as_ref().is_some_and(|p| p.disk.sim().is_dead()) {
             self.end_server();
         }
-        if self.source.process.is_none() && self.source.restart_at <= Instant::now() {
-            self.start_source();
+        for at in 0..self.sides.len() {
+            let slot = &self.sides[at].slot;
+            if slot.process.is_none() && slot.restart_at <= Instant::now() {
+                self.start_source(at);
+            }
         }
         if self.server.process.is_none() && self.server.restart_at <= Instant::now() {
             self.start_server().await;
         }
     }
 
-    pub(super) fn end_source(&mut self) {
-        let Some(source) = self.source.process.take() else { return };
-        *self.router.lock() = None;
-        self.log.line("A", format_args!("ends, {:?}, {}", self.source.power, source.disk.trace()));
-        if self.source.power != Power::Kept {
+    pub(super) fn end_source(&mut self, at: usize) {
+        let Side { slot, model, router, .. } = &mut self.sides[at];
+        let Some(source) = slot.process.take() else { return };
+        *router.lock() = None;
+        let ends = format!("ends, {:?}, {}", slot.power, source.disk.trace());
+        self.log.line(model.name, ends);
+        if slot.power != Power::Kept {
             source.node.cut_power();
         }
-        self.source.image = source.disk.sim().crash(self.source.power);
+        slot.image = source.disk.sim().crash(slot.power);
         let pause = self.rng.random_range(0..8000);
-        self.source.restart_at = Instant::now() + Duration::from_millis(pause);
+        slot.restart_at = Instant::now() + Duration::from_millis(pause);
     }
 
     pub(super) fn end_server(&mut self) {
         let Some(server) = self.server.process.take() else { return };
+        self.sides.iter().for_each(|side| *side.setup.trigger.lock() = None);
         self.log.line("B", format_args!("ends, {:?}, {}", self.server.power, server.disk.trace()));
         if self.server.power != Power::Kept {
             server.node.cut_power();
@@ -52,41 +61,52 @@ impl History {
         self.server.restart_at = Instant::now() + Duration::from_millis(pause);
     }
 
-    fn start_source(&mut self) {
-        let (net, peers, router) = (self.net.clone(), self.peers(), self.router.clone());
-        let image = self.source.image.clone();
-        let disk = ProcessDisk::new(image, self.disk_log("A disk"), move || {
+    fn start_source(&mut self, at: usize) {
+        let (side, which) = (&self.sides[at], Which::Source(at));
+        let (net, own, server) = (self.net.clone(), side.model.source, side.setup.server);
+        let (image, router) = (side.slot.image.clone(), side.router.clone());
+        let disk_log = self.disk_log(["A disk", "A2 disk"][at]);
+        let disk = ProcessDisk::new(image, disk_log, move || {
             *router.lock() = None;
-            net.reset(peers.0, peers.1);
+            net.reset(own, server);
         });
-        self.arm_start(Which::Source, &disk);
-        match Source::start(&self.source_setup, disk.clone()) {
+        self.arm_start(which, &disk);
+        match Source::start(&self.sides[at].setup, disk.clone()) {
             Ok(source) => {
-                self.log.line("A", "starts");
-                *self.router.lock() = Some(source.router());
-                self.source.process = Some(source);
+                self.log.line(which.name(), "starts");
+                *self.sides[at].router.lock() = Some(source.router());
+                self.sides[at].slot.process = Some(source);
             }
             Err(error) => {
-                self.log.line("A", format_args!("does not start: {error}"));
-                self.not_started(&disk, Which::Source, &error);
+                self.log.line(which.name(), format_args!("does not start: {error}"));
+                self.not_started(&disk, which, &error);
             }
         }
     }
 
     async fn start_server(&mut self) {
-        let (net, peers) = (self.net.clone(), self.peers());
+        let (net, (sources, own)) = (self.net.clone(), self.peers());
         let image = self.server.image.clone();
         let log = self.disk_log("B disk");
-        let disk = ProcessDisk::new(image, log, move || net.reset(peers.0, peers.1));
+        let triggers: Vec<_> = self.sides.iter().map(|side| side.setup.trigger.clone()).collect();
+        let disk = ProcessDisk::new(image, log, move || {
+            triggers.iter().for_each(|trigger| *trigger.lock() = None);
+            sources.iter().for_each(|source| net.reset(*source, own));
+        });
         self.arm_start(Which::Server, &disk);
         match Server::start(&self.server_setup, disk.clone()).await {
             Ok(server) => {
                 self.log.line("B", "starts");
                 if !disk.sim().is_dead()
                     && !disk.fails_reads()
-                    && let Err(error) = server.check(&self.model)
+                    && let Err(error) = server.check(&self.server_setup)
                 {
-                    self.model.fail(format!("after the start of B: {error}"));
+                    self.fail(format!("after the start of B: {error}"));
+                }
+                if !disk.sim().is_dead() {
+                    for (number, side) in (1..).zip(&self.sides) {
+                        *side.setup.trigger.lock() = Some(server.trigger(number));
+                    }
                 }
                 self.server.process = Some(server);
             }
@@ -121,14 +141,14 @@ impl History {
 
     pub(super) fn slot_image(&self, which: Which) -> &SimDisk {
         match which {
-            Which::Source => &self.source.image,
+            Which::Source(at) => &self.sides[at].slot.image,
             Which::Server => &self.server.image,
         }
     }
 
     pub(super) fn set_power(&mut self, which: Which, power: Power) {
         match which {
-            Which::Source => self.source.power = power,
+            Which::Source(at) => self.sides[at].slot.power = power,
             Which::Server => self.server.power = power,
         }
     }
@@ -137,17 +157,20 @@ impl History {
     fn not_started(&mut self, disk: &ProcessDisk, which: Which, error: &str) {
         let is_dead = disk.sim().is_dead();
         if !is_dead && !self.is_stormy {
-            self.model.fail(format!("{which:?} does not start: {error}"));
+            self.fail(format!("{which:?} does not start: {error}"));
         }
         let now = Instant::now();
         let (image, power) = match which {
-            Which::Source => (&mut self.source.image, self.source.power),
+            Which::Source(at) => {
+                let slot = &mut self.sides[at].slot;
+                (&mut slot.image, slot.power)
+            }
             Which::Server => (&mut self.server.image, self.server.power),
         };
         *image = disk.sim().crash(if is_dead { power } else { Power::Kept });
         let restart_at = now + Duration::from_secs(2);
         match which {
-            Which::Source => self.source.restart_at = restart_at,
+            Which::Source(at) => self.sides[at].slot.restart_at = restart_at,
             Which::Server => self.server.restart_at = restart_at,
         }
     }

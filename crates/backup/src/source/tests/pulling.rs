@@ -280,7 +280,7 @@ async fn a_source_never_has_two_tasks() {
         clock: SystemClock::shared(),
         links: Links::default(),
         settings: receiver,
-        running: HashMap::new(),
+        running: BTreeMap::new(),
         ending: Vec::new(),
         tasks: JoinSet::new(),
         stop: CancellationToken::new(),

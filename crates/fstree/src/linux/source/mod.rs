@@ -18,6 +18,7 @@ use rustix::io::Errno;
 use rustix::path::Arg;
 use types::RelPath;
 
+use super::Call;
 use super::beneath::{PATH_ONLY, is_absent};
 use super::open::{open_held, open_regular};
 use super::stat::{Stat, stat_at, stat_fd, stat_leaf};
@@ -39,6 +40,8 @@ pub struct SourceTree {
     path: PathBuf,
     stat: Stat,
     resolution: Resolution,
+    #[cfg(feature = "sim")]
+    faults: crate::sim::Faults,
 }
 
 impl TreeReader for SourceTree {
@@ -83,6 +86,7 @@ impl TreeReader for SourceTree {
     }
 
     fn examine(&self, path: &RelPath) -> Result<Option<FoundEntry>, ReadError> {
+        self.check(Call::Examine, path).map_err(|errno| ReadError::new("examine", path, errno))?;
         let mut outer = None;
         let examined = self.in_parent(path, |dir, name| {
             outer = Some(stat_fd(dir)?);
@@ -128,6 +132,7 @@ impl TreeReader for SourceTree {
     }
 
     fn open_file(&self, path: &RelPath) -> Result<OpenFile, ReadError> {
+        self.check(Call::Open, path).map_err(|errno| ReadError::new("open", path, errno))?;
         let opened = match self.hold(path) {
             Ok(held) => match open_held(held.as_fd()) {
                 Err(Errno::OPNOTSUPP) => self.in_parent(path, open_regular),
@@ -189,7 +194,26 @@ impl SourceTree {
         let context = |errno| RootError::new("open", path, errno);
         let fd = rustix::fs::open(path, flags, Mode::empty()).map_err(context)?;
         let stat = stat_fd(fd.as_fd()).map_err(context)?;
-        Ok(Self { fd, path: path.to_owned(), stat, resolution })
+        Ok(Self {
+            fd,
+            path: path.to_owned(),
+            stat,
+            resolution,
+            #[cfg(feature = "sim")]
+            faults: crate::sim::Faults::of(path),
+        })
+    }
+
+    /// Returns the error that a simulation wants for a call.
+    #[cfg(feature = "sim")]
+    fn check(&self, call: Call, path: &RelPath) -> Result<(), Errno> {
+        self.faults.check(call, path)
+    }
+
+    /// Nothing fails on request.
+    #[cfg(not(feature = "sim"))]
+    fn check(&self, _: Call, _: &RelPath) -> Result<(), Errno> {
+        Ok(())
     }
 
     fn fd(&self) -> BorrowedFd<'_> {

@@ -13,6 +13,7 @@ use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use types::RelPath;
 
+use super::super::Call;
 use super::super::beneath::is_absent;
 use super::super::error::os_name;
 use super::super::names::{Buffer, ListError, NAMES_MAX, Names};
@@ -44,6 +45,7 @@ impl<'a, F: FnMut(&RelPath, FileKind) -> Visit> Walk<'a, F> {
         decide: F,
     ) -> Result<Self, ReadError> {
         let list = |errno| ReadError::new("list", start, errno);
+        root.check(Call::List, start).map_err(list)?;
         let held = root.resolution.open_dir(root.fd(), start.as_bytes()).map_err(list)?;
         let fd = open_list(held.as_fd(), c".").map_err(list)?;
         let stat = stat_fd(fd.as_fd()).map_err(list)?;
@@ -76,6 +78,7 @@ impl<'a, F: FnMut(&RelPath, FileKind) -> Visit> Walk<'a, F> {
         self.frames.open_last(self.root)?;
         let parent = self.frames.last().and_then(|frame| frame.fd.as_ref()).expect(OPEN);
         let name = path.name().unwrap_or(b".");
+        self.root.check(Call::List, &path).map_err(|errno| ReadError::new("list", &path, errno))?;
         let opened = open_list(parent.as_fd(), name).and_then(|fd| Ok((stat_fd(fd.as_fd())?, fd)));
         let (now, fd) = match opened {
             Ok(opened) => opened,
@@ -106,6 +109,9 @@ impl<'a, F: FnMut(&RelPath, FileKind) -> Visit> Walk<'a, F> {
         if visit == Some(Visit::Skip) {
             return Ok(None);
         }
+        self.root
+            .check(Call::Examine, &path)
+            .map_err(|errno| ReadError::new("examine", &path, errno))?;
         let dir = frame.fd.as_ref().expect(OPEN).as_fd();
         let (stat, target) = match examine(dir, name, listed_kind) {
             Ok(Examined::Entry(stat, target)) => (stat, target),

@@ -89,17 +89,24 @@ impl RemoteBlocks {
     /// Returns [`RemoteBlocksError::Peer`] if the peer still fails after some attempts, and
     /// [`RemoteBlocksError::Stopped`] after `stop`.
     pub fn get(&self, wanted: &[Cid]) -> Result<Vec<Option<Bytes>>, RemoteBlocksError> {
+        self.0.runtime.block_on(self.read(wanted))
+    }
+
+    /// Same as [`RemoteBlocks::get`], for async code.
+    ///
+    /// # Errors
+    ///
+    /// Same as [`RemoteBlocks::get`].
+    pub async fn read(&self, wanted: &[Cid]) -> Result<Vec<Option<Bytes>>, RemoteBlocksError> {
         if wanted.is_empty() {
             return Ok(Vec::new());
         }
-        let got = self.0.runtime.block_on(async {
-            tokio::select! {
-                // Checked first, so that a stop is not reported as a failure of the peer.
-                biased;
-                () = self.0.stop.cancelled() => Err(RemoteBlocksError::Stopped),
-                got = self.gather(wanted) => got,
-            }
-        })?;
+        let got = tokio::select! {
+            // Checked first, so that a stop is not reported as a failure of the peer.
+            biased;
+            () = self.0.stop.cancelled() => Err(RemoteBlocksError::Stopped),
+            got = self.gather(wanted) => got,
+        }?;
         let runs = got.iter().filter_map(|(cid, bytes)| run_of(*cid, bytes.as_ref()?));
         let runs: Vec<(Vec<Want>, bool)> = runs.collect();
         if !runs.is_empty() {
@@ -175,6 +182,7 @@ impl RemoteBlocks {
                 // Also if this task is aborted, so that nobody waits for these blocks.
                 let guard = Unfinished { blocks: &this, wants: &wants };
                 tokio::select! {
+                    biased;
                     () = this.prefetch_once(&wants) => {}
                     () = this.0.stop.cancelled() => {}
                 }
