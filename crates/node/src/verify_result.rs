@@ -7,7 +7,8 @@ use store::RootsRead;
 use crate::roots;
 
 /// Returns the CID in the name of the root of a data item, or the name of any other root.
-fn item(root: &String) -> String {
+fn item(root: impl AsRef<str>) -> String {
+    let root = root.as_ref();
     root.strip_prefix(roots::DATA).unwrap_or(root).to_owned()
 }
 
