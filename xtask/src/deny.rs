@@ -48,5 +48,7 @@ pub(crate) fn run() -> Result<()> {
 fn has_advisories() -> bool {
     let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
     let home = home.or_else(|| std::env::home_dir().map(|home| home.join(".cargo")));
-    home.is_some_and(|home| home.join("advisory-dbs").is_dir())
+    let databases = home.and_then(|home| std::fs::read_dir(home.join("advisory-dbs")).ok());
+    // A failed download leaves the directory, and a file in it.
+    databases.is_some_and(|all| all.flatten().any(|entry| entry.path().is_dir()))
 }
