@@ -429,7 +429,8 @@ fn what_this_user_may_not_do_is_said() {
         ]
     );
     assert!(made.not_set.iter().all(|not_set| not_set.path == path("file")));
-    assert_eq!(common::mode(&dirs.target().join("file")), 0o755);
+    // An ACL that is none keeps everybody out but the owner.
+    assert_eq!(common::mode(&dirs.target().join("file")), 0o700);
     let device =
         target.create(&path("null"), &EntryKind::CharDevice { device: (1, 3) }, &metadata());
     assert!(matches!(device, Err(DestError::CannotCreate { kind: FileKind::CharDevice, .. })));

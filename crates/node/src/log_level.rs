@@ -96,7 +96,7 @@ mod tests {
                 // The name of its program.
                 "cli" => "archivist",
                 // For tests only.
-                "testkit" | "fuzzing" | "sim" => continue,
+                "testkit" | "fuzzing" | "sim" | "schedules" => continue,
                 name => name,
             };
             assert!(OWN_CRATES.contains(&name), "{name} logs nothing below `warn`");
