@@ -213,8 +213,9 @@ async fn new_permissions_are_recorded_even_if_the_stamp_is_the_same() {
     let rows = paths.each_ref().map(|path| index.row(NUMBER, path).unwrap().unwrap());
     let mut batch = Batch::default();
     for (path, row) in paths.iter().zip(&rows) {
-        let old = Box::new(Row { mode: 0o700, uid: 4321, ..row.clone() });
-        batch.add(path.clone(), Change::Put { row: old, before: Some(row.stamp) });
+        let old = Row { mode: 0o700, uid: 4321, is_racy: false, ..row.clone() };
+        let (row, before) = (Box::new(old), Some(row.stamp));
+        batch.add(path.clone(), Change::Put { row, before });
     }
     index.apply(&id(), &batch, jiff::Timestamp::now()).unwrap();
     handle.scan_now(&id()).await.unwrap();
