@@ -6,6 +6,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::ops::ControlFlow;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -41,6 +42,9 @@ pub struct RestoreOptions {
     pub owners: OwnerPolicy,
     /// Number of threads that create files.
     pub workers: usize,
+    /// Directories that the restore never changes: those of the instance. The names in a
+    /// snapshot come from its source, so they could name the files of the store.
+    pub protected: Vec<PathBuf>,
 }
 
 impl Default for RestoreOptions {
@@ -50,6 +54,7 @@ impl Default for RestoreOptions {
             overwrite: false,
             owners: OwnerPolicy::for_this_process(),
             workers: std::thread::available_parallelism().map_or(2, usize::from).min(8),
+            protected: Vec::new(),
         }
     }
 }
@@ -79,6 +84,18 @@ pub enum RestoreError {
         #[source]
         source: io::Error,
     },
+    /// The target is a directory of the instance, or in one.
+    #[error(
+        "{} is in {}, where this program keeps its data; choose another directory",
+        target.display(),
+        protected.display()
+    )]
+    Protected {
+        /// The target directory.
+        target: PathBuf,
+        /// The directory of the instance.
+        protected: PathBuf,
+    },
     /// The target is full or read-only.
     #[error("the restore stopped because the target is full or read-only")]
     TargetUnwritable(#[source] DestError),
@@ -106,8 +123,13 @@ pub fn restore(
     progress: &Progress,
 ) -> Result<Report, RestoreError> {
     let manifest = Manifest::open(blocks.clone(), manifest)?;
-    std::fs::create_dir_all(target)
-        .map_err(|source| RestoreError::Create { path: target.to_owned(), source })?;
+    // Before the target is created, so that nothing is left in a protected directory.
+    let existing = target.ancestors().find_map(|dir| dir.canonicalize().ok());
+    protected_below(target, &existing.unwrap_or_default(), &options.protected)?;
+    let create = |source| RestoreError::Create { path: target.to_owned(), source };
+    std::fs::create_dir_all(target).map_err(create)?;
+    let resolved = target.canonicalize().map_err(create)?;
+    let protected = protected_below(target, &resolved, &options.protected)?;
     // The target gets the mode and time of the backed-up root only if it is used for
     // this folder alone: if it is empty, or already has them.
     let root_metadata = &manifest.header().root.metadata;
@@ -135,7 +157,8 @@ pub fn restore(
         linked: Mutex::default(),
     };
     // Every snapshot contains the root, but not as an entry.
-    let mut walk = WalkState { found: HashSet::from([RelPath::root()]), ..WalkState::default() };
+    let found = HashSet::from([RelPath::root()]);
+    let mut walk = WalkState { found, protected, ..WalkState::default() };
     let walked = std::thread::scope(|scope| {
         let (sender, receiver) = bounded(BATCHES);
         let (behind, write_out) = WriteBehind::new();
@@ -197,6 +220,31 @@ pub fn restore(
     Ok(report)
 }
 
+/// Returns the protected directories below a target, as paths below it. `resolved` is the
+/// target, or the part of it that exists, without symbolic links.
+fn protected_below(
+    target: &Path,
+    resolved: &Path,
+    protected: &[PathBuf],
+) -> Result<Vec<RelPath>, RestoreError> {
+    let mut below = Vec::new();
+    let mut add = |inner: Result<&Path, _>| {
+        let inner = inner.ok().and_then(|dir| RelPath::new(dir.as_os_str().as_bytes()).ok());
+        below.extend(inner);
+    };
+    for dir in protected {
+        // A symbolic link that leads to the directory is protected, too.
+        add(dir.strip_prefix(target));
+        // A directory that does not exist has nothing to protect.
+        let Ok(dir) = dir.canonicalize() else { continue };
+        if resolved.starts_with(&dir) {
+            return Err(RestoreError::Protected { target: target.to_owned(), protected: dir });
+        }
+        add(dir.strip_prefix(resolved));
+    }
+    Ok(below)
+}
+
 /// Reports whether a directory already has the mode and mtime of the backed-up root.
 fn has_mode_and_mtime(dir: &Path, metadata: &Metadata) -> bool {
     let tree = SourceTree::open(dir);
@@ -228,6 +276,8 @@ struct WalkState {
     links: Vec<Link>,
     /// Selected paths that the snapshot contains.
     found: HashSet<RelPath>,
+    /// Directories of the instance below the target.
+    protected: Vec<RelPath>,
 }
 
 /// A further name of a file.
@@ -297,6 +347,11 @@ impl WalkState {
     /// Creates an entry without content, or adds a file to the batch.
     fn restore_entry<W: TreeWriter>(&mut self, job: &Job<'_, W>, entry: Entry, batch: &mut Batch) {
         let Entry { path, kind, metadata, .. } = entry;
+        if self.protected.iter().any(|dir| path.is_within(dir)) {
+            let why = "not restored, because this program keeps its data there";
+            job.note(ReportKind::Failed, format!("{path}: {why}"));
+            return;
+        }
         match kind {
             EntryKind::File { cid, size, blake3, is_sparse } => {
                 let content = ContentRef { cid, size, blake3 };

@@ -126,6 +126,46 @@ fn what_is_in_the_way_stays_unless_it_is_to_be_replaced() {
     assert!(differences.iter().all(|difference| difference.path.is_root()), "{differences:?}");
 }
 
+/// The names in a snapshot come from its source. They must not be the files of the store.
+#[test]
+fn the_directories_of_the_instance_are_never_changed() {
+    let setup = Setup::new();
+    some_tree(&setup.source());
+    fs::create_dir_all(setup.source().join("data/store")).unwrap();
+    fs::write(setup.source().join("data/store/pack"), b"hostile").unwrap();
+    let manifest = capture(&setup.store, &setup.source());
+    let data = setup.target().join("data");
+    fs::create_dir_all(data.join("store")).unwrap();
+    fs::write(data.join("store/pack"), b"a backup").unwrap();
+    let options = RestoreOptions {
+        overwrite: true,
+        protected: vec![data.clone()],
+        ..RestoreOptions::default()
+    };
+    // Below the target: everything else is restored.
+    let report = setup.restore(manifest, &options).unwrap();
+    assert_eq!(report.failed.len(), 3, "{report:?}");
+    assert!(report.failed.iter().all(|text| text.starts_with("data")), "{report:?}");
+    assert!(setup.target().join("a/000.txt").exists());
+    // The target is such a directory, is in one, or is a link to one.
+    let link = setup.dir.path().join("link");
+    symlink(&data, &link).unwrap();
+    let blocks = blocks(&setup.store);
+    for target in [data.clone(), data.join("store"), data.join("new/inner"), link.join("new")] {
+        let ended = restore(&blocks, manifest, &target, &options, &Progress::default());
+        assert!(matches!(ended, Err(RestoreError::Protected { .. })), "{target:?}: {ended:?}");
+    }
+    assert_eq!(fs::read(data.join("store/pack")).unwrap(), b"a backup");
+    assert_eq!(fs::read_dir(&data).unwrap().count(), 1);
+    // A link to it is not replaced.
+    let elsewhere = setup.dir.path().join("elsewhere");
+    fs::rename(&data, &elsewhere).unwrap();
+    symlink(&elsewhere, &data).unwrap();
+    setup.restore(manifest, &options).unwrap();
+    assert!(data.is_symlink());
+    assert_eq!(fs::read(elsewhere.join("store/pack")).unwrap(), b"a backup");
+}
+
 #[test]
 fn a_part_is_restored_without_the_rest() {
     let setup = Setup::new();

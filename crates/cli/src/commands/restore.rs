@@ -183,6 +183,7 @@ impl Restore {
         let options = RestoreOptions {
             selection: Selection::new(paths),
             overwrite: self.overwrite,
+            protected: vec![context.paths.data_dir().to_owned()],
             ..RestoreOptions::default()
         };
         let done = restore::Progress::default();

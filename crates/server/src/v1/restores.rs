@@ -49,6 +49,7 @@ pub(crate) async fn start(
         options: RestoreOptions {
             selection,
             overwrite: request.overwrite,
+            protected: vec![services.data_dir.to_path_buf()],
             ..RestoreOptions::default()
         },
         from_backup_server: request.from_backup_server,
