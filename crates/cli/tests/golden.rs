@@ -213,6 +213,15 @@ fn assert_restores(home: &Home, snapshots: &[Value]) {
     }
 }
 
+/// Checks that no snapshot is restored into the store.
+fn assert_store_is_no_target(home: &Home, snapshots: &Value) {
+    let (id, store) = (snapshots[0]["id"].as_str().unwrap(), home.path().join("data/store/new"));
+    let ran = run(home.path(), ["restore", id, "--target", store.to_str().unwrap(), "--overwrite"]);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert!(ran.err.contains("where this program keeps its data"), "{ran:?}");
+    assert!(!store.exists());
+}
+
 #[test]
 fn a_golden_backup_server_is_listed_verified_and_restored() {
     for name in ALL {
@@ -220,6 +229,7 @@ fn a_golden_backup_server_is_listed_verified_and_restored() {
         let listed = run(home.path(), ["snapshots", "--json"]);
         assert_has(&listed.json(), &expected["snapshots"], name);
         assert_restores(&home, expected["trees"].as_array().unwrap());
+        assert_store_is_no_target(&home, &listed.json());
         let verified = run(home.path(), ["verify", "--full", "--json"]);
         assert_eq!((verified.code, verified.json()["problems"].clone()), (Some(0), json!([])));
         let found = run(home.path(), ["recover", "--json"]).json();
@@ -240,6 +250,7 @@ fn a_golden_backup_server_is_continued_and_pruned() {
         assert_marked(&home, name, "server");
         let item = format!("/data/{}", expected["item"].as_str().unwrap());
         assert_eq!(daemon.get(&item).text().unwrap(), LETTER, "{name}");
+        assert_store_is_no_target(&home, &home.run_json(&["snapshots", "--json"]));
         let pruned = home.run_json(&["prune", "--json"]);
         assert_eq!(pruned["not_collected"], Value::Null, "{name}: {pruned:#}");
         let compressed = home.run_json(&["prune", "--recompress", "--json"]);
