@@ -30,9 +30,10 @@ pub(crate) struct RootId {
     /// The type and the source of a FUSE mount.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) fuse: Option<(String, String)>,
-    /// True if the directory is on an overlay.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub(crate) is_overlay: bool,
+    /// Whether the directory is on an overlay; `None` if an earlier version stored the
+    /// identity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) is_overlay: Option<bool>,
 }
 
 impl RootId {
@@ -50,7 +51,7 @@ impl RootId {
                 .source
                 .filter(|_| ground.is_fuse)
                 .map(|source| (ground.file_system, source)),
-            is_overlay: ground.is_overlay,
+            is_overlay: Some(ground.is_overlay),
         }
     }
 
@@ -59,7 +60,13 @@ impl RootId {
         let is_same_disk = self.device == other.device
             || (self.file_system.is_some() && self.file_system == other.file_system);
         let is_same_birth = self.born.is_some() && self.born == other.born;
-        if self.is_overlay && other.is_overlay {
+        if let (Some(a), Some(b)) = (self.is_overlay, other.is_overlay)
+            && (a != b || self.fuse.is_some() != other.fuse.is_some())
+        {
+            // An overlay shows inodes of its layers, with their numbers.
+            return false;
+        }
+        if self.is_overlay == Some(true) && other.is_overlay != Some(false) {
             let is_same_inode = self.inode == other.inode;
             return is_same_inode && (is_same_birth || is_same_disk)
                 || is_same_birth && is_same_disk;
@@ -87,7 +94,7 @@ mod tests {
         born: Some((100, 7)),
         file_system: Some(12),
         fuse: None,
-        is_overlay: false,
+        is_overlay: Some(false),
     };
 
     #[test]
@@ -117,7 +124,7 @@ mod tests {
         // Another server at the same path, with the same device number.
         assert!(!id.is_same(&RootId { fuse: mount("b:/x"), ..id.clone() }));
         // An earlier version did not store the source.
-        let old = RootId { fuse: None, ..id.clone() };
+        let old = RootId { fuse: None, is_overlay: None, ..id.clone() };
         assert!(old.is_same(&id));
         assert!(!old.is_same(&RootId { device: 9, ..id }));
         // A local disk is mounted instead, or FUSE instead of a disk.
@@ -126,7 +133,11 @@ mod tests {
 
     #[test]
     fn a_directory_that_an_overlay_copies_up_is_the_same() {
-        let id = RootId { is_overlay: true, ..ID };
+        let id = RootId { is_overlay: Some(true), ..ID };
+        // Without the overlay, its upper directory is at the path, with the same inode.
+        assert!(!id.is_same(&ID));
+        assert!(!ID.is_same(&id));
+        assert!(id.is_same(&RootId { is_overlay: None, ..id.clone() }));
         assert!(id.is_same(&RootId { born: Some((200, 1)), ..id.clone() }));
         // Inode numbers may change with every mount.
         assert!(id.is_same(&RootId { inode: 7, ..id.clone() }));
@@ -140,8 +151,10 @@ mod tests {
     #[test]
     fn an_identity_of_an_earlier_version_is_read() {
         let stored = r#"{"inode":2,"device":5,"born":[100,7],"file_system":12}"#;
-        assert_eq!(serde_json::from_str::<RootId>(stored).unwrap(), ID);
-        assert_eq!(serde_json::to_string(&ID).unwrap(), stored);
+        let id = RootId { is_overlay: None, ..ID };
+        assert_eq!(serde_json::from_str::<RootId>(stored).unwrap(), id);
+        assert_eq!(serde_json::to_string(&id).unwrap(), stored);
+        assert!(id.is_same(&ID));
     }
 
     #[test]

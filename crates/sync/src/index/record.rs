@@ -196,7 +196,7 @@ mod tests {
             born: None,
             file_system: Some(u64::MAX),
             fuse: Some(("fuse.sshfs".to_owned(), "host:/srv".to_owned())),
-            is_overlay: false,
+            is_overlay: Some(false),
         });
         record.add_losses(100, 5, 1);
         let json = serde_json::to_vec(&record).unwrap();

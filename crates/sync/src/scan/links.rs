@@ -94,7 +94,8 @@ impl Scan<'_> {
         stamp: &RowStamp,
     ) -> Result<Option<Row>, SyncError> {
         let Some(content) = known.content() else { return Ok(None) };
-        let xattrs = if known.stamp == *stamp {
+        let is_untouched = known.stamp == *stamp;
+        let xattrs = if is_untouched {
             known.xattrs.clone()
         } else {
             match self.reader.root.xattrs(found) {
@@ -104,7 +105,8 @@ impl Scan<'_> {
         };
         let mut row = Row::new(found, self.device(), RowKind::File(*content), xattrs);
         (row.hour, row.sequence) = (known.hour, known.sequence);
-        (row.is_racy, row.is_unread) = (known.is_racy, known.is_unread);
+        row.is_racy = known.is_racy;
+        row.is_unread = known.is_unread || !is_untouched;
         Ok(Some(row))
     }
 
@@ -215,8 +217,9 @@ impl Scan<'_> {
 /// Reports whether the content of a row is the content of an entry with several names: the
 /// same inode, with the same times, or changed only in the number of its names.
 ///
-/// A new number of names explains a new ctime. The birth time proves that the inode was not
-/// used again, as in [`is_renamed`](super::reconcile).
+/// A new number of names explains a new ctime, but a program may have written to the file and
+/// set the mtime back as well, so the next full scan reads it once. The birth time proves that
+/// the inode was not used again, as in [`is_renamed`](super::reconcile).
 fn is_same_file(row: &Row, found: &FoundEntry, stamp: &RowStamp) -> bool {
     let is_alike = row.stamp == *stamp
         || (RowStamp { ctime: stamp.ctime, ..row.stamp } == *stamp
