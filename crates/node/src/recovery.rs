@@ -222,7 +222,7 @@ fn state_model(state: &FoundState, is_selected: bool) -> (api::FoundState, Optio
         FoundState::Known => (api::FoundState::Known, None),
         FoundState::Complete => (api::FoundState::Lost, None),
         FoundState::Removed => (api::FoundState::Removed, None),
-        FoundState::Incomplete { blocks, reason } => {
+        FoundState::Incomplete { blocks, reason, was_removed: _ } => {
             let more = blocks.saturating_sub(1);
             let text = if more > 0 { format!("{reason}, and {more} more") } else { reason.clone() };
             (api::FoundState::Incomplete, Some(text))
@@ -362,7 +362,16 @@ fn refuse_lost(
              it is damaged, and try again; {discard} everything that is not in the list"
         )
     })?;
-    let Some(lost) = confirmed.iter().find(|one| !is_known(one, found)) else { return Ok(()) };
+    let Some(lost) = confirmed.iter().find(|one| !is_known(one, found)) else {
+        return match found.incomplete() {
+            0 => Ok(()),
+            count => Err(format!(
+                "snapshots that are not in the list are incomplete, but not removed ({count}), so \
+                 the list is not accepted: `archivist recover` shows them; {discard} what is left \
+                 of them"
+            )),
+        };
+    };
     let Confirmation { folder_id, sequence, .. } = &lost.confirmation;
     let source = source_name(config, &lost.source.to_string());
     Err(format!(
@@ -452,7 +461,12 @@ mod tests {
     #[test]
     fn what_was_confirmed_last_must_be_known_or_superseded() {
         let (source, other) = (PeerId::random(), PeerId::random());
-        let gone = || FoundState::Incomplete { blocks: 1, reason: "missing".into() };
+        let incomplete = |was_removed| FoundState::Incomplete {
+            blocks: 1,
+            reason: "missing".into(),
+            was_removed,
+        };
+        let gone = || incomplete(false);
         let known = [
             (source, 5, 50, FoundState::Known),
             (source, 5, 50, FoundState::Removed),
@@ -477,6 +491,11 @@ mod tests {
                 && refusal.contains("--discard");
             assert!(is_named, "{found:?}: {refusal}");
         }
+        // An older snapshot of which something is left.
+        let newest = (source, 6, 60, FoundState::Known);
+        let refused = refusal(source, &[(source, 4, 40, gone()), newest.clone()]).unwrap();
+        assert!(refused.contains("incomplete, but not removed (1)"), "{refused}");
+        assert_eq!(refusal(source, &[(source, 4, 40, incomplete(true)), newest]), None);
         // A lost snapshot that can be recovered has another advice.
         let refusal = refusal(source, &[(source, 5, 50, FoundState::Complete)]).unwrap();
         assert!(refusal.contains("recover --yes"), "{refusal}");

@@ -43,6 +43,8 @@ pub enum FoundState {
         blocks: u64,
         /// Reason why the first of them is bad.
         reason: String,
+        /// True if its root was removed on purpose: a collection frees its blocks.
+        was_removed: bool,
     },
     /// No root names it, and a block cannot be read at present; contains the reason.
     Unreadable(String),
@@ -123,6 +125,14 @@ impl RecoveryReport {
             && self.failed_reads == 0
             && !self.snapshots.iter().any(|found| is_unreadable(&found.state))
             && !self.items.iter().any(|found| is_unreadable(&found.state))
+    }
+
+    /// Returns the number of snapshots that no root names, of which blocks are missing or damaged,
+    /// and that were not removed on purpose. Their other blocks may be all that is left of files.
+    pub fn incomplete(&self) -> usize {
+        let is_incomplete =
+            |state: &FoundState| matches!(state, FoundState::Incomplete { was_removed: false, .. });
+        self.snapshots.iter().filter(|found| is_incomplete(&found.state)).count()
     }
 
     /// Returns the number of snapshots and of data items that can be recovered and were not removed
@@ -298,7 +308,7 @@ fn snapshot_state(snapshot: &Snapshot, checked: &VerifyReport, scan: &dyn NodeSc
     if checked.unreadable.contains(&cid.to_string()) {
         FoundState::Unreadable(first_reason(bad))
     } else if checked.broken.contains(cid) {
-        FoundState::Incomplete { blocks: bad.clone().count() as u64, reason: first_reason(bad) }
+        incomplete(bad, scan.was_removed(cid))
     } else {
         complete_or_removed(cid, scan)
     }
@@ -310,10 +320,18 @@ fn item_state(name: &str, cid: Cid, checked: &VerifyReport, scan: &dyn NodeScan)
     if checked.unreadable.contains(name) {
         FoundState::Unreadable(first_reason(bad))
     } else if checked.broken_items.contains(name) {
-        FoundState::Incomplete { blocks: bad.clone().count() as u64, reason: first_reason(bad) }
+        incomplete(bad, scan.was_removed(&cid))
     } else {
         complete_or_removed(&cid, scan)
     }
+}
+
+fn incomplete<'a>(
+    bad: impl Iterator<Item = &'a VerifyProblem> + Clone,
+    was_removed: bool,
+) -> FoundState {
+    let blocks = bad.clone().count() as u64;
+    FoundState::Incomplete { blocks, reason: first_reason(bad), was_removed }
 }
 
 fn complete_or_removed(cid: &Cid, scan: &dyn NodeScan) -> FoundState {

@@ -172,11 +172,11 @@ fn an_incomplete_snapshot_is_reported_and_not_set() {
         let copy = without_roots(&store, &[*hole].into());
         let report = find(&copy);
         let state = &states(&report)[1].1;
-        let FoundState::Incomplete { blocks: 1, reason } = state else {
+        let FoundState::Incomplete { blocks: 1, reason, was_removed: false } = state else {
             panic!("without {hole}: {state:?}")
         };
         assert!(reason.contains(&hole.to_string()) && reason.contains("missing"), "{reason}");
-        assert_eq!(report.lost(), (2, 0));
+        assert_eq!((report.lost(), report.incomplete()), ((2, 0), 1));
         assert_eq!(set_all_lost(&copy), 2);
     }
 }
