@@ -30,7 +30,7 @@ pub(crate) struct RootId {
     /// The type and the source of a FUSE mount.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) fuse: Option<(String, String)>,
-    /// Whether the directory is on an overlay; `None` if an earlier version stored the
+    /// True if the directory is on an overlay; `None` if an earlier version stored the
     /// identity.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) is_overlay: Option<bool>,
