@@ -11,9 +11,20 @@ pub struct Ground {
     /// True if the system reports every change. It does not if changes can pass by this
     /// computer (network file systems), or by the mount (FUSE, overlays).
     pub has_all_events: bool,
-    /// True if a program of a user implements the file system.
-    pub is_fuse: bool,
-    /// True if it shows the entries of other file systems. Then the birth time of an entry
-    /// changes when it is copied up.
-    pub is_overlay: bool,
+    /// Kind of the file system.
+    pub kind: GroundKind,
+}
+
+/// The kind of a file system, as far as it decides about the identity of an entry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum GroundKind {
+    /// A program of a user implements the file system. There are no birth times, and inode
+    /// and device numbers are those of one mount.
+    Fuse,
+    /// It shows the entries of other file systems, which get another birth time when they
+    /// are copied up.
+    Overlay,
+    /// Any other file system.
+    #[default]
+    Other,
 }

@@ -47,7 +47,7 @@ pub use dest::{
 };
 pub use entry::{FileKind, FoundEntry, FoundKind, Identity, Stamp};
 pub use error::{DestError, ReadError, RootError};
-pub use ground::Ground;
+pub use ground::{Ground, GroundKind};
 pub use owners::Owners;
 pub use platform::{DestTree, DirHandle, SourceTree};
 pub use resolution::Resolution;

@@ -13,7 +13,7 @@
 //! write into a directory gives it a new birth time; there, one of inode and birth time must
 //! be the same.
 
-use fstree::{SourceTree, TreeReader as _};
+use fstree::{Ground, GroundKind, SourceTree, TreeReader as _};
 use serde::{Deserialize, Serialize};
 
 /// The identity of a directory, valid across reboots.
@@ -27,13 +27,31 @@ pub(crate) struct RootId {
     pub(crate) born: Option<(i64, u32)>,
     /// The id of the file system.
     pub(crate) file_system: Option<u64>,
-    /// The type and the source of a FUSE mount.
+    /// The ground; `None` if an earlier version stored the identity.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) fuse: Option<(String, String)>,
-    /// True if the directory is on an overlay; `None` if an earlier version stored the
-    /// identity.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) is_overlay: Option<bool>,
+    pub(crate) ground: Option<RootGround>,
+}
+
+/// The kind of the file system of a root.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum RootGround {
+    /// FUSE, with the type and the source of the mount.
+    Fuse(String, String),
+    /// An overlay.
+    Overlay,
+    /// Any other file system, and FUSE without a known source.
+    Other,
+}
+
+impl From<Ground> for RootGround {
+    fn from(ground: Ground) -> Self {
+        match (ground.kind, ground.source) {
+            (GroundKind::Fuse, Some(source)) => Self::Fuse(ground.file_system, source),
+            (GroundKind::Overlay, _) => Self::Overlay,
+            _ => Self::Other,
+        }
+    }
 }
 
 impl RootId {
@@ -41,17 +59,12 @@ impl RootId {
     pub(crate) fn of(root: &SourceTree) -> Self {
         let identity = root.identity();
         let born = root.born();
-        let ground = root.ground();
         Self {
             inode: identity.inode,
             device: identity.device,
             born: born.and_then(|(secs, nanos)| Some((secs, u32::try_from(nanos).ok()?))),
             file_system: root.file_system_id(),
-            fuse: ground
-                .source
-                .filter(|_| ground.is_fuse)
-                .map(|source| (ground.file_system, source)),
-            is_overlay: Some(ground.is_overlay),
+            ground: Some(root.ground().into()),
         }
     }
 
@@ -60,26 +73,19 @@ impl RootId {
         let is_same_disk = self.device == other.device
             || (self.file_system.is_some() && self.file_system == other.file_system);
         let is_same_birth = self.born.is_some() && self.born == other.born;
-        if let (Some(a), Some(b)) = (self.is_overlay, other.is_overlay)
-            && (a != b || self.fuse.is_some() != other.fuse.is_some())
-        {
+        let is_same_inode = self.inode == other.inode;
+        match (&self.ground, &other.ground) {
+            (Some(a @ RootGround::Fuse(..)), Some(b @ RootGround::Fuse(..))) => a == b,
+            // Two of the three; an inode number may change with the mount.
+            (Some(RootGround::Overlay), Some(RootGround::Overlay) | None)
+            | (None, Some(RootGround::Overlay)) => {
+                [is_same_disk, is_same_birth, is_same_inode].iter().filter(|same| **same).count()
+                    >= 2
+            }
             // An overlay shows inodes of its layers, with their numbers.
-            return false;
-        }
-        if self.is_overlay == Some(true) && other.is_overlay != Some(false) {
-            let is_same_inode = self.inode == other.inode;
-            return is_same_inode && (is_same_birth || is_same_disk)
-                || is_same_birth && is_same_disk;
-        }
-        if let (Some(a), Some(b)) = (&self.fuse, &other.fuse) {
-            return a == b;
-        }
-        if self.inode != other.inode {
-            return false;
-        }
-        match (self.born, other.born) {
-            (Some(_), Some(_)) => is_same_birth,
-            _ => is_same_disk,
+            (Some(a), Some(b)) if a != b => false,
+            _ if self.born.is_some() && other.born.is_some() => is_same_inode && is_same_birth,
+            _ => is_same_inode && is_same_disk,
         }
     }
 }
@@ -93,8 +99,7 @@ mod tests {
         device: 5,
         born: Some((100, 7)),
         file_system: Some(12),
-        fuse: None,
-        is_overlay: Some(false),
+        ground: Some(RootGround::Other),
     };
 
     #[test]
@@ -117,14 +122,15 @@ mod tests {
 
     #[test]
     fn the_source_of_a_fuse_mount_decides() {
-        let mount = |source: &str| Some(("fuse.sshfs".to_owned(), source.to_owned()));
-        let id = RootId { born: None, file_system: None, fuse: mount("a:/x"), ..ID };
+        let mount =
+            |source: &str| Some(RootGround::Fuse("fuse.sshfs".to_owned(), source.to_owned()));
+        let id = RootId { born: None, file_system: None, ground: mount("a:/x"), ..ID };
         // Mounted again, after another one.
         assert!(id.is_same(&RootId { device: 9, ..id.clone() }));
         // Another server at the same path, with the same device number.
-        assert!(!id.is_same(&RootId { fuse: mount("b:/x"), ..id.clone() }));
+        assert!(!id.is_same(&RootId { ground: mount("b:/x"), ..id.clone() }));
         // An earlier version did not store the source.
-        let old = RootId { fuse: None, is_overlay: None, ..id.clone() };
+        let old = RootId { ground: None, ..id.clone() };
         assert!(old.is_same(&id));
         assert!(!old.is_same(&RootId { device: 9, ..id }));
         // A local disk is mounted instead, or FUSE instead of a disk.
@@ -133,11 +139,11 @@ mod tests {
 
     #[test]
     fn a_directory_that_an_overlay_copies_up_is_the_same() {
-        let id = RootId { is_overlay: Some(true), ..ID };
+        let id = RootId { ground: Some(RootGround::Overlay), ..ID };
         // Without the overlay, its upper directory is at the path, with the same inode.
         assert!(!id.is_same(&ID));
         assert!(!ID.is_same(&id));
-        assert!(id.is_same(&RootId { is_overlay: None, ..id.clone() }));
+        assert!(id.is_same(&RootId { ground: None, ..id.clone() }));
         assert!(id.is_same(&RootId { born: Some((200, 1)), ..id.clone() }));
         // Inode numbers may change with every mount.
         assert!(id.is_same(&RootId { inode: 7, ..id.clone() }));
@@ -151,7 +157,7 @@ mod tests {
     #[test]
     fn an_identity_of_an_earlier_version_is_read() {
         let stored = r#"{"inode":2,"device":5,"born":[100,7],"file_system":12}"#;
-        let id = RootId { is_overlay: None, ..ID };
+        let id = RootId { ground: None, ..ID };
         assert_eq!(serde_json::from_str::<RootId>(stored).unwrap(), id);
         assert_eq!(serde_json::to_string(&id).unwrap(), stored);
         assert!(id.is_same(&ID));

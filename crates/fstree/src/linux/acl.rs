@@ -27,15 +27,13 @@ const ALL: u32 = 0o7;
 /// permissions.
 pub(crate) fn mode_without_acl(mode: u32, acl: &[u8]) -> u32 {
     let Some(entries) = parse(acl) else { return mode & !0o077 };
-    let of_all = |tag: u16| {
+    let common = |tag: u16, mask: u32| {
         let with_tag = entries.iter().filter(|entry| entry.0 == tag);
-        with_tag.fold(ALL, |common, entry| common & entry.1)
+        with_tag.fold(ALL, |common, entry| common & entry.1 & mask)
     };
-    let mask = of_all(MASK);
-    let users = of_all(USER) & if entries.iter().any(|entry| entry.0 == USER) { mask } else { ALL };
-    let groups =
-        of_all(GROUP) & if entries.iter().any(|entry| entry.0 == GROUP) { mask } else { ALL };
-    let group = of_all(GROUP_OBJ) & mask & users;
+    let mask = common(MASK, ALL);
+    let (users, groups) = (common(USER, mask), common(GROUP, mask));
+    let group = common(GROUP_OBJ, mask) & users;
     let others = users & groups;
     mode & (!0o077 | group << 3 | others)
 }

@@ -6,7 +6,7 @@
 use rustix::fd::BorrowedFd;
 
 use super::stat::{FUSE_MAGIC, Stat, file_system_magic};
-use crate::ground::Ground;
+use crate::ground::{Ground, GroundKind};
 
 /// Magic numbers of file systems on local disks and in memory, each change of which passes
 /// through this kernel. Source: `include/uapi/linux/magic.h` and the file systems.
@@ -42,8 +42,11 @@ pub(crate) fn ground(dir: BorrowedFd<'_>, stat: &Stat) -> Ground {
         file_system,
         source: Some(source).filter(|source| !source.is_empty()),
         has_all_events: magic.is_some_and(|magic| LOCAL.contains(&magic)),
-        is_fuse: magic == Some(FUSE_MAGIC),
-        is_overlay: magic == Some(OVERLAY_MAGIC),
+        kind: match magic {
+            Some(FUSE_MAGIC) => GroundKind::Fuse,
+            Some(OVERLAY_MAGIC) => GroundKind::Overlay,
+            _ => GroundKind::Other,
+        },
     }
 }
 

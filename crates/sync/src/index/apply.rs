@@ -212,10 +212,10 @@ impl<'a, 'txn> ApplyTransaction<'a, 'txn> {
         let new_id = row.content().and_then(|content| content.id);
         let old_inode = old.as_ref().map(|old| old.stamp.inode);
         if let Some(old) = &old {
-            self.note_loss(old, Some(&row), &key)?;
             if old_id != new_id || old_inode != Some(row.stamp.inode) {
                 self.drop_id(old, &key)?;
             }
+            self.note_loss(old, Some(&row))?;
         }
         if let Some(id) = new_id
             && (old_id != new_id || old_inode != Some(row.stamp.inode))
@@ -295,19 +295,16 @@ impl<'a, 'txn> ApplyTransaction<'a, 'txn> {
     }
 
     /// Counts content that is lost: content of the last manifest, and content that had existed
-    /// for [`LOSS_WINDOW`].
-    fn note_loss(&mut self, old: &Row, new: Option<&Row>, key: &[u8]) -> DbResult<()> {
+    /// for [`LOSS_WINDOW`]. Its id was dropped before.
+    fn note_loss(&mut self, old: &Row, new: Option<&Row>) -> DbResult<()> {
         let Some(content) = old.content() else { return Ok(()) };
         if new.and_then(Row::content).is_some_and(|new| new.cid == content.cid) {
             return Ok(());
         }
         // Content that has another name now is not lost.
         if let Some(id) = content.id
-            && self.by_id.get(id.0)?.is_some_and(|at| at.value() != key)
+            && self.by_id.get(id.0)?.is_some()
         {
-            return Ok(());
-        }
-        if self.links.other_name(&self.files, key, old)?.is_some() {
             return Ok(());
         }
         self.record.lost += u64::from(old.sequence <= self.record.sequence().0);
@@ -319,6 +316,7 @@ impl<'a, 'txn> ApplyTransaction<'a, 'txn> {
         Ok(())
     }
 
+    /// Removes the id of a row that goes, or leads it to another name with the same content.
     fn drop_id(&mut self, old: &Row, key: &[u8]) -> DbResult<()> {
         let Some(id) = old.content().and_then(|content| content.id) else { return Ok(()) };
         let is_here = self.by_id.get(id.0)?.is_some_and(|at| at.value() == key);
@@ -420,9 +418,9 @@ impl<'a, 'txn> ApplyTransaction<'a, 'txn> {
                 return Ok(());
             }
             for (key, row) in rows {
-                self.note_loss(&row, None, &key)?;
-                self.record.deleted += u64::from(row.sequence <= self.record.sequence().0);
                 self.drop_id(&row, &key)?;
+                self.note_loss(&row, None)?;
+                self.record.deleted += u64::from(row.sequence <= self.record.sequence().0);
                 self.files.remove(&key[..])?;
                 self.links.replace(&key, Some(&row), None)?;
                 if let Some((_, path)) = crate::path_key::path_of(&key) {

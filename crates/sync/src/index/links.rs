@@ -101,7 +101,8 @@ impl<'txn> Links<'txn> {
         Ok(())
     }
 
-    /// Returns the key of another row with the content of `row`, whose key is `key`.
+    /// Returns the key of another row with the content of `row`, whose key is `key`: the last
+    /// one, since changes are applied in the order of keys, and the last row is still the old.
     pub(super) fn other_name(
         &self,
         files: &impl ReadableTable<Bytes, Bytes>,
@@ -112,7 +113,7 @@ impl<'txn> Links<'txn> {
         if row.hard_link.is_none() || id.is_none() {
             return Ok(None);
         }
-        for other in self.table.get((self.number, row.stamp.inode))? {
+        for other in self.table.get((self.number, row.stamp.inode))?.rev() {
             let other = other?.value().to_vec();
             if other == key {
                 continue;

@@ -195,8 +195,10 @@ mod tests {
             device: 3,
             born: None,
             file_system: Some(u64::MAX),
-            fuse: Some(("fuse.sshfs".to_owned(), "host:/srv".to_owned())),
-            is_overlay: Some(false),
+            ground: Some(crate::root_id::RootGround::Fuse(
+                "fuse.sshfs".to_owned(),
+                "host:/srv".to_owned(),
+            )),
         });
         record.add_losses(100, 5, 1);
         let json = serde_json::to_vec(&record).unwrap();

@@ -45,6 +45,19 @@ pub(super) struct LinkedFiles {
     requested: HashSet<RelPath>,
 }
 
+impl LinkedFiles {
+    /// Keeps a row, so that the other names of the file can take over its content.
+    fn remember(&mut self, row: &Row) {
+        if row.error.is_some() {
+            return;
+        }
+        if self.recent.len() >= RECENT_MAX {
+            self.recent.clear();
+        }
+        self.recent.insert(row.stamp.inode, row.clone());
+    }
+}
+
 impl Scan<'_> {
     /// Takes over the content that another name of the same file has, or lets the name wait
     /// while the file is read under another one. Returns the entry if it must be read.
@@ -57,6 +70,7 @@ impl Scan<'_> {
         if let Some(row) = self.shared_row(&found, &stamp)? {
             self.mark_resolved(&found.path);
             self.note_linked_change(&found.path, stamp.inode, Some(&stamp))?;
+            self.linked.remember(&row);
             self.put(found.path, row, before);
             return Ok(None);
         }
@@ -122,12 +136,7 @@ impl Scan<'_> {
             self.read_next_name(inode);
             return Ok(());
         }
-        if row.error.is_none() {
-            if self.linked.recent.len() >= RECENT_MAX {
-                self.linked.recent.clear();
-            }
-            self.linked.recent.insert(inode, row.clone());
-        }
+        self.linked.remember(row);
         self.note_linked_change(path, inode, Some(&row.stamp))?;
         for WaitingName { found, before } in self.linked.waiting.remove(&inode).unwrap_or_default()
         {

@@ -90,16 +90,20 @@ impl Inode<'_> {
         }
     }
 
-    /// Sets the mtime, and checks it. Programs that use version 2 of libfuse accept a call
-    /// that sets only the mtime, and ignore it; they get both times.
-    fn set_mtime(&self, mtime_ns: i128) -> Result<(), Errno> {
-        self.set_times(Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT }, mtime_ns)?;
-        if stat_fd(self.fd)?.stamp.mtime_ns() == mtime_ns {
-            return Ok(());
+    /// Sets the mtime, and returns the state of the inode afterwards, with the error if it
+    /// could not be set. Programs that use version 2 of libfuse accept a call that sets only
+    /// the mtime, and ignore it; they get both times.
+    fn set_mtime(&self, mtime_ns: i128) -> Result<(Stat, Option<Errno>), Errno> {
+        let set = self.set_times(Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT }, mtime_ns);
+        let now = stat_fd(self.fd)?;
+        if set.is_err() || now.stamp.mtime_ns() == mtime_ns {
+            return Ok((now, set.err()));
         }
-        let (seconds, nanoseconds) = rustix::fs::fstat(self.fd)
-            .map(|stat| (stat.st_atime, i64::try_from(stat.st_atime_nsec).unwrap_or(0)))?;
-        self.set_times(Timespec { tv_sec: seconds, tv_nsec: nanoseconds }, mtime_ns)
+        let stat = rustix::fs::fstat(self.fd)?;
+        let nanoseconds = i64::try_from(stat.st_atime_nsec).unwrap_or(0);
+        let atime = Timespec { tv_sec: stat.st_atime, tv_nsec: nanoseconds };
+        let set = self.set_times(atime, mtime_ns);
+        Ok((stat_fd(self.fd)?, set.err()))
     }
 
     fn set_times(&self, atime: Timespec, mtime_ns: i128) -> Result<(), Errno> {
@@ -177,8 +181,7 @@ impl Inode<'_> {
         if self.kind != FileKind::Symlink {
             mode_error = self.set_mode(mode).err();
         }
-        let mtime_error = self.set_mtime(metadata.mtime_ns).err();
-        let now = stat_fd(self.fd)?;
+        let (now, mtime_error) = self.set_mtime(metadata.mtime_ns)?;
         let reason = |errno: Option<Errno>, otherwise: &'static str| {
             errno.map_or_else(|| io::Error::new(io::ErrorKind::Unsupported, otherwise), Into::into)
         };
