@@ -2,7 +2,6 @@
 
 import {
   Button,
-  Card,
   Group,
   List,
   Loader,
@@ -13,7 +12,6 @@ import {
   Table,
   Text,
   TextInput,
-  Title,
 } from "@mantine/core";
 import { useDisclosure } from "@mantine/hooks";
 import { IconCheck, IconPlugConnected, IconPlus, IconTrash, IconX } from "@tabler/icons-react";
@@ -37,15 +35,13 @@ import { Id, Page, State, ErrorBox, When } from "../parts/basics";
 import { EnterCode, ShowCode } from "../parts/pairing";
 import { Qr } from "../parts/qr";
 import { Receipts } from "../parts/receipts";
+import { Section } from "../parts/section";
 
 function ThisDevice({ status }: { status: Status }) {
   const first =
     status.addresses.find((address) => !/\/(127\.|::1)/.test(address)) ?? status.addresses[0];
   return (
-    <Card withBorder component="section" aria-label="This computer">
-      <Title order={2} size="h4" mb="sm">
-        This computer
-      </Title>
+    <Section title="This computer">
       <Group align="flex-start" justify="space-between" gap="lg">
         <Stack gap="xs" style={{ flex: 1, minWidth: 240 }}>
           <Text size="sm" c="dimmed">
@@ -75,7 +71,7 @@ function ThisDevice({ status }: { status: Status }) {
           </figure>
         )}
       </Group>
-    </Card>
+    </Section>
   );
 }
 
@@ -128,11 +124,8 @@ function BackupPeer({ address, peers }: { address: string; peers: Peer[] | undef
   const set = useSetKey();
   const id = /\/p2p\/([^/]+)$/.exec(address)?.[1];
   return (
-    <Card withBorder component="section" aria-label="Backup server of this computer">
+    <Section title="Backup server of this computer">
       <Stack gap="sm">
-        <Title order={2} size="h4">
-          Backup server of this computer
-        </Title>
         {address ? (
           <>
             <Id id={address} what="the address" whole />
@@ -204,7 +197,7 @@ function BackupPeer({ address, peers }: { address: string; peers: Peer[] | undef
           that it has until its own retention rules remove them.
         </Text>
       </Confirm>
-    </Card>
+    </Section>
   );
 }
 
@@ -328,10 +321,7 @@ function Connected({ peers }: { peers: Peer[] | undefined }) {
   const [address, setAddress] = useState("");
   const connect = useConnect();
   return (
-    <Card withBorder component="section" aria-label="Connected peers">
-      <Title order={2} size="h4" mb="xs">
-        Connected peers
-      </Title>
+    <Section title="Connected peers">
       {!peers && <Loader size="sm" aria-label="Loading" />}
       {peers?.length === 0 && <Text c="dimmed">No peer is connected at the moment.</Text>}
       {peers && peers.length > 0 && (
@@ -398,7 +388,7 @@ function Connected({ peers }: { peers: Peer[] | undefined }) {
         </Group>
       </form>
       <ErrorBox error={connect.error} onClose={() => connect.reset()} />
-    </Card>
+    </Section>
   );
 }
 
@@ -442,15 +432,15 @@ export function Devices() {
         <Skeleton h={120} aria-label="Loading" />
       )}
       <Receipts />
-      <Card withBorder component="section" aria-label="Sources">
-        <Group justify="space-between" mb="sm">
-          <Title order={2} size="h4">
-            Sources: computers that are backed up here
-          </Title>
+      <Section
+        title="Sources: computers that are backed up here"
+        label="Sources"
+        action={
           <Button leftSection={<IconPlus size={18} />} onClick={adding.open}>
             Add by hand
           </Button>
-        </Group>
+        }
+      >
         {status.data.sources.length === 0 && (
           <Text c="dimmed">None yet. To add one, enter its pairing code.</Text>
         )}
@@ -459,7 +449,7 @@ export function Devices() {
             <SourceRow key={source.name} source={source} peers={peers.data} />
           ))}
         </SimpleGrid>
-      </Card>
+      </Section>
       <ErrorBox error={peers.error} />
       <Connected peers={peers.data} />
       <Modal opened={pair === "show"} onClose={close} title="Pair: this computer is backed up">

@@ -34,6 +34,7 @@ import { WorkBar } from "../parts/bar";
 import { Announce, Dot, FileName, Hint, Page, State, ErrorBox, When } from "../parts/basics";
 import { BackupSteps, FolderCard } from "../parts/folder_card";
 import { AddFolderModal } from "../parts/folder_forms";
+import { Section } from "../parts/section";
 
 function Sentence({ truth }: { truth: Truth }) {
   return (
@@ -64,10 +65,7 @@ function Sentence({ truth }: { truth: Truth }) {
 export function Notices({ notices }: { notices: Notice[] }) {
   if (notices.length === 0) return null;
   return (
-    <Card withBorder component="section" aria-label="Needs attention">
-      <Title order={2} size="h4" mb="xs">
-        Needs attention
-      </Title>
+    <Section title="Needs attention">
       <Stack gap="sm">
         {notices.map((notice) => (
           <Dot
@@ -83,7 +81,7 @@ export function Notices({ notices }: { notices: Notice[] }) {
           </Dot>
         ))}
       </Stack>
-    </Card>
+    </Section>
   );
 }
 
@@ -172,10 +170,7 @@ function History({ status, hasServer }: { status: Status; hasServer: boolean | u
   const last = days.at(-1)?.bytes ?? 0;
   const [sent, received] = [sum((day) => day.sent), sum((day) => day.received)];
   return (
-    <Card withBorder component="section" aria-label="The last 14 days">
-      <Title order={2} size="h4">
-        The last 14 days
-      </Title>
+    <Section title="The last 14 days">
       {(snapshots.isPending || traffic.isPending) && (
         <Loader size="sm" mt="sm" aria-label="Loading" />
       )}
@@ -219,7 +214,7 @@ function History({ status, hasServer }: { status: Status; hasServer: boolean | u
           )}
         </>
       )}
-    </Card>
+    </Section>
   );
 }
 
@@ -289,10 +284,7 @@ export function Overview() {
         </SimpleGrid>
       )}
       {sources.length > 0 && (
-        <Card withBorder component="section" aria-label="Sources">
-          <Title order={2} size="h4" mb="xs">
-            Sources: computers that are backed up here
-          </Title>
+        <Section title="Sources: computers that are backed up here" label="Sources">
           <Stack gap="md">
             {sources.map((source) => (
               <Stack key={source.name} gap={6}>
@@ -316,7 +308,7 @@ export function Overview() {
               </Stack>
             ))}
           </Stack>
-        </Card>
+        </Section>
       )}
       <History status={status.data} hasServer={hasServer} />
       <Text size="sm" c="dimmed">

@@ -54,6 +54,7 @@ import { sourceWord } from "../lib/words";
 import { WorkBar } from "../parts/bar";
 import { Dot, Facts, FileName, Id, Page, State, ErrorBox, When } from "../parts/basics";
 import { StoredData } from "../parts/stored_data";
+import { Section } from "../parts/section";
 
 function Stored({ storage }: { storage: Storage }) {
   const room = storage.used_bytes + storage.available_bytes;
@@ -322,13 +323,7 @@ function Verify({ earlier }: { earlier: LastVerification | null | undefined }) {
   const last = jobs.data?.filter((job) => job.kind === "verify").at(-1);
   const isRunning = last?.state === "running";
   return (
-    <Card withBorder component="section" aria-label="Verify">
-      <Title order={2} size="h4">
-        Verify
-      </Title>
-      <Text size="sm" c="dimmed" mb="sm">
-        Checks that no block of any snapshot or data item is missing.
-      </Text>
+    <Section title="Verify" lead="Checks that no block of any snapshot or data item is missing.">
       <Stack gap="sm">
         <Checkbox
           label="Read and compare every byte"
@@ -375,7 +370,7 @@ function Verify({ earlier }: { earlier: LastVerification | null | undefined }) {
           )}
         </div>
       </Stack>
-    </Card>
+    </Section>
   );
 }
 
@@ -389,10 +384,7 @@ function History({ snapshots }: { snapshots: Snapshot[] }) {
     [snapshots],
   );
   return (
-    <Card withBorder component="section" aria-label="Received snapshots">
-      <Title order={2} size="h4">
-        Received snapshots
-      </Title>
+    <Section title="Received snapshots">
       {newestFirst.length === 0 && <Text c="dimmed">None yet.</Text>}
       {newestFirst.length > 0 && (
         <div className="scroll" tabIndex={0} role="group" aria-label="Received snapshots">
@@ -442,7 +434,7 @@ function History({ snapshots }: { snapshots: Snapshot[] }) {
           Show more of {count(newestFirst.length)}
         </Button>
       )}
-    </Card>
+    </Section>
   );
 }
 
@@ -541,18 +533,12 @@ export function Server() {
         ))}
       </SimpleGrid>
       <SimpleGrid cols={{ base: 1, md: 2 }}>
-        <Card withBorder component="section" aria-label="Storage">
-          <Group justify="space-between" mb="sm">
-            <Title order={2} size="h4">
-              Storage
-            </Title>
-            <Prune />
-          </Group>
+        <Section title="Storage" action={<Prune />}>
           <Stored storage={status.data.storage} />
           <Text size="sm" c="dimmed" mt="sm">
             {all ? summary(all) : "Counting the snapshots …"}
           </Text>
-        </Card>
+        </Section>
         <Verify earlier={status.data.integrity?.last_verification} />
       </SimpleGrid>
       {status.data.integrity && <StoredData integrity={status.data.integrity} />}

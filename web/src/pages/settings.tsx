@@ -2,7 +2,6 @@
 
 import {
   Button,
-  Card,
   Code,
   Group,
   Loader,
@@ -13,7 +12,6 @@ import {
   Text,
   Textarea,
   TextInput,
-  Title,
 } from "@mantine/core";
 import { useState } from "react";
 
@@ -31,6 +29,7 @@ import {
   wrong,
 } from "../lib/keys";
 import { Page, ErrorBox } from "../parts/basics";
+import { Section } from "../parts/section";
 
 /** One setting: an input, its validation, and the button that applies it. */
 function Field({ info, value }: { info: KeyInfo; value: unknown }) {
@@ -219,19 +218,13 @@ export function Settings() {
         const all = keysOf(keys.data, section);
         const shown = all.filter((key) => isAll || !isAdvanced(key));
         return (
-          <Card key={section} withBorder component="section" aria-label={name}>
-            <Title order={2} size="h4">
-              {name}
-            </Title>
-            <Text size="sm" c="dimmed" mb="md">
-              {lead}
-            </Text>
+          <Section key={section} title={name} lead={lead}>
             <Stack gap="lg">
               {shown.map((key) => (
                 <Field key={key.path} info={key} value={valueAt(config.data, key.path)} />
               ))}
             </Stack>
-          </Card>
+          </Section>
         );
       })}
       <Text size="sm" c="dimmed">

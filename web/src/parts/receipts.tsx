@@ -1,6 +1,6 @@
 // The receipts of the backup servers: what they confirmed, and the export.
 
-import { Button, Card, Group, Stack, Table, Text, Title } from "@mantine/core";
+import { Button, Group, Stack, Table, Text } from "@mantine/core";
 import { IconDownload } from "@tabler/icons-react";
 import { useState } from "react";
 
@@ -9,6 +9,7 @@ import type { Receipt, ReceiptChain } from "../api/model";
 import { useReceiptChains, useReceipts } from "../api/queries";
 import { count, counted } from "../lib/format";
 import { Dot, ErrorBox, FileName, Id, When } from "./basics";
+import { Section } from "./section";
 
 /** Number of receipts that the table shows at a time. */
 const SHOWN = 20;
@@ -106,14 +107,10 @@ export function Receipts() {
   if (!chains.data || chains.data.length === 0) return null;
   const total = chains.data.reduce((sum, chain) => sum + chain.count, 0);
   return (
-    <Card withBorder component="section" aria-label="Receipts">
-      <Title order={2} size="h4">
-        Receipts
-      </Title>
-      <Text size="sm" c="dimmed" mb="sm">
-        With a receipt, the backup server confirms that a snapshot is complete. Each receipt is
-        signed and refers to the one before it.
-      </Text>
+    <Section
+      title="Receipts"
+      lead="With a receipt, the backup server confirms that a snapshot is complete. Each receipt is signed and refers to the one before it."
+    >
       <Stack gap="sm">
         {chains.data.map((chain) => (
           <Chain key={`${chain.backup_server} ${chain.folder_id}`} chain={chain} />
@@ -133,6 +130,6 @@ export function Receipts() {
           </Button>
         </Group>
       </Stack>
-    </Card>
+    </Section>
   );
 }

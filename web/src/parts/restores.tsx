@@ -1,6 +1,6 @@
 // The running restores, and the results of finished ones.
 
-import { Button, Card, Group, List, Stack, Text, Title } from "@mantine/core";
+import { Button, Group, List, Stack, Text } from "@mantine/core";
 import { useState } from "react";
 
 import type { RestoreReport } from "../api/model";
@@ -10,6 +10,7 @@ import { inOrder } from "../lib/restores";
 import type { Tone } from "../lib/words";
 import { WorkBar } from "./bar";
 import { Announce, Dot, FileName, ErrorBox } from "./basics";
+import { Section } from "./section";
 
 function Names({ title, names }: { title: string; names: string[] }) {
   if (names.length === 0) return null;
@@ -88,20 +89,19 @@ export function Restores() {
   const ended = shown.filter((report) => report.state !== "running");
   if (shown.length === 0) return null;
   return (
-    <Card withBorder component="section" aria-label="Restores">
-      <Group justify="space-between" mb="xs">
-        <Title order={2} size="h4">
-          Restores
-        </Title>
-        {ended.length > 0 && (
+    <Section
+      title="Restores"
+      action={
+        ended.length > 0 && (
           <Button
             size="compact-sm"
             onClick={() => setHidden(new Set([...hidden, ...ended.map((report) => report.id)]))}
           >
             Clear finished
           </Button>
-        )}
-      </Group>
+        )
+      }
+    >
       {ended[0] && <Announce text={`Restore ${ended[0].id} ${outcome(ended[0])[1]}.`} />}
       <Stack gap="md">
         {shown.slice(0, limit).map((report) => (
@@ -113,6 +113,6 @@ export function Restores() {
           </Button>
         )}
       </Stack>
-    </Card>
+    </Section>
   );
 }

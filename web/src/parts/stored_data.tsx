@@ -1,20 +1,18 @@
 // The regular reading of the stored data, and the damage that was found.
 
-import { Card, Group, Stack, Text, Title } from "@mantine/core";
+import { Group, Stack, Text } from "@mantine/core";
 
 import type { Integrity } from "../api/model";
 import { counted } from "../lib/format";
 import { Dot, FileName, Id, When } from "./basics";
+import { Section } from "./section";
 
 export function StoredData({ integrity }: { integrity: Integrity }) {
   const { scrub, healing } = integrity;
   const percent =
     scrub.bytes > 0 ? Math.floor((scrub.scrubbed_bytes / scrub.bytes) * 100) : undefined;
   return (
-    <Card withBorder component="section" aria-label="Stored data">
-      <Title order={2} size="h4" mb="sm">
-        Stored data
-      </Title>
+    <Section title="Stored data">
       <Stack gap="xs">
         <div aria-live="polite">
           <Dot tone={healing.outstanding > 0 ? "bad" : "good"}>
@@ -69,6 +67,6 @@ export function StoredData({ integrity }: { integrity: Integrity }) {
           </div>
         ))}
       </Stack>
-    </Card>
+    </Section>
   );
 }
