@@ -110,7 +110,7 @@ async fn blocks_come_in_order_from_several_threads_and_what_is_missing_is_told()
         let remote = remote.clone();
         tokio::task::spawn_blocking(move || remote.get(&[one]))
     };
-    assert!(remote.get(&[]).unwrap().is_empty());
+    assert!(remote.read(&[]).await.unwrap().is_empty());
     // The peer is no longer allowed; its open stream ends soon.
     access.replace([]);
     let deadline = std::time::Instant::now() + PATIENCE;

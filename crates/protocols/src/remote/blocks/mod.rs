@@ -89,9 +89,6 @@ impl RemoteBlocks {
     /// Returns [`RemoteBlocksError::Peer`] if the peer still fails after some attempts, and
     /// [`RemoteBlocksError::Stopped`] after `stop`.
     pub fn get(&self, wanted: &[Cid]) -> Result<Vec<Option<Bytes>>, RemoteBlocksError> {
-        if wanted.is_empty() {
-            return Ok(Vec::new());
-        }
         self.0.runtime.block_on(self.read(wanted))
     }
 
