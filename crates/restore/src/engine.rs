@@ -6,7 +6,6 @@ use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::ops::ControlFlow;
-use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -21,6 +20,7 @@ use types::{Cid, Codec, Entry, EntryKind, Metadata, RelPath, with_causes};
 use crate::blocks::{Blocks, BlocksError};
 use crate::file::{ContentRef, FileError, FileTask, ReadAhead, WriteBehind, has_content};
 use crate::manifest::{Manifest, ManifestError};
+use crate::protected::protected_below;
 use crate::report::{Progress, Report, ReportKind};
 use crate::select::{Match, Selection};
 
@@ -123,13 +123,14 @@ pub fn restore(
     progress: &Progress,
 ) -> Result<Report, RestoreError> {
     let manifest = Manifest::open(blocks.clone(), manifest)?;
+    let refuse = |protected| RestoreError::Protected { target: target.to_owned(), protected };
     // Before the target is created, so that nothing is left in a protected directory.
     let existing = target.ancestors().find_map(|dir| dir.canonicalize().ok());
-    protected_below(target, &existing.unwrap_or_default(), &options.protected)?;
+    protected_below(target, &existing.unwrap_or_default(), &options.protected).map_err(refuse)?;
     let create = |source| RestoreError::Create { path: target.to_owned(), source };
     std::fs::create_dir_all(target).map_err(create)?;
     let resolved = target.canonicalize().map_err(create)?;
-    let protected = protected_below(target, &resolved, &options.protected)?;
+    let protected = protected_below(target, &resolved, &options.protected).map_err(refuse)?;
     // The target gets the mode and time of the backed-up root only if it is used for
     // this folder alone: if it is empty, or already has them.
     let root_metadata = &manifest.header().root.metadata;
@@ -220,31 +221,6 @@ pub fn restore(
     Ok(report)
 }
 
-/// Returns the protected directories below a target, as paths below it. `resolved` is the
-/// target, or the part of it that exists, without symbolic links.
-fn protected_below(
-    target: &Path,
-    resolved: &Path,
-    protected: &[PathBuf],
-) -> Result<Vec<RelPath>, RestoreError> {
-    let mut below = Vec::new();
-    let mut add = |inner: Result<&Path, _>| {
-        let inner = inner.ok().and_then(|dir| RelPath::new(dir.as_os_str().as_bytes()).ok());
-        below.extend(inner);
-    };
-    for dir in protected {
-        // A symbolic link that leads to the directory is protected, too.
-        add(dir.strip_prefix(target));
-        // A directory that does not exist has nothing to protect.
-        let Ok(dir) = dir.canonicalize() else { continue };
-        if resolved.starts_with(&dir) {
-            return Err(RestoreError::Protected { target: target.to_owned(), protected: dir });
-        }
-        add(dir.strip_prefix(resolved));
-    }
-    Ok(below)
-}
-
 /// Reports whether a directory already has the mode and mtime of the backed-up root.
 fn has_mode_and_mtime(dir: &Path, metadata: &Metadata) -> bool {
     let tree = SourceTree::open(dir);
@@ -274,6 +250,8 @@ struct WalkState {
     /// other content were scanned at different times, and become separate files.
     first_names: HashMap<(u64, ContentRef), RelPath>,
     links: Vec<Link>,
+    /// First name, kind and identity of each other entry with several names.
+    first_specials: HashMap<u64, (RelPath, EntryKind, Identity)>,
     /// Selected paths that the snapshot contains.
     found: HashSet<RelPath>,
     /// Directories of the instance below the target.
@@ -372,8 +350,35 @@ impl WalkState {
                 }
             }
             kind => {
-                job.record(&path, job.dest.create(&path, &kind, &metadata));
+                let created = match self.link_special(job, &path, &kind, &metadata) {
+                    Some(linked) => linked,
+                    None => job.dest.create(&path, &kind, &metadata),
+                };
+                let identity = created.as_ref().ok().map(|created| created.identity);
+                job.record(&path, created);
+                if let (Some(group), Some(identity)) = (metadata.hard_link, identity) {
+                    self.first_specials.entry(group).or_insert((path, kind, identity));
+                }
             }
+        }
+    }
+
+    /// Creates a further name of a symbolic link, a pipe or a device. Returns `None` if there
+    /// is no first name, or if the target cannot link to it: then it becomes a separate entry.
+    fn link_special<W: TreeWriter>(
+        &self,
+        job: &Job<'_, W>,
+        path: &RelPath,
+        kind: &EntryKind,
+        metadata: &Metadata,
+    ) -> Option<Result<CreatedEntry, DestError>> {
+        let (first, of_first, identity) = self.first_specials.get(&metadata.hard_link?)?;
+        if of_first != kind {
+            return None;
+        }
+        match job.dest.create_hard_link(first, *identity, path) {
+            Err(DestError::CannotLink { .. } | DestError::Changed { .. }) => None,
+            linked => Some(linked),
         }
     }
 

@@ -19,6 +19,7 @@ mod blocks;
 mod engine;
 mod file;
 mod manifest;
+mod protected;
 mod report;
 mod select;
 

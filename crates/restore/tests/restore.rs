@@ -74,6 +74,7 @@ fn some_tree(dir: &Path) {
     symlink("/nowhere/at/all", dir.join("dangling")).unwrap();
     fs::hard_link(dir.join("a/b/large"), dir.join("z-second-name")).unwrap();
     fs::hard_link(dir.join("a/001.txt"), dir.join("a/b/other-name")).unwrap();
+    fs::hard_link(dir.join("dangling"), dir.join("empty/dangling-too")).unwrap();
     fs::write(dir.join(OsStr::from_bytes(b"-rf \xff\n")), b"odd").unwrap();
     fs::set_permissions(dir.join("a/b/c"), fs::Permissions::from_mode(0o555)).unwrap();
     fs::set_permissions(dir.join("nothing"), fs::Permissions::from_mode(0o4711)).unwrap();
@@ -85,6 +86,7 @@ fn some_tree(dir: &Path) {
         0,
     )
     .unwrap();
+    fs::hard_link(dir.join("pipe"), dir.join("a/b/pipe")).unwrap();
 }
 
 #[test]
