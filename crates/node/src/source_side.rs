@@ -118,7 +118,7 @@ impl SourceSide {
             Ok(started) => started?,
             Err(panic) => std::panic::resume_unwind(panic.into_panic()),
         };
-        receipts.watch(sync.handle());
+        receipts.watch(&sync.handle());
         Ok(Self { sync, registry, manifest_clients: SeenClients::new(), receipts })
     }
 

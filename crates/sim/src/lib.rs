@@ -19,6 +19,7 @@ mod check;
 mod clock;
 mod disk;
 mod history;
+mod lives;
 mod log;
 mod model;
 mod panics;

@@ -32,6 +32,7 @@ use types::{Cid, Hash, with_causes};
 use crate::check::{STORE_DIR, snapshots, store_options};
 use crate::clock::SimClock;
 use crate::disk::ProcessDisk;
+use crate::lives;
 use crate::log::Log;
 use crate::model::Model;
 use crate::tree::Node;
@@ -174,6 +175,7 @@ impl Server {
             setup.fail("records of roots are lost");
         }
         let store = Arc::new(store);
+        lives::note("B", &store);
         let snapshots = SnapshotStore::new(store.clone());
         let access = Access::new();
         for source in &setup.sources {

@@ -32,6 +32,7 @@ use types::{Cid, FolderId, PublishedManifest, RelPath, SequenceNumber, with_caus
 use crate::check::{STORE_DIR, store_options, tree_of};
 use crate::clock::SimClock;
 use crate::disk::ProcessDisk;
+use crate::lives;
 use crate::model::Model;
 use crate::server::CurrentRouter;
 
@@ -151,6 +152,7 @@ impl Source {
         let opened = PackStore::open_on(shared.clone(), Path::new(STORE_DIR), &store_options());
         let (store, _) = opened.map_err(|error| with_causes(&error))?;
         let store = Arc::new(store);
+        lives::note(setup.model.name, &store);
         let own = setup.key.public().to_peer_id();
         let registry = ManifestRegistry::new(setup.key.clone());
         let announced = ManifestRegistry::new(setup.key.clone());
@@ -177,7 +179,7 @@ impl Source {
                 .map_err(|error| with_causes(&error))?;
         options.confirmations = Arc::new(receipts.clone());
         let sync = SteppedSync::start(options).map_err(|error| with_causes(&error))?;
-        receipts.watch(sync.handle());
+        receipts.watch(&sync.handle());
         let (handle, news) = (sync.handle(), Arc::new(Notify::new()));
         let access = Access::new();
         access.set(setup.server, Purposes::BLOCKS | Purposes::RECEIPTS);

@@ -1,7 +1,7 @@
 //! The interface of the source side to the rest of the program.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, RwLock};
 use store::{FileId, FileTable as _, InPlaceAnswer, InPlaceRead};
@@ -26,7 +26,37 @@ pub struct SyncHandle {
     pub(crate) changing: Arc<Mutex<()>>,
 }
 
+/// A reference to a [`crate::SyncService`] that does not keep its state in memory. For a component
+/// that the service itself refers to, such as [`crate::Confirmations`]: two components that own
+/// each other are never freed.
+#[derive(Clone, Debug)]
+pub struct WeakSyncHandle {
+    context: Weak<Context>,
+    folders: Weak<RwLock<BTreeMap<FolderId, Arc<Mailbox>>>>,
+    changing: Weak<Mutex<()>>,
+}
+
+impl WeakSyncHandle {
+    /// Returns a handle to the service; `None` after the service and all its handles were dropped.
+    pub fn upgrade(&self) -> Option<SyncHandle> {
+        Some(SyncHandle {
+            context: self.context.upgrade()?,
+            folders: self.folders.upgrade()?,
+            changing: self.changing.upgrade()?,
+        })
+    }
+}
+
 impl SyncHandle {
+    /// Returns a reference that does not keep the state of the service in memory.
+    pub fn downgrade(&self) -> WeakSyncHandle {
+        WeakSyncHandle {
+            context: Arc::downgrade(&self.context),
+            folders: Arc::downgrade(&self.folders),
+            changing: Arc::downgrade(&self.changing),
+        }
+    }
+
     fn mailbox(&self, folder: &FolderId) -> Result<Arc<Mailbox>, SyncError> {
         let found = self.folders.read().get(folder).cloned();
         found.ok_or_else(|| SyncError::UnknownFolder(folder.clone()))

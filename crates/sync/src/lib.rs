@@ -40,7 +40,7 @@ mod watch;
 mod work_monitor;
 
 pub use error::SyncError;
-pub use handle::{OpenBlock, SyncHandle};
+pub use handle::{OpenBlock, SyncHandle, WeakSyncHandle};
 pub use preview::{ExcludedEntry, Preview, PreviewError, PreviewLimits, check_patterns, preview};
 pub use service::SyncService;
 pub use settings::{

@@ -26,7 +26,7 @@ use jiff::Timestamp;
 use net::PeerId;
 use parking_lot::Mutex;
 use protocols::{Clock, OnReceipt, ReceiptAnswer, SignedReceipt};
-use sync::SyncHandle;
+use sync::{SyncHandle, WeakSyncHandle};
 use tokio::sync::{Notify, watch};
 use types::{Cid, FolderId, SequenceNumber, with_causes};
 
@@ -63,9 +63,10 @@ pub(crate) trait Folders: Send + Sync + 'static {
     fn receipt_changed(&self, folder: &FolderId);
 }
 
-impl Folders for SyncHandle {
+impl Folders for WeakSyncHandle {
     fn published(&self, folder: &FolderId) -> Option<PublishedFolder> {
-        self.folder(folder).map(|status| PublishedFolder {
+        let status = self.upgrade()?.folder(folder)?;
+        Some(PublishedFolder {
             name: status.name.clone(),
             sequence: status.sequence,
             manifest_cid: status.manifest_cid,
@@ -73,7 +74,9 @@ impl Folders for SyncHandle {
     }
 
     fn receipt_changed(&self, folder: &FolderId) {
-        self.receipt_changed(folder);
+        if let Some(sync) = self.upgrade() {
+            sync.receipt_changed(folder);
+        }
     }
 }
 
@@ -176,11 +179,13 @@ impl Receipts {
 
     /// Connects the receipts with the watched folders, whose status shows the confirmed
     /// snapshots. Called once.
-    pub fn watch(&self, sync: SyncHandle) {
+    pub fn watch(&self, sync: &SyncHandle) {
         let folders = sync.folders();
         let known = folders.iter().filter_map(|folder| Some((folder.id.clone(), folder.receipt?)));
         let confirmed = known.map(|(id, receipt)| (id, receipt.sequence)).collect();
-        self.connect(sync, confirmed);
+        // The service asks the receipts for its statuses: a strong handle would make a cycle, and
+        // neither would be freed.
+        self.connect(sync.downgrade(), confirmed);
     }
 
     fn connect(&self, folders: impl Folders, confirmed: BTreeMap<FolderId, SequenceNumber>) {

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use crate::check::after_power_cut;
 use crate::clock::SimClock;
+use crate::lives;
 use crate::log::Log;
 use crate::model::Model;
 use crate::panics;
@@ -82,6 +83,7 @@ pub fn simulate(options: Options) -> Outcome {
         .expect("a runtime without I/O can be built");
     let _simulation = Simulation::start(options.seed);
     panics::start();
+    lives::start();
     let log = runtime.block_on(async { Log::new() });
     let _messages = options.is_detailed.then(|| log.add_messages());
     let running = AssertUnwindSafe(|| {
@@ -93,7 +95,8 @@ pub fn simulate(options: Options) -> Outcome {
     let result = std::panic::catch_unwind(running);
     drop(runtime);
     let panic = panics::stop();
-    let fault = result.unwrap_or(None).or(panic);
+    let left = lives::stop();
+    let fault = result.unwrap_or(None).or(panic).or(left);
     Outcome { seed: options.seed, log: log.text(), fault }
 }
 
