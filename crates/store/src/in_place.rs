@@ -1,15 +1,15 @@
 //! Blocks in place: ranges of the user's own files.
 //!
 //! A source need not store its data twice. This index records in which file, and
-//! at which offset, a block was when the file was hashed. A block is served only
-//! if the file has the same stamp as then, before and after the read, and if the
-//! bytes still match the name. Otherwise the answer is
-//! [`InPlaceAnswer::Changed`]: the owner scans the file again, and the peer knows
-//! that the block is not damaged but outdated.
+//! at which offset, a block was when the file was hashed. A block is served if the
+//! bytes at that place still match the name, even if the file has changed
+//! elsewhere since: a log that grows, or a disk image, still has nearly all blocks of
+//! its former version. Otherwise the answer is [`InPlaceAnswer::Changed`]: the owner
+//! scans the file again, and the peer knows that the block is not damaged but outdated.
 //!
 //! A [`FileId`] stands for one version of one file: a file that is hashed again
-//! gets a new id, which makes the entries of the old id void. A renamed file
-//! keeps its id, and the index does not change.
+//! gets a new id. The table decides how long it knows the file of a former version. A
+//! renamed file keeps its id, and the index does not change.
 //!
 //! Absent: the list of files and their paths, which [`FileTable`] has. This
 //! module never writes to a user's file and never follows a link.
@@ -18,7 +18,6 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::num::NonZeroU64;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -34,35 +33,6 @@ use disk::{AtomicWrite, Disk, FileError, read_file, write_atomic};
 /// Id of one version of one file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FileId(pub u64);
-
-/// Metadata that shows whether a file is unchanged: another write, or another file
-/// with the same name, changes at least one of these values.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stamp {
-    /// Device of the file.
-    pub device: u64,
-    /// Inode number on the device.
-    pub inode: u64,
-    /// Length in bytes.
-    pub size: u64,
-    /// Time of the last write, in seconds and nanoseconds.
-    pub mtime: (i64, i64),
-    /// Time of the last change of the inode, in seconds and nanoseconds.
-    pub ctime: (i64, i64),
-}
-
-impl Stamp {
-    /// Takes the stamp of a file from its metadata.
-    pub fn of(metadata: &std::fs::Metadata) -> Self {
-        Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            size: metadata.size(),
-            mtime: (metadata.mtime(), metadata.mtime_nsec()),
-            ctime: (metadata.ctime(), metadata.ctime_nsec()),
-        }
-    }
-}
 
 /// Opens a regular file for reading. Does not follow a link in the last part of
 /// the path, does not wait for the writer of a pipe and does not wake a device.
@@ -92,14 +62,13 @@ pub fn will_need(file: &File, offset: u64, len: u64) {
 
 /// The files that the ids stand for.
 pub trait FileTable: Send + Sync + fmt::Debug {
-    /// Opens a file with [`open_regular`] and returns it with the stamp that it
-    /// had when it was hashed. `None` if this version of the file no longer
-    /// exists.
+    /// Opens a file with [`open_regular`]. `None` if the table does not know this version of
+    /// the file.
     ///
     /// # Errors
     ///
     /// Returns the file system's error if the file cannot be opened.
-    fn open(&self, id: FileId) -> io::Result<Option<(File, Stamp)>>;
+    fn open(&self, id: FileId) -> io::Result<Option<File>>;
 }
 
 /// A chunk of a file.
@@ -282,7 +251,7 @@ impl InPlaceStore {
         let opened = values.first().and_then(|value| {
             let (id, chunk) = decode(*hash, value);
             let opened = self.table.open(id).ok().flatten()?;
-            will_need(&opened.0, chunk.offset, chunk.len.into());
+            will_need(&opened, chunk.offset, chunk.len.into());
             Some(opened)
         });
         Ok(InPlaceRead { table: &*self.table, scheme: &self.scheme, hash: *hash, values, opened })
@@ -297,7 +266,7 @@ pub struct InPlaceRead<'a> {
     hash: Hash,
     values: Vec<Value>,
     /// The file of the first value, if it could be opened.
-    opened: Option<(File, Stamp)>,
+    opened: Option<File>,
 }
 
 impl InPlaceRead<'_> {
@@ -328,8 +297,7 @@ impl InPlaceRead<'_> {
                     Ok(block) if block.cid() == cid => {
                         return InPlaceAnswer::Block(self.scheme.encode(block));
                     }
-                    // The stamp is the same but the bytes differ: the clock was
-                    // too coarse to show a write, or the disk has an error.
+                    // The file was written here, or the disk has an error.
                     Ok(_) | Err(_) => changed.push(id),
                 },
                 Ok(None) => {}
@@ -345,20 +313,9 @@ impl InPlaceRead<'_> {
     }
 }
 
-/// Returns the bytes of a chunk if the file has its stamp before and after the
-/// read. `None` if this version of the file no longer exists.
-fn read_chunk(opened: Option<(File, Stamp)>, chunk: &InPlaceChunk) -> io::Result<Option<Vec<u8>>> {
-    let Some((file, stamp)) = opened else { return Ok(None) };
-    let is_unchanged = || Ok::<_, io::Error>(Stamp::of(&file.metadata()?) == stamp);
-    let changed = || io::Error::other("the file has changed");
-    if !is_unchanged()? {
-        return Err(changed());
-    }
-    let bytes = read_exact_at(&file, chunk.len as usize, chunk.offset)?;
-    if !is_unchanged()? {
-        return Err(changed());
-    }
-    Ok(Some(bytes))
+/// Returns the bytes at the place of a chunk. `None` if this version of the file is unknown.
+fn read_chunk(opened: Option<File>, chunk: &InPlaceChunk) -> io::Result<Option<Vec<u8>>> {
+    opened.map(|file| read_exact_at(&file, chunk.len as usize, chunk.offset)).transpose()
 }
 
 /// Reads into memory without filling it with zeros first, which took a tenth of
@@ -384,21 +341,23 @@ mod tests {
 
     use std::collections::BTreeMap;
     use std::fs;
+    use std::io::Write as _;
+    use std::os::unix::fs::FileExt as _;
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::*;
     use disk::RealDisk;
 
     #[derive(Debug, Default)]
-    struct Table(Mutex<BTreeMap<FileId, (PathBuf, Stamp)>>, AtomicBool);
+    struct Table(Mutex<BTreeMap<FileId, PathBuf>>, AtomicBool);
 
     impl FileTable for Table {
-        fn open(&self, id: FileId) -> io::Result<Option<(File, Stamp)>> {
+        fn open(&self, id: FileId) -> io::Result<Option<File>> {
             if self.1.load(Ordering::Relaxed) {
                 return Err(rustix::io::Errno::MFILE.into());
             }
             let found = self.0.lock().get(&id).cloned();
-            found.map(|(path, stamp)| Ok((open_regular(&path)?, stamp))).transpose()
+            found.map(|path| open_regular(&path)).transpose()
         }
     }
 
@@ -435,8 +394,7 @@ mod tests {
         /// Writes a file and adds its two chunks to the index.
         fn add(&self, id: u64, name: &str, content: &[u8]) {
             fs::write(self.path(name), content).unwrap();
-            let stamp = Stamp::of(&fs::metadata(self.path(name)).unwrap());
-            self.table.0.lock().insert(FileId(id), (self.path(name), stamp));
+            self.table.0.lock().insert(FileId(id), self.path(name));
             let chunks: Vec<_> = content
                 .chunks(HALF)
                 .scan(0, |offset, bytes| {
@@ -482,7 +440,7 @@ mod tests {
             }),
             ("replaced", |path| {
                 let other = path.with_extension("new");
-                fs::write(&other, content(1)).unwrap();
+                fs::write(&other, content(9)).unwrap();
                 fs::rename(other, path).unwrap();
             }),
             ("removed", |path| fs::remove_file(path).unwrap()),
@@ -512,14 +470,23 @@ mod tests {
         }
     }
 
+    /// A log, and a disk image: B may be fetching the former version.
     #[test]
-    fn a_write_that_keeps_the_stamp_is_found_by_the_hash() {
+    fn a_file_that_changed_elsewhere_still_has_its_other_blocks() {
         let setup = Setup::new();
         setup.add(1, "a", &content(1));
-        fs::write(setup.path("a"), content(2)).unwrap();
-        let stamp = Stamp::of(&fs::metadata(setup.path("a")).unwrap());
-        setup.table.0.lock().insert(FileId(1), (setup.path("a"), stamp));
-        assert_eq!(setup.get(&content(1)[..HALF]), InPlaceAnswer::Changed(vec![FileId(1)]));
+        let [first, second] = [&content(1)[..HALF], &content(1)[HALF..]];
+        let mut file = File::options().append(true).open(setup.path("a")).unwrap();
+        file.write_all(b"one more line").unwrap();
+        assert!(is_block(&setup.get(first), first) && is_block(&setup.get(second), second));
+        let file = File::options().write(true).open(setup.path("a")).unwrap();
+        file.write_all_at(b"in the middle", HALF as u64 - 5).unwrap();
+        for half in [first, second] {
+            assert_eq!(setup.get(half), InPlaceAnswer::Changed(vec![FileId(1)]));
+        }
+        file.write_all_at(&second[..20], HALF as u64).unwrap();
+        assert!(is_block(&setup.get(second), second));
+        assert_eq!(setup.get(first), InPlaceAnswer::Changed(vec![FileId(1)]));
     }
 
     #[test]
@@ -554,8 +521,7 @@ mod tests {
         let setup = Setup::new();
         setup.add(1, "a", &content(1));
         fs::rename(setup.path("a"), setup.path("b")).unwrap();
-        let stamp = Stamp::of(&fs::metadata(setup.path("b")).unwrap());
-        setup.table.0.lock().insert(FileId(1), (setup.path("b"), stamp));
+        setup.table.0.lock().insert(FileId(1), setup.path("b"));
         assert!(is_block(&setup.get(&content(1)[..HALF]), &content(1)[..HALF]));
         setup.table.0.lock().remove(&FileId(1));
         assert_eq!(setup.get(&content(1)[..HALF]), InPlaceAnswer::Missing);

@@ -54,13 +54,13 @@ mod tests {
     use types::{BlockScheme, Hash};
 
     use super::*;
-    use crate::in_place::{FileId, FileTable, InPlaceChunk, InPlaceStore, Stamp};
+    use crate::in_place::{FileId, FileTable, InPlaceChunk, InPlaceStore};
 
     #[derive(Debug)]
     struct NoFiles;
 
     impl FileTable for NoFiles {
-        fn open(&self, _: FileId) -> io::Result<Option<(File, Stamp)>> {
+        fn open(&self, _: FileId) -> io::Result<Option<File>> {
             Ok(None)
         }
     }

@@ -52,7 +52,7 @@ pub use faulty_store::{Action, Call, FaultyStore, MakeError};
 pub use file_reader::{Content, FileReader, content_of, is_complete, resolve};
 pub use file_writer::{FileWriter, WrittenFile};
 pub use in_place::{
-    FileId, FileTable, InPlaceAnswer, InPlaceChunk, InPlaceRead, InPlaceStore, Stamp, open_regular,
+    FileId, FileTable, InPlaceAnswer, InPlaceChunk, InPlaceRead, InPlaceStore, open_regular,
     will_need,
 };
 pub use lookup::{get_required, get_sound};

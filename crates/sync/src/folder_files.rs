@@ -1,6 +1,10 @@
 //! Opens the files of folders by file id, so that blocks can be served from their place.
+//!
+//! The index knows only the last version of each file. The backup server may be fetching an
+//! earlier one, which the last manifest names: its file ids are remembered here, since most
+//! blocks of a file that grows or changes in places are still where they were.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
@@ -8,21 +12,45 @@ use std::sync::Arc;
 
 use fstree::{ReadError, SourceTree, TreeReader as _};
 use parking_lot::RwLock;
-use store::{FileId, FileTable, Stamp};
+use store::{FileId, FileTable};
+use types::RelPath;
 
 use crate::index::Index;
 use crate::path_key::FolderNumber;
+
+/// Maximum number of former versions of files that are remembered.
+const FORMER_MAX: usize = 20_000;
 
 /// The files of all folders that are served. See [`FileTable`].
 #[derive(Debug)]
 pub(crate) struct FolderFiles {
     index: Arc<Index>,
     roots: RwLock<HashMap<FolderNumber, PathBuf>>,
+    former: RwLock<FormerVersions>,
+}
+
+/// The paths of file versions that were replaced by new versions.
+#[derive(Debug, Default)]
+struct FormerVersions {
+    paths: HashMap<FileId, (FolderNumber, RelPath)>,
+    /// The ids, the oldest first.
+    order: VecDeque<FileId>,
+}
+
+impl FormerVersions {
+    fn add(&mut self, id: FileId, number: FolderNumber, path: RelPath) {
+        if self.paths.insert(id, (number, path)).is_none() {
+            self.order.push_back(id);
+        }
+        while self.order.len() > FORMER_MAX {
+            self.order.pop_front().and_then(|id| self.paths.remove(&id));
+        }
+    }
 }
 
 impl FolderFiles {
     pub(crate) fn new(index: Arc<Index>) -> Self {
-        Self { index, roots: RwLock::default() }
+        Self { index, roots: RwLock::default(), former: RwLock::default() }
     }
 
     /// Serves the files of a folder from this path.
@@ -41,19 +69,49 @@ impl FolderFiles {
     }
 }
 
+impl FolderFiles {
+    /// Remembers versions of files that were replaced under their paths.
+    pub(crate) fn add_former(&self, number: FolderNumber, replaced: Vec<(FileId, RelPath)>) {
+        let mut former = self.former.write();
+        for (id, path) in replaced {
+            former.add(id, number, path);
+        }
+    }
+
+    /// Returns the folder and the path of a version that was replaced.
+    pub(crate) fn former(&self, id: FileId) -> Option<(FolderNumber, RelPath)> {
+        self.former.read().paths.get(&id).cloned()
+    }
+}
+
 impl FileTable for FolderFiles {
-    fn open(&self, id: FileId) -> io::Result<Option<(File, Stamp)>> {
+    fn open(&self, id: FileId) -> io::Result<Option<File>> {
         let located = self.index.locate(id).map_err(io::Error::other)?;
-        let Some((number, path, row)) = located else { return Ok(None) };
+        let located = located.map(|(number, path, _)| (number, path)).or_else(|| self.former(id));
+        let Some((number, path)) = located else { return Ok(None) };
         let Some(root) = self.roots.read().get(&number).cloned() else { return Ok(None) };
-        // No check of the root: a replaced root has other inodes, or the very same files.
+        // No check of the root: the hash of the block proves the content.
         let root = SourceTree::open(&root).map_err(io::Error::other)?;
         let open = root.open_file(&path).map_err(|error| match error {
             ReadError::Io { source, .. } => source,
             error => io::Error::other(error),
         })?;
-        let device =
-            if row.stamp.is_elsewhere { open.stamp.device } else { root.identity().device };
-        Ok(Some((open.file, row.stamp.for_store(device))))
+        Ok(Some(open.file))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_newest_former_versions_are_remembered() {
+        let mut former = FormerVersions::default();
+        for id in 0..FORMER_MAX as u64 + 5 {
+            former.add(FileId(id), 1, RelPath::root());
+            former.add(FileId(id), 1, RelPath::root());
+        }
+        assert_eq!((former.paths.len(), former.order.len()), (FORMER_MAX, FORMER_MAX));
+        assert!(!former.paths.contains_key(&FileId(4)) && former.paths.contains_key(&FileId(5)));
     }
 }

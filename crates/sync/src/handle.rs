@@ -157,10 +157,9 @@ impl SyncHandle {
         Ok(())
     }
 
-    /// Reads a block from the files of the user, and checks its hash and the stamp of the
-    /// file. If the file has changed since it was scanned, the answer is
-    /// [`InPlaceAnswer::Changed`], and the file is scanned again soon. The call blocks for a
-    /// read.
+    /// Reads a block from the files of the user, and checks its hash. If the block was
+    /// overwritten since the file was scanned, the answer is [`InPlaceAnswer::Changed`], and
+    /// the file is scanned again soon. The call blocks for a read.
     ///
     /// # Errors
     ///
@@ -181,17 +180,23 @@ impl SyncHandle {
         Ok(OpenBlock { handle: self, hash: *hash, block })
     }
 
-    /// Has files scanned again that have changed since they were scanned.
+    /// Has files scanned again whose blocks were overwritten since they were scanned.
     fn report_changed(&self, ids: &[FileId]) -> Result<(), SyncError> {
+        let folders = self.folders.read();
+        let mailbox = |number| folders.values().find(|mailbox| mailbox.number == number);
         for id in ids {
             if let Some((number, path, _)) = self.context.index.locate(*id)? {
+                let Some(mailbox) = mailbox(number) else { continue };
                 // If the disk is not mounted, the file has not been overwritten.
-                let can_open = matches!(self.context.files.open(*id), Ok(Some(_)));
-                let overwritten = can_open.then_some(*id);
-                let folders = self.folders.read();
-                if let Some(mailbox) = folders.values().find(|mailbox| mailbox.number == number) {
-                    mailbox.suspect(path, overwritten, self.context.clock.elapsed());
+                if matches!(self.context.files.open(*id), Ok(Some(_))) {
+                    mailbox.overwritten(&path, *id);
                 }
+                mailbox.suspect(path, self.context.clock.elapsed());
+            } else if let Some((number, path)) = self.context.files.former(*id)
+                && let Some(mailbox) = mailbox(number)
+            {
+                // The next manifest has the new version.
+                mailbox.overwritten(&path, *id);
             }
         }
         Ok(())

@@ -62,7 +62,7 @@ async fn two_files_that_change_places_are_noticed() {
 }
 
 /// The request of a backup server for a block that the file has no longer is a hint, too: the
-/// new content is published, and after a few such requests the blocks go to the store.
+/// new content is published, and its blocks go to the store.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_for_an_overwritten_block_leads_to_a_new_manifest() {
     let mut setup = Setup::stopped();

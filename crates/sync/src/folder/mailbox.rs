@@ -109,36 +109,36 @@ impl Mailbox {
         });
     }
 
-    /// Posts that the content of a file is not what its row says. `overwritten` is the
-    /// version of the file that was overwritten, if the file could be opened.
-    pub(crate) fn suspect(&self, path: RelPath, overwritten: Option<FileId>, now: Duration) {
+    /// Posts that the content of a file is not what its row says.
+    pub(crate) fn suspect(&self, path: RelPath, now: Duration) {
         self.post(|contents| {
             let pending_scan = &mut contents.pending_scan;
             pending_scan.hints = Some(Span::with(pending_scan.hints, now));
-            if let Some(id) = overwritten
-                && (contents.hot.len() < HOT_MAX || contents.hot.contains_key(&path))
-            {
-                let (last, count) = contents.hot.entry(path.clone()).or_insert((id, 0));
-                // Requests for several blocks of one version are one change.
-                if *count == 0 || *last != id {
-                    (*last, *count) = (id, *count + 1);
-                }
-            }
             pending_scan.targets.add_file(path.clone());
             pending_scan.suspects.insert(path);
         });
     }
 
-    /// Returns the files of which at least `count` versions were found overwritten when a
-    /// block was requested.
-    pub(crate) fn hot(&self, count: u32) -> Vec<RelPath> {
+    /// Notes that a block of a version of a file was requested after it was overwritten.
+    pub(crate) fn overwritten(&self, path: &RelPath, id: FileId) {
+        let hot = &mut self.contents.lock().hot;
+        if hot.len() >= HOT_MAX && !hot.contains_key(path) {
+            let coolest = hot.iter().min_by_key(|(_, (_, count))| *count);
+            let coolest = coolest.map(|(path, _)| path.clone());
+            coolest.and_then(|path| hot.remove(&path));
+        }
+        let (last, count) = hot.entry(path.clone()).or_insert((id, 0));
+        // Requests for several blocks of one version are one change.
+        if *count == 0 || *last != id {
+            (*last, *count) = (id, *count + 1);
+        }
+    }
+
+    /// Returns the files of which versions were found overwritten when a block was requested,
+    /// with the number of these versions.
+    pub(crate) fn hot(&self) -> Vec<(RelPath, u32)> {
         let contents = self.contents.lock();
-        contents
-            .hot
-            .iter()
-            .filter(|(_, (_, n))| *n >= count)
-            .map(|(path, _)| path.clone())
-            .collect()
+        contents.hot.iter().map(|(path, (_, count))| (path.clone(), *count)).collect()
     }
 
     /// Posts a request. If the mailbox is closed, the reply is dropped, and the requester
@@ -260,15 +260,19 @@ mod tests {
     fn files_that_change_whenever_they_are_requested_are_hot() {
         let mailbox = mailbox();
         for version in 0..3 {
-            mailbox.suspect(path("hot"), Some(FileId(version)), Duration::ZERO);
-            // The disk of this file is not mounted: its change is unknown.
-            mailbox.suspect(path("away"), None, Duration::ZERO);
+            mailbox.overwritten(&path("hot"), FileId(version));
             // Several blocks of one version of a large file.
-            mailbox.suspect(path("once"), Some(FileId(7)), Duration::ZERO);
+            mailbox.overwritten(&path("once"), FileId(7));
         }
-        assert_eq!(mailbox.hot(3), [path("hot")]);
-        assert_eq!(mailbox.hot(1), [path("hot"), path("once")]);
-        assert_eq!(mailbox.take_pending_scan().suspects.len(), 3);
+        assert_eq!(mailbox.hot(), [(path("hot"), 3), (path("once"), 1)]);
+        // There is room for a file that became hot later.
+        for number in 0..2 * HOT_MAX as u64 {
+            mailbox.overwritten(&path(&format!("other {number}")), FileId(number));
+        }
+        mailbox.overwritten(&path("late"), FileId(8));
+        let hot = mailbox.hot();
+        assert_eq!(hot.len(), HOT_MAX);
+        assert!(hot.contains(&(path("hot"), 3)) && hot.contains(&(path("late"), 1)));
     }
 
     #[test]

@@ -35,14 +35,19 @@ use crate::index::{AlarmRecord, Batch, Change, FolderRecord, RowStamp};
 use crate::publish::{self, ManifestKind};
 use crate::root_id::RootId;
 use crate::scan::{self, ScanError, ScanOptions, ScanReport, Targets, normalise};
-use crate::schedule::{Action, Schedule};
+use crate::schedule::{Action, Schedule, Span};
 use crate::status::{AlarmKind, FolderState, WatchMode};
 use publishing::FirstScan;
 use retries::Retries;
 
 /// Number of versions of a file found overwritten when a block was requested, after which
-/// the blocks of the file are copied to the store.
-const HOT: u32 = 3;
+/// the blocks of the file are copied to the store: the backup server cannot complete any
+/// manifest that names such a version, so the next one must be available.
+const HOT: u32 = 1;
+/// The same for a file of more than [`SHORT_LEN`] bytes.
+const HOT_LONG: u32 = 3;
+/// Maximum length in bytes of a file that is copied after its first overwritten version.
+const SHORT_LEN: u64 = 64 << 20;
 /// Entry of the error list for a file that has been changing for too long.
 const UNSTABLE: &str =
     "the file keeps changing while it is read; its last readable content stays in the backup";
@@ -239,7 +244,7 @@ impl Task {
         let pending = self.mailbox.take_pending_scan();
         self.suspects.extend(pending.suspects);
         (self.rescan, self.rescan_at) = (Targets::default(), None);
-        self.scan(Targets::all(), pending.hints.map(|hints| hints.last))?;
+        self.scan(Targets::all(), pending.hints)?;
         self.note_scanned_until(started);
         Ok(())
     }
@@ -260,7 +265,7 @@ impl Task {
             targets.add_file(path);
         }
         let targets = normalise(&self.context.index, self.record.number, targets)?;
-        self.scan(targets, pending.hints.map(|hints| hints.last))?;
+        self.scan(targets, pending.hints)?;
         // If the whole folder is watched, nothing has changed elsewhere.
         if self.scanned_until.is_some() && self.watch_status().mode == WatchMode::Watching {
             self.note_scanned_until(started.saturating_sub(HINT_LAG).unwrap_or(started));
@@ -286,9 +291,9 @@ impl Task {
 
     /// Scans the targets and notes the results. If the scan fails, the next one is a full
     /// scan.
-    fn scan(&mut self, targets: Targets, last_hint: Option<Duration>) -> Result<(), SyncError> {
+    fn scan(&mut self, targets: Targets, hints: Option<Span>) -> Result<(), SyncError> {
         if targets.is_empty() {
-            self.schedule.scanned(self.now(), false, last_hint, self.record.pending);
+            self.schedule.scanned(self.now(), false, hints, self.record.pending);
             return Ok(());
         }
         self.show(FolderState::Scanning);
@@ -311,7 +316,7 @@ impl Task {
         if self.record.is_scanned && self.is_manifest_outdated() {
             pending = pending.max(1);
         }
-        self.schedule.scanned(self.now(), is_all, last_hint, pending);
+        self.schedule.scanned(self.now(), is_all, hints, pending);
         Ok(())
     }
 
@@ -431,9 +436,13 @@ impl Task {
     fn modes(&self) -> Result<BTreeMap<RelPath, ReadMode>, SyncError> {
         let mut modes = BTreeMap::new();
         let mut room = self.context.tuning.spool_max;
-        for path in self.mailbox.hot(HOT) {
+        for (path, versions) in self.mailbox.hot() {
             let row = self.context.index.row(self.record.number, &path)?;
-            if let Some(left) = room.checked_sub(row.map_or(0, |row| row.stamp.size)) {
+            let len = row.map_or(0, |row| row.stamp.size);
+            if !is_hot(versions, len) {
+                continue;
+            }
+            if let Some(left) = room.checked_sub(len) {
                 room = left;
                 modes.insert(path, ReadMode::Spool);
             }
@@ -507,6 +516,12 @@ impl Task {
         );
         ScanFailure::Alarm(AlarmKind::RootReplaced, text)
     }
+}
+
+/// Reports whether a file of this length is copied to the store after so many of its versions
+/// were found overwritten.
+fn is_hot(versions: u32, len: u64) -> bool {
+    versions >= if len > SHORT_LEN { HOT_LONG } else { HOT }
 }
 
 /// The reason why a scan was given up.

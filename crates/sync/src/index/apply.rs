@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use redb::{ReadableTable, Table, WriteTransaction};
+use store::FileId;
 use types::{FolderId, RelPath};
 
 use super::links::Links;
@@ -51,6 +52,8 @@ pub(crate) struct Applied {
     pub(crate) changes: u64,
     /// Paths whose change was not applied, because the row was another one.
     pub(crate) conflicts: Vec<RelPath>,
+    /// File versions that a new version under the same path has replaced.
+    pub(crate) replaced: Vec<(FileId, RelPath)>,
 }
 
 impl Batch {
@@ -216,6 +219,12 @@ impl<'a, 'txn> ApplyTransaction<'a, 'txn> {
                 self.drop_id(old, &key)?;
             }
             self.note_loss(old, Some(&row))?;
+        }
+        if let Some(old_id) = old_id
+            && row.content().is_some()
+            && Some(old_id) != new_id
+        {
+            self.applied.replaced.push((old_id, path.clone()));
         }
         if let Some(id) = new_id
             && (old_id != new_id || old_inode != Some(row.stamp.inode))

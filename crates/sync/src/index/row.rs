@@ -35,17 +35,6 @@ impl RowStamp {
             is_elsewhere: stamp.device != root_device,
         }
     }
-
-    /// Returns the stamp in the form of the index of blocks in place.
-    pub(crate) fn for_store(&self, root_device: u64) -> store::Stamp {
-        store::Stamp {
-            device: root_device,
-            inode: self.inode,
-            size: self.size,
-            mtime: self.mtime,
-            ctime: self.ctime,
-        }
-    }
 }
 
 /// The content of a file.

@@ -561,6 +561,7 @@ impl Scan<'_> {
         let batch = std::mem::take(&mut self.batch);
         let applied =
             self.context.index.apply(self.options.folder, &batch, self.context.clock.now())?;
+        self.context.files.add_former(self.options.number, applied.replaced);
         for path in applied.conflicts {
             self.report.rescan.push(path.parent().unwrap_or_else(RelPath::root));
         }
