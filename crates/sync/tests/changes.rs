@@ -7,6 +7,7 @@ mod common;
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt as _;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
@@ -220,7 +221,10 @@ async fn attributes_and_sparse_files_are_recorded() {
     setup.write("file", "content");
     let flags = rustix::fs::XattrFlags::empty();
     let set = rustix::fs::setxattr(setup.path("file"), c"user.colour", b"blue", flags);
-    fs::File::create(setup.path("sparse")).unwrap().set_len(5_000_000).unwrap();
+    let file = fs::File::create(setup.path("sparse")).unwrap();
+    file.set_len(50_000_000).unwrap();
+    file.write_all_at(b"in the middle", 30_000_000).unwrap();
+    fs::File::create(setup.path("hole")).unwrap().set_len(2_000_000).unwrap();
     let published = setup.sync().await;
     setup.check(&published);
     let entries = setup.entries(&published);
@@ -229,7 +233,12 @@ async fn attributes_and_sparse_files_are_recorded() {
         assert_eq!(xattrs[&b"user.colour"[..]], b"blue");
     }
     let sparse = &entries[&RelPath::new("sparse").unwrap()].kind;
-    assert!(matches!(sparse, types::EntryKind::File { is_sparse: true, .. }), "{sparse:?}");
+    let types::EntryKind::File { cid, is_sparse: true, .. } = sparse else { panic!("{sparse:?}") };
+    // A write into a hole does not affect the zeros of the former version.
+    file.write_all_at(&noise(1, 3_000_000), 0).unwrap();
+    let content = setup.content(*cid).unwrap();
+    assert!(content.len() == 50_000_000 && content[..30_000_000].iter().all(|byte| *byte == 0));
+    setup.check(&setup.calm().await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -253,6 +262,7 @@ async fn a_requested_block_is_the_published_one_or_none() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_is_too_large_is_not_copied() {
     let mut setup = Setup::stopped();
+    setup.work_on_request_only();
     setup.tuning.spool_max = 5_999_999;
     setup.write("large", noise(100, 6_000_000));
     setup.start();

@@ -30,7 +30,7 @@ pub(crate) use mailbox::{Config, Mailbox};
 
 use crate::context::Context;
 use crate::error::SyncError;
-use crate::hash::{FileReader, ReadMode, Unsaved};
+use crate::hash::{self, FileReader, ReadMode, Unsaved};
 use crate::index::{AlarmRecord, Batch, Change, FolderRecord, RowStamp};
 use crate::publish::{self, ManifestKind};
 use crate::root_id::RootId;
@@ -353,7 +353,9 @@ impl Task {
         {
             return Err(self.root_replaced());
         }
-        self.ground = Some(root.ground());
+        let ground = root.ground();
+        let has_true_holes = hash::tells_holes(&ground.file_system);
+        self.ground = Some(ground);
         if self.record.root.is_none() {
             // Stored before the first row, so that rows always belong to a known root.
             let root = Some(identity.clone());
@@ -371,6 +373,7 @@ impl Task {
             clock: self.context.clock.clone(),
             unsaved_blocks: Unsaved::default(),
             unsaved_locations: Unsaved::default(),
+            has_true_holes,
             second_reader: Mutex::default(),
         });
         let modes = self.modes()?;

@@ -9,11 +9,11 @@ use bytes::Bytes;
 use fstree::{FoundEntry, FoundKind, OpenFile, ReadError, TreeReader as _};
 use store::{InPlaceChunk, Pin, StoreError, will_need};
 use types::{
-    BlockScheme, CHUNK_LEN_MIN, Codec, EncodedBlock, FileNodeBuilder, Hash, NodeChild, RelPath,
-    with_causes,
+    BlockScheme, CHUNK_LEN_MIN, Cid, Codec, EncodedBlock, FileNodeBuilder, Hash, NodeChild,
+    RelPath, with_causes,
 };
 
-use super::chunks::{BUFFER_LEN, Buffer, Chunks};
+use super::chunks::{BUFFER_LEN, Buffer, Chunks, NextData, Piece};
 use super::{FileReader, ReadJob, ReadMode, ReadOutcome, ReadResult};
 use crate::error::SyncError;
 use crate::index::{Content, Row, RowKind};
@@ -28,6 +28,8 @@ const TICK_NS: i128 = 50_000_000;
 /// The same for a stamp without a fraction: the file system may store whole seconds only (or
 /// two seconds, like FAT).
 const COARSE_TICK_NS: i128 = 2_500_000_000;
+/// Compression level of a chunk of zeros.
+const ZEROS_LEVEL: i32 = 1;
 /// Error of a file of which only the beginning was read.
 const BEGINNING: &str =
     "the file keeps growing while it is read; the backup contains only its beginning";
@@ -196,7 +198,12 @@ impl Content {
         let spool = (mode != ReadMode::InPlace).then(|| reader.store.pin());
         let mut tree = FileTree::new(&reader.scheme, spool);
         let size = open.stamp.size;
-        let outcome = each_chunk(reader, buffer, open, mode, |chunk| tree.add(reader, chunk))?;
+        let is_sparse = matches!(found.kind, FoundKind::File { is_sparse: true });
+        let has_holes = is_sparse && reader.has_true_holes;
+        let outcome = each_piece(reader, buffer, open, mode, has_holes, |piece| match piece {
+            Piece::Chunk(chunk) => tree.add(reader, chunk),
+            Piece::Zeros { chunk, count } => tree.add_zeros(reader, chunk, count),
+        })?;
         if let Err(outcome) = outcome {
             return Ok(Err(outcome));
         }
@@ -219,11 +226,17 @@ impl Content {
                     }
                 }
                 let mut again = blake3::Hasher::new();
-                let add = |chunk: &[u8]| {
-                    again.update(chunk);
+                let add = |piece: Piece<'_>| {
+                    let (chunk, count) = match piece {
+                        Piece::Chunk(chunk) => (chunk, 1),
+                        Piece::Zeros { chunk, count } => (chunk, count),
+                    };
+                    for _ in 0..count {
+                        again.update(chunk);
+                    }
                     Ok(())
                 };
-                let outcome = each_chunk(reader, buffer, open, mode, add)?;
+                let outcome = each_piece(reader, buffer, open, mode, has_holes, add)?;
                 if outcome.is_err() || again.finalize() != tree.whole.finalize() {
                     return Ok(Err(ReadOutcome::Changing));
                 }
@@ -235,17 +248,21 @@ impl Content {
     }
 }
 
-/// Calls `each` with the chunks of a file, up to the length that it had when it was opened.
-fn each_chunk(
+/// Calls `each` with the pieces of a file, up to the length that it had when it was opened.
+/// Holes are not read if `has_holes` is true.
+fn each_piece(
     reader: &FileReader,
     buffer: &mut Buffer,
     open: &OpenFile,
     mode: ReadMode,
-    each: impl FnMut(&[u8]) -> Result<(), SyncError>,
+    has_holes: bool,
+    each: impl FnMut(Piece<'_>) -> Result<(), SyncError>,
 ) -> Result<Result<(), ReadOutcome>, SyncError> {
     let monitor = &reader.monitor;
-    let chunks =
-        Chunks { file: &open.file, size: open.stamp.size, scheme: &reader.scheme, monitor };
+    let next_data = |at| reader.root.next_data(open, at);
+    let next_data: Option<NextData<'_>> = if has_holes { Some(&next_data) } else { None };
+    let (file, size, scheme) = (&open.file, open.stamp.size, &reader.scheme);
+    let chunks = Chunks { file, size, next_data, scheme, monitor };
     chunks.for_each(buffer, &reader.second_reader, each, || {
         reader.monitor.check()?;
         // Reading a long file ends early if the file has changed.
@@ -260,6 +277,8 @@ struct FileTree<'a> {
     chunks: Vec<InPlaceChunk>,
     /// Hashes all bytes of the file.
     whole: blake3::Hasher,
+    /// The name of a chunk of zeros, and its length.
+    zeros: Option<(Cid, usize)>,
     /// Set if chunks are copied to the store: keeps them alive until the whole file was read.
     /// If that fails, the pin is dropped, and the chunks can be collected.
     spool: Option<Pin>,
@@ -268,7 +287,8 @@ struct FileTree<'a> {
 impl<'a> FileTree<'a> {
     fn new(scheme: &'a BlockScheme, spool: Option<Pin>) -> Self {
         let nodes = FileNodeBuilder::new(scheme.clone());
-        Self { scheme, nodes, chunks: Vec::new(), whole: blake3::Hasher::new(), spool }
+        let whole = blake3::Hasher::new();
+        Self { scheme, nodes, chunks: Vec::new(), whole, zeros: None, spool }
     }
 
     fn put(&self, reader: &FileReader, blocks: &[EncodedBlock]) -> Result<(), SyncError> {
@@ -296,8 +316,41 @@ impl<'a> FileTree<'a> {
         self.put(reader, &blocks)
     }
 
+    /// Adds chunks of zeros. All are one block, which the store gets, so that it can be served
+    /// whatever is written into the hole. Only one location is recorded.
+    fn add_zeros(
+        &mut self,
+        reader: &FileReader,
+        chunk: &[u8],
+        count: u64,
+    ) -> Result<(), SyncError> {
+        let offset = self.nodes.size();
+        let len = u32::try_from(chunk.len()).unwrap_or(u32::MAX);
+        let mut blocks = Vec::new();
+        let cid = match self.zeros {
+            Some((cid, known_len)) if known_len == chunk.len() => cid,
+            _ => {
+                let block = self.scheme.block(Codec::Raw, Bytes::copy_from_slice(chunk));
+                let block = EncodedBlock::compress(block.map_err(StoreError::from)?, ZEROS_LEVEL);
+                let cid = block.cid();
+                blocks.push(block);
+                self.chunks.push(InPlaceChunk { hash: *cid.hash(), offset, len });
+                self.zeros = Some((cid, chunk.len()));
+                cid
+            }
+        };
+        for _ in 0..count {
+            self.whole.update(chunk);
+            self.nodes.push(NodeChild { cid, len: len.into() }, |node| {
+                blocks.push(self.scheme.encode(node));
+                Ok::<_, SyncError>(())
+            })?;
+        }
+        self.put(reader, &blocks)
+    }
+
     fn finish(self, reader: &FileReader, found: &FoundEntry) -> Result<Content, SyncError> {
-        let Self { scheme, nodes, chunks, whole, spool } = self;
+        let Self { scheme, nodes, chunks, whole, spool, .. } = self;
         let mut blocks = Vec::new();
         let root = nodes.finish(|node| {
             blocks.push(scheme.encode(node));

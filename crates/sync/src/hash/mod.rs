@@ -42,8 +42,17 @@ pub(crate) struct FileReader {
     pub(crate) unsaved_blocks: Unsaved,
     /// Set while locations were added to the index of blocks in place and not committed.
     pub(crate) unsaved_locations: Unsaved,
+    /// True if the file system tells where the holes of a file are, see [`tells_holes`].
+    pub(crate) has_true_holes: bool,
     /// Locked while two threads read one long file.
     pub(crate) second_reader: Mutex<()>,
+}
+
+/// Reports whether the answers of a file system about holes can be relied on. Others answer
+/// without asking the owner of the data (network file systems), leave the answer to a program
+/// (FUSE), or gave wrong answers in published versions (ZFS before 2.2.2).
+pub(crate) fn tells_holes(file_system: &str) -> bool {
+    ["ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "bcachefs", "tmpfs"].contains(&file_system)
 }
 
 /// A flag: true if something was written that is not durable yet.
