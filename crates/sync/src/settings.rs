@@ -192,6 +192,12 @@ pub struct Tuning {
     pub retry_min: Duration,
     /// Maximum pause between two attempts.
     pub retry_max: Duration,
+    /// Time after a change of a file during which a program may change it again through a shared
+    /// mapping without a new stamp: the kernel sets the times when a page is first written to,
+    /// and again only after it has written the page to the disk. It does so after 30 s
+    /// (`vm.dirty_expire_centisecs`), when its flusher runs next (`vm.dirty_writeback_centisecs`,
+    /// 5 s).
+    pub settle: Duration,
     /// Time after which a file that keeps changing is put on the error list; if the file only
     /// grows, its beginning is backed up.
     pub unstable_after: Duration,
@@ -222,6 +228,7 @@ impl Default for Tuning {
             first_scan_interval: Duration::from_millis(500),
             retry_min: Duration::from_millis(50),
             retry_max: Duration::from_secs(300),
+            settle: Duration::from_secs(40),
             unstable_after: Duration::from_secs(60),
             spool_max: 4 << 30,
             alarm_interval: Duration::from_secs(10),

@@ -9,6 +9,7 @@ mod commands;
 mod mailbox;
 mod publishing;
 mod retries;
+mod settling;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -39,6 +40,7 @@ use crate::schedule::{Action, Schedule, Span};
 use crate::status::{AlarmKind, FolderState, WatchMode};
 use publishing::FirstScan;
 use retries::Retries;
+use settling::Settling;
 
 /// Number of versions of a file found overwritten when a block was requested, after which
 /// the blocks of the file are copied to the store: the backup server cannot complete any
@@ -73,6 +75,9 @@ pub(crate) struct Task {
     record: FolderRecord,
     schedule: Schedule,
     retries: Retries,
+    settling: Settling,
+    /// Files of `settling` that the current scan reads.
+    settled: HashSet<RelPath>,
     /// Paths that have to be scanned again, and when.
     rescan: Targets,
     rescan_at: Option<Duration>,
@@ -120,6 +125,8 @@ impl Task {
             config,
             record,
             retries: Retries::default(),
+            settling: Settling::default(),
+            settled: HashSet::new(),
             rescan: Targets::default(),
             rescan_at: None,
             unwatched: 0,
@@ -170,10 +177,8 @@ impl Task {
             return Turn::Waits(None);
         }
         self.schedule.hints = hints;
-        self.schedule.retry_at = match (self.retries.next_at(), self.rescan_at) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        };
+        let again_at = [self.retries.next_at(), self.rescan_at, self.settling.next_at()];
+        self.schedule.retry_at = again_at.into_iter().flatten().min();
         if !requests.confirms.is_empty() {
             self.answer_confirms(requests.confirms);
             self.answer_scans(requests.scans);
@@ -263,6 +268,10 @@ impl Task {
         }
         for path in self.split_retries().0 {
             targets.add_file(path);
+        }
+        self.settled = self.settling.take_due(self.now()).into_iter().collect();
+        for path in &self.settled {
+            targets.add_file(path.clone());
         }
         let targets = normalise(&self.context.index, self.record.number, targets)?;
         self.scan(targets, pending.hints)?;
@@ -371,6 +380,7 @@ impl Task {
             pin: self.pin.clone(),
             monitor: self.mailbox.monitor.clone(),
             clock: self.context.clock.clone(),
+            settle: self.context.tuning.settle,
             unsaved_blocks: Unsaved::default(),
             unsaved_locations: Unsaved::default(),
             has_true_holes,
@@ -392,6 +402,9 @@ impl Task {
             is_rehash: self.record.is_rehash_due && is_all,
             suspects: &self.suspects,
             retried: &self.retries.all(),
+            // A file that was read in an earlier life of the instance is in no queue.
+            reads_unsettled: is_all && (self.is_on_request || self.scanned_until.is_none()),
+            settled: &self.settled,
             resting: &resting,
             modes: &modes,
             may_be_empty: self.is_root_confirmed,
@@ -431,6 +444,7 @@ impl Task {
             })?;
         }
         self.suspects.clear();
+        self.settled.clear();
         self.unwatched = report.unwatched + if is_all { 0 } else { self.unwatched };
         self.note_report(report)
     }
@@ -469,6 +483,9 @@ impl Task {
         }
         if !unstable.is_empty() {
             self.context.index.apply(&self.mailbox.id, &unstable, self.context.clock.now())?;
+        }
+        for path in report.unsettled {
+            self.settling.add(path, now + self.context.tuning.settle);
         }
         for dir in report.rescan {
             self.rescan.add_dir(dir, true);

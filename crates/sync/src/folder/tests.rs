@@ -10,9 +10,11 @@ use store::MemStore;
 use tokio::sync::watch;
 use types::{FolderId, PublishedManifest, RelPath};
 
-use crate::index::{Batch, Change, Row};
+use crate::index::{Batch, Change, Row, file_row};
 use crate::service::SyncService;
-use crate::settings::{FolderSettings, Publisher, SyncOptions, SyncSettings, Tuning};
+use crate::settings::{
+    Clock, FolderSettings, Publisher, SyncOptions, SyncSettings, SystemClock, Tuning,
+};
 use crate::status::{AlarmKind, FolderState, FolderStatus, WatchMode};
 use crate::watch::Hint;
 use crate::watch::fake::FakeWatcher;
@@ -36,6 +38,8 @@ struct Setup {
     watcher: FakeWatcher,
     settings: watch::Sender<SyncSettings>,
     service: Option<SyncService>,
+    clock: Arc<dyn Clock>,
+    settle: Duration,
 }
 
 fn path(text: &str) -> RelPath {
@@ -64,13 +68,21 @@ impl Setup {
             ..SyncSettings::default()
         };
         let settings = watch::Sender::new(settings);
-        Self { dir, watcher: FakeWatcher::default(), settings, service: None }
+        Self {
+            dir,
+            watcher: FakeWatcher::default(),
+            settings,
+            service: None,
+            clock: Arc::new(SystemClock::default()),
+            settle: Duration::from_secs(3600),
+        }
     }
 
     /// Starts the service and waits for its first scan.
     async fn start(&mut self, watch_limit: Option<usize>) {
         let options = SyncOptions {
-            tuning: Tuning { watch_limit, ..Tuning::default() },
+            tuning: Tuning { watch_limit, settle: self.settle, ..Tuning::default() },
+            clock: self.clock.clone(),
             ..SyncOptions::new(
                 self.dir.path().join("data"),
                 Arc::new(MemStore::new()),
@@ -213,7 +225,9 @@ async fn new_permissions_are_recorded_even_if_the_stamp_is_the_same() {
     let rows = paths.each_ref().map(|path| index.row(NUMBER, path).unwrap().unwrap());
     let mut batch = Batch::default();
     for (path, row) in paths.iter().zip(&rows) {
-        let old = Row { mode: 0o700, uid: 4321, is_racy: false, ..row.clone() };
+        // The content is not read again.
+        let (is_racy, is_unsettled) = (false, false);
+        let old = Row { mode: 0o700, uid: 4321, is_racy, is_unsettled, ..row.clone() };
         let (row, before) = (Box::new(old), Some(row.stamp));
         batch.add(path.clone(), Change::Put { row, before });
     }
@@ -247,4 +261,68 @@ fn a_short_file_is_copied_after_one_overwritten_version_and_a_long_one_after_thr
     use super::{SHORT_LEN, is_hot};
     assert!(is_hot(1, 0) && is_hot(1, SHORT_LEN) && is_hot(3, SHORT_LEN + 1));
     assert!(!is_hot(2, SHORT_LEN + 1));
+}
+
+/// A clock whose files are all new: no file settles because of its age.
+#[derive(Debug, Default)]
+struct YoungFiles(SystemClock);
+
+impl Clock for YoungFiles {
+    fn now(&self) -> jiff::Timestamp {
+        self.0.now()
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.0.elapsed()
+    }
+
+    fn file_time(&self) -> jiff::Timestamp {
+        jiff::Timestamp::UNIX_EPOCH
+    }
+}
+
+/// Stores another content for a file, as if it had been changed through a mapping: with the
+/// same stamp.
+fn change_through_mapping(setup: &Setup, file: &str) -> Row {
+    let handle = setup.service().handle();
+    let index = &handle.context.index;
+    let row = index.row(NUMBER, &path(file)).unwrap().unwrap();
+    let other = file_row(1, b"what the first store left", 1);
+    let stored = Row { kind: other.kind, is_racy: false, ..row.clone() };
+    let mut batch = Batch::default();
+    batch.add(path(file), Change::Put { row: Box::new(stored), before: Some(row.stamp) });
+    index.apply(&id(), &batch, jiff::Timestamp::now()).unwrap();
+    row
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_was_read_shortly_after_a_change_is_read_by_a_requested_scan() {
+    let mut setup = Setup::new();
+    setup.write("file", "content");
+    setup.start(None).await;
+    let row = change_through_mapping(&setup, "file");
+    assert!(row.is_unsettled);
+    let handle = setup.service().handle();
+    handle.scan_now(&id()).await.unwrap();
+    let now = handle.context.index.row(NUMBER, &path("file")).unwrap().unwrap();
+    assert_eq!(now.content().unwrap().cid, row.content().unwrap().cid);
+    setup.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_was_read_shortly_after_a_change_is_read_once_more() {
+    let mut setup = Setup::new();
+    setup.write("file", "content");
+    setup.write("empty", "");
+    setup.clock = Arc::new(YoungFiles::default());
+    setup.settle = Duration::from_millis(1);
+    setup.start(None).await;
+    let handle = setup.service().handle();
+    let end = Instant::now() + DEADLINE;
+    // No hint comes.
+    while handle.context.index.row(NUMBER, &path("file")).unwrap().unwrap().is_unsettled {
+        assert!(Instant::now() < end, "the file has not been read once more");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    setup.end().await;
 }

@@ -174,6 +174,7 @@ fn row(
     row.is_attribute_error = unread.is_some();
     row.error = unread;
     row.is_racy = is_racy(found.stamp.ctime, now_ns);
+    row.is_unsettled = found.stamp.size > 0 && !reader.has_settled(found.stamp.ctime, now_ns);
     Ok(ReadOutcome::Row(Box::new(row)))
 }
 

@@ -12,6 +12,7 @@ mod pool;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use fstree::{FoundEntry, SourceTree};
 use parking_lot::Mutex;
@@ -38,6 +39,8 @@ pub(crate) struct FileReader {
     pub(crate) pin: Arc<Pin>,
     pub(crate) monitor: Arc<WorkMonitor>,
     pub(crate) clock: Arc<dyn Clock>,
+    /// See [`crate::Tuning::settle`].
+    pub(crate) settle: Duration,
     /// Set while blocks were put into the store and not committed.
     pub(crate) unsaved_blocks: Unsaved,
     /// Set while locations were added to the index of blocks in place and not committed.
@@ -85,6 +88,13 @@ impl FileReader {
         }
         pin.add(blocks.iter().map(types::EncodedBlock::cid));
         Ok(self.unsaved_blocks.write(|| self.store.put(blocks))?)
+    }
+
+    /// Reports whether [`FileReader::settle`] has passed since `ctime`. `now_ns` is the time of
+    /// the clock that stamps files, in nanoseconds since 1970.
+    pub(crate) fn has_settled(&self, ctime: (i64, i64), now_ns: i128) -> bool {
+        let since = i128::from(ctime.0) * 1_000_000_000 + i128::from(ctime.1);
+        now_ns.saturating_sub(since) > self.settle.as_nanos().cast_signed()
     }
 
     /// Records the locations of the chunks of a file.

@@ -88,6 +88,10 @@ pub(crate) struct Row {
     /// True if the file was changed so shortly before it was read that a further write may
     /// have left the stamp unchanged. The next scan reads it again.
     pub(crate) is_racy: bool,
+    /// True if the file was changed so shortly before it was read that a program may still
+    /// change it through a mapping (`mmap`) without a new stamp. It is read again when the
+    /// kernel has written its pages to the disk.
+    pub(crate) is_unsettled: bool,
     /// True if the content was taken over from a row with another stamp, without reading the
     /// file. The next full scan reads it.
     pub(crate) is_unread: bool,
@@ -109,6 +113,9 @@ const UNREAD: u8 = 1 << 4;
 const ELSEWHERE: u8 = 1 << 5;
 const SPARSE: u8 = 1 << 6;
 const BORN: u8 = 1 << 7;
+
+/// A flag in the byte of the kind.
+const UNSETTLED: u8 = 1 << 7;
 
 const FILE: u8 = 0;
 const FILE_TREE: u8 = 1;
@@ -135,6 +142,7 @@ impl Row {
             error: None,
             is_attribute_error: false,
             is_racy: false,
+            is_unsettled: false,
             is_unread: false,
             hour: 0,
             sequence: 0,
@@ -213,7 +221,7 @@ impl Row {
             RowKind::Other(EntryKind::CharDevice { .. }) => CHAR_DEVICE,
             RowKind::Other(EntryKind::BlockDevice { .. }) => BLOCK_DEVICE,
         };
-        out.byte(tag);
+        out.byte(tag | if self.is_unsettled { UNSETTLED } else { 0 });
         let flag = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
         out.byte(
             flag(self.hard_link.is_some(), HARD_LINK)
@@ -279,7 +287,8 @@ impl Row {
         if format != ROW_FORMAT && format != ROW_FORMAT_1 {
             return None;
         }
-        let tag = from.byte()?;
+        let first = from.byte()?;
+        let (tag, is_unsettled) = (first & !UNSETTLED, first & UNSETTLED != 0);
         let flags = from.byte()?;
         let stamp = RowStamp {
             inode: from.number()?,
@@ -345,6 +354,7 @@ impl Row {
             error,
             is_attribute_error,
             is_racy: flags & RACY != 0,
+            is_unsettled,
             is_unread: flags & UNREAD != 0,
             hour,
             sequence,
@@ -393,6 +403,7 @@ pub(crate) mod tests {
             error: None,
             is_attribute_error: false,
             is_racy: false,
+            is_unsettled: false,
             is_unread: false,
             hour: 400_000,
             sequence: 1,
@@ -430,7 +441,7 @@ pub(crate) mod tests {
             (inode, size, sequence) in any::<(u64, u64, u64)>(),
             (mtime, ctime) in any::<((i64, i64), (i64, i64))>(),
             (mode, uid, gid, hour) in any::<(u32, u32, u32, u32)>(),
-            flags in any::<(bool, bool, bool, bool)>(),
+            flags in any::<(bool, bool, bool, bool, bool)>(),
             born in any::<Option<(i64, i64)>>(),
             hard_link in any::<Option<(u64, u64)>>(),
             xattrs in prop::collection::btree_map(any::<Vec<u8>>(), any::<Vec<u8>>(), 0..3),
@@ -443,7 +454,7 @@ pub(crate) mod tests {
             let row = Row {
                 stamp, born, mode, uid, gid, hard_link, links, xattrs, kind, error,
                 is_attribute_error,
-                is_racy: flags.1, is_unread: flags.2, hour, sequence,
+                is_racy: flags.1, is_unsettled: flags.4, is_unread: flags.2, hour, sequence,
             };
             let bytes = row.encode();
             prop_assert_eq!(Row::decode(&bytes), Some(row));

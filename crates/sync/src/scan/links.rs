@@ -71,7 +71,7 @@ impl Scan<'_> {
             self.mark_resolved(&found.path);
             self.note_linked_change(&found.path, stamp.inode, Some(&stamp))?;
             self.linked.remember(&row);
-            self.put(found.path, row, before);
+            self.put(found.path, Box::new(row), before);
             return Ok(None);
         }
         if let Some(waiting) = self.linked.waiting.get_mut(&stamp.inode) {
@@ -119,7 +119,7 @@ impl Scan<'_> {
         };
         let mut row = Row::new(found, self.device(), RowKind::File(*content), xattrs);
         (row.hour, row.sequence) = (known.hour, known.sequence);
-        row.is_racy = known.is_racy;
+        (row.is_racy, row.is_unsettled) = (known.is_racy, known.is_unsettled);
         row.is_unread = known.is_unread || !is_untouched;
         Ok(Some(row))
     }

@@ -57,6 +57,10 @@ pub(crate) struct ScanOptions<'a> {
     pub(crate) retried: &'a HashSet<RelPath>,
     /// Files of `retried` that are not due yet; the scan skips them.
     pub(crate) resting: &'a HashSet<RelPath>,
+    /// True if every file is read once more that was changed shortly before it was read.
+    pub(crate) reads_unsettled: bool,
+    /// Files of this kind that are due.
+    pub(crate) settled: &'a HashSet<RelPath>,
     /// How files are read that are not served from their place.
     pub(crate) modes: &'a BTreeMap<RelPath, ReadMode>,
     /// True if an empty root means that everything was deleted on purpose.
@@ -78,6 +82,8 @@ pub(crate) struct ScanReport {
     pub(crate) changing: Vec<RelPath>,
     /// Files of [`ScanOptions::retried`] that need no further attempt.
     pub(crate) resolved: Vec<RelPath>,
+    /// Files that have to be read once more after [`crate::Tuning::settle`].
+    pub(crate) unsettled: Vec<RelPath>,
     /// Directories that have to be scanned again.
     pub(crate) rescan: Vec<RelPath>,
     /// Number of scanned directories that cannot be watched.
@@ -493,15 +499,17 @@ impl Scan<'_> {
     fn record(&mut self, read: ReadResult) -> Result<(), ScanError> {
         let ReadResult { path, before, inode, outcome } = read;
         match outcome {
-            ReadOutcome::Row(row) => {
+            ReadOutcome::Row(mut row) => {
+                // The clock of the computer may have been set back after the change.
+                let was_settled = self.options.settled.contains(&path);
+                row.is_unsettled &= !(was_settled && before == Some(row.stamp));
                 self.share_row(&path, &row, inode)?;
                 self.mark_resolved(&path);
                 if row.error.is_some() {
                     self.failed.insert(path.clone());
                     self.has_errors = true;
                 }
-                self.start_batch_timer();
-                self.batch.add(path, Change::Put { row, before });
+                self.put(path, row, before);
                 return Ok(());
             }
             ReadOutcome::Changing => self.report.changing.push(path),

@@ -25,7 +25,8 @@ impl Scan<'_> {
         }
         let is_suspect = self.options.is_rehash || self.options.suspects.contains(&found.path);
         let known = row.filter(|row| {
-            let is_due = row.is_racy || (row.is_unread && self.is_all);
+            let is_due =
+                row.is_racy || (row.is_unread && self.is_all) || self.is_settling(row, &found);
             let is_complete = row.error.is_none() || row.is_attribute_error;
             row.content().is_some() && row.stamp == stamp && is_complete && !is_due
         });
@@ -39,7 +40,7 @@ impl Scan<'_> {
         let before = row.map(|row| row.stamp);
         if !is_suspect && let Some(moved) = self.moved(&found, &stamp, before)? {
             self.mark_resolved(&found.path);
-            self.put(found.path, moved, before);
+            self.put(found.path, Box::new(moved), before);
             return Ok(());
         }
         // (A file may have one name left of several.)
@@ -71,7 +72,7 @@ impl Scan<'_> {
         let (mode, uid, gid) = (found.mode, found.uid, found.gid);
         let new = Row { mode, uid, gid, xattrs, error: problem, is_attribute_error, ..row.clone() };
         if new != *row {
-            self.put(found.path, new, Some(row.stamp));
+            self.put(found.path, Box::new(new), Some(row.stamp));
         }
     }
 
@@ -79,9 +80,26 @@ impl Scan<'_> {
         self.reader.root.identity().device
     }
 
-    pub(super) fn put(&mut self, path: RelPath, row: Row, before: Option<RowStamp>) {
+    /// Adds a new row to the batch.
+    pub(super) fn put(&mut self, path: RelPath, row: Box<Row>, before: Option<RowStamp>) {
+        if row.is_unsettled {
+            self.report.unsettled.push(path.clone());
+        }
         self.start_batch_timer();
-        self.batch.add(path, Change::Put { row: Box::new(row), before });
+        self.batch.add(path, Change::Put { row, before });
+    }
+
+    /// Reports whether a file was changed shortly before it was read, and is now to be read once
+    /// more.
+    fn is_settling(&self, row: &Row, found: &FoundEntry) -> bool {
+        let is_old = || {
+            let now_ns = self.reader.clock.file_time().as_nanosecond();
+            self.reader.has_settled(row.stamp.ctime, now_ns)
+        };
+        row.is_unsettled
+            && (self.options.reads_unsettled
+                || self.options.settled.contains(&found.path)
+                || is_old())
     }
 
     /// Returns the row of a file that was renamed, whose content need not be read. Returns
@@ -114,6 +132,7 @@ impl Scan<'_> {
         };
         let mut row = Row::new(found, self.device(), RowKind::File(*content), xattrs);
         (row.hour, row.sequence) = (old.hour, old.sequence);
+        row.is_unsettled = old.is_unsettled;
         row.is_unread = old.is_unread || !is_untouched;
         Ok(Some(row))
     }
@@ -154,7 +173,7 @@ impl Scan<'_> {
         if new.links > 1 {
             self.note_linked_change(&found.path, stamp.inode, Some(&stamp))?;
         }
-        self.put(found.path.clone(), new, row.map(|row| row.stamp));
+        self.put(found.path.clone(), Box::new(new), row.map(|row| row.stamp));
         Ok(())
     }
 
