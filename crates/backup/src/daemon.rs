@@ -25,8 +25,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::accept::{AcceptError, Accepted};
 use crate::acceptance_file::AcceptanceFile;
+use crate::confirmed_snapshot::ConfirmedSnapshot;
 use crate::effects::{Effects, RealEffects};
-use crate::issued_receipts::{ConfirmedSnapshot, IssuedReceipts, ReceiptsUnreadable};
+use crate::issued_receipts::{IssuedReceipts, ReceiptsUnreadable};
 use crate::manager::{Links, Manager};
 use crate::settings::BackupSettings;
 use crate::slots::Slots;

@@ -11,16 +11,21 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use disk::{AtomicWrite, Disk, FileError, RealDisk, read_file, write_atomic};
+use disk::{AtomicWrite, Disk, FileError, StateError, read_file, write_atomic};
 use manifest::SignatureError;
 use net::{Keypair, PeerId};
 use parking_lot::Mutex;
 use protocols::{Confirmation, EncodedReceipt, Receipt, SignedReceipt};
 use serde::{Deserialize, Serialize};
-use types::{FolderId, with_causes};
+use types::{Cid, FolderId, with_causes};
+
+use crate::confirmed_snapshot::ConfirmedSnapshot;
+use crate::discarded::DiscardedSnapshots;
 
 /// Name of the directory, below the data directory.
 const DIR: &str = "issued-receipts";
+/// Name of the file with the discarded snapshots, in this directory.
+const DISCARDED: &str = "discarded";
 const VERSION: u32 = 1;
 /// Maximum length of a file, in bytes.
 const FILE_LEN_MAX: u64 = 64 << 10;
@@ -70,33 +75,10 @@ impl IssueError {
     }
 }
 
-/// A snapshot that this backup server has confirmed with a signed receipt.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ConfirmedSnapshot {
-    /// Peer id of the source.
-    pub source: PeerId,
-    /// The content of the receipt.
-    pub confirmation: Confirmation,
-}
-
 /// The signed receipts cannot be read; contains the reason.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("cannot read the receipts that this backup server has signed: {0}")]
 pub struct ReceiptsUnreadable(String);
-
-/// Returns the snapshots that were confirmed last, for each source and folder, of the backup
-/// server with this data directory and key. For commands without a running instance. Blocks the
-/// thread.
-///
-/// # Errors
-///
-/// Returns [`ReceiptsUnreadable`] if the signed receipts cannot be read.
-pub fn confirmed_in(
-    data_dir: &Path,
-    keypair: Keypair,
-) -> Result<Vec<ConfirmedSnapshot>, ReceiptsUnreadable> {
-    IssuedReceipts::new(Arc::new(RealDisk), data_dir, keypair).confirmed()
-}
 
 /// The file of a chain.
 #[derive(Default, Serialize, Deserialize)]
@@ -118,7 +100,7 @@ struct Last {
 
 /// The signed receipts. Clones share them. All functions block.
 #[derive(Clone, Debug)]
-pub(crate) struct IssuedReceipts(Arc<Shared>);
+pub struct IssuedReceipts(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
@@ -127,12 +109,15 @@ struct Shared {
     keypair: Keypair,
     /// Locked while a file is read and written.
     writing: Mutex<()>,
+    discarded: DiscardedSnapshots,
 }
 
 impl IssuedReceipts {
-    pub(crate) fn new(disk: Arc<dyn Disk>, data_dir: &Path, keypair: Keypair) -> Self {
+    /// Creates access to the receipts in the data directory of the backup server with this key.
+    pub fn new(disk: Arc<dyn Disk>, data_dir: &Path, keypair: Keypair) -> Self {
         let data_dir = data_dir.to_owned();
-        Self(Arc::new(Shared { disk, data_dir, keypair, writing: Mutex::default() }))
+        let discarded = DiscardedSnapshots::new(disk.clone(), data_dir.join(DIR).join(DISCARDED));
+        Self(Arc::new(Shared { disk, data_dir, keypair, writing: Mutex::default(), discarded }))
     }
 
     /// Returns the receipt to send next: one that the source has not answered, else one of this
@@ -199,12 +184,15 @@ impl IssuedReceipts {
     }
 
     /// Returns the snapshots of the last receipts of all chains, by source and folder: for each
-    /// chain the one that the source has stored, and the one that it may have.
+    /// chain the one that the source has stored, and the one that it may have. Snapshots that the
+    /// owner has discarded are left out.
     ///
     /// # Errors
     ///
     /// Returns [`ReceiptsUnreadable`] if a file cannot be read.
-    pub(crate) fn confirmed(&self) -> Result<Vec<ConfirmedSnapshot>, ReceiptsUnreadable> {
+    pub fn confirmed(&self) -> Result<Vec<ConfirmedSnapshot>, ReceiptsUnreadable> {
+        let is_discarded = self.0.discarded.read();
+        let is_discarded = is_discarded.map_err(|error| ReceiptsUnreadable(with_causes(&error)))?;
         let mut confirmed = Vec::new();
         for (source, folder) in self.chains()? {
             let last = self.last(&source, &folder);
@@ -212,7 +200,40 @@ impl IssuedReceipts {
             let last = last.into_iter();
             confirmed.extend(last.map(|confirmation| ConfirmedSnapshot { source, confirmation }));
         }
+        confirmed.retain(|one| !is_discarded(one));
         Ok(confirmed)
+    }
+
+    /// Discards the confirmed snapshots for which `is_lost` returns true, durably:
+    /// [`IssuedReceipts::confirmed`] leaves them out from now on. The receipts stay. Receipts that
+    /// cannot be read are left out.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`StateError`] if the list of discarded snapshots cannot be read or written.
+    pub fn discard(&self, is_lost: impl Fn(&ConfirmedSnapshot) -> bool) -> Result<(), StateError> {
+        let mut lost = Vec::new();
+        for (source, folder) in self.chains().unwrap_or_default() {
+            let last = self.last(&source, &folder).unwrap_or_default().into_iter();
+            let last = last.map(|confirmation| ConfirmedSnapshot { source, confirmation });
+            lost.extend(last.filter(&is_lost));
+        }
+        let _one_at_a_time = self.0.writing.lock();
+        self.0.discarded.add(&lost)
+    }
+
+    /// Demands discarded snapshots again for which `is_listed` returns true: the source has backed
+    /// them up again.
+    ///
+    /// # Errors
+    ///
+    /// Same as [`IssuedReceipts::discard`].
+    pub fn demand_listed(
+        &self,
+        is_listed: impl Fn(&PeerId, &FolderId, &Cid) -> bool,
+    ) -> Result<(), StateError> {
+        let _one_at_a_time = self.0.writing.lock();
+        self.0.discarded.remove(is_listed)
     }
 
     /// Returns the snapshots of the last receipts to one source. Logs the files that cannot be
@@ -327,8 +348,8 @@ fn parse_name(name: &str) -> Option<(PeerId, FolderId)> {
 
 #[cfg(test)]
 mod tests {
-    use disk::sim::{Fault, Power, SimDisk};
-    use types::{Cid, Codec, SequenceNumber};
+    use disk::sim::{EIO, Fault, FaultRule, Power, SimDisk};
+    use types::{Codec, SequenceNumber};
 
     use super::*;
 
@@ -429,6 +450,24 @@ mod tests {
         // Another file is no chain.
         let stray = Path::new(DATA).join(DIR).join("note.txt");
         disk.create(&stray).unwrap();
+        sequences(&[1, 2]);
+        // A discarded snapshot is not confirmed any more, until it is listed again.
+        issued.discard(|one| one.confirmation.sequence.0 == 1).unwrap();
+        let demanded = |issued: &IssuedReceipts| -> Vec<u64> {
+            let confirmed = issued.confirmed().unwrap().into_iter();
+            confirmed.map(|one| one.confirmation.sequence.0).collect()
+        };
+        assert_eq!(demanded(&server.on(&disk.crash(Power::Dropped))), [2]);
+        assert_eq!(issued.confirmed_to(&server.source()).len(), 2);
+        issued.demand_listed(|_, _, _| false).unwrap();
+        assert_eq!(demanded(&issued), [2]);
+        // If the list of discarded snapshots cannot be read, it is not an empty one.
+        disk.add_fault(FaultRule::reads(EIO).on(DISCARDED));
+        let error = issued.confirmed().unwrap_err().to_string();
+        assert!(error.contains("issued-receipts/discarded"), "{error}");
+        disk.clear_fault_rules();
+        let first = server.confirmation(1).manifest_cid;
+        issued.demand_listed(|_, _, manifest| *manifest == first).unwrap();
         sequences(&[1, 2]);
         disk.damage(&issued.path(&server.source(), &"docs".parse().unwrap()), |bytes| {
             bytes.truncate(9);

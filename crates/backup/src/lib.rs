@@ -7,7 +7,9 @@
 mod accept;
 mod acceptance_file;
 mod backoff;
+mod confirmed_snapshot;
 mod daemon;
+mod discarded;
 mod effects;
 mod issued_receipts;
 mod manager;
@@ -20,8 +22,9 @@ mod status;
 mod status_registry;
 
 pub use accept::{AcceptError, Accepted, AcceptedFolder};
+pub use confirmed_snapshot::ConfirmedSnapshot;
 pub use daemon::{BackupDaemon, BackupHandle, BackupOptions, BackupStartError};
-pub use issued_receipts::{ConfirmedSnapshot, ReceiptsUnreadable, confirmed_in};
+pub use issued_receipts::{IssuedReceipts, ReceiptsUnreadable};
 pub use offered::{list_offered, remote_snapshot};
 pub use settings::BackupSettings;
 pub use state_file::STATE_FILE_NAME;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use config::Config;
 use jiff::Timestamp;
-use node::{MarkerError, SnapshotSelector, snapshot_model};
+use node::{ListError, MarkerError, PeerId, SnapshotSelector, snapshot_model};
 use restore::Blocks;
 use snapshots::{DamagedSnapshot, SnapshotReader};
 use store::{BlockRead, OpenReport, ReadOnlyPackStore, StoreRead};
@@ -37,7 +37,8 @@ impl Offline {
     ///
     /// Prints damage to standard error. The affected blocks are treated as missing.
     pub(crate) fn open(context: &Context) -> Result<Option<Self>> {
-        match node::check_store(context.need_data_dir()?) {
+        let data = context.need_data_dir()?;
+        match node::check_store(data) {
             Err(error @ MarkerError::StoreMissing(_)) => return Err(error.into()),
             // Reading another store is harmless.
             Err(error) => eprintln!("archivist: {}", safe(&with_causes(&error))),
@@ -50,10 +51,21 @@ impl Offline {
         if report.roots_incomplete {
             eprintln!("archivist: {LIST_INCOMPLETE}");
         }
-        let roots_incomplete = report.roots_incomplete;
         let packs = Arc::new(store);
         let store: Arc<dyn StoreRead> = packs.clone();
         let snapshots = SnapshotReader::new(store.clone());
+        let mut roots_incomplete = report.roots_incomplete;
+        // Another user may read the store, but not the identity: nothing is known then.
+        if let Ok(Some(issued)) = node::issued_receipts(data) {
+            let name_of = |peer: &PeerId| node::source_name(&config, &peer.to_string());
+            match node::check_list(&snapshots, &issued, name_of) {
+                Ok(()) => {}
+                Err(error) => {
+                    eprintln!("archivist: {}", safe(&with_causes(&error)));
+                    roots_incomplete |= matches!(error, ListError::Lost { .. });
+                }
+            }
+        }
         Ok(Some(Self { snapshots, packs, store, roots_incomplete, config }))
     }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use config::Config;
-use node::Running;
+use node::{PeerId, Running};
 use snapshots::SnapshotStore;
 use store::{PackStore, StoreError, StoreOptions};
 
@@ -66,6 +66,12 @@ impl WritableStore {
         };
         print_damage(&report);
         let packs = Arc::new(packs);
+        if let Some(issued) = node::issued_receipts(data)? {
+            let names = config.clone();
+            let name_of = move |peer: &PeerId| node::source_name(&names, &peer.to_string());
+            // Commands that collect report it, and `recover` lists what it finds.
+            let _ = node::guard_collections(&packs, issued, name_of);
+        }
         Ok(Some(Self { snapshots: SnapshotStore::new(packs.clone()), packs, config }))
     }
 }

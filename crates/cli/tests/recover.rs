@@ -12,6 +12,8 @@ use common::kept::{PEER, Thing, commit, open};
 use common::{Home, noise, run};
 use serde_json::{Value, json};
 use snapshots::SnapshotStore;
+use store::Root;
+use types::{Cid, Codec};
 
 /// Creates a home with three snapshots.
 fn kept() -> (Home, Vec<String>) {
@@ -287,4 +289,36 @@ fn roots_are_accepted_without_an_instance_only_if_nothing_is_lost() {
     assert_eq!(listed(&home).as_array().unwrap().len(), 1);
     let found = run(home.path(), ["recover", "--json"]).json();
     assert_eq!(states(&found), [(ids[2].clone(), "known".to_owned())]);
+}
+
+/// A listed snapshot whose record is gone stops every collection, and cannot be restored. Only
+/// `--discard` removes it, and says so.
+#[test]
+fn a_listed_snapshot_without_a_record_can_be_discarded() {
+    let (home, ids) = kept();
+    let snapshots = SnapshotStore::new(open(home.path()));
+    let store = snapshots.store();
+    let gone = Root { cid: Cid::of(Codec::DagCbor, b"gone"), partial: false };
+    let name = snapshots::root_name(&PEER.parse().unwrap(), &"docs".parse().unwrap(), 9);
+    store.set_root(&name, gone, store.write_epoch()).unwrap();
+    drop(snapshots);
+    assert_eq!(run(home.path(), ["prune"]).code, Some(1));
+    let ran = run(home.path(), ["recover"]);
+    assert_eq!(ran.code, Some(4), "{ran:?}");
+    let ran = run(home.path(), ["prune", "--accept-roots"]);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    for part in ["1 snapshot is incomplete", "--repair", "--discard` removes"] {
+        assert!(ran.err.contains(part), "{part}: {ran:?}");
+    }
+    for is_running in [false, true] {
+        let daemon = is_running.then(|| home.start());
+        let ran = run(home.path(), ["prune", "--accept-roots", "--discard"]);
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        let said = format!("discarded: {name}: the record is missing");
+        assert_eq!(ran.out.contains(&said), !is_running, "{ran:?}");
+        assert_eq!(run(home.path(), ["verify"]).code, Some(0));
+        drop(daemon);
+    }
+    assert_eq!(run(home.path(), ["recover"]).code, Some(0));
+    assert_eq!(listed(&home).as_array().unwrap().len(), ids.len());
 }

@@ -2,7 +2,9 @@
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use backup::IssuedReceipts;
 use config::Config;
 use disk::RealDisk;
 use net::{Keypair, PeerId};
@@ -99,7 +101,8 @@ pub fn read_identity(dir: &Path) -> Result<Option<PeerId>, StartError> {
 ///
 /// # Errors
 ///
-/// Returns [`StartError::Data`] if a marker cannot be removed, [`StartError::Marker`] if the
+/// Returns [`StartError::Data`] if a marker cannot be removed or the loss of the snapshots cannot
+/// be recorded, [`StartError::Marker`] if the
 /// directory of the store cannot be read, and [`StartError::Store`] if the store cannot be
 /// created.
 pub fn accept_store(dir: &Path) -> Result<PeerId, StartError> {
@@ -112,6 +115,14 @@ pub fn accept_store(dir: &Path) -> Result<PeerId, StartError> {
     if !has_store {
         // A used data directory without a store and without markers is refused.
         PackStore::open(&data.store(), &StoreOptions::default())?;
+        if let Some(key) = data.identity()? {
+            // The new store misses nothing.
+            let issued = IssuedReceipts::new(Arc::new(RealDisk), dir, key);
+            issued.discard(|_| true).map_err(|error| StartError::Data {
+                path: dir.to_owned(),
+                source: std::io::Error::other(error),
+            })?;
+        }
     }
     Ok(net::identity::load_or_create(&data.key())?.public().to_peer_id())
 }

@@ -10,15 +10,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use backup::BackupDaemon;
+use backup::{BackupDaemon, IssuedReceipts};
 use config::Config;
-use net::{Access, Keypair, Net};
+use disk::RealDisk;
+use net::{Access, Keypair, Net, PeerId};
 use protocols::BackupService;
 use snapshots::SnapshotStore;
 use store::{OpenReport, PackStore, Roots as _, RootsRead as _};
 use types::with_causes;
 
 use crate::backup_side;
+use crate::confirmed::guard_collections;
 use crate::data_dir::{DataDir, make_data_dir, refuse_empty};
 use crate::downloads::Downloads;
 use crate::forget;
@@ -29,6 +31,7 @@ use crate::journal::Journal;
 use crate::last_verification::LastVerificationFile;
 use crate::local_blocks::LocalBlocks;
 use crate::log_level::LogLevel;
+use crate::names::source_name;
 use crate::options::{self, Live};
 use crate::pairing::{self, Pairing};
 use crate::problems::Problems;
@@ -114,6 +117,7 @@ impl Parts<'_> {
                 .await?;
         let backup_service = source.connect(settings, tasks, &net, access, store)?;
         let snapshots = SnapshotStore::new(store.clone());
+        check_confirmed(settings, data_dir, store, keypair.clone()).await;
         if store.roots_incomplete() {
             let (snapshots, store) = (snapshots.clone(), store.clone());
             let work = move || recovery::continue_numbers(&snapshots, &*store);
@@ -125,6 +129,27 @@ impl Parts<'_> {
             backup_side::start(settings, tasks, data_dir, keypair, &snapshots, &net, access)
                 .await?;
         Ok(Started { net, source, backup_service, backup, blocks, snapshots })
+    }
+}
+
+/// Compares the list of snapshots with the signed receipts, before anything is pulled, and holds
+/// the collections while a confirmed snapshot is missing.
+async fn check_confirmed(
+    settings: &Settings,
+    data_dir: &Path,
+    store: &Arc<PackStore>,
+    keypair: Keypair,
+) {
+    let issued = IssuedReceipts::new(Arc::new(RealDisk), data_dir, keypair);
+    let (settings, store) = (settings.clone(), store.clone());
+    let work = move || {
+        let name_of = move |peer: &PeerId| source_name(&settings.get(), &peer.to_string());
+        guard_collections(&store, issued, name_of)
+    };
+    match tokio::task::spawn_blocking(work).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::error!("{}", with_causes(&error)),
+        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
     }
 }
 

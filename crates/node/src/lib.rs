@@ -10,7 +10,9 @@
 //! The jobs (retention, collection, recompression, verification, restores) run
 //! here. The HTTP interfaces are in the crate `server`, which uses this one.
 
+mod acceptance;
 mod backup_side;
+mod confirmed;
 mod data_dir;
 mod downloads;
 mod forget;
@@ -52,6 +54,7 @@ mod token;
 mod traffic;
 mod verify_result;
 
+pub use confirmed::{Confirmed, ListError, check_list, guard_collections, issued_receipts};
 pub use data_dir::{
     accept_store, check_own_store, check_store, load_identity, make_data_dir, read_identity,
 };
@@ -65,8 +68,8 @@ pub use journal::Journal;
 pub use last_verification::LastVerificationFile;
 pub use local_blocks::{InPlace, LocalBlocks, OpenInPlace};
 pub use log_level::{LogLevel, filter};
-pub use maintenance::{check_complete, check_complete_in, prune, prune_in, start_verify};
-pub use names::{UnknownName, check_name, folder_names, source_names, unknown_name};
+pub use maintenance::{PruneError, prune, prune_in, start_verify};
+pub use names::{UnknownName, check_name, folder_names, source_name, source_names, unknown_name};
 pub use net::PeerId;
 pub use options::listen_addresses;
 pub use problems::Problems;
@@ -75,9 +78,7 @@ pub use receipts::{
     Receipts, StoredReceipt, read_receipts,
 };
 pub use recent_log::{RecentLog, lines as recent_log_lines};
-pub use recovery::{
-    RecoverError, check_nothing_lost, check_nothing_lost_in, recover, recover_in, search_in,
-};
+pub use recovery::{RecoverError, recover, recover_in, search_in};
 pub use removed::RemovedFolders;
 pub use restore_job::{RestoreJob, start_restore};
 pub use restores::{Restores, restore_model};

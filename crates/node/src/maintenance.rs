@@ -1,12 +1,13 @@
 //! Jobs on the stored snapshots: verifying them, pulling damaged blocks again,
 //! and removing the snapshots that no rule keeps.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use api::{PruneReport, PruneRequest, Recompressed, VerifyRequest, VerifyResult};
-use config::Keep;
+use config::Config;
 use jiff::Timestamp;
 use net::PeerId;
 use protocols::SessionPool;
@@ -17,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use types::with_causes;
 
+use crate::acceptance::{Acceptance, prepare_acceptance};
 use crate::jobs::{AlreadyRunning, JobStatus};
 use crate::recompression::{self, recompress};
 use crate::services::Services;
@@ -148,46 +150,15 @@ async fn repair(services: &Services, report: &VerifyReport) -> Result<u64, Strin
     Ok(done.repaired)
 }
 
-/// Checks that every known snapshot and data item is complete.
-///
-/// # Errors
-///
-/// Returns a message with the number of incomplete ones, and the remedy.
-pub async fn check_complete(services: &Services) -> Result<(), String> {
-    let (snapshots, stop) = (services.snapshots.clone(), services.stop_token());
-    let work = tokio::task::spawn_blocking(move || check_complete_in(&snapshots, &stop));
-    work.await.map_err(|error| error.to_string())?
-}
-
-/// Same as [`check_complete`], in the store of an instance that is not running. Blocks the
-/// thread.
-///
-/// # Errors
-///
-/// Same as [`check_complete`].
-pub fn check_complete_in(
-    snapshots: &SnapshotStore,
-    stop: &CancellationToken,
-) -> Result<(), String> {
-    let report = snapshots::verify(snapshots, false, &VerifyProgress::default(), stop);
-    let report = report.map_err(|error| with_causes(&error))?;
-    if report.is_ok() {
-        return Ok(());
-    }
-    let counted = |count: usize, what: &str| match count {
-        0 => None,
-        1 => Some(format!("1 {what}")),
-        count => Some(format!("{count} {what}s")),
-    };
-    let snapshots = counted(report.broken.len() + report.damaged.len(), "snapshot");
-    let items = counted(report.broken_items.len(), "data item");
-    let parts: Vec<String> = snapshots.into_iter().chain(items).collect();
-    let verb = if parts.len() == 1 && parts[0].starts_with("1 ") { "is" } else { "are" };
-    Err(format!(
-        "{} {verb} incomplete, so the remaining root records are not accepted; run `archivist verify \
-         --repair` to pull the missing blocks again",
-        parts.join(" and ")
-    ))
+/// Reason why nothing was pruned; contains the explanation.
+#[derive(Debug, thiserror::Error)]
+pub enum PruneError {
+    /// The list of snapshots cannot be accepted.
+    #[error("{0}")]
+    NotAccepted(String),
+    /// The snapshots cannot be read, or the store cannot be written.
+    #[error("{0}")]
+    Failed(String),
 }
 
 /// Removes the snapshots that no rule keeps, frees the blocks that nothing needs,
@@ -195,12 +166,19 @@ pub fn check_complete_in(
 ///
 /// # Errors
 ///
-/// Returns a message if the snapshots cannot be read, or if the store cannot be
-/// written.
-pub async fn prune(services: &Services, request: PruneRequest) -> Result<PruneReport, String> {
-    let mut report = run_prune(services, request, true).await?;
+/// Returns [`PruneError::NotAccepted`] if the root records should be accepted and cannot be, and
+/// [`PruneError::Failed`] if the snapshots cannot be read, or if the store cannot be written.
+pub async fn prune(services: &Services, request: PruneRequest) -> Result<PruneReport, PruneError> {
+    let mut discarded = Vec::new();
+    if request.accept_roots && !request.dry_run {
+        let prepared = prepare_acceptance(services, request.discard).await;
+        discarded = prepared.map_err(PruneError::NotAccepted)?;
+    }
+    let mut report = run_prune(services, request, true).await.map_err(PruneError::Failed)?;
+    report.discarded = discarded;
     if request.recompress && !request.dry_run {
-        report.recompressed = Some(recompress_all(services).await?);
+        let recompressed = recompress_all(services).await.map_err(PruneError::Failed)?;
+        report.recompressed = Some(recompressed);
     }
     Ok(report)
 }
@@ -271,8 +249,6 @@ async fn run_prune(
 }
 
 /// Same as [`prune`], in the store of an instance that is not running. Blocks the thread.
-/// Accepts the root records without a check if the request wants that: the caller has called
-/// [`check_complete_in`] and [`check_nothing_lost_in`](crate::check_nothing_lost_in).
 ///
 /// # Errors
 ///
@@ -280,17 +256,26 @@ async fn run_prune(
 pub fn prune_in(
     packs: &PackStore,
     snapshots: &SnapshotStore,
-    keep: &Keep,
+    data_dir: &Path,
+    config: &Config,
     request: PruneRequest,
-) -> Result<PruneReport, String> {
-    let PruneRequest { dry_run, accept_roots, discard: _, recompress } = request;
+) -> Result<PruneReport, PruneError> {
+    let PruneRequest { dry_run, accept_roots, discard, recompress } = request;
     let stop = CancellationToken::new();
+    let mut discarded = Vec::new();
+    if accept_roots && !dry_run {
+        let acceptance = Acceptance { data_dir, packs, snapshots, config, discard };
+        discarded = acceptance.prepare(&stop).map_err(PruneError::NotAccepted)?;
+    }
     let options = PruneOptions { dry_run, always_collect: true, accept_roots, stop };
+    let keep = &config.backup_server.keep;
     let done = snapshots::prune(snapshots, keep, Timestamp::now(), &options);
-    let mut report = prune_report(done.map_err(|error| with_causes(&error))?);
+    let failed = |error: &dyn std::error::Error| PruneError::Failed(with_causes(error));
+    let mut report = prune_report(done.map_err(|error| failed(&error))?);
+    report.discarded = discarded;
     if recompress && !dry_run {
         let mut all = Recompressed::default();
-        let step = || packs.recompress(u64::MAX, &|| false).map_err(|error| with_causes(&error));
+        let step = || packs.recompress(u64::MAX, &|| false).map_err(|error| failed(&error));
         while add_recompressed(&mut all, step()?) {}
         report.recompressed = Some(all);
     }
@@ -320,6 +305,7 @@ fn prune_report(report: snapshots::PruneReport) -> PruneReport {
         holds,
         freed_bytes: report.collected.map_or(0, |collected| collected.freed_bytes),
         not_collected: not_collected.or(not_removed),
+        discarded: Vec::new(),
         recompressed: None,
     }
 }

@@ -42,7 +42,7 @@ pub fn source_names(config: &Config) -> impl Iterator<Item = (String, String)> +
 
 /// Returns the configured name of a source, or its peer id if it is no longer
 /// configured.
-pub(crate) fn source_name(config: &Config, peer: &str) -> String {
+pub fn source_name(config: &Config, peer: &str) -> String {
     let mut sources = config.backup_server.source_peers.iter();
     let source = sources.find(|source| source.peer_id.to_string() == peer);
     source.map_or_else(|| peer.to_owned(), |source| source.name.as_str().to_owned())

@@ -13,11 +13,12 @@ use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::http::Request;
 use axum::http::header::IF_NONE_MATCH;
-use backup::{BackupDaemon, BackupOptions, BackupSettings};
+use backup::{BackupDaemon, BackupOptions, BackupSettings, IssuedReceipts};
 use config::{Keep, SourcePeer};
 use manifest::{ClientError, ManifestClient, SimulatedExchange};
 use net::sim::{SimNet, SimNode};
 use net::{Access, BlockAnswer, BlockProvider, Keypair, PeerId, Purposes};
+use node::{ListError, guard_collections};
 use parking_lot::Mutex;
 use protocols::{SNAPSHOTS_PROTOCOL, TriggerServer, serve_snapshots};
 use restore::{Blocks, RestoreOptions};
@@ -177,6 +178,15 @@ impl Server {
         let store = Arc::new(store);
         lives::note("B", &store);
         let snapshots = SnapshotStore::new(store.clone());
+        let issued = IssuedReceipts::new(shared.clone(), &setup.data_dir, setup.key.clone());
+        match guard_collections(&store, issued, ToString::to_string) {
+            // Only a read that fails may hold the collections.
+            Err(error @ ListError::Lost { .. }) => setup.fail(error.to_string()),
+            Err(error) if !disk.fails_reads() && !disk.sim().is_dead() => {
+                setup.fail(with_causes(&error));
+            }
+            Ok(()) | Err(_) => {}
+        }
         let access = Access::new();
         for source in &setup.sources {
             access.set(source.peer, Purposes::BLOCKS | Purposes::RESTORE);
@@ -258,7 +268,13 @@ impl Server {
                 let deleted = report.deleted_blocks;
                 setup.log.line("B", format_args!("collected, {deleted} blocks deleted"));
             }
-            Err(error) => setup.log.line("B", format_args!("not collected: {error}")),
+            Err(error) => {
+                let error = with_causes(&error);
+                if error.contains("with a signed receipt") {
+                    setup.fail(error.clone());
+                }
+                setup.log.line("B", format_args!("not collected: {error}"));
+            }
         }
     }
 

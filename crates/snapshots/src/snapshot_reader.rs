@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use net::PeerId;
 use parking_lot::Mutex;
-use store::{StoreError, StoreRead};
+use store::{Root, StoreError, StoreRead};
 use types::{Cid, FolderId};
 
 use crate::record::{RecordError, SnapshotRecord};
@@ -171,10 +171,7 @@ impl SnapshotReader {
 
     fn listing(&self, prefix: &str) -> Result<Listing, SnapshotError> {
         let mut listing = Listing::default();
-        let mut roots = self.0.store.roots(prefix);
-        // Of two snapshots with one number, the later one has the first name.
-        roots.sort_by(|(a, _), (b, _)| split_name(a).cmp(&split_name(b)));
-        for (name, root) in roots {
+        for (name, root) in self.sorted_roots(prefix) {
             match self.read(&name, root.cid) {
                 Ok(snapshot) => listing.snapshots.push(snapshot),
                 Err(Unread::Damaged { reason, is_newer }) => {
@@ -187,6 +184,37 @@ impl SnapshotReader {
             }
         }
         Ok(listing)
+    }
+
+    fn sorted_roots(&self, prefix: &str) -> Vec<(String, Root)> {
+        let mut roots = self.0.store.roots(prefix);
+        // Of two snapshots with one number, the later one has the first name.
+        roots.sort_by(|(a, _), (b, _)| split_name(a).cmp(&split_name(b)));
+        roots
+    }
+
+    /// Reports whether a folder has a snapshot with a record that `accepts`, or one whose record
+    /// is damaged or was written by a newer version. Reads the newest record first.
+    ///
+    /// # Errors
+    ///
+    /// Same as [`SnapshotReader::list`].
+    pub fn may_have(
+        &self,
+        source: &PeerId,
+        folder: &FolderId,
+        accepts: impl Fn(&SnapshotRecord) -> bool,
+    ) -> Result<bool, SnapshotError> {
+        let roots = self.sorted_roots(&format!("{PREFIX}{source}/{folder}/"));
+        for (name, root) in roots.into_iter().rev() {
+            match self.read(&name, root.cid) {
+                Ok(snapshot) if accepts(&snapshot.record) => return Ok(true),
+                Ok(_) => {}
+                Err(Unread::Damaged { .. }) => return Ok(true),
+                Err(Unread::Store(error)) => return Err(error.into()),
+            }
+        }
+        Ok(false)
     }
 
     fn read(&self, name: &str, cid: Cid) -> Result<Snapshot, Unread> {

@@ -1453,6 +1453,11 @@ export interface components {
         };
         /** @description Result of a prune, or of a dry run. */
         PruneReport: {
+            /**
+             * @description Known snapshots without a record that were removed because of `discard`, each with the
+             *     reason why its record cannot be used.
+             */
+            discarded?: string[];
             /** @description True for a dry run: nothing was removed. */
             dry_run: boolean;
             /**
@@ -1484,7 +1489,8 @@ export interface components {
             accept_roots?: boolean;
             /**
              * @description With `accept_roots`: also delete complete snapshots and data items that are not
-             *     known.
+             *     known, and remove known snapshots without a record. Snapshots that this backup server
+             *     has confirmed and that are lost are given up.
              */
             discard?: boolean;
             /** @description Only report what would be removed. */

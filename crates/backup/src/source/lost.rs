@@ -28,11 +28,12 @@ impl SourceTask {
         }
         for (folder, lost) in self.lost.iter().filter(|(id, lost)| before.get(id) != Some(lost)) {
             let (source, sequence) = (self.source.name.as_str(), lost.sequence.0);
-            tracing::error!(
+            tracing::warn!(
                 source,
                 %folder,
                 sequence,
-                "a snapshot that was confirmed is not in the list any more; run `archivist recover`"
+                "the snapshot that was confirmed last is not stored any more; an older manifest \
+                 of the folder is refused"
             );
         }
     }

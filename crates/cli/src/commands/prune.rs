@@ -1,9 +1,7 @@
 //! `archivist prune`
 
-use anyhow::{Error, Result, bail};
+use anyhow::{Result, bail};
 use api::{PruneReport, PruneRequest};
-
-use tokio_util::sync::CancellationToken;
 
 use crate::context::{Context, block_on};
 use crate::exit::End;
@@ -29,7 +27,9 @@ pub(crate) struct Prune {
     #[arg(long, conflicts_with = "dry_run")]
     accept_roots: bool,
     /// With --accept-roots: delete the snapshots and data items that are not listed, also
-    /// those that `archivist recover` finds.
+    /// those that `archivist recover` finds, and remove listed snapshots whose record is
+    /// missing or damaged. Snapshots that this backup server has confirmed to a source, and
+    /// that are lost, are given up. Run `archivist recover` before.
     #[arg(long, requires = "accept_roots")]
     discard: bool,
     /// After the snapshots are removed, compress the blocks that are stored uncompressed,
@@ -48,17 +48,8 @@ impl Prune {
             return Ok(PruneReport { dry_run: self.dry_run, ..PruneReport::default() });
         };
         let WritableStore { packs, snapshots, config } = &store;
-        if self.accept_roots {
-            let never = CancellationToken::new();
-            node::check_complete_in(snapshots, &never).map_err(Error::msg)?;
-            if !self.discard {
-                let data_dir = context.paths.data_dir();
-                node::check_nothing_lost_in(data_dir, packs, snapshots, config, &never)
-                    .map_err(Error::msg)?;
-            }
-        }
-        let keep = &config.backup_server.keep;
-        node::prune_in(packs, snapshots, keep, self.request()).map_err(Error::msg)
+        let data_dir = context.paths.data_dir();
+        Ok(node::prune_in(packs, snapshots, data_dir, config, self.request())?)
     }
 
     fn request(&self) -> PruneRequest {
@@ -110,6 +101,9 @@ impl Prune {
             for problem in &done.problems {
                 out.line(format_args!("could not be compressed: {}", safe(problem)))?;
             }
+        }
+        for discarded in &report.discarded {
+            out.line(format_args!("discarded: {}", safe(discarded)))?;
         }
         for hold in &report.holds {
             out.line(format_args!("not pruned: {}", safe(hold)))?;

@@ -112,14 +112,20 @@ fn lost(report: &RecoverReport) -> u64 {
 fn offline(context: &Context, request: &RecoverRequest) -> Result<RecoverReport> {
     let never = CancellationToken::new();
     let nothing = || RecoverReport { complete: true, ..RecoverReport::default() };
+    // Another user may read the store, but not the identity: nothing is known then.
+    let issued = node::issued_receipts(context.paths.data_dir()).ok().flatten();
+    // Before the search, which then finds what was confirmed.
+    let confirmed = issued.map_or(Ok(Vec::new()), |issued| issued.confirmed());
     if !request.yes {
         let Some(store) = Offline::open(context)? else { return Ok(nothing()) };
         let (snapshots, config) = (store.snapshots(), store.config());
         let only = &request.only;
-        return Ok(node::search_in(snapshots, store.packs(), None, config, only, &never)?);
+        let packs = store.packs();
+        return Ok(node::search_in(snapshots, packs, None, &confirmed, config, only, &never)?);
     }
     let Some(store) = WritableStore::open(context)? else { return Ok(nothing()) };
-    Ok(node::recover_in(&store.snapshots, &*store.packs, &store.config, request, &never)?)
+    let WritableStore { packs, snapshots, config } = &store;
+    Ok(node::recover_in(snapshots, &**packs, &confirmed, config, request, &never)?)
 }
 
 /// Prints the snapshots that are not known.

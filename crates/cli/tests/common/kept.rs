@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use net::Keypair;
+use protocols::{Confirmation, Receipt};
 use snapshots::{SnapshotRecord, SnapshotStore};
 use store::{BlockStore, FileWriter, PackStore, StoreError, StoreOptions};
 use types::{
@@ -76,6 +77,31 @@ pub fn commit(
         held: None,
     };
     snapshots.commit(record, epoch).unwrap()
+}
+
+/// Stores a receipt for a snapshot that `commit` has made, as the source has accepted it.
+pub fn confirm(home: &Path, snapshot: &snapshots::Snapshot) {
+    let own = net::identity::load_or_create(&home.join("data/identity.key")).unwrap();
+    let record = &snapshot.record;
+    let receipt = Receipt {
+        number: 1,
+        previous: None,
+        backup_server: own.public().to_peer_id(),
+        source: record.source,
+        confirmation: Confirmation {
+            folder_id: record.folder.clone(),
+            sequence: record.sequence,
+            manifest_cid: record.manifest,
+            manifest_signature: record.signature.clone(),
+            received_at: record.received_at,
+        },
+    };
+    let accepted = receipt.sign(&own).unwrap().encode();
+    let chain = serde_json::json!({ "version": 1, "accepted": accepted, "pending": null });
+    let dir = home.join("data/issued-receipts");
+    std::fs::create_dir_all(&dir).unwrap();
+    let path = dir.join(format!("{}.{}.json", record.source, record.folder));
+    std::fs::write(path, chain.to_string()).unwrap();
 }
 
 fn entry(store: &Arc<dyn BlockStore>, path: &[u8], thing: &Thing) -> Entry {

@@ -3,7 +3,7 @@
 use api::{Job, PruneReport, PruneRequest, RecoverReport, RecoverRequest, VerifyRequest};
 use axum::extract::State;
 use axum::http::StatusCode;
-use node::{RecoverError, Services};
+use node::{PruneError, RecoverError, Services};
 
 use super::extract::{Json, Path};
 use super::{ApiResult, Problem};
@@ -66,15 +66,12 @@ pub(crate) async fn prune(
     State(services): State<Services>,
     Json(request): Json<PruneRequest>,
 ) -> ApiResult<PruneReport> {
-    let conflict = |message| Problem::new(StatusCode::CONFLICT, message);
-    if request.accept_roots {
-        node::check_complete(&services).await.map_err(conflict)?;
-        if !request.discard {
-            node::check_nothing_lost(&services).await.map_err(conflict)?;
-        }
-    }
+    let status = |error: &PruneError| match error {
+        PruneError::NotAccepted(_) => StatusCode::CONFLICT,
+        PruneError::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
+    };
     let report = node::prune(&services, request).await;
-    report.map(Json).map_err(|message| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, message))
+    report.map(Json).map_err(|error| Problem::new(status(&error), error.to_string()))
 }
 
 /// Searches the store for snapshots and data items that are not in the list any more, and

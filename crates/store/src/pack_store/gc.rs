@@ -12,7 +12,8 @@
 //! If a block has two copies, one of them is dead. It is removed only after the
 //! other copy was read and found to be good.
 
-use std::sync::Arc;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
 
 use super::Inner;
 use super::mark::{Marks, PackMarks, UnreadableBlock};
@@ -33,6 +34,19 @@ const SMALL_PACKS_MAX: usize = 8;
 /// Percentage of stale entries, whose packs no longer exist, above which the index
 /// is rewritten.
 const STALE_INDEX_PERCENT: u64 = 20;
+
+/// Function that returns the reason why nothing may be collected, if there is one; see
+/// [`super::PackStore::guard_collections`].
+#[derive(Default)]
+pub(super) struct Guard(pub(super) OnceLock<GuardFn>);
+
+type GuardFn = Box<dyn Fn() -> Result<(), String> + Send + Sync>;
+
+impl fmt::Debug for Guard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Guard").finish_non_exhaustive()
+    }
+}
 
 /// A collection in progress.
 #[derive(Debug)]
@@ -64,6 +78,11 @@ struct Candidate<'a> {
 impl Inner {
     pub(super) fn gc(&self, options: GcOptions) -> Result<GcReport, StoreError> {
         let _one_at_a_time = self.collecting.lock();
+        if let Some(guard) = self.guard.0.get()
+            && !options.accept_roots
+        {
+            guard().map_err(StoreError::NotCollected)?;
+        }
         if self.roots.lock().is_incomplete() && !options.accept_roots {
             return Err(StoreError::NotCollected(
                 "records of roots are lost, so it is not known which blocks are needed; run \

@@ -50,7 +50,7 @@ use std::sync::Arc;
 use types::{Cid, EncodedBlock};
 
 use self::catalog::Catalog;
-use self::gc::Collection;
+use self::gc::{Collection, Guard};
 use self::losses::LossReports;
 use self::pack_list::PackList;
 use self::packs::{Pack, Packs};
@@ -142,6 +142,7 @@ struct Inner {
     /// The collection in progress.
     collection: RwLock<Option<Arc<Collection>>>,
     collecting: Mutex<()>,
+    guard: Guard,
     recompress_totals: RecompressTotals,
     /// Appends hold the read lock, a rebuild of the index the write lock.
     indexing: RwLock<()>,
@@ -373,6 +374,26 @@ impl PackStore {
     /// [`OpenReport::roots_incomplete`].
     pub fn roots_incomplete(&self) -> bool {
         self.inner.roots.lock().is_incomplete()
+    }
+
+    /// Records that roots are lost, which the logs of the roots do not show. Nothing is collected
+    /// until the remaining roots are accepted; see [`GcOptions::accept_roots`].
+    ///
+    /// # Errors
+    ///
+    /// Returns [`StoreError::Io`] if that cannot be written: it is true until the store is closed.
+    pub fn report_lost_roots(&self) -> Result<(), StoreError> {
+        self.inner.roots.lock().mark_incomplete()
+    }
+
+    /// Calls `guard` before each collection. If it returns a reason, nothing is collected, unless
+    /// the collection accepts the known roots; see [`GcOptions::accept_roots`]. `guard` may read
+    /// the store and must not collect. Only the first call of this function has an effect.
+    pub fn guard_collections(
+        &self,
+        guard: impl Fn() -> Result<(), String> + Send + Sync + 'static,
+    ) {
+        let _ = self.inner.guard.0.set(Box::new(guard));
     }
 }
 

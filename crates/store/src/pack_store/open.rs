@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::catalog::{Catalog, CatalogPack};
 use super::examine::{PackFile, PackName, examine_pack, report_lost_records, walk_pack};
+use super::gc::Guard;
 use super::losses::LossReports;
 use super::pack_list::{PackList, Records, description, expected};
 use super::packs::{Pack, PackState, Packs, parse_name};
@@ -217,6 +218,7 @@ impl Inner {
             dirty: Mutex::default(),
             collection: RwLock::new(None),
             collecting: Mutex::new(()),
+            guard: Guard::default(),
             recompress_totals: RecompressTotals::default(),
             indexing: RwLock::new(()),
             rebuilds: AtomicU64::new(0),

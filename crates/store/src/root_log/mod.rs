@@ -330,6 +330,16 @@ impl RootLog {
         self.is_incomplete
     }
 
+    /// Regards the known roots as incomplete, durably, until [`RootLog::accept`]. If there is no
+    /// space for that, they are incomplete until the store is closed.
+    pub(crate) fn mark_incomplete(&mut self) -> Result<(), StoreError> {
+        if self.is_incomplete {
+            return Ok(());
+        }
+        self.is_incomplete = true;
+        self.compact()
+    }
+
     /// Regards the known roots as complete, durably.
     pub(crate) fn accept(&mut self) -> Result<(), StoreError> {
         if !self.is_incomplete {

@@ -57,6 +57,42 @@ fn records_lost_in_both_are_noticed_and_nothing_is_dropped() {
     assert_eq!((names(&log).len(), health), (0, Health::Incomplete));
 }
 
+/// A loss that only others have noticed is known after a restart, and after a power cut at any
+/// write of it; on a full disk, until the store is closed.
+#[test]
+fn a_reported_loss_is_known_until_it_is_accepted() {
+    let mut at = 0;
+    loop {
+        let disk = filled();
+        let (mut log, _) = open(&disk);
+        let before = names(&log);
+        disk.set_fault(disk.operations() + at, Fault::Die);
+        let is_written = log.mark_incomplete().is_ok();
+        assert!(log.is_incomplete());
+        for power in [Power::Kept, Power::Dropped, Power::Torn] {
+            let (log, health) = open(&disk.crash(power));
+            assert_eq!(names(&log), before, "{at}, {power:?}");
+            assert!(!is_written || health == Health::Incomplete, "{at}, {power:?}");
+        }
+        if is_written {
+            break;
+        }
+        at += 1;
+    }
+    assert!(at > 3, "{at}");
+    let disk = filled();
+    let (mut log, _) = open(&disk);
+    disk.set_capacity(Some(disk.used()));
+    log.mark_incomplete().unwrap();
+    assert!(log.is_incomplete());
+    // Roots can be removed all the same.
+    assert!(log.remove("snap/1").unwrap());
+    disk.set_capacity(None);
+    log.mark_incomplete().unwrap();
+    log.accept().unwrap();
+    assert_eq!((open(&disk).1, names(&log)), (Health::Clean, vec!["data/2".to_owned()]));
+}
+
 #[test]
 fn a_newest_root_that_is_lost_in_both_is_noticed() {
     // The loss of the last record leaves no gap in the numbers.

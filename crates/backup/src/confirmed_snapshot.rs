@@ -1,0 +1,13 @@
+//! A snapshot that this backup server has confirmed.
+
+use net::PeerId;
+use protocols::Confirmation;
+
+/// A snapshot that this backup server has confirmed with a signed receipt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfirmedSnapshot {
+    /// Peer id of the source.
+    pub source: PeerId,
+    /// The content of the receipt.
+    pub confirmation: Confirmation,
+}
