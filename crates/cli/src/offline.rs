@@ -33,17 +33,34 @@ pub(crate) struct Offline {
 
 impl Offline {
     /// Opens the store of this instance for reading. Returns `None` if it has none
-    /// yet.
+    /// yet. A store that is missing or belongs to another data directory is an error.
     ///
     /// Prints damage to standard error. The affected blocks are treated as missing.
     pub(crate) fn open(context: &Context) -> Result<Option<Self>> {
-        let data = context.need_data_dir()?;
-        match node::check_store(data) {
-            Err(error @ MarkerError::StoreMissing(_)) => return Err(error.into()),
-            // Reading another store is harmless.
-            Err(error) => eprintln!("archivist: {}", safe(&with_causes(&error))),
-            Ok(()) => {}
+        match node::check_store(context.need_data_dir()?) {
+            Err(error @ (MarkerError::Unreadable { .. } | MarkerError::Damaged(_))) => {
+                // The snapshots may be intact.
+                eprintln!("archivist: {}", safe(&with_causes(&error)));
+            }
+            checked => checked?,
         }
+        Self::open_store(context)
+    }
+
+    /// Same as [`Offline::open`], for commands that read a snapshot: if the store belongs to
+    /// another data directory, prints a warning. Its files can be restored all the same.
+    pub(crate) fn open_to_restore(context: &Context) -> Result<Option<Self>> {
+        match node::check_store(context.need_data_dir()?) {
+            Err(error @ MarkerError::OtherStore(_)) => {
+                eprintln!("archivist: {}", safe(&with_causes(&error)));
+                Self::open_store(context)
+            }
+            _ => Self::open(context),
+        }
+    }
+
+    fn open_store(context: &Context) -> Result<Option<Self>> {
+        let data = context.paths.data_dir();
         let Some(dir) = context.store_dir()? else { return Ok(None) };
         let config = context.config()?;
         let (store, report) = ReadOnlyPackStore::open(&dir)?;

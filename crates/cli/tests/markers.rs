@@ -7,7 +7,7 @@ mod common;
 
 use std::path::Path;
 
-use common::kept::{PEER, Thing, commit};
+use common::kept::{PEER, Thing, commit, confirm};
 use common::{Home, Ran, run};
 
 /// A home with a snapshot whose instance has run once.
@@ -93,17 +93,65 @@ fn a_missing_store_of_an_instance_without_markers_is_not_replaced() {
     assert_empty_and_put_back(&home, &elsewhere);
 }
 
+/// The marker is all that is left of the store, or something else is in its place.
+#[test]
+fn a_store_without_content_is_not_taken_for_a_new_one() {
+    let home = used();
+    let (store, elsewhere) = (home.path().join("data/store"), home.path().join("elsewhere"));
+    std::fs::rename(&store, &elsewhere).unwrap();
+    let commands = ["daemon", "init", "snapshots", "verify", "recover", "prune", "ls"];
+    std::fs::create_dir(&store).unwrap();
+    for left in [&["marker.json"][..], &["marker.json", "format"]] {
+        for name in left {
+            std::fs::copy(elsewhere.join(name), store.join(name)).unwrap();
+        }
+        for command in commands {
+            let arguments = [command, "abcd"];
+            let count = if command == "ls" { 2 } else { 1 };
+            let said = refused(&home, &arguments[..count]);
+            assert!(said.contains("has lost its content"), "{command}: {said}");
+        }
+        let mut left = left.to_vec();
+        left.sort_unstable();
+        assert_eq!(names(&store), left);
+    }
+    std::fs::remove_dir_all(&store).unwrap();
+    std::fs::write(&store, "").unwrap();
+    for command in &commands[..6] {
+        let said = refused(&home, &[command]);
+        assert!(said.contains("is not a directory"), "{command}: {said}");
+    }
+    std::fs::remove_file(&store).unwrap();
+    std::fs::create_dir(&store).unwrap();
+    assert_empty_and_put_back(&home, &elsewhere);
+}
+
+/// The confirmed snapshots of the old store are not missed in the new one.
 #[test]
 fn a_store_that_is_lost_for_good_is_replaced_on_request() {
-    let home = used();
+    let home = Home::new("");
+    home.init();
+    let things: [(&[u8], Thing); 1] = [(b"a.txt", Thing::File(b"new".to_vec()))];
+    let at = "2026-11-22T10:00:00Z";
+    confirm(home.path(), &commit(home.path(), "docs", 1, at, &things));
+    assert_eq!(home.start().terminate().0, Some(0));
     let peer_id = home.peer_id();
-    std::fs::remove_dir_all(home.path().join("data/store")).unwrap();
+    let store = home.path().join("data/store");
+    for dir in ["packs", "roots", "index", "pack-list"] {
+        let path = store.join(dir);
+        if path.is_dir() {
+            std::fs::remove_dir_all(path).unwrap();
+        } else {
+            std::fs::remove_file(path).unwrap();
+        }
+    }
     refused(&home, &["init"]);
     let accepted = run(home.path(), ["init", "--accept-store", "--json"]);
     assert_eq!(accepted.json()["peer_id"], peer_id, "{accepted:?}");
     assert_eq!(run(home.path(), ["snapshots", "--json"]).json().as_array().unwrap().len(), 0);
     assert_eq!(home.start().terminate().0, Some(0));
     assert_eq!(run(home.path(), ["snapshots", "--json"]).json().as_array().unwrap().len(), 0);
+    assert_eq!(run(home.path(), ["prune"]).code, Some(0));
 }
 
 #[test]
@@ -114,10 +162,17 @@ fn another_store_stops_the_start() {
     std::fs::rename(other.path().join("data/store"), &store).unwrap();
     let said = refused(&home, &["daemon"]);
     assert!(said.contains("another store"), "{said}");
-    // Reading is harmless, and the warning is printed.
-    let listed = run(home.path(), ["snapshots", "--json"]);
-    assert_eq!(listed.json().as_array().unwrap().len(), 1);
-    assert!(listed.err.contains("another store"), "{listed:?}");
+    for command in ["snapshots", "verify", "recover", "prune"] {
+        let said = refused(&home, &[command]);
+        assert!(said.contains("another store"), "{command}: {said}");
+    }
+    // Restoring is harmless, and the warning is printed.
+    let target = home.path().join("target");
+    let restore = ["restore", "--folder", "docs", "--target", target.to_str().unwrap()];
+    let restored = run(home.path(), restore);
+    assert_eq!(restored.code, Some(0), "{restored:?}");
+    assert!(restored.err.contains("another store"), "{restored:?}");
+    assert_eq!(names(&target), ["a.txt"]);
     // Without the marker of the data directory, as from an older backup of it.
     std::fs::remove_file(home.path().join("data/marker.json")).unwrap();
     for command in [&["daemon"][..], &["prune"], &["recover", "--yes"]] {

@@ -108,7 +108,7 @@ pub fn read_identity(dir: &Path) -> Result<Option<PeerId>, StartError> {
 pub fn accept_store(dir: &Path) -> Result<PeerId, StartError> {
     let data = DataDir(dir);
     let markers = data.markers();
-    let has_store = markers.has_store()?;
+    let has_store = markers.has_content()?;
     markers
         .remove()
         .map_err(|error| StartError::Data { path: dir.to_owned(), source: error.into() })?;

@@ -9,6 +9,10 @@
 //! The marker of the store is written first: a data directory that has a marker has
 //! had a store with one.
 
+#[cfg(test)]
+mod tests;
+
+use std::ffi::OsString;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
@@ -22,8 +26,10 @@ const FILE: &str = "marker.json";
 const LEN_MAX: u64 = 4096;
 /// Version of the content.
 const VERSION: u32 = 1;
-/// Names of which a store has at least one.
+/// Names of which the directory of a store, also of one that is being created, has at least one.
 const STORE_NAMES: [&str; 4] = ["format", "packs", "roots", FILE];
+/// Directories with the content of a store. The logs of the roots are created before the markers.
+const CONTENT_DIRS: [&str; 2] = ["roots", "packs"];
 /// Names in the data directory that only an instance with an open store creates. `init`,
 /// and a first start that ended before its store existed, create none of them.
 const INSTANCE_NAMES: [&str; 9] = [
@@ -83,6 +89,22 @@ pub enum MarkerError {
         .0.display()
     )]
     StoreMissing(PathBuf),
+    /// The store has a marker, and neither packs nor logs of roots.
+    #[error(
+        "the store in {} has lost its content: only its marker is left, and nothing was created in \
+         its place: check which disk is mounted there, or bring the files back, then try again; if \
+         the store is lost for good, run `archivist init --accept-store`, which creates an empty \
+         one",
+        .0.display()
+    )]
+    StoreEmptied(PathBuf),
+    /// There is another file in the place of the store.
+    #[error(
+        "{} is not a directory, so it is not the store of this instance: check what is mounted \
+         there, or move the file away, then try again",
+        .0.display()
+    )]
+    NotADirectory(PathBuf),
     /// There is a store, but not the one of this data directory.
     #[error(
         "{} contains another store than the one of this instance: check which disk is mounted \
@@ -195,17 +217,18 @@ impl<'a> StoreMarkers<'a> {
 
     /// Reads both markers and compares them.
     fn compare(&self) -> Result<(Option<Marker>, Option<Marker>), MarkerError> {
-        let of_data = self.read(self.data_dir)?;
-        let of_store = self.read(&self.store_dir)?;
+        let has_content = self.has_content()?;
+        let [of_data, of_store] = [self.read(self.data_dir), self.read(&self.store_dir)];
+        if !has_content && !matches!(of_store, Ok(None)) {
+            return Err(MarkerError::StoreEmptied(self.store_dir.clone()));
+        }
+        // An instance that is older than the markers has none before its first start with this
+        // version, which must not create an empty store either.
+        if !has_content && (!matches!(of_data, Ok(None)) || self.was_used()?) {
+            return Err(MarkerError::StoreMissing(self.store_dir.clone()));
+        }
+        let (of_data, of_store) = (of_data?, of_store?);
         match (&of_data, &of_store) {
-            // An instance that is older than the markers has none before its first start
-            // with this version, which must not create an empty store either.
-            (None, None) if !self.has_store()? && self.was_used()? => {
-                return Err(MarkerError::StoreMissing(self.store_dir.clone()));
-            }
-            (Some(_), None) if !self.has_store()? => {
-                return Err(MarkerError::StoreMissing(self.store_dir.clone()));
-            }
             (Some(_), None) => return Err(MarkerError::OtherStore(self.store_dir.clone())),
             (Some(data), Some(store)) if data.store != store.store => {
                 return Err(MarkerError::OtherStore(self.store_dir.clone()));
@@ -228,14 +251,27 @@ impl<'a> StoreMarkers<'a> {
         Marker::parse(&bytes).map(Some).ok_or(MarkerError::Damaged(path))
     }
 
-    /// Reports whether there is a store. An empty directory, or one in which there is
-    /// something else, is none.
+    /// Reports whether there is a store, or one that is being created. An empty directory, or
+    /// one in which there is something else, is none.
+    fn has_store(&self) -> Result<bool, MarkerError> {
+        self.has_any(&self.store_dir, &STORE_NAMES)
+    }
+
+    /// Reports whether the store has packs or logs of roots. Each store has the logs, from its
+    /// creation on.
     ///
     /// # Errors
     ///
-    /// Returns [`MarkerError::Unreadable`] if the directory cannot be listed.
-    pub(crate) fn has_store(&self) -> Result<bool, MarkerError> {
-        self.has_any(&self.store_dir, &STORE_NAMES)
+    /// Returns [`MarkerError::NotADirectory`] if there is another file in the place of the store,
+    /// and [`MarkerError::Unreadable`] if a directory cannot be listed.
+    pub(crate) fn has_content(&self) -> Result<bool, MarkerError> {
+        self.list(&self.store_dir)?;
+        for dir in CONTENT_DIRS {
+            if !self.list(&self.store_dir.join(dir))?.is_empty() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Reports whether an instance with a store has run on the data directory.
@@ -245,9 +281,18 @@ impl<'a> StoreMarkers<'a> {
 
     /// Reports whether a directory exists and has one of these names.
     fn has_any(&self, dir: &Path, wanted: &[&str]) -> Result<bool, MarkerError> {
+        let names = self.list(dir)?;
+        Ok(names.iter().any(|name| wanted.iter().any(|one| name == one)))
+    }
+
+    /// Returns the names in a directory; none if it does not exist.
+    fn list(&self, dir: &Path) -> Result<Vec<OsString>, MarkerError> {
         match self.disk.list(dir) {
-            Ok(names) => Ok(names.iter().any(|name| wanted.iter().any(|one| name == one))),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            Ok(names) => Ok(names),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) if error.kind() == ErrorKind::NotADirectory => {
+                Err(MarkerError::NotADirectory(dir.to_owned()))
+            }
             Err(source) => Err(MarkerError::Unreadable { path: dir.to_owned(), source }),
         }
     }
@@ -295,191 +340,5 @@ impl<'a> StoreMarkers<'a> {
             }
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use disk::sim::{Fault, Power, SimDisk};
-
-    use super::*;
-
-    const DATA: &str = "/data";
-    const STORE: &str = "/data/store";
-
-    fn markers(disk: &SimDisk) -> StoreMarkers<'_> {
-        StoreMarkers::new(disk, Path::new(DATA), STORE.into(), "/data/identity.key".into())
-    }
-
-    fn create(disk: &SimDisk, path: &str) {
-        disk.create(Path::new(path)).unwrap().sync().unwrap();
-        disk.sync_dir(Path::new(path).parent().unwrap()).unwrap();
-    }
-
-    /// A disk with a data directory and a store without markers.
-    fn unmarked() -> SimDisk {
-        let disk = SimDisk::new();
-        disk.create_dir(Path::new(STORE)).unwrap();
-        create(&disk, "/data/store/format");
-        disk
-    }
-
-    fn marked(own: &PeerId) -> SimDisk {
-        let disk = unmarked();
-        let missing = markers(&disk).check(Some(own)).unwrap().unwrap();
-        markers(&disk).write(missing, own).unwrap();
-        assert_eq!(markers(&disk).check(Some(own)).unwrap(), None);
-        disk
-    }
-
-    /// A new instance, and one that is older than the markers, get them.
-    #[test]
-    fn markers_are_written_once() {
-        let own = PeerId::random();
-        let disk = SimDisk::new();
-        disk.create_dir(Path::new(STORE)).unwrap();
-        // Nothing exists yet, not even the identity.
-        assert!(markers(&disk).check(None).unwrap().is_some());
-        let disk = marked(&own);
-        let data = read_file(&disk, Path::new("/data/marker.json"), 1000).unwrap();
-        let store = read_file(&disk, Path::new("/data/store/marker.json"), 1000).unwrap();
-        assert_eq!(data, store);
-        let marker: Marker = serde_json::from_slice(&data).unwrap();
-        assert_eq!((marker.version, marker.peer_id), (1, own.to_string()));
-        assert_eq!(marker.store.len(), 32);
-    }
-
-    #[test]
-    fn a_store_that_is_missing_or_another_one_is_refused() {
-        let own = PeerId::random();
-        let disk = marked(&own);
-        let check = |disk: &SimDisk| markers(disk).check(Some(&own));
-        // Another disk, with an older store.
-        disk.lose(Path::new("/data/store/marker.json"));
-        assert!(matches!(check(&disk), Err(MarkerError::OtherStore(_))));
-        // An empty mount point, or another disk that is empty.
-        disk.lose(Path::new("/data/store/format"));
-        assert!(matches!(check(&disk), Err(MarkerError::StoreMissing(_))));
-        create(&disk, "/data/store/lost+found");
-        assert!(matches!(check(&disk), Err(MarkerError::StoreMissing(_))));
-        assert!(matches!(markers(&disk).check_store(), Err(MarkerError::StoreMissing(_))));
-        // The store of another data directory of the same instance.
-        let [disk, other] = [marked(&own), marked(&own)];
-        let bytes = read_file(&other, Path::new("/data/store/marker.json"), 1000).unwrap();
-        disk.damage(Path::new("/data/store/marker.json"), |marker| *marker = bytes);
-        assert!(matches!(check(&disk), Err(MarkerError::OtherStore(_))));
-        // The user has said that it is the right one.
-        markers(&disk).remove().unwrap();
-        assert!(check(&disk).unwrap().is_some());
-    }
-
-    /// The first start after an update: there are no markers, and the disk of the store is
-    /// not mounted.
-    #[test]
-    fn a_used_data_directory_without_marker_and_store_is_refused() {
-        let own = PeerId::random();
-        for name in INSTANCE_NAMES {
-            let disk = SimDisk::new();
-            disk.create_dir(Path::new(STORE)).unwrap();
-            create(&disk, "/data/identity.key");
-            create(&disk, "/data/store/lost+found");
-            // `init` makes the identity only.
-            assert!(markers(&disk).check(Some(&own)).unwrap().is_some());
-            create(&disk, &format!("/data/{name}"));
-            for own in [Some(&own), None] {
-                let refused = markers(&disk).check(own);
-                assert!(matches!(refused, Err(MarkerError::StoreMissing(_))), "{name} {refused:?}");
-            }
-            let refused = markers(&disk).check_store();
-            assert!(matches!(refused, Err(MarkerError::StoreMissing(_))), "{name} {refused:?}");
-            // The disk is mounted.
-            create(&disk, "/data/store/format");
-            assert!(markers(&disk).check(Some(&own)).unwrap().is_some(), "{name}");
-        }
-    }
-
-    #[test]
-    fn a_lost_or_other_identity_is_refused() {
-        let own = PeerId::random();
-        for disk in [unmarked(), marked(&own)] {
-            assert!(matches!(markers(&disk).check(None), Err(MarkerError::NoIdentity(_))));
-        }
-        let disk = marked(&own);
-        let other = PeerId::random();
-        let refused = markers(&disk).check(Some(&other));
-        assert!(matches!(refused, Err(MarkerError::OtherInstance { .. })), "{refused:?}");
-        // A data directory from a backup, or a new one, beside the store of another.
-        disk.lose(Path::new("/data/marker.json"));
-        let refused = markers(&disk).check(Some(&other));
-        assert!(matches!(refused, Err(MarkerError::OtherInstance { .. })), "{refused:?}");
-        // A data directory of this instance from a backup that is older than the markers.
-        let missing = markers(&disk).check(Some(&own)).unwrap().unwrap();
-        markers(&disk).write(missing, &own).unwrap();
-        assert_eq!(markers(&disk).check(Some(&own)).unwrap(), None);
-        // Readers do not know the identity.
-        markers(&disk).check_store().unwrap();
-    }
-
-    #[test]
-    fn a_marker_that_cannot_be_read_is_not_missing() {
-        let own = PeerId::random();
-        for path in ["/data/marker.json", "/data/store/marker.json"] {
-            for damage in [&b""[..], b"{}", b"{\"version\":2,\"store\":\"\",\"peer_id\":\"\"}"] {
-                let disk = marked(&own);
-                disk.damage(Path::new(path), |bytes| *bytes = damage.to_vec());
-                let refused = markers(&disk).check(Some(&own));
-                assert!(matches!(refused, Err(MarkerError::Damaged(_))), "{refused:?}");
-            }
-        }
-        let dir = tempfile::tempdir().unwrap();
-        // A directory in the place of the marker cannot be read.
-        std::fs::create_dir_all(dir.path().join("store/marker.json")).unwrap();
-        let (store, key) = (dir.path().join("store"), dir.path().join("identity.key"));
-        let markers = StoreMarkers::new(&disk::RealDisk, dir.path(), store, key);
-        let refused = markers.check(Some(&own));
-        assert!(matches!(refused, Err(MarkerError::Unreadable { .. })), "{refused:?}");
-    }
-
-    /// Death at every operation and loss of power in every way: the next start accepts
-    /// what it finds and completes the markers.
-    #[test]
-    fn a_crash_between_the_markers_is_no_reason_to_refuse() {
-        let own = PeerId::random();
-        let powers = [Power::Kept, Power::Dropped, Power::Torn];
-        for at in 0.. {
-            let disk = unmarked();
-            let first = disk.operations();
-            disk.set_fault(first + at, Fault::Die);
-            let missing = markers(&disk).check(Some(&own)).unwrap().unwrap();
-            let written = markers(&disk).write(missing, &own);
-            for power in powers.into_iter().chain((0..20).map(Power::Reordered)) {
-                let next = disk.crash(power);
-                if let Some(missing) = markers(&next).check(Some(&own)).unwrap() {
-                    markers(&next).write(missing, &own).unwrap();
-                }
-                assert_eq!(markers(&next).check(Some(&own)).unwrap(), None, "{at} {power:?}");
-            }
-            if written.is_ok() {
-                assert!(at > 6);
-                break;
-            }
-        }
-    }
-
-    #[test]
-    fn fuzz_marker() {
-        let own = PeerId::random();
-        let disk = marked(&own);
-        let path = Path::new(STORE).join(FILE);
-        let example = read_file(&disk, &path, LEN_MAX).unwrap();
-        let good = Marker::parse(&example).unwrap();
-        fuzzing::target!(&[example], |bytes: &[u8]| {
-            let Some(found) = Marker::parse(bytes) else { return };
-            assert_eq!(Marker::parse(&serde_json::to_vec(&found).unwrap()), Some(found.clone()));
-            // Only the marker of this store is accepted.
-            disk.damage(&path, |content| *content = bytes.to_vec());
-            let is_accepted = markers(&disk).check(Some(&own)).is_ok();
-            assert_eq!(is_accepted, found == good);
-        });
     }
 }

@@ -99,7 +99,7 @@ impl Ls {
         if self.from_backup_server {
             context.need_instance(NEEDS_NETWORK)?;
         }
-        let offline = Offline::open(context)?;
+        let offline = Offline::open_to_restore(context)?;
         let (all, _) = offline.as_ref().map(Offline::list).transpose()?.unwrap_or_default();
         let wanted = self.snapshot.to_ascii_lowercase();
         let fits = |one: &Snapshot| wanted == LATEST || one.id.starts_with(&wanted);

@@ -34,7 +34,7 @@ impl Manifest {
                 Ok(client.download(&path, |piece| out.write_all(piece)).await?)
             })?,
             None => {
-                let Some(offline) = Offline::open(context)? else {
+                let Some(offline) = Offline::open_to_restore(context)? else {
                     bail!("manifest {cid} not found: this computer has no snapshots");
                 };
                 restore::Manifest::open(offline.blocks(), cid)?.write_json(&mut out)?;

@@ -169,7 +169,7 @@ impl Restore {
         if self.from_backup_server {
             context.need_instance(need)?;
         }
-        let offline = Offline::open(context)?;
+        let offline = Offline::open_to_restore(context)?;
         let is_kept_elsewhere = context.config()?.sync.backup_peer_address.is_some();
         let has_own = match &offline {
             Some(offline) => offline.list()?.0.iter().any(|one| self.matches(one)),
