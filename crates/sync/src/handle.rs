@@ -75,11 +75,10 @@ impl SyncHandle {
     /// Adds the current progress to a status.
     fn with_progress(&self, status: Arc<FolderStatus>) -> Arc<FolderStatus> {
         let Ok(mailbox) = self.mailbox(&status.id) else { return status };
-        let monitor = &mailbox.monitor;
         Arc::new(FolderStatus {
-            progress: monitor.progress(),
-            files_read: monitor.files_read(),
-            stalled_for: monitor.stalled_for(),
+            progress: mailbox.progress(),
+            files_read: mailbox.files_read(),
+            stalled_for: mailbox.stalled_for(),
             ..FolderStatus::clone(&status)
         })
     }

@@ -201,6 +201,9 @@ pub struct Tuning {
     /// Time after which a file that keeps changing is put on the error list; if the file only
     /// grows, its beginning is backed up.
     pub unstable_after: Duration,
+    /// Length in bytes from which a file is read beside the scans, so that other files need not
+    /// wait for it.
+    pub long_len: u64,
     /// Maximum number of bytes of one folder's files that are copied to the store because
     /// they change too often to be served from their place. A file beyond the limit is served
     /// while it does not change.
@@ -230,6 +233,7 @@ impl Default for Tuning {
             retry_max: Duration::from_secs(300),
             settle: Duration::from_secs(40),
             unstable_after: Duration::from_secs(60),
+            long_len: 32 << 20,
             spool_max: 4 << 30,
             alarm_interval: Duration::from_secs(10),
             unwatched_interval: Duration::from_secs(60),

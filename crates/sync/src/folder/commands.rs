@@ -34,7 +34,26 @@ impl Task {
         if replies.is_empty() {
             return;
         }
-        let result = self.scan_and_publish();
+        match self.scan_for_requests() {
+            Ok(()) if !self.are_long_files_read() => {
+                self.long.add_replies(self.now(), replies);
+                self.show_rest();
+            }
+            Ok(()) => {
+                let result = self.publish_for_requests();
+                self.answer(replies, result);
+            }
+            Err(error) => self.answer(replies, Err(error)),
+        }
+    }
+
+    /// Answers requests for a scan whose long files were read meanwhile.
+    pub(super) fn answer_read_scans(&mut self, replies: Vec<ScanReply>) {
+        let result = self.publish_for_requests();
+        self.answer(replies, result);
+    }
+
+    fn answer(&mut self, replies: Vec<ScanReply>, result: Result<PublishedManifest, SyncError>) {
         if let Err(error) = &result {
             self.report_error(error);
         }
@@ -55,8 +74,8 @@ impl Task {
         }
     }
 
-    /// Scans the folder completely and publishes all changes.
-    fn scan_and_publish(&mut self) -> Result<PublishedManifest, SyncError> {
+    /// Scans the folder completely.
+    fn scan_for_requests(&mut self) -> Result<(), SyncError> {
         self.schedule.unblock();
         let end = self.now() + RETRY_TIME;
         self.is_on_request = true;
@@ -66,16 +85,20 @@ impl Task {
             scanned = self.scan_dirty();
         }
         self.is_on_request = false;
-        scanned?;
+        scanned
+    }
+
+    /// Publishes all changes, and returns the last manifest.
+    fn publish_for_requests(&mut self) -> Result<PublishedManifest, SyncError> {
         if self.needs_manifest()? {
-            self.publish(ManifestKind::Guarded)?;
+            self.publish_found()?;
             // Missing content has to be read again first. The second time it is given up.
             for _ in 0..2 {
                 if self.missing.is_empty() {
                     break;
                 }
                 self.scan_dirty()?;
-                self.publish(ManifestKind::Guarded)?;
+                self.publish_found()?;
             }
         }
         let manifest = self.record.manifest.as_ref();
@@ -147,7 +170,10 @@ impl Task {
         })?;
         self.reload()?;
         if self.record.awaiting_confirmation.is_some() || self.needs_manifest()? {
-            self.publish(ManifestKind::Confirmed)?;
+            match self.publish_kind() {
+                Some(ManifestKind::Guarded) => self.publish(ManifestKind::Confirmed)?,
+                _ => self.publish_found()?,
+            }
         }
         Ok(())
     }

@@ -18,6 +18,7 @@ use crate::path_key::FolderNumber;
 use crate::scan::Targets;
 use crate::schedule::{Span, Times};
 use crate::settings::FolderSettings;
+use crate::status::Progress;
 use crate::watch::Hint;
 use crate::work_monitor::WorkMonitor;
 
@@ -74,6 +75,8 @@ pub(crate) struct Mailbox {
     pub(crate) id: FolderId,
     pub(crate) number: FolderNumber,
     pub(crate) monitor: Arc<WorkMonitor>,
+    /// The monitor of the lane of long files.
+    pub(crate) long_monitor: Arc<WorkMonitor>,
     contents: Mutex<Contents>,
     news: Condvar,
 }
@@ -84,9 +87,31 @@ impl Mailbox {
             id,
             number,
             monitor: Arc::new(WorkMonitor::new()),
+            long_monitor: Arc::new(WorkMonitor::new()),
             contents: Mutex::default(),
             news: Condvar::new(),
         }
+    }
+
+    /// Returns how far the current work is, or how far the last one came.
+    pub(crate) fn progress(&self) -> Progress {
+        let (scan, long) = (self.monitor.progress(), self.long_monitor.progress());
+        Progress {
+            entries: scan.entries,
+            files: scan.files + long.files,
+            bytes: scan.bytes + long.bytes,
+            in_work: scan.in_work + long.in_work,
+        }
+    }
+
+    /// Returns the number of files that were read since the start.
+    pub(crate) fn files_read(&self) -> u64 {
+        self.monitor.files_read() + self.long_monitor.files_read()
+    }
+
+    /// See [`crate::FolderStatus::stalled_for`].
+    pub(crate) fn stalled_for(&self) -> Option<Duration> {
+        self.monitor.stalled_for().max(self.long_monitor.stalled_for())
     }
 
     fn post(&self, change: impl FnOnce(&mut Contents)) {
@@ -94,6 +119,11 @@ impl Mailbox {
         change(&mut contents);
         contents.has_news = true;
         self.news.notify_one();
+    }
+
+    /// Wakes the thread up, because a file of the lane was read.
+    pub(crate) fn wake(&self) {
+        self.post(|_| ());
     }
 
     /// Posts a hint of the watcher, which arrived at `now`.

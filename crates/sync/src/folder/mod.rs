@@ -6,6 +6,7 @@
 //! their end, or until the mailbox interrupts them.
 
 mod commands;
+mod long_files;
 mod mailbox;
 mod publishing;
 mod retries;
@@ -31,13 +32,14 @@ pub(crate) use mailbox::{Config, Mailbox};
 
 use crate::context::Context;
 use crate::error::SyncError;
-use crate::hash::{self, FileReader, ReadMode, Unsaved};
+use crate::hash::{self, FileReader, LaneReader, ReadMode, Unsaved};
 use crate::index::{AlarmRecord, Batch, Change, FolderRecord, RowStamp};
-use crate::publish::{self, ManifestKind};
+use crate::publish;
 use crate::root_id::RootId;
 use crate::scan::{self, ScanError, ScanOptions, ScanReport, Targets, normalise};
 use crate::schedule::{Action, Schedule, Span};
 use crate::status::{AlarmKind, FolderState, WatchMode};
+use long_files::LongFiles;
 use publishing::FirstScan;
 use retries::Retries;
 use settling::Settling;
@@ -93,6 +95,8 @@ pub(crate) struct Task {
     ground: Option<Ground>,
     /// Keeps the nodes of unpublished rows alive.
     pin: Arc<Pin>,
+    /// The files that are read beside the scans.
+    long: LongFiles,
     owners: Owners,
     /// True during a requested scan, which reads changing files without a pause.
     is_on_request: bool,
@@ -120,6 +124,7 @@ impl Task {
         let missing = publish::pin_unpublished(&context, &record, &pin)?;
         Ok(Self {
             schedule: Schedule::new(config.times.clone()),
+            long: LongFiles::new(&mailbox),
             context,
             mailbox,
             config,
@@ -163,8 +168,9 @@ impl Task {
 
     /// Does the next piece of work, if one is due.
     pub(crate) fn turn(&mut self) -> Turn {
-        let (requests, hints) = self.mailbox.take_requests();
+        let (mut requests, hints) = self.mailbox.take_requests();
         if requests.is_stop {
+            requests.scans.extend(self.long.take_replies());
             self.refuse(requests.scans, requests.confirms, || SyncError::Stopped);
             return Turn::Stopped;
         }
@@ -173,11 +179,16 @@ impl Task {
         }
         if self.config.folder.paused {
             let id = self.mailbox.id.clone();
+            requests.scans.extend(self.long.take_replies());
             self.refuse(requests.scans, requests.confirms, || SyncError::Paused(id.clone()));
             return Turn::Waits(None);
         }
+        if let Err(error) = self.take_long_files() {
+            self.report_error(&error);
+        }
         self.schedule.hints = hints;
-        let again_at = [self.retries.next_at(), self.rescan_at, self.settling.next_at()];
+        let retry_at = self.retries.next_at(self.is_in_lane());
+        let again_at = [retry_at, self.rescan_at, self.settling.next_at()];
         self.schedule.retry_at = again_at.into_iter().flatten().min();
         if !requests.confirms.is_empty() {
             self.answer_confirms(requests.confirms);
@@ -188,14 +199,21 @@ impl Task {
             self.answer_scans(requests.scans);
             return Turn::Worked;
         }
+        if self.rescan.is_empty() {
+            let replies = self.long.take_ready_replies();
+            if !replies.is_empty() {
+                self.answer_read_scans(replies);
+                return Turn::Worked;
+            }
+        }
         let now = self.now();
         let result = match self.schedule.next(now) {
             Action::ScanAll => self.scan_all(),
             Action::ScanDirty => self.scan_dirty(),
-            Action::Publish => self.publish(ManifestKind::Guarded),
+            Action::Publish => self.publish_found(),
             Action::Wait(until) => {
                 self.show_rest();
-                return Turn::Waits(until);
+                return Turn::Waits([until, self.next_late_file()].into_iter().flatten().min());
             }
         };
         if let Err(error) = result {
@@ -218,6 +236,7 @@ impl Task {
             self.context.files.set_root(self.record.number, new.path.clone());
             self.schedule.unblock();
             self.schedule.request_full_scan();
+            self.long.cancel();
             (self.scanned_until, self.covers_until) = (None, None);
         }
         self.show_rest();
@@ -250,6 +269,9 @@ impl Task {
         self.suspects.extend(pending.suspects);
         (self.rescan, self.rescan_at) = (Targets::default(), None);
         self.scan(Targets::all(), pending.hints)?;
+        if !self.are_long_files_read() {
+            self.note_full_scan();
+        }
         self.note_scanned_until(started);
         Ok(())
     }
@@ -282,14 +304,6 @@ impl Task {
         Ok(())
     }
 
-    /// Notes that the rows contain everything that was saved before `time`, unless a file
-    /// changed while it was read. (A file that keeps changing is on the error list.)
-    fn note_scanned_until(&mut self, time: Timestamp) {
-        if !self.has_unstable_files() {
-            self.scanned_until = Some(time);
-        }
-    }
-
     /// Returns the changing files that are due to be read, and those that are not.
     fn split_retries(&self) -> (Vec<RelPath>, HashSet<RelPath>) {
         if self.is_on_request {
@@ -302,7 +316,7 @@ impl Task {
     /// scan.
     fn scan(&mut self, targets: Targets, hints: Option<Span>) -> Result<(), SyncError> {
         if targets.is_empty() {
-            self.schedule.scanned(self.now(), false, hints, self.record.pending);
+            self.schedule.scanned(self.now(), false, hints, self.pending_changes());
             return Ok(());
         }
         self.show(FolderState::Scanning);
@@ -321,10 +335,7 @@ impl Task {
         self.last_error = None;
         self.reload()?;
         self.adapt_rescan_interval();
-        let mut pending = self.record.pending;
-        if self.record.is_scanned && self.is_manifest_outdated() {
-            pending = pending.max(1);
-        }
+        let pending = self.pending_changes();
         self.schedule.scanned(self.now(), is_all, hints, pending);
         Ok(())
     }
@@ -371,21 +382,29 @@ impl Task {
             self.context.index.update(&self.mailbox.id, |record| record.root = root)?;
         }
         let own_dirs = self.own_dirs()?;
-        let reader = Arc::new(FileReader {
-            root,
-            index: self.context.index.clone(),
-            store: self.context.store.clone(),
-            scheme: self.context.scheme.clone(),
-            in_place: self.context.in_place.clone(),
-            pin: self.pin.clone(),
-            monitor: self.mailbox.monitor.clone(),
-            clock: self.context.clock.clone(),
-            settle: self.context.tuning.settle,
-            unsaved_blocks: Unsaved::default(),
-            unsaved_locations: Unsaved::default(),
-            has_true_holes,
-            second_reader: Mutex::default(),
-        });
+        let root = Arc::new(root);
+        let reader = |pin, monitor| {
+            Arc::new(FileReader {
+                root: root.clone(),
+                index: self.context.index.clone(),
+                store: self.context.store.clone(),
+                scheme: self.context.scheme.clone(),
+                in_place: self.context.in_place.clone(),
+                pin,
+                monitor,
+                clock: self.context.clock.clone(),
+                settle: self.context.tuning.settle,
+                unsaved_blocks: Unsaved::default(),
+                unsaved_locations: Unsaved::default(),
+                has_true_holes,
+                second_reader: Mutex::default(),
+            })
+        };
+        let lane_reader = LaneReader {
+            epoch: self.context.store.write_epoch(),
+            reader: reader(Arc::new(self.context.store.pin()), self.mailbox.long_monitor.clone()),
+        };
+        let reader = reader(self.pin.clone(), self.mailbox.monitor.clone());
         let modes = self.modes()?;
         let resting = self.split_retries().1;
         self.owners.refresh();
@@ -410,6 +429,8 @@ impl Task {
             may_be_empty: self.is_root_confirmed,
             applied_rules: &mut applied_rules,
             batch_time,
+            lane: self.long.lane.lock(),
+            lane_reader,
             on_saved: &mut || first_scan.as_mut().map_or(Ok(()), FirstScan::publish_if_due),
         };
         let result = scan::scan(&self.context, options, reader);
@@ -431,22 +452,26 @@ impl Task {
             }
             Err(ScanError::Other(error)) => return Err(error.into()),
         };
+        self.long.lane.lock().forget_skipped();
+        let are_all_read = self.are_long_files_read();
         if is_all || self.record.alarm.is_some() {
             let now = self.context.clock.now();
             self.context.index.update(&self.mailbox.id, |record| {
                 record.root = Some(identity);
                 record.alarm = None;
                 if is_all {
+                    record.last_scan = Some(now);
+                }
+                if is_all && are_all_read {
                     record.is_scanned = true;
                     record.is_rehash_due = false;
-                    record.last_scan = Some(now);
                 }
             })?;
         }
         self.suspects.clear();
         self.settled.clear();
         self.unwatched = report.unwatched + if is_all { 0 } else { self.unwatched };
-        self.note_report(report)
+        Ok(self.note_report(report)?)
     }
 
     /// Returns how each file is read that changes too often to be served from its place.
@@ -469,8 +494,9 @@ impl Task {
         Ok(modes)
     }
 
-    fn note_report(&mut self, report: ScanReport) -> Result<(), ScanFailure> {
+    fn note_report(&mut self, report: ScanReport) -> Result<(), SyncError> {
         let now = self.now();
+        self.note_long_names(report.long_names);
         for path in &report.resolved {
             self.retries.remove(path);
         }

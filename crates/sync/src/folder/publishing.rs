@@ -15,6 +15,39 @@ use crate::status::FolderState;
 const INTERVAL_SHARE: u32 = 8;
 
 impl Task {
+    /// Returns how a manifest of the current rows is marked; `None` if it must not be published:
+    /// the first scan has not ended, and a complete manifest is known.
+    pub(super) fn publish_kind(&self) -> Option<ManifestKind> {
+        let manifest = self.record.manifest.as_ref();
+        if self.record.is_scanned {
+            Some(ManifestKind::Guarded)
+        } else {
+            manifest.is_none_or(|last| last.is_unfinished).then_some(ManifestKind::Partial)
+        }
+    }
+
+    /// Returns the number of changes that a manifest can contain now.
+    pub(super) fn pending_changes(&self) -> u64 {
+        match self.publish_kind() {
+            None => 0,
+            Some(_) if self.record.is_scanned && self.is_manifest_outdated() => {
+                self.record.pending.max(1)
+            }
+            Some(_) => self.record.pending,
+        }
+    }
+
+    /// Publishes the changes that were found.
+    pub(super) fn publish_found(&mut self) -> Result<(), SyncError> {
+        match self.publish_kind() {
+            Some(kind) => self.publish(kind),
+            None => {
+                self.schedule.published();
+                Ok(())
+            }
+        }
+    }
+
     pub(super) fn publish(&mut self, kind: ManifestKind) -> Result<(), SyncError> {
         self.show(FolderState::Publishing);
         self.owners.refresh();
@@ -25,6 +58,7 @@ impl Task {
         self.missing.clear();
         self.record = record;
         self.pin.replace([]);
+        self.long.published();
         self.schedule.published();
         self.show_rest();
         Ok(())
@@ -100,10 +134,12 @@ pub(super) struct FirstScan<'a> {
 impl<'a> FirstScan<'a> {
     /// Returns `None` if the folder was scanned before or has a complete manifest.
     pub(super) fn start(task: &'a Task) -> Option<Self> {
-        let manifest = task.record.manifest.as_ref();
-        let has_all = manifest.is_some_and(|manifest| !manifest.is_unfinished);
         let now = task.now();
-        (!task.record.is_scanned && !has_all).then_some(Self { task, started: now, published: now })
+        (task.publish_kind() == Some(ManifestKind::Partial)).then_some(Self {
+            task,
+            started: now,
+            published: now,
+        })
     }
 
     /// Returns the maximum time for which results stay unpublished.

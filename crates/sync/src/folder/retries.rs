@@ -42,9 +42,10 @@ impl Retries {
         self.0.remove(path);
     }
 
-    /// Returns when the next attempt is due.
-    pub(crate) fn next_at(&self) -> Option<Duration> {
-        self.0.values().map(|file| file.next_at).min()
+    /// Returns when the next attempt is due. Files for which `is_in_work` is true are ignored.
+    pub(crate) fn next_at(&self, is_in_work: impl Fn(&RelPath) -> bool) -> Option<Duration> {
+        let resting = self.0.iter().filter(|(path, _)| !is_in_work(path));
+        resting.map(|(_, file)| file.next_at).min()
     }
 
     /// Returns all files.
@@ -92,7 +93,7 @@ mod tests {
         while now < tuning.unstable_after {
             assert!(retries.overdue(now, &tuning).is_empty());
             assert!(!retries.add(path.clone(), now, &tuning));
-            now = retries.next_at().unwrap();
+            now = retries.next_at(|_| false).unwrap();
         }
         // No attempt has failed since then, so the file is not on the error list.
         assert_eq!(retries.overdue(now, &tuning), std::slice::from_ref(&path));
@@ -115,7 +116,7 @@ mod tests {
         for _ in 0..7 {
             is_unstable.push(retries.add(path.clone(), now, &tuning));
             assert_eq!(retries.unstable().is_empty(), is_unstable.last() == Some(&false));
-            let next = retries.next_at().unwrap();
+            let next = retries.next_at(|_| false).unwrap();
             pauses.push((next - now).as_secs());
             assert!(retries.split(next - Duration::from_millis(1)).0.is_empty());
             assert_eq!(retries.split(next).0, std::slice::from_ref(&path));
@@ -125,6 +126,6 @@ mod tests {
         assert_eq!(is_unstable, [false, false, false, false, false, true, true]);
         assert_eq!(retries.unstable(), std::slice::from_ref(&path));
         retries.remove(&path);
-        assert_eq!(retries.next_at(), None);
+        assert_eq!(retries.next_at(|_| false), None);
     }
 }

@@ -25,7 +25,7 @@ impl Task {
             FolderState::Alarm { kind, text, since }
         } else if let Some((text, since)) = &self.last_error {
             FolderState::Error { text: text.clone(), since: *since }
-        } else if !self.record.is_scanned {
+        } else if !self.record.is_scanned || !self.are_long_files_read() {
             FolderState::Scanning
         } else if self.record.pending > 0 {
             FolderState::Waiting
@@ -93,8 +93,8 @@ impl Task {
             // The registry of the statuses knows it.
             receipt: None,
             last_scan: record.last_scan,
-            progress: self.mailbox.monitor.progress(),
-            files_read: self.mailbox.monitor.files_read(),
+            progress: self.mailbox.progress(),
+            files_read: self.mailbox.files_read(),
             stalled_for: None,
         }
     }

@@ -2,12 +2,13 @@
 //!
 //! A file is read chunk by chunk ([`chunks`]), and the result is used only if the stamp of the
 //! file is the same before and after ([`file`]). Several threads read, each a group of small
-//! files at a time ([`pool`]).
+//! files at a time ([`pool`]). Long files are read beside the scans ([`lane`]).
 //!
 //! Absent: the choice of the files, and the writing of rows.
 
 mod chunks;
 mod file;
+mod lane;
 mod pool;
 
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use store::{BlockWrite, FileId, InPlaceChunk, InPlaceStore, Pin};
 use types::{BlockScheme, RelPath};
 
 pub(crate) use file::read_files;
+pub(crate) use lane::{Lane, LaneReader, LaneResult};
 pub(crate) use pool::Pool;
 
 use crate::error::SyncError;
@@ -30,7 +32,7 @@ use crate::work_monitor::WorkMonitor;
 /// Reads the files of one folder.
 #[derive(Debug)]
 pub(crate) struct FileReader {
-    pub(crate) root: SourceTree,
+    pub(crate) root: Arc<SourceTree>,
     pub(crate) index: Arc<Index>,
     pub(crate) store: Arc<dyn BlockWrite>,
     pub(crate) scheme: BlockScheme,

@@ -25,6 +25,7 @@ impl Scan<'_> {
             if is_scanned
                 && !has_failed(&self.failed, &path)
                 && !self.options.retried.contains(&path)
+                && !self.options.lane.contains(&path)
                 && self.batch.row(&path).is_none()
                 && self.context.index.row(self.options.number, &path)?.is_none()
                 && self.reader.root.examine(&path).is_ok_and(|found| found.is_none())

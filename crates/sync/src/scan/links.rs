@@ -156,10 +156,24 @@ impl Scan<'_> {
         }
     }
 
-    /// Has the pool read a file.
+    /// Reports the names that still wait: their files are in the lane.
+    pub(super) fn note_long_names(&mut self) {
+        let waiting = std::mem::take(&mut self.linked.waiting).into_values().flatten();
+        self.report.long_names.extend(waiting.map(|name| name.found.path));
+    }
+
+    /// Has the pool read a file, or the lane if the file is long.
     pub(super) fn read(&mut self, found: FoundEntry, before: Option<RowStamp>) {
         let mode = self.options.modes.get(&found.path).copied().unwrap_or(ReadMode::InPlace);
-        self.pool.add(ReadJob { found, before, mode });
+        let mut job = ReadJob { found, before, mode };
+        if job.found.stamp.size >= self.context.tuning.long_len {
+            let now = self.context.clock.elapsed();
+            match self.options.lane.add(&self.options.lane_reader, job, now) {
+                Ok(()) => return,
+                Err(refused) => job = *refused,
+            }
+        }
+        self.pool.add(job);
     }
 
     /// Notes that an inode has changed, or lost a name: its other names are examined.

@@ -22,11 +22,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fstree::{FileKind, ReadError, TreeReader as _, Visit, WalkItem, WalkOptions};
+use parking_lot::MutexGuard;
 use types::{FolderId, RelPath, with_causes};
 
 use crate::context::Context;
 use crate::error::SyncError;
-use crate::hash::{FileReader, Pool, ReadMode, ReadOutcome, ReadResult};
+use crate::hash::{FileReader, Lane, LaneReader, Pool, ReadMode, ReadOutcome, ReadResult};
 use crate::index::{Batch, Change, RowStamp};
 use crate::path_key::{FolderNumber, below_range, cmp_path_to_key};
 use crate::rules::Rules;
@@ -71,6 +72,10 @@ pub(crate) struct ScanOptions<'a> {
     pub(crate) applied_rules: &'a mut BTreeMap<RelPath, Option<RowStamp>>,
     /// Maximum time until a result is durable.
     pub(crate) batch_time: Duration,
+    /// Reads long files beside the scan.
+    pub(crate) lane: MutexGuard<'a, Lane>,
+    /// The reader that the lane uses.
+    pub(crate) lane_reader: LaneReader,
     /// Called during the scan after some of the results have become durable.
     pub(crate) on_saved: &'a mut dyn FnMut() -> Result<(), SyncError>,
 }
@@ -86,6 +91,8 @@ pub(crate) struct ScanReport {
     pub(crate) unsettled: Vec<RelPath>,
     /// Directories that have to be scanned again.
     pub(crate) rescan: Vec<RelPath>,
+    /// Further names of files that are in the lane.
+    pub(crate) long_names: Vec<RelPath>,
     /// Number of scanned directories that cannot be watched.
     pub(crate) unwatched: u64,
 }
@@ -194,6 +201,7 @@ impl Scan<'_> {
                 break;
             }
         }
+        self.note_long_names();
         self.clear_errors()?;
         // Rows are removed only if the root is still the same directory.
         self.reader.root.check()?;
@@ -215,7 +223,10 @@ impl Scan<'_> {
         self.flush()?;
         if self.is_all && self.has_errors {
             let (failed, retried) = (&self.failed, self.options.retried);
-            let keep = |path: &RelPath| has_failed(failed, path) || retried.contains(path);
+            let lane = &self.options.lane;
+            let keep = |path: &RelPath| {
+                has_failed(failed, path) || retried.contains(path) || lane.contains(path)
+            };
             self.context.index.keep_errors(self.options.folder, keep)?;
         }
         Ok(())
@@ -224,7 +235,7 @@ impl Scan<'_> {
     /// Scans a directory and its entries, and everything below if the scan is deep.
     fn scan_dir(&mut self, dir: &RelPath, mut is_deep: bool) -> Result<(), ScanError> {
         let root = self.reader.clone();
-        let root = &root.root;
+        let root = &*root.root;
         if self.is_hidden(dir)? {
             return Ok(());
         }

@@ -20,7 +20,8 @@ impl Scan<'_> {
         if found.kind() != FileKind::File {
             return Ok(self.reconcile_special(&found, row)?);
         }
-        if self.options.resting.contains(&found.path) {
+        let now = self.context.clock.elapsed();
+        if self.options.lane.skips(&found.path, now) || self.options.resting.contains(&found.path) {
             return Ok(());
         }
         let is_suspect = self.options.is_rehash || self.options.suspects.contains(&found.path);
