@@ -38,7 +38,7 @@ pub struct NewestReceipt {
     /// Time at which the snapshot was durable, by the clock of the backup server.
     #[schema(value_type = String)]
     pub received_at: Timestamp,
-    /// Time at which the receipt arrived, by the clock of this instance.
+    /// Time at which the receipt arrived, by the clock of this instance. Not signed.
     #[schema(value_type = String)]
     pub arrived_at: Timestamp,
 }
@@ -67,7 +67,7 @@ pub struct Receipt {
     /// Time at which the snapshot was durable, by the clock of the backup server.
     #[schema(value_type = String)]
     pub received_at: Timestamp,
-    /// Time at which the receipt arrived, by the clock of this instance.
+    /// Time at which the receipt arrived, by the clock of this instance. Not signed.
     #[schema(value_type = String)]
     pub arrived_at: Timestamp,
     /// Hash of the receipt, lower-case hex.

@@ -1327,7 +1327,7 @@ export interface components {
         };
         /** @description Newest receipt of a chain. */
         NewestReceipt: {
-            /** @description Time at which the receipt arrived, by the clock of this instance. */
+            /** @description Time at which the receipt arrived, by the clock of this instance. Not signed. */
             arrived_at: string;
             /** @description CID of the confirmed manifest. */
             manifest_cid: string;
@@ -1540,7 +1540,7 @@ export interface components {
          *     fields repeat parts of it.
          */
         Receipt: {
-            /** @description Time at which the receipt arrived, by the clock of this instance. */
+            /** @description Time at which the receipt arrived, by the clock of this instance. Not signed. */
             arrived_at: string;
             /** @description Peer id of the backup server. */
             backup_server: string;

@@ -18,10 +18,12 @@ use crate::output::{Align, Out, Table, count, local_time, print_json, print_line
 ///
 /// With a receipt, a backup server confirms that it has a snapshot. Each receipt is signed, and
 /// contains the hash of the receipt before it. The command checks all of that. It works with and
-/// without a running instance.
+/// without a running instance. The time `arrived_at` in the JSON is that of the clock of this
+/// computer; nothing signs it.
 ///
-/// Exit code 1: a receipt is damaged or was written by a newer version of this program, the
-/// receipts are for another computer, or the chain is interrupted and that was not accepted.
+/// Exit code 1: a receipt is damaged, incomplete, repeated, or was written by a newer version of
+/// this program, the receipts are for another computer, or the chain is interrupted and that was
+/// not accepted.
 #[derive(Debug, clap::Args)]
 #[command(
     args_conflicts_with_subcommands = true,

@@ -253,6 +253,18 @@ pub enum Interruption {
         /// Number of the receipt.
         number: u64,
     },
+    /// The last line of the file has no end.
+    Cut {
+        /// Number of the line.
+        line: u64,
+    },
+    /// A line repeats the receipt before it, whose signature is valid.
+    Repeated {
+        /// Number of the line.
+        line: u64,
+        /// Number of the receipt.
+        number: u64,
+    },
 }
 
 impl fmt::Display for Interruption {
@@ -273,6 +285,14 @@ impl fmt::Display for Interruption {
             }
             Self::Unsigned { number } => {
                 write!(f, "the signature of receipt {number} is not valid")
+            }
+            Self::Cut { line } => write!(
+                f,
+                "line {line} is not complete: the file was cut, or a write was interrupted; a \
+                 receipt that this computer has not stored is sent again"
+            ),
+            Self::Repeated { line, number } => {
+                write!(f, "line {line} repeats receipt {number}, which is stored already")
             }
         }
     }

@@ -15,6 +15,10 @@ use super::chain_file::{
 };
 use super::chains::{ChainError, find_chains};
 
+/// Number of times that a file is read before its last line is reported as incomplete: a running
+/// instance may be in the middle of writing the line.
+const READS_MAX: usize = 5;
+
 /// A receipt in a list.
 #[derive(Clone, Debug)]
 pub struct ListedReceipt {
@@ -59,7 +63,7 @@ pub struct ReceiptListing {
     pub source: Option<PeerId>,
     /// The receipts, oldest first.
     pub receipts: Vec<ListedReceipt>,
-    /// Lines that are damaged or of a later form, and receipts without a valid signature.
+    /// Lines that are damaged, repeated or of a later form, and receipts without a valid signature.
     pub damage: Vec<Interruption>,
     /// Number of interruptions that the user has not accepted.
     pub open: u64,
@@ -81,11 +85,14 @@ pub fn read_receipts(
     let mut listings = Vec::new();
     for id in find_chains(&dir, list)?.into_iter().filter(is_wanted) {
         let path = path_of(&dir, &id);
-        let listing = read(&path, id, own).map_err(|source| ChainError::Io {
-            action: "read",
-            path,
-            source,
-        })?;
+        let failed = |source| ChainError::Io { action: "read", path: path.clone(), source };
+        let mut listing = read(&path, id.clone(), own).map_err(failed)?;
+        for _ in 1..READS_MAX {
+            if !matches!(listing.damage.last(), Some(Interruption::Cut { .. })) {
+                break;
+            }
+            listing = read(&path, id.clone(), own).map_err(failed)?;
+        }
         listings.push(listing);
     }
     Ok(listings)
@@ -111,23 +118,33 @@ fn reader(path: &Path) -> io::Result<BufReader<File>> {
 
 fn read(path: &Path, id: ChainId, own: Option<&PeerId>) -> io::Result<ReceiptListing> {
     let source = source_of(path, &id, own)?;
-    let (mut state, mut receipts, mut damage) = (ChainState::default(), Vec::new(), Vec::new());
+    let (mut state, mut damage) = (ChainState::default(), Vec::new());
+    let mut receipts: Vec<ListedReceipt> = Vec::new();
     for line in Lines::new(reader(path)?, &id, source.as_ref()) {
         let line = line?;
         let interruption = state.add(&line);
         match line.content {
             LineContent::Receipt(stored) => {
                 let mut problem = interruption;
+                let number = stored.signed.receipt().number;
+                let is_unsigned = |problem: &Option<Interruption>| {
+                    matches!(problem, Some(Interruption::Unsigned { .. }))
+                };
+                let is_repeated = receipts.last().is_some_and(|last| {
+                    last.stored.signed.hash() == stored.signed.hash() && !is_unsigned(&last.problem)
+                });
                 if !stored.signed.is_signed() {
-                    let number = stored.signed.receipt().number;
                     problem = Some(Interruption::Unsigned { number });
+                    damage.extend(problem.clone());
+                } else if is_repeated {
+                    problem = Some(Interruption::Repeated { line: line.number, number });
                     damage.extend(problem.clone());
                 }
                 receipts.push(ListedReceipt { stored: *stored, problem });
             }
             LineContent::Damaged(_) | LineContent::Newer => damage.extend(interruption),
-            // An incomplete line is an interrupted write, or one that is happening.
-            LineContent::Accepted(_) | LineContent::Incomplete => {}
+            LineContent::Incomplete => damage.push(Interruption::Cut { line: line.number }),
+            LineContent::Accepted(_) => {}
         }
     }
     Ok(ReceiptListing { id, source, receipts, damage, open: state.open })

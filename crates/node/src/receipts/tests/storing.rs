@@ -405,18 +405,28 @@ fn a_file_that_cannot_be_read_is_kept_and_read_later() {
     let problems: Vec<_> = listed[0].receipts.iter().map(|receipt| &receipt.problem).collect();
     assert_eq!(problems, [&Some(Interruption::Unsigned { number: 1 }), &None]);
     assert_eq!(listed[0].damage, [Interruption::Unsigned { number: 1 }]);
+    // The receipt that was sent again replaces the one with a damaged signature.
+    let good = lines.lines().next().unwrap();
+    std::fs::write(&path, format!("{first}\n{good}\n")).unwrap();
+    let listed = read_receipts(dir.path(), Some(&own), |_| true).unwrap();
+    assert_eq!(listed[0].damage, [Interruption::Unsigned { number: 1 }]);
+    // A line that is there twice, and a last line without its end.
+    std::fs::write(&path, format!("{good}\n{lines}{good}")).unwrap();
+    let listed = read_receipts(dir.path(), Some(&own), |_| true).unwrap();
+    let repeated = Interruption::Repeated { line: 2, number: 1 };
+    let problems: Vec<_> = listed[0].receipts.iter().map(|receipt| &receipt.problem).collect();
+    assert_eq!(problems, [&None, &Some(repeated.clone()), &None]);
+    assert_eq!(listed[0].damage, [repeated, Interruption::Cut { line: 4 }]);
     std::fs::write(&path, lines).unwrap();
     assert_eq!(read_receipts(dir.path(), Some(&own), |_| false).unwrap().len(), 0);
-    // One short line, damaged, is damage for the list, too; its rest without an end is not.
+    // One short line, damaged, is damage for the list, too. The rest of a line without an end may
+    // be an interrupted write: it is reported, and interrupts nothing.
     let mut content = content;
     content[0] = b'x';
-    for (content, count) in [(&content[..], 1), (&content[..content.len() - 1], 0)] {
+    for (content, open) in [(&content[..], 1), (&content[..content.len() - 1], 0)] {
         std::fs::write(&path, content).unwrap();
         let listed = read_receipts(dir.path(), Some(&own), |_| true).unwrap();
         let [listed] = &listed[..] else { panic!("{listed:?}") };
-        assert_eq!(
-            (listed.receipts.len(), listed.damage.len(), listed.open),
-            (0, count, count as u64)
-        );
+        assert_eq!((listed.receipts.len(), listed.damage.len(), listed.open), (0, 1, open));
     }
 }
