@@ -124,6 +124,23 @@ pub enum StoreError {
         /// The reason.
         reason: String,
     },
+    /// A file of the index, or its directory, cannot be read. The index can be rebuilt from the
+    /// packs, but the file may be intact.
+    #[error(
+        "cannot {action} {}, a file of the index of the store; the file was not changed; give it \
+         back to the user who runs this program, or repair the disk, and start again; if the file \
+         cannot be repaired, move it away: the index is then rebuilt from the packs",
+        path.display()
+    )]
+    IndexUnreadable {
+        /// The failed operation, as a verb.
+        action: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// The error of the file system.
+        #[source]
+        source: io::Error,
+    },
     /// The name of a root is empty, too long or has control characters.
     #[error("{0:?} is not a valid name of a root")]
     RootName(String),
@@ -167,7 +184,8 @@ impl StoreError {
             | Self::LostWrites
             | Self::Locked(_)
             | Self::RootsUnreadable { .. }
-            | Self::CatalogUnreadable { .. } => Retry::Temporary,
+            | Self::CatalogUnreadable { .. }
+            | Self::IndexUnreadable { .. } => Retry::Temporary,
             _ => Retry::Permanent,
         }
     }

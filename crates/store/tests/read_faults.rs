@@ -9,12 +9,12 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{Acknowledged, Tree, assert_whole, mixed_tree, open, store_tree, tree, try_open};
+use common::{Acknowledged, DIR, Tree, assert_whole, mixed_tree, open, store_tree, tree, try_open};
 use disk::sim::{DiskError, EACCES, EIO, EMFILE, FaultRule, Power, SimDisk};
 use store::check::missing_blocks;
 use store::{
-    BlockRead as _, GcOptions, OpenReport, PackStore, Roots as _, RootsRead as _, StoreAdmin as _,
-    StoreError,
+    BlockRead as _, GcOptions, OpenReport, PackStore, ReadOnlyPackStore, Roots as _,
+    RootsRead as _, StoreAdmin as _, StoreError,
 };
 
 /// A store whose operations may fail once, and the results that it has reported.
@@ -34,7 +34,8 @@ impl Life {
             Err(
                 StoreError::Io { .. }
                 | StoreError::RootsUnreadable { .. }
-                | StoreError::CatalogUnreadable { .. },
+                | StoreError::CatalogUnreadable { .. }
+                | StoreError::IndexUnreadable { .. },
             ) => {
                 self.failures += 1;
                 None
@@ -142,6 +143,46 @@ impl Life {
             }
         }
     }
+}
+
+/// A file of the index that cannot be read is not rebuilt: it may be intact.
+#[test]
+fn an_unreadable_file_of_the_index_stops_the_opening_and_stays() {
+    let disk = SimDisk::new();
+    let (store, _) = open(&disk);
+    store_tree(&store, "a", &mixed_tree(&[1, 2, 4])).unwrap();
+    drop(store);
+    let is_run = |path: &std::path::Path| path.extension().is_some_and(|ext| ext == "run");
+    let runs = || disk.files().into_iter().filter(|path| is_run(path)).collect::<Vec<_>>();
+    let before = runs();
+    assert!(!before.is_empty());
+    for error in [EACCES, EIO, EMFILE] {
+        // The opening, the length, and each read of the file.
+        for after in 0.. {
+            let rule = disk.add_fault(FaultRule::reads(error).on(".run").after(after).times(1));
+            let opened = try_open(&disk);
+            disk.clear_fault_rules();
+            if rule.failures() == 0 {
+                assert!(after > 2, "{after}");
+                break;
+            }
+            match opened {
+                Err(StoreError::IndexUnreadable { path, .. }) => assert!(is_run(&path)),
+                other => panic!("{error:?} after {after}: {other:?}"),
+            }
+            assert_eq!(runs(), before);
+            // A reader does without the file.
+            disk.add_fault(FaultRule::reads(error).on(".run").after(after));
+            let (reader, _) =
+                ReadOnlyPackStore::open_on(Arc::new(disk.clone()), DIR.as_ref()).unwrap();
+            for block in &mixed_tree(&[1, 2, 4]).blocks {
+                assert!(reader.has(&block.cid()).unwrap());
+            }
+            disk.clear_fault_rules();
+        }
+    }
+    let (_, report) = open(&disk);
+    assert!(!report.index_rebuilt && report.damage.is_empty(), "{report:?}");
 }
 
 fn enumerate(error: DiskError) {

@@ -181,8 +181,10 @@ impl PackStore {
     /// # Errors
     ///
     /// Returns [`StoreError::Locked`] if another process has the store open,
-    /// [`StoreError::Unusable`] if it was written by a newer version, and
-    /// [`StoreError::Io`] if it cannot be read. Damage is not an error: the
+    /// [`StoreError::Unusable`] if it was written by a newer version,
+    /// [`StoreError::RootsUnreadable`], [`StoreError::CatalogUnreadable`] or
+    /// [`StoreError::IndexUnreadable`] if a file cannot be read that may be intact, and
+    /// [`StoreError::Io`] if another file cannot be read or written. Damage is not an error: the
     /// report describes it, and the damaged blocks are absent.
     pub fn open(dir: &Path, options: &StoreOptions) -> Result<(Self, OpenReport), StoreError> {
         Self::open_on(Arc::new(RealDisk), dir, options)

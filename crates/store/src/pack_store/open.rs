@@ -181,10 +181,9 @@ impl Inner {
         let (roots, found) = RootLog::open(disk.clone(), layout.roots(), is_new)?;
         report.set_roots(found.health, found.unreadable);
 
-        let index = open_index(&disk, &layout, catalog.as_ref(), &packs);
-        let (index, covers) = match index {
-            Ok(index) => (index, true),
-            Err(_) => (HashIndex::open(disk.clone(), layout.index(), &[])?, false),
+        let (index, covers) = match open_index(&disk, &layout, catalog.as_ref(), &packs)? {
+            Some(index) => (index, true),
+            None => (HashIndex::open(disk.clone(), layout.index(), &[])?, false),
         };
         let space = disk.space(dir).context("measure", dir)?;
         let most = space.total.min(options.max_storage.unwrap_or(u64::MAX));
@@ -542,22 +541,34 @@ fn existing_pack(
     }
 }
 
-/// Opens the runs of the catalog if they match the packs.
+/// Opens the runs of the catalog if they match the packs. Returns `None` if the index must be
+/// rebuilt: a file of it is missing or damaged, or the packs are others. A file that cannot be read
+/// is neither: it may be intact, and a rebuild reads all packs and replaces the file.
 fn open_index(
     disk: &Arc<dyn Disk>,
     layout: &Layout,
     catalog: Option<&Catalog>,
     packs: &Packs,
-) -> Result<HashIndex, StoreError> {
-    let unusable = |reason: String| StoreError::Unusable { path: layout.index(), reason };
-    let catalog = catalog.ok_or_else(|| unusable("the catalog is missing or damaged".into()))?;
+) -> Result<Option<HashIndex>, StoreError> {
+    let Some(catalog) = catalog else { return Ok(None) };
     for known in &catalog.packs {
         let Some(pack) = packs.get(known.number) else { continue };
         // The places in the index are wrong: a power cut removed records, or it is
         // another pack.
         if pack.header.uuid != known.uuid || pack.records() < known.indexed {
-            return Err(unusable(format!("pack {:08x} has changed", known.number)));
+            return Ok(None);
         }
     }
-    HashIndex::open(disk.clone(), layout.index(), &catalog.runs)
+    match HashIndex::open(disk.clone(), layout.index(), &catalog.runs) {
+        Ok(index) => Ok(Some(index)),
+        Err(StoreError::Io { action, path, source })
+            if !matches!(source.kind(), ErrorKind::NotFound | ErrorKind::UnexpectedEof) =>
+        {
+            Err(StoreError::IndexUnreadable { action, path, source })
+        }
+        Err(error) => {
+            tracing::info!(error = types::with_causes(&error), "the index is rebuilt");
+            Ok(None)
+        }
+    }
 }

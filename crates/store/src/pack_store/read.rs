@@ -138,7 +138,10 @@ impl Inner {
         places
     }
 
-    /// Returns the values of a hash. Rebuilds the index if it is damaged.
+    /// Returns the values of a hash. Rebuilds the index if it is damaged, or if a page of it cannot
+    /// be read: its file was opened, so the disk has failed, and without the page the blocks could
+    /// not be read either. The rebuild reads the packs alone, and the old index stays in use if the
+    /// rebuild fails.
     pub(super) fn index_values(&self, hash: &Hash) -> Result<Vec<Value>, StoreError> {
         let mut values = Vec::new();
         for _ in 0..2 {
@@ -146,7 +149,7 @@ impl Inner {
             match self.index.get(hash, &mut values) {
                 Ok(()) => return Ok(values),
                 Err(error @ (StoreError::Unusable { .. } | StoreError::Io { .. })) => {
-                    tracing::error!(%error, "the index is damaged and will be rebuilt");
+                    tracing::error!(%error, "the index is damaged or unreadable and will be rebuilt");
                     self.rebuild_index_since(rebuilt)?;
                 }
                 Err(error) => return Err(error),

@@ -579,7 +579,8 @@ fn covers(known: &BTreeMap<u32, CatalogPack>, packs: &BTreeMap<u32, ReadPack>) -
     })
 }
 
-/// Opens the runs of the catalog. `None` if one is missing or damaged.
+/// Opens the runs of the catalog. `None` if one is missing or damaged, or cannot be read: a reader
+/// replaces nothing, and the packs contain everything that is in the runs.
 fn open_runs(disk: &dyn Disk, layout: &Layout, catalog: &Catalog) -> Option<Vec<Run>> {
     let open = |id: &u64| Run::open(disk, &layout.index(), *id);
     match catalog.runs.iter().map(open).collect() {
