@@ -43,12 +43,12 @@ fn notices(a: &Daemon) -> String {
     a.v1("/status")["notices"].to_string()
 }
 
-/// Returns the one file of a chain of receipts.
+/// Returns the one file of a chain of receipts. An instance that was ended while it wrote the file
+/// leaves another one beside it.
 fn chain_file(home: &Path, dir: &str) -> PathBuf {
-    let mut files: Vec<_> = fs::read_dir(home.join("data").join(dir))
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
+    let files = fs::read_dir(home.join("data").join(dir)).unwrap();
+    let mut files: Vec<_> = files.map(|entry| entry.unwrap().path()).collect();
+    files.retain(|path| path.extension().is_some_and(|extension| extension != "new"));
     assert_eq!(files.len(), 1, "{files:?}");
     files.remove(0)
 }

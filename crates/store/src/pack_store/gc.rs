@@ -15,12 +15,12 @@
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
-use super::Inner;
 use super::mark::{Marks, PackMarks, UnreadableBlock};
 use super::packs::Pack;
 use super::read::Place;
 use super::relocate::RelocationBatch;
 use super::write::Writer;
+use super::{Inner, PackStore};
 use crate::block_store::{GcOptions, GcReport, WriteEpoch};
 use crate::error::{IoContext, StoreError};
 use crate::pack::{HEADER_LEN, PackKind, RETIRED_MAGIC};
@@ -45,6 +45,18 @@ type GuardFn = Box<dyn Fn() -> Result<(), String> + Send + Sync>;
 impl fmt::Debug for Guard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Guard").finish_non_exhaustive()
+    }
+}
+
+impl PackStore {
+    /// Calls `guard` before each collection. If it returns a reason, nothing is collected, unless
+    /// the collection accepts the known roots; see [`GcOptions::accept_roots`]. `guard` may read
+    /// the store and must not collect. Only the first call of this function has an effect.
+    pub fn guard_collections(
+        &self,
+        guard: impl Fn() -> Result<(), String> + Send + Sync + 'static,
+    ) {
+        let _ = self.inner.guard.0.set(Box::new(guard));
     }
 }
 

@@ -387,16 +387,6 @@ impl PackStore {
     pub fn report_lost_roots(&self) -> Result<(), StoreError> {
         self.inner.roots.lock().mark_incomplete()
     }
-
-    /// Calls `guard` before each collection. If it returns a reason, nothing is collected, unless
-    /// the collection accepts the known roots; see [`GcOptions::accept_roots`]. `guard` may read
-    /// the store and must not collect. Only the first call of this function has an effect.
-    pub fn guard_collections(
-        &self,
-        guard: impl Fn() -> Result<(), String> + Send + Sync + 'static,
-    ) {
-        let _ = self.inner.guard.0.set(Box::new(guard));
-    }
 }
 
 impl Drop for PackStore {
