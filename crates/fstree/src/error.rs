@@ -78,6 +78,15 @@ pub enum ReadError {
     /// limited to one.
     #[error("another file system is mounted at {0} or above it")]
     Mounted(RelPath),
+    /// The entry is on a file system that does not answer; see
+    /// [`SourceTree::set_hung`](crate::SourceTree::set_hung).
+    #[error("the file system that is mounted on {mount} does not answer")]
+    NotAnswering {
+        /// The entry.
+        path: RelPath,
+        /// The mount point on the way to it, or the entry itself.
+        mount: RelPath,
+    },
     /// The entry is not a regular file, so it is not opened.
     #[error("{0} is not a regular file")]
     NotRegular(RelPath),
@@ -113,6 +122,7 @@ impl ReadError {
             | Self::Mounted(path)
             | Self::NotRegular(path)
             | Self::Name { parent: path, .. }
+            | Self::NotAnswering { path, .. }
             | Self::TooMany { path, .. } => path,
         }
     }
@@ -120,7 +130,7 @@ impl ReadError {
     /// Tells whether the same call can succeed later.
     pub fn retry(&self) -> Retry {
         match self {
-            Self::Changed(_) => Retry::Temporary,
+            Self::Changed(_) | Self::NotAnswering { .. } => Retry::Temporary,
             Self::Mounted(_) | Self::NotRegular(_) | Self::Name { .. } | Self::TooMany { .. } => {
                 Retry::Permanent
             }

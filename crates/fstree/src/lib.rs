@@ -49,6 +49,6 @@ pub use entry::{FileKind, FoundEntry, FoundKind, Identity, Stamp};
 pub use error::{DestError, ReadError, RootError};
 pub use ground::{Ground, GroundKind};
 pub use owners::Owners;
-pub use platform::{DestTree, DirHandle, SourceTree};
+pub use platform::{DestTree, DirHandle, Mount, SourceTree, mounts_below};
 pub use resolution::Resolution;
 pub use source::{OpenFile, TreeReader, Visit, WalkItem, WalkOptions, XATTRS_LEN_MAX, XattrsRead};

@@ -9,6 +9,7 @@ mod beneath;
 mod dest;
 mod error;
 mod ground;
+mod mounts;
 mod names;
 mod open;
 mod source;
@@ -16,6 +17,7 @@ mod stat;
 mod xattrs;
 
 pub use dest::DestTree;
+pub use mounts::{Mount, mounts_below};
 pub use source::SourceTree;
 
 /// Kind of a read: the argument of the faults of a simulation.

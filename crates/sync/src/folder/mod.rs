@@ -6,6 +6,7 @@
 //! their end, or until the mailbox interrupts them.
 
 mod commands;
+mod hung_mounts;
 mod long_files;
 mod mailbox;
 mod publishing;
@@ -39,6 +40,7 @@ use crate::root_id::RootId;
 use crate::scan::{self, ScanError, ScanOptions, ScanReport, Targets, normalise};
 use crate::schedule::{Action, Schedule, Span};
 use crate::status::{AlarmKind, FolderState, WatchMode};
+use hung_mounts::HungMounts;
 use long_files::LongFiles;
 use publishing::FirstScan;
 use retries::Retries;
@@ -95,6 +97,8 @@ pub(crate) struct Task {
     ground: Option<Ground>,
     /// Keeps the nodes of unpublished rows alive.
     pin: Arc<Pin>,
+    /// Mounts in the folder that do not answer.
+    hung_mounts: HungMounts,
     /// The files that are read beside the scans.
     long: LongFiles,
     owners: Owners,
@@ -124,6 +128,7 @@ impl Task {
         let missing = publish::pin_unpublished(&context, &record, &pin)?;
         Ok(Self {
             schedule: Schedule::new(config.times.clone()),
+            hung_mounts: HungMounts::new(),
             long: LongFiles::new(&mailbox),
             context,
             mailbox,
@@ -188,7 +193,8 @@ impl Task {
         }
         self.schedule.hints = hints;
         let retry_at = self.retries.next_at(self.is_in_lane());
-        let again_at = [retry_at, self.rescan_at, self.settling.next_at()];
+        let (settling, mounts) = (self.settling.next_at(), self.hung_mounts.next_at());
+        let again_at = [retry_at, self.rescan_at, settling, mounts];
         self.schedule.retry_at = again_at.into_iter().flatten().min();
         if !requests.confirms.is_empty() {
             self.answer_confirms(requests.confirms);
@@ -295,6 +301,9 @@ impl Task {
         for path in &self.settled {
             targets.add_file(path.clone());
         }
+        for dir in self.hung_mounts.take_due(self.now()) {
+            targets.add_dir(dir, false);
+        }
         let targets = normalise(&self.context.index, self.record.number, targets)?;
         self.scan(targets, pending.hints)?;
         // If the whole folder is watched, nothing has changed elsewhere.
@@ -365,7 +374,7 @@ impl Task {
 
     fn scan_impl(&mut self, targets: Targets, is_all: bool) -> Result<(), ScanFailure> {
         let folder = self.config.folder.clone();
-        let root = SourceTree::open(&folder.path).map_err(|error| self.root_failure(&error))?;
+        let mut root = SourceTree::open(&folder.path).map_err(|error| self.root_failure(&error))?;
         let identity = RootId::of(&root);
         if let Some(known) = &self.record.root
             && !known.is_same(&identity)
@@ -373,6 +382,7 @@ impl Task {
         {
             return Err(self.root_replaced());
         }
+        root.set_hung(self.hung_mounts.update(&folder.path, self.context.clock.elapsed()));
         let ground = root.ground();
         let has_true_holes = hash::tells_holes(&ground.file_system);
         self.ground = Some(ground);

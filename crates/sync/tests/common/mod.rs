@@ -128,6 +128,8 @@ impl Setup {
             tuning: Tuning {
                 quiet_time: Duration::from_millis(20),
                 alarm_interval: Duration::from_millis(100),
+                // No file is read once more because it is new.
+                settle: Duration::ZERO,
                 // No manifest during the first scan, even on a slow machine.
                 first_scan_interval: Duration::from_hours(1),
                 ..Tuning::default()

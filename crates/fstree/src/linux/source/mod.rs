@@ -40,6 +40,8 @@ pub struct SourceTree {
     path: PathBuf,
     stat: Stat,
     resolution: Resolution,
+    /// Mount points of file systems that do not answer.
+    hung: Vec<RelPath>,
     #[cfg(feature = "sim")]
     faults: crate::sim::Faults,
 }
@@ -86,6 +88,7 @@ impl TreeReader for SourceTree {
     }
 
     fn examine(&self, path: &RelPath) -> Result<Option<FoundEntry>, ReadError> {
+        self.check_hung(path)?;
         self.check(Call::Examine, path).map_err(|errno| ReadError::new("examine", path, errno))?;
         let mut outer = None;
         let examined = self.in_parent(path, |dir, name| {
@@ -108,6 +111,7 @@ impl TreeReader for SourceTree {
             let dir = self.resolution.open_dir(self.fd(), bytes)?;
             Ok(self.is_mount_boundary(&stat_fd(dir.as_fd())?))
         };
+        self.check_hung(path)?;
         let bytes = path.as_bytes();
         // Usually everything is in one mount, which the last directory shows.
         if matches!(is_mounted(bytes), Ok(false)) {
@@ -126,12 +130,14 @@ impl TreeReader for SourceTree {
     }
 
     fn dir_handle(&self, path: &RelPath) -> Result<Self::DirHandle, ReadError> {
+        self.check_hung(path)?;
         self.resolution
             .open_dir(self.fd(), path.as_bytes())
             .map_err(|errno| ReadError::new("open", path, errno))
     }
 
     fn open_file(&self, path: &RelPath) -> Result<OpenFile, ReadError> {
+        self.check_hung(path)?;
         self.check(Call::Open, path).map_err(|errno| ReadError::new("open", path, errno))?;
         let opened = match self.hold(path) {
             Ok(held) => match open_held(held.as_fd()) {
@@ -199,9 +205,26 @@ impl SourceTree {
             path: path.to_owned(),
             stat,
             resolution,
+            hung: Vec::new(),
             #[cfg(feature = "sim")]
             faults: crate::sim::Faults::of(path),
         })
+    }
+
+    /// Sets the mount points of file systems that do not answer. Nothing on them is opened or
+    /// examined, since the call would block.
+    pub fn set_hung(&mut self, mounts: Vec<RelPath>) {
+        self.hung = mounts;
+    }
+
+    /// Returns [`ReadError::NotAnswering`] if the path is on a file system that does not answer.
+    fn check_hung(&self, path: &RelPath) -> Result<(), ReadError> {
+        match self.hung.iter().find(|mount| path.is_within(mount)) {
+            None => Ok(()),
+            Some(mount) => {
+                Err(ReadError::NotAnswering { path: path.clone(), mount: mount.clone() })
+            }
+        }
     }
 
     /// Returns the error that a simulation wants for a call.

@@ -44,6 +44,7 @@ impl<'a, F: FnMut(&RelPath, FileKind) -> Visit> Walk<'a, F> {
         options: WalkOptions,
         decide: F,
     ) -> Result<Self, ReadError> {
+        root.check_hung(start)?;
         let list = |errno| ReadError::new("list", start, errno);
         root.check(Call::List, start).map_err(list)?;
         let held = root.resolution.open_dir(root.fd(), start.as_bytes()).map_err(list)?;
@@ -105,6 +106,7 @@ impl<'a, F: FnMut(&RelPath, FileKind) -> Visit> Walk<'a, F> {
             name: os_name(name.to_bytes()),
             source,
         })?;
+        self.root.check_hung(&path)?;
         let visit = listed_kind.map(|kind| (self.decide)(&path, kind));
         if visit == Some(Visit::Skip) {
             return Ok(None);
