@@ -5,6 +5,7 @@
 
 pub mod fake;
 pub mod kept;
+pub mod mount;
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
