@@ -173,6 +173,19 @@ impl Client {
         self.call(reqwest::Method::POST, path, Some(body)).await
     }
 
+    /// Calls `PATCH /api/v1{path}`. Waits for the response without a time limit.
+    ///
+    /// # Errors
+    ///
+    /// Same as [`Client::get`].
+    pub async fn patch<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, ClientError> {
+        self.call(reqwest::Method::PATCH, path, Some(body)).await
+    }
+
     /// Calls `DELETE /api/v1{path}`. Waits for the response without a time limit.
     ///
     /// # Errors

@@ -139,6 +139,17 @@ pub struct Folder {
     pub errors: Vec<FileError>,
     /// Number of files that could not be read.
     pub error_count: u64,
+    /// True if other file systems that are mounted in the folder, and btrfs subvolumes, are
+    /// left out.
+    #[serde(default)]
+    pub one_file_system: bool,
+    /// True if the contents of directories with a `CACHEDIR.TAG` are left out.
+    #[serde(default)]
+    pub exclude_caches: bool,
+    /// Directories whose contents are not backed up although no pattern excludes them: other
+    /// file systems and caches. At most 500 are listed.
+    #[serde(default)]
+    pub left_out: Vec<LeftOutDir>,
 }
 
 /// File that could not be read. The manifest has its last good state.
@@ -247,6 +258,27 @@ pub struct AddFolder {
     /// Patterns of files to exclude, in gitignore syntax.
     #[serde(default)]
     pub exclude: Vec<String>,
+    /// True if file systems that are mounted in the folder, and btrfs subvolumes in it,
+    /// are left out. The default is true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub one_file_system: Option<bool>,
+    /// True if the contents of directories with a `CACHEDIR.TAG` are left out. The
+    /// default is false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exclude_caches: Option<bool>,
+}
+
+/// Directory in a folder whose contents are not backed up although no pattern excludes
+/// it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LeftOutDir {
+    /// Path in the folder.
+    pub path: String,
+    /// Kind: `mount` (another file system), `remote` (one that is never entered: a network
+    /// file system, FUSE, `/proc`), `subvolume` or `cache`.
+    pub kind: String,
+    /// The reason in words.
+    pub reason: String,
 }
 
 /// Choice of one folder or all folders.

@@ -159,6 +159,22 @@ fn folders_are_added_and_removed_without_an_instance() {
     assert_eq!(run(home.path(), ["folder", "remove", id]).code, Some(0));
     assert_eq!(list(), json!([]));
     assert!(docs.is_dir());
+    // A folder in another one is refused, unless the outer one leaves it out.
+    let outer = files.path().to_str().unwrap();
+    let tag = "Signature: 8a477f597d28d172789f06886806bc55";
+    std::fs::write(docs.join("CACHEDIR.TAG"), tag).unwrap();
+    let added = run(home.path(), ["folder", "add", outer, "--name", "Outer", "--json"]).json();
+    assert_eq!(added["one_file_system"], json!(true));
+    let ran = run(home.path(), arguments);
+    assert_eq!(ran.code, Some(1));
+    assert!(ran.err.contains(path) && ran.err.contains("two folders"), "{ran:?}");
+    let set = ["folder", "set", "Outer", "--exclude-caches", "--one-file-system=false"];
+    assert_eq!(run(home.path(), set).code, Some(0));
+    let both = |name: &str| list()[0][name].clone();
+    assert_eq!((both("exclude_caches"), both("one_file_system")), (json!(true), json!(false)));
+    assert_eq!(run(home.path(), arguments).code, Some(0));
+    assert_eq!(run(home.path(), ["folder", "remove", "Docs"]).code, Some(0));
+    assert_eq!(run(home.path(), ["folder", "remove", "Outer"]).code, Some(0));
     // One message, which does not claim that the folder is watched already.
     let ran = run(home.path(), arguments);
     let id = list()[0]["id"].as_str().unwrap().to_owned();

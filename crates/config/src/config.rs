@@ -218,6 +218,17 @@ pub struct FolderConfig {
     /// True if nothing is published until the folder is resumed.
     #[serde(default)]
     pub paused: bool,
+    /// True if other file systems that are mounted in the folder, and btrfs subvolumes in it,
+    /// are left out.
+    #[serde(default = "default_true")]
+    pub one_file_system: bool,
+    /// True if the contents of directories with a `CACHEDIR.TAG` are left out.
+    #[serde(default)]
+    pub exclude_caches: bool,
+}
+
+fn default_true() -> bool {
+    true
 }
 
 impl FolderConfig {
@@ -246,6 +257,18 @@ impl FolderConfig {
             false,
         ),
         item("paused", "Publish nothing until the folder is resumed.", Kind::Bool, false),
+        item(
+            "one_file_system",
+            "Leave out other local file systems that are mounted in the folder, and btrfs subvolumes.",
+            Kind::Bool,
+            false,
+        ),
+        item(
+            "exclude_caches",
+            "Leave out the contents of directories with a CACHEDIR.TAG.",
+            Kind::Bool,
+            false,
+        ),
     ];
 }
 

@@ -103,30 +103,15 @@ impl Conflicts<'_, '_, '_> {
                 ids.insert(&folder.id, &folder.path);
             }
         }
-        // In this order a folder comes after the folders that contain it.
-        let mut order: Vec<usize> = (0..folders.len()).collect();
-        order.sort_by(|a, b| folders[*a].path.cmp(&folders[*b].path).then(a.cmp(b)));
-        let mut outer: Vec<usize> = Vec::new();
-        for at in order {
-            let path = &folders[at].path;
-            while let Some(&last) = outer.last()
-                && folders[last].path != *path
-                && !folders[last].path.contains(path)
-            {
-                outer.pop();
-            }
-            if let Some(&last) = outer.last() {
-                let other = &folders[last];
-                let inner = path.as_path().to_owned();
-                let conflict = if other.path == *path {
-                    Conflict::SameFolder { path: inner, id: other.id.clone() }
-                } else {
-                    let outer = other.path.as_path().to_owned();
-                    Conflict::NestedFolders { inner, outer, outer_id: other.id.clone() }
-                };
+        let mut paths: HashMap<&FolderPath, &FolderId> = HashMap::new();
+        for (at, folder) in folders.iter().enumerate() {
+            if let Some(id) = paths.get(&folder.path) {
+                let path = folder.path.as_path().to_owned();
+                let conflict = Conflict::SameFolder { path, id: (*id).clone() };
                 self.report(&format!("sync.folders[{at}].path"), conflict);
+            } else {
+                paths.insert(&folder.path, &folder.id);
             }
-            outer.push(at);
         }
     }
 

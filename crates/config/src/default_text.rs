@@ -62,7 +62,8 @@ fn example(section: &str, spec: &KeySpec, of: &[KeySpec]) -> String {
             (_, "path") => "\"/home/me/Documents\"",
             ("folders", "name") => "\"Documents\"",
             (_, "exclude") => "[\"*.tmp\", \"node_modules/\"]",
-            (_, "paused") => "false",
+            (_, "paused" | "exclude_caches") => "false",
+            (_, "one_file_system") => "true",
             (_, "name") => "\"My Desktop\"",
             (_, "manifest_server_url") => "\"http://192.0.2.10:8085\"",
             (_, "peer_id") => "\"16Uiu2HAm…\"",
@@ -73,4 +74,4 @@ fn example(section: &str, spec: &KeySpec, of: &[KeySpec]) -> String {
     text
 }
 
-const _: () = assert!(FolderConfig::KEYS.len() == 5 && SourcePeer::KEYS.len() == 4);
+const _: () = assert!(FolderConfig::KEYS.len() == 7 && SourcePeer::KEYS.len() == 4);

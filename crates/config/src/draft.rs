@@ -16,7 +16,7 @@ use crate::config::{Config, FolderConfig, SourcePeer};
 use crate::error::{ConfigError, Fault, Place, Problem};
 use crate::keys::{FoundKey, find, suggest_path};
 use crate::parse::parse;
-use crate::schema::Kind;
+use crate::schema::{Kind, ON_BY_DEFAULT};
 use crate::splice::{Source, Step};
 use crate::tree::{fields, get, insert, position, pruned, read_value, remove, to_toml};
 use crate::values::{FolderPath, Name, Pattern};
@@ -33,6 +33,10 @@ pub struct FolderUpdate {
     pub exclude: Option<Vec<Pattern>>,
     /// True if nothing is published until the folder is resumed.
     pub paused: Option<bool>,
+    /// True if mounted file systems and subvolumes in the folder are left out.
+    pub one_file_system: Option<bool>,
+    /// True if the contents of directories with a `CACHEDIR.TAG` are left out.
+    pub exclude_caches: Option<bool>,
 }
 
 /// Changes of a source; `None` leaves a field unchanged.
@@ -162,8 +166,8 @@ impl Draft {
 
     /// Adds a folder.
     ///
-    /// A folder that already exists, or that is inside another one, is rejected
-    /// when the edit ends.
+    /// A folder that already exists is rejected when the edit ends. The caller checks that
+    /// no file would belong to two folders.
     ///
     /// # Errors
     ///
@@ -252,10 +256,11 @@ impl Draft {
         (section, key): TableList,
         mut table: Table,
     ) -> Result<(), ConfigError> {
-        let is_default = |value: &Value| {
-            value.as_bool() == Some(false) || value.as_array().is_some_and(Vec::is_empty)
+        let is_default = |name: &str, value: &Value| {
+            value.as_bool() == Some(name == ON_BY_DEFAULT)
+                || value.as_array().is_some_and(Vec::is_empty)
         };
-        table.retain(|_, value| !is_default(value));
+        table.retain(|name, value| !is_default(name, value));
         let fields: Vec<_> =
             table.iter().map(|(name, value)| (name.clone(), value.to_string())).collect();
         let tables = [Step::Key(section)];

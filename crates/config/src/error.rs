@@ -241,16 +241,6 @@ pub enum Conflict {
         /// Id of the other folder.
         id: FolderId,
     },
-    /// A folder contains another folder.
-    #[error("{} is inside the folder {}; a file cannot belong to two folders", inner.display(), outer.display())]
-    NestedFolders {
-        /// The inner folder.
-        inner: PathBuf,
-        /// The outer folder.
-        outer: PathBuf,
-        /// Id of the outer folder.
-        outer_id: FolderId,
-    },
     /// Two sources have the same name.
     #[error("another source is already named {0:?}; choose another name")]
     SameSourceName(String),

@@ -71,7 +71,7 @@ fn collect(
             item_type: item,
             required: spec.required,
             default: match default {
-                None if !spec.required => spec.kind.item_default(),
+                None if !spec.required => spec.kind.item_default(spec.name),
                 default => default.cloned(),
             },
             min: spec.kind.range().map(|(min, _)| min),

@@ -100,6 +100,10 @@ pub(crate) struct KeySpec {
     pub(crate) required: bool,
 }
 
+/// The key in a table of a list that is true by default. All other booleans there are
+/// false.
+pub(crate) const ON_BY_DEFAULT: &str = "one_file_system";
+
 impl Kind {
     /// Maximum number of values in a list of single values.
     pub(crate) const LIST_LEN_MAX: usize = 1_000;
@@ -207,11 +211,11 @@ impl Kind {
         }
     }
 
-    /// Returns the default of an optional key in a table of a list: false, or
-    /// the empty list.
-    pub(crate) fn item_default(self) -> Option<serde_json::Value> {
+    /// Returns the default of the optional key `name` in a table of a list: false
+    /// (except for `one_file_system`), or the empty list.
+    pub(crate) fn item_default(self, name: &str) -> Option<serde_json::Value> {
         match self {
-            Self::Bool => Some(false.into()),
+            Self::Bool => Some((name == ON_BY_DEFAULT).into()),
             Self::List { .. } => Some(serde_json::Value::Array(Vec::new())),
             _ => None,
         }

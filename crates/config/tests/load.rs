@@ -300,8 +300,6 @@ fn what_does_not_fit_together() {
         "[backup_server]\nkeep = { last = 0, hourly = 0, daily = 0, weekly = 0, monthly = 0 }",
         folder("a", "/a") + &folder("a", "/b"),
         folder("a", "/a") + &folder("b", "/a/."),
-        folder("a", "/home/me/a") + &folder("b", "/home/me-too") + &folder("c", "/home/me"),
-        folder("a", "/") + &folder("b", "/b"),
         source("x", 1, "") + &source("x", 2, "") + &source("y", 1, ""),
         source("x", 1, &format!("addresses = [\"/ip4/192.0.2.1/tcp/1/p2p/{}\"]", peer(2))),
     );

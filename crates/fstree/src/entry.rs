@@ -186,16 +186,11 @@ impl FoundEntry {
     }
 }
 
-/// Returns the number of an inode with several names. On the device of the root it
-/// is the inode number alone, because device numbers may change at every boot. On
-/// other devices the inode and device numbers are mixed; no two inodes of one
-/// device get the same number.
-pub(crate) fn hard_link_id(stamp: &Stamp, root_device: u64) -> u64 {
-    if stamp.device == root_device {
-        stamp.inode
-    } else {
-        mix(stamp.inode ^ mix(stamp.device ^ root_device))
-    }
+/// Returns the number of an inode with several names. On the file system of the root, whose
+/// number is 0, it is the inode number alone. On others, the numbers of the inode and of the
+/// file system are mixed; no two inodes of one file system get the same number.
+pub(crate) fn hard_link_id(inode: u64, file_system: u64) -> u64 {
+    if file_system == 0 { inode } else { mix(inode ^ mix(file_system)) }
 }
 
 /// Mixes the bits of a number with the finalizer of MurmurHash3, which is a

@@ -24,6 +24,8 @@ pub enum GroundKind {
     /// It shows the entries of other file systems, which get another birth time when they
     /// are copied up.
     Overlay,
+    /// NFS. Its client renames a deleted file that is still open.
+    Nfs,
     /// Any other file system.
     #[default]
     Other,

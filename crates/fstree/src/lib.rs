@@ -51,4 +51,7 @@ pub use ground::{Ground, GroundKind};
 pub use owners::Owners;
 pub use platform::{DestTree, DirHandle, Mount, SourceTree, mounts_below};
 pub use resolution::Resolution;
-pub use source::{OpenFile, TreeReader, Visit, WalkItem, WalkOptions, XATTRS_LEN_MAX, XattrsRead};
+pub use source::{
+    MountId, MountPoint, OpenFile, TreeReader, Visit, WalkItem, WalkOptions, XATTRS_LEN_MAX,
+    XattrsRead,
+};

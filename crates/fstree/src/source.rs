@@ -118,7 +118,17 @@ pub trait TreeReader: fmt::Debug + Send + Sync + Sized {
     /// # Errors
     ///
     /// Returns [`ReadError::Io`].
-    fn mount_on_the_way(&self, path: &RelPath) -> Result<Option<RelPath>, ReadError>;
+    fn mount_on_the_way(&self, path: &RelPath) -> Result<Option<RelPath>, ReadError> {
+        Ok(self.mount_points(path)?.into_iter().next().map(|mount| mount.path))
+    }
+
+    /// Returns all mount points and subvolumes on the path to `path`, including `path`, from
+    /// the root down. If the path does not exist, the existing part is examined.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`ReadError::Io`].
+    fn mount_points(&self, path: &RelPath) -> Result<Vec<MountPoint>, ReadError>;
 
     /// Opens a directory for the watcher. The handle does not permit reading.
     ///
@@ -226,19 +236,51 @@ pub enum Visit {
     Skip,
 }
 
+/// A directory below the root on which another file system is mounted, or which is a
+/// subvolume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MountPoint {
+    /// Path of the directory.
+    pub path: RelPath,
+    /// The mount, valid as long as it is mounted.
+    pub id: MountId,
+    /// True if the directory is a subvolume: it is in the mount of its parent directory.
+    pub is_subvolume: bool,
+    /// Identity of the directory in the mounted file system.
+    pub identity: Identity,
+    /// Birth time of that directory, as in [`TreeReader::born`].
+    pub born: Option<(i64, i64)>,
+    /// Id of the mounted file system, as in [`TreeReader::file_system_id`].
+    pub file_system_id: Option<u64>,
+    /// The mounted file system.
+    pub ground: Ground,
+}
+
+/// Identifies a mount, or a subvolume of one, until it is unmounted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MountId {
+    /// Device number.
+    pub(crate) device: u64,
+    /// Id of the mount, if the kernel reports it.
+    pub(crate) mount: Option<u64>,
+}
+
 /// Options of a walk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WalkOptions {
     /// True if mount points and subvolumes are not entered, and a walk does not
     /// start in one.
     pub one_file_system: bool,
+    /// The mount in which the walk starts; `None` for the mount of the root. With
+    /// `one_file_system`, a walk starts in no other.
+    pub within: Option<MountId>,
     /// Maximum number of directories kept open at the same time, at least 1.
     pub open_dirs_max: usize,
 }
 
 impl Default for WalkOptions {
     fn default() -> Self {
-        Self { one_file_system: false, open_dirs_max: 16 }
+        Self { one_file_system: false, within: None, open_dirs_max: 16 }
     }
 }
 

@@ -308,6 +308,20 @@ fn what_is_mounted_inside_is_told_and_can_be_left_out() {
             assert_eq!(within(at), None, "{at}");
         }
         assert_eq!(root.mount_on_the_way(&RelPath::root()).unwrap(), None);
+        // A walk starts in a mount that its caller names, as long as it is that mount.
+        let mounts = ["mounted/inner", "bound"].map(|at| root.mount_points(&path(at)).unwrap());
+        let [mounted, bound] = mounts.map(|mut mounts| mounts.pop().unwrap());
+        assert_eq!((mounted.path, mounted.is_subvolume), (path("mounted"), false));
+        assert_eq!(mounted.ground.file_system, "tmpfs");
+        let start = |at: &str, id| {
+            let options = WalkOptions { within: Some(id), ..options };
+            Ok(root.walk(&path(at), options, |_: &RelPath, _| Visit::Descend)?.count())
+        };
+        assert_eq!(start("mounted", mounted.id).ok(), Some(1));
+        assert_eq!(start("bound/inner", bound.id).ok(), Some(0));
+        for (at, id) in [("mounted", bound.id), ("bound", mounted.id), ("plain", bound.id)] {
+            assert!(matches!(start(at, id), Err(ReadError::Mounted(_))), "{at}");
+        }
     }
 }
 

@@ -27,6 +27,7 @@ mod local_blocks;
 mod log_level;
 mod maintenance;
 mod names;
+mod new_folder;
 mod options;
 pub mod pairing;
 mod problems;
@@ -71,6 +72,7 @@ pub use log_level::{LogLevel, filter};
 pub use maintenance::{PruneError, prune, prune_in, start_verify};
 pub use names::{UnknownName, check_name, folder_names, source_name, source_names, unknown_name};
 pub use net::PeerId;
+pub use new_folder::{NewFolderError, check_new_folder, preview_rules};
 pub use options::listen_addresses;
 pub use problems::Problems;
 pub use receipts::{

@@ -87,6 +87,8 @@ pub(crate) fn sync_settings(config: &Config) -> SyncSettings {
         name: folder.display_name(),
         exclude: folder.exclude.iter().map(|pattern| pattern.as_str().to_owned()).collect(),
         paused: folder.paused,
+        one_file_system: folder.one_file_system,
+        exclude_caches: folder.exclude_caches,
     });
     SyncSettings {
         folders: folders.collect(),

@@ -141,6 +141,8 @@ fn settings(root: &Path) -> SyncSettings {
         name: "Documents".to_owned(),
         exclude: Vec::new(),
         paused: false,
+        one_file_system: true,
+        exclude_caches: false,
     };
     SyncSettings { folders: vec![folder], ..SyncSettings::default() }
 }

@@ -52,6 +52,8 @@ fn start(dir: &Path, data: &Path, last: &Arc<Last>) -> Result<SyncService, Box<d
         name: "scan".to_owned(),
         exclude: Vec::new(),
         paused: false,
+        one_file_system: true,
+        exclude_caches: false,
     };
     let settings = SyncSettings {
         folders: vec![folder],

@@ -58,6 +58,11 @@ impl FolderFiles {
         self.roots.write().insert(number, path);
     }
 
+    /// Returns the paths of all folders.
+    pub(crate) fn roots(&self) -> Vec<PathBuf> {
+        self.roots.read().values().cloned().collect()
+    }
+
     /// Returns the numbers of all folders.
     pub(crate) fn numbers(&self) -> Vec<FolderNumber> {
         self.roots.read().keys().copied().collect()

@@ -23,6 +23,7 @@ mod folder_files;
 mod handle;
 mod hash;
 mod index;
+mod left_out;
 mod path_key;
 mod preview;
 mod publish;
@@ -41,7 +42,11 @@ mod work_monitor;
 
 pub use error::SyncError;
 pub use handle::{OpenBlock, SyncHandle, WeakSyncHandle};
-pub use preview::{ExcludedEntry, Preview, PreviewError, PreviewLimits, check_patterns, preview};
+pub use left_out::{LeftOut, LeftOutReason};
+pub use preview::{
+    ExcludedEntry, Preview, PreviewError, PreviewLimits, PreviewRules, check_patterns, is_left_out,
+    preview,
+};
 pub use service::SyncService;
 pub use settings::{
     Clock, Confirmations, FolderSettings, Publisher, SyncOptions, SyncSettings, SystemClock, Tuning,

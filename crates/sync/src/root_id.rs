@@ -13,7 +13,7 @@
 //! write into a directory gives it a new birth time; there, one of inode and birth time must
 //! be the same.
 
-use fstree::{Ground, GroundKind, SourceTree, TreeReader as _};
+use fstree::{Ground, GroundKind, MountPoint, SourceTree, TreeReader as _};
 use serde::{Deserialize, Serialize};
 
 /// The identity of a directory, valid across reboots.
@@ -62,9 +62,20 @@ impl RootId {
         Self {
             inode: identity.inode,
             device: identity.device,
-            born: born.and_then(|(secs, nanos)| Some((secs, u32::try_from(nanos).ok()?))),
+            born: birth(born),
             file_system: root.file_system_id(),
             ground: Some(root.ground().into()),
+        }
+    }
+
+    /// Returns the identity of the root of a file system that is mounted in a folder.
+    pub(crate) fn of_mount(mount: &MountPoint) -> Self {
+        Self {
+            inode: mount.identity.inode,
+            device: mount.identity.device,
+            born: birth(mount.born),
+            file_system: mount.file_system_id,
+            ground: Some(mount.ground.clone().into()),
         }
     }
 
@@ -88,6 +99,10 @@ impl RootId {
             _ => is_same_inode && is_same_disk,
         }
     }
+}
+
+fn birth(born: Option<(i64, i64)>) -> Option<(i64, u32)> {
+    born.and_then(|(secs, nanos)| Some((secs, u32::try_from(nanos).ok()?)))
 }
 
 #[cfg(test)]

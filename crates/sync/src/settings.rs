@@ -26,6 +26,10 @@ pub struct FolderSettings {
     pub exclude: Vec<String>,
     /// True if the folder is neither scanned nor published.
     pub paused: bool,
+    /// True if file systems that are mounted in the folder, and subvolumes in it, are left out.
+    pub one_file_system: bool,
+    /// True if the contents of directories with a `CACHEDIR.TAG` are left out.
+    pub exclude_caches: bool,
 }
 
 /// Settings that may change while the service runs.

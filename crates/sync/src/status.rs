@@ -7,6 +7,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use types::{Cid, FolderId, RelPath, SequenceNumber};
 
+use crate::left_out::LeftOut;
+
 /// Maximum number of errors in the status of a folder; [`crate::SyncHandle::errors`] returns
 /// all.
 pub const STATUS_ERRORS_MAX: usize = 100;
@@ -150,6 +152,9 @@ pub struct FolderStatus {
     pub error_count: u64,
     /// The first [`STATUS_ERRORS_MAX`] entries of the error list.
     pub errors: Vec<FileProblem>,
+    /// Directories whose contents are left out although no pattern excludes them: other file
+    /// systems and caches. A list for people; it has a maximum length.
+    pub left_out: Vec<LeftOut>,
     /// How changes are noticed.
     pub watch: WatchStatus,
     /// Why the user should check the folder and confirm it: many files were deleted or

@@ -5,39 +5,9 @@
 
 mod common;
 
-use std::path::Path;
-use std::process::Command;
-
+use common::mounts::{may_mount, mount, run};
 use common::{Setup, noise};
 use types::{Cid, Codec, RelPath};
-
-const AGAIN: &str = "ARCHIVIST_TEST_MAY_MOUNT";
-
-/// Runs the test again in a namespace in which it may mount; false in the outer run.
-fn may_mount(test: &str) -> bool {
-    if std::env::var_os(AGAIN).is_some() {
-        return true;
-    }
-    let flags = if rustix::process::geteuid().is_root() { "-m" } else { "-rm" };
-    let program = std::env::current_exe().unwrap();
-    let mut command = Command::new("unshare");
-    command.arg(flags).arg(program).args(["--exact", test, "--nocapture"]).env(AGAIN, "1");
-    let output = command.output().expect("`unshare` (util-linux) is needed to mount disks");
-    let (out, err) =
-        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{test}, run again:\n{out}{err}");
-    assert!(out.contains("1 passed"), "{test} was not run again:\n{out}{err}");
-    false
-}
-
-fn run(program: &str, arguments: &[&str], dir: &Path) {
-    let status = Command::new(program).args(arguments).arg(dir).status().unwrap();
-    assert!(status.success(), "{program} {arguments:?} {}", dir.display());
-}
-
-fn mount(dir: &Path) {
-    run("mount", &["-t", "tmpfs", "tmpfs"], dir);
-}
 
 /// Causes a hint for the directory `at` and waits for the next manifest; three times, since one
 /// scan may lead to another. Returns the names in the last manifest.

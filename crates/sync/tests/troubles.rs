@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use common::{Setup, folder, id, noise};
 use sync::{AlarmKind, FolderState, FolderStatus, SyncError};
-use types::{PublishedManifest, RelPath};
+use types::RelPath;
 
 fn path(text: &str) -> RelPath {
     RelPath::new(text).unwrap()
@@ -266,35 +266,6 @@ async fn an_unreadable_ignore_file_causes_one_full_scan() {
     setup.until("its end", |status| status.error_count == 1).await;
     chmod(setup.path(".archivistignore"), 0o644);
     setup.until("the rules", |status| status.error_count == 0 && status.files == 272).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn rules_change_while_the_service_runs() {
-    let setup = Setup::new();
-    setup.write("keep", "keep");
-    setup.write("node_modules/x/y", "y");
-    setup.write("a.tmp", "tmp");
-    setup.write("cache/CACHEDIR.TAG", "Signature: 8a477f597d28d172789f06886806bc55\n");
-    setup.write("cache/big", noise(1, 1000));
-    let first = setup.sync().await;
-    assert_eq!(
-        setup.names(&first),
-        ["a.tmp", "cache", "keep", "node_modules", "node_modules/x", "node_modules/x/y"]
-    );
-    setup.settings.send_modify(|settings| {
-        settings.folders[0].exclude = vec!["*.tmp".into(), "node_modules/".into()];
-    });
-    let is_after = |status: &FolderStatus, before: &PublishedManifest| {
-        status.sequence > before.sequence_number && status.pending_changes == 0
-    };
-    setup.until("less", |status| status.files == 1 && is_after(status, &first)).await;
-    let second = setup.sync().await;
-    assert_eq!(setup.names(&second), ["cache", "keep"]);
-    setup.write(".archivistignore", "keep\n");
-    let third = setup.sync().await;
-    assert_eq!(setup.names(&third), [".archivistignore", "cache"]);
-    setup.settings.send_modify(|settings| settings.folders[0].exclude.clear());
-    setup.until("more", |status| status.files == 3 && is_after(status, &third)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

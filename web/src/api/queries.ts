@@ -33,6 +33,7 @@ import type {
   Step,
   TrafficDay,
 } from "./model";
+import type { Limits } from "../lib/patterns";
 import { isLive } from "./live";
 
 const part = encodeURIComponent;
@@ -246,7 +247,7 @@ export const useAddFolder = () =>
   useChange((folder: AddFolder) => post<Folder>("/folders", folder), "config", "journal");
 export const useEditFolder = () =>
   useChange(
-    ({ id, ...update }: { id: string; name?: string; exclude?: string[] }) =>
+    ({ id, ...update }: { id: string; name?: string; exclude?: string[] } & Partial<Limits>) =>
       patch<Folder>(`/folders/${part(id)}`, update),
     "config",
   );

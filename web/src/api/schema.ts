@@ -208,7 +208,7 @@ export interface paths {
         delete: operations["delete_folders_id"];
         options?: never;
         head?: never;
-        /** Changes the name or the exclude patterns of a folder. */
+        /** Changes the settings of a folder. */
         patch: operations["patch_folders_id"];
         trace?: never;
     };
@@ -864,8 +864,18 @@ export interface components {
         AddFolder: {
             /** @description Patterns of files to exclude, in gitignore syntax. */
             exclude?: string[];
+            /**
+             * @description True if the contents of directories with a `CACHEDIR.TAG` are left out. The
+             *     default is false.
+             */
+            exclude_caches?: boolean | null;
             /** @description Name of the folder. The default is the last part of the path. */
             name?: string | null;
+            /**
+             * @description True if file systems that are mounted in the folder, and btrfs subvolumes in it,
+             *     are left out. The default is true.
+             */
+            one_file_system?: boolean | null;
             /** @description Absolute path of the folder. */
             path: string;
         };
@@ -1020,6 +1030,8 @@ export interface components {
             error_count: number;
             /** @description Files that could not be read. The list may be incomplete; see `error_count`. */
             errors: components["schemas"]["FileError"][];
+            /** @description True if the contents of directories with a `CACHEDIR.TAG` are left out. */
+            exclude_caches?: boolean;
             /**
              * @description Type of the file system of the folder, as the system names it. Empty before the
              *     first scan.
@@ -1044,10 +1056,20 @@ export interface components {
             is_polled?: boolean;
             /** @description End of the last scan. */
             last_scan?: string | null;
+            /**
+             * @description Directories whose contents are not backed up although no pattern excludes them: other
+             *     file systems and caches. At most 500 are listed.
+             */
+            left_out?: components["schemas"]["LeftOutDir"][];
             /** @description CID of the newest manifest. */
             manifest_cid?: string | null;
             /** @description Name of the folder. */
             name: string;
+            /**
+             * @description True if other file systems that are mounted in the folder, and btrfs subvolumes, are
+             *     left out.
+             */
+            one_file_system?: boolean;
             /** @description Path of the folder on this computer. */
             path: string;
             /**
@@ -1084,8 +1106,15 @@ export interface components {
         FolderChanges: {
             /** @description The exclude patterns, in the syntax of .gitignore. */
             exclude?: string[] | null;
+            /** @description True if the contents of directories with a `CACHEDIR.TAG` are left out. */
+            exclude_caches?: boolean | null;
             /** @description The name. */
             name?: string | null;
+            /**
+             * @description True if file systems that are mounted in the folder, and btrfs subvolumes in it,
+             *     are left out.
+             */
+            one_file_system?: boolean | null;
         };
         /** @description Choice of one folder or all folders. */
         FolderChoice: {
@@ -1260,6 +1289,21 @@ export interface components {
             is_dir: boolean;
             /** @description The path in the directory. */
             path: string;
+        };
+        /**
+         * @description Directory in a folder whose contents are not backed up although no pattern excludes
+         *     it.
+         */
+        LeftOutDir: {
+            /**
+             * @description Kind: `mount` (another file system), `remote` (one that is never entered: a network
+             *     file system, FUSE, `/proc`), `subvolume` or `cache`.
+             */
+            kind: string;
+            /** @description Path in the folder. */
+            path: string;
+            /** @description The reason in words. */
+            reason: string;
         };
         /**
          * @description One entry of a snapshot. Entries are listed in pages: if a page has as many
@@ -1437,6 +1481,13 @@ export interface components {
         PreviewRequest: {
             /** @description Exclude patterns in the syntax of .gitignore. */
             exclude?: string[];
+            /**
+             * @description True if the contents of directories with a `CACHEDIR.TAG` are left out. The
+             *     default is false.
+             */
+            exclude_caches?: boolean | null;
+            /** @description True if other file systems in the directory are left out. The default is true. */
+            one_file_system?: boolean | null;
             /** @description The absolute path of the directory. */
             path: string;
         };

@@ -150,3 +150,11 @@ export const permissions = (mode: number): string =>
       return (bits & 4 ? "r" : "-") + (bits & 2 ? "w" : "-") + (bits & 1 ? "x" : "-");
     })
     .join("");
+
+/** Returns a sentence about the directories of a folder that are left out. */
+export function leftOutText(folder: { left_out?: { path: string; reason: string }[] }): string {
+  const named = (folder.left_out ?? []).map(
+    (dir) => `${visibleName(dir.path)} (${visibleName(dir.reason)})`,
+  );
+  return named.length === 0 ? "" : ` Not backed up: ${named.join(", ")}.`;
+}

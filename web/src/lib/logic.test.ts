@@ -6,7 +6,8 @@ import type { Folder, KeyInfo, RestoreReport, Snapshot, Source, Status } from ".
 import { breadcrumbs, groupBySeries, newestAt, selectSnapshot } from "./choice";
 import { byDay } from "./history";
 import { fromText, inUnits, keysOf, label, parseSize, valueAt, wrong } from "./keys";
-import { folderEdit, patterns } from "./patterns";
+import { leftOutText } from "./format";
+import { folderEdit, limitsEdit, patterns } from "./patterns";
 import { RateMeter } from "./rate";
 import { inOrder } from "./restores";
 import { announced, folderSafety, truth } from "./truth";
@@ -350,6 +351,23 @@ it("edits of a folder what was edited", () => {
     exclude: ["*.tmp", "node_modules/", "*.o"],
   });
   expect(folderEdit("Documents", [], "Documents", "")).toEqual({});
+});
+
+it("an edit of a folder sends the limits that it changes", () => {
+  const before = { one_file_system: true, exclude_caches: false };
+  expect(limitsEdit(before, before)).toEqual({});
+  expect(limitsEdit(before, { ...before, one_file_system: false })).toEqual({
+    one_file_system: false,
+  });
+  expect(limitsEdit(before, { ...before, exclude_caches: true })).toEqual({ exclude_caches: true });
+});
+
+it("what a new folder leaves out is said", () => {
+  expect(leftOutText({})).toBe("");
+  const left_out = [{ path: "ram", reason: "another file system (tmpfs) is mounted there" }];
+  expect(leftOutText({ left_out })).toBe(
+    " Not backed up: ram (another file system (tmpfs) is mounted there).",
+  );
 });
 
 it("shows every restore that runs, then the newest", () => {

@@ -133,6 +133,14 @@ function Details({ folder }: { folder: Folder }) {
               ? "nothing"
               : exclude.map(visibleName).join(", "),
         ],
+        [
+          "Left out",
+          folder.left_out?.length
+            ? folder.left_out
+                .map((dir) => `${visibleName(dir.path)} (${visibleName(dir.reason)})`)
+                .join(", ")
+            : "nothing",
+        ],
         ["Last scan", <When key="scan" at={folder.last_scan} />],
         [
           "Directories watched",

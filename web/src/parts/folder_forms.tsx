@@ -1,22 +1,52 @@
 // The dialogs of a folder: add, edit, remove.
 
-import { Button, Group, List, Loader, Modal, Stack, Text, TextInput } from "@mantine/core";
+import {
+  Button,
+  Checkbox,
+  Group,
+  List,
+  Loader,
+  Modal,
+  Stack,
+  Text,
+  TextInput,
+} from "@mantine/core";
 import { notifications } from "@mantine/notifications";
 import { useState } from "react";
 
 import type { Folder } from "../api/model";
 import { useAddFolder, useConfig, useEditFolder, useRemoveFolder } from "../api/queries";
-import { lastName, visibleName } from "../lib/format";
-import { folderEdit, patterns } from "../lib/patterns";
+import { lastName, leftOutText, visibleName } from "../lib/format";
+import { folderEdit, type Limits, limitsEdit, patterns } from "../lib/patterns";
 import { ErrorBox } from "./basics";
 import { Confirm } from "./confirm";
 import { DirectoryPicker } from "./directory_picker";
 import { Excludes } from "./excludes";
 
+function LimitFields({ value, onChange }: { value: Limits; onChange: (value: Limits) => void }) {
+  return (
+    <>
+      <Checkbox
+        label="Leave out other file systems"
+        description="Disks mounted in the folder, and btrfs subvolumes. Network file systems are always left out."
+        checked={value.one_file_system}
+        onChange={(event) => onChange({ ...value, one_file_system: event.currentTarget.checked })}
+      />
+      <Checkbox
+        label="Leave out caches"
+        description="Directories that a program has marked with a CACHEDIR.TAG."
+        checked={value.exclude_caches}
+        onChange={(event) => onChange({ ...value, exclude_caches: event.currentTarget.checked })}
+      />
+    </>
+  );
+}
+
 export function AddFolderForm({ onClose }: { onClose: () => void }) {
   const [path, setPath] = useState("");
   const [name, setName] = useState("");
   const [exclude, setExclude] = useState("");
+  const [limits, setLimits] = useState<Limits>({ one_file_system: true, exclude_caches: false });
   const [hasMore, setHasMore] = useState(false);
   const add = useAddFolder();
   const clean = path.length > 1 ? path.replace(/\/+$/, "") : path;
@@ -25,12 +55,12 @@ export function AddFolderForm({ onClose }: { onClose: () => void }) {
       onSubmit={(event) => {
         event.preventDefault();
         add.mutate(
-          { path: clean, name: name.trim() || null, exclude: patterns(exclude) },
+          { path: clean, name: name.trim() || null, exclude: patterns(exclude), ...limits },
           {
             onSuccess: (folder) => {
               notifications.show({
-                message: `${visibleName(folder.name)} is now watched and backed up.`,
-                color: "green.8",
+                message: `${visibleName(folder.name)} is now watched and backed up.${leftOutText(folder)}`,
+                color: folder.left_out?.length ? "yellow.8" : "green.8",
               });
               onClose();
             },
@@ -54,6 +84,7 @@ export function AddFolderForm({ onClose }: { onClose: () => void }) {
               onChange={(event) => setName(event.currentTarget.value)}
             />
             <Excludes path={clean} value={exclude} onChange={setExclude} />
+            <LimitFields value={limits} onChange={setLimits} />
           </>
         ) : (
           <Button
@@ -113,13 +144,22 @@ function EditForm({
 }) {
   const [name, setName] = useState(folder.name);
   const [exclude, setExclude] = useState(before.join("\n"));
+  const limitsBefore: Limits = {
+    one_file_system: folder.one_file_system ?? true,
+    exclude_caches: folder.exclude_caches ?? false,
+  };
+  const [limits, setLimits] = useState(limitsBefore);
   const edit = useEditFolder();
   return (
     <form
       onSubmit={(event) => {
         event.preventDefault();
         edit.mutate(
-          { id: folder.id, ...folderEdit(folder.name, before, name, exclude) },
+          {
+            id: folder.id,
+            ...folderEdit(folder.name, before, name, exclude),
+            ...limitsEdit(limitsBefore, limits),
+          },
           {
             onSuccess: () => {
               notifications.show({
@@ -140,6 +180,7 @@ function EditForm({
           required
         />
         <Excludes path={folder.path} value={exclude} onChange={setExclude} />
+        <LimitFields value={limits} onChange={setLimits} />
         <Text size="sm" c="dimmed">
           Files that you exclude now stay in the existing snapshots.
         </Text>

@@ -3,7 +3,7 @@
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
-use api::{AddFolder, Client};
+use api::{AddFolder, Client, LeftOutDir};
 use config::{FolderConfig, FolderId, FolderPath, FolderUpdate};
 use node::RemovedFolders;
 use serde::Serialize;
@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::context::{Context, block_on};
 use crate::output::{Align, Out, Table, print_json, print_line, safe};
 
-use super::status::show_folders;
+use super::status::{show_folders, show_left_out};
 
 /// Manage the folders that are backed up.
 #[derive(Debug, clap::Subcommand)]
@@ -19,6 +19,7 @@ use super::status::show_folders;
 pub(crate) enum Folder {
     Add(Add),
     List(List),
+    Set(Set),
     Remove(Remove),
     Pause(Pause),
     Resume(Resume),
@@ -41,9 +42,46 @@ pub(crate) struct Add {
     /// Pattern of files to exclude, in .gitignore syntax. Can be repeated.
     #[arg(long, value_name = "PATTERN")]
     exclude: Vec<String>,
+    #[command(flatten)]
+    limits: Limits,
     /// Print JSON.
     #[arg(long)]
     json: bool,
+}
+
+/// Settings of a folder that leave entries out.
+#[derive(Clone, Copy, Debug, clap::Args)]
+struct Limits {
+    /// Leave out other local file systems that are mounted in the folder, and btrfs
+    /// subvolumes [default: true]. Network file systems and FUSE are always left out.
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    one_file_system: Option<bool>,
+    /// Leave out the contents of directories with a CACHEDIR.TAG [default: false].
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    exclude_caches: Option<bool>,
+}
+
+/// Change which entries of a folder are left out.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  archivist folder set Documents --one-file-system=false")]
+pub(crate) struct Set {
+    /// Id or name of the folder.
+    #[arg(value_name = "ID")]
+    folder: String,
+    #[command(flatten)]
+    limits: Limits,
 }
 
 /// List the folders and their state.
@@ -102,6 +140,8 @@ struct Configured {
     path: String,
     state: &'static str,
     exclude: Vec<String>,
+    one_file_system: bool,
+    exclude_caches: bool,
 }
 
 impl Configured {
@@ -112,6 +152,8 @@ impl Configured {
             path: folder.path.to_string(),
             state: if folder.paused { "paused" } else { "stopped" },
             exclude: folder.exclude.iter().map(ToString::to_string).collect(),
+            one_file_system: folder.one_file_system,
+            exclude_caches: folder.exclude_caches,
         }
     }
 }
@@ -121,6 +163,7 @@ impl Folder {
         match self {
             Self::Add(command) => command.run(context),
             Self::List(command) => command.run(context),
+            Self::Set(command) => command.run(context),
             Self::Remove(command) => command.run(context),
             Self::Pause(command) => set_paused(context, &command.folder, true),
             Self::Resume(command) => set_paused(context, &command.folder, false),
@@ -135,7 +178,9 @@ impl Add {
         let (id, label, state, json) = match context.instance()? {
             Some(client) => {
                 let text = path.to_str().map(str::to_owned).unwrap_or_default();
-                let body = AddFolder { path: text, name: self.name, exclude: self.exclude };
+                let Limits { one_file_system, exclude_caches } = self.limits;
+                let (name, exclude) = (self.name, self.exclude);
+                let body = AddFolder { path: text, name, exclude, one_file_system, exclude_caches };
                 let added: serde_json::Value =
                     block_on(async { Ok(client.post("/folders", &body).await?) })?;
                 let field = |name: &str| added[name].as_str().unwrap_or_default().to_owned();
@@ -154,7 +199,10 @@ impl Add {
                         })
                         .collect::<Result<_>>()?,
                     paused: false,
+                    one_file_system: self.limits.one_file_system.unwrap_or(true),
+                    exclude_caches: self.limits.exclude_caches.unwrap_or(false),
                 };
+                node::check_new_folder(&context.config()?, &folder)?;
                 context.config_file().edit(|draft| draft.add_folder(&folder))?;
                 let added = Configured::new(&folder);
                 let state = "is added; start `archivist daemon` to back it up";
@@ -164,7 +212,40 @@ impl Add {
         if self.json {
             return print_json(&json);
         }
-        print_line(format_args!("{} {state} (folder id {})", safe(&label), safe(&id)))
+        print_line(format_args!("{} {state} (folder id {})", safe(&label), safe(&id)))?;
+        let left_out: Vec<LeftOutDir> =
+            serde_json::from_value(json["left_out"].clone()).unwrap_or_default();
+        let mut out = Out::new();
+        show_left_out(&left_out, &mut out, "  ")?;
+        out.finish()
+    }
+}
+
+impl Set {
+    fn run(self, context: &Context) -> Result<()> {
+        let Limits { one_file_system, exclude_caches } = self.limits;
+        if one_file_system.is_none() && exclude_caches.is_none() {
+            bail!("nothing to change; give --one-file-system=BOOL or --exclude-caches=BOOL");
+        }
+        let label = match context.instance()? {
+            Some(client) => block_on(async {
+                let (id, name) = resolve(&client, &self.folder).await?;
+                let body = serde_json::json!({
+                    "one_file_system": one_file_system,
+                    "exclude_caches": exclude_caches,
+                });
+                let _: serde_json::Value = client.patch(&format!("/folders/{id}"), &body).await?;
+                Ok(name)
+            })?,
+            None => {
+                let folder = configured(context, &self.folder)?;
+                let update =
+                    FolderUpdate { one_file_system, exclude_caches, ..FolderUpdate::default() };
+                context.config_file().edit(|draft| draft.update_folder(&folder.id, &update))?;
+                folder.display_name()
+            }
+        };
+        print_line(format_args!("{} is changed", safe(&label)))
     }
 }
 

@@ -1,7 +1,7 @@
 //! `archivist status`
 
 use anyhow::Result;
-use api::{Notice, NoticeLevel};
+use api::{LeftOutDir, Notice, NoticeLevel};
 
 use crate::context::{Context, block_on};
 use crate::output::{Align, Out, Table, count, local_time, print_json, safe, size};
@@ -129,10 +129,25 @@ fn show_integrity(integrity: &api::Integrity, out: &mut Out) -> Result<()> {
 
 /// Maximum number of errors shown per folder. `--json` prints more.
 const ERRORS_SHOWN: usize = 10;
+/// Maximum number of left-out directories shown per folder. `--json` prints more.
+const LEFT_OUT_SHOWN: usize = 10;
 
 /// Reports whether one of the notices contains the text.
 fn is_noticed(notices: &[Notice], text: &str) -> bool {
     notices.iter().any(|notice| notice.message.contains(text))
+}
+
+/// Prints the directories that are not backed up.
+pub(super) fn show_left_out(dirs: &[LeftOutDir], out: &mut Out, start: &str) -> Result<()> {
+    for dir in dirs.iter().take(LEFT_OUT_SHOWN) {
+        let path = safe(&dir.path).replace('\n', "\\n");
+        out.line(format_args!("{start}{path}: not backed up: {}", safe(&dir.reason)))?;
+    }
+    if dirs.len() > LEFT_OUT_SHOWN {
+        let more = count((dirs.len() - LEFT_OUT_SHOWN) as u64, "directory", "directories");
+        out.line(format_args!("{start}and {more} more"))?;
+    }
+    Ok(())
 }
 
 /// Prints the folders as a table, followed by their problems that are not in `notices`.
@@ -192,6 +207,7 @@ pub(super) fn show_folders(
                 safe(&folder.file_system)
             ))?;
         }
+        show_left_out(&folder.left_out, out, &format!("{indent}{name}: "))?;
         for error in folder.errors.iter().take(ERRORS_SHOWN) {
             let (path, error) = (safe(&error.path).replace('\n', "\\n"), safe(&error.error));
             out.line(format_args!("{indent}{name}: {path}: {error}"))?;

@@ -25,7 +25,9 @@ fn folder(id: &str, name: &str) -> Value {
         "pending_changes": 2, "backed_up_sequence": 41, "backed_up_at": TIME,
         "last_scan": TIME, "watched_dirs": 1, "dirs_to_watch": 1, "held": null,
         "errors": [{ "path": "a\u{1b}[31mb", "error": "Permission denied", "since": TIME }],
-        "error_count": 3
+        "error_count": 3,
+        "left_out": [{ "path": "ram", "kind": "mount",
+            "reason": "another file system (tmpfs) is mounted there" }]
     })
 }
 
@@ -153,6 +155,7 @@ fn folders_go_through_the_instance() {
         ("POST /folders/pics/pause", folder("pics", "Pictures")),
         ("POST /folders/pics/resume", folder("pics", "Pictures")),
         ("POST /folders/docs/confirm", folder("docs", "Documents")),
+        ("PATCH /folders/docs", folder("docs", "Documents")),
     ]);
     let files = tempfile::tempdir().unwrap();
     let path = files.path().to_str().unwrap();
@@ -161,6 +164,13 @@ fn folders_go_through_the_instance() {
     assert!(ran.out.contains("new"), "{ran:?}");
     let sent = fake.request("POST /folders").body;
     assert_eq!(sent, json!({ "path": path, "name": "New", "exclude": ["*.o"] }));
+    assert!(ran.out.contains("ram: not backed up: another file system (tmpfs)"), "{ran:?}");
+    let ran =
+        run(home.path(), ["folder", "set", "docs", "--one-file-system=false", "--exclude-caches"]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let sent = fake.request("PATCH /folders/docs").body;
+    assert_eq!(sent, json!({ "one_file_system": false, "exclude_caches": true }));
+    assert_eq!(run(home.path(), ["folder", "set", "docs"]).code, Some(1));
     let list = run(home.path(), ["folder", "list", "--json"]).json();
     assert_eq!(list[1], folder("pics", "Pictures"));
     for arguments in [

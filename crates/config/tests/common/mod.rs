@@ -20,6 +20,8 @@ pub(crate) fn folder(id: &str, path: &str) -> FolderConfig {
         name: None,
         exclude: Vec::new(),
         paused: false,
+        one_file_system: true,
+        exclude_caches: false,
     }
 }
 

@@ -253,7 +253,7 @@ fn what_is_refused_leaves_the_file_as_it_was() {
     refuse("add node.mdns", file.edit(|draft| draft.add_item("node.mdns", "true")));
     refuse("remove node.bind", file.edit(|draft| draft.remove_item("node.bind", "::1")));
     refuse("add folder a", file.edit(|draft| draft.add_folder(&folder("a", "/b"))));
-    refuse("add folder b", file.edit(|draft| draft.add_folder(&folder("b", "/home/me/x"))));
+    refuse("add folder b", file.edit(|draft| draft.add_folder(&folder("b", "/home/me/."))));
     refuse("remove folder c", file.edit(|draft| draft.remove_folder(&"c".parse().unwrap())));
     refuse(
         "update folder c",
@@ -378,16 +378,24 @@ port = 1
     assert_eq!(added, text.replace("# The server.", &format!("{block}# The server.")));
     assert_eq!(after(&added, |draft| draft.remove_folder(&"b".parse().unwrap())), text);
 
+    // Only what differs from the defaults is written.
+    let wide = config::FolderConfig { one_file_system: false, ..folder("b", "/b") };
+    let added = after("", |draft| draft.add_folder(&wide));
+    assert!(added.ends_with("path = \"/b\"\none_file_system = false\n"), "{added}");
+    assert_eq!(parse(&added).unwrap().sync.folders, [wide]);
+
     let update = FolderUpdate {
         name: Some("Pictures".parse().unwrap()),
         exclude: Some(vec!["*.tmp".parse().unwrap()]),
         paused: Some(true),
         path: Some("/pictures".parse().unwrap()),
+        one_file_system: Some(false),
+        exclude_caches: Some(true),
     };
     let updated = after(text, |draft| draft.update_folder(&"a".parse().unwrap(), &update));
     let wanted = text
         .replace("path = \"/a\"\n", "path = \"/pictures\"\nname = \"Pictures\"\n")
-        .replace("# exclude = []\n", "# exclude = []\nexclude = [\"*.tmp\"]\npaused = true\n");
+        .replace("# exclude = []\n", "# exclude = []\nexclude = [\"*.tmp\"]\npaused = true\none_file_system = false\nexclude_caches = true\n");
     assert_eq!(updated, wanted);
 
     // The comment above stays, because it may concern other lines.

@@ -32,6 +32,7 @@ const LOCAL: [u32; 19] = [
     0x9660,      // ISO 9660
 ];
 const OVERLAY_MAGIC: u32 = 0x794c_7630;
+const NFS_MAGIC: u32 = 0x6969;
 
 /// Returns the ground of an open directory.
 pub(crate) fn ground(dir: BorrowedFd<'_>, stat: &Stat) -> Ground {
@@ -45,6 +46,7 @@ pub(crate) fn ground(dir: BorrowedFd<'_>, stat: &Stat) -> Ground {
         kind: match magic {
             Some(FUSE_MAGIC) => GroundKind::Fuse,
             Some(OVERLAY_MAGIC) => GroundKind::Overlay,
+            Some(NFS_MAGIC) => GroundKind::Nfs,
             _ => GroundKind::Other,
         },
     }

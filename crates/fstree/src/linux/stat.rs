@@ -8,6 +8,7 @@ use rustix::io::Errno;
 use rustix::path::Arg;
 
 use crate::entry::{FileKind, Identity, Stamp};
+use crate::source::MountId;
 
 /// Magic number of FUSE file systems (`FUSE_SUPER_MAGIC` of Linux).
 pub(crate) const FUSE_MAGIC: u32 = 0x6573_5546;
@@ -59,8 +60,19 @@ impl Stat {
     /// Reports whether `inner`, an entry of this directory, is in another mount. A
     /// subvolume is treated as a mount, because it has its own device number.
     pub(crate) fn is_mount_boundary(&self, inner: &Self) -> bool {
-        self.stamp.device != inner.stamp.device
-            || matches!((self.mount, inner.mount), (Some(outer), Some(inner)) if outer != inner)
+        self.mount_id().differs(inner.mount_id())
+    }
+
+    pub(crate) fn mount_id(&self) -> MountId {
+        MountId { device: self.stamp.device, mount: self.mount }
+    }
+}
+
+impl MountId {
+    /// Reports whether these are two mounts, or two subvolumes of one.
+    pub(crate) fn differs(self, other: Self) -> bool {
+        self.device != other.device
+            || matches!((self.mount, other.mount), (Some(a), Some(b)) if a != b)
     }
 }
 

@@ -153,6 +153,13 @@ pub(crate) struct PreviewRequest {
     /// Exclude patterns in the syntax of .gitignore.
     #[serde(default)]
     exclude: Vec<String>,
+    /// True if other file systems in the directory are left out. The default is true.
+    #[serde(default)]
+    one_file_system: Option<bool>,
+    /// True if the contents of directories with a `CACHEDIR.TAG` are left out. The
+    /// default is false.
+    #[serde(default)]
+    exclude_caches: Option<bool>,
 }
 
 /// An excluded file, or an excluded directory with everything in it.
@@ -211,8 +218,13 @@ pub(crate) async fn preview(
             let parsed: Result<config::Pattern, _> = pattern.parse();
             parsed.map_err(|error| bad(format!("{pattern}: {error}")))?;
         }
-        let found = sync::preview(&path, &request.exclude, PREVIEW)
-            .map_err(|error| bad(with_causes(&error)))?;
+        let rules = sync::PreviewRules {
+            exclude: request.exclude,
+            one_file_system: request.one_file_system.unwrap_or(true),
+            exclude_caches: request.exclude_caches.unwrap_or(false),
+        };
+        let found =
+            sync::preview(&path, &rules, PREVIEW).map_err(|error| bad(with_causes(&error)))?;
         let excluded = found.excluded.into_iter().map(|excluded| LeftOut {
             path: to_text(excluded.path.as_bytes()).0,
             is_dir: excluded.is_dir,

@@ -3,13 +3,15 @@
 use std::path::Path as FsPath;
 use std::time::Duration;
 
-use api::{AddFolder, FileError, Folder};
+use api::{AddFolder, FileError, Folder, LeftOutDir};
 use axum::extract::State;
 use axum::http::StatusCode;
 use config::{FolderConfig, FolderUpdate};
-use node::{Services, unknown_name};
+use node::{Services, check_new_folder, preview_rules, unknown_name};
 use serde::Deserialize;
-use sync::{FolderState, FolderStatus, SyncError, WatchMode};
+use sync::{
+    FolderState, FolderStatus, LeftOut, LeftOutReason, PreviewLimits, SyncError, WatchMode,
+};
 use types::FolderId;
 use utoipa::ToSchema;
 
@@ -19,6 +21,10 @@ use types::with_causes;
 
 /// Time within which the source side must watch a new folder.
 const WATCH_TIMEOUT: Duration = Duration::from_secs(10);
+/// Limits of the search for other file systems and caches in a new folder. The first scan
+/// finds all.
+const FIRST_LOOK: PreviewLimits =
+    PreviewLimits { time: Duration::from_secs(2), entries: 200_000, named: 100 };
 
 impl From<SyncError> for Problem {
     fn from(error: SyncError) -> Self {
@@ -50,7 +56,7 @@ pub(crate) fn all(services: &Services) -> Vec<Folder> {
 }
 
 fn one(services: &Services, folder: &FolderConfig) -> Folder {
-    match services.sync.folder(&folder.id) {
+    let mut shown = match services.sync.folder(&folder.id) {
         Some(status) => to_api(&status),
         // The source side does not watch the new folder yet.
         None => Folder {
@@ -77,7 +83,32 @@ fn one(services: &Services, folder: &FolderConfig) -> Folder {
             held: None,
             errors: Vec::new(),
             error_count: 0,
+            one_file_system: true,
+            exclude_caches: false,
+            left_out: Vec::new(),
         },
+    };
+    (shown.one_file_system, shown.exclude_caches) = (folder.one_file_system, folder.exclude_caches);
+    // A file system that is a folder of its own is backed up.
+    let config = services.settings.get();
+    shown.left_out.retain(|dir| {
+        let path = folder.path.as_path().join(&dir.path);
+        !config.sync.folders.iter().any(|other| other.path.as_path() == path)
+    });
+    shown
+}
+
+fn left_out(dir: &LeftOut) -> LeftOutDir {
+    let kind = match dir.reason {
+        LeftOutReason::Mount(_) => "mount",
+        LeftOutReason::Remote(_) => "remote",
+        LeftOutReason::Subvolume => "subvolume",
+        LeftOutReason::Cache => "cache",
+    };
+    LeftOutDir {
+        path: String::from_utf8_lossy(dir.path.as_bytes()).into_owned(),
+        kind: kind.to_owned(),
+        reason: dir.reason.to_string(),
     }
 }
 
@@ -130,6 +161,9 @@ pub(crate) fn to_api(status: &FolderStatus) -> Folder {
         held: status.awaiting_confirmation.clone(),
         errors: status.errors.iter().map(problem).collect(),
         error_count: status.error_count,
+        one_file_system: true,
+        exclude_caches: false,
+        left_out: status.left_out.iter().map(left_out).collect(),
     }
 }
 
@@ -228,10 +262,18 @@ async fn note(services: Services, request: AddFolder) -> ApiResult<Folder> {
             name,
             exclude,
             paused: false,
+            one_file_system: request.one_file_system.unwrap_or(true),
+            exclude_caches: request.exclude_caches.unwrap_or(false),
         };
+        check_new_folder(&services.settings.get(), &folder)
+            .map_err(|error| bad(error.to_string()))?;
         let edited = services.settings.edit(|draft| draft.add_folder(&folder));
         edited.map_err(|error| changed(&error))?;
-        Ok(Json(one(&services, &folder)))
+        let mut answer = one(&services, &folder);
+        if let Ok(found) = sync::preview(path, &preview_rules(&folder), FIRST_LOOK) {
+            answer.left_out = found.left_out.iter().map(left_out).collect();
+        }
+        Ok(Json(answer))
     })
     .await
 }
@@ -279,9 +321,16 @@ pub(crate) struct FolderChanges {
     /// The exclude patterns, in the syntax of .gitignore.
     #[serde(default)]
     exclude: Option<Vec<String>>,
+    /// True if file systems that are mounted in the folder, and btrfs subvolumes in it,
+    /// are left out.
+    #[serde(default)]
+    one_file_system: Option<bool>,
+    /// True if the contents of directories with a `CACHEDIR.TAG` are left out.
+    #[serde(default)]
+    exclude_caches: Option<bool>,
 }
 
-/// Changes the name or the exclude patterns of a folder.
+/// Changes the settings of a folder.
 #[utoipa::path(
     patch,
     path = "/folders/{id}",
@@ -313,7 +362,14 @@ pub(crate) async fn update(
         let exclude =
             changes.exclude.map(|all| all.iter().map(parse).collect::<Result<Vec<_>, _>>());
         let exclude = exclude.transpose()?;
-        let update = FolderUpdate { name, exclude, ..FolderUpdate::default() };
+        let (one_file_system, exclude_caches) = (changes.one_file_system, changes.exclude_caches);
+        let update = FolderUpdate {
+            name,
+            exclude,
+            one_file_system,
+            exclude_caches,
+            ..FolderUpdate::default()
+        };
         let edited = services.settings.edit(|draft| draft.update_folder(&folder.id, &update));
         edited.map_err(|error| changed(&error))?;
         let folder = find(&services, folder.id.as_str())?;
@@ -448,6 +504,7 @@ mod tests {
             pending_changes: 0,
             error_count: 0,
             errors: Vec::new(),
+            left_out: Vec::new(),
             watch: WatchStatus {
                 watched: 1,
                 needed: 1,

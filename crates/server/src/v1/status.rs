@@ -127,7 +127,7 @@ fn notices(services: &Services) -> Vec<Notice> {
     notices.extend(roots_incomplete(services));
     notices.extend(damaged(services));
     for folder in folders::all(services) {
-        notices.extend(of_folder(folder));
+        notices.extend(of_folder(&folder));
     }
     notices.extend(unconfirmed(services));
     notices.extend(sources::all(services).iter().filter_map(of_source));
@@ -157,10 +157,10 @@ fn notices(services: &Services) -> Vec<Notice> {
 }
 
 /// Returns the notices about a folder.
-fn of_folder(folder: api::Folder) -> Vec<Notice> {
+fn of_folder(folder: &api::Folder) -> Vec<Notice> {
     let mut notices = Vec::new();
     if matches!(folder.state.as_str(), "alarm" | "error") {
-        let detail = folder.detail.unwrap_or_default();
+        let detail = folder.detail.as_deref().unwrap_or_default();
         notices.push(Notice {
             level: NoticeLevel::Error,
             message: format!("{}: {detail}", folder.name),
@@ -168,7 +168,7 @@ fn of_folder(folder: api::Folder) -> Vec<Notice> {
                 .then(|| format!("if this is intended: `archivist folder confirm {}`", folder.id)),
         });
     }
-    if let Some(held) = folder.held {
+    if let Some(held) = &folder.held {
         notices.push(Notice {
             level: NoticeLevel::Warning,
             message: format!("{}: {held}", folder.name),
@@ -189,6 +189,7 @@ fn of_folder(folder: api::Folder) -> Vec<Notice> {
             action: Some("list them with `archivist status`".into()),
         });
     }
+    notices.extend(left_out(folder));
     if folder.watched_dirs < folder.dirs_to_watch {
         notices.push(Notice {
             level: NoticeLevel::Info,
@@ -203,6 +204,34 @@ fn of_folder(folder: api::Folder) -> Vec<Notice> {
         });
     }
     notices
+}
+
+/// Maximum number of left-out file systems that a notice names.
+const LEFT_OUT_NAMED: usize = 5;
+
+/// Returns the notice about file systems in a folder that are not backed up. (Caches are left
+/// out because the user wants it.)
+fn left_out(folder: &api::Folder) -> Option<Notice> {
+    let others: Vec<_> = folder.left_out.iter().filter(|dir| dir.kind != "cache").collect();
+    if others.is_empty() {
+        return None;
+    }
+    let named = others.iter().take(LEFT_OUT_NAMED);
+    let mut named: Vec<_> = named.map(|dir| format!("{} ({})", dir.path, dir.reason)).collect();
+    if others.len() > named.len() {
+        named.push(format!("{} more", others.len() - named.len()));
+    }
+    let can_enter = others.iter().any(|dir| dir.kind != "remote");
+    let enter = if can_enter {
+        format!(", or run `archivist folder set {} --one-file-system=false`", folder.id)
+    } else {
+        String::new()
+    };
+    Some(Notice {
+        level: NoticeLevel::Info,
+        message: format!("{}: not backed up: {}", folder.name, named.join(", ")),
+        action: Some(format!("add it as a folder of its own{enter}, or exclude it")),
+    })
 }
 
 /// Returns the notices about snapshots that the backup server has not confirmed in time.

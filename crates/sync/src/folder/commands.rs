@@ -8,6 +8,7 @@ use super::mailbox::{ConfirmReply, ScanReply};
 use super::{Task, display_path};
 use crate::error::SyncError;
 use crate::publish::ManifestKind;
+use crate::scan::is_mount_error;
 
 /// Time for which a requested scan repeats the scan of files that change meanwhile.
 const RETRY_TIME: Duration = Duration::from_secs(2);
@@ -155,12 +156,20 @@ impl Task {
         }
     }
 
+    /// Reports whether another file system is at a mount point than the one that was backed
+    /// up, or none.
+    fn has_mount_errors(&self) -> Result<bool, SyncError> {
+        let errors = self.context.index.errors(self.record.number, usize::MAX)?;
+        Ok(errors.iter().any(|(_, error)| is_mount_error(&error.what)))
+    }
+
     fn confirm(&mut self) -> Result<(), SyncError> {
-        if self.record.alarm.is_some() {
+        let is_alarm = self.record.alarm.is_some();
+        if is_alarm || self.has_mount_errors()? {
             self.schedule.unblock();
-            self.is_root_confirmed = true;
+            (self.is_root_confirmed, self.are_mounts_confirmed) = (is_alarm, true);
             let scanned = self.scan_all();
-            self.is_root_confirmed = false;
+            (self.is_root_confirmed, self.are_mounts_confirmed) = (false, false);
             scanned?;
         }
         self.context.index.update(&self.mailbox.id, |record| {

@@ -45,6 +45,12 @@ const LOCAL: [&str; 24] = [
     "zfs",
 ];
 
+/// Reports whether a call to a file system of this type may wait for another computer or for a
+/// program.
+pub(crate) fn may_hang(file_system: &str) -> bool {
+    !LOCAL.contains(&file_system)
+}
+
 /// Asks the file system at a path; returns when it has answered.
 type Ask = Arc<dyn Fn(&Path) + Send + Sync>;
 
@@ -85,7 +91,7 @@ impl HungMounts {
         limit: Duration,
     ) -> Vec<RelPath> {
         let mounts: Vec<_> =
-            mounts.into_iter().filter(|mount| !LOCAL.contains(&&*mount.file_system)).collect();
+            mounts.into_iter().filter(|mount| may_hang(&mount.file_system)).collect();
         self.open.retain(|id, has_answered| {
             mounts.iter().any(|mount| mount.id == *id) && !has_answered.load(Ordering::Acquire)
         });

@@ -9,6 +9,7 @@ mod commands;
 mod hung_mounts;
 mod long_files;
 mod mailbox;
+mod own_dirs;
 mod publishing;
 mod retries;
 mod settling;
@@ -29,6 +30,7 @@ use parking_lot::Mutex;
 use store::Pin;
 use types::{RelPath, with_causes};
 
+pub(crate) use hung_mounts::may_hang;
 pub(crate) use mailbox::{Config, Mailbox};
 
 use crate::context::Context;
@@ -106,6 +108,8 @@ pub(crate) struct Task {
     is_on_request: bool,
     /// True during a scan after the user has confirmed the current root, even an empty one.
     is_root_confirmed: bool,
+    /// True during a scan after the user has confirmed the current mounts in the folder.
+    are_mounts_confirmed: bool,
     /// The last error of the work, and when it first occurred.
     last_error: Option<(String, Timestamp)>,
     /// The rows contain everything that was saved before this time. `None` until the first
@@ -148,6 +152,7 @@ impl Task {
             owners: Owners::system(),
             is_on_request: false,
             is_root_confirmed: false,
+            are_mounts_confirmed: false,
             last_error: None,
             scanned_until: None,
             covers_until: None,
@@ -236,9 +241,7 @@ impl Task {
         if new.paused {
             self.context.watcher.unwatch_folder(self.record.number);
         }
-        if (&old.path, &old.exclude, old.paused) != (&new.path, &new.exclude, new.paused)
-            || old.name != new.name
-        {
+        if old != *new {
             self.context.files.set_root(self.record.number, new.path.clone());
             self.schedule.unblock();
             self.schedule.request_full_scan();
@@ -383,15 +386,16 @@ impl Task {
             return Err(self.root_replaced());
         }
         root.set_hung(self.hung_mounts.update(&folder.path, self.context.clock.elapsed()));
-        let ground = root.ground();
+        let ground = self.ground.insert(root.ground());
         let has_true_holes = hash::tells_holes(&ground.file_system);
-        self.ground = Some(ground);
+        let ground = ground.kind;
         if self.record.root.is_none() {
             // Stored before the first row, so that rows always belong to a known root.
             let root = Some(identity.clone());
             self.context.index.update(&self.mailbox.id, |record| record.root = root)?;
         }
         let own_dirs = self.own_dirs()?;
+        let own_folders = self.own_folders();
         let root = Arc::new(root);
         let reader = |pin, monitor| {
             Arc::new(FileReader {
@@ -427,6 +431,11 @@ impl Task {
             number: self.record.number,
             targets,
             exclude: &folder.exclude,
+            own_folders: &own_folders,
+            are_mounts_confirmed: self.are_mounts_confirmed,
+            one_file_system: folder.one_file_system,
+            exclude_caches: folder.exclude_caches,
+            ground,
             own_dirs: &own_dirs,
             is_rehash: self.record.is_rehash_due && is_all,
             suspects: &self.suspects,
@@ -528,31 +537,6 @@ impl Task {
             self.rescan_at = Some(now + self.context.tuning.retry_min);
         }
         Ok(())
-    }
-
-    /// Returns the directories in the folder that the instance itself writes to.
-    fn own_dirs(&self) -> Result<HashSet<RelPath>, SyncError> {
-        let path = &self.config.folder.path;
-        let root = std::fs::canonicalize(path).unwrap_or_else(|_| path.clone());
-        let mut own_dirs = HashSet::new();
-        for own in &self.context.own_dirs {
-            if root.starts_with(own) {
-                return Err(SyncError::Refused {
-                    folder: self.mailbox.id.clone(),
-                    text: format!(
-                        "{} is a directory of Archivist itself; choose another folder",
-                        own.display()
-                    ),
-                });
-            }
-            if let Ok(inner) = own.strip_prefix(&root)
-                && let Ok(inner) =
-                    RelPath::new(std::os::unix::ffi::OsStrExt::as_bytes(inner.as_os_str()))
-            {
-                own_dirs.insert(inner);
-            }
-        }
-        Ok(own_dirs)
     }
 
     fn root_failure(&self, error: &RootError) -> ScanFailure {

@@ -88,6 +88,7 @@ impl Task {
             pending_changes: record.pending,
             error_count: record.errors,
             errors,
+            left_out: record.left_out.clone(),
             watch: self.watch_status(),
             awaiting_confirmation: record.awaiting_confirmation.clone(),
             // The registry of the statuses knows it.

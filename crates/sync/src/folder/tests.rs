@@ -61,6 +61,8 @@ impl Setup {
             name: "docs".to_owned(),
             exclude: Vec::new(),
             paused: false,
+            one_file_system: true,
+            exclude_caches: false,
         };
         let settings = SyncSettings {
             folders: vec![folder],

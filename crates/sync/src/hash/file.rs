@@ -200,7 +200,9 @@ impl Content {
         let mut tree = FileTree::new(&reader.scheme, spool);
         let size = open.stamp.size;
         let is_sparse = matches!(found.kind, FoundKind::File { is_sparse: true });
-        let has_holes = is_sparse && reader.has_true_holes;
+        // (Of other file systems in the folder it is not known.)
+        let is_here = open.stamp.device == reader.root.identity().device;
+        let has_holes = is_sparse && reader.has_true_holes && is_here;
         let outcome = each_piece(reader, buffer, open, mode, has_holes, |piece| match piece {
             Piece::Chunk(chunk) => tree.add(reader, chunk),
             Piece::Zeros { chunk, count } => tree.add_zeros(reader, chunk, count),

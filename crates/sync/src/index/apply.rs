@@ -230,7 +230,10 @@ impl<'a, 'txn> ApplyTransaction<'a, 'txn> {
             && (old_id != new_id || old_inode != Some(row.stamp.inode))
         {
             self.by_id.insert(id.0, &key[..])?;
-            self.by_inode.insert((self.record.number, row.stamp.inode), id.0)?;
+            // (On other file systems, other files have the same inode numbers.)
+            if !row.stamp.is_elsewhere {
+                self.by_inode.insert((self.record.number, row.stamp.inode), id.0)?;
+            }
         }
         self.files.insert(&key[..], &row.encode()[..])?;
         self.links.replace(&key, old.as_ref(), Some(&row))?;

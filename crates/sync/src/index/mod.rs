@@ -43,7 +43,9 @@ pub(crate) use apply::{Applied, hour_of};
 pub(crate) use apply::{Batch, Change};
 use backend::Backend;
 pub(crate) use manifest::{NewManifest, NewRun};
-pub(crate) use record::{AlarmRecord, FolderRecord, LOSS_WINDOW, ManifestRecord, Totals};
+pub(crate) use record::{
+    AlarmRecord, EnteredMount, FolderRecord, LOSS_WINDOW, ManifestRecord, Totals, path_text,
+};
 #[cfg(test)]
 pub(crate) use row::tests::file_row;
 pub(crate) use row::{Content, Row, RowKind, RowStamp, kind_of};

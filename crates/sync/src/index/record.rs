@@ -4,8 +4,9 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use types::{Cid, FolderId, PublishedManifest, SequenceNumber};
+use types::{Cid, FolderId, PublishedManifest, RelPath, SequenceNumber};
 
+use crate::left_out::LeftOut;
 use crate::path_key::FolderNumber;
 use crate::root_id::RootId;
 use crate::status::AlarmKind;
@@ -52,6 +53,54 @@ pub(crate) struct FolderRecord {
     pub(crate) losses: Vec<(u32, u64)>,
     /// Deleted files by hour; they are included in `losses`.
     pub(crate) removals: Vec<(u32, u64)>,
+    /// The file systems mounted in the folder, and the subvolumes in it, that were entered.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) mounts: Vec<EnteredMount>,
+    /// The directories that the last scans left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) left_out: Vec<LeftOut>,
+}
+
+/// A file system that is mounted in a folder, or a subvolume in it, and is backed up with it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct EnteredMount {
+    /// The mount point.
+    #[serde(with = "path_text")]
+    pub(crate) path: RelPath,
+    /// The identity of the root of the file system.
+    pub(crate) id: RootId,
+    /// True if it is a subvolume, which cannot be unmounted.
+    pub(crate) is_subvolume: bool,
+}
+
+/// Stores a path as text, or as a list of bytes if it is not UTF-8.
+pub(crate) mod path_text {
+    use serde::de::Error as _;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use types::RelPath;
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(untagged)]
+    enum Stored {
+        Text(String),
+        Bytes(Vec<u8>),
+    }
+
+    pub(crate) fn serialize<S: Serializer>(path: &RelPath, to: S) -> Result<S::Ok, S::Error> {
+        match std::str::from_utf8(path.as_bytes()) {
+            Ok(text) => text.serialize(to),
+            Err(_) => path.as_bytes().serialize(to),
+        }
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<RelPath, D::Error> {
+        let bytes = match Stored::deserialize(from)? {
+            Stored::Text(text) => text.into_bytes(),
+            Stored::Bytes(bytes) => bytes,
+        };
+        RelPath::new(bytes).map_err(D::Error::custom)
+    }
 }
 
 /// Totals of a folder.
@@ -119,6 +168,8 @@ impl FolderRecord {
             is_rehash_due: false,
             losses: Vec::new(),
             removals: Vec::new(),
+            mounts: Vec::new(),
+            left_out: Vec::new(),
         }
     }
 

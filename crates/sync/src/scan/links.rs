@@ -132,6 +132,9 @@ impl Scan<'_> {
         row: &Row,
         inode: u64,
     ) -> Result<(), SyncError> {
+        if row.stamp.is_elsewhere {
+            return Ok(());
+        }
         if row.links < 2 || row.stamp.inode != inode {
             self.read_next_name(inode);
             return Ok(());

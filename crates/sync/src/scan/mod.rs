@@ -12,6 +12,7 @@
 
 mod errors;
 mod links;
+mod mounts;
 mod reconcile;
 mod rows;
 mod targets;
@@ -34,12 +35,10 @@ use crate::rules::Rules;
 use crate::watch::WatchResult;
 use errors::{has_failed, has_listing_error};
 use links::LinkedFiles;
+pub(crate) use mounts::is_mount_error;
+use mounts::{MountState, Mounts};
 use rows::RowCursor;
 pub(crate) use targets::{Targets, normalise};
-
-/// Error of a directory with rows below it on which another file system is mounted.
-const MOUNTED: &str =
-    "another file system is mounted here; the files that it hides stay in the backup unchanged";
 
 /// The options of a scan.
 pub(crate) struct ScanOptions<'a> {
@@ -50,6 +49,16 @@ pub(crate) struct ScanOptions<'a> {
     pub(crate) exclude: &'a [String],
     /// Directories that are never scanned.
     pub(crate) own_dirs: &'a HashSet<RelPath>,
+    /// Directories in the folder that are folders of their own.
+    pub(crate) own_folders: &'a HashSet<RelPath>,
+    /// True if a missing mount means that it was removed on purpose.
+    pub(crate) are_mounts_confirmed: bool,
+    /// See [`crate::FolderSettings`].
+    pub(crate) one_file_system: bool,
+    /// See [`crate::FolderSettings`].
+    pub(crate) exclude_caches: bool,
+    /// Kind of the file system of the root.
+    pub(crate) ground: fstree::GroundKind,
     /// True if every file is read.
     pub(crate) is_rehash: bool,
     /// Files to be read even if their stamp has not changed.
@@ -135,6 +144,7 @@ pub(crate) struct Scan<'a> {
     /// Problems of ignore files.
     problems: Vec<(RelPath, String)>,
     linked: LinkedFiles,
+    mounts: Mounts,
     /// New directories, to be scanned deep after the current one.
     queue: Vec<RelPath>,
     /// The scanned directories, and whether each scan was deep.
@@ -167,6 +177,7 @@ pub(crate) fn scan<'a>(
         failed: BTreeSet::new(),
         problems: Vec::new(),
         linked: LinkedFiles::default(),
+        mounts: Mounts::new(&record.mounts),
         queue: Vec::new(),
         scanned_dirs: BTreeMap::new(),
         root_entries: 0,
@@ -210,6 +221,7 @@ impl Scan<'_> {
             self.batch.forget(path, before);
         }
         self.flush()?;
+        self.store_left_out()?;
         // After the rows of the ignore files themselves, which clear their errors.
         for (path, what) in std::mem::take(&mut self.problems) {
             if path.parent().is_some_and(|dir| has_failed(&self.failed, &dir)) {
@@ -236,9 +248,7 @@ impl Scan<'_> {
     fn scan_dir(&mut self, dir: &RelPath, mut is_deep: bool) -> Result<(), ScanError> {
         let root = self.reader.clone();
         let root = &*root.root;
-        if self.is_hidden(dir)? {
-            return Ok(());
-        }
+        let Some(within) = self.mount_of(dir)? else { return Ok(()) };
         // Before the directory is listed, so that later changes lead to hints.
         self.watch(dir);
         let examined = match root.examine(dir) {
@@ -265,15 +275,19 @@ impl Scan<'_> {
         // A directory that is marked as a cache is recorded, and not entered.
         let caches = RefCell::new(BTreeSet::new());
         let own_dirs = self.options.own_dirs;
+        let excludes_caches = self.options.exclude_caches;
+        let is_cache_dir = |path: &RelPath| excludes_caches && root.is_cache_dir(path);
+        let ground = self.options.ground;
         let decide = |path: &RelPath, kind: FileKind| {
             let is_dir = kind == FileKind::Dir;
             if (is_dir && own_dirs.contains(path)) || rules.borrow().is_excluded(path, is_dir) {
                 return Visit::Skip;
             }
             if !is_dir {
-                return Visit::Record;
+                let is_deleted = mounts::is_deleted_file(ground, path);
+                return if is_deleted { Visit::Skip } else { Visit::Record };
             }
-            if is_deep && !root.is_cache_dir(path) {
+            if is_deep && !is_cache_dir(path) {
                 return Visit::Descend;
             }
             if is_deep {
@@ -281,11 +295,11 @@ impl Scan<'_> {
             }
             Visit::Record
         };
-        let options = WalkOptions { one_file_system: true, ..WalkOptions::default() };
+        let options = WalkOptions { one_file_system: true, within, ..WalkOptions::default() };
         let index = self.context.index.clone();
         let range = below_range(self.options.number, dir);
         let mut rows = RowCursor::new(&index, self.options.number, range);
-        let is_cache = !dir.is_root() && root.is_cache_dir(dir);
+        let is_cache = !dir.is_root() && is_cache_dir(dir);
         let walk = match root.walk(dir, options, decide) {
             // The entries of a cache are left out.
             Ok(walk) => walk.take(if is_cache { 0 } else { usize::MAX }),
@@ -302,51 +316,57 @@ impl Scan<'_> {
                     self.reader.monitor.add_entry();
                     self.root_entries += u64::from(dir.is_root());
                     let path = found.path.clone();
-                    let (kind, is_mount_point) = match found.kind {
-                        fstree::FoundKind::Dir { is_mount_point } => {
-                            (FileKind::Dir, is_mount_point)
-                        }
-                        _ => (found.kind(), false),
-                    };
+                    let kind = found.kind();
                     let row = self.row_at(&mut rows, &path)?;
-                    if row.as_ref().is_some_and(crate::index::Row::is_dir) {
-                        if is_mount_point && rows.is_within(&path)? {
-                            // The hidden files are not deleted.
-                            self.note_mount(&path);
-                            self.fail(&path, MOUNTED.to_owned());
-                            rows.skip_within(&path);
-                            continue;
-                        }
-                        if kind != FileKind::Dir || !is_deep {
-                            rows.skip_within(&path);
-                        }
+                    let state = if kind == FileKind::Dir {
+                        self.decide_found(&path, mounts::is_mount_point(&found))?
+                    } else if row.as_ref().is_some_and(crate::index::Row::is_dir)
+                        && self.keep_missing_mounts(&path)?
+                    {
+                        MountState::Kept
+                    } else {
+                        MountState::Ordinary
+                    };
+                    if state == MountState::Kept {
+                        rows.skip_within(&path);
+                        continue;
+                    }
+                    if row.as_ref().is_some_and(crate::index::Row::is_dir)
+                        && state != MountState::Dropped
+                        && (kind != FileKind::Dir || !is_deep || state == MountState::Entered)
+                    {
+                        rows.skip_within(&path);
                     }
                     // (Files that a mounted file system hid may have changed before it was
                     // mounted.)
                     let is_same = row.as_ref().is_some_and(|row| {
                         row.is_dir()
                             && row.stamp.inode == found.stamp.inode
-                            && row.error.as_deref() != Some(MOUNTED)
+                            && row.stamp.is_elsewhere == (found.stamp.device != self.device())
+                            && !row.error.as_deref().is_some_and(mounts::is_mount_error)
                     });
                     if row.as_ref().is_some_and(crate::index::Row::is_dir) && !is_same {
                         // Another directory is watched under this path.
                         self.context.watcher.unwatch_below(self.options.number, &path);
                     }
-                    if is_mount_point {
-                        self.note_mount(&path);
-                    }
                     if kind == FileKind::Dir {
-                        let is_entered =
-                            is_deep && !is_mount_point && !caches.borrow_mut().remove(&path);
-                        if is_entered {
+                        let is_ordinary = state == MountState::Ordinary;
+                        let is_cache = is_deep && is_ordinary && caches.borrow_mut().remove(&path);
+                        if is_cache {
+                            self.note_cache(&path);
+                        } else if is_deep && is_ordinary {
                             rules.borrow_mut().enter(&path);
                             self.watch(&path);
-                        } else if !is_deep
-                            && !is_mount_point
-                            && !is_same
-                            && !root.is_cache_dir(&path)
-                        {
-                            self.queue.push(path);
+                        } else if state == MountState::Entered {
+                            if is_deep || !is_same {
+                                self.queue.push(path);
+                            }
+                        } else if !is_deep && is_ordinary && !is_same {
+                            if is_cache_dir(&path) {
+                                self.note_cache(&path);
+                            } else {
+                                self.queue.push(path);
+                            }
                         } else if !is_deep && row.as_ref().is_some_and(has_listing_error) {
                             // Only a scan of the directory shows whether it can be read now.
                             self.queue.push(path);
@@ -372,7 +392,7 @@ impl Scan<'_> {
             self.flush_if_due()?;
         }
         while let Some((path, row)) = rows.take()? {
-            self.mark_gone(&mut rows, path, &row);
+            self.mark_gone(&mut rows, path, &row)?;
         }
         self.problems.append(&mut rules.borrow_mut().problems());
         if dir.is_root() && self.root_entries == 0 && self.has_rows && !self.options.may_be_empty {
@@ -386,45 +406,12 @@ impl Scan<'_> {
         Ok(())
     }
 
-    /// Reports whether a directory is on another file system than the root, which is mounted on
-    /// it or above it. The scan leaves that file system out. If it hides files that have rows,
-    /// they keep the rows, and the mount point gets an error.
-    fn is_hidden(&mut self, dir: &RelPath) -> Result<bool, ScanError> {
-        let mount = match self.reader.root.mount_on_the_way(dir) {
-            Ok(None) => return Ok(false),
-            Ok(Some(mount)) => mount,
-            Err(error) if dir.is_root() => return Err(self.unreadable(error).into()),
-            Err(error) => {
-                self.fail(dir, with_causes(&error));
-                return Ok(true);
-            }
-        };
-        self.note_mount(&mount);
-        let below = below_range(self.options.number, &mount);
-        if RowCursor::new(&self.context.index, self.options.number, below).peek()?.is_some() {
-            self.fail(&mount, MOUNTED.to_owned());
-        } else if let Ok(Some(found)) = self.reader.root.examine(&mount) {
-            let row = self.context.index.row(self.options.number, &mount)?;
-            self.reconcile(found, row.as_ref())?;
-        }
-        Ok(true)
-    }
-
-    /// Has the watcher report when a mount point may have been unmounted.
-    fn note_mount(&mut self, mount: &RelPath) {
-        self.context.watcher.note_mount(self.options.number, mount);
-        if matches!(self.reader.root.mount_on_the_way(mount), Ok(None)) {
-            // It was unmounted before it was noted.
-            self.report.rescan.push(mount.clone());
-        }
-    }
-
     /// Returns the row of a path. The rows before it have no entry, and are marked as gone.
     fn row_at(
         &mut self,
         rows: &mut RowCursor<'_>,
         path: &RelPath,
-    ) -> Result<Option<crate::index::Row>, SyncError> {
+    ) -> Result<Option<crate::index::Row>, ScanError> {
         self.rows_before(rows, path)?;
         let is_it = rows.peek()?.is_some_and(|raw| {
             cmp_path_to_key(path.as_bytes(), raw.key_path()) == std::cmp::Ordering::Equal
@@ -435,24 +422,33 @@ impl Scan<'_> {
         Ok(rows.take()?.map(|(_, row)| row))
     }
 
-    fn rows_before(&mut self, rows: &mut RowCursor<'_>, path: &RelPath) -> Result<(), SyncError> {
+    fn rows_before(&mut self, rows: &mut RowCursor<'_>, path: &RelPath) -> Result<(), ScanError> {
         while rows.peek()?.is_some_and(|raw| {
             cmp_path_to_key(path.as_bytes(), raw.key_path()) == std::cmp::Ordering::Greater
         }) {
             if let Some((path, row)) = rows.take()? {
-                self.mark_gone(rows, path, &row);
+                self.mark_gone(rows, path, &row)?;
             }
         }
         Ok(())
     }
 
-    fn mark_gone(&mut self, rows: &mut RowCursor<'_>, path: RelPath, row: &crate::index::Row) {
+    fn mark_gone(
+        &mut self,
+        rows: &mut RowCursor<'_>,
+        path: RelPath,
+        row: &crate::index::Row,
+    ) -> Result<(), ScanError> {
         if row.is_dir() {
             rows.skip_within(&path);
+            if self.keep_missing_mounts(&path)? {
+                return Ok(());
+            }
         } else if row.hard_link.is_some() {
             self.linked.gone.push((path.clone(), row.stamp.inode));
         }
         self.gone.push((path, Some(row.stamp)));
+        Ok(())
     }
 
     /// Returns the rules that apply in a directory.

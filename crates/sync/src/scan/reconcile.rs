@@ -3,6 +3,7 @@
 use fstree::{FileKind, FoundEntry, ReadError, TreeReader as _};
 use types::{RelPath, with_causes};
 
+use super::mounts::is_deleted_file;
 use super::targets::ancestors;
 use super::{Scan, ScanError};
 use crate::error::SyncError;
@@ -46,7 +47,12 @@ impl Scan<'_> {
         }
         // (A file may have one name left of several.)
         let is_linked = found.links > 1 || row.is_some_and(|row| row.links > 1);
-        let is_shared = is_linked && !self.options.suspects.contains(&found.path);
+        if is_linked && stamp.is_elsewhere {
+            // Inode numbers are only compared on the file system of the root.
+            self.note_linked_change(&found.path, stamp.inode, Some(&stamp))?;
+        }
+        let is_shared =
+            is_linked && !stamp.is_elsewhere && !self.options.suspects.contains(&found.path);
         let found = if is_shared { self.share(found, before)? } else { Some(found) };
         if let Some(found) = found {
             self.read(found, before);
@@ -111,7 +117,11 @@ impl Scan<'_> {
         stamp: &RowStamp,
         before: Option<RowStamp>,
     ) -> Result<Option<Row>, SyncError> {
-        if !self.has_rows || found.links != 1 || before.is_some_and(|b| b.inode == stamp.inode) {
+        if !self.has_rows
+            || found.links != 1
+            || stamp.is_elsewhere
+            || before.is_some_and(|b| b.inode == stamp.inode)
+        {
             return Ok(None);
         }
         let number = self.options.number;
@@ -178,15 +188,18 @@ impl Scan<'_> {
         Ok(())
     }
 
-    /// Reports whether a file is excluded by a pattern, or by a directory on the way to it.
-    fn is_excluded(&self, path: &RelPath) -> Result<bool, ScanError> {
+    /// Reports whether an entry is excluded by a pattern, or by a directory on the way to it.
+    pub(super) fn is_excluded(&self, path: &RelPath, is_dir: bool) -> Result<bool, ScanError> {
         let root = &self.reader.root;
         let dirs = ancestors(&path.parent().unwrap_or_else(RelPath::root));
         let is_excluded_dir = |dir: &RelPath| {
-            self.options.own_dirs.contains(dir) || (!dir.is_root() && root.is_cache_dir(dir))
+            self.options.own_dirs.contains(dir)
+                || (self.options.exclude_caches && !dir.is_root() && root.is_cache_dir(dir))
         };
         let rules = self.rules_at(root, dirs.last().unwrap_or(path))?;
-        Ok(rules.is_excluded(path, false) || dirs.iter().any(is_excluded_dir))
+        Ok(is_deleted_file(self.options.ground, path)
+            || rules.is_excluded(path, is_dir)
+            || dirs.iter().any(is_excluded_dir))
     }
 
     /// Scans one file.
@@ -194,11 +207,11 @@ impl Scan<'_> {
         let row = self.context.index.row(self.options.number, path)?;
         let examined = self.reader.root.examine(path);
         // Checked afterwards, so that a file system mounted meanwhile is noticed.
-        if self.is_hidden(&path.parent().unwrap_or_else(RelPath::root))? {
+        if self.mount_of(&path.parent().unwrap_or_else(RelPath::root))?.is_none() {
             self.mark_resolved(path);
             return Ok(());
         }
-        if self.is_excluded(path)? {
+        if self.is_excluded(path, false)? {
             self.mark_resolved(path);
             if row.is_some() {
                 self.report.rescan.push(path.parent().unwrap_or_else(RelPath::root));

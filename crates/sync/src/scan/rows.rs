@@ -61,12 +61,6 @@ impl<'a> RowCursor<'a> {
         Ok(Some((path, row)))
     }
 
-    /// Reports whether the next row is that of `path` or of a path below it.
-    pub(crate) fn is_within(&mut self, path: &RelPath) -> Result<bool, SyncError> {
-        let range = within_range(self.number, path);
-        Ok(self.peek()?.is_some_and(|raw| range.contains(&raw.key)))
-    }
-
     /// Skips the rows of `path` and of all paths below it.
     pub(crate) fn skip_within(&mut self, path: &RelPath) {
         let end = within_range(self.number, path).end;

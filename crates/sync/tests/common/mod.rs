@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub(crate) mod mounts;
+
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -103,6 +105,8 @@ pub(crate) fn folder(id_text: &str, path: PathBuf) -> FolderSettings {
         name: id_text.to_owned(),
         exclude: Vec::new(),
         paused: false,
+        one_file_system: true,
+        exclude_caches: false,
     }
 }
 

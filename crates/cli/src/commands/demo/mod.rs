@@ -167,7 +167,13 @@ async fn show(dir: &Path, own: Option<&Path>) -> Result<()> {
 
 async fn add(a: &Instance, path: &Path, name: &str) -> Result<Folder> {
     let path = path.to_str().context("the path of the folder is not UTF-8")?;
-    let request = AddFolder { path: path.into(), name: Some(name.into()), exclude: Vec::new() };
+    let request = AddFolder {
+        path: path.into(),
+        name: Some(name.into()),
+        exclude: Vec::new(),
+        one_file_system: None,
+        exclude_caches: None,
+    };
     Ok(a.api.post("/folders", &request).await?)
 }
 

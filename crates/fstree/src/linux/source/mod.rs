@@ -27,7 +27,7 @@ use crate::entry::{FileKind, FoundEntry, FoundKind, Identity, hard_link_id};
 use crate::error::{ReadError, RootError};
 use crate::ground::Ground;
 use crate::resolution::Resolution;
-use crate::source::{OpenFile, TreeReader, Visit, WalkItem, WalkOptions, XattrsRead};
+use crate::source::{MountPoint, OpenFile, TreeReader, Visit, WalkItem, WalkOptions, XattrsRead};
 use walk::Walk;
 
 /// Maximum number of attempts to examine an entry that changes meanwhile.
@@ -66,9 +66,7 @@ impl TreeReader for SourceTree {
     }
 
     fn file_system_id(&self) -> Option<u64> {
-        let stat = rustix::fs::fstatvfs(&self.fd).ok()?;
-        // Most file systems have no useful id and report 0.
-        Some(stat.f_fsid).filter(|id| *id != 0)
+        file_system_id(self.fd())
     }
 
     fn ground(&self) -> Ground {
@@ -106,27 +104,44 @@ impl TreeReader for SourceTree {
         }
     }
 
-    fn mount_on_the_way(&self, path: &RelPath) -> Result<Option<RelPath>, ReadError> {
-        let is_mounted = |bytes: &[u8]| -> Result<bool, Errno> {
+    fn mount_points(&self, path: &RelPath) -> Result<Vec<MountPoint>, ReadError> {
+        let open = |bytes: &[u8]| -> Result<(OwnedFd, Stat), Errno> {
             let dir = self.resolution.open_dir(self.fd(), bytes)?;
-            Ok(self.is_mount_boundary(&stat_fd(dir.as_fd())?))
+            let stat = stat_fd(dir.as_fd())?;
+            Ok((dir, stat))
         };
         self.check_hung(path)?;
         let bytes = path.as_bytes();
+        self.check_hung(path)?;
         // Usually everything is in one mount, which the last directory shows.
-        if matches!(is_mounted(bytes), Ok(false)) {
-            return Ok(None);
+        if open(bytes).is_ok_and(|(_, stat)| !self.stat.is_mount_boundary(&stat)) {
+            return Ok(Vec::new());
         }
+        let mut mounts = Vec::new();
+        let mut outer = self.stat;
         let ends = bytes.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
         for end in ends.chain([bytes.len()]) {
-            match is_mounted(&bytes[..end]) {
-                Ok(false) => {}
-                Ok(true) => return Ok(RelPath::new(&bytes[..end]).ok()),
-                Err(errno) if is_absent(errno) => return Ok(None),
+            let (dir, stat) = match open(&bytes[..end]) {
+                Ok(opened) => opened,
+                Err(errno) if is_absent(errno) => break,
                 Err(errno) => return Err(ReadError::new("open", path, errno)),
+            };
+            if outer.is_mount_boundary(&stat)
+                && let Ok(path) = RelPath::new(&bytes[..end])
+            {
+                mounts.push(MountPoint {
+                    path,
+                    id: stat.mount_id(),
+                    is_subvolume: stat.mount.is_some() && stat.mount == outer.mount,
+                    identity: stat.identity(),
+                    born: stat.born,
+                    file_system_id: file_system_id(dir.as_fd()),
+                    ground: super::ground::ground(dir.as_fd(), &stat),
+                });
             }
+            outer = stat;
         }
-        Ok(None)
+        Ok(mounts)
     }
 
     fn dir_handle(&self, path: &RelPath) -> Result<Self::DirHandle, ReadError> {
@@ -243,10 +258,18 @@ impl SourceTree {
         self.fd.as_fd()
     }
 
-    /// Reports whether a directory below the root is in another mount than the
-    /// root.
-    fn is_mount_boundary(&self, stat: &Stat) -> bool {
-        self.stat.is_mount_boundary(stat)
+    /// Returns a number for the file system of an entry that has several names: 0 if it is that
+    /// of the root, else one that stays the same when it is mounted again, if it has one.
+    fn file_system_of(&self, path: &RelPath, stat: &Stat) -> u64 {
+        if stat.stamp.device == self.stat.stamp.device {
+            return 0;
+        }
+        // (On an overlay, entries of one directory may be on several devices.)
+        let id = self.in_parent(path, |dir, _| {
+            let is_alike = stat_fd(dir)?.stamp.device == stat.stamp.device;
+            Ok(file_system_id(dir).filter(|_| is_alike))
+        });
+        id.ok().flatten().unwrap_or(stat.stamp.device ^ self.stat.stamp.device)
     }
 
     /// Opens the parent directory of `path` and calls `call` with it and the name.
@@ -296,6 +319,8 @@ impl SourceTree {
             FileKind::BlockDevice => FoundKind::BlockDevice { device: stat.rdev },
         };
         let has_names = stat.links > 1 && !matches!(kind, FoundKind::Dir { .. });
+        let hard_link =
+            has_names.then(|| hard_link_id(stat.stamp.inode, self.file_system_of(&path, stat)));
         Ok(FoundEntry {
             path,
             kind,
@@ -305,9 +330,16 @@ impl SourceTree {
             gid: stat.gid,
             born: stat.born,
             links: stat.links,
-            hard_link: has_names.then(|| hard_link_id(&stat.stamp, self.stat.stamp.device)),
+            hard_link,
         })
     }
+}
+
+/// Returns the id of the file system of an open directory, if it has one.
+fn file_system_id(dir: BorrowedFd<'_>) -> Option<u64> {
+    let stat = rustix::fs::fstatvfs(dir).ok()?;
+    // Most file systems have no useful id and report 0.
+    Some(stat.f_fsid).filter(|id| *id != 0)
 }
 
 /// Result of examining a name.

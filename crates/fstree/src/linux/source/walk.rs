@@ -50,7 +50,8 @@ impl<'a, F: FnMut(&RelPath, FileKind) -> Visit> Walk<'a, F> {
         let held = root.resolution.open_dir(root.fd(), start.as_bytes()).map_err(list)?;
         let fd = open_list(held.as_fd(), c".").map_err(list)?;
         let stat = stat_fd(fd.as_fd()).map_err(list)?;
-        if options.one_file_system && root.is_mount_boundary(&stat) {
+        let expected = options.within.unwrap_or(root.stat.mount_id());
+        if options.one_file_system && expected.differs(stat.mount_id()) {
             return Err(ReadError::Mounted(start.clone()));
         }
         let mut walk = Self {
