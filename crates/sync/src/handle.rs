@@ -1,6 +1,7 @@
 //! The interface of the source side to the rest of the program.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, RwLock};
@@ -186,11 +187,17 @@ impl SyncHandle {
         for id in ids {
             if let Some((number, path, _)) = self.context.index.locate(*id)? {
                 let Some(mailbox) = mailbox(number) else { continue };
+                let opened = self.context.files.open(*id);
                 // If the disk is not mounted, the file has not been overwritten.
-                if matches!(self.context.files.open(*id), Ok(Some(_))) {
+                let lost = match &opened {
+                    Ok(Some(_)) => Some(*id),
+                    Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Some(*id),
+                    _ => None,
+                };
+                if matches!(opened, Ok(Some(_))) {
                     mailbox.overwritten(&path, *id);
                 }
-                mailbox.suspect(path, self.context.clock.elapsed());
+                mailbox.suspect(path, lost, self.context.clock.elapsed());
             } else if let Some((number, path)) = self.context.files.former(*id)
                 && let Some(mailbox) = mailbox(number)
             {

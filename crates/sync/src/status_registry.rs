@@ -8,7 +8,7 @@ use tokio::sync::broadcast;
 use types::FolderId;
 
 use crate::settings::Confirmations;
-use crate::status::FolderStatus;
+use crate::status::{FolderStatus, Receipt};
 
 /// Maximum number of changes that wait for a slow subscriber. A subscriber that misses
 /// changes has to read all statuses again.
@@ -26,6 +26,11 @@ impl StatusRegistry {
     pub(crate) fn new(confirmations: Arc<dyn Confirmations>) -> Self {
         let changes = broadcast::Sender::new(CHANGES_MAX);
         Self { statuses: Arc::default(), changes, confirmations }
+    }
+
+    /// Returns the newest snapshot of a folder that the backup server has confirmed.
+    pub(crate) fn confirmed(&self, folder: &FolderId) -> Option<Receipt> {
+        self.confirmations.newest(folder)
     }
 
     /// Sets the status of a folder, and sends it to the subscribers if it has changed. The

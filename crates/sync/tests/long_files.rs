@@ -14,8 +14,8 @@ use std::time::Duration;
 use common::{Setup, id, noise};
 use jiff::Timestamp;
 use parking_lot::{Condvar, Mutex};
-use sync::{Clock, FolderState, SyncOptions, SyncService, SystemClock};
-use types::{EntryKind, PublishedManifest, RelPath};
+use sync::{Clock, Confirmations, FolderState, Receipt, SyncOptions, SyncService, SystemClock};
+use types::{EntryKind, FolderId, PublishedManifest, RelPath};
 
 const LONG: u64 = 1_000_000;
 
@@ -57,9 +57,30 @@ impl Clock for GateClock {
     }
 }
 
+/// The manifest that the backup server has confirmed.
+#[derive(Debug, Default)]
+struct Confirmed(Mutex<Option<Receipt>>);
+
+impl Confirmed {
+    fn set(&self, published: &PublishedManifest) {
+        *self.0.lock() = Some(Receipt {
+            sequence: published.sequence_number,
+            manifest_cid: published.manifest_cid,
+            at: Timestamp::now(),
+        });
+    }
+}
+
+impl Confirmations for Confirmed {
+    fn newest(&self, _: &FolderId) -> Option<Receipt> {
+        *self.0.lock()
+    }
+}
+
 struct Gated {
     setup: Setup,
     gate: Arc<GateClock>,
+    confirmed: Arc<Confirmed>,
 }
 
 impl std::ops::Deref for Gated {
@@ -74,11 +95,15 @@ impl Gated {
     fn stopped() -> Self {
         let mut setup = Setup::stopped();
         setup.tuning.long_len = LONG;
-        Self { setup, gate: Arc::default() }
+        Self { setup, gate: Arc::default(), confirmed: Arc::default() }
     }
 
     fn start(&mut self) {
-        let options = SyncOptions { clock: self.gate.clone(), ..self.setup.options() };
+        let options = SyncOptions {
+            clock: self.gate.clone(),
+            confirmations: self.confirmed.clone(),
+            ..self.setup.options()
+        };
         self.setup.service = Some(SyncService::start(options).unwrap());
     }
 
@@ -118,6 +143,13 @@ impl Gated {
             self.until_published("short", content.as_bytes()).await;
         }
         panic!("{:?}", self.status());
+    }
+
+    /// Replaces the long file in one step, so that no scan sees it half written.
+    fn replace_long(&self, seed: u64, len: usize) {
+        let aside = self.dir.path().join("aside");
+        fs::write(&aside, noise(seed, len)).unwrap();
+        fs::rename(aside, self.path("long")).unwrap();
     }
 
     /// Writes to the long file and waits until the lane has it.
@@ -274,4 +306,63 @@ async fn a_paused_folder_reads_nothing() {
     gated.settings.send_modify(|settings| settings.folders[0].paused = false);
     gated.until("its end", |status| status.state != FolderState::Paused).await;
     gated.check(&gated.sync().await);
+}
+
+/// Publishes a second version of the long file, which the backup server does not get before the
+/// third one overwrites it. Returns the lane with the third one, which is not read.
+async fn with_lost_version(is_confirmed: bool) -> (Gated, types::Cid) {
+    let gated = Gated::scanned().await;
+    if is_confirmed {
+        gated.confirmed.set(&gated.last());
+    }
+    gated.replace_long(2, 3_000_000);
+    gated.sync().await;
+    let lost = gated.cids(&gated.last())["long"];
+    gated.gate.close();
+    gated.replace_long(3, 3_100_000);
+    gated.until("the lane", |status| status.progress.in_work > 0).await;
+    gated.content(lost).unwrap_err();
+    (gated, lost)
+}
+
+/// Without the replacement, the backup server could complete no manifest until the long file was
+/// read, which may take hours, or is impossible while the file is written to.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_that_was_overwritten_too_early_is_replaced_by_the_confirmed_one() {
+    let (gated, lost) = with_lost_version(true).await;
+    let confirmed = gated.cids(&gated.published()[0])["long"];
+    gated.until("the error", |status| status.error_count == 1).await;
+    let what = &gated.status().errors[0].what;
+    assert!(what.contains("an earlier content stays"), "{what}");
+    gated.write("short", "beside it");
+    gated.until_published("short", b"beside it").await;
+    let entry = gated.entries(&gated.last()).remove(&RelPath::new("long").unwrap()).unwrap();
+    let EntryKind::File { cid, size, .. } = entry.kind else { panic!("{entry:?}") };
+    assert!(cid == confirmed && cid != lost);
+    assert_eq!((size, entry.error.as_ref()), (3_000_000, Some(what)));
+    gated.gate.open();
+    gated.until_published("long", &noise(3, 3_100_000)).await;
+    let published = gated.sync().await;
+    gated.check(&published);
+    assert_eq!(gated.status().error_count, 0);
+    // The root of the confirmed manifest keeps its entries known.
+    assert!(published.sequence_number.0 > 3);
+    let roots = gated.store.roots("manifest/docs/");
+    assert!(roots.len() == 3 && roots.iter().any(|(name, _)| name.ends_with("/1")), "{roots:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_that_was_overwritten_before_any_was_confirmed_is_left_out() {
+    let (gated, _) = with_lost_version(false).await;
+    gated.until("the error", |status| status.error_count == 1).await;
+    let what = &gated.status().errors[0].what;
+    assert!(what.contains("not in the backup yet"), "{what}");
+    gated.write("short", "beside it");
+    gated.until_published("short", b"beside it").await;
+    assert_eq!(gated.names(&gated.last()), ["short"]);
+    gated.gate.open();
+    gated.until_published("long", &noise(3, 3_100_000)).await;
+    let published = gated.sync().await;
+    gated.check(&published);
+    assert_eq!(gated.status().error_count, 0);
 }

@@ -91,6 +91,7 @@ impl Task {
 
     /// Publishes all changes, and returns the last manifest.
     fn publish_for_requests(&mut self) -> Result<PublishedManifest, SyncError> {
+        self.replace_lost()?;
         if self.needs_manifest()? {
             self.publish_found()?;
             // Missing content has to be read again first. The second time it is given up.

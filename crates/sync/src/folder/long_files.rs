@@ -167,7 +167,10 @@ impl Task {
                         report.unsettled.push(path.clone());
                     }
                     self.long.pins.push(reader.pin.clone());
-                    batch.add(path, Change::Put { row, before: read.before });
+                    // The row may have been replaced meanwhile; see `lost`.
+                    let before = self.context.index.row(self.record.number, &path)?;
+                    let before = before.map(|row| row.stamp);
+                    batch.add(path, Change::Put { row, before });
                 }
                 ReadOutcome::Changing => report.changing.push(path),
                 ReadOutcome::Gone => self.retries.remove(&path),

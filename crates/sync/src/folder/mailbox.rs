@@ -53,6 +53,8 @@ pub(crate) struct PendingScan {
     /// Files to be read even if their stamp has not changed: a block of each was requested,
     /// and its bytes were other ones.
     pub(crate) suspects: BTreeSet<RelPath>,
+    /// The versions of `suspects` of which a block was requested that can no longer be had.
+    pub(crate) lost: BTreeMap<RelPath, FileId>,
     /// When the first and the last of the hints arrived.
     pub(crate) hints: Option<Span>,
 }
@@ -139,12 +141,14 @@ impl Mailbox {
         });
     }
 
-    /// Posts that the content of a file is not what its row says.
-    pub(crate) fn suspect(&self, path: RelPath, now: Duration) {
+    /// Posts that the content of a file is not what its row says. `lost` is the version of the
+    /// row, unless it may come back.
+    pub(crate) fn suspect(&self, path: RelPath, lost: Option<FileId>, now: Duration) {
         self.post(|contents| {
             let pending_scan = &mut contents.pending_scan;
             pending_scan.hints = Some(Span::with(pending_scan.hints, now));
             pending_scan.targets.add_file(path.clone());
+            pending_scan.lost.extend(lost.map(|id| (path.clone(), id)));
             pending_scan.suspects.insert(path);
         });
     }

@@ -8,6 +8,7 @@
 mod commands;
 mod hung_mounts;
 mod long_files;
+mod lost;
 mod mailbox;
 mod own_dirs;
 mod publishing;
@@ -27,7 +28,7 @@ use std::time::Duration;
 use fstree::{Ground, Owners, RootError, SourceTree, TreeReader as _};
 use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
-use store::Pin;
+use store::{FileId, Pin};
 use types::{RelPath, with_causes};
 
 pub(crate) use hung_mounts::may_hang;
@@ -89,6 +90,8 @@ pub(crate) struct Task {
     rescan_at: Option<Duration>,
     /// Files to be read even if their stamp has not changed.
     suspects: HashSet<RelPath>,
+    /// Versions of files that were overwritten before the backup server had them.
+    lost: BTreeMap<RelPath, FileId>,
     /// Files whose content was missing from the store at the last attempt to publish.
     missing: HashSet<RelPath>,
     /// See [`ScanOptions::applied_rules`].
@@ -146,6 +149,7 @@ impl Task {
             unwatched: 0,
             ground: None,
             suspects: missing.into_iter().collect(),
+            lost: BTreeMap::new(),
             missing: HashSet::new(),
             applied_rules: BTreeMap::new(),
             pin,
@@ -276,6 +280,7 @@ impl Task {
         let started = self.context.clock.now();
         let pending = self.mailbox.take_pending_scan();
         self.suspects.extend(pending.suspects);
+        self.lost.extend(pending.lost);
         (self.rescan, self.rescan_at) = (Targets::default(), None);
         self.scan(Targets::all(), pending.hints)?;
         if !self.are_long_files_read() {
@@ -289,6 +294,7 @@ impl Task {
         let started = self.context.clock.now();
         let pending = self.mailbox.take_pending_scan();
         self.suspects.extend(pending.suspects);
+        self.lost.extend(pending.lost);
         self.rescan_at = None;
         let mut targets = std::mem::take(&mut self.rescan);
         for (dir, is_deep) in pending.targets.dirs {
@@ -347,6 +353,7 @@ impl Task {
         self.last_error = None;
         self.reload()?;
         self.adapt_rescan_interval();
+        self.keep_lost()?;
         let pending = self.pending_changes();
         self.schedule.scanned(self.now(), is_all, hints, pending);
         Ok(())

@@ -33,7 +33,8 @@ impl Task {
             Some(_) if self.record.is_scanned && self.is_manifest_outdated() => {
                 self.record.pending.max(1)
             }
-            Some(_) => self.record.pending,
+            // A version that was overwritten is replaced before the manifest is made.
+            Some(_) => self.record.pending.max(u64::from(!self.lost.is_empty())),
         }
     }
 
@@ -50,6 +51,7 @@ impl Task {
 
     pub(super) fn publish(&mut self, kind: ManifestKind) -> Result<(), SyncError> {
         self.show(FolderState::Publishing);
+        self.replace_lost()?;
         self.owners.refresh();
         let record = match self.make_and_publish(kind)? {
             PublishOutcome::Published(record) => *record,

@@ -7,6 +7,7 @@
 //! record leaves a root that no folder names. The next start removes it; nobody has seen its
 //! sequence number.
 
+mod confirmed;
 mod plan;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -24,6 +25,7 @@ use crate::index::{
     Snapshot, Totals,
 };
 use crate::path_key::{folder_range, key_of};
+pub(crate) use confirmed::confirmed_entry;
 use plan::{OldSegment, runs_to_cut};
 
 /// Number of bytes at which collected blocks are put into the store.
@@ -186,17 +188,19 @@ fn segment_ref(segment: &SegmentBlock) -> SegmentRef {
     }
 }
 
-/// Removes the roots of old manifests: all but the last one and the one before it, which a
-/// backup server may be pulling.
+/// Removes the roots of old manifests: all but the last one, the one before it, which a
+/// backup server may be pulling, and the newest one that the backup server has confirmed.
 pub(crate) fn remove_old_roots(
     context: &Context,
     folder: &FolderId,
     last: Option<SequenceNumber>,
 ) -> Result<(), StoreError> {
     let last = last.unwrap_or(SequenceNumber(0)).0;
+    let confirmed = context.statuses.confirmed(folder).map(|receipt| receipt.sequence);
     for (name, _) in context.store.roots(&root_prefix(folder)) {
-        let is_kept = sequence_of(&name)
-            .is_some_and(|SequenceNumber(number)| number + 1 >= last && number <= last);
+        let is_kept = sequence_of(&name).is_some_and(|sequence| {
+            (sequence.0 + 1 >= last && sequence.0 <= last) || Some(sequence) == confirmed
+        });
         if !is_kept {
             context.store.remove_root(&name)?;
         }

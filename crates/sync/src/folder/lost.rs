@@ -1,0 +1,112 @@
+//! File versions that were overwritten before the backup server had fetched them. No manifest
+//! that names such a version can be completed, so it would delay all other files. If the file
+//! cannot be read again before the next manifest, the manifest names the version that the backup
+//! server has confirmed, or leaves the file out if there is none; the error list says so.
+
+use fstree::{SourceTree, TreeReader as _};
+use types::{EntryKind, RelPath};
+
+use super::Task;
+use crate::error::SyncError;
+use crate::index::{Batch, Change, Content, Row, RowKind, RowStamp};
+use crate::publish;
+
+/// Entry of the error list for a file whose confirmed version stays in the manifests.
+const FORMER: &str = "the file was changed before it was backed up and is being read again; \
+    until then, an earlier content stays in the backup";
+/// Entry of the error list for a file that is in no manifest.
+const NO_CONTENT: &str = "the file was changed before it was backed up and is being read again; \
+    it is not in the backup yet";
+
+impl Task {
+    /// Forgets the versions that a scan has replaced.
+    pub(super) fn keep_lost(&mut self) -> Result<(), SyncError> {
+        let mut lost = std::mem::take(&mut self.lost);
+        let mut failed = None;
+        lost.retain(|path, id| match self.context.index.row(self.record.number, path) {
+            Ok(row) => row.and_then(|row| row.content()?.id) == Some(*id),
+            Err(error) => {
+                failed = Some(error);
+                true
+            }
+        });
+        self.lost = lost;
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Replaces the rows of versions that were overwritten. Call it before a manifest is made.
+    pub(super) fn replace_lost(&mut self) -> Result<(), SyncError> {
+        if self.lost.is_empty() {
+            return Ok(());
+        }
+        self.keep_lost()?;
+        let root = SourceTree::open(&self.config.folder.path)?;
+        let (mut rows, mut errors) = (Batch::default(), Batch::default());
+        for (path, id) in std::mem::take(&mut self.lost) {
+            let Some(row) = self.context.index.row(self.record.number, &path)? else { continue };
+            let mut names = vec![(path, row.clone())];
+            if row.links > 1 {
+                let index = &self.context.index;
+                names.extend(index.names_of_inode(self.record.number, row.stamp.inode)?);
+            }
+            for (path, row) in names {
+                if row.content().and_then(|content| content.id) != Some(id) {
+                    continue;
+                }
+                // What a mounted file system hides has not been overwritten.
+                if !matches!(root.mount_on_the_way(&path), Ok(None)) {
+                    continue;
+                }
+                tracing::warn!(folder = %self.mailbox.id, %path,
+                    "a file was changed before it was backed up and is being read again");
+                let before = Some(row.stamp);
+                match self.confirmed_row(&path, &row)? {
+                    Some(row) => rows.add(path, Change::Put { row: Box::new(row), before }),
+                    None => {
+                        rows.forget(path.clone(), before);
+                        let what = NO_CONTENT.to_owned();
+                        errors.add(path, Change::Fail { what, is_marked: false });
+                    }
+                }
+            }
+        }
+        // The error follows the removal, which clears the errors of the path.
+        for batch in [rows, errors] {
+            if !batch.is_empty() {
+                let now = self.context.clock.now();
+                let applied = self.context.index.apply(&self.mailbox.id, &batch, now)?;
+                self.context.files.add_former(self.record.number, applied.replaced);
+            }
+        }
+        self.reload()
+    }
+
+    /// Returns the row of a file with the content that the backup server has confirmed.
+    fn confirmed_row(&self, path: &RelPath, row: &Row) -> Result<Option<Row>, SyncError> {
+        let confirmed = publish::confirmed_entry(&self.context, &self.mailbox.id, path)?;
+        let Some((sequence, entry)) = confirmed else { return Ok(None) };
+        let EntryKind::File { cid, size, blake3, is_sparse } = entry.kind else { return Ok(None) };
+        let second = 1_000_000_000;
+        let mtime = (
+            entry.metadata.mtime_ns.div_euclid(second),
+            entry.metadata.mtime_ns.rem_euclid(second),
+        );
+        let (Ok(seconds), Ok(nanoseconds)) = (mtime.0.try_into(), mtime.1.try_into()) else {
+            return Ok(None);
+        };
+        Ok(Some(Row {
+            // No file has this stamp, so the next scan reads the file.
+            stamp: RowStamp { size, mtime: (seconds, nanoseconds), ctime: (0, 0), ..row.stamp },
+            mode: entry.metadata.mode,
+            uid: entry.metadata.uid,
+            gid: entry.metadata.gid,
+            xattrs: entry.metadata.xattrs,
+            // The backup server has the content; this computer need not.
+            kind: RowKind::File(Content { id: None, cid, blake3, is_sparse }),
+            error: Some(FORMER.to_owned()),
+            is_attribute_error: false,
+            sequence,
+            ..row.clone()
+        }))
+    }
+}
