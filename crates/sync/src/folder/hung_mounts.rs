@@ -137,6 +137,11 @@ impl HungMounts {
         std::thread::Builder::new().name("sync-mount".to_owned()).spawn(work).is_ok()
     }
 
+    /// Returns the mount points that did not answer before the last scan.
+    pub(super) fn hung(&self) -> &[RelPath] {
+        &self.hung
+    }
+
     /// Returns when the mounts that did not answer are examined again.
     pub(super) fn next_at(&self) -> Option<Duration> {
         self.again_at

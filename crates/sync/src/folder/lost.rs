@@ -8,8 +8,9 @@ use types::{EntryKind, RelPath};
 
 use super::Task;
 use crate::error::SyncError;
-use crate::index::{Batch, Change, Content, Row, RowKind, RowStamp};
+use crate::index::{Batch, Change, Content, EnteredMount, Row, RowKind, RowStamp};
 use crate::publish;
+use crate::root_id::RootId;
 
 /// Entry of the error list for a file whose confirmed version stays in the manifests.
 const FORMER: &str = "the file was changed before it was backed up and is being read again; \
@@ -40,7 +41,8 @@ impl Task {
             return Ok(());
         }
         self.keep_lost()?;
-        let root = SourceTree::open(&self.config.folder.path)?;
+        let mut root = SourceTree::open(&self.config.folder.path)?;
+        root.set_hung(self.hung_mounts.hung().to_vec());
         let (mut rows, mut errors) = (Batch::default(), Batch::default());
         for (path, id) in std::mem::take(&mut self.lost) {
             let Some(row) = self.context.index.row(self.record.number, &path)? else { continue };
@@ -53,8 +55,7 @@ impl Task {
                 if row.content().and_then(|content| content.id) != Some(id) {
                     continue;
                 }
-                // What a mounted file system hides has not been overwritten.
-                if !matches!(root.mount_on_the_way(&path), Ok(None)) {
+                if !self.is_in_its_mount(&root, &path) {
                     continue;
                 }
                 tracing::warn!(folder = %self.mailbox.id, %path,
@@ -79,6 +80,19 @@ impl Task {
             }
         }
         self.reload()
+    }
+
+    /// Reports whether a path is where its row was recorded. A file that a mounted file system
+    /// hides, or whose file system is not mounted, has not been overwritten.
+    fn is_in_its_mount(&self, root: &SourceTree, path: &RelPath) -> bool {
+        let Ok(points) = root.mount_points(path) else { return false };
+        let mut entered = self.record.mounts.iter().filter(|mount| path.is_within(&mount.path));
+        let is_same = |mount: &EnteredMount| {
+            points
+                .iter()
+                .any(|point| point.path == mount.path && mount.id.is_same(&RootId::of_mount(point)))
+        };
+        entered.clone().count() == points.len() && entered.all(is_same)
     }
 
     /// Returns the row of a file with the content that the backup server has confirmed.
