@@ -200,7 +200,8 @@ pub struct Tuning {
     /// mapping without a new stamp: the kernel sets the times when a page is first written to,
     /// and again only after it has written the page to the disk. It does so after 30 s
     /// (`vm.dirty_expire_centisecs`), when its flusher runs next (`vm.dirty_writeback_centisecs`,
-    /// 5 s).
+    /// 5 s). After that time, and at twice, four times and eight times that age, a file that has
+    /// changed is visited again; never if it is zero.
     pub settle: Duration,
     /// Time after which a file that keeps changing is put on the error list; if the file only
     /// grows, its beginning is backed up.

@@ -13,7 +13,7 @@ mod mailbox;
 mod own_dirs;
 mod publishing;
 mod retries;
-mod settling;
+mod revisits;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -47,7 +47,7 @@ use hung_mounts::HungMounts;
 use long_files::LongFiles;
 use publishing::FirstScan;
 use retries::Retries;
-use settling::Settling;
+use revisits::Revisits;
 
 /// Number of versions of a file found overwritten when a block was requested, after which
 /// the blocks of the file are copied to the store: the backup server cannot complete any
@@ -82,8 +82,8 @@ pub(crate) struct Task {
     record: FolderRecord,
     schedule: Schedule,
     retries: Retries,
-    settling: Settling,
-    /// Files of `settling` that the current scan reads.
+    revisits: Revisits,
+    /// Files of `revisits` that the current scan reads.
     settled: HashSet<RelPath>,
     /// Paths that have to be scanned again, and when.
     rescan: Targets,
@@ -142,7 +142,7 @@ impl Task {
             config,
             record,
             retries: Retries::default(),
-            settling: Settling::default(),
+            revisits: Revisits::default(),
             settled: HashSet::new(),
             rescan: Targets::default(),
             rescan_at: None,
@@ -202,8 +202,8 @@ impl Task {
         }
         self.schedule.hints = hints;
         let retry_at = self.retries.next_at(self.is_in_lane());
-        let (settling, mounts) = (self.settling.next_at(), self.hung_mounts.next_at());
-        let again_at = [retry_at, self.rescan_at, settling, mounts];
+        let (revisits, mounts) = (self.revisits.next_at(), self.hung_mounts.next_at());
+        let again_at = [retry_at, self.rescan_at, revisits, mounts];
         self.schedule.retry_at = again_at.into_iter().flatten().min();
         if !requests.confirms.is_empty() {
             self.answer_confirms(requests.confirms);
@@ -306,10 +306,11 @@ impl Task {
         for path in self.split_retries().0 {
             targets.add_file(path);
         }
-        self.settled = self.settling.take_due(self.now()).into_iter().collect();
-        for path in &self.settled {
+        let revisited = self.revisits.take_due(self.now());
+        for path in revisited.read.iter().chain(&revisited.examined) {
             targets.add_file(path.clone());
         }
+        self.settled.extend(revisited.read);
         for dir in self.hung_mounts.take_due(self.now()) {
             targets.add_dir(dir, false);
         }
@@ -537,7 +538,7 @@ impl Task {
             self.context.index.apply(&self.mailbox.id, &unstable, self.context.clock.now())?;
         }
         for path in report.unsettled {
-            self.settling.add(path, now + self.context.tuning.settle);
+            self.revisits.add(path, now, self.context.tuning.settle);
         }
         for dir in report.rescan {
             self.rescan.add_dir(dir, true);

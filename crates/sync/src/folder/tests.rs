@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -326,5 +327,53 @@ async fn a_file_that_was_read_shortly_after_a_change_is_read_once_more() {
         assert!(Instant::now() < end, "the file has not been read once more");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+    setup.end().await;
+}
+
+/// A clock that a test sets forward.
+#[derive(Debug, Default)]
+struct ForwardClock {
+    system: SystemClock,
+    forward: AtomicU64,
+}
+
+impl Clock for ForwardClock {
+    fn now(&self) -> jiff::Timestamp {
+        self.system.now()
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.system.elapsed() + Duration::from_secs(self.forward.load(Ordering::Relaxed))
+    }
+}
+
+/// Loop devices and native asynchronous I/O write without an event.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_has_changed_is_visited_again_without_a_hint() {
+    let mut setup = Setup::new();
+    setup.write("image", "first");
+    setup.write("other/file", "");
+    let clock = Arc::new(ForwardClock::default());
+    setup.clock = clock.clone();
+    setup.settle = Duration::from_secs(60);
+    setup.start(None).await;
+    let handle = setup.service().handle();
+    let row = || handle.context.index.row(NUMBER, &path("image")).unwrap().unwrap();
+    let first = row();
+    assert!(first.is_unsettled);
+    for is_unsettled in [false, true] {
+        if is_unsettled {
+            setup.write("image", "the second");
+        }
+        clock.forward.fetch_add(61, Ordering::Relaxed);
+        // The hint wakes the thread; the file is not in that directory.
+        setup.send(Hint::Dirty(path("other")));
+        let end = Instant::now() + DEADLINE;
+        while row().is_unsettled != is_unsettled {
+            assert!(Instant::now() < end, "not visited: {:?}", row());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    assert_ne!(row().content().unwrap().cid, first.content().unwrap().cid);
     setup.end().await;
 }
