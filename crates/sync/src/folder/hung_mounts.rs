@@ -202,7 +202,9 @@ mod tests {
         assert_eq!(mounts.next_at(), None);
         // Unmounted.
         *is_hung.0.lock() = true;
-        assert_eq!(mounts.update_from(all(), root, now, Duration::from_millis(1)).len(), 1);
+        // (On a busy machine, the other one has not answered either.)
+        let found = mounts.update_from(all(), root, now, Duration::from_millis(1));
+        assert!(found.contains(&hung[0]), "{found:?}");
         assert!(mounts.update_from(Vec::new(), root, now, Duration::ZERO).is_empty());
         *is_hung.0.lock() = false;
         is_hung.1.notify_all();
