@@ -565,3 +565,37 @@ fn a_pack_without_a_footer_and_a_record_keeps_the_rest() {
         assert_eq!(report.rewritten_packs, 0);
     }
 }
+
+/// A part of another store, or of an older copy, was copied into the store: a pack with the number
+/// of a pack that exists. Neither hides the other.
+#[test]
+fn two_packs_with_one_number_are_refused_and_stay() {
+    let other = SimDisk::new();
+    let (store, _) = open(&other);
+    let nodes: Vec<_> = tree(&[77, 78]).blocks.into_iter().rev().take(1).collect();
+    store.put(&nodes).unwrap();
+    store.commit(store.write_epoch()).unwrap();
+    drop(store);
+    let path = Path::new(DIR).join("packs/m-00000001.pack");
+    let foreign = disk::read_file(&other, &path, 1 << 20).unwrap();
+
+    let disk = filled();
+    assert!(files(&disk, "d-00000001.pack").len() == 1);
+    disk.create(&path).unwrap().write_at(&[&foreign], 0).unwrap();
+    let error = try_open(&disk).unwrap_err().to_string();
+    let reader = || ReadOnlyPackStore::open_on(Arc::new(disk.clone()), Path::new(DIR));
+    let error_of_reader = reader().map(drop).unwrap_err().to_string();
+    for error in [error, error_of_reader] {
+        assert!(error.contains("m-00000001.pack") && error.contains("d-00000001.pack"), "{error}");
+    }
+    // A crash may leave an emptied pack beside the next one.
+    disk.damage(&path, |bytes| bytes.truncate(64));
+    reader().unwrap();
+    disk.damage(&path, |bytes| *bytes = foreign.clone());
+    disk.lose(&path);
+    let (store, report) = open(&disk);
+    assert!(report.damage.is_empty(), "{report:?}");
+    for (name, tree) in trees() {
+        assert_whole(&store, &tree, &name);
+    }
+}

@@ -10,7 +10,7 @@ use super::examine::{PackFile, PackName, examine_pack, report_lost_records, walk
 use super::gc::Guard;
 use super::losses::LossReports;
 use super::pack_list::{PackList, Records, description, expected};
-use super::packs::{Pack, PackState, Packs, parse_name};
+use super::packs::{Pack, PackState, Packs, parse_name, same_number};
 use super::quarantine::Quarantine;
 use super::read::encode_place;
 use super::recompress::RecompressTotals;
@@ -148,6 +148,9 @@ impl Inner {
             let name = PackName { path: &path, kind, number, known, expected };
             match open_pack(&*disk, name, &mut report)? {
                 Opened::Pack(pack) => {
+                    if let Some(other) = packs.get(number) {
+                        return Err(same_number(&path, &other.path));
+                    }
                     report_lost_records(pack.records(), name, &mut report);
                     if pack.records() < expected {
                         lost.insert(number, expected);

@@ -1,6 +1,7 @@
 //! The list of packs, their state in memory, and their open files.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use lru::LruCache;
 
 use super::catalog::CatalogPack;
 use crate::error::{IoContext, StoreError};
-use crate::pack::{PackHeader, PackKind, footer_len, read_footer, walk};
+use crate::pack::{HEADER_LEN, PackHeader, PackKind, footer_len, read_footer, walk};
 use crate::record::Entry;
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Mutex, RwLock};
@@ -90,6 +91,59 @@ pub(super) fn parse_name(name: &str) -> Option<(PackKind, u32)> {
     (file_name(kind, number) == name).then_some((kind, number))
 }
 
+/// Returns the kinds and the files of all packs in a directory, by number.
+///
+/// # Errors
+///
+/// Returns [`StoreError::Io`] if the directory, or the one above it if there is none, cannot be
+/// listed, and [`StoreError::Unusable`] if two packs with records have the same number.
+pub(super) fn pack_files(
+    disk: &dyn Disk,
+    dir: &Path,
+) -> Result<BTreeMap<u32, (PackKind, PathBuf)>, StoreError> {
+    let names = match disk.list(dir) {
+        // A store whose writer died before it had made the directory.
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let store = dir.parent().unwrap_or(dir);
+            disk.list(store).context("list", store)?;
+            return Ok(BTreeMap::new());
+        }
+        names => names.context("list", dir)?,
+    };
+    let mut files: BTreeMap<u32, (PackKind, PathBuf)> = BTreeMap::new();
+    for name in &names {
+        let Some((kind, number)) = name.to_str().and_then(parse_name) else { continue };
+        let path = dir.join(name);
+        if let Some((_, other)) = files.get(&number) {
+            // A crash may have left an emptied pack beside the next one.
+            let may_have_records = |path: &Path| {
+                let len = disk.open_read(path).and_then(|file| file.len());
+                len.map_or(true, |len| len > HEADER_LEN)
+            };
+            match [&path, other].map(|path| may_have_records(path)) {
+                [true, true] => return Err(same_number(&path, other)),
+                [true, false] => {}
+                [false, _] => continue,
+            }
+        }
+        files.insert(number, (kind, path));
+    }
+    Ok(files)
+}
+
+/// Returns the error for two files of packs with one number. The index names packs by their
+/// number, so one of the packs would hide the blocks of the other.
+pub(super) fn same_number(path: &Path, other: &Path) -> StoreError {
+    let other = other.display();
+    StoreError::Unusable {
+        path: path.to_owned(),
+        reason: format!(
+            "{other} has the same number, so one of the two is of another store or of an older \
+             copy: move the one that does not belong here out of the directory, and start again"
+        ),
+    }
+}
+
 impl Pack {
     pub(super) fn number(&self) -> u32 {
         self.header.number
@@ -102,7 +156,7 @@ impl Pack {
     /// Reports whether there are damaged bytes between the records of a pack without a
     /// footer.
     pub(super) fn has_gaps(&self) -> bool {
-        let mut end = crate::pack::HEADER_LEN;
+        let mut end = HEADER_LEN;
         let state = self.state.lock();
         state.entries.iter().flatten().any(|entry| {
             let is_gap = u64::from(entry.offset) != end;
@@ -125,7 +179,7 @@ impl Pack {
     pub(super) fn content_len(&self) -> u64 {
         let state = self.state.lock();
         let footer = if state.entries.is_none() { footer_len(state.records) } else { 0 };
-        state.file_len.saturating_sub(crate::pack::HEADER_LEN + footer)
+        state.file_len.saturating_sub(HEADER_LEN + footer)
     }
 
     pub(super) fn catalog_entry(&self) -> CatalogPack {
@@ -236,13 +290,13 @@ impl Packs {
             header,
             path,
             state: Mutex::new(PackState {
-                end: crate::pack::HEADER_LEN,
+                end: HEADER_LEN,
                 records: 0,
                 synced_records: 0,
                 written_out: 0,
                 has_failed: false,
                 entries: Some(Vec::new()),
-                file_len: crate::pack::HEADER_LEN,
+                file_len: HEADER_LEN,
                 unsynced_file: None,
             }),
             usable_records: AtomicU32::new(u32::MAX),

@@ -30,7 +30,7 @@ use super::catalog::{Catalog, CatalogPack};
 use super::examine::{PackFile, PackName, examine_pack, report_lost_records, walk_pack};
 use super::open::{Layout, refuse_other_format};
 use super::pack_list::{PackList, description, expected, list_for_reading, losses, readable};
-use super::packs::parse_name;
+use super::packs::pack_files;
 use super::quarantine::Quarantine;
 use super::read::{decode_place, encode_place, pack_of};
 use super::removed_roots::RemovedRoots;
@@ -370,12 +370,13 @@ impl View {
             PackList::read(&**disk, &layout.pack_list()),
             Ok(Ok(listed)) if listed.is_empty()
         );
-        let is_new =
-            !has_list && matches!(catalog, Some(None)) && pack_names(&**disk, layout)?.is_empty();
+        let is_new = !has_list
+            && matches!(catalog, Some(None))
+            && pack_files(&**disk, &layout.packs())?.is_empty();
         let catalog = catalog.flatten();
         // The roots before the packs, so that the blocks of each root are in these packs.
         let found = read_roots(&**disk, &layout.roots(), is_new)?;
-        let names = pack_names(&**disk, layout)?;
+        let names = pack_files(&**disk, &layout.packs())?;
         // After the names: a collection removes a pack from the list before its file.
         let listed = list_for_reading(&**disk, &layout.pack_list(), &mut report)?;
         let known: BTreeMap<_, _> = catalog
@@ -407,7 +408,7 @@ impl View {
         if !missing.is_empty() {
             // A writer may have created a pack after its name was looked for, or removed
             // one after the catalog was read.
-            let now = pack_names(&**disk, layout)?;
+            let now = pack_files(&**disk, &layout.packs())?;
             let catalog = readable(Catalog::read(&**disk, &layout.index()), &mut report)?;
             let packs = catalog.flatten().map_or_else(Vec::new, |catalog| catalog.packs);
             let is_expected = |number: &u32| {
@@ -449,7 +450,7 @@ impl View {
         }
         rest.sort_unstable();
         report.set_roots(found.health, found.unreadable);
-        let is_same = !is_any_gone || pack_names(&**disk, layout)? == names;
+        let is_same = !is_any_gone || pack_files(&**disk, &layout.packs())? == names;
         let has_changed =
             !is_same || read_roots(&**disk, &layout.roots(), true)?.roots != found.roots;
         let view = Self { packs, losses, runs: runs.unwrap_or_default(), rest, roots: found.roots };
@@ -473,27 +474,6 @@ impl View {
         };
         Ok(values.iter().filter_map(place).collect())
     }
-}
-
-/// Returns the kinds and the files of all packs, by number.
-fn pack_names(
-    disk: &dyn Disk,
-    layout: &Layout,
-) -> Result<BTreeMap<u32, (PackKind, PathBuf)>, StoreError> {
-    let dir = layout.packs();
-    let names = match disk.list(&dir) {
-        // A store whose writer died before it had made the directory.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            disk.list(&layout.dir).context("list", &layout.dir)?;
-            return Ok(BTreeMap::new());
-        }
-        names => names.context("list", &dir)?,
-    };
-    let numbered = |name: &std::ffi::OsString| {
-        let (kind, number) = name.to_str().and_then(parse_name)?;
-        Some((number, (kind, dir.join(name))))
-    };
-    Ok(names.iter().filter_map(numbered).collect())
 }
 
 /// Examines a pack. `None` if it is empty, emptied by a collection, or removed.
