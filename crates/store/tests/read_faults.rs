@@ -168,7 +168,8 @@ fn an_unreadable_file_of_the_index_stops_the_opening_and_stays() {
             }
             match opened {
                 Err(StoreError::IndexUnreadable { path, .. }) => assert!(is_run(&path)),
-                other => panic!("{error:?} after {after}: {other:?}"),
+                Err(other) => panic!("{error:?} after {after}: {other}"),
+                Ok(_) => panic!("{error:?} after {after}: opened"),
             }
             assert_eq!(runs(), before);
             // A reader does without the file.

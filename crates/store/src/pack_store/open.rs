@@ -132,12 +132,10 @@ impl Inner {
             .flat_map(|catalog| &catalog.packs)
             .map(|pack| (pack.number, *pack))
             .collect();
-        let listed = PackList::read(&*disk, &layout.pack_list())?.unwrap_or_else(|reason| {
-            report.damage.push(reason);
-            Records::new()
-        });
-        let expected = expected(&known, &listed);
+        let listed = PackList::read(&*disk, &layout.pack_list())?;
+        report.damage.extend(listed.as_ref().err().cloned());
         let pack_list = PackList::new(disk.clone(), layout.pack_list(), listed);
+        let expected = expected(&known, &pack_list.records());
         let mut opened = BTreeSet::new();
         let mut lost = Records::new();
         for name in disk.list(&layout.packs()).context("list", &layout.packs())? {

@@ -11,6 +11,9 @@
 //!
 //! A list that cannot be written, as on a full disk, is written again with the next
 //! commit. Until then, only a loss in the newest packs would not be noticed.
+//!
+//! A damaged list is not replaced before a collection has succeeded: until then it is not
+//! known which packs are lost, also after a restart.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -46,6 +49,8 @@ struct State {
     records: Records,
     /// False if packs in the file differ from `records`.
     is_saved: bool,
+    /// Description of the damage if the file is damaged. It is not replaced then.
+    damage: Option<String>,
 }
 
 impl PackList {
@@ -67,7 +72,12 @@ impl PackList {
                 return Err(StoreError::CatalogUnreadable { path, reason });
             }
         };
-        let damaged = || Ok(Err(format!("{}: the list of packs is damaged", path.display())));
+        let damaged = || {
+            let path = path.display();
+            Ok(Err(format!(
+                "{path}: the list of packs is damaged, so a missing pack may not be noticed"
+            )))
+        };
         let Some(text) = checked_text(&bytes) else { return damaged() };
         let mut lines = text.lines();
         match lines.next() {
@@ -82,9 +92,17 @@ impl PackList {
         records.map_or_else(damaged, |records| Ok(Ok(records)))
     }
 
-    /// Creates the list with these packs, which are in the file.
-    pub(super) fn new(disk: Arc<dyn Disk>, path: PathBuf, records: Records) -> Self {
-        Self { disk, path, state: Mutex::new(State { records, is_saved: true }) }
+    /// Creates the list with the packs that [`PackList::read`] has read from the file, or with
+    /// the description of its damage.
+    pub(super) fn new(disk: Arc<dyn Disk>, path: PathBuf, read: Result<Records, String>) -> Self {
+        let damage = read.as_ref().err().cloned();
+        let records = read.unwrap_or_default();
+        Self { disk, path, state: Mutex::new(State { records, is_saved: true, damage }) }
+    }
+
+    /// Returns the packs with the number of their durable records.
+    pub(super) fn records(&self) -> Records {
+        self.state.lock().records.clone()
     }
 
     /// Adds packs with a number of durable records, unless `exists` is false for them.
@@ -154,13 +172,20 @@ impl PackList {
         let left = state.records.iter();
         let left = left
             .filter_map(|(number, records)| Some((*number, records_of(*number)?.min(*records))));
-        let left = left.collect();
+        let left: Records = left.collect();
+        if state.damage.is_some() {
+            self.save(&left)?;
+            *state = State { records: left, is_saved: true, damage: None };
+            return Ok(());
+        }
         self.replace(&mut state, left)
     }
 
     /// Describes the losses. `records_of` as in [`PackList::forget_lost`].
     pub(super) fn losses(&self, records_of: impl Fn(u32) -> Option<u32>) -> Vec<String> {
-        losses(&self.state.lock().records, records_of)
+        let state = self.state.lock();
+        let damage = state.damage.iter().cloned();
+        damage.chain(losses(&state.records, records_of)).collect()
     }
 
     /// Reports whether a pack with this number of records has lost some.
@@ -169,15 +194,17 @@ impl PackList {
     }
 
     fn replace(&self, state: &mut State, records: Records) -> Result<(), StoreError> {
-        if records != state.records {
+        if state.damage.is_some() {
+            state.records = records;
+        } else if records != state.records {
             self.save(&records)?;
-            *state = State { records, is_saved: true };
+            *state = State { records, is_saved: true, damage: None };
         }
         Ok(())
     }
 
     fn save_again(&self, state: &mut State) {
-        if state.is_saved {
+        if state.is_saved || state.damage.is_some() {
             return;
         }
         match self.save(&state.records) {
@@ -270,7 +297,7 @@ pub(super) fn readable<T>(
     }
 }
 
-/// Returns the list for a reader; empty if it is damaged or cannot be read.
+/// Returns the list for a reader, or the reason why it is damaged or cannot be read.
 ///
 /// # Errors
 ///
@@ -279,12 +306,18 @@ pub(super) fn list_for_reading(
     disk: &dyn Disk,
     path: &Path,
     report: &mut OpenReport,
-) -> Result<Records, StoreError> {
-    let read = readable(PackList::read(disk, path), report)?;
-    Ok(read.unwrap_or_else(|| Ok(Records::new())).unwrap_or_else(|reason| {
-        report.damage.push(reason);
-        Records::new()
-    }))
+) -> Result<Result<Records, String>, StoreError> {
+    Ok(match readable(PackList::read(disk, path), report)? {
+        Some(Ok(records)) => Ok(records),
+        Some(Err(reason)) => {
+            report.damage.push(reason.clone());
+            Err(reason)
+        }
+        None => Err(format!(
+            "{}: the list of packs cannot be read, so a missing pack may not be noticed",
+            path.display()
+        )),
+    })
 }
 
 #[cfg(test)]
@@ -303,7 +336,7 @@ mod tests {
         let (disk, path) = disk();
         let read = || PackList::read(&disk, path).unwrap();
         assert_eq!(read(), Ok(Records::new()));
-        let list = PackList::new(Arc::new(disk.clone()), path.to_owned(), Records::new());
+        let list = PackList::new(Arc::new(disk.clone()), path.to_owned(), Ok(Records::new()));
         list.add([(3, 4), (0xabc, 1), (7, 1)], |number| number != 7);
         assert_eq!(read(), Ok([(3, 4), (0xabc, 1)].into()));
         let text = read_file(&disk, path, MAX_LEN).unwrap();
@@ -333,7 +366,7 @@ mod tests {
     fn it_is_saved_once_for_each_pack() {
         let (disk, path) = disk();
         let read = || PackList::read(&disk, path).unwrap().unwrap();
-        let list = PackList::new(Arc::new(disk.clone()), path.to_owned(), Records::new());
+        let list = PackList::new(Arc::new(disk.clone()), path.to_owned(), Ok(Records::new()));
         list.add([(1, 1)], |_| true);
         let operations = disk.operations();
         list.add([(1, 9)], |_| true);
@@ -346,7 +379,7 @@ mod tests {
     #[test]
     fn what_is_lost_stays_in_the_list_until_it_is_forgotten() {
         let (disk, path) = disk();
-        let list = PackList::new(Arc::new(disk.clone()), path.to_owned(), Records::new());
+        let list = PackList::new(Arc::new(disk.clone()), path.to_owned(), Ok(Records::new()));
         list.add([(1, 5), (2, 3), (3, 8)], |_| true);
         list.add_lost(&[(3, 9), (4, 1)].into());
         let records_of = |number: u32| [None, Some(5), Some(2), Some(9), None][number as usize];
@@ -362,10 +395,38 @@ mod tests {
         assert_eq!(saved, [(1, 5), (2, 2), (3, 9)].into());
     }
 
+    /// A damaged list stays, and is reported after each restart, until a collection has succeeded.
+    #[test]
+    fn a_damaged_list_is_replaced_only_after_a_collection() {
+        let (disk, path) = disk();
+        let open = || {
+            let read = PackList::read(&disk, path).unwrap();
+            PackList::new(Arc::new(disk.clone()), path.to_owned(), read)
+        };
+        open().add([(1, 5), (2, 3)], |_| true);
+        disk.damage(path, |bytes| bytes[20] ^= 1);
+        let damaged = read_file(&disk, path, MAX_LEN).unwrap();
+        let records_of = |number: u32| (number != 2).then_some(5);
+        for _ in 0..2 {
+            let list = open();
+            list.add([(1, 5), (3, 5)], |_| true);
+            list.add_lost(&[(4, 1)].into());
+            list.remove([3]).unwrap();
+            assert_eq!(list.losses(records_of).len(), 1);
+            assert!(list.losses(records_of)[0].contains("may not be noticed"));
+            assert_eq!(read_file(&disk, path, MAX_LEN).unwrap(), damaged);
+        }
+        let list = open();
+        list.add([(1, 5), (3, 5)], |_| true);
+        list.forget_lost(records_of).unwrap();
+        assert_eq!(list.losses(records_of), [] as [String; 0]);
+        assert_eq!(open().records(), [(1, 5), (3, 5)].into());
+    }
+
     #[test]
     fn fuzz_pack_list() {
         let (disk, path) = disk();
-        let list = PackList::new(Arc::new(disk.clone()), path.to_owned(), Records::new());
+        let list = PackList::new(Arc::new(disk.clone()), path.to_owned(), Ok(Records::new()));
         list.add([(1, 1), (2, 70)], |_| true);
         let example = read_file(&disk, path, MAX_LEN).unwrap();
         fuzzing::target!(&[example], |bytes: &[u8]| {

@@ -29,7 +29,9 @@ use super::OpenReport;
 use super::catalog::{Catalog, CatalogPack};
 use super::examine::{PackFile, PackName, examine_pack, report_lost_records, walk_pack};
 use super::open::{Layout, refuse_other_format};
-use super::pack_list::{PackList, description, expected, list_for_reading, losses, readable};
+use super::pack_list::{
+    PackList, Records, description, expected, list_for_reading, losses, readable,
+};
 use super::packs::pack_files;
 use super::quarantine::Quarantine;
 use super::read::{decode_place, encode_place, pack_of};
@@ -384,6 +386,10 @@ impl View {
             .flat_map(|catalog| &catalog.packs)
             .map(|pack| (pack.number, *pack))
             .collect();
+        let (listed, unknown) = match listed {
+            Ok(listed) => (listed, None),
+            Err(reason) => (Records::new(), Some(reason)),
+        };
         let expected = expected(&known, &listed);
         let mut packs = BTreeMap::new();
         let mut entries = BTreeMap::new();
@@ -417,7 +423,7 @@ impl View {
             missing.retain(|number| !now.contains_key(number) && is_expected(number));
         }
         report.lost_packs = missing.iter().copied().map(description).collect();
-        let losses = losses(&expected, |number| match packs.get(&number) {
+        let mut losses = losses(&expected, |number| match packs.get(&number) {
             Some(ReadPack { kind: PackKind::Meta, unreadable: None, records, .. }) => {
                 Some(*records)
             }
@@ -425,6 +431,7 @@ impl View {
             None if missing.contains(&number) => None,
             None => Some(u32::MAX),
         });
+        losses.extend(unknown);
 
         let runs = catalog
             .as_ref()
