@@ -1,7 +1,6 @@
 //! The interface of the source side to the rest of the program.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, RwLock};
@@ -187,14 +186,11 @@ impl SyncHandle {
         for id in ids {
             if let Some((number, path, _)) = self.context.index.locate(*id)? {
                 let Some(mailbox) = mailbox(number) else { continue };
-                let opened = self.context.files.open(*id);
-                // If the disk is not mounted, the file has not been overwritten.
-                let lost = match &opened {
-                    Ok(Some(_)) => Some(*id),
-                    Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Some(*id),
-                    _ => None,
-                };
-                if matches!(opened, Ok(Some(_))) {
+                // If the disk is not mounted, or the file is not readable at present, the file
+                // has not been overwritten.
+                let can_open = matches!(self.context.files.open(*id), Ok(Some(_)));
+                let lost = can_open.then_some(*id);
+                if can_open {
                     mailbox.overwritten(&path, *id);
                 }
                 mailbox.suspect(path, lost, self.context.clock.elapsed());
