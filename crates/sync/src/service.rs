@@ -93,6 +93,7 @@ impl SyncService {
             failed: Arc::new(report_failed),
             report_ended,
             ended,
+            have_all_ended: true,
         };
         let first = settings.borrow_and_update().clone();
         if let Err(error) = folders.apply(&first) {
@@ -190,7 +191,12 @@ pub(crate) fn open(
     start_watcher: StartWatcher<'_>,
 ) -> Result<SyncHandle, SyncError> {
     let dir = options.data_dir.join(DIR);
-    let index = Arc::new(Index::open(options.disk.clone(), &dir, options.tuning.index_cache)?);
+    let index = Arc::new(Index::open(
+        options.disk.clone(),
+        &dir,
+        options.tuning.index_cache,
+        options.boot,
+    )?);
     let files = Arc::new(FolderFiles::new(index.clone()));
     let (in_place, is_lost) = InPlaceStore::open(
         options.disk.clone(),
@@ -291,6 +297,8 @@ struct FolderThreads {
     /// Each thread sends the id of its folder when it ends.
     report_ended: mpsc::UnboundedSender<FolderId>,
     ended: mpsc::UnboundedReceiver<FolderId>,
+    /// False if a thread has panicked, or did not end in time.
+    have_all_ended: bool,
 }
 
 impl FolderThreads {
@@ -429,10 +437,16 @@ impl FolderThreads {
         }
         for (folder, thread) in threads {
             if thread.is_finished() {
-                let _ = thread.join();
+                self.have_all_ended &= thread.join().is_ok();
             } else {
+                self.have_all_ended = false;
                 tracing::warn!(%folder, "the work on the folder does not end; no longer waiting for it");
             }
+        }
+        if self.have_all_ended
+            && let Err(error) = self.handle.context.index.close()
+        {
+            tracing::warn!(error = with_causes(&error), "cannot close the file index");
         }
     }
 }

@@ -9,7 +9,7 @@ use disk::{Disk, RealDisk};
 use jiff::Timestamp;
 use store::BlockStore;
 use tokio::sync::watch;
-use types::{BlockScheme, FolderId, PublishedManifest};
+use types::{BlockScheme, FolderId, Hash, PublishedManifest};
 
 use crate::status::Receipt;
 
@@ -141,6 +141,8 @@ pub struct SyncOptions {
     pub source_peer_id: String,
     /// The source of time.
     pub clock: Arc<dyn Clock>,
+    /// Identifies the present run of the computer's kernel; `None` if it is unknown.
+    pub boot: Option<u64>,
     /// Directories that are never backed up, because the instance writes to them.
     pub own_dirs: Vec<PathBuf>,
     /// Parameters that only tests change.
@@ -168,9 +170,17 @@ impl SyncOptions {
             settings,
             source_peer_id,
             clock: Arc::new(SystemClock::default()),
+            boot: boot_number(),
             tuning: Tuning::default(),
         }
     }
+}
+
+/// Returns a hash of the random id that Linux gives to each run of the kernel.
+fn boot_number() -> Option<u64> {
+    let id = std::fs::read("/proc/sys/kernel/random/boot_id").ok()?;
+    let start = &Hash::of(&id).as_bytes()[..8];
+    Some(start.iter().fold(0, |number, byte| (number << 8) | u64::from(*byte)))
 }
 
 /// Parameters without a setting; only tests change them.

@@ -67,6 +67,31 @@ async fn a_restart_reads_nothing_and_publishes_the_same_again() {
     setup.stop().await;
 }
 
+/// After a crash of the computer, the content of a file may be newer than its time stamps.
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_were_changed_shortly_before_a_crash_of_the_computer_are_read_again() {
+    let mut setup = Setup::stopped();
+    setup.work_on_request_only();
+    sample(&setup);
+    setup.start();
+    let first = setup.sync().await;
+    let index = setup.dir.path().join("data/sync/index.redb");
+    let at_the_crash = std::fs::read(&index).unwrap();
+    setup.stop().await;
+    for (boot, is_crash) in [(1, true), (2, true), (3, false)] {
+        if is_crash {
+            std::fs::write(&index, &at_the_crash).unwrap();
+        }
+        setup.boot = boot;
+        setup.start();
+        assert_eq!(setup.sync().await, first);
+        // A crash of the instance alone changes nothing, nor does an end before the reboot.
+        let is_any_read = setup.files_read() > 0;
+        assert_eq!(is_any_read, boot == 2, "{}", setup.files_read());
+        setup.stop().await;
+    }
+}
+
 /// `covers_until` covers only changes in the last manifest, not changes that were found later
 /// or not yet.
 #[tokio::test(flavor = "multi_thread")]

@@ -256,6 +256,7 @@ impl Task {
             self.context.index.update(&self.mailbox.id, |record| {
                 record.is_scanned = true;
                 record.is_rehash_due = false;
+                record.distrusted_since = None;
             })?;
             self.reload()?;
             let pending = self.pending_changes();

@@ -427,6 +427,7 @@ impl Task {
             reader: reader(Arc::new(self.context.store.pin()), self.mailbox.long_monitor.clone()),
         };
         let reader = reader(self.pin.clone(), self.mailbox.monitor.clone());
+        let distrusted_since = self.record.distrusted_since.map(Timestamp::as_nanosecond);
         let modes = self.modes()?;
         let resting = self.split_retries().1;
         self.owners.refresh();
@@ -446,6 +447,7 @@ impl Task {
             ground,
             own_dirs: &own_dirs,
             is_rehash: self.record.is_rehash_due && is_all,
+            distrusted_since: distrusted_since.filter(|_| is_all),
             suspects: &self.suspects,
             retried: &self.retries.all(),
             // A file that was read in an earlier life of the instance is in no queue.
@@ -492,6 +494,7 @@ impl Task {
                 if is_all && are_all_read {
                     record.is_scanned = true;
                     record.is_rehash_due = false;
+                    record.distrusted_since = None;
                 }
             })?;
         }

@@ -62,6 +62,8 @@ const FILE: &str = "index.redb";
 /// Name of the database until it is complete.
 const NEW_FILE: &str = "index.redb.new";
 const LOCK: &str = "lock";
+/// Key of the run of the kernel in which the index is open.
+const BOOT: &str = "boot";
 /// Number of low bits of a file id that count within one start; see [`Index::file_id`].
 const IDS_BITS: u32 = 40;
 
@@ -110,6 +112,10 @@ type DbResult<T> = Result<T, redb::Error>;
 impl Index {
     /// Opens the index in `dir`, or creates one. An unreadable index is never replaced.
     ///
+    /// `boot` identifies the present run of the computer's kernel, if it is known. If the index
+    /// was last open in another run, and was not closed ([`Index::close`]), the computer crashed:
+    /// the records of the folders get a [`FolderRecord::distrusted_since`].
+    ///
     /// # Errors
     ///
     /// Returns [`SyncError::Locked`] if another process has it open, [`SyncError::Version`] if
@@ -119,6 +125,7 @@ impl Index {
         disk: Arc<dyn Disk>,
         dir: &Path,
         cache_len: usize,
+        boot: Option<u64>,
     ) -> Result<Self, SyncError> {
         let state = |action, path: &Path| {
             let path = path.to_owned();
@@ -164,6 +171,13 @@ impl Index {
             txn.open_multimap_table(LINKS)?;
             txn.open_table(SEGMENTS)?;
             txn.open_table(ERRORS)?;
+            let last_boot = meta.get(BOOT)?.map(|value| value.value());
+            if let Some(boot) = boot {
+                meta.insert(BOOT, boot)?;
+            }
+            if last_boot.is_some_and(|last| boot.is_some_and(|boot| boot != last)) {
+                distrust_recent_files(txn)?;
+            }
             Ok(Ok(starts))
         })?;
         let starts = starts.map_err(|found| SyncError::Version {
@@ -173,6 +187,14 @@ impl Index {
         })?;
         index.next_id.store(starts << IDS_BITS, Ordering::Relaxed);
         Ok(index)
+    }
+
+    /// Notes that the instance ends, and no file is being read.
+    pub(crate) fn close(&self) -> Result<(), SyncError> {
+        self.write("close", |txn| {
+            txn.open_table(META)?.remove(BOOT)?;
+            Ok(())
+        })
     }
 
     /// Returns a new id for a version of a file. No id is used twice, not even by another run:
@@ -503,6 +525,24 @@ fn record_in(txn: &WriteTransaction, id: &FolderId) -> DbResult<Option<FolderRec
     serde_json::from_slice(value.value())
         .map(Some)
         .map_err(|_| redb::Error::Corrupted(format!("the record of folder {id}")))
+}
+
+/// Notes in the records of all folders that the computer crashed.
+fn distrust_recent_files(txn: &WriteTransaction) -> DbResult<()> {
+    let ids = {
+        let table = txn.open_table(FOLDERS)?;
+        let ids = table.iter()?.map(|row| Ok(row?.0.value().to_owned()));
+        ids.collect::<DbResult<Vec<_>>>()?
+    };
+    for id in ids {
+        // An invalid id is reported by the first call that reads it.
+        let Ok(id) = id.parse::<FolderId>() else { continue };
+        if let Some(mut record) = record_in(txn, &id)? {
+            record.distrust_recent_files();
+            put_record(txn, &id, &record)?;
+        }
+    }
+    Ok(())
 }
 
 fn put_record(txn: &WriteTransaction, id: &FolderId, record: &FolderRecord) -> DbResult<()> {

@@ -2,7 +2,7 @@
 //!
 //! Each folder has one JSON value, which is small and can be read by people.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use types::{Cid, FolderId, PublishedManifest, RelPath, SequenceNumber};
 
@@ -11,6 +11,9 @@ use crate::path_key::FolderNumber;
 use crate::root_id::RootId;
 use crate::status::AlarmKind;
 
+/// Time before the last known work on a folder from which on its files are not trusted after a
+/// crash of the computer. The kernel writes time stamps to the disk within half a minute.
+const DISTRUSTED: SignedDuration = SignedDuration::from_mins(10);
 /// Age in hours from which the loss of a content is counted, and the time for which losses are
 /// added up.
 pub(crate) const LOSS_WINDOW: u32 = 24;
@@ -49,6 +52,11 @@ pub(crate) struct FolderRecord {
     pub(crate) deleted: u64,
     /// True if every file has to be read again, because the locations of blocks were lost.
     pub(crate) is_rehash_due: bool,
+    /// Set after a crash of the computer: files whose ctime is not older are read by the next
+    /// full scan. After a crash, a file may have a newer content than its time stamps say:
+    /// `fdatasync` makes the content durable, and not the times.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) distrusted_since: Option<Timestamp>,
     /// Lost files by hour: the hour since 1970, and their number.
     pub(crate) losses: Vec<(u32, u64)>,
     /// Deleted files by hour; they are included in `losses`.
@@ -149,6 +157,15 @@ pub(crate) struct AlarmRecord {
 }
 
 impl FolderRecord {
+    /// Notes that the computer crashed after the last work on the folder.
+    pub(super) fn distrust_recent_files(&mut self) {
+        let manifest = self.manifest.as_ref().map(|manifest| manifest.at);
+        let Some(last_work) = manifest.max(self.last_scan) else { return };
+        let since = last_work.saturating_sub(DISTRUSTED).unwrap_or(Timestamp::MIN);
+        // A crash before the last one may not have been dealt with.
+        self.distrusted_since = Some(self.distrusted_since.map_or(since, |old| old.min(since)));
+    }
+
     /// Returns the record of a new folder.
     pub(crate) fn new(number: FolderNumber) -> Self {
         Self {
@@ -166,6 +183,7 @@ impl FolderRecord {
             lost: 0,
             deleted: 0,
             is_rehash_due: false,
+            distrusted_since: None,
             losses: Vec::new(),
             removals: Vec::new(),
             mounts: Vec::new(),

@@ -23,7 +23,12 @@ fn now() -> Timestamp {
 }
 
 fn open(disk: &SimDisk) -> Result<Index, SyncError> {
-    Index::open(Arc::new(disk.clone()), Path::new("/state"), 1 << 20)
+    open_in(disk, None)
+}
+
+/// Opens the index in a run of the kernel.
+fn open_in(disk: &SimDisk, boot: Option<u64>) -> Result<Index, SyncError> {
+    Index::open(Arc::new(disk.clone()), Path::new("/state"), 1 << 20, boot)
 }
 
 struct Setup {
@@ -483,7 +488,8 @@ fn it_works_on_a_real_disk() {
     let dir = tempfile::tempdir().unwrap();
     let folder: FolderId = "docs".parse().unwrap();
     for round in 0..3 {
-        let index = Index::open(Arc::new(RealDisk), &dir.path().join("sync"), 1 << 20).unwrap();
+        let index =
+            Index::open(Arc::new(RealDisk), &dir.path().join("sync"), 1 << 20, None).unwrap();
         if round == 0 {
             index.create_folder(&folder, None).unwrap();
         }
@@ -510,4 +516,41 @@ fn a_power_cut_during_the_creation_leaves_an_index_that_can_be_opened() {
             break;
         }
     }
+}
+
+#[test]
+fn recent_files_are_not_trusted_after_a_crash_of_the_computer() {
+    let Setup { disk, index, folder } = Setup::new();
+    let scanned = |index: &Index, second: i64| {
+        let at = Timestamp::from_second(second).unwrap();
+        index.update(&folder, |record| record.last_scan = Some(at)).unwrap();
+    };
+    let since = |index: &Index| {
+        let since = index.folder(&folder).unwrap().unwrap().distrusted_since;
+        since.map(Timestamp::as_second)
+    };
+    scanned(&index, NOW);
+    drop(index);
+    // The process ends in one way or another, and the computer runs on.
+    for is_closed in [false, true, false] {
+        let index = open_in(&disk, Some(1)).unwrap();
+        assert_eq!(since(&index), None);
+        if is_closed {
+            index.close().unwrap();
+        }
+    }
+    // The run of the kernel is unknown, and known again.
+    assert_eq!(since(&open_in(&disk, None).unwrap()), None);
+    // Another run, without an end of the process in the last one.
+    let index = open_in(&disk, Some(2)).unwrap();
+    assert_eq!(since(&index), Some(NOW - 600));
+    // One more crash, before the files were read.
+    scanned(&index, NOW + 5000);
+    drop(index);
+    let index = open_in(&disk, Some(3)).unwrap();
+    assert_eq!(since(&index), Some(NOW - 600));
+    index.update(&folder, |record| record.distrusted_since = None).unwrap();
+    index.close().unwrap();
+    drop(index);
+    assert_eq!(since(&open_in(&disk, Some(4)).unwrap()), None);
 }

@@ -61,6 +61,9 @@ pub(crate) struct ScanOptions<'a> {
     pub(crate) ground: fstree::GroundKind,
     /// True if every file is read.
     pub(crate) is_rehash: bool,
+    /// Files whose ctime is not older, in nanoseconds since 1970, are read even if their stamp
+    /// has not changed.
+    pub(crate) distrusted_since: Option<i128>,
     /// Files to be read even if their stamp has not changed.
     pub(crate) suspects: &'a HashSet<RelPath>,
     /// Files that changed while they were read before.

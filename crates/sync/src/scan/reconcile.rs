@@ -27,8 +27,10 @@ impl Scan<'_> {
         }
         let is_suspect = self.options.is_rehash || self.options.suspects.contains(&found.path);
         let known = row.filter(|row| {
-            let is_due =
-                row.is_racy || (row.is_unread && self.is_all) || self.is_settling(row, &found);
+            let is_due = row.is_racy
+                || (row.is_unread && self.is_all)
+                || self.is_settling(row, &found)
+                || self.is_distrusted(row);
             let is_complete = row.error.is_none() || row.is_attribute_error;
             row.content().is_some() && row.stamp == stamp && is_complete && !is_due
         });
@@ -94,6 +96,13 @@ impl Scan<'_> {
         }
         self.start_batch_timer();
         self.batch.add(path, Change::Put { row, before });
+    }
+
+    /// Reports whether the computer crashed shortly after the last known change of a file.
+    fn is_distrusted(&self, row: &Row) -> bool {
+        let (seconds, nanoseconds) = row.stamp.ctime;
+        let ctime = i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds);
+        self.options.distrusted_since.is_some_and(|since| ctime >= since)
     }
 
     /// Reports whether a file was changed shortly before it was read, and is now to be read once

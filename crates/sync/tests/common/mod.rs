@@ -91,6 +91,8 @@ pub(crate) struct Setup {
     pub(crate) clock: Arc<MovedClock>,
     pub(crate) settings: watch::Sender<SyncSettings>,
     pub(crate) tuning: Tuning,
+    /// The run of the kernel.
+    pub(crate) boot: u64,
     pub(crate) service: Option<SyncService>,
 }
 
@@ -138,6 +140,7 @@ impl Setup {
                 first_scan_interval: Duration::from_hours(1),
                 ..Tuning::default()
             },
+            boot: 1,
             service: None,
             dir,
         }
@@ -169,6 +172,7 @@ impl Setup {
         SyncOptions {
             clock: self.clock.clone(),
             tuning: self.tuning.clone(),
+            boot: Some(self.boot),
             ..SyncOptions::new(
                 self.dir.path().join("data"),
                 self.store.clone(),
