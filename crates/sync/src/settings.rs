@@ -179,8 +179,9 @@ impl SyncOptions {
 /// Returns a hash of the random id that Linux gives to each run of the kernel.
 fn boot_number() -> Option<u64> {
     let id = std::fs::read("/proc/sys/kernel/random/boot_id").ok()?;
-    let start = &Hash::of(&id).as_bytes()[..8];
-    Some(start.iter().fold(0, |number, byte| (number << 8) | u64::from(*byte)))
+    let hash = Hash::of(&id);
+    let start = hash.as_bytes()[..8].iter();
+    Some(start.fold(0, |number, byte| (number << 8) | u64::from(*byte)))
 }
 
 /// Parameters without a setting; only tests change them.
