@@ -15,7 +15,7 @@ use parking_lot::RwLock;
 use store::{FileId, FileTable};
 use types::RelPath;
 
-use crate::index::Index;
+use crate::index::{Index, ReplacedVersion};
 use crate::path_key::FolderNumber;
 
 /// Maximum number of former versions of files that are remembered.
@@ -76,10 +76,10 @@ impl FolderFiles {
 
 impl FolderFiles {
     /// Remembers versions of files that were replaced under their paths.
-    pub(crate) fn add_former(&self, number: FolderNumber, replaced: Vec<(FileId, RelPath)>) {
+    pub(crate) fn add_former(&self, number: FolderNumber, replaced: &[ReplacedVersion]) {
         let mut former = self.former.write();
-        for (id, path) in replaced {
-            former.add(id, number, path);
+        for version in replaced {
+            former.add(version.id, number, version.path.clone());
         }
     }
 

@@ -262,3 +262,44 @@ async fn a_changing_file_that_is_excluded_is_not_read_again() {
         assert_eq!(setup.names(setup.published().last().unwrap()), ["new"]);
     }
 }
+
+/// A log is read at a longer interval than other files. The status covers no line that was not
+/// read.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_changes_all_the_time_rests_and_other_files_do_not() {
+    let mut setup = Setup::stopped();
+    let hour = Duration::from_hours(1);
+    setup.tuning.publish_interval_max = hour;
+    setup.settings.send_modify(|settings| {
+        settings.manifest_max_delay = hour;
+        settings.manifest_update_threshold = u32::MAX;
+    });
+    setup.write("log", "a line\n");
+    setup.start();
+    setup.calm().await;
+    let append = || {
+        use std::io::Write as _;
+        let mut file = fs::File::options().append(true).open(setup.path("log")).unwrap();
+        file.write_all(b"a line\n").unwrap();
+    };
+    // The first version is in the manifest, the next ones in none.
+    for lines in 2..8 {
+        append();
+        setup.until("the line", |status| status.bytes == 7 * lines).await;
+    }
+    let unread = setup.clock.now();
+    append();
+    setup.write("other", "other");
+    setup.until("the other file", |status| status.files == 2 && status.bytes > 7 * 7).await;
+    assert_eq!(setup.status().bytes, 7 * 7 + 5, "the log does not rest");
+    let sequence = setup.status().sequence;
+    setup.settings.send_modify(|settings| settings.manifest_max_delay = Duration::ZERO);
+    setup.write("other", "other again");
+    setup.until_published("other", b"other again").await;
+    let status = setup.status();
+    assert!(status.sequence > sequence && status.bytes == 7 * 7 + 11, "{status:?}");
+    assert!(status.covers_until.is_some_and(|covered| covered < unread), "{status:?}");
+    // A request reads everything.
+    setup.check(&setup.sync().await);
+    assert!(setup.status().covers_until > Some(unread));
+}

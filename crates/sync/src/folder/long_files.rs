@@ -111,8 +111,9 @@ impl Task {
         if self.has_unstable_files() {
             return;
         }
+        let time = self.pacing.limit(time);
         if self.long.lane.lock().is_done(Duration::MAX, true) {
-            self.scanned_until = Some(time);
+            self.scanned_until = self.scanned_until.max(Some(time));
         } else {
             self.long.add_scan(self.now(), time);
         }
@@ -189,7 +190,7 @@ impl Task {
         }
         let now = self.context.clock.now();
         let applied = self.context.index.apply(&self.mailbox.id, &batch, now)?;
-        self.context.files.add_former(self.record.number, applied.replaced);
+        self.context.files.add_former(self.record.number, &applied.replaced);
         self.note_report(report)?;
         for path in std::mem::take(&mut self.long.names) {
             self.rescan.add_file(path);

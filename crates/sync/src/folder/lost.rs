@@ -76,7 +76,7 @@ impl Task {
             if !batch.is_empty() {
                 let now = self.context.clock.now();
                 let applied = self.context.index.apply(&self.mailbox.id, &batch, now)?;
-                self.context.files.add_former(self.record.number, applied.replaced);
+                self.context.files.add_former(self.record.number, &applied.replaced);
             }
         }
         self.reload()

@@ -10,7 +10,9 @@ mod hung_mounts;
 mod long_files;
 mod lost;
 mod mailbox;
+mod modes;
 mod own_dirs;
+mod pacing;
 mod publishing;
 mod retries;
 mod revisits;
@@ -36,7 +38,7 @@ pub(crate) use mailbox::{Config, Mailbox};
 
 use crate::context::Context;
 use crate::error::SyncError;
-use crate::hash::{self, FileReader, LaneReader, ReadMode, Unsaved};
+use crate::hash::{self, FileReader, LaneReader, Unsaved};
 use crate::index::{AlarmRecord, Batch, Change, FolderRecord, RowStamp};
 use crate::publish;
 use crate::root_id::RootId;
@@ -45,18 +47,11 @@ use crate::schedule::{Action, Schedule, Span};
 use crate::status::{AlarmKind, FolderState, WatchMode};
 use hung_mounts::HungMounts;
 use long_files::LongFiles;
+use pacing::Pacing;
 use publishing::FirstScan;
 use retries::Retries;
 use revisits::Revisits;
 
-/// Number of versions of a file found overwritten when a block was requested, after which
-/// the blocks of the file are copied to the store: the backup server cannot complete any
-/// manifest that names such a version, so the next one must be available.
-const HOT: u32 = 1;
-/// The same for a file of more than [`SHORT_LEN`] bytes.
-const HOT_LONG: u32 = 3;
-/// Maximum length in bytes of a file that is copied after its first overwritten version.
-const SHORT_LEN: u64 = 64 << 20;
 /// Entry of the error list for a file that has been changing for too long.
 const UNSTABLE: &str =
     "the file keeps changing while it is read; its last readable content stays in the backup";
@@ -83,6 +78,10 @@ pub(crate) struct Task {
     schedule: Schedule,
     retries: Retries,
     revisits: Revisits,
+    /// Files that change all the time.
+    pacing: Pacing,
+    /// When the current scan started.
+    scan_started: Timestamp,
     /// Files of `revisits` that the current scan reads.
     settled: HashSet<RelPath>,
     /// Paths that have to be scanned again, and when.
@@ -143,6 +142,8 @@ impl Task {
             record,
             retries: Retries::default(),
             revisits: Revisits::default(),
+            pacing: Pacing::default(),
+            scan_started: Timestamp::UNIX_EPOCH,
             settled: HashSet::new(),
             rescan: Targets::default(),
             rescan_at: None,
@@ -203,7 +204,8 @@ impl Task {
         self.schedule.hints = hints;
         let retry_at = self.retries.next_at(self.is_in_lane());
         let (revisits, mounts) = (self.revisits.next_at(), self.hung_mounts.next_at());
-        let again_at = [retry_at, self.rescan_at, revisits, mounts];
+        let paced = self.pacing.next_at(self.context.tuning.publish_interval_max);
+        let again_at = [retry_at, self.rescan_at, revisits, mounts, paced];
         self.schedule.retry_at = again_at.into_iter().flatten().min();
         if !requests.confirms.is_empty() {
             self.answer_confirms(requests.confirms);
@@ -278,6 +280,7 @@ impl Task {
 
     fn scan_all(&mut self) -> Result<(), SyncError> {
         let started = self.context.clock.now();
+        self.scan_started = started;
         let pending = self.mailbox.take_pending_scan();
         self.suspects.extend(pending.suspects);
         self.lost.extend(pending.lost);
@@ -292,6 +295,7 @@ impl Task {
 
     fn scan_dirty(&mut self) -> Result<(), SyncError> {
         let started = self.context.clock.now();
+        self.scan_started = started;
         let pending = self.mailbox.take_pending_scan();
         self.suspects.extend(pending.suspects);
         self.lost.extend(pending.lost);
@@ -311,6 +315,10 @@ impl Task {
             targets.add_file(path.clone());
         }
         self.settled.extend(revisited.read);
+        let interval = self.context.tuning.publish_interval_max;
+        for path in self.pacing.take_due(self.now(), interval) {
+            targets.add_file(path);
+        }
         for dir in self.hung_mounts.take_due(self.now()) {
             targets.add_dir(dir, false);
         }
@@ -429,7 +437,13 @@ impl Task {
         let reader = reader(self.pin.clone(), self.mailbox.monitor.clone());
         let distrusted_since = self.record.distrusted_since.map(Timestamp::as_nanosecond);
         let modes = self.modes()?;
-        let resting = self.split_retries().1;
+        let mut resting = self.split_retries().1;
+        if self.is_on_request {
+            self.pacing.skip_none();
+        } else {
+            let interval = self.context.tuning.publish_interval_max;
+            resting.extend(self.pacing.resting(self.now(), interval));
+        }
         self.owners.refresh();
         let mut applied_rules = std::mem::take(&mut self.applied_rules);
         let mut first_scan = FirstScan::start(self).filter(|_| is_all);
@@ -504,26 +518,6 @@ impl Task {
         Ok(self.note_report(report)?)
     }
 
-    /// Returns how each file is read that changes too often to be served from its place.
-    fn modes(&self) -> Result<BTreeMap<RelPath, ReadMode>, SyncError> {
-        let mut modes = BTreeMap::new();
-        let mut room = self.context.tuning.spool_max;
-        for (path, versions) in self.mailbox.hot() {
-            let row = self.context.index.row(self.record.number, &path)?;
-            let len = row.map_or(0, |row| row.stamp.size);
-            if !is_hot(versions, len) {
-                continue;
-            }
-            if let Some(left) = room.checked_sub(len) {
-                room = left;
-                modes.insert(path, ReadMode::Spool);
-            }
-        }
-        let overdue = self.retries.overdue(self.now(), &self.context.tuning);
-        modes.extend(overdue.into_iter().map(|path| (path, ReadMode::Prefix)));
-        Ok(modes)
-    }
-
     fn note_report(&mut self, report: ScanReport) -> Result<(), SyncError> {
         let now = self.now();
         self.note_long_names(report.long_names);
@@ -539,6 +533,9 @@ impl Task {
         }
         if !unstable.is_empty() {
             self.context.index.apply(&self.mailbox.id, &unstable, self.context.clock.now())?;
+        }
+        for (path, was_unpublished) in report.replaced {
+            self.pacing.note_read(path, was_unpublished, now, self.scan_started);
         }
         for path in report.unsettled {
             self.revisits.add(path, now, self.context.tuning.settle);
@@ -567,12 +564,6 @@ impl Task {
         );
         ScanFailure::Alarm(AlarmKind::RootReplaced, text)
     }
-}
-
-/// Reports whether a file of this length is copied to the store after so many of its versions
-/// were found overwritten.
-fn is_hot(versions: u32, len: u64) -> bool {
-    versions >= if len > SHORT_LEN { HOT_LONG } else { HOT }
 }
 
 /// The reason why a scan was given up.

@@ -261,7 +261,7 @@ async fn a_root_that_is_gone_is_an_alarm_and_no_deletion() {
 
 #[test]
 fn a_short_file_is_copied_after_one_overwritten_version_and_a_long_one_after_three() {
-    use super::{SHORT_LEN, is_hot};
+    use super::modes::{SHORT_LEN, is_hot};
     assert!(is_hot(1, 0) && is_hot(1, SHORT_LEN) && is_hot(3, SHORT_LEN + 1));
     assert!(!is_hot(2, SHORT_LEN + 1));
 }

@@ -45,6 +45,17 @@ pub(crate) struct Batch {
     forgotten: Vec<(RelPath, Option<RowStamp>)>,
 }
 
+/// A version of a file that a new version under the same path has replaced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ReplacedVersion {
+    pub(crate) id: FileId,
+    pub(crate) path: RelPath,
+    /// True if the new version has another content.
+    pub(crate) has_other_content: bool,
+    /// True if no manifest has the content.
+    pub(crate) was_unpublished: bool,
+}
+
 /// The result of applying a batch.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Applied {
@@ -53,7 +64,7 @@ pub(crate) struct Applied {
     /// Paths whose change was not applied, because the row was another one.
     pub(crate) conflicts: Vec<RelPath>,
     /// File versions that a new version under the same path has replaced.
-    pub(crate) replaced: Vec<(FileId, RelPath)>,
+    pub(crate) replaced: Vec<ReplacedVersion>,
 }
 
 impl Batch {
@@ -212,6 +223,9 @@ impl<'a, 'txn> ApplyTransaction<'a, 'txn> {
             self.forget_below(path)?;
         }
         let old_id = old.as_ref().and_then(|old| old.content()?.id);
+        let old_sequence = old.as_ref().map_or(0, |old| old.sequence);
+        let cid = |row: &Row| row.content().map(|content| content.cid);
+        let is_same_content = old.as_ref().and_then(cid) == cid(&row);
         let new_id = row.content().and_then(|content| content.id);
         let old_inode = old.as_ref().map(|old| old.stamp.inode);
         if let Some(old) = &old {
@@ -224,7 +238,12 @@ impl<'a, 'txn> ApplyTransaction<'a, 'txn> {
             && row.content().is_some()
             && Some(old_id) != new_id
         {
-            self.applied.replaced.push((old_id, path.clone()));
+            self.applied.replaced.push(ReplacedVersion {
+                id: old_id,
+                path: path.clone(),
+                has_other_content: !is_same_content,
+                was_unpublished: old_sequence > self.record.sequence().0,
+            });
         }
         if let Some(id) = new_id
             && (old_id != new_id || old_inode != Some(row.stamp.inode))

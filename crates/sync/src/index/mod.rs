@@ -40,7 +40,7 @@ use types::{FolderId, RelPath};
 
 #[cfg(test)]
 pub(crate) use apply::{Applied, hour_of};
-pub(crate) use apply::{Batch, Change};
+pub(crate) use apply::{Batch, Change, ReplacedVersion};
 use backend::Backend;
 pub(crate) use manifest::{NewManifest, NewRun};
 pub(crate) use record::{

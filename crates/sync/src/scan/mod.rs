@@ -40,6 +40,9 @@ use mounts::{MountState, Mounts};
 use rows::RowCursor;
 pub(crate) use targets::{Targets, normalise};
 
+/// Maximum number of files in [`ScanReport::replaced`].
+const REPLACED_MAX: usize = 10_000;
+
 /// The options of a scan.
 pub(crate) struct ScanOptions<'a> {
     pub(crate) folder: &'a FolderId,
@@ -103,6 +106,8 @@ pub(crate) struct ScanReport {
     pub(crate) unsettled: Vec<RelPath>,
     /// Directories that have to be scanned again.
     pub(crate) rescan: Vec<RelPath>,
+    /// Some of the files that got another content, and whether no manifest has the former one.
+    pub(crate) replaced: Vec<(RelPath, bool)>,
     /// Further names of files that are in the lane.
     pub(crate) long_names: Vec<RelPath>,
     /// Number of scanned directories that cannot be watched.
@@ -579,7 +584,11 @@ impl Scan<'_> {
         let batch = std::mem::take(&mut self.batch);
         let applied =
             self.context.index.apply(self.options.folder, &batch, self.context.clock.now())?;
-        self.context.files.add_former(self.options.number, applied.replaced);
+        self.context.files.add_former(self.options.number, &applied.replaced);
+        let changed = applied.replaced.into_iter().filter(|version| version.has_other_content);
+        let room = REPLACED_MAX.saturating_sub(self.report.replaced.len());
+        let changed = changed.map(|version| (version.path, version.was_unpublished));
+        self.report.replaced.extend(changed.take(room));
         for path in applied.conflicts {
             self.report.rescan.push(path.parent().unwrap_or_else(RelPath::root));
         }
