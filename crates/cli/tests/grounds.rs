@@ -10,6 +10,7 @@
 mod common;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use common::mount::{NO_DISK, may_mount, sh};
@@ -296,4 +297,99 @@ fn rclone() {
     // Each file is on the error list, since its attributes cannot be listed (EIO); its content
     // is backed up.
     holds("rclone", &Ground { is_unix: false, has_attributes: false, ..ground });
+}
+
+/// Number of blocks of a file that a program rewrites all the time, and their length.
+const BLOCKS: usize = 400;
+const BLOCK_LEN: usize = 64 << 10;
+
+/// Writes the number of its pass into one block after the other, again and again.
+fn rewrite(path: &Path, is_over: &AtomicBool) {
+    let file = std::fs::File::create(path).unwrap();
+    for pass in 1_u64.. {
+        for block in 0..BLOCKS {
+            let at = (block * BLOCK_LEN) as u64;
+            let bytes = pass.to_le_bytes().repeat(BLOCK_LEN / 8);
+            std::os::unix::fs::FileExt::write_all_at(&file, &bytes, at).unwrap();
+            if is_over.load(Ordering::Relaxed) {
+                return;
+            }
+        }
+    }
+}
+
+/// Returns the passes that are found in a file, in the order of the blocks.
+fn passes(content: &[u8]) -> Vec<u64> {
+    let (words, _) = content.as_chunks::<8>();
+    let mut passes: Vec<_> = words.iter().map(|word| u64::from_le_bytes(*word)).collect();
+    passes.dedup();
+    passes
+}
+
+/// A file that a program never stops writing is backed up as it was at one instant, from a
+/// clone. The data directory is on the same disk.
+fn holds_at_one_instant(test: &str, ground: &Ground) {
+    let programs = [&["unshare"], ground.programs].concat();
+    if !may_mount(test, &programs) {
+        return;
+    }
+    let (two, work) = (Two::new(), tempfile::tempdir().unwrap());
+    let disk = work.path().join("disk");
+    std::fs::create_dir(&disk).unwrap();
+    let Some(_mounted) = Mounted::new(ground, disk.clone(), work.path()) else { return };
+    let bind = "cp -a \"$2/.\" \"$1/home\"; mkdir \"$1/docs\"; mount --bind \"$1/home\" \"$2\"; \
+                mount --bind \"$1/docs\" \"$3\"";
+    sh(bind, &[&disk, two.a.path(), &two.path()]).unwrap();
+    let is_over = AtomicBool::new(false);
+    let image = two.path().join("image");
+    std::thread::scope(|scope| {
+        scope.spawn(|| rewrite(&image, &is_over));
+        let _over = SetAtEnd(&is_over);
+        let (a, _b) = (two.a.start(), two.b.start());
+        let is_backed_up = || {
+            let target = two.beside("restored");
+            let _ = std::fs::remove_dir_all(&target);
+            let arguments = ["restore", "--folder", FOLDER, "--target", target.to_str().unwrap()];
+            two.b.run(&arguments);
+            let Ok(content) = std::fs::read(target.join("image")) else { return false };
+            let passes = passes(&content);
+            // A part of one pass, after which the file has the blocks of the pass before.
+            let is_one_instant = match passes[..] {
+                [_] => true,
+                [now, before] => now == before + 1,
+                _ => false,
+            };
+            assert!(is_one_instant, "{passes:?}");
+            content.len() == BLOCKS * BLOCK_LEN && passes[0] > 1
+        };
+        eventually_or("the file is backed up", is_backed_up, || format!("{:#}", folder(&a)));
+        assert_eq!(folder(&a)["error_count"], 0, "{:#}", folder(&a));
+    });
+    let unbind = "umount -l \"$1\"; umount -l \"$2\"";
+    sh(unbind, &[two.a.path(), &two.path()]).unwrap();
+}
+
+/// Sets a flag when it is dropped, also by a failed test.
+struct SetAtEnd<'a>(&'a AtomicBool);
+
+impl Drop for SetAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_file_that_keeps_changing_on_btrfs() {
+    let make = "truncate -s 1G \"$2/image\"; mkfs.btrfs -q -f \"$2/image\"";
+    let mount = "mount -o loop \"$2/image\" \"$1\"";
+    let ground = Ground { name: "btrfs", programs: &["mkfs.btrfs"], make, mount, ..NATIVE };
+    holds_at_one_instant("a_file_that_keeps_changing_on_btrfs", &ground);
+}
+
+#[test]
+fn a_file_that_keeps_changing_on_xfs() {
+    let make = "truncate -s 1G \"$2/image\"; mkfs.xfs -q -f -m reflink=1 \"$2/image\"";
+    let mount = "mount -o loop \"$2/image\" \"$1\"";
+    let ground = Ground { name: "xfs", programs: &["mkfs.xfs"], make, mount, ..NATIVE };
+    holds_at_one_instant("a_file_that_keeps_changing_on_xfs", &ground);
 }

@@ -24,6 +24,8 @@ pub(crate) struct Context {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) tuning: Tuning,
     pub(crate) source_peer_id: String,
+    /// The directory of the index.
+    pub(crate) state_dir: PathBuf,
     /// Directories that are never backed up; absolute paths without symbolic links.
     pub(crate) own_dirs: Vec<PathBuf>,
     pub(crate) statuses: StatusRegistry,

@@ -231,6 +231,7 @@ pub(crate) fn open(
         clock: options.clock,
         tuning: options.tuning,
         source_peer_id: options.source_peer_id,
+        state_dir: dir,
         own_dirs: own_dirs.collect(),
         statuses: StatusRegistry::new(options.confirmations),
         watcher,

@@ -424,6 +424,7 @@ impl Task {
                 monitor,
                 clock: self.context.clock.clone(),
                 settle: self.context.tuning.settle,
+                clone_dir: self.context.state_dir.clone(),
                 unsaved_blocks: Unsaved::default(),
                 unsaved_locations: Unsaved::default(),
                 has_true_holes,

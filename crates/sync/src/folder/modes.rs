@@ -16,6 +16,7 @@ const HOT: u32 = 1;
 const HOT_LONG: u32 = 3;
 /// Maximum length in bytes of a file that is copied after its first overwritten version.
 pub(super) const SHORT_LEN: u64 = 64 << 20;
+
 impl Task {
     /// Returns how each file is read that changes too often to be served from its place.
     pub(super) fn modes(&self) -> Result<BTreeMap<RelPath, ReadMode>, SyncError> {
@@ -30,6 +31,16 @@ impl Task {
             if let Some(left) = room.checked_sub(len) {
                 room = left;
                 modes.insert(path, ReadMode::Spool);
+            }
+        }
+        for path in self.retries.repeated() {
+            let row = self.context.index.row(self.record.number, path)?;
+            let len = row.map_or(0, |row| row.stamp.size);
+            if !modes.contains_key(path)
+                && let Some(left) = room.checked_sub(len)
+            {
+                room = left;
+                modes.insert(path.clone(), ReadMode::Clone);
             }
         }
         let overdue = self.retries.overdue(self.now(), &self.context.tuning);

@@ -75,6 +75,11 @@ impl Retries {
         self.0.iter().filter(|(_, file)| is_overdue(file)).map(|(path, _)| path.clone()).collect()
     }
 
+    /// Returns the files that have changed during two attempts.
+    pub(crate) fn repeated(&self) -> impl Iterator<Item = &RelPath> {
+        self.0.iter().filter(|(_, file)| file.attempts >= 2).map(|(path, _)| path)
+    }
+
     /// Returns the files for which [`Retries::add`] has returned true.
     pub(crate) fn unstable(&self) -> Vec<RelPath> {
         self.0.iter().filter(|(_, file)| file.is_unstable).map(|(path, _)| path.clone()).collect()

@@ -14,6 +14,7 @@ use types::{
 };
 
 use super::chunks::{BUFFER_LEN, Buffer, Chunks, NextData, Piece};
+use super::clone::clone_of;
 use super::{FileReader, ReadJob, ReadMode, ReadOutcome, ReadResult};
 use crate::error::SyncError;
 use crate::index::{Content, Row, RowKind};
@@ -22,6 +23,8 @@ use crate::index::{Content, Row, RowKind};
 const OPEN_MAX: usize = 16;
 /// Maximum number of attempts to open a file with the stamp that the scan found.
 const TRIES_MAX: u32 = 2;
+/// Maximum number of attempts to clone a file with the length that it had when it was opened.
+const CLONES_MAX: u32 = 20;
 /// Maximum age of a stamp that a further write may leave unchanged, in nanoseconds. Linux
 /// stamps files with the time of its last tick, at most 10 ms ago.
 const TICK_NS: i128 = 50_000_000;
@@ -105,7 +108,10 @@ fn read(
     mut opened: Option<Opened>,
 ) -> Result<ReadOutcome, SyncError> {
     let mut found = job.found;
-    for _ in 0..TRIES_MAX {
+    // The file is read as it was when it was opened.
+    let may_change = matches!(job.mode, ReadMode::Clone | ReadMode::Prefix);
+    let tries = if job.mode == ReadMode::Clone { CLONES_MAX } else { TRIES_MAX };
+    for _ in 0..tries {
         reader.monitor.check()?;
         let Opened { now_ns, file } =
             opened.take().unwrap_or_else(|| Opened::new(reader, &found.path));
@@ -122,16 +128,32 @@ fn read(
                 Ok(_) => return Ok(ReadOutcome::Gone),
                 Err(error) => return Ok(outcome_of(&error)),
             }
-            if job.mode == ReadMode::Prefix && open.stamp.identity() == found.stamp.identity() {
-                // The file is read as it was when it was opened.
+            if may_change && open.stamp.identity() == found.stamp.identity() {
                 found.stamp = open.stamp;
             }
             if open.stamp != found.stamp {
                 continue;
             }
         }
+        let clone = match job.mode {
+            ReadMode::InPlace => None,
+            _ => clone_of(&open.file, &reader.clone_dir),
+        };
+        let clone = clone.map(|file| OpenFile { file, stamp: open.stamp });
+        let len =
+            clone.as_ref().and_then(|clone| clone.file.metadata().ok()).map(|data| data.len());
+        if len.is_some_and(|len| len != open.stamp.size) {
+            // The file was changed before it was cloned. The stamp is not that of the clone.
+            continue;
+        }
         reader.monitor.add_file();
-        let (content, is_complete) = match Content::read(reader, buffer, &found, &open, job.mode)? {
+        let (source, mode) = match (&clone, job.mode) {
+            (Some(clone), _) => (clone, ReadMode::Clone),
+            (None, ReadMode::Clone) => (&open, ReadMode::InPlace),
+            (None, mode) => (&open, mode),
+        };
+        let read = Content::read(reader, buffer, &found, source, mode)?;
+        let (content, is_complete) = match read {
             Ok(content) => content,
             Err(outcome) => return Ok(outcome),
         };
@@ -198,7 +220,7 @@ impl Content {
     ) -> Result<Result<(Self, bool), ReadOutcome>, SyncError> {
         let spool = (mode != ReadMode::InPlace).then(|| reader.store.pin());
         let mut tree = FileTree::new(&reader.scheme, spool);
-        let size = open.stamp.size;
+        let (size, is_frozen) = (open.stamp.size, mode == ReadMode::Clone);
         let is_sparse = matches!(found.kind, FoundKind::File { is_sparse: true });
         // (Of other file systems in the folder it is not known.)
         let is_here = open.stamp.device == reader.root.identity().device;
@@ -214,7 +236,7 @@ impl Content {
             return Ok(Err(ReadOutcome::Changing));
         }
         let mut is_complete = true;
-        match reader.root.is_unchanged(open) {
+        match if is_frozen { Ok(true) } else { reader.root.is_unchanged(open) } {
             Ok(true) => {}
             Ok(false) if mode == ReadMode::Prefix => {
                 // The second read below gives the same bytes, so the file began with them in
@@ -269,7 +291,8 @@ fn each_piece(
     chunks.for_each(buffer, &reader.second_reader, each, || {
         reader.monitor.check()?;
         // Reading a long file ends early if the file has changed.
-        Ok(mode == ReadMode::Prefix || reader.root.is_unchanged(open).unwrap_or(false))
+        let may_change = matches!(mode, ReadMode::Clone | ReadMode::Prefix);
+        Ok(may_change || reader.root.is_unchanged(open).unwrap_or(false))
     })
 }
 

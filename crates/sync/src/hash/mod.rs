@@ -7,10 +7,12 @@
 //! Absent: the choice of the files, and the writing of rows.
 
 mod chunks;
+mod clone;
 mod file;
 mod lane;
 mod pool;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -43,6 +45,8 @@ pub(crate) struct FileReader {
     pub(crate) clock: Arc<dyn Clock>,
     /// See [`crate::Tuning::settle`].
     pub(crate) settle: Duration,
+    /// Directory of the clones of files that keep changing.
+    pub(crate) clone_dir: PathBuf,
     /// Set while blocks were put into the store and not committed.
     pub(crate) unsaved_blocks: Unsaved,
     /// Set while locations were added to the index of blocks in place and not committed.
@@ -113,6 +117,10 @@ impl FileReader {
 pub(crate) enum ReadMode {
     /// The blocks stay in the file.
     InPlace,
+    /// The file changed while it was read. It is read as it is at one instant, from a clone, and
+    /// its blocks are copied to the store. If the file system cannot clone files, the same as
+    /// [`ReadMode::InPlace`].
+    Clone,
     /// The blocks are copied to the store, since the file changes too often to be served.
     Spool,
     /// Same as [`ReadMode::Spool`]. If the file grows meanwhile, the part that existed at the
