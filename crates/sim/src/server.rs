@@ -17,13 +17,13 @@ use backup::{BackupDaemon, BackupOptions, BackupSettings, IssuedReceipts};
 use config::{Keep, SourcePeer};
 use manifest::{ClientError, ManifestClient, SimulatedExchange};
 use net::sim::{SimNet, SimNode};
-use net::{Access, BlockAnswer, BlockProvider, Keypair, PeerId, Purposes};
-use node::{ListError, guard_collections};
+use net::{Access, Keypair, PeerId, Purposes};
+use node::{InPlace, ListError, LocalBlocks, OpenInPlace, guard_collections};
 use parking_lot::Mutex;
 use protocols::{SNAPSHOTS_PROTOCOL, TriggerServer, serve_snapshots};
 use restore::{Blocks, RestoreOptions};
 use snapshots::{PruneDecision, PruneOptions, SnapshotStore, VerifyProgress, prune, verify};
-use store::{BlockRead, GcOptions, PackStore, StoreAdmin as _};
+use store::{BlockRead, GcOptions, PackStore, StoreAdmin as _, StoreError};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
@@ -108,26 +108,17 @@ impl ServerSetup {
     }
 }
 
-/// Serves the blocks of the store to the sources, for their restores.
-struct Provider(Arc<PackStore>);
+/// The watched files of the backup server: none.
+#[derive(Debug)]
+struct NoFiles;
 
-impl BlockProvider for Provider {
-    fn read(&self, _: &PeerId, wanted: &[Cid], budget: usize) -> Vec<BlockAnswer> {
-        let (mut answers, mut len) = (Vec::new(), 0);
-        for cid in wanted {
-            let answer = match self.0.get_encoded(cid) {
-                Ok(Some(block)) => {
-                    len += block.payload().len();
-                    BlockAnswer::Block(block)
-                }
-                Ok(None) | Err(_) => BlockAnswer::Missing,
-            };
-            if len > budget && !answers.is_empty() {
-                break;
-            }
-            answers.push(answer);
-        }
-        answers
+impl InPlace for NoFiles {
+    fn open(&self, _: &Cid) -> Result<Option<OpenInPlace<'_>>, StoreError> {
+        Ok(None)
+    }
+
+    fn has(&self, _: &Cid) -> Result<bool, StoreError> {
+        Ok(false)
     }
 }
 
@@ -191,7 +182,7 @@ impl Server {
         for source in &setup.sources {
             access.set(source.peer, Purposes::BLOCKS | Purposes::RESTORE);
         }
-        let provider = Arc::new(Provider(store.clone()));
+        let provider = Arc::new(LocalBlocks::new(store.clone(), Arc::new(NoFiles)));
         let node =
             setup.net.join(setup.key.clone(), provider, access.clone(), &[SNAPSHOTS_PROTOCOL]);
         let serving = serve_snapshots(
