@@ -8,15 +8,8 @@ use store::{
     BlockRead as _, BlockWrite as _, GcOptions, PackStore, Root, Roots as _, StoreAdmin as _,
 };
 
-use crate::common::{Tree, assert_whole, chunk, store_tree, tree_of};
-use crate::explore::{after_power_cut, assert_durable, explore, once, open};
-
-/// Length at which a pack is full: some three blocks.
-const PACK_LEN: u64 = 600;
-
-fn file(seeds: &[u64]) -> Tree {
-    tree_of(seeds.iter().map(|seed| chunk(*seed, 150)).collect())
-}
+use crate::common::{Tree, assert_whole, store_tree};
+use crate::explore::{PACK_LEN, after_power_cut, assert_durable, explore, file, once, open};
 
 /// Returns a disk with blocks that only a removed root led to, and with the root `moved`.
 fn filled() -> SimDisk {

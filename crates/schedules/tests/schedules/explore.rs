@@ -16,9 +16,11 @@ use shuttle::{Config, MaxSteps, Runner};
 use store::{PackStore, StoreOptions};
 use types::EncodedBlock;
 
-use crate::common::{DIR, options};
+use crate::common::{DIR, Tree, chunk, options, tree_of};
 use crate::turns::Turns;
 
+/// Length at which a pack is full: some three blocks of [`file`].
+pub(crate) const PACK_LEN: u64 = 600;
 /// Number of schedules of a program, unless `ARCHIVIST_SCHEDULES` says otherwise: half of
 /// them of [`Turns`], which finds most faults, and a quarter of each other scheduler.
 const SCHEDULES: usize = 3000;
@@ -38,6 +40,11 @@ fn number<T: std::str::FromStr>(variable: &str, default: T) -> T {
         Ok(text) => text.parse().unwrap_or_else(|_| panic!("{variable} is not a number: {text}")),
         Err(_) => default,
     }
+}
+
+/// Returns a file of small blocks, each made from a number.
+pub(crate) fn file(seeds: &[u64]) -> Tree {
+    tree_of(seeds.iter().map(|seed| chunk(*seed, 150)).collect())
 }
 
 /// Runs a program under many schedules, or under the one in `ARCHIVIST_SCHEDULE`. A

@@ -5,14 +5,8 @@ use shuttle::thread;
 use store::check::missing_blocks;
 use store::{BlockRead as _, BlockWrite as _, GcOptions, Roots as _, StoreAdmin as _};
 
-use crate::common::{Tree, assert_whole, chunk, store_tree, tree_of};
-use crate::explore::{after_power_cut, assert_readable, explore, once, open};
-
-const PACK_LEN: u64 = 600;
-
-fn file(seeds: &[u64]) -> Tree {
-    tree_of(seeds.iter().map(|seed| chunk(*seed, 150)).collect())
-}
+use crate::common::{assert_whole, chunk, store_tree};
+use crate::explore::{PACK_LEN, after_power_cut, assert_readable, explore, file, once, open};
 
 /// Returns a disk with the root `kept`. Its blocks are between dead ones, so that a
 /// collection moves them.
