@@ -245,6 +245,10 @@ pub struct Snapshot {
     /// Reason to doubt the snapshot, if any: much was deleted or rewritten at the
     /// same time.
     pub held: Option<String>,
+    /// True if the snapshot contains only a part of the folder, because its first scan had
+    /// not ended.
+    #[serde(default)]
+    pub is_part: bool,
 }
 
 /// Request to watch a folder.
@@ -429,6 +433,10 @@ pub struct RestoreRequest {
     /// instance.
     #[serde(default)]
     pub from_backup_server: bool,
+    /// Set the numbers of owners as they were on the source. Otherwise owners are set by
+    /// name if the names exist on this computer.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub numeric_owner: bool,
 }
 
 /// Progress or result of a restore.
@@ -452,6 +460,10 @@ pub struct RestoreReport {
     pub in_the_way: Vec<String>,
     /// Metadata that could not be set, such as owners and attributes.
     pub not_set: Vec<String>,
+    /// Number of entries that belong to another owner than in the snapshot, because the
+    /// instance does not run as root.
+    #[serde(default)]
+    pub owners_not_set: u64,
     /// Entries that could not be restored.
     pub failed: Vec<String>,
     /// Entries that are not restored on purpose: sockets, and devices without the
@@ -461,6 +473,13 @@ pub struct RestoreReport {
     /// Requested paths that are not in the snapshot.
     #[serde(default)]
     pub not_found: Vec<String>,
+    /// True if the snapshot contains only a part of the folder, because its first scan had
+    /// not ended. Known when the restore has ended.
+    #[serde(default)]
+    pub is_part: bool,
+    /// A newer snapshot that was not chosen, because it is a part or suspicious, and why.
+    #[serde(default)]
+    pub passed_over: Option<String>,
     /// True if some of these lists are incomplete.
     #[serde(default)]
     pub is_cut_short: bool,

@@ -136,10 +136,22 @@ impl Offline {
         folder: Option<&str>,
         at: Option<Timestamp>,
     ) -> Result<api::Snapshot> {
-        let all =
+        Ok(self.find_and_compare(id, folder, at)?.0)
+    }
+
+    /// Same as [`Offline::find`]. Also describes a newer snapshot that was passed over.
+    pub(crate) fn find_and_compare(
+        &self,
+        id: Option<&str>,
+        folder: Option<&str>,
+        at: Option<Timestamp>,
+    ) -> Result<(api::Snapshot, Option<String>)> {
+        let all: Vec<_> =
             self.snapshots.list()?.snapshots.into_iter().map(backup::remote_snapshot).collect();
         let selector = SnapshotSelector { folder, id, at, ..SnapshotSelector::default() };
-        Ok(snapshot_model(&self.config, selector.newest(&self.config, all)?))
+        let found = selector.newest(&self.config, all.clone())?;
+        let passed_over = selector.passed_over(&self.config, all, &found.id);
+        Ok((snapshot_model(&self.config, found), passed_over))
     }
 }
 

@@ -48,7 +48,7 @@ pub use dest::{
 pub use entry::{FileKind, FoundEntry, FoundKind, Identity, Stamp};
 pub use error::{DestError, ReadError, RootError};
 pub use ground::{Ground, GroundKind};
-pub use owners::Owners;
+pub use owners::{OwnerNumbers, Owners};
 pub use platform::{DestTree, DirHandle, Mount, SourceTree, mounts_below};
 pub use resolution::Resolution;
 pub use source::{

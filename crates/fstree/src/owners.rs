@@ -10,6 +10,8 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt as _;
 
+use types::Metadata;
+
 const USERS: &str = "/etc/passwd";
 const GROUPS: &str = "/etc/group";
 /// Maximum number of bytes read from a file.
@@ -25,6 +27,8 @@ pub struct Owners {
 #[derive(Clone, Debug, Default)]
 struct Table {
     names: HashMap<u32, String>,
+    /// The number of each name, also of a second name of one number.
+    ids: HashMap<String, u32>,
     /// Inode, length and modification time (seconds, nanoseconds) of the file that
     /// was read. A file that is replaced by a rename has another inode.
     stamp: Option<(u64, u64, i64, i64)>,
@@ -45,6 +49,7 @@ impl Table {
                 continue;
             }
             table.names.entry(id).or_insert_with(|| name.to_owned());
+            table.ids.entry(name.to_owned()).or_insert(id);
         }
         table
     }
@@ -64,7 +69,33 @@ impl Table {
     }
 }
 
+/// Numbers of users and groups by name, as last read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OwnerNumbers {
+    users: HashMap<String, u32>,
+    groups: HashMap<String, u32>,
+}
+
+impl OwnerNumbers {
+    /// Returns the numbers of the owners of an entry on this computer: those with the names in
+    /// the metadata, if these names exist here, otherwise the numbers in the metadata.
+    pub fn of(&self, metadata: &Metadata) -> (u32, u32) {
+        let number = |numbers: &HashMap<String, u32>, name: &Option<String>| {
+            name.as_ref().and_then(|name| numbers.get(name)).copied()
+        };
+        (
+            number(&self.users, &metadata.user).unwrap_or(metadata.uid),
+            number(&self.groups, &metadata.group).unwrap_or(metadata.gid),
+        )
+    }
+}
+
 impl Owners {
+    /// Returns the numbers of all names.
+    pub fn numbers(&self) -> OwnerNumbers {
+        OwnerNumbers { users: self.users.ids.clone(), groups: self.groups.ids.clone() }
+    }
+
     /// Reads the names of this computer. A file that cannot be read provides no
     /// names.
     pub fn system() -> Self {
@@ -112,6 +143,25 @@ mod tests {
         assert_eq!(owners.users.names.len(), 2);
         assert_eq!((owners.group(4), owners.group(5)), (Some("adm"), Some("adm")));
         assert_eq!(owners.user(7), None);
+    }
+
+    #[test]
+    fn a_name_decides_if_it_exists_here() {
+        let owners =
+            Owners::parse(b"root:x:0:0::\ntoor:x:0:0::\nalice:x:3002:3001::", b"bob:x:3001:");
+        let numbers = owners.numbers();
+        let of = |user: Option<&str>, group: Option<&str>| {
+            numbers.of(&Metadata {
+                uid: 3001,
+                gid: 3001,
+                user: user.map(str::to_owned),
+                group: group.map(str::to_owned),
+                ..Metadata::default()
+            })
+        };
+        assert_eq!(of(Some("alice"), Some("alice")), (3002, 3001));
+        assert_eq!(of(Some("toor"), Some("bob")), (0, 3001));
+        assert_eq!(of(None, None), (3001, 3001));
     }
 
     #[test]

@@ -305,8 +305,29 @@ fn rights_are_given_with_their_owner_or_not_at_all() {
     let what: Vec<_> = made.not_set.iter().map(|not_set| not_set.attribute.clone()).collect();
     assert_eq!(
         what,
-        [fstree::Attribute::Xattr(b"security.capability".to_vec()), fstree::Attribute::Mode]
+        [
+            fstree::Attribute::Owner,
+            fstree::Attribute::Xattr(b"security.capability".to_vec()),
+            fstree::Attribute::Mode,
+        ]
     );
+    // (The name of an owner decides if it exists here, otherwise the number.)
+    {
+        let dirs = Dirs::new();
+        let owners = fstree::OwnerPolicy::for_this_process(true);
+        let options = DestOptions { owners, ..DestOptions::default() };
+        let target = DestTree::open(&dirs.target(), options).unwrap();
+        let named = Metadata {
+            user: Some("root".to_owned()),
+            group: Some("no group has this name".to_owned()),
+            ..foreign.clone()
+        };
+        let made = make(&target, "named", &named);
+        assert!(made.not_set.is_empty(), "{:?}", made.not_set);
+        let found = std::fs::metadata(dirs.target().join("named")).unwrap();
+        use std::os::unix::fs::MetadataExt as _;
+        assert_eq!((found.uid(), found.gid()), (0, 1000));
+    }
     // A setuid program of root keeps the bit.
     let own = Metadata { mode: 0o4755, ..Metadata::default() };
     assert!(make(&target, "own", &own).not_set.is_empty());

@@ -234,6 +234,27 @@ fn a_link_on_fuse_gets_no_metadata() {
     assert_eq!(root, std::time::UNIX_EPOCH + std::time::Duration::from_secs(FOLLOWED));
 }
 
+/// fuse-overlayfs 1.10 loses file capabilities when it writes data that was written before they
+/// were set.
+#[test]
+fn attributes_are_set_after_the_data_is_flushed() {
+    let dirs = Dirs::new();
+    let quirks = Quirks { loses_attributes: true, ..Quirks::default() };
+    let Some(_mounted) = mount_with(&dirs.target(), quirks) else { return };
+    fs::write(dirs.source().join("file"), b"x").unwrap();
+    awkward::set_mtime(&dirs.source().join("file"), 1_500_000_000, 0);
+    set_mode(&dirs.source().join("file"), 0o644);
+    awkward::set_xattr(&dirs.source().join("file"), "user.note", b"important");
+    let [options, _] = both_ways();
+    let report = copy(&dirs.source(), &dirs.target(), &options);
+    assert!(report.is_clean(), "{report:?}");
+    let file = fs::File::open(dirs.target().join("file")).unwrap();
+    file.sync_all().unwrap();
+    let mut value = [0; 20];
+    let len = rustix::fs::fgetxattr(&file, "user.note", &mut value).unwrap();
+    assert_eq!(&value[..len], b"important");
+}
+
 #[test]
 fn attributes_that_cannot_be_listed_are_no_error_of_the_entry() {
     let dirs = Dirs::new();

@@ -18,6 +18,8 @@ use crate::snapshot_source::{BackupServerBlocks, SnapshotSourceError};
 pub struct RestoreJob {
     /// The id of the snapshot.
     pub snapshot: String,
+    /// A newer snapshot that was passed over, and why.
+    pub passed_over: Option<String>,
     /// The manifest of the snapshot.
     pub manifest: Cid,
     /// The target directory.
@@ -51,7 +53,7 @@ pub fn start_restore(
     if let Some(pin) = &pin {
         pin.add([job.manifest]);
     }
-    let running = services.restores.add(id, &job.snapshot);
+    let running = services.restores.add(id, &job.snapshot, job.passed_over);
     let report = running.to_api();
     let healing = (!job.from_backup_server).then(|| services.healing.clone());
     tokio::task::spawn_blocking(move || {

@@ -28,6 +28,7 @@ struct List {
 struct RestoreStatus {
     id: u64,
     snapshot: String,
+    passed_over: Option<String>,
     progress: Progress,
     end: Mutex<Option<RestoreEnd>>,
 }
@@ -49,6 +50,8 @@ pub fn restore_model(shown: RestoreReport, done: Report) -> RestoreReport {
         error: (!is_complete).then(|| incomplete(&done)),
         in_the_way: done.in_the_way,
         not_set: done.not_set,
+        owners_not_set: done.owners_not_set,
+        is_part: done.is_part,
         skipped: done.skipped,
         failed: done.failed,
         is_cut_short: done.is_cut_short,
@@ -92,6 +95,7 @@ impl RestoreStatus {
             entries_total: self.progress.entries_total(),
             bytes_done: self.progress.bytes_done(),
             bytes_total: self.progress.bytes_total(),
+            passed_over: self.passed_over.clone(),
             ..RestoreReport::default()
         };
         match self.end.lock().clone() {
@@ -144,7 +148,12 @@ impl Restores {
     }
 
     /// Adds a running restore.
-    pub(crate) fn add(&self, id: u64, snapshot: &str) -> RunningRestore {
+    pub(crate) fn add(
+        &self,
+        id: u64,
+        snapshot: &str,
+        passed_over: Option<String>,
+    ) -> RunningRestore {
         let mut all = self.0.restores.lock();
         if all.len() >= RESTORES_MAX
             && let Some(id) =
@@ -155,6 +164,7 @@ impl Restores {
         let restore = Arc::new(RestoreStatus {
             id,
             snapshot: snapshot.to_owned(),
+            passed_over,
             progress: Progress::default(),
             end: Mutex::new(None),
         });
@@ -199,7 +209,7 @@ mod tests {
     fn a_restore_whose_work_breaks_off_has_failed() {
         let restores = Restores::default();
         let id = restores.next_id();
-        let running = restores.add(id, "aabb");
+        let running = restores.add(id, "aabb", None);
         assert_eq!(restores.get(id).unwrap().state, "running");
         let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
             let _running = running;
@@ -211,7 +221,7 @@ mod tests {
         assert!(report.error.unwrap().contains("ended unexpectedly"));
         // Another end stays.
         let id = restores.next_id();
-        restores.add(id, "aabb").finish(RestoreEnd::Cancelled);
+        restores.add(id, "aabb", None).finish(RestoreEnd::Cancelled);
         assert_eq!(restores.get(id).unwrap().state, "cancelled");
     }
 
@@ -230,9 +240,9 @@ mod tests {
     #[test]
     fn of_many_the_oldest_that_have_ended_are_forgotten() {
         let restores = Restores::default();
-        let first = restores.add(restores.next_id(), "aabb");
+        let first = restores.add(restores.next_id(), "aabb", None);
         for _ in 0..RESTORES_MAX + 5 {
-            drop(restores.add(restores.next_id(), "aabb"));
+            drop(restores.add(restores.next_id(), "aabb", None));
         }
         assert_eq!(restores.list().len(), RESTORES_MAX);
         assert_eq!(restores.get(first.0.id).unwrap().state, "running");

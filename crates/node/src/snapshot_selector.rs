@@ -87,8 +87,8 @@ impl SnapshotSelector<'_> {
         Ok(())
     }
 
-    /// Returns the newest snapshot that matches: the last one in `all`, which is
-    /// in the order of the backup server.
+    /// Returns the newest snapshot that matches and is neither a part nor suspicious; if there
+    /// is none, the newest one. `all` is in the order of the backup server.
     ///
     /// # Errors
     ///
@@ -123,7 +123,26 @@ impl SnapshotSelector<'_> {
             folders.dedup();
             return Err(SelectError::SeveralFolders(folders));
         }
+        let sound = matching.iter().rposition(|snapshot| snapshot.held.is_none());
+        if let Some(at) = sound {
+            return Ok(matching.swap_remove(at));
+        }
         matching.pop().ok_or_else(|| SelectError::NotFound(self.criteria()))
+    }
+
+    /// Describes the newest snapshot that matches, if it is not the chosen one.
+    pub fn passed_over(
+        &self,
+        config: &Config,
+        all: Vec<RemoteSnapshot>,
+        chosen: &str,
+    ) -> Option<String> {
+        let newest = self.matching(config, all).ok()?.pop()?;
+        if newest.id == chosen {
+            return None;
+        }
+        let held = newest.held.unwrap_or_default();
+        Some(format!("snapshot {} is newer, and was passed over: {held}", newest.id))
     }
 
     /// Returns the criteria as text for a message, in parentheses; empty if there are none.
@@ -159,6 +178,7 @@ pub fn snapshot_model(config: &Config, snapshot: RemoteSnapshot) -> api::Snapsho
         files: snapshot.files,
         bytes: snapshot.bytes,
         manifest_cid: snapshot.manifest_cid,
+        is_part: types::is_part(snapshot.held.as_deref()),
         held: snapshot.held,
     }
 }
@@ -209,6 +229,23 @@ mod tests {
         let none = find(SnapshotSelector { folder: Some("docs"), at, ..any });
         assert!(matches!(&none, Err(SelectError::NotFound(_))));
         assert!(none.unwrap_err().to_string().contains("folder docs"));
+        // A part, or a suspicious one, is chosen only if there is no other.
+        let held = |why: &str| RemoteSnapshot {
+            held: Some(why.to_owned()),
+            ..snapshot("cccc1", "docs", 30)
+        };
+        for why in [types::HELD_PART, "51 of 51 files were deleted"] {
+            let mut all = all.clone();
+            all.push(held(why));
+            let docs = SnapshotSelector { folder: Some("docs"), ..any };
+            assert_eq!(docs.newest(&config, all.clone()).unwrap().id, "bbbb1");
+            let passed_over = docs.passed_over(&config, all.clone(), "bbbb1").unwrap();
+            assert!(passed_over.contains("cccc1") && passed_over.contains(why), "{passed_over}");
+            assert_eq!(docs.passed_over(&config, all.clone(), "cccc1"), None);
+            let named = SnapshotSelector { id: Some("cccc"), ..docs };
+            assert_eq!(named.newest(&config, all).unwrap().id, "cccc1");
+            assert_eq!(docs.newest(&config, vec![held(why)]).unwrap().id, "cccc1");
+        }
         let unknown = |selector| find(selector).unwrap_err().to_string();
         assert_eq!(
             unknown(SnapshotSelector { source: Some("nobody"), ..any }),

@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use fstree::{
-    CreateFile, CreatedEntry, DestError, DestOptions, DestTree, FileContent, FileWriter, Identity,
-    NotSet, OwnerPolicy, RootError, SourceTree, TreeReader, TreeWriter,
+    Attribute, CreateFile, CreatedEntry, DestError, DestOptions, DestTree, FileContent, FileWriter,
+    Identity, NotSet, OwnerPolicy, RootError, TreeWriter,
 };
 use parking_lot::Mutex;
 use types::{Cid, Codec, Entry, EntryKind, Metadata, RelPath, with_causes};
@@ -23,6 +23,7 @@ use crate::manifest::{Manifest, ManifestError};
 use crate::protected::protected_below;
 use crate::report::{Progress, Report, ReportKind};
 use crate::select::{Match, Selection};
+use crate::target_root::{StartMark, has_mode_and_mtime};
 
 /// Maximum number of files in a batch, the unit of work of a worker.
 const BATCH_FILES_MAX: usize = 64;
@@ -38,7 +39,8 @@ pub struct RestoreOptions {
     pub selection: Selection,
     /// True if existing entries are replaced.
     pub overwrite: bool,
-    /// Owners of the restored entries.
+    /// Owners of the restored entries. By default, they are set by name if this process may
+    /// set them.
     pub owners: OwnerPolicy,
     /// Number of threads that create files.
     pub workers: usize,
@@ -52,7 +54,7 @@ impl Default for RestoreOptions {
         Self {
             selection: Selection::default(),
             overwrite: false,
-            owners: OwnerPolicy::for_this_process(),
+            owners: OwnerPolicy::for_this_process(true),
             workers: std::thread::available_parallelism().map_or(2, usize::from).min(8),
             protected: Vec::new(),
         }
@@ -122,7 +124,8 @@ pub fn restore(
     options: &RestoreOptions,
     progress: &Progress,
 ) -> Result<Report, RestoreError> {
-    let manifest = Manifest::open(blocks.clone(), manifest)?;
+    let cid = manifest;
+    let manifest = Manifest::open(blocks.clone(), cid)?;
     let refuse = |protected| RestoreError::Protected { target: target.to_owned(), protected };
     // Before the target is created, so that nothing is left in a protected directory.
     let existing = target.ancestors().find_map(|dir| dir.canonicalize().ok());
@@ -134,8 +137,9 @@ pub fn restore(
     // The target gets the mode and time of the backed-up root only if it is used for
     // this folder alone: if it is empty, or already has them.
     let root_metadata = &manifest.header().root.metadata;
+    let started = StartMark::new(target, cid);
     let is_empty = std::fs::read_dir(target).is_ok_and(|mut entries| entries.next().is_none());
-    let sets_root = is_empty || has_mode_and_mtime(target, root_metadata);
+    let sets_root = is_empty || started.exists() || has_mode_and_mtime(target, root_metadata);
     let dest = DestTree::open(
         target,
         DestOptions {
@@ -145,6 +149,9 @@ pub fn restore(
         },
     )
     .map_err(|source| RestoreError::Target { path: target.to_owned(), source })?;
+    if is_empty && options.selection.is_all() {
+        started.create();
+    }
     let stats = manifest.header().stats;
     if options.selection.is_all() {
         progress.expect_all(stats.total_files + stats.total_dirs, stats.total_size_bytes);
@@ -153,6 +160,7 @@ pub fn restore(
         blocks: &**blocks,
         dest,
         progress,
+        sets_owners: !matches!(options.owners, OwnerPolicy::Leave),
         report: Mutex::default(),
         end: Mutex::default(),
         linked: Mutex::default(),
@@ -192,6 +200,9 @@ pub fn restore(
     if sets_root && options.selection.is_all() {
         walk.dirs.push((RelPath::root(), root_metadata.clone()));
     }
+    if options.selection.is_all() {
+        started.remove();
+    }
     let (not_set, errors) = job.dest.finish_dirs(std::mem::take(&mut walk.dirs));
     job.note_not_set(not_set);
     for error in errors {
@@ -208,9 +219,10 @@ pub fn restore(
     }
     if !sets_root && options.selection.is_all() {
         let why = "the directory was not empty, so its permissions and time were not changed";
-        job.note(ReportKind::NotSet, format!("{}: {why}", target.display()));
+        job.note(ReportKind::Skipped, format!("{}: {why}", target.display()));
     }
     let mut report = job.report.into_inner();
+    report.is_part = types::is_part(manifest.header().held.as_deref());
     report.not_found = options
         .selection
         .paths()
@@ -221,20 +233,13 @@ pub fn restore(
     Ok(report)
 }
 
-/// Reports whether a directory already has the mode and mtime of the backed-up root.
-fn has_mode_and_mtime(dir: &Path, metadata: &Metadata) -> bool {
-    let tree = SourceTree::open(dir);
-    let found = tree.ok().and_then(|tree| tree.examine(&RelPath::root()).ok().flatten());
-    found.is_some_and(|found| {
-        (found.mode, found.stamp.mtime_ns()) == (metadata.mode, metadata.mtime_ns)
-    })
-}
-
 /// State shared by the threads of a restore.
 struct Job<'a, W> {
     blocks: &'a dyn Blocks,
     dest: W,
     progress: &'a Progress,
+    /// False if entries keep the owner of this process; then the others are only counted.
+    sets_owners: bool,
     report: Mutex<Report>,
     /// The reason to stop the restore, if there is one.
     end: Mutex<Option<RestoreError>>,
@@ -571,6 +576,10 @@ impl<W: TreeWriter> Job<'_, W> {
     fn note_not_set(&self, not_set: Vec<NotSet>) {
         for not_set in not_set {
             let NotSet { path, attribute, source } = not_set;
+            if attribute == Attribute::Owner && !self.sets_owners {
+                self.report.lock().owners_not_set += 1;
+                continue;
+            }
             self.note(ReportKind::NotSet, format!("{path}: {attribute}: {source}"));
         }
     }

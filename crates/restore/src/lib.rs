@@ -22,8 +22,11 @@ mod manifest;
 mod protected;
 mod report;
 mod select;
+mod target_root;
 
 pub use blocks::{Blocks, BlocksError};
+pub use fstree::OwnerPolicy;
+
 pub use engine::{RestoreError, RestoreOptions, restore};
 pub use manifest::{Manifest, ManifestError, WriteError};
 pub use report::{LISTED_MAX, Progress, Report};

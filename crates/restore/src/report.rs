@@ -81,10 +81,16 @@ pub struct Report {
     /// Attributes that could not be set: owners, permissions, times, extended
     /// attributes.
     pub not_set: Vec<String>,
-    /// Entries that cannot be restored: sockets, and devices without the privilege.
+    /// Number of entries that belong to another owner than in the snapshot, because this
+    /// process may not set owners.
+    pub owners_not_set: u64,
+    /// Parts that are not restored on purpose: the permissions and time of a target that was not
+    /// empty, and entries that cannot be restored: sockets, and devices without the privilege.
     pub skipped: Vec<String>,
     /// Entries whose restore failed.
     pub failed: Vec<String>,
+    /// True if the snapshot contains only a part of its folder.
+    pub is_part: bool,
     /// True if a list reached [`LISTED_MAX`] and further items are missing.
     pub is_cut_short: bool,
     /// Selected paths that the snapshot does not contain.

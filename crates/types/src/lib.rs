@@ -77,8 +77,9 @@ pub use file_node::{
 pub use ids::{FolderId, FolderIdError, SequenceNumber};
 pub use links::links;
 pub use manifest::{
-    Entry, EntryKind, MANIFEST_MIME, ManifestError, ManifestHeader, ManifestStats, Metadata,
-    Segment, SegmentRef, SegmentWriter, TreeCheck, Xattrs, decode_segment, segment_lines,
+    Entry, EntryKind, HELD_PART, MANIFEST_MIME, ManifestError, ManifestHeader, ManifestStats,
+    Metadata, Segment, SegmentRef, SegmentWriter, TreeCheck, Xattrs, decode_segment, is_part,
+    segment_lines,
 };
 pub use published::PublishedManifest;
 pub use rel_path::{MAX_NAME_LEN, MAX_PATH_LEN, PathError, RelPath};

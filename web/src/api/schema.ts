@@ -1762,10 +1762,23 @@ export interface components {
             in_the_way: string[];
             /** @description True if some of these lists are incomplete. */
             is_cut_short?: boolean;
+            /**
+             * @description True if the snapshot contains only a part of the folder, because its first scan had
+             *     not ended. Known when the restore has ended.
+             */
+            is_part?: boolean;
             /** @description Requested paths that are not in the snapshot. */
             not_found?: string[];
             /** @description Metadata that could not be set, such as owners and attributes. */
             not_set: string[];
+            /**
+             * Format: int64
+             * @description Number of entries that belong to another owner than in the snapshot, because the
+             *     instance does not run as root.
+             */
+            owners_not_set?: number;
+            /** @description A newer snapshot that was not chosen, because it is a part or suspicious, and why. */
+            passed_over?: string | null;
             /**
              * @description Entries that are not restored on purpose: sockets, and devices without the
              *     privilege to create them.
@@ -1787,6 +1800,11 @@ export interface components {
              *     instance.
              */
             from_backup_server?: boolean;
+            /**
+             * @description Set the numbers of owners as they were on the source. Otherwise owners are set by
+             *     name if the names exist on this computer.
+             */
+            numeric_owner?: boolean;
             /** @description Replace existing files. */
             overwrite?: boolean;
             /**
@@ -1890,6 +1908,11 @@ export interface components {
             held?: string | null;
             /** @description Id of the snapshot on this instance. */
             id: string;
+            /**
+             * @description True if the snapshot contains only a part of the folder, because its first scan had
+             *     not ended.
+             */
+            is_part?: boolean;
             /** @description CID of the manifest. */
             manifest_cid: string;
             /** @description Time at which the snapshot was complete, by the clock of this computer. */

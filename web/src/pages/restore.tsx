@@ -82,7 +82,7 @@ function Timeline({
             </div>
             {snapshot.held && (
               <div className="ink-bad" style={{ fontSize: "0.8rem" }}>
-                suspicious
+                {snapshot.is_part ? "a part" : "suspicious"}
               </div>
             )}
           </button>
@@ -95,8 +95,13 @@ function Timeline({
         </Text>
       )}
       {chosen.held && (
-        <Alert title="This snapshot is suspicious" mt="xs">
-          {chosen.held}. Compare it with other snapshots before you restore it.
+        <Alert
+          title={chosen.is_part ? "This snapshot is a part" : "This snapshot is suspicious"}
+          mt="xs"
+        >
+          {chosen.is_part
+            ? "The first scan of the folder had not ended. Further files are missing."
+            : `${chosen.held}. Compare it with other snapshots before you restore it.`}
         </Alert>
       )}
       <Text size="sm" c="dimmed">

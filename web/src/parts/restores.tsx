@@ -5,7 +5,7 @@ import { useState } from "react";
 
 import type { RestoreReport } from "../api/model";
 import { useCancelRestore, useRestores } from "../api/queries";
-import { bytes, counted } from "../lib/format";
+import { bytes, counted, visibleName } from "../lib/format";
 import { inOrder } from "../lib/restores";
 import type { Tone } from "../lib/words";
 import { WorkBar } from "./bar";
@@ -68,11 +68,23 @@ function One({ report }: { report: RestoreReport }) {
         {report.state === "cancelled" && " To continue, start the same restore again."}
       </Dot>
       {report.error && <ErrorBox error={report.error} />}
+      {report.is_part && (
+        <Text size="sm">
+          The snapshot is only a part of the folder: its first scan had not ended.
+        </Text>
+      )}
+      {report.passed_over && <Text size="sm">{visibleName(report.passed_over)}</Text>}
+      {(report.owners_not_set ?? 0) > 0 && (
+        <Text size="sm">
+          {counted(report.owners_not_set ?? 0, "entry belongs", "entries belong")} to another owner
+          than in the snapshot. Only an instance that runs as root can set owners.
+        </Text>
+      )}
       <Names title="Already existed, not replaced" names={report.in_the_way} />
       <Names title="Could not be restored" names={report.failed} />
       <Names title="Not in the snapshot" names={report.not_found} />
       <Names title="Restored without all attributes" names={report.not_set} />
-      <Names title="Skipped (sockets and devices)" names={report.skipped} />
+      <Names title="Skipped" names={report.skipped} />
       {report.is_cut_short && <Text size="sm">More entries are affected than are listed.</Text>}
     </Stack>
   );

@@ -242,6 +242,7 @@ function RestoreForm({
 }) {
   const [target, setTarget] = useState("");
   const [overwrite, setOverwrite] = useState(false);
+  const [numericOwner, setNumericOwner] = useState(false);
   const restore = useRestore();
   return (
     <Modal opened onClose={onClose} title="Restore to a directory">
@@ -253,6 +254,7 @@ function RestoreForm({
               snapshot: snapshot.id,
               target,
               overwrite,
+              numeric_owner: numericOwner,
               from_backup_server: remote,
               paths: entries.filter((entry) => !entry.path_base64).map((entry) => entry.path),
               paths_base64: entries.flatMap((entry) =>
@@ -283,6 +285,12 @@ function RestoreForm({
             description="Otherwise files that already exist are not replaced. The result lists them."
             checked={overwrite}
             onChange={(event) => setOverwrite(event.currentTarget.checked)}
+          />
+          <Checkbox
+            label="Owners by number"
+            description="Otherwise files get the owners of the same names on this computer, if they exist. Only an instance that runs as root can set owners."
+            checked={numericOwner}
+            onChange={(event) => setNumericOwner(event.currentTarget.checked)}
           />
           <ErrorBox error={restore.error} />
           <Group justify="flex-end">

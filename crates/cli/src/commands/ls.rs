@@ -88,8 +88,10 @@ impl Ls {
                 let query = Query::new().with("from_backup_server", "true");
                 all = snapshots::list(client, &query).await?;
             }
-            snapshot = newest(all)?.id;
+            snapshot = newest(all.clone())?.id;
         }
+        let listed = all.iter().find(|one| one.id.starts_with(&snapshot));
+        listed.into_iter().for_each(note_part);
         let (path, recursive) = (path.as_bytes(), self.recursive);
         let entries = client.entries(&snapshot, path, recursive, is_remote, |e| list.push(&e));
         Ok(entries.await?)
@@ -111,6 +113,7 @@ impl Ls {
             LATEST => newest(all)?,
             id => offline.find(Some(id), None, None)?,
         };
+        note_part(&snapshot);
         let tree = SnapshotTree::open(offline.store().clone(), snapshot.manifest_cid)?;
         let Some(entry) = tree.lookup(path)? else {
             bail!("{path} is not in snapshot {}", snapshot.id);
@@ -192,6 +195,13 @@ pub(super) fn folder_path(typed: &OsString) -> Result<RelPath> {
         let shown = typed.display();
         End::Usage(format!("{shown:?} is not a path in a folder: {error}")).into()
     })
+}
+
+/// Reports on standard error that a snapshot is only a part of its folder.
+fn note_part(snapshot: &Snapshot) {
+    if snapshot.is_part {
+        eprintln!("snapshot {} is only a part of the folder", safe(&snapshot.id));
+    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use api::{Client, Query, RestoreReport, RestoreRequest};
 use jiff::{Timestamp, Zoned};
-use restore::{RestoreError, RestoreOptions, Selection};
+use restore::{OwnerPolicy, RestoreError, RestoreOptions, Selection};
 use types::RelPath;
 
 use crate::context::{Context, block_on};
@@ -33,6 +33,13 @@ const STOPPED: &str = "the restore was stopped; run the same command again to co
 /// and without a running instance, and on the source through the backup server.
 /// Existing files in DIR are not replaced unless `--overwrite` is given. To continue
 /// an interrupted restore, run the same command again.
+///
+/// Without SNAPSHOT, the newest one that is neither suspicious nor a part of its folder is
+/// chosen, if there is one.
+///
+/// Ends with 4 if everything was restored, but not every owner, permission, time or
+/// attribute could be set, or if the snapshot is only a part of its folder. Root sets
+/// owners by name, if the names exist on this computer.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  archivist restore --folder Documents --target /tmp/back\n  archivist restore --folder Documents --at '2026-11-22 10:30' --path letters --target /tmp/back\n  archivist restore 3f2a91c04d --target /tmp/back"
@@ -59,6 +66,10 @@ pub(crate) struct Restore {
     /// Replace existing files.
     #[arg(long)]
     overwrite: bool,
+    /// Set the numbers of owners as they were on the source, instead of the owners with
+    /// the same names on this computer.
+    #[arg(long)]
+    numeric_owner: bool,
     /// Restore from the backup server, even if this computer has a matching snapshot.
     #[arg(long)]
     from_backup_server: bool,
@@ -107,6 +118,7 @@ impl Restore {
             target_base64,
             overwrite: self.overwrite,
             from_backup_server: self.from_backup_server,
+            numeric_owner: self.numeric_owner,
         }
     }
 
@@ -179,10 +191,12 @@ impl Restore {
             context.need_instance(need)?;
         }
         let Some(offline) = offline else { bail!("this computer has no snapshots") };
-        let snapshot = offline.find(self.snapshot.as_deref(), self.folder.as_deref(), at)?;
+        let (snapshot, passed_over) =
+            offline.find_and_compare(self.snapshot.as_deref(), self.folder.as_deref(), at)?;
         let options = RestoreOptions {
             selection: Selection::new(paths),
             overwrite: self.overwrite,
+            owners: OwnerPolicy::for_this_process(!self.numeric_owner),
             protected: vec![context.paths.data_dir().to_owned()],
             ..RestoreOptions::default()
         };
@@ -203,6 +217,7 @@ impl Restore {
         };
         let shown = RestoreReport {
             snapshot: snapshot.id,
+            passed_over,
             entries_done: done.entries_done(),
             entries_total: done.entries_total(),
             bytes_done: done.bytes_done(),
@@ -218,9 +233,14 @@ impl Restore {
             && report.in_the_way.is_empty()
             && report.failed.is_empty()
             && report.not_found.is_empty();
+        let is_exact = report.not_set.is_empty() && report.owners_not_set == 0 && !report.is_part;
         if self.json {
             print_json(report)?;
-            return if is_complete { Ok(()) } else { Err(End::Reported.into()) };
+            return match (is_complete, is_exact) {
+                (true, true) => Ok(()),
+                (true, false) => Err(End::PartlyReported.into()),
+                (false, _) => Err(End::Reported.into()),
+            };
         }
         let mut out = Out::new();
         out.line(format_args!(
@@ -231,14 +251,28 @@ impl Restore {
             safe(&target.display().to_string())
         ))?;
         out.finish()?;
+        if let Some(passed_over) = &report.passed_over {
+            eprintln!("{}; give its id to restore it", safe(passed_over));
+        }
+        if report.is_part {
+            eprintln!(
+                "this snapshot is only a part of the folder: its first scan had not ended, and \
+                 further files are missing"
+            );
+        }
         list("not replaced", &report.in_the_way);
         list("not in the snapshot", &report.not_found);
         list("could not be restored", &report.failed);
         list("skipped", &report.skipped);
         list("could not be set", &report.not_set);
+        if report.owners_not_set > 0 {
+            let entries = count(report.owners_not_set, "entry", "entries");
+            eprintln!("owners of {entries} were not set: that needs root");
+        }
         let reasons = self.reasons(report);
         match &report.error {
-            _ if is_complete => Ok(()),
+            _ if is_complete && is_exact => Ok(()),
+            _ if is_complete => Err(End::PartlyReported.into()),
             _ if !reasons.is_empty() => bail!("the restore is incomplete: {}", reasons.join("; ")),
             Some(error) => bail!("{error}"),
             None => {

@@ -158,7 +158,11 @@ pub(super) fn show_snapshots<'a>(
 
 fn print_table(snapshots: &[Snapshot]) -> Result<()> {
     let held = |one: &Snapshot| {
-        one.held.as_ref().map_or(String::new(), |reason| format!("suspicious: {reason}"))
+        let held = |reason: &String| match one.is_part {
+            true => "a part: the first scan of the folder had not ended".to_owned(),
+            false => format!("suspicious: {reason}"),
+        };
+        one.held.as_ref().map_or(String::new(), held)
     };
     let mut out = Out::new();
     show_snapshots(snapshots.iter().map(|one| (one, held(one))), "", &mut out)?;

@@ -47,7 +47,7 @@ fn snapshot(id: &str, sequence: u64, received_at: &str) -> Value {
         "id": id, "source": "Desk", "source_peer_id": PEER, "folder_id": "docs",
         "folder_name": "Documents", "sequence": sequence, "created_at": TIME,
         "received_at": received_at, "files": 3, "bytes": 5_000_000, "manifest_cid": CID,
-        "held": null
+        "held": null, "is_part": false
     })
 }
 
@@ -436,7 +436,8 @@ fn recover_shows_what_was_found_and_that_there_may_be_more() {
     let snapshot = |id: &str, state: &str, detail: Value| {
         json!({ "id": id, "source": "Desk\u{1b}", "source_peer_id": "x", "folder_id": "docs",
             "folder_name": "Documents", "sequence": 7, "created_at": TIME, "received_at": TIME,
-            "files": 3, "bytes": 2048, "manifest_cid": CID, "held": null, "state": state,
+            "files": 3, "bytes": 2048, "manifest_cid": CID, "held": null, "is_part": false,
+            "state": state,
             "detail": detail })
     };
     let report = |complete: bool, recovered: u64| {
@@ -483,7 +484,7 @@ fn recover_shows_what_was_found_and_that_there_may_be_more() {
 fn a_prune_tells_what_it_has_compressed() {
     let done = json!({ "packs": 2, "before_bytes": 4 << 20, "after_bytes": 1 << 20,
         "problems": ["the disk is full\u{1b}"] });
-    let report = json!({ "dry_run": false, "kept": [], "removed": [], "holds": [],
+    let report = json!({ "dry_run": false, "kept": [], "removed": [], "discarded": [], "holds": [],
         "freed_bytes": 0, "recompressed": done });
     let (home, fake) = fake(&[("POST /prune", report.clone())]);
     let ran = run(home.path(), ["prune", "--recompress"]);
@@ -497,7 +498,7 @@ fn a_prune_tells_what_it_has_compressed() {
 
 #[test]
 fn a_prune_that_frees_nothing_is_a_failure() {
-    let report = json!({ "dry_run": false, "kept": [], "removed": [], "holds": [],
+    let report = json!({ "dry_run": false, "kept": [], "removed": [], "discarded": [], "holds": [],
         "freed_bytes": 0, "not_collected": "a block is gone\u{1b}", "recompressed": null });
     let (home, _fake) = fake(&[("POST /prune", report.clone())]);
     let ran = run(home.path(), ["prune"]);

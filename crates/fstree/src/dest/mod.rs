@@ -6,11 +6,13 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use types::{EntryKind, Metadata, RelPath};
 
 use crate::entry::Identity;
 use crate::error::{DestError, RootError};
+use crate::owners::OwnerNumbers;
 use crate::resolution::Resolution;
 
 pub(crate) use temp_names::TempNames;
@@ -201,13 +203,17 @@ pub struct DestOptions {
 /// Owners of the created entries.
 #[derive(Clone, Debug, Default)]
 pub enum OwnerPolicy {
-    /// The user of this process. File capabilities and `trusted.*` attributes are
-    /// not set either, because they grant privileges as owners do.
+    /// The user of this process. If the owners in the metadata differ, they are reported.
+    /// File capabilities and `trusted.*` attributes are not set either, because they grant
+    /// privileges as owners do.
     #[default]
     Leave,
     /// The user and group numbers in the metadata. Requires the privilege to change
     /// owners, which root has.
     Numbers,
+    /// The user and group with the names in the metadata, if they exist on this computer,
+    /// otherwise the numbers. Requires the same privilege. (ACLs contain numbers only.)
+    Names(Arc<OwnerNumbers>),
 }
 
 /// Content of a file that is to be created.

@@ -220,7 +220,7 @@ pub(crate) fn both_ways() -> [DestOptions; 2] {
 
 /// Root may change owners, other users may not.
 pub(crate) fn owners_to_set() -> fstree::OwnerPolicy {
-    let policy = fstree::OwnerPolicy::for_this_process();
+    let policy = fstree::OwnerPolicy::for_this_process(false);
     assert_eq!(matches!(policy, fstree::OwnerPolicy::Numbers), is_root());
     policy
 }

@@ -25,6 +25,9 @@ struct Node {
     content: Vec<u8>,
     mtime: SystemTime,
     is_link: bool,
+    /// Its extended attributes, and true if its content was written and not synced.
+    xattrs: BTreeMap<OsString, Vec<u8>>,
+    is_dirty: bool,
 }
 
 /// Behaviour of real programs behind FUSE.
@@ -37,6 +40,9 @@ pub(crate) struct Quirks {
     pub(crate) follows_links: bool,
     /// Attributes cannot be listed (rclone).
     pub(crate) lists_no_attributes: bool,
+    /// Attributes can be set. The program writes the content of a file later, and the file
+    /// loses its attributes then (fuse-overlayfs loses file capabilities).
+    pub(crate) loses_attributes: bool,
 }
 
 /// The mtime of the root after a change of a link, in seconds since 1970.
@@ -107,7 +113,9 @@ impl State {
         self.last += 1;
         let (parent, name) = (parent.0, name.to_owned());
         let (content, mtime) = (Vec::new(), UNIX_EPOCH);
-        let node = Node { parent, name, is_dir, content, mtime, is_link: false };
+        let xattrs = BTreeMap::new();
+        let (is_link, is_dirty) = (false, false);
+        let node = Node { parent, name, is_dir, content, mtime, is_link, xattrs, is_dirty };
         self.nodes.insert(self.last, node);
         self.attr(self.last)
     }
@@ -131,6 +139,8 @@ impl PoorFs {
             content: Vec::new(),
             mtime: UNIX_EPOCH,
             is_link: false,
+            xattrs: BTreeMap::new(),
+            is_dirty: false,
         };
         let nodes = BTreeMap::from([(1, root)]);
         Self(Mutex::new(State { nodes, last: 1, lost: BTreeSet::new() }), quirks)
@@ -145,6 +155,16 @@ fn entry(attr: Result<FileAttr, Errno>, reply: ReplyEntry) {
     match attr {
         Ok(attr) => reply.entry(&TTL, &attr, FIRST),
         Err(errno) => reply.error(errno),
+    }
+}
+
+/// Answers with a value, or with its length.
+#[allow(clippy::cast_possible_truncation, reason = "the values of a test are short")]
+fn xattr(value: &[u8], size: u32, reply: ReplyXattr) {
+    match size {
+        0 => reply.size(value.len() as u32),
+        size if (size as usize) < value.len() => reply.error(Errno::ERANGE),
+        _ => reply.data(value),
     }
 }
 
@@ -253,8 +273,52 @@ impl Filesystem for PoorFs {
         reply.data(self.state().nodes.get(&ino.0).map_or(&[][..], |node| &node.content));
     }
 
-    fn listxattr(&self, _: &Request, _: INodeNo, _: u32, reply: ReplyXattr) {
-        reply.error(if self.1.lists_no_attributes { Errno::EIO } else { Errno::ENOSYS });
+    fn listxattr(&self, _: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        if !self.1.loses_attributes {
+            return reply.error(if self.1.lists_no_attributes {
+                Errno::EIO
+            } else {
+                Errno::ENOSYS
+            });
+        }
+        let mut names = Vec::new();
+        if let Some(node) = self.state().nodes.get(&ino.0) {
+            for name in node.xattrs.keys() {
+                names.extend_from_slice(name.as_encoded_bytes());
+                names.push(0);
+            }
+        }
+        xattr(&names, size, reply);
+    }
+
+    fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        if !self.1.loses_attributes {
+            return reply.error(Errno::ENOSYS);
+        }
+        let state = self.state();
+        match state.nodes.get(&ino.0).and_then(|node| node.xattrs.get(name)) {
+            Some(value) => xattr(value, size, reply),
+            None => reply.error(Errno::ENODATA),
+        }
+    }
+
+    fn setxattr(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        _flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        if !self.1.loses_attributes {
+            return reply.error(Errno::ENOSYS);
+        }
+        if let Some(node) = self.state().nodes.get_mut(&ino.0) {
+            node.xattrs.insert(name.to_owned(), value.to_vec());
+        }
+        reply.ok();
     }
 
     fn create(
@@ -349,6 +413,7 @@ impl Filesystem for PoorFs {
             node.content.resize(end, 0);
         }
         node.content[offset as usize..end].copy_from_slice(data);
+        node.is_dirty = true;
         reply.written(data.len() as u32);
     }
 
@@ -379,6 +444,10 @@ impl Filesystem for PoorFs {
         let mut state = self.state();
         let is_lost = state.nodes.get(&ino.0).is_some_and(|node| node.content.starts_with(LOST));
         let is_news = is_lost && state.lost.insert(ino.0);
+        if let Some(node) = state.nodes.get_mut(&ino.0).filter(|node| node.is_dirty) {
+            node.xattrs.clear();
+            node.is_dirty = false;
+        }
         done(if is_news { Err(Errno::EIO) } else { Ok(()) }, reply);
     }
 

@@ -40,15 +40,18 @@ pub(crate) async fn start(
         folder: request.folder.clone(),
         from_backup_server: request.from_backup_server,
     };
-    let snapshot =
-        snapshots::find(&services, &choice, request.snapshot.as_deref(), request.at).await?;
+    let (snapshot, passed_over) =
+        snapshots::find_and_compare(&services, &choice, request.snapshot.as_deref(), request.at)
+            .await?;
     let job = RestoreJob {
         snapshot: snapshot.id,
+        passed_over,
         manifest: snapshot.manifest_cid,
         target,
         options: RestoreOptions {
             selection,
             overwrite: request.overwrite,
+            owners: restore::OwnerPolicy::for_this_process(!request.numeric_owner),
             protected: vec![services.data_dir.to_path_buf()],
             ..RestoreOptions::default()
         },

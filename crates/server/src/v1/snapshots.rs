@@ -118,9 +118,22 @@ pub(crate) async fn find(
     id: Option<&str>,
     at: Option<Timestamp>,
 ) -> Result<RemoteSnapshot, Problem> {
+    Ok(find_and_compare(services, choice, id, at).await?.0)
+}
+
+/// Same as [`find`]. Also describes a newer snapshot that was passed over.
+pub(crate) async fn find_and_compare(
+    services: &Services,
+    choice: &Choice,
+    id: Option<&str>,
+    at: Option<Timestamp>,
+) -> Result<(RemoteSnapshot, Option<String>), Problem> {
     let all = snapshot_source::list(services, choice.from_backup_server).await?;
     let selector = SnapshotSelector { id, at, ..choice.as_selector() };
-    Ok(selector.newest(&services.settings.get(), all)?)
+    let config = services.settings.get();
+    let found = selector.newest(&config, all.clone())?;
+    let passed_over = selector.passed_over(&config, all, &found.id);
+    Ok((found, passed_over))
 }
 
 /// The entries to list.

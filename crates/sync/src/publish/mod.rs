@@ -14,7 +14,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use fstree::Owners;
 use store::{Batch, Root, StoreError};
 use types::{
-    Block, BlockScheme, Cid, Codec, Dataset, FolderId, MANIFEST_MIME, ManifestHeader,
+    Block, BlockScheme, Cid, Codec, Dataset, FolderId, HELD_PART, MANIFEST_MIME, ManifestHeader,
     ManifestStats, RelPath, SegmentRef, SegmentWriter, SequenceNumber,
 };
 
@@ -32,8 +32,6 @@ use plan::{OldSegment, runs_to_cut};
 const PUT_LEN: usize = 4 << 20;
 /// Maximum number of segments that wait to be compressed, of about 200 KiB each.
 const BLOCKS_AHEAD: usize = 4;
-/// Text of a manifest that was made during the first scan.
-const PARTIAL: &str = "partial: the first scan of the folder had not ended";
 /// Minimum number of lost files that need a confirmation.
 const LOSS_MIN: u64 = 50;
 
@@ -138,7 +136,7 @@ pub(crate) fn make(
             total_files: totals.files,
             total_size_bytes: totals.bytes,
         },
-        held: awaiting_confirmation.clone().or_else(|| is_unfinished.then(|| PARTIAL.to_owned())),
+        held: awaiting_confirmation.clone().or_else(|| is_unfinished.then(|| HELD_PART.to_owned())),
         segments: segments.iter().map(segment_ref).collect(),
     };
     let header = header

@@ -112,6 +112,16 @@ pub struct ManifestHeader {
     pub segments: Vec<SegmentRef>,
 }
 
+/// The reason [`ManifestHeader::held`] of a manifest that was made during the first scan of a
+/// folder: it contains the files found so far.
+pub const HELD_PART: &str = "partial: the first scan of the folder had not ended";
+
+/// Reports whether this is the reason of a manifest that contains only a part of its folder.
+#[must_use]
+pub fn is_part(held: Option<&str>) -> bool {
+    held == Some(HELD_PART)
+}
+
 /// JSON form. The fields are in the order of their names, which makes it
 /// canonical.
 #[derive(Serialize, Deserialize)]

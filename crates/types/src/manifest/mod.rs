@@ -10,7 +10,7 @@ mod header;
 mod segment;
 
 pub use entry::{Entry, EntryKind, Metadata, Xattrs};
-pub use header::{ManifestHeader, ManifestStats, SegmentRef};
+pub use header::{HELD_PART, ManifestHeader, ManifestStats, SegmentRef, is_part};
 pub(crate) use segment::manifest_links;
 pub use segment::{Segment, SegmentWriter, TreeCheck, decode_segment, segment_lines};
 

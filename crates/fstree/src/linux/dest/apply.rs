@@ -12,6 +12,7 @@
 //! be redirected to another file.
 
 use std::io;
+use std::sync::Arc;
 
 use rustix::fd::{AsFd, BorrowedFd};
 use rustix::fs::{AtFlags, CWD, Gid, Mode, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags};
@@ -22,19 +23,33 @@ use types::{Metadata, RelPath};
 use super::super::acl::mode_without_acl;
 use super::super::open::proc_path;
 use super::super::stat::{FUSE_MAGIC, Stat, file_system_magic, split_ns, stat_fd};
-use super::super::xattrs::{ACL_ACCESS, ACL_DEFAULT, is_copy_of_acl};
+use super::super::xattrs::{ACL_ACCESS, ACL_DEFAULT, is_copy_of_acl, read_fd};
 use crate::dest::{Attribute, NotSet, OwnerPolicy};
 use crate::entry::{FileKind, Identity};
+use crate::owners::Owners;
 
 impl OwnerPolicy {
-    /// Returns [`OwnerPolicy::Numbers`] if this process may change owners (as root,
-    /// or with the capability `CAP_CHOWN`), otherwise [`OwnerPolicy::Leave`].
-    pub fn for_this_process() -> Self {
+    /// Returns [`OwnerPolicy::Numbers`] or, if `by_name` is set, [`OwnerPolicy::Names`] with
+    /// the names of this computer if this process may change owners (as root, or with the
+    /// capability `CAP_CHOWN`), otherwise [`OwnerPolicy::Leave`].
+    pub fn for_this_process(by_name: bool) -> Self {
         let chown = CapabilitySet::CHOWN;
-        match rustix::thread::capabilities(None) {
-            Ok(sets) if sets.effective.contains(chown) => Self::Numbers,
-            Err(_) if rustix::process::geteuid().is_root() => Self::Numbers,
-            _ => Self::Leave,
+        let may = match rustix::thread::capabilities(None) {
+            Ok(sets) => sets.effective.contains(chown),
+            Err(_) => rustix::process::geteuid().is_root(),
+        };
+        match (may, by_name) {
+            (true, true) => Self::Names(Arc::new(Owners::system().numbers())),
+            (true, false) => Self::Numbers,
+            (false, _) => Self::Leave,
+        }
+    }
+
+    /// Returns the numbers of the owners that an entry should have.
+    fn wanted(&self, metadata: &Metadata) -> (u32, u32) {
+        match self {
+            Self::Names(numbers) => numbers.of(metadata),
+            Self::Leave | Self::Numbers => (metadata.uid, metadata.gid),
         }
     }
 }
@@ -194,6 +209,26 @@ impl Inode<'_> {
         Ok(now.identity())
     }
 
+    /// Reads the extended attributes again, and reports those that were set and differ.
+    pub(crate) fn check_xattrs(
+        &self,
+        path: &RelPath,
+        metadata: &Metadata,
+        not_set: &mut Vec<NotSet>,
+    ) {
+        let Ok(now) = read_fd(self.fd) else { return };
+        for (name, value) in &metadata.xattrs {
+            let attribute = Attribute::Xattr(name.clone());
+            let is_known = not_set.iter().any(|one| one.attribute == attribute);
+            if is_known || is_copy_of_acl(name) || now.xattrs.get(name) == Some(value) {
+                continue;
+            }
+            let why = "the file system lost it when it wrote the data";
+            let source = io::Error::new(io::ErrorKind::Unsupported, why);
+            not_set.push(NotSet { path: path.clone(), attribute, source });
+        }
+    }
+
     /// Reports the differences of a link whose metadata must not be set.
     fn report_link(
         &self,
@@ -206,8 +241,7 @@ impl Inode<'_> {
             io::Error::new(io::ErrorKind::Unsupported, why)
         };
         let now = stat_fd(self.fd)?;
-        let is_owner_right = (now.uid, now.gid) == (metadata.uid, metadata.gid);
-        if !matches!(owners, OwnerPolicy::Leave) && !is_owner_right {
+        if (now.uid, now.gid) != owners.wanted(metadata) {
             report(Attribute::Owner, unsafe_here());
         }
         for name in metadata.xattrs.keys() {
@@ -220,11 +254,15 @@ impl Inode<'_> {
     }
 
     fn apply_owner(&self, metadata: &Metadata, owners: &OwnerPolicy) -> Result<Owned, Errno> {
-        let (uid, gid) = (metadata.uid, metadata.gid);
+        let (uid, gid) = owners.wanted(metadata);
         let is_right = |stat: &Stat| stat.uid == uid && stat.gid == gid;
         let mut stat = stat_fd(self.fd)?;
         let mut error = None;
-        if !matches!(owners, OwnerPolicy::Leave) && !is_right(&stat) {
+        if matches!(owners, OwnerPolicy::Leave) {
+            if !is_right(&stat) {
+                error = Some(Errno::PERM.into());
+            }
+        } else if !is_right(&stat) {
             let changed = self.set_owner(Some(uid), gid);
             if changed.is_err() {
                 // Users may change the group of a file to another of their groups.

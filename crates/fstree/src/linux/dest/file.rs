@@ -13,6 +13,7 @@ use types::{Metadata, RelPath};
 
 use super::super::error::CREATE;
 use super::super::open::open_regular;
+use super::super::stat::{FUSE_MAGIC, file_system_magic};
 use super::Inner;
 use super::apply::open_inode;
 use super::temp::Temp;
@@ -51,6 +52,14 @@ impl Body {
     /// its error.
     fn failed(&self) -> MutexGuard<'_, Option<io::Error>> {
         self.failed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Syncs the content and the metadata.
+    fn flush(&self) {
+        let mut failed = self.failed();
+        if let Err(error) = self.file.sync_all() {
+            failed.get_or_insert(error);
+        }
     }
 
     /// Syncs the content and drops the first `len` bytes from the page cache.
@@ -173,9 +182,20 @@ impl FileWriter for FileSink {
             file.set_len(self.content.size).map_err(error)?;
         }
         let mut not_set = Vec::new();
-        let identity = open_inode(file, FileKind::File)
+        let inode = open_inode(file, FileKind::File);
+        // A program behind a FUSE file system may write the data later, and lose attributes
+        // with it (fuse-overlayfs: file capabilities).
+        let is_delayed = may_write_later(file, metadata);
+        if is_delayed {
+            self.body.flush();
+        }
+        let identity = inode
             .apply(&self.path, metadata, &self.dest.options.owners, &mut not_set)
             .map_err(|errno| error(errno.into()))?;
+        if is_delayed {
+            self.body.flush();
+            inode.check_xattrs(&self.path, metadata, &mut not_set);
+        }
         {
             let mut failed = self.body.failed();
             if self.dest.is_synced_alone(identity.device)
@@ -190,6 +210,11 @@ impl FileWriter for FileSink {
         self.dest.commit(&mut self.temp, &self.name, &self.path)?;
         Ok(CreatedEntry { is_new: true, identity, not_set })
     }
+}
+
+/// Reports whether a file has attributes that a file system may lose when it writes the data.
+fn may_write_later(file: &File, metadata: &Metadata) -> bool {
+    !metadata.xattrs.is_empty() && file_system_magic(file.as_fd()) == Some(FUSE_MAGIC)
 }
 
 /// Returns the parts of `bytes`, which begin at `offset` of a file, that are not
