@@ -17,8 +17,9 @@ pub struct PruneRequest {
     #[serde(default)]
     pub accept_roots: bool,
     /// With `accept_roots`: also delete complete snapshots and data items that are not
-    /// known, and remove known snapshots without a record. Snapshots that this backup server
-    /// has confirmed and that are lost are given up.
+    /// known, and remove known snapshots that have no record, or that were removed before and
+    /// are incomplete. Snapshots that this backup server has confirmed and that are lost are
+    /// given up.
     #[serde(default)]
     pub discard: bool,
     /// Also compress blocks that were stored uncompressed. An instance does this
@@ -44,8 +45,8 @@ pub struct PruneReport {
     /// still use their space.
     #[serde(default)]
     pub not_collected: Option<String>,
-    /// Known snapshots without a record that were removed because of `discard`, each with the
-    /// reason why its record cannot be used.
+    /// Known snapshots that were removed because of `discard`, each with the reason why nothing
+    /// can restore it completely.
     #[serde(default)]
     pub discarded: Vec<String>,
     /// Result of the compression, if it was requested.

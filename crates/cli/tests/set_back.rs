@@ -242,3 +242,39 @@ fn retention_never_holds_a_collection() {
     daemon.terminate();
     assert_eq!(listed(&home), 1);
 }
+
+/// The logs were set back to a state before a prune: snapshots that were removed are listed again,
+/// with their records, and their files are gone. Only `--discard` removes them.
+#[test]
+fn a_snapshot_that_was_removed_before_does_not_hold_the_collection_for_good() {
+    let keep = "keep = { last = 1, hourly = 0, daily = 0, weekly = 0, monthly = 0 }";
+    let home = Home::new(&format!("[backup_server]\n{keep}\n"));
+    home.init();
+    let commit_at = |sequence: u64, files: &[(&[u8], Thing)]| {
+        let at = format!("2026-10-1{sequence}T10:00:00Z");
+        confirm(home.path(), &commit(home.path(), "docs", sequence, &at, files));
+    };
+    commit_at(1, &[(b"a.txt", Thing::File(noise(1, 600_000)))]);
+    let older = logs(home.path()).map(|log| fs::read(log).unwrap());
+    // Its nodes fill the pack of nodes, which is kept, with the record of the first snapshot.
+    let names: Vec<String> = (0..3000).map(|number| format!("{number:05}")).collect();
+    let small = |name: &String| Thing::File(noise(name.parse::<u64>().unwrap() + 9, 33));
+    let files: Vec<_> = names.iter().map(|name| (name.as_bytes(), small(name))).collect();
+    commit_at(2, &files);
+    assert_eq!(run(home.path(), ["prune"]).code, Some(0));
+    assert_eq!(listed(&home), 1);
+    set_back(&home, &older);
+    assert_eq!(run(home.path(), ["recover", "--yes"]).code, Some(0));
+    assert_eq!(listed(&home), 2);
+    let ran = run(home.path(), ["prune", "--accept-roots"]);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert!(ran.err.contains("1 snapshot is incomplete"), "{ran:?}");
+    let ran = run(home.path(), ["prune", "--accept-roots", "--discard"]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert!(ran.out.contains("it had been removed"), "{ran:?}");
+    assert_eq!(listed(&home), 1);
+    for command in ["snapshots", "verify", "recover", "prune"] {
+        let ran = run(home.path(), [command]);
+        assert_eq!(ran.code, Some(0), "{command}: {ran:?}");
+    }
+}

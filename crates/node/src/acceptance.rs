@@ -6,8 +6,10 @@ use std::path::Path;
 use backup::{ConfirmedSnapshot, IssuedReceipts};
 use config::Config;
 use protocols::Confirmation;
-use snapshots::{FoundState, RecoveryReport, SnapshotStore, VerifyProgress, find_lost};
-use store::{BlockWrite as _, PackStore};
+use snapshots::{
+    DamagedSnapshot, FoundState, RecoveryReport, Snapshot, SnapshotStore, VerifyProgress, find_lost,
+};
+use store::{BlockWrite as _, NodeScan as _, PackStore};
 use tokio_util::sync::CancellationToken;
 use types::with_causes;
 
@@ -75,16 +77,24 @@ impl Acceptance<'_> {
     ///
     /// Returns a message with what is incomplete or lost, and what to do.
     pub(crate) fn prepare(&self, stop: &CancellationToken) -> Result<Vec<String>, String> {
-        let damaged = self.check_complete(stop)?;
+        let unusable = self.check_complete(stop)?;
         let issued = issued_receipts(self.data_dir).map_err(|error| with_causes(&error))?;
         if !self.discard {
             self.check_nothing_lost(issued.as_ref(), stop)?;
             return Ok(Vec::new());
         }
+        let Unusable { damaged, removed } = unusable;
         let mut discarded = Vec::new();
-        for (root, reason) in damaged {
-            self.snapshots.store().remove_root(&root).map_err(|error| with_causes(&error))?;
-            discarded.push(format!("{root}: {reason}"));
+        for one in damaged {
+            self.snapshots.store().remove_root(&one.root).map_err(|error| with_causes(&error))?;
+            discarded.push(format!("{}: {}", one.root, one.reason));
+        }
+        for one in removed {
+            self.snapshots.remove(&one).map_err(|error| with_causes(&error))?;
+            discarded.push(format!(
+                "snapshot {} of folder {}: it had been removed, and blocks of it are missing",
+                one.id, one.record.folder
+            ));
         }
         if let Some(issued) = &issued {
             discard_lost(self.snapshots, issued)?;
@@ -92,21 +102,33 @@ impl Acceptance<'_> {
         Ok(discarded)
     }
 
-    /// Checks that every listed snapshot and data item is complete. Returns the roots of snapshots
-    /// without a record, with the reason, if they may be discarded.
-    fn check_complete(&self, stop: &CancellationToken) -> Result<Vec<(String, String)>, String> {
+    /// Checks that every listed snapshot and data item is complete, except for those that may be
+    /// discarded, which it returns.
+    fn check_complete(&self, stop: &CancellationToken) -> Result<Unusable, String> {
         let report = snapshots::verify(self.snapshots, false, &VerifyProgress::default(), stop);
         let report = report.map_err(|error| with_causes(&error))?;
-        let damaged = report.damaged.len();
-        let incomplete = report.broken.len() + if self.discard { 0 } else { damaged };
+        let mut removed = Vec::new();
+        if !report.broken.is_empty() {
+            let listing = self.snapshots.list().map_err(|error| with_causes(&error))?;
+            removed.extend(listing.snapshots.into_iter().filter(|one| {
+                // A block that cannot be read at present may be intact.
+                report.broken.contains(&one.cid)
+                    && !report.unreadable.contains(&one.cid.to_string())
+                    && self.packs.was_removed(&one.cid)
+            }));
+        }
+        let unusable = Unusable { damaged: report.damaged, removed };
+        let mut incomplete = report.broken.len() - unusable.removed.len();
+        if !self.discard {
+            incomplete += unusable.len();
+        }
         if incomplete + report.broken_items.len() > 0 {
-            let discard = match damaged {
+            let discard = match unusable.len() {
                 0 => String::new(),
                 _ if self.discard => String::new(),
                 count => format!(
-                    "; {count} of them cannot be repaired if no peer has the record of the \
-                     snapshot: `archivist prune --accept-roots --discard` removes them from the \
-                     list"
+                    "; {count} of them have no record or were removed before: if no peer has the \
+                     blocks, `archivist prune --accept-roots --discard` removes them from the list"
                 ),
             };
             return Err(format!(
@@ -115,7 +137,7 @@ impl Acceptance<'_> {
                 counted(incomplete, report.broken_items.len())
             ));
         }
-        Ok(report.damaged.into_iter().map(|one| (one.root, one.reason)).collect())
+        Ok(unusable)
     }
 
     fn check_nothing_lost(
@@ -130,6 +152,21 @@ impl Acceptance<'_> {
         let found = find_lost(self.snapshots, self.packs, Some(&pin), &progress, stop);
         let found = found.map_err(|error| with_causes(&error))?;
         refuse_lost(&found, confirmed, self.config)
+    }
+}
+
+/// Listed snapshots that nothing can restore completely, and that no other command removes.
+struct Unusable {
+    /// The record is missing or damaged.
+    damaged: Vec<DamagedSnapshot>,
+    /// The snapshot was removed on purpose, and an older log of roots has listed it again after a
+    /// collection had deleted a part of its blocks.
+    removed: Vec<Snapshot>,
+}
+
+impl Unusable {
+    fn len(&self) -> usize {
+        self.damaged.len() + self.removed.len()
     }
 }
 
@@ -214,7 +251,7 @@ mod tests {
     use jiff::Timestamp;
     use manifest::Signature;
     use net::PeerId;
-    use snapshots::{FoundSnapshot, Snapshot, SnapshotId, SnapshotRecord};
+    use snapshots::{FoundSnapshot, SnapshotId, SnapshotRecord};
     use types::{Cid, Codec, SequenceNumber};
 
     use super::*;

@@ -108,7 +108,7 @@ pub struct VerifyReport {
     pub newer: BTreeSet<String>,
     /// The records of snapshots, and the items, of which a block could not be read at present: it
     /// may be intact.
-    pub(crate) unreadable: BTreeSet<String>,
+    pub unreadable: BTreeSet<String>,
 }
 
 impl VerifyReport {

@@ -1505,8 +1505,8 @@ export interface components {
         /** @description Result of a prune, or of a dry run. */
         PruneReport: {
             /**
-             * @description Known snapshots without a record that were removed because of `discard`, each with the
-             *     reason why its record cannot be used.
+             * @description Known snapshots that were removed because of `discard`, each with the reason why nothing
+             *     can restore it completely.
              */
             discarded?: string[];
             /** @description True for a dry run: nothing was removed. */
@@ -1540,8 +1540,9 @@ export interface components {
             accept_roots?: boolean;
             /**
              * @description With `accept_roots`: also delete complete snapshots and data items that are not
-             *     known, and remove known snapshots without a record. Snapshots that this backup server
-             *     has confirmed and that are lost are given up.
+             *     known, and remove known snapshots that have no record, or that were removed before and
+             *     are incomplete. Snapshots that this backup server has confirmed and that are lost are
+             *     given up.
              */
             discard?: boolean;
             /** @description Only report what would be removed. */

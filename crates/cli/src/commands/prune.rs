@@ -28,7 +28,7 @@ pub(crate) struct Prune {
     accept_roots: bool,
     /// With --accept-roots: delete the snapshots and data items that are not listed, also
     /// those that `archivist recover` finds, and remove listed snapshots whose record is
-    /// missing or damaged. Snapshots that this backup server has confirmed to a source, and
+    /// missing or damaged, or that were removed before and are incomplete. Snapshots that this backup server has confirmed to a source, and
     /// that are lost, are given up. Run `archivist recover` before.
     #[arg(long, requires = "accept_roots")]
     discard: bool,
