@@ -13,6 +13,11 @@ use super::{History, Which, power};
 use crate::disk::ProcessDisk;
 use crate::remote;
 
+/// Length in bytes of a part of a file that cannot be read.
+const SECTOR_LEN: u64 = 512;
+/// Number of such parts at the beginning of a file, one of which cannot be read.
+const SECTORS_MAX: u64 = 64;
+
 impl History {
     /// One random event.
     pub(super) fn event(&mut self) {
@@ -82,8 +87,17 @@ impl History {
         // Half of the time the first ones.
         let after = if self.rng.random() { 0 } else { self.rng.random_range(0..20) };
         let times = self.rng.random_range(1..8);
-        disk.fail_reads(FaultRule::reads(error).on(part).after(after).times(times));
-        let log = format!("{times} reads of {part:?} fail with {error:?}, after {after}");
+        let mut rule = FaultRule::reads(error).on(part).after(after).times(times);
+        let mut place = String::new();
+        if self.rng.random_bool(0.4) {
+            // Only a part of each file: a read of the bytes before this part succeeds.
+            let start = self.rng.random_range(0..SECTORS_MAX) * SECTOR_LEN;
+            let bytes = start..start + self.rng.random_range(1..8) * SECTOR_LEN;
+            place = format!(" from {} to {}", bytes.start, bytes.end);
+            rule = rule.bytes(bytes);
+        }
+        disk.fail_reads(rule);
+        let log = format!("{times} reads of {part:?}{place} fail with {error:?}, after {after}");
         self.log.line(which.name(), log);
     }
 
