@@ -27,9 +27,10 @@ pub(crate) struct Prune {
     #[arg(long, conflicts_with = "dry_run")]
     accept_roots: bool,
     /// With --accept-roots: delete the snapshots and data items that are not listed, also
-    /// those that `archivist recover` finds, and remove listed snapshots whose record is
-    /// missing or damaged, or that were removed before and are incomplete. Snapshots that this backup server has confirmed to a source, and
-    /// that are lost, are given up. Run `archivist recover` before.
+    /// those that `archivist recover` finds. Remove listed snapshots whose record is missing
+    /// or damaged, or that were removed before and are incomplete. Give up snapshots that
+    /// this backup server has confirmed to a source, and that are lost. Run `archivist
+    /// recover` before.
     #[arg(long, requires = "accept_roots")]
     discard: bool,
     /// After the snapshots are removed, compress the blocks that are stored uncompressed,
