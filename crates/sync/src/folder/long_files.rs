@@ -129,8 +129,15 @@ impl Task {
     /// them.
     pub(super) fn take_long_files(&mut self) -> Result<(), SyncError> {
         let results = self.long.lane.lock().take();
-        if !results.is_empty() {
-            self.record_long_files(results)?;
+        if !results.is_empty()
+            && let Err(error) = self.record_long_files(results)
+        {
+            // The next full scan finds all files of these results again. Until then, nothing
+            // that waited for them is complete.
+            self.schedule.request_full_scan();
+            self.long.scans.clear();
+            self.long.full_scan = None;
+            return Err(error);
         }
         self.list_late_files()?;
         if self.rescan.is_empty() {
@@ -179,13 +186,7 @@ impl Task {
                     self.retries.remove(&path);
                     batch.add(path, Change::Fail { what, is_marked: true });
                 }
-                ReadOutcome::Broken(error) => {
-                    // The next full scan finds all files of these results again.
-                    self.schedule.request_full_scan();
-                    self.long.scans.clear();
-                    self.long.full_scan = None;
-                    return Err(error);
-                }
+                ReadOutcome::Broken(error) => return Err(error),
             }
         }
         let now = self.context.clock.now();

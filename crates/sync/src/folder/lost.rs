@@ -20,19 +20,21 @@ const NO_CONTENT: &str = "the file was changed before it was backed up and is be
     it is not in the backup yet";
 
 impl Task {
-    /// Forgets the versions that a scan has replaced.
+    /// Forgets the versions that a scan has replaced, and those that are only hidden.
     pub(super) fn keep_lost(&mut self) -> Result<(), SyncError> {
-        let mut lost = std::mem::take(&mut self.lost);
-        let mut failed = None;
-        lost.retain(|path, id| match self.context.index.row(self.record.number, path) {
-            Ok(row) => row.and_then(|row| row.content()?.id) == Some(*id),
-            Err(error) => {
-                failed = Some(error);
-                true
+        if self.lost.is_empty() {
+            return Ok(());
+        }
+        let mut root = SourceTree::open(&self.config.folder.path)?;
+        root.set_hung(self.hung_mounts.hung().to_vec());
+        for (path, id) in std::mem::take(&mut self.lost) {
+            let row = self.context.index.row(self.record.number, &path)?;
+            let is_current = row.and_then(|row| row.content()?.id) == Some(id);
+            if is_current && self.is_in_its_mount(&root, &path) {
+                self.lost.insert(path, id);
             }
-        });
-        self.lost = lost;
-        failed.map_or(Ok(()), Err)
+        }
+        Ok(())
     }
 
     /// Replaces the rows of versions that were overwritten. Call it before a manifest is made.
@@ -41,8 +43,6 @@ impl Task {
             return Ok(());
         }
         self.keep_lost()?;
-        let mut root = SourceTree::open(&self.config.folder.path)?;
-        root.set_hung(self.hung_mounts.hung().to_vec());
         let (mut rows, mut errors) = (Batch::default(), Batch::default());
         for (path, id) in std::mem::take(&mut self.lost) {
             let Some(row) = self.context.index.row(self.record.number, &path)? else { continue };
@@ -53,9 +53,6 @@ impl Task {
             }
             for (path, row) in names {
                 if row.content().and_then(|content| content.id) != Some(id) {
-                    continue;
-                }
-                if !self.is_in_its_mount(&root, &path) {
                     continue;
                 }
                 tracing::warn!(folder = %self.mailbox.id, %path,

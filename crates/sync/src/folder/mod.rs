@@ -443,7 +443,9 @@ impl Task {
             self.pacing.skip_none();
         } else {
             let interval = self.context.tuning.publish_interval_max;
-            resting.extend(self.pacing.resting(self.now(), interval));
+            let paced = self.pacing.resting(self.now(), interval);
+            // A version that was requested too late must be replaced.
+            resting.extend(paced.into_iter().filter(|path| !self.suspects.contains(path)));
         }
         self.owners.refresh();
         let mut applied_rules = std::mem::take(&mut self.applied_rules);
