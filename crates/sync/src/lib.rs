@@ -9,9 +9,11 @@
 //! and makes manifests ([`publish`]). Events of the system ([`watch`]) are hints; only a scan
 //! establishes what has changed.
 //!
-//! **Invariants.** A manifest names only durable blocks, and is published only when it is
-//! durable itself. A manifest contains only contents that its files had. A path that cannot
-//! be scanned keeps its last readable content; an error never becomes a deletion.
+//! **Invariants.** A manifest names only blocks that are durable here or confirmed by the backup
+//! server, and is published only when it is durable itself. A manifest contains only contents
+//! that its files had. A path that cannot be scanned keeps its last readable content; an error
+//! never becomes a deletion, except for content that was overwritten before any backup server
+//! had it.
 //!
 //! Absent: the network, the backup server, and copies of the user's files, except for
 //! those that change too often to be served from their place.
