@@ -37,9 +37,10 @@ const STOPPED: &str = "the restore was stopped; run the same command again to co
 /// Without SNAPSHOT, the newest one that is neither suspicious nor a part of its folder is
 /// chosen, if there is one.
 ///
-/// Ends with 4 if everything was restored, but not every owner, permission, time or
-/// attribute could be set, or if the snapshot is only a part of its folder. Root sets
-/// owners by name, if the names exist on this computer.
+/// Ends with 4 if everything was restored, but not every permission, time or attribute
+/// (for root, also owner) could be set, or if the snapshot is only a part of its folder.
+/// Root sets owners by name, if the names exist on this computer. A restore by another
+/// user reports how many owners differ.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  archivist restore --folder Documents --target /tmp/back\n  archivist restore --folder Documents --at '2026-11-22 10:30' --path letters --target /tmp/back\n  archivist restore 3f2a91c04d --target /tmp/back"
@@ -233,7 +234,8 @@ impl Restore {
             && report.in_the_way.is_empty()
             && report.failed.is_empty()
             && report.not_found.is_empty();
-        let is_exact = report.not_set.is_empty() && report.owners_not_set == 0 && !report.is_part;
+        // (Another user than root does not ask for owners.)
+        let is_exact = report.not_set.is_empty() && !report.is_part;
         if self.json {
             print_json(report)?;
             return match (is_complete, is_exact) {
