@@ -182,12 +182,23 @@ impl Model {
 }
 
 /// Returns a path that the manifest before has, this one has not, and that was not removed in
-/// between: a deletion that nobody made.
+/// between: a deletion that nobody made. A path is excepted whose content was overwritten, and
+/// that is not in the newest confirmed manifest: the source cannot deliver that content, and the
+/// backup server never had another one.
 fn false_deletion(state: &State, published: &Published) -> Option<String> {
     let (_, before) = state.published.last_key_value()?;
     let (before, after) = (before.tree.as_ref()?, published.tree.as_ref()?);
+    let confirmed = state.confirmed.last_key_value();
+    let confirmed =
+        confirmed.and_then(|(sequence, _)| state.published.get(sequence)?.tree.as_ref());
+    let is_undeliverable = |path: &String, node: &Node| {
+        state.tree.now().get(path) != Some(node)
+            && confirmed.is_none_or(|confirmed| !confirmed.contains_key(path))
+    };
     let is_false = |(path, node): &(&String, &Node)| {
-        !after.contains_key(*path) && !state.tree.was_removed(path, node)
+        !after.contains_key(*path)
+            && !state.tree.was_removed(path, node)
+            && !is_undeliverable(path, node)
     };
     before.iter().find(is_false).map(|(path, _)| path.clone())
 }

@@ -73,6 +73,8 @@ async fn files_that_were_changed_shortly_before_a_crash_of_the_computer_are_read
     let mut setup = Setup::stopped();
     setup.work_on_request_only();
     sample(&setup);
+    // The clock of the file system has ticked since.
+    setup.clock.set_file_time(1);
     setup.start();
     let first = setup.sync().await;
     let index = setup.dir.path().join("data/sync/index.redb");

@@ -4,12 +4,12 @@
 //! server has confirmed, or leaves the file out if there is none; the error list says so.
 
 use fstree::{SourceTree, TreeReader as _};
-use types::{EntryKind, RelPath};
+use types::{Entry, EntryKind, RelPath};
 
 use super::Task;
 use crate::error::SyncError;
 use crate::index::{Batch, Change, Content, EnteredMount, Row, RowKind, RowStamp};
-use crate::publish;
+use crate::publish::{self, ConfirmedEntry};
 use crate::root_id::RootId;
 
 /// Entry of the error list for a file whose confirmed version stays in the manifests.
@@ -58,7 +58,15 @@ impl Task {
                 tracing::warn!(folder = %self.mailbox.id, %path,
                     "a file was changed before it was backed up and is being read again");
                 let before = Some(row.stamp);
-                match self.confirmed_row(&path, &row)? {
+                let confirmed = publish::confirmed_entry(&self.context, &self.mailbox.id, &path);
+                let confirmed = match confirmed {
+                    ConfirmedEntry::Found(sequence, entry) => former_row(sequence, *entry, &row),
+                    ConfirmedEntry::Absent => None,
+                    // The backup server may have the file: leaving it out would look like a
+                    // deletion.
+                    ConfirmedEntry::Unknown => continue,
+                };
+                match confirmed {
                     Some(row) => rows.add(path, Change::Put { row: Box::new(row), before }),
                     None => {
                         rows.forget(path.clone(), before);
@@ -91,33 +99,27 @@ impl Task {
         };
         entered.clone().count() == points.len() && entered.all(is_same)
     }
+}
 
-    /// Returns the row of a file with the content that the backup server has confirmed.
-    fn confirmed_row(&self, path: &RelPath, row: &Row) -> Result<Option<Row>, SyncError> {
-        let confirmed = publish::confirmed_entry(&self.context, &self.mailbox.id, path)?;
-        let Some((sequence, entry)) = confirmed else { return Ok(None) };
-        let EntryKind::File { cid, size, blake3, is_sparse } = entry.kind else { return Ok(None) };
-        let second = 1_000_000_000;
-        let mtime = (
-            entry.metadata.mtime_ns.div_euclid(second),
-            entry.metadata.mtime_ns.rem_euclid(second),
-        );
-        let (Ok(seconds), Ok(nanoseconds)) = (mtime.0.try_into(), mtime.1.try_into()) else {
-            return Ok(None);
-        };
-        Ok(Some(Row {
-            // No file has this stamp, so the next scan reads the file.
-            stamp: RowStamp { size, mtime: (seconds, nanoseconds), ctime: (0, 0), ..row.stamp },
-            mode: entry.metadata.mode,
-            uid: entry.metadata.uid,
-            gid: entry.metadata.gid,
-            xattrs: entry.metadata.xattrs,
-            // The backup server has the content; this computer need not.
-            kind: RowKind::File(Content { id: None, cid, blake3, is_sparse }),
-            error: Some(FORMER.to_owned()),
-            is_attribute_error: false,
-            sequence,
-            ..row.clone()
-        }))
-    }
+/// Returns the row of a file with the content of an entry that the backup server has confirmed;
+/// `None` if the entry is not a file.
+fn former_row(sequence: u64, entry: Entry, row: &Row) -> Option<Row> {
+    let EntryKind::File { cid, size, blake3, is_sparse } = entry.kind else { return None };
+    let mtime_ns = entry.metadata.mtime_ns;
+    let seconds = mtime_ns.div_euclid(1_000_000_000).try_into().ok()?;
+    let nanoseconds = mtime_ns.rem_euclid(1_000_000_000).try_into().ok()?;
+    Some(Row {
+        // No file has this stamp, so the next scan reads the file.
+        stamp: RowStamp { size, mtime: (seconds, nanoseconds), ctime: (0, 0), ..row.stamp },
+        mode: entry.metadata.mode,
+        uid: entry.metadata.uid,
+        gid: entry.metadata.gid,
+        xattrs: entry.metadata.xattrs,
+        // The backup server has the content; this computer need not.
+        kind: RowKind::File(Content { id: None, cid, blake3, is_sparse }),
+        error: Some(FORMER.to_owned()),
+        is_attribute_error: false,
+        sequence,
+        ..row.clone()
+    })
 }

@@ -25,7 +25,7 @@ use crate::index::{
     Snapshot, Totals,
 };
 use crate::path_key::{folder_range, key_of};
-pub(crate) use confirmed::confirmed_entry;
+pub(crate) use confirmed::{ConfirmedEntry, confirmed_entry};
 use plan::{OldSegment, runs_to_cut};
 
 /// Number of bytes at which collected blocks are put into the store.
