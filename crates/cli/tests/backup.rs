@@ -414,6 +414,13 @@ fn an_empty_root_is_an_alarm_and_much_deletion_is_held() {
     two.backed_up();
     assert!(a.v1("/folders")[0]["held"].is_string());
     two.assert_restores("held");
+    // Without an id, the snapshot before the suspicious one is restored.
+    let target = two.beside("before the deletion");
+    let arguments = ["restore", "--folder", common::FOLDER, "--target", target.to_str().unwrap()];
+    let output = two.b.run(&arguments);
+    assert!(output.status.success(), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("was passed over"), "{output:?}");
+    assert_eq!(fs::read_dir(&target).unwrap().count(), 120);
     assert!(two.a.run(&["folder", "confirm", common::FOLDER]).status.success());
     eventually("it is not held", || a.v1("/folders")[0]["held"].is_null());
 }

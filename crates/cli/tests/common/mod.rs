@@ -333,8 +333,9 @@ impl Two {
     /// Restores the newest snapshot on B and compares it with the folder.
     pub fn assert_restores(&self, name: &str) {
         let target = self.beside(name);
-        let output =
-            self.b.run(&["restore", "--folder", FOLDER, "--target", target.to_str().unwrap()]);
+        let listed = self.b.run_json(&["snapshots", "--folder", FOLDER, "--json"]);
+        let newest = listed.as_array().unwrap().last().unwrap()["id"].as_str().unwrap();
+        let output = self.b.run(&["restore", newest, "--target", target.to_str().unwrap()]);
         assert!(
             output.status.success(),
             "{}\n{}",
