@@ -10,7 +10,7 @@
 //! opens a page of the UI. The answers also tell browsers that no other site may
 //! use them.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -127,7 +127,7 @@ fn is_loopback(host: &str) -> bool {
         }
     };
     name.eq_ignore_ascii_case("localhost")
-        || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+        || name.parse::<Ipv4Addr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// Reports whether a request with this method changes nothing.
@@ -186,6 +186,9 @@ mod tests {
     #[test]
     fn foreign_hosts_and_origins_are_not() {
         for host in [
+            // Without brackets, an address of IPv6 is no host.
+            "::1:80",
+            "::1",
             "evil.example",
             "evil.example:8080",
             "localhost.evil.example",
