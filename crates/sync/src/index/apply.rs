@@ -11,8 +11,8 @@ use types::{FolderId, RelPath};
 use super::links::Links;
 use super::segments::Marker;
 use super::{
-    BY_ID, BY_INODE, Bytes, DbResult, ERRORS, ErrorRow, FILES, FolderRecord, Index, LOSS_WINDOW,
-    Row, RowStamp, SEGMENTS, put_record, record_in,
+    BY_ID, BY_INODE, Bytes, Content, DbResult, ERRORS, ErrorRow, FILES, FolderRecord, Index,
+    LOSS_WINDOW, Row, RowStamp, SEGMENTS, put_record, record_in,
 };
 use crate::error::SyncError;
 use crate::path_key::{below_range, key_of, within_range};
@@ -338,6 +338,9 @@ impl<'a, 'txn> ApplyTransaction<'a, 'txn> {
         {
             return Ok(());
         }
+        if self.is_same_file_elsewhere(old, content)? {
+            return Ok(());
+        }
         self.record.lost += u64::from(old.sequence <= self.record.sequence().0);
         let age = hour_of(self.now).saturating_sub(old.hour);
         if age >= LOSS_WINDOW {
@@ -345,6 +348,23 @@ impl<'a, 'txn> ApplyTransaction<'a, 'txn> {
             self.removed += u64::from(new.is_none());
         }
         Ok(())
+    }
+
+    /// Reports whether the file of a row has another name by now, and was read again with the
+    /// same content: a file that is renamed immediately after it was written is read again.
+    fn is_same_file_elsewhere(&self, old: &Row, content: &Content) -> DbResult<bool> {
+        let inode = (self.record.number, old.stamp.inode);
+        let Some(id) = self.by_inode.get(inode)?.map(|id| FileId(id.value())) else {
+            return Ok(false);
+        };
+        if content.id == Some(id) {
+            return Ok(false);
+        }
+        let Some(key) = self.by_id.get(id.0)?.map(|key| key.value().to_vec()) else {
+            return Ok(false);
+        };
+        let row = self.row(&key)?;
+        Ok(row.and_then(|row| Some(row.content()?.cid == content.cid)).unwrap_or(false))
     }
 
     /// Removes the id of a row that goes, or leads it to another name with the same content.

@@ -189,6 +189,22 @@ fn ids_follow_a_rename_and_a_swap() {
     assert!(setup.index.by_inode(number, 20).unwrap().is_none());
 }
 
+/// A file that is renamed immediately after it was written is read again under its new name.
+#[test]
+fn a_renamed_file_that_was_read_again_is_not_lost() {
+    for (content, lost) in [(b"A", 0), (b"B", 1)] {
+        let setup = Setup::new();
+        let old = Row { sequence: 0, ..file_row(10, b"A", 5) };
+        setup.apply(&[put("a", old.clone())]);
+        let mut new = file_row(10, content, 5);
+        new.kind = RowKind::File(Content { id: Some(FileId(99)), ..*new.content().unwrap() });
+        setup.apply(&[put("b", new)]);
+        let before = setup.record().lost;
+        setup.forget("a", Some(old.stamp));
+        assert_eq!(setup.record().lost - before, lost);
+    }
+}
+
 #[test]
 fn the_names_of_a_file_share_its_id() {
     let setup = Setup::new();
