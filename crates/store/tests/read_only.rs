@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use common::{DIR, chunk, filled, open, options, store_tree, tree, trees, write_and_remove};
+use common::{DIR, chunk, files, filled, open, options, store_tree, tree, trees, write_and_remove};
 use disk::sim::{Fault, Power, SimDisk};
 use disk::{Disk as _, ReadOnlyDisk, read_file};
 use store::check::missing_blocks;
@@ -68,11 +68,6 @@ fn read_all(disk: &SimDisk, context: &str) -> (OpenReport, Vec<String>) {
     assert_eq!(disk.operations(), operations, "{context}");
     assert!(contents(disk) == before, "{context}");
     (report, bad)
-}
-
-fn files(disk: &SimDisk, part: &str) -> Vec<PathBuf> {
-    let files = disk.files();
-    files.into_iter().filter(|path| path.to_str().unwrap().contains(part)).collect()
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
 use common::{
-    Tree, assert_whole, chunk, mixed_tree, open, store_tree, text_chunk, tree, tree_of,
+    Tree, assert_whole, chunk, files, mixed_tree, open, store_tree, text_chunk, tree, tree_of,
     write_and_remove,
 };
 use disk::sim::{Fault, Power, SimDisk};
@@ -58,11 +58,6 @@ fn assert_all(store: &PackStore, context: &str) {
     }
     assert_eq!(missing_blocks(store).unwrap(), [], "{context}");
     assert_eq!(store.index_differences().unwrap(), [] as [String; 0], "{context}");
-}
-
-fn files(disk: &SimDisk, part: &str) -> Vec<PathBuf> {
-    let files = disk.files();
-    files.into_iter().filter(|path| path.to_str().unwrap().contains(part)).collect()
 }
 
 /// Returns the pack in which a block is stored uncompressed.

@@ -5,9 +5,10 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use disk::Disk as _;
 use disk::sim::SimDisk;
 use store::{
     Batch, BlockRead as _, OpenReport, PackStore, Root, Roots as _, StoreError, StoreOptions,
@@ -160,3 +161,14 @@ pub fn assert_whole(store: &PackStore, tree: &Tree, context: &str) {
 
 /// The acknowledged trees, by the name of their roots.
 pub type Acknowledged = BTreeMap<String, Tree>;
+
+/// Returns the files whose path contains `part`, in the order of paths.
+pub fn files(disk: &SimDisk, part: &str) -> Vec<PathBuf> {
+    let files = disk.files();
+    files.into_iter().filter(|path| path.to_str().unwrap().contains(part)).collect()
+}
+
+/// Returns the length of a file in bytes.
+pub fn len(disk: &SimDisk, path: &Path) -> usize {
+    disk.open(path).unwrap().len().unwrap() as usize
+}
