@@ -22,6 +22,15 @@ fn entering() -> Setup {
     setup
 }
 
+/// Returns the same with a file, and with a tmpfs in a directory of this name.
+fn entering_mount(name: &str) -> Setup {
+    let setup = entering();
+    setup.write("doc", "x");
+    std::fs::create_dir(setup.path(name)).unwrap();
+    mount(&setup.path(name));
+    setup
+}
+
 /// Applies from the next start on.
 fn set_one_file_system(setup: &Setup, one_file_system: bool) {
     setup.settings.send_modify(|settings| settings.folders[0].one_file_system = one_file_system);
@@ -46,10 +55,7 @@ async fn a_mount_is_backed_up_and_an_unmount_deletes_nothing() {
     if !may_mount("a_mount_is_backed_up_and_an_unmount_deletes_nothing") {
         return;
     }
-    let mut setup = entering();
-    setup.write("doc", "x");
-    std::fs::create_dir(setup.path("disk")).unwrap();
-    mount(&setup.path("disk"));
+    let mut setup = entering_mount("disk");
     setup.write("disk/photos/a", noise(1, 100_000));
     setup.write("disk/photos/b", "b");
     std::fs::hard_link(setup.path("disk/photos/b"), setup.path("disk/c")).unwrap();
@@ -110,10 +116,7 @@ async fn a_mount_that_is_left_out_later_is_removed_from_the_backup() {
     if !may_mount("a_mount_that_is_left_out_later_is_removed_from_the_backup") {
         return;
     }
-    let mut setup = entering();
-    setup.write("doc", "x");
-    std::fs::create_dir(setup.path("ram")).unwrap();
-    mount(&setup.path("ram"));
+    let mut setup = entering_mount("ram");
     setup.write("ram/t", "t");
     setup.start();
     assert_eq!(setup.names(&setup.sync().await), ["doc", "ram", "ram/t"]);

@@ -107,6 +107,17 @@ impl Gated {
         self.setup.service = Some(SyncService::start(options).unwrap());
     }
 
+    /// A folder whose first scan is reading a long file; a short one is in a manifest.
+    async fn reading_long() -> Self {
+        let mut gated = Self::stopped();
+        gated.gate.close();
+        gated.write("long", noise(1, 3_000_000));
+        gated.write("short", "short");
+        gated.start();
+        gated.until_published("short", b"short").await;
+        gated
+    }
+
     /// A folder with a long file and a short one, both in a manifest.
     async fn scanned() -> Self {
         let mut gated = Self::stopped();
@@ -188,12 +199,7 @@ async fn a_short_file_does_not_wait_for_a_long_one() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn during_a_first_scan_short_files_are_published_as_a_part() {
-    let mut gated = Gated::stopped();
-    gated.gate.close();
-    gated.write("long", noise(1, 3_000_000));
-    gated.write("short", "short");
-    gated.start();
-    gated.until_published("short", b"short").await;
+    let gated = Gated::reading_long().await;
     let part = gated.last();
     assert!(gated.manifest(&part).0.held.unwrap().contains("first scan"));
     assert_eq!(gated.names(&part), ["short"]);
@@ -216,12 +222,7 @@ async fn during_a_first_scan_short_files_are_published_as_a_part() {
 /// The next start finds the file again: no state says that it was read.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_in_the_middle_reads_the_file_again() {
-    let mut gated = Gated::stopped();
-    gated.gate.close();
-    gated.write("long", noise(1, 3_000_000));
-    gated.write("short", "short");
-    gated.start();
-    gated.until_published("short", b"short").await;
+    let mut gated = Gated::reading_long().await;
     gated.gate.open();
     gated.setup.stop().await;
     gated.start();

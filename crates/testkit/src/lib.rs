@@ -1,8 +1,9 @@
-//! Peers, sources and snapshots for the tests of the crates above the store.
+//! Peers, sources, snapshots and mounts for the tests of the crates above the store.
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "in a test it is an assertion")]
 
 mod maker;
+pub mod mounts;
 mod nodes;
 mod source;
 
