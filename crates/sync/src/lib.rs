@@ -46,8 +46,8 @@ pub use error::SyncError;
 pub use handle::{OpenBlock, SyncHandle, WeakSyncHandle};
 pub use left_out::{LeftOut, LeftOutReason};
 pub use preview::{
-    ExcludedEntry, Preview, PreviewError, PreviewLimits, PreviewRules, check_patterns, is_left_out,
-    preview,
+    ExcludedEntry, Preview, PreviewError, PreviewLimits, PreviewRules, check_patterns,
+    find_left_out, is_left_out, preview,
 };
 pub use service::SyncService;
 pub use settings::{

@@ -9,8 +9,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use fstree::{
-    FileKind, FoundKind, Mount, ReadError, RootError, SourceTree, TreeReader as _, Visit, WalkItem,
-    WalkOptions,
+    FileKind, FoundEntry, FoundKind, Mount, ReadError, RootError, SourceTree, TreeReader as _,
+    Visit, WalkItem, WalkOptions,
 };
 use types::RelPath;
 
@@ -121,23 +121,17 @@ pub fn preview(
     rules: &PreviewRules,
     limits: PreviewLimits,
 ) -> Result<Preview, PreviewError> {
-    let mut root = SourceTree::open(path)?;
-    // Such mounts are left out in any case, and a call to one may block.
-    let remote = remote_mounts(path);
-    root.set_hung(remote.iter().map(|mount| mount.path.clone()).collect());
-    let root = root;
-    let settings = rules;
-    let rules = RefCell::new(Rules::new(&root, &settings.exclude)?);
+    let search = Search::open(path, rules)?;
+    let rules = RefCell::new(Rules::new(&search.root, &rules.exclude)?);
     rules.borrow_mut().enter(&RelPath::root());
-    let is_cache = |path: &RelPath| settings.exclude_caches && root.is_cache_dir(path);
     let decide = |path: &RelPath, kind: FileKind| {
-        if kind == FileKind::Dir && !is_cache(path) { Visit::Descend } else { Visit::Record }
+        let is_entered = kind == FileKind::Dir && !search.is_cache(path);
+        if is_entered { Visit::Descend } else { Visit::Record }
     };
-    let options = WalkOptions { one_file_system: true, ..WalkOptions::default() };
     let until = Instant::now() + limits.time;
     let mut preview = Preview::default();
     let mut seen = 0;
-    for item in root.walk(&RelPath::root(), options, decide)? {
+    for item in search.root.walk(&RelPath::root(), one_file_system(), decide)? {
         seen += 1;
         if seen > limits.entries || Instant::now() > until {
             preview.is_cut_short = true;
@@ -145,32 +139,20 @@ pub fn preview(
         }
         let found = match item {
             WalkItem::Entry(found) => found,
-            WalkItem::Error(ReadError::NotAnswering { path, .. }) => {
-                let mount = remote.iter().find(|mount| mount.path == path);
-                if let Some(mount) = mount.filter(|_| !rules.borrow().is_excluded(&path, true)) {
-                    let reason = LeftOutReason::Remote(mount.file_system.clone());
-                    preview.left_out.push(LeftOut { path, reason });
+            WalkItem::Error(error) => {
+                if !rules.borrow().is_excluded(error.path(), true) {
+                    preview.left_out.extend(search.remote_mount(&error));
                 }
                 continue;
             }
-            WalkItem::Error(_) => continue,
         };
         let is_dir = found.kind() == FileKind::Dir;
         let is_excluded = rules.borrow().is_excluded(&found.path, is_dir);
         if is_dir {
             rules.borrow_mut().enter(&found.path);
         }
-        if !is_excluded
-            && preview.left_out.len() < limits.named
-            && let FoundKind::Dir { is_mount_point } = found.kind
-        {
-            let reason = if is_mount_point {
-                reason_of_mount(&root, &found.path, settings.one_file_system)
-            } else {
-                is_cache(&found.path).then_some(LeftOutReason::Cache)
-            };
-            let path = found.path.clone();
-            preview.left_out.extend(reason.map(|reason| LeftOut { path, reason }));
+        if !is_excluded && preview.left_out.len() < limits.named {
+            preview.left_out.extend(search.left_out(&found));
         }
         let (files, bytes) = match found.kind {
             FoundKind::Dir { .. } => (0, 0),
@@ -198,6 +180,97 @@ pub fn preview(
     Ok(preview)
 }
 
+/// Returns the other file systems and caches in the directory at `path` that a scan with these
+/// rules would leave out, in the order of paths: [`Preview::left_out`] without a look at the
+/// files. The call blocks on the disk.
+///
+/// # Errors
+///
+/// Same as [`preview`].
+pub fn find_left_out(
+    path: &Path,
+    rules: &PreviewRules,
+    limits: PreviewLimits,
+) -> Result<Vec<LeftOut>, PreviewError> {
+    let search = Search::open(path, rules)?;
+    let rules = RefCell::new(Rules::new(&search.root, &rules.exclude)?);
+    rules.borrow_mut().enter(&RelPath::root());
+    let decide = |path: &RelPath, kind: FileKind| {
+        if kind != FileKind::Dir || rules.borrow().is_excluded(path, true) {
+            Visit::Skip
+        } else if search.is_cache(path) {
+            Visit::Record
+        } else {
+            Visit::Descend
+        }
+    };
+    let until = Instant::now() + limits.time;
+    let mut left_out = Vec::new();
+    let mut seen = 0;
+    for item in search.root.walk(&RelPath::root(), one_file_system(), decide)? {
+        seen += 1;
+        if seen > limits.entries || Instant::now() > until || left_out.len() >= limits.named {
+            break;
+        }
+        match item {
+            WalkItem::Entry(found) => {
+                rules.borrow_mut().enter(&found.path);
+                left_out.extend(search.left_out(&found));
+            }
+            WalkItem::Error(error) => left_out.extend(search.remote_mount(&error)),
+        }
+    }
+    Ok(left_out)
+}
+
+/// Returns the options of a walk that lists mount points and subvolumes, and does not enter them.
+fn one_file_system() -> WalkOptions {
+    WalkOptions { one_file_system: true, ..WalkOptions::default() }
+}
+
+/// A search for directories that a scan leaves out.
+struct Search<'a> {
+    root: SourceTree,
+    /// The mounts that may hang.
+    remote: Vec<Mount>,
+    rules: &'a PreviewRules,
+}
+
+impl<'a> Search<'a> {
+    fn open(path: &Path, rules: &'a PreviewRules) -> Result<Self, RootError> {
+        let mut root = SourceTree::open(path)?;
+        // Such mounts are left out in any case, and a call to one may block.
+        let remote = remote_mounts(path);
+        root.set_hung(remote.iter().map(|mount| mount.path.clone()).collect());
+        Ok(Self { root, remote, rules })
+    }
+
+    fn is_cache(&self, path: &RelPath) -> bool {
+        self.rules.exclude_caches && self.root.is_cache_dir(path)
+    }
+
+    /// Returns an entry of the walk if a scan leaves it out.
+    fn left_out(&self, found: &FoundEntry) -> Option<LeftOut> {
+        let FoundKind::Dir { is_mount_point } = found.kind else { return None };
+        let path = found.path.clone();
+        let reason = if is_mount_point {
+            let mount = self.root.mount_points(&path).ok()?.pop()?;
+            LeftOutReason::of_mount(&mount, self.rules.one_file_system)
+        } else {
+            self.is_cache(&path).then_some(LeftOutReason::Cache)
+        };
+        reason.map(|reason| LeftOut { path, reason })
+    }
+
+    /// Returns the mount of which the walk reports that it does not answer.
+    fn remote_mount(&self, error: &ReadError) -> Option<LeftOut> {
+        let ReadError::NotAnswering { path, .. } = error else { return None };
+        let mount = self.remote.iter().find(|mount| mount.path == *path)?;
+        let reason = LeftOutReason::Remote(mount.file_system.clone());
+        Some(LeftOut { path: path.clone(), reason })
+    }
+}
+
 /// Reports whether a scan of the folder `outer` leaves out the directory `inner`, a path in it,
 /// since another file system or a cache is there or above it. Patterns are not considered. The
 /// call blocks on the disk.
@@ -210,19 +283,17 @@ pub fn is_left_out(
     inner: &RelPath,
     rules: &PreviewRules,
 ) -> Result<bool, PreviewError> {
-    let mut root = SourceTree::open(outer)?;
-    let remote = remote_mounts(outer);
-    if remote.iter().any(|mount| inner.is_within(&mount.path)) {
+    let search = Search::open(outer, rules)?;
+    if search.remote.iter().any(|mount| inner.is_within(&mount.path)) {
         return Ok(true);
     }
-    root.set_hung(remote.into_iter().map(|mount| mount.path).collect());
-    let mounts = root.mount_points(inner)?;
+    let mounts = search.root.mount_points(inner)?;
     if mounts.iter().any(|mount| LeftOutReason::of_mount(mount, rules.one_file_system).is_some()) {
         return Ok(true);
     }
     let mut at = Some(inner.clone());
-    while let Some(dir) = at.filter(|dir| rules.exclude_caches && !dir.is_root()) {
-        if root.is_cache_dir(&dir) {
+    while let Some(dir) = at.filter(|dir| !dir.is_root()) {
+        if search.is_cache(&dir) {
             return Ok(true);
         }
         at = dir.parent();
@@ -234,16 +305,6 @@ pub fn is_left_out(
 fn remote_mounts(path: &Path) -> Vec<Mount> {
     let mounts = fstree::mounts_below(path);
     mounts.into_iter().filter(|mount| may_hang(&mount.file_system)).collect()
-}
-
-/// Returns the reason why a scan leaves a mount point or a subvolume out, if it does.
-fn reason_of_mount(
-    root: &SourceTree,
-    path: &RelPath,
-    one_file_system: bool,
-) -> Option<LeftOutReason> {
-    let mount = root.mount_points(path).ok()?.pop()?;
-    LeftOutReason::of_mount(&mount, one_file_system)
 }
 
 #[cfg(test)]
@@ -289,9 +350,12 @@ mod tests {
         let found = preview(dir.path(), &rules, LIMITS).unwrap();
         assert_eq!(found.files, 5);
         let path = RelPath::new("m").unwrap();
-        assert_eq!(found.left_out, [LeftOut { path, reason: LeftOutReason::Cache }]);
+        let cache = LeftOut { path, reason: LeftOutReason::Cache };
+        assert_eq!(found.left_out, std::slice::from_ref(&cache));
+        assert_eq!(find_left_out(dir.path(), &rules, LIMITS).unwrap(), [cache]);
         let rules = PreviewRules { exclude: vec!["m/".to_owned()], ..rules };
         assert_eq!(preview(dir.path(), &rules, LIMITS).unwrap().left_out, []);
+        assert_eq!(find_left_out(dir.path(), &rules, LIMITS).unwrap(), []);
     }
 
     #[test]

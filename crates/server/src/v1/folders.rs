@@ -270,8 +270,8 @@ async fn note(services: Services, request: AddFolder) -> ApiResult<Folder> {
         let edited = services.settings.edit(|draft| draft.add_folder(&folder));
         edited.map_err(|error| changed(&error))?;
         let mut answer = one(&services, &folder);
-        if let Ok(found) = sync::preview(path, &preview_rules(&folder), FIRST_LOOK) {
-            answer.left_out = found.left_out.iter().map(left_out).collect();
+        if let Ok(found) = sync::find_left_out(path, &preview_rules(&folder), FIRST_LOOK) {
+            answer.left_out = found.iter().map(left_out).collect();
         }
         Ok(Json(answer))
     })
