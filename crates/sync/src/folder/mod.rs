@@ -42,9 +42,9 @@ use crate::hash::{self, FileReader, LaneReader, Unsaved};
 use crate::index::{AlarmRecord, Batch, Change, FolderRecord, RowStamp};
 use crate::publish;
 use crate::root_id::RootId;
-use crate::scan::{self, ScanError, ScanOptions, ScanReport, Targets, normalise};
+use crate::scan::{self, HintedFiles, ScanError, ScanOptions, ScanReport, Targets, normalise};
 use crate::schedule::{Action, Schedule, Span};
-use crate::status::{AlarmKind, FolderState, WatchMode};
+use crate::status::{AlarmKind, FolderState};
 use hung_mounts::HungMounts;
 use long_files::LongFiles;
 use pacing::Pacing;
@@ -84,6 +84,7 @@ pub(crate) struct Task {
     scan_started: Timestamp,
     /// Files of `revisits` that the current scan reads.
     settled: HashSet<RelPath>,
+    hinted: HintedFiles,
     /// Paths that have to be scanned again, and when.
     rescan: Targets,
     rescan_at: Option<Duration>,
@@ -145,6 +146,7 @@ impl Task {
             pacing: Pacing::default(),
             scan_started: Timestamp::UNIX_EPOCH,
             settled: HashSet::new(),
+            hinted: HintedFiles::default(),
             rescan: Targets::default(),
             rescan_at: None,
             unwatched: 0,
@@ -284,6 +286,7 @@ impl Task {
         let pending = self.mailbox.take_pending_scan();
         self.suspects.extend(pending.suspects);
         self.lost.extend(pending.lost);
+        self.hinted.add_dirs(pending.targets.dirs);
         (self.rescan, self.rescan_at) = (Targets::default(), None);
         self.scan(Targets::all(), pending.hints)?;
         if !self.are_long_files_read() {
@@ -325,7 +328,7 @@ impl Task {
         let targets = normalise(&self.context.index, self.record.number, targets)?;
         self.scan(targets, pending.hints)?;
         // If the whole folder is watched, nothing has changed elsewhere.
-        if self.scanned_until.is_some() && self.watch_status().mode == WatchMode::Watching {
+        if self.scanned_until.is_some() && self.is_watched() {
             self.note_scanned_until(started.saturating_sub(HINT_LAG).unwrap_or(started));
         }
         Ok(())
@@ -370,10 +373,12 @@ impl Task {
 
     /// Shortens the interval of full scans if some directories cannot be watched.
     fn adapt_rescan_interval(&mut self) {
-        let is_watched = self.watch_status().mode == WatchMode::Watching;
         let rescan = self.config.times.rescan;
-        self.schedule.times.rescan =
-            if is_watched { rescan } else { rescan.min(self.context.tuning.unwatched_interval) };
+        self.schedule.times.rescan = if self.is_watched() {
+            rescan
+        } else {
+            rescan.min(self.context.tuning.unwatched_interval)
+        };
     }
 
     /// Stops the folder until the alarm has passed or the user has confirmed. Returns the
@@ -468,7 +473,9 @@ impl Task {
             suspects: &self.suspects,
             retried: &self.retries.all(),
             // A file that was read in an earlier life of the instance is in no queue.
-            reads_unsettled: is_all && (self.is_on_request || self.scanned_until.is_none()),
+            reads_unsettled: is_all
+                && (self.scanned_until.is_none() || (self.is_on_request && !self.is_watched())),
+            hinted: self.is_on_request.then_some(&self.hinted),
             settled: &self.settled,
             resting: &resting,
             modes: &modes,
@@ -517,6 +524,9 @@ impl Task {
         }
         self.suspects.clear();
         self.settled.clear();
+        if is_all && self.is_on_request {
+            self.hinted.clear();
+        }
         self.unwatched = report.unwatched + if is_all { 0 } else { self.unwatched };
         Ok(self.note_report(report)?)
     }
@@ -540,6 +550,7 @@ impl Task {
         for (path, was_unpublished) in report.replaced {
             self.pacing.note_read(path, was_unpublished, now, self.scan_started);
         }
+        self.hinted.add_files(report.hinted);
         for path in report.unsettled {
             self.revisits.add(path, now, self.context.tuning.settle);
         }

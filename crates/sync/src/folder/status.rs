@@ -35,6 +35,11 @@ impl Task {
         self.show(state);
     }
 
+    /// Reports whether each change of the folder leads to a hint.
+    pub(super) fn is_watched(&self) -> bool {
+        self.watch_status().mode == WatchMode::Watching
+    }
+
     pub(super) fn watch_status(&self) -> WatchStatus {
         let watched = self.context.watcher.watched(self.record.number);
         let needed = watched + self.unwatched;

@@ -36,6 +36,9 @@ impl Scan<'_> {
         });
         if let Some(row) = known.filter(|_| !is_suspect) {
             self.mark_resolved(&found.path);
+            if row.is_unsettled && !self.is_all {
+                self.report.hinted.push(found.path.clone());
+            }
             if row.is_attribute_error || !has_same_permissions(row, &found) {
                 self.update_attributes(found, row);
             }
@@ -114,6 +117,7 @@ impl Scan<'_> {
         };
         row.is_unsettled
             && (self.options.reads_unsettled
+                || self.options.hinted.is_some_and(|hinted| hinted.contains(&found.path))
                 || self.options.settled.contains(&found.path)
                 || is_old())
     }
