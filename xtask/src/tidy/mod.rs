@@ -2,6 +2,7 @@
 
 mod circles;
 mod parsers;
+mod threats;
 mod words;
 
 use std::collections::BTreeMap;
@@ -11,6 +12,7 @@ use anyhow::{Context, Result, bail};
 
 use self::circles::SourceFile;
 use self::parsers::Parsers;
+use self::threats::Tests;
 use crate::shell::{files, root};
 
 /// Maximum length of a source line, in characters.
@@ -133,6 +135,7 @@ pub(crate) fn run() -> Result<()> {
     let mut problems = Vec::new();
     let mut crates: BTreeMap<PathBuf, Vec<SourceFile>> = BTreeMap::new();
     let mut parsers = Parsers::default();
+    let mut tests = Tests::default();
     for path in files()? {
         let full = root().join(&path);
         let Ok(metadata) = full.symlink_metadata() else { continue };
@@ -159,6 +162,7 @@ pub(crate) fn run() -> Result<()> {
             _ => {}
         }
         parsers.add(&path, &text);
+        tests.add(&path, &text);
         if !path.starts_with("xtask/src/tidy") {
             words::check(&path, &text, &mut problems);
         }
@@ -183,6 +187,9 @@ pub(crate) fn run() -> Result<()> {
     for name in Parsers::listed_files(&page).filter(|name| !root().join(name).exists()) {
         problems.push(format!("{}: {name} does not exist", parsers::PAGE));
     }
+    let threats = std::fs::read_to_string(root().join(threats::PAGE))
+        .with_context(|| format!("cannot read {}", threats::PAGE))?;
+    tests.check(&threats, &mut problems);
     for (src, files) in &crates {
         problems.extend(circles::find(src, files));
     }
