@@ -8,6 +8,7 @@ use snapshots::{Snapshot, SnapshotStore};
 /// Returns a snapshot in the form in which its source sees it.
 pub fn remote_snapshot(snapshot: Snapshot) -> RemoteSnapshot {
     let record = snapshot.record;
+    let held = record.doubt().map(str::to_owned);
     RemoteSnapshot {
         id: snapshot.id.to_string(),
         source: record.source.to_string(),
@@ -19,7 +20,7 @@ pub fn remote_snapshot(snapshot: Snapshot) -> RemoteSnapshot {
         files: record.files,
         bytes: record.bytes,
         manifest_cid: record.manifest,
-        held: record.held,
+        held,
         signature: record.signature.to_base64(),
     }
 }

@@ -58,6 +58,27 @@ async fn a_folder_is_pulled_and_then_only_what_has_changed() {
 }
 
 #[tokio::test]
+async fn encrypted_files_make_a_snapshot_suspicious_whatever_the_source_says() {
+    let source = Source::start().await;
+    let text = |number: usize| format!("letter {number}\n").repeat(99).into_bytes();
+    let path = |number: usize| format!("letter{number:02}.txt");
+    let mut files: Tree = (0..60).map(|number| (path(number), text(number))).collect();
+    source.publish("docs", 1, &files);
+    let store: Arc<dyn BlockStore> = Arc::new(MemStore::new());
+    let backup = Backup::start(store.clone(), &[&source]).await;
+    assert_eq!(backup.snapshot("docs", 1).await.record.doubt(), None);
+    for number in 0..30 {
+        files.remove(&path(number));
+        files.insert(format!("{}.locked", path(number)), noise(number, 900));
+        source.publish("docs", number as u64 + 2, &files);
+        let record = backup.snapshot("docs", number as u64 + 2).await.record;
+        assert_eq!(record.held, None);
+        assert_eq!(record.doubt().is_some(), number + 1 >= 16, "{number}");
+    }
+    backup.stop().await;
+}
+
+#[tokio::test]
 async fn a_source_without_differences_is_backed_up_all_the_same() {
     let key = net::Keypair::generate_secp256k1();
     let source = Source::speaking(key, vec![protocols::RECEIPT_PROTOCOL]).await;

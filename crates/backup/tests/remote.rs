@@ -11,7 +11,7 @@ use protocols::{
     RemoteBlocks, RemoteBlocksError, RemoteError, SNAPSHOTS_PROTOCOL, SessionPool, list_remote,
     serve_snapshots,
 };
-use snapshots::{SnapshotRecord, SnapshotStore, SnapshotTree};
+use snapshots::{Signs, SnapshotRecord, SnapshotStore, SnapshotTree};
 use store::{BlockStore, BlockWrite as _, MemStore};
 use testkit::{
     Maker, PATIENCE, Provider, connect, node_as, node_providing, node_with, noise, until,
@@ -41,6 +41,7 @@ async fn a_source_sees_and_fetches_its_own() {
         dirs: 0,
         bytes: 5,
         held: None,
+        signs: Signs::default(),
     };
     let snapshot = snapshots.commit(record, store.write_epoch()).unwrap();
     let access = Access::new();

@@ -251,7 +251,7 @@ mod tests {
     use jiff::Timestamp;
     use manifest::Signature;
     use net::PeerId;
-    use snapshots::{FoundSnapshot, SnapshotId, SnapshotRecord};
+    use snapshots::{FoundSnapshot, Signs, SnapshotId, SnapshotRecord};
     use types::{Cid, Codec, SequenceNumber};
 
     use super::*;
@@ -276,6 +276,7 @@ mod tests {
             dirs: 0,
             bytes: 1,
             held: None,
+            signs: Signs::default(),
         }
     }
 

@@ -8,6 +8,7 @@
 //!   [`SnapshotStore`] also commits and removes them.
 //! * [`SnapshotTree`]: reads the entries of a snapshot.
 //! * [`decide`]: the retention rules, without I/O; [`prune`] applies them.
+//! * [`Signs`]: the signs of ransomware up to a snapshot.
 //! * [`find_lost`]: finds snapshots in the packs that no root names; [`recover`] sets their roots.
 //! * [`verify`]: checks that every block of every snapshot can be read.
 
@@ -15,6 +16,7 @@ mod prune;
 mod record;
 mod recover;
 mod retention;
+mod signs;
 mod snapshot_id;
 mod snapshot_reader;
 mod snapshot_store;
@@ -30,6 +32,7 @@ pub use recover::{
     recover,
 };
 pub use retention::{Candidate, Decision, Reason, RetentionPlan, Suspension, decide};
+pub use signs::Signs;
 pub use snapshot_id::{SnapshotId, SnapshotIdError};
 pub use snapshot_reader::{
     DamagedSnapshot, Listing, Snapshot, SnapshotError, SnapshotReader, root_name,

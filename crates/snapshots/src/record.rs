@@ -6,7 +6,12 @@ use net::PeerId;
 use serde::{Deserialize, Serialize};
 use types::{Block, Cid, Codec, FolderId, SequenceNumber};
 
+use crate::signs::{Day, Signs};
+
+/// Version of a record without signs.
 const VERSION: u64 = 1;
+/// Version of a record with signs.
+const VERSION_SIGNS: u64 = 2;
 /// Maximum length of a text in a record, in bytes.
 const TEXT_LEN_MAX: usize = 8192;
 /// Maximum serial number: fits into the sixteen digits in the name of a root, with room for later
@@ -46,6 +51,8 @@ pub struct SnapshotRecord {
     pub bytes: u64,
     /// Reason why the source waits for the user to confirm this snapshot, if it does.
     pub held: Option<String>,
+    /// The signs of ransomware that the backup server found.
+    pub signs: Signs,
 }
 
 /// Reason why bytes are not a valid record.
@@ -80,8 +87,12 @@ struct Wire {
     received_ns: i64,
     sequence: u64,
     signature: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    signs: Option<Vec<Day>>,
     snapshot: u64,
     source: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    suspicion: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -96,13 +107,22 @@ fn to_ns(time: Timestamp) -> i64 {
 }
 
 impl SnapshotRecord {
+    /// Returns the reason to doubt that a user wants this state, if there is one: the backup
+    /// server's own, otherwise the source's.
+    pub fn doubt(&self) -> Option<&str> {
+        let held = self.held.as_deref();
+        let suspicion = self.signs.suspicion().filter(|_| !types::is_part(held));
+        suspicion.or(held)
+    }
+
     /// Returns the record as a block.
     ///
     /// # Errors
     ///
     /// Returns [`RecordError::Field`] if a text is too long.
     pub fn encode(&self) -> Result<Block, RecordError> {
-        let texts = [self.folder_name.len(), self.held.as_ref().map_or(0, String::len)];
+        let of = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        let texts = [self.folder_name.len(), of(&self.held), of(&self.signs.suspicion)];
         if texts.iter().any(|len| *len > TEXT_LEN_MAX) {
             return Err(RecordError::Field("text"));
         }
@@ -120,8 +140,10 @@ impl SnapshotRecord {
             received_ns: to_ns(self.received_at),
             sequence: self.sequence.0,
             signature: self.signature.to_base64(),
-            snapshot: VERSION,
+            signs: (!self.signs.days.is_empty()).then(|| self.signs.days.clone()),
+            snapshot: if self.signs == Signs::default() { VERSION } else { VERSION_SIGNS },
             source: self.source.to_string(),
+            suspicion: self.signs.suspicion.clone(),
         };
         let bytes = serde_ipld_dagcbor::to_vec(&wire)
             .map_err(|error| RecordError::Malformed(error.to_string()))?;
@@ -150,7 +172,7 @@ impl SnapshotRecord {
         let malformed = |error: String| RecordError::Malformed(error);
         let version: VersionOnly =
             serde_ipld_dagcbor::from_slice(bytes).map_err(|error| malformed(error.to_string()))?;
-        if version.snapshot != VERSION {
+        if ![VERSION, VERSION_SIGNS].contains(&version.snapshot) {
             return Err(RecordError::Version(version.snapshot));
         }
         let wire: Wire =
@@ -177,6 +199,7 @@ impl SnapshotRecord {
             dirs: wire.dirs,
             bytes: wire.bytes,
             held: wire.held,
+            signs: Signs { days: wire.signs.unwrap_or_default(), suspicion: wire.suspicion },
         })
     }
 }
@@ -202,6 +225,7 @@ pub(crate) mod tests {
             dirs: 56,
             bytes: 5678,
             held: None,
+            signs: Signs::default(),
         }
     }
 
@@ -215,6 +239,17 @@ pub(crate) mod tests {
         assert_eq!(links, [record().manifest]);
         let held = SnapshotRecord { held: Some("all gone".into()), ..record() };
         assert_eq!(SnapshotRecord::decode(held.encode().unwrap().data()).unwrap(), held);
+        let day = Day { day: 20_000, files: 100, lost: 17, new: 3, removed: 4 };
+        let signs = Signs { days: vec![day], suspicion: Some("17 files look encrypted".into()) };
+        let suspicious = SnapshotRecord { signs, ..held.clone() };
+        assert_eq!(
+            SnapshotRecord::decode(suspicious.encode().unwrap().data()).unwrap(),
+            suspicious
+        );
+        assert_eq!(
+            (held.doubt(), suspicious.doubt()),
+            (Some("all gone"), Some("17 files look encrypted"))
+        );
         let far = SnapshotRecord { created_at: Timestamp::MAX, ..record() };
         assert!(SnapshotRecord::decode(far.encode().unwrap().data()).is_ok());
         let long = SnapshotRecord { folder_name: "x".repeat(9000), ..record() };
@@ -232,7 +267,11 @@ pub(crate) mod tests {
 
     #[test]
     fn fuzz_record() {
-        fuzzing::target!(&[record().encode().unwrap().data().to_vec()], |bytes: &[u8]| {
+        let day = Day { day: 20_000, files: 100, lost: 17, new: 3, removed: 4 };
+        let signs = Signs { days: vec![day], suspicion: Some("17 files".into()) };
+        let suspicious = SnapshotRecord { signs, ..record() };
+        let seeds = [record(), suspicious].map(|one| one.encode().unwrap().data().to_vec());
+        fuzzing::target!(&seeds, |bytes: &[u8]| {
             if let Ok(found) = SnapshotRecord::decode(bytes) {
                 // A record from elsewhere may have longer texts than one that is made here.
                 if let Ok(block) = found.encode() {
@@ -247,8 +286,8 @@ pub(crate) mod tests {
         let block = record().encode().unwrap();
         let at = block.data().windows(9).position(|w| w == b"hsnapshot").unwrap();
         let mut bytes = block.data().to_vec();
-        bytes[at + 9] = 2;
-        assert_eq!(SnapshotRecord::decode(&bytes), Err(RecordError::Version(2)));
+        bytes[at + 9] = 3;
+        assert_eq!(SnapshotRecord::decode(&bytes), Err(RecordError::Version(3)));
     }
 
     proptest! {

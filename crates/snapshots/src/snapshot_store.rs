@@ -6,14 +6,18 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use jiff::Timestamp;
+use net::PeerId;
 use store::{Batch, BlockStore, Pin, Root, WriteEpoch};
-use types::EncodedBlock;
+use types::{EncodedBlock, FolderId, ManifestHeader};
 
 use crate::record::{ORDER_GIVEN_MAX, SnapshotRecord};
+use crate::signs::{Before, Signs, find_signs};
 use crate::snapshot_id::SnapshotId;
 use crate::snapshot_reader::{
     PREFIX, Snapshot, SnapshotError, SnapshotReader, parse_name, root_name,
 };
+use crate::snapshot_tree::SnapshotTree;
 
 /// The snapshots of one store, to read and to change them: everything that a
 /// [`SnapshotReader`] does, and more. Clones share it.
@@ -86,6 +90,37 @@ impl SnapshotStore {
         Ok(Snapshot { id: SnapshotId::of(&cid), cid, record })
     }
 
+    /// Finds the signs of ransomware in a manifest whose blocks are in the store, compared with the
+    /// newest snapshot of the folder. If a manifest cannot be read, the signs stay as they were.
+    ///
+    /// # Errors
+    ///
+    /// Same as [`SnapshotReader::newest`].
+    pub fn find_signs(
+        &self,
+        source: &PeerId,
+        folder: &FolderId,
+        header: &ManifestHeader,
+        now: Timestamp,
+    ) -> Result<Signs, SnapshotError> {
+        let Some(newest) = self.newest(source, folder)? else { return Ok(Signs::default()) };
+        let found = SnapshotTree::open(self.store.clone(), newest.record.manifest);
+        let found = found.and_then(|tree| {
+            let (signs, files) = (&newest.record.signs, newest.record.files);
+            let before = Before { signs, header: tree.header(), files };
+            find_signs(&*self.store, &before, header, now)
+        });
+        let signs = found.unwrap_or_else(|error| {
+            let id = &newest.id;
+            tracing::warn!(%folder, %id, %error, "cannot look for signs of ransomware: the snapshot before cannot be compared");
+            newest.record.signs.clone()
+        });
+        if let (None, Some(reason)) = (newest.record.signs.suspicion(), signs.suspicion()) {
+            tracing::warn!(%source, %folder, reason, "the new snapshot is suspicious");
+        }
+        Ok(signs)
+    }
+
     /// Removes a snapshot, and returns whether it existed. The next collection deletes its blocks.
     ///
     /// # Errors
@@ -106,10 +141,8 @@ impl SnapshotStore {
 
 #[cfg(test)]
 mod tests {
-    use jiff::Timestamp;
-    use net::PeerId;
     use store::MemStore;
-    use types::{Cid, FolderId, SequenceNumber};
+    use types::{Cid, SequenceNumber};
 
     use super::*;
     use crate::record::tests::record;

@@ -259,7 +259,7 @@ fn a_snapshot_of_a_later_version_is_kept_and_stops_the_rules_of_its_folder() {
     let at = record.windows(old.len()).position(|window| window == old).unwrap();
     record[at..at + old.len()].copy_from_slice(&sealed.to_bytes());
     let at = record.windows(9).position(|window| window == b"hsnapshot").unwrap();
-    record[at + 9] = 2;
+    record[at + 9] = 9;
     let newer = put(record);
     let name = root_name(&last.record.source, &last.record.folder, 99);
     let root = Root { cid: newer, partial: false };

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use net::Keypair;
-use snapshots::{Snapshot, SnapshotRecord, SnapshotStore};
+use snapshots::{Signs, Snapshot, SnapshotRecord, SnapshotStore};
 use store::{Batch, BlockStore, BlockWrite as _, FileWriter, MemStore, Roots as _};
 use types::{
     Block, BlockScheme, Cid, Dataset, EncodedBlock, Entry, EntryKind, FolderId, Hash,
@@ -76,6 +76,7 @@ impl Maker {
             dirs: 0,
             bytes: files.iter().map(|(_, bytes)| bytes.len() as u64).sum(),
             held: held.map(str::to_owned),
+            signs: Signs::default(),
         };
         self.snapshots.commit(record, batch.epoch()).unwrap()
     }

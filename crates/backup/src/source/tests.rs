@@ -14,7 +14,7 @@ use net::{Keypair, NetError, PeerId};
 use parking_lot::Mutex;
 use protocols::{Confirmation, ExchangeError, ReceiptAnswer, SystemClock};
 use pull::{ManifestJob, ManifestPullError};
-use snapshots::{Snapshot, SnapshotId, SnapshotRecord};
+use snapshots::{Signs, Snapshot, SnapshotId, SnapshotRecord};
 use store::{Limit, StoreError};
 use types::{Cid, Codec, PublishedManifest, SequenceNumber};
 
@@ -161,6 +161,7 @@ fn snapshot_of(source: PeerId, offer: &Offer) -> Snapshot {
         dirs: 0,
         bytes: 2,
         held: None,
+        signs: Signs::default(),
     };
     let cid = record.encode().unwrap().cid();
     Snapshot { id: SnapshotId::of(&cid), cid, record }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use net::Keypair;
 use protocols::{Confirmation, Receipt};
-use snapshots::{SnapshotRecord, SnapshotStore};
+use snapshots::{Signs, SnapshotRecord, SnapshotStore};
 use store::{BlockStore, FileWriter, PackStore, StoreError, StoreOptions};
 use types::{
     Cid, Dataset, EncodedBlock, Entry, EntryKind, Hash, ManifestHeader, ManifestStats, Metadata,
@@ -75,6 +75,7 @@ pub fn commit(
         dirs: header.stats.total_dirs,
         bytes: header.stats.total_size_bytes,
         held: None,
+        signs: Signs::default(),
     };
     snapshots.commit(record, epoch).unwrap()
 }

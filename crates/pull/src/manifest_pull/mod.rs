@@ -28,7 +28,7 @@ use std::sync::Arc;
 use manifest::Offer;
 use net::{PeerId, Want};
 use protocols::{Clock, PatchWant, SessionPool, blocking};
-use snapshots::{Snapshot, SnapshotRecord, SnapshotStore, SnapshotTree, header_of};
+use snapshots::{Signs, Snapshot, SnapshotRecord, SnapshotStore, SnapshotTree, header_of};
 use store::{BlockStore, Pin, Root, StoreError, WriteEpoch, get_required};
 use tokio_util::sync::CancellationToken;
 use types::{Cid, FolderId, ManifestHeader};
@@ -488,7 +488,7 @@ impl Attempt<'_> {
     ) -> Result<Snapshot, ManifestPullError> {
         let published = &self.job.offer.published;
         let snapshots = self.shared.snapshots.clone();
-        let record = SnapshotRecord {
+        let mut record = SnapshotRecord {
             source: self.job.source,
             folder: published.folder_id.clone(),
             folder_name: header.folder_name.clone(),
@@ -502,6 +502,7 @@ impl Attempt<'_> {
             dirs: total.dirs,
             bytes: total.bytes,
             held: header.held.as_ref().map(|why| why.chars().take(HELD_LEN_MAX).collect()),
+            signs: Signs::default(),
         };
         let (store, header) = (self.store.clone(), header.clone());
         let (epoch, losses, root_name) = (self.epoch, self.losses, self.root_name.clone());
@@ -518,6 +519,12 @@ impl Attempt<'_> {
             if store.loss_counter() != losses {
                 return Err(ManifestPullError::Lost);
             }
+            record.signs = snapshots.find_signs(
+                &record.source,
+                &record.folder,
+                &header,
+                record.received_at,
+            )?;
             let snapshot = snapshots.commit(record, epoch)?;
             // After the commit, a failure is only logged. If this attempt was aborted, the root may
             // already belong to the next one.

@@ -1,11 +1,14 @@
 //! The status of the instance, with notices for the user.
 
+use std::collections::BTreeMap;
+
 use api::{Notice, NoticeLevel, Status, Storage};
 use axum::extract::State;
-use node::{Services, folder_name};
+use node::{Services, folder_name, source_name};
 use protocols::NotifyState;
+use snapshots::{Listing, Snapshot, SnapshotError};
 use store::StoreAdmin as _;
-use types::{FolderId, with_causes};
+use types::{FolderId, is_part, with_causes};
 
 use super::extract::Json;
 use super::{ApiResult, blocking, folders, sources};
@@ -59,7 +62,7 @@ pub(crate) async fn status(State(services): State<Services>) -> ApiResult<Status
 }
 
 /// Returns a notice about snapshot records that cannot be read.
-fn damaged(services: &Services) -> Option<Notice> {
+fn damaged(listing: &Result<Listing, SnapshotError>) -> Option<Notice> {
     let notice = |message| Notice {
         level: NoticeLevel::Error,
         message,
@@ -68,7 +71,7 @@ fn damaged(services: &Services) -> Option<Notice> {
                 .into(),
         ),
     };
-    match services.snapshots.list() {
+    match listing {
         Ok(listing) => {
             let first = listing.damaged.first()?;
             let (count, root, reason) = (listing.damaged.len(), &first.root, &first.reason);
@@ -79,6 +82,41 @@ fn damaged(services: &Services) -> Option<Notice> {
         }
         Err(error) => Some(notice(format!("cannot list the snapshots: {}", with_causes(&error)))),
     }
+}
+
+/// Returns the notices about folders whose newest snapshot is suspicious.
+fn suspicious(services: &Services, listing: &Result<Listing, SnapshotError>) -> Vec<Notice> {
+    let Ok(listing) = listing else { return Vec::new() };
+    let config = services.settings.get();
+    let mut folders: BTreeMap<(String, &FolderId), Vec<&Snapshot>> = BTreeMap::new();
+    for snapshot in &listing.snapshots {
+        let record = &snapshot.record;
+        folders.entry((record.source.to_string(), &record.folder)).or_default().push(snapshot);
+    }
+    let notice = |((source, _), mut snapshots): ((String, &FolderId), Vec<&Snapshot>)| {
+        snapshots.sort_by_key(|snapshot| snapshot.record.order);
+        let record = &snapshots.last()?.record;
+        let doubt = record.doubt().filter(|_| !is_part(record.held.as_deref()))?;
+        let clean = snapshots.iter().rev().find(|snapshot| snapshot.record.doubt().is_none());
+        let action = match clean {
+            Some(clean) => format!(
+                "examine the files on the source; the newest snapshot without this sign is {} of \
+                 {:.0}: `archivist restore {} --target DIR`",
+                clean.id, clean.record.received_at, clean.id
+            ),
+            None => "examine the files on the source".to_owned(),
+        };
+        Some(Notice {
+            level: NoticeLevel::Error,
+            message: format!(
+                "{} of {}: {doubt}",
+                record.folder_name,
+                source_name(&config, &source)
+            ),
+            action: Some(action),
+        })
+    };
+    folders.into_iter().filter_map(notice).collect()
 }
 
 /// Returns the notice that snapshots may be missing in the list.
@@ -125,7 +163,9 @@ fn notices(services: &Services) -> Vec<Notice> {
     }));
     notices.extend(read_only(services));
     notices.extend(roots_incomplete(services));
-    notices.extend(damaged(services));
+    let listing = services.snapshots.list();
+    notices.extend(damaged(&listing));
+    notices.extend(suspicious(services, &listing));
     for folder in folders::all(services) {
         notices.extend(of_folder(&folder));
     }
