@@ -177,6 +177,10 @@ impl SnapshotRecord {
         }
         let wire: Wire =
             serde_ipld_dagcbor::from_slice(bytes).map_err(|error| malformed(error.to_string()))?;
+        let signs = Signs { days: wire.signs.unwrap_or_default(), suspicion: wire.suspicion };
+        if (signs == Signs::default()) != (wire.snapshot == VERSION) {
+            return Err(RecordError::Field("version"));
+        }
         if wire.order > ORDER_MAX {
             return Err(RecordError::Field("order"));
         }
@@ -199,7 +203,7 @@ impl SnapshotRecord {
             dirs: wire.dirs,
             bytes: wire.bytes,
             held: wire.held,
-            signs: Signs { days: wire.signs.unwrap_or_default(), suspicion: wire.suspicion },
+            signs,
         })
     }
 }

@@ -251,7 +251,7 @@ fn forged_and_foreign_records_are_named_and_never_set() {
     assert_eq!(source, record.source);
     let mut all: BTreeSet<Cid> =
         forged.iter().map(|record| put_record(&*store, record).cid).collect();
-    // A later version, an impossible number, and a node that only looks like a record.
+    // A version with signs that has none, a later version, an impossible number, and a node that only looks like a record.
     let mut put = |find: &[u8], replace: &[u8]| {
         let bytes = record.encode().unwrap().into_data();
         let at = bytes.windows(find.len()).position(|window| window == find).unwrap();
@@ -261,6 +261,7 @@ fn forged_and_foreign_records_are_named_and_never_set() {
         store.put(&[EncodedBlock::plain(block)]).unwrap();
     };
     put(b"hsnapshot\x01", b"hsnapshot\x02");
+    put(b"hsnapshot\x01", b"hsnapshot\x09");
     put(b"eorder\x01", b"eorder\x1b\xff\xff\xff\xff\xff\xff\xff\xff");
     put(b"eorder\x01", b"eordex\x01");
 
