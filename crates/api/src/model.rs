@@ -135,6 +135,9 @@ pub struct Folder {
     /// Reason to doubt the newest manifest, if any: much was deleted or rewritten
     /// at the same time. A user must confirm it.
     pub held: Option<String>,
+    /// Error of the programs in `before_publish` and `after_publish`, if they failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hook_error: Option<String>,
     /// Files that could not be read. The list may be incomplete; see `error_count`.
     pub errors: Vec<FileError>,
     /// Number of files that could not be read.

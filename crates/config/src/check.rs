@@ -14,7 +14,7 @@ use crate::error::{Fault, Place, Problem};
 use crate::keys::{keys, similar};
 use crate::schema::{KeySpec, Kind};
 use crate::size::{ByteSize, Rate};
-use crate::values::{FolderPath, LogLevel, Name, Pattern, ValueError};
+use crate::values::{Argument, FolderPath, LogLevel, Name, Pattern, ValueError};
 
 /// Maximum number of collected problems. Each costs a walk over the file.
 const PROBLEMS_MAX: usize = 200;
@@ -209,6 +209,7 @@ fn check_text(kind: Kind, text: &str) -> Result<(), TextFault> {
         Kind::FolderId => read::<FolderId>(text).map(drop),
         Kind::FolderPath => read::<FolderPath>(text).map(drop),
         Kind::Pattern => read::<Pattern>(text).map(drop),
+        Kind::Argument => read::<Argument>(text).map(drop),
         Kind::Url => read::<ManifestUrl>(text).map(drop),
         Kind::Network => read::<Network>(text).map(drop),
         Kind::PeerId => read_or::<PeerId>(text, ValueError::PeerId).map(drop),

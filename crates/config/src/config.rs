@@ -24,7 +24,7 @@ use crate::addresses::{ManifestUrl, Network, host_of, optional_address, peer_id_
 use crate::schema::Apply::{Live, NeedsRestart};
 use crate::schema::{KeySpec, Kind, Unit};
 use crate::size::{ByteSize, Rate};
-use crate::values::{FolderPath, LogLevel, Name, Pattern};
+use crate::values::{Argument, FolderPath, LogLevel, Name, Pattern};
 use types::FolderId;
 
 /// Declares a table whose keys all have defaults.
@@ -135,6 +135,10 @@ section! {
             Kind::Number { min: 0, max: 600_000, unit: Unit::Milliseconds }, Live;
         /// Interval between complete scans of every folder, in case the watcher missed a change.
         rescan_interval_secs: u64 = 3_600, seconds(1, 7 * DAY), Live;
+        /// Time after which a program in before_publish or after_publish is ended.
+        hook_timeout_secs: u64 = 60, seconds(1, 3_600), Live;
+        /// Minimum time between two runs of these programs; snapshots in between have no run.
+        hook_interval_secs: u64 = 300, seconds(0, 7 * DAY), Live;
         /// Time until the trigger is sent again if the backup server does not confirm.
         manifest_retry_interval_secs: u64 = 300, seconds(1, DAY), Live;
         /// Number of repeated triggers before the missing confirmation is shown as an error.
@@ -225,6 +229,12 @@ pub struct FolderConfig {
     /// True if the contents of directories with a `CACHEDIR.TAG` are left out.
     #[serde(default)]
     pub exclude_caches: bool,
+    /// The program, with its arguments, that runs before a manifest is made; empty: none.
+    #[serde(default)]
+    pub before_publish: Vec<Argument>,
+    /// The program, with its arguments, that runs after a manifest was made; empty: none.
+    #[serde(default)]
+    pub after_publish: Vec<Argument>,
 }
 
 fn default_true() -> bool {
@@ -267,6 +277,18 @@ impl FolderConfig {
             "exclude_caches",
             "Leave out the contents of directories with a CACHEDIR.TAG.",
             Kind::Bool,
+            false,
+        ),
+        item(
+            "before_publish",
+            "Program to run before a snapshot is published, by its absolute path, with its arguments.",
+            list(&Kind::Argument),
+            false,
+        ),
+        item(
+            "after_publish",
+            "Program to run after a snapshot was published, also if that failed.",
+            list(&Kind::Argument),
             false,
         ),
     ];

@@ -103,6 +103,17 @@ impl Conflicts<'_, '_, '_> {
                 ids.insert(&folder.id, &folder.path);
             }
         }
+        for (at, folder) in folders.iter().enumerate() {
+            for (key, hook) in [
+                ("before_publish", &folder.before_publish),
+                ("after_publish", &folder.after_publish),
+            ] {
+                if let Some(program) = hook.first().filter(|one| !one.as_str().starts_with('/')) {
+                    let conflict = Conflict::RelativeProgram(program.to_string());
+                    self.report(&format!("sync.folders[{at}].{key}"), conflict);
+                }
+            }
+        }
         let mut paths: HashMap<&FolderPath, &FolderId> = HashMap::new();
         for (at, folder) in folders.iter().enumerate() {
             if let Some(id) = paths.get(&folder.path) {

@@ -74,4 +74,4 @@ fn example(section: &str, spec: &KeySpec, of: &[KeySpec]) -> String {
     text
 }
 
-const _: () = assert!(FolderConfig::KEYS.len() == 7 && SourcePeer::KEYS.len() == 4);
+const _: () = assert!(FolderConfig::KEYS.len() == 9 && SourcePeer::KEYS.len() == 4);

@@ -241,6 +241,9 @@ pub enum Conflict {
         /// Id of the other folder.
         id: FolderId,
     },
+    /// A program is not named by its absolute path.
+    #[error("{0:?} is not the absolute path of a program; no shell and no PATH is used")]
+    RelativeProgram(String),
     /// Two sources have the same name.
     #[error("another source is already named {0:?}; choose another name")]
     SameSourceName(String),

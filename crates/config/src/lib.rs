@@ -52,7 +52,7 @@ pub use schema::{Apply, Unit};
 pub use size::{ByteSize, Rate, SizeError};
 pub use types::{FolderId, FolderIdError};
 pub use values::{
-    FolderPath, LogLevel, MAX_NAME_CHARS, MAX_PATTERN_LEN, Name, Pattern, ValueError,
+    Argument, FolderPath, LogLevel, MAX_NAME_CHARS, MAX_PATTERN_LEN, Name, Pattern, ValueError,
 };
 
 /// Maximum length of a configuration file in bytes.

@@ -36,8 +36,8 @@ pub enum ValueError {
     /// Not one of the allowed words.
     #[error("unknown word")]
     Choice,
-    /// A name longer than [`MAX_NAME_CHARS`], or a pattern longer than
-    /// [`MAX_PATTERN_LEN`].
+    /// A name longer than [`MAX_NAME_CHARS`], a pattern longer than [`MAX_PATTERN_LEN`], or an
+    /// argument of a program longer than 4,096 bytes.
     #[error("longer than the maximum of {0}")]
     TooLong(usize),
     /// A line break, a tab or another control character.
@@ -241,6 +241,34 @@ impl Pattern {
     }
 }
 
+/// Maximum length of an argument of a program, in bytes.
+const MAX_ARGUMENT_LEN: usize = 4096;
+
+/// A program, or an argument of a program. No shell expands it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Argument(String);
+
+impl Argument {
+    /// Returns the text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Argument {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        if text.contains('\0') {
+            return Err(ValueError::Control);
+        }
+        if text.len() > MAX_ARGUMENT_LEN {
+            return Err(ValueError::TooLong(MAX_ARGUMENT_LEN));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
 impl FromStr for Pattern {
     type Err = ValueError;
 
@@ -271,6 +299,14 @@ impl fmt::Display for Pattern {
 }
 
 serde_as_text!(Pattern);
+
+impl fmt::Display for Argument {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+serde_as_text!(Argument);
 
 /// A log level.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

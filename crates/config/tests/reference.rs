@@ -156,7 +156,7 @@ fn what_differs_and_what_it_takes() {
     insta::assert_snapshot!(shown.join("\n"), @r#"
     node.api_port NeedsRestart: 8080 -> 9
     node.log_level Live: "info" -> "debug"
-    sync.folders Live: [] -> [{ id = "a", path = "/a", exclude = [], paused = false, one_file_system = true, exclude_caches = false }]
+    sync.folders Live: [] -> [{ id = "a", path = "/a", exclude = [], paused = false, one_file_system = true, exclude_caches = false, before_publish = [], after_publish = [] }]
     backup_server.keep.daily Live: 30 -> 7
     "#);
 }

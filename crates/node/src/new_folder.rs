@@ -81,6 +81,8 @@ mod tests {
             paused: false,
             one_file_system: true,
             exclude_caches: false,
+            before_publish: Vec::new(),
+            after_publish: Vec::new(),
         }
     }
 

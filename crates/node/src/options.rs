@@ -9,7 +9,7 @@ use std::time::Duration;
 use config::Config;
 use net::{Access, Handle, NetConfig, PeerId, Purposes};
 use store::{PackStore, StoreOptions};
-use sync::{FolderSettings, SyncSettings};
+use sync::{FolderSettings, HookSettings, SyncSettings};
 use tokio_util::sync::CancellationToken;
 
 use crate::log_level::LogLevel;
@@ -89,12 +89,30 @@ pub(crate) fn sync_settings(config: &Config) -> SyncSettings {
         paused: folder.paused,
         one_file_system: folder.one_file_system,
         exclude_caches: folder.exclude_caches,
+        hooks: hook_settings(sync, folder),
     });
     SyncSettings {
         folders: folders.collect(),
         manifest_update_threshold: sync.manifest_update_threshold,
         manifest_max_delay: Duration::from_millis(sync.manifest_max_delay_ms),
         rescan_interval: Duration::from_secs(sync.rescan_interval_secs),
+    }
+}
+
+/// Returns the programs to run before and after a folder's manifest is made.
+fn hook_settings(sync: &config::SyncConfig, folder: &config::FolderConfig) -> HookSettings {
+    let arguments = |hook: &[config::Argument]| -> Vec<String> {
+        hook.iter().map(|argument| argument.as_str().to_owned()).collect()
+    };
+    if folder.before_publish.is_empty() && folder.after_publish.is_empty() {
+        // A change of the times concerns no such folder.
+        return HookSettings::default();
+    }
+    HookSettings {
+        before: arguments(&folder.before_publish),
+        after: arguments(&folder.after_publish),
+        timeout: Duration::from_secs(sync.hook_timeout_secs),
+        interval: Duration::from_secs(sync.hook_interval_secs),
     }
 }
 

@@ -143,6 +143,7 @@ fn settings(root: &Path) -> SyncSettings {
         paused: false,
         one_file_system: true,
         exclude_caches: false,
+        hooks: sync::HookSettings::default(),
     };
     SyncSettings { folders: vec![folder], ..SyncSettings::default() }
 }

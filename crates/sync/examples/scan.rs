@@ -54,6 +54,7 @@ fn start(dir: &Path, data: &Path, last: &Arc<Last>) -> Result<SyncService, Box<d
         paused: false,
         one_file_system: true,
         exclude_caches: false,
+        hooks: sync::HookSettings::default(),
     };
     let settings = SyncSettings {
         folders: vec![folder],

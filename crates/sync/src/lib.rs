@@ -51,7 +51,8 @@ pub use preview::{
 };
 pub use service::SyncService;
 pub use settings::{
-    Clock, Confirmations, FolderSettings, Publisher, SyncOptions, SyncSettings, SystemClock, Tuning,
+    Clock, Confirmations, FolderSettings, HookSettings, Publisher, SyncOptions, SyncSettings,
+    SystemClock, Tuning,
 };
 #[cfg(feature = "sim")]
 pub use sim::SteppedSync;

@@ -30,6 +30,22 @@ pub struct FolderSettings {
     pub one_file_system: bool,
     /// True if the contents of directories with a `CACHEDIR.TAG` are left out.
     pub exclude_caches: bool,
+    /// Programs of the user that run when a manifest is made.
+    pub hooks: HookSettings,
+}
+
+/// Programs of the user that run before and after a manifest is made, for example to dump a
+/// database. Each is a path with arguments; empty: none. No shell is used.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HookSettings {
+    /// The program that runs before a manifest.
+    pub before: Vec<String>,
+    /// The program that runs after a manifest.
+    pub after: Vec<String>,
+    /// Time after which a program is ended.
+    pub timeout: Duration,
+    /// Minimum time between two runs.
+    pub interval: Duration,
 }
 
 /// Settings that may change while the service runs.

@@ -164,6 +164,8 @@ pub struct FolderStatus {
     pub receipt: Option<Receipt>,
     /// When the last full scan ended.
     pub last_scan: Option<Timestamp>,
+    /// The error of the last run of the folder's programs ([`crate::HookSettings`]).
+    pub hook_error: Option<String>,
     /// Progress of the current work, or of the last one.
     pub progress: Progress,
     /// Number of files read since the service was started.

@@ -1047,6 +1047,8 @@ export interface components {
              *     at the same time. A user must confirm it.
              */
             held?: string | null;
+            /** @description Error of the programs in `before_publish` and `after_publish`, if they failed. */
+            hook_error?: string | null;
             /** @description Stable id of the folder. */
             id: string;
             /**

@@ -201,6 +201,8 @@ impl Add {
                     paused: false,
                     one_file_system: self.limits.one_file_system.unwrap_or(true),
                     exclude_caches: self.limits.exclude_caches.unwrap_or(false),
+                    before_publish: Vec::new(),
+                    after_publish: Vec::new(),
                 };
                 node::check_new_folder(&context.config()?, &folder)?;
                 context.config_file().edit(|draft| draft.add_folder(&folder))?;

@@ -22,6 +22,8 @@ pub(crate) fn folder(id: &str, path: &str) -> FolderConfig {
         paused: false,
         one_file_system: true,
         exclude_caches: false,
+        before_publish: Vec::new(),
+        after_publish: Vec::new(),
     }
 }
 

@@ -81,6 +81,7 @@ fn one(services: &Services, folder: &FolderConfig) -> Folder {
             file_system: String::new(),
             is_polled: false,
             held: None,
+            hook_error: None,
             errors: Vec::new(),
             error_count: 0,
             one_file_system: true,
@@ -161,6 +162,7 @@ pub(crate) fn to_api(status: &FolderStatus) -> Folder {
         held: status.awaiting_confirmation.clone(),
         errors: status.errors.iter().map(problem).collect(),
         error_count: status.error_count,
+        hook_error: status.hook_error.clone(),
         one_file_system: true,
         exclude_caches: false,
         left_out: status.left_out.iter().map(left_out).collect(),
@@ -264,6 +266,8 @@ async fn note(services: Services, request: AddFolder) -> ApiResult<Folder> {
             paused: false,
             one_file_system: request.one_file_system.unwrap_or(true),
             exclude_caches: request.exclude_caches.unwrap_or(false),
+            before_publish: Vec::new(),
+            after_publish: Vec::new(),
         };
         check_new_folder(&services.settings.get(), &folder)
             .map_err(|error| bad(error.to_string()))?;
@@ -511,6 +515,7 @@ mod tests {
                 mode: WatchMode::Watching,
                 file_system: "ext4".to_owned(),
             },
+            hook_error: None,
             awaiting_confirmation: None,
             receipt: receipt.map(|sequence| Receipt {
                 sequence: SequenceNumber(sequence),

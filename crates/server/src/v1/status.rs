@@ -229,6 +229,13 @@ fn of_folder(folder: &api::Folder) -> Vec<Notice> {
             action: Some("list them with `archivist status`".into()),
         });
     }
+    notices.extend(folder.hook_error.as_ref().map(|error| Notice {
+        level: NoticeLevel::Warning,
+        message: format!("{}: backed up, but {error}", folder.name),
+        action: Some(
+            "correct the program, or before_publish and after_publish in config.toml".into(),
+        ),
+    }));
     notices.extend(left_out(folder));
     if folder.watched_dirs < folder.dirs_to_watch {
         notices.push(Notice {

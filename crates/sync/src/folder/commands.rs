@@ -92,8 +92,11 @@ impl Task {
     /// Publishes all changes, and returns the last manifest.
     fn publish_for_requests(&mut self) -> Result<PublishedManifest, SyncError> {
         self.replace_lost()?;
-        if self.needs_manifest()? {
-            self.publish_found()?;
+        if self.needs_manifest()? || self.config.folder.hooks.exist() {
+            self.is_on_request = true;
+            let published = self.publish_with_hooks();
+            self.is_on_request = false;
+            published?;
             // Missing content has to be read again first. The second time it is given up.
             for _ in 0..2 {
                 if self.missing.is_empty() {
@@ -118,7 +121,7 @@ impl Task {
     }
 
     /// Reports whether a new manifest would differ from the last one.
-    fn needs_manifest(&self) -> Result<bool, SyncError> {
+    pub(super) fn needs_manifest(&self) -> Result<bool, SyncError> {
         if self.record.pending > 0 || self.is_manifest_outdated() {
             return Ok(true);
         }

@@ -6,6 +6,7 @@
 //! their end, or until the mailbox interrupts them.
 
 mod commands;
+mod hooks;
 mod hung_mounts;
 mod long_files;
 mod lost;
@@ -16,6 +17,7 @@ mod pacing;
 mod publishing;
 mod retries;
 mod revisits;
+mod scan_failure;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -27,7 +29,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fstree::{Ground, Owners, RootError, SourceTree, TreeReader as _};
+use fstree::{Ground, Owners, SourceTree, TreeReader as _};
 use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
 use store::{FileId, Pin};
@@ -45,12 +47,14 @@ use crate::root_id::RootId;
 use crate::scan::{self, HintedFiles, ScanError, ScanOptions, ScanReport, Targets, normalise};
 use crate::schedule::{Action, Schedule, Span};
 use crate::status::{AlarmKind, FolderState};
+use hooks::Hooks;
 use hung_mounts::HungMounts;
 use long_files::LongFiles;
 use pacing::Pacing;
 use publishing::FirstScan;
 use retries::Retries;
 use revisits::Revisits;
+use scan_failure::ScanFailure;
 
 /// Entry of the error list for a file that has been changing for too long.
 const UNSTABLE: &str =
@@ -85,6 +89,7 @@ pub(crate) struct Task {
     /// Files of `revisits` that the current scan reads.
     settled: HashSet<RelPath>,
     hinted: HintedFiles,
+    hooks: Hooks,
     /// Paths that have to be scanned again, and when.
     rescan: Targets,
     rescan_at: Option<Duration>,
@@ -147,6 +152,7 @@ impl Task {
             scan_started: Timestamp::UNIX_EPOCH,
             settled: HashSet::new(),
             hinted: HintedFiles::default(),
+            hooks: Hooks::default(),
             rescan: Targets::default(),
             rescan_at: None,
             unwatched: 0,
@@ -207,7 +213,8 @@ impl Task {
         let retry_at = self.retries.next_at(self.is_in_lane());
         let (revisits, mounts) = (self.revisits.next_at(), self.hung_mounts.next_at());
         let paced = self.pacing.next_at(self.context.tuning.publish_interval_max);
-        let again_at = [retry_at, self.rescan_at, revisits, mounts, paced];
+        let hooks = self.hooks.next_at(&self.config.folder.hooks);
+        let again_at = [retry_at, self.rescan_at, revisits, mounts, paced, hooks];
         self.schedule.retry_at = again_at.into_iter().flatten().min();
         if !requests.confirms.is_empty() {
             self.answer_confirms(requests.confirms);
@@ -227,9 +234,12 @@ impl Task {
         }
         let now = self.now();
         let result = match self.schedule.next(now) {
+            action if !matches!(action, Action::Wait(_)) && self.are_hooks_due() => {
+                self.publish_with_hooks()
+            }
             Action::ScanAll => self.scan_all(),
             Action::ScanDirty => self.scan_dirty(),
-            Action::Publish => self.publish_found(),
+            Action::Publish => self.publish_with_hooks(),
             Action::Wait(until) => {
                 self.show_rest();
                 return Turn::Waits([until, self.next_late_file()].into_iter().flatten().min());
@@ -559,36 +569,6 @@ impl Task {
             self.rescan_at = Some(now + self.context.tuning.retry_min);
         }
         Ok(())
-    }
-
-    fn root_failure(&self, error: &RootError) -> ScanFailure {
-        match error {
-            RootError::Replaced(_) => self.root_replaced(),
-            error => ScanFailure::Alarm(AlarmKind::RootGone, with_causes(error)),
-        }
-    }
-
-    fn root_replaced(&self) -> ScanFailure {
-        let folder = &self.config.folder;
-        let text = format!(
-            "{} is not the directory that was backed up before. Mount the right disk, or run \
-             `archivist folder confirm {}` to back up this directory from now on",
-            folder.path.display(),
-            folder.id
-        );
-        ScanFailure::Alarm(AlarmKind::RootReplaced, text)
-    }
-}
-
-/// The reason why a scan was given up.
-enum ScanFailure {
-    Alarm(AlarmKind, String),
-    Other(SyncError),
-}
-
-impl From<SyncError> for ScanFailure {
-    fn from(error: SyncError) -> Self {
-        Self::Other(error)
     }
 }
 

@@ -99,6 +99,7 @@ impl Task {
             // The registry of the statuses knows it.
             receipt: None,
             last_scan: record.last_scan,
+            hook_error: self.hook_error(),
             progress: self.mailbox.progress(),
             files_read: self.mailbox.files_read(),
             stalled_for: None,

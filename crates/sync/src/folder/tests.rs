@@ -14,7 +14,7 @@ use types::{FolderId, PublishedManifest, RelPath};
 use crate::index::{Batch, Change, Row, file_row};
 use crate::service::SyncService;
 use crate::settings::{
-    Clock, FolderSettings, Publisher, SyncOptions, SyncSettings, SystemClock, Tuning,
+    Clock, FolderSettings, HookSettings, Publisher, SyncOptions, SyncSettings, SystemClock, Tuning,
 };
 use crate::status::{AlarmKind, FolderState, FolderStatus, WatchMode};
 use crate::watch::Hint;
@@ -64,6 +64,7 @@ impl Setup {
             paused: false,
             one_file_system: true,
             exclude_caches: false,
+            hooks: HookSettings::default(),
         };
         let settings = SyncSettings {
             folders: vec![folder],

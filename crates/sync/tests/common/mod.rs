@@ -109,6 +109,7 @@ pub(crate) fn folder(id_text: &str, path: PathBuf) -> FolderSettings {
         paused: false,
         one_file_system: true,
         exclude_caches: false,
+        hooks: sync::HookSettings::default(),
     }
 }
 
