@@ -84,7 +84,7 @@ impl Task {
                 Ok(())
             }
         });
-        // The services that the first program has stopped must continue, also if the manifest failed.
+        // Services that the first program has stopped must continue, also if the manifest failed.
         let after = self.run_hook("after_publish", &settings.after, settings.timeout);
         self.hooks.ended_at = Some(self.now());
         self.hooks.error = before.err().or(after.err());
