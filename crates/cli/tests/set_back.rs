@@ -219,7 +219,7 @@ fn copy(from: &Path, to: &Path) {
 #[test]
 fn retention_never_holds_a_collection() {
     let home = Home::new(
-        "[backup_server]\nkeep = { last = 1, hourly = 0, daily = 0, weekly = 0, monthly = 0 }\n",
+        "[backup_server]\nkeep = { within = \"0\", last = 1, hourly = 0, daily = 0, weekly = 0, monthly = 0 }\n",
     );
     home.init();
     for sequence in 1..=12 {
@@ -247,7 +247,8 @@ fn retention_never_holds_a_collection() {
 /// with their records, and their files are gone. Only `--discard` removes them.
 #[test]
 fn a_snapshot_that_was_removed_before_does_not_hold_the_collection_for_good() {
-    let keep = "keep = { last = 1, hourly = 0, daily = 0, weekly = 0, monthly = 0 }";
+    let keep =
+        "keep = { within = \"0\", last = 1, hourly = 0, daily = 0, weekly = 0, monthly = 0 }";
     let home = Home::new(&format!("[backup_server]\n{keep}\n"));
     home.init();
     let commit_at = |sequence: u64, files: &[(&[u8], Thing)]| {

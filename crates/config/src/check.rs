@@ -10,6 +10,7 @@ use toml::de::{DeTable, DeValue};
 use types::FolderId;
 
 use crate::addresses::{AddressUse, ManifestUrl, Network, parse_address};
+use crate::age::Age;
 use crate::error::{Fault, Place, Problem};
 use crate::keys::{keys, similar};
 use crate::schema::{KeySpec, Kind};
@@ -204,6 +205,7 @@ fn check_text(kind: Kind, text: &str) -> Result<(), TextFault> {
     match kind {
         Kind::Size { min, max } => in_range(read::<ByteSize>(text)?.bytes(), min, max),
         Kind::Rate { min, max } => in_range(read::<Rate>(text)?.bytes_per_sec(), min, max),
+        Kind::Age { max } => in_range(read::<Age>(text)?.seconds(), 0, max.seconds()),
         Kind::LogLevel => read::<LogLevel>(text).map(drop),
         Kind::Name => read::<Name>(text).map(drop),
         Kind::FolderId => read::<FolderId>(text).map(drop),

@@ -21,6 +21,7 @@ use multiaddr::{Multiaddr, Protocol};
 use serde::{Deserialize, Serialize};
 
 use crate::addresses::{ManifestUrl, Network, host_of, optional_address, peer_id_of};
+use crate::age::Age;
 use crate::schema::Apply::{Live, NeedsRestart};
 use crate::schema::{KeySpec, Kind, Unit};
 use crate::size::{ByteSize, Rate};
@@ -192,15 +193,17 @@ section! {
     /// The snapshots of a folder to keep. A snapshot is kept if at least one
     /// rule keeps it.
     pub struct Keep {
+        /// Age up to which snapshots are only thinned: all stay an hour, then some of each hour.
+        within: Age = Age::from_days(7), Kind::Age { max: Age::from_days(3_650) }, Live;
         /// Number of newest snapshots to keep.
         last: u32 = 10, count(0, 100_000), Live;
-        /// Number of hours for which the last snapshot of the hour is kept.
+        /// Number of hours for which the first and last snapshot of the hour are kept.
         hourly: u32 = 48, count(0, 100_000), Live;
-        /// Number of days for which the last snapshot of the day is kept.
+        /// Number of days for which the first and last snapshot of the day are kept.
         daily: u32 = 30, count(0, 100_000), Live;
-        /// Number of weeks for which the last snapshot of the week is kept.
+        /// Number of weeks for which the first and last snapshot of the week are kept.
         weekly: u32 = 12, count(0, 100_000), Live;
-        /// Number of months for which the last snapshot of the month is kept.
+        /// Number of months for which the first and last snapshot of the month are kept.
         monthly: u32 = 24, count(0, 100_000), Live;
     }
 }
@@ -413,7 +416,10 @@ impl BackupServerConfig {
 impl Keep {
     /// Reports whether no rule keeps any snapshot.
     pub fn is_nothing(&self) -> bool {
-        [self.last, self.hourly, self.daily, self.weekly, self.monthly].iter().all(|n| *n == 0)
+        self.within == Age::ZERO
+            && [self.last, self.hourly, self.daily, self.weekly, self.monthly]
+                .iter()
+                .all(|n| *n == 0)
     }
 }
 

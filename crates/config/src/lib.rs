@@ -16,6 +16,7 @@
 //! exists.
 
 mod addresses;
+mod age;
 mod check;
 mod config;
 mod conflicts;
@@ -36,6 +37,7 @@ mod tree;
 mod values;
 
 pub use addresses::{ManifestUrl, Network, host_of, peer_id_of};
+pub use age::Age;
 pub use config::{
     BackupServerConfig, Config, DEFAULT_LISTEN_PORT, FolderConfig, Keep, ManifestServerConfig,
     NodeConfig, SourcePeer, SyncConfig,

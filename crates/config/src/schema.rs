@@ -9,6 +9,7 @@
 
 use serde::Serialize;
 
+use crate::age::Age;
 use crate::size::{ByteSize, Rate};
 use crate::values::{LogLevel, MAX_NAME_CHARS};
 
@@ -43,6 +44,10 @@ pub(crate) enum Kind {
     Rate {
         min: u64,
         max: u64,
+    },
+    /// An age in minutes, hours, days or weeks; 0 is always allowed.
+    Age {
+        max: Age,
     },
     LogLevel,
     Name,
@@ -118,6 +123,7 @@ impl Kind {
             Self::Number { .. } => "number",
             Self::Size { .. } => "size",
             Self::Rate { .. } => "rate",
+            Self::Age { .. } => "age",
             Self::LogLevel => "log_level",
             Self::Name => "name",
             Self::FolderId => "folder_id",
@@ -152,6 +158,9 @@ impl Kind {
             Self::Rate { min, max } => {
                 let (min, max) = (Rate::from_bytes_per_sec(min), Rate::from_bytes_per_sec(max));
                 format!("a rate such as \"10MB/s\", from {min} to {max}, or \"0\"")
+            }
+            Self::Age { max } => {
+                format!("an age such as \"7d\" or \"48h\", at most {max}, or \"0\"")
             }
             Self::LogLevel => format!("one of {}", LogLevel::NAMES.join(", ")),
             Self::Name => format!("a string of 1 to {MAX_NAME_CHARS} characters"),

@@ -33,6 +33,9 @@ pub enum ValueError {
     /// Empty, or only spaces.
     #[error("the value is empty")]
     Empty,
+    /// Not an age.
+    #[error("not an age")]
+    Age,
     /// Not one of the allowed words.
     #[error("unknown word")]
     Choice,

@@ -297,7 +297,7 @@ fn what_does_not_fit_together() {
         "[node]\nlisten_port = 9000\napi_port = 9000",
         "[manifest_server]\nport = 8086\n[backup_server]\nenabled = true",
         "[node]\nbind = [\"0.0.0.0\", \"::1\", \"127.0.0.1\", \"::1\"]",
-        "[backup_server]\nkeep = { last = 0, hourly = 0, daily = 0, weekly = 0, monthly = 0 }",
+        "[backup_server]\nkeep = { within = \"0\", last = 0, hourly = 0, daily = 0, weekly = 0, monthly = 0 }",
         folder("a", "/a") + &folder("a", "/b"),
         folder("a", "/a") + &folder("b", "/a/."),
         source("x", 1, "") + &source("x", 2, "") + &source("y", 1, ""),
@@ -492,11 +492,12 @@ fn fuzz_values() {
     }
     let address = format!("/ip4/192.0.2.1/tcp/8070/p2p/{}", peer(1));
     let examples =
-        ["1.5GB", "10MB/s", "192.0.2.0/24", "http://[::1]:8085", "*.tmp", "/a//b", &address];
+        ["1.5GB", "7d", "10MB/s", "192.0.2.0/24", "http://[::1]:8085", "*.tmp", "/a//b", &address];
     fuzzing::target!(&examples, |bytes: &[u8]| {
         let text = String::from_utf8_lossy(bytes);
         reads_back::<config::ByteSize>(&text);
         reads_back::<config::Rate>(&text);
+        reads_back::<config::Age>(&text);
         reads_back::<config::Network>(&text);
         reads_back::<config::ManifestUrl>(&text);
         reads_back::<config::Name>(&text);

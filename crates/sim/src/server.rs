@@ -14,7 +14,7 @@ use axum::extract::ConnectInfo;
 use axum::http::Request;
 use axum::http::header::IF_NONE_MATCH;
 use backup::{BackupDaemon, BackupOptions, BackupSettings, IssuedReceipts};
-use config::{Keep, SourcePeer};
+use config::{Age, Keep, SourcePeer};
 use manifest::{ClientError, ManifestClient, SimulatedExchange};
 use net::sim::{SimNet, SimNode};
 use net::{Access, Keypair, PeerId, Purposes};
@@ -282,7 +282,7 @@ impl Server {
 
     /// Applies retention: keeps the newest `last` snapshots.
     pub(crate) fn prune(&self, setup: &ServerSetup, last: u32) {
-        let keep = Keep { last, hourly: 0, daily: 0, weekly: 0, monthly: 0 };
+        let keep = Keep { within: Age::ZERO, last, hourly: 0, daily: 0, weekly: 0, monthly: 0 };
         let mut options = PruneOptions {
             dry_run: true,
             always_collect: false,

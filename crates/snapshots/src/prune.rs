@@ -177,7 +177,7 @@ fn plan_folder(
         .map(|snapshot| Candidate {
             order: snapshot.record.order,
             received_at: snapshot.record.received_at,
-            awaits_confirmation: snapshot.record.doubt().is_some(),
+            is_suspicious: snapshot.record.is_suspicious(),
         })
         .collect();
     let plan = decide(&candidates, keep, now);

@@ -115,6 +115,12 @@ impl SnapshotRecord {
         suspicion.or(held)
     }
 
+    /// Reports whether the source or the backup server doubts that a user wants this state. A part
+    /// of a folder is not suspicious.
+    pub fn is_suspicious(&self) -> bool {
+        self.doubt().is_some_and(|doubt| !types::is_part(Some(doubt)))
+    }
+
     /// Returns the record as a block.
     ///
     /// # Errors

@@ -1,17 +1,31 @@
 //! The retention rules: which snapshots are kept. No I/O.
 //!
-//! The snapshots of one folder are thinned by `keep`: kept are the newest `last`, and the newest of
-//! each of the last `hourly` hours, `daily` days, `weekly` weeks and `monthly` months that have a
-//! snapshot. Hours and days are counted, not ages, so a source that is switched off for some time
-//! loses nothing.
+//! Up to the age `within`, the snapshots of a folder are only thinned: all of the last hour are
+//! kept; for a day, the first and the last of each minute; then the first and the last of each
+//! hour. A snapshot is also kept if the next one came some time later: a state that stood for 10
+//! seconds (for a day), or for 10 minutes. Beyond that age they are thinned by `keep`: kept are the
+//! newest `last`, and the first and the last of each of the last `hourly` hours, `daily` days,
+//! `weekly` weeks and `monthly` months that have a snapshot. Hours and days are counted, not ages,
+//! so a source that is switched off for some time loses nothing.
 //!
-//! The rules use the backup server's order and clock only. A source can influence them in one way,
-//! which keeps more: `held`. In doubt nothing is removed: if the newest snapshot awaits
-//! confirmation, if the backup server's clock is behind its newest snapshot or far ahead of it, or
-//! if `keep` is empty. If the clock was set back between two snapshots, the hours before and after
-//! are different hours, even with the same name.
+//! *Why it cannot be gamed.* Whoever controls a source decides when snapshots are made and what
+//! they contain, but cannot change a snapshot or its time. Later snapshots never take the place of
+//! the first one of a minute or hour, and cannot shorten the time for which a state stood before
+//! they began. So the newest snapshot from before an attack stays for an hour, and for `within` if
+//! it stood for 10 minutes; in any case one stays that is at most a minute (for a day) or an hour
+//! older.
+//!
+//! A suspicious snapshot protects the last one before it that is not suspicious, and stays itself,
+//! once a day at most.
+//!
+//! The rules use the backup server's order and clock only. In doubt nothing is removed: if the
+//! backup server's clock is behind its newest snapshot or far ahead of it, or if `keep` is empty.
+//! If the clock was set back between two snapshots, the hours before and after are different hours,
+//! even with the same name.
 
-use config::Keep;
+use std::ops::Range;
+
+use config::{Age, Keep};
 use jiff::civil::{DateTime, Weekday};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp, ToSpan as _};
@@ -29,8 +43,8 @@ pub struct Candidate {
     pub order: u64,
     /// Time at which it was complete, by the backup server's clock.
     pub received_at: Timestamp,
-    /// True if the source waits for the user to confirm it.
-    pub awaits_confirmation: bool,
+    /// True if the source or the backup server considers it suspicious.
+    pub is_suspicious: bool,
 }
 
 /// Reason why a snapshot is kept.
@@ -38,15 +52,21 @@ pub struct Candidate {
 pub enum Reason {
     /// The snapshot is the newest.
     Newest,
+    /// The snapshot is younger than `within`, and stays when snapshots of this age are thinned.
+    Within,
+    /// The snapshot is suspicious, and proves that the one before it must stay.
+    Suspicious,
+    /// The snapshot is the last one before a suspicious one.
+    BeforeSuspicious,
     /// The snapshot is one of the last.
     Last,
-    /// The snapshot is the newest of its hour.
+    /// The snapshot is the first or the last of its hour.
     Hourly,
-    /// The snapshot is the newest of its day.
+    /// The snapshot is the first or the last of its day.
     Daily,
-    /// The snapshot is the newest of its week.
+    /// The snapshot is the first or the last of its week.
     Weekly,
-    /// The snapshot is the newest of its month.
+    /// The snapshot is the first or the last of its month.
     Monthly,
 }
 
@@ -55,6 +75,9 @@ impl Reason {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Newest => "newest",
+            Self::Within => "within",
+            Self::Suspicious => "suspicious",
+            Self::BeforeSuspicious => "before-suspicious",
             Self::Last => "last",
             Self::Hourly => "hourly",
             Self::Daily => "daily",
@@ -67,12 +90,6 @@ impl Reason {
 /// Reason why no snapshot of a folder is removed at present.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Suspension {
-    /// The newest snapshot awaits confirmation on the source.
-    #[error(
-        "the newest snapshot awaits confirmation; pruning is suspended until the change is \
-         confirmed on the source with `archivist folder confirm`"
-    )]
-    AwaitingConfirmation,
     /// The clock is behind the newest snapshot.
     #[error(
         "the system clock is behind the newest snapshot; pruning is suspended until it is \
@@ -131,6 +148,12 @@ pub fn decide(candidates: &[Candidate], keep: &Keep, now: Timestamp) -> Retentio
     if let Some(newest) = decisions.last_mut() {
         newest.reasons.push(Reason::Newest);
     }
+    for at in young(&sorted, &eras, keep, now) {
+        decisions[at].reasons.push(Reason::Within);
+    }
+    for (at, reason) in protected(&sorted) {
+        decisions[at].reasons.push(reason);
+    }
     for decision in decisions.iter_mut().rev().take(keep.last as usize) {
         decision.reasons.push(Reason::Last);
     }
@@ -146,22 +169,105 @@ pub fn decide(candidates: &[Candidate], keep: &Keep, now: Timestamp) -> Retentio
         (Reason::Monthly, keep.monthly, |time| time.date().first_of_month().at(0, 0, 0, 0)),
     ];
     for (reason, count, bucket) in rules {
-        let mut left = count;
-        let mut last = None;
-        for (at, candidate) in sorted.iter().enumerate().rev() {
-            let key = (eras[at], bucket(TimeZone::UTC.to_datetime(candidate.received_at)));
-            if last == Some(key) {
-                continue;
+        let key = |at: usize| (eras[at], bucket(TimeZone::UTC.to_datetime(sorted[at].received_at)));
+        let ranges = ranges(sorted.len(), key);
+        for range in ranges.into_iter().rev().take(count as usize) {
+            let (first, last) = (range.start, range.end - 1);
+            decisions[first].reasons.push(reason);
+            if last != first {
+                decisions[last].reasons.push(reason);
             }
-            if left == 0 {
-                break;
-            }
-            left -= 1;
-            last = Some(key);
-            decisions[at].reasons.push(reason);
         }
     }
     RetentionPlan { decisions, suspension: suspension(&sorted, keep, now) }
+}
+
+/// Splits `0..len` into ranges of neighbours with the same key.
+fn ranges<K: PartialEq>(len: usize, key: impl Fn(usize) -> K) -> Vec<Range<usize>> {
+    let mut ranges: Vec<Range<usize>> = Vec::new();
+    let mut last = None;
+    for at in 0..len {
+        let key = Some(key(at));
+        match ranges.last_mut() {
+            Some(range) if key == last => range.end = at + 1,
+            _ => ranges.push(at..at + 1),
+        }
+        last = key;
+    }
+    ranges
+}
+
+/// How the snapshots of one age are thinned.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Thinning {
+    /// Length of the periods whose first and last snapshot are kept, in seconds.
+    period: i64,
+    /// Minimum time until the next snapshot for which a snapshot is kept in any case.
+    stood: SignedDuration,
+}
+
+impl Thinning {
+    /// Returns the thinning at this age, or `None` if all snapshots are kept.
+    fn at(age: SignedDuration) -> Option<Self> {
+        if age < SignedDuration::from_hours(1) {
+            None
+        } else if age < SignedDuration::from_hours(24) {
+            Some(Self { period: 60, stood: SignedDuration::from_secs(10) })
+        } else {
+            Some(Self { period: 3600, stood: SignedDuration::from_mins(10) })
+        }
+    }
+}
+
+/// Returns the snapshots that are younger than `within` and stay when they are thinned.
+fn young(sorted: &[&Candidate], eras: &[u32], keep: &Keep, now: Timestamp) -> Vec<usize> {
+    if keep.within == Age::ZERO {
+        return Vec::new();
+    }
+    let within = i64::try_from(keep.within.seconds()).unwrap_or(i64::MAX);
+    let age = |at: usize| now.duration_since(sorted[at].received_at);
+    let thinning = |at: usize| Thinning::at(age(at));
+    let key = |at: usize| {
+        let second = sorted[at].received_at.as_second();
+        let period = thinning(at).map(|thinning| second.div_euclid(thinning.period));
+        (eras[at], period, thinning(at).map(|thinning| thinning.period))
+    };
+    let mut kept = Vec::new();
+    for range in ranges(sorted.len(), key) {
+        for at in range.clone() {
+            let stood = |thinning: Thinning| {
+                let next = sorted.get(at + 1).map(|next| next.received_at);
+                next.is_none_or(|next| {
+                    // A clock that was set back says nothing about the time in between.
+                    let time = next.duration_since(sorted[at].received_at);
+                    time >= thinning.stood || time.is_negative()
+                })
+            };
+            let is_kept =
+                at == range.start || at + 1 == range.end || thinning(at).is_none_or(stood);
+            if is_kept && age(at) < SignedDuration::from_secs(within) {
+                kept.push(at);
+            }
+        }
+    }
+    kept
+}
+
+/// Returns the suspicious snapshots that start a row of such, and the snapshots before them; the
+/// first row of each day, so that a source cannot fill the disk with them.
+fn protected(sorted: &[&Candidate]) -> Vec<(usize, Reason)> {
+    let mut protected = Vec::new();
+    let mut last_day = None;
+    for at in 1..sorted.len() {
+        let day = sorted[at].received_at.as_second().div_euclid(86_400);
+        let starts = sorted[at].is_suspicious && !sorted[at - 1].is_suspicious;
+        if starts && last_day != Some(day) {
+            last_day = Some(day);
+            protected.push((at - 1, Reason::BeforeSuspicious));
+            protected.push((at, Reason::Suspicious));
+        }
+    }
+    protected
 }
 
 /// Numbers the periods in which the clock was not set back; returns that number for each snapshot.
@@ -190,8 +296,6 @@ fn suspension(sorted: &[&Candidate], keep: &Keep, now: Timestamp) -> Option<Susp
     let ahead = now.duration_since(newest.received_at);
     if keep.is_nothing() {
         Some(Suspension::NoRule)
-    } else if newest.awaits_confirmation {
-        Some(Suspension::AwaitingConfirmation)
     } else if ahead < -CLOCK_SLACK {
         Some(Suspension::ClockBehind)
     } else if ahead > LEAP_MAX {
@@ -202,165 +306,4 @@ fn suspension(sorted: &[&Candidate], keep: &Keep, now: Timestamp) -> Option<Susp
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fmt::Write as _;
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn at(text: &str) -> Timestamp {
-        text.parse().unwrap()
-    }
-
-    fn candidates(times: &[&str]) -> Vec<Candidate> {
-        let candidate = |(order, time): (usize, &&str)| Candidate {
-            order: order as u64 + 1,
-            received_at: at(time),
-            awaits_confirmation: false,
-        };
-        times.iter().enumerate().map(candidate).collect()
-    }
-
-    fn keep(last: u32, hourly: u32, daily: u32, weekly: u32, monthly: u32) -> Keep {
-        Keep { last, hourly, daily, weekly, monthly }
-    }
-
-    fn show(candidates: &[Candidate], plan: &RetentionPlan) -> String {
-        let mut text = String::new();
-        for (candidate, decision) in candidates.iter().zip(&plan.decisions) {
-            let reasons: Vec<_> = decision.reasons.iter().map(|reason| reason.as_str()).collect();
-            let line = format!("{} {}", candidate.received_at, reasons.join(" "));
-            writeln!(text, "{}", line.trim_end()).unwrap();
-        }
-        if let Some(suspension) = plan.suspension {
-            writeln!(text, "suspended: {suspension}").unwrap();
-        }
-        text
-    }
-
-    #[test]
-    fn each_rule_keeps_its_own() {
-        let candidates = candidates(&[
-            "2026-01-31T23:59:00Z",
-            "2026-02-01T00:01:00Z",
-            "2026-02-27T12:00:00Z",
-            "2026-03-01T12:00:00Z",
-            "2026-03-02T01:00:00Z",
-            "2026-03-08T23:00:00Z",
-            "2026-03-09T10:00:00Z",
-            "2026-03-09T10:30:00Z",
-            "2026-03-09T11:00:00Z",
-            "2026-03-09T11:00:02Z",
-            "2026-03-09T11:00:04Z",
-        ]);
-        let plan = decide(&candidates, &keep(2, 2, 3, 3, 3), at("2026-03-09T11:05:00Z"));
-        insta::assert_snapshot!(show(&candidates, &plan), @r"
-        2026-01-31T23:59:00Z monthly
-        2026-02-01T00:01:00Z
-        2026-02-27T12:00:00Z monthly
-        2026-03-01T12:00:00Z weekly
-        2026-03-02T01:00:00Z daily
-        2026-03-08T23:00:00Z daily weekly
-        2026-03-09T10:00:00Z
-        2026-03-09T10:30:00Z hourly
-        2026-03-09T11:00:00Z
-        2026-03-09T11:00:02Z last
-        2026-03-09T11:00:04Z newest last hourly daily weekly monthly
-        ");
-    }
-
-    #[test]
-    fn a_clock_that_went_back_between_snapshots_merges_no_hours() {
-        let candidates = candidates(&[
-            "2026-03-09T10:00:00Z",
-            "2031-01-01T00:10:00Z",
-            "2031-01-01T00:20:00Z",
-            "2026-03-09T10:10:00Z",
-            "2026-03-09T10:20:00Z",
-        ]);
-        let plan = decide(&candidates, &keep(0, 5, 0, 0, 0), at("2026-03-09T10:21:00Z"));
-        insta::assert_snapshot!(show(&candidates, &plan), @r"
-        2026-03-09T10:00:00Z hourly
-        2031-01-01T00:10:00Z
-        2031-01-01T00:20:00Z hourly
-        2026-03-09T10:10:00Z
-        2026-03-09T10:20:00Z newest hourly
-        ");
-    }
-
-    #[test]
-    fn in_doubt_nothing_goes() {
-        let mut candidates = candidates(&["2026-03-09T10:00:00Z", "2026-03-09T10:10:00Z"]);
-        let rules = keep(1, 0, 0, 0, 0);
-        let suspension = |candidates: &[Candidate], keep: &Keep, now: &str| {
-            let plan = decide(candidates, keep, at(now));
-            assert_eq!(plan.removed().count(), usize::from(plan.suspension.is_none()));
-            plan.suspension
-        };
-        assert_eq!(suspension(&candidates, &rules, "2026-03-09T10:11:00Z"), None);
-        assert_eq!(suspension(&candidates, &rules, "2026-03-09T10:06:00Z"), None);
-        let behind = suspension(&candidates, &rules, "2026-03-09T10:04:00Z");
-        assert_eq!(behind, Some(Suspension::ClockBehind));
-        assert_eq!(suspension(&candidates, &rules, "2027-02-09T10:04:00Z"), None);
-        let ahead = suspension(&candidates, &rules, "2027-04-09T10:04:00Z");
-        assert_eq!(ahead, Some(Suspension::ClockAhead));
-        let nothing = keep(0, 0, 0, 0, 0);
-        assert_eq!(
-            suspension(&candidates, &nothing, "2026-03-09T10:11:00Z"),
-            Some(Suspension::NoRule)
-        );
-        candidates[1].awaits_confirmation = true;
-        assert_eq!(
-            suspension(&candidates, &rules, "2026-03-09T10:11:00Z"),
-            Some(Suspension::AwaitingConfirmation)
-        );
-        // The user has confirmed the change: the next snapshot does not wait.
-        candidates[1].awaits_confirmation = false;
-        candidates[0].awaits_confirmation = true;
-        assert_eq!(suspension(&candidates, &rules, "2026-03-09T10:11:00Z"), None);
-        assert_eq!(decide(&[], &rules, at("2026-03-09T10:11:00Z")).removed().count(), 0);
-    }
-
-    proptest! {
-        #[test]
-        fn the_newest_and_the_last_always_stay(
-            seconds in prop::collection::vec(0..200_000_000_i64, 1..60),
-            rules in prop::array::uniform5(0..8_u32),
-            now in 0..400_000_000_i64,
-        ) {
-            let [last, hourly, daily, weekly, monthly] = rules;
-            let keep = keep(last, hourly, daily, weekly, monthly);
-            let candidates: Vec<_> = seconds
-                .iter()
-                .enumerate()
-                .map(|(order, second)| Candidate {
-                    order: order as u64,
-                    received_at: Timestamp::from_second(*second).unwrap(),
-                    awaits_confirmation: false,
-                })
-                .collect();
-            let plan = decide(&candidates, &keep, Timestamp::from_second(now).unwrap());
-            let removed: Vec<_> = plan.removed().collect();
-            let len = candidates.len() as u64;
-            prop_assert!(!removed.contains(&(len - 1)));
-            for order in len.saturating_sub(last.into())..len {
-                prop_assert!(!removed.contains(&order));
-            }
-            // Never more than the rules allow, and always one.
-            let kept = candidates.len() - removed.len();
-            prop_assert!(kept >= 1);
-            if plan.suspension.is_none() {
-                let most = 1 + last + hourly + daily + weekly + monthly;
-                prop_assert!(kept <= most as usize);
-            }
-            // Applying the rules again removes nothing more.
-            let left: Vec<_> =
-                candidates.iter().filter(|c| !removed.contains(&c.order)).cloned().collect();
-            let again = decide(&left, &keep, Timestamp::from_second(now).unwrap());
-            if plan.suspension.is_none() {
-                prop_assert_eq!(again.removed().count(), 0);
-            }
-        }
-    }
-}
+mod tests;

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use config::Keep;
+use config::{Age, Keep};
 use disk::sim::SimDisk;
 use jiff::Timestamp;
 use snapshots::{
@@ -21,7 +21,7 @@ use testkit::{Maker, noise, without};
 use tokio_util::sync::CancellationToken;
 use types::{Block, Codec, EncodedBlock};
 
-const KEEP: Keep = Keep { last: 2, hourly: 0, daily: 0, weekly: 0, monthly: 0 };
+const KEEP: Keep = Keep { within: Age::ZERO, last: 2, hourly: 0, daily: 0, weekly: 0, monthly: 0 };
 
 fn options() -> PruneOptions {
     PruneOptions {
@@ -130,7 +130,7 @@ fn what_a_crash_before_the_collection_left_is_collected_when_asked() {
     let maker = filled(store.clone());
     let oldest = maker.snapshots.list().unwrap().snapshots.remove(0);
     maker.snapshots.remove(&oldest).unwrap();
-    let keep_all = Keep { last: 100, ..KEEP };
+    let keep_all = Keep { within: Age::ZERO, last: 100, ..KEEP };
     let all = PruneOptions { always_collect: true, ..options() };
     let report = prune(&maker.snapshots, &keep_all, now(), &all).unwrap();
     assert!(report.removed.is_empty());
@@ -180,21 +180,25 @@ fn where_roots_were_lost_it_collects_when_what_is_known_is_accepted() {
 }
 
 #[test]
+fn the_last_snapshot_before_suspicious_ones_stays() {
+    let maker = filled(Arc::new(MemStore::new()));
+    for sequence in 6..9 {
+        let second = 1000 * sequence as i64;
+        let files = [("ransom", noise(5, 10))];
+        maker.snapshot("docs", sequence, second, &files, Some("all was rewritten"));
+    }
+    assert!(run(&maker.snapshots).suspended.is_empty());
+    let mut docs = sequences(&maker.snapshots);
+    docs.retain(|(folder, _)| folder == "docs");
+    assert_eq!(docs.iter().map(|(_, sequence)| *sequence).collect::<Vec<_>>(), [5, 6, 7, 8]);
+}
+
+#[test]
 fn in_doubt_nothing_goes() {
     let suspensions = |report: &PruneReport| {
         let suspended = report.suspended.iter();
         suspended.map(|one| (one.folder.to_string(), one.suspension)).collect::<Vec<_>>()
     };
-    // The source waits for the user to confirm its newest snapshot.
-    let maker = filled(Arc::new(MemStore::new()));
-    maker.snapshot("docs", 6, 6000, &[("ransom", noise(5, 10))], Some("all was rewritten"));
-    let report = run(&maker.snapshots);
-    assert!(report.removed.is_empty() && report.collected.is_none());
-    assert_eq!(
-        suspensions(&report),
-        [("docs".into(), PruneSuspension::Retention(Suspension::AwaitingConfirmation))]
-    );
-    assert_eq!(sequences(&maker.snapshots).len(), 7);
     // A record cannot be read.
     let store = Arc::new(MemStore::new());
     let maker = filled(store.clone());
@@ -210,7 +214,7 @@ fn in_doubt_nothing_goes() {
     for (second, keep, suspension) in [
         (0, KEEP, Suspension::ClockBehind),
         (4_000_000_000, KEEP, Suspension::ClockAhead),
-        (10_000, Keep { last: 0, ..KEEP }, Suspension::NoRule),
+        (10_000, Keep { within: Age::ZERO, last: 0, ..KEEP }, Suspension::NoRule),
     ] {
         let maker = filled(Arc::new(MemStore::new()));
         let now = Timestamp::from_second(second).unwrap();

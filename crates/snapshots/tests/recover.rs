@@ -348,7 +348,14 @@ fn a_snapshot_whose_number_another_one_has_is_recovered_too() {
         let verified = snapshots::verify(&snapshots, true, &VerifyProgress::default(), &never);
         assert_eq!(verified.map(|report| (report.snapshots, report.is_ok())).unwrap(), (2, true));
         // The retention removes the older one alone.
-        let keep = config::Keep { last: 1, hourly: 0, daily: 0, weekly: 0, monthly: 0 };
+        let keep = config::Keep {
+            within: config::Age::ZERO,
+            last: 1,
+            hourly: 0,
+            daily: 0,
+            weekly: 0,
+            monthly: 0,
+        };
         let options = snapshots::PruneOptions {
             dry_run: false,
             always_collect: true,

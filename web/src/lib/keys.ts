@@ -72,6 +72,7 @@ const LABELS: Record<string, string> = {
   "sync.manifest_max_retries": "Number of repeated notifications",
   "manifest_server.whitelisted_ips": "Allowed addresses",
   "backup_server.max_concurrent_downloads": "Folders pulled at the same time",
+  "backup_server.keep.within": "Age up to which snapshots are only thinned",
   "backup_server.keep.last": "Newest snapshots to keep",
   "backup_server.keep.hourly": "Hourly snapshots to keep",
   "backup_server.keep.daily": "Daily snapshots to keep",

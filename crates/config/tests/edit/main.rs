@@ -236,7 +236,10 @@ fn what_is_refused_leaves_the_file_as_it_was() {
         ("node.log_level", "a\"b\nc = 1"),
         ("node.api_port", "9000"),
         ("backup_server.keep", "7"),
-        ("backup_server.keep", "{ last = 0, hourly = 0, daily = 0, weekly = 0, monthly = 0 }"),
+        (
+            "backup_server.keep",
+            "{ within = \"0\", last = 0, hourly = 0, daily = 0, weekly = 0, monthly = 0 }",
+        ),
         ("backup_server.keep", "{ yearly = 1 }"),
         ("node.listen_prot", "1"),
         ("listen_port", "1"),
