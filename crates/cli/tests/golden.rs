@@ -93,7 +93,8 @@ fn home(name: &str, side: &str, more: &str) -> Home {
 fn server(name: &str, keep: u32) -> Home {
     let source = expected(name)["source_peer_id"].as_str().unwrap().to_owned();
     let more = format!(
-        "[backup_server]\nenabled = true\ntrigger_port = {}\nkeep = {{ within = \"0\", last = {keep} }}\n\
+        "[backup_server]\nenabled = true\ntrigger_port = {}\nkeep = {{ within = \"0\", \
+         last = {keep}, hourly = 0, daily = 0, weekly = 0, monthly = 0 }}\n\
          [[backup_server.source_peers]]\nname = \"My Desktop\"\n\
          manifest_server_url = \"http://127.0.0.1:{}\"\npeer_id = \"{source}\"\n",
         free_port(),
