@@ -123,6 +123,16 @@ impl TriggerServer {
         Self::with_lookup(on_trigger, sources, lookup)
     }
 
+    /// Reports whether an address is one of a source, as far as that is known without a lookup of
+    /// a name.
+    pub fn is_known(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        let hosts = Hosts::of(&self.0.sources.borrow());
+        let names = self.0.names.lock();
+        let mut resolved = hosts.names.iter().filter_map(|name| names.get(name));
+        hosts.addresses.contains(&address) || resolved.any(|name| name.addresses.contains(&address))
+    }
+
     /// Same as [`TriggerServer::new`], with another way to resolve names.
     fn with_lookup(
         on_trigger: OnTrigger,

@@ -1,9 +1,9 @@
-//! Serves HTTP with limits: the number of connections, the time and length of a
-//! request head, and the time for shutting down.
+//! Serves HTTP with limits: the number of connections, the time and length of a request head, the
+//! time for which a client does not read, and the time for shutting down.
 //!
-//! This is the loop around axum's handlers. A client that sends its head one byte
-//! per minute, or opens a thousand connections without a request, costs a bounded
-//! amount.
+//! This is the loop around axum's handlers. A client that sends its head one byte per minute, reads
+//! no answer, or opens a thousand connections without a request, costs a bounded amount, and
+//! keeps nobody else out (`places`).
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,13 +17,14 @@ use hyper::{Request, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service as _;
 
-/// Maximum number of connections of a listener; more wait to be accepted.
-const CONNECTIONS_MAX: usize = 256;
+use crate::places::{Places, Seat};
+
+/// Time for which a client may leave an answer unread.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time within which the head of a request must arrive.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
 /// Maximum length of the head of a request in bytes.
@@ -84,15 +85,14 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Serves until `stop`, then ends running requests within two seconds.
-pub(crate) async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
+pub(crate) async fn serve(
+    listener: TcpListener,
+    router: Router,
+    places: Arc<Places>,
+    stop: CancellationToken,
+) {
     let connections = TaskTracker::new();
-    let limit = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
-        let permit = tokio::select! {
-            () = stop.cancelled() => break,
-            permit = limit.clone().acquire_owned() => permit,
-        };
-        let Ok(permit) = permit else { break };
         let (stream, address) = tokio::select! {
             () = stop.cancelled() => break,
             accepted = listener.accept() => match accepted {
@@ -104,11 +104,8 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, stop: Cancellat
                 }
             },
         };
-        let (router, stop) = (router.clone(), stop.clone());
-        connections.spawn(async move {
-            let _permit = permit;
-            connection(stream, address, router, stop).await;
-        });
+        let seat = places.take(address.ip());
+        connections.spawn(connection(stream, address, seat, router.clone(), stop.clone()));
     }
     drop(listener);
     connections.close();
@@ -120,13 +117,19 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, stop: Cancellat
 async fn connection(
     stream: tokio::net::TcpStream,
     address: SocketAddr,
+    seat: Seat,
     router: Router,
     stop: CancellationToken,
 ) {
     let _ = stream.set_nodelay(true);
-    let service = service_fn(move |mut request: Request<Incoming>| {
+    let service = service_fn(|mut request: Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(address));
-        router.clone().call(request)
+        let (waiting, answer) = (seat.request(), router.clone().call(request));
+        async move {
+            let answer = answer.await;
+            drop(waiting);
+            answer
+        }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new()).http1_only();
     builder
@@ -135,10 +138,14 @@ async fn connection(
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(HEAD_LEN_MAX)
         .keep_alive(true);
-    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    let connection = builder.serve_connection(TokioIo::new(seat.watch(stream)), service);
     tokio::pin!(connection);
     let result = tokio::select! {
         result = connection.as_mut() => result,
+        () = seat.lost(WRITE_TIMEOUT) => {
+            tracing::debug!(%address, "ended a connection without progress");
+            return;
+        }
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
             connection.await
@@ -146,5 +153,66 @@ async fn connection(
     };
     if let Err(error) = result {
         tracing::trace!(%address, %error, "a connection ended with an error");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpStream;
+
+    use super::*;
+    use crate::places::Guest;
+
+    const STRANGER: [u8; 4] = [127, 0, 0, 2];
+    const KNOWN: [u8; 4] = [127, 0, 0, 3];
+
+    async fn connect(from: [u8; 4], to: SocketAddr) -> TcpStream {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        socket.bind((from, 0).into()).unwrap();
+        socket.connect(to).await.unwrap()
+    }
+
+    /// Returns the answer to one request.
+    async fn ask(from: [u8; 4], to: SocketAddr) -> String {
+        let mut stream = connect(from, to).await;
+        let request = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        stream.write_all(request).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn strangers_who_read_nothing_keep_nobody_out() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let judge = |address: IpAddr| match address {
+            IpAddr::V4(ip) if ip.octets() == STRANGER => Guest::Stranger,
+            _ => Guest::Known,
+        };
+        let places = Places::new(Arc::new(judge));
+        let router = Router::new().route("/", get(|| async { "an answer. ".repeat(100) }));
+        let stop = CancellationToken::new();
+        let server = tokio::spawn(serve(listener, router, places, stop.clone()));
+        // More requests than the buffers have room for answers to.
+        let many = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(5000);
+        let mut strangers = Vec::new();
+        for number in 0..300 {
+            let stream = connect(STRANGER, address).await;
+            if number % 2 == 0 {
+                let _ = stream.try_write(&many);
+            }
+            strangers.push(stream);
+        }
+        assert!(ask(KNOWN, address).await.starts_with("HTTP/1.1 200"));
+        // Strangers are served among themselves.
+        assert!(ask(STRANGER, address).await.starts_with("HTTP/1.1 200"));
+        stop.cancel();
+        server.await.unwrap();
     }
 }

@@ -12,6 +12,7 @@ mod disposition;
 mod guard;
 mod http;
 mod listeners;
+mod places;
 mod rest;
 mod session;
 mod state;
@@ -19,7 +20,7 @@ mod text_error;
 mod v1;
 mod web;
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -30,6 +31,7 @@ use tokio::net::TcpListener;
 
 pub use self::http::ListenError;
 use self::listeners::Switched;
+use self::places::{Guest, Places};
 use self::session::{LoginKeys, Sessions};
 use self::state::ApiState;
 
@@ -125,9 +127,21 @@ async fn start_listening(
     instance.start_tasks();
     instance.publish(api)?;
     let services = instance.services();
-    let serving = http::serve(listener, router(services), services.stop_token());
+    let places = Places::new(Arc::new(|_| Guest::Local));
+    let serving = http::serve(listener, router(services), places, services.stop_token());
     services.tasks.spawn("api", serving);
     Ok(())
+}
+
+/// Judges an address of which `is_known` says whether the configuration names it.
+fn guest(address: IpAddr, is_known: impl Fn(IpAddr) -> bool) -> Guest {
+    if address.is_loopback() {
+        Guest::Local
+    } else if is_known(address) {
+        Guest::Known
+    } else {
+        Guest::Stranger
+    }
 }
 
 /// Serves the manifests of the source side, while the configuration wants it:
@@ -142,6 +156,7 @@ async fn serve_manifests(services: &Services) -> Result<(), ListenError> {
         clients: services.manifest_clients.clone(),
         stop: services.stop_token(),
     };
+    let judge = server.clone();
     let config = settings.get();
     let is_wanted =
         |config: &config::Config| config.manifest_server.enabled && !config.sync.folders.is_empty();
@@ -149,6 +164,7 @@ async fn serve_manifests(services: &Services) -> Result<(), ListenError> {
         "the manifest server, [manifest_server] port",
         listen_addresses(&config, config.manifest_server.port),
         server.router(),
+        Arc::new(move |address| guest(address, |address| judge.is_allowed(address))),
         is_wanted(&config),
         services.problems.clone(),
     )
@@ -170,7 +186,8 @@ async fn serve_trigger(services: &Services) -> Result<(), ListenError> {
     let server = Switched::new(
         "the trigger, [backup_server] trigger_port",
         listen_addresses(&config, config.backup_server.trigger_port),
-        trigger.router(),
+        trigger.clone().router(),
+        Arc::new(move |address| guest(address, |address| trigger.is_known(address))),
         config.backup_server.enabled,
         services.problems.clone(),
     )

@@ -2,6 +2,7 @@
 //! and the trigger.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -11,6 +12,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::http::{self, ListenError};
+use crate::places::{Judge, Places};
 
 /// Pause before another attempt to bind a port that was in use.
 const RETRY_PAUSE: Duration = Duration::from_secs(10);
@@ -21,6 +23,7 @@ pub(crate) struct Switched {
     what: &'static str,
     addresses: Vec<SocketAddr>,
     router: Router,
+    places: Arc<Places>,
     /// Sockets that are bound and not served yet.
     open: Vec<TcpListener>,
     problems: Problems,
@@ -36,10 +39,12 @@ impl Switched {
         what: &'static str,
         addresses: Vec<SocketAddr>,
         router: Router,
+        judge: Judge,
         is_enabled: bool,
         problems: Problems,
     ) -> Result<Self, ListenError> {
-        let mut switched = Self { what, addresses, router, open: Vec::new(), problems };
+        let places = Places::new(judge);
+        let mut switched = Self { what, addresses, router, places, open: Vec::new(), problems };
         if is_enabled {
             switched.open = switched.bind().await?;
         }
@@ -70,11 +75,11 @@ impl Switched {
                 }
             }
             let off = stop.child_token();
-            let serving = futures::future::join_all(
-                std::mem::take(&mut self.open)
-                    .into_iter()
-                    .map(|listener| http::serve(listener, self.router.clone(), off.clone())),
-            );
+            let serve = |listener| {
+                http::serve(listener, self.router.clone(), self.places.clone(), off.clone())
+            };
+            let listeners = std::mem::take(&mut self.open);
+            let serving = futures::future::join_all(listeners.into_iter().map(serve));
             if !retry {
                 self.problems.set(self.what, None);
             }

@@ -75,6 +75,13 @@ struct Shared {
 }
 
 impl ManifestServer {
+    /// Reports whether an address gets the list.
+    pub fn is_allowed(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        address.is_loopback()
+            || self.whitelist.borrow().iter().any(|network| network.contains(address))
+    }
+
     /// Returns the router. The caller must serve it with
     /// `into_make_service_with_connect_info::<SocketAddr>()`.
     pub fn router(self) -> Router {
@@ -173,10 +180,6 @@ fn forbidden(client: IpAddr) -> Response {
 }
 
 impl ManifestServer {
-    fn is_allowed(&self, client: IpAddr) -> bool {
-        client.is_loopback() || self.whitelist.borrow().iter().any(|net| net.contains(client))
-    }
-
     /// Records the client. Returns the response to a client that may not ask.
     fn admit(&self, client: IpAddr, peer: Option<PeerId>) -> Option<Response> {
         let is_allowed = self.is_allowed(client);
