@@ -123,18 +123,21 @@ fn from_nothing_to_a_restored_file_in_a_few_commands() {
 }
 
 #[test]
-fn wrong_codes_use_a_code_up() {
-    let (a, b) = (fresh(), fresh());
-    let (running_a, _running_b) = (a.start(), b.start());
+fn wrong_codes_do_not_use_a_code_up() {
+    let (a, b, stranger) = (fresh(), fresh(), fresh());
+    let (running_a, _running_b, _running_stranger) = (a.start(), b.start(), stranger.start());
     let first: Value = a.run_json(&["pair", "--json"]);
     // A new code replaces the old one, which is no longer valid.
     let second: Value = a.run_json(&["pair", "--json"]);
-    for _ in 0..5 {
-        let (exit, text) = output(&b, &["pair", first["code"].as_str().unwrap()]);
+    for _ in 0..3 {
+        let (exit, text) = output(&stranger, &["pair", first["code"].as_str().unwrap()]);
         assert!(exit == Some(1) && text.contains("not valid or has expired"), "{text}");
     }
-    assert_eq!(running_a.v1("/pairing")["state"], "failed");
-    assert_eq!(output(&b, &["pair", second["code"].as_str().unwrap()]).0, Some(1));
     let text = fs::read_to_string(a.config()).unwrap();
-    assert!(!text.contains(&b.peer_id()), "nothing was set");
+    assert!(!text.contains(&stranger.peer_id()), "nothing was set");
+    assert_eq!(running_a.v1("/pairing")["state"], "waiting");
+    // From the same address as the wrong ones.
+    let (exit, text) = output(&b, &["pair", second["code"].as_str().unwrap()]);
+    assert_eq!(exit, Some(0), "{text}");
+    assert!(fs::read_to_string(a.config()).unwrap().contains(&b.peer_id()));
 }

@@ -62,6 +62,8 @@ pub(crate) const MAX_ESTABLISHED_INCOMING: u32 = 160;
 /// Maximum number of inbound connections of strangers, that is, of peers without
 /// any purpose. The rest is reserved for peers on the access list.
 pub(crate) const MAX_STRANGERS: usize = 128;
+/// Maximum number of connections of strangers that gave way to newer ones and are still closing.
+pub(crate) const MAX_EVICTED_STRANGERS: usize = 16;
 /// Maximum number of outbound connections.
 pub(crate) const MAX_ESTABLISHED_OUTGOING: u32 = 96;
 /// Maximum number of connections with one peer: one over each transport in each

@@ -1,6 +1,6 @@
 //! [`Behaviour`]: the part of the stream behaviour that knows all connections.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -10,8 +10,8 @@ use libp2p::core::transport::PortUse;
 use libp2p::core::{ConnectedPoint, Endpoint};
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::{
-    ConnectionClosed, ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, NotifyHandler,
-    THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
+    CloseConnection, ConnectionClosed, ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour,
+    NotifyHandler, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
 };
 use libp2p::{Multiaddr, PeerId, StreamProtocol};
 use tokio::sync::mpsc;
@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use super::handler::{Handler, OpenRequest, Queues};
 use super::stream::{Meter, NetStream};
 use crate::access::Access;
-use crate::limits::{INBOUND_QUEUE, MAX_STRANGERS};
+use crate::limits::{INBOUND_QUEUE, MAX_EVICTED_STRANGERS, MAX_STRANGERS};
 
 /// Open connection.
 #[derive(Clone, Debug)]
@@ -44,15 +44,45 @@ pub(crate) struct Behaviour {
     meter: Meter,
     access: Access,
     connections: HashMap<PeerId, Vec<(ConnectionId, ConnectionInfo)>>,
-    /// Inbound connections of peers that were not on the access list when they
-    /// connected.
-    strangers: HashMap<ConnectionId, PeerId>,
+    /// Inbound connections of peers that were not on the access list when they connected, the
+    /// oldest first.
+    strangers: Vec<Stranger>,
+    /// Connections of strangers that gave way to newer ones and are not closed yet.
+    evicted: HashSet<ConnectionId>,
     events: VecDeque<ToSwarm<Infallible, OpenRequest>>,
+}
+
+/// Connection of a peer that was not on the access list.
+#[derive(Clone, Copy, Debug)]
+struct Stranger {
+    connection: ConnectionId,
+    peer: PeerId,
+    /// The network that the peer is in.
+    network: Option<[u8; 8]>,
+}
+
+impl Stranger {
+    fn new(connection: ConnectionId, peer: PeerId, remote: &Multiaddr) -> Self {
+        // Whoever has an IPv6 address usually has the 2^64 addresses beside it, too.
+        let network = remote.iter().find_map(|part| match part {
+            Protocol::Ip4(ip) => Some(ip.to_ipv6_mapped()),
+            Protocol::Ip6(ip) => Some(ip),
+            _ => None,
+        });
+        let network = network.map(|ip| {
+            let octets = ip.octets();
+            let part = if ip.to_ipv4_mapped().is_some() { &octets[8..] } else { &octets[..8] };
+            let mut network = [0; 8];
+            network.copy_from_slice(part);
+            network
+        });
+        Self { connection, peer, network }
+    }
 }
 
 /// Error: the limit for connections of strangers is reached.
 #[derive(Debug, thiserror::Error)]
-#[error("{MAX_STRANGERS} peers that are not on the access list are already connected")]
+#[error("too many peers that are not on the access list connect at the same time")]
 struct TooManyStrangers;
 
 impl Behaviour {
@@ -75,7 +105,8 @@ impl Behaviour {
             meter,
             access,
             connections: HashMap::new(),
-            strangers: HashMap::new(),
+            strangers: Vec::new(),
+            evicted: HashSet::new(),
             events: VecDeque::new(),
         };
         (behaviour, receivers)
@@ -106,6 +137,40 @@ impl Behaviour {
         Ok(())
     }
 
+    /// Admits a stranger. If there are too many, the oldest one from the network with the most of
+    /// them gives way: a new backup server that has a pairing code is a stranger, too.
+    fn admit(&mut self, stranger: Stranger) -> Result<(), ConnectionDenied> {
+        // A peer may have been added to the access list since it connected.
+        let access = &self.access;
+        self.strangers.retain(|stranger| access.get(&stranger.peer).is_none());
+        if self.strangers.len() >= MAX_STRANGERS {
+            if self.evicted.len() >= MAX_EVICTED_STRANGERS {
+                return Err(ConnectionDenied::new(TooManyStrangers));
+            }
+            let mut crowds: HashMap<Option<[u8; 8]>, usize> = HashMap::new();
+            for stranger in &self.strangers {
+                *crowds.entry(stranger.network).or_default() += 1;
+            }
+            let most = crowds.values().copied().max();
+            let is_first = |stranger: &Stranger| crowds.get(&stranger.network).copied() == most;
+            if let Some(at) = self.strangers.iter().position(is_first) {
+                let old = self.strangers.remove(at);
+                self.evicted.insert(old.connection);
+                self.events.push_back(ToSwarm::CloseConnection {
+                    peer_id: old.peer,
+                    connection: CloseConnection::One(old.connection),
+                });
+            }
+        }
+        self.strangers.push(stranger);
+        Ok(())
+    }
+
+    fn forget_stranger(&mut self, connection: ConnectionId) {
+        self.evicted.remove(&connection);
+        self.strangers.retain(|stranger| stranger.connection != connection);
+    }
+
     fn handler(&self, peer: PeerId) -> Handler {
         Handler::new(peer, Arc::clone(&self.queues), self.meter.clone())
     }
@@ -120,16 +185,10 @@ impl NetworkBehaviour for Behaviour {
         connection: ConnectionId,
         peer: PeerId,
         _: &Multiaddr,
-        _: &Multiaddr,
+        remote: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
         if self.access.get(&peer).is_none() {
-            // A peer may have been added to the access list since it connected.
-            let access = &self.access;
-            self.strangers.retain(|_, peer| access.get(peer).is_none());
-            if self.strangers.len() >= MAX_STRANGERS {
-                return Err(ConnectionDenied::new(TooManyStrangers));
-            }
-            self.strangers.insert(connection, peer);
+            self.admit(Stranger::new(connection, peer, remote))?;
         }
         Ok(self.handler(peer))
     }
@@ -158,7 +217,7 @@ impl NetworkBehaviour for Behaviour {
                 connections.push((established.connection_id, info));
             }
             FromSwarm::ConnectionClosed(ConnectionClosed { peer_id, connection_id, .. }) => {
-                self.strangers.remove(&connection_id);
+                self.forget_stranger(connection_id);
                 if let Some(connections) = self.connections.get_mut(&peer_id) {
                     connections.retain(|(id, _)| *id != connection_id);
                     if connections.is_empty() {
@@ -168,7 +227,7 @@ impl NetworkBehaviour for Behaviour {
             }
             // Another behaviour denied a connection that this one had accepted.
             FromSwarm::ListenFailure(failure) => {
-                self.strangers.remove(&failure.connection_id);
+                self.forget_stranger(failure.connection_id);
             }
             _ => {}
         }
@@ -260,35 +319,72 @@ mod tests {
         assert!(behaviour.connections().is_empty());
     }
 
+    /// Lets a peer connect from an address, and returns the connection that gives way.
+    fn enter(
+        behaviour: &mut Behaviour,
+        id: usize,
+        peer: PeerId,
+        from: &str,
+    ) -> Result<Option<ConnectionId>, ConnectionDenied> {
+        let id = ConnectionId::new_unchecked(id);
+        let (here, there) = (Multiaddr::empty(), from.parse().unwrap());
+        behaviour.handle_established_inbound_connection(id, peer, &here, &there)?;
+        Ok(behaviour.events.pop_front().map(|event| match event {
+            ToSwarm::CloseConnection { connection: CloseConnection::One(id), .. } => id,
+            event => panic!("{event:?}"),
+        }))
+    }
+
     #[test]
     fn strangers_leave_room_for_the_peers_on_the_list() {
         let access = Access::new();
         let (mut behaviour, _) = Behaviour::new([TEST], Meter::default(), access.clone());
-        let nowhere = Multiaddr::empty();
-        let mut enter = |id: usize, peer| {
-            let id = ConnectionId::new_unchecked(id);
-            behaviour.handle_established_inbound_connection(id, peer, &nowhere, &nowhere).map(drop)
-        };
+        let id = ConnectionId::new_unchecked;
+        let from = "/ip4/192.0.2.1/tcp/1";
         let strangers: Vec<PeerId> = (0..MAX_STRANGERS).map(|_| PeerId::random()).collect();
         for (id, stranger) in strangers.iter().enumerate() {
-            enter(id, *stranger).unwrap();
+            assert_eq!(enter(&mut behaviour, id, *stranger, from).unwrap(), None);
         }
-        let (late, friend) = (PeerId::random(), PeerId::random());
-        assert!(enter(1000, late).is_err());
+        let friend = PeerId::random();
         access.set(friend, Purposes::BLOCKS);
-        enter(1001, friend).unwrap();
+        assert_eq!(enter(&mut behaviour, 1000, friend, from).unwrap(), None);
         // A peer that is added to the list is no longer a stranger.
         access.set(strangers[0], Purposes::RESTORE);
-        enter(1002, late).unwrap();
-        assert!(enter(1003, PeerId::random()).is_err());
-        closed(&mut behaviour, strangers[1], 1);
-        let id = ConnectionId::new_unchecked(1004);
-        let entered = behaviour.handle_established_inbound_connection(
-            id,
-            PeerId::random(),
-            &nowhere,
-            &nowhere,
-        );
-        assert!(entered.is_ok());
+        assert_eq!(enter(&mut behaviour, 1001, PeerId::random(), from).unwrap(), None);
+        // The oldest one gives way.
+        let newest = enter(&mut behaviour, 1002, PeerId::random(), from).unwrap();
+        assert_eq!(newest, Some(id(1)));
+        closed(&mut behaviour, strangers[2], 2);
+        assert_eq!(enter(&mut behaviour, 1003, PeerId::random(), from).unwrap(), None);
+    }
+
+    #[test]
+    fn a_crowd_from_one_network_gives_way_before_a_single_stranger() {
+        let (mut behaviour, _) = Behaviour::new([TEST], Meter::default(), Access::new());
+        let single = PeerId::random();
+        enter(&mut behaviour, 0, single, "/ip4/192.0.2.1/tcp/1").unwrap();
+        for at in 1..2 * MAX_STRANGERS {
+            let from = format!("/ip6/2001:db8::{at:x}/udp/1/quic-v1");
+            let gone = enter(&mut behaviour, at, PeerId::random(), &from).unwrap();
+            let expected = (at >= MAX_STRANGERS).then(|| at + 1 - MAX_STRANGERS);
+            assert_eq!(gone, expected.map(ConnectionId::new_unchecked));
+            // The swarm closes it.
+            if let Some(gone) = expected {
+                closed(&mut behaviour, PeerId::random(), gone);
+            }
+        }
+        assert!(behaviour.strangers.iter().any(|stranger| stranger.peer == single));
+    }
+
+    #[test]
+    fn connections_that_close_slowly_are_not_too_many() {
+        let (mut behaviour, _) = Behaviour::new([TEST], Meter::default(), Access::new());
+        let from = "/ip4/192.0.2.1/tcp/1";
+        for id in 0..MAX_STRANGERS + MAX_EVICTED_STRANGERS {
+            enter(&mut behaviour, id, PeerId::random(), from).unwrap();
+        }
+        assert!(enter(&mut behaviour, 1000, PeerId::random(), from).is_err());
+        closed(&mut behaviour, PeerId::random(), 0);
+        assert!(enter(&mut behaviour, 1001, PeerId::random(), from).is_ok());
     }
 }

@@ -1,14 +1,15 @@
 //! Pairing: the source A shows a code, a person enters it on the backup server
 //! B, and each side adds the other one to its own configuration.
 //!
-//! A code is valid once, for ten minutes, and for a few wrong tries. A peer
-//! without the code is refused. Each side learns the peer id of the other one,
-//! which the channel proves, and its addresses, which do no harm if they are
-//! wrong.
+//! A code is valid once, for ten minutes. Its secret has 80 bits, so it cannot be guessed, and
+//! wrong secrets do not end it: otherwise a stranger could prevent pairing. They only slow down
+//! the peer that sends them. Each side learns the peer id of the other one, which the channel
+//! proves, and its addresses, which do no harm if they are wrong.
 
 mod code;
 mod wire;
 
+use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +22,7 @@ use net::{Handle, Multiaddr, NetError, NetStream, PeerId};
 use parking_lot::Mutex;
 use subtle::ConstantTimeEq as _;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use self::code::{Code, SECRET_LEN, tcp_address};
 use self::wire::{Hello, Reply, TIMEOUT};
@@ -33,10 +35,15 @@ pub use self::wire::PROTOCOL;
 
 /// Time for which a code is valid.
 const VALID_FOR: Duration = Duration::from_secs(600);
-/// Number of wrong secrets after which a code is no longer valid.
-const TRIES_MAX: u32 = 5;
-/// Maximum number of peers that are answered at the same time.
-const GREETINGS_MAX: usize = 4;
+/// Time after which a first wrong secret is answered; each further one doubles it.
+const WRONG_PAUSE: Duration = Duration::from_millis(250);
+/// Maximum time after which a wrong secret is answered.
+const WRONG_PAUSE_MAX: Duration = Duration::from_secs(8);
+/// Maximum number of peers whose wrong secrets are counted.
+const WRONG_PEERS_MAX: usize = 256;
+/// Maximum number of peers that are answered at the same time. A further one takes the place of the
+/// one that is being answered for the longest time.
+const GREETINGS_MAX: usize = 16;
 /// Maximum length of a host name, in characters.
 const NAME_LEN_MAX: usize = 60;
 
@@ -127,7 +134,7 @@ pub enum CodeState {
 #[derive(Debug)]
 enum State {
     None,
-    Open { secret: [u8; SECRET_LEN], until: Timestamp, tries: u32 },
+    Open { secret: [u8; SECRET_LEN], until: Timestamp },
     Joining,
     Joined { peer: PeerId, changes: Vec<String> },
     Failed(String),
@@ -139,6 +146,8 @@ pub struct Pairing {
     net: Handle,
     settings: Settings,
     state: Arc<Mutex<State>>,
+    /// Number of wrong secrets since the newest code was made, by peer and by address.
+    wrong: Arc<Mutex<HashMap<String, u32>>>,
 }
 
 impl std::fmt::Debug for Pairing {
@@ -150,7 +159,8 @@ impl std::fmt::Debug for Pairing {
 impl Pairing {
     /// Creates a value without a valid code.
     pub fn new(net: Handle, settings: Settings) -> Self {
-        Self { net, settings, state: Arc::new(Mutex::new(State::None)) }
+        let state = Arc::new(Mutex::new(State::None));
+        Self { net, settings, state, wrong: Arc::default() }
     }
 
     /// Makes a code, and returns it with its expiry time. An earlier code is no
@@ -161,7 +171,8 @@ impl Pairing {
         let mut addresses = self.net.announce_addrs().to_vec();
         addresses.extend(self.net.listen_addrs());
         let code = Code::new(secret, self.net.peer_id(), &addresses);
-        *self.state.lock() = State::Open { secret, until, tries: 0 };
+        *self.state.lock() = State::Open { secret, until };
+        self.wrong.lock().clear();
         (code.to_string(), until)
     }
 
@@ -182,35 +193,41 @@ impl Pairing {
     /// Answers peers on which the code was entered, until the tasks must end.
     pub async fn serve(self, mut streams: mpsc::Receiver<NetStream>, tasks: Tasks) {
         let stop = tasks.stop_token();
-        let permits = Arc::new(tokio::sync::Semaphore::new(GREETINGS_MAX));
+        let mut running: VecDeque<(PeerId, CancellationToken)> = VecDeque::new();
         loop {
             let stream = tokio::select! {
                 () = stop.cancelled() => return,
                 stream = streams.recv() => stream,
             };
             let Some(stream) = stream else { return };
-            // If too many are being answered, this one is refused.
-            let Ok(permit) = permits.clone().try_acquire_owned() else { continue };
-            let (this, stop) = (self.clone(), stop.clone());
+            let peer = stream.peer();
+            running.retain(|(_, ended)| !ended.is_cancelled());
+            // One for each peer, so that a peer that is slowed down cannot go around it.
+            let same = running.iter().position(|(other, _)| *other == peer);
+            let in_the_way = same.or_else(|| (running.len() >= GREETINGS_MAX).then_some(0));
+            if let Some((_, ended)) = in_the_way.and_then(|at| running.remove(at)) {
+                ended.cancel();
+            }
+            let ended = stop.child_token();
+            running.push_back((peer, ended.clone()));
+            let this = self.clone();
             tasks.spawn("pairing", async move {
-                let _permit = permit;
-                let peer = stream.peer();
-                let greeting = tokio::time::timeout(TIMEOUT, this.greet(stream));
-                tokio::select! {
-                    greeted = greeting => match greeted {
-                        Ok(Ok(())) => {}
-                        Ok(Err(error)) => tracing::debug!(%peer, %error, "a pairing was interrupted"),
-                        Err(_) => tracing::debug!(%peer, "a pairing timed out"),
-                    },
-                    () = stop.cancelled() => {}
+                match tokio::time::timeout(TIMEOUT, this.greet(stream, &ended)).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => tracing::debug!(%peer, %error, "a pairing was interrupted"),
+                    Err(_) => tracing::debug!(%peer, "a pairing timed out"),
                 }
+                ended.cancel();
             });
         }
     }
 
-    async fn greet(&self, mut stream: NetStream) -> std::io::Result<()> {
+    /// Answers a peer. Until it has shown the right secret, `ended` interrupts this.
+    async fn greet(&self, mut stream: NetStream, ended: &CancellationToken) -> std::io::Result<()> {
         let peer = stream.peer();
-        let hello: Hello = wire::receive(&mut stream).await?;
+        let received = ended.run_until_cancelled(wire::receive(&mut stream)).await;
+        let Some(hello) = received else { return Ok(()) };
+        let hello: Hello = hello?;
         let observed = self.observed_ip(peer).await;
         let reply = if self.use_secret(&hello.secret) {
             let this = self.clone();
@@ -219,7 +236,11 @@ impl Pairing {
                     .await;
             added.unwrap_or_else(|panic| self.failed(panic.to_string()))
         } else {
+            let pause = self.count_wrong(peer, observed);
             tracing::warn!(%peer, "refused a wrong pairing code");
+            if ended.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+                return Ok(());
+            }
             Reply::Refused {
                 reason: "the pairing code is not valid or has expired; make a new one with \
                          `archivist pair`"
@@ -234,7 +255,7 @@ impl Pairing {
     /// that.
     fn use_secret(&self, given: &str) -> bool {
         let mut state = self.state.lock();
-        let State::Open { secret, until, tries } = &mut *state else { return false };
+        let State::Open { secret, until } = &*state else { return false };
         if *until < Timestamp::now() {
             return false;
         }
@@ -243,11 +264,24 @@ impl Pairing {
             *state = State::Joining;
             return true;
         }
-        *tries += 1;
-        if *tries >= TRIES_MAX {
-            *state = State::Failed("too many wrong codes were entered; make a new one".into());
-        }
         false
+    }
+
+    /// Counts a wrong secret, and returns the time after which it is answered.
+    fn count_wrong(&self, peer: PeerId, observed: Option<IpAddr>) -> Duration {
+        let mut wrong = self.wrong.lock();
+        let senders = [Some(peer.to_string()), observed.map(|ip| ip.to_string())];
+        let mut before = 0;
+        for sender in senders.into_iter().flatten() {
+            if wrong.len() >= WRONG_PEERS_MAX && !wrong.contains_key(&sender) {
+                // Whoever makes so many peers is slowed down by address.
+                continue;
+            }
+            let count = wrong.entry(sender).or_default();
+            before = before.max(*count);
+            *count = count.saturating_add(1);
+        }
+        WRONG_PAUSE.saturating_mul(1 << before.min(16)).min(WRONG_PAUSE_MAX)
     }
 
     /// Returns the IP address that the peer is connected from.
@@ -491,74 +525,4 @@ fn free_name(wanted: &str, is_taken: impl Fn(&str) -> bool) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use config::ConfigFile;
-    use net::{Access, BlockAnswer, BlockProvider, Net, NetConfig};
-    use types::Cid;
-
-    use super::*;
-
-    #[derive(Debug)]
-    struct Nothing;
-
-    impl BlockProvider for Nothing {
-        fn read(&self, _: &PeerId, wanted: &[Cid], _: usize) -> Vec<BlockAnswer> {
-            wanted.iter().map(|_| BlockAnswer::Missing).collect()
-        }
-    }
-
-    async fn pairing(dir: &std::path::Path) -> (Pairing, Net) {
-        let file = ConfigFile::new(dir.join("config.toml"));
-        file.create().unwrap();
-        let config = file.load().unwrap().config;
-        let net_config =
-            NetConfig { tcp: vec![([127, 0, 0, 1], 0).into()], ..NetConfig::default() };
-        let keypair = net::Keypair::generate_secp256k1();
-        let net = Net::start(net_config, keypair, Arc::new(Nothing), Access::new()).await.unwrap();
-        (Pairing::new(net.handle(), Settings::new(file, config)), net)
-    }
-
-    /// Returns a message with the secret of the newest code.
-    fn hello(pairing: &Pairing, addresses: &[&str]) -> Hello {
-        let State::Open { secret, .. } = &*pairing.state.lock() else { panic!("no code is open") };
-        Hello {
-            secret: BASE32_NOPAD.encode(&secret[..]),
-            name: "B".into(),
-            addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
-            trigger_port: 8086,
-        }
-    }
-
-    #[tokio::test]
-    async fn the_state_of_a_code_is_right_from_entering_to_the_end() {
-        let dir = tempfile::tempdir().unwrap();
-        let (pairing, _net) = pairing(dir.path()).await;
-        let peer = PeerId::random();
-        let before = pairing.settings.get();
-        pairing.open();
-        let greeting = hello(&pairing, &["/ip4/192.0.2.1/udp/8090/quic-v1"]);
-        assert!(pairing.use_secret(&greeting.secret));
-        // The state must not be "no code" meanwhile.
-        assert_eq!(pairing.code_state(), CodeState::Joining);
-        let reply = pairing.add_backup_server(peer, None, &greeting);
-        let Reply::Refused { reason } = reply else { panic!("{reply:?}") };
-        assert!(reason.contains("listens"), "{reason}");
-        let CodeState::Failed(told) = pairing.code_state() else { panic!("it did not fail") };
-        assert!(told.contains(&reason), "{told}");
-        assert_eq!(pairing.settings.get(), before);
-
-        pairing.open();
-        let greeting = hello(&pairing, &["/ip4/192.0.2.1/tcp/8070"]);
-        assert!(pairing.use_secret(&greeting.secret) && !pairing.use_secret(&greeting.secret));
-        // If the configuration cannot be written, both sides learn about it.
-        std::fs::write(dir.path().join("config.toml"), "nonsense").unwrap();
-        let Reply::Refused { reason } = pairing.add_backup_server(peer, None, &greeting) else {
-            panic!("it was written")
-        };
-        assert!(reason.contains("config.toml"), "{reason}");
-        let CodeState::Failed(told) = pairing.code_state() else { panic!("it did not fail") };
-        assert!(told.contains(&reason), "{told}");
-    }
-}
+mod tests;
