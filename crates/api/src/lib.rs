@@ -31,6 +31,7 @@ mod model;
 mod prune;
 mod receipts;
 mod recover;
+mod restores;
 
 pub use client::{Client, ClientError, Query, path_part};
 pub use integrity::{
@@ -45,3 +46,4 @@ pub use receipts::{NewestReceipt, Receipt, ReceiptChain};
 pub use recover::{
     FoundItem, FoundSnapshot, FoundState, RecoverReport, RecoverRequest, UnusableRecord,
 };
+pub use restores::{RestoreReport, RestoreRequest};

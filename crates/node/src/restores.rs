@@ -51,6 +51,7 @@ pub fn restore_model(shown: RestoreReport, done: Report) -> RestoreReport {
         in_the_way: done.in_the_way,
         not_set: done.not_set,
         owners_not_set: done.owners_not_set,
+        privileges_left_out: done.privileges_left_out,
         is_part: done.is_part,
         skipped: done.skipped,
         failed: done.failed,

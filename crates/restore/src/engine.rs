@@ -4,22 +4,23 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
-use std::io;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use fstree::{
     Attribute, CreateFile, CreatedEntry, DestError, DestOptions, DestTree, FileContent, FileWriter,
-    Identity, NotSet, OwnerPolicy, RootError, TreeWriter,
+    Identity, NotSet, OwnerPolicy, TreeWriter,
 };
 use parking_lot::Mutex;
 use types::{Cid, Codec, Entry, EntryKind, Metadata, RelPath, with_causes};
 
 use crate::blocks::{Blocks, BlocksError};
 use crate::file::{ContentRef, FileError, FileTask, ReadAhead, WriteBehind, has_content};
-use crate::manifest::{Manifest, ManifestError};
+use crate::manifest::Manifest;
+use crate::options::{RestoreError, RestoreOptions};
+use crate::privileges::{is_device, remove_privileges};
 use crate::protected::protected_below;
 use crate::report::{Progress, Report, ReportKind};
 use crate::select::{Match, Selection};
@@ -31,83 +32,6 @@ const BATCH_FILES_MAX: usize = 64;
 const BATCH_LEN: u64 = 4 << 20;
 /// Maximum number of batches waiting for a worker.
 const BATCHES: usize = 4;
-
-/// Options of a restore.
-#[derive(Clone, Debug)]
-pub struct RestoreOptions {
-    /// The part of the snapshot to restore.
-    pub selection: Selection,
-    /// True if existing entries are replaced.
-    pub overwrite: bool,
-    /// Owners of the restored entries. By default, they are set by name if this process may
-    /// set them.
-    pub owners: OwnerPolicy,
-    /// Number of threads that create files.
-    pub workers: usize,
-    /// Directories that the restore never changes: those of the instance. The names in a
-    /// snapshot come from its source, so they could name the files of the store.
-    pub protected: Vec<PathBuf>,
-}
-
-impl Default for RestoreOptions {
-    fn default() -> Self {
-        Self {
-            selection: Selection::default(),
-            overwrite: false,
-            owners: OwnerPolicy::for_this_process(true),
-            workers: std::thread::available_parallelism().map_or(2, usize::from).min(8),
-            protected: Vec::new(),
-        }
-    }
-}
-
-/// The reason why a restore stopped before its end. A new run with the same target
-/// resumes it.
-#[derive(Debug, thiserror::Error)]
-pub enum RestoreError {
-    /// The manifest cannot be read.
-    #[error(transparent)]
-    Manifest(#[from] ManifestError),
-    /// The target directory cannot be used.
-    #[error("cannot restore into {}", path.display())]
-    Target {
-        /// The target directory.
-        path: PathBuf,
-        /// The reason.
-        #[source]
-        source: RootError,
-    },
-    /// The target directory cannot be created.
-    #[error("cannot create {}", path.display())]
-    Create {
-        /// The target directory.
-        path: PathBuf,
-        /// The error of the operating system.
-        #[source]
-        source: io::Error,
-    },
-    /// The target is a directory of the instance, or in one.
-    #[error(
-        "{} is in {}, where this program keeps its data; choose another directory",
-        target.display(),
-        protected.display()
-    )]
-    Protected {
-        /// The target directory.
-        target: PathBuf,
-        /// The directory of the instance.
-        protected: PathBuf,
-    },
-    /// The target is full or read-only.
-    #[error("the restore stopped because the target is full or read-only")]
-    TargetUnwritable(#[source] DestError),
-    /// Blocks cannot be read any more.
-    #[error("the restore stopped because blocks cannot be read")]
-    Blocks(#[source] BlocksError),
-    /// [`Progress::stop`] was called.
-    #[error("the restore was stopped")]
-    Stopped,
-}
 
 /// Restores the tree of `manifest`, or a part of it, into the directory `target`,
 /// which is created if it does not exist. When it returns, everything that it has
@@ -136,10 +60,13 @@ pub fn restore(
     let protected = protected_below(target, &resolved, &options.protected).map_err(refuse)?;
     // The target gets the mode and time of the backed-up root only if it is used for
     // this folder alone: if it is empty, or already has them.
-    let root_metadata = &manifest.header().root.metadata;
+    let mut root_metadata = manifest.header().root.metadata.clone();
+    if !options.as_it_was {
+        remove_privileges(&mut root_metadata);
+    }
     let started = StartMark::new(target, cid);
     let is_empty = std::fs::read_dir(target).is_ok_and(|mut entries| entries.next().is_none());
-    let sets_root = is_empty || started.exists() || has_mode_and_mtime(target, root_metadata);
+    let sets_root = is_empty || started.exists() || has_mode_and_mtime(target, &root_metadata);
     let dest = DestTree::open(
         target,
         DestOptions {
@@ -161,6 +88,7 @@ pub fn restore(
         dest,
         progress,
         sets_owners: !matches!(options.owners, OwnerPolicy::Leave),
+        as_it_was: options.as_it_was,
         report: Mutex::default(),
         end: Mutex::default(),
         linked: Mutex::default(),
@@ -198,7 +126,8 @@ pub fn restore(
         return Err(end);
     }
     if sets_root && options.selection.is_all() {
-        walk.dirs.push((RelPath::root(), root_metadata.clone()));
+        let root = job.without_privileges(manifest.header().root.clone());
+        walk.dirs.extend(root.map(|root| (RelPath::root(), root.metadata)));
     }
     if options.selection.is_all() {
         started.remove();
@@ -240,6 +169,8 @@ struct Job<'a, W> {
     progress: &'a Progress,
     /// False if entries keep the owner of this process; then the others are only counted.
     sets_owners: bool,
+    /// See [`RestoreOptions::as_it_was`].
+    as_it_was: bool,
     report: Mutex<Report>,
     /// The reason to stop the restore, if there is one.
     end: Mutex<Option<RestoreError>>,
@@ -329,7 +260,9 @@ impl WalkState {
 
     /// Creates an entry without content, or adds a file to the batch.
     fn restore_entry<W: TreeWriter>(&mut self, job: &Job<'_, W>, entry: Entry, batch: &mut Batch) {
-        let Entry { path, kind, metadata, .. } = entry;
+        let Some(Entry { path, kind, metadata, .. }) = job.without_privileges(entry) else {
+            return;
+        };
         if self.protected.iter().any(|dir| path.is_within(dir)) {
             let why = "not restored, because this program keeps its data there";
             job.note(ReportKind::Failed, format!("{path}: {why}"));
@@ -554,6 +487,26 @@ impl<W: TreeWriter> Job<'_, W> {
                 None
             }
         }
+    }
+
+    /// Leaves out the privileges of an entry, if that is required. Returns `None` if nothing of the
+    /// entry is left.
+    fn without_privileges(&self, mut entry: Entry) -> Option<Entry> {
+        if self.as_it_was {
+            return Some(entry);
+        }
+        let path = &entry.path;
+        if is_device(&entry) {
+            self.note(ReportKind::Skipped, format!("{path}: not created, because it is a device"));
+            self.report.lock().privileges_left_out += 1;
+            self.progress.done(1);
+            return None;
+        }
+        if let Some(removed) = remove_privileges(&mut entry.metadata) {
+            self.note(ReportKind::Skipped, format!("{}: restored without {removed}", entry.path));
+            self.report.lock().privileges_left_out += 1;
+        }
+        Some(entry)
     }
 
     /// Counts an entry that exists in the target now.

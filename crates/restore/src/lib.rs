@@ -19,6 +19,8 @@ mod blocks;
 mod engine;
 mod file;
 mod manifest;
+mod options;
+mod privileges;
 mod protected;
 mod report;
 mod select;
@@ -27,7 +29,8 @@ mod target_root;
 pub use blocks::{Blocks, BlocksError};
 pub use fstree::OwnerPolicy;
 
-pub use engine::{RestoreError, RestoreOptions, restore};
+pub use engine::restore;
 pub use manifest::{Manifest, ManifestError, WriteError};
+pub use options::{RestoreError, RestoreOptions};
 pub use report::{LISTED_MAX, Progress, Report};
 pub use select::Selection;

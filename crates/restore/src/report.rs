@@ -84,6 +84,9 @@ pub struct Report {
     /// Number of entries that belong to another owner than in the snapshot, because this
     /// process may not set owners.
     pub owners_not_set: u64,
+    /// Number of entries whose privileges were left out, because the source is not trusted. They
+    /// are in `skipped`, too.
+    pub privileges_left_out: u64,
     /// Parts that are not restored on purpose: the permissions and time of a target that was not
     /// empty, and entries that cannot be restored: sockets, and devices without the privilege.
     pub skipped: Vec<String>,

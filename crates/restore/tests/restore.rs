@@ -107,6 +107,56 @@ fn a_tree_comes_back_as_it_was() {
     setup.assert_same();
 }
 
+/// Root can make devices; another user has the bits of own files alone.
+#[test]
+fn privileges_are_left_out_and_counted_for_a_source_that_is_not_trusted() {
+    use rustix::fs::{CWD, FileType, Mode, XattrFlags, mknodat, setxattr};
+    let setup = Setup::new();
+    let at = |name: &str| setup.source().join(name);
+    let with_mode = |name: &str, mode| {
+        fs::write(at(name), name).unwrap();
+        fs::set_permissions(at(name), fs::Permissions::from_mode(mode)).unwrap();
+    };
+    with_mode("setuid", 0o4755);
+    with_mode("setgid", 0o2750);
+    with_mode("plain", 0o640);
+    fs::hard_link(at("setuid"), at("setuid-too")).unwrap();
+    fs::create_dir(at("dir")).unwrap();
+    fs::set_permissions(at("dir"), fs::Permissions::from_mode(0o3775)).unwrap();
+    fs::set_permissions(setup.source(), fs::Permissions::from_mode(0o2755)).unwrap();
+    let mut left_out = 5;
+    let device = rustix::fs::makedev(1, 3);
+    let mode = Mode::from_raw_mode(0o666);
+    if mknodat(CWD, at("null"), FileType::CharacterDevice, mode, device).is_ok() {
+        left_out += 1;
+    }
+    if setxattr(at("plain"), "trusted.overlay.opaque", b"y", XattrFlags::empty()).is_ok() {
+        left_out += 1;
+    }
+    let manifest = capture(&setup.store, &setup.source());
+    let untrusted = RestoreOptions { as_it_was: false, ..RestoreOptions::default() };
+    // The second run finds everything in place.
+    for _ in 0..2 {
+        let report = setup.restore(manifest, &untrusted).unwrap();
+        assert!(report.is_complete() && report.not_set.is_empty(), "{report:?}");
+        assert_eq!(report.privileges_left_out, left_out, "{report:?}");
+        assert_eq!(report.skipped.len() as u64, left_out, "{report:?}");
+        let mode = |name: &str| {
+            fs::metadata(setup.target().join(name)).unwrap().permissions().mode() & 0o7777
+        };
+        let modes = ["setuid", "setuid-too", "setgid", "plain", "dir", ""].map(mode);
+        assert_eq!(modes, [0o755, 0o755, 0o750, 0o640, 0o1775, 0o755]);
+        assert!(!setup.target().join("null").exists());
+        let mut value = [0_u8; 8];
+        let name = "trusted.overlay.opaque";
+        assert!(rustix::fs::getxattr(setup.target().join("plain"), name, &mut value).is_err());
+    }
+    fs::remove_dir_all(setup.target()).unwrap();
+    let report = setup.restore(manifest, &RestoreOptions::default()).unwrap();
+    assert_eq!(report.privileges_left_out, 0);
+    setup.assert_same();
+}
+
 #[test]
 fn what_is_in_the_way_stays_unless_it_is_to_be_replaced() {
     let setup = Setup::new();

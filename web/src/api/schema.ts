@@ -1783,6 +1783,12 @@ export interface components {
             /** @description A newer snapshot that was not chosen, because it is a part or suspicious, and why. */
             passed_over?: string | null;
             /**
+             * Format: int64
+             * @description Number of entries whose privileges were left out: devices, setuid and setgid bits,
+             *     `security.*` and `trusted.*` attributes.
+             */
+            privileges_left_out?: number;
+            /**
              * @description Entries that are not restored on purpose: sockets, and devices without the
              *     privilege to create them.
              */
@@ -1794,6 +1800,11 @@ export interface components {
         };
         /** @description Request to restore a snapshot or a part of it. */
         RestoreRequest: {
+            /**
+             * @description Restore devices, setuid and setgid bits, and attributes that grant privileges, too. They are
+             *     always restored from the backup server.
+             */
+            as_it_was?: boolean;
             /** @description Restore the newest snapshot that existed at this time. */
             at?: string | null;
             /** @description Id or name of the folder. */

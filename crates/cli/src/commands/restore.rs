@@ -38,7 +38,8 @@ const STOPPED: &str = "the restore was stopped; run the same command again to co
 /// chosen, if there is one.
 ///
 /// Ends with 4 if everything was restored, but not every permission, time or attribute
-/// (for root, also owner) could be set, or if the snapshot is only a part of its folder.
+/// (for root, also owner) could be set, if privileges were left out, or if the snapshot is only
+/// a part of its folder.
 /// Root sets owners by name, if the names exist on this computer. A restore by another
 /// user reports how many owners differ.
 #[derive(Debug, clap::Args)]
@@ -71,6 +72,11 @@ pub(crate) struct Restore {
     /// the same names on this computer.
     #[arg(long)]
     numeric_owner: bool,
+    /// Restore devices, setuid and setgid bits, and attributes that grant privileges
+    /// (`security.*`, `trusted.*`), too. On the backup server they are left out otherwise,
+    /// because the source decides about them; on the source they are always restored.
+    #[arg(long)]
+    as_it_was: bool,
     /// Restore from the backup server, even if this computer has a matching snapshot.
     #[arg(long)]
     from_backup_server: bool,
@@ -120,6 +126,7 @@ impl Restore {
             overwrite: self.overwrite,
             from_backup_server: self.from_backup_server,
             numeric_owner: self.numeric_owner,
+            as_it_was: self.as_it_was,
         }
     }
 
@@ -198,6 +205,7 @@ impl Restore {
             selection: Selection::new(paths),
             overwrite: self.overwrite,
             owners: OwnerPolicy::for_this_process(!self.numeric_owner),
+            as_it_was: self.as_it_was,
             protected: vec![context.paths.data_dir().to_owned()],
             ..RestoreOptions::default()
         };
@@ -235,7 +243,8 @@ impl Restore {
             && report.failed.is_empty()
             && report.not_found.is_empty();
         // (Another user than root does not ask for owners.)
-        let is_exact = report.not_set.is_empty() && !report.is_part;
+        let is_exact =
+            report.not_set.is_empty() && !report.is_part && report.privileges_left_out == 0;
         if self.json {
             print_json(report)?;
             return match (is_complete, is_exact) {
@@ -270,6 +279,13 @@ impl Restore {
         if report.owners_not_set > 0 {
             let entries = count(report.owners_not_set, "entry", "entries");
             eprintln!("owners of {entries} were not set: that needs root");
+        }
+        if report.privileges_left_out > 0 {
+            let entries = count(report.privileges_left_out, "entry", "entries");
+            eprintln!(
+                "privileges of {entries} were left out (devices, setuid and setgid bits, attributes); \
+                 --as-it-was restores them"
+            );
         }
         let reasons = self.reasons(report);
         match &report.error {

@@ -63,7 +63,7 @@ struct Stranger {
 
 impl Stranger {
     fn new(connection: ConnectionId, peer: PeerId, remote: &Multiaddr) -> Self {
-        // Whoever has an IPv6 address usually has the 2^64 addresses beside it, too.
+        // The owner of an IPv6 address usually has the 2^64 addresses beside it, too.
         let network = remote.iter().find_map(|part| match part {
             Protocol::Ip4(ip) => Some(ip.to_ipv6_mapped()),
             Protocol::Ip6(ip) => Some(ip),

@@ -274,7 +274,7 @@ impl Pairing {
         let mut before = 0;
         for sender in senders.into_iter().flatten() {
             if wrong.len() >= WRONG_PEERS_MAX && !wrong.contains_key(&sender) {
-                // Whoever makes so many peers is slowed down by address.
+                // A sender with so many peers is slowed down by its address.
                 continue;
             }
             let count = wrong.entry(sender).or_default();

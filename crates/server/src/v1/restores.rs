@@ -52,6 +52,7 @@ pub(crate) async fn start(
             selection,
             overwrite: request.overwrite,
             owners: restore::OwnerPolicy::for_this_process(!request.numeric_owner),
+            as_it_was: request.as_it_was || request.from_backup_server,
             protected: vec![services.data_dir.to_path_buf()],
             ..RestoreOptions::default()
         },
