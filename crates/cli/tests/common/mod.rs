@@ -335,7 +335,9 @@ impl Two {
         let target = self.beside(name);
         let listed = self.b.run_json(&["snapshots", "--folder", FOLDER, "--json"]);
         let newest = listed.as_array().unwrap().last().unwrap()["id"].as_str().unwrap();
-        let output = self.b.run(&["restore", newest, "--target", target.to_str().unwrap()]);
+        let target_text = target.to_str().unwrap();
+        let arguments = ["restore", newest, "--as-it-was", "--target", target_text];
+        let output = self.b.run(&arguments);
         assert!(
             output.status.success(),
             "{}\n{}",

@@ -256,6 +256,8 @@ async fn restore(on: &Instance, folder: &Folder, snapshot: &Snapshot, target: &P
         folder: Some(folder.id.to_string()),
         target: target.to_str().context("the temporary directory is not UTF-8")?.to_owned(),
         from_backup_server: is_source,
+        // The source is this computer.
+        as_it_was: true,
         ..RestoreRequest::default()
     };
     let mut report: RestoreReport = on.api.post("/restores", &request).await?;
