@@ -20,7 +20,7 @@ use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, XattrFlags, setxattr, utime
 use serde_json::{Value, json};
 
 /// The golden homes, oldest first.
-const ALL: [&str; 2] = ["1", "2"];
+const ALL: [&str; 3] = ["1", "2", "3"];
 /// The golden homes without markers of the data directory and the store.
 const WITHOUT_MARKERS: [&str; 1] = ["1"];
 /// The content of the data item.
