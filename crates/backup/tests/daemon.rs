@@ -75,6 +75,16 @@ async fn encrypted_files_make_a_snapshot_suspicious_whatever_the_source_says() {
         assert_eq!(record.held, None);
         assert_eq!(record.doubt().is_some(), number + 1 >= 16, "{number}");
     }
+    // The owner of the backup server decides that this was intended.
+    let newest = backup.snapshot("docs", 31).await;
+    snapshots::SnapshotStore::new(store.clone()).confirm(&newest).unwrap();
+    for number in 30..50 {
+        files.remove(&path(number));
+        files.insert(format!("{}.locked", path(number)), noise(number, 900));
+        source.publish("docs", number as u64 + 2, &files);
+        let record = backup.snapshot("docs", number as u64 + 2).await.record;
+        assert_eq!(record.doubt().is_some(), number - 30 + 1 >= 16, "{number}");
+    }
     backup.stop().await;
 }
 

@@ -421,6 +421,19 @@ fn an_empty_root_is_an_alarm_and_much_deletion_is_held() {
     assert!(output.status.success(), "{output:?}");
     assert!(String::from_utf8_lossy(&output.stderr).contains("was passed over"), "{output:?}");
     assert_eq!(fs::read_dir(&target).unwrap().count(), 120);
+    // The owner of the backup server decides about the snapshots there.
+    let notices = || two.b.run_json(&["status", "--json"])["notices"].to_string();
+    assert!(notices().contains("archivist snapshots confirm"), "{}", notices());
+    let newest =
+        two.b.run_json(&["snapshots", "--json"]).as_array().unwrap().last().unwrap().clone();
+    let id = newest["id"].as_str().unwrap();
+    let confirmed = two.b.run_json(&["snapshots", "confirm", id, "--json"]);
+    assert_eq!((&confirmed["id"], &confirmed["held"]), (&newest["id"], &Value::Null));
+    assert!(!notices().contains("snapshots confirm"), "{}", notices());
+    let target = two.beside("after the decision");
+    let arguments = ["restore", "--folder", common::FOLDER, "--target", target.to_str().unwrap()];
+    assert!(two.b.run(&arguments).status.success());
+    assert_eq!(fs::read_dir(&target).unwrap().count(), 20);
     assert!(two.a.run(&["folder", "confirm", common::FOLDER]).status.success());
     eventually("it is not held", || a.v1("/folders")[0]["held"].is_null());
 }

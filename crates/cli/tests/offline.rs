@@ -10,7 +10,7 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::Path;
 
-use common::kept::{PEER, Thing, commit, open};
+use common::kept::{PEER, Thing, commit, commit_held, open};
 use common::{Home, noise, run};
 use serde_json::{Value, json};
 
@@ -346,4 +346,27 @@ fn stored_data_is_compressed_without_an_instance() {
     let ran = run(home.path(), ["restore", &id, "--target", target.to_str().unwrap()]);
     assert_eq!(ran.code, Some(0), "{ran:?}");
     assert!(std::fs::read(target.join("text")).unwrap() == text);
+}
+
+#[test]
+fn a_suspicious_snapshot_is_passed_over_until_the_owner_has_decided() {
+    let (home, [_, before, _]) = kept();
+    let files: [(&[u8], Thing); 1] = [(b"a.locked", Thing::File(noise(7, 900)))];
+    let time = "2026-11-22T12:00:00Z";
+    let after = commit_held(home.path(), "docs", 3, time, &files, Some("all was rewritten"));
+    let chosen = |name: &str| {
+        let target = home.path().join(name);
+        let ran = restore(&home, &target, words(&["--folder", "docs", "--json"]));
+        ran.json()["snapshot"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(chosen("before"), before);
+    let refused = run(home.path(), ["snapshots", "confirm", "../prune"]);
+    assert!(refused.code == Some(2) && refused.err.contains("not the id"), "{refused:?}");
+    let unknown = run(home.path(), ["snapshots", "confirm", "ffffffffff"]);
+    assert!(unknown.code == Some(1) && unknown.err.contains("ffffffffff"), "{unknown:?}");
+    assert_eq!(chosen("still before"), before);
+    let id = after.id.to_string();
+    let decided = run(home.path(), ["snapshots", "confirm", &id[..6]]);
+    assert!(decided.code == Some(0) && decided.out.contains(&id), "{decided:?}");
+    assert_eq!(chosen("after"), id);
 }

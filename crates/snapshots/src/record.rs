@@ -115,6 +115,12 @@ impl SnapshotRecord {
         suspicion.or(held)
     }
 
+    /// Removes the reasons to doubt the snapshot, after a user has decided that it is intended.
+    pub(crate) fn remove_doubt(&mut self) {
+        self.signs = Signs::default();
+        self.held = self.held.take().filter(|held| types::is_part(Some(held)));
+    }
+
     /// Reports whether the source or the backup server doubts that a user wants this state. A part
     /// of a folder is not suspicious.
     pub fn is_suspicious(&self) -> bool {

@@ -17,6 +17,9 @@ use crate::snapshot_id::SnapshotId;
 
 /// Prefix of the names of the roots of snapshots.
 pub(crate) const PREFIX: &str = "snapshot/";
+/// Prefix of the names of the roots by which a user has decided that the snapshots of a folder, up
+/// to an order, are intended.
+const INTENDED_PREFIX: &str = "intended/";
 /// Number of hexadecimal digits of the hash in the second name of a snapshot.
 const SECOND_NAME_LEN: usize = 32;
 /// Maximum number of cached records; each needs about 500 bytes.
@@ -27,10 +30,24 @@ pub fn root_name(source: &PeerId, folder: &FolderId, order: u64) -> String {
     format!("{PREFIX}{source}/{folder}/{order:016}")
 }
 
+/// Returns the prefix of the names of the roots that say which snapshots of a folder are intended.
+pub(crate) fn intended_prefix(source: &PeerId, folder: &FolderId) -> String {
+    format!("{INTENDED_PREFIX}{source}/{folder}/")
+}
+
+/// Returns the name of the root that says that the snapshots up to `order` are intended.
+pub(crate) fn intended_name(source: &PeerId, folder: &FolderId, order: u64) -> String {
+    format!("{}{order:016}", intended_prefix(source, folder))
+}
+
 /// Returns the source, folder and order in the name of a root.
 pub(crate) fn parse_name(name: &str) -> Option<(PeerId, FolderId, u64)> {
     let (first, _) = split_name(name);
-    let mut parts = first.strip_prefix(PREFIX)?.split('/');
+    parse_parts(first.strip_prefix(PREFIX)?)
+}
+
+fn parse_parts(parts: &str) -> Option<(PeerId, FolderId, u64)> {
+    let mut parts = parts.split('/');
     let parsed =
         (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
     parts.next().is_none().then_some(parsed)
@@ -171,9 +188,17 @@ impl SnapshotReader {
 
     fn listing(&self, prefix: &str) -> Result<Listing, SnapshotError> {
         let mut listing = Listing::default();
+        let intended = self.intended();
         for (name, root) in self.sorted_roots(prefix) {
             match self.read(&name, root.cid) {
-                Ok(snapshot) => listing.snapshots.push(snapshot),
+                Ok(mut snapshot) => {
+                    let record = &mut snapshot.record;
+                    let key = (record.source, record.folder.clone());
+                    if intended.get(&key).is_some_and(|until| record.order <= *until) {
+                        record.remove_doubt();
+                    }
+                    listing.snapshots.push(snapshot);
+                }
                 Err(Unread::Damaged { reason, is_newer }) => {
                     // A snapshot that was removed meanwhile is not damaged.
                     if self.0.store.root(&name) == Some(root) {
@@ -184,6 +209,18 @@ impl SnapshotReader {
             }
         }
         Ok(listing)
+    }
+
+    /// Returns the orders up to which a user has decided that the snapshots of folders are intended.
+    fn intended(&self) -> HashMap<(PeerId, FolderId), u64> {
+        let mut intended = HashMap::new();
+        for (name, _) in self.0.store.roots(INTENDED_PREFIX) {
+            let parsed = name.strip_prefix(INTENDED_PREFIX).and_then(parse_parts);
+            let Some((source, folder, order)) = parsed else { continue };
+            let until = intended.entry((source, folder)).or_insert(order);
+            *until = order.max(*until);
+        }
+        intended
     }
 
     fn sorted_roots(&self, prefix: &str) -> Vec<(String, Root)> {

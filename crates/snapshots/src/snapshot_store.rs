@@ -8,14 +8,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use jiff::Timestamp;
 use net::PeerId;
-use store::{Batch, BlockStore, Pin, Root, WriteEpoch};
-use types::{EncodedBlock, FolderId, ManifestHeader};
+use store::{Batch, BlockStore, Pin, Root, StoreError, WriteEpoch};
+use types::{Block, Codec, EncodedBlock, FolderId, ManifestHeader};
 
 use crate::record::{ORDER_GIVEN_MAX, SnapshotRecord};
 use crate::signs::{Before, Signs, find_signs};
 use crate::snapshot_id::SnapshotId;
 use crate::snapshot_reader::{
-    PREFIX, Snapshot, SnapshotError, SnapshotReader, parse_name, root_name,
+    PREFIX, Snapshot, SnapshotError, SnapshotReader, intended_name, intended_prefix, parse_name,
+    root_name,
 };
 use crate::snapshot_tree::SnapshotTree;
 
@@ -121,6 +122,34 @@ impl SnapshotStore {
         Ok(signs)
     }
 
+    /// Decides that a snapshot and those before it are intended: they are no longer suspicious, and
+    /// the next one is compared without the former signs.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`SnapshotError::Store`] if the decision cannot be made durable.
+    pub fn confirm(&self, snapshot: &Snapshot) -> Result<(), SnapshotError> {
+        let SnapshotRecord { source, folder, order, .. } = &snapshot.record;
+        let new = intended_name(source, folder, *order);
+        let known = self.store.roots(&intended_prefix(source, folder));
+        if known.iter().any(|(name, _)| *name >= new) {
+            return Ok(());
+        }
+        let epoch = self.store.write_epoch();
+        // The name says everything; a root needs some block.
+        let block = Block::new(Codec::Raw, b"intended".to_vec()).map_err(StoreError::from)?;
+        let cid = block.cid();
+        let pin = self.store.pin();
+        pin.add([cid]);
+        self.store.put(&[EncodedBlock::plain(block)])?;
+        self.store.set_root(&new, Root { cid, partial: false }, epoch)?;
+        for (name, _) in known {
+            self.store.remove_root(&name)?;
+        }
+        tracing::info!(%source, %folder, snapshot = %snapshot.id, "a user decided that the snapshot is intended");
+        Ok(())
+    }
+
     /// Removes a snapshot, and returns whether it existed. The next collection deletes its blocks.
     ///
     /// # Errors
@@ -182,6 +211,41 @@ mod tests {
         assert!(again.remove(&first).unwrap());
         assert!(!again.remove(&first).unwrap());
         assert_eq!(again.list().unwrap().snapshots.len(), 2);
+    }
+
+    #[test]
+    fn a_decision_holds_for_the_snapshots_up_to_it_and_for_one_folder() {
+        let store: Arc<dyn BlockStore> = Arc::new(MemStore::new());
+        let snapshots = SnapshotStore::new(store.clone());
+        let suspicious = |folder: &str, held: &str| {
+            let epoch = store.write_epoch();
+            let record = SnapshotRecord {
+                folder: folder.parse().unwrap(),
+                order: snapshots.next_order(),
+                held: Some(held.to_owned()),
+                ..record()
+            };
+            snapshots.commit(record, epoch).unwrap()
+        };
+        let first = suspicious("docs", "all was rewritten");
+        let part = suspicious("docs", types::HELD_PART);
+        let second = suspicious("docs", "all was rewritten");
+        suspicious("docs", "all was rewritten");
+        suspicious("docs2", "all was rewritten");
+        let doubts = || -> Vec<bool> {
+            let listed = SnapshotStore::new(store.clone()).list().unwrap().snapshots;
+            listed.iter().map(|one| one.record.is_suspicious()).collect()
+        };
+        assert_eq!(doubts(), [true, false, true, true, true]);
+        snapshots.confirm(&first).unwrap();
+        assert_eq!(doubts(), [false, false, true, true, true]);
+        snapshots.confirm(&second).unwrap();
+        snapshots.confirm(&first).unwrap();
+        assert_eq!(doubts(), [false, false, false, true, true]);
+        assert_eq!(store.roots("intended/").len(), 1);
+        // A part stays a part.
+        let listed = snapshots.list().unwrap().snapshots;
+        assert_eq!(listed[1].record.held, part.record.held);
     }
 
     #[test]

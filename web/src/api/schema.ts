@@ -222,7 +222,7 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Confirms that a change which stopped a folder, or which holds its pruning, was
+         * Confirms that a change which stopped a folder, or which makes its snapshots suspicious, was
          *     intended: the directory is another one or is empty, or many files were deleted or
          *     rewritten.
          */
@@ -588,6 +588,26 @@ export interface paths {
         get: operations["get_snapshots"];
         put?: never;
         post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/snapshots/{id}/confirm": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Decides that a suspicious snapshot of this instance, and the earlier ones of its folder, are
+         *     intended.
+         */
+        post: operations["post_snapshots_id_confirm"];
         delete?: never;
         options?: never;
         head?: never;
@@ -3880,6 +3900,55 @@ export interface operations {
             };
             /** @description The backup server cannot be reached, or did not answer */
             502: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
+            /** @description Any other error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
+        };
+    };
+    post_snapshots_id_confirm: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The id of the snapshot, or the beginning of its id */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Snapshot"];
+                };
+            };
+            /** @description The request has no token */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
+            /** @description No such snapshot */
+            404: {
                 headers: {
                     [name: string]: unknown;
                 };

@@ -122,8 +122,8 @@ pub(crate) struct Resume {
 
 /// Confirm a suspicious change: much of a folder was deleted or rewritten at once.
 ///
-/// Check the folder first. Until the change is confirmed, the backup server removes
-/// no older snapshot of the folder.
+/// Check the folder first. Until the change is confirmed, its snapshots are marked as
+/// suspicious: restores pass them over, and the last one before them is kept.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  archivist folder confirm Documents")]
 pub(crate) struct Confirm {

@@ -1,13 +1,14 @@
 //! `archivist snapshots`
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use api::{Client, Query, Snapshot, Status};
 use config::Config;
-use node::{UnknownName, check_name, folder_names, source_names};
+use node::{SnapshotSelector, UnknownName, check_name, folder_names, snapshot_model, source_names};
 
 use crate::context::{Context, block_on};
 use crate::exit::End;
 use crate::offline::{LIST_INCOMPLETE, Offline};
+use crate::offline_write::WritableStore;
 use crate::output::{Align, Out, Table, local_time, print_json, safe, size};
 
 /// List the snapshots on this backup server.
@@ -15,8 +16,13 @@ use crate::output::{Align, Out, Table, local_time, print_json, safe, size};
 /// Works with and without a running instance. Exits with 4 if the record of a snapshot
 /// cannot be read, or the list is known to be incomplete.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  archivist snapshots --folder Documents")]
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "Example:\n  archivist snapshots --folder Documents"
+)]
 pub(crate) struct Snapshots {
+    #[command(subcommand)]
+    action: Option<Action>,
     /// List only the snapshots of this source, by name or peer id.
     #[arg(long, value_name = "SOURCE")]
     source: Option<String>,
@@ -34,8 +40,74 @@ pub(crate) struct Snapshots {
     json: bool,
 }
 
+#[derive(Debug, clap::Subcommand)]
+enum Action {
+    Confirm(Confirm),
+}
+
+/// Decide that a suspicious snapshot is intended.
+///
+/// For the backup server. The snapshot and the earlier ones of its folder are no longer
+/// suspicious: restores choose them again, and later changes are compared with this state.
+/// Examine the files first.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  archivist snapshots confirm 3f2a91c04d")]
+struct Confirm {
+    /// Id of the snapshot, or the beginning of its id.
+    #[arg(value_name = "SNAPSHOT")]
+    id: String,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Confirm {
+    fn run(&self, context: &Context) -> Result<()> {
+        let id = self.id.to_ascii_lowercase();
+        if id.is_empty() || !id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(End::Usage(format!("{:?} is not the id of a snapshot", self.id)).into());
+        }
+        let confirmed: Snapshot = match context.instance()? {
+            Some(client) => {
+                let empty = serde_json::json!({});
+                let path = format!("/snapshots/{id}/confirm");
+                block_on(async { Ok(client.post(&path, &empty).await?) })?
+            }
+            None => {
+                let Some(store) = WritableStore::open(context)? else {
+                    bail!("this computer has no snapshots")
+                };
+                let list = || -> Result<Vec<_>> { Ok(store.snapshots.list()?.snapshots) };
+                let offered = list()?.into_iter().map(backup::remote_snapshot).collect();
+                let selector = SnapshotSelector { id: Some(&id), ..SnapshotSelector::default() };
+                let found = selector.newest(&store.config, offered)?;
+                let is_found = |one: &snapshots::Snapshot| one.id.to_string() == found.id;
+                if let Some(snapshot) = list()?.iter().find(|one| is_found(one)) {
+                    store.snapshots.confirm(snapshot)?;
+                }
+                let now = list()?.into_iter().find(is_found).map(backup::remote_snapshot);
+                snapshot_model(&store.config, now.unwrap_or(found))
+            }
+        };
+        if self.json {
+            return print_json(&confirmed);
+        }
+        let mut out = Out::new();
+        out.line(format_args!(
+            "{} of {}: the changes up to snapshot {} are intended",
+            safe(&confirmed.folder_name),
+            safe(&confirmed.source),
+            safe(&confirmed.id)
+        ))?;
+        out.finish()
+    }
+}
+
 impl Snapshots {
     pub(crate) fn run(&self, context: &Context) -> Result<()> {
+        if let Some(Action::Confirm(confirm)) = &self.action {
+            return confirm.run(context);
+        }
         let (snapshots, is_complete) = match context.instance_to_read()? {
             Some(client) => block_on(async {
                 let snapshots = self.through(context, &client).await?;

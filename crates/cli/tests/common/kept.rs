@@ -55,6 +55,18 @@ pub fn commit(
     received_at: &str,
     things: &[(&[u8], Thing)],
 ) -> snapshots::Snapshot {
+    commit_held(home, folder, sequence, received_at, things, None)
+}
+
+/// Same as [`commit`]; the source may have a reason to doubt the snapshot.
+pub fn commit_held(
+    home: &Path,
+    folder: &str,
+    sequence: u64,
+    received_at: &str,
+    things: &[(&[u8], Thing)],
+    held: Option<&str>,
+) -> snapshots::Snapshot {
     let store = open(home);
     let epoch = store.write_epoch();
     let entries: Vec<Entry> =
@@ -74,7 +86,7 @@ pub fn commit(
         files: header.stats.total_files,
         dirs: header.stats.total_dirs,
         bytes: header.stats.total_size_bytes,
-        held: None,
+        held: held.map(str::to_owned),
         signs: Signs::default(),
     };
     snapshots.commit(record, epoch).unwrap()

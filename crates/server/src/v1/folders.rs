@@ -435,7 +435,7 @@ pub(crate) async fn resume(
     set_paused(services, id, false).await
 }
 
-/// Confirms that a change which stopped a folder, or which holds its pruning, was
+/// Confirms that a change which stopped a folder, or which makes its snapshots suspicious, was
 /// intended: the directory is another one or is empty, or many files were deleted or
 /// rewritten.
 #[utoipa::path(

@@ -11,7 +11,7 @@ use node::{
 };
 use protocols::RemoteSnapshot;
 use serde::Deserialize;
-use snapshots::{Depth, SnapshotTree, TreeError};
+use snapshots::{Depth, SnapshotError, SnapshotTree, TreeError};
 use types::RelPath;
 use utoipa::IntoParams;
 
@@ -99,6 +99,37 @@ pub(crate) async fn list(
     let selected = select(&services, &choice).await?;
     let config = services.settings.get();
     Ok(Json(selected.into_iter().map(|snapshot| snapshot_model(&config, snapshot)).collect()))
+}
+
+/// Decides that a suspicious snapshot of this instance, and the earlier ones of its folder, are
+/// intended.
+#[utoipa::path(
+    post,
+    path = "/snapshots/{id}/confirm",
+    params(("id" = String, Path, description = "The id of the snapshot, or the beginning of its id")),
+    responses(
+        (status = 200, body = api::Snapshot),
+        (status = 401, description = "The request has no token", body = api::ApiProblem),
+        (status = 404, description = "No such snapshot", body = api::ApiProblem),
+    )
+)]
+pub(crate) async fn confirm(
+    State(services): State<Services>,
+    Path(id): Path<String>,
+) -> ApiResult<api::Snapshot> {
+    let found = find(&services, &Choice::default(), Some(&id), None).await?;
+    blocking(move || {
+        let internal = |error: SnapshotError| Problem::internal(&error);
+        let all = services.snapshots.list().map_err(internal)?.snapshots;
+        let snapshot = all.iter().find(|one| one.id.to_string() == found.id);
+        let snapshot = snapshot.ok_or_else(|| Problem::not_found("the snapshot was removed"))?;
+        services.snapshots.confirm(snapshot).map_err(internal)?;
+        let all = services.snapshots.list().map_err(internal)?.snapshots;
+        let now = all.into_iter().find(|one| one.id.to_string() == found.id);
+        let now = now.map_or(found, backup::remote_snapshot);
+        Ok(Json(snapshot_model(&services.settings.get(), now)))
+    })
+    .await
 }
 
 /// Returns the selected snapshots, in the order of arrival.

@@ -95,16 +95,22 @@ fn suspicious(services: &Services, listing: &Result<Listing, SnapshotError>) -> 
     }
     let notice = |((source, _), mut snapshots): ((String, &FolderId), Vec<&Snapshot>)| {
         snapshots.sort_by_key(|snapshot| snapshot.record.order);
-        let record = &snapshots.last()?.record;
+        let newest = snapshots.last()?;
+        let record = &newest.record;
         let doubt = record.doubt().filter(|_| !is_part(record.held.as_deref()))?;
         let clean = snapshots.iter().rev().find(|snapshot| snapshot.record.doubt().is_none());
         let action = match clean {
             Some(clean) => format!(
                 "examine the files on the source; the newest snapshot without this sign is {} of \
-                 {:.0}: `archivist restore {} --target DIR`",
-                clean.id, clean.record.received_at, clean.id
+                 {:.0} (`archivist restore {} --target DIR`). If the change is intended, run \
+                 `archivist snapshots confirm {}`",
+                clean.id, clean.record.received_at, clean.id, newest.id
             ),
-            None => "examine the files on the source".to_owned(),
+            None => format!(
+                "examine the files on the source; if the change is intended, run `archivist \
+                 snapshots confirm {}`",
+                newest.id
+            ),
         };
         Some(Notice {
             level: NoticeLevel::Error,

@@ -95,8 +95,10 @@ impl Signs {
 
     /// Adds the counts of a snapshot. `files` is the number of files before.
     fn add(&mut self, today: i64, files: u64, found: &Found) {
-        // If the clock was set back, the day of the last snapshot continues.
-        let today = self.days.last().map_or(today, |last| today.max(last.day));
+        // If the clock was set back, later days were wrong.
+        for day in &mut self.days {
+            day.day = day.day.min(today);
+        }
         self.forget(today);
         self.take_back(found);
         if found.lost + found.new + found.removed > 0 {
@@ -134,7 +136,10 @@ impl Signs {
             let since = self.days.first().map_or(0, |day| day.day);
             let since = Timestamp::from_second(since.saturating_mul(86_400)).unwrap_or_default();
             let since = since.strftime("%Y-%m-%d");
-            format!("{lost} files look encrypted since {since}, of {fewest}; is this ransomware?")
+            format!(
+                "{lost} files look encrypted that could be read before {since}, in a folder of \
+                 {fewest}; is this ransomware?"
+            )
         });
     }
 }
