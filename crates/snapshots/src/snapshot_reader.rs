@@ -211,7 +211,7 @@ impl SnapshotReader {
         Ok(listing)
     }
 
-    /// Returns the orders up to which a user has decided that the snapshots of folders are intended.
+    /// Returns the orders up to which the snapshots of folders are intended, as a user has decided.
     fn intended(&self) -> HashMap<(PeerId, FolderId), u64> {
         let mut intended = HashMap::new();
         for (name, _) in self.0.store.roots(INTENDED_PREFIX) {
