@@ -82,11 +82,14 @@ async fn equal_uploads_are_one_and_deleting_leaves_what_others_need() {
     for _ in 0..2 {
         let answer = node.http.delete(node.url(&format!("/data/{first}"))).send().await.unwrap();
         assert_eq!(answer.status(), 204);
+        // Not when the next collection has ended.
+        assert_eq!(node.get(&format!("/data/{first}")).await.status(), 404);
     }
     assert_eq!(node.json("/data").await["content"].as_array().unwrap().len(), 1);
     let answer = node.get(&format!("/data/{named}")).await;
     assert!(answer.bytes().await.unwrap() == content);
     node.http.delete(node.url(&format!("/data/{named}"))).send().await.unwrap();
+    assert_eq!(node.get(&format!("/data/{named}")).await.status(), 404);
     // The collection runs in the background.
     eventually("the space is free", async || {
         node.json("/space").await["quotaUsedBytes"].as_u64().unwrap() < 10_000

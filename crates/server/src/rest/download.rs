@@ -7,10 +7,10 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use node::Services;
-use store::{BlockRead, Content, FileReader, StoreError, is_complete, resolve};
+use node::{Services, roots};
+use store::{BlockRead, Content, FileReader, RootsRead as _, StoreError, is_complete, resolve};
 use tokio::sync::mpsc;
-use types::Cid;
+use types::{Cid, MANIFEST_MIME};
 
 use super::{blocking, parse_cid};
 use crate::disposition;
@@ -28,12 +28,22 @@ pub(crate) async fn local(
     headers: HeaderMap,
 ) -> Result<Response, TextError> {
     let cid = parse_cid(&cid)?;
-    let store = services.blocks.clone();
+    let (store, packs) = (services.blocks.clone(), services.store.clone());
     let content = blocking(move || {
         let content = match resolve(&store, cid) {
             Err(StoreError::Damaged { .. }) => None,
             result => result?,
         };
+        // A deleted item stays in the store until the next collection.
+        let is_deleted = |content: &Content| {
+            let dataset = content.dataset.as_ref();
+            let is_item = dataset.is_some_and(|one| one.mimetype.as_deref() != Some(MANIFEST_MIME));
+            is_item
+                && [roots::data(cid), roots::fetch(cid)]
+                    .iter()
+                    .all(|name| packs.root(name).is_none())
+        };
+        let content = content.filter(|content| !is_deleted(content));
         let content = content.ok_or_else(|| TextError::not_found(cid))?;
         match is_complete(&store, cid) {
             Ok(true) => Ok(content),
