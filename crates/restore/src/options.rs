@@ -85,7 +85,7 @@ pub enum RestoreError {
     /// Blocks cannot be read any more.
     #[error("the restore stopped because blocks cannot be read")]
     Blocks(#[source] BlocksError),
-    /// [`Progress::stop`] was called.
+    /// [`Progress::stop`](crate::Progress::stop) was called.
     #[error("the restore was stopped")]
     Stopped,
 }
