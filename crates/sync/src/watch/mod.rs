@@ -86,7 +86,8 @@ pub(crate) trait Watcher: fmt::Debug + Send + Sync {
     /// below it is not watched.
     fn note_mount(&self, _folder: FolderNumber, _dir: &RelPath) {}
 
-    /// Stops watching a directory and all directories below it.
+    /// Stops watching a directory and all directories below it. A mount that was noted at the
+    /// directory itself stays noted.
     fn unwatch_below(&self, folder: FolderNumber, dir: &RelPath);
 
     /// Returns the number of watched directories of a folder.

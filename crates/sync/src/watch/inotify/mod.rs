@@ -161,7 +161,9 @@ impl Watcher for InotifyWatcher {
     fn unwatch_below(&self, folder: FolderNumber, dir: &RelPath) {
         let orphans = {
             let state = &mut self.shared.state.lock();
-            state.mounts.retain(|(other, mount)| *other != folder || !mount.is_within(dir));
+            // A file system that is mounted on the directory itself is what hides it.
+            let stays = |mount: &RelPath| mount == dir || !mount.is_within(dir);
+            state.mounts.retain(|(other, mount)| *other != folder || stays(mount));
             state.tree.find(folder, dir).map(|id| state.tree.remove(id))
         };
         self.shared.unwatch_all(&orphans.unwrap_or_default());
