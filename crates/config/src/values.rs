@@ -131,7 +131,6 @@ macro_rules! serde_as_text {
         }
     };
 }
-
 pub(crate) use serde_as_text;
 
 /// A display name of 1 to [`MAX_NAME_CHARS`] characters.

@@ -503,7 +503,11 @@ impl<W: TreeWriter> Job<'_, W> {
             return None;
         }
         if let Some(removed) = remove_privileges(&mut entry.metadata) {
-            self.note(ReportKind::Skipped, format!("{}: restored without {removed}", entry.path));
+            let at = match path.is_root() {
+                true => "the directory itself".to_owned(),
+                false => path.to_string(),
+            };
+            self.note(ReportKind::Skipped, format!("{at}: restored without {removed}"));
             self.report.lock().privileges_left_out += 1;
         }
         Some(entry)

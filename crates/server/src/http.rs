@@ -23,8 +23,6 @@ use tower::Service as _;
 
 use crate::places::{Places, Seat};
 
-/// Time for which a client may leave an answer unread.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time within which the head of a request must arrive.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
 /// Maximum length of the head of a request in bytes.
@@ -142,7 +140,7 @@ async fn connection(
     tokio::pin!(connection);
     let result = tokio::select! {
         result = connection.as_mut() => result,
-        () = seat.lost(WRITE_TIMEOUT) => {
+        () = seat.lost() => {
             tracing::debug!(%address, "ended a connection without progress");
             return;
         }

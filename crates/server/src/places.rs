@@ -32,6 +32,15 @@ pub(crate) enum Guest {
 }
 
 impl Guest {
+    /// Returns the time for which an answer may stay unread. A browser of the owner may pause a
+    /// download.
+    const fn write_timeout(self) -> Duration {
+        Duration::from_secs(match self {
+            Self::Local => 600,
+            Self::Known | Self::Stranger => 30,
+        })
+    }
+
     /// Returns the maximum number of connections, and of those from one address.
     const fn limits(self) -> (usize, usize) {
         match self {
@@ -108,7 +117,7 @@ impl Places {
         let id = taken.last_id;
         let place = Place { guest, address, activity: activity.clone(), ended: ended.clone() };
         taken.places.insert(id, place);
-        Seat { id, places: self.clone(), activity, ended }
+        Seat { id, places: self.clone(), timeout: guest.write_timeout(), activity, ended }
     }
 }
 
@@ -136,6 +145,7 @@ impl Taken {
 pub(crate) struct Seat {
     id: u64,
     places: Arc<Places>,
+    timeout: Duration,
     activity: Arc<Activity>,
     ended: CancellationToken,
 }
@@ -147,11 +157,10 @@ impl Drop for Seat {
 }
 
 impl Seat {
-    /// Waits until another connection has the place, or a write has waited for the peer for
-    /// `timeout`.
-    pub(crate) async fn lost(&self, timeout: Duration) {
-        let limit = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
-        let mut checks = tokio::time::interval(timeout / 4);
+    /// Waits until another connection has the place, or the peer has not read for too long.
+    pub(crate) async fn lost(&self) {
+        let limit = u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX);
+        let mut checks = tokio::time::interval(self.timeout / 4);
         loop {
             tokio::select! {
                 () = self.ended.cancelled() => return,
@@ -324,16 +333,15 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_peer_that_does_not_read_loses_its_place() {
         let places = places();
-        let seat = places.take(ip("127.0.0.1"));
+        let seat = places.take(ip("192.0.2.1"));
         let (mine, mut theirs) = tokio::io::duplex(64);
         let mut stream = seat.watch(mine);
-        let timeout = Duration::from_secs(30);
         // While it reads, however slowly, it keeps the place.
         for _ in 0..10 {
             let written = stream.write_all(&[0; 64]);
             tokio::select! {
                 written = written => written.unwrap(),
-                () = seat.lost(timeout) => panic!("it reads"),
+                () = seat.lost() => panic!("it reads"),
             }
             tokio::time::advance(Duration::from_secs(20)).await;
             theirs.read_exact(&mut [0; 64]).await.unwrap();
@@ -341,7 +349,7 @@ mod tests {
         stream.write_all(&[0; 64]).await.unwrap();
         tokio::select! {
             _ = stream.write_all(&[0; 64]) => panic!("nobody reads"),
-            () = seat.lost(timeout) => {}
+            () = seat.lost() => {}
         }
     }
 }

@@ -178,7 +178,7 @@ pub(crate) fn find_signs(
     now: Timestamp,
 ) -> Result<Signs, TreeError> {
     let changes = diff(store, before.header, header)?;
-    let found = count(store, changes, before.signs);
+    let found = count_losses(store, changes, before.signs);
     let mut signs = before.signs.clone();
     signs.add(now.as_second().div_euclid(86_400), before.files, &found);
     Ok(signs)
@@ -196,7 +196,7 @@ struct Found {
     encrypted_removed: u64,
 }
 
-fn count(store: &dyn BlockRead, changes: Changes, before: &Signs) -> Found {
+fn count_losses(store: &dyn BlockRead, changes: Changes, before: &Signs) -> Found {
     let Changes { changed, added, removed } = changes;
     let mut found = Found::default();
     let (changed, weight) = changed.take(READS_MAX);

@@ -11,15 +11,18 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{RecvTimeoutError, bounded};
+use crossbeam_channel::bounded;
+use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::Task;
 use crate::error::SyncError;
 use crate::settings::HookSettings;
 use crate::work_monitor::WorkMonitor;
 
-/// Interval at which a running program is checked for a request to stop.
-const CHECK_INTERVAL: Duration = Duration::from_millis(100);
+/// Interval at which a running program is checked for its end, and for a request to stop.
+const CHECK_INTERVAL: Duration = Duration::from_millis(20);
+/// Maximum time to wait for the output of a program that has ended: another program may have it.
+const OUTPUT_WAIT: Duration = Duration::from_millis(100);
 /// Maximum length of the output that an error shows, in bytes.
 const OUTPUT_LEN_MAX: u64 = 300;
 
@@ -117,34 +120,28 @@ fn run(command: &mut Command, timeout: Duration, monitor: &WorkMonitor) -> Resul
     // A group of its own, so that the end reaches its children.
     let child = command.process_group(0).spawn();
     let mut child = child.map_err(|error| format!("cannot be started: {error}"))?;
-    let (send, ended) = bounded(1);
-    let Some(group) = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw)
-    else {
-        return Err("has no process id".to_owned());
-    };
     let output = read_output(&mut child);
-    std::thread::spawn(move || send.send(child.wait()));
     let end = Instant::now() + timeout;
     let reason = loop {
-        match ended.recv_timeout(CHECK_INTERVAL) {
-            Ok(Ok(status)) if status.success() => return Ok(()),
-            Ok(Ok(status)) => {
-                let output = output.recv_timeout(CHECK_INTERVAL).unwrap_or_default();
+        match child.try_wait() {
+            Ok(Some(status)) if status.success() => return Ok(()),
+            Ok(Some(status)) => {
+                let output = output.recv_timeout(OUTPUT_WAIT).unwrap_or_default();
                 return Err(format!("ended with {status}{output}"));
             }
-            Ok(Err(error)) => return Err(format!("cannot be waited for: {error}")),
-            Err(RecvTimeoutError::Disconnected) => return Err("cannot be waited for".to_owned()),
-            Err(RecvTimeoutError::Timeout) if monitor.is_interrupted() => break "was interrupted",
-            Err(RecvTimeoutError::Timeout) if Instant::now() >= end => {
-                break "did not end in time, and was ended";
-            }
-            Err(RecvTimeoutError::Timeout) => {}
+            Ok(None) if monitor.is_interrupted() => break "was interrupted",
+            Ok(None) if Instant::now() >= end => break "did not end in time, and was ended",
+            Ok(None) => std::thread::sleep(CHECK_INTERVAL),
+            Err(error) => return Err(format!("cannot be waited for: {error}")),
         }
     };
-    // The program was not waited for yet, so the number still belongs to its group.
-    if let Err(error) = rustix::process::kill_process_group(group, rustix::process::Signal::KILL) {
+    // It was not waited for, so the number still belongs to its group.
+    let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    if let Some(Err(error)) = group.map(|group| kill_process_group(group, Signal::KILL)) {
         tracing::warn!(%error, "cannot end a program");
     }
+    // A program that waits for a disk ends later.
+    std::thread::spawn(move || child.wait());
     Err(reason.to_owned())
 }
 
