@@ -173,10 +173,10 @@ async function restoreOlder(page, target) {
   await page.getByRole("button", { name: "File report.txt", exact: true }).click();
   const drawer = page.getByRole("dialog");
   await drawer.getByText("Versions of this file").waitFor();
-  const versions = drawer.getByRole("link", { name: /^Download from snapshot/ });
+  const versions = drawer.getByRole("button", { name: /^Download from snapshot/ });
   await until("both versions", async () => (await versions.count()) === 2);
   const newest = await saved(page, () =>
-    drawer.getByRole("link", { name: "Download", exact: true }).click(),
+    drawer.getByRole("button", { name: "Download", exact: true }).click(),
   );
   assert.equal(newest.bytes.toString(), "the second version, longer\n");
   assert.equal(newest.name, "report.txt");
@@ -215,7 +215,7 @@ test("a directory comes as a zip, and names are searched", async () => {
   await pageB.getByRole("button", { name: "letters" }).click();
   await pageB.getByRole("button", { name: "one.txt" }).waitFor();
   const zip = await saved(pageB, () =>
-    pageB.getByRole("link", { name: "Zip of this directory" }).click(),
+    pageB.getByRole("button", { name: "Zip of this directory" }).click(),
   );
   assert.equal(zip.name, "letters.zip");
   const content = Object.entries(unzipSync(zip.bytes)).map(([name, bytes]) => [
@@ -244,7 +244,7 @@ test("a hostile name is shown for what it is", async () => {
   assert.equal(await row.locator(".escaped").count(), 3);
   await row.click();
   const got = await saved(pageB, () =>
-    pageB.getByRole("link", { name: "Download", exact: true }).click(),
+    pageB.getByRole("button", { name: "Download", exact: true }).click(),
   );
   assert.equal(got.bytes.toString(), "harmless inside");
   await pageB.screenshot({ path: path.join(shots, "hostile-name.png") });
@@ -336,7 +336,7 @@ test("the receipts are verified, listed and exported", async () => {
   assert.equal(rows.length, expected.length + 1, rows.join("\n"));
   assert.match(rows[1], new RegExp(`#${expected.at(-1).sequence}\\b`));
   await pageA.screenshot({ path: path.join(shots, "receipts.png"), fullPage: true });
-  const file = await saved(pageA, () => card.getByRole("link", { name: "Export as JSON" }).click());
+  const file = await saved(pageA, () => card.getByRole("button", { name: "Export as JSON" }).click());
   assert.equal(file.name, "receipts.json");
   assert.deepEqual(JSON.parse(file.bytes), expected);
 });

@@ -502,6 +502,13 @@ pub struct UiLink {
     pub url: String,
 }
 
+/// An address that a browser can download.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DownloadLink {
+    /// Path and query, with a ticket that is valid once.
+    pub url: String,
+}
+
 /// Body of every error response.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ApiProblem {

@@ -166,16 +166,65 @@ pub(crate) fn refuse_empty(dir: &Path, config: &Config) -> Result<(), StartError
     Ok(())
 }
 
-/// Creates the data directory, accessible to its owner only.
+/// Rights of the group and of other users.
+const OTHERS: u32 = 0o077;
+
+/// Creates the data directory, accessible to its owner only. Takes the rights of others from one
+/// that exists: whoever can enter it can read backups.
 ///
 /// # Errors
 ///
-/// Returns [`StartError::Data`] if the directory cannot be created.
+/// Returns [`StartError::Data`] if the directory cannot be created or read, and
+/// [`StartError::OpenDataDir`] if the rights of others cannot be taken away.
 pub fn make_data_dir(path: &Path) -> Result<(), StartError> {
-    use std::os::unix::fs::DirBuilderExt as _;
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .map_err(|source| StartError::Data { path: path.to_owned(), source })
+    use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+    let fail = |source| StartError::Data { path: path.to_owned(), source };
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(fail)?;
+    let mode = || -> Result<u32, StartError> {
+        Ok(std::fs::metadata(path).map_err(fail)?.permissions().mode() & 0o7777)
+    };
+    let before = mode()?;
+    if before & OTHERS == 0 {
+        return Ok(());
+    }
+    let private = std::fs::Permissions::from_mode(before & !OTHERS);
+    let changed = std::fs::set_permissions(path, private);
+    // Some file systems have no rights, and report success.
+    let after = mode()?;
+    if after & OTHERS != 0 {
+        let source = changed.err();
+        return Err(StartError::OpenDataDir { path: path.to_owned(), mode: after, source });
+    }
+    tracing::warn!(
+        path = %path.display(),
+        before = format!("{before:o}"),
+        after = format!("{after:o}"),
+        "took the rights of other users from the data directory"
+    );
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn the_data_directory_is_closed_to_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("a/data");
+        let mode = || std::fs::metadata(&data).unwrap().permissions().mode() & 0o7777;
+        make_data_dir(&data).unwrap();
+        assert_eq!(mode(), 0o700);
+        for (open, closed) in [(0o755, 0o700), (0o711, 0o700), (0o2770, 0o2700)] {
+            std::fs::set_permissions(&data, std::fs::Permissions::from_mode(open)).unwrap();
+            make_data_dir(&data).unwrap();
+            assert_eq!(mode(), closed);
+        }
+        // A directory whose rights cannot be changed, whoever runs the test.
+        let refused = make_data_dir(Path::new("/proc")).unwrap_err();
+        assert!(matches!(refused, StartError::OpenDataDir { .. }), "{refused:?}");
+        assert!(refused.to_string().contains("/proc is open to other users"), "{refused}");
+    }
 }

@@ -24,6 +24,22 @@ pub enum StartError {
         #[source]
         source: std::io::Error,
     },
+    /// Other users can enter the data directory.
+    #[error(
+        "{} is open to other users of this computer (mode {mode:o}), and that cannot be changed; \
+         it contains backups and keys: `chmod 700` it as its owner, or mount its file system with \
+         `umask=0077`",
+        path.display()
+    )]
+    OpenDataDir {
+        /// The data directory.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+        /// Why the mode cannot be changed, if the operating system said so.
+        #[source]
+        source: Option<std::io::Error>,
+    },
     /// The data directory and the store do not belong together.
     #[error(transparent)]
     Marker(#[from] MarkerError),

@@ -32,7 +32,7 @@ const STORE_NAMES: [&str; 4] = ["format", "packs", "roots", FILE];
 const CONTENT_DIRS: [&str; 2] = ["roots", "packs"];
 /// Names in the data directory that only an instance with an open store creates. `init`,
 /// and a first start that ended before its store existed, create none of them.
-const INSTANCE_NAMES: [&str; 9] = [
+const INSTANCE_NAMES: [&str; 10] = [
     backup::STATE_FILE_NAME,
     "issued-receipts",
     "accepted.json",
@@ -42,6 +42,7 @@ const INSTANCE_NAMES: [&str; 9] = [
     "traffic.json",
     "healing.json",
     "last-verification.json",
+    "ui-sessions.json",
 ];
 
 /// The content of a marker.

@@ -11,6 +11,7 @@
 //! use them.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -18,9 +19,11 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
+use manifest::error_response;
 use node::Services;
 use subtle::ConstantTimeEq as _;
 
+use crate::caller::Caller;
 use crate::session::Sessions;
 use crate::text_error::TextError;
 
@@ -71,23 +74,86 @@ fn check_site(headers: &HeaderMap, is_page: bool) -> Result<(), TextError> {
     }
 }
 
-/// Requires the token if the configuration wants that.
-pub(crate) async fn token(
+/// Answers the owner of the instance alone: a request with the token or, unless the
+/// configuration requires the token, one of a program of the same user or of root.
+pub(crate) async fn owner(
     State(services): State<Services>,
     request: Request,
     next: Next,
 ) -> Response {
-    let must_have_token = services.settings.get().node.api_require_token;
-    if must_have_token && !is_owner(request.method(), request.headers(), &services.token) {
-        return TextError::new(
-            StatusCode::UNAUTHORIZED,
-            "this API requires a token; send `Authorization: Bearer` with the content of the file \
-             api-token in the data directory",
-        )
-        .into_response();
+    let caller = request.extensions().get().cloned();
+    if has_token(request.headers(), &services.token) || is_own_program(&services, caller).await {
+        return next.run(request).await;
+    }
+    TextError::new(StatusCode::UNAUTHORIZED, unauthorized("this API")).into_response()
+}
+
+/// Reports whether a request comes from a program of the user of this instance, or of root, and
+/// the configuration allows such programs to read without the token.
+pub(crate) async fn is_own_program(services: &Services, caller: Option<Caller>) -> bool {
+    match caller {
+        Some(caller) if !services.settings.get().node.api_require_token => caller.is_owner().await,
+        _ => false,
+    }
+}
+
+/// Returns the error message of a request for `subject` that does not prove that it comes from
+/// the owner.
+pub(crate) fn unauthorized(subject: &str) -> String {
+    format!(
+        "{subject} requires a token; send `Authorization: Bearer` with the content of the file \
+         api-token in the data directory. Without it, only programs of the user that archivist \
+         runs as may read, if `[node] api_require_token` is false"
+    )
+}
+
+/// Refuses requests over loopback that give a name of another host, as the requests of a web
+/// page do whose name was changed to mean this computer.
+pub(crate) async fn loopback_name(request: Request, next: Next) -> Response {
+    let is_loopback_client =
+        request.extensions().get::<Caller>().is_none_or(|caller| caller.address().is_loopback());
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let is_named = match (hosts.next(), hosts.next()) {
+        // HTTP/1.0 needs no name, and browsers send one.
+        (None, _) => true,
+        (Some(host), None) => host.to_str().is_ok_and(is_loopback),
+        _ => false,
+    };
+    if is_loopback_client && !is_named {
+        let message = "requests from this computer must name localhost, 127.0.0.1 or [::1] as \
+                       their Host";
+        return error_response(StatusCode::FORBIDDEN, message);
     }
     next.run(request).await
 }
+
+/// Refuses requests over loopback of other users of this computer, except for `/health`, unless
+/// `is_listed` says that the configuration names their address.
+pub(crate) async fn own_loopback(
+    State(is_listed): State<IsListed>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let caller = request.extensions().get::<Caller>().cloned();
+    let Some(caller) = caller.filter(|_| request.uri().path() != "/health") else {
+        return next.run(request).await;
+    };
+    let address = caller.address();
+    if address.is_loopback() && !is_listed.0(address) && !caller.is_owner().await {
+        return error_response(
+            StatusCode::FORBIDDEN,
+            &format!(
+                "another user of this computer may not ask; to allow all its users, add {address} \
+                 to [manifest_server] whitelisted_ips"
+            ),
+        );
+    }
+    next.run(request).await
+}
+
+/// Reports whether the configuration names an address.
+#[derive(Clone)]
+pub(crate) struct IsListed(pub(crate) Arc<dyn Fn(IpAddr) -> bool + Send + Sync>);
 
 fn forbidden(message: &str) -> TextError {
     TextError::new(StatusCode::FORBIDDEN, message)
@@ -135,14 +201,9 @@ pub(crate) fn is_read_only(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
 }
 
-/// Reports whether a request comes from the owner of the instance: it carries the
-/// token, or a session of the web UI. A request that changes something also needs
-/// the CSRF token of the session.
-pub(crate) fn is_owner(method: &Method, headers: &HeaderMap, token: &str) -> bool {
-    let (sessions, now) = (Sessions::new(token), Timestamp::now());
-    has_token(headers, token)
-        || sessions.allows_change(headers, now)
-        || (is_read_only(method) && sessions.allows_read(headers, now))
+/// Reports whether a request carries the token, or belongs to a session of the web UI.
+pub(crate) fn has_credentials(headers: &HeaderMap, token: &str, sessions: &Sessions) -> bool {
+    has_token(headers, token) || sessions.allow(headers, Timestamp::now())
 }
 
 /// Reports whether the request carries the token. The comparison takes constant

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service as _;
 
+use crate::caller::Caller;
 use crate::places::{Places, Seat};
 
 /// Time within which the head of a request must arrive.
@@ -120,8 +121,11 @@ async fn connection(
     stop: CancellationToken,
 ) {
     let _ = stream.set_nodelay(true);
+    let Ok(server) = stream.local_addr() else { return };
+    let caller = Caller::new(address, server);
     let service = service_fn(|mut request: Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(address));
+        request.extensions_mut().insert(caller.clone());
         let (waiting, answer) = (seat.request(), router.clone().call(request));
         async move {
             let answer = answer.await;

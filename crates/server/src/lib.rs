@@ -8,6 +8,7 @@
 //! [`Server::start`] starts an instance together with them.
 
 mod body_stream;
+mod caller;
 mod disposition;
 mod guard;
 mod http;
@@ -25,6 +26,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::middleware::{from_fn, from_fn_with_state};
 use node::{Instance, InstanceOptions, Running, Services, listen_addresses};
 use protocols::TriggerServer;
 use tokio::net::TcpListener;
@@ -32,8 +34,7 @@ use tokio::net::TcpListener;
 pub use self::http::ListenError;
 use self::listeners::Switched;
 use self::places::{Guest, Places};
-use self::session::{LoginKeys, Sessions};
-use self::state::ApiState;
+use self::state::{ApiState, SignIn};
 
 /// Why an instance with its HTTP interfaces cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -163,7 +164,7 @@ async fn serve_manifests(services: &Services) -> Result<(), ListenError> {
     let server = Switched::new(
         "the manifest server, [manifest_server] port",
         listen_addresses(&config, config.manifest_server.port),
-        server.router(),
+        for_this_user(server.clone().router(), server),
         Arc::new(move |address| guest(address, |address| judge.is_allowed(address))),
         is_wanted(&config),
         services.problems.clone(),
@@ -172,6 +173,14 @@ async fn serve_manifests(services: &Services) -> Result<(), ListenError> {
     let wanted = settings.part(tasks, is_wanted);
     tasks.spawn("manifest-server", server.run(wanted, services.stop_token()));
     Ok(())
+}
+
+/// Adds the rules for requests over loopback to the router of a manifest server.
+fn for_this_user(router: Router, server: manifest::ManifestServer) -> Router {
+    let is_listed = guard::IsListed(Arc::new(move |address| server.is_listed(address)));
+    router
+        .layer(from_fn_with_state(is_listed, guard::own_loopback))
+        .layer(from_fn(guard::loopback_name))
 }
 
 /// Serves the trigger of the backup server side, while that side is enabled.
@@ -186,7 +195,7 @@ async fn serve_trigger(services: &Services) -> Result<(), ListenError> {
     let server = Switched::new(
         "the trigger, [backup_server] trigger_port",
         listen_addresses(&config, config.backup_server.trigger_port),
-        trigger.clone().router(),
+        trigger.clone().router().layer(from_fn(guard::loopback_name)),
         Arc::new(move |address| guest(address, |address| trigger.is_known(address))),
         config.backup_server.enabled,
         services.problems.clone(),
@@ -199,11 +208,10 @@ async fn serve_trigger(services: &Services) -> Result<(), ListenError> {
 
 /// Returns everything that is served on the API port.
 fn router(services: &Services) -> Router {
-    let login_keys = LoginKeys::default();
-    let sessions = Sessions::new(&services.token);
-    let state = ApiState { services: services.clone(), login_keys: login_keys.clone() };
+    let sign_in = SignIn::open(services);
+    let state = ApiState { services: services.clone(), sign_in: sign_in.clone() };
     let router = rest::router(services.clone())
         .merge(v1::router(state))
-        .merge(web::router(login_keys, sessions));
+        .merge(web::router(sign_in));
     guard::guarded(router)
 }

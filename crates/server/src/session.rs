@@ -1,57 +1,102 @@
-//! Sessions of browsers.
+//! Sessions of browsers, and the keys of links that work once.
 //!
 //! `archivist ui` makes a link with a key that is valid once, for a short time. The
 //! browser that opens it gets a cookie, which pages of other sites never send
 //! (`SameSite=Strict`) and scripts never see (`HttpOnly`), and a CSRF token, which
-//! every request that changes something must carry in a header. The CSRF token is
-//! sent once, at the start of the session: cookies are not bound to a port, so any
-//! server on this computer that the browser visits sees the cookie, and must not be
-//! able to get the CSRF token with it.
+//! every request must carry in a header. The CSRF token is sent once, at the start of the
+//! session: cookies are not bound to a port, so any server on this computer that the
+//! browser visits sees the cookie. The cookie alone is therefore worth nothing. For a
+//! download, which carries no header, the page gets a ticket for that one address.
 //!
-//! **Invariant.** A session depends on the API token: the cookie is an expiry time
-//! with a MAC, whose key is derived from the token. So a session survives a restart
-//! of the program, and another token ends all sessions.
+//! **Invariant.** A session is valid while it is in the table, which a file keeps, and while
+//! the API token is the one that it began with: the cookie has a MAC, whose key is derived
+//! from the token. So a session survives a restart of the program, signing out ends it for
+//! good, and another token ends all sessions.
 
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::http::{HeaderMap, header};
+use disk::{AtomicWrite, Parsed, RealDisk, read_cache, write_atomic};
 use jiff::Timestamp;
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq as _;
 
 /// Time for which a link is valid.
 const LINK_TIME: Duration = Duration::from_secs(600);
-/// Maximum number of valid links; the oldest becomes invalid first.
-const LINKS_MAX: usize = 16;
+/// Time for which a download can be started.
+const TICKET_TIME: Duration = Duration::from_secs(60);
+/// Maximum number of valid keys of one kind; the oldest becomes invalid first.
+const KEYS_MAX: usize = 64;
 /// Duration of a session in seconds: 30 days.
 const SESSION_SECS: i64 = 30 * 24 * 3600;
+/// Time without a request after which a session ends, in seconds: 12 hours.
+const IDLE_SECS: i64 = 12 * 3600;
+/// Time between two writes of the time of the last request, in seconds.
+const NOTE_SECS: i64 = 600;
+/// Maximum number of sessions; the one that was not used for the longest time ends first.
+const SESSIONS_MAX: usize = 64;
+/// Maximum length of the file in bytes.
+const FILE_LEN_MAX: u64 = 1 << 20;
 /// The header with the CSRF token.
 const CSRF_HEADER: &str = "x-csrf-token";
 
-/// The keys of links that were not opened yet. Clones share them.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct LoginKeys(Arc<Mutex<Vec<(String, Instant)>>>);
+/// Keys that are valid once, for a short time, each for one purpose: an address, or
+/// the empty text for signing in. Clones share them.
+#[derive(Clone, Debug)]
+pub(crate) struct OneTimeKeys {
+    valid_for: Duration,
+    keys: Arc<Mutex<Vec<OneTimeKey>>>,
+}
 
-impl LoginKeys {
+#[derive(Debug)]
+struct OneTimeKey {
+    key: String,
+    purpose: String,
+    until: Instant,
+}
+
+impl OneTimeKeys {
+    /// Keys of links to the web UI.
+    pub(crate) fn for_links() -> Self {
+        Self { valid_for: LINK_TIME, keys: Arc::default() }
+    }
+
+    /// Tickets of downloads.
+    pub(crate) fn for_downloads() -> Self {
+        Self { valid_for: TICKET_TIME, keys: Arc::default() }
+    }
+
     /// Makes a key.
-    pub(crate) fn make(&self) -> String {
+    pub(crate) fn make(&self, purpose: &str) -> String {
         let key = hex(&rand::random::<[u8; 32]>());
-        let mut keys = self.0.lock();
-        keys.retain(|(_, until)| *until > Instant::now());
-        if keys.len() >= LINKS_MAX {
+        let now = Instant::now();
+        let mut keys = self.keys.lock();
+        keys.retain(|known| known.until > now);
+        if keys.len() >= KEYS_MAX {
             keys.remove(0);
         }
-        keys.push((key.clone(), Instant::now() + LINK_TIME));
+        keys.push(OneTimeKey {
+            key: key.clone(),
+            purpose: purpose.to_owned(),
+            until: now + self.valid_for,
+        });
         key
     }
 
-    /// Reports whether the key is valid, and invalidates it.
-    pub(crate) fn use_key(&self, key: &str) -> bool {
-        let mut keys = self.0.lock();
-        keys.retain(|(_, until)| *until > Instant::now());
+    /// Reports whether the key is valid for the purpose, and invalidates it.
+    pub(crate) fn use_key(&self, key: &str, purpose: &str) -> bool {
+        let now = Instant::now();
+        let mut keys = self.keys.lock();
+        keys.retain(|known| known.until > now);
+        let is_it = |known: &OneTimeKey| {
+            bool::from(known.key.as_bytes().ct_eq(key.as_bytes())) && known.purpose == purpose
+        };
         let before = keys.len();
-        keys.retain(|(known, _)| !bool::from(known.as_bytes().ct_eq(key.as_bytes())));
+        keys.retain(|known| !is_it(known));
         keys.len() < before
     }
 }
@@ -65,16 +110,86 @@ pub(crate) struct NewSession {
     pub(crate) csrf: String,
 }
 
-/// Makes and verifies the sessions of one instance.
+/// Makes and verifies the sessions of one instance. Clones share the table.
 #[derive(Clone, Debug)]
 pub(crate) struct Sessions {
     key: [u8; 32],
+    table: Arc<Mutex<Table>>,
+}
+
+/// A session that nobody ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct LiveSession {
+    /// 32 hexadecimal digits.
+    id: String,
+    /// Time of the start in seconds since 1970.
+    started: i64,
+    /// Time of a request in seconds since 1970; later ones within [`NOTE_SECS`] are in memory
+    /// only.
+    used: i64,
+}
+
+impl LiveSession {
+    fn is_over(&self, now: i64) -> bool {
+        now >= self.started.saturating_add(SESSION_SECS)
+            || now >= self.used.saturating_add(IDLE_SECS)
+    }
+}
+
+#[derive(Debug)]
+struct Table {
+    path: PathBuf,
+    live: Vec<LiveSession>,
+    /// The times of the last requests that are in the file.
+    noted: Vec<(String, i64)>,
+}
+
+impl Table {
+    fn write(&mut self) -> io::Result<()> {
+        let json = serde_json::to_vec_pretty(&self.live)?;
+        write_atomic(&RealDisk, &self.path, &json, &AtomicWrite::PRIVATE)?;
+        self.noted = self.live.iter().map(|one| (one.id.clone(), one.used)).collect();
+        Ok(())
+    }
+
+    fn remove_ended(&mut self, now: i64) {
+        self.live.retain(|session| !session.is_over(now));
+    }
+
+    /// Reports whether a session is valid, and takes note of its use.
+    fn use_session(&mut self, id: &str, now: i64) -> bool {
+        self.remove_ended(now);
+        let Some(session) = self.live.iter_mut().find(|session| session.id == id) else {
+            return false;
+        };
+        // A clock that was set back does not end a session.
+        session.used = session.used.max(now);
+        let noted = self.noted.iter().find(|(noted, _)| noted == id).map_or(i64::MIN, |(_, at)| *at);
+        if noted.saturating_add(NOTE_SECS) <= now
+            && let Err(error) = self.write()
+        {
+            tracing::warn!(%error, "cannot write the list of browser sessions");
+        }
+        true
+    }
 }
 
 impl Sessions {
-    /// Derives the key of the sessions from the API token.
-    pub(crate) fn new(token: &str) -> Self {
-        Self { key: blake3::derive_key("archivist 2026-11 web session", token.as_bytes()) }
+    /// Derives the key of the sessions from the API token. Reads the sessions of an earlier
+    /// run from `data_dir`.
+    pub(crate) fn open(token: &str, data_dir: &Path) -> Self {
+        let path = data_dir.join("ui-sessions.json");
+        let consequence = "browsers have to sign in again: archivist ui";
+        let live: Option<Vec<LiveSession>> =
+            read_cache(&RealDisk, &path, FILE_LEN_MAX, consequence, |bytes| {
+                Parsed::of(serde_json::from_slice(bytes))
+            });
+        let live = live.unwrap_or_default();
+        let noted = live.iter().map(|one| (one.id.clone(), one.used)).collect();
+        Self {
+            key: blake3::derive_key("archivist 2026-11 web session", token.as_bytes()),
+            table: Arc::new(Mutex::new(Table { path, live, noted })),
+        }
     }
 
     /// Returns the name of the cookie. Cookies are not bound to a port, so two
@@ -83,22 +198,56 @@ impl Sessions {
         format!("archivist-{}", &self.mac("name")[..16])
     }
 
-    /// Makes a session.
-    pub(crate) fn start(&self, now: Timestamp) -> NewSession {
-        let end = now.as_second() + SESSION_SECS;
-        let body = format!("{end}.{}", hex(&rand::random::<[u8; 16]>()));
-        let mac = self.mac(&format!("session {body}"));
-        let cookie = self.set_cookie(&format!("{body}.{mac}"), SESSION_SECS);
-        NewSession { cookie, csrf: self.csrf_of(&body) }
+    /// Makes a session. Blocks while the disk writes.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the list of sessions cannot be written.
+    pub(crate) fn start(&self, now: Timestamp) -> io::Result<NewSession> {
+        let id = hex(&rand::random::<[u8; 16]>());
+        let now = now.as_second();
+        let mut table = self.table.lock();
+        table.remove_ended(now);
+        if table.live.len() >= SESSIONS_MAX
+            && let Some(oldest) = (0..table.live.len()).min_by_key(|at| table.live[*at].used)
+        {
+            table.live.remove(oldest);
+        }
+        table.live.push(LiveSession { id: id.clone(), started: now, used: now });
+        table.write()?;
+        let mac = self.mac(&format!("session {id}"));
+        let cookie = self.set_cookie(&format!("{id}.{mac}"), SESSION_SECS);
+        Ok(NewSession { cookie, csrf: self.csrf_of(&id) })
     }
 
-    fn csrf_of(&self, body: &str) -> String {
-        self.mac(&format!("csrf {body}"))
+    fn csrf_of(&self, id: &str) -> String {
+        self.mac(&format!("csrf {id}"))
     }
 
-    /// Returns the cookie that ends a session.
-    pub(crate) fn end(&self) -> String {
-        self.set_cookie("", 0)
+    /// Ends the session of a request, and returns the cookie that removes it from the
+    /// browser. Blocks while the disk writes.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the list of sessions cannot be written. The session is valid again
+    /// after a restart of the program then.
+    pub(crate) fn end(&self, headers: &HeaderMap) -> io::Result<String> {
+        let ids: Vec<String> = self.cookies(headers).filter_map(|value| self.check(value)).collect();
+        let mut table = self.table.lock();
+        table.live.retain(|session| !ids.contains(&session.id));
+        table.write()?;
+        Ok(self.set_cookie("", 0))
+    }
+
+    /// Ends all sessions. Blocks while the disk writes.
+    ///
+    /// # Errors
+    ///
+    /// Same as [`Sessions::end`].
+    pub(crate) fn end_all(&self) -> io::Result<()> {
+        let mut table = self.table.lock();
+        table.live.clear();
+        table.write()
     }
 
     fn set_cookie(&self, value: &str, max_age: i64) -> String {
@@ -106,42 +255,33 @@ impl Sessions {
         format!("{name}={value}; Path=/; Max-Age={max_age}; HttpOnly; SameSite=Strict")
     }
 
-    /// Reports whether the request has a valid session.
-    pub(crate) fn allows_read(&self, headers: &HeaderMap, now: Timestamp) -> bool {
-        self.csrf(headers, now).is_some()
+    /// Reports whether the request belongs to a valid session: it has the cookie and the CSRF
+    /// token of that session.
+    pub(crate) fn allow(&self, headers: &HeaderMap, now: Timestamp) -> bool {
+        let mut given = headers.get_all(CSRF_HEADER).iter();
+        let (Some(given), None) = (given.next(), given.next()) else { return false };
+        let is_given =
+            |id: &String| bool::from(self.csrf_of(id).as_bytes().ct_eq(given.as_bytes()));
+        let id = self.cookies(headers).filter_map(|value| self.check(value)).find(is_given);
+        id.is_some_and(|id| self.table.lock().use_session(&id, now.as_second()))
     }
 
-    /// Returns the CSRF token of the request's session, or `None` if the request
-    /// has no valid session. No answer may contain it.
-    fn csrf(&self, headers: &HeaderMap, now: Timestamp) -> Option<String> {
+    /// Returns the values of the request's cookies that have the name of this instance.
+    fn cookies<'a>(&self, headers: &'a HeaderMap) -> impl Iterator<Item = &'a str> {
         let name = self.cookie_name();
         let cookies = headers.get_all(header::COOKIE).iter();
         let pairs = cookies.filter_map(|cookie| cookie.to_str().ok()).flat_map(|c| c.split(';'));
         pairs
             .filter_map(|pair| pair.trim().split_once('='))
-            .filter(|(given, _)| *given == name)
-            .find_map(|(_, value)| self.check(value, now))
+            .filter(move |(given, _)| *given == name)
+            .map(|(_, value)| value)
     }
 
-    fn check(&self, value: &str, now: Timestamp) -> Option<String> {
-        let (body, mac) = value.rsplit_once('.')?;
-        let expected = self.mac(&format!("session {body}"));
-        if !bool::from(expected.as_bytes().ct_eq(mac.as_bytes())) {
-            return None;
-        }
-        let end: i64 = body.split('.').next()?.parse().ok()?;
-        (now.as_second() < end).then(|| self.csrf_of(body))
-    }
-
-    /// Reports whether the request may change something: it has a valid session
-    /// and the CSRF token of that session.
-    pub(crate) fn allows_change(&self, headers: &HeaderMap, now: Timestamp) -> bool {
-        let Some(expected) = self.csrf(headers, now) else { return false };
-        let mut given = headers.get_all(CSRF_HEADER).iter();
-        match (given.next(), given.next()) {
-            (Some(given), None) => expected.as_bytes().ct_eq(given.as_bytes()).into(),
-            _ => false,
-        }
+    /// Returns the id in the value of a cookie if its MAC is right.
+    fn check(&self, value: &str) -> Option<String> {
+        let (id, mac) = value.rsplit_once('.')?;
+        let expected = self.mac(&format!("session {id}"));
+        bool::from(expected.as_bytes().ct_eq(mac.as_bytes())).then(|| id.to_owned())
     }
 
     fn mac(&self, text: &str) -> String {
@@ -161,6 +301,12 @@ mod tests {
         Timestamp::from_second(second).unwrap()
     }
 
+    fn sessions() -> (tempfile::TempDir, Sessions) {
+        let dir = tempfile::tempdir().unwrap();
+        let sessions = Sessions::open("token", dir.path());
+        (dir, sessions)
+    }
+
     fn request(sessions: &Sessions, set_cookie: &str, csrf: Option<&str>) -> HeaderMap {
         let mut headers = HeaderMap::new();
         let cookie = set_cookie.split(';').next().unwrap();
@@ -173,48 +319,101 @@ mod tests {
     }
 
     #[test]
-    fn a_key_counts_once() {
-        let keys = LoginKeys::default();
-        let key = keys.make();
-        assert!(!keys.use_key("") && !keys.use_key(&key[1..]));
-        assert!(keys.use_key(&key));
-        assert!(!keys.use_key(&key));
-        let first = keys.make();
-        (0..LINKS_MAX).for_each(|_| drop(keys.make()));
-        assert!(!keys.use_key(&first));
+    fn a_key_counts_once_and_for_its_purpose() {
+        let keys = OneTimeKeys::for_links();
+        let key = keys.make("a");
+        assert!(!keys.use_key("", "a") && !keys.use_key(&key[1..], "a"));
+        assert!(!keys.use_key(&key, "b") && !keys.use_key(&key, ""));
+        assert!(keys.use_key(&key, "a"));
+        assert!(!keys.use_key(&key, "a"));
+        let first = keys.make("a");
+        (0..KEYS_MAX).for_each(|_| drop(keys.make("a")));
+        assert!(!keys.use_key(&first, "a"));
     }
 
     #[test]
-    fn a_session_allows_changes_only_with_what_belongs_to_it() {
-        let sessions = Sessions::new("token");
-        let NewSession { cookie, csrf } = sessions.start(at(1000));
+    fn a_session_takes_both_parts_that_belong_to_it() {
+        let (dir, sessions) = sessions();
+        let NewSession { cookie, csrf } = sessions.start(at(1000)).unwrap();
         assert!(cookie.contains("; HttpOnly; SameSite=Strict"));
         assert!(!cookie.contains(&csrf));
-        let looks = request(&sessions, &cookie, None);
-        assert!(sessions.allows_read(&looks, at(1000)));
-        assert!(!sessions.allows_change(&looks, at(1000)));
-        let changes = request(&sessions, &cookie, Some(&csrf));
-        assert!(sessions.allows_change(&changes, at(1000)));
-        assert!(!sessions.allows_change(&request(&sessions, &cookie, Some("")), at(1000)));
+        assert!(!sessions.allow(&request(&sessions, &cookie, None), at(1000)));
+        let whole = request(&sessions, &cookie, Some(&csrf));
+        assert!(sessions.allow(&whole, at(1000)));
+        assert!(!sessions.allow(&request(&sessions, &cookie, Some("")), at(1000)));
+        let mut twice = whole.clone();
+        twice.append(CSRF_HEADER, csrf.parse().unwrap());
+        assert!(!sessions.allow(&twice, at(1000)));
         // The CSRF token of another session is not accepted.
-        let other = sessions.start(at(1000)).cookie;
-        assert!(!sessions.allows_change(&request(&sessions, &other, Some(&csrf)), at(1000)));
-        // A session expires, and another API token ends it.
-        assert!(sessions.allows_change(&changes, at(999 + SESSION_SECS)));
-        assert!(!sessions.allows_change(&changes, at(1000 + SESSION_SECS)));
-        assert!(!sessions.allows_read(&changes, at(1000 + SESSION_SECS)));
-        assert!(!Sessions::new("other").allows_read(&changes, at(1000)));
+        let other = sessions.start(at(1000)).unwrap().cookie;
+        assert!(!sessions.allow(&request(&sessions, &other, Some(&csrf)), at(1000)));
+        // It survives a restart, and another API token ends it.
+        assert!(Sessions::open("token", dir.path()).allow(&whole, at(1001)));
+        assert!(!Sessions::open("other", dir.path()).allow(&whole, at(1001)));
+    }
+
+    #[test]
+    fn a_session_ends_after_its_time_and_when_it_is_idle() {
+        let (dir, sessions) = sessions();
+        let NewSession { cookie, csrf } = sessions.start(at(0)).unwrap();
+        let whole = request(&sessions, &cookie, Some(&csrf));
+        let mut now = 0;
+        while now + IDLE_SECS - 1 < SESSION_SECS {
+            now += IDLE_SECS - 1;
+            assert!(sessions.allow(&whole, at(now)), "{now}");
+        }
+        // The time of the last request survives a restart.
+        let again = Sessions::open("token", dir.path());
+        assert!(again.allow(&whole, at(SESSION_SECS - 1)));
+        assert!(!again.allow(&whole, at(SESSION_SECS)));
+        assert!(!again.allow(&whole, at(SESSION_SECS - 1)), "it is over");
+
+        let NewSession { cookie, csrf } = sessions.start(at(0)).unwrap();
+        let whole = request(&sessions, &cookie, Some(&csrf));
+        assert!(!sessions.allow(&whole, at(IDLE_SECS)));
+    }
+
+    #[test]
+    fn who_signs_out_stays_signed_out() {
+        let (dir, sessions) = sessions();
+        let [first, second, third] = [1, 2, 3].map(|second| {
+            let NewSession { cookie, csrf } = sessions.start(at(second)).unwrap();
+            request(&sessions, &cookie, Some(&csrf))
+        });
+        let cookie = sessions.end(&first).unwrap();
+        assert!(cookie.contains("=; ") && cookie.contains("Max-Age=0"));
+        for sessions in [&sessions, &Sessions::open("token", dir.path())] {
+            assert!(!sessions.allow(&first, at(4)));
+            assert!(sessions.allow(&second, at(4)));
+        }
+        sessions.end_all().unwrap();
+        for sessions in [&sessions, &Sessions::open("token", dir.path())] {
+            assert!(!sessions.allow(&second, at(4)) && !sessions.allow(&third, at(4)));
+        }
+    }
+
+    #[test]
+    fn the_number_of_sessions_is_limited() {
+        let (_dir, sessions) = sessions();
+        let NewSession { cookie, csrf } = sessions.start(at(0)).unwrap();
+        let first = request(&sessions, &cookie, Some(&csrf));
+        for second in 1..SESSIONS_MAX {
+            sessions.start(at(second as i64)).unwrap();
+        }
+        assert!(sessions.allow(&first, at(100)));
+        sessions.start(at(101)).unwrap();
+        assert!(sessions.allow(&first, at(102)), "one that was used less recently has ended");
+        assert_eq!(sessions.table.lock().live.len(), SESSIONS_MAX);
     }
 
     #[test]
     fn a_forged_cookie_is_none() {
-        let sessions = Sessions::new("token");
-        let cookie = sessions.start(at(1000)).cookie;
+        let (_dir, sessions) = sessions();
+        let NewSession { cookie, csrf } = sessions.start(at(1000)).unwrap();
         let value = cookie.split(['=', ';']).nth(1).unwrap();
-        let (body, code) = value.rsplit_once('.').unwrap();
-        let later = body.replacen(body.split('.').next().unwrap(), "99999999999", 1);
+        let (body, mac) = value.rsplit_once('.').unwrap();
         for forged in [
-            format!("{later}.{code}"),
+            format!("{}.{mac}", "0".repeat(32)),
             format!("{body}."),
             body.to_owned(),
             String::new(),
@@ -223,19 +422,20 @@ mod tests {
             let mut headers = HeaderMap::new();
             let pair = format!("{}={forged}", sessions.cookie_name());
             headers.append("cookie", pair.parse().unwrap());
-            assert!(!sessions.allows_read(&headers, at(1000)), "{forged}");
+            headers.append(CSRF_HEADER, csrf.parse().unwrap());
+            assert!(!sessions.allow(&headers, at(1000)), "{forged}");
         }
     }
 
     #[test]
     fn fuzz_session_cookie() {
-        let sessions = Sessions::new("token");
-        let good = sessions.start(at(100)).cookie;
+        let (_dir, sessions) = sessions();
+        let good = sessions.start(at(100)).unwrap().cookie;
         let value = good.split_once('=').unwrap().1.split(';').next().unwrap().to_owned();
-        assert!(sessions.check(&value, at(101)).is_some());
+        assert!(sessions.check(&value).is_some());
         fuzzing::target!(std::slice::from_ref(&value), |bytes: &[u8]| {
             let found = String::from_utf8_lossy(bytes);
-            assert!(sessions.check(&found, at(101)).is_none() || found == value, "forged");
+            assert!(sessions.check(&found).is_none() || found == value, "forged");
         });
     }
 }

@@ -11,13 +11,13 @@
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::get;
 use jiff::Timestamp;
 use serde::Deserialize;
 
-use crate::session::{LoginKeys, Sessions};
+use crate::state::SignIn;
 
 /// Every file with its path below `/ui/`; empty if the program was built without
 /// the UI.
@@ -33,14 +33,14 @@ const NOT_BUILT: &str = "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\
 The command line has the same functions: <code>archivist --help</code>.</p></html>\n";
 
 /// Returns the routes `/`, `/ui/…` and `/ui/login`.
-pub(crate) fn router(keys: LoginKeys, sessions: Sessions) -> Router {
+pub(crate) fn router(sign_in: SignIn) -> Router {
     Router::new()
         .route("/", get(|| async { Redirect::temporary("/ui/") }))
         .route("/ui", get(|| async { Redirect::temporary("/ui/") }))
         .route("/ui/", get(|| async { page(FILES) }))
         .route("/ui/login", get(login))
         .route("/ui/{*path}", get(file))
-        .with_state((keys, sessions))
+        .with_state(sign_in)
 }
 
 #[derive(Deserialize)]
@@ -51,7 +51,8 @@ struct Login {
 
 /// Starts a session for a request with a valid key.
 async fn login(
-    State((keys, sessions)): State<(LoginKeys, Sessions)>,
+    State(SignIn { sessions, links, .. }): State<SignIn>,
+    method: Method,
     Query(login): Query<Login>,
 ) -> Response {
     // Neither the key nor the address may go anywhere else.
@@ -59,19 +60,31 @@ async fn login(
         (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
         (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
     ];
-    if !keys.use_key(&login.key) {
+    // Programs that show a preview of a link must not use it up.
+    if method == Method::HEAD {
+        return plain.into_response();
+    }
+    if !links.use_key(&login.key, "") {
         return (plain, Redirect::to("/ui/?used")).into_response();
     }
-    let session = sessions.start(Timestamp::now());
-    match HeaderValue::from_str(&session.cookie) {
-        Ok(cookie) => {
+    let session = tokio::task::spawn_blocking(move || {
+        let session = sessions.start(Timestamp::now())?;
+        let cookie = HeaderValue::from_str(&session.cookie).map_err(std::io::Error::other)?;
+        Ok::<_, std::io::Error>((session, cookie))
+    });
+    match session.await.unwrap_or_else(|error| Err(std::io::Error::other(error))) {
+        Ok((session, cookie)) => {
             let set = [(header::SET_COOKIE, cookie)];
             // Browsers do not send the part after `#` to servers, and the page
             // removes it from the address.
             let page = Redirect::to(&format!("/ui/#csrf={}", session.csrf));
             (plain, set, page).into_response()
         }
-        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+        Err(error) => {
+            tracing::error!(%error, "cannot start a session of the web UI");
+            let message = format!("cannot start a session: {error}\n");
+            (StatusCode::INTERNAL_SERVER_ERROR, plain, message).into_response()
+        }
     }
 }
 

@@ -62,9 +62,9 @@ impl Ui {
         (cookie, location.strip_prefix("/ui/#csrf=").unwrap().to_owned())
     }
 
-    /// Opens a session, and returns its cookie.
-    async fn cookie(&self) -> String {
-        self.session().await.0
+    /// Adds both parts of a session to a request.
+    fn within(request: RequestBuilder, (cookie, csrf): &(String, String)) -> RequestBuilder {
+        request.header("cookie", cookie).header("x-csrf-token", csrf)
     }
 }
 
@@ -130,10 +130,10 @@ async fn a_link_opens_one_session_and_only_with_its_header_it_changes_something(
 #[tokio::test(flavor = "multi_thread")]
 async fn what_shows_names_of_this_machine_takes_the_session() {
     let ui = Ui::start().await;
-    let cookie = ui.cookie().await;
+    let session = ui.session().await;
     for path in ["/api/v1/directories?path=/", "/api/v1/journal", "/api/v1/logs"] {
         assert_eq!(ui.ask(Method::GET, path).send().await.unwrap().status(), 401, "{path}");
-        let answer = ui.ask(Method::GET, path).header("cookie", &cookie).send().await.unwrap();
+        let answer = Ui::within(ui.ask(Method::GET, path), &session).send().await.unwrap();
         assert_eq!(answer.status(), 200, "{path}");
     }
     let listed = ui.ask(Method::GET, "/api/v1/directories?path=/e");
@@ -154,7 +154,7 @@ const ABSENT: &str = "bafkr4igxjga67jykbseaxdmmdgc5a5o3zp3htom2l6mrjznk7fvyggu6e
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_in_the_backups_is_shown_to_the_owner_alone() {
     let ui = Ui::start().await;
-    let cookie = ui.cookie().await;
+    let session = ui.session().await;
     let manifest = format!("/api/v1/manifests/{ABSENT}");
     for (path, status) in [
         ("/api/v1/snapshots/aabbccddee/entries", 404),
@@ -169,17 +169,21 @@ async fn what_is_in_the_backups_is_shown_to_the_owner_alone() {
         ("/api/v1/receipts/export", 200),
     ] {
         let asked = |method: Method| ui.ask(method, path);
-        let forged = cookie.replace('=', "=9");
+        let (cookie, csrf) = &session;
+        let forged = (cookie.replace('=', "=9"), csrf.clone());
         for request in [
             asked(Method::GET),
             asked(Method::HEAD),
-            asked(Method::GET).header("cookie", forged),
+            // Every server on this computer that the browser visits sees the cookie.
+            asked(Method::GET).header("cookie", cookie),
+            asked(Method::GET).header("x-csrf-token", csrf),
+            Ui::within(asked(Method::GET), &forged),
             asked(Method::GET).bearer_auth("0".repeat(64)),
         ] {
             assert_eq!(request.send().await.unwrap().status(), 401, "{path}");
         }
         for request in [
-            asked(Method::GET).header("cookie", &cookie),
+            Ui::within(asked(Method::GET), &session),
             asked(Method::GET).bearer_auth(&ui.token),
         ] {
             assert_eq!(request.send().await.unwrap().status(), status, "{path}");
@@ -192,9 +196,60 @@ async fn what_is_in_the_backups_is_shown_to_the_owner_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_download_takes_a_ticket_that_counts_once_and_for_its_address() {
+    let ui = Ui::start().await;
+    let session = ui.session().await;
+    let path = "/api/v1/receipts/export";
+    let make = |path: &str| {
+        ui.ask(Method::POST, "/api/v1/ui/ticket").json(&json!({ "path": path }))
+    };
+    let refused = make(path).header("cookie", &session.0).send().await.unwrap();
+    assert_eq!(refused.status(), 401);
+    let wrong = Ui::within(make("/api/v1/config"), &session).send().await.unwrap();
+    assert_eq!(wrong.status(), 400);
+
+    let link = ui.json(Ui::within(make(path), &session)).await;
+    let url = link["url"].as_str().unwrap();
+    let elsewhere = url.replace(path, "/api/v1/snapshots/aabbccddee/zip");
+    assert_eq!(ui.ask(Method::GET, &elsewhere).send().await.unwrap().status(), 401);
+    // A preview does not use it up.
+    assert_eq!(ui.ask(Method::HEAD, url).send().await.unwrap().status(), 401);
+    assert_eq!(ui.ask(Method::GET, url).send().await.unwrap().status(), 200);
+    assert_eq!(ui.ask(Method::GET, url).send().await.unwrap().status(), 401);
+
+    let file = "/api/v1/snapshots/aabbccddee/file?path=a%26ticket%3D";
+    let link = ui.json(Ui::within(make(file), &session)).await;
+    let answer = ui.ask(Method::GET, link["url"].as_str().unwrap()).send().await.unwrap();
+    assert_eq!(answer.status(), 404, "there is no such snapshot");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_signed_out_is_over_and_a_preview_does_not_use_a_link_up() {
+    let ui = Ui::start().await;
+    let (first, second) = (ui.session().await, ui.session().await);
+    let read = |session| Ui::within(ui.ask(Method::GET, "/api/v1/journal"), session).send();
+    let end = |path| ui.ask(Method::DELETE, path);
+    let refused = end("/api/v1/ui/session").header("cookie", &first.0).send().await.unwrap();
+    assert_eq!(refused.status(), 401);
+    let ended = Ui::within(end("/api/v1/ui/session"), &first).send().await.unwrap();
+    assert_eq!(ended.status(), 204);
+    assert_eq!(read(&first).await.unwrap().status(), 401);
+    assert_eq!(read(&second).await.unwrap().status(), 200);
+    let ended = end("/api/v1/ui/sessions").bearer_auth(&ui.token).send().await.unwrap();
+    assert_eq!(ended.status(), 204);
+    assert_eq!(read(&second).await.unwrap().status(), 401);
+
+    let link = ui.link().await;
+    let looked = ui.http.head(&link).send().await.unwrap();
+    assert_eq!(looked.status(), 200);
+    assert!(looked.headers().get("set-cookie").is_none());
+    assert!(ui.http.get(&link).send().await.unwrap().headers().get("set-cookie").is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn with_the_token_required_nothing_but_the_way_in_is_open() {
     let ui = Ui::on(Instance::start_with(|config| config.node.api_require_token = true).await);
-    let cookie = ui.cookie().await;
+    let session = ui.session().await;
     for path in [
         "/api/v1/status",
         "/api/v1/snapshots",
@@ -205,17 +260,15 @@ async fn with_the_token_required_nothing_but_the_way_in_is_open() {
         "/api/archivist/v1/spr",
     ] {
         assert_eq!(ui.ask(Method::GET, path).send().await.unwrap().status(), 401, "{path}");
-        for request in [
-            ui.ask(Method::GET, path).header("cookie", &cookie),
-            ui.ask(Method::GET, path).bearer_auth(&ui.token),
-        ] {
-            assert_eq!(request.send().await.unwrap().status(), 200, "{path}");
-        }
+        let answer = ui.ask(Method::GET, path).bearer_auth(&ui.token).send().await.unwrap();
+        assert_eq!(answer.status(), 200, "{path}");
+        // The node API has no sessions of browsers.
+        let status = if path.starts_with("/api/archivist") { 401 } else { 200 };
+        let answer = Ui::within(ui.ask(Method::GET, path), &session).send().await.unwrap();
+        assert_eq!(answer.status(), status, "{path}");
     }
-    // The cookie is not enough for a change here either.
     let upload = || ui.ask(Method::POST, "/api/archivist/v1/data").body("x");
-    let refused = upload().header("cookie", &cookie).send().await.unwrap();
-    assert_eq!(refused.status(), 401);
+    assert_eq!(Ui::within(upload(), &session).send().await.unwrap().status(), 401);
     assert_eq!(upload().bearer_auth(&ui.token).send().await.unwrap().status(), 200);
     // A browser can log in.
     let session = ui.json(ui.ask(Method::GET, "/api/v1/ui/session")).await;

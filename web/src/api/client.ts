@@ -1,8 +1,9 @@
-// API calls. A request that changes something carries the session's cookie and, in
-// a header, a CSRF code that no other page can know: the program hands it over
-// once, when the session starts, and this browser stores it for this origin only.
+// API calls. Each request carries the session's cookie and, in a header, a CSRF code
+// that no other page can know: the program hands it over once, when the session
+// starts, and this browser stores it for this origin only. A download carries no
+// header, so it takes a ticket that is valid once.
 
-import type { Session, SignedIn } from "./model";
+import type { DownloadLink, Session, SignedIn } from "./model";
 
 /** An error that the program answered, with its message. */
 export class ApiError extends Error {
@@ -56,11 +57,15 @@ interface Options {
   timeout?: number;
 }
 
-async function call<T>(method: string, path: string, options: Options = {}): Promise<T> {
-  const headers: Record<string, string> = { Accept: "application/json" };
-  if (options.body !== undefined) headers["Content-Type"] = "application/json";
+/** The headers that prove the session. */
+export function sessionHeaders(): Record<string, string> {
   const code = localStorage.getItem(CODE);
-  if (code) headers["X-CSRF-Token"] = code;
+  return code ? { "X-CSRF-Token": code } : {};
+}
+
+async function call<T>(method: string, path: string, options: Options = {}): Promise<T> {
+  const headers: Record<string, string> = { Accept: "application/json", ...sessionHeaders() };
+  if (options.body !== undefined) headers["Content-Type"] = "application/json";
   const limit = AbortSignal.timeout(options.timeout ?? TIMEOUT);
   let response: Response;
   try {
@@ -126,8 +131,17 @@ export function url(
   return text ? `${path}?${text}` : path;
 }
 
-/** Returns the address of a file that the browser downloads without `fetch`. */
+/** Returns the address of a download, for {@link download}. */
 export const downloadUrl = (
   path: string,
   parameters: Record<string, string | number | boolean | null | undefined> = {},
 ) => BASE + url(path, parameters);
+
+/** Lets the browser download an address, with a ticket that is valid once. */
+export async function download(address: string, name = ""): Promise<void> {
+  const { url } = await post<DownloadLink>("/ui/ticket", { path: address });
+  const link = document.createElement("a");
+  link.href = url;
+  link.download = name;
+  link.click();
+}

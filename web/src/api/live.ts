@@ -2,8 +2,11 @@
 // arrive, the pages poll more often instead.
 
 import { type QueryClient, useQueryClient } from "@tanstack/react-query";
+// The browser's own EventSource sends no header, so no proof of the session.
+import { EventSource } from "eventsource";
 import { useEffect, useSyncExternalStore } from "react";
 
+import { sessionHeaders } from "./client";
 import type { Folder, Source, Status } from "./model";
 
 let live = false;
@@ -55,7 +58,10 @@ export function listen(client: QueryClient): () => void {
   };
 
   function open(): void {
-    source = new EventSource("/api/v1/events");
+    source = new EventSource(new URL("/api/v1/events", window.location.href), {
+      fetch: (address, options) =>
+        fetch(address, { ...options, headers: { ...options.headers, ...sessionHeaders() } }),
+    });
     source.onopen = () => {
       wait = WAIT_MIN;
       setLive(true);

@@ -39,6 +39,7 @@ export type NewSource = Schemas["NewSource"];
 export type RestoreRequest = Schemas["RestoreRequest"];
 export type Session = Schemas["Session"];
 export type SignedIn = Schemas["SignedIn"];
+export type DownloadLink = Schemas["DownloadLink"];
 export type Directory = Schemas["Directory"];
 export type Directories = Schemas["Directories"];
 export type LeftOut = Schemas["LeftOut"];

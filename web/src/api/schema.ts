@@ -854,6 +854,43 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/ui/sessions": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        /** Ends the sessions of all browsers. */
+        delete: operations["delete_ui_sessions"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/ui/ticket": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Makes an address that a browser can download without a header. It is valid once and expires
+         *     after a minute.
+         */
+        post: operations["post_ui_ticket"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/verify": {
         parameters: {
             query?: never;
@@ -963,6 +1000,16 @@ export interface components {
             /** @description The last name of its path. */
             name: string;
             /** @description The absolute path. */
+            path: string;
+        };
+        /** @description An address that a browser can download. */
+        DownloadLink: {
+            /** @description Path and query, with a ticket that is valid once. */
+            url: string;
+        };
+        /** @description A download of a browser. */
+        DownloadRequest: {
+            /** @description The path and the query of the download, such as `/api/v1/snapshots/ID/file?path=a.txt`. */
             path: string;
         };
         /** @description The content of a folder with exclude patterns. */
@@ -1914,7 +1961,7 @@ export interface components {
         };
         /** @description The CSRF token of a new session, which is sent once. */
         SignedIn: {
-            /** @description The value of `X-CSRF-Token`, which every change must carry. */
+            /** @description The value of `X-CSRF-Token`, which every request of the session must carry. */
             csrf: string;
         };
         /** @description Snapshot that this instance stores completely. */
@@ -4774,14 +4821,100 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description The cookie was removed */
+            /** @description The session has ended, and the cookie was removed */
             204: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content?: never;
             };
-            /** @description The request has no token */
+            /** @description The request has neither the token nor a session */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
+            /** @description Any other error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
+        };
+    };
+    delete_ui_sessions: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description All sessions have ended */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            /** @description The request has neither the token nor a session */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
+            /** @description Any other error */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
+        };
+    };
+    post_ui_ticket: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["DownloadRequest"];
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DownloadLink"];
+                };
+            };
+            /** @description The path is not one of a download */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiProblem"];
+                };
+            };
+            /** @description The request has neither the token nor a session */
             401: {
                 headers: {
                     [name: string]: unknown;

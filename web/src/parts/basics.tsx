@@ -3,6 +3,7 @@
 import {
   ActionIcon,
   Button,
+  type ButtonProps,
   Code,
   CopyButton,
   Group,
@@ -12,9 +13,12 @@ import {
   Tooltip,
   VisuallyHidden,
 } from "@mantine/core";
+import { notifications } from "@mantine/notifications";
 import { IconAlertTriangle, IconCheck, IconCopy } from "@tabler/icons-react";
+import { useMutation } from "@tanstack/react-query";
 import { type ReactNode, useEffect, useState } from "react";
 
+import { download } from "../api/client";
 import { ago, exact, nameParts, shortId, visibleName, when } from "../lib/format";
 import type { Tone, Word } from "../lib/words";
 
@@ -49,6 +53,25 @@ export function Hint({ text }: { text: string }) {
         ),
       )}
     </>
+  );
+}
+
+/** A button that downloads an address of {@link downloadUrl}. */
+export function DownloadButton({
+  address,
+  name,
+  children,
+  ...button
+}: { address: string; name?: string; children: ReactNode } & ButtonProps) {
+  const start = useMutation({
+    mutationFn: () => download(address, name),
+    onError: (error) =>
+      notifications.show({ color: "red.9", message: `The download failed: ${error.message}` }),
+  });
+  return (
+    <Button {...button} onClick={() => start.mutate()} loading={start.isPending}>
+      {children}
+    </Button>
   );
 }
 

@@ -8,7 +8,7 @@ import { downloadUrl } from "../api/client";
 import type { Receipt, ReceiptChain } from "../api/model";
 import { useReceiptChains, useReceipts } from "../api/queries";
 import { count, counted } from "../lib/format";
-import { Dot, ErrorBox, FileName, Id, When } from "./basics";
+import { Dot, DownloadButton, ErrorBox, FileName, Id, When } from "./basics";
 import { Section } from "./section";
 
 /** Number of receipts that the table shows at a time. */
@@ -120,14 +120,13 @@ export function Receipts() {
           <Button onClick={() => setOpen(!isOpen)} aria-expanded={isOpen}>
             {isOpen ? "Hide the receipts" : "Verify and list the receipts"}
           </Button>
-          <Button
-            component="a"
-            href={downloadUrl("/receipts/export")}
-            download="receipts.json"
+          <DownloadButton
+            address={downloadUrl("/receipts/export")}
+            name="receipts.json"
             leftSection={<IconDownload size={18} />}
           >
             Export as JSON
-          </Button>
+          </DownloadButton>
         </Group>
       </Stack>
     </Section>

@@ -34,7 +34,7 @@ import type { ListedEntry, Snapshot } from "../api/model";
 import { entriesPage, PAGE, type Place, useRestore, useSearch, useVersions } from "../api/queries";
 import { breadcrumbs, type Series } from "../lib/choice";
 import { bytes, counted, fromNanoseconds, lastName, permissions, visibleName } from "../lib/format";
-import { FileName, ErrorBox, When } from "./basics";
+import { DownloadButton, FileName, ErrorBox, When } from "./basics";
 import { DirectoryPicker } from "./directory_picker";
 
 /** Returns the exact path of an entry: in Base64 if it is not UTF-8. */
@@ -170,15 +170,13 @@ function Details({
         {entry.error && <ErrorBox error={entry.error} />}
         <Group>
           {entry.type === "file" && (
-            <Button
-              component="a"
-              href={fileUrl(place, "file")}
-              download
+            <DownloadButton
+              address={fileUrl(place, "file")}
               variant="filled"
               leftSection={<IconDownload size={18} />}
             >
               Download
-            </Button>
+            </DownloadButton>
           )}
           <Button
             leftSection={<IconRestore size={18} />}
@@ -205,14 +203,12 @@ function Details({
               </Text>
               <Group gap={4}>
                 {version.entry.type === "file" && (
-                  <Button
+                  <DownloadButton
                     size="compact-sm"
-                    component="a"
-                    href={fileUrl(placeOf(version.entry, version.snapshot, remote), "file")}
-                    download
+                    address={fileUrl(placeOf(version.entry, version.snapshot, remote), "file")}
                   >
                     Download<span className="skip"> from snapshot #{version.sequence}</span>
-                  </Button>
+                  </DownloadButton>
                 )}
                 {one && (
                   <Button size="compact-sm" onClick={() => onRestore(one, [version.entry])}>
@@ -399,18 +395,13 @@ export function SnapshotBrowser({
               ? `Restore ${counted(chosen.size, "entry", "entries")} …`
               : "Restore everything …"}
           </Button>
-          <Button
-            component="a"
-            href={fileUrl(zipOf, "zip")}
-            download
-            leftSection={<IconDownload size={18} />}
-          >
+          <DownloadButton address={fileUrl(zipOf, "zip")} leftSection={<IconDownload size={18} />}>
             {one?.type === "dir"
               ? `Zip of ${visibleName(lastName(one.path))}`
               : dir.path
                 ? "Zip of this directory"
                 : "Zip of the whole folder"}
-          </Button>
+          </DownloadButton>
           {chosen.size > 0 && <Button onClick={() => setChosen(new Map())}>Clear selection</Button>}
         </Group>
         {search ? (

@@ -14,11 +14,22 @@ pub(crate) struct Ui {
     /// Print JSON.
     #[arg(long)]
     json: bool,
+    /// End the sessions of all browsers instead.
+    #[arg(long)]
+    sign_out_all: bool,
 }
 
 impl Ui {
     pub(crate) fn run(&self, context: &Context) -> Result<()> {
         let client = context.need_instance("`archivist ui`")?;
+        if self.sign_out_all {
+            block_on(async { Ok(client.delete::<()>("/ui/sessions").await?) })?;
+            return if self.json {
+                print_json(&json!({ "signed_out": true }))
+            } else {
+                print_line("All browsers are signed out.")
+            };
+        }
         let link: UiLink = block_on(async { Ok(client.post("/ui/link", &json!({})).await?) })?;
         if self.json { print_json(&link) } else { print_line(safe(&link.url)) }
     }

@@ -77,9 +77,13 @@ struct Shared {
 impl ManifestServer {
     /// Reports whether an address gets the list.
     pub fn is_allowed(&self, address: IpAddr) -> bool {
+        address.to_canonical().is_loopback() || self.is_listed(address)
+    }
+
+    /// Reports whether the whitelist contains an address.
+    pub fn is_listed(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
-        address.is_loopback()
-            || self.whitelist.borrow().iter().any(|network| network.contains(address))
+        self.whitelist.borrow().iter().any(|network| network.contains(address))
     }
 
     /// Returns the router. The caller must serve it with

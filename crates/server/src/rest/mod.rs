@@ -39,7 +39,7 @@ pub(crate) fn router(services: Services) -> Router {
         .layer(axum::extract::DefaultBodyLimit::disable());
     Router::new()
         .nest("/api/archivist/v1", api)
-        .layer(axum::middleware::from_fn_with_state(services.clone(), guard::token))
+        .layer(axum::middleware::from_fn_with_state(services.clone(), guard::owner))
         .with_state(services)
 }
 

@@ -78,7 +78,7 @@ fn file_name(path: &RelPath, otherwise: &str, extension: &str) -> String {
     let name = if name.is_empty() { otherwise } else { &name };
     let clean: String = name
         .chars()
-        .map(|char| if char.is_control() || "/\\".contains(char) { '_' } else { char })
+        .map(|char| if char.is_control() || is_direction(char) || "/\\".contains(char) { '_' } else { char })
         .take(200)
         .collect();
     format!("{clean}{extension}")
@@ -211,29 +211,74 @@ fn write_zip(found: &FoundEntry, out: impl Write) -> Result<(), ZipFailure> {
     Ok(())
 }
 
-/// Returns the name of an entry in the zip: text that no program unpacks to another
-/// place. Bytes that are not allowed in it are written as `%XX`, and so is a `%`
-/// before two hexadecimal digits, so that different names stay different.
+/// Returns the name of an entry in the zip: text that no program unpacks to another place, nor to
+/// a device of Windows. Characters and bytes that are not allowed in a file name of Windows or
+/// that control a terminal are written as `%XX`, and so is a `%` before two hexadecimal digits,
+/// so that different names stay different.
 fn zip_name(path: &[u8]) -> String {
-    let mut name = String::with_capacity(path.len());
-    for part in path.utf8_chunks() {
-        for (at, char) in part.valid().char_indices() {
+    let parts = path.split(|byte| *byte == b'/').map(zip_component);
+    parts.collect::<Vec<_>>().join("/")
+}
+
+/// Returns one component of [`zip_name`].
+fn zip_component(name: &[u8]) -> String {
+    let mut safe = String::with_capacity(name.len());
+    let is_device = is_device_of_windows(name);
+    for part in name.utf8_chunks() {
+        let valid = part.valid();
+        for (at, char) in valid.char_indices() {
+            let is_first = safe.is_empty();
+            let is_last = part.invalid().is_empty() && at + char.len_utf8() == valid.len();
             let is_code = |rest: &str| {
                 let two = rest.as_bytes().get(1..3);
                 two.is_some_and(|two| two.iter().all(u8::is_ascii_hexdigit))
             };
-            match char {
-                '\\' => name.push_str("%5C"),
-                '%' if is_code(&part.valid()[at..]) => name.push_str("%25"),
-                _ => name.push(char),
+            let is_unsafe = char.is_control()
+                || is_direction(char)
+                || "\\:*?\"<>|".contains(char)
+                || (char == '%' && is_code(&valid[at..]))
+                || (is_first && is_device)
+                // Windows drops these at the end of a name.
+                || (is_last && ". ".contains(char));
+            if is_unsafe {
+                let mut bytes = [0; 4];
+                add_bytes(&mut safe, char.encode_utf8(&mut bytes).as_bytes());
+            } else {
+                safe.push(char);
             }
         }
-        for byte in part.invalid() {
-            // Writing to a string cannot fail.
-            let _ = write!(name, "%{byte:02X}");
-        }
+        add_bytes(&mut safe, part.invalid());
     }
-    name
+    safe
+}
+
+fn add_bytes(name: &mut String, bytes: &[u8]) {
+    for byte in bytes {
+        // Writing to a string cannot fail.
+        let _ = write!(name, "%{byte:02X}");
+    }
+}
+
+/// Reports whether a character changes the direction of the text around it (UAX #9).
+fn is_direction(char: char) -> bool {
+    matches!(char, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Reports whether Windows takes a file name for a device, with any extension ("Naming Files,
+/// Paths, and Namespaces", learn.microsoft.com).
+fn is_device_of_windows(name: &[u8]) -> bool {
+    let stem = name.split(|byte| *byte == b'.').next().unwrap_or_default();
+    let stem = String::from_utf8_lossy(stem).trim_end().to_ascii_uppercase();
+    let numbered = |prefix: &str| {
+        let number = stem.strip_prefix(prefix);
+        number.is_some_and(|number| {
+            matches!(number, "\u{b9}" | "\u{b2}" | "\u{b3}")
+                || (number.len() == 1 && number.as_bytes()[0].is_ascii_digit())
+        })
+    };
+    matches!(stem.as_str(), "CON" | "PRN" | "AUX" | "NUL" | "CONIN$" | "CONOUT$")
+        || numbered("COM")
+        || numbered("LPT")
 }
 
 fn add<W: Write + io::Seek>(
@@ -314,5 +359,21 @@ mod tests {
         assert!(zipped.iter().all(|name| !name.contains('\\')), "{zipped:?}");
         assert_eq!(zip_name("Grüße/100%.txt".as_bytes()), "Grüße/100%.txt");
         assert_eq!(zip_name(b"..\\..\\x\xff"), "..%5C..%5Cx%FF");
+        for (name, safe) in [
+            ("C:evil", "C%3Aevil"),
+            ("a/con", "a/%63on"),
+            ("NUL.tar.gz", "%4EUL.tar.gz"),
+            ("lpt1 .txt", "%6Cpt1 .txt"),
+            ("COM\u{b9}", "%43OM\u{b9}"),
+            ("console", "console"),
+            ("com10", "com10"),
+            ("a./b ", "a%2E/b%20"),
+            ("a.b c", "a.b c"),
+            ("red\u{1b}[31m", "red%1B[31m"),
+            ("exe\u{202e}txt.", "exe%E2%80%AEtxt%2E"),
+            ("what? <this> | \"that\" *", "what%3F %3Cthis%3E %7C %22that%22 %2A"),
+        ] {
+            assert_eq!(zip_name(name.as_bytes()), safe);
+        }
     }
 }

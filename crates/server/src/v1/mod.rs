@@ -1,7 +1,7 @@
 //! The product's own API, `/api/v1`, for the command line, the web UI and other
 //! programs. Its OpenAPI document is generated from these handlers.
 //!
-//! Every program that can reach the API may read the status. The content of backups
+//! Programs of the user that the instance runs as may read the status. The content of backups
 //! and the settings require the token or a session of the web UI ([`ui::Owner`]), and
 //! so does every change, or every request if `[node] api_require_token` is set.
 
@@ -35,7 +35,6 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use node::Services;
 use types::with_causes;
 use utoipa::OpenApi;
 use utoipa::openapi::ResponseBuilder;
@@ -51,10 +50,10 @@ use crate::state::ApiState;
 #[openapi(info(
     title = "Archivist",
     description = "Continuous, versioned backup of folders from one machine to another. \
-                   The API listens on loopback only. Every local program may read the status. The \
-                   names and contents of backups, the settings and every change require \
-                   `Authorization: Bearer` with the content of the file `api-token` in the data \
-                   directory."
+                   The API listens on loopback only. Programs of the user that archivist runs as may \
+                   read the status. The names and contents of backups, the settings and every \
+                   change require `Authorization: Bearer` with the content of the file \
+                   `api-token` in the data directory."
 ))]
 struct Document;
 
@@ -113,7 +112,7 @@ pub(crate) fn router(state: ApiState) -> Router {
     };
     api.route("/api/v1/openapi.json", get(document))
         .route("/metrics", get(metrics::metrics))
-        .layer(axum::middleware::from_fn_with_state(state.services.clone(), token))
+        .layer(axum::middleware::from_fn_with_state(state.clone(), token))
         .route("/api/v1/{*rest}", axum::routing::any(no_such_thing))
         .method_not_allowed_fallback(no_such_method)
         .with_state(state)
@@ -169,6 +168,8 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(config::keys))
         .routes(routes!(ui::link))
         .routes(routes!(ui::session, ui::sign_in, ui::sign_out))
+        .routes(routes!(ui::sign_out_all))
+        .routes(routes!(ui::ticket))
         .routes(routes!(directories::list))
         .routes(routes!(directories::preview))
         .routes(routes!(search::search))
@@ -181,28 +182,35 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(journal::traffic))
 }
 
-/// Requires the token, or a session of the web UI with its CSRF token, for every
-/// request that changes something and, if the configuration wants that, for every
-/// other request.
-async fn token(State(services): State<Services>, request: Request, next: Next) -> Response {
+/// Path by which a browser finds out that it has no session: anybody may read it.
+const SESSION_PATH: &str = "/api/v1/ui/session";
+/// Paths that every program of this computer may read, unless the token is required.
+const OPEN_PATHS: [&str; 2] = ["/api/v1/openapi.json", "/metrics"];
+
+/// Requires the token, or a session of the web UI, for every request that changes something.
+/// Requests that read may come from any program of the user of this instance, and the metrics
+/// from any program of this computer, unless the configuration requires the token.
+async fn token(
+    State(ApiState { services, sign_in }): State<ApiState>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let is_read_only = guard::is_read_only(request.method());
-    // A browser must be able to find out that it has no session.
-    let is_open = !services.settings.get().node.api_require_token
-        || request.uri().path() == "/api/v1/ui/session";
-    if (is_read_only && is_open)
-        || guard::is_owner(request.method(), request.headers(), &services.token)
+    if guard::has_credentials(request.headers(), &services.token, &sign_in.sessions)
+        || ui::use_ticket(&request, &sign_in.tickets)
     {
+        request.extensions_mut().insert(ui::Owner);
+        return next.run(request).await;
+    }
+    let path = request.uri().path();
+    let is_open = path == SESSION_PATH
+        || (OPEN_PATHS.contains(&path) && !services.settings.get().node.api_require_token);
+    let caller = request.extensions().get().cloned();
+    if is_read_only && (is_open || guard::is_own_program(&services, caller).await) {
         return next.run(request).await;
     }
     let subject = if is_read_only { "this API" } else { "a change" };
-    Problem::new(
-        StatusCode::UNAUTHORIZED,
-        format!(
-            "{subject} requires a token; send `Authorization: Bearer` with the content of the \
-             file api-token in the data directory"
-        ),
-    )
-    .into_response()
+    Problem::new(StatusCode::UNAUTHORIZED, guard::unauthorized(subject)).into_response()
 }
 
 /// An error answer in JSON.
