@@ -11,3 +11,12 @@ pub struct ConfirmedSnapshot {
     /// The content of the receipt.
     pub confirmation: Confirmation,
 }
+
+/// The confirmation in one of the last receipts of a folder.
+#[derive(Clone, Debug)]
+pub(crate) struct LastConfirmation {
+    /// The confirmation.
+    pub(crate) confirmation: Confirmation,
+    /// True if the source has stored the receipt.
+    pub(crate) is_stored: bool,
+}

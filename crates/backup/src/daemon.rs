@@ -24,11 +24,11 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::accept::{AcceptError, Accepted};
-use crate::acceptance_file::AcceptanceFile;
 use crate::confirmed_snapshot::ConfirmedSnapshot;
 use crate::effects::{Effects, RealEffects};
 use crate::issued_receipts::{IssuedReceipts, ReceiptsUnreadable};
 use crate::manager::{Links, Manager};
+use crate::offer_file::OfferFile;
 use crate::settings::BackupSettings;
 use crate::slots::Slots;
 use crate::source::Request;
@@ -135,10 +135,13 @@ impl BackupDaemon {
             puller: puller.clone(),
             issued: issued.clone(),
         });
-        let acceptances = {
+        let (acceptances, set_backs) = {
             let data_dir = data_dir.clone();
-            blocking(move || Ok::<_, BackupStartError>(AcceptanceFile::open(disk, &data_dir)?))
-                .await?
+            blocking(move || {
+                let accepted = OfferFile::accepted(disk.clone(), &data_dir)?;
+                Ok::<_, BackupStartError>((accepted, OfferFile::set_back(disk, &data_dir)?))
+            })
+            .await?
         };
         let (registry, links, stop) =
             (StatusRegistry::new(), Links::default(), CancellationToken::new());
@@ -150,6 +153,7 @@ impl BackupDaemon {
             common: watch::Sender::new(first.common()),
             registry: registry.clone(),
             acceptances: Arc::new(acceptances),
+            set_backs: Arc::new(set_backs),
             clock: clock.clone(),
             links: links.clone(),
             settings,

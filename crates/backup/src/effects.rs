@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use config::ManifestUrl;
 use futures::future::BoxFuture;
-use manifest::{ClientError, ManifestClient, PollRequest, PollResponse};
+use manifest::{AnswerAge, ClientError, ManifestClient, PollRequest, PollResponse};
 use multiaddr::Multiaddr;
 use net::{Handle, NetError, PeerId};
 use protocols::{
@@ -16,6 +16,7 @@ use pull::{ManifestJob, ManifestPullError, ManifestPuller};
 use snapshots::{Snapshot, SnapshotError, SnapshotStore};
 use types::FolderId;
 
+use crate::confirmed_snapshot::LastConfirmation;
 use crate::issued_receipts::{IssueError, IssuedReceipts};
 
 /// Maximum time to connect to a source, for all its addresses together.
@@ -54,14 +55,24 @@ pub(crate) enum ReceiptError {
     Panicked(#[from] Panicked),
 }
 
+/// The answer to a poll.
+#[derive(Debug)]
+pub(crate) struct Polled {
+    /// The answer.
+    pub(crate) response: PollResponse,
+    /// Its age, as far as the signature of the source proves it.
+    pub(crate) age: AnswerAge,
+}
+
 /// The effects of a source's task.
 pub(crate) trait Effects: Send + Sync + 'static {
-    /// Polls the manifest server of a source.
+    /// Polls the manifest server of a source, and verifies how old its answer is.
     fn poll(
         &self,
+        source: PeerId,
         url: ManifestUrl,
         request: PollRequest,
-    ) -> BoxFuture<'static, Result<PollResponse, ClientError>>;
+    ) -> BoxFuture<'static, Result<Polled, ClientError>>;
 
     /// Lists the stored snapshots of a source.
     fn stored_snapshots(
@@ -71,7 +82,7 @@ pub(crate) trait Effects: Send + Sync + 'static {
 
     /// Returns the snapshots of a source that were confirmed last, as far as the signed receipts
     /// can be read.
-    fn confirmed(&self, source: PeerId) -> BoxFuture<'static, Vec<Confirmation>>;
+    fn confirmed(&self, source: PeerId) -> BoxFuture<'static, Vec<LastConfirmation>>;
 
     /// Connects to a source, at these addresses or at others that the network knows or finds.
     fn connect(
@@ -104,11 +115,18 @@ pub(crate) struct RealEffects {
 impl Effects for RealEffects {
     fn poll(
         &self,
+        source: PeerId,
         url: ManifestUrl,
         request: PollRequest,
-    ) -> BoxFuture<'static, Result<PollResponse, ClientError>> {
+    ) -> BoxFuture<'static, Result<Polled, ClientError>> {
         let client = self.client.clone();
-        Box::pin(async move { client.poll(&url, &request).await })
+        Box::pin(async move {
+            let response = client.poll(&url, &request).await?;
+            let (PollResponse::Unchanged { proof } | PollResponse::Changed { proof, .. }) =
+                &response;
+            let age = proof.as_ref().map_or(AnswerAge::Unknown, |proof| proof.verify(&source));
+            Ok(Polled { response, age })
+        })
     }
 
     fn stored_snapshots(
@@ -130,7 +148,7 @@ impl Effects for RealEffects {
         }))
     }
 
-    fn confirmed(&self, source: PeerId) -> BoxFuture<'static, Vec<Confirmation>> {
+    fn confirmed(&self, source: PeerId) -> BoxFuture<'static, Vec<LastConfirmation>> {
         let issued = self.issued.clone();
         Box::pin(async move {
             let read = blocking(move || Ok::<_, Panicked>(issued.confirmed_to(&source))).await;

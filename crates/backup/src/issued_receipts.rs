@@ -19,7 +19,7 @@ use protocols::{Confirmation, EncodedReceipt, Receipt, SignedReceipt};
 use serde::{Deserialize, Serialize};
 use types::{Cid, FolderId, with_causes};
 
-use crate::confirmed_snapshot::ConfirmedSnapshot;
+use crate::confirmed_snapshot::{ConfirmedSnapshot, LastConfirmation};
 use crate::discarded::DiscardedSnapshots;
 
 /// Name of the directory, below the data directory.
@@ -198,7 +198,11 @@ impl IssuedReceipts {
             let last = self.last(&source, &folder);
             let last = last.map_err(|error| ReceiptsUnreadable(error.reason()))?;
             let last = last.into_iter();
-            confirmed.extend(last.map(|confirmation| ConfirmedSnapshot { source, confirmation }));
+            let snapshot = |one: LastConfirmation| {
+                let confirmation = one.confirmation;
+                ConfirmedSnapshot { source, confirmation }
+            };
+            confirmed.extend(last.map(snapshot));
         }
         confirmed.retain(|one| !is_discarded(one));
         Ok(confirmed)
@@ -215,6 +219,7 @@ impl IssuedReceipts {
         let mut lost = Vec::new();
         for (source, folder) in self.chains().unwrap_or_default() {
             let last = self.last(&source, &folder).unwrap_or_default().into_iter();
+            let last = last.map(|one| one.confirmation);
             let last = last.map(|confirmation| ConfirmedSnapshot { source, confirmation });
             lost.extend(last.filter(&is_lost));
         }
@@ -238,7 +243,7 @@ impl IssuedReceipts {
 
     /// Returns the snapshots of the last receipts to one source. Logs the files that cannot be
     /// read; no receipt can be signed then, so the user is told.
-    pub(crate) fn confirmed_to(&self, source: &PeerId) -> Vec<Confirmation> {
+    pub(crate) fn confirmed_to(&self, source: &PeerId) -> Vec<LastConfirmation> {
         let warn = |reason: String| {
             tracing::error!(
                 reason,
@@ -275,11 +280,18 @@ impl IssuedReceipts {
     }
 
     /// Returns the snapshots of the last receipts of a chain.
-    fn last(&self, source: &PeerId, folder: &FolderId) -> Result<Vec<Confirmation>, IssueError> {
+    fn last(
+        &self,
+        source: &PeerId,
+        folder: &FolderId,
+    ) -> Result<Vec<LastConfirmation>, IssueError> {
         let _one_at_a_time = self.0.writing.lock();
         let last = self.read(&self.path(source, folder), source, folder)?;
-        let receipts = [last.accepted, last.pending].into_iter().flatten();
-        Ok(receipts.map(|signed| signed.confirmation().clone()).collect())
+        let receipts = [(last.accepted, true), (last.pending, false)];
+        let confirmations = receipts.into_iter().filter_map(|(signed, is_stored)| {
+            Some(LastConfirmation { confirmation: signed?.confirmation().clone(), is_stored })
+        });
+        Ok(confirmations.collect())
     }
 
     fn path(&self, source: &PeerId, folder: &FolderId) -> PathBuf {
@@ -440,7 +452,7 @@ mod tests {
             let found = confirmed.iter().map(|one| one.confirmation.sequence.0);
             assert_eq!(found.collect::<Vec<_>>(), expected);
             assert_eq!(issued.confirmed_to(&server.source()).len(), expected.len());
-            assert_eq!(issued.confirmed_to(&PeerId::random()), []);
+            assert!(issued.confirmed_to(&PeerId::random()).is_empty());
         };
         let first = server.next(&issued, 1);
         sequences(&[1]);
@@ -474,7 +486,7 @@ mod tests {
         });
         let error = issued.confirmed().unwrap_err().to_string();
         assert!(error.contains("docs.json is damaged"), "{error}");
-        assert_eq!(issued.confirmed_to(&server.source()), []);
+        assert!(issued.confirmed_to(&server.source()).is_empty());
     }
 
     #[test]

@@ -5,7 +5,6 @@
 //! * [`list_offered`]: the snapshots that a source may list and restore.
 
 mod accept;
-mod acceptance_file;
 mod backoff;
 mod confirmed_snapshot;
 mod daemon;
@@ -13,6 +12,7 @@ mod discarded;
 mod effects;
 mod issued_receipts;
 mod manager;
+mod offer_file;
 mod offered;
 mod settings;
 mod slots;

@@ -13,8 +13,8 @@ use tokio::sync::{Notify, broadcast, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::acceptance_file::AcceptanceFile;
 use crate::effects::Effects;
+use crate::offer_file::OfferFile;
 use crate::settings::{BackupSettings, CommonSettings};
 use crate::slots::Slots;
 use crate::source::{Request, SourceTask, TaskContext};
@@ -41,7 +41,8 @@ pub(crate) struct Manager {
     pub(crate) slots: Slots,
     pub(crate) common: watch::Sender<CommonSettings>,
     pub(crate) registry: StatusRegistry,
-    pub(crate) acceptances: Arc<AcceptanceFile>,
+    pub(crate) acceptances: Arc<OfferFile>,
+    pub(crate) set_backs: Arc<OfferFile>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) links: Links,
     pub(crate) settings: watch::Receiver<BackupSettings>,
@@ -169,6 +170,7 @@ impl Manager {
             slots: self.slots.clone(),
             registry: self.registry.clone(),
             acceptances: self.acceptances.clone(),
+            set_backs: self.set_backs.clone(),
             clock: self.clock.clone(),
             common: self.common.subscribe(),
             hint: hint.clone(),

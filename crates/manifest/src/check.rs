@@ -35,6 +35,10 @@ pub struct FolderHistory {
     /// manifest, and every one with a higher number than this manifest. `None` once
     /// another manifest has been taken: the acceptance was for one step only.
     pub accepted: Option<(SequenceNumber, Cid)>,
+    /// Number of the manifest by which the source was recognized as set back to an older state, or
+    /// as another computer with the same key. [`check`] takes nothing then, whatever its number,
+    /// until the user accepts it.
+    pub set_back: Option<SequenceNumber>,
     /// True if the snapshot of [`FolderHistory::manifest`] is lost. [`check`] takes this
     /// manifest again.
     pub is_lost: bool,
@@ -48,6 +52,8 @@ pub enum OfferVerdict {
     /// The manifest is the one that was taken last for this folder. The caller has
     /// nothing to do.
     Same(FolderId),
+    /// The user accepted the manifest, which is stored already. The caller waits for the next one.
+    Stored,
     /// The manifest must not be taken.
     Refuse {
         /// Id of the folder, if it could be parsed.
@@ -89,6 +95,19 @@ pub enum OfferRefusal {
         /// Manifest that is offered now.
         offered: Cid,
     },
+    /// The source was set back, and has published further manifests since.
+    #[error(
+        "the manifest has number {offered}; the source went back to an older state after number \
+         {last} was taken, which was noticed at its number {found}, or another computer uses its key"
+    )]
+    SetBack {
+        /// Number of the offered manifest.
+        offered: SequenceNumber,
+        /// Number of the manifest that was taken last.
+        last: SequenceNumber,
+        /// Number that the source offered after it was set back.
+        found: SequenceNumber,
+    },
     /// The manifest was already taken before the last one.
     #[error("the manifest is an old one; the answer was replayed")]
     Replay,
@@ -104,11 +123,15 @@ pub enum OfferRefusal {
 }
 
 impl OfferRefusal {
-    /// Reports whether the user may accept the refused manifest with
+    /// Reports whether the offer shows that the source went back to an older state, if the answer
+    /// is not an old one, so that the user may accept the refused manifest with
     /// `archivist source accept`. The next check then takes it
     /// ([`FolderHistory::accepted`]).
     pub fn can_be_accepted(&self) -> bool {
-        matches!(self, Self::Lower { .. } | Self::Equivocation { .. })
+        matches!(
+            self,
+            Self::Lower { .. } | Self::Equivocation { .. } | Self::Replay | Self::SetBack { .. }
+        )
     }
 }
 
@@ -188,7 +211,10 @@ fn decide(offer: &Offer, peer: &PeerId, history: Option<&FolderHistory>) -> Offe
         };
     }
     if history.older.contains(&manifest) {
-        return refuse(offer, OfferRefusal::Replay);
+        return match history.accepted == Some((sequence, manifest)) {
+            true => OfferVerdict::Stored,
+            false => refuse(offer, OfferRefusal::Replay),
+        };
     }
     if let Some((from, accepted)) = history.accepted {
         // The accepted number is valid for the accepted manifest alone.
@@ -202,6 +228,10 @@ fn decide(offer: &Offer, peer: &PeerId, history: Option<&FolderHistory>) -> Offe
     }
     if sequence < history.sequence {
         return refuse(offer, OfferRefusal::Lower { offered: sequence, last: history.sequence });
+    }
+    if let Some(found) = history.set_back {
+        let (offered, last) = (sequence, history.sequence);
+        return refuse(offer, OfferRefusal::SetBack { offered, last, found });
     }
     OfferVerdict::Take(offer.clone())
 }
@@ -219,7 +249,7 @@ mod tests {
         let published = published(folder, sequence);
         let signature =
             sign(keypair, &published.folder_id, published.sequence_number, &published.manifest_cid);
-        Offer { published, signature: signature.unwrap() }
+        Offer { published, signature: signature.unwrap(), confirmed: None }
     }
 
     fn discovery(keypair: &Keypair, manifests: Vec<Offer>) -> Discovery {
@@ -229,6 +259,7 @@ mod tests {
             manifests,
             malformed: Vec::new(),
             timestamp: None,
+            nonce: None,
         }
     }
 
@@ -239,6 +270,7 @@ mod tests {
             manifest: last.manifest_cid,
             older: [published("docs", 90).manifest_cid].into(),
             accepted: None,
+            set_back: None,
             is_lost: false,
         };
         [(last.folder_id, history)].into()
@@ -303,7 +335,7 @@ mod tests {
         let mut other = published("docs", 5);
         other.manifest_cid = published("music", 1).manifest_cid;
         let signature = sign(&key, &other.folder_id, other.sequence_number, &other.manifest_cid);
-        let other = Offer { published: other, signature: signature.unwrap() };
+        let other = Offer { published: other, signature: signature.unwrap(), confirmed: None };
         let verdicts = check(&discovery(&key, vec![other.clone()]), &peer, &history(5)).unwrap();
         assert!(matches!(reason(&verdicts[0]), Some(OfferRefusal::Equivocation { .. })));
         // In one answer: neither of them.

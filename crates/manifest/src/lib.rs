@@ -63,6 +63,7 @@
 
 mod check;
 mod client;
+mod proof;
 mod registry;
 mod responses;
 mod server;
@@ -73,6 +74,7 @@ pub use check::{FolderHistory, OfferRefusal, OfferVerdict, WrongPeer, check};
 pub use client::{ClientError, ManifestClient, PollRequest, PollResponse, Timeouts};
 #[cfg(feature = "sim")]
 pub use client::{SimulatedExchange, SimulatedResponse};
+pub use proof::{AnswerAge, AnswerProof};
 pub use registry::{ManifestRegistry, Offers, RegistryError};
 pub use responses::{error_response, health_response, json_response, method_not_allowed_response};
 pub use server::{ListenAddresses, ManifestServer, SeenClient, SeenClients};

@@ -17,7 +17,7 @@ use libp2p_identity::{Keypair, PeerId};
 use tokio::sync::watch;
 use types::{Cid, FolderId, PublishedManifest, SequenceNumber};
 
-use crate::signature::{self, SignatureError};
+use crate::signature::{self, Signature, SignatureError};
 use crate::wire::Offer;
 
 /// All published manifests at one time, as [`ManifestRegistry`] returns them.
@@ -123,7 +123,10 @@ impl ManifestRegistry {
             }
             let mut next = Offers::clone(offers);
             next.version += 1;
-            next.folders.insert(published.folder_id.clone(), Offer { published, signature });
+            next.folders.insert(
+                published.folder_id.clone(),
+                Offer { published, signature, confirmed: None },
+            );
             *offers = Arc::new(next);
             true
         });
@@ -142,6 +145,15 @@ impl ManifestRegistry {
             *offers = Arc::new(next);
             true
         })
+    }
+
+    /// Signs a statement about the manifests; see [`signature::sign_bytes`].
+    ///
+    /// # Errors
+    ///
+    /// Returns [`SignatureError::Key`] if the key cannot sign.
+    pub(crate) fn sign(&self, bytes: &[u8]) -> Result<Signature, SignatureError> {
+        signature::sign_bytes(&self.0.keypair, bytes)
     }
 
     /// Returns the published manifest of a folder.

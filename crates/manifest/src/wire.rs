@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use types::{Cid, FolderId, PublishedManifest, SequenceNumber, printable_line};
 
+use crate::proof::is_nonce;
 use crate::signature::Signature;
 
 /// HTTP header in which a client sends its peer id. It proves nothing. The source
@@ -36,6 +37,10 @@ pub struct Offer {
     pub published: PublishedManifest,
     /// Signature of the source; see [`crate::verify`].
     pub signature: Signature,
+    /// Number of the newest snapshot of the folder whose receipt the source has; 0 if it has none.
+    /// `None` on the source, and if the source does not say it. Only the signature of the answer
+    /// as a whole covers it; see [`crate::AnswerProof`].
+    pub confirmed: Option<SequenceNumber>,
 }
 
 /// Discovery document of a source, parsed but unverified; see [`crate::check`].
@@ -51,6 +56,8 @@ pub struct Discovery {
     pub malformed: Vec<MalformedOffer>,
     /// Time of the response by the clock of the source.
     pub timestamp: Option<Timestamp>,
+    /// Nonce of the request that the source answered, if it had one.
+    pub nonce: Option<String>,
 }
 
 /// Entry of a discovery document that could not be parsed.
@@ -68,9 +75,14 @@ pub(crate) struct DiscoveryOut {
     pub(crate) peer_id: String,
     pub(crate) addresses: Vec<String>,
     pub(crate) manifests: Vec<OfferOut>,
-    /// Not part of the text that the ETag is computed from.
+    /// Not part of the text that the ETag is computed from, as all that follow.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) timestamp: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) nonce: Option<String>,
+    /// The last field: it signs the text before it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) signature: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -85,6 +97,16 @@ pub(crate) struct OfferOut {
     file_count: u64,
     total_size_bytes: u64,
     signature: String,
+    /// Not part of the text that the ETag is computed from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) confirmed_sequence: Option<u64>,
+}
+
+impl OfferOut {
+    /// Returns the id of the folder.
+    pub(crate) fn folder(&self) -> &FolderId {
+        &self.folder_id
+    }
 }
 
 impl From<&Offer> for OfferOut {
@@ -100,6 +122,7 @@ impl From<&Offer> for OfferOut {
             file_count: published.file_count,
             total_size_bytes: published.total_size_bytes,
             signature: offer.signature.to_base64(),
+            confirmed_sequence: None,
         }
     }
 }
@@ -114,6 +137,8 @@ struct DiscoveryIn {
     manifests: Vec<Box<RawValue>>,
     #[serde(default)]
     timestamp: Option<String>,
+    #[serde(default)]
+    nonce: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -133,6 +158,8 @@ struct OfferIn {
     #[serde(default)]
     total_size_bytes: u64,
     signature: String,
+    #[serde(default)]
+    confirmed_sequence: Option<u64>,
 }
 
 /// The field of an entry that identifies the folder.
@@ -212,6 +239,7 @@ impl Discovery {
             manifests: Vec::new(),
             malformed: Vec::new(),
             timestamp: read.timestamp.and_then(|text| text.parse().ok()),
+            nonce: read.nonce.filter(|nonce| is_nonce(nonce)),
         };
         for manifest in &read.manifests {
             match Offer::read(manifest) {
@@ -246,7 +274,8 @@ impl Offer {
             file_count: read.file_count,
             total_size_bytes: read.total_size_bytes,
         };
-        Ok(Self { published, signature })
+        let confirmed = read.confirmed_sequence.map(SequenceNumber);
+        Ok(Self { published, signature, confirmed })
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,16 +12,16 @@ use std::time::{Duration, Instant};
 use common::*;
 use libp2p_identity::Keypair;
 use manifest::{
-    ClientError, ManifestClient, ManifestRegistry, PollRequest, PollResponse, Timeouts, check,
-    verify,
+    AnswerAge, ClientError, ManifestClient, ManifestRegistry, PollRequest, PollResponse, Timeouts,
+    check, verify,
 };
-use types::Retry;
+use types::{Retry, SequenceNumber};
 
 #[tokio::test]
 async fn what_is_published_is_found_and_verifies() {
     let source = Source::start().await;
     let client = ManifestClient::new(Some(libp2p_identity::PeerId::random())).unwrap();
-    let PollResponse::Changed { discovery, etag } =
+    let PollResponse::Changed { discovery, etag, .. } =
         client.poll(&source.url(), &PollRequest::default()).await.unwrap()
     else {
         panic!("there is an answer before the first manifest");
@@ -29,7 +30,7 @@ async fn what_is_published_is_found_and_verifies() {
     source.registry.publish(published("docs", 1)).unwrap();
     source.registry.publish(published("music", 7)).unwrap();
     let request = PollRequest { since: etag, wait: Duration::ZERO };
-    let PollResponse::Changed { discovery, etag } =
+    let PollResponse::Changed { discovery, etag, .. } =
         client.poll(&source.url(), &request).await.unwrap()
     else {
         panic!("it has changed");
@@ -48,9 +49,58 @@ async fn what_is_published_is_found_and_verifies() {
     ));
     assert!(check(&discovery, &source.registry.peer_id(), &Default::default()).is_ok());
     let request = PollRequest { since: etag, wait: Duration::ZERO };
-    assert_eq!(client.poll(&source.url(), &request).await.unwrap(), PollResponse::Unchanged);
+    assert!(matches!(
+        client.poll(&source.url(), &request).await.unwrap(),
+        PollResponse::Unchanged { .. }
+    ));
     let client = &source.clients.list()[0];
     assert!(client.is_allowed && client.peer.is_some() && client.answered == 3);
+}
+
+#[tokio::test]
+async fn each_answer_is_proved_to_be_that_to_its_request() {
+    let source = Source::start().await;
+    source.registry.publish(published("docs", 3)).unwrap();
+    source.confirmed.send_replace([("docs".parse().unwrap(), SequenceNumber(2))].into());
+    let client = ManifestClient::new(None).unwrap();
+    let peer = source.registry.peer_id();
+    let PollResponse::Changed { discovery, etag, proof } =
+        client.poll(&source.url(), &PollRequest::default()).await.unwrap()
+    else {
+        panic!("there is an answer");
+    };
+    assert_eq!(discovery.manifests[0].confirmed, Some(SequenceNumber(2)));
+    assert_eq!(proof.unwrap().verify(&peer), AnswerAge::Now);
+    // A receipt changes no tag: a backup server is not woken by its own receipt.
+    source.confirmed.send_replace(BTreeMap::new());
+    let request = PollRequest { since: etag.clone(), wait: Duration::ZERO };
+    let PollResponse::Unchanged { proof } = client.poll(&source.url(), &request).await.unwrap()
+    else {
+        panic!("nothing has changed");
+    };
+    let proof = proof.unwrap();
+    assert_eq!(proof.verify(&peer), AnswerAge::Now);
+    assert_eq!(proof.verify(&libp2p_identity::PeerId::random()), AnswerAge::Unknown);
+
+    // An answer that is repeated, and one that was changed on the way.
+    let there = std::net::IpAddr::from([127, 0, 0, 1]);
+    let document = body_from(source.router(), there, "/manifests?nonce=older").await;
+    let changed = document.replace("/home/me/docs", "/home/me/docx");
+    assert_ne!(document, changed);
+    let bare = document.rsplit_once(",\"signature\":\"").unwrap().0.to_owned() + "}";
+    for (document, is_signed) in [(document, true), (changed, false), (bare, false)] {
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close";
+        let tag = etag.clone().unwrap();
+        let url = impostor(format!("{head}\r\nETag: {tag}\r\n\r\n{document}")).await;
+        let PollResponse::Changed { proof, .. } =
+            client.poll(&url, &PollRequest::default()).await.unwrap()
+        else {
+            panic!("the request had no tag");
+        };
+        let age = proof.map_or(AnswerAge::Unknown, |proof| proof.verify(&peer));
+        assert_eq!(matches!(age, AnswerAge::At(_)), is_signed, "{age:?}");
+        assert_ne!(age, AnswerAge::Now);
+    }
 }
 
 #[tokio::test]
@@ -64,10 +114,11 @@ async fn the_documents_are_those_of_the_contract() {
     let keys = |value: &serde_json::Value| -> Vec<String> {
         value.as_object().unwrap().keys().cloned().collect()
     };
-    assert_eq!(keys(&body), ["addresses", "manifests", "peerId", "timestamp"]);
+    assert_eq!(keys(&body), ["addresses", "manifests", "peerId", "signature", "timestamp"]);
     assert_eq!(
         keys(&body["manifests"][0]),
         [
+            "confirmedSequence",
             "fileCount",
             "folderId",
             "folderName",
@@ -152,18 +203,21 @@ async fn a_long_poll_ends_with_the_change_and_with_the_source() {
         until(|| source.clients.list()[0].answered == 2).await;
         source.registry.publish(published("docs", 1)).unwrap();
     });
-    let PollResponse::Changed { discovery, etag } = waiting.unwrap() else {
+    let PollResponse::Changed { discovery, etag, .. } = waiting.unwrap() else {
         panic!("it has changed")
     };
     assert_eq!(discovery.manifests.len(), 1);
     let request = PollRequest { since: etag.clone(), wait: Duration::from_secs(1) };
-    assert_eq!(client.poll(&source.url(), &request).await.unwrap(), PollResponse::Unchanged);
+    assert!(matches!(
+        client.poll(&source.url(), &request).await.unwrap(),
+        PollResponse::Unchanged { .. }
+    ));
     let request = PollRequest { since: etag, wait: Duration::from_secs(50) };
     let (waiting, ()) = tokio::join!(client.poll(&url, &request), async {
         until(|| source.clients.list()[0].answered == 4).await;
         source.stop.cancel();
     });
-    assert_eq!(waiting.unwrap(), PollResponse::Unchanged);
+    assert!(matches!(waiting.unwrap(), PollResponse::Unchanged { .. }));
     assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
 }
 
@@ -186,7 +240,7 @@ async fn only_so_many_wait_and_the_next_is_answered_at_once() {
     until(|| source.clients.list()[0].answered == 5).await;
     let answer =
         tokio::time::timeout(PATIENCE, client.poll(&source.url(), &request)).await.unwrap();
-    assert_eq!(answer.unwrap(), PollResponse::Unchanged);
+    assert!(matches!(answer.unwrap(), PollResponse::Unchanged { .. }));
     source.registry.publish(published("docs", 1)).unwrap();
     for task in waiting {
         assert!(matches!(task.await.unwrap().unwrap(), PollResponse::Changed { .. }));

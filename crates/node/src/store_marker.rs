@@ -32,10 +32,11 @@ const STORE_NAMES: [&str; 4] = ["format", "packs", "roots", FILE];
 const CONTENT_DIRS: [&str; 2] = ["roots", "packs"];
 /// Names in the data directory that only an instance with an open store creates. `init`,
 /// and a first start that ended before its store existed, create none of them.
-const INSTANCE_NAMES: [&str; 10] = [
+const INSTANCE_NAMES: [&str; 11] = [
     backup::STATE_FILE_NAME,
     "issued-receipts",
     "accepted.json",
+    "set-back.json",
     "receipts",
     "sync",
     "journal.jsonl",

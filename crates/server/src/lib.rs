@@ -153,6 +153,7 @@ async fn serve_manifests(services: &Services) -> Result<(), ListenError> {
     let server = manifest::ManifestServer {
         registry: services.registry.clone(),
         addresses: Arc::new(move || net.listen_addrs()),
+        confirmed: services.receipts.confirmed(),
         whitelist: settings.part(tasks, |config| config.manifest_server.whitelisted_ips.clone()),
         clients: services.manifest_clients.clone(),
         stop: services.stop_token(),
@@ -210,8 +211,7 @@ async fn serve_trigger(services: &Services) -> Result<(), ListenError> {
 fn router(services: &Services) -> Router {
     let sign_in = SignIn::open(services);
     let state = ApiState { services: services.clone(), sign_in: sign_in.clone() };
-    let router = rest::router(services.clone())
-        .merge(v1::router(state))
-        .merge(web::router(sign_in));
+    let router =
+        rest::router(services.clone()).merge(v1::router(state)).merge(web::router(sign_in));
     guard::guarded(router)
 }

@@ -14,13 +14,13 @@
 //! good, and another token ends all sessions.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::http::{HeaderMap, header};
-use disk::{AtomicWrite, Parsed, RealDisk, read_cache, write_atomic};
 use jiff::Timestamp;
+use node::JsonFile;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq as _;
@@ -39,8 +39,6 @@ const IDLE_SECS: i64 = 12 * 3600;
 const NOTE_SECS: i64 = 600;
 /// Maximum number of sessions; the one that was not used for the longest time ends first.
 const SESSIONS_MAX: usize = 64;
-/// Maximum length of the file in bytes.
-const FILE_LEN_MAX: u64 = 1 << 20;
 /// The header with the CSRF token.
 const CSRF_HEADER: &str = "x-csrf-token";
 
@@ -138,7 +136,7 @@ impl LiveSession {
 
 #[derive(Debug)]
 struct Table {
-    path: PathBuf,
+    file: JsonFile,
     live: Vec<LiveSession>,
     /// The times of the last requests that are in the file.
     noted: Vec<(String, i64)>,
@@ -146,8 +144,7 @@ struct Table {
 
 impl Table {
     fn write(&mut self) -> io::Result<()> {
-        let json = serde_json::to_vec_pretty(&self.live)?;
-        write_atomic(&RealDisk, &self.path, &json, &AtomicWrite::PRIVATE)?;
+        self.file.write(&self.live)?;
         self.noted = self.live.iter().map(|one| (one.id.clone(), one.used)).collect();
         Ok(())
     }
@@ -164,7 +161,8 @@ impl Table {
         };
         // A clock that was set back does not end a session.
         session.used = session.used.max(now);
-        let noted = self.noted.iter().find(|(noted, _)| noted == id).map_or(i64::MIN, |(_, at)| *at);
+        let noted =
+            self.noted.iter().find(|(noted, _)| noted == id).map_or(i64::MIN, |(_, at)| *at);
         if noted.saturating_add(NOTE_SECS) <= now
             && let Err(error) = self.write()
         {
@@ -178,17 +176,13 @@ impl Sessions {
     /// Derives the key of the sessions from the API token. Reads the sessions of an earlier
     /// run from `data_dir`.
     pub(crate) fn open(token: &str, data_dir: &Path) -> Self {
-        let path = data_dir.join("ui-sessions.json");
         let consequence = "browsers have to sign in again: archivist ui";
-        let live: Option<Vec<LiveSession>> =
-            read_cache(&RealDisk, &path, FILE_LEN_MAX, consequence, |bytes| {
-                Parsed::of(serde_json::from_slice(bytes))
-            });
-        let live = live.unwrap_or_default();
+        let (file, live) = JsonFile::open(data_dir, "ui-sessions.json", consequence);
+        let live: Vec<LiveSession> = live.unwrap_or_default();
         let noted = live.iter().map(|one| (one.id.clone(), one.used)).collect();
         Self {
             key: blake3::derive_key("archivist 2026-11 web session", token.as_bytes()),
-            table: Arc::new(Mutex::new(Table { path, live, noted })),
+            table: Arc::new(Mutex::new(Table { file, live, noted })),
         }
     }
 
@@ -232,7 +226,8 @@ impl Sessions {
     /// Returns an error if the list of sessions cannot be written. The session is valid again
     /// after a restart of the program then.
     pub(crate) fn end(&self, headers: &HeaderMap) -> io::Result<String> {
-        let ids: Vec<String> = self.cookies(headers).filter_map(|value| self.check(value)).collect();
+        let ids: Vec<String> =
+            self.cookies(headers).filter_map(|value| self.check(value)).collect();
         let mut table = self.table.lock();
         table.live.retain(|session| !ids.contains(&session.id));
         table.write()?;

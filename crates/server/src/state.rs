@@ -13,7 +13,7 @@ pub(crate) struct ApiState {
     pub(crate) sign_in: SignIn,
 }
 
-/// What signing in to the web UI needs.
+/// The state that signing in to the web UI needs.
 #[derive(Clone, Debug)]
 pub(crate) struct SignIn {
     /// The sessions of browsers.

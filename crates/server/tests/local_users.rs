@@ -1,4 +1,4 @@
-//! What other users of the same computer get: with `setuid` to nobody, so as root only.
+//! Requests of other users of the same computer, as root only: the tests become nobody.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -74,13 +74,14 @@ async fn another_user_of_the_computer_reads_and_stores_nothing() {
     .into();
     let refused = ask_as(NOBODY, &requests);
     assert_eq!(refused, vec![401; requests.len()]);
-    // What was refused did nothing.
+    // Refused requests did nothing.
     assert_eq!(node.get(&format!("/data/{cid}")).await.text().await.unwrap(), "private");
     assert_eq!(node.json("/data").await["content"].as_array().unwrap().len(), 1);
     // The owner's programs need no token, and the page by which a browser signs in is open.
     let own = [requests[0].clone(), requests[1].clone(), requests[2].clone(), requests[7].clone()];
     assert_eq!(ask_as(0, &own), [200; 4]);
-    let open = [("GET", format!("{api}/api/v1/ui/session"), ""), ("GET", format!("{api}/metrics"), "")];
+    let open =
+        [("GET", format!("{api}/api/v1/ui/session"), ""), ("GET", format!("{api}/metrics"), "")];
     assert_eq!(ask_as(NOBODY, &open), [200; 2]);
 }
 

@@ -182,10 +182,9 @@ async fn what_is_in_the_backups_is_shown_to_the_owner_alone() {
         ] {
             assert_eq!(request.send().await.unwrap().status(), 401, "{path}");
         }
-        for request in [
-            Ui::within(asked(Method::GET), &session),
-            asked(Method::GET).bearer_auth(&ui.token),
-        ] {
+        for request in
+            [Ui::within(asked(Method::GET), &session), asked(Method::GET).bearer_auth(&ui.token)]
+        {
             assert_eq!(request.send().await.unwrap().status(), status, "{path}");
         }
     }
@@ -200,9 +199,8 @@ async fn a_download_takes_a_ticket_that_counts_once_and_for_its_address() {
     let ui = Ui::start().await;
     let session = ui.session().await;
     let path = "/api/v1/receipts/export";
-    let make = |path: &str| {
-        ui.ask(Method::POST, "/api/v1/ui/ticket").json(&json!({ "path": path }))
-    };
+    let make =
+        |path: &str| ui.ask(Method::POST, "/api/v1/ui/ticket").json(&json!({ "path": path }));
     let refused = make(path).header("cookie", &session.0).send().await.unwrap();
     assert_eq!(refused.status(), 401);
     let wrong = Ui::within(make("/api/v1/config"), &session).send().await.unwrap();

@@ -212,6 +212,7 @@ impl Source {
             registry,
             addresses: Arc::new(Vec::new),
             whitelist: watch::Sender::default().subscribe(),
+            confirmed: receipts.confirmed(),
             clients: SeenClients::new(),
             stop: stop.clone(),
         };

@@ -271,6 +271,7 @@ impl Source {
             registry: registry.clone(),
             addresses: Arc::new(move || handle.listen_addrs()),
             whitelist: watch::Sender::default().subscribe(),
+            confirmed: watch::Sender::default().subscribe(),
             clients: SeenClients::new(),
             stop: stop.clone(),
         };

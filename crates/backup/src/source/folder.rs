@@ -61,6 +61,12 @@ pub(super) struct Folder {
     pub(super) bad: Option<(Cid, String)>,
     /// State of the receipt for the newest snapshot.
     pub(super) receipt: ReceiptState,
+    /// The manifest of the last receipt that the source has stored, and the time since which this
+    /// is known. It stays if the source connects again.
+    acknowledged: Option<(Cid, Instant)>,
+    /// True if the offer of the source was refused because the source was set back. The receipt for
+    /// the newest snapshot tells the source so.
+    pub(super) is_set_back: bool,
     last_failure: Option<LastFailure>,
     /// True if the running attempt was stopped because of a newer manifest.
     is_superseded: bool,
@@ -87,15 +93,39 @@ impl Folder {
     }
 
     /// Returns the history for [`manifest::check`], or `None` without a snapshot.
-    pub(super) fn history(&self, accepted: Option<(SequenceNumber, Cid)>) -> Option<FolderHistory> {
+    pub(super) fn history(
+        &self,
+        accepted: Option<(SequenceNumber, Cid)>,
+        set_back: Option<SequenceNumber>,
+    ) -> Option<FolderHistory> {
         let newest = &self.newest.as_ref()?.record;
         Some(FolderHistory {
             sequence: newest.sequence,
             manifest: newest.manifest,
             older: self.older.clone(),
             accepted,
+            set_back,
             is_lost: false,
         })
+    }
+
+    /// Records that the source has stored the receipt of a manifest.
+    pub(super) fn acknowledged(&mut self, manifest: Cid, now: Instant) {
+        if self.acknowledged.is_none_or(|(known, _)| known != manifest) {
+            self.acknowledged = Some((manifest, now));
+        }
+    }
+
+    /// Reports whether an answer of the source to a request that was sent at `asked_at` shows that
+    /// it has lost the receipt of the newest snapshot: `confirmed` is the number of the newest
+    /// receipt that it has, 0 if it has none.
+    pub(super) fn has_lost_receipt(&self, confirmed: SequenceNumber, asked_at: Instant) -> bool {
+        let Some(newest) = self.newest.as_ref().map(|newest| &newest.record) else { return false };
+        // Without any receipt, the source may have lost them alone.
+        let has_older = confirmed.0 != 0 && confirmed < newest.sequence;
+        let is_known =
+            |(manifest, since): (Cid, Instant)| manifest == newest.manifest && since <= asked_at;
+        has_older && self.acknowledged.is_some_and(is_known)
     }
 
     /// Records that the source offers a new manifest.
@@ -114,12 +144,14 @@ impl Folder {
             self.is_superseded = true;
         }
         self.is_same = false;
+        self.is_set_back = false;
         self.wanted = Some(offer);
     }
 
     /// Records that the source offers nothing new: the newest snapshot (`is_same`), or nothing.
     pub(super) fn nothing_offered(&mut self, is_same: bool) {
         self.is_same = is_same;
+        self.is_set_back = false;
         self.wanted = None;
         if self.running.is_none() {
             self.clear_failure();
@@ -182,7 +214,7 @@ impl Folder {
     ) -> bool {
         let text = with_causes(error);
         match error {
-            ManifestPullError::Stopped => return false,
+            ManifestPullError::Stopped | ManifestPullError::SetBack { .. } => return false,
             error if error.is_bad_manifest() => {
                 self.bad = Some((manifest, text));
                 self.clear_failure();
@@ -232,7 +264,8 @@ impl Folder {
         let newest = self.newest.as_ref()?;
         let sequence = newest.record.sequence;
         let is_later = |offer: &Offer| offer.published.sequence_number > sequence;
-        if !self.is_same && !self.wanted.as_ref().is_some_and(is_later) {
+        let may_confirm = self.is_same || self.wanted.as_ref().is_some_and(is_later);
+        if !may_confirm && !self.is_set_back {
             return None;
         }
         let receipt = &self.receipt;

@@ -8,16 +8,22 @@ use manifest::FolderHistory;
 use protocols::Confirmation;
 use types::{Cid, FolderId};
 
+use tokio::time::Instant;
+
 use super::SourceTask;
 use super::folder::Folder;
+use crate::confirmed_snapshot::LastConfirmation;
 
 impl SourceTask {
     /// Determines again which confirmed snapshots are lost.
     pub(super) async fn load_lost(&mut self) {
         let confirmed = self.context.effects.confirmed(self.source.peer_id).await;
         let before = std::mem::take(&mut self.lost);
-        for confirmation in confirmed {
+        for LastConfirmation { confirmation, is_stored } in confirmed {
             let id = confirmation.folder_id.clone();
+            if is_stored && let Some(folder) = self.folders.get_mut(&id) {
+                folder.acknowledged(confirmation.manifest_cid, Instant::now());
+            }
             if !is_lost(&confirmation, self.folders.get(&id)) {
                 continue;
             }
@@ -45,12 +51,15 @@ impl SourceTask {
             let last = self.last_taken(id)?;
             let accepted = self.context.acceptances.get(&self.source.peer_id, id, &last);
             let folder = self.folders.get(id);
-            let Some(lost) = self.lost.get(id) else { return folder?.history(accepted) };
+            let Some(lost) = self.lost.get(id) else {
+                return folder?.history(accepted, self.set_back(id));
+            };
             Some(FolderHistory {
                 sequence: lost.sequence,
                 manifest: lost.manifest_cid,
                 older: folder.map(|folder| folder.older.clone()).unwrap_or_default(),
                 accepted,
+                set_back: self.set_back(id),
                 is_lost: true,
             })
         };

@@ -5,6 +5,7 @@
 //! store and the source.
 //!
 //! * `polling`: the schedule of polls; `offers`: the check of their answers.
+//! * `freshness`: detects old answers.
 //! * `lost`: the confirmed snapshots that are not stored any more.
 //! * `folder`: the state of a folder; `work`, `attempt`: its pulls and receipts.
 //! * `report`: the status for others.
@@ -14,6 +15,7 @@
 
 mod attempt;
 mod folder;
+mod freshness;
 mod lost;
 mod offers;
 mod polling;
@@ -38,12 +40,13 @@ use tokio_util::sync::CancellationToken;
 use types::{FolderId, with_causes};
 
 use self::folder::Folder;
+use self::freshness::Freshness;
 use self::polling::Polling;
 use self::work::Completed;
 use crate::accept::{AcceptError, Accepted};
-use crate::acceptance_file::{Acceptance, AcceptanceFile};
 use crate::backoff::Backoff;
-use crate::effects::Effects;
+use crate::effects::{Effects, Polled};
+use crate::offer_file::{NotedOffer, OfferFile};
 use crate::settings::CommonSettings;
 use crate::slots::Slots;
 use crate::status_registry::StatusRegistry;
@@ -68,7 +71,9 @@ pub(crate) struct TaskContext {
     pub(crate) effects: Arc<dyn Effects>,
     pub(crate) slots: Slots,
     pub(crate) registry: StatusRegistry,
-    pub(crate) acceptances: Arc<AcceptanceFile>,
+    pub(crate) acceptances: Arc<OfferFile>,
+    /// The offers by which sources were recognized as set back.
+    pub(crate) set_backs: Arc<OfferFile>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) common: watch::Receiver<CommonSettings>,
     /// Notified to poll immediately.
@@ -84,10 +89,18 @@ pub(crate) struct SourceTask {
     common: CommonSettings,
     polling: Polling,
     /// The running poll.
-    poll: Option<BoxFuture<'static, Result<PollResponse, ClientError>>>,
+    poll: Option<BoxFuture<'static, Result<Polled, ClientError>>>,
+    /// Time at which the last poll began.
+    asked_at: Instant,
     last_poll: Option<Timestamp>,
     poll_error: Option<String>,
     discovery: Option<Discovery>,
+    freshness: Freshness,
+    /// The time at which the request for `discovery` was sent, if it is proved to be the answer to
+    /// that request, or if the source has confirmed it since.
+    current_since: Option<Instant>,
+    /// Offers that show that the source was set back, which are not in the file yet.
+    new_set_backs: BTreeMap<FolderId, NotedOffer>,
     wrong_peer: Option<WrongPeer>,
     refusals: Vec<Refused>,
     folders: BTreeMap<FolderId, Folder>,
@@ -103,7 +116,7 @@ pub(crate) struct SourceTask {
 struct Refused {
     text: String,
     /// The acceptance that would resolve the refusal, if there is one, and the name of the folder.
-    accept: Option<(FolderId, Acceptance, String)>,
+    accept: Option<(FolderId, NotedOffer, String)>,
 }
 
 impl SourceTask {
@@ -116,9 +129,13 @@ impl SourceTask {
             common,
             polling: Polling::new(Instant::now()),
             poll: None,
+            asked_at: Instant::now(),
             last_poll: None,
             poll_error: None,
             discovery: None,
+            freshness: Freshness::default(),
+            current_since: None,
+            new_set_backs: BTreeMap::new(),
             wrong_peer: None,
             refusals: Vec::new(),
             folders: BTreeMap::new(),
@@ -137,6 +154,7 @@ impl SourceTask {
                 self.start_due();
                 self.publish();
                 self.step().await;
+                self.store_set_backs().await;
             }
         }
         self.end().await;
@@ -182,7 +200,8 @@ impl SourceTask {
         if self.polling.next().is_some_and(|next| next <= now) {
             let request = self.polling.start(now, self.common.poll_interval);
             let url = self.source.manifest_server_url.clone();
-            self.poll = Some(self.context.effects.poll(url, request));
+            self.asked_at = now;
+            self.poll = Some(self.context.effects.poll(self.source.peer_id, url, request));
         }
         self.start_pulls(now);
         self.start_receipts(now);
@@ -236,17 +255,33 @@ impl SourceTask {
     }
 
     /// Handles the end of a poll.
-    fn answered(&mut self, answer: Result<PollResponse, ClientError>) {
+    fn answered(&mut self, answer: Result<Polled, ClientError>) {
         self.poll = None;
         let (now, interval) = (Instant::now(), self.common.poll_interval);
         match answer {
-            Ok(answer) => {
-                self.last_poll = Some(self.context.clock.now());
+            Ok(Polled { response, age }) => {
+                let wall = self.context.clock.now();
+                self.last_poll = Some(wall);
                 self.poll_error = None;
-                let (etag, is_news) = match answer {
-                    PollResponse::Unchanged => (None, false),
-                    PollResponse::Changed { discovery, etag } => {
-                        self.discovery = Some(discovery);
+                let was_stale = self.freshness.error().is_some();
+                let is_current = self.freshness.answered(now, wall, age);
+                if let Some(error) = self.freshness.error().filter(|_| !was_stale) {
+                    tracing::warn!(source = self.source.name.as_str(), error, "old answers");
+                }
+                let (etag, is_news) = match response {
+                    PollResponse::Unchanged { .. } => {
+                        let is_first_proof = is_current && self.current_since.is_none();
+                        if is_first_proof {
+                            // The list is the current one, but its numbers of receipts are of the
+                            // time of its first answer.
+                            self.forget_confirmed();
+                            self.current_since = Some(self.asked_at);
+                        }
+                        (None, is_first_proof && self.evaluate())
+                    }
+                    PollResponse::Changed { discovery, etag, .. } => {
+                        self.discovery = Some(*discovery);
+                        self.current_since = is_current.then_some(self.asked_at);
                         (Some(etag), self.evaluate())
                     }
                 };
@@ -328,8 +363,8 @@ impl SourceTask {
 
 /// Waits for the answer to the running poll; without one, forever.
 async fn next_answer(
-    poll: &mut Option<BoxFuture<'static, Result<PollResponse, ClientError>>>,
-) -> Result<PollResponse, ClientError> {
+    poll: &mut Option<BoxFuture<'static, Result<Polled, ClientError>>>,
+) -> Result<Polled, ClientError> {
     match poll {
         Some(poll) => poll.await,
         None => std::future::pending().await,

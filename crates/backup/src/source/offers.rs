@@ -1,12 +1,15 @@
 //! Evaluates the offers of a source: checks them, and accepts refused ones for the user.
 
-use manifest::OfferVerdict;
+use std::collections::BTreeMap;
+
+use manifest::{FolderHistory, Offer, OfferRefusal, OfferVerdict};
 use protocols::blocking;
-use types::FolderId;
+use tokio::time::Instant;
+use types::{Cid, FolderId, SequenceNumber, with_causes};
 
 use super::{Refused, SourceTask};
 use crate::accept::{AcceptError, Accepted, AcceptedFolder};
-use crate::acceptance_file::Acceptance;
+use crate::offer_file::NotedOffer;
 
 /// Maximum number of refusals of one answer that are logged.
 const LOGGED_MAX: usize = 20;
@@ -16,7 +19,8 @@ impl SourceTask {
     pub(super) fn evaluate(&mut self) -> bool {
         let Some(discovery) = &self.discovery else { return false };
         let peer = self.source.peer_id;
-        let verdicts = manifest::check(discovery, &peer, &self.history());
+        let history = self.history();
+        let verdicts = manifest::check(discovery, &peer, &history);
         let verdicts = match verdicts {
             Ok(verdicts) => verdicts,
             Err(wrong) => {
@@ -31,11 +35,20 @@ impl SourceTask {
         };
         self.wrong_peer = None;
         let (mut taken, mut same, mut refusals) = (Vec::new(), Vec::new(), Vec::new());
+        let mut set_back = Vec::new();
         for verdict in verdicts {
-            match verdict {
+            match self.with_receipts(verdict, &history) {
                 OfferVerdict::Take(offer) => taken.push(offer),
                 OfferVerdict::Same(folder) => same.push(folder),
+                OfferVerdict::Stored => {}
                 OfferVerdict::Refuse { folder, offer, reason } => {
+                    if let Some(offer) = offer.as_ref().filter(|_| reason.can_be_accepted()) {
+                        // An answer that may be an old one shows nothing.
+                        if self.current_since.is_some() {
+                            self.note_set_back(offer);
+                        }
+                        set_back.push(offer.published.folder_id.clone());
+                    }
                     refusals.push(self.refused(folder.as_ref(), offer, &reason));
                 }
             }
@@ -55,6 +68,11 @@ impl SourceTask {
                 folder.nothing_offered(false);
             }
         }
+        for id in set_back {
+            if let Some(folder) = self.folders.get_mut(&id) {
+                folder.is_set_back = self.current_since.is_some();
+            }
+        }
         for offer in taken {
             let folder = self.folders.entry(offer.published.folder_id.clone()).or_default();
             is_news |= folder.wanted.as_ref() != Some(&offer);
@@ -62,6 +80,89 @@ impl SourceTask {
         }
         self.folders.retain(|_, folder| !folder.is_empty());
         is_news
+    }
+
+    /// Refuses an offer that would be taken if the source has lost the receipt of the newest
+    /// snapshot, although it had stored it: it was set back and has gone on since.
+    fn with_receipts(
+        &self,
+        verdict: OfferVerdict,
+        history: &BTreeMap<FolderId, FolderHistory>,
+    ) -> OfferVerdict {
+        let OfferVerdict::Take(offer) = verdict else { return verdict };
+        let id = &offer.published.folder_id;
+        let has_lost_receipt = |asked_at: Instant| {
+            let confirmed = offer.confirmed?;
+            self.folders.get(id).map(|folder| folder.has_lost_receipt(confirmed, asked_at))
+        };
+        let lost = self.current_since.and_then(has_lost_receipt).unwrap_or(false);
+        match history.get(id).filter(|history| lost && history.accepted.is_none()) {
+            Some(history) => OfferVerdict::Refuse {
+                folder: Some(id.clone()),
+                reason: OfferRefusal::SetBack {
+                    offered: offer.published.sequence_number,
+                    last: history.sequence,
+                    found: offer.published.sequence_number,
+                },
+                offer: Some(offer),
+            },
+            None => OfferVerdict::Take(offer),
+        }
+    }
+
+    /// Makes the numbers of receipts in the last answer unknown.
+    pub(super) fn forget_confirmed(&mut self) {
+        if let Some(discovery) = &mut self.discovery {
+            discovery.manifests.iter_mut().for_each(|offer| offer.confirmed = None);
+        }
+    }
+
+    /// Returns the number of the manifest by which the source was recognized as set back.
+    pub(super) fn set_back(&self, id: &FolderId) -> Option<SequenceNumber> {
+        let newest = self.last_taken(id)?;
+        let known = self.new_set_backs.get(id).filter(|noted| noted.over == newest);
+        match known {
+            Some(noted) => Some(noted.sequence),
+            None => Some(self.context.set_backs.get(&self.source.peer_id, id, &newest)?.0),
+        }
+    }
+
+    /// Notes that the source was set back, unless that is known.
+    pub(super) fn note_set_back(&mut self, offer: &Offer) {
+        let published = &offer.published;
+        let id = &published.folder_id;
+        let Some(over) = self.last_taken(id).filter(|_| self.set_back(id).is_none()) else {
+            return;
+        };
+        let (sequence, manifest) = (published.sequence_number, published.manifest_cid);
+        self.new_set_backs.insert(id.clone(), NotedOffer { sequence, manifest, over });
+    }
+
+    /// Writes the new set-backs to their file.
+    pub(super) async fn store_set_backs(&mut self) {
+        if self.new_set_backs.is_empty() {
+            return;
+        }
+        let (file, peer) = (self.context.set_backs.clone(), self.source.peer_id);
+        let folders = self.new_set_backs.clone();
+        let stored = blocking(move || file.add(&peer, folders).map_err(AcceptError::Io)).await;
+        match stored {
+            Ok(()) => self.new_set_backs.clear(),
+            Err(error) => {
+                let (source, error) = (self.source.name.as_str(), with_causes(&error));
+                tracing::error!(source, error, "cannot store that the source was set back");
+            }
+        }
+    }
+
+    /// Returns the newest snapshot that the next manifest must follow, unless the user accepted
+    /// another one.
+    pub(super) fn must_follow(&self, id: &FolderId) -> Option<(SequenceNumber, Cid)> {
+        let newest = &self.folders.get(id)?.newest.as_ref()?.record;
+        let peer = &self.source.peer_id;
+        let accepted = self.context.acceptances.get(peer, id, &newest.manifest);
+        let is_lost = self.lost.contains_key(id);
+        (accepted.is_none() && !is_lost).then_some((newest.sequence, newest.manifest))
     }
 
     /// Returns a refusal, with the acceptance that resolves it, if one can.
@@ -72,10 +173,13 @@ impl SourceTask {
         reason: &manifest::OfferRefusal,
     ) -> Refused {
         let name = folder.map_or("a folder".to_owned(), |id| format!("folder {id}"));
-        let accept = offer.filter(|_| reason.can_be_accepted()).and_then(|offer| {
+        // An old answer that was repeated must not be accepted.
+        let is_current = *reason != OfferRefusal::Replay || self.current_since.is_some();
+        let can_be_accepted = reason.can_be_accepted() && is_current;
+        let accept = offer.filter(|_| can_be_accepted).and_then(|offer| {
             let published = offer.published;
             let over = self.last_taken(&published.folder_id)?;
-            let acceptance = Acceptance {
+            let acceptance = NotedOffer {
                 sequence: published.sequence_number,
                 manifest: published.manifest_cid,
                 over,

@@ -13,6 +13,7 @@ impl SourceTask {
         let mut errors: Vec<String> = Vec::new();
         errors.extend(self.wrong_peer.iter().map(ToString::to_string));
         errors.extend(self.poll_error.clone());
+        errors.extend(self.freshness.error().map(str::to_owned));
         errors.extend(self.refusals.iter().map(|refused| refused.text.clone()));
         for (id, folder) in &self.folders {
             let error = folder.refused().or(folder.error());
@@ -33,7 +34,7 @@ impl SourceTask {
             (SourceState::Pulling, None)
         } else if is_refused {
             (SourceState::Refused, errors.first().cloned())
-        } else if has_failed {
+        } else if has_failed || self.freshness.error().is_some() {
             (SourceState::Failed, errors.first().cloned())
         } else if self.polling.is_polling() {
             (SourceState::Polling, errors.first().cloned())

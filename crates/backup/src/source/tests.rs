@@ -8,7 +8,7 @@ mod refusing;
 use std::collections::BTreeMap;
 
 use config::ManifestUrl;
-use manifest::{Offer, PollRequest, sign};
+use manifest::{AnswerAge, Offer, PollRequest, sign};
 use multiaddr::Multiaddr;
 use net::{Keypair, NetError, PeerId};
 use parking_lot::Mutex;
@@ -20,6 +20,7 @@ use types::{Cid, Codec, PublishedManifest, SequenceNumber};
 
 use super::work::ATTEMPTS_MAX;
 use super::*;
+use crate::confirmed_snapshot::LastConfirmation;
 use crate::effects::{ReceiptError, StoredError, StoredSnapshots};
 use crate::manager::{Links, Manager};
 use crate::settings::BackupSettings;
@@ -55,6 +56,10 @@ struct Fake {
     receipt_answer: Mutex<ReceiptAnswer>,
     stored: Mutex<StoredSnapshots>,
     confirmed: Mutex<Vec<Confirmation>>,
+    /// True if the source has stored the receipts of `confirmed`.
+    confirmed_is_stored: Mutex<bool>,
+    /// Age of the next answers.
+    age: Mutex<AnswerAge>,
 }
 
 impl Fake {
@@ -66,6 +71,7 @@ impl Fake {
             manifests: Vec::new(),
             malformed: Vec::new(),
             timestamp: None,
+            nonce: None,
         };
         Arc::new(Self {
             keypair,
@@ -85,6 +91,8 @@ impl Fake {
             receipt_answer: Mutex::new(ReceiptAnswer::Ok),
             stored: Mutex::default(),
             confirmed: Mutex::default(),
+            confirmed_is_stored: Mutex::default(),
+            age: Mutex::new(AnswerAge::Now),
         })
     }
 
@@ -101,7 +109,7 @@ impl Fake {
         };
         let (id, cid) = (&published.folder_id, &published.manifest_cid);
         let signature = sign(&self.keypair, id, published.sequence_number, cid).unwrap();
-        Offer { published, signature }
+        Offer { published, signature, confirmed: None }
     }
 
     fn change(&self, change: impl FnOnce(&mut Discovery)) {
@@ -188,9 +196,10 @@ impl Drop for Pulling {
 impl Effects for Arc<Fake> {
     fn poll(
         &self,
+        _: PeerId,
         _: ManifestUrl,
         request: PollRequest,
-    ) -> BoxFuture<'static, Result<PollResponse, ClientError>> {
+    ) -> BoxFuture<'static, Result<Polled, ClientError>> {
         let fake = self.clone();
         Box::pin(async move {
             fake.polls.lock().push((Instant::now(), request.clone()));
@@ -207,10 +216,16 @@ impl Effects for Arc<Fake> {
                 let _ = tokio::time::timeout(request.wait, news).await;
             }
             let (version, discovery) = shown.borrow().clone();
-            if request.since == tag(version) {
-                return Ok(PollResponse::Unchanged);
-            }
-            Ok(PollResponse::Changed { discovery, etag: tag(version) })
+            let age = *fake.age.lock();
+            let response = match request.since == tag(version) {
+                true => PollResponse::Unchanged { proof: None },
+                false => PollResponse::Changed {
+                    discovery: Box::new(discovery),
+                    etag: tag(version),
+                    proof: None,
+                },
+            };
+            Ok(Polled { response, age })
         })
     }
 
@@ -222,9 +237,11 @@ impl Effects for Arc<Fake> {
         Box::pin(async move { Ok(stored) })
     }
 
-    fn confirmed(&self, _: PeerId) -> BoxFuture<'static, Vec<Confirmation>> {
+    fn confirmed(&self, _: PeerId) -> BoxFuture<'static, Vec<LastConfirmation>> {
         let confirmed = self.confirmed.lock().clone();
-        Box::pin(async move { confirmed })
+        let is_stored = *self.confirmed_is_stored.lock();
+        let last = move |confirmation| LastConfirmation { confirmation, is_stored };
+        Box::pin(async move { confirmed.into_iter().map(last).collect() })
     }
 
     fn connect(&self, peer: PeerId, _: Vec<Multiaddr>) -> BoxFuture<'static, Result<(), NetError>> {
@@ -308,7 +325,8 @@ fn run_with(fake: &Arc<Fake>, slots: &Slots, dir: tempfile::TempDir) -> Running 
         effects: Arc::new(fake.clone()),
         slots: slots.clone(),
         registry: registry.clone(),
-        acceptances: Arc::new(AcceptanceFile::open(Arc::new(disk::RealDisk), dir.path()).unwrap()),
+        acceptances: Arc::new(OfferFile::accepted(Arc::new(disk::RealDisk), dir.path()).unwrap()),
+        set_backs: Arc::new(OfferFile::set_back(Arc::new(disk::RealDisk), dir.path()).unwrap()),
         clock: SystemClock::shared(),
         common: common.subscribe(),
         hint: hint.clone(),

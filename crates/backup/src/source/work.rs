@@ -8,7 +8,7 @@ use futures::FutureExt as _;
 use multiaddr::Multiaddr;
 use net::NetError;
 use protocols::{Confirmation, ExchangeError, Panicked, ReceiptAnswer};
-use pull::{ManifestJob, ManifestProgress};
+use pull::{ManifestJob, ManifestProgress, ManifestPullError};
 use snapshots::Snapshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -16,7 +16,7 @@ use types::{Cid, FolderId, with_causes};
 
 use super::SourceTask;
 use super::attempt::{AttemptEnd, attempt};
-use super::folder::RunningPull;
+use super::folder::{Folder, RunningPull};
 use crate::backoff::Backoff;
 use crate::effects::ReceiptError;
 use crate::status::BackupEvent;
@@ -50,10 +50,15 @@ impl SourceTask {
     pub(super) fn start_pulls(&mut self, now: Instant) {
         let addresses = self.addresses();
         let mut running = self.folders.values().filter(|folder| folder.running.is_some()).count();
-        for (id, folder) in &mut self.folders {
+        let is_due = |(_, folder): &(&FolderId, &Folder)| folder.due(now).is_some();
+        let due: Vec<FolderId> =
+            self.folders.iter().filter(is_due).map(|(id, _)| id.clone()).collect();
+        for id in &due {
             if running >= ATTEMPTS_MAX {
                 return;
             }
+            let after = self.must_follow(id);
+            let Some(folder) = self.folders.get_mut(id) else { continue };
             let Some(offer) = folder.due(now).cloned() else { continue };
             running += 1;
             let published = &offer.published;
@@ -63,6 +68,7 @@ impl SourceTask {
             let job = ManifestJob {
                 source: self.source.peer_id,
                 offer: offer.clone(),
+                after,
                 peers: vec![self.source.peer_id],
                 progress: progress.clone(),
                 stop: stop.clone(),
@@ -134,13 +140,17 @@ impl SourceTask {
         let Some(folder) = self.folders.get_mut(id) else { return };
         let running = folder.ended();
         let now = Instant::now();
+        let mut is_set_back = false;
         let is_failure = match end {
             AttemptEnd::NoConnection(error) => {
                 folder.unreachable(manifest, with_causes(&error), now);
                 true
             }
             AttemptEnd::Pulled(result) => match *result {
-                Err(error) => folder.failed(manifest, &error, now),
+                Err(error) => {
+                    is_set_back = matches!(error, ManifestPullError::SetBack { .. });
+                    folder.failed(manifest, &error, now)
+                }
                 Ok(snapshot) => {
                     self.context.registry.send(committed(&self.source, &snapshot));
                     self.context.registry.update_totals(|totals| totals.committed += 1);
@@ -152,6 +162,9 @@ impl SourceTask {
         };
         if let Some(text) = folder.refused().or(folder.error()).filter(|_| is_failure) {
             tracing::warn!(source, folder = %id, reason = text, "cannot pull a manifest");
+        }
+        if let Some(running) = running.as_ref().filter(|_| is_set_back) {
+            self.note_set_back(&running.offer);
         }
         let numbers = running.map(|running| running.progress.numbers()).unwrap_or_default();
         self.context.registry.update_totals(|totals| {
@@ -176,6 +189,7 @@ impl SourceTask {
         }
         if let Ok(ReceiptAnswer::Ok) = answer {
             folder.receipt.confirmed = Some(manifest);
+            folder.acknowledged(manifest, Instant::now());
             folder.receipt.failures = 0;
             folder.receipt.retry_at = None;
             folder.receipt.error = None;

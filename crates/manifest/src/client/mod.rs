@@ -21,6 +21,7 @@ use reqwest::{Response, StatusCode};
 use types::printable_line;
 use url::Url;
 
+use crate::proof::{AnswerProof, PROOF_HEADER};
 use crate::wire::{Discovery, PEER_HEADER, ParseError};
 
 pub use self::error::ClientError;
@@ -45,13 +46,18 @@ pub struct PollRequest {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PollResponse {
     /// The list has not changed since [`PollRequest::since`].
-    Unchanged,
+    Unchanged {
+        /// Proof of the age of the answer, if it has one.
+        proof: Option<AnswerProof>,
+    },
     /// The list has changed, or the request had no ETag.
     Changed {
         /// Unverified list.
-        discovery: Discovery,
+        discovery: Box<Discovery>,
         /// ETag for [`PollRequest::since`] of the next poll.
         etag: Option<String>,
+        /// Proof of the age of the answer, if it has one.
+        proof: Option<AnswerProof>,
     },
 }
 
@@ -176,8 +182,10 @@ impl ManifestClient {
                 url.query_pairs_mut().append_pair("since", since);
             }
         }
+        let nonce = data_encoding::HEXLOWER.encode(&rand::random::<[u8; 16]>());
+        url.query_pairs_mut().append_pair("nonce", &nonce);
         let within = self.timeouts.total + poll.wait;
-        match tokio::time::timeout(within, self.exchange(&url, poll, within)).await {
+        match tokio::time::timeout(within, self.exchange(&url, poll, &nonce, within)).await {
             Ok(answer) => answer,
             Err(_) => Err(ClientError::Timeout { url, after: within }),
         }
@@ -187,12 +195,18 @@ impl ManifestClient {
         &self,
         url: &Url,
         poll: &PollRequest,
+        nonce: &str,
         within: Duration,
     ) -> Result<PollResponse, ClientError> {
         let response = self.send(url, poll, within).await?;
         let status = response.status();
-        if status == StatusCode::NOT_MODIFIED && poll.since.is_some() {
-            return Ok(PollResponse::Unchanged);
+        if status == StatusCode::NOT_MODIFIED
+            && let Some(since) = &poll.since
+        {
+            // The tag that was sent: the answer says that this one is current.
+            let proof = response.headers().get(PROOF_HEADER).and_then(|proof| proof.to_str().ok());
+            let proof = proof.and_then(|text| AnswerProof::from_header(text, since, nonce));
+            return Ok(PollResponse::Unchanged { proof });
         }
         if status.is_redirection() {
             let target = header(&response, &LOCATION).unwrap_or_else(|| "nowhere".to_owned());
@@ -233,7 +247,14 @@ impl ManifestClient {
                 reason: format!("peerId {peer:?} is not a peer id"),
             },
         })?;
-        Ok(PollResponse::Changed { discovery, etag })
+        let proof = AnswerProof::of_document(
+            &bytes,
+            etag.as_deref().unwrap_or_default(),
+            discovery.timestamp,
+            discovery.nonce.as_deref(),
+            nonce,
+        );
+        Ok(PollResponse::Changed { discovery: Box::new(discovery), etag, proof })
     }
 }
 

@@ -12,6 +12,7 @@
 mod clients;
 mod long_poll;
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,9 +31,10 @@ use multiaddr::{Multiaddr, Protocol};
 use serde::Deserialize;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use types::Hash;
+use types::{FolderId, Hash, SequenceNumber};
 
 use self::long_poll::LongPolls;
+use crate::proof::{PROOF_HEADER, Statement, bare, is_nonce};
 use crate::registry::ManifestRegistry;
 use crate::responses::{
     error_response, health_response, json_response, method_not_allowed_response,
@@ -62,6 +64,8 @@ pub struct ManifestServer {
     /// Networks that get the list; changes apply immediately. Loopback addresses
     /// always get it.
     pub whitelist: watch::Receiver<Vec<Network>>,
+    /// Number of the newest snapshot of each folder whose receipt this source has.
+    pub confirmed: watch::Receiver<BTreeMap<FolderId, SequenceNumber>>,
     /// Record of the addresses that requested the list.
     pub clients: SeenClients,
     /// Ends waiting requests when it is cancelled.
@@ -103,6 +107,7 @@ impl ManifestServer {
 struct ListQuery {
     wait: Option<u64>,
     since: Option<String>,
+    nonce: Option<String>,
 }
 
 async fn not_found() -> Response {
@@ -137,6 +142,7 @@ async fn list(
             "`wait` must be a number of seconds, and `since` an ETag of an earlier response",
         );
     };
+    let nonce = query.nonce.filter(|nonce| is_nonce(nonce)).unwrap_or_default();
     let known = KnownEtags::new(&headers, query.since);
     // Subscribed before the first read, so that no change is missed.
     let mut changes = server.registry.watch();
@@ -171,7 +177,8 @@ async fn list(
             }
         }
     }
-    prepared.into_response(&known)
+    let confirmed = server.confirmed.borrow().clone();
+    prepared.into_response(&known, nonce, &confirmed, &server.registry)
 }
 
 fn forbidden(client: IpAddr) -> Response {
@@ -215,6 +222,8 @@ impl ManifestServer {
                 .collect(),
             manifests: offers.folders.values().map(OfferOut::from).collect(),
             timestamp: None,
+            nonce: None,
+            signature: None,
         };
         let text = serde_json::to_vec(&document).expect("texts and numbers have a JSON form");
         // A hash of the content, so that it stays the same after a restart.
@@ -238,18 +247,74 @@ struct PreparedResponse {
 }
 
 impl PreparedResponse {
-    fn into_response(mut self, known: &KnownEtags) -> Response {
+    /// Returns the answer to a request with `nonce`, signed with the time.
+    fn into_response(
+        self,
+        known: &KnownEtags,
+        nonce: String,
+        confirmed: &BTreeMap<FolderId, SequenceNumber>,
+        registry: &ManifestRegistry,
+    ) -> Response {
+        let time = Timestamp::now();
+        let statement =
+            Statement { etag: bare(&self.etag).to_owned(), time, nonce, document: None };
         let mut response = if known.contains(&self.etag) {
-            StatusCode::NOT_MODIFIED.into_response()
+            let mut response = StatusCode::NOT_MODIFIED.into_response();
+            if let Some(proof) = header_proof(&statement, registry) {
+                response.headers_mut().insert(PROOF_HEADER, proof);
+            }
+            response
         } else {
-            self.document.timestamp = Some(Timestamp::now());
-            let text =
-                serde_json::to_string(&self.document).expect("texts and numbers have a JSON form");
-            json_response(StatusCode::OK, text)
+            json_response(StatusCode::OK, self.document.signed(statement, confirmed, registry))
         };
         let etag = HeaderValue::from_str(&self.etag).expect("hexadecimal digits in quotes");
         response.headers_mut().insert(ETAG, etag);
         response
+    }
+}
+
+/// Signs a statement. Without a valid key, answers have no proof.
+fn sign(statement: &Statement, registry: &ManifestRegistry) -> Option<String> {
+    match registry.sign(&statement.bytes(&registry.peer_id())) {
+        Ok(signature) => Some(signature.to_base64()),
+        Err(error) => {
+            tracing::error!(%error, "cannot sign an answer to a backup server");
+            None
+        }
+    }
+}
+
+/// Returns the value of the header that proves an answer without a document.
+fn header_proof(statement: &Statement, registry: &ManifestRegistry) -> Option<HeaderValue> {
+    let signature = sign(statement, registry)?;
+    let nonce = if statement.nonce.is_empty() { "-" } else { &statement.nonce };
+    HeaderValue::from_str(&format!("{} {nonce} {signature}", statement.time)).ok()
+}
+
+impl DiscoveryOut {
+    /// Returns the text of the document with its time, the nonce of the request, the confirmed
+    /// snapshots, and the signature of all that.
+    fn signed(
+        mut self,
+        mut statement: Statement,
+        confirmed: &BTreeMap<FolderId, SequenceNumber>,
+        registry: &ManifestRegistry,
+    ) -> String {
+        for offer in &mut self.manifests {
+            let number = confirmed.get(offer.folder()).map_or(0, |number| number.0);
+            offer.confirmed_sequence = Some(number);
+        }
+        self.timestamp = Some(statement.time);
+        self.nonce = Some(statement.nonce.clone()).filter(|nonce| !nonce.is_empty());
+        let json = |document: &Self| {
+            serde_json::to_string(document).expect("texts and numbers have a JSON form")
+        };
+        // The signature is the last field: it signs what is before it.
+        let unsigned = json(&self);
+        let signed = unsigned.strip_suffix('}').unwrap_or(&unsigned);
+        statement.document = Some(Hash::of(signed.as_bytes()));
+        self.signature = sign(&statement, registry);
+        json(&self)
     }
 }
 

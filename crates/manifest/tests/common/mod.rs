@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +19,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
-use types::{Cid, Codec, PublishedManifest, SequenceNumber};
+use types::{Cid, Codec, FolderId, PublishedManifest, SequenceNumber};
 
 /// Time limit, far above what any test needs.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -39,6 +40,7 @@ pub(crate) fn published(folder: &str, sequence: u64) -> PublishedManifest {
 pub(crate) struct Source {
     pub(crate) registry: ManifestRegistry,
     pub(crate) whitelist: watch::Sender<Vec<Network>>,
+    pub(crate) confirmed: watch::Sender<BTreeMap<FolderId, SequenceNumber>>,
     pub(crate) clients: SeenClients,
     pub(crate) stop: CancellationToken,
     pub(crate) address: SocketAddr,
@@ -54,6 +56,7 @@ impl Source {
         let source = Self {
             registry: ManifestRegistry::new(keypair),
             whitelist: watch::Sender::default(),
+            confirmed: watch::Sender::default(),
             clients: SeenClients::new(),
             stop: CancellationToken::new(),
             address: listener.local_addr().unwrap(),
@@ -73,6 +76,7 @@ impl Source {
                 ]
             }),
             whitelist: self.whitelist.subscribe(),
+            confirmed: self.confirmed.subscribe(),
             clients: self.clients.clone(),
             stop: self.stop.clone(),
         };

@@ -115,6 +115,13 @@ pub(super) struct ChainReport {
     pub(super) unreadable: Option<String>,
 }
 
+impl ChainReport {
+    /// Returns the report of a chain without receipts.
+    pub(super) fn empty(id: ChainId) -> Self {
+        Self { id, state: ChainState::default(), is_newest_signed: false, unreadable: None }
+    }
+}
+
 /// The chains of one source.
 #[derive(Debug)]
 pub(super) struct Chains {
@@ -247,12 +254,9 @@ impl Chains {
                 is_newest_signed: chain.is_newest_signed,
                 unreadable: None,
             },
-            Err(reason) => ChainReport {
-                id: id.clone(),
-                state: ChainState::default(),
-                is_newest_signed: false,
-                unreadable: Some(reason.clone()),
-            },
+            Err(reason) => {
+                ChainReport { unreadable: Some(reason.clone()), ..ChainReport::empty(id.clone()) }
+            }
         };
         chains.iter().map(report).collect()
     }

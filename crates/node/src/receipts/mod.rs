@@ -122,6 +122,9 @@ struct Shared {
     refused: Mutex<BTreeMap<ChainId, String>>,
     /// Set when the source side runs.
     journal: OnceLock<Journal>,
+    /// The last receipt of each chain whose snapshot this source has signed and does not know any
+    /// more.
+    forgotten: Mutex<BTreeMap<ChainId, SequenceNumber>>,
     /// Receipts that could not be stored, with the error.
     not_stored: Mutex<BTreeMap<ChainId, String>>,
     /// Results of the last comparison with each backup server.
@@ -170,6 +173,7 @@ impl Receipts {
             confirmed: watch::Sender::default(),
             refused: Mutex::default(),
             journal: OnceLock::new(),
+            forgotten: Mutex::default(),
             not_stored: Mutex::default(),
             compared: Mutex::default(),
             outdated: Mutex::default(),
@@ -262,6 +266,16 @@ impl Receipts {
             self.refused(&id, signed, &name, "this computer does not watch the folder");
             return ReceiptAnswer::UnknownFolder;
         };
+        // The receipt contains the signature of this source for the manifest. So if the manifest is
+        // unknown, this source published it and was set back since, or another computer did that
+        // has the same key.
+        let is_forgotten = |newest: Cid| {
+            sequence > published.sequence
+                || (sequence == published.sequence && newest != confirmation.manifest_cid)
+        };
+        if published.manifest_cid.is_some_and(is_forgotten) {
+            self.0.forgotten.lock().insert(id.clone(), sequence);
+        }
         // An earlier manifest is recognized by the signature that this source made for it.
         let refusal = |continued: Option<&SignedReceipt>| {
             let cid = confirmation.manifest_cid;
@@ -308,6 +322,7 @@ impl Receipts {
             }
         }
         self.0.refused.lock().remove(&id);
+        self.0.forgotten.lock().remove(&id);
         self.0.not_stored.lock().remove(&id);
         self.0.outdated.lock().remove(&peer);
         self.0.arrived.notify_one();
@@ -366,8 +381,15 @@ impl Receipts {
 
     /// Returns the state of every chain, with its problems.
     pub fn chains(&self) -> Vec<ChainStatus> {
+        let forgotten = self.0.forgotten.lock().clone();
         let not_stored = self.0.not_stored.lock().clone();
         let compared = self.0.compared.lock().clone();
+        let mut reports = self.0.chains.reports();
+        for id in forgotten.keys() {
+            if !reports.iter().any(|report| report.id == *id) {
+                reports.push(chains::ChainReport::empty(id.clone()));
+            }
+        }
         let status = |report: chains::ChainReport| {
             let id = report.id;
             let server = id.backup_server;
@@ -405,6 +427,17 @@ impl Receipts {
                     action,
                 );
             }
+            if let Some(sequence) = forgotten.get(&id).filter(|_| is_watched) {
+                add(
+                    format!(
+                        "backup server {server} has snapshot {sequence}, signed by this computer, \
+                         which does not know it: its state was set back to an older one, or \
+                         another computer uses its key. The backup server takes nothing new"
+                    ),
+                    "if this computer was restored from a backup, run `archivist source accept` on \
+                     the backup server; if it is a copy, give it an identity of its own",
+                );
+            }
             if let Some(error) = not_stored.get(&id) {
                 add(
                     format!("a receipt of backup server {server} cannot be stored: {error}"),
@@ -429,7 +462,7 @@ impl Receipts {
                 problems,
             }
         };
-        self.0.chains.reports().into_iter().map(status).collect()
+        reports.into_iter().map(status).collect()
     }
 
     /// Returns the problems of all chains and backup servers.

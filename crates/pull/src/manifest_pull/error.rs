@@ -39,6 +39,15 @@ pub enum ManifestPullError {
     /// The manifest differs from the signed offer; holds the field.
     #[error("the manifest differs from the signed offer in its {0}")]
     NotAsSigned(&'static str),
+    /// The manifest has the number after the last one and follows another manifest: the source was
+    /// set back to an older state, or another computer uses its key.
+    #[error("the manifest follows {previous}, but {taken} was taken with that number")]
+    SetBack {
+        /// Manifest that the source names as the one before.
+        previous: Cid,
+        /// Manifest that was taken with that number.
+        taken: Cid,
+    },
     /// A file does not match its entry in the manifest.
     #[error("block {cid} is not the file that the manifest describes: {reason}")]
     NotFile {

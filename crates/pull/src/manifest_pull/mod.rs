@@ -31,7 +31,7 @@ use protocols::{Clock, PatchWant, SessionPool, blocking};
 use snapshots::{Signs, Snapshot, SnapshotRecord, SnapshotStore, SnapshotTree, header_of};
 use store::{BlockStore, Pin, Root, StoreError, WriteEpoch, get_required};
 use tokio_util::sync::CancellationToken;
-use types::{Cid, FolderId, ManifestHeader};
+use types::{Cid, FolderId, ManifestHeader, SequenceNumber};
 
 use self::cache::{Caches, CompleteSegments, FolderCache};
 use self::files::{BaseSegment, FileWant, check_segment, files_of, first_missing};
@@ -88,6 +88,8 @@ pub struct ManifestJob {
     pub source: PeerId,
     /// The offer; the caller has checked its signature and sequence number.
     pub offer: Offer,
+    /// The manifest that was taken last, if the offered one must be of the same history.
+    pub after: Option<(SequenceNumber, Cid)>,
     /// The peers to fetch from, in order.
     pub peers: Vec<PeerId>,
     /// The progress, which is updated during the pull.
@@ -316,6 +318,13 @@ impl Attempt<'_> {
         check(header.sequence_number == published.sequence_number, "sequence number")?;
         let source = header.source_peer_id.parse::<PeerId>();
         check(source.is_ok_and(|source| source == self.job.source), "source")?;
+        if let Some((sequence, taken)) = self.job.after
+            && header.sequence_number.0 == sequence.0 + 1
+            && let Some(previous) = header.previous
+            && previous != taken
+        {
+            return Err(ManifestPullError::SetBack { previous, taken });
+        }
         Ok(header)
     }
 

@@ -40,6 +40,7 @@ pub(crate) fn job(source: &Source, offer: &Offer) -> ManifestJob {
     ManifestJob {
         source: source.peer(),
         offer: offer.clone(),
+        after: None,
         peers: vec![source.peer()],
         progress: Arc::new(ManifestProgress::default()),
         stop: CancellationToken::new(),

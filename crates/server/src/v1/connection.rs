@@ -99,7 +99,7 @@ async fn of_source(services: &Services, source: &SourcePeer) -> Vec<Step> {
         Err(error) => Err(error),
     };
     steps.push(match polled {
-        Ok(manifest::PollResponse::Unchanged) => good(name, "the server answers".to_owned()),
+        Ok(manifest::PollResponse::Unchanged { .. }) => good(name, "the server answers".to_owned()),
         Ok(manifest::PollResponse::Changed { discovery, .. })
             if discovery.peer != source.peer_id =>
         {

@@ -78,7 +78,9 @@ fn file_name(path: &RelPath, otherwise: &str, extension: &str) -> String {
     let name = if name.is_empty() { otherwise } else { &name };
     let clean: String = name
         .chars()
-        .map(|char| if char.is_control() || is_direction(char) || "/\\".contains(char) { '_' } else { char })
+        .map(|char| {
+            if char.is_control() || is_direction(char) || "/\\".contains(char) { '_' } else { char }
+        })
         .take(200)
         .collect();
     format!("{clean}{extension}")
@@ -261,7 +263,8 @@ fn add_bytes(name: &mut String, bytes: &[u8]) {
 
 /// Reports whether a character changes the direction of the text around it (UAX #9).
 fn is_direction(char: char) -> bool {
-    matches!(char, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    let is_mark = matches!(char, '\u{61c}' | '\u{200e}' | '\u{200f}');
+    is_mark || matches!(char, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// Reports whether Windows takes a file name for a device, with any extension ("Naming Files,

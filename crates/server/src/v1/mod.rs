@@ -50,8 +50,8 @@ use crate::state::ApiState;
 #[openapi(info(
     title = "Archivist",
     description = "Continuous, versioned backup of folders from one machine to another. \
-                   The API listens on loopback only. Programs of the user that archivist runs as may \
-                   read the status. The names and contents of backups, the settings and every \
+                   The API listens on loopback only. Programs of the user that archivist runs as \
+                   may read the status. The names and contents of backups, the settings and every \
                    change require `Authorization: Bearer` with the content of the file \
                    `api-token` in the data directory."
 ))]

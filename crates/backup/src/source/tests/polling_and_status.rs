@@ -3,6 +3,26 @@
 use super::*;
 
 #[tokio::test(start_paused = true)]
+async fn a_source_whose_answers_are_repeated_is_reported() {
+    let fake = Fake::new();
+    fake.publish(1);
+    let running = run(&fake);
+    running.pass(SOON).await;
+    assert_eq!(running.state(), SourceState::Idle);
+    *fake.age.lock() = AnswerAge::Unknown;
+    *fake.has_long_polls.lock() = false;
+    running.pass(75.0).await;
+    let status = running.status();
+    assert_eq!(status.state, SourceState::Failed);
+    assert!(status.errors[0].contains("its answers are old"), "{status:?}");
+    *fake.age.lock() = AnswerAge::Now;
+    running.pass(40.0).await;
+    assert!(running.status().errors.is_empty());
+    assert_eq!(running.state(), SourceState::Idle);
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_new_manifest_is_pulled_at_once_and_confirmed() {
     let fake = Fake::new();
     let running = run(&fake);

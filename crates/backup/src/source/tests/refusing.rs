@@ -61,6 +61,8 @@ async fn a_source_that_goes_back_is_refused_until_it_is_accepted() {
     let (old, new) = (fake.offer("docs", 41, "docs 41"), fake.offer("docs", 42, "docs 42"));
     let snapshots = vec![snapshot_of(peer, &old), snapshot_of(peer, &new)];
     *fake.stored.lock() = BTreeMap::from([("docs".parse().unwrap(), snapshots)]);
+    // Somebody may repeat old answers.
+    *fake.age.lock() = AnswerAge::Unknown;
     let running = run(&fake);
     // A replayed answer; another manifest with the same number; a lower number.
     for (offer, can_be_accepted) in [
@@ -97,6 +99,139 @@ async fn a_source_that_goes_back_is_refused_until_it_is_accepted() {
     running.pass(1.0).await;
     assert_eq!(fake.pulled(), [5, 5, 7]);
     assert_eq!(running.state(), SourceState::Refused);
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_was_set_back_stays_refused_however_far_it_gets() {
+    let fake = Fake::new();
+    let peer = fake.keypair.public().to_peer_id();
+    let (old, new) = (fake.offer("docs", 41, "docs 41"), fake.offer("docs", 42, "docs 42"));
+    let snapshots = vec![snapshot_of(peer, &old), snapshot_of(peer, &new)];
+    *fake.stored.lock() = BTreeMap::from([("docs".parse().unwrap(), snapshots)]);
+    *fake.receipt_answer.lock() = ReceiptAnswer::Refused;
+    let mut running = run(&fake);
+    // It offers the older one again, in an answer that is proved to be new.
+    fake.show([old]);
+    running.pass(1.0).await;
+    assert!(running.status().can_be_accepted);
+    assert!(fake.receipts.lock().contains(&42), "the source is told what is stored");
+    for sequence in [42, 43, 44, 99] {
+        fake.show([fake.offer("docs", sequence, &format!("another {sequence}"))]);
+        running.pass(1.0).await;
+        let status = running.status();
+        assert_eq!(status.state, SourceState::Refused, "{sequence}");
+        assert!(status.can_be_accepted && !status.errors.is_empty());
+        if sequence == 43 {
+            let dir = running.stop().await;
+            running = run_with(&fake, &Slots::new(1), dir);
+        }
+    }
+    assert!(fake.pulled().is_empty());
+    let accepted = running.accept().await.unwrap();
+    assert_eq!(accepted.folders[0].sequence.0, 99);
+    running.pass(SOON).await;
+    fake.show([fake.offer("docs", 100, "another 100")]);
+    running.pass(SOON).await;
+    assert_eq!(fake.pulled(), [99, 100]);
+    assert_eq!(running.state(), SourceState::Idle);
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_accepted_manifest_that_is_stored_is_not_pulled_again() {
+    let fake = Fake::new();
+    let peer = fake.keypair.public().to_peer_id();
+    let (old, new) = (fake.offer("docs", 41, "docs 41"), fake.offer("docs", 42, "docs 42"));
+    let snapshots = vec![snapshot_of(peer, &old), snapshot_of(peer, &new)];
+    *fake.stored.lock() = BTreeMap::from([("docs".parse().unwrap(), snapshots)]);
+    let running = run(&fake);
+    fake.show([old]);
+    running.pass(1.0).await;
+    running.accept().await.unwrap();
+    running.pass(SOON).await;
+    assert_eq!(running.state(), SourceState::Idle);
+    assert!(fake.pulled().is_empty());
+    fake.show([fake.offer("docs", 42, "another 42")]);
+    running.pass(SOON).await;
+    assert_eq!(fake.pulled(), [42]);
+    running.stop().await;
+}
+
+/// The source was set back and has gone on while the backup server was away.
+#[tokio::test(start_paused = true)]
+async fn a_source_without_a_receipt_that_it_had_is_refused() {
+    let fake = Fake::new();
+    let peer = fake.keypair.public().to_peer_id();
+    let new = fake.offer("docs", 42, "docs 42");
+    let snapshots = vec![snapshot_of(peer, &new)];
+    *fake.stored.lock() = BTreeMap::from([("docs".parse().unwrap(), snapshots)]);
+    *fake.confirmed.lock() = vec![confirmation_of(&new, 1)];
+    *fake.confirmed_is_stored.lock() = true;
+    let offer = |sequence: u64, confirmed: Option<u64>| {
+        let offer = fake.offer("docs", sequence, &format!("docs {sequence}"));
+        Offer { confirmed: confirmed.map(SequenceNumber), ..offer }
+    };
+    fake.show([offer(50, Some(40))]);
+    let running = run(&fake);
+    running.pass(SOON).await;
+    assert_eq!(running.state(), SourceState::Refused);
+    assert!(running.status().can_be_accepted && fake.pulled().is_empty());
+    // The receipt that tells it so gives it the newest one again.
+    fake.show([offer(51, Some(42))]);
+    running.pass(SOON).await;
+    assert!(fake.pulled().is_empty());
+    assert_eq!(running.state(), SourceState::Refused);
+    running.accept().await.unwrap();
+    running.pass(SOON).await;
+    assert_eq!(fake.pulled(), [51]);
+    running.stop().await;
+    // It has the receipt, or a later one; it has lost all receipts; it does not say; or the
+    // answer may be an old one.
+    for (confirmed, age) in [
+        (Some(42), AnswerAge::Now),
+        (Some(43), AnswerAge::Now),
+        (Some(0), AnswerAge::Now),
+        (None, AnswerAge::Now),
+        (Some(40), AnswerAge::Unknown),
+    ] {
+        let before = fake.pulled().len();
+        fake.show([offer(50, confirmed)]);
+        *fake.age.lock() = age;
+        let running = run(&fake);
+        running.pass(SOON).await;
+        assert_eq!(fake.pulled().len(), before + 1, "{confirmed:?} {age:?}");
+        running.stop().await;
+    }
+    // The receipt arrives while the answer is on its way.
+    *fake.age.lock() = AnswerAge::Now;
+    *fake.confirmed_is_stored.lock() = false;
+    let before = fake.pulled().len();
+    fake.show([offer(50, Some(40))]);
+    let running = run(&fake);
+    running.pass(SOON).await;
+    assert_eq!(fake.pulled().len(), before + 1);
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_manifest_that_follows_another_one_is_a_set_back() {
+    let fake = Fake::new();
+    let peer = fake.keypair.public().to_peer_id();
+    let new = fake.offer("docs", 42, "docs 42");
+    *fake.stored.lock() =
+        BTreeMap::from([("docs".parse().unwrap(), vec![snapshot_of(peer, &new)])]);
+    let [previous, taken] = [b"a", b"b"].map(|bytes| Cid::of(Codec::DagCbor, bytes));
+    fake.fail_pulls(move || Some(ManifestPullError::SetBack { previous, taken }));
+    fake.show([fake.offer("docs", 43, "docs 43")]);
+    let running = run(&fake);
+    running.pass(SOON).await;
+    *fake.pull_error.lock() = None;
+    fake.show([fake.offer("docs", 44, "docs 44")]);
+    running.pass(SOON).await;
+    assert_eq!(fake.pulled(), [43], "44 is not pulled");
+    assert_eq!(running.state(), SourceState::Refused);
+    assert!(running.status().can_be_accepted);
     running.stop().await;
 }
 

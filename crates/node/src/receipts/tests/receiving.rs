@@ -33,8 +33,13 @@ fn a_receipt_for_something_that_was_never_published_is_refused() {
     let receipts = source.open();
     let unknown = signed_receipt(&source.server, &source.key, "none", (1, cid("none", 1)), None);
     assert_eq!(source.receive(&receipts, &unknown), ReceiptAnswer::UnknownFolder);
+    assert!(receipts.problems().is_empty());
     let future = source.sign(3, None);
     assert_eq!(source.receive(&receipts, &future), ReceiptAnswer::Refused);
+    // It has the signature of this source: this computer was set back, or is a copy.
+    let problem = receipts.problems().pop().unwrap();
+    assert!(problem.message.contains("has snapshot 3, signed by this computer"), "{problem:?}");
+    assert!(problem.action.contains("archivist source accept"), "{problem:?}");
     let other = |sequence| {
         let manifest = (sequence, cid("another", sequence));
         signed_receipt(&source.server, &source.key, "docs", manifest, None)
@@ -55,6 +60,7 @@ fn a_receipt_for_something_that_was_never_published_is_refused() {
     assert_eq!(source.disk.files(), Vec::<PathBuf>::new());
     assert_eq!(source.receive(&receipts, &source.sign(1, None)), ReceiptAnswer::Ok);
     assert_eq!(confirmed(&receipts), Some(1));
+    assert!(receipts.problems().is_empty());
 }
 
 #[test]

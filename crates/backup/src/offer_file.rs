@@ -1,8 +1,12 @@
-//! The file `accepted.json`: the manifests that the user has accepted (`archivist source accept`)
-//! although their sequence numbers do not follow from the newest snapshot.
+//! Files with one noted offer for each folder:
 //!
-//! An acceptance is valid only while the newest snapshot is the same as when it was given. If the
-//! file is lost, the user must accept again.
+//! * `accepted.json`: the manifests that the user has accepted (`archivist source accept`) although
+//!   they do not follow from the newest snapshot. If the file is lost, the user must accept again.
+//! * `set-back.json`: the offers by which a source was recognized as set back. Whatever it offers
+//!   is refused until the user accepts it. If the file is lost, the next such offer is recognized
+//!   again, unless the numbers of the source have passed that of the newest snapshot.
+//!
+//! A note is valid only while the newest snapshot is the same as when it was made.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,25 +18,27 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use types::{Cid, FolderId, SequenceNumber};
 
-/// Name of the file.
-const FILE_NAME: &str = "accepted.json";
+/// Name of the file of accepted offers.
+const ACCEPTED: &str = "accepted.json";
+/// Name of the file of the offers that showed that a source was set back.
+const SET_BACK: &str = "set-back.json";
 const VERSION: u32 = 1;
 /// Maximum length of the file, in bytes.
 const FILE_LEN_MAX: u64 = 4 << 20;
 
-/// An acceptance.
+/// An offer that was noted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Acceptance {
-    /// The accepted sequence number.
+pub(crate) struct NotedOffer {
+    /// Its sequence number.
     pub(crate) sequence: SequenceNumber,
-    /// CID of the accepted manifest.
+    /// CID of its manifest.
     pub(crate) manifest: Cid,
     /// Manifest of the newest snapshot at that time.
     pub(crate) over: Cid,
 }
 
-type Folders = BTreeMap<FolderId, Acceptance>;
+type Folders = BTreeMap<FolderId, NotedOffer>;
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -41,9 +47,9 @@ struct Wire {
     sources: BTreeMap<String, Folders>,
 }
 
-/// The acceptances of all sources.
+/// The noted offers of all sources in one file.
 #[derive(Debug)]
-pub(crate) struct AcceptanceFile {
+pub(crate) struct OfferFile {
     disk: Arc<dyn Disk>,
     path: PathBuf,
     /// Locked while the file is written; the tasks of the sources can read meanwhile.
@@ -51,27 +57,35 @@ pub(crate) struct AcceptanceFile {
     sources: Mutex<BTreeMap<String, Folders>>,
 }
 
-impl AcceptanceFile {
-    /// Reads the file. A missing file has no acceptances. A damaged file is kept under another
-    /// name, and has none either. Blocks the thread.
+impl OfferFile {
+    /// Reads the file of the accepted offers. A missing file has none. A damaged file is kept
+    /// under another name, and has none either. Blocks the thread.
     ///
     /// # Errors
     ///
     /// Returns [`StateError`] if the file cannot be read, or was written by a later version.
-    pub(crate) fn open(disk: Arc<dyn Disk>, data_dir: &Path) -> Result<Self, StateError> {
-        let path = data_dir.join(FILE_NAME);
+    pub(crate) fn accepted(disk: Arc<dyn Disk>, data_dir: &Path) -> Result<Self, StateError> {
+        let consequence = "run `archivist source accept` again if a source is refused";
+        Self::open(disk, data_dir.join(ACCEPTED), consequence)
+    }
+
+    /// Reads the file of the offers that showed that a source was set back. Same as
+    /// [`OfferFile::accepted`] otherwise.
+    pub(crate) fn set_back(disk: Arc<dyn Disk>, data_dir: &Path) -> Result<Self, StateError> {
+        let consequence = "a source that was set back to an older state may be taken for a new one";
+        Self::open(disk, data_dir.join(SET_BACK), consequence)
+    }
+
+    fn open(disk: Arc<dyn Disk>, path: PathBuf, consequence: &str) -> Result<Self, StateError> {
         let read = read_state(&*disk, &path, FILE_LEN_MAX, parse)?;
         if let Some(kept) = read.kept {
-            tracing::error!(
-                "the accepted manifests: {kept}; run `archivist source accept` again if a source \
-                 is refused"
-            );
+            tracing::error!("the noted offers of sources: {kept}; {consequence}");
         }
         let sources = Mutex::new(read.value.unwrap_or_default());
         Ok(Self { disk, path, writing: Mutex::new(()), sources })
     }
 
-    /// Returns the manifest that was accepted for a folder while `newest` was its newest snapshot.
+    /// Returns the offer that was noted for a folder while `newest` was its newest snapshot.
     pub(crate) fn get(
         &self,
         source: &PeerId,
@@ -83,7 +97,7 @@ impl AcceptanceFile {
         (found.over == *newest).then_some((found.sequence, found.manifest))
     }
 
-    /// Adds acceptances durably. Blocks the thread.
+    /// Adds offers durably. Blocks the thread.
     ///
     /// # Errors
     ///
@@ -91,7 +105,7 @@ impl AcceptanceFile {
     pub(crate) fn add(
         &self,
         source: &PeerId,
-        folders: impl IntoIterator<Item = (FolderId, Acceptance)>,
+        folders: impl IntoIterator<Item = (FolderId, NotedOffer)>,
     ) -> std::io::Result<()> {
         let _one_at_a_time = self.writing.lock();
         let mut next = self.sources.lock().clone();
@@ -131,7 +145,7 @@ mod tests {
     use super::*;
 
     fn path() -> PathBuf {
-        Path::new("/data").join(FILE_NAME)
+        Path::new("/data").join(ACCEPTED)
     }
 
     fn disk() -> SimDisk {
@@ -140,8 +154,8 @@ mod tests {
         disk
     }
 
-    fn open(disk: &SimDisk) -> Result<AcceptanceFile, StateError> {
-        AcceptanceFile::open(Arc::new(disk.clone()), Path::new("/data"))
+    fn open(disk: &SimDisk) -> Result<OfferFile, StateError> {
+        OfferFile::accepted(Arc::new(disk.clone()), Path::new("/data"))
     }
 
     #[test]
@@ -150,7 +164,7 @@ mod tests {
         let peer = PeerId::random();
         let folder: FolderId = "docs".parse().unwrap();
         let [old, new, other] = [b"old", b"new", b"oth"].map(|b| Cid::of(Codec::DagCbor, b));
-        let acceptance = Acceptance { sequence: SequenceNumber(3), manifest: new, over: old };
+        let acceptance = NotedOffer { sequence: SequenceNumber(3), manifest: new, over: old };
         open(&disk).unwrap().add(&peer, [(folder.clone(), acceptance)]).unwrap();
         let file = open(&disk).unwrap();
         assert_eq!(file.get(&peer, &folder, &old), Some((SequenceNumber(3), new)));
@@ -176,7 +190,7 @@ mod tests {
     #[test]
     fn fuzz_acceptances() {
         let [new, old] = [b"new", b"old"].map(|bytes| Cid::of(Codec::DagCbor, bytes));
-        let acceptance = Acceptance { sequence: SequenceNumber(3), manifest: new, over: old };
+        let acceptance = NotedOffer { sequence: SequenceNumber(3), manifest: new, over: old };
         let folders = Folders::from([("docs".parse().unwrap(), acceptance)]);
         let sources = BTreeMap::from([(PeerId::random().to_string(), folders)]);
         let encode = |sources: BTreeMap<String, Folders>| {
@@ -195,9 +209,9 @@ mod tests {
         open(&disk).unwrap().add(&PeerId::random(), []).unwrap();
         let content = read_file(&disk, &path(), FILE_LEN_MAX).unwrap();
         for error in [EIO, EACCES, EMFILE] {
-            disk.add_fault(FaultRule::reads(error).on(FILE_NAME));
+            disk.add_fault(FaultRule::reads(error).on(ACCEPTED));
             let error = open(&disk).unwrap_err();
-            assert!(error.to_string().contains(FILE_NAME), "{error}");
+            assert!(error.to_string().contains(ACCEPTED), "{error}");
             disk.clear_fault_rules();
         }
         assert_eq!(open(&disk).unwrap().sources.lock().len(), 1);
@@ -206,6 +220,6 @@ mod tests {
         assert!(matches!(open(&disk), Err(StateError::Newer { .. })));
         assert_eq!(read_file(&disk, &path(), 100).unwrap(), newer);
         disk.damage(&path(), |bytes| *bytes = content);
-        assert_eq!(disk.list(Path::new("/data")).unwrap(), [FILE_NAME]);
+        assert_eq!(disk.list(Path::new("/data")).unwrap(), [ACCEPTED]);
     }
 }
