@@ -12,11 +12,11 @@ use net::PeerId;
 use parking_lot::Mutex;
 use types::{Cid, FolderId};
 
-use crate::plan::Summary;
+use crate::plan::{Summaries, Summary};
 
-/// Maximum number of cached segments of all folders; each needs about 300 bytes. A million files
-/// are in about a thousand segments.
-const SEGMENTS_MAX: usize = 100_000;
+/// Maximum memory of the cached segments of all folders, in bytes. A million files are in about a
+/// thousand segments of a few hundred bytes each.
+const MEMORY_MAX: usize = 32 << 20;
 
 /// The complete segments below one root.
 #[derive(Clone, Debug)]
@@ -24,7 +24,7 @@ pub(crate) struct CompleteSegments {
     /// CID of the root: a snapshot record or a manifest.
     pub(crate) root: Cid,
     /// The segments, by CID.
-    pub(crate) segments: HashMap<Cid, Summary>,
+    pub(crate) segments: Summaries,
 }
 
 /// The cache of one folder.
@@ -38,7 +38,7 @@ pub(crate) struct FolderCache {
     pub(crate) partial: Option<CompleteSegments>,
     /// Segments of the last manifest whose entries were checked. Their files may be missing; a CID
     /// always stands for the same entries.
-    pub(crate) checked: HashMap<Cid, Summary>,
+    pub(crate) checked: Summaries,
 }
 
 impl FolderCache {
@@ -53,14 +53,15 @@ impl FolderCache {
     }
 
     /// Returns all complete segments.
-    pub(crate) fn complete(&self) -> HashMap<Cid, Summary> {
+    pub(crate) fn complete(&self) -> Summaries {
         let all = self.base.iter().chain(&self.partial).flat_map(|complete| &complete.segments);
         all.map(|(cid, summary)| (*cid, summary.clone())).collect()
     }
 
-    fn len(&self) -> usize {
-        let complete = self.base.iter().chain(&self.partial);
-        complete.map(|complete| complete.segments.len()).sum::<usize>() + self.checked.len()
+    /// Returns about how much memory the cache takes, in bytes.
+    fn memory(&self) -> usize {
+        let complete = self.base.iter().chain(&self.partial).flat_map(|one| one.segments.values());
+        complete.chain(self.checked.values()).map(|summary| Summary::memory(summary)).sum()
     }
 }
 
@@ -76,12 +77,12 @@ impl Caches {
 
     /// Stores the cache of a folder. Beyond the limit, the caches of the other folders are dropped.
     pub(crate) fn put(&self, source: PeerId, folder: &FolderId, cache: FolderCache) {
-        let len = cache.len();
-        if len > SEGMENTS_MAX {
+        let memory = cache.memory();
+        if memory > MEMORY_MAX {
             return;
         }
         let mut all = self.0.lock();
-        if all.values().map(FolderCache::len).sum::<usize>() + len > SEGMENTS_MAX {
+        if all.values().map(FolderCache::memory).sum::<usize>() + memory > MEMORY_MAX {
             all.clear();
         }
         all.insert((source, folder.clone()), cache);

@@ -38,7 +38,7 @@ use self::files::{BaseSegment, FileWant, check_segment, files_of, first_missing}
 use self::patches::segment_patches;
 use self::unavailable::{Unavailable, require_complete};
 use crate::error::PullError;
-use crate::plan::{Counts, Plan, Step, Summary, TreeWalk, diff};
+use crate::plan::{Counts, Plan, Step, Summaries, TreeWalk, diff};
 use crate::puller::Puller;
 use crate::similar::SimilarBlocks;
 
@@ -332,8 +332,8 @@ impl Attempt<'_> {
     async fn check_segments(
         &mut self,
         plan: Arc<Plan>,
-        complete: HashMap<Cid, Summary>,
-    ) -> Result<HashMap<Cid, Summary>, ManifestPullError> {
+        complete: Summaries,
+    ) -> Result<Summaries, ManifestPullError> {
         // Keeps the checks of an unfinished pull, so that a folder whose manifests are superseded
         // again and again makes progress.
         let checked = std::mem::take(&mut self.cache.checked);
@@ -349,11 +349,11 @@ impl Attempt<'_> {
                     let known = summaries.get(&cid).filter(|known| known.is_of(&step.segment));
                     match known {
                         Some(known) => walk
-                            .skip(known)
+                            .skip(&step.segment, known)
                             .map_err(|source| ManifestPullError::Unsound { cid, source })?,
                         None => {
                             let summary = check_segment(&*store, &step.segment, &mut walk)?;
-                            summaries.insert(cid, summary);
+                            summaries.insert(cid, Arc::new(summary));
                         }
                     }
                 }
@@ -370,7 +370,7 @@ impl Attempt<'_> {
     }
 
     /// Returns the totals of the manifest, and adds the known part to the progress.
-    fn count_totals(&self, plan: &Plan, summaries: &HashMap<Cid, Summary>) -> Counts {
+    fn count_totals(&self, plan: &Plan, summaries: &Summaries) -> Counts {
         let mut total = Counts::default();
         for step in &plan.steps {
             let Some(summary) = summaries.get(&step.segment.cid) else { continue };
@@ -390,7 +390,7 @@ impl Attempt<'_> {
     async fn set_partial_root(
         &mut self,
         plan: &Plan,
-        summaries: &HashMap<Cid, Summary>,
+        summaries: &Summaries,
     ) -> Result<(), ManifestPullError> {
         let manifest = self.job.offer.published.manifest_cid;
         let root = Root { cid: manifest, partial: true };
@@ -414,7 +414,7 @@ impl Attempt<'_> {
     async fn pull_files(
         &mut self,
         plan: &Arc<Plan>,
-        summaries: &Arc<HashMap<Cid, Summary>>,
+        summaries: &Arc<Summaries>,
     ) -> Result<(), ManifestPullError> {
         let (mut unavailable, mut synced) = (Unavailable::default(), 0);
         let new: Arc<Vec<Step>> = Arc::new(plan.new_segments().cloned().collect());
@@ -493,7 +493,7 @@ impl Attempt<'_> {
         &mut self,
         header: &Arc<ManifestHeader>,
         total: &Counts,
-        summaries: &Arc<HashMap<Cid, Summary>>,
+        summaries: &Arc<Summaries>,
     ) -> Result<Snapshot, ManifestPullError> {
         let published = &self.job.offer.published;
         let snapshots = self.shared.snapshots.clone();
