@@ -336,7 +336,9 @@ test("the receipts are verified, listed and exported", async () => {
   assert.equal(rows.length, expected.length + 1, rows.join("\n"));
   assert.match(rows[1], new RegExp(`#${expected.at(-1).sequence}\\b`));
   await pageA.screenshot({ path: path.join(shots, "receipts.png"), fullPage: true });
-  const file = await saved(pageA, () => card.getByRole("button", { name: "Export as JSON" }).click());
+  const file = await saved(pageA, () =>
+    card.getByRole("button", { name: "Export as JSON" }).click(),
+  );
   assert.equal(file.name, "receipts.json");
   assert.deepEqual(JSON.parse(file.bytes), expected);
 });

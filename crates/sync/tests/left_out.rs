@@ -111,6 +111,40 @@ async fn a_mount_is_backed_up_and_an_unmount_deletes_nothing() {
     setup.check(&published);
 }
 
+/// Nothing but the mount itself tells of it: nothing is saved in its parent directory.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_mount_is_noticed() {
+    if !may_mount("a_new_mount_is_noticed") {
+        return;
+    }
+    for one_file_system in [false, true] {
+        let mut setup = Setup::stopped();
+        set_one_file_system(&setup, one_file_system);
+        setup.write("doc", "d");
+        std::fs::create_dir_all(setup.path("sub/ram")).unwrap();
+        setup.start();
+        setup.calm().await;
+        mount(&setup.path("sub/ram"));
+        setup.write("sub/ram/t", "t");
+        if one_file_system {
+            let is_listed = |status: &sync::FolderStatus| !status.left_out.is_empty();
+            setup.until("the mount", is_listed).await;
+        } else {
+            setup.until_published("sub/ram/t", b"t").await;
+            // The same place again, without files in between.
+            std::fs::remove_file(setup.path("sub/ram/t")).unwrap();
+            let is_empty = |_: &sync::FolderStatus| {
+                setup.names(setup.published().last().unwrap()) == ["doc", "sub", "sub/ram"]
+            };
+            setup.until("the removal", is_empty).await;
+            run("umount", &[], &setup.path("sub/ram"));
+            mount(&setup.path("sub/ram"));
+            setup.write("sub/ram/again", "a");
+            setup.until_published("sub/ram/again", b"a").await;
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mount_that_is_left_out_later_is_removed_from_the_backup() {
     if !may_mount("a_mount_that_is_left_out_later_is_removed_from_the_backup") {

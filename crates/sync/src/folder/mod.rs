@@ -309,6 +309,8 @@ impl Task {
     fn scan_dirty(&mut self) -> Result<(), SyncError> {
         let started = self.context.clock.now();
         self.scan_started = started;
+        // Before the hints are taken: all changes until then are among them.
+        let unread = self.context.watcher.unread_time();
         let pending = self.mailbox.take_pending_scan();
         self.suspects.extend(pending.suspects);
         self.lost.extend(pending.lost);
@@ -339,7 +341,8 @@ impl Task {
         self.scan(targets, pending.hints)?;
         // If the whole folder is watched, nothing has changed elsewhere.
         if self.scanned_until.is_some() && self.is_watched() {
-            self.note_scanned_until(started.saturating_sub(HINT_LAG).unwrap_or(started));
+            let lag = HINT_LAG + SignedDuration::try_from(unread).unwrap_or(SignedDuration::MAX);
+            self.note_scanned_until(started.saturating_sub(lag).unwrap_or(Timestamp::MIN));
         }
         Ok(())
     }
@@ -563,6 +566,11 @@ impl Task {
         self.hinted.add_files(report.hinted);
         for path in report.unsettled {
             self.revisits.add(path, now, self.context.tuning.settle);
+        }
+        for path in report.unread {
+            self.rescan.add_file(path.clone());
+            self.suspects.insert(path);
+            self.rescan_at = Some(now);
         }
         for dir in report.rescan {
             self.rescan.add_dir(dir, true);

@@ -43,6 +43,8 @@ pub(super) struct LinkedFiles {
     /// All names that were in `due`. Each is examined once, so that a file that keeps
     /// changing does not keep the scan.
     requested: HashSet<RelPath>,
+    /// The inodes that this scan has read.
+    was_read: HashSet<u64>,
 }
 
 impl LinkedFiles {
@@ -71,6 +73,7 @@ impl Scan<'_> {
             self.mark_resolved(&found.path);
             self.note_linked_change(&found.path, stamp.inode, Some(&stamp))?;
             self.linked.remember(&row);
+            self.note_unread(&found.path, &row);
             self.put(found.path, Box::new(row), before);
             return Ok(None);
         }
@@ -85,12 +88,15 @@ impl Scan<'_> {
     /// Returns the row for a name of a file whose content is known from another name, or from
     /// the last row of this one.
     fn shared_row(&self, found: &FoundEntry, stamp: &RowStamp) -> Result<Option<Row>, SyncError> {
+        // A file that must be read is read once for all its names.
+        let is_suspect = self.options.suspects.contains(&found.path);
         if let Some(recent) = self.linked.recent.get(&stamp.inode)
             && is_same_file(recent, found, stamp)
+            && (!is_suspect || self.linked.was_read.contains(&stamp.inode))
         {
             return self.with_content_of(recent, found, stamp);
         }
-        if self.options.is_rehash || !self.has_rows {
+        if self.options.is_rehash || is_suspect || !self.has_rows {
             return Ok(None);
         }
         let names = self.context.index.names_of_inode(self.options.number, stamp.inode)?;
@@ -140,6 +146,7 @@ impl Scan<'_> {
             return Ok(());
         }
         self.linked.remember(row);
+        self.linked.was_read.insert(inode);
         self.note_linked_change(path, inode, Some(&row.stamp))?;
         for WaitingName { found, before } in self.linked.waiting.remove(&inode).unwrap_or_default()
         {

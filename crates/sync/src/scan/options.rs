@@ -73,6 +73,8 @@ pub(crate) struct ScanReport {
     pub(crate) changing: Vec<RelPath>,
     /// Files of [`ScanOptions::retried`] that need no further attempt.
     pub(crate) resolved: Vec<RelPath>,
+    /// Files whose content was taken over from another name, and which must be read.
+    pub(crate) unread: Vec<RelPath>,
     /// Files that have to be read once more after [`crate::Tuning::settle`].
     pub(crate) unsettled: Vec<RelPath>,
     /// Files of this kind that were passed over.

@@ -47,6 +47,7 @@ impl Scan<'_> {
         let before = row.map(|row| row.stamp);
         if !is_suspect && let Some(moved) = self.moved(&found, &stamp, before)? {
             self.mark_resolved(&found.path);
+            self.note_unread(&found.path, &moved);
             self.put(found.path, Box::new(moved), before);
             return Ok(());
         }
@@ -56,9 +57,8 @@ impl Scan<'_> {
             // Inode numbers are only compared on the file system of the root.
             self.note_linked_change(&found.path, stamp.inode, Some(&stamp))?;
         }
-        let is_shared =
-            is_linked && !stamp.is_elsewhere && !self.options.suspects.contains(&found.path);
-        let found = if is_shared { self.share(found, before)? } else { Some(found) };
+        let found =
+            if is_linked && !stamp.is_elsewhere { self.share(found, before)? } else { Some(found) };
         if let Some(found) = found {
             self.read(found, before);
         }
@@ -122,7 +122,16 @@ impl Scan<'_> {
                 || is_old())
     }
 
-    /// Returns the row of a file that was renamed, whose content need not be read. Returns
+    /// Asks for a reading of a file whose content was taken over from another name, if a change of
+    /// the content would have left the same times: the rename has changed the ctime, and a program
+    /// can set the mtime.
+    pub(super) fn note_unread(&mut self, path: &RelPath, row: &Row) {
+        if row.is_unread {
+            self.report.unread.push(path.clone());
+        }
+    }
+
+    /// Returns the row of a file that was renamed, whose content need not be read at once. Returns
     /// `None` if the file has several names, since the old name may still exist.
     fn moved(
         &self,

@@ -23,6 +23,7 @@ mod inotify;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use fstree::SourceTree;
 use types::RelPath;
@@ -85,6 +86,12 @@ pub(crate) trait Watcher: fmt::Debug + Send + Sync {
     /// change later, the directory gets a hint: it may have been unmounted, and the directory
     /// below it is not watched.
     fn note_mount(&self, _folder: FolderNumber, _dir: &RelPath) {}
+
+    /// Returns the age of the oldest change that may not have become a hint yet: zero if every
+    /// change until now has been delivered. It is long if this process did not run for a while.
+    fn unread_time(&self) -> Duration {
+        Duration::ZERO
+    }
 
     /// Stops watching a directory and all directories below it. A mount that was noted at the
     /// directory itself stays noted.

@@ -4,7 +4,9 @@
 //! the directory is watched; if a path is unknown, to a hint that covers more.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::path::PathBuf;
 
+use fstree::Mount;
 use rustix::fs::inotify::ReadFlags;
 use types::RelPath;
 
@@ -41,14 +43,28 @@ impl Hints {
     }
 }
 
+/// The root of a folder.
+#[derive(Debug)]
+struct Root {
+    path: PathBuf,
+    mounted: BTreeSet<(u64, RelPath)>,
+}
+
+/// Returns the ids and places of mounts.
+fn mounted(mounts: Vec<Mount>) -> BTreeSet<(u64, RelPath)> {
+    mounts.into_iter().map(|mount| (mount.id, mount.path)).collect()
+}
+
 /// The watched directories, and the events that are expected.
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) tree: Tree,
     /// Hints that wait for the next delivery.
     pub(super) waiting: BTreeSet<(FolderNumber, Hint)>,
-    /// Directories on which another file system was mounted.
+    /// Directories on which another file system was mounted, as far as a scan has noted it.
     pub(super) mounts: BTreeSet<(FolderNumber, RelPath)>,
+    /// The roots of the folders, and everything that is mounted below them.
+    roots: HashMap<FolderNumber, Root>,
     /// For each watch descriptor: the number of `IN_IGNORED` events to come that only
     /// confirm that this process removed a watch.
     expected: HashMap<i32, u32>,
@@ -60,15 +76,42 @@ impl State {
             tree: Tree::new(),
             waiting: BTreeSet::new(),
             mounts: BTreeSet::new(),
+            roots: HashMap::new(),
             expected: HashMap::new(),
         }
     }
 
-    /// Adds a hint for each mount, since the list of mounts has changed. The scan notes those
-    /// that still exist again.
-    pub(super) fn mounts_changed(&mut self) {
+    /// Adds hints, since the list of mounts has changed. `found` is what is mounted below each
+    /// root now. Each noted mount gets a hint; the scan notes those that still exist again. So
+    /// does the directory of each mount that is new or gone, if it is watched.
+    pub(super) fn mounts_changed(&mut self, found: Vec<(FolderNumber, Vec<Mount>)>) {
         let mounts = std::mem::take(&mut self.mounts).into_iter();
         self.waiting.extend(mounts.map(|(folder, dir)| (folder, Hint::DirtyBelow(dir))));
+        for (folder, mounts) in found {
+            let Some(root) = self.roots.get_mut(&folder) else { continue };
+            let now = mounted(mounts);
+            let before = std::mem::replace(&mut root.mounted, now.clone());
+            for (_, at) in now.symmetric_difference(&before) {
+                let dir = at.parent().unwrap_or_else(RelPath::root);
+                let id = self.tree.find(folder, &dir);
+                if id.is_some_and(|id| self.tree.wd(id).is_some()) {
+                    self.waiting.insert((folder, Hint::Dirty(dir)));
+                }
+            }
+        }
+    }
+
+    /// Notes the absolute path of a folder's root, and what is mounted below it.
+    pub(super) fn root_watched(&mut self, folder: FolderNumber, path: PathBuf, mounts: Vec<Mount>) {
+        let is_known = self.roots.get(&folder).is_some_and(|root| root.path == path);
+        if !is_known {
+            self.roots.insert(folder, Root { path, mounted: mounted(mounts) });
+        }
+    }
+
+    /// Returns the absolute paths of the roots.
+    pub(super) fn roots(&self) -> Vec<(FolderNumber, PathBuf)> {
+        self.roots.iter().map(|(folder, root)| (*folder, root.path.clone())).collect()
     }
 
     /// Notes that this process removed a watch, which the system will confirm by an event.

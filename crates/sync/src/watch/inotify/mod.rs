@@ -19,11 +19,11 @@ use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use fstree::{SourceTree, TreeReader as _};
+use fstree::{SourceTree, TreeReader as _, mounts_below};
 use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -87,6 +87,10 @@ struct Shared {
     /// Locked before `state`.
     buffer: Mutex<Vec<MaybeUninit<u8>>>,
     state: Mutex<State>,
+    /// Number of threads that have read events whose hints are not delivered yet.
+    delivering: AtomicUsize,
+    /// All events until this time were delivered.
+    delivered_until: Mutex<Instant>,
     sink: HintSink,
 }
 
@@ -107,6 +111,8 @@ impl InotifyWatcher {
             limit: limit.unwrap_or(usize::MAX),
             buffer: Mutex::new(vec![MaybeUninit::uninit(); BUFFER_LEN]),
             state: Mutex::new(State::new()),
+            delivering: AtomicUsize::new(0),
+            delivered_until: Mutex::new(Instant::now()),
             sink,
         });
         let of_thread = shared.clone();
@@ -126,6 +132,12 @@ impl InotifyWatcher {
             return WatchResult::LimitReached;
         }
         let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+        if dir.is_root()
+            && let Ok(root) = std::fs::read_link(&path)
+        {
+            let mounts = mounts_below(&root);
+            state.root_watched(folder, root, mounts);
+        }
         match inotify::add_watch(&self.shared.inotify, path.as_str(), MASK) {
             Ok(wd) => {
                 let id = state.tree.make(folder, dir);
@@ -169,6 +181,14 @@ impl Watcher for InotifyWatcher {
         self.shared.unwatch_all(&orphans.unwrap_or_default());
     }
 
+    fn unread_time(&self) -> Duration {
+        let delivered_until = *self.shared.delivered_until.lock();
+        match self.shared.is_delivered() {
+            true => Duration::ZERO,
+            false => delivered_until.elapsed(),
+        }
+    }
+
     fn watched(&self, folder: FolderNumber) -> u64 {
         self.shared.state.lock().tree.watched(folder)
     }
@@ -194,6 +214,13 @@ impl Drop for InotifyWatcher {
     }
 }
 
+/// State of the queue of events after it was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Queue {
+    Empty,
+    MayHaveMore,
+}
+
 impl Shared {
     fn run(&self) {
         while !self.stopping.load(Ordering::Acquire) {
@@ -204,7 +231,7 @@ impl Shared {
             fds.extend(self.mounts.as_ref().map(|mounts| PollFd::new(mounts, PollFlags::PRI)));
             let waited = poll(&mut fds, None).map(|_| ());
             if fds.get(2).is_some_and(|mounts| mounts.revents().contains(PollFlags::PRI)) {
-                self.state.lock().mounts_changed();
+                self.mounts_changed();
             }
             if self.stopping.load(Ordering::Acquire) {
                 return;
@@ -224,6 +251,14 @@ impl Shared {
                 }
             }
         }
+    }
+
+    /// Adds hints for the mounts below the folders that are new or gone.
+    fn mounts_changed(&self) {
+        let roots = self.state.lock().roots();
+        let found = roots.into_iter().map(|(folder, root)| (folder, mounts_below(&root)));
+        let found: Vec<_> = found.collect();
+        self.state.lock().mounts_changed(found);
     }
 
     /// Waits, unless the bell rings.
@@ -247,11 +282,26 @@ impl Shared {
 
     /// Reads the events that wait, and delivers the hints that follow from them.
     fn deliver(&self) -> Result<(), Errno> {
+        self.delivering.fetch_add(1, Ordering::SeqCst);
+        let started = Instant::now();
         let mut hints = Hints::default();
         hints.set.append(&mut self.state.lock().waiting);
         let result = self.collect(&mut hints);
         self.send_all(hints);
-        result
+        if let Ok(Queue::Empty) = result {
+            *self.delivered_until.lock() = started;
+        }
+        self.delivering.fetch_sub(1, Ordering::SeqCst);
+        result.map(|_| ())
+    }
+
+    /// Reports whether hints were delivered for all events until now.
+    fn is_delivered(&self) -> bool {
+        // In this order: an event that leaves the queue meanwhile is being delivered.
+        let is_empty = rustix::io::ioctl_fionread(&self.inotify).is_ok_and(|bytes| bytes == 0);
+        is_empty
+            && self.delivering.load(Ordering::SeqCst) == 0
+            && self.state.lock().waiting.is_empty()
     }
 
     fn send_all(&self, hints: Hints) {
@@ -260,7 +310,7 @@ impl Shared {
         }
     }
 
-    fn collect(&self, hints: &mut Hints) -> Result<(), Errno> {
+    fn collect(&self, hints: &mut Hints) -> Result<Queue, Errno> {
         let mut buffer = self.buffer.lock();
         let mut reader = Reader::new(&self.inotify, &mut buffer);
         for _ in 0..READS_MAX {
@@ -270,7 +320,7 @@ impl Shared {
             loop {
                 let event = match reader.next() {
                     Ok(event) => event,
-                    Err(Errno::AGAIN) => return Ok(()),
+                    Err(Errno::AGAIN) => return Ok(Queue::Empty),
                     Err(Errno::INTR) => continue,
                     Err(errno) => return Err(errno),
                 };
@@ -281,7 +331,7 @@ impl Shared {
                 }
             }
         }
-        Ok(())
+        Ok(Queue::MayHaveMore)
     }
 
     fn unwatch(&self, state: &mut State, wd: i32) {
@@ -306,9 +356,11 @@ impl Shared {
             // Each removal is an event, and too many of them would push real events out of
             // the queue. If reading fails here, it fails in the thread, too, which logs it.
             if some.len() == REMOVALS_MAX {
+                self.delivering.fetch_add(1, Ordering::SeqCst);
                 let mut hints = Hints::default();
                 let _ = self.collect(&mut hints);
                 self.deliver_later(hints.set);
+                self.delivering.fetch_sub(1, Ordering::SeqCst);
             }
         }
     }

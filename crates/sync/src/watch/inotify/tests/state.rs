@@ -150,3 +150,30 @@ fn watch_measured() {
     }
     println!("1,000,000 events in 1,000 directories: {:?}", start.elapsed());
 }
+
+#[test]
+fn changes_that_are_not_delivered_yet_have_an_age() {
+    let (entered, is_entered) = channel();
+    let (go_on, may_go_on) = channel::<()>();
+    let may_go_on = parking_lot::Mutex::new(may_go_on);
+    let blocking: HintSink = Box::new(move |_, _| {
+        let _ = entered.send(());
+        let _ = may_go_on.lock().recv();
+    });
+    let watcher = InotifyWatcher::start(None, blocking).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let added = watcher.watch_fd(1, &RelPath::root(), File::open(dir.path()).unwrap().as_fd());
+    assert!(matches!(added, WatchResult::Watched));
+    assert_eq!(watcher.unread_time(), Duration::ZERO);
+    fs::write(dir.path().join("a"), "a").unwrap();
+    // In the queue, or read and not delivered.
+    assert!(watcher.unread_time() > Duration::ZERO);
+    is_entered.recv().unwrap();
+    assert!(watcher.unread_time() > Duration::ZERO);
+    drop(go_on);
+    let start = Instant::now();
+    while watcher.unread_time() > Duration::ZERO {
+        assert!(start.elapsed() < DEADLINE);
+        std::thread::yield_now();
+    }
+}
