@@ -23,8 +23,23 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// Maximum time for the DHT to find a source.
 const FIND_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The stored snapshots of a source, by folder, oldest first.
-pub(crate) type StoredSnapshots = BTreeMap<FolderId, Vec<Snapshot>>;
+/// The stored snapshots of a source, by folder.
+pub(crate) type StoredSnapshots = BTreeMap<FolderId, StoredFolder>;
+
+/// The stored snapshots of a folder.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct StoredFolder {
+    /// The snapshots, oldest first.
+    pub(crate) snapshots: Vec<Snapshot>,
+    /// The newest snapshot, if a user removed it by hand.
+    pub(crate) removed: Option<Snapshot>,
+}
+
+impl From<Vec<Snapshot>> for StoredFolder {
+    fn from(snapshots: Vec<Snapshot>) -> Self {
+        Self { snapshots, removed: None }
+    }
+}
 
 /// Reason why the stored snapshots of a source cannot be listed.
 #[derive(Debug, thiserror::Error)]
@@ -124,7 +139,15 @@ impl Effects for RealEffects {
             }
             let mut stored = StoredSnapshots::new();
             for snapshot in listing.snapshots {
-                stored.entry(snapshot.record.folder.clone()).or_default().push(snapshot);
+                let folder = stored.entry(snapshot.record.folder.clone()).or_default();
+                folder.snapshots.push(snapshot);
+            }
+            for snapshot in snapshots.removed_newest(&source, None)? {
+                let folder = stored.entry(snapshot.record.folder.clone()).or_default();
+                let newest = folder.snapshots.last();
+                if newest.is_none_or(|newest| newest.record.order < snapshot.record.order) {
+                    folder.removed = Some(snapshot);
+                }
             }
             Ok(stored)
         }))

@@ -181,6 +181,8 @@ section! {
         download_limit: Rate = Rate::from_bytes_per_sec(0), RATE, Live;
         /// The snapshots of a folder to keep: the newest, and one per hour, day, week and month.
         keep: Keep = Keep::default(), Kind::Table(Keep::KEYS), Live;
+        /// Days after its arrival for which a snapshot cannot be removed by hand.
+        lock_days: u32 = 7, count(0, 3_650), Live;
         /// Every stored block is read again within this many days, to find damage; 0 means never.
         scrub_days: u32 = 30, count(0, 3_650), Live;
         /// The sources to back up.

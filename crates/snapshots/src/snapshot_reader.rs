@@ -230,8 +230,9 @@ impl SnapshotReader {
         roots
     }
 
-    /// Reports whether a folder has a snapshot with a record that `accepts`, or one whose record
-    /// is damaged or was written by a newer version. Reads the newest record first.
+    /// Reports whether a folder has a snapshot with a record that `accepts`, one whose record is
+    /// damaged or was written by a newer version, or whether a user removed its newest one with
+    /// such a record. Reads the newest record first.
     ///
     /// # Errors
     ///
@@ -251,7 +252,8 @@ impl SnapshotReader {
                 Err(Unread::Store(error)) => return Err(error.into()),
             }
         }
-        Ok(false)
+        let removed = self.removed_newest(source, Some(folder))?;
+        Ok(removed.iter().any(|snapshot| accepts(&snapshot.record)))
     }
 
     fn read(&self, name: &str, cid: Cid) -> Result<Snapshot, Unread> {

@@ -20,7 +20,7 @@ use types::{Cid, Codec, PublishedManifest, SequenceNumber};
 
 use super::work::ATTEMPTS_MAX;
 use super::*;
-use crate::effects::{ReceiptError, StoredError, StoredSnapshots};
+use crate::effects::{ReceiptError, StoredError, StoredFolder, StoredSnapshots};
 use crate::manager::{Links, Manager};
 use crate::settings::BackupSettings;
 use crate::status::{SourceState, SourceStatus};
