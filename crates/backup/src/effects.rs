@@ -88,6 +88,9 @@ pub(crate) trait Effects: Send + Sync + 'static {
     /// can be read.
     fn confirmed(&self, source: PeerId) -> BoxFuture<'static, Vec<Confirmation>>;
 
+    /// Measures the disk space that the snapshots and unfinished pulls of a source need.
+    fn used_bytes(&self, source: PeerId) -> BoxFuture<'static, Result<u64, ManifestPullError>>;
+
     /// Connects to a source, at these addresses or at others that the network knows or finds.
     fn connect(
         &self,
@@ -159,6 +162,11 @@ impl Effects for RealEffects {
             let read = blocking(move || Ok::<_, Panicked>(issued.confirmed_to(&source))).await;
             read.unwrap_or_default()
         })
+    }
+
+    fn used_bytes(&self, source: PeerId) -> BoxFuture<'static, Result<u64, ManifestPullError>> {
+        let snapshots = self.snapshots.clone();
+        Box::pin(blocking(move || Ok(pull::measure_source(&snapshots, &source)?)))
     }
 
     fn connect(

@@ -38,7 +38,7 @@ pub use retention::{Candidate, Decision, Reason, RetentionPlan, Suspension, deci
 pub use signs::Signs;
 pub use snapshot_id::{SnapshotId, SnapshotIdError};
 pub use snapshot_reader::{
-    DamagedSnapshot, Listing, Snapshot, SnapshotError, SnapshotReader, root_name,
+    DamagedSnapshot, Listing, Snapshot, SnapshotError, SnapshotReader, root_name, source_prefix,
 };
 pub use snapshot_store::SnapshotStore;
 pub use snapshot_tree::{Depth, SnapshotTree, TreeError, header_of};

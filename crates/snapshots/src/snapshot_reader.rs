@@ -30,6 +30,11 @@ pub fn root_name(source: &PeerId, folder: &FolderId, order: u64) -> String {
     format!("{PREFIX}{source}/{folder}/{order:016}")
 }
 
+/// Returns the prefix of the names of the roots of a source's snapshots.
+pub fn source_prefix(source: &PeerId) -> String {
+    format!("{PREFIX}{source}/")
+}
+
 /// Returns the prefix of the names of the roots that say which snapshots of a folder are intended.
 pub(crate) fn intended_prefix(source: &PeerId, folder: &FolderId) -> String {
     format!("{INTENDED_PREFIX}{source}/{folder}/")
@@ -182,7 +187,7 @@ impl SnapshotReader {
     ) -> Result<Listing, SnapshotError> {
         match folder {
             Some(folder) => self.listing(&format!("{PREFIX}{source}/{folder}/")),
-            None => self.listing(&format!("{PREFIX}{source}/")),
+            None => self.listing(&source_prefix(source)),
         }
     }
 

@@ -7,6 +7,7 @@
 //! * `polling`: the schedule of polls; `offers`: the check of their answers.
 //! * `lost`: the confirmed snapshots that are not stored any more.
 //! * `folder`: the state of a folder; `work`, `attempt`: its pulls and receipts.
+//! * `quota`: the disk space that the source may use.
 //! * `report`: the status for others.
 //!
 //! Invariants: only offers that [`manifest::check`] takes are pulled; a hint only causes a poll;
@@ -17,6 +18,7 @@ mod folder;
 mod lost;
 mod offers;
 mod polling;
+mod quota;
 mod report;
 #[cfg(test)]
 mod tests;
@@ -39,6 +41,7 @@ use types::{FolderId, with_causes};
 
 use self::folder::Folder;
 use self::polling::Polling;
+use self::quota::Quota;
 use self::work::Completed;
 use crate::accept::{AcceptError, Accepted};
 use crate::acceptance_file::{Acceptance, AcceptanceFile};
@@ -93,6 +96,7 @@ pub(crate) struct SourceTask {
     folders: BTreeMap<FolderId, Folder>,
     /// The snapshots that were confirmed last and are lost.
     lost: BTreeMap<FolderId, Confirmation>,
+    quota: Arc<Quota>,
     work: JoinSet<Completed>,
     /// Time at which the due work was last started.
     started_at: Instant,
@@ -110,9 +114,11 @@ impl SourceTask {
     /// Creates a task with an empty state.
     pub(crate) fn new(source: SourcePeer, context: TaskContext) -> Self {
         let common = *context.common.borrow();
+        let quota = Arc::new(Quota::new(source.quota.limit()));
         Self {
             source,
             context,
+            quota,
             common,
             polling: Polling::new(Instant::now()),
             poll: None,
@@ -292,6 +298,9 @@ impl SourceTask {
                 for (id, snapshots) in stored {
                     self.folders.entry(id).or_default().set_snapshots(snapshots);
                 }
+                // A removal may have made room.
+                self.quota.snapshots_changed();
+                self.folders.values_mut().for_each(Folder::hint);
                 self.load_lost().await;
                 self.evaluate();
             }

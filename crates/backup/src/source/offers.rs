@@ -1,6 +1,6 @@
 //! Evaluates the offers of a source: checks them, and accepts refused ones for the user.
 
-use manifest::OfferVerdict;
+use manifest::{Offer, OfferVerdict};
 use protocols::blocking;
 use types::FolderId;
 
@@ -40,6 +40,7 @@ impl SourceTask {
                 }
             }
         }
+        self.refuse_too_many(&mut taken, &mut refusals);
         if refusals != self.refusals {
             for refused in refusals.iter().take(LOGGED_MAX) {
                 let source = self.source.name.as_str();
@@ -62,6 +63,27 @@ impl SourceTask {
         }
         self.folders.retain(|_, folder| !folder.is_empty());
         is_news
+    }
+
+    /// Refuses the offers of new folders beyond the maximum number of folders.
+    fn refuse_too_many(&self, taken: &mut Vec<Offer>, refusals: &mut Vec<Refused>) {
+        let max = self.source.folders_max as usize;
+        let mut count = self.folders.len();
+        taken.retain(|offer| {
+            let id = &offer.published.folder_id;
+            if self.folders.contains_key(id) {
+                return true;
+            }
+            count += 1;
+            if count > max {
+                let text = format!(
+                    "folder {id}: the source has {max} folders here, which is its maximum; raise \
+                     `folders_max` of the source, or purge a folder"
+                );
+                refusals.push(Refused { text, accept: None });
+            }
+            count <= max
+        });
     }
 
     /// Returns a refusal, with the acceptance that resolves it, if one can.

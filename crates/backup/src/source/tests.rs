@@ -1,6 +1,7 @@
 //! The decisions of a source's task, with fake effects, on a clock that runs only when nothing else
 //! does.
 
+mod limits;
 mod polling_and_status;
 mod pulling;
 mod refusing;
@@ -55,6 +56,8 @@ struct Fake {
     receipt_answer: Mutex<ReceiptAnswer>,
     stored: Mutex<StoredSnapshots>,
     confirmed: Mutex<Vec<Confirmation>>,
+    /// The measured disk space of the source, and the number of measurements.
+    used: Mutex<(u64, usize)>,
 }
 
 impl Fake {
@@ -85,6 +88,7 @@ impl Fake {
             receipt_answer: Mutex::new(ReceiptAnswer::Ok),
             stored: Mutex::default(),
             confirmed: Mutex::default(),
+            used: Mutex::default(),
         })
     }
 
@@ -222,6 +226,13 @@ impl Effects for Arc<Fake> {
         Box::pin(async move { Ok(stored) })
     }
 
+    fn used_bytes(&self, _: PeerId) -> BoxFuture<'static, Result<u64, ManifestPullError>> {
+        let mut used = self.used.lock();
+        used.1 += 1;
+        let measured = used.0;
+        Box::pin(async move { Ok(measured) })
+    }
+
     fn confirmed(&self, _: PeerId) -> BoxFuture<'static, Vec<Confirmation>> {
         let confirmed = self.confirmed.lock().clone();
         Box::pin(async move { confirmed })
@@ -295,11 +306,21 @@ fn source_of(fake: &Fake) -> SourcePeer {
         manifest_server_url: "http://192.0.2.1:8085".parse().unwrap(),
         peer_id: fake.keypair.public().to_peer_id(),
         addresses: Vec::new(),
+        quota: config::ByteSize::default(),
+        folders_max: config::SourcePeer::FOLDERS_MAX_DEFAULT,
     }
 }
 
 fn run_with(fake: &Arc<Fake>, slots: &Slots, dir: tempfile::TempDir) -> Running {
-    let source = source_of(fake);
+    run_source(fake, source_of(fake), slots, dir)
+}
+
+fn run_source(
+    fake: &Arc<Fake>,
+    source: SourcePeer,
+    slots: &Slots,
+    dir: tempfile::TempDir,
+) -> Running {
     let common = CommonSettings { poll_interval: Duration::from_secs(30), max_retries: 3 };
     let (common, hint) = (watch::Sender::new(common), Arc::new(Notify::new()));
     let (requests, receiver) = mpsc::channel(16);

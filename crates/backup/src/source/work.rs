@@ -65,14 +65,16 @@ impl SourceTask {
                 offer: offer.clone(),
                 peers: vec![self.source.peer_id],
                 progress: progress.clone(),
+                budget: self.quota.budget.clone(),
                 stop: stop.clone(),
             };
             let started_at = self.context.clock.now();
             folder.running = Some(RunningPull { offer, stop, progress, started_at });
             let (effects, slots) = (self.context.effects.clone(), self.context.slots.clone());
             let (folder, addresses) = (id.clone(), addresses.clone());
+            let quota = self.quota.clone();
             self.work.spawn(async move {
-                let end = attempt(effects, slots, job, addresses).await;
+                let end = attempt(effects, slots, &quota, job, addresses).await;
                 Completed::Attempt { folder, manifest, end }
             });
         }
