@@ -5,7 +5,7 @@ use std::io::{BufRead as _, Write as _};
 use anyhow::{Context as _, Result, bail};
 use api::{Client, Query, Snapshot};
 use jiff::Timestamp;
-use node::{SnapshotSelector, snapshot_model};
+use node::{RulesFile, SnapshotSelector, snapshot_model};
 use snapshots::Removal;
 use store::{GcOptions, StoreAdmin as _};
 
@@ -86,7 +86,7 @@ impl Snapshots {
         }
     }
 
-    fn remove(&self, snapshot: &Snapshot, newest_too: bool) -> Result<()> {
+    fn remove(&self, context: &Context, snapshot: &Snapshot, newest_too: bool) -> Result<()> {
         let id = &snapshot.id;
         let store = match self {
             Self::Running(client) => {
@@ -98,8 +98,9 @@ impl Snapshots {
         let all = store.snapshots.list()?.snapshots;
         let stored = all.iter().find(|one| one.id.as_str() == id);
         let stored = stored.with_context(|| format!("snapshot {id} was removed already"))?;
-        let lock_days = store.config.backup_server.lock_days;
-        let removal = Removal { lock_days, newest_too, now: Timestamp::now() };
+        let (rules, now) = (RulesFile::open(context.need_data_dir()?), Timestamp::now());
+        let lock_days = rules.in_force(&store.config.backup_server, now).0.lock_days;
+        let removal = Removal { lock_days, newest_too, now };
         Ok(store.snapshots.remove_by_hand(stored, &removal)?)
     }
 
@@ -159,7 +160,7 @@ impl Remove {
                 newest = true;
             }
         }
-        snapshots.remove(snapshot, newest)?;
+        snapshots.remove(context, snapshot, newest)?;
         Ok(snapshot.clone())
     }
 }

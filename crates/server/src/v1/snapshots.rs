@@ -182,11 +182,9 @@ pub(crate) async fn remove(
         let all = worker.snapshots.list().map_err(|error| Problem::internal(&error))?.snapshots;
         let snapshot = all.into_iter().find(|one| one.id.as_str() == id);
         let snapshot = snapshot.ok_or_else(|| Problem::not_found("no such snapshot"))?;
-        let removal = Removal {
-            lock_days: config.backup_server.lock_days,
-            newest_too: query.newest,
-            now: Timestamp::now(),
-        };
+        let now = Timestamp::now();
+        let lock_days = worker.rules.in_force(&config.backup_server, now).0.lock_days;
+        let removal = Removal { lock_days, newest_too: query.newest, now };
         worker.snapshots.remove_by_hand(&snapshot, &removal)?;
         Ok(Json(snapshot_model(&config, backup::remote_snapshot(snapshot))))
     })
