@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use net::PeerId;
 use snapshots::{SnapshotStore, source_prefix};
-use store::{StoreAdmin as _, StoreError};
+use store::StoreError;
 
 use crate::manifest_pull::PULL_PREFIX;
 

@@ -103,7 +103,8 @@ impl Puller {
         Self { stop, ..self }
     }
 
-    /// Ends with [`PullError::OverQuota`] before a batch that does not fit into the budget is stored.
+    /// Ends with [`PullError::OverQuota`] before it stores a batch that does not fit into the
+    /// budget.
     #[must_use]
     pub fn within(self, budget: Option<Arc<StorageBudget>>) -> Self {
         Self { budget, ..self }

@@ -11,7 +11,6 @@ use protocols::Panicked;
 use pull::{ManifestJob, ManifestPullError};
 use snapshots::Snapshot;
 
-use super::quota::Quota;
 use crate::effects::Effects;
 use crate::slots::Slots;
 
@@ -32,11 +31,10 @@ pub(super) enum AttemptEnd {
 pub(super) async fn attempt(
     effects: Arc<dyn Effects>,
     slots: Slots,
-    quota: &Quota,
     job: ManifestJob,
     addresses: Vec<Multiaddr>,
 ) -> AttemptEnd {
-    let attempting = AssertUnwindSafe(try_once(effects, slots, quota, job, addresses));
+    let attempting = AssertUnwindSafe(try_once(effects, slots, job, addresses));
     let panicked = |_| AttemptEnd::Pulled(Box::new(Err(ManifestPullError::Panicked(Panicked))));
     attempting.catch_unwind().await.unwrap_or_else(panicked)
 }
@@ -44,21 +42,11 @@ pub(super) async fn attempt(
 async fn try_once(
     effects: Arc<dyn Effects>,
     slots: Slots,
-    quota: &Quota,
     job: ManifestJob,
     addresses: Vec<Multiaddr>,
 ) -> AttemptEnd {
     let stop = job.stop.clone();
     let stopped = || AttemptEnd::Pulled(Box::new(Err(ManifestPullError::Stopped)));
-    // Before the connection and the slot: others need them.
-    let admitted = tokio::select! {
-        biased;
-        () = stop.cancelled() => return stopped(),
-        admitted = quota.admit(&*effects, job.source) => admitted,
-    };
-    if let Err(error) = admitted {
-        return AttemptEnd::Pulled(Box::new(Err(error)));
-    }
     let connecting = effects.connect(job.source, addresses);
     // Before the slot, so that unreachable sources do not occupy slots.
     let connected = tokio::select! {

@@ -96,7 +96,7 @@ pub(crate) struct SourceTask {
     folders: BTreeMap<FolderId, Folder>,
     /// The snapshots that were confirmed last and are lost.
     lost: BTreeMap<FolderId, Confirmation>,
-    quota: Arc<Quota>,
+    quota: Quota,
     work: JoinSet<Completed>,
     /// Time at which the due work was last started.
     started_at: Instant,
@@ -114,7 +114,7 @@ impl SourceTask {
     /// Creates a task with an empty state.
     pub(crate) fn new(source: SourcePeer, context: TaskContext) -> Self {
         let common = *context.common.borrow();
-        let quota = Arc::new(Quota::new(source.quota.limit()));
+        let quota = Quota::new(source.quota.limit());
         Self {
             source,
             context,

@@ -8,7 +8,7 @@ use futures::FutureExt as _;
 use multiaddr::Multiaddr;
 use net::NetError;
 use protocols::{Confirmation, ExchangeError, Panicked, ReceiptAnswer};
-use pull::{ManifestJob, ManifestProgress};
+use pull::{ManifestJob, ManifestProgress, ManifestPullError};
 use snapshots::Snapshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -29,6 +29,7 @@ const RECEIPTS_MAX: usize = 4;
 /// Work that has ended.
 pub(super) enum Completed {
     Attempt { folder: FolderId, manifest: Cid, end: AttemptEnd },
+    Measured { before: u64, used: Result<u64, ManifestPullError> },
     Receipt { folder: FolderId, manifest: Cid, answer: Result<ReceiptAnswer, ReceiptError> },
 }
 
@@ -48,6 +49,9 @@ impl SourceTask {
 
     /// Starts the pulls that are due.
     pub(super) fn start_pulls(&mut self, now: Instant) {
+        if !self.may_pull(now) {
+            return;
+        }
         let addresses = self.addresses();
         let mut running = self.folders.values().filter(|folder| folder.running.is_some()).count();
         for (id, folder) in &mut self.folders {
@@ -72,9 +76,8 @@ impl SourceTask {
             folder.running = Some(RunningPull { offer, stop, progress, started_at });
             let (effects, slots) = (self.context.effects.clone(), self.context.slots.clone());
             let (folder, addresses) = (id.clone(), addresses.clone());
-            let quota = self.quota.clone();
             self.work.spawn(async move {
-                let end = attempt(effects, slots, &quota, job, addresses).await;
+                let end = attempt(effects, slots, job, addresses).await;
                 Completed::Attempt { folder, manifest, end }
             });
         }
@@ -125,6 +128,7 @@ impl SourceTask {
             Completed::Attempt { folder, manifest, end } => {
                 self.attempt_ended(&folder, manifest, end);
             }
+            Completed::Measured { before, used } => self.measured(before, used),
             Completed::Receipt { folder, manifest, answer } => {
                 self.receipt_answered(&folder, manifest, &answer);
             }
