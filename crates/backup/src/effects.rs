@@ -24,8 +24,23 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// Maximum time for the DHT to find a source.
 const FIND_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The stored snapshots of a source, by folder, oldest first.
-pub(crate) type StoredSnapshots = BTreeMap<FolderId, Vec<Snapshot>>;
+/// The stored snapshots of a source, by folder.
+pub(crate) type StoredSnapshots = BTreeMap<FolderId, StoredFolder>;
+
+/// The stored snapshots of a folder.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct StoredFolder {
+    /// The snapshots, oldest first.
+    pub(crate) snapshots: Vec<Snapshot>,
+    /// The newest snapshot, if a user removed it by hand.
+    pub(crate) removed: Option<Snapshot>,
+}
+
+impl From<Vec<Snapshot>> for StoredFolder {
+    fn from(snapshots: Vec<Snapshot>) -> Self {
+        Self { snapshots, removed: None }
+    }
+}
 
 /// Reason why the stored snapshots of a source cannot be listed.
 #[derive(Debug, thiserror::Error)]
@@ -83,6 +98,9 @@ pub(crate) trait Effects: Send + Sync + 'static {
     /// Returns the snapshots of a source that were confirmed last, as far as the signed receipts
     /// can be read.
     fn confirmed(&self, source: PeerId) -> BoxFuture<'static, Vec<LastConfirmation>>;
+
+    /// Measures the disk space that the snapshots and unfinished pulls of a source need.
+    fn used_bytes(&self, source: PeerId) -> BoxFuture<'static, Result<u64, ManifestPullError>>;
 
     /// Connects to a source, at these addresses or at others that the network knows or finds.
     fn connect(
@@ -142,7 +160,15 @@ impl Effects for RealEffects {
             }
             let mut stored = StoredSnapshots::new();
             for snapshot in listing.snapshots {
-                stored.entry(snapshot.record.folder.clone()).or_default().push(snapshot);
+                let folder = stored.entry(snapshot.record.folder.clone()).or_default();
+                folder.snapshots.push(snapshot);
+            }
+            for snapshot in snapshots.removed_newest(&source, None)? {
+                let folder = stored.entry(snapshot.record.folder.clone()).or_default();
+                let newest = folder.snapshots.last();
+                if newest.is_none_or(|newest| newest.record.order < snapshot.record.order) {
+                    folder.removed = Some(snapshot);
+                }
             }
             Ok(stored)
         }))
@@ -154,6 +180,11 @@ impl Effects for RealEffects {
             let read = blocking(move || Ok::<_, Panicked>(issued.confirmed_to(&source))).await;
             read.unwrap_or_default()
         })
+    }
+
+    fn used_bytes(&self, source: PeerId) -> BoxFuture<'static, Result<u64, ManifestPullError>> {
+        let snapshots = self.snapshots.clone();
+        Box::pin(blocking(move || Ok(pull::measure_source(&snapshots, &source)?)))
     }
 
     fn connect(

@@ -370,3 +370,46 @@ fn a_suspicious_snapshot_is_passed_over_until_the_owner_has_decided() {
     assert!(decided.code == Some(0) && decided.out.contains(&id), "{decided:?}");
     assert_eq!(chosen("after"), id);
 }
+
+#[test]
+fn the_owner_removes_snapshots_with_a_typed_confirmation() {
+    use std::io::Write as _;
+    let (home, [_, second, pics]) = kept();
+    // Received a moment ago, so it is locked.
+    let now = jiff::Timestamp::now().to_string();
+    let locked = commit(home.path(), "docs", 3, &now, &[(b"x", Thing::File(b"x".to_vec()))]);
+    let locked = locked.id.to_string();
+    let remove = |arguments: &[&str], typed: &str| {
+        let mut command = common::archivist(home.path());
+        command.args(["snapshots", "remove"]).args(arguments);
+        let pipe = std::process::Stdio::piped;
+        command.stdin(pipe()).stdout(pipe()).stderr(pipe());
+        let mut child = command.spawn().unwrap();
+        let _ = child.stdin.take().unwrap().write_all(typed.as_bytes());
+        let output = child.wait_with_output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let left = || run(home.path(), ["snapshots", "--json"]).json().as_array().unwrap().len();
+    for typed in ["", "yes\n", &format!("{pics}\n")] {
+        let (code, err) = remove(&[&second], typed);
+        assert!(code == Some(1) && err.contains("not confirmed"), "{err}");
+    }
+    for arguments in [vec!["ffffffffff", "--yes"], vec!["../prune", "--yes"]] {
+        assert_ne!(remove(&arguments, "").0, Some(0));
+    }
+    let (code, err) = remove(&[&locked, "--yes", "--newest"], "");
+    assert!(code == Some(1) && err.contains("lock_days"), "{err}");
+    assert_eq!(left(), 4);
+    let (code, err) = remove(&[&second[..6]], &format!("{second}\n"));
+    assert_eq!((code, left()), (Some(0), 3), "{err}");
+    // The newest one of a folder.
+    let (code, err) = remove(&[&pics, "--yes"], "");
+    assert!(code == Some(1) && err.contains("--newest"), "{err}");
+    let (code, err) = remove(&[&pics], &format!("{pics}\nno\n"));
+    assert!(code == Some(1) && err.contains("newest snapshot of the folder"), "{err}");
+    let (code, err) = remove(&[&pics], &format!("{pics}\nyes\n"));
+    assert_eq!((code, left()), (Some(0), 2), "{err}");
+    let store = snapshots::SnapshotStore::new(open(home.path()));
+    let peer = PEER.parse().unwrap();
+    assert_eq!(store.removed_newest(&peer, None).unwrap()[0].id.to_string(), pics);
+}

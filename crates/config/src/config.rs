@@ -181,6 +181,8 @@ section! {
         download_limit: Rate = Rate::from_bytes_per_sec(0), RATE, Live;
         /// The snapshots of a folder to keep: the newest, and one per hour, day, week and month.
         keep: Keep = Keep::default(), Kind::Table(Keep::KEYS), Live;
+        /// Days after its arrival for which a snapshot cannot be removed by hand.
+        lock_days: u32 = 7, count(0, 3_650), Live;
         /// Every stored block is read again within this many days, to find damage; 0 means never.
         scrub_days: u32 = 30, count(0, 3_650), Live;
         /// The sources to back up.
@@ -310,9 +312,22 @@ pub struct SourcePeer {
     /// Multiaddrs to pull blocks from; see [`SourcePeer::dial_addresses`].
     #[serde(default)]
     pub addresses: Vec<Multiaddr>,
+    /// Maximum disk space that the snapshots of the source may need here; 0 for no limit.
+    #[serde(default)]
+    pub quota: ByteSize,
+    /// Maximum number of folders of the source.
+    #[serde(default = "default_folders_max")]
+    pub folders_max: u32,
+}
+
+fn default_folders_max() -> u32 {
+    SourcePeer::FOLDERS_MAX_DEFAULT
 }
 
 impl SourcePeer {
+    /// Default of [`SourcePeer::folders_max`].
+    pub const FOLDERS_MAX_DEFAULT: u32 = 256;
+
     pub(crate) const KEYS: &'static [KeySpec] = &[
         item("name", "Display name of the source.", Kind::Name, true),
         item("manifest_server_url", "URL of the source's manifest server.", Kind::Url, true),
@@ -326,6 +341,18 @@ impl SourcePeer {
             "addresses",
             "Multiaddrs to pull blocks from; if empty, TCP port 8070 on the URL's host and discovered addresses.",
             list(&Kind::Address),
+            false,
+        ),
+        item(
+            "quota",
+            "Disk space that the snapshots of the source may need here; \"0\" means no limit.",
+            SIZE,
+            false,
+        ),
+        item(
+            "folders_max",
+            "Maximum number of folders of the source; further ones are refused.",
+            count(1, 1_000),
             false,
         ),
     ];

@@ -67,6 +67,8 @@ fn example(section: &str, spec: &KeySpec, of: &[KeySpec]) -> String {
             (_, "name") => "\"My Desktop\"",
             (_, "manifest_server_url") => "\"http://192.0.2.10:8085\"",
             (_, "peer_id") => "\"16Uiu2HAm…\"",
+            (_, "quota") => "\"0\"",
+            (_, "folders_max") => "256",
             _ => "[]",
         };
         text += &format!("#     {} = {value}  # {}\n", item.name, item.doc.trim());
@@ -74,4 +76,4 @@ fn example(section: &str, spec: &KeySpec, of: &[KeySpec]) -> String {
     text
 }
 
-const _: () = assert!(FolderConfig::KEYS.len() == 9 && SourcePeer::KEYS.len() == 4);
+const _: () = assert!(FolderConfig::KEYS.len() == 9 && SourcePeer::KEYS.len() == 6);

@@ -259,6 +259,9 @@ impl Draft {
         let is_default = |name: &str, value: &Value| {
             value.as_bool() == Some(name == ON_BY_DEFAULT)
                 || value.as_array().is_some_and(Vec::is_empty)
+                || (name == "quota" && value.as_str() == Some("0"))
+                || (name == "folders_max"
+                    && value.as_integer() == Some(SourcePeer::FOLDERS_MAX_DEFAULT.into()))
         };
         table.retain(|name, value| !is_default(name, value));
         let fields: Vec<_> =

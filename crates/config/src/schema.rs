@@ -10,6 +10,7 @@
 use serde::Serialize;
 
 use crate::age::Age;
+use crate::config::SourcePeer;
 use crate::size::{ByteSize, Rate};
 use crate::values::{LogLevel, MAX_NAME_CHARS};
 
@@ -225,11 +226,13 @@ impl Kind {
     }
 
     /// Returns the default of the optional key `name` in a table of a list: false
-    /// (except for `one_file_system`), or the empty list.
+    /// (except for `one_file_system`), the empty list, no limit, or the default number of folders.
     pub(crate) fn item_default(self, name: &str) -> Option<serde_json::Value> {
         match self {
             Self::Bool => Some((name == ON_BY_DEFAULT).into()),
             Self::List { .. } => Some(serde_json::Value::Array(Vec::new())),
+            Self::Size { .. } => Some("0".into()),
+            Self::Number { .. } => Some(SourcePeer::FOLDERS_MAX_DEFAULT.into()),
             _ => None,
         }
     }

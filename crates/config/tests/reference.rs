@@ -7,7 +7,7 @@ mod common;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use common::{folder, parse, source};
+use common::{folder, parse, peer, source};
 use config::{Apply, Config, Unit, diff, keys, reference};
 
 /// Collects the paths of all leaves of a value.
@@ -93,7 +93,15 @@ fn the_ranges_of_the_table_are_those_of_the_check() {
     for key in keys() {
         let (Some(min), Some(max)) = (key.min, key.max) else { continue };
         let (table, name) = key.path.rsplit_once('.').unwrap();
-        let set = |value: u64| parse(&format!("[{table}]\n{name} = {value}\n"));
+        let head = match table.strip_suffix("[]") {
+            Some(list) => format!(
+                "[[{list}]]\nname = \"x\"\nmanifest_server_url = \"http://192.0.2.1:8085\"\n\
+                 peer_id = \"{}\"\n",
+                peer(1)
+            ),
+            None => format!("[{table}]\n"),
+        };
+        let set = |value: u64| parse(&format!("{head}{name} = {value}\n"));
         let fits = |value| match set(value) {
             Ok(_) => true,
             // The limit of one key may conflict with the value of another.

@@ -13,7 +13,7 @@ use store::{BlockWrite as _, NodeScan as _, PackStore};
 use tokio_util::sync::CancellationToken;
 use types::with_causes;
 
-use crate::confirmed::{Confirmed, discard_lost, issued_receipts, supersedes};
+use crate::confirmed::{Confirmed, discard_lost, issued_receipts, not_removed, supersedes};
 use crate::names::source_name;
 use crate::recovery::problems;
 use crate::services::Services;
@@ -147,6 +147,7 @@ impl Acceptance<'_> {
     ) -> Result<(), String> {
         // Before the search, which then finds what was confirmed.
         let confirmed = issued.map_or(Ok(Vec::new()), IssuedReceipts::confirmed);
+        let confirmed = not_removed(self.snapshots, &confirmed);
         let pin = self.packs.pin();
         let progress = VerifyProgress::default();
         let found = find_lost(self.snapshots, self.packs, Some(&pin), &progress, stop);

@@ -70,14 +70,25 @@ pub(crate) fn supersedes(record: &SnapshotRecord, confirmed: &ConfirmedSnapshot)
             || record.received_at >= confirmation.received_at)
 }
 
-/// Reports whether the list has a confirmed snapshot, or one that supersedes it. The newest
-/// snapshot of a folder is never removed by the retention.
+/// Reports whether the list has a confirmed snapshot, or one that supersedes it, or a user removed
+/// such a one by hand. The newest snapshot of a folder is never removed by the retention.
 fn is_listed(
     snapshots: &SnapshotReader,
     confirmed: &ConfirmedSnapshot,
 ) -> Result<bool, SnapshotError> {
     let folder = &confirmed.confirmation.folder_id;
     snapshots.may_have(&confirmed.source, folder, |record| supersedes(record, confirmed))
+}
+
+/// Returns the confirmed snapshots without those that a user removed by hand, themselves or with
+/// one that supersedes them.
+pub(crate) fn not_removed(snapshots: &SnapshotReader, confirmed: &Confirmed) -> Confirmed {
+    let mut confirmed = confirmed.clone()?;
+    confirmed.retain(|one| {
+        let removed = snapshots.removed_newest(&one.source, Some(&one.confirmation.folder_id));
+        !removed.is_ok_and(|all| all.iter().any(|removed| supersedes(&removed.record, one)))
+    });
+    Ok(confirmed)
 }
 
 /// Returns the signed receipts of the instance with this data directory; `None` if it has no

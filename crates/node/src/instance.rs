@@ -41,6 +41,7 @@ use crate::removed::RemovedFolders;
 use crate::restores::Restores;
 use crate::retention_task;
 use crate::roots;
+use crate::rules::RulesFile;
 use crate::running::{Running, RunningFile};
 use crate::scrub_state::ScrubState;
 use crate::scrub_task;
@@ -242,6 +243,7 @@ impl Instance {
             healing,
             scrub: ScrubState::default(),
             last_verification: LastVerificationFile::open(dir.last_verification()),
+            rules: RulesFile::open(dir.0),
             pairing: Pairing::new(net.handle(), settings.clone()),
             traffic: Traffic::new(net.handle()),
             removed_folders: RemovedFolders::new(&options.data_dir),

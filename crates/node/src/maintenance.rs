@@ -21,6 +21,7 @@ use types::with_causes;
 use crate::acceptance::{Acceptance, prepare_acceptance};
 use crate::jobs::{AlreadyRunning, JobStatus};
 use crate::recompression::{self, recompress};
+use crate::rules::RulesFile;
 use crate::services::Services;
 use crate::verify_result::verify_result;
 
@@ -228,12 +229,14 @@ async fn run_prune(
     request: PruneRequest,
     always_collect: bool,
 ) -> Result<PruneReport, String> {
-    let keep = services.settings.get().backup_server.keep.clone();
+    let (config, rules) = (services.settings.get(), services.rules.clone());
     let (snapshots, stop) = (services.snapshots.clone(), services.stop_token());
     let work = tokio::task::spawn_blocking(move || {
         let PruneRequest { dry_run, accept_roots, discard: _, recompress: _ } = request;
         let options = PruneOptions { dry_run, always_collect, accept_roots, stop };
-        snapshots::prune(&snapshots, &keep, Timestamp::now(), &options)
+        let now = Timestamp::now();
+        let (rules, _) = rules.in_force(&config.backup_server, now);
+        snapshots::prune(&snapshots, &rules.keep, now, &options)
     });
     let done = work.await.map_err(|error| error.to_string())?;
     let report = done.map_err(|error| with_causes(&error))?;
@@ -268,8 +271,9 @@ pub fn prune_in(
         discarded = acceptance.prepare(&stop).map_err(PruneError::NotAccepted)?;
     }
     let options = PruneOptions { dry_run, always_collect: true, accept_roots, stop };
-    let keep = &config.backup_server.keep;
-    let done = snapshots::prune(snapshots, keep, Timestamp::now(), &options);
+    let now = Timestamp::now();
+    let (rules, _) = RulesFile::open(data_dir).in_force(&config.backup_server, now);
+    let done = snapshots::prune(snapshots, &rules.keep, now, &options);
     let failed = |error: &dyn std::error::Error| PruneError::Failed(with_causes(error));
     let mut report = prune_report(done.map_err(|error| failed(&error))?);
     report.discarded = discarded;

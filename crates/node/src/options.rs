@@ -183,6 +183,8 @@ mod tests {
             manifest_server_url: url,
             peer_id: source,
             addresses: Vec::new(),
+            quota: config::ByteSize::default(),
+            folders_max: config::SourcePeer::FOLDERS_MAX_DEFAULT,
         }];
         let may = |config: &Config, peer, purpose| {
             let access = Access::new();

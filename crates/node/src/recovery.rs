@@ -12,7 +12,7 @@ use store::{NodeScan, Pin};
 use tokio_util::sync::CancellationToken;
 use types::{Cid, with_causes};
 
-use crate::confirmed::{Confirmed, supersedes};
+use crate::confirmed::{Confirmed, not_removed, supersedes};
 use crate::names::source_name;
 use crate::services::Services;
 use crate::snapshot_selector::snapshot_model;
@@ -89,6 +89,7 @@ pub fn recover_in(
     let items = selected.items.iter().copied();
     let recovered = snapshots::recover(snapshots, &selected.snapshots, items, epoch)
         .map_err(|error| RecoverError::Store(with_causes(&error)))?;
+    let confirmed = &not_removed(snapshots, confirmed);
     Ok(recovery_report(config, found, confirmed, &selected, recovered))
 }
 
@@ -108,6 +109,7 @@ pub fn search_in(
     stop: &CancellationToken,
 ) -> Result<RecoverReport, RecoverError> {
     let (found, _) = search(snapshots, scan, pin, only, stop)?;
+    let confirmed = &not_removed(snapshots, confirmed);
     Ok(recovery_report(config, found, confirmed, &Selected::default(), 0))
 }
 

@@ -29,6 +29,7 @@ use crate::problems::Problems;
 use crate::receipts::Receipts;
 use crate::removed::RemovedFolders;
 use crate::restores::Restores;
+use crate::rules::RulesFile;
 use crate::scrub_state::ScrubState;
 use crate::settings::Settings;
 use crate::tasks::Tasks;
@@ -83,6 +84,8 @@ pub struct Services {
     pub scrub: ScrubState,
     /// The result of the last verification.
     pub last_verification: LastVerificationFile,
+    /// The rules of retention and the lock that are in force.
+    pub rules: RulesFile,
     /// Pairs this instance with another one.
     pub pairing: Pairing,
     /// Long jobs since the start.

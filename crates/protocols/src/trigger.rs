@@ -304,6 +304,8 @@ mod tests {
             manifest_server_url: url.parse().unwrap(),
             peer_id: PEER.parse().unwrap(),
             addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+            quota: config::ByteSize::default(),
+            folders_max: config::SourcePeer::FOLDERS_MAX_DEFAULT,
         }
     }
 

@@ -28,6 +28,12 @@ pub enum PullError {
         #[source]
         source: types::NodeError,
     },
+    /// The source may not use more disk space here.
+    #[error(
+        "the source has used up its quota on this backup server: raise `quota` of the source, or \
+         remove snapshots with `archivist snapshots remove`"
+    )]
+    OverQuota,
     /// The caller stopped the pull.
     #[error("the transfer was stopped")]
     Stopped,

@@ -5,6 +5,7 @@
 //! * [`repair`]: fetches again the blocks that a verification found missing or damaged.
 //! * [`heal`]: fetches single blocks again.
 
+mod budget;
 mod error;
 mod gather;
 mod heal;
@@ -15,6 +16,7 @@ mod puller;
 mod repair;
 mod similar;
 
+pub use budget::{StorageBudget, measure_source};
 pub use error::PullError;
 pub use heal::{HealReport, heal};
 pub use manifest_pull::{

@@ -15,11 +15,12 @@ use net::{
     BlockError, BlockRequest, FetchError, FetchOutcome, Fetched, PeerId, SimilarBlock, Want,
 };
 use protocols::{SessionPool, blocking};
-use store::{BlockRead, BlockWrite, StoreError};
+use store::{BlockRead, BlockWrite};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use types::{Cid, Codec};
 
+use crate::budget::StorageBudget;
 use crate::error::PullError;
 use crate::gather::{BATCH_WANTS, Gathered};
 use crate::progress::PullProgress;
@@ -73,6 +74,8 @@ pub struct Puller {
     peers: Vec<PeerId>,
     progress: Arc<PullProgress>,
     stop: CancellationToken,
+    /// The disk space that the source may use, if it is limited.
+    budget: Option<Arc<StorageBudget>>,
     /// True if the link was found to be fast. Sending complete blocks is then faster than making
     /// patches, so no more hints are sent until the pull ends.
     is_fast_link: bool,
@@ -89,7 +92,8 @@ impl Puller {
         peers: Vec<PeerId>,
         progress: Arc<PullProgress>,
     ) -> Self {
-        Self { store, pool, peers, progress, stop: CancellationToken::new(), is_fast_link: false }
+        let stop = CancellationToken::new();
+        Self { store, pool, peers, progress, stop, budget: None, is_fast_link: false }
     }
 
     /// Ends with [`PullError::Stopped`] when `stop` is cancelled, after the current batch, so that
@@ -97,6 +101,13 @@ impl Puller {
     #[must_use]
     pub fn until(self, stop: CancellationToken) -> Self {
         Self { stop, ..self }
+    }
+
+    /// Ends with [`PullError::OverQuota`] before it stores a batch that does not fit into the
+    /// budget.
+    #[must_use]
+    pub fn within(self, budget: Option<Arc<StorageBudget>>) -> Self {
+        Self { budget, ..self }
     }
 
     /// Fetches one block, without the blocks to which it refers. Returns `false` if no peer has it.
@@ -210,7 +221,7 @@ impl Puller {
                     has_answered = true;
                     left = still;
                 }
-                Err((_, Failure::Store(error))) => return Err(error.into()),
+                Err((_, Failure::Local(error))) => return Err(error),
                 Err((still, Failure::Peer(error))) => {
                     tracing::debug!(%peer, %error, "cannot fetch from a peer");
                     failures.push((peer, error));
@@ -253,7 +264,7 @@ impl Puller {
                     tries += 1;
                     let is_temporary = match &failure {
                         Failure::Peer(error) => error.retry() == types::Retry::Temporary,
-                        Failure::Store(_) => false,
+                        Failure::Local(_) => false,
                     };
                     if tries == TRIES || !is_temporary {
                         unavailable.extend(left);
@@ -278,7 +289,10 @@ impl Puller {
         let answers = Arc::new(std::sync::Mutex::new(Answers::default()));
         let sink = {
             let answers = answers.clone();
-            move |batch: Vec<Fetched>| store_batch(&*store, &progress, &answers, batch)
+            let budget = self.budget.clone();
+            move |batch: Vec<Fetched>| {
+                store_batch(&*store, budget.as_deref(), &progress, &answers, batch)
+            }
         };
         let request =
             |want: &Want| BlockRequest { want: *want, similar: hints.get(&want.cid).cloned() };
@@ -317,7 +331,7 @@ impl Puller {
         left.extend(patch_failed);
         match result {
             Ok(_) => Ok(()),
-            Err(FetchError::Sink(error)) => Err(Failure::Store(error)),
+            Err(FetchError::Sink(error)) => Err(Failure::Local(error)),
             Err(FetchError::Block(error)) => Err(Failure::Peer(error)),
         }
     }
@@ -326,7 +340,7 @@ impl Puller {
 /// Reason why an attempt with one peer failed.
 enum Failure {
     Peer(BlockError),
-    Store(StoreError),
+    Local(PullError),
 }
 
 /// The answers of one attempt so far.
@@ -342,10 +356,11 @@ struct Answers {
 /// Stores a batch of answers. Runs on a thread that may block.
 fn store_batch(
     store: &dyn BlockWrite,
+    budget: Option<&StorageBudget>,
     progress: &PullProgress,
     answers: &std::sync::Mutex<Answers>,
     batch: Vec<Fetched>,
-) -> Result<(), StoreError> {
+) -> Result<(), PullError> {
     let mut blocks = Vec::with_capacity(batch.len());
     let (mut unavailable, mut patch_failed) = (Vec::new(), Vec::new());
     let count = batch.len();
@@ -358,6 +373,10 @@ fn store_batch(
             FetchOutcome::Changed => unavailable.push((fetched.cid, true)),
             FetchOutcome::PatchFailed => patch_failed.push(fetched.cid),
         }
+    }
+    if let Some(budget) = budget {
+        let len = blocks.iter().map(|block| block.payload().len() as u64).sum();
+        budget.take(len).map_err(|_| PullError::OverQuota)?;
     }
     store.put(&blocks)?;
     for block in &blocks {

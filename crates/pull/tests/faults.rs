@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use disk::sim::{Fault, Power, SimDisk};
-use pull::ManifestPullError;
+use pull::{ManifestJob, ManifestPullError, PullError, StorageBudget};
 use snapshots::SnapshotStore;
 use store::check::missing_blocks;
 use store::{
@@ -476,4 +476,32 @@ async fn a_file_that_could_not_be_restored_is_in_no_snapshot() {
     let manifest = source.manifest("docs", 99, &entries);
     source.show("docs", 99, manifest);
     pull(&puller, &source, &offer(&source, "docs")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_pull_ends_at_the_quota_of_its_source_and_goes_on_when_there_is_room() {
+    let source = Source::start().await;
+    let hand = Hand::new(&source).await;
+    source.publish("docs", 1, &tree(10, 4));
+    let store: Arc<dyn BlockStore> = Arc::new(MemStore::new());
+    let snapshots = SnapshotStore::new(store.clone());
+    let puller = hand.puller(store.clone());
+    let offer = offer(&source, "docs");
+    let used = || pull::measure_source(&snapshots, &source.peer()).unwrap();
+    let pull_within = async |limit: u64| {
+        let budget = Arc::new(StorageBudget::new(limit));
+        budget.set_measured(0, used());
+        let result =
+            puller.pull(ManifestJob { budget: Some(budget), ..job(&source, &offer) }).await;
+        result.map(drop)
+    };
+    for limit in [0, 5_000_000, 5_000_000] {
+        let refused = pull_within(limit).await;
+        let is_refused = matches!(refused, Err(ManifestPullError::Pull(PullError::OverQuota)));
+        assert!(is_refused, "{limit}: {refused:?}");
+        assert!(used() <= limit, "{limit}: {}", used());
+        assert_eq!(snapshots.count(), 0);
+    }
+    pull_within(20_000_000).await.unwrap();
+    assert!(used() > 12_000_000 && snapshots.count() == 1, "{}", used());
 }

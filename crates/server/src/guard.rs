@@ -208,7 +208,7 @@ pub(crate) fn has_credentials(headers: &HeaderMap, token: &str, sessions: &Sessi
 
 /// Reports whether the request carries the token. The comparison takes constant
 /// time.
-fn has_token(headers: &HeaderMap, token: &str) -> bool {
+pub(crate) fn has_token(headers: &HeaderMap, token: &str) -> bool {
     let Some(given) = headers.get(header::AUTHORIZATION) else { return false };
     let given = given.as_bytes();
     let Some((scheme, given)) = given.split_at_checked("Bearer ".len()) else { return false };

@@ -314,6 +314,16 @@ async fn a_folder_and_a_source_are_edited_and_what_is_wrong_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_is_removed_with_the_token_alone() {
+    let ui = Ui::start().await;
+    let path = "/api/v1/snapshots/ffffffffff?newest=true";
+    let refused = ui.ask(Method::DELETE, path).send().await.unwrap();
+    assert_eq!(refused.status(), 401, "a session is not enough");
+    let unknown = ui.ask(Method::DELETE, path).bearer_auth(&ui.token).send().await.unwrap();
+    assert_eq!(unknown.status(), 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_collection_that_fails_is_told_until_one_succeeds() {
     let ui = Ui::start().await;
     let store = &ui.instance.services().store;

@@ -103,6 +103,8 @@ impl ServerSetup {
             manifest_server_url: format!("http://192.0.2.{number}:8085").parse().unwrap(),
             peer_id: source.peer,
             addresses: Vec::new(),
+            quota: config::ByteSize::default(),
+            folders_max: config::SourcePeer::FOLDERS_MAX_DEFAULT,
         };
         (1..).zip(&self.sources).map(peer).collect()
     }

@@ -9,12 +9,14 @@
 //! * [`SnapshotTree`]: reads the entries of a snapshot.
 //! * [`decide`]: the retention rules, without I/O; [`prune`] applies them.
 //! * [`Signs`]: the signs of ransomware up to a snapshot.
+//! * [`Removal`]: removing a snapshot by hand.
 //! * [`find_lost`]: finds snapshots in the packs that no root names; [`recover`] sets their roots.
 //! * [`verify`]: checks that every block of every snapshot can be read.
 
 mod prune;
 mod record;
 mod recover;
+mod removed;
 mod retention;
 mod signs;
 mod snapshot_id;
@@ -31,11 +33,12 @@ pub use recover::{
     FoundItem, FoundSnapshot, FoundState, RecoveryReport, UnusableRecord, find_lost, last_order,
     recover,
 };
+pub use removed::{Removal, RemoveError, locked_until};
 pub use retention::{Candidate, Decision, Reason, RetentionPlan, Suspension, decide};
 pub use signs::Signs;
 pub use snapshot_id::{SnapshotId, SnapshotIdError};
 pub use snapshot_reader::{
-    DamagedSnapshot, Listing, Snapshot, SnapshotError, SnapshotReader, root_name,
+    DamagedSnapshot, Listing, Snapshot, SnapshotError, SnapshotReader, root_name, source_prefix,
 };
 pub use snapshot_store::SnapshotStore;
 pub use snapshot_tree::{Depth, SnapshotTree, TreeError, header_of};

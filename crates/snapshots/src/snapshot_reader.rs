@@ -30,6 +30,11 @@ pub fn root_name(source: &PeerId, folder: &FolderId, order: u64) -> String {
     format!("{PREFIX}{source}/{folder}/{order:016}")
 }
 
+/// Returns the prefix of the names of the roots of a source's snapshots.
+pub fn source_prefix(source: &PeerId) -> String {
+    format!("{PREFIX}{source}/")
+}
+
 /// Returns the prefix of the names of the roots that say which snapshots of a folder are intended.
 pub(crate) fn intended_prefix(source: &PeerId, folder: &FolderId) -> String {
     format!("{INTENDED_PREFIX}{source}/{folder}/")
@@ -182,7 +187,7 @@ impl SnapshotReader {
     ) -> Result<Listing, SnapshotError> {
         match folder {
             Some(folder) => self.listing(&format!("{PREFIX}{source}/{folder}/")),
-            None => self.listing(&format!("{PREFIX}{source}/")),
+            None => self.listing(&source_prefix(source)),
         }
     }
 
@@ -230,8 +235,9 @@ impl SnapshotReader {
         roots
     }
 
-    /// Reports whether a folder has a snapshot with a record that `accepts`, or one whose record
-    /// is damaged or was written by a newer version. Reads the newest record first.
+    /// Reports whether a folder has a snapshot with a record that `accepts`, one whose record is
+    /// damaged or was written by a newer version, or whether a user removed its newest one with
+    /// such a record. Reads the newest record first.
     ///
     /// # Errors
     ///
@@ -251,7 +257,8 @@ impl SnapshotReader {
                 Err(Unread::Store(error)) => return Err(error.into()),
             }
         }
-        Ok(false)
+        let removed = self.removed_newest(source, Some(folder))?;
+        Ok(removed.iter().any(|snapshot| accepts(&snapshot.record)))
     }
 
     fn read(&self, name: &str, cid: Cid) -> Result<Snapshot, Unread> {

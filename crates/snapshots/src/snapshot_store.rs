@@ -12,6 +12,7 @@ use store::{Batch, BlockStore, Pin, Root, StoreError, WriteEpoch};
 use types::{Block, Codec, EncodedBlock, FolderId, ManifestHeader};
 
 use crate::record::{ORDER_GIVEN_MAX, SnapshotRecord};
+use crate::removed::{REMOVED_PREFIX, order_of};
 use crate::signs::{Before, Signs, find_signs};
 use crate::snapshot_id::SnapshotId;
 use crate::snapshot_reader::{
@@ -42,7 +43,9 @@ impl SnapshotStore {
     /// it numbers the snapshots.
     pub fn new(store: Arc<dyn BlockStore>) -> Self {
         let roots = store.roots(PREFIX);
-        let given = roots.iter().filter_map(|(name, _)| Some(parse_name(name)?.2));
+        let removed = store.roots(REMOVED_PREFIX);
+        let removed = removed.iter().filter_map(|(name, _)| order_of(name));
+        let given = roots.iter().filter_map(|(name, _)| Some(parse_name(name)?.2)).chain(removed);
         let last = given.filter(|order| *order <= ORDER_GIVEN_MAX).max();
         Self {
             reader: SnapshotReader::new(store.clone()),

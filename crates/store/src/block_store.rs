@@ -157,6 +157,15 @@ pub trait StoreAdmin: Send + Sync + fmt::Debug {
     ///
     /// Returns [`StoreError::Io`] if the file system does not report its space.
     fn usage(&self) -> Result<Usage, StoreError>;
+
+    /// Returns the stored length of the blocks that the roots with these prefixes lead to. A block
+    /// is counted once; a missing block is not counted. Reads every node on the way, and waits for
+    /// a running collection.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`StoreError::Io`] if the store cannot be read.
+    fn reached_bytes(&self, prefixes: &[String]) -> Result<u64, StoreError>;
 }
 
 /// A store that can be read: its blocks and its roots. Every type that

@@ -177,6 +177,10 @@ impl StoreAdmin for FaultyStore {
     fn usage(&self) -> Result<Usage, StoreError> {
         self.inner.usage()
     }
+
+    fn reached_bytes(&self, prefixes: &[String]) -> Result<u64, StoreError> {
+        self.inner.reached_bytes(prefixes)
+    }
 }
 
 #[cfg(test)]

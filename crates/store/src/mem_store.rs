@@ -191,4 +191,17 @@ impl StoreAdmin for MemStore {
             available_bytes: self.max_bytes.unwrap_or(u64::MAX).saturating_sub(used_bytes),
         })
     }
+
+    fn reached_bytes(&self, prefixes: &[String]) -> Result<u64, StoreError> {
+        let state = self.state.lock();
+        let mut reached = HashSet::new();
+        for (name, root) in &state.roots {
+            if prefixes.iter().any(|prefix| name.starts_with(prefix)) {
+                state.reach(root.cid, &mut reached);
+            }
+        }
+        let hashes: HashSet<_> = reached.iter().map(|cid| *cid.hash()).collect();
+        let found = hashes.iter().filter_map(|hash| state.blocks.get(hash));
+        Ok(found.map(|block| block.payload().len() as u64).sum())
+    }
 }

@@ -166,3 +166,27 @@ fn what_arrives_while_a_collection_marks_is_walked_once() {
         assert!(store.has(&block.cid()).unwrap());
     }
 }
+
+#[test]
+fn the_space_that_roots_need_counts_each_block_once_and_follows_removals() {
+    let disk = SimDisk::new();
+    let (store, _) = open_hooked(&disk);
+    store_tree(&store, "snapshot/a/1", &tree(&[1, 2, 3])).unwrap();
+    let alone = store.reached_bytes(&["snapshot/a/".into()]).unwrap();
+    store_tree(&store, "snapshot/b/1", &tree(&[1, 2, 3])).unwrap();
+    store_tree(&store, "snapshot/a/2", &tree(&[1, 2, 3, 4])).unwrap();
+    let reached = |prefix: &str| store.reached_bytes(&[prefix.to_owned()]).unwrap();
+    // The second one needs a chunk and a node more.
+    let both = reached("snapshot/a/");
+    assert!(both > alone + 500 && both < alone * 2, "{alone} {both}");
+    assert_eq!((reached("snapshot/b/"), reached("pull/")), (alone, 0));
+    assert_eq!(store.reached_bytes(&["snapshot/a/".into(), "snapshot/b/".into()]).unwrap(), both);
+    store.remove_root("snapshot/a/2").unwrap();
+    assert_eq!(reached("snapshot/a/"), alone, "before the collection");
+    store.gc(GcOptions::EVERYTHING).unwrap();
+    assert_eq!(reached("snapshot/a/"), alone);
+    // Blocks of an unfinished pull may be missing.
+    let missing = Root { cid: chunk(99, 10).cid(), partial: true };
+    store.set_root("pull/a", missing, store.write_epoch()).unwrap();
+    assert_eq!(reached("pull/"), 0);
+}

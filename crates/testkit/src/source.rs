@@ -333,6 +333,8 @@ impl Source {
             manifest_server_url: format!("http://{}", self.http).parse().unwrap(),
             peer_id: self.peer(),
             addresses: self.net.handle().listen_addrs(),
+            quota: config::ByteSize::default(),
+            folders_max: config::SourcePeer::FOLDERS_MAX_DEFAULT,
         }
     }
 

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use types::{Cid, FolderId, SequenceNumber, with_causes};
 
 use crate::backoff::Backoff;
+use crate::effects::StoredFolder;
 use crate::status::{FolderStatus, ProcessedManifest, PullStatus};
 
 /// A running attempt.
@@ -47,13 +48,15 @@ struct LastFailure {
 /// The state of one folder of a source.
 #[derive(Debug, Default)]
 pub(super) struct Folder {
-    /// The newest snapshot.
+    /// The newest snapshot that is stored.
     pub(super) newest: Option<Snapshot>,
+    /// The snapshot that was taken last, if a user removed it by hand.
+    removed: Option<Snapshot>,
     /// The manifests of the other snapshots.
     pub(super) older: BTreeSet<Cid>,
     /// The offer to pull, if there is one.
     pub(super) wanted: Option<Offer>,
-    /// True if the source offers the manifest of the newest snapshot.
+    /// True if the source offers the manifest that was taken last.
     pub(super) is_same: bool,
     /// The running attempt.
     pub(super) running: Option<RunningPull>,
@@ -79,17 +82,27 @@ pub(super) struct Folder {
 }
 
 impl Folder {
-    /// Creates the state of a folder with these snapshots, oldest first.
-    pub(super) fn of(snapshots: Vec<Snapshot>) -> Self {
+    /// Creates the state of a folder with these snapshots.
+    pub(super) fn of(stored: StoredFolder) -> Self {
         let mut folder = Self::default();
-        folder.set_snapshots(snapshots);
+        folder.set_snapshots(stored);
         folder
     }
 
-    /// Replaces the snapshots, oldest first. A running pull continues.
-    pub(super) fn set_snapshots(&mut self, mut snapshots: Vec<Snapshot>) {
+    /// Replaces the snapshots. A running pull continues.
+    pub(super) fn set_snapshots(&mut self, stored: StoredFolder) {
+        let StoredFolder { mut snapshots, removed } = stored;
         self.newest = snapshots.pop();
         self.older = snapshots.into_iter().map(|snapshot| snapshot.record.manifest).collect();
+        if removed.is_some() {
+            self.older.extend(self.newest.iter().map(|newest| newest.record.manifest));
+        }
+        self.removed = removed;
+    }
+
+    /// Returns the snapshot that was taken last, also if a user removed it by hand.
+    pub(super) fn last_taken(&self) -> Option<&Snapshot> {
+        self.removed.as_ref().or(self.newest.as_ref())
     }
 
     /// Returns the history for [`manifest::check`], or `None` without a snapshot.
@@ -98,7 +111,7 @@ impl Folder {
         accepted: Option<(SequenceNumber, Cid)>,
         set_back: Option<SequenceNumber>,
     ) -> Option<FolderHistory> {
-        let newest = &self.newest.as_ref()?.record;
+        let newest = &self.last_taken()?.record;
         Some(FolderHistory {
             sequence: newest.sequence,
             manifest: newest.manifest,
@@ -120,7 +133,7 @@ impl Folder {
     /// it has lost the receipt of the newest snapshot: `confirmed` is the number of the newest
     /// receipt that it has, 0 if it has none.
     pub(super) fn has_lost_receipt(&self, confirmed: SequenceNumber, asked_at: Instant) -> bool {
-        let Some(newest) = self.newest.as_ref().map(|newest| &newest.record) else { return false };
+        let Some(newest) = self.last_taken().map(|newest| &newest.record) else { return false };
         // Without any receipt, the source may have lost them alone.
         let has_older = confirmed.0 != 0 && confirmed < newest.sequence;
         let is_known =
@@ -194,6 +207,7 @@ impl Folder {
         if let Some(old) = self.newest.replace(snapshot) {
             self.older.insert(old.record.manifest);
         }
+        self.removed = None;
         self.bad = None;
         self.clear_failure();
         self.receipt = ReceiptState::default();
@@ -255,13 +269,13 @@ impl Folder {
 
     /// Reports whether the folder has no snapshot, offer or attempt, and can be forgotten.
     pub(super) fn is_empty(&self) -> bool {
-        self.newest.is_none() && self.wanted.is_none() && self.running.is_none()
+        self.last_taken().is_none() && self.wanted.is_none() && self.running.is_none()
     }
 
     /// Returns the snapshot whose receipt must be sent, if any.
     pub(super) fn unconfirmed(&self) -> Option<&Snapshot> {
         // A source that offers neither this manifest nor a later one would refuse the receipt.
-        let newest = self.newest.as_ref()?;
+        let newest = self.newest.as_ref().filter(|_| self.removed.is_none())?;
         let sequence = newest.record.sequence;
         let is_later = |offer: &Offer| offer.published.sequence_number > sequence;
         let may_confirm = self.is_same || self.wanted.as_ref().is_some_and(is_later);

@@ -70,14 +70,14 @@ impl SourceTask {
     pub(super) fn last_taken(&self, id: &FolderId) -> Option<Cid> {
         match self.lost.get(id) {
             Some(lost) => Some(lost.manifest_cid),
-            None => Some(self.folders.get(id)?.newest.as_ref()?.record.manifest),
+            None => Some(self.folders.get(id)?.last_taken()?.record.manifest),
         }
     }
 }
 
 /// Reports whether neither the confirmed snapshot nor a later one is stored.
 fn is_lost(confirmed: &Confirmation, folder: Option<&Folder>) -> bool {
-    let Some(newest) = folder.and_then(|folder| folder.newest.as_ref()) else { return true };
+    let Some(newest) = folder.and_then(Folder::last_taken) else { return true };
     // After an accepted reset of the source, the number of the newest snapshot is lower.
     newest.record.sequence < confirmed.sequence && newest.record.received_at < confirmed.received_at
 }

@@ -8,6 +8,7 @@
 //! * `freshness`: detects old answers.
 //! * `lost`: the confirmed snapshots that are not stored any more.
 //! * `folder`: the state of a folder; `work`, `attempt`: its pulls and receipts.
+//! * `quota`: the disk space that the source may use.
 //! * `report`: the status for others.
 //!
 //! Invariants: only offers that [`manifest::check`] takes are pulled; a hint only causes a poll;
@@ -19,6 +20,7 @@ mod freshness;
 mod lost;
 mod offers;
 mod polling;
+mod quota;
 mod report;
 #[cfg(test)]
 mod tests;
@@ -42,6 +44,7 @@ use types::{FolderId, with_causes};
 use self::folder::Folder;
 use self::freshness::Freshness;
 use self::polling::Polling;
+use self::quota::Quota;
 use self::work::Completed;
 use crate::accept::{AcceptError, Accepted};
 use crate::backoff::Backoff;
@@ -106,6 +109,7 @@ pub(crate) struct SourceTask {
     folders: BTreeMap<FolderId, Folder>,
     /// The snapshots that were confirmed last and are lost.
     lost: BTreeMap<FolderId, Confirmation>,
+    quota: Quota,
     work: JoinSet<Completed>,
     /// Time at which the due work was last started.
     started_at: Instant,
@@ -123,9 +127,11 @@ impl SourceTask {
     /// Creates a task with an empty state.
     pub(crate) fn new(source: SourcePeer, context: TaskContext) -> Self {
         let common = *context.common.borrow();
+        let quota = Quota::new(source.quota.limit());
         Self {
             source,
             context,
+            quota,
             common,
             polling: Polling::new(Instant::now()),
             poll: None,
@@ -327,6 +333,9 @@ impl SourceTask {
                 for (id, snapshots) in stored {
                     self.folders.entry(id).or_default().set_snapshots(snapshots);
                 }
+                // A removal may have made room.
+                self.quota.snapshots_changed();
+                self.folders.values_mut().for_each(Folder::hint);
                 self.load_lost().await;
                 self.evaluate();
             }

@@ -53,6 +53,7 @@ impl SourceTask {
                 }
             }
         }
+        self.refuse_too_many(&mut taken, &mut refusals);
         if refusals != self.refusals {
             for refused in refusals.iter().take(LOGGED_MAX) {
                 let source = self.source.name.as_str();
@@ -158,11 +159,32 @@ impl SourceTask {
     /// Returns the newest snapshot that the next manifest must follow, unless the user accepted
     /// another one.
     pub(super) fn must_follow(&self, id: &FolderId) -> Option<(SequenceNumber, Cid)> {
-        let newest = &self.folders.get(id)?.newest.as_ref()?.record;
+        let newest = &self.folders.get(id)?.last_taken()?.record;
         let peer = &self.source.peer_id;
         let accepted = self.context.acceptances.get(peer, id, &newest.manifest);
         let is_lost = self.lost.contains_key(id);
         (accepted.is_none() && !is_lost).then_some((newest.sequence, newest.manifest))
+    }
+
+    /// Refuses the offers of new folders beyond the maximum number of folders.
+    fn refuse_too_many(&self, taken: &mut Vec<Offer>, refusals: &mut Vec<Refused>) {
+        let max = self.source.folders_max as usize;
+        let mut count = self.folders.len();
+        taken.retain(|offer| {
+            let id = &offer.published.folder_id;
+            if self.folders.contains_key(id) {
+                return true;
+            }
+            count += 1;
+            if count > max {
+                let text = format!(
+                    "folder {id}: the source has {max} folders here, which is its maximum; raise \
+                     `folders_max` of the source, or purge a folder"
+                );
+                refusals.push(Refused { text, accept: None });
+            }
+            count <= max
+        });
     }
 
     /// Returns a refusal, with the acceptance that resolves it, if one can.

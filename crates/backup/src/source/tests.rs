@@ -1,6 +1,7 @@
 //! The decisions of a source's task, with fake effects, on a clock that runs only when nothing else
 //! does.
 
+mod limits;
 mod polling_and_status;
 mod pulling;
 mod refusing;
@@ -21,7 +22,7 @@ use types::{Cid, Codec, PublishedManifest, SequenceNumber};
 use super::work::ATTEMPTS_MAX;
 use super::*;
 use crate::confirmed_snapshot::LastConfirmation;
-use crate::effects::{ReceiptError, StoredError, StoredSnapshots};
+use crate::effects::{ReceiptError, StoredError, StoredFolder, StoredSnapshots};
 use crate::manager::{Links, Manager};
 use crate::settings::BackupSettings;
 use crate::status::{SourceState, SourceStatus};
@@ -60,6 +61,8 @@ struct Fake {
     confirmed_is_stored: Mutex<bool>,
     /// Age of the next answers.
     age: Mutex<AnswerAge>,
+    /// The measured disk space of the source, and the number of measurements.
+    used: Mutex<(u64, usize)>,
 }
 
 impl Fake {
@@ -93,6 +96,7 @@ impl Fake {
             confirmed: Mutex::default(),
             confirmed_is_stored: Mutex::default(),
             age: Mutex::new(AnswerAge::Now),
+            used: Mutex::default(),
         })
     }
 
@@ -237,6 +241,13 @@ impl Effects for Arc<Fake> {
         Box::pin(async move { Ok(stored) })
     }
 
+    fn used_bytes(&self, _: PeerId) -> BoxFuture<'static, Result<u64, ManifestPullError>> {
+        let mut used = self.used.lock();
+        used.1 += 1;
+        let measured = used.0;
+        Box::pin(async move { Ok(measured) })
+    }
+
     fn confirmed(&self, _: PeerId) -> BoxFuture<'static, Vec<LastConfirmation>> {
         let confirmed = self.confirmed.lock().clone();
         let is_stored = *self.confirmed_is_stored.lock();
@@ -312,11 +323,21 @@ fn source_of(fake: &Fake) -> SourcePeer {
         manifest_server_url: "http://192.0.2.1:8085".parse().unwrap(),
         peer_id: fake.keypair.public().to_peer_id(),
         addresses: Vec::new(),
+        quota: config::ByteSize::default(),
+        folders_max: config::SourcePeer::FOLDERS_MAX_DEFAULT,
     }
 }
 
 fn run_with(fake: &Arc<Fake>, slots: &Slots, dir: tempfile::TempDir) -> Running {
-    let source = source_of(fake);
+    run_source(fake, source_of(fake), slots, dir)
+}
+
+fn run_source(
+    fake: &Arc<Fake>,
+    source: SourcePeer,
+    slots: &Slots,
+    dir: tempfile::TempDir,
+) -> Running {
     let common = CommonSettings { poll_interval: Duration::from_secs(30), max_retries: 3 };
     let (common, hint) = (watch::Sender::new(common), Arc::new(Notify::new()));
     let (requests, receiver) = mpsc::channel(16);

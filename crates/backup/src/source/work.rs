@@ -29,6 +29,7 @@ const RECEIPTS_MAX: usize = 4;
 /// Work that has ended.
 pub(super) enum Completed {
     Attempt { folder: FolderId, manifest: Cid, end: AttemptEnd },
+    Measured { before: u64, used: Result<u64, ManifestPullError> },
     Receipt { folder: FolderId, manifest: Cid, answer: Result<ReceiptAnswer, ReceiptError> },
 }
 
@@ -48,6 +49,9 @@ impl SourceTask {
 
     /// Starts the pulls that are due.
     pub(super) fn start_pulls(&mut self, now: Instant) {
+        if !self.may_pull(now) {
+            return;
+        }
         let addresses = self.addresses();
         let mut running = self.folders.values().filter(|folder| folder.running.is_some()).count();
         let is_due = |(_, folder): &(&FolderId, &Folder)| folder.due(now).is_some();
@@ -71,6 +75,7 @@ impl SourceTask {
                 after,
                 peers: vec![self.source.peer_id],
                 progress: progress.clone(),
+                budget: self.quota.budget.clone(),
                 stop: stop.clone(),
             };
             let started_at = self.context.clock.now();
@@ -129,6 +134,7 @@ impl SourceTask {
             Completed::Attempt { folder, manifest, end } => {
                 self.attempt_ended(&folder, manifest, end);
             }
+            Completed::Measured { before, used } => self.measured(before, used),
             Completed::Receipt { folder, manifest, answer } => {
                 self.receipt_answered(&folder, manifest, &answer);
             }

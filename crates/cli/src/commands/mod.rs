@@ -16,6 +16,7 @@ mod receipts;
 mod recover;
 mod restore;
 mod snapshots;
+mod snapshots_remove;
 mod source;
 mod status;
 mod sync;

@@ -5,6 +5,7 @@ use api::{Client, Query, Snapshot, Status};
 use config::Config;
 use node::{SnapshotSelector, UnknownName, check_name, folder_names, snapshot_model, source_names};
 
+use super::snapshots_remove::Remove;
 use crate::context::{Context, block_on};
 use crate::exit::End;
 use crate::offline::{LIST_INCOMPLETE, Offline};
@@ -43,6 +44,7 @@ pub(crate) struct Snapshots {
 #[derive(Debug, clap::Subcommand)]
 enum Action {
     Confirm(Confirm),
+    Remove(Remove),
 }
 
 /// Decide that a suspicious snapshot is intended.
@@ -105,8 +107,10 @@ impl Confirm {
 
 impl Snapshots {
     pub(crate) fn run(&self, context: &Context) -> Result<()> {
-        if let Some(Action::Confirm(confirm)) = &self.action {
-            return confirm.run(context);
+        match &self.action {
+            Some(Action::Confirm(confirm)) => return confirm.run(context),
+            Some(Action::Remove(remove)) => return remove.run(context),
+            None => {}
         }
         let (snapshots, is_complete) = match context.instance_to_read()? {
             Some(client) => block_on(async {

@@ -33,6 +33,8 @@ pub(crate) fn source(name: &str, number: u8) -> SourcePeer {
         manifest_server_url: format!("http://192.0.2.{number}:8085").parse().unwrap(),
         peer_id: peer(number),
         addresses: Vec::new(),
+        quota: config::ByteSize::default(),
+        folders_max: config::SourcePeer::FOLDERS_MAX_DEFAULT,
     }
 }
 

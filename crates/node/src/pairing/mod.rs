@@ -466,6 +466,8 @@ impl Pairing {
                     manifest_server_url: url.clone(),
                     peer_id: peer,
                     addresses: addresses.clone(),
+                    quota: config::ByteSize::default(),
+                    folders_max: config::SourcePeer::FOLDERS_MAX_DEFAULT,
                 })?,
             }
             draft.set("backup_server.enabled", "true")

@@ -37,6 +37,7 @@ use self::cache::{Caches, CompleteSegments, FolderCache};
 use self::files::{BaseSegment, FileWant, check_segment, files_of, first_missing};
 use self::patches::segment_patches;
 use self::unavailable::{Unavailable, require_complete};
+use crate::budget::StorageBudget;
 use crate::error::PullError;
 use crate::plan::{Counts, Plan, Step, Summaries, TreeWalk, diff};
 use crate::puller::Puller;
@@ -94,6 +95,8 @@ pub struct ManifestJob {
     pub peers: Vec<PeerId>,
     /// The progress, which is updated during the pull.
     pub progress: Arc<ManifestProgress>,
+    /// The disk space that the source may use, if it is limited.
+    pub budget: Option<Arc<StorageBudget>>,
     /// Ends the pull with [`ManifestPullError::Stopped`].
     pub stop: CancellationToken,
 }
@@ -123,7 +126,7 @@ impl ManifestPuller {
             job.peers.clone(),
             job.progress.blocks().clone(),
         );
-        let puller = puller.until(job.stop.clone());
+        let puller = puller.until(job.stop.clone()).within(job.budget.clone());
         let mut attempt = Attempt {
             shared,
             root_name: pull_root(&source, &folder),

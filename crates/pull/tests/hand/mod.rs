@@ -38,6 +38,7 @@ impl Hand {
 
 pub(crate) fn job(source: &Source, offer: &Offer) -> ManifestJob {
     ManifestJob {
+        budget: None,
         source: source.peer(),
         offer: offer.clone(),
         after: None,

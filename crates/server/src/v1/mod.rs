@@ -145,6 +145,7 @@ fn routes() -> OpenApiRouter<ApiState> {
         .routes(routes!(pairing::join))
         .routes(routes!(snapshots::list))
         .routes(routes!(snapshots::confirm))
+        .routes(routes!(snapshots::remove))
         .routes(routes!(snapshots::entries))
         .routes(routes!(restores::start, restores::list))
         .routes(routes!(restores::get, restores::cancel))

@@ -1,23 +1,24 @@
-//! Listing snapshots and their entries.
+//! Listing snapshots and their entries, and decisions of the owner about snapshots.
 
 use std::ops::ControlFlow;
 
 use api::{ListedEntry, from_text};
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use jiff::Timestamp;
 use node::{
     SelectError, Services, SnapshotSelector, SnapshotSourceError, snapshot_model, snapshot_source,
 };
 use protocols::RemoteSnapshot;
 use serde::Deserialize;
-use snapshots::{Depth, SnapshotError, SnapshotTree, TreeError};
+use snapshots::{Depth, Removal, RemoveError, SnapshotError, SnapshotTree, TreeError};
 use types::RelPath;
 use utoipa::IntoParams;
 
 use super::extract::{Json, Path, Query};
 use super::ui::Owner;
 use super::{ApiResult, Problem, blocking};
+use crate::guard;
 use types::with_causes;
 
 /// Maximum number of entries in an answer.
@@ -47,6 +48,16 @@ impl From<SnapshotSourceError> for Problem {
             SnapshotSourceError::Local(_) | SnapshotSourceError::Panicked(_) => {
                 Self::internal(&error)
             }
+        }
+    }
+}
+
+impl From<RemoveError> for Problem {
+    fn from(error: RemoveError) -> Self {
+        match error {
+            RemoveError::Locked(_) | RemoveError::Newest => Self::conflict(&error),
+            RemoveError::Gone => Self::not_found(error.to_string()),
+            RemoveError::Snapshot(error) => Self::internal(&error),
         }
     }
 }
@@ -130,6 +141,58 @@ pub(crate) async fn confirm(
         Ok(Json(snapshot_model(&services.settings.get(), now)))
     })
     .await
+}
+
+/// The confirmation of a removal.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct RemovalQuery {
+    /// True to remove the snapshot even if it is the newest of its folder.
+    #[serde(default)]
+    newest: bool,
+}
+
+/// Removes a snapshot of this instance for good. Requires the token; a session of the web UI is
+/// not enough. The backup server does not pull the same state of the folder again.
+#[utoipa::path(
+    delete,
+    path = "/snapshots/{id}",
+    params(("id" = String, Path, description = "The complete id of the snapshot"), RemovalQuery),
+    responses(
+        (status = 200, description = "The snapshot was removed", body = api::Snapshot),
+        (status = 401, description = "The request has no token", body = api::ApiProblem),
+        (status = 404, description = "No such snapshot", body = api::ApiProblem),
+        (status = 409, description = "The snapshot is locked, or is the newest of its folder",
+            body = api::ApiProblem),
+    )
+)]
+pub(crate) async fn remove(
+    State(services): State<Services>,
+    Path(id): Path<String>,
+    Query(query): Query<RemovalQuery>,
+    headers: HeaderMap,
+) -> ApiResult<api::Snapshot> {
+    if !guard::has_token(&headers, &services.token) {
+        let message = guard::unauthorized("the removal of a snapshot");
+        return Err(Problem::new(StatusCode::UNAUTHORIZED, message));
+    }
+    let worker = services.clone();
+    let removed = blocking(move || {
+        let config = worker.settings.get();
+        let all = worker.snapshots.list().map_err(|error| Problem::internal(&error))?.snapshots;
+        let snapshot = all.into_iter().find(|one| one.id.as_str() == id);
+        let snapshot = snapshot.ok_or_else(|| Problem::not_found("no such snapshot"))?;
+        let now = Timestamp::now();
+        let lock_days = worker.rules.in_force(&config.backup_server, now).0.lock_days;
+        let removal = Removal { lock_days, newest_too: query.newest, now };
+        worker.snapshots.remove_by_hand(&snapshot, &removal)?;
+        Ok(Json(snapshot_model(&config, backup::remote_snapshot(snapshot))))
+    })
+    .await?;
+    services.gc.request();
+    // The daemon decides by the newest snapshot of each folder.
+    services.backup_daemon.snapshots_changed().await;
+    Ok(removed)
 }
 
 /// Returns the selected snapshots, in the order of arrival.

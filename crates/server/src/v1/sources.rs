@@ -134,6 +134,8 @@ pub(crate) async fn add(
             manifest_server_url: url.parse().map_err(|error| unusable(url, error))?,
             peer_id: new.peer_id.parse().map_err(|error| unusable(&new.peer_id, error))?,
             addresses,
+            quota: config::ByteSize::default(),
+            folders_max: config::SourcePeer::FOLDERS_MAX_DEFAULT,
         };
         let edited = services.settings.edit(|draft| draft.add_source(&source));
         edited.map_err(|error| refused(&error))?;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use api::{Notice, NoticeLevel, Status, Storage};
 use axum::extract::State;
+use jiff::Timestamp;
 use node::{Services, folder_name, source_name};
 use protocols::NotifyState;
 use snapshots::{Listing, Snapshot, SnapshotError};
@@ -157,6 +158,35 @@ fn read_only(services: &Services) -> Option<Notice> {
 }
 
 /// Returns everything that needs the attention of the user.
+/// Returns the notice about rules of retention that were loosened and are not in force yet.
+fn loosened_rules(services: &Services) -> Option<Notice> {
+    let config = services.settings.get();
+    if !config.backup_server.enabled {
+        return None;
+    }
+    let (rules, loosened) = services.rules.in_force(&config.backup_server, Timestamp::now());
+    let (at, keep) = (loosened?.at, rules.keep);
+    Some(Notice {
+        level: NoticeLevel::Warning,
+        message: format!(
+            "`keep` or `lock_days` of the backup server was loosened; the former rules stay in \
+             force until {at:.0}"
+        ),
+        action: Some(format!(
+            "if that was not intended, set the former values in [backup_server] again: lock_days = \
+             {}, keep = {{ within = \"{}\", last = {}, hourly = {}, daily = {}, weekly = {}, \
+             monthly = {} }}",
+            rules.lock_days,
+            keep.within,
+            keep.last,
+            keep.hourly,
+            keep.daily,
+            keep.weekly,
+            keep.monthly
+        )),
+    })
+}
+
 fn notices(services: &Services) -> Vec<Notice> {
     let problems = services.problems.list().into_iter();
     let mut notices: Vec<Notice> = problems
@@ -175,6 +205,7 @@ fn notices(services: &Services) -> Vec<Notice> {
     for folder in folders::all(services) {
         notices.extend(of_folder(&folder));
     }
+    notices.extend(loosened_rules(services));
     notices.extend(unconfirmed(services));
     notices.extend(sources::all(services).iter().filter_map(of_source));
     notices.extend(manifest_clients(services));

@@ -56,6 +56,10 @@ impl PackMarks {
             || self.live[record as usize / 64].load(Ordering::SeqCst) >> (record % 64) & 1 == 1
     }
 
+    fn has_live(&self) -> bool {
+        self.live.iter().any(|word| word.load(Ordering::SeqCst) != 0)
+    }
+
     pub(super) fn set_live(&self, record: u32) {
         if record < self.records {
             set(&self.live, record);
@@ -170,6 +174,27 @@ impl Inner {
             }
         }
         Ok(missing.into_values().collect())
+    }
+
+    /// Returns the stored length of the blocks that the roots with these prefixes lead to.
+    pub(super) fn reached_bytes(&self, prefixes: &[String]) -> Result<u64, StoreError> {
+        // A collection moves blocks to other packs.
+        let _no_collection = self.collecting.lock();
+        let marks = Marks::new(self.packs.all());
+        let roots: Vec<Cid> = {
+            let roots = self.roots.lock();
+            let all = prefixes.iter().flat_map(|prefix| roots.with_prefix(prefix));
+            all.map(|(_, root)| root.cid).collect()
+        };
+        self.mark(&marks, roots)?;
+        let mut bytes = 0;
+        for marks in marks.packs.values().filter(|marks| marks.has_live()) {
+            let entries = self.packs.entries(&marks.pack)?;
+            let known = entries.iter().zip(0..marks.records);
+            let live = known.filter(|(_, record)| marks.is_live(*record));
+            bytes += live.map(|(entry, _)| entry.record_len()).sum::<u64>();
+        }
+        Ok(bytes)
     }
 
     /// Returns the links of a record of a later version, if they are outside the

@@ -589,4 +589,8 @@ impl StoreAdmin for PackStore {
     fn usage(&self) -> Result<Usage, StoreError> {
         self.inner.usage()
     }
+
+    fn reached_bytes(&self, prefixes: &[String]) -> Result<u64, StoreError> {
+        self.inner.reached_bytes(prefixes)
+    }
 }

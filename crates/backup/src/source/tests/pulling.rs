@@ -218,7 +218,7 @@ async fn snapshots_that_others_add_count_for_the_next_decision() {
     // A recovery has found a later snapshot: an older manifest is refused from then on.
     let later = fake.offer("docs", 5, "5");
     let snapshot = snapshot_of(fake.keypair.public().to_peer_id(), &later);
-    *fake.stored.lock() = [("docs".parse().unwrap(), vec![snapshot])].into();
+    *fake.stored.lock() = [("docs".parse().unwrap(), vec![snapshot].into())].into();
     running.requests.send(Request::SnapshotsChanged).await.unwrap();
     running.pass(SOON).await;
     fake.publish(4);

@@ -60,7 +60,7 @@ async fn a_source_that_goes_back_is_refused_until_it_is_accepted() {
     let peer = fake.keypair.public().to_peer_id();
     let (old, new) = (fake.offer("docs", 41, "docs 41"), fake.offer("docs", 42, "docs 42"));
     let snapshots = vec![snapshot_of(peer, &old), snapshot_of(peer, &new)];
-    *fake.stored.lock() = BTreeMap::from([("docs".parse().unwrap(), snapshots)]);
+    *fake.stored.lock() = BTreeMap::from([("docs".parse().unwrap(), snapshots.into())]);
     // Somebody may repeat old answers.
     *fake.age.lock() = AnswerAge::Unknown;
     let running = run(&fake);
@@ -108,7 +108,7 @@ async fn a_source_that_was_set_back_stays_refused_however_far_it_gets() {
     let peer = fake.keypair.public().to_peer_id();
     let (old, new) = (fake.offer("docs", 41, "docs 41"), fake.offer("docs", 42, "docs 42"));
     let snapshots = vec![snapshot_of(peer, &old), snapshot_of(peer, &new)];
-    *fake.stored.lock() = BTreeMap::from([("docs".parse().unwrap(), snapshots)]);
+    *fake.stored.lock() = BTreeMap::from([("docs".parse().unwrap(), snapshots.into())]);
     *fake.receipt_answer.lock() = ReceiptAnswer::Refused;
     let mut running = run(&fake);
     // It offers the older one again, in an answer that is proved to be new.
@@ -144,7 +144,7 @@ async fn an_accepted_manifest_that_is_stored_is_not_pulled_again() {
     let peer = fake.keypair.public().to_peer_id();
     let (old, new) = (fake.offer("docs", 41, "docs 41"), fake.offer("docs", 42, "docs 42"));
     let snapshots = vec![snapshot_of(peer, &old), snapshot_of(peer, &new)];
-    *fake.stored.lock() = BTreeMap::from([("docs".parse().unwrap(), snapshots)]);
+    *fake.stored.lock() = BTreeMap::from([("docs".parse().unwrap(), snapshots.into())]);
     let running = run(&fake);
     fake.show([old]);
     running.pass(1.0).await;
@@ -165,7 +165,7 @@ async fn a_source_without_a_receipt_that_it_had_is_refused() {
     let peer = fake.keypair.public().to_peer_id();
     let new = fake.offer("docs", 42, "docs 42");
     let snapshots = vec![snapshot_of(peer, &new)];
-    *fake.stored.lock() = BTreeMap::from([("docs".parse().unwrap(), snapshots)]);
+    *fake.stored.lock() = BTreeMap::from([("docs".parse().unwrap(), snapshots.into())]);
     *fake.confirmed.lock() = vec![confirmation_of(&new, 1)];
     *fake.confirmed_is_stored.lock() = true;
     let offer = |sequence: u64, confirmed: Option<u64>| {
@@ -220,7 +220,7 @@ async fn a_manifest_that_follows_another_one_is_a_set_back() {
     let peer = fake.keypair.public().to_peer_id();
     let new = fake.offer("docs", 42, "docs 42");
     *fake.stored.lock() =
-        BTreeMap::from([("docs".parse().unwrap(), vec![snapshot_of(peer, &new)])]);
+        BTreeMap::from([("docs".parse().unwrap(), vec![snapshot_of(peer, &new)].into())]);
     let [previous, taken] = [b"a", b"b"].map(|bytes| Cid::of(Codec::DagCbor, bytes));
     fake.fail_pulls(move || Some(ManifestPullError::SetBack { previous, taken }));
     fake.show([fake.offer("docs", 43, "docs 43")]);
@@ -257,7 +257,7 @@ async fn a_source_cannot_be_set_back_while_snapshots_are_lost() {
     *fake.confirmed.lock() = vec![confirmation_of(&last, 100)];
     // Without any snapshot, and with an older one.
     for stored in [vec![], vec![snapshot_of(peer, &old)]] {
-        *fake.stored.lock() = BTreeMap::from([("docs".parse().unwrap(), stored)]);
+        *fake.stored.lock() = BTreeMap::from([("docs".parse().unwrap(), stored.into())]);
         let running = run(&fake);
         for offer in
             [old.clone(), fake.offer("docs", 41, "docs 41"), fake.offer("docs", 42, "not the same")]
@@ -298,7 +298,7 @@ async fn a_source_cannot_be_set_back_while_snapshots_are_lost() {
     let running = run(&fake);
     *fake.stored.lock() = BTreeMap::from([(
         "docs".parse().unwrap(),
-        vec![snapshot_of(peer, &old), snapshot_of(peer, &last)],
+        vec![snapshot_of(peer, &old), snapshot_of(peer, &last)].into(),
     )]);
     running.requests.send(Request::SnapshotsChanged).await.unwrap();
     fake.show([last]);
@@ -317,11 +317,44 @@ async fn a_receipt_from_before_an_accepted_reset_refuses_nothing() {
     *fake.confirmed.lock() = vec![confirmation_of(&before, -100)];
     let snapshots =
         vec![snapshot_of(peer, &before), snapshot_of(peer, &fake.offer("docs", 5, "5"))];
-    *fake.stored.lock() = BTreeMap::from([("docs".parse().unwrap(), snapshots)]);
+    *fake.stored.lock() = BTreeMap::from([("docs".parse().unwrap(), snapshots.into())]);
     let running = run(&fake);
     fake.show([fake.offer("docs", 6, "docs 6")]);
     running.pass(1.0).await;
     assert_eq!(fake.pulled(), [6]);
     assert_eq!(running.state(), SourceState::Idle);
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_that_was_removed_by_hand_is_not_pulled_again_and_sets_nothing_back() {
+    let fake = Fake::new();
+    let peer = fake.keypair.public().to_peer_id();
+    let offers = [40, 41, 42].map(|number| fake.offer("docs", number, &format!("docs {number}")));
+    *fake.confirmed.lock() = vec![confirmation_of(&offers[2], 0)];
+    let stored = StoredFolder {
+        snapshots: vec![snapshot_of(peer, &offers[1])],
+        removed: Some(snapshot_of(peer, &offers[2])),
+    };
+    let without_any = StoredFolder { snapshots: Vec::new(), ..stored.clone() };
+    for stored in [stored, without_any] {
+        *fake.stored.lock() = BTreeMap::from([("docs".parse().unwrap(), stored)]);
+        let running = run(&fake);
+        fake.show([offers[2].clone()]);
+        running.pass(SOON).await;
+        assert_eq!(running.state(), SourceState::Idle);
+        for old in &offers[..2] {
+            fake.show([old.clone()]);
+            running.pass(SOON).await;
+            assert_eq!(running.state(), SourceState::Refused);
+        }
+        assert_eq!(fake.pulled(), [0; 0]);
+        assert_eq!(*fake.receipts.lock(), [0; 0], "nothing is confirmed");
+        running.stop().await;
+    }
+    let running = run(&fake);
+    fake.show([fake.offer("docs", 43, "docs 43")]);
+    running.pass(SOON).await;
+    assert_eq!(fake.pulled(), [43]);
     running.stop().await;
 }
