@@ -40,7 +40,7 @@ pub(crate) struct Remove {
 /// The snapshots of an instance: through its API, or in its store while it does not run.
 enum Snapshots {
     Running(Client),
-    Stopped(WritableStore),
+    Stopped(Box<WritableStore>),
 }
 
 impl Snapshots {
@@ -49,7 +49,7 @@ impl Snapshots {
             return Ok(Self::Running(client));
         }
         match WritableStore::open(context)? {
-            Some(store) => Ok(Self::Stopped(store)),
+            Some(store) => Ok(Self::Stopped(Box::new(store))),
             None => bail!("this computer has no snapshots"),
         }
     }
