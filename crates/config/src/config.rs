@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use crate::addresses::{ManifestUrl, Network, host_of, optional_address, peer_id_of};
 use crate::age::Age;
 use crate::schema::Apply::{Live, NeedsRestart};
-use crate::schema::{KeySpec, Kind, Unit};
+use crate::schema::{FOLDERS_MAX_DEFAULT, KeySpec, Kind, Unit};
 use crate::size::{ByteSize, Rate};
 use crate::values::{Argument, FolderPath, LogLevel, Name, Pattern};
 use types::FolderId;
@@ -326,7 +326,7 @@ fn default_folders_max() -> u32 {
 
 impl SourcePeer {
     /// Default of [`SourcePeer::folders_max`].
-    pub const FOLDERS_MAX_DEFAULT: u32 = 256;
+    pub const FOLDERS_MAX_DEFAULT: u32 = FOLDERS_MAX_DEFAULT;
 
     pub(crate) const KEYS: &'static [KeySpec] = &[
         item("name", "Display name of the source.", Kind::Name, true),

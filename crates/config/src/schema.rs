@@ -10,7 +10,6 @@
 use serde::Serialize;
 
 use crate::age::Age;
-use crate::config::SourcePeer;
 use crate::size::{ByteSize, Rate};
 use crate::values::{LogLevel, MAX_NAME_CHARS};
 
@@ -107,6 +106,9 @@ pub(crate) struct KeySpec {
     /// True if the key has no default.
     pub(crate) required: bool,
 }
+
+/// Default of `folders_max` of a source.
+pub(crate) const FOLDERS_MAX_DEFAULT: u32 = 256;
 
 /// The key in a table of a list that is true by default. All other booleans there are
 /// false.
@@ -232,7 +234,7 @@ impl Kind {
             Self::Bool => Some((name == ON_BY_DEFAULT).into()),
             Self::List { .. } => Some(serde_json::Value::Array(Vec::new())),
             Self::Size { .. } => Some("0".into()),
-            Self::Number { .. } => Some(SourcePeer::FOLDERS_MAX_DEFAULT.into()),
+            Self::Number { .. } => Some(FOLDERS_MAX_DEFAULT.into()),
             _ => None,
         }
     }

@@ -6,7 +6,8 @@ use net::PeerId;
 use snapshots::{SnapshotStore, source_prefix};
 use store::StoreError;
 
-use crate::manifest_pull::PULL_PREFIX;
+/// Prefix of the names of the partial roots of pulls.
+pub(crate) const PULL_PREFIX: &str = "pull/";
 
 /// A limit of the disk space of one source, which its pulls share. Each pull adds the blocks that
 /// it stores; what is no longer needed is subtracted by a new measurement.

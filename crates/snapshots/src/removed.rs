@@ -14,11 +14,8 @@ use types::{Block, Codec, EncodedBlock, FolderId};
 
 use crate::record::SnapshotRecord;
 use crate::snapshot_id::SnapshotId;
-use crate::snapshot_reader::{Snapshot, SnapshotError, SnapshotReader};
+use crate::snapshot_reader::{REMOVED_PREFIX, Snapshot, SnapshotError, SnapshotReader};
 use crate::snapshot_store::SnapshotStore;
-
-/// Prefix of the names of the roots with the records of removed snapshots.
-pub(crate) const REMOVED_PREFIX: &str = "removed/";
 
 /// Returns the prefix of the names of the roots for a folder.
 fn folder_prefix(source: &PeerId, folder: &FolderId) -> String {
@@ -28,11 +25,6 @@ fn folder_prefix(source: &PeerId, folder: &FolderId) -> String {
 /// Returns the name of the root with the record of a removed snapshot.
 fn removed_name(record: &SnapshotRecord) -> String {
     format!("{}{:016}", folder_prefix(&record.source, &record.folder), record.order)
-}
-
-/// Returns the order in the name of a root.
-pub(crate) fn order_of(name: &str) -> Option<u64> {
-    name.rsplit_once('/')?.1.parse().ok()
 }
 
 /// A request to remove a snapshot by hand.

@@ -20,6 +20,8 @@ pub(crate) const PREFIX: &str = "snapshot/";
 /// Prefix of the names of the roots by which a user has decided that the snapshots of a folder, up
 /// to an order, are intended.
 const INTENDED_PREFIX: &str = "intended/";
+/// Prefix of the names of the roots with the records of removed snapshots.
+pub(crate) const REMOVED_PREFIX: &str = "removed/";
 /// Number of hexadecimal digits of the hash in the second name of a snapshot.
 const SECOND_NAME_LEN: usize = 32;
 /// Maximum number of cached records; each needs about 500 bytes.
@@ -43,6 +45,11 @@ pub(crate) fn intended_prefix(source: &PeerId, folder: &FolderId) -> String {
 /// Returns the name of the root that says that the snapshots up to `order` are intended.
 pub(crate) fn intended_name(source: &PeerId, folder: &FolderId, order: u64) -> String {
     format!("{}{order:016}", intended_prefix(source, folder))
+}
+
+/// Returns the order in the name of a root of a removed snapshot.
+pub(crate) fn order_of(name: &str) -> Option<u64> {
+    name.rsplit_once('/')?.1.parse().ok()
 }
 
 /// Returns the source, folder and order in the name of a root.

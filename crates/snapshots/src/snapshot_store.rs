@@ -12,12 +12,11 @@ use store::{Batch, BlockStore, Pin, Root, StoreError, WriteEpoch};
 use types::{Block, Codec, EncodedBlock, FolderId, ManifestHeader};
 
 use crate::record::{ORDER_GIVEN_MAX, SnapshotRecord};
-use crate::removed::{REMOVED_PREFIX, order_of};
 use crate::signs::{Before, Signs, find_signs};
 use crate::snapshot_id::SnapshotId;
 use crate::snapshot_reader::{
-    PREFIX, Snapshot, SnapshotError, SnapshotReader, intended_name, intended_prefix, parse_name,
-    root_name,
+    PREFIX, REMOVED_PREFIX, Snapshot, SnapshotError, SnapshotReader, intended_name,
+    intended_prefix, order_of, parse_name, root_name,
 };
 use crate::snapshot_tree::SnapshotTree;
 

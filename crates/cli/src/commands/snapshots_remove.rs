@@ -3,13 +3,12 @@
 use std::io::{BufRead as _, Write as _};
 
 use anyhow::{Context as _, Result, bail};
-use api::{Client, Query, Snapshot};
+use api::{Client, Snapshot};
 use jiff::Timestamp;
 use node::{RulesFile, SnapshotSelector, snapshot_model};
 use snapshots::Removal;
 use store::{GcOptions, StoreAdmin as _};
 
-use super::snapshots::list;
 use crate::context::{Context, block_on};
 use crate::offline_write::WritableStore;
 use crate::output::{Out, local_time, print_json, safe, size};
@@ -40,7 +39,7 @@ pub(crate) struct Remove {
 /// The snapshots of an instance: through its API, or in its store while it does not run.
 enum Snapshots {
     Running(Client),
-    Stopped(WritableStore),
+    Stopped(Box<WritableStore>),
 }
 
 impl Snapshots {
@@ -49,14 +48,14 @@ impl Snapshots {
             return Ok(Self::Running(client));
         }
         match WritableStore::open(context)? {
-            Some(store) => Ok(Self::Stopped(store)),
+            Some(store) => Ok(Self::Stopped(Box::new(store))),
             None => bail!("this computer has no snapshots"),
         }
     }
 
     fn list(&self, context: &Context) -> Result<Vec<Snapshot>> {
         match self {
-            Self::Running(client) => block_on(list(client, &Query::new())),
+            Self::Running(client) => block_on(async { Ok(client.get("/snapshots").await?) }),
             Self::Stopped(store) => {
                 let config = context.config()?;
                 let all = store.snapshots.list()?.snapshots.into_iter();
@@ -104,7 +103,7 @@ impl Snapshots {
         Ok(store.snapshots.remove_by_hand(stored, &removal)?)
     }
 
-    /// Frees the space of removed snapshots. A running instance does it by itself.
+    /// Frees the space of removed snapshots. A running instance does it automatically.
     fn collect(&self) -> Result<()> {
         if let Self::Stopped(store) = self {
             store.packs.gc(GcOptions::default()).context("no space could be freed")?;

@@ -37,7 +37,7 @@ use self::cache::{Caches, CompleteSegments, FolderCache};
 use self::files::{BaseSegment, FileWant, check_segment, files_of, first_missing};
 use self::patches::segment_patches;
 use self::unavailable::{Unavailable, require_complete};
-use crate::budget::StorageBudget;
+use crate::budget::{PULL_PREFIX, StorageBudget};
 use crate::error::PullError;
 use crate::plan::{Counts, Plan, Step, Summaries, TreeWalk, diff};
 use crate::puller::Puller;
@@ -46,8 +46,6 @@ use crate::similar::SimilarBlocks;
 pub use self::error::ManifestPullError;
 pub use self::progress::{ManifestProgress, PullNumbers};
 
-/// Prefix of the names of the partial roots of pulls.
-pub(crate) const PULL_PREFIX: &str = "pull/";
 /// Number of segments that are checked in one call on a thread that may block.
 const CHECK_BATCH: usize = 32;
 /// Maximum number of files in one group, rounded up to complete segments.
