@@ -179,7 +179,7 @@ impl SourceTask {
             if count > max {
                 let text = format!(
                     "folder {id}: the source has {max} folders here, which is its maximum; raise \
-                     `folders_max` of the source, or purge a folder"
+                     `folders_max` of the source to take more"
                 );
                 refusals.push(Refused { text, accept: None });
             }
