@@ -9,9 +9,9 @@ const HEAD: &str = "\
 # Archivist configuration.
 #
 # Every key is shown as a comment with its default. To change a key, remove the
-# `#`, or run `archivist config set KEY VALUE`, which preserves the rest of this
-# file. Changes of keys marked (restart) take effect at the next start, all
-# others immediately. See docs/config.md for details.
+# `#` and restart archivist, or run `archivist config set KEY VALUE`, which
+# preserves the rest of this file and takes effect immediately, except for keys
+# marked (restart). See docs/config.md for details.
 ";
 
 impl Config {
