@@ -223,8 +223,11 @@ mod tests {
             assert_eq!(mode(), closed);
         }
         // A directory whose rights cannot be changed, whoever runs the test.
-        let refused = make_data_dir(Path::new("/proc")).unwrap_err();
+        let refused = make_data_dir(Path::new("/proc/self/task")).unwrap_err();
         assert!(matches!(refused, StartError::OpenDataDir { .. }), "{refused:?}");
-        assert!(refused.to_string().contains("/proc is open to other users"), "{refused}");
+        assert!(
+            refused.to_string().contains("/proc/self/task is open to other users"),
+            "{refused}"
+        );
     }
 }
