@@ -232,6 +232,8 @@ impl Instance {
         };
         let Started { net, source, backup_service, backup, blocks, snapshots } = started;
 
+        let rules = RulesFile::open(dir.0);
+        options::note_rules(&rules, &config).await;
         let (problems, healing) = (Problems::default(), Healing::default());
         healing.report_lost_packs(report.lost_packs.iter().map(|pack| pack.display().to_string()));
         if !report.damage.is_empty() {
@@ -243,7 +245,7 @@ impl Instance {
             healing,
             scrub: ScrubState::default(),
             last_verification: LastVerificationFile::open(dir.last_verification()),
-            rules: RulesFile::open(dir.0),
+            rules,
             pairing: Pairing::new(net.handle(), settings.clone()),
             traffic: Traffic::new(net.handle()),
             removed_folders: RemovedFolders::new(&options.data_dir),
@@ -355,6 +357,7 @@ fn start_tasks(services: &Services, net: &Net, dir: &DataDir<'_>) {
         access: services.access.clone(),
         store: services.store.clone(),
         log_level: services.log_level.clone(),
+        rules: services.rules.clone(),
     };
     tasks.spawn("settings", live.run(services.settings.clone(), stop()));
     if let Some(streams) = net.accept(&pairing::PROTOCOL) {

@@ -1,34 +1,43 @@
-//! Small state in a file of JSON in the data directory, readable by its owner alone. It may be
-//! lost: a file that cannot be used is kept under another name.
+//! State in a file of JSON, readable by its owner alone.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use disk::{AtomicWrite, Parsed, RealDisk, read_cache, write_atomic};
+use disk::{
+    AtomicWrite, Parsed, RealDisk, StateError, StateRead, read_cache, read_state, write_atomic,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// Maximum length of the file in bytes.
-const LEN_MAX: u64 = 1 << 20;
+const LEN_MAX: u64 = 16 << 20;
 
-/// A file of JSON in the data directory.
+/// A file of JSON. All functions block.
 #[derive(Clone, Debug)]
 pub struct JsonFile(PathBuf);
 
 impl JsonFile {
-    /// Returns the file `name` in `data_dir`, and its value if it has one. `consequence` tells the
-    /// user, in the log, what follows if the file cannot be used. Blocks.
-    pub fn open<T: DeserializeOwned>(
-        data_dir: &Path,
-        name: &str,
-        consequence: &str,
-    ) -> (Self, Option<T>) {
-        let path = data_dir.join(name);
-        let value = read_cache(&RealDisk, &path, LEN_MAX, consequence, parse);
-        (Self(path), value)
+    /// Names a file. Does not read it.
+    pub fn new(path: PathBuf) -> Self {
+        Self(path)
     }
 
-    /// Replaces the value durably. Blocks.
+    /// Returns the value of a file on which nothing depends, if it has one. A file that cannot be
+    /// used is kept under another name; `consequence` tells the user, in the log, what follows.
+    pub fn read_cache<T: DeserializeOwned>(&self, consequence: &str) -> Option<T> {
+        read_cache(&RealDisk, &self.0, LEN_MAX, consequence, parse)
+    }
+
+    /// Returns the value, and tells a missing file from one that cannot be used.
+    ///
+    /// # Errors
+    ///
+    /// Same as [`read_state`].
+    pub(crate) fn read_state<T: DeserializeOwned>(&self) -> Result<StateRead<T>, StateError> {
+        read_state(&RealDisk, &self.0, LEN_MAX, parse)
+    }
+
+    /// Replaces the value durably.
     ///
     /// # Errors
     ///
@@ -40,7 +49,7 @@ impl JsonFile {
     }
 }
 
-fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Parsed<T> {
+pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Parsed<T> {
     Parsed::of(serde_json::from_slice(bytes))
 }
 
@@ -51,14 +60,18 @@ mod tests {
     #[test]
     fn a_value_is_found_again_and_a_damaged_file_is_kept() {
         let dir = tempfile::tempdir().unwrap();
-        let open = || JsonFile::open::<Vec<u64>>(dir.path(), "numbers.json", "nothing follows");
-        let (file, none) = open();
-        assert_eq!(none, None);
+        let path = dir.path().join("numbers.json");
+        let file = JsonFile::new(path.clone());
+        let read = || file.read_cache::<Vec<u64>>("nothing follows");
+        assert_eq!(read(), None);
         file.write(&[1, 2]).unwrap();
-        assert_eq!(open().1, Some(vec![1, 2]));
-        std::fs::write(dir.path().join("numbers.json"), "{").unwrap();
-        assert_eq!(open().1, None);
+        assert_eq!(read(), Some(vec![1, 2]));
+        std::fs::write(&path, "{").unwrap();
+        assert_eq!(read(), None);
         assert!(dir.path().join("numbers.json.damaged-1").exists());
+        let too_long = std::fs::File::create(&path).unwrap();
+        too_long.set_len(LEN_MAX + 1).unwrap();
+        assert_eq!(read(), None);
     }
 
     #[test]

@@ -4,14 +4,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use api::{LastVerification, VerifyResult};
-use disk::{AtomicWrite, Parsed, RealDisk, read_cache, write_atomic};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 
+use crate::json_file::JsonFile;
+
 /// Maximum number of problems that are kept.
 const PROBLEMS_MAX: usize = 100;
-/// Maximum length of the file in bytes.
-const FILE_LEN_MAX: u64 = 16 << 20;
 
 /// The last verification of an instance. Clones share it.
 #[derive(Clone, Debug)]
@@ -19,7 +18,7 @@ pub struct LastVerificationFile(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    path: PathBuf,
+    file: JsonFile,
     last: Mutex<Option<LastVerification>>,
 }
 
@@ -28,8 +27,9 @@ impl LastVerificationFile {
     /// name.
     pub(crate) fn open(path: PathBuf) -> Self {
         let consequence = "the status shows no result until the next `archivist verify`";
-        let last = read_cache(&RealDisk, &path, FILE_LEN_MAX, consequence, parse);
-        Self(Arc::new(Shared { path, last: Mutex::new(last) }))
+        let file = JsonFile::new(path);
+        let last = file.read_cache(consequence);
+        Self(Arc::new(Shared { file, last: Mutex::new(last) }))
     }
 
     /// Returns the result.
@@ -44,25 +44,19 @@ impl LastVerificationFile {
         result.problems.truncate(PROBLEMS_MAX);
         let last = LastVerification { ended_at, is_full, result, problems };
         let mut shown = self.0.last.lock();
-        let written =
-            serde_json::to_vec_pretty(&last).map_err(std::io::Error::from).and_then(|json| {
-                Ok(write_atomic(&RealDisk, &self.0.path, &json, &AtomicWrite::PRIVATE)?)
-            });
-        if let Err(error) = written {
-            let path = self.0.path.display();
-            tracing::warn!(%path, %error, "cannot write the result of the verification");
+        if let Err(error) = self.0.file.write(&last) {
+            tracing::warn!(%error, "cannot write the result of the verification");
         }
         *shown = Some(last);
     }
 }
 
-fn parse(bytes: &[u8]) -> Parsed<LastVerification> {
-    Parsed::of(serde_json::from_slice(bytes))
-}
-
 #[cfg(test)]
 mod tests {
+    use disk::Parsed;
+
     use super::*;
+    use crate::json_file::parse;
 
     #[test]
     fn the_result_outlives_the_process() {
@@ -100,7 +94,7 @@ mod tests {
             problems: 3,
         };
         fuzzing::target!(&[serde_json::to_vec(&last).unwrap()], |bytes: &[u8]| {
-            if let Parsed::Valid(last) = parse(bytes) {
+            if let Parsed::Valid(last) = parse::<LastVerification>(bytes) {
                 assert_eq!(parse(&serde_json::to_vec(&last).unwrap()), Parsed::Valid(last));
             }
         });

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use config::Config;
+use jiff::Timestamp;
 use net::{Access, Handle, NetConfig, PeerId, Purposes};
 use store::{PackStore, StoreOptions};
 use sync::{FolderSettings, HookSettings, SyncSettings};
@@ -14,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::log_level::LogLevel;
 use crate::pairing;
+use crate::rules::RulesFile;
 use crate::settings::Settings;
 
 /// Returns the addresses of `[node] bind` that this computer supports, with a
@@ -122,6 +124,7 @@ pub(crate) struct Live {
     pub(crate) access: Access,
     pub(crate) store: Arc<PackStore>,
     pub(crate) log_level: LogLevel,
+    pub(crate) rules: RulesFile,
 }
 
 impl Live {
@@ -136,6 +139,7 @@ impl Live {
             }
             let config = changes.borrow_and_update().clone();
             self.apply(&before, &config);
+            note_rules(&self.rules, &config).await;
             before = config;
         }
     }
@@ -152,6 +156,17 @@ impl Live {
         {
             tracing::warn!(error, "cannot change the log level");
         }
+    }
+}
+
+/// Takes note of the rules of retention, so that the time until loosened ones take effect begins
+/// with the change.
+pub(crate) async fn note_rules(rules: &RulesFile, config: &Arc<Config>) {
+    if config.backup_server.enabled {
+        let (rules, config) = (rules.clone(), config.clone());
+        let note = move || drop(rules.in_force(&config.backup_server, Timestamp::now()));
+        // The panic hook has logged a panic.
+        let _ = tokio::task::spawn_blocking(note).await;
     }
 }
 

@@ -5,19 +5,24 @@
 //! it can be undone: the former values are set again. A stricter value takes effect immediately.
 //!
 //! The file `retention-rules.json` keeps the rules in force. If it cannot be written, the stricter
-//! rules stay in force in this process.
+//! rules stay in force in this process. If it is damaged or cannot be read, nothing is loosened:
+//! the defaults are in force until the lock time is over.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use config::{Age, BackupServerConfig, Keep};
-use disk::{AtomicWrite, Parsed, RealDisk, read_cache, write_atomic};
+use disk::StateRead;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use types::with_causes;
 
-/// Maximum length of the file in bytes.
-const FILE_LEN_MAX: u64 = 1 << 20;
+use crate::json_file::JsonFile;
+
+/// Consequence of a file that cannot be used, for the log.
+const WITHOUT_FILE: &str = "the default rules are in force, and the configuration where it is \
+                            stricter; looser rules of the configuration wait";
 
 /// Rules of retention, and the lock.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,6 +73,13 @@ impl Rules {
     }
 }
 
+impl Default for State {
+    /// Returns the default rules.
+    fn default() -> Self {
+        Self { in_force: Rules::of(&BackupServerConfig::default()), loosened: None }
+    }
+}
+
 impl State {
     /// Updates the rules in force for the wanted ones.
     fn update(&mut self, wanted: &Rules, now: Timestamp) {
@@ -97,18 +109,33 @@ pub struct RulesFile(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    path: PathBuf,
+    file: JsonFile,
+    /// False if the file is there and cannot be read, so that it is not replaced.
+    is_writable: bool,
     state: Mutex<Option<State>>,
 }
 
 impl RulesFile {
     /// Reads the rules of the instance with this data directory. Without a file, those of the
-    /// configuration are in force at first.
+    /// configuration are in force at first. If there is one that cannot be used, the defaults are,
+    /// or what the configuration has that is stricter. Blocks.
     pub fn open(data_dir: &Path) -> Self {
-        let path = data_dir.join("retention-rules.json");
-        let consequence = "a change that loosened the rules of retention takes effect immediately";
-        let state = read_cache(&RealDisk, &path, FILE_LEN_MAX, consequence, parse);
-        Self(Arc::new(Shared { path, state: Mutex::new(state) }))
+        let file = JsonFile::new(data_dir.join("retention-rules.json"));
+        let read = file.read_state();
+        let is_writable = read.is_ok();
+        let state = match read {
+            Ok(StateRead { value, kept: None }) => value,
+            Ok(StateRead { kept: Some(kept), .. }) => {
+                tracing::error!("the rules of retention in force: {kept}; {WITHOUT_FILE}");
+                Some(State::default())
+            }
+            Err(error) => {
+                let error = with_causes(&error);
+                tracing::error!("the rules of retention in force: {error}; {WITHOUT_FILE}");
+                Some(State::default())
+            }
+        };
+        Self(Arc::new(Shared { file, is_writable, state: Mutex::new(state) }))
     }
 
     /// Returns the rules that are in force, and the change that is not in force yet. Blocks while
@@ -125,27 +152,22 @@ impl RulesFile {
             state.get_or_insert_with(|| State { in_force: wanted.clone(), loosened: None });
         current.update(&wanted, now);
         let now_in_force = (current.in_force.clone(), current.loosened.clone());
-        if before != *state {
-            let written =
-                serde_json::to_vec_pretty(&*state).map_err(std::io::Error::from).and_then(|json| {
-                    Ok(write_atomic(&RealDisk, &self.0.path, &json, &AtomicWrite::PRIVATE)?)
-                });
-            if let Err(error) = written {
-                let path = self.0.path.display();
-                tracing::warn!(%path, %error, "cannot write the rules of retention");
-            }
+        if before != *state
+            && self.0.is_writable
+            && let Err(error) = self.0.file.write(&*state)
+        {
+            tracing::warn!(%error, "cannot write the rules of retention");
         }
         now_in_force
     }
 }
 
-fn parse(bytes: &[u8]) -> Parsed<State> {
-    Parsed::of(serde_json::from_slice(bytes))
-}
-
 #[cfg(test)]
 mod tests {
+    use disk::Parsed;
+
     use super::*;
+    use crate::json_file::parse;
 
     fn at(day: i64) -> Timestamp {
         Timestamp::from_second(day * 86_400).unwrap()
@@ -189,6 +211,28 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_cannot_be_used_loosens_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("retention-rules.json");
+        let open = || RulesFile::open(dir.path());
+        let default = Rules::of(&BackupServerConfig::default());
+        open().in_force(&wanted(0, 0), at(1));
+        std::fs::write(&path, "damaged").unwrap();
+        let (rules, loosened) = open().in_force(&wanted(0, 0), at(2));
+        assert_eq!((&rules, loosened.unwrap().at), (&default, at(9)));
+        // The same time after a restart, and a stricter wish is in force.
+        assert_eq!(open().in_force(&wanted(0, 0), at(3)).1.unwrap().at, at(9));
+        assert_eq!(open().in_force(&wanted(50, 7), at(4)).0.keep.last, 50);
+        // A directory cannot be read, whoever runs the test, and stays.
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        let file = open();
+        assert_eq!(file.in_force(&wanted(0, 0), at(5)).0, default);
+        assert_eq!(file.in_force(&wanted(0, 0), at(12)).0.keep.last, 0, "after the lock time");
+        assert!(path.is_dir());
+    }
+
+    #[test]
     fn without_a_lock_rules_are_loosened_at_once() {
         let dir = tempfile::tempdir().unwrap();
         let file = RulesFile::open(dir.path());
@@ -203,7 +247,7 @@ mod tests {
         let loosened = Some(Loosened { wanted: Rules::of(&wanted(1, 0)), at: at(7) });
         let state = State { in_force, loosened };
         fuzzing::target!(&[serde_json::to_vec(&state).unwrap()], |bytes: &[u8]| {
-            if let Parsed::Valid(state) = parse(bytes) {
+            if let Parsed::Valid(state) = parse::<State>(bytes) {
                 assert_eq!(parse(&serde_json::to_vec(&state).unwrap()), Parsed::Valid(state));
             }
         });

@@ -5,24 +5,23 @@
 //! chart is lost with it.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use api::{TrafficDay, Transferred};
-use disk::{AtomicWrite, Parsed, RealDisk, read_cache, write_atomic};
 use jiff::Zoned;
 use jiff::civil::Date;
 use net::Handle;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
+use crate::json_file::JsonFile;
+
 /// Maximum number of days; the oldest are dropped first.
 const DAYS_MAX: usize = 400;
 /// Interval at which the file is written if there is something new.
 const SAVE_INTERVAL: Duration = Duration::from_secs(60);
-/// Maximum length of the file in bytes; a day needs about eighty.
-const FILE_LEN_MAX: u64 = 1 << 20;
 
 /// Returns the bytes that the network has counted since the start.
 fn counted(net: &Handle) -> Transferred {
@@ -81,7 +80,8 @@ impl Traffic {
 
     /// Adds the days in a file, and writes the file until `stop`.
     pub(crate) async fn save(self, path: PathBuf, stop: CancellationToken) {
-        let from = path.clone();
+        let file = JsonFile::new(path);
+        let from = file.clone();
         let before = tokio::task::spawn_blocking(move || read(&from)).await.unwrap_or_default();
         {
             let mut days = self.days.lock();
@@ -102,7 +102,7 @@ impl Traffic {
                 std::mem::take(&mut days.is_changed).then(|| days.days.clone())
             };
             if let Some(days) = changed {
-                let to = path.clone();
+                let to = file.clone();
                 // The panic hook has logged a panic.
                 let _ = tokio::task::spawn_blocking(move || write(&to, &days)).await;
             }
@@ -113,28 +113,25 @@ impl Traffic {
     }
 }
 
-/// Reads the days in a file. A file that cannot be used is kept under another name.
-fn read(path: &Path) -> BTreeMap<Date, Transferred> {
-    let consequence = "the traffic of earlier days is not shown";
-    read_cache(&RealDisk, path, FILE_LEN_MAX, consequence, parse).unwrap_or_default()
+/// Days with their traffic, as the file has them.
+type SavedDays = BTreeMap<Date, Transferred>;
+
+fn read(file: &JsonFile) -> SavedDays {
+    file.read_cache("the traffic of earlier days is not shown").unwrap_or_default()
 }
 
-fn parse(bytes: &[u8]) -> Parsed<BTreeMap<Date, Transferred>> {
-    Parsed::of(serde_json::from_slice(bytes))
-}
-
-fn write(path: &Path, days: &BTreeMap<Date, Transferred>) {
-    let written = serde_json::to_vec_pretty(days).map_err(std::io::Error::from).and_then(|json| {
-        Ok(write_atomic(&RealDisk, path, &json, &AtomicWrite::PRIVATE).map(drop)?)
-    });
-    if let Err(error) = written {
-        tracing::warn!(path = %path.display(), %error, "cannot write the traffic file");
+fn write(file: &JsonFile, days: &SavedDays) {
+    if let Err(error) = file.write(days) {
+        tracing::warn!(%error, "cannot write the traffic file");
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use disk::Parsed;
+
     use super::*;
+    use crate::json_file::parse;
 
     fn of(sent_bytes: u64, received_bytes: u64) -> Transferred {
         Transferred { sent_bytes, received_bytes }
@@ -164,23 +161,22 @@ mod tests {
     fn the_days_come_back_and_a_damaged_file_begins_anew() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("traffic.json");
-        assert_eq!(read(&path), BTreeMap::new());
+        let file = JsonFile::new(path.clone());
+        assert_eq!(read(&file), BTreeMap::new());
         let days = BTreeMap::from([("2026-11-22".parse().unwrap(), of(1, 2))]);
-        write(&path, &days);
-        assert_eq!(read(&path), days);
+        write(&file, &days);
+        assert_eq!(read(&file), days);
         for damaged in [&b""[..], b"{", b"[]", b"{\"2026-99-99\":{}}", b"\xff"] {
             std::fs::write(&path, damaged).unwrap();
-            assert_eq!(read(&path), BTreeMap::new());
+            assert_eq!(read(&file), BTreeMap::new());
         }
-        std::fs::write(&path, " ".repeat((1 << 20) + 1)).unwrap();
-        assert_eq!(read(&path), BTreeMap::new());
     }
 
     #[test]
     fn fuzz_traffic() {
         let days = BTreeMap::from([("2026-11-22".parse::<Date>().unwrap(), of(1, u64::MAX))]);
         fuzzing::target!(&[serde_json::to_vec(&days).unwrap()], |bytes: &[u8]| {
-            if let Parsed::Valid(days) = parse(bytes) {
+            if let Parsed::Valid(days) = parse::<SavedDays>(bytes) {
                 assert_eq!(parse(&serde_json::to_vec(&days).unwrap()), Parsed::Valid(days));
             }
         });

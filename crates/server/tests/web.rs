@@ -5,6 +5,7 @@
 mod common;
 
 use common::Instance;
+use node::LogLevel;
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 use store::{BlockRead as _, BlockWrite as _, Root, Roots as _, RootsRead as _};
@@ -321,6 +322,22 @@ async fn a_snapshot_is_removed_with_the_token_alone() {
     assert_eq!(refused.status(), 401, "a session is not enough");
     let unknown = ui.ask(Method::DELETE, path).bearer_auth(&ui.token).send().await.unwrap();
     assert_eq!(unknown.status(), 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_that_are_loosened_right_after_the_start_wait() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("config.toml"), "[backup_server]\nenabled = true\n").unwrap();
+    let enable = |config: &mut config::Config| config.backup_server.enabled = true;
+    let ui = Ui::on(Instance::start_in(dir, enable, LogLevel::fixed()).await);
+    // Nobody asked for the status, and nothing was pruned.
+    let change = ui.ask(Method::POST, "/api/v1/config").bearer_auth(&ui.token);
+    let change = change.json(&json!({ "key": "backup_server.lock_days", "value": "0" }));
+    assert_eq!(change.send().await.unwrap().status(), 200);
+    let status = ui.json(ui.ask(Method::GET, "/api/v1/status")).await;
+    let notices = status["notices"].as_array().unwrap();
+    let is_it = |notice: &Value| notice["message"].as_str().unwrap().contains("was loosened");
+    assert!(notices.iter().any(is_it), "{notices:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

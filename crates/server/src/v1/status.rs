@@ -157,7 +157,6 @@ fn read_only(services: &Services) -> Option<Notice> {
     })
 }
 
-/// Returns everything that needs the attention of the user.
 /// Returns the notice about rules of retention that were loosened and are not in force yet.
 fn loosened_rules(services: &Services) -> Option<Notice> {
     let config = services.settings.get();
@@ -187,6 +186,7 @@ fn loosened_rules(services: &Services) -> Option<Notice> {
     })
 }
 
+/// Returns everything that needs the attention of the user.
 fn notices(services: &Services) -> Vec<Notice> {
     let problems = services.problems.list().into_iter();
     let mut notices: Vec<Notice> = problems

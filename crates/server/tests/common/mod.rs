@@ -36,7 +36,15 @@ impl Instance {
     }
 
     pub async fn start_logging(change: impl FnOnce(&mut Config), log_level: LogLevel) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::start_in(tempfile::tempdir().unwrap(), change, log_level).await
+    }
+
+    /// Starts in a directory whose `config.toml` the first change of a setting reads.
+    pub async fn start_in(
+        dir: tempfile::TempDir,
+        change: impl FnOnce(&mut Config),
+        log_level: LogLevel,
+    ) -> Self {
         let options = InstanceOptions {
             settings: settings(dir.path(), change),
             data_dir: dir.path().join("data"),
