@@ -107,8 +107,11 @@ pub(crate) fn unauthorized(subject: &str) -> String {
     )
 }
 
+/// Path by which anyone may find out that a server of this instance answers.
+const HEALTH: &str = "/health";
+
 /// Refuses requests over loopback that give a name of another host, as the requests of a web
-/// page do whose name was changed to mean this computer.
+/// page do whose name was changed to mean this computer. `/health` is for anyone.
 pub(crate) async fn loopback_name(request: Request, next: Next) -> Response {
     let is_loopback_client =
         request.extensions().get::<Caller>().is_none_or(|caller| caller.address().is_loopback());
@@ -119,7 +122,7 @@ pub(crate) async fn loopback_name(request: Request, next: Next) -> Response {
         (Some(host), None) => host.to_str().is_ok_and(is_loopback),
         _ => false,
     };
-    if is_loopback_client && !is_named {
+    if is_loopback_client && !is_named && request.uri().path() != HEALTH {
         let message = "requests from this computer must name localhost, 127.0.0.1 or [::1] as \
                        their Host";
         return error_response(StatusCode::FORBIDDEN, message);
@@ -135,7 +138,7 @@ pub(crate) async fn own_loopback(
     next: Next,
 ) -> Response {
     let caller = request.extensions().get::<Caller>().cloned();
-    let Some(caller) = caller.filter(|_| request.uri().path() != "/health") else {
+    let Some(caller) = caller.filter(|_| request.uri().path() != HEALTH) else {
         return next.run(request).await;
     };
     let address = caller.address();
@@ -203,7 +206,13 @@ pub(crate) fn is_read_only(method: &Method) -> bool {
 
 /// Reports whether a request carries the token, or belongs to a session of the web UI.
 pub(crate) fn has_credentials(headers: &HeaderMap, token: &str, sessions: &Sessions) -> bool {
-    has_token(headers, token) || sessions.allow(headers, Timestamp::now())
+    has_token(headers, token) || {
+        let is_allowed = sessions.allow(headers, Timestamp::now());
+        if is_allowed {
+            sessions.note_uses();
+        }
+        is_allowed
+    }
 }
 
 /// Reports whether the request carries the token. The comparison takes constant

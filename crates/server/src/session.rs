@@ -112,7 +112,27 @@ pub(crate) struct NewSession {
 #[derive(Clone, Debug)]
 pub(crate) struct Sessions {
     key: [u8; 32],
-    table: Arc<Mutex<Table>>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    file: JsonFile,
+    /// Locked before `table`, while the file is written.
+    writing: Mutex<()>,
+    table: Mutex<Table>,
+}
+
+impl Shared {
+    /// Writes the sessions of this moment to the file. Blocks while the disk writes; the table is
+    /// free meanwhile.
+    fn write(&self) -> io::Result<()> {
+        let _one_at_a_time = self.writing.lock();
+        let live = self.table.lock().live.clone();
+        self.file.write(&live)?;
+        self.table.lock().noted = live.into_iter().map(|one| (one.id, one.used)).collect();
+        Ok(())
+    }
 }
 
 /// A session that nobody ended.
@@ -136,19 +156,12 @@ impl LiveSession {
 
 #[derive(Debug)]
 struct Table {
-    file: JsonFile,
     live: Vec<LiveSession>,
     /// The times of the last requests that are in the file.
     noted: Vec<(String, i64)>,
 }
 
 impl Table {
-    fn write(&mut self) -> io::Result<()> {
-        self.file.write(&self.live)?;
-        self.noted = self.live.iter().map(|one| (one.id.clone(), one.used)).collect();
-        Ok(())
-    }
-
     fn remove_ended(&mut self, now: i64) {
         self.live.retain(|session| !session.is_over(now));
     }
@@ -161,14 +174,15 @@ impl Table {
         };
         // A clock that was set back does not end a session.
         session.used = session.used.max(now);
-        let noted =
-            self.noted.iter().find(|(noted, _)| noted == id).map_or(i64::MIN, |(_, at)| *at);
-        if noted.saturating_add(NOTE_SECS) <= now
-            && let Err(error) = self.write()
-        {
-            tracing::warn!(%error, "cannot write the list of browser sessions");
-        }
         true
+    }
+
+    /// Reports whether the file has a time of a last request that is too old.
+    fn is_outdated(&self) -> bool {
+        self.live.iter().any(|session| {
+            let noted = self.noted.iter().find(|(id, _)| *id == session.id);
+            noted.is_none_or(|(_, used)| used.saturating_add(NOTE_SECS) <= session.used)
+        })
     }
 }
 
@@ -177,12 +191,16 @@ impl Sessions {
     /// run from `data_dir`.
     pub(crate) fn open(token: &str, data_dir: &Path) -> Self {
         let consequence = "browsers have to sign in again: archivist ui";
-        let (file, live) = JsonFile::open(data_dir, "ui-sessions.json", consequence);
-        let live: Vec<LiveSession> = live.unwrap_or_default();
+        let file = JsonFile::new(data_dir.join("ui-sessions.json"));
+        let live: Vec<LiveSession> = file.read_cache(consequence).unwrap_or_default();
         let noted = live.iter().map(|one| (one.id.clone(), one.used)).collect();
         Self {
             key: blake3::derive_key("archivist 2026-11 web session", token.as_bytes()),
-            table: Arc::new(Mutex::new(Table { file, live, noted })),
+            shared: Arc::new(Shared {
+                file,
+                writing: Mutex::new(()),
+                table: Mutex::new(Table { live, noted }),
+            }),
         }
     }
 
@@ -200,15 +218,17 @@ impl Sessions {
     pub(crate) fn start(&self, now: Timestamp) -> io::Result<NewSession> {
         let id = hex(&rand::random::<[u8; 16]>());
         let now = now.as_second();
-        let mut table = self.table.lock();
-        table.remove_ended(now);
-        if table.live.len() >= SESSIONS_MAX
-            && let Some(oldest) = (0..table.live.len()).min_by_key(|at| table.live[*at].used)
         {
-            table.live.remove(oldest);
+            let mut table = self.shared.table.lock();
+            table.remove_ended(now);
+            if table.live.len() >= SESSIONS_MAX
+                && let Some(oldest) = (0..table.live.len()).min_by_key(|at| table.live[*at].used)
+            {
+                table.live.remove(oldest);
+            }
+            table.live.push(LiveSession { id: id.clone(), started: now, used: now });
         }
-        table.live.push(LiveSession { id: id.clone(), started: now, used: now });
-        table.write()?;
+        self.shared.write()?;
         let mac = self.mac(&format!("session {id}"));
         let cookie = self.set_cookie(&format!("{id}.{mac}"), SESSION_SECS);
         Ok(NewSession { cookie, csrf: self.csrf_of(&id) })
@@ -228,9 +248,8 @@ impl Sessions {
     pub(crate) fn end(&self, headers: &HeaderMap) -> io::Result<String> {
         let ids: Vec<String> =
             self.cookies(headers).filter_map(|value| self.check(value)).collect();
-        let mut table = self.table.lock();
-        table.live.retain(|session| !ids.contains(&session.id));
-        table.write()?;
+        self.shared.table.lock().live.retain(|session| !ids.contains(&session.id));
+        self.shared.write()?;
         Ok(self.set_cookie("", 0))
     }
 
@@ -240,9 +259,22 @@ impl Sessions {
     ///
     /// Same as [`Sessions::end`].
     pub(crate) fn end_all(&self) -> io::Result<()> {
-        let mut table = self.table.lock();
-        table.live.clear();
-        table.write()
+        self.shared.table.lock().live.clear();
+        self.shared.write()
+    }
+
+    /// Writes the times of the last requests if the file has older ones, on a thread that may
+    /// block.
+    pub(crate) fn note_uses(&self) {
+        if !self.shared.table.lock().is_outdated() {
+            return;
+        }
+        let shared = self.shared.clone();
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = shared.write() {
+                tracing::warn!(%error, "cannot write the list of browser sessions");
+            }
+        });
     }
 
     fn set_cookie(&self, value: &str, max_age: i64) -> String {
@@ -251,14 +283,14 @@ impl Sessions {
     }
 
     /// Reports whether the request belongs to a valid session: it has the cookie and the CSRF
-    /// token of that session.
+    /// token of that session. [`Sessions::note_uses`] makes the use durable.
     pub(crate) fn allow(&self, headers: &HeaderMap, now: Timestamp) -> bool {
         let mut given = headers.get_all(CSRF_HEADER).iter();
         let (Some(given), None) = (given.next(), given.next()) else { return false };
         let is_given =
             |id: &String| bool::from(self.csrf_of(id).as_bytes().ct_eq(given.as_bytes()));
         let id = self.cookies(headers).filter_map(|value| self.check(value)).find(is_given);
-        id.is_some_and(|id| self.table.lock().use_session(&id, now.as_second()))
+        id.is_some_and(|id| self.shared.table.lock().use_session(&id, now.as_second()))
     }
 
     /// Returns the values of the request's cookies that have the name of this instance.
@@ -357,7 +389,8 @@ mod tests {
             now += IDLE_SECS - 1;
             assert!(sessions.allow(&whole, at(now)), "{now}");
         }
-        // The time of the last request survives a restart.
+        // The time of the last request survives a restart, give or take ten minutes.
+        sessions.shared.write().unwrap();
         let again = Sessions::open("token", dir.path());
         assert!(again.allow(&whole, at(SESSION_SECS - 1)));
         assert!(!again.allow(&whole, at(SESSION_SECS)));
@@ -366,6 +399,20 @@ mod tests {
         let NewSession { cookie, csrf } = sessions.start(at(0)).unwrap();
         let whole = request(&sessions, &cookie, Some(&csrf));
         assert!(!sessions.allow(&whole, at(IDLE_SECS)));
+    }
+
+    #[test]
+    fn a_use_is_noted_every_ten_minutes() {
+        let (_dir, sessions) = sessions();
+        let NewSession { cookie, csrf } = sessions.start(at(0)).unwrap();
+        let whole = request(&sessions, &cookie, Some(&csrf));
+        let is_outdated = |now| {
+            assert!(sessions.allow(&whole, at(now)));
+            sessions.shared.table.lock().is_outdated()
+        };
+        assert!(!is_outdated(NOTE_SECS - 1) && is_outdated(NOTE_SECS));
+        sessions.shared.write().unwrap();
+        assert!(!is_outdated(2 * NOTE_SECS - 1) && is_outdated(2 * NOTE_SECS));
     }
 
     #[test]
@@ -398,7 +445,7 @@ mod tests {
         assert!(sessions.allow(&first, at(100)));
         sessions.start(at(101)).unwrap();
         assert!(sessions.allow(&first, at(102)), "one that was used less recently has ended");
-        assert_eq!(sessions.table.lock().live.len(), SESSIONS_MAX);
+        assert_eq!(sessions.shared.table.lock().live.len(), SESSIONS_MAX);
     }
 
     #[test]

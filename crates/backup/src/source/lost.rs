@@ -6,9 +6,8 @@ use std::collections::BTreeMap;
 
 use manifest::FolderHistory;
 use protocols::Confirmation;
-use types::{Cid, FolderId};
-
 use tokio::time::Instant;
+use types::{Cid, FolderId};
 
 use super::SourceTask;
 use super::folder::Folder;

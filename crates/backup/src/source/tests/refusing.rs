@@ -56,11 +56,7 @@ async fn what_is_not_signed_is_refused_and_hides_no_other_folder() {
 
 #[tokio::test(start_paused = true)]
 async fn a_source_that_goes_back_is_refused_until_it_is_accepted() {
-    let fake = Fake::new();
-    let peer = fake.keypair.public().to_peer_id();
-    let (old, new) = (fake.offer("docs", 41, "docs 41"), fake.offer("docs", 42, "docs 42"));
-    let snapshots = vec![snapshot_of(peer, &old), snapshot_of(peer, &new)];
-    *fake.stored.lock() = BTreeMap::from([("docs".parse().unwrap(), snapshots.into())]);
+    let (fake, old) = fake_with_two();
     // Somebody may repeat old answers.
     *fake.age.lock() = AnswerAge::Unknown;
     let running = run(&fake);
@@ -104,11 +100,7 @@ async fn a_source_that_goes_back_is_refused_until_it_is_accepted() {
 
 #[tokio::test(start_paused = true)]
 async fn a_source_that_was_set_back_stays_refused_however_far_it_gets() {
-    let fake = Fake::new();
-    let peer = fake.keypair.public().to_peer_id();
-    let (old, new) = (fake.offer("docs", 41, "docs 41"), fake.offer("docs", 42, "docs 42"));
-    let snapshots = vec![snapshot_of(peer, &old), snapshot_of(peer, &new)];
-    *fake.stored.lock() = BTreeMap::from([("docs".parse().unwrap(), snapshots.into())]);
+    let (fake, old) = fake_with_two();
     *fake.receipt_answer.lock() = ReceiptAnswer::Refused;
     let mut running = run(&fake);
     // It offers the older one again, in an answer that is proved to be new.
@@ -140,11 +132,7 @@ async fn a_source_that_was_set_back_stays_refused_however_far_it_gets() {
 
 #[tokio::test(start_paused = true)]
 async fn an_accepted_manifest_that_is_stored_is_not_pulled_again() {
-    let fake = Fake::new();
-    let peer = fake.keypair.public().to_peer_id();
-    let (old, new) = (fake.offer("docs", 41, "docs 41"), fake.offer("docs", 42, "docs 42"));
-    let snapshots = vec![snapshot_of(peer, &old), snapshot_of(peer, &new)];
-    *fake.stored.lock() = BTreeMap::from([("docs".parse().unwrap(), snapshots.into())]);
+    let (fake, old) = fake_with_two();
     let running = run(&fake);
     fake.show([old]);
     running.pass(1.0).await;
@@ -233,6 +221,16 @@ async fn a_manifest_that_follows_another_one_is_a_set_back() {
     assert_eq!(running.state(), SourceState::Refused);
     assert!(running.status().can_be_accepted);
     running.stop().await;
+}
+
+/// Returns a source of which snapshots 41 and 42 are stored, and its offer of the older one.
+fn fake_with_two() -> (Arc<Fake>, Offer) {
+    let fake = Fake::new();
+    let peer = fake.keypair.public().to_peer_id();
+    let (old, new) = (fake.offer("docs", 41, "docs 41"), fake.offer("docs", 42, "docs 42"));
+    let snapshots = vec![snapshot_of(peer, &old), snapshot_of(peer, &new)];
+    *fake.stored.lock() = BTreeMap::from([("docs".parse().unwrap(), snapshots.into())]);
+    (fake, old)
 }
 
 /// Returns the content of the receipt for an offer, whose snapshot was received at this time.
