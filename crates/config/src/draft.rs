@@ -16,7 +16,7 @@ use crate::config::{Config, FolderConfig, SourcePeer};
 use crate::error::{ConfigError, Fault, Place, Problem};
 use crate::keys::{FoundKey, find, suggest_path};
 use crate::parse::parse;
-use crate::schema::{Kind, ON_BY_DEFAULT};
+use crate::schema::Kind;
 use crate::splice::{Source, Step};
 use crate::tree::{fields, get, insert, position, pruned, read_value, remove, to_toml};
 use crate::values::{FolderPath, Name, Pattern};
@@ -256,12 +256,12 @@ impl Draft {
         (section, key): TableList,
         mut table: Table,
     ) -> Result<(), ConfigError> {
+        let keys = FolderConfig::KEYS.iter().chain(SourcePeer::KEYS);
+        let optional: Vec<_> = keys.filter(|spec| !spec.required).collect();
         let is_default = |name: &str, value: &Value| {
-            value.as_bool() == Some(name == ON_BY_DEFAULT)
-                || value.as_array().is_some_and(Vec::is_empty)
-                || (name == "quota" && value.as_str() == Some("0"))
-                || (name == "folders_max"
-                    && value.as_integer() == Some(SourcePeer::FOLDERS_MAX_DEFAULT.into()))
+            let spec = optional.iter().find(|spec| spec.name == name);
+            let default = spec.and_then(|spec| spec.kind.item_default(name));
+            default.is_some() && serde_json::to_value(value).ok() == default
         };
         table.retain(|name, value| !is_default(name, value));
         let fields: Vec<_> =

@@ -5,8 +5,8 @@ use std::io::{BufRead as _, Write as _};
 use anyhow::{Context as _, Result, bail};
 use api::{Client, Snapshot};
 use jiff::Timestamp;
-use node::{RulesFile, SnapshotSelector, snapshot_model};
-use snapshots::Removal;
+use node::{RulesFile, snapshot_model};
+use snapshots::{Removal, SnapshotId};
 use store::{GcOptions, StoreAdmin as _};
 
 use crate::context::{Context, block_on};
@@ -64,27 +64,6 @@ impl Snapshots {
         }
     }
 
-    /// Returns the complete id of a snapshot.
-    fn complete_id(&self, context: &Context, id: &str) -> Result<String> {
-        match self {
-            Self::Running(_) => {
-                let all = self.list(context)?;
-                let mut found = all.iter().filter(|one| one.id.starts_with(id));
-                match (found.next(), found.next()) {
-                    (Some(one), None) => Ok(one.id.clone()),
-                    (None, _) => bail!("no snapshot has the id {id}"),
-                    _ => bail!("several snapshots have ids that begin with {id}"),
-                }
-            }
-            Self::Stopped(store) => {
-                let all = store.snapshots.list()?.snapshots;
-                let all = all.into_iter().map(backup::remote_snapshot).collect();
-                let selector = SnapshotSelector { id: Some(id), ..SnapshotSelector::default() };
-                Ok(selector.newest(&store.config, all)?.id)
-            }
-        }
-    }
-
     fn remove(&self, context: &Context, snapshot: &Snapshot, newest_too: bool) -> Result<()> {
         let id = &snapshot.id;
         let store = match self {
@@ -118,7 +97,7 @@ impl Remove {
         let mut removed = Vec::new();
         let mut result = Ok(());
         for id in &self.ids {
-            match self.remove(context, &snapshots, &id.to_ascii_lowercase()) {
+            match self.remove(context, &snapshots, id) {
                 Ok(snapshot) => removed.push(snapshot),
                 Err(error) => {
                     result = Err(error.context(format!("cannot remove snapshot {}", safe(id))));
@@ -139,20 +118,25 @@ impl Remove {
     }
 
     fn remove(&self, context: &Context, snapshots: &Snapshots, id: &str) -> Result<Snapshot> {
-        let id = snapshots.complete_id(context, id)?;
+        let id: SnapshotId = id.parse()?;
         let all = snapshots.list(context)?;
         let same_folder = |one: &Snapshot, other: &Snapshot| {
             (&one.source_peer_id, &one.folder_id) == (&other.source_peer_id, &other.folder_id)
         };
-        let at = all.iter().position(|one| one.id == id);
-        let at = at.context("the snapshot was removed already")?;
+        let is_it = |at: &usize| all[*at].id.starts_with(id.as_str());
+        let mut found = (0..all.len()).filter(is_it);
+        let at = match (found.next(), found.next()) {
+            (Some(at), None) => at,
+            (None, _) => bail!("there is no such snapshot; `archivist snapshots` lists them"),
+            (Some(_), Some(_)) => bail!("more than one snapshot id begins with {id}"),
+        };
         let snapshot = &all[at];
         // The list has the snapshots of a folder in the order of arrival.
         let is_newest = !all[at + 1..].iter().any(|later| same_folder(later, snapshot));
         let mut newest = self.newest;
         if !self.yes {
             eprintln!("This removes {} for good.", describe(snapshot));
-            confirm("Type the id of the snapshot to remove it", &id)?;
+            confirm("Type the id of the snapshot to remove it", &snapshot.id)?;
             if is_newest && !newest {
                 eprintln!("It is the newest snapshot of the folder.");
                 confirm("Type yes to remove it all the same", "yes")?;

@@ -341,7 +341,8 @@ impl Task {
         self.scan(targets, pending.hints)?;
         // If the whole folder is watched, nothing has changed elsewhere.
         if self.scanned_until.is_some() && self.is_watched() {
-            let lag = HINT_LAG + SignedDuration::try_from(unread).unwrap_or(SignedDuration::MAX);
+            let unread = SignedDuration::try_from(unread).unwrap_or(SignedDuration::MAX);
+            let lag = HINT_LAG.saturating_add(unread);
             self.note_scanned_until(started.saturating_sub(lag).unwrap_or(Timestamp::MIN));
         }
         Ok(())
