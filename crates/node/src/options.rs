@@ -164,7 +164,7 @@ impl Live {
 pub(crate) async fn note_rules(rules: &RulesFile, config: &Arc<Config>) {
     if config.backup_server.enabled {
         let (rules, config) = (rules.clone(), config.clone());
-        let note = move || drop(rules.in_force(&config.backup_server, Timestamp::now()));
+        let note = move || rules.in_force(&config.backup_server, Timestamp::now());
         // The panic hook has logged a panic.
         let _ = tokio::task::spawn_blocking(note).await;
     }
