@@ -159,7 +159,7 @@ section! {
         enabled: bool = true, Kind::Bool, Live;
         /// TCP port on which backup servers fetch manifests.
         port: u16 = 8085, Kind::Port, NeedsRestart;
-        /// IP addresses or networks that may fetch manifests; this computer always may.
+        /// IP addresses or networks that may fetch manifests; own programs here always may.
         whitelisted_ips: Vec<Network> = Vec::new(), list(&Kind::Network), Live;
     }
 }
